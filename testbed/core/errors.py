@@ -1,0 +1,30 @@
+"""The errors a user can cause. Each is one clear line that says the fix; the command line prints it, never a traceback."""
+
+from __future__ import annotations
+
+
+class TestbedError(Exception):
+    """Something the user can put right. ``exit_code`` is the process's exit status."""
+
+    __test__ = False  # not a test class, whatever its name begins with
+    exit_code = 1
+
+
+class UsageError(TestbedError):
+    """The request itself is wrong: an unknown name, key or value."""
+
+    exit_code = 2
+
+
+class GateFailed(TestbedError):
+    """Everything ran, and a stated bound was not met."""
+
+    exit_code = 3
+
+
+class StaleArtefact(TestbedError):
+    """A file of the run folder is missing, edited or truncated."""
+
+
+class EngineError(TestbedError):
+    """An engine could not be built, or did not do what was asked of it."""

@@ -1,0 +1,61 @@
+"""A fault is a frozen record: where it strikes, and three masks that say what it does to the value's bits.
+
+``v' = ((v & and) | or) ^ xor`` covers bit flips (one or many), stuck-at-0/1 and set-to-value in every number format.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from testbed.core.errors import UsageError
+from testbed.core.formats import Format
+
+Op = Literal["flip", "stuck0", "stuck1", "random", "identity"]
+Scope = Literal["inference", "persistent"]
+OPS: tuple[str, ...] = ("flip", "stuck0", "stuck1", "random")
+
+
+class Masks(NamedTuple):
+    """Unsigned words of the struck value's width."""
+
+    and_mask: int
+    or_mask: int
+    xor_mask: int
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One struck element. ``index`` is flat, into the site's canonical shape (one image's, for activations)."""
+
+    site: str
+    index: int
+    masks: Masks
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """``scope`` "inference": one image's activations, once. "persistent": a weight, for every image."""
+
+    id: int
+    scope: Scope
+    points: tuple[Point, ...]
+
+
+def masks_for(op: str, fmt: Format, bit: int | None = None, value: int = 0) -> Masks:
+    """The masks of a fault model.
+
+    ``flip``, ``stuck0`` and ``stuck1`` need ``bit``; ``random`` sets the word to the bit pattern ``value``;
+    ``identity`` arms a port without changing anything (the zero-fault gate). Raises UsageError for anything else.
+    """
+    full = (1 << fmt.bits) - 1
+    if op == "identity":
+        return Masks(full, 0, 0)
+    if op == "random":
+        return Masks(0, value & full, 0)
+    if op not in OPS:
+        raise UsageError(f"unknown fault operation {op!r}; known: {', '.join(OPS)}")
+    if bit is None or not 0 <= bit < fmt.bits:
+        raise UsageError(f"{op} needs a bit from 0 to {fmt.bits - 1} of {fmt.name}, not {bit}")
+    one = 1 << bit
+    return {"flip": Masks(full, 0, one), "stuck0": Masks(full ^ one, 0, 0), "stuck1": Masks(full, one, 0)}[op]

@@ -1,0 +1,63 @@
+"""Number formats a fault can strike: word widths, and what each bit is (its role, and the class it is reported under)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from testbed.core.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Format:
+    """A stored number. Bit 0 is the least significant. ``exponent`` is 0 for integers."""
+
+    name: str
+    bits: int
+    exponent: int
+    mantissa: int
+
+    @property
+    def word(self) -> str:
+        """NumPy name of the unsigned word that holds the bits."""
+        return f"uint{self.bits}"
+
+    def role(self, bit: int) -> str:
+        """sign, exponent, mantissa or magnitude: the roles that formats share, for comparisons across precisions."""
+        if not 0 <= bit < self.bits:
+            raise UsageError(f"bit {bit} is not in {self.name}, whose bits are 0 to {self.bits - 1}")
+        if bit == self.bits - 1 and self.name != "uint8":
+            return "sign"
+        if not self.exponent:
+            return "magnitude"
+        return "exponent" if bit >= self.mantissa else "mantissa"
+
+    def bit_class(self, bit: int | None) -> str:
+        """The display class of a bit; ``None`` (a whole-word fault) is "word"."""
+        if bit is None:
+            return "word"
+        role = self.role(bit)
+        if role == "exponent" and bit == self.bits - 2:
+            return "exponent_top"
+        if role == "mantissa":
+            return "mantissa_high" if bit >= self.mantissa // 2 + 1 else "mantissa_low"
+        return role
+
+
+FORMATS = {
+    f.name: f
+    for f in (
+        Format("fp32", 32, 8, 23),
+        Format("fp16", 16, 5, 10),
+        Format("bf16", 16, 8, 7),
+        Format("int8", 8, 0, 0),
+        Format("uint8", 8, 0, 0),
+        Format("int32", 32, 0, 0),
+    )
+}
+FP32 = FORMATS["fp32"]
+
+
+def format_named(name: str) -> Format:
+    if name not in FORMATS:
+        raise UsageError(f"unknown number format {name!r}; known: {', '.join(FORMATS)}")
+    return FORMATS[name]

@@ -1,0 +1,134 @@
+"""A site is a tensor of the graph under a stable human name; the site table lists those of one exported model."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from testbed.core.errors import StaleArtefact, UsageError
+from testbed.core.files import write_text
+from testbed.core.formats import Format, format_named
+
+Where = Literal["activation", "weight"]
+_BLOCK = re.compile(r"^block\.(\d+)\.")
+_KINDS = {
+    "patch_embed": "patch_embedding",
+    "norm": "layernorm",
+    "norm1": "layernorm",
+    "norm2": "layernorm",
+    "norm_in": "layernorm",
+    "norm_out": "layernorm",
+    "proj": "projection",
+}
+
+
+@dataclass(frozen=True)
+class Site:
+    """``shape`` is canonical: one image's for an activation, the torch parameter's for a weight.
+
+    ``tensor`` is its name in the ONNX graph; ``transposed`` says that a weight is stored there as its transpose.
+    """
+
+    name: str
+    where: Where
+    shape: tuple[int, ...]
+    format_name: str = "fp32"
+    tensor: str = ""
+    transposed: bool = False
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def block(self) -> int | None:
+        found = _BLOCK.match(self.name)
+        return int(found[1]) if found else None
+
+    @property
+    def format(self) -> Format:
+        return format_named(self.format_name)
+
+    @property
+    def kind(self) -> str:
+        """What the tensor is, whichever block it is in: "softmax", "residual", "fc1.weight"."""
+        return site_kind(self.name, self.where)
+
+    def stored_index(self, index: int) -> int:
+        """Flat index in the stored tensor of the canonical flat ``index``. Raises UsageError past the end."""
+        if not 0 <= index < self.elements:
+            raise UsageError(f"site {self.name} has elements 0 to {self.elements - 1}; there is no element {index}")
+        if not self.transposed:
+            return index
+        rows, columns = self.shape
+        row, column = divmod(index, columns)
+        return column * rows + row
+
+
+def site_kind(name: str, where: str) -> str:
+    parts = _BLOCK.sub("", name).split(".")
+    if where == "activation":
+        return _KINDS.get(parts[-1], parts[-1])
+    if len(parts) == 1:
+        return parts[0]
+    role = "patch_embedding" if parts[0] == "patch_embed" and parts[-2] == "proj" else _KINDS.get(parts[-2], parts[-2])
+    return f"{role}.{parts[-1]}"
+
+
+@dataclass(frozen=True)
+class SiteTable:
+    """The sites of one exported model, and which file they are sites of (``deployment_id``: its plain ONNX's)."""
+
+    target: str
+    deployment_id: str
+    mechanism: str
+    sites: tuple[Site, ...]
+
+    def __iter__(self) -> Iterator[Site]:
+        return iter(self.sites)
+
+    @cached_property
+    def _by_name(self) -> dict[str, Site]:
+        return {site.name: site for site in self.sites}
+
+    @cached_property
+    def ports(self) -> dict[str, int]:
+        """Activation site -> its port number in the twin."""
+        return {site.name: number for number, site in enumerate(s for s in self.sites if s.where == "activation")}
+
+    def __getitem__(self, name: str) -> Site:
+        if name not in self._by_name:
+            near = [s for s in self._by_name if name in s or s.rsplit(".", 1)[-1] == name.rsplit(".", 1)[-1]][:4]
+            hint = f"; near it: {', '.join(near)}" if near else f"; its {len(self.sites)} sites: {self.sites[0].name}, ..."
+            raise UsageError(f"target {self.target!r} has no site {name!r}{hint}")
+        return self._by_name[name]
+
+    def select(self, where: str, patterns: Iterable[str]) -> list[Site]:
+        """Sites of one kind of place whose names match any shell pattern. Raises UsageError if a pattern matches none."""
+        chosen: dict[str, Site] = {}
+        for pattern in patterns:
+            hits = [s for s in self.sites if s.where == where and fnmatch.fnmatchcase(s.name, pattern)]
+            if not hits:
+                known = ", ".join(s.name for s in self.sites if s.where == where)
+                raise UsageError(f"no {where} site of target {self.target!r} matches {pattern!r}; sites: {known}")
+            chosen |= {s.name: s for s in hits}
+        return [s for s in self.sites if s.name in chosen]
+
+    def save(self, path: Path) -> None:
+        write_text(path, json.dumps(asdict(self), indent=1) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> SiteTable:
+        try:
+            values: dict[str, Any] = json.loads(path.read_text())
+            sites = tuple(Site(**{**s, "shape": tuple(s["shape"])}) for s in values.pop("sites"))
+            return cls(sites=sites, **values)
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise StaleArtefact(f"{path}: not a site table ({error}); export the model again") from error

@@ -1,0 +1,211 @@
+"""One configurable Vision Transformer, meant to be read in one sitting.
+
+Every tensor a fault can strike passes through a named ``Tap`` (the identity). A tap's ``site`` is the stable name that
+plans, reports and ONNX files use; parameter names equal weight-site names (``block.3.mlp.fc1.weight``).
+
+Shapes: B images, N tokens (CLS included), D width, H heads, d head width, K classes.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from testbed.models.config import ViTConfig
+
+
+class Tap(nn.Identity):
+    """The identity, under a site's name. Hook it to read, replace or export the tensor."""
+
+    def __init__(self, site: str) -> None:
+        super().__init__()
+        self.site = site
+
+
+class PatchEmbed(nn.Module):
+    """(B, C, S, S) -> (B, P, D). Linear flattens a patch as (row, column, channel), the order of vit-pytorch."""
+
+    def __init__(self, c: ViTConfig) -> None:
+        super().__init__()
+        self.patch, self.grid, self.conv = c.patch, c.grid, c.patchify == "conv"
+        flat = c.patch**2 * c.channels
+        self.norm_in = nn.LayerNorm(flat, c.norm_eps) if c.patch_norm and not self.conv else nn.Identity()
+        self.proj = nn.Conv2d(c.channels, c.width, c.patch, c.patch) if self.conv else nn.Linear(flat, c.width)
+        self.norm_out = nn.LayerNorm(c.width, c.norm_eps) if c.patch_norm else nn.Identity()
+        self.out = Tap("patch_embed")
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.conv:
+            x = self.proj(images).flatten(2).transpose(1, 2)
+        else:
+            channels, p, g = images.shape[1], self.patch, self.grid
+            x = images.reshape(-1, channels, g, p, g, p).permute(0, 2, 4, 3, 5, 1)
+            x = self.proj(self.norm_in(x.reshape(-1, g * g, p * p * channels)))
+        return self.out(self.norm_out(x))
+
+
+class Attention(nn.Module):
+    """(B, N, D) -> (B, N, D); the module whose first instance is the attention subnetwork.
+
+    Differential attention (Ye et al. 2024) halves q and k per head: A = softmax(q1 k1) - lambda softmax(q2 k2). Its
+    2H maps are laid out as H first maps, then H second maps.
+    """
+
+    def __init__(self, c: ViTConfig, index: int) -> None:
+        super().__init__()
+        site = f"block.{index}.attn"
+        self.heads, self.head_width = c.heads[index], c.head_width
+        self.differential = c.attention == "differential"
+        inner = self.heads * self.head_width
+        self.qkv = nn.Linear(c.width, 3 * inner, bias=c.qkv_bias)
+        self.proj = nn.Linear(inner, c.width)
+        self.drop = nn.Dropout(c.dropout)
+        if self.differential:
+            self.mix = nn.Parameter(torch.tensor(0.8 - 0.6 * math.exp(-0.3 * index)))
+        self.q, self.k, self.v = Tap(f"{site}.q"), Tap(f"{site}.k"), Tap(f"{site}.v")
+        self.scores, self.softmax = Tap(f"{site}.scores"), Tap(f"{site}.softmax")
+        self.context, self.out = Tap(f"{site}.context"), Tap(f"{site}.proj")
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = x.shape[1]
+        q, k, v = self.qkv(x).reshape(-1, tokens, 3, self.heads, self.head_width).permute(2, 0, 3, 1, 4).unbind(0)
+        q, k, v = self.q(q), self.k(k), self.v(v)  # each (B, H, N, d)
+        if self.differential:
+            q, k = self._halves(q), self._halves(k)  # (B, 2H, N, d/2)
+        scores = self.scores(q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5)
+        maps = self.softmax(scores.softmax(-1))  # (B, H or 2H, N, N)
+        if self.differential:
+            maps = maps[:, : self.heads] - self.mix * maps[:, self.heads :]
+        context = (self.drop(maps) @ v).transpose(1, 2).reshape(-1, tokens, self.heads * self.head_width)
+        return self.drop(self.out(self.proj(self.context(context))))
+
+    @staticmethod
+    def _halves(x: Tensor) -> Tensor:
+        return torch.cat(x.chunk(2, dim=-1), dim=1)
+
+
+class Mlp(nn.Module):
+    """(B, N, D) -> (B, N, D)."""
+
+    def __init__(self, c: ViTConfig, index: int) -> None:
+        super().__init__()
+        site = f"block.{index}.mlp"
+        self.fc1 = nn.Linear(c.width, c.mlp[index])
+        self.fc2 = nn.Linear(c.mlp[index], c.width)
+        self.drop = nn.Dropout(c.dropout)
+        self.hidden, self.gelu, self.out = Tap(f"{site}.fc1"), Tap(f"{site}.gelu"), Tap(f"{site}.fc2")
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.drop(self.gelu(nn.functional.gelu(self.hidden(self.fc1(x)))))
+        return self.drop(self.out(self.fc2(x)))
+
+
+class Block(nn.Module):
+    """Attention then MLP; either may be absent in a pruned model."""
+
+    def __init__(self, c: ViTConfig, index: int) -> None:
+        super().__init__()
+        site = f"block.{index}"
+        self.pre = c.norm_order == "pre"
+        if c.heads[index]:
+            self.norm1, self.attn = nn.LayerNorm(c.width, c.norm_eps), Attention(c, index)
+            self.norm1_out, self.attn_residual = Tap(f"{site}.norm1"), Tap(f"{site}.attn.residual")
+        if c.mlp[index]:
+            self.norm2, self.mlp = nn.LayerNorm(c.width, c.norm_eps), Mlp(c, index)
+            self.norm2_out, self.mlp_residual = Tap(f"{site}.norm2"), Tap(f"{site}.mlp.residual")
+        self.has_attention, self.has_mlp = bool(c.heads[index]), bool(c.mlp[index])
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.has_attention:
+            x = self._branch(x, self.norm1, self.norm1_out, self.attn, self.attn_residual)
+        if self.has_mlp:
+            x = self._branch(x, self.norm2, self.norm2_out, self.mlp, self.mlp_residual)
+        return x
+
+    def _branch(self, x: Tensor, norm: nn.Module, normed: Tap, body: nn.Module, residual: Tap) -> Tensor:
+        """x + f(LN(x)) before-norm, LN(x + f(x)) after-norm."""
+        if self.pre:
+            return residual(x + body(normed(norm(x))))
+        return normed(norm(residual(x + body(x))))
+
+
+class ViT(nn.Module):
+    """(B, C, S, S) images -> (B, K) logits."""
+
+    def __init__(self, config: ViTConfig) -> None:
+        super().__init__()
+        c = self.config = config
+        self.patch_embed = PatchEmbed(c)
+        if c.cls_token:
+            self.cls_token = nn.Parameter(_initial(c, 1, 1, c.width))
+        if c.position == "1d":
+            self.pos_embed = nn.Parameter(_initial(c, 1, c.tokens, c.width))
+        elif c.position == "2d":  # factorised: one table for rows, one for columns; CLS gets none
+            self.pos_row = nn.Parameter(_initial(c, 1, c.grid, 1, c.width))
+            self.pos_column = nn.Parameter(_initial(c, 1, 1, c.grid, c.width))
+        elif c.position == "sinusoidal":
+            self.register_buffer("pos_table", sinusoidal(c.tokens, c.width)[None], persistent=False)
+        self.embed_drop, self.embed = nn.Dropout(c.embed_dropout), Tap("embed")
+        self.block = nn.ModuleList(Block(c, i) for i in range(c.depth))
+        self.norm = nn.LayerNorm(c.width, c.norm_eps) if c.final_norm != "none" else nn.Identity()
+        self.norm_out = Tap("norm")
+        self.head, self.logits = nn.Linear(c.width, c.classes), Tap("head")
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.embedded(images)
+        for block in self.block:
+            x = block(x)
+        return self.classified(x)
+
+    def embedded(self, images: Tensor) -> Tensor:
+        """(B, C, S, S) -> (B, N, D): patches, CLS, positions."""
+        x = self.patch_embed(images)
+        if self.config.position == "2d":
+            x = x + (self.pos_row + self.pos_column).flatten(1, 2)
+        if self.config.cls_token:
+            x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
+        if self.config.position == "1d":
+            x = x + self.pos_embed
+        elif self.config.position == "sinusoidal":
+            x = x + self.pos_table
+        return self.embed(self.embed_drop(x))
+
+    def classified(self, x: Tensor) -> Tensor:
+        """(B, N, D) -> (B, K): final norm, pooling, head."""
+        where = self.config.final_norm
+        if where == "tokens":
+            x = self.norm_out(self.norm(x))
+        x = self._pooled(x)
+        if where == "pooled":
+            x = self.norm_out(self.norm(x))
+        return self.logits(self.head(x))
+
+    def _pooled(self, x: Tensor) -> Tensor:
+        if self.config.pooling == "cls":
+            return x[:, 0]
+        first = int(self.config.cls_token and self.config.pooling == "mean_patches")
+        return x[:, first:].mean(1)
+
+
+def taps(model: nn.Module) -> dict[str, Tap]:
+    """Site name -> tap, in the order the modules are declared."""
+    return {m.site: m for m in model.modules() if isinstance(m, Tap)}
+
+
+def sinusoidal(tokens: int, width: int) -> Tensor:
+    """(tokens, width) fixed sine / cosine table (Vaswani et al. 2017), even columns sine, odd columns cosine."""
+    position = torch.arange(tokens, dtype=torch.float64)[:, None]
+    rate = torch.exp(torch.arange(0, width, 2, dtype=torch.float64) * (-math.log(10_000.0) / width))
+    table = torch.zeros(tokens, width, dtype=torch.float64)
+    table[:, 0::2], table[:, 1::2] = torch.sin(position * rate), torch.cos(position * rate)
+    return table.float()
+
+
+def _initial(c: ViTConfig, *shape: int) -> Tensor:
+    if c.init == "zero":
+        return torch.zeros(*shape)
+    if c.init == "trunc":
+        return nn.init.trunc_normal_(torch.empty(*shape), std=0.02)
+    return torch.randn(*shape)
