@@ -1,0 +1,112 @@
+"""What the commands share: options, output, and errors told in one line. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from testbed.core.errors import TestbedError
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+
+
+class Failure(click.ClickException):
+    """Ends the command: ``error: <one line>`` on stderr, and this exit status."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(" ".join(message.splitlines()))
+        self.exit_code = exit_code  # type: ignore[misc]  # click reads it from the instance
+
+    def show(self, file: Any = None) -> None:
+        click.echo(f"error: {self.message}", file=file or sys.stderr)
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turns everything a user can cause into a ``Failure``; a bug keeps its traceback.
+
+    A command that knows how to go on after Ctrl-C says so by raising ``KeyboardInterrupt("resume with: ...")``.
+    """
+    try:
+        yield
+    except TestbedError as error:
+        raise Failure(str(error), error.exit_code) from error
+    except click.exceptions.NoArgsIsHelpError:
+        raise
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "testbed"
+        raise Failure(f"{error.format_message().rstrip('.')}; see '{command} -h'", error.exit_code) from error
+    except KeyboardInterrupt as error:
+        hint = str(error) or "run the same command again to start over or go on"
+        raise Failure(f"interrupted; {hint}", INTERRUPTED) from error
+    except OSError as error:
+        if error.errno == errno.EPIPE:  # the reader of our output has left: click ends quietly
+            raise
+        raise Failure(str(error), TestbedError.exit_code) from error
+
+
+def example(*lines: str) -> str:
+    """The ``epilog`` of a command's help: examples, each on a line of its own."""
+    return "\b\nExample:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def json_option(command: Command) -> Command:
+    """``--json``, passed on as ``as_json``."""
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")(command)
+
+
+def run_option(required: bool = True) -> Callable[[Command], Command]:
+    """``--run DIR``, passed on as ``run`` (a Path; it need not exist)."""
+    folder = click.Path(file_okay=False, path_type=Path)
+    return click.option("--run", type=folder, required=required, metavar="DIR", help="The run's folder.")
+
+
+def console(stderr: bool = False) -> Console:
+    """A rich console: stdout for results, stderr for progress. Wide enough for tables when piped."""
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr, highlight=False, width=None if stream.isatty() else 140)
+
+
+def emit(value: Any, as_json: bool, text: Callable[[], RenderableType]) -> None:
+    """The command's result on stdout: ``value`` as one JSON object, or what ``text`` makes for people."""
+    if as_json:
+        click.echo(json.dumps(json_value(value), indent=1, allow_nan=False))
+        return
+    rendered = text()
+    if isinstance(rendered, str):
+        click.echo(rendered)
+    else:
+        console().print(rendered)
+
+
+def json_value(value: Any) -> Any:
+    """``value`` in JSON's own types. NaN and infinities become null: JSON has no word for them."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return json_value({field.name: getattr(value, field.name) for field in dataclasses.fields(value)})
+    if isinstance(value, Mapping):
+        return {str(key): json_value(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [json_value(item) for item in value]
+    if isinstance(value, PurePath):
+        return str(value)
+    if hasattr(value, "tolist"):  # a NumPy array or scalar
+        return json_value(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

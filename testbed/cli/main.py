@@ -1,0 +1,76 @@
+"""The command ``testbed``: a table of commands, each imported only when it is used."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from typing import Any
+
+import click
+
+from testbed.cli.common import example, one_line_errors
+
+# name -> (module:attribute, one line of help). One whose module is not there is not listed.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "doctor": ("testbed.cli.doctor:doctor", "Say which engines and kernels work here, and why others do not."),
+    "data": ("testbed.cli.data:data", "List data sets and prepare them."),
+    "import": ("testbed.cli.import_:import_", "Import trained weights."),
+    "export-weights": ("testbed.cli.export_weights:export_weights", "Write a model's weights for other tools."),
+    "train": ("testbed.cli.train:train", "Train a Vision Transformer."),
+    "golden": ("testbed.cli.golden:golden", "Record and verify golden outputs."),
+    "tiers": ("testbed.cli.tiers:tiers", "Sort images into confidence tiers."),
+    "subset": ("testbed.cli.subset:subset", "Choose images by tier."),
+    "campaign": ("testbed.cli.campaign:campaign", "Run fault-injection campaigns."),
+    "fault": ("testbed.cli.fault:fault", "Look at single faults of a campaign."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose help is printed, and whose commands are listed, without importing any of them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [name for name, (target, _) in COMMANDS.items() if importlib.util.find_spec(target.partition(":")[0])]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, COMMANDS[name][1]) for name in self.list_commands(ctx)])
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        with one_line_errors():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with one_line_errors():
+            result = super().invoke(ctx)
+            sys.stdout.flush()  # so that a reader who has left is noticed here
+            return result
+
+
+def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        click.echo(f"testbed {version('testbed')}")
+        ctx.exit()
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+    epilog=example("testbed doctor", "testbed campaign run campaigns/digits.toml"),
+)
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Print it.")
+def cli() -> None:
+    """What happens to a Vision Transformer, as deployed, when a bit flips."""
+
+
+def main() -> None:
+    cli.main(prog_name="testbed")

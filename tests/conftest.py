@@ -1,0 +1,38 @@
+"""What every test shares: one thread, a cache of its own, the same random examples each time."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# Before anything imports torch or NumPy: results and timings must not depend on how many cores the machine has.
+for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ[_variable] = "1"
+
+# Subprocesses started by tests import the same sources as the tests.
+_ROOT = str(Path(__file__).parents[1])
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [_ROOT, os.environ.get("PYTHONPATH")]))
+
+settings.register_profile(
+    "testbed",
+    derandomize=True,
+    database=None,
+    deadline=None,
+    max_examples=60,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("testbed")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """TESTBED_CACHE of the whole session: what one test prepares (a data set, a trained model), the next one finds."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
+    folder = shared / "testbed-cache"
+    folder.mkdir(exist_ok=True)
+    os.environ["TESTBED_CACHE"] = str(folder)
+    return folder
