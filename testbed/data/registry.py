@@ -1,0 +1,169 @@
+"""Every data set by its name: ``load("digits")``, ``load("imagefolder:photos")``, and one's own with ``register``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+
+from testbed.core.errors import UsageError
+from testbed.data.dataset import Collection, Dataset, Examples, Split
+from testbed.data.preprocess import preprocess_named
+from testbed.data.splitting import stratified
+
+VALIDATION_SHARE = 0.10  # of the training images, where a collection brings no validation part
+MAX_CLASSES = 2**15 - 1  # labels are stored as int16 in the result rows
+
+_BUILT_IN = ("digits",)  # modules that register themselves
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a loader is asked for. ``path`` is the text after the colon of the name (``imagefolder:PATH``), if any."""
+
+    name: str
+    root: Path
+    path: Path | None
+    seed: int
+    download: bool
+
+
+Loader = Callable[[Request], Collection]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """``needs`` lists paths under the data root; ``note`` says what the data set is or how to get it, in one line."""
+
+    load: Loader
+    needs: Callable[[Path], list[Path]]
+    note: str
+    takes_path: bool
+
+
+_ENTRIES: dict[str, Entry] = {}
+
+
+def register(
+    name: str,
+    *,
+    needs: Callable[[Path], list[Path]] = lambda root: [],
+    note: str = "",
+    takes_path: bool = False,
+) -> Callable[[Loader], Loader]:
+    """Makes one's own data set known by ``name``; import the module before using it.
+
+    >>> import numpy as np
+    >>> from testbed.data import Collection, Examples, load, register
+    >>> @register("stripes")
+    ... def stripes(request):
+    ...     labels = np.arange(40) % 2
+    ...     images = np.zeros((40, 8, 8), np.uint8)        # (n, H, W) or (n, H, W, 3); uint8, or float32 in [0, 1]
+    ...     images[labels == 0, ::2] = 255
+    ...     images[labels == 1, :, ::2] = 255
+    ...     whole = Examples.from_arrays("stripes", images, labels)
+    ...     return Collection(classes=["rows", "columns"], test=whole)
+    >>> load("stripes").test.batch(slice(0, 2)).shape
+    (2, 1, 8, 8)
+    """
+
+    def added(loader: Loader) -> Loader:
+        _ENTRIES[name] = Entry(loader, needs, note, takes_path)
+        return loader
+
+    return added
+
+
+def entries() -> dict[str, Entry]:
+    """Name -> entry, built-in ones first."""
+    for module in _BUILT_IN:
+        import_module(f"testbed.data.{module}")
+    return dict(_ENTRIES)
+
+
+def data_root(root: str | os.PathLike[str] | None = None) -> Path:
+    """The folder that holds the data sets: the argument, else $TESTBED_DATA, else ~/.cache/testbed/data."""
+    return Path(root or os.environ.get("TESTBED_DATA") or "~/.cache/testbed/data").expanduser()
+
+
+def find(name: str) -> tuple[Entry, Path | None]:
+    """The entry of ``name`` or ``name:PATH``, and that path. Raises UsageError naming the known ones."""
+    kind, _, path = name.partition(":")
+    known = entries()
+    if kind not in known:
+        names = ", ".join(n + ":PATH" * e.takes_path for n, e in known.items())
+        raise UsageError(f"unknown data set {kind!r}; known: {names}")
+    if known[kind].takes_path != bool(path):
+        want = f"write {kind}:PATH" if known[kind].takes_path else f"it takes no path, write {kind!r}"
+        raise UsageError(f"data set {name!r}: {want}")
+    return known[kind], Path(path).expanduser() if path else None
+
+
+def load(
+    name: str,
+    *,
+    root: str | os.PathLike[str] | None = None,
+    image: int | None = None,
+    preprocess: str | None = None,
+    seed: int = 0,
+    download: bool = False,
+) -> Dataset:
+    """The data set called ``name``.
+
+    ``root`` is the data folder (see ``data_root``); ``image`` the side of the model input in pixels, by default the
+    data set's own; ``preprocess`` a name of ``testbed.data.preprocess.PREPROCESS``, by default the data set's own;
+    ``seed`` decides the splits. Nothing is fetched unless ``download``. Raises UsageError for an unknown name,
+    TestbedError when files are missing or bad.
+    """
+    entry, path = find(name)
+    collection = entry.load(Request(name, data_root(root), path, seed, download))
+    _check_labels(name, collection)
+    chosen = preprocess_named(preprocess or collection.preprocess)
+    first = collection.test.images.pixels(0)
+    channels = 1 if first.ndim == 2 else first.shape[2]
+    chosen.check_channels(channels)
+    side = image or collection.image or min(first.shape[:2])
+    if side < 1:
+        raise UsageError(f"image size must be at least 1, not {side}")
+
+    def split(examples: Examples, rows: np.ndarray) -> Split:
+        return Split(examples, rows, side, chosen)
+
+    test = split(collection.test, np.arange(len(collection.test.ids)))
+    train, validation = _train_and_validation(collection, seed, split)
+    return Dataset(name, collection.classes, channels, side, train, validation, test, chosen, seed)
+
+
+def _train_and_validation(
+    collection: Collection, seed: int, split: Callable[[Examples, np.ndarray], Split]
+) -> tuple[Split, Split]:
+    if collection.train is None:
+        nothing = np.arange(0)
+        return split(collection.test, nothing), split(collection.test, nothing)
+    rows = np.arange(len(collection.train.ids))
+    if collection.validation is not None:
+        return split(collection.train, rows), split(collection.validation, np.arange(len(collection.validation.ids)))
+    train, validation = stratified(rows, collection.train.labels, VALIDATION_SHARE, seed)
+    return split(collection.train, train), split(collection.train, validation)
+
+
+def _check_labels(name: str, collection: Collection) -> None:
+    count = len(collection.classes)
+    if not 1 <= count <= MAX_CLASSES:
+        raise UsageError(f"data set {name!r}: {count} classes; between 1 and {MAX_CLASSES} are possible")
+    for part in ("train", "validation", "test"):
+        examples: Examples | None = getattr(collection, part)
+        if examples is None:
+            continue
+        if not len(examples.labels):
+            raise UsageError(f"data set {name!r}: its {part} part has no images")
+        bad = np.flatnonzero((examples.labels < 0) | (examples.labels >= count))
+        if len(bad):
+            raise UsageError(
+                f"data set {name!r}: label {examples.labels[bad[0]]} of image {examples.ids[bad[0]]!r} is outside"
+                f" 0..{count - 1} ({len(bad)} such in {part}); correct the labels or name more classes"
+            )
