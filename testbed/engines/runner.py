@@ -1,0 +1,133 @@
+"""One contract for every engine: metadata, run, close. Nothing outside this package knows a backend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from testbed.core.errors import EngineError, UsageError
+from testbed.core.fault import Masks
+from testbed.core.files import sha256_bytes, sha256_json
+from testbed.semantics import as_words, corrupt
+
+Arrays = Mapping[str, NDArray]
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """What runs. ``deployment_id`` names the plain ONNX file that the engine (or its twin) was made from."""
+
+    backend: str
+    precision: str
+    file_sha256: str
+    deployment_id: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def hash(self) -> str:
+        """Changes with anything that could change an output bit."""
+        return sha256_json(asdict(self))[:16]
+
+
+@dataclass(frozen=True)
+class EngineRequest:
+    """What to build. ``mutable_weights`` asks for weights that can be struck while the engine lives."""
+
+    onnx: bytes
+    file_sha256: str
+    deployment_id: str
+    precision: str = "fp32"
+    threads: int = 1
+    mutable_weights: bool = False
+
+
+class Runner(AbstractContextManager["Runner"], Protocol):
+    """An engine that is ready to run. Use as a context manager."""
+
+    info: EngineInfo
+
+    def run(self, feeds: Arrays) -> dict[str, NDArray]:
+        """Output name -> array. Raises EngineError when the engine refuses or fails."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@runtime_checkable
+class WeightStriker(Protocol):
+    """A runner whose weights can be changed in place, by stored flat index."""
+
+    def weight(self, tensor: str) -> NDArray: ...
+
+
+@contextmanager
+def struck_weight(runner: WeightStriker, tensor: str, stored_index: int, masks: Masks) -> Iterator[tuple[NDArray, NDArray]]:
+    """Corrupts one stored weight for the length of the block; yields (before, after), and restores it bit for bit.
+
+    Raises EngineError if the restored word is not the one that was there before.
+    """
+    flat = runner.weight(tensor).reshape(-1)
+    where = slice(stored_index, stored_index + 1)
+    before = flat[where].copy()
+    after = corrupt(before, *masks)
+    as_words(flat)[where] = as_words(after)
+    try:
+        yield before, after
+    finally:
+        as_words(flat)[where] = as_words(before)
+        if not np.array_equal(as_words(flat)[where], as_words(before)):
+            raise EngineError(f"weight {tensor}[{stored_index}] could not be restored; the engine must be rebuilt")
+
+
+class BaseRunner:
+    """The context-manager half of a runner."""
+
+    info: EngineInfo
+
+    def close(self) -> None:
+        """Frees what the engine holds."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _ort_cpu(request: EngineRequest) -> Runner:
+    from testbed.engines.onnxruntime import OrtCpuRunner
+
+    return OrtCpuRunner(request)
+
+
+BACKENDS: dict[str, Callable[[EngineRequest], Runner]] = {"ort-cpu": _ort_cpu}
+PRECISIONS: dict[str, Sequence[str]] = {"ort-cpu": ("fp32",)}
+
+
+def check_engine(backend: str, precision: str) -> None:
+    """Raises UsageError for an engine or a precision that this version does not offer."""
+    if backend not in BACKENDS:
+        raise UsageError(f"unknown engine {backend!r}; known: {', '.join(BACKENDS)}")
+    if precision not in PRECISIONS[backend]:
+        raise UsageError(f"engine {backend!r} does not offer {precision!r}; it offers {', '.join(PRECISIONS[backend])}")
+
+
+def open_engine(backend: str, request: EngineRequest) -> Runner:
+    """Builds an engine. Raises UsageError for an unknown backend, EngineError when it cannot be built."""
+    check_engine(backend, request.precision)
+    return BACKENDS[backend](request)
+
+
+def request_from(path: Path, deployment_id: str, **options: Any) -> EngineRequest:
+    content = path.read_bytes()
+    return EngineRequest(content, sha256_bytes(content), deployment_id, **options)
