@@ -1,0 +1,188 @@
+"""What a fault did: each faulty output against the engine's golden output of the same image.
+
+The partition and its flags (names after Li et al., SC'17, "Understanding Error Propagation in Deep Learning Neural
+Network Accelerators"; published tools differ, so these are the definitions here):
+
+identical      every bit of the output equals the golden's
+masked         every element inside ``atol + rtol * |golden|``
+sdc_tolerable  outside, same top-1
+sdc1           outside, another top-1; an output with a NaN logit has no top-1 and counts here
+sdc            outside, for outputs without classes
+due            only with a detector: the detector saw the output
+
+sdc5           the faulty top-1 is not among the golden's five best; with five classes or fewer every class is among
+               them, and only an output without a top-1 (NaN) counts
+sdc10, sdc20   the golden class's probability moved by more than 10 / 20 % of its golden value; NaN counts as moved
+nonfinite      NaN or infinity anywhere in the output
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from testbed.analysis.compare import Deviation, by_row, identical
+from testbed.analysis.confidence import margin_of, softmax, top1
+from testbed.core.errors import TestbedError, UsageError
+from testbed.core.outcome import OUTCOMES, Outcome
+
+DETECTORS = ("none", "nonfinite")
+_CODES = {name: np.int8(code) for code, name in enumerate(OUTCOMES)}
+_CHUNK_ELEMENTS = 1 << 17  # float64 working arrays of a chunk stay within a processor's cache
+
+
+@dataclass(frozen=True)
+class GoldenSide:
+    """What the comparison needs of the goldens, computed once for all images and gathered per batch with `take`.
+
+    values: (n, ...) float; without classes the other fields are None. top1: (n,) int64; top5: (n, min(5, K)) best
+    first; margin, probability: (n,) float64, the probability being the top-1 class's.
+    """
+
+    values: NDArray
+    top1: NDArray[np.int64] | None = None
+    top5: NDArray[np.int64] | None = None
+    margin: NDArray[np.float64] | None = None
+    probability: NDArray[np.float64] | None = None
+
+    @property
+    def has_classes(self) -> bool:
+        return self.top1 is not None
+
+    @classmethod
+    def of(cls, values: NDArray, has_classes: bool) -> GoldenSide:
+        """values: (n, K) logits if ``has_classes``, else (n, ...). Raises TestbedError if a golden logit is NaN."""
+        if not has_classes:
+            return cls(values)
+        best = top1(values)
+        undefined = np.flatnonzero(best < 0)
+        if len(undefined):
+            raise TestbedError(
+                f"the golden logits of {len(undefined)} image(s) hold NaN (first at position {undefined[0]}), so no "
+                "fault can be judged against them; check the engine's precision, or leave these images out"
+            )
+        ranked = np.argsort(-values.astype(np.float64), axis=1, kind="stable")  # the first class on ties, as in top1
+        shares = softmax(values)
+        return cls(values, best, ranked[:, :5], margin_of(shares), shares[np.arange(len(best)), best])
+
+    def take(self, rows: ArrayLike) -> GoldenSide:
+        """The goldens of ``rows`` (integers, repeats allowed), in that order."""
+        index = np.asarray(rows)
+        if self.top1 is None:
+            return GoldenSide(self.values[index])
+        return GoldenSide(*(getattr(self, field.name)[index] for field in fields(self)))
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """One element per row, in the result rows' types. What needs classes is None for outputs without them."""
+
+    outcome: NDArray[np.int8]  # index into testbed.core.outcome.OUTCOMES; see `names`
+    nonfinite: NDArray[np.bool_]
+    detected: NDArray[np.bool_]
+    max_abs_diff: NDArray[np.float64]
+    mismatches: NDArray[np.int32]
+    masking_atol: NDArray[np.float64]  # (rows, len(rtol_grid))
+    sdc5: NDArray[np.bool_] | None = None
+    sdc10: NDArray[np.bool_] | None = None
+    sdc20: NDArray[np.bool_] | None = None
+    top1_golden: NDArray[np.int16] | None = None
+    top1_faulty: NDArray[np.int16] | None = None
+    margin_golden: NDArray[np.float32] | None = None
+    margin_faulty: NDArray[np.float32] | None = None
+    probability_golden: NDArray[np.float32] | None = None
+    probability_faulty: NDArray[np.float32] | None = None
+
+    def names(self) -> NDArray[np.str_]:
+        """(rows,) the outcomes' names."""
+        return outcome_names(self.outcome)
+
+
+def outcome_names(codes: ArrayLike) -> NDArray[np.str_]:
+    """Names of outcome codes, any shape."""
+    return np.array(OUTCOMES)[np.asarray(codes)]
+
+
+def classify(
+    faulty: NDArray,
+    golden: NDArray | GoldenSide,
+    atol: ArrayLike,
+    rtol: float,
+    rtol_grid: Sequence[float],
+    has_classes: bool = True,
+    detector: str = "none",
+) -> Outcomes:
+    """Classifies each row of ``faulty`` against the same row of ``golden``.
+
+    faulty: (rows, ...) float32, (rows, K) logits if ``has_classes``. golden: the same shape and dtype, or a
+    `GoldenSide` of it (made once for all images, gathered by `GoldenSide.take`). atol: one number or (rows,).
+    rtol_grid: the relative tolerances for which ``masking_atol`` is wanted. detector: "none", or "nonfinite", under
+    which rows with a non-finite output are ``detected`` and become DUE. Every row gets every value, masked ones too.
+
+    Raises UsageError for an unknown detector, ValueError where shapes, dtypes or ``has_classes`` disagree.
+    """
+    if detector not in DETECTORS:
+        raise UsageError(f"unknown detector {detector!r}; known: {', '.join(DETECTORS)}")
+    side = golden if isinstance(golden, GoldenSide) else GoldenSide.of(golden, has_classes)
+    if side.has_classes != has_classes:
+        raise ValueError("the golden side was made with the other value of has_classes")
+
+    same, mismatches, largest, masking, nonfinite = _measure(faulty, side.values, atol, rtol, rtol_grid)
+    detected = nonfinite if detector == "nonfinite" else np.zeros_like(nonfinite)
+    classes = _class_measures(faulty, side) if has_classes else {}
+    if has_classes:
+        changed = classes["top1_faulty"] != classes["top1_golden"]
+        outside = np.where(changed, _CODES[Outcome.SDC1], _CODES[Outcome.SDC_TOLERABLE])
+    else:
+        outside = np.full(len(faulty), _CODES[Outcome.SDC])
+    code = np.where(mismatches == 0, _CODES[Outcome.MASKED], outside)
+    code = np.where(same, _CODES[Outcome.IDENTICAL], code)
+    code = np.where(detected, _CODES[Outcome.DUE], code)
+    return Outcomes(code, nonfinite, detected.copy(), largest, mismatches, masking, **classes)
+
+
+def _measure(
+    faulty: NDArray, golden: NDArray, atol: ArrayLike, rtol: float, rtol_grid: Sequence[float]
+) -> tuple[NDArray[np.bool_], NDArray[np.int32], NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+    """identical, mismatches, max_abs_diff, masking_atol, nonfinite: (rows,) each, masking_atol (rows,
+    len(rtol_grid))."""
+    rows = len(faulty)
+    bounds = np.broadcast_to(np.asarray(atol, np.float64), (rows,))
+    same = identical(faulty, golden)
+    mismatches, largest = np.zeros(rows, np.int32), np.zeros(rows)
+    masking, nonfinite = np.zeros((rows, len(rtol_grid))), np.zeros(rows, bool)
+    step = max(1, _CHUNK_ELEMENTS // max(1, faulty[:1].size))
+    for start in range(0, rows, step):
+        part = slice(start, start + step)
+        deviation = Deviation(faulty[part], golden[part])
+        nonfinite[part] = ~by_row(np.isfinite(faulty[part])).all(axis=1)
+        mismatches[part] = np.count_nonzero(by_row(deviation.mismatch(bounds[part], rtol)), axis=1)
+        largest[part] = deviation.max_abs()
+        for column, relative in enumerate(rtol_grid):
+            masking[part, column] = deviation.smallest_atol(relative)
+    return same, mismatches, largest, masking, nonfinite
+
+
+def _class_measures(faulty: NDArray, side: GoldenSide) -> dict[str, NDArray]:
+    assert side.top1 is not None
+    assert side.top5 is not None
+    assert side.margin is not None
+    assert side.probability is not None
+    best = top1(faulty)
+    shares = softmax(faulty)
+    probability = shares[np.arange(len(best)), side.top1]
+    moved = np.abs(probability - side.probability) / side.probability
+    return {
+        "sdc5": ~(side.top5 == best[:, None]).any(axis=1),
+        "sdc10": ~(moved <= 0.10),
+        "sdc20": ~(moved <= 0.20),
+        "top1_golden": side.top1.astype(np.int16),
+        "top1_faulty": best.astype(np.int16),
+        "margin_golden": side.margin.astype(np.float32),
+        "margin_faulty": margin_of(shares).astype(np.float32),
+        "probability_golden": side.probability.astype(np.float32),
+        "probability_faulty": probability.astype(np.float32),
+    }
