@@ -1,0 +1,19 @@
+"""Training: named recipes, a seeded loop that resumes, evaluation on a split."""
+
+from testbed.train.evaluation import Score, evaluate, logits
+from testbed.train.loop import Trained, train
+from testbed.train.recipes import RECIPES, Recipe, recipe
+from testbed.train.record import Callback, EpochRecord
+
+__all__ = [
+    "RECIPES",
+    "Callback",
+    "EpochRecord",
+    "Recipe",
+    "Score",
+    "Trained",
+    "evaluate",
+    "logits",
+    "recipe",
+    "train",
+]

@@ -1,0 +1,49 @@
+"""A progress bar on stderr: rate and time left. Nothing at all where stderr is not a terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+Advance = Callable[[int, str], None]
+
+
+@contextmanager
+def progress_bar(title: str, total: int, done: int, wanted: bool) -> Iterator[Advance]:
+    """Counts images. The function inside takes the number of images done and a text to show beside the bar."""
+    if not (wanted and sys.stderr.isatty()):
+        yield lambda images, text: None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(f"{task.speed:,.0f} images/s" if task.speed else "")
+
+    columns = [
+        TextColumn("{task.description}"),
+        BarColumn(),
+        Rate(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[text]}"),
+    ]
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(title, total=total, completed=done, text="")
+
+        def advance(images: int, text: str) -> None:
+            bar.update(task, advance=images, text=text)
+
+        yield advance
