@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.table import Table
+
+from testbed.cli.common import emit, json_value
+
+
+class Colour(StrEnum):
+    RED = "red"
+
+
+@dataclass
+class Nested:
+    path: Path
+    values: dict[int, float]
+
+
+def test_json_value_speaks_only_json() -> None:
+    value = Nested(Path("a/b"), {1: float("nan"), 2: float("-inf"), 3: 0.5})
+    mixed = {
+        "nested": value,
+        "array": np.float32([1, np.inf]),
+        "scalar": np.int64(3),
+        "tuple": (Colour.RED, None, True),
+    }
+    assert json.loads(json.dumps(json_value(mixed), allow_nan=False)) == {
+        "nested": {"path": "a/b", "values": {"1": None, "2": None, "3": 0.5}},
+        "array": [1.0, None],
+        "scalar": 3,
+        "tuple": ["red", None, True],
+    }
+
+
+def test_emit_prints_one_json_object_or_the_text(capsys: pytest.CaptureFixture[str]) -> None:
+    emit({"rows": 2}, as_json=True, text=lambda: pytest.fail("text made although JSON was asked for"))
+    assert json.loads(capsys.readouterr().out) == {"rows": 2}
+    emit({"rows": 2}, as_json=False, text=lambda: "[bold] two rows")
+    assert capsys.readouterr().out == "[bold] two rows\n"
+    table = Table("heading")
+    table.add_row("x" * 100)
+    emit({}, as_json=False, text=lambda: table)
+    captured = capsys.readouterr()
+    assert "x" * 100 in captured.out  # piped output is wide enough for tables
+    assert captured.err == ""

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import json
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from testbed.cli.main import cli
+from testbed.engines import doctor
+
+ENGINES = ["torch-cpu", "torch-cuda", "ort-cpu", "ort-cuda", "openvino", "tensorrt", "tensorrt-rtx"]
+FINDING = {"name": str, "available": bool, "version": (str, type(None)), "detail": str, "install": (str, type(None))}
+
+
+def finding(name: str) -> doctor.Finding:
+    return next(f for f in doctor.diagnose().engines if f.name == name)
+
+
+def test_json_has_the_promised_shape() -> None:
+    result = CliRunner().invoke(cli, ["doctor", "--json"])
+    assert result.exit_code == 0
+    report = json.loads(result.stdout)
+    assert list(report) == ["python", "host", "engines", "kernels", "libraries"]
+    assert [engine["name"] for engine in report["engines"]] == ENGINES
+    assert [kernel["name"] for kernel in report["kernels"]] == ["cpu kernel", "cuda kernel", "nvcc"]
+    for item in report["engines"] + report["kernels"] + report["libraries"]:
+        assert list(item) == list(FINDING)
+        assert all(isinstance(item[key], kind) for key, kind in FINDING.items())
+        assert item["detail"]
+        assert item["available"] or item["install"] or item["name"] == "cuda kernel"
+
+
+def test_the_engines_that_every_install_has_work() -> None:
+    works = {engine.name: engine.available for engine in doctor.diagnose().engines}
+    assert works["torch-cpu"]
+    assert works["ort-cpu"]
+
+
+def test_text_says_why_and_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)  # as if it were not installed
+    result = CliRunner().invoke(cli, ["doctor"])
+    assert result.exit_code == 0
+    assert re.search(r"openvino +no .*not installed +pip install openvino", result.stdout)
+    assert re.search(r"ort-cpu +yes", result.stdout)
+
+
+@pytest.mark.parametrize("error", ["OSError('libfoo.so: not found')", "RuntimeError('two\\nlines')", "ValueError()"])
+def test_a_library_that_breaks_on_import_is_a_finding(
+    error: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "openvino.py").write_text(f"raise {error}")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "openvino", raising=False)
+    broken = finding("openvino")
+    assert not broken.available
+    assert broken.detail.startswith("does not work: ")
+    assert "\n" not in broken.detail
+    assert broken.install
+
+
+def test_an_onnxruntime_without_cuda_says_which_package_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnxruntime
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    missing = finding("ort-cuda")
+    assert not missing.available
+    assert "no CUDA provider" in missing.detail
+    assert "onnxruntime-gpu" in str(missing.install)
+
+
+@pytest.mark.skipif(bool(doctor.cuda_devices()[0]), reason="this machine has a GPU, so nothing falls back")
+def test_a_silent_fallback_to_the_cpu_is_not_called_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnxruntime
+
+    if doctor._ORT_CUDA not in onnxruntime.get_available_providers():
+        pytest.skip("this build of onnxruntime has no CUDA provider that could fall back")
+    monkeypatch.setattr(doctor, "cuda_devices", lambda: (["a GPU"], ""))
+    fallen = finding("ort-cuda")
+    assert not fallen.available
+    assert "fell back to CPUExecutionProvider" in fallen.detail
+
+
+def test_it_knows_every_dependency() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    names = {re.split(r"[^\w-]", requirement)[0] for requirement in project["dependencies"]}
+    assert names == {*doctor.REQUIRED, "onnxruntime-gpu"}
+    extras = project["optional-dependencies"]
+    optional = [requirement for extra, all_of in extras.items() if extra != "test" for requirement in all_of]
+    assert {re.split(r"[^\w-]", requirement)[0] for requirement in optional} == set(doctor.OPTIONAL)
