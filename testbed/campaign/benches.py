@@ -1,0 +1,91 @@
+"""Engines of a campaign, with their inputs; and the golden value of every element that a plan strikes."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import ModelProto, TensorProto, helper
+
+from testbed.campaign.execute import Bench
+from testbed.campaign.plan import Leg
+from testbed.campaign.prepare import INPUT_NAMES, Files, Preparation
+from testbed.core.site import SiteTable
+from testbed.engines.runner import EngineRequest, Runner, open_engine, request_from
+from testbed.instrument.ports import PortFeed
+
+_PROBE_BYTES = 256 * 2**20
+
+
+def open_bench(preparation: Preparation, target: str, where: str) -> Bench:
+    """Activation faults run in the twin, weight faults in the plain engine with weights that can be struck."""
+    files = Files(target)
+    table = preparation.table(target)
+    request = engine_request(preparation, target, files.twin if where == "activation" else files.plain, where == "weight")
+
+    def reopen() -> Runner:
+        return open_engine(preparation.spec.engine.backend, request)
+
+    return Bench(
+        target=target,
+        table=table,
+        runner=reopen(),
+        reopen=reopen,
+        inputs=preparation.inputs(target),
+        input_name=INPUT_NAMES[target],
+        output_name=output_name(request.onnx),
+        images=preparation.images,
+        batch=preparation.spec.engine.batch,
+    )
+
+
+def engine_request(preparation: Preparation, target: str, file: str, mutable_weights: bool = False) -> EngineRequest:
+    engine = preparation.spec.engine
+    return request_from(
+        preparation.folder / file,
+        preparation.table(target).deployment_id,
+        precision=engine.precision,
+        threads=engine.threads,
+        mutable_weights=mutable_weights,
+    )
+
+
+def output_name(model: bytes) -> str:
+    return str(onnx.load_from_string(model).graph.output[0].name)
+
+
+def golden_values(bench: Bench, twin: bytes, leg: Leg, backend: str, request: EngineRequest) -> NDArray[np.float32]:
+    """(faults,) the engine's own value at each struck element of its image, without the fault.
+
+    One fault-free pass over the images, through the twin with its live tensors as extra outputs. The campaign checks
+    against every row's live value that these are the same bits.
+    """
+    sites = sorted(set(leg.sites), key=bench.table.ports.__getitem__)
+    probe = with_live_outputs(twin, bench.table, sites)
+    values = np.empty(len(leg), np.float32)
+    fault_sites, index = leg.sites, leg.column("index")
+    images = bench.images.rows(leg.image_ids)
+    by_site = {site: np.flatnonzero(fault_sites == site) for site in sites}
+    bytes_per_image = sum(bench.table[site].elements for site in sites) * 4
+    chunk = int(np.clip(_PROBE_BYTES // bytes_per_image, 1, bench.batch))
+    probe_request = EngineRequest(
+        probe.SerializeToString(), "probe", request.deployment_id, request.precision, request.threads
+    )
+    with open_engine(backend, probe_request) as runner:
+        for start in range(0, len(bench.images), chunk):
+            rows = np.arange(start, min(start + chunk, len(bench.images)))
+            outputs = runner.run({bench.input_name: bench.inputs(rows), **PortFeed.idle(len(rows)).as_inputs()})
+            for site, faults in by_site.items():
+                here = faults[(images[faults] >= start) & (images[faults] <= rows[-1])]
+                flat = outputs[f"{site}/live"].reshape(len(rows), -1)
+                values[here] = flat[images[here] - start, index[here]]
+    return values
+
+
+def with_live_outputs(twin: bytes, table: SiteTable, sites: list[str]) -> ModelProto:
+    """The twin with the tensors before these sites' ports as outputs."""
+    proto = onnx.load_from_string(twin)
+    for site in sites:
+        shape = ["batch", *table[site].shape]
+        proto.graph.output.append(helper.make_tensor_value_info(f"{site}/live", TensorProto.FLOAT, shape))
+    return proto

@@ -1,0 +1,232 @@
+"""Runs faults in a compiled engine: many different activation faults per batch, or one weight fault over all images.
+
+Both kinds of leg share the batch size, the padding and the golden of their engine, so a row's bits do not depend on which
+other rows are run, on the order of work, or on a restart.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from testbed.analysis.outcome import GoldenSide, classify
+from testbed.campaign.images import Inputs, NamedImages
+from testbed.campaign.plan import Leg
+from testbed.campaign.rows import Injected, result_rows
+from testbed.core.errors import EngineError, TestbedError
+from testbed.core.fault import Masks
+from testbed.core.site import SiteTable
+from testbed.engines.runner import Runner, WeightStriker, struck_weight
+from testbed.instrument.ports import LIVE, PortFeed, feed_sites
+from testbed.semantics import as_words, corrupt
+
+ROWS_PER_UNIT = 1024
+
+
+@dataclass(frozen=True)
+class Judge:
+    """How outputs become outcomes. atol: (tiers,)."""
+
+    atol: NDArray[np.float64]
+    rtol: float
+    rtol_grid: tuple[float, ...]
+    detector: str
+
+
+@dataclass
+class Bench:
+    """One engine with its inputs: the target's, for the named images. ``reopen`` builds a fresh one of the same kind."""
+
+    target: str
+    table: SiteTable
+    runner: Runner
+    reopen: Callable[[], Runner]
+    inputs: Inputs
+    input_name: str
+    output_name: str
+    images: NamedImages
+    batch: int
+    engine_seconds: float = field(default=0.0)
+
+    def run(self, rows: NDArray[np.int64], ports: PortFeed | None) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """Outputs (b, ...) and, from a twin, the live values at the struck elements (b,). At most ``batch`` rows."""
+        n = len(rows)
+        idle = self.batch - n
+        padded = np.concatenate([rows, np.zeros(idle, np.int64)]) if idle else rows
+        feeds = {self.input_name: self.inputs(padded)}
+        if ports is not None:
+            rest = PortFeed.idle(idle)
+            feeds |= PortFeed(*(np.concatenate(pair) for pair in zip(ports, rest, strict=True))).as_inputs()
+        start = time.perf_counter()
+        results = self.runner.run(feeds)
+        self.engine_seconds += time.perf_counter() - start
+        return results[self.output_name][:n], results[LIVE][:n, 0] if ports is not None else None
+
+    def outputs(self, twin: bool) -> NDArray[np.float32]:
+        """Fault-free outputs of all named images (n, ...), in the campaign's batches."""
+        parts = []
+        for start in range(0, len(self.images), self.batch):
+            rows = np.arange(start, min(start + self.batch, len(self.images)))
+            parts.append(self.run(rows, PortFeed.idle(len(rows)) if twin else None)[0])
+        return np.concatenate(parts)
+
+    def restart(self) -> None:
+        self.runner.close()
+        self.runner = self.reopen()
+
+
+class ActivationLeg:
+    """Faults that last one inference: one per batch row, many different ones per batch."""
+
+    def __init__(self, bench: Bench, leg: Leg, golden_values: NDArray[np.float32], judge: Judge) -> None:
+        """golden_values: (faults,) the engine's value at each struck element, without the fault."""
+        self.bench, self.leg, self.judge = bench, leg, judge
+        self.golden = bench.outputs(twin=True)
+        self._side = GoldenSide.of(self.golden, has_classes=bench.target == "model")
+        self._ports = feed_sites(bench.table, leg.sites)
+        self._images = bench.images.rows(leg.image_ids)
+        self._index = leg.column("index")
+        self._golden_values = golden_values
+        self._faulty_values = corrupt(golden_values, *leg.masks)
+
+    @property
+    def units(self) -> int:
+        return -(-len(self.leg) // self.faults_per_unit)
+
+    @property
+    def faults_per_unit(self) -> int:
+        return max(1, ROWS_PER_UNIT // self.bench.batch) * self.bench.batch
+
+    def run_unit(self, unit: int) -> pa.Table:
+        """Result rows of one unit of work. Raises EngineError when the engine is not deterministic."""
+        first = unit * self.faults_per_unit
+        faults = np.arange(first, min(first + self.faults_per_unit, len(self.leg)))
+        done = [self._run(faults[start : start + self.bench.batch]) for start in range(0, len(faults), self.bench.batch)]
+        outputs = np.concatenate([d[0] for d in done])
+        failed, retried = np.concatenate([d[1] for d in done]), np.concatenate([d[2] for d in done])
+        images = self._images[faults]
+        injected = Injected(
+            faults, images, self._golden_values[faults], self._faulty_values[faults], outputs, failed, retried
+        )
+        return _judged(self.bench, self.leg, injected, self._side, self.judge)
+
+    def _run(self, faults: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]:
+        """(outputs, failed, retried) of one batch; if the engine fails, each fault is run alone, on a fresh engine."""
+        nobody = np.zeros(len(faults), bool)
+        try:
+            return self._inject(faults), nobody, nobody
+        except EngineError:
+            alone = [self._alone(fault) for fault in faults]
+        outputs = np.concatenate([output for output, _ in alone])
+        failed = np.array([bad for _, bad in alone])
+        return outputs, failed, ~failed
+
+    def _alone(self, fault: int) -> tuple[NDArray[np.float32], bool]:
+        self.bench.restart()
+        try:
+            return self._inject(np.array([fault])), False
+        except EngineError:
+            self.bench.restart()
+            return np.full_like(self.golden[:1], np.nan), True
+
+    def _inject(self, faults: NDArray[np.int64]) -> NDArray[np.float32]:
+        feed = PortFeed(self._ports[faults], self._index[faults], self._faulty_values[faults])
+        outputs, live = self.bench.run(self._images[faults], feed)
+        assert live is not None
+        wrong = np.flatnonzero(as_words(np.ascontiguousarray(live)) != as_words(self._golden_values[faults]))
+        if len(wrong):
+            fault = faults[wrong[0]]
+            raise NotDeterministic(
+                f"{self.leg.sites[fault]}[{self._index[fault]}] was {live[wrong[0]]!r} in the engine and"
+                f" {self._golden_values[fault]!r} in its golden run: this engine is not deterministic at these settings"
+            )
+        return outputs
+
+
+class NotDeterministic(TestbedError):
+    """Not an engine failure of one fault: no row of this engine can be trusted."""
+
+
+class WeightLeg:
+    """Faults that last: one struck weight at a time, over all named images."""
+
+    def __init__(self, bench: Bench, leg: Leg, judge: Judge) -> None:
+        self.bench, self.leg, self.judge = bench, leg, judge
+        self.golden = bench.outputs(twin=False)
+        self._side = GoldenSide.of(self.golden, has_classes=bench.target == "model")
+        self._index = leg.column("index")
+
+    @property
+    def units(self) -> int:
+        return -(-len(self.leg) // self.faults_per_unit)
+
+    @property
+    def faults_per_unit(self) -> int:
+        return max(1, ROWS_PER_UNIT // len(self.bench.images))
+
+    def run_unit(self, unit: int) -> pa.Table:
+        first = unit * self.faults_per_unit
+        faults = np.arange(first, min(first + self.faults_per_unit, len(self.leg)))
+        return pa.concat_tables([self._run(fault) for fault in faults]).unify_dictionaries().combine_chunks()
+
+    def _run(self, fault: int) -> pa.Table:
+        failed = retried = False
+        try:
+            outputs, before, after = self._inject(fault)
+        except EngineError:
+            self.bench.restart()
+            try:
+                outputs, before, after = self._inject(fault)
+                retried = True
+            except EngineError:
+                self.bench.restart()
+                outputs, failed = np.full_like(self.golden, np.nan), True
+                before, after = self._values(fault)
+        n = len(self.bench.images)
+        injected = Injected(
+            np.full(n, fault),
+            np.arange(n),
+            np.repeat(before, n),
+            np.repeat(after, n),
+            outputs,
+            np.full(n, failed),
+            np.full(n, retried),
+        )
+        return _judged(self.bench, self.leg, injected, self._side, self.judge)
+
+    def _place(self, fault: int) -> tuple[str, int, Masks]:
+        site = self.bench.table[self.leg.sites[fault]]
+        masks = Masks(*(int(mask[fault]) for mask in self.leg.masks))
+        return site.tensor, site.stored_index(int(self._index[fault])), masks
+
+    def _inject(self, fault: int) -> tuple[NDArray[np.float32], NDArray, NDArray]:
+        runner = self.bench.runner
+        assert isinstance(runner, WeightStriker)
+        with struck_weight(runner, *self._place(fault)) as (before, after):
+            return self.bench.outputs(twin=False), before, after
+
+    def _values(self, fault: int) -> tuple[NDArray, NDArray]:
+        runner = self.bench.runner
+        assert isinstance(runner, WeightStriker)
+        tensor, index, masks = self._place(fault)
+        before = runner.weight(tensor).reshape(-1)[index : index + 1].copy()
+        return before, corrupt(before, *masks)
+
+
+def _judged(bench: Bench, leg: Leg, injected: Injected, side: GoldenSide, judge: Judge) -> pa.Table:
+    outcomes = classify(
+        injected.outputs,
+        side.take(injected.image),
+        judge.atol[bench.images.tiers[injected.image]],
+        judge.rtol,
+        judge.rtol_grid,
+        has_classes=side.has_classes,
+        detector=judge.detector,
+    )
+    return result_rows(leg.table, injected, outcomes, bench.images, bench.runner.info)
+

@@ -1,0 +1,113 @@
+"""What must hold before a fault is run: parity with torch, no drift from plain to twin, exact zero-fault rows, live weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from testbed.campaign.execute import ActivationLeg, Bench, Judge, WeightLeg
+from testbed.campaign.plan import Leg
+from testbed.core.errors import EngineError, GateFailed
+from testbed.core.fault import masks_for
+from testbed.core.schema import PLAN_COLUMNS, arrow_schema
+from testbed.core.site import Site
+from testbed.engines.runner import WeightStriker, struck_weight
+
+_CANARY_TRIES = 16
+
+
+def parity(pairs: Sequence[tuple[str, NDArray, NDArray]], target: str) -> list[dict[str, Any]]:
+    """pairs: (name, outputs, outputs), each (n, ...). Largest |d|, and top-1 agreement where there are classes."""
+    records = []
+    for name, a, b in pairs:
+        agreement = float((a.argmax(1) == b.argmax(1)).mean()) if target == "model" else None
+        largest = float(np.abs(a.astype(np.float64) - b.astype(np.float64)).max())
+        records.append({"target": target, "pair": name, "max_abs_diff": largest, "top1_agreement": agreement})
+    return records
+
+
+def check_bounds(records: Sequence[dict[str, Any]], parity_bound: float, drift_bound: float) -> None:
+    """Raises GateFailed naming the pair, the deviation and the bound."""
+    for record in records:
+        drift = record["pair"] == "plain-twin"
+        bound, key = (drift_bound, "gates.drift_max_abs") if drift else (parity_bound, "gates.parity_max_abs")
+        if not record["max_abs_diff"] <= bound:
+            raise GateFailed(
+                f"{record['target']}: {record['pair']} differ by {record['max_abs_diff']:.3g}, above {key} = {bound:g};"
+                " the engine does not compute the model, or the bound is too tight for it"
+            )
+
+
+def zero_fault_leg(target: str, where: str, sites: Sequence[Site], images: Sequence[str], rows: int, seed: int) -> Leg:
+    """Identity masks at random sites, elements and images: the campaign's own path, with nothing changed."""
+    rng = np.random.default_rng([seed, 0])
+    columns: dict[str, list[Any]] = {column.name: [] for column in PLAN_COLUMNS}
+    for fault_id in range(rows):
+        site = sites[fault_id % len(sites)]
+        masks = masks_for("identity", site.format)
+        row = {
+            "fault_id": fault_id,
+            "target": target,
+            "where": where,
+            "site": site.name,
+            "kind": site.kind,
+            "block": site.block,
+            "index": int(rng.integers(site.elements)),
+            "op": "identity",
+            "bit": None,
+            "bit_class": "word",
+            "and_mask": masks.and_mask,
+            "or_mask": masks.or_mask,
+            "xor_mask": masks.xor_mask,
+            "points": 1,
+            "stratum": 0,
+            "draw": fault_id,
+            "population": rows,
+            "inclusion": 1.0,
+            "image_id": images[int(rng.integers(len(images)))] if where == "activation" else None,
+            "tier": None,
+        }
+        for name, value in row.items():
+            columns[name].append(value)
+    return Leg(target, where, pa.table(columns, schema=arrow_schema(PLAN_COLUMNS)).combine_chunks())
+
+
+def zero_fault(
+    bench: Bench, leg: Leg, judge: Judge, values: Callable[[Leg], NDArray[np.float32]]
+) -> tuple[int, int]:
+    """(rows run, rows that are not bit-identical to the engine golden). values: golden values of a leg's elements."""
+    runner = ActivationLeg(bench, leg, values(leg), judge) if leg.where == "activation" else WeightLeg(bench, leg, judge)
+    rows = mismatches = 0
+    for unit in range(runner.units):
+        table = runner.run_unit(unit)
+        rows += table.num_rows
+        outcomes = table.column("outcome").cast(pa.string()).to_pylist()
+        mismatches += sum(outcome != "identical" for outcome in outcomes)
+    return rows, mismatches
+
+
+def weight_canary(bench: Bench, sites: Sequence[Site], golden: NDArray[np.float32]) -> None:
+    """One loud fault per weight tensor must change the output, and its undoing must restore it bit for bit.
+
+    Engines may copy, fold or repack weights; a change would then be ignored and every fault counted as masked. Raises
+    EngineError naming the tensor.
+    """
+    runner = bench.runner
+    assert isinstance(runner, WeightStriker)
+    for site in sites:
+        rng = np.random.default_rng([site.elements, len(site.name)])
+        indices = rng.choice(site.elements, size=min(_CANARY_TRIES, site.elements), replace=False)
+        loud = masks_for("flip", site.format, site.format.bits - 2)
+        for index in indices:
+            with struck_weight(runner, site.tensor, site.stored_index(int(index)), loud):
+                changed = not np.array_equal(bench.outputs(twin=False), golden, equal_nan=True)
+            if changed:
+                break
+        else:
+            raise EngineError(f"weight {site.name} can be changed without any effect: the engine holds a copy of it")
+    if bench.outputs(twin=False).tobytes() != golden.tobytes():
+        raise EngineError("the engine's output is not restored after weight faults were undone")

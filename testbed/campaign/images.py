@@ -1,0 +1,45 @@
+"""The campaign's named images: which, in which order, and what each target is fed for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from testbed.core.errors import UsageError
+
+
+@dataclass(frozen=True)
+class NamedImages:
+    """ids, labels, tiers (n,): in campaign order. ``positions``: their rows in the test split and the goldens."""
+
+    ids: tuple[str, ...]
+    labels: NDArray[np.int64]
+    tiers: NDArray[np.int16]
+    positions: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @cached_property
+    def _rows(self) -> dict[str, int]:
+        return {image_id: row for row, image_id in enumerate(self.ids)}
+
+    def row(self, image_id: str) -> int:
+        """Raises UsageError for an image that is not part of the campaign."""
+        if image_id not in self._rows:
+            raise UsageError(f"image {image_id!r} is not one of the campaign's {len(self)}; the first is {self.ids[0]!r}")
+        return self._rows[image_id]
+
+    def rows(self, image_ids: Sequence[str | None]) -> NDArray[np.int64]:
+        return np.array([self.row(str(image_id)) for image_id in image_ids], np.int64)
+
+    def per_tier(self, tiers: int) -> list[list[str]]:
+        return [[self.ids[row] for row in np.flatnonzero(self.tiers == tier)] for tier in range(tiers)]
+
+
+Inputs = Callable[[NDArray[np.int64]], NDArray[np.float32]]
+"""Engine inputs (b, ...) of rows of the named images."""

@@ -1,0 +1,193 @@
+"""The campaign spec: one TOML file, validated whole before anything runs. Unknown keys are refused with their path."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from testbed.analysis.confidence import TierEdges
+from testbed.analysis.outcome import DETECTORS
+from testbed.core.errors import UsageError
+from testbed.core.fault import OPS
+from testbed.core.formats import format_named
+from testbed.engines.runner import check_engine
+
+Target = Literal["model", "attention"]
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataSpec(Strict):
+    name: str
+    root: str | None = None
+    preprocess: str | None = None
+
+
+class ModelSpec(Strict):
+    """A preset, and what is different from it; ``recipe`` trains it on first use."""
+
+    preset: str
+    overrides: dict[str, Any] = {}
+    recipe: str
+    training: dict[str, Any] = {}
+
+
+class TierSpec(Strict):
+    """``images`` named test images per tier: the first ones in data set order."""
+
+    edges: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
+    images: tuple[Annotated[int, Field(ge=0)], ...] = (16, 16, 16, 16)
+    thin: Count = 16
+
+    @model_validator(mode="after")
+    def _one_count_per_tier(self) -> TierSpec:
+        TierEdges(self.edges)
+        if len(self.images) != len(self.edges):
+            raise ValueError(f"images names {len(self.images)} tiers, edges {len(self.edges)}")
+        if sum(self.images) < 1:
+            raise ValueError("images asks for no image at all")
+        return self
+
+
+class EngineSpec(Strict):
+    """``batch`` and ``threads`` are frozen with the campaign: they decide the last bits of the outputs."""
+
+    backend: str = "ort-cpu"
+    precision: str = "fp32"
+    batch: Count = 64
+    threads: Count = 1
+
+    @model_validator(mode="after")
+    def _known(self) -> EngineSpec:
+        check_engine(self.backend, self.precision)
+        return self
+
+
+class GateSpec(Strict):
+    """Bounds that must hold before a fault is run."""
+
+    test_accuracy: Annotated[float, Field(ge=0, le=1)] = 0.0
+    parity_max_abs: Positive = 1e-4
+    drift_max_abs: Positive = 1e-5
+    zero_fault_rows: Count = 1024
+
+
+class ToleranceSpec(Strict):
+    """An output element is right iff |y - golden| <= atol + rtol * |golden|. One ``atol``, or one per tier."""
+
+    atol: NonNegative | tuple[NonNegative, ...] = 1e-6
+    rtol: NonNegative = 1e-5
+    rtol_grid: tuple[NonNegative, ...] = (0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
+
+    def per_tier(self, tiers: int) -> tuple[float, ...]:
+        return self.atol if isinstance(self.atol, tuple) else (self.atol,) * tiers
+
+
+class FaultSpec(Strict):
+    """Faults of one place: which target and tensors, what happens to which bits, how many per stratum.
+
+    A stratum is site x op x bit (x tier for activations, whose faults last one inference of one image). A weight fault
+    lasts for every named image.
+    """
+
+    target: Target
+    where: Literal["activation", "weight"]
+    sites: tuple[str, ...] = ("*",)
+    ops: tuple[Literal["flip", "stuck0", "stuck1", "random"], ...] = OPS  # type: ignore[assignment]
+    bits: Literal["all"] | tuple[Annotated[int, Field(ge=0, le=31)], ...] = "all"
+    per_stratum: Count = 1
+
+    @field_validator("ops", "sites")
+    @classmethod
+    def _not_empty(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        if not values:
+            raise ValueError("names nothing; leave the key out for all")
+        return values
+
+
+class CampaignSpec(Strict):
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]
+    seed: Annotated[int, Field(ge=0)] = 0
+    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    detector: str = "none"
+    data: DataSpec
+    model: ModelSpec
+    tiers: TierSpec = TierSpec()
+    engine: EngineSpec = EngineSpec()
+    gates: GateSpec = GateSpec()
+    tolerance: ToleranceSpec = ToleranceSpec()
+    faults: Annotated[tuple[FaultSpec, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> CampaignSpec:
+        if self.detector not in DETECTORS:
+            raise ValueError(f"unknown detector {self.detector!r}; known: {', '.join(DETECTORS)}")
+        atol = self.tolerance.atol
+        if isinstance(atol, tuple) and len(atol) != len(self.tiers.edges):
+            raise ValueError(f"tolerance.atol names {len(atol)} tiers, tiers.edges {len(self.tiers.edges)}")
+        legs = [(fault.target, fault.where) for fault in self.faults]
+        if len(set(legs)) != len(legs):
+            raise ValueError("two [[faults]] name the same target and place; join them")
+        width = format_named(self.engine.precision).bits
+        for fault in self.faults:
+            if fault.bits != "all" and max(fault.bits) >= width:
+                raise ValueError(f"faults.bits: {self.engine.precision} has bits 0 to {width - 1}, not {max(fault.bits)}")
+        return self
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(fault.target for fault in self.faults))
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that decides the rows, as JSON."""
+        return self.model_dump(mode="json")
+
+
+def load_spec(path: Path) -> CampaignSpec:
+    """Raises UsageError with the key's path and the fix."""
+    try:
+        values = tomllib.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise UsageError(f"{path}: no such file; ready-made specs are in campaigns/") from error
+    except IsADirectoryError as error:
+        raise UsageError(f"{path} is a folder; name a spec file such as campaigns/digits.toml") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"{path} is not TOML: {error}") from error
+    return parse_spec(values, str(path))
+
+
+def parse_spec(values: dict[str, Any], name: str = "spec") -> CampaignSpec:
+    try:
+        return CampaignSpec.model_validate(values)
+    except ValidationError as error:
+        raise UsageError(f"{name}: {_told(error)}") from error
+
+
+def _told(error: ValidationError) -> str:
+    """The first complaint in one line: where, what, and what is allowed."""
+    first = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("tuple[", "literal[", "constrained")))
+    if first["type"] == "extra_forbidden":
+        return f"unknown key {where!r}; {_known_keys(first['loc'])}"
+    message = first["msg"].removeprefix("Value error, ")
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return f"{where}: {message}{more}" if where else f"{message}{more}"
+
+
+def _known_keys(location: tuple[int | str, ...]) -> str:
+    """The keys allowed where ``location`` points."""
+    model: Any = CampaignSpec
+    for part in location[:-1]:
+        if isinstance(part, int):
+            continue
+        annotation = model.model_fields[part].annotation
+        model = FaultSpec if part == "faults" else annotation
+    return f"known keys there: {', '.join(model.model_fields)}"

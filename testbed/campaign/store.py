@@ -1,0 +1,174 @@
+"""Never lose a row: an append-only log of framed, checksummed results, compacted to Parquet at the end.
+
+One frame holds the rows of one unit of work, as an Arrow stream. A frame that a kill cut short, or that does not match
+its checksum, is not there: its unit is run again. Units may arrive in any order; the compacted table is in unit order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+from collections.abc import Iterable, Iterator
+from io import FileIO
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from testbed.core.errors import TestbedError
+from testbed.core.files import atomic_path, write_errors
+
+_MAGIC = b"TBF1"
+_HEADER = struct.Struct("<4sIQ32s")  # magic, unit, payload bytes, SHA-256 of unit and payload
+SEGMENT_BYTES = 64 * 2**20
+
+
+class ResultStore:
+    """The log in a folder of segments. One writer at a time (the run folder's lock sees to it)."""
+
+    def __init__(self, folder: Path, plan_hash: str) -> None:
+        """Opens or makes the log for one plan; a damaged tail is cut off. Raises TestbedError for another plan's log."""
+        self._folder = folder
+        self._file: FileIO | None = None
+        self._frames: dict[int, tuple[Path, int, int]] = {}
+        with write_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            owner = folder / "plan"
+            if not owner.exists():
+                owner.write_text(plan_hash)
+        if owner.read_text() != plan_hash:
+            raise TestbedError(f"{folder} holds results of another plan; rerun with --redo plan")
+        for segment in self._segments():
+            self._scan(segment)
+
+    def _segments(self) -> list[Path]:
+        return sorted(self._folder.glob("segment-*.log"))
+
+    def _scan(self, segment: Path) -> None:
+        """Notes every whole frame; cuts the segment after the last one."""
+        with open(segment, "r+b") as file:
+            end = 0
+            while frame := _read_frame(file):
+                unit, start, size = frame
+                self._frames.setdefault(unit, (segment, start, size))
+                end = start + size
+            if file.seek(0, os.SEEK_END) != end:
+                file.truncate(end)
+
+    def __contains__(self, unit: int) -> bool:
+        return unit in self._frames
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._frames)
+
+    def append(self, unit: int, table: pa.Table) -> None:
+        """Writes one unit's rows and waits until they are on disk. Raises TestbedError when they cannot be."""
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
+            writer.write_table(table)
+        payload = sink.getvalue().to_pybytes()
+        with write_errors(self._folder):
+            file = self._current()
+            start = file.seek(0, os.SEEK_END)
+            try:
+                _write_all(file, _HEADER.pack(_MAGIC, unit, len(payload), _digest(unit, payload)) + payload)
+                os.fsync(file.fileno())
+            except OSError:
+                self._give_up(file, start)
+                raise
+        self._frames[unit] = (Path(str(file.name)), start + _HEADER.size, len(payload))
+
+    def _current(self) -> FileIO:
+        if self._file is not None and self._file.tell() >= SEGMENT_BYTES:
+            self._file.close()
+            self._file = None
+        if self._file is None:
+            self._file = FileIO(self._folder / f"segment-{len(self._segments()):05d}.log", "x")
+        return self._file
+
+    def _give_up(self, file: FileIO, start: int) -> None:
+        """Takes a half-written frame back; if even that fails, the next scan will."""
+        try:
+            file.truncate(start)
+        finally:
+            file.close()
+            self._file = None
+
+    def read(self, unit: int) -> pa.Table:
+        segment, start, size = self._frames[unit]
+        with open(segment, "rb") as file:
+            file.seek(start)
+            return pa.ipc.open_stream(file.read(size)).read_all()
+
+    def compact(self, path: Path, units: Iterable[int], schema: pa.Schema) -> int:
+        """All units' rows, in unit order, as one Parquet file; returns the number of rows."""
+        rows = 0
+        with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+            for tables in _batched(map(self.read, units), 64):
+                table = pa.concat_tables(tables).unify_dictionaries().cast(schema)
+                writer.write_table(table)
+                rows += table.num_rows
+        return rows
+
+    def discard(self) -> None:
+        """Removes the log; the compacted table has taken its place."""
+        self.close()
+        for segment in self._segments():
+            segment.unlink()
+        (self._folder / "plan").unlink(missing_ok=True)
+        self._folder.rmdir()
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _write_all(file: FileIO, content: bytes) -> None:
+    rest = memoryview(content)
+    while rest:
+        rest = rest[file.write(rest) or 0 :]
+
+
+def _digest(unit: int, payload: bytes) -> bytes:
+    return hashlib.sha256(struct.pack("<I", unit) + payload).digest()
+
+
+def _read_frame(file: BinaryIO) -> tuple[int, int, int] | None:
+    """(unit, start, size) of the payload of the next frame, or None where no whole, intact frame follows."""
+    header = file.read(_HEADER.size)
+    if len(header) < _HEADER.size:
+        return None
+    magic, unit, size, digest = _HEADER.unpack(header)
+    if magic != _MAGIC:
+        return None
+    start = file.tell()
+    payload = file.read(size)
+    if len(payload) < size or _digest(unit, payload) != digest:
+        return None
+    return unit, start, size
+
+
+def _batched(tables: Iterable[pa.Table], size: int) -> Iterator[list[pa.Table]]:
+    batch: list[pa.Table] = []
+    for table in tables:
+        batch.append(table)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

@@ -1,0 +1,215 @@
+"""The run folder: named files, and one manifest that says which stage wrote each of them, from what.
+
+A stage is a name, a JSON description of its inputs, and the files it writes. It is skipped when its recorded inputs are
+the same and its files are untouched; an edited or truncated file, or inputs that changed under it, is refused by name.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from testbed.core.errors import StaleArtefact, TestbedError, UsageError
+from testbed.core.files import sha256_file, sha256_json, write_errors, write_json
+from testbed.core.schema import SCHEMA_VERSION
+
+MANIFEST = "manifest.json"
+_REPORTED = (
+    "testbed",
+    "torch",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "onnx",
+    "onnxruntime-gpu",
+    "onnxruntime",
+    "openvino",
+    "tensorrt",
+)
+
+
+class RunFolder:
+    """Raises TestbedError when the folder cannot be used, StaleArtefact when its manifest is damaged."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.manifest: dict[str, Any] = self._read() if (path / MANIFEST).exists() else {}
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            manifest = json.loads((self.path / MANIFEST).read_text())
+        except (OSError, ValueError) as error:
+            raise StaleArtefact(f"{self.path / MANIFEST} is damaged ({error}); start again in another folder") from error
+        if not isinstance(manifest, dict) or manifest.get("schema_version") != SCHEMA_VERSION:
+            raise StaleArtefact(f"{self.path / MANIFEST} is not a manifest of schema version {SCHEMA_VERSION}; use another folder")
+        return manifest
+
+    @classmethod
+    def existing(cls, path: Path) -> RunFolder:
+        """A folder that a command only reads. Raises UsageError when it holds no run."""
+        if not (path / MANIFEST).is_file():
+            raise UsageError(f"{path} holds no run ({MANIFEST} is missing); name a folder written by `testbed ... --run {path}`")
+        return cls(path)
+
+    @classmethod
+    def claimed(cls, path: Path, kind: str, name: str, identity: Any, argv: Sequence[str]) -> RunFolder:
+        """A folder for this one piece of work, new or begun. Raises UsageError when it holds something else."""
+        if path.exists() and not path.is_dir():
+            raise UsageError(f"{path} is a file; name a folder for the run")
+        folder = cls(path)
+        wanted = {"kind": kind, "name": name, "identity": sha256_json(identity)}
+        if folder.manifest:
+            if {k: folder.manifest.get(k) for k in wanted} != wanted:
+                held = f"{folder.manifest.get('kind')} {folder.manifest.get('name')!r}"
+                raise UsageError(f"{path} holds another run ({held}, other settings or seed); choose another folder with --run")
+            return folder
+        if path.is_dir() and any(path.iterdir()):
+            raise UsageError(f"{path} is not empty and holds no run; choose a new or empty folder with --run")
+        folder.manifest = {**wanted, "schema_version": SCHEMA_VERSION, **_provenance(argv), "spec": identity, "stages": {}}
+        return folder
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps a second process out of the folder for the length of the block."""
+        with write_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.path / ".lock", timeout=0)
+            try:
+                lock.acquire()
+            except Timeout as error:
+                raise TestbedError(f"another process is working in {self.path}; wait or choose another folder") from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def save(self) -> None:
+        write_json(self.path / MANIFEST, self.manifest)
+
+    def stage(self, name: str, inputs: Any, files: Sequence[str], build: Callable[[], Mapping[str, Any] | None]) -> dict[str, Any]:
+        """Runs ``build`` unless it has been done with the same inputs; returns the facts it reported.
+
+        ``build`` writes every one of ``files`` (whole or not at all) and may return JSON facts, which are kept in the
+        manifest. Raises StaleArtefact for files that changed since, or for other inputs.
+        """
+        record = self.manifest["stages"].get(name)
+        if record is not None:
+            if record["inputs"] != json.loads(json.dumps(inputs)):
+                changed = _first_difference(record["inputs"], json.loads(json.dumps(inputs)))
+                raise StaleArtefact(f"stage {name!r} was made from another {changed}; rerun it with --redo {name}")
+            self.verify(name)
+            return dict(record["facts"])
+        start = time.perf_counter()
+        facts = dict(build() or {})
+        self.manifest["stages"][name] = {
+            "inputs": inputs,
+            "outputs": {file: sha256_file(self.path / file) for file in files},
+            "facts": facts,
+            "seconds": round(time.perf_counter() - start, 3),
+        }
+        self.save()
+        return facts
+
+    def verify(self, stage: str) -> None:
+        """Raises StaleArtefact when a file of the stage is missing or is not what the stage wrote."""
+        record = self.manifest.get("stages", {}).get(stage)
+        if record is None:
+            raise StaleArtefact(f"{self.path} has no {stage!r} stage yet; run the campaign to the end first")
+        for file, digest in record["outputs"].items():
+            path = self.path / file
+            if not path.is_file():
+                raise StaleArtefact(f"{path} is missing; rerun the stage that writes it with --redo {stage}")
+            if sha256_file(path) != digest:
+                raise StaleArtefact(f"{path} was edited or truncated since stage {stage!r} wrote it; rerun with --redo {stage}")
+
+    def redo(self, stage: str, order: Sequence[str]) -> None:
+        """Forgets a stage and all later ones of ``order``. Raises UsageError for an unknown stage."""
+        if stage not in order:
+            raise UsageError(f"unknown stage {stage!r}; stages: {', '.join(order)}")
+        for later in order[order.index(stage) :]:
+            self.manifest["stages"].pop(later, None)
+
+    def output_hash(self, stage: str, file: str) -> str:
+        return str(self.manifest["stages"][stage]["outputs"][file])
+
+
+def _provenance(argv: Sequence[str]) -> dict[str, Any]:
+    return {
+        "argv": list(argv),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "git_revision": git_revision(),
+        "host": {
+            "machine": platform.machine(),
+            "system": platform.platform(),
+            "processor": processor(),
+            "cores": os.cpu_count(),
+            "python": platform.python_version(),
+            "name": platform.node(),
+            "user": _user(),
+        },
+        "versions": {name: v for name in _REPORTED if (v := installed_version(name))},
+    }
+
+
+def installed_version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def processor() -> str:
+    """The CPU's model name where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or "unknown"
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+def git_revision() -> str | None:
+    """Revision of the source tree this package runs from, "+changes" if it differs; None for an installed package."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        revision = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True)
+        changes = subprocess.run(["git", "-C", str(root), "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return revision.stdout.strip() + ("+changes" if changes.stdout.strip() else "")
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"
+
+
+def _first_difference(old: Any, new: Any) -> str:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted(old.keys() | new.keys()):
+            if old.get(key) != new.get(key):
+                return str(key)
+    return "input"
+
+
+def current_argv() -> list[str]:
+    return ["testbed", *sys.argv[1:]]

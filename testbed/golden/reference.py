@@ -1,0 +1,65 @@
+"""The reference golden: torch float32 on the original model. Confidence tiers come from it, once.
+
+Recorded per image, in data set order: the logits, and input and output of chosen modules (for an attention module: the
+input after the block's LayerNorm, the output before the residual).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from testbed.core.errors import UsageError
+from testbed.data.dataset import Split
+from testbed.golden.arrays import array_writer
+
+LOGITS = "golden/logits.npy"
+
+
+def module_files(name: str) -> tuple[str, str]:
+    """Files of a module's input and output: ``golden/block.0.attn.input.npy`` and ``....output.npy``."""
+    return f"golden/{name}.input.npy", f"golden/{name}.output.npy"
+
+
+def record_reference(
+    model: nn.Module, split: Split, rows: Sequence[int], run: Path, *, modules: Sequence[str] = (), batch: int = 64
+) -> None:
+    """Streams logits (n, K) and each module's input and output (n, N, D) of the images ``rows`` to the run folder.
+
+    Memory: the model and a few batches, whatever the number of images. Raises UsageError for an unknown module.
+    """
+    found = dict(model.named_modules())
+    for name in modules:
+        if name not in found:
+            raise UsageError(f"the model has no module {name!r}; attention modules: {_attention_modules(found)}")
+    seen: dict[str, Tensor] = {}
+
+    def note(name: str) -> Any:
+        def hook(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            before, after = module_files(name)
+            seen[before], seen[after] = inputs[0], output
+
+        return hook
+
+    with ExitStack() as stack:
+        for name in modules:
+            stack.callback(found[name].register_forward_hook(note(name)).remove)
+        files = [LOGITS, *(file for name in modules for file in module_files(name))]
+        writers = {file: stack.enter_context(array_writer(run / file, len(rows))) for file in files}
+        stack.enter_context(torch.inference_mode())
+        model.eval()
+        for start in range(0, len(rows), batch):
+            images = split.batch(list(rows[start : start + batch]))
+            seen[LOGITS] = model(torch.from_numpy(images))
+            for file, writer in writers.items():
+                writer.append(seen[file].numpy())
+
+
+def _attention_modules(found: Mapping[str, nn.Module]) -> str:
+    names = [name for name in found if name.endswith(".attn")]
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
