@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields, replace
+from numbers import Integral
 from typing import Any, Literal, get_args
 
 from testbed.core.errors import UsageError
@@ -13,6 +14,7 @@ Patchify = Literal["linear", "conv"]
 Position = Literal["none", "1d", "2d", "sinusoidal"]
 AttentionKind = Literal["softmax", "differential"]
 FinalNorm = Literal["none", "tokens", "pooled"]
+Init = Literal["normal", "zero", "trunc"]
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "norm_order": get_args(NormOrder),
@@ -21,7 +23,9 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "position": get_args(Position),
     "attention": get_args(AttentionKind),
     "final_norm": get_args(FinalNorm),
+    "init": get_args(Init),
 }
+_COUNTS = ("image", "patch", "channels", "width", "classes", "head_width")
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,8 @@ class ViTConfig:
     A block with 0 heads has no attention, one with ``mlp`` 0 has no MLP; both are legal.
     ``pooling`` "mean" averages every token, CLS included (vit-pytorch); "mean_patches" leaves CLS out (timm).
     ``final_norm`` says where the last LayerNorm sits: on the tokens, or on the pooled vector.
+    ``dropout`` acts on the attention maps and on both branches' outputs, ``embed_dropout`` after the positions.
+    ``init`` is how CLS and learned positions start: N(0, 1), zeros, or a normal of deviation 0.02 truncated at +-2.
     """
 
     image: int
@@ -53,14 +59,21 @@ class ViTConfig:
     norm_eps: float = 1e-5
     dropout: float = 0.0
     embed_dropout: float = 0.0
-    init: Literal["normal", "zero", "trunc"] = "normal"
+    init: Init = "normal"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "heads", tuple(self.heads))
-        object.__setattr__(self, "mlp", tuple(self.mlp))
-        for name in ("image", "patch", "channels", "width", "classes", "head_width"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"model: {name} must be at least 1, not {getattr(self, name)}")
+        for name in ("heads", "mlp"):
+            values = getattr(self, name)
+            if not isinstance(values, list | tuple) or any(not _whole(v) or v < 0 for v in values):
+                raise UsageError(f"model: {name} must list one number per block, 0 or more, not {values!r}")
+            object.__setattr__(self, name, tuple(int(v) for v in values))
+        for name in _COUNTS:
+            if not _whole(getattr(self, name)) or getattr(self, name) < 1:
+                raise UsageError(f"model: {name} must be a whole number, at least 1, not {getattr(self, name)!r}")
+            object.__setattr__(self, name, int(getattr(self, name)))
+        for name in ("cls_token", "patch_norm", "qkv_bias"):
+            if not isinstance(getattr(self, name), bool):
+                raise UsageError(f"model: {name} must be true or false, not {getattr(self, name)!r}")
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise UsageError(f"model: {name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
@@ -68,17 +81,16 @@ class ViTConfig:
             raise UsageError(f"model: image size {self.image} is not a multiple of patch size {self.patch}")
         if len(self.heads) != len(self.mlp):
             raise UsageError(f"model: {len(self.heads)} blocks name heads but {len(self.mlp)} name mlp")
-        if min((*self.heads, *self.mlp, 0)) < 0:
-            raise UsageError("model: heads and mlp must not be negative")
         if self.pooling == "cls" and not self.cls_token:
             raise UsageError("model: pooling 'cls' needs cls_token = true")
         if self.attention == "differential" and self.head_width % 2:
             raise UsageError(f"model: differential attention halves head_width, which is odd: {self.head_width}")
-        if self.position in ("2d", "sinusoidal") and self.width % 2:
-            raise UsageError(f"model: position {self.position!r} needs an even width, not {self.width}")
-        for name in ("dropout", "embed_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UsageError(f"model: {name} must lie in [0, 1), not {getattr(self, name)}")
+        if self.position == "sinusoidal" and self.width % 2:
+            raise UsageError(f"model: position 'sinusoidal' needs an even width, not {self.width}")
+        for name in ("dropout", "embed_dropout", "norm_eps"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+                raise UsageError(f"model: {name} must lie in [0, 1), not {value!r}")
 
     @property
     def depth(self) -> int:
@@ -111,6 +123,10 @@ class ViTConfig:
 
     def with_(self, **changes: Any) -> ViTConfig:
         return replace(self, **changes)
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)  # NumPy's integers too
 
 
 def uniform(depth: int, heads: int, mlp: int, **rest: Any) -> ViTConfig:

@@ -13,6 +13,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from testbed.core.errors import UsageError
 from testbed.models.config import ViTConfig
 
 
@@ -29,7 +30,8 @@ class PatchEmbed(nn.Module):
 
     def __init__(self, c: ViTConfig) -> None:
         super().__init__()
-        self.patch, self.grid, self.conv = c.patch, c.grid, c.patchify == "conv"
+        self.image, self.patch, self.grid = (c.channels, c.image, c.image), c.patch, c.grid
+        self.conv = c.patchify == "conv"
         flat = c.patch**2 * c.channels
         self.norm_in = nn.LayerNorm(flat, c.norm_eps) if c.patch_norm and not self.conv else nn.Identity()
         self.proj = nn.Conv2d(c.channels, c.width, c.patch, c.patch) if self.conv else nn.Linear(flat, c.width)
@@ -37,6 +39,8 @@ class PatchEmbed(nn.Module):
         self.out = Tap("patch_embed")
 
     def forward(self, images: Tensor) -> Tensor:
+        if images.dim() != 4 or tuple(images.shape[1:]) != self.image:  # else reshape would cut wrong patches silently
+            raise UsageError(f"the model takes images {('B', *self.image)}, not {tuple(images.shape)}")
         if self.conv:
             x = self.proj(images).flatten(2).transpose(1, 2)
         else:
@@ -49,8 +53,8 @@ class PatchEmbed(nn.Module):
 class Attention(nn.Module):
     """(B, N, D) -> (B, N, D); the module whose first instance is the attention subnetwork.
 
-    Differential attention (Ye et al. 2024) halves q and k per head: A = softmax(q1 k1) - lambda softmax(q2 k2). Its
-    2H maps are laid out as H first maps, then H second maps.
+    Differential attention (Ye et al. 2024) halves q and k per head: A = softmax(q1 k1^T s) - lambda softmax(q2 k2^T s),
+    s = (d/2)^-1/2, lambda one learned scalar per block. Its 2H maps are laid out as H first maps, then H second maps.
     """
 
     def __init__(self, c: ViTConfig, index: int) -> None:
@@ -70,20 +74,23 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = x.shape[1]
-        q, k, v = self.qkv(x).reshape(-1, tokens, 3, self.heads, self.head_width).permute(2, 0, 3, 1, 4).unbind(0)
-        q, k, v = self.q(q), self.k(k), self.v(v)  # each (B, H, N, d)
+        qkv = self.qkv(x).reshape(-1, tokens, 3, self.heads, self.head_width).permute(2, 0, 3, 1, 4)
+        q, k, v = self.q(qkv[0]), self.k(qkv[1]), self.v(qkv[2])  # each (B, H, N, d); unbind would export as a sequence
         if self.differential:
             q, k = self._halves(q), self._halves(k)  # (B, 2H, N, d/2)
         scores = self.scores(q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5)
         maps = self.softmax(scores.softmax(-1))  # (B, H or 2H, N, N)
         if self.differential:
-            maps = maps[:, : self.heads] - self.mix * maps[:, self.heads :]
+            pair = maps.reshape(-1, 2, self.heads, tokens, tokens)
+            maps = pair.select(1, 0) - self.mix * pair.select(1, 1)
         context = (self.drop(maps) @ v).transpose(1, 2).reshape(-1, tokens, self.heads * self.head_width)
         return self.drop(self.out(self.proj(self.context(context))))
 
-    @staticmethod
-    def _halves(x: Tensor) -> Tensor:
-        return torch.cat(x.chunk(2, dim=-1), dim=1)
+    def _halves(self, x: Tensor) -> Tensor:
+        """(B, H, N, d) -> (B, 2H, N, d/2): the first halves of all heads, then the second halves."""
+        tokens, half = x.shape[2], self.head_width // 2
+        halves = x.reshape(-1, self.heads, tokens, 2, half).permute(0, 3, 1, 2, 4)
+        return halves.reshape(-1, 2 * self.heads, tokens, half)
 
 
 class Mlp(nn.Module):
@@ -103,32 +110,49 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention then MLP; either may be absent in a pruned model."""
+    """(B, N, D) -> (B, N, D): attention, then MLP; either may be absent in a pruned model.
+
+    A pre-norm's LayerNorm goes with its branch. A post-norm's is on the residual stream, so it stays without it.
+    """
+
+    norm1: nn.LayerNorm
+    norm2: nn.LayerNorm
+    attn: Attention
+    mlp: Mlp
+    norm1_out: Tap
+    norm2_out: Tap
+    attn_residual: Tap
+    mlp_residual: Tap
 
     def __init__(self, c: ViTConfig, index: int) -> None:
         super().__init__()
+        self.pre, self.has_attention, self.has_mlp = c.norm_order == "pre", c.heads[index] > 0, c.mlp[index] > 0
         site = f"block.{index}"
-        self.pre = c.norm_order == "pre"
-        if c.heads[index]:
-            self.norm1, self.attn = nn.LayerNorm(c.width, c.norm_eps), Attention(c, index)
-            self.norm1_out, self.attn_residual = Tap(f"{site}.norm1"), Tap(f"{site}.attn.residual")
-        if c.mlp[index]:
-            self.norm2, self.mlp = nn.LayerNorm(c.width, c.norm_eps), Mlp(c, index)
-            self.norm2_out, self.mlp_residual = Tap(f"{site}.norm2"), Tap(f"{site}.mlp.residual")
-        self.has_attention, self.has_mlp = bool(c.heads[index]), bool(c.mlp[index])
+        attention: dict[str, nn.Module] = {}
+        mlp: dict[str, nn.Module] = {}
+        if self.has_attention:
+            attention = {"attn": Attention(c, index), "attn_residual": Tap(f"{site}.attn.residual")}
+        if self.has_mlp:
+            mlp = {"mlp": Mlp(c, index), "mlp_residual": Tap(f"{site}.mlp.residual")}
+        for branch, norm in ((attention, "norm1"), (mlp, "norm2")):
+            normed = {norm: nn.LayerNorm(c.width, c.norm_eps), f"{norm}_out": Tap(f"{site}.{norm}")}
+            ordered = (normed | branch if branch else {}) if self.pre else branch | normed
+            for name, module in ordered.items():  # declared in the order of the forward pass, as taps() promises
+                self.add_module(name, module)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.has_attention:
-            x = self._branch(x, self.norm1, self.norm1_out, self.attn, self.attn_residual)
-        if self.has_mlp:
-            x = self._branch(x, self.norm2, self.norm2_out, self.mlp, self.mlp_residual)
-        return x
-
-    def _branch(self, x: Tensor, norm: nn.Module, normed: Tap, body: nn.Module, residual: Tap) -> Tensor:
-        """x + f(LN(x)) before-norm, LN(x + f(x)) after-norm."""
         if self.pre:
-            return residual(x + body(normed(norm(x))))
-        return normed(norm(residual(x + body(x))))
+            if self.has_attention:
+                x = self.attn_residual(x + self.attn(self.norm1_out(self.norm1(x))))
+            if self.has_mlp:
+                x = self.mlp_residual(x + self.mlp(self.norm2_out(self.norm2(x))))
+            return x
+        if self.has_attention:
+            x = self.attn_residual(x + self.attn(x))
+        x = self.norm1_out(self.norm1(x))
+        if self.has_mlp:
+            x = self.mlp_residual(x + self.mlp(x))
+        return self.norm2_out(self.norm2(x))
 
 
 class ViT(nn.Module):
@@ -150,7 +174,7 @@ class ViT(nn.Module):
         self.embed_drop, self.embed = nn.Dropout(c.embed_dropout), Tap("embed")
         self.block = nn.ModuleList(Block(c, i) for i in range(c.depth))
         self.norm = nn.LayerNorm(c.width, c.norm_eps) if c.final_norm != "none" else nn.Identity()
-        self.norm_out = Tap("norm")
+        self.norm_out = Tap("norm") if c.final_norm != "none" else nn.Identity()
         self.head, self.logits = nn.Linear(c.width, c.classes), Tap("head")
 
     def forward(self, images: Tensor) -> Tensor:
@@ -184,13 +208,14 @@ class ViT(nn.Module):
 
     def _pooled(self, x: Tensor) -> Tensor:
         if self.config.pooling == "cls":
-            return x[:, 0]
-        first = int(self.config.cls_token and self.config.pooling == "mean_patches")
-        return x[:, first:].mean(1)
+            return x.select(1, 0)
+        if self.config.pooling == "mean_patches" and self.config.cls_token:
+            x = x[:, 1:]
+        return x.mean(1)
 
 
 def taps(model: nn.Module) -> dict[str, Tap]:
-    """Site name -> tap, in the order the modules are declared."""
+    """Site name -> tap, in the order of the forward pass. Every one of them is reached by every forward pass."""
     return {m.site: m for m in model.modules() if isinstance(m, Tap)}
 
 

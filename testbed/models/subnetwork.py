@@ -1,0 +1,77 @@
+"""Parts of a model as models of their own: one attention module or one block, with the full model's names.
+
+A target is written "model", "attention" (the first attention module), "attention:N" or "block:N".
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from testbed.core.errors import UsageError
+from testbed.models.vit import ViT
+
+_TARGET = re.compile(r"(attention|block)(?::(\d+))?")
+
+
+@dataclass(frozen=True)
+class Part:
+    """``kind`` is "attention" or "block"; ``block`` the block it is (in)."""
+
+    kind: str
+    block: int
+
+
+class Subnetwork(nn.Module):
+    """(B, N, D) -> (B, N, D): a copy of one part of ``model``, in eval mode.
+
+    Its taps and parameters keep the full model's names (``block.0.attn.q``, ``block.0.attn.qkv.weight``).
+    For attention, the input is the attention's (after a pre-norm), the output is before the residual.
+    """
+
+    def __init__(self, model: ViT, part: Part) -> None:
+        super().__init__()
+        self.part = part
+        self.tokens, self.width = model.config.tokens, model.config.width
+        copied = copy.deepcopy(_module(model, part))
+        holder = nn.ModuleDict({"attn": copied}) if part.kind == "attention" else copied
+        self.block = nn.ModuleDict({str(part.block): holder})  # "block.N.attn...": the names the full model gives
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        holder = self.block[str(self.part.block)]
+        return holder["attn"](x) if isinstance(holder, nn.ModuleDict) else holder(x)
+
+
+def part_named(model: ViT, target: str) -> Part:
+    """What "attention", "attention:N" or "block:N" means in ``model``. Raises UsageError when it has no such part."""
+    found = _TARGET.fullmatch(target)
+    if not found or (found[1] == "block" and found[2] is None):
+        raise UsageError(f"unknown target {target!r}; targets: model, attention, attention:N, block:N")
+    attending = [i for i, heads in enumerate(model.config.heads) if heads]
+    number = int(found[2]) if found[2] is not None else next(iter(attending), 0)
+    if number >= model.config.depth:
+        raise UsageError(f"target {target!r}: the model has {model.config.depth} blocks, numbered from 0")
+    if found[1] == "attention" and number not in attending:
+        raise UsageError(f"target {target!r}: block {number} has no attention")
+    if found[1] == "block" and not (model.config.heads[number] or model.config.mlp[number]):
+        raise UsageError(f"target {target!r}: block {number} is empty, all of it has been pruned")
+    return Part(found[1], number)
+
+
+def target_module(model: ViT, target: str) -> nn.Module:
+    """The module of ``model`` itself whose inputs and outputs are the target's: hook it to record them."""
+    return model if target == "model" else _module(model, part_named(model, target))
+
+
+def subnetwork(model: ViT, target: str) -> Subnetwork:
+    """The named part of ``model`` as a module of its own, weights copied. Raises UsageError for other targets."""
+    return Subnetwork(model, part_named(model, target))
+
+
+def _module(model: ViT, part: Part) -> nn.Module:
+    block = model.block[part.block]
+    return block.attn if part.kind == "attention" else block  # type: ignore[return-value]
