@@ -54,14 +54,14 @@ def output_name(model: bytes) -> str:
     return str(onnx.load_from_string(model).graph.output[0].name)
 
 
-def golden_values(bench: Bench, twin: bytes, leg: Leg, backend: str, request: EngineRequest) -> NDArray[np.float32]:
+def golden_values(bench: Bench, leg: Leg, backend: str, twin: EngineRequest) -> NDArray[np.float32]:
     """(faults,) the engine's own value at each struck element of its image, without the fault.
 
     One fault-free pass over the images, through the twin with its live tensors as extra outputs. The campaign checks
     against every row's live value that these are the same bits.
     """
     sites = sorted(set(leg.sites), key=bench.table.ports.__getitem__)
-    probe = with_live_outputs(twin, bench.table, sites)
+    probe = with_live_outputs(twin.onnx, bench.table, sites)
     values = np.empty(len(leg), np.float32)
     fault_sites, index = leg.sites, leg.column("index")
     images = bench.images.rows(leg.image_ids)
@@ -69,7 +69,7 @@ def golden_values(bench: Bench, twin: bytes, leg: Leg, backend: str, request: En
     bytes_per_image = sum(bench.table[site].elements for site in sites) * 4
     chunk = int(np.clip(_PROBE_BYTES // bytes_per_image, 1, bench.batch))
     probe_request = EngineRequest(
-        probe.SerializeToString(), "probe", request.deployment_id, request.precision, request.threads
+        probe.SerializeToString(), "probe", twin.deployment_id, twin.precision, twin.threads
     )
     with open_engine(backend, probe_request) as runner:
         for start in range(0, len(bench.images), chunk):

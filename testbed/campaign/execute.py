@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -91,8 +92,8 @@ class ActivationLeg:
         self._ports = feed_sites(bench.table, leg.sites)
         self._images = bench.images.rows(leg.image_ids)
         self._index = leg.column("index")
-        self._golden_values = golden_values
-        self._faulty_values = corrupt(golden_values, *leg.masks)
+        self.golden_values = golden_values
+        self.faulty_values = corrupt(golden_values, *leg.masks)
 
     @property
     def units(self) -> int:
@@ -111,7 +112,7 @@ class ActivationLeg:
         failed, retried = np.concatenate([d[1] for d in done]), np.concatenate([d[2] for d in done])
         images = self._images[faults]
         injected = Injected(
-            faults, images, self._golden_values[faults], self._faulty_values[faults], outputs, failed, retried
+            faults, images, self.golden_values[faults], self.faulty_values[faults], outputs, failed, retried
         )
         return _judged(self.bench, self.leg, injected, self._side, self.judge)
 
@@ -119,7 +120,7 @@ class ActivationLeg:
         """(outputs, failed, retried) of one batch; if the engine fails, each fault is run alone, on a fresh engine."""
         nobody = np.zeros(len(faults), bool)
         try:
-            return self._inject(faults), nobody, nobody
+            return self.inject(faults), nobody, nobody
         except EngineError:
             alone = [self._alone(fault) for fault in faults]
         outputs = np.concatenate([output for output, _ in alone])
@@ -129,27 +130,36 @@ class ActivationLeg:
     def _alone(self, fault: int) -> tuple[NDArray[np.float32], bool]:
         self.bench.restart()
         try:
-            return self._inject(np.array([fault])), False
+            return self.inject(np.array([fault])), False
         except EngineError:
             self.bench.restart()
             return np.full_like(self.golden[:1], np.nan), True
 
-    def _inject(self, faults: NDArray[np.int64]) -> NDArray[np.float32]:
-        feed = PortFeed(self._ports[faults], self._index[faults], self._faulty_values[faults])
+    def inject(self, faults: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Faulty outputs (b, ...) of at most one batch of the leg's faults. Raises EngineError, NotDeterministic."""
+        feed = PortFeed(self._ports[faults], self._index[faults], self.faulty_values[faults])
         outputs, live = self.bench.run(self._images[faults], feed)
         assert live is not None
-        wrong = np.flatnonzero(as_words(np.ascontiguousarray(live)) != as_words(self._golden_values[faults]))
+        wrong = np.flatnonzero(as_words(np.ascontiguousarray(live)) != as_words(self.golden_values[faults]))
         if len(wrong):
             fault = faults[wrong[0]]
             raise NotDeterministic(
                 f"{self.leg.sites[fault]}[{self._index[fault]}] was {live[wrong[0]]!r} in the engine and"
-                f" {self._golden_values[fault]!r} in its golden run: this engine is not deterministic at these settings"
+                f" {self.golden_values[fault]!r} in its golden run: this engine is not deterministic at these settings"
             )
         return outputs
 
 
 class NotDeterministic(TestbedError):
     """Not an engine failure of one fault: no row of this engine can be trusted."""
+
+
+class _Struck(NamedTuple):
+    outputs: NDArray[np.float32]
+    before: NDArray
+    after: NDArray
+    failed: bool
+    retried: bool
 
 
 class WeightLeg:
@@ -170,41 +180,38 @@ class WeightLeg:
         return max(1, ROWS_PER_UNIT // len(self.bench.images))
 
     def run_unit(self, unit: int) -> pa.Table:
+        """Result rows of one unit of work: fault after fault, images in campaign order."""
         first = unit * self.faults_per_unit
         faults = np.arange(first, min(first + self.faults_per_unit, len(self.leg)))
-        return pa.concat_tables([self._run(fault) for fault in faults]).unify_dictionaries().combine_chunks()
-
-    def _run(self, fault: int) -> pa.Table:
-        failed = retried = False
-        try:
-            outputs, before, after = self._inject(fault)
-        except EngineError:
-            self.bench.restart()
-            try:
-                outputs, before, after = self._inject(fault)
-                retried = True
-            except EngineError:
-                self.bench.restart()
-                outputs, failed = np.full_like(self.golden, np.nan), True
-                before, after = self._values(fault)
+        done = [self._run(fault) for fault in faults]
         n = len(self.bench.images)
         injected = Injected(
-            np.full(n, fault),
-            np.arange(n),
-            np.repeat(before, n),
-            np.repeat(after, n),
-            outputs,
-            np.full(n, failed),
-            np.full(n, retried),
+            fault=np.repeat(faults, n),
+            image=np.tile(np.arange(n), len(faults)),
+            golden_value=np.repeat(np.concatenate([d.before for d in done]), n),
+            faulty_value=np.repeat(np.concatenate([d.after for d in done]), n),
+            outputs=np.concatenate([d.outputs for d in done]),
+            failed=np.repeat([d.failed for d in done], n),
+            retried=np.repeat([d.retried for d in done], n),
         )
         return _judged(self.bench, self.leg, injected, self._side, self.judge)
+
+    def _run(self, fault: int) -> _Struck:
+        """One fault; if the engine fails, once more on a fresh one before the fault is blamed."""
+        for retried in (False, True):
+            try:
+                return _Struck(*self.inject(fault), failed=False, retried=retried)
+            except EngineError:
+                self.bench.restart()
+        return _Struck(np.full_like(self.golden, np.nan), *self._values(fault), failed=True, retried=False)
 
     def _place(self, fault: int) -> tuple[str, int, Masks]:
         site = self.bench.table[self.leg.sites[fault]]
         masks = Masks(*(int(mask[fault]) for mask in self.leg.masks))
         return site.tensor, site.stored_index(int(self._index[fault])), masks
 
-    def _inject(self, fault: int) -> tuple[NDArray[np.float32], NDArray, NDArray]:
+    def inject(self, fault: int) -> tuple[NDArray[np.float32], NDArray, NDArray]:
+        """Faulty outputs of all named images (n, ...), value before, value after. Raises EngineError."""
         runner = self.bench.runner
         assert isinstance(runner, WeightStriker)
         with struck_weight(runner, *self._place(fault)) as (before, after):

@@ -10,10 +10,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from testbed.campaign.execute import ActivationLeg, Bench, Judge, WeightLeg
-from testbed.campaign.plan import Leg
+from testbed.campaign.plan import Leg, fault_row, table_of
 from testbed.core.errors import EngineError, GateFailed
 from testbed.core.fault import masks_for
-from testbed.core.schema import PLAN_COLUMNS, arrow_schema
 from testbed.core.site import Site
 from testbed.engines.runner import WeightStriker, struck_weight
 
@@ -45,35 +44,13 @@ def check_bounds(records: Sequence[dict[str, Any]], parity_bound: float, drift_b
 def zero_fault_leg(target: str, where: str, sites: Sequence[Site], images: Sequence[str], rows: int, seed: int) -> Leg:
     """Identity masks at random sites, elements and images: the campaign's own path, with nothing changed."""
     rng = np.random.default_rng([seed, 0])
-    columns: dict[str, list[Any]] = {column.name: [] for column in PLAN_COLUMNS}
-    for fault_id in range(rows):
-        site = sites[fault_id % len(sites)]
-        masks = masks_for("identity", site.format)
-        row = {
-            "fault_id": fault_id,
-            "target": target,
-            "where": where,
-            "site": site.name,
-            "kind": site.kind,
-            "block": site.block,
-            "index": int(rng.integers(site.elements)),
-            "op": "identity",
-            "bit": None,
-            "bit_class": "word",
-            "and_mask": masks.and_mask,
-            "or_mask": masks.or_mask,
-            "xor_mask": masks.xor_mask,
-            "points": 1,
-            "stratum": 0,
-            "draw": fault_id,
-            "population": rows,
-            "inclusion": 1.0,
-            "image_id": images[int(rng.integers(len(images)))] if where == "activation" else None,
-            "tier": None,
-        }
-        for name, value in row.items():
-            columns[name].append(value)
-    return Leg(target, where, pa.table(columns, schema=arrow_schema(PLAN_COLUMNS)).combine_chunks())
+    faults = []
+    for number in range(rows):
+        site = sites[number % len(sites)]
+        image = images[int(rng.integers(len(images)))] if where == "activation" else None
+        index, masks = int(rng.integers(site.elements)), masks_for("identity", site.format)
+        faults.append(fault_row(target, site, "identity", None, index, masks, image) | {"fault_id": number})
+    return Leg(target, where, table_of(faults))
 
 
 def zero_fault(

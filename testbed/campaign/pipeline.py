@@ -167,7 +167,7 @@ class Campaign:
             weight_canary(bench, chosen, bench.outputs(twin=False))
             rows = len(chosen)
         leg = zero_fault_leg(target, where, chosen, bench.images.ids, rows, self.spec.seed)
-        return zero_fault(bench, leg, self.judge, lambda part: self._golden_values(bench, part))
+        return zero_fault(bench, leg, self.judge, lambda part: self.golden_values(bench, part))
 
     def _golden_hashes(self) -> dict[str, str]:
         """Content of each engine's golden: another instruction set gives other bits, and must not be mixed in."""
@@ -178,10 +178,9 @@ class Campaign:
             for f in self.spec.faults
         }
 
-    def _golden_values(self, bench: Bench, leg: Leg) -> NDArray[np.float32]:
-        file = Files(bench.target).twin
-        request = engine_request(self.preparation, bench.target, file)
-        return golden_values(bench, request.onnx, leg, self.spec.engine.backend, request)
+    def golden_values(self, bench: Bench, leg: Leg) -> NDArray[np.float32]:
+        request = engine_request(self.preparation, bench.target, Files(bench.target).twin)
+        return golden_values(bench, leg, self.spec.engine.backend, request)
 
     # ---- plan and run
 
@@ -227,7 +226,7 @@ class Campaign:
         bench.engine_seconds = 0.0
         if leg.where == "weight":
             return WeightLeg(bench, leg, self.judge)
-        return ActivationLeg(bench, leg, self._golden_values(bench, leg), self.judge)
+        return ActivationLeg(bench, leg, self.golden_values(bench, leg), self.judge)
 
     def _run_units(
         self, runners: Sequence[ActivationLeg | WeightLeg], store: ResultStore, progress: Progress, faults: int

@@ -13,53 +13,70 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from testbed.campaign.draw import Draw, Stratum, draws, strata
+from testbed.campaign.draw import draws, strata
 from testbed.campaign.spec import CampaignSpec
 from testbed.core.errors import StaleArtefact
+from testbed.core.fault import Masks
 from testbed.core.files import atomic_path
 from testbed.core.schema import PLAN_COLUMNS, SCHEMA_VERSION, arrow_schema
-from testbed.core.site import SiteTable
+from testbed.core.site import Site, SiteTable
 
 PLAN_FILE = "faults.parquet"
 
 
 def plan_table(spec: CampaignSpec, tables: Mapping[str, SiteTable], tier_images: Sequence[Sequence[str]]) -> pa.Table:
     """All faults of the campaign, columns ``PLAN_COLUMNS``. tier_images: ids of the named images per tier."""
-    columns: dict[str, list[Any]] = {column.name: [] for column in PLAN_COLUMNS}
+    rows: list[dict[str, Any]] = []
     number = 0
     for section in spec.faults:
         for stratum in strata(section, tables[section.target], tier_images):
             chosen = draws(stratum, section.per_stratum, spec.seed)
             for draw in chosen:
-                row = _plan_row(stratum, draw, len(chosen))
-                row |= {"fault_id": len(columns["fault_id"]), "stratum": number, "where": section.where}
-                for name, value in row.items():
-                    columns[name].append(value)
+                row = fault_row(stratum.target, stratum.site, stratum.op, stratum.bit, draw.index, draw.masks, draw.image_id)
+                row |= {
+                    "fault_id": len(rows),
+                    "stratum": number,
+                    "draw": draw.number,
+                    "population": stratum.population,
+                    "inclusion": len(chosen) / stratum.population,
+                    "tier": stratum.tier,
+                }
+                rows.append(row)
             number += 1
-    return pa.table(columns, schema=arrow_schema(PLAN_COLUMNS))
+    return table_of(rows)
 
 
-def _plan_row(stratum: Stratum, draw: Draw, sampled: int) -> dict[str, Any]:
-    site = stratum.site
+def fault_row(
+    target: str, site: Site, op: str, bit: int | None, index: int, masks: Masks, image_id: str | None
+) -> dict[str, Any]:
+    """One planned fault, outside any stratum (a sampler adds where it was drawn from)."""
     return {
-        "target": stratum.target,
+        "fault_id": 0,
+        "target": target,
+        "where": site.where,
         "site": site.name,
         "kind": site.kind,
         "block": site.block,
-        "index": draw.index,
-        "op": stratum.op,
-        "bit": stratum.bit,
-        "bit_class": site.format.bit_class(stratum.bit),
-        "and_mask": draw.masks.and_mask,
-        "or_mask": draw.masks.or_mask,
-        "xor_mask": draw.masks.xor_mask,
+        "index": index,
+        "op": op,
+        "bit": bit,
+        "bit_class": site.format.bit_class(bit),
+        "and_mask": masks.and_mask,
+        "or_mask": masks.or_mask,
+        "xor_mask": masks.xor_mask,
         "points": 1,
-        "draw": draw.number,
-        "population": stratum.population,
-        "inclusion": sampled / stratum.population,
-        "image_id": draw.image_id,
-        "tier": stratum.tier,
+        "stratum": 0,
+        "draw": 0,
+        "population": 1,
+        "inclusion": 1.0,
+        "image_id": image_id,
+        "tier": None,
     }
+
+
+def table_of(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    columns = {column.name: [row[column.name] for row in rows] for column in PLAN_COLUMNS}
+    return pa.table(columns, schema=arrow_schema(PLAN_COLUMNS)).combine_chunks()
 
 
 def write_plan(path: Path, table: pa.Table) -> None:

@@ -30,7 +30,7 @@ from testbed.instrument.ports import instrument
 from testbed.instrument.table import site_table
 from testbed.models.config import ViTConfig
 from testbed.models.presets import preset
-from testbed.models.subnetwork import attention_subnetwork
+from testbed.models.subnetwork import subnetwork
 from testbed.models.vit import ViT
 from testbed.models.weights import load_model, save_model
 from testbed.train import Recipe, recipe, train
@@ -72,7 +72,7 @@ class Preparation:
         )
         self.config: ViTConfig = preset(spec.model.preset, **spec.model.overrides)
         self.recipe: Recipe = recipe(spec.model.recipe, **spec.model.training)
-        _check_fit(self.config, self.dataset)
+        check_fit(self.config, self.dataset)
 
     def run(self) -> None:
         """All stages up to the twins. Raises GateFailed when the model is not as good as the spec asks."""
@@ -148,7 +148,7 @@ class Preparation:
 
         def build() -> None:
             log.info("export: %s -> %s", target, files.plain)
-            module = self.model if target == "model" else attention_subnetwork(self.model, 0)
+            module = self.model if target == "model" else subnetwork(self.model, target)
             example = torch.from_numpy(np.array(self.inputs(target)(np.arange(2) % len(self.images))))
             export_onnx(module, example, self.folder / files.plain, input_name=INPUT_NAMES[target])
 
@@ -206,7 +206,7 @@ class Preparation:
         return read_array(self.folder / file)[self.images.positions]
 
 
-def _check_fit(config: ViTConfig, dataset: Dataset) -> None:
+def check_fit(config: ViTConfig, dataset: Dataset) -> None:
     wanted = (config.image, config.channels, config.classes)
     found = (dataset.image, dataset.channels, len(dataset.classes))
     for name, want, have in zip(("image", "channels", "classes"), wanted, found, strict=True):

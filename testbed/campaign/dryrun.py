@@ -1,0 +1,140 @@
+"""What a campaign would do: its strata, how wide the intervals would be, how long it would take. Writes nothing."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from testbed.analysis.stats import wilson
+from testbed.campaign.draw import strata
+from testbed.campaign.prepare import INPUT_NAMES, check_fit
+from testbed.campaign.spec import CampaignSpec, FaultSpec
+from testbed.core.files import sha256_bytes
+from testbed.core.site import SiteTable
+from testbed.data import load
+from testbed.engines.runner import EngineRequest, open_engine
+from testbed.export.onnx import export_onnx
+from testbed.instrument.ports import PortFeed, instrument
+from testbed.instrument.table import site_table
+from testbed.models.presets import preset
+from testbed.models.subnetwork import subnetwork
+from testbed.models.vit import ViT
+from testbed.train import recipe
+
+_TIMED_BATCHES = 5
+
+
+def dry_run_plan(spec: CampaignSpec) -> dict[str, Any]:
+    """The plan in numbers, per [[faults]] section. Sites come from an untrained model of the same architecture.
+
+    Raises UsageError for anything the spec names that does not exist.
+    """
+    dataset = load(spec.data.name, root=spec.data.root, preprocess=spec.data.preprocess, seed=spec.seed)
+    config = preset(spec.model.preset, **spec.model.overrides)
+    training = recipe(spec.model.recipe, **spec.model.training)
+    check_fit(config, dataset)
+    model = ViT(config).eval()
+    images = sum(spec.tiers.images)
+    tier_images = [[f"{tier}/{n}" for n in range(count)] for tier, count in enumerate(spec.tiers.images)]
+    pixels = np.zeros((1, config.channels, config.image, config.image), np.float32)
+    examples = {"model": pixels, "attention": np.zeros((1, config.tokens, config.width), np.float32)}
+    sections = []
+    for target in spec.targets:
+        module = model if target == "model" else subnetwork(model, target)
+        table, seconds = _sites_and_speed(spec, target, module, examples[target])
+        for section in spec.faults:
+            if section.target == target:
+                sections.append(_section(spec, section, table, tier_images, images, seconds))
+    return {
+        "name": spec.name,
+        "faults": sum(s["faults"] for s in sections),
+        "rows": sum(s["rows"] for s in sections),
+        "images": images,
+        "training_epochs": training.epochs,
+        "confidence": spec.confidence,
+        "sections": sections,
+        "estimated_seconds": round(sum(s["estimated_seconds"] for s in sections), 1),
+    }
+
+
+def _sites_and_speed(
+    spec: CampaignSpec, target: str, module: torch.nn.Module, example: NDArray[np.float32]
+) -> tuple[SiteTable, float]:
+    """The target's sites, and engine seconds per batch of its fault-free twin here and now."""
+    batch = np.repeat(example, spec.engine.batch, 0)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "plain.onnx"
+        export_onnx(module, torch.from_numpy(batch[:2]), file, input_name=INPUT_NAMES[target])
+        plain = file.read_bytes()
+    table = site_table(plain, target)
+    twin = instrument(plain, table).SerializeToString()
+    request = EngineRequest(twin, sha256_bytes(twin), table.deployment_id, spec.engine.precision, spec.engine.threads)
+    feeds = {INPUT_NAMES[target]: batch, **PortFeed.idle(len(batch)).as_inputs()}
+    with open_engine(spec.engine.backend, request) as runner:
+        runner.run(feeds)
+        start = time.perf_counter()
+        for _ in range(_TIMED_BATCHES):
+            runner.run(feeds)
+        return table, (time.perf_counter() - start) / _TIMED_BATCHES
+
+
+def _section(
+    spec: CampaignSpec,
+    section: FaultSpec,
+    table: SiteTable,
+    tier_images: list[list[str]],
+    images: int,
+    seconds_per_batch: float,
+) -> dict[str, Any]:
+    sampled = Counter[tuple[str, str]]()  # faults per (op, display cell's name)
+    population = count = 0
+    per_stratum = []
+    for stratum in strata(section, table, tier_images):
+        n = min(section.per_stratum, stratum.population)
+        bit_class = stratum.site.format.bit_class(stratum.bit)
+        sampled[(stratum.op, "all")] += n
+        sampled[(stratum.op, f"site {stratum.site.name}")] += n
+        sampled[(stratum.op, f"bit class {bit_class}")] += n
+        population += stratum.population
+        per_stratum.append(n)
+        count += 1
+    faults = sum(per_stratum)
+    rows = faults * (1 if section.where == "activation" else images)
+    batches = -(-faults // spec.engine.batch) if section.where == "activation" else faults * -(-images // spec.engine.batch)
+    return {
+        "target": section.target,
+        "where": section.where,
+        "ops": list(section.ops),
+        "sites": len(table.select(section.where, section.sites)),
+        "strata": count,
+        "faults_per_stratum": {"least": min(per_stratum), "most": max(per_stratum)},
+        "population": population,
+        "faults": faults,
+        "rows": rows,
+        "half_width": _half_widths(sampled, spec.confidence),
+        "estimated_seconds": round(batches * seconds_per_batch, 1),
+    }
+
+
+def _half_widths(sampled: Counter[tuple[str, str]], confidence: float) -> dict[str, dict[str, float]]:
+    """Per operation: half the width of the interval of a rate of one half (the widest), over everything, over the
+    smallest site and over the smallest bit class. Faults count as independent; images of one fault add nothing."""
+    widths: dict[str, dict[str, float]] = {}
+    for op in dict.fromkeys(op for op, _ in sampled):
+        smallest = {
+            "all": sampled[(op, "all")],
+            "site": min(n for (o, cell), n in sampled.items() if o == op and cell.startswith("site ")),
+            "bit_class": min(n for (o, cell), n in sampled.items() if o == op and cell.startswith("bit class ")),
+        }
+        widths[op] = {}
+        for cell, n in smallest.items():
+            low, high = wilson(n / 2, n, confidence)
+            widths[op][cell] = float(high - low) / 2
+    return widths

@@ -1,0 +1,4 @@
+"""Results -> summary."""
+SUMMARY = "summary.json"
+def summarise(preparation, engines):
+    return {}

@@ -1,0 +1,180 @@
+"""A finished or begun run as an object: look at its files, inject one chosen fault, re-run a stored one."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from testbed.campaign.execute import ActivationLeg, WeightLeg
+from testbed.campaign.pipeline import RESULTS, Campaign
+from testbed.campaign.plan import PLAN_FILE, Leg, fault_row, read_plan, table_of
+from testbed.campaign.prepare import Files, Preparation
+from testbed.campaign.spec import CampaignSpec, parse_spec
+from testbed.core.errors import StaleArtefact, UsageError
+from testbed.core.fault import masks_for
+from testbed.core.runfolder import RunFolder
+from testbed.core.site import Site, SiteTable
+
+
+@dataclass(frozen=True)
+class Injection:
+    """One fault, one image. golden, faulty: the engine's outputs without and with the fault (K,) or (N, D)."""
+
+    target: str
+    site: str
+    index: int
+    op: str
+    bit: int | None
+    image_id: str
+    label: int
+    golden_value: float
+    faulty_value: float
+    golden: NDArray[np.float32]
+    faulty: NDArray[np.float32]
+    outcome: str
+    engine_hash: str
+
+
+class Run:
+    """A campaign's folder. Use as a context manager, or call ``close``: it holds engines.
+
+    Raises UsageError for a folder without a campaign, StaleArtefact for changed files.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.folder = RunFolder.existing(Path(path))
+        if self.folder.manifest.get("kind") != "campaign":
+            raise UsageError(f"{path} holds no campaign but a {self.folder.manifest.get('kind')}")
+        self.spec: CampaignSpec = parse_spec(self.folder.manifest["spec"], str(path))
+        for target in self.spec.targets:
+            for stage in ("train", "golden", "tiers", f"export.{target}", f"instrument.{target}"):
+                self.folder.verify(stage)
+        self._stack = ExitStack()
+        self._campaign = Campaign(Preparation(self.spec, self.folder), self._stack)
+
+    @property
+    def image_ids(self) -> tuple[str, ...]:
+        """The campaign's named images."""
+        return self._campaign.preparation.images.ids
+
+    def sites(self, target: str = "model") -> SiteTable:
+        if target not in self.spec.targets:
+            raise UsageError(f"this campaign has no target {target!r}; it has {', '.join(self.spec.targets)}")
+        return self._campaign.preparation.table(target)
+
+    @cached_property
+    def results(self) -> pd.DataFrame:
+        """Every stored row. Raises StaleArtefact when the campaign is not finished or the file was changed."""
+        self.folder.verify("execute")
+        return pq.read_table(self.folder / RESULTS).to_pandas()
+
+    def inject(
+        self,
+        site: str,
+        index: int,
+        bit: int | None = None,
+        image: str | None = None,
+        *,
+        op: str = "flip",
+        value: float | None = None,
+        target: str = "model",
+    ) -> Injection:
+        """Runs one fault in the compiled engine: an activation's for one inference of ``image``, or a weight's.
+
+        index: flat, into the site's canonical shape. ``op`` "random" writes ``value``. ``image`` defaults to the first
+        named image. Raises UsageError for anything that does not exist.
+        """
+        place = self.sites(target)[site]
+        place.stored_index(index)
+        if op == "random" and value is None:
+            raise UsageError("op 'random' writes a value; give value=")
+        word = int(np.float32(0 if value is None else value).view(np.uint32))
+        masks = masks_for(op, place.format, bit, word)
+        row = fault_row(target, place, op, bit, index, masks, image or self.image_ids[0])
+        return self._injected(place, row)
+
+    def stored(self, fault_id: int) -> dict[str, Any]:
+        """The planned fault of that number. Raises UsageError when there is none."""
+        self.folder.verify("plan")
+        plan = read_plan(self.folder / PLAN_FILE)
+        found = plan.filter(pc.equal(plan.column("fault_id"), fault_id)).to_pylist()
+        if not found:
+            raise UsageError(f"there is no fault {fault_id}; this campaign's are numbered 0 to {plan.num_rows - 1}")
+        return dict(found[0])
+
+    def stored_row(self, fault_id: int, image_id: str) -> dict[str, Any] | None:
+        """The stored result of that fault and image; None while the campaign is not finished."""
+        try:
+            self.folder.verify("execute")
+        except StaleArtefact:
+            if (self.folder / RESULTS).exists():
+                raise
+            return None
+        rows = pq.read_table(self.folder / RESULTS, filters=[("fault_id", "=", fault_id)])
+        rows = rows.filter(pc.equal(rows.column("image_id").cast(pa.string()), image_id)).to_pylist()
+        return dict(rows[0]) if rows else None
+
+    def replay(self, fault_id: int, image: str | None = None) -> Injection:
+        """Runs a planned fault again. ``image``: which one, for weight faults; an activation fault has its own."""
+        row = self.stored(fault_id)
+        if image and row["image_id"] and image != row["image_id"]:
+            raise UsageError(f"fault {fault_id} strikes an activation of image {row['image_id']!r}; it has no other image")
+        row["image_id"] = row["image_id"] or image or self.image_ids[0]
+        return self._injected(self.sites(row["target"])[row["site"]], row)
+
+    def _injected(self, site: Site, row: dict[str, Any]) -> Injection:
+        target, image = row["target"], self._campaign.preparation.images.row(row["image_id"])
+        bench = self._campaign.bench(target, site.where)
+        leg = Leg(target, site.where, table_of([row]))
+        if site.where == "activation":
+            runner = ActivationLeg(bench, leg, self._campaign.golden_values(bench, leg), self._campaign.judge)
+            faulty = runner.inject(np.array([0]))[0]
+            before, after, golden = runner.golden_values, runner.faulty_values, runner.golden[image]
+            rows = runner.run_unit(0)
+            outcome = rows.column("outcome")[0].as_py()
+        else:
+            strike = WeightLeg(bench, leg, self._campaign.judge)
+            outputs, before, after = strike.inject(0)
+            faulty, golden = outputs[image], strike.golden[image]
+            outcome = strike.run_unit(0).column("outcome")[image].as_py()
+        return Injection(
+            target=target,
+            site=site.name,
+            index=row["index"],
+            op=row["op"],
+            bit=row["bit"],
+            image_id=row["image_id"],
+            label=int(bench.images.labels[image]),
+            golden_value=float(before[0]),
+            faulty_value=float(after[0]),
+            golden=golden,
+            faulty=faulty,
+            outcome=str(outcome),
+            engine_hash=bench.runner.info.hash,
+        )
+
+    def plain_file(self, target: str = "model") -> Path:
+        """The ONNX file as it would be deployed."""
+        return self.folder / Files(target).plain
+
+    def close(self) -> None:
+        self._stack.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,71 @@
+"""``testbed campaign``: run fault-injection campaigns."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from testbed.cli.common import emit, example, json_option, run_option
+
+if TYPE_CHECKING:
+    from testbed.campaign.spec import CampaignSpec
+
+
+@click.group(epilog=example("testbed campaign run campaigns/digits.toml"))
+def campaign() -> None:
+    """Run fault-injection campaigns."""
+
+
+@campaign.command(
+    epilog=example(
+        "testbed campaign run campaigns/digits.toml --dry-run",
+        "testbed campaign run campaigns/digits.toml --run runs/digits",
+        "testbed campaign run campaigns/digits.toml --run runs/digits --json > summary.json",
+    )
+)
+@click.argument("spec", type=click.Path(path_type=Path))
+@run_option(required=False)
+@click.option("--dry-run", is_flag=True, help="Print the plan: faults, interval widths, time. Runs and writes nothing.")
+@click.option("--redo", metavar="STAGE", help="Forget this stage and all later ones, and run them again.")
+@json_option
+def run(spec: Path, run: Path | None, dry_run: bool, redo: str | None, as_json: bool) -> None:
+    """Run the campaign that the file SPEC describes, or go on with it where it stopped.
+
+    DIR is runs/NAME unless --run says otherwise. Everything that the numbers rest on stays there. The same command
+    resumes a campaign that was interrupted, and prints the summary of one that is finished.
+    """
+    from testbed.campaign.spec import load_spec
+
+    loaded = load_spec(spec)
+    if dry_run:
+        from testbed.campaign.dryrun import dry_run_plan
+        from testbed.cli.tables import plan_tables
+
+        plan = dry_run_plan(loaded)
+        emit(plan, as_json, lambda: plan_tables(plan))
+        return
+    folder = run or Path("runs") / loaded.name
+    summary = _run(loaded, spec, folder, redo)
+
+    from testbed.cli.tables import summary_tables
+
+    emit(summary, as_json, lambda: summary_tables(summary, folder))
+
+
+def _run(loaded: CampaignSpec, spec: Path, folder: Path, redo: str | None) -> dict[str, Any]:
+    from testbed.campaign.pipeline import run_campaign
+    from testbed.cli.progress import log_to_stderr, progress_on_stderr
+    from testbed.report.build import report_stage
+
+    log_to_stderr()
+    try:
+        summary = run_campaign(loaded, folder, redo=redo, progress=progress_on_stderr)
+        report_stage(folder)
+    except KeyboardInterrupt:
+        again = f"testbed campaign run {spec} --run {folder}"
+        raise KeyboardInterrupt(f"every finished batch is kept; go on with: {again}") from None
+    sys.stderr.flush()
+    return summary
