@@ -6,12 +6,12 @@ import ctypes
 import os
 import sys
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-import testbed
 from testbed.core.errors import EngineError
 
 ABI_VERSION = 1
@@ -75,8 +75,9 @@ def _candidates() -> list[Path]:
     if named:
         path = Path(named)
         return [path / _FILE if path.is_dir() else path]
-    # An editable install has two folders in __path__: the sources, and where CMake installed.
-    packages = [Path(folder) for folder in testbed.__path__]
+    package = find_spec("testbed")
+    # An editable install has two folders: the sources, and where CMake installed.
+    packages = [Path(folder) for folder in (package and package.submodule_search_locations) or ()]
     return [p / "_native" / _FILE for p in packages] + [p.parent / "build" / _FILE for p in packages]
 
 
