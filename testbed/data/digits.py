@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from sklearn.datasets import load_digits
 
-from testbed.data.dataset import Collection, Examples
+from testbed.data.collection import Collection, Examples
 from testbed.data.registry import Request, register
 from testbed.data.splitting import pick, stratified
 

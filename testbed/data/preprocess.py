@@ -41,13 +41,13 @@ class Preprocess:
         shorter = round(size * self.margin)
         if min(pixels.shape[:2]) != shorter:
             pixels = _resized(pixels, shorter)
-        top, left = ((extent - size) // 2 for extent in pixels.shape[:2])
+        top, left = (round((extent - size) / 2) for extent in pixels.shape[:2])  # rounded as torchvision does
         return pixels[top : top + size, left : left + size]
 
     def normalised(self, pixels: np.ndarray) -> np.ndarray:
         """(b, S, S) or (b, S, S, C) -> float32 (b, C, S, S). Bit-equal to torchvision's ToTensor and Normalize."""
         channels_last = pixels if pixels.ndim == 4 else pixels[..., None]
-        x = np.ascontiguousarray(channels_last.transpose(0, 3, 1, 2), dtype=np.float32)
+        x = np.array(channels_last.transpose(0, 3, 1, 2), np.float32, order="C")  # a copy: changed in place below
         if pixels.dtype == np.uint8:
             x /= np.float32(255)
         x -= np.array(self.mean, np.float32)[:, None, None]

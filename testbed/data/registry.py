@@ -10,15 +10,17 @@ from pathlib import Path
 
 import numpy as np
 
-from testbed.core.errors import UsageError
-from testbed.data.dataset import Collection, Dataset, Examples, Split
+from testbed.core.errors import TestbedError, UsageError
+from testbed.data.collection import Collection, Examples
+from testbed.data.dataset import Dataset, Split
 from testbed.data.preprocess import preprocess_named
 from testbed.data.splitting import stratified
 
 VALIDATION_SHARE = 0.10  # of the training images, where a collection brings no validation part
 MAX_CLASSES = 2**15 - 1  # labels are stored as int16 in the result rows
 
-_BUILT_IN = ("digits",)  # modules that register themselves
+# modules that register themselves
+_BUILT_IN = ("digits", "vision", "tiny_imagenet", "imagenet_s", "folders", "npz")
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,6 @@ class Request:
     root: Path
     path: Path | None
     seed: int
-    download: bool
 
 
 Loader = Callable[[Request], Collection]
@@ -37,11 +38,14 @@ Loader = Callable[[Request], Collection]
 
 @dataclass(frozen=True)
 class Entry:
-    """``needs`` lists paths under the data root; ``note`` says what the data set is or how to get it, in one line."""
+    """``needs`` lists paths under the data root, ``fetch`` downloads them, ``note`` and ``get`` say in a few words what
+    the data set is and how else to get it."""
 
     load: Loader
     needs: Callable[[Path], list[Path]]
+    fetch: Callable[[Request], None] | None
     note: str
+    get: str
     takes_path: bool
 
 
@@ -52,7 +56,9 @@ def register(
     name: str,
     *,
     needs: Callable[[Path], list[Path]] = lambda root: [],
+    fetch: Callable[[Request], None] | None = None,
     note: str = "",
+    get: str = "",
     takes_path: bool = False,
 ) -> Callable[[Loader], Loader]:
     """Makes one's own data set known by ``name``; import the module before using it.
@@ -72,17 +78,17 @@ def register(
     """
 
     def added(loader: Loader) -> Loader:
-        _ENTRIES[name] = Entry(loader, needs, note, takes_path)
+        _ENTRIES[name] = Entry(loader, needs, fetch, note, get, takes_path)
         return loader
 
     return added
 
 
 def entries() -> dict[str, Entry]:
-    """Name -> entry, built-in ones first."""
+    """Name -> entry; those that take a path last."""
     for module in _BUILT_IN:
         import_module(f"testbed.data.{module}")
-    return dict(_ENTRIES)
+    return dict(sorted(_ENTRIES.items(), key=lambda item: item[1].takes_path))
 
 
 def data_root(root: str | os.PathLike[str] | None = None) -> Path:
@@ -120,13 +126,15 @@ def load(
     TestbedError when files are missing or bad.
     """
     entry, path = find(name)
-    collection = entry.load(Request(name, data_root(root), path, seed, download))
+    request = Request(name, data_root(root), path, seed)
+    _ensure(entry, request, download)
+    collection = entry.load(request)
     _check_labels(name, collection)
     chosen = preprocess_named(preprocess or collection.preprocess)
     first = collection.test.images.pixels(0)
     channels = 1 if first.ndim == 2 else first.shape[2]
     chosen.check_channels(channels)
-    side = image or collection.image or min(first.shape[:2])
+    side = next(s for s in (image, collection.image, min(first.shape[:2])) if s is not None)
     if side < 1:
         raise UsageError(f"image size must be at least 1, not {side}")
 
@@ -136,6 +144,30 @@ def load(
     test = split(collection.test, np.arange(len(collection.test.ids)))
     train, validation = _train_and_validation(collection, seed, split)
     return Dataset(name, collection.classes, channels, side, train, validation, test, chosen, seed)
+
+
+def missing(entry: Entry, root: Path, path: Path | None) -> list[Path]:
+    """The paths that the data set needs and that are not there."""
+    return [needed for needed in ([path] if path else entry.needs(root)) if not needed.exists()]
+
+
+def how_to_get(name: str, entry: Entry, root: Path) -> str:
+    """One line; empty where nothing needs getting."""
+    if entry.fetch:
+        where = "" if root == data_root() else f" --root {root}"
+        return f"download it with 'testbed data check {name} --download{where}', or put the files under {root}"
+    return entry.get
+
+
+def _ensure(entry: Entry, request: Request, download: bool) -> None:
+    absent = missing(entry, request.root, request.path)
+    if absent and download and entry.fetch:
+        entry.fetch(request)
+        absent = missing(entry, request.root, request.path)
+    if absent:
+        more = f" (and {len(absent) - 1} more)" if len(absent) > 1 else ""
+        fix = how_to_get(request.name, entry, request.root) or "check the path"
+        raise TestbedError(f"data set {request.name!r}: {absent[0]}{more} is missing; {fix}")
 
 
 def _train_and_validation(

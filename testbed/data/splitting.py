@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from sklearn.model_selection import train_test_split
 
-from testbed.data.dataset import Examples, Images
+from testbed.data.collection import Examples, Images
 
 
 class PickedImages:

@@ -1,0 +1,112 @@
+"""``testbed data``: what is where, what is missing, and how to get it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from testbed.cli.common import Command, console, emit, example, json_option
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from testbed.data import Dataset
+
+
+def root_option(command: Command) -> Command:
+    """``--root``, passed on as ``root``."""
+    text = "The data folder; by default $TESTBED_DATA, else ~/.cache/testbed/data."
+    kind = click.Path(file_okay=False, path_type=Path)
+    return click.option("--root", type=kind, metavar="DIR", help=text)(command)
+
+
+@click.group(epilog=example("testbed data list", "testbed data check cifar10 --download"))
+def data() -> None:
+    """List data sets and prepare them."""
+
+
+@data.command("list", epilog=example("testbed data list --root photos"))
+@root_option
+@json_option
+def list_(root: Path | None, as_json: bool) -> None:
+    """Say which data sets are known, where they are, and how to get those that are missing."""
+    from testbed.data.registry import data_root, entries, how_to_get, missing
+
+    folder = data_root(root)
+    known = []
+    for name, entry in entries().items():
+        absent = missing(entry, folder, None)
+        known.append(
+            {
+                "name": name + ":PATH" * entry.takes_path,
+                "found": None if entry.takes_path else not absent,
+                "missing": [str(path) for path in absent],
+                "note": entry.note,
+                "get": how_to_get(name, entry, folder) if absent else "",
+            }
+        )
+    emit({"root": str(folder), "data_sets": known}, as_json, lambda: _table(folder, known))
+
+
+@data.command(epilog=example("testbed data check imagefolder:photos/test --full"))
+@click.argument("name")
+@root_option
+@click.option("--download", is_flag=True, help="Fetch the files if they are missing.")
+@click.option("--full", is_flag=True, help="Decode every image and hash the contents.")
+@json_option
+def check(name: str, root: Path | None, download: bool, full: bool, as_json: bool) -> None:
+    """Load data set NAME and say what is in it, or what is missing. Exit status 1 where it cannot be used."""
+    from testbed.data.registry import data_root, find, how_to_get, load, missing
+
+    entry, path = find(name)
+    folder = data_root(root)
+    absent = missing(entry, folder, path)
+    if absent and as_json and not download:
+        found = {"name": name, "root": str(folder), "found": False, "missing": [str(p) for p in absent]}
+        emit(found | {"get": how_to_get(name, entry, folder)}, as_json, str)
+    dataset = load(name, root=root, download=download)
+    report = {"root": str(folder), "found": True, "missing": []} | dataset.describe()
+    if full:
+        report["sha256"] = {part: _read_all(dataset, part) for part in ("train", "validation", "test")}
+    else:
+        dataset.test.pixels(0)
+    emit(report, as_json, lambda: _text(report))
+
+
+def _read_all(dataset: Dataset, part: str) -> str | None:
+    """The split's content hash, every image decoded once; None for an empty split."""
+    from rich.progress import track
+
+    split = getattr(dataset, part)
+    for position in track(range(len(split)), description=part, console=console(stderr=True), transient=True):
+        split.pixels(position)
+    return split.sha256() if len(split) else None
+
+
+def _table(root: Path, known: list[dict[str, Any]]) -> Table:
+    from rich.table import Table
+
+    table = Table(
+        "name", "here", "what, or how to get it", title=f"data folder: {root}", title_justify="left", box=None
+    )
+    for entry in known:
+        here = {True: "yes", False: "no", None: ""}[entry["found"]]
+        table.add_row(entry["name"], here, entry["note"])
+        if entry["get"]:
+            table.add_row("", "", entry["get"])
+    return table
+
+
+def _text(report: dict[str, Any]) -> str:
+    images, classes, preprocess = report["images"], report["classes"], report["preprocess"]
+    shown = ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
+    lines = [
+        f"{report['name']}: {images['train']} train, {images['validation']} validation, {images['test']} test images",
+        f"  model input {report['channels']} x {report['image']} x {report['image']}",
+        f"  {len(classes)} classes: {shown}",
+        f"  preprocess {preprocess['name']}: mean {preprocess['mean']}, std {preprocess['std']}",
+    ]
+    lines += [f"  sha256 {part}: {digest}" for part, digest in report.get("sha256", {}).items() if digest]
+    return "\n".join(lines)

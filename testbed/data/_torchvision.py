@@ -1,0 +1,38 @@
+"""The only place that imports torchvision: ``from testbed.data._torchvision import datasets, transforms``.
+
+PyTorch's CPU build beside torchvision's CUDA-built wheel (the one package indexes serve by default) cannot load
+torchvision's compiled operators, and from then on ``import torchvision`` itself fails: it registers shape functions for
+``torchvision::nms`` and ``torchvision::qnms``, whose schemas only the compiled library defines. Nothing here uses these
+operators (box suppression, for detectors), so when, and only when, the import fails for that reason, their schemas are
+declared and the import is tried again. On any other installation this module is a plain import.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+
+_DECLARED: list[torch.library.Library] = []  # torch.library takes a schema back when its Library object is collected
+
+
+def _import_or_declare() -> None:
+    try:
+        import torchvision  # noqa: F401
+    except RuntimeError as error:
+        if "torchvision::nms does not exist" not in str(error):
+            raise
+        library = torch.library.Library("torchvision", "FRAGMENT")
+        for name in ("nms", "qnms"):
+            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _DECLARED.append(library)
+        for half_imported in [m for m in sys.modules if m.partition(".")[0] == "torchvision"]:
+            del sys.modules[half_imported]
+
+
+_import_or_declare()
+
+from torchvision import datasets  # noqa: E402
+from torchvision.transforms import v2 as transforms  # noqa: E402
+
+__all__ = ["datasets", "transforms"]

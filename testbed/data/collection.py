@@ -1,0 +1,133 @@
+"""What a loader of data sets returns: stored images with stable ids and labels, in up to three parts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+
+from testbed.core.errors import TestbedError, UsageError
+
+
+class Images(Protocol):
+    """Stored images by row: (H, W) or (H, W, 3); uint8, or float32 in [0, 1]."""
+
+    def __len__(self) -> int: ...
+
+    def pixels(self, row: int) -> np.ndarray: ...
+
+    def content(self, row: int) -> bytes:
+        """The bytes that stand for the image in a content hash."""
+        ...
+
+
+class ArrayImages:
+    """Images held in memory: (n, H, W) or (n, H, W, 3), uint8 or float32."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def pixels(self, row: int) -> np.ndarray:
+        return self.array[row]
+
+    def content(self, row: int) -> bytes:
+        return np.ascontiguousarray(self.array[row]).tobytes()
+
+
+# what Pillow's decoders raise on a bad file
+_DECODING_FAULTS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+
+
+class FileImages:
+    """Image files, decoded as RGB when read; only the paths are held."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = list(paths)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def pixels(self, row: int) -> np.ndarray:
+        path = self.paths[row]
+        try:
+            with Image.open(path) as image:
+                return np.asarray(image.convert("RGB"))
+        except _DECODING_FAULTS as error:
+            why = "is missing" if isinstance(error, FileNotFoundError) else "cannot be decoded"
+            raise TestbedError(f"image {path} {why}: replace the file or take it out of the folder") from error
+
+    def content(self, row: int) -> bytes:
+        try:
+            return self.paths[row].read_bytes()
+        except OSError as error:
+            raise TestbedError(f"cannot read image {self.paths[row]}: {error.strerror}") from error
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """Stored images with their stable ids and int64 labels (n,)."""
+
+    ids: list[str]
+    labels: np.ndarray
+    images: Images
+
+    def __post_init__(self) -> None:
+        labels = np.array(self.labels, np.int64)
+        labels.flags.writeable = False
+        object.__setattr__(self, "labels", labels)
+        if not len(self.ids) == len(labels) == len(self.images):
+            counts = f"{len(self.ids)} ids, {len(labels)} labels and {len(self.images)} images"
+            raise UsageError(f"data set: {counts} do not match; give one of each per image")
+        if len(set(self.ids)) != len(self.ids):
+            raise UsageError("data set: two images share one id")
+
+    @classmethod
+    def from_arrays(cls, name: str, images: np.ndarray, labels: np.ndarray) -> Examples:
+        """Images (n, H, W) or (n, H, W, 3), uint8 or floats in [0, 1]; whole-number labels (n,).
+
+        Ids are ``name/0000``, the number being the row, padded so that they sort. Raises UsageError for anything else.
+        """
+        images, labels = np.asarray(images), np.asarray(labels)
+        if labels.ndim != 1 or labels.dtype.kind not in "iu":
+            raise UsageError(f"{name}: labels must be whole numbers (n,), not {labels.dtype} {labels.shape}")
+        images = _checked_images(name, images)
+        digits = max(4, len(str(len(images) - 1)))
+        return cls([f"{name}/{row:0{digits}d}" for row in range(len(images))], labels, ArrayImages(images))
+
+
+def _checked_images(name: str, images: np.ndarray) -> np.ndarray:
+    """As uint8 or float32, a single channel without its axis."""
+    if images.ndim == 4 and images.shape[3] == 1:
+        images = images[..., 0]
+    if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] != 3) or 0 in images.shape[1:]:
+        raise UsageError(f"{name}: images must be (n, H, W) or (n, H, W, 3), not {images.shape}; channels come last")
+    if images.dtype == np.uint8:
+        return images
+    if images.dtype.kind != "f":
+        raise UsageError(f"{name}: images must be uint8 or floats, not {images.dtype}; convert with .astype('uint8')")
+    for row, image in enumerate(images):  # one at a time: no mask as large as the array
+        if not np.isfinite(image).all():
+            raise UsageError(f"{name}: image {row} holds NaN or infinity; repair or drop it")
+        if image.min() < 0 or image.max() > 1:
+            raise UsageError(f"{name}: image {row} has values outside [0, 1]; scale floats to [0, 1], or give uint8")
+    return images.astype(np.float32, copy=False)
+
+
+@dataclass(frozen=True, eq=False)
+class Collection:
+    """What a loader returns. Without ``validation``, a seeded part of ``train`` becomes it; without ``train``, both are
+    empty. ``image`` is the side of the model input in pixels, unless the caller asks for another."""
+
+    classes: list[str]
+    test: Examples
+    train: Examples | None = None
+    validation: Examples | None = None
+    preprocess: str = "none"
+    image: int | None = None

@@ -1,0 +1,74 @@
+"""One's own arrays, in a NumPy ``.npz`` file."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from testbed.core.errors import TestbedError, UsageError
+from testbed.data.collection import Collection, Examples
+from testbed.data.registry import Request, register
+
+_PARTS = {"train": "train", "val": "validation", "test": "test"}  # prefix in the file -> part of the collection
+_PLAIN = {"images", "labels"}
+_SPLIT = {f"{part}_{kind}" for part in _PARTS for kind in _PLAIN}
+
+
+@register("npz", takes_path=True, note="a NumPy file with images and labels")
+def npz(request: Request) -> Collection:
+    """Arrays ``images`` and ``labels`` are a test-only data set; ``train_images``, ``train_labels``, ``test_images``,
+    ``test_labels`` and, if wanted, ``val_images``, ``val_labels`` (MedMNIST's names) a split one.
+
+    Images are (n, H, W) or (n, H, W, 3), uint8 or floats in [0, 1]; labels whole numbers (n,) or (n, 1). An array
+    ``classes`` of strings names the classes, else they are "0", "1", ... up to the largest (training) label. Ids are
+    ``<file>/NNNN`` or ``<file>/<part>/NNNN``. The whole file is held in memory.
+    """
+    assert request.path is not None
+    arrays = _read(request.path)
+    stem = request.path.stem
+    if set(arrays) - {"classes"} == _PLAIN:
+        test = _examples(stem, arrays["images"], arrays["labels"])
+        return Collection(classes=_classes(arrays, test), test=test)
+    given = [part for part in _PARTS if f"{part}_images" in arrays or f"{part}_labels" in arrays]
+    wanted = {f"{part}_{kind}" for part in {"train", "test", *given} for kind in _PLAIN}
+    if set(arrays) - {"classes"} != wanted:
+        wrong = min((set(arrays) - {"classes"}) ^ wanted)
+        raise UsageError(
+            f"{request.path}: array {wrong!r} is {'unknown' if wrong in arrays else 'missing'};"
+            f" name the arrays images, labels, or {', '.join(sorted(_SPLIT))} (val_ is optional)"
+        )
+    parts = {
+        _PARTS[part]: _examples(f"{stem}/{_PARTS[part]}", arrays[f"{part}_images"], arrays[f"{part}_labels"])
+        for part in given
+    }
+    return Collection(
+        classes=_classes(arrays, parts["train"]),
+        train=parts["train"],
+        validation=parts.get("validation"),
+        test=parts["test"],
+    )
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with open(path, "rb") as file:
+            arrays = np.load(file, allow_pickle=False)
+            if not isinstance(arrays, np.lib.npyio.NpzFile):
+                raise TestbedError(f"{path} is not an .npz file; write it with numpy.savez")
+            return {name: arrays[name] for name in arrays.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        why = "holds Python objects" if "allow_pickle" in str(error) else "cannot be read"
+        raise TestbedError(f"{path} {why}: write plain arrays with numpy.savez ({error})") from error
+
+
+def _examples(name: str, images: np.ndarray, labels: np.ndarray) -> Examples:
+    flat = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+    return Examples.from_arrays(name, images, flat)
+
+
+def _classes(arrays: dict[str, np.ndarray], training: Examples) -> list[str]:
+    if "classes" in arrays:
+        return [str(name) for name in arrays["classes"]]
+    return [str(label) for label in range(min(int(training.labels.max(initial=0)), 2**16) + 1)]

@@ -1,0 +1,77 @@
+"""``testbed data``: what people and scripts read from it."""
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from testbed.cli.main import cli
+
+
+def run(*arguments):
+    return CliRunner().invoke(cli, ["data", *map(str, arguments)])
+
+
+def test_list_says_what_is_missing_and_how_to_get_it(tmp_path):
+    done = run("list", "--root", tmp_path, "--json")
+    assert done.exit_code == 0
+    report = json.loads(done.stdout)
+    by_name = {entry["name"]: entry for entry in report["data_sets"]}
+    assert by_name["digits"]["found"] is True
+    assert by_name["cifar10"]["found"] is False
+    assert str(tmp_path / "cifar-10-batches-py/data_batch_1") in by_name["cifar10"]["missing"]
+    assert f"testbed data check cifar10 --download --root {tmp_path}" in by_name["cifar10"]["get"]
+    assert by_name["imagefolder:PATH"]["found"] is None
+    text = run("list", "--root", tmp_path).stdout
+    assert all(name in text for name in by_name)
+
+
+def test_check_describes_what_is_there():
+    report = json.loads(run("check", "digits", "--full", "--json").stdout)
+    assert report["found"] is True
+    assert report["images"] == {"train": 898, "validation": 180, "test": 719}
+    assert set(report["sha256"]) == {"train", "validation", "test"}
+    text = run("check", "digits").stdout
+    assert "898 train, 180 validation, 719 test" in text
+
+
+def test_check_of_a_missing_data_set_fails_with_one_line(tmp_path):
+    done = run("check", "mnist", "--root", tmp_path)
+    assert done.exit_code == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: data set 'mnist': ")
+    assert done.stderr.count("\n") == 1
+    done = run("check", "mnist", "--root", tmp_path, "--json")
+    assert done.exit_code == 1
+    report = json.loads(done.stdout)
+    assert report["found"] is False
+    assert len(report["missing"]) == 4
+    assert "--download" in report["get"]
+
+
+def test_full_check_finds_the_one_bad_image(tmp_path):
+    from PIL import Image
+
+    (tmp_path / "cat").mkdir()
+    for name in ("a", "b"):
+        pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "cat" / f"{name}.png")
+    bad = tmp_path / "cat/b.png"
+    bad.write_bytes(bad.read_bytes()[:-100])
+    assert run("check", f"imagefolder:{tmp_path}").exit_code == 0
+    done = run("check", f"imagefolder:{tmp_path}", "--full")
+    assert done.exit_code == 1
+    assert f"image {bad} cannot be decoded" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [("check", "imagenet"), ("check",), ("list", "--rot", "x")])
+def test_usage_errors(arguments):
+    done = run(*arguments)
+    assert done.exit_code == 2
+    assert done.stderr.startswith("error: ")
+
+
+def test_help_has_an_example():
+    for command in ((), ("list",), ("check",)):
+        assert "testbed data" in run(*command, "-h").stdout
