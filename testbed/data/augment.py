@@ -64,35 +64,29 @@ def augmented_batch(split: Split, positions: np.ndarray, name: str, *, seed: int
     if name == "none":
         return split.batch(positions)
     chosen = augmentation(name, split.image)
-    keys = [_draw_seed(seed, epoch, split.ids[position]) for position in positions]
-    stored = torch.from_numpy(replace(split, image=chosen.crop).fitted(positions))
-    channels_last = stored if stored.ndim == 4 else stored[..., None]
-    images = _each(channels_last.permute(0, 3, 1, 2), chosen.stored, keys)
-    normalised = split.preprocess.normalised(_resized(images.permute(0, 2, 3, 1).numpy(), split))
-    if not chosen.normalised:
-        return normalised
-    return _each(torch.from_numpy(normalised), chosen.normalised, [key ^ 1 for key in keys]).numpy()
-
-
-def _each(images: Tensor, transforms: Iterable[Transform], keys: list[int]) -> Tensor:
-    """Every image transformed on its own, with torch's generator at its own seed."""
-    done = []
-    with torch.random.fork_rng(devices=[]):
-        for image, key in zip(images, keys, strict=True):
-            torch.random.default_generator.manual_seed(key)
-            for transform in transforms:
-                image = transform(image)
-            done.append(image)
-    return torch.stack(done)
-
-
-def _resized(images: np.ndarray, split: Split) -> np.ndarray:
-    if images.shape[1] == split.image:
-        return images
+    cropped_size = replace(split, image=chosen.crop)
     whole = replace(split.preprocess, margin=1.0)
-    planes = images[..., 0] if images.shape[3] == 1 else images
-    resized = np.stack([whole.fitted(image, split.image) for image in planes])
-    return resized if resized.ndim == 4 else resized[..., None]
+    batch = []
+    with torch.random.fork_rng(devices=[]):
+        for position in positions:
+            torch.random.default_generator.manual_seed(_draw_seed(seed, epoch, split.ids[position]))
+            image = _transformed(cropped_size.fitted([position])[0], chosen.stored)
+            model_input = split.preprocess.normalised(whole.fitted(image, split.image)[None])[0]
+            batch.append(_all_of(chosen.normalised, torch.from_numpy(model_input)))
+    return torch.stack(batch).numpy()
+
+
+def _transformed(image: np.ndarray, transforms: Iterable[Transform]) -> np.ndarray:
+    """(S, S) or (S, S, 3) in and out; the transforms see (C, S, S)."""
+    channels_first = torch.from_numpy(image[None] if image.ndim == 2 else image.transpose(2, 0, 1))
+    done = _all_of(transforms, channels_first).numpy()
+    return done[0] if image.ndim == 2 else done.transpose(1, 2, 0)
+
+
+def _all_of(transforms: Iterable[Transform], image: Tensor) -> Tensor:
+    for transform in transforms:
+        image = transform(image)
+    return image
 
 
 def _draw_seed(seed: int, epoch: int, image_id: str) -> int:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
-from contextlib import redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -22,8 +20,7 @@ def fetch_folder(target: Path, download: Callable[[str], object]) -> None:
         temporary = TemporaryDirectory(prefix=".download-", dir=target.parent)
     with temporary:
         try:
-            with redirect_stdout(sys.stderr):  # torchvision reports progress there; stdout is for results
-                download(temporary.name)
+            download(temporary.name)
         except (OSError, RuntimeError) as error:  # RuntimeError: torchvision's word for a wrong checksum
             raise TestbedError(
                 f"download into {target} failed ({' '.join(str(error).split())}): check the network and try again,"
