@@ -44,7 +44,8 @@ class Deviation:
     """
 
     def __init__(self, faulty: ArrayLike, golden: ArrayLike) -> None:
-        y, g = np.asarray(faulty, np.float64), np.asarray(golden, np.float64)
+        with np.errstate(invalid="ignore"):  # a signalling NaN may go quiet
+            y, g = np.asarray(faulty, np.float64), np.asarray(golden, np.float64)
         if y.shape != g.shape or not y.ndim:
             raise ValueError(f"outputs of shape {y.shape} cannot be compared with goldens of shape {g.shape}")
         y, g = by_row(y), by_row(g)

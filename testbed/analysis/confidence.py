@@ -24,7 +24,8 @@ def softmax(logits: ArrayLike) -> NDArray[np.float64]:
     logits: (..., K). A row with a NaN is all NaN. Infinities take their limit: +inf logits share the whole
     probability equally, and a row of -inf only is uniform.
     """
-    x = np.asarray(logits, np.float64)
+    with np.errstate(invalid="ignore"):  # a signalling NaN may go quiet
+        x = np.asarray(logits, np.float64)
     top = x.max(axis=-1, keepdims=True)
     infinite = np.isinf(top)
     if infinite.any():
