@@ -45,6 +45,15 @@ def load_model(path: Path) -> ViT:
     return model.eval()
 
 
+def describes_model(path: Path) -> bool:
+    """Did ``save_model`` write this file? False too for what cannot be read."""
+    try:
+        with safe_open(path, "pt") as file:
+            return _METADATA in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        return False
+
+
 def _read(path: Path) -> tuple[ViTConfig, dict[str, Tensor]]:
     try:
         with safe_open(path, "pt") as file:

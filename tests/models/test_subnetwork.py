@@ -30,7 +30,9 @@ def recorded(model, target):
 def test_the_part_alone_repeats_what_it_does_in_the_model(target, order):
     model = digits(norm_order=order, dropout=0.3)
     x, y = recorded(model, target)
-    assert torch.equal(subnetwork(model, target)(x), y)
+    part = subnetwork(model.train(), target)
+    assert torch.equal(part(x), y)
+    assert model.training
 
 
 @torch.no_grad()
