@@ -26,6 +26,7 @@ def _import_or_declare() -> None:
         for name in ("nms", "qnms"):
             library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         _DECLARED.append(library)
+        # submodules that survive the failure would not become attributes of the package again
         for half_imported in [m for m in sys.modules if m.partition(".")[0] == "torchvision"]:
             del sys.modules[half_imported]
 

@@ -5,6 +5,9 @@ import sys
 
 FAKE_FAILING = """
 import torch
+from torchvision.datasets import marker  # imported before the failure; must be an attribute after it too
+import torchvision
+torchvision.datasets.marker
 @torch.library.register_fake("torchvision::nms")
 def nms(dets, scores, iou_threshold): ...
 @torch.library.register_fake("torchvision::qnms")
@@ -21,7 +24,7 @@ def run(code, *, fake=None, tmp_path=None):
         (package / "transforms").mkdir(parents=True)
         (package / "__init__.py").write_text(fake)
         for name in ("datasets.py", "transforms/__init__.py", "transforms/v2.py"):
-            (package / name).write_text("")
+            (package / name).write_text("marker = 1\n")
         prefix = f"import sys\nsys.path.insert(0, {str(tmp_path)!r})\n"
     return subprocess.run([sys.executable, "-W", "error", "-c", prefix + code], capture_output=True, text=True)
 
