@@ -16,9 +16,16 @@ import torch
 _DECLARED: list[torch.library.Library] = []  # torch.library takes a schema back when its Library object is collected
 
 
+def _import() -> None:
+    if "torchvision" not in sys.modules:  # submodules left by a failed import would not become attributes again
+        for left in [name for name in sys.modules if name.startswith("torchvision.")]:
+            del sys.modules[left]
+    import torchvision  # noqa: F401
+
+
 def _import_or_declare() -> None:
     try:
-        import torchvision  # noqa: F401
+        _import()
     except RuntimeError as error:
         if "torchvision::nms does not exist" not in str(error):
             raise
@@ -26,9 +33,7 @@ def _import_or_declare() -> None:
         for name in ("nms", "qnms"):
             library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         _DECLARED.append(library)
-        # submodules that survive the failure would not become attributes of the package again
-        for half_imported in [m for m in sys.modules if m.partition(".")[0] == "torchvision"]:
-            del sys.modules[half_imported]
+        _import()
 
 
 _import_or_declare()
