@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +24,7 @@ from testbed.campaign.spec import CampaignSpec
 from testbed.campaign.store import ResultStore
 from testbed.campaign.summary import SUMMARY, summarise
 from testbed.core.errors import GateFailed, TestbedError
-from testbed.core.files import write_json
+from testbed.core.files import sha256_bytes, write_json
 from testbed.core.runfolder import RunFolder, current_argv
 from testbed.engines.runner import open_engine
 
@@ -98,15 +98,15 @@ class Campaign:
     def engines(self) -> list[dict[str, Any]]:
         return [
             {
-                "target": f.target,
-                "where": f.where,
-                "hash": (info := self.bench(f.target, f.where).runner.info).hash,
+                "target": target,
+                "where": where,
+                "hash": (info := self.bench(target, where).runner.info).hash,
                 "deployment_id": info.deployment_id,
-                "file": Files(f.target).twin if f.where == "activation" else Files(f.target).plain,
+                "file": Files(target).twin if where == "activation" else Files(target).plain,
                 "options": dict(info.options),
                 "versions": dict(info.versions),
             }
-            for f in self.spec.faults
+            for target, where in self.spec.legs
         ]
 
     # ---- gates
@@ -118,7 +118,7 @@ class Campaign:
             log.info("gates: parity, drift, zero-fault rows, live weights")
             records = [record for target in self.spec.targets for record in self._parity(target)]
             check_bounds(records, self.spec.gates.parity_max_abs, self.spec.gates.drift_max_abs)
-            zero = [self._zero_fault(section.target, section.where, section.sites) for section in self.spec.faults]
+            zero = [self._zero_fault(*leg, sites) for leg, sites in self.spec.legs.items()]
             rows, mismatches = (int(sum(column)) for column in zip(*zero, strict=True))
             if mismatches:
                 raise GateFailed(
@@ -172,10 +172,8 @@ class Campaign:
     def _golden_hashes(self) -> dict[str, str]:
         """Content of each engine's golden: another instruction set gives other bits, and must not be mixed in."""
         return {
-            f"{f.target}.{f.where}": hashlib.sha256(
-                self.bench(f.target, f.where).outputs(twin=f.where == "activation").tobytes()
-            ).hexdigest()[:16]
-            for f in self.spec.faults
+            f"{target}.{where}": sha256_bytes(self.bench(target, where).outputs(twin=where == "activation").tobytes())[:16]
+            for target, where in self.spec.legs
         }
 
     def golden_values(self, bench: Bench, leg: Leg) -> NDArray[np.float32]:
@@ -240,14 +238,14 @@ class Campaign:
 
     def summarise(self) -> dict[str, Any]:
         inputs = {"results": self.folder.output_hash("execute", RESULTS)}
-        found: dict[str, Any] = {}
 
         def build() -> None:
-            found.update(summarise(self.preparation, self.engines()))
-            write_json(self.folder / SUMMARY, found)
+            log.info("summary: rates and intervals of %s", RESULTS)
+            write_json(self.folder / SUMMARY, summarise(self.preparation, self.engines(), RESULTS))
 
         self.folder.stage("summary", inputs, [SUMMARY], build)
-        return found
+        summary: dict[str, Any] = json.loads((self.folder / SUMMARY).read_text())
+        return summary
 
 
 def _numbered(runners: Sequence[ActivationLeg | WeightLeg]) -> Iterator[tuple[int, ActivationLeg | WeightLeg, int]]:

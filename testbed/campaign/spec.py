@@ -133,9 +133,9 @@ class CampaignSpec(Strict):
         atol = self.tolerance.atol
         if isinstance(atol, tuple) and len(atol) != len(self.tiers.edges):
             raise ValueError(f"tolerance.atol names {len(atol)} tiers, tiers.edges {len(self.tiers.edges)}")
-        legs = [(fault.target, fault.where) for fault in self.faults]
-        if len(set(legs)) != len(legs):
-            raise ValueError("two [[faults]] name the same target and place; join them")
+        named = [(fault.target, fault.where, op) for fault in self.faults for op in fault.ops]
+        if twice := next((name for name in named if named.count(name) > 1), None):
+            raise ValueError(f"faults: two sections strike {twice[0]} {twice[1]}s with {twice[2]!r}; join them")
         width = format_named(self.engine.precision).bits
         for fault in self.faults:
             if fault.bits != "all" and max(fault.bits) >= width:
@@ -145,6 +145,15 @@ class CampaignSpec(Strict):
     @property
     def targets(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(fault.target for fault in self.faults))
+
+    @property
+    def legs(self) -> dict[tuple[str, str], tuple[str, ...]]:
+        """(target, place) -> site patterns, over all sections: what one engine each is opened for."""
+        found: dict[tuple[str, str], tuple[str, ...]] = {}
+        for fault in self.faults:
+            key = (fault.target, fault.where)
+            found[key] = tuple(dict.fromkeys((*found.get(key, ()), *fault.sites)))
+        return found
 
     def identity(self) -> dict[str, Any]:
         """Everything that decides the rows, as JSON."""

@@ -1,0 +1,118 @@
+"""Campaign results and plans as tables for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+Record = Mapping[str, Any]
+_TITLES = {"tier": "by confidence tier", "kind": "by site kind", "bit_class": "by bit class"}
+
+
+def summary_tables(summary: Record, folder: Path) -> RenderableType:
+    """What ran, whether the gates hold, and the rates with n and interval."""
+    parts: list[RenderableType] = [*_head(summary)]
+    legs = dict.fromkeys((m["target"], m["where"]) for m in summary["marginals"])
+    for target, where in legs:
+        parts += ["", _rates(summary, target, where)]
+    parts += ["", Text(summary["statement"], style="dim"), f"report: {folder / 'report.html'}"]
+    return Group(*[Text(part) if isinstance(part, str) else part for part in parts])
+
+
+def _head(summary: Record) -> Iterable[RenderableType]:
+    model, engine, zero, drift = (summary[key] for key in ("model", "engine", "zero_fault", "drift"))
+    faults, rows = summary["faults"], summary["rows"]
+    yield Text.assemble((summary["name"], "bold"), f": {faults:,} faults, {rows:,} rows (fault x image), seed {summary['seed']}")
+    yield (
+        f"model   {model['preset']} on {summary['data']['name']}, {model['parameters']:,} parameters,"
+        f" test accuracy {100 * model['test_accuracy']:.2f} % of {model['test_images']}"
+    )
+    yield (
+        f"engine  {engine['backend']} {engine['precision']}, batch {engine['batch']}, {engine['threads']} thread(s),"
+        f" {engine['hash']}, deployed model {engine['deployment_id']}"
+    )
+    yield f"gates   {zero['rows']:,} zero-fault rows, {zero['mismatches']} not bit-identical; plain to twin {drift['max_abs_diff']:.2g} (bound {drift['bound']:g})"
+    yield f"images  {'; '.join(_tier_text(tier) for tier in summary['tiers'])}"
+    yield f"speed   {summary['injections_per_second']:,.0f} injections/s, {summary['wall_seconds']:.1f} s"
+
+
+def _tier_text(tier: Record) -> str:
+    thin = " (thin: wide intervals)" if tier["thin"] else ""
+    return f"({tier['low']:g}, {tier['high']:g}] {tier['images']} of {tier['available']}{thin}"
+
+
+def _rates(summary: Record, target: str, where: str) -> Table:
+    records = [m for m in summary["marginals"] if (m["target"], m["where"]) == (target, where)]
+    has_classes = any(m["rates"]["sdc1"] for m in records)
+    confidence = f"{100 * summary['confidence']:g} %"
+    noun = "activations" if where == "activation" else "weights"
+    table = Table(title=f"{target}: faults in {noun}, rates in % with {confidence} intervals", title_justify="left")
+    for name in ("", "faults", "n", *(["SDC-1"] if has_classes else []), "outside tolerance", "non-finite"):
+        table.add_column(name, justify="right" if name in ("faults", "n") else "left", no_wrap=True)
+    for record in records:
+        if record["by"] == "all":
+            _add(table, f"{record['op']}, all", record, has_classes, style="bold")
+    first = records[0]["op"]
+    for by, title in _TITLES.items():
+        part = [m for m in records if m["by"] == by and m["op"] == first]
+        if len(part) > 1:
+            table.add_section()
+            table.add_row(f"{first}, {title}", style="italic")
+            for record in part:
+                _add(table, f"  {_value(summary, by, record['value'])}", record, has_classes)
+    return table
+
+
+def _value(summary: Record, by: str, value: Any) -> str:
+    if by != "tier":
+        return str(value)
+    tier = summary["tiers"][value]
+    return f"({tier['low']:g}, {tier['high']:g}]{' thin' if tier['thin'] else ''}"
+
+
+def _add(table: Table, name: str, record: Record, has_classes: bool, style: str | None = None) -> None:
+    rates = record["rates"]
+    cells = [_rate(rates[key]) for key in ("sdc1", "outside", "nonfinite") if key != "sdc1" or has_classes]
+    table.add_row(name, f"{record['faults']:,}", f"{record['n']:,}", *cells, style=style)
+
+
+def _rate(rate: Record | None) -> str:
+    if rate is None:
+        return ""
+    return f"{100 * rate['rate']:6.2f} [{100 * rate['low']:.2f}, {100 * rate['high']:.2f}]"
+
+
+def plan_tables(plan: Record) -> RenderableType:
+    """What a campaign would do."""
+    table = Table(title=f"plan of {plan['name']}: nothing was run", title_justify="left")
+    for name in ("target", "place", "sites", "strata", "faults per stratum", "faults", "rows", "population", "time"):
+        table.add_column(name, justify="left" if name in ("target", "place") else "right")
+    widths = Table(title=f"half-width of a rate of 50 %, in points, {100 * plan['confidence']:g} %", title_justify="left")
+    for name in ("target", "place", "operation", "over everything", "over one site", "over the rarest bit class"):
+        widths.add_column(name, justify="left" if name in ("target", "place", "operation") else "right")
+    for section in plan["sections"]:
+        least, most = section["faults_per_stratum"]["least"], section["faults_per_stratum"]["most"]
+        table.add_row(
+            section["target"],
+            section["where"],
+            str(section["sites"]),
+            f"{section['strata']:,}",
+            str(least) if least == most else f"{least} to {most}",
+            f"{section['faults']:,}",
+            f"{section['rows']:,}",
+            f"{section['population']:,}",
+            f"{section['estimated_seconds']:.0f} s",
+        )
+        for op, half in section["half_width"].items():
+            cells = [f"{100 * half[cell]:.1f}" for cell in ("all", "site", "bit_class")]
+            widths.add_row(section["target"], section["where"], op, *cells)
+    total = (
+        f"{plan['faults']:,} faults, {plan['rows']:,} rows on {plan['images']} images;"
+        f" about {plan['estimated_seconds']:.0f} s of engine time here, after {plan['training_epochs']} epochs of training"
+    )
+    return Group(table, widths, Text(total))
