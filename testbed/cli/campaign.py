@@ -58,7 +58,7 @@ def run(spec: Path, run: Path | None, dry_run: bool, redo: str | None, as_json: 
 def _run(loaded: CampaignSpec, spec: Path, folder: Path, redo: str | None) -> dict[str, Any]:
     from testbed.campaign.pipeline import run_campaign
     from testbed.cli.progress import log_to_stderr, progress_on_stderr
-    from testbed.report.build import report_stage
+    from testbed.report.stage import report_stage
 
     log_to_stderr()
     try:
