@@ -37,13 +37,18 @@ def heat_map(axes: Any, summary: dict[str, Any]) -> None:
 
 
 def bit_chart(axes: Any, summary: dict[str, Any]) -> None:
-    for where, colour, label, shift in (("activation", "#b2182b", "activations", -0.15), ("weight", "#2166ac", "weights", 0.15)):
+    for where, colour, label, shift in (
+        ("activation", "#b2182b", "activations", -0.15),
+        ("weight", "#2166ac", "weights", 0.15),
+    ):
         by_bit = rates(summary, "bit", where)
         bits = np.array(sorted(by_bit))
         rate = np.array([100 * by_bit[b]["rate"] for b in bits])
         low = rate - [100 * by_bit[b]["low"] for b in bits]
         high = [100 * by_bit[b]["high"] for b in bits] - rate
-        axes.errorbar(bits + shift, rate, yerr=[low.clip(0), high.clip(0)], fmt="o", ms=3, lw=1, color=colour, label=label)
+        axes.errorbar(
+            bits + shift, rate, yerr=[low.clip(0), high.clip(0)], fmt="o", ms=3, lw=1, color=colour, label=label
+        )
     axes.axvspan(22.5, 30.5, color="0.92", zorder=0)
     axes.text(26.5, 96, "exponent", ha="center", fontsize=8)
     axes.text(11, 96, "mantissa", ha="center", fontsize=8)

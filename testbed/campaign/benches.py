@@ -21,7 +21,9 @@ def open_bench(preparation: Preparation, target: str, where: str) -> Bench:
     """Activation faults run in the twin, weight faults in the plain engine with weights that can be struck."""
     files = Files(target)
     table = preparation.table(target)
-    request = engine_request(preparation, target, files.twin if where == "activation" else files.plain, where == "weight")
+    request = engine_request(
+        preparation, target, files.twin if where == "activation" else files.plain, where == "weight"
+    )
 
     def reopen() -> Runner:
         return open_engine(preparation.spec.engine.backend, request)
@@ -68,9 +70,7 @@ def golden_values(bench: Bench, leg: Leg, backend: str, twin: EngineRequest) -> 
     by_site = {site: np.flatnonzero(fault_sites == site) for site in sites}
     bytes_per_image = sum(bench.table[site].elements for site in sites) * 4
     chunk = int(np.clip(_PROBE_BYTES // bytes_per_image, 1, bench.batch))
-    probe_request = EngineRequest(
-        probe.SerializeToString(), "probe", twin.deployment_id, twin.precision, twin.threads
-    )
+    probe_request = EngineRequest(probe.SerializeToString(), "probe", twin.deployment_id, twin.precision, twin.threads)
     with open_engine(backend, probe_request) as runner:
         for start in range(0, len(bench.images), chunk):
             rows = np.arange(start, min(start + chunk, len(bench.images)))
@@ -86,6 +86,6 @@ def with_live_outputs(twin: bytes, table: SiteTable, sites: list[str]) -> ModelP
     """The twin with the tensors before these sites' ports as outputs."""
     proto = onnx.load_from_string(twin)
     for site in sites:
-        shape = ["batch", *table[site].shape]
+        shape: list[str | int | None] = ["batch", *table[site].shape]
         proto.graph.output.append(helper.make_tensor_value_info(f"{site}/live", TensorProto.FLOAT, shape))
     return proto

@@ -107,7 +107,9 @@ def _section(
         count += 1
     faults = sum(per_stratum)
     rows = faults * (1 if section.where == "activation" else images)
-    batches = -(-faults // spec.engine.batch) if section.where == "activation" else faults * -(-images // spec.engine.batch)
+    batches = (
+        -(-faults // spec.engine.batch) if section.where == "activation" else faults * -(-images // spec.engine.batch)
+    )
     return {
         "target": section.target,
         "where": section.where,

@@ -1,6 +1,7 @@
 """Runs faults in a compiled engine: many different activation faults per batch, or one weight fault over all images.
 
-Both kinds of leg share the batch size, the padding and the golden of their engine, so a row's bits do not depend on which
+Both kinds of leg share the batch size, the padding and the golden of their engine, so a row's bits do not depend on
+which
 other rows are run, on the order of work, or on a restart.
 """
 
@@ -41,7 +42,8 @@ class Judge:
 
 @dataclass
 class Bench:
-    """One engine with its inputs: the target's, for the named images. ``reopen`` builds a fresh one of the same kind."""
+    """One engine with its inputs: the target's, for the named images. ``reopen`` builds a fresh one of the same
+    kind."""
 
     target: str
     table: SiteTable
@@ -54,15 +56,16 @@ class Bench:
     batch: int
     engine_seconds: float = field(default=0.0)
 
-    def run(self, rows: NDArray[np.int64], ports: PortFeed | None) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    def run(
+        self, rows: NDArray[np.int64], ports: PortFeed | None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
         """Outputs (b, ...) and, from a twin, the live values at the struck elements (b,). At most ``batch`` rows."""
         n = len(rows)
         idle = self.batch - n
         padded = np.concatenate([rows, np.zeros(idle, np.int64)]) if idle else rows
         feeds = {self.input_name: self.inputs(padded)}
         if ports is not None:
-            rest = PortFeed.idle(idle)
-            feeds |= PortFeed(*(np.concatenate(pair) for pair in zip(ports, rest, strict=True))).as_inputs()
+            feeds |= ports.padded(self.batch).as_inputs()
         start = time.perf_counter()
         results = self.runner.run(feeds)
         self.engine_seconds += time.perf_counter() - start
@@ -107,7 +110,9 @@ class ActivationLeg:
         """Result rows of one unit of work. Raises EngineError when the engine is not deterministic."""
         first = unit * self.faults_per_unit
         faults = np.arange(first, min(first + self.faults_per_unit, len(self.leg)))
-        done = [self._run(faults[start : start + self.bench.batch]) for start in range(0, len(faults), self.bench.batch)]
+        done = [
+            self._run(faults[start : start + self.bench.batch]) for start in range(0, len(faults), self.bench.batch)
+        ]
         outputs = np.concatenate([d[0] for d in done])
         failed, retried = np.concatenate([d[1] for d in done]), np.concatenate([d[2] for d in done])
         images = self._images[faults]
@@ -122,7 +127,7 @@ class ActivationLeg:
         try:
             return self.inject(faults), nobody, nobody
         except EngineError:
-            alone = [self._alone(fault) for fault in faults]
+            alone = [self._alone(int(fault)) for fault in faults]
         outputs = np.concatenate([output for output, _ in alone])
         failed = np.array([bad for _, bad in alone])
         return outputs, failed, ~failed
@@ -183,7 +188,7 @@ class WeightLeg:
         """Result rows of one unit of work: fault after fault, images in campaign order."""
         first = unit * self.faults_per_unit
         faults = np.arange(first, min(first + self.faults_per_unit, len(self.leg)))
-        done = [self._run(fault) for fault in faults]
+        done = [self._run(int(fault)) for fault in faults]
         n = len(self.bench.images)
         injected = Injected(
             fault=np.repeat(faults, n),
@@ -236,4 +241,3 @@ def _judged(bench: Bench, leg: Leg, injected: Injected, side: GoldenSide, judge:
         detector=judge.detector,
     )
     return result_rows(leg.table, injected, outcomes, bench.images, bench.runner.info)
-

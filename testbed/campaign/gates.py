@@ -1,4 +1,5 @@
-"""What must hold before a fault is run: parity with torch, no drift from plain to twin, exact zero-fault rows, live weights."""
+"""What must hold before a fault is run: parity with torch, no drift from plain to twin, exact zero-fault rows, live
+weights."""
 
 from __future__ import annotations
 
@@ -53,11 +54,11 @@ def zero_fault_leg(target: str, where: str, sites: Sequence[Site], images: Seque
     return Leg(target, where, table_of(faults))
 
 
-def zero_fault(
-    bench: Bench, leg: Leg, judge: Judge, values: Callable[[Leg], NDArray[np.float32]]
-) -> tuple[int, int]:
+def zero_fault(bench: Bench, leg: Leg, judge: Judge, values: Callable[[Leg], NDArray[np.float32]]) -> tuple[int, int]:
     """(rows run, rows that are not bit-identical to the engine golden). values: golden values of a leg's elements."""
-    runner = ActivationLeg(bench, leg, values(leg), judge) if leg.where == "activation" else WeightLeg(bench, leg, judge)
+    runner = (
+        ActivationLeg(bench, leg, values(leg), judge) if leg.where == "activation" else WeightLeg(bench, leg, judge)
+    )
     rows = mismatches = 0
     for unit in range(runner.units):
         table = runner.run_unit(unit)

@@ -31,7 +31,9 @@ class NamedImages:
     def row(self, image_id: str) -> int:
         """Raises UsageError for an image that is not part of the campaign."""
         if image_id not in self._rows:
-            raise UsageError(f"image {image_id!r} is not one of the campaign's {len(self)}; the first is {self.ids[0]!r}")
+            raise UsageError(
+                f"image {image_id!r} is not one of the campaign's {len(self)}; the first is {self.ids[0]!r}"
+            )
         return self._rows[image_id]
 
     def rows(self, image_ids: Sequence[str | None]) -> NDArray[np.int64]:

@@ -52,7 +52,8 @@ class Stages:
 def run_campaign(spec: CampaignSpec, path: Path, *, redo: str | None, progress: Progress) -> dict[str, Any]:
     """Runs or resumes the campaign in ``path`` up to its summary, which is returned.
 
-    Raises UsageError for a folder with another campaign, StaleArtefact for files that were changed, GateFailed for a bound
+    Raises UsageError for a folder with another campaign, StaleArtefact for files that were changed, GateFailed for a
+    bound
     that does not hold.
     """
     folder = RunFolder.claimed(path, "campaign", spec.name, spec.identity(), current_argv())
@@ -172,7 +173,9 @@ class Campaign:
     def _golden_hashes(self) -> dict[str, str]:
         """Content of each engine's golden: another instruction set gives other bits, and must not be mixed in."""
         return {
-            f"{target}.{where}": sha256_bytes(self.bench(target, where).outputs(twin=where == "activation").tobytes())[:16]
+            f"{target}.{where}": sha256_bytes(self.bench(target, where).outputs(twin=where == "activation").tobytes())[
+                :16
+            ]
             for target, where in self.spec.legs
         }
 
@@ -197,12 +200,13 @@ class Campaign:
         self.folder.stage("plan", inputs, [PLAN_FILE], build)
 
     def execute(self, progress: Progress) -> None:
-        inputs = {"plan": self.folder.output_hash("plan", PLAN_FILE), "engines": self.engines()}
+        plan_hash = self.folder.output_hash("plan", PLAN_FILE)
+        inputs = {"plan": plan_hash, "engines": self.engines()}
 
         def build() -> dict[str, Any]:
             plan = read_plan(self.folder / PLAN_FILE)
             start = time.perf_counter()
-            with ResultStore(self.folder / STORE, inputs["plan"]) as store:
+            with ResultStore(self.folder / STORE, plan_hash) as store:
                 rows_before = sum(store.read(unit).num_rows for unit in store)
                 runners = [self._leg(leg) for leg in legs(plan)]
                 self._run_units(runners, store, progress, plan.num_rows)
@@ -229,7 +233,9 @@ class Campaign:
     def _run_units(
         self, runners: Sequence[ActivationLeg | WeightLeg], store: ResultStore, progress: Progress, faults: int
     ) -> None:
-        log.info("campaign: %d faults in %d units of work, %d done before", faults, sum(r.units for r in runners), len(store))
+        log.info(
+            "campaign: %d faults in %d units of work, %d done before", faults, sum(r.units for r in runners), len(store)
+        )
         with progress(faults) as advance:
             for number, runner, unit in _numbered(runners):
                 if number not in store:

@@ -1,4 +1,5 @@
-"""The plan: ``faults.parquet``, every fault of the campaign in the order it will run, decided before the first one runs."""
+"""The plan: ``faults.parquet``, every fault of the campaign in the order it will run, decided before the first one
+runs."""
 
 from __future__ import annotations
 
@@ -32,7 +33,9 @@ def plan_table(spec: CampaignSpec, tables: Mapping[str, SiteTable], tier_images:
         for stratum in strata(section, tables[section.target], tier_images):
             chosen = draws(stratum, section.per_stratum, spec.seed)
             for draw in chosen:
-                row = fault_row(stratum.target, stratum.site, stratum.op, stratum.bit, draw.index, draw.masks, draw.image_id)
+                row = fault_row(
+                    stratum.target, stratum.site, stratum.op, stratum.bit, draw.index, draw.masks, draw.image_id
+                )
                 row |= {
                     "fault_id": len(rows),
                     "stratum": number,

@@ -1,4 +1,5 @@
-"""From spec to instrumented engines' files: data, trained model, reference golden, tiers, plain ONNX, twins, site tables."""
+"""From spec to instrumented engines' files: data, trained model, reference golden, tiers, plain ONNX, twins, site
+tables."""
 
 from __future__ import annotations
 
@@ -102,7 +103,9 @@ class Preparation:
             if _reused(kept, self.folder / MODEL):
                 log.info("model: reused, trained before from the same data, recipe and seed")
                 return {"key": key}
-            log.info("model: training %s on %s, %d epochs", self.spec.model.preset, self.dataset.name, self.recipe.epochs)
+            log.info(
+                "model: training %s on %s, %d epochs", self.spec.model.preset, self.dataset.name, self.recipe.epochs
+            )
             trained = train(self.config, self.dataset, self.recipe, seed=self.spec.seed, threads=1)
             save_model(self.folder / MODEL, trained.model)
             _keep(self.folder / MODEL, kept)
@@ -178,7 +181,9 @@ class Preparation:
     @cached_property
     def tiers(self) -> Tiers:
         test = self.dataset.test
-        return tiers_from_logits(read_array(self.folder / LOGITS), test.labels, TierEdges(self.spec.tiers.edges), test.ids)
+        return tiers_from_logits(
+            read_array(self.folder / LOGITS), test.labels, TierEdges(self.spec.tiers.edges), test.ids
+        )
 
     @cached_property
     def images(self) -> NamedImages:
@@ -219,7 +224,7 @@ def check_fit(config: ViTConfig, dataset: Dataset) -> None:
         raise UsageError("the model's first block has no attention; choose a model whose first block has heads")
 
 
-def _tiers_file(tiers: Tiers, ids: Sequence[str], chosen: Sequence[int], labels: np.ndarray) -> dict[str, Any]:
+def _tiers_file(tiers: Tiers, ids: Sequence[str], chosen: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     lows = (0.0, *tiers.edges.edges)
     return {
         "tiers": [

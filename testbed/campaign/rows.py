@@ -34,7 +34,9 @@ class Injected:
     retried: NDArray[np.bool_]
 
 
-def result_rows(plan: pa.Table, injected: Injected, outcomes: Outcomes, images: NamedImages, engine: EngineInfo) -> pa.Table:
+def result_rows(
+    plan: pa.Table, injected: Injected, outcomes: Outcomes, images: NamedImages, engine: EngineInfo
+) -> pa.Table:
     """plan: the leg's plan, from which the fault's columns are taken."""
     n = len(injected.fault)
     faults = plan.select([column.name for column in FAULT_COLUMNS]).take(pa.array(injected.fault))

@@ -139,7 +139,9 @@ class CampaignSpec(Strict):
         width = format_named(self.engine.precision).bits
         for fault in self.faults:
             if fault.bits != "all" and max(fault.bits) >= width:
-                raise ValueError(f"faults.bits: {self.engine.precision} has bits 0 to {width - 1}, not {max(fault.bits)}")
+                raise ValueError(
+                    f"faults.bits: {self.engine.precision} has bits 0 to {width - 1}, not {max(fault.bits)}"
+                )
         return self
 
     @property
@@ -183,7 +185,9 @@ def parse_spec(values: dict[str, Any], name: str = "spec") -> CampaignSpec:
 def _told(error: ValidationError) -> str:
     """The first complaint in one line: where, what, and what is allowed."""
     first = error.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("tuple[", "literal[", "constrained")))
+    where = ".".join(
+        str(part) for part in first["loc"] if not str(part).startswith(("tuple[", "literal[", "constrained"))
+    )
     if first["type"] == "extra_forbidden":
         return f"unknown key {where!r}; {_known_keys(first['loc'])}"
     message = first["msg"].removeprefix("Value error, ")

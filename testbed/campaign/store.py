@@ -30,7 +30,8 @@ class ResultStore:
     """The log in a folder of segments. One writer at a time (the run folder's lock sees to it)."""
 
     def __init__(self, folder: Path, plan_hash: str) -> None:
-        """Opens or makes the log for one plan; a damaged tail is cut off. Raises TestbedError for another plan's log."""
+        """Opens or makes the log for one plan; a damaged tail is cut off. Raises TestbedError for another plan's
+        log."""
         self._folder = folder
         self._file: FileIO | None = None
         self._frames: dict[int, tuple[Path, int, int]] = {}

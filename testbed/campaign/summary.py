@@ -1,6 +1,7 @@
 """results.parquet -> summary.json: counts per stratum, and population-weighted rates with intervals.
 
-A rate never mixes fault models: every one is of one target, one place and one operation. "sdc1" is a changed top-1, "outside"
+A rate never mixes fault models: every one is of one target, one place and one operation. "sdc1" is a changed top-1,
+"outside"
 any output outside the tolerance (or none at all), "nonfinite" a NaN or infinity in the output.
 """
 
@@ -21,7 +22,20 @@ from testbed.core.schema import SCHEMA_VERSION
 
 SUMMARY = "summary.json"
 DIMENSIONS = ("tier", "kind", "bit_class", "bit", "block", "site")
-_COLUMNS = ["fault_id", "target", "where", "site", "kind", "block", "op", "bit", "bit_class", "stratum", "tier", "outcome"]
+_COLUMNS = [
+    "fault_id",
+    "target",
+    "where",
+    "site",
+    "kind",
+    "block",
+    "op",
+    "bit",
+    "bit_class",
+    "stratum",
+    "tier",
+    "outcome",
+]
 _INSIDE = (Outcome.IDENTICAL, Outcome.MASKED)
 
 
@@ -126,7 +140,7 @@ class Design:
         rates = {name: domains.estimates(y, self.confidence) for name, y in self.measures.items()}
         for code, value in enumerate(values):
             some = rates["outside"][code]
-            told = {name: _rate(found[code]) for name, found in rates.items()}
+            told: dict[str, Any] = {name: _rate(found[code]) for name, found in rates.items()}
             if not has_classes:
                 told["sdc1"] = None
             yield {"by": by, "value": value, "faults": some.n_clusters, "n": some.n_rows, "rates": told}
@@ -142,7 +156,7 @@ class Design:
         domains = self.survey.domains(cell)
         sdc1 = domains.estimates(self.measures["sdc1"], self.confidence)
         outside = domains.estimates(self.measures["outside"], self.confidence)
-        for code, head in first.iterrows():
+        for code, (_, head) in enumerate(first.sort_index().iterrows()):
             found, out = sdc1[code], outside[code]
             yield {
                 "tier": int(head["tier"]),
@@ -194,7 +208,7 @@ def _tiers(preparation: Preparation) -> list[dict[str, Any]]:
 def _statement(preparation: Preparation) -> str:
     images, tiers = len(preparation.images), len(preparation.spec.tiers.edges)
     return (
-        f"Rates speak of the {images} named images in the run folder ({tiers} confidence tiers, correctly classified test"
-        " images), of all elements and bits of the named sites, and of one fault model at a time; elements, bits and images"
-        " weigh equally. They do not speak of other images."
+        f"Rates speak of the {images} named images in the run folder ({tiers} confidence tiers, correctly classified"
+        " test images), of all elements and bits of the named sites, and of one fault model at a time; elements, bits"
+        " and images weigh equally. They do not speak of other images."
     )

@@ -129,7 +129,9 @@ class Run:
         """Runs a planned fault again. ``image``: which one, for weight faults; an activation fault has its own."""
         row = self.stored(fault_id)
         if image and row["image_id"] and image != row["image_id"]:
-            raise UsageError(f"fault {fault_id} strikes an activation of image {row['image_id']!r}; it has no other image")
+            raise UsageError(
+                f"fault {fault_id} strikes an activation of image {row['image_id']!r}; it has no other image"
+            )
         row["image_id"] = row["image_id"] or image or self.image_ids[0]
         return self._injected(self.sites(row["target"])[row["site"]], row)
 

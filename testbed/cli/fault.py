@@ -19,7 +19,9 @@ def fault() -> None:
 
 
 @fault.command(
-    epilog=example("testbed fault replay runs/digits 4711", "testbed fault replay runs/digits 40123 --image digits/0161")
+    epilog=example(
+        "testbed fault replay runs/digits 4711", "testbed fault replay runs/digits 40123 --image digits/0161"
+    )
 )
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.argument("fault_id", type=int)

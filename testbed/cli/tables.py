@@ -27,7 +27,9 @@ def summary_tables(summary: Record, folder: Path) -> RenderableType:
 def _head(summary: Record) -> Iterable[RenderableType]:
     model, engine, zero, drift = (summary[key] for key in ("model", "engine", "zero_fault", "drift"))
     faults, rows = summary["faults"], summary["rows"]
-    yield Text.assemble((summary["name"], "bold"), f": {faults:,} faults, {rows:,} rows (fault x image), seed {summary['seed']}")
+    yield Text.assemble(
+        (summary["name"], "bold"), f": {faults:,} faults, {rows:,} rows (fault x image), seed {summary['seed']}"
+    )
     yield (
         f"model   {model['preset']} on {summary['data']['name']}, {model['parameters']:,} parameters,"
         f" test accuracy {100 * model['test_accuracy']:.2f} % of {model['test_images']}"
@@ -36,7 +38,10 @@ def _head(summary: Record) -> Iterable[RenderableType]:
         f"engine  {engine['backend']} {engine['precision']}, batch {engine['batch']}, {engine['threads']} thread(s),"
         f" {engine['hash']}, deployed model {engine['deployment_id']}"
     )
-    yield f"gates   {zero['rows']:,} zero-fault rows, {zero['mismatches']} not bit-identical; plain to twin {drift['max_abs_diff']:.2g} (bound {drift['bound']:g})"
+    yield (
+        f"gates   {zero['rows']:,} zero-fault rows, {zero['mismatches']} not bit-identical;"
+        f" plain to twin {drift['max_abs_diff']:.2g} (bound {drift['bound']:g})"
+    )
     yield f"images  {'; '.join(_tier_text(tier) for tier in summary['tiers'])}"
     yield f"speed   {summary['injections_per_second']:,.0f} injections/s, {summary['wall_seconds']:.1f} s"
 
@@ -92,7 +97,9 @@ def plan_tables(plan: Record) -> RenderableType:
     table = Table(title=f"plan of {plan['name']}: nothing was run", title_justify="left")
     for name in ("target", "place", "sites", "strata", "faults per stratum", "faults", "rows", "population", "time"):
         table.add_column(name, justify="left" if name in ("target", "place") else "right")
-    widths = Table(title=f"half-width of a rate of 50 %, in points, {100 * plan['confidence']:g} %", title_justify="left")
+    widths = Table(
+        title=f"half-width of a rate of 50 %, in points, {100 * plan['confidence']:g} %", title_justify="left"
+    )
     for name in ("target", "place", "operation", "over everything", "over one site", "over the rarest bit class"):
         widths.add_column(name, justify="left" if name in ("target", "place", "operation") else "right")
     for section in plan["sections"]:

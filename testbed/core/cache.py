@@ -1,4 +1,5 @@
-"""The user's cache folder: things that are costly to make and named by what they were made from. Losing it loses time only."""
+"""The user's cache folder: things that are costly to make and named by what they were made from. Losing it loses time
+only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The errors a user can cause. Each is one clear line that says the fix; the command line prints it, never a traceback."""
+"""The errors a user can cause. Each is one clear line that says the fix; the command line prints it, never a
+traceback."""
 
 from __future__ import annotations
 

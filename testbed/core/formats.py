@@ -1,4 +1,5 @@
-"""Number formats a fault can strike: word widths, and what each bit is (its role, and the class it is reported under)."""
+"""Number formats a fault can strike: word widths, and what each bit is (its role, and the class it is reported
+under)."""
 
 from __future__ import annotations
 

@@ -6,7 +6,8 @@ from enum import StrEnum
 
 
 class Outcome(StrEnum):
-    """``SDC`` is for targets whose output has no classes (the attention subnetwork): outside the tolerance, no top-1."""
+    """``SDC`` is for targets whose output has no classes (the attention subnetwork): outside the tolerance, no
+    top-1."""
 
     IDENTICAL = "identical"
     MASKED = "masked"

@@ -52,16 +52,22 @@ class RunFolder:
         try:
             manifest = json.loads((self.path / MANIFEST).read_text())
         except (OSError, ValueError) as error:
-            raise StaleArtefact(f"{self.path / MANIFEST} is damaged ({error}); start again in another folder") from error
+            raise StaleArtefact(
+                f"{self.path / MANIFEST} is damaged ({error}); start again in another folder"
+            ) from error
         if not isinstance(manifest, dict) or manifest.get("schema_version") != SCHEMA_VERSION:
-            raise StaleArtefact(f"{self.path / MANIFEST} is not a manifest of schema version {SCHEMA_VERSION}; use another folder")
+            raise StaleArtefact(
+                f"{self.path / MANIFEST} is not a manifest of schema version {SCHEMA_VERSION}; use another folder"
+            )
         return manifest
 
     @classmethod
     def existing(cls, path: Path) -> RunFolder:
         """A folder that a command only reads. Raises UsageError when it holds no run."""
         if not (path / MANIFEST).is_file():
-            raise UsageError(f"{path} holds no run ({MANIFEST} is missing); name a folder written by `testbed ... --run {path}`")
+            raise UsageError(
+                f"{path} holds no run ({MANIFEST} is missing); name a folder written by `testbed ... --run {path}`"
+            )
         return cls(path)
 
     @classmethod
@@ -74,11 +80,19 @@ class RunFolder:
         if folder.manifest:
             if {k: folder.manifest.get(k) for k in wanted} != wanted:
                 held = f"{folder.manifest.get('kind')} {folder.manifest.get('name')!r}"
-                raise UsageError(f"{path} holds another run ({held}, other settings or seed); choose another folder with --run")
+                raise UsageError(
+                    f"{path} holds another run ({held}, other settings or seed); choose another folder with --run"
+                )
             return folder
         if path.is_dir() and any(path.iterdir()):
             raise UsageError(f"{path} is not empty and holds no run; choose a new or empty folder with --run")
-        folder.manifest = {**wanted, "schema_version": SCHEMA_VERSION, **_provenance(argv), "spec": identity, "stages": {}}
+        folder.manifest = {
+            **wanted,
+            "schema_version": SCHEMA_VERSION,
+            **_provenance(argv),
+            "spec": identity,
+            "stages": {},
+        }
         return folder
 
     def __truediv__(self, name: str) -> Path:
@@ -93,7 +107,9 @@ class RunFolder:
             try:
                 lock.acquire()
             except Timeout as error:
-                raise TestbedError(f"another process is working in {self.path}; wait or choose another folder") from error
+                raise TestbedError(
+                    f"another process is working in {self.path}; wait or choose another folder"
+                ) from error
         try:
             yield
         finally:
@@ -102,7 +118,9 @@ class RunFolder:
     def save(self) -> None:
         write_json(self.path / MANIFEST, self.manifest)
 
-    def stage(self, name: str, inputs: Any, files: Sequence[str], build: Callable[[], Mapping[str, Any] | None]) -> dict[str, Any]:
+    def stage(
+        self, name: str, inputs: Any, files: Sequence[str], build: Callable[[], Mapping[str, Any] | None]
+    ) -> dict[str, Any]:
         """Runs ``build`` unless it has been done with the same inputs; returns the facts it reported.
 
         ``build`` writes every one of ``files`` (whole or not at all) and may return JSON facts, which are kept in the
@@ -136,7 +154,9 @@ class RunFolder:
             if not path.is_file():
                 raise StaleArtefact(f"{path} is missing; rerun the stage that writes it with --redo {stage}")
             if sha256_file(path) != digest:
-                raise StaleArtefact(f"{path} was edited or truncated since stage {stage!r} wrote it; rerun with --redo {stage}")
+                raise StaleArtefact(
+                    f"{path} was edited or truncated since stage {stage!r} wrote it; rerun with --redo {stage}"
+                )
 
     def redo(self, stage: str, order: Sequence[str]) -> None:
         """Forgets a stage and all later ones of ``order``. Raises UsageError for an unknown stage."""
@@ -189,8 +209,12 @@ def git_revision() -> str | None:
     if not (root / ".git").exists():
         return None
     try:
-        revision = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True)
-        changes = subprocess.run(["git", "-C", str(root), "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=10)
+        revision = subprocess.run(
+            ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
+        )
+        changes = subprocess.run(
+            ["git", "-C", str(root), "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=10
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return revision.stdout.strip() + ("+changes" if changes.stdout.strip() else "")

@@ -40,7 +40,11 @@ FAULT_COLUMNS: tuple[Column, ...] = (
 PLAN_COLUMNS: tuple[Column, ...] = (
     *FAULT_COLUMNS,
     Column("draw", "int32", "number of the draw within its stratum"),
-    Column("population", "int64", "faults in the stratum: (element, bit, image) for activations, (element, bit) for weights"),
+    Column(
+        "population",
+        "int64",
+        "faults in the stratum: (element, bit, image) for activations, (element, bit) for weights",
+    ),
     Column("inclusion", "float64", "probability that this fault was drawn"),
     Column("image_id", "dictionary", "the image struck; null where every image is run (weights)"),
     Column("tier", "int16", "confidence tier of the stratum, 0 the least confident; null where every image is run"),

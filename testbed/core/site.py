@@ -106,12 +106,15 @@ class SiteTable:
     def __getitem__(self, name: str) -> Site:
         if name not in self._by_name:
             near = [s for s in self._by_name if name in s or s.rsplit(".", 1)[-1] == name.rsplit(".", 1)[-1]][:4]
-            hint = f"; near it: {', '.join(near)}" if near else f"; its {len(self.sites)} sites: {self.sites[0].name}, ..."
+            hint = (
+                f"; near it: {', '.join(near)}" if near else f"; its {len(self.sites)} sites: {self.sites[0].name}, ..."
+            )
             raise UsageError(f"target {self.target!r} has no site {name!r}{hint}")
         return self._by_name[name]
 
     def select(self, where: str, patterns: Iterable[str]) -> list[Site]:
-        """Sites of one kind of place whose names match any shell pattern. Raises UsageError if a pattern matches none."""
+        """Sites of one kind of place whose names match any shell pattern. Raises UsageError if a pattern matches
+        none."""
         chosen: dict[str, Site] = {}
         for pattern in patterns:
             hits = [s for s in self.sites if s.where == where and fnmatch.fnmatchcase(s.name, pattern)]

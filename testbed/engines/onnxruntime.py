@@ -1,7 +1,8 @@
 """ONNX Runtime on the CPU provider.
 
 Two settings of the same engine: as deployed, and with weights that can be struck in place. For the latter ONNX Runtime
-must neither prepack nor fold nor own the weights, or a change would be silently ignored; callers prove per tensor that it
+must neither prepack nor fold nor own the weights, or a change would be silently ignored; callers prove per tensor
+that it
 is not (the canary), and such a session has its own hash and its own golden.
 """
 
@@ -36,7 +37,9 @@ class OrtCpuRunner(BaseRunner):
         except Exception as error:  # its error types are private
             raise EngineError(f"ONNX Runtime cannot build this model: {_first_line(error)}") from error
         if self._session.get_providers()[0] != PROVIDER:
-            raise EngineError(f"ONNX Runtime fell back to {self._session.get_providers()[0]} although {PROVIDER} was asked for")
+            raise EngineError(
+                f"ONNX Runtime fell back to {self._session.get_providers()[0]} although {PROVIDER} was asked for"
+            )
         self._outputs = [o.name for o in self._session.get_outputs()]
         self.info = _info(request)
 

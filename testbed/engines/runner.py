@@ -69,7 +69,9 @@ class WeightStriker(Protocol):
 
 
 @contextmanager
-def struck_weight(runner: WeightStriker, tensor: str, stored_index: int, masks: Masks) -> Iterator[tuple[NDArray, NDArray]]:
+def struck_weight(
+    runner: WeightStriker, tensor: str, stored_index: int, masks: Masks
+) -> Iterator[tuple[NDArray, NDArray]]:
     """Corrupts one stored weight for the length of the block; yields (before, after), and restores it bit for bit.
 
     Raises EngineError if the restored word is not the one that was there before.

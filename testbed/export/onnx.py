@@ -1,6 +1,7 @@
 """torch -> plain ONNX whose tensors carry the sites' names and whose initializers are the parameters, one for one.
 
-The model's taps are exported as extra outputs, which names the tensors, and are then taken off the list of outputs again:
+The model's taps are exported as extra outputs, which names the tensors, and are then taken off the list of outputs
+again:
 the plain graph computes exactly the deployed model. Weights that the exporter multiplies by their transpose are stored
 transposed, under the parameter's own name, and the file's metadata says so.
 """
@@ -57,7 +58,8 @@ class _Tapped(nn.Module):
 def export_onnx(model: nn.Module, example: Tensor, path: Path, *, input_name: str) -> ModelProto:
     """Writes ``model`` (in eval mode) as plain ONNX and returns it.
 
-    example: one batch, (B, ...) float32; the batch is dynamic in the file. The graph's single output is the tensor of the
+    example: one batch, (B, ...) float32; the batch is dynamic in the file. The graph's single output is the tensor of
+    the
     model's last tap. Raises TestbedError when a weight does not survive as one initializer with one consumer.
     """
     tapped = _Tapped(model.eval())

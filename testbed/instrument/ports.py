@@ -1,16 +1,19 @@
 """ONNX -> ONNX twin: a fault port at every site, fed at run time, one fault per batch row.
 
 The port is a "gated replace" in portable standard ops: where a row's ``fault_site`` is this port's number, the element
-``fault_index`` of that row becomes ``fault_value``; every other row goes through untouched. The value is computed by the
-host from the golden one, so one site per inference can be struck; ``fault_live`` returns the value the engine had there, which
+``fault_index`` of that row becomes ``fault_value``; every other row goes through untouched. The value is computed by
+the
+host from the golden one, so one site per inference can be struck; ``fault_live`` returns the value the engine had
+there, which
 the campaign compares with the golden bit for bit. Select is by Gather, not Where: some Where kernels lose the sign of
 zero.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -24,7 +27,8 @@ SITE, INDEX, VALUE, LIVE = "fault_site", "fault_index", "fault_value", "fault_li
 NO_SITE = -1
 
 
-class PortFeed(NamedTuple):
+@dataclass(frozen=True)
+class PortFeed:
     """One entry per batch row. site: port number or NO_SITE; index: flat, canonical; value: what to write there."""
 
     site: NDArray[np.int64]
@@ -34,6 +38,15 @@ class PortFeed(NamedTuple):
     @classmethod
     def idle(cls, rows: int) -> PortFeed:
         return cls(np.full(rows, NO_SITE, np.int64), np.zeros(rows, np.int64), np.zeros(rows, np.float32))
+
+    def padded(self, rows: int) -> PortFeed:
+        """With idle rows at the end."""
+        rest = PortFeed.idle(rows - len(self.site))
+        return PortFeed(
+            np.concatenate([self.site, rest.site]),
+            np.concatenate([self.index, rest.index]),
+            np.concatenate([self.value, rest.value]),
+        )
 
     def as_inputs(self) -> dict[str, NDArray]:
         """The twin's extra inputs, each (B, 1)."""
@@ -55,7 +68,9 @@ def instrument(plain: bytes, table: SiteTable) -> ModelProto:
             nodes.extend(_port(name, ports[name], table[name].shape, constants))
     missing = set(ports) - {name.removesuffix("/port/out") for node in nodes for name in [node.name]}
     if missing:
-        raise TestbedError(f"the ONNX graph has no tensor named {min(missing)!r}; instrument the file it was listed from")
+        raise TestbedError(
+            f"the ONNX graph has no tensor named {min(missing)!r}; instrument the file it was listed from"
+        )
     current = [f"{name}/port/current" for name in ports]
     nodes.append(helper.make_node("Concat", current, ["fault_live/all"], axis=1))
     nodes.append(helper.make_node("GatherElements", ["fault_live/all", SITE], [LIVE], axis=1))
@@ -63,7 +78,9 @@ def instrument(plain: bytes, table: SiteTable) -> ModelProto:
     graph.node.extend(nodes)
     graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in constants.items())
     for name, kind in ((SITE, TensorProto.INT64), (INDEX, TensorProto.INT64), (VALUE, TensorProto.FLOAT)):
-        graph.input.append(helper.make_tensor_value_info(name, kind, [graph.input[0].type.tensor_type.shape.dim[0].dim_param, 1]))
+        graph.input.append(
+            helper.make_tensor_value_info(name, kind, [graph.input[0].type.tensor_type.shape.dim[0].dim_param, 1])
+        )
     graph.output.append(helper.make_tensor_value_info(LIVE, TensorProto.FLOAT, ["batch", 1]))
     onnx.checker.check_model(proto)
     return proto
@@ -75,7 +92,7 @@ def _port(site: str, number: int, shape: Sequence[int], constants: dict[str, NDA
     flat, back = _constant(constants, [-1, int(np.prod(shape))]), _constant(constants, [-1, *shape])
     mine = _constant(constants, [number])
 
-    def op(kind: str, inputs: list[str], output: str, **attributes: int) -> NodeProto:
+    def op(kind: str, inputs: list[str], output: str, **attributes: Any) -> NodeProto:
         return helper.make_node(kind, inputs, [output], name=output, **attributes)
 
     return [
@@ -97,7 +114,7 @@ def _constant(constants: dict[str, NDArray], values: list[int]) -> str:
     return name
 
 
-def feed_sites(table: SiteTable, sites: Sequence[str]) -> NDArray[np.int64]:
+def feed_sites(table: SiteTable, sites: Iterable[str]) -> NDArray[np.int64]:
     """Port numbers of site names."""
     ports: Mapping[str, int] = table.ports
     return np.array([ports[name] for name in sites], np.int64)

@@ -29,7 +29,9 @@ def site_table(plain: bytes, target: str) -> SiteTable:
     shapes = _activation_shapes(proto)
     produced = [name for node in proto.graph.node for name in node.output]
     activations = [
-        Site(name, "activation", shapes[name], tensor=name) for name in produced if _NAMED.match(name) and name in shapes
+        Site(name, "activation", shapes[name], tensor=name)
+        for name in produced
+        if _NAMED.match(name) and name in shapes
     ]
     weights = _weights(proto)
     if not activations or not weights:
@@ -56,5 +58,7 @@ def _weights(proto: ModelProto) -> list[Site]:
         if tensor.data_type in _FORMATS:
             shape = tuple(tensor.dims)
             flip = tensor.name in transposed
-            sites.append(Site(tensor.name, "weight", shape[::-1] if flip else shape, tensor=tensor.name, transposed=flip))
+            sites.append(
+                Site(tensor.name, "weight", shape[::-1] if flip else shape, tensor=tensor.name, transposed=flip)
+            )
     return sites

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from testbed.campaign.pipeline import run_campaign
 from testbed.campaign.spec import CampaignSpec, parse_spec
 

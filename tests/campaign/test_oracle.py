@@ -1,4 +1,5 @@
-"""An independent check: sampled faults of a finished campaign, recomputed in plain PyTorch from the stored plan alone."""
+"""An independent check: sampled faults of a finished campaign, recomputed in plain PyTorch from the stored plan
+alone."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
+
 from testbed.campaign.prepare import named_images
 from testbed.data import load
 from testbed.models.vit import ViT
@@ -36,7 +38,8 @@ def word_of(value: float) -> int:
 
 
 def place(model: ViT, site: str) -> tuple[torch.nn.Module, Any]:
-    """Where PyTorch computes the site's tensor: a module to hook, and how to pick the tensor in its output (no taps)."""
+    """Where PyTorch computes the site's tensor: a module to hook, and how to pick the tensor in its output (no
+    taps)."""
     outside = {"patch_embed": model.patch_embed, "embed": model.embed_drop, "norm": model.norm, "head": model.head}
     if site in outside:
         return outside[site], None
