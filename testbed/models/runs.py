@@ -1,0 +1,126 @@
+"""A trained model in a run folder, and the record of which data it is for.
+
+``testbed train`` and ``testbed import`` write such folders (kind "model"); a campaign's folder can be read as one too.
+Data sets are named here, not loaded: ``testbed.golden.source`` does that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from testbed.core.errors import StaleArtefact, UsageError
+from testbed.core.runfolder import RunFolder, current_argv
+from testbed.models.vit import ViT
+from testbed.models.weights import load_model, save_model
+
+MODEL = "model.safetensors"
+KIND = "model"
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """What ``testbed.data.load`` is to be asked for; the model says the image size.
+
+    Paths (``root``, and PATH of ``imagefolder:PATH``) are made absolute, so that the folder can be used from anywhere.
+    """
+
+    name: str
+    root: str | None = None
+    preprocess: str | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        kind, _, path = self.name.partition(":")
+        if path:
+            object.__setattr__(self, "name", f"{kind}:{_absolute(path)}")
+        if self.root is not None:
+            object.__setattr__(self, "root", _absolute(self.root))
+
+
+@dataclass(frozen=True)
+class ModelRun:
+    """``stage`` is the one that wrote the model; ``data`` is None where none was named."""
+
+    folder: RunFolder
+    stage: str
+    data: DataSource | None
+
+    @cached_property
+    def model(self) -> ViT:
+        """On the CPU, in eval mode. Raises StaleArtefact when the file is not the one that the stage wrote."""
+        self.folder.verify(self.stage)
+        return load_model(self.folder / MODEL)
+
+    @property
+    def model_hash(self) -> str:
+        return self.folder.output_hash(self.stage, MODEL)
+
+
+def claim_model_run(path: Path, name: str, made_from: Mapping[str, Any], data: DataSource | None) -> RunFolder:
+    """The folder for one model, new or begun; lock it, ``save()`` it, then write MODEL in a stage of its own.
+
+    ``name`` is for people (a preset, a file name); ``made_from`` is JSON that tells this model from others: recipe and
+    seed, or the hash of the imported file. Raises UsageError when the folder holds something else.
+    """
+    identity = {"made_from": dict(made_from), "data": None if data is None else asdict(data)}
+    return RunFolder.claimed(path, KIND, name, identity, current_argv())
+
+
+def write_model_run(
+    path: Path,
+    model: ViT,
+    *,
+    stage: str,
+    name: str,
+    made_from: Mapping[str, Any],
+    data: DataSource | None,
+    facts: Mapping[str, Any] | None = None,
+) -> ModelRun:
+    """A run folder with this finished model in it. The same call again changes nothing.
+
+    ``stage`` is "import", "train", ...; ``facts`` are kept in the manifest. For ``name``, ``made_from`` and the errors
+    see ``claim_model_run``; StaleArtefact when the model file was edited since.
+    """
+    folder = claim_model_run(path, name, made_from, data)
+
+    def build() -> Mapping[str, Any]:
+        save_model(folder / MODEL, model)
+        return facts or {}
+
+    with folder.locked():
+        folder.save()
+        folder.stage(stage, dict(made_from), [MODEL], build)
+    return ModelRun(folder, stage, data)
+
+
+def open_model_run(path: Path) -> ModelRun:
+    """The model in a run folder of any kind that holds one.
+
+    Raises UsageError when the folder holds no run or no model, StaleArtefact when its manifest is damaged.
+    """
+    folder = RunFolder.existing(path)
+    manifest = folder.manifest
+    stages = [name for name, stage in manifest.get("stages", {}).items() if MODEL in stage["outputs"]]
+    if not stages:
+        raise UsageError(
+            f"{path} holds no model yet; write one with `testbed train` or `testbed import`, or finish the campaign"
+        )
+    spec = manifest.get("spec") or {}
+    try:
+        return ModelRun(folder, stages[0], _data_source(str(manifest.get("kind")), spec))
+    except (TypeError, KeyError) as error:
+        raise StaleArtefact(f"{path}: its manifest does not name the data as expected ({error})") from error
+
+
+def _data_source(kind: str, spec: Mapping[str, Any]) -> DataSource | None:
+    if spec.get("data") is None:
+        return None
+    return DataSource(**spec["data"], seed=spec["seed"]) if kind == "campaign" else DataSource(**spec["data"])
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().resolve())
