@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from testbed.core.errors import TestbedError, UsageError
 from testbed.data import Dataset
+from testbed.data.augment import augmentation
 from testbed.models.config import ViTConfig
 from testbed.models.vit import ViT
 from testbed.train.batches import training_batches
@@ -113,7 +114,7 @@ class _Run:
         # On the device, so that a GPU is not made to wait for every batch.
         total_loss, correct = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
         self.model.train()
-        for images, labels in training_batches(split, recipe.batch, recipe.augmentation, self.seed, epoch):
+        for images, labels in training_batches(split, recipe, self.seed, epoch):
             images, labels = images.to(self.device), labels.to(self.device)
             with autocast:
                 outputs = self.model(images)
@@ -193,6 +194,8 @@ def _check_fit(config: ViTConfig, dataset: Dataset, recipe: Recipe) -> None:
         raise UsageError(f"data set {dataset.name!r} has no training images; only 0 epochs are possible")
     if recipe.epochs and recipe.select == "best" and not len(dataset.validation):
         raise UsageError(f"data set {dataset.name!r} has no validation images to select by; set select=last")
+    if recipe.augmentation != "none":
+        augmentation(recipe.augmentation, dataset.image)  # an unknown name is told now, not after the set-up
 
 
 def _identity(config: ViTConfig, dataset: Dataset, recipe: Recipe, seed: int) -> dict[str, Any]:
