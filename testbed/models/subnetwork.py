@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from testbed.core.errors import UsageError
-from testbed.models.vit import ViT
+from testbed.models.vit import Attention, Block, ViT
 
 _TARGET = re.compile(r"(attention|block)(?::(\d+))?")
 
@@ -26,18 +26,16 @@ class Part:
 
 
 class Subnetwork(nn.Module):
-    """(B, N, D) -> (B, N, D): a copy of one part of ``model``, in eval mode.
+    """(B, N, D) -> (B, N, D): an ``Attention`` or a ``Block`` on its own, in eval mode.
 
-    Its taps and parameters keep the full model's names (``block.0.attn.q``, ``block.0.attn.qkv.weight``).
+    Its taps and parameters have the full model's names (``block.0.attn.q``, ``block.0.attn.qkv.weight``).
     For attention, the input is the attention's (after a pre-norm), the output is before the residual.
     """
 
-    def __init__(self, model: ViT, part: Part) -> None:
+    def __init__(self, module: Attention | Block, part: Part) -> None:
         super().__init__()
         self.part = part
-        self.tokens, self.width = model.config.tokens, model.config.width
-        copied = copy.deepcopy(_module(model, part))
-        holder = nn.ModuleDict({"attn": copied}) if part.kind == "attention" else copied
+        holder = nn.ModuleDict({"attn": module}) if part.kind == "attention" else module
         self.block = nn.ModuleDict({str(part.block): holder})  # "block.N.attn...": the names the full model gives
         self.eval()
 
@@ -69,9 +67,11 @@ def target_module(model: ViT, target: str) -> nn.Module:
 
 def subnetwork(model: ViT, target: str) -> Subnetwork:
     """The named part of ``model`` as a module of its own, weights copied. Raises UsageError for other targets."""
-    return Subnetwork(model, part_named(model, target))
+    part = part_named(model, target)
+    return Subnetwork(copy.deepcopy(_module(model, part)), part)
 
 
-def _module(model: ViT, part: Part) -> nn.Module:
+def _module(model: ViT, part: Part) -> Attention | Block:
     block = model.block[part.block]
-    return block.attn if part.kind == "attention" else block  # type: ignore[return-value]
+    assert isinstance(block, Block)
+    return block.attn if part.kind == "attention" else block

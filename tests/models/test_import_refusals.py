@@ -154,10 +154,12 @@ def test_wrong_statements_about_the_weights(tmp_path, state_dict, options, said)
 
 
 def test_right_statements_about_the_weights(tmp_path, state_dict):
-    imported = import_weights(written(tmp_path, state_dict), classes=10, image=8, heads=4, channels=3)
+    path = written(tmp_path, state_dict)
+    assert import_weights(path).assumed == ("2 heads of width 64", "pooling 'cls'", "LayerNorm epsilon 1e-05")
+    imported = import_weights(path, classes=10, image=8, heads=4, channels=3)
     assert imported.config.heads == (4, 4, 4)
     assert imported.config.head_width == 32
-    assert "LayerNorm epsilon 1e-05" in imported.assumed
+    assert imported.assumed == ("pooling 'cls'", "LayerNorm epsilon 1e-05")
 
 
 def test_heads_are_asked_for_where_no_default_fits(tmp_path):

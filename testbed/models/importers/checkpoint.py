@@ -8,12 +8,14 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import numpy as np
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
+from torch.utils.data import TensorDataset
 
 from testbed.core.errors import TestbedError, UsageError
 from testbed.models.keys import listed
@@ -21,9 +23,10 @@ from testbed.models.keys import listed
 _WRAPPERS = ("model_state_dict", "state_dict", "model", "net", "weights")
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.")  # DataParallel, torch.compile, training frameworks
 _NUMPY_SCALAR = np.float64(0).__reduce__()[0]
-# What training scripts put beside the weights (arguments, accuracies). Rebuilding these runs no code of the file's.
+# What scripts store besides tensors: arguments, accuracies, pairs of arrays. Rebuilding these runs no code of the file.
 _HARMLESS: list[Any] = [
     argparse.Namespace,
+    TensorDataset,
     (_NUMPY_SCALAR, "numpy.core.multiarray.scalar"),
     (_NUMPY_SCALAR, "numpy._core.multiarray.scalar"),
     np.dtype,
@@ -48,11 +51,14 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     return {name: t.detach().float().contiguous() for name, t in tensors.items() if t.numel()}
 
 
-def load_tensors_only(path: Path) -> Any:
-    """``torch.load`` on the CPU, of tensors and plain containers only. Raises TestbedError for anything else."""
+def load_tensors_only(path: Path, *, mapped: bool = False) -> Any:
+    """``torch.load`` on the CPU, of tensors and plain containers only; ``mapped``: from disk as they are used.
+
+    Raises TestbedError for a truncated file and for one that holds anything else (which is not executed).
+    """
     try:
         with torch.serialization.safe_globals(_HARMLESS):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and is_zipfile(path))
     except pickle.UnpicklingError as error:
         if named := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise TestbedError(
