@@ -205,6 +205,8 @@ class Campaign:
 
         def build() -> dict[str, Any]:
             plan = read_plan(self.folder / PLAN_FILE)
+            for bench in self._benches.values():
+                bench.engine_seconds = 0.0  # the gates' runs are not the campaign's
             start = time.perf_counter()
             with ResultStore(self.folder / STORE, plan_hash) as store:
                 rows_before = sum(store.read(unit).num_rows for unit in store)
@@ -213,7 +215,7 @@ class Campaign:
                 rows = store.compact(self.folder / RESULTS, range(sum(r.units for r in runners)), ROW_SCHEMA)
                 store.discard()
             seconds = time.perf_counter() - start
-            engine = sum(runner.bench.engine_seconds for runner in runners)
+            engine = sum(bench.engine_seconds for bench in self._benches.values())
             return {
                 "rows": rows,
                 "rows_this_process": rows - rows_before,
@@ -225,7 +227,6 @@ class Campaign:
 
     def _leg(self, leg: Leg) -> ActivationLeg | WeightLeg:
         bench = self.bench(leg.target, leg.where)
-        bench.engine_seconds = 0.0
         if leg.where == "weight":
             return WeightLeg(bench, leg, self.judge)
         return ActivationLeg(bench, leg, self.golden_values(bench, leg), self.judge)

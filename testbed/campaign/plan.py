@@ -61,6 +61,7 @@ def fault_row(
         "kind": site.kind,
         "block": site.block,
         "index": index,
+        "format": site.format_name,
         "op": op,
         "bit": bit,
         "bit_class": site.format.bit_class(bit),

@@ -13,6 +13,7 @@ from testbed.campaign.images import NamedImages
 from testbed.core.outcome import OUTCOMES, Outcome
 from testbed.core.schema import FAULT_COLUMNS, ROW_COLUMNS, SCHEMA_VERSION, arrow_schema
 from testbed.engines.runner import EngineInfo
+from testbed.semantics import as_words
 
 ROW_SCHEMA = arrow_schema(ROW_COLUMNS)
 _DUE = OUTCOMES.index(Outcome.DUE)
@@ -47,6 +48,8 @@ def result_rows(
         "tier": pa.array(images.tiers[injected.image].astype(np.int16)),
         "golden_value": pa.array(injected.golden_value.astype(np.float32, copy=False)),
         "faulty_value": pa.array(injected.faulty_value.astype(np.float32, copy=False)),
+        "golden_word": pa.array(as_words(injected.golden_value).astype(np.uint32)),
+        "faulty_word": pa.array(as_words(injected.faulty_value).astype(np.uint32)),
         "outcome": _dictionary(codes, OUTCOMES),
         "infrastructure_failure": pa.array(injected.retried),
         "masking_atol": _lists(outcomes.masking_atol),

@@ -168,7 +168,8 @@ def test_outcomes_agree_with_plain_pytorch(digits_run: Path, target: str, where:
     strike = hooked if where == "activation" else weight_struck
     wrong, excluded = [], 0
     for row in chosen.itertuples():
-        assert word_of(struck(row.golden_value, row)) == word_of(row.faulty_value)
+        assert row.golden_word == word_of(row.golden_value)
+        assert word_of(struck(row.golden_value, row)) == word_of(row.faulty_value) == row.faulty_word
         image = oracle.row[row.image_id]
         golden = oracle.output(target, image)
         with strike(oracle.model, row) as seen:
