@@ -133,6 +133,7 @@ def test_weights_of_something_else(tmp_path):
 def test_a_layout_asked_for(tmp_path, state_dict):
     path = written(tmp_path, state_dict)
     assert import_weights(path, "vit-pytorch-old").layout == "vit-pytorch-old"
+    assert import_weights(path, "vit-pytorch").layout == "vit-pytorch-old"
     assert "do not follow the layout 'timm'" in refused(path, layout="timm")
     assert "unknown layout 'keras'; known: vit-pytorch-old" in refused(path, UsageError, layout="keras")
 
@@ -217,3 +218,6 @@ def test_our_own_file_is_imported_as_it_is(tmp_path):
     assert imported.layout == "testbed"
     assert imported.config == original.config
     assert "says its own architecture" in refused(tmp_path / "m.safetensors", UsageError, heads=2)
+    assert "says its own architecture" in refused(tmp_path / "m.safetensors", UsageError, pooling="mean")
+    assert import_weights(tmp_path / "m.safetensors", classes=10, image=8, channels=3).config == original.config
+    assert "classes = 10, not 100" in refused(tmp_path / "m.safetensors", UsageError, classes=100)

@@ -102,9 +102,15 @@ def _refuse_what_is_not_a_plain_classifier(path: Path, names: Names, tensors: Ma
 
 
 def _own(path: Path, asked: Asked, layout: str | None) -> ImportedModel:
-    if layout is not None or asked != Asked():
-        raise UsageError(f"{path} says its own architecture; leave out the layout, heads and sizes")
+    if any(stated is not None for stated in (layout, asked.heads, asked.pooling, asked.norm_eps)):
+        raise UsageError(
+            f"{path} says its own architecture; leave out the layout, heads, pooling and LayerNorm epsilon"
+        )
     model = load_model(path)
+    for name in ("image", "channels", "classes"):
+        want, have = getattr(asked, name), getattr(model.config, name)
+        if want not in (None, have):
+            raise UsageError(f"{path}: the model has {name} = {have}, not {want}: made for another data set?")
     return ImportedModel(model, model.config, "testbed", ())
 
 

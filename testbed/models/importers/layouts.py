@@ -130,7 +130,7 @@ def names_in(layout: Layout, tensors: Mapping[str, Tensor]) -> tuple[Traits, Nam
 
 
 def recognised(tensors: Mapping[str, Tensor], asked: str | None, where: str) -> Layout:
-    """The layout (of the asked name, if any) whose names explain most of the tensors.
+    """The layout (of the asked name, if any) whose names explain most of the tensors. "vit-pytorch" asks for either.
 
     Raises UsageError for an unknown name, TestbedError when fewer than half of the tensors are explained.
     """
@@ -141,7 +141,7 @@ def recognised(tensors: Mapping[str, Tensor], asked: str | None, where: str) -> 
         wanted = {theirs for group in names_in(layout, tensors)[1].values() for theirs in group}
         return len(wanted & tensors.keys())
 
-    candidates = [layout for layout in LAYOUTS if asked in (None, layout.name)]
+    candidates = [layout for layout in LAYOUTS if layout.name.startswith(asked or "")]
     best = max(candidates, key=explained)
     if 2 * explained(best) <= len(tensors):
         kind = f"the layout {asked!r}" if asked else f"any known layout ({', '.join(LAYOUT_NAMES)})"
