@@ -26,10 +26,17 @@ ATOL = RTOL = 1e-4  # campaigns/digits.toml
 INSIDE = {"identical", "masked"}
 
 
+def struck_word(word: int, row: Any) -> int:
+    """v' = ((v & and) | or) ^ xor, on Python's integers: no NumPy, no code of ours."""
+    return int(((word & row.and_mask) | row.or_mask) ^ row.xor_mask)
+
+
 def struck(value: float, row: Any) -> float:
-    """v' = ((v & and) | or) ^ xor, by struct: no NumPy, no code of ours."""
     word = struct.unpack("<I", struct.pack("<f", value))[0]
-    word = ((word & row.and_mask) | row.or_mask) ^ row.xor_mask
+    return float(struct.unpack("<f", struct.pack("<I", struck_word(word, row)))[0])
+
+
+def as_float(word: int) -> float:
     return float(struct.unpack("<f", struct.pack("<I", word))[0])
 
 
@@ -169,15 +176,16 @@ def test_outcomes_agree_with_plain_pytorch(digits_run: Path, target: str, where:
     wrong, excluded = [], 0
     for row in chosen.itertuples():
         assert row.golden_word == word_of(row.golden_value)
-        assert word_of(struck(row.golden_value, row)) == word_of(row.faulty_value) == row.faulty_word
+        assert row.faulty_word == struck_word(row.golden_word, row)
+        assert row.faulty_value == as_float(row.faulty_word) or np.isnan(row.faulty_value)
         image = oracle.row[row.image_id]
         golden = oracle.output(target, image)
         with strike(oracle.model, row) as seen:
             faulty = oracle.output(target, image)
         before, after = seen[0]
         if where == "weight":
-            assert word_of(before) == word_of(row.golden_value)
-            assert word_of(after) == word_of(row.faulty_value)
+            assert word_of(before) == row.golden_word
+            assert word_of(after) == row.faulty_word or np.isnan(after)  # Python's float quiets a signalling NaN
         else:
             assert before == pytest.approx(row.golden_value, rel=1e-4, abs=1e-5)
         if outcome_of(target, faulty, golden) != ("inside" if row.outcome in INSIDE else row.outcome):
