@@ -13,7 +13,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
@@ -23,10 +23,11 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from testbed.core.errors import StaleArtefact, TestbedError, UsageError
-from testbed.core.files import sha256_file, sha256_json, write_errors, write_json
+from testbed.core.files import sha256_file, sha256_json, unfinished, write_errors, write_json
 from testbed.core.schema import SCHEMA_VERSION
 
 MANIFEST = "manifest.json"
+LOCK = ".lock"
 _REPORTED = (
     "testbed",
     "torch",
@@ -46,12 +47,17 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.manifest: dict[str, Any] = self._read() if (path / MANIFEST).exists() else {}
+        self._found = self._content()
+        self.manifest: dict[str, Any] = {} if self._found is None else self._parsed(self._found)
 
-    def _read(self) -> dict[str, Any]:
+    def _content(self) -> bytes | None:
+        file = self.path / MANIFEST
+        return file.read_bytes() if file.exists() else None
+
+    def _parsed(self, content: bytes) -> dict[str, Any]:
         try:
-            manifest = json.loads((self.path / MANIFEST).read_text())
-        except (OSError, ValueError) as error:
+            manifest = json.loads(content)
+        except ValueError as error:
             raise StaleArtefact(
                 f"{self.path / MANIFEST} is damaged ({error}); start again in another folder"
             ) from error
@@ -84,7 +90,7 @@ class RunFolder:
                     f"{path} holds another run ({held}, other settings or seed); choose another folder with --run"
                 )
             return folder
-        if path.is_dir() and any(path.iterdir()):
+        if path.is_dir() and not set(path.iterdir()) <= {path / LOCK, *unfinished(path)}:  # of a start that was killed
             raise UsageError(f"{path} is not empty and holds no run; choose a new or empty folder with --run")
         folder.manifest = {
             **wanted,
@@ -100,10 +106,13 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keeps a second process out of the folder for the length of the block."""
+        """Keeps a second process out of the folder for the length of the block. Removes what a killed one left.
+
+        Raises TestbedError when another process is at work there, or was since the manifest was read.
+        """
         with write_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.path / ".lock", timeout=0)
+            lock = FileLock(self.path / LOCK, timeout=0)
             try:
                 lock.acquire()
             except Timeout as error:
@@ -111,28 +120,42 @@ class RunFolder:
                     f"another process is working in {self.path}; wait or choose another folder"
                 ) from error
         try:
+            if self._content() != self._found:
+                raise TestbedError(f"another process has just worked in {self.path}; run the same command again")
+            for file in unfinished(self.path):
+                file.unlink(missing_ok=True)
             yield
         finally:
             lock.release()
 
     def save(self) -> None:
         write_json(self.path / MANIFEST, self.manifest)
+        self._found = self._content()
 
     def stage(
-        self, name: str, inputs: Any, files: Sequence[str], build: Callable[[], Mapping[str, Any] | None]
+        self,
+        name: str,
+        inputs: Any,
+        files: Sequence[str],
+        build: Callable[[], Mapping[str, Any] | None],
+        *,
+        command: str | None = None,
     ) -> dict[str, Any]:
         """Runs ``build`` unless it has been done with the same inputs; returns the facts it reported.
 
         ``build`` writes every one of ``files`` (whole or not at all) and may return JSON facts, which are kept in the
-        manifest. Raises StaleArtefact for files that changed since, or for other inputs.
+        manifest. Raises StaleArtefact for files that changed since, or for other inputs. With ``command``, the one that
+        the user gave to have this very stage made ("testbed golden"), it is made again instead.
         """
         record = self.manifest["stages"].get(name)
         if record is not None:
-            if record["inputs"] != json.loads(json.dumps(inputs)):
-                changed = _first_difference(record["inputs"], json.loads(json.dumps(inputs)))
-                raise StaleArtefact(f"stage {name!r} was made from another {changed}; rerun it with --redo {name}")
-            self.verify(name)
-            return dict(record["facts"])
+            try:
+                self._check_inputs(name, record["inputs"], json.loads(json.dumps(inputs)))
+                self.verify(name)
+                return dict(record["facts"])
+            except StaleArtefact:
+                if command is None:
+                    raise
         start = time.perf_counter()
         facts = dict(build() or {})
         self.manifest["stages"][name] = {
@@ -140,22 +163,38 @@ class RunFolder:
             "outputs": {file: sha256_file(self.path / file) for file in files},
             "facts": facts,
             "seconds": round(time.perf_counter() - start, 3),
+            **({"command": command} if command else {}),
         }
         self.save()
         return facts
 
-    def verify(self, stage: str) -> None:
-        """Raises StaleArtefact when a file of the stage is missing or is not what the stage wrote."""
+    def _check_inputs(self, stage: str, recorded: Any, inputs: Any) -> None:
+        if recorded != inputs:
+            changed = _first_difference(recorded, inputs)
+            raise StaleArtefact(f"stage {stage!r} was made from another {changed}; {self.again(stage)}")
+
+    def again(self, stage: str) -> str:
+        """How a person has a stage's files made again."""
+        command = self.manifest["stages"][stage].get("command")
+        return f"run `{command} {self.path}` again" if command else f"rerun it with --redo {stage}"
+
+    def verify(self, stage: str, files: Collection[str] | None = None) -> None:
+        """Raises StaleArtefact when a file of the stage is missing or is not what the stage wrote.
+
+        ``files``: only these of the stage's, where the others are large and not to be read.
+        """
         record = self.manifest.get("stages", {}).get(stage)
         if record is None:
             raise StaleArtefact(f"{self.path} has no {stage!r} stage yet; run the campaign to the end first")
         for file, digest in record["outputs"].items():
             path = self.path / file
+            if files is not None and file not in files:
+                continue
             if not path.is_file():
-                raise StaleArtefact(f"{path} is missing; rerun the stage that writes it with --redo {stage}")
+                raise StaleArtefact(f"{path} is missing; {self.again(stage)}")
             if sha256_file(path) != digest:
                 raise StaleArtefact(
-                    f"{path} was edited or truncated since stage {stage!r} wrote it; rerun with --redo {stage}"
+                    f"{path} was edited or truncated since stage {stage!r} wrote it; {self.again(stage)}"
                 )
 
     def redo(self, stage: str, order: Sequence[str]) -> None:
