@@ -18,7 +18,7 @@ RARE = 5  # fewer events, or fewer non-events, than this are rare
 
 
 class Interval(NamedTuple):
-    """Two-sided confidence limits of a proportion, each shaped like the counts."""
+    """Two-sided confidence limits of a proportion, each shaped like the counts (scalars for scalars)."""
 
     low: NDArray[np.float64]
     high: NDArray[np.float64]
@@ -38,7 +38,7 @@ def wilson(x: ArrayLike, n: ArrayLike, confidence: float = 0.95) -> Interval:
     spread = np.sqrt(z2 * (share * (1 - share) / trials + z2 / (4 * trials**2)))
     low = np.where(x == 0, 0.0, (centre - spread) / (1 + z2 / trials))  # exactly 0 and 1 at the ends, not nearly
     high = np.where(x == n, 1.0, (centre + spread) / (1 + z2 / trials))
-    return Interval(np.where(n > 0, low, 0.0), np.where(n > 0, high, 1.0))
+    return Interval(np.where(n > 0, low, 0.0)[()], np.where(n > 0, high, 1.0)[()])
 
 
 def clopper_pearson(x: ArrayLike, n: ArrayLike, confidence: float = 0.95) -> Interval:
@@ -52,7 +52,7 @@ def clopper_pearson(x: ArrayLike, n: ArrayLike, confidence: float = 0.95) -> Int
     some, all_but = np.where(x > 0, x, 1.0), np.where(x < n, n - x, 1.0)
     low = np.where(x > 0, betaincinv(some, n - x + 1, tail), 0.0)
     high = np.where(x < n, betaincinv(x + 1, all_but, 1 - tail), 1.0)
-    return Interval(low, high)
+    return Interval(low[()], high[()])
 
 
 def proportion_interval(x: ArrayLike, n: ArrayLike, confidence: float = 0.95) -> Interval:
@@ -64,7 +64,61 @@ def proportion_interval(x: ArrayLike, n: ArrayLike, confidence: float = 0.95) ->
     x, n = _counts(x, n, confidence)
     rare = np.minimum(x, n - x) < RARE
     pairs = zip(clopper_pearson(x, n, confidence), wilson(x, n, confidence), strict=True)
-    return Interval(*(np.where(rare, exact, score) for exact, score in pairs))
+    return Interval(*(np.where(rare, exact, score)[()] for exact, score in pairs))
+
+
+class WeightedInterval(NamedTuple):
+    """Confidence limits, and the simple random sample whose Clopper-Pearson interval has the same shape."""
+
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+    n_effective: NDArray[np.float64]
+
+
+class OneMore(NamedTuple):
+    """What one event (or non-event) more than was seen could have been.
+
+    weight: the share of the population that its draw would stand for. room: the share of the draws of its stratum that
+    it could be, those that were not events. For a simple random sample of n they are 1/n and 1 - p.
+    """
+
+    weight: ArrayLike
+    room: ArrayLike
+
+
+def weighted_interval(
+    rate: ArrayLike, variance: ArrayLike, event: OneMore, non_event: OneMore, confidence: float = 0.95
+) -> WeightedInterval:
+    """Interval of a weighted sum of proportions, from its estimate and what one more event could add to it.
+
+    rate: estimates in [0, 1]; variance: of the estimates. All arguments broadcast together.
+
+    The upper limit is a quantile of a distribution that has seen one more event, the lower limit of one that has seen
+    one more non-event, as in Fay & Feuer (Statistics in Medicine 1997), who use gamma distributions for Poisson rates.
+    These are beta distributions, with k the weight and q the room of that event, of mean ``p + k q / (1 + k)`` and
+    variance ``(v + k^2 q) / ((1 + k)^2 (1 + 2 k))``. For a simple random sample (v = p (1-p) / n, k = 1/n, q = 1-p)
+    they are exactly Clopper & Pearson's. Where no event was seen, the limit still knows what weight one could have.
+    """
+    _check_confidence(confidence)
+    p, v = np.asarray(rate, np.float64), np.asarray(variance, np.float64)
+    high, n_high = _limit_with_one_more(p, v, event, confidence)
+    low, n_low = _limit_with_one_more(1 - p, v, non_event, confidence)
+    return WeightedInterval(np.minimum(1 - low, p)[()], np.maximum(high, p)[()], np.where(p <= 0.5, n_high, n_low)[()])
+
+
+def _limit_with_one_more(
+    p: NDArray[np.float64], v: NDArray[np.float64], more: OneMore, confidence: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Upper limit of `weighted_interval`, and its effective sample size (inf where nothing is left to sample)."""
+    k, q = np.asarray(more.weight, np.float64), np.asarray(more.room, np.float64)
+    mean = np.minimum(p + k * q / (1 + k), 1.0)
+    spread = (v + k**2 * q) / ((1 + k) ** 2 * (1 + 2 * k))
+    certain = (spread == 0) | (mean == 0) | (mean == 1)
+    total = mean * (1 - mean) / np.where(certain, 1.0, spread) - 1
+    total = np.maximum(total, 1e-6)  # a spread that no beta distribution has: the limit is near 1
+    a, b = np.where(certain, 1.0, mean * total), np.where(certain, 1.0, (1 - mean) * total)
+    size = np.where(certain, np.inf, np.maximum(total - 1, 0.0))  # a + b is n + 1 for a simple random sample
+    return np.where(certain, mean, betaincinv(a, b, 0.5 + confidence / 2)), size
 
 
 def leveugle(population: int, margin: float, confidence: float = 0.95, p: float = 0.5, relative: bool = False) -> int:
