@@ -22,6 +22,7 @@ _WRITE_FAULTS = {
     errno.EPERM: "no permission to write there; choose another folder",
     errno.ENOTDIR: "a part of that path is a file; choose another folder",
 }
+_UNFINISHED = ".unfinished"  # in the name of every temporary file
 
 
 @contextmanager
@@ -39,7 +40,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path``, renamed to it on success and removed on failure."""
     with write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=f"{_UNFINISHED}{path.suffix}", dir=path.parent)
         os.close(handle)
         temporary = Path(name)
         try:
@@ -52,6 +53,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def unfinished(folder: Path) -> list[Path]:
+    """Files, at any depth, that are being written, or were when their writer was killed."""
+    return list(folder.rglob(f".*{_UNFINISHED}*"))
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -159,7 +159,7 @@ class RunFolder:
         start = time.perf_counter()
         facts = dict(build() or {})
         self.manifest["stages"][name] = {
-            "inputs": inputs,
+            "inputs": json.loads(json.dumps(inputs)),
             "outputs": {file: sha256_file(self.path / file) for file in files},
             "facts": facts,
             "seconds": round(time.perf_counter() - start, 3),
