@@ -57,6 +57,7 @@ def run_campaign(spec: CampaignSpec, path: Path, *, redo: str | None, progress: 
     that does not hold.
     """
     folder = RunFolder.claimed(path, "campaign", spec.name, spec.identity(), current_argv())
+    preparation = Preparation(spec, folder)  # refuses what the spec gets wrong before anything is written
     with folder.locked():
         if redo:
             order = Stages(spec.targets).names()
@@ -64,7 +65,6 @@ def run_campaign(spec: CampaignSpec, path: Path, *, redo: str | None, progress: 
             if order.index(redo) <= order.index("execute"):
                 _discard_store(folder)
         folder.save()
-        preparation = Preparation(spec, folder)
         preparation.run()
         with ExitStack() as stack:
             campaign = Campaign(preparation, stack)

@@ -22,7 +22,7 @@ from testbed.core.cache import cache_folder
 from testbed.core.errors import GateFailed, StaleArtefact, TestbedError, UsageError
 from testbed.core.files import atomic_path, sha256_bytes, sha256_json, write_bytes, write_json
 from testbed.core.runfolder import RunFolder, installed_version
-from testbed.core.site import SiteTable
+from testbed.core.site import Site, SiteTable
 from testbed.data import Dataset, load
 from testbed.export.onnx import OPSET, export_onnx
 from testbed.golden.arrays import read_array
@@ -32,7 +32,7 @@ from testbed.instrument.table import site_table
 from testbed.models.config import ViTConfig
 from testbed.models.presets import preset
 from testbed.models.subnetwork import subnetwork
-from testbed.models.vit import ViT
+from testbed.models.vit import ViT, taps
 from testbed.models.weights import load_model, save_model
 from testbed.train import Recipe, recipe, train
 
@@ -74,6 +74,7 @@ class Preparation:
         self.config: ViTConfig = preset(spec.model.preset, **spec.model.overrides)
         self.recipe: Recipe = recipe(spec.model.recipe, **spec.model.training)
         check_fit(self.config, self.dataset)
+        check_sites(self.config, spec)
 
     def run(self) -> None:
         """All stages up to the twins. Raises GateFailed when the model is not as good as the spec asks."""
@@ -222,6 +223,16 @@ def check_fit(config: ViTConfig, dataset: Dataset) -> None:
             )
     if config.depth < 1 or not config.heads[0]:
         raise UsageError("the model's first block has no attention; choose a model whose first block has heads")
+
+
+def check_sites(config: ViTConfig, spec: CampaignSpec) -> None:
+    """Raises UsageError for a site that the model will not have, before anything is trained for it."""
+    with torch.device("meta"):  # names only: no memory, no initialisation
+        model = ViT(config)
+    for (target, where), patterns in spec.legs.items():
+        module = model if target == "model" else subnetwork(model, target)
+        names = taps(module) if where == "activation" else dict(module.named_parameters())
+        SiteTable(target, "", "", tuple(Site(name, where, ()) for name in names)).select(where, patterns)
 
 
 def _tiers_file(tiers: Tiers, ids: Sequence[str], chosen: np.ndarray, labels: np.ndarray) -> dict[str, Any]:

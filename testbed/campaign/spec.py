@@ -13,6 +13,7 @@ from testbed.analysis.outcome import DETECTORS
 from testbed.core.errors import UsageError
 from testbed.core.fault import OPS
 from testbed.core.formats import format_named
+from testbed.core.site import Where
 from testbed.engines.runner import check_engine
 
 Target = Literal["model", "attention"]
@@ -99,7 +100,7 @@ class FaultSpec(Strict):
     """
 
     target: Target
-    where: Literal["activation", "weight"]
+    where: Where
     sites: tuple[str, ...] = ("*",)
     ops: tuple[Literal["flip", "stuck0", "stuck1", "random"], ...] = OPS  # type: ignore[assignment]
     bits: Literal["all"] | tuple[Annotated[int, Field(ge=0, le=31)], ...] = "all"
@@ -149,11 +150,11 @@ class CampaignSpec(Strict):
         return tuple(dict.fromkeys(fault.target for fault in self.faults))
 
     @property
-    def legs(self) -> dict[tuple[str, str], tuple[str, ...]]:
+    def legs(self) -> dict[tuple[str, Where], tuple[str, ...]]:
         """(target, place) -> site patterns, over all sections: what one engine each is opened for."""
-        found: dict[tuple[str, str], tuple[str, ...]] = {}
+        found: dict[tuple[str, Where], tuple[str, ...]] = {}
         for fault in self.faults:
-            key = (fault.target, fault.where)
+            key: tuple[str, Where] = (fault.target, fault.where)
             found[key] = tuple(dict.fromkeys((*found.get(key, ()), *fault.sites)))
         return found
 

@@ -18,6 +18,7 @@ from testbed.core.formats import Format, format_named
 
 Where = Literal["activation", "weight"]
 _BLOCK = re.compile(r"^block\.(\d+)\.")
+_LISTED = 16  # site names in an error message
 _KINDS = {
     "patch_embed": "patch_embedding",
     "norm": "layernorm",
@@ -119,8 +120,9 @@ class SiteTable:
         for pattern in patterns:
             hits = [s for s in self.sites if s.where == where and fnmatch.fnmatchcase(s.name, pattern)]
             if not hits:
-                known = ", ".join(s.name for s in self.sites if s.where == where)
-                raise UsageError(f"no {where} site of target {self.target!r} matches {pattern!r}; sites: {known}")
+                known = [s.name for s in self.sites if s.where == where]
+                some = ", ".join(known[:_LISTED]) + (f" and {len(known) - _LISTED} more" if len(known) > _LISTED else "")
+                raise UsageError(f"no {where} site of target {self.target!r} matches {pattern!r}; sites: {some}")
             chosen |= {s.name: s for s in hits}
         return [s for s in self.sites if s.name in chosen]
 
