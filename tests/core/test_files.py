@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from testbed.core.errors import TestbedError
 from testbed.core.files import atomic_path, sha256_file, sha256_json, write_bytes, write_json, write_text
 

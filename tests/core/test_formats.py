@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from testbed.core.errors import UsageError
 from testbed.core.formats import FORMATS, FP32, format_named
 
@@ -46,5 +47,5 @@ def test_a_bit_outside_the_word_is_refused(bit: int) -> None:
 
 
 def test_an_unknown_format_is_refused_naming_the_known_ones() -> None:
-    with pytest.raises(UsageError, match="fp64.*fp32, fp16"):
+    with pytest.raises(UsageError, match=r"fp64.*fp32, fp16"):
         format_named("fp64")

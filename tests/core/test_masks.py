@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from testbed.core.errors import UsageError
 from testbed.core.fault import OPS, Masks, masks_for
 from testbed.core.formats import FORMATS, FP32, Format
@@ -65,5 +66,5 @@ def test_a_missing_or_impossible_bit_is_refused(op: str, bit: int | None) -> Non
 
 
 def test_an_unknown_operation_is_refused_naming_the_known_ones() -> None:
-    with pytest.raises(UsageError, match="'melt'.*flip, stuck0, stuck1, random"):
+    with pytest.raises(UsageError, match=r"'melt'.*flip, stuck0, stuck1, random"):
         masks_for("melt", FP32, 3)

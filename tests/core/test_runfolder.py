@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from testbed.core.errors import StaleArtefact, TestbedError, UsageError
 from testbed.core.runfolder import MANIFEST, RunFolder
 
@@ -89,7 +90,7 @@ def test_a_damaged_output_is_refused_naming_the_file_and_the_stage(
 
 
 def test_changed_inputs_are_refused_by_name(stages: Stages) -> None:
-    with pytest.raises(StaleArtefact, match="stage 'first' was made from another input; .*--redo first"):
+    with pytest.raises(StaleArtefact, match=r"stage 'first' was made from another input; .*--redo first"):
         again(stages).run(inputs=1)
 
 

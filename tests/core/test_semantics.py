@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from testbed.semantics import as_words, corrupt
 
 words32 = st.integers(0, 2**32 - 1)
