@@ -121,7 +121,9 @@ class SiteTable:
             hits = [s for s in self.sites if s.where == where and fnmatch.fnmatchcase(s.name, pattern)]
             if not hits:
                 known = [s.name for s in self.sites if s.where == where]
-                some = ", ".join(known[:_LISTED]) + (f" and {len(known) - _LISTED} more" if len(known) > _LISTED else "")
+                some = ", ".join(known[:_LISTED]) + (
+                    f" and {len(known) - _LISTED} more" if len(known) > _LISTED else ""
+                )
                 raise UsageError(f"no {where} site of target {self.target!r} matches {pattern!r}; sites: {some}")
             chosen |= {s.name: s for s in hits}
         return [s for s in self.sites if s.name in chosen]
