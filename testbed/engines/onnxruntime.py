@@ -30,11 +30,11 @@ class OrtCpuRunner(BaseRunner):
         self._weights: dict[str, NDArray] = {}
         self._values: dict[str, Any] = {}
         options = _options(request)
-        if request.mutable_weights:
-            self._share_weights(request.onnx, options)
         try:
+            if request.mutable_weights:
+                self._share_weights(request.onnx, options)
             self._session: Any = ort.InferenceSession(request.onnx, options, providers=[PROVIDER])
-        except Exception as error:  # its error types are private
+        except Exception as error:  # ONNX Runtime's error types are private, protobuf's is another package's
             raise EngineError(f"ONNX Runtime cannot build this model: {_first_line(error)}") from error
         if self._session.get_providers()[0] != PROVIDER:
             raise EngineError(
