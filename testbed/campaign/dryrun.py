@@ -14,19 +14,17 @@ from numpy.typing import NDArray
 
 from testbed.analysis.stats import wilson
 from testbed.campaign.draw import strata
-from testbed.campaign.prepare import INPUT_NAMES, check_fit
+from testbed.campaign.prepare import INPUT_NAMES, check_sites
 from testbed.campaign.spec import CampaignSpec, FaultSpec
+from testbed.campaign.subject import subject_of
 from testbed.core.files import sha256_bytes
 from testbed.core.site import SiteTable
-from testbed.data import load
 from testbed.engines.runner import EngineRequest, open_engine
 from testbed.export.onnx import export_onnx
 from testbed.instrument.ports import PortFeed, instrument
 from testbed.instrument.table import site_table
-from testbed.models.presets import preset
 from testbed.models.subnetwork import subnetwork
 from testbed.models.vit import ViT
-from testbed.train import recipe
 
 _TIMED_BATCHES = 5
 
@@ -36,10 +34,9 @@ def dry_run_plan(spec: CampaignSpec) -> dict[str, Any]:
 
     Raises UsageError for anything the spec names that does not exist.
     """
-    dataset = load(spec.data.name, root=spec.data.root, preprocess=spec.data.preprocess, seed=spec.seed)
-    config = preset(spec.model.preset, **spec.model.overrides)
-    training = recipe(spec.model.recipe, **spec.model.training)
-    check_fit(config, dataset)
+    subject = subject_of(spec)
+    config = subject.config
+    check_sites(config, spec)
     model = ViT(config).eval()
     images = sum(spec.tiers.images)
     tier_images = [[f"{tier}/{n}" for n in range(count)] for tier, count in enumerate(spec.tiers.images)]
@@ -57,7 +54,7 @@ def dry_run_plan(spec: CampaignSpec) -> dict[str, Any]:
         "faults": sum(s["faults"] for s in sections),
         "rows": sum(s["rows"] for s in sections),
         "images": images,
-        "training_epochs": training.epochs,
+        "training_epochs": subject.recipe.epochs if subject.recipe else 0,
         "confidence": spec.confidence,
         "sections": sections,
         "estimated_seconds": round(sum(s["estimated_seconds"] for s in sections), 1),

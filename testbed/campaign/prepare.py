@@ -18,23 +18,22 @@ import torch
 from testbed.analysis.confidence import TierEdges, Tiers, first_of_each, tiers_from_logits
 from testbed.campaign.images import Inputs, NamedImages
 from testbed.campaign.spec import CampaignSpec
+from testbed.campaign.subject import subject_of
 from testbed.core.cache import cache_folder
-from testbed.core.errors import GateFailed, StaleArtefact, TestbedError, UsageError
+from testbed.core.errors import GateFailed, StaleArtefact, TestbedError
 from testbed.core.files import atomic_path, sha256_bytes, sha256_json, write_bytes, write_json
 from testbed.core.runfolder import RunFolder, installed_version
 from testbed.core.site import Site, SiteTable
-from testbed.data import Dataset, load
 from testbed.export.onnx import OPSET, export_onnx
 from testbed.golden.arrays import read_array
 from testbed.golden.reference import LOGITS, module_files, record_reference
 from testbed.instrument.ports import instrument
 from testbed.instrument.table import site_table
 from testbed.models.config import ViTConfig
-from testbed.models.presets import preset
 from testbed.models.subnetwork import subnetwork
 from testbed.models.vit import ViT, taps
 from testbed.models.weights import load_model, save_model
-from testbed.train import Recipe, recipe, train
+from testbed.train import train
 
 log = logging.getLogger(__name__)
 
@@ -68,12 +67,8 @@ class Preparation:
 
     def __init__(self, spec: CampaignSpec, folder: RunFolder) -> None:
         self.spec, self.folder = spec, folder
-        self.dataset: Dataset = load(
-            spec.data.name, root=spec.data.root, preprocess=spec.data.preprocess, seed=spec.seed
-        )
-        self.config: ViTConfig = preset(spec.model.preset, **spec.model.overrides)
-        self.recipe: Recipe = recipe(spec.model.recipe, **spec.model.training)
-        check_fit(self.config, self.dataset)
+        self.subject = subject_of(spec)
+        self.dataset, self.config = self.subject.dataset, self.subject.config
         check_sites(self.config, spec)
 
     def run(self) -> None:
@@ -88,12 +83,16 @@ class Preparation:
     # ---- stages
 
     def _train(self) -> None:
+        if self.subject.recipe is None:
+            self._take_trained()
+            return
+        recipe = self.subject.recipe
         made_from = {
             "train": self.dataset.train.sha256(),
             "validation": self.dataset.validation.sha256(),
             "preprocess": self.dataset.preprocess.describe(),
             "config": self.config.to_dict(),
-            "recipe": self.recipe.to_dict(),
+            "recipe": recipe.to_dict(),
             "seed": self.spec.seed,
             "torch": torch.__version__,
         }
@@ -104,15 +103,24 @@ class Preparation:
             if _reused(kept, self.folder / MODEL):
                 log.info("model: reused, trained before from the same data, recipe and seed")
                 return {"key": key}
-            log.info(
-                "model: training %s on %s, %d epochs", self.spec.model.preset, self.dataset.name, self.recipe.epochs
-            )
-            trained = train(self.config, self.dataset, self.recipe, seed=self.spec.seed, threads=1)
+            log.info("model: training %s on %s, %d epochs", self.spec.model.preset, self.dataset.name, recipe.epochs)
+            trained = train(self.config, self.dataset, recipe, seed=self.spec.seed, threads=1)
             save_model(self.folder / MODEL, trained.model)
             _keep(self.folder / MODEL, kept)
             return {"key": key}
 
         self.folder.stage("train", made_from, [MODEL], build)
+
+    def _take_trained(self) -> None:
+        trained = self.subject.trained
+        assert trained is not None
+
+        def build() -> None:
+            trained.folder.verify(trained.stage)
+            log.info("model: the one in %s", trained.folder.path)
+            write_bytes(self.folder / MODEL, (trained.folder / MODEL).read_bytes())
+
+        self.folder.stage("train", {"model": trained.model_hash}, [MODEL], build)
 
     def _golden(self) -> None:
         inputs = {"model": self._hash("train", MODEL), "test": self.dataset.test.sha256(), "torch": torch.__version__}
@@ -210,19 +218,6 @@ class Preparation:
         """Reference golden of the named images (n, ...)."""
         file = LOGITS if target == "model" else module_files(ATTENTION)[1]
         return read_array(self.folder / file)[self.images.positions]
-
-
-def check_fit(config: ViTConfig, dataset: Dataset) -> None:
-    wanted = (config.image, config.channels, config.classes)
-    found = (dataset.image, dataset.channels, len(dataset.classes))
-    for name, want, have in zip(("image", "channels", "classes"), wanted, found, strict=True):
-        if want != have:
-            raise UsageError(
-                f"the model has {name} = {want} but data set {dataset.name!r} has {have};"
-                f" set model.overrides.{name} = {have} or choose another preset"
-            )
-    if config.depth < 1 or not config.heads[0]:
-        raise UsageError("the model's first block has no attention; choose a model whose first block has heads")
 
 
 def check_sites(config: ViTConfig, spec: CampaignSpec) -> None:

@@ -27,18 +27,30 @@ class Strict(BaseModel):
 
 
 class DataSpec(Strict):
+    """``images``: only the first so many test images; all of them unless said."""
+
     name: str
     root: str | None = None
     preprocess: str | None = None
+    images: Count | None = None
 
 
 class ModelSpec(Strict):
-    """A preset, and what is different from it; ``recipe`` trains it on first use."""
+    """A preset, what is different from it, and the recipe that trains it on first use; or a trained model's folder."""
 
-    preset: str
+    preset: str | None = None
     overrides: dict[str, Any] = {}
-    recipe: str
+    recipe: str | None = None
     training: dict[str, Any] = {}
+    run: str | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> ModelSpec:
+        if self.run is None and (self.preset is None or self.recipe is None):
+            raise ValueError("name a preset and a recipe, or the folder of a trained model: run = DIR")
+        if self.run is not None and (self.preset or self.recipe or self.overrides or self.training):
+            raise ValueError("run names a trained model; leave out preset, overrides, recipe and training")
+        return self
 
 
 class TierSpec(Strict):
@@ -119,8 +131,8 @@ class CampaignSpec(Strict):
     seed: Annotated[int, Field(ge=0)] = 0
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
     detector: str = "none"
-    data: DataSpec
     model: ModelSpec
+    data: DataSpec | None = None
     tiers: TierSpec = TierSpec()
     engine: EngineSpec = EngineSpec()
     gates: GateSpec = GateSpec()
@@ -129,6 +141,8 @@ class CampaignSpec(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> CampaignSpec:
+        if self.data is None and self.model.run is None:
+            raise ValueError('data: missing; name a data set, for example [data] name = "digits"')
         if self.detector not in DETECTORS:
             raise ValueError(f"unknown detector {self.detector!r}; known: {', '.join(DETECTORS)}")
         atol = self.tolerance.atol
@@ -203,5 +217,5 @@ def _known_keys(location: tuple[int | str, ...]) -> str:
         if isinstance(part, int):
             continue
         annotation = model.model_fields[part].annotation
-        model = FaultSpec if part == "faults" else annotation
+        model = FaultSpec if part == "faults" else DataSpec if part == "data" else annotation
     return f"known keys there: {', '.join(model.model_fields)}"

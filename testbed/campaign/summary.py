@@ -59,7 +59,7 @@ def summarise(preparation: Preparation, engines: Sequence[Mapping[str, Any]], re
         "faults": len(population),
         "rows": len(rows),
         "model": {
-            "preset": spec.model.preset,
+            "preset": spec.model.preset or preparation.subject.name,
             "parameters": sum(parameter.numel() for parameter in preparation.model.parameters()),
             "test_accuracy": preparation.accuracy,
             "test_images": len(preparation.dataset.test),

@@ -119,7 +119,8 @@ def open_model_run(path: Path) -> ModelRun:
 def _data_source(kind: str, spec: Mapping[str, Any]) -> DataSource | None:
     if spec.get("data") is None:
         return None
-    return DataSource(**spec["data"], seed=spec["seed"]) if kind == "campaign" else DataSource(**spec["data"])
+    named = {key: spec["data"].get(key) for key in ("name", "root", "preprocess")}
+    return DataSource(**named, seed=spec["seed"] if kind == "campaign" else spec["data"]["seed"])
 
 
 def _absolute(path: str) -> str:
