@@ -2,7 +2,7 @@
 
 from testbed.train.evaluation import Score, evaluate, logits
 from testbed.train.loop import Trained, train
-from testbed.train.recipes import RECIPES, Recipe, recipe
+from testbed.train.recipes import RECIPES, Recipe, recipe, recipe_of_preset
 from testbed.train.record import Callback, EpochRecord
 
 __all__ = [
@@ -15,5 +15,6 @@ __all__ = [
     "evaluate",
     "logits",
     "recipe",
+    "recipe_of_preset",
     "train",
 ]

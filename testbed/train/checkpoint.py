@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -42,15 +42,11 @@ def save(path: Path, state: State, identity: dict[str, Any]) -> None:
 def load(path: Path, identity: dict[str, Any]) -> State:
     """Raises StaleArtefact for a file that is no whole checkpoint, UsageError for one of another training."""
     try:
-        # Never unpickles anything but tensors and plain values, whatever the file says.
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        if content.pop("format") != _FORMAT:
-            raise KeyError("format")
-        theirs = content.pop("identity")
-        state = State(**content | {"curves": [EpochRecord(**record) for record in content["curves"]]})
+        with open(path, "rb") as file:
+            state, theirs = _read(file)
     except OSError as error:
         raise StaleArtefact(f"cannot read checkpoint {path}: {error.strerror}") from error
-    except Exception as error:  # torch.load reports a damaged file by a dozen kinds of exception
+    except _Damaged as error:
         raise StaleArtefact(
             f"checkpoint {path} is truncated or not one of ours; delete it to start the training over"
         ) from error
@@ -60,6 +56,23 @@ def load(path: Path, identity: dict[str, Any]) -> State:
             f" delete it to start over, or ask for the same"
         )
     return state
+
+
+class _Damaged(Exception):
+    pass
+
+
+def _read(file: BinaryIO) -> tuple[State, dict[str, Any]]:
+    """The state and the identity it was saved with."""
+    try:
+        # Never unpickles anything but tensors and plain values, whatever the file says.
+        content = torch.load(file, map_location="cpu", weights_only=True)
+        if content.pop("format") != _FORMAT:
+            raise KeyError("format")
+        identity = content.pop("identity")
+        return State(**content | {"curves": [EpochRecord(**record) for record in content["curves"]]}), identity
+    except Exception as error:  # torch.load reports a damaged file by a dozen kinds of exception, OSError among them
+        raise _Damaged from error
 
 
 def _differences(kept: Any, asked: Any, name: str = "") -> dict[str, tuple[Any, Any]]:

@@ -56,8 +56,8 @@ def train(
     Raises UsageError where model, data and recipe do not fit each other or the checkpoint is of another training,
     StaleArtefact for a damaged checkpoint, TestbedError when the loss is no longer finite.
     """
-    target = _device(device)
-    _check_fit(config, dataset, recipe)
+    target = compute_device(device)
+    check_fit(config, dataset, recipe)
     with process_state_kept(target, threads):
         seed_layers(target, derived_seed(seed, "weights"))
         run = _Run(ViT(config).to(target), dataset, recipe, seed)
@@ -94,18 +94,25 @@ class _Run:
             group["lr"] = learning_rate
         seed_layers(self.device, derived_seed(self.seed, "dropout", epoch))
         loss, accuracy = self._fit(epoch, advance)
-        if not math.isfinite(loss):
-            raise TestbedError(
-                f"training diverged: the loss of epoch {epoch} is {loss}; lower learning_rate"
-                f" (it is {self.recipe.learning_rate:g}) or set clip_norm, for example to 1"
-            )
         self.model.eval()
         score = evaluate(self.model, self.dataset.validation)
+        self._check_finite("loss", loss)
+        if len(self.dataset.validation):
+            self._check_finite("validation loss", score.loss)
+        largest = torch.stack([weight.detach().abs().max() for weight in self.model.parameters()]).max()
+        self._check_finite("largest weight", largest.item())
         record = EpochRecord(
             epoch, loss, accuracy, score.loss, score.accuracy, learning_rate, time.perf_counter() - started
         )
         self._keep(record)
         return record
+
+    def _check_finite(self, name: str, value: float) -> None:
+        if not math.isfinite(value):
+            raise TestbedError(
+                f"training diverged: the {name} of epoch {self.epoch + 1} is {value}; lower learning_rate"
+                f" (it is {self.recipe.learning_rate:g}) or set clip_norm, for example to 1"
+            )
 
     def _fit(self, epoch: int, advance: Advance) -> tuple[float, float]:
         """Mean loss and accuracy over the epoch's images."""
@@ -113,6 +120,9 @@ class _Run:
         autocast = torch.autocast(self.device.type, torch.bfloat16, recipe.amp and self.device.type == "cuda")
         # On the device, so that a GPU is not made to wait for every batch.
         total_loss, correct = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
+        text = f"epoch {epoch} of {recipe.epochs}"
+        if self.curves:
+            text += f", validation {100 * self.curves[-1].validation_accuracy:.1f} %"
         self.model.train()
         for images, labels in training_batches(split, recipe, self.seed, epoch):
             images, labels = images.to(self.device), labels.to(self.device)
@@ -126,7 +136,7 @@ class _Run:
             self.optimiser.step()
             total_loss += loss.detach() * len(labels)
             correct += (outputs.argmax(1) == labels).sum()
-            advance(len(labels), f"epoch {epoch} of {recipe.epochs}")
+            advance(len(labels), text)
         return total_loss.item() / len(split), correct.item() / len(split)
 
     def _keep(self, record: EpochRecord) -> None:
@@ -172,7 +182,8 @@ def _optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     return torch.optim.SGD(model.parameters(), momentum=0.9, **rates)
 
 
-def _device(device: str | torch.device) -> torch.device:
+def compute_device(device: str | torch.device) -> torch.device:
+    """Raises UsageError where there is no such device."""
     try:
         target = torch.device(device)
     except RuntimeError as error:
@@ -182,7 +193,8 @@ def _device(device: str | torch.device) -> torch.device:
     return target
 
 
-def _check_fit(config: ViTConfig, dataset: Dataset, recipe: Recipe) -> None:
+def check_fit(config: ViTConfig, dataset: Dataset, recipe: Recipe) -> None:
+    """Raises UsageError where they cannot be trained together."""
     data = {"image": dataset.image, "channels": dataset.channels, "classes": len(dataset.classes)}
     for name, value in data.items():
         if getattr(config, name) != value:

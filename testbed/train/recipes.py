@@ -98,7 +98,7 @@ _BOUNDS: dict[str, tuple[float, float, str]] = {
 def _typed(name: str, kind: str, value: Any) -> Any:
     """``value`` as the field's type: whole floats pass as int, ints as float; nothing else is converted."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if kind == "int" and is_number and value == int(value):
+    if kind == "int" and is_number and float(value).is_integer():
         return int(value)
     if kind == "float" and is_number:
         return float(value)
@@ -179,3 +179,11 @@ def recipe(name: str, **overrides: Any) -> Recipe:
     if name not in RECIPES:
         raise UsageError(f"unknown recipe {name!r}; known: {', '.join(RECIPES)}")
     return RECIPES[name].with_(**overrides)
+
+
+_OF_PRESET = {"cifar10": "cifar10-study", "vit": "vit-224"}
+
+
+def recipe_of_preset(preset: str) -> str:
+    """Name of the recipe that the preset's own study used."""
+    return preset if preset in RECIPES else _OF_PRESET.get(preset.partition("-")[0], "cifar10-study")

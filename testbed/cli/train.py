@@ -1,0 +1,157 @@
+"""``testbed train``: train a Vision Transformer into a run folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from testbed.cli.common import emit, example, json_option, run_option
+
+if TYPE_CHECKING:
+    from testbed.train.record import Callback
+    from testbed.train.runs import TrainingPlan
+
+
+@click.command(
+    epilog=example(
+        "testbed train digits --dataset digits --run runs/digits-model",
+        "testbed train cifar10 --dataset cifar10 --set augmentation=cutout --set patch=8 --run runs/cutout",
+        "testbed train vit-base-16-224 --dataset imagefolder:photos/test --epochs 0 --run runs/random",
+    )
+)
+@click.argument("preset")
+@click.option("--dataset", required=True, metavar="D", help="A name that 'testbed data list' shows.")
+@click.option("--root", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help="The data folder.")
+@click.option("--preprocess", metavar="P", help="Resizing and normalisation; by default the data set's own.")
+@click.option("--recipe", "recipe_name", metavar="R", help="How to train; by default the one of the preset's study.")
+@click.option("--epochs", type=click.IntRange(min=0), help="0: seeded random weights.")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of split and training.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a key of the recipe or the model.")
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda, or auto: cuda where there is one.")
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads.")
+@run_option()
+@click.option("--redo", type=click.Choice(["train"]), help="Forget what the folder holds and train again.")
+@click.option("--dry-run", is_flag=True, help="Say what would be trained; trains and writes nothing.")
+@json_option
+def train(
+    preset: str,
+    dataset: str,
+    root: Path | None,
+    preprocess: str | None,
+    recipe_name: str | None,
+    epochs: int | None,
+    seed: int,
+    settings: tuple[str, ...],
+    device: str,
+    threads: int,
+    run: Path,
+    redo: str | None,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Train the model PRESET, or go on with a training that was interrupted.
+
+    DIR gets the weights (model.safetensors), the curves (curves.csv, curves.png) and a manifest. The weights kept are
+    those of the best epoch on the validation images, or of the last, as the recipe says.
+    """
+    from testbed.models.runs import DataSource
+    from testbed.train import recipe, recipe_of_preset
+    from testbed.train.runs import TrainingPlan
+
+    of_recipe, of_model = _split_settings(settings)
+    if epochs is not None:
+        of_recipe["epochs"] = epochs
+    chosen = recipe(recipe_name or recipe_of_preset(preset), **of_recipe)
+    source = DataSource(dataset, str(root) if root else None, preprocess, seed)
+    plan = TrainingPlan.of(preset, source, chosen, seed=seed, overrides=of_model)
+    described = {"run": str(run)} | plan.describe()
+    if dry_run:
+        emit(described, as_json, lambda: _plan_text(described))
+        return
+    facts = _trained(plan, run, _device(device), threads, redo is not None)
+    report = described | facts
+    emit(report, as_json, lambda: _result_text(report))
+
+
+def _trained(plan: TrainingPlan, run: Path, device: str, threads: int, redo: bool) -> dict[str, Any]:
+    from testbed.train.runs import train_run
+
+    callbacks: list[Callback] = [] if sys.stderr.isatty() else [_told]
+    try:
+        return train_run(plan, run, threads=threads, device=device, callbacks=callbacks, redo=redo)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("every finished epoch is kept; go on with the same command") from None
+
+
+def _told(epoch: int, model: Any, record: Any) -> None:
+    """A line per epoch, where no progress bar is shown."""
+    click.echo(
+        f"epoch {epoch}: loss {record.train_loss:.4f}, validation {100 * record.validation_accuracy:.2f} %,"
+        f" {record.seconds:.1f} s",
+        err=True,
+    )
+
+
+def _device(name: str) -> str:
+    import torch
+
+    if name != "auto":
+        return name
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _split_settings(settings: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """``--set`` values as (the recipe's, the model's); their keys are distinct."""
+    from testbed.core.errors import UsageError
+    from testbed.models.config import ViTConfig
+    from testbed.train import Recipe
+
+    recipe_keys, model_keys = ([field.name for field in dataclasses.fields(kind)] for kind in (Recipe, ViTConfig))
+    of_recipe: dict[str, Any] = {}
+    of_model: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise UsageError(f"--set {setting}: write KEY=VALUE")
+        if key not in recipe_keys[1:] + model_keys:
+            known = f"of the recipe {', '.join(recipe_keys[1:])}; of the model {', '.join(model_keys)}"
+            raise UsageError(f"--set: unknown key {key!r}; known keys {known}")
+        (of_model if key in model_keys else of_recipe)[key] = _value(text)
+    return of_recipe, of_model
+
+
+def _value(text: str) -> Any:
+    """A TOML value (number, true, [2, 2]); anything else is a name."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _plan_text(plan: dict[str, Any]) -> str:
+    recipe, images = plan["recipe"], plan["dataset"]["images"]
+    changes = ", ".join(f"{key} {value}" for key, value in recipe.items() if key != "name")
+    return (
+        f"would train {plan['preset']} ({plan['parameters']:,} parameters) on {plan['dataset']['name']}"
+        f" ({images['train']:,} training, {images['validation']:,} validation images), seed {plan['seed']}\n"
+        f"recipe {recipe['name']}: {changes}\n"
+        f"into {plan['run']}; nothing was written"
+    )
+
+
+def _result_text(report: dict[str, Any]) -> str:
+    head = f"{report['preset']}: {report['parameters']:,} parameters, seed {report['seed']}"
+    if not report["epochs"]:
+        return f"{head}, random weights\nmodel: {report['run']}/model.safetensors"
+    validation = report["validation_accuracy"]
+    shown = "no validation images" if validation is None else f"validation accuracy {100 * validation:.2f} %"
+    return (
+        f"{head}, epoch {report['best_epoch']} of {report['epochs']} kept: {shown},"
+        f" test accuracy {100 * report['test_accuracy']:.2f} % of {report['dataset']['images']['test']:,}\n"
+        f"model: {report['run']}/model.safetensors, curves: {report['run']}/curves.png"
+    )

@@ -1,0 +1,49 @@
+"""The curves of a training as a table and as a picture."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from testbed.core.files import atomic_path, write_text
+from testbed.train.record import EpochRecord
+
+
+def write_csv(path: Path, curves: Sequence[EpochRecord]) -> None:
+    """One row per epoch under the names of ``EpochRecord``; numbers read back exactly."""
+    text = io.StringIO()
+    table = csv.DictWriter(text, [field.name for field in fields(EpochRecord)], lineterminator="\n")
+    table.writeheader()
+    table.writerows(record.to_dict() for record in curves)
+    write_text(path, text.getvalue())
+
+
+def write_png(path: Path, curves: Sequence[EpochRecord], best_epoch: int, title: str) -> None:
+    """Loss and accuracy against the epoch, training and validation; the chosen epoch is marked."""
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure.suptitle(title)
+    loss, accuracy = figure.subplots(1, 2)
+    _panel(loss, curves, "loss", 1, "loss (nats)")
+    _panel(accuracy, curves, "accuracy", 100, "accuracy (%)")
+    for axes in (loss, accuracy):
+        axes.axvline(best_epoch, color="0.6", linestyle=":", label=f"kept: epoch {best_epoch}")
+        axes.legend()
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+
+
+def _panel(axes: Axes, curves: Sequence[EpochRecord], measure: str, scale: float, label: str) -> None:
+    epochs = [record.epoch for record in curves]
+    for part, colour in (("train", "tab:blue"), ("validation", "tab:orange")):
+        values = [scale * getattr(record, f"{part}_{measure}") for record in curves]
+        axes.plot(epochs, values, color=colour, marker="." if len(epochs) < 3 else "", label=part)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set(xlabel="epoch", ylabel=label)
+    axes.grid(alpha=0.3)

@@ -1,0 +1,145 @@
+"""A training in a run folder: model, curves, manifest. The same call again goes on, or changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from testbed.core.runfolder import RunFolder
+from testbed.data import Dataset, load
+from testbed.models.config import ViTConfig
+from testbed.models.presets import preset
+from testbed.models.runs import MODEL, DataSource, claim_model_run
+from testbed.models.vit import ViT
+from testbed.models.weights import save_model
+from testbed.train.curves import write_csv, write_png
+from testbed.train.evaluation import evaluate
+from testbed.train.loop import Trained, check_fit, compute_device, train
+from testbed.train.recipes import Recipe
+from testbed.train.record import Callback
+from testbed.train.seeding import process_state_kept
+
+STAGE = "train"
+CHECKPOINT = "training.checkpoint"
+CURVES, CURVES_PICTURE = "curves.csv", "curves.png"
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """What is to be trained, on what, and how; ``name`` is the preset's."""
+
+    name: str
+    config: ViTConfig
+    source: DataSource
+    dataset: Dataset
+    recipe: Recipe
+    seed: int
+
+    @classmethod
+    def of(
+        cls, name: str, source: DataSource, recipe: Recipe, *, seed: int = 0, overrides: dict[str, Any] | None = None
+    ) -> TrainingPlan:
+        """The preset with ``overrides``; its input channels and classes follow the data set unless they are overridden.
+
+        Raises UsageError for unknown names and for what does not fit together, TestbedError for bad data.
+        """
+        changes = overrides or {}
+        base = preset(name, **changes)
+        dataset = load(source.name, root=source.root, preprocess=source.preprocess, image=base.image, seed=source.seed)
+        followed = {"channels": dataset.channels, "classes": len(dataset.classes)}
+        config = preset(name, **(followed | changes))
+        check_fit(config, dataset, recipe)
+        return cls(name, config, source, dataset, recipe, seed)
+
+    def made_from(self) -> dict[str, Any]:
+        """What decides the weights, as JSON. Initial weights (0 epochs) do not depend on the images."""
+        images = {"train": self.dataset.train.sha256(), "validation": self.dataset.validation.sha256()}
+        return {
+            "preset": self.name,
+            "model": self.config.to_dict(),
+            "recipe": self.recipe.to_dict(),
+            "seed": self.seed,
+            "images": images if self.recipe.epochs else None,
+        }
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "preset": self.name,
+            "parameters": _parameters(self.config),
+            "model": self.config.to_dict(),
+            "dataset": self.dataset.describe(),
+            "recipe": self.recipe.to_dict(),
+            "seed": self.seed,
+        }
+
+
+def train_run(
+    plan: TrainingPlan,
+    path: Path,
+    *,
+    threads: int = 1,
+    device: str = "cpu",
+    callbacks: Sequence[Callback] = (),
+    progress: bool = True,
+    redo: bool = False,
+) -> dict[str, Any]:
+    """Trains into the folder ``path`` and returns the facts kept in its manifest (accuracies in [0, 1]).
+
+    An interrupted training goes on from the folder's checkpoint; a finished one is not repeated unless ``redo``.
+    Raises UsageError when the folder holds something else, StaleArtefact when its files were changed, and as ``train``.
+    """
+    target = compute_device(device)
+    folder = claim_model_run(path, plan.name, plan.made_from(), plan.source)
+    checkpoint = folder / CHECKPOINT
+    files = [MODEL, CURVES, CURVES_PICTURE] if plan.recipe.epochs else [MODEL]
+
+    def build() -> dict[str, Any]:
+        trained = train(
+            plan.config,
+            plan.dataset,
+            plan.recipe,
+            seed=plan.seed,
+            threads=threads,
+            device=target,
+            checkpoint=checkpoint if plan.recipe.epochs else None,
+            callbacks=callbacks,
+            progress=progress,
+        )
+        with process_state_kept(target, threads):
+            return {"device": str(target), "threads": threads} | _written(plan, folder, trained, target)
+
+    with folder.locked():
+        if redo:
+            folder.redo(STAGE, [STAGE])
+            checkpoint.unlink(missing_ok=True)
+        folder.save()
+        facts = folder.stage(STAGE, plan.made_from(), files, build)
+        checkpoint.unlink(missing_ok=True)  # three times the model's size, and no longer needed
+    return facts
+
+
+def _written(plan: TrainingPlan, folder: RunFolder, trained: Trained, device: torch.device) -> dict[str, Any]:
+    """Writes the model and its curves; the chosen model sees the test images here, once."""
+    save_model(folder / MODEL, trained.model)
+    curves, best = trained.curves, trained.best_epoch
+    facts: dict[str, Any] = {"parameters": _parameters(plan.config), "epochs": len(curves), "best_epoch": best}
+    if not curves:
+        return facts
+    write_csv(folder / CURVES, curves)
+    title = f"{plan.name} on {plan.dataset.name}, recipe {plan.recipe.name}, seed {plan.seed}"
+    write_png(folder / CURVES_PICTURE, curves, best, title)
+    test = evaluate(trained.model.to(device), plan.dataset.test)
+    return facts | {
+        "validation_accuracy": curves[best - 1].validation_accuracy if len(plan.dataset.validation) else None,
+        "test_accuracy": test.accuracy,
+        "seconds": round(sum(record.seconds for record in curves), 3),
+    }
+
+
+def _parameters(config: ViTConfig) -> int:
+    with torch.device("meta"):  # counts without memory for the weights
+        return sum(parameter.numel() for parameter in ViT(config).parameters())
