@@ -112,8 +112,14 @@ def _ort_cpu(request: EngineRequest) -> Runner:
     return OrtCpuRunner(request)
 
 
-BACKENDS: dict[str, Callable[[EngineRequest], Runner]] = {"ort-cpu": _ort_cpu}
-PRECISIONS: dict[str, Sequence[str]] = {"ort-cpu": ("fp32",)}
+def _torch(request: EngineRequest) -> Runner:
+    from testbed.engines.torch import TorchRunner
+
+    return TorchRunner(request)
+
+
+BACKENDS: dict[str, Callable[[EngineRequest], Runner]] = {"ort-cpu": _ort_cpu, "torch": _torch}
+PRECISIONS: dict[str, Sequence[str]] = {"ort-cpu": ("fp32",), "torch": ("fp32",)}
 
 
 def check_engine(backend: str, precision: str) -> None:

@@ -1,0 +1,234 @@
+"""ONNX operators as torch functions: inputs by position (None where left out), attributes by name.
+
+Those that exported Vision Transformers, and the twins made from them, consist of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import onnx
+import torch
+from onnx import TensorProto, numpy_helper
+from torch import Tensor
+from torch.nn import functional
+
+_TYPES: dict[int, torch.dtype] = {
+    TensorProto.FLOAT: torch.float32,
+    TensorProto.DOUBLE: torch.float64,
+    TensorProto.FLOAT16: torch.float16,
+    TensorProto.BFLOAT16: torch.bfloat16,
+    TensorProto.INT64: torch.int64,
+    TensorProto.INT32: torch.int32,
+    TensorProto.BOOL: torch.bool,
+}
+_LAST = 2**31 - 1  # "to the end", as exporters write it
+
+
+def _ints(values: Tensor | Sequence[int]) -> list[int]:
+    return [int(v) for v in (values.tolist() if isinstance(values, Tensor) else values)]
+
+
+def _cast(x: Tensor, *, to: int, saturate: int = 1) -> Tensor:
+    return x.to(_TYPES[to])
+
+
+def _concat(*parts: Tensor, axis: int) -> Tensor:
+    return torch.cat(parts, axis)
+
+
+def _constant(**attributes: Any) -> Tensor:
+    (value,) = attributes.values()
+    if isinstance(value, onnx.TensorProto):
+        return torch.from_numpy(numpy_helper.to_array(value).copy())
+    return torch.tensor(value)  # Python's int and float become int64 and float32, as ONNX has it
+
+
+def _constant_of_shape(shape: Tensor, *, value: onnx.TensorProto | None = None) -> Tensor:
+    fill = torch.zeros(1) if value is None else torch.from_numpy(numpy_helper.to_array(value).copy())
+    return fill.expand(_ints(shape)).clone()
+
+
+def _conv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    strides: Sequence[int] = (1, 1),
+    pads: Sequence[int] = (0, 0, 0, 0),
+    dilations: Sequence[int] = (1, 1),
+    group: int = 1,
+    kernel_shape: Sequence[int] = (),
+    auto_pad: bytes = b"NOTSET",
+) -> Tensor:
+    if auto_pad not in (b"NOTSET", b"VALID"):
+        raise NotImplementedError(f"Conv with auto_pad {auto_pad.decode()}")
+    top, left, bottom, right = pads
+    padded = functional.pad(x, (left, right, top, bottom)) if any(pads) else x
+    return functional.conv2d(padded, weight, bias, tuple(strides), 0, tuple(dilations), group)
+
+
+def _div(a: Tensor, b: Tensor) -> Tensor:
+    return a / b if a.is_floating_point() else torch.div(a, b, rounding_mode="trunc")
+
+
+def _expand(x: Tensor, shape: Tensor) -> Tensor:
+    return x.expand(torch.broadcast_shapes(x.shape, _ints(shape)))
+
+
+def _flatten(x: Tensor, *, axis: int = 1) -> Tensor:
+    return x.reshape(x.shape[:axis].numel(), -1)
+
+
+def _gather(x: Tensor, indices: Tensor, *, axis: int = 0) -> Tensor:
+    axis %= x.dim()
+    places = _from_front(indices, x.shape[axis])
+    return x.index_select(axis, places.reshape(-1)).reshape(x.shape[:axis] + places.shape + x.shape[axis + 1 :])
+
+
+def _from_front(indices: Tensor, size: int) -> Tensor:
+    return torch.where(indices < 0, indices + size, indices)
+
+
+def _gather_elements(x: Tensor, indices: Tensor, *, axis: int = 0) -> Tensor:
+    return x.gather(axis, _from_front(indices, x.shape[axis]))
+
+
+def _scatter_elements(
+    x: Tensor, indices: Tensor, updates: Tensor, *, axis: int = 0, reduction: bytes = b"none"
+) -> Tensor:
+    if reduction != b"none":
+        raise NotImplementedError(f"ScatterElements with reduction {reduction.decode()}")
+    return x.scatter(axis, _from_front(indices, x.shape[axis]), updates)
+
+
+def _gelu(x: Tensor, *, approximate: bytes = b"none") -> Tensor:
+    return functional.gelu(x, approximate=approximate.decode())
+
+
+def _gemm(
+    a: Tensor,
+    b: Tensor,
+    c: Tensor | None = None,
+    *,
+    alpha: float = 1.0,
+    beta: float = 1.0,
+    transA: int = 0,
+    transB: int = 0,
+) -> Tensor:
+    a, b = a.T if transA else a, b.T if transB else b
+    product = a @ b if c is None else torch.addmm(c, a, b, beta=beta, alpha=alpha)
+    return product * alpha if c is None and alpha != 1 else product
+
+
+def _layer_normalization(
+    x: Tensor,
+    scale: Tensor,
+    bias: Tensor | None = None,
+    *,
+    axis: int = -1,
+    epsilon: float = 1e-5,
+    stash_type: int = 1,
+) -> Tensor:
+    return functional.layer_norm(x, x.shape[axis:], scale, bias, epsilon)
+
+
+def _reduce_mean(
+    x: Tensor,
+    axes: Tensor | Sequence[int] | None = None,
+    *,
+    keepdims: int = 1,
+    noop_with_empty_axes: int = 0,
+) -> Tensor:
+    over = [] if axes is None else _ints(axes)
+    if not over and noop_with_empty_axes:
+        return x
+    return x.mean(over or list(range(x.dim())), keepdim=bool(keepdims))
+
+
+def _reshape(x: Tensor, shape: Tensor, *, allowzero: int = 0) -> Tensor:
+    sizes = [x.shape[i] if size == 0 and not allowzero else size for i, size in enumerate(_ints(shape))]
+    return x.reshape(sizes)
+
+
+def _shape(x: Tensor, *, start: int = 0, end: int | None = None) -> Tensor:
+    return torch.tensor(x.shape[start:end])
+
+
+def _slice(x: Tensor, starts: Tensor, ends: Tensor, axes: Tensor | None = None, steps: Tensor | None = None) -> Tensor:
+    firsts, lasts = _ints(starts), _ints(ends)
+    over = list(range(len(firsts))) if axes is None else _ints(axes)
+    strides = [1] * len(firsts) if steps is None else _ints(steps)
+    where = [slice(None)] * x.dim()
+    for axis, first, last, stride in zip(over, firsts, lasts, strides, strict=True):
+        where[axis] = slice(first, None if last >= _LAST else last, stride)
+    return x[tuple(where)]
+
+
+def _softmax(x: Tensor, *, axis: int = -1) -> Tensor:
+    return x.softmax(axis)
+
+
+def _split(
+    x: Tensor, sizes: Tensor | None = None, *, axis: int = 0, num_outputs: int | None = None
+) -> tuple[Tensor, ...]:
+    if sizes is not None:
+        return x.split(_ints(sizes), axis)
+    return x.tensor_split(1 if num_outputs is None else num_outputs, axis)
+
+
+def _squeeze(x: Tensor, axes: Tensor | Sequence[int] | None = None) -> Tensor:
+    return x.squeeze() if axes is None else x.squeeze(tuple(_ints(axes)))
+
+
+def _unsqueeze(x: Tensor, axes: Tensor | Sequence[int]) -> Tensor:
+    rank = x.dim() + len(_ints(axes))
+    for axis in sorted(axis % rank for axis in _ints(axes)):
+        x = x.unsqueeze(axis)
+    return x
+
+
+def _transpose(x: Tensor, *, perm: Sequence[int] | None = None) -> Tensor:
+    return x.permute(list(reversed(range(x.dim()))) if perm is None else list(perm))
+
+
+OPERATORS: dict[str, Callable[..., Any]] = {
+    "Add": torch.add,
+    "Cast": _cast,
+    "Concat": _concat,
+    "Constant": _constant,
+    "ConstantOfShape": _constant_of_shape,
+    "Conv": _conv,
+    "Div": _div,
+    "Equal": torch.eq,
+    "Erf": torch.erf,
+    "Expand": _expand,
+    "Flatten": _flatten,
+    "Gather": _gather,
+    "GatherElements": _gather_elements,
+    "Gelu": _gelu,
+    "Gemm": _gemm,
+    "Identity": lambda x: x,
+    "LayerNormalization": _layer_normalization,
+    "MatMul": torch.matmul,
+    "Mul": torch.mul,
+    "Neg": torch.neg,
+    "Pow": torch.pow,
+    "ReduceMean": _reduce_mean,
+    "Relu": torch.relu,
+    "Reshape": _reshape,
+    "ScatterElements": _scatter_elements,
+    "Shape": _shape,
+    "Sigmoid": torch.sigmoid,
+    "Slice": _slice,
+    "Softmax": _softmax,
+    "Split": _split,
+    "Sqrt": torch.sqrt,
+    "Squeeze": _squeeze,
+    "Sub": torch.sub,
+    "Tanh": torch.tanh,
+    "Transpose": _transpose,
+    "Unsqueeze": _unsqueeze,
+    "Where": torch.where,
+}

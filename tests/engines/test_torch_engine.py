@@ -1,0 +1,189 @@
+"""The torch engine: the same files, the same answers as ONNX Runtime."""
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper
+
+from testbed.core.errors import EngineError
+from testbed.core.fault import masks_for
+from testbed.core.formats import FP32
+from testbed.engines.runner import EngineRequest, WeightStriker, open_engine, struck_weight
+from testbed.export.onnx import export_onnx
+from testbed.instrument.ports import PortFeed, instrument
+from testbed.instrument.table import site_table
+from testbed.models.presets import preset
+from testbed.models.vit import ViT
+
+IMAGES = np.random.default_rng(0).standard_normal((5, 1, 8, 8)).astype(np.float32)
+VARIANTS = {
+    "digits": {},
+    "differential, 2-D positions, convolution": {
+        "attention": "differential",
+        "position": "2d",
+        "pooling": "mean",
+        "patchify": "conv",
+    },
+    "post-norm, patch norm, sinusoidal, pooled patches": {
+        "norm_order": "post",
+        "position": "sinusoidal",
+        "pooling": "mean_patches",
+        "patch_norm": True,
+        "final_norm": "tokens",
+    },
+}
+
+
+def request(model, **changes):
+    return EngineRequest(model, "file", "deployment", **changes)
+
+
+def outputs(backend, model, feeds, **changes):
+    with open_engine(backend, request(model, **changes)) as runner:
+        return runner.run(feeds)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """(model, bytes of its plain ONNX) of a variant, exported once."""
+    made = {}
+
+    def export(variant="digits"):
+        if variant not in made:
+            torch.manual_seed(0)
+            model = ViT(preset("digits", **VARIANTS[variant])).eval()
+            path = tmp_path_factory.mktemp("onnx") / "model.onnx"
+            export_onnx(model, torch.from_numpy(IMAGES), path, input_name="image")
+            made[variant] = model, path.read_bytes()
+        return made[variant]
+
+    return export
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_graph_gives_what_the_module_gave(exported, variant):
+    model, plain = exported(variant)
+    with torch.inference_mode():
+        expected = model(torch.from_numpy(IMAGES)).numpy()
+    found = outputs("torch", plain, {"image": IMAGES})
+    assert list(found) == ["head"]
+    np.testing.assert_allclose(found["head"], expected, atol=2e-6)
+    np.testing.assert_allclose(found["head"], outputs("ort-cpu", plain, {"image": IMAGES})["head"], atol=5e-6)
+
+
+def test_fault_ports_act_and_idle_ports_change_no_bit(exported):
+    _, plain = exported()
+    table = site_table(plain, "model")
+    twin = instrument(plain, table).SerializeToString()
+    idle = PortFeed.idle(len(IMAGES))
+    golden = outputs("torch", plain, {"image": IMAGES})["head"]
+    assert np.array_equal(outputs("torch", twin, {"image": IMAGES, **idle.as_inputs()})["head"], golden)
+    struck = PortFeed(idle.site.copy(), idle.index.copy(), idle.value.copy())
+    struck.site[2], struck.index[2], struck.value[2] = table.ports["block.1.mlp.gelu"], 7, 1000.0
+    struck.site[4], struck.index[4], struck.value[4] = table.ports["head"], 3, -0.0
+    feeds = {"image": IMAGES, **struck.as_inputs()}
+    found, expected = outputs("torch", twin, feeds), outputs("ort-cpu", twin, feeds)
+    assert np.array_equal(found["head"][[0, 1, 3]], golden[[0, 1, 3]])
+    assert not np.allclose(found["head"][2], golden[2])
+    assert found["head"][4, 3] == 0
+    assert np.signbit(found["head"][4, 3])
+    for name in ("head", "fault_live"):
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-5, atol=1e-5)
+
+
+def test_a_weight_fault_acts_at_once_and_is_undone(exported):
+    _, plain = exported()
+    with open_engine("torch", request(plain, mutable_weights=True)) as runner:
+        assert isinstance(runner, WeightStriker)
+        golden = runner.run({"image": IMAGES})["head"]
+        with struck_weight(runner, "block.0.mlp.fc1.weight", 3, masks_for("flip", FP32, 30)) as (before, after):
+            assert before != after
+            assert not np.array_equal(runner.run({"image": IMAGES})["head"], golden)
+        assert np.array_equal(runner.run({"image": IMAGES})["head"], golden)
+        with pytest.raises(EngineError, match="cannot be struck"):
+            runner.weight("no.such.weight")
+    with open_engine("torch", request(plain)) as fixed, pytest.raises(EngineError, match="without mutable weights"):
+        fixed.weight("block.0.mlp.fc1.weight")
+
+
+def test_the_number_of_threads_is_set_back(exported):
+    before = torch.get_num_threads()
+    _, plain = exported()
+    with open_engine("torch", request(plain, threads=before + 1)) as runner:
+        runner.run({"image": IMAGES})
+        assert runner.info.options["threads"] == before + 1
+    assert torch.get_num_threads() == before
+
+
+def small_graph(nodes, inputs, output, initializers=()):
+    """Bytes of an ONNX model; inputs: name -> shape."""
+    graph = helper.make_graph(
+        nodes,
+        "small",
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in inputs.items()],
+        [helper.make_tensor_value_info(output, TensorProto.FLOAT, None)],
+        [onnx.numpy_helper.from_array(np.asarray(array), name) for name, array in initializers],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    return model.SerializeToString()
+
+
+X = np.random.default_rng(1).standard_normal((2, 3, 4, 5)).astype(np.float32)
+INTS = {"minus": [-1, 0], "two": [2, 2], "axes": [1, -1], "first": [1, 0], "far": [2**63 - 1, 3], "shape": [0, -1, 5]}
+OPERATOR_CASES = {
+    "Gather": ({"axis": 2}, ["minus"]),
+    "Slice": ({}, ["first", "far", "axes"]),
+    "Reshape": ({}, ["shape"]),
+    "Unsqueeze": ({}, ["axes"]),
+    "ReduceMean": ({"keepdims": 0}, ["axes"]),
+    "Transpose": ({}, []),
+    "Flatten": ({"axis": 2}, []),
+    "Softmax": ({"axis": 1}, []),
+    "Gelu": ({"approximate": "tanh"}, []),
+    "Erf": ({}, []),
+    "Sigmoid": ({}, []),
+    "Neg": ({}, []),
+    "Relu": ({}, []),
+    "Tanh": ({}, []),
+}
+
+
+@pytest.mark.parametrize("operator", OPERATOR_CASES)
+def test_operators_agree_with_onnx_runtime(operator):
+    attributes, constants = OPERATOR_CASES[operator]
+    node = helper.make_node(operator, ["x", *constants], ["y"], **attributes)
+    plain = small_graph([node], {"x": X.shape}, "y", [(name, np.array(INTS[name])) for name in constants])
+    found, expected = outputs("torch", plain, {"x": X})["y"], outputs("ort-cpu", plain, {"x": X})["y"]
+    assert found.shape == expected.shape
+    assert found.dtype == expected.dtype
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_split_and_padded_strided_convolution_agree_with_onnx_runtime():
+    weight = np.random.default_rng(2).standard_normal((6, 3, 2, 3)).astype(np.float32)
+    nodes = [
+        helper.make_node("Conv", ["x", "weight"], ["c"], strides=[1, 2], pads=[1, 0, 0, 2]),
+        helper.make_node("Split", ["c", "sizes"], ["a", "b"], axis=1),
+        helper.make_node("Concat", ["b", "a"], ["y"], axis=1),
+    ]
+    plain = small_graph(nodes, {"x": X.shape}, "y", [("weight", weight), ("sizes", np.array([2, 4]))])
+    found, expected = outputs("torch", plain, {"x": X})["y"], outputs("ort-cpu", plain, {"x": X})["y"]
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_what_it_cannot_run_is_told_when_it_is_built():
+    plain = small_graph([helper.make_node("LpPool", ["x"], ["y"], kernel_shape=[2, 2])], {"x": X.shape}, "y")
+    with pytest.raises(EngineError, match=r"no ONNX operator ai\.onnx\.LpPool here; use ort-cpu"):
+        open_engine("torch", request(plain))
+    with pytest.raises(EngineError, match="not ONNX"):
+        open_engine("torch", request(b"no model"))
+
+
+def test_wrong_feeds_are_refused(exported):
+    _, plain = exported()
+    with open_engine("torch", request(plain)) as runner:
+        with pytest.raises(EngineError, match="the model takes image"):
+            runner.run({"pixels": IMAGES})
+        with pytest.raises(EngineError, match="torch failed at node"):
+            runner.run({"image": IMAGES[:, :, :4]})
