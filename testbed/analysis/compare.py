@@ -72,19 +72,19 @@ class Deviation:
 
     def smallest_atol(self, rtol: float) -> NDArray[np.float64]:
         """(rows,) the smallest absolute tolerance that masks the row; see `smallest_atol`."""
+        if rtol == 0:
+            return self.max_abs()
         slack = self._slack(rtol)
-        atol = _largest_threshold(self._distance, slack)
-        # The threshold is right to a few units in the last place; walk those, asking the comparison itself.
-        hopeless = np.isnan(atol)
-        atol[hopeless] = np.inf
-        while (short := self._outside(atol, slack).any(axis=1) & ~hopeless).any():
-            atol[short] = np.nextafter(atol[short], np.inf)
-        while True:
-            below = np.nextafter(atol, 0.0)
-            enough = ~hopeless & (atol > 0) & ~self._outside(below, slack).any(axis=1)
-            if not enough.any():
-                return atol
-            atol[enough] = below[enough]
+        excess = self._distance - slack
+        most = excess.max(axis=1, initial=0.0)
+        # An element needs its excess to within the rounding of its distance: only those near the largest can decide.
+        rounding = 2.0**-50 * self._distance.max(axis=1, initial=0.0)
+        near = np.where(most > 0, most - rounding, np.inf)
+        rows, columns = np.nonzero(excess >= near[:, None])
+        atol = np.zeros(len(most))
+        np.maximum.at(atol, rows, _smallest_addend(self._distance[rows, columns], slack[rows, columns]))
+        atol[np.isnan(most)] = np.inf
+        return atol
 
     def _slack(self, rtol: float) -> NDArray[np.float64]:
         with np.errstate(over="ignore"):
@@ -96,21 +96,23 @@ class Deviation:
             return ~(self._distance <= (bound[:, None] if bound.ndim else bound) + slack)
 
 
-def _largest_threshold(distance: NDArray[np.float64], slack: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(rows,) the largest real ``a`` at which some ``fl(a + slack)`` reaches ``distance``; NaN if a distance is NaN.
+def _smallest_addend(distance: NDArray[np.float64], slack: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(n,) the smallest float64 ``a >= 0`` with ``fl(a + slack) >= distance``; both (n,), finite distances.
 
-    ``fl(a + s)`` rounds up to ``d`` from half the gap below ``d``, so the threshold is ``d - gap/2 - s``, not ``d -
-    s``: under cancellation the two differ by many units in the last place. The error of ``d - s`` is kept (Knuth's
-    two-sum).
+    ``fl(a + s)`` rounds up to ``d`` from half the gap below it, so the threshold is ``d - gap/2 - s``, not ``d - s``;
+    under cancellation they differ by many units in the last place. The error of ``d - s`` is kept (Knuth's two-sum),
+    which makes the threshold right to a few units; those are walked, asking the comparison itself.
     """
-    with np.errstate(invalid="ignore", over="ignore", under="ignore"):
-        difference = distance - slack
-        back = difference + slack
-        error = (distance - back) + (slack - (back - difference))
-        half_gap = (distance - np.nextafter(distance, 0.0)) / 2
-        threshold = difference + (error - half_gap)
-        threshold = np.where(distance <= slack, 0.0, threshold)
-    return np.maximum(threshold.max(axis=1, initial=0.0), 0.0)
+    difference = distance - slack
+    back = difference + slack
+    error = (distance - back) + (slack - (back - difference))
+    half_gap = (distance - np.nextafter(distance, 0.0)) / 2
+    atol = np.where(distance <= slack, 0.0, np.maximum(difference + (error - half_gap), 0.0))
+    while (short := atol + slack < distance).any():
+        atol[short] = np.nextafter(atol[short], np.inf)
+    while (enough := (atol > 0) & (np.nextafter(atol, 0.0) + slack >= distance)).any():
+        atol[enough] = np.nextafter(atol[enough], 0.0)
+    return atol
 
 
 def mismatch(faulty: ArrayLike, golden: ArrayLike, atol: ArrayLike, rtol: float) -> NDArray[np.bool_]:

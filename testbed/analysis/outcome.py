@@ -31,7 +31,7 @@ from testbed.core.outcome import OUTCOMES, Outcome
 
 DETECTORS = ("none", "nonfinite")
 _CODES = {name: np.int8(code) for code, name in enumerate(OUTCOMES)}
-_CHUNK_ELEMENTS = 1 << 17  # float64 working arrays of a chunk stay within a processor's cache
+_CHUNK_ELEMENTS = 1 << 15  # float64 working arrays of a chunk stay within a processor's cache
 
 
 @dataclass(frozen=True)

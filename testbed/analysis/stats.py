@@ -113,10 +113,10 @@ def _limit_with_one_more(
     k, q = np.asarray(more.weight, np.float64), np.asarray(more.room, np.float64)
     mean = np.minimum(p + k * q / (1 + k), 1.0)
     spread = (v + k**2 * q) / ((1 + k) ** 2 * (1 + 2 * k))
-    certain = (spread == 0) | (mean == 0) | (mean == 1)
+    certain = (mean == 0) | (mean == 1) | (spread <= mean * (1 - mean) * 1e-15)  # but for rounding, no spread
     total = mean * (1 - mean) / np.where(certain, 1.0, spread) - 1
     total = np.maximum(total, 1e-6)  # a spread that no beta distribution has: the limit is near 1
-    a, b = np.where(certain, 1.0, mean * total), np.where(certain, 1.0, (1 - mean) * total)
+    a, b = (np.where(certain, 1.0, np.maximum(part * total, np.finfo(float).tiny)) for part in (mean, 1 - mean))
     size = np.where(certain, np.inf, np.maximum(total - 1, 0.0))  # a + b is n + 1 for a simple random sample
     return np.where(certain, mean, betaincinv(a, b, 0.5 + confidence / 2)), size
 
@@ -138,7 +138,7 @@ def leveugle(population: int, margin: float, confidence: float = 0.95, p: float 
         raise UsageError(f"the margin must be above 0, not {margin}; 0.01 is one percentage point")
     error = margin * p if relative else margin
     spread = _normal_quantile(confidence) ** 2 * p * (1 - p)
-    return max(1, min(population, math.ceil(population / (1 + error**2 * (population - 1) / spread))))
+    return min(population, math.ceil(population / (1 + error**2 * (population - 1) / spread)))
 
 
 def _normal_quantile(confidence: float) -> float:

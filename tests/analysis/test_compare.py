@@ -124,6 +124,12 @@ def test_smallest_atol_under_rounding(distance, atol):
     assert smallest_atol(faulty, golden, 1.0).item() == atol
 
 
+def test_the_element_with_the_largest_excess_need_not_decide():
+    """Over its relative part the first is out by 2 EPS, of which rounding forgives half of one; the second by 1.8 EPS."""
+    faulty, golden = np.array([[-2 * EPS, 1.8 * EPS]]), np.array([[1.0, 0.0]])
+    assert smallest_atol(faulty, golden, 1.0).item() == 1.8 * EPS
+
+
 def test_no_relative_tolerance_leaves_the_largest_difference():
     faulty, golden = np.array([[1.0, -4.0], [5.0, 5.0]]), np.array([[0.5, 2.0], [5.0, 5.0]])
     np.testing.assert_array_equal(smallest_atol(faulty, golden, 0), [6.0, 0.0])

@@ -36,6 +36,9 @@ def test_textbook_values():
 
 @pytest.mark.parametrize("interval", [wilson, clopper_pearson, proportion_interval])
 def test_the_ends(interval):
+    n = np.arange(1, 200)
+    assert (interval(0, n).low == 0).all()
+    assert (interval(n, n).high == 1).all()
     low, high = interval([0, 7, 0], [7, 7, 0])
     assert (low[0], high[1]) == (0, 1)
     assert 0 < high[0] < 1
@@ -79,6 +82,7 @@ def test_leveugle_sample_sizes():
     assert leveugle(10**15, 0.01, confidence=0.99) == 16588
     assert leveugle(1000, 0.05) == 278  # 1000 / (1 + 0.0025 * 999 / 0.9604) = 277.7
     assert leveugle(10**15, 0.01, p=0.1) == 3458  # 9 % of 38,414.6
+    assert leveugle(2, 0.9) == 2  # 2 / (1 + 0.81 / 0.9604) = 1.09
 
 
 def test_a_relative_margin_is_a_share_of_the_rate():

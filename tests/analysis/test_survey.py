@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import scipy.stats
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from testbed.analysis.stats import OneMore, clopper_pearson, weighted_interval, wilson
@@ -24,6 +24,9 @@ SHARES = st.floats(0, 1)
 
 
 @given(SHARES, SHARES, st.builds(OneMore, SHARES, SHARES), st.builds(OneMore, SHARES, SHARES))
+@example(0.875, 1e-35, OneMore(0, 0), OneMore(0, 0))
+@example(0.0, 1.0, OneMore(0, 0), OneMore(0, 0))
+@example(0.5, 1e-16, OneMore(0, 0), OneMore(0, 0))
 def test_the_limits_always_enclose_the_rate(rate, variance, event, non_event):
     low, high, _ = weighted_interval(rate, variance, event, non_event)
     assert 0 <= low <= rate <= high <= 1
