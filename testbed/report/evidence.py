@@ -1,0 +1,104 @@
+"""What the report is made from: the run folder's summary and manifest, checked and indexed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from testbed.core.errors import StaleArtefact
+from testbed.core.fault import OPS
+from testbed.core.formats import FORMATS, FP32, Format
+from testbed.core.runfolder import RunFolder
+from testbed.core.schema import SCHEMA_VERSION
+from testbed.core.site import SiteTable
+
+SUMMARY = "summary.json"
+READ_STAGES = ("plan", "execute", "summary")
+Value = str | int | None
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A population-weighted rate with its interval, from ``rows`` rows of ``faults`` faults."""
+
+    rate: float
+    low: float
+    high: float
+    faults: int
+    rows: int
+
+
+class Marginals:
+    """The summary's rates, found by what they are a rate of."""
+
+    def __init__(self, records: Iterable[Mapping[str, Any]]) -> None:
+        self._records: dict[tuple[str, str, str, str], dict[Value, Mapping[str, Any]]] = {}
+        for record in records:
+            key = (record["target"], record["where"], record["op"], record["by"])
+            self._records.setdefault(key, {})[record["value"]] = record
+
+    def estimate(
+        self, target: str, where: str, op: str, measure: str, by: str = "all", value: Value = None
+    ) -> Estimate | None:
+        """None where nothing was sampled, or where the measure has no meaning for the target."""
+        records = self._records.get((target, where, op, by), {})
+        record = next(iter(records.values()), None) if by == "all" else records.get(value)
+        found = (record or {}).get("rates", {}).get(measure)
+        if record is None or found is None:
+            return None
+        return Estimate(found["rate"], found["low"], found["high"], record["faults"], record["n"])
+
+    def values(self, target: str, where: str, op: str, by: str) -> list[Value]:
+        return list(self._records.get((target, where, op, by), {}))
+
+    def ops(self, target: str, where: str) -> list[str]:
+        """Fault models that were run, in their usual order."""
+        return [op for op in OPS if (target, where, op, "all") in self._records]
+
+    def main_op(self, target: str, where: str) -> str | None:
+        """The fault model that the figures show: single bit flips, where there are any."""
+        return next(iter(self.ops(target, where)), None)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    run: Path
+    summary: Mapping[str, Any]
+    manifest: Mapping[str, Any]
+    marginals: Marginals
+
+    @property
+    def format(self) -> Format:
+        """Number format of the struck words."""
+        return FORMATS.get(self.summary["engine"].get("precision", ""), FP32)
+
+    @property
+    def classes(self) -> list[str]:
+        return [str(name) for name in self.summary["data"]["classes"]]
+
+    def site_table(self, target: str) -> SiteTable | None:
+        path = self.run / f"{target}.sites.json"
+        return SiteTable.load(path) if path.is_file() else None
+
+
+def read_evidence(run: Path) -> Evidence:
+    """Raises UsageError for a folder without a run, StaleArtefact naming a missing, edited or foreign file."""
+    folder = RunFolder.existing(run)
+    for stage in READ_STAGES:
+        folder.verify(stage)
+    try:
+        summary = json.loads((run / SUMMARY).read_text())
+        if summary["schema_version"] != SCHEMA_VERSION:
+            raise StaleArtefact(
+                f"{run / SUMMARY} has schema version {summary['schema_version']}, this testbed reads {SCHEMA_VERSION};"
+                " rerun with --redo summary"
+            )
+        marginals = Marginals(summary["marginals"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StaleArtefact(
+            f"{run / SUMMARY} is not a campaign's summary ({error}); rerun with --redo summary"
+        ) from error
+    return Evidence(run, summary, folder.manifest, marginals)

@@ -1,0 +1,79 @@
+"""The numbers at the head of the page, and whether the campaign's gates held."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from scipy.stats import binomtest
+
+from testbed.report.evidence import Estimate, Evidence
+from testbed.report.formatting import (
+    MEASURE_NAMES,
+    OP_NAMES,
+    count,
+    interval,
+    percent,
+    rate_only,
+    sample,
+    small,
+)
+from testbed.report.sections import PLACES
+
+
+@dataclass(frozen=True)
+class KeyFigure:
+    """``good`` is None where there is no bound to meet."""
+
+    name: str
+    value: str
+    note: str
+    good: bool | None = None
+
+
+def key_figures(evidence: Evidence) -> list[KeyFigure]:
+    summary = evidence.summary
+    faults = KeyFigure("Faults", count(summary["faults"]), f"{count(summary['rows'])} rows, one per fault and image")
+    figures = [faults, *_rates(evidence), _accuracy(evidence), _zero_fault(evidence), _drift(evidence)]
+    if speed := summary["injections_per_second"]:
+        threads = summary["engine"]["threads"]
+        note = f"{threads} {'thread' if threads == 1 else 'threads'}, batch {summary['engine']['batch']}"
+        figures.append(KeyFigure("Injections per second", count(round(speed)), note))
+    return figures
+
+
+def _rates(evidence: Evidence) -> Iterator[KeyFigure]:
+    """Of the model; of the attention module where the model was not struck."""
+    m = evidence.marginals
+    target, measure = ("model", "sdc1") if any(m.ops("model", where) for where in PLACES) else ("attention", "outside")
+    for where, place in PLACES.items():
+        op = m.main_op(target, where)
+        if op and (estimate := m.estimate(target, where, op, measure)):
+            yield _rate(f"{MEASURE_NAMES[measure]}, {place.lower()}, {OP_NAMES[op]}", estimate)
+    op = m.main_op(target, "activation")
+    if op and (estimate := m.estimate(target, "activation", op, "nonfinite")):
+        yield _rate("nonfinite output, activations", estimate)
+
+
+def _rate(name: str, estimate: Estimate) -> KeyFigure:
+    return KeyFigure(name[0].upper() + name[1:], rate_only(estimate), f"{interval(estimate)}, {sample(estimate)}")
+
+
+def _accuracy(evidence: Evidence) -> KeyFigure:
+    """With its Wilson interval: a proportion of independent test images."""
+    accuracy, images = evidence.summary["model"]["test_accuracy"], int(evidence.summary["model"]["test_images"])
+    bounds = binomtest(round(accuracy * images), images).proportion_ci(evidence.summary["confidence"], "wilson")
+    estimate = Estimate(accuracy, float(bounds.low), float(bounds.high), images, images)
+    return KeyFigure("Test accuracy", percent(accuracy, 2), f"{interval(estimate)}, {count(images)} test images")
+
+
+def _zero_fault(evidence: Evidence) -> KeyFigure:
+    rows, wrong = (evidence.summary["zero_fault"][name] for name in ("rows", "mismatches"))
+    note = f"{count(wrong)} of {count(rows)} fault-free rows differ from the golden"
+    return KeyFigure("Zero-fault gate", f"{count(wrong)} differ" if wrong else "exact", note, wrong == 0)
+
+
+def _drift(evidence: Evidence) -> KeyFigure:
+    largest, bound = (evidence.summary["drift"][name] for name in ("max_abs_diff", "bound"))
+    note = f"largest |difference|; bound {small(bound)}"
+    return KeyFigure("Drift, plain to instrumented", small(largest), note, largest <= bound)

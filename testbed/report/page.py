@@ -1,0 +1,110 @@
+"""One self-contained page for one run: no scripts, no network, the same bytes for the same run."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup
+
+from testbed.core.files import write_text
+from testbed.report import formatting
+from testbed.report.evidence import Evidence, read_evidence
+from testbed.report.faultcard import FaultCard, LoadImage, fault_card
+from testbed.report.images import stored_images
+from testbed.report.keyfigures import key_figures
+from testbed.report.rows import compositions, worst_nonfinite, worst_predictions
+from testbed.report.sections import PLACES, attention_plots, bit_charts, heat_maps, op_plots, outcome_bars, tier_plots
+from testbed.report.verdict import verdict
+
+REPORT = "report.html"
+_WORST, _WORST_NONFINITE = 4, 2  # cards per place
+_PRIVATE = ("user",)  # of the manifest's host: no reader of a report needs it
+
+
+def build_report(run: Path, load_image: LoadImage | None = None) -> Path:
+    """Writes ``report.html`` into the run folder, from its files alone, and returns its path.
+
+    load_image: image id -> uint8 (H, W) or (H, W, 3); by default the data set the manifest names. Raises UsageError for
+    a folder without a run, StaleArtefact naming a file that is missing or was changed.
+    """
+    evidence = read_evidence(run)
+    path = run / REPORT
+    write_text(path, render(evidence, load_image or stored_images(evidence.manifest)))
+    return path
+
+
+def render(evidence: Evidence, load_image: LoadImage | None) -> str:
+    heat, colours = heat_maps(evidence)
+    shares = compositions(evidence.run)
+    outcomes, model_key = outcome_bars(evidence, "model", shares)
+    attention_outcomes, attention_key = outcome_bars(evidence, "attention", shares)
+    environment = Environment(
+        loader=FunctionLoader(_package_file),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for name in ("count", "rate_only", "interval", "percent", "small", "duration"):
+        environment.filters[name] = getattr(formatting, name)
+    return environment.get_template("page.html.j2").render(
+        summary=evidence.summary,
+        manifest=evidence.manifest,
+        command=shlex.join(evidence.manifest.get("argv", [])),
+        style=Markup(_package_file("style.css")),
+        outcome_names=formatting.OUTCOME_NAMES,
+        tolerance=_tolerance(evidence.summary["tolerance"]),
+        verdict=verdict(evidence),
+        key_figures=key_figures(evidence),
+        heat_maps=heat,
+        colour_key=colours,
+        bit_charts=bit_charts(evidence, "model"),
+        tier_plots=tier_plots(evidence),
+        op_plots=op_plots(evidence),
+        outcome_bars=outcomes,
+        outcome_key=model_key,
+        attention_plots=attention_plots(evidence),
+        attention_bits=bit_charts(evidence, "attention"),
+        attention_bars=attention_outcomes,
+        attention_key=attention_key,
+        worst=_worst(evidence, load_image),
+        stages={name: s for name, s in evidence.manifest.get("stages", {}).items() if name != "report"},
+        host={name: v for name, v in evidence.manifest.get("host", {}).items() if name not in _PRIVATE},
+    )
+
+
+def _package_file(name: str) -> str:
+    return (resources.files("testbed.report") / name).read_text(encoding="utf-8")
+
+
+def _tolerance(tolerance: Mapping[str, Any]) -> str:
+    """ "atol 1e-4, rtol 1e-5"; several atol are those of the tiers."""
+    per_tier = [formatting.small(atol) for atol in tolerance["atol"]]
+    absolute = per_tier[0] if len(set(per_tier)) == 1 else f"by tier {', '.join(per_tier)}"
+    return f"atol {absolute}, rtol {formatting.small(tolerance['rtol'])}"
+
+
+@dataclass(frozen=True)
+class WorstGroup:
+    title: str
+    cards: list[FaultCard]
+
+
+def _worst(evidence: Evidence, load_image: LoadImage | None) -> list[WorstGroup]:
+    table = evidence.site_table("model")
+    groups = []
+    for where, place in PLACES.items():
+        for title, faults in (
+            (f"{place}: surest predictions overturned, output finite", worst_predictions(evidence.run, where, _WORST)),
+            (f"{place}: nonfinite output", worst_nonfinite(evidence.run, where, _WORST_NONFINITE)),
+        ):
+            if faults:
+                cards = [fault_card(fault, evidence.classes, table, load_image) for fault in faults]
+                groups.append(WorstGroup(title, cards))
+    return groups

@@ -1,0 +1,204 @@
+"""From evidence to figures: which rates each one shows. No rate is computed here: all are the summary's."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from markupsafe import Markup
+
+from testbed.report import bitchart, forest, heatmap, stack
+from testbed.report.evidence import Estimate, Evidence, Value
+from testbed.report.forest import Category
+from testbed.report.formatting import CLASS_NAMES, MEASURE_NAMES, OP_NAMES, count
+from testbed.report.rows import Composition
+
+PLACES = {"activation": "Activations", "weight": "Weights"}
+_MODEL, _ATTENTION = ("sdc1", "nonfinite"), ("outside", "nonfinite")
+_BLOCK = re.compile(r"^block\.\d+\.")
+Series = dict[str, Estimate]
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Line:
+    """One number of a figure, for the table beneath it."""
+
+    name: str
+    measure: str
+    estimate: Estimate
+
+
+@dataclass(frozen=True)
+class Figure:
+    """``id`` names it on the page."""
+
+    id: str
+    title: str
+    drawing: Markup
+    lines: tuple[Line, ...]
+
+
+def heat_maps(evidence: Evidence) -> tuple[list[Figure], Markup | None]:
+    """SDC-1 by site, one map per place, and their common colour key (None without any map)."""
+    maps = []
+    for where, op in _legs(evidence, "model"):
+        sites = _in_order(evidence, "model", _series(evidence, "model", where, op, "site", ("sdc1",)))
+        blocks = _series(evidence, "model", where, op, "block", ("sdc1",))
+        if sites:
+            by_block = {b: series["sdc1"] for b, series in blocks.items() if isinstance(b, int)}
+            by_site = {site: series["sdc1"] for site, series in sites.items()}
+            maps.append((where, op, heatmap.SiteGrid.of(list(by_site)), by_site, by_block))
+    if not maps:
+        return [], None
+    shown = [estimate for *_, sites, blocks in maps for estimate in (*sites.values(), *blocks.values())]
+    scale = heatmap.ColourScale.reaching(estimate.rate for estimate in shown)
+    left = heatmap.label_width(grid for _, _, grid, _, _ in maps)
+    figures = []
+    for where, op, grid, by_site, by_block in maps:
+        title = f"{PLACES[where]}, {OP_NAMES[op]}"
+        drawing = heatmap.heat_map(grid, by_site, by_block, scale, left, f"SDC-1 rate by site. {title}")
+        named = [*by_site.items(), *((f"block {block}, all sites", e) for block, e in by_block.items())]
+        figures.append(Figure(f"sites-{where}", title, drawing, _lines((name, {"sdc1": e}) for name, e in named)))
+    return figures, heatmap.colour_key(scale)
+
+
+def bit_charts(evidence: Evidence, target: str) -> list[Figure]:
+    """By bit position, activations and weights on one axis."""
+    measures = _MODEL if target == "model" else _ATTENTION
+    charts = []
+    for where, op in _legs(evidence, target):
+        found = _series(evidence, target, where, op, "bit", measures)
+        bits = {bit: series for bit, series in found.items() if isinstance(bit, int)}
+        if bits:
+            charts.append((where, op, bits))
+    top = bitchart.highest([bits for _, _, bits in charts])
+    figures = []
+    for where, op, bits in charts:
+        title = f"{PLACES[where]}, {OP_NAMES[op]}"
+        drawing = bitchart.bit_chart(bits, evidence.format, top, f"Rates by bit position. {title}")
+        lines = _lines((f"bit {bit}", bits[bit]) for bit in sorted(bits, reverse=True))
+        figures.append(Figure(f"bits-{target}-{where}", title, drawing, lines))
+    return figures
+
+
+def tier_plots(evidence: Evidence) -> list[Figure]:
+    def categories(where: str, op: str) -> list[Category]:
+        found = _series(evidence, "model", where, op, "tier", _MODEL)
+        return [_tier(tier, found[tier["tier"]]) for tier in evidence.summary["tiers"] if tier["tier"] in found]
+
+    return _plots(evidence, "tiers", "model", categories)
+
+
+def _tier(tier: Mapping[str, Any], series: Series) -> Category:
+    images = f"{count(tier['images'])} of {count(tier['available'])} images"
+    opening = "[" if tier["low"] == 0 else "("
+    thin = ", thin" if tier["thin"] else ""
+    return Category(f"margin {opening}{tier['low']:g}, {tier['high']:g}]", series, images + thin)
+
+
+def op_plots(evidence: Evidence) -> list[Figure]:
+    """By fault model, all sites and bits together."""
+
+    def categories(where: str, _: str) -> list[Category]:
+        ops = evidence.marginals.ops("model", where)
+        return [Category(OP_NAMES[op], _measured(evidence, "model", where, op, _MODEL)) for op in ops]
+
+    return _plots(evidence, "ops", "model", categories, compares_ops=True)
+
+
+def attention_plots(evidence: Evidence) -> list[Figure]:
+    """Of the attention module alone, by site."""
+
+    def categories(where: str, op: str) -> list[Category]:
+        whole = Category("all sites", _measured(evidence, "attention", where, op, _ATTENTION))
+        sites = _in_order(evidence, "attention", _series(evidence, "attention", where, op, "site", _ATTENTION))
+        return [whole, *(Category(_BLOCK.sub("", site), series) for site, series in sites.items())]
+
+    return _plots(evidence, "attention", "attention", categories)
+
+
+def _plots(
+    evidence: Evidence,
+    name: str,
+    target: str,
+    categories: Callable[[str, str], list[Category]],
+    compares_ops: bool = False,
+) -> list[Figure]:
+    """One forest plot per place, on one axis. categories: of a place and its main fault model."""
+    made = []
+    for where, op in _legs(evidence, target):
+        shown = [category for category in categories(where, op) if category.estimates]
+        if shown:
+            made.append((where, PLACES[where] if compares_ops else f"{PLACES[where]}, {OP_NAMES[op]}", shown))
+    top = forest.highest([category for _, _, shown in made for category in shown])
+    return [
+        Figure(
+            f"{name}-{where}",
+            title,
+            forest.forest(shown, top, f"Rates with intervals. {title}", square_root=compares_ops),
+            _lines((category.name, category.estimates) for category in shown),
+        )
+        for where, title, shown in made
+    ]
+
+
+Compositions = Mapping[tuple[str, str, str, str], Composition]
+
+
+def outcome_bars(evidence: Evidence, target: str, compositions: Compositions) -> tuple[list[Figure], list[str]]:
+    """By class of bit, and the outcomes that occur (for the key)."""
+    measure = "sdc1" if target == "model" else "outside"
+    figures, occurring = [], set()
+    for where, op in _legs(evidence, target):
+        bars = []
+        for bit_class in ("all", *CLASS_NAMES):
+            composition = compositions.get((target, where, op, bit_class))
+            if composition:
+                by = ("all", None) if bit_class == "all" else ("bit_class", bit_class)
+                estimate = evidence.marginals.estimate(target, where, op, measure, *by)
+                bars.append(stack.Bar(CLASS_NAMES.get(bit_class, "all bits"), composition, estimate))
+        if bars:
+            title = f"{PLACES[where]}, {OP_NAMES[op]}"
+            drawing = stack.stacked_bars(bars, f"{MEASURE_NAMES[measure]}, with interval", f"Outcomes. {title}")
+            lines = _lines((bar.name, {measure: bar.estimate}) for bar in bars if bar.estimate)
+            figures.append(Figure(f"outcomes-{target}-{where}", title, drawing, lines))
+            occurring.update(stack.outcomes_of(bars))
+    return figures, [outcome for outcome in stack.OUTCOMES if outcome in occurring]
+
+
+def _legs(evidence: Evidence, target: str) -> list[tuple[str, str]]:
+    """(place, main fault model) of every place that was struck."""
+    return [(where, op) for where in PLACES if (op := evidence.marginals.main_op(target, where))]
+
+
+def _measured(
+    evidence: Evidence, target: str, where: str, op: str, measures: Sequence[str], by: str = "all", value: Value = None
+) -> Series:
+    estimates = {m: evidence.marginals.estimate(target, where, op, m, by, value) for m in measures}
+    return {measure: estimate for measure, estimate in estimates.items() if estimate is not None}
+
+
+def _series(
+    evidence: Evidence, target: str, where: str, op: str, by: str, measures: Sequence[str]
+) -> dict[Value, Series]:
+    """Estimates by value, then measure; values without any are left out."""
+    values = evidence.marginals.values(target, where, op, by)
+    found = {value: _measured(evidence, target, where, op, measures, by, value) for value in values}
+    return {value: series for value, series in found.items() if series}
+
+
+def _in_order(evidence: Evidence, target: str, by_site: Mapping[Value, Item]) -> dict[str, Item]:
+    """Sites in the order of the site table, which is that of execution; as they come without one."""
+    table = evidence.site_table(target)
+    rank = {site.name: number for number, site in enumerate(table)} if table else {}
+    named = {str(site): item for site, item in by_site.items()}
+    return {site: named[site] for site in sorted(named, key=lambda site: rank.get(site, len(rank)))}
+
+
+def _lines(named: Iterable[tuple[str, Mapping[str, Estimate]]]) -> tuple[Line, ...]:
+    return tuple(
+        Line(name, MEASURE_NAMES[measure], estimate) for name, series in named for measure, estimate in series.items()
+    )

@@ -1,0 +1,136 @@
+"""The campaign's answer in a few sentences of plain language, each made from the summary's numbers."""
+
+from __future__ import annotations
+
+from markupsafe import Markup
+
+from testbed.report.evidence import Estimate, Evidence
+from testbed.report.formatting import count, one_in, percent, rate
+
+_EVENTS = {
+    "flip": "random single bit flips",
+    "stuck0": "random stuck-at-0 faults",
+    "stuck1": "random stuck-at-1 faults",
+    "random": "random replacements",
+}
+_PLACES = {"activation": "an activation value", "weight": "a weight"}
+
+
+def verdict(evidence: Evidence) -> list[Markup]:
+    """Paragraphs: one on activations, one on weights. What a campaign has not run is passed over."""
+    m = evidence.marginals
+    paragraphs = []
+    for where in ("activation", "weight"):
+        op = m.main_op("model", where)
+        overall = m.estimate("model", where, op, "sdc1") if op else None
+        if op is None or overall is None:
+            continue
+        sentences = [_headline(overall, _EVENTS[op], where)]
+        sentences += _bits(evidence, where, op, overall) if op != "random" else []
+        if where == "activation":
+            sentences += [*_place(evidence, op), *_confidence(evidence, op)]
+        sentences += _nonfinite(m.estimate("model", where, op, "nonfinite"))
+        paragraphs.append(Markup(" ").join(sentences))
+    return paragraphs or [Markup(" ").join(_attention(evidence))]
+
+
+def _headline(overall: Estimate, events: str, where: str) -> Markup:
+    place = _PLACES[where]
+    if overall.rate == 0:
+        return Markup(
+            "<strong>None of {} sampled {} of {} changed a prediction</strong> ({} predictions looked at):"
+            " the rate is {}, so at most {}."
+        ).format(count(overall.faults), events, place, count(overall.rows), rate(overall), percent(overall.high))
+    if where == "weight":
+        text = "Under {1} of {2}, about <strong>{0}</strong> predictions changes: <strong>{3}</strong>."
+    else:
+        text = "About <strong>{0}</strong> {1} of {2} changes the model's prediction: <strong>{3}</strong>."
+    return Markup(text).format(one_in(overall.rate), events, place, rate(overall))
+
+
+def _bits(evidence: Evidence, where: str, op: str, overall: Estimate) -> list[Markup]:
+    """The bit that does most of the harm, and the low bits that do none."""
+    found = {
+        bit: estimate
+        for bit in evidence.marginals.values("model", where, op, "bit")
+        if isinstance(bit, int) and (estimate := evidence.marginals.estimate("model", where, op, "sdc1", "bit", bit))
+    }
+    if overall.rate == 0 or len(found) < 2:
+        return []
+    worst = max(found, key=lambda bit: found[bit].rate)
+    share = found[worst].rate / sum(estimate.rate for estimate in found.values())
+    sentences = [
+        Markup(
+            "{} alone is responsible for about <strong>{}</strong> of that: struck there, {} of predictions change."
+        ).format(_bit_name(evidence, worst), percent(share), rate(found[worst]))
+    ]
+    harmless = _harmless(found)
+    if len(harmless) > 1:
+        rows = sum(found[bit].rows for bit in harmless)
+        sentences.append(
+            Markup("Bits {} to {} changed none of {} predictions.").format(harmless[0], harmless[-1], count(rows))
+        )
+    return sentences
+
+
+def _harmless(found: dict[int, Estimate]) -> list[int]:
+    """The run of bits, from the lowest up, that never changed a prediction."""
+    low: list[int] = []
+    for bit in sorted(found):
+        if found[bit].rate > 0:
+            break
+        low.append(bit)
+    return low
+
+
+def _bit_name(evidence: Evidence, bit: int) -> str:
+    if bit >= evidence.format.bits:
+        return f"Bit {bit}"
+    role = evidence.format.role(bit)
+    top = "top " if evidence.format.bit_class(bit) == "exponent_top" else ""
+    return f"The {top}{role} bit ({bit})"
+
+
+def _place(evidence: Evidence, op: str) -> list[Markup]:
+    m = evidence.marginals
+    sites = m.values("model", "activation", op, "site")
+    found = {s: e for s in sites if (e := m.estimate("model", "activation", op, "sdc1", "site", s))}
+    if len(found) < 2 or not any(e.rate for e in found.values()):
+        return []
+    worst = max(found, key=lambda site: found[site].rate)
+    text = "The highest estimate of any tensor is that of <code>{}</code>: {}."
+    return [Markup(text).format(str(worst), rate(found[worst]))]
+
+
+def _confidence(evidence: Evidence, op: str) -> list[Markup]:
+    m = evidence.marginals
+    found = [
+        (tier, estimate)
+        for tier in evidence.summary["tiers"]
+        if (estimate := m.estimate("model", "activation", op, "sdc1", "tier", tier["tier"]))
+    ]
+    if len(found) < 2 or not any(estimate.rate for _, estimate in found):
+        return []
+    (_, unsure), (_, sure) = found[0], found[-1]
+    apart = unsure.low > sure.high or sure.low > unsure.high
+    text = "From the least to the most confident images the rate goes from {} to {}; these intervals {}."
+    return [Markup(text).format(rate(unsure), rate(sure), "do not overlap" if apart else "overlap")]
+
+
+def _nonfinite(estimate: Estimate | None) -> list[Markup]:
+    if estimate is None:
+        return []
+    return [Markup("NaN or infinity reaches the output in {} of cases.").format(rate(estimate))]
+
+
+def _attention(evidence: Evidence) -> list[Markup]:
+    """For a campaign without the full model."""
+    m = evidence.marginals
+    sentences = []
+    for where in ("activation", "weight"):
+        op = m.main_op("attention", where)
+        estimate = m.estimate("attention", where, op, "outside") if op else None
+        if op and estimate:
+            text = "<strong>{}</strong> of {} of {} push the attention module's output outside the tolerance."
+            sentences.append(Markup(text).format(rate(estimate), _EVENTS[op], _PLACES[where]))
+    return sentences

@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from click.testing import CliRunner, Result
+
+from testbed.cli.main import cli
+
+
+def invoke(*args: str) -> Result:
+    return CliRunner().invoke(cli, ["report", *args], prog_name="testbed")
+
+
+def test_a_folder_without_a_run_is_one_line(tmp_path: Path) -> None:
+    result = invoke(str(tmp_path))
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"error: {tmp_path} holds no run")
+    assert result.stderr.count("\n") == 1
+    assert result.stdout == ""
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    assert invoke(str(file)).exit_code == 2

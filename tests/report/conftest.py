@@ -1,0 +1,293 @@
+"""A run folder made by hand: a plan, its rows, and the summary of exactly these rows, with no engine behind them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from testbed.core.fault import masks_for
+from testbed.core.files import sha256_file
+from testbed.core.formats import FP32
+from testbed.core.schema import FAULT_COLUMNS, PLAN_COLUMNS, ROW_COLUMNS, SCHEMA_VERSION, arrow_schema
+from testbed.core.site import Site, SiteTable, site_kind
+from testbed.report import build_report
+from testbed.semantics import as_words, corrupt
+
+EDGES = (0.0, 0.25, 0.5, 0.75, 1.0)
+BITS = (31, 30, 29, 23, 22, 11, 0)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the synthetic campaign is like."""
+
+    blocks: int = 2
+    headless: tuple[int, ...] = ()  # blocks without attention
+    weights: bool = True
+    attention: bool = True
+    model: bool = True
+    tiers: int = 4
+    images: int = 4  # per tier
+    ops: tuple[str, ...] = ("flip", "stuck0", "stuck1", "random")
+    harm: float = 1.0  # 0: no fault ever changes a prediction
+    classes: tuple[str, ...] = ("cat", "dog", "<script>alert(1)</script>")
+    name: str = "synthetic"
+
+
+def model_sites(shape: Shape) -> list[Site]:
+    names: list[tuple[str, str, tuple[int, ...]]] = [("patch_embed", "activation", (4, 8))]
+    names.append(("embed", "activation", (5, 8)))
+    for block in range(shape.blocks):
+        if block not in shape.headless:
+            names.append((f"block.{block}.norm1", "activation", (5, 8)))
+            names.append((f"block.{block}.attn.softmax", "activation", (2, 5, 5)))
+        names.append((f"block.{block}.mlp.gelu", "activation", (5, 16)))
+        names.append((f"block.{block}.mlp.residual", "activation", (5, 8)))
+    names.append(("head", "activation", (3,)))
+    if shape.weights:
+        names.append(("cls_token", "weight", (1, 1, 8)))
+        names += [(f"block.{block}.mlp.fc1.weight", "weight", (16, 8)) for block in range(shape.blocks)]
+        names.append(("head.bias", "weight", (3,)))
+    return [Site(name, where, size) for name, where, size in names]  # type: ignore[arg-type]
+
+
+def attention_sites(shape: Shape) -> list[Site]:
+    sites = [Site("block.0.attn.softmax", "activation", (2, 5, 5)), Site("block.0.attn.proj", "activation", (5, 8))]
+    return [*sites, *([Site("block.0.attn.proj.weight", "weight", (8, 8))] * shape.weights)]
+
+
+def make_run(folder: Path, shape: Shape) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(5)
+    tables = {"model": model_sites(shape)} if shape.model else {}
+    if shape.attention:
+        tables["attention"] = attention_sites(shape)
+    images = [(f"toy/{i:03d}", i % len(shape.classes), i // shape.images) for i in range(shape.tiers * shape.images)]
+    plan, rows = [], []
+    for target, sites in tables.items():
+        SiteTable(target, "deploy", "gated_replace", tuple(sites)).save(folder / f"{target}.sites.json")
+        for fault, struck in _faults(shape, target, sites, images, len(plan), rng):
+            plan.append(fault)
+            rows += [_row(fault, image, shape, rng) for image in struck]
+    _write(folder / "faults.parquet", plan, PLAN_COLUMNS)
+    _write(folder / "results.parquet", rows, ROW_COLUMNS)
+    summary = summarise(pd.DataFrame(plan), pd.DataFrame(rows), shape)
+    (folder / "summary.json").write_text(json.dumps(summary))
+    write_manifest(folder)
+    return folder
+
+
+def _write(path: Path, records: list[dict[str, Any]], columns: Any) -> None:
+    names = [column.name for column in columns]
+    table = {name: [record.get(name) for record in records] for name in names}
+    pq.write_table(pa.table(table, schema=arrow_schema(columns)), path)
+
+
+def write_manifest(folder: Path) -> None:
+    outputs = {"plan": "faults.parquet", "execute": "results.parquet", "summary": "summary.json"}
+    stages = {
+        stage: {"inputs": {}, "outputs": {file: sha256_file(folder / file)}, "facts": {}, "seconds": 1.5}
+        for stage, file in outputs.items()
+    }
+    manifest = {
+        "kind": "campaign",
+        "schema_version": SCHEMA_VERSION,
+        "argv": ["testbed", "campaign", "run", "a & b.toml"],
+        "created": "2026-01-02T03:04:05+00:00",
+        "git_revision": "0123abcd",
+        "host": {"system": "Linux", "processor": "Some <CPU>", "cores": 2, "user": "someone"},
+        "versions": {"torch": "2.13", "numpy": "2.4"},
+        "stages": stages,
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+Images = list[tuple[str, int, int]]
+
+
+def _faults(
+    shape: Shape, target: str, sites: list[Site], images: Images, first: int, rng: np.random.Generator
+) -> Iterator[tuple[dict[str, Any], Images]]:
+    """(fault, images it strikes): one draw per site x op x bit (x tier)."""
+    number = first
+    for site in sites:
+        for op in shape.ops:
+            for bit in (None,) if op == "random" else BITS:
+                for tier in range(shape.tiers) if site.where == "activation" else (None,):
+                    pool = [image for image in images if tier is None or image[2] == tier]
+                    struck = pool if tier is None else [pool[rng.integers(len(pool))]]
+                    masks = masks_for(op, FP32, bit, int(rng.integers(1 << 32)))
+                    population = site.elements * (1 if tier is None else len(pool))
+                    yield (
+                        {
+                            "fault_id": number,
+                            "target": target,
+                            "where": site.where,
+                            "site": site.name,
+                            "kind": site_kind(site.name, site.where),
+                            "block": site.block,
+                            "index": int(rng.integers(site.elements)),
+                            "format": "fp32",
+                            "op": op,
+                            "bit": bit,
+                            "bit_class": FP32.bit_class(bit),
+                            "and_mask": masks.and_mask,
+                            "or_mask": masks.or_mask,
+                            "xor_mask": masks.xor_mask,
+                            "points": 1,
+                            "stratum": number,
+                            "draw": 0,
+                            "population": population,
+                            "inclusion": 1 / population,
+                            "image_id": None if tier is None else struck[0][0],
+                            "tier": tier,
+                        },
+                        struck,
+                    )
+                    number += 1
+
+
+def _row(fault: dict[str, Any], image: tuple[str, int, int], shape: Shape, rng: np.random.Generator) -> dict[str, Any]:
+    harm = shape.harm * {30: 0.5, 29: 0.1, 31: 0.1, None: 0.4}.get(fault["bit"], 0.0)
+    draw, margin = rng.random(), EDGES[image[2] + 1] - 0.2 * rng.random()
+    has_classes = fault["target"] == "model"
+    outcome = "sdc1" if draw < harm else rng.choice(["identical", "masked", "sdc_tolerable"])
+    if not has_classes and outcome.startswith("sdc"):
+        outcome = "sdc"
+    nonfinite = bool(outcome.startswith("sdc") and harm >= 0.5 and rng.random() < 0.3)
+    golden = rng.normal(size=1).astype(np.float32)
+    masks = [fault[f"{name}_mask"] for name in ("and", "or", "xor")]
+    faulty, changed = corrupt(golden, *masks), outcome == "sdc1"
+    row = {column.name: fault[column.name] for column in FAULT_COLUMNS}
+    classes = {
+        "top1_golden": image[1],
+        "top1_faulty": -1 if nonfinite else (image[1] + changed) % len(shape.classes),
+        "margin_golden": margin,
+        "margin_faulty": float("nan") if nonfinite else rng.random(),
+    }
+    return row | {
+        "image_id": image[0],
+        "label": image[1],
+        "tier": image[2],
+        "golden_value": golden[0],
+        "faulty_value": faulty[0],
+        "golden_word": int(as_words(golden)[0]),
+        "faulty_word": int(as_words(faulty)[0]),
+        "outcome": str(outcome),
+        "nonfinite": nonfinite,
+        "max_abs_diff": float("inf") if nonfinite else float(draw),
+        "mismatches": int(outcome not in ("identical", "masked")),
+        "schema_version": SCHEMA_VERSION,
+        **(classes if has_classes else {}),
+    }
+
+
+MARGINALS = ("all", "tier", "kind", "bit_class", "bit", "block", "site")
+
+
+def summarise(plan: pd.DataFrame, rows: pd.DataFrame, shape: Shape) -> dict[str, Any]:
+    """The summary of these rows, its rates by their definition: sum of W_h p_h over strata."""
+    identity = {"hash": "cafe", "deployment_id": "deploy"}
+    return {
+        "name": shape.name,
+        "schema_version": SCHEMA_VERSION,
+        "seed": 42,
+        "faults": len(plan),
+        "rows": len(rows),
+        "model": {"preset": "toy", "parameters": 1234, "test_accuracy": 0.96, "test_images": 200, "sha256": "ab" * 32},
+        "data": {"name": "toy", "classes": list(shape.classes)},
+        "tiers": [
+            {
+                "tier": tier,
+                "low": EDGES[tier],
+                "high": EDGES[tier + 1],
+                "available": 23 + tier,
+                "images": shape.images,
+                "thin": tier == 0,
+            }
+            for tier in range(shape.tiers)
+        ],
+        "engine": {**identity, "backend": "ort-cpu", "precision": "fp32", "batch": 64, "threads": 1},
+        "engines": [{**identity, "target": "model", "where": "activation", "file": "m.onnx", "options": {}}],
+        "zero_fault": {"rows": 4096, "mismatches": 0},
+        "drift": {"max_abs_diff": 1.2e-7, "bound": 1e-5},
+        "parity": [{"target": "model", "pair": "torch-plain", "max_abs_diff": 2e-6, "top1_agreement": 1.0}],
+        "tolerance": {"atol": [1e-4] * shape.tiers, "rtol": 1e-4, "rtol_grid": [0.0, 1e-4]},
+        "confidence": 0.95,
+        "detector": "none",
+        "strata": [],
+        "marginals": list(marginals(plan, rows)),
+        "timing": [{"stage": "train", "seconds": 61.2}, {"stage": "execute", "seconds": 7.1}],
+        "injections_per_second": 8123.4,
+        "statement": f"These rates speak of the {shape.tiers * shape.images} named images.",
+    }
+
+
+def marginals(plan: pd.DataFrame, rows: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    measured = rows.assign(
+        sdc1=rows["outcome"] == "sdc1", outside=rows["outcome"].isin(["sdc_tolerable", "sdc1", "sdc", "due"])
+    )
+    population = dict(zip(plan["stratum"], plan["population"], strict=True))
+    for (target, where, op), leg in measured.groupby(["target", "where", "op"], sort=False, observed=True):
+        for by in MARGINALS:
+            groups = [(None, leg)] if by == "all" else leg.groupby(by, sort=False, observed=True)
+            for value, part in groups:
+                strata = part.groupby("stratum")
+                weights = np.array([population[stratum] for stratum in strata.groups], float)
+                rates = {}
+                for measure in ("sdc1", "outside", "nonfinite"):
+                    rate = float((weights / weights.sum()) @ strata[measure].mean().to_numpy(float))
+                    spread = 2 * float(np.sqrt(max(rate * (1 - rate), 1 / len(part)) / len(part)))
+                    rates[measure] = {"rate": rate, "low": max(0.0, rate - spread), "high": min(1.0, rate + spread)}
+                if target == "attention":
+                    rates["sdc1"] = None  # type: ignore[assignment]
+                key = {"target": target, "where": where, "op": op, "by": by, "value": _plain(by, value)}
+                yield key | {"faults": int(part["fault_id"].nunique()), "n": len(part), "rates": rates}
+
+
+def _plain(by: str, value: Any) -> str | int | None:
+    if by == "all":
+        return None
+    return int(value) if by in ("tier", "bit", "block") else str(value)
+
+
+@pytest.fixture(scope="session")
+def run_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Makes the run folder of a ``Shape`` with these fields, once."""
+    made: dict[Shape, Path] = {}
+
+    def make(**fields: Any) -> Path:
+        shape = Shape(**fields)
+        if shape not in made:
+            made[shape] = make_run(tmp_path_factory.mktemp("report") / "run", shape)
+        return made[shape]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def report_of(run_of: Callable[..., Path]) -> Callable[..., Path]:
+    """The report of a ``Shape`` with these fields, built once, with an image for every id."""
+    built: dict[Path, Path] = {}
+
+    def build(**fields: Any) -> Path:
+        run = run_of(**fields)
+        if run not in built:
+            built[run] = build_report(run, toy_image)
+        return built[run]
+
+    return build
+
+
+def toy_image(image_id: str) -> np.ndarray:
+    """(8, 8) uint8, another one for every id."""
+    return np.random.default_rng(int(image_id.removeprefix("toy/"))).integers(0, 256, (8, 8), dtype=np.uint8)
