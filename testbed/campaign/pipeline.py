@@ -21,7 +21,7 @@ from testbed.campaign.plan import PLAN_FILE, Leg, legs, plan_table, read_plan, w
 from testbed.campaign.prepare import INPUT_NAMES, TIERS, Files, Preparation
 from testbed.campaign.rows import ROW_SCHEMA
 from testbed.campaign.spec import CampaignSpec
-from testbed.campaign.store import ResultStore
+from testbed.campaign.store import ResultStore, discard_log
 from testbed.campaign.summary import SUMMARY, summarise
 from testbed.core.errors import GateFailed, TestbedError
 from testbed.core.files import sha256_bytes, write_json
@@ -63,7 +63,7 @@ def run_campaign(spec: CampaignSpec, path: Path, *, redo: str | None, progress: 
             order = Stages(spec.targets).names()
             folder.redo(redo, order)
             if order.index(redo) <= order.index("execute"):
-                _discard_store(folder)
+                discard_log(folder / STORE)
         folder.save()
         preparation.run()
         with ExitStack() as stack:
@@ -213,7 +213,6 @@ class Campaign:
                 runners = [self._leg(leg) for leg in legs(plan)]
                 self._run_units(runners, store, progress, plan.num_rows)
                 rows = store.compact(self.folder / RESULTS, range(sum(r.units for r in runners)), ROW_SCHEMA)
-                store.discard()
             seconds = time.perf_counter() - start
             engine = sum(bench.engine_seconds for bench in self._benches.values())
             return {
@@ -224,6 +223,7 @@ class Campaign:
             }
 
         self.folder.stage("execute", inputs, [RESULTS], build)
+        discard_log(self.folder / STORE)  # not before the stage is recorded: a kill in between would lose every row
 
     def _leg(self, leg: Leg) -> ActivationLeg | WeightLeg:
         bench = self.bench(leg.target, leg.where)
@@ -261,11 +261,3 @@ def _numbered(runners: Sequence[ActivationLeg | WeightLeg]) -> Iterator[tuple[in
         for unit in range(runner.units):
             yield number, runner, unit
             number += 1
-
-
-def _discard_store(folder: RunFolder) -> None:
-    store = folder / STORE
-    if store.exists():
-        for file in store.iterdir():
-            file.unlink()
-        store.rmdir()

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from testbed.core.errors import TestbedError
-from testbed.core.files import atomic_path, write_errors
+from testbed.core.files import atomic_path, write_errors, write_text
 
 _MAGIC = b"TBF1"
 _HEADER = struct.Struct("<4sIQ32s")  # magic, unit, payload bytes, SHA-256 of unit and payload
@@ -35,11 +35,9 @@ class ResultStore:
         self._folder = folder
         self._file: FileIO | None = None
         self._frames: dict[int, tuple[Path, int, int]] = {}
-        with write_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            owner = folder / "plan"
-            if not owner.exists():
-                owner.write_text(plan_hash)
+        owner = folder / "plan"
+        if not owner.exists():
+            write_text(owner, plan_hash)
         if owner.read_text() != plan_hash:
             raise TestbedError(f"{folder} holds results of another plan; rerun with --redo plan")
         for segment in self._segments():
@@ -117,14 +115,6 @@ class ResultStore:
                 rows += table.num_rows
         return rows
 
-    def discard(self) -> None:
-        """Removes the log; the compacted table has taken its place."""
-        self.close()
-        for segment in self._segments():
-            segment.unlink()
-        (self._folder / "plan").unlink(missing_ok=True)
-        self._folder.rmdir()
-
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
@@ -137,6 +127,14 @@ class ResultStore:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def discard_log(folder: Path) -> None:
+    """Removes the log in ``folder``, if there is one: segments first, as they must never outlive their plan's name."""
+    if folder.is_dir():
+        for file in sorted(folder.iterdir(), reverse=True):
+            file.unlink()
+        folder.rmdir()
 
 
 def _write_all(file: FileIO, content: bytes) -> None:
@@ -158,8 +156,10 @@ def _read_frame(file: BinaryIO) -> tuple[int, int, int] | None:
     if magic != _MAGIC:
         return None
     start = file.tell()
+    if size > os.fstat(file.fileno()).st_size - start:  # cut short, or a damaged size
+        return None
     payload = file.read(size)
-    if len(payload) < size or _digest(unit, payload) != digest:
+    if _digest(unit, payload) != digest:
         return None
     return unit, start, size
 

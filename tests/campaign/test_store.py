@@ -1,0 +1,226 @@
+"""The log of results: whatever is cut, flipped, reordered or refused by the disk, no row is ever wrong."""
+
+from __future__ import annotations
+
+import errno
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from io import FileIO
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from testbed.campaign import store as store_module
+from testbed.campaign.store import ResultStore, discard_log
+from testbed.core.errors import TestbedError
+
+SCHEMA = pa.schema([("unit", pa.int32()), ("site", pa.dictionary(pa.int32(), pa.string())), ("value", pa.float32())])
+
+
+@cache
+def rows(unit: int, n: int = 3) -> pa.Table:
+    values = np.random.default_rng(unit).standard_normal(n).astype(np.float32)
+    sites = [f"site {unit % 2}", f"site {unit}", "head"][:n]
+    return pa.table({"unit": [unit] * n, "site": sites, "value": values}, schema=SCHEMA)
+
+
+def filled(folder: Path, units: list[int]) -> None:
+    with ResultStore(folder, "plan") as store:
+        for unit in units:
+            store.append(unit, rows(unit))
+
+
+def segment(folder: Path) -> Path:
+    (found,) = folder.glob("segment-*.log")
+    return found
+
+
+def rewritten(file: Path, content: bytes) -> None:
+    file.unlink()  # file systems are slow to truncate and write in place
+    file.write_bytes(content)
+
+
+def frame_ends(folder: Path, units: list[int]) -> list[int]:
+    """Where each frame ends, from the log's own growth."""
+    ends = []
+    with ResultStore(folder, "plan") as store:
+        for unit in units:
+            store.append(unit, rows(unit))
+            ends.append(segment(folder).stat().st_size)
+    return ends
+
+
+def assert_holds(folder: Path, units: list[int]) -> None:
+    with ResultStore(folder, "plan") as store:
+        assert list(store) == units
+        for unit in units:
+            assert store.read(unit).equals(rows(unit))
+
+
+def test_what_was_appended_is_there_after_reopening_and_more_can_be_added(tmp_path: Path) -> None:
+    filled(tmp_path, [0, 1])
+    filled(tmp_path, [2])
+    assert_holds(tmp_path, [0, 1, 2])
+
+
+def test_cut_at_every_byte_only_the_cut_frame_is_lost(tmp_path: Path) -> None:
+    units = [0, 1, 2]
+    ends, log = frame_ends(tmp_path, units), segment(tmp_path)
+    whole = log.read_bytes()
+    for length in range(len(whole)):
+        rewritten(log, whole[:length])
+        kept = sum(end <= length for end in ends)
+        assert_holds(tmp_path, units[:kept])
+        assert log.stat().st_size == ([0, *ends][kept])  # the next frame must follow a whole one
+
+
+def test_a_flipped_byte_never_gives_a_wrong_row(tmp_path: Path) -> None:
+    units = [0, 1, 2]
+    ends, log = frame_ends(tmp_path, units), segment(tmp_path)
+    whole = log.read_bytes()
+    for place in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[place] ^= (0x01, 0x80, 0xFF)[place % 3]
+        rewritten(log, damaged)
+        assert_holds(tmp_path, units[: sum(end <= place for end in ends)])
+
+
+@pytest.mark.parametrize("size", [0, 2**31, 2**62, 2**64 - 1])
+def test_a_frame_of_any_claimed_size_is_seen_through(tmp_path: Path, size: int) -> None:
+    filled(tmp_path, [0])
+    end = segment(tmp_path).stat().st_size
+    with open(segment(tmp_path), "ab") as file:
+        file.write(b"TBF1" + (1).to_bytes(4, "little") + size.to_bytes(8, "little") + bytes(32))
+    assert_holds(tmp_path, [0])
+    assert segment(tmp_path).stat().st_size == end
+
+
+def test_units_lost_to_a_cut_can_be_appended_again(tmp_path: Path) -> None:
+    filled(tmp_path, [0, 1])
+    segment(tmp_path).write_bytes(segment(tmp_path).read_bytes()[:-1])
+    filled(tmp_path, [1, 2])
+    assert_holds(tmp_path, [0, 1, 2])
+
+
+@settings(max_examples=20)
+@given(st.permutations(range(6)), st.integers(0, 6))
+def test_the_compacted_table_is_in_unit_order_whatever_the_order_of_work(
+    tmp_path_factory: pytest.TempPathFactory, order: list[int], restart: int
+) -> None:
+    folder = tmp_path_factory.mktemp("store")
+    filled(folder, order[:restart])
+    filled(folder, order[restart:])
+    with ResultStore(folder, "plan") as store:
+        assert store.compact(folder / "rows.parquet", range(6), SCHEMA) == 18
+    wanted = pa.concat_tables(map(rows, range(6))).to_pylist()
+    assert pq.read_table(folder / "rows.parquet").to_pylist() == wanted
+
+
+def test_a_log_of_many_segments_is_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "SEGMENT_BYTES", 1)
+    filled(tmp_path, list(range(5)))
+    assert len(list(tmp_path.glob("segment-*.log"))) == 5
+    assert_holds(tmp_path, list(range(5)))
+
+
+def test_another_plans_log_is_refused_and_kept(tmp_path: Path) -> None:
+    filled(tmp_path, [0])
+    with pytest.raises(TestbedError, match=r"results of another plan; rerun with --redo plan"):
+        ResultStore(tmp_path, "another")
+    assert_holds(tmp_path, [0])
+
+
+@pytest.mark.parametrize("debris", [[], ["plan"], [".plan.abc.unfinished"]])
+def test_a_log_whose_making_was_killed_is_made_again(tmp_path: Path, debris: list[str]) -> None:
+    for name in debris:
+        (tmp_path / name).write_text("plan" if name == "plan" else "pl")
+    filled(tmp_path, [0])
+    assert_holds(tmp_path, [0])
+
+
+def test_the_name_of_its_plan_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    with limited(0), pytest.raises(TestbedError, match="cannot write"):
+        ResultStore(tmp_path / "store", "plan")
+    filled(tmp_path / "store", [0])
+    assert_holds(tmp_path / "store", [0])
+
+
+def test_discarding_leaves_nothing(tmp_path: Path) -> None:
+    filled(tmp_path / "store", [0, 1])
+    (tmp_path / "store" / ".plan.abc.unfinished").write_text("")
+    discard_log(tmp_path / "store")
+    discard_log(tmp_path / "store")  # none there is none to remove
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---- disks that take no more
+
+
+@contextmanager
+def limited(size: int) -> Iterator[None]:
+    """No file may grow beyond ``size`` bytes: the system itself writes a part and refuses the rest."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_frame_the_disk_takes_half_of_is_taken_back(tmp_path: Path) -> None:
+    with ResultStore(tmp_path, "plan") as store:
+        store.append(0, rows(0))
+        end = segment(tmp_path).stat().st_size
+        with limited(end + 100), pytest.raises(TestbedError, match=f"cannot write {tmp_path}: ") as caught:
+            store.append(1, rows(1))
+        assert "\n" not in str(caught.value)
+        assert 1 not in store
+        assert segment(tmp_path).stat().st_size == end
+        store.append(1, rows(1))  # space was made
+    assert_holds(tmp_path, [0, 1])
+
+
+@pytest.mark.parametrize("also_truncate", [False, True])
+def test_a_full_disk_is_told_in_one_line_and_the_log_stays_readable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, also_truncate: bool
+) -> None:
+    class Full(FileIO):
+        def write(self, content: bytes) -> int:  # type: ignore[override]
+            if self.tell() == 0:
+                return super().write(content)
+            super().write(content[: len(content) // 2])
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        def truncate(self, size: int | None = None) -> int:
+            if also_truncate:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super().truncate(size)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(store_module, "FileIO", Full)
+        with ResultStore(tmp_path, "plan") as store:
+            store.append(0, rows(0))
+            with pytest.raises(TestbedError, match=f"cannot write {tmp_path}: the disk is full; free some space"):
+                store.append(1, rows(1))
+            assert store.read(0).equals(rows(0))
+    filled(tmp_path, [1])
+    assert_holds(tmp_path, [0, 1])
+
+
+def test_a_table_that_does_not_fit_leaves_the_log(tmp_path: Path) -> None:
+    filled(tmp_path / "store", [0, 1])
+    with (
+        ResultStore(tmp_path / "store", "plan") as store,
+        limited(100),
+        pytest.raises(TestbedError, match="cannot write"),
+    ):
+        store.compact(tmp_path / "rows.parquet", range(2), SCHEMA)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["store"]
+    assert_holds(tmp_path / "store", [0, 1])
