@@ -19,24 +19,24 @@ def log_to_stderr() -> None:
 
 
 @contextmanager
-def progress_on_stderr(total: int) -> Iterator[Callable[[int], None]]:
-    """A bar with rate and time to go; yields ``advance``. Silent when stderr is not a terminal."""
+def progress_on_stderr(total: int, what: str = "faults") -> Iterator[Callable[[int], None]]:
+    """A bar of ``what`` with rate and time to go; yields ``advance``. Silent when stderr is not a terminal."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from testbed.cli.common import console
 
     columns = (
-        TextColumn("faults"),
+        TextColumn(what),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as bar:
-        task = bar.add_task("faults", total=total, rate="")
+        task = bar.add_task(what, total=total, rate="")
 
-        def advance(faults: int) -> None:
+        def advance(done: int) -> None:
             speed = bar.tasks[0].speed
-            bar.update(task, advance=faults, rate=f"{speed:,.0f}/s" if speed else "")
+            bar.update(task, advance=done, rate=f"{speed:,.0f}/s" if speed else "")
 
         yield advance

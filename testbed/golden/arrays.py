@@ -28,7 +28,11 @@ class ArrayWriter:
         """batch: (b, ...). Raises TestbedError when the shape changes or too many rows come."""
         if self._shape is None:
             self._shape = batch.shape[1:]
-            header = {"descr": npy.dtype_to_descr(self._dtype), "fortran_order": False, "shape": (self._rows, *self._shape)}
+            header = {
+                "descr": npy.dtype_to_descr(self._dtype),
+                "fortran_order": False,
+                "shape": (self._rows, *self._shape),
+            }
             npy.write_array_header_2_0(self._file, header)
         self._written += len(batch)
         if batch.shape[1:] != self._shape or self._written > self._rows:

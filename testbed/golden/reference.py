@@ -6,7 +6,8 @@ input after the block's LayerNorm, the output before the residual).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from testbed.core.errors import UsageError
+from testbed.core.errors import TestbedError, UsageError
 from testbed.data.dataset import Split
 from testbed.golden.arrays import array_writer
 
@@ -27,15 +28,25 @@ def module_files(name: str) -> tuple[str, str]:
 
 
 def record_reference(
-    model: nn.Module, split: Split, rows: Sequence[int], run: Path, *, modules: Sequence[str] = (), batch: int = 64
+    model: nn.Module,
+    split: Split,
+    rows: Sequence[int],
+    run: Path,
+    *,
+    modules: Sequence[str] = (),
+    batch: int = 64,
+    device: str = "cpu",
+    advance: Callable[[int], None] = lambda images: None,
 ) -> None:
     """Streams logits (n, K) and each module's input and output (n, N, D) of the images ``rows`` to the run folder.
 
-    Memory: the model and a few batches, whatever the number of images. Raises UsageError for an unknown module.
+    Memory: the model and a few batches, whatever the number of images. ``modules`` are names of ``named_modules()``;
+    ``advance`` is told how many images are done. Raises UsageError for an unknown module, TestbedError when the files
+    will not fit on the disk.
     """
     found = dict(model.named_modules())
     for name in modules:
-        if name not in found:
+        if not name or name not in found:
             raise UsageError(f"the model has no module {name!r}; attention modules: {_attention_modules(found)}")
     seen: dict[str, Tensor] = {}
 
@@ -52,12 +63,28 @@ def record_reference(
         files = [LOGITS, *(file for name in modules for file in module_files(name))]
         writers = {file: stack.enter_context(array_writer(run / file, len(rows))) for file in files}
         stack.enter_context(torch.inference_mode())
-        model.eval()
+        model.eval().to(device)
         for start in range(0, len(rows), batch):
             images = split.batch(list(rows[start : start + batch]))
-            seen[LOGITS] = model(torch.from_numpy(images))
+            seen[LOGITS] = model(torch.from_numpy(images).to(device))
+            if not start:
+                _check_first_batch(seen, modules, len(rows), run)
             for file, writer in writers.items():
-                writer.append(seen[file].numpy())
+                writer.append(seen[file].cpu().numpy())
+            advance(len(images))
+
+
+def _check_first_batch(seen: Mapping[str, Tensor], modules: Sequence[str], rows: int, run: Path) -> None:
+    unused = [name for name in modules if module_files(name)[0] not in seen]
+    if unused:
+        raise UsageError(f"module {unused[0]!r} takes no part in the forward pass; name one that does")
+    needed = sum(rows * tensor[0].numel() * 4 for tensor in seen.values())
+    free = shutil.disk_usage(run).free
+    if needed > free:
+        raise TestbedError(
+            f"the golden of {rows} images needs {needed / 1e9:.1f} GB in {run}, where {free / 1e9:.1f} GB are free;"
+            " record fewer images (--images A:B) or the logits alone (--logits-only)"
+        )
 
 
 def _attention_modules(found: Mapping[str, nn.Module]) -> str:

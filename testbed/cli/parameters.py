@@ -1,0 +1,57 @@
+"""Kinds of option values that several commands take, and a group that has a command of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+
+class ImageRange(click.ParamType):
+    """``A:B``, the positions A, A + 1, ..., B - 1; A is 0 when left out."""
+
+    name = "range"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        first, colon, end = str(value).partition(":")
+        try:
+            found = int(first or 0), int(end)
+        except ValueError:
+            self.fail(f"{value!r} is no range; write A:B, such as 0:250", param, ctx)
+        if not colon or not 0 <= found[0] < found[1]:
+            self.fail(f"{value!r} is no range of images; write A:B with A below B, such as 0:250", param, ctx)
+        return found
+
+
+class Counts(click.ParamType):
+    """Whole numbers separated by commas."""
+
+    name = "counts"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(int(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r}: write whole numbers separated by commas, such as 64,64,128,256", param, ctx)
+
+
+class DefaultGroup(click.Group):
+    """A group whose command ``default`` is meant where none is named: ``golden DIR`` is ``golden record DIR``."""
+
+    def __init__(self, *args: Any, default: str, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.default = default
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
+            args = [self.default, *args]
+        return super().parse_args(ctx, args)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The default command's options too: they can be given right here."""
+        records = [record for p in self.commands[self.default].params if (record := p.get_help_record(ctx))]
+        with formatter.section(f"Options of {self.default}"):
+            formatter.write_dl(records)
+        super().format_options(ctx, formatter)

@@ -1,0 +1,247 @@
+"""The golden of a run folder: recorded by ``record_golden``, read back through ``Golden``."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from testbed.analysis.confidence import top1
+from testbed.core.errors import StaleArtefact, UsageError
+from testbed.core.files import sha256_json, write_json
+from testbed.core.runfolder import RunFolder
+from testbed.data import Split
+from testbed.golden.arrays import read_array
+from testbed.golden.reference import LOGITS, module_files, record_reference
+from testbed.golden.source import dataset_of
+from testbed.models.runs import ModelRun, open_model_run
+from testbed.models.subnetwork import part_named
+from testbed.models.vit import ViT
+
+log = logging.getLogger(__name__)
+
+STAGE = "golden"
+COMMAND = "testbed golden"
+IMAGES = "golden/images.json"
+
+Range = tuple[int, int]
+Advance = Callable[[int], None]
+
+
+@contextmanager
+def working_in(path: Path) -> Iterator[ModelRun]:
+    """The run of a model's folder, with other processes kept out. Raises UsageError for a campaign's folder."""
+    folder = RunFolder.existing(path)
+    if (kind := folder.manifest.get("kind")) == "campaign":
+        raise UsageError(f"{path} is a {kind}'s folder, which its own command fills; name one of train or import")
+    with folder.locked():
+        yield open_model_run(path)
+
+
+def module_name(model: ViT, wanted: str) -> str:
+    """The module's name in ``model`` of "attention", "attention:N", "block:N", or of a name like "block.3.mlp"."""
+    if wanted.partition(":")[0] not in ("attention", "block") or wanted == "block":
+        return wanted
+    part = part_named(model, wanted)
+    return f"block.{part.block}" + (".attn" if part.kind == "attention" else "")
+
+
+def record_golden(
+    path: Path,
+    *,
+    images: Range | None = None,
+    modules: Sequence[str] = ("attention",),
+    batch: int = 64,
+    device: str = "cpu",
+    progress: Callable[[int], AbstractContextManager[Advance]] | None = None,
+) -> Golden:
+    """Streams the golden of the test images [a, b) (default: all) into the run folder; no second time if it is there.
+
+    ``modules``: see ``module_name``; their inputs and outputs are recorded. ``progress(total)`` is a context manager
+    that yields a function to be told of images done. Raises UsageError for a range, module or data set that does not
+    fit, StaleArtefact for an edited model.
+    """
+    with working_in(path) as run:
+        test = dataset_of(run).test
+        first, end = checked_range(images or (0, len(test)), 0, len(test), "the test images")
+        names = list(dict.fromkeys(module_name(run.model, name) for name in modules))
+        recorded = test.subset(slice(first, end))
+        inputs = golden_inputs(run, recorded, (first, end), names) | {"torch": torch.__version__}
+
+        def build() -> dict[str, Any]:
+            with progress(len(recorded)) if progress else untold() as advance:
+                everything = range(len(recorded))
+                record_reference(
+                    run.model,
+                    recorded,
+                    everything,
+                    path,
+                    modules=names,
+                    batch=batch,
+                    device=device,
+                    advance=advance,
+                )
+            how = {"device": device, "batch": batch, "threads": torch.get_num_threads()}
+            return golden_facts(path, recorded, first) | how
+
+        run.folder.stage(STAGE, inputs, golden_files(names), build, command=COMMAND)
+    return Golden(run)
+
+
+def golden_inputs(run: ModelRun, recorded: Split, images: Range, modules: Sequence[str]) -> dict[str, Any]:
+    """What decides a golden: JSON for the manifest."""
+    return {
+        "model": run.model_hash,
+        "test": recorded.sha256(),
+        "preprocess": recorded.preprocess.describe(),
+        "images": list(images),
+        "modules": list(modules),
+    }
+
+
+def golden_files(modules: Sequence[str]) -> list[str]:
+    return [LOGITS, IMAGES, *(file for name in modules for file in module_files(name))]
+
+
+def golden_facts(path: Path, recorded: Split, first: int) -> dict[str, Any]:
+    """Writes which images were recorded; returns what the manifest says of the logits, which are already there."""
+    write_json(path / IMAGES, {"ids": recorded.ids, "labels": recorded.labels.tolist()})
+    accuracy = accuracy_of(read_array(path / LOGITS), recorded.labels)
+    return {"accuracy": accuracy, "images": len(recorded), "first": first}
+
+
+@dataclass
+class Golden:
+    """What was recorded. Row i is test image ``first + i``. Every file is checked against its hash before it is read.
+
+    Raises StaleArtefact when nothing was recorded, or it was recorded of another model than the folder's.
+    """
+
+    run: ModelRun
+
+    def __post_init__(self) -> None:
+        record = self.run.folder.manifest["stages"].get(STAGE)
+        if record is None:
+            raise StaleArtefact(
+                f"{self.run.folder.path} has no golden yet; run `{COMMAND} {self.run.folder.path}` first"
+            )
+        if record["inputs"]["model"] != self.run.model_hash:
+            raise StaleArtefact(
+                f"the golden in {self.run.folder.path} was recorded of another model; {self.run.folder.again(STAGE)}"
+            )
+        self._record = record
+
+    def __len__(self) -> int:
+        return int(self._record["facts"]["images"])
+
+    @property
+    def accuracy(self) -> float:
+        """In [0, 1]."""
+        return float(self._record["facts"]["accuracy"])
+
+    @property
+    def first(self) -> int:
+        return int(self._record["facts"].get("first", 0))
+
+    @property
+    def end(self) -> int:
+        return self.first + len(self)
+
+    @property
+    def modules(self) -> list[str]:
+        """Names of the recorded modules."""
+        ending = ".output.npy"
+        return [
+            file.removeprefix("golden/").removesuffix(ending)
+            for file in self._record["outputs"]
+            if file.endswith(ending)
+        ]
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """File -> SHA-256, as recorded."""
+        return dict(self._record["outputs"])
+
+    @cached_property
+    def logits(self) -> NDArray[np.float32]:
+        """(n, K), memory-mapped."""
+        return self.array(LOGITS)
+
+    @property
+    def ids(self) -> list[str]:
+        return self._images[0]
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        return self._images[1]
+
+    @cached_property
+    def split(self) -> Split:
+        """The recorded images as model input. Raises StaleArtefact where they, or how they are read, have changed."""
+        split = dataset_of(self.run).test.subset(slice(self.first, self.end))
+        inputs, folder = self._record["inputs"], self.run.folder
+        preprocess = split.preprocess.describe()
+        same_pixels = sha256_json(inputs.get("preprocess", preprocess)) == sha256_json(preprocess)
+        if not same_pixels or split.sha256() != inputs["test"]:
+            raise StaleArtefact(f"the images of {folder.path} are no longer those recorded; {folder.again(STAGE)}")
+        return split
+
+    @cached_property
+    def _images(self) -> tuple[list[str], NDArray[np.int64]]:
+        if IMAGES not in self._record["outputs"]:  # a campaign's golden
+            return self.split.ids, self.split.labels
+        self.run.folder.verify(STAGE, [IMAGES])
+        found = json.loads((self.run.folder / IMAGES).read_text())
+        return found["ids"], np.array(found["labels"], np.int64)
+
+    def file(self, module: str, which: int) -> str:
+        """Of its inputs (0) or outputs (1). Raises UsageError for a module that was not recorded."""
+        file = module_files(module)[which]
+        if file not in self._record["outputs"]:
+            raise UsageError(
+                f"the golden in {self.run.folder.path} has no module {module!r} (it has"
+                f" {', '.join(self.modules) or 'logits only'}); record it with `{COMMAND} {self.run.folder.path}"
+                f" --module {module}`"
+            )
+        return file
+
+    def array(self, file: str) -> NDArray[np.float32]:
+        """Of a golden file, memory-mapped."""
+        self.run.folder.verify(STAGE, [file])
+        return read_array(self.run.folder / file)
+
+
+def open_golden(path: Path) -> Golden:
+    """Raises UsageError for a folder without a model, StaleArtefact without a golden of this very model."""
+    return Golden(open_model_run(path))
+
+
+def checked_range(wanted: Range, first: int, end: int, what: str) -> Range:
+    """[a, b) if it lies in [first, end) and is not empty; UsageError otherwise."""
+    a, b = wanted
+    if not first <= a < b <= end:
+        raise UsageError(f"range {a}:{b} does not fit; {what} are {first}:{end}, and A must be below B")
+    return a, b
+
+
+def accuracy_of(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
+    """Share of images whose largest logit is their label's; a NaN logit counts as wrong, and is warned of."""
+    best = top1(logits)
+    if undefined := int((best < 0).sum()):
+        log.warning("the logits of %d image(s) hold NaN; `testbed tiers` will name them", undefined)
+    return float((best == labels).mean())
+
+
+@contextmanager
+def untold() -> Iterator[Advance]:
+    """For work whose progress nobody watches."""
+    yield lambda images: None

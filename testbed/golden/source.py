@@ -1,0 +1,25 @@
+"""The data set that a run folder's model is for."""
+
+from __future__ import annotations
+
+from testbed.core.errors import UsageError
+from testbed.data import Dataset, load
+from testbed.models.runs import ModelRun
+
+
+def dataset_of(run: ModelRun) -> Dataset:
+    """Raises UsageError when the folder names none or one for other classes or channels; TestbedError for bad data."""
+    path, source, config = run.folder.path, run.data, run.model.config
+    if source is None:
+        raise UsageError(f"{path} names no data set; import the weights again with --data NAME")
+    dataset = load(source.name, root=source.root, preprocess=source.preprocess, image=config.image, seed=source.seed)
+    for what, wanted, found in (
+        ("classes", config.classes, len(dataset.classes)),
+        ("channels", config.channels, dataset.channels),
+    ):
+        if wanted != found:
+            raise UsageError(
+                f"the model in {path} is for {wanted} {what}, data set {dataset.name!r} has {found};"
+                " import or train it with the data set it is for"
+            )
+    return dataset

@@ -1,0 +1,122 @@
+"""A choice of recorded images, and their part of the golden as files of its own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from testbed.analysis.confidence import first_of_each
+from testbed.core.errors import StaleArtefact, UsageError
+from testbed.core.files import write_json
+from testbed.golden.arrays import array_writer, read_array
+from testbed.golden.recorded import Golden, Range, checked_range, working_in
+from testbed.golden.reference import LOGITS, module_files
+from testbed.golden.tiers import COMMAND as TIERS_COMMAND
+from testbed.golden.tiers import golden_tiers, recorded_edges
+
+STAGE = "subset"
+COMMAND = "testbed subset"
+SUBSET = "subset.json"
+_CHUNK_BYTES = 64 * 2**20
+
+
+def subset_file(golden_file: str) -> str:
+    """``subset/block.0.attn.input.npy`` of ``golden/block.0.attn.input.npy``."""
+    return f"subset/{Path(golden_file).name}"
+
+
+def record_subset(
+    path: Path, *, per_tier: Sequence[int] | None = None, positions: Range | None = None
+) -> dict[str, Any]:
+    """Writes subset.json and the chosen images' rows of every golden array; returns the content of subset.json.
+
+    Either the first ``per_tier[i]`` images of each tier i in data set order, tier after tier, or the test images
+    [a, b). Raises UsageError for a tier that has too few, or a range that was not recorded.
+    """
+    if (per_tier is None) == (positions is None):
+        raise UsageError("choose images with --per-tier or with --range, one of the two")
+    with working_in(path) as run:
+        golden = Golden(run)
+        rows, chosen_by = _chosen(golden, per_tier, positions)
+        arrays = [LOGITS, *(file for name in golden.modules for file in module_files(name))]
+        inputs = {"golden": golden.hashes, **chosen_by}
+        content = {
+            "images": len(rows),
+            "positions": [golden.first + int(row) for row in rows],
+            "ids": [golden.ids[row] for row in rows],
+            "labels": [int(golden.labels[row]) for row in rows],
+            **chosen_by,
+            "files": [subset_file(file) for file in arrays],
+        }
+
+        def build() -> None:
+            for file in arrays:
+                _copy_rows(golden.array(file), rows, path / subset_file(file))
+            write_json(path / SUBSET, content)
+
+        run.folder.stage(STAGE, inputs, [SUBSET, *content["files"]], build, command=COMMAND)
+    return content
+
+
+def _chosen(
+    golden: Golden, per_tier: Sequence[int] | None, positions: Range | None
+) -> tuple[NDArray[np.int64], dict[str, Any]]:
+    """Rows of the golden, and how they were chosen."""
+    if positions is not None:
+        a, b = checked_range(positions, golden.first, golden.end, "the recorded images")
+        return np.arange(a, b) - golden.first, {"range": [a, b]}
+    assert per_tier is not None
+    path = golden.run.folder.path
+    edges = recorded_edges(golden)
+    if edges is None:
+        raise StaleArtefact(f"{path} has no tiers yet; run `{TIERS_COMMAND} {path}` first")
+    rows = first_of_each(golden_tiers(golden, edges), per_tier)
+    if not len(rows):
+        raise UsageError("a subset needs at least one image; ask for more per tier")
+    return rows, {"per_tier": list(per_tier), "edges": list(edges.edges)}
+
+
+def _copy_rows(source: NDArray, rows: NDArray[np.int64], path: Path) -> None:
+    step = max(1, _CHUNK_BYTES // max(1, source[:1].nbytes))
+    with array_writer(path, len(rows), source.dtype) as writer:
+        for start in range(0, len(rows), step):
+            writer.append(source[rows[start : start + step]])
+
+
+@dataclass(frozen=True)
+class Subset:
+    """The recorded choice. Raises StaleArtefact where it was made from another golden than the folder's."""
+
+    golden: Golden
+
+    def __post_init__(self) -> None:
+        folder = self.golden.run.folder
+        record = folder.manifest["stages"][STAGE]
+        if record["inputs"]["golden"] != self.golden.hashes:
+            raise StaleArtefact(f"the subset in {folder.path} was made from another golden; {folder.again(STAGE)}")
+
+    @cached_property
+    def rows(self) -> NDArray[np.int64]:
+        """Rows of the golden."""
+        folder = self.golden.run.folder
+        folder.verify(STAGE, [SUBSET])
+        positions = json.loads((folder / SUBSET).read_text())["positions"]
+        return np.array(positions, np.int64) - self.golden.first
+
+    def array(self, golden_file: str) -> NDArray[np.float32]:
+        """The subset's rows of a golden file, memory-mapped."""
+        folder, file = self.golden.run.folder, subset_file(golden_file)
+        folder.verify(STAGE, [file])
+        return read_array(folder / file)
+
+
+def recorded_subset(golden: Golden) -> Subset | None:
+    """None where no subset was chosen."""
+    return Subset(golden) if STAGE in golden.run.folder.manifest["stages"] else None

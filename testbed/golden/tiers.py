@@ -1,0 +1,71 @@
+"""Which recorded images are how sure: confidence tiers of a run folder's golden, kept in tiers.json."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from testbed.analysis.confidence import TierEdges, Tiers, tiers_from_logits
+from testbed.core.errors import UsageError
+from testbed.core.files import write_json
+from testbed.core.runfolder import RunFolder
+from testbed.golden.recorded import IMAGES, Golden, open_golden, working_in
+from testbed.golden.reference import LOGITS
+
+STAGE = "tiers"
+COMMAND = "testbed tiers"
+TIERS = "tiers.json"
+
+
+def golden_tiers(golden: Golden, edges: TierEdges) -> Tiers:
+    """Tiers over the correct predictions; positions are rows of the golden. Raises UsageError naming NaN images."""
+    return tiers_from_logits(golden.logits, golden.labels, edges, golden.ids)
+
+
+def record_tiers(path: Path, edges: TierEdges) -> dict[str, Any]:
+    """Writes tiers.json and returns its content; see ``tiers_content``. A campaign's folder is only read."""
+    if RunFolder.existing(path).manifest.get("kind") == "campaign":
+        golden = open_golden(path)
+        return tiers_content(golden, golden_tiers(golden, edges))
+    with working_in(path) as run:
+        golden = Golden(run)
+        content = tiers_content(golden, golden_tiers(golden, edges))
+        inputs = {
+            "logits": golden.hashes[LOGITS],
+            "images": golden.hashes[IMAGES],
+            "edges": list(edges.edges),
+        }
+        run.folder.stage(STAGE, inputs, [TIERS], lambda: write_json(path / TIERS, content), command=COMMAND)
+    return content
+
+
+def tiers_content(golden: Golden, tiers: Tiers) -> dict[str, Any]:
+    """JSON: numbers of correct and incorrect images, the tiers (low, high] with their images' ids, and the others."""
+    ids, lows = golden.ids, (0.0, *tiers.edges.edges)
+    return {
+        "correct": len(tiers.correct),
+        "incorrect": len(tiers.incorrect),
+        "tiers": [
+            {"low": lows[tier], "high": lows[tier + 1], "images": [ids[row] for row in rows]}
+            for tier, rows in enumerate(tiers.positions)
+        ],
+        "incorrect_images": [ids[row] for row in tiers.incorrect],
+    }
+
+
+def recorded_edges(golden: Golden) -> TierEdges | None:
+    """The edges that ``testbed tiers`` was last run with (or the campaign's); None before."""
+    record = golden.run.folder.manifest["stages"].get(STAGE)
+    return None if record is None else TierEdges(tuple(record["inputs"]["edges"]))
+
+
+def edges_of(tiers: int | None, edges: str | None) -> TierEdges:
+    """From the options --tiers and --edges, of which one may be given; 4 tiers without. Raises UsageError."""
+    if edges is None:
+        return TierEdges.preset(4 if tiers is None else tiers)
+    if tiers is not None:
+        raise UsageError("give --tiers or --edges, not both")
+    try:
+        return TierEdges(tuple(float(edge) for edge in edges.split(",")))
+    except ValueError as error:
+        raise UsageError(f"--edges {edges}: write numbers separated by commas, such as .25,.5,.75,1") from error
