@@ -118,11 +118,16 @@ class FaultSpec(Strict):
     bits: Literal["all"] | tuple[Annotated[int, Field(ge=0, le=31)], ...] = "all"
     per_stratum: Count = 1
 
-    @field_validator("ops", "sites")
+    @field_validator("ops", "sites", "bits")
     @classmethod
-    def _not_empty(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+    def _each_once(cls, values: Any) -> Any:
         if not values:
             raise ValueError("names nothing; leave the key out for all")
+        if (
+            values != "all"
+            and (twice := next((value for value in values if values.count(value) > 1), None)) is not None
+        ):
+            raise ValueError(f"names {twice!r} twice")  # a stratum drawn from twice would give every fault twice
         return values
 
 

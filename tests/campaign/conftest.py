@@ -1,8 +1,10 @@
-"""A real, finished campaign for the tests that look at rows: the digits model, every site, every bit, few images."""
+"""Finished campaigns for the tests that look at rows: a tiny one, and the digits one with every site and bit."""
 
 from __future__ import annotations
 
 import contextlib
+import copy
+import shutil
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +16,7 @@ from testbed.campaign.pipeline import run_campaign
 from testbed.campaign.spec import CampaignSpec, parse_spec
 
 ROOT = Path(__file__).parents[2]
+TINY = Path(__file__).with_name("tiny.toml")
 
 
 @contextlib.contextmanager
@@ -21,35 +24,46 @@ def no_progress(total: int) -> Iterator[Callable[[int], None]]:
     yield lambda faults: None
 
 
-def digits_values() -> dict[str, Any]:
-    """The ready-made digits campaign, as a dictionary to change."""
-    return tomllib.loads((ROOT / "campaigns" / "digits.toml").read_text())
+def run(spec: CampaignSpec, folder: Path, redo: str | None = None) -> dict[str, Any]:
+    """The campaign from wherever it stands to its summary."""
+    return run_campaign(spec, folder, redo=redo, progress=no_progress)
 
 
-def tiny_values(seed: int = 42) -> dict[str, Any]:
-    """A campaign of seconds: few bits, few sites, an untrained model that is judged all the same."""
-    values = digits_values()
-    values["name"], values["seed"] = "tiny", seed
-    values["model"]["training"] = {"epochs": 4}
-    values["tiers"] = {"edges": [1.0], "images": [6]}
-    values["gates"] |= {"test_accuracy": 0.0, "zero_fault_rows": 64}
-    values["engine"]["batch"] = 16
-    bits = [0, 12, 30, 31]
-    sites = ["block.*.attn.softmax", "block.1.mlp.*", "head"]
-    values["faults"] = [
-        {"target": "model", "where": "activation", "sites": sites, "bits": bits, "per_stratum": 40},
-        {"target": "model", "where": "weight", "sites": ["*.fc1.weight"], "bits": bits, "per_stratum": 3},
-        {"target": "attention", "where": "activation", "bits": bits, "per_stratum": 2},
-    ]
-    return values
+@pytest.fixture
+def run_spec() -> Callable[..., dict[str, Any]]:
+    return run
+
+
+@pytest.fixture
+def tiny_values() -> dict[str, Any]:
+    """The tiny campaign, as a dictionary to change."""
+    return copy.deepcopy(tomllib.loads(TINY.read_text()))
+
+
+@pytest.fixture(scope="session")
+def tiny_spec() -> CampaignSpec:
+    return parse_spec(tomllib.loads(TINY.read_text()))
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_spec: CampaignSpec, tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Path:
+    """The finished tiny campaign. Only to be read: see `tiny_copy`."""
+    folder = tmp_path_factory.getbasetemp() / "runs" / "tiny"
+    run(tiny_spec, folder)  # at once where it is finished already: tests/cli asks for it too
+    return folder
+
+
+@pytest.fixture
+def tiny_copy(tiny_run: Path, tmp_path: Path) -> Path:
+    """A finished tiny campaign of one's own."""
+    return Path(shutil.copytree(tiny_run, tmp_path / "tiny"))
 
 
 @pytest.fixture(scope="session")
 def digits_run(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Path:
-    """digits.toml with four images per tier."""
-    values = digits_values()
+    """campaigns/digits.toml with four images per tier."""
+    values = tomllib.loads((ROOT / "campaigns" / "digits.toml").read_text())
     values["tiers"]["images"] = [4, 4, 4, 4]
-    spec: CampaignSpec = parse_spec(values)
     folder = tmp_path_factory.mktemp("runs") / "digits"
-    run_campaign(spec, folder, redo=None, progress=no_progress)
+    run(parse_spec(values), folder)
     return folder
