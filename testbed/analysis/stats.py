@@ -113,7 +113,7 @@ def _limit_with_one_more(
     k, q = np.asarray(more.weight, np.float64), np.asarray(more.room, np.float64)
     mean = np.minimum(p + k * q / (1 + k), 1.0)
     spread = (v + k**2 * q) / ((1 + k) ** 2 * (1 + 2 * k))
-    certain = (mean == 0) | (mean == 1) | (spread <= mean * (1 - mean) * 1e-15)  # but for rounding, no spread
+    certain = spread <= mean * (1 - mean) * 1e-15  # none, but for rounding
     total = mean * (1 - mean) / np.where(certain, 1.0, spread) - 1
     total = np.maximum(total, 1e-6)  # a spread that no beta distribution has: the limit is near 1
     a, b = (np.where(certain, 1.0, np.maximum(part * total, np.finfo(float).tiny)) for part in (mean, 1 - mean))

@@ -125,7 +125,7 @@ def test_smallest_atol_under_rounding(distance, atol):
 
 
 def test_the_element_with_the_largest_excess_need_not_decide():
-    """Over its relative part the first is out by 2 EPS, of which rounding forgives half of one; the second by 1.8 EPS."""
+    """The first exceeds its relative part by 2 EPS, half an EPS of which rounding forgives; the second by 1.8 EPS."""
     faulty, golden = np.array([[-2 * EPS, 1.8 * EPS]]), np.array([[1.0, 0.0]])
     assert smallest_atol(faulty, golden, 1.0).item() == 1.8 * EPS
 
