@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto, helper
 
 from testbed.campaign.execute import Bench
 from testbed.campaign.plan import Leg
 from testbed.campaign.prepare import INPUT_NAMES, Files, Preparation
 from testbed.core.site import SiteTable
 from testbed.engines.runner import EngineRequest, Runner, open_engine, request_from
-from testbed.instrument.ports import PortFeed
+from testbed.instrument.feed import PortFeed, Words, to_words
+from testbed.instrument.ports import ELEMENTS
 
 _PROBE_BYTES = 256 * 2**20
 
@@ -56,15 +56,15 @@ def output_name(model: bytes) -> str:
     return str(onnx.load_from_string(model).graph.output[0].name)
 
 
-def golden_values(bench: Bench, leg: Leg, backend: str, twin: EngineRequest) -> NDArray[np.float32]:
-    """(faults,) the engine's own value at each struck element of its image, without the fault.
+def golden_words(bench: Bench, leg: Leg, backend: str, twin: EngineRequest) -> Words:
+    """(faults,) bits of the engine's own value at each struck element of its image, without the fault.
 
     One fault-free pass over the images, through the twin with its live tensors as extra outputs. The campaign checks
     against every row's live value that these are the same bits.
     """
     sites = sorted(set(leg.sites), key=bench.table.ports.__getitem__)
     probe = with_live_outputs(twin.onnx, bench.table, sites)
-    values = np.empty(len(leg), np.float32)
+    words = np.empty(len(leg), np.uint32)
     fault_sites, index = leg.sites, leg.column("index")
     images = bench.images.rows(leg.image_ids)
     by_site = {site: np.flatnonzero(fault_sites == site) for site in sites}
@@ -74,18 +74,21 @@ def golden_values(bench: Bench, leg: Leg, backend: str, twin: EngineRequest) -> 
     with open_engine(backend, probe_request) as runner:
         for start in range(0, len(bench.images), chunk):
             rows = np.arange(start, min(start + chunk, len(bench.images)))
-            outputs = runner.run({bench.input_name: bench.inputs(rows), **PortFeed.idle(len(rows)).as_inputs()})
+            outputs = runner.run(
+                {bench.input_name: bench.inputs(rows), **PortFeed.idle(len(rows)).as_inputs(bench.table)}
+            )
             for site, faults in by_site.items():
                 here = faults[(images[faults] >= start) & (images[faults] <= rows[-1])]
-                flat = outputs[f"{site}/live"].reshape(len(rows), -1)
-                values[here] = flat[images[here] - start, index[here]]
-    return values
+                flat = outputs[f"{bench.table[site].tensor}/live"].reshape(len(rows), -1)
+                words[here] = to_words(flat[images[here] - start, index[here]])
+    return words
 
 
 def with_live_outputs(twin: bytes, table: SiteTable, sites: list[str]) -> ModelProto:
     """The twin with the tensors before these sites' ports as outputs."""
     proto = onnx.load_from_string(twin)
-    for site in sites:
-        shape: list[str | int | None] = ["batch", *table[site].shape]
-        proto.graph.output.append(helper.make_tensor_value_info(f"{site}/live", TensorProto.FLOAT, shape))
+    for site in map(table.__getitem__, sites):
+        shape: list[str | int | None] = ["batch", *site.shape]
+        value = helper.make_tensor_value_info(f"{site.tensor}/live", ELEMENTS[site.format_name], shape)
+        proto.graph.output.append(value)
     return proto

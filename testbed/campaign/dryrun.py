@@ -21,7 +21,8 @@ from testbed.core.files import sha256_bytes
 from testbed.core.site import SiteTable
 from testbed.engines.runner import EngineRequest, open_engine
 from testbed.export.onnx import export_onnx
-from testbed.instrument.ports import PortFeed, instrument
+from testbed.instrument.feed import PortFeed
+from testbed.instrument.ports import instrument
 from testbed.instrument.table import site_table
 from testbed.models.subnetwork import subnetwork
 from testbed.models.vit import ViT
@@ -73,7 +74,7 @@ def _sites_and_speed(
     table = site_table(plain, target)
     twin = instrument(plain, table).SerializeToString()
     request = EngineRequest(twin, sha256_bytes(twin), table.deployment_id, spec.engine.precision, spec.engine.threads)
-    feeds = {INPUT_NAMES[target]: batch, **PortFeed.idle(len(batch)).as_inputs()}
+    feeds = {INPUT_NAMES[target]: batch, **PortFeed.idle(len(batch)).as_inputs(table)}
     with open_engine(spec.engine.backend, request) as runner:
         runner.run(feeds)
         start = time.perf_counter()

@@ -24,8 +24,8 @@ from testbed.core.errors import EngineError, TestbedError
 from testbed.core.fault import Masks
 from testbed.core.site import SiteTable
 from testbed.engines.runner import Runner, WeightStriker, struck_weight
-from testbed.instrument.ports import LIVE, PortFeed, feed_sites
-from testbed.semantics import as_words, corrupt
+from testbed.instrument.feed import PortFeed, Words, feed_sites, live_words, to_words
+from testbed.semantics import corrupt
 
 ROWS_PER_UNIT = 1024
 
@@ -56,20 +56,18 @@ class Bench:
     batch: int
     engine_seconds: float = field(default=0.0)
 
-    def run(
-        self, rows: NDArray[np.int64], ports: PortFeed | None
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-        """Outputs (b, ...) and, from a twin, the live values at the struck elements (b,). At most ``batch`` rows."""
+    def run(self, rows: NDArray[np.int64], ports: PortFeed | None) -> tuple[NDArray[np.float32], Words | None]:
+        """Outputs (b, ...) and, from a twin, the live words at the struck elements (b,). At most ``batch`` rows."""
         n = len(rows)
         idle = self.batch - n
         padded = np.concatenate([rows, np.zeros(idle, np.int64)]) if idle else rows
         feeds = {self.input_name: self.inputs(padded)}
         if ports is not None:
-            feeds |= ports.padded(self.batch).as_inputs()
+            feeds |= ports.padded(self.batch).as_inputs(self.table)
         start = time.perf_counter()
         results = self.runner.run(feeds)
         self.engine_seconds += time.perf_counter() - start
-        return results[self.output_name][:n], results[LIVE][:n, 0] if ports is not None else None
+        return results[self.output_name][:n], None if ports is None else live_words(results, self.table, ports.site)
 
     def outputs(self, twin: bool) -> NDArray[np.float32]:
         """Fault-free outputs of all named images (n, ...), in the campaign's batches."""
@@ -87,16 +85,16 @@ class Bench:
 class ActivationLeg:
     """Faults that last one inference: one per batch row, many different ones per batch."""
 
-    def __init__(self, bench: Bench, leg: Leg, golden_values: NDArray[np.float32], judge: Judge) -> None:
-        """golden_values: (faults,) the engine's value at each struck element, without the fault."""
+    def __init__(self, bench: Bench, leg: Leg, golden_words: Words, judge: Judge) -> None:
+        """golden_words: (faults,) bits of the engine's value at each struck element, without the fault."""
         self.bench, self.leg, self.judge = bench, leg, judge
         self.golden = bench.outputs(twin=True)
         self._side = GoldenSide.of(self.golden, has_classes=bench.target == "model")
         self._ports = feed_sites(bench.table, leg.sites)
         self._images = bench.images.rows(leg.image_ids)
         self._index = leg.column("index")
-        self.golden_values = golden_values
-        self.faulty_values = corrupt(golden_values, *leg.masks)
+        self.golden_words = golden_words
+        self.faulty_words = corrupt(golden_words, *leg.masks)
 
     @property
     def units(self) -> int:
@@ -117,7 +115,7 @@ class ActivationLeg:
         failed, retried = np.concatenate([d[1] for d in done]), np.concatenate([d[2] for d in done])
         images = self._images[faults]
         injected = Injected(
-            faults, images, self.golden_values[faults], self.faulty_values[faults], outputs, failed, retried
+            faults, images, self.golden_words[faults], self.faulty_words[faults], outputs, failed, retried
         )
         return _judged(self.bench, self.leg, injected, self._side, self.judge)
 
@@ -142,15 +140,16 @@ class ActivationLeg:
 
     def inject(self, faults: NDArray[np.int64]) -> NDArray[np.float32]:
         """Faulty outputs (b, ...) of at most one batch of the leg's faults. Raises EngineError, NotDeterministic."""
-        feed = PortFeed(self._ports[faults], self._index[faults], self.faulty_values[faults])
+        keep, put, turn = (mask[faults] for mask in self.leg.masks)
+        feed = PortFeed(self._ports[faults], self._index[faults], keep, put, turn, self.golden_words[faults])
         outputs, live = self.bench.run(self._images[faults], feed)
         assert live is not None
-        wrong = np.flatnonzero(as_words(np.ascontiguousarray(live)) != as_words(self.golden_values[faults]))
+        wrong = np.flatnonzero(live != self.golden_words[faults])
         if len(wrong):
             fault = faults[wrong[0]]
             raise NotDeterministic(
-                f"{self.leg.sites[fault]}[{self._index[fault]}] was {live[wrong[0]]!r} in the engine and"
-                f" {self.golden_values[fault]!r} in its golden run: this engine is not deterministic at these settings"
+                f"{self.leg.sites[fault]}[{self._index[fault]}] was {live[wrong[0]]:#x} in the engine and"
+                f" {self.golden_words[fault]:#x} in its golden run: this engine is not deterministic at these settings"
             )
         return outputs
 
@@ -161,8 +160,8 @@ class NotDeterministic(TestbedError):
 
 class _Struck(NamedTuple):
     outputs: NDArray[np.float32]
-    before: NDArray
-    after: NDArray
+    before: Words
+    after: Words
     failed: bool
     retried: bool
 
@@ -193,8 +192,8 @@ class WeightLeg:
         injected = Injected(
             fault=np.repeat(faults, n),
             image=np.tile(np.arange(n), len(faults)),
-            golden_value=np.repeat(np.concatenate([d.before for d in done]), n),
-            faulty_value=np.repeat(np.concatenate([d.after for d in done]), n),
+            golden_word=np.repeat(np.concatenate([d.before for d in done]), n),
+            faulty_word=np.repeat(np.concatenate([d.after for d in done]), n),
             outputs=np.concatenate([d.outputs for d in done]),
             failed=np.repeat([d.failed for d in done], n),
             retried=np.repeat([d.retried for d in done], n),
@@ -208,26 +207,26 @@ class WeightLeg:
                 return _Struck(*self.inject(fault), failed=False, retried=retried)
             except EngineError:
                 self.bench.restart()
-        return _Struck(np.full_like(self.golden, np.nan), *self._values(fault), failed=True, retried=False)
+        return _Struck(np.full_like(self.golden, np.nan), *self._words(fault), failed=True, retried=False)
 
     def _place(self, fault: int) -> tuple[str, int, Masks]:
         site = self.bench.table[self.leg.sites[fault]]
         masks = Masks(*(int(mask[fault]) for mask in self.leg.masks))
         return site.tensor, site.stored_index(int(self._index[fault])), masks
 
-    def inject(self, fault: int) -> tuple[NDArray[np.float32], NDArray, NDArray]:
-        """Faulty outputs of all named images (n, ...), value before, value after. Raises EngineError."""
+    def inject(self, fault: int) -> tuple[NDArray[np.float32], Words, Words]:
+        """Faulty outputs of all named images (n, ...), word before, word after (1,). Raises EngineError."""
         runner = self.bench.runner
         assert isinstance(runner, WeightStriker)
         with struck_weight(runner, *self._place(fault)) as (before, after):
-            return self.bench.outputs(twin=False), before, after
+            return self.bench.outputs(twin=False), to_words(before), to_words(after)
 
-    def _values(self, fault: int) -> tuple[NDArray, NDArray]:
+    def _words(self, fault: int) -> tuple[Words, Words]:
         runner = self.bench.runner
         assert isinstance(runner, WeightStriker)
         tensor, index, masks = self._place(fault)
         before = runner.weight(tensor).reshape(-1)[index : index + 1].copy()
-        return before, corrupt(before, *masks)
+        return to_words(before), to_words(corrupt(before, *masks))
 
 
 def _judged(bench: Bench, leg: Leg, injected: Injected, side: GoldenSide, judge: Judge) -> pa.Table:

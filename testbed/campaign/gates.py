@@ -16,6 +16,7 @@ from testbed.core.errors import EngineError, GateFailed
 from testbed.core.fault import masks_for
 from testbed.core.site import Site
 from testbed.engines.runner import WeightStriker, struck_weight
+from testbed.instrument.feed import Words
 
 _CANARY_TRIES = 16
 
@@ -54,11 +55,9 @@ def zero_fault_leg(target: str, where: str, sites: Sequence[Site], images: Seque
     return Leg(target, where, table_of(faults))
 
 
-def zero_fault(bench: Bench, leg: Leg, judge: Judge, values: Callable[[Leg], NDArray[np.float32]]) -> tuple[int, int]:
-    """(rows run, rows that are not bit-identical to the engine golden). values: golden values of a leg's elements."""
-    runner = (
-        ActivationLeg(bench, leg, values(leg), judge) if leg.where == "activation" else WeightLeg(bench, leg, judge)
-    )
+def zero_fault(bench: Bench, leg: Leg, judge: Judge, words: Callable[[Leg], Words]) -> tuple[int, int]:
+    """(rows run, rows that are not bit-identical to the engine golden). words: golden words of a leg's elements."""
+    runner = ActivationLeg(bench, leg, words(leg), judge) if leg.where == "activation" else WeightLeg(bench, leg, judge)
     rows = mismatches = 0
     for unit in range(runner.units):
         table = runner.run_unit(unit)

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.campaign.benches import engine_request, golden_values, open_bench, output_name
+from testbed.campaign.benches import engine_request, golden_words, open_bench, output_name
 from testbed.campaign.execute import ActivationLeg, Bench, Judge, WeightLeg
 from testbed.campaign.gates import check_bounds, parity, weight_canary, zero_fault, zero_fault_leg
 from testbed.campaign.plan import PLAN_FILE, Leg, legs, plan_table, read_plan, write_plan
@@ -27,6 +27,7 @@ from testbed.core.errors import GateFailed, TestbedError
 from testbed.core.files import sha256_bytes, write_json
 from testbed.core.runfolder import RunFolder, current_argv
 from testbed.engines.runner import open_engine
+from testbed.instrument.feed import Words
 
 log = logging.getLogger(__name__)
 
@@ -168,7 +169,7 @@ class Campaign:
             weight_canary(bench, chosen, bench.outputs(twin=False))
             rows = len(chosen)
         leg = zero_fault_leg(target, where, chosen, bench.images.ids, rows, self.spec.seed)
-        return zero_fault(bench, leg, self.judge, lambda part: self.golden_values(bench, part))
+        return zero_fault(bench, leg, self.judge, lambda part: self.golden_words(bench, part))
 
     def _golden_hashes(self) -> dict[str, str]:
         """Content of each engine's golden: another instruction set gives other bits, and must not be mixed in."""
@@ -179,9 +180,9 @@ class Campaign:
             for target, where in self.spec.legs
         }
 
-    def golden_values(self, bench: Bench, leg: Leg) -> NDArray[np.float32]:
+    def golden_words(self, bench: Bench, leg: Leg) -> Words:
         request = engine_request(self.preparation, bench.target, Files(bench.target).twin)
-        return golden_values(bench, leg, self.spec.engine.backend, request)
+        return golden_words(bench, leg, self.spec.engine.backend, request)
 
     # ---- plan and run
 
@@ -229,7 +230,7 @@ class Campaign:
         bench = self.bench(leg.target, leg.where)
         if leg.where == "weight":
             return WeightLeg(bench, leg, self.judge)
-        return ActivationLeg(bench, leg, self.golden_values(bench, leg), self.judge)
+        return ActivationLeg(bench, leg, self.golden_words(bench, leg), self.judge)
 
     def _run_units(
         self, runners: Sequence[ActivationLeg | WeightLeg], store: ResultStore, progress: Progress, faults: int

@@ -13,7 +13,7 @@ from testbed.campaign.images import NamedImages
 from testbed.core.outcome import OUTCOMES, Outcome
 from testbed.core.schema import FAULT_COLUMNS, ROW_COLUMNS, SCHEMA_VERSION, arrow_schema
 from testbed.engines.runner import EngineInfo
-from testbed.semantics import as_words
+from testbed.instrument.feed import Words, numbers
 
 ROW_SCHEMA = arrow_schema(ROW_COLUMNS)
 _DUE = OUTCOMES.index(Outcome.DUE)
@@ -28,8 +28,8 @@ class Injected:
 
     fault: NDArray[np.int64]
     image: NDArray[np.int64]
-    golden_value: NDArray
-    faulty_value: NDArray
+    golden_word: Words
+    faulty_word: Words
     outputs: NDArray[np.float32]
     failed: NDArray[np.bool_]
     retried: NDArray[np.bool_]
@@ -41,15 +41,16 @@ def result_rows(
     """plan: the leg's plan, from which the fault's columns are taken."""
     n = len(injected.fault)
     faults = plan.select([column.name for column in FAULT_COLUMNS]).take(pa.array(injected.fault))
+    formats = faults.column("format").cast(pa.string()).to_pylist()
     codes = np.where(injected.failed, _DUE, outcomes.outcome)
     columns: dict[str, pa.Array] = {
         "image_id": _dictionary(injected.image, images.ids),
         "label": pa.array(images.labels[injected.image].astype(np.int16)),
         "tier": pa.array(images.tiers[injected.image].astype(np.int16)),
-        "golden_value": pa.array(injected.golden_value.astype(np.float32, copy=False)),
-        "faulty_value": pa.array(injected.faulty_value.astype(np.float32, copy=False)),
-        "golden_word": pa.array(as_words(injected.golden_value).astype(np.uint32)),
-        "faulty_word": pa.array(as_words(injected.faulty_value).astype(np.uint32)),
+        "golden_value": pa.array(numbers(injected.golden_word, formats)),
+        "faulty_value": pa.array(numbers(injected.faulty_word, formats)),
+        "golden_word": pa.array(injected.golden_word),
+        "faulty_word": pa.array(injected.faulty_word),
         "outcome": _dictionary(codes, OUTCOMES),
         "infrastructure_failure": pa.array(injected.retried),
         "masking_atol": _lists(outcomes.masking_atol),

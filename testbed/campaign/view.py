@@ -25,6 +25,7 @@ from testbed.core.errors import StaleArtefact, UsageError
 from testbed.core.fault import masks_for
 from testbed.core.runfolder import RunFolder
 from testbed.core.site import Site, SiteTable
+from testbed.instrument.feed import numbers
 
 
 @dataclass(frozen=True)
@@ -140,9 +141,9 @@ class Run:
         bench = self._campaign.bench(target, site.where)
         leg = Leg(target, site.where, table_of([row]))
         if site.where == "activation":
-            runner = ActivationLeg(bench, leg, self._campaign.golden_values(bench, leg), self._campaign.judge)
+            runner = ActivationLeg(bench, leg, self._campaign.golden_words(bench, leg), self._campaign.judge)
             faulty = runner.inject(np.array([0]))[0]
-            before, after, golden = runner.golden_values, runner.faulty_values, runner.golden[image]
+            before, after, golden = runner.golden_words, runner.faulty_words, runner.golden[image]
             rows = runner.run_unit(0)
             outcome = rows.column("outcome")[0].as_py()
         else:
@@ -158,8 +159,8 @@ class Run:
             bit=row["bit"],
             image_id=row["image_id"],
             label=int(bench.images.labels[image]),
-            golden_value=float(before[0]),
-            faulty_value=float(after[0]),
+            golden_value=float(numbers(before, [site.format_name])[0]),
+            faulty_value=float(numbers(after, [site.format_name])[0]),
             golden=golden,
             faulty=faulty,
             outcome=str(outcome),

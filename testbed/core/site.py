@@ -34,7 +34,7 @@ _KINDS = {
 class Site:
     """``shape`` is canonical: one image's for an activation, the torch parameter's for a weight.
 
-    ``tensor`` is its name in the ONNX graph; ``transposed`` says that a weight is stored there as its transpose.
+    ``tensor`` is its name in the ONNX graph, the site's own unless said; ``transposed`` says that a weight is stored there as its transpose.
     """
 
     name: str
@@ -43,6 +43,10 @@ class Site:
     format_name: str = "fp32"
     tensor: str = ""
     transposed: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.tensor:
+            object.__setattr__(self, "tensor", self.name)
 
     @property
     def elements(self) -> int:
@@ -75,6 +79,9 @@ class Site:
 
 def site_kind(name: str, where: str) -> str:
     parts = _BLOCK.sub("", name).split(".")
+    if parts[-1] in ("scale", "zero_point"):  # of a quantised tensor
+        of = name.rpartition(".")[0]
+        return f"{site_kind(of, 'weight' if of.endswith(('weight', 'bias')) else 'activation')}.{parts[-1]}"
     if where == "activation":
         return _KINDS.get(parts[-1], parts[-1])
     if len(parts) == 1:

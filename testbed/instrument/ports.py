@@ -1,18 +1,20 @@
 """ONNX -> ONNX twin: a fault port at every site, fed at run time, one fault per batch row.
 
-The port is a "gated replace" in portable standard ops: where a row's ``fault_site`` is this port's number, the element
-``fault_index`` of that row becomes ``fault_value``; every other row goes through untouched. The value is computed by
-the
-host from the golden one, so one site per inference can be struck; ``fault_live`` returns the value the engine had
-there, which
-the campaign compares with the golden bit for bit. Select is by Gather, not Where: some Where kernels lose the sign of
-zero.
+Three mechanisms that agree bit for bit:
+
+gated_replace  portable standard ops: where a row's ``fault_site`` is this port's number, the element ``fault_index`` of that
+               row becomes ``fault_value``, which the host computed from the golden value. Select is by Gather, not Where:
+               some Where kernels lose the sign of zero.
+xor            standard ops of opset 26 on the live value's bits: ``((v & and) | or) ^ xor``.
+op             the same in one custom operator, testbed.FaultPort (kernels/).
+
+``fault_live`` returns the value the engine had at the struck element, which the campaign compares with its golden one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,101 +22,161 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from testbed.core.errors import TestbedError
-from testbed.core.site import SiteTable
+from testbed.core.errors import TestbedError, UsageError
+from testbed.core.site import Site, SiteTable
+from testbed.instrument.feed import GATED_REPLACE, INDEX, MASKS, OP, SITE, XOR, formats, live_output, value_input
 
-SITE, INDEX, VALUE, LIVE = "fault_site", "fault_index", "fault_value", "fault_live"
-NO_SITE = -1
-
-
-@dataclass(frozen=True)
-class PortFeed:
-    """One entry per batch row. site: port number or NO_SITE; index: flat, canonical; value: what to write there."""
-
-    site: NDArray[np.int64]
-    index: NDArray[np.int64]
-    value: NDArray[np.float32]
-
-    @classmethod
-    def idle(cls, rows: int) -> PortFeed:
-        return cls(np.full(rows, NO_SITE, np.int64), np.zeros(rows, np.int64), np.zeros(rows, np.float32))
-
-    def padded(self, rows: int) -> PortFeed:
-        """With idle rows at the end."""
-        rest = PortFeed.idle(rows - len(self.site))
-        return PortFeed(
-            np.concatenate([self.site, rest.site]),
-            np.concatenate([self.index, rest.index]),
-            np.concatenate([self.value, rest.value]),
-        )
-
-    def as_inputs(self) -> dict[str, NDArray]:
-        """The twin's extra inputs, each (B, 1)."""
-        return {SITE: self.site[:, None], INDEX: self.index[:, None], VALUE: self.value[:, None]}
+OP_DOMAIN, OP_TYPE, OP_VERSION = "testbed", "FaultPort", 1
+XOR_OPSET = 26  # the first with BitCast
+ELEMENTS = {
+    "fp32": TensorProto.FLOAT,
+    "fp16": TensorProto.FLOAT16,
+    "bf16": TensorProto.BFLOAT16,
+    "int8": TensorProto.INT8,
+    "uint8": TensorProto.UINT8,
+    "int32": TensorProto.INT32,
+}
+_WORDS = {8: TensorProto.UINT8, 16: TensorProto.UINT16, 32: TensorProto.UINT32}
 
 
 def instrument(plain: bytes, table: SiteTable) -> ModelProto:
-    """The twin of ``plain``: same computation, same input and output names, plus ports for the table's activations."""
+    """The twin of ``plain``: same computation, same input and output names, plus ports for the table's activations.
+
+    ``table.mechanism`` says how. Raises TestbedError for a table of another file, UsageError for an unknown mechanism.
+    """
     proto = onnx.load_from_string(plain)
     graph = proto.graph
-    ports = table.ports
-    constants: dict[str, NDArray] = {}
+    builders: dict[str, Callable[[_Ports, Site, int], list[NodeProto]]] = {
+        GATED_REPLACE: _gated_replace,
+        XOR: _xor,
+        OP: _custom_op,
+    }
+    if table.mechanism not in builders:
+        raise UsageError(f"unknown port mechanism {table.mechanism!r}; known: {', '.join(builders)}")
+    build, ports = builders[table.mechanism], _Ports()
+    by_tensor = {site.tensor: site for site in table if site.where == "activation"}
+    produced = {name for node in graph.node for name in node.output}
+    if missing := sorted(by_tensor.keys() - produced):
+        raise TestbedError(f"the ONNX graph has no tensor named {missing[0]!r}; instrument the file it was listed from")
     nodes: list[NodeProto] = []
     for node in graph.node:
-        struck = [name for name in node.output if name in ports]
-        node.output[:] = [f"{name}/live" if name in ports else name for name in node.output]
+        struck = [by_tensor[name] for name in node.output if name in by_tensor]
+        node.output[:] = [f"{name}/live" if name in by_tensor else name for name in node.output]
         nodes.append(node)
-        for name in struck:
-            nodes.extend(_port(name, ports[name], table[name].shape, constants))
-    missing = set(ports) - {name.removesuffix("/port/out") for node in nodes for name in [node.name]}
-    if missing:
-        raise TestbedError(
-            f"the ONNX graph has no tensor named {min(missing)!r}; instrument the file it was listed from"
-        )
-    current = [f"{name}/port/current" for name in ports]
-    nodes.append(helper.make_node("Concat", current, ["fault_live/all"], axis=1))
-    nodes.append(helper.make_node("GatherElements", ["fault_live/all", SITE], [LIVE], axis=1))
+        for site in struck:
+            nodes.extend(build(ports, site, table.ports[site.name]))
+    for format_name in formats(table):
+        nodes.extend(_live(format_name, [s for s in by_tensor.values() if s.format_name == format_name], table, ports))
     del graph.node[:]
     graph.node.extend(nodes)
-    graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in constants.items())
-    for name, kind in ((SITE, TensorProto.INT64), (INDEX, TensorProto.INT64), (VALUE, TensorProto.FLOAT)):
-        graph.input.append(
-            helper.make_tensor_value_info(name, kind, [graph.input[0].type.tensor_type.shape.dim[0].dim_param, 1])
-        )
-    graph.output.append(helper.make_tensor_value_info(LIVE, TensorProto.FLOAT, ["batch", 1]))
+    graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in ports.constants.items())
+    _declare(proto, table)
     onnx.checker.check_model(proto)
     return proto
 
 
-def _port(site: str, number: int, shape: Sequence[int], constants: dict[str, NDArray]) -> list[NodeProto]:
-    """Nodes from ``site/live`` to ``site``; ``site/port/current`` is the live value at the struck element, (B, 1)."""
-    p = f"{site}/port"
-    flat, back = _constant(constants, [-1, int(np.prod(shape))]), _constant(constants, [-1, *shape])
-    mine = _constant(constants, [number])
+@dataclass
+class _Ports:
+    """Constants that the ports share."""
 
-    def op(kind: str, inputs: list[str], output: str, **attributes: Any) -> NodeProto:
-        return helper.make_node(kind, inputs, [output], name=output, **attributes)
+    constants: dict[str, NDArray] = field(default_factory=dict)
 
-    return [
-        op("Reshape", [f"{site}/live", flat], f"{p}/flat"),
-        op("Equal", [SITE, mine], f"{p}/hit"),
-        op("Cast", [f"{p}/hit"], f"{p}/gate", to=TensorProto.INT64),
-        op("Mul", [INDEX, f"{p}/gate"], f"{p}/index"),  # an idle row's index must be in range everywhere
-        op("GatherElements", [f"{p}/flat", f"{p}/index"], f"{p}/current", axis=1),
-        op("Concat", [f"{p}/current", VALUE], f"{p}/choice", axis=1),
-        op("GatherElements", [f"{p}/choice", f"{p}/gate"], f"{p}/value", axis=1),
-        op("ScatterElements", [f"{p}/flat", f"{p}/index", f"{p}/value"], f"{p}/struck", axis=1),
-        helper.make_node("Reshape", [f"{p}/struck", back], [site], name=f"{site}/port/out"),
+    def constant(self, values: Sequence[int]) -> str:
+        name = "port_constant/" + "_".join(map(str, values))
+        self.constants[name] = np.array(values, np.int64)
+        return name
+
+
+def _op(kind: str, inputs: list[str], output: str, **attributes: Any) -> NodeProto:
+    return helper.make_node(kind, inputs, [output], name=output, **attributes)
+
+
+def _located(ports: _Ports, site: Site, number: int) -> tuple[str, list[NodeProto]]:
+    """Nodes that find the struck element: flat (B, E), gate (B, 1) 0 or 1, index (B, 1), current (B, 1)."""
+    p = f"{site.tensor}/port"
+    return p, [
+        _op("Reshape", [f"{site.tensor}/live", ports.constant([-1, site.elements])], f"{p}/flat"),
+        _op("Equal", [SITE, ports.constant([number])], f"{p}/hit"),
+        _op("Cast", [f"{p}/hit"], f"{p}/gate", to=TensorProto.INT64),
+        _op("Mul", [INDEX, f"{p}/gate"], f"{p}/index"),  # an idle row's index must be in range everywhere
+        _op("GatherElements", [f"{p}/flat", f"{p}/index"], f"{p}/current", axis=1),
     ]
 
 
-def _constant(constants: dict[str, NDArray], values: list[int]) -> str:
-    name = "port_constant/" + "_".join(map(str, values))
-    constants[name] = np.array(values, np.int64)
-    return name
+def _written(ports: _Ports, site: Site, p: str, value: str) -> list[NodeProto]:
+    """Nodes that write ``value`` where the gate is open, and give the tensor its name and shape back."""
+    return [
+        _op("Concat", [f"{p}/current", value], f"{p}/choice", axis=1),
+        _op("GatherElements", [f"{p}/choice", f"{p}/gate"], f"{p}/value", axis=1),
+        _op("ScatterElements", [f"{p}/flat", f"{p}/index", f"{p}/value"], f"{p}/struck", axis=1),
+        helper.make_node("Reshape", [f"{p}/struck", ports.constant([-1, *site.shape])], [site.tensor], name=f"{p}/out"),
+    ]
 
 
-def feed_sites(table: SiteTable, sites: Iterable[str]) -> NDArray[np.int64]:
-    """Port numbers of site names."""
-    ports: Mapping[str, int] = table.ports
-    return np.array([ports[name] for name in sites], np.int64)
+def _gated_replace(ports: _Ports, site: Site, number: int) -> list[NodeProto]:
+    p, nodes = _located(ports, site, number)
+    return [*nodes, *_written(ports, site, p, value_input(site.format_name))]
+
+
+def _xor(ports: _Ports, site: Site, number: int) -> list[NodeProto]:
+    p, nodes = _located(ports, site, number)
+    word = _WORDS[site.format.bits]
+    masks = list(MASKS)
+    if word != TensorProto.UINT32:
+        nodes += [_op("Cast", [mask], f"{p}/{mask}", to=word) for mask in MASKS]
+        masks = [f"{p}/{mask}" for mask in MASKS]
+    nodes += [
+        _op("BitCast", [f"{p}/current"], f"{p}/bits", to=word),
+        _op("BitwiseAnd", [f"{p}/bits", masks[0]], f"{p}/kept"),
+        _op("BitwiseOr", [f"{p}/kept", masks[1]], f"{p}/set"),
+        _op("BitwiseXor", [f"{p}/set", masks[2]], f"{p}/flipped"),
+        _op("BitCast", [f"{p}/flipped"], f"{p}/faulty", to=ELEMENTS[site.format_name]),
+    ]
+    return [*nodes, *_written(ports, site, p, f"{p}/faulty")]
+
+
+def _custom_op(ports: _Ports, site: Site, number: int) -> list[NodeProto]:
+    p = f"{site.tensor}/port"
+    inputs = [f"{site.tensor}/live", SITE, INDEX, *MASKS]
+    outputs = [site.tensor, f"{p}/current"]
+    return [helper.make_node(OP_TYPE, inputs, outputs, name=f"{p}/out", domain=OP_DOMAIN, port=number)]
+
+
+def _live(format_name: str, sites: list[Site], table: SiteTable, ports: _Ports) -> list[NodeProto]:
+    """Nodes that pick, per row, the struck site's current value among all sites of one format."""
+    output = live_output(format_name)
+    nodes = [_op("Concat", [f"{site.tensor}/port/current" for site in sites], f"{output}/all", axis=1)]
+    position = np.zeros(len(table.ports) + 1, np.int64)  # the last one is NO_SITE's
+    for place, site in enumerate(sites):
+        position[table.ports[site.name]] = place
+    name = f"port_constant/{format_name}/position"
+    ports.constants[name] = position
+    return [
+        *nodes,
+        _op("Gather", [name, SITE], f"{output}/position", axis=0),
+        helper.make_node("GatherElements", [f"{output}/all", f"{output}/position"], [output], name=output, axis=1),
+    ]
+
+
+def _declare(proto: ModelProto, table: SiteTable) -> None:
+    """The twin's extra inputs and outputs, and the operator sets it needs."""
+    graph = proto.graph
+    batch = graph.input[0].type.tensor_type.shape.dim[0].dim_param or "batch"
+
+    def declared(name: str, element: int) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, element, [batch, 1])
+
+    extra = [declared(SITE, TensorProto.INT64), declared(INDEX, TensorProto.INT64)]
+    if table.mechanism == GATED_REPLACE:
+        extra += [declared(value_input(name), ELEMENTS[name]) for name in formats(table)]
+    else:
+        extra += [declared(name, TensorProto.UINT32) for name in MASKS]
+    graph.input.extend(extra)
+    graph.output.extend(declared(live_output(name), ELEMENTS[name]) for name in formats(table))
+    if table.mechanism == XOR:
+        for entry in proto.opset_import:
+            if entry.domain == "":
+                entry.version = max(entry.version, XOR_OPSET)
+        proto.ir_version = max(proto.ir_version, 11)
+    if table.mechanism == OP:
+        proto.opset_import.append(helper.make_opsetid(OP_DOMAIN, OP_VERSION))

@@ -11,7 +11,8 @@ from testbed.core.fault import masks_for
 from testbed.core.formats import FP32
 from testbed.engines.runner import EngineRequest, WeightStriker, open_engine, struck_weight
 from testbed.export.onnx import export_onnx
-from testbed.instrument.ports import PortFeed, instrument
+from testbed.instrument.feed import PortFeed
+from testbed.instrument.ports import instrument
 from testbed.instrument.table import site_table
 from testbed.models.presets import preset
 from testbed.models.vit import ViT
@@ -78,11 +79,11 @@ def test_fault_ports_act_and_idle_ports_change_no_bit(exported):
     twin = instrument(plain, table).SerializeToString()
     idle = PortFeed.idle(len(IMAGES))
     golden = outputs("torch", plain, {"image": IMAGES})["head"]
-    assert np.array_equal(outputs("torch", twin, {"image": IMAGES, **idle.as_inputs()})["head"], golden)
-    struck = PortFeed(idle.site.copy(), idle.index.copy(), idle.value.copy())
-    struck.site[2], struck.index[2], struck.value[2] = table.ports["block.1.mlp.gelu"], 7, 1000.0
-    struck.site[4], struck.index[4], struck.value[4] = table.ports["head"], 3, -0.0
-    feeds = {"image": IMAGES, **struck.as_inputs()}
+    assert np.array_equal(outputs("torch", twin, {"image": IMAGES, **idle.as_inputs(table)})["head"], golden)
+    site, index, value = idle.site.copy(), idle.index.copy(), np.zeros(len(IMAGES), np.float32)
+    site[2], index[2], value[2] = table.ports["block.1.mlp.gelu"], 7, 1000.0
+    site[4], index[4], value[4] = table.ports["head"], 3, -0.0
+    feeds = {"image": IMAGES, **PortFeed.writing(site, index, value.view(np.uint32)).as_inputs(table)}
     found, expected = outputs("torch", twin, feeds), outputs("ort-cpu", twin, feeds)
     assert np.array_equal(found["head"][[0, 1, 3]], golden[[0, 1, 3]])
     assert not np.allclose(found["head"][2], golden[2])

@@ -17,7 +17,8 @@ from onnx import TensorProto, helper
 
 from testbed.core.site import SiteTable
 from testbed.export.onnx import export_onnx
-from testbed.instrument.ports import PortFeed, instrument
+from testbed.instrument.feed import PortFeed
+from testbed.instrument.ports import instrument
 from testbed.instrument.table import site_table
 from testbed.models.config import ViTConfig
 from testbed.models.subnetwork import subnetwork
@@ -80,7 +81,7 @@ class Exported:
         return Session(proto.SerializeToString())
 
     def feeds(self, ports: PortFeed | None = None, rows: int = 3) -> dict[str, NDArray]:
-        return {self.input_name: self.example[:rows]} | (ports.as_inputs() if ports else {})
+        return {self.input_name: self.example[:rows]} | (ports.as_inputs(self.table) if ports else {})
 
 
 class Session:

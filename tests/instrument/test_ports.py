@@ -14,7 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from testbed.core.errors import TestbedError
 from testbed.core.site import Site, SiteTable
-from testbed.instrument.ports import LIVE, NO_SITE, PortFeed, feed_sites, instrument
+from testbed.instrument.feed import LIVE, NO_SITE, PortFeed, feed_sites
+from testbed.instrument.ports import instrument
 from testbed.instrument.table import deployment_id, site_table
 
 LOUD = [0x80000000, 1, 0x007FFFFF, 0x7F800000, 0xFF800000, 0x7FA00001, 0xFFC12345, 0x3F800000, 0]  # -0.0 ... NaNs ... 0
@@ -28,7 +29,7 @@ def bits(values: np.ndarray) -> np.ndarray:
 def feed(struck: list[tuple[int, int, int]]) -> PortFeed:
     """(port, index, word) per row."""
     ports, index, word = (np.array(column, np.int64) for column in zip(*struck, strict=True))
-    return PortFeed(ports, index, word.astype(np.uint32).view(np.float32))
+    return PortFeed.writing(ports, index, word.astype(np.uint32))
 
 
 def test_a_twin_with_idle_ports_is_the_plain_model_bit_for_bit(exported: Any, session: Any) -> None:
@@ -91,7 +92,7 @@ def test_a_row_may_run_alone_or_in_any_batch(first: Any) -> None:
     alone = first.probe({**first.feeds(feed([(port, 5, 0x7F800000)]), 1)})["head"]
     twice = np.concatenate([first.example, first.example])
     crowd = feed([(port, 5, 0x7F800000), *[(port, r, LOUD[r]) for r in range(5)]])
-    together = first.probe({first.input_name: twice, **crowd.as_inputs()})["head"]
+    together = first.probe({first.input_name: twice, **crowd.as_inputs(first.table)})["head"]
     np.testing.assert_array_equal(bits(together[:1]), bits(alone))
 
 
@@ -142,7 +143,7 @@ def test_ports_let_every_bit_pattern_through(
     table, twin = copying
     port = NO_SITE if site is None else table.ports[site]
     values = np.array([held], np.uint32).view(np.float32)
-    output, live = twin.run(["head", LIVE], {"x": values, **feed([(port, index, word)]).as_inputs()})
+    output, live = twin.run(["head", LIVE], {"x": values, **feed([(port, index, word)]).as_inputs(table)})
     wanted = list(held)
     if site is not None:
         wanted[index] = word
@@ -177,7 +178,7 @@ def test_a_table_of_another_file_is_refused() -> None:
 
 
 def test_idle_feeds_and_port_numbers(first: Any) -> None:
-    idle = PortFeed.idle(2).as_inputs()
+    idle = PortFeed.idle(2).as_inputs(first.table)
     assert {name: array.shape for name, array in idle.items()} == dict.fromkeys(idle, (2, 1))
     names = ["head", "patch_embed", "head"]
     assert feed_sites(first.table, names).tolist() == [first.table.ports[name] for name in names]

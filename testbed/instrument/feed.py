@@ -1,0 +1,130 @@
+"""What the fault ports of a twin are fed, and what they tell back: words of bits, whatever the tensors' formats."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from testbed.core.site import SiteTable
+from testbed.semantics import as_words
+
+SITE, INDEX, VALUE, LIVE = "fault_site", "fault_index", "fault_value", "fault_live"
+MASKS = ("fault_and", "fault_or", "fault_xor")
+NO_SITE = -1
+GATED_REPLACE, XOR, OP = "gated_replace", "xor", "op"
+MECHANISMS = (GATED_REPLACE, XOR, OP)
+
+DTYPES: dict[str, np.dtype] = {
+    "fp32": np.dtype(np.float32),
+    "fp16": np.dtype(np.float16),
+    "bf16": np.dtype(ml_dtypes.bfloat16),
+    "int8": np.dtype(np.int8),
+    "uint8": np.dtype(np.uint8),
+    "int32": np.dtype(np.int32),
+}
+
+Words = NDArray[np.uint32]
+
+
+def value_input(format_name: str) -> str:
+    """Name of the twin's input with the values to write at sites of this format."""
+    return VALUE if format_name == "fp32" else f"{VALUE}/{format_name}"
+
+
+def live_output(format_name: str) -> str:
+    """Name of the twin's output with the values that its sites of this format held."""
+    return LIVE if format_name == "fp32" else f"{LIVE}/{format_name}"
+
+
+def formats(table: SiteTable) -> list[str]:
+    """Number formats of the table's ports, in order of appearance."""
+    return list(dict.fromkeys(site.format_name for site in table if site.where == "activation"))
+
+
+@dataclass(frozen=True)
+class PortFeed:
+    """One fault per batch row, (B,) each. site: port number or NO_SITE; index: flat, canonical; words: zero-extended bits.
+
+    ``golden``: what the element holds without the fault, which the gated replace is computed from; the other mechanisms
+    strike the live value.
+    """
+
+    site: NDArray[np.int64]
+    index: NDArray[np.int64]
+    and_mask: Words
+    or_mask: Words
+    xor_mask: Words
+    golden: Words
+
+    @classmethod
+    def idle(cls, rows: int) -> PortFeed:
+        none = np.zeros(rows, np.uint32)
+        return cls(np.full(rows, NO_SITE, np.int64), np.zeros(rows, np.int64), ~none, none, none, none)
+
+    @classmethod
+    def writing(cls, site: NDArray[np.int64], index: NDArray[np.int64], words: Words) -> PortFeed:
+        """Sets each element to these bits, whatever it held."""
+        none = np.zeros(len(site), np.uint32)
+        return cls(site, index, none, words, none, none)
+
+    def padded(self, rows: int) -> PortFeed:
+        """With idle rows at the end."""
+        rest = PortFeed.idle(rows - len(self.site))
+        fields = ("site", "index", "and_mask", "or_mask", "xor_mask", "golden")
+        return PortFeed(*(np.concatenate([getattr(self, f), getattr(rest, f)]) for f in fields))
+
+    @property
+    def faulty(self) -> Words:
+        """The bits that the struck element will hold, given ``golden``."""
+        return ((self.golden & self.and_mask) | self.or_mask) ^ self.xor_mask
+
+    def as_inputs(self, table: SiteTable) -> dict[str, NDArray]:
+        """The extra inputs of the table's twin, each (B, 1)."""
+        inputs: dict[str, NDArray] = {SITE: self.site[:, None], INDEX: self.index[:, None]}
+        if table.mechanism == GATED_REPLACE:
+            return inputs | {value_input(f): from_words(self.faulty, f)[:, None] for f in formats(table)}
+        masks = (self.and_mask, self.or_mask, self.xor_mask)
+        return inputs | {name: mask[:, None] for name, mask in zip(MASKS, masks, strict=True)}
+
+
+def from_words(words: Words, format_name: str) -> NDArray:
+    """Zero-extended words as values of a format; bits beyond the format's width are dropped."""
+    dtype = DTYPES[format_name]
+    return words.astype(f"uint{8 * dtype.itemsize}").view(dtype)
+
+
+def to_words(values: NDArray) -> Words:
+    """Values' bits, zero-extended."""
+    return as_words(np.ascontiguousarray(values)).astype(np.uint32)
+
+
+def numbers(words: Words, format_names: Iterable[str]) -> NDArray[np.float32]:
+    """(n,) the words as numbers, each in its own format, for people: float32 is not exact for large int32."""
+    names = np.asarray(list(format_names), object)
+    found = np.empty(len(words), np.float32)
+    for format_name in dict.fromkeys(names):
+        mine = names == format_name
+        with np.errstate(invalid="ignore"):  # a signalling NaN may go quiet; its bits are in the word
+            found[mine] = from_words(words[mine], format_name).astype(np.float32)
+    return found
+
+
+def live_words(outputs: Mapping[str, NDArray], table: SiteTable, site: NDArray[np.int64]) -> Words:
+    """(B,) bits of the live value at each row's struck element; 0 where the row strikes none. site: port numbers."""
+    names = [s.format_name for s in table if s.where == "activation"]
+    found = np.zeros(len(site), np.uint32)
+    for format_name in formats(table):
+        numbers = [number for number, name in enumerate(names) if name == format_name]
+        mine = np.isin(site, numbers)
+        found[mine] = to_words(outputs[live_output(format_name)][: len(site), 0])[mine]
+    return found
+
+
+def feed_sites(table: SiteTable, sites: Iterable[str]) -> NDArray[np.int64]:
+    """Port numbers of site names."""
+    ports = table.ports
+    return np.array([ports[name] for name in sites], np.int64)
