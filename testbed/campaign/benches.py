@@ -8,9 +8,10 @@ from onnx import ModelProto, helper
 
 from testbed.campaign.execute import Bench
 from testbed.campaign.plan import Leg
-from testbed.campaign.prepare import INPUT_NAMES, Files, Preparation
+from testbed.campaign.prepare import Files, Preparation
 from testbed.core.site import SiteTable
 from testbed.engines.runner import EngineRequest, Runner, open_engine, request_from
+from testbed.export.target import input_name
 from testbed.instrument.feed import PortFeed, Words, to_words
 from testbed.instrument.ports import ELEMENTS
 
@@ -34,7 +35,7 @@ def open_bench(preparation: Preparation, target: str, where: str) -> Bench:
         runner=reopen(),
         reopen=reopen,
         inputs=preparation.inputs(target),
-        input_name=INPUT_NAMES[target],
+        input_name=input_name(target),
         output_name=output_name(request.onnx),
         images=preparation.images,
         batch=preparation.spec.engine.batch,

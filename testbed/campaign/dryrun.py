@@ -9,22 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
 from testbed.analysis.stats import wilson
 from testbed.campaign.draw import strata
-from testbed.campaign.prepare import INPUT_NAMES, check_sites
+from testbed.campaign.prepare import check_sites
 from testbed.campaign.spec import CampaignSpec, FaultSpec
-from testbed.campaign.subject import subject_of
+from testbed.campaign.subject import Subject, subject_of
 from testbed.core.files import sha256_bytes
 from testbed.core.site import SiteTable
 from testbed.engines.runner import EngineRequest, open_engine
-from testbed.export.onnx import export_onnx
+from testbed.export.precision import Calibration
+from testbed.export.target import export_target, input_name, target_inputs
 from testbed.instrument.feed import PortFeed
 from testbed.instrument.ports import instrument
 from testbed.instrument.table import site_table
-from testbed.models.subnetwork import subnetwork
 from testbed.models.vit import ViT
 
 _TIMED_BATCHES = 5
@@ -41,12 +39,9 @@ def dry_run_plan(spec: CampaignSpec) -> dict[str, Any]:
     model = ViT(config).eval()
     images = sum(spec.tiers.images)
     tier_images = [[f"{tier}/{n}" for n in range(count)] for tier, count in enumerate(spec.tiers.images)]
-    pixels = np.zeros((1, config.channels, config.image, config.image), np.float32)
-    examples = {"model": pixels, "attention": np.zeros((1, config.tokens, config.width), np.float32)}
     sections = []
     for target in spec.targets:
-        module = model if target == "model" else subnetwork(model, target)
-        table, seconds = _sites_and_speed(spec, target, module, examples[target])
+        table, seconds = _sites_and_speed(spec, subject, model, target)
         for section in spec.faults:
             if section.target == target:
                 sections.append(_section(spec, section, table, tier_images, images, seconds))
@@ -62,19 +57,20 @@ def dry_run_plan(spec: CampaignSpec) -> dict[str, Any]:
     }
 
 
-def _sites_and_speed(
-    spec: CampaignSpec, target: str, module: torch.nn.Module, example: NDArray[np.float32]
-) -> tuple[SiteTable, float]:
+def _sites_and_speed(spec: CampaignSpec, subject: Subject, model: ViT, target: str) -> tuple[SiteTable, float]:
     """The target's sites, and engine seconds per batch of its fault-free twin here and now."""
-    batch = np.repeat(example, spec.engine.batch, 0)
+    config, engine = subject.config, spec.engine
+    images = np.zeros((engine.batch, config.channels, config.image, config.image), np.float32)
+    batch = target_inputs(model, target, images)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "plain.onnx"
-        export_onnx(module, torch.from_numpy(batch[:2]), file, input_name=INPUT_NAMES[target])
+        calibration = Calibration(len(images))
+        export_target(model, target, file, precision=engine.precision, images=images, calibration=calibration)
         plain = file.read_bytes()
-    table = site_table(plain, target)
+    table = site_table(plain, target, engine.ports)
     twin = instrument(plain, table).SerializeToString()
     request = EngineRequest(twin, sha256_bytes(twin), table.deployment_id, spec.engine.precision, spec.engine.threads)
-    feeds = {INPUT_NAMES[target]: batch, **PortFeed.idle(len(batch)).as_inputs(table)}
+    feeds = {input_name(target): batch, **PortFeed.idle(len(batch)).as_inputs(table)}
     with open_engine(spec.engine.backend, request) as runner:
         runner.run(feeds)
         start = time.perf_counter()

@@ -18,7 +18,7 @@ from testbed.campaign.benches import engine_request, golden_words, open_bench, o
 from testbed.campaign.execute import ActivationLeg, Bench, Judge, WeightLeg
 from testbed.campaign.gates import check_bounds, parity, weight_canary, zero_fault, zero_fault_leg
 from testbed.campaign.plan import PLAN_FILE, Leg, legs, plan_table, read_plan, write_plan
-from testbed.campaign.prepare import INPUT_NAMES, TIERS, Files, Preparation
+from testbed.campaign.prepare import TIERS, Files, Preparation
 from testbed.campaign.rows import ROW_SCHEMA
 from testbed.campaign.spec import CampaignSpec
 from testbed.campaign.store import ResultStore, discard_log
@@ -27,6 +27,7 @@ from testbed.core.errors import GateFailed, TestbedError
 from testbed.core.files import sha256_bytes, write_json
 from testbed.core.runfolder import RunFolder, current_argv
 from testbed.engines.runner import open_engine
+from testbed.export.target import input_name
 from testbed.instrument.feed import Words
 
 log = logging.getLogger(__name__)
@@ -158,7 +159,7 @@ class Campaign:
             parts = []
             for start in range(0, len(bench.images), batch):
                 rows = np.arange(start, min(start + batch, len(bench.images)))
-                parts.append(runner.run({INPUT_NAMES[target]: inputs(rows)})[name])
+                parts.append(runner.run({input_name(target): inputs(rows)})[name])
         return np.concatenate(parts)
 
     def _zero_fault(self, target: str, where: str, sites: Sequence[str]) -> tuple[int, int]:

@@ -24,7 +24,9 @@ from testbed.core.errors import GateFailed, StaleArtefact, TestbedError
 from testbed.core.files import atomic_path, sha256_bytes, sha256_json, write_bytes, write_json
 from testbed.core.runfolder import RunFolder, installed_version
 from testbed.core.site import Site, SiteTable
-from testbed.export.onnx import OPSET, export_onnx
+from testbed.export.onnx import OPSET
+from testbed.export.precision import Calibration
+from testbed.export.target import export_target
 from testbed.golden.arrays import read_array
 from testbed.golden.reference import LOGITS, module_files, record_reference
 from testbed.instrument.ports import instrument
@@ -40,7 +42,6 @@ log = logging.getLogger(__name__)
 MODEL = "model.safetensors"
 TIERS = "tiers.json"
 ATTENTION = "block.0.attn"
-INPUT_NAMES = {"model": "image", "attention": "hidden"}
 
 
 @dataclass(frozen=True)
@@ -154,15 +155,20 @@ class Preparation:
         self.folder.stage("tiers", inputs, [TIERS], build)
 
     def _export(self, target: str) -> None:
-        files = Files(target)
+        files, engine = Files(target), self.spec.engine
         versions = {name: installed_version(name) for name in ("torch", "onnx", "onnxscript")}
-        inputs = {"model": self._hash("train", MODEL), "opset": OPSET, "versions": versions}
+        inputs: dict[str, Any] = {"model": self._hash("train", MODEL), "opset": OPSET, "versions": versions}
+        inputs["precision"] = engine.precision
+        calibration = images = None
+        if engine.precision == "int8":
+            calibration = Calibration(engine.calibration_images, engine.calibration_method)
+            images = self.dataset.train.batch(slice(0, engine.calibration_images))
+            inputs["calibration"] = {**calibration.to_dict(), "train": self.dataset.train.sha256()}
 
         def build() -> None:
-            log.info("export: %s -> %s", target, files.plain)
-            module = self.model if target == "model" else subnetwork(self.model, target)
-            example = torch.from_numpy(np.array(self.inputs(target)(np.arange(2) % len(self.images))))
-            export_onnx(module, example, self.folder / files.plain, input_name=INPUT_NAMES[target])
+            log.info("export: %s -> %s (%s)", target, files.plain, engine.precision)
+            path = self.folder / files.plain
+            export_target(self.model, target, path, precision=engine.precision, images=images, calibration=calibration)
 
         self.folder.stage(f"export.{target}", inputs, [files.plain], build)
 
@@ -171,11 +177,11 @@ class Preparation:
 
         def build() -> None:
             plain = (self.folder / files.plain).read_bytes()
-            table = site_table(plain, target)
+            table = site_table(plain, target, self.spec.engine.ports)
             write_bytes(self.folder / files.twin, instrument(plain, table).SerializeToString(deterministic=True))
             table.save(self.folder / files.sites)
 
-        inputs = {"plain": self._hash(f"export.{target}", files.plain)}
+        inputs = {"plain": self._hash(f"export.{target}", files.plain), "ports": self.spec.engine.ports}
         self.folder.stage(f"instrument.{target}", inputs, [files.twin, files.sites], build)
 
     def _hash(self, stage: str, file: str) -> str:
@@ -221,7 +227,12 @@ class Preparation:
 
 
 def check_sites(config: ViTConfig, spec: CampaignSpec) -> None:
-    """Raises UsageError for a site that the model will not have, before anything is trained for it."""
+    """Raises UsageError for a site that the model will not have, before anything is trained for it.
+
+    A quantised file has further sites (scales, zero points), which are known only once it is there.
+    """
+    if spec.engine.precision == "int8":
+        return
     with torch.device("meta"):  # names only: no memory, no initialisation
         model = ViT(config)
     for (target, where), patterns in spec.legs.items():

@@ -15,6 +15,7 @@ from testbed.core.fault import OPS
 from testbed.core.formats import format_named
 from testbed.core.site import Where
 from testbed.engines.runner import check_engine
+from testbed.instrument.feed import GATED_REPLACE, MECHANISMS
 
 Target = Literal["model", "attention"]
 Count = Annotated[int, Field(ge=1)]
@@ -71,16 +72,24 @@ class TierSpec(Strict):
 
 
 class EngineSpec(Strict):
-    """``batch`` and ``threads`` are frozen with the campaign: they decide the last bits of the outputs."""
+    """``batch`` and ``threads`` are frozen with the campaign: they decide the last bits of the outputs.
+
+    ``ports``: how activations are struck (testbed.instrument.ports). ``calibration_*``: training images for int8.
+    """
 
     backend: str = "ort-cpu"
     precision: str = "fp32"
     batch: Count = 64
     threads: Count = 1
+    ports: str = GATED_REPLACE
+    calibration_images: Count = 256
+    calibration_method: str = "MinMax"
 
     @model_validator(mode="after")
     def _known(self) -> EngineSpec:
         check_engine(self.backend, self.precision)
+        if self.ports not in MECHANISMS:
+            raise ValueError(f"unknown ports {self.ports!r}; known: {', '.join(MECHANISMS)}")
         return self
 
 

@@ -34,7 +34,8 @@ _KINDS = {
 class Site:
     """``shape`` is canonical: one image's for an activation, the torch parameter's for a weight.
 
-    ``tensor`` is its name in the ONNX graph, the site's own unless said; ``transposed`` says that a weight is stored there as its transpose.
+    ``tensor`` is its name in the ONNX graph, the site's own unless said; ``transposed`` says that a weight is stored
+    there as its transpose.
     """
 
     name: str

@@ -56,11 +56,17 @@ class _Tapped(nn.Module):
 
 
 def export_onnx(model: nn.Module, example: Tensor, path: Path, *, input_name: str) -> ModelProto:
-    """Writes ``model`` (in eval mode) as plain ONNX and returns it.
+    """Writes ``plain_onnx(model, example)`` whole or not at all, and returns it."""
+    proto = plain_onnx(model, example, input_name=input_name)
+    write_bytes(path, proto.SerializeToString(deterministic=True))
+    return proto
+
+
+def plain_onnx(model: nn.Module, example: Tensor, *, input_name: str) -> ModelProto:
+    """``model`` (in eval mode) as plain ONNX.
 
     example: one batch, (B, ...) float32; the batch is dynamic in the file. The graph's single output is the tensor of
-    the
-    model's last tap. Raises TestbedError when a weight does not survive as one initializer with one consumer.
+    the model's last tap. Raises TestbedError when a weight does not survive as one initializer with one consumer.
     """
     tapped = _Tapped(model.eval())
     with torch.no_grad():
@@ -78,7 +84,6 @@ def export_onnx(model: nn.Module, example: Tensor, path: Path, *, input_name: st
     onnx.helper.set_model_props(proto, {TRANSPOSED: json.dumps(sorted(transposed))})
     _assert_weights_survive(proto, model)
     onnx.checker.check_model(proto)
-    write_bytes(path, proto.SerializeToString(deterministic=True))
     return proto
 
 
