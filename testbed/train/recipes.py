@@ -86,7 +86,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 _BOUNDS: dict[str, tuple[float, float, str]] = {
     "epochs": (0, math.inf, "0 or more"),
     "batch": (1, math.inf, "at least 1"),
-    "learning_rate": (1e-12, math.inf, "positive"),
+    "learning_rate": (1e-12, 1e38, "positive and below 1e38"),
     "weight_decay": (0, math.inf, "0 or more"),
     "warmup_epochs": (0, math.inf, "0 or more"),
     "label_smoothing": (0, 1, "in [0, 1)"),
@@ -124,9 +124,9 @@ RECIPES: dict[str, Recipe] = {
         Recipe(
             "digits",
             epochs=60,
-            batch=32,
+            batch=64,
             optimiser="adamw",
-            learning_rate=2e-3,
+            learning_rate=4e-3,
             weight_decay=0.05,
             warmup_epochs=2,
             label_smoothing=0.28,

@@ -35,4 +35,5 @@ def seed_layers(device: torch.device, seed: int) -> None:
     """Seeds the global generators that weight initialisation and dropout draw from."""
     torch.random.default_generator.manual_seed(seed)
     if device.type == "cuda":
-        torch.cuda.default_generators[device.index or 0].manual_seed(seed)
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)

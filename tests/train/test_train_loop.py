@@ -123,9 +123,12 @@ def test_a_loss_that_is_not_finite_says_what_to_lower(tiny, digits, quick):
 
 
 def test_weights_that_overflow_after_the_last_batch_are_noticed(tiny, digits, quick):
-    one_batch = quick.with_(learning_rate=1e38, optimiser="sgd", clip_norm=0, batch=200, epochs=1, warmup_epochs=0)
-    with pytest.raises(TestbedError, match="lower learning_rate"):
+    one_batch = quick.with_(learning_rate=1e37, weight_decay=1e3, optimiser="sgd", batch=200, epochs=1, select="last")
+    with pytest.raises(TestbedError, match="the validation loss of epoch 1 is nan; lower learning_rate"):
         train(tiny, digits, one_batch, seed=0)
+    without = replace(digits, validation=digits.validation.subset([]))
+    with pytest.raises(TestbedError, match=r"the largest weight of epoch 1 is (inf|nan); lower learning_rate"):
+        train(tiny, without, one_batch, seed=0)
 
 
 @pytest.mark.parametrize(

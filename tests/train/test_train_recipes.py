@@ -1,12 +1,15 @@
 import math
 
+import numpy as np
 import pytest
+from scipy.special import softmax
 from hypothesis import given
 from hypothesis import strategies as st
 
 from testbed.core.errors import UsageError
-from testbed.models.presets import PRESETS
-from testbed.train import RECIPES, Recipe, recipe, recipe_of_preset
+from testbed.data import load
+from testbed.models.presets import PRESETS, preset
+from testbed.train import RECIPES, Recipe, logits, recipe, recipe_of_preset, train
 
 PUBLISHED = {
     "fashion-mnist": {"epochs": 150, "batch": 64, "optimiser": "adam", "learning_rate": 1e-3},
@@ -51,7 +54,7 @@ def test_the_presets_of_a_study_share_its_recipe():
         ({"batch": 0}, "batch must be at least 1"),
         ({"learning_rate": "fast"}, "learning_rate must be a number, not 'fast'"),
         ({"learning_rate": 0}, "learning_rate must be positive"),
-        ({"learning_rate": math.nan}, "learning_rate must be positive, not nan"),
+        ({"learning_rate": math.nan}, "learning_rate must be positive and below 1e38, not nan"),
         ({"label_smoothing": 1}, r"label_smoothing must be in \[0, 1\)"),
         ({"amp": 1}, "amp must be true or false, not 1"),
         ({"augmentation": 3}, "augmentation must be a name, not 3"),
@@ -88,3 +91,16 @@ def test_cosine_at_its_known_points():
 def test_constant_stays_after_the_warm_up():
     chosen = recipe("fashion-mnist", warmup_epochs=1, learning_rate=1.0)
     assert [chosen.rate(epoch) for epoch in (1, 2, 150)] == [0.5, 1, 1]
+
+
+@pytest.mark.slow
+def test_the_digits_recipe_is_accurate_and_fills_every_confidence_tier():
+    """What the ready-made campaign rests on."""
+    test = load("digits", seed=42).test
+    model = train(preset("digits"), load("digits", seed=42), recipe("digits"), seed=42).model
+    probabilities = softmax(logits(model, test).astype(np.float64), axis=1)
+    correct = probabilities.argmax(1) == test.labels
+    ranked = np.sort(probabilities[correct], axis=1)
+    tiers = np.ceil(4 * (ranked[:, -1] - ranked[:, -2])).astype(int)
+    assert correct.mean() >= 0.955
+    assert np.bincount(tiers, minlength=5)[1:].min() >= 24
