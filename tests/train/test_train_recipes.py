@@ -2,9 +2,9 @@ import math
 
 import numpy as np
 import pytest
-from scipy.special import softmax
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.special import softmax
 
 from testbed.core.errors import UsageError
 from testbed.data import load
