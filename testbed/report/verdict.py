@@ -67,9 +67,9 @@ def _bits(evidence: Evidence, where: str, op: str, overall: Estimate) -> list[Ma
     harmless = _harmless(found)
     if len(harmless) > 1:
         rows = sum(found[bit].rows for bit in harmless)
-        sentences.append(
-            Markup("Bits {} to {} changed none of {} predictions.").format(harmless[0], harmless[-1], count(rows))
-        )
+        unbroken = harmless[-1] - harmless[0] + 1 == len(harmless)
+        which = f"{'Bits' if unbroken else 'The sampled bits from'} {harmless[0]} to {harmless[-1]}"
+        sentences.append(Markup("{} changed none of {} predictions.").format(which, count(rows)))
     return sentences
 
 

@@ -14,10 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from testbed.core.formats import FORMATS, FP32
+from testbed.report import svg
 from testbed.report.axis import RateAxis
 from testbed.report.bitchart import bit_chart
 from testbed.report.evidence import Estimate
 from testbed.report.forest import Category, forest
+from testbed.report.formatting import compact, rate, sample
 from testbed.report.heatmap import LEVELS, ColourScale, SiteGrid, colour_key, heat_map, label_width
 from testbed.report.rows import Composition
 from testbed.report.stack import Bar, stacked_bars
@@ -87,6 +89,12 @@ def estimates(draw: st.DrawFn) -> Estimate:
     return Estimate(rate, low, high, draw(st.integers(1, 10**6)), draw(st.integers(10**6, 10**8)))
 
 
+def test_drawings_escape_what_they_are_given() -> None:
+    drawing = svg.element("text", 'a <b> & "c"', class_='x" onload="y', x=1.005)
+    assert drawing.startswith('<text class="x&#34; onload=&#34;y" x="')
+    assert ElementTree.fromstring(str(drawing)).text == 'a <b> & "c"'
+
+
 def parsed(markup: str) -> ElementTree.Element:
     return ElementTree.fromstring(str(markup))
 
@@ -131,13 +139,17 @@ def cells(drawing: ElementTree.Element) -> dict[str, str]:
 
 def test_zero_missing_and_absent_cells_differ() -> None:
     rates = {"block.0.norm1": 0.0, "block.1.norm1": 0.02, "block.1.attn.q": 0.05, "head": 0.01}
-    shown = {site: Estimate(rate, rate / 2, rate * 2 + 0.01, 9, 9) for site, rate in rates.items()}
+    shown = {site: Estimate(r, r / 2, r * 2 + 0.01, 9, 9) for site, r in rates.items()}
     grid, scale = SiteGrid.of(list(rates)), ColourScale.reaching(rates.values())
-    found = cells(parsed(heat_map(grid, shown, {}, scale, label_width([grid]), "label")))
+    drawing = parsed(heat_map(grid, shown, {}, scale, label_width([grid]), "label"))
+    found = cells(drawing)
     assert found["block.0.norm1"] == "cell h0"
     assert found["block.0.attn.q"] == "missing"
     assert found["block.1.attn.q"] == f"cell h{LEVELS}"
     assert found["block.1.norm1"] not in ("cell h0", f"cell h{LEVELS}")
+    titles = {str(title.text) for title in drawing.iter(f"{SVG}title")}
+    assert {f"{site}: {rate(estimate)}; {sample(estimate)}" for site, estimate in shown.items()} < titles
+    assert {compact(estimate.rate) for estimate in shown.values()} < {text for text, _ in boxes(drawing)}
     assert set(found) == {*rates, "block.0.attn.q"}  # a row outside the blocks has one cell only
 
 
@@ -164,7 +176,7 @@ def test_colour_classes_ascend_and_zero_is_none_of_them(rates: list[float], a: f
     scale = ColourScale.reaching(rates)
     assert len(scale.bounds) == LEVELS
     assert scale.level(0.0) == 0
-    assert all(1 <= scale.level(rate) <= LEVELS for rate in rates if rate > 0)
+    assert all(1 <= scale.level(r) <= LEVELS for r in rates if r > 0)
     low, high = sorted((a, b))
     assert scale.level(low) <= scale.level(high)
     assert max(rates) <= scale.bounds[-1] or max(rates) > 1

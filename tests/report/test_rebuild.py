@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from testbed.cli.main import cli
 from testbed.core.errors import StaleArtefact
 from testbed.core.runfolder import RunFolder
+from testbed.report import build_report
 from testbed.report.rebuild import rebuild_report
 from testbed.report.stage import report_stage
 
@@ -29,6 +30,7 @@ def test_the_page_is_made_again_and_the_manifest_knows_it(run: Path) -> None:
     assert rebuild_report(run) == run / "report.html"
     assert (run / "report.html").read_bytes() == made
     RunFolder.existing(run).verify("report")
+    assert build_report(run).read_bytes() == made  # whether or not the manifest knows of a report
     report_stage(run)
 
 

@@ -52,6 +52,12 @@ def test_a_low_bit_that_did_harm_ends_the_harmless_run() -> None:
     assert "changed none" not in text
 
 
+def test_bits_that_were_not_sampled_are_not_called_harmless() -> None:
+    bits = [record("bit", bit, (0.0, 0.0, 0.1)) for bit in (0, 7, 22)]
+    text = told(record("all", None, (0.04, 0.0, 0.1)), *bits, record("bit", 30, (0.2, 0.1, 0.3)))
+    assert "The sampled bits from 0 to 22 changed none of 300 predictions." in text
+
+
 def test_no_change_at_all() -> None:
     text = told(record("all", None, (0.0, 0.0, 0.004), rows=1000), record("bit", 30, (0.0, 0.0, 0.1)))
     assert "None of 1,000 sampled random single bit flips of an activation value changed a prediction" in text
