@@ -122,19 +122,22 @@ class SiteTable:
         return self._by_name[name]
 
     def select(self, where: str, patterns: Iterable[str]) -> list[Site]:
-        """Sites of one kind of place whose names match any shell pattern. Raises UsageError if a pattern matches
-        none."""
-        chosen: dict[str, Site] = {}
+        """Sites of one kind of place whose names match any shell pattern, less those that match one led by "!".
+
+        Raises UsageError if a pattern matches none, or if nothing is left.
+        """
+        mine = [s for s in self.sites if s.where == where]
+        chosen: set[str] = set()
         for pattern in patterns:
-            hits = [s for s in self.sites if s.where == where and fnmatch.fnmatchcase(s.name, pattern)]
+            hits = {s.name for s in mine if fnmatch.fnmatchcase(s.name, pattern.removeprefix("!"))}
             if not hits:
-                known = [s.name for s in self.sites if s.where == where]
-                some = ", ".join(known[:_LISTED]) + (
-                    f" and {len(known) - _LISTED} more" if len(known) > _LISTED else ""
-                )
-                raise UsageError(f"no {where} site of target {self.target!r} matches {pattern!r}; sites: {some}")
-            chosen |= {s.name: s for s in hits}
-        return [s for s in self.sites if s.name in chosen]
+                more = f" and {len(mine) - _LISTED} more" if len(mine) > _LISTED else ""
+                some = ", ".join(s.name for s in mine[:_LISTED])
+                raise UsageError(f"no {where} site of target {self.target!r} matches {pattern!r}; sites: {some}{more}")
+            chosen = chosen - hits if pattern.startswith("!") else chosen | hits
+        if not chosen:
+            raise UsageError(f"the site patterns leave no {where} of target {self.target!r}; put what is wanted first")
+        return [s for s in mine if s.name in chosen]
 
     def save(self, path: Path) -> None:
         write_text(path, json.dumps(asdict(self), indent=1) + "\n")
