@@ -34,7 +34,8 @@ def compute_options(command: Command) -> Command:
 @click.group(
     cls=DefaultGroup,
     default="record",
-    subcommand_metavar="DIR [OPTIONS] | COMMAND [ARGS]...",
+    options_metavar="",
+    subcommand_metavar="DIR [OPTIONS] | COMMAND DIR [OPTIONS]",
     epilog=example(
         "testbed golden runs/vit",
         "testbed golden runs/vit --images 0:250 --module attention:3 --module block.3.mlp",
@@ -48,7 +49,10 @@ def golden() -> None:
     """
 
 
-@golden.command(epilog=example("testbed golden record runs/vit", "testbed golden runs/vit --images 0:250 --json"))
+@golden.command(
+    short_help="Record the golden; what is done where no command is named.",
+    epilog=example("testbed golden record runs/vit", "testbed golden runs/vit --images 0:250 --json"),
+)
 @folder_argument
 @click.option("--images", type=ImageRange(), metavar="A:B", help="Only test images A to B - 1; by default all.")
 @click.option(
@@ -112,6 +116,7 @@ def record(
 
 
 @golden.command(
+    short_help="Verify that an engine reproduces the golden.",
     epilog=example(
         "testbed golden verify runs/vit --target attention --engine torch --atol 5e-6",
         "testbed golden verify runs/vit --target attention --engine ort-cpu --atol 5e-6 --inject --json",
@@ -119,7 +124,7 @@ def record(
 )
 @folder_argument
 @click.option("--target", default="model", show_default=True, help="model, attention, attention:N or block:N.")
-@click.option("--engine", default="ort-cpu", show_default=True, help="torch or ort-cpu.")
+@click.option("--engine", default="ort-cpu", show_default=True, help="What runs it, such as torch or ort-cpu.")
 @click.option("--atol", type=float, default=1e-6, show_default=True, help="Absolute tolerance.")
 @click.option("--rtol", type=float, default=1e-5, show_default=True, help="Tolerance relative to the golden value.")
 @click.option("--inject", is_flag=True, help="Put a fixed list of wrong values into the golden; they must be found.")
@@ -161,7 +166,11 @@ def verify(
         raise GateFailed(_verdict(found))
 
 
-@golden.command("export-originals", epilog=example("testbed golden export-originals runs/vit --to files --name tiny"))
+@golden.command(
+    "export-originals",
+    short_help="Write golden_*.pt and the like.",
+    epilog=example("testbed golden export-originals runs/vit --to files --name tiny"),
+)
 @folder_argument
 @click.option("--to", required=True, type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help="Where to.")
 @click.option("--name", default="vit", show_default=True, help="NAME in the files' names.")
@@ -181,6 +190,7 @@ def export_originals(folder: Path, to: Path, name: str, subset: bool, as_json: b
 
 @golden.command(
     "import-originals",
+    short_help="Take golden_*.pt and the like as the golden.",
     epilog=example(
         "testbed import vit_tiny_cifar10.pth --run runs/tiny --data cifar10",
         "testbed golden import-originals runs/tiny --golden golden_tiny.pt --attention tiny_attn_dataset.pt",

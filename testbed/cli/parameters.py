@@ -51,7 +51,7 @@ class DefaultGroup(click.Group):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The default command's options too: they can be given right here."""
-        records = [record for p in self.commands[self.default].params if (record := p.get_help_record(ctx))]
+        options = [p for p in self.commands[self.default].params if isinstance(p, click.Option)]
         with formatter.section(f"Options of {self.default}"):
-            formatter.write_dl(records)
+            formatter.write_dl([record for option in options if (record := option.get_help_record(ctx))])
         super().format_options(ctx, formatter)

@@ -25,7 +25,7 @@ from testbed.golden.tiers import golden_tiers, recorded_edges
 @dataclass(frozen=True)
 class TierDeviation:
     """Of the tier (low, high]. The last two are None for a tier without images; ``smallest_atol`` is at the given
-    rtol, and infinite where no tolerance would do."""
+    rtol; both are infinite (null in JSON) where one side is not finite."""
 
     low: float
     high: float
