@@ -20,6 +20,7 @@ _WRITE_FAULTS = {
     errno.EROFS: "the file system is read-only; choose another folder",
     errno.EACCES: "no permission to write there; choose another folder",
     errno.EPERM: "no permission to write there; choose another folder",
+    errno.EEXIST: "a part of that path is a file; choose another folder",
     errno.ENOTDIR: "a part of that path is a file; choose another folder",
 }
 _UNFINISHED = ".unfinished"  # in the name of every temporary file
