@@ -1,0 +1,206 @@
+"""What must hold before a fault is run: each gate passes on a sound engine, and fails on the defect it is there for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from testbed.campaign.benches import open_bench
+from testbed.campaign.execute import Bench
+from testbed.campaign.gates import check_bounds, parity, weight_canary, zero_fault, zero_fault_leg
+from testbed.campaign.pipeline import Campaign
+from testbed.campaign.prepare import Preparation
+from testbed.campaign.spec import CampaignSpec, parse_spec
+from testbed.core.errors import EngineError, GateFailed, TestbedError
+from testbed.core.files import sha256_file
+from testbed.core.runfolder import RunFolder
+
+
+@pytest.fixture
+def preparation(tiny_copy: Path, tiny_spec: CampaignSpec) -> Preparation:
+    return Preparation(tiny_spec, RunFolder.existing(tiny_copy))
+
+
+@pytest.fixture
+def campaign(preparation: Preparation) -> Iterator[Campaign]:
+    with ExitStack() as stack:
+        yield Campaign(preparation, stack)
+
+
+def forget_gates(folder: RunFolder) -> None:
+    for stage in ("gates", "plan", "execute", "summary"):
+        folder.manifest["stages"].pop(stage, None)
+
+
+def tamper(path: Path, tensor: str, change: float) -> None:
+    """Adds ``change`` to one weight of an ONNX file."""
+    proto = onnx.load(path)
+    (stored,) = (i for i in proto.graph.initializer if i.name == tensor)
+    array = np.array(numpy_helper.to_array(stored))
+    array.reshape(-1)[0] += change
+    stored.CopyFrom(numpy_helper.from_array(array, tensor))
+    onnx.save(proto, path)
+
+
+def test_a_sound_engine_passes(campaign: Campaign) -> None:
+    forget_gates(campaign.folder)
+    facts = campaign.gate()
+    assert facts["zero_fault"]["mismatches"] == 0
+    weights = len(campaign.preparation.table("model").select("weight", ["*.fc1.weight", "head.bias"]))
+    attention = len(campaign.preparation.table("attention").select("weight", ["*"]))
+    assert facts["zero_fault"]["rows"] == 2 * 64 + (weights + attention) * 6
+    assert facts["drift"]["max_abs_diff"] <= facts["drift"]["bound"] == 1e-5
+    assert {(record["target"], record["pair"]) for record in facts["parity"]} >= {
+        (target, pair) for target in ("model", "attention") for pair in ("torch-plain", "plain-twin")
+    }
+    assert all(record["top1_agreement"] == 1 for record in facts["parity"] if record["target"] == "model")
+
+
+def test_a_twin_that_computes_something_else_is_stopped(campaign: Campaign) -> None:
+    forget_gates(campaign.folder)
+    tamper(campaign.folder / "model.twin.onnx", "head.bias", 0.01)
+    with pytest.raises(GateFailed, match=r"model: plain-twin differ by 0\.01, above gates\.drift_max_abs") as caught:
+        campaign.gate()
+    assert caught.value.exit_code == 3
+    assert "gates" not in campaign.folder.manifest["stages"]
+
+
+def test_a_file_that_is_not_the_model_is_stopped(campaign: Campaign) -> None:
+    forget_gates(campaign.folder)
+    for name in ("model.onnx", "model.twin.onnx"):
+        tamper(campaign.folder / name, "head.bias", 0.01)
+    with pytest.raises(GateFailed, match=r"model: torch-plain differ by 0\.01, above gates\.parity_max_abs"):
+        campaign.gate()
+
+
+def test_a_tampered_twin_is_refused_by_the_whole_campaign_too(
+    tiny_copy: Path, tiny_spec: CampaignSpec, run_spec: Any
+) -> None:
+    """As a user would see it, who has made the manifest agree with the tampered file."""
+    tamper(tiny_copy / "attention.twin.onnx", "block.0.attn.proj.bias", 0.5)
+    folder = RunFolder.existing(tiny_copy)
+    outputs = folder.manifest["stages"]["instrument.attention"]["outputs"]
+    outputs["attention.twin.onnx"] = sha256_file(tiny_copy / "attention.twin.onnx")
+    forget_gates(folder)
+    folder.save()
+    with pytest.raises(GateFailed, match="attention: plain-twin"):
+        run_spec(tiny_spec, tiny_copy)
+    assert not (tiny_copy / "store").exists()
+
+
+def test_a_bound_that_is_too_tight_fails(tiny_values: dict[str, Any]) -> None:
+    records = parity(
+        [("torch-plain", np.zeros((2, 3)), np.full((2, 3), 2e-6)), ("plain-twin", *[np.ones((2, 3))] * 2)], "model"
+    )
+    check_bounds(records, 2e-6, 1e-9)
+    with pytest.raises(GateFailed, match=r"gates\.parity_max_abs = 1e-06"):
+        check_bounds(records, 1e-6, 1e-9)
+
+
+def test_an_output_that_is_nan_on_one_side_fails() -> None:
+    records = parity([("plain-twin", np.zeros((2, 3)), np.array([[0, 0, 0], [0, np.nan, 0]]))], "model")
+    with pytest.raises(GateFailed):
+        check_bounds(records, 1e9, 1e9)
+
+
+def test_the_accuracy_gate_stops_before_anything_is_exported(
+    tiny_values: dict[str, Any], tmp_path: Path, run_spec: Any, tiny_run: Path
+) -> None:
+    """The trained model is in the cache: `tiny_run` put it there."""
+    tiny_values["gates"]["test_accuracy"] = 0.999
+    with pytest.raises(
+        GateFailed, match=r"test accuracy 0\.\d+ is below gates\.test_accuracy 0\.999; train longer"
+    ) as e:
+        run_spec(parse_spec(tiny_values), tmp_path / "run")
+    assert e.value.exit_code == 3
+    assert not (tmp_path / "run" / "model.onnx").exists()
+
+
+# ---- engines with a defect
+
+
+class Copying:
+    """An engine that has its own copy of a weight: what is changed outside is not what it computes with."""
+
+    def __init__(self, runner: Any, copied: str) -> None:
+        self._runner, self._copied, self.info = runner, copied, runner.info
+
+    def run(self, feeds: Any) -> dict[str, NDArray]:
+        return self._runner.run(feeds)
+
+    def weight(self, tensor: str) -> NDArray:
+        weight = self._runner.weight(tensor)
+        return weight.copy() if tensor == self._copied else weight
+
+    def close(self) -> None:
+        self._runner.close()
+
+
+@pytest.fixture
+def weights_bench(preparation: Preparation) -> Iterator[Bench]:
+    bench = open_bench(preparation, "model", "weight")
+    yield bench
+    bench.runner.close()
+
+
+def test_every_weight_of_a_sound_engine_is_live(weights_bench: Bench) -> None:
+    weight_canary(weights_bench, weights_bench.table.select("weight", ["*"]), weights_bench.outputs(twin=False))
+
+
+@pytest.mark.parametrize("copied", ["patch_embed.proj.weight", "block.0.attn.qkv.bias", "head.bias", "pos_embed"])
+def test_an_engine_that_copies_a_weight_is_refused_naming_it(weights_bench: Bench, copied: str) -> None:
+    weights_bench.runner = Copying(weights_bench.runner, copied)  # type: ignore[assignment]
+    with pytest.raises(
+        EngineError, match=f"weight {copied} can be changed without any effect: the engine holds a copy"
+    ):
+        weight_canary(weights_bench, weights_bench.table.select("weight", ["*"]), weights_bench.outputs(twin=False))
+
+
+class Forgetful(Copying):
+    """An engine that keeps something of every run."""
+
+    def run(self, feeds: Any) -> dict[str, NDArray]:
+        self._runs = getattr(self, "_runs", 0) + 1
+        return {name: value + np.float32(1e-6) * self._runs for name, value in self._runner.run(feeds).items()}
+
+
+def test_an_engine_that_is_not_restored_is_refused(weights_bench: Bench) -> None:
+    golden = weights_bench.outputs(twin=False)
+    weights_bench.runner = Forgetful(weights_bench.runner, "")  # type: ignore[assignment]
+    with pytest.raises(EngineError, match="not restored after weight faults were undone"):
+        weight_canary(weights_bench, weights_bench.table.select("weight", ["head.bias"]), golden)
+
+
+def test_zero_faults_arm_the_ports_at_many_sites_and_images(campaign: Campaign) -> None:
+    bench = campaign.bench("model", "activation")
+    sites = bench.table.select("activation", ["*"])
+    leg = zero_fault_leg("model", "activation", sites, bench.images.ids, 64, seed=1)
+    assert set(leg.sites) == {site.name for site in sites}
+    assert set(leg.image_ids) == set(bench.images.ids)
+    assert zero_fault(bench, leg, campaign.judge, lambda part: campaign.golden_words(bench, part)) == (64, 0)
+
+
+def test_zero_fault_rows_that_differ_are_counted(campaign: Campaign) -> None:
+    """The same path with one mask that does change a bit: as many mismatches as rows it touches."""
+    bench = campaign.bench("model", "activation")
+    leg = zero_fault_leg(
+        "model", "activation", bench.table.select("activation", ["head"]), bench.images.ids, 20, seed=1
+    )
+    masks = [np.array(mask) for mask in leg.masks]
+    masks[2][:3] = 1 << 30
+    leg.__dict__["masks"] = tuple(masks)
+    assert zero_fault(bench, leg, campaign.judge, lambda part: campaign.golden_words(bench, part)) == (20, 3)
+
+
+def test_a_machine_with_other_golden_bits_may_not_go_on(campaign: Campaign) -> None:
+    campaign.folder.manifest["stages"]["gates"]["facts"]["goldens"]["model.activation"] = "0123456789abcdef"
+    with pytest.raises(TestbedError, match="this machine's engine gives other golden bits"):
+        campaign.gate()
