@@ -91,8 +91,6 @@ def record(
 
     log_to_stderr()
     torch.set_num_threads(threads)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     found = record_golden(
         folder,
         images=images,
@@ -120,7 +118,7 @@ def record(
     epilog=example(
         "testbed golden verify runs/vit --target attention --engine torch --atol 5e-6",
         "testbed golden verify runs/vit --target attention --engine ort-cpu --atol 5e-6 --inject --json",
-    )
+    ),
 )
 @folder_argument
 @click.option("--target", default="model", show_default=True, help="model, attention, attention:N or block:N.")

@@ -21,7 +21,7 @@ from testbed.core.files import sha256_json, write_json
 from testbed.core.runfolder import RunFolder
 from testbed.data import Split
 from testbed.golden.arrays import read_array
-from testbed.golden.reference import LOGITS, module_files, record_reference
+from testbed.golden.reference import LOGITS, compute_device, module_files, record_reference
 from testbed.golden.source import dataset_of
 from testbed.models.runs import ModelRun, open_model_run
 from testbed.models.subnetwork import part_named
@@ -66,10 +66,11 @@ def record_golden(
 ) -> Golden:
     """Streams the golden of the test images [a, b) (default: all) into the run folder; no second time if it is there.
 
-    ``modules``: see ``module_name``; their inputs and outputs are recorded. ``progress(total)`` is a context manager
-    that yields a function to be told of images done. Raises UsageError for a range, module or data set that does not
-    fit, StaleArtefact for an edited model.
+    ``modules``: see ``module_name``; their inputs and outputs are recorded. ``device``: see ``compute_device``.
+    ``progress(total)`` is a context manager that yields a function to be told of images done. Raises UsageError for a
+    range, module, device or data set that does not fit, StaleArtefact for an edited model.
     """
+    target = compute_device(device)
     with working_in(path) as run:
         test = dataset_of(run).test
         first, end = checked_range(images or (0, len(test)), 0, len(test), "the test images")
@@ -79,18 +80,17 @@ def record_golden(
 
         def build() -> dict[str, Any]:
             with progress(len(recorded)) if progress else untold() as advance:
-                everything = range(len(recorded))
                 record_reference(
                     run.model,
                     recorded,
-                    everything,
+                    range(len(recorded)),
                     path,
                     modules=names,
                     batch=batch,
-                    device=device,
+                    device=target,
                     advance=advance,
                 )
-            how = {"device": device, "batch": batch, "threads": torch.get_num_threads()}
+            how = {"device": str(target), "batch": batch, "threads": torch.get_num_threads()}
             return golden_facts(path, recorded, first) | how
 
         run.folder.stage(STAGE, inputs, golden_files(names), build, command=COMMAND)

@@ -35,15 +35,16 @@ def record_reference(
     *,
     modules: Sequence[str] = (),
     batch: int = 64,
-    device: str = "cpu",
+    device: torch.device | None = None,
     advance: Callable[[int], None] = lambda images: None,
 ) -> None:
     """Streams logits (n, K) and each module's input and output (n, N, D) of the images ``rows`` to the run folder.
 
     Memory: the model and a few batches, whatever the number of images. ``modules`` are names of ``named_modules()``;
-    ``advance`` is told how many images are done. Raises UsageError for an unknown module, TestbedError when the files
-    will not fit on the disk.
+    ``advance`` is told how many images are done; ``device`` is the CPU unless given. Raises UsageError for an unknown
+    module, TestbedError when the files will not fit on the disk.
     """
+    target = device or torch.device("cpu")
     found = dict(model.named_modules())
     for name in modules:
         if not name or name not in found:
@@ -63,15 +64,28 @@ def record_reference(
         files = [LOGITS, *(file for name in modules for file in module_files(name))]
         writers = {file: stack.enter_context(array_writer(run / file, len(rows))) for file in files}
         stack.enter_context(torch.inference_mode())
-        model.eval().to(device)
+        # Convolutions on a GPU would round their inputs to 10 bits of mantissa (TF32); matrix products do not by default.
+        stack.enter_context(torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False))
+        model.eval().to(target)
         for start in range(0, len(rows), batch):
             images = split.batch(list(rows[start : start + batch]))
-            seen[LOGITS] = model(torch.from_numpy(images).to(device))
+            seen[LOGITS] = model(torch.from_numpy(images).to(target))
             if not start:
                 _check_first_batch(seen, modules, len(rows), run)
             for file, writer in writers.items():
                 writer.append(seen[file].cpu().numpy())
             advance(len(images))
+
+
+def compute_device(name: str) -> torch.device:
+    """cpu, cuda, cuda:N, or auto: cuda where there is one. Raises UsageError for others and for a GPU that is not there."""
+    try:
+        device = torch.device(name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
+    except RuntimeError as error:
+        raise UsageError(f"unknown device {name!r}; use cpu, cuda, cuda:N or auto") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UsageError("device cuda: PyTorch sees no CUDA GPU here; use --device cpu")
+    return device
 
 
 def _check_first_batch(seen: Mapping[str, Tensor], modules: Sequence[str], rows: int, run: Path) -> None:

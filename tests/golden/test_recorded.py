@@ -150,6 +150,7 @@ def test_images_that_changed_are_refused(tmp_path, model_run):
         ({"modules": ["block.0.attnn"]}, r"no module 'block\.0\.attnn'; attention modules: block\.0\.attn"),
         ({"modules": ["block"]}, "module 'block' takes no part"),
         ({"modules": ["attention:3"]}, "has 3 blocks"),
+        ({"device": "gpu"}, "unknown device 'gpu'; use cpu, cuda"),
     ],
 )
 def test_what_cannot_be_recorded_is_refused_and_leaves_nothing(model_run, arguments, said):
