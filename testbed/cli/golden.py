@@ -80,21 +80,21 @@ def record(
     """Run the model in DIR over the test images; record logits and the first attention's inputs and outputs.
 
     Everything is streamed to DIR/golden, so that memory holds the model and a few batches whatever the number of
-    images. What is already there is not recorded again; other images or modules replace it.
+    images. What is already there is not recorded again; other images or modules replace it. Of a campaign's folder it says what its golden holds.
     """
     if modules and logits_only:
         raise UsageError("give --module or --logits-only, not both")
     import torch
 
     from testbed.cli.progress import log_to_stderr, progress_on_stderr
-    from testbed.golden.recorded import record_golden
+    from testbed.golden.recorded import DEFAULT_MODULES, record_golden
 
     log_to_stderr()
     torch.set_num_threads(threads)
     found = record_golden(
         folder,
         images=images,
-        modules=() if logits_only else modules or ("attention",),
+        modules=() if logits_only else modules or DEFAULT_MODULES,
         batch=batch,
         device=device,
         progress=lambda total: progress_on_stderr(total, "images"),

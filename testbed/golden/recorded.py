@@ -32,18 +32,23 @@ log = logging.getLogger(__name__)
 STAGE = "golden"
 COMMAND = "testbed golden"
 IMAGES = "golden/images.json"
+DEFAULT_MODULES = ("attention",)
 
 Range = tuple[int, int]
 Advance = Callable[[int], None]
 
 
+def is_campaign(path: Path) -> bool:
+    """Whose folder is only read here: its own command fills it. Raises UsageError for a folder without a run."""
+    return RunFolder.existing(path).manifest.get("kind") == "campaign"
+
+
 @contextmanager
 def working_in(path: Path) -> Iterator[ModelRun]:
     """The run of a model's folder, with other processes kept out. Raises UsageError for a campaign's folder."""
-    folder = RunFolder.existing(path)
-    if (kind := folder.manifest.get("kind")) == "campaign":
-        raise UsageError(f"{path} is a {kind}'s folder, which its own command fills; name one of train or import")
-    with folder.locked():
+    if is_campaign(path):
+        raise UsageError(f"{path} is a campaign's folder, which its own command fills; name one of train or import")
+    with RunFolder.existing(path).locked():
         yield open_model_run(path)
 
 
@@ -59,17 +64,19 @@ def record_golden(
     path: Path,
     *,
     images: Range | None = None,
-    modules: Sequence[str] = ("attention",),
+    modules: Sequence[str] = DEFAULT_MODULES,
     batch: int = 64,
     device: str = "cpu",
     progress: Callable[[int], AbstractContextManager[Advance]] | None = None,
 ) -> Golden:
     """Streams the golden of the test images [a, b) (default: all) into the run folder; no second time if it is there.
 
-    ``modules``: see ``module_name``; their inputs and outputs are recorded. ``device``: see ``compute_device``.
+    A campaign's golden, of all images, is returned as it is. ``modules``: see ``module_name``; their inputs and outputs are recorded. ``device``: see ``compute_device``.
     ``progress(total)`` is a context manager that yields a function to be told of images done. Raises UsageError for a
     range, module, device or data set that does not fit, StaleArtefact for an edited model.
     """
+    if is_campaign(path) and images is None and tuple(modules) == DEFAULT_MODULES:
+        return open_golden(path)
     target = compute_device(device)
     with working_in(path) as run:
         test = dataset_of(run).test

@@ -8,8 +8,7 @@ from typing import Any
 from testbed.analysis.confidence import TierEdges, Tiers, tiers_from_logits
 from testbed.core.errors import UsageError
 from testbed.core.files import write_json
-from testbed.core.runfolder import RunFolder
-from testbed.golden.recorded import IMAGES, Golden, open_golden, working_in
+from testbed.golden.recorded import IMAGES, Golden, is_campaign, open_golden, working_in
 from testbed.golden.reference import LOGITS
 
 STAGE = "tiers"
@@ -24,7 +23,7 @@ def golden_tiers(golden: Golden, edges: TierEdges) -> Tiers:
 
 def record_tiers(path: Path, edges: TierEdges) -> dict[str, Any]:
     """Writes tiers.json and returns its content; see ``tiers_content``. A campaign's folder is only read."""
-    if RunFolder.existing(path).manifest.get("kind") == "campaign":
+    if is_campaign(path):
         golden = open_golden(path)
         return tiers_content(golden, golden_tiers(golden, edges))
     with working_in(path) as run:

@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 
 from testbed.analysis.compare import Deviation, Tolerance, by_row
 from testbed.analysis.confidence import TierEdges
-from testbed.core.runfolder import RunFolder
 from testbed.engines.runner import check_engine, open_engine
 from testbed.golden.deployment import ends_of, plain_engine
 from testbed.golden.injections import INJECTED_IMAGES, check_images, injected
-from testbed.golden.recorded import Advance, Golden, module_name, open_golden, untold, working_in
+from testbed.golden.recorded import Advance, Golden, is_campaign, module_name, open_golden, untold, working_in
 from testbed.golden.reference import LOGITS
 from testbed.golden.subset import recorded_subset
 from testbed.golden.tiers import golden_tiers, recorded_edges
@@ -149,7 +148,7 @@ def _by_tier(
 @contextmanager
 def _golden_of(path: Path) -> Iterator[Golden]:
     """A campaign's folder is only read; a model's gets the export, so it is locked."""
-    if RunFolder.existing(path).manifest.get("kind") == "campaign":
+    if is_campaign(path):
         yield open_golden(path)
         return
     with working_in(path) as run:

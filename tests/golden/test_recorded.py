@@ -190,8 +190,9 @@ def test_a_campaign_is_read_but_not_written(campaign_run):
     assert golden.modules == [ATTENTION]
     assert golden.ids == load("digits", seed=5).test.ids
     assert golden.logits.shape == (len(golden), 10)
+    assert record_golden(campaign_run).hashes == golden.hashes
     with pytest.raises(UsageError, match="campaign's folder"):
-        record_golden(campaign_run)
+        record_golden(campaign_run, images=(0, 5))
 
 
 def test_a_model_without_a_golden_says_what_to_run(model_run):
