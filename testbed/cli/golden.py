@@ -80,7 +80,8 @@ def record(
     """Run the model in DIR over the test images; record logits and the first attention's inputs and outputs.
 
     Everything is streamed to DIR/golden, so that memory holds the model and a few batches whatever the number of
-    images. What is already there is not recorded again; other images or modules replace it. Of a campaign's folder it says what its golden holds.
+    images. What is already there is not recorded again; other images or modules replace it. Of a campaign's folder, it
+    says what its golden holds.
     """
     if modules and logits_only:
         raise UsageError("give --module or --logits-only, not both")

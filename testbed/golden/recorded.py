@@ -71,9 +71,10 @@ def record_golden(
 ) -> Golden:
     """Streams the golden of the test images [a, b) (default: all) into the run folder; no second time if it is there.
 
-    A campaign's golden, of all images, is returned as it is. ``modules``: see ``module_name``; their inputs and outputs are recorded. ``device``: see ``compute_device``.
-    ``progress(total)`` is a context manager that yields a function to be told of images done. Raises UsageError for a
-    range, module, device or data set that does not fit, StaleArtefact for an edited model.
+    ``modules``: see ``module_name``; their inputs and outputs are recorded. ``device``: see ``compute_device``.
+    ``progress(total)`` is a context manager that yields a function to be told of images done. A campaign's golden, of
+    all images, is returned as it is. Raises UsageError for a range, module, device or data set that does not fit,
+    StaleArtefact for an edited model.
     """
     if is_campaign(path) and images is None and tuple(modules) == DEFAULT_MODULES:
         return open_golden(path)
