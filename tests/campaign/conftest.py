@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from testbed.campaign.pipeline import run_campaign
+from testbed.campaign.pipeline import Stages, run_campaign
 from testbed.campaign.spec import CampaignSpec, parse_spec
+from testbed.core.runfolder import RunFolder
 
 ROOT = Path(__file__).parents[2]
 TINY = Path(__file__).with_name("tiny.toml")
@@ -57,6 +58,17 @@ def tiny_run(tiny_spec: CampaignSpec, tmp_path_factory: pytest.TempPathFactory, 
 def tiny_copy(tiny_run: Path, tmp_path: Path) -> Path:
     """A finished tiny campaign of one's own."""
     return Path(shutil.copytree(tiny_run, tmp_path / "tiny"))
+
+
+@pytest.fixture
+def gated(tiny_copy: Path) -> Path:
+    """A tiny campaign that has its model and twins, and nothing of what follows."""
+    folder = RunFolder.existing(tiny_copy)
+    folder.redo("gates", Stages(("model", "attention")).names())
+    folder.save()
+    for name in ("faults.parquet", "results.parquet", "summary.json"):
+        (tiny_copy / name).unlink()
+    return tiny_copy
 
 
 @pytest.fixture(scope="session")

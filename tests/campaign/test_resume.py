@@ -17,9 +17,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from testbed.campaign.pipeline import Stages
-from testbed.core.runfolder import RunFolder
-
 HERE = Path(__file__).parent
 KILLED = -signal.SIGKILL
 
@@ -62,17 +59,6 @@ def victims(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Victims]:
     found = Victims(tmp_path_factory.mktemp("victims") / "log")
     yield found
     found.close()
-
-
-@pytest.fixture
-def gated(tiny_copy: Path) -> Path:
-    """A tiny campaign that has its model and twins, and nothing of what follows."""
-    folder = RunFolder.existing(tiny_copy)
-    folder.redo("gates", Stages(("model", "attention")).names())
-    folder.save()
-    for name in ("faults.parquet", "results.parquet", "summary.json"):
-        (tiny_copy / name).unlink()
-    return tiny_copy
 
 
 def bits(column: pa.ChunkedArray) -> tuple[list[bool], Any]:
