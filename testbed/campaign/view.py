@@ -115,7 +115,7 @@ class Run:
         return dict(found[0])
 
     def stored_row(self, fault_id: int, image_id: str) -> dict[str, Any] | None:
-        """The stored result of that fault and image; None while the campaign is not finished."""
+        """The stored result of that fault and image, its logits (K,) float32; None while the campaign is not finished."""
         try:
             self.folder.verify("execute")
         except StaleArtefact:
@@ -123,8 +123,11 @@ class Run:
                 raise
             return None
         rows = pq.read_table(self.folder / RESULTS, filters=[("fault_id", "=", fault_id)])
-        rows = rows.filter(pc.equal(rows.column("image_id").cast(pa.string()), image_id)).to_pylist()
-        return dict(rows[0]) if rows else None
+        rows = rows.filter(pc.equal(rows.column("image_id").cast(pa.string()), image_id))
+        if not rows.num_rows:
+            return None
+        logits = rows.column("logits")[0].values  # not through Python's floats, which make every NaN a quiet one
+        return {**rows.to_pylist()[0], "logits": None if logits is None else logits.to_numpy()}
 
     def replay(self, fault_id: int, image: str | None = None) -> Injection:
         """Runs a planned fault again. ``image``: which one, for weight faults; an activation fault has its own."""

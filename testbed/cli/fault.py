@@ -39,7 +39,7 @@ def replay(folder: Path, fault_id: int, image: str | None, as_json: bool) -> Non
 
 
 def _record(fault_id: int, hit: Injection, stored: dict[str, Any] | None) -> dict[str, Any]:
-    import numpy as np
+    from testbed.analysis.compare import max_abs_diff
 
     record: dict[str, Any] = {
         "fault_id": fault_id,
@@ -56,13 +56,12 @@ def _record(fault_id: int, hit: Injection, stored: dict[str, Any] | None) -> dic
         "engine_hash": hit.engine_hash,
         "stored_outcome": stored["outcome"] if stored else None,
         "same_as_stored": None,
+        "max_abs_diff": float(max_abs_diff(hit.faulty[None], hit.golden[None])[0]),
     }
-    deviation = np.abs(hit.faulty.astype(np.float64) - hit.golden)
-    record["max_abs_diff"] = float(deviation.max())
     if hit.target == "model":
         record |= {"golden_logits": hit.golden, "faulty_logits": hit.faulty}
         if stored and stored["logits"] is not None:
-            record["same_as_stored"] = np.array(stored["logits"], np.float32).tobytes() == hit.faulty.tobytes()
+            record["same_as_stored"] = stored["logits"].tobytes() == hit.faulty.tobytes()
     elif stored:
         record["same_as_stored"] = stored["outcome"] == hit.outcome
     return record
