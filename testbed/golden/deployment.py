@@ -2,53 +2,83 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx
-import torch
-from numpy.typing import NDArray
 
 from testbed.core.errors import UsageError
 from testbed.core.runfolder import installed_version
+from testbed.data import Split, load
 from testbed.engines.runner import EngineRequest, request_from
-from testbed.export.onnx import OPSET, export_onnx
+from testbed.export.onnx import OPSET
+from testbed.export.precision import Calibration
+from testbed.export.target import export_target
+from testbed.golden.source import dataset_of
 from testbed.instrument.table import deployment_id
 from testbed.models.runs import ModelRun
-from testbed.models.subnetwork import subnetwork
 
-INPUT_NAMES: Mapping[str, str] = {"model": "image"}  # any part of a model is fed the hidden state
-COMMAND = "testbed golden verify"
+COMMAND = "testbed export"
 
 
-def plain_file(target: str) -> str:
-    """``model.onnx``, ``attention.onnx``, ``attention.3.onnx``, ``block.3.onnx``."""
-    return f"{target.replace(':', '.')}.onnx"
+def plain_file(target: str, precision: str = "fp32") -> str:
+    """``model.onnx``, ``attention.3.onnx``, ``block.3.fp16.onnx``."""
+    return f"{target.replace(':', '.')}{'' if precision == 'fp32' else f'.{precision}'}.onnx"
 
 
-def plain_engine(run: ModelRun, target: str, example: NDArray, *, threads: int) -> EngineRequest:
+def plain_engine(
+    run: ModelRun, target: str, *, precision: str = "fp32", calibration: Calibration | None = None, threads: int = 1
+) -> EngineRequest:
     """The request for an engine of ``target``, exported on first use into the (locked) folder.
 
-    example: (b, ...) one batch of the target's inputs. A campaign's folder is only read: UsageError where the campaign
-    did not export this target.
+    int8 is calibrated on training images (see ``calibration_split``). A campaign's folder is only read:
+    UsageError where the campaign did not export this target in this precision.
     """
-    folder, stage, file = run.folder, f"export.{target}", plain_file(target)
+    folder, file = run.folder, plain_file(target, precision)
+    stage = f"export.{target}" if precision == "fp32" else f"export.{target}.{precision}"
     if folder.manifest.get("kind") == "campaign":
-        if stage not in folder.manifest["stages"]:
-            raise UsageError(f"the campaign in {folder.path} has no target {target!r}")
+        if file not in folder.manifest["stages"].get(stage, {}).get("outputs", {}):
+            raise UsageError(f"the campaign in {folder.path} has no target {target!r} in {precision}")
         folder.verify(stage)
     else:
         versions = {name: installed_version(name) for name in ("torch", "onnx", "onnxscript")}
-        inputs = {"model": run.model_hash, "opset": OPSET, "versions": versions}
+        inputs: dict[str, Any] = {"model": run.model_hash, "opset": OPSET, "versions": versions}
+        images = None
+        if precision == "int8":
+            chosen = calibration_split(run, calibration or Calibration(256))
+            calibration = replace(calibration or Calibration(256), images=len(chosen))
+            images = chosen.batch(slice(None))
+            inputs["calibration"] = {**calibration.to_dict(), "content": chosen.sha256()}
 
         def build() -> None:
-            module = run.model if target == "model" else subnetwork(run.model, target)
-            name = INPUT_NAMES.get(target, "hidden")
-            export_onnx(module, torch.from_numpy(example), folder / file, input_name=name)
+            export_target(run.model, target, folder / file, precision=precision, images=images, calibration=calibration)
 
         folder.stage(stage, inputs, [file], build, command=COMMAND)
     path: Path = folder / file
-    return request_from(path, deployment_id(path.read_bytes()), threads=threads)
+    return request_from(path, deployment_id(path.read_bytes()), precision=precision, threads=threads)
+
+
+def calibration_split(run: ModelRun, calibration: Calibration) -> Split:
+    """A seeded choice of training images: of the folder's data set, or of the one that ``source`` names.
+
+    Raises UsageError where there are none (a test-only data set).
+    """
+    own = dataset_of(run)
+    dataset = own
+    if calibration.source != "train":
+        assert run.data is not None
+        name, preprocess = calibration.source, run.data.preprocess
+        dataset = load(name, root=run.data.root, preprocess=preprocess, image=own.image, seed=own.seed)
+    split = dataset.train if len(dataset.train) or dataset is own else dataset.test
+    if not len(split):
+        raise UsageError(
+            f"int8 is calibrated on training images, and data set {dataset.name!r} has none; name them with"
+            " --calibration-data, for example imagefolder:PATH/train"
+        )
+    order = np.random.default_rng(own.seed).permutation(len(split))
+    return split.subset(np.sort(order[: calibration.images]))
 
 
 def ends_of(plain: bytes) -> tuple[str, str]:

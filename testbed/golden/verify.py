@@ -86,7 +86,7 @@ def verify_golden(
         cases = cases_of(golden, target)
         if inject:
             check_images(len(cases.rows))
-        request = plain_engine(golden.run, target, cases.inputs(0, min(2, len(cases.rows))), threads=threads)
+        request = plain_engine(golden.run, target, threads=threads)
         feed, output = ends_of(request.onnx)
         faulty, largest, atols = [], [], []
         with open_engine(engine, request) as runner, progress(len(cases.rows)) if progress else untold() as advance:
