@@ -24,11 +24,10 @@ def folder_argument(command: Command) -> Command:
     return click.argument("folder", metavar="DIR", type=click.Path(file_okay=False, path_type=Path))(command)
 
 
-def compute_options(command: Command) -> Command:
-    """``--batch`` and ``--threads``."""
-    count = click.IntRange(min=1)
-    command = click.option("--threads", type=count, default=1, show_default=True, help="CPU threads.")(command)
-    return click.option("--batch", type=count, default=64, show_default=True, help="Images at a time.")(command)
+def batch_option(command: Command) -> Command:
+    """``--batch``."""
+    kind = click.IntRange(min=1)
+    return click.option("--batch", type=kind, default=64, show_default=True, help="Images at a time.")(command)
 
 
 @click.group(
@@ -64,7 +63,8 @@ def golden() -> None:
     " name such as block.3.mlp. May be repeated.",
 )
 @click.option("--logits-only", is_flag=True, help="Record no module's input and output.")
-@compute_options
+@batch_option
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads; by default as many as cores.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, or auto: cuda where there is one.")
 @json_option
 def record(
@@ -73,7 +73,7 @@ def record(
     modules: tuple[str, ...],
     logits_only: bool,
     batch: int,
-    threads: int,
+    threads: int | None,
     device: str,
     as_json: bool,
 ) -> None:
@@ -91,7 +91,8 @@ def record(
     from testbed.golden.recorded import DEFAULT_MODULES, record_golden
 
     log_to_stderr()
-    torch.set_num_threads(threads)
+    if threads:
+        torch.set_num_threads(threads)
     found = record_golden(
         folder,
         images=images,
@@ -127,7 +128,8 @@ def record(
 @click.option("--atol", type=float, default=1e-6, show_default=True, help="Absolute tolerance.")
 @click.option("--rtol", type=float, default=1e-5, show_default=True, help="Tolerance relative to the golden value.")
 @click.option("--inject", is_flag=True, help="Put a fixed list of wrong values into the golden; they must be found.")
-@compute_options
+@batch_option
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads of the engine.")
 @json_option
 def verify(
     folder: Path,

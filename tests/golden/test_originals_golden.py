@@ -8,6 +8,7 @@ import torch
 
 from testbed.analysis.confidence import TierEdges
 from testbed.core.errors import TestbedError, UsageError
+from testbed.core.files import sha256_file
 from testbed.golden.originals import export_originals, import_originals
 from testbed.golden.recorded import open_golden, record_golden
 from testbed.golden.subset import record_subset
@@ -28,6 +29,8 @@ def test_there_and_back_is_the_same_golden(recorded, model_run, tmp_path):
     before = open_golden(recorded)
     assert golden.hashes == before.hashes
     assert golden.accuracy == before.accuracy
+    inputs = golden.run.folder.manifest["stages"]["golden"]["inputs"]
+    assert inputs["imported"] == {file.name: sha256_file(file) for file in files[:2]}
     assert recorded_edges(golden) == TierEdges.preset(5)
     assert record_tiers(path, TierEdges.preset(5)) == tiers
 
@@ -134,3 +137,8 @@ def test_an_image_on_an_edge_may_be_in_either_tier(recorded, model_run, tmp_path
         import_originals(path, logits, tiers_file=tmp_path / "t.pt")
     assert f"changed sides: {golden.ids[nearest]}" in caplog.text
     assert record_tiers(path, TierEdges.preset(4)) == record_tiers(recorded, TierEdges.preset(4))
+    tiers[1].remove(nearest)
+    wrong = TierIndices(tuple(map(tuple, tiers)), (*incorrect, nearest))
+    write_tier_indices(tmp_path / "t.pt", wrong)
+    with pytest.raises(UsageError, match="1 of 719 images belong elsewhere"):  # it is correct, on whichever side
+        import_originals(model_run("again"), logits, tiers_file=tmp_path / "t.pt")
