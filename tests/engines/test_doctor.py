@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
 import tomllib
 from pathlib import Path
@@ -13,6 +14,7 @@ from testbed.cli.main import cli
 from testbed.engines import doctor
 
 ENGINES = ["torch-cpu", "torch-cuda", "ort-cpu", "ort-cuda", "openvino", "tensorrt", "tensorrt-rtx"]
+KERNELS = ["cpu kernel", "onnxruntime op", "cuda kernel", "tensorrt plugin", "nvcc"]
 FINDING = {"name": str, "available": bool, "version": (str, type(None)), "detail": str, "install": (str, type(None))}
 
 
@@ -26,12 +28,12 @@ def test_json_has_the_promised_shape() -> None:
     report = json.loads(result.stdout)
     assert list(report) == ["python", "host", "engines", "kernels", "libraries"]
     assert [engine["name"] for engine in report["engines"]] == ENGINES
-    assert [kernel["name"] for kernel in report["kernels"]] == ["cpu kernel", "cuda kernel", "nvcc"]
+    assert [kernel["name"] for kernel in report["kernels"]] == KERNELS
     for item in report["engines"] + report["kernels"] + report["libraries"]:
         assert list(item) == list(FINDING)
         assert all(isinstance(item[key], kind) for key, kind in FINDING.items())
         assert item["detail"]
-        assert item["available"] or item["install"] or item["name"] == "cuda kernel"
+        assert item["available"] or item["install"]
 
 
 def test_the_engines_that_every_install_has_work() -> None:
@@ -82,6 +84,43 @@ def test_a_silent_fallback_to_the_cpu_is_not_called_cuda(monkeypatch: pytest.Mon
     fallen = finding("ort-cuda")
     assert not fallen.available
     assert "fell back to CPUExecutionProvider" in fallen.detail
+
+
+def kernel(name: str) -> doctor.Finding:
+    return next(f for f in doctor.diagnose().kernels if f.name == name)
+
+
+def test_native_libraries_are_made_to_compute(monkeypatch: pytest.MonkeyPatch, native_build: Path) -> None:
+    monkeypatch.setenv("TESTBED_NATIVE", str(native_build))
+    assert kernel("cpu kernel").available
+    op = kernel("onnxruntime op")
+    assert op.available
+    assert op.detail.startswith("computes, for the CPU provider: ")
+    missing = kernel("cuda kernel")
+    assert not missing.available
+    assert "nvcc" in str(missing.install)
+
+
+@pytest.mark.skipif(bool(doctor.cuda_devices()[0]), reason="this machine has a GPU, so nothing is missing")
+def test_cuda_kernels_without_a_gpu_say_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, emulated_cuda_build: Path
+) -> None:
+    monkeypatch.setenv("TESTBED_NATIVE", str(emulated_cuda_build))
+    built = kernel("cuda kernel")
+    assert not built.available
+    assert built.detail.startswith("built, but ")
+    assert built.install == "an NVIDIA GPU with its driver"
+
+
+def test_an_op_library_that_does_not_compute_is_a_finding(
+    monkeypatch: pytest.MonkeyPatch, native_build: Path, tmp_path: Path
+) -> None:
+    """It has the right ABI number, and is another library."""
+    shutil.copy(native_build / "testbed_cpu.so", tmp_path / "testbed_onnxruntime.so")
+    monkeypatch.setenv("TESTBED_NATIVE", str(tmp_path))
+    broken = kernel("onnxruntime op")
+    assert not broken.available
+    assert broken.detail.startswith("does not work: ")
 
 
 def test_it_knows_every_dependency() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,24 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from testbed.core.errors import EngineError
-from testbed.engines import native
+from testbed.engines import libraries, native
 from testbed.semantics import as_words, corrupt
 
-KERNELS = Path(__file__).parents[2] / "kernels"
-DTYPES = {"float32": np.uint32, "float16": np.uint16, "uint16": np.uint16, "int8": np.uint8, "int32": np.uint32}
-# Quiet and signalling NaNs with payloads, both infinities, both zeros, the smallest denormals.
-FP32_CORNERS = [0x7FC00001, 0xFFC12345, 0x7F800001, 0x7F800000, 0xFF800000, 0, 0x80000000, 1, 0x80000001]
-
-
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    compiler = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
-    if compiler is None:
-        pytest.skip("no C++ compiler on PATH")
-    library = tmp_path_factory.mktemp("native") / "kernel.so"
-    flags = ["-std=c++17", "-O2", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Werror", "-shared", "-fPIC"]
-    subprocess.run([compiler, *flags, str(KERNELS / "cpu.cpp"), "-o", str(library)], check=True)
-    return library
+from .conftest import FORMATS, masks, words
 
 
 @pytest.fixture(scope="module", params=["installed", "compiled"])
@@ -38,7 +23,7 @@ def kernel(request: pytest.FixtureRequest) -> Iterator[None]:
     """Every test that uses it runs with the library as installed, and with one built from the sources as they are."""
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "compiled":
-            patch.setenv("TESTBED_NATIVE", str(request.getfixturevalue("compiled")))
+            patch.setenv("TESTBED_NATIVE", str(request.getfixturevalue("native_build")))
         usable, reason = native.available()
         if request.param == "installed" and not usable:
             pytest.skip(reason)
@@ -49,14 +34,11 @@ def kernel(request: pytest.FixtureRequest) -> Iterator[None]:
 @st.composite
 def buffers_and_faults(draw: st.DrawFn) -> tuple[np.ndarray, list[tuple[int, int, int, int]]]:
     """A buffer of any supported dtype, and faults that strike some of its elements more than once."""
-    dtype = draw(st.sampled_from(sorted(DTYPES)))
-    word = np.dtype(DTYPES[dtype])
-    any_word = st.integers(0, 2 ** (8 * word.itemsize) - 1)
-    corners = st.sampled_from(FP32_CORNERS) if dtype == "float32" else any_word
-    bits = draw(st.lists(st.one_of(any_word, corners), min_size=1, max_size=6))
-    mask = st.one_of(any_word, st.sampled_from([0, 2 ** (8 * word.itemsize) - 1]))
+    dtype = draw(st.sampled_from(list(FORMATS.values())))
+    bits = draw(st.lists(words(dtype.itemsize), min_size=1, max_size=6))
+    mask = masks()
     faults = st.lists(st.tuples(st.integers(0, len(bits) - 1), mask, mask, mask), max_size=12)
-    return np.array(bits, word).view(dtype), draw(faults)
+    return np.array(bits, f"u{dtype.itemsize}").view(dtype), draw(faults)
 
 
 @settings(max_examples=300)
@@ -64,8 +46,8 @@ def buffers_and_faults(draw: st.DrawFn) -> tuple[np.ndarray, list[tuple[int, int
 def test_bit_equal_to_the_reference(kernel: None, case: tuple[np.ndarray, list[tuple[int, int, int, int]]]) -> None:
     buffer, faults = case
     expected = buffer.copy()
-    for index, *masks in faults:  # one at a time, in order: later faults see what earlier ones did
-        expected[index : index + 1] = corrupt(expected[index : index + 1], *masks)
+    for index, *struck in faults:  # one at a time, in order: later faults see what earlier ones did
+        expected[index : index + 1] = corrupt(expected[index : index + 1], *struck)
 
     columns = np.array(faults, np.int64).reshape(-1, 4).T
     native.apply_faults(buffer, *columns)
@@ -93,7 +75,7 @@ def test_an_index_out_of_range_writes_nothing(kernel: None, outside: int) -> Non
 @pytest.mark.parametrize("outside", [-1, 4, 2**40, -(2**63), 2**63 - 1])
 def test_the_kernel_itself_checks_bounds(kernel: None, outside: int) -> None:
     """Callers other than apply_faults rely on it: the valid fault before the bad one must not be applied either."""
-    library, _ = native._library()
+    library, _ = libraries.load(libraries.CPU)
     guarded = np.arange(6, dtype=np.float32)  # elements 0 and 5 are not part of the buffer
     before = guarded.copy()
     indices, masks = np.array([0, outside], np.int64), np.zeros(2, np.uint32)
@@ -127,29 +109,36 @@ def test_a_read_only_buffer_is_refused(kernel: None) -> None:
 
 
 def test_without_the_library_the_reason_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("TESTBED_NATIVE", str(tmp_path / "absent.so"))
-    usable, reason = native.available()
-    assert not usable
-    assert "absent.so" in reason
-    assert "compiler" in reason
+    monkeypatch.setenv("TESTBED_NATIVE", str(tmp_path))
+    for usable, reason in (native.available(), native.op_available()):
+        assert not usable
+        assert str(tmp_path) in reason
+        assert "compiler" in reason
+    assert native.op_library() is None
+    assert not native.op_runs_on_cuda()
     with pytest.raises(EngineError, match="not built"):
         native.apply_faults(np.zeros(1, np.float32), [0], 0, 0, 0)
 
 
-def test_a_file_that_is_no_library_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    broken = tmp_path / "broken.so"
-    broken.write_bytes(b"\x7fELF, but cut short")
-    monkeypatch.setenv("TESTBED_NATIVE", str(broken))
-    usable, reason = native.available()
-    assert not usable
-    assert "broken.so is not the testbed's native kernel" in reason
+@pytest.mark.parametrize("content", [b"\x7fELF, but cut short", b"", b"not a library"])
+def test_a_file_that_is_no_library_is_named(content: bytes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TESTBED_NATIVE", str(tmp_path))
+    for name, asked in ((libraries.CPU, native.available), (libraries.ONNXRUNTIME, native.op_available)):
+        (tmp_path / f"{name}.so").write_bytes(content)
+        usable, reason = asked()
+        assert not usable
+        assert f"{name}.so is not a native library of testbed" in reason
+        assert "\n" not in reason
 
 
-def test_a_library_of_another_abi_is_refused(monkeypatch: pytest.MonkeyPatch, compiled: Path, tmp_path: Path) -> None:
-    another = tmp_path / "another.so"  # a path of its own: what was loaded from the first one is remembered
-    shutil.copy(compiled, another)
+def test_a_library_of_another_abi_is_refused(
+    monkeypatch: pytest.MonkeyPatch, native_build: Path, tmp_path: Path
+) -> None:
+    another = tmp_path / "another"  # paths of its own: what was loaded from the first ones is remembered
+    shutil.copytree(native_build, another)
     monkeypatch.setenv("TESTBED_NATIVE", str(another))
-    monkeypatch.setattr(native, "ABI_VERSION", 99)
-    usable, reason = native.available()
-    assert not usable
-    assert "not 99" in reason
+    monkeypatch.setattr(libraries, "ABI_VERSION", 99)
+    for usable, reason in (native.available(), native.op_available()):
+        assert not usable
+        assert "ABI version 1, not 99" in reason
+    assert native.op_library() is None
