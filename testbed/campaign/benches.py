@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 from onnx import ModelProto, helper
@@ -50,6 +52,7 @@ def engine_request(preparation: Preparation, target: str, file: str, mutable_wei
         precision=engine.precision,
         threads=engine.threads,
         mutable_weights=mutable_weights,
+        max_batch=engine.batch,
     )
 
 
@@ -90,7 +93,7 @@ def _probed(bench: Bench, leg: Leg, backend: str, twin: EngineRequest) -> Words:
     by_site = {site: np.flatnonzero(fault_sites == site) for site in sites}
     bytes_per_image = sum(bench.table[site].elements for site in sites) * 4
     chunk = int(np.clip(_PROBE_BYTES // bytes_per_image, 1, bench.batch))
-    probe_request = EngineRequest(probe.SerializeToString(), "probe", twin.deployment_id, twin.precision, twin.threads)
+    probe_request = replace(twin, onnx=probe.SerializeToString(), file_sha256="probe")
     with open_engine(backend, probe_request) as runner:
         for start in range(0, len(bench.images), chunk):
             rows = np.arange(start, min(start + chunk, len(bench.images)))

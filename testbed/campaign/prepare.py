@@ -249,7 +249,8 @@ def _tiers_file(tiers: Tiers, ids: Sequence[str], chosen: np.ndarray, labels: np
             for i, positions in enumerate(tiers.positions)
         ],
         "correct": len(tiers.correct),
-        "incorrect": [ids[p] for p in tiers.incorrect],
+        "incorrect": len(tiers.incorrect),
+        "incorrect_images": [ids[p] for p in tiers.incorrect],
         "named": [
             {"id": ids[p], "position": int(p), "label": int(labels[p]), "tier": int(tiers.tier_of[p])} for p in chosen
         ],

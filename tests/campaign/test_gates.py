@@ -140,6 +140,9 @@ class Copying:
         weight = self._runner.weight(tensor)
         return weight.copy() if tensor == self._copied else weight
 
+    def weight_changed(self, tensor: str) -> None:
+        self._runner.weight_changed(tensor)
+
     def close(self) -> None:
         self._runner.close()
 
