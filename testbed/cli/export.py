@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from testbed.cli.common import emit, example, json_option
-from testbed.cli.golden import compute_options, folder_argument
+from testbed.cli.golden import batch_option, folder_argument
 from testbed.core.errors import GateFailed
 
 if TYPE_CHECKING:
@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 @click.option("--calibration-images", type=click.IntRange(min=1), default=256, show_default=True, help="For int8.")
 @click.option("--calibration-method", default="MinMax", show_default=True, help="MinMax, Entropy or Percentile.")
 @click.option("--calibration-data", metavar="NAME", help="Data set with the training images, where DIR's has none.")
-@compute_options
+@batch_option
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Of the engine.")
 @json_option
 def export(
     folder: Path,

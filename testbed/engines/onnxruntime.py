@@ -1,9 +1,8 @@
 """ONNX Runtime on the CPU provider.
 
 Two settings of the same engine: as deployed, and with weights that can be struck in place. For the latter ONNX Runtime
-must neither prepack nor fold nor own the weights, or a change would be silently ignored; callers prove per tensor
-that it
-is not (the canary), and such a session has its own hash and its own golden.
+must neither prepack nor fold nor own the weights, or a change would be silently ignored; callers prove per tensor that
+it is not (the canary), and such a session has its own hash and its own golden.
 """
 
 from __future__ import annotations
@@ -11,51 +10,45 @@ from __future__ import annotations
 import platform
 from typing import Any
 
+import ml_dtypes
 import numpy as np
-import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
-from onnx import TensorProto, numpy_helper
+from onnx import ModelProto, TensorProto
 
 from testbed.core.errors import EngineError
+from testbed.engines import native
 from testbed.engines.runner import Arrays, BaseRunner, EngineInfo, EngineRequest
+from testbed.engines.signature import loaded, signature_of
+from testbed.engines.weight_inputs import strikable_weights
 
 PROVIDER = "CPUExecutionProvider"
+_BF16 = np.dtype(ml_dtypes.bfloat16)
+_CUSTOM_DOMAIN = "testbed"  # of testbed::FaultPort
 
 
 class OrtCpuRunner(BaseRunner):
     """Raises EngineError when ONNX Runtime refuses the model or falls back to another provider."""
 
     def __init__(self, request: EngineRequest) -> None:
-        self._weights: dict[str, NDArray] = {}
-        self._values: dict[str, Any] = {}
+        proto = loaded(request.onnx)
+        self._signature = signature_of(proto)
         options = _options(request)
-        try:
-            if request.mutable_weights:
-                self._share_weights(request.onnx, options)
-            self._session: Any = ort.InferenceSession(request.onnx, options, providers=[PROVIDER])
-        except Exception as error:  # ONNX Runtime's error types are private, protobuf's is another package's
-            raise EngineError(f"ONNX Runtime cannot build this model: {_first_line(error)}") from error
-        if self._session.get_providers()[0] != PROVIDER:
-            raise EngineError(
-                f"ONNX Runtime fell back to {self._session.get_providers()[0]} although {PROVIDER} was asked for"
-            )
-        self._outputs = [o.name for o in self._session.get_outputs()]
+        self._weights = strikable_weights(proto) if request.mutable_weights else {}
+        self._values = {name: ort_value(array) for name, array in self._weights.items()}
+        for name, value in self._values.items():
+            options.add_initializer(name, value)
+        self._session: Any = session(request.onnx, proto, options, [PROVIDER])
         self.info = _info(request)
 
-    def _share_weights(self, model: bytes, options: Any) -> None:
-        for tensor in onnx.load_from_string(model).graph.initializer:
-            if tensor.data_type == TensorProto.FLOAT:
-                array = np.array(numpy_helper.to_array(tensor))  # a writable copy, which the session will read from
-                self._weights[tensor.name] = array
-                self._values[tensor.name] = ort.OrtValue.ortvalue_from_numpy(array)
-                options.add_initializer(tensor.name, self._values[tensor.name])
-
     def run(self, feeds: Arrays) -> dict[str, NDArray]:
+        if self._session is None:
+            raise EngineError("this ONNX Runtime engine is closed")
+        arrays = self._signature.checked(feeds)
         try:
-            return dict(zip(self._outputs, self._session.run(None, dict(feeds)), strict=True))
+            return dict(zip(self._signature.outputs, self._session.run(None, arrays), strict=True))
         except Exception as error:
-            raise EngineError(f"ONNX Runtime failed: {_first_line(error)}") from error
+            raise EngineError(f"ONNX Runtime failed: {first_line(error)}") from error
 
     def weight(self, tensor: str) -> NDArray:
         """The stored tensor itself; changes act on the next run. Raises EngineError without mutable weights."""
@@ -69,18 +62,53 @@ class OrtCpuRunner(BaseRunner):
         self._weights.clear()
 
 
-def _options(request: EngineRequest) -> Any:
+def session(model: bytes, proto: ModelProto, options: Any, providers: list[Any]) -> Any:
+    """An InferenceSession on the first of ``providers``, with our custom operator where the model has it.
+
+    Raises EngineError when ONNX Runtime refuses the model or takes another provider, which it does without a word.
+    """
+    if any(node.domain == _CUSTOM_DOMAIN for node in proto.graph.node):
+        library = native.op_library()
+        if library is None:
+            raise EngineError("testbed::FaultPort was not built: install testbed again with a C++ compiler on PATH")
+        options.register_custom_ops_library(str(library))
+    wanted = providers[0] if isinstance(providers[0], str) else providers[0][0]
+    try:
+        made = ort.InferenceSession(model, options, providers=providers)
+    except Exception as error:  # its error types are private
+        raise EngineError(f"ONNX Runtime cannot build this model: {first_line(error)}") from error
+    if made.get_providers()[0] != wanted:
+        raise EngineError(f"ONNX Runtime fell back to {made.get_providers()[0]} although {wanted} was asked for")
+    return made
+
+
+def session_options(request: EngineRequest) -> Any:
+    """What every provider is given."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = request.threads
     options.inter_op_num_threads = 1
     options.use_deterministic_compute = True
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def _options(request: EngineRequest) -> Any:
+    options = session_options(request)
     if request.mutable_weights:
         # ENABLE_ALL would relayout a convolution's weights into a copy that no longer follows ours
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         options.add_session_config_entry("session.disable_prepacking", "1")
+        # or, on x86, int8 becomes uint8 at build time, with zero points that no longer follow ours
+        options.add_session_config_entry("session.qdqisint8allowed", "1")
     return options
+
+
+def ort_value(array: NDArray, device: str = "cpu") -> Any:
+    """An OrtValue: over the array's own memory on the CPU, a copy elsewhere."""
+    if array.dtype == _BF16:
+        return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array.view(np.uint16), TensorProto.BFLOAT16)
+    return ort.OrtValue.ortvalue_from_numpy(array, device)
 
 
 def _info(request: EngineRequest) -> EngineInfo:
@@ -89,6 +117,7 @@ def _info(request: EngineRequest) -> EngineInfo:
         "mutable_weights": request.mutable_weights,
         "prepacking": not request.mutable_weights,
         "graph_optimization": "extended" if request.mutable_weights else "all",
+        "arithmetic": "emulated in fp32" if request.precision == "fp16" else request.precision,
         "deterministic_compute": True,
         "machine": platform.machine(),
     }
@@ -96,5 +125,5 @@ def _info(request: EngineRequest) -> EngineInfo:
     return EngineInfo("ort-cpu", request.precision, request.file_sha256, request.deployment_id, options, versions)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self, runtime_checkable
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from testbed.core.errors import EngineError, UsageError
 from testbed.core.fault import Masks
 from testbed.core.files import sha256_bytes, sha256_json
+from testbed.engines.availability import available
 from testbed.semantics import as_words, corrupt
 
 Arrays = Mapping[str, NDArray]
@@ -39,7 +41,11 @@ class EngineInfo:
 
 @dataclass(frozen=True)
 class EngineRequest:
-    """What to build. ``mutable_weights`` asks for weights that can be struck while the engine lives."""
+    """What to build. ``precision`` is that of the file, which decides it; it is recorded, never converted to.
+
+    ``mutable_weights`` asks for weights that can be struck while the engine lives. ``max_batch``: the largest batch, for
+    engines that lay out their memory when they are built.
+    """
 
     onnx: bytes
     file_sha256: str
@@ -47,6 +53,7 @@ class EngineRequest:
     precision: str = "fp32"
     threads: int = 1
     mutable_weights: bool = False
+    max_batch: int = 64
 
 
 class Runner(AbstractContextManager["Runner"], Protocol):
@@ -63,9 +70,15 @@ class Runner(AbstractContextManager["Runner"], Protocol):
 
 @runtime_checkable
 class WeightStriker(Protocol):
-    """A runner whose weights can be changed in place, by stored flat index."""
+    """A runner whose stored weights can be changed while it lives, by stored flat index."""
 
-    def weight(self, tensor: str) -> NDArray: ...
+    def weight(self, tensor: str) -> NDArray:
+        """The stored tensor, to be changed in place. Raises EngineError for a tensor that cannot be struck."""
+        ...
+
+    def weight_changed(self, tensor: str) -> None:
+        """To be called after each change: an engine on another device copies the tensor there now."""
+        ...
 
 
 @contextmanager
@@ -82,20 +95,25 @@ def struck_weight(
     after = corrupt(before, *masks)
     as_words(flat)[where] = as_words(after)
     try:
+        runner.weight_changed(tensor)
         yield before, after
     finally:
         as_words(flat)[where] = as_words(before)
+        runner.weight_changed(tensor)
         if not np.array_equal(as_words(flat)[where], as_words(before)):
             raise EngineError(f"weight {tensor}[{stored_index}] could not be restored; the engine must be rebuilt")
 
 
 class BaseRunner:
-    """The context-manager half of a runner."""
+    """What most runners share."""
 
     info: EngineInfo
 
     def close(self) -> None:
-        """Frees what the engine holds."""
+        """Frees what the engine holds. May be called twice."""
+
+    def weight_changed(self, tensor: str) -> None:
+        """Nothing to do where the engine reads the very array that was changed."""
 
     def __enter__(self) -> Self:
         return self
@@ -106,33 +124,50 @@ class BaseRunner:
         self.close()
 
 
-def _ort_cpu(request: EngineRequest) -> Runner:
-    from testbed.engines.onnxruntime import OrtCpuRunner
+def _lazily(module: str, runner: str) -> Callable[[EngineRequest], Runner]:
+    """A constructor whose module, and the engine's library with it, is imported when it is first called."""
 
-    return OrtCpuRunner(request)
+    def build(request: EngineRequest) -> Runner:
+        built: Runner = getattr(import_module(f"testbed.engines.{module}"), runner)(request)
+        return built
 
-
-def _torch(request: EngineRequest) -> Runner:
-    from testbed.engines.torch import TorchRunner
-
-    return TorchRunner(request)
+    return build
 
 
-BACKENDS: dict[str, Callable[[EngineRequest], Runner]] = {"ort-cpu": _ort_cpu, "torch": _torch}
-PRECISIONS: dict[str, Sequence[str]] = {"ort-cpu": ("fp32",), "torch": ("fp32",)}
+BACKENDS: dict[str, Callable[[EngineRequest], Runner]] = {
+    "ort-cpu": _lazily("onnxruntime", "OrtCpuRunner"),
+    "ort-cuda": _lazily("onnxruntime_cuda", "OrtCudaRunner"),
+    "torch": _lazily("torch", "TorchRunner"),
+    "torch-cuda": _lazily("torch", "TorchCudaRunner"),
+    "openvino": _lazily("openvino", "OpenVinoRunner"),
+    "tensorrt": _lazily("tensorrt", "TensorRtRunner"),
+    "tensorrt-rtx": _lazily("tensorrt", "TensorRtRtxRunner"),
+}
+_ALL = ("fp32", "fp16", "bf16", "int8")
+PRECISIONS: dict[str, Sequence[str]] = dict.fromkeys(BACKENDS, _ALL) | {
+    "ort-cpu": ("fp32", "fp16", "int8"),  # its CPU provider has no bf16 MatMul
+}
 
 
 def check_engine(backend: str, precision: str) -> None:
-    """Raises UsageError for an engine or a precision that this version does not offer."""
+    """Raises UsageError for an engine or a precision that this version does not offer, on whatever machine."""
     if backend not in BACKENDS:
         raise UsageError(f"unknown engine {backend!r}; known: {', '.join(BACKENDS)}")
     if precision not in PRECISIONS[backend]:
         raise UsageError(f"engine {backend!r} does not offer {precision!r}; it offers {', '.join(PRECISIONS[backend])}")
 
 
+def require_engine(backend: str) -> None:
+    """Raises EngineError saying why this machine cannot run the engine, and what to install."""
+    usable, reason = available(backend)
+    if not usable:
+        raise EngineError(f"engine {backend!r} cannot run here: {reason}")
+
+
 def open_engine(backend: str, request: EngineRequest) -> Runner:
     """Builds an engine. Raises UsageError for an unknown backend, EngineError when it cannot be built."""
     check_engine(backend, request.precision)
+    require_engine(backend)
     return BACKENDS[backend](request)
 
 

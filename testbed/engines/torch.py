@@ -1,26 +1,30 @@
-"""PyTorch as an engine: the nodes of an ONNX graph, one after another, as eager torch operations in float32 on the CPU.
+"""PyTorch as an engine: the nodes of an ONNX graph, one after another, as eager torch operations.
 
 It runs the same files as every other engine, twins with fault ports included. Nothing is fused, folded or repacked, so
-weights can be struck in place.
+weights can be struck in place. The interpreter is our own: onnx2torch, the maintained converter, knows no operator set
+after 18, no Gelu, no ScatterElements and no quantisation.
 """
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
-import onnx
 import torch
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, helper, numpy_helper
 from torch import Tensor
 
 from testbed.core.errors import EngineError
 from testbed.engines.runner import Arrays, BaseRunner, EngineInfo, EngineRequest
-from testbed.engines.torch_operators import OPERATORS
+from testbed.engines.signature import loaded, signature_of
+from testbed.engines.torch_operators import MANY_OUTPUTS, OPERATORS
+from testbed.engines.torch_words import from_numpy, to_numpy
+from testbed.engines.weight_inputs import strikable_weights
 
 
 class _Step(NamedTuple):
@@ -37,39 +41,104 @@ class _Step(NamedTuple):
 class TorchRunner(BaseRunner):
     """Raises EngineError for a file that is not ONNX or holds an operator that ``OPERATORS`` lacks."""
 
+    backend = "torch"
+    device = "cpu"
+
     def __init__(self, request: EngineRequest) -> None:
-        try:
-            proto = onnx.load_from_string(request.onnx)
-        except Exception as error:  # protobuf's error types come without stubs
-            raise EngineError(f"torch cannot run this file: it is not ONNX ({error})") from error
-        self._threads, self._mutable = request.threads, request.mutable_weights
-        self._weights = {t.name: torch.from_numpy(np.array(numpy_helper.to_array(t))) for t in proto.graph.initializer}
-        self._floats = {t.name for t in proto.graph.initializer if t.data_type == TensorProto.FLOAT}
-        self._inputs = [i.name for i in proto.graph.input if i.name not in self._weights]
-        self._outputs = [o.name for o in proto.graph.output]
-        self._steps = _steps(proto)
-        self.info = _info(request)
+        proto = loaded(request.onnx)
+        self._signature = signature_of(proto)
+        self._threads = request.threads
+        self._stored = strikable_weights(proto) if request.mutable_weights else {}
+        constants = {t.name: np.array(numpy_helper.to_array(t)) for t in proto.graph.initializer} | self._stored
+        with self._settings():
+            self._constants = {name: from_numpy(array).to(self.device) for name, array in constants.items()}
+            self._steps = _steps(proto)
+            self.info = self._info(request)
 
     def run(self, feeds: Arrays) -> dict[str, NDArray]:
-        if set(feeds) != set(self._inputs):
-            raise EngineError(
-                f"torch is fed {', '.join(feeds) or 'nothing'}; the model takes {', '.join(self._inputs)}"
-            )
-        with _threads(self._threads), torch.inference_mode():
-            values = self._weights | {name: torch.from_numpy(np.array(array)) for name, array in feeds.items()}
+        if not self._steps:
+            raise EngineError("this torch engine is closed")
+        arrays = self._signature.checked(feeds)
+        with self._settings(), torch.inference_mode():
+            given = {name: from_numpy(np.array(array)).to(self.device) for name, array in arrays.items()}
+            values = self._constants | given
             for step in self._steps:
-                _take(step, values)
-            return {name: np.array(values[name].numpy()) for name in self._outputs}
+                _take(step, values, self.device)
+            return {name: np.array(to_numpy(values[name].cpu())) for name in self._signature.outputs}
 
     def weight(self, tensor: str) -> NDArray:
-        """The stored tensor itself; changes act on the next run. Raises EngineError without mutable weights."""
-        if not self._mutable or tensor not in self._floats:
+        """The stored tensor; changes act on the next run, on a GPU after ``weight_changed``. Raises EngineError without
+        mutable weights."""
+        if tensor not in self._stored:
             raise EngineError(f"weight {tensor!r} cannot be struck here: the engine was built without mutable weights")
-        return self._weights[tensor].numpy()
+        return self._stored[tensor]
+
+    def weight_changed(self, tensor: str) -> None:
+        self._constants[tensor].copy_(from_numpy(self._stored[tensor]))  # onto itself, on the CPU
 
     def close(self) -> None:
-        self._weights.clear()
+        self._constants.clear()
+        self._stored.clear()
         self._steps.clear()
+
+    @contextmanager
+    def _settings(self) -> Iterator[None]:
+        """Threads and arithmetic are the process's: they are set back."""
+        before = torch.get_num_threads()
+        if before != self._threads:
+            torch.set_num_threads(self._threads)
+        try:
+            yield
+        finally:
+            if before != self._threads:
+                torch.set_num_threads(before)
+
+    def _info(self, request: EngineRequest) -> EngineInfo:
+        options = {
+            "device": self.device,
+            "threads": request.threads,
+            "mutable_weights": request.mutable_weights,
+            "machine": platform.machine(),
+            **self._device_options(),
+        }
+        versions = {"torch": torch.__version__, **self._device_versions()}
+        hashes = (request.file_sha256, request.deployment_id)
+        return EngineInfo(self.backend, request.precision, *hashes, options, versions)
+
+    def _device_options(self) -> dict[str, Any]:
+        return {"cpu_capability": torch.backends.cpu.get_cpu_capability()}
+
+    def _device_versions(self) -> dict[str, str]:
+        return {}
+
+
+class TorchCudaRunner(TorchRunner):
+    """The same on the first GPU: TF32 off, deterministic kernels."""
+
+    backend = "torch-cuda"
+    device = "cuda"
+
+    @contextmanager
+    def _settings(self) -> Iterator[None]:
+        matmul, flags = torch.get_float32_matmul_precision(), torch.backends.cudnn.flags
+        deterministic = torch.are_deterministic_algorithms_enabled()
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or cuBLAS may pick another algorithm per stream
+        with super()._settings(), flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+            torch.set_float32_matmul_precision("highest")
+            torch.use_deterministic_algorithms(True)
+            try:
+                yield
+            except torch.cuda.OutOfMemoryError as error:
+                raise EngineError("torch ran out of GPU memory; choose a smaller batch") from error
+            finally:
+                torch.set_float32_matmul_precision(matmul)
+                torch.use_deterministic_algorithms(deterministic)
+
+    def _device_options(self) -> dict[str, Any]:
+        return {"gpu": torch.cuda.get_device_name(), "tf32": False, "deterministic_algorithms": True}
+
+    def _device_versions(self) -> dict[str, str]:
+        return {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version())}
 
 
 def _steps(proto: ModelProto) -> list[_Step]:
@@ -83,44 +152,23 @@ def _steps(proto: ModelProto) -> list[_Step]:
 
 
 def _step(node: NodeProto, last_uses: Sequence[str]) -> _Step:
-    if node.domain not in ("", "ai.onnx") or node.op_type not in OPERATORS:
+    operator = f"{node.domain}.{node.op_type}" if node.domain not in ("", "ai.onnx") else node.op_type
+    if operator not in OPERATORS:
         raise EngineError(f"torch has no ONNX operator {node.domain or 'ai.onnx'}.{node.op_type} here; use ort-cpu")
-    if len(node.output) > 1 and node.op_type != "Split":
-        raise EngineError(f"torch gives one output for {node.op_type}, node {node.name!r} has more; use ort-cpu")
+    if len(node.output) > 1 and operator not in MANY_OUTPUTS:
+        raise EngineError(f"torch gives one output for {operator}, node {node.name!r} has more; use ort-cpu")
     attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     name = node.name or node.op_type
-    return _Step(name, OPERATORS[node.op_type], list(node.input), list(node.output), attributes, last_uses)
+    return _Step(name, OPERATORS[operator], list(node.input), list(node.output), attributes, last_uses)
 
 
-def _take(step: _Step, values: dict[str, Tensor]) -> None:
+def _take(step: _Step, values: dict[str, Tensor], device: str) -> None:
     """Computes one node's outputs into ``values`` and drops what is no longer needed."""
     try:
         found = step.operator(*(values[name] if name else None for name in step.inputs), **step.attributes)
     except (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError) as error:
         raise EngineError(f"torch failed at node {step.node!r}: {str(error).splitlines()[0][:300]}") from error
-    values.update(zip(step.outputs, found if isinstance(found, tuple) else (found,), strict=False))
+    outputs = found if isinstance(found, tuple) else (found,)
+    values.update((name, value.to(device)) for name, value in zip(step.outputs, outputs, strict=False))
     for name in step.last_uses:
         del values[name]
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """The number of threads is the process's: it is set back."""
-    before = torch.get_num_threads()
-    if before != count:
-        torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        if before != count:
-            torch.set_num_threads(before)
-
-
-def _info(request: EngineRequest) -> EngineInfo:
-    options = {
-        "threads": request.threads,
-        "mutable_weights": request.mutable_weights,
-        "machine": platform.machine(),
-    }
-    versions = {"torch": torch.__version__}
-    return EngineInfo("torch", request.precision, request.file_sha256, request.deployment_id, options, versions)

@@ -8,30 +8,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import onnx
 import torch
-from onnx import TensorProto, numpy_helper
+from onnx import numpy_helper
 from torch import Tensor
 from torch.nn import functional
 
-_TYPES: dict[int, torch.dtype] = {
-    TensorProto.FLOAT: torch.float32,
-    TensorProto.DOUBLE: torch.float64,
-    TensorProto.FLOAT16: torch.float16,
-    TensorProto.BFLOAT16: torch.bfloat16,
-    TensorProto.INT64: torch.int64,
-    TensorProto.INT32: torch.int32,
-    TensorProto.BOOL: torch.bool,
-}
+from testbed.engines import torch_words as words
+from testbed.engines.torch_words import from_front, from_numpy
+
 _LAST = 2**31 - 1  # "to the end", as exporters write it
 
 
 def _ints(values: Tensor | Sequence[int]) -> list[int]:
     return [int(v) for v in (values.tolist() if isinstance(values, Tensor) else values)]
-
-
-def _cast(x: Tensor, *, to: int, saturate: int = 1) -> Tensor:
-    return x.to(_TYPES[to])
 
 
 def _concat(*parts: Tensor, axis: int) -> Tensor:
@@ -41,12 +32,12 @@ def _concat(*parts: Tensor, axis: int) -> Tensor:
 def _constant(**attributes: Any) -> Tensor:
     (value,) = attributes.values()
     if isinstance(value, onnx.TensorProto):
-        return torch.from_numpy(numpy_helper.to_array(value).copy())
+        return from_numpy(np.array(numpy_helper.to_array(value)))
     return torch.tensor(value)  # Python's int and float become int64 and float32, as ONNX has it
 
 
 def _constant_of_shape(shape: Tensor, *, value: onnx.TensorProto | None = None) -> Tensor:
-    fill = torch.zeros(1) if value is None else torch.from_numpy(numpy_helper.to_array(value).copy())
+    fill = torch.zeros(1) if value is None else from_numpy(np.array(numpy_helper.to_array(value)))
     return fill.expand(_ints(shape)).clone()
 
 
@@ -83,24 +74,8 @@ def _flatten(x: Tensor, *, axis: int = 1) -> Tensor:
 
 def _gather(x: Tensor, indices: Tensor, *, axis: int = 0) -> Tensor:
     axis %= x.dim()
-    places = _from_front(indices, x.shape[axis])
+    places = from_front(indices, x.shape[axis])
     return x.index_select(axis, places.reshape(-1)).reshape(x.shape[:axis] + places.shape + x.shape[axis + 1 :])
-
-
-def _from_front(indices: Tensor, size: int) -> Tensor:
-    return torch.where(indices < 0, indices + size, indices)
-
-
-def _gather_elements(x: Tensor, indices: Tensor, *, axis: int = 0) -> Tensor:
-    return x.gather(axis, _from_front(indices, x.shape[axis]))
-
-
-def _scatter_elements(
-    x: Tensor, indices: Tensor, updates: Tensor, *, axis: int = 0, reduction: bytes = b"none"
-) -> Tensor:
-    if reduction != b"none":
-        raise NotImplementedError(f"ScatterElements with reduction {reduction.decode()}")
-    return x.scatter(axis, _from_front(indices, x.shape[axis]), updates)
 
 
 def _gelu(x: Tensor, *, approximate: bytes = b"none") -> Tensor:
@@ -118,8 +93,16 @@ def _gemm(
     transB: int = 0,
 ) -> Tensor:
     a, b = a.T if transA else a, b.T if transB else b
-    product = a @ b if c is None else torch.addmm(c, a, b, beta=beta, alpha=alpha)
-    return product * alpha if c is None and alpha != 1 else product
+    product = _matmul(a[:, None], b)[:, 0]
+    product = product * alpha if alpha != 1 else product
+    return product if c is None else product + (c * beta if beta != 1 else c)
+
+
+def _matmul(a: Tensor, b: Tensor) -> Tensor:
+    """Row by row of the batch: in one large product, the last bits of a row depend on how many rows there are."""
+    if a.dim() == 3 and b.dim() == 2:
+        return torch.bmm(a, b.expand(a.shape[0], *b.shape))
+    return torch.matmul(a, b)
 
 
 def _layer_normalization(
@@ -195,30 +178,36 @@ def _transpose(x: Tensor, *, perm: Sequence[int] | None = None) -> Tensor:
 
 OPERATORS: dict[str, Callable[..., Any]] = {
     "Add": torch.add,
-    "Cast": _cast,
+    "BitCast": words.bit_cast,
+    "BitwiseAnd": words.bitwise(torch.bitwise_and),
+    "BitwiseOr": words.bitwise(torch.bitwise_or),
+    "BitwiseXor": words.bitwise(torch.bitwise_xor),
+    "Cast": words.cast,
     "Concat": _concat,
     "Constant": _constant,
     "ConstantOfShape": _constant_of_shape,
     "Conv": _conv,
+    "DequantizeLinear": words.dequantize,
     "Div": _div,
     "Equal": torch.eq,
     "Erf": torch.erf,
     "Expand": _expand,
     "Flatten": _flatten,
     "Gather": _gather,
-    "GatherElements": _gather_elements,
+    "GatherElements": words.gather_elements,
     "Gelu": _gelu,
     "Gemm": _gemm,
     "Identity": lambda x: x,
     "LayerNormalization": _layer_normalization,
-    "MatMul": torch.matmul,
+    "MatMul": _matmul,
     "Mul": torch.mul,
     "Neg": torch.neg,
     "Pow": torch.pow,
+    "QuantizeLinear": words.quantize,
     "ReduceMean": _reduce_mean,
     "Relu": torch.relu,
     "Reshape": _reshape,
-    "ScatterElements": _scatter_elements,
+    "ScatterElements": words.scatter_elements,
     "Shape": _shape,
     "Sigmoid": torch.sigmoid,
     "Slice": _slice,
@@ -231,4 +220,7 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "Transpose": _transpose,
     "Unsqueeze": _unsqueeze,
     "Where": torch.where,
+    "testbed.FaultPort": words.fault_port,
 }
+"""By operator type; of a domain other than ONNX's own: domain.type."""
+MANY_OUTPUTS = ("Split", "testbed.FaultPort")

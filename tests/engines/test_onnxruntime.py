@@ -159,14 +159,14 @@ def test_the_hash_changes_with_everything_that_could_change_a_bit(model: bytes) 
 @pytest.mark.parametrize("mutable_weights", [False, True])
 @pytest.mark.parametrize("garbage", [b"", b"not a model", b"\x08\x07" * 100])
 def test_garbage_is_refused_in_one_line(garbage: bytes, mutable_weights: bool) -> None:
-    with pytest.raises(EngineError, match="ONNX Runtime cannot build this model") as caught:
+    with pytest.raises(EngineError, match=r"this file is not ONNX|ONNX Runtime cannot build this model") as caught:
         OrtCpuRunner(EngineRequest(garbage, "sha", "id", mutable_weights=mutable_weights))
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("feeds", [{}, {"image": IMAGES[:, :, :3]}, {"image": IMAGES, "more": IMAGES}])
 def test_inputs_that_do_not_fit_are_refused_in_one_line(mutable: OrtCpuRunner, feeds: dict[str, Any]) -> None:
-    with pytest.raises(EngineError, match="ONNX Runtime failed") as caught:
+    with pytest.raises(EngineError, match="the model takes image") as caught:
         mutable.run(feeds)
     assert "\n" not in str(caught.value)
 

@@ -10,6 +10,7 @@ from testbed.core.errors import EngineError
 from testbed.core.fault import masks_for
 from testbed.core.formats import FP32
 from testbed.engines.runner import EngineRequest, WeightStriker, open_engine, struck_weight
+from testbed.engines.torch import TorchRunner
 from testbed.export.onnx import export_onnx
 from testbed.instrument.feed import PortFeed
 from testbed.instrument.ports import instrument
@@ -186,5 +187,61 @@ def test_wrong_feeds_are_refused(exported):
     with open_engine("torch", request(plain)) as runner:
         with pytest.raises(EngineError, match="the model takes image"):
             runner.run({"pixels": IMAGES})
-        with pytest.raises(EngineError, match="torch failed at node"):
+        with pytest.raises(
+            EngineError, match=r"the model takes image float32 \(.*1, 8, 8\).*, not float32 \(5, 1, 4, 8\)"
+        ):
             runner.run({"image": IMAGES[:, :, :4]})
+
+
+def test_a_node_that_fails_is_named(exported):
+    graph = small_graph(
+        [helper.make_node("Reshape", ["x", "sizes"], ["y"], name="odd")],
+        {"x": X.shape},
+        "y",
+        [("sizes", np.array([7, 7]))],
+    )
+    with open_engine("torch", request(graph)) as runner, pytest.raises(EngineError, match="torch failed at node 'odd'"):
+        runner.run({"x": X})
+
+
+def test_weights_are_copied_to_the_device_when_they_change(exported):
+    """On a GPU the engine computes with copies; here they are made by hand."""
+
+    class WithCopies(TorchRunner):
+        def __init__(self, asked):
+            super().__init__(asked)
+            self._constants = {name: value.clone() for name, value in self._constants.items()}
+
+    _, plain = exported()
+    with WithCopies(request(plain, mutable_weights=True)) as runner:
+        golden = runner.run({"image": IMAGES})["head"]
+        with struck_weight(runner, "head.bias", 3, masks_for("flip", FP32, 31)):
+            assert (runner.run({"image": IMAGES})["head"][:, 3] != golden[:, 3]).all()
+        assert np.array_equal(runner.run({"image": IMAGES})["head"], golden)
+
+
+LEVELS = np.array([[0.5, 1.5, 2.5, -0.5, -1.5, 1e30, -1e30, np.inf, -np.inf, np.nan, 3.49, -0.0]], np.float32)
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.uint8])
+@pytest.mark.parametrize("slices", [(), (12,)], ids=["one scale", "one per column"])
+def test_quantisation_agrees_with_onnx_runtime_on_ties_ends_and_nan(kind, slices):
+    x = np.repeat(LEVELS, 3, axis=0)
+    scale, zero = np.full(slices, 0.25, np.float32), np.full(slices, 3, kind)
+    stored = [("scale", scale), ("zero", zero)]
+    quantise = helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"], axis=1)
+    dequantise = helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["y"], axis=1)
+    plain = small_graph([quantise, dequantise], {"x": x.shape}, "y", stored)
+    assert np.array_equal(outputs("torch", plain, {"x": x})["y"], outputs("ort-cpu", plain, {"x": x})["y"])
+
+
+def test_an_int32_bias_is_dequantised_as_by_onnx_runtime():
+    bias = np.array([2**31 - 1, -(2**31), 7, -1, 0], np.int32)
+    nodes = [
+        helper.make_node("DequantizeLinear", ["bias", "scale", "zero"], ["b"]),
+        helper.make_node("Add", ["x", "b"], ["y"]),
+    ]
+    stored = [("bias", bias), ("scale", np.float32(0.003)), ("zero", np.int32(0))]
+    plain = small_graph(nodes, {"x": (5,)}, "y", stored)
+    x = np.zeros(5, np.float32)
+    assert np.array_equal(outputs("torch", plain, {"x": x})["y"], outputs("ort-cpu", plain, {"x": x})["y"])

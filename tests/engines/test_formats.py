@@ -1,0 +1,265 @@
+"""Faults in every number format, in every engine that this machine has: the very bits, in ports and in weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from testbed.core.errors import EngineError, UsageError
+from testbed.core.fault import masks_for
+from testbed.core.files import sha256_bytes
+from testbed.core.site import Site, SiteTable
+from testbed.engines import native
+from testbed.engines.availability import available
+from testbed.engines.onnxruntime import OrtCpuRunner
+from testbed.engines.runner import BACKENDS, PRECISIONS, EngineRequest, Runner, open_engine, struck_weight
+from testbed.export.onnx import export_onnx
+from testbed.export.precision import Calibration, cast_model, quantise
+from testbed.instrument.feed import DTYPES, MECHANISMS, NO_SITE, PortFeed, live_words
+from testbed.instrument.ports import ELEMENTS, instrument
+from testbed.instrument.table import site_table
+from testbed.models.config import ViTConfig
+from testbed.models.vit import ViT
+from testbed.semantics import as_words
+
+ON_GPU = {"ort-cuda", "torch-cuda", "tensorrt", "tensorrt-rtx"}
+PRECISION_OF = {"fp32": "fp32", "fp16": "fp16", "bf16": "bf16", "int8": "int8", "uint8": "int8", "int32": "int8"}
+STANDARD_OPS_20 = {"openvino", "tensorrt", "tensorrt-rtx"}  # no BitCast, no operator of ours
+ROWS, WIDTH = 3, 8
+# Quiet and signalling NaNs with payloads, infinities, both zeros, the smallest denormals.
+CORNERS = {
+    4: [0x7FC00001, 0xFFC12345, 0x7F800001, 0x7F800000, 0xFF800000, 0, 0x80000000, 1, 0x80000001, 0x007FFFFF],
+    2: [0x7E01, 0xFF81, 0x7C01, 0x7C00, 0xFC00, 0, 0x8000, 1, 0x8001, 0x03FF, 0x7F81, 0x7F80, 0xFF80],
+    1: [0, 0x80, 0xFF, 0x7F, 1],
+}
+
+
+def asked(model: bytes, **settings: Any) -> EngineRequest:
+    return EngineRequest(model, sha256_bytes(model), "deployment", **settings)
+
+
+# ---- ports
+
+
+def copies(format_name: str) -> bytes:
+    """x -> patch_embed -> head, each a copy, in a format; a site table also wants a weight."""
+    weight = numpy_helper.from_array(np.zeros(WIDTH, np.float32), "head.bias")
+    nodes = [
+        helper.make_node("Identity", ["x"], ["patch_embed"]),
+        helper.make_node("Identity", ["patch_embed"], ["head"]),
+        helper.make_node("Add", ["number", "head.bias"], ["sum"]),
+    ]
+    element = ELEMENTS[format_name]
+    x, middle, head = (helper.make_tensor_value_info(n, element, ["b", WIDTH]) for n in ("x", "patch_embed", "head"))
+    number, total = (helper.make_tensor_value_info(n, TensorProto.FLOAT, ["b", WIDTH]) for n in ("number", "sum"))
+    graph = helper.make_graph(nodes, "copies", [x, number], [head, total], [weight], value_info=[middle])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10).SerializeToString()
+
+
+def takes(backend: str, mechanism: str) -> bool:
+    if backend == "ort-cuda":
+        return mechanism != "xor"  # its CUDA provider has no bitwise operators
+    return mechanism == "gated_replace" or backend not in STANDARD_OPS_20
+
+
+PORTS = [
+    pytest.param(
+        (backend, mechanism, name),
+        marks=[pytest.mark.gpu] if backend in ON_GPU else [],
+        id=f"{backend}-{mechanism}-{name}",
+    )
+    for backend in BACKENDS
+    for mechanism in MECHANISMS
+    for name in DTYPES
+    if takes(backend, mechanism) and PRECISION_OF[name] in PRECISIONS[backend]
+]
+
+
+@pytest.fixture(scope="module", params=PORTS)
+def port(request: pytest.FixtureRequest) -> Iterator[tuple[SiteTable, Runner, np.dtype]]:
+    """A twin of copies with two ports, its table, and the type of what it copies."""
+    backend, mechanism, name = request.param
+    usable, reason = available(backend)
+    if not usable:
+        pytest.skip(f"{backend}: {reason}")
+    if mechanism == "op" and backend.startswith("ort") and native.op_library() is None:
+        pytest.skip("the ONNX Runtime op was not built")
+    plain = copies(name)
+    table = site_table(plain, "model", mechanism)
+    twin = instrument(plain, table).SerializeToString()
+    with open_engine(backend, asked(twin, precision=PRECISION_OF[name])) as runner:
+        yield table, runner, DTYPES[name]
+
+
+def word_of(width: int) -> st.SearchStrategy[int]:
+    return st.sampled_from(CORNERS[width]) | st.integers(0, 2 ** (8 * width) - 1)
+
+
+@settings(max_examples=25)
+@given(st.data())
+def test_a_port_does_exactly_what_the_masks_say(port: tuple[SiteTable, Runner, np.dtype], data: st.DataObject) -> None:
+    """v' = ((v & and) | or) ^ xor on Python's integers, for a batch of different faults; all other bits stay."""
+    table, twin, dtype = port
+    a_word = word_of(dtype.itemsize)
+
+    def drawn(what: st.SearchStrategy[Any]) -> list[Any]:
+        return data.draw(st.lists(what, min_size=ROWS, max_size=ROWS))
+
+    held = drawn(st.lists(a_word, min_size=WIDTH, max_size=WIDTH))
+    site, index = drawn(st.sampled_from([NO_SITE, 0, 1])), drawn(st.integers(0, WIDTH - 1))
+    and_mask, or_mask, xor_mask = drawn(a_word), drawn(a_word), drawn(a_word)
+    golden = [row[place] for row, place in zip(held, index, strict=True)]
+    struck = [row for row in range(ROWS) if site[row] != NO_SITE]
+    expected = [list(row) for row in held]
+    for row in struck:
+        expected[row][index[row]] = ((golden[row] & and_mask[row]) | or_mask[row]) ^ xor_mask[row]
+
+    words = [np.array(column, np.uint32) for column in (and_mask, or_mask, xor_mask, golden)]
+    feed = PortFeed(np.array(site, np.int64), np.array(index, np.int64), *words)
+    x = np.array(held, f"uint{8 * dtype.itemsize}").view(dtype)
+    found = twin.run({"x": x, "number": np.zeros((ROWS, WIDTH), np.float32), **feed.as_inputs(table)})
+
+    assert found["head"].dtype == dtype
+    assert as_words(found["head"]).tolist() == expected
+    live = live_words(found, table, feed.site)
+    assert [live[row] for row in struck] == [golden[row] for row in struck]
+
+
+@pytest.mark.parametrize(("mechanism", "named"), [("xor", "BitCast"), ("op", "testbed.FaultPort")])
+def test_ports_that_openvino_does_not_take_are_refused_in_one_line(mechanism: str, named: str) -> None:
+    usable, reason = available("openvino")
+    if not usable:
+        pytest.skip(reason)
+    plain = copies("fp32")
+    twin = instrument(plain, site_table(plain, "model", mechanism)).SerializeToString()
+    with pytest.raises(EngineError, match=f"OpenVINO cannot build this model: .*{named}") as caught:
+        open_engine("openvino", asked(twin))
+    assert "\n" not in str(caught.value)
+
+
+# ---- weights, and the whole model
+
+IMAGES = np.random.default_rng(0).standard_normal((32, 1, 4, 4)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def lowered(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], bytes]:
+    """A small model's plain ONNX in a precision, as this project exports it."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    config = ViTConfig(image=4, patch=2, channels=1, width=16, heads=(2,), mlp=(24,), classes=10, head_width=8)
+    file = tmp_path_factory.mktemp("onnx") / "model.onnx"
+    fp32 = export_onnx(ViT(config).eval(), torch.from_numpy(IMAGES[:2]), file, input_name="image")
+
+    @cache
+    def lower(precision: str) -> bytes:
+        if precision == "int8":
+            return quantise(fp32, IMAGES, Calibration(len(IMAGES))).SerializeToString()
+        return (fp32 if precision == "fp32" else cast_model(fp32, precision)).SerializeToString()
+
+    return lower
+
+
+LOWERED = [
+    pytest.param(
+        (backend, precision), marks=[pytest.mark.gpu] if backend in ON_GPU else [], id=f"{backend}-{precision}"
+    )
+    for backend in BACKENDS
+    for precision in PRECISIONS[backend]
+]
+
+
+@pytest.fixture(scope="module", params=LOWERED)
+def case(request: pytest.FixtureRequest) -> tuple[str, str]:
+    """(backend, precision)"""
+    backend, precision = request.param
+    usable, reason = available(backend)
+    if not usable:
+        pytest.skip(f"{backend}: {reason}")
+    return backend, precision
+
+
+@pytest.fixture(scope="module")
+def striker(case: tuple[str, str], lowered: Callable[[str], bytes]) -> Iterator[Any]:
+    backend, precision = case
+    with open_engine(backend, asked(lowered(precision), precision=precision, mutable_weights=True)) as runner:
+        yield runner
+
+
+def only_output(runner: Runner) -> NDArray[np.float32]:
+    (output,) = runner.run({"image": IMAGES[:4]}).values()
+    return output
+
+
+def test_it_computes_the_model_in_every_precision(
+    case: tuple[str, str], lowered: Callable[[str], bytes], striker: Any
+) -> None:
+    backend, precision = case
+    bound = {"fp32": 1e-5, "fp16": 1e-2, "bf16": 8e-2, "int8": 8e-2}[precision]
+    with open_engine("torch", asked(lowered("fp32"))) as reference:
+        expected = only_output(reference)
+    with open_engine(backend, asked(lowered(precision), precision=precision)) as runner:
+        assert runner.info.precision == precision
+        np.testing.assert_allclose(only_output(runner), expected, rtol=0, atol=bound)
+    np.testing.assert_allclose(only_output(striker), expected, rtol=0, atol=bound)
+
+
+def test_weights_of_every_format_act_and_are_restored(
+    case: tuple[str, str], lowered: Callable[[str], bytes], striker: Any
+) -> None:
+    backend, precision = case
+    sites = site_table(lowered(precision), "model").select("weight", ["*"])
+    golden = only_output(striker)
+    stored = {site.tensor: striker.weight(site.tensor).tobytes() for site in sites}
+    ignored = {site.name for site in sites if not acts(striker, site, golden)}
+    allowed = {site.name for site in sites if site.name.endswith("zero_point")}  # their steps may all be clipped
+    if backend.startswith("ort") and precision == "int8":
+        allowed |= {"head.bias.scale"}  # QGemm takes its bias at the product of the other scales
+    assert ignored <= allowed
+    assert len(ignored) <= len(sites) // 8
+    assert only_output(striker).tobytes() == golden.tobytes()
+    assert {name: striker.weight(name).tobytes() for name in stored} == stored
+
+
+def acts(striker: Any, site: Site, golden: NDArray[np.float32]) -> bool:
+    """Whether a loud fault in one of a few elements changes the output."""
+    loud = masks_for("flip", site.format, site.format.bits - 2)
+    for index in np.random.default_rng(0).integers(0, site.elements, 6):
+        with struck_weight(striker, site.tensor, site.stored_index(int(index)), loud) as (before, after):
+            assert before.dtype == DTYPES[site.format_name]
+            assert as_words(before)[0] ^ as_words(after)[0] == loud.xor_mask
+            if only_output(striker).tobytes() != golden.tobytes():
+                return True
+    return False
+
+
+def test_fp16_on_the_cpu_provider_is_labelled_emulated(lowered: Callable[[str], bytes]) -> None:
+    labels = {}
+    for precision in ("fp32", "fp16", "int8"):
+        with open_engine("ort-cpu", asked(lowered(precision), precision=precision)) as runner:
+            labels[precision] = runner.info.options["arithmetic"]
+    assert labels == {"fp32": "fp32", "fp16": "emulated in fp32", "int8": "int8"}
+
+
+def test_bf16_is_not_offered_on_the_cpu_provider_because_it_has_no_kernels(lowered: Callable[[str], bytes]) -> None:
+    with pytest.raises(UsageError, match="'ort-cpu' does not offer 'bf16'"):
+        open_engine("ort-cpu", asked(lowered("bf16"), precision="bf16"))
+    with pytest.raises(EngineError, match="NOT_IMPLEMENTED"):
+        OrtCpuRunner(asked(lowered("bf16"), precision="bf16"))
+
+
+def test_initializers_that_shape_the_graph_are_no_weights(lowered: Callable[[str], bytes], striker: Any) -> None:
+    proto = onnx.load_from_string(lowered("fp32"))
+    for name in (t.name for t in proto.graph.initializer if t.data_type == TensorProto.INT64):
+        with pytest.raises(EngineError, match="cannot be struck"):
+            striker.weight(name)
