@@ -1,0 +1,114 @@
+"""What instrumentation costs: latency of the twin over the plain engine's, per mechanism, number of sites and batch.
+
+    python tools/bench_ports.py [--preset vit-tiny-16-224] [--quick] [--json]
+
+Plain and twin engines take turns in one process, so that the ratio holds while the machine's speed drifts; medians of the
+pairwise ratios, with quartiles. No fault is armed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from testbed.core.errors import TestbedError
+from testbed.core.files import sha256_bytes
+from testbed.core.site import SiteTable
+from testbed.engines.runner import EngineRequest, Runner, open_engine
+from testbed.export.target import export_target
+from testbed.instrument.feed import MECHANISMS, PortFeed
+from testbed.instrument.ports import instrument
+from testbed.instrument.table import site_table
+from testbed.models.presets import preset
+from testbed.models.vit import ViT
+
+
+def some_sites(table: SiteTable, count: int | None) -> SiteTable:
+    """Evenly spread activation sites; all where ``count`` is None."""
+    activations = [site for site in table if site.where == "activation"]
+    if count is not None and count < len(activations):
+        activations = [activations[i] for i in np.linspace(0, len(activations) - 1, count).round().astype(int)]
+    return dataclasses.replace(table, sites=tuple(activations))
+
+
+def engine(content: bytes, table: SiteTable, backend: str) -> Runner:
+    return open_engine(backend, EngineRequest(content, sha256_bytes(content), table.deployment_id))
+
+
+def seconds(runner: Runner, feeds: dict[str, Any]) -> float:
+    start = time.perf_counter()
+    runner.run(feeds)
+    return time.perf_counter() - start
+
+
+def measured(plain: Runner, twin: Runner, image: np.ndarray, ports: dict[str, Any], repeats: int) -> dict[str, float]:
+    for _ in range(3):
+        plain.run({"image": image})
+        twin.run({"image": image, **ports})
+    ratios = []
+    for _ in range(repeats):
+        alone = seconds(plain, {"image": image})
+        ratios.append(seconds(twin, {"image": image, **ports}) / alone)
+    low, median, high = np.quantile(ratios, [0.25, 0.5, 0.75])
+    return {
+        "ratio": round(float(median), 3),
+        "quartile_low": round(float(low), 3),
+        "quartile_high": round(float(high), 3),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", default="vit-tiny-16-224")
+    parser.add_argument("--engine", default="ort-cpu")
+    parser.add_argument("--quick", action="store_true", help="fewer repeats, batch 1 only")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    torch.manual_seed(0)
+    config = preset(arguments.preset)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "plain.onnx"
+        export_target(ViT(config), "model", file)
+        content = file.read_bytes()
+    rows = []
+    for batch in (1,) if arguments.quick else (1, 32):
+        image = (
+            np.random.default_rng(0).standard_normal((batch, config.channels, config.image, config.image)).astype("f4")
+        )
+        repeats = (7 if arguments.quick else 40) if batch == 1 else 7
+        for mechanism in MECHANISMS:
+            table = site_table(content, "model", mechanism)
+            with engine(content, table, arguments.engine) as plain:
+                for count in (1, 12, None):
+                    chosen = some_sites(table, count)
+                    row = {"mechanism": mechanism, "sites": len(chosen.sites), "batch": batch, "repeats": repeats}
+                    try:
+                        twin_file = instrument(content, chosen).SerializeToString()
+                        with engine(twin_file, chosen, arguments.engine) as twin:
+                            ports = PortFeed.idle(batch).as_inputs(chosen)
+                            row |= measured(plain, twin, image, ports, repeats)
+                    except TestbedError as error:
+                        row["error"] = str(error)
+                    rows.append(row)
+                    print(row, file=sys.stderr)
+    if arguments.json:
+        print(
+            json.dumps({"preset": arguments.preset, "engine": arguments.engine, "threads": 1, "rows": rows}, indent=1)
+        )
+        return
+    for row in rows:
+        told = row.get("error") or f"{row['ratio']:.3f} [{row['quartile_low']:.3f}, {row['quartile_high']:.3f}]"
+        print(f"{row['mechanism']:14} {row['sites']:4d} sites  batch {row['batch']:3d}  twin / plain {told}")
+
+
+if __name__ == "__main__":
+    main()
