@@ -1,0 +1,520 @@
+"""Two campaigns side by side, against pandas and scikit-learn on their files."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from sklearn.metrics import cohen_kappa_score
+
+from testbed.campaign.compare import compare_campaigns, write_table
+from testbed.campaign.spec import parse_spec
+from testbed.core.errors import StaleArtefact, UsageError
+from testbed.core.files import sha256_file
+
+INSIDE = ["identical", "masked"]
+LEG = ["target", "where"]
+KEYS = ["target", "where", "site", "index", "op", "bit", "and_mask", "or_mask", "xor_mask", "image_id"]
+Change = Callable[[pd.DataFrame], pd.DataFrame]
+
+
+def unchanged(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame
+
+
+def rewritten(path: Path, change: Change) -> None:
+    table = pq.read_table(path)
+    changed = pa.Table.from_pandas(change(table.to_pandas()), schema=table.schema, preserve_index=False)
+    pq.write_table(changed.replace_schema_metadata(table.schema.metadata), path)
+
+
+def edited(
+    run: Path,
+    folder: Path,
+    rows: Change = unchanged,
+    plan: Change = unchanged,
+    manifest: Callable[[dict[str, Any]], None] = lambda manifest: None,
+) -> Path:
+    """A copy of the run that had other results, plan or settings from the start."""
+    folder.mkdir()
+    for name in ("manifest.json", "tiers.json", "faults.parquet", "results.parquet"):
+        shutil.copy(run / name, folder / name)
+    content = json.loads((folder / "manifest.json").read_text())
+    for stage, file, change in (("execute", "results.parquet", rows), ("plan", "faults.parquet", plan)):
+        rewritten(folder / file, change)
+        content["stages"][stage]["outputs"][file] = sha256_file(folder / file)
+    manifest(content)
+    (folder / "manifest.json").write_text(json.dumps(content))
+    return folder
+
+
+def with_outcome(outcome: str, chosen: Callable[[pd.DataFrame], pd.Series]) -> Change:
+    def change(rows: pd.DataFrame) -> pd.DataFrame:
+        names = rows["outcome"].astype(str)
+        return rows.assign(outcome=names.where(~chosen(rows), outcome))
+
+    return change
+
+
+def results(run: Path) -> pd.DataFrame:
+    rows = pq.read_table(run / "results.parquet").to_pandas()
+    plan = pq.read_table(run / "faults.parquet", columns=["fault_id", "population"]).to_pandas()
+    for name in ("target", "where", "site", "format", "op", "image_id", "outcome", "bit_class"):
+        rows[name] = rows[name].astype(str)
+    return rows.merge(plan, on="fault_id")
+
+
+def one(compared: dict[str, Any], target: str, where: str, op: str | None = None) -> dict[str, Any]:
+    (found,) = [r for r in compared["agreement"] if (r["target"], r["where"], r["op"]) == (target, where, op)]
+    return dict(found)
+
+
+@pytest.fixture(scope="session")
+def torch_run(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny campaign's faults in another engine."""
+    from tests.campaign.conftest import run
+
+    values = copy.deepcopy(json.loads((tiny_run / "manifest.json").read_text())["spec"])
+    values["engine"]["backend"] = "torch"
+    values["gates"] |= {"parity_max_abs": 1.0, "drift_max_abs": 1.0}
+    folder = tmp_path_factory.mktemp("compare") / "torch"
+    run(parse_spec(values), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def fp16_run(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny campaign in half precision, all bits of activations."""
+    from tests.campaign.conftest import run
+
+    values = copy.deepcopy(json.loads((tiny_run / "manifest.json").read_text())["spec"])
+    values["engine"]["precision"] = "fp16"
+    values["gates"] |= {"parity_max_abs": 1.0, "drift_max_abs": 1.0}
+    for section, bits in zip(values["faults"], ("all", [3, 14, 15], [0, 14], [14]), strict=True):
+        section |= {"bits": bits, "per_stratum": min(section["per_stratum"], 12)}
+    folder = tmp_path_factory.mktemp("compare") / "fp16"
+    run(parse_spec(values), folder)
+    return folder
+
+
+# ---- one precision
+
+
+def test_a_campaign_agrees_with_itself(tiny_run: Path) -> None:
+    compared = compare_campaigns(tiny_run, tiny_run)
+    assert compared["mode"] == "engines"
+    assert compared["disagreements"]["rows"] == 0
+    assert compared["pairing"]["rows"] == pq.read_metadata(tiny_run / "results.parquet").num_rows
+    assert (compared["pairing"]["only_a"], compared["pairing"]["only_b"]) == (0, 0)
+    assert compared["notes"] == []
+    for record in compared["agreement"]:
+        assert record["agreement"]["rate"] == 1
+        assert record["same_golden_word"] == 1
+        kappa = record["kappa"]
+        assert (kappa["value"] == kappa["high"] == 1 and kappa["low"] < 1) or kappa["undefined"]
+
+
+def test_the_same_faults_in_another_engine(tiny_run: Path, torch_run: Path) -> None:
+    """Everything the comparison tells, recomputed from the two files."""
+    compared = compare_campaigns(tiny_run, torch_run)
+    pairs = results(tiny_run).merge(results(torch_run), on=KEYS, suffixes=("", "_b"))
+    assert compared["pairing"]["rows"] == len(pairs) == len(results(tiny_run))
+    merged = {
+        name: "inside" if name in INSIDE else name for name in ("identical", "masked", "sdc_tolerable", "sdc1", "sdc")
+    }
+    for record in compared["agreement"]:
+        part = pairs[(pairs.target == record["target"]) & (pairs["where"] == record["where"])]
+        part = part if record["op"] is None else part[part.op == record["op"]]
+        weight = part.population / part.groupby("stratum").fault_id.transform("size")
+        a, b = part.outcome.map(merged), part.outcome_b.map(merged)
+        assert (record["faults"], record["rows"]) == (part.fault_id.nunique(), len(part))
+        assert record["disagreeing_rows"] == (a != b).sum()
+        assert record["agreement"]["rate"] == pytest.approx(np.average(a == b, weights=weight))
+        assert record["same_golden_word"] == pytest.approx((part.golden_word == part.golden_word_b).mean())
+        if a.nunique() == b.nunique() == 1:
+            assert record["kappa"]["value"] is None
+        else:
+            assert record["kappa"]["value"] == pytest.approx(cohen_kappa_score(a, b, sample_weight=weight))
+        told = record["matrix_all"]
+        counted = pd.crosstab(part.outcome, part.outcome_b).reindex(
+            index=told["outcomes"], columns=told["outcomes"], fill_value=0
+        )
+        assert told["rows"] == counted.to_numpy().tolist()
+        assert np.sum(told["shares"]) == pytest.approx(1)
+    listed = {(row["fault_id_a"], row["image_id"]) for row in compared["disagreements"]["listed"]}
+    differing = pairs[pairs.outcome.map(merged) != pairs.outcome_b.map(merged)]
+    assert listed == set(zip(differing.fault_id, differing.image_id, strict=True))
+
+
+def test_two_engines_differ_by_rounding_or_say_by_what(tiny_run: Path, torch_run: Path) -> None:
+    compared = compare_campaigns(tiny_run, torch_run)
+    for record in compared["agreement"]:
+        assert record["agreement"]["rate"] > 0.97
+    for row in compared["disagreements"]["listed"]:
+        if row["differ_by"] == "tolerance":
+            assert max(row["distance_a"], row["distance_b"]) < 1e-5
+
+
+def test_faults_pair_by_what_they_are_and_not_by_their_number(tiny_run: Path, tmp_path: Path) -> None:
+    def renumbered(frame: pd.DataFrame) -> pd.DataFrame:
+        return frame.assign(fault_id=9999 - frame.fault_id, stratum=5000 - frame.stratum).iloc[::-1]
+
+    compared = compare_campaigns(tiny_run, edited(tiny_run, tmp_path / "b", renumbered, renumbered))
+    assert (compared["pairing"]["only_a"], compared["pairing"]["only_b"]) == (0, 0)
+    assert compared["disagreements"]["rows"] == 0
+
+
+def test_faults_of_one_side_only_are_counted(tiny_run: Path, tmp_path: Path) -> None:
+    kept = edited(tiny_run, tmp_path / "b", lambda rows: rows[rows.fault_id % 3 != 0])
+    rows = results(tiny_run)
+    compared = compare_campaigns(tiny_run, kept)
+    missing = int((rows.fault_id % 3 == 0).sum())
+    assert compared["pairing"]["only_a"] == missing
+    assert compared["pairing"]["only_b"] == 0
+    assert compared["pairing"]["rows"] == len(rows) - missing
+    assert compare_campaigns(kept, tiny_run)["pairing"]["only_b"] == missing
+
+
+def test_identical_against_masked_is_no_disagreement(tiny_run: Path, tmp_path: Path) -> None:
+    swapped = edited(tiny_run, tmp_path / "b", with_outcome("masked", lambda rows: rows.outcome == "identical"))
+    compared = compare_campaigns(tiny_run, swapped)
+    found = one(compared, "model", "activation")
+    assert found["kappa"]["value"] == 1
+    assert found["disagreeing_rows"] == compared["disagreements"]["rows"] == 0
+    assert found["kappa_all"]["value"] < 0.9
+    assert found["agreement_all"]["rate"] < 1
+
+
+def test_an_undefined_kappa_is_null_with_its_reason(tiny_run: Path, tmp_path: Path) -> None:
+    masked = edited(tiny_run, tmp_path / "b", with_outcome("masked", lambda rows: rows.outcome == rows.outcome))
+    for record in compare_campaigns(masked, masked)["agreement"]:
+        assert record["kappa"] == {"value": None, "low": None, "high": None, "undefined": record["kappa"]["undefined"]}
+        assert "'inside'" in record["kappa"]["undefined"]
+        assert "'masked'" in record["kappa_all"]["undefined"]
+        assert record["agreement"]["rate"] == 1
+
+
+def test_every_disagreement_is_told_with_both_sides(tiny_run: Path, tmp_path: Path) -> None:
+    """Known differences, one of each kind: what differs, and how far from the tolerance."""
+    rows = results(tiny_run)
+    model = rows[(rows.target == "model") & rows.bit.notna()]
+    tolerable = model[(model.outcome == "sdc_tolerable") & ~model.nonfinite.astype(bool)].index[:3]
+    rtol_column = 3  # 1e-4 on the grid, the campaign's own
+
+    def change(frame: pd.DataFrame) -> pd.DataFrame:
+        frame = frame.assign(outcome=frame.outcome.astype(str))
+        lists = frame.masking_atol.copy()
+        inside, moved, burst = tolerable
+        frame.loc[inside, "outcome"] = "masked"
+        lists[inside] = [0.0, 0.0, 0.0, 3e-5, 0.0, 0.0]
+        frame.loc[moved, ["outcome", "top1_faulty"]] = ["sdc1", 7]
+        frame.loc[burst, ["outcome", "nonfinite", "top1_faulty"]] = ["sdc1", True, -1]
+        frame.loc[burst, ["max_abs_diff", "margin_faulty"]] = [np.inf, np.nan]
+        lists[burst] = [np.inf] * 6
+        return frame.assign(masking_atol=lists)
+
+    compared = compare_campaigns(tiny_run, edited(tiny_run, tmp_path / "b", change))
+    listed = {row["differ_by"]: row for row in compared["disagreements"]["listed"]}
+    assert [row["differ_by"] for row in compared["disagreements"]["listed"]] == ["nonfinite", "top1", "tolerance"]
+    for kind, index in zip(("tolerance", "top1", "nonfinite"), tolerable, strict=True):
+        row, source = listed[kind], rows.loc[index]
+        for name in ("target", "where", "site", "index", "op", "bit", "image_id", "tier", "top1_golden"):
+            assert row[name] == source[name]
+        assert row["fault_id_a"] == row["fault_id_b"] == source.fault_id
+        assert (row["outcome_a"], row["max_abs_diff_a"]) == ("sdc_tolerable", source.max_abs_diff)
+        assert row["masking_atol_a"] == source.masking_atol[rtol_column]
+        assert row["distance_a"] == pytest.approx(source.masking_atol[rtol_column] - 1e-4)
+        assert row["margin_faulty_a"] == pytest.approx(source.margin_faulty)
+    assert listed["tolerance"]["outcome_b"] == "masked"
+    assert listed["tolerance"]["distance_b"] == pytest.approx(7e-5)
+    assert (listed["top1"]["top1_faulty_a"], listed["top1"]["top1_faulty_b"]) == (rows.loc[tolerable[1]].top1_faulty, 7)
+    burst = listed["nonfinite"]
+    assert burst["max_abs_diff_b"] is burst["distance_b"] is burst["margin_faulty_b"] is None
+    assert burst["top1_faulty_b"] == -1
+    assert {cause["differ_by"]: cause["rows"] for cause in compared["disagreements"]["by_cause"]} == dict.fromkeys(
+        listed, 1
+    )
+    json.dumps(compared, allow_nan=False)
+
+
+def test_a_bit_that_had_its_value_already_in_one_engine_is_told(tiny_run: Path, tmp_path: Path) -> None:
+    rows = results(tiny_run)
+    chosen = rows[(rows.op == "stuck1") & (rows.golden_word != rows.faulty_word) & ~rows.outcome.isin(INSIDE)].index[0]
+
+    def change(frame: pd.DataFrame) -> pd.DataFrame:
+        frame = frame.assign(outcome=frame.outcome.astype(str))
+        frame.loc[chosen, ["outcome", "golden_word"]] = ["identical", frame.loc[chosen, "faulty_word"]]
+        return frame
+
+    (row,) = compare_campaigns(tiny_run, edited(tiny_run, tmp_path / "b", change))["disagreements"]["listed"]
+    assert row["differ_by"] == "unchanged"
+
+
+def test_a_detector_in_one_engine_only_is_told(tiny_run: Path, tmp_path: Path) -> None:
+    seen = edited(
+        tiny_run,
+        tmp_path / "b",
+        with_outcome("due", lambda rows: rows.nonfinite.fillna(False).astype(bool)),
+        manifest=lambda manifest: manifest["spec"].update(detector="nonfinite"),
+    )
+    compared = compare_campaigns(tiny_run, seen)
+    assert compared["disagreements"]["rows"] > 0
+    assert {row["differ_by"] for row in compared["disagreements"]["listed"]} == {"due"}
+    assert compared["notes"] == ["the detectors differ: A none, B nonfinite"]
+
+
+def test_what_else_differs_is_noted(tiny_run: Path, tmp_path: Path) -> None:
+    def other(manifest: dict[str, Any]) -> None:
+        manifest["spec"]["tolerance"]["atol"] = [1e-3, 1e-4]
+        manifest["spec"]["confidence"] = 0.9
+
+    notes = compare_campaigns(tiny_run, edited(tiny_run, tmp_path / "b", manifest=other))["notes"]
+    assert any("A atol 0.0001 and rtol 0.0001, B atol 0.001 0.0001 and rtol 0.0001" in note for note in notes)
+    assert any("0.95" in note and "0.9" in note for note in notes)
+    assert len(notes) == 2
+
+
+# ---- refusals
+
+
+def test_two_models_are_not_compared(tiny_run: Path, tmp_path: Path) -> None:
+    def other(manifest: dict[str, Any]) -> None:
+        manifest["stages"]["train"]["outputs"]["model.safetensors"] = "0" * 64
+
+    with pytest.raises(UsageError, match="two trained models"):
+        compare_campaigns(tiny_run, edited(tiny_run, tmp_path / "b", manifest=other))
+
+
+def test_without_a_common_fault_there_is_nothing_to_compare(tiny_run: Path, tmp_path: Path) -> None:
+    moved = edited(tiny_run, tmp_path / "b", lambda rows: rows.assign(index=rows["index"] + 10**6))
+    with pytest.raises(UsageError, match="no fault and image in common"):
+        compare_campaigns(tiny_run, moved)
+
+
+def test_an_unfinished_or_changed_campaign_is_refused(tiny_run: Path, tmp_path: Path) -> None:
+    unfinished = edited(tiny_run, tmp_path / "b", manifest=lambda manifest: manifest["stages"].pop("execute"))
+    with pytest.raises(StaleArtefact, match="run the campaign to the end"):
+        compare_campaigns(tiny_run, unfinished)
+    changed = edited(tiny_run, tmp_path / "c")
+    rewritten(changed / "results.parquet", lambda rows: rows.assign(outcome="masked"))
+    with pytest.raises(StaleArtefact, match=r"results\.parquet was edited"):
+        compare_campaigns(changed, tiny_run)
+
+
+def test_a_folder_without_a_campaign_is_refused(tiny_run: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="holds no run"):
+        compare_campaigns(tiny_run, tmp_path)
+    other = edited(tiny_run, tmp_path / "b", manifest=lambda manifest: manifest.update(kind="training"))
+    with pytest.raises(UsageError, match="no campaign but a training"):
+        compare_campaigns(other, tiny_run)
+
+
+# ---- two precisions
+
+
+def role(fmt: str, bit: float) -> str:
+    """Written out, not asked of the code."""
+    if np.isnan(bit):
+        return "word"
+    sign, mantissa = {"fp32": (31, 23), "fp16": (15, 10), "int8": (7, None)}[fmt]
+    if bit == sign:
+        return "sign"
+    return "magnitude" if mantissa is None else "exponent" if bit >= mantissa else "mantissa"
+
+
+def measured(run: Path) -> pd.DataFrame:
+    rows = results(run)
+    rows["role"] = [role(fmt, bit) for fmt, bit in zip(rows.format, rows.bit, strict=True)]
+    rows["sdc1"] = rows.outcome == "sdc1"
+    rows["outside"] = ~rows.outcome.isin(INSIDE)
+    rows["nonfinite"] = rows.nonfinite.fillna(False).astype(bool)
+    rows["weight"] = rows.population / rows.groupby("stratum").fault_id.transform("size")
+    return rows
+
+
+def test_rates_per_role_are_those_of_the_files(tiny_run: Path, fp16_run: Path) -> None:
+    compared = compare_campaigns(tiny_run, fp16_run)
+    assert compared["mode"] == "precisions"
+    sides = {"a": measured(tiny_run), "b": measured(fp16_run)}
+    checked = set()
+    for record in compared["roles"]:
+        assert (record["format_a"], record["format_b"]) == ("fp32", "fp16")
+        for side, rows in sides.items():
+            part = rows[(rows[[*LEG, "op"]] == [record[key] for key in (*LEG, "op")]).all(axis=1)]
+            part = part if record["role"] == "all" else part[part.role == record["role"]]
+            if part.empty:
+                assert record[side] is None
+                continue
+            assert record[side] == {"faults": part.fault_id.nunique(), "rows": len(part)}
+            for measure, told in record["rates"].items():
+                if told is None:
+                    assert (measure, record["target"]) == ("sdc1", "attention")
+                    continue
+                assert told[side]["rate"] == pytest.approx(np.average(part[measure], weights=part.weight))
+                assert 0 <= told[side]["low"] <= told[side]["rate"] <= told[side]["high"] <= 1
+            checked.add((side, record["role"]))
+        for told in filter(None, record["rates"].values()):
+            if record["a"] and record["b"]:
+                gap = told["difference"]
+                assert gap["value"] == pytest.approx(told["a"]["rate"] - told["b"]["rate"])
+                assert gap["low"] <= gap["value"] <= gap["high"]
+            else:
+                assert told["difference"] is None
+    roles = {"all", "sign", "exponent", "mantissa", "word"}
+    assert checked == {(side, name) for side in "ab" for name in roles}
+
+
+def test_pairs_share_site_index_image_operation_and_role(tiny_run: Path, fp16_run: Path) -> None:
+    place = ["target", "where", "op", "role", "site", "index", "image_id"]
+    a, b = (measured(run).groupby(place).size() for run in (tiny_run, fp16_run))
+    wanted = pd.concat([a, b], axis=1).dropna().min(axis=1)
+    compared = compare_campaigns(tiny_run, fp16_run)
+    assert compared["pairing"]["rows"] == wanted.sum() > 0
+    per_role = wanted.groupby(["target", "where", "op", "role"]).sum()
+    told = {
+        tuple(record[key] for key in (*LEG, "op", "role")): record["paired"]
+        for record in compared["roles"]
+        if record["paired"]
+    }
+    assert {key: paired["rows"] for key, paired in told.items()} == per_role.to_dict()
+    for key, paired in told.items():
+        for side, fmt in (("a", "fp32"), ("b", "fp16")):
+            assert all(role(fmt, bit) == key[3] for bit in paired[f"bits_{side}"])
+        for measure, events in paired["events"].items():
+            assert sum(events.values()) == paired["rows"]
+            gap = paired["rates"][measure]["difference"]
+            assert -1 <= gap["low"] <= gap["value"] <= gap["high"] <= 1
+
+
+def test_a_campaign_in_another_precision_with_the_same_rows_has_no_difference(tiny_run: Path, tmp_path: Path) -> None:
+    """All its faults pair with themselves, and what moves together differs by nothing."""
+    same = edited(
+        tiny_run, tmp_path / "b", manifest=lambda manifest: manifest["spec"]["engine"].update(precision="bf16")
+    )
+    manifest = json.loads((same / "manifest.json").read_text())
+    for section in manifest["spec"]["faults"]:
+        section["bits"] = "all"
+    manifest["spec"]["engine"]["backend"] = "torch"
+    (same / "manifest.json").write_text(json.dumps(manifest))
+    compared = compare_campaigns(tiny_run, same)
+    assert compared["pairing"]["rows"] == len(results(tiny_run))
+    for record in compared["roles"]:
+        for told in filter(None, record["rates"].values()):
+            assert told["difference"]["value"] == 0
+            assert told["difference"]["low"] < 0 < told["difference"]["high"]
+        if record["role"] == "all":
+            assert record["paired"] is None
+            continue
+        assert record["paired"]["rows"] == record["a"]["rows"]
+        for measure, events in record["paired"]["events"].items():
+            assert events["only_a"] == events["only_b"] == 0
+            gap = record["paired"]["rates"][measure]["difference"]
+            if 0 < events["both"] < record["paired"]["rows"]:
+                alone = record["rates"][measure]["difference"]
+                assert gap["low"] > alone["low"]
+                assert gap["high"] < alone["high"]
+
+
+def test_integers_have_a_magnitude_and_no_exponent(tiny_run: Path, tmp_path: Path) -> None:
+    """Some sites quantised: they are told apart from those that stay fp32, and keep to their own roles."""
+
+    def quantised(frame: pd.DataFrame) -> pd.DataFrame:
+        chosen = frame.site.astype(str).str.contains("mlp|fc1")
+        bits = {0: 0, 12: 3, 3: 3, 30: 6, 31: 7}
+        frame = frame.assign(format=frame.format.astype(str).where(~chosen, "int8"))
+        return frame.assign(bit=frame.bit.where(~chosen, frame.bit.map(bits)).astype("Int16"))
+
+    def int8(manifest: dict[str, Any]) -> None:
+        manifest["spec"]["engine"]["precision"] = "int8"
+        for section in manifest["spec"]["faults"]:
+            section["bits"] = "all"
+
+    compared = compare_campaigns(tiny_run, edited(tiny_run, tmp_path / "b", quantised, manifest=int8))
+    found = {
+        (r["format_b"], r["role"]): r
+        for r in compared["roles"]
+        if (r["target"], r["where"], r["op"]) == ("model", "activation", "flip")
+    }
+    floats = {("fp32", name) for name in ("all", "sign", "exponent", "mantissa")}
+    assert set(found) == floats | {("int8", name) for name in ("all", "sign", "exponent", "mantissa", "magnitude")}
+    for name in ("exponent", "mantissa"):
+        assert found["int8", name]["a"]["rows"] > 0
+        assert found["int8", name]["b"] is None
+        assert found["int8", name]["rates"]["sdc1"]["b"] is None
+    assert found["int8", "magnitude"]["a"] is None
+    assert found["int8", "magnitude"]["b"]["rows"] == sum(
+        found["int8", name]["a"]["rows"] for name in ("exponent", "mantissa")
+    )
+    assert found["int8", "sign"]["paired"]["rows"] == found["int8", "sign"]["a"]["rows"]
+    assert all(record["format_a"] == "fp32" for record in found.values())
+
+
+def test_only_common_sites_and_images_are_compared(tiny_run: Path, fp16_run: Path, tmp_path: Path) -> None:
+    images = json.loads((fp16_run / "tiers.json").read_text())
+    gone = images["named"].pop()["id"]
+
+    def other(frame: pd.DataFrame) -> pd.DataFrame:
+        return frame.assign(site=frame.site.astype(str).str.replace("head", "header", regex=False))
+
+    b = edited(fp16_run, tmp_path / "b", other, other)
+    (b / "tiers.json").write_text(json.dumps(images))
+    manifest = json.loads((b / "manifest.json").read_text())
+    manifest["stages"]["tiers"]["outputs"]["tiers.json"] = sha256_file(b / "tiers.json")
+    (b / "manifest.json").write_text(json.dumps(manifest))
+
+    compared = compare_campaigns(tiny_run, b)
+    pairing = compared["pairing"]
+    a = measured(tiny_run)
+    common = a[~a.site.str.contains("head") & (a.image_id != gone)]
+    assert pairing["sites_only_a"] == pairing["sites_only_b"] > 0
+    assert pairing["sites"] == common[[*LEG, "site"]].drop_duplicates().shape[0]
+    assert any("images" in note for note in compared["notes"])
+    for record in compared["roles"]:
+        part = common[(common[[*LEG, "op"]] == [record[key] for key in (*LEG, "op")]).all(axis=1)]
+        part = part if record["role"] == "all" else part[part.role == record["role"]]
+        assert record["a"] == {"faults": part.fault_id.nunique(), "rows": len(part)}
+        rate = record["rates"]["outside"]["a"]["rate"]
+        assert rate == pytest.approx(np.average(part.outside, weights=part.weight))
+
+
+def test_precisions_without_a_common_site_are_refused(tiny_run: Path, fp16_run: Path, tmp_path: Path) -> None:
+    other = edited(fp16_run, tmp_path / "b", lambda rows: rows.assign(site="elsewhere"))
+    with pytest.raises(UsageError, match="no struck site in common"):
+        compare_campaigns(tiny_run, other)
+
+
+# ---- tables
+
+
+@pytest.mark.parametrize("end", ["csv", "parquet"])
+def test_the_table_holds_every_disagreement_or_every_role(
+    tiny_run: Path, torch_run: Path, fp16_run: Path, tmp_path: Path, end: str
+) -> None:
+    read = pd.read_csv if end == "csv" else pd.read_parquet
+    path = tmp_path / f"table.{end}"
+    compared = compare_campaigns(tiny_run, fp16_run)
+    write_table(compared, path)
+    table = read(path)
+    assert len(table) == len(compared["roles"])
+    assert table["rates.outside.a.rate"].dropna().between(0, 1).all()
+    changed = edited(tiny_run, tmp_path / "b", with_outcome("sdc", lambda rows: rows.index % 5 == 0))
+    compared = compare_campaigns(tiny_run, changed)
+    write_table(compared, path)
+    table = read(path)
+    assert len(table) == compared["disagreements"]["rows"] > 0
+    assert table.fault_id_a.tolist() == [row["fault_id_a"] for row in compared["disagreements"]["listed"]]
+
+
+def test_a_table_of_another_kind_is_refused(tiny_run: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"\.csv or \.parquet"):
+        write_table(compare_campaigns(tiny_run, tiny_run), tmp_path / "table.xlsx")
+    assert not list(tmp_path.iterdir())
