@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "tiers": ("testbed.cli.tiers:tiers", "Sort images into confidence tiers."),
     "subset": ("testbed.cli.subset:subset", "Choose images by tier."),
     "export": ("testbed.cli.export:export", "Write a deployable engine file and its parity with the golden."),
+    "instrument": ("testbed.cli.instrument:instrument", "Give an ONNX file fault ports and list its sites."),
     "campaign": ("testbed.cli.campaign:campaign", "Run fault-injection campaigns."),
     "report": ("testbed.cli.report:report", "Make a finished campaign's page again."),
     "fault": ("testbed.cli.fault:fault", "Look at single faults of a campaign."),

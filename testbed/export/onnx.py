@@ -16,18 +16,17 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import torch
-from onnx import ModelProto, numpy_helper
+from onnx import ModelProto
 from torch import Tensor, nn
 
 from testbed.core.errors import TestbedError
 from testbed.core.files import write_bytes
+from testbed.export.layout import TRANSPOSED, fold_transposes
 from testbed.models.vit import taps
 
 OPSET = 20  # the newest one that ONNX Runtime, OpenVINO and TensorRT all take
-TRANSPOSED = "testbed.transposed"
 _PREFIX = "model."
 
 
@@ -80,7 +79,7 @@ def plain_onnx(model: nn.Module, example: Tensor, *, input_name: str) -> ModelPr
     graph.output.append(values[output])
     graph.value_info.extend(v for v in intermediate if v.name not in {i.name for i in graph.value_info})
     _strip_prefix(proto)
-    transposed = _fold_transposes(proto)
+    transposed = fold_transposes(proto)
     onnx.helper.set_model_props(proto, {TRANSPOSED: json.dumps(sorted(transposed))})
     _assert_weights_survive(proto, model)
     onnx.checker.check_model(proto)
@@ -122,27 +121,6 @@ def _strip_prefix(proto: ModelProto) -> None:
         named.name = named.name.removeprefix(_PREFIX)
     for node in graph.node:
         node.input[:] = [name.removeprefix(_PREFIX) for name in node.input]
-
-
-def _fold_transposes(proto: ModelProto) -> set[str]:
-    """Replaces Transpose(weight) by the weight stored transposed; returns the names of such weights."""
-    graph = proto.graph
-    weights = {i.name: i for i in graph.initializer}
-    folded: dict[str, str] = {}
-    for node in [n for n in graph.node if n.op_type == "Transpose" and n.input[0] in weights]:
-        weight = weights[node.input[0]]
-        array = numpy_helper.to_array(weight)
-        if array.ndim != 2:
-            continue
-        weight.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(array.T), weight.name))
-        folded[node.output[0]] = weight.name
-        graph.node.remove(node)
-    for node in graph.node:
-        node.input[:] = [folded.get(name, name) for name in node.input]
-    kept = [v for v in graph.value_info if v.name not in folded and v.name not in weights]
-    del graph.value_info[:]
-    graph.value_info.extend(kept)
-    return set(folded.values())
 
 
 def _assert_weights_survive(proto: ModelProto, model: nn.Module) -> None:

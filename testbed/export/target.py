@@ -12,7 +12,8 @@ from onnx import ModelProto
 
 from testbed.core.errors import UsageError
 from testbed.core.files import write_bytes
-from testbed.export.onnx import TRANSPOSED, plain_onnx
+from testbed.export.layout import TRANSPOSED
+from testbed.export.onnx import plain_onnx
 from testbed.export.precision import PRECISIONS, Calibration, cast_model, quantise
 from testbed.models.subnetwork import subnetwork, target_module
 from testbed.models.vit import ViT

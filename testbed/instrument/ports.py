@@ -28,6 +28,7 @@ from testbed.instrument.feed import GATED_REPLACE, INDEX, MASKS, OP, SITE, XOR, 
 
 OP_DOMAIN, OP_TYPE, OP_VERSION = "testbed", "FaultPort", 1
 XOR_OPSET = 26  # the first with BitCast
+_SAME_UNTIL_XOR = 18  # reductions and splits were written in another way before
 ELEMENTS = {
     "fp32": TensorProto.FLOAT,
     "fp16": TensorProto.FLOAT16,
@@ -161,7 +162,9 @@ def _live(format_name: str, sites: list[Site], table: SiteTable, ports: _Ports) 
 def _declare(proto: ModelProto, table: SiteTable) -> None:
     """The twin's extra inputs and outputs, and the operator sets it needs."""
     graph = proto.graph
-    batch = graph.input[0].type.tensor_type.shape.dim[0].dim_param or "batch"
+    stored = {tensor.name for tensor in graph.initializer}  # old files list these as inputs, too
+    first = next(value for value in graph.input if value.name not in stored)
+    batch = first.type.tensor_type.shape.dim[0].dim_param or "batch"
 
     def declared(name: str, element: int) -> onnx.ValueInfoProto:
         return helper.make_tensor_value_info(name, element, [batch, 1])
@@ -175,7 +178,13 @@ def _declare(proto: ModelProto, table: SiteTable) -> None:
     graph.output.extend(declared(live_output(name), ELEMENTS[name]) for name in formats(table))
     if table.mechanism == XOR:
         for entry in proto.opset_import:
-            if entry.domain == "":
+            if entry.domain in ("", "ai.onnx"):
+                if entry.version < _SAME_UNTIL_XOR:
+                    raise UsageError(
+                        f"ports {XOR!r} need opset {XOR_OPSET}, in which this file's operators, of opset {entry.version},"
+                        f" mean something else; use {GATED_REPLACE!r} or {OP!r}, or export it with opset"
+                        f" {_SAME_UNTIL_XOR} or later"
+                    )
                 entry.version = max(entry.version, XOR_OPSET)
         proto.ir_version = max(proto.ir_version, 11)
     if table.mechanism == OP:

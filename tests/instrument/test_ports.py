@@ -167,7 +167,7 @@ def test_a_file_without_sites_is_refused() -> None:
     for node in proto.graph.node:
         node.input[:] = [name.replace("patch_embed", "p").replace("head", "h") for name in node.input]
         node.output[:] = [name.replace("patch_embed", "p").replace("head", "h") for name in node.output]
-    with pytest.raises(TestbedError, match="the ONNX file names no sites; export it with this version"):
+    with pytest.raises(TestbedError, match="names no sites, and no ViT's attention is recognised"):
         site_table(proto.SerializeToString(), "own")
 
 

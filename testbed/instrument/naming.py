@@ -1,0 +1,76 @@
+"""Which tensor and which weight gets which human name, and why some names have none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from testbed.instrument.attention import Shapes
+from testbed.instrument.graph import Graph, Weight
+from testbed.instrument.pieces import Linear, Norm
+
+
+@dataclass
+class Names:
+    """tensors: tensor -> name. weights: initializer -> name and whether it is stored transposed.
+
+    ``missing``: name -> why there is no such tensor. ``shared``: initializer -> names it would have.
+    """
+
+    tensors: dict[str, str] = field(default_factory=dict)
+    weights: dict[str, tuple[str, bool]] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+    shared: dict[str, list[str]] = field(default_factory=dict)
+
+
+class Namer:
+    """Collects names; a tensor keeps the first one it is given."""
+
+    def __init__(self, graph: Graph, shapes: Shapes) -> None:
+        self._graph, self._shapes = graph, shapes
+        self._names = Names()
+        self._claims: dict[str, list[tuple[str, bool]]] = {}
+        self._norms: set[str] = set()
+
+    def place(self, name: str, tensors: Sequence[str]) -> None:
+        """The first of ``tensors``, which hold the same numbers, that leads with the batch."""
+        found = next((tensor for tensor in tensors if tensor in self._shapes), None)
+        hidden = next((self._graph.inside[tensor] for tensor in tensors if tensor in self._graph.inside), None)
+        if found is not None:
+            self._names.tensors.setdefault(found, name)
+        elif hidden is not None:
+            self.lacks(name, hidden)
+        else:
+            self._names.missing[name] = "its leading dimension is not the batch"
+
+    def lacks(self, name: str, operator: str) -> None:
+        self._names.missing[name] = f"inside the operator {operator}"
+
+    def place_norm(self, name: str, norm: Norm) -> None:
+        self.place(name, [norm.output])
+        self.norm_weights(name, norm)
+
+    def norm_weights(self, name: str, norm: Norm) -> None:
+        self._norms.add(norm.output)
+        self.claim(f"{name}.weight", norm.weight)
+        self.claim(f"{name}.bias", norm.bias)
+
+    def linear_weights(self, name: str, linear: Linear) -> None:
+        self.claim(f"{name}.weight", linear.weight)
+        self.claim(f"{name}.bias", linear.bias)
+
+    def claim(self, name: str, weight: Weight | None) -> None:
+        if weight is not None:
+            self._claims.setdefault(weight.tensor, []).append((name, weight.turned))
+
+    def has(self, norm: Norm) -> bool:
+        return norm.output in self._norms
+
+    def settled(self) -> Names:
+        """An initializer with several uses has no name of its own: a fault in it strikes at each of them."""
+        for tensor, claims in self._claims.items():
+            if len(claims) > 1 or len(self._graph.uses(tensor)) > 1:
+                self._names.shared[tensor] = [name for name, _ in claims]
+            else:
+                self._names.weights[tensor] = claims[0]
+        return self._names

@@ -1,0 +1,143 @@
+"""The pieces a ViT is made of, found in a graph: linear maps, layer norms, activation functions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from testbed.instrument.graph import LAYOUT, SELECT, Graph, Node, Weight
+
+_NORMS = ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
+_NONLINEAR = frozenset(
+    ("Gelu", "QuickGelu", "Erf", "Tanh", "Sigmoid", "Relu", "LeakyRelu", "Elu", "Selu", "Celu", "HardSwish", "Mish")
+) | {"HardSigmoid", "Swish", "Softplus", "Exp", "Clip"}
+_ELEMENTWISE = _NONLINEAR | {"Mul", "Div", "Add", "Sub", "Pow", "Neg", "Sqrt", "Max", "Min"}
+
+
+@dataclass(frozen=True)
+class Linear:
+    """MatMul, Gemm or Conv by a weight, with its bias. ``index``: of the product's node."""
+
+    index: int
+    input: str
+    output: str
+    weight: Weight
+    bias: Weight | None
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A layer norm, as one node or as many. Without a shift ``bias`` is None."""
+
+    index: int
+    input: str
+    output: str
+    weight: Weight | None
+    bias: Weight | None
+
+
+def linears(graph: Graph) -> dict[str, Linear]:
+    """By output."""
+    found = (_linear(graph, node) for node in graph.nodes)
+    return {linear.output: linear for linear in found if linear is not None}
+
+
+def _linear(graph: Graph, node: Node) -> Linear | None:
+    if node.op not in ("MatMul", "Gemm", "Conv") or len(node.inputs) < 2 or node.inputs[0] not in graph.live:
+        return None
+    weight = graph.weight(node.inputs[1])
+    if weight is None:
+        return None
+    # What is stored is the transpose of torch's (outputs, inputs) unless something turns it on the way or in the Gemm.
+    stored_turned = node.op != "Conv" and len(graph.initializers[weight.tensor].dims) == 2
+    turned = stored_turned and not (weight.turned ^ bool(node.attribute("transB", 0)))
+    weight = Weight(weight.tensor, turned)
+    if len(node.inputs) > 2:
+        return Linear(node.index, node.inputs[0], node.output, weight, graph.weight(node.inputs[2]))
+    output, bias = _shifted(graph, node.output) if node.op == "MatMul" else (node.output, None)
+    return Linear(node.index, node.inputs[0], output, weight, bias)
+
+
+def _shifted(graph: Graph, tensor: str) -> tuple[str, Weight | None]:
+    """The tensor after a bias is added, and the bias; ``tensor`` itself where none is."""
+    for use in _only_use(graph, tensor, "Add"):
+        operand = graph.dead_operand(use)
+        bias = graph.weight(operand) if operand else None
+        if bias is not None and max((*graph.initializers[bias.tensor].dims, 1)) == _elements(graph, bias):
+            return use.output, bias
+    return tensor, None
+
+
+def _scaled(graph: Graph, tensor: str) -> tuple[str, Weight | None]:
+    """The tensor after it is multiplied by a weight, and the weight."""
+    for use in _only_use(graph, tensor, "Mul"):
+        operand = graph.dead_operand(use)
+        gain = graph.weight(operand) if operand else None
+        if gain is not None and _elements(graph, gain) > 1:
+            return use.output, gain
+    return tensor, None
+
+
+def _only_use(graph: Graph, tensor: str, op: str) -> Iterator[Node]:
+    uses = graph.uses(tensor)
+    if len(uses) == 1 and uses[0].op == op:
+        yield uses[0]
+
+
+def _elements(graph: Graph, weight: Weight) -> int:
+    elements = 1
+    for size in graph.initializers[weight.tensor].dims:
+        elements *= size
+    return elements
+
+
+def norms(graph: Graph) -> dict[str, Norm]:
+    """By output."""
+    found: dict[str, Norm] = {}
+    for node in graph.nodes:
+        if node.op in _NORMS:
+            affine = [graph.weight(name) for name in node.inputs[1:3] if name]
+            weight, bias = (*affine, None, None)[:2]
+            found[node.output] = Norm(node.index, node.inputs[0], node.output, weight, bias)
+        elif norm := _decomposed_norm(graph, node):
+            found[norm.output] = norm
+    return found
+
+
+def _decomposed_norm(graph: Graph, node: Node) -> Norm | None:
+    """(x - mean(x)) / sqrt(mean((x - mean(x))^2) + eps) * gain + shift, as older exporters write it."""
+    if node.op != "Sub":
+        return None
+    mean = graph.producer.get(node.inputs[1])
+    if mean is None or mean.op != "ReduceMean" or mean.inputs[0] != node.inputs[0]:
+        return None
+    for use in graph.uses(node.output):
+        root = graph.producer.get(use.inputs[-1])
+        if use.op == "Div" and use.inputs[0] == node.output and root is not None and root.op == "Sqrt":
+            gained, weight = _scaled(graph, use.output)
+            output, bias = _shifted(graph, gained)
+            return Norm(node.index, node.inputs[0], output, weight, bias)
+    return None
+
+
+def activation(graph: Graph, tensor: str, outputs: dict[str, Linear]) -> tuple[Linear, str] | None:
+    """If ``tensor`` is f(y), f elementwise and not linear, y a linear map's output: that map, and the tensor f(y).
+
+    f may be one node, or as many as an exporter writes an error function or a tanh approximation with.
+    """
+    *_, result = graph.upstream(tensor, LAYOUT)
+    roots, ops, waiting, seen = set(), set(), [result], {result}
+    while waiting:
+        name = waiting.pop()
+        node = graph.producer.get(name)
+        if name in outputs:
+            roots.add(name)
+        elif node is not None and node.op in _ELEMENTWISE | LAYOUT | SELECT:  # a gate takes half of the map
+            ops.add(node.op)
+            waiting += [source for source in graph.live_inputs(node) if source not in seen]
+            seen.update(node.inputs)
+        else:
+            return None
+    if len(roots) != 1 or not ops & _NONLINEAR:
+        return None
+    return outputs[roots.pop()], result

@@ -1,0 +1,131 @@
+"""Which tensors of a file lead with the batch, their shape for one image, and their number format: measured.
+
+Exporters write shape arithmetic that shape inference does not see through, and a dimension of size one or two can be a
+batch by chance. So the file is run at two batch sizes: a tensor leads with the batch if its first dimension follows both
+times and no other does.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import ModelProto, TensorProto, helper
+
+from testbed.core.errors import TestbedError, UsageError
+from testbed.core.files import sha256_bytes
+from testbed.engines.runner import EngineRequest, open_engine
+
+FORMATS: dict[int, str] = {
+    TensorProto.FLOAT: "fp32",
+    TensorProto.FLOAT16: "fp16",
+    TensorProto.BFLOAT16: "bf16",
+    TensorProto.INT8: "int8",
+    TensorProto.UINT8: "uint8",
+    TensorProto.INT32: "int32",
+}
+FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
+_STRUCK = (*FLOATS, TensorProto.INT8, TensorProto.UINT8)
+_BATCHES = (2, 3)
+
+
+@dataclass(frozen=True)
+class PerImage:
+    """A tensor without its batch dimension."""
+
+    shape: tuple[int, ...]
+    format_name: str
+
+
+def per_image(proto: ModelProto) -> dict[str, PerImage]:
+    """Every tensor of the main graph that can be struck, in execution order.
+
+    Raises EngineError when the engine refuses the file, UsageError for inputs other than one.
+    """
+    types = _element_types(proto)
+    names = [name for node in proto.graph.node for name in node.output if types.get(name) in _STRUCK]
+    first, second = (measured_shapes(proto, names, batch) for batch in _BATCHES)
+    found = {}
+    for name in names:
+        small, large = first[name], second[name]
+        if len(small) > 1 and (small[0], large[0]) == _BATCHES and small[1:] == large[1:] and 0 not in small:
+            found[name] = PerImage(small[1:], FORMATS[types[name]])
+    return found
+
+
+def measured_shapes(proto: ModelProto, names: list[str], batch: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of these tensors when the graph is run on ``batch`` empty images."""
+    value = model_input(proto)
+    shape = (batch, *input_shape(proto))
+    probe = ModelProto()
+    probe.CopyFrom(proto)
+    del probe.graph.output[:]
+    for number, name in enumerate(names):
+        probe.graph.node.append(helper.make_node("Shape", [name], [f"shape/{number}"]))
+        probe.graph.output.append(helper.make_tensor_value_info(f"shape/{number}", TensorProto.INT64, None))
+    model = probe.SerializeToString()
+    image = np.zeros(shape, helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
+    with open_engine("ort-cpu", EngineRequest(model, sha256_bytes(model), "shapes")) as runner:
+        outputs = runner.run({value.name: image})
+    return {name: tuple(outputs[f"shape/{number}"].tolist()) for number, name in enumerate(names)}
+
+
+def model_input(proto: ModelProto) -> onnx.ValueInfoProto:
+    """The graph's one input. Raises UsageError where there are more, or it is no batch of numbers."""
+    stored = {tensor.name for tensor in proto.graph.initializer}
+    inputs = [value for value in proto.graph.input if value.name not in stored]
+    if len(inputs) != 1:
+        told = ", ".join(value.name for value in inputs) or "none"
+        raise UsageError(f"the model has {len(inputs)} inputs ({told}); it must have one, the images")
+    kind = inputs[0].type.tensor_type
+    if len(kind.shape.dim) < 2 or kind.elem_type not in FLOATS:
+        raise UsageError(f"the model's input {inputs[0].name!r} is no batch of images; export it with float images")
+    return inputs[0]
+
+
+def input_shape(proto: ModelProto) -> tuple[int, ...]:
+    """One image's: as declared or, where the file leaves its size open, as its weights ask for.
+
+    Raises UsageError when neither says.
+    """
+    dims = tuple(d.dim_value for d in model_input(proto).type.tensor_type.shape.dim[1:])
+    if all(dims):
+        return dims
+    stored = {tensor.name: tuple(tensor.dims) for tensor in proto.graph.initializer}
+    conv = next((node for node in proto.graph.node if node.op_type == "Conv" and node.input[1] in stored), None)
+    if conv is not None and len(dims) == 3:
+        width, channels, *patch = stored[conv.input[1]]
+        tokens = [shape[1] for shape in stored.values() if len(shape) == 3 and shape[0] == 1 and shape[2] == width]
+        for patches in (count - extra for extra in (1, 0, 2) for count in tokens):  # with a class token, or without
+            if patches > 0 and math.isqrt(patches) ** 2 == patches:
+                side = math.isqrt(patches)
+                return channels, dims[1] or side * patch[0], dims[2] or side * patch[-1]
+    raise UsageError("the model's image size is left open, and its weights do not say it; export it with a fixed size")
+
+
+def _element_types(proto: ModelProto) -> dict[str, int]:
+    """Element type of every tensor that has one."""
+    try:
+        typed = onnx.shape_inference.infer_shapes(_with_fused_types(proto))
+    except Exception as error:  # onnx's own error types differ by version
+        raise TestbedError(f"the ONNX graph is not valid: {str(error).strip().splitlines()[0]}") from error
+    values = (*typed.graph.value_info, *typed.graph.output, *typed.graph.input)
+    return {v.name: v.type.tensor_type.elem_type for v in values if v.type.HasField("tensor_type")}
+
+
+def _with_fused_types(proto: ModelProto) -> ModelProto:
+    """The outputs of operators that ONNX does not know are taken to have the image's number format.
+
+    The second and third, where there are, are statistics of a norm.
+    """
+    known = {value.name for value in proto.graph.value_info}
+    element = model_input(proto).type.tensor_type.elem_type
+    typed = ModelProto()
+    typed.CopyFrom(proto)
+    for node in proto.graph.node:
+        if node.domain not in ("", "ai.onnx"):
+            unknown = [name for name in (node.output[0], *node.output[3:4]) if name and name not in known]
+            typed.graph.value_info.extend(helper.make_tensor_value_info(name, element, None) for name in unknown)
+    return typed
