@@ -167,6 +167,8 @@ def test_a_file_without_sites_is_refused() -> None:
     for node in proto.graph.node:
         node.input[:] = [name.replace("patch_embed", "p").replace("head", "h") for name in node.input]
         node.output[:] = [name.replace("patch_embed", "p").replace("head", "h") for name in node.output]
+    for named in (*proto.graph.initializer, *proto.graph.output):
+        named.name = named.name.replace("head", "h")
     with pytest.raises(TestbedError, match="names no sites, and no ViT's attention is recognised"):
         site_table(proto.SerializeToString(), "own")
 
