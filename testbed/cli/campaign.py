@@ -1,4 +1,4 @@
-"""``testbed campaign``: run fault-injection campaigns."""
+"""``testbed campaign``: run fault-injection campaigns, and compare them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.group(epilog=example("testbed campaign run campaigns/digits.toml"))
 def campaign() -> None:
-    """Run fault-injection campaigns."""
+    """Run fault-injection campaigns, and compare them."""
 
 
 @campaign.command(
@@ -69,3 +69,39 @@ def _run(loaded: CampaignSpec, spec: Path, folder: Path, redo: str | None) -> di
         raise KeyboardInterrupt(f"every finished batch is kept; go on with: {again}") from None
     sys.stderr.flush()
     return summary
+
+
+@campaign.command(
+    epilog=example(
+        "testbed campaign compare runs/digits runs/digits-openvino",
+        "testbed campaign compare runs/digits runs/digits-fp16 --json > across.json",
+        "testbed campaign compare runs/digits runs/digits-torch --to disagreements.csv",
+    )
+)
+@click.argument("first", metavar="DIR_A", type=click.Path(file_okay=False, path_type=Path))
+@click.argument("second", metavar="DIR_B", type=click.Path(file_okay=False, path_type=Path))
+@click.option(
+    "--rows", default=5, show_default=True, type=click.IntRange(0), help="Disagreeing rows to print, per cause."
+)
+@click.option(
+    "--to", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write all: .csv or .parquet."
+)
+@json_option
+def compare(first: Path, second: Path, rows: int, to: Path | None, as_json: bool) -> None:
+    """Compare two finished campaigns of one model: two engines, or two precisions.
+
+    In one precision the faults must be the same ones: how far the outcomes agree, Cohen's kappa, and every
+    disagreement with its distance from the tolerance. Across precisions: the rates per role of the struck bit (sign,
+    exponent, mantissa, magnitude) at the sites that both have, and of the faults that pair. --json has all of it.
+    """
+    from testbed.campaign.compare import check_table_name, compare_campaigns, write_table
+
+    if to:
+        check_table_name(to)
+    compared = compare_campaigns(first, second)
+    if to:
+        write_table(compared, to)
+
+    from testbed.cli.compare_tables import compare_tables
+
+    emit(compared, as_json, lambda: compare_tables(compared, rows))

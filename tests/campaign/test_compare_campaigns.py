@@ -20,6 +20,7 @@ from testbed.campaign.compare import compare_campaigns, write_table
 from testbed.campaign.spec import parse_spec
 from testbed.core.errors import StaleArtefact, UsageError
 from testbed.core.files import sha256_file
+from tests.campaign.conftest import run
 
 INSIDE = ["identical", "masked"]
 LEG = ["target", "where"]
@@ -38,7 +39,7 @@ def rewritten(path: Path, change: Change) -> None:
 
 
 def edited(
-    run: Path,
+    source: Path,
     folder: Path,
     rows: Change = unchanged,
     plan: Change = unchanged,
@@ -47,7 +48,7 @@ def edited(
     """A copy of the run that had other results, plan or settings from the start."""
     folder.mkdir()
     for name in ("manifest.json", "tiers.json", "faults.parquet", "results.parquet"):
-        shutil.copy(run / name, folder / name)
+        shutil.copy(source / name, folder / name)
     content = json.loads((folder / "manifest.json").read_text())
     for stage, file, change in (("execute", "results.parquet", rows), ("plan", "faults.parquet", plan)):
         rewritten(folder / file, change)
@@ -81,8 +82,6 @@ def one(compared: dict[str, Any], target: str, where: str, op: str | None = None
 @pytest.fixture(scope="session")
 def torch_run(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny campaign's faults in another engine."""
-    from tests.campaign.conftest import run
-
     values = copy.deepcopy(json.loads((tiny_run / "manifest.json").read_text())["spec"])
     values["engine"]["backend"] = "torch"
     values["gates"] |= {"parity_max_abs": 1.0, "drift_max_abs": 1.0}
@@ -94,8 +93,6 @@ def torch_run(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def fp16_run(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny campaign in half precision, all bits of activations."""
-    from tests.campaign.conftest import run
-
     values = copy.deepcopy(json.loads((tiny_run / "manifest.json").read_text())["spec"])
     values["engine"]["precision"] = "fp16"
     values["gates"] |= {"parity_max_abs": 1.0, "drift_max_abs": 1.0}

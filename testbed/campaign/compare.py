@@ -1,0 +1,81 @@
+"""Two finished campaigns of one model, side by side: the same faults in two engines, or one fault model in two
+precisions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from testbed.campaign.concordance import compare_engines
+from testbed.campaign.roles import compare_roles
+from testbed.campaign.sides import Side
+from testbed.core.errors import UsageError
+from testbed.core.files import atomic_path
+
+
+def compare_campaigns(first: Path, second: Path) -> dict[str, Any]:
+    """The comparison, JSON-ready but for infinities: ``mode`` "engines" within one precision, "precisions" across two.
+
+    Raises UsageError for folders without a campaign, for two models, and where nothing can be paired; StaleArtefact for
+    a campaign that is not finished or whose files were changed.
+    """
+    a, b = Side.of(first), Side.of(second)
+    if None not in (a.model_hash, b.model_hash) and a.model_hash != b.model_hash:
+        raise UsageError(
+            f"{a.path} and {b.path} are campaigns of two trained models; compare two campaigns of one model"
+        )
+    within = a.precision == b.precision
+    compared = compare_engines(a, b) if within else compare_roles(a, b)
+    return {
+        "mode": "engines" if within else "precisions",
+        "a": a.told(),
+        "b": b.told(),
+        "confidence": a.spec.confidence,
+        "notes": list(_notes(a, b)),
+        **compared,
+    }
+
+
+def write_table(compared: Mapping[str, Any], path: Path) -> None:
+    """The disagreeing rows (two engines) or the rates per role (two precisions) as .csv or .parquet, by the name's end.
+
+    Raises UsageError for another ending, see `check_table_name`.
+    """
+    check_table_name(path)
+    records = compared["disagreements"]["listed"] if compared["mode"] == "engines" else compared["roles"]
+    table = pd.json_normalize(records)
+    with atomic_path(path) as temporary:
+        if path.suffix == ".csv":
+            table.to_csv(temporary, index=False)
+        else:
+            table.to_parquet(temporary, index=False)
+
+
+def check_table_name(path: Path) -> None:
+    if path.suffix not in (".csv", ".parquet"):
+        raise UsageError(f"{path}: a table is written as .csv or .parquet; end its name in one of them")
+
+
+def _notes(a: Side, b: Side) -> Iterator[str]:
+    """What else differs, so that it is not taken for the engine's or the precision's doing."""
+    if _tolerance(a) != _tolerance(b):
+        yield f"each side is judged by its own tolerance: A {_tolerance(a)}, B {_tolerance(b)}"
+    if a.spec.detector != b.spec.detector:
+        yield f"the detectors differ: A {a.spec.detector}, B {b.spec.detector}"
+    if a.spec.confidence != b.spec.confidence:
+        yield f"intervals are at A's confidence, {a.spec.confidence:g}; B asks for {b.spec.confidence:g}"
+    if set(a.images) != set(b.images):
+        common = len(set(a.images) & set(b.images))
+        yield f"A names {len(a.images)} images, B {len(b.images)}; {common} are common, and only those are compared"
+    if a.precision == b.precision and set(a.rows["deployment_id"]) != set(b.rows["deployment_id"]):
+        yield "the plain ONNX files differ: their exports, not only their engines, are compared"
+
+
+def _tolerance(side: Side) -> str:
+    tolerance = side.spec.tolerance
+    per_tier = tolerance.per_tier(len(side.spec.tiers.edges))
+    atol = per_tier if len(set(per_tier)) > 1 else per_tier[:1]
+    return f"atol {' '.join(f'{value:g}' for value in atol)} and rtol {tolerance.rtol:g}"

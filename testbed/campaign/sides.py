@@ -1,0 +1,123 @@
+"""A finished campaign as one side of a comparison: its rows, how they were drawn, and what judged them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from testbed.analysis.survey import SurveyDesign
+from testbed.campaign.plan import PLAN_FILE, read_plan
+from testbed.campaign.spec import CampaignSpec, parse_spec
+from testbed.core.errors import StaleArtefact, UsageError
+from testbed.core.runfolder import RunFolder
+
+RESULTS, TIERS, MODEL = "results.parquet", "tiers.json", "model.safetensors"
+TEXT = ("target", "where", "site", "format", "op", "bit_class", "image_id", "outcome", "engine_hash", "deployment_id")
+_NUMBERS = (
+    *("fault_id", "index", "bit", "and_mask", "or_mask", "xor_mask", "points", "stratum", "tier"),
+    *("golden_word", "faulty_word"),
+    *("faulty_value", "nonfinite", "max_abs_diff", "top1_golden", "top1_faulty", "margin_golden", "margin_faulty"),
+)
+_WHOLE = ("index", "bit", "points", "top1_golden", "top1_faulty")
+
+
+@dataclass(frozen=True)
+class Side:
+    """Raises UsageError for a folder without a campaign, StaleArtefact for one that is not finished or was changed."""
+
+    folder: RunFolder
+    spec: CampaignSpec
+
+    @classmethod
+    def of(cls, path: Path) -> Side:
+        folder = RunFolder.existing(path)
+        if folder.manifest.get("kind") != "campaign":
+            raise UsageError(f"{path} holds no campaign but a {folder.manifest.get('kind')}")
+        for stage in ("tiers", "plan", "execute"):
+            folder.verify(stage)
+        return cls(folder, parse_spec(folder.manifest["spec"], str(path)))
+
+    @property
+    def path(self) -> Path:
+        return self.folder.path
+
+    @property
+    def precision(self) -> str:
+        return self.spec.engine.precision
+
+    @property
+    def model_hash(self) -> str | None:
+        """Of the trained weights, which every precision is made from; None where the run holds no such file."""
+        outputs = self.folder.manifest["stages"].get("train", {}).get("outputs", {})
+        return outputs.get(MODEL)
+
+    @cached_property
+    def images(self) -> tuple[str, ...]:
+        """Ids of the campaign's named images."""
+        try:
+            return tuple(image["id"] for image in json.loads((self.folder / TIERS).read_text())["named"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise StaleArtefact(
+                f"{self.folder / TIERS} is not a tiers file ({error}); rerun with --redo tiers"
+            ) from error
+
+    @cached_property
+    def rows(self) -> pd.DataFrame:
+        """One per (fault, image): the result columns that a comparison needs, ``population`` (of the stratum), ``atol``
+        (of the image's tier) and ``masking_atol`` at the campaign's rtol (NaN where that is not on its grid).
+
+        Whole numbers that can be missing are -1 then: a whole-word fault's bit, the top-1 without classes.
+        """
+        table = pq.read_table(self.folder / RESULTS, columns=[*TEXT, *_NUMBERS, "masking_atol"])
+        frame = pd.DataFrame(
+            {name: table.column(name).cast(pa.string()).to_pandas() for name in TEXT}
+            | {name: _filled(table.column(name), name).to_numpy() for name in _NUMBERS}
+        )
+        tolerance = self.spec.tolerance
+        frame["atol"] = np.array(tolerance.per_tier(len(self.spec.tiers.edges)))[frame["tier"]]
+        frame["masking_atol"] = np.nan
+        if tolerance.rtol in tolerance.rtol_grid:
+            column = table.column("masking_atol").combine_chunks()
+            frame["masking_atol"] = pc.list_element(column, tolerance.rtol_grid.index(tolerance.rtol)).to_numpy()
+        plan = read_plan(self.folder / PLAN_FILE).select(["fault_id", "population"]).to_pandas()
+        frame["population"] = plan.set_index("fault_id")["population"].loc[frame["fault_id"]].to_numpy()
+        return frame
+
+    def told(self) -> dict[str, Any]:
+        """What ran, JSON-ready."""
+        engine, tolerance = self.spec.engine, self.spec.tolerance
+        return {
+            "folder": str(self.path),
+            "name": self.spec.name,
+            "seed": self.spec.seed,
+            "engine": engine.model_dump(mode="json"),
+            "engine_hashes": sorted(self.rows["engine_hash"].unique()),
+            "deployment_ids": sorted(self.rows["deployment_id"].unique()),
+            "tolerance": {"atol": list(tolerance.per_tier(len(self.spec.tiers.edges))), "rtol": tolerance.rtol},
+            "detector": self.spec.detector,
+            "images": len(self.images),
+            "faults": int(self.rows["fault_id"].nunique()),
+            "rows": len(self.rows),
+        }
+
+
+def design_of(rows: pd.DataFrame) -> SurveyDesign:
+    """rows: columns stratum, population, fault_id, site, op, bit_class. Strata of one site, operation and bit class
+    lend each other their variance where only one fault was drawn from each."""
+    alike = rows.groupby(["site", "op", "bit_class"], sort=False).ngroup().to_numpy()
+    return SurveyDesign(rows["stratum"].to_numpy(), rows["population"].to_numpy(), rows["fault_id"].to_numpy(), alike)
+
+
+def _filled(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
+    if name == "nonfinite":
+        return pc.fill_null(column, False)
+    return pc.fill_null(column, -1) if name in _WHOLE else column
