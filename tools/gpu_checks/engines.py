@@ -1,0 +1,206 @@
+"""One engine against ONNX Runtime on the CPU: it builds, computes the model, and is struck where it is told to be."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from testbed.core.errors import TestbedError
+from testbed.core.fault import masks_for
+from testbed.core.files import sha256_bytes
+from testbed.core.formats import FP32
+from testbed.core.site import SiteTable
+from testbed.engines.runner import EngineRequest, Runner, WeightStriker, open_engine, struck_weight
+from testbed.export.target import export_target
+from testbed.instrument.feed import PortFeed, feed_sites, live_words, to_words
+from testbed.instrument.ports import instrument
+from testbed.instrument.table import deployment_id, site_table
+from testbed.models.presets import preset
+from testbed.models.vit import ViT
+
+from .common import Section, Setting, require
+
+BATCH = 32
+OUTPUT = "head"  # the site that is the model's output: what is written there must come out, bit for bit
+TWO = 0x40000000  # 2.0: not a value that these weights hold, and one that lets no engine overflow
+BOUND = 1e-3  # |d| <= BOUND * (1 + |golden|), engine against engine
+
+
+def steps(setting: Setting, backend: str) -> Section:
+    """Each step on its own: what fails is told, and the next one is tried all the same. The weights are random."""
+    require(backend)
+    subject = _Subject(setting, backend)
+    done = {step.__name__.lstrip("_"): _told(step, subject) for step in (_plain, _activation_faults, _weight_faults)}
+    failed = [f"{name}: {step['reason']}" for name, step in done.items() if not step["ok"]]
+    return {"ok": not failed, **({"reason": "; ".join(failed)} if failed else {}), "backend": backend, **done}
+
+
+class _Subject:
+    """The digits model with random weights, plain and as a twin, and images."""
+
+    def __init__(self, setting: Setting, backend: str) -> None:
+        torch.manual_seed(0)
+        model = ViT(preset("digits")).eval()
+        path = setting.folder / "model.onnx"
+        export_target(model, "model", path)
+        self.backend, self.plain = backend, path.read_bytes()
+        self.table: SiteTable = site_table(self.plain, "model")
+        self.twin = instrument(self.plain, self.table).SerializeToString(deterministic=True)
+        self.images = np.random.default_rng(0).standard_normal((BATCH, 1, 8, 8)).astype(np.float32)
+
+    def open(self, file: bytes, backend: str | None = None, **options: Any) -> Runner:
+        request = EngineRequest(file, sha256_bytes(file), deployment_id(self.plain), max_batch=BATCH, **options)
+        return open_engine(backend or self.backend, request)
+
+
+def _told(step: Callable[[_Subject], Section], subject: _Subject) -> Section:
+    try:
+        return step(subject)
+    except TestbedError as error:
+        return {"ok": False, "reason": str(error)}
+
+
+def _plain(subject: _Subject) -> Section:
+    """Built, then opened again (from the cached engine file, where there is one), and run at several batch sizes."""
+    with subject.open(subject.plain, "ort-cpu") as reference:
+        golden = reference.run({"image": subject.images})[OUTPUT]
+    seconds, outputs, hashes = [], [], []
+    for _ in range(2):
+        start = time.perf_counter()
+        with subject.open(subject.plain) as runner:
+            seconds.append(time.perf_counter() - start)
+            hashes.append(runner.info.hash)
+            outputs += [runner.run({"image": subject.images})[OUTPUT] for _ in range(2)]
+            alone = runner.run({"image": subject.images[:1]})[OUTPUT]
+    worst = max(_worst(outputs[0], golden), _worst(alone, golden[:1]))
+    same = all(_same(output, outputs[0]) for output in outputs)
+    good = worst <= BOUND and same and hashes[0] == hashes[1]
+    return {
+        "ok": good,
+        **({} if good else {"reason": f"off by {worst:.3g}, same bits {same}, engine hashes {' '.join(hashes)}"}),
+        "engine_hash": hashes[0],
+        "open_s": seconds,
+        "worst": worst,
+        "bound": BOUND,
+        "same_bits_in_every_run": same,
+    }
+
+
+def _activation_faults(subject: _Subject) -> Section:
+    """The twin without faults; every operation and bit in its output; and 2.0 written into every site."""
+    ports = subject.table.ports
+    with subject.open(subject.twin) as twin, subject.open(subject.twin, "ort-cpu") as reference:
+        idle = twin.run(_feeds(subject, PortFeed.idle(BATCH)))[OUTPUT]
+        drift = _worst(idle, reference.run(_feeds(subject, PortFeed.idle(BATCH)))[OUTPUT])
+        faults = [(op, bit) for op in ("flip", "stuck0", "stuck1") for bit in range(32)] + [("random", None)] * 32
+        wrong = 0
+        for start in range(0, len(faults), BATCH):
+            wrong += _wrong_words(subject, twin, idle, faults[start : start + BATCH])
+        deviations = {site: _written(subject, site, twin, reference) for site in ports}
+    worst = max(deviations.values())
+    good = not wrong and drift <= BOUND and worst <= BOUND
+    reason = f"{wrong} rows with wrong bits, {drift:.3g} off without faults, {worst:.3g} off with them"
+    return {
+        "ok": good,
+        **({} if good else {"reason": reason}),
+        "faults": len(faults),
+        "rows_with_wrong_bits": wrong,
+        "sites": len(deviations),
+        "worst_without_faults": drift,
+        "worst_with_faults": worst,
+        "worst_site": max(deviations, key=deviations.__getitem__),
+        "bound": BOUND,
+    }
+
+
+def _wrong_words(subject: _Subject, twin: Runner, golden: NDArray, faults: list[tuple[str, int | None]]) -> int:
+    """Rows in which the output is not the golden one with just the struck element's bits changed."""
+    rng = np.random.default_rng(len(faults))
+    index = rng.integers(0, golden.shape[1], BATCH)
+    words = rng.integers(0, 1 << 32, BATCH)
+    masks = [masks_for(op, FP32, bit, int(word)) for (op, bit), word in zip(faults, words, strict=True)]
+    keep, put, turn = np.array(masks, np.int64).astype(np.uint32).T
+    struck = to_words(golden[np.arange(BATCH), index])
+    feed = PortFeed(feed_sites(subject.table, [OUTPUT] * BATCH), index, keep, put, turn, struck)
+    found = twin.run(_feeds(subject, feed))
+    wanted = to_words(golden).copy()
+    wanted[np.arange(BATCH), index] = feed.faulty
+    live = live_words(found, subject.table, feed.site)
+    return int(((to_words(found[OUTPUT]) != wanted).any(1) | (live != struck)).sum())
+
+
+def _written(subject: _Subject, site: str, twin: Runner, reference: Runner) -> float:
+    """How far the outputs of both engines are apart with 2.0 in one element of the site, another one in every row."""
+    rng = np.random.default_rng(len(site))
+    index = rng.integers(0, subject.table[site].elements, BATCH)
+    words = np.full(BATCH, TWO, np.uint32)
+    feeds = _feeds(subject, PortFeed.writing(feed_sites(subject.table, [site] * BATCH), index, words))
+    return _worst(twin.run(feeds)[OUTPUT], reference.run(feeds)[OUTPUT])
+
+
+def _feeds(subject: _Subject, ports: PortFeed) -> dict[str, NDArray]:
+    return {"image": subject.images, **ports.as_inputs(subject.table)}
+
+
+def _weight_faults(subject: _Subject) -> Section:
+    """2.0 written into the first element of every weight in turn, undone each time. Opening checks that nothing is lost
+    before any fault (TensorRT's null output). Weights that the engine refuses to change are told, and are no failure."""
+    feeds = {"image": subject.images}
+    refused: dict[str, str] = {}
+    unheard, off = [], {}
+    weights = [site for site in subject.table if site.where == "weight"]
+    with (
+        subject.open(subject.plain, mutable_weights=True) as runner,
+        subject.open(subject.plain, "ort-cpu", mutable_weights=True) as reference,
+    ):
+        assert isinstance(runner, WeightStriker)
+        assert isinstance(reference, WeightStriker)
+        golden = runner.run(feeds)[OUTPUT]
+        null = _worst(golden, reference.run(feeds)[OUTPUT])
+        for site in weights:
+            try:
+                ours = _struck(runner, site.tensor, feeds)
+            except TestbedError as error:
+                refused[site.name] = str(error)
+                continue
+            if _same(ours, golden):
+                unheard.append(site.name)
+            off[site.name] = _worst(ours, _struck(reference, site.tensor, feeds))
+        restored = _same(runner.run(feeds)[OUTPUT], golden)
+    worst = max(off.values(), default=float("inf"))  # infinite where every weight was refused
+    good = restored and not unheard and null <= BOUND and worst <= BOUND
+    reason = f"restored {restored}, {null:.3g} off at first, {worst:.3g} off with faults, without effect: {unheard}"
+    return {
+        "ok": good,
+        **({} if good else {"reason": reason}),
+        "weights": len(weights),
+        "refused": refused,
+        "without_effect": unheard,
+        "restored_bit_for_bit": restored,
+        "null_output_worst": null,
+        "worst_with_faults": off,
+    }
+
+
+def _struck(runner: Any, tensor: str, feeds: dict[str, NDArray]) -> NDArray:
+    with struck_weight(runner, tensor, 0, masks_for("random", FP32, value=TWO)):
+        output: NDArray = runner.run(feeds)[OUTPUT]
+        return output
+
+
+def _worst(a: NDArray, b: NDArray) -> float:
+    """Largest |a - b| / (1 + |b|); infinite where only one of them is finite."""
+    finite = np.isfinite(a) & np.isfinite(b)
+    if not np.array_equal(np.isfinite(a), np.isfinite(b)):
+        return float("inf")
+    wide = [np.where(finite, array, 0).astype(np.float64) for array in (a, b)]
+    return float((np.abs(wide[0] - wide[1]) / (1 + np.abs(wide[1]))).max(initial=0))
+
+
+def _same(a: NDArray, b: NDArray) -> bool:
+    return np.array_equal(to_words(a), to_words(b))

@@ -1,0 +1,197 @@
+"""The fault kernels: every number format and operation against the NumPy reference, bit for bit; speed against a copy."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from testbed.core.errors import EngineError
+from testbed.core.fault import OPS, masks_for
+from testbed.core.formats import FORMATS, Format
+from testbed.engines import cuda, native
+from testbed.semantics import as_words, corrupt
+
+from .common import Absent, Section, Setting
+
+DTYPES = {
+    "fp32": np.dtype(np.float32),
+    "fp16": np.dtype(np.float16),
+    "bf16": np.dtype(ml_dtypes.bfloat16),
+    "int8": np.dtype(np.int8),
+    "uint8": np.dtype(np.uint8),
+    "int32": np.dtype(np.int32),
+}
+# Of the floating formats: NaNs, quiet and signalling, with payloads; infinities; zeros; the smallest denormals; ones.
+CORNERS = {
+    32: (0x7FC00001, 0xFFC12345, 0x7F800001, 0x7F800000, 0xFF800000, 0, 0x80000000, 1, 0x80000001, 0x3F800000),
+    16: (0x7E01, 0xFF81, 0x7C01, 0x7C00, 0xFC00, 0, 0x8000, 1, 0x8001, 0x3C00, 0x7F81, 0x7F80),
+    8: (0, 0x80, 0xFF, 0x7F, 1),
+}
+Words = NDArray[np.uint32]
+Apply = Callable[[NDArray, NDArray[np.int64], Words, Words, Words], NDArray]
+"""(values, indices, and, or, xor) -> the values with all faults applied, in their order."""
+
+
+def numerics(setting: Setting) -> Section:
+    """Faults and mismatching words per format and operation; 0 mismatches is the only good number."""
+    usable, reason = cuda.available() if setting.gpu else native.available()
+    if not usable:
+        raise Absent(reason)
+    elements = 64 if setting.quick else 1 << 16
+    if not setting.gpu:
+        return {"kernel": "cpu", **_verdict(_counted(_apply_on_host, elements))}
+    with cuda.Device() as device:
+
+        def apply(values: NDArray, indices: NDArray[np.int64], *masks: Words) -> NDArray:
+            buffer = device.upload(values)
+            cuda.apply_faults_on_device(device, buffer, indices, *masks)
+            return device.download(buffer)
+
+        formats = _counted(apply, elements)
+        ports = {name: _port_mismatches(device, dtype) for name, dtype in DTYPES.items()}
+        refused = _refuses(device)
+    found = _verdict(formats)
+    good = found["ok"] and refused and not any(ports.values())
+    return {**found, "kernel": "cuda", "ok": good, "port_mismatches": ports, "out_of_range_refused": refused}
+
+
+def _verdict(formats: dict[str, dict[str, dict[str, int]]]) -> Section:
+    wrong = sum(count["mismatches"] for operations in formats.values() for count in operations.values())
+    found: Section = {"ok": not wrong, "formats": formats}
+    return found | ({"reason": f"{wrong} words are not those of the NumPy reference"} if wrong else {})
+
+
+def _apply_on_host(values: NDArray, indices: NDArray[np.int64], *masks: Words) -> NDArray:
+    struck = values.copy()
+    native.apply_faults(struck, indices, *masks)
+    return struck
+
+
+def _counted(apply: Apply, elements: int) -> dict[str, dict[str, dict[str, int]]]:
+    """format -> operation -> faults and mismatches."""
+    counts: dict[str, dict[str, dict[str, int]]] = {}
+    for name, dtype in DTYPES.items():
+        rng = np.random.default_rng([elements, len(counts)])
+        counts[name] = {op: {"faults": 0, "mismatches": 0} for op in (*OPS, "identity", "repeated")}
+        for op, *fault in _fault_lists(FORMATS[name], elements, rng):
+            values = _values(dtype, elements, rng)
+            found, wanted = apply(values, *fault), _reference(values, *fault)
+            counts[name][op]["faults"] += len(fault[0])
+            counts[name][op]["mismatches"] += int((as_words(found) != as_words(wanted)).sum())
+    return counts
+
+
+def _fault_lists(
+    kind: Format, elements: int, rng: np.random.Generator
+) -> Iterator[tuple[str, NDArray[np.int64], Words, Words, Words]]:
+    """Every operation on every bit, on half of the elements; and all operations on few elements, many times each."""
+    half = elements // 2
+    for op in (*OPS, "identity"):
+        for bit in range(kind.bits) if op in ("flip", "stuck0", "stuck1") else (None,):
+            words = rng.integers(0, 1 << kind.bits, half) if op == "random" else np.zeros(1, np.int64)
+            masks = np.array([masks_for(op, kind, bit, int(word)) for word in words], np.int64).astype(np.uint32)
+            keep, put, turn = (np.broadcast_to(mask, half) for mask in masks.T)
+            yield op, rng.permutation(elements)[:half], keep, put, turn
+    repeated = rng.integers(0, 1 << 32, (3, half), np.int64).astype(np.uint32)
+    yield "repeated", rng.integers(0, min(8, elements), half), repeated[0], repeated[1], repeated[2]
+
+
+def _values(dtype: np.dtype, elements: int, rng: np.random.Generator) -> NDArray:
+    bits = 8 * dtype.itemsize
+    words = rng.integers(0, 1 << bits, elements).astype(f"u{dtype.itemsize}")
+    words[: len(CORNERS[bits])] = CORNERS[bits]
+    return words.view(dtype)
+
+
+def _reference(values: NDArray, indices: NDArray[np.int64], *masks: Words) -> NDArray:
+    """One fault after the other where an element is struck twice; else all at once, which is the same."""
+    struck = values.copy()
+    if len(np.unique(indices)) == len(indices):
+        struck[indices] = corrupt(struck[indices], *masks)
+        return struck
+    for index, *mask in zip(indices, *masks, strict=True):
+        struck[index : index + 1] = corrupt(struck[index : index + 1], *mask)
+    return struck
+
+
+def _port_mismatches(device: cuda.Device, dtype: np.dtype, port: int = 7) -> int:
+    """One port on a batch, a third of the faults another port's: words that differ, after and ``current``."""
+    rng = np.random.default_rng(dtype.itemsize)
+    rows, slots, elements = 300, 3, 37
+    values = _values(dtype, rows * elements, rng).reshape(rows, elements)
+    site = np.where(rng.random((rows, slots)) < 2 / 3, port, port + 1)
+    index = rng.integers(0, elements, (rows, slots))
+    masks = rng.integers(0, 1 << 32, (3, rows, slots), np.int64).astype(np.uint32)
+    wanted, current = values.copy(), np.zeros((rows, slots), dtype)
+    for row, slot in np.argwhere(site == port):
+        place = slice(index[row, slot], index[row, slot] + 1)
+        current[row, slot] = values[row, place][0]
+        wanted[row, place] = corrupt(wanted[row, place], *masks[:, row, slot])
+    buffer = device.upload(values)
+    faults = cuda.upload_faults(device, elements, index, masks[0], masks[1], masks[2], site, port)
+    told = cuda.strike_port_on_device(device, buffer, faults)
+    pairs = ((device.download(buffer), wanted), (told, current))
+    return sum(int((as_words(a) != as_words(b)).sum()) for a, b in pairs)
+
+
+def _refuses(device: cuda.Device) -> bool:
+    """Whether a fault past the end is refused, and nothing but the good one is written."""
+    buffer = device.upload(np.zeros(6, np.int8))
+    try:
+        cuda.apply_faults_on_device(device, buffer, [6, 5, -1], 0, 9, 0)
+    except EngineError:
+        return device.download(buffer).tolist() == [0, 0, 0, 0, 0, 9]
+    return False
+
+
+def bandwidth(setting: Setting) -> Section:
+    """Bytes per second where every element of a buffer is struck, against a copy of a buffer from device to device.
+
+    Bytes of a strike: the element read and written, its index (8) and its masks (12). Times are the host's, over many
+    launches that end in one wait for the device.
+    """
+    setting.require_gpu()
+    usable, reason = cuda.available()
+    if not usable:
+        raise Absent(reason)
+    elements, launches = (1 << 10, 3) if setting.quick else (1 << 24, 50)
+    found: list[Section] = []
+    with cuda.Device() as device:
+        for name, dtype in DTYPES.items():
+            values, target = device.upload(np.zeros((elements, 1), dtype)), device.empty((elements, 1), dtype)
+            index = np.zeros((elements, 1), np.int64)  # one element in a row
+            faults = cuda.upload_faults(device, 1, index, 2**32 - 1, 0, 1)
+            one = device.upload(np.zeros((1, 1), dtype))
+            alone = cuda.upload_faults(device, 1, np.zeros((1, 1), np.int64), 2**32 - 1, 0, 1)
+            copy_s = _seconds(device, launches, lambda v=values, t=target: cuda.copy(t, v))
+            strike_s = _seconds(device, launches, lambda v=values, f=faults: cuda.launch(v, f))
+            launch_s = _seconds(device, launches, lambda v=one, f=alone: cuda.launch(v, f))
+            copy, strike = 2 * values.nbytes / copy_s, (2 * values.nbytes + 20 * elements) / strike_s
+            found.append(
+                {
+                    "format": name,
+                    "elements": elements,
+                    "copy_gb_per_s": copy / 1e9,
+                    "strike_gb_per_s": strike / 1e9,
+                    "ratio": strike / copy,
+                    "strikes_per_s": elements / strike_s,
+                    "single_launch_us": launch_s * 1e6,
+                }
+            )
+    return {"ok": True, "launches": launches, "formats": found}
+
+
+def _seconds(device: cuda.Device, launches: int, launch: Callable[[], None]) -> float:
+    """Per launch."""
+    for _ in range(3):
+        launch()
+    device.synchronize()
+    start = time.perf_counter()
+    for _ in range(launches):
+        launch()
+    device.synchronize()
+    return (time.perf_counter() - start) / launches
