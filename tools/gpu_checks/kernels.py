@@ -41,7 +41,7 @@ def numerics(setting: Setting) -> Section:
     usable, reason = cuda.available() if setting.gpu else native.available()
     if not usable:
         raise Absent(reason)
-    elements = 64 if setting.quick else 1 << 16
+    elements = 64 if setting.quick else 1 << 14
     if not setting.gpu:
         return {"kernel": "cpu", **_verdict(_counted(_apply_on_host, elements))}
     with cuda.Device() as device:
