@@ -57,7 +57,8 @@ def _conv(
         raise NotImplementedError(f"Conv with auto_pad {auto_pad.decode()}")
     top, left, bottom, right = pads
     padded = functional.pad(x, (left, right, top, bottom)) if any(pads) else x
-    return functional.conv2d(padded, weight, bias, tuple(strides), 0, tuple(dilations), group)
+    rows = padded.expand(max(2, len(x)), -1, -1, -1)  # a row alone would take another kernel than in a batch
+    return functional.conv2d(rows, weight, bias, tuple(strides), 0, tuple(dilations), group)[: len(x)]
 
 
 def _div(a: Tensor, b: Tensor) -> Tensor:
@@ -99,10 +100,21 @@ def _gemm(
 
 
 def _matmul(a: Tensor, b: Tensor) -> Tensor:
-    """Row by row of the batch: in one large product, the last bits of a row depend on how many rows there are."""
-    if a.dim() == 3 and b.dim() == 2:
-        return torch.bmm(a, b.expand(a.shape[0], *b.shape))
-    return torch.matmul(a, b)
+    """One product per row of the batch: in one large product, a row's last bits depend on how many rows there are.
+
+    A single product is made twice, since alone it would take another kernel than in a batch.
+    """
+    if a.dim() < 3:
+        return torch.matmul(a, b)
+    alone = a.shape[:-2].numel() == 1
+    if alone:
+        a = a.expand(2, *a.shape[1:])
+    if b.dim() == 2:
+        b = b.expand(*a.shape[:-2], *b.shape)
+    elif alone and b.dim() == a.dim():
+        b = b.expand(2, *b.shape[1:])
+    product = torch.matmul(a, b)
+    return product[:1] if alone else product
 
 
 def _layer_normalization(
@@ -115,6 +127,14 @@ def _layer_normalization(
     stash_type: int = 1,
 ) -> Tensor:
     return functional.layer_norm(x, x.shape[axis:], scale, bias, epsilon)
+
+
+def _mod(a: Tensor, b: Tensor, *, fmod: int = 0) -> Tensor:
+    return torch.fmod(a, b) if fmod else torch.remainder(a, b)
+
+
+def _range(start: Tensor, limit: Tensor, delta: Tensor) -> Tensor:
+    return torch.arange(start.item(), limit.item(), delta.item(), dtype=start.dtype)
 
 
 def _reduce_mean(
@@ -178,11 +198,13 @@ def _transpose(x: Tensor, *, perm: Sequence[int] | None = None) -> Tensor:
 
 OPERATORS: dict[str, Callable[..., Any]] = {
     "Add": torch.add,
+    "And": torch.logical_and,
     "BitCast": words.bit_cast,
     "BitwiseAnd": words.bitwise(torch.bitwise_and),
     "BitwiseOr": words.bitwise(torch.bitwise_or),
     "BitwiseXor": words.bitwise(torch.bitwise_xor),
     "Cast": words.cast,
+    "CastLike": lambda x, like, saturate=1: x.to(like.dtype),
     "Concat": _concat,
     "Constant": _constant,
     "ConstantOfShape": _constant_of_shape,
@@ -197,13 +219,22 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "GatherElements": words.gather_elements,
     "Gelu": _gelu,
     "Gemm": _gemm,
+    "Greater": torch.gt,
+    "GreaterOrEqual": torch.ge,
     "Identity": lambda x: x,
+    "IsNaN": torch.isnan,
     "LayerNormalization": _layer_normalization,
+    "Less": torch.lt,
+    "LessOrEqual": torch.le,
     "MatMul": _matmul,
+    "Mod": _mod,
     "Mul": torch.mul,
     "Neg": torch.neg,
+    "Not": torch.logical_not,
+    "Or": torch.logical_or,
     "Pow": torch.pow,
     "QuantizeLinear": words.quantize,
+    "Range": _range,
     "ReduceMean": _reduce_mean,
     "Relu": torch.relu,
     "Reshape": _reshape,

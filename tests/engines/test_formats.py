@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from testbed.core.errors import EngineError, UsageError
 from testbed.core.fault import masks_for
@@ -51,19 +51,20 @@ def asked(model: bytes, **settings: Any) -> EngineRequest:
 # ---- ports
 
 
-def copies(format_name: str) -> bytes:
-    """x -> patch_embed -> head, each a copy, in a format; a site table also wants a weight."""
-    weight = numpy_helper.from_array(np.zeros(WIDTH, np.float32), "head.bias")
-    nodes = [
-        helper.make_node("Identity", ["x"], ["patch_embed"]),
-        helper.make_node("Identity", ["patch_embed"], ["head"]),
-        helper.make_node("Add", ["number", "head.bias"], ["sum"]),
-    ]
-    element = ELEMENTS[format_name]
-    x, middle, head = (helper.make_tensor_value_info(n, element, ["b", WIDTH]) for n in ("x", "patch_embed", "head"))
-    number, total = (helper.make_tensor_value_info(n, TensorProto.FLOAT, ["b", WIDTH]) for n in ("number", "sum"))
-    graph = helper.make_graph(nodes, "copies", [x, number], [head, total], [weight], value_info=[middle])
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10).SerializeToString()
+def copies(format_name: str) -> tuple[bytes, tuple[Site, ...]]:
+    """x -> first -> second, each a copy, in a format; both can be struck."""
+    nodes = [helper.make_node("Identity", ["x"], ["first"]), helper.make_node("Identity", ["first"], ["second"])]
+    x, y = (helper.make_tensor_value_info(name, ELEMENTS[format_name], ["b", WIDTH]) for name in ("x", "second"))
+    graph = helper.make_graph(nodes, "copies", [x], [y])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    sites = (Site(name, "activation", (WIDTH,), format_name, name) for name in ("first", "second"))
+    return model.SerializeToString(), tuple(sites)
+
+
+def twin_of(format_name: str, mechanism: str) -> tuple[bytes, SiteTable]:
+    plain, sites = copies(format_name)
+    table = SiteTable("model", "deployment", mechanism, sites)
+    return instrument(plain, table).SerializeToString(), table
 
 
 def takes(backend: str, mechanism: str) -> bool:
@@ -94,10 +95,10 @@ def port(request: pytest.FixtureRequest) -> Iterator[tuple[SiteTable, Runner, np
         pytest.skip(f"{backend}: {reason}")
     if mechanism == "op" and backend.startswith("ort") and native.op_library() is None:
         pytest.skip("the ONNX Runtime op was not built")
-    plain = copies(name)
-    table = site_table(plain, "model", mechanism)
-    twin = instrument(plain, table).SerializeToString()
+    twin, table = twin_of(name, mechanism)
     with open_engine(backend, asked(twin, precision=PRECISION_OF[name])) as runner:
+        if backend == "openvino" and str(runner.info.options["arithmetic"]).startswith("emulated"):
+            pytest.skip(f"without instructions for {name}, OpenVINO widens it, which quiets signalling NaNs")
         yield table, runner, DTYPES[name]
 
 
@@ -127,10 +128,10 @@ def test_a_port_does_exactly_what_the_masks_say(port: tuple[SiteTable, Runner, n
     words = [np.array(column, np.uint32) for column in (and_mask, or_mask, xor_mask, golden)]
     feed = PortFeed(np.array(site, np.int64), np.array(index, np.int64), *words)
     x = np.array(held, f"uint{8 * dtype.itemsize}").view(dtype)
-    found = twin.run({"x": x, "number": np.zeros((ROWS, WIDTH), np.float32), **feed.as_inputs(table)})
+    found = twin.run({"x": x, **feed.as_inputs(table)})
 
-    assert found["head"].dtype == dtype
-    assert as_words(found["head"]).tolist() == expected
+    assert found["second"].dtype == dtype
+    assert as_words(found["second"]).tolist() == expected
     live = live_words(found, table, feed.site)
     assert [live[row] for row in struck] == [golden[row] for row in struck]
 
@@ -140,8 +141,7 @@ def test_ports_that_openvino_does_not_take_are_refused_in_one_line(mechanism: st
     usable, reason = available("openvino")
     if not usable:
         pytest.skip(reason)
-    plain = copies("fp32")
-    twin = instrument(plain, site_table(plain, "model", mechanism)).SerializeToString()
+    twin, _ = twin_of("fp32", mechanism)
     with pytest.raises(EngineError, match=f"OpenVINO cannot build this model: .*{named}") as caught:
         open_engine("openvino", asked(twin))
     assert "\n" not in str(caught.value)
@@ -210,7 +210,8 @@ def test_it_computes_the_model_in_every_precision(
         expected = only_output(reference)
     with open_engine(backend, asked(lowered(precision), precision=precision)) as runner:
         assert runner.info.precision == precision
-        np.testing.assert_allclose(only_output(runner), expected, rtol=0, atol=bound)
+        own_kernels = backend == "openvino" and precision == "int8"  # whose sums saturate on CPUs without VNNI
+        np.testing.assert_allclose(only_output(runner), expected, rtol=0, atol=0.5 if own_kernels else bound)
     np.testing.assert_allclose(only_output(striker), expected, rtol=0, atol=bound)
 
 

@@ -245,3 +245,38 @@ def test_an_int32_bias_is_dequantised_as_by_onnx_runtime():
     plain = small_graph(nodes, {"x": (5,)}, "y", stored)
     x = np.zeros(5, np.float32)
     assert np.array_equal(outputs("torch", plain, {"x": x})["y"], outputs("ort-cpu", plain, {"x": x})["y"])
+
+
+PAIRS = ("Mod", "And", "Or", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "CastLike", "Div")
+
+
+@pytest.mark.parametrize("operator", PAIRS)
+def test_operators_of_two_whole_or_logical_arrays_agree_with_onnx_runtime(operator):
+    a, b = np.array([7, -7, 7, -7, 3, 0]), np.array([3, 3, -3, -3, 3, 1])
+    if operator in ("And", "Or"):
+        a, b = a > 0, b > 0
+    if operator == "CastLike":
+        b = b.astype(np.float32)
+    nodes = [
+        helper.make_node(operator, ["a", "b"], ["c"]),
+        helper.make_node("Cast", ["c"], ["d"], to=TensorProto.FLOAT),
+        helper.make_node("Add", ["x", "d"], ["y"]),
+    ]
+    plain = small_graph(nodes, {"x": (6,)}, "y", [("a", a), ("b", b)])
+    x = np.zeros(6, np.float32)
+    assert np.array_equal(outputs("torch", plain, {"x": x})["y"], outputs("ort-cpu", plain, {"x": x})["y"])
+
+
+def test_ranges_nan_and_not_agree_with_onnx_runtime():
+    nodes = [
+        helper.make_node("Range", ["start", "limit", "step"], ["r"]),
+        helper.make_node("Cast", ["r"], ["f"], to=TensorProto.FLOAT),
+        helper.make_node("IsNaN", ["x"], ["n"]),
+        helper.make_node("Not", ["n"], ["m"]),
+        helper.make_node("Where", ["m", "x", "f"], ["y"]),
+    ]
+    stored = [(name, np.array(value)) for name, value in (("start", 1), ("limit", 8), ("step", 3))]
+    plain = small_graph(nodes, {"x": (3,)}, "y", stored)
+    x = np.array([np.nan, 5, np.nan], np.float32)
+    for backend in ("torch", "ort-cpu"):
+        assert outputs(backend, plain, {"x": x})["y"].tolist() == [1, 5, 7]
