@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -191,8 +192,11 @@ class CampaignSpec(Strict):
         return self.model_dump(mode="json")
 
 
-def load_spec(path: Path) -> CampaignSpec:
-    """Raises UsageError with the key's path and the fix."""
+def load_spec(path: Path, changes: Sequence[str] = ()) -> CampaignSpec:
+    """The spec in a file, with some values changed: "engine.backend=openvino", "tiers.images=[4,4,4,4]".
+
+    Raises UsageError with the key's path and the fix.
+    """
     try:
         values = tomllib.loads(path.read_text())
     except FileNotFoundError as error:
@@ -201,7 +205,26 @@ def load_spec(path: Path) -> CampaignSpec:
         raise UsageError(f"{path} is a folder; name a spec file such as campaigns/digits.toml") from error
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"{path} is not TOML: {error}") from error
+    for change in changes:
+        _change(values, change)
     return parse_spec(values, str(path))
+
+
+def _change(values: dict[str, Any], change: str) -> None:
+    """Sets one dotted key. The value is TOML; a bare word is text."""
+    key, equals, text = change.partition("=")
+    *tables, last = key.strip().split(".")
+    if not equals or not last:
+        raise UsageError(f"--set {change}: write KEY=VALUE, such as engine.backend=openvino")
+    place = values
+    for table in tables:
+        place = place.setdefault(table, {})
+        if not isinstance(place, dict):
+            raise UsageError(f"--set {change}: {table} is not a table of the spec; change lists in the file")
+    try:
+        place[last] = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        place[last] = text.strip()
 
 
 def parse_spec(values: dict[str, Any], name: str = "spec") -> CampaignSpec:

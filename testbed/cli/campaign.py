@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ def campaign() -> None:
     epilog=example(
         "testbed campaign run campaigns/digits.toml --dry-run",
         "testbed campaign run campaigns/digits.toml --run runs/digits",
+        "testbed campaign run campaigns/digits.toml --set engine.backend=openvino --run runs/digits-openvino",
         "testbed campaign run campaigns/digits.toml --run runs/digits --json > summary.json",
     )
 )
@@ -30,8 +32,11 @@ def campaign() -> None:
 @run_option(required=False)
 @click.option("--dry-run", is_flag=True, help="Print the plan: faults, interval widths, time. Runs and writes nothing.")
 @click.option("--redo", metavar="STAGE", help="Forget this stage and all later ones, and run them again.")
+@click.option(
+    "--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change a value of SPEC: engine.backend=openvino."
+)
 @json_option
-def run(spec: Path, run: Path | None, dry_run: bool, redo: str | None, as_json: bool) -> None:
+def run(spec: Path, run: Path | None, dry_run: bool, redo: str | None, changes: tuple[str, ...], as_json: bool) -> None:
     """Run the campaign that the file SPEC describes, or go on with it where it stopped.
 
     DIR is runs/NAME unless --run says otherwise. Everything that the numbers rest on stays there. The same command
@@ -39,7 +44,7 @@ def run(spec: Path, run: Path | None, dry_run: bool, redo: str | None, as_json: 
     """
     from testbed.campaign.spec import load_spec
 
-    loaded = load_spec(spec)
+    loaded = load_spec(spec, changes)
     if dry_run:
         from testbed.campaign.dryrun import dry_run_plan
         from testbed.cli.tables import plan_tables
@@ -48,14 +53,15 @@ def run(spec: Path, run: Path | None, dry_run: bool, redo: str | None, as_json: 
         emit(plan, as_json, lambda: plan_tables(plan))
         return
     folder = run or Path("runs") / loaded.name
-    summary = _run(loaded, spec, folder, redo)
+    again = " ".join([str(spec), *(f"--set {shlex.quote(change)}" for change in changes), f"--run {folder}"])
+    summary = _run(loaded, folder, redo, again)
 
     from testbed.cli.tables import summary_tables
 
     emit(summary, as_json, lambda: summary_tables(summary, folder))
 
 
-def _run(loaded: CampaignSpec, spec: Path, folder: Path, redo: str | None) -> dict[str, Any]:
+def _run(loaded: CampaignSpec, folder: Path, redo: str | None, again: str) -> dict[str, Any]:
     from testbed.campaign.pipeline import run_campaign
     from testbed.cli.progress import log_to_stderr, progress_on_stderr
     from testbed.report.stage import report_stage
@@ -65,8 +71,7 @@ def _run(loaded: CampaignSpec, spec: Path, folder: Path, redo: str | None) -> di
         summary = run_campaign(loaded, folder, redo=redo, progress=progress_on_stderr)
         report_stage(folder)
     except KeyboardInterrupt:
-        again = f"testbed campaign run {spec} --run {folder}"
-        raise KeyboardInterrupt(f"every finished batch is kept; go on with: {again}") from None
+        raise KeyboardInterrupt(f"every finished batch is kept; go on with: testbed campaign run {again}") from None
     sys.stderr.flush()
     return summary
 
