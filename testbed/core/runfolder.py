@@ -65,6 +65,8 @@ class RunFolder:
             raise StaleArtefact(
                 f"{self.path / MANIFEST} is not a manifest of schema version {SCHEMA_VERSION}; use another folder"
             )
+        if not _is_whole(manifest):
+            raise StaleArtefact(f"{self.path / MANIFEST} was edited; start again in another folder")
         return manifest
 
     @classmethod
@@ -206,6 +208,14 @@ class RunFolder:
 
     def output_hash(self, stage: str, file: str) -> str:
         return str(self.manifest["stages"][stage]["outputs"][file])
+
+
+def _is_whole(manifest: Mapping[str, Any]) -> bool:
+    """Does every stage have its record?"""
+    stages = manifest.get("stages")
+    return isinstance(stages, dict) and all(
+        isinstance(record, dict) and record.keys() >= {"inputs", "outputs", "facts"} for record in stages.values()
+    )
 
 
 def _provenance(argv: Sequence[str]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from testbed.campaign.pipeline import Stages, run_campaign
+from testbed.campaign.pipeline import run_campaign
 from testbed.campaign.spec import CampaignSpec, parse_spec
 from testbed.core.runfolder import RunFolder
 
@@ -64,7 +64,7 @@ def tiny_copy(tiny_run: Path, tmp_path: Path) -> Path:
 def gated(tiny_copy: Path) -> Path:
     """A tiny campaign that has its model and twins, and nothing of what follows."""
     folder = RunFolder.existing(tiny_copy)
-    folder.redo("gates", Stages(("model", "attention")).names())
+    folder.redo("gates", list(folder.manifest["stages"]))
     folder.save()
     for name in ("faults.parquet", "results.parquet", "summary.json"):
         (tiny_copy / name).unlink()

@@ -13,7 +13,6 @@ import pyarrow.parquet as pq
 import pytest
 
 import testbed
-from testbed.campaign.pipeline import Stages
 from testbed.campaign.view import Run
 from testbed.core.errors import StaleArtefact, TestbedError, UsageError
 from testbed.core.runfolder import RunFolder
@@ -155,6 +154,15 @@ def test_a_changed_file_is_refused_before_anything_is_injected(tiny_copy: Path, 
         testbed.load_run(tiny_copy)
 
 
+def test_an_edited_spec_is_refused(tiny_copy: Path) -> None:
+    """Its tolerance would judge what is replayed."""
+    folder = RunFolder.existing(tiny_copy)
+    folder.manifest["spec"]["tolerance"]["atol"] = 1.0
+    folder.save()
+    with pytest.raises(StaleArtefact, match=r"the spec in .*manifest\.json was edited"):
+        testbed.load_run(tiny_copy)
+
+
 def test_changed_results_are_refused_when_they_are_asked_for(tiny_copy: Path) -> None:
     (tiny_copy / "results.parquet").write_bytes(b"PAR1")
     with testbed.load_run(tiny_copy) as run:
@@ -179,7 +187,7 @@ def test_an_unfinished_campaign_can_be_looked_at(gated: Path, tiny_run: Path) ->
 
 def test_a_campaign_that_only_began_says_so(tiny_copy: Path) -> None:
     folder = RunFolder.existing(tiny_copy)
-    folder.redo("golden", Stages(("model", "attention")).names())
+    folder.redo("golden", list(folder.manifest["stages"]))
     folder.save()
     with pytest.raises(TestbedError, match="no 'golden' stage yet; run the campaign to the end first"):
         testbed.load_run(tiny_copy)
