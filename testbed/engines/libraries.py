@@ -17,7 +17,7 @@ _NEEDED = {
     CPU: "a C++ compiler on PATH",
     ONNXRUNTIME: "a C++ compiler on PATH",
     CUDA: "nvcc on PATH (TESTBED_CUDA=ON says what fails)",
-    TENSORRT: "nvcc on PATH and -C cmake.define.TENSORRT_INCLUDE_DIR=DIR",
+    TENSORRT: "nvcc on PATH and TENSORRT_INCLUDE_DIR naming the folder of TensorRT's headers",
 }
 _SUFFIX = {"win32": ".dll"}.get(sys.platform, ".so")  # CMake modules end in .so on macOS too
 
