@@ -392,16 +392,15 @@ def test_pairs_share_site_index_image_operation_and_role(tiny_run: Path, fp16_ru
             assert -1 <= gap["low"] <= gap["value"] <= gap["high"] <= 1
 
 
-def test_a_campaign_in_another_precision_with_the_same_rows_has_no_difference(tiny_run: Path, tmp_path: Path) -> None:
-    """All its faults pair with themselves, and what moves together differs by nothing."""
-    same = edited(
-        tiny_run, tmp_path / "b", manifest=lambda manifest: manifest["spec"]["engine"].update(precision="bf16")
-    )
-    manifest = json.loads((same / "manifest.json").read_text())
+def as_bf16(manifest: dict[str, Any]) -> None:
+    manifest["spec"]["engine"] |= {"precision": "bf16", "backend": "torch"}
     for section in manifest["spec"]["faults"]:
         section["bits"] = "all"
-    manifest["spec"]["engine"]["backend"] = "torch"
-    (same / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_a_campaign_in_another_precision_with_the_same_rows_has_no_difference(tiny_run: Path, tmp_path: Path) -> None:
+    """All its faults pair with themselves, and what moves together differs by nothing."""
+    same = edited(tiny_run, tmp_path / "b", manifest=as_bf16)
     compared = compare_campaigns(tiny_run, same)
     assert compared["pairing"]["rows"] == len(results(tiny_run))
     for record in compared["roles"]:
@@ -419,6 +418,25 @@ def test_a_campaign_in_another_precision_with_the_same_rows_has_no_difference(ti
                 alone = record["rates"][measure]["difference"]
                 assert gap["low"] > alone["low"]
                 assert gap["high"] < alone["high"]
+
+
+def test_events_of_pairs_are_told_by_side(tiny_run: Path, tmp_path: Path) -> None:
+    """In B nothing is outside the tolerance any more: what A saw, only A saw."""
+    tame = edited(
+        tiny_run, tmp_path / "b", with_outcome("masked", lambda rows: rows.outcome == rows.outcome), manifest=as_bf16
+    )
+    rows = measured(tiny_run)
+    for record in compare_campaigns(tiny_run, tame)["roles"]:
+        if record["role"] == "all":
+            continue
+        part = rows[(rows[[*LEG, "op", "role"]] == [record[key] for key in (*LEG, "op", "role")]).all(axis=1)]
+        outside = int(part.outside.sum())
+        assert record["paired"]["events"]["outside"] == {
+            "both": 0,
+            "only_a": outside,
+            "only_b": 0,
+            "neither": len(part) - outside,
+        }
 
 
 def test_integers_have_a_magnitude_and_no_exponent(tiny_run: Path, tmp_path: Path) -> None:
