@@ -78,7 +78,10 @@ def session(model: bytes, proto: ModelProto, options: Any, providers: list[Any])
     except Exception as error:  # its error types are private
         raise EngineError(f"ONNX Runtime cannot build this model: {first_line(error)}") from error
     if made.get_providers()[0] != wanted:
-        raise EngineError(f"ONNX Runtime fell back to {made.get_providers()[0]} although {wanted} was asked for")
+        taken = made.get_providers()[0]
+        raise EngineError(
+            f"ONNX Runtime fell back to {taken} although {wanted} was asked for: are the libraries it needs installed?"
+        )
     return made
 
 

@@ -5,7 +5,9 @@ Weights that can be struck are inputs held on the GPU: a change is one copy to t
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import io
 import math
 from typing import Any
 
@@ -42,6 +44,8 @@ class OrtCudaRunner(BaseRunner):
         model = request.onnx
         if request.mutable_weights:
             model, self._weights = weights_as_inputs(model)
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
+            ort.preload_dlls()  # CUDA and cuDNN from NVIDIA's Python packages, where the system has none
         self._session: Any = session(model, proto, session_options(request), [self.provider])
         self._on_device = {name: ort_value(array, self.device) for name, array in self._weights.items()}
         self.info = self._info(request)

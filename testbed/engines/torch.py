@@ -1,7 +1,8 @@
 """PyTorch as an engine: the nodes of an ONNX graph, one after another, as eager torch operations.
 
 It runs the same files as every other engine, twins with fault ports included. Nothing is fused, folded or repacked, so
-weights can be struck in place. The interpreter is our own: onnx2torch, the maintained converter, knows no operator set
+weights can be struck in place. A row's bits are the same in every batch of two and more; a row alone takes other kernels,
+whose last bits may differ. The interpreter is our own: onnx2torch, the maintained converter, knows no operator set
 after 18, no Gelu, no ScatterElements and no quantisation.
 """
 

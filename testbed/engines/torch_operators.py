@@ -57,8 +57,7 @@ def _conv(
         raise NotImplementedError(f"Conv with auto_pad {auto_pad.decode()}")
     top, left, bottom, right = pads
     padded = functional.pad(x, (left, right, top, bottom)) if any(pads) else x
-    rows = padded.expand(max(2, len(x)), -1, -1, -1)  # a row alone would take another kernel than in a batch
-    return functional.conv2d(rows, weight, bias, tuple(strides), 0, tuple(dilations), group)[: len(x)]
+    return functional.conv2d(padded, weight, bias, tuple(strides), 0, tuple(dilations), group)
 
 
 def _div(a: Tensor, b: Tensor) -> Tensor:
@@ -100,21 +99,10 @@ def _gemm(
 
 
 def _matmul(a: Tensor, b: Tensor) -> Tensor:
-    """One product per row of the batch: in one large product, a row's last bits depend on how many rows there are.
-
-    A single product is made twice, since alone it would take another kernel than in a batch.
-    """
-    if a.dim() < 3:
-        return torch.matmul(a, b)
-    alone = a.shape[:-2].numel() == 1
-    if alone:
-        a = a.expand(2, *a.shape[1:])
-    if b.dim() == 2:
-        b = b.expand(*a.shape[:-2], *b.shape)
-    elif alone and b.dim() == a.dim():
-        b = b.expand(2, *b.shape[1:])
-    product = torch.matmul(a, b)
-    return product[:1] if alone else product
+    """One product per row of the batch: in one large product, a row's last bits depend on how many rows there are."""
+    if a.dim() == 3 and b.dim() == 2 and len(a) > 1:
+        return torch.bmm(a, b.expand(len(a), *b.shape))
+    return torch.matmul(a, b)
 
 
 def _layer_normalization(

@@ -280,3 +280,16 @@ def test_ranges_nan_and_not_agree_with_onnx_runtime():
     x = np.array([np.nan, 5, np.nan], np.float32)
     for backend in ("torch", "ort-cpu"):
         assert outputs(backend, plain, {"x": x})["y"].tolist() == [1, 5, 7]
+
+
+@pytest.mark.parametrize(("width", "classes"), [(64, 10), (192, 1000), (32, 96)])
+def test_a_rows_bits_do_not_depend_on_the_size_of_its_batch(width, classes):
+    """Golden values may be read in smaller batches than faults are run in."""
+    rng = np.random.default_rng(3)
+    weight = rng.standard_normal((width, classes)).astype(np.float32)
+    rows = rng.standard_normal((16, width)).astype(np.float32)
+    plain = small_graph([helper.make_node("Gemm", ["x", "w"], ["y"])], {"x": ("b", width)}, "y", [("w", weight)])
+    together = outputs("torch", plain, {"x": rows})["y"]
+    for size in (2, 4, 8):
+        parts = [outputs("torch", plain, {"x": rows[start : start + size]})["y"] for start in range(0, 16, size)]
+        assert np.concatenate(parts).tobytes() == together.tobytes()
