@@ -13,9 +13,9 @@ from testbed.campaign.plan import Leg
 from testbed.campaign.prepare import Files, Preparation
 from testbed.core.site import SiteTable
 from testbed.engines.runner import EngineRequest, Runner, open_engine, request_from
-from testbed.export.target import input_name
 from testbed.instrument.feed import PortFeed, Words, feed_sites, to_words
 from testbed.instrument.ports import ELEMENTS
+from testbed.instrument.shapes import inputs_of
 
 _PROBE_BYTES = 256 * 2**20
 
@@ -37,7 +37,7 @@ def open_bench(preparation: Preparation, target: str, where: str) -> Bench:
         runner=reopen(),
         reopen=reopen,
         inputs=preparation.inputs(target),
-        input_name=input_name(target),
+        input_name=input_name(request.onnx),
         output_name=output_name(request.onnx),
         images=preparation.images,
         batch=preparation.spec.engine.batch,
@@ -54,6 +54,11 @@ def engine_request(preparation: Preparation, target: str, file: str, mutable_wei
         mutable_weights=mutable_weights,
         max_batch=engine.batch,
     )
+
+
+def input_name(model: bytes) -> str:
+    """Of what the target is fed; the ports' inputs follow it."""
+    return str(inputs_of(onnx.load_from_string(model))[0].name)
 
 
 def output_name(model: bytes) -> str:

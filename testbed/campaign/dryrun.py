@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from testbed.analysis.stats import wilson
+from testbed.campaign.benches import input_name
 from testbed.campaign.draw import strata
-from testbed.campaign.prepare import check_sites
 from testbed.campaign.spec import CampaignSpec, FaultSpec
 from testbed.campaign.subject import Subject, subject_of
 from testbed.core.files import sha256_bytes
 from testbed.core.site import SiteTable
 from testbed.engines.runner import EngineRequest, open_engine
-from testbed.export.precision import Calibration
-from testbed.export.target import export_target, input_name, target_inputs
 from testbed.instrument.feed import PortFeed
 from testbed.instrument.ports import instrument
-from testbed.instrument.table import site_table
-from testbed.models.vit import ViT
 
 _TIMED_BATCHES = 5
 
@@ -34,14 +26,12 @@ def dry_run_plan(spec: CampaignSpec) -> dict[str, Any]:
     Raises UsageError for anything the spec names that does not exist.
     """
     subject = subject_of(spec)
-    config = subject.config
-    check_sites(config, spec)
-    model = ViT(config).eval()
+    subject.check_sites()
     images = sum(spec.tiers.images)
     tier_images = [[f"{tier}/{n}" for n in range(count)] for tier, count in enumerate(spec.tiers.images)]
     sections = []
     for target in spec.targets:
-        table, seconds = _sites_and_speed(spec, subject, model, target)
+        table, seconds = _sites_and_speed(spec, subject, target)
         for section in spec.faults:
             if section.target == target:
                 sections.append(_section(spec, section, table, tier_images, images, seconds))
@@ -50,27 +40,28 @@ def dry_run_plan(spec: CampaignSpec) -> dict[str, Any]:
         "faults": sum(s["faults"] for s in sections),
         "rows": sum(s["rows"] for s in sections),
         "images": images,
-        "training_epochs": subject.recipe.epochs if subject.recipe else 0,
+        "training_epochs": subject.training_epochs,
         "confidence": spec.confidence,
         "sections": sections,
         "estimated_seconds": round(sum(s["estimated_seconds"] for s in sections), 1),
     }
 
 
-def _sites_and_speed(spec: CampaignSpec, subject: Subject, model: ViT, target: str) -> tuple[SiteTable, float]:
+def _sites_and_speed(spec: CampaignSpec, subject: Subject, target: str) -> tuple[SiteTable, float]:
     """The target's sites, and engine seconds per batch of its fault-free twin here and now."""
-    config, engine = subject.config, spec.engine
-    images = np.zeros((engine.batch, config.channels, config.image, config.image), np.float32)
-    batch = target_inputs(model, target, images)
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "plain.onnx"
-        calibration = Calibration(len(images))
-        export_target(model, target, file, precision=engine.precision, images=images, calibration=calibration)
-        plain = file.read_bytes()
-    table = site_table(plain, target, engine.ports)
+    engine = spec.engine
+    plain, batch = subject.sketch(target)
+    table = subject.site_table(plain, target)
     twin = instrument(plain, table).SerializeToString()
-    request = EngineRequest(twin, sha256_bytes(twin), table.deployment_id, spec.engine.precision, spec.engine.threads)
-    feeds = {input_name(target): batch, **PortFeed.idle(len(batch)).as_inputs(table)}
+    request = EngineRequest(
+        twin,
+        sha256_bytes(twin),
+        table.deployment_id,
+        precision=engine.precision,
+        threads=engine.threads,
+        max_batch=engine.batch,
+    )
+    feeds = {input_name(twin): batch, **PortFeed.idle(len(batch)).as_inputs(table)}
     with open_engine(spec.engine.backend, request) as runner:
         runner.run(feeds)
         start = time.perf_counter()

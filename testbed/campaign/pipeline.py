@@ -7,7 +7,6 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,28 +26,17 @@ from testbed.core.errors import GateFailed, TestbedError
 from testbed.core.files import sha256_bytes, write_json
 from testbed.core.runfolder import RunFolder, current_argv
 from testbed.engines.runner import open_engine
-from testbed.export.target import input_name
 from testbed.instrument.feed import Words
 
 log = logging.getLogger(__name__)
 
 RESULTS = "results.parquet"
 STORE = "store"
+LATER_STAGES = ("gates", "plan", "execute", "summary", "report")
 
 
 class Progress(Protocol):
     def __call__(self, total: int) -> AbstractContextManager[Callable[[int], None]]: ...
-
-
-@dataclass(frozen=True)
-class Stages:
-    """In the order they run; ``--redo`` names one of them."""
-
-    targets: Sequence[str]
-
-    def names(self) -> list[str]:
-        per_target = [f"{stage}.{target}" for target in self.targets for stage in ("export", "instrument")]
-        return ["train", "golden", "tiers", *per_target, "gates", "plan", "execute", "summary", "report"]
 
 
 def run_campaign(spec: CampaignSpec, path: Path, *, redo: str | None, progress: Progress) -> dict[str, Any]:
@@ -62,7 +50,7 @@ def run_campaign(spec: CampaignSpec, path: Path, *, redo: str | None, progress: 
     preparation = Preparation(spec, folder)  # refuses what the spec gets wrong before anything is written
     with folder.locked():
         if redo:
-            order = Stages(spec.targets).names()
+            order = [*preparation.subject.stages(spec.targets), *LATER_STAGES]
             folder.redo(redo, order)
             if order.index(redo) <= order.index("execute"):
                 discard_log(folder / STORE)
@@ -148,7 +136,8 @@ class Campaign:
         reference = self.preparation.reference(target)
         plain = self._plain_outputs(target)
         twin = self.bench(target, "activation").outputs(twin=True)
-        return parity([("torch-plain", reference, plain), ("plain-twin", plain, twin)], target)
+        original = [] if reference is None else [("torch-plain", reference, plain)]
+        return parity([*original, ("plain-twin", plain, twin)], target)
 
     def _plain_outputs(self, target: str) -> NDArray[np.float32]:
         """Of the engine as it would be deployed: the plain file, prepacked weights."""
@@ -159,7 +148,7 @@ class Campaign:
             parts = []
             for start in range(0, len(bench.images), batch):
                 rows = np.arange(start, min(start + batch, len(bench.images)))
-                parts.append(runner.run({input_name(target): inputs(rows)})[name])
+                parts.append(runner.run({bench.input_name: inputs(rows)})[name])
         return np.concatenate(parts)
 
     def _zero_fault(self, target: str, where: str, sites: Sequence[str]) -> tuple[int, int]:

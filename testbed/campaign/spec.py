@@ -38,20 +38,27 @@ class DataSpec(Strict):
 
 
 class ModelSpec(Strict):
-    """A preset, what is different from it, and the recipe that trains it on first use; or a trained model's folder."""
+    """A preset, what is different from it, and the recipe that trains it on first use; or a trained model's folder; or
+    an ONNX file of whatever origin."""
 
     preset: str | None = None
     overrides: dict[str, Any] = {}
     recipe: str | None = None
     training: dict[str, Any] = {}
     run: str | None = None
+    onnx: str | None = None
 
     @model_validator(mode="after")
     def _one_source(self) -> ModelSpec:
-        if self.run is None and (self.preset is None or self.recipe is None):
-            raise ValueError("name a preset and a recipe, or the folder of a trained model: run = DIR")
-        if self.run is not None and (self.preset or self.recipe or self.overrides or self.training):
+        others = self.preset or self.recipe or self.overrides or self.training
+        if self.onnx is not None and (others or self.run is not None):
+            raise ValueError("onnx names a finished model; leave out run, preset, overrides, recipe and training")
+        if self.run is not None and others:
             raise ValueError("run names a trained model; leave out preset, overrides, recipe and training")
+        if self.run is None and self.onnx is None and (self.preset is None or self.recipe is None):
+            raise ValueError(
+                "name a preset and a recipe, or the folder of a trained model: run = DIR, or a file: onnx = FILE.onnx"
+            )
         return self
 
 
@@ -158,6 +165,11 @@ class CampaignSpec(Strict):
     def _consistent(self) -> CampaignSpec:
         if self.data is None and self.model.run is None:
             raise ValueError('data: missing; name a data set, for example [data] name = "digits"')
+        if self.model.onnx is not None and "attention" in self.targets:
+            raise ValueError(
+                "faults.target: 'attention' needs a model of the testbed, which records what that module is fed; strike"
+                " 'model', with sites such as block.0.attn.*"
+            )
         if self.detector not in DETECTORS:
             raise ValueError(f"unknown detector {self.detector!r}; known: {', '.join(DETECTORS)}")
         atol = self.tolerance.atol

@@ -1,50 +1,76 @@
-"""What a campaign is about: a trained model, or one to be trained, and the images it is judged on."""
+"""What a campaign is about: a model with its goldens, and the images it is judged on."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
+from testbed.campaign.images import Inputs
 from testbed.campaign.spec import CampaignSpec
-from testbed.core.errors import UsageError
+from testbed.core.errors import GateFailed, UsageError
+from testbed.core.runfolder import RunFolder
+from testbed.core.site import SiteTable
 from testbed.data import Dataset, load
-from testbed.models.config import ViTConfig
-from testbed.models.presets import preset
-from testbed.models.runs import DataSource, ModelRun, open_model_run
-from testbed.train import Recipe, recipe
+from testbed.models.runs import DataSource
 
 
-@dataclass(frozen=True)
-class Subject:
-    """``recipe`` trains a preset on first use; it is None for a model that is trained already (``trained``)."""
+class Subject(Protocol):
+    """A model that the testbed trains or has trained, or a user's own ONNX file. Arrays are of all test images.
 
-    dataset: Dataset
-    config: ViTConfig
-    recipe: Recipe | None
-    trained: ModelRun | None
+    Building one raises UsageError for a data set, preset, recipe, folder or file that does not exist or does not fit.
+    """
 
     @property
-    def name(self) -> str:
-        """For people."""
-        return str(self.trained.folder.manifest["name"]) if self.trained else "trained here"
+    def dataset(self) -> Dataset: ...
+
+    @property
+    def training_epochs(self) -> int:
+        """That the campaign will begin with."""
+
+    def stages(self, targets: Sequence[str]) -> list[str]:
+        """Stages up to the twins, in the order in which they run."""
+
+    def check_sites(self) -> None:
+        """Raises UsageError for a site that the model will not have, before anything is made for it."""
+
+    def sketch(self, target: str) -> tuple[bytes, NDArray[np.float32]]:
+        """A plain ONNX file of the same shape as the campaign's, and one batch of empty inputs."""
+
+    def site_table(self, plain: bytes, target: str) -> SiteTable: ...
+
+    def make_golden(self, folder: RunFolder) -> None:
+        """The stages up to the golden: golden/logits.npy, and in the manifest its ``accuracy``."""
+
+    def make_plain(self, folder: RunFolder, target: str) -> None:
+        """The stage that writes the target's plain ONNX file."""
+
+    def inputs(self, folder: RunFolder, target: str, positions: NDArray[np.int64]) -> Inputs:
+        """What the target is fed for rows of the named images, which are at these positions of the test split."""
+
+    def reference(self, folder: RunFolder, target: str) -> NDArray[np.float32] | None:
+        """Outputs (n, ...) of the original model; None where there is none but the engine itself."""
+
+    def described(self, folder: RunFolder) -> dict[str, Any]:
+        """For the summary: ``preset`` (a name for people), ``parameters``, ``sha256``, ``reference``."""
 
 
-def subject_of(spec: CampaignSpec) -> Subject:
-    """Raises UsageError for a data set, preset, recipe or folder that does not exist, or that do not fit each other."""
-    if spec.model.run is None:
-        assert spec.model.preset is not None
-        assert spec.model.recipe is not None
-        config = preset(spec.model.preset, **spec.model.overrides)
-        subject = Subject(_dataset(spec, None, None), config, recipe(spec.model.recipe, **spec.model.training), None)
-    else:
-        trained = open_model_run(Path(spec.model.run))
-        config = trained.model.config
-        subject = Subject(_dataset(spec, trained.data, config.image), config, None, trained)
-    _check_fit(subject.config, subject.dataset)
-    return subject
+def subject_of(spec: CampaignSpec, folder: RunFolder | None = None) -> Subject:
+    """folder: the campaign's, where it may have been begun before."""
+    if spec.model.onnx is not None:
+        from testbed.campaign.onnx_subject import OnnxSubject
+
+        return OnnxSubject.of(spec, folder)
+    from testbed.campaign.torch_subject import TorchSubject
+
+    return TorchSubject.of(spec)
 
 
-def _dataset(spec: CampaignSpec, source: DataSource | None, image: int | None) -> Dataset:
+def dataset_of(spec: CampaignSpec, source: DataSource | None, image: int | None) -> Dataset:
+    """The spec's data set, or the one that a trained model is for (``source``). image: pixels of a side."""
     if spec.data is not None:
         asked = spec.data
         dataset = load(asked.name, root=asked.root, preprocess=asked.preprocess, image=image, seed=spec.seed)
@@ -56,14 +82,7 @@ def _dataset(spec: CampaignSpec, source: DataSource | None, image: int | None) -
     return load(source.name, root=source.root, preprocess=source.preprocess, image=image, seed=source.seed)
 
 
-def _check_fit(config: ViTConfig, dataset: Dataset) -> None:
-    wanted = (config.image, config.channels, config.classes)
-    found = (dataset.image, dataset.channels, len(dataset.classes))
-    for name, want, have in zip(("image", "channels", "classes"), wanted, found, strict=True):
-        if want != have:
-            raise UsageError(
-                f"the model has {name} = {want} but data set {dataset.name!r} has {have};"
-                f" set model.overrides.{name} = {have} or choose another model or data set"
-            )
-    if config.depth < 1 or not config.heads[0]:
-        raise UsageError("the model's first block has no attention; choose a model whose first block has heads")
+def check_accuracy(accuracy: float, bound: float, fix: str) -> None:
+    """Raises GateFailed when the model is not as good as the spec asks."""
+    if accuracy < bound:
+        raise GateFailed(f"test accuracy {accuracy:.4f} is below gates.test_accuracy {bound}; {fix} or lower the gate")

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from testbed.analysis.survey import Domains, Estimate, SurveyDesign
 from testbed.campaign.plan import PLAN_FILE, read_plan
-from testbed.campaign.prepare import MODEL, Preparation
+from testbed.campaign.prepare import Preparation
 from testbed.core.outcome import OUTCOMES, Outcome
 from testbed.core.schema import SCHEMA_VERSION
 
@@ -59,11 +59,9 @@ def summarise(preparation: Preparation, engines: Sequence[Mapping[str, Any]], re
         "faults": len(population),
         "rows": len(rows),
         "model": {
-            "preset": spec.model.preset or preparation.subject.name,
-            "parameters": sum(parameter.numel() for parameter in preparation.model.parameters()),
+            **preparation.subject.described(folder),
             "test_accuracy": preparation.accuracy,
             "test_images": len(preparation.dataset.test),
-            "sha256": folder.output_hash("train", MODEL),
         },
         "data": {"name": preparation.dataset.name, "classes": list(preparation.dataset.classes)},
         "tiers": _tiers(preparation),
@@ -207,8 +205,11 @@ def _tiers(preparation: Preparation) -> list[dict[str, Any]]:
 
 def _statement(preparation: Preparation) -> str:
     images, tiers = len(preparation.images), len(preparation.spec.tiers.edges)
+    own = preparation.spec.model.onnx is not None
     return (
         f"Rates speak of the {images} named images in the run folder ({tiers} confidence tiers, correctly classified"
         " test images), of all elements and bits of the named sites, and of one fault model at a time; elements, bits"
         " and images weigh equally. They do not speak of other images."
+    ) + (
+        " The golden is the ONNX file's own, without a fault: nothing else vouches for what it computes." if own else ""
     )

@@ -23,7 +23,8 @@ from testbed.campaign.prepare import Files, Preparation
 from testbed.campaign.spec import CampaignSpec, parse_spec
 from testbed.core.errors import StaleArtefact, UsageError
 from testbed.core.fault import masks_for
-from testbed.core.runfolder import RunFolder
+from testbed.core.files import sha256_json
+from testbed.core.runfolder import MANIFEST, RunFolder
 from testbed.core.site import Site, SiteTable
 from testbed.instrument.feed import numbers
 
@@ -57,12 +58,14 @@ class Run:
         self.folder = RunFolder.existing(Path(path))
         if self.folder.manifest.get("kind") != "campaign":
             raise UsageError(f"{path} holds no campaign but a {self.folder.manifest.get('kind')}")
+        if self.folder.manifest.get("identity") != sha256_json(self.folder.manifest.get("spec")):
+            raise StaleArtefact(f"the spec in {self.folder / MANIFEST} was edited; run the campaign in another folder")
         self.spec: CampaignSpec = parse_spec(self.folder.manifest["spec"], str(path))
-        for target in self.spec.targets:
-            for stage in ("train", "golden", "tiers", f"export.{target}", f"instrument.{target}"):
-                self.folder.verify(stage)
+        preparation = Preparation(self.spec, self.folder)
+        for stage in preparation.subject.stages(self.spec.targets):
+            self.folder.verify(stage)
         self._stack = ExitStack()
-        self._campaign = Campaign(Preparation(self.spec, self.folder), self._stack)
+        self._campaign = Campaign(preparation, self._stack)
 
     @property
     def image_ids(self) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from testbed.core.errors import TestbedError, UsageError
 from testbed.core.site import Site, SiteTable
 from testbed.instrument.feed import GATED_REPLACE, INDEX, MASKS, OP, SITE, XOR, formats, live_output, value_input
+from testbed.instrument.shapes import inputs_of
 
 OP_DOMAIN, OP_TYPE, OP_VERSION = "testbed", "FaultPort", 1
 XOR_OPSET = 26  # the first with BitCast
@@ -162,9 +163,7 @@ def _live(format_name: str, sites: list[Site], table: SiteTable, ports: _Ports) 
 def _declare(proto: ModelProto, table: SiteTable) -> None:
     """The twin's extra inputs and outputs, and the operator sets it needs."""
     graph = proto.graph
-    stored = {tensor.name for tensor in graph.initializer}  # old files list these as inputs, too
-    first = next(value for value in graph.input if value.name not in stored)
-    batch = first.type.tensor_type.shape.dim[0].dim_param or "batch"
+    batch = inputs_of(proto)[0].type.tensor_type.shape.dim[0].dim_param or "batch"
 
     def declared(name: str, element: int) -> onnx.ValueInfoProto:
         return helper.make_tensor_value_info(name, element, [batch, 1])

@@ -72,10 +72,15 @@ def measured_shapes(proto: ModelProto, names: list[str], batch: int) -> dict[str
     return {name: tuple(outputs[f"shape/{number}"].tolist()) for number, name in enumerate(names)}
 
 
+def inputs_of(proto: ModelProto) -> list[onnx.ValueInfoProto]:
+    """What is to be fed; old files list their weights as inputs, too."""
+    stored = {tensor.name for tensor in proto.graph.initializer}
+    return [value for value in proto.graph.input if value.name not in stored]
+
+
 def model_input(proto: ModelProto) -> onnx.ValueInfoProto:
     """The graph's one input. Raises UsageError where there are more, or it is no batch of numbers."""
-    stored = {tensor.name for tensor in proto.graph.initializer}
-    inputs = [value for value in proto.graph.input if value.name not in stored]
+    inputs = inputs_of(proto)
     if len(inputs) != 1:
         told = ", ".join(value.name for value in inputs) or "none"
         raise UsageError(f"the model has {len(inputs)} inputs ({told}); it must have one, the images")

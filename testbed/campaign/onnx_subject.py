@@ -1,0 +1,193 @@
+"""A user's own ONNX file: nothing is trained, and the golden is the file's own outputs on the campaign's engine."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import ModelProto, TensorProto
+
+from testbed.campaign.images import Inputs
+from testbed.campaign.spec import CampaignSpec
+from testbed.campaign.subject import check_accuracy, dataset_of
+from testbed.core.errors import UsageError
+from testbed.core.files import sha256_bytes, write_bytes
+from testbed.core.runfolder import RunFolder
+from testbed.core.site import SiteTable
+from testbed.data import Dataset
+from testbed.engines.runner import EngineRequest, open_engine
+from testbed.golden.arrays import array_writer, read_array
+from testbed.golden.reference import LOGITS
+from testbed.instrument.adopt import Adopted, adopt
+from testbed.instrument.shapes import input_shape, measured_shapes, model_input
+from testbed.instrument.table import deployment_id, site_table
+
+log = logging.getLogger(__name__)
+
+PLAIN = "model.onnx"
+_STAGE = "export.model"
+
+
+@dataclass(frozen=True)
+class OnnxSubject:
+    """``adopted``: the file's content, or what the campaign's folder has of it where the file is gone."""
+
+    spec: CampaignSpec
+    dataset: Dataset
+    adopted: Adopted
+
+    @classmethod
+    def of(cls, spec: CampaignSpec, folder: RunFolder | None) -> OnnxSubject:
+        assert spec.model.onnx is not None
+        path = Path(spec.model.onnx)
+        kept = folder is not None and _STAGE in folder.manifest.get("stages", {})
+        if kept and not path.exists():
+            assert folder is not None
+            folder.verify(_STAGE)
+            adopted = Adopted((folder / PLAIN).read_bytes(), ())
+        else:
+            adopted = adopt(path)
+        proto = onnx.load_from_string(adopted.plain)
+        dataset = dataset_of(spec, None, _image_side(proto))
+        _check_fit(proto, dataset, spec.model.onnx)
+        return cls(spec, dataset, adopted)
+
+    @property
+    def training_epochs(self) -> int:
+        return 0
+
+    def stages(self, targets: Sequence[str]) -> list[str]:
+        return [_STAGE, "golden", "tiers", "instrument.model"]
+
+    def check_sites(self) -> None:
+        table = self._table
+        for (_, where), patterns in self.spec.legs.items():
+            table.select(where, patterns)
+        formats = {site.format_name for site in table}
+        found = next((name for name in ("int8", "bf16", "fp16") if name in formats), "fp32")
+        if found != self.spec.engine.precision:
+            raise UsageError(
+                f"{self.spec.model.onnx} computes in {found}, and engine.precision is {self.spec.engine.precision!r};"
+                f" set engine.precision = {found!r}"
+            )
+
+    @cached_property
+    def _table(self) -> SiteTable:
+        wanted = [pattern for patterns in self.spec.legs.values() for pattern in patterns]
+        return site_table(self.adopted.plain, "model", self.spec.engine.ports, also=wanted)
+
+    def sketch(self, target: str) -> tuple[bytes, NDArray[np.float32]]:
+        """The file itself."""
+        shape = (self.spec.engine.batch, self.dataset.channels, self.dataset.image, self.dataset.image)
+        return self.adopted.plain, np.zeros(shape, np.float32)
+
+    def site_table(self, plain: bytes, target: str) -> SiteTable:
+        return self._table
+
+    def make_golden(self, folder: RunFolder) -> None:
+        """Takes the file into the folder, and runs it on every test image."""
+        changes = {"changes": list(self.adopted.changes)}
+
+        def take() -> dict[str, Any]:
+            log.info("model: %s", "; ".join((str(self.spec.model.onnx), *self.adopted.changes)))
+            write_bytes(folder / PLAIN, self.adopted.plain)
+            return changes
+
+        folder.stage(_STAGE, {"plain": sha256_bytes(self.adopted.plain)}, [PLAIN], take)
+        test, engine = self.dataset.test, self.spec.engine
+        inputs = {
+            "plain": folder.output_hash(_STAGE, PLAIN),
+            "test": test.sha256(),
+            "engine": engine.model_dump(mode="json"),
+        }
+
+        def build() -> dict[str, Any]:
+            log.info("golden: logits of %d test images, by the plain engine itself", len(test))
+            engine_hash = self._run(folder)
+            accuracy = float((read_array(folder / LOGITS).argmax(1) == test.labels).mean())
+            return {"accuracy": accuracy, "images": len(test), "source": "plain engine", "engine_hash": engine_hash}
+
+        facts = folder.stage("golden", inputs, [LOGITS], build)
+        fix = "is the data set, or its preprocessing (data.preprocess), the one it was trained for? Correct it"
+        check_accuracy(facts["accuracy"], self.spec.gates.test_accuracy, fix)
+
+    def _run(self, folder: RunFolder) -> str:
+        """Writes the logits (n, K) of all test images; returns the engine's hash."""
+        test, engine, plain = self.dataset.test, self.spec.engine, self.adopted.plain
+        name, output = model_input(self._proto).name, self._proto.graph.output[0].name
+        request = EngineRequest(
+            plain,
+            sha256_bytes(plain),
+            deployment_id(plain),
+            precision=engine.precision,
+            threads=engine.threads,
+            max_batch=engine.batch,
+        )
+        with open_engine(engine.backend, request) as runner, array_writer(folder / LOGITS, len(test)) as writer:
+            for start in range(0, len(test), engine.batch):
+                images = test.batch(slice(start, start + engine.batch))
+                padding = np.zeros((engine.batch - len(images), *images.shape[1:]), np.float32)
+                logits = runner.run({name: np.concatenate([images, padding])})[output]
+                writer.append(logits[: len(images)].astype(np.float32))
+            return runner.info.hash
+
+    def make_plain(self, folder: RunFolder, target: str) -> None:
+        """It is there already."""
+
+    def inputs(self, folder: RunFolder, target: str, positions: NDArray[np.int64]) -> Inputs:
+        pixels = self.dataset.test.batch(positions)
+        return lambda rows: pixels[rows]
+
+    def reference(self, folder: RunFolder, target: str) -> None:
+        """There is no other model than the engine's own."""
+
+    def described(self, folder: RunFolder) -> dict[str, Any]:
+        floats = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.INT8)
+        weights = [math.prod(w.dims) for w in self._proto.graph.initializer if w.data_type in floats and w.dims]
+        return {
+            "preset": Path(str(self.spec.model.onnx)).name,
+            "parameters": sum(size for size in weights if size > 1),
+            "sha256": folder.output_hash(_STAGE, PLAIN),
+            "reference": "the plain engine itself",
+        }
+
+    @cached_property
+    def _proto(self) -> ModelProto:
+        return onnx.load_from_string(self.adopted.plain)
+
+
+def _image_side(proto: ModelProto) -> int:
+    """Pixels. Raises UsageError for an input other than float32 (B, C, S, S)."""
+    value, shape = model_input(proto), input_shape(proto)
+    if value.type.tensor_type.elem_type != TensorProto.FLOAT:
+        raise UsageError(f"the model's input {value.name!r} is not float32; export it with float32 images, cast inside")
+    if len(shape) != 3 or shape[1] != shape[2]:
+        told = ", ".join(("B", *map(str, shape)))
+        raise UsageError(f"the model's input {value.name!r} is ({told}); a campaign needs square images (B, C, S, S)")
+    return shape[1]
+
+
+def _check_fit(proto: ModelProto, dataset: Dataset, file: str) -> None:
+    """Raises UsageError for outputs other than one of logits (B, K), or another number of channels or classes."""
+    outputs = [value.name for value in proto.graph.output]
+    if len(outputs) != 1:
+        raise UsageError(f"{file} has {len(outputs)} outputs ({', '.join(outputs)}); export it with the logits alone")
+    rows, *rest = measured_shapes(proto, outputs, 2)[outputs[0]]
+    if rows != 2 or len(rest) != 1:
+        told = ", ".join(("B" if rows == 2 else str(rows), *map(str, rest)))
+        raise UsageError(f"{file}: its output {outputs[0]!r} is ({told}); a campaign needs logits (B, classes)")
+    found = (input_shape(proto)[0], rest[0])
+    wanted = (dataset.channels, len(dataset.classes))
+    for name, have, want in zip(("channels", "classes"), found, wanted, strict=True):
+        if have != want:
+            raise UsageError(
+                f"{file} has {have} {name} but data set {dataset.name!r} has {want}; choose another file or data set"
+            )

@@ -1,0 +1,240 @@
+"""A model of the testbed: trained on first use or before, exported by target, its reference golden PyTorch's."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from testbed.campaign.images import Inputs
+from testbed.campaign.spec import CampaignSpec
+from testbed.campaign.subject import check_accuracy, dataset_of
+from testbed.core.cache import cache_folder
+from testbed.core.errors import TestbedError, UsageError
+from testbed.core.files import atomic_path, sha256_bytes, sha256_json, write_bytes
+from testbed.core.runfolder import RunFolder, installed_version
+from testbed.core.site import Site, SiteTable
+from testbed.data import Dataset
+from testbed.export.onnx import OPSET
+from testbed.export.precision import Calibration
+from testbed.export.target import export_target, target_inputs
+from testbed.golden.arrays import read_array
+from testbed.golden.reference import LOGITS, module_files, record_reference
+from testbed.instrument.table import site_table
+from testbed.models.config import ViTConfig
+from testbed.models.presets import preset
+from testbed.models.runs import MODEL, ModelRun, open_model_run
+from testbed.models.subnetwork import subnetwork
+from testbed.models.vit import ViT, taps
+from testbed.models.weights import load_model, save_model
+from testbed.train import Recipe, recipe, train
+
+log = logging.getLogger(__name__)
+
+ATTENTION = "block.0.attn"
+
+
+@dataclass(frozen=True)
+class TorchSubject:
+    """``recipe`` trains a preset on first use; it is None for a model that is trained already (``trained``)."""
+
+    spec: CampaignSpec
+    dataset: Dataset
+    config: ViTConfig
+    recipe: Recipe | None
+    trained: ModelRun | None
+
+    @classmethod
+    def of(cls, spec: CampaignSpec) -> TorchSubject:
+        if spec.model.run is None:
+            assert spec.model.preset is not None
+            assert spec.model.recipe is not None
+            config = preset(spec.model.preset, **spec.model.overrides)
+            chosen = recipe(spec.model.recipe, **spec.model.training)
+            subject = cls(spec, dataset_of(spec, None, None), config, chosen, None)
+        else:
+            trained = open_model_run(Path(spec.model.run))
+            config = trained.model.config
+            subject = cls(spec, dataset_of(spec, trained.data, config.image), config, None, trained)
+        _check_fit(subject.config, subject.dataset)
+        return subject
+
+    @property
+    def training_epochs(self) -> int:
+        return self.recipe.epochs if self.recipe else 0
+
+    def stages(self, targets: Sequence[str]) -> list[str]:
+        per_target = [f"{stage}.{target}" for target in targets for stage in ("export", "instrument")]
+        return ["train", "golden", "tiers", *per_target]
+
+    def check_sites(self) -> None:
+        """A quantised file has further sites (scales, zero points), which are known only once it is there."""
+        if self.spec.engine.precision == "int8":
+            return
+        with torch.device("meta"):  # names only: no memory, no initialisation
+            model = ViT(self.config)
+        for (target, where), patterns in self.spec.legs.items():
+            module = model if target == "model" else subnetwork(model, target)
+            names = taps(module) if where == "activation" else dict(module.named_parameters())
+            SiteTable(target, "", "", tuple(Site(name, where, ()) for name in names)).select(where, patterns)
+
+    def sketch(self, target: str) -> tuple[bytes, NDArray[np.float32]]:
+        """Of an untrained model."""
+        config, engine = self.config, self.spec.engine
+        model = ViT(config).eval()
+        images = np.zeros((engine.batch, config.channels, config.image, config.image), np.float32)
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "plain.onnx"
+            calibration = Calibration(len(images))
+            export_target(model, target, file, precision=engine.precision, images=images, calibration=calibration)
+            return file.read_bytes(), target_inputs(model, target, images)
+
+    def site_table(self, plain: bytes, target: str) -> SiteTable:
+        return site_table(plain, target, self.spec.engine.ports)
+
+    def make_golden(self, folder: RunFolder) -> None:
+        if self.recipe is None:
+            self._take_trained(folder)
+        else:
+            self._train(folder, self.recipe)
+        self._record_golden(folder)
+
+    def _train(self, folder: RunFolder, chosen: Recipe) -> None:
+        made_from = {
+            "train": self.dataset.train.sha256(),
+            "validation": self.dataset.validation.sha256(),
+            "preprocess": self.dataset.preprocess.describe(),
+            "config": self.config.to_dict(),
+            "recipe": chosen.to_dict(),
+            "seed": self.spec.seed,
+            "torch": torch.__version__,
+        }
+        key = sha256_json(made_from)
+
+        def build() -> dict[str, Any]:
+            kept = cache_folder() / "models" / f"{key}.safetensors"
+            if _reused(kept, folder / MODEL):
+                log.info("model: reused, trained before from the same data, recipe and seed")
+                return {"key": key}
+            log.info("model: training %s on %s, %d epochs", self.spec.model.preset, self.dataset.name, chosen.epochs)
+            trained = train(self.config, self.dataset, chosen, seed=self.spec.seed, threads=1)
+            save_model(folder / MODEL, trained.model)
+            _keep(folder / MODEL, kept)
+            return {"key": key}
+
+        folder.stage("train", made_from, [MODEL], build)
+
+    def _take_trained(self, folder: RunFolder) -> None:
+        trained = self.trained
+        assert trained is not None
+
+        def build() -> None:
+            trained.folder.verify(trained.stage)
+            log.info("model: the one in %s", trained.folder.path)
+            write_bytes(folder / MODEL, (trained.folder / MODEL).read_bytes())
+
+        folder.stage("train", {"model": trained.model_hash}, [MODEL], build)
+
+    def _record_golden(self, folder: RunFolder) -> None:
+        test, model_hash = self.dataset.test, folder.output_hash("train", MODEL)
+        inputs = {"model": model_hash, "test": test.sha256(), "torch": torch.__version__}
+        files = [LOGITS, *module_files(ATTENTION)]
+
+        def build() -> dict[str, Any]:
+            log.info("golden: logits and first attention of %d test images", len(test))
+            torch.set_num_threads(self.spec.engine.threads)
+            rows = range(len(test))
+            record_reference(load_model(folder / MODEL), test, rows, folder.path, modules=[ATTENTION])
+            accuracy = float((read_array(folder / LOGITS).argmax(1) == test.labels).mean())
+            return {"accuracy": accuracy, "images": len(rows)}
+
+        facts = folder.stage("golden", inputs, files, build)
+        fix = "train longer (model.training.epochs)"
+        check_accuracy(facts["accuracy"], self.spec.gates.test_accuracy, fix)
+
+    def make_plain(self, folder: RunFolder, target: str) -> None:
+        file, engine = f"{target}.onnx", self.spec.engine
+        versions = {name: installed_version(name) for name in ("torch", "onnx", "onnxscript")}
+        inputs: dict[str, Any] = {
+            "model": folder.output_hash("train", MODEL),
+            "opset": OPSET,
+            "versions": versions,
+            "precision": engine.precision,
+        }
+        calibration = images = None
+        if engine.precision == "int8":
+            calibration = Calibration(engine.calibration_images, engine.calibration_method)
+            images = self.dataset.train.batch(slice(0, engine.calibration_images))
+            inputs["calibration"] = {**calibration.to_dict(), "train": self.dataset.train.sha256()}
+
+        def build() -> None:
+            log.info("export: %s -> %s (%s)", target, file, engine.precision)
+            model = load_model(folder / MODEL)
+            export_target(
+                model, target, folder / file, precision=engine.precision, images=images, calibration=calibration
+            )
+
+        folder.stage(f"export.{target}", inputs, [file], build)
+
+    def inputs(self, folder: RunFolder, target: str, positions: NDArray[np.int64]) -> Inputs:
+        if target == "model":
+            pixels = self.dataset.test.batch(positions)
+            return lambda rows: pixels[rows]
+        hidden = read_array(folder / module_files(ATTENTION)[0])
+        return lambda rows: hidden[positions[rows]]
+
+    def reference(self, folder: RunFolder, target: str) -> NDArray[np.float32]:
+        return read_array(folder / (LOGITS if target == "model" else module_files(ATTENTION)[1]))
+
+    def described(self, folder: RunFolder) -> dict[str, Any]:
+        name = str(self.trained.folder.manifest["name"]) if self.trained else "trained here"
+        return {
+            "preset": self.spec.model.preset or name,
+            "parameters": sum(parameter.numel() for parameter in load_model(folder / MODEL).parameters()),
+            "sha256": folder.output_hash("train", MODEL),
+            "reference": "PyTorch, float32",
+        }
+
+
+def _check_fit(config: ViTConfig, dataset: Dataset) -> None:
+    wanted = (config.image, config.channels, config.classes)
+    found = (dataset.image, dataset.channels, len(dataset.classes))
+    for name, want, have in zip(("image", "channels", "classes"), wanted, found, strict=True):
+        if want != have:
+            raise UsageError(
+                f"the model has {name} = {want} but data set {dataset.name!r} has {have};"
+                f" set model.overrides.{name} = {have} or choose another model or data set"
+            )
+    if config.depth < 1 or not config.heads[0]:
+        raise UsageError("the model's first block has no attention; choose a model whose first block has heads")
+
+
+def _reused(kept: Path, wanted: Path) -> bool:
+    """Copies a cached model if there is a good one. The cache's content is checked by its recorded hash."""
+    digest = kept.with_suffix(".sha256")
+    try:
+        content, recorded = kept.read_bytes(), digest.read_text()
+    except OSError:
+        return False
+    if sha256_bytes(content) != recorded:
+        return False
+    write_bytes(wanted, content)
+    return True
+
+
+def _keep(made: Path, kept: Path) -> None:
+    """Into the cache, if that can be written; the campaign does not need it."""
+    try:
+        with atomic_path(kept) as temporary:
+            shutil.copyfile(made, temporary)
+        write_bytes(kept.with_suffix(".sha256"), sha256_bytes(made.read_bytes()).encode())
+    except (TestbedError, OSError) as error:
+        log.info("model: not cached (%s)", error)
