@@ -149,8 +149,8 @@ class FaultSpec(Strict):
 
 
 class CampaignSpec(Strict):
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]
-    seed: Annotated[int, Field(ge=0)] = 0
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
     detector: str = "none"
     model: ModelSpec

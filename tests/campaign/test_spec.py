@@ -65,6 +65,7 @@ def test_an_unknown_key_is_named_with_its_path_and_the_known_ones(
     [
         ("seed", "forty-two"),
         ("seed", -1),
+        ("seed", 2**32),
         ("seed", 1.5),
         ("confidence", 1.0),
         ("confidence", float("nan")),
@@ -109,6 +110,7 @@ def test_a_missing_key_is_named(tiny_values: dict[str, Any], key: str) -> None:
     ("path", "value", "told"),
     [
         ("name", "a/b", "name"),
+        ("name", "..", "name"),
         ("engine.backend", "abacus", "unknown engine 'abacus'"),
         ("engine.precision", "fp8", "does not offer 'fp8'"),
         ("detector", "eyes", "unknown detector 'eyes'; known: none"),
