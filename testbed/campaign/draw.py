@@ -30,7 +30,9 @@ class Stratum:
 
     @property
     def name(self) -> str:
-        return f"{self.target}/{self.site.name}/{self.op}/{self.bit}/{self.tier}"
+        """What its draws are seeded by: bits go by their role, so that campaigns in two precisions draw the same faults."""
+        bit = self.site.format.role_name(self.bit)
+        return f"{self.target}/{self.site.name}/{self.op}/{bit}/{self.tier}"
 
     @property
     def population(self) -> int:

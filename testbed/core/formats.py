@@ -32,6 +32,14 @@ class Format:
             return "magnitude"
         return "exponent" if bit >= self.mantissa else "mantissa"
 
+    def role_name(self, bit: int | None) -> str:
+        """The bit by its role and its distance from the role's top: "exponent-0" is the top exponent bit in any format."""
+        if bit is None:
+            return "word"
+        role = self.role(bit)
+        top = max(other for other in range(self.bits) if self.role(other) == role)
+        return f"{role}-{top - bit}"
+
     def bit_class(self, bit: int | None) -> str:
         """The display class of a bit; ``None`` (a whole-word fault) is "word"."""
         if bit is None:

@@ -49,3 +49,13 @@ def test_a_bit_outside_the_word_is_refused(bit: int) -> None:
 def test_an_unknown_format_is_refused_naming_the_known_ones() -> None:
     with pytest.raises(UsageError, match=r"fp64.*fp32, fp16"):
         format_named("fp64")
+
+
+def test_bits_of_one_role_have_one_name_in_every_format() -> None:
+    """Campaigns in two precisions draw the same faults where both have the bit."""
+    assert {FORMATS[name].role_name(bit) for name, bit in (("fp32", 30), ("fp16", 14), ("bf16", 14))} == {"exponent-0"}
+    assert {FORMATS[name].role_name(bit) for name, bit in (("fp32", 22), ("fp16", 9), ("bf16", 6))} == {"mantissa-0"}
+    assert {FORMATS[name].role_name(FORMATS[name].bits - 1) for name in ("fp32", "fp16", "int8", "int32")} == {"sign-0"}
+    for fmt in FORMATS.values():
+        assert len({fmt.role_name(bit) for bit in range(fmt.bits)}) == fmt.bits
+    assert FORMATS["int8"].role_name(None) == "word"
