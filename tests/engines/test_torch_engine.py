@@ -286,10 +286,11 @@ def test_ranges_nan_and_not_agree_with_onnx_runtime():
 def test_a_rows_bits_do_not_depend_on_the_size_of_its_batch(width, classes):
     """Golden values may be read in smaller batches than faults are run in."""
     rng = np.random.default_rng(3)
-    weight = rng.standard_normal((width, classes)).astype(np.float32)
+    weight = rng.standard_normal((classes, width)).astype(np.float32)
     rows = rng.standard_normal((16, width)).astype(np.float32)
     stored = [("w", weight), ("c", np.ones(classes, np.float32))]
-    plain = small_graph([helper.make_node("Gemm", ["x", "w", "c"], ["y"])], {"x": ("b", width)}, "y", stored)
+    node = helper.make_node("Gemm", ["x", "w", "c"], ["y"], transB=1)
+    plain = small_graph([node], {"x": ("b", width)}, "y", stored)
     together = outputs("torch", plain, {"x": rows})["y"]
     for size in (2, 4, 8):
         parts = [outputs("torch", plain, {"x": rows[start : start + size]})["y"] for start in range(0, 16, size)]
