@@ -5,6 +5,8 @@ Imported only where asked for, and never with ``pycuda.autoinit``, which would m
 
 from __future__ import annotations
 
+import ctypes
+import warnings
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -45,20 +47,23 @@ def open_driver(number: int = 0, binding: str | None = None) -> Driver:
                 reasons.append(f"{name}: {_first_line(error)}")
             except (OSError, RuntimeError) as error:
                 raise EngineError(f"{name} finds no usable GPU: {_first_line(error)}") from error
-    raise EngineError(f"no Python binding of CUDA works ({'; '.join(reasons)}); pip install cuda-bindings")
+    install = "pycuda" if binding == "pycuda" else "cuda-bindings"
+    raise EngineError(f"no Python binding of CUDA works ({'; '.join(reasons)}); pip install {install}")
 
 
 class _PyCuda:
     name = "pycuda"
 
     def __init__(self, number: int) -> None:
-        import pycuda.driver as cuda
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what it cannot load is also an ImportError
+            import pycuda.driver as cuda
 
         self._cuda = cuda
         self._memory: dict[int, Any] = {}
         self._ask(cuda.init)
-        self._context = self._ask(lambda: cuda.Device(number).retain_primary_context())
-        self._ask(self._context.push)
+        context = self._ask(_retained, (self.name, number), lambda: cuda.Device(number).retain_primary_context())
+        self._ask(context.push)
 
     def _ask(self, call: Callable[..., Any], *arguments: Any) -> Any:
         try:
@@ -85,7 +90,6 @@ class _PyCuda:
 
     def close(self) -> None:
         self._ask(self._cuda.Context.pop)
-        del self._context  # releases the primary context
 
 
 class _CudaPython:
@@ -96,8 +100,8 @@ class _CudaPython:
 
         self._driver = driver
         self._ask(driver.cuInit, 0)
-        self._device = self._ask(driver.cuDeviceGet, number)
-        context = self._ask(driver.cuDevicePrimaryCtxRetain, self._device)
+        device = self._ask(driver.cuDeviceGet, number)
+        context = _retained((self.name, number), lambda: self._ask(driver.cuDevicePrimaryCtxRetain, device))
         self._ask(driver.cuCtxPushCurrent, context)
 
     def _ask(self, call: Callable[..., tuple[Any, ...]], *arguments: Any) -> Any:
@@ -124,10 +128,21 @@ class _CudaPython:
 
     def close(self) -> None:
         self._ask(self._driver.cuCtxPopCurrent)
-        self._ask(self._driver.cuDevicePrimaryCtxRelease, self._device)
 
 
 _BINDINGS: dict[str, Callable[[int], Driver]] = {"pycuda": _PyCuda, "cuda-python": _CudaPython}
+
+
+_contexts: dict[tuple[str, int], Any] = {}
+
+
+def _retained(key: tuple[str, int], retain: Callable[[], Any]) -> Any:
+    """A primary context, retained once and for the rest of the process, as the CUDA runtime does too: the kernels' library
+    keeps state in it. The object is kept from being finalised: PyCUDA would detach the context as if it were its own."""
+    if key not in _contexts:
+        _contexts[key] = retain()
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(_contexts[key]))
+    return _contexts[key]
 
 
 def _first_line(error: Exception) -> str:
