@@ -25,7 +25,7 @@ from testbed.campaign.summary import SUMMARY, summarise
 from testbed.core.errors import GateFailed, TestbedError
 from testbed.core.files import sha256_bytes, write_json
 from testbed.core.runfolder import RunFolder, current_argv
-from testbed.engines.runner import open_engine
+from testbed.engines.runner import open_engine, require_engine
 from testbed.instrument.feed import Words
 
 log = logging.getLogger(__name__)
@@ -47,6 +47,7 @@ def run_campaign(spec: CampaignSpec, path: Path, *, redo: str | None, progress: 
     that does not hold.
     """
     folder = RunFolder.claimed(path, "campaign", spec.name, spec.identity(), current_argv())
+    require_engine(spec.engine.backend)  # before anything is trained for it
     preparation = Preparation(spec, folder)  # refuses what the spec gets wrong before anything is written
     with folder.locked():
         if redo:

@@ -9,6 +9,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from testbed.core.errors import UsageError
 from testbed.core.site import SiteTable
 from testbed.semantics import as_words
 
@@ -71,6 +72,15 @@ class PortFeed:
         none = np.zeros(len(site), np.uint32)
         return cls(site, index, none, words, none, none)
 
+    def _check(self, table: SiteTable) -> None:
+        struck = np.flatnonzero(self.site != NO_SITE)
+        index, sizes = self.index[struck], _sizes(table)[self.site[struck]]
+        if len(wrong := np.flatnonzero((index < 0) | (index >= sizes))):
+            name = list(table.ports)[self.site[struck[wrong[0]]]]
+            raise UsageError(
+                f"site {name} has elements 0 to {sizes[wrong[0]] - 1}; there is no element {index[wrong[0]]}"
+            )
+
     def padded(self, rows: int) -> PortFeed:
         """With idle rows at the end."""
         rest = PortFeed.idle(rows - len(self.site))
@@ -83,12 +93,20 @@ class PortFeed:
         return ((self.golden & self.and_mask) | self.or_mask) ^ self.xor_mask
 
     def as_inputs(self, table: SiteTable) -> dict[str, NDArray]:
-        """The extra inputs of the table's twin, each (B, 1)."""
+        """The extra inputs of the table's twin, each (B, 1). Raises UsageError for an index past a tensor's end.
+
+        Not every engine checks: some would strike another element, or write past the tensor.
+        """
+        self._check(table)
         inputs: dict[str, NDArray] = {SITE: self.site[:, None], INDEX: self.index[:, None]}
         if table.mechanism == GATED_REPLACE:
             return inputs | {value_input(f): from_words(self.faulty, f)[:, None] for f in formats(table)}
         masks = (self.and_mask, self.or_mask, self.xor_mask)
         return inputs | {name: mask[:, None] for name, mask in zip(MASKS, masks, strict=True)}
+
+
+def _sizes(table: SiteTable) -> NDArray[np.int64]:
+    return np.array([site.elements for site in table if site.where == "activation"], np.int64)
 
 
 def from_words(words: Words, format_name: str) -> NDArray:

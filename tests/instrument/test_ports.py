@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from testbed.core.errors import TestbedError
+from testbed.core.errors import TestbedError, UsageError
 from testbed.core.site import Site, SiteTable
 from testbed.instrument.feed import LIVE, NO_SITE, PortFeed, feed_sites
 from testbed.instrument.ports import instrument
@@ -96,10 +96,13 @@ def test_a_row_may_run_alone_or_in_any_batch(first: Any) -> None:
     np.testing.assert_array_equal(bits(together[:1]), bits(alone))
 
 
-def test_an_index_past_the_end_is_refused_by_the_engine(first: Any) -> None:
-    port = first.table.ports["head"]
-    with pytest.raises(Exception, match="Out of range value in index tensor"):
-        first.probe(first.feeds(feed([(port, first.table["head"].elements, 0)]), 1))
+def test_an_index_past_the_end_is_refused_before_any_engine_sees_it(first: Any) -> None:
+    port, elements = first.table.ports["head"], first.table["head"].elements
+    for index in (elements, -1):
+        with pytest.raises(
+            UsageError, match=f"site head has elements 0 to {elements - 1}; there is no element {index}"
+        ):
+            feed([(port, index, 0)]).as_inputs(first.table)
 
 
 # ---- a file that is not our export: every bit pattern, also those no trained model computes
