@@ -10,10 +10,8 @@
 //
 // y takes the place of x where ONNX Runtime allows it. A fault of this port whose index is out of range, or inputs whose
 // shapes do not fit, fail the run with a message before anything is written.
-#include <algorithm>
 #include <array>
 #include <cstring>
-#include <exception>
 #include <functional>
 #include <mutex>
 #include <new>
@@ -25,10 +23,20 @@
 #include "abi.h"
 #include "cuda_library.h"
 #include "ort_api.h"
+#include "ort_tensor.h"
 #include "port.h"
 
 namespace {
 
+using ort::check;
+using ort::guarded;
+using ort::input;
+using ort::Input;
+using ort::output;
+using ort::refuse;
+using ort::Shape;
+using ort::shape_of;
+using ort::text;
 using testbed::CudaLibrary;
 using testbed::Faults;
 
@@ -51,82 +59,6 @@ std::int32_t width_of(ort::ElementType type) {
     default:
       return 4;
   }
-}
-
-// ---- ONNX Runtime's errors as exceptions inside, statuses outside
-
-struct Failed {
-  ort::Status* status;
-};
-
-void check(ort::Status* status) {
-  if (status != nullptr) throw Failed{status};
-}
-
-[[noreturn]] void refuse(const std::string& why) { throw std::invalid_argument(why); }
-
-template <typename Work>
-ort::Status* guarded(const ort::Api& api, Work work) noexcept {
-  try {
-    work();
-    return nullptr;
-  } catch (const Failed& failed) {
-    return failed.status;
-  } catch (const std::invalid_argument& error) {
-    return api(ort::kCreateStatus)(ort::kInvalidArgument, error.what());
-  } catch (const std::exception& error) {
-    return api(ort::kCreateStatus)(ort::kFail, error.what());
-  }
-}
-
-// ---- Tensors
-
-using Shape = std::vector<std::int64_t>;
-
-std::string text(const Shape& shape) {
-  std::string result = "(";
-  for (const std::int64_t size : shape) result += (result.size() > 1 ? ", " : "") + std::to_string(size);
-  return result + ")";
-}
-
-Shape shape_of(const ort::Api& api, const ort::TensorInfo* info) {
-  std::size_t rank = 0;
-  check(api(ort::kGetDimensionsCount)(info, &rank));
-  Shape shape(rank);
-  check(api(ort::kGetDimensions)(info, shape.data(), rank));
-  return shape;
-}
-
-struct Input {
-  Shape shape;
-  const void* data;
-};
-
-Input input(const ort::Api& api, const ort::KernelContext* context, std::size_t number) {
-  const ort::Value* value = nullptr;
-  check(api(ort::kKernelContextGetInput)(context, number, &value));
-  ort::TensorInfo* info = nullptr;
-  check(api(ort::kGetTensorTypeAndShape)(value, &info));
-  Input result{};
-  try {
-    result.shape = shape_of(api, info);
-  } catch (...) {
-    api(ort::kReleaseTensorInfo)(info);
-    throw;
-  }
-  api(ort::kReleaseTensorInfo)(info);
-  void* data = nullptr;
-  check(api(ort::kGetTensorMutableData)(const_cast<ort::Value*>(value), &data));  // there is no read-only variant
-  result.data = data;
-  return result;
-}
-
-void* output(const ort::Api& api, ort::KernelContext* context, std::size_t number, const Shape& shape) {
-  ort::Value* value = nullptr;
-  check(api(ort::kKernelContextGetOutput)(context, number, shape.data(), shape.size(), &value));
-  void* data = nullptr;
-  check(api(ort::kGetTensorMutableData)(value, &data));
-  return data;
 }
 
 // ---- The faults of one run, checked

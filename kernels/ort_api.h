@@ -65,7 +65,8 @@ constexpr Slot<StatusFunction<KernelContext*, std::size_t, const std::int64_t*, 
 constexpr Slot<void TESTBED_ORT_CALL(TensorInfo*)> kReleaseTensorInfo{99};
 constexpr Slot<StatusFunction<const KernelContext*, void**>> kKernelContextGetGpuComputeStream{193};
 constexpr Slot<StatusFunction<const ShapeInferContext*, std::size_t, TensorInfo**>> kShapeInferContextGetInput{268};
-constexpr Slot<StatusFunction<const ShapeInferContext*, std::size_t, const TensorInfo*>> kShapeInferContextSetOutput{270};
+constexpr Slot<StatusFunction<const ShapeInferContext*, std::size_t, const TensorInfo*>>
+    kShapeInferContextSetOutput{270};
 
 // The table, called as api(slot)(arguments).
 class Api {
