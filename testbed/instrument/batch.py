@@ -86,6 +86,9 @@ def _opened(proto: ModelProto, graph: Graph, node: NodeProto) -> str:
         return str(node.input[1])
     name = f"{node.output[0]}/shape"
     first = 0 if (shape[1:] == -1).any() else -1
+    for attribute in node.attribute:
+        if attribute.name == "allowzero":
+            attribute.i = 0
     proto.graph.initializer.append(numpy_helper.from_array(np.array([first, *shape[1:]], np.int64), name))
     return name
 

@@ -1,0 +1,64 @@
+"""ONNX files of torch models, by torch's own exporters."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Logits(nn.Module):
+    """The model's logits alone, as a file for deployment has them."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        output = self.model(images)
+        logits: Tensor = getattr(output, "logits", output)
+        return logits
+
+
+def randomised(model: nn.Module) -> nn.Module:
+    """Every parameter random, so that none is like another."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+    return model.eval()
+
+
+def written(model: nn.Module, file: Path, exporter: str, batch: int = 2, **options: Any) -> Path:
+    """By torch's own means, with a dynamic batch unless ``batch`` is 1."""
+    images = torch.zeros(batch, 3, 16, 16)
+    if exporter == "dynamo":
+        options |= {"dynamo": True, "verbose": False}
+        if batch > 1:
+            options["dynamic_shapes"] = ({0: torch.export.Dim("batch")},)
+    else:
+        options = {"dynamo": False, "input_names": ["images"], "output_names": ["logits"]} | options
+        if batch > 1:
+            options.setdefault("dynamic_axes", {"images": {0: "batch"}, "logits": {0: "batch"}})
+    with quiet():
+        torch.onnx.export(Logits(model), (images,), str(file), **options)
+    return file
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """The exporters talk a lot."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)

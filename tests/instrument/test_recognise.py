@@ -1,0 +1,213 @@
+"""Sites found in files of other exporters are the tensors that the library's own modules compute, under the right names.
+
+Oracle: forward hooks on the torch modules, and by hand what no module returns (q, k, v, scores, maps).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+
+from testbed.instrument.adopt import adopt
+from testbed.instrument.catalogue import Catalogue, catalogue
+from testbed.instrument.feed import NO_SITE, PortFeed
+from testbed.instrument.named import named_sites
+from testbed.instrument.ports import instrument
+from testbed.instrument.table import deployment_id, site_table
+from tests.instrument.exporters import randomised, written
+from tests.instrument.libraries import BLOCKS, LIBRARIES, Library, Seen
+
+BRANCHES = ("q", "k", "v", "scores", "softmax", "context", "proj", "residual")
+IN_BLOCK = [
+    "norm1",
+    "norm2",
+    *(f"attn.{b}" for b in BRANCHES),
+    *(f"mlp.{b}" for b in ("fc1", "gelu", "fc2", "residual")),
+]
+SITES = {"patch_embed", "embed", "norm", "head"} | {f"block.{i}.{name}" for i in range(BLOCKS) for name in IN_BLOCK}
+
+
+EXPORTERS = ("dynamo", "torchscript")
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """A library's model and a file of it. images: three of them, (3, 3, 16, 16)."""
+
+    library: Library
+    model: nn.Module
+    file: Path
+    images: NDArray[np.float32]
+
+    @property
+    def catalogue(self) -> Catalogue:
+        return catalogue(adopt(self.file).plain)
+
+
+@pytest.fixture(scope="session")
+def foreign(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Foreign]:
+    """By library and exporter, each made once."""
+    made: dict[tuple[str, str], Foreign] = {}
+
+    def file(name: str, exporter: str) -> Foreign:
+        if (name, exporter) not in made:
+            torch.set_num_threads(1)
+            library = LIBRARIES[name]
+            model = randomised(library.model())
+            path = written(model, tmp_path_factory.mktemp("foreign") / "vit.onnx", exporter)
+            images = np.random.default_rng(1).standard_normal((3, 3, 16, 16)).astype(np.float32)
+            made[name, exporter] = Foreign(library, model, path, images)
+        return made[name, exporter]
+
+    return file
+
+
+SOME_SLOW = [
+    pytest.param(name, exporter, marks=[pytest.mark.slow] if slow else [])
+    for name in LIBRARIES
+    for exporter in EXPORTERS
+    if [slow := exporter == "dynamo" and name in ("torchvision", "vit-pytorch")]
+]
+every_file = pytest.mark.parametrize(("name", "exporter"), SOME_SLOW)
+
+
+def values(session: Any, plain: bytes, images: NDArray, sites: Any) -> dict[str, NDArray]:
+    """What an engine computes at these sites' tensors."""
+    proto = onnx.load_from_string(plain)
+    known = {output.name for output in proto.graph.output}
+    for site in sites:
+        if site.tensor not in known:
+            proto.graph.output.append(helper.make_tensor_value_info(site.tensor, TensorProto.FLOAT, None))
+    found = session(proto.SerializeToString())({proto.graph.input[0].name: images})
+    return {site.name: found[site.tensor] for site in sites}
+
+
+# ---- the tests
+
+
+@every_file
+def test_every_site_is_the_tensor_that_the_librarys_modules_compute(
+    foreign: Any, session: Any, name: str, exporter: str
+) -> None:
+    file = foreign(name, exporter)
+    found = file.catalogue
+    activations = [site for site in found.recognised if site.where == "activation"]
+    assert {site.name for site in activations} == SITES
+    assert not found.missing
+    with torch.no_grad():
+        wanted = file.library.tensors(file.model, Seen(file.model, torch.from_numpy(file.images)))
+    computed = values(session, adopt(file.file).plain, file.images, activations)
+    for site in activations:
+        want = wanted[site.name].numpy()
+        if site.name.endswith("attn.k") and site.shape != want.shape[1:]:
+            want = want.swapaxes(-1, -2)  # some files have k only as it enters the product
+        assert site.shape == want.shape[1:], site.name
+        np.testing.assert_allclose(computed[site.name], want, rtol=0, atol=1e-5, err_msg=site.name)
+
+
+@every_file
+def test_every_parameter_of_the_library_is_a_weight_under_our_name(foreign: Any, name: str, exporter: str) -> None:
+    file = foreign(name, exporter)
+    plain = adopt(file.file).plain
+    stored = {i.name: numpy_helper.to_array(i) for i in onnx.load_from_string(plain).graph.initializer}
+    parameters = {n: p.detach().numpy() for n, p in file.model.named_parameters()}
+    weights = [site for site in catalogue(plain).recognised if site.where == "weight"]
+    assert len(weights) == len(parameters)
+    for site in weights:
+        theirs = site.name
+        for ours, replacement in file.library.renamed.items():
+            theirs = re.sub(ours, replacement, theirs)
+        want = parameters.pop(theirs)
+        flat = stored[site.tensor].reshape(-1)
+        assert site.elements == want.size
+        if site.shape != want.shape:  # a class token may be stored with more or fewer dimensions of one
+            assert [n for n in site.shape if n > 1] == [n for n in want.shape if n > 1], site.name
+        for index in range(0, site.elements, max(1, site.elements // 7)):
+            assert flat[site.stored_index(index)] == want.reshape(-1)[index], site.name
+    assert not parameters
+
+
+@every_file
+def test_a_twin_with_idle_ports_is_the_file_bit_for_bit(foreign: Any, session: Any, name: str, exporter: str) -> None:
+    file = foreign(name, exporter)
+    plain = adopt(file.file).plain
+    table = site_table(plain, "model")
+    twin = session(instrument(plain, table).SerializeToString(), optimised=False)
+    fed = {onnx.load_from_string(plain).graph.input[0].name: file.images}
+    (wanted,) = session(plain, optimised=False)(fed).values()
+    outputs = twin({**fed, **PortFeed.idle(3).as_inputs(table)})
+    np.testing.assert_array_equal(outputs[twin.outputs[0]].view(np.uint32), wanted.view(np.uint32))
+
+
+def test_each_port_strikes_one_row_and_reaches_the_output(foreign: Any, session: Any) -> None:
+    file = foreign("timm", "torchscript")
+    plain = adopt(file.file).plain
+    table = site_table(plain, "model")
+    twin = session(instrument(plain, table).SerializeToString())
+    golden = twin({"images": file.images, **PortFeed.idle(3).as_inputs(table)})["logits"]
+    for site, port in table.ports.items():
+        feed = PortFeed.writing(
+            np.array([NO_SITE, port, NO_SITE]), np.zeros(3, np.int64), np.full(3, 0x41200000, np.uint32)
+        )
+        struck = twin({"images": file.images, **feed.as_inputs(table)})["logits"]
+        rows = (struck.view(np.uint32) != golden.view(np.uint32)).any(1)
+        assert rows.tolist() == [False, True, False], site  # element 0 is the class token's: it always reaches the head
+
+
+# ---- exports of our own, with nothing left of their names
+
+
+def scrambled(plain: bytes) -> tuple[bytes, dict[str, str]]:
+    """Every tensor and weight renamed to a number, metadata gone; and the new names by the old."""
+    proto = onnx.load_from_string(plain)
+    graph, names = proto.graph, {"": ""}
+
+    def new(name: str) -> str:
+        return names.setdefault(name, f"t{len(names)}")
+
+    for node in graph.node:
+        node.input[:] = map(new, node.input)
+        node.output[:] = map(new, node.output)
+        node.name = ""
+    for value in (*graph.initializer, *graph.input, *graph.output):
+        value.name = new(value.name)
+    del graph.value_info[:], proto.metadata_props[:]
+    return proto.SerializeToString(), names
+
+
+UNNAMED = {  # what a pattern does not tell: positions in two tables, a mix of two softmaxes
+    "pre-norm, unequal blocks": set(),
+    "post-norm, conv, sinusoidal, mean": {"pos_table"},
+    "differential, 2d, mean of patches": {"pos_row", "pos_column", "block.0.attn.mix"},
+    "pruned, no CLS, no positions": {"patch_embed"},
+}
+
+
+@pytest.mark.parametrize("name", UNNAMED)
+def test_our_own_exports_are_recognised_without_their_names(export: Any, name: str) -> None:
+    plain = export(name).plain
+    content, renamed = scrambled(plain)
+    found = {site.name: site for site in catalogue(content).recognised}
+    own = {site.name: site for site in named_sites(onnx.load_from_string(plain))}
+    assert own.keys() - found.keys() == UNNAMED[name]
+    assert found.keys() - own.keys() <= {"pos_embed"}
+    halves = {"block.0.attn.q", "block.0.attn.k"} if name.startswith("differential") else set()  # struck as halves
+    for site in found.keys() & own.keys() - halves:
+        assert found[site].tensor == renamed[own[site].tensor], site
+        assert (found[site].shape, found[site].transposed) == (own[site].shape, own[site].transposed), site
+
+
+def test_the_table_of_a_foreign_file_carries_its_deployment_id(foreign: Any) -> None:
+    content = foreign("timm", "torchscript").file.read_bytes()
+    assert site_table(content, "model").deployment_id == deployment_id(content)
