@@ -61,6 +61,8 @@ class _Recogniser:
         parts: list[Attention | _Mlp] = sorted([*found, *self._mlps()], key=lambda part: part.index)
         block, ended, first, last = -1, True, "", ""
         for part in parts:
+            if isinstance(part, _Mlp) and ended and self._is_pooled(part.first.input):
+                continue
             if isinstance(part, Attention) or ended:  # an MLP after an MLP is a block without attention
                 block += 1
             ended = isinstance(part, _Mlp)
@@ -70,7 +72,7 @@ class _Recogniser:
                 first, last = first or ends[0], ends[1]
         if first:
             self._embedding(first)
-            self._head(last)
+        self._head(last)
         return self.namer.settled()
 
     # ---- blocks: each branch returns the stream before it and after it, where it joins one
@@ -175,6 +177,11 @@ class _Recogniser:
 
     def _norm_before(self, tensor: str) -> Norm | None:
         return next((self.norms[name] for name in self._before(tensor) if name in self.norms), None)
+
+    def _is_pooled(self, tensor: str) -> bool:
+        """One vector per image: what follows is not a block of the stream but a part of the head."""
+        shape = next((self.shapes[name] for name in self._before(tensor) if name in self.shapes), ())
+        return len(shape) == 1 or (len(shape) == 2 and shape[0] == 1)
 
     # ---- before and after the blocks
 

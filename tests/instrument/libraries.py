@@ -63,10 +63,10 @@ def attention(block: int, q: Tensor, k: Tensor, v: Tensor) -> dict[str, Tensor]:
 # ---- libraries: a small model with random parameters, its tensors by our names, its parameters' names from ours
 
 
-def timm_model() -> nn.Module:
+def timm_model(**changes: Any) -> nn.Module:
     library = imported("timm.models.vision_transformer")
     model: nn.Module = library.VisionTransformer(
-        img_size=16, patch_size=8, num_classes=5, embed_dim=WIDTH, depth=BLOCKS, num_heads=HEADS
+        img_size=16, patch_size=8, num_classes=5, embed_dim=WIDTH, depth=BLOCKS, num_heads=HEADS, **changes
     )
     return model
 

@@ -26,7 +26,7 @@ from testbed.instrument.named import named_sites
 from testbed.instrument.ports import instrument
 from testbed.instrument.table import deployment_id, site_table
 from tests.instrument.exporters import randomised, written
-from tests.instrument.libraries import BLOCKS, LIBRARIES, Library, Seen
+from tests.instrument.libraries import BLOCKS, LIBRARIES, Library, Seen, imported, timm_model
 
 BRANCHES = ("q", "k", "v", "scores", "softmax", "context", "proj", "residual")
 IN_BLOCK = [
@@ -163,6 +163,45 @@ def test_each_port_strikes_one_row_and_reaches_the_output(foreign: Any, session:
         struck = twin({"images": file.images, **feed.as_inputs(table)})["logits"]
         rows = (struck.view(np.uint32) != golden.view(np.uint32)).any(1)
         assert rows.tolist() == [False, True, False], site  # element 0 is the class token's: it always reaches the head
+
+
+# ---- other ViTs of one library
+
+
+VARIANTS: dict[str, Callable[[Any], dict[str, Any]]] = {
+    "no class token, mean of patches": lambda vit: {"class_token": False, "global_pool": "avg"},
+    "registers, positions of patches only": lambda vit: {"reg_tokens": 4, "no_embed_class": True},
+    "norms of q and k, layer scale": lambda vit: {"qk_norm": True, "init_values": 0.5},
+    "norms at the end of each branch": lambda vit: {"block_fn": vit.ResPostBlock},
+    "norm before the blocks": lambda vit: {"pre_norm": True},
+    "pooled by attention, which is no block": lambda vit: {"global_pool": "map", "class_token": False},
+    "another activation function": lambda vit: {"act_layer": "quick_gelu"},
+    "gated MLP": lambda vit: {"mlp_layer": imported("timm.layers").SwiGLUPacked},
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_other_architectures(session: Any, tmp_path: Path, variant: str) -> None:
+    vit = imported("timm.models.vision_transformer")
+    model: Any = randomised(timm_model(**VARIANTS[variant](vit)))
+    plain = adopt(written(model, tmp_path / "vit.onnx", "torchscript")).plain
+    found = [site for site in catalogue(plain).recognised if site.where == "activation"]
+    assert {site.name for site in found} == SITES
+    images = np.random.default_rng(1).standard_normal((3, 3, 16, 16)).astype(np.float32)
+    computed = values(session, plain, images, found)
+    with torch.no_grad():
+        seen = Seen(model, torch.from_numpy(images))
+    wanted = {"embed": seen.fed(model.blocks[0]), "head": seen.logits}
+    for i, block in enumerate(model.blocks):
+        wanted |= {f"block.{i}.{name}": seen.out(getattr(block, name)) for name in ("norm1", "norm2")}
+        wanted |= {
+            f"block.{i}.mlp.gelu": seen.fed(block.mlp.fc2),
+            f"block.{i}.mlp.fc1": seen.out(block.mlp.fc1),
+            f"block.{i}.attn.context": seen.fed(block.attn.proj),
+            f"block.{i}.mlp.residual": seen.out(block),
+        }
+    for name, tensor in wanted.items():
+        np.testing.assert_allclose(computed[name], tensor.numpy(), rtol=1e-5, atol=1e-4, err_msg=name)
 
 
 # ---- exports of our own, with nothing left of their names
