@@ -91,7 +91,7 @@ def session_options(request: EngineRequest) -> Any:
     options.intra_op_num_threads = request.threads
     options.inter_op_num_threads = 1
     options.use_deterministic_compute = True
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # our own line says what is wrong
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
 
