@@ -197,7 +197,7 @@ def test_outcomes_agree_with_plain_pytorch(digits_run: Path, target: str, where:
     assert excluded <= 0.01 * len(chosen)
 
 
-def test_eager_pytorch_differs_only_where_a_layer_norm_overflows(digits_run: Path) -> None:
+def test_eager_pytorch_differs_where_a_layer_norm_overflows(digits_run: Path) -> None:
     """Why the deployed engine must be struck, and not the eager model: the top exponent bit overflows a LayerNorm."""
     filters = [("target", "=", "model"), ("where", "=", "activation"), ("op", "=", "flip"), ("bit", ">=", 29)]
     rows: pd.DataFrame = pq.read_table(digits_run / "results.parquet", filters=filters).to_pandas()
