@@ -84,7 +84,7 @@ def _read_live(bench: Bench, leg: Leg) -> Words:
         feed = PortFeed.writing(sites[part], index[part], np.zeros(len(index[part]), np.uint32))
         _, live = bench.run(images[part], feed)
         assert live is not None
-        words[part] = live
+        words[part] = live[:, 0]
     return words
 
 

@@ -144,11 +144,11 @@ class ActivationLeg:
         feed = PortFeed(self._ports[faults], self._index[faults], keep, put, turn, self.golden_words[faults])
         outputs, live = self.bench.run(self._images[faults], feed)
         assert live is not None
-        wrong = np.flatnonzero(live != self.golden_words[faults])
+        wrong = np.flatnonzero(live[:, 0] != self.golden_words[faults])
         if len(wrong):
             fault = faults[wrong[0]]
             raise NotDeterministic(
-                f"{self.leg.sites[fault]}[{self._index[fault]}] was {live[wrong[0]]:#x} in the engine and"
+                f"{self.leg.sites[fault]}[{self._index[fault]}] was {live[wrong[0], 0]:#x} in the engine and"
                 f" {self.golden_words[fault]:#x} in its golden run: this engine is not deterministic at these settings"
             )
         return outputs

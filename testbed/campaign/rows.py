@@ -16,6 +16,7 @@ from testbed.engines.runner import EngineInfo
 from testbed.instrument.feed import Words, numbers
 
 ROW_SCHEMA = arrow_schema(ROW_COLUMNS)
+DUES = ("crash", "nonfinite", "hang")
 _DUE = OUTCOMES.index(Outcome.DUE)
 
 
@@ -52,7 +53,10 @@ def result_rows(
         "golden_word": pa.array(injected.golden_word),
         "faulty_word": pa.array(injected.faulty_word),
         "outcome": _dictionary(codes, OUTCOMES),
+        "due": _dictionary(np.where(injected.failed, 0, 1), DUES, codes == _DUE),
         "infrastructure_failure": pa.array(injected.retried),
+        "evaluation": _dictionary(np.zeros(n, np.int32), ("whole",)),
+        "error_bound": pa.array(np.zeros(n, np.float32)),
         "masking_atol": _lists(outcomes.masking_atol),
         "logits": _lists(injected.outputs) if outcomes.top1_golden is not None else None,
         "engine_hash": _dictionary(np.zeros(n, np.int32), (engine.hash,)),
@@ -86,8 +90,10 @@ def _cast(array: pa.Array | None, kind: pa.DataType, n: int) -> pa.Array:
     return array if array.type == kind else array.cast(kind)
 
 
-def _dictionary(codes: NDArray, names: tuple[str, ...]) -> pa.Array:
-    return pa.DictionaryArray.from_arrays(pa.array(codes.astype(np.int32)), pa.array(names, pa.string()))
+def _dictionary(codes: NDArray, names: tuple[str, ...], known: NDArray[np.bool_] | None = None) -> pa.Array:
+    """known: False where the value is null."""
+    indices = pa.array(codes.astype(np.int32), mask=None if known is None else ~known)
+    return pa.DictionaryArray.from_arrays(indices, pa.array(names, pa.string()))
 
 
 def _lists(values: NDArray) -> pa.Array:

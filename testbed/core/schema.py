@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class Column(NamedTuple):
@@ -34,12 +34,15 @@ FAULT_COLUMNS: tuple[Column, ...] = (
     Column("and_mask", "uint32", "v' = ((v & and) | or) ^ xor"),
     Column("or_mask", "uint32", "v' = ((v & and) | or) ^ xor"),
     Column("xor_mask", "uint32", "v' = ((v & and) | or) ^ xor"),
-    Column("points", "int16", "struck elements; the columns above describe the first"),
+    Column("points", "int32", "struck words; the columns above describe the first, points.parquet holds them all"),
+    Column("pattern", "dictionary", "how the struck words lie: single, or the name of a fault pattern"),
+    Column("scope", "dictionary", "inference: one image, once; persistent: every image"),
     Column("stratum", "int32", "number of the sampling stratum in the plan"),
 )
 
 PLAN_COLUMNS: tuple[Column, ...] = (
     *FAULT_COLUMNS,
+    Column("round", "int16", "round of an adaptive campaign that drew it; 0 where all are planned at once"),
     Column("draw", "int32", "number of the draw within its stratum"),
     Column(
         "population",
@@ -47,7 +50,7 @@ PLAN_COLUMNS: tuple[Column, ...] = (
         "faults in the stratum: (element, bit, image) for activations, (element, bit) for weights",
     ),
     Column("inclusion", "float64", "probability that this fault was drawn"),
-    Column("image_id", "dictionary", "the image struck; null where every image is run (weights)"),
+    Column("image_id", "dictionary", "the image struck; null where every image is run (persistent faults)"),
     Column("tier", "int16", "confidence tier of the stratum, 0 the least confident; null where every image is run"),
 )
 
@@ -61,6 +64,7 @@ ROW_COLUMNS: tuple[Column, ...] = (
     Column("golden_word", "uint32", "its bits, zero-extended: exact for every format, NaN payloads included"),
     Column("faulty_word", "uint32", "the struck bits"),
     Column("outcome", "dictionary", "identical, masked, sdc_tolerable, sdc1, sdc or due"),
+    Column("due", "dictionary", "crash, hang or nonfinite (noticed by the detector); null unless the outcome is due"),
     Column("nonfinite", "bool", "NaN or infinity in the output"),
     Column("sdc5", "bool", "faulty top-1 not among the golden's five best; null without classes"),
     Column("sdc10", "bool", "golden class's probability moved by more than 10 % of its value; null without classes"),
@@ -77,6 +81,8 @@ ROW_COLUMNS: tuple[Column, ...] = (
     Column("probability_faulty", "float32", "golden class's probability, faulty output; null without classes"),
     Column("logits", "list<float32>", "faulty logits; null without classes"),
     Column("masking_atol", "list<float64>", "smallest atol that masks the fault, per rtol of the spec's grid"),
+    Column("evaluation", "dictionary", "how the output was found: whole, suffix, rows, unchanged, dead or incremental"),
+    Column("error_bound", "float32", "largest deviation of any output element from exact evaluation; 0 where exact"),
     Column("engine_hash", "dictionary", "what ran: file, provider, options, versions"),
     Column("deployment_id", "dictionary", "the plain ONNX file the engine was made from"),
     Column("schema_version", "int16", "of this row"),

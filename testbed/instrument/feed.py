@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import ml_dtypes
 import numpy as np
@@ -48,9 +48,9 @@ def formats(table: SiteTable) -> list[str]:
 
 @dataclass(frozen=True)
 class PortFeed:
-    """One fault per batch row, (B,) each. site: port number or NO_SITE; index: flat, canonical; words: zero-extended bits.
+    """One fault of up to K points per batch row, (B, K) each; (B,) is taken as K = 1.
 
-    ``golden``: what the element holds without the fault, which the gated replace is computed from; the other mechanisms
+    site: port number or NO_SITE; index: flat, canonical; masks and words: zero-extended bits. ``golden``: what the element holds without the fault, which the gated replace is computed from; the other mechanisms
     strike the live value.
     """
 
@@ -61,10 +61,22 @@ class PortFeed:
     xor_mask: Words
     golden: Words
 
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            values = getattr(self, field.name)
+            object.__setattr__(self, field.name, values if values.ndim == 2 else values[:, None])
+
+    def __len__(self) -> int:
+        return len(self.site)
+
+    @property
+    def points(self) -> int:
+        return int(self.site.shape[1])
+
     @classmethod
-    def idle(cls, rows: int) -> PortFeed:
-        none = np.zeros(rows, np.uint32)
-        return cls(np.full(rows, NO_SITE, np.int64), np.zeros(rows, np.int64), ~none, none, none, none)
+    def idle(cls, rows: int, points: int = 1) -> PortFeed:
+        none = np.zeros((rows, points), np.uint32)
+        return cls(np.full_like(none, NO_SITE, np.int64), np.zeros_like(none, np.int64), ~none, none, none, none)
 
     @classmethod
     def writing(cls, site: NDArray[np.int64], index: NDArray[np.int64], words: Words) -> PortFeed:
@@ -73,19 +85,22 @@ class PortFeed:
         return cls(site, index, none, words, none, none)
 
     def _check(self, table: SiteTable) -> None:
-        struck = np.flatnonzero(self.site != NO_SITE)
-        index, sizes = self.index[struck], _sizes(table)[self.site[struck]]
+        struck = self.site != NO_SITE
+        index, sites = self.index[struck], self.site[struck]
+        sizes = _sizes(table)[sites]
         if len(wrong := np.flatnonzero((index < 0) | (index >= sizes))):
-            name = list(table.ports)[self.site[struck[wrong[0]]]]
+            name = list(table.ports)[sites[wrong[0]]]
             raise UsageError(
                 f"site {name} has elements 0 to {sizes[wrong[0]] - 1}; there is no element {index[wrong[0]]}"
             )
 
+    def take(self, rows: NDArray[np.int64]) -> PortFeed:
+        return PortFeed(*(getattr(self, field.name)[rows] for field in fields(self)))
+
     def padded(self, rows: int) -> PortFeed:
         """With idle rows at the end."""
-        rest = PortFeed.idle(rows - len(self.site))
-        fields = ("site", "index", "and_mask", "or_mask", "xor_mask", "golden")
-        return PortFeed(*(np.concatenate([getattr(self, f), getattr(rest, f)]) for f in fields))
+        rest = PortFeed.idle(rows - len(self), self.points)
+        return PortFeed(*(np.concatenate([getattr(self, f.name), getattr(rest, f.name)]) for f in fields(self)))
 
     @property
     def faulty(self) -> Words:
@@ -93,16 +108,16 @@ class PortFeed:
         return ((self.golden & self.and_mask) | self.or_mask) ^ self.xor_mask
 
     def as_inputs(self, table: SiteTable) -> dict[str, NDArray]:
-        """The extra inputs of the table's twin, each (B, 1). Raises UsageError for an index past a tensor's end.
+        """The extra inputs of the table's twin, each (B, K). Raises UsageError for an index past a tensor's end.
 
         Not every engine checks: some would strike another element, or write past the tensor.
         """
         self._check(table)
-        inputs: dict[str, NDArray] = {SITE: self.site[:, None], INDEX: self.index[:, None]}
+        inputs: dict[str, NDArray] = {SITE: self.site, INDEX: self.index}
         if table.mechanism == GATED_REPLACE:
-            return inputs | {value_input(f): from_words(self.faulty, f)[:, None] for f in formats(table)}
+            return inputs | {value_input(f): from_words(self.faulty, f) for f in formats(table)}
         masks = (self.and_mask, self.or_mask, self.xor_mask)
-        return inputs | {name: mask[:, None] for name, mask in zip(MASKS, masks, strict=True)}
+        return inputs | {name: mask for name, mask in zip(MASKS, masks, strict=True)}
 
 
 def _sizes(table: SiteTable) -> NDArray[np.int64]:
@@ -132,13 +147,13 @@ def numbers(words: Words, format_names: Iterable[str]) -> NDArray[np.float32]:
 
 
 def live_words(outputs: Mapping[str, NDArray], table: SiteTable, site: NDArray[np.int64]) -> Words:
-    """(B,) bits of the live value at each row's struck element; 0 where the row strikes none. site: port numbers."""
+    """(B, K) bits of the live values at each row's struck elements; 0 where there is none. site: (B, K) port numbers."""
     names = [s.format_name for s in table if s.where == "activation"]
-    found = np.zeros(len(site), np.uint32)
+    found = np.zeros(site.shape, np.uint32)
     for format_name in formats(table):
         numbers = [number for number, name in enumerate(names) if name == format_name]
         mine = np.isin(site, numbers)
-        found[mine] = to_words(outputs[live_output(format_name)][: len(site), 0])[mine]
+        found[mine] = to_words(outputs[live_output(format_name)][: len(site)])[mine]
     return found
 
 

@@ -131,7 +131,7 @@ def _wrong_words(subject: _Subject, twin: Runner, golden: NDArray, faults: list[
     wanted = to_words(golden).copy()
     wanted[np.arange(BATCH), index] = feed.faulty
     live = live_words(found, subject.table, feed.site)
-    return int(((to_words(found[OUTPUT]) != wanted).any(1) | (live != struck)).sum())
+    return int(((to_words(found[OUTPUT]) != wanted).any(1) | (live[:, 0] != struck)).sum())
 
 
 def _written(subject: _Subject, site: str, twin: Runner, reference: Runner) -> float:
