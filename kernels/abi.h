@@ -13,7 +13,7 @@
 namespace testbed {
 
 // Raised whenever an exported signature, structure or code changes its meaning. Each library exports it as
-// testbed_abi_version(); whoever loads one (testbed/engines/libraries.py, the ONNX Runtime op) asks before it calls.
+// testbed_abi_version(); whoever loads one (testbed/core/libraries.py, the ONNX Runtime op) asks before it calls.
 constexpr std::int32_t kAbiVersion = 1;
 
 }  // namespace testbed

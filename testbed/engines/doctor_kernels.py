@@ -6,8 +6,9 @@ import re
 import shutil
 import subprocess
 
+from testbed.core import libraries
 from testbed.core.errors import EngineError
-from testbed.engines import cuda, libraries, native
+from testbed.engines import cuda, native
 from testbed.engines.doctor_findings import NEEDS_DRIVER, Finding, cuda_devices, first_line, probe
 
 _ABI = f"ABI {libraries.ABI_VERSION}"

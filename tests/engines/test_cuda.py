@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from testbed.core import libraries
 from testbed.core.errors import EngineError
-from testbed.engines import cuda, cuda_driver, libraries
+from testbed.engines import cuda, cuda_driver
 from testbed.semantics import as_words, corrupt
 
 from .conftest import FORMATS, PORT, Case, cases, masks, one_fault, words

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from testbed.core import libraries
 from testbed.core.errors import EngineError
-from testbed.engines import libraries, native
+from testbed.engines import native
 from testbed.semantics import as_words, corrupt
 
 from .conftest import FORMATS, masks, words
