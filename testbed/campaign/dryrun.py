@@ -7,7 +7,6 @@ from collections import Counter
 from typing import Any
 
 from testbed.analysis.stats import wilson
-from testbed.campaign.benches import input_name
 from testbed.campaign.draw import strata
 from testbed.campaign.spec import CampaignSpec, FaultSpec
 from testbed.campaign.subject import Subject, subject_of
@@ -16,6 +15,7 @@ from testbed.core.site import SiteTable
 from testbed.engines.runner import EngineRequest, open_engine
 from testbed.instrument.feed import PortFeed
 from testbed.instrument.ports import instrument
+from testbed.instrument.shapes import input_name
 
 _TIMED_BATCHES = 5
 
@@ -58,8 +58,8 @@ def _sites_and_speed(spec: CampaignSpec, subject: Subject, target: str) -> tuple
         sha256_bytes(twin),
         table.deployment_id,
         precision=engine.precision,
-        threads=engine.threads,
-        max_batch=engine.batch,
+        threads=engine.sketched_threads,
+        max_batch=engine.sketched_batch,
     )
     feeds = {input_name(twin): batch, **PortFeed.idle(len(batch)).as_inputs(table)}
     with open_engine(spec.engine.backend, request) as runner:
@@ -92,9 +92,8 @@ def _section(
         count += 1
     faults = sum(per_stratum)
     rows = faults * (1 if section.where == "activation" else images)
-    batches = (
-        -(-faults // spec.engine.batch) if section.where == "activation" else faults * -(-images // spec.engine.batch)
-    )
+    size = spec.engine.sketched_batch
+    batches = -(-faults // size) if section.where == "activation" else faults * -(-images // size)
     return {
         "target": section.target,
         "where": section.where,

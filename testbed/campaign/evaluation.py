@@ -10,7 +10,12 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from testbed.core.errors import TestbedError
 from testbed.instrument.feed import PortFeed
+
+
+class NotDeterministic(TestbedError):
+    """Not an engine failure of one fault: no row of this engine can be trusted."""
 
 
 class How(IntEnum):

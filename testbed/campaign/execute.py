@@ -1,33 +1,30 @@
-"""Runs faults in a compiled engine: many different activation faults per batch, or one weight fault over all images.
+"""From faults to result rows: activation faults through an evaluator, weight faults one at a time over all images.
 
-Both kinds of leg share the batch size, the padding and the golden of their engine, so a row's bits do not depend on
-which
-other rows are run, on the order of work, or on a restart.
+A row's bits do not depend on which other rows are run, on the order of work, or on a restart: the batch size is frozen,
+and what is judged is one row against its engine's golden.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from testbed.analysis.outcome import GoldenSide, classify
-from testbed.campaign.images import Inputs, NamedImages
+from testbed.analysis.outcome import Outcomes, classify
+from testbed.campaign.bench import Bench
+from testbed.campaign.evaluation import Evaluated, Evaluator, How
+from testbed.campaign.images import NamedImages
 from testbed.campaign.plan import Leg
-from testbed.campaign.rows import Injected, result_rows
-from testbed.core.errors import EngineError, TestbedError
+from testbed.campaign.rows import Injected, Known, result_rows, unknown_outcomes
+from testbed.campaign.strikes import strikes_of, with_golden
 from testbed.core.fault import Masks
-from testbed.core.site import SiteTable
-from testbed.engines.runner import Runner, WeightStriker, struck_weight
-from testbed.instrument.feed import PortFeed, Words, feed_sites, live_words, to_words
+from testbed.engines.runner import WeightStriker, struck_weight
+from testbed.instrument.feed import Words, to_words
 from testbed.semantics import corrupt
-
-ROWS_PER_UNIT = 1024
 
 
 @dataclass(frozen=True)
@@ -39,204 +36,170 @@ class Judge:
     rtol_grid: tuple[float, ...]
     detector: str
 
+    def of_images(self, images: NamedImages, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """(n,) the absolute tolerance of each row's tier."""
+        return self.atol[images.tiers[rows]]
 
-@dataclass
-class Bench:
-    """One engine with its inputs: the target's, for the named images. ``reopen`` builds a fresh one of the same
-    kind."""
-
-    target: str
-    table: SiteTable
-    runner: Runner
-    reopen: Callable[[], Runner]
-    inputs: Inputs
-    input_name: str
-    output_name: str
-    images: NamedImages
-    batch: int
-    engine_seconds: float = field(default=0.0)
-
-    def run(self, rows: NDArray[np.int64], ports: PortFeed | None) -> tuple[NDArray[np.float32], Words | None]:
-        """Outputs (b, ...) and, from a twin, the live words at the struck elements (b,). At most ``batch`` rows."""
-        n = len(rows)
-        idle = self.batch - n
-        padded = np.concatenate([rows, np.zeros(idle, np.int64)]) if idle else rows
-        feeds = {self.input_name: self.inputs(padded)}
-        if ports is not None:
-            feeds |= ports.padded(self.batch).as_inputs(self.table)
-        start = time.perf_counter()
-        results = self.runner.run(feeds)
-        self.engine_seconds += time.perf_counter() - start
-        return results[self.output_name][:n], None if ports is None else live_words(results, self.table, ports.site)
-
-    def outputs(self, twin: bool) -> NDArray[np.float32]:
-        """Fault-free outputs of all named images (n, ...), in the campaign's batches."""
-        parts = []
-        for start in range(0, len(self.images), self.batch):
-            rows = np.arange(start, min(start + self.batch, len(self.images)))
-            parts.append(self.run(rows, PortFeed.idle(len(rows)) if twin else None)[0])
-        return np.concatenate(parts)
-
-    def restart(self) -> None:
-        self.runner.close()
-        self.runner = self.reopen()
-
-
-class ActivationLeg:
-    """Faults that last one inference: one per batch row, many different ones per batch."""
-
-    def __init__(self, bench: Bench, leg: Leg, golden_words: Words, judge: Judge) -> None:
-        """golden_words: (faults,) bits of the engine's value at each struck element, without the fault."""
-        self.bench, self.leg, self.judge = bench, leg, judge
-        self.golden = bench.outputs(twin=True)
-        self._side = GoldenSide.of(self.golden, has_classes=bench.target == "model")
-        self._ports = feed_sites(bench.table, leg.sites)
-        self._images = bench.images.rows(leg.image_ids)
-        self._index = leg.column("index")
-        self.golden_words = golden_words
-        self.faulty_words = corrupt(golden_words, *leg.masks)
-
-    @property
-    def units(self) -> int:
-        return -(-len(self.leg) // self.faults_per_unit)
-
-    @property
-    def faults_per_unit(self) -> int:
-        return max(1, ROWS_PER_UNIT // self.bench.batch) * self.bench.batch
-
-    def run_unit(self, unit: int) -> pa.Table:
-        """Result rows of one unit of work. Raises EngineError when the engine is not deterministic."""
-        first = unit * self.faults_per_unit
-        faults = np.arange(first, min(first + self.faults_per_unit, len(self.leg)))
-        done = [
-            self._run(faults[start : start + self.bench.batch]) for start in range(0, len(faults), self.bench.batch)
-        ]
-        outputs = np.concatenate([d[0] for d in done])
-        failed, retried = np.concatenate([d[1] for d in done]), np.concatenate([d[2] for d in done])
-        images = self._images[faults]
-        injected = Injected(
-            faults, images, self.golden_words[faults], self.faulty_words[faults], outputs, failed, retried
+    def outcomes(self, bench: Bench, outputs: NDArray[np.float32], image: NDArray[np.int64]) -> Outcomes:
+        """outputs: (n, ...) of ``image``: (n,) rows of the named images."""
+        side, atol = bench.side, self.of_images(bench.images, image)
+        return classify(
+            outputs,
+            side.take(image),
+            atol,
+            self.rtol,
+            self.rtol_grid,
+            has_classes=side.has_classes,
+            detector=self.detector,
         )
-        return _judged(self.bench, self.leg, injected, self._side, self.judge)
-
-    def _run(self, faults: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]:
-        """(outputs, failed, retried) of one batch; if the engine fails, each fault is run alone, on a fresh engine."""
-        nobody = np.zeros(len(faults), bool)
-        try:
-            return self.inject(faults), nobody, nobody
-        except EngineError:
-            alone = [self._alone(int(fault)) for fault in faults]
-        outputs = np.concatenate([output for output, _ in alone])
-        failed = np.array([bad for _, bad in alone])
-        return outputs, failed, ~failed
-
-    def _alone(self, fault: int) -> tuple[NDArray[np.float32], bool]:
-        self.bench.restart()
-        try:
-            return self.inject(np.array([fault])), False
-        except EngineError:
-            self.bench.restart()
-            return np.full_like(self.golden[:1], np.nan), True
-
-    def inject(self, faults: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Faulty outputs (b, ...) of at most one batch of the leg's faults. Raises EngineError, NotDeterministic."""
-        keep, put, turn = (mask[faults] for mask in self.leg.masks)
-        feed = PortFeed(self._ports[faults], self._index[faults], keep, put, turn, self.golden_words[faults])
-        outputs, live = self.bench.run(self._images[faults], feed)
-        assert live is not None
-        wrong = np.flatnonzero(live[:, 0] != self.golden_words[faults])
-        if len(wrong):
-            fault = faults[wrong[0]]
-            raise NotDeterministic(
-                f"{self.leg.sites[fault]}[{self._index[fault]}] was {live[wrong[0], 0]:#x} in the engine and"
-                f" {self.golden_words[fault]:#x} in its golden run: this engine is not deterministic at these settings"
-            )
-        return outputs
 
 
-class NotDeterministic(TestbedError):
-    """Not an engine failure of one fault: no row of this engine can be trusted."""
+class Strike(Protocol):
+    """Runs faults of one kind of place in one engine."""
+
+    bench: Bench
+
+    def rows(self, leg: Leg, words: Words) -> pa.Table:
+        """Result rows of all the leg's faults, in plan order, images in campaign order under each."""
+
+    def blamed(self, leg: Leg, words: Words, due: str) -> pa.Table:
+        """The rows of faults that the engine did not survive; nothing is run."""
 
 
-class _Struck(NamedTuple):
+class Activations:
+    """Faults that strike tensors while the engine runs. words: golden words (see `strikes.with_golden`)."""
+
+    def __init__(self, bench: Bench, evaluator: Evaluator, judge: Judge) -> None:
+        self.bench, self.evaluator, self.judge = bench, evaluator, judge
+
+    def rows(self, leg: Leg, words: Words) -> pa.Table:
+        known, image = self._known(leg, words)
+        parts = list(self._judged(leg, words, image))
+        order = np.argsort(np.concatenate([part.rows for part in parts]), kind="stable")
+        injected = Injected(
+            known,
+            logits=_joined([part.logits for part in parts], order),
+            how=np.concatenate([part.how for part in parts])[order],
+            bound=np.concatenate([part.bound for part in parts])[order],
+        )
+        outcomes = joined_outcomes([part.outcomes for part in parts], order)
+        return result_rows(leg.table, injected, outcomes, self.bench.images, self.bench.runner.info)
+
+    def blamed(self, leg: Leg, words: Words, due: str) -> pa.Table:
+        known, _ = self._known(leg, words)
+        return _blamed(self.bench, self.judge, leg, known, due)
+
+    def _known(self, leg: Leg, words: Words) -> tuple[Known, NDArray[np.int64]]:
+        fault, strikes = strikes_of(leg, self.bench.table, self.bench.images)
+        ports = with_golden(strikes, words).ports
+        return Known(fault, strikes.image, ports.golden[:, 0], ports.faulty[:, 0]), strikes.image
+
+    def _judged(self, leg: Leg, words: Words, image: NDArray[np.int64]) -> Iterator[_Part]:
+        """Piece by piece, so that outputs of many elements are never all in memory."""
+        _, strikes = strikes_of(leg, self.bench.table, self.bench.images)
+        for found in self.evaluator.evaluate(with_golden(strikes, words)):
+            outcomes = self.judge.outcomes(self.bench, found.outputs, image[found.rows])
+            logits = found.outputs if self.bench.side.has_classes else None
+            yield _Part(found, outcomes, logits)
+
+
+class _Part(NamedTuple):
+    found: Evaluated
+    outcomes: Outcomes
+    logits: NDArray[np.float32] | None
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        return self.found.rows
+
+    @property
+    def how(self) -> NDArray[np.int8]:
+        return self.found.how
+
+    @property
+    def bound(self) -> NDArray[np.float32]:
+        return self.found.bound
+
+
+class Weights:
+    """Faults that last: one struck weight at a time, over all named images."""
+
+    def __init__(self, bench: Bench, judge: Judge) -> None:
+        self.bench, self.judge = bench, judge
+
+    def rows(self, leg: Leg, words: Words) -> pa.Table:
+        n = len(self.bench.images)
+        done = [self.inject(leg, fault) for fault in range(len(leg))]
+        image = np.tile(np.arange(n), len(leg))
+        outputs = np.concatenate([one.outputs for one in done])
+        injected = Injected(
+            Known(np.repeat(np.arange(len(leg)), n), image, *_words(done, n)),
+            logits=outputs if self.bench.side.has_classes else None,
+            how=np.full(len(image), How.WHOLE, np.int8),
+            bound=np.zeros(len(image), np.float32),
+        )
+        outcomes = self.judge.outcomes(self.bench, outputs, image)
+        return result_rows(leg.table, injected, outcomes, self.bench.images, self.bench.runner.info)
+
+    def blamed(self, leg: Leg, words: Words, due: str) -> pa.Table:
+        n = len(self.bench.images)
+        found = [self._words(leg, fault) for fault in range(len(leg))]
+        known = Known(np.repeat(np.arange(len(leg)), n), np.tile(np.arange(n), len(leg)), *_words(found, n))
+        return _blamed(self.bench, self.judge, leg, known, due)
+
+    def inject(self, leg: Leg, fault: int) -> Struck:
+        """Raises EngineError."""
+        runner = self.bench.runner
+        assert isinstance(runner, WeightStriker)
+        with struck_weight(runner, *self._place(leg, fault)) as (before, after):
+            return Struck(self.bench.outputs(), to_words(before), to_words(after))
+
+    def _place(self, leg: Leg, fault: int) -> tuple[str, int, Masks]:
+        site = self.bench.table[leg.sites[fault]]
+        masks = Masks(*(int(mask[fault]) for mask in leg.masks))
+        return site.tensor, site.stored_index(int(leg.column("index")[fault])), masks
+
+    def _words(self, leg: Leg, fault: int) -> Struck:
+        runner = self.bench.runner
+        assert isinstance(runner, WeightStriker)
+        tensor, index, masks = self._place(leg, fault)
+        before = runner.weight(tensor).reshape(-1)[index : index + 1].copy()
+        return Struck(self.bench.golden, to_words(before), to_words(corrupt(before, *masks)))
+
+
+class Struck(NamedTuple):
+    """outputs: of all named images (n, ...); words of the struck elements, before and after."""
+
     outputs: NDArray[np.float32]
     before: Words
     after: Words
-    failed: bool
-    retried: bool
 
 
-class WeightLeg:
-    """Faults that last: one struck weight at a time, over all named images."""
-
-    def __init__(self, bench: Bench, leg: Leg, judge: Judge) -> None:
-        self.bench, self.leg, self.judge = bench, leg, judge
-        self.golden = bench.outputs(twin=False)
-        self._side = GoldenSide.of(self.golden, has_classes=bench.target == "model")
-        self._index = leg.column("index")
-
-    @property
-    def units(self) -> int:
-        return -(-len(self.leg) // self.faults_per_unit)
-
-    @property
-    def faults_per_unit(self) -> int:
-        return max(1, ROWS_PER_UNIT // len(self.bench.images))
-
-    def run_unit(self, unit: int) -> pa.Table:
-        """Result rows of one unit of work: fault after fault, images in campaign order."""
-        first = unit * self.faults_per_unit
-        faults = np.arange(first, min(first + self.faults_per_unit, len(self.leg)))
-        done = [self._run(int(fault)) for fault in faults]
-        n = len(self.bench.images)
-        injected = Injected(
-            fault=np.repeat(faults, n),
-            image=np.tile(np.arange(n), len(faults)),
-            golden_word=np.repeat(np.concatenate([d.before for d in done]), n),
-            faulty_word=np.repeat(np.concatenate([d.after for d in done]), n),
-            outputs=np.concatenate([d.outputs for d in done]),
-            failed=np.repeat([d.failed for d in done], n),
-            retried=np.repeat([d.retried for d in done], n),
-        )
-        return _judged(self.bench, self.leg, injected, self._side, self.judge)
-
-    def _run(self, fault: int) -> _Struck:
-        """One fault; if the engine fails, once more on a fresh one before the fault is blamed."""
-        for retried in (False, True):
-            try:
-                return _Struck(*self.inject(fault), failed=False, retried=retried)
-            except EngineError:
-                self.bench.restart()
-        return _Struck(np.full_like(self.golden, np.nan), *self._words(fault), failed=True, retried=False)
-
-    def _place(self, fault: int) -> tuple[str, int, Masks]:
-        site = self.bench.table[self.leg.sites[fault]]
-        masks = Masks(*(int(mask[fault]) for mask in self.leg.masks))
-        return site.tensor, site.stored_index(int(self._index[fault])), masks
-
-    def inject(self, fault: int) -> tuple[NDArray[np.float32], Words, Words]:
-        """Faulty outputs of all named images (n, ...), word before, word after (1,). Raises EngineError."""
-        runner = self.bench.runner
-        assert isinstance(runner, WeightStriker)
-        with struck_weight(runner, *self._place(fault)) as (before, after):
-            return self.bench.outputs(twin=False), to_words(before), to_words(after)
-
-    def _words(self, fault: int) -> tuple[Words, Words]:
-        runner = self.bench.runner
-        assert isinstance(runner, WeightStriker)
-        tensor, index, masks = self._place(fault)
-        before = runner.weight(tensor).reshape(-1)[index : index + 1].copy()
-        return to_words(before), to_words(corrupt(before, *masks))
-
-
-def _judged(bench: Bench, leg: Leg, injected: Injected, side: GoldenSide, judge: Judge) -> pa.Table:
-    outcomes = classify(
-        injected.outputs,
-        side.take(injected.image),
-        judge.atol[bench.images.tiers[injected.image]],
-        judge.rtol,
-        judge.rtol_grid,
-        has_classes=side.has_classes,
-        detector=judge.detector,
+def _words(struck: list[Struck], images: int) -> tuple[Words, Words]:
+    """Of the first struck element of each fault, for every image."""
+    return (
+        np.repeat(np.array([one.before[0] for one in struck], np.uint32), images),
+        np.repeat(np.array([one.after[0] for one in struck], np.uint32), images),
     )
+
+
+def _blamed(bench: Bench, judge: Judge, leg: Leg, known: Known, due: str) -> pa.Table:
+    n = len(known.fault)
+    logits = np.full((n, *bench.golden.shape[1:]), np.nan, np.float32) if bench.side.has_classes else None
+    injected = Injected(known, logits, np.full(n, How.WHOLE, np.int8), np.zeros(n, np.float32), due)
+    outcomes = unknown_outcomes(bench.side.take(known.image), len(judge.rtol_grid))
     return result_rows(leg.table, injected, outcomes, bench.images, bench.runner.info)
+
+
+def _joined(parts: list[NDArray[np.float32] | None], order: NDArray[np.int64]) -> NDArray[np.float32] | None:
+    found = [part for part in parts if part is not None]
+    return np.concatenate(found)[order] if found else None
+
+
+def joined_outcomes(parts: list[Outcomes], order: NDArray[np.int64]) -> Outcomes:
+    """All parts' rows, in ``order``."""
+    joined: dict[str, Any] = {}
+    for field in fields(Outcomes):
+        columns = [getattr(part, field.name) for part in parts]
+        joined[field.name] = None if columns[0] is None else np.concatenate(columns)[order]
+    return Outcomes(**joined)

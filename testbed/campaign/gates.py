@@ -3,14 +3,15 @@ weights."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from testbed.campaign.execute import ActivationLeg, Bench, Judge, WeightLeg
+from testbed.campaign.bench import Bench
+from testbed.campaign.execute import Strike
 from testbed.campaign.plan import Leg, fault_row, table_of
 from testbed.core.errors import EngineError, GateFailed
 from testbed.core.fault import masks_for
@@ -55,43 +56,39 @@ def zero_fault_leg(target: str, where: str, sites: Sequence[Site], images: Seque
     return Leg(target, where, table_of(faults))
 
 
-def zero_fault(bench: Bench, leg: Leg, judge: Judge, words: Callable[[Leg], Words]) -> tuple[int, int]:
-    """(rows run, rows that are not bit-identical to the engine golden). words: golden words of a leg's elements."""
-    runner = ActivationLeg(bench, leg, words(leg), judge) if leg.where == "activation" else WeightLeg(bench, leg, judge)
-    rows = mismatches = 0
-    for unit in range(runner.units):
-        table = runner.run_unit(unit)
-        rows += table.num_rows
-        outcomes = table.column("outcome").cast(pa.string()).to_pylist()
-        mismatches += sum(outcome != "identical" for outcome in outcomes)
-    return rows, mismatches
+def zero_fault(strike: Strike, leg: Leg, words: Words) -> tuple[int, int]:
+    """(rows run, rows that are not bit-identical to the engine golden). words: golden words of the leg's elements."""
+    table = strike.rows(leg, words)
+    outcomes = table.column("outcome").cast(pa.string()).to_pylist()
+    return table.num_rows, sum(outcome != "identical" for outcome in outcomes)
 
 
-def weight_canary(bench: Bench, sites: Sequence[Site], golden: NDArray[np.float32]) -> None:
+def weight_canary(bench: Bench, sites: Sequence[Site]) -> None:
     """One loud fault per weight tensor must change the output, and its undoing must restore it bit for bit.
 
     Engines may copy, fold or repack weights; a change would then be ignored and every fault counted as masked. Raises
     EngineError naming the tensor.
     """
-    deaf = [site.name for site in sites if not _heard(bench, site, golden)]
+    deaf = [site.name for site in sites if not _heard(bench, site)]
     if deaf:
         leave_out = ", ".join(f'"!{name}"' for name in deaf)
         raise EngineError(
             f"weight {', '.join(deaf)} can be changed without any effect: the engine holds a copy of it;"
             f' leave it out of the section: sites = ["*", {leave_out}]'
         )
-    if bench.outputs(twin=False).tobytes() != golden.tobytes():
+    if bench.outputs().tobytes() != bench.golden.tobytes():
         raise EngineError("the engine's output is not restored after weight faults were undone")
 
 
-def _heard(bench: Bench, site: Site, golden: NDArray[np.float32]) -> bool:
+def _heard(bench: Bench, site: Site) -> bool:
     """Whether a loud fault in some element of the weight changes the output."""
     runner = bench.runner
     assert isinstance(runner, WeightStriker)
+    golden = bench.golden
     rng = np.random.default_rng([site.elements, len(site.name)])
     loud = masks_for("flip", site.format, site.format.bits - 2)
     for index in rng.choice(site.elements, size=min(_CANARY_TRIES, site.elements), replace=False):
         with struck_weight(runner, site.tensor, site.stored_index(int(index)), loud):
-            if not np.array_equal(bench.outputs(twin=False), golden, equal_nan=True):
+            if not np.array_equal(bench.outputs(), golden, equal_nan=True):
                 return True
     return False

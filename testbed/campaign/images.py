@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.core.errors import UsageError
+from testbed.core.errors import StaleArtefact, UsageError
 
 
 @dataclass(frozen=True)
@@ -45,3 +47,17 @@ class NamedImages:
 
 Inputs = Callable[[NDArray[np.int64]], NDArray[np.float32]]
 """Engine inputs (b, ...) of rows of the named images."""
+
+
+def named_images(path: Path) -> NamedImages:
+    """The campaign's images, from its tiers file. Raises StaleArtefact for a damaged one."""
+    try:
+        named = json.loads(path.read_text())["named"]
+        return NamedImages(
+            tuple(image["id"] for image in named),
+            np.array([image["label"] for image in named], np.int64),
+            np.array([image["tier"] for image in named], np.int16),
+            np.array([image["position"] for image in named], np.int64),
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StaleArtefact(f"{path} is not a tiers file ({error}); rerun with --redo tiers") from error

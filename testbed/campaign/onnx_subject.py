@@ -86,7 +86,7 @@ class OnnxSubject:
 
     def sketch(self, target: str) -> tuple[bytes, NDArray[np.float32]]:
         """The file itself."""
-        shape = (self.spec.engine.batch, self.dataset.channels, self.dataset.image, self.dataset.image)
+        shape = (self.spec.engine.sketched_batch, self.dataset.channels, self.dataset.image, self.dataset.image)
         return self.adopted.plain, np.zeros(shape, np.float32)
 
     def site_table(self, plain: bytes, target: str) -> SiteTable:
@@ -128,13 +128,13 @@ class OnnxSubject:
             sha256_bytes(plain),
             deployment_id(plain),
             precision=engine.precision,
-            threads=engine.threads,
-            max_batch=engine.batch,
+            threads=engine.sketched_threads,
+            max_batch=engine.sketched_batch,
         )
         with open_engine(engine.backend, request) as runner, array_writer(folder / LOGITS, len(test)) as writer:
-            for start in range(0, len(test), engine.batch):
-                images = test.batch(slice(start, start + engine.batch))
-                padding = np.zeros((engine.batch - len(images), *images.shape[1:]), np.float32)
+            for start in range(0, len(test), engine.sketched_batch):
+                images = test.batch(slice(start, start + engine.sketched_batch))
+                padding = np.zeros((engine.sketched_batch - len(images), *images.shape[1:]), np.float32)
                 logits = runner.run({name: np.concatenate([images, padding])})[output]
                 writer.append(logits[: len(images)].astype(np.float32))
             return runner.info.hash

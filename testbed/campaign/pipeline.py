@@ -11,28 +11,32 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
-from testbed.campaign.benches import engine_request, golden_words, open_bench, output_name
-from testbed.campaign.execute import ActivationLeg, Bench, Judge, WeightLeg
+from testbed.campaign.bench import Bench
+from testbed.campaign.files import PLAN, RESULTS, STORE, TIERS, Files, words_file
 from testbed.campaign.gates import check_bounds, parity, weight_canary, zero_fault, zero_fault_leg
-from testbed.campaign.plan import PLAN_FILE, Leg, legs, plan_table, read_plan, write_plan
-from testbed.campaign.prepare import TIERS, Files, Preparation
+from testbed.campaign.plan import plan_table, write_plan
+from testbed.campaign.prepare import Preparation
 from testbed.campaign.rows import ROW_SCHEMA
 from testbed.campaign.spec import CampaignSpec
 from testbed.campaign.store import ResultStore, discard_log
 from testbed.campaign.summary import SUMMARY, summarise
+from testbed.campaign.units import leg_of, units_of
+from testbed.campaign.words import golden_words, write_words
+from testbed.campaign.work import Unit
+from testbed.campaign.worker import Worker, strike_for
+from testbed.campaign.workplace import Workplace
 from testbed.core.errors import GateFailed, TestbedError
-from testbed.core.files import sha256_bytes, write_json
+from testbed.core.files import sha256_json, write_json
 from testbed.core.runfolder import RunFolder, current_argv
-from testbed.engines.runner import open_engine, require_engine
-from testbed.instrument.feed import Words
+from testbed.engines.runner import require_engine
 
 log = logging.getLogger(__name__)
 
-RESULTS = "results.parquet"
-STORE = "store"
 LATER_STAGES = ("gates", "plan", "execute", "summary", "report")
+_WORD_FAULTS = 1 << 18  # faults whose golden words are read in one pass over the images
 
 
 class Progress(Protocol):
@@ -43,15 +47,14 @@ def run_campaign(spec: CampaignSpec, path: Path, *, redo: str | None, progress: 
     """Runs or resumes the campaign in ``path`` up to its summary, which is returned.
 
     Raises UsageError for a folder with another campaign, StaleArtefact for files that were changed, GateFailed for a
-    bound
-    that does not hold.
+    bound that does not hold.
     """
     folder = RunFolder.claimed(path, "campaign", spec.name, spec.identity(), current_argv())
     require_engine(spec.engine.backend)  # before anything is trained for it
     preparation = Preparation(spec, folder)  # refuses what the spec gets wrong before anything is written
     with folder.locked():
         if redo:
-            order = [*preparation.subject.stages(spec.targets), *LATER_STAGES]
+            order = [*preparation.stages, *LATER_STAGES]
             folder.redo(redo, order)
             if order.index(redo) <= order.index("execute"):
                 discard_log(folder / STORE)
@@ -62,7 +65,7 @@ def run_campaign(spec: CampaignSpec, path: Path, *, redo: str | None, progress: 
             campaign.gate()
             campaign.plan()
             campaign.execute(progress)
-        return campaign.summarise()
+            return campaign.summarise()
 
 
 class Campaign:
@@ -70,22 +73,11 @@ class Campaign:
 
     def __init__(self, preparation: Preparation, stack: ExitStack) -> None:
         self.preparation, self.spec, self.folder = preparation, preparation.spec, preparation.folder
-        self._stack = stack
-        self._benches: dict[tuple[str, str], Bench] = {}
-        tolerance = self.spec.tolerance
-        self.judge = Judge(
-            np.array(tolerance.per_tier(len(self.spec.tiers.edges))),
-            tolerance.rtol,
-            tolerance.rtol_grid,
-            self.spec.detector,
-        )
+        self.place = Workplace(self.folder, self.spec)
+        stack.callback(self.place.close)
 
     def bench(self, target: str, where: str) -> Bench:
-        key = (target, where)
-        if key not in self._benches:
-            self._benches[key] = open_bench(self.preparation, target, where)
-            self._stack.callback(lambda: self._benches[key].runner.close())
-        return self._benches[key]
+        return self.place.bench(target, where)
 
     def engines(self) -> list[dict[str, Any]]:
         return [
@@ -122,11 +114,11 @@ class Campaign:
                 "parity": records,
                 "drift": {"max_abs_diff": drift, "bound": self.spec.gates.drift_max_abs},
                 "zero_fault": {"rows": rows, "mismatches": mismatches},
-                "goldens": self._golden_hashes(),
+                "goldens": self.place.golden_hashes(),
             }
 
         facts = self.folder.stage("gates", inputs, [], build)
-        if facts["goldens"] != self._golden_hashes():
+        if facts["goldens"] != self.place.golden_hashes():
             raise TestbedError(
                 "this machine's engine gives other golden bits than the one this campaign was begun on;"
                 " go on there, or start anew in another folder"
@@ -136,20 +128,18 @@ class Campaign:
     def _parity(self, target: str) -> list[dict[str, Any]]:
         reference = self.preparation.reference(target)
         plain = self._plain_outputs(target)
-        twin = self.bench(target, "activation").outputs(twin=True)
+        twin = self.bench(target, "activation").golden
         original = [] if reference is None else [("torch-plain", reference, plain)]
         return parity([*original, ("plain-twin", plain, twin)], target)
 
     def _plain_outputs(self, target: str) -> NDArray[np.float32]:
         """Of the engine as it would be deployed: the plain file, prepacked weights."""
-        request = engine_request(self.preparation, target, Files(target).plain)
         bench = self.bench(target, "activation")
-        inputs, batch, name = bench.inputs, bench.batch, output_name(request.onnx)
-        with open_engine(self.spec.engine.backend, request) as runner:
+        with self.place.open(self.place.request(target, Files(target).plain)) as runner:
             parts = []
-            for start in range(0, len(bench.images), batch):
-                rows = np.arange(start, min(start + batch, len(bench.images)))
-                parts.append(runner.run({bench.input_name: inputs(rows)})[name])
+            for start in range(0, len(bench.images), bench.batch):
+                rows = np.arange(start, min(start + bench.batch, len(bench.images)))
+                parts.append(runner.run({bench.input_name: bench.inputs(rows)})[bench.output_name])
         return np.concatenate(parts)
 
     def _zero_fault(self, target: str, where: str, sites: Sequence[str]) -> tuple[int, int]:
@@ -157,83 +147,65 @@ class Campaign:
         chosen = bench.table.select(where, sites)
         rows = self.spec.gates.zero_fault_rows
         if where == "weight":
-            weight_canary(bench, chosen, bench.outputs(twin=False))
+            weight_canary(bench, chosen)
             rows = len(chosen)
         leg = zero_fault_leg(target, where, chosen, bench.images.ids, rows, self.spec.seed)
-        return zero_fault(bench, leg, self.judge, lambda part: self.golden_words(bench, part))
-
-    def _golden_hashes(self) -> dict[str, str]:
-        """Content of each engine's golden: another instruction set gives other bits, and must not be mixed in."""
-        return {
-            f"{target}.{where}": sha256_bytes(self.bench(target, where).outputs(twin=where == "activation").tobytes())[
-                :16
-            ]
-            for target, where in self.spec.legs
-        }
-
-    def golden_words(self, bench: Bench, leg: Leg) -> Words:
-        request = engine_request(self.preparation, bench.target, Files(bench.target).twin)
-        return golden_words(bench, leg, self.spec.engine.backend, request)
+        words = golden_words(self.place, leg) if where == "activation" else np.zeros(0, np.uint32)
+        return zero_fault(strike_for(self.place, target, where), leg, words)
 
     # ---- plan and run
 
     def plan(self) -> None:
-        tables = {target: self.preparation.table(target) for target in self.spec.targets}
+        tables = {target: self.place.table(target) for target in self.spec.targets}
         inputs = {
             "tiers": self.folder.output_hash("tiers", TIERS),
             "sites": {t: self.folder.output_hash(f"instrument.{t}", Files(t).sites) for t in self.spec.targets},
         }
 
         def build() -> dict[str, Any]:
-            table = plan_table(self.spec, tables, self.preparation.images.per_tier(len(self.spec.tiers.edges)))
-            write_plan(self.folder / PLAN_FILE, table)
+            table = plan_table(self.spec, tables, self.place.images.per_tier(len(self.spec.tiers.edges)))
+            write_plan(self.folder / PLAN, table)
+            self._write_words(PLAN)
             return {"faults": table.num_rows}
 
-        self.folder.stage("plan", inputs, [PLAN_FILE], build)
+        self.folder.stage("plan", inputs, [PLAN, words_file(PLAN)], build)
+
+    def _write_words(self, plan: str) -> None:
+        parts = list(self._units(plan, 0, _WORD_FAULTS))
+        legs = (leg_of(self.folder / plan, unit.start, unit.stop) for unit in parts)
+        write_words(self.place, plan, (unit.words for unit in parts), legs)
+
+    def _units(self, plan: str, first: int, rows: int) -> Iterator[Unit]:
+        return units_of(self.folder / plan, plan, len(self.place.images), rows, first)
 
     def execute(self, progress: Progress) -> None:
-        plan_hash = self.folder.output_hash("plan", PLAN_FILE)
+        plan_hash = self.folder.output_hash("plan", PLAN)
+        tuned = self.place.tuned
         inputs = {"plan": plan_hash, "engines": self.engines()}
 
         def build() -> dict[str, Any]:
-            plan = read_plan(self.folder / PLAN_FILE)
-            for bench in self._benches.values():
-                bench.engine_seconds = 0.0  # the gates' runs are not the campaign's
-            start = time.perf_counter()
-            with ResultStore(self.folder / STORE, plan_hash) as store:
-                rows_before = sum(store.read(unit).num_rows for unit in store)
-                runners = [self._leg(leg) for leg in legs(plan)]
-                self._run_units(runners, store, progress, plan.num_rows)
-                rows = store.compact(self.folder / RESULTS, range(sum(r.units for r in runners)), ROW_SCHEMA)
-            seconds = time.perf_counter() - start
-            engine = sum(bench.engine_seconds for bench in self._benches.values())
+            worker = Worker(self.place)
+            before, start = worker.engine_seconds(), time.perf_counter()
+            units = list(self._units(PLAN, 0, tuned["unit_rows"]))
+            faults = sum(len(unit) for unit in units)
+            with ResultStore(self.folder / STORE, sha256_json([plan_hash, tuned["unit_rows"]])) as store:
+                rows_before = sum(unit.rows for unit in units if unit.number in store)
+                log.info("campaign: %d faults in %d units of work, %d done before", faults, len(units), len(store))
+                with progress(faults) as advance:
+                    for unit in units:
+                        if unit.number not in store:
+                            store.append(unit.number, pa.ipc.open_stream(worker.run(unit)).read_all())
+                        advance(len(unit))
+                rows = store.compact(self.folder / RESULTS, range(len(units)), ROW_SCHEMA)
             return {
                 "rows": rows,
                 "rows_this_process": rows - rows_before,
-                "wall_seconds": round(seconds, 3),
-                "engine_seconds": round(engine, 3),
+                "wall_seconds": round(time.perf_counter() - start, 3),
+                "engine_seconds": round(worker.engine_seconds() - before, 3),
             }
 
         self.folder.stage("execute", inputs, [RESULTS], build)
         discard_log(self.folder / STORE)  # not before the stage is recorded: a kill in between would lose every row
-
-    def _leg(self, leg: Leg) -> ActivationLeg | WeightLeg:
-        bench = self.bench(leg.target, leg.where)
-        if leg.where == "weight":
-            return WeightLeg(bench, leg, self.judge)
-        return ActivationLeg(bench, leg, self.golden_words(bench, leg), self.judge)
-
-    def _run_units(
-        self, runners: Sequence[ActivationLeg | WeightLeg], store: ResultStore, progress: Progress, faults: int
-    ) -> None:
-        log.info(
-            "campaign: %d faults in %d units of work, %d done before", faults, sum(r.units for r in runners), len(store)
-        )
-        with progress(faults) as advance:
-            for number, runner, unit in _numbered(runners):
-                if number not in store:
-                    store.append(number, runner.run_unit(unit))
-                advance(min(runner.faults_per_unit, len(runner.leg) - unit * runner.faults_per_unit))
 
     def summarise(self) -> dict[str, Any]:
         inputs = {"results": self.folder.output_hash("execute", RESULTS)}
@@ -245,11 +217,3 @@ class Campaign:
         self.folder.stage("summary", inputs, [SUMMARY], build)
         summary: dict[str, Any] = json.loads((self.folder / SUMMARY).read_text())
         return summary
-
-
-def _numbered(runners: Sequence[ActivationLeg | WeightLeg]) -> Iterator[tuple[int, ActivationLeg | WeightLeg, int]]:
-    number = 0
-    for runner in runners:
-        for unit in range(runner.units):
-            yield number, runner, unit
-            number += 1

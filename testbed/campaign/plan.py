@@ -22,8 +22,6 @@ from testbed.core.files import atomic_path
 from testbed.core.schema import PLAN_COLUMNS, SCHEMA_VERSION, arrow_schema
 from testbed.core.site import Site, SiteTable
 
-PLAN_FILE = "faults.parquet"
-
 
 def plan_table(spec: CampaignSpec, tables: Mapping[str, SiteTable], tier_images: Sequence[Sequence[str]]) -> pa.Table:
     """All faults of the campaign, columns ``PLAN_COLUMNS``. tier_images: ids of the named images per tier."""

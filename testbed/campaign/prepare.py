@@ -2,48 +2,30 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from testbed.analysis.confidence import TierEdges, Tiers, first_of_each, tiers_from_logits
-from testbed.campaign.images import Inputs, NamedImages
+from testbed.campaign.files import TIERS, Files
+from testbed.campaign.images import NamedImages, named_images
 from testbed.campaign.spec import CampaignSpec
 from testbed.campaign.subject import subject_of
-from testbed.core.errors import StaleArtefact
+from testbed.campaign.tune import tune
 from testbed.core.files import write_bytes, write_json
 from testbed.core.runfolder import RunFolder
 from testbed.core.site import SiteTable
-from testbed.golden.arrays import read_array
+from testbed.engines.runner import Runner, open_engine, request_from
+from testbed.golden.arrays import array_writer, read_array
 from testbed.golden.reference import LOGITS
+from testbed.instrument.feed import PortFeed
 from testbed.instrument.ports import instrument
+from testbed.instrument.shapes import input_name
 
-TIERS = "tiers.json"
-
-
-@dataclass(frozen=True)
-class Files:
-    """Files of one target in the run folder."""
-
-    target: str
-
-    @property
-    def plain(self) -> str:
-        return f"{self.target}.onnx"
-
-    @property
-    def twin(self) -> str:
-        return f"{self.target}.twin.onnx"
-
-    @property
-    def sites(self) -> str:
-        return f"{self.target}.sites.json"
+_INPUT_ROWS = 64  # read and written at once
 
 
 class Preparation:
@@ -55,13 +37,20 @@ class Preparation:
         self.dataset = self.subject.dataset
         self.subject.check_sites()
 
+    @property
+    def stages(self) -> list[str]:
+        """In the order in which they run."""
+        return [*self.subject.stages(self.spec.targets), *(f"inputs.{target}" for target in self.spec.targets), "tune"]
+
     def run(self) -> None:
-        """All stages up to the twins. Raises GateFailed when the model is not as good as the spec asks."""
+        """All stages up to the tuned engine. Raises GateFailed when the model is not as good as the spec asks."""
         self.subject.make_golden(self.folder)
         self._tiers()
         for target in self.spec.targets:
             self.subject.make_plain(self.folder, target)
             self._instrument(target)
+            self._inputs(target)
+        self._tune()
 
     # ---- stages
 
@@ -88,6 +77,44 @@ class Preparation:
         inputs = {"plain": self._hash(f"export.{target}", files.plain), "ports": self.spec.engine.ports}
         self.folder.stage(f"instrument.{target}", inputs, [files.twin, files.sites], build)
 
+    def _inputs(self, target: str) -> None:
+        """What the target is fed for the named images, as one array: workers need neither the model nor the data."""
+        file = Files(target).inputs
+
+        def build() -> None:
+            positions = self.images.positions
+            inputs = self.subject.inputs(self.folder, target, positions)
+            with array_writer(self.folder / file, len(positions)) as writer:
+                for start in range(0, len(positions), _INPUT_ROWS):
+                    writer.append(inputs(np.arange(start, min(start + _INPUT_ROWS, len(positions)))))
+
+        made_from = {"tiers": self._hash("tiers", TIERS), "golden": self.folder.manifest["stages"]["golden"]["outputs"]}
+        self.folder.stage(f"inputs.{target}", made_from, [file], build)
+
+    def _tune(self) -> None:
+        engine, target = self.spec.engine, self.spec.targets[0]
+        files = Files(target)
+        inputs = read_array(self.folder / files.inputs)
+        table = self.table(target)
+        name = input_name((self.folder / files.twin).read_bytes())
+
+        def opened(batch: int, threads: int) -> Runner:
+            request = request_from(
+                self.folder / files.twin,
+                table.deployment_id,
+                precision=engine.precision,
+                threads=threads,
+                max_batch=batch,
+            )
+            return open_engine(engine.backend, request)
+
+        def feeds(batch: int) -> dict[str, NDArray]:
+            rows = np.arange(batch) % len(inputs)
+            return {name: inputs[rows], **PortFeed.idle(batch).as_inputs(table)}
+
+        made_from = {"twin": self._hash(f"instrument.{target}", files.twin), "backend": engine.backend}
+        self.folder.stage("tune", made_from, [], lambda: tune(engine, opened, feeds))
+
     def _hash(self, stage: str, file: str) -> str:
         return self.folder.output_hash(stage, file)
 
@@ -111,10 +138,6 @@ class Preparation:
     def table(self, target: str) -> SiteTable:
         return SiteTable.load(self.folder / Files(target).sites)
 
-    def inputs(self, target: str) -> Inputs:
-        """What the target is fed for rows of the named images."""
-        return self.subject.inputs(self.folder, target, self.images.positions)
-
     def reference(self, target: str) -> NDArray[np.float32] | None:
         """Reference golden of the named images (n, ...); None where the engine itself is the only one there is."""
         outputs = self.subject.reference(self.folder, target)
@@ -135,17 +158,3 @@ def _tiers_file(tiers: Tiers, ids: Sequence[str], chosen: np.ndarray, labels: np
             {"id": ids[p], "position": int(p), "label": int(labels[p]), "tier": int(tiers.tier_of[p])} for p in chosen
         ],
     }
-
-
-def named_images(path: Path) -> NamedImages:
-    """The campaign's images, from its tiers file. Raises StaleArtefact for a damaged one."""
-    try:
-        named = json.loads(path.read_text())["named"]
-        return NamedImages(
-            tuple(image["id"] for image in named),
-            np.array([image["label"] for image in named], np.int64),
-            np.array([image["tier"] for image in named], np.int16),
-            np.array([image["position"] for image in named], np.int64),
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StaleArtefact(f"{path} is not a tiers file ({error}); rerun with --redo tiers") from error

@@ -6,9 +6,11 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from testbed.analysis.outcome import Outcomes
+from testbed.analysis.outcome import GoldenSide, Outcomes
+from testbed.campaign.evaluation import HOWS
 from testbed.campaign.images import NamedImages
 from testbed.core.outcome import OUTCOMES, Outcome
 from testbed.core.schema import FAULT_COLUMNS, ROW_COLUMNS, SCHEMA_VERSION, arrow_schema
@@ -16,49 +18,68 @@ from testbed.engines.runner import EngineInfo
 from testbed.instrument.feed import Words, numbers
 
 ROW_SCHEMA = arrow_schema(ROW_COLUMNS)
-DUES = ("crash", "nonfinite", "hang")
+DUES = ("crash", "hang", "nonfinite")
 _DUE = OUTCOMES.index(Outcome.DUE)
+_FAULT_NAMES = [column.name for column in FAULT_COLUMNS]
+_MADE_FROM_OUTPUTS = (
+    "logits",
+    "top1_faulty",
+    "margin_faulty",
+    "probability_faulty",
+    "sdc5",
+    "sdc10",
+    "sdc20",
+    "nonfinite",
+)
 
 
 @dataclass(frozen=True)
-class Injected:
-    """One entry per row. ``fault``: row of the leg's plan; ``image``: row of the named images; outputs (n, ...).
-
-    ``failed`` rows have no output (the engine failed on that fault alone); ``retried`` ones only failed in company.
-    """
+class Known:
+    """What is known of each row before anything is run. ``fault``: row of the leg's plan; ``image``: row of the named
+    images; words: of the first struck element."""
 
     fault: NDArray[np.int64]
     image: NDArray[np.int64]
     golden_word: Words
     faulty_word: Words
-    outputs: NDArray[np.float32]
-    failed: NDArray[np.bool_]
-    retried: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Injected:
+    """logits: (n, K), None for outputs without classes. how, bound: see `evaluation.Evaluated`. due: "crash" or "hang"
+    where there is no output at all."""
+
+    known: Known
+    logits: NDArray[np.float32] | None
+    how: NDArray[np.int8]
+    bound: NDArray[np.float32]
+    due: str | None = None
 
 
 def result_rows(
     plan: pa.Table, injected: Injected, outcomes: Outcomes, images: NamedImages, engine: EngineInfo
 ) -> pa.Table:
     """plan: the leg's plan, from which the fault's columns are taken."""
-    n = len(injected.fault)
-    faults = plan.select([column.name for column in FAULT_COLUMNS]).take(pa.array(injected.fault))
-    formats = faults.column("format").cast(pa.string()).to_pylist()
-    codes = np.where(injected.failed, _DUE, outcomes.outcome)
-    columns: dict[str, pa.Array] = {
-        "image_id": _dictionary(injected.image, images.ids),
-        "label": pa.array(images.labels[injected.image].astype(np.int16)),
-        "tier": pa.array(images.tiers[injected.image].astype(np.int16)),
-        "golden_value": pa.array(numbers(injected.golden_word, formats)),
-        "faulty_value": pa.array(numbers(injected.faulty_word, formats)),
-        "golden_word": pa.array(injected.golden_word),
-        "faulty_word": pa.array(injected.faulty_word),
+    known = injected.known
+    n = len(known.fault)
+    faults = plan.select(_FAULT_NAMES).take(pa.array(known.fault))
+    codes = np.full(n, _DUE, np.int8) if injected.due else outcomes.outcome
+    due = DUES.index(injected.due or "nonfinite")
+    columns: dict[str, pa.Array | None] = {
+        "image_id": _dictionary(known.image, images.ids),
+        "label": pa.array(images.labels[known.image].astype(np.int16)),
+        "tier": pa.array(images.tiers[known.image].astype(np.int16)),
+        "golden_value": pa.array(_numbers(faults, known.golden_word)),
+        "faulty_value": pa.array(_numbers(faults, known.faulty_word)),
+        "golden_word": pa.array(known.golden_word),
+        "faulty_word": pa.array(known.faulty_word),
         "outcome": _dictionary(codes, OUTCOMES),
-        "due": _dictionary(np.where(injected.failed, 0, 1), DUES, codes == _DUE),
-        "infrastructure_failure": pa.array(injected.retried),
-        "evaluation": _dictionary(np.zeros(n, np.int32), ("whole",)),
-        "error_bound": pa.array(np.zeros(n, np.float32)),
+        "due": _dictionary(np.full(n, due), DUES, codes == _DUE),
+        "infrastructure_failure": pa.array(np.zeros(n, bool)),
         "masking_atol": _lists(outcomes.masking_atol),
-        "logits": _lists(injected.outputs) if outcomes.top1_golden is not None else None,
+        "logits": None if injected.logits is None else _lists(injected.logits),
+        "evaluation": _dictionary(injected.how, HOWS),
+        "error_bound": pa.array(injected.bound),
         "engine_hash": _dictionary(np.zeros(n, np.int32), (engine.hash,)),
         "deployment_id": _dictionary(np.zeros(n, np.int32), (engine.deployment_id,)),
         "schema_version": pa.array(np.full(n, SCHEMA_VERSION, np.int16)),
@@ -67,8 +88,8 @@ def result_rows(
         if field.name not in columns:
             value = getattr(outcomes, field.name)
             columns[field.name] = None if value is None else pa.array(value)
-    if injected.failed.any():
-        _blank_outputs(columns, injected.failed)
+    if injected.due:  # no faulty output: null, rather than numbers made from nothing
+        columns |= dict.fromkeys(_MADE_FROM_OUTPUTS)
     arrays = [
         faults.column(f.name).combine_chunks() if f.name in faults.column_names else _cast(columns[f.name], f.type, n)
         for f in ROW_SCHEMA
@@ -76,18 +97,40 @@ def result_rows(
     return pa.Table.from_arrays(arrays, schema=ROW_SCHEMA)
 
 
-def _blank_outputs(columns: dict[str, pa.Array], failed: NDArray[np.bool_]) -> None:
-    """A failed row has no faulty output: null, rather than numbers made from nothing."""
-    mask = pa.array(~failed)
-    for name in ("logits", "top1_faulty", "margin_faulty", "probability_faulty", "sdc5", "sdc10", "sdc20", "nonfinite"):
-        if columns[name] is not None:
-            columns[name] = pa.compute.if_else(mask, columns[name], pa.scalar(None, columns[name].type))
+def unknown_outcomes(side: GoldenSide, rtols: int) -> Outcomes:
+    """Of rows without any output: what is known is the golden's side; no tolerance would have masked them."""
+    n = len(side.values)
+    never = np.full(n, np.inf)
+    elements = side.values[0].size if n else 0
+    return Outcomes(
+        outcome=np.full(n, _DUE, np.int8),
+        nonfinite=np.zeros(n, bool),
+        detected=np.zeros(n, bool),
+        max_abs_diff=never,
+        mismatches=np.full(n, elements, np.int32),
+        masking_atol=np.full((n, rtols), np.inf),
+        top1_golden=None if side.top1 is None else side.top1.astype(np.int16),
+        margin_golden=None if side.margin is None else side.margin.astype(np.float32),
+        probability_golden=None if side.probability is None else side.probability.astype(np.float32),
+    )
+
+
+def flagged(rows: pa.Table) -> pa.Table:
+    """The same rows, of faults that failed when nobody else can have been at fault, and then did not fail again."""
+    place = rows.column_names.index("infrastructure_failure")
+    return rows.set_column(place, ROW_SCHEMA.field(place), pa.array(np.ones(rows.num_rows, bool)))
+
+
+def _numbers(faults: pa.Table, words: Words) -> NDArray[np.float32]:
+    column = faults.column("format").combine_chunks()
+    names, codes = column.dictionary.to_pylist(), column.indices.to_numpy()
+    return numbers(words, np.array(names, object)[codes])
 
 
 def _cast(array: pa.Array | None, kind: pa.DataType, n: int) -> pa.Array:
     if array is None:
         return pa.nulls(n, kind)
-    return array if array.type == kind else array.cast(kind)
+    return array if array.type == kind else pc.cast(array, kind)
 
 
 def _dictionary(codes: NDArray, names: tuple[str, ...], known: NDArray[np.bool_] | None = None) -> pa.Array:

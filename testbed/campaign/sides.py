@@ -15,12 +15,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from testbed.analysis.survey import SurveyDesign
-from testbed.campaign.plan import PLAN_FILE, read_plan
+from testbed.campaign.files import PLAN, RESULTS, TIERS
+from testbed.campaign.plan import read_plan
 from testbed.campaign.spec import CampaignSpec, parse_spec
 from testbed.core.errors import StaleArtefact, UsageError
 from testbed.core.runfolder import RunFolder
 
-RESULTS, TIERS, MODEL = "results.parquet", "tiers.json", "model.safetensors"
+MODEL = "model.safetensors"
 TEXT = ("target", "where", "site", "format", "op", "bit_class", "image_id", "outcome", "engine_hash", "deployment_id")
 _NUMBERS = (
     *("fault_id", "index", "bit", "and_mask", "or_mask", "xor_mask", "points", "stratum", "tier"),
@@ -88,7 +89,7 @@ class Side:
         if tolerance.rtol in tolerance.rtol_grid:
             column = table.column("masking_atol").combine_chunks()
             frame["masking_atol"] = pc.list_element(column, tolerance.rtol_grid.index(tolerance.rtol)).to_numpy()
-        plan = read_plan(self.folder / PLAN_FILE).select(["fault_id", "population"]).to_pandas()
+        plan = read_plan(self.folder / PLAN).select(["fault_id", "population"]).to_pandas()
         frame["population"] = plan.set_index("fault_id")["population"].loc[frame["fault_id"]].to_numpy()
         return frame
 

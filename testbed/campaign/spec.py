@@ -80,18 +80,29 @@ class TierSpec(Strict):
 
 
 class EngineSpec(Strict):
-    """``batch`` and ``threads`` are frozen with the campaign: they decide the last bits of the outputs.
+    """``batch`` and ``threads`` are frozen with the campaign: they decide the last bits of the outputs. "auto" measures
+    them when it begins. ``unit``: rows of a unit of work, what a kill can cost; about five seconds' worth unless said.
 
     ``ports``: how activations are struck (testbed.instrument.ports). ``calibration_*``: training images for int8.
     """
 
     backend: str = "ort-cpu"
     precision: str = "fp32"
-    batch: Count = 64
-    threads: Count = 1
+    batch: Count | Literal["auto"] = 64
+    threads: Count | Literal["auto"] = 1
+    unit: Count | None = None
     ports: str = GATED_REPLACE
     calibration_images: Count = 256
     calibration_method: str = "MinMax"
+
+    @property
+    def sketched_batch(self) -> int:
+        """A batch to sketch the engine with before it is tuned."""
+        return 32 if self.batch == "auto" else int(self.batch)
+
+    @property
+    def sketched_threads(self) -> int:
+        return 1 if self.threads == "auto" else int(self.threads)
 
     @model_validator(mode="after")
     def _known(self) -> EngineSpec:

@@ -29,16 +29,16 @@ SEGMENT_BYTES = 64 * 2**20
 class ResultStore:
     """The log in a folder of segments. One writer at a time (the run folder's lock sees to it)."""
 
-    def __init__(self, folder: Path, plan_hash: str) -> None:
-        """Opens or makes the log for one plan; a damaged tail is cut off. Raises TestbedError for another plan's
-        log."""
+    def __init__(self, folder: Path, identity: str) -> None:
+        """Opens or makes the log of one plan and its units (``identity``); a damaged tail is cut off. Raises TestbedError
+        for another's log."""
         self._folder = folder
         self._file: FileIO | None = None
         self._frames: dict[int, tuple[Path, int, int]] = {}
         owner = folder / "plan"
         if not owner.exists():
-            write_text(owner, plan_hash)
-        if owner.read_text() != plan_hash:
+            write_text(owner, identity)
+        if owner.read_text() != identity:
             raise TestbedError(f"{folder} holds results of another plan; rerun with --redo plan")
         for segment in self._segments():
             self._scan(segment)

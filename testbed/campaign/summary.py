@@ -15,7 +15,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from testbed.analysis.survey import Domains, Estimate, SurveyDesign
-from testbed.campaign.plan import PLAN_FILE, read_plan
+from testbed.campaign.files import PLAN
+from testbed.campaign.plan import read_plan
 from testbed.campaign.prepare import Preparation
 from testbed.core.outcome import OUTCOMES, Outcome
 from testbed.core.schema import SCHEMA_VERSION
@@ -43,8 +44,9 @@ def summarise(preparation: Preparation, engines: Sequence[Mapping[str, Any]], re
     """The summary of a finished campaign, JSON-ready. results: file name of the rows."""
     spec, folder = preparation.spec, preparation.folder
     rows = _rows(folder.path / results)
-    population = _population(folder / PLAN_FILE)
+    population = _population(folder / PLAN)
     stages = folder.manifest["stages"]
+    tuned = stages["tune"]["facts"]
     gates, execute = stages["gates"]["facts"], stages["execute"]["facts"]
     strata, marginals = [], []
     for (target, where, op), part in rows.groupby(["target", "where", "op"], sort=False, observed=True):
@@ -70,8 +72,8 @@ def summarise(preparation: Preparation, engines: Sequence[Mapping[str, Any]], re
             "hash": main["hash"],
             "deployment_id": main["deployment_id"],
             "precision": spec.engine.precision,
-            "batch": spec.engine.batch,
-            "threads": spec.engine.threads,
+            "batch": tuned["batch"],
+            "threads": tuned["threads"],
         },
         "engines": list(engines),
         "zero_fault": gates["zero_fault"],

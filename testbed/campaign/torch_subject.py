@@ -90,7 +90,7 @@ class TorchSubject:
         """Of an untrained model."""
         config, engine = self.config, self.spec.engine
         model = ViT(config).eval()
-        images = np.zeros((engine.batch, config.channels, config.image, config.image), np.float32)
+        images = np.zeros((engine.sketched_batch, config.channels, config.image, config.image), np.float32)
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "plain.onnx"
             calibration = Calibration(len(images))
@@ -150,7 +150,7 @@ class TorchSubject:
 
         def build() -> dict[str, Any]:
             log.info("golden: logits and first attention of %d test images", len(test))
-            torch.set_num_threads(self.spec.engine.threads)
+            torch.set_num_threads(self.spec.engine.sketched_threads)
             rows = range(len(test))
             record_reference(load_model(folder / MODEL), test, rows, folder.path, modules=[ATTENTION])
             accuracy = float((read_array(folder / LOGITS).argmax(1) == test.labels).mean())

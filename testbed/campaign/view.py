@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,15 +16,19 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from testbed.campaign.execute import ActivationLeg, WeightLeg
-from testbed.campaign.pipeline import RESULTS, Campaign
-from testbed.campaign.plan import PLAN_FILE, Leg, fault_row, read_plan, table_of
-from testbed.campaign.prepare import Files, Preparation
-from testbed.campaign.spec import CampaignSpec, parse_spec
+from testbed.campaign.evaluation import Evaluated, Strikes
+from testbed.campaign.execute import Activations, Weights
+from testbed.campaign.files import PLAN, RESULTS, Files
+from testbed.campaign.plan import Leg, fault_row, read_plan, table_of
+from testbed.campaign.prepare import Preparation
+from testbed.campaign.spec import CampaignSpec
+from testbed.campaign.strikes import strikes_of, with_golden
+from testbed.campaign.whole import WholeTwin
+from testbed.campaign.words import golden_words
+from testbed.campaign.workplace import Workplace, recorded_spec
 from testbed.core.errors import StaleArtefact, UsageError
 from testbed.core.fault import masks_for
-from testbed.core.files import sha256_json
-from testbed.core.runfolder import MANIFEST, RunFolder
+from testbed.core.runfolder import RunFolder
 from testbed.core.site import Site, SiteTable
 from testbed.instrument.feed import numbers
 
@@ -56,26 +60,21 @@ class Run:
 
     def __init__(self, path: Path | str) -> None:
         self.folder = RunFolder.existing(Path(path))
-        if self.folder.manifest.get("kind") != "campaign":
-            raise UsageError(f"{path} holds no campaign but a {self.folder.manifest.get('kind')}")
-        if self.folder.manifest.get("identity") != sha256_json(self.folder.manifest.get("spec")):
-            raise StaleArtefact(f"the spec in {self.folder / MANIFEST} was edited; run the campaign in another folder")
-        self.spec: CampaignSpec = parse_spec(self.folder.manifest["spec"], str(path))
+        self.spec: CampaignSpec = recorded_spec(self.folder)
         preparation = Preparation(self.spec, self.folder)
-        for stage in preparation.subject.stages(self.spec.targets):
+        for stage in preparation.stages:
             self.folder.verify(stage)
-        self._stack = ExitStack()
-        self._campaign = Campaign(preparation, self._stack)
+        self.place = Workplace(self.folder, self.spec)
 
     @property
     def image_ids(self) -> tuple[str, ...]:
         """The campaign's named images."""
-        return self._campaign.preparation.images.ids
+        return self.place.images.ids
 
     def sites(self, target: str = "model") -> SiteTable:
         if target not in self.spec.targets:
             raise UsageError(f"this campaign has no target {target!r}; it has {', '.join(self.spec.targets)}")
-        return self._campaign.preparation.table(target)
+        return self.place.table(target)
 
     @cached_property
     def results(self) -> pd.DataFrame:
@@ -111,7 +110,7 @@ class Run:
     def stored(self, fault_id: int) -> dict[str, Any]:
         """The planned fault of that number. Raises UsageError when there is none."""
         self.folder.verify("plan")
-        plan = read_plan(self.folder / PLAN_FILE)
+        plan = read_plan(self.folder / PLAN)
         found = plan.filter(pc.equal(plan.column("fault_id"), fault_id)).to_pylist()
         if not found:
             raise UsageError(f"there is no fault {fault_id}; this campaign's are numbered 0 to {plan.num_rows - 1}")
@@ -143,20 +142,22 @@ class Run:
         return self._injected(self.sites(row["target"])[row["site"]], row)
 
     def _injected(self, site: Site, row: dict[str, Any]) -> Injection:
-        target, image = row["target"], self._campaign.preparation.images.row(row["image_id"])
-        bench = self._campaign.bench(target, site.where)
+        """Through the whole twin, whatever the campaign used: the reference of all other evaluations."""
+        target, image = row["target"], self.place.images.row(row["image_id"])
+        bench, judge = self.place.bench(target, site.where), self.place.judge
         leg = Leg(target, site.where, table_of([row]))
         if site.where == "activation":
-            runner = ActivationLeg(bench, leg, self._campaign.golden_words(bench, leg), self._campaign.judge)
-            faulty = runner.inject(np.array([0]))[0]
-            before, after, golden = runner.golden_words, runner.faulty_words, runner.golden[image]
-            rows = runner.run_unit(0)
-            outcome = rows.column("outcome")[0].as_py()
+            words = golden_words(self.place, leg)
+            _, strikes = strikes_of(leg, bench.table, bench.images)
+            ports = with_golden(strikes, words).ports
+            strike = Activations(bench, (kept := _Kept(WholeTwin(bench))), judge)
+            rows, at = strike.rows(leg, words), 0
+            faulty, before, after = kept.outputs[0], ports.golden[0, :1], ports.faulty[0, :1]
         else:
-            strike = WeightLeg(bench, leg, self._campaign.judge)
-            outputs, before, after = strike.inject(0)
-            faulty, golden = outputs[image], strike.golden[image]
-            outcome = strike.run_unit(0).column("outcome")[image].as_py()
+            weights = Weights(bench, judge)
+            outputs, before, after = weights.inject(leg, 0)
+            rows, at, faulty = weights.rows(leg, np.zeros(0, np.uint32)), image, outputs[image]
+        outcome = rows.column("outcome")[at].as_py()
         return Injection(
             target=target,
             site=site.name,
@@ -167,7 +168,7 @@ class Run:
             label=int(bench.images.labels[image]),
             golden_value=float(numbers(before, [site.format_name])[0]),
             faulty_value=float(numbers(after, [site.format_name])[0]),
-            golden=golden,
+            golden=bench.golden[image],
             faulty=faulty,
             outcome=str(outcome),
             engine_hash=bench.runner.info.hash,
@@ -178,7 +179,7 @@ class Run:
         return self.folder / Files(target).plain
 
     def close(self) -> None:
-        self._stack.close()
+        self.place.close()
 
     def __enter__(self) -> Self:
         return self
@@ -187,3 +188,20 @@ class Run:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class _Kept:
+    """An evaluator that keeps the outputs it has found."""
+
+    def __init__(self, evaluator: WholeTwin) -> None:
+        self._evaluator = evaluator
+        self.outputs: list[NDArray[np.float32]] = []
+
+    @property
+    def golden(self) -> NDArray[np.float32]:
+        return self._evaluator.golden
+
+    def evaluate(self, strikes: Strikes) -> Iterator[Evaluated]:
+        for found in self._evaluator.evaluate(strikes):
+            self.outputs.extend(found.outputs)
+            yield found

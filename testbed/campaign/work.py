@@ -18,12 +18,18 @@ Due = Literal["crash", "hang"]
 
 @dataclass(frozen=True)
 class Unit:
-    """Rows ``start`` to ``stop`` of one plan file of the run folder. ``number``: the unit's key in the result store."""
+    """Rows ``start`` to ``stop`` of one plan file of the run folder. ``number``: the unit's key in the result store.
+
+    rows: the result rows it gives. word, words: where its golden words lie among the plan's.
+    """
 
     number: int
     plan: str
     start: int
     stop: int
+    rows: int = 0
+    word: int = 0
+    words: int = 0
 
     def __len__(self) -> int:
         return self.stop - self.start

@@ -50,8 +50,9 @@ def formats(table: SiteTable) -> list[str]:
 class PortFeed:
     """One fault of up to K points per batch row, (B, K) each; (B,) is taken as K = 1.
 
-    site: port number or NO_SITE; index: flat, canonical; masks and words: zero-extended bits. ``golden``: what the element holds without the fault, which the gated replace is computed from; the other mechanisms
-    strike the live value.
+    site: port number, or NO_SITE where a row has fewer points; index: flat, canonical; masks and words: zero-extended
+    bits. ``golden``: what the element holds without the fault, which the gated replace is computed from; the other
+    mechanisms strike the live value.
     """
 
     site: NDArray[np.int64]
@@ -108,16 +109,44 @@ class PortFeed:
         return ((self.golden & self.and_mask) | self.or_mask) ^ self.xor_mask
 
     def as_inputs(self, table: SiteTable) -> dict[str, NDArray]:
-        """The extra inputs of the table's twin, each (B, K). Raises UsageError for an index past a tensor's end.
+        """The extra inputs of the table's twin, each (B, K).
 
-        Not every engine checks: some would strike another element, or write past the tensor.
+        Raises UsageError for an index past a tensor's end, which not every engine checks: some would strike another
+        element, or write past the tensor. And for a row with several sites, unless the ports are "op".
         """
         self._check(table)
+        if table.mechanism != OP and self.points > 1:
+            return self._at_one_site(table)._inputs(table)
+        return self._inputs(table)
+
+    def _inputs(self, table: SiteTable) -> dict[str, NDArray]:
         inputs: dict[str, NDArray] = {SITE: self.site, INDEX: self.index}
         if table.mechanism == GATED_REPLACE:
             return inputs | {value_input(f): from_words(self.faulty, f) for f in formats(table)}
         masks = (self.and_mask, self.or_mask, self.xor_mask)
         return inputs | {name: mask for name, mask in zip(MASKS, masks, strict=True)}
+
+    def _at_one_site(self, table: SiteTable) -> PortFeed:
+        """The same faults with each row's unused points repeating a used one.
+
+        A port of standard operators writes all points of a row: what is not meant for it, as the value that it found in
+        element 0. Repeated points write one value to one element, and a row of one site leaves no port with both.
+        """
+        struck = self.site != NO_SITE
+        a_used = struck.argmax(axis=1)[:, None]
+        order = np.where(struck, np.arange(self.points), a_used)
+        filled = PortFeed(*(np.take_along_axis(getattr(self, field.name), order, 1) for field in fields(self)))
+        if len(mixed := np.flatnonzero((filled.site != filled.site[:, :1]).any(axis=1))):
+            names = list(table.ports)
+            several = ", ".join(names[port] for port in np.unique(filled.site[mixed[0]]))
+            raise UsageError(
+                f"a fault at several sites ({several}) in one inference cannot be fed to ports = {table.mechanism!r};"
+                f" set engine.ports = {OP!r}"
+            )
+        own = np.sort(np.where(struck, self.index, -1 - np.arange(self.points)), axis=1)
+        if (own[:, 1:] == own[:, :-1]).any():
+            raise ValueError("two points of one fault strike the same element: combine their masks")
+        return filled
 
 
 def _sizes(table: SiteTable) -> NDArray[np.int64]:
@@ -140,7 +169,7 @@ def numbers(words: Words, format_names: Iterable[str]) -> NDArray[np.float32]:
     names = np.asarray(list(format_names), object)
     found = np.empty(len(words), np.float32)
     for format_name in dict.fromkeys(names):
-        mine = names == format_name
+        mine = slice(None) if (names == format_name).all() else names == format_name
         with np.errstate(invalid="ignore"):  # a signalling NaN may go quiet; its bits are in the word
             found[mine] = from_words(words[mine], format_name).astype(np.float32)
     return found

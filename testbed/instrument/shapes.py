@@ -134,3 +134,12 @@ def _with_fused_types(proto: ModelProto) -> ModelProto:
             unknown = [name for name in (node.output[0], *node.output[3:4]) if name and name not in known]
             typed.graph.value_info.extend(helper.make_tensor_value_info(name, element, None) for name in unknown)
     return typed
+
+
+def input_name(model: bytes) -> str:
+    """Of what the model is fed; a twin's ports' inputs follow it."""
+    return str(inputs_of(onnx.load_from_string(model))[0].name)
+
+
+def output_name(model: bytes) -> str:
+    return str(onnx.load_from_string(model).graph.output[0].name)

@@ -1,0 +1,75 @@
+"""An engine on the bench: with its inputs, in batches of one frozen size, its golden run once and kept."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from testbed.analysis.outcome import GoldenSide
+from testbed.campaign.images import Inputs, NamedImages
+from testbed.core.site import SiteTable
+from testbed.engines.runner import Runner
+from testbed.instrument.feed import PortFeed, Words, live_words
+
+
+@dataclass
+class Bench:
+    """One engine with its inputs: the target's, for the named images. ``where``: what it is there to strike; the engine
+    of activations is the twin."""
+
+    target: str
+    where: str
+    table: SiteTable
+    runner: Runner
+    inputs: Inputs
+    input_name: str
+    output_name: str
+    images: NamedImages
+    batch: int
+    engine_seconds: float = field(default=0.0)
+
+    def run(self, rows: NDArray[np.int64], ports: PortFeed | None) -> tuple[NDArray[np.float32], Words | None]:
+        """Outputs (b, ...) and, from a twin, the live words at the struck elements (b, K). At most ``batch`` rows."""
+        n = len(rows)
+        idle = self.batch - n
+        padded = np.concatenate([rows, np.zeros(idle, np.int64)]) if idle else rows
+        feeds = {self.input_name: self.inputs(padded)}
+        if ports is not None:
+            feeds |= ports.padded(self.batch).as_inputs(self.table)
+        start = time.perf_counter()
+        results = self.runner.run(feeds)
+        self.engine_seconds += time.perf_counter() - start
+        return results[self.output_name][:n], None if ports is None else live_words(results, self.table, ports.site)
+
+    def outputs(self) -> NDArray[np.float32]:
+        """Outputs of all named images (n, ...) as the engine is now, in the campaign's batches; no port is armed."""
+        twin = self.where == "activation"
+        parts = []
+        for start in range(0, len(self.images), self.batch):
+            rows = np.arange(start, min(start + self.batch, len(self.images)))
+            parts.append(self.run(rows, PortFeed.idle(len(rows)) if twin else None)[0])
+        return np.concatenate(parts)
+
+    @cached_property
+    def golden(self) -> NDArray[np.float32]:
+        """(images, ...): the outputs that faults are judged against."""
+        return self.outputs()
+
+    @cached_property
+    def seconds_per_batch(self) -> float:
+        """Of a fault-free run, once the engine is warm."""
+        rows, ports = np.zeros(self.batch, np.int64), None
+        if self.where == "activation":
+            ports = PortFeed.idle(self.batch)
+        self.run(rows, ports)
+        start = time.perf_counter()
+        self.run(rows, ports)
+        return time.perf_counter() - start
+
+    @cached_property
+    def side(self) -> GoldenSide:
+        return GoldenSide.of(self.golden, has_classes=self.target == "model")

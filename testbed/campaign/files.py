@@ -1,0 +1,44 @@
+"""Names of the files in a campaign's run folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+TIERS = "tiers.json"
+PLAN = "faults.parquet"
+RESULTS = "results.parquet"
+STORE = "store"
+
+
+@dataclass(frozen=True)
+class Files:
+    """Files of one target."""
+
+    target: str
+
+    @property
+    def plain(self) -> str:
+        return f"{self.target}.onnx"
+
+    @property
+    def twin(self) -> str:
+        return f"{self.target}.twin.onnx"
+
+    @property
+    def sites(self) -> str:
+        return f"{self.target}.sites.json"
+
+    @property
+    def inputs(self) -> str:
+        """What it is fed for the named images, (n, ...) float32."""
+        return f"inputs/{self.target}.npy"
+
+
+def plan_file(number: int) -> str:
+    """The plan of one round of an adaptive campaign."""
+    return f"plan/round-{number:03d}.parquet"
+
+
+def words_file(plan: str) -> str:
+    """Golden words of the elements that a plan strikes, fault after fault: (entries,) uint32."""
+    return plan.removesuffix(".parquet") + ".words.npy"

@@ -1,0 +1,52 @@
+"""From planned faults to what an engine is fed: one strike per (fault, image)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from testbed.campaign.evaluation import Strikes
+from testbed.campaign.images import NamedImages
+from testbed.campaign.plan import Leg
+from testbed.core.site import SiteTable
+from testbed.instrument.feed import NO_SITE, PortFeed, Words, feed_sites
+
+
+def strikes_of(leg: Leg, table: SiteTable, images: NamedImages) -> tuple[NDArray[np.int64], Strikes]:
+    """(n,) which fault of the leg each strike belongs to, and the strikes, their golden words still unknown (0).
+
+    A persistent fault strikes every named image, in their order; any other the one it was drawn for.
+    """
+    places = _places(leg, table)
+    persistent = np.array([image is None for image in leg.image_ids])
+    each = np.where(persistent, len(images), 1)
+    fault = np.repeat(np.arange(len(leg)), each)
+    image = np.empty(len(fault), np.int64)
+    of_all = persistent[fault]
+    image[of_all] = np.tile(np.arange(len(images)), int(persistent.sum()))
+    image[~of_all] = images.rows([name for name in leg.image_ids if name is not None])
+    return fault, Strikes(image, places.take(fault))
+
+
+def _places(leg: Leg, table: SiteTable) -> PortFeed:
+    """(faults, K)."""
+    none = np.zeros(len(leg), np.uint32)
+    return PortFeed(feed_sites(table, leg.sites), leg.column("index"), *leg.masks, none)
+
+
+def with_golden(strikes: Strikes, words: Words) -> Strikes:
+    """words: (entries,) golden words of the struck elements, strike after strike, as `words_of` counts them."""
+    ports = strikes.ports
+    golden = np.zeros(ports.site.shape, np.uint32)
+    golden[ports.site != NO_SITE] = words
+    feed = PortFeed(ports.site, ports.index, ports.and_mask, ports.or_mask, ports.xor_mask, golden)
+    return Strikes(strikes.image, feed)
+
+
+def word_counts(plan: pa.Table, images: int) -> NDArray[np.int64]:
+    """(faults,) how many golden words each planned fault has: one per struck element and image; weights have none."""
+    activation = np.asarray(pc.equal(plan.column("where").cast(pa.string()), "activation"), bool)
+    persistent = np.asarray(pc.is_null(plan.column("image_id")), bool)
+    return plan.column("points").to_numpy().astype(np.int64) * np.where(persistent, images, 1) * activation

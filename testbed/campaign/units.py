@@ -1,0 +1,79 @@
+"""A plan cut into units of work: each a slice of one leg, small enough to lose, large enough to fill batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from testbed.campaign.plan import Leg
+from testbed.campaign.strikes import word_counts
+from testbed.campaign.work import Unit
+
+
+def slice_of(path: Path, start: int, stop: int) -> pa.Table:
+    """Rows [start, stop) of a Parquet file, reading no more row groups than hold them."""
+    file = pq.ParquetFile(path)
+    tables, at = [], 0
+    for group in range(file.num_row_groups):
+        size = file.metadata.row_group(group).num_rows
+        if at < stop and at + size > start:
+            table = file.read_row_group(group)
+            tables.append(table.slice(max(0, start - at), min(stop, at + size) - max(start, at)))
+        at += size
+    return pa.concat_tables(tables).unify_dictionaries().combine_chunks() if tables else file.schema_arrow.empty_table()
+
+
+def leg_of(path: Path, start: int, stop: int) -> Leg:
+    table = slice_of(path, start, stop)
+    return Leg(str(table.column("target")[0]), str(table.column("where")[0]), table)
+
+
+def units_of(path: Path, name: str, images: int, rows_per_unit: int, first: int) -> Iterator[Unit]:
+    """Units of one plan file, numbered from ``first``. A unit holds one leg's faults, of about ``rows_per_unit`` rows in
+    all, at least one fault."""
+    number, words = first, 0
+    for start, stop, each, entries in _runs(path, images):
+        step = max(1, rows_per_unit // each)
+        counts = np.concatenate([[0], np.cumsum(entries)])
+        for at in range(start, stop, step):
+            end = min(at + step, stop)
+            size = int(counts[end - start] - counts[at - start])
+            yield Unit(number=number, plan=name, start=at, stop=end, rows=(end - at) * each, word=words, words=size)
+            number, words = number + 1, words + size
+
+
+def _runs(path: Path, images: int) -> Iterator[tuple[int, int, int, NDArray[np.int64]]]:
+    """(start, stop, rows per fault, words per fault) of each run of one target, place and scope in the plan."""
+    columns = ["target", "where", "image_id", "points"]
+    key: tuple[str, str, bool] | None = None
+    start = stop = at = 0
+    pending: list[NDArray[np.int64]] = []
+    for batch in pq.ParquetFile(path).iter_batches(columns=columns):
+        table = pa.table(batch)
+        persistent = table.column("image_id").is_null().to_pylist()
+        keys = list(
+            zip(
+                table.column("target").cast(pa.string()).to_pylist(),
+                table.column("where").cast(pa.string()).to_pylist(),
+                persistent,
+                strict=True,
+            )
+        )
+        counts = word_counts(table, images)
+        edges = [0, *(i for i in range(1, len(keys)) if keys[i] != keys[i - 1]), len(keys)]
+        for low, high in pairwise(edges):
+            if keys[low] != key:
+                if key is not None:
+                    yield start, stop, images if key[2] else 1, np.concatenate(pending)
+                key, start, pending = keys[low], at + low, []
+            pending.append(counts[low:high])
+            stop = at + high
+        at += len(keys)
+    if key is not None:
+        yield start, stop, images if key[2] else 1, np.concatenate(pending)

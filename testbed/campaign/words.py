@@ -1,0 +1,134 @@
+"""The golden word of every element that a plan strikes: the engine's own value there, without the fault.
+
+Each row's live word is checked against it when the fault is run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import ModelProto, helper
+
+from testbed.campaign.bench import Bench
+from testbed.campaign.evaluation import Strikes
+from testbed.campaign.files import Files, words_file
+from testbed.campaign.plan import Leg
+from testbed.campaign.strikes import strikes_of
+from testbed.campaign.workplace import Workplace
+from testbed.core.errors import StaleArtefact
+from testbed.core.site import SiteTable
+from testbed.golden.arrays import array_writer, read_array
+from testbed.instrument.feed import NO_SITE, PortFeed, Words, to_words
+from testbed.instrument.ports import ELEMENTS
+
+_PROBE_BYTES = 256 * 2**20
+
+
+def write_words(place: Workplace, plan: str, counts: Iterable[int], parts: Iterable[Leg]) -> None:
+    """Writes the words of one plan. counts: words of each part; parts: its legs, cut as small as memory asks."""
+    total = int(sum(counts))
+    with array_writer(place.folder / words_file(plan), total, np.uint32) as writer:
+        for leg in parts:
+            if leg.where == "activation":
+                writer.append(golden_words(place, leg))
+        if not total:
+            writer.append(np.zeros(0, np.uint32))
+
+
+def read_words(path: Path) -> NDArray[np.uint32]:
+    """Memory-mapped. Raises StaleArtefact for a damaged file."""
+    words = read_array(path)
+    if words.dtype != np.uint32 or words.ndim != 1:
+        raise StaleArtefact(f"{path} does not hold golden words; rerun with --redo plan")
+    return words
+
+
+def golden_words(place: Workplace, leg: Leg) -> Words:
+    """(entries,) of a leg of activation faults, strike after strike, element after element."""
+    bench = place.bench(leg.target, leg.where)
+    _, strikes = strikes_of(leg, bench.table, bench.images)
+    if place.spec.engine.precision == "fp32":
+        return _probed(place, bench, strikes)
+    return _read_live(bench, strikes)  # in other formats, outputs added to a graph can change where it is rounded
+
+
+def _read_live(bench: Bench, strikes: Strikes) -> Words:
+    """What the twin itself tells of each element while something is written there: nothing before a port changes.
+
+    One element at a time, as a value written at one site would change what the next one holds.
+    """
+    struck = strikes.ports.site != NO_SITE
+    words = np.zeros(struck.shape, np.uint32)
+    for point in range(strikes.ports.points):
+        rows = np.flatnonzero(struck[:, point])
+        for start in range(0, len(rows), bench.batch):
+            part = rows[start : start + bench.batch]
+            site, index = strikes.ports.site[part, point], strikes.ports.index[part, point]
+            feed = PortFeed.writing(site, index, np.zeros(len(part), np.uint32))
+            _, live = bench.run(strikes.image[part], feed)
+            assert live is not None
+            words[part, point] = live[:, 0]
+    return words[struck]
+
+
+@dataclass(frozen=True)
+class _Entries:
+    """Struck elements, in the order of their words: (entries,) each."""
+
+    image: NDArray[np.int64]
+    site: NDArray[np.int64]
+    index: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, strikes: Strikes) -> _Entries:
+        rows, points = np.nonzero(strikes.ports.site != NO_SITE)
+        ports = strikes.ports
+        return cls(strikes.image[rows], ports.site[rows, points], ports.index[rows, points])
+
+    def by_site(self, names: list[str]) -> Iterator[tuple[str, NDArray[np.int64]]]:
+        order = np.argsort(self.site, kind="stable")
+        found, starts = np.unique(self.site[order], return_index=True)
+        for site, part in zip(found, np.split(order, starts[1:]), strict=True):
+            yield names[site], part
+
+
+def _probed(place: Workplace, bench: Bench, strikes: Strikes) -> Words:
+    """One fault-free pass over the images, through the twin with its live tensors as extra outputs."""
+    entries = _Entries.of(strikes)
+    words = np.empty(len(entries.index), np.uint32)
+    if not len(words):
+        return words
+    by_site = dict(entries.by_site(list(bench.table.ports)))
+    twin = place.request(bench.target, Files(bench.target).twin)
+    probe = with_live_outputs(twin.onnx, bench.table, list(by_site))
+    bytes_per_image = sum(bench.table[site].elements for site in by_site) * 4
+    chunk = int(np.clip(_PROBE_BYTES // bytes_per_image, 1, bench.batch))
+    wanted = np.unique(entries.image)
+    with place.open(replace(twin, onnx=probe.SerializeToString(), file_sha256="probe")) as runner:
+        for start in range(0, len(wanted), chunk):
+            images = wanted[start : start + chunk]
+            # a small batch may take other kernels
+            padded = np.concatenate([images, np.zeros(chunk - len(images), np.int64)])
+            ports = PortFeed.idle(chunk).as_inputs(bench.table)
+            outputs = runner.run({bench.input_name: bench.inputs(padded), **ports})
+            for site, mine in by_site.items():
+                here = mine[(entries.image[mine] >= images[0]) & (entries.image[mine] <= images[-1])]
+                flat = outputs[f"{bench.table[site].tensor}/live"].reshape(chunk, -1)
+                place_of = np.searchsorted(images, entries.image[here])
+                words[here] = to_words(flat[place_of, entries.index[here]])
+    return words
+
+
+def with_live_outputs(twin: bytes, table: SiteTable, sites: list[str]) -> ModelProto:
+    """The twin with the tensors before these sites' ports as outputs."""
+    proto = onnx.load_from_string(twin)
+    for site in map(table.__getitem__, sites):
+        shape: list[str | int | None] = ["batch", *site.shape]
+        value = helper.make_tensor_value_info(f"{site.tensor}/live", ELEMENTS[site.format_name], shape)
+        proto.graph.output.append(value)
+    return proto

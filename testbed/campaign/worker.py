@@ -1,0 +1,95 @@
+"""A worker: opens its engines from the run folder, and turns units of work into result rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from testbed.campaign.evaluators import evaluator_for
+from testbed.campaign.execute import Activations, Strike, Weights
+from testbed.campaign.files import words_file
+from testbed.campaign.plan import Leg
+from testbed.campaign.rows import flagged
+from testbed.campaign.strikes import word_counts
+from testbed.campaign.units import leg_of
+from testbed.campaign.words import read_words
+from testbed.campaign.work import Due, Unit
+from testbed.campaign.workplace import Workplace
+
+
+class Worker:
+    """A `work.Handler` over one workplace."""
+
+    def __init__(self, place: Workplace) -> None:
+        self.place = place
+        self._strikes: dict[tuple[str, str], Strike] = {}
+
+    def golden(self) -> dict[str, str]:
+        return self.place.golden_hashes()
+
+    def golden_seconds(self, unit: Unit, faults: int) -> float:
+        leg, _ = self._work(unit, [0])
+        self._strike(leg)  # opens the engine, and its evaluation
+        bench = self.place.bench(leg.target, leg.where)
+        rows = faults * unit.rows / len(unit)
+        return bench.seconds_per_batch * math.ceil(rows / bench.batch)
+
+    def run(self, unit: Unit, faults: Sequence[int] | None = None, retried: bool = False) -> bytes:
+        leg, words = self._work(unit, faults)
+        rows = self._strike(leg).rows(leg, words)
+        return as_stream(flagged(rows) if retried else rows)
+
+    def blame(self, unit: Unit, faults: Sequence[int], due: Due) -> bytes:
+        leg, words = self._work(unit, faults)
+        return as_stream(self._strike(leg).blamed(leg, words, due))
+
+    def engine_seconds(self) -> float:
+        return self.place.engine_seconds
+
+    def close(self) -> None:
+        self.place.close()
+
+    def _strike(self, leg: Leg) -> Strike:
+        key = (leg.target, leg.where)
+        if key not in self._strikes:
+            self._strikes[key] = strike_for(self.place, *key)
+        return self._strikes[key]
+
+    def _work(self, unit: Unit, faults: Sequence[int] | None) -> tuple[Leg, NDArray[np.uint32]]:
+        """The faults of a unit, or some of them, with their golden words."""
+        leg = leg_of(self.place.folder / unit.plan, unit.start, unit.stop)
+        if not unit.words:
+            words = np.zeros(0, np.uint32)
+        else:
+            words = read_words(self.place.folder / words_file(unit.plan))[unit.word : unit.word + unit.words]
+        if faults is None:
+            return leg, words
+        counts = word_counts(leg.table, len(self.place.images))
+        ends = np.cumsum(counts)
+        kept = [words[ends[fault] - counts[fault] : ends[fault]] for fault in faults]
+        chosen = Leg(leg.target, leg.where, leg.table.take(pa.array(faults, pa.int64())))
+        return chosen, np.concatenate(kept)
+
+
+def open_worker(folder: str) -> Worker:
+    """In a process of its own, from nothing but the folder."""
+    return Worker(Workplace.at(Path(folder)))
+
+
+def strike_for(place: Workplace, target: str, where: str) -> Strike:
+    bench = place.bench(target, where)
+    if where == "weight":
+        return Weights(bench, place.judge)
+    return Activations(bench, evaluator_for(place, bench), place.judge)
+
+
+def as_stream(rows: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, rows.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
+        writer.write_table(rows)
+    return bytes(sink.getvalue().to_pybytes())

@@ -1,0 +1,126 @@
+"""A campaign's run folder as a place to work in: everything an engine needs, read from files, without the model.
+
+Whoever runs faults (this process, a child, another machine that sees the same folder) starts from here.
+"""
+
+from __future__ import annotations
+
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from testbed.campaign.bench import Bench
+from testbed.campaign.execute import Judge
+from testbed.campaign.files import TIERS, Files
+from testbed.campaign.images import NamedImages, named_images
+from testbed.campaign.spec import CampaignSpec, parse_spec
+from testbed.core.errors import StaleArtefact, UsageError
+from testbed.core.files import sha256_bytes, sha256_json
+from testbed.core.runfolder import MANIFEST, RunFolder
+from testbed.core.site import SiteTable
+from testbed.engines.runner import EngineRequest, Runner, open_engine, request_from
+from testbed.golden.arrays import read_array
+from testbed.instrument.shapes import input_name, output_name
+
+Leg = tuple[str, str]
+"""(target, where): what one engine each is opened for."""
+
+
+class Workplace:
+    def __init__(self, folder: RunFolder, spec: CampaignSpec) -> None:
+        self.folder, self.spec = folder, spec
+        self._benches: dict[Leg, Bench] = {}
+        self.table = cache(self._table)
+
+    @classmethod
+    def at(cls, path: Path) -> Self:
+        """Raises UsageError for a folder without a campaign, StaleArtefact where its spec was edited."""
+        folder = RunFolder.existing(path)
+        return cls(folder, recorded_spec(folder))
+
+    @cached_property
+    def images(self) -> NamedImages:
+        return named_images(self.folder / TIERS)
+
+    def _table(self, target: str) -> SiteTable:
+        return SiteTable.load(self.folder / Files(target).sites)
+
+    @cached_property
+    def judge(self) -> Judge:
+        tolerance = self.spec.tolerance
+        atol = np.array(tolerance.per_tier(len(self.spec.tiers.edges)))
+        return Judge(atol, tolerance.rtol, tolerance.rtol_grid, self.spec.detector)
+
+    @property
+    def tuned(self) -> dict[str, int]:
+        """Batch, threads, and rows of a unit of work: frozen when the campaign began."""
+        return dict(self.folder.manifest["stages"]["tune"]["facts"])
+
+    @property
+    def batch(self) -> int:
+        return self.tuned["batch"]
+
+    def request(self, target: str, file: str, mutable_weights: bool = False) -> EngineRequest:
+        tuned = self.tuned
+        return request_from(
+            self.folder / file,
+            self.table(target).deployment_id,
+            precision=self.spec.engine.precision,
+            threads=tuned["threads"],
+            mutable_weights=mutable_weights,
+            max_batch=tuned["batch"],
+        )
+
+    def open(self, request: EngineRequest) -> Runner:
+        return open_engine(self.spec.engine.backend, request)
+
+    def bench(self, target: str, where: str) -> Bench:
+        """Activation faults run in the twin, weight faults in the plain engine with weights that can be struck. Kept
+        until ``close``."""
+        leg = (target, where)
+        if leg not in self._benches:
+            files, twin = Files(target), where == "activation"
+            request = self.request(target, files.twin if twin else files.plain, mutable_weights=not twin)
+            inputs = read_array(self.folder / files.inputs)
+            self._benches[leg] = Bench(
+                target=target,
+                where=where,
+                table=self.table(target),
+                runner=self.open(request),
+                inputs=lambda rows: inputs[rows],
+                input_name=input_name(request.onnx),
+                output_name=output_name(request.onnx),
+                images=self.images,
+                batch=self.batch,
+            )
+        return self._benches[leg]
+
+    def golden_hashes(self) -> dict[str, str]:
+        """Content of each engine's golden: another instruction set gives other bits, and must not be mixed in."""
+        return {f"{target}.{where}": _hash(self.bench(target, where).golden) for target, where in self.spec.legs}
+
+    @property
+    def engine_seconds(self) -> float:
+        return sum(bench.engine_seconds for bench in self._benches.values())
+
+    def close(self) -> None:
+        for bench in self._benches.values():
+            bench.runner.close()
+        self._benches.clear()
+
+
+def _hash(golden: NDArray[np.float32]) -> str:
+    return sha256_bytes(golden.tobytes())[:16]
+
+
+def recorded_spec(folder: RunFolder) -> CampaignSpec:
+    """The spec a campaign was begun with. Raises UsageError for another kind of folder, StaleArtefact if it was edited."""
+    manifest = folder.manifest
+    if manifest.get("kind") != "campaign":
+        raise UsageError(f"{folder.path} holds no campaign but a {manifest.get('kind')}")
+    if manifest.get("identity") != sha256_json(manifest.get("spec")):
+        raise StaleArtefact(f"the spec in {folder / MANIFEST} was edited; run the campaign in another folder")
+    return parse_spec(manifest["spec"], str(folder.path))
