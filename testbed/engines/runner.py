@@ -43,8 +43,8 @@ class EngineInfo:
 class EngineRequest:
     """What to build. ``precision`` is that of the file, which decides it; it is recorded, never converted to.
 
-    ``mutable_weights`` asks for weights that can be struck while the engine lives. ``max_batch``: the largest batch, for
-    engines that lay out their memory when they are built.
+    ``mutable_weights`` asks for weights that can be struck while the engine lives. ``max_batch``: the largest batch, and
+    ``max_points`` the most struck elements per row of a twin, for engines that lay out their memory when they are built.
     """
 
     onnx: bytes
@@ -54,6 +54,7 @@ class EngineRequest:
     threads: int = 1
     mutable_weights: bool = False
     max_batch: int = 64
+    max_points: int = 1
 
 
 class Runner(AbstractContextManager["Runner"], Protocol):

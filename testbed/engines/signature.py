@@ -17,6 +17,8 @@ from testbed.core.errors import EngineError
 from testbed.engines.runner import Arrays
 
 Dimension = int | str
+POINTS = "points"
+"""Name of the dimension of a twin's fault inputs that counts the struck elements per row."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,11 @@ class Signature:
                 shared = "".join(f", {name} = {size}" for name, size in sizes.items())
                 raise EngineError(f"the model takes {wanted}{shared}, not {got}")
         return arrays
+
+    def points(self, arrays: Arrays) -> int:
+        """How many elements per row the fault inputs of a twin name; 0 where the model has none."""
+        counted = ((value.name, value.shape.index(POINTS)) for value in self.inputs if POINTS in value.shape)
+        return max((arrays[name].shape[axis] for name, axis in counted), default=0)
 
     def _names(self) -> str:
         return ", ".join(i.name for i in self.inputs)

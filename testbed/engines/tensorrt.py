@@ -34,7 +34,7 @@ class TensorRtRunner(BaseRunner):
 
     def __init__(self, request: EngineRequest) -> None:
         proto = loaded(request.onnx)
-        self._build = Build(self.backend, request.max_batch, request.mutable_weights)
+        self._build = Build(self.backend, request.max_batch, request.max_points, request.mutable_weights)
         self._signature = signature_of(proto)
         self._weights = strikable_weights(proto) if request.mutable_weights else {}
         with ExitStack() as stack:
@@ -53,6 +53,7 @@ class TensorRtRunner(BaseRunner):
         options = {
             "gpu": gpu,
             "max_batch": request.max_batch,
+            "max_points": request.max_points,
             "mutable_weights": request.mutable_weights,
             "weights": "refit" if request.mutable_weights else "stored",
             "tf32": False,
@@ -70,6 +71,10 @@ class TensorRtRunner(BaseRunner):
         rows = max((array.shape[0] for array in arrays.values() if array.ndim), default=1)
         if rows > self._build.max_batch:
             raise EngineError(f"a batch of {rows} is more than the {self._build.max_batch} this engine was built for")
+        if (points := self._signature.points(arrays)) > self._build.max_points:
+            raise EngineError(
+                f"faults of {points} elements are more than the {self._build.max_points} this engine was built for"
+            )
         return engine.run(arrays)
 
     def _open(self) -> _Engine:

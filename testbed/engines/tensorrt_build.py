@@ -20,7 +20,7 @@ from onnx.reference import ReferenceEvaluator
 from testbed.core.cache import cache_folder
 from testbed.core.errors import EngineError
 from testbed.core.files import sha256_json, write_bytes
-from testbed.engines.signature import Signature, loaded, signature_of
+from testbed.engines.signature import POINTS, Input, Signature, loaded, signature_of
 
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 INSTALL = {"tensorrt": "pip install tensorrt", "tensorrt-rtx": "pip install tensorrt-rtx-cu13"}
@@ -43,12 +43,19 @@ _EXPLANATIONS = (
 
 @dataclass(frozen=True)
 class Build:
-    """What an engine file is built for. ``max_batch``: the largest batch it takes. ``refittable``: its weights can be
-    changed while it lives."""
+    """What an engine file is built for. ``max_batch``: the largest batch it takes. ``max_points``: the most struck
+    elements per row of a twin. ``refittable``: its weights can be changed while it lives."""
 
     backend: str
     max_batch: int = 64
+    max_points: int = 1
     refittable: bool = False
+
+    @property
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """(batch, points): least, usual, most."""
+        most = (self.max_batch, self.max_points)
+        return (1, 1), most, most
 
 
 def tensorrt_library(backend: str) -> Any:
@@ -152,10 +159,13 @@ def _config(trt: Any, builder: Any, signature: Signature, build: Build) -> Any:
         config.set_flag(flags.REFIT)
     profile = builder.create_optimization_profile()
     for value in signature.inputs:
-        shapes = [tuple(d if isinstance(d, int) else rows for d in value.shape) for rows in (1, *[build.max_batch] * 2)]
-        profile.set_shape(value.name, *shapes)
+        profile.set_shape(value.name, *(_sized(value, *sizes) for sizes in build.sizes))
     config.add_optimization_profile(profile)
     return config
+
+
+def _sized(value: Input, batch: int, points: int) -> tuple[int, ...]:
+    return tuple(d if isinstance(d, int) else points if d == POINTS else batch for d in value.shape)
 
 
 def _parser_reason(parser: Any, errors: list[str]) -> str:

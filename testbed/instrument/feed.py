@@ -124,7 +124,7 @@ class PortFeed:
         if table.mechanism == GATED_REPLACE:
             return inputs | {value_input(f): from_words(self.faulty, f) for f in formats(table)}
         masks = (self.and_mask, self.or_mask, self.xor_mask)
-        return inputs | {name: mask for name, mask in zip(MASKS, masks, strict=True)}
+        return inputs | dict(zip(MASKS, masks, strict=True))
 
     def _at_one_site(self, table: SiteTable) -> PortFeed:
         """The same faults with each row's unused points repeating a used one.

@@ -1,14 +1,17 @@
-"""ONNX -> ONNX twin: a fault port at every site, fed at run time, one fault per batch row.
+"""ONNX -> ONNX twin: a fault port at every site, fed at run time, one fault of K points per batch row.
 
 Three mechanisms that agree bit for bit:
 
-gated_replace  portable standard ops: where a row's ``fault_site`` is this port's number, the element ``fault_index`` of that
-               row becomes ``fault_value``, which the host computed from the golden value. Select is by Gather, not Where:
-               some Where kernels lose the sign of zero.
+gated_replace  portable standard ops: where a point's ``fault_site`` is this port's number, the element ``fault_index`` of
+               that row becomes ``fault_value``, which the host computed from the golden value. Select is by Gather, not
+               Where: some Where kernels lose the sign of zero.
 xor            standard ops of opset 26 on the live value's bits: ``((v & and) | or) ^ xor``.
 op             the same in one custom operator, testbed.FaultPort (kernels/).
 
-``fault_live`` returns the value the engine had at the struck element, which the campaign compares with its golden one.
+The first two scatter all K points of a row at every port, what is not meant for it as element 0's own value. So that no
+two of them write different values to one element, all points of a row must be of one site: see `feed.PortFeed.as_inputs`.
+
+``fault_live`` returns the values the engine had at the struck elements, which the campaign compares with its golden ones.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from testbed.core.errors import TestbedError, UsageError
 from testbed.core.site import Site, SiteTable
+from testbed.engines.signature import POINTS
 from testbed.instrument.feed import GATED_REPLACE, INDEX, MASKS, OP, SITE, XOR, formats, live_output, value_input
 from testbed.instrument.shapes import inputs_of
 
@@ -56,11 +60,13 @@ def instrument(plain: bytes, table: SiteTable) -> ModelProto:
     if table.mechanism not in builders:
         raise UsageError(f"unknown port mechanism {table.mechanism!r}; known: {', '.join(builders)}")
     build, ports = builders[table.mechanism], _Ports()
+    if table.mechanism in (GATED_REPLACE, XOR):
+        ports.count_points()
     by_tensor = {site.tensor: site for site in table if site.where == "activation"}
     produced = {name for node in graph.node for name in node.output}
     if missing := sorted(by_tensor.keys() - produced):
         raise TestbedError(f"the ONNX graph has no tensor named {missing[0]!r}; instrument the file it was listed from")
-    nodes: list[NodeProto] = []
+    nodes = ports.shared
     for node in graph.node:
         struck = [by_tensor[name] for name in node.output if name in by_tensor]
         node.output[:] = [f"{name}/live" if name in by_tensor else name for name in node.output]
@@ -79,14 +85,30 @@ def instrument(plain: bytes, table: SiteTable) -> ModelProto:
 
 @dataclass
 class _Ports:
-    """Constants that the ports share."""
+    """Constants that the ports share, and nodes that come before them all."""
 
     constants: dict[str, NDArray] = field(default_factory=dict)
+    shared: list[NodeProto] = field(default_factory=list)
 
     def constant(self, values: Sequence[int]) -> str:
         name = "port_constant/" + "_".join(map(str, values))
         self.constants[name] = np.array(values, np.int64)
         return name
+
+    def scalar(self, value: int) -> str:
+        name = f"port_constant/scalar_{value}"
+        self.constants[name] = np.array(value, np.int64)
+        return name
+
+    def count_points(self) -> None:
+        """Nodes for 0 to K-1, the places of the current values in ``choice``, and K to 2K-1, those of the faulty ones."""
+        zero, one = self.scalar(0), self.scalar(1)
+        self.shared += [
+            _op("Shape", [INDEX], "port_points/shape"),
+            _op("Gather", ["port_points/shape", one], "port_points/count", axis=0),
+            _op("Range", [zero, "port_points/count", one], "port_points/closed"),
+            _op("Add", ["port_points/closed", "port_points/count"], "port_points/open"),
+        ]
 
 
 def _op(kind: str, inputs: list[str], output: str, **attributes: Any) -> NodeProto:
@@ -94,21 +116,21 @@ def _op(kind: str, inputs: list[str], output: str, **attributes: Any) -> NodePro
 
 
 def _located(ports: _Ports, site: Site, number: int) -> tuple[str, list[NodeProto]]:
-    """Nodes that find the struck element: flat (B, E), gate (B, 1) 0 or 1, index (B, 1), current (B, 1)."""
+    """Nodes that find the struck elements: flat (B, E); hit, index and current (B, K)."""
     p = f"{site.tensor}/port"
     return p, [
         _op("Reshape", [f"{site.tensor}/live", ports.constant([-1, site.elements])], f"{p}/flat"),
-        _op("Equal", [SITE, ports.constant([number])], f"{p}/hit"),
-        _op("Cast", [f"{p}/hit"], f"{p}/gate", to=TensorProto.INT64),
-        _op("Mul", [INDEX, f"{p}/gate"], f"{p}/index"),  # an idle row's index must be in range everywhere
+        _op("Equal", [SITE, ports.scalar(number)], f"{p}/hit"),
+        _op("Where", [f"{p}/hit", INDEX, ports.scalar(0)], f"{p}/index"),  # an idle point's must be in range everywhere
         _op("GatherElements", [f"{p}/flat", f"{p}/index"], f"{p}/current", axis=1),
     ]
 
 
 def _written(ports: _Ports, site: Site, p: str, value: str) -> list[NodeProto]:
-    """Nodes that write ``value`` where the gate is open, and give the tensor its name and shape back."""
+    """Nodes that write ``value`` where a point hits, and give the tensor its name and shape back."""
     return [
-        _op("Concat", [f"{p}/current", value], f"{p}/choice", axis=1),
+        _op("Concat", [f"{p}/current", value], f"{p}/choice", axis=1),  # (B, 2 K)
+        _op("Where", [f"{p}/hit", "port_points/open", "port_points/closed"], f"{p}/gate"),
         _op("GatherElements", [f"{p}/choice", f"{p}/gate"], f"{p}/value", axis=1),
         _op("ScatterElements", [f"{p}/flat", f"{p}/index", f"{p}/value"], f"{p}/struck", axis=1),
         helper.make_node("Reshape", [f"{p}/struck", ports.constant([-1, *site.shape])], [site.tensor], name=f"{p}/out"),
@@ -145,18 +167,20 @@ def _custom_op(ports: _Ports, site: Site, number: int) -> list[NodeProto]:
 
 
 def _live(format_name: str, sites: list[Site], table: SiteTable, ports: _Ports) -> list[NodeProto]:
-    """Nodes that pick, per row, the struck site's current value among all sites of one format."""
+    """Nodes that pick, per point, the struck site's current value among all P sites of one format: (B, K)."""
     output = live_output(format_name)
-    nodes = [_op("Concat", [f"{site.tensor}/port/current" for site in sites], f"{output}/all", axis=1)]
     position = np.zeros(len(table.ports) + 1, np.int64)  # the last one is NO_SITE's
     for place, site in enumerate(sites):
         position[table.ports[site.name]] = place
     name = f"port_constant/{format_name}/position"
     ports.constants[name] = position
     return [
-        *nodes,
+        _op("Concat", [f"{site.tensor}/port/current" for site in sites], f"{output}/in_a_row", axis=1),  # (B, P K)
+        _op("Reshape", [f"{output}/in_a_row", ports.constant([0, len(sites), -1])], f"{output}/all"),
         _op("Gather", [name, SITE], f"{output}/position", axis=0),
-        helper.make_node("GatherElements", [f"{output}/all", f"{output}/position"], [output], name=output, axis=1),
+        _op("Reshape", [f"{output}/position", ports.constant([0, 1, -1])], f"{output}/row"),
+        _op("GatherElements", [f"{output}/all", f"{output}/row"], f"{output}/picked", axis=1),
+        _op("Reshape", [f"{output}/picked", ports.constant([0, -1])], output),
     ]
 
 
@@ -166,7 +190,7 @@ def _declare(proto: ModelProto, table: SiteTable) -> None:
     batch = inputs_of(proto)[0].type.tensor_type.shape.dim[0].dim_param or "batch"
 
     def declared(name: str, element: int) -> onnx.ValueInfoProto:
-        return helper.make_tensor_value_info(name, element, [batch, 1])
+        return helper.make_tensor_value_info(name, element, [batch, POINTS])
 
     extra = [declared(SITE, TensorProto.INT64), declared(INDEX, TensorProto.INT64)]
     if table.mechanism == GATED_REPLACE:

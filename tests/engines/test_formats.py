@@ -136,6 +136,61 @@ def test_a_port_does_exactly_what_the_masks_say(port: tuple[SiteTable, Runner, n
     assert [live[row, 0] for row in struck] == [golden[row] for row in struck]
 
 
+@settings(max_examples=25)
+@given(st.data())
+def test_a_port_strikes_several_elements_of_a_row(
+    port: tuple[SiteTable, Runner, np.dtype], data: st.DataObject
+) -> None:
+    """Each row its own number of distinct elements; by the op also at several sites, the later of which see what the
+    earlier made of their values. On Python's integers, element after element."""
+    table, twin, dtype = port
+    a_word = word_of(dtype.itemsize)
+    points = data.draw(st.integers(1, WIDTH), label="points")
+    held = data.draw(st.lists(st.lists(a_word, min_size=WIDTH, max_size=WIDTH), min_size=ROWS, max_size=ROWS))
+    site, index = np.full((ROWS, points), NO_SITE), np.zeros((ROWS, points), np.int64)
+    masks = np.zeros((3, ROWS, points), np.uint32)
+    golden, found_there = np.zeros((ROWS, points), np.uint32), np.zeros((ROWS, points), np.uint32)
+    expected = [list(row) for row in held]
+    for row in range(ROWS):
+        used = data.draw(st.lists(st.integers(0, points - 1), max_size=points, unique=True))
+        one_site = data.draw(st.sampled_from([0, 1]))
+        site[row, used] = [data.draw(st.sampled_from([0, 1])) if table.mechanism == "op" else one_site for _ in used]
+        index[row, used] = data.draw(st.permutations(range(WIDTH)))[: len(used)]
+        for k in sorted(used, key=lambda k: site[row, k]):
+            place = index[row, k]
+            golden[row, k], found_there[row, k] = held[row][place], expected[row][place]
+            keep, put, turn = masks[:, row, k] = [data.draw(a_word) for _ in range(3)]
+            expected[row][place] = int(((expected[row][place] & keep) | put) ^ turn)
+
+    feed = PortFeed(site, index, *masks, golden)
+    x = np.array(held, f"uint{8 * dtype.itemsize}").view(dtype)
+    found = twin.run({"x": x, **feed.as_inputs(table)})
+
+    assert as_words(found["second"]).tolist() == expected
+    struck = site != NO_SITE
+    assert live_words(found, table, site)[struck].tolist() == found_there[struck].tolist()
+
+
+@pytest.mark.parametrize("mechanism", MECHANISMS)
+def test_several_sites_in_one_inference_need_the_op(mechanism: str) -> None:
+    _, table = twin_of("fp32", mechanism)
+    word = np.full((1, 2), 7, np.uint32)
+    feed = PortFeed(np.array([[0, 1]]), np.array([[0, 3]]), word, word, word, word)
+    if mechanism == "op":
+        assert feed.as_inputs(table)["fault_site"].tolist() == [[0, 1]]
+        return
+    with pytest.raises(UsageError, match=r"several sites \(first, second\) .* set engine\.ports = 'op'"):
+        feed.as_inputs(table)
+
+
+def test_two_points_of_a_fault_at_one_element_are_a_mistake_of_the_caller() -> None:
+    _, table = twin_of("fp32", "gated_replace")
+    word = np.full((1, 3), 7, np.uint32)
+    feed = PortFeed(np.array([[0, NO_SITE, 0]]), np.array([[3, 0, 3]]), word, word, word, word)
+    with pytest.raises(ValueError, match="combine their masks"):
+        feed.as_inputs(table)
+
+
 @pytest.mark.parametrize(("mechanism", "named"), [("xor", "BitCast"), ("op", "testbed.FaultPort")])
 def test_ports_that_openvino_does_not_take_are_refused_in_one_line(mechanism: str, named: str) -> None:
     usable, reason = available("openvino")

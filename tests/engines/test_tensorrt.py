@@ -22,10 +22,11 @@ from testbed.core.files import sha256_bytes
 from testbed.core.formats import FP32
 from testbed.engines import cuda, doctor, tensorrt, tensorrt_build
 from testbed.engines.runner import EngineRequest, available, struck_weight
-from testbed.engines.signature import loaded
+from testbed.engines.signature import loaded, signature_of
 from testbed.engines.tensorrt import TensorRtRunner
 from testbed.engines.tensorrt_build import (
     Build,
+    _sized,
     build_ahead_of_time,
     cached_plan,
     deserialised,
@@ -36,6 +37,7 @@ from testbed.engines.tensorrt_build import (
 from testbed.engines.torch import TorchRunner
 from testbed.export.onnx import export_onnx
 from testbed.export.precision import Calibration, cast_model, quantise
+from testbed.instrument.feed import PortFeed
 from testbed.instrument.ports import instrument
 from testbed.instrument.table import site_table
 from testbed.models.config import ViTConfig
@@ -94,7 +96,7 @@ def twin_of(plain: onnx.ModelProto) -> bytes:
 def test_our_exports_and_their_twins_build_without_a_gpu(rtx: Any, exported: Exported, name: str, form: str) -> None:
     plain = exported(name)
     model = twin_of(plain) if form == "twin" else plain.SerializeToString()
-    assert len(build_ahead_of_time(model, Build("tensorrt-rtx", max_batch=4))) > 10_000
+    assert len(build_ahead_of_time(model, Build("tensorrt-rtx", max_batch=4, max_points=16))) > 10_000
 
 
 @pytest.mark.rtx
@@ -391,6 +393,24 @@ def test_a_batch_that_the_engine_was_not_built_for_is_refused(stand_in: Any, mod
             runner.run({"image": IMAGES})
 
 
+def test_faults_of_more_elements_than_the_engine_was_built_for_are_refused(stand_in: Any, model: bytes) -> None:
+    table = site_table(model, "model")
+    twin = instrument(model, table).SerializeToString()
+    with (
+        TensorRtRunner(request(twin, max_points=2)) as runner,
+        pytest.raises(EngineError, match="faults of 3 elements are more than the 2 this engine was built for"),
+    ):
+        runner.run({"image": IMAGES, **PortFeed.idle(len(IMAGES), 3).as_inputs(table)})
+
+
+def test_a_profile_spans_from_one_row_and_point_to_the_most(model: bytes) -> None:
+    table = site_table(model, "model")
+    signature = signature_of(loaded(instrument(model, table).SerializeToString()))
+    sites = next(value for value in signature.inputs if value.name == "fault_site")
+    build = Build("tensorrt", max_batch=8, max_points=5)
+    assert [_sized(sites, *sizes) for sizes in build.sizes] == [(1, 1), (8, 5), (8, 5)]
+
+
 def test_a_run_that_fails_is_an_engine_error(stand_in: Any, model: bytes) -> None:
     with TensorRtRunner(request(model)) as runner:
         stand_in.runs = False
@@ -416,8 +436,9 @@ def test_engine_files_are_cached_by_everything_they_are_made_from(
         cached_plan(b"m", "another", Build("tensorrt"), "gpu"),
         cached_plan(b"m", "sha", Build("tensorrt", refittable=True), "gpu"),
         cached_plan(b"m", "sha", Build("tensorrt", max_batch=1), "gpu"),
+        cached_plan(b"m", "sha", Build("tensorrt", max_points=2), "gpu"),
         cached_plan(b"m", "sha", Build("tensorrt-rtx"), "gpu"),
         cached_plan(b"m", "sha", Build("tensorrt"), "another"),
     ]
-    assert len({first, *others}) == 6
-    assert len(list((tmp_path / "tensorrt").iterdir())) == 6
+    assert len({first, *others}) == 7
+    assert len(list((tmp_path / "tensorrt").iterdir())) == 7
