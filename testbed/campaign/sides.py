@@ -17,8 +17,9 @@ import pyarrow.parquet as pq
 from testbed.analysis.survey import SurveyDesign
 from testbed.campaign.files import PLAN, RESULTS, TIERS
 from testbed.campaign.plan import read_plan
-from testbed.campaign.spec import CampaignSpec, parse_spec
-from testbed.core.errors import StaleArtefact, UsageError
+from testbed.campaign.spec import CampaignSpec
+from testbed.campaign.workplace import recorded_spec
+from testbed.core.errors import StaleArtefact
 from testbed.core.runfolder import RunFolder
 
 MODEL = "model.safetensors"
@@ -41,11 +42,10 @@ class Side:
     @classmethod
     def of(cls, path: Path) -> Side:
         folder = RunFolder.existing(path)
-        if folder.manifest.get("kind") != "campaign":
-            raise UsageError(f"{path} holds no campaign but a {folder.manifest.get('kind')}")
-        for stage in ("tiers", "plan", "execute"):
-            folder.verify(stage)
-        return cls(folder, parse_spec(folder.manifest["spec"], str(path)))
+        spec = recorded_spec(folder)
+        for file in (TIERS, PLAN, RESULTS):
+            folder.verify_file(file)
+        return cls(folder, spec)
 
     @property
     def path(self) -> Path:

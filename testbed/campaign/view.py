@@ -79,7 +79,7 @@ class Run:
     @cached_property
     def results(self) -> pd.DataFrame:
         """Every stored row. Raises StaleArtefact when the campaign is not finished or the file was changed."""
-        self.folder.verify("execute")
+        self.folder.verify_file(RESULTS)
         return pq.read_table(self.folder / RESULTS).to_pandas()
 
     def inject(
@@ -109,7 +109,7 @@ class Run:
 
     def stored(self, fault_id: int) -> dict[str, Any]:
         """The planned fault of that number. Raises UsageError when there is none."""
-        self.folder.verify("plan")
+        self.folder.verify_file(PLAN)
         plan = read_plan(self.folder / PLAN)
         found = plan.filter(pc.equal(plan.column("fault_id"), fault_id)).to_pylist()
         if not found:
@@ -119,7 +119,7 @@ class Run:
     def stored_row(self, fault_id: int, image_id: str) -> dict[str, Any] | None:
         """The stored result of that fault and image, its logits (K,) float32; None while the campaign is not finished."""
         try:
-            self.folder.verify("execute")
+            self.folder.verify_file(RESULTS)
         except StaleArtefact:
             if (self.folder / RESULTS).exists():
                 raise

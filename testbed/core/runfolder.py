@@ -199,6 +199,14 @@ class RunFolder:
                     f"{path} was edited or truncated since stage {stage!r} wrote it; {self.again(stage)}"
                 )
 
+    def verify_file(self, file: str) -> None:
+        """`verify` of one file, by whichever stage it was written."""
+        stages = self.manifest.get("stages", {})
+        stage = next((name for name, record in stages.items() if file in record["outputs"]), None)
+        if stage is None:
+            raise StaleArtefact(f"{self.path} has no {file} yet; run the campaign to the end first")
+        self.verify(stage, [file])
+
     def redo(self, stage: str, order: Sequence[str]) -> None:
         """Forgets a stage and all later ones of ``order``. Raises UsageError for an unknown stage."""
         if stage not in order:

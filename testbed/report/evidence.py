@@ -16,7 +16,7 @@ from testbed.core.schema import SCHEMA_VERSION
 from testbed.core.site import SiteTable
 
 SUMMARY = "summary.json"
-READ_STAGES = ("plan", "execute", "summary")
+READ_FILES = ("faults.parquet", "results.parquet", SUMMARY)
 Value = str | int | None
 
 
@@ -87,8 +87,8 @@ class Evidence:
 def read_evidence(run: Path) -> Evidence:
     """Raises UsageError for a folder without a run, StaleArtefact naming a missing, edited or foreign file."""
     folder = RunFolder.existing(run)
-    for stage in READ_STAGES:
-        folder.verify(stage)
+    for file in READ_FILES:
+        folder.verify_file(file)
     try:
         summary = json.loads((run / SUMMARY).read_text())
         if summary["schema_version"] != SCHEMA_VERSION:

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from testbed.campaign.draw import Draw, Stratum, draws, strata
-from testbed.campaign.plan import PLAN_FILE, plan_table, read_plan, write_plan
-from testbed.campaign.prepare import named_images
+from testbed.campaign.files import PLAN
+from testbed.campaign.images import named_images
+from testbed.campaign.plan import plan_table, read_plan, write_plan
 from testbed.campaign.spec import CampaignSpec, FaultSpec, parse_spec
 from testbed.core.errors import StaleArtefact
 from testbed.core.site import Site, SiteTable
@@ -130,7 +131,7 @@ def rows_of(plan: Any, *without: str) -> set[tuple[Any, ...]]:
 def test_the_stored_plan_is_what_the_spec_and_seed_say(
     tiny_run: Path, tiny_spec: CampaignSpec, tables: dict[str, SiteTable], tier_images: list[list[str]]
 ) -> None:
-    assert read_plan(tiny_run / PLAN_FILE).equals(plan_table(tiny_spec, tables, tier_images))
+    assert read_plan(tiny_run / PLAN).equals(plan_table(tiny_spec, tables, tier_images))
 
 
 @settings(max_examples=3)
@@ -160,7 +161,7 @@ def test_another_seed_is_another_plan(
 
 
 def test_the_plan_says_how_likely_each_fault_was(tiny_run: Path) -> None:
-    plan = pq.read_table(tiny_run / PLAN_FILE).to_pandas()
+    plan = pq.read_table(tiny_run / PLAN).to_pandas()
     assert plan.fault_id.tolist() == list(range(len(plan)))
     for _, part in plan.groupby("stratum"):
         assert part[["site", "op", "tier", "population", "inclusion"]].drop_duplicates().shape[0] == 1
@@ -171,7 +172,7 @@ def test_the_plan_says_how_likely_each_fault_was(tiny_run: Path) -> None:
 
 
 def test_activation_faults_strike_an_image_of_their_tier(tiny_run: Path, tier_images: list[list[str]]) -> None:
-    plan = pq.read_table(tiny_run / PLAN_FILE).to_pandas()
+    plan = pq.read_table(tiny_run / PLAN).to_pandas()
     activations = plan[plan["where"] == "activation"]
     assert all(
         image in tier_images[int(tier)] for image, tier in zip(activations.image_id, activations.tier, strict=True)
@@ -180,18 +181,18 @@ def test_activation_faults_strike_an_image_of_their_tier(tiny_run: Path, tier_im
 
 
 def test_a_damaged_plan_is_refused_by_name(tiny_run: Path, tmp_path: Path) -> None:
-    whole = (tiny_run / PLAN_FILE).read_bytes()
+    whole = (tiny_run / PLAN).read_bytes()
     for content in (b"", whole[:-9], whole[9:]):
-        (tmp_path / PLAN_FILE).write_bytes(content)
+        (tmp_path / PLAN).write_bytes(content)
         with pytest.raises(StaleArtefact, match=r"faults\.parquet is not a readable plan; rerun with --redo plan"):
-            read_plan(tmp_path / PLAN_FILE)
+            read_plan(tmp_path / PLAN)
 
 
 def test_a_plan_of_another_schema_is_refused(tiny_run: Path, tmp_path: Path) -> None:
-    plan = read_plan(tiny_run / PLAN_FILE)
-    write_plan(tmp_path / PLAN_FILE, plan.replace_schema_metadata({"schema_version": "999"}))
+    plan = read_plan(tiny_run / PLAN)
+    write_plan(tmp_path / PLAN, plan.replace_schema_metadata({"schema_version": "999"}))
     with pytest.raises(StaleArtefact, match=r"schema version 999"):
-        read_plan(tmp_path / PLAN_FILE)
-    write_plan(tmp_path / PLAN_FILE, copy.copy(plan).replace_schema_metadata(None))
+        read_plan(tmp_path / PLAN)
+    write_plan(tmp_path / PLAN, copy.copy(plan).replace_schema_metadata(None))
     with pytest.raises(StaleArtefact, match=r"schema version none"):
-        read_plan(tmp_path / PLAN_FILE)
+        read_plan(tmp_path / PLAN)

@@ -13,12 +13,16 @@ import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from testbed.campaign.benches import open_bench
-from testbed.campaign.execute import Bench
+from testbed.campaign.bench import Bench
+from testbed.campaign.execute import Activations
 from testbed.campaign.gates import check_bounds, parity, weight_canary, zero_fault, zero_fault_leg
 from testbed.campaign.pipeline import Campaign
 from testbed.campaign.prepare import Preparation
 from testbed.campaign.spec import CampaignSpec, parse_spec
+from testbed.campaign.whole import WholeTwin
+from testbed.campaign.words import golden_words
+from testbed.campaign.worker import strike_for
+from testbed.campaign.workplace import Workplace
 from testbed.core.errors import EngineError, GateFailed, TestbedError
 from testbed.core.files import sha256_file
 from testbed.core.runfolder import RunFolder
@@ -149,13 +153,13 @@ class Copying:
 
 @pytest.fixture
 def weights_bench(preparation: Preparation) -> Iterator[Bench]:
-    bench = open_bench(preparation, "model", "weight")
-    yield bench
-    bench.runner.close()
+    place = Workplace(preparation.folder, preparation.spec)
+    yield place.bench("model", "weight")
+    place.close()
 
 
 def test_every_weight_of_a_sound_engine_is_live(weights_bench: Bench) -> None:
-    weight_canary(weights_bench, weights_bench.table.select("weight", ["*"]), weights_bench.outputs(twin=False))
+    weight_canary(weights_bench, weights_bench.table.select("weight", ["*"]))
 
 
 @pytest.mark.parametrize("copied", ["patch_embed.proj.weight", "block.0.attn.qkv.bias", "head.bias", "pos_embed"])
@@ -164,7 +168,7 @@ def test_an_engine_that_copies_a_weight_is_refused_naming_it(weights_bench: Benc
     with pytest.raises(
         EngineError, match=f"weight {copied} can be changed without any effect: the engine holds a copy"
     ):
-        weight_canary(weights_bench, weights_bench.table.select("weight", ["*"]), weights_bench.outputs(twin=False))
+        weight_canary(weights_bench, weights_bench.table.select("weight", ["*"]))
 
 
 class Forgetful(Copying):
@@ -176,10 +180,10 @@ class Forgetful(Copying):
 
 
 def test_an_engine_that_is_not_restored_is_refused(weights_bench: Bench) -> None:
-    golden = weights_bench.outputs(twin=False)
+    assert len(weights_bench.golden) == 6  # run before the engine begins to forget
     weights_bench.runner = Forgetful(weights_bench.runner, "")  # type: ignore[assignment]
     with pytest.raises(EngineError, match="not restored after weight faults were undone"):
-        weight_canary(weights_bench, weights_bench.table.select("weight", ["head.bias"]), golden)
+        weight_canary(weights_bench, weights_bench.table.select("weight", ["head.bias"]))
 
 
 def test_zero_faults_arm_the_ports_at_many_sites_and_images(campaign: Campaign) -> None:
@@ -188,7 +192,10 @@ def test_zero_faults_arm_the_ports_at_many_sites_and_images(campaign: Campaign) 
     leg = zero_fault_leg("model", "activation", sites, bench.images.ids, 64, seed=1)
     assert set(leg.sites) == {site.name for site in sites}
     assert set(leg.image_ids) == set(bench.images.ids)
-    assert zero_fault(bench, leg, campaign.judge, lambda part: campaign.golden_words(bench, part)) == (64, 0)
+    assert zero_fault(strike_for(campaign.place, "model", "activation"), leg, golden_words(campaign.place, leg)) == (
+        64,
+        0,
+    )
 
 
 def test_zero_fault_rows_that_differ_are_counted(campaign: Campaign) -> None:
@@ -200,7 +207,8 @@ def test_zero_fault_rows_that_differ_are_counted(campaign: Campaign) -> None:
     masks = [np.array(mask) for mask in leg.masks]
     masks[2][:3] = 1 << 30
     leg.__dict__["masks"] = tuple(masks)
-    assert zero_fault(bench, leg, campaign.judge, lambda part: campaign.golden_words(bench, part)) == (20, 3)
+    strike = Activations(bench, WholeTwin(bench), campaign.place.judge)
+    assert zero_fault(strike, leg, golden_words(campaign.place, leg)) == (20, 3)
 
 
 def test_a_machine_with_other_golden_bits_may_not_go_on(campaign: Campaign) -> None:

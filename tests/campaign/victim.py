@@ -25,12 +25,11 @@ from typing import Any
 
 import torch
 
-from testbed.campaign import execute, store
+from testbed.campaign import store
 from testbed.campaign.pipeline import run_campaign
 from testbed.campaign.spec import load_spec
 from testbed.cli.main import main
 
-execute.ROWS_PER_UNIT = 64  # many units, so that there are many moments to die at
 torch.set_num_threads(1)
 
 CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.chmod"}
