@@ -70,9 +70,13 @@ class Handler(Protocol):
         """Time spent inside the engine on faults since the worker was opened."""
         ...
 
+    def close(self) -> None:
+        """Lets its engines go. Only called where the handler shares its user's process; others just end."""
+        ...
+
 
 @dataclass(frozen=True)
-class Workplace:
+class Opener:
     """How a worker is opened: ``factory(*arguments)`` gives its `Handler`, in a process that has only just started.
 
     Both travel by pickle, the factory by its name. ``golden``: what the campaign's handlers must compute; a worker with

@@ -1,0 +1,233 @@
+"""Workers on this machine: isolated processes, each fed by a thread; their rows go to the one writer, this thread."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple, Self
+
+from testbed.campaign.inprocess import InProcess
+from testbed.campaign.isolate import Stopped
+from testbed.campaign.seat import CannotOpen, Left, Seat, Tally
+from testbed.campaign.work import Keep, Limits, Opener, Report, Tick, Unit
+from testbed.core.errors import TestbedError
+
+log = logging.getLogger(__name__)
+
+_TICK_S = 1.0
+
+
+class _Done(NamedTuple):
+    unit: Unit
+    rows: bytes
+    tally: Tally
+
+
+class _Given(NamedTuple):
+    """Given up: the unit is left."""
+
+    unit: Unit
+    why: str
+    tally: Tally
+
+
+class _Gone(NamedTuple):
+    """This seat can open no worker; the others go on."""
+
+    why: CannotOpen
+
+
+_News = _Done | _Given | _Gone | BaseException
+_Queue = queue.Queue[_News | None]  # None: a thread has ended
+
+
+class LocalCrew:
+    """``children`` isolated processes; with 0, everything runs in this process. Ends them all on leaving the block."""
+
+    def __init__(self, opener: Opener, children: int, limits: Limits | None = None) -> None:
+        self._limits = limits or Limits()
+        if children:
+            self._seats = [Seat(opener, self._limits) for _ in range(children)]
+        else:
+            self._seats = [Seat(opener, self._limits, make=InProcess)]
+        self._threaded = children > 0
+
+    def run(self, units: Iterable[Unit], keep: Keep, tick: Tick = lambda workers: None) -> Report:
+        """See `testbed.campaign.work.Crew`."""
+        report, start = Report(), time.perf_counter()
+        log_of = _Log(report, keep, self._limits)
+        try:
+            if self._threaded:
+                self._run_threads(units, log_of, tick)
+            else:
+                self._run_here(units, log_of, tick)
+        finally:
+            report.wall_seconds = time.perf_counter() - start
+            report.worker_seconds = report.wall_seconds * len(self._seats)
+        return report
+
+    def _run_here(self, units: Iterable[Unit], log_of: _Log, tick: Tick) -> None:
+        (seat,) = self._seats
+        for unit in units:
+            log_of.note(_attempt(seat, unit))
+            tick(1)
+
+    def _run_threads(self, units: Iterable[Unit], log_of: _Log, tick: Tick) -> None:
+        source = _Source(units)
+        news: _Queue = queue.Queue(maxsize=2 * len(self._seats))  # a slow disk slows the workers, memory stays flat
+        threads = [threading.Thread(target=_serve, args=(seat, source, news), daemon=True) for seat in self._seats]
+        for thread in threads:
+            thread.start()
+        told = _Told(news, len(threads))
+        try:
+            for item in told.until_quiet(tick):
+                log_of.note(item)
+        except BaseException:
+            source.close()
+            for seat in self._seats:
+                seat.stop()
+            for item in told.until_quiet():
+                if isinstance(item, _Done) and log_of.writable:
+                    log_of.note(item)
+            raise
+        finally:
+            for thread in threads:
+                thread.join()
+        if source.left():
+            raise log_of.gone or TestbedError("no worker is left; run the same command again to go on")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for seat in self._seats:
+            seat.close()
+
+
+class _Log:
+    """Writes what comes in, and counts it."""
+
+    def __init__(self, report: Report, keep: Keep, limits: Limits) -> None:
+        self._report, self._keep, self._limits = report, keep, limits
+        self._left_in_a_row = 0
+        self.gone: CannotOpen | None = None
+        self.writable = True
+
+    def note(self, item: _News) -> None:
+        if isinstance(item, BaseException):
+            raise item
+        if isinstance(item, _Gone):
+            self.gone = item.why
+            log.warning("a worker is out: %s", item.why)
+            return
+        item.tally.add_to(self._report)
+        if isinstance(item, _Done):
+            try:
+                self._keep(item.unit, item.rows)
+            except Exception:
+                self.writable = False
+                raise
+            self._report.done += 1
+            self._left_in_a_row = 0
+            return
+        log.warning("unit %d of the work is left: %s", item.unit.number, item.why)
+        self._report.left[item.unit.number] = item.why
+        self._left_in_a_row += 1
+        if self._left_in_a_row >= self._limits.left_in_a_row:
+            self._report.check_complete()
+
+
+class _Source:
+    """Units for the threads to take. One that a seat could not even begin is given to another."""
+
+    def __init__(self, units: Iterable[Unit]) -> None:
+        self._units = iter(units)
+        self._back: deque[Unit] = deque()
+        self._out = 0
+        self._closed = False
+        self._changed = threading.Condition()
+
+    def take(self) -> Unit | None:
+        """None when there is nothing left to do, which may not be known before others are done."""
+        with self._changed:
+            while not self._closed:
+                unit = self._back.popleft() if self._back else next(self._units, None)
+                if unit is not None:
+                    self._out += 1
+                    return unit
+                if not self._out:
+                    break
+                self._changed.wait()
+            return None
+
+    def done(self, back: Unit | None = None) -> None:
+        with self._changed:
+            self._out -= 1
+            if back is not None:
+                self._back.append(back)
+            self._changed.notify_all()
+
+    def left(self) -> bool:
+        with self._changed:
+            if not self._back and (unit := next(self._units, None)) is not None:
+                self._back.append(unit)
+            return bool(self._back)
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+
+def _attempt(seat: Seat, unit: Unit) -> _News:
+    """What came of it; a BaseException is to be raised by the one who hears of it."""
+    try:
+        return _Done(unit, seat.finish(unit), seat.tally)
+    except Left as left:
+        return _Given(unit, str(left), seat.tally)
+    except BaseException as error:
+        return error
+
+
+def _serve(seat: Seat, source: _Source, news: _Queue) -> None:
+    """A thread's life: one unit after the other, until there are none or no worker can be had."""
+    try:
+        while (unit := source.take()) is not None:
+            item = _attempt(seat, unit)
+            if isinstance(item, CannotOpen):
+                news.put(_Gone(item))
+                source.done(back=unit)
+                return
+            if not isinstance(item, Stopped):
+                news.put(item)
+            source.done()
+    except BaseException as error:  # of what makes the units
+        news.put(error)
+    finally:
+        news.put(None)
+
+
+class _Told:
+    """What the threads tell."""
+
+    def __init__(self, news: _Queue, threads: int) -> None:
+        self._news, self._alive = news, threads
+
+    def until_quiet(self, tick: Tick = lambda workers: None) -> Iterator[_News]:
+        """Everything, until the threads have ended."""
+        ticked = time.monotonic()
+        while self._alive:
+            with contextlib.suppress(queue.Empty):
+                item = self._news.get(timeout=_TICK_S)
+                if item is None:
+                    self._alive -= 1
+                else:
+                    yield item
+            if time.monotonic() - ticked >= _TICK_S:
+                ticked = time.monotonic()
+                tick(self._alive)

@@ -1,0 +1,49 @@
+"""A worker without a process of its own: a crash is everybody's, and a hang is for ever. For looking into an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from testbed.campaign.child import OUT_OF_MEMORY
+from testbed.campaign.isolate import OutOfMemory
+from testbed.core.errors import EngineError
+
+T = TypeVar("T")
+
+
+class InProcess:
+    """What `testbed.campaign.isolate.Isolated` is, in this process."""
+
+    def __init__(
+        self, factory: Callable[..., Any], arguments: tuple[Any, ...] = (), *, idle_s: float | None = None
+    ) -> None:
+        self._make = lambda: factory(*arguments)
+        self._handler: Any = None
+        self.alive = True
+
+    def open(self, timeout_s: float) -> None:
+        self._handler = _guarded(self._make)
+
+    def call(self, method: str, *arguments: Any, timeout_s: float) -> Any:
+        """Raises OutOfMemory, or what the method raised."""
+        return _guarded(lambda: getattr(self._handler, method)(*arguments))
+
+    def kill(self) -> None:
+        """Nothing can be killed here; `close` follows."""
+
+    def close(self) -> None:
+        handler, self._handler, self.alive = self._handler, None, False
+        if handler is not None:
+            handler.close()
+
+
+def _guarded(work: Callable[[], T]) -> T:
+    try:
+        return work()
+    except MemoryError as error:
+        raise OutOfMemory(f"out of memory: {error}") from error
+    except EngineError as error:
+        if OUT_OF_MEMORY.search(str(error)):
+            raise OutOfMemory(str(error)) from error
+        raise

@@ -1,0 +1,223 @@
+"""One place of work, with a worker that is replaced when it dies; and whose fault it was.
+
+A unit on which the engine fails is bisected on fresh workers, down to single faults; what does not fail is kept. A fault
+is DUE only if it fails alone, and again, alone, on fresh workers, each of which has computed the golden before. Lost
+workers and too little memory are nobody's fault: the unit is tried again.
+"""
+
+from __future__ import annotations
+
+import platform
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from typing import Any, Protocol
+
+from testbed.campaign.isolate import Crashed, Hung, Isolated, Lost, Stopped, WorkerFailed
+from testbed.campaign.stream import join_streams
+from testbed.campaign.work import Due, Limits, Opener, Unit
+from testbed.core.errors import EngineError, TestbedError
+from testbed.core.runfolder import processor
+
+_ENGINE_FAILED = (Crashed, Hung, EngineError)
+
+
+class Left(Exception):
+    """The unit could not be done: its workers were lost again and again. One line."""
+
+
+class CannotOpen(TestbedError):
+    """No worker can be opened here."""
+
+
+class OtherGolden(TestbedError):
+    """This machine's engine gives other bits than the campaign's."""
+
+
+class Host(Protocol):
+    """Where a handler lives: what `Isolated` is."""
+
+    @property
+    def alive(self) -> bool: ...
+    def open(self, timeout_s: float) -> None: ...
+    def call(self, method: str, *arguments: Any, timeout_s: float) -> Any: ...
+    def kill(self) -> None: ...
+    def close(self) -> None: ...
+
+
+@dataclass
+class Tally:
+    """What happened on the way to a unit's rows; see `testbed.campaign.work.Report`."""
+
+    engine_seconds: float = 0.0
+    crashes: int = 0
+    hangs: int = 0
+    losses: int = 0
+    blamed: int = 0
+
+    def add_to(self, other: Any) -> None:
+        for field in fields(self):
+            setattr(other, field.name, getattr(other, field.name) + getattr(self, field.name))
+
+
+class Seat:
+    """Used by one thread; `stop` comes from any."""
+
+    def __init__(
+        self,
+        opener: Opener,
+        limits: Limits,
+        *,
+        idle_s: float | None = None,
+        make: Callable[..., Host] = Isolated,
+    ) -> None:
+        self._opener, self._limits, self._idle_s, self._make = opener, limits, idle_s, make
+        self._worker: Host | None = None
+        self._engine_seconds = 0.0  # of this worker, as last heard
+        self._worked = False
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self.tally = Tally()
+
+    # ---- units
+
+    def finish(self, unit: Unit) -> bytes:
+        """The unit's rows; `tally` tells what it took.
+
+        Raises Left, CannotOpen, OtherGolden, Stopped, or what the handler raised and what is not an engine failure.
+        """
+        self.tally = Tally()
+        why = ""
+        for delay_s in self._delays():
+            self._wait(delay_s)
+            try:
+                return join_streams(list(self._pieces(unit, range(len(unit)))))
+            except Lost as loss:
+                self.tally.losses += 1
+                why = str(loss)
+                self._discard()
+        raise Left(why)
+
+    def _pieces(self, unit: Unit, faults: range) -> Iterator[bytes]:
+        try:
+            yield self._run(unit, faults)
+            return
+        except _ENGINE_FAILED:
+            pass
+        if len(faults) == 1:
+            yield self._verdict(unit, faults)
+            return
+        middle = len(faults) // 2
+        yield from self._pieces(unit, faults[:middle])
+        yield from self._pieces(unit, faults[middle:])
+
+    def _verdict(self, unit: Unit, fault: range) -> bytes:
+        """Of a fault that failed alone: DUE if it fails each time again, else its rows."""
+        due: Due = "crash"
+        for _ in range(self._limits.confirmations):
+            self._discard()
+            try:
+                return self._run(unit, fault, retried=True)
+            except _ENGINE_FAILED as failure:
+                due = "hang" if isinstance(failure, Hung) else "crash"
+        self.tally.blamed += 1
+        return bytes(self._aside("blame", unit, list(fault), due))
+
+    def _run(self, unit: Unit, faults: range, retried: bool = False) -> bytes:
+        """Raises one of _ENGINE_FAILED, and then the worker is gone."""
+        golden_s = float(self._aside("golden_seconds", unit, len(faults)))
+        named = None if len(faults) == len(unit) else list(faults)
+        try:
+            timeout_s = self._limits.timeout_s(golden_s)
+            rows = bytes(self._opened().call("run", unit, named, retried, timeout_s=timeout_s))
+        except _ENGINE_FAILED as failure:
+            self.tally.crashes += not isinstance(failure, Hung)
+            self.tally.hangs += isinstance(failure, Hung)
+            self._discard()
+            raise
+        seconds = float(self._aside("engine_seconds"))
+        self.tally.engine_seconds += seconds - self._engine_seconds
+        self._engine_seconds = seconds
+        return rows
+
+    def _aside(self, method: str, *arguments: Any) -> Any:
+        """A call that strikes nothing: if the worker dies of it, no fault is to blame."""
+        try:
+            return self._opened().call(method, *arguments, timeout_s=self._limits.open_s)
+        except _ENGINE_FAILED as failure:
+            raise Lost(str(failure)) from failure
+
+    # ---- the worker
+
+    def open(self) -> None:
+        """Makes sure that a worker is there. Raises CannotOpen, OtherGolden, Stopped, or what its opening raised."""
+        self._opened()
+
+    def _opened(self) -> Host:
+        if self._worker is not None and self._worker.alive:
+            return self._worker
+        why = ""
+        for delay_s in self._delays():
+            self._discard()
+            self._wait(delay_s)
+            try:
+                return self._open_one()
+            except EngineError as failure:
+                if not self._worked:  # it never could: a second try would say the same
+                    raise
+                why = str(failure)
+            except Stopped:
+                raise
+            except WorkerFailed as failure:
+                why = str(failure)
+        self._discard()
+        raise CannotOpen(f"no worker can be opened on {place()}: {why}; run the same command again to go on")
+
+    def _open_one(self) -> Host:
+        worker = self._make(self._opener.factory, self._opener.arguments, idle_s=self._idle_s)
+        with self._lock:
+            self._worker = worker
+            if self._stop.is_set():
+                worker.kill()
+        self._engine_seconds = 0.0
+        worker.open(self._limits.open_s)
+        found = worker.call("golden", timeout_s=self._limits.open_s)
+        if dict(found) != dict(self._opener.golden):
+            raise OtherGolden(
+                f"the engine on {place()} gives other golden bits than the one this campaign was begun on; go on there,"
+                " or start anew in another folder"
+            )
+        self._worked = True
+        return worker
+
+    def _discard(self) -> None:
+        with self._lock:
+            worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.kill()
+            worker.close()
+
+    def _delays(self) -> Iterator[float]:
+        yield 0.0
+        for number in range(self._limits.retries):
+            yield self._limits.backoff_s * 2**number
+
+    def _wait(self, seconds: float) -> None:
+        if self._stop.wait(seconds):
+            raise Stopped("stopped")
+
+    def stop(self) -> None:
+        """Ends the worker at once, for good."""
+        with self._lock:
+            self._stop.set()
+            if self._worker is not None:
+                self._worker.kill()
+
+    def close(self) -> None:
+        self.stop()
+        self._discard()
+
+
+def place() -> str:
+    """Where this process runs, for people."""
+    return f"{platform.node()} ({processor()})"
