@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import reduce
 from typing import Literal, NamedTuple
 
 from testbed.core.errors import UsageError
@@ -35,7 +37,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """``scope`` "inference": one image's activations, once. "persistent": a weight, for every image."""
+    """``scope`` "inference": one image's activations, once. "persistent": for every image; weights always."""
 
     id: int
     scope: Scope
@@ -59,3 +61,16 @@ def masks_for(op: str, fmt: Format, bit: int | None = None, value: int = 0) -> M
         raise UsageError(f"{op} needs a bit from 0 to {fmt.bits - 1} of {fmt.name}, not {bit}")
     one = 1 << bit
     return {"flip": Masks(full, 0, one), "stuck0": Masks(full ^ one, 0, 0), "stuck1": Masks(full, one, 0)}[op]
+
+
+def masks_for_bits(op: str, fmt: Format, bits: Iterable[int]) -> Masks:
+    """``flip``, ``stuck0`` or ``stuck1`` of several bits of one word. Raises UsageError for a bit the format lacks."""
+    return reduce(then, (masks_for(op, fmt, bit) for bit in bits), masks_for("identity", fmt))
+
+
+def then(first: Masks, second: Masks) -> Masks:
+    """The one fault that does to every word what ``first`` and then ``second`` would."""
+    of_zeros = ((first.or_mask ^ first.xor_mask) & second.and_mask | second.or_mask) ^ second.xor_mask
+    of_ones = (((first.and_mask | first.or_mask) ^ first.xor_mask) & second.and_mask | second.or_mask) ^ second.xor_mask
+    follows, always = of_zeros ^ of_ones, of_zeros & of_ones
+    return Masks(follows, always, of_zeros & ~always)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from testbed.core.errors import UsageError
-from testbed.core.fault import OPS, Masks, masks_for
+from testbed.core.fault import OPS, Masks, masks_for, masks_for_bits, then
 from testbed.core.formats import FORMATS, FP32, Format
 
 
@@ -68,3 +68,24 @@ def test_a_missing_or_impossible_bit_is_refused(op: str, bit: int | None) -> Non
 def test_an_unknown_operation_is_refused_naming_the_known_ones() -> None:
     with pytest.raises(UsageError, match=r"'melt'.*flip, stuck0, stuck1, random"):
         masks_for("melt", FP32, 3)
+
+
+@given(places(), st.data())
+def test_masks_of_several_bits_strike_them_all(place: tuple[Format, int, int], data: st.DataObject) -> None:
+    fmt, word, _ = place
+    op = data.draw(st.sampled_from(["flip", "stuck0", "stuck1"]))
+    bits = data.draw(st.sets(st.integers(0, fmt.bits - 1)))
+    expected = word
+    for bit in bits:
+        expected = applied(masks_for(op, fmt, bit), expected)
+    assert applied(masks_for_bits(op, fmt, sorted(bits)), word) == expected
+
+
+words = st.integers(0, 255)
+
+
+@given(*[st.builds(Masks, words, words, words)] * 2, words)
+def test_two_faults_in_one_word_are_one(first: Masks, second: Masks, word: int) -> None:
+    together = then(first, second)
+    assert applied(together, word) == applied(second, applied(first, word))
+    assert all(0 <= mask < 256 for mask in together)
