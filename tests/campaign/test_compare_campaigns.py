@@ -19,7 +19,7 @@ from sklearn.metrics import cohen_kappa_score
 from testbed.campaign.compare import compare_campaigns, write_table
 from testbed.campaign.spec import parse_spec
 from testbed.core.errors import StaleArtefact, UsageError
-from testbed.core.files import sha256_file
+from testbed.core.files import sha256_file, sha256_json
 from tests.campaign.conftest import run
 
 INSIDE = ["identical", "masked"]
@@ -54,6 +54,7 @@ def edited(
         rewritten(folder / file, change)
         content["stages"][stage]["outputs"][file] = sha256_file(folder / file)
     manifest(content)
+    content["identity"] = sha256_json(content["spec"])
     (folder / "manifest.json").write_text(json.dumps(content))
     return folder
 

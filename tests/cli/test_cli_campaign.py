@@ -224,10 +224,11 @@ def outputs() -> list[tuple[str, str]]:
             (f"export.{target}", f"{target}.onnx"),
             (f"instrument.{target}", f"{target}.twin.onnx"),
             (f"instrument.{target}", f"{target}.sites.json"),
+            (f"inputs.{target}", f"inputs/{target}.npy"),
         )
     ]
     golden = [("golden", f"golden/{name}.npy") for name in ("logits", "block.0.attn.input", "block.0.attn.output")]
-    whole = [("train", "model.safetensors"), ("tiers", "tiers.json"), ("plan", "faults.parquet")]
+    whole = [("train", "model.safetensors"), ("tiers", "tiers.json"), ("plan", "faults.parquet"), ("plan", "faults.words.npy")]
     return [*whole, *golden, *per_target, ("execute", "results.parquet"), ("summary", "summary.json")]
 
 

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from testbed.cli.main import cli
-from testbed.core.files import sha256_file
+from testbed.core.files import sha256_file, sha256_json
 
 
 def compare(*arguments: object) -> Result:
@@ -51,6 +51,7 @@ def other_precision(tiny_run: Path, tmp_path: Path) -> Path:
     manifest["spec"]["engine"]["precision"] = "fp16"
     for section in manifest["spec"]["faults"]:
         section["bits"] = "all"
+    manifest["identity"] = sha256_json(manifest["spec"])
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder
 
