@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from testbed.campaign.bench import Bench
+from testbed.campaign.crew import LocalCrew
 from testbed.campaign.files import PLAN, RESULTS, STORE, TIERS, Files, words_file
 from testbed.campaign.gates import check_bounds, parity, weight_canary, zero_fault, zero_fault_leg
 from testbed.campaign.plan import plan_table, write_plan
@@ -25,8 +27,8 @@ from testbed.campaign.store import ResultStore, discard_log
 from testbed.campaign.summary import SUMMARY, summarise
 from testbed.campaign.units import leg_of, units_of
 from testbed.campaign.words import golden_words, write_words
-from testbed.campaign.work import Unit
-from testbed.campaign.worker import Worker, strike_for
+from testbed.campaign.work import Crew, Opener, Unit
+from testbed.campaign.worker import open_worker, strike_for
 from testbed.campaign.workplace import Workplace
 from testbed.core.errors import GateFailed, TestbedError
 from testbed.core.files import sha256_json, write_json
@@ -43,10 +45,12 @@ class Progress(Protocol):
     def __call__(self, total: int) -> AbstractContextManager[Callable[[int], None]]: ...
 
 
-def run_campaign(spec: CampaignSpec, path: Path, *, redo: str | None, progress: Progress) -> dict[str, Any]:
+def run_campaign(
+    spec: CampaignSpec, path: Path, *, redo: str | None, progress: Progress, workers: int = 1
+) -> dict[str, Any]:
     """Runs or resumes the campaign in ``path`` up to its summary, which is returned.
 
-    Raises UsageError for a folder with another campaign, StaleArtefact for files that were changed, GateFailed for a
+    workers: processes that run faults; with 0 this one does, and dies with an engine that crashes. Raises UsageError for a folder with another campaign, StaleArtefact for files that were changed, GateFailed for a
     bound that does not hold.
     """
     folder = RunFolder.claimed(path, "campaign", spec.name, spec.identity(), current_argv())
@@ -64,7 +68,7 @@ def run_campaign(spec: CampaignSpec, path: Path, *, redo: str | None, progress: 
             campaign = Campaign(preparation, stack)
             campaign.gate()
             campaign.plan()
-            campaign.execute(progress)
+            campaign.execute(progress, workers)
             return campaign.summarise()
 
 
@@ -79,6 +83,7 @@ class Campaign:
     def bench(self, target: str, where: str) -> Bench:
         return self.place.bench(target, where)
 
+    @cached_property
     def engines(self) -> list[dict[str, Any]]:
         return [
             {
@@ -96,7 +101,7 @@ class Campaign:
     # ---- gates
 
     def gate(self) -> dict[str, Any]:
-        inputs = {"engines": self.engines(), "gates": self.spec.gates.model_dump(mode="json")}
+        inputs = {"engines": self.engines, "gates": self.spec.gates.model_dump(mode="json")}
 
         def build() -> dict[str, Any]:
             log.info("gates: parity, drift, zero-fault rows, live weights")
@@ -178,41 +183,55 @@ class Campaign:
     def _units(self, plan: str, first: int, rows: int) -> Iterator[Unit]:
         return units_of(self.folder / plan, plan, len(self.place.images), rows, first)
 
-    def execute(self, progress: Progress) -> None:
+    def execute(self, progress: Progress, workers: int) -> None:
         plan_hash = self.folder.output_hash("plan", PLAN)
-        tuned = self.place.tuned
-        inputs = {"plan": plan_hash, "engines": self.engines()}
+        inputs = {"plan": plan_hash, "engines": self.engines}
 
         def build() -> dict[str, Any]:
-            worker = Worker(self.place)
-            before, start = worker.engine_seconds(), time.perf_counter()
-            units = list(self._units(PLAN, 0, tuned["unit_rows"]))
-            faults = sum(len(unit) for unit in units)
-            with ResultStore(self.folder / STORE, sha256_json([plan_hash, tuned["unit_rows"]])) as store:
-                rows_before = sum(unit.rows for unit in units if unit.number in store)
-                log.info("campaign: %d faults in %d units of work, %d done before", faults, len(units), len(store))
-                with progress(faults) as advance:
-                    for unit in units:
-                        if unit.number not in store:
-                            store.append(unit.number, pa.ipc.open_stream(worker.run(unit)).read_all())
-                        advance(len(unit))
-                rows = store.compact(self.folder / RESULTS, range(len(units)), ROW_SCHEMA)
-            return {
-                "rows": rows,
-                "rows_this_process": rows - rows_before,
-                "wall_seconds": round(time.perf_counter() - start, 3),
-                "engine_seconds": round(worker.engine_seconds() - before, 3),
-            }
+            self.place.close()  # the workers open their own
+            self.folder.save()
+            goldens = self.folder.manifest["stages"]["gates"]["facts"]["goldens"]
+            opener = Opener(open_worker, (str(self.folder.path),), goldens)
+            identity = sha256_json([plan_hash, self.place.tuned["unit_rows"]])
+            with ResultStore(self.folder / STORE, identity) as store, LocalCrew(opener, workers) as crew:
+                return self._run_units(store, crew, progress)
 
         self.folder.stage("execute", inputs, [RESULTS], build)
         discard_log(self.folder / STORE)  # not before the stage is recorded: a kill in between would lose every row
+
+    def _run_units(self, store: ResultStore, crew: Crew, progress: Progress) -> dict[str, Any]:
+        start = time.perf_counter()
+        units = list(self._units(PLAN, 0, self.place.tuned["unit_rows"]))
+        open_units = [unit for unit in units if unit.number not in store]
+        faults = sum(len(unit) for unit in units)
+        log.info("campaign: %d faults in %d units of work, %d done before", faults, len(units), len(store))
+        with progress(faults) as advance:
+            advance(faults - sum(len(unit) for unit in open_units))
+
+            def keep(unit: Unit, rows: bytes) -> None:
+                store.append(unit.number, pa.ipc.open_stream(rows).read_all())
+                advance(len(unit))
+
+            report = crew.run(open_units, keep)
+        report.check_complete()
+        rows = store.compact(self.folder / RESULTS, range(len(units)), ROW_SCHEMA)
+        return {
+            "rows": rows,
+            "rows_this_process": sum(unit.rows for unit in open_units),
+            "wall_seconds": round(time.perf_counter() - start, 3),
+            "engine_seconds": round(report.engine_seconds, 3),
+            "worker_seconds": round(report.worker_seconds, 3),
+            "crashes": report.crashes,
+            "hangs": report.hangs,
+            "losses": report.losses,
+        }
 
     def summarise(self) -> dict[str, Any]:
         inputs = {"results": self.folder.output_hash("execute", RESULTS)}
 
         def build() -> None:
             log.info("summary: rates and intervals of %s", RESULTS)
-            write_json(self.folder / SUMMARY, summarise(self.preparation, self.engines(), RESULTS))
+            write_json(self.folder / SUMMARY, summarise(self.preparation, self.engines, RESULTS))
 
         self.folder.stage("summary", inputs, [SUMMARY], build)
         summary: dict[str, Any] = json.loads((self.folder / SUMMARY).read_text())

@@ -33,10 +33,25 @@ def campaign() -> None:
 @click.option("--dry-run", is_flag=True, help="Print the plan: faults, interval widths, time. Runs and writes nothing.")
 @click.option("--redo", metavar="STAGE", help="Forget this stage and all later ones, and run them again.")
 @click.option(
+    "--workers",
+    default=1,
+    show_default=True,
+    type=click.IntRange(0),
+    help="Processes that run faults. 0: this one does, and dies with an engine that crashes.",
+)
+@click.option(
     "--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change a value of SPEC: engine.backend=openvino."
 )
 @json_option
-def run(spec: Path, run: Path | None, dry_run: bool, redo: str | None, changes: tuple[str, ...], as_json: bool) -> None:
+def run(
+    spec: Path,
+    run: Path | None,
+    dry_run: bool,
+    redo: str | None,
+    workers: int,
+    changes: tuple[str, ...],
+    as_json: bool,
+) -> None:
     """Run the campaign that the file SPEC describes, or go on with it where it stopped.
 
     DIR is runs/NAME unless --run says otherwise. Everything that the numbers rest on stays there. The same command
@@ -54,21 +69,21 @@ def run(spec: Path, run: Path | None, dry_run: bool, redo: str | None, changes: 
         return
     folder = run or Path("runs") / loaded.name
     again = " ".join([str(spec), *(f"--set {shlex.quote(change)}" for change in changes), f"--run {folder}"])
-    summary = _run(loaded, folder, redo, again)
+    summary = _run(loaded, folder, redo, workers, again)
 
     from testbed.cli.tables import summary_tables
 
     emit(summary, as_json, lambda: summary_tables(summary, folder))
 
 
-def _run(loaded: CampaignSpec, folder: Path, redo: str | None, again: str) -> dict[str, Any]:
+def _run(loaded: CampaignSpec, folder: Path, redo: str | None, workers: int, again: str) -> dict[str, Any]:
     from testbed.campaign.pipeline import run_campaign
     from testbed.cli.progress import log_to_stderr, progress_on_stderr
     from testbed.report.stage import report_stage
 
     log_to_stderr()
     try:
-        summary = run_campaign(loaded, folder, redo=redo, progress=progress_on_stderr)
+        summary = run_campaign(loaded, folder, redo=redo, progress=progress_on_stderr, workers=workers)
         report_stage(folder)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"every finished batch is kept; go on with: testbed campaign run {again}") from None

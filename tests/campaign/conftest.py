@@ -27,7 +27,7 @@ def no_progress(total: int) -> Iterator[Callable[[int], None]]:
 
 def run(spec: CampaignSpec, folder: Path, redo: str | None = None) -> dict[str, Any]:
     """The campaign from wherever it stands to its summary."""
-    return run_campaign(spec, folder, redo=redo, progress=no_progress)
+    return run_campaign(spec, folder, redo=redo, progress=no_progress, workers=0)
 
 
 @pytest.fixture

@@ -116,7 +116,7 @@ def silent(total: int) -> Any:
 
 
 def run(values: dict[str, Any], folder: Path) -> dict[str, Any]:
-    return run_campaign(parse_spec(values), folder, redo=None, progress=silent)
+    return run_campaign(parse_spec(values), folder, redo=None, progress=silent, workers=0)
 
 
 @pytest.fixture(scope="module")

@@ -105,7 +105,7 @@ def child(request: dict[str, Any]) -> None:
     if "argv" in request:
         sys.argv = ["testbed", *request["argv"]]
         main()
-    run_campaign(load_spec(Path(request["spec"])), Path(request["run"]), redo=None, progress=silent)
+    run_campaign(load_spec(Path(request["spec"])), Path(request["run"]), redo=None, progress=silent, workers=0)
 
 
 def serve() -> None:

@@ -62,7 +62,7 @@ def compare(a: pd.DataFrame, b: pd.DataFrame) -> dict[str, Any]:
 
 
 def _rows(setting: Setting, backend: str, folder: Path) -> pd.DataFrame:
-    run_campaign(_spec(setting, backend), folder, redo=None, progress=_silent)
+    run_campaign(_spec(setting, backend), folder, redo=None, progress=_silent, workers=1)
     rows = pd.read_parquet(folder / RESULTS)
     for name in ("target", "where", "site", "op", "image_id", "outcome"):
         rows[name] = rows[name].astype(str)
