@@ -18,14 +18,17 @@ nonfinite      NaN or infinity anywhere in the output
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from testbed.analysis.compare import Deviation, by_row, identical
 from testbed.analysis.confidence import margin_of, softmax, top1
+from testbed.analysis.native_judge import Judged, judge
 from testbed.core.errors import TestbedError, UsageError
 from testbed.core.outcome import OUTCOMES, Outcome
 
@@ -38,15 +41,30 @@ _CHUNK_ELEMENTS = 1 << 15  # float64 working arrays of a chunk stay within a pro
 class GoldenSide:
     """What the comparison needs of the goldens, computed once for all images and gathered per batch with `take`.
 
-    values: (n, ...) float; without classes the other fields are None. top1: (n,) int64; top5: (n, min(5, K)) best
-    first; margin, probability: (n,) float64, the probability being the top-1 class's.
+    stored: (goldens, ...) float, and row: (n,) int64 which of them is each row's (None: all, in order), so that `take`
+    copies no outputs. Without classes the other fields are None. top1: (n,) int64; top5: (n, min(5, K)) best first;
+    margin, probability: (n,) float64, the probability being the top-1 class's.
     """
 
-    values: NDArray
+    stored: NDArray
+    row: NDArray[np.int64] | None = None
     top1: NDArray[np.int64] | None = None
     top5: NDArray[np.int64] | None = None
     margin: NDArray[np.float64] | None = None
     probability: NDArray[np.float64] | None = None
+
+    def __len__(self) -> int:
+        return len(self.stored if self.row is None else self.row)
+
+    @property
+    def elements(self) -> int:
+        """Of each row."""
+        return math.prod(self.stored.shape[1:])
+
+    @property
+    def values(self) -> NDArray:
+        """(n, ...); a copy where rows were taken."""
+        return self.stored if self.row is None else self.stored[self.row]
 
     @property
     def has_classes(self) -> bool:
@@ -66,14 +84,24 @@ class GoldenSide:
             )
         ranked = np.argsort(-values.astype(np.float64), axis=1, kind="stable")  # the first class on ties, as in top1
         shares = softmax(values)
-        return cls(values, best, ranked[:, :5], margin_of(shares), shares[np.arange(len(best)), best])
+        probability = shares[np.arange(len(best)), best]
+        return cls(values, None, best, ranked[:, :5], margin_of(shares), probability)
 
     def take(self, rows: ArrayLike) -> GoldenSide:
         """The goldens of ``rows`` (integers, repeats allowed), in that order."""
         index = np.asarray(rows)
-        if self.top1 is None:
-            return GoldenSide(self.values[index])
-        return GoldenSide(*(getattr(self, field.name)[index] for field in fields(self)))
+
+        def of_rows(values: NDArray | None) -> Any:
+            return None if values is None else values[index]
+
+        return GoldenSide(
+            self.stored,
+            np.arange(len(self.stored))[index] if self.row is None else self.row[index],
+            of_rows(self.top1),
+            of_rows(self.top5),
+            of_rows(self.margin),
+            of_rows(self.probability),
+        )
 
 
 @dataclass(frozen=True)
@@ -130,27 +158,35 @@ def classify(
     if side.has_classes != has_classes:
         raise ValueError("the golden side was made with the other value of has_classes")
 
-    same, mismatches, largest, masking, nonfinite = _measure(faulty, side.values, atol, rtol, rtol_grid)
-    detected = nonfinite if detector == "nonfinite" else np.zeros_like(nonfinite)
+    found = _measure(faulty, side, atol, rtol, rtol_grid)
+    detected = found.nonfinite if detector == "nonfinite" else np.zeros_like(found.nonfinite)
     classes = _class_measures(faulty, side) if has_classes else {}
     if has_classes:
         changed = classes["top1_faulty"] != classes["top1_golden"]
         outside = np.where(changed, _CODES[Outcome.SDC1], _CODES[Outcome.SDC_TOLERABLE])
     else:
         outside = np.full(len(faulty), _CODES[Outcome.SDC])
-    code = np.where(mismatches == 0, _CODES[Outcome.MASKED], outside)
-    code = np.where(same, _CODES[Outcome.IDENTICAL], code)
+    code = np.where(found.mismatches == 0, _CODES[Outcome.MASKED], outside)
+    code = np.where(found.identical, _CODES[Outcome.IDENTICAL], code)
     code = np.where(detected, _CODES[Outcome.DUE], code)
-    return Outcomes(code, nonfinite, detected.copy(), largest, mismatches, masking, **classes)
+    return Outcomes(
+        code, found.nonfinite, detected.copy(), found.max_abs_diff, found.mismatches, found.masking_atol, **classes
+    )
 
 
-def _measure(
-    faulty: NDArray, golden: NDArray, atol: ArrayLike, rtol: float, rtol_grid: Sequence[float]
-) -> tuple[NDArray[np.bool_], NDArray[np.int32], NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
-    """identical, mismatches, max_abs_diff, masking_atol, nonfinite: (rows,) each, masking_atol (rows,
-    len(rtol_grid))."""
+def _measure(faulty: NDArray, side: GoldenSide, atol: ArrayLike, rtol: float, rtol_grid: Sequence[float]) -> Judged:
+    bounds = np.broadcast_to(np.asarray(atol, np.float64), (len(faulty),))
+    found = None
+    if len(faulty) == len(side):
+        found = judge(faulty, side.stored, side.row, bounds, rtol, rtol_grid)
+    return measured(faulty, side.values, bounds, rtol, rtol_grid) if found is None else found
+
+
+def measured(
+    faulty: NDArray, golden: NDArray, atol: NDArray[np.float64], rtol: float, rtol_grid: Sequence[float]
+) -> Judged:
+    """What the compiled judge finds, in NumPy. faulty, golden: (rows, ...) of one shape and dtype; atol: (rows,)."""
     rows = len(faulty)
-    bounds = np.broadcast_to(np.asarray(atol, np.float64), (rows,))
     same = identical(faulty, golden)
     mismatches, largest = np.zeros(rows, np.int32), np.zeros(rows)
     masking, nonfinite = np.zeros((rows, len(rtol_grid))), np.zeros(rows, bool)
@@ -159,11 +195,11 @@ def _measure(
         part = slice(start, start + step)
         deviation = Deviation(faulty[part], golden[part])
         nonfinite[part] = ~by_row(np.isfinite(faulty[part])).all(axis=1)
-        mismatches[part] = np.count_nonzero(by_row(deviation.mismatch(bounds[part], rtol)), axis=1)
+        mismatches[part] = np.count_nonzero(by_row(deviation.mismatch(atol[part], rtol)), axis=1)
         largest[part] = deviation.max_abs()
         for column, relative in enumerate(rtol_grid):
             masking[part, column] = deviation.smallest_atol(relative)
-    return same, mismatches, largest, masking, nonfinite
+    return Judged(same, nonfinite, mismatches, largest, masking)
 
 
 def _class_measures(faulty: NDArray, side: GoldenSide) -> dict[str, NDArray]:
