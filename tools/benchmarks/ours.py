@@ -1,0 +1,159 @@
+"""Our side: a campaign's folder, its gates passed, and the very code that turns planned faults into result rows.
+
+What a fault costs here, and is timed: finding its output by the campaign's evaluator, judging it (tolerance class and
+top-1), and making its result row. Preparation (export, golden runs, gates, golden words of the struck elements) is done
+once per campaign and told apart (``setup_cpu_seconds``).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from benchmarks.faults import Layer, NeuronFaults, WeightFaults, neuron_places, weight_places
+from benchmarks.subject import Subject
+from benchmarks.verdict import Tolerance, of_names
+from testbed.campaign.bench import Bench
+from testbed.campaign.execute import Strike
+from testbed.campaign.files import Files
+from testbed.campaign.pipeline import Campaign
+from testbed.campaign.plan import Leg, fault_row, table_of
+from testbed.campaign.prepare import Preparation
+from testbed.campaign.spec import CampaignSpec, parse_spec
+from testbed.campaign.words import golden_words
+from testbed.campaign.worker import strike_for
+from testbed.core.fault import masks_for
+from testbed.core.runfolder import RunFolder
+from testbed.golden.arrays import read_array
+from testbed.instrument.feed import Words
+
+ZERO_FAULT_ROWS = 64
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Faults of one target and place, with the golden words of what they strike: ready to be timed."""
+
+    strike: Strike
+    leg: Leg
+    words: Words
+
+    def __len__(self) -> int:
+        return len(self.leg)
+
+    def rows(self) -> pa.Table:
+        return self.strike.rows(self.leg, self.words)
+
+    def take(self, faults: NDArray[np.int64]) -> Prepared:
+        """Some of the faults, which last one inference each."""
+        leg = Leg(self.leg.target, self.leg.where, self.leg.table.take(pa.array(faults)))
+        return Prepared(self.strike, leg, self.words[faults] if len(self.words) else self.words)
+
+
+@dataclass
+class Ours:
+    """One engine of ours."""
+
+    backend: str
+    campaign: Campaign
+    setup_cpu_seconds: float
+    _strikes: dict[tuple[str, str], Strike] = field(default_factory=dict)
+
+    @property
+    def batch(self) -> int:
+        return self.campaign.place.batch
+
+    def bench(self, target: str, where: str) -> Bench:
+        return self.campaign.place.bench(target, where)
+
+    def inputs(self, target: str) -> NDArray[np.float32]:
+        """(n, ...): what the target is fed for the named images."""
+        return np.array(read_array(self.campaign.folder / Files(target).inputs))
+
+    def neurons(self, target: str, faults: NeuronFaults, layers: Sequence[Layer]) -> Prepared:
+        sites, index = neuron_places(faults, layers, self.campaign.preparation.subject.config)
+        images = [self.campaign.place.images.ids[row] for row in faults.image]
+        return self._prepared(target, "activation", sites, index, faults.bit, images)
+
+    def weights(self, faults: WeightFaults, layers: Sequence[Layer]) -> Prepared:
+        sites, index = weight_places(faults, layers)
+        return self._prepared("model", "weight", sites, index, faults.bit, [None] * len(faults))
+
+    def _prepared(
+        self, target: str, where: str, sites: Sequence[str], index: NDArray, bits: NDArray, images: Sequence[str | None]
+    ) -> Prepared:
+        table = self.campaign.place.table(target)
+        rows = []
+        for number, (name, image) in enumerate(zip(sites, images, strict=True)):
+            site, bit = table[name], int(bits[number])
+            masks = masks_for("flip", site.format, bit)
+            row = fault_row(target, site, "flip", bit, int(index[number]), masks, image)
+            rows.append(row | {"fault_id": number})
+        leg = Leg(target, where, table_of(rows))
+        words = golden_words(self.campaign.place, leg) if where == "activation" else np.zeros(0, np.uint32)
+        return Prepared(self._strike(target, where), leg, words)
+
+    def _strike(self, target: str, where: str) -> Strike:
+        key = (target, where)
+        if key not in self._strikes:
+            self._strikes[key] = strike_for(self.campaign.place, target, where)
+        return self._strikes[key]
+
+    def bare(self, target: str) -> Callable[[int], int]:
+        """Runs the plain engine, as deployed, on so many batches of the campaign's size; returns the images."""
+        place, bench = self.campaign.place, self.bench(target, "activation")
+        runner = place.open(place.request(target, Files(target).plain))
+        feeds = {bench.input_name: bench.inputs(np.arange(bench.batch) % len(bench.images))}
+
+        def run(batches: int) -> int:
+            for _ in range(batches):
+                runner.run(feeds)
+            return batches * bench.batch
+
+        run(1)
+        return run
+
+
+@contextmanager
+def opened(subject: Subject, backend: str, batch: int | str, tolerance: Tolerance, folder: Path) -> Iterator[Ours]:
+    """A campaign on the subject, prepared and past its gates."""
+    start = time.process_time()
+    spec = campaign_spec(subject, backend, batch, tolerance)
+    run = RunFolder.claimed(folder, "campaign", spec.name, spec.identity(), ["bench"])
+    preparation = Preparation(spec, run)
+    with run.locked(), ExitStack() as stack:
+        run.save()
+        preparation.run()
+        campaign = Campaign(preparation, stack)
+        campaign.gate()
+        yield Ours(backend, campaign, time.process_time() - start)
+
+
+def campaign_spec(subject: Subject, backend: str, batch: int | str, tolerance: Tolerance) -> CampaignSpec:
+    values: dict[str, Any] = {
+        "name": "bench",
+        "model": {"run": str(subject.run.folder.path)},
+        "tiers": {"edges": [1.0], "images": [subject.images]},
+        "engine": {"backend": backend, "batch": batch, "threads": 1},
+        "gates": {"zero_fault_rows": ZERO_FAULT_ROWS, "parity_max_abs": 1e-3, "drift_max_abs": 1e-4},
+        "tolerance": {"atol": tolerance.atol, "rtol": tolerance.rtol, "rtol_grid": []},
+        "faults": [{"target": target, "where": "activation", "ops": ["flip"]} for target in ("model", "attention")],
+    }
+    return parse_spec(values)
+
+
+def verdicts(rows: pa.Table) -> NDArray[np.int8]:
+    return of_names(rows.column("outcome").cast(pa.string()).to_pylist())
+
+
+def hows(rows: pa.Table) -> NDArray[np.object_]:
+    """(n,) how each output was found."""
+    return np.array(rows.column("evaluation").cast(pa.string()).to_pylist(), object)

@@ -1,0 +1,78 @@
+"""Bit flips in weights of linear layers: each fault over the same images; an injection is one image under one fault."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from benchmarks.clock import Side, ratio, table
+from benchmarks.faults import linear_layers, weight_faults, weight_places
+from benchmarks.neuron import PYTORCHFI, measured
+from benchmarks.ours import verdicts
+from benchmarks.peer_pytorchfi import PyTorchFI
+from benchmarks.setting import Setting, faster, parts
+from benchmarks.verdict import agreement
+
+
+def run(setting: Setting, peer_best_batch: int) -> dict[str, Any]:
+    layers, images = linear_layers(setting.subject.config), setting.subject.images
+    faults = weight_faults(layers, setting.faults["weight"], setting.seed)
+    inputs = setting.first.inputs("model")
+    peers = {
+        f"{PYTORCHFI} {name}": PyTorchFI(setting.subject.model, inputs, layers, batch)
+        for name, batch in (("batch 1", 1), ("best batch", min(peer_best_batch, images)))
+    }
+    prepared = {name: ours.weights(faults, layers) for name, ours in setting.engines.items()}
+    rows = {name: mine.rows() for name, mine in prepared.items()}
+    theirs = {name: np.full((len(faults), images), -1, np.int8) for name in peers}
+    chunks = parts(len(faults), setting.repeats)
+
+    def peer_side(name: str) -> Side:
+        def side(repeat: int) -> int:
+            theirs[name][chunks[repeat]] = peers[name].weights(faults.take(chunks[repeat]), setting.tolerance)
+            return len(chunks[repeat]) * images
+
+        return side
+
+    sides: dict[str, Side] = {name: peer_side(name) for name in peers}
+    for name, mine in prepared.items():
+        sides[f"ours {name}"] = lambda _repeat, mine=mine: int(mine.rows().num_rows)
+    timings = measured(setting, sides)
+    sites, index = weight_places(faults, layers)
+
+    def told(name: str, row: int) -> dict[str, Any]:
+        fault, image = divmod(row, images)
+        mine = rows[name].slice(row, 1).to_pylist()[0]
+        return {
+            "site": sites[fault],
+            "index": int(index[fault]),
+            "bit": int(faults.bit[fault]),
+            "image": image,
+            "ours_max_abs_diff": mine["max_abs_diff"],
+            "ours_margin": mine["margin_faulty"],
+        }
+
+    best = faster(timings, "ours", setting.engines)
+    single = theirs[f"{PYTORCHFI} batch 1"].reshape(-1)
+    ratios = {
+        name: {
+            "batch1": ratio(timings[f"ours {name}"], timings[f"{PYTORCHFI} batch 1"]).record(),
+            "best_batch": ratio(timings[f"ours {name}"], timings[f"{PYTORCHFI} best batch"]).record(),
+        }
+        for name in prepared
+    }
+    return {
+        "engine": best,
+        "ratio": ratios[best]["batch1"]["median"],
+        "ratio_best_batch": ratios[best]["best_batch"]["median"],
+        "ratios": ratios,
+        "faults": len(faults),
+        "images_per_fault": images,
+        "peer_best_batch": peers[f"{PYTORCHFI} best batch"].batch,
+        "agreement": {
+            name: agreement(verdicts(mine), single, lambda row, name=name: told(name, row))
+            for name, mine in rows.items()
+        },
+        "sides": table(timings),
+    }

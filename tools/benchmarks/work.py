@@ -1,0 +1,99 @@
+"""The work that a fault leaves: multiply-accumulates (MACs) that its change can reach, of those of the whole model.
+
+Counted as the campaign engine may do it: of the struck block only the rows of tokens that differ, later blocks whole, and
+of the last one what the class token reads, where that is all that the head looks at. Nothing is known of values: a fault
+whose change dies out on the way leaves less than is counted here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.faults import Layer, NeuronFaults
+from testbed.models.config import ViTConfig
+
+
+@dataclass(frozen=True)
+class Work:
+    """MACs of one image."""
+
+    config: ViTConfig
+
+    @property
+    def reads_one_token(self) -> bool:
+        return self.config.pooling == "cls"
+
+    def block(self, number: int) -> int:
+        return self._block(number, self.config.tokens)
+
+    def last(self, rows: int) -> int:
+        """Of the last block, where all its input differs and ``rows`` of its output are read."""
+        return self._block(self.config.depth - 1, rows)
+
+    def _block(self, number: int, rows: int) -> int:
+        """Keys and values of all tokens, everything else of ``rows``."""
+        c, n, inner = self.config, self.config.tokens, self._inner(number)
+        attention = n * c.width * 2 * inner + rows * (c.width * inner + 2 * n * inner)
+        return attention + rows * (inner * c.width + self._mlp(number))
+
+    @property
+    def head(self) -> int:
+        return self.config.width * self.config.classes
+
+    @property
+    def total(self) -> int:
+        c = self.config
+        embedding = c.grid**2 * c.patch**2 * c.channels * c.width
+        return embedding + sum(self.block(number) for number in range(c.depth)) + self.head
+
+    def after(self, number: int) -> int:
+        """Of everything behind a block whose output differs."""
+        last = self.config.depth - 1
+        if number == last:
+            return self.head
+        between = sum(self.block(later) for later in range(number + 1, last))
+        return between + self.last(1 if self.reads_one_token else self.config.tokens) + self.head
+
+    def left(self, layer: Layer, token: int, feature: int) -> int:
+        """By a change of one element of a linear layer's output; 0 where it cannot reach the model's output."""
+        part = layer.name
+        if part == "attn.qkv":
+            part = "qkv"[feature // (layer.outputs // 3)]
+        only_class_token = self.reads_one_token and layer.block == self.config.depth - 1
+        if only_class_token and token != 0 and part not in "kv":
+            return 0
+        rows = 1 if only_class_token else self.config.tokens
+        return self._within(layer.block, part, rows) + self.after(layer.block)
+
+    def _within(self, number: int, part: str, rows: int) -> int:
+        """Of the rest of the struck block; ``rows`` of its output are read."""
+        n, d, width, inner = self.config.tokens, self.config.head_width, self.config.width, self._inner(number)
+        row = inner * width + self._mlp(number)  # one token's projection and MLP
+        return {
+            "q": 2 * n * d + row,
+            "k": rows * (d + n * d + row),
+            "v": rows * (n + row),
+            "attn.proj": self._mlp(number),
+            "mlp.fc1": self.config.mlp[number] * width,
+            "mlp.fc2": 0,
+        }[part]
+
+    def _inner(self, number: int) -> int:
+        return self.config.heads[number] * self.config.head_width
+
+    def _mlp(self, number: int) -> int:
+        return 2 * self.config.width * self.config.mlp[number]
+
+
+def shares_left(config: ViTConfig, layers: Sequence[Layer], faults: NeuronFaults) -> NDArray[np.float64]:
+    """(n,) of the whole model's MACs, per fault."""
+    work = Work(config)
+    elements = zip(faults.layer, faults.token, faults.feature, strict=True)
+    return (
+        np.array([work.left(layers[layer], int(token), int(feature)) for layer, token, feature in elements])
+        / work.total
+    )
