@@ -7,19 +7,31 @@ on the other strata, on their order, or on who draws them.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
-from testbed.campaign.spec import FaultSpec
+from testbed.campaign.faultspec import FaultSpec
+from testbed.campaign.struck import Struck, struck_at_sites, struck_bits, struck_elements
+from testbed.core.errors import UsageError
 from testbed.core.fault import Masks, masks_for
+from testbed.core.patterns import Matrices, combination, combinations, subset, windows
 from testbed.core.site import Site, SiteTable
+
+_COUNTED = 1 << 40  # combinations of sites, in the population that is told
+_MOST = (1 << 63) - 1
 
 
 @dataclass(frozen=True)
 class Stratum:
-    """site x op x bit (x tier). ``images``: the image ids a fault here may strike; empty where every image is run."""
+    """site x op x bit (x tier). ``images``: the image ids a fault here may strike; empty where every image is run.
+
+    ``section``: what it is a stratum of; None for single faults. ``sites``: what faults at several sites choose from;
+    ``site`` is then the first of these, and not what is struck.
+    """
 
     target: str
     site: Site
@@ -27,59 +39,179 @@ class Stratum:
     bit: int | None
     tier: int | None
     images: tuple[str, ...]
+    section: FaultSpec | None = None
+    sites: tuple[Site, ...] = ()
+
+    @cached_property
+    def pattern(self) -> str:
+        return self.section.pattern_name(self.op) if self.section else "single"
 
     @property
+    def persistent(self) -> bool:
+        return not self.images
+
+    @cached_property
     def name(self) -> str:
         """What its draws are seeded by: bits go by their role, so that campaigns in two precisions draw the same faults."""
         bit = self.site.format.role_name(self.bit)
-        return f"{self.target}/{self.site.name}/{self.op}/{bit}/{self.tier}"
+        site = "*" if self.sites else self.site.name
+        single = f"{self.target}/{site}/{self.op}/{bit}/{self.tier}"
+        return single if self.pattern == "single" else f"{single}/{self.pattern}"
+
+    @cached_property
+    def places(self) -> int:
+        """Sets of words, in one image, that a fault can strike; of one word's bits where these are chosen among more."""
+        section = self.section
+        if section is None or section.pattern == "single":
+            return self.site.elements
+        if section.pattern == "sites":
+            return combinations([site.elements for site in self.sites], section.count or 0)
+        if section.pattern == "bits":
+            sets = 1 if section.adjacent else math.comb(len(self.bits), section.count or 0)
+            return self.site.elements * sets
+        return section.geometry.positions(Matrices.of(self.site.shape, self.site.where))
+
+    @property
+    def bits(self) -> tuple[int, ...]:
+        """The bits of the site's words that the section asks for."""
+        asked = self.section.bits if self.section else "all"
+        return tuple(range(self.site.format.bits)) if asked == "all" else tuple(sorted(asked))
+
+    @property
+    def size(self) -> int:
+        """Faults in the stratum: (place, image) pairs of this op and bit; places where a fault strikes every image.
+
+        What is drawn together with a place is not counted: the word of op "random", bits that each word has of its own.
+        """
+        return self.places * max(1, len(self.images))
 
     @property
     def population(self) -> int:
-        """(element, image) pairs of this op and bit; elements where a fault strikes every image."""
-        return self.site.elements * max(1, len(self.images))
+        """The size as a weight that fits the plan's column: at several sites no more than 2^40 places are counted, which
+        leaves the strata's proportions what they are."""
+        if self.sites:
+            return min(self.places, _COUNTED) * max(1, len(self.images))
+        return self.size
+
+    def check(self) -> None:
+        """Raises UsageError for a stratum without a fault, or with more than can be counted."""
+        if self.sites and not self.places:
+            raise UsageError(
+                f"pattern {self.pattern!r} needs as many sites; the section's patterns name {len(self.sites)}"
+            )
+        if not self.places:
+            raise UsageError(
+                f"site {self.site.name} is too small for pattern {self.pattern!r}; leave it out of the section: sites ="
+                f' ["*", "!{self.site.name}"]'
+            )
+        if self.population > _MOST:
+            raise UsageError(f"pattern {self.pattern!r} at site {self.site.name} has more faults than can be counted")
 
 
 @dataclass(frozen=True)
 class Draw:
-    """One sampled fault. ``image_id`` is None where every image is run."""
+    """One sampled fault: its first word, and, where it strikes more, all of them. ``image_id`` is None where every image
+    is run."""
 
     number: int
     index: int
     masks: Masks
     image_id: str | None
+    struck: Struck | None = field(default=None, compare=False)
 
 
 def strata(spec: FaultSpec, table: SiteTable, tier_images: Sequence[Sequence[str]]) -> Iterator[Stratum]:
-    """Every stratum of one [[faults]] section, in a fixed order. tier_images: image ids per tier."""
-    for site in table.select(spec.where, spec.sites):
-        bits = range(site.format.bits) if spec.bits == "all" else spec.bits
+    """Every stratum of one [[faults]] section, in a fixed order. tier_images: image ids per tier.
+
+    Raises UsageError for a tensor that has no room for the section's pattern.
+    """
+    chosen = table.select(spec.where, spec.sites)
+    several = tuple(chosen) if spec.pattern == "sites" else ()
+    tiers: list[tuple[int | None, tuple[str, ...]]] = [(None, ())]
+    if not spec.persistent:
+        tiers = [(tier, tuple(images)) for tier, images in enumerate(tier_images) if images]
+    for site in chosen[:1] if several else chosen:
         for op in spec.ops:
-            for bit in (None,) if op == "random" else bits:
-                if spec.where == "weight":
-                    yield Stratum(spec.target, site, op, bit, None, ())
-                    continue
-                for tier, images in enumerate(tier_images):
-                    if images:
-                        yield Stratum(spec.target, site, op, bit, tier, tuple(images))
+            for bit in _bits(spec, site, op):
+                for tier, images in tiers:
+                    stratum = Stratum(spec.target, site, op, bit, tier, images, spec, several)
+                    stratum.check()
+                    yield stratum
+
+
+def _bits(spec: FaultSpec, site: Site, op: str) -> Sequence[int | None]:
+    """What strata of a site and an op there are: one per bit; of adjacent bits, per uppermost one."""
+    asked = range(site.format.bits) if spec.bits == "all" else spec.bits
+    if op == "random" or not spec.same_bit or spec.pattern == "sites":
+        return (None,)
+    if spec.pattern == "bits":
+        return [run[-1] for run in windows(asked, spec.count or 0)] if spec.adjacent else (None,)
+    return asked
 
 
 def draws(stratum: Stratum, wanted: int, seed: int) -> list[Draw]:
     """Up to ``wanted`` distinct faults: all of them where the stratum holds no more."""
-    population = stratum.population
+    return list(drawn(stratum, wanted, seed))
+
+
+def drawn(stratum: Stratum, wanted: int, seed: int) -> Iterator[Draw]:
+    """The same, one by one."""
+    size = stratum.size
     taken: set[int] = set()
-    result = []
-    for number in range(min(wanted, population)):
+    for number in range(min(wanted, size)):
         rng = np.random.default_rng(_seed(seed, stratum.name, number))
-        place = int(rng.integers(population))
-        while place in taken:
-            place = int(rng.integers(population))
-        taken.add(place)
-        image, index = divmod(place, stratum.site.elements)
-        word = int(rng.integers(1 << stratum.site.format.bits)) if stratum.op == "random" else 0
-        masks = masks_for(stratum.op, stratum.site.format, stratum.bit, word)
-        result.append(Draw(number, index, masks, stratum.images[image] if stratum.images else None))
-    return result
+        chosen = _below(rng, size)
+        while chosen in taken:
+            chosen = _below(rng, size)
+        taken.add(chosen)
+        image, place = divmod(chosen, stratum.places)
+        image_id = stratum.images[image] if stratum.images else None
+        if stratum.pattern == "single":
+            word = int(rng.integers(1 << stratum.site.format.bits)) if stratum.op == "random" else 0
+            yield Draw(number, place, masks_for(stratum.op, stratum.site.format, stratum.bit, word), image_id)
+        else:
+            struck = _struck(stratum, place, rng)
+            yield Draw(number, *struck.first, image_id, struck)
+
+
+def _struck(stratum: Stratum, place: int, rng: np.random.Generator) -> Struck:
+    section, site = stratum.section, stratum.site
+    assert section is not None
+    if section.pattern == "sites":
+        sizes = [one.elements for one in stratum.sites]
+        words = [(stratum.sites[i], element) for i, element in combination(sizes, section.count or 0, place)]
+        return struck_at_sites(words, stratum.op, section.bits, rng)
+    if section.pattern == "bits":
+        number, element = divmod(place, site.elements)
+        if stratum.bit is None:
+            chosen = [stratum.bits[i] for i in subset(len(stratum.bits), section.count or 0, number)]
+        else:
+            chosen = list(range(stratum.bit + 1 - (section.count or 0), stratum.bit + 1))
+        return struck_bits(site, element, stratum.op, chosen)
+    elements = section.geometry.elements(Matrices.of(site.shape, site.where), place)
+    return struck_elements(site, elements, stratum.op, [stratum.bit] if stratum.bit is not None else stratum.bits, rng)
+
+
+def most_points(sections: Sequence[FaultSpec], table: SiteTable) -> int:
+    """The most activations that one fault of the sections strikes in one inference; 1 where none strikes any."""
+    most = 1
+    for section in sections:
+        if section.where == "activation" and section.target == table.target:
+            shapes = [Matrices.of(site.shape, site.where) for site in table.select(section.where, section.sites)]
+            several = section.count or 1 if section.pattern == "sites" else 1
+            most = max(most, several, *(section.geometry.most(shape) for shape in shapes))
+    return most
+
+
+def _below(rng: np.random.Generator, size: int) -> int:
+    """A whole number from 0 to ``size`` - 1, however large."""
+    if size <= _MOST:
+        return int(rng.integers(size))
+    width = (size - 1).bit_length()
+    while True:
+        found = int.from_bytes(rng.bytes(-(-width // 8)), "little") & ((1 << width) - 1)
+        if found < size:
+            return found
 
 
 def _seed(campaign: int, stratum: str, draw: int) -> int:

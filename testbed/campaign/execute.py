@@ -21,8 +21,7 @@ from testbed.campaign.images import NamedImages
 from testbed.campaign.plan import Leg
 from testbed.campaign.rows import Injected, Known, result_rows, unknown_outcomes
 from testbed.campaign.strikes import strikes_of, with_golden
-from testbed.core.fault import Masks
-from testbed.engines.runner import WeightStriker, struck_weight
+from testbed.engines.runner import WeightStriker, struck_weights
 from testbed.instrument.feed import Words, to_words
 from testbed.semantics import corrupt
 
@@ -151,24 +150,21 @@ class Weights:
         """Raises EngineError."""
         runner = self.bench.runner
         assert isinstance(runner, WeightStriker)
-        with struck_weight(runner, *self._place(leg, fault)) as (before, after):
+        with struck_weights(runner, leg.points.weights(fault, self.bench.table)) as words:
+            before, after = words[0]
             return Struck(self.bench.outputs(), to_words(before), to_words(after))
-
-    def _place(self, leg: Leg, fault: int) -> tuple[str, int, Masks]:
-        site = self.bench.table[leg.sites[fault]]
-        masks = Masks(*(int(mask[fault]) for mask in leg.masks))
-        return site.tensor, site.stored_index(int(leg.column("index")[fault])), masks
 
     def _words(self, leg: Leg, fault: int) -> Struck:
         runner = self.bench.runner
         assert isinstance(runner, WeightStriker)
-        tensor, index, masks = self._place(leg, fault)
-        before = runner.weight(tensor).reshape(-1)[index : index + 1].copy()
-        return Struck(self.bench.golden, to_words(before), to_words(corrupt(before, *masks)))
+        place = leg.points.weights(fault, self.bench.table)[0]
+        before = runner.weight(place.tensor).reshape(-1)[place.index]
+        after = corrupt(before, place.and_mask, place.or_mask, place.xor_mask)
+        return Struck(self.bench.golden, to_words(before), to_words(after))
 
 
 class Struck(NamedTuple):
-    """outputs: of all named images (n, ...); words of the struck elements, before and after."""
+    """outputs: of all named images (n, ...); words of the first struck tensor, before and after."""
 
     outputs: NDArray[np.float32]
     before: Words

@@ -42,3 +42,8 @@ def plan_file(number: int) -> str:
 def words_file(plan: str) -> str:
     """Golden words of the elements that a plan strikes, fault after fault: (entries,) uint32."""
     return plan.removesuffix(".parquet") + ".words.npy"
+
+
+def points_file(plan: str) -> str:
+    """The words of a plan's faults that strike more than one."""
+    return plan.removesuffix(".parquet") + ".points.parquet"

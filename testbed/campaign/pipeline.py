@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from testbed.campaign.bench import Bench
 from testbed.campaign.crew import LocalCrew
-from testbed.campaign.files import PLAN, RESULTS, STORE, TIERS, Files, words_file
+from testbed.campaign.files import PLAN, RESULTS, STORE, TIERS, Files, points_file, words_file
 from testbed.campaign.gates import check_bounds, parity, weight_canary, zero_fault, zero_fault_leg
-from testbed.campaign.plan import plan_table, write_plan
+from testbed.campaign.plan import planned, widest, write_plan
 from testbed.campaign.prepare import Preparation
 from testbed.campaign.rows import ROW_SCHEMA
 from testbed.campaign.spec import CampaignSpec
@@ -38,7 +38,7 @@ from testbed.engines.runner import require_engine
 log = logging.getLogger(__name__)
 
 LATER_STAGES = ("gates", "plan", "execute", "summary", "report")
-_WORD_FAULTS = 1 << 18  # faults whose golden words are read in one pass over the images
+_WORDS_AT_ONCE = 1 << 18  # golden words that are read in one pass over the images
 
 
 class Progress(Protocol):
@@ -168,15 +168,15 @@ class Campaign:
         }
 
         def build() -> dict[str, Any]:
-            table = plan_table(self.spec, tables, self.place.images.per_tier(len(self.spec.tiers.edges)))
-            write_plan(self.folder / PLAN, table)
+            parts = planned(self.spec, tables, self.place.images.per_tier(len(self.spec.tiers.edges)))
+            faults = write_plan(self.folder / PLAN, parts)
             self._write_words(PLAN)
-            return {"faults": table.num_rows}
+            return {"faults": faults}
 
-        self.folder.stage("plan", inputs, [PLAN, words_file(PLAN)], build)
+        self.folder.stage("plan", inputs, [PLAN, points_file(PLAN), words_file(PLAN)], build)
 
     def _write_words(self, plan: str) -> None:
-        parts = list(self._units(plan, 0, _WORD_FAULTS))
+        parts = list(self._units(plan, 0, max(1, _WORDS_AT_ONCE // widest(self.folder / plan))))
         legs = (leg_of(self.folder / plan, unit.start, unit.stop) for unit in parts)
         write_words(self.place, plan, (unit.words for unit in parts), legs)
 

@@ -1,50 +1,112 @@
 """The plan: ``faults.parquet``, every fault of the campaign in the order it will run, decided before the first one
-runs."""
+runs; and the words of those that strike several (`testbed.campaign.points`)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from testbed.campaign.draw import draws, strata
+from testbed.campaign import points
+from testbed.campaign.draw import Draw, Stratum, drawn, strata
+from testbed.campaign.points import Points, read_points
 from testbed.campaign.spec import CampaignSpec
+from testbed.campaign.struck import Struck
 from testbed.core.errors import StaleArtefact
 from testbed.core.fault import Masks
 from testbed.core.files import atomic_path
 from testbed.core.schema import PLAN_COLUMNS, SCHEMA_VERSION, arrow_schema
 from testbed.core.site import Site, SiteTable
 
+_PART_FAULTS = 1 << 14
+_PART_WORDS = 1 << 18
 
-def plan_table(spec: CampaignSpec, tables: Mapping[str, SiteTable], tier_images: Sequence[Sequence[str]]) -> pa.Table:
-    """All faults of the campaign, columns ``PLAN_COLUMNS``. tier_images: ids of the named images per tier."""
-    rows: list[dict[str, Any]] = []
+
+class PlannedFault(NamedTuple):
+    """One row of the plan, and all its words where they are more than one."""
+
+    row: dict[str, Any]
+    struck: Struck | None
+
+
+class Planned(NamedTuple):
+    """Part of a plan. faults: columns ``PLAN_COLUMNS``, in plan order; points: the words of those that strike several,
+    columns ``points.SCHEMA``."""
+
+    faults: pa.Table
+    points: pa.Table
+
+
+def planned(
+    spec: CampaignSpec, tables: Mapping[str, SiteTable], tier_images: Sequence[Sequence[str]]
+) -> Iterator[Planned]:
+    """All faults of the campaign, in parts of bounded size. tier_images: ids of the named images per tier.
+
+    Raises UsageError for a tensor that has no room for a section's pattern.
+    """
+    return in_parts(_faults(spec, tables, tier_images))
+
+
+def _faults(
+    spec: CampaignSpec, tables: Mapping[str, SiteTable], tier_images: Sequence[Sequence[str]]
+) -> Iterator[PlannedFault]:
     number = 0
     for section in spec.faults:
-        for stratum in strata(section, tables[section.target], tier_images):
-            chosen = draws(stratum, section.per_stratum, spec.seed)
-            for draw in chosen:
-                row = fault_row(
-                    stratum.target, stratum.site, stratum.op, stratum.bit, draw.index, draw.masks, draw.image_id
-                )
-                row |= {
-                    "fault_id": len(rows),
-                    "stratum": number,
-                    "draw": draw.number,
-                    "population": stratum.population,
-                    "inclusion": len(chosen) / stratum.population,
-                    "tier": stratum.tier,
-                }
-                rows.append(row)
+        table = tables[section.target]
+        for stratum in strata(section, table, tier_images):
+            chosen = min(section.per_stratum, stratum.size)
+            facts = {"stratum": number, "inclusion": chosen / stratum.size}
+            for draw in drawn(stratum, chosen, spec.seed):
+                yield planned_fault(stratum, draw, table, facts)
             number += 1
-    return table_of(rows)
+
+
+def planned_fault(stratum: Stratum, draw: Draw, table: SiteTable, facts: Mapping[str, Any]) -> PlannedFault:
+    """A draw as a row of the plan. facts: what the stratum does not know: its number, the inclusion probability, ..."""
+    struck = draw.struck
+    site = stratum.site if struck is None else table[struck.sites[0]]
+    row = fault_row(stratum.target, site, stratum.op, stratum.bit, draw.index, draw.masks, draw.image_id)
+    row |= {
+        "points": 1 if struck is None else len(struck),
+        "pattern": stratum.pattern,
+        "scope": "persistent" if stratum.persistent else "inference",
+        "draw": draw.number,
+        "population": stratum.population,
+        "tier": stratum.tier,
+        **facts,
+    }
+    return PlannedFault(row, struck)
+
+
+def in_parts(faults: Iterable[PlannedFault], first: int = 0) -> Iterator[Planned]:
+    """The faults, numbered from ``first``, as tables of bounded size; at least one, which may be empty."""
+    rows: list[dict[str, Any]] = []
+    several: list[tuple[int, Struck]] = []
+    words, parts = 0, 0
+    for number, fault in enumerate(faults, first):
+        rows.append(fault.row | {"fault_id": number})
+        if fault.struck is not None and len(fault.struck) > 1:
+            several.append((number, fault.struck))
+            words += len(fault.struck)
+        if len(rows) >= _PART_FAULTS or words >= _PART_WORDS:
+            yield Planned(table_of(rows), _points(several))
+            rows, several, words, parts = [], [], 0, parts + 1
+    if rows or not parts:
+        yield Planned(table_of(rows), _points(several))
+
+
+def plan_table(spec: CampaignSpec, tables: Mapping[str, SiteTable], tier_images: Sequence[Sequence[str]]) -> pa.Table:
+    """The faults of `planned` in one table, for plans that fit in memory."""
+    parts = [part.faults for part in planned(spec, tables, tier_images)]
+    return pa.concat_tables(parts).unify_dictionaries().combine_chunks()
 
 
 def fault_row(
@@ -84,21 +146,74 @@ def table_of(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     return pa.table(columns, schema=arrow_schema(PLAN_COLUMNS)).combine_chunks()
 
 
-def write_plan(path: Path, table: pa.Table) -> None:
-    with atomic_path(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+def _points(several: Sequence[tuple[int, Struck]]) -> pa.Table:
+    sizes = [len(struck) for _, struck in several]
+    masks = np.concatenate([np.zeros((0, 3), np.uint32), *(struck.masks for _, struck in several)])
+    sites = [name for _, struck in several for name in struck.sites]
+    columns = {
+        "fault_id": np.repeat(np.array([number for number, _ in several], np.int64), sizes),
+        "point": np.concatenate([np.zeros(0, np.int32), *(np.arange(size, dtype=np.int32) for size in sizes)]),
+        "site": pa.array(sites, pa.string()).dictionary_encode(),
+        "index": np.concatenate([np.zeros(0, np.int64), *(struck.index for _, struck in several)]),
+        "and_mask": masks[:, 0],
+        "or_mask": masks[:, 1],
+        "xor_mask": masks[:, 2],
+    }
+    return pa.table(columns, schema=points.SCHEMA)
+
+
+def write_plan(path: Path, plan: pa.Table | Iterable[Planned]) -> int:
+    """Writes the plan and, beside it, its points, a part at a time; how many faults there are.
+
+    A table alone is a plan of single faults.
+    """
+    parts = [Planned(plan, points.SCHEMA.empty_table())] if isinstance(plan, pa.Table) else plan
+    faults = 0
+    with atomic_path(path) as temporary, atomic_path(points.points_path(path)) as beside, ExitStack() as stack:
+        writers: tuple[pq.ParquetWriter, pq.ParquetWriter] | None = None
+        for part in parts:
+            if writers is None:
+                opened = ((temporary, part.faults), (beside, part.points))
+                writers = tuple(
+                    stack.enter_context(pq.ParquetWriter(file, table.schema, compression="zstd"))
+                    for file, table in opened
+                )
+            for writer, table in zip(writers, part, strict=True):
+                writer.write_table(table)
+            faults += part.faults.num_rows
+    return faults
 
 
 @dataclass(frozen=True)
 class Leg:
-    """The faults of one (target, place), in plan order, as NumPy columns: what one engine runs."""
+    """The faults of one (target, place), in plan order, as NumPy columns: what one engine runs.
+
+    ``points_path``: where the words of faults that strike several are; not needed where none does.
+    """
 
     target: str
     where: str
     table: pa.Table
+    points_path: Path | None = None
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
+
+    def take(self, faults: Sequence[int] | NDArray[np.int64]) -> Leg:
+        """Those faults, by their row, ascending."""
+        return replace(self, table=self.table.take(pa.array(faults, pa.int64())))
+
+    @cached_property
+    def points(self) -> Points:
+        """The struck words of every fault, read from the plan's points where there are several. Raises StaleArtefact for
+        a points file that does not have them."""
+        singles = Points.single(self.sites, self.column("index"), self.masks)
+        several = np.flatnonzero(self.column("points") > 1)
+        if not len(several):
+            return singles
+        if self.points_path is None:
+            raise StaleArtefact("faults that strike several words were taken from their plan without its points")
+        return singles.with_more(several, read_points(self.points_path, self.column("fault_id")[several]))
 
     def column(self, name: str) -> NDArray:
         return self.table.column(name).to_numpy()
@@ -120,13 +235,21 @@ class Leg:
 def read_plan(path: Path) -> pa.Table:
     """Raises StaleArtefact for a damaged file or another schema version."""
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(path).unify_dictionaries().combine_chunks()
     except (OSError, pa.ArrowException) as error:
         raise StaleArtefact(f"{path} is not a readable plan; rerun with --redo plan") from error
     found = (table.schema.metadata or {}).get(b"schema_version", b"").decode()
     if found != str(SCHEMA_VERSION):
         raise StaleArtefact(f"{path} has schema version {found or 'none'}, this testbed reads {SCHEMA_VERSION}")
     return table
+
+
+def widest(path: Path) -> int:
+    """The most words that one fault of a plan strikes, told by the file's statistics."""
+    metadata = pq.ParquetFile(path).metadata
+    column = arrow_schema(PLAN_COLUMNS).get_field_index("points")
+    groups = (metadata.row_group(number).column(column).statistics for number in range(metadata.num_row_groups))
+    return max((int(group.max) for group in groups if group is not None and group.has_min_max), default=1)
 
 
 def legs(plan: pa.Table) -> Iterator[Leg]:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.analysis.confidence import TierEdges, Tiers, first_of_each, tiers_from_logits
+from testbed.campaign.draw import most_points
 from testbed.campaign.files import TIERS, Files
 from testbed.campaign.images import NamedImages, named_images
 from testbed.campaign.spec import CampaignSpec
@@ -105,6 +106,7 @@ class Preparation:
                 precision=engine.precision,
                 threads=threads,
                 max_batch=batch,
+                max_points=most_points(self.spec.faults, table),
             )
             return open_engine(engine.backend, request)
 

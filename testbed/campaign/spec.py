@@ -7,25 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from testbed.analysis.confidence import TierEdges
 from testbed.analysis.outcome import DETECTORS
+from testbed.campaign.faultspec import FaultSpec
+from testbed.campaign.strict import Count, NonNegative, Positive, Strict
 from testbed.core.errors import UsageError
-from testbed.core.fault import OPS
 from testbed.core.formats import format_named
 from testbed.core.site import Where
 from testbed.engines.runner import check_engine
-from testbed.instrument.feed import GATED_REPLACE, MECHANISMS
-
-Target = Literal["model", "attention"]
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-
-
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+from testbed.instrument.feed import GATED_REPLACE, MECHANISMS, OP
 
 
 class DataSpec(Strict):
@@ -42,9 +34,9 @@ class ModelSpec(Strict):
     an ONNX file of whatever origin."""
 
     preset: str | None = None
-    overrides: dict[str, Any] = {}
+    overrides: dict[str, Any] = Field(default_factory=dict)
     recipe: str | None = None
-    training: dict[str, Any] = {}
+    training: dict[str, Any] = Field(default_factory=dict)
     run: str | None = None
     onnx: str | None = None
 
@@ -132,31 +124,17 @@ class ToleranceSpec(Strict):
         return self.atol if isinstance(self.atol, tuple) else (self.atol,) * tiers
 
 
-class FaultSpec(Strict):
-    """Faults of one place: which target and tensors, what happens to which bits, how many per stratum.
+class ExposureSpec(Strict):
+    """How much each site is exposed: what turns rates into contributions to a failure rate.
 
-    A stratum is site x op x bit (x tier for activations, whose faults last one inference of one image). A weight fault
-    lasts for every named image.
+    ``sites``: site pattern -> weight, such as bits resident x time x raw failure rate; of several patterns that match a
+    site the last one counts. ``per_bit``: weights are per bit, to be multiplied by the bits of the site's tensor.
+    ``unit``: of the contributions.
     """
 
-    target: Target
-    where: Where
-    sites: tuple[str, ...] = ("*",)
-    ops: tuple[Literal["flip", "stuck0", "stuck1", "random"], ...] = OPS  # type: ignore[assignment]
-    bits: Literal["all"] | tuple[Annotated[int, Field(ge=0, le=31)], ...] = "all"
-    per_stratum: Count = 1
-
-    @field_validator("ops", "sites", "bits")
-    @classmethod
-    def _each_once(cls, values: Any) -> Any:
-        if not values:
-            raise ValueError("names nothing; leave the key out for all")
-        if (
-            values != "all"
-            and (twice := next((value for value in values if values.count(value) > 1), None)) is not None
-        ):
-            raise ValueError(f"names {twice!r} twice")  # a stratum drawn from twice would give every fault twice
-        return values
+    sites: Annotated[dict[str, NonNegative], Field(min_length=1)]
+    per_bit: bool = False
+    unit: str = "FIT"
 
 
 class CampaignSpec(Strict):
@@ -171,6 +149,7 @@ class CampaignSpec(Strict):
     gates: GateSpec = GateSpec()
     tolerance: ToleranceSpec = ToleranceSpec()
     faults: Annotated[tuple[FaultSpec, ...], Field(min_length=1)]
+    exposure: ExposureSpec | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> CampaignSpec:
@@ -186,9 +165,22 @@ class CampaignSpec(Strict):
         atol = self.tolerance.atol
         if isinstance(atol, tuple) and len(atol) != len(self.tiers.edges):
             raise ValueError(f"tolerance.atol names {len(atol)} tiers, tiers.edges {len(self.tiers.edges)}")
-        named = [(fault.target, fault.where, op) for fault in self.faults for op in fault.ops]
+        named = [
+            (fault.target, fault.where, op, fault.pattern_name(op), fault.persistent)
+            for fault in self.faults
+            for op in fault.ops
+        ]
         if twice := next((name for name in named if named.count(name) > 1), None):
-            raise ValueError(f"faults: two sections strike {twice[0]} {twice[1]}s with {twice[2]!r}; join them")
+            pattern = "" if twice[3] == "single" else f" and pattern {twice[3]!r}"
+            raise ValueError(
+                f"faults: two sections strike {twice[0]} {twice[1]}s with {twice[2]!r}{pattern}; join them"
+            )
+        in_one = next((f for f in self.faults if f.pattern == "sites" and f.where == "activation"), None)
+        if in_one and self.engine.ports != OP:
+            raise ValueError(
+                f"faults: pattern 'sites' strikes {in_one.count} activations in one inference, of which the later see what"
+                f" the earlier changed; only ports of live values can: set engine.ports = {OP!r}"
+            )
         width = format_named(self.engine.precision).bits
         for fault in self.faults:
             if fault.bits != "all" and max(fault.bits) >= width:
@@ -277,5 +269,5 @@ def _known_keys(location: tuple[int | str, ...]) -> str:
         if isinstance(part, int):
             continue
         annotation = model.model_fields[part].annotation
-        model = FaultSpec if part == "faults" else DataSpec if part == "data" else annotation
+        model = {"faults": FaultSpec, "data": DataSpec, "exposure": ExposureSpec}.get(part, annotation)
     return f"known keys there: {', '.join(model.model_fields)}"

@@ -11,7 +11,7 @@ from testbed.campaign.evaluation import Strikes
 from testbed.campaign.images import NamedImages
 from testbed.campaign.plan import Leg
 from testbed.core.site import SiteTable
-from testbed.instrument.feed import NO_SITE, PortFeed, Words, feed_sites
+from testbed.instrument.feed import NO_SITE, PortFeed, Words
 
 
 def strikes_of(leg: Leg, table: SiteTable, images: NamedImages) -> tuple[NDArray[np.int64], Strikes]:
@@ -19,7 +19,7 @@ def strikes_of(leg: Leg, table: SiteTable, images: NamedImages) -> tuple[NDArray
 
     A persistent fault strikes every named image, in their order; any other the one it was drawn for.
     """
-    places = _places(leg, table)
+    places = leg.points.feed(table)
     persistent = np.array([image is None for image in leg.image_ids])
     each = np.where(persistent, len(images), 1)
     fault = np.repeat(np.arange(len(leg)), each)
@@ -28,12 +28,6 @@ def strikes_of(leg: Leg, table: SiteTable, images: NamedImages) -> tuple[NDArray
     image[of_all] = np.tile(np.arange(len(images)), int(persistent.sum()))
     image[~of_all] = images.rows([name for name in leg.image_ids if name is not None])
     return fault, Strikes(image, places.take(fault))
-
-
-def _places(leg: Leg, table: SiteTable) -> PortFeed:
-    """(faults, K)."""
-    none = np.zeros(len(leg), np.uint32)
-    return PortFeed(feed_sites(table, leg.sites), leg.column("index"), *leg.masks, none)
 
 
 def with_golden(strikes: Strikes, words: Words) -> Strikes:

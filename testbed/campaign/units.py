@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from testbed.campaign.plan import Leg
+from testbed.campaign.points import points_path
 from testbed.campaign.strikes import word_counts
 from testbed.campaign.work import Unit
 
@@ -31,7 +32,7 @@ def slice_of(path: Path, start: int, stop: int) -> pa.Table:
 
 def leg_of(path: Path, start: int, stop: int) -> Leg:
     table = slice_of(path, start, stop)
-    return Leg(str(table.column("target")[0]), str(table.column("where")[0]), table)
+    return Leg(str(table.column("target")[0]), str(table.column("where")[0]), table, points_path(path))
 
 
 def units_of(path: Path, name: str, images: int, rows_per_unit: int, first: int) -> Iterator[Unit]:

@@ -20,6 +20,7 @@ from testbed.campaign.evaluation import Evaluated, Strikes
 from testbed.campaign.execute import Activations, Weights
 from testbed.campaign.files import PLAN, RESULTS, Files
 from testbed.campaign.plan import Leg, fault_row, read_plan, table_of
+from testbed.campaign.points import points_path
 from testbed.campaign.prepare import Preparation
 from testbed.campaign.spec import CampaignSpec
 from testbed.campaign.strikes import strikes_of, with_golden
@@ -145,7 +146,7 @@ class Run:
         """Through the whole twin, whatever the campaign used: the reference of all other evaluations."""
         target, image = row["target"], self.place.images.row(row["image_id"])
         bench, judge = self.place.bench(target, site.where), self.place.judge
-        leg = Leg(target, site.where, table_of([row]))
+        leg = Leg(target, site.where, table_of([row]), points_path(self.folder / PLAN))
         if site.where == "activation":
             words = golden_words(self.place, leg)
             _, strikes = strikes_of(leg, bench.table, bench.images)

@@ -72,8 +72,7 @@ class Worker:
         counts = word_counts(leg.table, len(self.place.images))
         ends = np.cumsum(counts)
         kept = [words[ends[fault] - counts[fault] : ends[fault]] for fault in faults]
-        chosen = Leg(leg.target, leg.where, leg.table.take(pa.array(faults, pa.int64())))
-        return chosen, np.concatenate(kept)
+        return leg.take(faults), np.concatenate(kept)
 
 
 def open_worker(folder: str) -> Worker:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.campaign.bench import Bench
+from testbed.campaign.draw import most_points
 from testbed.campaign.execute import Judge
 from testbed.campaign.files import TIERS, Files
 from testbed.campaign.images import NamedImages, named_images
@@ -72,6 +73,7 @@ class Workplace:
             threads=tuned["threads"],
             mutable_weights=mutable_weights,
             max_batch=tuned["batch"],
+            max_points=most_points(self.spec.faults, self.table(target)),
         )
 
     def open(self, request: EngineRequest) -> Runner:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -82,27 +82,54 @@ class WeightStriker(Protocol):
         ...
 
 
+@dataclass(frozen=True, eq=False)
+class StruckWords:
+    """Words of one stored tensor, and what is done to each. index: (n,) flat, as stored, no element twice; masks: (n,)."""
+
+    tensor: str
+    index: NDArray[np.int64]
+    and_mask: NDArray[np.uint32]
+    or_mask: NDArray[np.uint32]
+    xor_mask: NDArray[np.uint32]
+
+
+@contextmanager
+def struck_weights(runner: WeightStriker, places: Iterable[StruckWords]) -> Iterator[list[tuple[NDArray, NDArray]]]:
+    """Corrupts stored weights for the length of the block; yields (before, after) of each place, and restores them all
+    bit for bit.
+
+    Raises EngineError if a restored word is not the one that was there before.
+    """
+    with ExitStack() as stack:
+        yield [stack.enter_context(_struck(runner, place)) for place in places]
+
+
+@contextmanager
+def _struck(runner: WeightStriker, place: StruckWords) -> Iterator[tuple[NDArray, NDArray]]:
+    flat = runner.weight(place.tensor).reshape(-1)
+    before = flat[place.index]
+    after = corrupt(before, place.and_mask, place.or_mask, place.xor_mask)
+    as_words(flat)[place.index] = as_words(after)
+    try:
+        runner.weight_changed(place.tensor)
+        yield before, after
+    finally:
+        as_words(flat)[place.index] = as_words(before)
+        runner.weight_changed(place.tensor)
+        wrong = np.flatnonzero(as_words(flat)[place.index] != as_words(before))
+        if len(wrong):
+            element = place.index[wrong[0]]
+            raise EngineError(f"weight {place.tensor}[{element}] could not be restored; the engine must be rebuilt")
+
+
 @contextmanager
 def struck_weight(
     runner: WeightStriker, tensor: str, stored_index: int, masks: Masks
 ) -> Iterator[tuple[NDArray, NDArray]]:
-    """Corrupts one stored weight for the length of the block; yields (before, after), and restores it bit for bit.
-
-    Raises EngineError if the restored word is not the one that was there before.
-    """
-    flat = runner.weight(tensor).reshape(-1)
-    where = slice(stored_index, stored_index + 1)
-    before = flat[where].copy()
-    after = corrupt(before, *masks)
-    as_words(flat)[where] = as_words(after)
-    try:
-        runner.weight_changed(tensor)
-        yield before, after
-    finally:
-        as_words(flat)[where] = as_words(before)
-        runner.weight_changed(tensor)
-        if not np.array_equal(as_words(flat)[where], as_words(before)):
-            raise EngineError(f"weight {tensor}[{stored_index}] could not be restored; the engine must be rebuilt")
+    """`struck_weights` of one word; yields its (before, after), (1,) each."""
+    place = StruckWords(tensor, np.array([stored_index]), *(np.array([mask], np.uint32) for mask in masks))
+    with struck_weights(runner, [place]) as (word,):
+        yield word
 
 
 class BaseRunner:

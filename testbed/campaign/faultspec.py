@@ -1,0 +1,132 @@
+"""One [[faults]] section of a spec, in three kinds of choice that do not know each other.
+
+selector     target, where, sites, scope; and pattern with its size: which words are struck together
+format       bits: which of a word's bits; what they mean is the struck tensor's own format
+error model  ops: what happens to them
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from testbed.campaign.strict import Count, Strict
+from testbed.core.fault import OPS, Scope
+from testbed.core.patterns import Burst, Column, Element, Pattern, Row, Tile
+from testbed.core.site import Where
+
+Target = Literal["model", "attention"]
+PatternKind = Literal["single", "bits", "burst", "row", "column", "tile", "sites"]
+_SIZES: dict[str, tuple[str, ...]] = {
+    "single": (),
+    "bits": ("count",),
+    "burst": ("length",),
+    "row": (),
+    "column": (),
+    "tile": ("rows", "columns"),
+    "sites": ("count",),
+}
+_ONE_WORD = ("single", "bits")
+
+
+class FaultSpec(Strict):
+    """Faults of one place: which target and tensors, what happens to which bits, how many per stratum.
+
+    A stratum is site x op x bit (x tier for activations). A weight fault lasts for every named image; an activation
+    fault lasts one inference of one image, or, with ``scope`` "persistent", strikes every image, and has no tier.
+
+    ``pattern``: the words that one fault strikes.
+        single          one word
+        bits            ``count`` bits of one word, any or, if ``adjacent``, next to each other
+        burst           ``length`` elements next to each other in the tensor's flat order
+        row, column     of a matrix: an activation's last two axes, a weight's outputs by inputs
+        tile            ``rows`` x ``columns`` of a matrix, on a grid of such tiles, cut at its edges
+        sites           ``count`` single faults at different sites, in one inference; several activations need
+                        engine.ports = "op"
+    ``same_bit``: whether all words of a burst, row, column or tile are struck in the same bit, which is the stratum's,
+    or each in one of its own. Random words are always of their own, and so are the bits of several sites.
+    """
+
+    target: Target
+    where: Where
+    sites: tuple[str, ...] = ("*",)
+    ops: tuple[Literal["flip", "stuck0", "stuck1", "random"], ...] = OPS  # type: ignore[assignment]
+    bits: Literal["all"] | tuple[Annotated[int, Field(ge=0, le=31)], ...] = "all"
+    pattern: PatternKind = "single"
+    count: Annotated[int, Field(ge=2)] | None = None
+    length: Annotated[int, Field(ge=2)] | None = None
+    rows: Count | None = None
+    columns: Count | None = None
+    adjacent: bool = False
+    same_bit: bool = True
+    scope: Scope | None = None
+    per_stratum: Count = 1
+
+    @field_validator("ops", "sites", "bits")
+    @classmethod
+    def _each_once(cls, values: Any) -> Any:
+        if not values:
+            raise ValueError("names nothing; leave the key out for all")
+        if (
+            values != "all"
+            and (twice := next((value for value in values if values.count(value) > 1), None)) is not None
+        ):
+            raise ValueError(f"names {twice!r} twice")  # a stratum drawn from twice would give every fault twice
+        return values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _all_ops_that_fit(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("pattern") == "bits":
+            return {"ops": tuple(op for op in OPS if op != "random"), **values}
+        return values
+
+    @model_validator(mode="after")
+    def _fits_its_pattern(self) -> FaultSpec:
+        self._check_sizes()
+        if self.pattern == "bits" and "random" in self.ops:
+            raise ValueError(
+                "ops: 'random' sets whole words, of which pattern = \"bits\" takes some bits; leave it out"
+            )
+        if self.adjacent and self.pattern != "bits":
+            raise ValueError('adjacent: is for pattern = "bits"; elements next to each other are pattern = "burst"')
+        if not self.same_bit and self.pattern in (*_ONE_WORD, "sites"):
+            raise ValueError(f"same_bit: is for patterns of several words in a tensor, not {self.pattern!r}")
+        if self.pattern == "bits" and self.bits != "all" and len(self.bits) < (self.count or 0):
+            raise ValueError(f"bits names {len(self.bits)}, of which {self.count} are to be struck together")
+        if self.scope == "inference" and self.where == "weight":
+            raise ValueError("scope: a weight fault lasts for every image; leave scope out")
+        return self
+
+    def _check_sizes(self) -> None:
+        for key in ("count", "length", "rows", "columns"):
+            wanted = key in _SIZES[self.pattern]
+            if wanted and getattr(self, key) is None:
+                raise ValueError(f"pattern {self.pattern!r} needs {' and '.join(_SIZES[self.pattern])}")
+            if not wanted and getattr(self, key) is not None:
+                owners = ", ".join(repr(kind) for kind, keys in _SIZES.items() if key in keys)
+                raise ValueError(f"{key}: belongs to pattern {owners}, not {self.pattern!r}")
+
+    @property
+    def persistent(self) -> bool:
+        return self.where == "weight" or self.scope == "persistent"
+
+    @property
+    def geometry(self) -> Pattern:
+        """How the words of a fault lie in one tensor."""
+        if self.pattern == "burst":
+            assert self.length is not None
+            return Burst(self.length)
+        if self.pattern == "tile":
+            assert self.rows is not None
+            assert self.columns is not None
+            return Tile(self.rows, self.columns)
+        whole: dict[str, Pattern] = {"row": Row(), "column": Column()}
+        return whole.get(self.pattern, Element())
+
+    def pattern_name(self, op: str) -> str:
+        """The pattern with its size, as rows tell it: "single", "bits-3-adjacent", "tile-4x16-any-bit", "sites-2"."""
+        if self.pattern in ("bits", "sites"):
+            return f"{self.pattern}-{self.count}" + ("-adjacent" if self.adjacent else "")
+        return self.geometry.name + ("" if self.same_bit or op == "random" else "-any-bit")
