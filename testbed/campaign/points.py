@@ -85,9 +85,10 @@ class Points:
         rows = np.repeat(faults, counts)
         places = np.arange(len(ids)) - np.repeat(starts, counts)
         sites = more.column("site").combine_chunks()
-        known = sites.dictionary.to_pylist()
+        used, codes = np.unique(sites.indices.to_numpy(), return_inverse=True)  # its dictionary may name others
+        known = sites.dictionary.take(pa.array(used)).to_pylist()
         names = tuple(dict.fromkeys([*self.names, *known]))
-        codes = np.array([names.index(name) for name in known], np.int64)[sites.indices.to_numpy()]
+        codes = np.array([names.index(name) for name in known], np.int64)[codes]
         width = max(self.site.shape[1], int(counts.max(initial=1)))
 
         def widened(own: NDArray, unused: int, values: NDArray) -> NDArray:
