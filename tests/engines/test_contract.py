@@ -26,11 +26,13 @@ from testbed.engines.runner import (
     PRECISIONS,
     EngineRequest,
     Runner,
+    StruckWords,
     WeightStriker,
     check_engine,
     open_engine,
     require_engine,
     struck_weight,
+    struck_weights,
 )
 from testbed.export.onnx import export_onnx
 from testbed.instrument.feed import PortFeed
@@ -283,6 +285,41 @@ def test_a_struck_weight_acts_as_in_an_engine_built_from_the_faulty_file(
         rebuilt = asked(with_fault(plain, site, index, masks), mutable_weights=True)
         with open_engine(backend, rebuilt) as fresh:
             assert same_bits(output(fresh), faulty), site.name
+
+
+def test_many_struck_words_of_many_weights_act_and_are_undone(
+    plain: bytes, backend: str, striker: Any, weights: list[Site]
+) -> None:
+    rng = np.random.default_rng(2)
+    places, faulty_file, stored = [], plain, {site.tensor: striker.weight(site.tensor).tobytes() for site in weights}
+    for site in weights[::2]:
+        canonical = np.arange(site.elements).reshape(site.shape)
+        flat = (canonical.T if site.transposed else canonical).reshape(-1)  # canonical index of each stored element
+        index = rng.choice(site.elements, size=min(7, site.elements), replace=False)
+        bits = rng.integers(0, 24, len(index))
+        full, none = np.full(len(index), 2**32 - 1, np.uint32), np.zeros(len(index), np.uint32)
+        places.append(StruckWords(site.tensor, index, full, none, (1 << bits).astype(np.uint32)))
+        for element, bit in zip(index, bits, strict=True):
+            faulty_file = with_fault(faulty_file, site, int(flat[element]), masks_for("flip", FP32, int(bit)))
+    golden = output(striker)
+    with struck_weights(striker, places) as words:
+        faulty = output(striker)
+        for place, (before, after) in zip(places, words, strict=True):
+            assert (as_words(before) ^ as_words(after) == place.xor_mask).all()
+    assert same_bits(output(striker), golden)
+    assert {name: striker.weight(name).tobytes() for name in stored} == stored
+    with open_engine(backend, asked(faulty_file, mutable_weights=True)) as fresh:
+        assert same_bits(output(fresh), faulty)
+
+
+def test_all_struck_words_are_undone_when_one_of_them_cannot_be_struck(striker: Any, weights: list[Site]) -> None:
+    one = np.array([1], np.uint32)
+    places = [StruckWords(site.tensor, np.array([0]), one, one, one) for site in weights[:3]]
+    unknown = StruckWords("no.such.weight", np.array([0]), one, one, one)
+    stored = {site.tensor: striker.weight(site.tensor).tobytes() for site in weights}
+    with pytest.raises(EngineError, match=r"no\.such\.weight"), struck_weights(striker, [*places, unknown]):
+        raise AssertionError("the block must not be entered")
+    assert {name: striker.weight(name).tobytes() for name in stored} == stored
 
 
 def with_fault(plain: bytes, site: Site, index: int, masks: Masks) -> bytes:
