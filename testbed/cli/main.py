@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "export": ("testbed.cli.export:export", "Write a deployable engine file and its parity with the golden."),
     "instrument": ("testbed.cli.instrument:instrument", "Give an ONNX file fault ports and list its sites."),
     "campaign": ("testbed.cli.campaign:campaign", "Run fault-injection campaigns."),
+    "bench": ("testbed.cli.bench:bench", "Time models as deployed, side by side."),
     "report": ("testbed.cli.report:report", "Make a finished campaign's page again."),
     "fault": ("testbed.cli.fault:fault", "Look at single faults of a campaign."),
 }

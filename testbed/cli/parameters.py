@@ -37,6 +37,20 @@ class Counts(click.ParamType):
             self.fail(f"{value!r}: write whole numbers separated by commas, such as 64,64,128,256", param, ctx)
 
 
+class Grid(click.ParamType):
+    """Numbers separated by commas."""
+
+    name = "grid"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(float(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r}: write numbers separated by commas, such as .9,.8,.5", param, ctx)
+
+
 class DefaultGroup(click.Group):
     """A group whose command ``default`` is meant where none is named: ``golden DIR`` is ``golden record DIR``."""
 

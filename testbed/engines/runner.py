@@ -122,6 +122,15 @@ def _struck(runner: WeightStriker, place: StruckWords) -> Iterator[tuple[NDArray
             raise EngineError(f"weight {place.tensor}[{element}] could not be restored; the engine must be rebuilt")
 
 
+@runtime_checkable
+class PhasedRunner(Protocol):
+    """A runner on another device, which can tell the copies from the computation."""
+
+    def phases(self, feeds: Arrays) -> dict[str, float]:
+        """One run: ``h2d_ms`` (host to device), ``compute_ms``, ``d2h_ms``, each until the device is done with it."""
+        ...
+
+
 @contextmanager
 def struck_weight(
     runner: WeightStriker, tensor: str, stored_index: int, masks: Masks

@@ -135,6 +135,25 @@ class TorchCudaRunner(TorchRunner):
                 torch.set_float32_matmul_precision(matmul)
                 torch.use_deterministic_algorithms(deterministic)
 
+    def phases(self, feeds: Arrays) -> dict[str, float]:
+        """See `PhasedRunner`: by CUDA events on the stream."""
+        arrays = self._signature.checked(feeds)
+        marks = [torch.cuda.Event(enable_timing=True) for _ in range(4)]
+        with self._settings(), torch.inference_mode():
+            marks[0].record()
+            given = {name: from_numpy(np.array(array)).to(self.device) for name, array in arrays.items()}
+            marks[1].record()
+            values = self._constants | given
+            for step in self._steps:
+                _take(step, values, self.device)
+            marks[2].record()
+            for name in self._signature.outputs:
+                values[name].cpu()
+            marks[3].record()
+            torch.cuda.synchronize()
+        names = ("h2d_ms", "compute_ms", "d2h_ms")
+        return {name: a.elapsed_time(b) for name, a, b in zip(names, marks, marks[1:], strict=False)}
+
     def _device_options(self) -> dict[str, Any]:
         return {"gpu": torch.cuda.get_device_name(), "tf32": False, "deterministic_algorithms": True}
 

@@ -1,0 +1,1 @@
+"""Latency of engines as they would be deployed: never of an instrumented one."""

@@ -1,0 +1,175 @@
+"""Latency of run folders' models as deployed: plain engines, side by side, every number with its engine's hash."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from testbed.bench.counts import mac_count, parameter_count
+from testbed.bench.timing import Budget, Ratio, interleaved, percentiles, ratio_to
+from testbed.core.errors import UsageError
+from testbed.engines.runner import PhasedRunner, Runner, check_engine, open_engine, require_engine
+from testbed.golden.deployment import ends_of, plain_engine
+from testbed.golden.recorded import working_in
+from testbed.models.config import ViTConfig
+from testbed.models.runs import ModelRun, open_model_run
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is to be measured. ``batches``: images per run."""
+
+    engine: str = "ort-cpu"
+    precision: str = "fp32"
+    batches: tuple[int, ...] = (1, 8, 32)
+    threads: int = 1
+    budget: Budget = field(default_factory=Budget)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One engine at one batch size. latency_ms: every run, as measured. phases: medians of host-to-device copy, compute and
+    device-to-host copy, where the engine is on another device. ratio: to the baseline's median."""
+
+    model: str
+    engine: str
+    precision: str
+    engine_hash: str
+    deployment_id: str
+    options: dict[str, Any]
+    batch: int
+    threads: int
+    runs: int
+    p50_ms: float
+    p90_ms: float
+    p95_ms: float
+    p99_ms: float
+    throughput_per_s: float
+    macs: int
+    parameters: int
+    peak_memory_mb: float
+    phases_ms: dict[str, float] | None
+    ratio_to_baseline: Ratio | None
+    latency_ms: tuple[float, ...]
+
+
+@dataclass
+class _Subject:
+    path: Path
+    runner: Runner
+    config: ViTConfig
+    parameters: int
+    input_name: str
+
+    def images(self, batch: int) -> NDArray[np.float32]:
+        c = self.config
+        rng = np.random.default_rng(0)
+        return rng.standard_normal((batch, c.channels, c.image, c.image), np.float32)
+
+
+def measure(
+    paths: Sequence[Path],
+    question: Question,
+    baseline: Path | None = None,
+    told: Callable[[str], None] = lambda _: None,
+) -> list[Row]:
+    """One row per folder and batch size, in that order; folders are measured in turns, round by round.
+
+    baseline: one of ``paths``, or a further folder; ratios are to it. Raises UsageError for a folder without a model,
+    one named twice, or an unknown engine; EngineError where it cannot be built.
+    """
+    check_engine(question.engine, question.precision)
+    require_engine(question.engine)
+    wanted = [*paths] if baseline is None or baseline in paths else [baseline, *paths]
+    if len(set(wanted)) < len(wanted):
+        raise UsageError("a folder is named twice; name each model once")
+    with ExitStack() as stack:
+        subjects = [_opened(path, question, stack) for path in wanted]
+        rows = [row for batch in question.batches for row in _rows(subjects, batch, question, baseline, told)]
+    order = {str(path): place for place, path in enumerate(wanted)}
+    return sorted(rows, key=lambda row: (order[row.model], row.batch))
+
+
+def _opened(path: Path, question: Question, stack: ExitStack) -> _Subject:
+    run = open_model_run(path)
+    if run.folder.manifest.get("kind") == "campaign":
+        return _subject(path, run, question, stack)
+    with working_in(path) as writable:
+        return _subject(path, writable, question, stack)
+
+
+def _subject(path: Path, run: ModelRun, question: Question, stack: ExitStack) -> _Subject:
+    request = plain_engine(run, "model", precision=question.precision, threads=question.threads)
+    runner = stack.enter_context(open_engine(question.engine, request))
+    return _Subject(path, runner, run.model.config, parameter_count(run.model), ends_of(request.onnx)[0])
+
+
+def _rows(
+    subjects: Sequence[_Subject], batch: int, question: Question, baseline: Path | None, told: Callable[[str], None]
+) -> list[Row]:
+    told(f"batch {batch}: {len(subjects)} engine(s) in turns")
+    feeds = [{subject.input_name: subject.images(batch)} for subject in subjects]
+    calls = [_call(subject.runner, fed) for subject, fed in zip(subjects, feeds, strict=True)]
+    samples = interleaved(calls, question.budget)
+    reference = next((mine for s, mine in zip(subjects, samples, strict=True) if s.path == baseline), None)
+    return [
+        _row(subject, batch, question, mine, None if reference is None else ratio_to(reference, mine), fed)
+        for subject, mine, fed in zip(subjects, samples, feeds, strict=True)
+    ]
+
+
+def _call(runner: Runner, feeds: dict[str, NDArray[np.float32]]) -> Callable[[], object]:
+    return lambda: runner.run(feeds)
+
+
+def _row(
+    subject: _Subject,
+    batch: int,
+    question: Question,
+    latency_ms: NDArray[np.float64],
+    ratio: Ratio | None,
+    feeds: dict[str, NDArray[np.float32]],
+) -> Row:
+    info = subject.runner.info
+    figures = percentiles(latency_ms)
+    return Row(
+        model=str(subject.path),
+        engine=info.backend,
+        precision=info.precision,
+        engine_hash=info.hash,
+        deployment_id=info.deployment_id,
+        options=dict(info.options),
+        batch=batch,
+        threads=question.threads,
+        runs=len(latency_ms),
+        **figures,
+        throughput_per_s=1e3 * batch * len(latency_ms) / float(latency_ms.sum()),
+        macs=mac_count(subject.config),
+        parameters=subject.parameters,
+        peak_memory_mb=peak_memory_mb(),
+        phases_ms=_phases(subject.runner, feeds),
+        ratio_to_baseline=ratio,
+        latency_ms=tuple(latency_ms.tolist()),
+    )
+
+
+def _phases(runner: Runner, feeds: dict[str, NDArray[np.float32]], runs: int = 20) -> dict[str, float] | None:
+    """Medians over a few runs of their own, where the engine can tell the copies from the computation."""
+    if not isinstance(runner, PhasedRunner):
+        return None
+    found = [runner.phases(feeds) for _ in range(runs)]
+    return {name: float(np.median([phase[name] for phase in found])) for name in found[0]}
+
+
+def peak_memory_mb() -> float:
+    """Most that this process, all its engines together, has ever held in host memory."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)  # bytes there, KiB here
