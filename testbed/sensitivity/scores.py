@@ -1,0 +1,136 @@
+"""Scores of a run folder's model by each cheap method: component -> how much the model seems to need it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from testbed.core.errors import UsageError
+from testbed.data import Dataset, Split
+from testbed.models.vit import ViT
+from testbed.sensitivity.ablation import Ablation
+from testbed.sensitivity.acdc import Rule, acdc
+from testbed.sensitivity.analysis_set import AnalysisSet, Corruption
+from testbed.sensitivity.components import Component, components
+from testbed.sensitivity.eap import Loss, eap
+from testbed.sensitivity.layers import PIXELS, layer_fuzziness
+
+METHODS = ("acdc", "eap", "eap-ig", "fuzziness")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """images: of the validation split (the training split where there is none), chosen by the seed, classes in turn.
+
+    ACDC scores do not depend on ``tau`` where nothing is removed; it decides what later visits are measured against.
+    """
+
+    images: int = 256
+    seed: int = 0
+    chunks: int = 8
+    tau: float = 0.05
+    rule: Rule = "incremental"
+    ablation: Ablation = "zero"
+    loss: Loss = "task"
+    corrupt: Corruption = "other_class"
+    snr_db: float = 0.0
+    steps: int = 5
+
+    def told(self, by: str) -> dict[str, Any]:
+        """Those that the method's scores depend on."""
+        used = {"acdc": ("tau", "rule", "ablation"), "fuzziness": ()}
+        names = used.get(by, ("loss", "corrupt", "snr_db", *(("steps",) if by == "eap-ig" else ())))
+        return {name: asdict(self)[name] for name in ("images", "seed", "chunks", *names)}
+
+
+@dataclass(frozen=True)
+class Score:
+    """``component``'s name; the higher the ``score``, the more it matters."""
+
+    component: str
+    score: float
+
+
+def analysis_set(dataset: Dataset, settings: Settings) -> AnalysisSet:
+    """Raises UsageError where there are no images that the test split does not hold, or fewer than classes."""
+    split = dataset.validation if len(dataset.validation) else dataset.train
+    if not len(split):
+        raise UsageError(
+            f"data set {dataset.name!r} has test images only; scores are measured on others: name a data set"
+        )
+    rows = _by_turns(split, settings.images, settings.seed)
+    if len(rows) < len(dataset.classes):
+        raise UsageError(f"{len(rows)} images for {len(dataset.classes)} classes; ask for one per class at least")
+    return AnalysisSet.of(split.batch(rows), split.labels[rows], [split.ids[row] for row in rows.tolist()])
+
+
+def _by_turns(split: Split, wanted: int, seed: int) -> NDArray[np.int64]:
+    """Rows, one of each class after the other, random within a class; in data set order."""
+    rng = np.random.default_rng(seed)
+    queues = [rng.permutation(np.flatnonzero(split.labels == label)) for label in np.unique(split.labels)]
+    turns = [queue[turn] for turn in range(max(map(len, queues))) for queue in queues if turn < len(queue)]
+    return np.sort(np.array(turns[:wanted], np.int64))
+
+
+def scores(model: ViT, dataset: Dataset, by: str, kind: str, settings: Settings) -> list[Score]:
+    """By "acdc", "eap", "eap-ig" or "fuzziness"; of every "block", "head", "chunk" or "neuron", forward order.
+
+    acdc: the rise of the divergence (nats) when the component goes, visited from the output back. eap, eap-ig: the size
+    of the summed effect of its edges; a block's is that of its parts' signed sum. fuzziness, of blocks only: by how much
+    the block separates the classes, ln D before (of pixels, for the first) less ln D after. Raises UsageError for what a method does not score.
+    """
+    if by not in METHODS:
+        raise UsageError(f"unknown method {by!r}; known: {', '.join(METHODS)}")
+    torch.set_num_threads(1)
+    if by == "fuzziness":
+        return _by_fuzziness(model, dataset, kind)
+    parts = components(model.config, [kind], settings.chunks)
+    images = analysis_set(dataset, settings)
+    if by == "acdc":
+        found = acdc(
+            model, images, parts, settings.tau, rule=settings.rule, ablation=settings.ablation, seed=settings.seed
+        ).scores
+        return [Score(part.name, found[part.name]) for part in parts]
+    inner = components(model.config, ["head", "chunk"], 1) if kind == "block" else parts
+    nodes = _attribution(model, images, inner, settings, settings.steps if by == "eap-ig" else 0)
+    if kind == "block":
+        summed = {part.name: sum(nodes[i.name] for i in inner if i.block == part.block) for part in parts}
+        return [Score(name, abs(value)) for name, value in summed.items()]
+    return [Score(part.name, abs(nodes[part.name])) for part in parts]
+
+
+def _attribution(
+    model: ViT, images: AnalysisSet, parts: Sequence[Component], settings: Settings, steps: int
+) -> dict[str, float]:
+    return eap(
+        model,
+        images,
+        parts,
+        loss=settings.loss,
+        corrupt=settings.corrupt,
+        seed=settings.seed,
+        snr_db=settings.snr_db,
+        steps=steps,
+        edges=False,
+    ).nodes
+
+
+def _by_fuzziness(model: ViT, dataset: Dataset, kind: str) -> list[Score]:
+    if kind != "block":
+        raise UsageError(f"fuzziness is of layers: it scores blocks, not each {kind}")
+    levels = layer_fuzziness(model, dataset.test)
+    before = levels[PIXELS]
+    found = []
+    for part in components(model.config, ["block"]):
+        after = levels[part.name]
+        drop = float(np.log(before) - np.log(after)) if 0 < after < np.inf and 0 < before < np.inf else float("nan")
+        found.append(Score(part.name, drop))
+        before = after
+    if any(not np.isfinite(one.score) for one in found):
+        raise UsageError("a layer's classes do not vary, or are not apart at all: its fuzziness is 0 or infinite")
+    return found

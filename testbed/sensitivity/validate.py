@@ -1,0 +1,167 @@
+"""Does a cheap score rank the components as the campaign does?
+
+Rank correlations (Spearman, Kendall) and the overlap of the top k between a score and the measured SDC-1 rate, with
+intervals from a bootstrap over what was sampled: images, and the faults of each group of alike strata (site x class of
+bit). The few components themselves are not resampled: they are all there are.
+
+Two safeguards. The same score, permuted over the components, must not pass: how often it would is told. And a verdict is
+a sentence made from the interval, never from the estimate alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import kendalltau, rankdata
+
+from testbed.core.errors import UsageError
+from testbed.models.config import ViTConfig
+from testbed.sensitivity.components import Component
+from testbed.sensitivity.measured import Rows, members, rates
+
+_RESAMPLES = 500
+_PERMUTATIONS = 1000
+_LEAST_COMPONENTS = 3
+_CONTROL_SHARE = 0.05
+
+
+@dataclass(frozen=True)
+class Interval:
+    """None where it is not defined: all components alike."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Validation:
+    """``control``: share of permutations of the score whose Spearman correlation is at least as high. ``top_k``: overlap of the
+    k highest of both, as a share of k."""
+
+    by: str
+    components: int
+    spearman: Interval
+    kendall: Interval
+    top_k: Interval
+    k: int
+    control: float | None
+    passed: bool
+    verdict: str
+
+
+class Truth:
+    """Measured rates of some components, and their bootstrap replicates."""
+
+    def __init__(self, rows: Rows, parts: Sequence[Component], config: ViTConfig, seed: int = 0) -> None:
+        """Raises UsageError for fewer than three components that the campaign struck."""
+        inside = members(rows, parts, config)
+        struck = inside.any(axis=1)
+        if struck.sum() < _LEAST_COMPONENTS:
+            raise UsageError(
+                f"the campaign struck {int(struck.sum())} of these {len(parts)} components; a ranking needs three or more"
+            )
+        self.parts = [part for part, hit in zip(parts, struck, strict=True) if hit]
+        inside = inside[struck]
+        self.rates = rates(inside, rows)
+        self.share = inside @ rows.weight / rows.weight.sum()
+        self.n = inside.sum(axis=1)
+        rng = np.random.default_rng(seed)
+        replicates = [rates(inside, rows, _times(rows, rng)) for _ in range(_RESAMPLES)]
+        self.replicates = np.where(np.isnan(replicates), self.rates, replicates)
+        """(resamples, parts): a component of which no row was drawn again keeps its estimate."""
+
+    def intervals(self, confidence: float) -> NDArray[np.float64]:
+        """(2, parts) limits of the measured rates."""
+        return np.quantile(self.replicates, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+
+
+def _times(rows: Rows, rng: np.random.Generator) -> NDArray[np.float64]:
+    """How often each row counts in one replicate: images are drawn again, and faults within each pool."""
+    images = int(rows.image.max()) + 1
+    of_image = np.bincount(rng.integers(images, size=images), minlength=images)
+    order = np.argsort(rows.pool, kind="stable")
+    starts = np.searchsorted(rows.pool[order], np.unique(rows.pool))
+    sizes = np.diff([*starts, len(rows)])
+    begin, size = np.repeat(starts, sizes), np.repeat(sizes, sizes)
+    drawn = order[begin + (rng.random(len(rows)) * size).astype(np.int64)]
+    return np.bincount(drawn, minlength=len(rows)) * of_image[rows.image].astype(np.float64)
+
+
+def validate(
+    by: str, scores: Mapping[str, float], truth: Truth, *, k: int | None = None, confidence: float = 0.95, seed: int = 0
+) -> Validation:
+    """scores: of every component of ``truth``, higher meaning that it matters more. k: a third of them unless given.
+
+    Raises UsageError for missing scores.
+    """
+    if missing := [part.name for part in truth.parts if part.name not in scores]:
+        raise UsageError(f"{by} has no score of {missing[0]}; score the same components as the campaign struck")
+    mine = np.array([scores[part.name] for part in truth.parts])
+    n = len(mine)
+    chosen = min(k or max(1, round(n / 3)), n)
+    spearmans = _interval(spearman(mine, truth.rates), [spearman(mine, r) for r in truth.replicates], confidence)
+    kendalls = _interval(kendall(mine, truth.rates), [kendall(mine, r) for r in truth.replicates], confidence)
+    tops = _interval(
+        top_overlap(mine, truth.rates, chosen), [top_overlap(mine, r, chosen) for r in truth.replicates], confidence
+    )
+    control = _control(mine, truth.rates, seed)
+    passed, verdict = _verdict(by, spearmans, control, n, confidence)
+    return Validation(by, n, spearmans, kendalls, tops, chosen, control, passed, verdict)
+
+
+def spearman(a: NDArray[np.float64], b: NDArray[np.float64]) -> float | None:
+    """None where one of them does not vary."""
+    x, y = rankdata(a), rankdata(b)
+    x, y = x - x.mean(), y - y.mean()
+    scale = np.sqrt((x @ x) * (y @ y))
+    return float(x @ y / scale) if scale else None
+
+
+def kendall(a: NDArray[np.float64], b: NDArray[np.float64]) -> float | None:
+    """Tau-b; None where one of them does not vary."""
+    found = float(kendalltau(a, b).statistic) if np.ptp(a) and np.ptp(b) else float("nan")
+    return found if np.isfinite(found) else None
+
+
+def top_overlap(a: NDArray[np.float64], b: NDArray[np.float64], k: int) -> float:
+    """Share of the k highest of a that are among the k highest of b; the first of equal ones count."""
+    first, second = (set(np.argsort(-values, kind="stable")[:k].tolist()) for values in (a, b))
+    return len(first & second) / k
+
+
+def _interval(value: float | None, replicates: Sequence[float | None], confidence: float) -> Interval:
+    known = [r for r in replicates if r is not None]
+    if value is None or not known:
+        return Interval(value, None, None)
+    low, high = np.quantile(known, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(value, float(min(low, value)), float(max(high, value)))
+
+
+def _control(scores: NDArray[np.float64], measured: NDArray[np.float64], seed: int) -> float | None:
+    """How often the score, dealt out to the components at random, would do as well."""
+    value = spearman(scores, measured)
+    if value is None:
+        return None
+    rng = np.random.default_rng(seed)
+    by_chance = [spearman(rng.permutation(scores), measured) for _ in range(_PERMUTATIONS)]
+    as_good = sum(1 for found in by_chance if found is not None and found >= value - 1e-12)
+    return (1 + as_good) / (1 + _PERMUTATIONS)
+
+
+def _verdict(by: str, found: Interval, control: float | None, n: int, confidence: float) -> tuple[bool, str]:
+    level = f"{100 * confidence:g} % interval"
+    if found.value is None or found.low is None or found.high is None or control is None:
+        return False, f"{by} cannot be judged: the {n} components have equal scores, or equal measured rates."
+    told = f"Spearman {found.value:.2f}, {level} {found.low:.2f} to {found.high:.2f}, {n} components"
+    chance = f"a permuted score does as well in {100 * control:.1f} % of cases"
+    if found.high < 0:
+        return False, f"{by} ranks the components the wrong way round ({told})."
+    if found.low <= 0:
+        return False, f"{by} is not shown to rank the components as the campaign does ({told})."
+    if control > _CONTROL_SHARE:
+        return False, f"{by} agrees with the campaign ({told}), but {chance}: too few components to tell it from luck."
+    return True, f"{by} ranks the components as the campaign does ({told}; {chance})."
