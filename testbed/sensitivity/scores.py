@@ -82,7 +82,8 @@ def scores(model: ViT, dataset: Dataset, by: str, kind: str, settings: Settings)
 
     acdc: the rise of the divergence (nats) when the component goes, visited from the output back. eap, eap-ig: the size
     of the summed effect of its edges; a block's is that of its parts' signed sum. fuzziness, of blocks only: by how much
-    the block separates the classes, ln D before (of pixels, for the first) less ln D after. Raises UsageError for what a method does not score.
+    the block separates the classes, ln D before (of pixels, for the first) less ln D after. Raises UsageError for what a
+    method does not score.
     """
     if by not in METHODS:
         raise UsageError(f"unknown method {by!r}; known: {', '.join(METHODS)}")

@@ -59,7 +59,7 @@ class Truth:
     def __init__(self, rows: Rows, parts: Sequence[Component], config: ViTConfig, seed: int = 0) -> None:
         """Raises UsageError for fewer than three components that the campaign struck."""
         inside = members(rows, parts, config)
-        struck = inside.any(axis=1)
+        struck: NDArray[np.bool_] = np.asarray(inside.any(axis=1))
         if struck.sum() < _LEAST_COMPONENTS:
             raise UsageError(
                 f"the campaign struck {int(struck.sum())} of these {len(parts)} components; a ranking needs three or more"
@@ -88,7 +88,7 @@ def _times(rows: Rows, rng: np.random.Generator) -> NDArray[np.float64]:
     sizes = np.diff([*starts, len(rows)])
     begin, size = np.repeat(starts, sizes), np.repeat(sizes, sizes)
     drawn = order[begin + (rng.random(len(rows)) * size).astype(np.int64)]
-    return np.bincount(drawn, minlength=len(rows)) * of_image[rows.image].astype(np.float64)
+    return (np.bincount(drawn, minlength=len(rows)) * of_image[rows.image]).astype(np.float64)
 
 
 def validate(
