@@ -1,0 +1,218 @@
+"""Faults inside the attention subnetwork, each evaluated no further than it reaches.
+
+A site's *path* is what its faults are evaluated by, fastest first: ``incremental`` (v and k: golden output plus change,
+to within a bound; see `attention_incremental`), ``rows`` (exact, only what can change; `attention_rows`), ``suffix``
+(exact, from the site on; `attention_suffix`), ``whole`` (the instrumented engine). Paths are proven per engine before
+they are used (`attention_gate`). An incremental result whose exact outcome could be another one, or that is not covered
+by the analysis (infinities, NaN, huge numbers), is not used: such a fault takes the path ``rows``. So outcomes are those
+of exact evaluation.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from testbed.campaign.attention_bounds import Reals, output_scale
+from testbed.campaign.attention_golden import AttentionTarget, Goldens, ImageGolden
+from testbed.campaign.attention_graphs import KINDS, projection_weight, stages
+from testbed.campaign.attention_incremental import CHANGES, Changes
+from testbed.campaign.attention_rows import Integers, RowPath, Struck
+from testbed.campaign.attention_stages import Floats, Sizes, Stages
+from testbed.campaign.attention_suffix import SuffixPath
+from testbed.campaign.evaluation import Evaluated, Evaluator, How, NotDeterministic, Strikes
+from testbed.instrument.feed import NO_SITE
+from testbed.semantics import as_words
+
+_BUDGET_BYTES = 512 * 2**20
+_TELLING_ROWS = 4
+_PIECE_BYTES = 16 * 2**20  # outputs of a piece: more amortise what is done once per piece, and still stay near
+
+
+@dataclass(frozen=True)
+class AttentionPaths:
+    """path: kind of site -> incremental, rows, suffix or whole; sizes: see `Stages`."""
+
+    path: Mapping[str, str]
+    sizes: Sizes
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> AttentionPaths:
+        """What a record of `attention_gate.prove` allows."""
+        return cls({kind: site["path"] for kind, site in record["sites"].items()}, record["sizes"])
+
+    @property
+    def useful(self) -> bool:
+        """Whether there is a site for which less than the whole is run."""
+        return any(path != "whole" for path in self.path.values())
+
+
+class AttentionEvaluator:
+    """An `Evaluator`. atol: (images,) of each named image, and rtol: what outcomes are judged by."""
+
+    def __init__(
+        self,
+        target: AttentionTarget,
+        fallback: Evaluator,
+        paths: AttentionPaths,
+        atol: NDArray[np.float64],
+        rtol: float,
+        budget: int = _BUDGET_BYTES,
+    ) -> None:
+        """fallback: the whole twin. budget: bytes of golden tensors that may be kept. Raises EngineError."""
+        self.target, self.fallback, self.paths = target, fallback, paths
+        self.atol, self.rtol = atol, rtol
+        self.goldens = Goldens(target, fallback.golden, budget)
+        models = stages(target.plain, target.sites) if {"rows", "incremental"} & set(paths.path.values()) else {}
+        self.rows = RowPath(target.sites, Stages(models, target.open, paths.sizes))
+        self.suffix = SuffixPath(target)
+        self._weight = projection_weight(target.plain, target.sites)
+        self._kinds = target.sites.kind_of_port(target.table)
+        self._piece = max(2, _PIECE_BYTES // (4 * target.sites.site["proj"].elements))
+        self._counts: Counter[str] = Counter()
+
+    @property
+    def golden(self) -> Floats:
+        return self.fallback.golden
+
+    def counts(self) -> dict[str, Any]:
+        """Strikes so far by how they were evaluated; of those that could be incremental, the share that was not."""
+        eligible = self._counts["incremental"] + self._counts["near"] + self._counts["unusable"]
+        fallbacks = self._counts["near"] + self._counts["unusable"]
+        how = {how.name.lower(): self._counts[how.name.lower()] for how in How if self._counts[how.name.lower()]}
+        return {
+            "strikes": sum(how.values()),
+            "how": how,
+            "near_decision": self._counts["near"],
+            "not_covered": self._counts["unusable"],
+            "fallback_share": fallbacks / eligible if eligible else 0.0,
+        }
+
+    def evaluate(self, strikes: Strikes) -> Iterator[Evaluated]:
+        for found in self._found(strikes):
+            for how in How:
+                self._counts[how.name.lower()] += int((found.how == how).sum())
+            yield found
+
+    def close(self) -> None:
+        """The engines that it opened; the fallback is the caller's."""
+        self.goldens.close()
+        self.suffix.close()
+        self.rows.stages.close()
+
+    def _found(self, strikes: Strikes) -> Iterator[Evaluated]:
+        strikes.ports.as_inputs(self.target.table)  # refuses an index past a tensor's end
+        kind, point = self._kind(strikes)
+        whole = np.flatnonzero(kind < 0)
+        if len(whole):
+            for found in self.fallback.evaluate(strikes.take(whole)):
+                yield replace(found, rows=whole[found.rows])
+        mine = np.flatnonzero(kind >= 0)
+        images = np.unique(strikes.image[mine]).tolist()
+        for start in range(0, len(images), self.goldens.most):
+            goldens = self.goldens.load(images[start : start + self.goldens.most])
+            here = mine[np.isin(strikes.image[mine], list(goldens))]
+            for number in np.unique(kind[here]):
+                yield from self._of_kind(KINDS[number], strikes, point, here[kind[here] == number], goldens)
+
+    def _kind(self, strikes: Strikes) -> tuple[Integers, Integers]:
+        """(n,) number in KINDS, -1 for what goes the whole way; (n,) which of a strike's points is the one struck."""
+        struck = strikes.ports.site != NO_SITE
+        point = struck.argmax(axis=1)
+        kind = np.where(struck.sum(axis=1) == 1, self._kinds[strikes.ports.site[np.arange(len(strikes)), point]], -1)
+        known = np.array([self.paths.path.get(name, "whole") != "whole" for name in KINDS])
+        return np.where((kind >= 0) & known[kind], kind, -1), point
+
+    def _of_kind(
+        self, kind: str, strikes: Strikes, point: Integers, rows: Integers, goldens: Mapping[int, ImageGolden]
+    ) -> Iterator[Evaluated]:
+        rows = rows[np.argsort(strikes.image[rows], kind="stable")]
+        at = rows, point[rows]
+        struck = Struck(kind, strikes.image[rows], strikes.ports.index[at], strikes.ports.faulty[at])
+        self._check(struck, strikes.ports.golden[at], goldens)
+        evaluate = {"incremental": self._incremental, "rows": self._exact, "suffix": self._from_site}
+        for start in range(0, len(rows), self._piece):
+            piece = np.arange(start, min(start + self._piece, len(rows)))
+            for found in evaluate[self.paths.path[kind]](struck.take(piece), goldens):
+                yield replace(found, rows=rows[piece[found.rows]])
+
+    def _check(self, struck: Struck, words: NDArray[np.uint32], goldens: Mapping[int, ImageGolden]) -> None:
+        """Raises NotDeterministic where the golden run does not hold the word that the fault was computed from."""
+        held = np.array(
+            [
+                as_words(goldens[image][struck.kind].reshape(-1))[index]
+                for image, index in zip(struck.image.tolist(), struck.index.tolist(), strict=True)
+            ],
+            np.uint32,
+        )
+        if len(wrong := np.flatnonzero(held != words)):
+            first = wrong[0]
+            raise NotDeterministic(
+                f"{self.target.sites.site[struck.kind].name}[{struck.index[first]}] was {held[first]:#x} in one golden run"
+                f" and {words[first]:#x} in another: this engine is not deterministic at these settings"
+            )
+
+    def _exact(
+        self, struck: Struck, goldens: Mapping[int, ImageGolden], columns: Floats | None = None
+    ) -> Iterator[Evaluated]:
+        outputs, unchanged = self.rows.outputs(struck, goldens, self.golden, columns)
+        found = Evaluated.exact(np.arange(len(struck)), outputs, How.ROWS)
+        found.how[unchanged] = How.UNCHANGED
+        yield found
+
+    def _from_site(self, struck: Struck, goldens: Mapping[int, ImageGolden]) -> Iterator[Evaluated]:
+        yield Evaluated.exact(np.arange(len(struck)), self.suffix.outputs(struck, goldens), How.SUFFIX)
+
+    def _incremental(self, struck: Struck, goldens: Mapping[int, ImageGolden]) -> Iterator[Evaluated]:
+        assert self._weight is not None
+        columns, before = self.rows.columns(struck, goldens), self.rows.golden_columns(struck, goldens)
+        changes = CHANGES[struck.kind](struck, columns, before, goldens, self._weight, self.target.sites)
+        span = np.array([output_scale(goldens[image], self._weight).largest for image in struck.image.tolist()])
+        settled, faint = changes.verdict(struck.image, self.golden, span, self.atol[struck.image], self.rtol)
+        strike, token, exact = self._telling_rows(struck, goldens, columns, changes, faint)
+        settled[strike] = True
+        self._counts["near"] += int((changes.usable & ~settled).sum())
+        self._counts["unusable"] += int((~changes.usable).sum())
+        taken, rest = np.flatnonzero(settled), np.flatnonzero(~settled)
+        if len(taken):
+            outputs = changes.outputs(taken, struck.image[taken], self.golden)
+            outputs[np.searchsorted(taken, strike), token] = exact
+            how = np.full(len(taken), How.INCREMENTAL, np.int8)
+            yield Evaluated(taken, outputs, how, rounded_up(changes.bound[taken]))
+        if len(rest):
+            for found in self._exact(struck.take(rest), goldens, columns[rest]):
+                yield replace(found, rows=rest[found.rows])
+
+    def _telling_rows(
+        self,
+        struck: Struck,
+        goldens: Mapping[int, ImageGolden],
+        columns: Floats,
+        changes: Changes,
+        faint: NDArray[np.bool_],
+    ) -> tuple[Integers, Integers, Floats]:
+        """(strike, token, rows (m, D)): exact rows that are not golden, of faint changes, where they move most.
+
+        A row that is not golden says that the output is not identical, and makes the incremental one so, too.
+        """
+        asked = np.flatnonzero(faint)
+        if not len(asked):
+            return asked, asked, np.empty((0, self.golden.shape[2]), np.float32)
+        most = min(_TELLING_ROWS, columns.shape[1] - 1)
+        tokens = np.zeros((len(asked), columns.shape[1]), bool)
+        np.put_along_axis(tokens, np.argpartition(-changes.rows[asked], most, axis=1)[:, :most], True, axis=1)
+        place, token, rows = self.rows.rows(struck.take(asked), goldens, columns[asked], tokens)
+        strike = asked[place]
+        differ = (as_words(rows) != as_words(self.golden[struck.image[strike], token])).any(axis=1)
+        return strike[differ], token[differ], rows[differ]
+
+
+def rounded_up(values: Reals) -> Floats:
+    """float32, never below."""
+    narrow = values.astype(np.float32)
+    return np.where(narrow < values, np.nextafter(narrow, np.float32(np.inf)), narrow)

@@ -1,0 +1,149 @@
+"""Which paths an engine may take for faults inside the attention subnetwork: those seen to give the whole twin's bits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from testbed.campaign.attention import AttentionEvaluator, AttentionPaths
+from testbed.campaign.attention_golden import AttentionTarget, Goldens, ImageGolden
+from testbed.campaign.attention_graphs import KINDS, projection_weight, stages
+from testbed.campaign.attention_incremental import CHANGES
+from testbed.campaign.attention_rows import USES, Struck
+from testbed.campaign.attention_stages import Floats, Sizes, proven
+from testbed.campaign.evaluation import Evaluator, NotDeterministic, Strikes
+from testbed.core.errors import EngineError
+from testbed.instrument.feed import PortFeed
+from testbed.semantics import as_words
+
+_IMAGES = 2
+_EXACT_PATHS = ("rows", "suffix")
+
+
+def prove(target: AttentionTarget, fallback: Evaluator, images: int, seed: int, faults: int = 48) -> dict[str, Any]:
+    """A JSON-ready record, applied anywhere with `AttentionPaths.of`; whatever fails stays off.
+
+    images: how many the campaign names; faults: single random bits that are tried per site and path. Sizes of stages are
+    tried on golden rows, then paths on faults, all against the whole twin (``fallback``), bit for bit (two NaN are the
+    same); incremental results of v and k against their bounds. Raises EngineError when the whole twin fails.
+    """
+    rng = np.random.default_rng([seed, images])
+    rows = sorted(rng.choice(images, size=min(images, _IMAGES, target.batch), replace=False).tolist())
+    source = Goldens(target, fallback.golden, budget=2**62)
+    try:
+        goldens = source.load(rows)
+    except (EngineError, NotDeterministic) as error:
+        return {"sizes": {}, "sites": {}, "why": str(error)}
+    finally:
+        source.close()
+    sizes = proven(stages(target.plain, target.sites), target.open, list(goldens.values()), seed)
+    sites = {kind: _proved(target, fallback, kind, sizes, goldens, faults, rng) for kind in KINDS}
+    return {"sizes": {use: list(found) for use, found in sizes.items()}, "sites": sites, "why": ""}
+
+
+def _proved(
+    target: AttentionTarget,
+    fallback: Evaluator,
+    kind: str,
+    sizes: Sizes,
+    goldens: dict[int, ImageGolden],
+    faults: int,
+    rng: np.random.Generator,
+) -> dict[str, Any]:
+    """The site's path, and what was seen of each that was tried: mismatching faults, or the share of the bound used."""
+    strikes = random_flips(target, kind, goldens, faults, rng)
+    wanted = _outputs(fallback, strikes)
+    record: dict[str, Any] = {"path": "whole", "faults": faults}
+    for path in _EXACT_PATHS:
+        lacking = [use for use in USES[kind] if not sizes[use]]
+        if path == "rows" and lacking:
+            record[path] = f"no number of rows or columns gives the whole twin's bits: {', '.join(lacking)}"
+            continue
+        try:
+            found = _evaluated(target, fallback, AttentionPaths({kind: path}, sizes), strikes)
+        except (EngineError, NotDeterministic) as error:
+            record[path] = str(error)
+            continue
+        record[path] = int((~_same(found, wanted)).sum())
+        if not record[path]:
+            record["path"] = path
+            break
+    if record["path"] == "rows" and kind in CHANGES:
+        share = _share_of_bound(target, fallback, kind, sizes, strikes, wanted, goldens)
+        record["incremental"] = share
+        if share is not None and share <= 1:
+            record["path"] = "incremental"
+    return record
+
+
+def random_flips(
+    target: AttentionTarget, kind: str, goldens: dict[int, ImageGolden], faults: int, rng: np.random.Generator
+) -> Strikes:
+    """One random bit of a random element of a random image each."""
+    site = target.sites.site[kind]
+    image = rng.choice(list(goldens), size=faults).astype(np.int64)
+    index = rng.integers(site.elements, size=faults)
+    words = np.array(
+        [as_words(goldens[i][kind].reshape(-1))[at] for i, at in zip(image.tolist(), index, strict=True)], np.uint32
+    )
+    flips = np.uint32(1) << rng.integers(32, size=faults).astype(np.uint32)
+    none = np.zeros(faults, np.uint32)
+    port = np.full(faults, target.table.ports[site.name], np.int64)
+    return Strikes(image, PortFeed(port, index, ~none, none, flips, words))
+
+
+def _share_of_bound(
+    target: AttentionTarget,
+    fallback: Evaluator,
+    kind: str,
+    sizes: Sizes,
+    strikes: Strikes,
+    wanted: Floats,
+    goldens: dict[int, ImageGolden],
+) -> float | None:
+    """Largest |incremental - whole| / bound; None where there is no projection weight to multiply by."""
+    weight = projection_weight(target.plain, target.sites)
+    if weight is None:
+        return None
+    never = np.zeros(len(fallback.golden))
+    evaluator = AttentionEvaluator(target, fallback, AttentionPaths({kind: "rows"}, sizes), never, 0.0)
+    try:
+        struck = Struck(kind, strikes.image, strikes.ports.index[:, 0], strikes.ports.faulty[:, 0])
+        columns, before = evaluator.rows.columns(struck, goldens), evaluator.rows.golden_columns(struck, goldens)
+    finally:
+        evaluator.close()
+    changes = CHANGES[kind](struck, columns, before, goldens, weight, target.sites)
+    usable = np.flatnonzero(changes.usable)
+    found = changes.outputs(usable, strikes.image[usable], fallback.golden).astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        off = np.abs(found - wanted[usable]).max(axis=(1, 2)) / changes.bound[usable]
+    return float(np.nan_to_num(off, nan=np.inf).max(initial=0.0))
+
+
+def _evaluated(target: AttentionTarget, fallback: Evaluator, paths: AttentionPaths, strikes: Strikes) -> Floats:
+    evaluator = AttentionEvaluator(target, fallback, paths, np.zeros(len(fallback.golden)), 0.0)
+    try:
+        return _outputs(evaluator, strikes)
+    finally:
+        evaluator.close()
+
+
+def _outputs(evaluator: Evaluator, strikes: Strikes) -> Floats:
+    found = np.empty((len(strikes), *evaluator.golden.shape[1:]), np.float32)
+    for part in _parts(evaluator, strikes):
+        found[part[0]] = part[1]
+    return found
+
+
+def _parts(evaluator: Evaluator, strikes: Strikes) -> Iterator[tuple[NDArray[np.int64], Floats]]:
+    for part in evaluator.evaluate(strikes):
+        yield part.rows, part.outputs
+
+
+def _same(a: Floats, b: Floats) -> NDArray[np.bool_]:
+    """(n,) whether all elements have the same bits, or are both NaN."""
+    equal = (as_words(a) == as_words(b)) | (np.isnan(a) & np.isnan(b))
+    return equal.reshape(len(a), -1).all(axis=1)

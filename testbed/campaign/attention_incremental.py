@@ -1,0 +1,167 @@
+"""What a fault in v or k changes at an attention module's output, from the golden output and the change alone.
+
+v: one column of the context changes by u (N,), so the output by the outer product of u and that column's row of W.
+k: column s of one head's scores changes by D (N,). Softmax of a row with one changed score has a closed form: with
+c = p e / (1 + p e), p = maps[:, s], e = expm1(D), the other maps shrink by 1 - c, and the head's part of the context moves
+by c (v_s - context). The output changes by that times the head's rows of W.
+
+How far the results lie from the engine's own is said by `testbed.campaign.attention_bounds`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from testbed.campaign.attention_bounds import (
+    Floats,
+    Reals,
+    bound_of_k,
+    bound_of_v,
+    head_output,
+    head_scale,
+    output_scale,
+)
+from testbed.campaign.attention_golden import ImageGolden
+from testbed.campaign.attention_graphs import AttentionSites
+from testbed.campaign.attention_rows import Integers, Struck
+
+_LARGEST = 1e18  # the squares of such numbers are finite
+_LARGEST_SCORE = 60.0  # e^60 times what float32 lets underflow is still nothing
+_AMPLIFIED = 64.0  # a row that looked at the struck key alone: what is left when that is taken away is mostly rounding
+
+
+class Verdict(NamedTuple):
+    """Of n incremental results, (n,) each; what is neither may have another outcome when evaluated exactly.
+
+    settled: its outcome is the exact one. faint: as well, if any bit of the exact output differs from the golden.
+    """
+
+    settled: NDArray[np.bool_]
+    faint: NDArray[np.bool_]
+
+
+class Changes(ABC):
+    """Of n strikes. usable (n,): the analysis applies; of the others nothing is said. least, most (n,): what the largest
+    |change| lies between; bound (n,): of any output element's distance from exact evaluation. rows (n, N): how much each
+    token's row changes, on some scale."""
+
+    usable: NDArray[np.bool_]
+    least: Reals
+    most: Reals
+    bound: Reals
+    rows: Floats
+
+    @abstractmethod
+    def change(self, strike: int, into: Floats) -> Floats:
+        """(N, D), written to ``into``."""
+
+    def verdict(self, image: Integers, golden: Floats, span: Reals, atol: Reals, rtol: float) -> Verdict:
+        """image, span, atol (n,): of each strike; span is its largest |golden|. Nothing that is not usable is settled.
+
+        Outcomes: bit-identical to the golden, every element inside ``atol + rtol |golden|``, or not.
+        """
+        least, most, bound = self.least.copy(), self.most.copy(), self.bound
+        inside = self.usable & (most + bound < atol)
+        outside = self.usable & (least - bound > atol + rtol * span)
+        change = np.empty(golden.shape[1:], np.float32)
+        for strike in np.flatnonzero(self.usable & ~inside & ~outside):  # settled by the element that is furthest out
+            excess = np.abs(self.change(int(strike), change))
+            least[strike] = excess.max()
+            excess -= np.float32(rtol) * np.abs(golden[image[strike]])
+            margin = bound[strike] + 2.0**-21 * (least[strike] + rtol * span[strike])
+            inside[strike] = excess.max() + margin < atol[strike]
+            outside[strike] = excess.max() - margin > atol[strike]
+        differs = least > bound
+        return Verdict(outside | (inside & differs), inside & ~differs)
+
+    def outputs(self, strikes: Integers, image: Integers, golden: Floats) -> Floats:
+        """(m, N, D) golden outputs with the changes; image (m,)."""
+        found = np.empty((len(strikes), *golden.shape[1:]), np.float32)
+        for place, (strike, row) in enumerate(zip(strikes.tolist(), image.tolist(), strict=True)):
+            np.add(self.change(strike, found[place]), golden[row], out=found[place])
+        return found
+
+
+class ValueChanges(Changes):
+    def __init__(
+        self,
+        struck: Struck,
+        columns: Floats,
+        before: Floats,
+        goldens: Mapping[int, ImageGolden],
+        weight: Floats,
+        sites: AttentionSites,
+    ) -> None:
+        """columns, before: (n, N) the struck column of the context, with and without the fault. weight: W (H d, D)."""
+        head, _, column = np.unravel_index(struck.index, sites.site["v"].shape)
+        self._across = weight[head * sites.head_width + column]
+        with np.errstate(all="ignore"):  # what is not finite is not usable
+            self._down = columns - before
+            self.rows = np.abs(self._down)
+            largest = self.rows.max(axis=1).astype(np.float64) * np.abs(self._across).max(axis=1)
+        usable = np.isfinite(columns).all(axis=1) & (largest < _LARGEST)
+        self.least = self.most = np.where(usable, largest, 0.0)
+        scales = [output_scale(goldens[image], weight) for image in struck.image.tolist()]
+        self.bound = bound_of_v(scales, len(weight), self.most)
+        self.usable = usable & np.isfinite(self.bound)
+
+    def change(self, strike: int, into: Floats) -> Floats:
+        return np.multiply(self._down[strike][:, None], self._across[strike], out=into)
+
+
+class KeyChanges(Changes):
+    def __init__(
+        self,
+        struck: Struck,
+        columns: Floats,
+        before: Floats,
+        goldens: Mapping[int, ImageGolden],
+        weight: Floats,
+        sites: AttentionSites,
+    ) -> None:
+        """columns, before: (n, N) the struck key's column of the scores, with and without the fault. weight: W."""
+        head, key, _ = (place.tolist() for place in np.unravel_index(struck.index, sites.site["k"].shape))
+        golden = [goldens[image] for image in struck.image.tolist()]
+        parts = [weight[h * sites.head_width : (h + 1) * sites.head_width] for h in head]
+        maps = np.stack([g["softmax"][h, :, s] for g, h, s in zip(golden, head, key, strict=True)])
+        with np.errstate(all="ignore"):  # what is not finite is not usable
+            moved = columns - before
+            grown = maps * np.expm1(moved)
+            self._weights = grown / (1 + grown)
+            self.rows = np.abs(self._weights)
+        self._values = np.stack([g["v"][h, s] @ part for g, h, s, part in zip(golden, head, key, parts, strict=True)])
+        self._heads = [head_output(g, h, part) for g, h, part in zip(golden, head, parts, strict=True)]
+        lowest, largest = self._weights.min(axis=1).astype(np.float64), self.rows.max(axis=1).astype(np.float64)
+        usable = np.isfinite(self._weights).all(axis=1) & (moved.max(axis=1) < _LARGEST_SCORE) & (-lowest < _AMPLIFIED)
+        scales = [head_scale(g, h, part) for g, h, part in zip(golden, head, parts, strict=True)]
+        with np.errstate(all="ignore"):
+            self.bound = bound_of_k(
+                [output_scale(g, weight) for g in golden],
+                scales,
+                len(weight),
+                sites.tokens,
+                lowest,
+                largest,
+                np.abs(moved).max(axis=1).astype(np.float64),
+            )
+            self.most = 2 * largest * np.array([scale.value for scale in scales])
+        self.usable = usable & np.isfinite(self.bound) & (self.most < _LARGEST)
+        self.least = np.array([self._most_moved_row(n) if self.usable[n] else 0.0 for n in range(len(struck))])
+
+    def _most_moved_row(self, strike: int) -> float:
+        """Largest |change| of the token whose attention moves most."""
+        token = self.rows[strike].argmax()
+        row = self._values[strike] - self._heads[strike][token]
+        return float(np.abs(row).max() * self.rows[strike, token])
+
+    def change(self, strike: int, into: Floats) -> Floats:
+        np.subtract(self._values[strike], self._heads[strike], out=into)
+        return np.multiply(self._weights[strike][:, None], into, out=into)
+
+
+CHANGES: dict[str, type[ValueChanges] | type[KeyChanges]] = {"v": ValueChanges, "k": KeyChanges}

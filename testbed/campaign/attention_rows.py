@@ -1,0 +1,209 @@
+"""Exact outputs of faults inside an attention module, from the rows that they can change and nothing else.
+
+A fault in q, the scores or the maps (softmax) changes one token's row from there on; one in v a column of one head's
+part of the context, one in k a column of one head's scores, and then every row in which that element came out
+different. Rows are compared with the golden ones, bit for bit, where they enter the context: those that are equal again
+end there, the others are projected together, whatever their images. All numbers are the engine's own (see `Stages`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from testbed.campaign.attention_golden import ImageGolden
+from testbed.campaign.attention_graphs import AttentionSites
+from testbed.campaign.attention_stages import Floats, Stages
+from testbed.semantics import as_words
+
+Integers = NDArray[np.int64]
+
+USES: Mapping[str, tuple[str, ...]] = {
+    "q": ("scores.rows", "softmax.rows", "heads.rows", "proj.rows"),
+    "k": ("scores.columns", "softmax.rows", "heads.rows", "proj.rows"),
+    "v": ("heads.columns", "proj.rows"),
+    "scores": ("softmax.rows", "heads.rows", "proj.rows"),
+    "softmax": ("heads.rows", "proj.rows"),
+    "context": ("proj.rows",),
+    "proj": (),
+}
+"""Which uses of stages a fault at a site is followed through."""
+_COLUMNS = ("k", "v")
+
+
+@dataclass(frozen=True)
+class Struck:
+    """Single elements of one kind of site. image, index (n,): flat, canonical; words (n,): what the element holds now."""
+
+    kind: str
+    image: Integers
+    index: Integers
+    words: NDArray[np.uint32]
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    def take(self, rows: Integers) -> Struck:
+        return Struck(self.kind, self.image[rows], self.index[rows], self.words[rows])
+
+
+@dataclass(frozen=True)
+class ContextRows:
+    """Rows of the context whose bits a fault changed. strike, token (m,); values (m, H d)."""
+
+    strike: Integers
+    token: Integers
+    values: Floats
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Strikes on one head of one image. members, row, column (n,)."""
+
+    golden: ImageGolden
+    head: int
+    members: Integers
+    row: Integers
+    column: Integers
+
+
+class RowPath:
+    def __init__(self, sites: AttentionSites, stages: Stages) -> None:
+        self.sites, self.stages = sites, stages
+
+    def outputs(
+        self, struck: Struck, goldens: Mapping[int, ImageGolden], golden: Floats, columns: Floats | None = None
+    ) -> tuple[Floats, NDArray[np.bool_]]:
+        """Exact outputs (n, N, D), and where nothing was projected since every row of the context was golden (n,).
+
+        golden: (images, N, D). columns: of k and v, what `columns` gave, if it was asked before.
+        """
+        outputs = golden[struck.image]
+        if struck.kind == "proj":
+            as_words(outputs.reshape(len(struck), -1))[np.arange(len(struck)), struck.index] = struck.words
+            return outputs, np.zeros(len(struck), bool)
+        rows = self._context_rows(struck, goldens, columns)
+        outputs[rows.strike, rows.token] = self._projected(rows)
+        unchanged = np.ones(len(struck), bool)
+        unchanged[rows.strike] = False
+        return outputs, unchanged
+
+    def rows(
+        self, struck: Struck, goldens: Mapping[int, ImageGolden], columns: Floats, tokens: NDArray[np.bool_]
+    ) -> tuple[Integers, Integers, Floats]:
+        """Exact rows of the outputs of strikes on k or v: (strike, token, rows (m, D)) of those of ``tokens`` (n, N) that
+        are not golden where they enter the projection. columns: what `columns` gave."""
+        rows = self._context_rows(struck, goldens, columns, tokens)
+        return rows.strike, rows.token, self._projected(rows)
+
+    def _projected(self, rows: ContextRows) -> Floats:
+        """(m, D)."""
+        if not len(rows.strike):
+            return np.empty((0, self.sites.site["proj"].shape[1]), np.float32)
+        return self.stages.project(rows.values)
+
+    def columns(self, struck: Struck, goldens: Mapping[int, ImageGolden]) -> Floats:
+        """(n, N): of k, the struck key's column of the scores; of v, the struck column of its head's context."""
+        found = np.empty((len(struck), self.sites.tokens), np.float32)
+        for group in self._groups(struck, goldens):
+            golden, head = group.golden, group.head
+            words = struck.words[group.members]
+            if struck.kind == "k":
+                keys = _with(golden["k"][head][group.row], group.column, words)
+                found[group.members] = self.stages.score_columns(golden["q"][head], keys).T
+            else:
+                values = _with(np.ascontiguousarray(golden["v"][head].T[group.column]), group.row, words)
+                found[group.members] = self.stages.head_columns(golden["softmax"][head], values).T
+        return found
+
+    def golden_columns(self, struck: Struck, goldens: Mapping[int, ImageGolden]) -> Floats:
+        """(n, N): what `columns` are without the fault."""
+        found = np.empty((len(struck), self.sites.tokens), np.float32)
+        for group in self._groups(struck, goldens):
+            if struck.kind == "k":
+                found[group.members] = group.golden["scores"][group.head].T[group.row]
+            else:
+                found[group.members] = group.golden["context"].T[group.head * self.sites.head_width + group.column]
+        return found
+
+    def _context_rows(
+        self,
+        struck: Struck,
+        goldens: Mapping[int, ImageGolden],
+        columns: Floats | None,
+        tokens: NDArray[np.bool_] | None = None,
+    ) -> ContextRows:
+        if struck.kind == "context":
+            return self._of_context(struck, goldens)
+        if struck.kind not in _COLUMNS:
+            return _joined([self._of_rows(struck, group) for group in self._groups(struck, goldens)])
+        if columns is None:
+            columns = self.columns(struck, goldens)
+        changed = as_words(columns) != as_words(self.golden_columns(struck, goldens))
+        if tokens is not None:
+            changed &= tokens
+        return _joined([self._of_columns(struck, group, columns, changed) for group in self._groups(struck, goldens)])
+
+    def _of_context(self, struck: Struck, goldens: Mapping[int, ImageGolden]) -> ContextRows:
+        token, column = np.divmod(struck.index, self.sites.site["context"].shape[1])
+        before = np.stack([goldens[image]["context"][t] for image, t in zip(struck.image.tolist(), token, strict=True)])
+        return _changed(np.arange(len(struck)), token, before, _with(before.copy(), column, struck.words))
+
+    def _of_rows(self, struck: Struck, group: _Group) -> ContextRows:
+        golden, head, words = group.golden, group.head, struck.words[group.members]
+        rows = _with(golden[struck.kind][head][group.row], group.column, words)
+        if struck.kind == "q":
+            rows = self.stages.score_rows(rows, golden["k"][head])
+        if struck.kind in ("q", "scores"):
+            rows = self.stages.softmax_rows(rows)
+        return self._of_maps(group, group.members, group.row, rows)
+
+    def _of_columns(self, struck: Struck, group: _Group, columns: Floats, changed: NDArray[np.bool_]) -> ContextRows:
+        """columns, changed: (n, N) of all strikes."""
+        member, token = np.nonzero(changed[group.members])
+        strike = group.members[member]
+        words = as_words(columns[strike, token])
+        if struck.kind == "v":
+            place = group.head * self.sites.head_width + group.column
+            return ContextRows(strike, token, _with(group.golden["context"][token], place[member], words))
+        scores = _with(group.golden["scores"][group.head][token], group.row[member], words)
+        return self._of_maps(group, strike, token, self.stages.softmax_rows(scores) if len(scores) else scores)
+
+    def _of_maps(self, group: _Group, strike: Integers, token: Integers, maps: Floats) -> ContextRows:
+        """maps (m, N): rows of the group's head, by token."""
+        before = group.golden["context"][token]
+        after = before.copy()
+        if len(maps):
+            part = slice(group.head * self.sites.head_width, (group.head + 1) * self.sites.head_width)
+            after[:, part] = self.stages.head_rows(maps, group.golden["v"][group.head])
+        return _changed(strike, token, before, after)
+
+    def _groups(self, struck: Struck, goldens: Mapping[int, ImageGolden]) -> Iterator[_Group]:
+        head, row, column = np.unravel_index(struck.index, self.sites.site[struck.kind].shape)
+        key = struck.image * self.sites.heads + head
+        order = np.argsort(key, kind="stable")
+        for members in np.split(order, np.flatnonzero(np.diff(key[order])) + 1):
+            first = members[0]
+            yield _Group(goldens[int(struck.image[first])], int(head[first]), members, row[members], column[members])
+
+
+def _with(rows: Floats, column: Integers, words: NDArray[np.uint32]) -> Floats:
+    """The rows (n, ...), a copy of one's own, with one element of each set to a word."""
+    as_words(rows)[np.arange(len(rows)), column] = words
+    return rows
+
+
+def _changed(strike: Integers, token: Integers, before: Floats, after: Floats) -> ContextRows:
+    changed = (as_words(before) != as_words(after)).any(axis=1)
+    return ContextRows(strike[changed], token[changed], after[changed])
+
+
+def _joined(parts: list[ContextRows]) -> ContextRows:
+    return ContextRows(
+        np.concatenate([part.strike for part in parts]),
+        np.concatenate([part.token for part in parts]),
+        np.concatenate([part.values for part in parts]),
+    )
