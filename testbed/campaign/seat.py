@@ -127,9 +127,10 @@ class Seat:
         """Raises one of _ENGINE_FAILED, and then the worker is gone."""
         golden_s = float(self._aside("golden_seconds", unit, len(faults)))
         named = None if len(faults) == len(unit) else list(faults)
+        timeout_s = self._limits.timeout_s(golden_s)
+        worker = self._opened()
         try:
-            timeout_s = self._limits.timeout_s(golden_s)
-            rows = bytes(self._opened().call("run", unit, named, retried, timeout_s=timeout_s))
+            rows = bytes(worker.call("run", unit, named, retried, timeout_s=timeout_s))
         except _ENGINE_FAILED as failure:
             self.tally.crashes += not isinstance(failure, Hung)
             self.tally.hangs += isinstance(failure, Hung)
@@ -142,8 +143,9 @@ class Seat:
 
     def _aside(self, method: str, *arguments: Any) -> Any:
         """A call that strikes nothing: if the worker dies of it, no fault is to blame."""
+        worker = self._opened()
         try:
-            return self._opened().call(method, *arguments, timeout_s=self._limits.open_s)
+            return worker.call(method, *arguments, timeout_s=self._limits.open_s)
         except _ENGINE_FAILED as failure:
             raise Lost(str(failure)) from failure
 
@@ -163,14 +165,13 @@ class Seat:
             try:
                 return self._open_one()
             except EngineError as failure:
-                if not self._worked:  # it never could: a second try would say the same
-                    raise
                 why = str(failure)
+                if not self._worked:  # it never could: a second try would say the same
+                    raise CannotOpen(why) from failure
             except Stopped:
                 raise
             except WorkerFailed as failure:
                 why = str(failure)
-        self._discard()
         raise CannotOpen(f"no worker can be opened on {place()}: {why}; run the same command again to go on")
 
     def _open_one(self) -> Host:
@@ -180,9 +181,14 @@ class Seat:
             if self._stop.is_set():
                 worker.kill()
         self._engine_seconds = 0.0
-        worker.open(self._limits.open_s)
-        found = worker.call("golden", timeout_s=self._limits.open_s)
+        try:
+            worker.open(self._limits.open_s)
+            found = worker.call("golden", timeout_s=self._limits.open_s)
+        except BaseException:
+            self._discard()
+            raise
         if dict(found) != dict(self._opener.golden):
+            self._discard()
             raise OtherGolden(
                 f"the engine on {place()} gives other golden bits than the one this campaign was begun on; go on there,"
                 " or start anew in another folder"

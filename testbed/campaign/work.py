@@ -135,9 +135,11 @@ class Report:
         """Raises TestbedError when units were left."""
         if self.left:
             last = list(self.left.values())[-1]
+            left = "1 unit of work is left" if len(self.left) == 1 else f"{len(self.left)} units of work are left"
+            whose = "its" if len(self.left) == 1 else "their"
             raise TestbedError(
-                f"{len(self.left)} units of work are left, {self.done} were done and are kept; their workers were lost"
-                f" again and again ({last}); run the same command again to go on"
+                f"{left}, {self.done} were done and are kept; {whose} workers were lost again and again ({last});"
+                " run the same command again to go on"
             )
 
 

@@ -1,0 +1,323 @@
+"""Units on isolated workers: nothing that one fault does to an engine costs another fault its row."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow as pa
+import pytest
+
+from testbed.campaign.crew import LocalCrew
+from testbed.campaign.inprocess import InProcess
+from testbed.campaign.seat import OtherGolden, Seat
+from testbed.campaign.stream import from_stream
+from testbed.campaign.work import Limits, Opener, Report, Unit
+from testbed.core.errors import TestbedError
+
+HERE = Path(__file__).parent
+SIZE = 8
+PATIENT = Limits(floor_s=30.0, open_s=60.0, backoff_s=0.02)
+
+
+def units(n: int) -> list[Unit]:
+    return [Unit(number=number, plan="plan", start=SIZE * number, stop=SIZE * (number + 1)) for number in range(n)]
+
+
+@dataclass
+class Site:
+    """Where toys work. Orders: fault -> what it does and when; see `toy_handler`."""
+
+    folder: Path
+    kept: dict[int, pa.Table] = field(default_factory=dict)
+
+    def order(self, orders: Mapping[int, str]) -> None:
+        for fault, what in orders.items():
+            (self.folder / str(fault)).write_text(what)
+
+    def opener(self, golden: str = "toy", opening: str = "") -> Opener:
+        toy = sys.modules["toy_handler"]
+        return Opener(toy.open_toy, (str(self.folder), "toy", opening), {"model.activation": golden})
+
+    def keep(self, unit: Unit, rows: bytes) -> None:
+        assert unit.number not in self.kept
+        self.kept[unit.number] = from_stream(rows)
+
+    def run(self, n: int, children: int = 2, limits: Limits = PATIENT, opening: str = "", **more: Any) -> Report:
+        with LocalCrew(self.opener(opening=opening), children, limits) as crew:
+            return crew.run(units(n), more.pop("keep", self.keep), **more)
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        tables = [self.kept[number].select(["fault_id", "value", "infrastructure_failure", "due"]) for number in self]
+        return [row for table in tables for row in table.to_pylist()]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(sorted(self.kept))
+
+    def log(self, what: str) -> list[str]:
+        return [line for line in (self.folder / "log").read_text().splitlines() if re.search(what, line)]
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
+    monkeypatch.syspath_prepend(str(HERE))
+    import toy_handler  # noqa: F401
+
+    return Site(tmp_path)
+
+
+def assert_rows(
+    rows: list[dict[str, Any]], n: int, due: Mapping[int, str] | None = None, flagged: tuple[int, ...] = ()
+) -> None:
+    """Every fault has its one row, in plan order, and only these faults are blamed or marked."""
+    due = due or {}
+    assert [row["fault_id"] for row in rows] == list(range(SIZE * n))
+    assert {row["fault_id"]: row["due"] for row in rows if row["due"]} == due
+    assert [row["fault_id"] for row in rows if row["infrastructure_failure"]] == list(flagged)
+    assert all(row["value"] == row["fault_id"] ** 2 for row in rows if not row["due"])
+
+
+@pytest.mark.parametrize("children", [0, 1, 3])
+def test_every_unit_is_run_once_whoever_runs_it(site: Site, children: int) -> None:
+    report = site.run(7, children)
+    assert_rows(site.rows, 7)
+    assert len(site.log("run")) == 7
+    assert len(site.log("opened")) == max(children, 1)
+    pids = {line.split()[0] for line in site.log("run")}
+    assert (pids == {str(os.getpid())}) == (children == 0)
+    assert (report.done, report.left, report.crashes, report.losses) == (7, {}, 0, 0)
+    report.check_complete()
+
+
+def test_a_crew_stays_for_several_rounds(site: Site) -> None:
+    with LocalCrew(site.opener(), 2, PATIENT) as crew:
+        crew.run(units(6)[:3], site.keep)
+        crew.run(units(6)[3:], site.keep)
+        crew.run([], site.keep)
+    assert_rows(site.rows, 6)
+    assert len(site.log("opened")) <= 2
+
+
+@pytest.mark.parametrize(("children", "deed"), [(2, "abort"), (1, "engine"), (0, "engine")])
+def test_a_fault_that_always_fails_is_found_and_nobody_else_is_blamed(site: Site, children: int, deed: str) -> None:
+    site.order({SIZE + 5: f"{deed} always"})
+    report = site.run(3, children)
+    assert_rows(site.rows, 3, due={SIZE + 5: "crash"})
+    assert (report.done, report.crashes, report.blamed, report.losses) == (3, 6, 1, 0)
+    alone = site.log(f"run 1 {SIZE + 5} 1$")
+    assert len(alone) == 3  # once found, and confirmed twice,
+    if children:
+        pids = [line.split()[0] for line in alone[1:]]
+        assert [len(site.log(f"^{pid} run")) for pid in pids] == [1, 1]  # on workers that had run nothing else
+
+
+def test_several_in_one_unit_of_one_and_a_whole_unit(site: Site) -> None:
+    site.order(dict.fromkeys([0, 3, 7, *range(SIZE, 2 * SIZE)], "engine always"))
+    report = site.run(2, children=0)
+    assert_rows(site.rows, 2, due=dict.fromkeys([0, 3, 7, *range(SIZE, 2 * SIZE)], "crash"))
+    assert report.blamed == 3 + SIZE
+
+
+@pytest.mark.parametrize("deed", ["hang", "lock"])
+def test_a_fault_that_hangs_is_found_by_the_clock(site: Site, deed: str) -> None:
+    site.order({1: f"{deed} always"})
+    with LocalCrew(site.opener(), 1, Limits(floor_s=1.0, open_s=60)) as crew:
+        report = crew.run([Unit(0, "plan", 0, 2)], site.keep)
+    assert [row["due"] for row in site.rows] == [None, "hang"]
+    assert (report.hangs, report.crashes, report.blamed) == (4, 0, 1)
+
+
+def test_the_clock_allows_ten_times_the_golden_run_of_the_same_work(site: Site) -> None:
+    """Golden runs take the toy 1 ms per fault."""
+    site.order({5: "engine always"})
+    allowed: dict[tuple[str, int], float] = {}
+
+    class Clocked(InProcess):
+        def call(self, method: str, *arguments: Any, timeout_s: float) -> Any:
+            faults = SIZE if method != "run" or arguments[1] is None else len(arguments[1])
+            allowed[method, faults] = timeout_s
+            return super().call(method, *arguments, timeout_s=timeout_s)
+
+    for floor_s, alone_s in ((0.0, 0.01), (0.03, 0.03)):
+        seat = Seat(site.opener(), Limits(floor_s=floor_s, open_s=77.0), make=Clocked)
+        seat.finish(units(1)[0])
+        seat.close()
+        assert allowed["run", SIZE] == pytest.approx(0.08)
+        assert allowed["run", 1] == pytest.approx(alone_s)
+        assert {s for (method, _), s in allowed.items() if method != "run"} == {77.0}
+
+
+def test_what_only_fails_in_company_is_nobodys_fault(site: Site) -> None:
+    site.order({5: "abort company"})
+    report = site.run(1, children=1)
+    assert_rows(site.rows, 1)
+    assert report.crashes == 3  # of 8, 4 and 2
+    assert report.blamed == 0
+
+
+@pytest.mark.parametrize(("times", "flagged"), [(1, ()), (3, ()), (4, (5,)), (5, (5,))])
+def test_only_a_fault_that_failed_alone_and_then_no_more_is_marked(
+    site: Site, times: int, flagged: tuple[int, ...]
+) -> None:
+    """8, 4, 2, alone, alone again, and again: the sixth failure would be its third alone."""
+    site.order({5: f"engine {times}"})
+    report = site.run(1, children=0)
+    assert_rows(site.rows, 1, flagged=flagged)
+    assert report.crashes == times
+    assert report.blamed == 0
+
+
+@pytest.mark.parametrize(
+    ("children", "deed"), [(1, "kill"), (1, "overflow"), (1, "memory"), (0, "memory"), (0, "engine-memory")]
+)
+def test_a_lost_worker_is_not_a_crash_its_unit_is_run_again(site: Site, children: int, deed: str) -> None:
+    site.order({SIZE + 1: f"{deed} 2"})
+    report = site.run(2, children)
+    assert_rows(site.rows, 2)
+    assert (report.losses, report.crashes, report.blamed) == (2, 0, 0)
+
+
+def test_a_unit_whose_workers_are_always_lost_is_left_and_the_others_are_done(site: Site) -> None:
+    site.order({SIZE + 1: "kill always"})
+    report = site.run(4)
+    assert sorted(site.kept) == [0, 2, 3]
+    assert list(report.left) == [1]
+    assert report.losses == 1 + PATIENT.retries
+    with pytest.raises(TestbedError) as caught:
+        report.check_complete()
+    assert str(caught.value) == (
+        "1 unit of work is left, 3 were done and are kept; its workers were lost again and again (ended by SIGKILL in"
+        " run); run the same command again to go on"
+    )
+    assert caught.value.exit_code == 1
+    (site.folder / str(SIZE + 1)).unlink()  # memory was found
+    with LocalCrew(site.opener(), 1, PATIENT) as crew:
+        crew.run([units(4)[1]], site.keep).check_complete()
+    assert_rows(site.rows, 4)
+
+
+def test_a_machine_on_which_nothing_works_any_more_is_given_up(site: Site) -> None:
+    site.order({SIZE * unit: "memory always" for unit in range(2, 30)})
+    limits = Limits(floor_s=30, open_s=60, retries=1, backoff_s=0, left_in_a_row=3)
+    with pytest.raises(TestbedError, match=r"^3 units of work are left, 2 were done and are kept; their workers"):
+        site.run(30, children=0, limits=limits)
+    assert sorted(site.kept) == [0, 1]
+
+
+def test_a_worker_with_other_golden_bits_gets_no_work(site: Site) -> None:
+    with (
+        LocalCrew(site.opener(golden="another"), 2, PATIENT) as crew,
+        pytest.raises(OtherGolden, match=r"^the engine on .+ \(.+\) gives other golden bits .*start anew"),
+    ):
+        crew.run(units(3), site.keep)
+    assert not site.kept
+    assert site.log("run") == []
+
+
+@pytest.mark.parametrize(("children", "deed"), [(2, "toy"), (0, "toy"), (2, "bug")])
+def test_what_is_no_failure_of_the_engine_ends_the_campaign(site: Site, children: int, deed: str) -> None:
+    site.order({SIZE + 1: f"{deed} always"})
+    with pytest.raises(Exception, match="buy another" if deed == "toy" else "a bug") as caught:
+        site.run(50, children)
+    assert isinstance(caught.value, TestbedError) == (deed == "toy")
+    assert len(site.log("run")) < 50
+
+
+@pytest.mark.parametrize("children", [1, 0])
+def test_an_engine_that_cannot_be_built_is_told_at_once(site: Site, children: int) -> None:
+    with pytest.raises(TestbedError, match=r"^the engine says no$"):
+        site.run(3, children, opening="engine always")
+    assert len(site.log("opened")) == 1
+    assert not site.kept
+
+
+def test_no_worker_at_all(site: Site) -> None:
+    with pytest.raises(
+        TestbedError, match=r"^no worker can be opened on .*: ended by SIGABRT while it was opened; run"
+    ):
+        site.run(3, limits=Limits(open_s=60, retries=1, backoff_s=0), opening="abort always")
+
+
+def test_where_memory_is_for_one_worker_only_one_does_it_all(site: Site) -> None:
+    """The first two of six openings fail: with one retry, that can be one seat's two tries."""
+    report = site.run(6, limits=Limits(open_s=60, retries=0), opening="memory 1")
+    assert_rows(site.rows, 6)
+    assert report.done == 6
+
+
+# ---- what happens to the parent
+
+
+def test_ctrl_c_ends_the_workers_at_once_and_keeps_what_is_done(site: Site) -> None:
+    site.order({SIZE * 3: "hang always", SIZE * 4: "lock always"})
+    start = time.monotonic()
+    children: list[psutil.Process] = []
+
+    def tick(workers: int) -> None:
+        if len(site.kept) == 3:
+            children.extend(psutil.Process().children())
+            signal.raise_signal(signal.SIGINT)
+
+    with LocalCrew(site.opener(), 2, PATIENT) as crew, pytest.raises(KeyboardInterrupt):
+        crew.run(units(20), site.keep, tick)
+    assert time.monotonic() - start < 20  # the hanging ones are not waited for
+    assert sorted(site.kept) == [0, 1, 2]
+    assert children
+    assert not any(child.is_running() for child in children)
+
+
+def test_a_store_that_takes_no_more_ends_it_with_its_own_message(site: Site) -> None:
+    def keep(unit: Unit, rows: bytes) -> None:
+        if len(site.kept) == 2:
+            raise TestbedError("the disk is full")
+        site.keep(unit, rows)
+
+    with pytest.raises(TestbedError, match=r"^the disk is full$"):
+        site.run(20, keep=keep)
+    assert len(site.kept) == 2
+
+
+def test_units_come_one_by_one(site: Site) -> None:
+    """A plan of a million faults is not held in memory: no more is asked for than is being worked at."""
+    asked: list[int] = []
+
+    def stream() -> Iterator[Unit]:
+        for unit in units(30):
+            asked.append(unit.number)
+            yield unit
+
+    ahead: list[int] = []
+
+    def keep(unit: Unit, rows: bytes) -> None:
+        ahead.append(len(asked) - len(site.kept))
+        site.keep(unit, rows)
+
+    with LocalCrew(site.opener(), 2, PATIENT) as crew:
+        crew.run(stream(), keep)
+    assert max(ahead) <= 2 + 4 + 2
+
+
+def test_a_broken_source_of_units_is_told(site: Site) -> None:
+    def stream() -> Iterator[Unit]:
+        yield units(1)[0]
+        raise TestbedError("the plan was cut")
+
+    with LocalCrew(site.opener(), 2, PATIENT) as crew, pytest.raises(TestbedError, match=r"^the plan was cut$"):
+        crew.run(stream(), site.keep)
+
+
+def test_efficiency_is_the_engines_share_of_the_workers_time(site: Site) -> None:
+    site.order(dict.fromkeys(range(2 * SIZE), "slow always"))
+    report = site.run(2)
+    assert report.engine_seconds == pytest.approx(2 * SIZE * 0.1, rel=0.5)
+    assert report.worker_seconds == pytest.approx(2 * report.wall_seconds)
+    assert report.efficiency == pytest.approx(report.engine_seconds / report.worker_seconds)
