@@ -1,0 +1,261 @@
+"""One fault model's part of a sweep: per tier, what every tolerance detects and alarms at, ROC, areas and advice."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from testbed.analysis.roc import Auc, ClusterBootstrap, Positives, Ranks, rank_among, smallest_without_alarm
+from testbed.analysis.stats import proportion_interval
+from testbed.campaign.detection import Detection, Rate, Tier
+from testbed.campaign.noise import Floor
+from testbed.campaign.thresholds import Thresholds
+
+_ROC_POINTS = 21
+EVENTS = {"sdc1": "SDC-1", "any": "any corruption"}
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What is swept. atol: None for a logarithmic grid with the campaign's tolerance and the noise floors; rtols: of the
+    spec's grid, ``main`` among them; own: the campaign's absolute tolerance of each tier."""
+
+    atol: tuple[float, ...] | None
+    rtols: tuple[float, ...]
+    main: float
+    own: tuple[float, ...]
+
+    def atols(self, tier: Tier, floors: Sequence[float]) -> list[float]:
+        if self.atol is not None:
+            return sorted(set(self.atol))
+        decades = [float(f"1e{exponent}") for exponent in range(-8, 1)]
+        halves = [float(f"3e{exponent}") for exponent in range(-8, 0)]
+        own = self.own if tier is None else (self.own[tier],)
+        return sorted({*decades, *halves, *own, *(floor for floor in floors if 0 < floor < math.inf)})
+
+
+@dataclass(frozen=True)
+class Curves:
+    """floors: of the same target, the campaign's own plain engine first. wanted: detection rate that is asked for."""
+
+    rows: Thresholds
+    floors: Sequence[Floor]
+    floor_rtols: Sequence[float]
+    grid: Grid
+    confidence: float
+    wanted: float
+    seed: int
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """Over all images (tier None), then per tier, JSON-ready."""
+        tiers: list[Tier] = [None, *np.unique(self.rows.tier).tolist()]
+        areas = self._areas(tiers)
+        for tier in tiers:
+            mine = np.ones(len(self.rows.tier), bool) if tier is None else self.rows.tier == tier
+            yield {
+                **self.rows.fault_model,
+                "tier": tier,
+                "n_rows": int(mine.sum()),
+                "n_faults": len(np.unique(self.rows.rows["fault_id"].to_numpy()[mine])),
+                "n_sdc1": None if self.rows.sdc1 is None else int((self.rows.sdc1 & mine).sum()),
+                "n_corrupted": int((self.rows.corrupted & mine).sum()),
+                "n_ended": int((self.rows.ended & mine).sum()),
+                "reasons": self._reasons(tier),
+                "noise": [self._floor(floor, tier) for floor in self.floors],
+                "grid": [self._point(tier, rtol, atol) for rtol in self.grid.rtols for atol in self._atols(tier, rtol)],
+                "roc": [self._roc(floor, tier) for floor in self.floors],
+                "auc": {event: [a for a in areas if a["event"] == event and a["tier"] == tier] for event in EVENTS},
+                "recommended": {
+                    "wanted": self.wanted,
+                    **{event: [self._advice(event, tier, rtol) for rtol in self.grid.rtols] for event in EVENTS},
+                },
+            }
+
+    # ---- what is asked of the rows
+
+    @cached_property
+    def _detections(self) -> dict[str, Detection]:
+        return {
+            event: Detection(self.rows, which, self.confidence)
+            for event, which in self.rows.events.items()
+            if which is not None
+        }
+
+    def _detected(self, event: str, tier: Tier, rtol: float, atol: float) -> Rate | None:
+        """None where no row of the tier has the event."""
+        found = self._detections.get(event)
+        return found.at(rtol, atol).get(tier) if found else None
+
+    def _reasons(self, tier: Tier) -> dict[str, str]:
+        """Why there are no rates of an event, where there are none."""
+        found = {}
+        for event in EVENTS:
+            detection = self._detections.get(event)
+            if detection is None:
+                found[event] = "outputs of this target have no classes"
+            elif not detection.rows(tier).any():
+                what = "changed the top-1" if event == "sdc1" else "changed a bit of the output"
+                found[event] = f"no row of this tier {what}, so no rate of detecting it can be told"
+        return found
+
+    # ---- what is asked of the fault-free engines
+
+    def _clean(self, floor: Floor, tier: Tier, rtol: float) -> NDArray[np.float64]:
+        return floor.of_tier(tier)[:, self.floor_rtols.index(rtol)]
+
+    def _atols(self, tier: Tier, rtol: float) -> list[float]:
+        return self.grid.atols(tier, [self._without_alarm(floor, tier, rtol) for floor in self.floors])
+
+    def _without_alarm(self, floor: Floor, tier: Tier, rtol: float) -> float:
+        return float(self._clean(floor, tier, rtol).max(initial=0.0))
+
+    # ---- records
+
+    def _floor(self, floor: Floor, tier: Tier) -> dict[str, Any]:
+        points = []
+        for rtol in self.grid.rtols:
+            clean = self._clean(floor, tier, rtol)
+            atol, bound = smallest_without_alarm(clean, self.confidence)
+            detected = {f"detection_{e}": told(self._detected(e, tier, rtol, atol)) for e in EVENTS}
+            points.append(
+                {"rtol": rtol, "smallest_atol": finite(atol), "false_alarm_upper": _rounded(bound), **detected}
+            )
+        return {**source_told(floor), "n": len(floor.of_tier(tier)), "floors": points}
+
+    def _point(self, tier: Tier, rtol: float, atol: float) -> dict[str, Any]:
+        clean = self._clean(self.floors[0], tier, rtol)
+        alarms, n = int((clean > atol).sum()), len(clean)
+        low, high = proportion_interval(alarms, n, self.confidence)
+        return {
+            "atol": atol,
+            "rtol": rtol,
+            "false_alarm": {"rate": alarms / n, "low": _rounded(float(low)), "high": _rounded(float(high)), "n": n},
+            **{f"detection_{event}": told(self._detected(event, tier, rtol, atol)) for event in EVENTS},
+        }
+
+    def _roc(self, floor: Floor, tier: Tier) -> dict[str, Any]:
+        """At the scores of the fault-free images themselves: there the false-alarm rate steps."""
+        rtol = self.grid.main
+        clean = self._clean(floor, tier, rtol)
+        levels = np.unique(np.append(clean[np.isfinite(clean)], 0.0))
+        if len(levels) > _ROC_POINTS:
+            levels = levels[np.linspace(0, len(levels) - 1, _ROC_POINTS).astype(int)]
+        points = [
+            {
+                "atol": atol,
+                "false_alarm": float((clean > atol).mean()),
+                **{event: told(self._detected(event, tier, rtol, atol)) for event in EVENTS},
+            }
+            for atol in levels[::-1].tolist()
+        ]
+        return {"source": str(floor.source), "rtol": rtol, "points": points}
+
+    def _advice(self, event: str, tier: Tier, rtol: float) -> dict[str, Any]:
+        """The largest atol that detects as much as is wanted, whether it is free of false alarms, or why there is none."""
+        floor = self._without_alarm(self.floors[0], tier, rtol)
+        found: dict[str, Any] = {
+            "rtol": rtol,
+            "atol": None,
+            "detection": None,
+            "no_alarm_atol": finite(floor),
+            "feasible": False,
+            "reason": None,
+        }
+        at_zero = self._detected(event, tier, rtol, 0.0)
+        if at_zero is None:
+            return found | {"reason": self._reasons(tier)[event]}
+        atol = self._detections[event].largest_atol(rtol, tier, self.wanted)
+        if atol is None:
+            return found | {"detection": told(at_zero), "reason": _why_not(at_zero, rtol, self.wanted)}
+        if atol == math.inf:
+            most = self._detected(event, tier, rtol, np.finfo(np.float64).max)
+            reason = "any atol will do: enough of these outputs are not finite, or there is none"
+            return found | {"detection": told(most), "feasible": floor < math.inf, "reason": reason}
+        detected = told(self._detected(event, tier, rtol, atol))
+        feasible = floor <= atol
+        told_floor = None if feasible else f"the fault-free engine needs {floor:.3g}, or it raises false alarms"
+        return found | {"atol": atol, "detection": detected, "feasible": feasible, "reason": told_floor}
+
+    # ---- areas
+
+    def _areas(self, tiers: Sequence[Tier]) -> list[dict[str, Any]]:
+        """Of every fault-free engine at the main rtol, and of the first at every rtol."""
+        columns = [(floor, self.grid.main) for floor in self.floors]
+        columns += [(self.floors[0], rtol) for rtol in self.grid.rtols if rtol != self.grid.main]
+        asked: list[tuple[str, Tier, Positives, Ranks]] = []
+        for event, detection in self._detections.items():
+            for tier in tiers:
+                chosen = detection.rows(tier)
+                if chosen.any():
+                    asked.append((event, tier, Positives(self.rows.design, chosen), self._ranks(chosen, tier, columns)))
+        sums = ClusterBootstrap(self.rows.design, seed=self.seed).sums(
+            [column for _, _, positives, ranks in asked for column in positives.columns(ranks)]
+        )
+        found = []
+        for event, tier, positives, ranks in asked:
+            mine, sums = sums[: len(positives.columns(ranks))], sums[len(positives.columns(ranks)) :]
+            for (floor, rtol), area in zip(columns, positives.aucs(ranks, mine, self.confidence), strict=True):
+                found.append({"event": event, "tier": tier, "source": str(floor.source), "rtol": rtol, **_area(area)})
+        return found
+
+    def _ranks(self, chosen: NDArray[np.bool_], tier: Tier, columns: Sequence[tuple[Floor, float]]) -> Ranks:
+        error = self.rows.error[chosen]
+
+        def ranks(sign: int) -> NDArray[np.float64]:
+            scores = (self.rows.atol[chosen, self.rows.rtols.index(rtol)] + sign * error for _, rtol in columns)
+            clean = (self._clean(floor, tier, rtol) for floor, rtol in columns)
+            return np.stack([rank_among(*pair) for pair in zip(scores, clean, strict=True)], axis=1)
+
+        middle = ranks(0)
+        return Ranks(middle, ranks(-1), ranks(1)) if error.any() else Ranks.exact(middle)
+
+
+def source_told(floor: Floor) -> dict[str, Any]:
+    source = floor.source
+    return {
+        "source": str(source),
+        "engine": source.backend,
+        "precision": source.precision,
+        "batch": source.batch,
+        "file": source.file,
+        "arithmetic": floor.arithmetic,
+        "engine_hash": floor.engine_hash,
+    }
+
+
+def told(rate: Rate | None) -> dict[str, Any] | None:
+    if rate is None:
+        return None
+    found: dict[str, Any] = {name: _rounded(getattr(rate, name)) for name in ("rate", "low", "high")}
+    found |= {"n": rate.n, "faults": rate.faults}
+    return found | {"undecided": rate.undecided} if rate.undecided else found
+
+
+def finite(value: float) -> float | None:
+    """None for infinity, for which JSON has no word."""
+    return value if math.isfinite(value) else None
+
+
+def _area(area: Auc) -> dict[str, Any]:
+    limits = {name: _rounded(getattr(area, name)) for name in ("auc", "low", "high")}
+    return {**limits, "n": area.n_rows, "faults": area.n_clusters}
+
+
+def _rounded(share: float) -> float:
+    """Nine decimals: far below any interval's width, and free of the noise of summation."""
+    return round(share, 9)
+
+
+def _why_not(at_zero: Rate, rtol: float, wanted: float) -> str:
+    if at_zero.rate < wanted:
+        return f"even at atol 0 only {100 * at_zero.rate:.3g} % are flagged: rtol {rtol:g} alone lets the rest pass"
+    return (
+        f"at atol 0 the lower limit is {100 * at_zero.low:.3g} %: {at_zero.n} rows of {at_zero.faults} faults are too few"
+        f" to show {100 * wanted:g} %"
+    )

@@ -1,0 +1,90 @@
+"""How many of the corrupted outputs a tolerance flags: population-weighted, with intervals, per confidence tier."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from testbed.analysis.roc import largest_accepted
+from testbed.analysis.survey import RowDomains
+from testbed.campaign.thresholds import Thresholds
+
+Tier = int | None
+"""None: all images."""
+_OTHERS = -1  # rows without the event
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A share of ``n`` rows of ``faults`` faults. low, high: also allow for the ``undecided`` rows, either way."""
+
+    rate: float
+    low: float
+    high: float
+    n: int
+    faults: int
+    undecided: int = 0
+
+
+class Detection:
+    """Detection of one event (``event``: (n,) bool) among the rows of one fault model."""
+
+    def __init__(self, thresholds: Thresholds, event: NDArray[np.bool_], confidence: float) -> None:
+        self._thresholds, self.event, self._confidence = thresholds, event, confidence
+        self._tier = np.where(event, thresholds.tier, _OTHERS)
+        self._found: dict[tuple[float, ...], dict[Tier, Rate]] = {}
+
+    @cached_property
+    def _groupings(self) -> tuple[RowDomains, RowDomains]:
+        design = self._thresholds.design
+        return design.domains(self._tier), design.domains(np.where(self.event, 0, _OTHERS))
+
+    def rows(self, tier: Tier) -> NDArray[np.bool_]:
+        """(n,) which rows of the tier have the event."""
+        return self.event if tier is None else self._tier == tier
+
+    def at(self, rtol: float, atol: float) -> dict[Tier, Rate]:
+        """Rate of flagged rows per tier, and over all (None). A tier without the event is left out."""
+        flagged, undecided = (getattr(self._thresholds, which)(rtol, atol) for which in ("flagged", "undecided"))
+        sets = flagged, flagged & ~undecided, flagged | undecided
+        # Sets at one rtol lie within each other, so that their sizes tell them apart.
+        key = (rtol, *(int((rows & self.event).sum()) for rows in sets))
+        if key not in self._found:
+            self._found[key] = self._rates(*sets, undecided)
+        return self._found[key]
+
+    def _rates(self, flagged: NDArray, surely: NDArray, possibly: NDArray, undecided: NDArray) -> dict[Tier, Rate]:
+        found: dict[Tier, Rate] = {}
+        by_tier, overall = self._groupings
+        exact = not (undecided & self.event).any()
+        tiers_of: tuple[tuple[RowDomains, dict[Any, Tier]], ...] = (
+            (overall, {0: None}),
+            (by_tier, {tier: tier for tier in np.unique(self._tier).tolist()}),
+        )
+        for domains, tiers in tiers_of:
+            middle = domains.estimates(flagged, self._confidence)
+            low, high = middle, middle
+            if not exact:
+                low, high = (domains.estimates(rows, self._confidence) for rows in (surely, possibly))
+            for label, tier in tiers.items():
+                if label == _OTHERS or label not in middle:
+                    continue
+                found[tier] = Rate(
+                    middle[label].rate,
+                    low[label].low,
+                    high[label].high,
+                    middle[label].n_rows,
+                    middle[label].n_clusters,
+                    int((undecided & self.rows(tier)).sum()),
+                )
+        return found
+
+    def largest_atol(self, rtol: float, tier: Tier, wanted: float) -> float | None:
+        """The largest atol at which the lower limit of the detection rate is ``wanted`` or more; infinity where that
+        holds at any, None where it holds at none."""
+        scores = self._thresholds.atol[self.rows(tier), self._thresholds.rtols.index(rtol)]
+        return largest_accepted(scores, lambda atol: self.at(rtol, atol)[tier].low >= wanted)

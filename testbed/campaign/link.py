@@ -1,0 +1,300 @@
+"""Faults inside the first attention module, followed on to the logits: what the module's output would have shown.
+
+The stored rows say what came of each fault. Here the same faults are run again, in the same engine, as far as the module's
+output, once; `testbed.campaign.linked` asks how well a check there would have foreseen the changed predictions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import onnx
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from testbed.analysis.compare import Deviation, by_row, identical
+from testbed.campaign.evaluation import Strikes
+from testbed.campaign.files import PLAN, RESULTS, TIERS, Files, words_file
+from testbed.campaign.noise import COMMAND, Progress
+from testbed.campaign.plan import Leg, read_plan
+from testbed.campaign.points import points_path
+from testbed.campaign.strikes import strikes_of, with_golden, word_counts
+from testbed.campaign.thresholds import ENDED
+from testbed.campaign.words import read_words
+from testbed.campaign.workplace import Workplace
+from testbed.core.errors import EngineError, UsageError
+from testbed.core.files import atomic_path
+from testbed.engines.runner import Runner
+from testbed.golden.arrays import read_array
+from testbed.instrument.feed import PortFeed
+from testbed.instrument.prefix import up_to, with_output
+from testbed.instrument.shapes import input_name, output_name
+
+LINK = "link.parquet"
+STAGE = "link"
+MODULE = "block.0.attn"
+OUTPUT = f"{MODULE}.proj"
+_TARGET, _PLACE = "model", "activation"
+_CHECKED_ROWS = 256
+_GOLDEN_BYTES = 256 * 2**20
+
+
+def measure_link(place: Workplace, limit: int | None, progress: Progress) -> dict[str, Any]:
+    """Writes ``link.parquet``, unless it is there: per (fault, image) the deviation of the module's output.
+
+    limit: at most so many faults, the first draws of every stratum. Returns the facts of the stage: ``faults``, ``rows``,
+    ``ended`` (rows without any output, left out), ``checked`` (rows that were also run to the end, and whose logits are
+    the stored ones, bit for bit) and ``evaluated`` ("prefix", or "whole" where only the whole engine gives those bits).
+
+    Raises UsageError for a campaign without such faults, EngineError where the engine gives other bits than it did.
+    """
+    folder = place.folder
+    for file in (PLAN, RESULTS):
+        folder.verify_file(file)
+    made_from = {
+        "results": folder.output_hash("execute", RESULTS),
+        "twin": folder.output_hash(f"instrument.{_TARGET}", Files(_TARGET).twin),
+        "tiers": folder.output_hash("tiers", TIERS),
+        "limit": limit,
+    }
+    return folder.stage(STAGE, made_from, [LINK], lambda: _Measurement(place, limit).write(progress), command=COMMAND)
+
+
+@dataclass(frozen=True)
+class Followed:
+    """fault_id, image_id: (n,); atol: (n, rtols) the smallest absolute tolerance at which the module's output passes."""
+
+    fault_id: NDArray[np.int64]
+    image_id: NDArray[np.object_]
+    atol: NDArray[np.float64]
+
+
+def read_link(place: Workplace, rtols: Sequence[float]) -> Followed | None:
+    """The stored link at some rtols of the spec's grid; None where there is none, or none of these results."""
+    record = place.folder.manifest["stages"].get(STAGE)
+    if record is None or record["inputs"]["results"] != place.folder.output_hash("execute", RESULTS):
+        return None
+    place.folder.verify(STAGE)
+    table = pq.read_table(place.folder / LINK)
+    grid = place.spec.tolerance.rtol_grid
+    atol = pc.list_flatten(table.column("module_masking_atol").combine_chunks()).to_numpy().reshape(-1, len(grid))
+    return Followed(
+        table.column("fault_id").to_numpy(),
+        table.column("image_id").to_numpy(),
+        atol[:, [grid.index(rtol) for rtol in rtols]],
+    )
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """What is to be run. fault_id, image: (n,); strikes: with their golden words; ended: rows left out."""
+
+    fault_id: NDArray[np.int64]
+    strikes: Strikes
+    ended: int
+
+    def __len__(self) -> int:
+        return len(self.fault_id)
+
+
+class _Measurement:
+    def __init__(self, place: Workplace, limit: int | None) -> None:
+        self.place, self.limit = place, limit
+        self.table, self.images = place.table(_TARGET), place.images
+        if _TARGET not in place.spec.targets or OUTPUT not in self.table.ports:
+            raise UsageError(f"this campaign strikes no model with a tensor {OUTPUT}; there is no such link to look at")
+        self.output = self.table[OUTPUT]
+        self.inputs = read_array(place.folder / Files(_TARGET).inputs)
+        self.rtols = place.spec.tolerance.rtol_grid
+
+    @cached_property
+    def _inside(self) -> list[str]:
+        """The module's sites: those of its name that its output is made from."""
+        prefix = onnx.load_from_string(up_to((self.place.folder / Files(_TARGET).twin).read_bytes(), self.output))
+        made = {name for node in prefix.graph.node for name in node.output}
+        return [name for name in self.table.ports if name.startswith(f"{MODULE}.") and self.table[name].tensor in made]
+
+    @cached_property
+    def rows(self) -> _Rows:
+        plan = read_plan(self.place.folder / PLAN)
+        counts = word_counts(plan, len(self.images))
+        starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+        chosen = _chosen(plan, self._inside, self.limit)
+        leg = Leg(_TARGET, _PLACE, plan.take(pa.array(chosen)), points_path(self.place.folder / PLAN))
+        stored = read_words(self.place.folder / words_file(PLAN))
+        words = [np.asarray(stored[starts[fault] : starts[fault] + counts[fault]]) for fault in chosen]
+        fault, strikes = strikes_of(leg, self.table, self.images)
+        strikes = with_golden(strikes, np.concatenate(words))
+        fault_id = leg.column("fault_id")[fault]
+        inside = np.array([*(name in self._inside for name in self.table.ports), True])  # NO_SITE indexes the last
+        kept = inside[strikes.ports.site].all(axis=1)
+        ended = kept & self._ended(fault_id, strikes.image)
+        rows = np.flatnonzero(kept & ~ended)
+        rows = rows[
+            np.argsort(strikes.image[rows], kind="stable")
+        ]  # image after image: their goldens need not all be kept
+        return _Rows(fault_id[rows], strikes.take(rows), int(ended.sum()))
+
+    def _ended(self, fault_id: NDArray[np.int64], image: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Rows whose fault ended the engine: they are not run again."""
+        ended = pc.field("due").isin(list(ENDED))
+        found = pq.read_table(self.place.folder / RESULTS, columns=["fault_id", "image_id"], filters=ended)
+        keys = set(zip(found.column("fault_id").to_pylist(), found.column("image_id").to_pylist(), strict=True))
+        ids = self.images.ids
+        return np.array([(f, ids[i]) in keys for f, i in zip(fault_id.tolist(), image.tolist(), strict=True)], bool)
+
+    def write(self, progress: Progress) -> dict[str, Any]:
+        rows = self.rows
+        if not len(rows):
+            raise UsageError(f"no planned fault strikes {MODULE}.* of the model alone; add such a section of faults")
+        twin = self.place.request(_TARGET, Files(_TARGET).twin)
+        prefix = replace(twin, onnx=up_to(twin.onnx, self.output), file_sha256=f"{twin.file_sha256} to {OUTPUT}")
+        whole = replace(twin, onnx=with_output(twin.onnx, self.output), file_sha256=f"{twin.file_sha256} and {OUTPUT}")
+        with self.place.open(prefix) as short:
+            same = self._checked(short, whole)
+            request, how = (prefix, "prefix") if same else (whole, "whole")
+        with (
+            self.place.open(request) as runner,
+            progress(len(rows), "rows followed") as advance,
+            atomic_path(self.place.folder / LINK) as temporary,
+            pq.ParquetWriter(temporary, self._schema) as writer,
+        ):
+            for part in self._parts(runner):
+                writer.write_table(part)
+                advance(part.num_rows)
+        faults = len(np.unique(rows.fault_id))
+        return {
+            "faults": faults,
+            "rows": len(rows),
+            "ended": rows.ended,
+            "checked": self._sample.size,
+            "evaluated": how,
+        }
+
+    # ---- the same bits
+
+    @cached_property
+    def _sample(self) -> NDArray[np.int64]:
+        return np.unique(np.linspace(0, len(self.rows) - 1, min(_CHECKED_ROWS, len(self.rows))).astype(np.int64))
+
+    def _checked(self, prefix: Runner, whole: Any) -> bool:
+        """Whether the prefix gives the module's output as the whole engine has it.
+
+        Raises EngineError where the whole engine, with that output beside its own, gives other logits than it stored.
+        """
+        sample = self._sample
+        name = output_name(whole.onnx)
+        same, wrong = True, 0
+        with self.place.open(whole) as runner:
+            for start in range(0, len(sample), self.place.batch):
+                rows = sample[start : start + self.place.batch]
+                results = self._run(runner, rows)
+                stored = self._stored_logits(rows)
+                wrong += int((~identical(results[name], stored)).sum())
+                alone = self._run(prefix, rows)[self.output.tensor]
+                same &= bool(identical(alone, results[self.output.tensor]).all())
+        if wrong:
+            raise EngineError(
+                f"{wrong} of {len(sample)} rows have other logits when the output of {MODULE} is read as well: this engine"
+                " rounds elsewhere then, and what it holds there cannot be told"
+            )
+        return same
+
+    def _stored_logits(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """(n, K), NaN payloads included."""
+        fault_id, image = self.rows.fault_id[rows], self.rows.strikes.image[rows]
+        wanted = pc.field("fault_id").isin(fault_id.tolist())
+        found = pq.read_table(self.place.folder / RESULTS, columns=["fault_id", "image_id", "logits"], filters=wanted)
+        ids = found.column("image_id").cast(pa.string()).to_pylist()
+        place_of = {key: n for n, key in enumerate(zip(found.column("fault_id").to_pylist(), ids, strict=True))}
+        lists = found.column("logits").combine_chunks()
+        logits = pc.list_flatten(lists).to_numpy(zero_copy_only=False).reshape(found.num_rows, -1)
+        keys = zip(fault_id.tolist(), (self.images.ids[i] for i in image), strict=True)
+        return logits[[place_of[key] for key in keys]]
+
+    # ---- running
+
+    def _run(self, runner: Runner, rows: NDArray[np.int64]) -> dict[str, NDArray]:
+        """Outputs of at most a batch of the rows."""
+        strikes = self.rows.strikes.take(rows)
+        return self._fed(runner, strikes.image, strikes.ports)
+
+    def _fed(self, runner: Runner, image: NDArray[np.int64], ports: PortFeed) -> dict[str, NDArray]:
+        batch, n = self.place.batch, len(image)
+        padded = np.concatenate([image, np.zeros(batch - n, np.int64)])
+        feeds = {self._input: self.inputs[padded], **ports.padded(batch).as_inputs(self.table)}
+        return {name: values[:n] for name, values in runner.run(feeds).items()}
+
+    @cached_property
+    def _input(self) -> str:
+        return input_name((self.place.folder / Files(_TARGET).twin).read_bytes())
+
+    @property
+    def _schema(self) -> pa.Schema:
+        return pa.schema(
+            [
+                ("fault_id", pa.int64()),
+                ("image_id", pa.string()),
+                ("module_max_abs_diff", pa.float64()),
+                ("module_masking_atol", pa.list_(pa.float64())),
+                ("module_nonfinite", pa.bool_()),
+                ("module_identical", pa.bool_()),
+            ]
+        )
+
+    def _parts(self, runner: Runner) -> Iterator[pa.Table]:
+        """The rows' deviations, batch by batch, keeping the golden outputs of some images at a time."""
+        image = self.rows.strikes.image
+        per_image = self.output.elements * 4
+        at_once = max(1, _GOLDEN_BYTES // per_image)
+        for first in range(0, len(self.images), at_once):
+            last = min(first + at_once, len(self.images))
+            low, high = np.searchsorted(image, [first, last])
+            if low < high:
+                golden = self._golden(runner, first, last)
+                for start in range(low, high, self.place.batch):
+                    rows = np.arange(start, min(start + self.place.batch, high))
+                    faulty = self._run(runner, rows)[self.output.tensor]
+                    yield self._compared(rows, faulty, golden[image[rows] - first])
+
+    def _golden(self, runner: Runner, first: int, last: int) -> NDArray:
+        parts = []
+        for start in range(first, last, self.place.batch):
+            images = np.arange(start, min(start + self.place.batch, last))
+            parts.append(self._fed(runner, images, PortFeed.idle(len(images)))[self.output.tensor])
+        return np.concatenate(parts)
+
+    def _compared(self, rows: NDArray[np.int64], faulty: NDArray, golden: NDArray) -> pa.Table:
+        deviation = Deviation(faulty, golden)
+        atol = np.stack([deviation.smallest_atol(rtol) for rtol in self.rtols], axis=1)
+        width = len(self.rtols)
+        finite = np.isfinite(by_row(np.asarray(faulty, np.float32))).all(axis=1)
+        columns = [
+            pa.array(self.rows.fault_id[rows]),
+            pa.array([self.images.ids[image] for image in self.rows.strikes.image[rows]]),
+            pa.array(deviation.max_abs()),
+            pa.FixedSizeListArray.from_arrays(atol.reshape(-1), width).cast(pa.list_(pa.float64())),
+            pa.array(~finite),
+            pa.array(identical(faulty, golden)),
+        ]
+        return pa.Table.from_arrays(columns, schema=self._schema)
+
+
+def _chosen(plan: pa.Table, sites: Sequence[str], limit: int | None) -> NDArray[np.int64]:
+    """Positions of the plan's faults at these sites; of more than ``limit`` the first draws of every stratum, which are a
+    sample of it as all of them are."""
+    text = {name: plan.column(name).cast(pa.string()) for name in ("target", "where", "site")}
+    inside = pc.is_in(text["site"], value_set=pa.array(sites))
+    inside = pc.and_(inside, pc.equal(text["target"], _TARGET))
+    inside = pc.and_(inside, pc.equal(text["where"], _PLACE))
+    found = np.flatnonzero(np.asarray(inside))
+    if limit is None or limit >= len(found):
+        return found
+    order = np.lexsort([plan.column(name).to_numpy()[found] for name in ("fault_id", "draw", "round")])
+    return np.sort(found[order[:limit]])

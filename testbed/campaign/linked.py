@@ -1,0 +1,78 @@
+"""Would a check of the first attention module's output have foreseen the changed prediction?
+
+Of faults inside the module: "its output is out of tolerance" as a test for "the model's top-1 changes".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from testbed.analysis.domains import Estimate
+from testbed.campaign.detection import Rate, Tier
+from testbed.campaign.link import Followed
+from testbed.campaign.thresholds import Thresholds
+
+_NOT_ASKED = -1
+
+
+class Linked:
+    """Faults of one fault model in the module. ``module``: (n, rtols) the smallest absolute tolerance at which the
+    module's output passes; ``changed``: (n,) whether the top-1 changed in the end."""
+
+    def __init__(self, rows: Thresholds, module: NDArray[np.float64], confidence: float) -> None:
+        assert rows.sdc1 is not None
+        self.rows, self.module, self.changed, self._confidence = rows, module, rows.sdc1, confidence
+        self.tiers: list[Tier] = [None, *np.unique(rows.tier).tolist()]
+        self._found: dict[tuple[float, int], dict[Tier, dict[str, Rate | None]]] = {}
+
+    def of_tier(self, tier: Tier) -> NDArray[np.bool_]:
+        return np.ones(len(self.changed), bool) if tier is None else self.rows.tier == tier
+
+    def at(self, rtol: float, atol: float) -> dict[Tier, dict[str, Rate | None]]:
+        """Per tier and over all (None): sensitivity P(out | changed), specificity P(in | not changed), and the predictive
+        values ppv P(changed | out), npv P(not changed | in); None where nothing is to be divided by."""
+        out = self.module[:, self.rows.rtols.index(rtol)] > atol
+        key = rtol, int(out.sum())  # sets at one rtol lie within each other
+        if key not in self._found:
+            self._found[key] = self._rates(out)
+        return self._found[key]
+
+    def _rates(self, out: NDArray[np.bool_]) -> dict[Tier, dict[str, Rate | None]]:
+        asked = {
+            "sensitivity": (self.changed, out),
+            "specificity": (~self.changed, ~out),
+            "ppv": (out, self.changed),
+            "npv": (~out, ~self.changed),
+        }
+        found: dict[Tier, dict[str, Rate | None]] = {tier: dict.fromkeys(asked) for tier in self.tiers}
+        groupings: list[tuple[NDArray[np.int64], dict[Any, Tier]]] = [
+            (np.zeros(len(out), np.int64), {0: None}),
+            (self.rows.tier, {tier: tier for tier in self.tiers if tier is not None}),
+        ]
+        for name, (among, which) in asked.items():
+            for group, tiers in groupings:
+                rates = self.rows.design.by_group(which, np.where(among, group, _NOT_ASKED), self._confidence)
+                for label, tier in tiers.items():
+                    found[tier][name] = _rate(rates[label]) if label in rates else None
+        return found
+
+
+def _rate(found: Estimate) -> Rate:
+    return Rate(found.rate, found.low, found.high, found.n_rows, found.n_clusters)
+
+
+def linked(models: Iterable[Thresholds], link: Followed, confidence: float) -> Iterator[Linked]:
+    """One for each fault model with rows in ``link``, whose ``atol`` must be at the models' rtols."""
+    followed = pd.MultiIndex.from_arrays([link.fault_id, link.image_id])
+    for rows in models:
+        if rows.sdc1 is None:
+            continue
+        keys = pd.MultiIndex.from_arrays([rows.rows["fault_id"], rows.rows["image_id"].astype(object)])
+        position = followed.get_indexer(keys)
+        if (which := position >= 0).any():
+            yield Linked(rows.take(which), link.atol[position[which]], confidence)

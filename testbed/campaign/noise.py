@@ -1,0 +1,244 @@
+"""Noise floors: how far fault-free engines are from the reference golden, measured once per engine and kept.
+
+A deployed detector compares an output with a stored golden. What it sees without any fault is the other engine, the other
+precision, the other batch size; a tolerance below that raises false alarms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, suppress
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from testbed.analysis.compare import Deviation
+from testbed.analysis.confidence import top1
+from testbed.campaign.files import Files
+from testbed.campaign.noise_sources import TWIN, Source
+from testbed.campaign.prepare import Preparation
+from testbed.campaign.torch_subject import ATTENTION
+from testbed.campaign.variants import plain_in
+from testbed.campaign.workplace import Workplace
+from testbed.core.errors import StaleArtefact
+from testbed.core.files import atomic_path, sha256_bytes
+from testbed.core.runfolder import RunFolder
+from testbed.engines.runner import EngineRequest, Runner, open_engine, request_from
+from testbed.golden.arrays import read_array
+from testbed.golden.reference import LOGITS, module_files
+from testbed.instrument.feed import PortFeed
+from testbed.instrument.shapes import input_name, output_name
+from testbed.instrument.table import deployment_id
+
+COMMAND = "testbed sweep"
+_STAGE = "noise"
+
+
+class Progress(Protocol):
+    def __call__(self, total: int, what: str = ...) -> AbstractContextManager[Callable[[int], None]]: ...
+
+
+@dataclass(frozen=True)
+class Floor:
+    """One fault-free engine against the reference golden. tier: (n,) of each image; atol: (n, rtols of the spec's grid)
+    the smallest absolute tolerance that lets the image pass, infinity where its output is not finite."""
+
+    source: Source
+    target: str
+    engine_hash: str
+    arithmetic: str
+    tier: NDArray[np.int64]
+    atol: NDArray[np.float64]
+    other_top1: int | None
+
+    def of_tier(self, tier: int | None) -> NDArray[np.float64]:
+        return self.atol if tier is None else self.atol[self.tier == tier]
+
+
+@dataclass(frozen=True)
+class NoiseImages:
+    """ids, tier, position in the test split: (n,) each. ``inputs``: engine inputs of these rows."""
+
+    ids: Sequence[str]
+    tier: NDArray[np.int64]
+    position: NDArray[np.int64]
+    inputs: Callable[[NDArray[np.int64]], NDArray[np.float32]]
+
+
+class NoiseBench:
+    """Measures noise floors of a campaign's targets, each as a stage of its run folder."""
+
+    def __init__(self, place: Workplace) -> None:
+        self.place = place
+
+    @property
+    def folder(self) -> RunFolder:
+        return self.place.folder
+
+    def measured(self, sources: Sequence[Source], per_tier: int | None, progress: Progress) -> list[Floor]:
+        """Floors of these engines for every target; those that were measured before are only read.
+
+        per_tier: images of each tier, at least the campaign's own; None: as many as were measured before, or the
+        campaign's own. Raises EngineError for an engine that cannot run here, TestbedError for a model that cannot be
+        had in the wanted precision.
+        """
+        return [
+            self._measured(source, target, per_tier, progress)
+            for source in sources
+            for target in self.place.spec.targets
+        ]
+
+    def _measured(self, source: Source, target: str, per_tier: int | None, progress: Progress) -> Floor:
+        stage, file = _names(source, target)
+        recorded = self.folder.manifest["stages"].get(stage)
+        if per_tier is None:
+            per_tier = recorded["inputs"]["per_tier"] if recorded else 0
+        self.folder.stage(
+            stage,
+            self._made_from(source, target, per_tier),
+            [file],
+            lambda: self._measure(source, target, self._images(target, per_tier), progress),
+            command=COMMAND,
+        )
+        return self._read(stage)
+
+    def kept(self) -> list[Floor]:
+        """Those measured before, whose inputs are still the same and whose files are whole."""
+        floors = []
+        for stage, record in self.folder.manifest["stages"].items():
+            if stage.startswith(f"{_STAGE}."):
+                source, target = Source(**record["facts"]["source"]), record["facts"]["target"]
+                if record["inputs"] == self._made_from(source, target, record["inputs"]["per_tier"]):
+                    with suppress(StaleArtefact):
+                        floors.append(self._read(stage))
+        return floors
+
+    def _made_from(self, source: Source, target: str, per_tier: int) -> dict[str, Any]:
+        stages = self.folder.manifest["stages"]
+        return {
+            "instrumented": stages[f"instrument.{target}"]["outputs"],
+            "plain": stages[f"export.{target}"]["outputs"],
+            "golden": stages["golden"]["outputs"][reference_file(target)],
+            "tiers": stages["tiers"]["outputs"],
+            "rtol_grid": list(self.place.spec.tolerance.rtol_grid),
+            "threads": self.place.tuned["threads"],
+            "per_tier": per_tier,
+        }
+
+    def _read(self, stage: str) -> Floor:
+        self.folder.verify(stage)
+        facts = self.folder.manifest["stages"][stage]["facts"]
+        source = Source(**facts["source"])
+        table = pq.read_table(self.folder / _names(source, facts["target"])[1])
+        lists = table.column("smallest_atol").combine_chunks()
+        width = len(self.place.spec.tolerance.rtol_grid)
+        return Floor(
+            source,
+            facts["target"],
+            facts["engine_hash"],
+            facts["arithmetic"],
+            table.column("tier").to_numpy().astype(np.int64),
+            pc.list_flatten(lists).to_numpy().reshape(-1, width),
+            facts["other_top1"],
+        )
+
+    # ---- measuring
+
+    @cached_property
+    def _preparation(self) -> Preparation:
+        """Loads the data set: only for images beyond the campaign's own."""
+        preparation = Preparation(self.place.spec, self.folder)
+        for stage in preparation.stages:
+            self.folder.verify(stage)
+        return preparation
+
+    def _images(self, target: str, per_tier: int) -> NoiseImages:
+        named = self.place.images
+        own = np.bincount(named.tiers, minlength=len(self.place.spec.tiers.edges))
+        if per_tier <= own.min():
+            inputs = read_array(self.folder / Files(target).inputs)
+            return NoiseImages(named.ids, named.tiers.astype(np.int64), named.positions, lambda rows: inputs[rows])
+        preparation = self._preparation
+        sizes = np.maximum(own, per_tier)
+        chosen = [positions[:size] for positions, size in zip(preparation.tiers.positions, sizes, strict=True)]
+        position = np.concatenate(chosen).astype(np.int64)
+
+        def load(rows: NDArray[np.int64]) -> NDArray[np.float32]:
+            return preparation.subject.inputs(self.folder, target, position[rows])(np.arange(len(rows)))
+
+        tier = np.repeat(np.arange(len(chosen)), [len(part) for part in chosen])
+        return NoiseImages([preparation.dataset.test.ids[p] for p in position], tier, position, load)
+
+    def _measure(self, source: Source, target: str, images: NoiseImages, progress: Progress) -> dict[str, Any]:
+        golden_file = reference_file(target)
+        self.folder.verify("golden", [golden_file])
+        golden = read_array(self.folder / golden_file)
+        grid = self.place.spec.tolerance.rtol_grid
+        atol, differing = np.empty((len(images.ids), len(grid))), []
+        request = self._request(source, target)
+        with open_engine(source.backend, request) as runner, progress(len(images.ids), f"{source}: images") as advance:
+            for rows, outputs in self._outputs(runner, request, source, target, images):
+                reference = golden[images.position[rows]]
+                deviation = Deviation(outputs, reference)
+                atol[rows] = np.stack([deviation.smallest_atol(rtol) for rtol in grid], axis=1)
+                if target == "model":
+                    differing.append(int((top1(outputs) != top1(reference)).sum()))
+                advance(len(rows))
+            info = runner.info
+        table = pa.table(
+            {
+                "image_id": list(images.ids),
+                "tier": images.tier.astype(np.int16),
+                "smallest_atol": pa.FixedSizeListArray.from_arrays(atol.reshape(-1), len(grid)).cast(
+                    pa.list_(pa.float64())
+                ),
+            }
+        )
+        with atomic_path(self.folder / _names(source, target)[1]) as temporary:
+            pq.write_table(table, temporary)
+        return {
+            "source": asdict(source),
+            "target": target,
+            "engine_hash": info.hash,
+            "arithmetic": str(info.options.get("arithmetic", source.precision)),
+            "images": len(images.ids),
+            "other_top1": sum(differing) if target == "model" else None,
+        }
+
+    def _request(self, source: Source, target: str) -> EngineRequest:
+        options: dict[str, Any] = {
+            "precision": source.precision,
+            "threads": self.place.tuned["threads"],
+            "max_batch": source.batch,
+        }
+        if source.file == TWIN:
+            return request_from(self.folder / Files(target).twin, self.place.table(target).deployment_id, **options)
+        plain = plain_in(self.place, target, source.precision)
+        return EngineRequest(plain, sha256_bytes(plain), deployment_id(plain), **options)
+
+    def _outputs(
+        self, runner: Runner, request: EngineRequest, source: Source, target: str, images: NoiseImages
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        """(rows, outputs) batch by batch; the last one padded."""
+        given, wanted = input_name(request.onnx), output_name(request.onnx)
+        ports = PortFeed.idle(source.batch).as_inputs(self.place.table(target)) if source.file == TWIN else {}
+        for start in range(0, len(images.ids), source.batch):
+            rows = np.arange(start, min(start + source.batch, len(images.ids)))
+            padded = np.concatenate([rows, np.zeros(source.batch - len(rows), np.int64)])
+            yield rows, runner.run({given: images.inputs(padded), **ports})[wanted][: len(rows)]
+
+
+def reference_file(target: str) -> str:
+    """The reference golden of a target: outputs of all test images."""
+    return LOGITS if target == "model" else module_files(ATTENTION)[1]
+
+
+def _names(source: Source, target: str) -> tuple[str, str]:
+    """Stage and file of one floor."""
+    return f"{_STAGE}.{target}.{source.key}", f"{_STAGE}/{target}.{source.key}.parquet"

@@ -1,0 +1,278 @@
+"""Tolerance sweeps: what every absolute and relative tolerance would detect and alarm at, from a campaign's stored rows.
+
+A row stores the smallest atol that masks it for each rtol of the spec's grid, so no inference is run again. Fault-free
+engines are measured once (`testbed.campaign.noise`), and so is the link of the first attention module to the prediction
+(`testbed.campaign.link`); both are kept in the run folder.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from testbed.campaign.curves import Curves, Grid, source_told, told
+from testbed.campaign.files import PLAN, RESULTS, TIERS
+from testbed.campaign.link import LINK, MODULE, OUTPUT, STAGE, Followed, measure_link, read_link
+from testbed.campaign.linked import Linked, linked
+from testbed.campaign.noise import COMMAND, Floor, NoiseBench, Progress, reference_file
+from testbed.campaign.noise_sources import default_sources, named_sources, own_source
+from testbed.campaign.spec import CampaignSpec
+from testbed.campaign.thresholds import Thresholds, read_thresholds
+from testbed.campaign.workplace import Workplace
+from testbed.core.errors import TestbedError, UsageError
+from testbed.core.files import atomic_path, sha256_json, write_text
+from testbed.core.runfolder import RunFolder
+
+SWEEP = "sweep.json"
+_VERSION = 1  # of what is written there
+DEFINITIONS = {
+    "flagged": "a row is flagged at (atol, rtol) iff the smallest atol that masks it at that rtol is above atol; an output"
+    " with NaN or infinity is flagged at any tolerance",
+    "sdc1": "another top-1 than the engine golden's, whatever the tolerance; outputs that the campaign counts as DUE are"
+    " none: something else has noticed them",
+    "any": "not bit-identical to the engine golden, or no output at all; a crash or a hang counts as detected, by itself",
+    "rates": "weigh by the population of the stratum; images under one fault are a cluster; no rate mixes fault models",
+    "undecided": "rows of incremental evaluation whose error bound straddles the tolerance: the interval's ends have them"
+    " unflagged and flagged",
+    "false_alarm_upper": "upper bound of the false-alarm rate of the smallest atol without one, 1 - (1 - confidence)^(1/n),"
+    " about 3/n: for images that come from where these n did",
+    "auc": "of the ROC of one fault-free engine's images against the rows; interval over the faults (stratified bootstrap),"
+    " the images taken as given",
+}
+
+
+@dataclass(frozen=True)
+class SweepRequest:
+    """atol, rtol: None for the default grids. noise: names of fault-free engines, None for the default ones. images: of
+    each tier they are measured on, at least the campaign's. link, limit: follow (so many) faults of the first attention
+    module."""
+
+    atol: tuple[float, ...] | None = None
+    rtol: tuple[float, ...] | None = None
+    detect: float = 0.99
+    noise: tuple[str, ...] | None = None
+    images: int | None = None
+    link: bool = False
+    limit: int | None = None
+
+
+def sweep_campaign(path: Path, request: SweepRequest, progress: Progress) -> dict[str, Any]:
+    """The sweep, JSON-ready, also written to ``sweep.json`` of the run folder.
+
+    Raises UsageError for a folder without a campaign and for tolerances that the rows do not tell about, StaleArtefact
+    for a campaign that is not finished or whose files were changed.
+    """
+    place = Workplace.at(path)
+    folder, spec = place.folder, place.spec
+    rtols = _rtols(spec, request.rtol)
+    for file in (TIERS, PLAN, RESULTS):
+        folder.verify_file(file)
+    try:
+        with folder.locked():
+            floors, notes = _floors(place, request, progress)
+            if request.link:
+                measure_link(place, request.limit, progress)
+            kept = read_link(place, rtols)
+            main = spec.tolerance.rtol if spec.tolerance.rtol in rtols else rtols[0]
+            grid = Grid(request.atol, rtols, main, spec.tolerance.per_tier(len(spec.tiers.edges)))
+
+            def build() -> None:
+                swept = _swept(place, request, grid, floors, notes, kept)
+                write_text(folder / SWEEP, json.dumps(swept, allow_nan=False))  # many numbers: no indentation
+
+            folder.stage("sweep", _made_from(folder, request, floors, kept), [SWEEP], build, command=COMMAND)
+    finally:
+        place.close()
+    found: dict[str, Any] = json.loads((folder / SWEEP).read_text())
+    return found
+
+
+def read_sweep(folder: RunFolder) -> dict[str, Any] | None:
+    """The last sweep of these very results, for the report; None where there is none. Raises StaleArtefact if edited."""
+    record = folder.manifest["stages"].get("sweep")
+    if record is None or record["inputs"]["results"] != folder.output_hash("execute", RESULTS):
+        return None
+    folder.verify("sweep")
+    found: dict[str, Any] = json.loads((folder / SWEEP).read_text())
+    return found
+
+
+def undecided_rows(path: Path, atol: float, rtol: float) -> pd.DataFrame:
+    """Rows whose stored threshold cannot tell whether this tolerance flags them: fault_id, image_id, masking_atol,
+    error_bound, for `Run.replay`, which evaluates exactly. Raises as `sweep_campaign` does."""
+    place = Workplace.at(path)
+    (wanted,) = _rtols(place.spec, (rtol,))
+    parts = []
+    for rows in read_thresholds(place.folder, place.spec.tolerance.rtol_grid, (wanted,)):
+        which = rows.undecided(wanted, atol)
+        frame = rows.rows.loc[which, ["fault_id", "image_id"]].astype({"image_id": str})
+        parts.append(frame.assign(masking_atol=rows.atol[which, 0], error_bound=rows.error[which]))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _rtols(spec: CampaignSpec, asked: Sequence[float] | None) -> tuple[float, ...]:
+    grid = spec.tolerance.rtol_grid
+    for rtol in asked or ():
+        if rtol not in grid:
+            raise UsageError(
+                f"rtol {rtol:g} cannot be swept: rows store their thresholds for tolerance.rtol_grid ="
+                f" {', '.join(f'{value:g}' for value in grid)} only; choose of those"
+            )
+    return tuple(sorted(set(asked or grid)))
+
+
+def _floors(place: Workplace, request: SweepRequest, progress: Progress) -> tuple[list[Floor], list[str]]:
+    """The fault-free engines that were asked for, or the default ones and whatever was measured before; and notes."""
+    bench = NoiseBench(place)
+    if request.noise is not None:
+        return bench.measured(named_sources(request.noise, place.spec, place.batch), request.images, progress), []
+    sources, notes = default_sources(place.spec, place.batch)
+    floors = []
+    for source in sources:
+        try:
+            floors += bench.measured([source], request.images, progress)
+        except TestbedError as error:
+            if source == own_source(place.spec, place.batch):
+                raise
+            notes.append(f"{source} was not measured: {error}")
+    known = {(floor.source, floor.target) for floor in floors}
+    return floors + [floor for floor in bench.kept() if (floor.source, floor.target) not in known], notes
+
+
+def _made_from(
+    folder: RunFolder, request: SweepRequest, floors: Sequence[Floor], kept: Followed | None
+) -> dict[str, Any]:
+    stages = folder.manifest["stages"]
+    noise = {name: record["outputs"] for name, record in stages.items() if name.startswith("noise.")}
+    return {
+        "results": folder.output_hash("execute", RESULTS),
+        "floors": [f"{floor.target} {floor.source}" for floor in floors],
+        "noise": sha256_json(noise),
+        "link": folder.output_hash(STAGE, LINK) if kept is not None else None,
+        "atol": None if request.atol is None else list(request.atol),
+        "rtol": None if request.rtol is None else list(request.rtol),
+        "detect": request.detect,
+        "version": _VERSION,
+    }
+
+
+def _swept(
+    place: Workplace,
+    request: SweepRequest,
+    grid: Grid,
+    floors: Sequence[Floor],
+    notes: Sequence[str],
+    kept: Followed | None,
+) -> dict[str, Any]:
+    spec = place.spec
+    lows = (0.0, *spec.tiers.edges)
+    models = list(read_thresholds(place.folder, spec.tolerance.rtol_grid, grid.rtols))
+    tiers: list[dict[str, Any]] = []
+    for rows in models:
+        mine = [floor for floor in floors if floor.target == rows.fault_model["target"]]
+        curves = Curves(rows, mine, spec.tolerance.rtol_grid, grid, spec.confidence, request.detect, spec.seed)
+        tiers += curves.records()
+    return {
+        "name": spec.name,
+        "version": _VERSION,
+        "confidence": spec.confidence,
+        "wanted_detection": request.detect,
+        "tolerance": {
+            "atol": list(grid.own),
+            "rtol": spec.tolerance.rtol,
+            "rtol_grid": list(spec.tolerance.rtol_grid),
+        },
+        "atol": None if grid.atol is None else list(grid.atol),
+        "rtol": {"swept": list(grid.rtols), "main": grid.main},
+        "tier_edges": [{"tier": t, "low": low, "high": high} for t, (low, high) in enumerate(pairwise(lows))],
+        "goldens": _goldens(spec),
+        "definitions": DEFINITIONS,
+        "sources": [
+            {"target": floor.target, **source_told(floor), "n": len(floor.tier), "other_top1": floor.other_top1}
+            for floor in floors
+        ],
+        "notes": list(notes),
+        "tiers": tiers,
+        "link": None if kept is None else _link(place, grid, models, kept, floors),
+    }
+
+
+def _goldens(spec: CampaignSpec) -> dict[str, str]:
+    """Which golden each kind of number rests on."""
+    reference = "PyTorch, float32, of the original model"
+    if spec.model.onnx is not None:
+        reference = "the plain engine's own outputs, as there is no other model than the file"
+    return {
+        "false_alarm": f"the reference golden ({reference}), of {reference_file('model')}: what a detector would store",
+        "detection": "the engine golden (the same engine and batch, without a fault), which the campaign's rows were judged"
+        " against; a detector that stores the reference golden sees the fault-free difference of the two on top",
+        "link": "the engine's own output of the module, without a fault",
+    }
+
+
+def _link(
+    place: Workplace, grid: Grid, models: Sequence[Thresholds], kept: Followed, floors: Sequence[Floor]
+) -> dict[str, Any]:
+    record = place.folder.manifest["stages"][STAGE]
+    parts = list(linked(models, kept, place.spec.confidence))
+    return {
+        "module": MODULE,
+        "output": OUTPUT,
+        "question": "is the module's output out of tolerance -> is the top-1 another one in the end",
+        "limit": record["inputs"]["limit"],
+        **record["facts"],
+        "models": [record for part in parts for record in _link_records(part, grid)],
+        "noise": [
+            {**source_told(floor), "floors": _module_floors(floor, place.spec, grid)}
+            for floor in floors
+            if floor.target == "attention"
+        ],
+    }
+
+
+def _link_records(part: Linked, grid: Grid) -> list[dict[str, Any]]:
+    found = []
+    for tier in part.tiers:
+        mine = part.of_tier(tier)
+        points = []
+        for rtol in grid.rtols:
+            for atol in grid.atols(None, ()):
+                rates = part.at(rtol, atol)[tier]
+                points.append({"atol": atol, "rtol": rtol, **{name: told(rate) for name, rate in rates.items()}})
+        found.append(
+            {
+                **part.rows.fault_model,
+                "tier": tier,
+                "n_rows": int(mine.sum()),
+                "n_faults": len(set(part.rows.rows["fault_id"].to_numpy()[mine].tolist())),
+                "n_sdc1": int((part.changed & mine).sum()),
+                "grid": points,
+            }
+        )
+    return found
+
+
+def _module_floors(floor: Floor, spec: CampaignSpec, grid: Grid) -> list[dict[str, float]]:
+    columns = [spec.tolerance.rtol_grid.index(rtol) for rtol in grid.rtols]
+    return [
+        {"rtol": rtol, "smallest_atol": float(floor.atol[:, column].max())}
+        for rtol, column in zip(grid.rtols, columns, strict=True)
+    ]
+
+
+def write_grid(swept: dict[str, Any], path: Path) -> None:
+    """Every grid point of every fault model and tier as one row of a .csv or .parquet table, by the name's end."""
+    model = ("target", "where", "op", "pattern", "scope", "tier", "n_rows", "n_faults", "n_sdc1", "n_corrupted")
+    rows = [{**{name: part[name] for name in model}, **point} for part in swept["tiers"] for point in part["grid"]]
+    table = pd.json_normalize(rows)
+    with atomic_path(path) as temporary:
+        if path.suffix == ".csv":
+            table.to_csv(temporary, index=False)
+        else:
+            table.to_parquet(temporary, index=False)

@@ -1,0 +1,53 @@
+"""A campaign's model in another precision than its own, as plain ONNX."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import onnx
+
+from testbed.campaign.files import Files
+from testbed.campaign.prepare import Preparation
+from testbed.campaign.workplace import Workplace
+from testbed.core.errors import UsageError
+from testbed.export.precision import Calibration, cast_model
+from testbed.models.runs import MODEL
+
+
+def plain_in(place: Workplace, target: str, precision: str) -> bytes:
+    """The plain ONNX file of the campaign's target in this precision. An int8 model is calibrated as the spec says.
+
+    Raises UsageError for a file that is the only source of its model and cannot be cast, TestbedError where weights
+    overflow the format.
+    """
+    file = Files(target).plain
+    own = place.spec.engine.precision
+    if precision == own:
+        return (place.folder / file).read_bytes()
+    if own == "fp32" and precision in ("fp16", "bf16"):
+        return cast_model(onnx.load(place.folder / file), precision).SerializeToString(deterministic=True)
+    if place.spec.model.onnx is not None:
+        raise UsageError(
+            f"{place.spec.model.onnx} computes in {own}; there is no {precision} model of it to compare with"
+        )
+    return _exported(place, target, precision)
+
+
+def _exported(place: Workplace, target: str, precision: str) -> bytes:
+    from testbed.export.target import export_target
+    from testbed.models.weights import load_model
+
+    place.folder.verify("train", [MODEL])
+    calibration = images = None
+    if precision == "int8":
+        engine = place.spec.engine
+        calibration = Calibration(engine.calibration_images, engine.calibration_method)
+        training = Preparation(place.spec, place.folder).dataset.train
+        images = training.batch(slice(0, calibration.images))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "plain.onnx"
+        export_target(
+            load_model(place.folder / MODEL), target, path, precision=precision, images=images, calibration=calibration
+        )
+        return path.read_bytes()

@@ -1,0 +1,208 @@
+"""A tolerance sweep as tables for people: one relative tolerance, all images, and what each tier can do."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+Record = Mapping[str, Any]
+_EVENTS = {"sdc1": "SDC-1", "any": "any corruption"}
+_LINK = {
+    "sensitivity": "sensitivity\nP(out | SDC-1)",
+    "specificity": "specificity\nP(in | no SDC-1)",
+    "ppv": "PPV\nP(SDC-1 | out)",
+    "npv": "NPV\nP(no SDC-1 | in)",
+}
+
+
+def sweep_tables(swept: Record) -> RenderableType:
+    parts: list[RenderableType] = [*_head(swept)]
+    for target in dict.fromkeys(source["target"] for source in swept["sources"]):
+        parts += ["", _noise(swept, target)]
+    for target, where in dict.fromkeys((part["target"], part["where"]) for part in swept["tiers"]):
+        parts += ["", _advice(swept, target, where), "", _grid(swept, target, where)]
+    if swept["link"] is not None:
+        parts += ["", *_link(swept)]
+    parts += ["", Text("Every rtol, tier and fault model: --json, or --to FILE.csv.", style="dim")]
+    return Group(*[Text(part) if isinstance(part, str) else part for part in parts])
+
+
+def _head(swept: Record) -> Iterator[RenderableType]:
+    tolerance = swept["tolerance"]
+    atol = " ".join(f"{value:g}" for value in dict.fromkeys(tolerance["atol"]))
+    yield Text.assemble(
+        (swept["name"], "bold"),
+        f": the campaign's tolerance is atol {atol}, rtol {tolerance['rtol']:g}; below, rtol is"
+        f" {swept['rtol']['main']:g} and intervals are {_level(swept)}",
+    )
+    yield f"false alarms: fault-free engines against {swept['goldens']['false_alarm']}"
+    yield f"detection: faults against {swept['goldens']['detection']}"
+    yield from (Text(f"note: {note}", style="yellow") for note in swept["notes"])
+
+
+def _noise(swept: Record, target: str) -> Table:
+    records = [part for part in swept["tiers"] if part["target"] == target]
+    first = records[0]
+    mine = [part for part in records if _model(part) == _model(first)]
+    table = _table(
+        f"{target}: smallest atol without a false alarm, per tier",
+        ["fault-free engine", "images", *(_tier(swept, part["tier"]) for part in mine), "then alarms are\nat most, %"],
+        left=("fault-free engine",),
+    )
+    for number, source in enumerate(first["noise"]):
+        floors = [_at_main(swept, part["noise"][number]["floors"]) for part in mine]
+        table.add_row(
+            f"{source['source']}{_emulated(source)}",
+            f"{source['n']:,}",
+            *(_up(floor["smallest_atol"]) for floor in floors),
+            f"{100 * floors[0]['false_alarm_upper']:.2g}",
+        )
+    return table
+
+
+def _emulated(source: Record) -> str:
+    return f" ({source['arithmetic']})" if "emulated" in source["arithmetic"] else ""
+
+
+def _advice(swept: Record, target: str, where: str) -> Table:
+    wanted = f"{100 * swept['wanted_detection']:g} %"
+    records = [part for part in swept["tiers"] if (part["target"], part["where"]) == (target, where)]
+    events = [event for event in _EVENTS if event == "any" or records[0]["n_sdc1"] is not None]
+    columns = [
+        "",
+        "rows",
+        *(column for e in events for column in (_EVENTS[e], f"AUC, {_EVENTS[e]}", f"{wanted} up to")),
+    ]
+    table = _table(f"{_leg(target, where)}: how well tolerances tell faults from noise", columns, left=("",))
+    model = None
+    for part in records:
+        if _model(part) != model:
+            table.add_section()
+            model = _model(part)
+        name = _named(part) if part["tier"] is None else f"  {_tier(swept, part['tier'])}"
+        cells = [cell for event in events for cell in _cells(swept, part, event)]
+        table.add_row(name, f"{part['n_rows']:,}", *cells, style="bold" if part["tier"] is None else None)
+    return table
+
+
+def _cells(swept: Record, part: Record, event: str) -> Iterator[str]:
+    count = part["n_sdc1"] if event == "sdc1" else part["n_corrupted"]
+    yield f"{count:,}"
+    own = next((area for area in part["auc"][event] if area["rtol"] == swept["rtol"]["main"]), None)
+    yield "n/a" if own is None else f"{own['auc']:.3f} [{own['low']:.3f}, {own['high']:.3f}]"
+    advice = _at_main(swept, part["recommended"][event])
+    if advice["atol"] is not None:
+        yield _down(advice["atol"]) + ("" if advice["feasible"] else " (in noise)")
+    elif count == 0:
+        yield "n/a"
+    else:
+        reason = str(advice["reason"])
+        yield "any" if reason.startswith("any") else "too few" if "too few" in reason else "out of reach"
+
+
+def _grid(swept: Record, target: str, where: str) -> Table:
+    part = next(p for p in swept["tiers"] if (p["target"], p["where"], p["tier"]) == (target, where, None))
+    events = [event for event in _EVENTS if part[f"n_{'sdc1' if event == 'sdc1' else 'corrupted'}"] is not None]
+    own = part["noise"][0]["source"]
+    table = _table(
+        f"{_leg(target, where)}, {_named(part)}, all images: flagged at rtol {swept['rtol']['main']:g}, %",
+        ["atol", f"false alarms\n{own}", *(_EVENTS[event] for event in events)],
+        left=(),
+    )
+    tolerance = swept["tolerance"]
+    for point in _shown(swept, part):
+        is_own = point["atol"] in tolerance["atol"] and point["rtol"] == tolerance["rtol"]
+        rates = [_percent(point[f"detection_{event}"]) for event in events]
+        table.add_row(f"{point['atol']:.3g}", _percent(point["false_alarm"]), *rates, style="bold" if is_own else None)
+    return table
+
+
+def _shown(swept: Record, part: Record) -> Iterator[Record]:
+    """Points at the main rtol; of the default grid, only the powers of ten and what belongs to this campaign."""
+    for point in part["grid"]:
+        between = swept["atol"] is None and f"{point['atol']!r}".startswith(("3e-", "0.3", "0.03", "0.003", "0.0003"))
+        if point["rtol"] == swept["rtol"]["main"] and not between:
+            yield point
+
+
+def _link(swept: Record) -> Iterator[RenderableType]:
+    link = swept["link"]
+    limit = f" (limited to {link['limit']:,})" if link["limit"] else ""
+    yield (
+        f"Is {link['output']} out of tolerance a sign that the top-1 will change? {link['faults']:,} faults{limit} inside"
+        f" {link['module']}, {link['rows']:,} rows; {link['checked']:,} of them run to the end again, with the stored"
+        " logits, bit for bit."
+    )
+    for part in link["models"]:
+        if part["tier"] is None:
+            title = f"{_named(part)}: top-1 changed in {part['n_sdc1']:,} of {part['n_rows']:,} rows; rates in %"
+            table = _table(title, ["atol", *_LINK.values()], left=())
+            for point in _shown(swept, part):
+                table.add_row(f"{point['atol']:.3g}", *(_percent(point[name]) for name in _LINK))
+            yield table
+
+
+# ---- cells
+
+
+def _table(title: str, columns: Iterable[str], left: Iterable[str]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for name in columns:
+        table.add_column(name, justify="left" if name in left else "right", overflow="fold")
+    return table
+
+
+def _leg(target: str, where: str) -> str:
+    return f"{target} {'activations' if where == 'activation' else 'weights'}"
+
+
+def _model(part: Record) -> tuple[str, ...]:
+    return tuple(part[name] for name in ("target", "where", "op", "pattern", "scope"))
+
+
+def _named(part: Record) -> str:
+    return str(part["op"])
+
+
+def _tier(swept: Record, tier: int | None) -> str:
+    if tier is None:
+        return "all images"
+    edges = swept["tier_edges"][tier]
+    return f"({edges['low']:g}, {edges['high']:g}]"
+
+
+def _level(swept: Record) -> str:
+    return f"{100 * swept['confidence']:g} %"
+
+
+def _at_main(swept: Record, records: Iterable[Record]) -> Record:
+    return next(record for record in records if record["rtol"] == swept["rtol"]["main"])
+
+
+def _percent(rate: Record | None) -> str:
+    if rate is None:
+        return "n/a"
+    undecided = f" ({rate['undecided']} undecided)" if rate.get("undecided") else ""
+    return f"{100 * rate['rate']:.2f} [{100 * rate['low']:.2f}, {100 * rate['high']:.2f}]{undecided}"
+
+
+def _up(value: float | None) -> str:
+    """Three digits, never less than the value: a floor that is printed must be free of alarms too."""
+    return "none" if value is None else _rounded(value, math.ceil)
+
+
+def _down(value: float) -> str:
+    """Three digits, never more than the value."""
+    return _rounded(value, math.floor)
+
+
+def _rounded(value: float, towards: Any) -> str:
+    if value == 0:
+        return "0"
+    exponent = math.floor(math.log10(value)) - 2
+    return f"{towards(value / 10.0**exponent) * 10.0**exponent:.3g}"
