@@ -159,7 +159,7 @@ def drawn(stratum: Stratum, wanted: int, seed: int) -> Iterator[Draw]:
     size = stratum.size
     taken: set[int] = set()
     for number in range(min(wanted, size)):
-        rng = np.random.default_rng(_seed(seed, stratum.name, number))
+        rng = np.random.default_rng(seed_of(seed, stratum.name, number))
         chosen = _below(rng, size)
         while chosen in taken:
             chosen = _below(rng, size)
@@ -214,5 +214,6 @@ def _below(rng: np.random.Generator, size: int) -> int:
             return found
 
 
-def _seed(campaign: int, stratum: str, draw: int) -> int:
-    return int.from_bytes(hashlib.blake2b(f"{campaign}/{stratum}/{draw}".encode(), digest_size=16).digest(), "little")
+def seed_of(campaign: int, name: str, number: int) -> int:
+    """Of draw ``number`` in what is called ``name``."""
+    return int.from_bytes(hashlib.blake2b(f"{campaign}/{name}/{number}".encode(), digest_size=16).digest(), "little")

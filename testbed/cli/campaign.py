@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from testbed.cli.campaign_ber import ber
 from testbed.cli.common import emit, example, json_option, run_option
 
 if TYPE_CHECKING:
@@ -125,3 +126,6 @@ def compare(first: Path, second: Path, rows: int, to: Path | None, as_json: bool
     from testbed.cli.compare_tables import compare_tables
 
     emit(compared, as_json, lambda: compare_tables(compared, rows))
+
+
+campaign.add_command(ber)

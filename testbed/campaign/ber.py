@@ -1,0 +1,158 @@
+"""Bit-error rates: every bit of the chosen weights flips with one probability, and the model is asked about every image.
+
+As when memory is run below its safe voltage or refreshed too seldom: many flips at once, where a campaign's faults are
+one at a time. The flips of one repeat are one fault: its images are a cluster, and intervals are over repeats.
+
+Without any flip the outputs are the golden ones, and how probable that is is known. So what is estimated is the mean over
+the repeats with flips, and weighed by their probability: p = (1 - P) golden + P p_flips, P = 1 - (1 - rate)^bits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from testbed.analysis.bounded import bounded_mean_interval
+from testbed.analysis.confidence import top1
+from testbed.campaign.bench import Bench
+from testbed.campaign.draw import seed_of
+from testbed.campaign.gates import weight_canary
+from testbed.campaign.images import NamedImages
+from testbed.campaign.points import stored_indices
+from testbed.core.errors import EngineError, UsageError
+from testbed.core.site import Site
+from testbed.engines.runner import StruckWords, WeightStriker, struck_weights
+
+_CANARY_IMAGES = 32
+
+
+def ber_sweep(
+    bench: Bench,
+    sites: Sequence[Site],
+    rates: Sequence[float],
+    repeats: int,
+    seed: int,
+    confidence: float,
+    advance: Callable[[int], None] = lambda images: None,
+) -> dict[str, Any]:
+    """Accuracy against the labels, and SDC-1 against the engine's golden, at each rate; JSON-ready.
+
+    bench: of weights, with the images to ask about. rates: probability of each bit to flip. Each repeat has flips of its
+    own, which depend on (seed, rate, repeat, site) alone. ``advance`` is called with the images that were run. Raises
+    UsageError for a rate that is no probability, EngineError for a weight that is not heard or not restored.
+    """
+    for rate in rates:
+        if not 0 <= rate <= 1:
+            raise UsageError(f"a bit-error rate is a probability, from 0 to 1; {rate} is not")
+    if repeats < 2:
+        raise UsageError(f"intervals are over repeats: two at least, not {repeats}")
+    _check_heard(bench, sites)
+    told = {
+        "images": len(bench.images),
+        "accuracy": _accuracy(bench.golden, bench),
+        "sites": [site.name for site in sites],
+        "bits": _bits(sites),
+        "repeats": repeats,
+        "seed": seed,
+        "confidence": confidence,
+        "rates": [_at(bench, sites, rate, repeats, seed, confidence, advance) for rate in rates],
+    }
+    if bench.outputs().tobytes() != bench.golden.tobytes():
+        raise EngineError("the engine's output is not restored after the flipped bits were put back")
+    return told
+
+
+def _at(
+    bench: Bench,
+    sites: Sequence[Site],
+    rate: float,
+    repeats: int,
+    seed: int,
+    confidence: float,
+    advance: Callable[[int], None],
+) -> dict[str, Any]:
+    runner = bench.runner
+    assert isinstance(runner, WeightStriker)
+    labels, golden = bench.images.labels, top1(bench.golden)
+    flips, predictions, nonfinite = [], [], []
+    for repeat in range(repeats):
+        places = flipped(sites, rate, seed, repeat)
+        flips.append(int(sum(np.bitwise_count(place.xor_mask).sum() for place in places)))
+        with struck_weights(runner, places):
+            outputs = bench.outputs()
+        predictions.append(top1(outputs))
+        nonfinite.append(~np.isfinite(outputs).all(axis=1))
+        advance(len(outputs))
+    found = np.stack(predictions)
+    measures = {
+        "accuracy": (found == labels, golden == labels),
+        "sdc1": (found != golden, np.zeros(len(golden), bool)),
+        "nonfinite": (np.stack(nonfinite), ~np.isfinite(bench.golden).all(axis=1)),
+    }
+    struck = Struck(np.array(flips) > 0, _probability(rate, _bits(sites)))
+    return {
+        "rate": rate,
+        "flips": {"mean": float(np.mean(flips)), "least": min(flips), "most": max(flips)},
+        **{name: _over_repeats(*seen, struck, confidence) for name, seen in measures.items()},
+    }
+
+
+class Struck(NamedTuple):
+    """Which repeats had flips (repeats,), and how probable that is."""
+
+    repeats: NDArray[np.bool_]
+    probability: float
+
+
+def _bits(sites: Sequence[Site]) -> int:
+    return sum(site.elements * site.format.bits for site in sites)
+
+
+def _probability(rate: float, bits: int) -> float:
+    """Of at least one flip."""
+    return 1.0 if rate == 1 else -math.expm1(bits * math.log1p(-rate))
+
+
+def flipped(sites: Sequence[Site], rate: float, seed: int, repeat: int) -> list[StruckWords]:
+    """The flips of one repeat: of each site's bits a binomial number, at places drawn without replacement."""
+    places = []
+    for site in sites:
+        rng = np.random.default_rng(seed_of(seed, f"ber/{rate!r}/{site.name}", repeat))
+        width = site.format.bits
+        flips = int(rng.binomial(site.elements * width, rate))
+        if not flips:
+            continue
+        at = rng.choice(site.elements * width, size=flips, replace=False, shuffle=False)
+        elements, which = np.unique(at // width, return_inverse=True)
+        turn = np.zeros(len(elements), np.uint32)
+        np.bitwise_or.at(turn, which, np.left_shift(1, at % width).astype(np.uint32))
+        none = np.zeros(len(elements), np.uint32)
+        places.append(StruckWords(site.tensor, stored_indices(site, elements), ~none, none, turn))
+    return places
+
+
+def _over_repeats(
+    seen: NDArray[np.bool_], golden: NDArray[np.bool_], struck: Struck, confidence: float
+) -> dict[str, Any]:
+    """seen: (repeats, images); golden: (images,), what is seen without flips."""
+    part, without, share = seen[struck.repeats].mean(axis=1), float(golden.mean()), struck.probability
+    limits = bounded_mean_interval(part, confidence)
+    with_flips = (float(part.mean()) if len(part) else without, float(limits.low), float(limits.high))
+    rate, low, high = ((1 - share) * without + share * value for value in with_flips)
+    return {"rate": rate, "low": low, "high": high, "per_repeat": seen.mean(axis=1).tolist()}
+
+
+def _accuracy(outputs: NDArray[np.float32], bench: Bench) -> float:
+    return float((top1(outputs) == bench.images.labels).mean())
+
+
+def _check_heard(bench: Bench, sites: Sequence[Site]) -> None:
+    """One loud fault per tensor, on a few images."""
+    images, some = bench.images, slice(0, _CANARY_IMAGES)
+    few = NamedImages(images.ids[some], images.labels[some], images.tiers[some], images.positions[some])
+    weight_canary(replace(bench, images=few), sites)

@@ -1,0 +1,113 @@
+"""What a bit-error-rate sweep runs on: a campaign's model in an engine with weights that can be struck, and the test
+images, correctly classified or not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from testbed.campaign.bench import Bench
+from testbed.campaign.ber import ber_sweep
+from testbed.campaign.files import Files
+from testbed.campaign.images import Inputs, NamedImages
+from testbed.campaign.pipeline import Progress
+from testbed.campaign.prepare import Preparation
+from testbed.campaign.spec import CampaignSpec
+from testbed.campaign.workplace import Workplace, recorded_spec
+from testbed.core.errors import UsageError
+from testbed.core.runfolder import RunFolder, current_argv
+from testbed.data import Dataset
+from testbed.engines.runner import require_engine
+from testbed.instrument.shapes import input_name, output_name
+
+_IN_MEMORY = 1 << 30  # bytes of images that are read once; more are read again for every repeat
+
+
+def prepared(folder: Path, spec: CampaignSpec | None = None) -> Preparation:
+    """A campaign's model, exported and tuned: of a run folder, or of a spec, for which it is made where needed.
+
+    Raises UsageError for a folder without a campaign or with another one than the spec's, StaleArtefact for files that
+    were changed.
+    """
+    if spec is None:
+        existing = RunFolder.existing(folder)
+        preparation = Preparation(recorded_spec(existing), existing)
+        require_engine(preparation.spec.engine.backend)
+        for stage in preparation.stages:
+            existing.verify(stage)
+        return preparation
+    claimed = RunFolder.claimed(folder, "campaign", spec.name, spec.identity(), current_argv())
+    require_engine(spec.engine.backend)
+    preparation = Preparation(spec, claimed)
+    with claimed.locked():
+        claimed.save()
+        preparation.run()
+    return preparation
+
+
+def run_ber(
+    preparation: Preparation,
+    rates: Sequence[float],
+    repeats: int,
+    *,
+    sites: Sequence[str] = ("*",),
+    images: int | None = None,
+    seed: int | None = None,
+    progress: Progress,
+) -> dict[str, Any]:
+    """`ber_sweep` on the first ``images`` of the test split, all of them unless said. sites: patterns of weights. seed:
+    the campaign's unless said."""
+    spec = preparation.spec
+    with _bench(preparation, images) as bench, progress(len(rates) * repeats * len(bench.images)) as advance:
+        chosen = bench.table.select("weight", sites)
+        found = ber_sweep(bench, chosen, rates, repeats, spec.seed if seed is None else seed, spec.confidence, advance)
+        engine = {
+            "backend": spec.engine.backend,
+            "precision": spec.engine.precision,
+            "batch": bench.batch,
+            "hash": bench.runner.info.hash,
+            "deployment_id": bench.runner.info.deployment_id,
+            "options": dict(bench.runner.info.options),
+        }
+    return {"name": spec.name, "engine": engine, **found}
+
+
+@contextmanager
+def _bench(preparation: Preparation, images: int | None) -> Iterator[Bench]:
+    if "model" not in preparation.spec.targets:
+        raise UsageError('a bit-error-rate sweep needs the whole model: a section of the spec with target = "model"')
+    place, plain = Workplace(preparation.folder, preparation.spec), Files("model").plain
+    request = place.request("model", plain, mutable_weights=True)
+    named = _images(preparation.dataset, images)
+    with place.open(request) as runner:
+        yield Bench(
+            target="model",
+            where="weight",
+            table=place.table("model"),
+            runner=runner,
+            inputs=_inputs(preparation.dataset, len(named)),
+            input_name=input_name(request.onnx),
+            output_name=output_name(request.onnx),
+            images=named,
+            batch=place.batch,
+        )
+
+
+def _images(dataset: Dataset, images: int | None) -> NamedImages:
+    test = dataset.test
+    n = len(test) if images is None else images
+    if not 1 <= n <= len(test):
+        raise UsageError(f"the data set has {len(test)} test images; {n} cannot be asked about")
+    return NamedImages(tuple(test.ids[:n]), test.labels[:n].astype(np.int64), np.zeros(n, np.int16), np.arange(n))
+
+
+def _inputs(dataset: Dataset, images: int) -> Inputs:
+    test = dataset.test
+    if test.batch(slice(0, 1)).nbytes * images > _IN_MEMORY:
+        return test.batch
+    pixels = test.batch(slice(0, images))
+    return lambda rows: pixels[rows]
