@@ -9,9 +9,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from testbed.core.formats import FP32
 from testbed.models.config import ViTConfig
-
-FP32_BITS = 32
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ def neuron_faults(layers: Sequence[Layer], tokens: int, images: int, count: int,
         layer,
         rng.integers(tokens, size=count),
         feature,
-        rng.integers(FP32_BITS, size=count),
+        rng.integers(FP32.bits, size=count),
         rng.integers(images, size=count),
     )
 
@@ -91,7 +90,7 @@ def weight_faults(layers: Sequence[Layer], count: int, seed: int) -> WeightFault
     layer = _by_size(rng, [one.inputs * one.outputs for one in layers], count)
     row = rng.integers(np.array([one.outputs for one in layers])[layer])
     column = rng.integers(np.array([one.inputs for one in layers])[layer])
-    return WeightFaults(layer, row, column, rng.integers(FP32_BITS, size=count))
+    return WeightFaults(layer, row, column, rng.integers(FP32.bits, size=count))
 
 
 def _by_size(rng: np.random.Generator, sizes: Sequence[int], count: int) -> NDArray[np.int64]:

@@ -18,11 +18,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from benchmarks.evaluators import evaluator
 from benchmarks.faults import Layer, NeuronFaults, WeightFaults, neuron_places, weight_places
 from benchmarks.subject import Subject
 from benchmarks.verdict import Tolerance, of_names
 from testbed.campaign.bench import Bench
-from testbed.campaign.execute import Strike
+from testbed.campaign.execute import Activations, Strike
 from testbed.campaign.files import Files
 from testbed.campaign.pipeline import Campaign
 from testbed.campaign.plan import Leg, fault_row, table_of
@@ -104,7 +105,11 @@ class Ours:
     def _strike(self, target: str, where: str) -> Strike:
         key = (target, where)
         if key not in self._strikes:
-            self._strikes[key] = strike_for(self.campaign.place, target, where)
+            place = self.campaign.place
+            found = strike_for(place, target, where)
+            if isinstance(found, Activations):
+                found = Activations(found.bench, evaluator(place, found.bench), found.judge)
+            self._strikes[key] = found
         return self._strikes[key]
 
     def bare(self, target: str) -> Callable[[int], int]:
