@@ -2,11 +2,105 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+from typing import Any
+
+from numpy.typing import NDArray
+
+from testbed.campaign.attention import AttentionEvaluator, AttentionPaths
+from testbed.campaign.attention_gate import prove as prove_attention
+from testbed.campaign.attention_golden import AttentionTarget
+from testbed.campaign.attention_graphs import attention_sites
 from testbed.campaign.bench import Bench
 from testbed.campaign.evaluation import Evaluator
+from testbed.campaign.files import Files
 from testbed.campaign.whole import WholeTwin
 from testbed.campaign.workplace import Workplace
+from testbed.core.files import sha256_bytes
+from testbed.engines.runner import Arrays, BaseRunner, EngineRequest, Runner
+
+WHOLE = "whole"
+
+
+def prove(place: Workplace, target: str) -> dict[str, Any]:
+    """What the gates found of the target's faster evaluations, JSON-ready; `evaluator_for` applies it anywhere."""
+    bench = place.bench(target, "activation")
+    if place.spec.engine.evaluation == WHOLE:
+        return {"by": WHOLE, "why": "the spec asks for it"}
+    if target == "attention":
+        return _prove_attention(place, bench)
+    return {"by": WHOLE, "why": "no faster one is known for this target"}
 
 
 def evaluator_for(place: Workplace, bench: Bench) -> Evaluator:
-    return WholeTwin(bench)
+    """The whole twin until the gates have proven another."""
+    proven = place.proven.get(bench.target, {"by": WHOLE})
+    whole = WholeTwin(bench)
+    if proven["by"] == "attention":
+        target = _attention(place, bench)
+        assert target is not None
+        paths = AttentionPaths.of(proven["record"])
+        return AttentionEvaluator(target, whole, paths, place.judge.per_image(bench.images), place.judge.rtol)
+    return whole
+
+
+def _prove_attention(place: Workplace, bench: Bench) -> dict[str, Any]:
+    target = _attention(place, bench)
+    if target is None:
+        return {"by": WHOLE, "why": "not an attention module in fp32"}
+    record = prove_attention(target, WholeTwin(bench), len(bench.images), place.spec.seed)
+    if not AttentionPaths.of(record).useful:
+        return {"by": WHOLE, "why": record["why"] or "no faster path gave the whole twin's bits", "record": record}
+    return {"by": "attention", "record": record}
+
+
+def _attention(place: Workplace, bench: Bench) -> AttentionTarget | None:
+    files = Files(bench.target)
+    plain, twin = ((place.folder / name).read_bytes() for name in (files.plain, files.twin))
+    sites = attention_sites(bench.table, plain)
+    if sites is None:
+        return None
+    return AttentionTarget(plain, twin, bench.table, sites, opener(place, bench), bench.inputs, bench.batch)
+
+
+def opener(place: Workplace, bench: Bench) -> Callable[[bytes], Runner]:
+    """Opens engines for parts of the target's graph, as the whole is opened; their time counts as the bench's."""
+    whole = place.request(bench.target, Files(bench.target).twin)
+
+    def opened(model: bytes, mutable_weights: bool = False) -> Runner:
+        request = EngineRequest(
+            model,
+            sha256_bytes(model),
+            whole.deployment_id,
+            precision=whole.precision,
+            threads=whole.threads,
+            mutable_weights=mutable_weights,
+            max_batch=whole.max_batch,
+        )
+        return Timed(place.open(request), bench)
+
+    return opened
+
+
+class Timed(BaseRunner):
+    """Adds its runs to a bench's engine time."""
+
+    def __init__(self, runner: Runner, bench: Bench) -> None:
+        self._runner, self._bench, self.info = runner, bench, runner.info
+
+    def run(self, feeds: Arrays) -> dict[str, NDArray]:
+        start = time.perf_counter()
+        try:
+            return self._runner.run(feeds)
+        finally:
+            self._bench.engine_seconds += time.perf_counter() - start
+
+    def weight(self, tensor: str) -> NDArray:
+        return self._runner.weight(tensor)  # type: ignore[attr-defined]
+
+    def weight_changed(self, tensor: str) -> None:
+        self._runner.weight_changed(tensor)  # type: ignore[attr-defined]
+
+    def close(self) -> None:
+        self._runner.close()

@@ -39,6 +39,10 @@ class Judge:
         """(n,) the absolute tolerance of each row's tier."""
         return self.atol[images.tiers[rows]]
 
+    def per_image(self, images: NamedImages) -> NDArray[np.float64]:
+        """(images,) the absolute tolerance of each named image's tier."""
+        return self.atol[images.tiers]
+
     def outcomes(self, bench: Bench, outputs: NDArray[np.float32], image: NDArray[np.int64]) -> Outcomes:
         """outputs: (n, ...) of ``image``: (n,) rows of the named images."""
         side, atol = bench.side, self.of_images(bench.images, image)

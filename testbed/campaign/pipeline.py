@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from testbed.campaign.bench import Bench
 from testbed.campaign.crew import LocalCrew
+from testbed.campaign.evaluators import prove
 from testbed.campaign.files import PLAN, RESULTS, STORE, TIERS, Files, points_file, words_file
 from testbed.campaign.gates import check_bounds, parity, weight_canary, zero_fault, zero_fault_leg
 from testbed.campaign.plan import planned, widest, write_plan
@@ -50,7 +51,9 @@ def run_campaign(
 ) -> dict[str, Any]:
     """Runs or resumes the campaign in ``path`` up to its summary, which is returned.
 
-    workers: processes that run faults; with 0 this one does, and dies with an engine that crashes. Raises UsageError for a folder with another campaign, StaleArtefact for files that were changed, GateFailed for a
+    workers: processes that run faults; with 0 this one does, and dies with an engine that crashes.
+
+    Raises UsageError for a folder with another campaign, StaleArtefact for files that were changed, GateFailed for a
     bound that does not hold.
     """
     folder = RunFolder.claimed(path, "campaign", spec.name, spec.identity(), current_argv())
@@ -120,6 +123,9 @@ class Campaign:
                 "drift": {"max_abs_diff": drift, "bound": self.spec.gates.drift_max_abs},
                 "zero_fault": {"rows": rows, "mismatches": mismatches},
                 "goldens": self.place.golden_hashes(),
+                "evaluation": {
+                    target: self._evaluation(target) for target, where in self.spec.legs if where == "activation"
+                },
             }
 
         facts = self.folder.stage("gates", inputs, [], build)
@@ -129,6 +135,11 @@ class Campaign:
                 " go on there, or start anew in another folder"
             )
         return facts
+
+    def _evaluation(self, target: str) -> dict[str, Any]:
+        found = prove(self.place, target)
+        log.info("gates: faults in %s are evaluated by: %s%s", target, found["by"], _why(found))
+        return found
 
     def _parity(self, target: str) -> list[dict[str, Any]]:
         reference = self.preparation.reference(target)
@@ -236,3 +247,7 @@ class Campaign:
         self.folder.stage("summary", inputs, [SUMMARY], build)
         summary: dict[str, Any] = json.loads((self.folder / SUMMARY).read_text())
         return summary
+
+
+def _why(found: dict[str, Any]) -> str:
+    return f" ({found['why']})" if found.get("why") else ""

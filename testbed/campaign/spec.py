@@ -74,6 +74,8 @@ class TierSpec(Strict):
 class EngineSpec(Strict):
     """``batch`` and ``threads`` are frozen with the campaign: they decide the last bits of the outputs. "auto" measures
     them when it begins. ``unit``: rows of a unit of work, what a kill can cost; about five seconds' worth unless said.
+    ``evaluation``: "whole" runs the whole engine for every fault; "fastest" only what a fault can change, where the gates
+    showed that it gives the same.
 
     ``ports``: how activations are struck (testbed.instrument.ports). ``calibration_*``: training images for int8.
     """
@@ -83,6 +85,7 @@ class EngineSpec(Strict):
     batch: Count | Literal["auto"] = 64
     threads: Count | Literal["auto"] = 1
     unit: Count | None = None
+    evaluation: Literal["fastest", "whole"] = "fastest"
     ports: str = GATED_REPLACE
     calibration_images: Count = 256
     calibration_method: str = "MinMax"

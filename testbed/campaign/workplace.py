@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,6 +63,12 @@ class Workplace:
     @property
     def batch(self) -> int:
         return self.tuned["batch"]
+
+    @property
+    def proven(self) -> dict[str, Any]:
+        """Per target, what the gates found of faster evaluations; nothing before they have passed."""
+        gates = self.folder.manifest["stages"].get("gates")
+        return {} if gates is None else dict(gates["facts"]["evaluation"])
 
     def request(self, target: str, file: str, mutable_weights: bool = False) -> EngineRequest:
         tuned = self.tuned

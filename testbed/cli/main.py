@@ -24,7 +24,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "export": ("testbed.cli.export:export", "Write a deployable engine file and its parity with the golden."),
     "instrument": ("testbed.cli.instrument:instrument", "Give an ONNX file fault ports and list its sites."),
     "campaign": ("testbed.cli.campaign:campaign", "Run fault-injection campaigns."),
+    "fuzziness": ("testbed.cli.fuzziness:fuzziness", "Measure how far each layer separates the classes."),
+    "rank": ("testbed.cli.rank:rank", "Score blocks, heads and neurons, and hold the scores against a campaign."),
+    "prune": ("testbed.cli.prune:prune", "Cut a model down to a smaller one."),
     "bench": ("testbed.cli.bench:bench", "Time models as deployed, side by side."),
+    "sweep": ("testbed.cli.sweep:sweep", "Sweep tolerances over a finished campaign's rows."),
     "report": ("testbed.cli.report:report", "Make a finished campaign's page again."),
     "fault": ("testbed.cli.fault:fault", "Look at single faults of a campaign."),
 }

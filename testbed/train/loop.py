@@ -46,8 +46,10 @@ def train(
     checkpoint: Path | None = None,
     callbacks: Sequence[Callback] = (),
     progress: bool = True,
+    initial: ViT | None = None,
 ) -> Trained:
-    """Trains a new ViT; 0 epochs give its seeded initial weights.
+    """Trains a new ViT; 0 epochs give its seeded initial weights. ``initial``: weights to begin with instead (they are
+    copied; fine-tuning), which a checkpoint does not go with.
 
     The same arguments give the same weights, bit for bit, on one machine's CPU with the same ``threads``; nothing of
     the process is left changed. With ``checkpoint`` the state is written there after every epoch, and a training that
@@ -60,7 +62,10 @@ def train(
     check_fit(config, dataset, recipe)
     with process_state_kept(target, threads):
         seed_layers(target, derived_seed(seed, "weights"))
-        run = _Run(ViT(config).to(target), dataset, recipe, seed)
+        model = ViT(config)
+        if initial is not None:
+            model.load_state_dict(initial.state_dict())
+        run = _Run(model.to(target), dataset, recipe, seed)
         identity = _identity(config, dataset, recipe, seed) if checkpoint else {}
         if checkpoint and checkpoint.exists():
             run.restore(load(checkpoint, identity))

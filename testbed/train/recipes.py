@@ -170,6 +170,8 @@ RECIPES: dict[str, Recipe] = {
             clip_norm=1.0,
             amp=True,
         ),
+        # Ours: a few gentle epochs after weights were cut out.
+        Recipe("finetune", epochs=5, batch=64, optimiser="adamw", learning_rate=1e-4, weight_decay=0.01, clip_norm=1.0),
     )
 }
 

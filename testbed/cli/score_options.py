@@ -1,0 +1,79 @@
+"""Options that say how components are scored, shared by ``rank`` and ``prune``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from testbed.cli.common import Command
+
+if TYPE_CHECKING:
+    from testbed.sensitivity import scores
+
+_OPTIONS = (
+    click.option("--images", type=click.IntRange(1), default=256, show_default=True, help="Analysis images."),
+    click.option(
+        "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the images and their partners."
+    ),
+    click.option("--chunks", type=click.IntRange(1), default=8, show_default=True, help="Runs of neurons per MLP."),
+    click.option(
+        "--rule",
+        type=click.Choice(["incremental", "cumulative"]),
+        default="incremental",
+        show_default=True,
+        help="acdc: what tau bounds.",
+    ),
+    click.option(
+        "--ablation",
+        type=click.Choice(["zero", "mean", "resample"]),
+        default="zero",
+        show_default=True,
+        help="acdc: what removed values become.",
+    ),
+    click.option(
+        "--loss",
+        type=click.Choice(["task", "logit_difference", "kl"]),
+        default="task",
+        show_default=True,
+        help="eap; kl needs eap-ig.",
+    ),
+    click.option(
+        "--corrupt",
+        type=click.Choice(["other_class", "mean", "noise"]),
+        default="other_class",
+        show_default=True,
+        help="eap: corrupt inputs.",
+    ),
+    click.option("--snr-db", type=float, default=0.0, show_default=True, help="eap: of --corrupt noise."),
+    click.option("--steps", type=click.IntRange(1), default=5, show_default=True, help="eap-ig: points of the path."),
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The options' values; `made` when something heavy may be imported."""
+
+    values: dict[str, Any]
+
+    def made(self, **more: Any) -> scores.Settings:
+        from testbed.sensitivity import scores
+
+        return scores.Settings(**self.values, **more)
+
+
+def score_options(command: Command) -> Command:
+    """Passed on together, as ``settings``."""
+    names = ("images", "seed", "chunks", "rule", "ablation", "loss", "corrupt", "snr_db", "steps")
+
+    @wraps(command)
+    def gathered(**arguments: Any) -> Any:
+        values = {name: arguments.pop(name) for name in names}
+        return command(settings=Settings(values), **arguments)
+
+    decorated: Any = gathered
+    for option in reversed(_OPTIONS):
+        decorated = option(decorated)
+    return decorated

@@ -1,0 +1,217 @@
+"""From a run folder to the run folder of a smaller model, with what was cut and why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from testbed.bench.counts import mac_count, parameter_count
+from testbed.core.errors import UsageError
+from testbed.data import Dataset, Split
+from testbed.golden.source import dataset_of
+from testbed.models.runs import open_model_run, write_model_run
+from testbed.models.vit import ViT
+from testbed.prune.physical import masked, prune
+from testbed.sensitivity.acdc import acdc
+from testbed.sensitivity.analysis_set import AnalysisSet
+from testbed.sensitivity.components import Component, Kept, components
+from testbed.sensitivity.eap import eap
+from testbed.sensitivity.scores import Settings, analysis_set
+from testbed.train import Recipe, train
+
+METHODS = ("acdc", "eap", "eap-ig")
+STAGE = "prune"
+_CHECKED_IMAGES = 64
+_EQUAL_TO = 1e-5  # of logits of ordinary size
+
+
+@dataclass(frozen=True)
+class Order:
+    """One pruning. ``amount``: tau (nats) for acdc, the share of components to keep for eap and eap-ig."""
+
+    method: str
+    amount: float
+    kinds: tuple[str, ...] = ("head", "chunk")
+    settings: Settings = field(default_factory=Settings)
+    finetune: Recipe | None = None
+
+    @property
+    def name(self) -> str:
+        """ "acdc-tau0.05", "eap-keep0.8"."""
+        return f"{self.method}-{'tau' if self.method == 'acdc' else 'keep'}{self.amount:g}"
+
+    def check(self) -> None:
+        """Raises UsageError for an unknown method or an amount out of its range."""
+        if self.method not in METHODS:
+            raise UsageError(f"unknown method {self.method!r}; known: {', '.join(METHODS)}")
+        if self.method == "acdc" and not self.amount > 0:
+            raise UsageError(
+                f"tau is how much the divergence may rise, in nats; it must be above 0, not {self.amount:g}"
+            )
+        if self.method != "acdc" and not 0 < self.amount <= 1:
+            raise UsageError(f"keep is the share of components that stays: above 0 and at most 1, not {self.amount:g}")
+
+    def made_from(self, model_hash: str) -> dict[str, Any]:
+        settings = replace(self.settings, tau=self.amount) if self.method == "acdc" else self.settings
+        return {
+            "model": model_hash,
+            "method": self.method,
+            "amount": self.amount,
+            "components": list(self.kinds),
+            **settings.told(self.method),
+            "finetune": self.finetune.to_dict() if self.finetune else None,
+        }
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """accuracy: of test images, [0, 1], of the new model; before: of the old one."""
+
+    run: str
+    method: str
+    amount: float
+    kept: dict[str, Any]
+    parameters: int
+    parameters_before: int
+    macs: int
+    macs_before: int
+    accuracy: float
+    accuracy_before: float
+    accuracy_before_finetuning: float
+    finetuned_epochs: int
+    largest_difference_to_masked: float
+
+
+def prune_runs(
+    source: Path, orders: Sequence[tuple[Order, Path]], told: Callable[[str], None] = lambda _: None
+) -> list[Pruned]:
+    """Writes one run folder per order. Raises UsageError for what cannot be pruned; nothing is written for it."""
+    run = open_model_run(source)
+    for order, path in orders:
+        order.check()
+        if path.resolve() == source.resolve():
+            raise UsageError(f"{path} holds the model that is to be pruned; name another folder with --to")
+    torch.set_num_threads(1)
+    model, dataset = run.model, dataset_of(run)
+    before = accuracy(model, dataset.test)
+    images = analysis_set(dataset, orders[0][0].settings) if orders else None
+    found = []
+    for order, path in orders:
+        assert images is not None
+        told(f"{order.name}: scoring components on {len(images)} images")
+        kept = choose(model, images, order)
+        smaller = prune(model, kept)
+        difference = _largest_difference(model, smaller, kept, images)
+        cut = accuracy(smaller, dataset.test)
+        if order.finetune:
+            told(f"{order.name}: fine-tuning {order.finetune.epochs} epochs")
+            smaller = _finetuned(smaller, dataset, order)
+        record = Pruned(
+            run=str(path),
+            method=order.method,
+            amount=order.amount,
+            kept=_described(kept, model),
+            parameters=parameter_count(smaller),
+            parameters_before=parameter_count(model),
+            macs=mac_count(smaller.config),
+            macs_before=mac_count(model.config),
+            accuracy=accuracy(smaller, dataset.test) if order.finetune else cut,
+            accuracy_before=before,
+            accuracy_before_finetuning=cut,
+            finetuned_epochs=order.finetune.epochs if order.finetune else 0,
+            largest_difference_to_masked=difference,
+        )
+        made_from = order.made_from(run.model_hash)
+        facts = asdict(record) | {"from": str(source)}
+        name = f"{run.folder.manifest['name']}-{order.name}"
+        write_model_run(path, smaller, stage=STAGE, name=name, made_from=made_from, data=run.data, facts=facts)
+        found.append(record)
+    return found
+
+
+def choose(model: ViT, images: AnalysisSet, order: Order) -> Kept:
+    """What stays. Raises UsageError where nothing would."""
+    settings, parts = order.settings, components(model.config, order.kinds, order.settings.chunks)
+    if order.method == "acdc":
+        found = acdc(
+            model, images, parts, order.amount, rule=settings.rule, ablation=settings.ablation, seed=settings.seed
+        )
+        kept = found.kept
+    else:
+        kept = Kept.all_of(model.config).without(_least(model, images, parts, order))
+    if kept.is_empty:
+        raise UsageError(f"{order.name} would prune everything away; take a smaller tau, or keep more")
+    return kept
+
+
+def _least(model: ViT, images: AnalysisSet, parts: Sequence[Component], order: Order) -> list[Component]:
+    """The components of the smallest |score|, as many as are not to be kept."""
+    settings = order.settings
+    nodes = eap(
+        model,
+        images,
+        parts,
+        loss=settings.loss,
+        corrupt=settings.corrupt,
+        seed=settings.seed,
+        snr_db=settings.snr_db,
+        steps=settings.steps if order.method == "eap-ig" else 0,
+        edges=False,
+    ).nodes
+    gone = len(parts) - max(1, round(order.amount * len(parts)))
+    return sorted(parts, key=lambda part: abs(nodes[part.name]))[:gone]
+
+
+def _largest_difference(model: ViT, smaller: ViT, kept: Kept, images: AnalysisSet) -> float:
+    """Between the pruned model and the masked original, relative to the size of the logits where that is above 1.
+
+    Raises UsageError when it is more than rounding: that model must not be written.
+    """
+    some = images.images[:_CHECKED_IMAGES]
+    with torch.inference_mode():
+        found = smaller(some)
+        with masked(model, kept):
+            wanted = model(some)
+    difference = float(((found - wanted).abs() / wanted.abs().clamp(min=1)).max())
+    if not difference <= _EQUAL_TO:
+        raise UsageError(
+            f"the pruned model is {difference:.3g} off the masked one; its weights are too large for float32"
+        )
+    return difference
+
+
+def _finetuned(model: ViT, dataset: Dataset, order: Order) -> ViT:
+    assert order.finetune is not None
+    return train(model.config, dataset, order.finetune, seed=order.settings.seed, initial=model, progress=False).model
+
+
+def accuracy(model: ViT, split: Split) -> float:
+    """Share of the split's images whose top-1 is their label."""
+    right = 0
+    with torch.inference_mode():
+        for images, labels in split.batches(64):
+            right += int((model(torch.from_numpy(images)).argmax(1).numpy() == labels).sum())
+    return right / max(len(split), 1)
+
+
+def _described(kept: Kept, model: ViT) -> dict[str, Any]:
+    """Heads by their numbers in the original; of neurons their count, and which, as runs "0-31,64-127"."""
+    return {
+        "heads": [list(mine) for mine in kept.heads],
+        "neurons": [_runs(np.array(mine, np.int64)) for mine in kept.neurons],
+        "of_heads": list(model.config.heads),
+        "of_neurons": list(model.config.mlp),
+    }
+
+
+def _runs(numbers: NDArray[np.int64]) -> str:
+    if not len(numbers):
+        return ""
+    breaks = np.flatnonzero(np.diff(numbers) != 1) + 1
+    return ",".join(f"{run[0]}-{run[-1]}" for run in np.split(numbers, breaks))
