@@ -32,7 +32,7 @@ def run(setting: Setting) -> dict[str, Any]:
     peers = Peers(setting, module, setting.first.inputs("attention"), layers, faults)
     runs = Runs(setting, "attention", layers, faults)
     classes = {name: reaches(faults, layers, config, runs.hows[name]) for name in setting.engines}
-    sides = dict(peers.sides())
+    sides = peers.sides() | peers.eager()
     for name in setting.engines:
         sides[f"ours {name}"] = side_of(runs.whole[name])
         for reach, mine in classes[name].items():

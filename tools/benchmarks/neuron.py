@@ -62,6 +62,19 @@ class Peers:
 
         return {name: side(name) for name in self.runs}
 
+    def eager(self) -> dict[str, Side]:
+        """Bare PyTorch, no injector: what the peers' forward passes alone would take."""
+
+        def side(peer: PyTorchFI) -> Side:
+            def run(_repeat: int) -> int:
+                for start in range(0, _SEARCH_FAULTS, peer.batch):
+                    peer.forward(peer.injector.original_model, np.arange(start, start + peer.batch) % len(peer.inputs))
+                return -(-_SEARCH_FAULTS // peer.batch) * peer.batch
+
+            return run
+
+        return {"pytorch batch 1": side(self.single), "pytorch best batch": side(self.best)}
+
     def _best_batch(self, model: nn.Module, inputs: NDArray) -> tuple[int, dict[int, float]]:
         found: dict[int, float] = {}
         for batch in PEER_BATCHES:

@@ -37,9 +37,9 @@ class PyTorchFI:
         self.injector = _injector(model, batch, list(inputs.shape[1:]))
         order = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
         self.number = np.array([order.index(layer.module) for layer in layers])  # its numbering: declaration order
-        self.golden = torch.cat([self._forward(model, rows) for rows in batches(len(inputs), batch)])
+        self.golden = torch.cat([self.forward(model, rows) for rows in batches(len(inputs), batch)])
 
-    def _forward(self, model: nn.Module, rows: NDArray[np.int64]) -> Tensor:
+    def forward(self, model: nn.Module, rows: NDArray[np.int64]) -> Tensor:
         """Of these inputs, padded to a whole batch: another batch size could take other kernels."""
         padded = np.concatenate([rows, np.zeros(self.batch - len(rows), np.int64)])
         with torch.inference_mode():
@@ -51,7 +51,7 @@ class PyTorchFI:
         for rows in batches(len(faults), self.batch):
             part = faults.take(rows)
             struck = self.declare(part)
-            found.append(judged(self._forward(struck, part.image), self.golden[part.image], tolerance))
+            found.append(judged(self.forward(struck, part.image), self.golden[part.image], tolerance))
         return np.concatenate(found)
 
     def declare(self, part: NeuronFaults) -> nn.Module:
@@ -70,7 +70,7 @@ class PyTorchFI:
     def outputs(self, faults: NeuronFaults) -> NDArray[np.float32]:
         """(n, ...) faulty outputs."""
         parts = [faults.take(rows) for rows in batches(len(faults), self.batch)]
-        return torch.cat([self._forward(self.declare(part), part.image) for part in parts]).numpy()
+        return torch.cat([self.forward(self.declare(part), part.image) for part in parts]).numpy()
 
     def weights(self, faults: WeightFaults, tolerance: Tolerance) -> NDArray[np.int8]:
         """(n, images) verdicts."""
@@ -78,7 +78,7 @@ class PyTorchFI:
         for fault in range(len(faults)):
             struck = self._declare_weight(faults, fault)
             for rows in batches(len(self.inputs), self.batch):
-                found.append(judged(self._forward(struck, rows), self.golden[rows], tolerance))
+                found.append(judged(self.forward(struck, rows), self.golden[rows], tolerance))
         return np.concatenate(found).reshape(len(faults), len(self.inputs))
 
     def _declare_weight(self, faults: WeightFaults, fault: int) -> nn.Module:

@@ -23,7 +23,7 @@ def run(setting: Setting) -> dict[str, Any]:
     runs = Runs(setting, "model", layers, faults)
     left = shares_left(config, layers, faults)
     dead = left == 0
-    sides = dict(peers.sides())
+    sides = peers.sides() | peers.eager()
     for name, ours in setting.engines.items():
         bare = ours.bare("model")
         sides[f"ours {name}"] = side_of(runs.whole[name])
