@@ -6,7 +6,9 @@ its checksum, is not there: its unit is run again. Units may arrive in any order
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import logging
 import os
 import struct
 from collections.abc import Iterable, Iterator
@@ -18,44 +20,38 @@ from typing import BinaryIO, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from testbed.campaign.stream import from_stream, to_stream
 from testbed.core.errors import TestbedError
 from testbed.core.files import atomic_path, write_errors, write_text
+
+log = logging.getLogger(__name__)
 
 _MAGIC = b"TBF1"
 _HEADER = struct.Struct("<4sIQ32s")  # magic, unit, payload bytes, SHA-256 of unit and payload
 SEGMENT_BYTES = 64 * 2**20
 
 
-class ResultStore:
-    """The log in a folder of segments. One writer at a time (the run folder's lock sees to it)."""
+class ResultLog:
+    """What is in a log, as it is now: to look into it, also while another process writes. Changes nothing."""
 
-    def __init__(self, folder: Path, identity: str) -> None:
-        """Opens or makes the log of one plan and its units (``identity``); a damaged tail is cut off. Raises TestbedError
-        for another's log."""
+    def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._file: FileIO | None = None
         self._frames: dict[int, tuple[Path, int, int]] = {}
-        owner = folder / "plan"
-        if not owner.exists():
-            write_text(owner, identity)
-        if owner.read_text() != identity:
-            raise TestbedError(f"{folder} holds results of another plan; rerun with --redo plan")
         for segment in self._segments():
             self._scan(segment)
 
     def _segments(self) -> list[Path]:
         return sorted(self._folder.glob("segment-*.log"))
 
-    def _scan(self, segment: Path) -> None:
-        """Notes every whole frame; cuts the segment after the last one."""
-        with open(segment, "r+b") as file:
+    def _scan(self, segment: Path) -> tuple[int, int]:
+        """Notes every whole frame; returns where the last one ends, and the segment's size."""
+        with open(segment, "rb") as file:
             end = 0
             while frame := _read_frame(file):
                 unit, start, size = frame
                 self._frames.setdefault(unit, (segment, start, size))
                 end = start + size
-            if file.seek(0, os.SEEK_END) != end:
-                file.truncate(end)
+            return end, file.seek(0, os.SEEK_END)
 
     def __contains__(self, unit: int) -> bool:
         return unit in self._frames
@@ -66,19 +62,54 @@ class ResultStore:
     def __iter__(self) -> Iterator[int]:
         return iter(self._frames)
 
-    def append(self, unit: int, table: pa.Table) -> None:
-        """Writes one unit's rows and waits until they are on disk. Raises TestbedError when they cannot be."""
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
-            writer.write_table(table)
-        payload = sink.getvalue().to_pybytes()
+    def stream(self, unit: int) -> bytes:
+        """The unit's rows, as they were appended: an Arrow IPC stream."""
+        segment, start, size = self._frames[unit]
+        with open(segment, "rb") as file:
+            file.seek(start)
+            return file.read(size)
+
+    def read(self, unit: int) -> pa.Table:
+        return from_stream(self.stream(unit))
+
+
+class ResultStore(ResultLog):
+    """The log in a folder of segments. One writer at a time (the run folder's lock sees to it)."""
+
+    def __init__(self, folder: Path, identity: str) -> None:
+        """Opens or makes the log of one plan, cut into units in one way: ``identity`` is a hash of both. A segment is cut
+        off where it is damaged, and what was there is run again. Raises TestbedError for another's log."""
+        self._file: FileIO | None = None
+        owner = folder / "plan"
+        if not owner.exists():
+            write_text(owner, identity)
+        if owner.read_text() != identity:
+            raise TestbedError(f"{folder} holds results of another plan; rerun with --redo plan")
+        super().__init__(folder)
+
+    def _scan(self, segment: Path) -> tuple[int, int]:
+        end, size = super()._scan(segment)
+        if end < size:
+            log.info(
+                "%s: %d bytes after its last whole frame are dropped; those units are run again", segment, size - end
+            )
+            with write_errors(segment):
+                os.truncate(segment, end)
+        return end, end
+
+    def append(self, unit: int, rows: pa.Table | bytes) -> None:
+        """Writes one unit's rows (a table, or an Arrow IPC stream) and waits until they are on disk.
+
+        Raises TestbedError when they cannot be; the log is then as it was.
+        """
+        payload = rows if isinstance(rows, bytes) else to_stream(rows)
         with write_errors(self._folder):
             file = self._current()
             start = file.seek(0, os.SEEK_END)
             try:
                 _write_all(file, _HEADER.pack(_MAGIC, unit, len(payload), _digest(unit, payload)) + payload)
                 os.fsync(file.fileno())
-            except OSError:
+            except BaseException:  # Ctrl-C too: the next frame must follow a whole one
                 self._give_up(file, start)
                 raise
         self._frames[unit] = (Path(str(file.name)), start + _HEADER.size, len(payload))
@@ -88,7 +119,9 @@ class ResultStore:
             self._file.close()
             self._file = None
         if self._file is None:
-            self._file = FileIO(self._folder / f"segment-{len(self._segments()):05d}.log", "x")
+            last = max((int(segment.stem.removeprefix("segment-")) for segment in self._segments()), default=-1)
+            self._file = FileIO(self._folder / f"segment-{last + 1:05d}.log", "x")
+            _sync_folder(self._folder)
         return self._file
 
     def _give_up(self, file: FileIO, start: int) -> None:
@@ -98,12 +131,6 @@ class ResultStore:
         finally:
             file.close()
             self._file = None
-
-    def read(self, unit: int) -> pa.Table:
-        segment, start, size = self._frames[unit]
-        with open(segment, "rb") as file:
-            file.seek(start)
-            return pa.ipc.open_stream(file.read(size)).read_all()
 
     def compact(self, path: Path, units: Iterable[int], schema: pa.Schema) -> int:
         """All units' rows, in unit order, as one Parquet file; returns the number of rows."""
@@ -135,6 +162,16 @@ def discard_log(folder: Path) -> None:
         for file in sorted(folder.iterdir(), reverse=True):
             file.unlink()
         folder.rmdir()
+
+
+def _sync_folder(folder: Path) -> None:
+    """So that a new file's name survives a power cut, where the system can do that."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def _write_all(file: FileIO, content: bytes) -> None:

@@ -18,7 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from testbed.campaign import store as store_module
-from testbed.campaign.store import ResultStore, discard_log
+from testbed.campaign.store import ResultLog, ResultStore, discard_log
+from testbed.campaign.stream import from_stream, join_streams, to_stream
 from testbed.core.errors import TestbedError
 
 SCHEMA = pa.schema([("unit", pa.int32()), ("site", pa.dictionary(pa.int32(), pa.string())), ("value", pa.float32())])
@@ -137,6 +138,69 @@ def test_another_plans_log_is_refused_and_kept(tmp_path: Path) -> None:
     assert_holds(tmp_path, [0])
 
 
+def test_damage_in_the_middle_costs_that_segments_later_units_and_no_other_segments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "SEGMENT_BYTES", 3_000)
+    filled(tmp_path, list(range(8)))
+    _, second, *_ = sorted(tmp_path.glob("segment-*.log"))
+    inside = [unit for unit in range(8) if ResultLog(tmp_path)._frames[unit][0] == second]
+    assert len(inside) > 1
+    content = bytearray(second.read_bytes())
+    content[100] ^= 1
+    rewritten(second, content)
+    lost = set(inside)
+    assert_holds(tmp_path, [unit for unit in range(8) if unit not in lost])
+    filled(tmp_path, sorted(lost))
+    with ResultStore(tmp_path, "plan") as store:
+        assert all(store.read(unit).equals(rows(unit)) for unit in range(8))
+
+
+def test_a_segment_that_was_lost_is_not_mistaken_for_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "SEGMENT_BYTES", 1)
+    filled(tmp_path, [0, 1, 2])
+    (tmp_path / "segment-00001.log").unlink()
+    filled(tmp_path, [1])
+    assert_holds(tmp_path, [0, 2, 1])
+
+
+# ---- looking into a log that somebody writes
+
+
+def test_looking_changes_nothing_and_sees_what_is_whole(tmp_path: Path) -> None:
+    units = [0, 1, 2]
+    ends, log = frame_ends(tmp_path, units), segment(tmp_path)
+    whole = log.read_bytes()
+    for length in range(0, len(whole), 7):
+        rewritten(log, whole[:length])
+        seen = ResultLog(tmp_path)
+        assert list(seen) == units[: sum(end <= length for end in ends)]
+        assert all(seen.read(unit).equals(rows(unit)) for unit in seen)
+        assert log.read_bytes() == whole[:length]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["plan", log.name]
+
+
+def test_looking_where_there_is_nothing(tmp_path: Path) -> None:
+    assert list(ResultLog(tmp_path / "none")) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_streams_are_kept_as_they_came(tmp_path: Path) -> None:
+    stream = to_stream(rows(0))
+    with ResultStore(tmp_path, "plan") as store:
+        store.append(0, stream)
+        assert store.stream(0) == stream
+    assert_holds(tmp_path, [0])
+
+
+def test_pieces_of_a_unit_are_joined_in_order() -> None:
+    joined = from_stream(join_streams([to_stream(rows(unit)) for unit in (0, 3, 1)]))
+    assert joined.to_pylist() == pa.concat_tables([rows(0), rows(3), rows(1)]).to_pylist()
+    assert from_stream(to_stream(rows(0)), columns=["value", "nothing"]).equals(rows(0).select(["value"]))
+
+
 @pytest.mark.parametrize("debris", [[], ["plan"], [".plan.abc.unfinished"]])
 def test_a_log_whose_making_was_killed_is_made_again(tmp_path: Path, debris: list[str]) -> None:
     for name in debris:
@@ -185,6 +249,22 @@ def test_a_frame_the_disk_takes_half_of_is_taken_back(tmp_path: Path) -> None:
         assert segment(tmp_path).stat().st_size == end
         store.append(1, rows(1))  # space was made
     assert_holds(tmp_path, [0, 1])
+
+
+def test_ctrl_c_in_the_middle_of_a_frame_leaves_none_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted(FileIO):
+        def write(self, content: bytes) -> int:  # type: ignore[override]
+            super().write(content[: len(content) // 2])
+            raise KeyboardInterrupt
+
+    with ResultStore(tmp_path, "plan") as store:
+        with monkeypatch.context() as broken:
+            broken.setattr(store_module, "FileIO", Interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                store.append(0, rows(0))
+        store.append(1, rows(1))
+        store.append(0, rows(0))
+    assert_holds(tmp_path, [1, 0])
 
 
 @pytest.mark.parametrize("also_truncate", [False, True])
