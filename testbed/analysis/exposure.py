@@ -1,0 +1,77 @@
+"""From rates to failures: how often a fault of each site does harm, times how much of the site there is to be struck.
+
+A rate is of faults that have happened. With an exposure w per site (raw faults per time: bits resident x time they hold
+what is used x raw rate of a bit) a site's contribution to the failure rate is ``w p``, and the whole is
+``sum w_s p_s = W sum (w_s / W) p_s``, W = sum w_s: W times a rate over all sites in which each weighs by its exposure
+instead of its population. So it is estimated as rates are, with intervals that know how each site was sampled (Mukherjee et
+al., MICRO 2003, who call p the vulnerability factor and sum likewise).
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from testbed.core.errors import UsageError
+from testbed.core.site import Site
+
+
+class Rate(Protocol):
+    """An estimate with its interval, such as `domains.Estimate`."""
+
+    @property
+    def rate(self) -> float: ...
+    @property
+    def low(self) -> float: ...
+    @property
+    def high(self) -> float: ...
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """To a failure rate, in the exposure's unit."""
+
+    exposure: float
+    value: float
+    low: float
+    high: float
+
+
+def exposures(sites: Iterable[Site], weights: Mapping[str, float], per_bit: bool = False) -> dict[str, float]:
+    """Site -> exposure, for the sites that some pattern matches; of several patterns the last one counts.
+
+    weights: site pattern -> weight of each site that it matches, or, if ``per_bit``, of each bit of its tensor. Raises
+    UsageError for a pattern that matches no site, and for a weight that is negative or not finite.
+    """
+    found: dict[str, float] = {}
+    sites = list(sites)
+    for pattern, weight in weights.items():
+        if not (np.isfinite(weight) and weight >= 0):
+            raise UsageError(f"exposure.sites: the weight of {pattern!r} must be a number from 0 up, not {weight}")
+        hits = [site for site in sites if fnmatch.fnmatchcase(site.name, pattern)]
+        if not hits:
+            raise UsageError(f"exposure.sites: no site that was struck matches {pattern!r}")
+        found |= {site.name: weight * (site.elements * site.format.bits if per_bit else 1) for site in hits}
+    return found
+
+
+def exposed_weights(population: ArrayLike, site: Sequence[str], exposure: Mapping[str, float]) -> NDArray[np.float64]:
+    """(strata,) what each stratum weighs where sites weigh by their exposure: a site's is shared out among its strata in
+    proportion to their population. 0 for sites without any.
+
+    population: (strata,) faults of each; site: (strata,) which site it is of.
+    """
+    sizes = np.asarray(population, np.float64)
+    names, which = np.unique(np.asarray(site, object).astype(str), return_inverse=True)
+    per_site = np.array([exposure.get(name, 0.0) for name in names]) / np.bincount(which, sizes)
+    return sizes * per_site[which]
+
+
+def contribution(exposure: float, rate: Rate) -> Contribution:
+    """Of what has this exposure and this rate: one site, or, with `exposed_weights`, all of them and their sum."""
+    return Contribution(exposure, exposure * rate.rate, exposure * rate.low, exposure * rate.high)
