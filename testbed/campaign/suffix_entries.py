@@ -1,0 +1,118 @@
+"""Strikes on their way: what of the golden values at the start of a suffix they have changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from testbed.campaign.evaluation import How
+from testbed.campaign.suffix_golden import Goldens
+from testbed.instrument.feed import Words
+from testbed.semantics import as_words
+
+
+class ChangedRows(NamedTuple):
+    """One row per strike of a tensor. axis: of the tokens, batch counted; values: (m, ...) without that axis."""
+
+    axis: int
+    values: NDArray
+
+
+@dataclass(frozen=True)
+class ChangedWords:
+    """Words of a tensor, (m, K) each; only where ``used``."""
+
+    tensor: str
+    index: NDArray[np.int64]
+    words: Words
+    used: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """m strikes that enter one suffix. strike, image, slot, token: (m,); token: of ``rows``. whole: (m, ...) each."""
+
+    strike: NDArray[np.int64]
+    slot: NDArray[np.int64]
+    how: How
+    token: NDArray[np.int64] | None = None
+    rows: Mapping[str, ChangedRows] = field(default_factory=dict)
+    words: ChangedWords | None = None
+    whole: Mapping[str, NDArray] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.strike)
+
+    def put(self, name: str, into: NDArray, part: slice, golden: Goldens) -> None:
+        """Writes these strikes' values of a tensor: the golden ones, and what they have changed."""
+        if name in self.whole:
+            into[:] = self.whole[name][part]
+            return
+        np.take(golden[name], self.slot[part], axis=0, out=into)
+        each = np.arange(len(into))
+        if name in self.rows and self.token is not None:
+            axis, values = self.rows[name]
+            np.moveaxis(into, axis, 1)[each, self.token[part]] = values[part]
+        if self.words is not None and self.words.tensor == name:
+            words = self.words
+            write_words(into, words.index[part], words.words[part], words.used[part])
+
+
+def write_words(values: NDArray, index: NDArray[np.int64], words: Words, used: NDArray[np.bool_]) -> None:
+    """In place. values: (m, ...), contiguous; the others (m, K)."""
+    flat = as_words(values.reshape(len(values), -1))
+    row, point = np.nonzero(used)
+    flat[row, index[row, point]] = words[row, point].astype(flat.dtype)
+
+
+def read_words(values: NDArray, slot: NDArray[np.int64], index: NDArray[np.int64], used: NDArray[np.bool_]) -> Words:
+    """(m, K) bits of golden values by slot, 0 where none is used. values: (slots, ...)."""
+    flat = as_words(values.reshape(len(values), -1))
+    found = np.zeros(index.shape, np.uint32)
+    row, point = np.nonzero(used)
+    found[row, point] = flat[slot[row], index[row, point]]
+    return found
+
+
+class Batch(NamedTuple):
+    """strike: (b,) of its first b rows; how: (b,)."""
+
+    strike: NDArray[np.int64]
+    how: NDArray[np.int8]
+    feeds: dict[str, NDArray]
+
+
+def batches(entries: Sequence[Entry], names: Sequence[str], golden: Goldens, size: int) -> Iterator[Batch]:
+    """The entries' strikes in full batches; the last one is filled up with golden rows. Feeds are written anew each
+    time."""
+    feeds = {name: np.empty((size, *golden[name].shape[1:]), golden[name].dtype) for name in names}
+    waiting: list[tuple[Entry, slice]] = []
+    count = 0
+    for entry in entries:
+        start = 0
+        while start < len(entry):
+            part = slice(start, min(len(entry), start + size - count))
+            waiting.append((entry, part))
+            count, start = count + part.stop - part.start, part.stop
+            if count == size:
+                yield _filled(waiting, feeds, golden)
+                waiting, count = [], 0
+    if waiting:
+        yield _filled(waiting, feeds, golden)
+
+
+def _filled(waiting: Sequence[tuple[Entry, slice]], feeds: dict[str, NDArray], golden: Goldens) -> Batch:
+    for name, buffer in feeds.items():
+        at = 0
+        for entry, part in waiting:
+            size = part.stop - part.start
+            entry.put(name, buffer[at : at + size], part, golden)
+            at += size
+        buffer[at:] = golden[name][waiting[0][0].slot[0]]
+    strike = np.concatenate([entry.strike[part] for entry, part in waiting])
+    how = np.concatenate([np.full(part.stop - part.start, entry.how, np.int8) for entry, part in waiting])
+    return Batch(strike, how, feeds)

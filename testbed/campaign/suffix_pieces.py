@@ -1,0 +1,228 @@
+"""The compiled pieces of a model that suffix evaluation is made of: each is built when it is first needed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from testbed.campaign.suffix_plan import SuffixPlan
+from testbed.core.site import Site, SiteTable
+from testbed.engines.runner import Runner
+from testbed.instrument.feed import NO_SITE, PortFeed, Words, live_words
+from testbed.instrument.flow import CannotCut
+from testbed.instrument.ports import instrument
+from testbed.instrument.segments import FLAT, FLAT_SHAPE, opaque, segment
+from testbed.instrument.stages import Part, Stages
+from testbed.instrument.tokens import ROWS, Need, Restricted, restricted
+
+Open = Callable[[bytes, int, bool], Runner]
+"""(ONNX file, largest batch, whether its weights are to be struck) -> an engine of the campaign's kind."""
+Arrays = Mapping[str, NDArray]
+ROW_BATCH = 16
+"""Strikes that are followed by their token alone, at a time."""
+
+
+@dataclass
+class Clock:
+    """Seconds spent inside engines."""
+
+    seconds: float = 0.0
+
+
+@dataclass
+class Piece:
+    """An engine for a part of the model. ``constants``: what it is always fed."""
+
+    runner: Runner
+    inputs: tuple[str, ...]
+    clock: Clock
+    constants: dict[str, NDArray] = field(default_factory=dict)
+
+    def __call__(self, feeds: Arrays) -> dict[str, NDArray]:
+        start = time.perf_counter()
+        try:
+            return self.runner.run({**feeds, **self.constants})
+        finally:
+            self.clock.seconds += time.perf_counter() - start
+
+
+@dataclass
+class PortedPiece(Piece):
+    """With fault ports at ``table``'s sites. ``port_of``: port number of the whole twin -> the piece's own."""
+
+    table: SiteTable | None = None
+    port_of: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+
+    def struck(self, feeds: Arrays, ports: PortFeed | None) -> tuple[dict[str, NDArray], Words | None]:
+        """Outputs, and the live words (B, K). ports: (B, K), numbered as the piece's own; None: none is armed."""
+        if self.table is None:
+            return self(feeds), None
+        size = len(next(iter(feeds.values())))
+        ports = PortFeed.idle(size) if ports is None else ports.padded(size)
+        outputs = self({**feeds, **ports.as_inputs(self.table)})
+        return outputs, live_words(outputs, self.table, ports.site)
+
+    def own(self, ports: PortFeed) -> PortFeed:
+        """The same strikes, numbered as this piece's."""
+        return replace(ports, site=np.where(ports.site == NO_SITE, NO_SITE, self.port_of[ports.site]))
+
+
+class Pieces:
+    """``batch``: of all but the pieces of rows. ``weight_bytes``: about how much memory all weights of suffixes may take.
+
+    A suffix runs in one engine from its block to the output, as memory is then hot; every block's weights are held once
+    per suffix. Where that takes too much, suffixes end at fixed blocks, and go on in the next one's engine.
+    """
+
+    def __init__(self, stages: Stages, plan: SuffixPlan, open_: Open, batch: int, weight_bytes: int) -> None:
+        self.stages, self.plan, self.batch = stages, plan, batch
+        self.clock = Clock()
+        self.row_batch = max(batch, ROW_BATCH)
+        self._open, self._weight_bytes = open_, weight_bytes
+        self._built: dict[tuple[object, ...], PortedPiece] = {}
+
+    # ---- what there is
+
+    def tapped(self, tensors: Sequence[str]) -> Piece:
+        """The whole model with these tensors as outputs, beside its own. Not kept."""
+        flow = self.stages.flow
+        return self._kept_apart(segment(flow, [flow.input], [*tensors, flow.output]), [flow.input], {})
+
+    def suffix(self, stage: int, inside: bool) -> list[Piece]:
+        """From the stage's start, or from its attention's inputs, to the output: to be run one after the other."""
+        stop = next(end for end in self._ends if end > stage)
+        pieces = [self._span(stage, inside, stop)]
+        return pieces if stop == len(self.stages.stages) else [*pieces, *self.suffix(stop, False)]
+
+    def twin(self, stage: int) -> PortedPiece:
+        """A whole stage with a port at each of its sites but its end's."""
+
+        def build() -> PortedPiece:
+            flow, found = self.stages.flow, self.stages.stages[stage]
+            inside = [site for site in found.sites if site.tensor != found.end]
+            return self._ported(segment(flow, [found.start], [found.end]), [found.start], inside, {}, self.batch)
+
+        return self._kept(("twin", stage), build)
+
+    def part(self, stage: int, name: str) -> PortedPiece:
+        """The stage's "front", "middle" or "tail" for `ROWS` rows per image, with a port at each confined site."""
+
+        def build() -> PortedPiece:
+            flow, found = self.stages.flow, self.stages.stages[stage]
+            part: Part = getattr(found.rowed, name)
+            wanted: dict[str, Need] = dict(part.outputs)
+            places = flow.between(list(part.inputs), list(part.outputs))
+            few = restricted(flow, places, list(part.inputs), wanted, ROWS)
+            sites = [site for site in found.sites if site.tensor in part.axes and site.tensor in few.shapes]
+            return self._ported(few.proto, list(part.inputs), sites, few.shapes, self.row_batch)
+
+        return self._kept(("part", stage, name), build)
+
+    def close(self) -> None:
+        for piece in self._built.values():
+            piece.runner.close()
+        self._built.clear()
+
+    # ---- how it is built
+
+    def _span(self, stage: int, inside: bool, stop: int) -> Piece:
+        def build() -> PortedPiece:
+            few, inputs = self.span_model(stage, inside, stop)
+            return self._kept_apart(few.proto, inputs, few.shapes)
+
+        return self._kept(("span", stage, inside, stop), build)
+
+    def span_model(self, stage: int, inside: bool, stop: int) -> tuple[Restricted, list[str]]:
+        """Stages ``stage`` to ``stop`` (excluded) as a model, and what it takes."""
+        flow, stages = self.stages.flow, self.stages.stages
+        rowed = stages[stage].rowed
+        inputs = list(rowed.middle_inputs) if inside and rowed else [stages[stage].start]
+        end = stages[stop - 1].end
+        rows = self.last_rows if end == flow.output else None
+        if rows is None or stage == len(stages) - 1:
+            return Restricted(segment(flow, inputs, [end]), {}), inputs
+        with suppress(CannotCut):  # what cannot be restricted is run in full
+            return restricted(flow, flow.between(inputs, [end]), inputs, {end: None}, rows), inputs
+        return Restricted(segment(flow, inputs, [end]), {}), inputs
+
+    @cached_property
+    def last_rows(self) -> tuple[int, ...] | None:
+        """The tokens that the last block is restricted to."""
+        rows = self.stages.last_rows if self.plan.last else None
+        return None if rows is None else (rows * ROWS)[: max(ROWS, len(rows))]
+
+    @cached_property
+    def _ends(self) -> list[int]:
+        """Stages at which suffixes end: as few as memory allows."""
+        sizes, last = self.stages.weight_bytes, len(self.stages.stages)
+        for parts in range(1, last + 1):
+            ends = [last - (last * part) // parts for part in range(parts)][::-1]
+            held = sum(size * (stage - start + 1) for start, stage, size in _spans(sizes, ends))
+            if held <= self._weight_bytes:
+                return ends
+        return list(range(1, last + 1))
+
+    def _kept(self, key: tuple[object, ...], build: Callable[[], PortedPiece]) -> PortedPiece:
+        if key not in self._built:
+            self._built[key] = build()
+        return self._built[key]
+
+    def _kept_apart(
+        self, proto: ModelProto, inputs: Sequence[str], shapes: Mapping[str, tuple[int, ...]]
+    ) -> PortedPiece:
+        """No fusion over a struck tensor, as in the twin."""
+        made = {name for node in proto.graph.node for name in node.output} - {v.name for v in proto.graph.output}
+        sites = [site for site in self.stages.table if site.where == "activation" and site.tensor in made]
+        if self.plan.style == "ported":
+            piece = self._ported(proto, inputs, sites, shapes, self.batch)
+            if piece.table is not None:
+                piece.constants |= PortFeed.idle(self.batch).as_inputs(piece.table)
+            return piece
+        return self._opaque(proto, inputs, sites, shapes, self.batch)
+
+    def _opaque(
+        self,
+        proto: ModelProto,
+        inputs: Sequence[str],
+        sites: Sequence[Site],
+        shapes: Mapping[str, tuple[int, ...]],
+        batch: int,
+    ) -> PortedPiece:
+        model = opaque(proto, {site.tensor: shapes.get(site.tensor, site.shape) for site in sites})
+        constants = {FLAT: FLAT_SHAPE} if any(v.name == FLAT for v in model.graph.input) else {}
+        return PortedPiece(self._open(model.SerializeToString(), batch, False), tuple(inputs), self.clock, constants)
+
+    def _ported(
+        self,
+        proto: ModelProto,
+        inputs: Sequence[str],
+        sites: Sequence[Site],
+        shapes: Mapping[str, tuple[int, ...]],
+        batch: int,
+    ) -> PortedPiece:
+        if not sites:
+            return self._opaque(proto, inputs, sites, shapes, batch)
+        whole = self.stages.table
+        own = tuple(replace(site, shape=shapes.get(site.tensor, site.shape)) for site in sites)
+        table = SiteTable(whole.target, whole.deployment_id, whole.mechanism, own)
+        port_of = np.full(len(whole.ports), NO_SITE, np.int64)
+        for name, number in table.ports.items():
+            port_of[whole.ports[name]] = number
+        model = instrument(proto.SerializeToString(), table).SerializeToString()
+        runner = self._open(model, batch, False)
+        return PortedPiece(runner, tuple(inputs), self.clock, {}, table, port_of)
+
+
+def _spans(sizes: Sequence[int], ends: Sequence[int]) -> list[tuple[int, int, int]]:
+    """(first stage of its group, stage, bytes) of each stage."""
+    starts = [0, *ends]
+    return [
+        (start, stage, sizes[stage]) for start, end in zip(starts, ends, strict=False) for stage in range(start, end)
+    ]

@@ -1,0 +1,45 @@
+"""Which shortcuts of the suffix evaluation are on: decided by a gate once, frozen in the manifest, applied by workers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal, get_args
+
+from testbed.core.errors import StaleArtefact
+
+Style = Literal["opaque", "ported"]
+SHORTCUTS = ("last", "inside", "rows", "dead")
+
+
+@dataclass(frozen=True)
+class SuffixPlan:
+    """``style``: segments keep the twin's tensors apart by opaque reshapes, or by idle ports.
+
+    ``last``: in the last block only the tokens that the head looks at. ``inside``: a block is resumed from struck q, k
+    and v. ``rows``: a fault that is confined to a token is followed through its block by that token alone. ``dead``:
+    faults that cannot reach the output are not run.
+    """
+
+    style: Style = "opaque"
+    last: bool = True
+    inside: bool = True
+    rows: bool = True
+    dead: bool = True
+
+    def with_(self, **changes: Any) -> SuffixPlan:
+        return replace(self, **changes)
+
+    def record(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_record(cls, values: Mapping[str, Any]) -> SuffixPlan:
+        """Raises StaleArtefact for a record that another version wrote."""
+        if set(values) != {f.name for f in fields(cls)} or values["style"] not in get_args(Style):
+            raise StaleArtefact("the manifest's record of suffix replay is of another version; rerun with --redo gates")
+        return cls(**values)
+
+
+BARE = SuffixPlan(last=False, inside=False, rows=False, dead=False)
+"""Whole blocks from the fault's own on."""

@@ -1,0 +1,96 @@
+"""Strikes that keep to one token, followed by that token alone through a part of a stage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from testbed.campaign.evaluation import NotDeterministic
+from testbed.campaign.suffix_golden import Goldens
+from testbed.campaign.suffix_pieces import PortedPiece
+from testbed.campaign.whole import check_live
+from testbed.instrument.feed import PortFeed
+from testbed.instrument.stages import Part
+from testbed.instrument.tokens import ROWS
+from testbed.semantics import as_words
+
+
+class RowRunner:
+    """One part of one stage. ``size``: strikes at a time."""
+
+    def __init__(self, piece: PortedPiece, part: Part, golden: Goldens, size: int) -> None:
+        self._piece, self._part, self._golden, self._size = piece, part, golden, size
+
+    def __call__(
+        self,
+        slot: NDArray[np.int64],
+        token: NDArray[np.int64],
+        changed: Mapping[str, NDArray],
+        ports: PortFeed | None,
+    ) -> dict[str, NDArray]:
+        """What becomes of the tokens' rows: output -> (m, ...).
+
+        changed: input -> its struck rows (m, ...), where they are not golden. ports: (m, K), numbered as the whole
+        twin's, with indices into `ROWS` rows. Raises EngineError, and NotDeterministic when a live word, or the row that
+        runs along unharmed, is not golden.
+        """
+        parts = []
+        for start in range(0, len(slot), self._size):
+            rows = slice(start, start + self._size)
+            some = {name: values[rows] for name, values in changed.items()}
+            armed = None if ports is None else ports.take(np.arange(len(slot))[rows])
+            parts.append(self._run(slot[rows], token[rows], some, armed))
+        return {name: np.concatenate([part[name] for part in parts]) for name in self._part.outputs}
+
+    def _run(
+        self,
+        slot: NDArray[np.int64],
+        token: NDArray[np.int64],
+        changed: Mapping[str, NDArray],
+        ports: PortFeed | None,
+    ) -> dict[str, NDArray]:
+        piece, count = self._piece, len(slot)
+        idle = np.zeros(self._size - count, np.int64)
+        slots, tokens = np.concatenate([slot, idle]), np.concatenate([token, idle])
+        feeds = {name: self._input(name, slots, tokens) for name in piece.inputs}
+        for name, values in changed.items():
+            np.moveaxis(feeds[name], self._part.rows[name], 1)[:count, 0] = values
+        own = None if ports is None else piece.own(ports)
+        outputs, live = piece.struck(feeds, own)
+        if own is not None and live is not None and piece.table is not None:
+            check_live(own, live[:count], piece.table)
+        return {name: self._row(name, outputs[name][:count], slot, token) for name in self._part.outputs}
+
+    def _input(self, name: str, slot: NDArray[np.int64], token: NDArray[np.int64]) -> NDArray:
+        """Golden values: of the tokens, `ROWS` times, or all."""
+        values, need = self._golden[name], self._part.inputs[name]
+        if need is None:
+            return values[slot]
+        rows = np.moveaxis(values, need.axis, 1)[slot, token]
+        return np.ascontiguousarray(np.repeat(np.expand_dims(rows, need.axis), ROWS, need.axis))
+
+    def _row(self, name: str, found: NDArray, slot: NDArray[np.int64], token: NDArray[np.int64]) -> NDArray:
+        """The struck row, once the other is seen to be golden."""
+        axis = self._part.outputs[name].axis
+        rows = np.moveaxis(found, axis, 1)
+        along = np.ascontiguousarray(rows[:, 1])
+        if not same_words(along, golden_rows(self._golden, name, axis, slot, token)).all():
+            raise NotDeterministic(
+                f"{name} of a token that nothing struck is not what it was in the golden run: this engine is not"
+                " deterministic at these settings"
+            )
+        return np.ascontiguousarray(rows[:, 0])
+
+
+def golden_rows(golden: Goldens, name: str, axis: int, slot: NDArray[np.int64], token: NDArray[np.int64]) -> NDArray:
+    """(m, ...) without the axis."""
+    return np.ascontiguousarray(np.moveaxis(golden[name], axis, 1)[slot, token])
+
+
+def same_words(one: NDArray, other: NDArray) -> NDArray[np.bool_]:
+    """(m,) whether all bits are equal."""
+    words = (as_words(one).reshape(len(one), -1), as_words(other).reshape(len(other), -1))
+    equal: NDArray[np.bool_] = (words[0] == words[1]).all(axis=1)
+    return equal

@@ -1,0 +1,252 @@
+"""Some strikes followed from where they strike to the output, by the shortest way that is on."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from testbed.campaign.evaluation import Evaluated, How, Strikes
+from testbed.campaign.images import Inputs
+from testbed.campaign.suffix_entries import ChangedRows, ChangedWords, Entry, batches, read_words, write_words
+from testbed.campaign.suffix_golden import Goldens
+from testbed.campaign.suffix_pieces import Pieces
+from testbed.campaign.suffix_routes import Routes, Way
+from testbed.campaign.suffix_rows import RowRunner, golden_rows, same_words
+from testbed.campaign.whole import check_live
+from testbed.instrument.feed import NO_SITE, PortFeed
+from testbed.instrument.stages import TOKENS, Stage, Stages
+from testbed.instrument.tokens import ROWS
+
+Entries = dict[tuple[int, bool], list[Entry]]
+"""(stage, whether its attention is resumed inside) -> strikes that enter there."""
+_PARTS = {Way.FRONT: "front", Way.MIDDLE: "middle", Way.TAIL: "tail"}
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What strikes are followed with. golden: (images, ...) outputs."""
+
+    stages: Stages
+    pieces: Pieces
+    routes: Routes
+    goldens: Goldens
+    golden: NDArray[np.float32]
+    inputs: Inputs
+
+
+class Run:
+    """Some strikes whose images' golden values are at hand. slot, ways, ports, tokens: (n,)."""
+
+    def __init__(
+        self,
+        replay: Replay,
+        strikes: Strikes,
+        ways: NDArray[np.int8],
+        ports: NDArray[np.int64],
+        tokens: NDArray[np.int64],
+        slot: NDArray[np.int64],
+    ) -> None:
+        self._replay, self._pieces, self._golden = replay, replay.pieces, replay.goldens
+        self._stages, self._routes = replay.stages.stages, replay.routes.routes
+        self._strikes, self._ways, self._ports, self._tokens, self._slot = strikes, ways, ports, tokens, slot
+        self._entries: Entries = defaultdict(list)
+        self._unchanged: list[NDArray[np.int64]] = []
+
+    @cached_property
+    def _stage_of(self) -> NDArray[np.int64]:
+        return np.array([route.stage for route in self._routes])[self._ports]
+
+    def evaluate(self) -> Iterator[Evaluated]:
+        for stage in self._stages:
+            mine = self._stage_of == stage.number
+            self._cut(stage, np.flatnonzero(mine & (self._ways == Way.CUT)))
+            self._inside(stage, np.flatnonzero(mine & (self._ways == Way.INSIDE)))
+            for way in _PARTS:
+                self._by_rows(stage, way, np.flatnonzero(mine & (self._ways == way)))
+            yield from self._with_ports(stage, np.flatnonzero(mine & (self._ways == Way.TWIN)))
+            for rows in chunks(np.concatenate([np.zeros(0, np.int64), *self._unchanged]), self._pieces.batch):
+                golden = self._replay.golden[self._strikes.image[rows]]
+                yield Evaluated.exact(rows, golden, How.UNCHANGED)
+            self._unchanged.clear()
+        for (number, inside), entries in sorted(self._entries.items(), key=lambda item: item[0]):
+            yield from self._suffix(number, inside, entries)
+
+    # ---- strikes enter
+
+    def _cut(self, stage: Stage, rows: NDArray[np.int64]) -> None:
+        """The struck tensor is what the next stage starts with."""
+        if not len(rows):
+            return
+        self._check_golden(stage.end, rows)
+        token = self._tokens[rows]
+        if len(alone := rows[token >= 0]):
+            self._row_enters(stage.number + 1, alone, self._struck_rows(stage.end, TOKENS, alone), How.ROWS)
+        if len(spread := rows[token < 0]):
+            self._enter(stage.number + 1, False, spread, words=self._words(stage.end, spread))
+
+    def _inside(self, stage: Stage, rows: NDArray[np.int64]) -> None:
+        """The struck tensor is one that the stage's attention takes."""
+        for port in np.unique(self._ports[rows]):
+            mine = rows[self._ports[rows] == port]
+            tensor = self._routes[port].site.tensor
+            self._check_golden(tensor, mine)
+            self._enter(stage.number, True, mine, words=self._words(tensor, mine))
+
+    def _by_rows(self, stage: Stage, way: Way, rows: NDArray[np.int64]) -> None:
+        """The struck token is followed alone, from the part of the stage where it is struck."""
+        part = _PARTS[way]
+        by_route = [(port, rows[self._ports[rows] == port]) for port in np.unique(self._ports[rows])]
+        armed = [mine for port, mine in by_route if self._routes[port].armed]
+        groups = [(np.concatenate(armed), "")] if armed else []
+        groups += [(mine, self._routes[p].site.tensor) for p, mine in by_route if not self._routes[p].armed]
+        for mine, tensor in groups:
+            changed, ports = {}, None
+            if tensor:
+                self._check_golden(tensor, mine)
+                changed = {tensor: self._struck_rows(tensor, getattr(stage.rowed, part).rows[tensor], mine)}
+            else:
+                ports = self._in_rows(mine)
+            found = self._follow(stage, part, mine, self._tokens[mine], changed, ports)
+            if way == Way.FRONT:
+                self._enter_inside(stage, mine, self._tokens[mine], found, How.ROWS)
+                continue
+            if way == Way.MIDDLE:
+                found = self._follow(stage, "tail", mine, self._tokens[mine], found, None)
+            self._row_ends(stage, mine, found[stage.end])
+
+    def _with_ports(self, stage: Stage, rows: NDArray[np.int64]) -> Iterator[Evaluated]:
+        """The whole stage is run, with ports; what differs then goes on at once."""
+        if not len(rows):
+            return
+        piece, size = self._pieces.twin(stage.number), self._pieces.batch
+        for some in chunks(rows, size):
+            padded = np.concatenate([some, np.full(size - len(some), some[0])])
+            start = self._golden[stage.start][self._slot[padded]] if stage.number else self._images(padded)
+            own = piece.own(self._strikes.ports.take(some))
+            outputs, live = piece.struck({stage.start: start}, own)
+            assert live is not None
+            assert piece.table is not None
+            check_live(own, live[: len(some)], piece.table)
+            ends = outputs[stage.end][: len(some)]
+            if stage.number + 1 == len(self._stages):
+                yield Evaluated.exact(some, ends, How.SUFFIX)
+                continue
+            differs = ~same_words(ends, self._golden[stage.end][self._slot[some]])
+            if not differs.all():
+                self._unchanged.append(some[~differs])
+            if differs.any():
+                entry = Entry(some[differs], self._slot[some[differs]], How.SUFFIX, whole={stage.end: ends[differs]})
+                yield from self._suffix(stage.number + 1, False, [entry])
+
+    # ---- one changed row goes on
+
+    def _row_ends(self, stage: Stage, rows: NDArray[np.int64], values: NDArray) -> None:
+        """(m, D) the struck token at the stage's end: where all its bits are golden, nothing else can differ."""
+        token = self._tokens[rows]
+        same = same_words(values, golden_rows(self._golden, stage.end, TOKENS, self._slot[rows], token))
+        if same.any():
+            self._unchanged.append(rows[same])
+        if not same.all():
+            self._row_enters(stage.number + 1, rows[~same], values[~same], How.ROWS)
+
+    def _row_enters(self, number: int, rows: NDArray[np.int64], values: NDArray, how: How) -> None:
+        """A stage whose start differs from the golden one in one token."""
+        stage, token, plan = self._stages[number], self._tokens[rows], self._pieces.plan
+        if stage.rowed is not None and stage.rowed.middle is None and plan.rows:
+            found = self._follow(stage, "tail", rows, token, {stage.start: values}, None)
+            self._row_ends(stage, rows, found[stage.end])
+        elif stage.rowed is not None and stage.rowed.front is not None and plan.rows and plan.inside:
+            found = self._follow(stage, "front", rows, token, {stage.start: values}, None)
+            self._enter_inside(stage, rows, token, found | {stage.start: values}, how)
+        else:
+            self._enter(number, False, rows, token, {stage.start: ChangedRows(TOKENS, values)}, how=how)
+
+    def _enter_inside(
+        self, stage: Stage, rows: NDArray[np.int64], token: NDArray[np.int64], found: dict[str, NDArray], how: How
+    ) -> None:
+        assert stage.rowed is not None
+        assert stage.rowed.front is not None
+        axes = stage.rowed.front.rows
+        changed = {name: ChangedRows(axes[name], values) for name, values in found.items()}
+        self._enter(stage.number, True, rows, token, changed, how=how)
+
+    def _follow(
+        self,
+        stage: Stage,
+        name: str,
+        rows: NDArray[np.int64],
+        token: NDArray[np.int64],
+        changed: dict[str, NDArray],
+        ports: PortFeed | None,
+    ) -> dict[str, NDArray]:
+        piece = self._pieces.part(stage.number, name)
+        run = RowRunner(piece, getattr(stage.rowed, name), self._golden, self._pieces.row_batch)
+        return run(self._slot[rows], token, changed, ports)
+
+    # ---- suffixes
+
+    def _enter(
+        self,
+        number: int,
+        inside: bool,
+        rows: NDArray[np.int64],
+        token: NDArray[np.int64] | None = None,
+        changed: dict[str, ChangedRows] | None = None,
+        words: ChangedWords | None = None,
+        how: How = How.SUFFIX,
+    ) -> None:
+        entry = Entry(rows, self._slot[rows], how, token, changed or {}, words)
+        self._entries[number, inside].append(entry)
+
+    def _suffix(self, number: int, inside: bool, entries: list[Entry]) -> Iterator[Evaluated]:
+        first, *others = self._pieces.suffix(number, inside)
+        for batch in batches(entries, first.inputs, self._golden, self._pieces.batch):
+            found = first(batch.feeds)
+            for piece in others:
+                found = piece({name: found[name] for name in piece.inputs})
+            outputs = found[self._replay.stages.flow.output][: len(batch.strike)]
+            yield Evaluated(batch.strike, outputs, batch.how, np.zeros(len(outputs), np.float32))
+
+    # ---- struck values
+
+    def _images(self, rows: NDArray[np.int64]) -> NDArray:
+        return self._replay.inputs(self._strikes.image[rows])
+
+    def _check_golden(self, tensor: str, rows: NDArray[np.int64]) -> None:
+        ports = self._strikes.ports.take(rows)
+        live = read_words(self._golden[tensor], self._slot[rows], ports.index, ports.site != NO_SITE)
+        check_live(ports, live, self._replay.stages.table)
+
+    def _words(self, tensor: str, rows: NDArray[np.int64]) -> ChangedWords:
+        ports = self._strikes.ports.take(rows)
+        return ChangedWords(tensor, ports.index, ports.faulty, ports.site != NO_SITE)
+
+    def _struck_rows(self, tensor: str, axis: int, rows: NDArray[np.int64]) -> NDArray:
+        """(m, ...) the golden rows of the strikes' tokens with their words written."""
+        values = golden_rows(self._golden, tensor, axis, self._slot[rows], self._tokens[rows])
+        ports = self._strikes.ports.take(rows)
+        write_words(values, self._row_index(rows, 1), ports.faulty, ports.site != NO_SITE)
+        return values
+
+    def _in_rows(self, rows: NDArray[np.int64]) -> PortFeed:
+        ports = self._strikes.ports.take(rows)
+        index = self._row_index(rows, ROWS)
+        return PortFeed(ports.site, index, ports.and_mask, ports.or_mask, ports.xor_mask, ports.golden)
+
+    def _row_index(self, rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+        """(m, K) indices in ``count`` rows of each tensor, of which the first is the struck one."""
+        index = np.zeros_like(self._strikes.ports.index[rows])
+        for port in np.unique(self._ports[rows]):
+            mine = self._ports[rows] == port
+            index[mine] = self._routes[port].in_row(self._strikes.ports.index[rows[mine]], count)
+        return index
+
+
+def chunks(rows: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]

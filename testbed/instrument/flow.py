@@ -1,0 +1,192 @@
+"""An ONNX graph as the way of one image through it: what depends on it, in which shapes, and where it can be cut."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+
+from testbed.core.errors import TestbedError
+from testbed.instrument.shapes import inputs_of, measured_shapes, model_input
+
+Shape = tuple[int | None, ...]
+"""None is the batch; 0 is a dimension that depends on the batch in another way."""
+FROM_SHAPE = ("Shape", "Size")
+_BATCHES = (2, 3)
+
+
+class CannotCut(TestbedError):
+    """The graph cannot be cut there, or not be restricted to some tokens."""
+
+
+@dataclass(frozen=True)
+class Flow:
+    """A graph's nodes in execution order, and the full shapes and element types of its tensors.
+
+    A tensor is live if it depends on the image's values; shapes, masks and what is computed from weights alone are not.
+    """
+
+    proto: ModelProto
+    shapes: Mapping[str, Shape]
+    types: Mapping[str, int]
+
+    @classmethod
+    def of(cls, proto: ModelProto) -> Flow:
+        """Raises CannotCut for a graph with control flow; EngineError where shapes must be measured and cannot be."""
+        if any(
+            a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
+            for n in proto.graph.node
+            for a in n.attribute
+        ):
+            raise CannotCut("a graph with control flow (If, Loop, Scan) cannot be cut")
+        typed = onnx.shape_inference.infer_shapes(proto)
+        values = {v.name: v for v in (*typed.graph.value_info, *typed.graph.input, *typed.graph.output)}
+        types = {name: v.type.tensor_type.elem_type for name, v in values.items()}
+        batch = model_input(proto).type.tensor_type.shape.dim[0].dim_param
+        declared = {name: _declared(value, batch) for name, value in values.items()}
+        shapes = {name: shape for name, shape in declared.items() if shape is not None}
+        made = [name for node in proto.graph.node for name in node.output if name in types]
+        live = cls(proto, {}, types).live
+        if any(name in live and name not in shapes for name in made):
+            shapes |= _measured(proto, [name for name in made if name not in shapes])
+        return cls(proto, shapes, types)
+
+    @cached_property
+    def nodes(self) -> list[NodeProto]:
+        return list(self.proto.graph.node)
+
+    @cached_property
+    def stored(self) -> dict[str, TensorProto]:
+        return {tensor.name: tensor for tensor in self.proto.graph.initializer}
+
+    @cached_property
+    def producer(self) -> dict[str, int]:
+        """Tensor -> its node's place."""
+        return {name: place for place, node in enumerate(self.nodes) for name in node.output if name}
+
+    @cached_property
+    def consumers(self) -> dict[str, list[int]]:
+        """Live tensor -> places of the nodes that take its values (not its shape)."""
+        found: dict[str, list[int]] = {}
+        for place, node in enumerate(self.nodes):
+            if node.op_type not in FROM_SHAPE:
+                for name in dict.fromkeys(node.input):
+                    found.setdefault(name, []).append(place)
+        return found
+
+    @cached_property
+    def opset(self) -> int:
+        return next((int(e.version) for e in self.proto.opset_import if e.domain in ("", "ai.onnx")), 0)
+
+    @property
+    def input(self) -> str:
+        return str(inputs_of(self.proto)[0].name)
+
+    @property
+    def output(self) -> str:
+        return str(self.proto.graph.output[0].name)
+
+    @cached_property
+    def live(self) -> frozenset[str]:
+        return frozenset(self.live_order)
+
+    @cached_property
+    def live_order(self) -> list[str]:
+        """Live tensors in execution order, the image first."""
+        found = {value.name: None for value in inputs_of(self.proto)}
+        for node in self.nodes:
+            if node.op_type not in FROM_SHAPE and any(name in found for name in node.input):
+                found |= dict.fromkeys(name for name in node.output if name)
+        return list(found)
+
+    def live_inputs(self, node: NodeProto) -> list[str]:
+        """Without a repeated one."""
+        return [] if node.op_type in FROM_SHAPE else [n for n in dict.fromkeys(node.input) if n in self.live]
+
+    def between(self, inputs: Collection[str], outputs: Collection[str]) -> list[int]:
+        """Places of the live nodes that compute ``outputs`` from ``inputs``, in execution order.
+
+        Raises CannotCut where the image is needed beside them.
+        """
+        waiting, places = [name for name in outputs if name not in inputs], set()
+        while waiting:
+            name = waiting.pop()
+            if name not in self.producer:
+                raise CannotCut(f"{few(outputs)} cannot be computed from {few(inputs)}: {name!r} is needed beside them")
+            place = self.producer[name]
+            if place not in places:
+                places.add(place)
+                waiting += [n for n in self.live_inputs(self.nodes[place]) if n not in inputs]
+        return sorted(places)
+
+    def articulations(self) -> list[str]:
+        """Live tensors, in execution order, through which everything that the image does to the output goes."""
+        last_use = {name: max(places) for name, places in self.consumers.items() if name in self.live}
+        last_use[self.output] = len(self.nodes)
+        pending: set[str] = {self.input}
+        found = [self.input]
+        reached = {self.output}
+        for node in reversed(self.nodes):  # only what the output is made from counts
+            if any(name in reached for name in node.output):
+                reached.update(self.live_inputs(node))
+        for place, node in enumerate(self.nodes):
+            made = [name for name in node.output if name in reached and name in self.live]
+            if made:
+                pending = {name for name in pending if last_use.get(name, -1) > place} | set(made)
+                found += made if len(pending) == 1 else []
+        return found
+
+    def constant(self, tensor: str) -> NDArray | None:
+        """The value of a tensor that is stored, or of a Constant node."""
+        if tensor in self.stored:
+            return numpy_helper.to_array(self.stored[tensor])
+        node = self.nodes[self.producer[tensor]] if tensor in self.producer else None
+        if node is None or node.op_type != "Constant":
+            return None
+        value = next(iter(node.attribute), None)
+        found = helper.get_attribute_value(value) if value is not None else None
+        if isinstance(found, TensorProto):
+            return numpy_helper.to_array(found)
+        return np.asarray(found) if isinstance(found, int | float | list | tuple) else None
+
+    def per_image(self, tensor: str) -> tuple[int, ...]:
+        """Shape without the batch, which leads. Raises CannotCut for a tensor that the batch does not lead."""
+        shape = self.shapes.get(tensor, ())
+        if not shape or shape[0] is not None or not all(shape[1:]):
+            raise CannotCut(f"{tensor!r} is not led by the batch: it cannot be kept per image")
+        return tuple(int(d) for d in shape[1:] if d)
+
+    def declared(self, tensor: str) -> ValueInfoProto:
+        return helper.make_tensor_value_info(tensor, self.types[tensor], ["batch", *self.per_image(tensor)])
+
+
+def _declared(value: ValueInfoProto, batch: str) -> Shape | None:
+    """None where a dimension is not known for sure."""
+    if not value.type.tensor_type.HasField("shape"):
+        return None
+    dims = value.type.tensor_type.shape.dim
+    if not all(d.dim_value or (batch and d.dim_param == batch) for d in dims):
+        return None
+    return tuple(d.dim_value or None for d in dims)
+
+
+def _measured(proto: ModelProto, names: list[str]) -> dict[str, Shape]:
+    if not names:
+        return {}
+    first, second = (measured_shapes(proto, names, batch) for batch in _BATCHES)
+    return {name: _compared(first[name], second[name]) for name in names if len(first[name]) == len(second[name])}
+
+
+def _compared(first: tuple[int, ...], second: tuple[int, ...]) -> Shape:
+    pairs = zip(first, second, strict=True)
+    return tuple(small if small == large else None if (small, large) == _BATCHES else 0 for small, large in pairs)
+
+
+def few(names: Collection[str]) -> str:
+    listed = list(names)
+    return ", ".join(repr(name) for name in listed[:3]) + (", ..." if len(listed) > 3 else "")

@@ -1,0 +1,151 @@
+"""ONNX -> ONNX: a graph cut at tensors, so that only a part of it need run.
+
+A segment computes some tensors of a file from others of it, by the file's own nodes. It is refused where it would need
+more of the image than it is given: cuts are found in the graph, not guessed from names.
+
+Compilers fuse over tensors that a twin's ports keep apart, and round differently then. ``opaque`` keeps a tensor apart
+at no cost: it is reshaped and back by a shape that is known at run time only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+
+from testbed.instrument.flow import FROM_SHAPE, CannotCut, Flow
+
+FLAT = "opaque_shape"
+FLAT_SHAPE: NDArray[np.int64] = np.array([0, -1], np.int64)
+"""What a segment's input ``FLAT`` is to be fed."""
+
+
+def segment(flow: Flow, inputs: Sequence[str], outputs: Sequence[str]) -> ModelProto:
+    """``outputs`` as a function of ``inputs``, both led by the batch.
+
+    Raises CannotCut where another tensor that depends on the image is needed.
+    """
+    nodes = [flow.nodes[place] for place in flow.between(inputs, outputs)]
+    return model_of(flow, nodes, [flow.declared(n) for n in inputs], [flow.declared(n) for n in outputs], {})
+
+
+def model_of(
+    flow: Flow,
+    nodes: Sequence[NodeProto],
+    inputs: Sequence[ValueInfoProto],
+    outputs: Sequence[ValueInfoProto],
+    constants: Mapping[str, NDArray],
+) -> ModelProto:
+    """A model of these nodes, with what they need that does not depend on the image.
+
+    Shapes that were taken from live tensors are made of their numbers and the batch of the first input: the tensor may
+    not be there, or only some rows of it.
+    """
+    given = {value.name for value in inputs} | set(constants) | {name for node in nodes for name in node.output}
+    batch = inputs[0].name
+    made: dict[int, list[NodeProto]] = {}
+    sized = {name for name in given if 0 in flow.shapes.get(name, (0,))}
+
+    def provide(name: str) -> None:
+        if not name or name in given or name in flow.stored:
+            return
+        if name not in flow.producer:
+            raise CannotCut(f"the segment needs {name!r}, which is outside of it")
+        place = flow.producer[name]
+        if place in made:
+            return
+        node = flow.nodes[place]
+        if node.op_type in FROM_SHAPE and node.input[0] in flow.live:
+            made[place] = list(_known_shape(flow, node, batch)) if node.input[0] not in sized else [node]
+            return
+        made[place] = [node]
+        for needed in node.input:
+            provide(needed)
+
+    for node in nodes:
+        for name in node.input:
+            provide(name)
+    # only what hangs on the batch must come after the inputs, and inputs are there from the start
+    before = [node for place in sorted(made) for node in made[place]]
+    held = _ordered([*before, *nodes], {v.name for v in inputs} | set(constants) | set(flow.stored))
+    used = {name for node in held for name in node.input} | {v.name for v in outputs}
+    graph = helper.make_graph(
+        held,
+        "segment",
+        list(inputs),
+        list(outputs),
+        [
+            *(tensor for name, tensor in flow.stored.items() if name in used),
+            *(numpy_helper.from_array(array, name) for name, array in constants.items() if name in used),
+        ],
+    )
+    return helper.make_model(graph, opset_imports=flow.proto.opset_import, ir_version=flow.proto.ir_version)
+
+
+def opaque(proto: ModelProto, tensors: Mapping[str, tuple[int, ...]]) -> ModelProto:
+    """The same computation, no operator of which can be fused with another over any of these tensors.
+
+    tensors: name -> shape for one image. The model gains the input ``FLAT``, to be fed ``FLAT_SHAPE``, if it has any of
+    the tensors inside.
+    """
+    done = ModelProto()
+    done.CopyFrom(proto)
+    graph = done.graph
+    outputs = {value.name for value in graph.output}
+    nodes, any_inside = [], False
+    for node in graph.node:
+        nodes.append(node)
+        for number, name in enumerate(node.output):
+            if name in tensors and name not in outputs:
+                node.output[number] = f"{name}/seen"
+                shape = f"{name}/shape"
+                graph.initializer.append(numpy_helper.from_array(np.array([-1, *tensors[name]], np.int64), shape))
+                nodes.append(helper.make_node("Reshape", [f"{name}/seen", FLAT], [f"{name}/flat"]))
+                nodes.append(helper.make_node("Reshape", [f"{name}/flat", shape], [name]))
+                any_inside = True
+    del graph.node[:]
+    graph.node.extend(nodes)
+    if any_inside:
+        graph.input.append(helper.make_tensor_value_info(FLAT, TensorProto.INT64, [2]))
+    return done
+
+
+def _known_shape(flow: Flow, node: NodeProto, batch: str) -> Iterator[NodeProto]:
+    """Nodes that give the shape of a tensor without it: its numbers, and the batch of ``batch``."""
+    shape = flow.shapes.get(node.input[0])
+    if node.op_type != "Shape" or shape is None or 0 in shape:
+        raise CannotCut(f"the size of {node.input[0]!r} is needed where it is not known")
+    attributes = {a.name: a.i for a in node.attribute}
+    end = attributes.get("end", len(shape))
+    wanted = shape[attributes.get("start", 0) : end]
+    out, parts = node.output[0], []
+    for place, size in enumerate(wanted):
+        part = f"{out}/{place}"
+        if size is None:
+            yield helper.make_node("Shape", [batch], [f"{part}/all"])
+            yield helper.make_node("Constant", [], [f"{part}/first"], value_ints=[0])
+            yield helper.make_node("Gather", [f"{part}/all", f"{part}/first"], [part], axis=0)
+        else:
+            yield helper.make_node("Constant", [], [part], value_ints=[size])
+        parts.append(part)
+    yield helper.make_node("Concat", parts, [out], axis=0)
+
+
+def _ordered(nodes: Sequence[NodeProto], given: set[str]) -> list[NodeProto]:
+    """So that each follows what it needs; otherwise as they come."""
+    known, ordered, waiting = set(given) | {""}, [], list(nodes)
+    while waiting:
+        left = []
+        for node in waiting:
+            if all(name in known for name in node.input):
+                ordered.append(node)
+                known.update(node.output)
+            else:
+                left.append(node)
+        if len(left) == len(waiting):
+            missing = next(name for name in left[0].input if name not in known)
+            raise CannotCut(f"the segment needs {missing!r}, which is outside of it")
+        waiting = left
+    return ordered

@@ -1,0 +1,234 @@
+"""A ViT's graph as stages between cuts of the residual stream, and what inside a stage is confined to one token.
+
+In a stage with attention, tokens meet in two products. Before them (*front*: norm, q, k, v) a token's row is made from
+that token alone; after them (*tail*: projection, MLP) a token's row goes into that token alone; between (*middle*:
+scores, softmax) a query's row does. All of it is found in the graph; a stage where it does not hold has no such parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+
+from testbed.core.site import Site, SiteTable
+from testbed.instrument.flow import CannotCut, Flow
+from testbed.instrument.graph import LAYOUT
+from testbed.instrument.tokens import Need, Rows, needs, rowwise
+
+TOKENS = 1
+"""The axis of the tokens in the residual stream, (B, N, D)."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a stage that can be run on some rows only. inputs, outputs: what is needed of, and had from, each.
+
+    ``axes``: struck tensors inside -> the axis of theirs whose rows are confined.
+    """
+
+    inputs: Mapping[str, Need]
+    outputs: Mapping[str, Rows]
+    axes: Mapping[str, int]
+
+    @property
+    def rows(self) -> dict[str, int]:
+        """Tensors of which it takes or gives rows -> axis."""
+        both = (*self.inputs.items(), *self.outputs.items())
+        return {name: need.axis for name, need in both if need is not None}
+
+
+@dataclass(frozen=True)
+class Rowed:
+    """``middle_inputs``: what a stage's attention is resumed from, the stage's start among it where it is needed.
+
+    ``front`` makes rows of these from rows of the start, ``middle`` rows of what the tail takes; they are None where
+    the stage has no attention, ``front`` also where a row is not made from one token.
+    """
+
+    middle_inputs: tuple[str, ...]
+    front: Part | None
+    middle: Part | None
+    tail: Part
+
+
+@dataclass(frozen=True)
+class Stage:
+    """From one cut of the stream to the next. ``sites``: those made on the way, its end's among them."""
+
+    number: int
+    start: str
+    end: str
+    sites: tuple[Site, ...]
+    rowed: Rowed | None
+
+
+@dataclass(frozen=True)
+class Stages:
+    """``stages[0]`` starts with the image; the last one ends with the output."""
+
+    flow: Flow
+    table: SiteTable
+    stages: tuple[Stage, ...]
+
+    @classmethod
+    def of(cls, flow: Flow, table: SiteTable) -> Stages:
+        """Raises CannotCut where the graph cannot be cut between two blocks anywhere."""
+        cuts = list(_cuts(flow, table))
+        if not cuts:
+            raise CannotCut("there is no tensor between blocks through which everything goes")
+        ends = [flow.input, *cuts, flow.output]
+        return cls(
+            flow,
+            table,
+            tuple(_stage(flow, table, n, *pair) for n, pair in enumerate(pairwise(ends))),
+        )
+
+    @cached_property
+    def by_site(self) -> dict[str, Stage]:
+        return {site.name: stage for stage in self.stages for site in stage.sites}
+
+    @cached_property
+    def dead(self) -> dict[str, Rows | None]:
+        """Site -> the only rows of it that can reach the output; None where none of it can. Others are alive."""
+        sites = [site for site in self.table if site.where == "activation"]
+        found = {s.name: self._needed.get(s.tensor) for s in sites if self._needed.get(s.tensor) is not None}
+        return found | {site.name: None for site in sites if site.tensor not in self._needed}
+
+    @cached_property
+    def last_rows(self) -> tuple[int, ...] | None:
+        """The only tokens of the last block's output that are looked at, if they are few."""
+        stream = self.stages[-1].start
+        need, tokens = self._needed[stream], self.flow.shapes[stream][TOKENS] or 0
+        if need is None or need.axis != TOKENS or need.which is None or 2 * len(need.which) > tokens:
+            return None
+        return tuple(sorted(need.which))
+
+    @cached_property
+    def weight_bytes(self) -> list[int]:
+        """Of each stage."""
+        found = []
+        for stage in self.stages:
+            nodes = [self.flow.nodes[place] for place in self.flow.between([stage.start], [stage.end])]
+            stored = {name for node in nodes for name in node.input if name in self.flow.stored}
+            found.append(sum(self.flow.stored[name].ByteSize() for name in stored))
+        return found
+
+    @cached_property
+    def _needed(self) -> dict[str, Need]:
+        return needs(self.flow, range(len(self.flow.nodes)), {self.flow.output: None}).tensors
+
+
+def _cuts(flow: Flow, table: SiteTable) -> Iterator[str]:
+    """Between blocks, and after the last: the last site there through which everything goes, or else the last tensor."""
+    sites = {s.tensor: s for s in table if s.where == "activation" and s.tensor in flow.producer}
+    places: dict[int, list[int]] = {}
+    for tensor, site in sites.items():
+        if site.block is not None:
+            places.setdefault(site.block, []).append(flow.producer[tensor])
+    if not places:
+        return
+    found = [t for t in flow.articulations() if t in flow.producer and _is_stream(flow, t)]
+    previous, last = -1, max(max(p) for p in places.values())
+    bounds = [*(min(p) for _, p in sorted(places.items())), last + 1]
+    for before in bounds:
+        between = [t for t in found if previous < flow.producer[t] < before]
+        named = [t for t in between if t in sites]
+        if between:
+            chosen = (named or between)[-1]
+            previous = flow.producer[chosen]
+            if chosen != flow.output:
+                yield chosen
+
+
+def _is_stream(flow: Flow, tensor: str) -> bool:
+    shape = flow.shapes.get(tensor, ())
+    return len(shape) == 3 and shape[0] is None and all(shape[1:])
+
+
+def _stage(flow: Flow, table: SiteTable, number: int, start: str, end: str) -> Stage:
+    places = flow.between([start], [end])
+    made = {name for place in places for name in flow.nodes[place].output}
+    sites = tuple(s for s in table if s.where == "activation" and s.tensor in made)
+    rowed = None
+    if _is_stream(flow, start) and _is_stream(flow, end):
+        try:
+            rowed = _rowed(flow, places, start, end, {site.tensor for site in sites})
+        except CannotCut:
+            rowed = None
+    return Stage(number, start, end, sites, rowed)
+
+
+def _rowed(flow: Flow, places: Sequence[int], start: str, end: str, struck: set[str]) -> Rowed | None:
+    found = needs(flow, places, {end: Rows(TOKENS)})
+    by_rows = {p for p in places if all(found.tensors.get(n, Rows(0)) is not None for n in flow.nodes[p].output)}
+    apart = {p for p in by_rows if not _reaches(flow, places, p) & (set(places) - by_rows)}
+    meeting = {p for p in apart if any(found.edges[p, n] is None for n in flow.live_inputs(flow.nodes[p]))}
+    if not meeting:
+        if apart != set(places):
+            return None
+        return Rowed((start,), None, None, _part(flow, places, {end: Rows(TOKENS)}, struck))
+    back = {p for p in apart if p in meeting or any(p in _reaches(flow, places, m) for m in meeting)}
+    tail = {p for p in back if p not in meeting and not _reaches(flow, places, p) & meeting}
+    middle = _with_layout(flow, back - tail, struck)
+    tail_part = _part(flow, sorted(tail), {end: Rows(TOKENS)}, struck)
+    out: dict[str, Rows] = {}
+    made = {n for p in middle for n in flow.nodes[p].output}
+    for name, need in tail_part.inputs.items():
+        if need is None:
+            return None
+        if name in made:
+            out[name] = need
+    middle_part = _part(flow, sorted(middle), out, struck)
+    inputs = list(dict.fromkeys((*middle_part.inputs, *(n for n in tail_part.inputs if n not in made))))
+    for name in (*inputs, *out):
+        flow.per_image(name)
+    front = _front(flow, start, [n for n in inputs if n != start], struck)
+    return Rowed(tuple(inputs), front, middle_part, tail_part)
+
+
+def _front(flow: Flow, start: str, outputs: Sequence[str], struck: set[str]) -> Part | None:
+    places = flow.between([start], outputs)
+    axes = rowwise(flow, places, start, TOKENS)
+    if any(name not in axes for name in outputs):
+        return None
+    inside = {name: axis for name, axis in axes.items() if name in struck and name not in outputs}
+    return Part({start: Rows(TOKENS)}, {name: Rows(axes[name]) for name in outputs}, inside)
+
+
+def _part(flow: Flow, places: Sequence[int], outputs: Mapping[str, Rows], struck: set[str]) -> Part:
+    found = needs(flow, places, outputs)
+    made = {name for place in places for name in flow.nodes[place].output}
+    inputs = {name: need for name, need in found.tensors.items() if name not in made}
+    inside = {n: need.axis for n, need in found.tensors.items() if n in struck & made and need is not None}
+    return Part(inputs, outputs, {n: axis for n, axis in inside.items() if n not in outputs})
+
+
+def _with_layout(flow: Flow, places: set[int], struck: set[str]) -> set[int]:
+    """And the nodes that only lay a struck tensor out anew for them: what is taken is then the struck tensor itself."""
+    made = {name for place in places for name in flow.nodes[place].output}
+    taken = {n for place in places for n in flow.live_inputs(flow.nodes[place]) if n not in made}
+    more: set[int] = set()
+    for name in taken:
+        path: list[int] = []
+        while name not in struck and name in flow.producer:
+            node = flow.nodes[flow.producer[name]]
+            if node.op_type not in LAYOUT or len(flow.live_inputs(node)) != 1:
+                break
+            path.append(flow.producer[name])
+            (name,) = flow.live_inputs(node)
+        more |= set(path) if name in struck else set()
+    return places | more
+
+
+def _reaches(flow: Flow, places: Sequence[int], place: int) -> set[int]:
+    """Which of the nodes take, directly or not, what the one at ``place`` makes."""
+    inside, found, waiting = set(places), set(), [place]
+    while waiting:
+        for name in flow.nodes[waiting.pop()].output:
+            for after in flow.consumers.get(name, ()):
+                if after in inside and after not in found:
+                    found.add(after)
+                    waiting.append(after)
+    return found

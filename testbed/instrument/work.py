@@ -1,0 +1,40 @@
+"""How much a part of a graph computes: multiply-accumulates of its products, for one image."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+
+from onnx import NodeProto
+
+from testbed.instrument.flow import Flow, Shape
+
+_PRODUCTS = ("MatMul", "Gemm", "Conv", "FusedMatMul")
+
+
+def macs(flow: Flow, places: Iterable[int], few: Mapping[str, tuple[int, int]] | None = None) -> float:
+    """Of the nodes at ``places``. few: tensors of which only some rows are computed -> (axis, how many)."""
+    return sum(_of_node(flow, flow.nodes[place], few or {}) for place in places)
+
+
+def _of_node(flow: Flow, node: NodeProto, few: Mapping[str, tuple[int, int]]) -> float:
+    output = flow.shapes.get(node.output[0]) if node.op_type in _PRODUCTS else None
+    if output is None:
+        return 0.0
+    inner = _inner(flow, node)
+    made = math.prod(d or 1 for d in output)
+    if node.output[0] in few:
+        axis, count = few[node.output[0]]
+        made = made * count // max(1, output[axis] or 1)
+    return float(made * inner)
+
+
+def _inner(flow: Flow, node: NodeProto) -> int:
+    """Numbers summed up for one number of the output."""
+    if node.op_type == "Conv":
+        return math.prod(d or 1 for d in _shape(flow, node.input[1])[1:])
+    return int(_shape(flow, node.input[0])[-1] or 1)
+
+
+def _shape(flow: Flow, tensor: str) -> Shape:
+    return tuple(flow.stored[tensor].dims) if tensor in flow.stored else flow.shapes.get(tensor, (1,))
