@@ -200,7 +200,6 @@ class Campaign:
 
         def build() -> dict[str, Any]:
             self.place.close()  # the workers open their own
-            self.folder.save()
             goldens = self.folder.manifest["stages"]["gates"]["facts"]["goldens"]
             opener = Opener(open_worker, (str(self.folder.path),), goldens)
             identity = sha256_json([plan_hash, self.place.tuned["unit_rows"]])

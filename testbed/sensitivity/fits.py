@@ -31,7 +31,7 @@ class ExponentialFit:
     converged: bool
 
     def at(self, x: ArrayLike) -> NDArray[np.float64]:
-        return np.asarray(self.a * np.exp(-self.b * np.asarray(x, np.float64)) + self.c)
+        return np.asarray(_exponential(np.asarray(x, np.float64), self.a, self.b, self.c))
 
 
 @dataclass(frozen=True)
@@ -51,21 +51,23 @@ class SeparationFit:
 def exponential_fit(values: ArrayLike) -> ExponentialFit | None:
     """Least squares over (L,) fuzziness of the interior layers, at x = 1 ... L; None for fewer than three layers.
 
-    Raises UsageError for values that are not finite.
+    Three layers are met exactly, if they are met at all: their R^2 says nothing. Raises UsageError for values that are
+    not finite.
     """
     y = _finite(values)
     if len(y) < _LEAST_LAYERS:
         return None
     x = np.arange(1, len(y) + 1, dtype=np.float64)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", OptimizeWarning)  # no covariance: the fit is not determined
-            (a, b, c), _ = curve_fit(lambda t, a, b, c: a * np.exp(-b * t) + c, x, y, p0=_START, maxfev=20_000)
-        converged = bool(np.isfinite([a, b, c]).all())
-    except (RuntimeError, OptimizeWarning):
-        a, b, c, converged = 0.0, 0.0, float(y.mean()), False
-    fitted = a * np.exp(-b * x) + c
-    return ExponentialFit(float(a), float(b), float(c), _r2(y, fitted), converged)
+        with warnings.catch_warnings(), np.errstate(over="ignore"):  # the search may try any rate
+            warnings.simplefilter("ignore", OptimizeWarning)
+            (a, b, c), covariance = curve_fit(_exponential, x, y, p0=_START, maxfev=20_000)
+            converged = _determined(y, _exponential(x, a, b, c), covariance)
+    except RuntimeError:
+        converged = False
+    if not converged:
+        a, b, c = 0.0, 0.0, float(y.mean())
+    return ExponentialFit(float(a), float(b), float(c), _r2(y, _exponential(x, a, b, c)), converged)
 
 
 def separation_fit(values: ArrayLike) -> SeparationFit | None:
@@ -86,6 +88,19 @@ def separation_fit(values: ArrayLike) -> SeparationFit | None:
     found = linregress(np.arange(1, len(y) + 1, dtype=np.float64), logs)
     r = float(found.rvalue)
     return SeparationFit(float(found.slope), float(found.intercept), float(np.exp(found.slope)), r * r, r)
+
+
+def _exponential(x: NDArray[np.float64], a: float, b: float, c: float) -> NDArray[np.float64]:
+    return a * np.exp(-b * x) + c
+
+
+def _determined(y: NDArray[np.float64], fitted: NDArray[np.float64], covariance: NDArray[np.float64]) -> bool:
+    """Does one law fit best? Three values leave no covariance: there is one where it meets them."""
+    if np.ptp(y) == 0 or not np.isfinite(fitted).all():
+        return False
+    if len(y) == _LEAST_LAYERS:
+        return bool(np.allclose(fitted, y, rtol=1e-6, atol=1e-6 * np.ptp(y)))
+    return bool(np.isfinite(covariance).all())
 
 
 def _finite(values: ArrayLike) -> NDArray[np.float64]:

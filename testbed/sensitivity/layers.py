@@ -6,7 +6,9 @@ token, or one that pools by the mean, is looked at through the mean of the token
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -21,48 +23,108 @@ from testbed.sensitivity.fuzziness import RCOND, ClassMoments, WithinSpread
 PIXELS, LOGITS = "pixels", "logits"
 _BATCH = 64
 
+Features = dict[str, NDArray[np.float32]]
+Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class LayerFuzziness:
+    """``layers``: name -> fuzziness, of ``images`` images of ``classes`` classes, which the model classifies with this
+    accuracy in [0, 1] and this mean cross-entropy in nats."""
+
+    layers: dict[str, float]
+    images: int
+    classes: int
+    accuracy: float
+    loss: float
+
 
 def layer_names(model: ViT) -> list[str]:
     """In the order of the forward pass."""
     return [PIXELS, *(f"block.{number}" for number in range(model.config.depth)), LOGITS]
 
 
-def layer_fuzziness(
-    model: ViT, split: Split, *, layers: Iterable[str] | None = None, weighted: bool = False, rcond: float = RCOND
-) -> dict[str, float]:
-    """Layer -> fuzziness, all layers of `layer_names` unless some are named. Evaluation mode, no gradients; the model's mode
-    is put back. Two passes over the images: nothing but class means is kept.
-
-    Raises UsageError as `fuzziness` does, and for a layer that the model does not have.
-    """
+def chosen_layers(model: ViT, layers: Iterable[str] | None) -> list[str]:
+    """These, in the order of the forward pass, each once; all for None. Raises UsageError for one the model has not."""
     known = layer_names(model)
     wanted = known if layers is None else list(layers)
     if unknown := [name for name in wanted if name not in known]:
         raise UsageError(f"the model has no layer {unknown[0]!r}; layers: {', '.join(known)}")
-    was_training = model.training
-    model.eval()
-    try:
-        moments = {name: ClassMoments() for name in wanted}
+    return [name for name in known if name in wanted]
+
+
+def layer_fuzziness(
+    model: ViT, split: Split, *, layers: Iterable[str] | None = None, weighted: bool = False, rcond: float = RCOND
+) -> dict[str, float]:
+    """Layer -> fuzziness, all layers of `layer_names` unless some are named; see `measure_layers`."""
+    return measure_layers(model, split, layers=layers, weighted=weighted, rcond=rcond).layers
+
+
+def measure_layers(
+    model: ViT,
+    split: Split,
+    *,
+    layers: Iterable[str] | None = None,
+    weighted: bool = False,
+    rcond: float = RCOND,
+    advance: Advance = lambda images: None,
+) -> LayerFuzziness:
+    """Evaluation mode, no gradients, on the model's device; the mode that every module had is put back. Two passes over
+    the images: nothing but class means is kept. ``advance`` is told of images done, each of them twice.
+
+    Raises UsageError for fewer images than classes, images of one class, a layer that the model does not have, and
+    features that are NaN or infinite, naming the layer.
+    """
+    wanted = chosen_layers(model, layers)
+    if len(split) < model.config.classes:
+        raise UsageError(
+            f"{len(split)} images for {model.config.classes} classes; fuzziness needs one image per class at least,"
+            " and means little with few"
+        )
+    moments = {name: ClassMoments() for name in wanted}
+    correct, loss = 0, 0.0
+    with _evaluating(model):
         for features, labels in _features(model, split):
             for name in wanted:
-                moments[name].add(features[name], labels)
+                with _naming(name):
+                    moments[name].add(features[name], labels)
+            hit, nats = _scored(features[LOGITS], labels)
+            correct, loss = correct + hit, loss + nats
+            advance(len(labels))
         spreads = {name: WithinSpread(found.frame(weighted=weighted, rcond=rcond)) for name, found in moments.items()}
         for features, labels in _features(model, split):
             for name in wanted:
                 spreads[name].add(features[name], labels)
-    finally:
-        model.train(was_training)
-    return {name: spread.fuzziness() for name, spread in spreads.items()}
+            advance(len(labels))
+    n = len(split)
+    found = {name: spread.fuzziness() for name, spread in spreads.items()}
+    return LayerFuzziness(found, n, len(np.unique(split.labels)), correct / n, loss / n)
 
 
-def _features(model: ViT, split: Split) -> Iterable[tuple[dict[str, NDArray], NDArray[np.int64]]]:
+def by_turns(split: Split, images: int | None) -> Split:
+    """The first ``images`` of the split, classes in turn: data sets that are sorted by class have no other beginning.
+
+    Whatever the number, the order stays the split's. Raises UsageError for more than there are.
+    """
+    if images is None:
+        return split
+    if images > len(split):
+        raise UsageError(f"{images} images are asked for, and there are {len(split)}")
+    turn: NDArray[np.int64] = np.zeros(len(split), np.int64)
+    for label in np.unique(split.labels):
+        mine = split.labels == label
+        turn[mine] = np.arange(mine.sum())
+    return split.subset(np.sort(np.lexsort((split.labels, turn))[:images]))
+
+
+def _features(model: ViT, split: Split) -> Iterator[tuple[Features, NDArray[np.int64]]]:
     device = next(model.parameters()).device
     for images, labels in split.batches(_BATCH):
         yield _of_batch(model, torch.from_numpy(images).to(device)), np.asarray(labels, np.int64)
 
 
-def _of_batch(model: ViT, images: Tensor) -> dict[str, NDArray]:
-    seen: dict[str, NDArray] = {PIXELS: images.flatten(1).cpu().numpy()}
+def _of_batch(model: ViT, images: Tensor) -> Features:
+    seen: Features = {PIXELS: images.flatten(1).cpu().numpy()}
 
     def noting(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def note(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -86,3 +148,30 @@ def _pooled(model: ViT, tokens: Tensor) -> Tensor:
     if c.pooling == "cls":
         return tokens[:, 0]
     return (tokens[:, 1:] if c.pooling == "mean_patches" and c.cls_token else tokens).mean(1)
+
+
+def _scored(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> tuple[int, float]:
+    """Correct images, and the sum of their cross-entropies in nats."""
+    z = logits.astype(np.float64)
+    top = z.max(axis=1)
+    nats = top + np.log(np.exp(z - top[:, None]).sum(axis=1)) - z[np.arange(len(z)), labels]
+    return int((z.argmax(axis=1) == labels).sum()), float(nats.sum())
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    modes: Sequence[tuple[nn.Module, bool]] = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextmanager
+def _naming(layer: str) -> Iterator[None]:
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(f"layer {layer}: {error}") from error
