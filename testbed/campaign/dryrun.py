@@ -78,26 +78,29 @@ def _section(
     images: int,
     seconds_per_batch: float,
 ) -> dict[str, Any]:
-    sampled = Counter[tuple[str, str]]()  # faults per (op, display cell's name)
+    sampled = Counter[tuple[str, str]]()  # faults per (fault model, display cell's name)
     population = count = 0
     per_stratum = []
     for stratum in strata(section, table, tier_images):
-        n = min(section.per_stratum, stratum.population)
+        n = min(section.per_stratum, stratum.size)
         bit_class = stratum.site.format.bit_class(stratum.bit)
-        sampled[(stratum.op, "all")] += n
-        sampled[(stratum.op, f"site {stratum.site.name}")] += n
-        sampled[(stratum.op, f"bit class {bit_class}")] += n
+        model = section.label(stratum.op)
+        sampled[(model, "all")] += n
+        sampled[(model, f"site {stratum.site.name}")] += n
+        sampled[(model, f"bit class {bit_class}")] += n
         population += stratum.population
         per_stratum.append(n)
         count += 1
     faults = sum(per_stratum)
-    rows = faults * (1 if section.where == "activation" else images)
+    rows = faults * (images if section.persistent else 1)
     size = spec.engine.sketched_batch
-    batches = -(-faults // size) if section.where == "activation" else faults * -(-images // size)
+    batches = faults * -(-images // size) if section.where == "weight" else -(-rows // size)
     return {
         "target": section.target,
         "where": section.where,
         "ops": list(section.ops),
+        "pattern": section.pattern_name("flip"),
+        "scope": "persistent" if section.persistent else "inference",
         "sites": len(table.select(section.where, section.sites)),
         "strata": count,
         "faults_per_stratum": {"least": min(per_stratum), "most": max(per_stratum)},
@@ -110,17 +113,17 @@ def _section(
 
 
 def _half_widths(sampled: Counter[tuple[str, str]], confidence: float) -> dict[str, dict[str, float]]:
-    """Per operation: half the width of the interval of a rate of one half (the widest), over everything, over the
+    """Per fault model: half the width of the interval of a rate of one half (the widest), over everything, over the
     smallest site and over the smallest bit class. Faults count as independent; images of one fault add nothing."""
     widths: dict[str, dict[str, float]] = {}
-    for op in dict.fromkeys(op for op, _ in sampled):
+    for model in dict.fromkeys(model for model, _ in sampled):
         smallest = {
-            "all": sampled[(op, "all")],
-            "site": min(n for (o, cell), n in sampled.items() if o == op and cell.startswith("site ")),
-            "bit_class": min(n for (o, cell), n in sampled.items() if o == op and cell.startswith("bit class ")),
+            "all": sampled[(model, "all")],
+            "site": min(n for (of, cell), n in sampled.items() if of == model and cell.startswith("site ")),
+            "bit_class": min(n for (of, cell), n in sampled.items() if of == model and cell.startswith("bit class ")),
         }
-        widths[op] = {}
+        widths[model] = {}
         for cell, n in smallest.items():
             low, high = wilson(n / 2, n, confidence)
-            widths[op][cell] = float(high - low) / 2
+            widths[model][cell] = float(high - low) / 2
     return widths

@@ -127,6 +127,11 @@ class FaultSpec(Strict):
         whole: dict[str, Pattern] = {"row": Row(), "column": Column()}
         return whole.get(self.pattern, Element())
 
+    def label(self, op: str) -> str:
+        """A fault model's name, among those of one target and place: "flip", "flip x burst-4", "stuck0, persistent"."""
+        name = op if self.pattern == "single" else f"{op} x {self.pattern_name(op)}"
+        return f"{name}, persistent" if self.where == "activation" and self.persistent else name
+
     def pattern_name(self, op: str) -> str:
         """The pattern with its size, as rows tell it: "single", "bits-3-adjacent", "tile-4x16-any-bit", "sites-2"."""
         if self.pattern in ("bits", "sites"):

@@ -19,10 +19,11 @@ import pytest
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from testbed.campaign.dryrun import dry_run_plan
 from testbed.campaign.images import named_images
 from testbed.campaign.pipeline import run_campaign
 from testbed.campaign.points import points_path
-from testbed.campaign.spec import parse_spec
+from testbed.campaign.spec import load_spec, parse_spec
 from testbed.campaign.view import Run
 from testbed.core.errors import UsageError
 from testbed.core.site import Site, SiteTable
@@ -295,3 +296,13 @@ def test_several_activations_in_one_inference_are_refused_without_the_op(tiny_va
     values = campaign_of(tiny_values, "op") | {"engine": {"ports": "gated_replace"}}
     with pytest.raises(UsageError, match=r"pattern 'sites' strikes 3 activations .* set engine\.ports = 'op'"):
         parse_spec(values)
+
+
+def test_a_dry_run_tells_fault_models_apart() -> None:
+    plan = dry_run_plan(load_spec(Path(__file__).parents[2] / "campaigns" / "fault-models.toml"))
+    models = [(section["where"], *section["half_width"]) for section in plan["sections"]]
+    assert ("activation", "flip x bits-2-adjacent") in models
+    assert ("activation", "stuck1, persistent") in models
+    assert ("weight", "flip x burst-8") in models
+    for section in plan["sections"]:
+        assert section["rows"] == section["faults"] * (32 if section["scope"] == "persistent" else 1)
