@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from testbed.campaign.summary import DIMENSIONS
+from testbed.campaign.evaluation import HOWS
+from testbed.campaign.rates import DIMENSIONS
 
 OUTCOMES = ["identical", "masked", "sdc_tolerable", "sdc1", "sdc", "due"]
 LEG = ["target", "where", "op"]
@@ -34,6 +35,8 @@ class Finished:
             "tier",
             "outcome",
             "nonfinite",
+            "evaluation",
+            "due",
         ]
         rows = pq.read_table(run / "results.parquet", columns=columns).to_pandas()
         plan = pq.read_table(run / "faults.parquet", columns=["fault_id", "population"]).to_pandas()
@@ -119,6 +122,19 @@ def test_every_fault_model_has_its_marginals_and_no_rate_mixes_two(finished: Fin
         assert {leg for leg, _ in told} == {leg for leg, n in found.items() if n}
         assert all(sum(n for other, n in told if other == leg) == found[leg] for leg, _ in told)
         assert by != "all" or len(told) == len(found)
+
+
+def test_it_is_told_how_the_outputs_of_each_fault_model_were_found(finished: Finished) -> None:
+    told = {tuple(one[key] for key in LEG): one for one in finished.summary["evaluation"]}
+    groups = finished.rows.groupby(LEG, observed=True)
+    assert {leg: one["rows"] for leg, one in told.items()} == groups.size().to_dict()
+    assert sum(one["rows"] for one in told.values()) == len(finished.rows)
+    for leg, rows in groups:
+        for kind, column in (("how", "evaluation"), ("due", "due")):
+            counted = rows[column].value_counts()
+            wanted = {name: {"rows": n, "share": round(n / len(rows), 9)} for name, n in counted.items() if n}
+            assert told[leg][kind] == wanted
+        assert list(told[leg]["how"]) == [how for how in HOWS if how in told[leg]["how"]]
 
 
 def test_populations_are_what_the_site_tables_say(tiny_run: Path) -> None:

@@ -1,0 +1,201 @@
+"""From counts to rates: one fault model's rates with their intervals, over everything and by what the faults have in
+common."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from testbed.analysis.domains import Cells, Domains, Estimate, Strata, sums_by
+from testbed.campaign.evaluation import HOWS
+from testbed.campaign.rows import DUES
+from testbed.campaign.tally import MEASURES, Integers, Profile, Tally
+from testbed.core.outcome import OUTCOMES
+
+DIMENSIONS = ("tier", "kind", "bit_class", "bit", "block", "site")
+_ODD_SCOPE = {"activation": "persistent", "weight": "inference"}
+
+
+class FaultModel(NamedTuple):
+    """What no rate mixes."""
+
+    target: str
+    where: str
+    op: str
+    pattern: str
+    scope: str
+
+    @property
+    def label(self) -> str:
+        """ "flip"; of several words "flip x burst-4"; and what is not usual for its place: "stuck0, persistent"."""
+        several = "" if self.pattern == "single" else f" x {self.pattern}"
+        return f"{self.op}{several}" + (f", {self.scope}" if self.scope == _ODD_SCOPE[self.where] else "")
+
+    def told(self) -> dict[str, str]:
+        """op: the label, by which readers tell fault models of one target and place apart."""
+        return {**self._asdict(), "op": self.label}
+
+
+class Cell(NamedTuple):
+    tier: int
+    site: str
+    kind: str
+    bit_class: str
+
+
+class Group(NamedTuple):
+    """value: what its profiles have in common; tier: None where tiers are not told apart. rates: by measure."""
+
+    value: Any
+    tier: int | None
+    rates: dict[str, Estimate]
+
+
+def fault_models(tally: Tally, population: NDArray[np.int64], confidence: float) -> Iterator[ModelRates]:
+    """In the order of their strata. population: of each stratum, by its number."""
+    profiles = tally.profiles
+    models = [FaultModel(p.target, p.where, p.op, p.pattern, p.scope) for p in profiles]
+    numbers = {model: number for number, model in enumerate(dict.fromkeys(models))}
+    model_of_profile = np.array([numbers[model] for model in models])
+    faults = tally.faults[MEASURES[0]].table()
+    for number in by_first_stratum(model_of_profile[faults["profile"]], faults["stratum"]):
+        mine = model_of_profile == number
+        yield ModelRates(models[int(np.argmax(mine))], tally, profiles, mine, population, confidence)
+
+
+class ModelRates:
+    """The rows of one fault model, as a stratified sample of faults."""
+
+    def __init__(
+        self,
+        model: FaultModel,
+        tally: Tally,
+        profiles: Sequence[Profile],
+        mine: NDArray[np.bool_],
+        population: NDArray[np.int64],
+        confidence: float,
+    ) -> None:
+        """profiles: all the tally's; mine: which of them are of this model."""
+        self.model, self.confidence = model, confidence
+        self.profiles = [profile for profile, own in zip(profiles, mine, strict=True) if own]
+        number = np.cumsum(mine) - 1
+
+        def of_model(table: dict[str, Integers]) -> dict[str, Integers]:
+            kept = mine[table["profile"]]
+            own = {name: column[kept] for name, column in table.items()}
+            return {**own, "profile": number[own["profile"]]}
+
+        self.faults = {measure: of_model(counts.table()) for measure, counts in tally.faults.items()}
+        self.tiers = {measure: of_model(counts.table()) for measure, counts in tally.tiers.items()}
+        self.outcomes = of_model(tally.outcomes.table())
+        self.numbers, self.strata = self._strata(population)
+
+    def _strata(self, population: NDArray[np.int64]) -> tuple[Integers, Strata]:
+        """(numbers of the strata, ascending; what is known of each)."""
+        faults = self.faults[MEASURES[0]]
+        numbers, first, stratum = np.unique(faults["stratum"], return_index=True, return_inverse=True)
+        count, rows = faults["count"], faults["cluster_rows"]
+        # strata of one site and bit class lend each other their variance where only one fault was drawn from each
+        places = [(self.profiles[p].site, self.profiles[p].bit_class) for p in faults["profile"][first]]
+        labels = {place: number for number, place in enumerate(dict.fromkeys(places))}
+        return numbers, Strata(
+            weight=population[numbers].astype(np.float64),
+            clusters=np.bincount(stratum, count).astype(np.int64),
+            rows=np.bincount(stratum, count * rows).astype(np.int64),
+            square_rows=sums_by(stratum, count * rows**2),
+            alike=np.array([labels[place] for place in places]),
+        )
+
+    def over_all(self) -> Group:
+        return self._grouped(lambda profile: True)[0]
+
+    def by(self, dimension: str) -> list[tuple[str | int, Group]]:
+        """(value, rates) by one of `DIMENSIONS`, in the order of the strata; faults that have no value are left out."""
+        if dimension == "tier":
+            return [(int(group.tier or 0), group) for group in self._grouped(lambda profile: True, by_tier=True)]
+        return [(group.value, group) for group in self._grouped(lambda profile: getattr(profile, dimension))]
+
+    def cells(self) -> list[tuple[Cell, Group]]:
+        """By tier, site and bit class."""
+        groups = self._grouped(lambda profile: (profile.site, profile.kind, profile.bit_class), by_tier=True)
+        return [(Cell(int(group.tier or 0), *group.value), group) for group in groups]
+
+    def _grouped(self, value_of: Callable[[Profile], Any], by_tier: bool = False) -> list[Group]:
+        """value_of: None for faults that are in no group."""
+        tables = self.tiers if by_tier else self.faults
+        values = [value_of(profile) for profile in self.profiles]
+        codes = {value: code for code, value in enumerate(dict.fromkeys(v for v in values if v is not None))}
+        code_of_profile = np.array([-1 if value is None else codes[value] for value in values])
+        tiers = 1 + max(int(table["tier"].max()) for table in self.tiers.values())
+
+        def label_of(table: dict[str, Integers]) -> Integers:
+            code = code_of_profile[table["profile"]]
+            return np.where(code < 0, -1, code * tiers + (table["tier"] if by_tier else 0))
+
+        first = tables[MEASURES[0]]
+        labels = by_first_stratum(label_of(first), first["stratum"])
+        position = np.zeros(len(codes) * tiers, np.int64)
+        position[labels] = np.arange(len(labels))
+        rates = {
+            measure: self._estimates(table, label_of(table), position, labels.tolist())
+            for measure, table in tables.items()
+        }
+        names = list(codes)
+        return [
+            Group(
+                names[label // tiers],
+                label % tiers if by_tier else None,
+                {m: found[label] for m, found in rates.items()},
+            )
+            for label in labels.tolist()
+        ]
+
+    def _estimates(
+        self, table: dict[str, Integers], label: Integers, position: Integers, labels: list[int]
+    ) -> dict[Hashable, Estimate]:
+        """By label; rows of the table with none, -1, are in no group."""
+        table = {name: column[label >= 0] for name, column in table.items()}
+        cells = Cells(
+            group=position[label[label >= 0]],
+            stratum=np.searchsorted(self.numbers, table["stratum"]),
+            rows=table.get("rows", table["cluster_rows"]).astype(np.float64),
+            cluster_rows=table["cluster_rows"].astype(np.float64),
+            count=table["count"].astype(np.float64),
+        )
+        return Domains(self.strata, labels, cells).estimates_of(table["events"].astype(np.float64), self.confidence)
+
+    # ---- counts of rows
+
+    def outcomes_by_cell(self) -> dict[Cell, Counter[str]]:
+        """Rows by outcome, and "nonfinite" ones, in each of `cells`."""
+        found: dict[Cell, Counter[str]] = {}
+        columns = (self.outcomes[name].tolist() for name in ("profile", "tier", "outcome", "nonfinite", "count"))
+        for number, tier, outcome, nonfinite, count in zip(*columns, strict=True):
+            profile = self.profiles[number]
+            counter = found.setdefault(Cell(tier, profile.site, profile.kind, profile.bit_class), Counter())
+            counter[OUTCOMES[outcome]] += count
+            counter["nonfinite"] += nonfinite * count
+        return found
+
+    def evaluations(self) -> dict[str, int]:
+        """Rows by how their output was found."""
+        counts = np.bincount(self.outcomes["evaluation"], self.outcomes["count"], len(HOWS)).astype(int)
+        return {how: int(count) for how, count in zip(HOWS, counts, strict=True) if count}
+
+    def dues(self) -> dict[str, int]:
+        """Rows without an output that anybody could use, by cause."""
+        counts = np.bincount(self.outcomes["due"], self.outcomes["count"], len(DUES) + 1).astype(int)[1:]
+        return {due: int(count) for due, count in zip(DUES, counts, strict=True) if count}
+
+
+def by_first_stratum(label: Integers, stratum: Integers) -> Integers:
+    """The labels from 0 that occur, in the order of the least stratum of each, and of themselves."""
+    first = np.full(int(label.max(initial=-1)) + 1, np.iinfo(np.int64).max)
+    known = label >= 0
+    np.minimum.at(first, label[known], stratum[known])
+    occurring = np.unique(label[known])
+    return occurring[np.argsort(first[occurring], kind="stable")]

@@ -1,0 +1,248 @@
+"""results.parquet read once, in pieces: how often each combination was seen, which is all that the summary needs.
+
+Memory is bounded by strata, sites and images, not by rows: faults that are alike in stratum, struck tensor, bit and
+outcomes are counted together. A fault's rows lie together in the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from testbed.campaign.evaluation import HOWS
+from testbed.campaign.rows import DUES
+from testbed.core.outcome import OUTCOMES, Outcome
+
+MEASURES = ("sdc1", "outside", "nonfinite")
+_INSIDE = [OUTCOMES.index(Outcome.IDENTICAL), OUTCOMES.index(Outcome.MASKED)]
+_SDC1 = OUTCOMES.index(Outcome.SDC1)
+_NUMBERS: dict[str, dict[str | None, int]] = {
+    "outcome": {name: number for number, name in enumerate(OUTCOMES)},
+    "evaluation": {name: number for number, name in enumerate(HOWS)},
+    "due": {name: number for number, name in enumerate((None, *DUES))},
+}
+_SEVERAL = "sites-"  # how patterns at several sites are named
+_NONE = {"block": -1, "bit": -1}
+_ROWS_AT_ONCE = 1 << 16
+_LIMIT = 1 << 62
+
+Integers = NDArray[np.int64]
+
+
+class Profile(NamedTuple):
+    """What faults of one kind have in common, besides their stratum. Of several struck words it is the first's."""
+
+    target: str
+    where: str
+    op: str
+    pattern: str
+    scope: str
+    site: str
+    kind: str
+    block: int | None
+    bit: int | None
+    bit_class: str
+
+    def of_several(self) -> Profile:
+        """Of faults at several sites, which are of none of them: their first one is no site to tell rates by."""
+        return self._replace(site="several", kind="several", block=None, bit=None, bit_class="word")
+
+
+_TEXTS = [name for name in Profile._fields if name not in ("block", "bit")]
+_OF_ROWS = ("outcome", "nonfinite", "evaluation", "due")
+_COLUMNS = ["fault_id", "stratum", *Profile._fields, "tier", *_OF_ROWS]
+
+
+class Counts:
+    """How often each key was seen. Keys are rows of integers, 0 or more."""
+
+    def __init__(self, *names: str) -> None:
+        self.names = names
+        self._keys: list[Integers] = [np.zeros((0, len(names)), np.int64)]
+        self._counts: list[Integers] = [np.zeros(0, np.int64)]
+        self._pending, self._settled = 0, 0
+
+    def add(self, *columns: NDArray) -> None:
+        """One element per occurrence, a column per name."""
+        keys = np.stack([np.asarray(column, np.int64) for column in columns], axis=1)
+        keys, counts = _distinct(keys, np.ones(len(keys), np.int64))
+        self._keys.append(keys)
+        self._counts.append(counts)
+        self._pending += len(keys)
+        if self._pending > max(_ROWS_AT_ONCE, self._settled):
+            self._settle()
+
+    def _settle(self) -> None:
+        keys, counts = _distinct(np.concatenate(self._keys), np.concatenate(self._counts))
+        self._keys, self._counts = [keys], [counts]
+        self._pending, self._settled = 0, len(keys)
+
+    def table(self) -> dict[str, Integers]:
+        """A column per name, and ``count``; keys ascend."""
+        if self._pending:
+            self._settle()
+        return {**dict(zip(self.names, self._keys[0].T, strict=True)), "count": self._counts[0]}
+
+
+def _distinct(keys: Integers, counts: Integers) -> tuple[Integers, Integers]:
+    """(distinct keys, their counts added up)."""
+    if not len(keys):
+        return keys, counts
+    code, size = np.zeros(len(keys), np.int64), 1
+    for column in keys.T:  # digits of one number, numbered anew when it grows too long
+        width = int(column.max()) + 1
+        if size > _LIMIT // width:
+            _, code = np.unique(code, return_inverse=True)
+            size = int(code.max()) + 1
+        code, size = code * width + column, size * width
+    _, first, label = np.unique(code, return_index=True, return_inverse=True)
+    return keys[first], np.bincount(label, counts).astype(np.int64)
+
+
+class Tally:
+    """The counts of all rows. profile: position in ``profiles``; outcome, evaluation: as in `OUTCOMES` and `HOWS`."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.outcomes = Counts(
+            "profile", "tier", *_OF_ROWS
+        )  # of rows; due: 0 where there is none, else as in (None, *DUES)
+        # Of clusters, the rows of one fault: how many, how many with the event; and their parts in each tier.
+        self.faults = {m: Counts("stratum", "profile", "cluster_rows", "events") for m in MEASURES}
+        self.tiers = {m: Counts("stratum", "profile", "tier", "cluster_rows", "rows", "events") for m in MEASURES}
+        self._known: dict[tuple[int, ...], int] = {}
+        self._words: dict[str, dict[str | None, int]] = {name: {} for name in _TEXTS}
+
+    @classmethod
+    def of(cls, results: Path) -> Tally:
+        tally = cls()
+        for rows in _whole_faults(_pieces(results, tally._numbered)):
+            tally._add(rows)
+        return tally
+
+    def _numbered(self, batch: pa.RecordBatch) -> Rows:
+        """The batch's columns as integers."""
+        rows: Rows = {}
+        for name in _COLUMNS:
+            column = batch.column(name)
+            if name in _TEXTS:
+                rows[name] = _coded(column, self._words[name])
+            elif name in _NUMBERS:
+                rows[name] = _coded(column, dict(_NUMBERS[name]))
+            else:
+                rows[name] = pc.fill_null(column.cast(pa.int64()), _NONE.get(name, 0)).to_numpy()
+        return rows
+
+    def _add(self, rows: Rows) -> None:
+        """rows: of whole faults."""
+        rows = _by_tier(rows)
+        n = len(rows["fault_id"])
+        self.rows += n
+        profile = self._profile(rows)
+        self.outcomes.add(profile, rows["tier"], *(rows[name] for name in _OF_ROWS))
+        fault, cell = _starts(rows["fault_id"]), _starts(rows["fault_id"], rows["tier"])
+        fault_rows, cell_rows = np.diff(fault, append=n), np.diff(cell, append=n)
+        stratum, tier, cluster_rows = rows["stratum"], rows["tier"], np.repeat(fault_rows, fault_rows)
+        seen = {
+            "sdc1": rows["outcome"] == _SDC1,
+            "outside": ~np.isin(rows["outcome"], _INSIDE),
+            "nonfinite": rows["nonfinite"],
+        }
+        for measure, event in seen.items():
+            struck = np.add.reduceat(event.astype(np.int64), fault)
+            self.faults[measure].add(stratum[fault], profile[fault], fault_rows, struck)
+            struck = np.add.reduceat(event.astype(np.int64), cell)
+            place = stratum[cell], profile[cell], tier[cell], cluster_rows[cell]
+            self.tiers[measure].add(*place, cell_rows, struck)
+
+    def _profile(self, rows: Rows) -> Integers:
+        """(rows,) number of each row's profile."""
+        columns = [rows[name] for name in Profile._fields]
+        start = _starts(*columns)
+        keys = zip(*(column[start].tolist() for column in columns), strict=True)
+        found = [self._known.setdefault(key, len(self._known)) for key in keys]
+        return np.repeat(np.array(found, np.int64), np.diff(start, append=len(columns[0])))
+
+    @property
+    def profiles(self) -> list[Profile]:
+        names = {name: list(words) for name, words in self._words.items()}
+
+        def told(name: str, number: int) -> str | int | None:
+            if name in names:
+                return names[name][number]
+            return None if number < 0 else number
+
+        found = (Profile(*map(told, Profile._fields, key)) for key in self._known)  # type: ignore[arg-type]
+        return [profile.of_several() if profile.pattern.startswith(_SEVERAL) else profile for profile in found]
+
+
+Rows = dict[str, Integers]
+
+
+def _coded(column: pa.DictionaryArray, numbers: dict[str | None, int]) -> Integers:
+    """Text as numbers, nulls too; new words get the next number."""
+    names = [*column.dictionary.to_pylist(), None]
+    codes = pc.fill_null(column.indices, len(names) - 1).to_numpy()
+    used = np.unique(codes)
+    found = np.zeros(len(names), np.int64)
+    found[used] = [numbers.setdefault(names[code], len(numbers)) for code in used]
+    return found[codes]
+
+
+def _pieces(path: Path, numbered: Callable[[pa.RecordBatch], Rows]) -> Iterator[Rows]:
+    for batch in pq.ParquetFile(path).iter_batches(_ROWS_AT_ONCE, columns=_COLUMNS):
+        yield numbered(batch)
+
+
+def _whole_faults(pieces: Iterator[Rows]) -> Iterator[Rows]:
+    """The same rows, cut only between faults."""
+    rest: Rows = {}
+    for piece in pieces:
+        rows = {name: np.concatenate([rest[name], piece[name]]) for name in piece} if rest else piece
+        last = int(_starts(rows["fault_id"])[-1]) if len(rows["fault_id"]) else 0
+        rest = {name: column[last:] for name, column in rows.items()}
+        if last:
+            yield {name: column[:last] for name, column in rows.items()}
+    if rest and len(rest["fault_id"]):
+        yield rest
+
+
+def _by_tier(rows: Rows) -> Rows:
+    """The rows of each fault, ordered by their images' tiers."""
+    starts = np.zeros(len(rows["fault_id"]), np.int64)
+    starts[_starts(rows["fault_id"])] = 1
+    key = np.cumsum(starts) * (int(rows["tier"].max(initial=0)) + 1) + rows["tier"]
+    if (key[1:] >= key[:-1]).all():
+        return rows
+    order = np.argsort(key, kind="stable")
+    return {name: column[order] for name, column in rows.items()}
+
+
+def _starts(*columns: Integers) -> Integers:
+    """Where a run of equal rows starts."""
+    changes = np.zeros(len(columns[0]), bool)
+    changes[:1] = True
+    for column in columns:
+        changes[1:] |= column[1:] != column[:-1]
+    return np.flatnonzero(changes)
+
+
+def populations(plans: Sequence[Path]) -> tuple[int, NDArray[np.int64]]:
+    """(faults, population of each stratum by its number) of the plan's files; 0 for numbers that no stratum has."""
+    faults, found = 0, np.zeros(0, np.int64)
+    for path in plans:
+        file = pq.ParquetFile(path)
+        faults += file.metadata.num_rows
+        for batch in file.iter_batches(_ROWS_AT_ONCE, columns=["stratum", "population"]):
+            stratum, population = (batch.column(name).to_numpy() for name in ("stratum", "population"))
+            missing = int(stratum.max(initial=-1)) + 1 - len(found)
+            found = np.pad(found, (0, max(0, missing)))
+            found[stratum] = population
+    return faults, found
