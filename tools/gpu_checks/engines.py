@@ -17,7 +17,7 @@ from testbed.core.formats import FP32
 from testbed.core.site import SiteTable
 from testbed.engines.runner import EngineRequest, Runner, WeightStriker, open_engine, struck_weight
 from testbed.export.target import export_target
-from testbed.instrument.feed import PortFeed, feed_sites, live_words, to_words
+from testbed.instrument.feed import NO_SITE, PortFeed, feed_sites, live_words, to_words
 from testbed.instrument.ports import instrument
 from testbed.instrument.table import deployment_id, site_table
 from testbed.models.presets import preset
@@ -25,7 +25,7 @@ from testbed.models.vit import ViT
 
 from .common import Section, Setting, require
 
-BATCH = 32
+BATCH, POINTS = 32, 3  # rows, and the most struck elements in one
 OUTPUT = "head"  # the site that is the model's output: what is written there must come out, bit for bit
 TWO = 0x40000000  # 2.0: not a value that these weights hold, and one that lets no engine overflow
 BOUND = 1e-3  # |d| <= BOUND * (1 + |golden|), engine against engine
@@ -54,7 +54,9 @@ class _Subject:
         self.images = np.random.default_rng(0).standard_normal((BATCH, 1, 8, 8)).astype(np.float32)
 
     def open(self, file: bytes, backend: str | None = None, **options: Any) -> Runner:
-        request = EngineRequest(file, sha256_bytes(file), deployment_id(self.plain), max_batch=BATCH, **options)
+        request = EngineRequest(
+            file, sha256_bytes(file), deployment_id(self.plain), max_batch=BATCH, max_points=POINTS, **options
+        )
         return open_engine(backend or self.backend, request)
 
 
@@ -119,19 +121,24 @@ def _activation_faults(subject: _Subject) -> Section:
 
 
 def _wrong_words(subject: _Subject, twin: Runner, golden: NDArray, faults: list[tuple[str, int | None]]) -> int:
-    """Rows in which the output is not the golden one with just the struck element's bits changed."""
+    """Rows in which the output is not the golden one with just the struck elements' bits changed: one element in the
+    first row, two in the second, and so on up to POINTS, and again."""
     rng = np.random.default_rng(len(faults))
-    index = rng.integers(0, golden.shape[1], BATCH)
+    index = np.argsort(rng.random(golden.shape), axis=1)[:, :POINTS]
+    used = np.arange(POINTS) <= np.arange(BATCH)[:, None] % POINTS
     words = rng.integers(0, 1 << 32, BATCH)
     masks = [masks_for(op, FP32, bit, int(word)) for (op, bit), word in zip(faults, words, strict=True)]
-    keep, put, turn = np.array(masks, np.int64).astype(np.uint32).T
-    struck = to_words(golden[np.arange(BATCH), index])
-    feed = PortFeed(feed_sites(subject.table, [OUTPUT] * BATCH), index, keep, put, turn, struck)
+    keep, put, turn = (
+        np.repeat(column[:, None], POINTS, 1) for column in np.array(masks, np.int64).astype(np.uint32).T
+    )
+    struck = np.take_along_axis(to_words(golden), index, 1)
+    (port,) = feed_sites(subject.table, [OUTPUT])
+    feed = PortFeed(np.where(used, port, NO_SITE), index, keep, put, turn, struck)
     found = twin.run(_feeds(subject, feed))
     wanted = to_words(golden).copy()
-    wanted[np.arange(BATCH), index] = feed.faulty
+    np.put_along_axis(wanted, index, np.where(used, feed.faulty, struck), 1)
     live = live_words(found, subject.table, feed.site)
-    return int(((to_words(found[OUTPUT]) != wanted).any(1) | (live[:, 0] != struck)).sum())
+    return int(((to_words(found[OUTPUT]) != wanted).any(1) | (used & (live != struck)).any(1)).sum())
 
 
 def _written(subject: _Subject, site: str, twin: Runner, reference: Runner) -> float:
