@@ -1,0 +1,177 @@
+"""``testbed prune`` and ``testbed rank`` on a small trained model and its campaign."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from testbed.bench.counts import mac_count, parameter_count
+from testbed.cli.main import cli
+from testbed.models.runs import open_model_run
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(cli, [str(argument) for argument in arguments])
+
+
+def answer(*arguments: object) -> Any:
+    result = run(*arguments, "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def error(result: Result, code: int) -> str:
+    assert result.exit_code == code, result.output
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("error:")]
+    return line
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Path:
+    path = tmp_path_factory.mktemp("runs") / "vit"
+    sizes = ["heads=[2,2,2]", "mlp=[24,24,24]", "width=16", "head_width=8"]
+    options = [part for size in sizes for part in ("--set", size)]
+    result = run("train", "digits", "--dataset", "digits", "--run", path, "--epochs", 8, *options)
+    assert result.exit_code == 0, result.output
+    return path
+
+
+FEW = ("--images", "40", "--chunks", "3")
+
+
+def test_a_pruned_run_is_a_run_like_any_other(trained: Path, tmp_path: Path) -> None:
+    told = answer("prune", trained, "--method", "eap", "--keep", ".5", "--to", tmp_path / "half", *FEW)
+    pruned, original = open_model_run(tmp_path / "half").model, open_model_run(trained).model
+    assert told["parameters"] == parameter_count(pruned) < parameter_count(original) == told["parameters_before"]
+    assert told["macs"] == mac_count(pruned.config) < told["macs_before"]
+    assert sum(map(len, told["kept"]["heads"])) == sum(pruned.config.heads)
+    assert told["largest_difference_to_masked"] <= 1e-5
+    golden = answer("golden", tmp_path / "half")
+    assert golden["accuracy"] == pytest.approx(told["accuracy"])
+    found = answer("export", tmp_path / "half")
+    assert found["parity"][-1]["max_abs_diff"] < 1e-4
+    rows = answer("bench", tmp_path / "half", trained, "--baseline", trained, "--runs", 20, "--batch", 4)["rows"]
+    assert [row["macs"] for row in rows] == [told["macs"], told["macs_before"]]
+
+
+def test_a_sweep_writes_a_run_per_amount(trained: Path, tmp_path: Path) -> None:
+    told = answer("prune", trained, "--method", "acdc", "--tau", ".001,.02,.1", "--to", tmp_path / "sweep", *FEW)["runs"]
+    assert [Path(one["run"]).name for one in told] == ["acdc-tau0.001", "acdc-tau0.02", "acdc-tau0.1"]
+    sizes = [one["parameters"] for one in told]
+    assert sizes == sorted(sizes, reverse=True)
+    for one in told:
+        assert parameter_count(open_model_run(Path(one["run"])).model) == one["parameters"]
+
+
+def test_fine_tuning_starts_from_what_is_left(trained: Path, tmp_path: Path) -> None:
+    base = ("prune", trained, "--method", "eap", "--keep", ".4", *FEW)
+    cut = answer(*base, "--to", tmp_path / "cut")
+    tuned = answer(*base, "--to", tmp_path / "tuned", "--finetune", 2)
+    assert tuned["accuracy_before_finetuning"] == cut["accuracy"]
+    assert tuned["finetuned_epochs"] == 2
+    one, other = (open_model_run(tmp_path / name).model for name in ("cut", "tuned"))
+    moved = max(float((a - b).detach().abs().max()) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+    assert 0 < moved < 0.2  # gently
+    assert one.config == other.config
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told", "code"),
+    [
+        (["--method", "acdc", "--keep", ".5"], "takes --tau, and only that", 2),
+        (["--method", "eap", "--keep", "0"], "above 0 and at most 1, not 0", 2),
+        (["--method", "eap", "--keep", "1.5"], "above 0 and at most 1", 2),
+        (["--method", "acdc", "--tau", "-1"], "must be above 0", 2),
+        (["--method", "acdc", "--tau", "1e9"], "would prune everything away", 2),
+        (["--method", "eap", "--keep", ".5", "--components", "layers"], "unknown kind of component", 2),
+        (["--method", "eap", "--keep", ".5", "--images", "3"], "ask for one per class", 2),
+    ],
+)
+def test_mistakes_are_told_and_nothing_is_written(
+    trained: Path, tmp_path: Path, arguments: list[str], told: str, code: int
+) -> None:
+    assert told in error(run("prune", trained, "--to", tmp_path / "new", *arguments), code)
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_model_itself_is_never_overwritten(trained: Path) -> None:
+    told = error(run("prune", trained, "--method", "eap", "--keep", ".5", "--to", trained), 2)
+    assert "name another folder" in told
+
+
+# ---- ranking
+
+
+@pytest.fixture(scope="module")
+def campaign(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("campaigns") / "flips"
+    spec = path.parent / "flips.toml"
+    spec.write_text(
+        f'name = "flips"\n[model]\nrun = "{trained}"\n[tiers]\nedges = [1.0]\nimages = [12]\n'
+        '[engine]\nbatch = 16\n[gates]\nzero_fault_rows = 32\n[[faults]]\ntarget = "model"\nwhere = "activation"\n'
+        'ops = ["flip"]\nbits = [23, 26, 29, 30]\nper_stratum = 3\n'
+    )
+    result = run("campaign", "run", spec, "--run", path, "--workers", 0)
+    assert result.exit_code == 0, result.output
+    return path
+
+
+@pytest.mark.parametrize("by", ["acdc", "eap", "eap-ig"])
+@pytest.mark.parametrize("kind", ["block", "head"])
+def test_every_score_names_each_component_once(trained: Path, by: str, kind: str) -> None:
+    told = answer("rank", trained, "--by", by, "--of", kind, "--loss", "task", *FEW)
+    assert (told["by"], told["kind"]) == (by, kind)
+    assert len({one["component"] for one in told["scores"]}) == len(told["scores"]) == {"block": 3, "head": 6}[kind]
+    assert all(np.isfinite(one["score"]) for one in told["scores"])
+    assert told["settings"]["images"] == 40
+
+
+def test_measured_rates_are_the_summarys(trained: Path, campaign: Path) -> None:
+    told = answer("rank", trained, "--by", "measured", "--campaign", campaign)
+    summary = json.loads((campaign / "summary.json").read_text())
+    wanted = {
+        f"block.{one['value']}": one["rates"]["sdc1"]["rate"]
+        for one in summary["marginals"]
+        if (one["by"], one["op"]) == ("block", "flip")
+    }
+    assert {one["component"]: one["score"] for one in told["scores"]} == pytest.approx(wanted, abs=1e-8)
+
+
+def test_validation_holds_every_score_against_the_campaign(trained: Path, campaign: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "rank.png"
+    told = answer("rank", trained, "--validate", campaign, "--of", "head", "--picture", picture, *FEW)
+    assert set(told["by"]) == {"acdc", "eap", "eap-ig"}
+    assert "scores blocks, not each head" in told["left_out"]["fuzziness"]
+    for found in told["by"].values():
+        assert {"value", "low", "high"} == set(found["spearman"])
+        assert found["verdict"].endswith(".")
+        assert found["components"] == 6
+    assert [curve["by"] for curve in told["protection"]] == ["measured", "acdc", "eap", "eap-ig", "random"]
+    areas = [curve["area"] for curve in told["protection"]]
+    assert max(areas) == areas[0]
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert "SDC-1 removed" in run("rank", trained, "--validate", campaign, "--by", "eap", *FEW).stdout
+
+
+def test_a_campaign_of_another_model_is_refused(trained: Path, campaign: Path, tmp_path: Path) -> None:
+    assert run("prune", trained, "--method", "eap", "--keep", ".9", "--to", tmp_path / "new", *FEW).exit_code == 0
+    told = error(run("rank", tmp_path / "new", "--validate", campaign), 2)
+    assert "is of another model" in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "name a score with --by"),
+        (["--by", "eap", "--picture", "x.png"], "--picture needs --validate"),
+        (["--by", "eap", "--loss", "kl"], "no gradient on clean images"),
+        (["--by", "fuzziness", "--of", "head"], "scores blocks, not each head"),
+    ],
+)
+def test_mistakes_of_rank_are_told(trained: Path, arguments: list[str], told: str) -> None:
+    assert told in error(run("rank", trained, *arguments, *FEW), 2)
