@@ -13,6 +13,7 @@ import click
 from testbed.cli.common import emit, example, json_option, run_option
 
 if TYPE_CHECKING:
+    from testbed.sensitivity.log import Recorder
     from testbed.train.record import Callback
     from testbed.train.runs import TrainingPlan
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     epilog=example(
         "testbed train digits --dataset digits --run runs/digits-model",
         "testbed train cifar10 --dataset cifar10 --set augmentation=cutout --set patch=8 --run runs/cutout",
+        "testbed train fashion-mnist --dataset fashion-mnist --fuzziness-every 10 --run runs/fashion",
+        "for mlp in 64 128 256; do testbed train fashion-mnist --dataset fashion-mnist --set mlp=$mlp --run runs/mlp-$mlp;"
+        " done",
         "testbed train vit-base-16-224 --dataset imagefolder:photos/test --epochs 0 --run runs/random",
     )
 )
@@ -34,6 +38,12 @@ if TYPE_CHECKING:
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a key of the recipe or the model.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, or auto: cuda where there is one.")
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads.")
+@click.option(
+    "--fuzziness-every",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Record every layer's separation fuzziness every N epochs and after the last, in DIR/fuzziness.",
+)
 @run_option()
 @click.option("--redo", type=click.Choice(["train"]), help="Forget what the folder holds and train again.")
 @click.option("--dry-run", is_flag=True, help="Say what would be trained; trains and writes nothing.")
@@ -49,6 +59,7 @@ def train(
     settings: tuple[str, ...],
     device: str,
     threads: int,
+    fuzziness_every: int | None,
     run: Path,
     redo: str | None,
     dry_run: bool,
@@ -73,19 +84,38 @@ def train(
     if dry_run:
         emit(described, as_json, lambda: _plan_text(described))
         return
-    facts = _trained(plan, run, _device(device), threads, redo is not None)
-    report = described | facts
+    recorder = _recorder(plan, run, fuzziness_every) if fuzziness_every else None
+    facts = _trained(plan, run, _device(device), threads, redo is not None, recorder)
+    report = described | facts | (_recorded(run, recorder) if recorder else {})
     emit(report, as_json, lambda: _result_text(report))
 
 
-def _trained(plan: TrainingPlan, run: Path, device: str, threads: int, redo: bool) -> dict[str, Any]:
+def _trained(
+    plan: TrainingPlan, run: Path, device: str, threads: int, redo: bool, recorder: Recorder | None
+) -> dict[str, Any]:
     from testbed.train.runs import train_run
 
     callbacks: list[Callback] = [] if sys.stderr.isatty() else [_told]
+    if recorder:
+        callbacks.append(recorder)
     try:
         return train_run(plan, run, threads=threads, device=device, callbacks=callbacks, redo=redo)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("every finished epoch is kept; go on with the same command") from None
+
+
+def _recorder(plan: TrainingPlan, run: Path, every: int) -> Recorder:
+    from testbed.sensitivity.artefacts import recorder_for
+
+    return recorder_for(run, plan.dataset, every=every, epochs=plan.recipe.epochs)
+
+
+def _recorded(run: Path, recorder: Recorder) -> dict[str, Any]:
+    """What the report says of the fuzziness; the pictures are drawn here."""
+    from testbed.sensitivity.artefacts import LOG, finish_log
+
+    log = finish_log(run, recorder)
+    return {"fuzziness": {"log": str(run / LOG), "epochs": [row.epoch for row in log]}}
 
 
 def _told(epoch: int, model: Any, record: Any) -> None:
@@ -153,5 +183,12 @@ def _result_text(report: dict[str, Any]) -> str:
     return (
         f"{head}, epoch {report['best_epoch']} of {report['epochs']} kept: {shown},"
         f" test accuracy {100 * report['test_accuracy']:.2f} % of {report['dataset']['images']['test']:,}\n"
-        f"model: {report['run']}/model.safetensors, curves: {report['run']}/curves.png"
+        f"model: {report['run']}/model.safetensors, curves: {report['run']}/curves.png{_fuzziness_text(report)}"
     )
+
+
+def _fuzziness_text(report: dict[str, Any]) -> str:
+    if "fuzziness" not in report:
+        return ""
+    found = report["fuzziness"]
+    return f"\nfuzziness of {len(found['epochs'])} epochs: {found['log']}, pictures beside it"

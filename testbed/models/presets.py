@@ -58,10 +58,13 @@ PRESETS: dict[str, ViTConfig] = {
 
 
 def preset(name: str, **overrides: Any) -> ViTConfig:
-    """The named architecture, with fields of ``ViTConfig`` replaced by ``overrides``.
+    """The named architecture, with fields of ``ViTConfig`` replaced by ``overrides``; a single number for ``heads`` or
+    ``mlp`` is every block's.
 
     Raises UsageError for an unknown preset (naming the known ones) or field, and for values that do not fit together.
     """
     if name not in PRESETS:
         raise UsageError(f"unknown model preset {name!r}; known: {', '.join(PRESETS)}")
-    return ViTConfig.from_dict(PRESETS[name].to_dict() | overrides)
+    base = PRESETS[name]
+    blocks = {key: (overrides[key],) * base.depth for key in ("heads", "mlp") if isinstance(overrides.get(key), int)}
+    return ViTConfig.from_dict(base.to_dict() | overrides | blocks)

@@ -48,6 +48,30 @@ class SeparationFit:
         return np.asarray(np.exp(self.intercept + self.slope * np.asarray(x, np.float64)))
 
 
+@dataclass(frozen=True)
+class Fits:
+    """``why_not``: what kept a law from being fitted; empty where both are there."""
+
+    exponential: ExponentialFit | None
+    separation: SeparationFit | None
+    why_not: str = ""
+
+
+def both_fits(values: ArrayLike) -> Fits:
+    """Of (L,) fuzziness of the interior layers; a law that cannot be fitted is None."""
+    y = np.asarray(values, np.float64)
+    if len(y) < _LEAST_LAYERS:
+        return Fits(None, None, f"a fit takes {_LEAST_LAYERS} blocks, and there are {len(y)}")
+    try:
+        exponential = exponential_fit(y)
+        separation = separation_fit(y) if (y > 0).all() else None
+    except UsageError as error:
+        return Fits(None, None, str(error))
+    if exponential is not None and not exponential.converged:
+        return Fits(None, separation, "no exponential fits best")
+    return Fits(exponential, separation, "" if separation else "a layer's fuzziness is 0 and has no logarithm")
+
+
 def exponential_fit(values: ArrayLike) -> ExponentialFit | None:
     """Least squares over (L,) fuzziness of the interior layers, at x = 1 ... L; None for fewer than three layers.
 
@@ -58,15 +82,15 @@ def exponential_fit(values: ArrayLike) -> ExponentialFit | None:
     if len(y) < _LEAST_LAYERS:
         return None
     x = np.arange(1, len(y) + 1, dtype=np.float64)
+    flat, converged = (0.0, 0.0, float(y.mean())), False
     try:
         with warnings.catch_warnings(), np.errstate(over="ignore"):  # the search may try any rate
             warnings.simplefilter("ignore", OptimizeWarning)
-            (a, b, c), covariance = curve_fit(_exponential, x, y, p0=_START, maxfev=20_000)
-            converged = _determined(y, _exponential(x, a, b, c), covariance)
-    except RuntimeError:
-        converged = False
-    if not converged:
-        a, b, c = 0.0, 0.0, float(y.mean())
+            found, covariance = curve_fit(_exponential, x, y, p0=_START, maxfev=20_000)
+            converged = _determined(y, _exponential(x, *found), covariance)
+    except RuntimeError:  # so many steps, and still no end
+        found = flat
+    a, b, c = found if converged else flat
     return ExponentialFit(float(a), float(b), float(c), _r2(y, _exponential(x, a, b, c)), converged)
 
 

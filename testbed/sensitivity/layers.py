@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import logsumexp
 from torch import Tensor, nn
 
 from testbed.core.errors import UsageError
@@ -76,11 +77,7 @@ def measure_layers(
     features that are NaN or infinite, naming the layer.
     """
     wanted = chosen_layers(model, layers)
-    if len(split) < model.config.classes:
-        raise UsageError(
-            f"{len(split)} images for {model.config.classes} classes; fuzziness needs one image per class at least,"
-            " and means little with few"
-        )
+    check_images(split, model.config.classes)
     moments = {name: ClassMoments() for name in wanted}
     correct, loss = 0, 0.0
     with _evaluating(model):
@@ -99,6 +96,17 @@ def measure_layers(
     n = len(split)
     found = {name: spread.fuzziness() for name, spread in spreads.items()}
     return LayerFuzziness(found, n, len(np.unique(split.labels)), correct / n, loss / n)
+
+
+def check_images(split: Split, classes: int) -> None:
+    """Raises UsageError for a split whose fuzziness could not be measured, whatever the features."""
+    if len(split) < classes:
+        raise UsageError(f"{len(split)} images for {classes} classes; fuzziness needs one image per class at least")
+    found = np.unique(split.labels)
+    if len(found) < 2:
+        raise UsageError(
+            f"fuzziness compares classes, and all {len(split)} images are of class {found[0]}; use data with two or more"
+        )
 
 
 def by_turns(split: Split, images: int | None) -> Split:
@@ -153,8 +161,8 @@ def _pooled(model: ViT, tokens: Tensor) -> Tensor:
 def _scored(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> tuple[int, float]:
     """Correct images, and the sum of their cross-entropies in nats."""
     z = logits.astype(np.float64)
-    top = z.max(axis=1)
-    nats = top + np.log(np.exp(z - top[:, None]).sum(axis=1)) - z[np.arange(len(z)), labels]
+    with np.errstate(invalid="ignore"):  # where logits are infinite, so is the loss, or it is not defined
+        nats = logsumexp(z, axis=1) - z[np.arange(len(z)), labels]
     return int((z.argmax(axis=1) == labels).sum()), float(nats.sum())
 
 

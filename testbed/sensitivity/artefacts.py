@@ -1,0 +1,219 @@
+"""Fuzziness in a run folder: what `testbed fuzziness` measures, and the pictures of what a training recorded.
+
+fuzziness.csv, fuzziness.png      the folder's model (stage "fuzziness"); a campaign's folder is only read
+fuzziness/log.csv, fuzziness/...  while it was trained (stage "fuzziness-log")
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from testbed.core.errors import StaleArtefact, UsageError
+from testbed.core.files import write_text
+from testbed.core.runfolder import RunFolder
+from testbed.data import Dataset, Split
+from testbed.golden.recorded import is_campaign, untold, working_in
+from testbed.golden.reference import compute_device
+from testbed.golden.source import dataset_of
+from testbed.models.runs import ModelRun, open_model_run
+from testbed.sensitivity.fits import Fits, both_fits
+from testbed.sensitivity.layers import LayerFuzziness, by_turns, chosen_layers, measure_layers
+from testbed.sensitivity.log import EpochFuzziness, Recorder, due, read_log
+from testbed.sensitivity.plots import (
+    accuracy_figure,
+    epochs_figure,
+    layers_figure,
+    limits_of,
+    save_gif,
+    save_png,
+)
+
+STAGE, COMMAND = "fuzziness", "testbed fuzziness"
+TABLE, PICTURE = "fuzziness.csv", "fuzziness.png"
+LOG_STAGE, LOG = "fuzziness-log", "fuzziness/log.csv"
+
+Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class RunFuzziness:
+    """``found`` of the model in ``run``, on test images of ``data``."""
+
+    run: str
+    data: str
+    depth: int
+    found: LayerFuzziness
+
+    @property
+    def fits(self) -> Fits:
+        return fits_of(self.found.layers, self.depth)
+
+
+def fits_of(layers: Mapping[str, float], depth: int) -> Fits:
+    """Both laws over blocks 0 to depth - 1, of which none may be left out."""
+    interior = [f"block.{number}" for number in range(depth)]
+    if any(name not in layers for name in interior):
+        return Fits(None, None, "fits are of all blocks, and some were left out")
+    return both_fits([layers[name] for name in interior])
+
+
+def measure_run(
+    path: Path,
+    *,
+    layers: Iterable[str] | None = None,
+    images: int | None = None,
+    weighted: bool = False,
+    device: str = "cpu",
+    progress: Callable[[int], AbstractContextManager[Advance]] | None = None,
+) -> RunFuzziness:
+    """Measures the model of the run folder and writes TABLE and PICTURE, unless they are there already.
+
+    ``layers``: of ``layer_names``, by default all; ``images``: so many of the official test split, by default all.
+    Raises UsageError for a folder without model or data and as ``measure_layers``, StaleArtefact for an edited model.
+    """
+
+    target = compute_device(device)
+
+    def measured(run: ModelRun, data: Dataset, test: Split, names: Sequence[str]) -> LayerFuzziness:
+        model = run.model.to(target)
+        with progress(2 * len(test)) if progress else untold() as advance:
+            return measure_layers(model, test, layers=names, weighted=weighted, advance=advance)
+
+    def opened(run: ModelRun) -> tuple[Dataset, Split, list[str]]:
+        names = chosen_layers(run.model, layers)
+        data = dataset_of(run)
+        return data, by_turns(data.test, images), names
+
+    if is_campaign(path):
+        run = open_model_run(path)
+        data, test, names = opened(run)
+        return RunFuzziness(str(path), data.name, run.model.config.depth, measured(run, data, test, names))
+    with working_in(path) as run:
+        data, test, names = opened(run)
+        depth = run.model.config.depth
+        inputs = {
+            "model": run.model_hash,
+            "test": test.sha256(),
+            "preprocess": test.preprocess.describe(),
+            "layers": names,
+            "weighted": weighted,
+        }
+
+        def build() -> dict[str, Any]:
+            found = measured(run, data, test, names)
+            _write(path, RunFuzziness(path.resolve().name, data.name, depth, found))
+            return {key: value for key, value in asdict(found).items() if key != "layers"}
+
+        facts = run.folder.stage(STAGE, inputs, [TABLE, PICTURE], build, command=COMMAND)
+    return RunFuzziness(str(path), data.name, depth, LayerFuzziness(_read(path / TABLE), **facts))
+
+
+def recorder_for(path: Path, data: Dataset, *, every: int, epochs: int) -> Recorder:
+    """The callback that records into run folder ``path`` while it is trained. Raises UsageError as `Recorder`."""
+    if not epochs:
+        raise UsageError(f"0 epochs train nothing that could be recorded; measure the weights with `{COMMAND} DIR`")
+    return Recorder(path / LOG, data.test, len(data.classes), every=every, epochs=epochs)
+
+
+def finish_log(path: Path, recorder: Recorder) -> list[EpochFuzziness]:
+    """After the training: writes the pictures of the log, and returns it. The same call again changes nothing.
+
+    Raises UsageError where a training that was finished before had not recorded what ``recorder`` is to, StaleArtefact
+    where the log was edited.
+    """
+    with working_in(path) as run:
+        if recorder.called:
+            run.folder.redo(LOG_STAGE, [LOG_STAGE])
+        log = recorded_log(path) if (path / LOG).exists() else []
+        missing = [
+            epoch
+            for epoch in range(1, recorder.epochs + 1)
+            if due(epoch, recorder.every, recorder.epochs) and epoch not in {row.epoch for row in log}
+        ]
+        if missing and not recorder.called:
+            raise UsageError(
+                f"{path} is trained already, and epoch {missing[0]} was not recorded; train again with --redo train"
+            )
+        title, files = str(run.folder.manifest["name"]), _log_files(log)
+        inputs = {"epochs": [row.epoch for row in log], "layers": list(log[-1].layers)}
+
+        def build() -> dict[str, Any]:
+            _draw(path, log, title, run.model.config.depth)
+            return {"every": recorder.every}
+
+        run.folder.stage(LOG_STAGE, inputs, files, build, command=COMMAND)
+    return log
+
+
+def recorded_log(path: Path) -> list[EpochFuzziness]:
+    """What the training in run folder ``path`` recorded, or has so far.
+
+    Raises UsageError where it recorded nothing, StaleArtefact where the log was edited since the training's end.
+    """
+    folder = RunFolder.existing(path)
+    file = folder / LOG
+    if LOG_STAGE in folder.manifest.get("stages", {}):
+        try:
+            folder.verify(LOG_STAGE, [LOG])
+        except StaleArtefact as error:
+            raise StaleArtefact(
+                f"{file} was edited or removed since it was recorded; train with --redo train"
+            ) from error
+    if not file.exists():
+        raise UsageError(f"the training in {path} recorded no fuzziness; train with --fuzziness-every N")
+    return read_log(file)
+
+
+def _log_files(log: Sequence[EpochFuzziness]) -> list[str]:
+    """Every file under DIR/fuzziness."""
+    epochs = [_epoch_file(row.epoch) for row in log]
+    layers = [_layer_file(name) for name in log[-1].layers]
+    return [LOG, *epochs, "fuzziness/epochs.gif", "fuzziness/epochs.png", *layers, "fuzziness/accuracy.png"]
+
+
+def _epoch_file(epoch: int) -> str:
+    return f"fuzziness/epoch-{epoch:04d}.png"
+
+
+def _layer_file(layer: str) -> str:
+    return f"fuzziness/layer-{layer}.png"
+
+
+def _draw(path: Path, log: Sequence[EpochFuzziness], title: str, depth: int) -> None:
+    for stale in (path / LOG).parent.glob("*-*.png"):  # of a training that was recorded at other epochs
+        stale.unlink()
+    limits = limits_of(log)  # one scale for all epochs: they are looked at side by side, and as an animation
+    figures = []
+    for row in log:
+        told = [
+            f"train loss {row.train_loss:.4f}",
+            f"train accuracy {100 * row.train_accuracy:.2f} %",
+            f"test accuracy {100 * row.test_accuracy:.2f} %",
+        ]
+        fits = fits_of(row.layers, depth)
+        figures.append(layers_figure(row.layers, fits, f"{title}, epoch {row.epoch}", told, limits=limits))
+        save_png(path / _epoch_file(row.epoch), figures[-1])
+    save_gif(path / "fuzziness/epochs.gif", figures)
+    save_png(path / "fuzziness/epochs.png", epochs_figure(log, log[-1].layers, title))
+    for name in log[-1].layers:
+        save_png(path / _layer_file(name), epochs_figure(log, [name], f"{title}, {name}"))
+    save_png(path / "fuzziness/accuracy.png", accuracy_figure(log, title))
+
+
+def _write(path: Path, measured: RunFuzziness) -> None:
+    found = measured.found
+    lines = [f"{name},{value!r}\n" for name, value in found.layers.items()]
+    write_text(path / TABLE, "layer,fuzziness\n" + "".join(lines))
+    told = [f"accuracy {100 * found.accuracy:.2f} %", f"loss {found.loss:.4f} nats", f"{found.images:,} test images"]
+    save_png(path / PICTURE, layers_figure(found.layers, measured.fits, f"{measured.run} on {measured.data}", told))
+
+
+def _read(table: Path) -> dict[str, float]:
+    rows = csv.DictReader(io.StringIO(table.read_text()))
+    return {row["layer"]: float(row["fuzziness"]) for row in rows}

@@ -1,0 +1,158 @@
+"""Pictures of fuzziness: over the layers with both laws, over the epochs, and as an animation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from PIL import Image
+
+from testbed.core.files import atomic_path
+from testbed.sensitivity.fits import Fits
+from testbed.sensitivity.log import EpochFuzziness
+
+_DPI = 100
+_SHOWN_FRAME_MS = 600
+Limits = tuple[float, float]
+Spread = Mapping[str, float]
+
+
+def save_png(path: Path, figure: Figure) -> None:
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=_DPI)
+
+
+def layers_figure(
+    layers: Mapping[str, float],
+    fits: Fits,
+    title: str,
+    told: Sequence[str],
+    *,
+    spread: Spread | None = None,
+    limits: Limits | None = None,
+) -> Figure:
+    """Fuzziness against the layer, linear and logarithmic; first and last layer stand out, fits are dashed.
+
+    ``told``: lines of the text box, the R^2 are added to them. ``spread``: +- of each layer. ``limits``: of the values, for
+    pictures that are to be compared.
+    """
+    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    figure.suptitle(title)
+    linear, logarithmic = figure.subplots(1, 2)
+    for axes in (linear, logarithmic):
+        _levels(axes, layers, spread)
+    interior = np.array([x for x, name in enumerate(layers) if name.startswith("block.")], np.float64)
+    fine = np.linspace(interior[0], interior[-1], 200) if len(interior) else interior
+    if fits.exponential is not None:  # x counts blocks from 1, wherever the first of them stands in the picture
+        linear.plot(fine, fits.exponential.at(fine - interior[0] + 1), "k--", label="a exp(-b x) + c")
+    if fits.separation is not None:
+        logarithmic.plot(fine, fits.separation.at(fine - interior[0] + 1), "k--", label="law of separation")
+    positive = [value for value in layers.values() if 0 < value < np.inf]
+    if positive:
+        logarithmic.set_yscale("log")
+        low, high = limits or (min(positive), max(positive))
+        logarithmic.set_ylim(low / 1.5, high * 1.5)
+        linear.set_ylim(-0.05 * high, 1.1 * high)
+    linear.text(0.98, 0.97, "\n".join([*told, *_r2_lines(fits)]), **_box(linear))
+    for axes in (linear, logarithmic):
+        axes.legend(loc="lower left", fontsize="small")
+    return figure
+
+
+def epochs_figure(
+    log: Sequence[EpochFuzziness], layers: Iterable[str], title: str, spread: Sequence[Spread] | None = None
+) -> Figure:
+    """Fuzziness against the epoch, a line per layer, from the first layer (dark) to the last (light)."""
+    names = list(layers)
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for name, colour in zip(names, colormaps["viridis"](np.linspace(0, 0.9, len(names))), strict=True):
+        values = [row.layers[name] for row in log]
+        _line(axes, log, values, [one[name] for one in spread] if spread else None, name, colour)
+    if all(0 < row.layers[name] < np.inf for row in log for name in names):
+        axes.set_yscale("log")
+    axes.set(title=title, xlabel="epoch", ylabel="fuzziness D")
+    figure.legend(loc="outside right upper", fontsize="small")
+    return figure
+
+
+def accuracy_figure(log: Sequence[EpochFuzziness], title: str, spread: Sequence[Spread] | None = None) -> Figure:
+    """Training and test accuracy (%) against the analysed epochs."""
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for part, colour in (("train", "tab:blue"), ("test", "tab:orange")):
+        key = f"{part}_accuracy"
+        values = [100 * getattr(row, key) for row in log]
+        _line(axes, log, values, [100 * one[key] for one in spread] if spread else None, part, colour)
+    axes.set(title=title, xlabel="epoch", ylabel="accuracy (%)")
+    axes.legend()
+    return figure
+
+
+def limits_of(log: Sequence[EpochFuzziness]) -> Limits | None:
+    """The smallest and largest positive fuzziness of all epochs; None where there is none."""
+    values = [value for row in log for value in row.layers.values() if 0 < value < np.inf]
+    return (min(values), max(values)) if values else None
+
+
+def save_gif(path: Path, figures: Iterable[Figure]) -> None:
+    """One frame per figure, over and over; the last one stays longer."""
+    frames = [_pixels(figure) for figure in figures]
+    durations = [_SHOWN_FRAME_MS] * (len(frames) - 1) + [3 * _SHOWN_FRAME_MS]
+    with atomic_path(path) as temporary:
+        frames[0].save(
+            temporary, format="GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0, disposal=2
+        )
+
+
+def _pixels(figure: Figure) -> Image.Image:
+    canvas = FigureCanvasAgg(figure)
+    figure.set_dpi(_DPI)
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").quantize(64)
+
+
+def _levels(axes: Axes, layers: Mapping[str, float], spread: Spread | None) -> None:
+    names, values = list(layers), np.array(list(layers.values()))
+    shown = np.where(np.isfinite(values), values, np.nan)
+    x = np.arange(len(names))
+    errors = None if spread is None else [spread[name] for name in names]
+    axes.errorbar(x, shown, errors, color="tab:blue", marker="o", markersize=4, linewidth=1, capsize=3)
+    for place, colour in ((0, "tab:red"), (len(names) - 1, "tab:green")):
+        axes.plot(x[place], shown[place], "o", color=colour, markersize=9, label=names[place], zorder=3)
+    axes.set_xticks(x, names, rotation=45, ha="right", fontsize="small")
+    axes.set_ylabel("fuzziness D")
+    axes.grid(alpha=0.3)
+
+
+def _line(
+    axes: Axes,
+    log: Sequence[EpochFuzziness],
+    values: Sequence[float],
+    errors: Sequence[float] | None,
+    label: str,
+    colour: object,
+) -> None:
+    epochs = [row.epoch for row in log]
+    shown = np.where(np.isfinite(values), values, np.nan)
+    axes.plot(epochs, shown, color=colour, marker=".", label=label)
+    if errors is not None:
+        axes.fill_between(epochs, shown - np.array(errors), shown + np.array(errors), color=colour, alpha=0.2)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.3)
+
+
+def _r2_lines(fits: Fits) -> list[str]:
+    named = {"exponential": fits.exponential, "separation": fits.separation}
+    return [f"$R^2$ {name}: {fit.r2:.4f}" for name, fit in named.items() if fit is not None and fit.r2 is not None]
+
+
+def _box(axes: Axes) -> dict[str, object]:
+    frame = {"boxstyle": "round", "facecolor": "white", "alpha": 0.8}
+    return {"transform": axes.transAxes, "ha": "right", "va": "top", "fontsize": "small", "bbox": frame}
