@@ -112,6 +112,11 @@ class Curves:
     def _atols(self, tier: Tier, rtol: float) -> list[float]:
         return self.grid.atols(tier, [self._without_alarm(floor, tier, rtol) for floor in self.floors])
 
+    def all_atols(self, rtol: float) -> list[float]:
+        """Of the grids of all tiers."""
+        tiers: list[Tier] = [None, *np.unique(self.rows.tier).tolist()]
+        return sorted({atol for tier in tiers for atol in self._atols(tier, rtol)})
+
     def _without_alarm(self, floor: Floor, tier: Tier, rtol: float) -> float:
         return float(self._clean(floor, tier, rtol).max(initial=0.0))
 

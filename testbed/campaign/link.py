@@ -20,13 +20,11 @@ from numpy.typing import NDArray
 
 from testbed.analysis.compare import Deviation, by_row, identical
 from testbed.campaign.evaluation import Strikes
-from testbed.campaign.files import PLAN, RESULTS, TIERS, Files, words_file
+from testbed.campaign.files import PLAN, RESULTS, TIERS, Files
 from testbed.campaign.noise import COMMAND, Progress
-from testbed.campaign.plan import Leg, read_plan
-from testbed.campaign.points import points_path
-from testbed.campaign.strikes import strikes_of, with_golden, word_counts
+from testbed.campaign.plan import read_plan
+from testbed.campaign.rerun import planned_strikes
 from testbed.campaign.thresholds import ENDED
-from testbed.campaign.words import read_words
 from testbed.campaign.workplace import Workplace
 from testbed.core.errors import EngineError, UsageError
 from testbed.core.files import atomic_path
@@ -57,13 +55,14 @@ def measure_link(place: Workplace, limit: int | None, progress: Progress) -> dic
     folder = place.folder
     for file in (PLAN, RESULTS):
         folder.verify_file(file)
+    measurement = _Measurement(place, limit)
     made_from = {
         "results": folder.output_hash("execute", RESULTS),
         "twin": folder.output_hash(f"instrument.{_TARGET}", Files(_TARGET).twin),
         "tiers": folder.output_hash("tiers", TIERS),
         "limit": limit,
     }
-    return folder.stage(STAGE, made_from, [LINK], lambda: _Measurement(place, limit).write(progress), command=COMMAND)
+    return folder.stage(STAGE, made_from, [LINK], lambda: measurement.write(progress), command=COMMAND)
 
 
 @dataclass(frozen=True)
@@ -106,9 +105,9 @@ class _Rows:
 class _Measurement:
     def __init__(self, place: Workplace, limit: int | None) -> None:
         self.place, self.limit = place, limit
-        self.table, self.images = place.table(_TARGET), place.images
-        if _TARGET not in place.spec.targets or OUTPUT not in self.table.ports:
+        if _TARGET not in place.spec.targets or OUTPUT not in place.table(_TARGET).ports:
             raise UsageError(f"this campaign strikes no model with a tensor {OUTPUT}; there is no such link to look at")
+        self.table, self.images = place.table(_TARGET), place.images
         self.output = self.table[OUTPUT]
         self.inputs = read_array(place.folder / Files(_TARGET).inputs)
         self.rtols = place.spec.tolerance.rtol_grid
@@ -123,15 +122,12 @@ class _Measurement:
     @cached_property
     def rows(self) -> _Rows:
         plan = read_plan(self.place.folder / PLAN)
-        counts = word_counts(plan, len(self.images))
-        starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
         chosen = _chosen(plan, self._inside, self.limit)
-        leg = Leg(_TARGET, _PLACE, plan.take(pa.array(chosen)), points_path(self.place.folder / PLAN))
-        stored = read_words(self.place.folder / words_file(PLAN))
-        words = [np.asarray(stored[starts[fault] : starts[fault] + counts[fault]]) for fault in chosen]
-        fault, strikes = strikes_of(leg, self.table, self.images)
-        strikes = with_golden(strikes, np.concatenate(words))
-        fault_id = leg.column("fault_id")[fault]
+        if not len(chosen):
+            raise UsageError(
+                f"no planned fault strikes {MODULE}.* of the model; add such a section of activation faults"
+            )
+        fault_id, strikes = planned_strikes(self.place, _TARGET, plan, chosen)
         inside = np.array([*(name in self._inside for name in self.table.ports), True])  # NO_SITE indexes the last
         kept = inside[strikes.ports.site].all(axis=1)
         ended = kept & self._ended(fault_id, strikes.image)
@@ -152,7 +148,7 @@ class _Measurement:
     def write(self, progress: Progress) -> dict[str, Any]:
         rows = self.rows
         if not len(rows):
-            raise UsageError(f"no planned fault strikes {MODULE}.* of the model alone; add such a section of faults")
+            raise UsageError(f"no fault strikes {MODULE}.* alone and lets the engine live; there is nothing to follow")
         twin = self.place.request(_TARGET, Files(_TARGET).twin)
         prefix = replace(twin, onnx=up_to(twin.onnx, self.output), file_sha256=f"{twin.file_sha256} to {OUTPUT}")
         whole = replace(twin, onnx=with_output(twin.onnx, self.output), file_sha256=f"{twin.file_sha256} and {OUTPUT}")
@@ -210,7 +206,10 @@ class _Measurement:
         """(n, K), NaN payloads included."""
         fault_id, image = self.rows.fault_id[rows], self.rows.strikes.image[rows]
         wanted = pc.field("fault_id").isin(fault_id.tolist())
-        found = pq.read_table(self.place.folder / RESULTS, columns=["fault_id", "image_id", "logits"], filters=wanted)
+        columns = ["fault_id", "image_id", "logits"]
+        found = pq.read_table(
+            self.place.folder / RESULTS, columns=columns, filters=wanted & ~pc.field("due").isin(ENDED)
+        )
         ids = found.column("image_id").cast(pa.string()).to_pylist()
         place_of = {key: n for n, key in enumerate(zip(found.column("fault_id").to_pylist(), ids, strict=True))}
         lists = found.column("logits").combine_chunks()

@@ -5,7 +5,7 @@ Of faults inside the module: "its output is out of tolerance" as a test for "the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from testbed.analysis.domains import Estimate
+from testbed.campaign.curves import Grid, finite, source_told, told
 from testbed.campaign.detection import Rate, Tier
-from testbed.campaign.link import Followed
+from testbed.campaign.link import MODULE, OUTPUT, STAGE, Followed
+from testbed.campaign.noise import Floor
 from testbed.campaign.thresholds import Thresholds
+from testbed.campaign.workplace import Workplace
 
 _NOT_ASKED = -1
 
@@ -76,3 +79,45 @@ def linked(models: Iterable[Thresholds], link: Followed, confidence: float) -> I
         position = followed.get_indexer(keys)
         if (which := position >= 0).any():
             yield Linked(rows.take(which), link.atol[position[which]], confidence)
+
+
+def link_told(
+    place: Workplace, grid: Grid, models: Sequence[Thresholds], kept: Followed, floors: Sequence[Floor]
+) -> dict[str, Any]:
+    """JSON-ready: what was followed, and the four rates at every tolerance, per fault model and tier."""
+    record = place.folder.manifest["stages"][STAGE]
+    return {
+        "module": MODULE,
+        "output": OUTPUT,
+        "limit": record["inputs"]["limit"],
+        **record["facts"],
+        "models": [one for part in linked(models, kept, place.spec.confidence) for one in _records(part, grid)],
+        "noise": [_module_floor(floor, place, grid) for floor in floors if floor.target == "attention"],
+    }
+
+
+def _records(part: Linked, grid: Grid) -> Iterator[dict[str, Any]]:
+    for tier in part.tiers:
+        mine = part.of_tier(tier)
+        yield {
+            **part.rows.fault_model,
+            "tier": tier,
+            "n_rows": int(mine.sum()),
+            "n_faults": len(np.unique(part.rows.rows["fault_id"].to_numpy()[mine])),
+            "n_sdc1": int((part.changed & mine).sum()),
+            "grid": [
+                {"atol": atol, "rtol": rtol, **{name: told(rate) for name, rate in part.at(rtol, atol)[tier].items()}}
+                for rtol in grid.rtols
+                for atol in grid.atols(None, ())
+            ],
+        }
+
+
+def _module_floor(floor: Floor, place: Workplace, grid: Grid) -> dict[str, Any]:
+    """Of the module on its own, as the campaign's second target."""
+    columns = [place.spec.tolerance.rtol_grid.index(rtol) for rtol in grid.rtols]
+    floors = [
+        {"rtol": rtol, "smallest_atol": finite(float(floor.atol[:, column].max()))}
+        for rtol, column in zip(grid.rtols, columns, strict=True)
+    ]
+    return {**source_told(floor), "n": len(floor.tier), "floors": floors}

@@ -161,11 +161,11 @@ class NoiseBench:
     def _images(self, target: str, per_tier: int) -> NoiseImages:
         named = self.place.images
         own = np.bincount(named.tiers, minlength=len(self.place.spec.tiers.edges))
-        if per_tier <= own.min():
+        if per_tier <= own[own > 0].min():
             inputs = read_array(self.folder / Files(target).inputs)
             return NoiseImages(named.ids, named.tiers.astype(np.int64), named.positions, lambda rows: inputs[rows])
         preparation = self._preparation
-        sizes = np.maximum(own, per_tier)
+        sizes = np.where(own > 0, np.maximum(own, per_tier), 0)
         chosen = [positions[:size] for positions, size in zip(preparation.tiers.positions, sizes, strict=True)]
         position = np.concatenate(chosen).astype(np.int64)
 

@@ -8,7 +8,7 @@ engines are measured once (`testbed.campaign.noise`), and so is the link of the 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -16,10 +16,12 @@ from typing import Any
 
 import pandas as pd
 
-from testbed.campaign.curves import Curves, Grid, source_told, told
+from testbed.campaign.curves import Curves, Grid, source_told
+from testbed.campaign.exact import KEY, evaluate_exactly, read_exact, straddling, with_exact
+from testbed.campaign.exact import STAGE as EXACT_STAGE
 from testbed.campaign.files import PLAN, RESULTS, TIERS
-from testbed.campaign.link import LINK, MODULE, OUTPUT, STAGE, Followed, measure_link, read_link
-from testbed.campaign.linked import Linked, linked
+from testbed.campaign.link import LINK, STAGE, Followed, measure_link, read_link
+from testbed.campaign.linked import link_told
 from testbed.campaign.noise import COMMAND, Floor, NoiseBench, Progress, reference_file
 from testbed.campaign.noise_sources import default_sources, named_sources, own_source
 from testbed.campaign.spec import CampaignSpec
@@ -39,7 +41,7 @@ DEFINITIONS = {
     "any": "not bit-identical to the engine golden, or no output at all; a crash or a hang counts as detected, by itself",
     "rates": "weigh by the population of the stratum; images under one fault are a cluster; no rate mixes fault models",
     "undecided": "rows of incremental evaluation whose error bound straddles the tolerance: the interval's ends have them"
-    " unflagged and flagged",
+    " unflagged and flagged; --exact evaluates those of the grid exactly",
     "false_alarm_upper": "upper bound of the false-alarm rate of the smallest atol without one, 1 - (1 - confidence)^(1/n),"
     " about 3/n: for images that come from where these n did",
     "auc": "of the ROC of one fault-free engine's images against the rows; interval over the faults (stratified bootstrap),"
@@ -51,7 +53,7 @@ DEFINITIONS = {
 class SweepRequest:
     """atol, rtol: None for the default grids. noise: names of fault-free engines, None for the default ones. images: of
     each tier they are measured on, at least the campaign's. link, limit: follow (so many) faults of the first attention
-    module."""
+    module. exact: evaluate rows exactly whose error bound straddles a tolerance of the grid."""
 
     atol: tuple[float, ...] | None = None
     rtol: tuple[float, ...] | None = None
@@ -60,6 +62,7 @@ class SweepRequest:
     images: int | None = None
     link: bool = False
     limit: int | None = None
+    exact: bool = False
 
 
 def sweep_campaign(path: Path, request: SweepRequest, progress: Progress) -> dict[str, Any]:
@@ -82,8 +85,13 @@ def sweep_campaign(path: Path, request: SweepRequest, progress: Progress) -> dic
             main = spec.tolerance.rtol if spec.tolerance.rtol in rtols else rtols[0]
             grid = Grid(request.atol, rtols, main, spec.tolerance.per_tier(len(spec.tiers.edges)))
 
+            exact = read_exact(place)
+            if request.exact:
+                exact = evaluate_exactly(place, _straddling(place, grid, floors), progress)
+
             def build() -> None:
-                swept = _swept(place, request, grid, floors, notes, kept)
+                models = [with_exact(rows, exact, spec.tolerance.rtol_grid) for rows in _models(place, grid)]
+                swept = _swept(place, request, grid, models, floors, notes, kept)
                 write_text(folder / SWEEP, json.dumps(swept, allow_nan=False))  # many numbers: no indentation
 
             folder.stage("sweep", _made_from(folder, request, floors, kept), [SWEEP], build, command=COMMAND)
@@ -155,6 +163,7 @@ def _made_from(
         "floors": [f"{floor.target} {floor.source}" for floor in floors],
         "noise": sha256_json(noise),
         "link": folder.output_hash(STAGE, LINK) if kept is not None else None,
+        "exact": stages[EXACT_STAGE]["outputs"] if EXACT_STAGE in stages else None,
         "atol": None if request.atol is None else list(request.atol),
         "rtol": None if request.rtol is None else list(request.rtol),
         "detect": request.detect,
@@ -162,22 +171,40 @@ def _made_from(
     }
 
 
+def _models(place: Workplace, grid: Grid) -> Iterator[Thresholds]:
+    return read_thresholds(place.folder, place.spec.tolerance.rtol_grid, grid.rtols)
+
+
+def _straddling(place: Workplace, grid: Grid, floors: Sequence[Floor]) -> pd.DataFrame:
+    """Rows that a tolerance of the grid, of whatever tier, cannot decide: target, fault_id, image_id."""
+    parts = []
+    for rows in _models(place, grid):
+        curves = _curves(place, rows, floors, grid, 0.5)
+        atols = [curves.all_atols(rtol) for rtol in grid.rtols]
+        parts.append(rows.rows.loc[straddling(rows, atols), ["target", *KEY]].astype({"target": str, "image_id": str}))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _curves(place: Workplace, rows: Thresholds, floors: Sequence[Floor], grid: Grid, wanted: float) -> Curves:
+    spec = place.spec
+    mine = [floor for floor in floors if floor.target == rows.fault_model["target"]]
+    return Curves(rows, mine, spec.tolerance.rtol_grid, grid, spec.confidence, wanted, spec.seed)
+
+
 def _swept(
     place: Workplace,
     request: SweepRequest,
     grid: Grid,
+    models: Sequence[Thresholds],
     floors: Sequence[Floor],
     notes: Sequence[str],
     kept: Followed | None,
 ) -> dict[str, Any]:
     spec = place.spec
     lows = (0.0, *spec.tiers.edges)
-    models = list(read_thresholds(place.folder, spec.tolerance.rtol_grid, grid.rtols))
     tiers: list[dict[str, Any]] = []
     for rows in models:
-        mine = [floor for floor in floors if floor.target == rows.fault_model["target"]]
-        curves = Curves(rows, mine, spec.tolerance.rtol_grid, grid, spec.confidence, request.detect, spec.seed)
-        tiers += curves.records()
+        tiers += _curves(place, rows, floors, grid, request.detect).records()
     return {
         "name": spec.name,
         "version": _VERSION,
@@ -199,7 +226,7 @@ def _swept(
         ],
         "notes": list(notes),
         "tiers": tiers,
-        "link": None if kept is None else _link(place, grid, models, kept, floors),
+        "link": None if kept is None else link_told(place, grid, models, kept, floors),
     }
 
 
@@ -214,56 +241,6 @@ def _goldens(spec: CampaignSpec) -> dict[str, str]:
         " against; a detector that stores the reference golden sees the fault-free difference of the two on top",
         "link": "the engine's own output of the module, without a fault",
     }
-
-
-def _link(
-    place: Workplace, grid: Grid, models: Sequence[Thresholds], kept: Followed, floors: Sequence[Floor]
-) -> dict[str, Any]:
-    record = place.folder.manifest["stages"][STAGE]
-    parts = list(linked(models, kept, place.spec.confidence))
-    return {
-        "module": MODULE,
-        "output": OUTPUT,
-        "question": "is the module's output out of tolerance -> is the top-1 another one in the end",
-        "limit": record["inputs"]["limit"],
-        **record["facts"],
-        "models": [record for part in parts for record in _link_records(part, grid)],
-        "noise": [
-            {**source_told(floor), "floors": _module_floors(floor, place.spec, grid)}
-            for floor in floors
-            if floor.target == "attention"
-        ],
-    }
-
-
-def _link_records(part: Linked, grid: Grid) -> list[dict[str, Any]]:
-    found = []
-    for tier in part.tiers:
-        mine = part.of_tier(tier)
-        points = []
-        for rtol in grid.rtols:
-            for atol in grid.atols(None, ()):
-                rates = part.at(rtol, atol)[tier]
-                points.append({"atol": atol, "rtol": rtol, **{name: told(rate) for name, rate in rates.items()}})
-        found.append(
-            {
-                **part.rows.fault_model,
-                "tier": tier,
-                "n_rows": int(mine.sum()),
-                "n_faults": len(set(part.rows.rows["fault_id"].to_numpy()[mine].tolist())),
-                "n_sdc1": int((part.changed & mine).sum()),
-                "grid": points,
-            }
-        )
-    return found
-
-
-def _module_floors(floor: Floor, spec: CampaignSpec, grid: Grid) -> list[dict[str, float]]:
-    columns = [spec.tolerance.rtol_grid.index(rtol) for rtol in grid.rtols]
-    return [
-        {"rtol": rtol, "smallest_atol": float(floor.atol[:, column].max())}
-        for rtol, column in zip(grid.rtols, columns, strict=True)
-    ]
 
 
 def write_grid(swept: dict[str, Any], path: Path) -> None:

@@ -17,13 +17,13 @@ from testbed.analysis.survey import SurveyDesign
 from testbed.campaign.evaluation import HOWS, How
 from testbed.campaign.files import PLAN, RESULTS
 from testbed.campaign.plan import read_plan
+from testbed.campaign.rates import FaultModel
 from testbed.campaign.rows import DUES
 from testbed.campaign.sides import design_of
 from testbed.core.outcome import Outcome
 from testbed.core.runfolder import RunFolder
 
-FAULT_MODEL = ("target", "where", "op", "pattern", "scope")
-_TEXT = (*FAULT_MODEL, "site", "bit_class", "image_id", "outcome", "due", "evaluation")
+_TEXT = (*FaultModel._fields, "site", "bit_class", "image_id", "outcome", "due", "evaluation")
 _NUMBERS = ("fault_id", "stratum", "tier", "top1_golden", "top1_faulty", "error_bound")
 _NONE = -2  # for a missing top-1; -1 is that of logits with a NaN
 _INCREMENTAL = HOWS[How.INCREMENTAL]
@@ -34,7 +34,7 @@ ENDED = DUES[:2]  # no output at all: crash, hang
 class Thresholds:
     """Rows of one fault model: one target, place, operation, pattern and scope, judged against the engine golden.
 
-    rows: one per (fault, image), columns FAULT_MODEL, site, bit_class, fault_id, stratum, population, image_id, tier.
+    rows: one per (fault, image), columns of `FaultModel`, site, bit_class, fault_id, stratum, population, image_id, tier.
     atol: (n, rtols) the smallest absolute tolerance at which each output passes; a row is flagged at lower ones. A
     non-finite output, and none at all, has infinity: always flagged. error: (n,) how far off those may be, 0 where exact.
     sdc1: (n,) another top-1, whatever the tolerance, and no DUE; None without classes. corrupted: (n,) not bit-identical,
@@ -51,7 +51,8 @@ class Thresholds:
 
     @property
     def fault_model(self) -> dict[str, str]:
-        return {name: str(self.rows[name].iloc[0]) for name in FAULT_MODEL}
+        """As the summary tells it: ``op`` is the label that tells fault models of one target and place apart."""
+        return FaultModel(*(str(self.rows[name].iloc[0]) for name in FaultModel._fields)).told()
 
     @cached_property
     def design(self) -> SurveyDesign:
@@ -106,7 +107,7 @@ def read_thresholds(folder: RunFolder, rtol_grid: Sequence[float], rtols: Sequen
     frame["population"] = plan.set_index("fault_id")["population"].loc[frame["fault_id"]].to_numpy()
     lists = table.column("masking_atol").combine_chunks()
     atol = np.stack([pc.list_element(lists, list(rtol_grid).index(rtol)).to_numpy() for rtol in rtols], axis=1)
-    for _, positions in frame.groupby(list(FAULT_MODEL), observed=True, sort=False).indices.items():
+    for _, positions in frame.groupby(list(FaultModel._fields), observed=True, sort=False).indices.items():
         yield _thresholds(frame.iloc[positions].reset_index(drop=True), tuple(rtols), atol[positions])
 
 

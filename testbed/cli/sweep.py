@@ -79,6 +79,9 @@ class Tolerances(click.ParamType):
 @click.option("--link", is_flag=True, help="Follow faults in the first attention module from its output to the logits.")
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Follow N faults: the first draws of every stratum.")
 @click.option(
+    "--exact", is_flag=True, help="Evaluate rows again, exactly, whose error bound straddles a tolerance of the grid."
+)
+@click.option(
     "--to", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write the grid: .csv or .parquet."
 )
 @json_option
@@ -91,6 +94,7 @@ def sweep(
     noise_images: int | None,
     link: bool,
     limit: int | None,
+    exact: bool,
     to: Path | None,
     as_json: bool,
 ) -> None:
@@ -110,7 +114,7 @@ def sweep(
     if to:
         check_table_name(to)
     names = None if noise is None else tuple(name.strip() for name in noise.split(",") if name.strip())
-    request = SweepRequest(atol, rtol, detect, names, noise_images, link, limit)
+    request = SweepRequest(atol, rtol, detect, names, noise_images, link, limit, exact)
     swept = sweep_campaign(folder, request, progress_on_stderr)
     if to:
         write_grid(swept, to)

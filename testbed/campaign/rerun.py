@@ -1,0 +1,30 @@
+"""Planned activation faults as strikes once more, with the golden words that the plan stored for them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from testbed.campaign.evaluation import Strikes
+from testbed.campaign.files import PLAN, words_file
+from testbed.campaign.plan import Leg
+from testbed.campaign.points import points_path
+from testbed.campaign.strikes import strikes_of, with_golden, word_counts
+from testbed.campaign.words import read_words
+from testbed.campaign.workplace import Workplace
+
+
+def planned_strikes(
+    place: Workplace, target: str, plan: pa.Table, chosen: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], Strikes]:
+    """chosen: rows of the plan, activation faults of this target. Returns fault_id (n,), and one strike per fault and
+    image: (n,)."""
+    counts = word_counts(plan, len(place.images))
+    starts = np.cumsum(counts) - counts
+    leg = Leg(target, "activation", plan.take(pa.array(chosen)), points_path(place.folder / PLAN))
+    stored = read_words(place.folder / words_file(PLAN))
+    words = [np.asarray(stored[starts[fault] : starts[fault] + counts[fault]]) for fault in chosen]
+    fault, strikes = strikes_of(leg, place.table(target), place.images)
+    fault_id: NDArray[np.int64] = leg.column("fault_id")[fault]
+    return fault_id, with_golden(strikes, np.concatenate([np.zeros(0, np.uint32), *words]))

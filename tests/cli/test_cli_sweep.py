@@ -1,0 +1,140 @@
+"""``testbed sweep``: its tables, its JSON, its file, and one line for everything that is wrong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from click.testing import CliRunner, Result
+
+from testbed.cli.main import cli
+from testbed.cli.sweep import Tolerances
+from testbed.cli.sweep_tables import _down, _up
+
+
+def sweep(*arguments: object) -> Result:
+    return CliRunner().invoke(cli, ["sweep", *map(str, arguments)], prog_name="testbed")
+
+
+def error(result: Result, exit_code: int) -> str:
+    assert result.exit_code == exit_code, result.output
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+    assert result.stdout == ""
+    return result.stderr
+
+
+@pytest.fixture(scope="module")
+def run(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Path(shutil.copytree(tiny_run, tmp_path_factory.mktemp("sweep") / "tiny"))
+
+
+def test_the_tables_tell_noise_detection_and_the_link(run: Path) -> None:
+    result = sweep(run, "--noise", "twin", "--link")
+    assert result.exit_code == 0, result.output
+    for part in (
+        "against the reference golden (PyTorch",
+        "against the engine golden",
+        "smallest atol without a false alarm",
+        "ort-cpu fp32, batch 16, twin",
+        "AUC, SDC-1",
+        "99 % up to",
+        "model weights, flip, all images: flagged at rtol 0.0001",
+        "sensitivity",
+        "with the stored logits, bit for bit",
+    ):
+        assert part in " ".join(result.stdout.split()), part
+    assert result.stderr == ""
+
+
+def test_json_is_one_object_without_nan(run: Path) -> None:
+    def refuse(word: str) -> None:
+        raise AssertionError(word)
+
+    swept = json.loads(sweep(run, "--noise", "twin", "--json").stdout, parse_constant=refuse)
+    assert {"tiers", "sources", "goldens", "definitions", "link", "notes"} <= swept.keys()
+    assert swept == json.loads((run / "sweep.json").read_text())
+    assert {part["tier"] for part in swept["tiers"]} == {None, 0, 1}
+
+
+def test_grids_are_taken_as_they_are_given(run: Path) -> None:
+    swept = json.loads(sweep(run, "--noise", "", "--atol", "1e-6:1:4", "--rtol", "1e-3,0", "--json").stdout)
+    points = swept["tiers"][0]["grid"]
+    assert [(p["rtol"], p["atol"]) for p in points] == [
+        (rtol, atol) for rtol in (0.0, 1e-3) for atol in (1e-6, 1e-4, 1e-2, 1.0)
+    ]
+    shown = sweep(run, "--noise", "", "--atol", "0.03", "--rtol", "0").stdout
+    assert "0.03" in shown
+
+
+def test_to_writes_every_point(run: Path, tmp_path: Path) -> None:
+    swept = json.loads(sweep(run, "--noise", "", "--atol", "1e-4,1", "--json", "--to", tmp_path / "g.csv").stdout)
+    table = pd.read_csv(tmp_path / "g.csv")
+    assert len(table) == sum(len(part["grid"]) for part in swept["tiers"])
+    assert {"tier", "atol", "rtol", "false_alarm.rate", "detection_sdc1.low", "detection_any.high"} <= {*table.columns}
+    sweep(run, "--noise", "", "--atol", "1e-4,1", "--to", tmp_path / "g.parquet")
+    assert len(pd.read_parquet(tmp_path / "g.parquet")) == len(table)
+
+
+def test_mistakes_are_one_line(run: Path, tmp_path: Path) -> None:
+    assert "holds no run" in error(sweep(tmp_path / "none"), 2)
+    assert "rtol 0.5 cannot be swept" in error(sweep(run, "--rtol", "0.5"), 2)
+    assert "is no grid" in error(sweep(run, "--atol", "1e-6;1e-5"), 2)
+    assert "is no grid" in error(sweep(run, "--atol", "1:1e-6:4"), 2)
+    assert "0 or more" in error(sweep(run, "--atol", "-1"), 2)
+    assert "0 or more" in error(sweep(run, "--atol", "nan"), 2)
+    assert "--detect" in error(sweep(run, "--detect", "1"), 2)
+    assert ".csv or .parquet" in error(sweep(run, "--to", tmp_path / "grid.xlsx"), 2)
+    assert "give both" in error(sweep(run, "--limit", "5"), 2)
+    assert "unknown engine" in error(sweep(run, "--noise", "magic"), 2)
+
+
+def test_an_unfinished_campaign_is_one_line(gated: Path) -> None:
+    assert "run the campaign to the end first" in error(sweep(gated), 1)
+
+
+def test_help_has_an_example() -> None:
+    result = sweep("-h")
+    assert result.exit_code == 0
+    assert "testbed sweep runs/digits" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("1e-6", (1e-6,)),
+        ("1e-4, 1e-6,1e-4", (1e-6, 1e-4)),
+        ("0,1", (0.0, 1.0)),
+        ("1e-8:1:9", tuple(10.0**e for e in range(-8, 1))),
+    ],
+)
+def test_grids(text: str, expected: tuple[float, ...]) -> None:
+    assert Tolerances().convert(text, None, None) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("value", [5.3644e-8, 1.0, 0.99951, 123.456, 2.0**-40, 9.999e-5])
+def test_printed_tolerances_err_on_the_safe_side(value: float) -> None:
+    up, down = float(_up(value)), float(_down(value))
+    assert down <= value * (1 + 1e-12)
+    assert up >= value * (1 - 1e-12)
+    assert up - down <= 0.011 * value
+
+
+def test_tables_survive_rates_that_do_not_exist(run: Path) -> None:
+    from testbed.cli.common import console
+    from testbed.cli.sweep_tables import sweep_tables
+
+    swept: dict[str, Any] = json.loads(sweep(run, "--noise", "", "--json").stdout)
+    for part in swept["tiers"]:
+        part["n_sdc1"] = 0 if part["n_sdc1"] is not None else None
+        part["auc"]["sdc1"] = []
+        part["noise"][0]["floors"][0]["smallest_atol"] = None
+        for point in part["grid"]:
+            point["detection_sdc1"] = None
+    with console().capture() as text:
+        console().print(sweep_tables(swept))
+    assert text is not None
