@@ -87,7 +87,7 @@ class OneMore(NamedTuple):
 
 
 def weighted_interval(
-    rate: ArrayLike, variance: ArrayLike, event: OneMore, non_event: OneMore, confidence: float = 0.95
+    rate: ArrayLike, variance: ArrayLike, event: OneMore, non_event: OneMore, confidence: ArrayLike = 0.95
 ) -> WeightedInterval:
     """Interval of a weighted sum of proportions, from its estimate and what one more event could add to it.
 
@@ -107,7 +107,7 @@ def weighted_interval(
 
 
 def _limit_with_one_more(
-    p: NDArray[np.float64], v: NDArray[np.float64], more: OneMore, confidence: float
+    p: NDArray[np.float64], v: NDArray[np.float64], more: OneMore, confidence: ArrayLike
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Upper limit of `weighted_interval`, and its effective sample size (inf where nothing is left to sample)."""
     k, q = np.asarray(more.weight, np.float64), np.asarray(more.room, np.float64)
@@ -118,7 +118,7 @@ def _limit_with_one_more(
     total = np.maximum(total, 1e-6)  # a spread that no beta distribution has: the limit is near 1
     a, b = (np.where(certain, 1.0, np.maximum(part * total, np.finfo(float).tiny)) for part in (mean, 1 - mean))
     size = np.where(certain, np.inf, np.maximum(total - 1, 0.0))  # a + b is n + 1 for a simple random sample
-    return np.where(certain, mean, betaincinv(a, b, 0.5 + confidence / 2)), size
+    return np.where(certain, mean, betaincinv(a, b, 0.5 + np.asarray(confidence) / 2)), size
 
 
 def leveugle(population: int, margin: float, confidence: float = 0.95, p: float = 0.5, relative: bool = False) -> int:
@@ -145,9 +145,9 @@ def _normal_quantile(confidence: float) -> float:
     return float(ndtri(0.5 + confidence / 2))
 
 
-def _check_confidence(confidence: float) -> None:
-    if not 0 < confidence < 1:
-        raise UsageError(f"the confidence level must be between 0 and 1, such as 0.95, not {confidence}")
+def _check_confidence(confidence: ArrayLike) -> None:
+    if not ((np.asarray(confidence) > 0) & (np.asarray(confidence) < 1)).all():
+        raise UsageError(f"the confidence level must be between 0 and 1, such as 0.95, not {confidence!r}")
 
 
 def _counts(x: ArrayLike, n: ArrayLike, confidence: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -1,0 +1,180 @@
+"""How many faults to draw next, and from where, so that every domain's interval gets as narrow as wanted soonest.
+
+Neyman's allocation (JRSS 1934) draws in proportion to N_h sigma_h. What makes it safe where sigma_h is only guessed:
+
+- Classes of strata are allocated to, not strata, and a class's faults are shared out in proportion to population. A
+  stratum of few faults must not steer its own sample: those that had an event by chance would be drawn from until it is
+  made up for, the others would not, and the rate would come out too low.
+- Variances are smoothed towards those of classes that are alike and towards half an event in one, so that none is 0.
+- No fault stands for more than a certain share of its domain: that is what one event more would add to the rate.
+
+All functions take any leading axes; the last one is strata (H,) or classes of a `Frame`, or its domains (D,).
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from testbed.analysis.stratified import Floats, Frame, Tally, group_sums, variances
+
+_BORROWED = (10.0, 1e6)  # least and most faults' worth of what classes that are alike show, added to a class's own
+_TELLING = 10.0  # events that make the variance seen in a class count as much as the guess
+_FLOORS = np.geomspace(0.04, 1, 14)  # heaviest fault tried, as a share of the one that the margin would just allow
+_STEPS = 6
+
+
+def smoothed_variances(frame: Frame, tally: Tally) -> Floats:
+    """(..., classes) guessed variances of the values in each class.
+
+    Rates are smoothed as if each class had some more faults like those of the classes alike, these some more like those
+    of all classes, and all together half an event in one more (Jeffreys). How many more depends on how much alike they
+    turn out (`_borrowed`). The variance of a class that has seen events leans on them, as the next rounds will keep them.
+    """
+    classes, own = frame.classes, tally.of_classes(frame)
+    labels = (np.zeros(len(classes), np.int64), classes.alike, np.arange(len(classes)))
+    n, total, squares = (group_sums(part, labels[0]) for part in (own.n, own.total, own.squares))
+    mean, square = (total + 0.5) / (n + 1), (squares + 0.5) / (n + 1)
+    for wide, narrow in pairwise(labels):
+        parent = np.zeros(int(narrow.max()) + 1, np.int64)
+        parent[narrow] = wide
+        n, total, squares = (group_sums(part, narrow) for part in (own.n, own.total, own.squares))
+        mean, square = mean[..., parent], square[..., parent]
+        borrowed = _borrowed(n, total, mean, parent)
+        mean = (total + borrowed * mean) / (n + borrowed)
+        square = (squares + borrowed * square) / (n + borrowed)
+    guess = np.maximum(square - mean**2, 0)
+
+    each = np.maximum(own.n, 1) / np.maximum(1 - own.n / classes.population, 1e-9) / classes.share**2
+    seen = group_sums(variances(frame, tally), frame.class_of) * each
+    events = np.minimum(own.total, own.n - own.total)
+    return np.minimum(guess + events / (events + _TELLING) * (seen - guess), 0.25)
+
+
+def _borrowed(n: Floats, total: Floats, mean: Floats, group: NDArray[np.int64]) -> Floats:
+    """(..., members) size of the beta distribution of ``mean`` that the rates of a group's members come from, ``1/r - 1``
+    with r the intra-class correlation by moments (Kleinman, JASA 1973). The most for the only member of its group."""
+    others = np.bincount(group)[group] - 1.0
+    seen = group_sums(n, group)[..., group]
+    apart = group_sums(n * (total / np.maximum(n, 1) - mean) ** 2, group)[..., group] / (mean * (1 - mean))
+    spare = seen - group_sums(n**2, group)[..., group] / np.maximum(seen, 1) - others
+    correlation = np.where(others > 0, apart - others, 0) / np.maximum(spare, 1)
+    return np.clip(1 / np.maximum(correlation, 1e-9) - 1, *_BORROWED)
+
+
+def neyman(frame: Frame, deviation: Floats, faults: Floats | float) -> Floats:
+    """Neyman's allocation: ``faults`` (..., D) of each domain, in proportion to N_h x ``deviation`` (..., H)."""
+    pull = frame.share * deviation
+    per_pull = np.broadcast_to(faults, (*pull.shape[:-1], frame.domains)) / np.maximum(frame.sums(pull), 1e-300)
+    return pull * per_pull[..., frame.domain]
+
+
+def smallest_sample(margin: float, confidence: float) -> float:
+    """Faults without which no margin is reached: where none has an event, the exact interval is (0, 2 x margin)."""
+    return float(np.log((1 - confidence) / 2) / np.log1p(-2 * margin)) if margin < 0.5 else 1.0
+
+
+def first_allocation(frame: Frame, least: int, per_domain: float, deviation: Floats | None = None) -> Floats:
+    """Before anything is known: ``least`` of each stratum or more, up to ``per_domain`` in proportion to population.
+
+    deviation: (H,) guesses; half of ``per_domain`` is then Neyman's allocation with them. Whole numbers.
+    """
+    wanted = frame.share * per_domain
+    if deviation is not None:
+        wanted = (wanted + neyman(frame, deviation, per_domain)) / 2
+    return np.minimum(np.maximum(np.floor(wanted), least), frame.population)
+
+
+def cheapest_allocation(
+    frame: Frame, drawn: Floats, rate: Floats, variance: Floats, margin: Floats, z: float
+) -> Floats:
+    """(..., H) faults in all (not whole numbers) with which each domain's interval should be ``margin`` (..., D) wide
+    to each side: Neyman's allocation above a floor, with the floor for which the fewest faults are missing.
+
+    drawn, variance: (..., H) faults so far, and the variance of their values. rate: (..., D).
+    """
+    best, fewest = np.zeros_like(drawn), np.full(rate.shape, np.inf)
+    for floor in _FLOORS:
+        heaviest = floor * 2 * margin / (1 + z)
+        allowed = _variance_allowed(rate, heaviest, margin, z)
+        wanted = _above_floor(frame, drawn, variance, heaviest, allowed)
+        missing = np.where(allowed > 0, frame.sums(np.maximum(wanted - drawn, 0)), np.inf)
+        better = missing < fewest
+        fewest = np.where(better, missing, fewest)
+        best = np.where(better[..., frame.domain], wanted, best)
+    return np.minimum(best, frame.population)
+
+
+def half_width(rate: Floats, variance: Floats, heaviest: Floats, z: float) -> Floats:
+    """About half the width of `weighted_interval`'s interval, by the Cornish-Fisher expansion of its quantiles.
+
+    heaviest: share of the domain that one fault stands for.
+    """
+    rare = np.maximum(np.minimum(rate, 1 - rate), 1e-12)
+    skew = (z**2 - 1) / 3 * heaviest * (heaviest - variance / rare) / (rare + heaviest)
+    return (heaviest + z * (np.sqrt(variance + heaviest**2) + np.sqrt(variance)) + np.maximum(skew, 0)) / 2
+
+
+def formula_half_width(frame: Frame, tally: Tally, z: float) -> Floats:
+    """(..., D) what `half_width` makes of the faults seen: how far it is off is known before it is used for a guess."""
+    n = np.maximum(tally.n, 1)
+    weight = frame.share * np.clip(1 - tally.n / frame.population, 0, 1) / n
+    heaviest = np.take_along_axis(weight, frame.largest(weight), -1)
+    return half_width(frame.sums(frame.share * tally.total / n), frame.sums(variances(frame, tally)), heaviest, z)
+
+
+def _variance_allowed(rate: Floats, heaviest: Floats, margin: Floats, z: float) -> Floats:
+    """(..., D) largest variance with which the interval is still narrow enough; 0 where none is."""
+    low, high = np.zeros_like(rate), (margin / z) ** 2
+    for _ in range(24):
+        middle = (low + high) / 2
+        fits = half_width(rate, middle, heaviest, z) <= margin
+        low, high = np.where(fits, middle, low), np.where(fits, high, middle)
+    return low
+
+
+def _above_floor(frame: Frame, drawn: Floats, spread: Floats, heaviest: Floats, allowed: Floats) -> Floats:
+    """(..., H) ``max(drawn, N_h / N / heaviest, a N_h sigma_h)`` with a such that the variance is as allowed.
+
+    Strata that are above ``a N_h sigma_h`` anyway leave more variance for the others, so a falls from step to step.
+    """
+    least = np.maximum(drawn, frame.share / heaviest[..., frame.domain])
+    pull = frame.share * np.sqrt(spread)
+    finite = frame.share**2 * spread / frame.population
+    free = np.ones_like(least, bool)
+    wanted = least
+    for _ in range(_STEPS):
+        fixed = frame.sums(np.where(free, -finite, frame.share**2 * spread / least - finite))
+        slope = frame.sums(np.where(free, pull, 0)) / np.maximum(allowed - fixed, 1e-300)
+        wanted = slope[..., frame.domain] * pull
+        free &= wanted > least
+    return np.maximum(wanted, least)
+
+
+def shared_out(frame: Frame, drawn: Floats, additions: Floats) -> Floats:
+    """(..., H) whole numbers of faults for ``additions`` (..., classes): each class's strata come to be in proportion to
+    population, as far as their populations allow. drawn: (..., H) so far."""
+    label = frame.class_of
+    weight = frame.population / group_sums(frame.population, label)[label]
+    goal = (group_sums(drawn, label) + additions)[..., label] * weight
+    lacking = np.clip(goal - drawn, 0, frame.population - drawn)
+    total = np.maximum(group_sums(lacking, label), 1e-300)
+    wanted = lacking * np.minimum(additions / total, 1)[..., label]
+    return np.minimum(_whole(wanted, label), frame.population - drawn)
+
+
+def _whole(wanted: Floats, label: NDArray[np.int64]) -> Floats:
+    """Whole numbers of the same sum per label, to within one: rounded up along the running sum of its members."""
+    order = np.argsort(label, kind="stable")
+    running = np.cumsum(wanted[..., order], -1)
+    totals = group_sums(wanted, label)
+    before = np.concatenate([np.zeros_like(totals[..., :1]), np.cumsum(totals, -1)[..., :-1]], -1)
+    within = np.ceil(running - before[..., label[order]] - 1e-6)
+    steps = np.diff(within, axis=-1, prepend=0)
+    first = np.r_[True, np.diff(label[order]) != 0]
+    steps[..., first] = within[..., first]
+    result = np.empty_like(steps)
+    result[..., order] = np.maximum(steps, 0)
+    return result

@@ -1,0 +1,120 @@
+"""Campaigns played out on strata whose rates are known: how often intervals hold, and how many faults a margin costs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from testbed.analysis.sequential import Monitor, StopRule
+from testbed.analysis.stats import leveugle
+from testbed.analysis.stratified import Floats, Frame, Tally
+from testbed.core.errors import UsageError
+
+Design = Literal["leveugle", "uniform", "adaptive"]
+_COUNTABLE = 10**9  # populations that NumPy draws from without replacement
+_ROUNDING = 1e-12
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Strata and how many of their faults have an event, (H,) whole numbers."""
+
+    frame: Frame
+    events: Floats
+
+    @classmethod
+    def of(cls, frame: Frame, rates: ArrayLike) -> Truth:
+        """Rates (H,) are met as nearly as the populations allow."""
+        return cls(frame, np.round(np.asarray(rates, np.float64) * frame.population))
+
+    @property
+    def rates(self) -> Floats:
+        """(D,) of the domains."""
+        return self.frame.sums(self.events) / self.frame.sums(self.frame.population)
+
+    def draw(self, rng: np.random.Generator, n: Floats, before: Tally) -> Tally:
+        """Draws ``n`` (..., H) more faults without replacement, after those of ``before``."""
+        bad = np.broadcast_to(self.events, n.shape) - before.total
+        left = np.broadcast_to(self.frame.population, n.shape) - before.n
+        small = left < _COUNTABLE
+        x = np.zeros(n.shape)
+        counts = (part[small].astype(np.int64) for part in (bad, left - bad, n))
+        x[small] = rng.hypergeometric(*counts)
+        x[~small] = rng.binomial(n[~small].astype(np.int64), bad[~small] / left[~small])
+        return Tally.of_events(n, x)
+
+
+@dataclass(frozen=True)
+class Played:
+    """Outcome of C campaigns. faults: (C,); the others (C, D). ``always``: whether the intervals of all looks held."""
+
+    faults: Floats
+    per_domain: Floats
+    rate: Floats
+    low: Floats
+    high: Floats
+    met: NDArray[np.bool_]
+    always: NDArray[np.bool_]
+    looks: int
+
+    def covered(self, truth: Truth) -> NDArray[np.bool_]:
+        """(C, D) whether the interval of the last look holds."""
+        return _holds(self.low, self.high, truth.rates)
+
+
+def play(truth: Truth, rule: StopRule, campaigns: int, seed: int = 0, deviation: Floats | None = None) -> Played:
+    """``campaigns`` adaptive campaigns until each one stops. deviation: guesses (H,) that steer the first round."""
+    rng = np.random.default_rng(seed)
+    monitor = Monitor(truth.frame, rule, campaigns, deviation)
+    always = np.ones_like(monitor.open)
+    while monitor.open.any():
+        monitor.observe(truth.draw(rng, monitor.additions(), monitor.tally))
+        always &= _holds(monitor.low, monitor.high, truth.rates)
+    per_domain = truth.frame.sums(monitor.tally.n)
+    last = (monitor.rate, monitor.low, monitor.high, monitor.met)
+    return Played(monitor.faults, per_domain, *last, always, monitor.looks)
+
+
+def _holds(low: Floats, high: Floats, truth: Floats) -> NDArray[np.bool_]:
+    return (low <= truth + _ROUNDING) & (truth <= high + _ROUNDING)
+
+
+@dataclass(frozen=True)
+class Needed:
+    """Faults until a campaign stops. mean, low, high: of all domains, and the 5th and 95th percentile. per_domain: mean
+    (D,). met: share of the domains whose margin was reached before ``max_looks`` or ``max_faults``."""
+
+    mean: float
+    low: float
+    high: float
+    per_domain: Floats
+    met: float
+
+
+def faults_needed(
+    frame: Frame, rates: ArrayLike, rule: StopRule, design: Design, campaigns: int = 200, seed: int = 0
+) -> Needed:
+    """What a margin on every domain's rate costs where the strata's rates (H,) are as given.
+
+    design: "leveugle" draws uniformly in each domain, as many as Leveugle's formula asks for with p = 0.5, and never
+    looks. "uniform" draws uniformly in each domain, with the looks and the stop of ``rule``. "adaptive" draws from the
+    strata.
+    """
+    if design == "leveugle":
+        sizes = frame.sums(frame.population).astype(np.int64).tolist()
+        fixed = np.array([leveugle(size, rule.margin, rule.confidence) for size in sizes], np.float64)
+        return Needed(fixed.sum(), fixed.sum(), fixed.sum(), fixed, 1.0)
+    truth = Truth.of(frame, rates)
+    if design == "uniform":
+        domains = np.arange(frame.domains)
+        truth = Truth(Frame.of(frame.sums(frame.population), domains), frame.sums(truth.events))
+    elif design != "adaptive":
+        raise UsageError(f"unknown design {design!r}; known: leveugle, uniform, adaptive")
+    played = play(truth, rule, campaigns, seed)
+    low, high = np.quantile(played.faults, [0.05, 0.95])
+    return Needed(
+        float(played.faults.mean()), float(low), float(high), played.per_domain.mean(0), float(played.met.mean())
+    )
