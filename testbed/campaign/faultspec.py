@@ -28,8 +28,6 @@ _SIZES: dict[str, tuple[str, ...]] = {
     "sites": ("count",),
 }
 _ONE_WORD = ("single", "bits")
-SEVERAL = "sites"
-"""How the names of patterns at several sites begin: such a fault is of none of its sites alone."""
 
 
 class FaultSpec(Strict):

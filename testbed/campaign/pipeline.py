@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from testbed.campaign.bench import Bench
 from testbed.campaign.crew import LocalCrew
 from testbed.campaign.evaluators import prove
+from testbed.campaign.exposed import site_exposures
 from testbed.campaign.files import PLAN, RESULTS, STORE, TIERS, Files, points_file, words_file
 from testbed.campaign.gates import check_bounds, parity, weight_canary, zero_fault, zero_fault_leg
 from testbed.campaign.plan import planned, widest, write_plan
@@ -173,6 +174,7 @@ class Campaign:
 
     def plan(self) -> None:
         tables = {target: self.place.table(target) for target in self.spec.targets}
+        site_exposures(self.spec, tables)  # refuses a wrong one before anything is run for it
         inputs = {
             "tiers": self.folder.output_hash("tiers", TIERS),
             "sites": {t: self.folder.output_hash(f"instrument.{t}", Files(t).sites) for t in self.spec.targets},
@@ -237,7 +239,9 @@ class Campaign:
         }
 
     def summarise(self) -> dict[str, Any]:
-        inputs = {"results": self.folder.output_hash("execute", RESULTS)}
+        inputs: dict[str, Any] = {"results": self.folder.output_hash("execute", RESULTS)}
+        if self.spec.exposure is not None:
+            inputs["exposure"] = self.spec.exposure.model_dump(mode="json")
 
         def build() -> None:
             log.info("summary: rates and intervals of %s", RESULTS)

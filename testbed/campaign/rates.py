@@ -76,10 +76,10 @@ class ModelRates:
         tally: Tally,
         profiles: Sequence[Profile],
         mine: NDArray[np.bool_],
-        population: NDArray[np.int64],
+        population: NDArray[np.int64] | NDArray[np.float64],
         confidence: float,
     ) -> None:
-        """profiles: all the tally's; mine: which of them are of this model."""
+        """profiles: all the tally's; mine: which of them are of this model. population: or other weights of the strata."""
         self.model, self.confidence = model, confidence
         self.profiles = [profile for profile, own in zip(profiles, mine, strict=True) if own]
         number = np.cumsum(mine) - 1
@@ -94,7 +94,7 @@ class ModelRates:
         self.outcomes = of_model(tally.outcomes.table())
         self.numbers, self.strata = self._strata(population)
 
-    def _strata(self, population: NDArray[np.int64]) -> tuple[Integers, Strata]:
+    def _strata(self, population: NDArray[np.int64] | NDArray[np.float64]) -> tuple[Integers, Strata]:
         """(numbers of the strata, ascending; what is known of each)."""
         faults = self.faults[MEASURES[0]]
         numbers, first, stratum = np.unique(faults["stratum"], return_index=True, return_inverse=True)

@@ -207,7 +207,7 @@ class CampaignSpec(Strict):
 
     def identity(self) -> dict[str, Any]:
         """Everything that decides the rows, as JSON."""
-        return self.model_dump(mode="json")
+        return self.model_dump(mode="json", exclude={"exposure"})
 
 
 def load_spec(path: Path, changes: Sequence[str] = ()) -> CampaignSpec:

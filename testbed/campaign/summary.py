@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from testbed.analysis.domains import Estimate
+from testbed.campaign.exposed import contributions
 from testbed.campaign.files import PLAN
 from testbed.campaign.prepare import Preparation
 from testbed.campaign.rates import DIMENSIONS, Group, ModelRates, fault_models
@@ -72,6 +73,7 @@ def summarise(
         "strata": strata,
         "marginals": marginals,
         "evaluation": evaluation,
+        "exposure": contributions(spec, {t: preparation.table(t) for t in spec.targets}, tally, population),
         "timing": [{"stage": name, "seconds": record["seconds"]} for name, record in stages.items()],
         "wall_seconds": execute["wall_seconds"],
         "engine_seconds": execute["engine_seconds"],
