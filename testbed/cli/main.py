@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "prune": ("testbed.cli.prune:prune", "Cut a model down to a smaller one."),
     "bench": ("testbed.cli.bench:bench", "Time models as deployed, side by side."),
     "sweep": ("testbed.cli.sweep:sweep", "Sweep tolerances over a finished campaign's rows."),
+    "tradeoff": ("testbed.cli.tradeoff:tradeoff", "Put models side by side: accuracy, latency, vulnerability."),
     "report": ("testbed.cli.report:report", "Make a finished campaign's page again."),
     "fault": ("testbed.cli.fault:fault", "Look at single faults of a campaign."),
 }

@@ -60,7 +60,9 @@ def test_a_pruned_run_is_a_run_like_any_other(trained: Path, tmp_path: Path) -> 
 
 
 def test_a_sweep_writes_a_run_per_amount(trained: Path, tmp_path: Path) -> None:
-    told = answer("prune", trained, "--method", "acdc", "--tau", ".001,.02,.1", "--to", tmp_path / "sweep", *FEW)["runs"]
+    told = answer("prune", trained, "--method", "acdc", "--tau", ".001,.02,.1", "--to", tmp_path / "sweep", *FEW)[
+        "runs"
+    ]
     assert [Path(one["run"]).name for one in told] == ["acdc-tau0.001", "acdc-tau0.02", "acdc-tau0.1"]
     sizes = [one["parameters"] for one in told]
     assert sizes == sorted(sizes, reverse=True)
@@ -175,3 +177,39 @@ def test_a_campaign_of_another_model_is_refused(trained: Path, campaign: Path, t
 )
 def test_mistakes_of_rank_are_told(trained: Path, arguments: list[str], told: str) -> None:
     assert told in error(run("rank", trained, *arguments, *FEW), 2)
+
+
+# ---- the trade-off
+
+
+def test_models_side_by_side_with_each_numbers_own_engine(trained: Path, campaign: Path, tmp_path: Path) -> None:
+    half = tmp_path / "half"
+    answer("prune", trained, "--method", "eap", "--keep", ".4", "--to", half, *FEW)
+    quick = ("--runs", 20, "--batch", "2", "--allowed-drop", 100)
+    told = answer("tradeoff", trained, half, "--campaign", campaign, "--to", tmp_path / "page", *quick)
+    full, small = told["entries"]
+    assert full["quality"]["top1"] == pytest.approx(answer("golden", trained)["accuracy"])
+    assert small["vulnerability"] is None
+    summary = json.loads((campaign / "summary.json").read_text())
+    assert full["vulnerability"]["engine_hash"] == summary["engine"]["hash"] != full["latency"][0]["engine_hash"]
+    assert full["deployment_id"] == summary["engine"]["deployment_id"]
+    assert full["vulnerability"]["drift_max_abs"] == summary["drift"]["max_abs_diff"]
+    (all_flips,) = (m for m in summary["marginals"] if (m["by"], m["where"]) == ("all", "activation"))
+    assert full["vulnerability"]["rate"] == all_flips["rates"]["sdc1"]["rate"]
+    assert told["recommended"] == (
+        str(half) if small["latency"][0]["p50_ms"] < full["latency"][0]["p50_ms"] else str(trained)
+    )
+    assert "the lowest median latency at batch 2" in told["why"]
+    assert json.loads((tmp_path / "page" / "metrics.json").read_text())["entries"][0]["model"] == str(trained)
+    page = (tmp_path / "page" / "tradeoff.html").read_text()
+    for entry in (full, small):
+        assert entry["latency"][0]["engine_hash"] in page
+    assert full["vulnerability"]["engine_hash"] in page
+    assert "http" not in page.replace("http://www.w3.org", "")
+
+
+def test_a_campaign_of_none_of_the_models_is_refused(trained: Path, campaign: Path, tmp_path: Path) -> None:
+    assert run("prune", trained, "--method", "eap", "--keep", ".9", "--to", tmp_path / "new", *FEW).exit_code == 0
+    told = error(run("tradeoff", tmp_path / "new", "--campaign", campaign, "--to", tmp_path / "page", "--runs", 5), 2)
+    assert "of none of these models" in told
+    assert not (tmp_path / "page").exists()

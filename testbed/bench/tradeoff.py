@@ -1,0 +1,192 @@
+"""Accuracy, latency and vulnerability of several models, joined honestly: each number with the engine it was measured on.
+
+Quality and latency are of the plain engine, SDC-1 of its instrumented twin; the two are joined by the deployed file
+(deployment_id), and the drift between them is part of the row.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from testbed.bench.latency import Question, Row, measure
+from testbed.bench.quality import Quality, quality
+from testbed.campaign.summary import SUMMARY
+from testbed.campaign.workplace import recorded_spec
+from testbed.core.errors import UsageError
+from testbed.core.runfolder import RunFolder
+from testbed.engines.runner import open_engine
+from testbed.golden.deployment import ends_of, plain_engine
+from testbed.golden.recorded import working_in
+from testbed.golden.source import dataset_of
+from testbed.models.runs import open_model_run
+
+
+@dataclass(frozen=True)
+class Vulnerability:
+    """SDC-1 rate of single flips in activations of the whole model, in the twin ``engine_hash``. drift: the largest deviation
+    of the twin's outputs from the plain engine's, without a fault."""
+
+    rate: float
+    low: float
+    high: float
+    faults: int
+    engine_hash: str
+    drift_max_abs: float
+    campaign: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One model. latency: a row per batch size; pareto: not dominated in (accuracy, latency, SDC-1), or in the first two where
+    no campaign is known of any model."""
+
+    model: str
+    deployment_id: str
+    quality: Quality
+    quality_engine: str
+    latency: tuple[Row, ...]
+    vulnerability: Vulnerability | None
+    accuracy_per_ms: float
+    pareto: bool
+
+
+@dataclass(frozen=True)
+class Tradeoff:
+    """entries in the order asked for; batch: the one that ``accuracy_per_ms``, Pareto front and recommendation rest on."""
+
+    batch: int
+    entries: tuple[Entry, ...]
+    recommended: str
+    why: str
+
+
+def tradeoff(
+    models: Sequence[Path],
+    campaigns: Sequence[Path],
+    question: Question,
+    allowed_drop: float = 0.01,
+    told: Callable[[str], None] = lambda _: None,
+) -> Tradeoff:
+    """allowed_drop: of accuracy below the best model's, that a recommended model may have.
+
+    Raises UsageError for a campaign of none of the models, or of another file of one of them.
+    """
+    rows = measure(models, question, models[0], told)
+    by_model = {str(path): tuple(row for row in rows if row.model == str(path)) for path in models}
+    known = _vulnerabilities(models, campaigns, {path: mine[0].deployment_id for path, mine in by_model.items()})
+    batch, found = question.batches[0], []
+    for path in models:
+        told(f"{path}: accuracy of the plain engine")
+        judged, engine_hash = _quality(path, question)
+        mine = by_model[str(path)]
+        found.append((path, judged, engine_hash, mine, known.get(str(path)), judged.top1 / mine[0].p50_ms))
+    front = pareto([(q.top1, -mine[0].p50_ms, *(() if v is None else (-v.rate,))) for _, q, _, mine, v, _ in found])
+    entries = tuple(
+        Entry(str(path), mine[0].deployment_id, judged, engine_hash, mine, hit, per_ms, best)
+        for (path, judged, engine_hash, mine, hit, per_ms), best in zip(found, front, strict=True)
+    )
+    name, why = recommend(entries, allowed_drop)
+    return Tradeoff(batch, entries, name, why)
+
+
+def pareto(points: Sequence[tuple[float, ...]]) -> list[bool]:
+    """Which points no other is at least as good as in everything and better in something. Higher is better.
+
+    Points are compared in as many objectives as all of them have.
+    """
+    width = min(map(len, points))
+    values = np.array([point[:width] for point in points])
+    return [not any((other >= mine).all() and (other > mine).any() for other in values) for mine in values]
+
+
+def recommend(entries: Sequence[Entry], allowed_drop: float) -> tuple[str, str]:
+    """The fastest of those whose accuracy is good enough; and the sentence that says why, with its numbers."""
+    best = max(entries, key=lambda entry: entry.quality.top1)
+    fitting = [entry for entry in entries if entry.quality.top1 >= best.quality.top1 - allowed_drop - 1e-12]
+    chosen = min(fitting, key=lambda entry: entry.latency[0].p50_ms)
+    ratio = chosen.latency[0].p50_ms / best.latency[0].p50_ms
+    accuracy = f"{100 * chosen.quality.top1:.2f} % against {100 * best.quality.top1:.2f} %"
+    why = (
+        f"{chosen.model}: the lowest median latency at batch {chosen.latency[0].batch} among the {len(fitting)} of"
+        f" {len(entries)} models within {100 * allowed_drop:g} points of the best accuracy ({accuracy}),"
+        f" {ratio:.2f} of the most accurate model's time"
+    )
+    if chosen.vulnerability and best.vulnerability and chosen is not best:
+        mine, theirs = chosen.vulnerability, best.vulnerability
+        apart = mine.low > theirs.high or mine.high < theirs.low
+        why += f"; SDC-1 {_percent(mine)} against {_percent(theirs)}, " + (
+            "a difference" if apart else "no difference shown: the intervals overlap"
+        )
+    return chosen.model, why + "."
+
+
+def _percent(found: Vulnerability) -> str:
+    return f"{100 * found.rate:.2f} % [{100 * found.low:.2f}, {100 * found.high:.2f}]"
+
+
+def _quality(path: Path, question: Question) -> tuple[Quality, str]:
+    run = open_model_run(path)
+    if run.folder.manifest.get("kind") == "campaign":
+        request = plain_engine(run, "model", precision=question.precision, threads=question.threads)
+    else:
+        with working_in(path) as writable:
+            request = plain_engine(writable, "model", precision=question.precision, threads=question.threads)
+    dataset = dataset_of(run)
+    feed, output = ends_of(request.onnx)
+    parts: list[NDArray[np.float32]] = []
+    with open_engine(question.engine, request) as runner:
+        for images, _ in dataset.test.batches(64):
+            parts.append(np.asarray(runner.run({feed: images})[output], np.float32))
+        engine_hash = runner.info.hash
+    labels = np.asarray(dataset.test.labels, np.int64)
+    return quality(np.concatenate(parts), labels, list(map(str, dataset.classes))), engine_hash
+
+
+def _vulnerabilities(
+    models: Sequence[Path], campaigns: Sequence[Path], deployed: dict[str, str]
+) -> dict[str, Vulnerability]:
+    of_model = {open_model_run(path).model_hash: str(path) for path in models}
+    found = {}
+    for path in campaigns:
+        folder = RunFolder.existing(path)
+        recorded_spec(folder)
+        folder.verify("summary")
+        summary = json.loads((folder / SUMMARY).read_text())
+        model = of_model.get(open_model_run(path).model_hash)
+        if model is None:
+            raise UsageError(f"the campaign in {path} is of none of these models; run one on them: [model] run = DIR")
+        if summary["engine"]["deployment_id"] != deployed[model]:
+            raise UsageError(
+                f"the campaign in {path} struck another file of {model} (deployed as {summary['engine']['deployment_id']},"
+                f" here {deployed[model]}): another precision or export; use the same --precision and versions"
+            )
+        found[model] = _of_summary(path, summary)
+    return found
+
+
+def _of_summary(path: Path, summary: dict[str, Any]) -> Vulnerability:
+    wanted = {"target": "model", "where": "activation", "op": "flip", "by": "all"}
+    for marginal in summary["marginals"]:
+        if (
+            all(marginal[key] == value for key, value in wanted.items())
+            and marginal.get("pattern", "single") == "single"
+        ):
+            rate = marginal["rates"]["sdc1"]
+            engine = next(e for e in summary["engines"] if (e["target"], e["where"]) == ("model", "activation"))
+            return Vulnerability(
+                rate["rate"],
+                rate["low"],
+                rate["high"],
+                marginal["faults"],
+                engine["hash"],
+                summary["drift"]["max_abs_diff"],
+                str(path),
+            )
+    raise UsageError(f"the campaign in {path} struck no activation of the model with single flips")

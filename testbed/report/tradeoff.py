@@ -1,0 +1,24 @@
+"""The trade-off on one page: table, picture, recommendation; nothing is loaded from elsewhere."""
+
+from __future__ import annotations
+
+import base64
+from importlib import resources
+from pathlib import Path
+
+from jinja2 import Environment
+from markupsafe import Markup
+
+from testbed.bench.tradeoff import Tradeoff
+from testbed.core.files import write_text
+
+
+def write_page(path: Path, found: Tradeoff, picture: Path) -> None:
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(_package_file("tradeoff.html.j2"))
+    image = base64.b64encode(picture.read_bytes()).decode()
+    write_text(path, template.render(found=found, picture=image, style=Markup(_package_file("style.css"))))
+
+
+def _package_file(name: str) -> str:
+    return (resources.files("testbed.report") / name).read_text(encoding="utf-8")
