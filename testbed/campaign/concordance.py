@@ -17,7 +17,7 @@ from testbed.core.outcome import OUTCOMES, Outcome
 # What makes a fault of one campaign the same fault of another; their numbers may differ.
 FAULT = (
     *("target", "where", "site", "index", "format", "op", "bit", "and_mask", "or_mask", "xor_mask", "points"),
-    "image_id",
+    *("pattern", "scope", "image_id"),
 )
 INSIDE = "inside"  # the tolerance: identical or masked
 _MERGED_NAME = [INSIDE if name in (Outcome.IDENTICAL, Outcome.MASKED) else str(name) for name in OUTCOMES]

@@ -110,7 +110,7 @@ def _roles(a: pd.DataFrame, b: pd.DataFrame, pairs: pd.DataFrame, confidence: fl
         sides = [rates.get(leg_key, {}) for rates in (rates_a, rates_b)]
         for role in (ALL, *ROLES):
             found_a, found_b = (side.get((*formats, role)) for side in sides)
-            if (not found_a and not found_b) or (role == ALL and leg_key[2] == "random"):
+            if (not found_a and not found_b) or (role == ALL and leg_key[2].startswith("random")):
                 continue  # a whole word is its only role
             yield {
                 **dict(zip([*kinds], key, strict=True)),

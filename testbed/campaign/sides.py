@@ -17,13 +17,27 @@ import pyarrow.parquet as pq
 from testbed.analysis.survey import SurveyDesign
 from testbed.campaign.files import PLAN, RESULTS, TIERS
 from testbed.campaign.plan import read_plan
+from testbed.campaign.rates import FaultModel
 from testbed.campaign.spec import CampaignSpec
 from testbed.campaign.workplace import recorded_spec
 from testbed.core.errors import StaleArtefact
 from testbed.core.runfolder import RunFolder
 
 MODEL = "model.safetensors"
-TEXT = ("target", "where", "site", "format", "op", "bit_class", "image_id", "outcome", "engine_hash", "deployment_id")
+TEXT = (
+    "target",
+    "where",
+    "site",
+    "format",
+    "op",
+    "pattern",
+    "scope",
+    "bit_class",
+    "image_id",
+    "outcome",
+    "engine_hash",
+    "deployment_id",
+)
 _NUMBERS = (
     *("fault_id", "index", "bit", "and_mask", "or_mask", "xor_mask", "points", "stratum", "tier"),
     *("golden_word", "faulty_word"),
@@ -76,13 +90,15 @@ class Side:
         """One per (fault, image): the result columns that a comparison needs, ``population`` (of the stratum), ``atol``
         (of the image's tier) and ``masking_atol`` at the campaign's rtol (NaN where that is not on its grid).
 
-        Whole numbers that can be missing are -1 then: a whole-word fault's bit, the top-1 without classes.
+        ``op`` is the fault model's label: no rate mixes patterns or scopes. Whole numbers that can be missing are -1
+        then: a whole-word fault's bit, the top-1 without classes.
         """
         table = pq.read_table(self.folder / RESULTS, columns=[*TEXT, *_NUMBERS, "masking_atol"])
         frame = pd.DataFrame(
             {name: table.column(name).cast(pa.string()).to_pandas() for name in TEXT}
             | {name: _filled(table.column(name), name).to_numpy() for name in _NUMBERS}
         )
+        frame["op"] = _labels(frame)
         tolerance = self.spec.tolerance
         frame["atol"] = np.array(tolerance.per_tier(len(self.spec.tiers.edges)))[frame["tier"]]
         frame["masking_atol"] = np.nan
@@ -113,9 +129,19 @@ class Side:
 
 def design_of(rows: pd.DataFrame) -> SurveyDesign:
     """rows: columns stratum, population, fault_id, site, op, bit_class. Strata of one site, operation and bit class
-    lend each other their variance where only one fault was drawn from each."""
-    alike = rows.groupby(["site", "op", "bit_class"], sort=False).ngroup().to_numpy()
+    lend each other their variance where only one fault was drawn from each. (A stratum of faults at several sites goes by
+    the first that was drawn.)"""
+    site = rows.groupby("stratum", sort=False)["site"].transform("first")
+    alike = rows.assign(site=site).groupby(["site", "op", "bit_class"], sort=False).ngroup().to_numpy()
     return SurveyDesign(rows["stratum"].to_numpy(), rows["population"].to_numpy(), rows["fault_id"].to_numpy(), alike)
+
+
+def _labels(frame: pd.DataFrame) -> pd.Series:
+    """(rows,) of the fault models."""
+    keys = ["target", "where", "op", "pattern", "scope"]
+    models = frame[keys].drop_duplicates()
+    models["label"] = [FaultModel(*model).label for model in models.itertuples(index=False)]
+    return frame[keys].merge(models, on=keys, how="left")["label"]
 
 
 def _filled(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:

@@ -19,6 +19,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from testbed.campaign.compare import compare_campaigns
 from testbed.campaign.dryrun import dry_run_plan
 from testbed.campaign.images import named_images
 from testbed.campaign.pipeline import run_campaign
@@ -306,3 +307,11 @@ def test_a_dry_run_tells_fault_models_apart() -> None:
     assert ("weight", "flip x burst-8") in models
     for section in plan["sections"]:
         assert section["rows"] == section["faults"] * (32 if section["scope"] == "persistent" else 1)
+
+
+def test_campaigns_of_fault_models_are_compared_model_by_model(finished: Path, campaign: Callable[[str], Path]) -> None:
+    compared = compare_campaigns(finished, campaign("gated_replace"))
+    told = {(one["where"], one["op"]): one for one in compared["agreement"] if one["op"]}
+    assert told["activation", "flip x burst-3"]["agreement"]["rate"] == 1
+    assert told["weight", "random x tile-2x2"]["disagreeing_rows"] == 0
+    assert ("activation", "stuck1, persistent") in told
