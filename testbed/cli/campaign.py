@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from testbed.cli.campaign_ber import ber
+from testbed.cli.campaign_status import status
 from testbed.cli.common import emit, example, json_option, run_option
 
 if TYPE_CHECKING:
@@ -129,3 +130,4 @@ def compare(first: Path, second: Path, rows: int, to: Path | None, as_json: bool
 
 
 campaign.add_command(ber)
+campaign.add_command(status)

@@ -1,0 +1,181 @@
+"""How far a campaign is: rate, time to go, outcomes so far, the interval that is widest now.
+
+For who watches (``show``), and for any other shell: ``status.json`` in the run folder, written at most once a second.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from testbed.analysis.stats import proportion_interval
+from testbed.campaign.stream import from_stream
+from testbed.core.errors import TestbedError
+from testbed.core.files import write_json
+from testbed.core.outcome import Outcome
+
+STATUS = "status.json"
+COLUMNS = ["fault_id", "target", "where", "block", "outcome"]
+_CRITICAL = pa.array([Outcome.SDC1, Outcome.SDC], pa.string())
+_WINDOW_S = 60.0
+_EVERY_S = 1.0
+
+
+@dataclass(frozen=True)
+class Widest:
+    """The group of faults whose rate is known least. halfwidth: of its 95 % interval, as a share of 1.
+
+    An estimate for watching only: faults are counted alike, whatever their stratum, and all rows of a fault as one.
+    """
+
+    group: str
+    faults: int
+    halfwidth: float
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """``faults_per_second`` over the last minute. updated: ISO 8601, UTC."""
+
+    stage: str
+    units: int
+    units_done: int
+    faults: int
+    faults_done: int
+    faults_per_second: float | None
+    eta_s: float | None
+    outcomes: Mapping[str, int]
+    widest: Widest | None
+    workers: int
+    updated: str
+
+
+Show = Callable[[Snapshot], None]
+
+
+class Counts:
+    """Outcomes of rows, and the rate of critical ones (SDC-1, or SDC where there are no classes) per block."""
+
+    def __init__(self) -> None:
+        self.outcomes: Counter[str] = Counter()
+        self._groups: dict[tuple[str, str, int | None], list[float]] = {}  # faults, and their critical shares' sum
+
+    def add(self, rows: pa.Table) -> None:
+        """rows: at least `COLUMNS`; all rows of a fault in the same table."""
+        rows = rows.select(COLUMNS)
+        rows = rows.set_column(4, "outcome", rows.column("outcome").cast(pa.string()))
+        for name in ("target", "where"):
+            rows = rows.set_column(rows.column_names.index(name), name, rows.column(name).cast(pa.string()))
+        counted = pc.value_counts(rows.column("outcome").combine_chunks())
+        self.outcomes.update({str(item["values"]): int(item["counts"]) for item in counted.to_pylist()})
+        hit = pc.cast(pc.is_in(rows.column("outcome"), value_set=_CRITICAL), pa.float64())
+        keys = ["target", "where", "block"]
+        groups = (
+            rows.append_column("hit", hit).group_by(keys).aggregate([("hit", "mean"), ("fault_id", "count_distinct")])
+        )
+        for group in groups.to_pylist():
+            of_group = self._groups.setdefault((group["target"], group["where"], group["block"]), [0, 0.0])
+            of_group[0] += group["fault_id_count_distinct"]
+            of_group[1] += group["fault_id_count_distinct"] * group["hit_mean"]
+
+    @property
+    def widest(self) -> Widest | None:
+        if not self._groups:
+            return None
+        names = list(self._groups)
+        faults, hits = np.array(list(self._groups.values())).T
+        interval = proportion_interval(np.minimum(hits, faults), faults)
+        half = (interval.high - interval.low) / 2
+        worst = int(half.argmax())
+        target, where, block = names[worst]
+        place = "outside the blocks" if block is None else f"block {block}"
+        return Widest(f"{target} {where}, {place}", int(faults[worst]), round(float(half[worst]), 6))
+
+
+class Progress:
+    """Fed by the campaign, in one thread."""
+
+    def __init__(self, folder: Path, show: Show = lambda snapshot: None) -> None:
+        self._file, self._show = folder / STATUS, show
+        self._counts = Counts()
+        self._stage, self._workers = "", 0
+        self._units = self._faults = self._units_done = self._faults_done = 0
+        self._past: deque[tuple[float, int]] = deque()  # (time, faults done in this process)
+        self._done_here = 0
+        self._written = float("-inf")
+
+    def begin(
+        self, stage: str, units: int = 0, faults: int = 0, done: Iterable[tuple[int, bytes]] = (), workers: int = 0
+    ) -> None:
+        """A stage of so much work. done: (faults, rows) of each unit that an earlier process has finished."""
+        self._stage, self._units, self._faults, self._workers = stage, units, faults, workers
+        self._units_done = self._faults_done = 0
+        for of_unit, rows in done:
+            self._count(of_unit, rows)
+        self._past = deque([(time.monotonic(), self._done_here)])
+        self._tell(now=True)
+
+    def finished(self, faults: int, rows: bytes) -> None:
+        """One unit more, with so many faults."""
+        self._count(faults, rows)
+        self._done_here += faults
+        self._past.append((time.monotonic(), self._done_here))
+        self._tell()
+
+    def tick(self, workers: int) -> None:
+        self._workers = workers
+        self._tell()
+
+    def end(self) -> None:
+        """The stage is over; the last word is written."""
+        self._tell(now=True)
+
+    def _count(self, faults: int, rows: bytes) -> None:
+        self._units_done += 1
+        self._faults_done += faults
+        self._counts.add(from_stream(rows, COLUMNS))
+
+    def _tell(self, now: bool = False) -> None:
+        clock = time.monotonic()
+        if not now and clock - self._written < _EVERY_S:
+            return
+        self._written = clock
+        snapshot = self.snapshot()
+        self._show(snapshot)
+        with contextlib.suppress(TestbedError):  # a full disk is told by who has rows to write
+            write_json(self._file, asdict(snapshot) | {"pid": os.getpid(), "host": platform.node()})
+
+    def snapshot(self) -> Snapshot:
+        rate = self._rate()
+        return Snapshot(
+            stage=self._stage,
+            units=self._units,
+            units_done=self._units_done,
+            faults=self._faults,
+            faults_done=self._faults_done,
+            faults_per_second=rate,
+            eta_s=round((self._faults - self._faults_done) / rate, 1) if rate else None,
+            outcomes=dict(self._counts.outcomes),
+            widest=self._counts.widest,
+            workers=self._workers,
+            updated=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+
+    def _rate(self) -> float | None:
+        clock = time.monotonic()
+        while len(self._past) > 2 and self._past[1][0] < clock - _WINDOW_S:
+            self._past.popleft()
+        begun, before = self._past[0] if self._past else (clock, 0)
+        done, seconds = self._done_here - before, clock - begun
+        return round(done / seconds, 3) if done > 0 and seconds > 0 else None

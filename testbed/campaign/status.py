@@ -1,0 +1,142 @@
+"""What a campaign's folder says of it, whoever is or was at work there. Changes nothing, and disturbs nobody."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from testbed.campaign.files import RESULTS, STORE
+from testbed.campaign.progress import COLUMNS, STATUS, Counts
+from testbed.campaign.store import ResultLog
+from testbed.campaign.stream import from_stream
+from testbed.core.errors import UsageError
+from testbed.core.runfolder import LOCK, RunFolder
+
+_STALE_S = 60.0
+
+
+def campaign_status(path: Path) -> dict[str, Any]:
+    """Keys: folder, name, state (running, finished, interrupted), stages (done so far), and those of `Snapshot`, null
+    where unknown; age_s since it was updated. Raises UsageError where there is no campaign.
+
+    Where nobody works, and where somebody has said nothing for a minute, outcomes are counted from the rows themselves.
+    """
+    folder = RunFolder.existing(path)
+    if folder.manifest.get("kind") != "campaign":
+        raise UsageError(f"{path} holds no campaign but a {folder.manifest.get('kind')}")
+    stages = list(folder.manifest["stages"])
+    running = is_locked(path)
+    told = _told(path / STATUS)
+    age_s = _age_s(told.get("updated"))
+    finished = "summary" in stages
+    status = {
+        "folder": str(path),
+        "name": folder.manifest["name"],
+        "state": "finished" if finished else "running" if running else "interrupted",
+        "stages": stages,
+        **_EMPTY,
+        **{key: told[key] for key in _EMPTY if key in told},
+        "age_s": age_s,
+    }
+    if not running:
+        status |= {"stage": None, "workers": 0, "faults_per_second": None, "eta_s": None}
+    if not running or age_s is None or age_s > _STALE_S:
+        status |= _from_rows(folder, stages)
+    return status
+
+
+_EMPTY: dict[str, Any] = {
+    "stage": None,
+    "units": None,
+    "units_done": None,
+    "faults": None,
+    "faults_done": None,
+    "faults_per_second": None,
+    "eta_s": None,
+    "outcomes": {},
+    "widest": None,
+    "workers": None,
+    "updated": None,
+}
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process works in this run folder."""
+    try:
+        import fcntl
+    except ImportError:  # not POSIX
+        return False
+    try:
+        handle = os.open(path / LOCK, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)  # held for no longer than it takes to let it go
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    else:
+        fcntl.flock(handle, fcntl.LOCK_UN)
+        return False
+    finally:
+        os.close(handle)
+
+
+def _told(file: Path) -> dict[str, Any]:
+    try:
+        told = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return {}
+    return told if isinstance(told, dict) else {}
+
+
+def _age_s(updated: Any) -> float | None:
+    try:
+        return max(0.0, (datetime.now(UTC) - datetime.fromisoformat(updated)).total_seconds())
+    except (TypeError, ValueError):
+        return None
+
+
+def _from_rows(folder: RunFolder, stages: list[str]) -> dict[str, Any]:
+    """Outcomes counted from the finished table, or from the log of a campaign that is not finished."""
+    counts, done = Counts(), {}
+    faults = 0
+    try:
+        if "execute" in stages:
+            faults = int(sum(_add(counts, table) for table in _row_groups(folder / RESULTS)))
+        else:
+            log = ResultLog(folder / STORE)
+            for unit in log:
+                faults += _add(counts, from_stream(log.stream(unit), COLUMNS))
+            done = {"units_done": len(log)}
+    except (OSError, pa.ArrowException):  # it is being tidied up at this very moment
+        return {}
+    widest = counts.widest
+    told = {
+        "faults_done": faults,
+        "outcomes": dict(counts.outcomes),
+        "widest": None if widest is None else asdict(widest),
+    }
+    planned = {"faults": folder.manifest["stages"].get("plan", {}).get("facts", {}).get("faults")}
+    return told | done | {key: value for key, value in planned.items() if value is not None}
+
+
+def _add(counts: Counts, rows: pa.Table) -> int:
+    """How many faults these are."""
+    counts.add(rows)
+    return int(pa.compute.count_distinct(rows.column("fault_id")).as_py())
+
+
+def _row_groups(path: Path) -> Iterator[pa.Table]:
+    file = pq.ParquetFile(path)
+    for group in range(file.num_row_groups):
+        yield file.read_row_group(group, columns=COLUMNS)

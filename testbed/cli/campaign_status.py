@@ -1,0 +1,40 @@
+"""``testbed campaign status``: how far a campaign is, from another shell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from testbed.cli.common import emit, example, json_option
+
+
+@click.command(epilog=example("testbed campaign status runs/digits", "watch -n 5 testbed campaign status runs/digits"))
+@click.argument("folder", metavar="DIR", type=click.Path(file_okay=False, path_type=Path))
+@json_option
+def status(folder: Path, as_json: bool) -> None:
+    """How far the campaign in DIR is: its stage, faults done, rate, time to go, outcomes so far, widest interval.
+
+    Works while it runs, from any shell that sees the folder, and when it was interrupted or has ended.
+    """
+    from testbed.campaign.status import campaign_status
+
+    found = campaign_status(folder)
+    emit(found, as_json, lambda: "\n".join(_text(found)))
+
+
+def _text(found: Mapping[str, Any]) -> list[str]:
+    from testbed.cli.watch import duration, lines
+
+    head = f"{found['name']}: {found['state']}"
+    if found["state"] == "running":
+        head += f", {found['stage'] or 'preparing'}"
+        if found["age_s"] is not None:
+            head += f", last heard of {duration(found['age_s'])} ago"
+    elif found["state"] == "interrupted":
+        last = found["stages"][-1] if found["stages"] else None
+        head += f" after stage {last!r}" if last else " before its first stage was done"
+        head += "; the command that began it goes on with it"
+    return [head, *lines(found)]

@@ -1,0 +1,86 @@
+"""A running campaign on a terminal: a bar, outcomes so far, the widest interval."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from testbed.campaign.progress import Snapshot
+
+
+@contextmanager
+def watch_on_stderr() -> Iterator[Callable[[Snapshot], None]]:
+    """Yields what a `testbed.campaign.progress.Progress` shows itself with. Silent when stderr is not a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda snapshot: None
+        return
+    from rich.live import Live
+    from rich.text import Text
+
+    from testbed.cli.common import console
+
+    with Live(console=console(stderr=True), transient=True, auto_refresh=False) as live:
+
+        def show(snapshot: Snapshot) -> None:
+            from dataclasses import asdict
+
+            live.update(Text("\n".join(lines(asdict(snapshot)))), refresh=True)
+
+        yield show
+
+
+def lines(told: Mapping[str, Any]) -> list[str]:
+    """A snapshot, or a status, for people: one line each for work, outcomes and interval, where they are known."""
+    return [line for line in (_work(told), _outcomes(told), _widest(told)) if line]
+
+
+def _work(told: Mapping[str, Any]) -> str:
+    done, faults = told["faults_done"], told["faults"]
+    if done is None:
+        return ""
+    parts = [f"{done:,} faults"]
+    if faults:
+        parts = [f"{bar(done / faults)} {done:,} of {faults:,} faults ({100 * done / faults:.0f} %)"]
+    if told["faults_per_second"]:
+        parts.append(f"{told['faults_per_second']:,.3g}/s")
+    if told["eta_s"] is not None:
+        parts.append(f"about {duration(told['eta_s'])} to go")
+    if told["workers"]:
+        parts.append(f"{told['workers']} worker{'s' if told['workers'] > 1 else ''}")
+    return ", ".join(parts)
+
+
+def _outcomes(told: Mapping[str, Any]) -> str:
+    outcomes = told["outcomes"]
+    rows = sum(outcomes.values())
+    return ", ".join(
+        f"{name} {count:,} ({100 * count / rows:.2g} %)"
+        for name, count in sorted(outcomes.items(), key=lambda item: -item[1])
+    )
+
+
+def _widest(told: Mapping[str, Any]) -> str:
+    widest = told["widest"]
+    if widest is None:
+        return ""
+    half = 100 * widest["halfwidth"]
+    return f"widest interval now about ±{half:.2g} points at 95 %: {widest['group']} ({widest['faults']:,} faults)"
+
+
+def bar(share: float, width: int = 24) -> str:
+    full = round(width * min(1.0, share))
+    return "━" * full + "─" * (width - full)
+
+
+def duration(seconds: float) -> str:
+    """Two units at most: 3 d 4 h, 5 min 20 s."""
+    left = round(seconds)
+    parts: list[str] = []
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
+        count, left = divmod(left, length)
+        if count or (unit == "s" and not parts):
+            parts.append(f"{count} {unit}")
+    return " ".join(parts[:2])
