@@ -164,14 +164,18 @@ def drawn(stratum: Stratum, wanted: int, seed: int) -> Iterator[Draw]:
         while chosen in taken:
             chosen = _below(rng, size)
         taken.add(chosen)
-        image, place = divmod(chosen, stratum.places)
-        image_id = stratum.images[image] if stratum.images else None
-        if stratum.pattern == "single":
-            word = int(rng.integers(1 << stratum.site.format.bits)) if stratum.op == "random" else 0
-            yield Draw(number, place, masks_for(stratum.op, stratum.site.format, stratum.bit, word), image_id)
-        else:
-            struck = _struck(stratum, place, rng)
-            yield Draw(number, *struck.first, image_id, struck)
+        yield draw_at(stratum, number, chosen, rng)
+
+
+def draw_at(stratum: Stratum, number: int, chosen: int, rng: np.random.Generator) -> Draw:
+    """The fault at position ``chosen`` of the stratum's ``size``. rng: for what is drawn together with it."""
+    image, place = divmod(chosen, stratum.places)
+    image_id = stratum.images[image] if stratum.images else None
+    if stratum.pattern == "single":
+        word = int(rng.integers(1 << stratum.site.format.bits)) if stratum.op == "random" else 0
+        return Draw(number, place, masks_for(stratum.op, stratum.site.format, stratum.bit, word), image_id)
+    struck = _struck(stratum, place, rng)
+    return Draw(number, *struck.first, image_id, struck)
 
 
 def _struck(stratum: Stratum, place: int, rng: np.random.Generator) -> Struck:

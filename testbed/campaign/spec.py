@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 from testbed.analysis.confidence import TierEdges
 from testbed.analysis.outcome import DETECTORS
 from testbed.campaign.faultspec import FaultSpec
+from testbed.campaign.stop import StopSpec
 from testbed.campaign.strict import Count, NonNegative, Positive, Strict
 from testbed.core.errors import UsageError
 from testbed.core.formats import format_named
@@ -153,6 +154,7 @@ class CampaignSpec(Strict):
     tolerance: ToleranceSpec = ToleranceSpec()
     faults: Annotated[tuple[FaultSpec, ...], Field(min_length=1)]
     exposure: ExposureSpec | None = None
+    stop: StopSpec | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> CampaignSpec:
@@ -190,6 +192,8 @@ class CampaignSpec(Strict):
                 raise ValueError(
                     f"faults.bits: {self.engine.precision} has bits 0 to {width - 1}, not {max(fault.bits)}"
                 )
+        if self.stop is not None:
+            self.stop.check(self.faults)
         return self
 
     @property
@@ -272,5 +276,7 @@ def _known_keys(location: tuple[int | str, ...]) -> str:
         if isinstance(part, int):
             continue
         annotation = model.model_fields[part].annotation
-        model = {"faults": FaultSpec, "data": DataSpec, "exposure": ExposureSpec}.get(part, annotation)
+        model = {"faults": FaultSpec, "data": DataSpec, "exposure": ExposureSpec, "stop": StopSpec}.get(
+            part, annotation
+        )
     return f"known keys there: {', '.join(model.model_fields)}"

@@ -1,0 +1,272 @@
+"""Adaptive campaigns: each round's plan from the rows of the completed rounds, and nothing else.
+
+What is sampled and when to stop is in the spec's [stop] table; how is in `testbed.analysis.sequential`. A planner has no
+memory: everything follows from the spec, the sites, the images and the counts of the rounds, so that a campaign that was
+interrupted goes on as if it had not been.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from testbed.analysis.sequential import Monitor
+from testbed.analysis.stratified import Floats, Frame, Tally, domain_rates
+from testbed.campaign.grouping import FaultModel, Group, Values, all_strata, grouped
+from testbed.campaign.plan import Planned, PlannedFault, in_parts, planned_fault
+from testbed.campaign.sampling import draw_of, drawn_places, members_of
+from testbed.campaign.spec import CampaignSpec
+from testbed.campaign.stop import StopSpec
+from testbed.core.errors import StaleArtefact, UsageError
+from testbed.core.outcome import Outcome
+from testbed.core.site import SiteTable
+
+_PROXY_CLASSES = 5
+_INSIDE = (Outcome.IDENTICAL, Outcome.MASKED)
+
+
+@dataclass(frozen=True)
+class DomainVerdict:
+    """One part of the population whose rate is wanted. values: along the dimensions of ``per``.
+
+    rate, low, high: at the last look, with that look's ``confidence``, which is what alpha spending left it. met: whether
+    half the width is at most the margin. open: whether it is sampled further.
+    """
+
+    model: FaultModel
+    values: Values
+    rate: float
+    low: float
+    high: float
+    confidence: float
+    faults: int
+    met: bool
+    open: bool
+
+    @property
+    def half_width(self) -> float:
+        return (self.high - self.low) / 2
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """After ``rounds`` completed rounds. done: there is no next round. met: every margin was reached. widest: half the
+    widest interval, each taken by itself, as if nobody had looked before."""
+
+    rounds: int
+    faults: int
+    done: bool
+    met: bool
+    widest: float
+    domains: tuple[DomainVerdict, ...]
+
+
+class AdaptivePlanner:
+    """Plans rounds and says when to stop. Counts are one `Tally` per completed round, (H,) each: see `counts_of`."""
+
+    def __init__(
+        self,
+        spec: CampaignSpec,
+        tables: Mapping[str, SiteTable],
+        tier_images: Sequence[Sequence[str]],
+        scores: Floats | None = None,
+    ) -> None:
+        """tables: sites by target. tier_images: ids of the named images per tier. scores: (groups,) guesses of each
+        group's rate, 0 to 1 (`testbed.campaign.proxy`), if the spec asks for a proxy. They steer and nothing else.
+
+        Raises UsageError without a [stop] table, and for scores that are asked for and not given.
+        """
+        if spec.stop is None:
+            raise UsageError("the spec has no [stop] table: its faults are planned at once")
+        self.spec, self.stop, self.tables = spec, spec.stop, tables
+        self.groups = grouped(all_strata(spec, tables, tier_images), self.stop.sampled_by)
+        if (self.stop.proxy == "none") != (scores is None):
+            raise UsageError(f"stop.proxy is {self.stop.proxy!r}: scores are {'not ' if scores is None else ''}given")
+        self.frame, self.domains = _frame(self.groups, self.stop, scores)
+        self._deviation = None if scores is None else np.sqrt(np.clip(scores * (1 - scores), 1e-4, None))
+
+    # ---- rounds
+
+    def round(self, number: int, counts: Sequence[Tally]) -> Iterator[Planned] | None:
+        """The plan of round ``number`` from those before it, in parts of bounded size; None if it is not needed.
+
+        Fault ids go on where the rounds before ended. ``inclusion`` is the share of a stratum drawn so far, this round's
+        draws included. Raises ValueError unless there is one count for each earlier round.
+        """
+        if len(counts) != number:
+            raise ValueError(f"round {number} follows from {number} rounds, not {len(counts)}")
+        monitor = self._monitor(counts)
+        if not monitor.open.any():
+            return None
+        additions = monitor.additions()[0].astype(np.int64)
+        if not additions.any():
+            return None
+        before = monitor.tally.n[0].astype(np.int64)
+        return in_parts(self._faults(number, before, additions), int(before.sum()))
+
+    def _faults(self, number: int, before: NDArray[np.int64], additions: NDArray[np.int64]) -> Iterator[PlannedFault]:
+        """In the order of the strata that the spec names, so that faults of one site are next to each other."""
+        group_of, draw_of_row, member_of, place_of, order_of = (
+            np.concatenate(column) for column in zip(*self._places(before, additions), strict=True)
+        )
+        for row in np.lexsort((draw_of_row, group_of, order_of)).tolist():
+            h, draw_number = int(group_of[row]), int(draw_of_row[row])
+            group = self.groups[h]
+            stratum = group.members[member_of[row]][1]
+            draw = draw_of(group, draw_number, stratum, int(place_of[row]), self.spec.seed)
+            facts = {
+                "stratum": h,
+                "round": number,
+                "population": group.population,
+                "inclusion": int(before[h] + additions[h]) / group.population,
+            }
+            yield planned_fault(stratum, draw, self.tables[stratum.target], facts)
+
+    def _places(self, before: NDArray[np.int64], additions: NDArray[np.int64]) -> Iterator[tuple[NDArray, ...]]:
+        """Per group: (group, draw number, member, place in it, the member's place among all strata) of its new draws."""
+        for h in np.flatnonzero(additions).tolist():
+            group, start, stop = self.groups[h], int(before[h]), int(before[h] + additions[h])
+            member, place = members_of(group, drawn_places(group.population, self.spec.seed, group.name, start, stop))
+            order = np.array([number for number, _ in group.members], np.int64)
+            yield np.full(stop - start, h), np.arange(start, stop), member, place, order[member]
+
+    # ---- counts
+
+    def counts_of(self, plan: pa.Table, rows: Iterable[pa.Table | pa.RecordBatch]) -> Tally:
+        """Counts of one round. plan: its faults; rows: those of its results, in pieces (columns fault_id and outcome);
+        rows of other rounds are left out.
+
+        Raises StaleArtefact if a planned fault has no row.
+        """
+        ids = plan.column("fault_id").to_numpy()
+        first, faults = int(ids[0]), len(ids)
+        seen, events = np.zeros(faults), np.zeros(faults)
+        for piece in rows:
+            number = piece.column("fault_id").to_numpy() - first
+            mine = (number >= 0) & (number < faults)
+            event = self._is_event(piece.column("outcome"))
+            seen += np.bincount(number[mine], minlength=faults)
+            events += np.bincount(number[mine], event[mine], faults)
+        if not seen.all():
+            missing = int(first + np.flatnonzero(seen == 0)[0])
+            raise StaleArtefact(
+                f"fault {missing} of round {plan.column('round')[0]} has no row; rerun with --redo execute"
+            )
+        value, stratum, strata = events / seen, plan.column("stratum").to_numpy(), len(self.groups)
+        sums = (np.bincount(stratum, power, strata).astype(np.float64) for power in (value**0, value, value**2))
+        return Tally(*sums)
+
+    def _is_event(self, outcome: pa.Array | pa.ChunkedArray) -> NDArray[np.bool_]:
+        names = np.array(outcome.cast(pa.string()).to_pylist(), object)
+        if self.stop.measure == "sdc1":
+            return np.asarray(names == Outcome.SDC1)
+        return ~np.isin(names, _INSIDE)
+
+    # ---- looks
+
+    def _monitor(self, counts: Sequence[Tally]) -> Monitor:
+        monitor = Monitor(self.frame, self.stop.rule(self.spec.confidence), deviation=self._deviation)
+        for tally in counts:
+            monitor.observe(Tally(tally.n[None], tally.total[None], tally.squares[None]))
+        return monitor
+
+    def verdict(self, counts: Sequence[Tally]) -> Verdict:
+        """What is known after these rounds, and whether it is enough."""
+        return self._verdict(self._monitor(counts))
+
+    def _verdict(self, monitor: Monitor) -> Verdict:
+        faults = self.frame.sums(monitor.tally.n)[0].astype(int)
+        columns = (monitor.rate, monitor.low, monitor.high, monitor.level, monitor.met, monitor.open)
+        told = zip(self.domains, faults.tolist(), *(column[0].tolist() for column in columns), strict=True)
+        domains = tuple(
+            DomainVerdict(model, values, rate, low, high, level, n, met, still_open)
+            for (model, values), n, rate, low, high, level, met, still_open in told
+        )
+        alone = domain_rates(self.frame, monitor.tally, self._confidence)
+        return Verdict(
+            rounds=monitor.looks,
+            faults=int(faults.sum()),
+            done=not monitor.open.any(),
+            met=bool(monitor.met.all()),
+            widest=float(alone.half_width.max()),
+            domains=domains,
+        )
+
+    @cached_property
+    def _confidence(self) -> float:
+        return self.stop.confidence or self.spec.confidence
+
+    def history(self, counts: Sequence[Tally], seconds: Sequence[float | None] | None = None) -> list[dict[str, Any]]:
+        """JSON-ready, one record per completed round: how narrow the intervals had become. seconds: when each round was
+        complete, since the campaign began."""
+        monitor = self._monitor([])
+        records = []
+        for tally, when in zip(counts, seconds or [None] * len(counts), strict=True):
+            monitor.observe(Tally(tally.n[None], tally.total[None], tally.squares[None]))
+            verdict = self._verdict(monitor)
+            records.append(
+                {
+                    "round": verdict.rounds - 1,
+                    "faults": verdict.faults,
+                    "seconds": when,
+                    "widest": _rounded(verdict.widest),
+                    "open": sum(domain.open for domain in verdict.domains),
+                    "domains": [self._told(domain) for domain in verdict.domains],
+                }
+            )
+        return records
+
+    def _told(self, domain: DomainVerdict) -> dict[str, Any]:
+        numbers = {
+            name: _rounded(getattr(domain, name)) for name in ("rate", "low", "high", "half_width", "confidence")
+        }
+        return {
+            **domain.model.told(),
+            **dict(zip(self.stop.domains, domain.values, strict=True)),
+            **numbers,
+            "faults": domain.faults,
+            "met": domain.met,
+            "open": domain.open,
+        }
+
+
+def _frame(
+    groups: Sequence[Group], stop: StopSpec, scores: Floats | None
+) -> tuple[Frame, list[tuple[FaultModel, Values]]]:
+    """The groups as strata, and the domains in the order in which they are numbered."""
+    dimensions = stop.sampled_by
+    domain_at = [dimensions.index(dimension) for dimension in stop.domains]
+    domains: dict[tuple[FaultModel, Values], int] = {}
+    classes: dict[Any, int] = {}
+    ranks = np.zeros(len(groups), np.int64) if scores is None else _ranks(groups, scores)
+    steered_by = [at for at, dimension in enumerate(dimensions) if dimension in stop.steered_by]
+    codes = np.zeros((2, len(groups)), np.int64)
+    for h, group in enumerate(groups):
+        key = (group.model, tuple(group.values[at] for at in domain_at))
+        alike = (group.model, tuple(group.values[at] for at in steered_by), int(ranks[h]))
+        codes[:, h] = domains.setdefault(key, len(domains)), classes.setdefault(alike, len(classes))
+    population = np.array([group.population for group in groups], np.float64)
+    return Frame(population, codes[0], codes[1]), list(domains)
+
+
+def _ranks(groups: Sequence[Group], scores: Floats) -> NDArray[np.int64]:
+    """(groups,) which fifth of its fault model's groups each one's score is in."""
+    if len(scores) != len(groups):
+        raise ValueError(f"{len(scores)} scores were given for {len(groups)} groups")
+    models = [group.model for group in groups]
+    found = np.zeros(len(groups), np.int64)
+    for model in dict.fromkeys(models):
+        mine = np.array([other == model for other in models])
+        rank = np.searchsorted(np.sort(scores[mine]), scores[mine])
+        found[mine] = rank * _PROXY_CLASSES // int(mine.sum())
+    return found
+
+
+def _rounded(share: float) -> float:
+    return round(share, 9)

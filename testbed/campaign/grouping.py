@@ -1,0 +1,93 @@
+"""Strata put together as asked: "site x bit_class" unites the bits of a class, and the tiers, of each site and operation.
+
+A group never mixes fault models: every one is of one target, place, operation, pattern and scope.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from testbed.campaign.draw import Stratum, strata
+from testbed.campaign.rates import FaultModel
+from testbed.campaign.spec import CampaignSpec
+from testbed.campaign.stop import Dimension
+from testbed.core.site import SiteTable
+
+Values = tuple[Any, ...]
+
+
+def model_of(stratum: Stratum) -> FaultModel:
+    scope = "persistent" if stratum.persistent else "inference"
+    return FaultModel(stratum.target, stratum.site.where, stratum.op, stratum.pattern, scope)
+
+
+def values_of(stratum: Stratum, by: Sequence[Dimension]) -> Values:
+    """What a stratum is along each dimension; None where it is nothing, such as the block of the head."""
+    return tuple(_value(stratum, dimension) for dimension in by)
+
+
+def _value(stratum: Stratum, dimension: Dimension) -> Hashable:
+    site = stratum.site
+    if dimension == "tier":
+        return stratum.tier
+    if dimension == "bit":
+        return stratum.bit
+    if dimension == "bit_class":
+        return site.format.bit_class(stratum.bit)
+    if stratum.sites:  # several are struck, and this is none of them
+        return None
+    return {"site": lambda: site.name, "kind": lambda: site.kind, "block": lambda: site.block}[dimension]()
+
+
+@dataclass(frozen=True)
+class Group:
+    """Strata that are sampled as one, uniformly. values: along the dimensions that it was put together by.
+
+    name: what its draws are seeded by. members: each with its place among all strata of the campaign.
+    """
+
+    model: FaultModel
+    values: Values
+    name: str
+    members: tuple[tuple[int, Stratum], ...]
+
+    @cached_property
+    def starts(self) -> NDArray[np.int64]:
+        """(members + 1,) where each member's faults begin among the group's."""
+        return np.cumsum([0, *(stratum.size for _, stratum in self.members)], dtype=np.int64)
+
+    @property
+    def population(self) -> int:
+        return int(self.starts[-1])
+
+
+def all_strata(
+    spec: CampaignSpec, tables: Mapping[str, SiteTable], tier_images: Sequence[Sequence[str]]
+) -> Iterator[Stratum]:
+    """Every stratum of the campaign, in the order of the plan. tier_images: ids of the named images per tier."""
+    for section in spec.faults:
+        yield from strata(section, tables[section.target], tier_images)
+
+
+def grouped(found: Iterable[Stratum], by: Sequence[Dimension]) -> list[Group]:
+    """In the order of their first strata."""
+    members: dict[tuple[FaultModel, Values], list[tuple[int, Stratum]]] = {}
+    for number, stratum in enumerate(found):
+        members.setdefault((model_of(stratum), values_of(stratum, by)), []).append((number, stratum))
+    return [
+        Group(model, values, _name(model, values, by, own[0][1]), tuple(own))
+        for (model, values), own in members.items()
+    ]
+
+
+def _name(model: FaultModel, values: Values, by: Sequence[Dimension], first: Stratum) -> str:
+    """Bits go by their role, so that campaigns in two precisions draw the same faults."""
+    fmt = first.site.format
+    told = [fmt.role_name(value) if dimension == "bit" else value for dimension, value in zip(by, values, strict=True)]
+    return "/".join(map(str, (*model, *told)))

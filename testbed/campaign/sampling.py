@@ -1,0 +1,78 @@
+"""Sampling without replacement that can go on: the faults of a group in a random order of their own.
+
+Draw number n is place n of a random permutation of the group's faults, which is seeded by (campaign seed, group name)
+and never written down. So any range of draws costs what it holds, and no draw depends on others, not even its own
+group's earlier ones.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from testbed.campaign.draw import Draw, Stratum, draw_at, seed_of
+from testbed.campaign.grouping import Group
+from testbed.core.errors import UsageError
+
+_SHUFFLED = 1 << 16  # populations up to here are permuted as they are
+_MOST = 1 << 62
+_ROUNDS = 8
+
+Integers = NDArray[np.int64]
+_Words = NDArray[np.uint64]
+
+
+def drawn_places(population: int, seed: int, name: str, start: int, stop: int) -> Integers:
+    """(stop - start,) draws ``start`` to ``stop`` - 1: places 0 to ``population`` - 1, none twice.
+
+    A Feistel network of keyed hashes is a permutation of the pairs of two halves of a word; what falls outside the
+    population is sent through it again until it falls inside (Black & Rogaway, CT-RSA 2002).
+    """
+    if not 0 <= start <= stop <= population:
+        raise ValueError(f"there are no draws {start} to {stop} of {population}")
+    if population > _MOST:
+        raise UsageError(f"{name} has more faults than can be drawn from in rounds; leave [stop] out")
+    if population <= _SHUFFLED:
+        return np.random.default_rng(seed_of(seed, name, 0)).permutation(population)[start:stop].astype(np.int64)
+    half = np.uint64(-(-(population - 1).bit_length() // 2))
+    keys = np.random.default_rng(seed_of(seed, name, 0)).integers(1 << 64, size=_ROUNDS, dtype=np.uint64)
+    places = _permuted(np.arange(start, stop, dtype=np.uint64), half, keys)
+    outside = places >= population
+    while outside.any():
+        places[outside] = _permuted(places[outside], half, keys)
+        outside = places >= population
+    return places.astype(np.int64)
+
+
+def _permuted(words: _Words, half: np.uint64, keys: _Words) -> _Words:
+    mask = (np.uint64(1) << half) - np.uint64(1)
+    left, right = words >> half, words & mask
+    for key in keys:
+        left, right = right, left ^ (_mixed(right ^ key) & mask)
+    return (left << half) | right
+
+
+def _mixed(words: _Words) -> _Words:
+    """The finaliser of splitmix64 (Steele, Lea & Flood, OOPSLA 2014)."""
+    with np.errstate(over="ignore"):
+        words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return words ^ (words >> np.uint64(31))
+
+
+def members_of(group: Group, places: Integers) -> tuple[Integers, Integers]:
+    """(which member each place is in, its place there)."""
+    member = np.searchsorted(group.starts, places, side="right") - 1
+    return member, places - group.starts[member]
+
+
+def draw_of(group: Group, number: int, stratum: Stratum, place: int, seed: int) -> Draw:
+    """Draw ``number`` of the group, which fell on ``place`` of a member. What is drawn together with a place is seeded by
+    (seed, group name, number)."""
+    rng = _UNUSED
+    if stratum.op == "random" or stratum.pattern != "single":
+        rng = np.random.default_rng(seed_of(seed, group.name, number + 1))
+    return draw_at(stratum, number, place, rng)
+
+
+_UNUSED = np.random.default_rng(0)  # for faults that are told by their place alone

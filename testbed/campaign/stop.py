@@ -1,0 +1,106 @@
+"""The [stop] table of a spec: a campaign that draws in rounds until every rate asked for is known well enough."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import Field, field_validator
+
+from testbed.analysis.sequential import StopRule
+from testbed.campaign.faultspec import FaultSpec
+from testbed.campaign.strict import Count, Strict
+from testbed.core.errors import UsageError
+
+Dimension = Literal["site", "kind", "block", "bit", "bit_class", "tier"]
+DIMENSIONS: tuple[Dimension, ...] = get_args(Dimension)
+
+
+def dimensions(text: str) -> tuple[Dimension, ...]:
+    """ "site x bit_class" in parts; "all" is none. Raises UsageError for an unknown dimension, or one named twice."""
+    if text.strip() == "all":
+        return ()
+    parts = [part.strip() for part in text.split(" x ")]
+    for part in parts:
+        if part not in DIMENSIONS:
+            raise UsageError(
+                f"unknown dimension {part!r}; known: {', '.join(DIMENSIONS)}, put together as 'site x bit'"
+            )
+    if len(set(parts)) < len(parts):
+        raise UsageError(f"{text!r} names a dimension twice")
+    return tuple(part for part in DIMENSIONS if part in parts)
+
+
+class StopSpec(Strict):
+    """Draw until half the width of every interval is at most ``margin``.
+
+    margin, confidence: of the rate of ``measure`` in every part that ``per`` tells apart, for each fault model; the
+        campaign's confidence unless said. Each interval holds with this confidence, at all looks together.
+    strata: what is sampled uniformly, as one. Always within the parts that ``per`` and ``steer`` tell apart.
+    steer: by what the allocation learns: strata of one part that differ in nothing of this are drawn from in proportion
+        to their populations.
+    pilot: least faults per stratum in the first round. growth: of a part's faults from one round to the next, at most.
+    spending: of the error over the looks, "obrien-fleming" for late, "pocock" for evenly.
+    proxy: what guesses the effect of a fault before any is run: "magnitude", by how far the flip moves the value;
+        "gradient", by the first-order effect on the golden class's lead. It steers, and changes no estimate.
+    """
+
+    margin: Annotated[float, Field(gt=0, lt=0.5)]
+    confidence: Annotated[float, Field(gt=0, lt=1)] | None = None
+    per: str = "block"
+    measure: Literal["sdc1", "outside"] = "sdc1"
+    strata: str = "site x bit_class"
+    steer: str = "bit_class"
+    pilot: Count = 2
+    growth: Annotated[float, Field(gt=1, le=10)] = 2.0
+    max_rounds: Count = 20
+    max_faults: Count | None = None
+    spending: Literal["obrien-fleming", "pocock"] = "obrien-fleming"
+    proxy: Literal["none", "magnitude", "gradient"] = "none"
+
+    @field_validator("per", "strata", "steer")
+    @classmethod
+    def _known(cls, value: Any) -> Any:
+        try:
+            dimensions(value)
+        except UsageError as error:
+            raise ValueError(str(error)) from error
+        return value
+
+    @property
+    def domains(self) -> tuple[Dimension, ...]:
+        return dimensions(self.per)
+
+    @property
+    def steered_by(self) -> tuple[Dimension, ...]:
+        return dimensions(self.steer)
+
+    @property
+    def sampled_by(self) -> tuple[Dimension, ...]:
+        """Of the strata: what is asked for, and what domains and classes are told apart by."""
+        asked = {*dimensions(self.strata), *self.domains, *self.steered_by}
+        return tuple(dimension for dimension in DIMENSIONS if dimension in asked)
+
+    def rule(self, confidence: float) -> StopRule:
+        """confidence: the campaign's."""
+        return StopRule(
+            self.margin,
+            self.confidence or confidence,
+            self.spending,
+            self.pilot,
+            self.growth,
+            self.max_rounds,
+            self.max_faults or math.inf,
+        )
+
+    def check(self, faults: Sequence[FaultSpec]) -> None:
+        """Raises ValueError for sections that do not go with it."""
+        if any(section.per_stratum != 1 for section in faults):
+            raise ValueError("faults.per_stratum: [stop] decides how many faults are drawn; leave it out")
+        if self.measure == "sdc1" and any(section.target == "attention" for section in faults):
+            raise ValueError('stop.measure: the attention module has no classes; ask for measure = "outside"')
+        if any(section.pattern == "sites" for section in faults):
+            raise ValueError("stop: faults at several sites have no strata to draw from in turn; leave [stop] out")
+        if "tier" in (*self.domains, *self.steered_by) and any(section.persistent for section in faults):
+            raise ValueError("stop.per: persistent faults strike the images of all tiers; leave out tier")
