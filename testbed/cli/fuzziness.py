@@ -177,7 +177,7 @@ def _layers_text(measured: RunFuzziness) -> RenderableType:
         f"{found.images:,} test images of {measured.data}, {found.classes} classes: accuracy"
         f" {100 * found.accuracy:.2f} %, loss {found.loss:.4f} nats"
     )
-    return Group(table, *_fit_lines(fits), tail)
+    return Group(table, *_fit_lines(fits, found.layers), tail)
 
 
 def _average_text(mean: Average, files: Sequence[Path]) -> RenderableType:
@@ -190,7 +190,7 @@ def _average_text(mean: Average, files: Sequence[Path]) -> RenderableType:
         f"{len(mean.runs)} models on {mean.images:,} test images of {mean.data}: accuracy"
         f" {100 * mean.accuracy.value:.2f} ± {100 * mean.accuracy.std:.2f} %"
     )
-    return Group(table, *_fit_lines(mean.fits), tail, *(f"written: {file}" for file in files))
+    return Group(table, *_fit_lines(mean.fits, values), tail, *(f"written: {file}" for file in files))
 
 
 def _layers_table(
@@ -213,10 +213,11 @@ def _layers_table(
     return table
 
 
-def _fit_lines(fits: Fits) -> list[str]:
+def _fit_lines(fits: Fits, layers: Mapping[str, float]) -> list[str]:
     lines = []
+    exact = " (three blocks are met exactly)" if sum(name.startswith("block.") for name in layers) == 3 else ""
     if (law := fits.exponential) is not None:
-        lines.append(f"spike and decay: {law.a:.5g} exp(-{law.b:.5g} x) + {law.c:.5g}, R^2 {_number(law.r2)}")
+        lines.append(f"spike and decay: {law.a:.5g} exp(-{law.b:.5g} x) + {law.c:.5g}, R^2 {_number(law.r2)}{exact}")
     if (rule := fits.separation) is not None:
         lines.append(
             f"law of separation: rho {rule.rho:.4f} per block, R^2 {_number(rule.r2)}, Pearson r {_number(rule.r)}"

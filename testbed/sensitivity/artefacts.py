@@ -30,6 +30,7 @@ from testbed.sensitivity.plots import (
     epochs_figure,
     layers_figure,
     limits_of,
+    rendered,
     save_gif,
     save_png,
 )
@@ -130,7 +131,7 @@ def finish_log(path: Path, recorder: Recorder) -> list[EpochFuzziness]:
     with working_in(path) as run:
         if recorder.called:
             run.folder.redo(LOG_STAGE, [LOG_STAGE])
-        log = recorded_log(path) if (path / LOG).exists() else []
+        log = _log_in(run.folder) if (path / LOG).exists() else []
         missing = [
             epoch
             for epoch in range(1, recorder.epochs + 1)
@@ -157,17 +158,26 @@ def recorded_log(path: Path) -> list[EpochFuzziness]:
     Raises UsageError where it recorded nothing, StaleArtefact where the log was edited since the training's end.
     """
     folder = RunFolder.existing(path)
-    file = folder / LOG
-    if LOG_STAGE in folder.manifest.get("stages", {}):
+    if not (folder / LOG).exists() and LOG_STAGE not in folder.manifest["stages"]:
+        raise UsageError(f"the training in {path} recorded no fuzziness; train with --fuzziness-every N")
+    return _log_in(folder)
+
+
+def _log_in(folder: RunFolder) -> list[EpochFuzziness]:
+    if LOG_STAGE in folder.manifest["stages"]:
         try:
             folder.verify(LOG_STAGE, [LOG])
         except StaleArtefact as error:
             raise StaleArtefact(
-                f"{file} was edited or removed since it was recorded; train with --redo train"
+                f"{folder / LOG} was edited or removed since it was recorded; train again with --redo train"
             ) from error
-    if not file.exists():
-        raise UsageError(f"the training in {path} recorded no fuzziness; train with --fuzziness-every N")
-    return read_log(file)
+    return read_log(folder / LOG)
+
+
+def short(data: str) -> str:
+    """The data set's name for a title: without the folders of its path."""
+    kind, colon, path = data.partition(":")
+    return f"{kind}{colon}{Path(path).name}"
 
 
 def _log_files(log: Sequence[EpochFuzziness]) -> list[str]:
@@ -189,7 +199,7 @@ def _draw(path: Path, log: Sequence[EpochFuzziness], title: str, depth: int) -> 
     for stale in (path / LOG).parent.glob("*-*.png"):  # of a training that was recorded at other epochs
         stale.unlink()
     limits = limits_of(log)  # one scale for all epochs: they are looked at side by side, and as an animation
-    figures = []
+    pictures = []
     for row in log:
         told = [
             f"train loss {row.train_loss:.4f}",
@@ -197,9 +207,10 @@ def _draw(path: Path, log: Sequence[EpochFuzziness], title: str, depth: int) -> 
             f"test accuracy {100 * row.test_accuracy:.2f} %",
         ]
         fits = fits_of(row.layers, depth)
-        figures.append(layers_figure(row.layers, fits, f"{title}, epoch {row.epoch}", told, limits=limits))
-        save_png(path / _epoch_file(row.epoch), figures[-1])
-    save_gif(path / "fuzziness/epochs.gif", figures)
+        figure = layers_figure(row.layers, fits, f"{title}, epoch {row.epoch}", told, limits=limits)
+        pictures.append(rendered(figure))
+        save_png(path / _epoch_file(row.epoch), pictures[-1])
+    save_gif(path / "fuzziness/epochs.gif", pictures)
     save_png(path / "fuzziness/epochs.png", epochs_figure(log, log[-1].layers, title))
     for name in log[-1].layers:
         save_png(path / _layer_file(name), epochs_figure(log, [name], f"{title}, {name}"))
@@ -211,7 +222,7 @@ def _write(path: Path, measured: RunFuzziness) -> None:
     lines = [f"{name},{value!r}\n" for name, value in found.layers.items()]
     write_text(path / TABLE, "layer,fuzziness\n" + "".join(lines))
     told = [f"accuracy {100 * found.accuracy:.2f} %", f"loss {found.loss:.4f} nats", f"{found.images:,} test images"]
-    save_png(path / PICTURE, layers_figure(found.layers, measured.fits, f"{measured.run} on {measured.data}", told))
+    save_png(path / PICTURE, layers_figure(found.layers, measured.fits, f"{measured.run} on {short(measured.data)}", told))
 
 
 def _read(table: Path) -> dict[str, float]:

@@ -14,7 +14,7 @@ from testbed.core.errors import UsageError
 from testbed.core.files import write_text
 from testbed.core.runfolder import RunFolder
 from testbed.models.runs import open_model_run
-from testbed.sensitivity.artefacts import LOG, RunFuzziness, fits_of, recorded_log
+from testbed.sensitivity.artefacts import LOG, RunFuzziness, fits_of, recorded_log, short
 from testbed.sensitivity.fits import Fits
 from testbed.sensitivity.log import EpochFuzziness
 from testbed.sensitivity.plots import accuracy_figure, epochs_figure, layers_figure, save_png
@@ -110,7 +110,7 @@ def write_average(folder: Path, found: Average, epochs: Sequence[EpochAverage]) 
         f"accuracy {100 * found.accuracy.value:.2f} ± {100 * found.accuracy.std:.2f} %",
         f"loss {found.loss.value:.4f} ± {found.loss.std:.4f} nats",
     ]
-    title = f"mean and standard deviation of {n} models on {found.data}"
+    title = f"mean and standard deviation of {n} models on {short(found.data)}"
     figure = layers_figure(_values(found.layers), found.fits, title, told, spread=_spreads(found.layers))
     save_png(folder / PICTURE, figure)
     if not epochs:

@@ -10,7 +10,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogFormatter, MaxNLocator
 from PIL import Image
 
 from testbed.core.files import atomic_path
@@ -23,9 +23,17 @@ Limits = tuple[float, float]
 Spread = Mapping[str, float]
 
 
-def save_png(path: Path, figure: Figure) -> None:
+def rendered(figure: Figure) -> Image.Image:
+    canvas = FigureCanvasAgg(figure)
+    figure.set_dpi(_DPI)
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+
+
+def save_png(path: Path, picture: Figure | Image.Image) -> None:
+    image = rendered(picture) if isinstance(picture, Figure) else picture
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=_DPI)
+        image.save(temporary, format="PNG")
 
 
 def layers_figure(
@@ -42,26 +50,28 @@ def layers_figure(
     ``told``: lines of the text box, the R^2 are added to them. ``spread``: +- of each layer. ``limits``: of the values, for
     pictures that are to be compared.
     """
-    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    figure = Figure(figsize=(12, 4.5), layout="constrained")
     figure.suptitle(title)
-    linear, logarithmic = figure.subplots(1, 2)
+    linear, logarithmic, beside = figure.subplots(1, 3, width_ratios=(5, 5, 2))
     for axes in (linear, logarithmic):
         _levels(axes, layers, spread)
     interior = np.array([x for x, name in enumerate(layers) if name.startswith("block.")], np.float64)
     fine = np.linspace(interior[0], interior[-1], 200) if len(interior) else interior
     if fits.exponential is not None:  # x counts blocks from 1, wherever the first of them stands in the picture
-        linear.plot(fine, fits.exponential.at(fine - interior[0] + 1), "k--", label="a exp(-b x) + c")
+        linear.plot(fine, fits.exponential.at(fine - interior[0] + 1), "k--")
+        linear.set_title("dashed: a exp(-b x) + c", fontsize="small")
     if fits.separation is not None:
-        logarithmic.plot(fine, fits.separation.at(fine - interior[0] + 1), "k--", label="law of separation")
+        logarithmic.plot(fine, fits.separation.at(fine - interior[0] + 1), "k--")
+        logarithmic.set_title("dashed: law of separation", fontsize="small")
     positive = [value for value in layers.values() if 0 < value < np.inf]
     if positive:
-        logarithmic.set_yscale("log")
+        _log_scale(logarithmic)
         low, high = limits or (min(positive), max(positive))
         logarithmic.set_ylim(low / 1.5, high * 1.5)
         linear.set_ylim(-0.05 * high, 1.1 * high)
-    linear.text(0.98, 0.97, "\n".join([*told, *_r2_lines(fits)]), **_box(linear))
-    for axes in (linear, logarithmic):
-        axes.legend(loc="lower left", fontsize="small")
+    beside.axis("off")
+    frame = {"boxstyle": "round", "facecolor": "white"}
+    beside.text(0, 1, "\n".join([*told, *_r2_lines(fits)]), va="top", fontsize="small", bbox=frame)
     return figure
 
 
@@ -76,7 +86,7 @@ def epochs_figure(
         values = [row.layers[name] for row in log]
         _line(axes, log, values, [one[name] for one in spread] if spread else None, name, colour)
     if all(0 < row.layers[name] < np.inf for row in log for name in names):
-        axes.set_yscale("log")
+        _log_scale(axes)
     axes.set(title=title, xlabel="epoch", ylabel="fuzziness D")
     figure.legend(loc="outside right upper", fontsize="small")
     return figure
@@ -101,21 +111,14 @@ def limits_of(log: Sequence[EpochFuzziness]) -> Limits | None:
     return (min(values), max(values)) if values else None
 
 
-def save_gif(path: Path, figures: Iterable[Figure]) -> None:
-    """One frame per figure, over and over; the last one stays longer."""
-    frames = [_pixels(figure) for figure in figures]
+def save_gif(path: Path, pictures: Sequence[Image.Image]) -> None:
+    """One frame per picture, over and over; the last one stays longer."""
+    frames = [picture.quantize(64) for picture in pictures]
     durations = [_SHOWN_FRAME_MS] * (len(frames) - 1) + [3 * _SHOWN_FRAME_MS]
     with atomic_path(path) as temporary:
         frames[0].save(
             temporary, format="GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0, disposal=2
         )
-
-
-def _pixels(figure: Figure) -> Image.Image:
-    canvas = FigureCanvasAgg(figure)
-    figure.set_dpi(_DPI)
-    canvas.draw()
-    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").quantize(64)
 
 
 def _levels(axes: Axes, layers: Mapping[str, float], spread: Spread | None) -> None:
@@ -125,7 +128,7 @@ def _levels(axes: Axes, layers: Mapping[str, float], spread: Spread | None) -> N
     errors = None if spread is None else [spread[name] for name in names]
     axes.errorbar(x, shown, errors, color="tab:blue", marker="o", markersize=4, linewidth=1, capsize=3)
     for place, colour in ((0, "tab:red"), (len(names) - 1, "tab:green")):
-        axes.plot(x[place], shown[place], "o", color=colour, markersize=9, label=names[place], zorder=3)
+        axes.plot(x[place], shown[place], "o", color=colour, markersize=9, zorder=3)
     axes.set_xticks(x, names, rotation=45, ha="right", fontsize="small")
     axes.set_ylabel("fuzziness D")
     axes.grid(alpha=0.3)
@@ -148,11 +151,13 @@ def _line(
     axes.grid(alpha=0.3)
 
 
+def _log_scale(axes: Axes) -> None:
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(LogFormatter())  # 100, not 10^2
+    axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
+
+
 def _r2_lines(fits: Fits) -> list[str]:
     named = {"exponential": fits.exponential, "separation": fits.separation}
     return [f"$R^2$ {name}: {fit.r2:.4f}" for name, fit in named.items() if fit is not None and fit.r2 is not None]
 
-
-def _box(axes: Axes) -> dict[str, object]:
-    frame = {"boxstyle": "round", "facecolor": "white", "alpha": 0.8}
-    return {"transform": axes.transAxes, "ha": "right", "va": "top", "fontsize": "small", "bbox": frame}
