@@ -7,18 +7,20 @@ reach are computed, where the graph proves that these are few; what follows runs
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from testbed.campaign.evaluation import Evaluated, Evaluator, How, Strikes
 from testbed.campaign.images import Inputs
-from testbed.campaign.suffix_entries import read_words, write_words
+from testbed.campaign.suffix_costs import Costs
+from testbed.campaign.suffix_entries import Entry, read_words, write_words
 from testbed.campaign.suffix_golden import Goldens
 from testbed.campaign.suffix_pieces import Open, Pieces
 from testbed.campaign.suffix_plan import SuffixPlan
 from testbed.campaign.suffix_routes import Routes, Way
-from testbed.campaign.suffix_run import Replay, Run, chunks
+from testbed.campaign.suffix_run import Replay, Run, chunks, replayed
 from testbed.campaign.whole import check_live
 from testbed.instrument.feed import NO_SITE
 from testbed.instrument.stages import Stages
@@ -48,19 +50,50 @@ class SuffixEvaluator:
         self.stages, self.plan, self.whole = stages, plan, whole
         self.pieces = Pieces(stages, plan, open_, batch, weight_bytes)
         self.routes = Routes(stages, plan)
+        self.costs = Costs(stages, self.pieces, self.routes)
         self._inputs, self._batch = inputs, batch
+        self._work, self._evaluated = 0.0, 0
         names = self._kept()
         size = sum(int(np.prod(stages.flow.per_image(n))) for n in names) * 4
-        self._goldens = Goldens(lambda: self.pieces.tapped(names), names, size, inputs, images, batch, golden_bytes)
+        self._goldens = Goldens(
+            lambda: self.pieces.tapped(names), names, stages.flow.output, size, inputs, images, batch, golden_bytes
+        )
 
     @property
     def golden(self) -> NDArray[np.float32]:
         return self.whole.golden
 
+    @cached_property
+    def _replay(self) -> Replay:
+        return Replay(self.stages, self.pieces, self.routes, self._goldens, self.golden, self._inputs)
+
     @property
     def engine_seconds(self) -> float:
         """Time spent inside the pieces' engines, golden values included; the whole twin's is its own."""
         return self.pieces.clock.seconds
+
+    def golden_by_pieces(self) -> tuple[NDArray, NDArray]:
+        """(images, ...) outputs without a fault, of the graph that golden values are taken from and of the longest suffix:
+        both must be the whole twin's golden, bit for bit."""
+        inside = self.plan.inside and self.stages.stages[1].rowed is not None
+        tapped, suffix = np.empty_like(self.golden), np.empty_like(self.golden)
+        for group in self._goldens.groups(np.arange(len(self.golden))):
+            tapped[group] = self._goldens.outputs(group)
+            entry = Entry(group, self._goldens.slots(group), How.SUFFIX)
+            for found in replayed(self._replay, 1, inside, [entry]):
+                suffix[found.rows] = found.outputs
+        return tapped, suffix
+
+    def relative_cost(self, strikes: Strikes) -> NDArray[np.float64]:
+        """(n,) share of a whole inference's multiply-accumulates that each strike leaves to be run, padding not counted,
+        and as if no strike were found to be unchanged on its way."""
+        ways, ports, _ = self.routes.ways(strikes)
+        return self.costs.of(ways, ports)
+
+    @property
+    def work(self) -> float:
+        """Mean `relative_cost` of the strikes evaluated so far."""
+        return self._work / self._evaluated if self._evaluated else 0.0
 
     def close(self) -> None:
         self.pieces.close()
@@ -68,18 +101,19 @@ class SuffixEvaluator:
 
     def evaluate(self, strikes: Strikes) -> Iterator[Evaluated]:
         ways, ports, tokens = self.routes.ways(strikes)
+        self._work += self.costs.of(ways, ports).sum()
+        self._evaluated += len(strikes)
         for way, how in ((Way.DEAD, How.DEAD), (Way.OUTPUT, How.SUFFIX)):
             for rows in chunks(np.flatnonzero(ways == way), self._batch):
                 yield Evaluated.exact(rows, self._of_golden(strikes, rows, way == Way.OUTPUT), how)
         if len(rows := np.flatnonzero(ways == Way.WHOLE)):
             for found in self.whole.evaluate(strikes.take(rows)):
                 yield Evaluated(rows[found.rows], found.outputs, found.how, found.bound)
-        replay = Replay(self.stages, self.pieces, self.routes, self._goldens, self.golden, self._inputs)
         left = np.flatnonzero(~np.isin(ways, (Way.DEAD, Way.OUTPUT, Way.WHOLE)))
         for group in self._goldens.groups(strikes.image[left]):
             for rows in chunks(left[group], _STRIKES_AT_ONCE):
                 slot = self._goldens.slots(strikes.image[rows])
-                run = Run(replay, strikes.take(rows), ways[rows], ports[rows], tokens[rows], slot)
+                run = Run(self._replay, strikes.take(rows), ways[rows], ports[rows], tokens[rows], slot)
                 for found in run.evaluate():
                     yield Evaluated(rows[found.rows], found.outputs, found.how, found.bound)
 

@@ -18,13 +18,14 @@ class Goldens:
         self,
         tapped: Callable[[], Piece],
         names: Sequence[str],
+        output: str,
         bytes_per_image: int,
         inputs: Inputs,
         images: int,
         batch: int,
         budget_bytes: int,
     ) -> None:
-        self._tapped, self._names, self._inputs = tapped, list(names), inputs
+        self._tapped, self._names, self._output, self._inputs = tapped, list(names), output, inputs
         self._batch = batch
         self._piece: Piece | None = None
         self.capacity = int(np.clip(budget_bytes // max(1, bytes_per_image), batch, max(batch, images)))
@@ -33,6 +34,7 @@ class Goldens:
         self._used = np.zeros(self.capacity, np.int64)
         self._now = 0
         self._arrays: dict[str, NDArray] = {}
+        self._outputs: NDArray | None = None
 
     def __getitem__(self, name: str) -> NDArray:
         """(capacity, ...) values, by slot."""
@@ -56,6 +58,12 @@ class Goldens:
         for start in range(0, len(wanted), self.capacity):
             yield np.flatnonzero(np.isin(images, wanted[start : start + self.capacity]))
 
+    def outputs(self, images: NDArray[np.int64]) -> NDArray:
+        """(n, ...) the model's own, as they came along."""
+        self.slots(images)
+        assert self._outputs is not None
+        return self._outputs[images]
+
     def close(self) -> None:
         if self._piece is not None:
             self._piece.runner.close()
@@ -65,6 +73,10 @@ class Goldens:
         self._piece = self._piece or self._tapped()
         padded = np.concatenate([images, np.zeros(self._batch - len(images), np.int64)])
         outputs = self._piece({self._piece.inputs[0]: self._inputs(padded)})
+        own = outputs[self._output]
+        if self._outputs is None:
+            self._outputs = np.zeros((len(self._slot), *own.shape[1:]), own.dtype)
+        self._outputs[images] = own[: len(images)]
         slots = np.argsort(self._used, kind="stable")[: len(images)]
         self._used[slots] = self._now
         old = self._image[slots]

@@ -97,9 +97,13 @@ class Pieces:
 
     def suffix(self, stage: int, inside: bool) -> list[Piece]:
         """From the stage's start, or from its attention's inputs, to the output: to be run one after the other."""
-        stop = next(end for end in self._ends if end > stage)
+        stop = self.stop_of(stage)
         pieces = [self._span(stage, inside, stop)]
         return pieces if stop == len(self.stages.stages) else [*pieces, *self.suffix(stop, False)]
+
+    def stop_of(self, stage: int) -> int:
+        """The stage at which an engine that starts with ``stage`` ends."""
+        return next(end for end in self._ends if end > stage)
 
     def twin(self, stage: int) -> PortedPiece:
         """A whole stage with a port at each of its sites but its end's."""
@@ -115,15 +119,18 @@ class Pieces:
         """The stage's "front", "middle" or "tail" for `ROWS` rows per image, with a port at each confined site."""
 
         def build() -> PortedPiece:
-            flow, found = self.stages.flow, self.stages.stages[stage]
+            found = self.stages.stages[stage]
             part: Part = getattr(found.rowed, name)
-            wanted: dict[str, Need] = dict(part.outputs)
-            places = flow.between(list(part.inputs), list(part.outputs))
-            few = restricted(flow, places, list(part.inputs), wanted, ROWS)
+            few = self.part_model(part)
             sites = [site for site in found.sites if site.tensor in part.axes and site.tensor in few.shapes]
             return self._ported(few.proto, list(part.inputs), sites, few.shapes, self.row_batch)
 
         return self._kept(("part", stage, name), build)
+
+    def part_model(self, part: Part) -> Restricted:
+        flow = self.stages.flow
+        wanted: dict[str, Need] = dict(part.outputs)
+        return restricted(flow, flow.between([*part.inputs], [*part.outputs]), [*part.inputs], wanted, ROWS)
 
     def close(self) -> None:
         for piece in self._built.values():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -37,6 +37,17 @@ class Replay:
     goldens: Goldens
     golden: NDArray[np.float32]
     inputs: Inputs
+
+
+def replayed(replay: Replay, stage: int, inside: bool, entries: Sequence[Entry]) -> Iterator[Evaluated]:
+    """Outputs of strikes that enter a suffix, in batches; ``rows`` are the entries' own numbers."""
+    first, *others = replay.pieces.suffix(stage, inside)
+    for batch in batches(entries, first.inputs, replay.goldens, replay.pieces.batch):
+        found = first(batch.feeds)
+        for piece in others:
+            found = piece({name: found[name] for name in piece.inputs})
+        outputs = found[replay.stages.flow.output][: len(batch.strike)]
+        yield Evaluated(batch.strike, outputs, batch.how, np.zeros(len(outputs), np.float32))
 
 
 class Run:
@@ -74,7 +85,7 @@ class Run:
                 yield Evaluated.exact(rows, golden, How.UNCHANGED)
             self._unchanged.clear()
         for (number, inside), entries in sorted(self._entries.items(), key=lambda item: item[0]):
-            yield from self._suffix(number, inside, entries)
+            yield from replayed(self._replay, number, inside, entries)
 
     # ---- strikes enter
 
@@ -141,7 +152,7 @@ class Run:
                 self._unchanged.append(some[~differs])
             if differs.any():
                 entry = Entry(some[differs], self._slot[some[differs]], How.SUFFIX, whole={stage.end: ends[differs]})
-                yield from self._suffix(stage.number + 1, False, [entry])
+                yield from replayed(self._replay, stage.number + 1, False, [entry])
 
     # ---- one changed row goes on
 
@@ -202,15 +213,6 @@ class Run:
     ) -> None:
         entry = Entry(rows, self._slot[rows], how, token, changed or {}, words)
         self._entries[number, inside].append(entry)
-
-    def _suffix(self, number: int, inside: bool, entries: list[Entry]) -> Iterator[Evaluated]:
-        first, *others = self._pieces.suffix(number, inside)
-        for batch in batches(entries, first.inputs, self._golden, self._pieces.batch):
-            found = first(batch.feeds)
-            for piece in others:
-                found = piece({name: found[name] for name in piece.inputs})
-            outputs = found[self._replay.stages.flow.output][: len(batch.strike)]
-            yield Evaluated(batch.strike, outputs, batch.how, np.zeros(len(outputs), np.float32))
 
     # ---- struck values
 

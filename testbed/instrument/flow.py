@@ -18,6 +18,7 @@ Shape = tuple[int | None, ...]
 """None is the batch; 0 is a dimension that depends on the batch in another way."""
 FROM_SHAPE = ("Shape", "Size")
 _BATCHES = (2, 3)
+_FOLDED = ("Cast", "Identity", "Reshape")
 
 
 class CannotCut(TestbedError):
@@ -142,17 +143,24 @@ class Flow:
         return found
 
     def constant(self, tensor: str) -> NDArray | None:
-        """The value of a tensor that is stored, or of a Constant node."""
+        """The value of a tensor that is stored, of a Constant node, or of one of these laid out anew."""
         if tensor in self.stored:
             return numpy_helper.to_array(self.stored[tensor])
         node = self.nodes[self.producer[tensor]] if tensor in self.producer else None
-        if node is None or node.op_type != "Constant":
+        if node is None:
             return None
-        value = next(iter(node.attribute), None)
-        found = helper.get_attribute_value(value) if value is not None else None
-        if isinstance(found, TensorProto):
-            return numpy_helper.to_array(found)
-        return np.asarray(found) if isinstance(found, int | float | list | tuple) else None
+        first = next((helper.get_attribute_value(a) for a in node.attribute), None)
+        if node.op_type == "Constant":
+            if isinstance(first, TensorProto):
+                return numpy_helper.to_array(first)
+            return np.asarray(first) if isinstance(first, int | float | list | tuple) else None
+        parts = [self.constant(name) for name in node.input] if node.op_type in _FOLDED else [None]
+        if any(part is None for part in parts):
+            return None
+        value, *rest = (part for part in parts if part is not None)
+        if node.op_type == "Cast":
+            return value.astype(helper.tensor_dtype_to_np_dtype(int(first or 0)))
+        return value.reshape([int(d) for d in rest[0]]) if node.op_type == "Reshape" else value
 
     def per_image(self, tensor: str) -> tuple[int, ...]:
         """Shape without the batch, which leads. Raises CannotCut for a tensor that the batch does not lead."""

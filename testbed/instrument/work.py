@@ -12,21 +12,17 @@ from testbed.instrument.flow import Flow, Shape
 _PRODUCTS = ("MatMul", "Gemm", "Conv", "FusedMatMul")
 
 
-def macs(flow: Flow, places: Iterable[int], few: Mapping[str, tuple[int, int]] | None = None) -> float:
-    """Of the nodes at ``places``. few: tensors of which only some rows are computed -> (axis, how many)."""
-    return sum(_of_node(flow, flow.nodes[place], few or {}) for place in places)
+def macs(flow: Flow, places: Iterable[int], few: Mapping[str, tuple[int, ...]] | None = None) -> float:
+    """Of the nodes at ``places``. few: shapes, for one image, of tensors of which only some rows are computed."""
+    return float(sum(_of_node(flow, flow.nodes[place], few or {}) for place in places))
 
 
-def _of_node(flow: Flow, node: NodeProto, few: Mapping[str, tuple[int, int]]) -> float:
+def _of_node(flow: Flow, node: NodeProto, few: Mapping[str, tuple[int, ...]]) -> int:
     output = flow.shapes.get(node.output[0]) if node.op_type in _PRODUCTS else None
     if output is None:
-        return 0.0
-    inner = _inner(flow, node)
-    made = math.prod(d or 1 for d in output)
-    if node.output[0] in few:
-        axis, count = few[node.output[0]]
-        made = made * count // max(1, output[axis] or 1)
-    return float(made * inner)
+        return 0
+    made: Shape = few.get(node.output[0], output)
+    return math.prod(d or 1 for d in made) * _inner(flow, node)
 
 
 def _inner(flow: Flow, node: NodeProto) -> int:

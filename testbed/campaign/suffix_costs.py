@@ -1,0 +1,72 @@
+"""How much work a strike leaves: what the ceiling of an injection rate is computed from."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from testbed.campaign.suffix_pieces import Pieces
+from testbed.campaign.suffix_routes import Routes, Way
+from testbed.instrument.stages import Part, Stages
+from testbed.instrument.work import macs
+
+
+class Costs:
+    """In shares of the multiply-accumulates of a whole inference."""
+
+    def __init__(self, stages: Stages, pieces: Pieces, routes: Routes) -> None:
+        self._stages, self._pieces, self._routes = stages, pieces, routes
+        self._flow, self._plan = stages.flow, pieces.plan
+        self._whole = macs(self._flow, range(len(self._flow.nodes))) or 1.0
+        self._suffix, self._of = cache(self._macs_of_suffix), cache(self._macs_of)
+
+    def of(self, ways: NDArray[np.int8], ports: NDArray[np.int64]) -> NDArray[np.float64]:
+        """(n,) of strikes by their way and port number."""
+        found = np.empty(len(ways))
+        for way, port in set(zip(ways.tolist(), ports.tolist(), strict=True)):
+            found[(ways == way) & (ports == port)] = self._of(Way(way), port) / self._whole
+        return found
+
+    def _macs_of(self, way: Way, port: int) -> float:
+        stages, route = self._stages.stages, self._routes.routes[port]
+        stage, rowed = stages[route.stage], stages[route.stage].rowed
+        last = route.stage + 1 == len(stages)
+        if way == Way.WHOLE:
+            return self._whole
+        if way in (Way.DEAD, Way.OUTPUT):
+            return 0.0
+        if way == Way.CUT:
+            return self._entering(route.stage + 1)
+        if way == Way.INSIDE:
+            return self._suffix(route.stage, True)
+        if way == Way.TWIN or rowed is None:
+            own = macs(self._flow, self._flow.between([stage.start], [stage.end]))
+            return own + (0.0 if last else self._suffix(route.stage + 1, False))
+        if way == Way.FRONT:
+            return self._macs_of_part(rowed.front) + self._suffix(route.stage, True)
+        middle = self._macs_of_part(rowed.middle) if way == Way.MIDDLE else 0.0
+        return middle + self._macs_of_part(rowed.tail) + self._entering(route.stage + 1)
+
+    def _entering(self, number: int) -> float:
+        """Of one changed token at the start of a stage."""
+        rowed = self._stages.stages[number].rowed
+        if rowed is not None and self._plan.rows:
+            if rowed.middle is None:
+                return self._macs_of_part(rowed.tail) + self._entering(number + 1)
+            if rowed.front is not None and self._plan.inside:
+                return self._macs_of_part(rowed.front) + self._suffix(number, True)
+        return self._suffix(number, False)
+
+    def _macs_of_part(self, part: Part | None) -> float:
+        if part is None:
+            return 0.0
+        places = self._flow.between([*part.inputs], [*part.outputs])
+        return macs(self._flow, places, self._pieces.part_model(part).shapes)
+
+    def _macs_of_suffix(self, stage: int, inside: bool) -> float:
+        stop = self._pieces.stop_of(stage)
+        few, inputs = self._pieces.span_model(stage, inside, stop)
+        own = macs(self._flow, self._flow.between(inputs, [self._stages.stages[stop - 1].end]), few.shapes)
+        return own if stop == len(self._stages.stages) else own + self._suffix(stop, False)

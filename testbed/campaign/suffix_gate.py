@@ -1,0 +1,131 @@
+"""The gate of suffix replay: the same bits as the whole twin, shown on this engine, or the shortcut stays off."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from testbed.campaign.evaluation import Evaluator, NotDeterministic, Strikes
+from testbed.campaign.suffix import SuffixEvaluator
+from testbed.campaign.suffix_plan import BARE, SHORTCUTS, SuffixPlan
+from testbed.campaign.suffix_routes import Way
+from testbed.campaign.suffix_rows import same_words
+from testbed.campaign.suffix_sample import sample
+from testbed.core.errors import EngineError
+from testbed.instrument.feed import Words
+from testbed.instrument.flow import CannotCut
+
+Make = Callable[[SuffixPlan], SuffixEvaluator]
+Live = Callable[[Strikes], Words]
+"""Golden words (n, K) of strikes whose own are not known yet; 0 where there is no point."""
+
+
+@dataclass(frozen=True)
+class Proof:
+    """``plan``: what may be used; None where nothing may, and the whole twin is run. ``record``: JSON-ready."""
+
+    plan: SuffixPlan | None
+    record: dict[str, Any]
+
+
+@dataclass
+class _Trial:
+    """How one plan did. ``ways``: way -> [rows, rows whose bits differ]."""
+
+    golden: int = 0
+    ways: dict[str, list[int]] = field(default_factory=dict)
+    error: str = ""
+
+    @property
+    def passed(self) -> bool:
+        return not self.error and not self.golden and not any(wrong for _, wrong in self.ways.values())
+
+    def told(self) -> str:
+        wrong = [f"{way.lower()} {bad} of {rows}" for way, (rows, bad) in self.ways.items() if bad]
+        return self.error or "; ".join([*([f"golden {self.golden} images"] if self.golden else []), *wrong])
+
+
+def prove(make: Make, whole: Evaluator, live: Live, images: int, seed: int, per_site_kind: int = 4) -> Proof:
+    """Evaluates a seeded sample of real faults of every kind of site in the first, a middle and the last block, both ways.
+
+    make: an evaluator by a plan, over the same strikes, images and golden as ``whole``. per_site_kind: faults per kind,
+    block, and number of points (one, or two anywhere in the tensor); half of them in the first token, where a head may
+    look. Everything is on if all bits are equal; else each shortcut is tried by itself. Raises EngineError when the whole
+    twin fails.
+    """
+    wanted: tuple[Strikes, NDArray[np.float32]] | None = None
+    tried: list[dict[str, Any]] = []
+
+    def trial(plan: SuffixPlan) -> _Trial:
+        nonlocal wanted
+        found = _Trial()
+        try:
+            evaluator = make(plan)
+        except CannotCut as error:
+            return _Trial(error=str(error))
+        try:
+            if wanted is None:
+                strikes = sample(evaluator.stages, live, images, per_site_kind, seed)
+                wanted = strikes, outputs_of(whole, strikes)
+            found = _compared(evaluator, whole, *wanted)
+        except (EngineError, NotDeterministic, CannotCut) as error:
+            found.error = str(error)
+        finally:
+            evaluator.close()
+        tried.append({"plan": plan.record(), "passed": found.passed, "wrong": found.told()})
+        return found
+
+    plan, last = _search(trial)
+    record = {
+        "plan": None if plan is None else plan.record(),
+        "golden_images": images,
+        "golden_mismatches": last.golden,
+        "rows": sum(rows for rows, _ in last.ways.values()),
+        "ways": {way: {"rows": rows, "mismatches": wrong} for way, (rows, wrong) in sorted(last.ways.items())},
+        "tried": tried,
+        "error": last.error,
+    }
+    return Proof(plan, record)
+
+
+def _search(trial: Callable[[SuffixPlan], _Trial]) -> tuple[SuffixPlan | None, _Trial]:
+    """The plan with as many shortcuts as pass, and its trial (or that of the last one that did not)."""
+    found = trial(SuffixPlan())
+    if found.passed:
+        return SuffixPlan(), found
+    for style in ("opaque", "ported"):
+        plan = BARE.with_(style=style)
+        found = trial(plan)
+        if found.passed:
+            break
+    else:
+        return None, found
+    for shortcut in SHORTCUTS:
+        more = trial(plan.with_(**{shortcut: True}))
+        if more.passed:
+            plan, found = plan.with_(**{shortcut: True}), more
+    return plan, found
+
+
+def _compared(evaluator: SuffixEvaluator, whole: Evaluator, strikes: Strikes, wanted: NDArray[np.float32]) -> _Trial:
+    same_golden = [same_words(found, whole.golden) for found in evaluator.golden_by_pieces()]
+    trial = _Trial(golden=int((~np.all(same_golden, axis=0)).sum()))
+    if trial.golden:
+        return trial
+    same = same_words(outputs_of(evaluator, strikes), wanted)
+    ways, _, _ = evaluator.routes.ways(strikes)
+    for way in np.unique(ways):
+        mine = ways == way
+        trial.ways[Way(way).name.lower()] = [int(mine.sum()), int((~same[mine]).sum())]
+    return trial
+
+
+def outputs_of(evaluator: Evaluator, strikes: Strikes) -> NDArray[np.float32]:
+    """(n, ...) of all strikes, in their order."""
+    parts = list(evaluator.evaluate(strikes))
+    order = np.argsort(np.concatenate([part.rows for part in parts]), kind="stable")
+    return np.ascontiguousarray(np.concatenate([part.outputs for part in parts])[order])

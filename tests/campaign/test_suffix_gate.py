@@ -1,0 +1,155 @@
+"""The gate turns on what is shown to give the same bits, and off what does not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from testbed.campaign import suffix_pieces
+from testbed.campaign.evaluation import Evaluated, Strikes
+from testbed.campaign.suffix import SuffixEvaluator
+from testbed.campaign.suffix_gate import Proof, prove
+from testbed.campaign.suffix_plan import BARE, SuffixPlan
+from testbed.campaign.suffix_rows import RowRunner
+from testbed.core.errors import EngineError, StaleArtefact
+from tests.campaign.suffix_lab import CONFIGS, IMAGES, Lab, bits, evaluated, exported
+
+
+@pytest.fixture(scope="module")
+def model() -> Lab:
+    return Lab(exported("pre-norm"))
+
+
+def proof(model: Lab) -> Proof:
+    return prove(model.evaluator, model.whole, model.live, IMAGES, seed=1, per_site_kind=2)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_everything_is_on_where_all_bits_are_the_same(name: str) -> None:
+    found = proof(Lab(exported(name)))
+    assert found.plan == SuffixPlan()
+    assert found.record["golden_mismatches"] == 0
+    assert not any(way["mismatches"] for way in found.record["ways"].values())
+    assert found.record["rows"] >= 4 * len({site.kind for site in Lab(exported(name)).sites()})
+
+
+def test_the_record_is_json_and_gives_the_plan_back(model: Lab) -> None:
+    found = proof(model)
+    assert SuffixPlan.from_record(json.loads(json.dumps(found.record))["plan"]) == found.plan
+    with pytest.raises(StaleArtefact, match="redo gates"):
+        SuffixPlan.from_record({"style": "opaque"})
+
+
+def test_the_sample_is_seeded_and_has_dead_faults_among_it(model: Lab) -> None:
+    one, two = proof(model).record, proof(model).record
+    assert one == two
+    assert one["ways"]["dead"]["rows"] > 0
+
+
+def off_by_a_bit(values: NDArray) -> NDArray:
+    changed = values.copy()
+    bits(changed)[...] ^= 1
+    return changed
+
+
+def test_rows_that_differ_are_switched_off_alone(model: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = RowRunner._row
+
+    def wrong(self: RowRunner, *arguments: Any) -> NDArray:
+        return off_by_a_bit(row(self, *arguments))
+
+    monkeypatch.setattr(RowRunner, "_row", wrong)
+    found = proof(model)
+    assert found.plan == SuffixPlan(rows=False)
+    assert any(not tried["passed"] for tried in found.record["tried"])
+
+
+def test_rows_that_the_engine_computes_otherwise_are_switched_off_alone(
+    model: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The row that runs along unharmed tells: here a kernel whose rows depend on how many there are."""
+    part = suffix_pieces.PortedPiece.struck
+
+    def wrong(self: Any, feeds: Any, ports: Any) -> Any:
+        outputs, live = part(self, feeds, ports)
+        rows = any(value.ndim > 2 and 2 in value.shape[1:-1] for value in feeds.values())
+        return ({name: off_by_a_bit(v) for name, v in outputs.items()} if rows else outputs), live
+
+    monkeypatch.setattr(suffix_pieces.PortedPiece, "struck", wrong)
+    assert proof(model).plan == SuffixPlan(rows=False)
+
+
+def test_a_proof_of_death_that_is_wrong_is_found(model: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    live_site = model.sites("block.1.mlp.gelu")[0].name
+    monkeypatch.setitem(model.stages.dead, live_site, None)
+    found = proof(model)
+    assert found.plan == SuffixPlan(dead=False)
+
+
+def test_a_last_block_that_differs_is_run_in_full(model: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = suffix_pieces.restricted
+
+    def wrong(flow: Any, places: Any, inputs: Any, wanted: Any, rows: Any) -> Any:
+        found = real(flow, places, inputs, wanted, rows)
+        if not isinstance(rows, int):
+            bias = next(t for t in found.proto.graph.initializer if t.name == "block.2.mlp.fc2.bias")
+            bias.raw_data = (np.frombuffer(bias.raw_data, np.float32) + 1).tobytes()
+        return found
+
+    monkeypatch.setattr(suffix_pieces, "restricted", wrong)
+    assert proof(model).plan == SuffixPlan(last=False)
+
+
+def test_segments_that_fuse_otherwise_get_idle_ports(model: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = suffix_pieces.opaque
+
+    def wrong(proto: Any, tensors: Any) -> Any:
+        done = real(proto, tensors)
+        for tensor in done.graph.initializer:
+            if tensor.name == "head.bias":
+                tensor.raw_data = (np.frombuffer(tensor.raw_data, np.float32) * np.float32(1.0001)).tobytes()
+        return done
+
+    monkeypatch.setattr(suffix_pieces, "opaque", wrong)
+    found = proof(model)
+    assert found.plan is not None
+    assert found.plan.style == "ported"
+
+
+def test_where_nothing_gives_the_same_bits_the_whole_is_run(model: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluate = SuffixEvaluator.evaluate
+
+    def wrong(self: SuffixEvaluator, strikes: Strikes) -> Iterator[Evaluated]:
+        for found in evaluate(self, strikes):
+            yield Evaluated(found.rows, off_by_a_bit(found.outputs), found.how, found.bound)
+
+    monkeypatch.setattr(SuffixEvaluator, "evaluate", wrong)
+    found = proof(model)
+    assert found.plan is None
+    assert found.record["plan"] is None
+    assert len(found.record["tried"]) == 3
+
+
+def test_an_engine_that_refuses_pieces_leaves_the_whole(model: Lab) -> None:
+    class Refusing(Lab):
+        def open(self, model: bytes, batch: int, mutable: bool) -> Any:
+            if self.opened:
+                raise EngineError("no part of a model for me")
+            return super().open(model, batch, mutable)
+
+    found = proof(Refusing(exported("pre-norm")))
+    assert found.plan is None
+    assert "no part of a model" in found.record["error"]
+
+
+def test_a_plan_from_the_record_works_in_another_place(model: Lab) -> None:
+    plan = SuffixPlan.from_record(proof(model).record["plan"])
+    strikes = model.strikes(50, seed=3)
+    found, _ = evaluated(Lab(exported("pre-norm")).evaluator(plan), strikes)
+    np.testing.assert_array_equal(bits(found), bits(evaluated(model.whole, strikes)[0]))
+    assert plan != BARE
