@@ -228,7 +228,8 @@ def outputs() -> list[tuple[str, str]]:
         )
     ]
     golden = [("golden", f"golden/{name}.npy") for name in ("logits", "block.0.attn.input", "block.0.attn.output")]
-    whole = [("train", "model.safetensors"), ("tiers", "tiers.json"), ("plan", "faults.parquet"), ("plan", "faults.words.npy")]
+    plan = [("plan", f"faults.{end}") for end in ("parquet", "points.parquet", "words.npy")]
+    whole = [("train", "model.safetensors"), ("tiers", "tiers.json"), *plan]
     return [*whole, *golden, *per_target, ("execute", "results.parquet"), ("summary", "summary.json")]
 
 
