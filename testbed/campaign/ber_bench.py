@@ -3,8 +3,8 @@ images, correctly classified or not."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ from testbed.campaign.bench import Bench
 from testbed.campaign.ber import ber_sweep
 from testbed.campaign.files import Files
 from testbed.campaign.images import Inputs, NamedImages
-from testbed.campaign.pipeline import Progress
 from testbed.campaign.prepare import Preparation
 from testbed.campaign.spec import CampaignSpec
 from testbed.campaign.workplace import Workplace, recorded_spec
@@ -25,6 +24,9 @@ from testbed.engines.runner import require_engine
 from testbed.instrument.shapes import input_name, output_name
 
 _IN_MEMORY = 1 << 30  # bytes of images that are read once; more are read again for every repeat
+
+Progress = Callable[[int], AbstractContextManager[Callable[[int], None]]]
+"""Of so many steps: a context that gives what is to be called as they are done."""
 
 
 def prepared(folder: Path, spec: CampaignSpec | None = None) -> Preparation:

@@ -4,33 +4,32 @@ from __future__ import annotations
 
 import json
 import logging
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
+from testbed.campaign.adaptive import AdaptivePlanner
 from testbed.campaign.bench import Bench
-from testbed.campaign.crew import LocalCrew
 from testbed.campaign.evaluators import prove
 from testbed.campaign.exposed import site_exposures
-from testbed.campaign.files import PLAN, RESULTS, STORE, TIERS, Files, points_file, words_file
+from testbed.campaign.files import PLAN, RESULTS, STORE, TIERS, Files, plan_file, points_file, words_file
 from testbed.campaign.gates import check_bounds, parity, weight_canary, zero_fault, zero_fault_leg
-from testbed.campaign.plan import planned, widest, write_plan
+from testbed.campaign.plan import Planned, planned, write_plan
 from testbed.campaign.prepare import Preparation
-from testbed.campaign.rows import ROW_SCHEMA
+from testbed.campaign.progress import Progress, Show
+from testbed.campaign.running import AdaptivePlans, OnePlan, run_plans
 from testbed.campaign.spec import CampaignSpec
 from testbed.campaign.store import ResultStore, discard_log
 from testbed.campaign.summary import SUMMARY, summarise
-from testbed.campaign.units import leg_of, units_of
-from testbed.campaign.words import golden_words, write_words
-from testbed.campaign.work import Crew, Opener, Unit
+from testbed.campaign.words import golden_words, write_plan_words
+from testbed.campaign.work import Opener
 from testbed.campaign.worker import open_worker, strike_for
+from testbed.campaign.workforce import Workforce
 from testbed.campaign.workplace import Workplace
 from testbed.core.errors import GateFailed, TestbedError
 from testbed.core.files import sha256_json, write_json
@@ -40,19 +39,19 @@ from testbed.engines.runner import require_engine
 log = logging.getLogger(__name__)
 
 LATER_STAGES = ("gates", "plan", "execute", "summary", "report")
-_WORDS_AT_ONCE = 1 << 18  # golden words that are read in one pass over the images
-
-
-class Progress(Protocol):
-    def __call__(self, total: int) -> AbstractContextManager[Callable[[int], None]]: ...
 
 
 def run_campaign(
-    spec: CampaignSpec, path: Path, *, redo: str | None, progress: Progress, workers: int = 1
+    spec: CampaignSpec,
+    path: Path,
+    *,
+    redo: str | None = None,
+    workforce: Workforce | None = None,
+    show: Show = lambda snapshot: None,
 ) -> dict[str, Any]:
     """Runs or resumes the campaign in ``path`` up to its summary, which is returned.
 
-    workers: processes that run faults; with 0 this one does, and dies with an engine that crashes.
+    workforce: who runs the faults; one isolated process unless said. show: is told how far it is, about once a second.
 
     Raises UsageError for a folder with another campaign, StaleArtefact for files that were changed, GateFailed for a
     bound that does not hold.
@@ -72,7 +71,7 @@ def run_campaign(
             campaign = Campaign(preparation, stack)
             campaign.gate()
             campaign.plan()
-            campaign.execute(progress, workers)
+            campaign.execute(workforce or Workforce(), Progress(folder.path, show))
             return campaign.summarise()
 
 
@@ -181,23 +180,32 @@ class Campaign:
         }
 
         def build() -> dict[str, Any]:
-            parts = planned(self.spec, tables, self.place.images.per_tier(len(self.spec.tiers.edges)))
-            faults = write_plan(self.folder / PLAN, parts)
-            self._write_words(PLAN)
+            parts: Iterator[Planned] | None
+            tier_images = self.place.images.per_tier(len(self.spec.tiers.edges))
+            parts = planned(self.spec, tables, tier_images) if self._planner is None else self._planner.round(0, [])
+            assert parts is not None
+            faults = write_plan(self.folder / self._first_plan, parts)
+            write_plan_words(self.place, self._first_plan)
             return {"faults": faults}
 
-        self.folder.stage("plan", inputs, [PLAN, points_file(PLAN), words_file(PLAN)], build)
+        plan = self._first_plan
+        self.folder.stage("plan", inputs, [plan, points_file(plan), words_file(plan)], build)
 
-    def _write_words(self, plan: str) -> None:
-        parts = list(self._units(plan, 0, max(1, _WORDS_AT_ONCE // widest(self.folder / plan))))
-        legs = (leg_of(self.folder / plan, unit.start, unit.stop) for unit in parts)
-        write_words(self.place, plan, (unit.words for unit in parts), legs)
+    @cached_property
+    def _planner(self) -> AdaptivePlanner | None:
+        """Of an adaptive campaign."""
+        if self.spec.stop is None:
+            return None
+        tables = {target: self.place.table(target) for target in self.spec.targets}
+        tier_images = self.place.images.per_tier(len(self.spec.tiers.edges))
+        return AdaptivePlanner(self.spec, tables, tier_images)
 
-    def _units(self, plan: str, first: int, rows: int) -> Iterator[Unit]:
-        return units_of(self.folder / plan, plan, len(self.place.images), rows, first)
+    @property
+    def _first_plan(self) -> str:
+        return PLAN if self.spec.stop is None else plan_file(0)
 
-    def execute(self, progress: Progress, workers: int) -> None:
-        plan_hash = self.folder.output_hash("plan", PLAN)
+    def execute(self, workforce: Workforce, progress: Progress) -> None:
+        plan_hash = self.folder.output_hash("plan", self._first_plan)
         inputs = {"plan": plan_hash, "engines": self.engines}
 
         def build() -> dict[str, Any]:
@@ -205,38 +213,16 @@ class Campaign:
             goldens = self.folder.manifest["stages"]["gates"]["facts"]["goldens"]
             opener = Opener(open_worker, (str(self.folder.path),), goldens)
             identity = sha256_json([plan_hash, self.place.tuned["unit_rows"]])
-            with ResultStore(self.folder / STORE, identity) as store, LocalCrew(opener, workers) as crew:
-                return self._run_units(store, crew, progress)
+            plans = OnePlan() if self._planner is None else AdaptivePlans(self.place, self._planner)
+            with (
+                ResultStore(self.folder / STORE, identity) as store,
+                workforce.crew(opener, self.folder) as crew,
+            ):
+                return run_plans(self.place, plans, store, crew, progress)
 
-        self.folder.stage("execute", inputs, [RESULTS], build)
+        files = [RESULTS] if self.spec.stop is None else [RESULTS, PLAN, points_file(PLAN)]
+        self.folder.stage("execute", inputs, files, build)
         discard_log(self.folder / STORE)  # not before the stage is recorded: a kill in between would lose every row
-
-    def _run_units(self, store: ResultStore, crew: Crew, progress: Progress) -> dict[str, Any]:
-        start = time.perf_counter()
-        units = list(self._units(PLAN, 0, self.place.tuned["unit_rows"]))
-        open_units = [unit for unit in units if unit.number not in store]
-        faults = sum(len(unit) for unit in units)
-        log.info("campaign: %d faults in %d units of work, %d done before", faults, len(units), len(store))
-        with progress(faults) as advance:
-            advance(faults - sum(len(unit) for unit in open_units))
-
-            def keep(unit: Unit, rows: bytes) -> None:
-                store.append(unit.number, pa.ipc.open_stream(rows).read_all())
-                advance(len(unit))
-
-            report = crew.run(open_units, keep)
-        report.check_complete()
-        rows = store.compact(self.folder / RESULTS, range(len(units)), ROW_SCHEMA)
-        return {
-            "rows": rows,
-            "rows_this_process": sum(unit.rows for unit in open_units),
-            "wall_seconds": round(time.perf_counter() - start, 3),
-            "engine_seconds": round(report.engine_seconds, 3),
-            "worker_seconds": round(report.worker_seconds, 3),
-            "crashes": report.crashes,
-            "hangs": report.hangs,
-            "losses": report.losses,
-        }
 
     def summarise(self) -> dict[str, Any]:
         inputs: dict[str, Any] = {"results": self.folder.output_hash("execute", RESULTS)}

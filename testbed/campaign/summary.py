@@ -77,6 +77,10 @@ def summarise(
         "timing": [{"stage": name, "seconds": record["seconds"]} for name, record in stages.items()],
         "wall_seconds": execute["wall_seconds"],
         "engine_seconds": execute["engine_seconds"],
+        "worker_seconds": execute["worker_seconds"],
+        "failures": {name: execute[name] for name in ("crashes", "hangs", "losses", "blamed", "refused")},
+        "stop": execute.get("stop"),
+        "evaluated_by": gates["evaluation"],
         "injections_per_second": round(execute["rows_this_process"] / max(execute["wall_seconds"], 1e-9), 1),
         "statement": _statement(preparation),
     }

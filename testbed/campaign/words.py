@@ -17,8 +17,9 @@ from onnx import ModelProto, helper
 from testbed.campaign.bench import Bench
 from testbed.campaign.evaluation import Strikes
 from testbed.campaign.files import Files, words_file
-from testbed.campaign.plan import Leg
+from testbed.campaign.plan import Leg, widest
 from testbed.campaign.strikes import strikes_of
+from testbed.campaign.units import leg_of, units_of
 from testbed.campaign.workplace import Workplace
 from testbed.core.errors import StaleArtefact
 from testbed.core.site import SiteTable
@@ -27,6 +28,17 @@ from testbed.instrument.feed import NO_SITE, PortFeed, Words, to_words
 from testbed.instrument.ports import ELEMENTS
 
 _PROBE_BYTES = 256 * 2**20
+
+
+_WORDS_AT_ONCE = 1 << 18  # that are read in one pass over the images
+
+
+def write_plan_words(place: Workplace, plan: str) -> None:
+    """Writes the words of a plan file of the folder, beside it."""
+    path, images = place.folder / plan, len(place.images)
+    parts = list(units_of(path, plan, images, max(1, _WORDS_AT_ONCE // widest(path)), 0))
+    legs = (leg_of(path, unit.start, unit.stop) for unit in parts)
+    write_words(place, plan, (unit.words for unit in parts), legs)
 
 
 def write_words(place: Workplace, plan: str, counts: Iterable[int], parts: Iterable[Leg]) -> None:

@@ -12,9 +12,11 @@ import click
 from testbed.cli.campaign_ber import ber
 from testbed.cli.campaign_status import status
 from testbed.cli.common import emit, example, json_option, run_option
+from testbed.cli.work_options import work_options
 
 if TYPE_CHECKING:
     from testbed.campaign.spec import CampaignSpec
+    from testbed.campaign.workforce import Workforce
 
 
 @click.group(epilog=example("testbed campaign run campaigns/digits.toml"))
@@ -34,13 +36,7 @@ def campaign() -> None:
 @run_option(required=False)
 @click.option("--dry-run", is_flag=True, help="Print the plan: faults, interval widths, time. Runs and writes nothing.")
 @click.option("--redo", metavar="STAGE", help="Forget this stage and all later ones, and run them again.")
-@click.option(
-    "--workers",
-    default=1,
-    show_default=True,
-    type=click.IntRange(0),
-    help="Processes that run faults. 0: this one does, and dies with an engine that crashes.",
-)
+@work_options
 @click.option(
     "--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change a value of SPEC: engine.backend=openvino."
 )
@@ -50,7 +46,7 @@ def run(
     run: Path | None,
     dry_run: bool,
     redo: str | None,
-    workers: int,
+    workforce: Workforce,
     changes: tuple[str, ...],
     as_json: bool,
 ) -> None:
@@ -71,21 +67,23 @@ def run(
         return
     folder = run or Path("runs") / loaded.name
     again = " ".join([str(spec), *(f"--set {shlex.quote(change)}" for change in changes), f"--run {folder}"])
-    summary = _run(loaded, folder, redo, workers, again)
+    summary = _run(loaded, folder, redo, workforce, again)
 
     from testbed.cli.tables import summary_tables
 
     emit(summary, as_json, lambda: summary_tables(summary, folder))
 
 
-def _run(loaded: CampaignSpec, folder: Path, redo: str | None, workers: int, again: str) -> dict[str, Any]:
+def _run(loaded: CampaignSpec, folder: Path, redo: str | None, workforce: Workforce, again: str) -> dict[str, Any]:
     from testbed.campaign.pipeline import run_campaign
-    from testbed.cli.progress import log_to_stderr, progress_on_stderr
+    from testbed.cli.progress import log_to_stderr
+    from testbed.cli.watch import watch_on_stderr
     from testbed.report.stage import report_stage
 
     log_to_stderr()
     try:
-        summary = run_campaign(loaded, folder, redo=redo, progress=progress_on_stderr, workers=workers)
+        with watch_on_stderr() as show:
+            summary = run_campaign(loaded, folder, redo=redo, workforce=workforce, show=show)
         report_stage(folder)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"every finished batch is kept; go on with: testbed campaign run {again}") from None

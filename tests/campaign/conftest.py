@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import shutil
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +13,16 @@ import pytest
 
 from testbed.campaign.pipeline import run_campaign
 from testbed.campaign.spec import CampaignSpec, parse_spec
+from testbed.campaign.workforce import Workforce
 from testbed.core.runfolder import RunFolder
 
 ROOT = Path(__file__).parents[2]
 TINY = Path(__file__).with_name("tiny.toml")
 
 
-@contextlib.contextmanager
-def no_progress(total: int) -> Iterator[Callable[[int], None]]:
-    yield lambda faults: None
-
-
 def run(spec: CampaignSpec, folder: Path, redo: str | None = None) -> dict[str, Any]:
     """The campaign from wherever it stands to its summary."""
-    return run_campaign(spec, folder, redo=redo, progress=no_progress, workers=0)
+    return run_campaign(spec, folder, redo=redo, workforce=Workforce(0))
 
 
 @pytest.fixture

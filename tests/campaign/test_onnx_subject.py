@@ -27,6 +27,7 @@ from testbed.campaign.dryrun import dry_run_plan
 from testbed.campaign.pipeline import run_campaign
 from testbed.campaign.spec import parse_spec
 from testbed.campaign.view import Run
+from testbed.campaign.workforce import Workforce
 from testbed.core.errors import GateFailed, StaleArtefact, UsageError
 from testbed.data import load
 from testbed.instrument.catalogue import catalogue
@@ -110,13 +111,8 @@ def spec_values(file: Path) -> dict[str, Any]:
     }
 
 
-@contextlib.contextmanager
-def silent(total: int) -> Any:
-    yield lambda faults: None
-
-
 def run(values: dict[str, Any], folder: Path) -> dict[str, Any]:
-    return run_campaign(parse_spec(values), folder, redo=None, progress=silent, workers=0)
+    return run_campaign(parse_spec(values), folder, workforce=Workforce(0))
 
 
 @pytest.fixture(scope="module")

@@ -13,12 +13,11 @@ Answers two lines: the child's process id, then its exit status (negative: the s
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -28,16 +27,12 @@ import torch
 from testbed.campaign import store
 from testbed.campaign.pipeline import run_campaign
 from testbed.campaign.spec import load_spec
+from testbed.campaign.workforce import Workforce
 from testbed.cli.main import main
 
 torch.set_num_threads(1)
 
 CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.chmod"}
-
-
-@contextlib.contextmanager
-def silent(total: int) -> Iterator[Any]:
-    yield lambda faults: None
 
 
 def die_before(number: int, change: Callable[[str, tuple[Any, ...]], bool]) -> None:
@@ -105,7 +100,7 @@ def child(request: dict[str, Any]) -> None:
     if "argv" in request:
         sys.argv = ["testbed", *request["argv"]]
         main()
-    run_campaign(load_spec(Path(request["spec"])), Path(request["run"]), redo=None, progress=silent, workers=0)
+    run_campaign(load_spec(Path(request["spec"])), Path(request["run"]), workforce=Workforce(0))
 
 
 def serve() -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +60,7 @@ def compare(a: pd.DataFrame, b: pd.DataFrame) -> dict[str, Any]:
 
 
 def _rows(setting: Setting, backend: str, folder: Path) -> pd.DataFrame:
-    run_campaign(_spec(setting, backend), folder, redo=None, progress=_silent, workers=1)
+    run_campaign(_spec(setting, backend), folder)
     rows = pd.read_parquet(folder / RESULTS)
     for name in ("target", "where", "site", "op", "image_id", "outcome"):
         rows[name] = rows[name].astype(str)
@@ -89,8 +87,3 @@ def _spec(setting: Setting, backend: str) -> CampaignSpec:
     for section in values["faults"]:
         section["per_stratum"] = draws if section["where"] == "activation" else 1
     return parse_spec(values, SPEC.name)
-
-
-@contextmanager
-def _silent(total: int) -> Iterator[Callable[[int], None]]:
-    yield lambda done: None

@@ -1,0 +1,163 @@
+"""Runs a plan, or the rounds of an adaptive one: units to the crew, their rows to the log, the log to one table."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import pyarrow.parquet as pq
+
+from testbed.analysis.stratified import Tally
+from testbed.campaign.adaptive import AdaptivePlanner
+from testbed.campaign.files import PLAN, RESULTS, plan_file
+from testbed.campaign.plan import Planned, read_plan, write_plan
+from testbed.campaign.points import points_path
+from testbed.campaign.progress import Progress
+from testbed.campaign.rows import ROW_SCHEMA
+from testbed.campaign.store import ResultStore
+from testbed.campaign.units import units_of
+from testbed.campaign.words import write_plan_words
+from testbed.campaign.work import Crew, Report, Unit
+from testbed.campaign.workplace import Workplace
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Round:
+    """One plan file, cut into units."""
+
+    plan: str
+    units: tuple[Unit, ...]
+
+    @property
+    def faults(self) -> int:
+        return sum(len(unit) for unit in self.units)
+
+
+class Plans(Protocol):
+    """Where the next plan comes from."""
+
+    def next(self, done: Sequence[Round], store: ResultStore) -> str | None:
+        """Name of the plan file after these completed rounds; None when there is no more to do."""
+
+    def finish(self, done: Sequence[Round]) -> dict[str, Any]:
+        """Facts for the manifest, once all rounds are done."""
+
+
+class OnePlan:
+    """Everything was planned before."""
+
+    def next(self, done: Sequence[Round], store: ResultStore) -> str | None:
+        return None if done else PLAN
+
+    def finish(self, done: Sequence[Round]) -> dict[str, Any]:
+        return {}
+
+
+class AdaptivePlans:
+    """Each round follows from the rows of the completed ones, so that a campaign that was killed goes on as if it had not
+    been. ``finish`` writes all rounds as one plan."""
+
+    def __init__(self, place: Workplace, planner: AdaptivePlanner) -> None:
+        self._place, self._planner, self._folder = place, planner, place.folder.path
+        self._counts: list[Tally] = []
+        self._seconds: list[float | None] = []
+        self._begun = time.perf_counter()
+
+    def next(self, done: Sequence[Round], store: ResultStore) -> str | None:
+        if done:
+            last = done[-1]
+            rows = (store.read(unit.number) for unit in last.units)
+            self._counts.append(self._planner.counts_of(read_plan(self._folder / last.plan), rows))
+            self._seconds.append(round(time.perf_counter() - self._begun, 3))
+        number = len(done)
+        plan = plan_file(number)
+        if number:
+            parts = self._planner.round(number, self._counts)
+            if parts is None:
+                return None
+            write_plan(self._folder / plan, parts)
+            write_plan_words(self._place, plan)
+        verdict = self._planner.verdict(self._counts) if done else None
+        if verdict is not None:
+            log.info("round %d: widest half-width %.4f after %d faults", number, verdict.widest, verdict.faults)
+        return plan
+
+    def finish(self, done: Sequence[Round]) -> dict[str, Any]:
+        write_plan(self._folder / PLAN, self._joined(done))
+        verdict = self._planner.verdict(self._counts)
+        stop = self._planner.stop
+        return {
+            "stop": {
+                **stop.model_dump(mode="json"),
+                "rounds": verdict.rounds,
+                "met": verdict.met,
+                "widest": verdict.widest,
+                "history": self._planner.history(self._counts, self._seconds),
+            }
+        }
+
+    def _joined(self, done: Sequence[Round]) -> Iterator[Planned]:
+        for one in done:
+            path = self._folder / one.plan
+            yield Planned(read_plan(path), pq.read_table(points_path(path)))
+
+
+def run_plans(place: Workplace, plans: Plans, store: ResultStore, crew: Crew, progress: Progress) -> dict[str, Any]:
+    """Runs every round that is not in the store, compacts the rows, returns facts for the manifest.
+
+    Raises TestbedError when units are left undone, or what the crew raises.
+    """
+    start, done = time.perf_counter(), list[Round]()
+    total, before = Report(), 0
+    while (plan := plans.next(done, store)) is not None:
+        first = sum(len(one.units) for one in done)
+        path, images = place.folder / plan, len(place.images)
+        found = Round(plan, tuple(units_of(path, plan, images, place.tuned["unit_rows"], first)))
+        before += sum(unit.rows for unit in found.units if unit.number in store)
+        _run_round(found, len(done), store, crew, progress, total)
+        done.append(found)
+    rows = store.compact(place.folder / RESULTS, range(sum(len(one.units) for one in done)), ROW_SCHEMA)
+    progress.end()
+    return {
+        "rows": rows,
+        "faults": sum(one.faults for one in done),
+        "rows_this_process": rows - before,
+        "wall_seconds": round(time.perf_counter() - start, 3),
+        "engine_seconds": round(total.engine_seconds, 3),
+        "worker_seconds": round(total.worker_seconds, 3),
+        "crashes": total.crashes,
+        "hangs": total.hangs,
+        "losses": total.losses,
+        "blamed": total.blamed,
+        "refused": total.refused,
+        **plans.finish(done),
+    }
+
+
+def _run_round(found: Round, number: int, store: ResultStore, crew: Crew, progress: Progress, total: Report) -> None:
+    left = [unit for unit in found.units if unit.number not in store]
+    kept = ((len(unit), store.stream(unit.number)) for unit in found.units if unit.number in store)
+    name = "execute" if number == 0 else f"execute, round {number}"
+    log.info(
+        "%s: %d faults in %d units of work, %d done before",
+        name,
+        found.faults,
+        len(found.units),
+        len(found.units) - len(left),
+    )
+    progress.begin(name, len(found.units), found.faults, kept)
+
+    def keep(unit: Unit, rows: bytes) -> None:
+        store.append(unit.number, rows)
+        progress.finished(len(unit), rows)
+
+    report = crew.run(left, keep, progress.tick)
+    for field in ("engine_seconds", "worker_seconds", "crashes", "hangs", "losses", "blamed"):
+        setattr(total, field, getattr(total, field) + getattr(report, field))
+    total.refused += report.refused
+    report.check_complete()
