@@ -222,7 +222,9 @@ def _write(path: Path, measured: RunFuzziness) -> None:
     lines = [f"{name},{value!r}\n" for name, value in found.layers.items()]
     write_text(path / TABLE, "layer,fuzziness\n" + "".join(lines))
     told = [f"accuracy {100 * found.accuracy:.2f} %", f"loss {found.loss:.4f} nats", f"{found.images:,} test images"]
-    save_png(path / PICTURE, layers_figure(found.layers, measured.fits, f"{measured.run} on {short(measured.data)}", told))
+    save_png(
+        path / PICTURE, layers_figure(found.layers, measured.fits, f"{measured.run} on {short(measured.data)}", told)
+    )
 
 
 def _read(table: Path) -> dict[str, float]:

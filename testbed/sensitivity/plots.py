@@ -50,19 +50,20 @@ def layers_figure(
     ``told``: lines of the text box, the R^2 are added to them. ``spread``: +- of each layer. ``limits``: of the values, for
     pictures that are to be compared.
     """
-    figure = Figure(figsize=(12, 4.5), layout="constrained")
+    figure = Figure(figsize=(12, 4.5))
     figure.suptitle(title)
-    linear, logarithmic, beside = figure.subplots(1, 3, width_ratios=(5, 5, 2))
+    margins = {"left": 0.06, "right": 0.98, "bottom": 0.17, "top": 0.86, "wspace": 0.17}
+    linear, logarithmic, beside = figure.subplots(1, 3, width_ratios=(5, 5, 2), gridspec_kw=margins)
     for axes in (linear, logarithmic):
         _levels(axes, layers, spread)
     interior = np.array([x for x, name in enumerate(layers) if name.startswith("block.")], np.float64)
     fine = np.linspace(interior[0], interior[-1], 200) if len(interior) else interior
     if fits.exponential is not None:  # x counts blocks from 1, wherever the first of them stands in the picture
         linear.plot(fine, fits.exponential.at(fine - interior[0] + 1), "k--")
-        linear.set_title("dashed: a exp(-b x) + c", fontsize="small")
+        linear.set_title("dashed: a exp(-b x) + c", fontsize="small", loc="right")
     if fits.separation is not None:
         logarithmic.plot(fine, fits.separation.at(fine - interior[0] + 1), "k--")
-        logarithmic.set_title("dashed: law of separation", fontsize="small")
+        logarithmic.set_title("dashed: law of separation", fontsize="small", loc="right")
     positive = [value for value in layers.values() if 0 < value < np.inf]
     if positive:
         _log_scale(logarithmic)
@@ -80,22 +81,20 @@ def epochs_figure(
 ) -> Figure:
     """Fuzziness against the epoch, a line per layer, from the first layer (dark) to the last (light)."""
     names = list(layers)
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = _single(right=0.82)
     for name, colour in zip(names, colormaps["viridis"](np.linspace(0, 0.9, len(names))), strict=True):
         values = [row.layers[name] for row in log]
         _line(axes, log, values, [one[name] for one in spread] if spread else None, name, colour)
     if all(0 < row.layers[name] < np.inf for row in log for name in names):
         _log_scale(axes)
     axes.set(title=title, xlabel="epoch", ylabel="fuzziness D")
-    figure.legend(loc="outside right upper", fontsize="small")
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0, fontsize="small")
     return figure
 
 
 def accuracy_figure(log: Sequence[EpochFuzziness], title: str, spread: Sequence[Spread] | None = None) -> Figure:
     """Training and test accuracy (%) against the analysed epochs."""
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = _single()
     for part, colour in (("train", "tab:blue"), ("test", "tab:orange")):
         key = f"{part}_accuracy"
         values = [100 * getattr(row, key) for row in log]
@@ -121,6 +120,11 @@ def save_gif(path: Path, pictures: Sequence[Image.Image]) -> None:
         )
 
 
+def _single(right: float = 0.97) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(8, 4.5))
+    return figure, figure.subplots(gridspec_kw={"left": 0.12, "right": right, "bottom": 0.13, "top": 0.9})
+
+
 def _levels(axes: Axes, layers: Mapping[str, float], spread: Spread | None) -> None:
     names, values = list(layers), np.array(list(layers.values()))
     shown = np.where(np.isfinite(values), values, np.nan)
@@ -130,7 +134,7 @@ def _levels(axes: Axes, layers: Mapping[str, float], spread: Spread | None) -> N
     for place, colour in ((0, "tab:red"), (len(names) - 1, "tab:green")):
         axes.plot(x[place], shown[place], "o", color=colour, markersize=9, zorder=3)
     axes.set_xticks(x, names, rotation=45, ha="right", fontsize="small")
-    axes.set_ylabel("fuzziness D")
+    axes.set_title("fuzziness D", fontsize="small", loc="left")  # beside the axis there is room for the numbers only
     axes.grid(alpha=0.3)
 
 
@@ -160,4 +164,3 @@ def _log_scale(axes: Axes) -> None:
 def _r2_lines(fits: Fits) -> list[str]:
     named = {"exponential": fits.exponential, "separation": fits.separation}
     return [f"$R^2$ {name}: {fit.r2:.4f}" for name, fit in named.items() if fit is not None and fit.r2 is not None]
-
