@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import onnx
 from numpy.typing import NDArray
 
 from testbed.campaign.attention import AttentionEvaluator, AttentionPaths
@@ -15,10 +16,16 @@ from testbed.campaign.attention_graphs import attention_sites
 from testbed.campaign.bench import Bench
 from testbed.campaign.evaluation import Evaluator
 from testbed.campaign.files import Files
+from testbed.campaign.suffix import SuffixEvaluator
+from testbed.campaign.suffix_gate import prove as prove_suffix
+from testbed.campaign.suffix_plan import SuffixPlan
 from testbed.campaign.whole import WholeTwin
+from testbed.campaign.words import read_live
 from testbed.campaign.workplace import Workplace
 from testbed.core.files import sha256_bytes
 from testbed.engines.runner import Arrays, BaseRunner, EngineRequest, Runner
+from testbed.instrument.flow import CannotCut, Flow
+from testbed.instrument.stages import Stages
 
 WHOLE = "whole"
 
@@ -28,9 +35,7 @@ def prove(place: Workplace, target: str) -> dict[str, Any]:
     bench = place.bench(target, "activation")
     if place.spec.engine.evaluation == WHOLE:
         return {"by": WHOLE, "why": "the spec asks for it"}
-    if target == "attention":
-        return _prove_attention(place, bench)
-    return {"by": WHOLE, "why": "no faster one is known for this target"}
+    return _prove_attention(place, bench) if target == "attention" else _prove_suffix(place, bench)
 
 
 def evaluator_for(place: Workplace, bench: Bench) -> Evaluator:
@@ -42,7 +47,43 @@ def evaluator_for(place: Workplace, bench: Bench) -> Evaluator:
         assert target is not None
         paths = AttentionPaths.of(proven["record"])
         return AttentionEvaluator(target, whole, paths, place.judge.per_image(bench.images), place.judge.rtol)
+    if proven["by"] == "suffix":
+        return _suffix(place, bench, whole, _stages(place, bench), SuffixPlan.from_record(proven["record"]["plan"]))
     return whole
+
+
+def _prove_suffix(place: Workplace, bench: Bench) -> dict[str, Any]:
+    whole = WholeTwin(bench)
+    try:
+        stages = _stages(place, bench)
+    except CannotCut as error:
+        return {"by": WHOLE, "why": str(error)}
+
+    def make(plan: SuffixPlan) -> SuffixEvaluator:
+        return _suffix(place, bench, whole, stages, plan)
+
+    proof = prove_suffix(make, whole, lambda strikes: read_live(bench, strikes), len(bench.images), place.spec.seed)
+    if proof.plan is None:
+        return {
+            "by": WHOLE,
+            "why": f"parts do not give the whole's bits: {proof.record['error']}",
+            "record": proof.record,
+        }
+    return {"by": "suffix", "record": proof.record}
+
+
+def _stages(place: Workplace, bench: Bench) -> Stages:
+    """Raises CannotCut."""
+    return Stages.of(Flow.of(onnx.load(place.folder / Files(bench.target).plain)), bench.table)
+
+
+def _suffix(place: Workplace, bench: Bench, whole: WholeTwin, stages: Stages, plan: SuffixPlan) -> SuffixEvaluator:
+    opened = opener(place, bench)
+
+    def open_(model: bytes, batch: int, mutable_weights: bool) -> Runner:
+        return opened(model, mutable_weights, batch)
+
+    return SuffixEvaluator(stages, plan, open_, whole, bench.inputs, len(bench.images), bench.batch)
 
 
 def _prove_attention(place: Workplace, bench: Bench) -> dict[str, Any]:
@@ -64,11 +105,11 @@ def _attention(place: Workplace, bench: Bench) -> AttentionTarget | None:
     return AttentionTarget(plain, twin, bench.table, sites, opener(place, bench), bench.inputs, bench.batch)
 
 
-def opener(place: Workplace, bench: Bench) -> Callable[[bytes], Runner]:
+def opener(place: Workplace, bench: Bench) -> Callable[..., Runner]:
     """Opens engines for parts of the target's graph, as the whole is opened; their time counts as the bench's."""
     whole = place.request(bench.target, Files(bench.target).twin)
 
-    def opened(model: bytes, mutable_weights: bool = False) -> Runner:
+    def opened(model: bytes, mutable_weights: bool = False, max_batch: int | None = None) -> Runner:
         request = EngineRequest(
             model,
             sha256_bytes(model),
@@ -76,7 +117,7 @@ def opener(place: Workplace, bench: Bench) -> Callable[[bytes], Runner]:
             precision=whole.precision,
             threads=whole.threads,
             mutable_weights=mutable_weights,
-            max_batch=whole.max_batch,
+            max_batch=max_batch or whole.max_batch,
         )
         return Timed(place.open(request), bench)
 
