@@ -59,10 +59,10 @@ def run_ber(
     sites: Sequence[str] = ("*",),
     images: int | None = None,
     seed: int | None = None,
-    progress: Progress,
+    progress: Callable[[int], AbstractContextManager[Callable[[int], None]]],
 ) -> dict[str, Any]:
     """`ber_sweep` on the first ``images`` of the test split, all of them unless said. sites: patterns of weights. seed:
-    the campaign's unless said."""
+    the campaign's unless said. progress: given the images there are to run in all, gives what to tell of some done."""
     spec = preparation.spec
     with _bench(preparation, images) as bench, progress(len(rates) * repeats * len(bench.images)) as advance:
         chosen = bench.table.select("weight", sites)

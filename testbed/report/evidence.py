@@ -55,8 +55,9 @@ class Marginals:
         return list(self._records.get((target, where, op, by), {}))
 
     def ops(self, target: str, where: str) -> list[str]:
-        """Fault models that were run, in their usual order."""
-        return [op for op in OPS if (target, where, op, "all") in self._records]
+        """Fault models that were run: single faults in their usual order, then what strikes more, as it was asked for."""
+        found = [op for t, w, op, by in self._records if (t, w, by) == (target, where, "all")]
+        return sorted(found, key=lambda op: OPS.index(op) if op in OPS else len(OPS))
 
     def main_op(self, target: str, where: str) -> str | None:
         """The fault model that the figures show: single bit flips, where there are any."""

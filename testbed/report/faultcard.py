@@ -83,8 +83,15 @@ def _element(index: int, shape: tuple[int, ...] | None) -> str:
 
 
 def _done(fault: WorstFault, fmt: Format) -> str:
+    """What was done to the first struck word, and how many there are."""
+    if fault.points > 1:
+        return f"{_DONE.get(fault.op, fault.op)} with {fault.points - 1} more ({fault.pattern})"
     if fault.bit is None:
-        return "replaced by a random word" if fault.op == "random" else fault.op
+        return (
+            "replaced by a random word"
+            if fault.op == "random"
+            else f"{_DONE.get(fault.op, fault.op)} ({fault.pattern})"
+        )
     role = "top exponent bit" if fmt.bit_class(fault.bit) == "exponent_top" else fmt.role(fault.bit)
     return f"bit {fault.bit} {_DONE.get(fault.op, fault.op)} ({role})"
 

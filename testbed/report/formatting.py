@@ -28,6 +28,12 @@ CLASS_NAMES = {
 }
 
 
+def model_name(op: str) -> str:
+    """A fault model by the summary's label: "flip" is "bit flips", "flip x burst-4" is "bit flips, burst-4"."""
+    name, comma, rest = op.replace(" x ", ", ").partition(", ")
+    return OP_NAMES[name] + comma + rest
+
+
 def count(value: int | None) -> str:
     return "?" if value is None else f"{value:,}"
 

@@ -10,9 +10,9 @@ from scipy.stats import binomtest
 from testbed.report.evidence import Estimate, Evidence
 from testbed.report.formatting import (
     MEASURE_NAMES,
-    OP_NAMES,
     count,
     interval,
+    model_name,
     percent,
     rate_only,
     sample,
@@ -49,7 +49,7 @@ def _rates(evidence: Evidence) -> Iterator[KeyFigure]:
     for where, place in PLACES.items():
         op = m.main_op(target, where)
         if op and (estimate := m.estimate(target, where, op, measure)):
-            yield _rate(f"{MEASURE_NAMES[measure]}, {place.lower()}, {OP_NAMES[op]}", estimate)
+            yield _rate(f"{MEASURE_NAMES[measure]}, {place.lower()}, {model_name(op)}", estimate)
     op = m.main_op(target, "activation")
     if op and (estimate := m.estimate(target, "activation", op, "nonfinite")):
         yield _rate("nonfinite output, activations", estimate)

@@ -16,11 +16,13 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
+from testbed.campaign.rates import FaultModel
 from testbed.core.errors import StaleArtefact
 from testbed.core.outcome import OUTCOMES
 
 PLAN, RESULTS = "faults.parquet", "results.parquet"
-_STRATUM = ["target", "where", "op", "bit_class", "stratum"]
+_MODEL = list(FaultModel._fields)
+_STRATUM = [*_MODEL, "bit_class", "stratum"]
 _SHOWN = [
     "fault_id",
     "where",
@@ -28,6 +30,8 @@ _SHOWN = [
     "index",
     "op",
     "bit",
+    "points",
+    "pattern",
     "image_id",
     "label",
     "golden_value",
@@ -71,10 +75,12 @@ class WorstFault:
     top1_faulty: int
     margin_golden: float
     margin_faulty: float | None
+    points: int = 1
+    pattern: str = "single"
 
 
 def compositions(run: Path) -> dict[tuple[str, str, str, str], Composition]:
-    """By (target, where, op, bit class), and "all" for every bit class together.
+    """By (target, where, fault model, bit class), and "all" for every bit class together.
 
     A row stands for population / rows of its stratum, so that the shares agree with the summary's rates.
     """
@@ -83,6 +89,8 @@ def compositions(run: Path) -> dict[tuple[str, str, str, str], Composition]:
     frame = counts.to_pandas().rename(columns={"count_all": "rows"})
     share = frame["rows"] / frame.groupby("stratum")["rows"].transform("sum")
     frame["weight"] = share * frame["stratum"].map(_population(run))
+    labels = {model: FaultModel(*model).label for model in frame[_MODEL].drop_duplicates().itertuples(index=False)}
+    frame["op"] = [labels[model] for model in frame[_MODEL].itertuples(index=False)]
     everything = frame.assign(bit_class="all")
     groups = pd.concat([everything, frame]).groupby(["target", "where", "op", "bit_class"])
     return {tuple(map(str, key)): _composition(rows) for key, rows in groups}  # type: ignore[misc]
@@ -141,6 +149,8 @@ def _fault(row: dict[str, Any]) -> WorstFault:
         site=row["site"],
         index=int(row["index"]),
         op=row["op"],
+        points=int(row["points"]),
+        pattern=row["pattern"],
         bit=None if pd.isna(row["bit"]) else int(row["bit"]),
         format_name=row["format"],
         image_id=row["image_id"],

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from testbed.report import bitchart, forest, heatmap, stack
 from testbed.report.evidence import Estimate, Evidence, Value
 from testbed.report.forest import Category
-from testbed.report.formatting import CLASS_NAMES, MEASURE_NAMES, OP_NAMES, count
+from testbed.report.formatting import CLASS_NAMES, MEASURE_NAMES, count, model_name
 from testbed.report.rows import Composition
 
 PLACES = {"activation": "Activations", "weight": "Weights"}
@@ -58,7 +58,7 @@ def heat_maps(evidence: Evidence) -> tuple[list[Figure], Markup | None]:
     left = heatmap.label_width(grid for _, _, grid, _, _ in maps)
     figures = []
     for where, op, grid, by_site, by_block in maps:
-        title = f"{PLACES[where]}, {OP_NAMES[op]}"
+        title = f"{PLACES[where]}, {model_name(op)}"
         drawing = heatmap.heat_map(grid, by_site, by_block, scale, left, f"SDC-1 rate by site. {title}")
         named = [*by_site.items(), *((f"block {block}, all sites", e) for block, e in by_block.items())]
         figures.append(Figure(f"sites-{where}", title, drawing, _lines((name, {"sdc1": e}) for name, e in named)))
@@ -77,7 +77,7 @@ def bit_charts(evidence: Evidence, target: str) -> list[Figure]:
     top = bitchart.highest([bits for _, _, bits in charts])
     figures = []
     for where, op, bits in charts:
-        title = f"{PLACES[where]}, {OP_NAMES[op]}"
+        title = f"{PLACES[where]}, {model_name(op)}"
         drawing = bitchart.bit_chart(bits, evidence.format, top, f"Rates by bit position. {title}")
         lines = _lines((f"bit {bit}", bits[bit]) for bit in sorted(bits, reverse=True))
         figures.append(Figure(f"bits-{target}-{where}", title, drawing, lines))
@@ -104,7 +104,7 @@ def op_plots(evidence: Evidence) -> list[Figure]:
 
     def categories(where: str, _: str) -> list[Category]:
         ops = evidence.marginals.ops("model", where)
-        return [Category(OP_NAMES[op], _measured(evidence, "model", where, op, _MODEL)) for op in ops]
+        return [Category(model_name(op), _measured(evidence, "model", where, op, _MODEL)) for op in ops]
 
     return _plots(evidence, "ops", "model", categories, compares_ops=True)
 
@@ -132,7 +132,7 @@ def _plots(
     for where, op in _legs(evidence, target):
         shown = [category for category in categories(where, op) if category.estimates]
         if shown:
-            made.append((where, PLACES[where] if compares_ops else f"{PLACES[where]}, {OP_NAMES[op]}", shown))
+            made.append((where, PLACES[where] if compares_ops else f"{PLACES[where]}, {model_name(op)}", shown))
     top = forest.highest([category for _, _, shown in made for category in shown])
     return [
         Figure(
@@ -161,7 +161,7 @@ def outcome_bars(evidence: Evidence, target: str, compositions: Compositions) ->
                 estimate = evidence.marginals.estimate(target, where, op, measure, *by)
                 bars.append(stack.Bar(CLASS_NAMES.get(bit_class, "all bits"), composition, estimate))
         if bars:
-            title = f"{PLACES[where]}, {OP_NAMES[op]}"
+            title = f"{PLACES[where]}, {model_name(op)}"
             drawing = stack.stacked_bars(bars, f"{MEASURE_NAMES[measure]}, with interval", f"Outcomes. {title}")
             lines = _lines((bar.name, {measure: bar.estimate}) for bar in bars if bar.estimate)
             figures.append(Figure(f"outcomes-{target}-{where}", title, drawing, lines))

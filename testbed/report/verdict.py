@@ -5,7 +5,7 @@ from __future__ import annotations
 from markupsafe import Markup
 
 from testbed.report.evidence import Estimate, Evidence
-from testbed.report.formatting import count, one_in, percent, rate
+from testbed.report.formatting import count, model_name, one_in, percent, rate
 
 _EVENTS = {
     "flip": "random single bit flips",
@@ -14,6 +14,10 @@ _EVENTS = {
     "random": "random replacements",
 }
 _PLACES = {"activation": "an activation value", "weight": "a weight"}
+
+
+def _events(op: str) -> str:
+    return _EVENTS.get(op) or f"random faults ({model_name(op)})"
 
 
 def verdict(evidence: Evidence) -> list[Markup]:
@@ -25,8 +29,8 @@ def verdict(evidence: Evidence) -> list[Markup]:
         overall = m.estimate("model", where, op, "sdc1") if op else None
         if op is None or overall is None:
             continue
-        sentences = [_headline(overall, _EVENTS[op], where)]
-        sentences += _bits(evidence, where, op, overall) if op != "random" else []
+        sentences = [_headline(overall, _events(op), where)]
+        sentences += _bits(evidence, where, op, overall) if op in _EVENTS and op != "random" else []
         if where == "activation":
             sentences += [*_place(evidence, op), *_confidence(evidence, op)]
         sentences += _nonfinite(m.estimate("model", where, op, "nonfinite"))
@@ -132,5 +136,5 @@ def _attention(evidence: Evidence) -> list[Markup]:
         estimate = m.estimate("attention", where, op, "outside") if op else None
         if op and estimate:
             text = "<strong>{}</strong> of {} of {} push the attention module's output outside the tolerance."
-            sentences.append(Markup(text).format(rate(estimate), _EVENTS[op], _PLACES[where]))
+            sentences.append(Markup(text).format(rate(estimate), _events(op), _PLACES[where]))
     return sentences

@@ -3,9 +3,8 @@ computed here, and fed to the rest of the plain graph in its place; struck weigh
 
 from __future__ import annotations
 
-import contextlib
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ from onnx import helper, numpy_helper
 from testbed.campaign.compare import compare_campaigns
 from testbed.campaign.dryrun import dry_run_plan
 from testbed.campaign.images import named_images
-from testbed.campaign.pipeline import run_campaign
 from testbed.campaign.points import points_path
 from testbed.campaign.spec import load_spec, parse_spec
 from testbed.campaign.view import Run
@@ -30,6 +28,7 @@ from testbed.core.errors import UsageError
 from testbed.core.site import Site, SiteTable
 from testbed.engines import native
 from testbed.golden.arrays import read_array
+from tests.campaign.conftest import run
 
 ACTIVATIONS: list[dict[str, Any]] = [
     {"ops": ["flip"], "bits": [1, 25, 30], "pattern": "bits", "count": 2},
@@ -66,11 +65,6 @@ def campaign_of(values: dict[str, Any], mechanism: str) -> dict[str, Any]:
     return values
 
 
-@contextlib.contextmanager
-def no_progress(total: int) -> Iterator[Callable[[int], None]]:
-    yield lambda faults: None
-
-
 @pytest.fixture(scope="module")
 def campaign(tiny_spec: Any, tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Callable[[str], Path]:
     """A finished campaign, by its kind of ports."""
@@ -79,7 +73,7 @@ def campaign(tiny_spec: Any, tmp_path_factory: pytest.TempPathFactory, cache_dir
         folder = tmp_path_factory.getbasetemp() / "models" / mechanism
         if not (folder / "summary.json").exists():
             spec = parse_spec(campaign_of(tiny_spec.identity(), mechanism))
-            run_campaign(spec, folder, redo=None, progress=no_progress, workers=0)
+            run(spec, folder)
         return folder
 
     return finished

@@ -108,3 +108,17 @@ def test_durations(seconds: float, shown: str) -> None:
 def test_samples() -> None:
     assert formatting.sample(Estimate(0, 0, 0, 1408, 1408)) == "1,408 faults"
     assert formatting.sample(Estimate(0, 0, 0, 14, 1408)) == "14 faults, 1,408 rows"
+
+
+@pytest.mark.parametrize(
+    ("label", "name"),
+    [
+        ("flip", "bit flips"),
+        ("random x row", "random values, row"),
+        ("flip x burst-4-any-bit", "bit flips, burst-4-any-bit"),
+        ("stuck1, persistent", "stuck-at-1, persistent"),
+        ("stuck0 x tile-2x3, persistent", "stuck-at-0, tile-2x3, persistent"),
+    ],
+)
+def test_fault_models_are_named_from_the_summarys_labels(label: str, name: str) -> None:
+    assert formatting.model_name(label) == name
