@@ -163,3 +163,12 @@ def test_streaming_takes_no_more_memory_than_class_means_and_a_batch():
         tracemalloc.stop()
     assert np.isfinite(value)
     assert peak < 25e6
+
+
+def test_the_measures_are_functions_of_the_package(images):
+    import testbed.sensitivity as package
+
+    assert callable(package.fuzziness)
+    assert callable(package.acdc)
+    assert callable(package.eap)
+    assert isinstance(package.fuzziness(images.batch(slice(None)), images.labels), float)
