@@ -8,7 +8,7 @@ once per campaign and told apart (``setup_cpu_seconds``).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,12 +18,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from benchmarks.evaluators import evaluator
 from benchmarks.faults import Layer, NeuronFaults, WeightFaults, neuron_places, weight_places
 from benchmarks.subject import Subject
 from benchmarks.verdict import Tolerance, of_names
 from testbed.campaign.bench import Bench
-from testbed.campaign.execute import Activations, Strike
+from testbed.campaign.execute import Strike
 from testbed.campaign.files import Files
 from testbed.campaign.pipeline import Campaign
 from testbed.campaign.plan import Leg, fault_row, table_of
@@ -105,11 +104,7 @@ class Ours:
     def _strike(self, target: str, where: str) -> Strike:
         key = (target, where)
         if key not in self._strikes:
-            place = self.campaign.place
-            found = strike_for(place, target, where)
-            if isinstance(found, Activations):
-                found = Activations(found.bench, evaluator(place, found.bench), found.judge)
-            self._strikes[key] = found
+            self._strikes[key] = strike_for(self.campaign.place, target, where)
         return self._strikes[key]
 
     def bare(self, target: str) -> Callable[[int], int]:
@@ -128,10 +123,17 @@ class Ours:
 
 
 @contextmanager
-def opened(subject: Subject, backend: str, batch: int | str, tolerance: Tolerance, folder: Path) -> Iterator[Ours]:
-    """A campaign on the subject, prepared and past its gates."""
+def opened(
+    subject: Subject,
+    backend: str,
+    batch: int | str,
+    tolerance: Tolerance,
+    folder: Path,
+    special: Mapping[str, Any] | None = None,
+) -> Iterator[Ours]:
+    """A campaign on the subject, prepared and past its gates. special: values of its spec, instead of the usual ones."""
     start = time.process_time()
-    spec = campaign_spec(subject, backend, batch, tolerance)
+    spec = campaign_spec(subject, backend, batch, tolerance, special or {})
     run = RunFolder.claimed(folder, "campaign", spec.name, spec.identity(), ["bench"])
     preparation = Preparation(spec, run)
     with run.locked(), ExitStack() as stack:
@@ -142,7 +144,9 @@ def opened(subject: Subject, backend: str, batch: int | str, tolerance: Toleranc
         yield Ours(backend, campaign, time.process_time() - start)
 
 
-def campaign_spec(subject: Subject, backend: str, batch: int | str, tolerance: Tolerance) -> CampaignSpec:
+def campaign_spec(
+    subject: Subject, backend: str, batch: int | str, tolerance: Tolerance, special: Mapping[str, Any]
+) -> CampaignSpec:
     values: dict[str, Any] = {
         "name": "bench",
         "model": {"run": str(subject.run.folder.path)},
@@ -152,7 +156,7 @@ def campaign_spec(subject: Subject, backend: str, batch: int | str, tolerance: T
         "tolerance": {"atol": tolerance.atol, "rtol": tolerance.rtol, "rtol_grid": []},
         "faults": [{"target": target, "where": "activation", "ops": ["flip"]} for target in ("model", "attention")],
     }
-    return parse_spec(values)
+    return parse_spec(values | dict(special))
 
 
 def verdicts(rows: pa.Table) -> NDArray[np.int8]:

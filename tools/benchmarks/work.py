@@ -1,7 +1,8 @@
 """The work that a fault leaves: multiply-accumulates (MACs) that its change can reach, of those of the whole model.
 
-Counted as the campaign engine may do it: of the struck block only the rows of tokens that differ, later blocks whole, and
-of the last one what the class token reads, where that is all that the head looks at. Nothing is known of values: a fault
+Counted as the campaign engine may do it: of the struck block only the rows of tokens that differ, of the next one keys and
+values of those tokens and whatever follows, later blocks whole, and of the last one what the class token reads, where that
+is all that the head looks at. Nothing is known of values: a fault
 whose change dies out on the way leaves less than is counted here.
 """
 
@@ -27,18 +28,16 @@ class Work:
     def reads_one_token(self) -> bool:
         return self.config.pooling == "cls"
 
-    def block(self, number: int) -> int:
-        return self._block(number, self.config.tokens)
-
-    def last(self, rows: int) -> int:
-        """Of the last block, where all its input differs and ``rows`` of its output are read."""
-        return self._block(self.config.depth - 1, rows)
-
-    def _block(self, number: int, rows: int) -> int:
-        """Keys and values of all tokens, everything else of ``rows``."""
+    def block(self, number: int, changed: int | None = None, rows: int | None = None) -> int:
+        """Of a block where ``changed`` tokens of its input differ and ``rows`` of its output are read; all, if None."""
         c, n, inner = self.config, self.config.tokens, self._inner(number)
-        attention = n * c.width * 2 * inner + rows * (c.width * inner + 2 * n * inner)
-        return attention + rows * (inner * c.width + self._mlp(number))
+        differ, read = n if changed is None else changed, n if rows is None else rows
+        keys_values = differ * c.width * 2 * inner
+        queries = min(differ, read) * c.width * inner
+        scores = (
+            differ * read + (n - differ) * min(differ, read)
+        ) * inner  # columns of changed keys, rows of changed queries
+        return keys_values + queries + scores + read * (n * inner + inner * c.width + self._mlp(number))
 
     @property
     def head(self) -> int:
@@ -50,13 +49,13 @@ class Work:
         embedding = c.grid**2 * c.patch**2 * c.channels * c.width
         return embedding + sum(self.block(number) for number in range(c.depth)) + self.head
 
-    def after(self, number: int) -> int:
-        """Of everything behind a block whose output differs."""
-        last = self.config.depth - 1
-        if number == last:
-            return self.head
-        between = sum(self.block(later) for later in range(number + 1, last))
-        return between + self.last(1 if self.reads_one_token else self.config.tokens) + self.head
+    def after(self, number: int, changed: int | None) -> int:
+        """Of everything behind a block of whose output ``changed`` tokens differ; all, if None."""
+        left, last = self.head, self.config.depth - 1
+        for later in range(number + 1, last + 1):
+            left += self.block(later, changed, 1 if later == last and self.reads_one_token else None)
+            changed = None
+        return left
 
     def left(self, layer: Layer, token: int, feature: int) -> int:
         """By a change of one element of a linear layer's output; 0 where it cannot reach the model's output."""
@@ -67,7 +66,7 @@ class Work:
         if only_class_token and token != 0 and part not in "kv":
             return 0
         rows = 1 if only_class_token else self.config.tokens
-        return self._within(layer.block, part, rows) + self.after(layer.block)
+        return self._within(layer.block, part, rows) + self.after(layer.block, None if part in "kv" else 1)
 
     def _within(self, number: int, part: str, rows: int) -> int:
         """Of the rest of the struck block; ``rows`` of its output are read."""

@@ -1,0 +1,221 @@
+"""Time to +-1 point at 95 % for the SDC-1 rate of every block: our adaptive campaign against uniform sampling.
+
+    python tools/bench_confidence.py [--model tiny] [--run DIR] [--quick] [--json]
+
+The faults are single bit flips in outputs of the linear layers (what PyTorchFI can strike), of the images shown.
+
+ratio             PyTorchFI at its best batch running Leveugle's n (p = 0.5) per block, over our campaign
+ratio_same_stop   uniform sampling with our stopping rule, on our engine, over our campaign: the sampling alone
+ratio_engine      our engine over PyTorchFI's best batch on the same faults: the engine alone
+
+Our campaign is run, to its end: planning, opening the engines, golden words, inference, judgement, rows, looks. PyTorchFI's
+rate is measured, its n computed. The uniform campaign's n is simulated from the blocks' measured rates, its time from our
+measured time per uniformly drawn fault of each block. All times are CPU-seconds of one thread. What is done once before
+(export, gates) is not counted, but in ratio_with_preparation.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before any library counts the cores
+
+import argparse
+import json
+import sys
+import tempfile
+from contextlib import ExitStack
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+if find_spec("testbed") is None:  # not installed: the checkout's
+    sys.path.append(str(ROOT))
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from benchmarks import adaptive, peer_pytorchfi  # noqa: E402
+from benchmarks.clock import rates, ratio, spread, table  # noqa: E402
+from benchmarks.faults import Layer, linear_layers, neuron_faults  # noqa: E402
+from benchmarks.neuron import PYTORCHFI, Peers, Runs, measured, side_of  # noqa: E402
+from benchmarks.ours import opened  # noqa: E402
+from benchmarks.setting import Setting, faster  # noqa: E402
+from benchmarks.subject import subject  # noqa: E402
+from benchmarks.verdict import Tolerance  # noqa: E402
+
+from testbed.core.errors import TestbedError  # noqa: E402
+
+FAULTS, QUICK_FAULTS = 640, 160
+REPEATS = 5
+
+
+def main() -> None:
+    arguments = parsed()
+    torch.set_num_threads(1)
+    try:
+        report = benchmark(arguments)
+    except TestbedError as error:
+        sys.exit(f"error: {error}")
+    print(json.dumps(report, indent=1) if arguments.json else text(report))
+
+
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="tiny", help="tiny, small, base (224 px), or a preset's name")
+    parser.add_argument("--run", type=Path, help="a trained model's run folder, instead of random weights")
+    parser.add_argument("--engine", action="append", help="ours, repeatable (default: ort-cpu and openvino)")
+    parser.add_argument("--margin", type=float, default=0.01, help="half the width of every interval (default 0.01)")
+    parser.add_argument("--confidence", type=float, default=0.95)
+    parser.add_argument(
+        "--quick", action="store_true", help="rates from fewer faults; the campaign is run all the same"
+    )
+    parser.add_argument("--faults", type=int, help="that rates are measured on")
+    parser.add_argument("--repeats", type=int, default=REPEATS, help=f"default {REPEATS}")
+    parser.add_argument("--images", type=int, default=16)
+    parser.add_argument("--batch", type=int, help="ours (default: tuned, as a campaign does)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", action="store_true")
+    return parser.parse_args()
+
+
+def benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
+    if not peer_pytorchfi.available():
+        raise TestbedError(peer_pytorchfi.MISSING)
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        shown = subject(arguments.model, arguments.run, arguments.images, arguments.seed, Path(folder) / "subject")
+        tolerance, engines = Tolerance(1e-4, 1e-4), {}
+        special = adaptive.spec_of(arguments.margin, arguments.confidence)
+        for name in arguments.engine or ("ort-cpu", "openvino"):
+            told(f"preparing {name}: export, golden, gates")
+            engines[name] = stack.enter_context(
+                opened(shown, name, arguments.batch or "auto", tolerance, Path(folder) / name, special)
+            )
+        count = arguments.faults or (QUICK_FAULTS if arguments.quick else FAULTS)
+        setting = Setting(shown, engines, tolerance, {"neuron": count}, arguments.repeats, arguments.seed, told)
+        return compared(setting)
+
+
+def compared(setting: Setting) -> dict[str, Any]:
+    layers = linear_layers(setting.subject.config)
+    rate = measured_rates(setting, layers)
+    ours = setting.engines[rate["engine"]]
+    told(f"the adaptive campaign, on {rate['engine']}")
+    campaign = adaptive.run(ours)
+
+    stop = ours.campaign.spec.stop
+    assert stop is not None
+    rule = stop.rule(ours.campaign.spec.confidence)
+    population = adaptive.populations(layers, setting.subject.config.tokens, setting.subject.images)
+    leveugle = adaptive.leveugle_sizes(population, rule)
+    uniform = adaptive.uniform_sizes(population, campaign.rate, rule, setting.seed)
+    peer_seconds = float(leveugle.sum() / rate["pytorchfi_best_batch"])
+    uniform_seconds = float((uniform * rate["seconds_per_fault"]).sum())
+    blocks = sorted({layer.block for layer in layers})
+    return {
+        "model": setting.subject.run.folder.manifest["name"],
+        "margin": rule.margin,
+        "confidence": rule.confidence,
+        "ratio": peer_seconds / campaign.cpu_seconds,
+        "ratio_same_stop": uniform_seconds / campaign.cpu_seconds,
+        "ratio_engine": rate["ratio_engine"].median,
+        "ratio_with_preparation": peer_seconds / (campaign.cpu_seconds + ours.setup_cpu_seconds),
+        "ratio_batch1": float(leveugle.sum() / rate["pytorchfi_batch_1"]) / campaign.cpu_seconds,
+        "ratio_same_stop_pytorchfi": float(uniform.sum() / rate["pytorchfi_best_batch"]) / campaign.cpu_seconds,
+        "blocks": [
+            {
+                "block": block,
+                "rate": float(campaign.rate[i]),
+                "low": float(campaign.low[i]),
+                "high": float(campaign.high[i]),
+                "n": int(campaign.n[i]),
+                "n_leveugle": int(leveugle[i]),
+                "n_uniform_same_stop": round(float(uniform[i])),
+                "population": int(population[i]),
+            }
+            for i, block in enumerate(blocks)
+        ],
+        "margin_met": campaign.met,
+        "rounds": campaign.rounds,
+        "faults": {
+            "adaptive": int(campaign.n.sum()),
+            "leveugle": int(leveugle.sum()),
+            "uniform_same_stop": round(float(uniform.sum())),
+        },
+        "cpu_seconds": {
+            "adaptive": campaign.cpu_seconds,
+            "adaptive_wall": campaign.wall_seconds,
+            "adaptive_engine": campaign.engine_seconds,
+            "leveugle_pytorchfi": peer_seconds,
+            "uniform_same_stop": uniform_seconds,
+        },
+        "engine": rate["engine"],
+        "threads": 1,
+        "repeats": setting.repeats,
+        "how": {"adaptive": "run", "leveugle": "computed from the measured rate", "uniform_same_stop": "simulated"},
+        "subject": setting.subject.told,
+        "setup_cpu_seconds": {name: round(one.setup_cpu_seconds, 1) for name, one in setting.engines.items()},
+        "ratio_engine_quartiles": rate["ratio_engine"].record(),
+        "raw": rate["raw"],
+    }
+
+
+def measured_rates(setting: Setting, layers: list[Layer]) -> dict[str, Any]:
+    """PyTorchFI's rates, ours over its best batch, and our CPU-seconds per uniformly drawn fault of each block."""
+    config = setting.subject.config
+    faults = neuron_faults(layers, config.tokens, setting.subject.images, setting.faults["neuron"], setting.seed)
+    peers = Peers(setting, setting.subject.model, setting.first.inputs("model"), layers, faults)
+    runs = Runs(setting, "model", layers, faults)
+    theirs = {name: side for name, side in peers.sides().items() if name.startswith(PYTORCHFI)}
+    timings = measured(setting, theirs | {f"ours {name}": side_of(one) for name, one in runs.whole.items()})
+    best = faster(timings, "ours", setting.engines)
+    of_block = np.array([layer.block for layer in layers])[faults.layer]
+    seconds = per_block(
+        setting, {block: runs.whole[best].take(np.flatnonzero(of_block == block)) for block in np.unique(of_block)}
+    )
+    return {
+        "engine": best,
+        "ratio_engine": ratio(timings[f"ours {best}"], timings[f"{PYTORCHFI} best batch"]),
+        "pytorchfi_best_batch": spread(rates(timings[f"{PYTORCHFI} best batch"])).median,
+        "pytorchfi_batch_1": spread(rates(timings[f"{PYTORCHFI} batch 1"])).median,
+        "seconds_per_fault": seconds,
+        "raw": table(timings),
+    }
+
+
+def per_block(setting: Setting, of_block: dict[int, Any]) -> np.ndarray:
+    """(blocks,) CPU-seconds; the mean of all where no fault of the list fell into a block."""
+    timings = measured(setting, {str(block): side_of(mine) for block, mine in of_block.items()})
+    found = {int(block): 1 / spread(rates(mine)).median for block, mine in timings.items()}
+    mean = float(np.mean(list(found.values())))
+    attending = sorted({layer.block for layer in linear_layers(setting.subject.config)})
+    return np.array([found.get(block, mean) for block in attending])
+
+
+def text(report: dict[str, Any]) -> str:
+    lines = [
+        f"{report['model']}: SDC-1 rate of every block to +-{report['margin']:.2%} at {report['confidence']:.0%}, 1 thread",
+        report["subject"],
+        f"{report['ratio']:8.1f}x  against PyTorchFI's best batch with Leveugle's n"
+        f" ({report['faults']['leveugle']} faults, {report['cpu_seconds']['leveugle_pytorchfi']:.0f} CPU-seconds)",
+        f"{report['ratio_same_stop']:8.1f}x  against uniform sampling with the same stopping rule"
+        f" ({report['faults']['uniform_same_stop']} faults, {report['cpu_seconds']['uniform_same_stop']:.0f} CPU-seconds)",
+        f"{report['ratio_engine']:8.1f}x  the engine ({report['engine']}) alone",
+        f"our campaign: {report['faults']['adaptive']} faults, {report['cpu_seconds']['adaptive']:.0f} CPU-seconds,"
+        f" {report['rounds']} rounds, margin {'met' if report['margin_met'] else 'NOT met'}",
+        "block     rate   interval            n   uniform  Leveugle",
+    ]
+    lines += [
+        f"{b['block']:5d} {b['rate']:8.4f}   [{b['low']:.4f}, {b['high']:.4f}] {b['n']:6d} {b['n_uniform_same_stop']:9d}"
+        f" {b['n_leveugle']:9d}"
+        for b in report["blocks"]
+    ]
+    return "\n".join(lines)
+
+
+def told(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()
