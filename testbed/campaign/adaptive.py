@@ -93,6 +93,10 @@ class AdaptivePlanner:
 
     # ---- rounds
 
+    def first_round(self) -> NDArray[np.int64]:
+        """(groups,) faults of the first round."""
+        return self._monitor([]).additions()[0].astype(np.int64)
+
     def round(self, number: int, counts: Sequence[Tally]) -> Iterator[Planned] | None:
         """The plan of round ``number`` from those before it, in parts of bounded size; None if it is not needed.
 

@@ -10,6 +10,7 @@ from testbed.analysis.stats import wilson
 from testbed.campaign.draw import strata
 from testbed.campaign.spec import CampaignSpec, FaultSpec
 from testbed.campaign.subject import Subject, subject_of
+from testbed.core.errors import UsageError
 from testbed.core.files import sha256_bytes
 from testbed.core.site import SiteTable
 from testbed.engines.runner import EngineRequest, open_engine
@@ -23,15 +24,19 @@ _TIMED_BATCHES = 5
 def dry_run_plan(spec: CampaignSpec) -> dict[str, Any]:
     """The plan in numbers, per [[faults]] section. Sites come from an untrained model of the same architecture.
 
-    Raises UsageError for anything the spec names that does not exist.
+    Raises UsageError for anything the spec names that does not exist, and for campaigns that are not planned at once.
     """
+    if spec.stop is not None:
+        raise UsageError(
+            "[stop] decides how many faults are run as it goes; see what it starts from: testbed campaign plan"
+        )
     subject = subject_of(spec)
     subject.check_sites()
     images = sum(spec.tiers.images)
     tier_images = [[f"{tier}/{n}" for n in range(count)] for tier, count in enumerate(spec.tiers.images)]
     sections = []
     for target in spec.targets:
-        table, seconds = _sites_and_speed(spec, subject, target)
+        table, seconds = sites_and_speed(spec, subject, target)
         for section in spec.faults:
             if section.target == target:
                 sections.append(_section(spec, section, table, tier_images, images, seconds))
@@ -47,7 +52,7 @@ def dry_run_plan(spec: CampaignSpec) -> dict[str, Any]:
     }
 
 
-def _sites_and_speed(spec: CampaignSpec, subject: Subject, target: str) -> tuple[SiteTable, float]:
+def sites_and_speed(spec: CampaignSpec, subject: Subject, target: str) -> tuple[SiteTable, float]:
     """The target's sites, and engine seconds per batch of its fault-free twin here and now."""
     engine = spec.engine
     plain, batch = subject.sketch(target)

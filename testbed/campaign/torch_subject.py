@@ -21,7 +21,7 @@ from testbed.core.cache import cache_folder
 from testbed.core.errors import TestbedError, UsageError
 from testbed.core.files import atomic_path, sha256_bytes, sha256_json, write_bytes
 from testbed.core.runfolder import RunFolder, installed_version
-from testbed.core.site import Site, SiteTable
+from testbed.core.site import Site, SiteTable, Where
 from testbed.data import Dataset
 from testbed.export.onnx import OPSET
 from testbed.export.precision import Calibration
@@ -85,6 +85,22 @@ class TorchSubject:
             module = model if target == "model" else subnetwork(model, target)
             names = taps(module) if where == "activation" else dict(module.named_parameters())
             SiteTable(target, "", "", tuple(Site(name, where, ()) for name in names)).select(where, patterns)
+
+    def shapes(self, target: str) -> dict[tuple[str, Where], tuple[int, ...]]:
+        """(site, place) -> canonical shape, activations in the order of the forward pass: all sites but what quantisation
+        adds. Costs no memory: the model's tensors have no content."""
+        found: dict[tuple[str, Where], tuple[int, ...]] = {}
+        with torch.device("meta"), torch.inference_mode():
+            model = ViT(self.config).eval()
+            module = model if target == "model" else subnetwork(model, target)
+            for name in taps(module):
+
+                def note(_: torch.nn.Module, __: object, output: torch.Tensor, name: str = name) -> None:
+                    found[name, "activation"] = tuple(output.shape[1:])
+
+                taps(model)[name].register_forward_hook(note)
+            model(torch.zeros(1, self.config.channels, self.config.image, self.config.image))
+        return found | {(name, "weight"): tuple(p.shape) for name, p in module.named_parameters()}
 
     def sketch(self, target: str) -> tuple[bytes, NDArray[np.float32]]:
         """Of an untrained model."""

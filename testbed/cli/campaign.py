@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from testbed.cli.campaign_ber import ber
+from testbed.cli.campaign_plan import plan
 from testbed.cli.campaign_status import status
 from testbed.cli.common import emit, example, json_option, run_option
 from testbed.cli.work_options import work_options
@@ -62,8 +63,8 @@ def run(
         from testbed.campaign.dryrun import dry_run_plan
         from testbed.cli.tables import plan_tables
 
-        plan = dry_run_plan(loaded)
-        emit(plan, as_json, lambda: plan_tables(plan))
+        dry = dry_run_plan(loaded)
+        emit(dry, as_json, lambda: plan_tables(dry))
         return
     folder = run or Path("runs") / loaded.name
     again = " ".join([str(spec), *(f"--set {shlex.quote(change)}" for change in changes), f"--run {folder}"])
@@ -128,4 +129,5 @@ def compare(first: Path, second: Path, rows: int, to: Path | None, as_json: bool
 
 
 campaign.add_command(ber)
+campaign.add_command(plan)
 campaign.add_command(status)

@@ -1,0 +1,228 @@
+"""What a campaign would sample from, and how many faults a margin asks for. Runs nothing unless asked for a timing.
+
+Strata are told one at a time: their number may be large, what is kept is not.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
+
+from testbed.analysis.allocation import smallest_sample
+from testbed.analysis.stats import leveugle
+from testbed.campaign.adaptive import AdaptivePlanner
+from testbed.campaign.draw import Stratum
+from testbed.campaign.dryrun import sites_and_speed
+from testbed.campaign.grouping import Values, all_strata, model_of, values_of
+from testbed.campaign.rates import FaultModel
+from testbed.campaign.site_sketch import sketched_sites
+from testbed.campaign.spec import CampaignSpec
+from testbed.campaign.stop import Dimension, dimensions
+from testbed.campaign.subject import subject_of
+from testbed.core.site import SiteTable
+
+FINEST: tuple[Dimension, ...] = ("site", "bit", "tier")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """How well each part's rate is to be known. rate: what is expected of it; relative: the margin is a share of that."""
+
+    margin: float
+    confidence: float
+    rate: float = 0.5
+    relative: bool = False
+
+    def faults(self, population: int) -> int:
+        """Leveugle's n."""
+        return leveugle(population, self.margin, self.confidence, self.rate, self.relative)
+
+
+@dataclass
+class _Part:
+    strata: int = 0
+    population: int = 0
+    drawn: int = 0
+
+
+@dataclass
+class _Sums:
+    parts: int = 0
+    strata: int = 0
+    population: int = 0
+    drawn: int = 0
+    leveugle: int = 0
+    rows: Counter[str] = field(default_factory=Counter)
+    seconds: Counter[str] = field(default_factory=Counter)
+
+
+class Plan:
+    """A spec's strata as ``by`` puts them together. ``parts`` tells them; then ``totals`` has their sums.
+
+    by: dimensions (`testbed.campaign.stop.dimensions`). seconds_per_row: what a row costs; None if not known. measured:
+    time the engine here and now instead, as a dry run does. Raises UsageError for anything the spec names that does not
+    exist, and for margins no sample size belongs to.
+    """
+
+    def __init__(
+        self,
+        spec: CampaignSpec,
+        wanted: Wanted,
+        by: Sequence[Dimension] | None = None,
+        seconds_per_row: float | None = None,
+        measured: bool = False,
+    ) -> None:
+        self.spec, self.wanted = spec, wanted
+        finest = FINEST if spec.stop is None else spec.stop.sampled_by
+        self.by = finest if by is None else tuple(by)
+        subject = subject_of(spec)
+        subject.check_sites()
+        self.tables: dict[str, SiteTable] = {}
+        self._seconds: dict[str, float | None] = {}
+        for target in spec.targets:
+            if measured:
+                self.tables[target], seconds = sites_and_speed(spec, subject, target)
+                self._seconds[target] = seconds / spec.engine.sketched_batch
+            else:
+                self.tables[target], self._seconds[target] = sketched_sites(spec, subject, target), seconds_per_row
+        self.tier_images = [[f"{tier}/{n}" for n in range(count)] for tier, count in enumerate(spec.tiers.images)]
+        self.images = sum(spec.tiers.images)
+        self._sums = _Sums()
+        wanted.faults(1)  # refuses a wrong one at once
+
+    # ---- parts
+
+    def parts(self) -> Iterator[dict[str, Any]]:
+        """One JSON-ready record per part, fault models apart: its population N, Leveugle's n, and what the spec draws."""
+        self._sums = _Sums()
+        for (model, values), part in self._parts():
+            leveugle_n = self.wanted.faults(part.population)
+            self._add(model, part, leveugle_n)
+            yield {
+                **model.told(),
+                **dict(zip(self.by, values, strict=True)),
+                "strata": part.strata,
+                "population": part.population,
+                "leveugle": leveugle_n,
+                "drawn": part.drawn,
+            }
+
+    def _parts(self) -> Iterator[tuple[tuple[FaultModel, Values], _Part]]:
+        if (
+            set(self.by) >= set(FINEST) and self.spec.stop is None
+        ):  # each stratum by itself: none has to wait for others
+            for stratum, drawn in self._drawn():
+                yield self._key(stratum), _Part(1, stratum.population, drawn)
+            return
+        found: dict[tuple[FaultModel, Values], _Part] = {}
+        for stratum, drawn in self._drawn():
+            part = found.setdefault(self._key(stratum), _Part())
+            part.strata += 1
+            part.population += stratum.population
+            part.drawn += drawn
+        yield from found.items()
+
+    def _key(self, stratum: Stratum) -> tuple[FaultModel, Values]:
+        return model_of(stratum), values_of(stratum, self.by)
+
+    def _drawn(self) -> Iterator[tuple[Stratum, int]]:
+        """Every stratum, and how many faults are drawn from it; in the first round, where there are several."""
+        if self.spec.stop is not None:
+            yield from self._first_round()
+            return
+        for section in self.spec.faults:
+            alone = self.spec.model_copy(update={"faults": (section,)})
+            for stratum in all_strata(alone, self.tables, self.tier_images):
+                yield stratum, min(section.per_stratum, stratum.size)
+
+    def _first_round(self) -> Iterator[tuple[Stratum, int]]:
+        """An adaptive campaign's strata as they are sampled: its faults are told of the first stratum of each."""
+        planner = self.planner
+        for group, drawn in zip(planner.groups, planner.first_round(), strict=True):
+            counts = chain([int(drawn)], [0] * (len(group.members) - 1))
+            for (_, stratum), count in zip(group.members, counts, strict=True):
+                yield stratum, count
+
+    @property
+    def planner(self) -> AdaptivePlanner:
+        assert self.spec.stop is not None
+        plain = self.spec.stop.model_copy(update={"proxy": "none"})
+        return AdaptivePlanner(self.spec.model_copy(update={"stop": plain}), self.tables, self.tier_images)
+
+    # ---- sums
+
+    def _add(self, model: FaultModel, part: _Part, leveugle_n: int) -> None:
+        sums, rows_each = self._sums, self.images if model.scope == "persistent" else 1
+        sums.parts += 1
+        for name, count in (("drawn", part.drawn), ("leveugle", leveugle_n)):
+            setattr(sums, name, getattr(sums, name) + count)
+            sums.rows[name] += count * rows_each
+            if (seconds := self._seconds[model.target]) is not None:
+                sums.seconds[name] += count * rows_each * seconds  # type: ignore[assignment]  # Counters add floats too
+        sums.strata += part.strata
+        sums.population += part.population
+
+    def totals(self) -> dict[str, Any]:
+        """JSON-ready sums over the parts that were told, for the spec's own draws and for Leveugle's n of every part."""
+        sums = self._sums
+
+        def cost(name: str) -> dict[str, Any]:
+            seconds = round(sums.seconds[name], 1) if name in sums.seconds else None
+            return {"faults": getattr(sums, name), "rows": sums.rows[name], "seconds": seconds}
+
+        return {
+            "parts": sums.parts,
+            "strata": sums.strata,
+            "population": sums.population,
+            "drawn": cost("drawn"),
+            "leveugle": cost("leveugle"),
+        }
+
+    def head(self) -> dict[str, Any]:
+        """JSON-ready: what was asked for. ``adaptive``: bounds of a [stop] campaign, whose "drawn" is its first round."""
+        return {
+            "name": self.spec.name,
+            "by": list(self.by),
+            "margin": self.wanted.margin,
+            "relative": self.wanted.relative,
+            "rate": self.wanted.rate,
+            "confidence": self.wanted.confidence,
+            "images": self.images,
+            "adaptive": self._bounds(),
+        }
+
+    def _bounds(self) -> Mapping[str, Any] | None:
+        """No adaptive campaign needs fewer faults than exact intervals without an event do; one whose rates are all 1/2,
+        with nothing to tell strata apart, needs Leveugle's n and what the looks cost."""
+        if self.spec.stop is None:
+            return None
+        planner, stop = self.planner, self.spec.stop
+        rule = stop.rule(self.spec.confidence)
+        sizes = planner.frame.sums(planner.frame.population).astype(int).tolist()
+        return {
+            "per": stop.per,
+            "domains": len(sizes),
+            "strata": len(planner.groups),
+            "faults_at_least": sum(min(int(smallest_sample(rule.margin, rule.confidence)), size) for size in sizes),
+            "leveugle": sum(leveugle(size, rule.margin, rule.confidence) for size in sizes),
+        }
+
+
+def wanted_of(
+    spec: CampaignSpec, margin: float | None, confidence: float | None, rate: float, relative: bool
+) -> Wanted:
+    """What is not said is as the spec's [stop] has it; without one, a margin of 0.01 and the campaign's confidence."""
+    stop = spec.stop
+    if margin is None:
+        margin = stop.margin if stop is not None else 0.01
+    if confidence is None:
+        confidence = (stop.confidence if stop is not None else None) or spec.confidence
+    return Wanted(margin, confidence, rate, relative)
+
+
+def asked_dimensions(text: str | None) -> tuple[Dimension, ...] | None:
+    """None for the strata as they are sampled."""
+    return None if text is None else dimensions(text)

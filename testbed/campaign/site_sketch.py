@@ -1,0 +1,24 @@
+"""The sites that a campaign's model will have, before it exists."""
+
+from __future__ import annotations
+
+from testbed.campaign.spec import CampaignSpec
+from testbed.campaign.subject import Subject
+from testbed.core.site import Site, SiteTable
+
+
+def sketched_sites(spec: CampaignSpec, subject: Subject, target: str) -> SiteTable:
+    """Names, shapes and formats, as the exported model's site table will have them, without an export where that can be.
+
+    A model of the testbed is run on tensors without content. An ONNX file names its own sites; what quantisation adds is
+    known only from a quantised file, which is made of an untrained model.
+    """
+    if spec.model.onnx is not None or spec.engine.precision == "int8":
+        plain, _ = subject.sketch(target)
+        return subject.site_table(plain, target)
+    from testbed.campaign.torch_subject import TorchSubject
+
+    assert isinstance(subject, TorchSubject)
+    shapes = subject.shapes(target)
+    sites = tuple(Site(name, where, shape, spec.engine.precision) for (name, where), shape in shapes.items())
+    return SiteTable(target, "", spec.engine.ports, sites)

@@ -1,0 +1,140 @@
+"""What a plan tells, against the sites of a real export, the formula, and the plan that is then made."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+
+from testbed.analysis.stats import leveugle
+from testbed.campaign import planning
+from testbed.campaign.dryrun import dry_run_plan
+from testbed.campaign.planning import Plan, Wanted, wanted_of
+from testbed.campaign.site_sketch import sketched_sites
+from testbed.campaign.spec import CampaignSpec, parse_spec
+from testbed.campaign.stop import dimensions
+from testbed.campaign.subject import subject_of
+from testbed.core.errors import UsageError
+
+WANTED = Wanted(0.05, 0.95)
+
+
+@pytest.fixture
+def spec(tiny_spec: CampaignSpec) -> CampaignSpec:
+    return tiny_spec
+
+
+@pytest.fixture
+def adaptive(tiny_values: dict[str, Any]) -> CampaignSpec:
+    values = tiny_values | {"stop": {"margin": 0.05, "measure": "outside"}}
+    for section in values["faults"]:
+        section.pop("per_stratum")
+    return parse_spec(values)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("target", ["model", "attention"])
+@pytest.mark.parametrize("overrides", [{}, {"norm_order": "post", "pooling": "mean_patches", "position": "2d"}])
+def test_sketched_sites_are_those_of_the_export(
+    tiny_values: dict[str, Any], precision: str, target: str, overrides: dict[str, Any]
+) -> None:
+    tiny_values["model"]["overrides"] |= overrides
+    faults = [{"target": target, "where": "activation"}]
+    spec = parse_spec(tiny_values | {"engine": {"precision": precision, "batch": 2}, "faults": faults})
+    subject = subject_of(spec)
+    plain, _ = subject.sketch(target)
+    wanted = [(s.name, s.where, s.shape, s.format_name) for s in subject.site_table(plain, target)]
+    assert [(s.name, s.where, s.shape, s.format_name) for s in sketched_sites(spec, subject, target)] == wanted
+
+
+def test_every_stratum_is_told_with_its_population_and_what_is_drawn(spec: CampaignSpec) -> None:
+    plan, dry = Plan(spec, WANTED), dry_run_plan(spec)
+    parts = list(plan.parts())
+    assert len(parts) == sum(section["strata"] for section in dry["sections"]) == plan.totals()["strata"]
+    assert sum(part["population"] for part in parts) == sum(section["population"] for section in dry["sections"])
+    assert sum(part["drawn"] for part in parts) == dry["faults"] == plan.totals()["drawn"]["faults"]
+    assert plan.totals()["drawn"]["rows"] == dry["rows"]
+    assert all(part["leveugle"] == leveugle(part["population"], 0.05) for part in parts)
+    first = parts[0]
+    assert {key: first[key] for key in ("target", "where", "op", "bit", "tier", "strata")} == {
+        "target": "model",
+        "where": "activation",
+        "op": "flip",
+        "bit": 0,
+        "tier": 0,
+        "strata": 1,
+    }
+
+
+@pytest.mark.parametrize("by", ["block", "bit_class", "kind x tier", "all", "site x bit x tier"])
+def test_strata_put_together_add_up(spec: CampaignSpec, by: str) -> None:
+    finest, plan = list(Plan(spec, WANTED).parts()), Plan(spec, WANTED, dimensions(by))
+    parts = list(plan.parts())
+    keys = ["target", "where", "op", "pattern", "scope", *plan.by]
+    assert len({tuple(part[key] for key in keys) for part in parts}) == len(parts)
+    for name in ("population", "drawn", "strata"):
+        assert sum(part[name] for part in parts) == sum(part[name] for part in finest)
+    assert plan.totals()["parts"] == len(parts)
+
+
+def test_a_relative_margin_asks_for_more_where_the_rate_is_small(spec: CampaignSpec) -> None:
+    wanted = Wanted(0.2, 0.9, rate=0.1, relative=True)
+    parts = list(Plan(spec, wanted, dimensions("all")).parts())
+    assert all(part["leveugle"] == leveugle(part["population"], 0.02, 0.9, 0.1) for part in parts)
+
+
+def test_strata_are_told_as_they_come(spec: CampaignSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are: the first ones do not wait for the last."""
+    real = planning.all_strata
+    monkeypatch.setattr(planning, "all_strata", lambda *a: itertools.chain(itertools.islice(real(*a), 3), _fall()))
+    parts = Plan(spec, WANTED).parts()
+    assert len(list(itertools.islice(parts, 3))) == 3
+    with pytest.raises(AssertionError, match="a fourth was asked for"):
+        next(parts)
+
+
+def _fall() -> Any:
+    raise AssertionError("a fourth was asked for")
+    yield
+
+
+def test_seconds_are_those_of_a_row_that_was_told(spec: CampaignSpec) -> None:
+    for seconds in (0.25, None):
+        plan = Plan(spec, WANTED, dimensions("block"), seconds_per_row=seconds)
+        list(plan.parts())
+        for cost in (plan.totals()["drawn"], plan.totals()["leveugle"]):
+            assert cost["seconds"] == (None if seconds is None else pytest.approx(cost["rows"] * seconds, abs=0.06))
+    measured = Plan(spec, WANTED, dimensions("all"), measured=True)
+    list(measured.parts())
+    assert measured.totals()["drawn"]["seconds"] > 0
+
+
+def test_an_adaptive_campaign_tells_its_first_round_and_its_bounds(adaptive: CampaignSpec) -> None:
+    plan = Plan(adaptive, wanted_of(adaptive, None, None, 0.5, False))
+    parts, bounds = list(plan.parts()), plan.head()["adaptive"]
+    assert plan.by == ("site", "block", "bit_class")
+    assert [part["drawn"] for part in parts] == plan.planner.first_round().tolist()
+    assert all(part["drawn"] >= min(2, part["population"]) for part in parts)
+    assert (bounds["domains"], bounds["strata"]) == (len(plan.planner.domains), len(parts))
+    per_block = Plan(adaptive, plan.wanted, dimensions("block"))
+    assert bounds["leveugle"] == sum(part["leveugle"] for part in per_block.parts())
+    assert bounds["faults_at_least"] < bounds["leveugle"]
+    assert per_block.totals()["drawn"]["faults"] == sum(part["drawn"] for part in parts)
+
+
+def test_what_is_not_said_is_as_the_spec_has_it(spec: CampaignSpec, adaptive: CampaignSpec) -> None:
+    assert wanted_of(spec, None, None, 0.5, False) == Wanted(0.01, spec.confidence)
+    assert wanted_of(adaptive, None, None, 0.5, False) == Wanted(0.05, adaptive.confidence)
+    assert wanted_of(adaptive, 0.1, 0.8, 0.2, True) == Wanted(0.1, 0.8, 0.2, True)
+
+
+@pytest.mark.parametrize("wanted", [Wanted(0, 0.95), Wanted(0.1, 1), Wanted(0.1, 0.95, rate=0)])
+def test_margins_that_no_sample_has_are_refused_at_once(spec: CampaignSpec, wanted: Wanted) -> None:
+    with pytest.raises(UsageError):
+        Plan(spec, wanted)
+
+
+def test_a_dry_run_of_an_adaptive_campaign_points_to_its_plan(adaptive: CampaignSpec) -> None:
+    with pytest.raises(UsageError, match="testbed campaign plan"):
+        dry_run_plan(adaptive)

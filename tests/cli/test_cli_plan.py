@@ -1,0 +1,63 @@
+"""``testbed campaign plan``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from testbed.cli.main import cli
+
+TINY = str(Path(__file__).parents[1] / "campaign" / "tiny.toml")
+
+
+def invoke(*arguments: str) -> Result:
+    return CliRunner().invoke(cli, ["campaign", "plan", *arguments], prog_name="testbed")
+
+
+def test_json_has_every_part_and_the_totals() -> None:
+    result = invoke(TINY, "--json", "--margin", "0.05")
+    assert result.exit_code == 0
+    told = json.loads(result.stdout)
+    assert (told["margin"], told["confidence"], told["by"]) == (0.05, 0.95, ["site", "bit", "tier"])
+    assert told["totals"]["parts"] == len(told["parts"])
+    assert told["totals"]["population"] == sum(part["population"] for part in told["parts"])
+    assert told["adaptive"] is None
+
+
+def test_the_table_tells_some_parts_and_how_many_more_there_are() -> None:
+    told = invoke(TINY, "--by", "bit_class", "--rows", "2", "--seconds-per-row", "0.5").stdout
+    assert "Leveugle's n" in told
+    assert "more; --by block tells fewer" in told
+    assert "the spec draws" in told
+    assert " s;" in told
+
+
+def test_a_stop_table_tells_the_first_round(tmp_path: Path) -> None:
+    spec = tmp_path / "adaptive.toml"
+    spec.write_text(
+        "\n".join(line for line in Path(TINY).read_text().splitlines() if "per_stratum" not in line)
+        + '\n[stop]\nmargin = 0.02\nmeasure = "outside"\n'
+    )
+    told = invoke(str(spec), "--by", "block").stdout
+    assert "the first round draws" in told
+    assert "[stop] ends with" in told
+    assert json.loads(invoke(str(spec), "--json").stdout)["margin"] == 0.02
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--by", "blocks"], "unknown dimension 'blocks'; known: site, kind, block, bit, bit_class, tier"),
+        (["--margin", "0"], "the margin must be above 0"),
+        (["--confidence", "2"], "the confidence level must be between 0 and 1"),
+        (["--set", "faults=3"], "faults"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(arguments: list[str], message: str) -> None:
+    result = invoke(TINY, *arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
