@@ -96,7 +96,8 @@ class Limits:
     a worker, load and run the golden. A fault that failed alone is DUE if it fails ``confirmations`` more times alone,
     each on a fresh worker. Failures of the infrastructure (memory, a killed worker) are retried ``retries`` times,
     after backoff_s seconds, doubled each time; then the unit is left. ``left_in_a_row``: the campaign stops when so many
-    units were left and none was finished in between.
+    units were left and none was finished in between. On a cluster, share_s: until the shared file system shows a worker
+    what was written; join_s: to wait for a first worker, or for another when all have gone.
     """
 
     hang_factor: float = 10.0
@@ -106,6 +107,8 @@ class Limits:
     retries: int = 3
     backoff_s: float = 2.0
     left_in_a_row: int = 10
+    share_s: float = 30.0
+    join_s: float = 300.0
 
     def timeout_s(self, golden_s: float) -> float:
         return max(self.floor_s, self.hang_factor * golden_s)

@@ -1,0 +1,155 @@
+"""What runs inside a Dask worker: it drives isolated children, so that an engine that crashes never takes it along."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from testbed.campaign.isolate import Stopped
+from testbed.campaign.seat import CannotOpen, Left, OtherGolden, Seat, Tally, place
+from testbed.campaign.work import Limits, Opener, Unit
+from testbed.core.files import sha256_file
+from testbed.core.runfolder import MANIFEST, installed_version
+
+_IDLE_S = 120.0  # a child whose campaign has vanished goes too
+_POLL_S = 0.25
+
+
+@dataclass(frozen=True)
+class Job:
+    """One campaign's run on a cluster. manifest: hash of the run folder's manifest, as its owner sees it."""
+
+    token: str
+    folder: str
+    manifest: str
+    version: str | None
+    opener: Opener
+    limits: Limits
+
+
+@dataclass(frozen=True)
+class Hello:
+    """A worker introduces itself. refused: why it cannot take part; None if it can."""
+
+    name: str
+    refused: str | None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """rows: of a unit that was finished. left: why it was not. refused: why this worker can do no unit at all."""
+
+    rows: bytes | None = None
+    left: str | None = None
+    refused: str | None = None
+    tally: Tally = field(default_factory=Tally)
+
+
+@dataclass
+class _Pool:
+    """The children of one campaign in this process: as many as it runs units at a time."""
+
+    job: Job
+    free: list[Seat] = field(default_factory=list)
+    all: list[Seat] = field(default_factory=list)
+    stopped: bool = False
+
+    def take(self) -> Seat:
+        with _LOCK:
+            if self.stopped:
+                raise Stopped("stopped")
+            if self.free:
+                return self.free.pop()
+            seat = Seat(self.job.opener, self.job.limits, idle_s=_IDLE_S)
+            self.all.append(seat)
+            return seat
+
+    def put_back(self, seat: Seat) -> None:
+        with _LOCK:
+            self.free.append(seat)
+
+
+_LOCK = threading.Lock()
+_POOLS: dict[str, _Pool] = {}
+
+
+def introduce(job: Job) -> Hello:
+    """Says who this worker is, and whether it sees the campaign and computes its golden bits."""
+    refused = _unfit(job)
+    if refused is None:
+        pool = _pool(job)
+        seat = pool.take()
+        try:
+            seat.open()
+        except (CannotOpen, OtherGolden) as failure:
+            refused = str(failure)
+        finally:
+            pool.put_back(seat)
+    return Hello(place(), refused)
+
+
+def work(job: Job, unit: Unit) -> Answer:
+    """Raises what a handler raised and what is neither its engine's failure nor this worker's."""
+    pool = _pool(job)
+    seat = pool.take()
+    try:
+        _appears(Path(job.folder) / unit.plan, job.limits.share_s)
+        return Answer(rows=seat.finish(unit), tally=seat.tally)
+    except Left as left:
+        return Answer(left=str(left), tally=seat.tally)
+    except (CannotOpen, OtherGolden) as failure:
+        return Answer(refused=str(failure), tally=seat.tally)
+    finally:
+        pool.put_back(seat)
+
+
+def stop(token: str) -> None:
+    """Ends the campaign's children at once. A unit that one of them is running raises Stopped."""
+    with _LOCK:
+        pool = _POOLS.get(token)
+        if pool is None:
+            return
+        pool.stopped = True
+        seats, idle = list(pool.all), list(pool.free)
+    for seat in seats:
+        seat.stop()
+    for seat in idle:
+        seat.close()
+
+
+def _pool(job: Job) -> _Pool:
+    with _LOCK:
+        return _POOLS.setdefault(job.token, _Pool(job))
+
+
+def _unfit(job: Job) -> str | None:
+    if (version := installed_version("testbed")) != job.version:
+        return f"testbed {version} is installed there, {job.version} here"
+    manifest = Path(job.folder) / MANIFEST
+    if not _appears(manifest, job.limits.share_s):
+        return f"it does not see {job.folder}; the run folder must be on a file system that all workers share"
+    end = time.monotonic() + job.limits.share_s
+    while _hash(manifest) != job.manifest:
+        if time.monotonic() > end:
+            return f"it sees another campaign in {job.folder}; the run folder must be on a file system that all share"
+        time.sleep(_POLL_S)
+    return None
+
+
+def _hash(file: Path) -> str | None:
+    try:
+        return sha256_file(file)
+    except OSError:  # being replaced
+        return None
+
+
+def _appears(file: Path, within_s: float) -> bool:
+    """A shared file system may show a new file late."""
+    end = time.monotonic() + within_s
+    while not file.exists():
+        if time.monotonic() > end:
+            return False
+        time.sleep(_POLL_S)
+    return True
