@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,12 +39,13 @@ class Clock:
 
 @dataclass
 class Piece:
-    """An engine for a part of the model. ``constants``: what it is always fed."""
+    """An engine for a part of the model. ``constants``: what it is always fed; ``weights``: those it holds."""
 
     runner: Runner
     inputs: tuple[str, ...]
     clock: Clock
     constants: dict[str, NDArray] = field(default_factory=dict)
+    weights: frozenset[str] = frozenset()
 
     def __call__(self, feeds: Arrays) -> dict[str, NDArray]:
         start = time.perf_counter()
@@ -167,14 +169,7 @@ class Pieces:
 
     @cached_property
     def _ends(self) -> list[int]:
-        """Stages at which suffixes end: as few as memory allows."""
-        sizes, last = self.stages.weight_bytes, len(self.stages.stages)
-        for parts in range(1, last + 1):
-            ends = [last - (last * part) // parts for part in range(parts)][::-1]
-            held = sum(size * (stage - start + 1) for start, stage, size in _spans(sizes, ends))
-            if held <= self._weight_bytes:
-                return ends
-        return list(range(1, last + 1))
+        return group_ends(self.stages.weight_bytes, self._weight_bytes)
 
     def _kept(self, key: tuple[object, ...], build: Callable[[], PortedPiece]) -> PortedPiece:
         if key not in self._built:
@@ -185,26 +180,13 @@ class Pieces:
         self, proto: ModelProto, inputs: Sequence[str], shapes: Mapping[str, tuple[int, ...]]
     ) -> PortedPiece:
         """No fusion over a struck tensor, as in the twin."""
-        made = {name for node in proto.graph.node for name in node.output} - {v.name for v in proto.graph.output}
-        sites = [site for site in self.stages.table if site.where == "activation" and site.tensor in made]
+        sites = sites_inside(proto, self.stages.table)
         if self.plan.style == "ported":
             piece = self._ported(proto, inputs, sites, shapes, self.batch)
             if piece.table is not None:
                 piece.constants |= PortFeed.idle(self.batch).as_inputs(piece.table)
             return piece
-        return self._opaque(proto, inputs, sites, shapes, self.batch)
-
-    def _opaque(
-        self,
-        proto: ModelProto,
-        inputs: Sequence[str],
-        sites: Sequence[Site],
-        shapes: Mapping[str, tuple[int, ...]],
-        batch: int,
-    ) -> PortedPiece:
-        model = opaque(proto, {site.tensor: shapes.get(site.tensor, site.shape) for site in sites})
-        constants = {FLAT: FLAT_SHAPE} if any(v.name == FLAT for v in model.graph.input) else {}
-        return PortedPiece(self._open(model.SerializeToString(), batch, False), tuple(inputs), self.clock, constants)
+        return opaque_piece(self._open, proto, inputs, sites, shapes, self.batch, self.clock)
 
     def _ported(
         self,
@@ -215,7 +197,7 @@ class Pieces:
         batch: int,
     ) -> PortedPiece:
         if not sites:
-            return self._opaque(proto, inputs, sites, shapes, batch)
+            return opaque_piece(self._open, proto, inputs, sites, shapes, batch, self.clock)
         whole = self.stages.table
         own = tuple(replace(site, shape=shapes.get(site.tensor, site.shape)) for site in sites)
         table = SiteTable(whole.target, whole.deployment_id, whole.mechanism, own)
@@ -224,12 +206,44 @@ class Pieces:
             port_of[whole.ports[name]] = number
         model = instrument(proto.SerializeToString(), table).SerializeToString()
         runner = self._open(model, batch, False)
-        return PortedPiece(runner, tuple(inputs), self.clock, {}, table, port_of)
+        return PortedPiece(runner, tuple(inputs), self.clock, table=table, port_of=port_of)
 
 
-def _spans(sizes: Sequence[int], ends: Sequence[int]) -> list[tuple[int, int, int]]:
-    """(first stage of its group, stage, bytes) of each stage."""
-    starts = [0, *ends]
-    return [
-        (start, stage, sizes[stage]) for start, end in zip(starts, ends, strict=False) for stage in range(start, end)
-    ]
+def opaque_piece(
+    open_: Open,
+    proto: ModelProto,
+    inputs: Sequence[str],
+    sites: Iterable[Site],
+    shapes: Mapping[str, tuple[int, ...]],
+    batch: int,
+    clock: Clock,
+    mutable: bool = False,
+) -> PortedPiece:
+    """An engine that fuses nothing over the sites' tensors. shapes: of those that have only some rows."""
+    model = opaque(proto, {site.tensor: shapes.get(site.tensor, site.shape) for site in sites})
+    constants = {FLAT: FLAT_SHAPE} if any(v.name == FLAT for v in model.graph.input) else {}
+    weights = frozenset(tensor.name for tensor in proto.graph.initializer)
+    runner = open_(model.SerializeToString(), batch, mutable)
+    return PortedPiece(runner, tuple(inputs), clock, constants, weights)
+
+
+def sites_inside(proto: ModelProto, table: SiteTable) -> list[Site]:
+    """The sites that a model makes on its way, its outputs not among them."""
+    made = {name for node in proto.graph.node for name in node.output} - {v.name for v in proto.graph.output}
+    return [site for site in table if site.where == "activation" and site.tensor in made]
+
+
+def group_ends(sizes: Sequence[int], budget: int) -> list[int]:
+    """Stages, of these sizes, at which suffixes end: as few as let the copies that all suffixes hold fit the budget.
+
+    The head stays with the last block, which is run for the tokens that it looks at.
+    """
+    last = len(sizes)
+    ends = [last]
+    for parts in range(1, last):
+        ends = sorted({last - (last * part) // parts for part in range(parts)} - {last - 1})
+        starts = [0, *ends]
+        held = (sizes[stage] * (stage - start + 1) for start, end in pairwise(starts) for stage in range(start, end))
+        if sum(held) <= budget:
+            break
+    return ends

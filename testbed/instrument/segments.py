@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from testbed.instrument.flow import FROM_SHAPE, CannotCut, Flow
+from testbed.instrument.flow import FROM_SHAPE, CannotCut, Flow, Shape
 
 FLAT = "opaque_shape"
 FLAT_SHAPE: NDArray[np.int64] = np.array([0, -1], np.int64)
@@ -37,8 +37,11 @@ def model_of(
     inputs: Sequence[ValueInfoProto],
     outputs: Sequence[ValueInfoProto],
     constants: Mapping[str, NDArray],
+    shapes: Mapping[str, Shape] | None = None,
 ) -> ModelProto:
     """A model of these nodes, with what they need that does not depend on the image.
+
+    shapes: of tensors that are of another shape here than in the file.
 
     Shapes that were taken from live tensors are made of their numbers and the batch of the first input: the tensor may
     not be there, or only some rows of it.
@@ -80,6 +83,7 @@ def model_of(
             *(tensor for name, tensor in flow.stored.items() if name in used),
             *(numpy_helper.from_array(array, name) for name, array in constants.items() if name in used),
         ],
+        value_info=_typed(flow, held, {v.name for v in outputs}, shapes or {}),
     )
     return helper.make_model(graph, opset_imports=flow.proto.opset_import, ir_version=flow.proto.ir_version)
 
@@ -110,6 +114,19 @@ def opaque(proto: ModelProto, tensors: Mapping[str, tuple[int, ...]]) -> ModelPr
     if any_inside:
         graph.input.append(helper.make_tensor_value_info(FLAT, TensorProto.INT64, [2]))
     return done
+
+
+def _typed(
+    flow: Flow, nodes: Sequence[NodeProto], outputs: set[str], shapes: Mapping[str, Shape]
+) -> list[ValueInfoProto]:
+    """What is known of the tensors on the way: engines fuse some patterns only where they know the shapes."""
+    values = []
+    for name in (name for node in nodes for name in node.output if name not in outputs):
+        shape = shapes.get(name, flow.shapes.get(name))
+        if name in flow.types and shape is not None and 0 not in shape:
+            dims: list[str | int | None] = ["batch" if size is None else size for size in shape]
+            values.append(helper.make_tensor_value_info(name, flow.types[name], dims))
+    return values
 
 
 def _known_shape(flow: Flow, node: NodeProto, batch: str) -> Iterator[NodeProto]:

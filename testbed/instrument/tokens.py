@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, ValueInfoProto, helper
 
 from testbed.instrument.axes import sources
-from testbed.instrument.flow import CannotCut, Flow
+from testbed.instrument.flow import CannotCut, Flow, Shape
 from testbed.instrument.segments import model_of
 
 ROWS = 2
@@ -110,6 +110,7 @@ class _Restriction:
         self.constants: dict[str, NDArray] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.few: dict[str, int] = {}  # tensors of rows only -> axis
+        self._now: dict[str, Shape] = {}  # and their full shapes
         self.nodes: list[NodeProto] = []
 
     def model(self, places: Sequence[int], inputs: Sequence[str], outputs: Sequence[str]) -> Restricted:
@@ -120,7 +121,7 @@ class _Restriction:
             if any(name in self.needs.tensors for name in self.flow.nodes[place].output):
                 self._emit(place)
         given, had = ([self._declared(name) for name in names] for names in (inputs, outputs))
-        return Restricted(model_of(self.flow, self.nodes, given, had, self.constants), self.shapes)
+        return Restricted(model_of(self.flow, self.nodes, given, had, self.constants, self._now), self.shapes)
 
     def _emit(self, place: int) -> None:
         node = NodeProto()
@@ -152,6 +153,7 @@ class _Restriction:
         self.few[name] = axis
         shape = list(self.flow.shapes[name])
         shape[axis] = self.count
+        self._now[name] = tuple(shape)
         if shape[0] is None and None not in shape[1:]:
             self.shapes[name] = tuple(int(d or 0) for d in shape[1:])
 

@@ -1,0 +1,208 @@
+"""Weight faults: only what follows the struck weight is run, over all images, from golden values before it.
+
+The weights are struck in place, in engines that start at the last point before them through which everything goes; no
+engine is rebuilt. The bits are those of the whole engine with weights that can be struck, if the gate has shown so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from testbed.campaign.evaluation import How
+from testbed.campaign.images import Inputs
+from testbed.campaign.suffix_entry_points import EntryPoints, may_fuse
+from testbed.campaign.suffix_pieces import Clock, Open, Piece, group_ends
+from testbed.core.errors import StaleArtefact
+from testbed.engines.runner import StruckWords, WeightStriker, struck_weights
+from testbed.instrument.flow import CannotCut
+from testbed.instrument.segments import segment
+from testbed.instrument.stages import Stages
+from testbed.instrument.tokens import ROWS, Restricted, restricted
+from testbed.instrument.work import macs
+from testbed.semantics import as_words
+
+Words = list[tuple[NDArray, NDArray]]
+"""(before, after) of each struck tensor's elements."""
+Start = Literal["weight", "block"]
+GIB = 2**30
+
+
+class StruckWeights(NamedTuple):
+    """outputs: of all named images (n, ...)."""
+
+    outputs: NDArray[np.float32]
+    words: Words
+    how: How
+
+
+Whole = Callable[[Sequence[StruckWords]], StruckWeights]
+"""The same, by the whole engine. Nothing struck gives its golden."""
+
+
+@dataclass(frozen=True)
+class WeightPlan:
+    """``start``: suffixes start right before the struck weight, or before its block. ``last``: in the last block only the
+    tokens that the head looks at are run."""
+
+    start: Start = "weight"
+    last: bool = True
+
+    def record(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_record(cls, values: dict[str, Any]) -> WeightPlan:
+        """Raises StaleArtefact for a record that another version wrote."""
+        if set(values) != {f.name for f in fields(cls)} or values["start"] not in get_args(Start):
+            raise StaleArtefact(
+                "the manifest's record of weight suffixes is of another version; rerun with --redo gates"
+            )
+        return cls(**values)
+
+
+class WeightSuffix:
+    """``entries``: tensors that suffixes start from, in execution order."""
+
+    def __init__(
+        self,
+        stages: Stages,
+        plan: WeightPlan,
+        open_: Open,
+        whole: Whole,
+        inputs: Inputs,
+        images: int,
+        batch: int,
+        *,
+        golden_bytes: int = GIB,
+        weight_bytes: int = GIB,
+    ) -> None:
+        """inputs: of rows of the named images, ``images`` in all; batch: the campaign's frozen one. golden_bytes,
+        weight_bytes: about how much memory golden values, and weights of suffixes, may take."""
+        self.stages, self.plan, self._open, self._whole = stages, plan, open_, whole
+        self._inputs, self._images, self._batch = inputs, images, batch
+        self._clock = Clock()
+        self._weight_bytes = weight_bytes
+        self._built: dict[tuple[str, str], Piece] = {}
+        self.entries = EntryPoints(stages, images, golden_bytes, inside_blocks=plan.start == "weight")
+
+    @property
+    def engine_seconds(self) -> float:
+        return self._clock.seconds
+
+    def close(self) -> None:
+        for piece in self._built.values():
+            piece.runner.close()
+        self._built.clear()
+
+    def inject(self, places: Sequence[StruckWords]) -> StruckWeights:
+        """Outputs of all images while these weights are struck. Raises EngineError."""
+        entry = self.entries.before([place.tensor for place in places])
+        if entry is None:
+            return self._whole(places)
+        pieces = self._suffix(entry)
+        with ExitStack() as stack:
+            words = self._strike(stack, pieces, places)
+            if all(np.array_equal(as_words(before), as_words(after)) for before, after in words):
+                return StruckWeights(self.golden.copy(), words, How.UNCHANGED)
+            return StruckWeights(self._run(entry, pieces), words, How.SUFFIX)
+
+    @cached_property
+    def golden(self) -> NDArray[np.float32]:
+        return self._whole([]).outputs
+
+    def golden_by_pieces(self, entry: str) -> NDArray:
+        """(images, ...) outputs of a suffix while nothing is struck."""
+        return self._run(entry, self._suffix(entry))
+
+    def relative_cost(self, tensors: Sequence[str]) -> float:
+        """Share of a whole inference's multiply-accumulates that is run for each image while these weights are struck."""
+        flow, entry = self.stages.flow, self.entries.before(tensors)
+        if entry is None:
+            return 1.0
+        cost, start = 0.0, entry
+        for stop in self._stops(entry):
+            few = self._model(start, stop)
+            cost += macs(flow, flow.between([start], [stop]), few.shapes)
+            start = stop
+        return cost / (macs(flow, range(len(flow.nodes))) or 1.0)
+
+    def _strike(self, stack: ExitStack, pieces: Sequence[Piece], places: Sequence[StruckWords]) -> Words:
+        """In the order of ``places``. A weight lives in the piece that holds it."""
+        words: Words = []
+        for place in places:
+            piece = next(p for p in pieces if place.tensor in p.weights)
+            assert isinstance(piece.runner, WeightStriker)
+            words += stack.enter_context(struck_weights(piece.runner, [place]))
+        return words
+
+    def _run(self, entry: str, pieces: Sequence[Piece]) -> NDArray:
+        golden, parts = self._golden_values[entry], []
+        for start in range(0, self._images, self._batch):
+            rows = golden[start : start + self._batch]
+            if len(rows) < self._batch:
+                rows = np.concatenate([rows, np.repeat(golden[:1], self._batch - len(rows), axis=0)])
+            held = {entry: rows}
+            for piece in pieces:
+                held = piece({name: held[name] for name in piece.inputs})
+            parts.append(held[self.stages.flow.output][: self._images - start])
+        return np.concatenate(parts)
+
+    @cached_property
+    def _golden_values(self) -> dict[str, NDArray]:
+        """(images, ...) of every entry, from the engine with weights that can be struck."""
+        flow, names = self.stages.flow, self.entries.names
+        piece = self._piece(segment(flow, [flow.input], [*names, flow.output]), flow.input)
+        parts: dict[str, list[NDArray]] = {name: [] for name in names}
+        for start in range(0, self._images, self._batch):
+            rows = np.arange(start, min(start + self._batch, self._images))
+            padded = np.concatenate([rows, np.zeros(self._batch - len(rows), np.int64)])
+            outputs = piece({flow.input: self._inputs(padded)})
+            for name in names:
+                parts[name].append(outputs[name][: len(rows)])
+        piece.runner.close()
+        return {name: np.concatenate(some) for name, some in parts.items()}
+
+    # ---- engines
+
+    def _suffix(self, entry: str) -> list[Piece]:
+        pieces, start = [], entry
+        for stop in self._stops(entry):
+            if (start, stop) not in self._built:
+                few = self._model(start, stop)
+                self._built[start, stop] = self._piece(few.proto, start)
+            pieces.append(self._built[start, stop])
+            start = stop
+        return pieces
+
+    def _stops(self, entry: str) -> list[str]:
+        """Where the engines from an entry on end, one after the other."""
+        place = self.stages.flow.producer
+        return [stop for stop in self._all_stops if place[stop] > place[entry]]
+
+    @cached_property
+    def _all_stops(self) -> list[str]:
+        """As few as memory allows: a stage's weights are held about once for each entry in it, and before it."""
+        sizes = [self.entries.per_stage * size for size in self.stages.weight_bytes]
+        ends = [self.stages.stages[number - 1].end for number in group_ends(sizes, self._weight_bytes)]
+        return [end for end in ends if end == self.stages.flow.output or not may_fuse(self.stages.flow, end)]
+
+    def _model(self, start: str, stop: str) -> Restricted:
+        flow, rows = self.stages.flow, self.stages.last_rows if self.plan.last else None
+        if rows is not None and stop == flow.output:
+            with suppress(CannotCut):
+                picked = (rows * ROWS)[: max(ROWS, len(rows))]
+                return restricted(flow, flow.between([start], [stop]), [start], {stop: None}, picked)
+        return Restricted(segment(flow, [start], [stop]), {})
+
+    def _piece(self, proto: ModelProto, start: str) -> Piece:
+        weights = frozenset(tensor.name for tensor in proto.graph.initializer)
+        runner = self._open(proto.SerializeToString(), self._batch, True)
+        return Piece(runner, (start,), self._clock, weights=weights)

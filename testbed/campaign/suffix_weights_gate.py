@@ -1,0 +1,105 @@
+"""The gate of weight suffixes: the same bits as the whole engine with the same weights struck, or they stay off."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from testbed.campaign.suffix_rows import same_words
+from testbed.campaign.suffix_weights import StruckWeights, WeightPlan, WeightSuffix, Whole
+from testbed.core.errors import EngineError
+from testbed.core.site import Site, SiteTable
+from testbed.engines.runner import StruckWords
+from testbed.instrument.flow import CannotCut
+from testbed.semantics import as_words
+
+Make = Callable[[WeightPlan], WeightSuffix]
+_PLANS = (WeightPlan(), WeightPlan("block"), WeightPlan(last=False), WeightPlan("block", last=False))
+
+
+@dataclass(frozen=True)
+class WeightProof:
+    """``plan``: what may be used; None where nothing may. ``record``: JSON-ready."""
+
+    plan: WeightPlan | None
+    record: dict[str, Any]
+
+
+def prove_weights(make: Make, whole: Whole, table: SiteTable, seed: int, per_site_kind: int = 2) -> WeightProof:
+    """Strikes a seeded sample of weights of every kind in the first, a middle and the last block, both ways.
+
+    make: suffixes by a plan, over the same images and golden as ``whole``. Every second fault is in two tensors. The
+    first plan that gives equal bits for all, and for the golden of every suffix before and after, is taken. Raises
+    EngineError when the whole engine fails.
+    """
+    faults = list(_sample(table, per_site_kind, seed))
+    wanted = [whole(fault) for fault in faults]
+    golden = whole([]).outputs
+    tried: list[dict[str, Any]] = []
+    for plan in _PLANS:
+        try:
+            suffix = make(plan)
+        except CannotCut as error:
+            tried.append({"plan": plan.record(), "wrong": str(error)})
+            continue
+        try:
+            wrong = _wrong(suffix, faults, wanted, golden)
+        except (EngineError, CannotCut) as error:
+            wrong = str(error)
+        finally:
+            suffix.close()
+        tried.append({"plan": plan.record(), "wrong": wrong})
+        if not wrong:
+            return WeightProof(plan, {"plan": plan.record(), "faults": len(faults), "tried": tried})
+    return WeightProof(None, {"plan": None, "faults": len(faults), "tried": tried})
+
+
+def _wrong(suffix: WeightSuffix, faults: list[list[StruckWords]], wanted: list[StruckWeights], golden: NDArray) -> str:
+    """What differs; empty where nothing does."""
+    entries = {suffix.entries.before([place.tensor for place in fault]) for fault in faults} - {None}
+    if any(not same_words(suffix.golden_by_pieces(str(entry)), golden).all() for entry in entries):
+        return "golden of a suffix"
+    differ = 0
+    for fault, whole in zip(faults, wanted, strict=True):
+        found = suffix.inject(fault)
+        same = all(_equal(*pair) for pair in zip(found.words, whole.words, strict=True))
+        differ += not (same and same_words(found.outputs, whole.outputs).all())
+    if differ:
+        return f"{differ} of {len(faults)} faults"
+    if any(not same_words(suffix.golden_by_pieces(str(entry)), golden).all() for entry in entries):
+        return "golden of a suffix after its weights were restored"
+    return ""
+
+
+def _equal(one: tuple[NDArray, NDArray], other: tuple[NDArray, NDArray]) -> bool:
+    return all(np.array_equal(as_words(a), as_words(b)) for a, b in zip(one, other, strict=True))
+
+
+def _sample(table: SiteTable, per_kind: int, seed: int) -> Iterator[list[StruckWords]]:
+    rng = np.random.default_rng([seed, per_kind, 1])
+    sites = list(_sites(table))
+    for site in sites:
+        for number in range(per_kind):
+            other = sites[int(rng.integers(len(sites)))]
+            both = number % 2 and other.tensor != site.tensor
+            yield [_flip(struck, rng) for struck in ([site, other] if both else [site])]
+
+
+def _sites(table: SiteTable) -> Iterator[Site]:
+    by_kind: dict[str, list[Site]] = {}
+    for site in table:
+        if site.where == "weight":
+            by_kind.setdefault(site.name.removeprefix(f"block.{site.block}."), []).append(site)
+    for sites in by_kind.values():
+        yield from dict.fromkeys((sites[0], sites[len(sites) // 2], sites[-1]))
+
+
+def _flip(site: Site, rng: np.random.Generator) -> StruckWords:
+    index = site.stored_index(int(rng.integers(site.elements)))
+    full, bit = (1 << site.format.bits) - 1, 1 << int(rng.integers(site.format.bits))
+    masks = (np.array([mask], np.uint32) for mask in (full, 0, bit))
+    return StruckWords(site.tensor, np.array([index]), *masks)

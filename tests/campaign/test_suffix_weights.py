@@ -1,0 +1,189 @@
+"""Weight faults by suffixes give the bits of the whole engine with the same weights struck."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from testbed.campaign import suffix_weights
+from testbed.campaign.evaluation import How
+from testbed.campaign.suffix_weights import StruckWeights, WeightPlan, WeightSuffix
+from testbed.campaign.suffix_weights_gate import prove_weights
+from testbed.core.errors import EngineError, StaleArtefact
+from testbed.core.site import Site
+from testbed.engines.availability import available
+from testbed.engines.runner import Runner, StruckWords, WeightStriker, struck_weights
+from tests.campaign.suffix_lab import CONFIGS, IMAGES, Lab, bits, exported
+
+
+class WeightLab(Lab):
+    """And the whole engine with weights that can be struck."""
+
+    @cached_property
+    def striker(self) -> Runner:
+        return self.open(self.plain, self.batch, True)
+
+    def strike(self, places: Sequence[StruckWords]) -> StruckWeights:
+        assert isinstance(self.striker, WeightStriker)
+        with struck_weights(self.striker, places) as words:
+            return StruckWeights(self._outputs(), words, How.WHOLE)
+
+    def _outputs(self) -> NDArray:
+        parts = []
+        for start in range(0, IMAGES, self.batch):
+            rows = np.arange(start, min(start + self.batch, IMAGES))
+            padded = np.concatenate([rows, np.zeros(self.batch - len(rows), np.int64)])
+            parts.append(self.striker.run({"image": self.images[padded]})["head"][: len(rows)])
+        return np.concatenate(parts)
+
+    def suffix(self, plan: WeightPlan | None = None, **budgets: int) -> WeightSuffix:
+        return WeightSuffix(
+            self.stages,
+            plan or WeightPlan(),
+            self.open,
+            self.strike,
+            lambda rows: self.images[rows],
+            IMAGES,
+            self.batch,
+            **budgets,
+        )
+
+    @property
+    def weights(self) -> list[Site]:
+        return [site for site in self.table if site.where == "weight"]
+
+    def faults(self, per_weight: int, seed: int) -> Iterator[list[StruckWords]]:
+        rng = np.random.default_rng(seed)
+        for site in self.weights:
+            for _ in range(per_weight):
+                yield [self.flip(site, int(rng.integers(site.elements)), int(rng.integers(32)))]
+
+    def flip(self, site: Site, index: int, bit: int) -> StruckWords:
+        masks = (np.array([mask], np.uint32) for mask in (0xFFFFFFFF, 0, 1 << bit))
+        return StruckWords(site.tensor, np.array([site.stored_index(index)]), *masks)
+
+
+@pytest.fixture(scope="module")
+def model() -> WeightLab:
+    return WeightLab(exported("pre-norm"))
+
+
+def same(model: WeightLab, suffix: WeightSuffix, places: Sequence[StruckWords]) -> How:
+    found, wanted = suffix.inject(places), model.strike(places)
+    np.testing.assert_array_equal(bits(found.outputs), bits(wanted.outputs))
+    for one, other in zip(found.words, wanted.words, strict=True):
+        np.testing.assert_array_equal(bits(np.stack(one)), bits(np.stack(other)))
+    return found.how
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("plan", [WeightPlan(), WeightPlan("block", last=False)], ids=["least", "blocks"])
+def test_every_weight_gives_the_whole_engines_bits(name: str, plan: WeightPlan) -> None:
+    model = WeightLab(exported(name))
+    suffix = model.suffix(plan)
+    hows = [same(model, suffix, places) for places in model.faults(3, seed=1)]
+    assert hows.count(How.SUFFIX) > 0.8 * len(hows)
+    assert suffix.engine_seconds > 0
+    for entry in suffix.entries.names:  # everything was restored
+        np.testing.assert_array_equal(bits(suffix.golden_by_pieces(entry)), bits(suffix.golden))
+
+
+def test_little_memory_gives_the_same_bits(model: WeightLab) -> None:
+    for budgets in ({"golden_bytes": 1}, {"weight_bytes": 1}, {"golden_bytes": 40_000, "weight_bytes": 20_000}):
+        suffix = model.suffix(**budgets)
+        hows = {same(model, suffix, places) for places in model.faults(1, seed=2)}
+        assert hows <= ({How.WHOLE} if "weight_bytes" not in budgets else {How.WHOLE, How.SUFFIX})
+
+
+def test_several_weights_start_before_the_first_of_them(model: WeightLab) -> None:
+    suffix = model.suffix(weight_bytes=30_000)  # several engines one after the other
+    sites = {site.name: site for site in model.weights}
+    for names in (["block.2.mlp.fc1.weight", "block.0.attn.qkv.weight"], ["head.bias", "block.1.norm2.weight"]):
+        same(model, suffix, [model.flip(sites[name], 3, 30) for name in names])
+        first = min(names, key=list(sites).index)
+        tensors = [sites[name].tensor for name in names]
+        assert suffix.entries.before(tensors) == suffix.entries.before([sites[first].tensor])
+
+
+def test_suffixes_start_right_before_the_weight(model: WeightLab) -> None:
+    entries = model.suffix().entries
+    assert entries.before(["block.1.attn.qkv.weight"]) == "block.0.mlp.residual"
+    assert entries.before(["block.1.mlp.fc2.bias"]) == "block.1.attn.residual"
+    assert entries.before(["head.weight"]) == "norm"
+    assert entries.before(["no such weight"]) is None
+    cost = model.suffix().relative_cost
+    assert cost(["block.0.mlp.fc1.weight"]) > cost(["block.1.mlp.fc1.weight"]) > cost(["head.weight"]) > 0
+
+
+def test_a_fault_that_changes_no_bit_is_not_run(model: WeightLab) -> None:
+    suffix = model.suffix()
+    suffix.inject([model.flip(model.weights[-1], 0, 30)])  # opens what there is to open
+    site = next(site for site in model.weights if site.name == "head.bias")
+    place = model.flip(site, 0, 3)
+    nothing = StruckWords(place.tensor, place.index, place.and_mask, place.or_mask, place.xor_mask * 0)
+    seconds = suffix.engine_seconds
+    assert same(model, suffix, [nothing]) == How.UNCHANGED
+    assert suffix.engine_seconds == seconds
+
+
+@pytest.mark.parametrize("backend", ["ort-cpu", "openvino"])
+def test_the_gate_finds_a_plan(backend: str) -> None:
+    usable, why = available(backend)
+    if not usable:
+        pytest.skip(why)
+    model = WeightLab(exported("pre-norm"), backend=backend)
+    proof = prove_weights(model.suffix, model.strike, model.table, seed=1, per_site_kind=2)
+    assert proof.plan is not None
+    assert WeightPlan.from_record(json.loads(json.dumps(proof.record))["plan"]) == proof.plan
+    with pytest.raises(StaleArtefact, match="redo gates"):
+        WeightPlan.from_record({"start": "weight"})
+
+
+def test_a_last_block_that_differs_is_run_in_full(model: WeightLab, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = suffix_weights.restricted
+
+    def wrong(*arguments: Any) -> Any:
+        found = real(*arguments)
+        for tensor in found.proto.graph.initializer:
+            if tensor.name == "head.bias":
+                tensor.raw_data = (np.frombuffer(tensor.raw_data, np.float32) + np.float32(1e-3)).tobytes()
+        return found
+
+    monkeypatch.setattr(suffix_weights, "restricted", wrong)
+    proof = prove_weights(model.suffix, model.strike, model.table, seed=1, per_site_kind=1)
+    assert proof.plan == WeightPlan(last=False)
+    assert "golden" in proof.record["tried"][0]["wrong"]
+
+
+def test_engines_that_do_not_hear_a_struck_weight_stay_off(model: WeightLab) -> None:
+    class Deaf(WeightLab):
+        def open(self, file: bytes, batch: int, mutable: bool) -> Runner:
+            runner = super().open(file, batch, mutable)
+            if mutable and file != self.plain:
+                copies = {name: array.copy() for name, array in runner._weights.items()}  # type: ignore[attr-defined]
+                runner.weight = copies.__getitem__  # type: ignore[attr-defined]
+            return runner
+
+    deaf = Deaf(exported("pre-norm"))
+    proof = prove_weights(deaf.suffix, deaf.strike, deaf.table, seed=1, per_site_kind=2)
+    assert proof.plan is None
+    assert "faults" in proof.record["tried"][0]["wrong"]
+
+
+def test_an_engine_that_refuses_pieces_leaves_the_whole(model: WeightLab) -> None:
+    class Refusing(WeightLab):
+        def open(self, file: bytes, batch: int, mutable: bool) -> Runner:
+            if mutable and file != self.plain:
+                raise EngineError("no part of a model for me")
+            return super().open(file, batch, mutable)
+
+    refusing = Refusing(exported("pre-norm"))
+    proof = prove_weights(refusing.suffix, refusing.strike, refusing.table, seed=1, per_site_kind=1)
+    assert proof.plan is None
+    assert "no part" in proof.record["tried"][0]["wrong"]
