@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.analysis.roc import Auc, ClusterBootstrap, Positives, Ranks, rank_among, smallest_without_alarm
+from testbed.analysis.roc import smallest_without_alarm
 from testbed.analysis.stats import proportion_interval
 from testbed.campaign.detection import Detection, Rate, Tier
 from testbed.campaign.noise import Floor
@@ -50,13 +50,11 @@ class Curves:
     grid: Grid
     confidence: float
     wanted: float
-    seed: int
 
     def records(self) -> Iterator[dict[str, Any]]:
         """Over all images (tier None), then per tier, JSON-ready."""
-        tiers: list[Tier] = [None, *np.unique(self.rows.tier).tolist()]
-        areas = self._areas(tiers)
-        for tier in tiers:
+        areas = self._areas()
+        for tier in self.tiers:
             mine = np.ones(len(self.rows.tier), bool) if tier is None else self.rows.tier == tier
             yield {
                 **self.rows.fault_model,
@@ -76,6 +74,10 @@ class Curves:
                     **{event: [self._advice(event, tier, rtol) for rtol in self.grid.rtols] for event in EVENTS},
                 },
             }
+
+    @cached_property
+    def tiers(self) -> list[Tier]:
+        return [None, *np.unique(self.rows.tier).tolist()]
 
     # ---- what is asked of the rows
 
@@ -106,7 +108,7 @@ class Curves:
 
     # ---- what is asked of the fault-free engines
 
-    def _clean(self, floor: Floor, tier: Tier, rtol: float) -> NDArray[np.float64]:
+    def _clean(self, floor: Floor, rtol: float, tier: Tier) -> NDArray[np.float64]:
         return floor.of_tier(tier)[:, self.floor_rtols.index(rtol)]
 
     def _atols(self, tier: Tier, rtol: float) -> list[float]:
@@ -114,18 +116,34 @@ class Curves:
 
     def all_atols(self, rtol: float) -> list[float]:
         """Of the grids of all tiers."""
-        tiers: list[Tier] = [None, *np.unique(self.rows.tier).tolist()]
-        return sorted({atol for tier in tiers for atol in self._atols(tier, rtol)})
+        return sorted({atol for tier in self.tiers for atol in self._atols(tier, rtol)})
 
     def _without_alarm(self, floor: Floor, tier: Tier, rtol: float) -> float:
-        return float(self._clean(floor, tier, rtol).max(initial=0.0))
+        return float(self._clean(floor, rtol, tier).max(initial=0.0))
+
+    def _false_alarm(self, floor: Floor, tier: Tier, rtol: float, atol: float) -> dict[str, Any]:
+        clean = self._clean(floor, rtol, tier)
+        alarms, n = int((clean > atol).sum()), len(clean)
+        low, high = proportion_interval(alarms, n, self.confidence)
+        return {"rate": _rounded(alarms / n), "low": _rounded(float(low)), "high": _rounded(float(high)), "n": n}
+
+    def false_alarms(self) -> Iterator[dict[str, Any]]:
+        """Of every fault-free engine at every tolerance of the grid, over all images and per tier."""
+        for tier in self.tiers:
+            for floor in self.floors:
+                points = [
+                    {"atol": atol, "rtol": rtol, **self._false_alarm(floor, tier, rtol, atol)}
+                    for rtol in self.grid.rtols
+                    for atol in self._atols(tier, rtol)
+                ]
+                yield {"target": floor.target, "tier": tier, "source": str(floor.source), "grid": points}
 
     # ---- records
 
     def _floor(self, floor: Floor, tier: Tier) -> dict[str, Any]:
         points = []
         for rtol in self.grid.rtols:
-            clean = self._clean(floor, tier, rtol)
+            clean = self._clean(floor, rtol, tier)
             atol, bound = smallest_without_alarm(clean, self.confidence)
             detected = {f"detection_{e}": told(self._detected(e, tier, rtol, atol)) for e in EVENTS}
             points.append(
@@ -134,20 +152,17 @@ class Curves:
         return {**source_told(floor), "n": len(floor.of_tier(tier)), "floors": points}
 
     def _point(self, tier: Tier, rtol: float, atol: float) -> dict[str, Any]:
-        clean = self._clean(self.floors[0], tier, rtol)
-        alarms, n = int((clean > atol).sum()), len(clean)
-        low, high = proportion_interval(alarms, n, self.confidence)
         return {
             "atol": atol,
             "rtol": rtol,
-            "false_alarm": {"rate": alarms / n, "low": _rounded(float(low)), "high": _rounded(float(high)), "n": n},
+            "false_alarm": self._false_alarm(self.floors[0], tier, rtol, atol),
             **{f"detection_{event}": told(self._detected(event, tier, rtol, atol)) for event in EVENTS},
         }
 
     def _roc(self, floor: Floor, tier: Tier) -> dict[str, Any]:
         """At the scores of the fault-free images themselves: there the false-alarm rate steps."""
         rtol = self.grid.main
-        clean = self._clean(floor, tier, rtol)
+        clean = self._clean(floor, rtol, tier)
         levels = np.unique(np.append(clean[np.isfinite(clean)], 0.0))
         if len(levels) > _ROC_POINTS:
             levels = levels[np.linspace(0, len(levels) - 1, _ROC_POINTS).astype(int)]
@@ -187,38 +202,22 @@ class Curves:
         told_floor = None if feasible else f"the fault-free engine needs {floor:.3g}, or it raises false alarms"
         return found | {"atol": atol, "detection": detected, "feasible": feasible, "reason": told_floor}
 
-    # ---- areas
-
-    def _areas(self, tiers: Sequence[Tier]) -> list[dict[str, Any]]:
+    def _areas(self) -> list[dict[str, Any]]:
         """Of every fault-free engine at the main rtol, and of the first at every rtol."""
         columns = [(floor, self.grid.main) for floor in self.floors]
         columns += [(self.floors[0], rtol) for rtol in self.grid.rtols if rtol != self.grid.main]
-        asked: list[tuple[str, Tier, Positives, Ranks]] = []
-        for event, detection in self._detections.items():
-            for tier in tiers:
-                chosen = detection.rows(tier)
-                if chosen.any():
-                    asked.append((event, tier, Positives(self.rows.design, chosen), self._ranks(chosen, tier, columns)))
-        sums = ClusterBootstrap(self.rows.design, seed=self.seed).sums(
-            [column for _, _, positives, ranks in asked for column in positives.columns(ranks)]
-        )
         found = []
-        for event, tier, positives, ranks in asked:
-            mine, sums = sums[: len(positives.columns(ranks))], sums[len(positives.columns(ranks)) :]
-            for (floor, rtol), area in zip(columns, positives.aucs(ranks, mine, self.confidence), strict=True):
-                found.append({"event": event, "tier": tier, "source": str(floor.source), "rtol": rtol, **_area(area)})
+        for event, detection in self._detections.items():
+            for floor, rtol in columns:
+                areas = detection.areas(rtol, partial(self._clean, floor, rtol))
+                for tier, area in areas.items():
+                    what = {"event": event, "tier": tier, "source": str(floor.source), "rtol": rtol}
+                    found.append({**what, "auc": _rounded(area.rate), **_limits(area)})
         return found
 
-    def _ranks(self, chosen: NDArray[np.bool_], tier: Tier, columns: Sequence[tuple[Floor, float]]) -> Ranks:
-        error = self.rows.error[chosen]
 
-        def ranks(sign: int) -> NDArray[np.float64]:
-            scores = (self.rows.atol[chosen, self.rows.rtols.index(rtol)] + sign * error for _, rtol in columns)
-            clean = (self._clean(floor, tier, rtol) for floor, rtol in columns)
-            return np.stack([rank_among(*pair) for pair in zip(scores, clean, strict=True)], axis=1)
-
-        middle = ranks(0)
-        return Ranks(middle, ranks(-1), ranks(1)) if error.any() else Ranks.exact(middle)
+def _limits(area: Rate) -> dict[str, Any]:
+    return {"low": _rounded(area.low), "high": _rounded(area.high), "n": area.n, "faults": area.faults}
 
 
 def source_told(floor: Floor) -> dict[str, Any]:
@@ -245,11 +244,6 @@ def told(rate: Rate | None) -> dict[str, Any] | None:
 def finite(value: float) -> float | None:
     """None for infinity, for which JSON has no word."""
     return value if math.isfinite(value) else None
-
-
-def _area(area: Auc) -> dict[str, Any]:
-    limits = {name: _rounded(getattr(area, name)) for name in ("auc", "low", "high")}
-    return {**limits, "n": area.n_rows, "faults": area.n_clusters}
 
 
 def _rounded(share: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.analysis.roc import largest_accepted
+from testbed.analysis.roc import areas, largest_accepted, rank_among
 from testbed.analysis.survey import RowDomains
 from testbed.campaign.thresholds import Thresholds
 
@@ -82,6 +83,33 @@ class Detection:
                     int((undecided & self.rows(tier)).sum()),
                 )
         return found
+
+    def areas(self, rtol: float, clean: Callable[[Tier], NDArray[np.float64]]) -> dict[Tier, Rate]:
+        """Area under the ROC curve per tier, and over all (None). clean: the fault-free scores of a tier.
+
+        The interval's ends also allow for what rows of incremental evaluation are not known about.
+        """
+        rows, by_tier, overall = self._thresholds, *self._groupings
+        score, error = rows.atol[:, rows.rtols.index(rtol)], rows.error
+        sides = [score] * 3 if rows.is_exact else [score, score - error, score + error]
+        tiers = [tier for tier in np.unique(self._tier).tolist() if tier != _OTHERS]
+        found: dict[Tier, Rate] = {}
+        for domains, labels in ((overall, {0: None} if tiers else {}), (by_tier, {tier: tier for tier in tiers})):
+            ranked = [areas(domains, self._ranks(side, labels.values(), clean), self._confidence) for side in sides]
+            for label, tier in labels.items():
+                middle, low, high = (side[label] for side in ranked)
+                found[tier] = Rate(middle.rate, low.low, high.high, middle.n_rows, middle.n_clusters)
+        return found
+
+    def _ranks(
+        self, scores: NDArray[np.float64], tiers: Iterable[Tier], clean: Callable[[Tier], NDArray[np.float64]]
+    ) -> NDArray[np.float64]:
+        """(n,) of each row among the fault-free images of its tier."""
+        ranks = np.zeros(len(scores))
+        for tier in tiers:
+            mine = self.rows(tier)
+            ranks[mine] = rank_among(scores[mine], clean(tier))
+        return ranks
 
     def largest_atol(self, rtol: float, tier: Tier, wanted: float) -> float | None:
         """The largest atol at which the lower limit of the detection rate is ``wanted`` or more; infinity where that

@@ -44,8 +44,8 @@ DEFINITIONS = {
     " unflagged and flagged; --exact evaluates those of the grid exactly",
     "false_alarm_upper": "upper bound of the false-alarm rate of the smallest atol without one, 1 - (1 - confidence)^(1/n),"
     " about 3/n: for images that come from where these n did",
-    "auc": "of the ROC of one fault-free engine's images against the rows; interval over the faults (stratified bootstrap),"
-    " the images taken as given",
+    "auc": "area under the ROC of the rows against one fault-free engine's images; the interval is about the faults, the"
+    " images are taken as given",
 }
 
 
@@ -188,7 +188,7 @@ def _straddling(place: Workplace, grid: Grid, floors: Sequence[Floor]) -> pd.Dat
 def _curves(place: Workplace, rows: Thresholds, floors: Sequence[Floor], grid: Grid, wanted: float) -> Curves:
     spec = place.spec
     mine = [floor for floor in floors if floor.target == rows.fault_model["target"]]
-    return Curves(rows, mine, spec.tolerance.rtol_grid, grid, spec.confidence, wanted, spec.seed)
+    return Curves(rows, mine, spec.tolerance.rtol_grid, grid, spec.confidence, wanted)
 
 
 def _swept(
@@ -203,8 +203,12 @@ def _swept(
     spec = place.spec
     lows = (0.0, *spec.tiers.edges)
     tiers: list[dict[str, Any]] = []
+    alarms: dict[str, list[dict[str, Any]]] = {}
     for rows in models:
-        tiers += _curves(place, rows, floors, grid, request.detect).records()
+        curves = _curves(place, rows, floors, grid, request.detect)
+        tiers += curves.records()
+        target = rows.fault_model["target"]
+        alarms[target] = alarms.get(target) or list(curves.false_alarms())
     return {
         "name": spec.name,
         "version": _VERSION,
@@ -225,6 +229,7 @@ def _swept(
             for floor in floors
         ],
         "notes": list(notes),
+        "false_alarms": [record for records in alarms.values() for record in records],
         "tiers": tiers,
         "link": None if kept is None else link_told(place, grid, models, kept, floors),
     }

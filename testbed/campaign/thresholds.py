@@ -115,7 +115,7 @@ def _thresholds(frame: pd.DataFrame, rtols: tuple[float, ...], atol: NDArray[np.
     outcome, due = frame["outcome"].astype(str).to_numpy(), frame["due"].astype(object).to_numpy()
     golden, faulty = frame["top1_golden"].to_numpy(), frame["top1_faulty"].to_numpy()
     incremental = frame["evaluation"].astype(str).to_numpy() == _INCREMENTAL
-    changed = (faulty != golden) & (faulty != _NONE) & (outcome != Outcome.DUE)
+    changed = (faulty != golden) & (outcome != Outcome.DUE)
     return Thresholds(
         rows=frame.drop(columns=["outcome", "due", "evaluation", "top1_golden", "top1_faulty", "error_bound"]),
         rtols=rtols,

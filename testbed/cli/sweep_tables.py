@@ -108,17 +108,28 @@ def _cells(swept: Record, part: Record, event: str) -> Iterator[str]:
 def _grid(swept: Record, target: str, where: str) -> Table:
     part = next(p for p in swept["tiers"] if (p["target"], p["where"], p["tier"]) == (target, where, None))
     events = [event for event in _EVENTS if part[f"n_{'sdc1' if event == 'sdc1' else 'corrupted'}"] is not None]
-    own = part["noise"][0]["source"]
+    sources = [noise for noise in part["noise"] if noise["file"] == "plain"]
+    heads = [f"{source['engine']} {source['precision']}\nbatch {source['batch']}" for source in sources]
     table = _table(
-        f"{_leg(target, where)}, {_named(part)}, all images: flagged at rtol {swept['rtol']['main']:g}, %",
-        ["atol", f"false alarms\n{own}", *(_EVENTS[event] for event in events)],
+        f"{_leg(target, where)}, {_named(part)}, all images: at rtol {swept['rtol']['main']:g}, false alarms of"
+        " fault-free engines, and faults flagged, %",
+        ["atol", *heads, *(f"{_EVENTS[event]}\nflagged" for event in events)],
         left=(),
     )
+    alarms = {
+        (record["source"], point["rtol"], point["atol"]): point
+        for record in swept["false_alarms"]
+        if (record["target"], record["tier"]) == (target, None)
+        for point in record["grid"]
+    }
     tolerance = swept["tolerance"]
     for point in _shown(swept, part):
         is_own = point["atol"] in tolerance["atol"] and point["rtol"] == tolerance["rtol"]
         rates = [_percent(point[f"detection_{event}"]) for event in events]
-        table.add_row(f"{point['atol']:.3g}", _percent(point["false_alarm"]), *rates, style="bold" if is_own else None)
+        clean = [alarms[source["source"], point["rtol"], point["atol"]] for source in sources]
+        others = [f"{100 * found['rate']:.2f}" for found in clean[1:]]
+        style = "bold" if is_own else None
+        table.add_row(f"{point['atol']:.3g}", _percent(clean[0]), *others, *rates, style=style)
     return table
 
 
