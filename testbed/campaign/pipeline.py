@@ -22,6 +22,7 @@ from testbed.campaign.gates import check_bounds, parity, weight_canary, zero_fau
 from testbed.campaign.plan import Planned, planned, write_plan
 from testbed.campaign.prepare import Preparation
 from testbed.campaign.progress import Progress, Show
+from testbed.campaign.proxy_samples import guess_of
 from testbed.campaign.running import AdaptivePlans, OnePlan, run_plans
 from testbed.campaign.spec import CampaignSpec
 from testbed.campaign.store import ResultStore, discard_log
@@ -198,7 +199,7 @@ class Campaign:
             return None
         tables = {target: self.place.table(target) for target in self.spec.targets}
         tier_images = self.place.images.per_tier(len(self.spec.tiers.edges))
-        return AdaptivePlanner(self.spec, tables, tier_images)
+        return AdaptivePlanner(self.spec, tables, tier_images, guess_of(self.preparation))
 
     @property
     def _first_plan(self) -> str:
@@ -211,7 +212,7 @@ class Campaign:
         def build() -> dict[str, Any]:
             self.place.close()  # the workers open their own
             goldens = self.folder.manifest["stages"]["gates"]["facts"]["goldens"]
-            opener = Opener(open_worker, (str(self.folder.path),), goldens)
+            opener = Opener(open_worker, (str(self.folder.path.resolve()),), goldens)
             identity = sha256_json([plan_hash, self.place.tuned["unit_rows"]])
             plans = OnePlan() if self._planner is None else AdaptivePlans(self.place, self._planner)
             with (

@@ -73,7 +73,6 @@ class Seat:
     ) -> None:
         self._opener, self._limits, self._idle_s, self._make = opener, limits, idle_s, make
         self._worker: Host | None = None
-        self._engine_seconds = 0.0  # of this worker, as last heard
         self._worked = False
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -128,6 +127,7 @@ class Seat:
         golden_s = float(self._aside("golden_seconds", unit, len(faults)))
         named = None if len(faults) == len(unit) else list(faults)
         timeout_s = self._limits.timeout_s(golden_s)
+        before_s = float(self._aside("engine_seconds"))
         worker = self._opened()
         try:
             rows = bytes(worker.call("run", unit, named, retried, timeout_s=timeout_s))
@@ -136,9 +136,7 @@ class Seat:
             self.tally.hangs += isinstance(failure, Hung)
             self._discard()
             raise
-        seconds = float(self._aside("engine_seconds"))
-        self.tally.engine_seconds += seconds - self._engine_seconds
-        self._engine_seconds = seconds
+        self.tally.engine_seconds += float(self._aside("engine_seconds")) - before_s
         return rows
 
     def _aside(self, method: str, *arguments: Any) -> Any:
@@ -180,7 +178,6 @@ class Seat:
             self._worker = worker
             if self._stop.is_set():
                 worker.kill()
-        self._engine_seconds = 0.0
         try:
             worker.open(self._limits.open_s)
             found = worker.call("golden", timeout_s=self._limits.open_s)

@@ -67,7 +67,7 @@ class Handler(Protocol):
         ...
 
     def engine_seconds(self) -> float:
-        """Time spent inside the engine on faults since the worker was opened."""
+        """Time spent inside the engine since the worker was opened; what a run adds to it is told of the campaign."""
         ...
 
     def close(self) -> None:
@@ -107,7 +107,7 @@ class Limits:
     retries: int = 3
     backoff_s: float = 2.0
     left_in_a_row: int = 10
-    share_s: float = 30.0
+    share_s: float = 75.0
     join_s: float = 300.0
 
     def timeout_s(self, golden_s: float) -> float:
