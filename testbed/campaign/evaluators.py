@@ -15,10 +15,13 @@ from testbed.campaign.attention_golden import AttentionTarget
 from testbed.campaign.attention_graphs import attention_sites
 from testbed.campaign.bench import Bench
 from testbed.campaign.evaluation import Evaluator
+from testbed.campaign.execute import whole_weights
 from testbed.campaign.files import Files
 from testbed.campaign.suffix import SuffixEvaluator
 from testbed.campaign.suffix_gate import prove as prove_suffix
 from testbed.campaign.suffix_plan import SuffixPlan
+from testbed.campaign.suffix_weights import WeightPlan, WeightSuffix, Whole
+from testbed.campaign.suffix_weights_gate import prove_weights as prove_weight_suffix
 from testbed.campaign.whole import WholeTwin
 from testbed.campaign.words import read_live
 from testbed.campaign.workplace import Workplace
@@ -36,6 +39,41 @@ def prove(place: Workplace, target: str) -> dict[str, Any]:
     if place.spec.engine.evaluation == WHOLE:
         return {"by": WHOLE, "why": "the spec asks for it"}
     return _prove_attention(place, bench) if target == "attention" else _prove_suffix(place, bench)
+
+
+def prove_weights(place: Workplace, target: str) -> dict[str, Any]:
+    """The same of faults in weights; `weights_for` applies it."""
+    if place.spec.engine.evaluation == WHOLE:
+        return {"by": WHOLE, "why": "the spec asks for it"}
+    bench = place.bench(target, "weight")
+    try:
+        stages = _stages(place, bench)
+    except CannotCut as error:
+        return {"by": WHOLE, "why": str(error)}
+    proof = prove_weight_suffix(
+        lambda plan: _weight_suffix(place, bench, stages, plan), whole_weights(bench), bench.table, place.spec.seed
+    )
+    if proof.plan is None:
+        return {"by": WHOLE, "why": "parts do not give the whole's bits", "record": proof.record}
+    return {"by": "suffix", "record": proof.record}
+
+
+def weights_for(place: Workplace, bench: Bench) -> Whole:
+    """The whole engine until the gates have proven parts of it."""
+    proven = place.proven.get(f"{bench.target}.weight", {"by": WHOLE})
+    if proven["by"] != "suffix":
+        return whole_weights(bench)
+    plan = WeightPlan.from_record(proven["record"]["plan"])
+    return _weight_suffix(place, bench, _stages(place, bench), plan).inject
+
+
+def _weight_suffix(place: Workplace, bench: Bench, stages: Stages, plan: WeightPlan) -> WeightSuffix:
+    opened = opener(place, bench)
+
+    def open_(model: bytes, batch: int, mutable_weights: bool) -> Runner:
+        return opened(model, mutable_weights, batch)
+
+    return WeightSuffix(stages, plan, open_, whole_weights(bench), bench.inputs, len(bench.images), bench.batch)
 
 
 def evaluator_for(place: Workplace, bench: Bench) -> Evaluator:

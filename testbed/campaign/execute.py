@@ -6,7 +6,7 @@ and what is judged is one row against its engine's golden.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple, Protocol
 
@@ -21,7 +21,8 @@ from testbed.campaign.images import NamedImages
 from testbed.campaign.plan import Leg
 from testbed.campaign.rows import Injected, Known, result_rows, unknown_outcomes
 from testbed.campaign.strikes import strikes_of, with_golden
-from testbed.engines.runner import WeightStriker, struck_weights
+from testbed.campaign.suffix_weights import StruckWeights, Whole
+from testbed.engines.runner import StruckWords, WeightStriker, struck_weights
 from testbed.instrument.feed import Words, to_words
 from testbed.semantics import corrupt
 
@@ -125,10 +126,14 @@ class _Part(NamedTuple):
 
 
 class Weights:
-    """Faults that last: one struck weight at a time, over all named images."""
+    """Faults that last: struck weights, one fault at a time, over all named images.
 
-    def __init__(self, bench: Bench, judge: Judge) -> None:
+    strike: gives the outputs while some weights are struck; the whole engine's unless a faster one is given.
+    """
+
+    def __init__(self, bench: Bench, judge: Judge, strike: Whole | None = None) -> None:
         self.bench, self.judge = bench, judge
+        self._strike = strike or whole_weights(bench)
 
     def rows(self, leg: Leg, words: Words) -> pa.Table:
         n = len(self.bench.images)
@@ -138,7 +143,7 @@ class Weights:
         injected = Injected(
             Known(np.repeat(np.arange(len(leg)), n), image, *_words(done, n)),
             logits=outputs if self.bench.side.has_classes else None,
-            how=np.full(len(image), How.WHOLE, np.int8),
+            how=np.repeat(np.array([one.how for one in done], np.int8), n),
             bound=np.zeros(len(image), np.float32),
         )
         outcomes = self.judge.outcomes(self.bench, outputs, image)
@@ -152,11 +157,9 @@ class Weights:
 
     def inject(self, leg: Leg, fault: int) -> Struck:
         """Raises EngineError."""
-        runner = self.bench.runner
-        assert isinstance(runner, WeightStriker)
-        with struck_weights(runner, leg.points.weights(fault, self.bench.table)) as words:
-            before, after = words[0]
-            return Struck(self.bench.outputs(), to_words(before), to_words(after))
+        found = self._strike(leg.points.weights(fault, self.bench.table))
+        before, after = found.words[0]
+        return Struck(found.outputs, to_words(before), to_words(after), found.how)
 
     def _words(self, leg: Leg, fault: int) -> Struck:
         runner = self.bench.runner
@@ -164,7 +167,7 @@ class Weights:
         place = leg.points.weights(fault, self.bench.table)[0]
         before = runner.weight(place.tensor).reshape(-1)[place.index]
         after = corrupt(before, place.and_mask, place.or_mask, place.xor_mask)
-        return Struck(self.bench.golden, to_words(before), to_words(after))
+        return Struck(self.bench.golden, to_words(before), to_words(after), How.WHOLE)
 
 
 class Struck(NamedTuple):
@@ -173,6 +176,21 @@ class Struck(NamedTuple):
     outputs: NDArray[np.float32]
     before: Words
     after: Words
+    how: How
+
+
+def whole_weights(bench: Bench) -> Whole:
+    """Strikes weights of the bench's own engine, and runs all of it."""
+
+    def strike(places: Sequence[StruckWords]) -> StruckWeights:
+        runner = bench.runner
+        assert isinstance(runner, WeightStriker)
+        if not places:
+            return StruckWeights(bench.golden, [], How.WHOLE)
+        with struck_weights(runner, places) as words:
+            return StruckWeights(bench.outputs(), list(words), How.WHOLE)
+
+    return strike
 
 
 def _words(struck: list[Struck], images: int) -> tuple[Words, Words]:

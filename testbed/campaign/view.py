@@ -156,7 +156,7 @@ class Run:
             faulty, before, after = kept.outputs[0], ports.golden[0, :1], ports.faulty[0, :1]
         else:
             weights = Weights(bench, judge)
-            outputs, before, after = weights.inject(leg, 0)
+            outputs, before, after, _ = weights.inject(leg, 0)
             rows, at, faulty = weights.rows(leg, np.zeros(0, np.uint32)), image, outputs[image]
         outcome = rows.column("outcome")[at].as_py()
         return Injection(

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from testbed.campaign.evaluators import evaluator_for
+from testbed.campaign.evaluators import evaluator_for, weights_for
 from testbed.campaign.execute import Activations, Strike, Weights
 from testbed.campaign.files import words_file
 from testbed.campaign.plan import Leg
@@ -83,7 +83,7 @@ def open_worker(folder: str) -> Worker:
 def strike_for(place: Workplace, target: str, where: str) -> Strike:
     bench = place.bench(target, where)
     if where == "weight":
-        return Weights(bench, place.judge)
+        return Weights(bench, place.judge, weights_for(place, bench))
     return Activations(bench, evaluator_for(place, bench), place.judge)
 
 
