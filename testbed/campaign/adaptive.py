@@ -7,7 +7,7 @@ interrupted goes on as if it had not been.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -75,19 +75,22 @@ class AdaptivePlanner:
         spec: CampaignSpec,
         tables: Mapping[str, SiteTable],
         tier_images: Sequence[Sequence[str]],
-        scores: Floats | None = None,
+        guess: Callable[[Sequence[Group]], Floats] | None = None,
     ) -> None:
-        """tables: sites by target. tier_images: ids of the named images per tier. scores: (groups,) guesses of each
-        group's rate, 0 to 1 (`testbed.campaign.proxy`), if the spec asks for a proxy. They steer and nothing else.
+        """tables: sites by target. tier_images: ids of the named images per tier. guess: each group's rate, 0 to 1, as a
+        proxy has it (`testbed.campaign.proxy`), if the spec asks for one. It steers and nothing else.
 
-        Raises UsageError without a [stop] table, and for scores that are asked for and not given.
+        Raises UsageError without a [stop] table, and for a proxy that is asked for and not given.
         """
         if spec.stop is None:
             raise UsageError("the spec has no [stop] table: its faults are planned at once")
         self.spec, self.stop, self.tables = spec, spec.stop, tables
         self.groups = grouped(all_strata(spec, tables, tier_images), self.stop.sampled_by)
-        if (self.stop.proxy == "none") != (scores is None):
-            raise UsageError(f"stop.proxy is {self.stop.proxy!r}: scores are {'not ' if scores is None else ''}given")
+        if (self.stop.proxy == "none") != (guess is None):
+            raise UsageError(
+                f"stop.proxy is {self.stop.proxy!r}, and a proxy is {'not ' if guess is None else ''}given"
+            )
+        scores = None if guess is None else guess(self.groups)
         self.frame, self.domains = _frame(self.groups, self.stop, scores)
         self._deviation = None if scores is None else np.sqrt(np.clip(scores * (1 - scores), 1e-4, None))
 

@@ -194,6 +194,8 @@ class CampaignSpec(Strict):
                 )
         if self.stop is not None:
             self.stop.check(self.faults)
+            if self.stop.proxy != "none" and (self.model.onnx is not None or self.engine.precision == "int8"):
+                raise ValueError("stop.proxy: guesses need a model of the testbed, in floating point; leave it out")
         return self
 
     @property

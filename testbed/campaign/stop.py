@@ -43,7 +43,8 @@ class StopSpec(Strict):
     pilot: least faults per stratum in the first round. growth: of a part's faults from one round to the next, at most.
     spending: of the error over the looks, "obrien-fleming" for late, "pocock" for evenly.
     proxy: what guesses the effect of a fault before any is run: "magnitude", by how far the flip moves the value;
-        "gradient", by the first-order effect on the golden class's lead. It steers, and changes no estimate.
+        "gradient", by the first-order effect on the golden class's lead. It steers, and changes no estimate: strata are
+        also steered apart by their guesses.
     """
 
     margin: Annotated[float, Field(gt=0, lt=0.5)]

@@ -293,7 +293,7 @@ def test_scores_steer_the_first_round_and_what_is_learnt_together() -> None:
     spec = spec_with(proxy="magnitude", steer="all", margin=0.005)
     groups = planner(spec_with(steer="all", margin=0.005)).groups
     scores = np.array([0.9 if group.values[-1] == "exponent_top" else 0.01 for group in groups])
-    steered = AdaptivePlanner(spec, TABLES, TIERS, scores)
+    steered = AdaptivePlanner(spec, TABLES, TIERS, lambda groups: scores)
     plain = planner(spec_with(steer="all", margin=0.005))
     first = []
     for adaptive in (steered, plain):
@@ -305,12 +305,12 @@ def test_scores_steer_the_first_round_and_what_is_learnt_together() -> None:
 
 
 def test_scores_that_are_asked_for_must_be_given_and_only_then() -> None:
-    with pytest.raises(UsageError, match=r"stop.proxy is 'gradient': scores are not given"):
+    with pytest.raises(UsageError, match=r"stop.proxy is 'gradient', and a proxy is not given"):
         planner(spec_with(proxy="gradient"))
-    with pytest.raises(UsageError, match=r"stop.proxy is 'none': scores are given"):
-        AdaptivePlanner(parse_spec(SPEC), TABLES, TIERS, np.zeros(3))
+    with pytest.raises(UsageError, match=r"stop.proxy is 'none', and a proxy is given"):
+        AdaptivePlanner(parse_spec(SPEC), TABLES, TIERS, lambda groups: np.zeros(3))
     with pytest.raises(ValueError, match="3 scores were given for"):
-        AdaptivePlanner(spec_with(proxy="magnitude"), TABLES, TIERS, np.zeros(3))
+        AdaptivePlanner(spec_with(proxy="magnitude"), TABLES, TIERS, lambda groups: np.zeros(3))
 
 
 def test_a_campaign_that_is_planned_at_once_has_no_rounds() -> None:
