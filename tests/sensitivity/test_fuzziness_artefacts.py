@@ -175,6 +175,8 @@ def test_the_picture_marks_both_ends_and_draws_every_value_there_is(tmp_path):
         1,
     ]
     assert linear.lines[0].get_ydata().tolist() == list(LAYERS.values())
+    large = [line for line in linear.lines if line.get_markersize() > 8]
+    assert [line.get_xdata().tolist() for line in large] == [[0], [4]]
     assert logarithmic.get_yscale() == "log"
     text = beside.texts[0].get_text()
     assert "loss 1" in text
