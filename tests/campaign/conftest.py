@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import shutil
+import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from testbed.campaign.workforce import Workforce
 from testbed.core.runfolder import RunFolder
 
 ROOT = Path(__file__).parents[2]
+sys.path.append(str(Path(__file__).parent))  # modules that only tests use, also in the processes that they start
 TINY = Path(__file__).with_name("tiny.toml")
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import psutil
 import pyarrow as pa
 import pytest
+from toy_handler import ToyError, open_toy
 
 from testbed.campaign import cluster_roster
 from testbed.campaign.cluster import ClusterCrew
@@ -114,7 +115,7 @@ class Campaign:
             (self.folder / str(fault)).write_text(what)
 
     def opener(self, golden: str = "toy") -> Opener:
-        return Opener(sys.modules["toy_handler"].open_toy, (str(self.folder.path),), {"model.activation": golden})
+        return Opener(open_toy, (str(self.folder.path),), {"model.activation": golden})
 
     def units(self, n: int) -> list[Unit]:
         return [Unit(number=number, plan="plan", start=SIZE * number, stop=SIZE * (number + 1)) for number in range(n)]
@@ -142,10 +143,7 @@ class Campaign:
 
 
 @pytest.fixture
-def campaign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Campaign:
-    monkeypatch.syspath_prepend(str(HERE))
-    import toy_handler  # noqa: F401
-
+def campaign(tmp_path: Path) -> Campaign:
     return Campaign(tmp_path / "run")
 
 
@@ -238,8 +236,6 @@ def test_ctrl_c_ends_the_children_and_keeps_what_is_done(cluster: Cluster, campa
 def test_what_a_handler_raises_comes_back_as_itself(cluster: Cluster, campaign: Campaign) -> None:
     cluster.start("good")
     campaign.order({1: "toy always"})
-    from toy_handler import ToyError
-
     with pytest.raises(ToyError, match=r"^not on this machine; buy another$"):
         campaign.run(cluster.address, 3)
 

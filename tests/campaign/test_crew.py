@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import Any
 import psutil
 import pyarrow as pa
 import pytest
+from toy_handler import open_toy
 
 from testbed.campaign.crew import LocalCrew
 from testbed.campaign.inprocess import InProcess
@@ -23,7 +23,6 @@ from testbed.campaign.stream import from_stream
 from testbed.campaign.work import Limits, Opener, Report, Unit
 from testbed.core.errors import TestbedError
 
-HERE = Path(__file__).parent
 SIZE = 8
 PATIENT = Limits(floor_s=30.0, open_s=60.0, backoff_s=0.02)
 
@@ -44,8 +43,7 @@ class Site:
             (self.folder / str(fault)).write_text(what)
 
     def opener(self, golden: str = "toy", opening: str = "") -> Opener:
-        toy = sys.modules["toy_handler"]
-        return Opener(toy.open_toy, (str(self.folder), "toy", opening), {"model.activation": golden})
+        return Opener(open_toy, (str(self.folder), "toy", opening), {"model.activation": golden})
 
     def keep(self, unit: Unit, rows: bytes) -> None:
         assert unit.number not in self.kept
@@ -68,10 +66,7 @@ class Site:
 
 
 @pytest.fixture
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
-    monkeypatch.syspath_prepend(str(HERE))
-    import toy_handler  # noqa: F401
-
+def site(tmp_path: Path) -> Site:
     return Site(tmp_path)
 
 

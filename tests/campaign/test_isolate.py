@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from toy_handler import ToyError, open_toy
 
 from testbed.campaign.isolate import Crashed, Hung, Isolated, Lost, OutOfMemory, Stopped, WorkerBug, WorkerFailed
 from testbed.core.errors import EngineError, TestbedError
@@ -22,10 +23,7 @@ HERE = Path(__file__).parent
 
 
 @pytest.fixture
-def hire(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Isolated]]:
-    monkeypatch.syspath_prepend(str(HERE))
-    from toy_handler import open_toy
-
+def hire(tmp_path: Path) -> Iterator[Callable[..., Isolated]]:
     hired = []
 
     def one(opened: bool = True, idle_s: float | None = None) -> Isolated:
@@ -83,8 +81,6 @@ def test_what_it_raises_is_raised_here_and_it_goes_on(hire: Callable[..., Isolat
     worker = hire()
     with pytest.raises(EngineError, match=r"^the engine says no$"):
         worker.call("do", "engine", timeout_s=60)
-    from toy_handler import ToyError
-
     with pytest.raises(ToyError, match=r"^not on this machine; buy another$") as caught:
         worker.call("do", "toy", timeout_s=60)
     assert isinstance(caught.value, TestbedError)
@@ -114,10 +110,7 @@ def test_one_that_talks_a_lot_is_heard_out_and_only_its_last_words_are_kept(hire
         worker.call("do", "abort", timeout_s=60)
 
 
-def test_opening_fails_as_calls_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(HERE))
-    from toy_handler import open_toy
-
+def test_opening_fails_as_calls_do(tmp_path: Path) -> None:
     for opening, kind, message in [
         ("engine always", EngineError, "says no"),
         ("abort always", Crashed, "ended by SIGABRT while it was opened"),

@@ -3,55 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-
-HERE = Path(__file__).parent
-KILLED = -signal.SIGKILL
-
-
-class Victims:
-    """Campaigns in child processes; `victim.py` forks them, so that each does not load every library again."""
-
-    def __init__(self, log: Path) -> None:
-        command = [sys.executable, str(HERE / "victim.py")]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self._log = log
-
-    def run(self, run: Path, *argv: str, kill_after: float | None = None, **after: int) -> int:
-        """Exit status of a campaign in ``run`` that dies as told, at the latest ``kill_after`` seconds from now."""
-        request: dict[str, Any] = {"run": str(run), "spec": str(HERE / "tiny.toml"), "log": str(self._log)}
-        request |= {"after": after} | ({"argv": argv} if argv else {})
-        pipe_in, pipe_out = self._process.stdin, self._process.stdout
-        assert pipe_in is not None
-        assert pipe_out is not None
-        print(json.dumps(request), file=pipe_in, flush=True)
-        pid = int(pipe_out.readline())
-        if kill_after is not None:
-            time.sleep(kill_after)
-            os.kill(pid, signal.SIGKILL)  # a zombie at worst: its parent waits until we have read its status
-        return int(pipe_out.readline())
-
-    def told(self) -> str:
-        return self._log.read_text()
-
-    def close(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(60)
-        assert self._process.stdout is not None
-        self._process.stdout.close()
+from victims import HERE, KILLED, Victims, assert_same_rows, leftovers
 
 
 @pytest.fixture(scope="module")
@@ -59,27 +17,6 @@ def victims(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Victims]:
     found = Victims(tmp_path_factory.mktemp("victims") / "log")
     yield found
     found.close()
-
-
-def bits(column: pa.ChunkedArray) -> tuple[list[bool], Any]:
-    """Which are null, and the others' bits."""
-    array = column.combine_chunks()
-    if pa.types.is_list(array.type):
-        return array.is_null().to_pylist(), bits(pa.chunked_array([array.flatten()]))
-    if pa.types.is_dictionary(array.type):
-        return array.is_null().to_pylist(), array.cast(pa.string()).to_pylist()
-    return array.is_null().to_pylist(), array.drop_null().to_numpy(zero_copy_only=False).tobytes()
-
-
-def assert_same_rows(run: Path, other: Path) -> None:
-    mine, theirs = (pq.read_table(folder / "results.parquet") for folder in (run, other))
-    assert mine.schema == theirs.schema
-    for name in mine.column_names:
-        assert bits(mine[name]) == bits(theirs[name]), name
-
-
-def leftovers(run: Path) -> list[str]:
-    return [file.name for file in run.rglob("*") if file.name == "store" or ".unfinished" in file.name]
 
 
 def test_killed_before_any_change_to_its_folder(victims: Victims, gated: Path, tiny_run: Path) -> None:

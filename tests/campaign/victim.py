@@ -1,6 +1,7 @@
 """A warm process that runs campaigns in forked children, which die at the moment they are told: see test_resume.
 
-One JSON request per line: ``argv`` of the command line, or ``spec`` and ``run`` for the library; and when to die:
+One JSON request per line: ``argv`` of the command line, or ``spec``, ``run`` and ``workers`` for the library; and when
+to die:
 
 after   {"operations": n}  SIGKILL itself before its n-th change to the run folder (a file opened to write, renamed, ...)
         {"manifests": n}   SIGKILL itself before it writes its n-th manifest
@@ -13,6 +14,7 @@ Answers two lines: the child's process id, then its exit status (negative: the s
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -24,13 +26,15 @@ from typing import Any
 
 import torch
 
-from testbed.campaign import store
+from testbed.campaign import crew, store
 from testbed.campaign.pipeline import run_campaign
 from testbed.campaign.spec import load_spec
+from testbed.campaign.work import Limits
 from testbed.campaign.workforce import Workforce
 from testbed.cli.main import main
 
 torch.set_num_threads(1)
+crew.Limits = functools.partial(Limits, backoff_s=0.05)  # type: ignore[misc,assignment]
 
 CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.chmod"}
 
@@ -100,7 +104,7 @@ def child(request: dict[str, Any]) -> None:
     if "argv" in request:
         sys.argv = ["testbed", *request["argv"]]
         main()
-    run_campaign(load_spec(Path(request["spec"])), Path(request["run"]), workforce=Workforce(0))
+    run_campaign(load_spec(Path(request["spec"])), Path(request["run"]), workforce=Workforce(request["workers"]))
 
 
 def serve() -> None:

@@ -1,0 +1,74 @@
+"""A campaign on two workers is killed again and again, it or its workers, and ends with the rows of one left alone."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from victims import KILLED, Victims, assert_same_rows, leftovers
+
+
+@pytest.fixture(scope="module")
+def victims(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Victims]:
+    found = Victims(tmp_path_factory.mktemp("victims") / "log")
+    yield found
+    found.close()
+
+
+def kill_at_random(victims: Victims, begun: Path, folder: Path, whole: Path, kills: int, seed: int) -> None:
+    """Each campaign begins as a copy of ``begun``, goes on after every kill, and must end like ``whole``."""
+    dice = random.Random(seed)
+    done = number = 0
+    while done < kills or number == 0:
+        run = folder / str(number)
+        if not run.exists():
+            shutil.copytree(begun, run)
+        pid = victims.start(run, workers=2)
+        while done < kills and victims.alive(pid):
+            wait(victims, pid, run / "store", dice)
+            done += victims.kill_one(pid, dice)
+        status = victims.status()
+        assert status in (KILLED, 0), victims.told()
+        if status == 0:
+            assert_finished(run, whole)
+            number += 1
+    assert victims.children() == []
+
+
+def wait(victims: Victims, pid: int, store: Path, dice: random.Random) -> None:
+    """For a moment while it starts, or until it has stored some more and for a moment then, whatever it does by now."""
+    if dice.random() < 0.7:
+        size = stored(store) + dice.randrange(1, 80_000)
+        end = time.monotonic() + 60
+        while stored(store) < size and victims.alive(pid) and time.monotonic() < end:
+            time.sleep(0.01)
+    time.sleep(dice.uniform(0, 0.5))
+
+
+def stored(store: Path) -> int:
+    """Bytes in its log; 0 once it was compacted."""
+    with contextlib.suppress(FileNotFoundError):
+        return sum(file.stat().st_size for file in store.glob("segment-*.log"))
+    return 0
+
+
+def assert_finished(run: Path, whole: Path) -> None:
+    assert_same_rows(run, whole)
+    assert leftovers(run) == []
+    facts = json.loads((run / "manifest.json").read_text())["stages"]["execute"]["facts"]
+    assert (facts["blamed"], facts["hangs"]) == (0, 0)  # a killed worker is nobody's fault
+
+
+@pytest.mark.slow
+def test_fifty_kills(victims: Victims, gated: Path, tmp_path: Path, tiny_run: Path) -> None:
+    kill_at_random(victims, gated, tmp_path / "runs", tiny_run, kills=50, seed=0)
+
+
+def test_some_kills(victims: Victims, gated: Path, tmp_path: Path, tiny_run: Path) -> None:
+    kill_at_random(victims, gated, tmp_path / "runs", tiny_run, kills=5, seed=1)
