@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from testbed.report.evidence import Estimate
 
@@ -121,6 +122,31 @@ def small(number: float | None) -> str:
         return f"{number:.2g}"
     mantissa, _, exponent = f"{number:.1e}".partition("e")
     return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
+
+
+def at_least(bound: float) -> str:
+    """A bound in three digits that are never below it: "3.46e-7"."""
+    return _rounded(bound, math.ceil)
+
+
+def at_most(bound: float) -> str:
+    """A bound in three digits that are never above it."""
+    return _rounded(bound, math.floor)
+
+
+def _rounded(bound: float, towards: Callable[[float], int]) -> str:
+    if bound == 0:
+        return "0"
+    unit = 10.0 ** (math.floor(math.log10(bound)) - 2)
+    return tolerance(towards(bound / unit) * unit)
+
+
+def tolerance(number: float) -> str:
+    """ "1e-4", "0.01", "1.23e-7": at most three digits."""
+    if number == 0 or 0.001 < abs(number) < 1000:
+        return f"{number:.3g}"
+    mantissa, _, exponent = f"{number:.2e}".partition("e")
+    return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
 
 
 def duration(seconds: float) -> str:

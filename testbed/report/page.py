@@ -14,10 +14,12 @@ from markupsafe import Markup
 
 from testbed.core.files import write_text
 from testbed.report import formatting
+from testbed.report.effort import effort
 from testbed.report.evidence import Evidence, read_evidence
 from testbed.report.faultcard import FaultCard, LoadImage, fault_card
 from testbed.report.images import stored_images
 from testbed.report.keyfigures import key_figures
+from testbed.report.rounds import rounds
 from testbed.report.rows import compositions, worst_nonfinite, worst_predictions
 from testbed.report.sections import PLACES, attention_plots, bit_charts, heat_maps, op_plots, outcome_bars, tier_plots
 from testbed.report.verdict import verdict
@@ -74,6 +76,8 @@ def render(evidence: Evidence, load_image: LoadImage | None) -> str:
         attention_bars=attention_outcomes,
         attention_key=attention_key,
         worst=_worst(evidence, load_image),
+        rounds=rounds(evidence),
+        effort=effort(evidence),
         stages={name: s for name, s in evidence.manifest.get("stages", {}).items() if name != "report"},
         host={name: v for name, v in evidence.manifest.get("host", {}).items() if name not in _PRIVATE},
     )

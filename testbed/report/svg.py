@@ -59,6 +59,21 @@ def line(x1: float, y1: float, x2: float, y2: float, class_: str) -> Markup:
     return element("line", x1=x1, y1=y1, x2=x2, y2=y2, class_=class_)
 
 
+Place = tuple[float, float]
+
+
+def polyline(places: Iterable[Place], class_: str) -> Markup:
+    return element("polyline", points=_places(places), class_=class_)
+
+
+def polygon(places: Iterable[Place], class_: str) -> Markup:
+    return element("polygon", points=_places(places), class_=class_)
+
+
+def _places(places: Iterable[Place]) -> str:
+    return " ".join(f"{_number(x)},{_number(y)}" for x, y in places)
+
+
 def marker(x: float, y: float, series: str, hollow: bool = False, size: float = 4.5) -> Markup:
     """The point of a series. Series differ in shape as well as in colour: SDC is a disc, nonfinite a diamond."""
     class_ = f"mark {series}" + (" hollow" if hollow else "")

@@ -1,0 +1,141 @@
+"""How the outputs were found: the work that was not done, and what showed that nothing was lost by it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from testbed.report.evidence import Evidence
+from testbed.report.formatting import count, percent
+
+_WAYS = {
+    "whole": ("whole network", "The whole engine was run."),
+    "suffix": ("suffix", "Run from the fault's block on, from stored fault-free inputs of that block."),
+    "rows": ("tokens it reaches", "In the fault's own block, or in the last, only the tokens that it can reach."),
+    "unchanged": ("unchanged", "Run up to a place where every bit was the fault-free one again; the rest follows."),
+    "dead": ("not run", "The struck element cannot reach the output, so the output is the fault-free one."),
+    "incremental": (
+        "incremental",
+        "Computed from the fault-free output and the change, to within a stored bound; exactly where the bound leaves a"
+        " decision open.",
+    ),
+}
+_DUES = {"crash": "crashed the engine", "hang": "hung the engine", "nonfinite": "seen by the assumed detector"}
+_FAILURES = {
+    "crashes": ("engine crash", "engine crashes"),
+    "hangs": ("hang", "hangs"),
+    "losses": ("worker lost, its work done again", "workers lost, their work done again"),
+    "blamed": ("fault that fails on its own", "faults that fail on their own"),
+}
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Way:
+    """shares: of the rows of each column; None where there were none."""
+
+    name: str
+    told: str
+    shares: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class Effort:
+    columns: tuple[str, ...]
+    rows: tuple[int, ...]
+    ways: tuple[Way, ...]
+    proofs: tuple[tuple[str, str], ...]
+    dues: tuple[str, ...]
+    failures: tuple[str, ...]
+    refused: tuple[str, ...]
+
+
+def effort(evidence: Evidence) -> Effort | None:
+    """None for a summary that does not say."""
+    records = evidence.summary.get("evaluation")
+    if not records:
+        return None
+    legs: dict[tuple[str, str], dict[str, int]] = {}
+    totals: dict[tuple[str, str], int] = {}
+    for record in records:
+        leg = record["target"], record["where"]
+        totals[leg] = totals.get(leg, 0) + record["rows"]
+        ways = legs.setdefault(leg, {})
+        for way, found in record["how"].items():
+            ways[way] = ways.get(way, 0) + found["rows"]
+    occurring = [way for way in _WAYS if any(way in ways for ways in legs.values())]
+    failures = evidence.summary.get("failures") or {}
+    return Effort(
+        columns=tuple(_leg(*leg) for leg in legs),
+        rows=tuple(totals.values()),
+        ways=tuple(Way(*_WAYS[way], tuple(_share(legs[leg], way, totals[leg]) for leg in legs)) for way in occurring),
+        proofs=tuple((_proven(key), _proof(found)) for key, found in evidence.summary.get("evaluated_by", {}).items()),
+        dues=tuple(_dues(records)),
+        failures=tuple(_counted(failures[name], *words) for name, words in _FAILURES.items() if failures.get(name)),
+        refused=tuple(failures.get("refused", ())),
+    )
+
+
+def _share(ways: Mapping[str, int], way: str, total: int) -> float | None:
+    return ways[way] / total if way in ways else None
+
+
+def _leg(target: str, where: str) -> str:
+    return f"{target}, {'activations' if where == 'activation' else 'weights'}"
+
+
+def _proven(key: str) -> str:
+    """The gates keep those of weights under "model.weight"."""
+    target, _, where = key.partition(".")
+    return _leg(target, where or "activation")
+
+
+def _dues(records: list[Record]) -> Iterator[str]:
+    """Rows without a usable output, by cause."""
+    for cause, words in _DUES.items():
+        found = [record["due"][cause]["rows"] for record in records if cause in record["due"]]
+        if found:
+            rows = sum(record["rows"] for record in records)
+            yield f"{count(sum(found))} rows ({percent(sum(found) / rows)}) {words}"
+
+
+def _counted(number: int, one: str, several: str) -> str:
+    return f"{count(number)} {one if number == 1 else several}"
+
+
+def _proof(found: Record) -> str:
+    """What the gate of this target's evaluation saw, in a sentence."""
+    record = found.get("record") or {}
+    if found["by"] == "suffix" and "ways" in record:
+        return _suffix(record)
+    if found["by"] == "suffix":
+        return f"{count(record.get('faults'))} sampled faults gave the bits of the whole engine both ways."
+    if found["by"] == "attention":
+        return _attention(record)
+    return f"Everything was run for every fault: {found.get('why') or 'nothing faster is known'}."
+
+
+def _suffix(record: Record) -> str:
+    wrong = sum(way["mismatches"] for way in record["ways"].values())
+    off = [name for name in ("last", "inside", "rows", "dead") if not record["plan"].get(name, True)]
+    without = f" Left off, as their bits differed or they gained nothing: {', '.join(off)}." if off else ""
+    dead = record["ways"].get("dead")
+    run = f", {count(dead['rows'])} of them taken for dead and run all the same" if dead else ""
+    return (
+        f"{count(record['rows'])} sampled faults by {len(record['ways'])} ways{run}: {count(wrong)} differ from the whole"
+        f" engine in any bit; nor do {count(record['golden_images'])} fault-free images"
+        f" ({count(record['golden_mismatches'])} differ).{without}"
+    )
+
+
+def _attention(record: Record) -> str:
+    sites = record["sites"]
+    faults = sum(site["faults"] for site in sites.values())
+    paths: dict[str, list[str]] = {}
+    for name, site in sites.items():
+        paths.setdefault(site["path"], []).append(name)
+    told = "; ".join(f"{path} for {', '.join(names)}" for path, names in paths.items())
+    shares = [site["incremental"] for site in sites.values() if site.get("incremental") is not None]
+    bound = f" Incremental results used at most {percent(max(shares))} of their error bound." if shares else ""
+    return f"{count(faults)} sampled faults, the exact paths bit for bit against the whole engine: {told}.{bound}"

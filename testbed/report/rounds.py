@@ -1,0 +1,126 @@
+"""How an adaptive campaign came to its margin: the widest interval after every round, against faults and against time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from markupsafe import Markup
+
+from testbed.report.axis import LogAxis
+from testbed.report.curve import Curve, Frame, Point, Rule, chart
+from testbed.report.evidence import Evidence
+from testbed.report.formatting import MEASURE_NAMES, count, duration, model_name, percent
+
+_WIDTH, _HEIGHT = 430, 210
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Look:
+    """After a round. held: half the widest interval of those that hold at all looks together, which the stop rule goes
+    by; alone: taken by itself, as if nobody had looked before. widest: the part of the campaign that held is of."""
+
+    round: int
+    faults: int
+    seconds: float | None
+    held: float
+    alone: float
+    widest: str
+    open: int
+
+
+@dataclass(frozen=True)
+class Drawing:
+    id: str
+    title: str
+    drawing: Markup
+
+
+@dataclass(frozen=True)
+class Rounds:
+    told: str
+    looks: tuple[Look, ...]
+    parts: int
+    figures: tuple[Drawing, ...]
+
+
+def rounds(evidence: Evidence) -> Rounds | None:
+    """None for a campaign that planned all its faults at once."""
+    stop = evidence.summary.get("stop")
+    if not stop or not stop["history"]:
+        return None
+    looks = tuple(_look(record, stop["per"]) for record in stop["history"])
+    figures = [_figure(looks, [look.faults for look in looks], stop["margin"], "faults")]
+    seconds = [look.seconds for look in looks if look.seconds is not None]
+    if len(seconds) == len(looks) and seconds[0] > 0 and all(a < b for a, b in pairwise(seconds)):
+        figures.append(_figure(looks, seconds, stop["margin"], "time"))
+    return Rounds(_told(evidence, stop, looks), looks, len(stop["history"][-1]["domains"]), tuple(figures))
+
+
+def _look(record: Record, per: str) -> Look:
+    widest = max(record["domains"], key=lambda domain: float(domain["half_width"]))
+    return Look(
+        record["round"],
+        record["faults"],
+        record["seconds"],
+        widest["half_width"],
+        record["widest"],
+        _part(widest, per),
+        record["open"],
+    )
+
+
+def _part(domain: Record, per: str) -> str:
+    """ "activation bit flips, block 3"."""
+    op = domain["op"] if domain["pattern"] == "single" else f"{domain['op']} x {domain['pattern']}"
+    named = [f"{domain['where']} {model_name(op)}"]
+    for dimension in per.split(" x ") if per != "all" else ():
+        value = domain.get(dimension.strip())
+        named.append(f"outside the {dimension}s" if value is None else f"{dimension} {value}")
+    return ", ".join(named)
+
+
+def _told(evidence: Evidence, stop: Record, looks: Sequence[Look]) -> str:
+    confidence = stop["confidence"] or evidence.summary["confidence"]
+    per = "one rate per fault model" if stop["per"] == "all" else f"a rate per {stop['per']} and fault model"
+    asked = (
+        f"Asked for: {per} of {MEASURE_NAMES[stop['measure']]}, each to ± {percent(stop['margin'])}"
+        f" at {percent(confidence)} confidence."
+    )
+    end = f"after {len(looks)} {'round' if len(looks) == 1 else 'rounds'} and {count(looks[-1].faults)} faults"
+    if stop["met"]:
+        return f"{asked} Reached {end}."
+    return (
+        f"{asked} Not reached {end}: the limits of the [stop] table came first, or there were no more faults to draw."
+    )
+
+
+def _figure(looks: Sequence[Look], along: Sequence[float], margin: float, what: str) -> Drawing:
+    widths = [margin, *(width for look in looks for width in (look.held, look.alone))]
+    label = (lambda n: count(round(n))) if what == "faults" else _short_duration
+    frame = Frame(
+        LogAxis.holding(along, _WIDTH, label),
+        LogAxis.holding(widths, _HEIGHT, lambda width: f"{100 * width:g}"),
+        _WIDTH,
+        _HEIGHT,
+    )
+    curves = [Curve("alone", _points(looks, along, "alone")), Curve("held", _points(looks, along, "held"))]
+    rule = Rule(f"margin asked for: {percent(margin)}", "margin", y=margin)
+    title = f"Widest half-width against {what}"
+    x_name = "faults so far" if what == "faults" else "time since the first round began"
+    return Drawing(f"rounds-{what}", title, chart(frame, curves, [rule], x_name, "half-width, %", title))
+
+
+def _short_duration(seconds: float) -> str:
+    return duration(seconds) if seconds >= 1 else f"{seconds:g}\u202fs"
+
+
+def _points(looks: Sequence[Look], along: Sequence[float], width: str) -> list[Point]:
+    return [
+        Point(x, y, y, y, f"round {look.round + 1}, {count(look.faults)} faults: ± {percent(y)}, {look.widest}")
+        for look, x in zip(looks, along, strict=True)
+        if (y := getattr(look, width)) > 0
+    ]
