@@ -18,10 +18,10 @@ inline std::int64_t bits_of(double value) {
 
 // The largest of 0 and value(0) ... value(n - 1); NaN (of positive sign) is above all. By their bits, signed doubles of 0 and
 // more have the order of integers, and all others are below: a maximum of integers may be taken in any order, so that
-// compilers vectorise it. Four at a time, since each must wait for the one before.
+// compilers vectorise it. Where there are many, four at a time, since each must wait for the one before.
 template <typename Value>
 inline double largest_of(std::int64_t n, Value value) {
-  const std::int64_t quarter = n / 4;
+  const std::int64_t quarter = n < 64 ? 0 : n / 4;
   std::int64_t a = 0, b = 0, c = 0, d = 0;
   for (std::int64_t i = 0; i < quarter; ++i) {
     a = std::max(a, bits_of(value(i)));
@@ -80,15 +80,29 @@ inline double largest_excess(const Block& block, double rtol) {
   return largest_of(block.size, [&block, rtol](std::int64_t i) { return block.distance[i] - rtol * block.scale[i]; });
 }
 
+// The neighbours of a finite double of 0 or more, and more than 0.
+inline double above(double value) {
+  std::int64_t bits = bits_of(value) + 1;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+inline double below(double value) {
+  std::int64_t bits = bits_of(value) - 1;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
 // The smallest a >= 0 with fl(a + slack) >= distance: `_smallest_addend` of the reference, which says why.
 inline double smallest_addend(double distance, double slack) {
   if (distance <= slack) return 0.0;
   const double difference = distance - slack, back = difference + slack;
   const double error = (distance - back) + (slack - (back - difference));
-  const double half_gap = (distance - std::nextafter(distance, 0.0)) / 2;
-  double atol = std::max(difference + (error - half_gap), 0.0);
-  while (atol + slack < distance) atol = std::nextafter(atol, kInfinity);
-  while (atol > 0 && std::nextafter(atol, 0.0) + slack >= distance) atol = std::nextafter(atol, 0.0);
+  const double half_gap = (distance - below(distance)) / 2;
+  const double about = difference + (error - half_gap);
+  double atol = about > 0 ? about : 0.0;
+  while (atol + slack < distance) atol = above(atol);
+  while (atol > 0 && below(atol) + slack >= distance) atol = below(atol);
   return atol;
 }
 
@@ -130,17 +144,20 @@ inline Seen look(const Question& q, const float* faulty, const float* golden, do
   return seen;
 }
 
-// The exact look at the blocks whose largest excess is close enough to the row's. excess: of this rtol, every q.rtols.
-inline double smallest_atol(const Question& q, const float* faulty, const float* golden, double rtol,
-                            const double* excess, double near) {
-  double atol = 0;
+// The exact look, at the blocks that may hold what decides. excess: blocks x rtols; near: what an excess must reach;
+// masking: 0 to begin with.
+inline void look_again(const Question& q, const float* faulty, const float* golden, const double* excess,
+                       const double* near, double* masking) {
   Block block;
   for (std::int64_t start = 0; start < q.elements; start += kBlock, excess += q.rtols) {
-    if (*excess < near) continue;
-    load(block, faulty + start, golden + start, std::min(kBlock, q.elements - start), false);
-    atol = raised(block, rtol, near, atol);
+    bool loaded = false;
+    for (std::int32_t r = 0; r < q.rtols; ++r) {
+      if (excess[r] < near[r]) continue;
+      if (!loaded) load(block, faulty + start, golden + start, std::min(kBlock, q.elements - start), false);
+      loaded = true;
+      masking[r] = raised(block, q.rtol_grid[r], near[r], masking[r]);
+    }
   }
-  return atol;
 }
 
 // One row: its part of every column of `found`. scratch: (blocks + 1) x rtols.
@@ -156,19 +173,16 @@ inline void judge_row(const Question& q, std::int64_t row, double* scratch, cons
   found.nonfinite[row] = !seen.faulty_finite;
   found.mismatches[row] = static_cast<std::int32_t>(seen.outside);
   found.max_abs_diff[row] = seen.comparable ? seen.largest : kInfinity;
+  double* const masking = found.masking_atol + row * q.rtols;
+  std::fill(masking, masking + q.rtols, seen.comparable ? 0.0 : kInfinity);
+  if (!seen.comparable || seen.largest == 0) return;
   // An element needs its excess to within the rounding of its distance: only those near the largest can decide.
   const double rounding = 0x1p-50 * seen.largest;
-  double* const masking = found.masking_atol + row * q.rtols;
   for (std::int32_t r = 0; r < q.rtols; ++r) {
-    const double rtol = q.rtol_grid[r];
-    if (!seen.comparable) {
-      masking[r] = kInfinity;
-    } else if (rtol == 0) {
-      masking[r] = seen.largest;
-    } else {
-      masking[r] = most[r] > 0 ? smallest_atol(q, faulty, golden, rtol, excess + r, most[r] - rounding) : 0.0;
-    }
+    if (q.rtol_grid[r] == 0) masking[r] = seen.largest;
+    most[r] = most[r] > 0 ? most[r] - rounding : kInfinity;
   }
+  look_again(q, faulty, golden, excess, most, masking);
 }
 
 }  // namespace TESTBED_JUDGE_SET
