@@ -46,9 +46,10 @@ _GOLDEN_BYTES = 256 * 2**20
 def measure_link(place: Workplace, limit: int | None, progress: Progress) -> dict[str, Any]:
     """Writes ``link.parquet``, unless it is there: per (fault, image) the deviation of the module's output.
 
-    limit: at most so many faults, the first draws of every stratum. Returns the facts of the stage: ``faults``, ``rows``,
-    ``ended`` (rows without any output, left out), ``checked`` (rows that were also run to the end, and whose logits are
-    the stored ones, bit for bit) and ``evaluated`` ("prefix", or "whole" where only the whole engine gives those bits).
+    limit: at most so many faults, the first draws of every stratum. Returns the facts of the stage: ``sites`` of the
+    module, ``faults``, ``rows``, ``ended`` (rows without any output, left out), ``checked`` (rows that were also run to the
+    end, and whose logits are the stored ones, bit for bit) and ``evaluated`` ("prefix", or "whole" where only the whole
+    engine gives those bits).
 
     Raises UsageError for a campaign without such faults, EngineError where the engine gives other bits than it did.
     """
@@ -63,31 +64,6 @@ def measure_link(place: Workplace, limit: int | None, progress: Progress) -> dic
         "limit": limit,
     }
     return folder.stage(STAGE, made_from, [LINK], lambda: measurement.write(progress), command=COMMAND)
-
-
-@dataclass(frozen=True)
-class Followed:
-    """fault_id, image_id: (n,); atol: (n, rtols) the smallest absolute tolerance at which the module's output passes."""
-
-    fault_id: NDArray[np.int64]
-    image_id: NDArray[np.object_]
-    atol: NDArray[np.float64]
-
-
-def read_link(place: Workplace, rtols: Sequence[float]) -> Followed | None:
-    """The stored link at some rtols of the spec's grid; None where there is none, or none of these results."""
-    record = place.folder.manifest["stages"].get(STAGE)
-    if record is None or record["inputs"]["results"] != place.folder.output_hash("execute", RESULTS):
-        return None
-    place.folder.verify(STAGE)
-    table = pq.read_table(place.folder / LINK)
-    grid = place.spec.tolerance.rtol_grid
-    atol = pc.list_flatten(table.column("module_masking_atol").combine_chunks()).to_numpy().reshape(-1, len(grid))
-    return Followed(
-        table.column("fault_id").to_numpy(),
-        table.column("image_id").to_numpy(),
-        atol[:, [grid.index(rtol) for rtol in rtols]],
-    )
 
 
 @dataclass(frozen=True)
@@ -166,6 +142,7 @@ class _Measurement:
                 advance(part.num_rows)
         faults = len(np.unique(rows.fault_id))
         return {
+            "sites": self._inside,
             "faults": faults,
             "rows": len(rows),
             "ended": rows.ended,

@@ -6,16 +6,20 @@ Of faults inside the module: "its output is out of tolerance" as a test for "the
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from testbed.analysis.domains import Estimate
 from testbed.campaign.curves import Grid, finite, source_told, told
 from testbed.campaign.detection import Rate, Tier
-from testbed.campaign.link import MODULE, OUTPUT, STAGE, Followed
+from testbed.campaign.files import RESULTS
+from testbed.campaign.link import LINK, MODULE, OUTPUT, STAGE
 from testbed.campaign.noise import Floor
 from testbed.campaign.thresholds import Thresholds
 from testbed.campaign.workplace import Workplace
@@ -69,8 +73,33 @@ def _rate(found: Estimate) -> Rate:
     return Rate(found.rate, found.low, found.high, found.n_rows, found.n_clusters)
 
 
-def linked(models: Iterable[Thresholds], link: Followed, confidence: float) -> Iterator[Linked]:
-    """One for each fault model with rows in ``link``, whose ``atol`` must be at the models' rtols."""
+@dataclass(frozen=True)
+class Followed:
+    """fault_id, image_id: (n,); atol: (n, rtols) the smallest absolute tolerance at which the module's output passes."""
+
+    fault_id: NDArray[np.int64]
+    image_id: NDArray[np.object_]
+    atol: NDArray[np.float64]
+
+
+def read_link(place: Workplace, rtols: Sequence[float]) -> Followed | None:
+    """The stored link at some rtols of the spec's grid; None where there is none, or none of these results."""
+    record = place.folder.manifest["stages"].get(STAGE)
+    if record is None or record["inputs"]["results"] != place.folder.output_hash("execute", RESULTS):
+        return None
+    place.folder.verify(STAGE)
+    table = pq.read_table(place.folder / LINK)
+    grid = place.spec.tolerance.rtol_grid
+    atol = pc.list_flatten(table.column("module_masking_atol").combine_chunks()).to_numpy().reshape(-1, len(grid))
+    return Followed(
+        table.column("fault_id").to_numpy(),
+        table.column("image_id").to_numpy(),
+        atol[:, [grid.index(rtol) for rtol in rtols]],
+    )
+
+
+def linked(models: Iterable[Thresholds], link: Followed, sites: Sequence[str], confidence: float) -> Iterator[Linked]:
+    """One for each fault model with rows in ``link``, whose ``atol`` must be at the models' rtols. sites: the module's."""
     followed = pd.MultiIndex.from_arrays([link.fault_id, link.image_id])
     for rows in models:
         if rows.sdc1 is None:
@@ -78,7 +107,15 @@ def linked(models: Iterable[Thresholds], link: Followed, confidence: float) -> I
         keys = pd.MultiIndex.from_arrays([rows.rows["fault_id"], rows.rows["image_id"].astype(object)])
         position = followed.get_indexer(keys)
         if (which := position >= 0).any():
-            yield Linked(rows.take(which), link.atol[position[which]], confidence)
+            yield Linked(_of_module(rows, sites).take(which), link.atol[position[which]], confidence)
+
+
+def _of_module(rows: Thresholds, sites: Sequence[str]) -> Thresholds:
+    """Each stratum's population cut down to the part of it, by the sample, that is at these sites: a stratum may hold
+    others too, and of a limited link not all of the module's rows are there to stand for it."""
+    inside = rows.rows["site"].isin(sites)
+    share = inside.groupby(rows.rows["stratum"]).transform("mean")
+    return replace(rows, rows=rows.rows.assign(population=rows.rows["population"] * share))
 
 
 def link_told(
@@ -86,12 +123,13 @@ def link_told(
 ) -> dict[str, Any]:
     """JSON-ready: what was followed, and the four rates at every tolerance, per fault model and tier."""
     record = place.folder.manifest["stages"][STAGE]
+    parts = linked(models, kept, record["facts"]["sites"], place.spec.confidence)
     return {
         "module": MODULE,
         "output": OUTPUT,
         "limit": record["inputs"]["limit"],
         **record["facts"],
-        "models": [one for part in linked(models, kept, place.spec.confidence) for one in _records(part, grid)],
+        "models": [one for part in parts for one in _records(part, grid)],
         "noise": [_module_floor(floor, place, grid) for floor in floors if floor.target == "attention"],
     }
 

@@ -11,8 +11,9 @@ from testbed.campaign.files import PLAN, words_file
 from testbed.campaign.plan import Leg
 from testbed.campaign.points import points_path
 from testbed.campaign.strikes import strikes_of, with_golden, word_counts
-from testbed.campaign.words import read_words
+from testbed.campaign.words import golden_words, read_words
 from testbed.campaign.workplace import Workplace
+from testbed.instrument.feed import Words
 
 
 def planned_strikes(
@@ -20,11 +21,20 @@ def planned_strikes(
 ) -> tuple[NDArray[np.int64], Strikes]:
     """chosen: rows of the plan, activation faults of this target. Returns fault_id (n,), and one strike per fault and
     image: (n,)."""
-    counts = word_counts(plan, len(place.images))
-    starts = np.cumsum(counts) - counts
     leg = Leg(target, "activation", plan.take(pa.array(chosen)), points_path(place.folder / PLAN))
-    stored = read_words(place.folder / words_file(PLAN))
-    words = [np.asarray(stored[starts[fault] : starts[fault] + counts[fault]]) for fault in chosen]
     fault, strikes = strikes_of(leg, place.table(target), place.images)
     fault_id: NDArray[np.int64] = leg.column("fault_id")[fault]
-    return fault_id, with_golden(strikes, np.concatenate([np.zeros(0, np.uint32), *words]))
+    return fault_id, with_golden(strikes, _words(place, plan, chosen, leg))
+
+
+def _words(place: Workplace, plan: pa.Table, chosen: NDArray[np.int64], leg: Leg) -> Words:
+    """As they were stored, or found again where the plan was joined of several rounds'."""
+    file = words_file(PLAN)
+    if not (place.folder / file).exists():
+        return golden_words(place, leg)
+    place.folder.verify_file(file)
+    counts = word_counts(plan, len(place.images))
+    starts = np.cumsum(counts) - counts
+    stored = read_words(place.folder / file)
+    words = [np.asarray(stored[starts[fault] : starts[fault] + counts[fault]]) for fault in chosen]
+    return np.concatenate([np.zeros(0, np.uint32), *words])

@@ -20,8 +20,8 @@ from testbed.campaign.curves import Curves, Grid, source_told
 from testbed.campaign.exact import KEY, evaluate_exactly, read_exact, straddling, with_exact
 from testbed.campaign.exact import STAGE as EXACT_STAGE
 from testbed.campaign.files import PLAN, RESULTS, TIERS
-from testbed.campaign.link import LINK, STAGE, Followed, measure_link, read_link
-from testbed.campaign.linked import link_told
+from testbed.campaign.link import LINK, STAGE, measure_link
+from testbed.campaign.linked import Followed, link_told, read_link
 from testbed.campaign.noise import COMMAND, Floor, NoiseBench, Progress, reference_file
 from testbed.campaign.noise_sources import default_sources, named_sources, own_source
 from testbed.campaign.spec import CampaignSpec

@@ -19,7 +19,6 @@ from testbed.campaign.files import PLAN, RESULTS
 from testbed.campaign.plan import read_plan
 from testbed.campaign.rates import FaultModel
 from testbed.campaign.rows import DUES
-from testbed.campaign.sides import design_of
 from testbed.core.outcome import Outcome
 from testbed.core.runfolder import RunFolder
 
@@ -56,7 +55,11 @@ class Thresholds:
 
     @cached_property
     def design(self) -> SurveyDesign:
-        return design_of(self.rows)
+        """Strata of one site and bit class (those of their first fault) lend each other their variance."""
+        rows = self.rows
+        alike = rows.groupby(["site", "bit_class"], observed=True, sort=False).ngroup().to_numpy()
+        _, first, stratum = np.unique(rows["stratum"].to_numpy(), return_index=True, return_inverse=True)
+        return SurveyDesign(stratum, rows["population"].to_numpy(), rows["fault_id"].to_numpy(), alike[first][stratum])
 
     @cached_property
     def is_exact(self) -> bool:

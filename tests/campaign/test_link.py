@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from testbed.campaign.link import Followed, measure_link, read_link
+from testbed.campaign.link import measure_link
+from testbed.campaign.linked import Followed, read_link
 from testbed.campaign.spec import parse_spec
 from testbed.campaign.sweep import SweepRequest, sweep_campaign
 from testbed.campaign.workplace import Workplace
@@ -259,6 +260,46 @@ def test_rates_are_weighted_shares_of_the_two_by_two_table(finished: Path, tier:
             assert point[name]["rate"] == pytest.approx(share, abs=1e-8)
             assert point[name]["low"] <= point[name]["rate"] <= point[name]["high"]
             assert point[name]["n"] == among.sum()
+
+
+def test_a_stratum_that_holds_other_sites_too_weighs_by_its_part_in_the_module(own: Path) -> None:
+    """As an adaptive campaign may have it: every stratum of one bit is one, of all sites together."""
+    plan = pq.read_table(own / "faults.parquet")
+    single = pc.and_(pc.equal(plan.column("pattern").cast(pa.string()), "single"), pc.is_valid(plan.column("image_id")))
+    bit = pc.cast(plan.column("bit"), pa.int32())
+    stratum = np.asarray(pc.if_else(single, bit, pc.add(plan.column("stratum"), 1000)))
+    total = np.asarray(pc.if_else(single, 100000, plan.column("population")))
+    of_fault = dict(zip(plan.column("fault_id").to_pylist(), stratum.tolist(), strict=True))
+    rewrite(own, stratum=lambda table: pa.array([of_fault[f] for f in table.column("fault_id").to_pylist()]))
+    for name, values in (("stratum", stratum), ("population", total)):
+        place = plan.schema.get_field_index(name)
+        plan = plan.set_column(place, plan.schema.field(place), pa.array(values).cast(plan.schema.field(place).type))
+    pq.write_table(plan, own / "faults.parquet")
+    manifest = json.loads((own / "manifest.json").read_text())
+    manifest["stages"]["plan"]["outputs"]["faults.parquet"] = sha256_file(own / "faults.parquet")
+    (own / "manifest.json").write_text(json.dumps(manifest))
+
+    asked = SweepRequest(atol=(1e-2,), rtol=(0.0,), noise=())
+    for limit in (None, 200):
+        measured(own, limit)
+        (part,) = [
+            p
+            for p in sweep_campaign(own, asked, quiet)["link"]["models"]
+            if (p["pattern"], p["scope"], p["tier"]) == ("single", "inference", None)
+        ]
+        every = pq.read_table(own / "results.parquet").to_pandas()
+        every = every[(every.pattern == "single") & (every.scope == "inference")]
+        inside = every.site.astype(str).str.startswith("block.0.attn.") & (every.site != "block.0.attn.residual")
+        followed = joined(own)
+        followed = followed[(followed.pattern == "single") & (followed.scope == "inference")]
+        share = inside.groupby(every.stratum).mean()
+        weight = followed.stratum.map(100000 * share) / followed.groupby("stratum")["fault_id"].transform("size")
+        out = np.stack(followed.module_masking_atol)[:, 0] > 1e-2
+        changed = followed.top1_faulty != followed.top1_golden
+        (point,) = part["grid"]
+        assert point["ppv"]["rate"] == pytest.approx(np.average(changed[out], weights=weight[out]), abs=1e-8)
+        kept = np.average(~out[~changed], weights=weight[~changed])
+        assert point["specificity"]["rate"] == pytest.approx(kept, abs=1e-8)
 
 
 def test_what_never_leaves_the_module_never_changes_the_prediction(finished: Path) -> None:
