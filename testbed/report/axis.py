@@ -15,7 +15,7 @@ _STEPS = tuple(float(f"{step}e{power}") for power in range(-12, 13) for step in 
 
 
 class Axis(Protocol):
-    def __call__(self, value: float) -> float:
+    def __call__(self, value: float, /) -> float:
         """Pixels from the axis' start."""
 
     def ticks(self, apart: float) -> list[tuple[float, str]]:

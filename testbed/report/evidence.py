@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from testbed.campaign.sweep import read_sweep
 from testbed.core.errors import StaleArtefact
 from testbed.core.fault import OPS
 from testbed.core.formats import FORMATS, FP32, Format
@@ -70,6 +71,8 @@ class Evidence:
     summary: Mapping[str, Any]
     manifest: Mapping[str, Any]
     marginals: Marginals
+    sweep: Mapping[str, Any] | None = None
+    """Of these very results; None where there is none."""
 
     @property
     def format(self) -> Format:
@@ -102,4 +105,4 @@ def read_evidence(run: Path) -> Evidence:
         raise StaleArtefact(
             f"{run / SUMMARY} is not a campaign's summary ({error}); rerun with --redo summary"
         ) from error
-    return Evidence(run, summary, folder.manifest, marginals)
+    return Evidence(run, summary, folder.manifest, marginals, read_sweep(folder))

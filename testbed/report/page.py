@@ -22,6 +22,7 @@ from testbed.report.keyfigures import key_figures
 from testbed.report.rounds import rounds
 from testbed.report.rows import compositions, worst_nonfinite, worst_predictions
 from testbed.report.sections import PLACES, attention_plots, bit_charts, heat_maps, op_plots, outcome_bars, tier_plots
+from testbed.report.tolerance import sweep
 from testbed.report.verdict import verdict
 
 REPORT = "report.html"
@@ -76,6 +77,7 @@ def render(evidence: Evidence, load_image: LoadImage | None) -> str:
         attention_bars=attention_outcomes,
         attention_key=attention_key,
         worst=_worst(evidence, load_image),
+        sweep=sweep(evidence),
         rounds=rounds(evidence),
         effort=effort(evidence),
         stages={name: s for name, s in evidence.manifest.get("stages", {}).items() if name != "report"},

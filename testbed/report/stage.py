@@ -1,17 +1,23 @@
-"""The report as the last stage of a campaign: made again only when the summary changed."""
+"""The report as the last stage of a campaign: made again when the summary changed, or when there is a new sweep."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from testbed.campaign.sweep import SWEEP, read_sweep
 from testbed.core.runfolder import RunFolder
 from testbed.report.page import REPORT, build_report
 
 
 def report_stage(run: Path) -> None:
-    """Writes report.html into a finished campaign's folder, unless it is there and of this summary."""
+    """Writes report.html into a finished campaign's folder, unless it is there and of this summary and this sweep."""
     folder = RunFolder.existing(run)
     inputs = {"summary": folder.output_hash("summary", "summary.json")}
+    if read_sweep(folder) is not None:
+        inputs["sweep"] = folder.output_hash("sweep", SWEEP)
+    record = folder.manifest["stages"].get("report")
+    if record is not None and record["inputs"].get("sweep") != inputs.get("sweep"):
+        folder.redo("report", ["report"])
 
     def build() -> None:
         build_report(run)

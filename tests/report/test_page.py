@@ -210,7 +210,7 @@ def test_what_was_not_run_is_not_shown(report_of: Callable[..., Path]) -> None:
         return {str(a["id"]) for tag, a in Page(report_of(**fields)).tags if tag == "section"}
 
     model = {"sites", "bits", "tiers", "fault-models", "outcomes"}
-    always = {"verdict", "key-figures", "worst", "reading", "manifest"}
+    always = {"verdict", "key-figures", "sweep", "worst", "reading", "manifest"}
     assert sections() == model | always | {"attention"}
     assert sections(**SHAPES["no weights, one tier"]) == model | always
     assert sections(**SHAPES["attention only"]) == always | {"attention"}
