@@ -19,11 +19,14 @@ import psutil
 import pyarrow as pa
 import pytest
 from toy_handler import ToyError, open_toy
+from victims import assert_same_rows
 
 from testbed.campaign import cluster_roster
 from testbed.campaign.cluster import ClusterCrew
 from testbed.campaign.cluster_worker import Hello, Job, introduce, stop, work
 from testbed.campaign.crew import LocalCrew
+from testbed.campaign.pipeline import run_campaign
+from testbed.campaign.spec import CampaignSpec
 from testbed.campaign.stream import from_stream
 from testbed.campaign.work import Limits, Opener, Report, Unit
 from testbed.campaign.workforce import Workforce
@@ -269,6 +272,18 @@ def test_a_scheduler_that_goes_is_told(tmp_path: Path, campaign: Campaign, monke
     finally:
         cluster.close()
     assert campaign.kept
+
+
+@pytest.mark.slow
+def test_a_campaigns_rows_are_the_same_on_a_cluster_and_in_one_process(
+    cluster: Cluster, gated: Path, tiny_run: Path, tiny_spec: CampaignSpec
+) -> None:
+    cluster.start("one")
+    cluster.start("two")
+    summary = run_campaign(tiny_spec, gated, workforce=Workforce(scheduler=cluster.address))
+    assert_same_rows(gated, tiny_run)
+    assert summary["failures"] == {"crashes": 0, "hangs": 0, "losses": 0, "blamed": 0, "refused": []}
+    assert 0 < summary["engine_seconds"] < summary["worker_seconds"]
 
 
 # ---- what a worker checks, in this process

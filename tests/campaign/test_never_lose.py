@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import random
 import shutil
@@ -10,8 +11,18 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
-from victims import KILLED, Victims, assert_same_rows, leftovers
+from sabotage import CRASHES, HANGS, open_sabotaged
+from victims import KILLED, Victims, assert_same_rows, assert_same_tables, leftovers
+
+from testbed.campaign import crew, pipeline
+from testbed.campaign.pipeline import run_campaign
+from testbed.campaign.spec import CampaignSpec
+from testbed.campaign.work import Limits
+from testbed.campaign.workforce import Workforce
 
 
 @pytest.fixture(scope="module")
@@ -72,3 +83,25 @@ def test_fifty_kills(victims: Victims, gated: Path, tmp_path: Path, tiny_run: Pa
 
 def test_some_kills(victims: Victims, gated: Path, tmp_path: Path, tiny_run: Path) -> None:
     kill_at_random(victims, gated, tmp_path / "runs", tiny_run, kills=5, seed=1)
+
+
+@pytest.mark.slow
+def test_faults_that_crash_or_hang_the_engine_are_due_and_all_others_have_their_rows(
+    gated: Path, tiny_run: Path, tiny_spec: CampaignSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "open_worker", open_sabotaged)
+    monkeypatch.setattr(crew, "Limits", functools.partial(Limits, floor_s=5.0))
+    summary = run_campaign(tiny_spec, gated, workforce=Workforce(2))
+    assert summary["failures"]["blamed"] == 3
+    assert summary["failures"]["losses"] == 0
+    mine, theirs = (pq.read_table(run / "results.parquet") for run in (gated, tiny_run))
+    bad = pc.is_in(mine.column("fault_id"), value_set=pa.array([*CRASHES, *HANGS]))
+    blamed = mine.filter(bad).to_pylist()
+    assert {row["fault_id"]: row["due"] for row in blamed} == {
+        **dict.fromkeys(CRASHES, "crash"),
+        **dict.fromkeys(HANGS, "hang"),
+    }
+    assert {row["outcome"] for row in blamed} == {"due"}
+    assert_same_tables(mine.filter(pc.invert(bad)), theirs.filter(pc.invert(bad)))  # not one of them is marked either
+    for name in ("fault_id", "image_id"):
+        assert mine.column(name).to_pylist() == theirs.column(name).to_pylist()

@@ -94,7 +94,11 @@ def bits(column: pa.ChunkedArray) -> tuple[list[bool], Any]:
 
 
 def assert_same_rows(run: Path, other: Path) -> None:
-    mine, theirs = (pq.read_table(folder / "results.parquet") for folder in (run, other))
+    assert_same_tables(*(pq.read_table(folder / "results.parquet") for folder in (run, other)))
+
+
+def assert_same_tables(mine: pa.Table, theirs: pa.Table) -> None:
+    """The same rows, bit for bit."""
     assert mine.schema == theirs.schema
     for name in mine.column_names:
         assert bits(mine[name]) == bits(theirs[name]), name
