@@ -20,6 +20,7 @@ from testbed.campaign.suffix_golden import Goldens
 from testbed.campaign.suffix_pieces import Open, Pieces
 from testbed.campaign.suffix_plan import SuffixPlan
 from testbed.campaign.suffix_routes import Routes, Way
+from testbed.campaign.suffix_rows import same_words
 from testbed.campaign.suffix_run import Replay, Run, chunks, replayed
 from testbed.campaign.whole import check_live
 from testbed.instrument.feed import NO_SITE
@@ -72,17 +73,19 @@ class SuffixEvaluator:
         """Time spent inside the pieces' engines, golden values included; the whole twin's is its own."""
         return self.pieces.clock.seconds
 
-    def golden_by_pieces(self) -> tuple[NDArray, NDArray]:
-        """(images, ...) outputs without a fault, of the graph that golden values are taken from and of the longest suffix:
-        both must be the whole twin's golden, bit for bit."""
-        inside = self.plan.inside and self.stages.stages[1].rowed is not None
-        tapped, suffix = np.empty_like(self.golden), np.empty_like(self.golden)
-        for group in self._goldens.groups(np.arange(len(self.golden))):
-            tapped[group] = self._goldens.outputs(group)
-            entry = Entry(group, self._goldens.slots(group), How.SUFFIX)
-            for found in replayed(self._replay, 1, inside, [entry]):
-                suffix[found.rows] = found.outputs
-        return tapped, suffix
+    def golden_by_pieces(self) -> NDArray[np.bool_]:
+        """(images,) whether the whole twin's golden outputs are given, bit for bit, by the graph that golden values are
+        taken from, and by the longest suffix; for the first batch of images, by every suffix."""
+        same = np.ones(len(self.golden), bool)
+        entries = [(s.number, i) for s in self.stages.stages[1:] for i in {False, s.has_middle and self.plan.inside}]
+        for group in self._goldens.groups(np.arange(len(same))):
+            same[group] &= same_words(self._goldens.outputs(group), self.golden[group])
+            for stage, inside in entries:
+                mine = group if stage == 1 else group[group < self._batch]
+                entry = Entry(mine, self._goldens.slots(mine), How.SUFFIX)
+                for found in replayed(self._replay, stage, inside, [entry]):
+                    same[found.rows] &= same_words(found.outputs, self.golden[found.rows])
+        return same
 
     def relative_cost(self, strikes: Strikes) -> NDArray[np.float64]:
         """(n,) share of a whole inference's multiply-accumulates that each strike leaves to be run, padding not counted,

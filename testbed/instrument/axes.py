@@ -13,7 +13,7 @@ from typing import Any
 
 from onnx import NodeProto, helper
 
-from testbed.instrument.flow import Flow, Shape
+from testbed.instrument.flow import Flow, Shape, is_number
 
 _ELEMENTWISE = frozenset(
     (
@@ -64,7 +64,7 @@ def _elementwise(flow: Flow, node: NodeProto, axis: int, output: Shape) -> Sourc
 def _channel(flow: Flow, node: NodeProto, rank: int) -> int | None:
     """The axis along which a quantiser's scale varies."""
     scale = _shape(flow, node.input[1])
-    return None if scale is not None and math.prod(d or 0 for d in scale) == 1 else _attribute(node, "axis", 1) % rank
+    return None if scale is not None and all(d == 1 for d in scale) else _attribute(node, "axis", 1) % rank
 
 
 def _matmul(flow: Flow, node: NodeProto, axis: int, output: Shape) -> Sources | None:
@@ -105,17 +105,17 @@ def _transpose(flow: Flow, node: NodeProto, axis: int, output: Shape) -> Sources
 def _reshape(flow: Flow, node: NodeProto, axis: int, output: Shape) -> Sources | None:
     """The axis of equal size with as many elements before it."""
     shape = flow.shapes[node.input[0]]
-    if node.input[0] not in flow.live or 0 in shape or 0 in output or shape.count(None) != output.count(None):
+    if node.input[0] not in flow.live or 0 in shape or 0 in output:
         return None
     for own in range(len(shape)):
-        if shape[own] == output[axis] != 1 and _before(shape, own) == _before(output, axis):
+        if shape[own] == output[axis] != 1 and _elements(shape[:own]) == _elements(output[:axis]):
             return {node.input[0]: own}
     return None
 
 
-def _before(shape: Shape, axis: int) -> tuple[int, int]:
-    """(how many batches, how many numbers) lie before an axis."""
-    return shape[:axis].count(None), math.prod(d for d in shape[:axis] if d is not None)
+def _elements(shape: Shape) -> tuple[int, int]:
+    """Power of the batch, and its factor."""
+    return sum(not is_number(d) for d in shape), math.prod(abs(d or 1) for d in shape)
 
 
 def _gather(flow: Flow, node: NodeProto, axis: int, output: Shape) -> Sources | None:
@@ -169,10 +169,10 @@ def _attribute(node: NodeProto, name: str, default: Any) -> Any:
 
 
 def _shape(flow: Flow, tensor: str) -> Shape | None:
-    if tensor in flow.live:
-        return flow.shapes[tensor]
     if tensor in flow.stored:
         return tuple(flow.stored[tensor].dims)
+    if tensor in flow.shapes:
+        return flow.shapes[tensor]
     value = flow.constant(tensor)
     return None if value is None else value.shape
 

@@ -15,10 +15,15 @@ from testbed.core.errors import TestbedError
 from testbed.instrument.shapes import inputs_of, measured_shapes, model_input
 
 Shape = tuple[int | None, ...]
-"""None is the batch; 0 is a dimension that depends on the batch in another way."""
+"""None is the batch, -n is n times the batch (axes joined with it), 0 what depends on it in another way."""
 FROM_SHAPE = ("Shape", "Size")
 _BATCHES = (2, 3)
 _FOLDED = ("Cast", "Identity", "Reshape")
+
+
+def is_number(size: int | None) -> bool:
+    """A dimension that is the same whatever the batch."""
+    return size is not None and size > 0
 
 
 class CannotCut(TestbedError):
@@ -165,7 +170,7 @@ class Flow:
     def per_image(self, tensor: str) -> tuple[int, ...]:
         """Shape without the batch, which leads. Raises CannotCut for a tensor that the batch does not lead."""
         shape = self.shapes.get(tensor, ())
-        if not shape or shape[0] is not None or not all(shape[1:]):
+        if not shape or shape[0] is not None or not all(map(is_number, shape[1:])):
             raise CannotCut(f"{tensor!r} is not led by the batch: it cannot be kept per image")
         return tuple(int(d) for d in shape[1:] if d)
 
@@ -191,8 +196,17 @@ def _measured(proto: ModelProto, names: list[str]) -> dict[str, Shape]:
 
 
 def _compared(first: tuple[int, ...], second: tuple[int, ...]) -> Shape:
-    pairs = zip(first, second, strict=True)
-    return tuple(small if small == large else None if (small, large) == _BATCHES else 0 for small, large in pairs)
+    return tuple(_size(*pair) for pair in zip(first, second, strict=True))
+
+
+def _size(first: int, second: int) -> int | None:
+    """A dimension at the two batches."""
+    if first == second:
+        return first
+    if (first, second) == _BATCHES:
+        return None
+    times = first // _BATCHES[0]
+    return -times if (first, second) == (times * _BATCHES[0], times * _BATCHES[1]) else 0
 
 
 def few(names: Collection[str]) -> str:

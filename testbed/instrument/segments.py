@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from testbed.instrument.flow import FROM_SHAPE, CannotCut, Flow, Shape
+from testbed.instrument.flow import FROM_SHAPE, CannotCut, Flow, Shape, is_number
 
 FLAT = "opaque_shape"
 FLAT_SHAPE: NDArray[np.int64] = np.array([0, -1], np.int64)
@@ -49,7 +49,7 @@ def model_of(
     given = {value.name for value in inputs} | set(constants) | {name for node in nodes for name in node.output}
     batch = inputs[0].name
     made: dict[int, list[NodeProto]] = {}
-    sized = {name for name in given if 0 in flow.shapes.get(name, (0,))}
+    sized = {name for name in given if not _is_told(flow.shapes.get(name))}
 
     def provide(name: str) -> None:
         if not name or name in given or name in flow.stored:
@@ -123,16 +123,21 @@ def _typed(
     values = []
     for name in (name for node in nodes for name in node.output if name not in outputs):
         shape = shapes.get(name, flow.shapes.get(name))
-        if name in flow.types and shape is not None and 0 not in shape:
+        if name in flow.types and shape is not None and _is_told(shape):
             dims: list[str | int | None] = ["batch" if size is None else size for size in shape]
             values.append(helper.make_tensor_value_info(name, flow.types[name], dims))
     return values
 
 
+def _is_told(shape: Shape | None) -> bool:
+    """Each dimension is the batch or a number."""
+    return shape is not None and all(size is None or is_number(size) for size in shape)
+
+
 def _known_shape(flow: Flow, node: NodeProto, batch: str) -> Iterator[NodeProto]:
     """Nodes that give the shape of a tensor without it: its numbers, and the batch of ``batch``."""
     shape = flow.shapes.get(node.input[0])
-    if node.op_type != "Shape" or shape is None or 0 in shape:
+    if node.op_type != "Shape" or shape is None or not _is_told(shape):
         raise CannotCut(f"the size of {node.input[0]!r} is needed where it is not known")
     attributes = {a.name: a.i for a in node.attribute}
     end = attributes.get("end", len(shape))

@@ -13,9 +13,9 @@ from functools import cached_property
 from itertools import pairwise
 
 from testbed.core.site import Site, SiteTable
-from testbed.instrument.flow import CannotCut, Flow
+from testbed.instrument.flow import CannotCut, Flow, is_number
 from testbed.instrument.graph import LAYOUT
-from testbed.instrument.tokens import Need, Rows, needs, rowwise
+from testbed.instrument.tokens import Need, Needs, Rows, needs, rowwise
 
 TOKENS = 1
 """The axis of the tokens in the residual stream, (B, N, D)."""
@@ -62,6 +62,11 @@ class Stage:
     end: str
     sites: tuple[Site, ...]
     rowed: Rowed | None
+
+    @property
+    def has_middle(self) -> bool:
+        """Whether its attention can be resumed from what it takes."""
+        return self.rowed is not None and self.rowed.middle is not None
 
 
 @dataclass(frozen=True)
@@ -144,7 +149,7 @@ def _cuts(flow: Flow, table: SiteTable) -> Iterator[str]:
 
 def _is_stream(flow: Flow, tensor: str) -> bool:
     shape = flow.shapes.get(tensor, ())
-    return len(shape) == 3 and shape[0] is None and all(shape[1:])
+    return len(shape) == 3 and shape[0] is None and all(map(is_number, shape[1:]))
 
 
 def _stage(flow: Flow, table: SiteTable, number: int, start: str, end: str) -> Stage:
@@ -162,7 +167,7 @@ def _stage(flow: Flow, table: SiteTable, number: int, start: str, end: str) -> S
 
 def _rowed(flow: Flow, places: Sequence[int], start: str, end: str, struck: set[str]) -> Rowed | None:
     found = needs(flow, places, {end: Rows(TOKENS)})
-    by_rows = {p for p in places if all(found.tensors.get(n, Rows(0)) is not None for n in flow.nodes[p].output)}
+    by_rows = {p for p in places if all(_by_rows(found, name) for name in flow.nodes[p].output)}
     apart = {p for p in by_rows if not _reaches(flow, places, p) & (set(places) - by_rows)}
     meeting = {p for p in apart if any(found.edges[p, n] is None for n in flow.live_inputs(flow.nodes[p]))}
     if not meeting:
@@ -201,8 +206,12 @@ def _part(flow: Flow, places: Sequence[int], outputs: Mapping[str, Rows], struck
     found = needs(flow, places, outputs)
     made = {name for place in places for name in flow.nodes[place].output}
     inputs = {name: need for name, need in found.tensors.items() if name not in made}
-    inside = {n: need.axis for n, need in found.tensors.items() if n in struck & made and need is not None}
+    inside = {n: need.axis for n in found.tensors if n in struck & made and (need := found.rows(n)) is not None}
     return Part(inputs, outputs, {n: axis for n, axis in inside.items() if n not in outputs})
+
+
+def _by_rows(found: Needs, tensor: str) -> bool:
+    return tensor not in found.tensors or found.rows(tensor) is not None
 
 
 def _with_layout(flow: Flow, places: set[int], struck: set[str]) -> set[int]:

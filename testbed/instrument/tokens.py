@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, ValueInfoProto, helper
 
 from testbed.instrument.axes import sources
-from testbed.instrument.flow import CannotCut, Flow, Shape
+from testbed.instrument.flow import CannotCut, Flow, Shape, is_number
 from testbed.instrument.segments import model_of
 
 ROWS = 2
@@ -35,10 +35,18 @@ Need = Rows | None
 
 @dataclass
 class Needs:
-    """Of each tensor that is needed at all, and of each (node's place, its input)."""
+    """Of each tensor that is needed at all, and of each (node's place, its input).
+
+    ``made_in_full``: tensors of which rows are needed, but that are made from no rows of anything.
+    """
 
     tensors: dict[str, Need] = field(default_factory=dict)
     edges: dict[tuple[int, str], Need] = field(default_factory=dict)
+    made_in_full: set[str] = field(default_factory=set)
+
+    def rows(self, tensor: str) -> Rows | None:
+        """The rows that are enough to be computed of a needed tensor; None where all of it is computed."""
+        return None if tensor in self.made_in_full else self.tensors[tensor]
 
     def add(self, flow: Flow, tensor: str, need: Need) -> None:
         known = self.tensors.get(tensor, need)
@@ -55,7 +63,11 @@ def needs(flow: Flow, places: Sequence[int], wanted: Mapping[str, Need]) -> Need
         outputs = [found.tensors[name] for name in node.output if name in found.tensors]
         if not outputs:
             continue
-        for name, need in _of_inputs(flow, node, outputs[0] if all(o == outputs[0] for o in outputs) else None).items():
+        wanted_rows = outputs[0] if all(o == outputs[0] for o in outputs) else None
+        inputs = _of_inputs(flow, node, wanted_rows)
+        if wanted_rows is None or all(need is None for need in inputs.values()):
+            found.made_in_full.update(name for name in node.output if name)
+        for name, need in inputs.items():
             found.edges[place, name] = need
             found.add(flow, name, need)
     return found
@@ -126,7 +138,7 @@ class _Restriction:
     def _emit(self, place: int) -> None:
         node = NodeProto()
         node.CopyFrom(self.flow.nodes[place])
-        needed = [self._axis(self.needs.tensors[name]) for name in node.output if name in self.needs.tensors]
+        needed = [self._axis(self.needs.rows(name)) for name in node.output if name in self.needs.tensors]
         picked = _picked(self.flow, node) if needed[0] is None else None
         for number, name in enumerate(node.input):
             axis = self._axis(self.needs.edges.get((place, name)))
@@ -154,7 +166,7 @@ class _Restriction:
         shape = list(self.flow.shapes[name])
         shape[axis] = self.count
         self._now[name] = tuple(shape)
-        if shape[0] is None and None not in shape[1:]:
+        if shape[0] is None and all(map(is_number, shape[1:])):
             self.shapes[name] = tuple(int(d or 0) for d in shape[1:])
 
     def _rows_of(self, name: str, axis: int) -> str:
@@ -169,9 +181,9 @@ class _Restriction:
     def _shape(self, name: str) -> str:
         shape = list(self.flow.shapes[name])
         shape[self.few[name]] = self.count
-        if shape.count(None) > 1 or 0 in shape:
+        if sum(not is_number(d) for d in shape) > 1 or 0 in shape:
             raise CannotCut(f"{name!r} has no shape that is known but for the batch")
-        self.constants[f"{name}/rows_shape"] = np.array([-1 if d is None else d for d in shape], np.int64)
+        self.constants[f"{name}/rows_shape"] = np.array([d if is_number(d) else -1 for d in shape], np.int64)
         return f"{name}/rows_shape"
 
     def _renumber(self, node: NodeProto, picked: Rows) -> None:
@@ -227,11 +239,11 @@ def _picked(flow: Flow, node: NodeProto) -> Rows | None:
             return None
         start, end, own, *step = (int(part.reshape(-1)[0]) for part in parts if part is not None)
         axis = own % len(shape)
-        found = list(range(shape[axis] or 0))[start : end : step[0] if step else 1]
+        found = list(range(max(0, shape[axis] or 0)))[start : end : step[0] if step else 1]
     else:
         return None
     size = shape[axis]
-    if not found or not size:
+    if not found or size is None or size < 1:
         return None
     which = frozenset(number % size for number in found)
     return Rows(axis, which) if len(which) < size else None

@@ -22,7 +22,7 @@ def _of_node(flow: Flow, node: NodeProto, few: Mapping[str, tuple[int, ...]]) ->
     if output is None:
         return 0
     made: Shape = few.get(node.output[0], output)
-    return math.prod(d or 1 for d in made) * _inner(flow, node)
+    return math.prod(abs(d or 1) for d in made) * _inner(flow, node)
 
 
 def _inner(flow: Flow, node: NodeProto) -> int:

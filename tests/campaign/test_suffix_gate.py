@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from numpy.typing import NDArray
 
@@ -17,6 +18,7 @@ from testbed.campaign.suffix_gate import Proof, prove
 from testbed.campaign.suffix_plan import BARE, SuffixPlan
 from testbed.campaign.suffix_rows import RowRunner
 from testbed.core.errors import EngineError, StaleArtefact
+from testbed.export.precision import Calibration, cast_model, quantise
 from tests.campaign.suffix_lab import CONFIGS, IMAGES, Lab, bits, evaluated, exported
 
 
@@ -36,6 +38,21 @@ def test_everything_is_on_where_all_bits_are_the_same(name: str) -> None:
     assert found.record["golden_mismatches"] == 0
     assert not any(way["mismatches"] for way in found.record["ways"].values())
     assert found.record["rows"] >= 4 * len({site.kind for site in Lab(exported(name)).sites()})
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_in_other_precisions_what_the_gate_lets_through_holds(precision: str) -> None:
+    plain = onnx.load_from_string(exported("pre-norm"))
+    inputs = np.random.default_rng(0).standard_normal((32, 1, 8, 8)).astype(np.float32)
+    file = cast_model(plain, precision) if precision == "fp16" else quantise(plain, inputs, Calibration(len(inputs)))
+    model = Lab(file.SerializeToString(), precision=precision)
+    plan = proof(model).plan
+    assert plan is not None or precision == "fp16"  # emulated: whatever is cut is rounded where the whole is not
+    if plan is not None:
+        strikes = model.strikes(300, seed=5)
+        found, how = evaluated(model.evaluator(plan), strikes)
+        np.testing.assert_array_equal(bits(found), bits(evaluated(model.whole, strikes)[0]))
+        assert "WHOLE" not in how
 
 
 def test_the_record_is_json_and_gives_the_plan_back(model: Lab) -> None:
