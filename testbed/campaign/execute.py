@@ -182,9 +182,10 @@ class Struck(NamedTuple):
 def whole_weights(bench: Bench) -> Whole:
     """Strikes weights of the bench's own engine, and runs all of it."""
 
+    runner = bench.runner
+    assert isinstance(runner, WeightStriker)
+
     def strike(places: Sequence[StruckWords]) -> StruckWeights:
-        runner = bench.runner
-        assert isinstance(runner, WeightStriker)
         if not places:
             return StruckWeights(bench.golden, [], How.WHOLE)
         with struck_weights(runner, places) as words:

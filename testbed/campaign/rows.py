@@ -99,15 +99,14 @@ def result_rows(
 
 def unknown_outcomes(side: GoldenSide, rtols: int) -> Outcomes:
     """Of rows without any output: what is known is the golden's side; no tolerance would have masked them."""
-    n = len(side.values)
+    n = len(side)
     never = np.full(n, np.inf)
-    elements = side.values[0].size if n else 0
     return Outcomes(
         outcome=np.full(n, _DUE, np.int8),
         nonfinite=np.zeros(n, bool),
         detected=np.zeros(n, bool),
         max_abs_diff=never,
-        mismatches=np.full(n, elements, np.int32),
+        mismatches=np.full(n, side.elements, np.int32),
         masking_atol=np.full((n, rtols), np.inf),
         top1_golden=None if side.top1 is None else side.top1.astype(np.int16),
         margin_golden=None if side.margin is None else side.margin.astype(np.float32),

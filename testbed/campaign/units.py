@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -19,15 +20,27 @@ from testbed.campaign.work import Unit
 
 def slice_of(path: Path, start: int, stop: int) -> pa.Table:
     """Rows [start, stop) of a Parquet file, reading no more row groups than hold them."""
-    file = pq.ParquetFile(path)
+    state = path.stat()
+    file = _opened(path, state.st_mtime_ns, state.st_size)
     tables, at = [], 0
     for group in range(file.num_row_groups):
         size = file.metadata.row_group(group).num_rows
         if at < stop and at + size > start:
-            table = file.read_row_group(group)
+            table = _row_group(path, state.st_mtime_ns, state.st_size, group)
             tables.append(table.slice(max(0, start - at), min(stop, at + size) - max(start, at)))
         at += size
     return pa.concat_tables(tables).unify_dictionaries().combine_chunks() if tables else file.schema_arrow.empty_table()
+
+
+@lru_cache(maxsize=1)
+def _opened(path: Path, modified: int, size: int) -> pq.ParquetFile:
+    return pq.ParquetFile(path)
+
+
+@lru_cache(maxsize=2)
+def _row_group(path: Path, modified: int, size: int, group: int) -> pa.Table:
+    """Units follow each other in the file: the next one is mostly in the same row group."""
+    return _opened(path, modified, size).read_row_group(group)
 
 
 def leg_of(path: Path, start: int, stop: int) -> Leg:

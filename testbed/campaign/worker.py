@@ -89,6 +89,6 @@ def strike_for(place: Workplace, target: str, where: str) -> Strike:
 
 def as_stream(rows: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, rows.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
+    with pa.ipc.new_stream(sink, rows.schema, options=pa.ipc.IpcWriteOptions(compression="lz4")) as writer:
         writer.write_table(rows)
     return bytes(sink.getvalue().to_pybytes())

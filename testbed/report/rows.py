@@ -5,7 +5,7 @@ Rows may be many: only the columns needed are read, and only the rows that are s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from testbed.campaign.rates import FaultModel
@@ -32,6 +31,7 @@ _SHOWN = [
     "bit",
     "points",
     "pattern",
+    "due",
     "image_id",
     "label",
     "golden_value",
@@ -56,7 +56,8 @@ class Composition:
 
 @dataclass(frozen=True)
 class WorstFault:
-    """One row of the results. Margins are None where they are not defined (a NaN logit)."""
+    """One row of the results. Margins are None where they are not defined (a NaN logit, no output at all); due: what
+    ended or noticed it, None if nothing."""
 
     fault_id: int
     where: str
@@ -77,6 +78,7 @@ class WorstFault:
     margin_faulty: float | None
     points: int = 1
     pattern: str = "single"
+    due: str | None = None
 
 
 def compositions(run: Path) -> dict[tuple[str, str, str, str], Composition]:
@@ -84,9 +86,7 @@ def compositions(run: Path) -> dict[tuple[str, str, str, str], Composition]:
 
     A row stands for population / rows of its stratum, so that the shares agree with the summary's rates.
     """
-    cells = [*_STRATUM, "outcome"]
-    counts = _plain(_read(run / RESULTS, cells)).group_by(cells).aggregate([([], "count_all")])
-    frame = counts.to_pandas().rename(columns={"count_all": "rows"})
+    frame = _outcome_counts(run / RESULTS).to_pandas().rename(columns={"count_all": "rows"})
     share = frame["rows"] / frame.groupby("stratum")["rows"].transform("sum")
     frame["weight"] = share * frame["stratum"].map(_population(run))
     labels = {model: FaultModel(*model).label for model in frame[_MODEL].drop_duplicates().itertuples(index=False)}
@@ -96,6 +96,33 @@ def compositions(run: Path) -> dict[tuple[str, str, str, str], Composition]:
     return {tuple(map(str, key)): _composition(rows) for key, rows in groups}  # type: ignore[misc]
 
 
+def _outcome_counts(path: Path) -> pa.Table:
+    """Rows (``count_all``) per stratum, bit class and outcome, read in pieces: there may be many more than fit."""
+    cells = [*_STRATUM, "outcome"]
+    found: pa.Table | None = None
+    for piece in _pieces(path, cells):
+        counts = _plain(piece).group_by(cells).aggregate([([], "count_all")])
+        if found is not None:
+            both = pa.concat_tables([found, counts])
+            counts = both.group_by(cells).aggregate([("count_all", "sum")]).rename_columns([*cells, "count_all"])
+        found = counts
+    if found is None:
+        raise StaleArtefact(f"{path} holds no rows; rerun with --redo execute")
+    return found
+
+
+def _pieces(path: Path, columns: Sequence[str]) -> Iterator[pa.Table]:
+    """Raises StaleArtefact for an unreadable file or one without these columns."""
+    try:
+        file = pq.ParquetFile(path)
+        if missing := set(columns) - set(file.schema_arrow.names):
+            raise KeyError(*missing)
+        yield from (pa.table(batch) for batch in file.iter_batches(columns=list(columns)))
+    except (OSError, pa.ArrowException, KeyError) as error:
+        stage = "plan" if path.name == PLAN else "execute"
+        raise StaleArtefact(f"{path} cannot be read; rerun with --redo {stage}") from error
+
+
 def _composition(rows: pd.DataFrame) -> Composition:
     weights = rows.groupby("outcome")["weight"].sum()
     total = float(weights.sum())
@@ -103,8 +130,10 @@ def _composition(rows: pd.DataFrame) -> Composition:
 
 
 def _population(run: Path) -> dict[int, int]:
-    plan = _read(run / PLAN, ["stratum", "population"])
-    return dict(zip(plan["stratum"].to_pylist(), plan["population"].to_pylist(), strict=True))
+    found: dict[int, int] = {}
+    for piece in _pieces(run / PLAN, ["stratum", "population"]):
+        found.update(zip(*(piece[name].to_pylist() for name in ("stratum", "population")), strict=True))
+    return found
 
 
 def worst_predictions(run: Path, where: str, limit: int) -> list[WorstFault]:
@@ -118,13 +147,25 @@ def worst_nonfinite(run: Path, where: str, limit: int) -> list[WorstFault]:
     return _worst(run, where, pc.field("nonfinite"), limit)
 
 
+def worst_ended(run: Path, where: str, limit: int) -> list[WorstFault]:
+    """Faults that the engine did not survive: no output, the surest golden prediction first."""
+    return _worst(run, where, pc.is_in(pc.field("due").cast("string"), pa.array(["crash", "hang"])), limit)
+
+
 def _worst(run: Path, where: str, condition: pc.Expression, limit: int) -> list[WorstFault]:
     chosen = (pc.field("target") == "model") & (pc.field("where") == where) & condition
-    frame = _read(run / RESULTS, _SHOWN, chosen).to_pandas(types_mapper={pa.int16(): pd.Int16Dtype()}.get)
-    ranked = frame.sort_values(
+    best: Any = pd.DataFrame()
+    for piece in _pieces(run / RESULTS, [*_SHOWN, "target", "outcome", "nonfinite"]):
+        found = _plain(piece).filter(chosen).select(_SHOWN)
+        frame = found.to_pandas(types_mapper={pa.int16(): pd.Int16Dtype()}.get)
+        best = _ranked(pd.concat([best, frame]) if len(best) else frame).groupby("image_id", sort=False).head(limit)
+    return _distinct((_fault(row) for row in _ranked(best).to_dict("records")), limit)
+
+
+def _ranked(frame: Any) -> Any:
+    return frame.sort_values(
         ["margin_golden", "margin_faulty", "fault_id", "image_id"], ascending=[False, False, True, True], kind="stable"
     )
-    return _distinct((_fault(row) for row in ranked.to_dict("records")), limit)
 
 
 def _distinct(ranked: Iterable[WorstFault], limit: int) -> list[WorstFault]:
@@ -151,6 +192,7 @@ def _fault(row: dict[str, Any]) -> WorstFault:
         op=row["op"],
         points=int(row["points"]),
         pattern=row["pattern"],
+        due=None if pd.isna(row["due"]) else row["due"],
         bit=None if pd.isna(row["bit"]) else int(row["bit"]),
         format_name=row["format"],
         image_id=row["image_id"],
@@ -160,21 +202,10 @@ def _fault(row: dict[str, Any]) -> WorstFault:
         golden_word=int(row["golden_word"]),
         faulty_word=int(row["faulty_word"]),
         top1_golden=int(row["top1_golden"]),
-        top1_faulty=int(row["top1_faulty"]),
+        top1_faulty=-1 if pd.isna(row["top1_faulty"]) else int(row["top1_faulty"]),
         margin_golden=float(row["margin_golden"]),
         margin_faulty=None if pd.isna(row["margin_faulty"]) else float(row["margin_faulty"]),
     )
-
-
-def _read(path: Path, columns: Sequence[str], condition: pc.Expression | None = None) -> pa.Table:
-    """Raises StaleArtefact for an unreadable file or one without these columns."""
-    try:
-        if condition is None:
-            return pq.read_table(path, columns=list(columns))
-        return ds.dataset(path).to_table(columns=list(columns), filter=condition)
-    except (OSError, pa.ArrowException, KeyError) as error:
-        stage = "plan" if path.name == PLAN else "execute"
-        raise StaleArtefact(f"{path} cannot be read; rerun with --redo {stage}") from error
 
 
 def _plain(table: pa.Table) -> pa.Table:
