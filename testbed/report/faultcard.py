@@ -23,6 +23,7 @@ from testbed.report.rows import WorstFault
 
 LoadImage = Callable[[str], NDArray[np.uint8]]
 _SIDE = 120  # pixels of the shown image
+_ENDED = {"crash": "crash", "hang": "hang"}  # no output, so no class
 _DONE = {"flip": "flipped", "stuck0": "stuck at 0", "stuck1": "stuck at 1"}
 
 
@@ -56,7 +57,7 @@ def fault_card(
         picture=_picture(load_image, fault.image_id),
         true_class=_class_name(fault.label, classes),
         golden_class=_class_name(fault.top1_golden, classes),
-        faulty_class=_class_name(fault.top1_faulty, classes),
+        faulty_class=_ENDED.get(fault.due or "") or _class_name(fault.top1_faulty, classes),
         golden_margin=f"{fault.margin_golden:.3f}",
         faulty_margin=None if fault.margin_faulty is None else f"{fault.margin_faulty:.3f}",
         element=_element(fault.index, site.shape if site else None),

@@ -20,7 +20,7 @@ from testbed.report.faultcard import FaultCard, LoadImage, fault_card
 from testbed.report.images import stored_images
 from testbed.report.keyfigures import key_figures
 from testbed.report.rounds import rounds
-from testbed.report.rows import compositions, worst_nonfinite, worst_predictions
+from testbed.report.rows import compositions, worst_ended, worst_nonfinite, worst_predictions
 from testbed.report.sections import PLACES, attention_plots, bit_charts, heat_maps, op_plots, outcome_bars, tier_plots
 from testbed.report.tolerance import sweep
 from testbed.report.verdict import verdict
@@ -109,6 +109,7 @@ def _worst(evidence: Evidence, load_image: LoadImage | None) -> list[WorstGroup]
         for title, faults in (
             (f"{place}: surest predictions overturned, output finite", worst_predictions(evidence.run, where, _WORST)),
             (f"{place}: nonfinite output", worst_nonfinite(evidence.run, where, _WORST_NONFINITE)),
+            (f"{place}: no output, the engine ended", worst_ended(evidence.run, where, _WORST_NONFINITE)),
         ):
             if faults:
                 cards = [fault_card(fault, evidence.classes, table, load_image) for fault in faults]

@@ -220,7 +220,7 @@ def test_what_was_not_run_is_not_shown(report_of: Callable[..., Path]) -> None:
 def test_zero_sdc(report_of: Callable[..., Path]) -> None:
     page = Page(report_of(harm=0.0))
     assert "None of" in page.text
-    assert "No fault changed a prediction or made an output nonfinite." in page.text
+    assert "No fault changed a prediction, made an output nonfinite, or ended the engine." in page.text
     assert not worst_articles(report_of(harm=0.0))
 
 

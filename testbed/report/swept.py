@@ -1,0 +1,74 @@
+"""What the figures of a tolerance sweep share: its rates, tiers and fault models by name, and the lines across a plot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from testbed.campaign.rates import FaultModel
+from testbed.report.curve import Rule
+from testbed.report.evidence import Estimate
+from testbed.report.formatting import at_least, model_name, tolerance
+
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Table:
+    """``notes``: of each row, what pointing at it says."""
+
+    id: str
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...] = ()
+
+
+def estimate(told: Record, value: str = "rate") -> Estimate:
+    """A rate as the sweep tells it. ``n``: rows, or images of a fault-free engine, which are no faults."""
+    return Estimate(told[value], told["low"], told["high"], told.get("faults", 0), told["n"])
+
+
+def at_main(swept: Record, records: Sequence[Record]) -> list[Record]:
+    """Those at the relative tolerance that the figures are of."""
+    return [record for record in records if record["rtol"] == swept["rtol"]["main"]]
+
+
+def fault_model(part: Record) -> FaultModel:
+    return FaultModel(*(part[name] for name in FaultModel._fields))
+
+
+def title_of(part: Record) -> str:
+    return f"{part['target'].capitalize()}, {part['where']}s, {named(part)}"
+
+
+def named(part: Record) -> str:
+    return model_name(fault_model(part).label)
+
+
+def tier_name(swept: Record, tier: int | None) -> str:
+    if tier is None:
+        return "all images"
+    edges = swept["tier_edges"][tier]
+    return f"margin {'[' if edges['low'] == 0 else '('}{edges['low']:g}, {edges['high']:g}]"
+
+
+def floor_of(swept: Record, source: Record) -> float:
+    """Smallest absolute tolerance without a false alarm; infinite where none is large enough."""
+    found = at_main(swept, source["floors"])[0]["smallest_atol"]
+    return float("inf") if found is None else float(found)
+
+
+def own_rules(swept: Record) -> Iterator[Rule]:
+    if swept["tolerance"]["rtol"] == swept["rtol"]["main"]:
+        for atol in dict.fromkeys(swept["tolerance"]["atol"]):
+            yield Rule(f"the campaign's tolerance, atol {tolerance(atol)}", "margin", x=atol)
+
+
+def floor_rules(swept: Record, sources: Sequence[Record]) -> Iterator[Rule]:
+    for number, source in enumerate(sources):
+        floor = floor_of(swept, source)
+        if 0 < floor < float("inf"):
+            told = f"no false alarm of {source['source']} from atol {at_least(floor)}"
+            yield Rule(told, "other" if number else "floor", x=floor)
