@@ -21,8 +21,8 @@ class Matrices(NamedTuple):
 
     @classmethod
     def of(cls, shape: Sequence[int], where: str) -> Matrices:
-        """An activation's last two axes are a matrix, the axes before them number the matrices; a weight is one matrix of its first
-        axis (outputs) by the rest (inputs). A vector is one row."""
+        """An activation's last two axes are a matrix, the axes before them number the matrices; a weight is one matrix of its
+        first axis (outputs) by the rest (inputs). A vector is one row."""
         if len(shape) < 2:
             return cls(1, 1, math.prod(shape))
         if where == "weight":
