@@ -34,7 +34,9 @@ FAULT_COLUMNS: tuple[Column, ...] = (
     Column("and_mask", "uint32", "v' = ((v & and) | or) ^ xor"),
     Column("or_mask", "uint32", "v' = ((v & and) | or) ^ xor"),
     Column("xor_mask", "uint32", "v' = ((v & and) | or) ^ xor"),
-    Column("points", "int32", "struck words; the columns above describe the first, the plan's points file holds them all"),
+    Column(
+        "points", "int32", "struck words; the columns above describe the first, the plan's points file holds them all"
+    ),
     Column("pattern", "dictionary", "how the struck words lie: single, or the name of a fault pattern"),
     Column("scope", "dictionary", "inference: one image, once; persistent: every image"),
     Column("stratum", "int32", "number of the sampling stratum in the plan"),

@@ -181,7 +181,7 @@ def test_an_unfinished_campaign_can_be_looked_at(gated: Path, tiny_run: Path) ->
         hit = run.replay(0)
         assert hit.outcome
         assert run.stored_row(0, hit.image_id) is None
-        with pytest.raises(StaleArtefact, match="has no results.parquet yet"):
+        with pytest.raises(StaleArtefact, match=r"has no results\.parquet yet"):
             _ = run.results
 
 
