@@ -36,6 +36,7 @@ from testbed.instrument.shapes import input_name, output_name
 
 LINK = "link.parquet"
 STAGE = "link"
+VERSION = 1  # of what is stored
 MODULE = "block.0.attn"
 OUTPUT = f"{MODULE}.proj"
 _TARGET, _PLACE = "model", "activation"
@@ -62,6 +63,7 @@ def measure_link(place: Workplace, limit: int | None, progress: Progress) -> dic
         "twin": folder.output_hash(f"instrument.{_TARGET}", Files(_TARGET).twin),
         "tiers": folder.output_hash("tiers", TIERS),
         "limit": limit,
+        "version": VERSION,
     }
     return folder.stage(STAGE, made_from, [LINK], lambda: measurement.write(progress), command=COMMAND)
 

@@ -19,7 +19,7 @@ from testbed.analysis.domains import Estimate
 from testbed.campaign.curves import Grid, finite, source_told, told
 from testbed.campaign.detection import Rate, Tier
 from testbed.campaign.files import RESULTS
-from testbed.campaign.link import LINK, MODULE, OUTPUT, STAGE
+from testbed.campaign.link import LINK, MODULE, OUTPUT, STAGE, VERSION
 from testbed.campaign.noise import Floor
 from testbed.campaign.thresholds import Thresholds
 from testbed.campaign.workplace import Workplace
@@ -85,7 +85,8 @@ class Followed:
 def read_link(place: Workplace, rtols: Sequence[float]) -> Followed | None:
     """The stored link at some rtols of the spec's grid; None where there is none, or none of these results."""
     record = place.folder.manifest["stages"].get(STAGE)
-    if record is None or record["inputs"]["results"] != place.folder.output_hash("execute", RESULTS):
+    wanted = {"results": place.folder.output_hash("execute", RESULTS), "version": VERSION}
+    if record is None or any(record["inputs"].get(name) != value for name, value in wanted.items()):
         return None
     place.folder.verify(STAGE)
     table = pq.read_table(place.folder / LINK)
