@@ -44,7 +44,7 @@ def title_of(part: Record) -> str:
 
 
 def named(part: Record) -> str:
-    return model_name(fault_model(part).label)
+    return model_name(part["op"])
 
 
 def tier_name(swept: Record, tier: int | None) -> str:
