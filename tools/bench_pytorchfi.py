@@ -40,10 +40,10 @@ from testbed.core.errors import TestbedError  # noqa: E402
 from testbed.core.runfolder import processor  # noqa: E402
 
 WORKLOADS = ("neuron", "weight", "attention")
-FAULTS = {"neuron": 640, "weight": 40, "attention": 2000}
-QUICK_FAULTS = {"neuron": 240, "weight": 10, "attention": 500}
+FAULTS = {"neuron": 640, "weight": 40, "attention": 8000}
+QUICK_FAULTS = {"neuron": 200, "weight": 10, "attention": 2000}
 HEAVIER = {"small": 2, "base": 8}  # larger models get so many times fewer faults
-REPEATS, IMAGES, QUICK_IMAGES = 5, 16, 8
+REPEATS, IMAGES, QUICK_IMAGES, QUICK_BATCH = 5, 16, 8, 8
 AGREEMENT = 0.99  # below it, no ratio is worth printing
 
 
@@ -69,7 +69,9 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=REPEATS, help=f"default {REPEATS}")
     parser.add_argument("--faults", type=int, help="of the neuron workload; the others follow in proportion")
     parser.add_argument("--images", type=int, help=f"default {IMAGES}, {QUICK_IMAGES} if --quick")
-    parser.add_argument("--batch", type=int, help="ours (default: tuned, as a campaign does)")
+    parser.add_argument(
+        "--batch", type=int, help=f"ours (default: tuned, as a campaign does; {QUICK_BATCH} if --quick)"
+    )
     parser.add_argument("--atol", type=float, default=1e-4, help="tolerance of both sides' verdicts (default 1e-4)")
     parser.add_argument("--rtol", type=float, default=1e-4, help="default 1e-4")
     parser.add_argument("--seed", type=int, default=0)
@@ -88,12 +90,10 @@ def benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
         images = arguments.images or (QUICK_IMAGES if arguments.quick else IMAGES)
         shown = subject(arguments.model, arguments.run, images, arguments.seed, Path(folder) / "subject")
         tolerance = Tolerance(arguments.atol, arguments.rtol)
-        engines = {}
+        engines, batch = {}, arguments.batch or (QUICK_BATCH if arguments.quick else "auto")
         for name in arguments.engine or ("ort-cpu", "openvino"):
             told(f"preparing {name}: export, golden, gates")
-            engines[name] = stack.enter_context(
-                opened(shown, name, arguments.batch or "auto", tolerance, Path(folder) / name)
-            )
+            engines[name] = stack.enter_context(opened(shown, name, batch, tolerance, Path(folder) / name))
         setting = Setting(shown, engines, tolerance, fault_counts(arguments), arguments.repeats, arguments.seed, told)
         found: dict[str, Any] = {}
         if "neuron" in workloads:
