@@ -26,6 +26,7 @@ from testbed.instrument.tokens import ROWS, Need, Restricted, restricted
 Open = Callable[[bytes, int, bool], Runner]
 """(ONNX file, largest batch, whether its weights are to be struck) -> an engine of the campaign's kind."""
 Arrays = Mapping[str, NDArray]
+_COPIES = 2  # of each weight: engines keep the file's beside the one that they packed
 ROW_BATCH = 16
 """Strikes that are followed by their token alone, at a time."""
 
@@ -244,6 +245,6 @@ def group_ends(sizes: Sequence[int], budget: int) -> list[int]:
         ends = sorted({last - (last * part) // parts for part in range(parts)} - {last - 1})
         starts = [0, *ends]
         held = (sizes[stage] * (stage - start + 1) for start, end in pairwise(starts) for stage in range(start, end))
-        if sum(held) <= budget:
+        if _COPIES * sum(held) <= budget:
             break
     return ends
