@@ -195,7 +195,8 @@ def alive(process: psutil.Process) -> bool:
 
 
 def test_a_worker_with_other_golden_bits_is_refused_by_name(cluster: Cluster, campaign: Campaign) -> None:
-    cluster.start("stranger", TOY_GOLDEN="other bits")
+    (campaign.folder / "other").write_text("other bits")
+    cluster.start("stranger", TOY_GOLDEN=str(campaign.folder / "other"))
     cluster.start("good")
     campaign.order(dict.fromkeys(range(SIZE * 6), "slow always"))
     report = campaign.run(cluster.address, 6)
@@ -206,6 +207,25 @@ def test_a_worker_with_other_golden_bits_is_refused_by_name(cluster: Cluster, ca
     opened = {line.split()[0] for line in campaign.log("opened")}
     ran = {line.split()[0] for line in campaign.log("run")} - {str(os.getpid())}
     assert len(ran) < len(opened)
+
+
+def test_a_worker_that_turns_out_unfit_later_gives_back_what_it_has(cluster: Cluster, campaign: Campaign) -> None:
+    """Its child is lost, and the next one computes other bits."""
+    cluster.start("turncoat", TOY_GOLDEN=str(campaign.folder / "other"))
+    campaign.order({SIZE * 3: "kill 1"})
+
+    def keep(unit: Unit, rows: bytes) -> None:
+        if not campaign.kept:
+            (campaign.folder / "other").write_text("other bits")
+            cluster.start("good")
+            until(lambda: len(crew._roster._present()) == 2)
+        campaign.keep(unit, rows)
+
+    with ClusterCrew(campaign.opener(), cluster.address, campaign.folder, LIMITS) as crew:
+        report = crew.run(campaign.units(8), keep)
+    campaign.assert_rows_are_those_of_one_worker_here(8)
+    assert len(report.refused) == 1
+    assert report.losses == 1
 
 
 def test_where_all_are_refused_it_ends(cluster: Cluster, campaign: Campaign) -> None:

@@ -89,8 +89,9 @@ class Toy:
         self._seconds = 0.0
 
     def golden(self) -> dict[str, str]:
-        """TOY_GOLDEN: of a machine with another instruction set."""
-        return {"model.activation": os.environ.get("TOY_GOLDEN", self._golden)}
+        """TOY_GOLDEN: a file with the bits of a machine with another instruction set, once it is there."""
+        other = Path(os.environ.get("TOY_GOLDEN", "nowhere"))
+        return {"model.activation": other.read_text() if other.exists() else self._golden}
 
     def golden_seconds(self, unit: Unit, faults: int) -> float:
         return 0.001 * faults
