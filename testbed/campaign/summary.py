@@ -78,12 +78,18 @@ def summarise(
         "wall_seconds": execute["wall_seconds"],
         "engine_seconds": execute["engine_seconds"],
         "worker_seconds": execute["worker_seconds"],
+        "scaling_efficiency": _share(execute["engine_seconds"], execute["worker_seconds"]),
         "failures": {name: execute[name] for name in ("crashes", "hangs", "losses", "blamed", "refused")},
         "stop": execute.get("stop"),
         "evaluated_by": gates["evaluation"],
         "injections_per_second": round(execute["rows_this_process"] / max(execute["wall_seconds"], 1e-9), 1),
         "statement": _statement(preparation),
     }
+
+
+def _share(engine_seconds: float, worker_seconds: float) -> float | None:
+    """Of the workers' time that they spent in the engine; None where none of them had anything left to do."""
+    return round(engine_seconds / worker_seconds, 4) if worker_seconds else None
 
 
 def _marginals(rates: ModelRates, has_classes: bool) -> Iterator[dict[str, Any]]:
