@@ -116,6 +116,15 @@ def test_little_memory_gives_the_same_bits() -> None:
     same(model, strikes, BARE, golden_bytes=1, weight_bytes=4000)
 
 
+def test_golden_values_that_made_room_for_others_are_computed_again() -> None:
+    model = lab("pre-norm")
+    evaluator = model.evaluator(golden_bytes=1)
+    for seed in (16, 17, 18):
+        strikes = model.strikes(60, seed=seed)
+        wanted, _ = evaluated(model.whole, strikes)
+        np.testing.assert_array_equal(bits(evaluated(evaluator, strikes)[0]), bits(wanted))
+
+
 def test_a_batch_of_one_and_one_that_does_not_divide_give_the_same_bits() -> None:
     for batch in (1, 5):
         model = Lab(exported("pre-norm"), batch=batch)
