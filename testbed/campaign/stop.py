@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import Field, field_validator
 
-from testbed.analysis.sequential import StopRule
 from testbed.campaign.faultspec import FaultSpec
 from testbed.campaign.strict import Count, Strict
 from testbed.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from testbed.analysis.sequential import StopRule
 
 Dimension = Literal["site", "kind", "block", "bit", "bit_class", "tier"]
 DIMENSIONS: tuple[Dimension, ...] = get_args(Dimension)
@@ -85,6 +87,8 @@ class StopSpec(Strict):
 
     def rule(self, confidence: float) -> StopRule:
         """confidence: the campaign's."""
+        from testbed.analysis.sequential import StopRule  # scipy's optimiser, which no worker needs to wait for
+
         return StopRule(
             self.margin,
             self.confidence or confidence,
