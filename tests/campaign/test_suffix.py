@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,10 @@ from testbed.campaign.evaluation import NotDeterministic, Strikes
 from testbed.campaign.suffix_plan import BARE, SuffixPlan
 from testbed.campaign.suffix_routes import Way
 from testbed.engines.availability import available
+from testbed.instrument.adopt import adopt
 from tests.campaign.suffix_lab import CONFIGS, Lab, bits, evaluated, exported, with_words
+from tests.instrument.exporters import randomised, written
+from tests.instrument.libraries import LIBRARIES
 
 PLANS = {
     "all": SuffixPlan(),
@@ -169,6 +173,18 @@ def test_openvino_gives_its_own_whole_twins_bits() -> None:
     for name in ("pre-norm", "post-norm, mean"):
         model = Lab(exported(name), backend="openvino")
         same(model, model.strikes(150, seed=12), SuffixPlan())
+
+
+@pytest.mark.parametrize(
+    ("library", "exporter"), [("timm", "dynamo"), ("hugging face", "dynamo"), ("torchvision", "torchscript")]
+)
+def test_files_of_other_libraries_give_the_whole_twins_bits(library: str, exporter: str, tmp_path: Path) -> None:
+    """Their attention is written otherwise: batch and heads joined, masks added, tokens before the batch."""
+    file = written(randomised(LIBRARIES[library].model()), tmp_path / "model.onnx", exporter)
+    model = Lab(adopt(file).plain)
+    how = same(model, model.strikes(200, seed=19), SuffixPlan())
+    assert how.count("ROWS") + how.count("SUFFIX") > 100
+    assert "DEAD" in how
 
 
 def test_a_word_that_is_not_golden_is_refused_on_every_way() -> None:
