@@ -46,7 +46,7 @@ from benchmarks.verdict import Tolerance  # noqa: E402
 
 from testbed.core.errors import TestbedError  # noqa: E402
 
-FAULTS, QUICK_FAULTS = 640, 160
+FAULTS, QUICK_FAULTS = 640, 200
 REPEATS = 5
 
 
@@ -92,7 +92,15 @@ def benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
                 opened(shown, name, arguments.batch or "auto", tolerance, Path(folder) / name, special)
             )
         count = arguments.faults or (QUICK_FAULTS if arguments.quick else FAULTS)
-        setting = Setting(shown, engines, tolerance, {"neuron": count}, arguments.repeats, arguments.seed, told)
+        setting = Setting(
+            shown,
+            engines,
+            tolerance,
+            {"neuron": count, "block": max(1, count // 5)},
+            arguments.repeats,
+            arguments.seed,
+            told,
+        )
         return compared(setting)
 
 
@@ -169,27 +177,26 @@ def measured_rates(setting: Setting, layers: list[Layer]) -> dict[str, Any]:
     theirs = {name: side for name, side in peers.sides().items() if name.startswith(PYTORCHFI)}
     timings = measured(setting, theirs | {f"ours {name}": side_of(one) for name, one in runs.whole.items()})
     best = faster(timings, "ours", setting.engines)
-    of_block = np.array([layer.block for layer in layers])[faults.layer]
-    seconds = per_block(
-        setting, {block: runs.whole[best].take(np.flatnonzero(of_block == block)) for block in np.unique(of_block)}
-    )
     return {
         "engine": best,
         "ratio_engine": ratio(timings[f"ours {best}"], timings[f"{PYTORCHFI} best batch"]),
         "pytorchfi_best_batch": spread(rates(timings[f"{PYTORCHFI} best batch"])).median,
         "pytorchfi_batch_1": spread(rates(timings[f"{PYTORCHFI} batch 1"])).median,
-        "seconds_per_fault": seconds,
+        "seconds_per_fault": seconds_per_fault(setting, best, layers),
         "raw": table(timings),
     }
 
 
-def per_block(setting: Setting, of_block: dict[int, Any]) -> np.ndarray:
-    """(blocks,) CPU-seconds; the mean of all where no fault of the list fell into a block."""
-    timings = measured(setting, {str(block): side_of(mine) for block, mine in of_block.items()})
-    found = {int(block): 1 / spread(rates(mine)).median for block, mine in timings.items()}
-    mean = float(np.mean(list(found.values())))
-    attending = sorted({layer.block for layer in linear_layers(setting.subject.config)})
-    return np.array([found.get(block, mean) for block in attending])
+def seconds_per_fault(setting: Setting, engine: str, layers: list[Layer]) -> np.ndarray:
+    """(blocks,) CPU-seconds of our engine for a fault that is drawn uniformly from a block: of as many as fill batches."""
+    config, images = setting.subject.config, setting.subject.images
+    count, sides = setting.faults["block"], {}
+    for block in sorted({layer.block for layer in layers}):
+        own = linear_layers(config, [block])
+        faults = neuron_faults(own, config.tokens, images, count, setting.seed + 1)
+        sides[f"block {block}"] = side_of(setting.engines[engine].neurons("model", faults, own))
+    timings = measured(setting, sides)
+    return np.array([1 / spread(rates(mine)).median for mine in timings.values()])
 
 
 def text(report: dict[str, Any]) -> str:
