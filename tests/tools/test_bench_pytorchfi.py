@@ -162,9 +162,19 @@ def test_verdicts() -> None:
 
 
 def test_disagreements_are_listed() -> None:
-    found = agreement(np.array([0, 1, 2, 0], np.int8), np.array([0, 2, 2, 0], np.int8), lambda row: {"row": row})
+    both = {"ours_nonfinite": False, "theirs_nonfinite": False}
+    found = agreement(np.array([0, 1, 2, 0], np.int8), np.array([0, 2, 2, 0], np.int8), lambda row: both | {"row": row})
     assert found["agreement"] == 0.75
-    assert found["disagreements"] == [{"ours": "outside tolerance", "theirs": "top-1 changed", "row": 1}]
+    assert found["disagreements"] == [{"ours": "outside tolerance", "theirs": "top-1 changed", **both, "row": 1}]
+    assert found["agreement_of_finite"] == 0.75
+
+
+def test_a_nan_of_one_side_only_is_told_apart() -> None:
+    ours, theirs = np.array([1, 0, 1, 0], np.int8), np.array([2, 0, 2, 0], np.int8)
+    found = agreement(ours, theirs, lambda row: {"ours_nonfinite": False, "theirs_nonfinite": row == 0})
+    assert found["agreement"] == 0.5
+    assert found["agreement_of_finite"] == pytest.approx(2 / 3)
+    assert len(found["disagreements"]) == 2
 
 
 def test_a_ratio_is_the_median_of_the_repeats_ratios() -> None:
@@ -183,7 +193,22 @@ def tool(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *a
     return capsys.readouterr().out
 
 
-TOY = ("--model", "digits", "--engine", "ort-cpu", "--batch", "4", "--images", "3", "--faults", "40", "--repeats", "2")
+TOY = (
+    "--model",
+    "digits",
+    "--engine",
+    "ort-cpu",
+    "--batch",
+    "4",
+    "--images",
+    "3",
+    "--faults",
+    "40",
+    "--repeats",
+    "2",
+    "--evaluation",
+    "whole",
+)
 
 
 @needs_pytorchfi
@@ -198,6 +223,7 @@ def test_the_record_holds_what_is_asked_of_it(
     assert found["neuron"]["dead_site_share"] > 0
     assert found["weight"]["ratio"] > 0
     assert found["weight"]["images_per_fault"] == 3
+    assert found["weight"]["ratio_declared_per_image"] > 0
     assert {"incremental_ratio_best_batch", "exact_ratio_best_batch"} <= found["attention"].keys()
     timings = found["raw"]["neuron"]["ours ort-cpu"]["timings"]
     assert [one["injections"] for one in timings] == [40, 40]

@@ -6,6 +6,7 @@ the whole of it, as their grouping needs company. Over all repeats every side ha
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -134,33 +135,54 @@ def measured(setting: Setting, sides: Mapping[str, Side]) -> dict[str, list[Timi
 
 
 def agreements(setting: Setting, peers: Peers, runs: Runs) -> dict[str, Any]:
-    """Every engine of ours against PyTorchFI at batch 1, MRFI against PyTorchFI; each disagreement with both sides'
-    distance from golden, and where there are classes the gap between the two best probabilities."""
-    theirs = peers.verdicts[f"{PYTORCHFI} batch 1"]
+    """Every engine of ours, and the other ways to run the peers, against PyTorchFI at batch 1; each disagreement with both
+    sides' distance from golden, and where there are classes the gap between the two best probabilities."""
+    single = f"{PYTORCHFI} batch 1"
+    theirs = peers.verdicts[single]
     found = {
         name: agreement(runs.verdicts[name], theirs, lambda row, name=name: _told(peers, runs, name, row))
         for name in setting.engines
     }
-    for name in peers.verdicts:
-        if name != f"{PYTORCHFI} batch 1":
-            found[f"{name} (with batch 1 of {PYTORCHFI})"] = agreement(
-                peers.verdicts[name], theirs, lambda row: {"row": row}
-            )
-    return found
+    others = {
+        f"{name} (with {single})": float((verdict == theirs).mean())
+        for name, verdict in peers.verdicts.items()
+        if name != single
+    }
+    return found | {"peers": others}
 
 
 def _told(peers: Peers, runs: Runs, name: str, row: int) -> dict[str, Any]:
     fault = peers.faults.take(slice(row, row + 1))
     (site,), (index,) = neuron_places(fault, peers.layers, peers.setting.subject.config)
-    theirs = torch.from_numpy(peers.single.outputs(fault))
-    ours = runs.rows[name].slice(row, 1).to_pylist()[0]
     return {
         "site": site,
         "index": int(index),
         "bit": int(fault.bit[0]),
         "image": int(fault.image[0]),
-        "ours_max_abs_diff": ours["max_abs_diff"],
-        "theirs_max_abs_diff": float((theirs - peers.single.golden[fault.image]).abs().max()),
-        "ours_margin": ours["margin_faulty"],
-        "theirs_margin": float(margin(theirs.numpy())[0]) if theirs.dim() == 2 else None,
+        **ours_told(runs.rows[name].slice(row, 1).to_pylist()[0]),
+        **theirs_told(torch.from_numpy(peers.single.outputs(fault)), peers.single.golden[fault.image]),
     }
+
+
+def theirs_told(output: torch.Tensor, golden: torch.Tensor) -> dict[str, Any]:
+    """The same of one output of theirs (1, ...)."""
+    return {
+        "theirs_nonfinite": not bool(output.isfinite().all()),
+        "theirs_max_abs_diff": finite(float((output - golden).abs().max())),
+        "theirs_margin": finite(float(margin(output.numpy())[0])) if output.dim() == 2 else None,
+    }
+
+
+def ours_told(row: dict[str, Any]) -> dict[str, Any]:
+    """What a result row of ours says of a disagreement."""
+    return {
+        "faulty_value": finite(row["faulty_value"]),
+        "ours_nonfinite": row["nonfinite"],
+        "ours_max_abs_diff": finite(row["max_abs_diff"]),
+        "ours_margin": None if row["margin_faulty"] is None else finite(row["margin_faulty"]),
+    }
+
+
+def finite(value: float) -> float | None:
+    """JSON has no NaN and no infinity."""
+    return value if math.isfinite(value) else None

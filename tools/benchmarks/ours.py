@@ -36,6 +36,7 @@ from testbed.golden.arrays import read_array
 from testbed.instrument.feed import Words
 
 ZERO_FAULT_ROWS = 64
+LINEAR_WEIGHTS = [f"block.*.{name}.weight" for name in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")]
 
 
 @dataclass(frozen=True)
@@ -130,10 +131,12 @@ def opened(
     tolerance: Tolerance,
     folder: Path,
     special: Mapping[str, Any] | None = None,
+    evaluation: str = "fastest",
 ) -> Iterator[Ours]:
     """A campaign on the subject, prepared and past its gates. special: values of its spec, instead of the usual ones."""
     start = time.process_time()
-    spec = campaign_spec(subject, backend, batch, tolerance, special or {})
+    engine = {"backend": backend, "batch": batch, "threads": 1, "evaluation": evaluation}
+    spec = campaign_spec(subject, engine, tolerance, special or {})
     run = RunFolder.claimed(folder, "campaign", spec.name, spec.identity(), ["bench"])
     preparation = Preparation(spec, run)
     with run.locked(), ExitStack() as stack:
@@ -145,16 +148,20 @@ def opened(
 
 
 def campaign_spec(
-    subject: Subject, backend: str, batch: int | str, tolerance: Tolerance, special: Mapping[str, Any]
+    subject: Subject, engine: Mapping[str, Any], tolerance: Tolerance, special: Mapping[str, Any]
 ) -> CampaignSpec:
     values: dict[str, Any] = {
         "name": "bench",
         "model": {"run": str(subject.run.folder.path)},
         "tiers": {"edges": [1.0], "images": [subject.images]},
-        "engine": {"backend": backend, "batch": batch, "threads": 1},
+        "engine": engine,
         "gates": {"zero_fault_rows": ZERO_FAULT_ROWS, "parity_max_abs": 1e-3, "drift_max_abs": 1e-4},
         "tolerance": {"atol": tolerance.atol, "rtol": tolerance.rtol, "rtol_grid": []},
-        "faults": [{"target": target, "where": "activation", "ops": ["flip"]} for target in ("model", "attention")],
+        "faults": [
+            {"target": "model", "where": "activation", "ops": ["flip"]},
+            {"target": "model", "where": "weight", "sites": LINEAR_WEIGHTS, "ops": ["flip"]},
+            {"target": "attention", "where": "activation", "ops": ["flip"]},
+        ],
     }
     return parse_spec(values | dict(special))
 

@@ -50,9 +50,8 @@ class Mrfi:
         self.golden = torch.cat([self._forward(rows) for rows in batches(len(inputs), batch)])
 
     def _forward(self, rows: NDArray[np.int64]) -> torch.Tensor:
-        padded = np.concatenate([rows, np.zeros(self.batch - len(rows), np.int64)])
         with torch.inference_mode():
-            return self.model(self.inputs[padded])[: len(rows)]
+            return self.model(self.inputs[rows])
 
     def neurons(self, faults: NeuronFaults, tokens: int, tolerance: Tolerance) -> NDArray[np.int8]:
         """(n,) verdicts."""

@@ -40,10 +40,8 @@ class PyTorchFI:
         self.golden = torch.cat([self.forward(model, rows) for rows in batches(len(inputs), batch)])
 
     def forward(self, model: nn.Module, rows: NDArray[np.int64]) -> Tensor:
-        """Of these inputs, padded to a whole batch: another batch size could take other kernels."""
-        padded = np.concatenate([rows, np.zeros(self.batch - len(rows), np.int64)])
         with torch.inference_mode():
-            return model(self.inputs[padded])[: len(rows)]
+            return model(self.inputs[rows])
 
     def neurons(self, faults: NeuronFaults, tolerance: Tolerance) -> NDArray[np.int8]:
         """(n,) verdicts of `benchmarks.verdict`."""
@@ -72,14 +70,20 @@ class PyTorchFI:
         parts = [faults.take(rows) for rows in batches(len(faults), self.batch)]
         return torch.cat([self.forward(self.declare(part), part.image) for part in parts]).numpy()
 
-    def weights(self, faults: WeightFaults, tolerance: Tolerance) -> NDArray[np.int8]:
-        """(n, images) verdicts."""
+    def weights(self, faults: WeightFaults, tolerance: Tolerance, declared_per_batch: bool = False) -> NDArray[np.int8]:
+        """(n, images) verdicts. declared_per_batch: anew for each batch of images, not once per fault."""
         found = []
         for fault in range(len(faults)):
             struck = self._declare_weight(faults, fault)
             for rows in batches(len(self.inputs), self.batch):
+                if declared_per_batch and rows[0]:
+                    struck = self._declare_weight(faults, fault)
                 found.append(judged(self.forward(struck, rows), self.golden[rows], tolerance))
         return np.concatenate(found).reshape(len(faults), len(self.inputs))
+
+    def weight_output(self, faults: WeightFaults, fault: int, image: int) -> Tensor:
+        """(1, ...) of one image under one fault."""
+        return self.forward(self._declare_weight(faults, fault), np.array([image]))
 
     def _declare_weight(self, faults: WeightFaults, fault: int) -> nn.Module:
         bit = int(faults.bit[fault])

@@ -47,10 +47,22 @@ def of_names(outcomes: Sequence[str]) -> NDArray[np.int8]:
 def agreement(
     ours: NDArray[np.int8], theirs: NDArray[np.int8], told: Callable[[int], dict[str, Any]]
 ) -> dict[str, Any]:
-    """Share of equal verdicts, and each disagreement with what ``told(row)`` adds to it."""
+    """Share of equal verdicts, and each disagreement with what ``told(row)`` adds to it.
+
+    ``agreement_of_finite`` leaves out rows where the output of one side is finite and the other's is not: a number whose
+    square overflows can be NaN behind one library's LayerNorm and vanish in another's. So ``told`` says of both whether they
+    are: ``ours_nonfinite``, ``theirs_nonfinite``.
+    """
     differ = np.flatnonzero(ours != theirs)
+    cases = [{"ours": NAMES[ours[row]], "theirs": NAMES[theirs[row]]} | told(int(row)) for row in differ]
+    overflown = sum(case["ours_nonfinite"] != case["theirs_nonfinite"] for case in cases)
     return {
         "rows": len(ours),
-        "agreement": 1.0 - len(differ) / max(1, len(ours)),
-        "disagreements": [{"ours": NAMES[ours[row]], "theirs": NAMES[theirs[row]]} | told(int(row)) for row in differ],
+        "agreement": _share(len(ours) - len(cases), len(ours)),
+        "agreement_of_finite": _share(len(ours) - len(cases), len(ours) - overflown),
+        "disagreements": cases,
     }
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else 1.0
