@@ -47,11 +47,14 @@ Side = Callable[[int], int]
 def taking_turns(sides: Mapping[str, Side], repeats: int, told: Callable[[str], None]) -> dict[str, list[Timing]]:
     """Every side once per repeat, every other repeat in reverse order."""
     timings: dict[str, list[Timing]] = {name: [] for name in sides}
+    gc.collect()
+    gc.freeze()  # what is there now need not be looked through again before each piece of work
     for repeat in range(repeats):
         order = list(sides) if repeat % 2 == 0 else list(sides)[::-1]
         for name in order:
             timings[name].append(timed(lambda side=sides[name], number=repeat: side(number)))  # type: ignore[misc]
         told(f"repeat {repeat + 1} of {repeats}: " + ", ".join(f"{n} {t[-1].rate:.1f}/s" for n, t in timings.items()))
+    gc.unfreeze()
     return timings
 
 
