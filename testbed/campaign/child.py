@@ -43,6 +43,7 @@ def main(descriptor: int, idle_s: float | None) -> None:
         except (EOFError, OSError):
             break
         handler, answer = _answered(handler, request)
+        sys.stdout.flush()  # what it says belongs to this call
         connection.send_bytes(answer)
     os._exit(0)  # an engine's tidying up is not waited for, nor can it fail
 

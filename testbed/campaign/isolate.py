@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import select
 import signal
 import subprocess
 import sys
@@ -168,15 +169,37 @@ class _Tail:
         assert process.stdout is not None
         self._file = process.stdout
         self._bytes = b""
+        self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
 
     def _read(self) -> None:
-        while some := os.read(self._file.fileno(), _TAIL_BYTES):
-            self._bytes = (self._bytes + some)[-_TAIL_BYTES:]
+        more = True
+        while more:
+            self._waits()
+            with self._lock:
+                more = self._take()
+
+    def _waits(self, timeout_ms: int | None = None) -> bool:
+        """Whether there is something to read, or the end. A poll object of its own: each serves one thread at a time."""
+        ready = select.poll()
+        ready.register(self._file, select.POLLIN)
+        return bool(ready.poll(timeout_ms))
+
+    def _take(self) -> bool:
+        """Reads what is there; False at the end."""
+        if not self._waits(0):  # `forget` was faster
+            return True
+        some = os.read(self._file.fileno(), _TAIL_BYTES)
+        self._bytes = (self._bytes + some)[-_TAIL_BYTES:]
+        return bool(some)
 
     def forget(self) -> None:
-        self._bytes = b""
+        """Also what was printed and not read yet: a crash to come must not be explained by it."""
+        with self._lock:
+            while not self._file.closed and self._waits(0) and self._take():
+                pass
+            self._bytes = b""
 
     def text(self) -> str:
         return self._bytes.decode(errors="replace")

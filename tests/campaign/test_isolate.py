@@ -110,6 +110,22 @@ def test_one_that_talks_a_lot_is_heard_out_and_only_its_last_words_are_kept(hire
         worker.call("do", "abort", timeout_s=60)
 
 
+def test_what_it_said_before_is_forgotten_even_if_it_is_read_late(
+    hire: Callable[..., Isolated], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = hire()
+    read = os.read
+
+    def late(descriptor: int, length: int) -> bytes:
+        time.sleep(0.1)
+        return read(descriptor, length)
+
+    monkeypatch.setattr("testbed.campaign.isolate.os.read", late)
+    worker.call("say", "MemoryError\n", 2_000, timeout_s=60)
+    with pytest.raises(Crashed, match=r"^ended by SIGABRT in do$"):
+        worker.call("do", "abort", timeout_s=60)
+
+
 def test_opening_fails_as_calls_do(tmp_path: Path) -> None:
     for opening, kind, message in [
         ("engine always", EngineError, "says no"),
