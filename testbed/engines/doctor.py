@@ -119,7 +119,9 @@ def _ort_runs_on(provider: str) -> str:
 def _openvino(name: str) -> Finding:
     import openvino
 
-    devices = openvino.Core().available_devices
+    from testbed.engines.openvino import shared_core
+
+    devices = shared_core().available_devices
     return Finding(name, "CPU" in devices, openvino.__version__, f"devices: {', '.join(devices) or 'none'}")
 
 

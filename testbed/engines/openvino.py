@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import logging
 import platform
+from functools import cache
 from typing import Any
 
 import ml_dtypes
@@ -34,6 +35,17 @@ _REPORTED = (  # as the compiled model has them, whatever was asked for
 )
 
 
+@cache
+def shared_core() -> Any:
+    """The process's one Core, never closed.
+
+    On Linux, each Core gives the thread that first compiles with it another stack for signal handlers, and takes that
+    stack away when it is closed. Cores closed in another order than they were opened in leave a stack that is no more:
+    the next signal, a Ctrl-C, then ends the process with SIGSEGV.
+    """
+    return ov.Core()
+
+
 class OpenVinoRunner(BaseRunner):
     """Raises EngineError for a file that OpenVINO cannot read or compile."""
 
@@ -43,7 +55,7 @@ class OpenVinoRunner(BaseRunner):
         model = request.onnx
         if request.mutable_weights:
             model, self._weights = weights_as_inputs(model)
-        core = ov.Core()
+        core = shared_core()
         hint = _precision_hint(core, request.precision)
         try:
             compiled = core.compile_model(core.read_model(io.BytesIO(model)), _DEVICE, _config(request, hint))
