@@ -29,6 +29,7 @@ from testbed.campaign.attention_bounds import (
 from testbed.campaign.attention_golden import ImageGolden
 from testbed.campaign.attention_graphs import AttentionSites
 from testbed.campaign.attention_rows import Integers, Struck
+from testbed.campaign.native_changes import add_changes
 
 _LARGEST = 1e18  # the squares of such numbers are finite
 _LARGEST_SCORE = 60.0  # e^60 times what float32 lets underflow is still nothing
@@ -79,8 +80,15 @@ class Changes(ABC):
         differs = least > bound
         return Verdict(outside | (inside & differs), inside & ~differs)
 
+    @abstractmethod
+    def parts(self, strikes: Integers) -> tuple[Floats, Floats, list[Floats] | None]:
+        """What `native_changes.add_changes` makes their outputs from."""
+
     def outputs(self, strikes: Integers, image: Integers, golden: Floats) -> Floats:
         """(m, N, D) golden outputs with the changes; image (m,)."""
+        compiled = add_changes(golden, image, *self.parts(strikes))
+        if compiled is not None:
+            return compiled
         found = np.empty((len(strikes), *golden.shape[1:]), np.float32)
         for place, (strike, row) in enumerate(zip(strikes.tolist(), image.tolist(), strict=True)):
             np.add(self.change(strike, found[place]), golden[row], out=found[place])
@@ -112,6 +120,9 @@ class ValueChanges(Changes):
 
     def change(self, strike: int, into: Floats) -> Floats:
         return np.multiply(self._down[strike][:, None], self._across[strike], out=into)
+
+    def parts(self, strikes: Integers) -> tuple[Floats, Floats, None]:
+        return self._down[strikes], self._across[strikes], None
 
 
 class KeyChanges(Changes):
@@ -162,6 +173,9 @@ class KeyChanges(Changes):
     def change(self, strike: int, into: Floats) -> Floats:
         np.subtract(self._values[strike], self._heads[strike], out=into)
         return np.multiply(self._weights[strike][:, None], into, out=into)
+
+    def parts(self, strikes: Integers) -> tuple[Floats, Floats, list[Floats]]:
+        return self._weights[strikes], self._values[strikes], [self._heads[strike] for strike in strikes.tolist()]
 
 
 CHANGES: dict[str, type[ValueChanges] | type[KeyChanges]] = {"v": ValueChanges, "k": KeyChanges}

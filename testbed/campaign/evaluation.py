@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
 from enum import IntEnum
 from typing import Protocol
 
@@ -64,6 +64,27 @@ class Evaluated:
     def exact(cls, rows: NDArray[np.int64], outputs: NDArray[np.float32], how: How) -> Evaluated:
         n = len(rows)
         return cls(rows, outputs, np.full(n, how, np.int8), np.zeros(n, np.float32))
+
+
+def gathered(pieces: Iterable[Evaluated], least_bytes: int) -> Iterator[Evaluated]:
+    """The same strikes in pieces whose outputs hold about ``least_bytes`` or more, but for the last one."""
+    waiting: list[Evaluated] = []
+    held = 0
+    for piece in pieces:
+        waiting.append(piece)
+        held += piece.outputs.nbytes
+        if held >= least_bytes:
+            yield _together(waiting)
+            waiting, held = [], 0
+    if waiting:
+        yield _together(waiting)
+
+
+def _together(pieces: list[Evaluated]) -> Evaluated:
+    if len(pieces) == 1:
+        return pieces[0]
+    columns = (np.concatenate([getattr(piece, f.name) for piece in pieces]) for f in fields(Evaluated))
+    return Evaluated(*columns)
 
 
 class Evaluator(Protocol):

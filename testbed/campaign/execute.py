@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from testbed.analysis.outcome import Outcomes, classify
 from testbed.campaign.bench import Bench
-from testbed.campaign.evaluation import Evaluated, Evaluator, How
+from testbed.campaign.evaluation import Evaluated, Evaluator, How, gathered
 from testbed.campaign.images import NamedImages
 from testbed.campaign.plan import Leg
 from testbed.campaign.rows import Injected, Known, result_rows, unknown_outcomes
@@ -25,6 +25,8 @@ from testbed.campaign.suffix_weights import StruckWeights, Whole
 from testbed.engines.runner import StruckWords, WeightStriker, struck_weights
 from testbed.instrument.feed import Words, to_words
 from testbed.semantics import corrupt
+
+_JUDGED_BYTES = 2**20  # of outputs, at a time
 
 
 @dataclass(frozen=True)
@@ -99,9 +101,9 @@ class Activations:
         return Known(fault, strikes.image, ports.golden[:, 0], ports.faulty[:, 0]), strikes.image
 
     def _judged(self, leg: Leg, words: Words, image: NDArray[np.int64]) -> Iterator[_Part]:
-        """Piece by piece, so that outputs of many elements are never all in memory."""
+        """Piece by piece, so that outputs of many elements are never all in memory; not too small ones, as each costs."""
         _, strikes = strikes_of(leg, self.bench.table, self.bench.images)
-        for found in self.evaluator.evaluate(with_golden(strikes, words)):
+        for found in gathered(self.evaluator.evaluate(with_golden(strikes, words)), _JUDGED_BYTES):
             outcomes = self.judge.outcomes(self.bench, found.outputs, image[found.rows])
             logits = found.outputs if self.bench.side.has_classes else None
             yield _Part(found, outcomes, logits)
