@@ -29,7 +29,7 @@ def test_every_digit_is_there_once_under_its_class(tmp_path: Path) -> None:
     for number in (0, 1796):
         pixels = np.asarray(Image.open(files[number]))
         assert pixels.shape == (8, 8, 3)
-        np.testing.assert_allclose(pixels[..., 0] * 16 / 255, digits.images[number], atol=0.04)
+        np.testing.assert_allclose(pixels[..., 0].astype(float) * 16 / 255, digits.images[number], atol=0.04)
 
 
 def test_a_folder_that_exists_is_left_alone(tmp_path: Path) -> None:
