@@ -67,7 +67,8 @@ def run(
         emit(dry, as_json, lambda: plan_tables(dry))
         return
     folder = run or Path("runs") / loaded.name
-    again = " ".join([str(spec), *(f"--set {shlex.quote(change)}" for change in changes), f"--run {folder}"])
+    sets = [word for change in changes for word in ("--set", change)]
+    again = shlex.join([str(spec), *sets, "--run", str(folder), *workforce.options])
     summary = _run(loaded, folder, redo, workforce, again)
 
     from testbed.cli.tables import summary_tables

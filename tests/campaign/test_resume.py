@@ -59,10 +59,11 @@ def test_killed_at_random_moments_from_the_start(victims: Victims, tmp_path: Pat
     assert leftovers(tmp_path / "run") == []
 
 
+@pytest.mark.parametrize("options", [[], ["--workers", "0"]])
 def test_ctrl_c_ends_cleanly_says_how_to_go_on_and_keeps_what_is_done(
-    victims: Victims, gated: Path, tiny_run: Path
+    victims: Victims, gated: Path, tiny_run: Path, options: list[str]
 ) -> None:
-    argv = ["campaign", "run", str(HERE / "tiny.toml"), "--run", str(gated)]
+    argv = ["campaign", "run", str(HERE / "tiny.toml"), "--run", str(gated), *options]
     assert victims.run(gated, *argv, interrupt=4) == 130
     (line,) = [line for line in victims.told().splitlines() if line.startswith("error:")]
     assert line == f"error: interrupted; every finished batch is kept; go on with: testbed {' '.join(argv)}"

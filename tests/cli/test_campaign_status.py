@@ -112,6 +112,7 @@ def working(name: str, workforce: Workforce) -> None:
 def test_who_works_is_one_option_or_the_other(arguments: list[str], wanted: Workforce) -> None:
     result = CliRunner().invoke(working, ["x", *arguments])
     assert result.output == f"x {wanted}\n"
+    assert wanted.options == arguments
 
 
 @pytest.mark.parametrize("arguments", [["--workers", "2", "--scheduler", "tcp://h:1"], ["--workers", "-1"]])
