@@ -6,16 +6,13 @@ It is used where its library is there and can answer; `compare` is the reference
 from __future__ import annotations
 
 import ctypes
-import os
 from collections.abc import Sequence
-from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from testbed.core import libraries
-from testbed.core.errors import EngineError
 
 _OK = 0
 SETS = ("baseline", "avx2", "avx512")  # instruction sets, by the kernel's number
@@ -84,17 +81,11 @@ def judge(
 
 
 def _library() -> ctypes.CDLL | None:
-    return _loaded(os.environ.get("TESTBED_NATIVE"))
+    return libraries.optional(libraries.CPU, _declare)
 
 
-@cache
-def _loaded(_folder: str | None) -> ctypes.CDLL | None:
-    """_folder: where libraries are looked for; asking `libraries` itself for every batch of rows would cost too much."""
-    try:
-        library, _ = libraries.load(libraries.CPU)
-        rows, best = library.testbed_judge_rows, library.testbed_judge_best_set
-    except (EngineError, AttributeError):  # not built, or built before there was a judge
-        return None
+def _declare(library: ctypes.CDLL) -> None:
+    rows, best = library.testbed_judge_rows, library.testbed_judge_best_set
     pointer, number, short, real = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32, ctypes.c_double
     rows.restype = best.restype = short
     rows.argtypes = [
@@ -103,4 +94,3 @@ def _loaded(_folder: str | None) -> ctypes.CDLL | None:
         *(pointer, real, pointer, short, short),  # atol, rtol, grid, rtols, instruction set
         *(pointer,) * len(Judged._fields),
     ]
-    return library

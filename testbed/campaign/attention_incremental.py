@@ -10,8 +10,8 @@ How far the results lie from the engine's own is said by `testbed.campaign.atten
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -46,20 +46,30 @@ class Verdict(NamedTuple):
     faint: NDArray[np.bool_]
 
 
-class Changes(ABC):
-    """Of n strikes. usable (n,): the analysis applies; of the others nothing is said. least, most (n,): what the largest
-    |change| lies between; bound (n,): of any output element's distance from exact evaluation. rows (n, N): how much each
-    token's row changes, on some scale."""
+class Changes:
+    """Of n strikes, ``down (across - drawn_from)`` each. down (n, N); across (n, D); drawn_from: n arrays (N, D), or None for
+    zeros. usable (n,): the analysis applies; of the others nothing is said. least, most (n,): what the largest |change|
+    lies between; bound (n,): of any output element's distance from exact evaluation."""
 
     usable: NDArray[np.bool_]
     least: Reals
     most: Reals
     bound: Reals
-    rows: Floats
+    down: Floats
+    across: Floats
+    drawn_from: list[Floats] | None = None
 
-    @abstractmethod
+    @cached_property
+    def rows(self) -> Floats:
+        """(n, N): how much each token's row changes, on some scale."""
+        return np.abs(self.down)
+
     def change(self, strike: int, into: Floats) -> Floats:
         """(N, D), written to ``into``."""
+        across = self.across[strike]
+        if self.drawn_from is not None:
+            across = np.subtract(across, self.drawn_from[strike], out=into)
+        return np.multiply(self.down[strike][:, None], across, out=into)
 
     def verdict(self, image: Integers, golden: Floats, span: Reals, atol: Reals, rtol: float) -> Verdict:
         """image, span, atol (n,): of each strike; span is its largest |golden|. Nothing that is not usable is settled.
@@ -80,13 +90,10 @@ class Changes(ABC):
         differs = least > bound
         return Verdict(outside | (inside & differs), inside & ~differs)
 
-    @abstractmethod
-    def parts(self, strikes: Integers) -> tuple[Floats, Floats, list[Floats] | None]:
-        """What `native_changes.add_changes` makes their outputs from."""
-
     def outputs(self, strikes: Integers, image: Integers, golden: Floats) -> Floats:
         """(m, N, D) golden outputs with the changes; image (m,)."""
-        compiled = add_changes(golden, image, *self.parts(strikes))
+        drawn_from = self.drawn_from and [self.drawn_from[strike] for strike in strikes.tolist()]
+        compiled = add_changes(golden, image, self.down[strikes], self.across[strikes], drawn_from)
         if compiled is not None:
             return compiled
         found = np.empty((len(strikes), *golden.shape[1:]), np.float32)
@@ -107,22 +114,15 @@ class ValueChanges(Changes):
     ) -> None:
         """columns, before: (n, N) the struck column of the context, with and without the fault. weight: W (H d, D)."""
         head, _, column = np.unravel_index(struck.index, sites.site["v"].shape)
-        self._across = weight[head * sites.head_width + column]
+        self.across = weight[head * sites.head_width + column]
         with np.errstate(all="ignore"):  # what is not finite is not usable
-            self._down = columns - before
-            self.rows = np.abs(self._down)
-            largest = self.rows.max(axis=1).astype(np.float64) * np.abs(self._across).max(axis=1)
+            self.down = columns - before
+            largest = self.rows.max(axis=1).astype(np.float64) * np.abs(self.across).max(axis=1)
         usable = np.isfinite(columns).all(axis=1) & (largest < _LARGEST)
         self.least = self.most = np.where(usable, largest, 0.0)
         scales = [output_scale(goldens[image], weight) for image in struck.image.tolist()]
         self.bound = bound_of_v(scales, len(weight), self.most)
         self.usable = usable & np.isfinite(self.bound)
-
-    def change(self, strike: int, into: Floats) -> Floats:
-        return np.multiply(self._down[strike][:, None], self._across[strike], out=into)
-
-    def parts(self, strikes: Integers) -> tuple[Floats, Floats, None]:
-        return self._down[strikes], self._across[strikes], None
 
 
 class KeyChanges(Changes):
@@ -143,12 +143,11 @@ class KeyChanges(Changes):
         with np.errstate(all="ignore"):  # what is not finite is not usable
             moved = columns - before
             grown = maps * np.expm1(moved)
-            self._weights = grown / (1 + grown)
-            self.rows = np.abs(self._weights)
-        self._values = np.stack([g["v"][h, s] @ part for g, h, s, part in zip(golden, head, key, parts, strict=True)])
-        self._heads = [head_output(g, h, part) for g, h, part in zip(golden, head, parts, strict=True)]
-        lowest, largest = self._weights.min(axis=1).astype(np.float64), self.rows.max(axis=1).astype(np.float64)
-        usable = np.isfinite(self._weights).all(axis=1) & (moved.max(axis=1) < _LARGEST_SCORE) & (-lowest < _AMPLIFIED)
+            self.down = grown / (1 + grown)
+        self.across = np.stack([g["v"][h, s] @ part for g, h, s, part in zip(golden, head, key, parts, strict=True)])
+        self.drawn_from = heads = [head_output(g, h, part) for g, h, part in zip(golden, head, parts, strict=True)]
+        lowest, largest = self.down.min(axis=1).astype(np.float64), self.rows.max(axis=1).astype(np.float64)
+        usable = np.isfinite(self.down).all(axis=1) & (moved.max(axis=1) < _LARGEST_SCORE) & (-lowest < _AMPLIFIED)
         scales = [head_scale(g, h, part) for g, h, part in zip(golden, head, parts, strict=True)]
         with np.errstate(all="ignore"):
             self.bound = bound_of_k(
@@ -162,20 +161,13 @@ class KeyChanges(Changes):
             )
             self.most = 2 * largest * np.array([scale.value for scale in scales])
         self.usable = usable & np.isfinite(self.bound) & (self.most < _LARGEST)
-        self.least = np.array([self._most_moved_row(n) if self.usable[n] else 0.0 for n in range(len(struck))])
+        self.least = np.array([self._most_moved(n, heads[n]) if self.usable[n] else 0.0 for n in range(len(struck))])
 
-    def _most_moved_row(self, strike: int) -> float:
-        """Largest |change| of the token whose attention moves most."""
+    def _most_moved(self, strike: int, head: Floats) -> float:
+        """Largest |change| of the token whose attention moves most. head: (N, D) of `head_output`."""
         token = self.rows[strike].argmax()
-        row = self._values[strike] - self._heads[strike][token]
+        row = self.across[strike] - head[token]
         return float(np.abs(row).max() * self.rows[strike, token])
-
-    def change(self, strike: int, into: Floats) -> Floats:
-        np.subtract(self._values[strike], self._heads[strike], out=into)
-        return np.multiply(self._weights[strike][:, None], into, out=into)
-
-    def parts(self, strikes: Integers) -> tuple[Floats, Floats, list[Floats]]:
-        return self._weights[strikes], self._values[strikes], [self._heads[strike] for strike in strikes.tolist()]
 
 
 CHANGES: dict[str, type[ValueChanges] | type[KeyChanges]] = {"v": ValueChanges, "k": KeyChanges}

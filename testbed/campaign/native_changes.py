@@ -6,15 +6,12 @@ It is used where its library is there; `attention_incremental` does the same wit
 from __future__ import annotations
 
 import ctypes
-import os
 from collections.abc import Sequence
-from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from testbed.core import libraries
-from testbed.core.errors import EngineError
 
 Floats = NDArray[np.float32]
 _OK = 0
@@ -65,18 +62,10 @@ def add_changes(
 
 
 def _library() -> ctypes.CDLL | None:
-    return _loaded(os.environ.get("TESTBED_NATIVE"))
+    return libraries.optional(libraries.CPU, _declare)
 
 
-@cache
-def _loaded(_folder: str | None) -> ctypes.CDLL | None:
-    """_folder: where libraries are looked for."""
-    try:
-        library, _ = libraries.load(libraries.CPU)
-        add = library.testbed_add_changes
-    except (EngineError, AttributeError):  # not built, or built before there was such a kernel
-        return None
-    pointer, number = ctypes.c_void_p, ctypes.c_int64
+def _declare(library: ctypes.CDLL) -> None:
+    add, pointer, number = library.testbed_add_changes, ctypes.c_void_p, ctypes.c_int64
     add.restype = ctypes.c_int32
     add.argtypes = [pointer, *(number,) * 3, pointer, number, *(pointer,) * 4]
-    return library

@@ -16,13 +16,6 @@ class Workforce:
     workers: int = 1
     scheduler: str | None = None
 
-    @property
-    def options(self) -> list[str]:
-        """Of the command line, what asks for it; nothing for the default."""
-        if self.scheduler is not None:
-            return ["--scheduler", self.scheduler]
-        return [] if self == Workforce() else ["--workers", str(self.workers)]
-
     def crew(self, opener: Opener, folder: RunFolder, limits: Limits | None = None) -> AbstractContextManager[Crew]:
         """Raises UsageError where the cluster's libraries are missing, TestbedError where nobody answers there."""
         if self.scheduler is not None:

@@ -13,7 +13,7 @@ from testbed.cli.campaign_ber import ber
 from testbed.cli.campaign_plan import plan
 from testbed.cli.campaign_status import status
 from testbed.cli.common import emit, example, json_option, run_option
-from testbed.cli.work_options import work_options
+from testbed.cli.work_options import words_of, work_options
 
 if TYPE_CHECKING:
     from testbed.campaign.spec import CampaignSpec
@@ -68,7 +68,7 @@ def run(
         return
     folder = run or Path("runs") / loaded.name
     sets = [word for change in changes for word in ("--set", change)]
-    again = shlex.join([str(spec), *sets, "--run", str(folder), *workforce.options])
+    again = shlex.join([str(spec), *sets, "--run", str(folder), *words_of(workforce)])
     summary = _run(loaded, folder, redo, workforce, again)
 
     from testbed.cli.tables import summary_tables

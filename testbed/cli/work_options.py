@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from testbed.campaign.workforce import Workforce
 
 
 def work_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -32,3 +35,10 @@ def work_options(command: Callable[..., Any]) -> Callable[..., Any]:
         "--scheduler", metavar="ADDRESS", help="Run faults on this Dask cluster instead: tcp://host:8786."
     )
     return workers(scheduler(with_workforce))
+
+
+def words_of(workforce: Workforce) -> list[str]:
+    """The options that ask for it; none where nothing was said."""
+    if workforce.scheduler is not None:
+        return ["--scheduler", workforce.scheduler]
+    return [] if workforce.workers == 1 else ["--workers", str(workforce.workers)]

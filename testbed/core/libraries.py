@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,6 +26,22 @@ _SUFFIX = {"win32": ".dll"}.get(sys.platform, ".so")  # CMake modules end in .so
 def load(name: str) -> tuple[ctypes.CDLL, Path]:
     """The library and its file. Raises EngineError when it was not built, is damaged, or is of another ABI."""
     return _load(name, ABI_VERSION, *_candidates(name))
+
+
+def optional(name: str, declare: Callable[[ctypes.CDLL], None]) -> ctypes.CDLL | None:
+    """The library, its functions declared; None where it is not there, or was built before it had them all. Asked for
+    every batch of rows, so what was found is kept. declare: sets their types; the same function each time."""
+    return _optional(name, declare, os.environ.get("TESTBED_NATIVE"))
+
+
+@cache
+def _optional(name: str, declare: Callable[[ctypes.CDLL], None], _folder: str | None) -> ctypes.CDLL | None:
+    try:
+        library, _ = load(name)
+        declare(library)
+    except (EngineError, AttributeError):
+        return None
+    return library
 
 
 def needed_for(name: str) -> str:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from testbed.analysis import native_judge, outcome
 from testbed.analysis.native_judge import SETS, judge
 from testbed.analysis.outcome import GoldenSide, classify, measured
+from tests.compiled_cpu import compiled_cpu
 
 KERNELS = Path(__file__).parents[2] / "kernels"
 INF, NAN = np.inf, np.nan
@@ -37,22 +38,11 @@ CORNERS = np.array(
 def kernel(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "compiled":
-            patch.setenv("TESTBED_NATIVE", str(compiled(tmp_path_factory.mktemp("judge"))))
+            patch.setenv("TESTBED_NATIVE", str(compiled_cpu(tmp_path_factory.mktemp("judge"))))
             assert native_judge.sets()
         elif not native_judge.sets():
             pytest.skip("the library was not built, or without the judge")
         yield
-
-
-def compiled(folder: Path) -> Path:
-    compiler = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
-    if compiler is None:
-        pytest.skip("no C++ compiler on PATH")
-    flags = ["-std=c++17", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Werror"]
-    sources = [str(KERNELS / name) for name in ("cpu.cpp", "judge.cpp")]
-    target = str(folder / "testbed_cpu.so")
-    subprocess.run([compiler, *flags, "-shared", "-fPIC", "-fvisibility=hidden", *sources, "-o", target], check=True)
-    return folder
 
 
 def assert_same(faulty, golden, atol, rtol, grid, golden_row=None):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,38 +10,29 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from testbed.campaign.attention_incremental import Changes
 from testbed.campaign.native_changes import add_changes
 from testbed.core import libraries
-
-KERNELS = Path(__file__).parents[2] / "kernels"
-FLAGS = [
-    "-std=c++17",
-    "-ffp-contract=off",
-    "-Wall",
-    "-Wextra",
-    "-Wconversion",
-    "-Wshadow",
-    "-Werror",
-    "-shared",
-    "-fPIC",
-]
+from tests.compiled_cpu import compiled_cpu
 
 
-@pytest.fixture(scope="module", params=["-O0", "-O3", "-O3 -mfma"])
+@pytest.fixture(scope="module", params=["installed", "-O0", "-O3", "-O3 -mfma"])
 def kernel(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    compiler = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
-    if compiler is None:
-        pytest.skip("no C++ compiler on PATH")
-    if "-mfma" in request.param and " fma" not in Path("/proc/cpuinfo").read_text():
-        pytest.skip("this processor has no fused multiply-add")
-    folder = tmp_path_factory.mktemp("changes")
-    sources = [str(KERNELS / name) for name in ("cpu.cpp", "changes.cpp")]
-    command = [compiler, *FLAGS, *request.param.split(), *sources, "-o", str(folder / "testbed_cpu.so")]
-    subprocess.run(command, check=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TESTBED_NATIVE", str(folder))
-        assert libraries.load(libraries.CPU)[1].parent == folder
+        if request.param != "installed":
+            if "-mfma" in request.param and " fma" not in Path("/proc/cpuinfo").read_text():
+                pytest.skip("this processor has no fused multiply-add")
+            folder = compiled_cpu(tmp_path_factory.mktemp("changes"), *request.param.split())
+            patch.setenv("TESTBED_NATIVE", str(folder))
+            assert libraries.load(libraries.CPU)[1].parent == folder
+        elif not installed():
+            pytest.skip("the library was not built, or without this kernel")
         yield
+
+
+def installed() -> bool:
+    none = np.zeros((0, 1), np.float32)
+    return add_changes(np.zeros((1, 1, 1), np.float32), np.zeros(0, np.int64), none, none) is not None
 
 
 @st.composite
@@ -94,3 +83,20 @@ def test_what_it_cannot_do_is_left_to_numpy(kernel: None, monkeypatch: pytest.Mo
     assert add_changes(golden.astype(np.float64), np.array([0]), down, across) is None
     monkeypatch.setenv("TESTBED_NATIVE", str(tmp_path))
     assert add_changes(golden, np.array([0]), down, across) is None
+
+
+@given(changes())
+def test_without_the_kernel_outputs_are_the_same(
+    kernel: None, tmp_path_factory: pytest.TempPathFactory, given_: tuple
+) -> None:
+    golden, rows, down, across, drawn = given_
+    found = Changes()
+    found.down, found.across, found.drawn_from = down, across, drawn
+    strikes = np.arange(len(rows))[::-1]
+    with pytest.MonkeyPatch.context() as patch, np.errstate(all="ignore"):
+        compiled = found.outputs(strikes, rows[strikes], golden)
+        patch.setenv("TESTBED_NATIVE", str(tmp_path_factory.getbasetemp()))
+        plain = found.outputs(strikes, rows[strikes], golden)
+    np.testing.assert_array_equal(compiled, plain)
+    numbers = ~np.isnan(plain)
+    np.testing.assert_array_equal(np.signbit(compiled[numbers]), np.signbit(plain[numbers]))
