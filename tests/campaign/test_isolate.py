@@ -126,6 +126,14 @@ def test_what_it_said_before_is_forgotten_even_if_it_is_read_late(
         worker.call("do", "abort", timeout_s=60)
 
 
+def test_what_it_said_belongs_to_the_call_in_which_it_said_it(hire: Callable[..., Isolated]) -> None:
+    """Not to the one in which a buffer happens to be emptied."""
+    worker = hire()
+    worker.call("say", "MemoryError\n", timeout_s=60)
+    with pytest.raises(Crashed, match=r"^ended by SIGABRT in do$"):
+        worker.call("do", "abort aloud", timeout_s=60)
+
+
 def test_opening_fails_as_calls_do(tmp_path: Path) -> None:
     for opening, kind, message in [
         ("engine always", EngineError, "says no"),

@@ -64,6 +64,7 @@ def bug() -> None:
 DEEDS: dict[str, Callable[[], Any]] = {
     "abort": os.abort,
     "segv": lambda: ctypes.string_at(0),
+    "abort aloud": lambda: (sys.stdout.flush(), os.abort()),
     "exit": lambda: os._exit(7),
     "hang": hang,
     "lock": hang_with_the_lock,
@@ -133,7 +134,6 @@ class Toy:
         for _ in range(times):
             sys.stdout.write(text)
             sys.stderr.write(text)
-        sys.stdout.flush()
 
     def _strike(self, fault: int, alone: bool) -> None:
         order = self.folder / str(fault)
