@@ -34,6 +34,8 @@ def _head(summary: Record) -> Iterable[RenderableType]:
         f"model   {model['preset']} on {summary['data']['name']}, {model['parameters']:,} parameters,"
         f" test accuracy {100 * model['test_accuracy']:.2f} % of {model['test_images']}"
     )
+    for change in model.get("changes", ()):
+        yield f"        {change}"
     yield (
         f"engine  {engine['backend']} {engine['precision']}, batch {engine['batch']}, {engine['threads']} thread(s),"
         f" {engine['hash']}, deployed model {engine['deployment_id']}"

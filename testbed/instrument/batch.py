@@ -40,8 +40,8 @@ def with_dynamic_batch(fixed: ModelProto) -> ModelProto:
     shape = input_shape(fixed)
     images = np.random.default_rng(0).standard_normal((_ROWS, *shape)).astype(np.float32)
     try:
-        wanted = np.concatenate([_run(fixed, images[row : row + 1]) for row in range(_ROWS)])
-        found = _run(dynamic, images)
+        wanted = np.concatenate([run_rows(fixed, images[row : row + 1]) for row in range(_ROWS)])
+        found = run_rows(dynamic, images)
     except EngineError as error:
         raise UsageError(advice) from error
     if found.shape != wanted.shape or not np.allclose(found, wanted, rtol=_SAME, atol=_SAME * np.abs(wanted).max()):
@@ -49,7 +49,7 @@ def with_dynamic_batch(fixed: ModelProto) -> ModelProto:
     return dynamic
 
 
-def _run(proto: ModelProto, images: NDArray[np.float32]) -> NDArray:
+def run_rows(proto: ModelProto, images: NDArray[np.float32]) -> NDArray:
     model = proto.SerializeToString()
     value = model_input(proto)
     dtype = helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)

@@ -31,6 +31,7 @@ from testbed.campaign.workforce import Workforce
 from testbed.core.errors import GateFailed, StaleArtefact, UsageError
 from testbed.data import load
 from testbed.instrument.catalogue import catalogue
+from testbed.report.page import build_report
 
 FC1_OUTPUT = "block.1.mlp.fc1"
 
@@ -321,3 +322,34 @@ def test_a_file_that_is_no_classifier_of_images_is_refused(
     with pytest.raises(UsageError) as error:
         run(changed(finished, model={"onnx": str(tmp_path / "model.onnx")}), tmp_path / "run")
     assert told in str(error.value)
+
+
+def test_a_file_that_ends_in_softmax_has_the_tiers_of_its_own_probabilities(
+    finished: Finished, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    proto = onnx.load(finished.file)
+    (output,) = proto.graph.output
+    proto.graph.node.append(helper.make_node("Softmax", [output.name], ["probabilities"]))
+    output.name = "probabilities"
+    onnx.save(proto, tmp_path / "softmax.onnx")
+    values = finished.values | {"model": {"onnx": str(tmp_path / "softmax.onnx")}}
+    values["faults"] = [{**values["faults"][0], "sites": ["embed"], "bits": [30], "per_stratum": 1}]
+    with caplog.at_level(logging.INFO):
+        summary = run(values, tmp_path / "run")
+    assert summary["tiers"] == finished.summary["tiers"]
+    told = "it ends in Softmax, which is cut"
+    assert told in caplog.text
+    assert any(change.startswith(told) for change in summary["model"]["changes"])
+    assert told in build_report(tmp_path / "run").read_text()
+    kept, theirs = (np.load(folder / "golden" / "logits.npy") for folder in (tmp_path / "run", finished.folder))
+    np.testing.assert_array_equal(kept, theirs)
+
+
+def test_independent_probabilities_are_refused(finished: Finished, tmp_path: Path) -> None:
+    proto = onnx.load(finished.file)
+    (output,) = proto.graph.output
+    proto.graph.node.append(helper.make_node("Sigmoid", [output.name], ["probabilities"]))
+    output.name = "probabilities"
+    onnx.save(proto, tmp_path / "sigmoid.onnx")
+    with pytest.raises(UsageError, match=r"sigmoid.onnx ends in Sigmoid: .* export the logits"):
+        run(finished.values | {"model": {"onnx": str(tmp_path / "sigmoid.onnx")}}, tmp_path / "run")

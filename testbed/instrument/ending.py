@@ -1,0 +1,160 @@
+"""Logits of a file whose output is a probability already: its Softmax is cut, and the tensor before it becomes the output.
+
+A campaign takes the softmax itself (tiers, margins, probabilities), and judges differences of logits. The cut is proven by
+running both: the softmax of the new output must be what the file gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, helper
+
+from testbed.analysis.confidence import softmax
+from testbed.core.errors import UsageError
+from testbed.instrument.batch import run_rows
+from testbed.instrument.graph import LAYOUT
+from testbed.instrument.shapes import input_shape
+
+_QUANTISING = ("QuantizeLinear", "DequantizeLinear")
+_SOFTMAXES = ("Softmax", "LogSoftmax")
+_SIGMOIDS = ("Sigmoid", "HardSigmoid")
+_ROWS = 3
+_SAME, _SAME_QUANTISED = 1e-3, 3e-2  # of the largest probability; 8 and 16 bits hold it no better
+_SUM = 1e-2  # of 16-bit probabilities of a thousand classes
+
+
+@dataclass(frozen=True)
+class _Tail:
+    """``node``: what makes probabilities of logits. ``after``: what then lays them out, in the order of the graph."""
+
+    node: NodeProto
+    after: tuple[NodeProto, ...]
+    is_log: bool
+
+    @property
+    def told(self) -> str:
+        logged = self.is_log and self.node.op_type != "LogSoftmax"
+        return f"Log of {self.node.op_type}" if logged else str(self.node.op_type)
+
+
+def with_logits(proto: ModelProto, file: str) -> tuple[ModelProto, str]:
+    """The model that ends before its Softmax, and what was done, for people; ``proto`` and "" where it ends in none.
+
+    Raises UsageError for one that ends in a Sigmoid: independent probabilities have no confidence of one class over
+    another.
+    """
+    tail = _tail(proto)
+    if tail is None:
+        return proto, ""
+    if tail.node.op_type in _SIGMOIDS:
+        raise UsageError(
+            f"{file} ends in {tail.node.op_type}: independent probabilities, of which confidence tiers and margins"
+            f" between classes are not defined; export the logits, without the {tail.node.op_type}"
+        )
+    cut = _cut(proto, tail)
+    images = np.random.default_rng(0).standard_normal((_ROWS, *input_shape(proto))).astype(np.float32)
+    theirs, ours = (run_rows(model, images) for model in (proto, cut))
+    probabilities = np.exp(theirs) if tail.is_log else theirs
+    quantised = any(node.op_type in _QUANTISING for node in tail.after)
+    atol = (_SAME_QUANTISED if quantised else _SAME) * probabilities.max()
+    if ours.shape != theirs.shape or not np.allclose(softmax(ours), probabilities, rtol=0, atol=atol):
+        raise UsageError(
+            f"{file} ends in {tail.told}, though not over its classes alone: its output cannot be judged; export the"
+            " logits"
+        )
+    return (
+        cut,
+        f"it ends in {tail.told}, which is cut: its output is now the logits, of which the testbed takes the softmax",
+    )
+
+
+def check_logits(outputs: NDArray[np.float32], file: str) -> str:
+    """A warning where outputs (n, K) may be independent probabilities, "" where they are logits for all one can tell.
+
+    Raises UsageError where each row is a distribution already, made otherwise than by a Softmax that could be cut.
+    """
+    if outputs.shape[1] < 2 or not np.isfinite(outputs).all() or outputs.min() < 0 or outputs.max() > 1:
+        return ""
+    if np.abs(outputs.sum(1, dtype=np.float64) - 1).max() < _SUM:
+        raise UsageError(
+            f"{file}: its outputs are probabilities already (each in [0, 1], and every row sums to 1), but do not come"
+            " from a Softmax at its end that could be cut; export the logits"
+        )
+    return (
+        "every output lies in [0, 1]: if these are independent probabilities (a sigmoid), tiers and margins mean nothing;"
+        " export the logits then"
+    )
+
+
+def _tail(proto: ModelProto) -> _Tail | None:
+    """None where the output is not a Softmax or Sigmoid, laid out anew or quantised at most."""
+    producer = {name: node for node in proto.graph.node for name in node.output}
+    after: list[NodeProto] = []
+    tensor, is_log = proto.graph.output[0].name, False
+    while (node := producer.get(tensor)) is not None:
+        if node.op_type in _SOFTMAXES or (node.op_type in _SIGMOIDS and not is_log):
+            return _Tail(node, tuple(reversed(after)), is_log or node.op_type == "LogSoftmax")
+        if node.op_type == "Log" and not is_log:
+            is_log = True
+        elif node.op_type not in LAYOUT and node.op_type not in _QUANTISING:
+            return None
+        after.append(node)
+        tensor = node.input[0]
+    return None
+
+
+def _cut(proto: ModelProto, tail: _Tail) -> ModelProto:
+    """What lays the probabilities out, lays the logits out; a quantiser, whose range is that of probabilities, goes too."""
+    cut = ModelProto()
+    cut.CopyFrom(proto)
+    graph = cut.graph
+    same = {tail.node.output[0]: tail.node.input[0]}
+    nodes = {node.output[0]: node for node in graph.node}
+    for past in tail.after:
+        source = same[past.input[0]]
+        if past.op_type in LAYOUT:
+            made = nodes[past.output[0]]
+            made.input[0] = source
+            same[past.output[0]] = past.output[0]
+        else:
+            same[past.output[0]] = source
+    output = graph.output[0]
+    if same[output.name] != output.name:
+        output.name = same[output.name]
+        for value in [value for value in graph.value_info if value.name == output.name]:
+            output.CopyFrom(value)
+            graph.value_info.remove(value)
+    _without_dead(cut)
+    return cut
+
+
+def _without_dead(proto: ModelProto) -> None:
+    """Drops nodes whose outputs nobody takes, and initializers that nobody takes any more."""
+    graph = proto.graph
+    before = _used(graph.node)
+    needed = {value.name for value in graph.output}
+    kept: list[NodeProto] = []
+    for node in reversed(graph.node):
+        if needed.intersection(node.output):
+            kept.append(node)
+            needed.update(node.input)
+            needed.update(_inner(node))
+    if len(kept) < len(graph.node):
+        del graph.node[:]
+        graph.node.extend(reversed(kept))
+        for tensor in [t for t in graph.initializer if t.name in before and t.name not in needed]:
+            graph.initializer.remove(tensor)
+
+
+def _used(nodes: Sequence[NodeProto]) -> set[str]:
+    return {name for node in nodes for name in (*node.input, *_inner(node))}
+
+
+def _inner(node: NodeProto) -> set[str]:
+    """What the graphs inside a node (If, Loop) take from around them."""
+    graphs = [helper.get_attribute_value(a) for a in node.attribute if a.HasField("g")]
+    return {name for graph in graphs for name in _used(graph.node)}
