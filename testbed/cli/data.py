@@ -13,11 +13,14 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from testbed.data import Dataset
+    from testbed.data.registry import Entry
 
 
 def root_option(command: Command) -> Command:
     """``--root``, passed on as ``root``."""
-    text = "The data folder; by default $TESTBED_DATA, else ~/.cache/testbed/data."
+    text = (
+        "The data folder; by default $TESTBED_DATA, else data/ in the cache folder ($TESTBED_CACHE, ~/.cache/testbed)."
+    )
     kind = click.Path(file_okay=False, path_type=Path)
     return click.option("--root", type=kind, metavar="DIR", help=text)(command)
 
@@ -42,6 +45,7 @@ def list_(root: Path | None, as_json: bool) -> None:
             {
                 "name": name + ":PATH" * entry.takes_path,
                 "found": None if entry.takes_path else not absent,
+                "where": _where(entry, folder),
                 "missing": [str(path) for path in absent],
                 "note": entry.note,
                 "get": how_to_get(name, entry, folder) if absent else "",
@@ -75,6 +79,12 @@ def check(name: str, root: Path | None, download: bool, full: bool, as_json: boo
     emit(report, as_json, lambda: _text(report))
 
 
+def _where(entry: Entry, root: Path) -> str | None:
+    """The folder of the data set's first file; None where it needs none, or takes a path."""
+    needed = [] if entry.takes_path else entry.needs(root)
+    return str(needed[0].parent) if needed else None
+
+
 def _read_all(dataset: Dataset, part: str) -> str | None:
     """The split's content hash, every image decoded once; None for an empty split."""
     from rich.progress import track
@@ -94,6 +104,8 @@ def _table(root: Path, known: list[dict[str, Any]]) -> Table:
     for entry in known:
         here = {True: "yes", False: "no", None: ""}[entry["found"]]
         table.add_row(entry["name"], here, entry["note"])
+        if entry["found"] and entry["where"] and not Path(entry["where"]).is_relative_to(root):
+            table.add_row("", "", f"in {entry['where']}")
         if entry["get"]:
             table.add_row("", "", entry["get"])
     return table

@@ -11,4 +11,5 @@ def cache_folder() -> Path:
     """$TESTBED_CACHE, else $XDG_CACHE_HOME/testbed, else ~/.cache/testbed."""
     if own := os.environ.get("TESTBED_CACHE"):
         return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "testbed"
+    base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    return (base if base.is_absolute() else Path("~/.cache").expanduser()) / "testbed"  # XDG: relative ones are ignored

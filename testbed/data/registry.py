@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from testbed.core.cache import cache_folder
 from testbed.core.errors import TestbedError, UsageError
 from testbed.data.collection import Collection, Examples
 from testbed.data.dataset import Dataset, Split
@@ -92,8 +93,8 @@ def entries() -> dict[str, Entry]:
 
 
 def data_root(root: str | os.PathLike[str] | None = None) -> Path:
-    """The folder that holds the data sets: the argument, else $TESTBED_DATA, else ~/.cache/testbed/data."""
-    return Path(root or os.environ.get("TESTBED_DATA") or "~/.cache/testbed/data").expanduser()
+    """The folder that holds the data sets: the argument, else $TESTBED_DATA, else ``data`` in the user's cache folder."""
+    return Path(root or os.environ.get("TESTBED_DATA") or cache_folder() / "data").expanduser()
 
 
 def find(name: str) -> tuple[Entry, Path | None]:

@@ -53,7 +53,15 @@ def test_data_root(monkeypatch, tmp_path):
     assert data_root() == tmp_path / "variable"
     monkeypatch.delenv("TESTBED_DATA")
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("TESTBED_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     assert data_root() == tmp_path / ".cache/testbed/data"
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # to be ignored, by the XDG base directory specification
+    assert data_root() == tmp_path / ".cache/testbed/data"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert data_root() == tmp_path / "xdg/testbed/data"
+    monkeypatch.setenv("TESTBED_CACHE", str(tmp_path / "own"))
+    assert data_root() == tmp_path / "own/data"
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,8 @@
 """MNIST, Fashion-MNIST and CIFAR from files in their published formats."""
 
+import gzip
+import os
+
 import numpy as np
 import pytest
 
@@ -72,3 +75,66 @@ def test_missing_files_say_how_to_get_them(tmp_path):
     with pytest.raises(TestbedError, match=r"train-images-idx3-ubyte \(and 3 more\) is missing; download it with"):
         load("mnist", root=tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def system_files(mnist_files, monkeypatch):
+    """Fashion-MNIST as Debian packages it: compressed IDX files in a system's data folder. Returns (folder, written)."""
+    root, written = mnist_files("datasets", compressed=True)
+    folder = root / "datasets/fashion-mnist"
+    (root / "datasets/raw").rename(folder)
+    monkeypatch.setenv("XDG_DATA_DIRS", f"relative{os.pathsep}{root / 'nothing'}{os.pathsep}{root}")
+    monkeypatch.setenv("TESTBED_DATA", str(root / "empty"))
+    return folder, written
+
+
+def test_fashion_mnist_of_a_system_s_package(system_files):
+    from testbed.data._torchvision import datasets
+
+    _, written = system_files
+    data = load("fashion-mnist")
+    images, labels = written["t10k"]
+    np.testing.assert_array_equal(data.test.labels, labels)
+    np.testing.assert_array_equal(data.test.pixels(3), images[3])
+    assert (len(data.train) + len(data.validation), data.test.ids[3]) == (60, "fashion-mnist/test/0003")
+    assert data.classes == datasets.FashionMNIST.classes
+
+
+def test_the_same_images_whether_a_package_or_torchvision_brought_them(system_files, monkeypatch):
+    folder, _ = system_files
+    packaged = load("fashion-mnist")
+    raw = folder.parents[1] / "own/FashionMNIST/raw"
+    raw.mkdir(parents=True)
+    for file in folder.iterdir():
+        (raw / file.stem).write_bytes(gzip.decompress(file.read_bytes()))
+    monkeypatch.setenv("TESTBED_DATA", str(raw.parents[1]))
+    folder.rename(folder.with_name("elsewhere"))
+    own = load("fashion-mnist")
+    assert [getattr(own, part).sha256() for part in ("train", "validation", "test")] == [
+        getattr(packaged, part).sha256() for part in ("train", "validation", "test")
+    ]
+
+
+def test_a_named_data_folder_is_the_only_one_looked_into(system_files, tmp_path):
+    with pytest.raises(TestbedError, match="is missing"):
+        load("fashion-mnist", root=tmp_path / "named")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda content: content[:-20], "cut off or damaged"),
+        (lambda content: gzip.compress(gzip.decompress(content)[:-1]), "where its header says"),
+        (lambda content: gzip.compress(b"\0\0\x0d\3" + gzip.decompress(content)[4:]), "not an IDX file of unsigned"),
+        (lambda content: gzip.compress(b"\0\0\x08\3\0"), "where its header says|damaged"),
+        (lambda content: b"", "not an IDX file"),
+        (lambda content: b"plain", "damaged"),
+    ],
+)
+def test_damaged_files_of_a_system_s_package(system_files, damage, message):
+    folder, _ = system_files
+    file = folder / "t10k-images-idx3-ubyte.gz"
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(TestbedError, match=message) as refused:
+        load("fashion-mnist")
+    assert "install their package again" in str(refused.value)
