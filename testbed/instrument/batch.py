@@ -12,7 +12,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from testbed.core.errors import EngineError, UsageError
 from testbed.core.files import sha256_bytes
-from testbed.engines.runner import EngineRequest, open_engine
+from testbed.engines.runner import EngineRequest, Runner, open_engine
 from testbed.instrument.fused import graph_of
 from testbed.instrument.graph import Graph
 from testbed.instrument.shapes import input_shape, model_input
@@ -23,38 +23,75 @@ _SAME = 1e-5  # another batch size may choose another kernel, which rounds diffe
 _NUMBERS = {"batch/zero": 0, "batch/one": 1, "batch/last": 2**31 - 1}
 
 
-def is_fixed(proto: ModelProto) -> bool:
-    return bool(model_input(proto).type.tensor_type.shape.dim[0].dim_value)
+def with_dynamic_batch(proto: ModelProto) -> tuple[ModelProto, str]:
+    """The model with a dynamic batch, and what was done, for people; ``proto`` and "" where it has one.
 
-
-def with_dynamic_batch(fixed: ModelProto) -> ModelProto:
-    """Raises UsageError saying how to export where the file cannot be rewritten."""
-    size = model_input(fixed).type.tensor_type.shape.dim[0].dim_value
+    A batch that is declared dynamic is so where two images give two rows; else the graph may hold it to one all the same.
+    Raises UsageError saying how to export where the file cannot be rewritten.
+    """
+    declared = model_input(proto).type.tensor_type.shape.dim[0].dim_value
+    trouble = f"the model's batch is fixed at {declared}" if declared else _trouble(proto)
+    if not trouble:
+        return proto, ""
     advice = (
-        f"the model's batch is fixed at {size}; export it with a dynamic batch: torch.onnx.export(...,"
-        " dynamic_shapes=({0: 'batch'},)) or, with the older exporter, dynamic_axes={'images': {0: 'batch'}}"
+        f"{trouble}; export it with a dynamic batch: torch.onnx.export(..., dynamic_shapes=({{0: 'batch'}},)) or, with"
+        " the older exporter, dynamic_axes={'images': {0: 'batch'}}"
     )
-    if size != 1:
+    if declared > 1:
         raise UsageError(advice)
-    dynamic = _rewritten(fixed)
-    shape = input_shape(fixed)
-    images = np.random.default_rng(0).standard_normal((_ROWS, *shape)).astype(np.float32)
     try:
-        wanted = np.concatenate([run_rows(fixed, images[row : row + 1]) for row in range(_ROWS)])
+        dynamic = _rewritten(proto)
+        images = _images(proto, _ROWS)
+        wanted = np.concatenate([run_rows(proto, images[row : row + 1]) for row in range(_ROWS)])
         found = run_rows(dynamic, images)
     except EngineError as error:
         raise UsageError(advice) from error
     if found.shape != wanted.shape or not np.allclose(found, wanted, rtol=_SAME, atol=_SAME * np.abs(wanted).max()):
         raise UsageError(advice)
-    return dynamic
+    held = "fixed at 1" if declared else "said to be dynamic but held to one image"
+    return dynamic, f"its batch, {held}, is made dynamic; checked to give the same rows"
+
+
+def _trouble(proto: ModelProto) -> str:
+    """What is wrong with a batch that is declared dynamic; "" where nothing is, or where no engine here runs the file."""
+    images = _images(proto, 2)
+    try:
+        runner = _engine(proto)
+    except EngineError:
+        return ""
+    with runner:
+        try:
+            if _rows(runner, proto, images).shape[:1] == (2,):
+                return ""
+            refused = "two images do not give two rows"
+        except EngineError as error:
+            refused = str(error)
+        try:
+            _rows(runner, proto, images[:1])
+        except EngineError:
+            return f"the model's input declares a dynamic batch, but it runs neither with one image nor with two ({refused})"
+    return "the model's input declares a dynamic batch, but its graph holds it to one image"
+
+
+def _images(proto: ModelProto, rows: int) -> NDArray[np.float32]:
+    return np.random.default_rng(0).standard_normal((rows, *input_shape(proto))).astype(np.float32)
 
 
 def run_rows(proto: ModelProto, images: NDArray[np.float32]) -> NDArray:
+    """The first output, in double precision. Raises EngineError."""
+    with _engine(proto) as runner:
+        return _rows(runner, proto, images)
+
+
+def _engine(proto: ModelProto) -> Runner:
     model = proto.SerializeToString()
+    return open_engine("ort-cpu", EngineRequest(model, sha256_bytes(model), "batch"))
+
+
+def _rows(runner: Runner, proto: ModelProto, images: NDArray[np.float32]) -> NDArray:
     value = model_input(proto)
     dtype = helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
-    with open_engine("ort-cpu", EngineRequest(model, sha256_bytes(model), "batch")) as runner:
-        return runner.run({value.name: images.astype(dtype)})[proto.graph.output[0].name].astype(np.float64)
+    return runner.run({value.name: images.astype(dtype)})[proto.graph.output[0].name].astype(np.float64)
 
 
 def _rewritten(fixed: ModelProto) -> ModelProto:

@@ -6,18 +6,18 @@ running both: the softmax of the new output must be what the file gives.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, helper
+from onnx import ModelProto, NodeProto
 
 from testbed.analysis.confidence import softmax
 from testbed.core.errors import UsageError
 from testbed.instrument.batch import run_rows
 from testbed.instrument.graph import LAYOUT
 from testbed.instrument.shapes import input_shape
+from testbed.instrument.sources import used_by
 
 _QUANTISING = ("QuantizeLinear", "DequantizeLinear")
 _SOFTMAXES = ("Softmax", "LogSoftmax")
@@ -135,26 +135,15 @@ def _cut(proto: ModelProto, tail: _Tail) -> ModelProto:
 def _without_dead(proto: ModelProto) -> None:
     """Drops nodes whose outputs nobody takes, and initializers that nobody takes any more."""
     graph = proto.graph
-    before = _used(graph.node)
+    before = {name for node in graph.node for name in used_by(node)}
     needed = {value.name for value in graph.output}
     kept: list[NodeProto] = []
     for node in reversed(graph.node):
         if needed.intersection(node.output):
             kept.append(node)
-            needed.update(node.input)
-            needed.update(_inner(node))
+            needed.update(used_by(node))
     if len(kept) < len(graph.node):
         del graph.node[:]
         graph.node.extend(reversed(kept))
         for tensor in [t for t in graph.initializer if t.name in before and t.name not in needed]:
             graph.initializer.remove(tensor)
-
-
-def _used(nodes: Sequence[NodeProto]) -> set[str]:
-    return {name for node in nodes for name in (*node.input, *_inner(node))}
-
-
-def _inner(node: NodeProto) -> set[str]:
-    """What the graphs inside a node (If, Loop) take from around them."""
-    graphs = [helper.get_attribute_value(a) for a in node.attribute if a.HasField("g")]
-    return {name for graph in graphs for name in _used(graph.node)}

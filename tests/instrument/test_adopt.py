@@ -113,6 +113,90 @@ def test_a_fixed_batch_that_cannot_be_made_dynamic_is_refused_with_the_way_to_ex
     assert "\n" not in str(told.value)
 
 
+@pytest.mark.parametrize("name", ["timm", "torchvision"])
+def test_a_batch_that_is_dynamic_in_name_only_is_one_of_one(
+    images: NDArray, session: Any, tmp_path: Path, name: str
+) -> None:
+    fixed = randomised(LIBRARIES[name].model())
+    proto = onnx.load(written(fixed, tmp_path / "vit.onnx", "torchscript", batch=1))
+    for value in (proto.graph.input[0], proto.graph.output[0]):
+        value.type.tensor_type.shape.dim[0].dim_param = "N"
+    onnx.save(proto, tmp_path / "claims.onnx")
+    if name == "torchvision":
+        told = "declares a dynamic batch, but its graph holds it to one image; export it with a dynamic batch: torch"
+        with pytest.raises(UsageError, match=told):
+            adopt(tmp_path / "claims.onnx")
+        return
+    adopted = adopt(tmp_path / "claims.onnx")
+    assert any("said to be dynamic but held to one image" in change for change in adopted.changes)
+    np.testing.assert_allclose(logits(session, adopted.plain, images), torch_logits(fixed, images), rtol=0, atol=1e-5)
+
+
+def test_a_larger_batch_that_is_dynamic_in_name_only_is_refused(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Reshape", ["x", "eight"], ["y"])]
+    content = by_hand(nodes, eight=np.array([8, 4]))
+    with pytest.raises(
+        UsageError, match=r"neither with one image nor with two \(ONNX Runtime failed.*; export it with a"
+    ):
+        adopt(bad(tmp_path, content))
+
+
+def test_a_file_past_two_gigabytes_is_told_so(dynamic: Path, tmp_path: Path) -> None:
+    proto = onnx.load(dynamic)
+    table = TensorProto(name="table", data_type=TensorProto.FLOAT, dims=[9_300_000, 64])
+    table.data_location = TensorProto.EXTERNAL
+    table.external_data.add(key="location", value="table.bin")
+    proto.graph.initializer.append(table)
+    onnx.save(proto, tmp_path / "big.onnx")
+    sparse = tmp_path / "sparse.onnx"
+    with sparse.open("wb") as file:
+        file.truncate(2**31 + 1)
+    for path, size in ((tmp_path / "big.onnx", "2.2"), (sparse, "2.0")):
+        with pytest.raises(
+            TestbedError, match=f"holds {size} GiB with its weights; larger than 2 GiB, protobuf's limit"
+        ):
+            adopt(path)
+
+
+def test_nodes_in_another_order_are_sorted(dynamic: Path, images: NDArray, session: Any, tmp_path: Path) -> None:
+    proto = onnx.load(dynamic)
+    nodes = list(proto.graph.node)
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes[::-1])
+    onnx.save(proto, tmp_path / "reversed.onnx")
+    adopted = adopt(tmp_path / "reversed.onnx")
+    assert adopted.changes == ("its nodes are put in the order in which they are computed",)
+    assert names(adopted.plain) == SITES
+    np.testing.assert_array_equal(logits(session, adopted.plain, images), logits(session, dynamic.read_bytes(), images))
+
+
+def test_a_circle_is_not_sorted(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Add", ["x", "z"], ["y"]), helper.make_node("Identity", ["y"], ["z"])]
+    with pytest.raises(
+        TestbedError, match="is not valid ONNX, or is cut off: Nodes in a graph must be topologically sorted"
+    ):
+        adopt(bad(tmp_path, by_hand(nodes)))
+
+
+def test_half_precision_by_onnx_runtimes_converter_is_taken(
+    dynamic: Path, images: NDArray, session: Any, tmp_path: Path
+) -> None:
+    convert = imported("onnxruntime.transformers.float16").convert_float_to_float16
+    with quiet():
+        half = convert(onnx.load(dynamic), keep_io_types=True)
+    (tmp_path / "half.onnx").write_bytes(half.SerializeToString())
+    adopted = adopt(tmp_path / "half.onnx")
+    found = [site for site in catalogue(adopted.plain).recognised if site.where == "activation"]
+    assert {site.name for site in found} == SITES
+    assert {site.format_name for site in found} == {"fp16"}
+    wanted = logits(session, dynamic.read_bytes(), images)
+    np.testing.assert_allclose(logits(session, adopted.plain, images), wanted, rtol=0, atol=0.05 * np.abs(wanted).max())
+    table = site_table(adopted.plain, "model")
+    twin = session(instrument(adopted.plain, table).SerializeToString())
+    struck = twin({"images": images, **PortFeed.idle(3).as_inputs(table)})["logits"]
+    np.testing.assert_allclose(struck, wanted, rtol=0, atol=0.05 * np.abs(wanted).max())
+
+
 def test_a_larger_fixed_batch_is_refused(dynamic: Path, tmp_path: Path) -> None:
     proto = onnx.load(dynamic)
     proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 8
