@@ -15,6 +15,7 @@ Position = Literal["none", "1d", "2d", "sinusoidal"]
 AttentionKind = Literal["softmax", "differential"]
 FinalNorm = Literal["none", "tokens", "pooled"]
 Init = Literal["normal", "zero", "trunc"]
+Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu"]
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "norm_order": get_args(NormOrder),
@@ -24,7 +25,11 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "attention": get_args(AttentionKind),
     "final_norm": get_args(FinalNorm),
     "init": get_args(Init),
+    "activation": get_args(Activation),
 }
+_ADDED = (
+    "activation",
+)  # left out of to_dict() at its default, so that files written before it was added keep their hash
 _COUNTS = ("image", "patch", "channels", "width", "classes", "head_width")
 
 
@@ -36,6 +41,8 @@ class ViTConfig:
     ``pooling`` "mean" averages every token, CLS included (vit-pytorch); "mean_patches" leaves CLS out (timm).
     ``final_norm`` says where the last LayerNorm sits: on the tokens, or on the pooled vector.
     ``dropout`` acts on the attention maps and on both branches' outputs, ``embed_dropout`` after the positions.
+    ``activation`` acts between an MLP's two maps: "gelu" is exact, "gelu_tanh" its tanh approximation, "quick_gelu"
+    x sigmoid(1.702 x) (Hendrycks & Gimpel 2016 give all three), "silu" x sigmoid(x).
     ``init`` is how CLS and learned positions start: N(0, 1), zeros, or a normal of deviation 0.02 truncated at +-2.
     """
 
@@ -60,6 +67,7 @@ class ViTConfig:
     dropout: float = 0.0
     embed_dropout: float = 0.0
     init: Init = "normal"
+    activation: Activation = "gelu"
 
     def __post_init__(self) -> None:
         for name in ("heads", "mlp"):
@@ -107,7 +115,9 @@ class ViTConfig:
         return self.grid**2 + int(self.cls_token)
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """JSON-ready; ``from_dict`` reads it back."""
+        usual = {f.name: f.default for f in fields(self) if f.name in _ADDED}
+        return {name: value for name, value in asdict(self).items() if name not in usual or value != usual[name]}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ViTConfig:

@@ -9,12 +9,14 @@ Shapes: B images, N tokens (CLS included), D width, H heads, d head width, K cla
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from testbed.core.errors import UsageError
-from testbed.models.config import ViTConfig
+from testbed.models.config import Activation, ViTConfig
 
 
 class Tap(nn.Identity):
@@ -93,19 +95,32 @@ class Attention(nn.Module):
         return halves.reshape(-1, 2 * self.heads, tokens, half)
 
 
+def _quick_gelu(x: Tensor) -> Tensor:
+    return x * torch.sigmoid(1.702 * x)
+
+
+ACTIVATIONS: Mapping[Activation, Callable[[Tensor], Tensor]] = {
+    "gelu": nn.functional.gelu,
+    "gelu_tanh": partial(nn.functional.gelu, approximate="tanh"),
+    "quick_gelu": _quick_gelu,
+    "relu": nn.functional.relu,
+    "silu": nn.functional.silu,
+}
+
+
 class Mlp(nn.Module):
-    """(B, N, D) -> (B, N, D)."""
+    """(B, N, D) -> (B, N, D). The activation's site is called ``gelu`` whichever function it is."""
 
     def __init__(self, c: ViTConfig, index: int) -> None:
         super().__init__()
         site = f"block.{index}.mlp"
         self.fc1 = nn.Linear(c.width, c.mlp[index])
         self.fc2 = nn.Linear(c.mlp[index], c.width)
-        self.drop = nn.Dropout(c.dropout)
+        self.drop, self.activation = nn.Dropout(c.dropout), ACTIVATIONS[c.activation]
         self.hidden, self.gelu, self.out = Tap(f"{site}.fc1"), Tap(f"{site}.gelu"), Tap(f"{site}.fc2")
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.drop(self.gelu(nn.functional.gelu(self.hidden(self.fc1(x)))))
+        x = self.drop(self.gelu(self.activation(self.hidden(self.fc1(x)))))
         return self.drop(self.out(self.fc2(x)))
 
 

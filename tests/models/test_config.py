@@ -14,6 +14,12 @@ def test_a_config_survives_json(name):
     assert ViTConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
+def test_the_usual_activation_is_not_written_so_that_older_files_keep_their_hash():
+    assert "activation" not in preset("digits").to_dict()
+    assert preset("digits", activation="silu").to_dict()["activation"] == "silu"
+    assert ViTConfig.from_dict(preset("digits", activation="silu").to_dict()).activation == "silu"
+
+
 def test_numpy_counts_are_taken_as_numbers():
     config = preset("digits").with_(heads=(np.int64(2), np.int64(0)), mlp=[8, 8], width=np.int32(32))
     assert json.loads(json.dumps(config.to_dict()))["heads"] == [2, 0]
@@ -32,6 +38,7 @@ def test_numpy_counts_are_taken_as_numbers():
         ({"pooling": "max"}, "pooling must be one of cls, mean, mean_patches"),
         ({"init": "ones"}, "init must be one of"),
         ({"attention": "linear"}, "attention must be one of softmax, differential"),
+        ({"activation": "tanh"}, "activation must be one of gelu, gelu_tanh, quick_gelu, relu, silu"),
         ({"cls_token": False}, "pooling 'cls' needs cls_token"),
         ({"qkv_bias": "yes"}, "qkv_bias must be true or false"),
         ({"attention": "differential", "head_width": 5}, "halves head_width"),

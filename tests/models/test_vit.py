@@ -4,6 +4,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.special import erf, expit
 
 from testbed.core.errors import UsageError
 from testbed.models.config import uniform
@@ -233,6 +234,25 @@ def test_where_the_final_norm_sits():
 def test_how_cls_and_positions_start(init, std):
     model = ViT(preset("cifar10", init=init, heads=(1,), mlp=(1,)))
     assert float(model.pos_embed.detach().std()) == pytest.approx(std, rel=0.1)
+
+
+FORMULAS = {
+    "gelu": lambda x: x * (1 + erf(x / np.sqrt(2))) / 2,
+    "gelu_tanh": lambda x: x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))) / 2,
+    "quick_gelu": lambda x: x * expit(1.702 * x),
+    "relu": lambda x: np.maximum(x, 0),
+    "silu": lambda x: x * expit(x),
+}
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_activations_are_their_formulas(name):
+    model = small(activation=name)
+    seen = fired(model, images() * 3)
+    before, after = (seen[f"block.0.mlp.{site}"].double().numpy() for site in ("fc1", "gelu"))
+    np.testing.assert_allclose(after, FORMULAS[name](before), atol=1e-6)
+    others = [formula(before) for other, formula in FORMULAS.items() if other != name]
+    assert all(np.abs(after - other).max() > 1e-5 for other in others)
 
 
 def test_dropout_acts_in_training_only():

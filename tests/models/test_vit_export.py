@@ -38,6 +38,7 @@ VARIANTS = {
         "qkv_bias": False,
     },
     "unequal and empty blocks": {"heads": (1, 0, 3), "mlp": (5, 9, 0), "norm_order": "post"},
+    **{name: {"activation": name} for name in ("gelu_tanh", "quick_gelu")},
 }
 
 
