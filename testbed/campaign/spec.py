@@ -7,26 +7,36 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from testbed.analysis.confidence import TierEdges
 from testbed.analysis.outcome import DETECTORS
 from testbed.campaign.faultspec import FaultSpec
 from testbed.campaign.stop import StopSpec
 from testbed.campaign.strict import Count, NonNegative, Positive, Strict
-from testbed.core.errors import UsageError
+from testbed.core.errors import TestbedError, UsageError
 from testbed.core.formats import format_named
 from testbed.core.site import Where
+from testbed.data.preprocess_stated import kept
 from testbed.engines.runner import check_engine
 from testbed.instrument.feed import GATED_REPLACE, MECHANISMS, OP
 
 
+def _kept_preprocess(asked: Any) -> Any:
+    """What was stated, by its values; left to pydantic where it is neither text nor a table."""
+    try:
+        return kept(asked) if isinstance(asked, (str, dict)) else asked
+    except TestbedError as error:
+        raise ValueError(str(error)) from error
+
+
 class DataSpec(Strict):
-    """``images``: only the first so many test images; all of them unless said."""
+    """``images``: only the first so many test images; all of them unless said. ``preprocess``: a preset's name, a table
+    of values, or a file of them, of timm or of Hugging Face (testbed.data.preprocess_stated); the values are kept."""
 
     name: str
     root: str | None = None
-    preprocess: str | None = None
+    preprocess: Annotated[str | dict[str, Any] | None, BeforeValidator(_kept_preprocess)] = None
     images: Count | None = None
 
 

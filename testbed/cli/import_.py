@@ -83,11 +83,12 @@ def _data(
         if root or preprocess:
             raise UsageError("--root and --preprocess belong to a data set; name it with --data NAME")
         return None, {}
+    from testbed.data.preprocess_stated import kept
     from testbed.data.registry import load
     from testbed.models.runs import DataSource
 
     dataset = load(name, root=root, preprocess=preprocess, seed=seed)
-    source = DataSource(name, None if root is None else str(root), preprocess, seed)
+    source = DataSource(name, None if root is None else str(root), kept(preprocess), seed)
     return source, {"classes": len(dataset.classes), "channels": dataset.channels}
 
 

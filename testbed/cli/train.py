@@ -70,6 +70,7 @@ def train(
     DIR gets the weights (model.safetensors), the curves (curves.csv, curves.png) and a manifest. The weights kept are
     those of the best epoch on the validation images, or of the last, as the recipe says.
     """
+    from testbed.data.preprocess_stated import kept
     from testbed.models.runs import DataSource
     from testbed.train import recipe, recipe_of_preset
     from testbed.train.runs import TrainingPlan
@@ -78,7 +79,7 @@ def train(
     if epochs is not None:
         of_recipe["epochs"] = epochs
     chosen = recipe(recipe_name or recipe_of_preset(preset), **of_recipe)
-    source = DataSource(dataset, str(root) if root else None, preprocess, seed)
+    source = DataSource(dataset, str(root) if root else None, kept(preprocess), seed)
     plan = TrainingPlan.of(preset, source, chosen, seed=seed, overrides=of_model)
     described = {"run": str(run)} | plan.describe()
     if dry_run:

@@ -65,7 +65,7 @@ def augmented_batch(split: Split, positions: np.ndarray, name: str, *, seed: int
         return split.batch(positions)
     chosen = augmentation(name, split.image)
     cropped_size = replace(split, image=chosen.crop)
-    whole = replace(split.preprocess, margin=1.0)
+    whole = split.preprocess.uncropped()
     batch = []
     with torch.random.fork_rng(devices=[]):
         for position in positions:

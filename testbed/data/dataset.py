@@ -44,7 +44,9 @@ class Split:
     def fitted(self, positions: Positions) -> np.ndarray:
         """(b, S, S) or (b, S, S, 3): resized and cropped, not normalised; what augmentations start from."""
         rows = self.rows[positions if isinstance(positions, slice) else np.asarray(positions, np.int64)]
-        images = [self.preprocess.fitted(self.examples.images.pixels(int(row)), self.image) for row in rows]
+        images = [self._fitted(int(row)) for row in rows]
+        if len({image.dtype for image in images}) > 1:  # 8-bit files beside 16-bit ones
+            images = [image / np.float32(255) if image.dtype == np.uint8 else image for image in images]
         if images:
             return np.stack(images)
         return np.empty((0, self.image, self.image, len(self.preprocess.mean)), np.float32)
@@ -73,6 +75,12 @@ class Split:
     def sha256(self) -> str:
         """Content hash of ids, labels and stored images (of files: their bytes), in order. Computed once."""
         return self._sha256
+
+    def _fitted(self, row: int) -> np.ndarray:
+        try:
+            return self.preprocess.fitted(self.examples.images.pixels(row), self.image)
+        except UsageError as error:
+            raise UsageError(f"image {self.examples.ids[row]!r}: {error}") from error
 
     @cached_property
     def _positions(self) -> dict[str, int]:

@@ -1,9 +1,10 @@
-"""From stored pixels to model input: resize, centre crop, scale to [0, 1], normalise."""
+"""From stored pixels to model input: resize, centre crop, scale, normalise."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+import math
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal, get_args
 
 import numpy as np
 from PIL import Image
@@ -11,23 +12,68 @@ from PIL import Image
 from testbed.core.errors import UsageError
 
 Floats = tuple[float, ...]
+Resize = Literal["shorter", "squash", "none"]
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
+Offset = Literal["round", "floor"]
+
+RESIZES: tuple[str, ...] = get_args(Resize)
+INTERPOLATIONS: tuple[str, ...] = get_args(Interpolation)
+OFFSETS: tuple[str, ...] = get_args(Offset)
+PER_8_BIT = 1 / 255
 
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Model input = (pixel - mean) / std per channel, pixels in [0, 1] (uint8 divided by 255).
+    """Model input = (pixel * scale - mean) / std per channel; pixels are 0..255 (float images are held as 0..1).
 
-    An image of another size has its shorter side resized to ``round(size * margin)`` (Pillow's bilinear filter, which
-    antialiases; what torchvision does with image files) and its centre cut out. An image that fits is not resampled.
+    ``resize``: "shorter" brings the shorter side to ``resized_side``, the other in proportion (torchvision, timm);
+    "squash" brings both there, whatever the proportions (Hugging Face's ViT); "none" only cuts. The centre is then cut
+    out, ``size`` x ``size``. Pillow's filters, which antialias; what torchvision, timm and Hugging Face's Pillow backend
+    do with image files. An image that fits is not resampled.
+
+    ``crop``: the share of the resized side that is kept, as timm counts it: resized to ``floor(size / crop)``.
+    ``margin`` says the same the other way round: resized to ``round(size * margin)``. ``size`` (pixels): of the model
+    input; None where the model decides. ``offset``: how half a pixel is rounded where the centre is cut (torchvision and
+    timm round to even, Hugging Face down).
     """
 
     name: str
     mean: Floats
     std: Floats
     margin: float = 1.0
+    resize: Resize = "shorter"
+    size: int | None = None
+    crop: float | None = None
+    interpolation: Interpolation = "bilinear"
+    scale: float = PER_8_BIT
+    offset: Offset = "round"
 
     def describe(self) -> dict[str, Any]:
-        return asdict(self) | {"interpolation": "bilinear, antialiased"}
+        """For manifests: name, mean, std, margin, interpolation; the rest where it is not the default."""
+        antialiased = "" if self.interpolation == "nearest" else ", antialiased"
+        always = {"margin": self.margin, "interpolation": self.interpolation + antialiased}
+        return self.to_dict() | always
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON that ``preprocess_from`` reads back: name, mean, std, and what is not the default."""
+        needed = {"name", "mean", "std"}
+        defaults = {field.name: field.default for field in fields(self)}
+        return {name: value for name, value in asdict(self).items() if name in needed or value != defaults[name]}
+
+    def told(self, size: int | None = None) -> str:
+        """One line for people; ``size`` (pixels) of the model input, where it is known."""
+        side = self.size or size
+        if self.resize == "none":
+            first = "not resized"
+        else:
+            what = "shorter side" if self.resize == "shorter" else "both sides"
+            first = f"{what} to {self._side_told(side)} ({self.interpolation})"
+        scaled = "values / 255" if self.scale == PER_8_BIT else f"values * {self.scale:.6g}"
+        if (self.mean, self.std) == ((0.0,), (1.0,)):
+            normalised = "not normalised"
+        else:
+            normalised = f"mean {_listed(self.mean)}, std {_listed(self.std)}"
+        return f"{self.name}: {first}, centre {side or 'of the model input'}, {scaled}, {normalised}"
 
     def check_channels(self, channels: int) -> None:
         if len(self.mean) not in (1, channels):
@@ -36,23 +82,70 @@ class Preprocess:
                 f" choose another with --preprocess, for example 'half' or 'none'"
             )
 
+    def check_size(self, size: int) -> None:
+        """Raises UsageError where another size of the model input (pixels) was stated."""
+        if self.size not in (None, size):
+            raise UsageError(
+                f"preprocess {self.name!r} makes images of {self.size} pixels, the model takes {size};"
+                " state the size it was trained with, or leave size out"
+            )
+
+    def resized_side(self, size: int) -> int:
+        """Pixels that an image is resized to for a model input of ``size`` pixels."""
+        return round(size * self.margin) if self.crop is None else math.floor(size / self.crop)
+
+    def uncropped(self) -> Preprocess:
+        """The same without a margin to be cut off: what an image that was already cut out is resized with."""
+        return replace(self, margin=1.0, crop=None, size=None)
+
     def fitted(self, pixels: np.ndarray, size: int) -> np.ndarray:
-        """(H, W) or (H, W, C), uint8 or float32 -> the same with H = W = ``size``."""
-        shorter = round(size * self.margin)
-        if min(pixels.shape[:2]) != shorter:
-            pixels = _resized(pixels, shorter)
-        top, left = (round((extent - size) / 2) for extent in pixels.shape[:2])  # rounded as torchvision does
+        """(H, W) or (H, W, C), uint8 or float32 -> the same with H = W = ``size``.
+
+        Raises UsageError for an image that is not resized and is smaller.
+        """
+        height, width = pixels.shape[:2]
+        target = self._resized_to(height, width, size)
+        if target != (height, width):
+            pixels = _resized(pixels, target, self.interpolation)
+        if min(pixels.shape[:2]) < size:
+            raise UsageError(
+                f"an image of {height} x {width} is smaller than the model input, {size} x {size}, and is not to be"
+                ' resized (resize = "none"); choose "shorter" or "squash"'
+            )
+        top, left = (self._offset(extent - size) for extent in pixels.shape[:2])
         return pixels[top : top + size, left : left + size]
 
     def normalised(self, pixels: np.ndarray) -> np.ndarray:
         """(b, S, S) or (b, S, S, C) -> float32 (b, C, S, S). Bit-equal to torchvision's ToTensor and Normalize."""
         channels_last = pixels if pixels.ndim == 4 else pixels[..., None]
         x = np.array(channels_last.transpose(0, 3, 1, 2), np.float32, order="C")  # a copy: changed in place below
-        if pixels.dtype == np.uint8:
+        if self.scale != PER_8_BIT:
+            x *= np.float32(self.scale if pixels.dtype == np.uint8 else 255 * self.scale)
+        elif pixels.dtype == np.uint8:
             x /= np.float32(255)
         x -= np.array(self.mean, np.float32)[:, None, None]
         x /= np.array(self.std, np.float32)[:, None, None]
         return x
+
+    def _resized_to(self, height: int, width: int, size: int) -> tuple[int, int]:
+        """(height, width) of the resized image; the longer side rounded down, as torchvision does."""
+        side = self.resized_side(size)
+        if self.resize == "squash":
+            return side, side
+        if self.resize == "none" or min(height, width) == side:
+            return height, width
+        return (side * height // width, side) if width <= height else (side, side * width // height)
+
+    def _offset(self, spare: int) -> int:
+        """Rounded as torchvision does, or as Hugging Face does."""
+        return round(spare / 2) if self.offset == "round" else spare // 2
+
+    def _side_told(self, size: int | None) -> str:
+        if size is not None:
+            return str(self.resized_side(size))
+        if self.crop is not None:
+            return f"size / {self.crop:g}"
+        return "size" if self.margin == 1 else f"size * {self.margin:.6g}"
 
 
 PREPROCESS: dict[str, Preprocess] = {
@@ -75,17 +168,24 @@ PREPROCESS: dict[str, Preprocess] = {
 def preprocess_named(name: str) -> Preprocess:
     """Raises UsageError naming the known ones."""
     if name not in PREPROCESS:
-        raise UsageError(f"unknown preprocess {name!r}; known: {', '.join(sorted(PREPROCESS))}")
+        raise UsageError(
+            f"unknown preprocess {name!r}; known: {', '.join(sorted(PREPROCESS))}; or state it, such as"
+            " resize=shorter,crop=0.9,interpolation=bicubic,mean=0.5,std=0.5, or name a file: a"
+            " preprocessor_config.json of Hugging Face, a config.json of timm, or a TOML or JSON file of these keys"
+        )
     return PREPROCESS[name]
 
 
-def _resized(pixels: np.ndarray, shorter: int) -> np.ndarray:
-    """Shorter side ``shorter``, the other in proportion (rounded down, as torchvision does)."""
-    height, width = pixels.shape[:2]
-    scale_to = (shorter, shorter * height // width) if width <= height else (shorter * width // height, shorter)
+def _resized(pixels: np.ndarray, target: tuple[int, int], interpolation: str) -> np.ndarray:
+    """To ``target`` (height, width)."""
+    to_width_and_height, filter_ = target[::-1], Image.Resampling[interpolation.upper()]
     if pixels.dtype == np.uint8:
-        return np.asarray(Image.fromarray(pixels).resize(scale_to, Image.Resampling.BILINEAR))
+        return np.asarray(Image.fromarray(pixels).resize(to_width_and_height, filter_))
     if pixels.ndim == 3:  # Pillow's float images have one channel
-        return np.stack([_resized(plane, shorter) for plane in np.moveaxis(pixels, -1, 0)], axis=-1)
+        return np.stack([_resized(plane, target, interpolation) for plane in np.moveaxis(pixels, -1, 0)], axis=-1)
     plane = Image.fromarray(np.ascontiguousarray(pixels, np.float32))
-    return np.asarray(plane.resize(scale_to, Image.Resampling.BILINEAR))
+    return np.asarray(plane.resize(to_width_and_height, filter_))
+
+
+def _listed(values: Floats) -> str:
+    return " ".join(f"{value:.6g}" for value in values)

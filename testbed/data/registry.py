@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +15,8 @@ from testbed.core.cache import cache_folder
 from testbed.core.errors import TestbedError, UsageError
 from testbed.data.collection import Collection, Examples
 from testbed.data.dataset import Dataset, Split
-from testbed.data.preprocess import preprocess_named
+from testbed.data.preprocess import Preprocess
+from testbed.data.preprocess_stated import preprocess_asked
 from testbed.data.splitting import stratified
 
 VALIDATION_SHARE = 0.10  # of the training images, where a collection brings no validation part
@@ -115,29 +117,31 @@ def load(
     *,
     root: str | os.PathLike[str] | None = None,
     image: int | None = None,
-    preprocess: str | None = None,
+    preprocess: str | Mapping[str, Any] | Preprocess | None = None,
     seed: int = 0,
     download: bool = False,
 ) -> Dataset:
     """The data set called ``name``.
 
-    ``root`` is the data folder (see ``data_root``); ``image`` the side of the model input in pixels, by default the
-    data set's own; ``preprocess`` a name of ``testbed.data.preprocess.PREPROCESS``, by default the data set's own;
-    ``seed`` decides the splits. Nothing is fetched unless ``download``. Raises UsageError for an unknown name,
-    TestbedError when files are missing or bad.
+    ``root`` is the data folder (see ``data_root``); ``image`` the side of the model input in pixels, by default the one
+    that ``preprocess`` states or the data set's own; ``preprocess`` what ``testbed.data.preprocess_stated`` reads (a
+    preset's name, stated values, a file), by default the data set's own preset; ``seed`` decides the splits. Nothing is
+    fetched unless ``download``. Raises UsageError for an unknown name or value, TestbedError when files are missing or
+    bad.
     """
     entry, path = find(name)
     request = Request(name, data_root(root), path, seed)
     _ensure(entry, request, download)
     collection = entry.load(request)
     _check_labels(name, collection)
-    chosen = preprocess_named(preprocess or collection.preprocess)
+    chosen = preprocess_asked(preprocess or collection.preprocess)
     first = collection.test.images.pixels(0)
     channels = 1 if first.ndim == 2 else first.shape[2]
     chosen.check_channels(channels)
-    side = next(s for s in (image, collection.image, min(first.shape[:2])) if s is not None)
+    side = next(s for s in (image, chosen.size, collection.image, min(first.shape[:2])) if s is not None)
     if side < 1:
         raise UsageError(f"image size must be at least 1, not {side}")
+    chosen.check_size(side)
 
     def split(examples: Examples, rows: np.ndarray) -> Split:
         return Split(examples, rows, side, chosen)

@@ -26,11 +26,13 @@ class DataSource:
     """What ``testbed.data.load`` is to be asked for; the model says the image size.
 
     Paths (``root``, and PATH of ``imagefolder:PATH``) are made absolute, so that the folder can be used from anywhere.
+    ``preprocess``: a preset's name or the values that were stated (``testbed.data.preprocess_stated.kept``: of a file,
+    its values, not its path).
     """
 
     name: str
     root: str | None = None
-    preprocess: str | None = None
+    preprocess: str | dict[str, Any] | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
