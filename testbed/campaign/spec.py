@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from testbed.analysis.confidence import TierEdges
 from testbed.analysis.outcome import DETECTORS
 from testbed.campaign.faultspec import FaultSpec
+from testbed.campaign.ready_made import where_specs_are
 from testbed.campaign.stop import StopSpec
 from testbed.campaign.strict import Count, NonNegative, Positive, Strict
 from testbed.core.errors import TestbedError, UsageError
@@ -234,9 +235,11 @@ def load_spec(path: Path, changes: Sequence[str] = ()) -> CampaignSpec:
     try:
         values = tomllib.loads(path.read_text())
     except FileNotFoundError as error:
-        raise UsageError(f"{path}: no such file; ready-made specs are in campaigns/") from error
+        raise UsageError(f"{path}: no such file; {where_specs_are(path)}") from error
     except IsADirectoryError as error:
-        raise UsageError(f"{path} is a folder; name a spec file such as campaigns/digits.toml") from error
+        raise UsageError(
+            f"{path} is a folder; name a spec file, such as one that testbed campaign new writes"
+        ) from error
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"{path} is not TOML: {error}") from error
     for change in changes:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from testbed.cli.campaign_ber import ber
+from testbed.cli.campaign_new import list_, new
 from testbed.cli.campaign_plan import plan
 from testbed.cli.campaign_status import status
 from testbed.cli.common import emit, example, json_option, run_option
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from testbed.campaign.workforce import Workforce
 
 
-@click.group(epilog=example("testbed campaign run campaigns/digits.toml"))
+@click.group(epilog=example("testbed campaign new digits", "testbed campaign run digits.toml"))
 def campaign() -> None:
     """Run fault-injection campaigns, and compare them."""
 
@@ -130,5 +131,7 @@ def compare(first: Path, second: Path, rows: int, to: Path | None, as_json: bool
 
 
 campaign.add_command(ber)
+campaign.add_command(list_)
+campaign.add_command(new)
 campaign.add_command(plan)
 campaign.add_command(status)

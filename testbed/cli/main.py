@@ -74,7 +74,7 @@ def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
 @click.group(
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
-    epilog=example("testbed doctor", "testbed campaign run campaigns/digits.toml"),
+    epilog=example("testbed doctor", "testbed campaign new digits", "testbed campaign run digits.toml"),
 )
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
 def cli() -> None:

@@ -152,7 +152,7 @@ def test_a_fault_cannot_be_named_twice_in_one_section(tiny_values: dict[str, Any
         (lambda path: path.write_text("name = 'a'\nname = 'b'"), "is not TOML"),
         (lambda path: path.write_text(""), "name"),
         (lambda path: path.mkdir(), "is a folder"),
-        (lambda path: None, "no such file; ready-made specs are in campaigns/"),
+        (lambda path: None, "no such file; ready-made specs: testbed campaign list"),
     ],
     ids=["syntax", "bytes", "key twice", "empty", "folder", "missing"],
 )

@@ -1,0 +1,68 @@
+"""Ready-made campaign specs: commented TOML files that travel with the package, to run as they are or to begin one's own."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import testbed
+from testbed.core.errors import UsageError
+
+_NAME = re.compile(r'^name = "[^"]*"', re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class ReadyMade:
+    """``about``: the first sentence of the file's opening comment."""
+
+    name: str
+    path: Path
+    about: str
+
+    def text_named(self, name: str) -> str:
+        """The file's text, of a campaign called ``name``."""
+        return _NAME.sub(f'name = "{name}"', self.path.read_text(), count=1)
+
+
+@cache
+def ready_made() -> dict[str, ReadyMade]:
+    """Name -> spec, sorted by name."""
+    found = {}
+    for path in sorted(_folder().glob("*.toml"), key=lambda path: path.stem):
+        text = path.read_text()
+        found[path.stem] = ReadyMade(str(tomllib.loads(text)["name"]), path, _about(text))
+    return found
+
+
+def ready_made_named(name: str) -> ReadyMade:
+    """Raises UsageError naming the known ones."""
+    if name not in ready_made():
+        raise UsageError(f"no ready-made spec is called {name!r}; known: {', '.join(ready_made())}")
+    return ready_made()[name]
+
+
+def where_specs_are(missing: Path) -> str:
+    """What to do about a spec file that is not there."""
+    if missing.stem in ready_made():
+        return f"write it with: testbed campaign new {missing.stem}"
+    return "ready-made specs: testbed campaign list"
+
+
+def _folder() -> Path:
+    """In an installed package; in a checkout, or an editable install of one, ``campaigns/`` beside the package."""
+    package = Path(testbed.__file__).parent
+    packed = package / "campaigns"
+    return packed if packed.is_dir() else package.parent / "campaigns"
+
+
+def _about(text: str) -> str:
+    comment = []
+    for line in text.splitlines():
+        if not line.startswith("#"):
+            break
+        comment.append(line.lstrip("# "))
+    first, _, _ = " ".join(comment).replace(": ", ". ").partition(". ")
+    return first.rstrip(".")

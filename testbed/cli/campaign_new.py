@@ -1,0 +1,73 @@
+"""``testbed campaign new`` and ``list``: ready-made specs to begin with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from testbed.cli.common import emit, example, json_option
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from testbed.campaign.ready_made import ReadyMade
+
+
+@click.command(
+    epilog=example(
+        "testbed campaign new digits",
+        "testbed campaign new my-model --from cifar10",
+        "testbed campaign new my-model --from digits-adaptive --to specs/my-model.toml",
+    )
+)
+@click.argument("name")
+@click.option("--from", "source", metavar="SPEC", help="The ready-made spec to begin with; NAME, or digits.")
+@click.option(
+    "--to", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="The file to write; NAME.toml."
+)
+@json_option
+def new(name: str, source: str | None, to: Path | None, as_json: bool) -> None:
+    """Write a commented spec for a campaign called NAME, to run as it is or to edit.
+
+    Nothing is overwritten. `testbed campaign list` shows what there is to begin with.
+    """
+    from testbed.campaign.ready_made import ready_made, ready_made_named
+    from testbed.campaign.spec import load_spec, parse_spec
+    from testbed.core.errors import UsageError
+    from testbed.core.files import write_bytes
+
+    begun_with = ready_made_named(source or (name if name in ready_made() else "digits"))
+    parse_spec(load_spec(begun_with.path).model_dump(mode="json", exclude_none=True) | {"name": name}, f"NAME {name!r}")
+    file = to or Path(f"{name}.toml")
+    if file.exists():
+        raise UsageError(f"{file} is there already; name another file: --to FILE")
+    write_bytes(file, begun_with.text_named(name).encode())
+    written = {"file": str(file), "from": begun_with.path.stem, "run": f"testbed campaign run {file}"}
+    emit(written, as_json, lambda: f"wrote {file}, a copy of {begun_with.path.stem}; run it with: {written['run']}")
+
+
+@click.command("list", epilog=example("testbed campaign list", "testbed campaign list --json"))
+@json_option
+def list_(as_json: bool) -> None:
+    """List the ready-made specs: what each shows, and the model it needs."""
+    from testbed.campaign.ready_made import ready_made
+    from testbed.campaign.spec import load_spec
+
+    specs = {name: (ready, load_spec(ready.path).model) for name, ready in ready_made().items()}
+    rows = [(ready, model.run or f"preset {model.preset}, trained on first use") for ready, model in specs.values()]
+    known = [
+        {"name": ready.path.stem, "about": ready.about, "model": model, "file": str(ready.path)}
+        for ready, model in rows
+    ]
+    emit({"specs": known}, as_json, lambda: _table(rows))
+
+
+def _table(rows: list[tuple[ReadyMade, str]]) -> Table:
+    from rich.table import Table
+
+    table = Table("name", "what it shows", "model", box=None)
+    for ready, model in rows:
+        table.add_row(ready.path.stem, ready.about, model)
+    return table
