@@ -47,7 +47,7 @@ def smoothed_variances(frame: Frame, tally: Tally) -> Floats:
         square = (squares + borrowed * square) / (n + borrowed)
     guess = np.maximum(square - mean**2, 0)
 
-    each = np.maximum(own.n, 1) / np.maximum(1 - own.n / classes.population, 1e-9) / classes.share**2
+    each = np.maximum(own.n, 1) / np.maximum(1 - own.n / classes.drawable, 1e-9) / classes.share**2
     seen = group_sums(variances(frame, tally), frame.class_of) * each
     events = np.minimum(own.total, own.n - own.total)
     return np.minimum(guess + events / (events + _TELLING) * (seen - guess), 0.25)
@@ -84,7 +84,7 @@ def first_allocation(frame: Frame, least: int, per_domain: float, deviation: Flo
     wanted = frame.share * per_domain
     if deviation is not None:
         wanted = (wanted + neyman(frame, deviation, per_domain)) / 2
-    return np.minimum(np.maximum(np.floor(wanted), least), frame.population)
+    return np.minimum(np.maximum(np.floor(wanted), least), frame.drawable)
 
 
 def cheapest_allocation(
@@ -104,7 +104,7 @@ def cheapest_allocation(
         better = missing < fewest
         fewest = np.where(better, missing, fewest)
         best = np.where(better[..., frame.domain], wanted, best)
-    return np.minimum(best, frame.population)
+    return np.minimum(best, frame.drawable)
 
 
 def half_width(rate: Floats, variance: Floats, heaviest: Floats, z: float) -> Floats:
@@ -120,7 +120,7 @@ def half_width(rate: Floats, variance: Floats, heaviest: Floats, z: float) -> Fl
 def formula_half_width(frame: Frame, tally: Tally, z: float) -> Floats:
     """(..., D) what `half_width` makes of the faults seen: how far it is off is known before it is used for a guess."""
     n = np.maximum(tally.n, 1)
-    weight = frame.share * np.clip(1 - tally.n / frame.population, 0, 1) / n
+    weight = frame.share * frame.unsampled(tally.n) / n
     heaviest = np.take_along_axis(weight, frame.largest(weight), -1)
     return half_width(frame.sums(frame.share * tally.total / n), frame.sums(variances(frame, tally)), heaviest, z)
 
@@ -142,7 +142,7 @@ def _above_floor(frame: Frame, drawn: Floats, spread: Floats, heaviest: Floats, 
     """
     least = np.maximum(drawn, frame.share / heaviest[..., frame.domain])
     pull = frame.share * np.sqrt(spread)
-    finite = frame.share**2 * spread / frame.population
+    finite = frame.share**2 * spread / frame.drawable
     free = np.ones_like(least, bool)
     wanted = least
     for _ in range(_STEPS):
@@ -159,10 +159,10 @@ def shared_out(frame: Frame, drawn: Floats, additions: Floats) -> Floats:
     label = frame.class_of
     weight = frame.population / group_sums(frame.population, label)[label]
     goal = (group_sums(drawn, label) + additions)[..., label] * weight
-    lacking = np.clip(goal - drawn, 0, frame.population - drawn)
+    lacking = np.clip(goal - drawn, 0, frame.drawable - drawn)
     total = np.maximum(group_sums(lacking, label), 1e-300)
     wanted = lacking * np.minimum(additions / total, 1)[..., label]
-    return np.minimum(_whole(wanted, label), frame.population - drawn)
+    return np.minimum(_whole(wanted, label), frame.drawable - drawn)
 
 
 def _whole(wanted: Floats, label: NDArray[np.int64]) -> Floats:

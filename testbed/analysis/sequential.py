@@ -139,7 +139,7 @@ class Monitor:
         now = (factor ** (1 / steps) - 1) * seen
         scaled = wanted * (now / np.maximum(total, 1e-300))[:, classes.domain]
         lacking = np.maximum(np.where(self.open, _LEAST_GROWTH * seen, 0) - now, 0)
-        spare = np.where(classes.population > drawn, target, 0)
+        spare = np.where(classes.drawable > drawn, target, 0)
         extra = lacking / np.maximum(classes.sums(spare), 1e-300)
         return scaled + extra[:, classes.domain] * spare
 
@@ -158,7 +158,7 @@ class Monitor:
         aimed = domain_rates(frame, self.tally, rule.aimed_confidence)
         times = (rule.margin / np.maximum(aimed.half_width, 1e-9)) ** 2
         out = (self.faults + 1 > rule.max_faults) | (seen.n.sum(-1) == 0) | (self.looks >= rule.max_looks)
-        known = frame.sums(frame.population - self.tally.n) <= 0
+        known = frame.sums(frame.drawable - self.tally.n) <= 0
         looked = np.zeros_like(self.open)
         level = self.level.copy()
         for campaign, domain in zip(*np.nonzero(self.open), strict=True):

@@ -20,7 +20,8 @@ _ROUNDING = 1e-12
 
 @dataclass(frozen=True)
 class Truth:
-    """Strata and how many of their faults have an event, (H,) whole numbers."""
+    """Strata and how many of their faults have an event, (H,): whole numbers, but of endless strata, whose share of
+    events it is times their population."""
 
     frame: Frame
     events: Floats
@@ -28,7 +29,8 @@ class Truth:
     @classmethod
     def of(cls, frame: Frame, rates: ArrayLike) -> Truth:
         """Rates (H,) are met as nearly as the populations allow."""
-        return cls(frame, np.round(np.asarray(rates, np.float64) * frame.population))
+        exact = np.asarray(rates, np.float64) * frame.population
+        return cls(frame, np.where(np.isinf(frame.drawable), exact, np.round(exact)))
 
     @property
     def rates(self) -> Floats:
@@ -36,10 +38,11 @@ class Truth:
         return self.frame.sums(self.events) / self.frame.sums(self.frame.population)
 
     def draw(self, rng: np.random.Generator, n: Floats, before: Tally) -> Tally:
-        """Draws ``n`` (..., H) more faults without replacement, after those of ``before``."""
-        bad = np.broadcast_to(self.events, n.shape) - before.total
-        left = np.broadcast_to(self.frame.population, n.shape) - before.n
-        small = left < _COUNTABLE
+        """Draws ``n`` (..., H) more faults, after those of ``before``: without replacement, but from endless strata."""
+        endless = np.isinf(self.frame.drawable)
+        bad = self.events - np.where(endless, 0, before.total)
+        left = self.frame.population - np.where(endless, 0, before.n)
+        small = (left < _COUNTABLE) & ~endless
         x = np.zeros(n.shape)
         counts = (part[small].astype(np.int64) for part in (bad, left - bad, n))
         x[small] = rng.hypergeometric(*counts)
@@ -104,13 +107,14 @@ def faults_needed(
     strata.
     """
     if design == "leveugle":
-        sizes = frame.sums(frame.population).astype(np.int64).tolist()
+        sizes = frame.sums(frame.drawable).tolist()
         fixed = np.array([leveugle(size, rule.margin, rule.confidence) for size in sizes], np.float64)
         return Needed(fixed.sum(), fixed.sum(), fixed.sum(), fixed, 1.0)
     truth = Truth.of(frame, rates)
     if design == "uniform":
         domains = np.arange(frame.domains)
-        truth = Truth(Frame.of(frame.sums(frame.population), domains), frame.sums(truth.events))
+        endless = np.isinf(frame.sums(frame.drawable))
+        truth = Truth(Frame.of(frame.sums(frame.population), domains, endless=endless), frame.sums(truth.events))
     elif design != "adaptive":
         raise UsageError(f"unknown design {design!r}; known: leveugle, uniform, adaptive")
     played = play(truth, rule, campaigns, seed)

@@ -121,13 +121,13 @@ def _limit_with_one_more(
     return np.where(certain, mean, betaincinv(a, b, 0.5 + np.asarray(confidence) / 2)), size
 
 
-def leveugle(population: int, margin: float, confidence: float = 0.95, p: float = 0.5, relative: bool = False) -> int:
+def leveugle(population: float, margin: float, confidence: float = 0.95, p: float = 0.5, relative: bool = False) -> int:
     """Faults to draw so that the rate's error stays within ``margin`` (Leveugle et al., DATE 2009).
 
     ``n = N / (1 + e^2 (N-1) / (t^2 p (1-p)))``, rounded up, with N the faults in the population, t the normal
     quantile of the confidence level, p the expected rate (0.5, the worst case, when unknown) and e the margin:
-    absolute, or, if ``relative``, a share of p. At least 1, never more than N. Raises UsageError for values no sample
-    size belongs to.
+    absolute, or, if ``relative``, a share of p. At least 1, never more than N, which may be `math.inf`. Raises UsageError
+    for values no sample size belongs to.
     """
     _check_confidence(confidence)
     if population < 1:
@@ -138,7 +138,9 @@ def leveugle(population: int, margin: float, confidence: float = 0.95, p: float 
         raise UsageError(f"the margin must be above 0, not {margin}; 0.01 is one percentage point")
     error = margin * p if relative else margin
     spread = _normal_quantile(confidence) ** 2 * p * (1 - p)
-    return min(population, math.ceil(population / (1 + error**2 * (population - 1) / spread)))
+    if population == math.inf:
+        return max(1, math.ceil(spread / error**2))
+    return min(int(population), math.ceil(population / (1 + error**2 * (population - 1) / spread)))
 
 
 def _normal_quantile(confidence: float) -> float:

@@ -5,6 +5,10 @@ Faults are drawn from each stratum uniformly and without replacement. A fault's 
 images with an event where it strikes several (the images are taken as given). With N_h the faults of stratum h and n_h,
 t_h, q_h the number, sum and sum of squares of the values seen, ``p = sum N_h t_h / n_h / sum N_h``, and its variance
 ``sum N_h^2 (1 - n_h / N_h) s_h^2 / n_h / (sum N_h)^2`` (Cochran, Sampling Techniques, 1977, ch. 5).
+
+An endless stratum is one whose places N_h hold more faults than can ever be drawn, such as the 2^32 words that a random
+fault may write to each. N_h is then its weight and nothing else: there is no finite-population correction (``1 - n_h /
+N_h`` is 1), and however many faults are drawn, the rate is never known for certain.
 """
 
 from __future__ import annotations
@@ -55,12 +59,13 @@ class Frame:
 
     A class lies within a domain; faults are allocated to classes and shared out within them in proportion to population.
     ``alike``: a label of each stratum's class, the same for classes of different domains whose rates may be about the
-    same.
+    same. ``endless``: (H,) strata of more faults than their population counts; None: none is.
     """
 
     population: Floats
     domain: NDArray[np.int64]
     alike: NDArray[np.int64]
+    endless: NDArray[np.bool_] | None = None
     share: Floats = field(init=False)  # of the domain's population
 
     def __post_init__(self) -> None:
@@ -69,14 +74,30 @@ class Frame:
         object.__setattr__(self, "share", self.population / self.sums(self.population)[self.domain])
 
     @classmethod
-    def of(cls, population: ArrayLike, domain: ArrayLike, alike: ArrayLike | None = None) -> Frame:
+    def of(
+        cls,
+        population: ArrayLike,
+        domain: ArrayLike,
+        alike: ArrayLike | None = None,
+        endless: ArrayLike | None = None,
+    ) -> Frame:
         """Labels of any kind, (H,) each; domains are numbered in the order of their labels. Without ``alike``, every
         stratum is a class of its own."""
         sizes = np.asarray(population, np.float64)
-        return cls(sizes, _codes(domain), _codes(np.arange(len(sizes)) if alike is None else alike))
+        some = None if endless is None else np.asarray(endless, bool)
+        return cls(sizes, _codes(domain), _codes(np.arange(len(sizes)) if alike is None else alike), some)
 
     def __len__(self) -> int:
         return len(self.population)
+
+    @cached_property
+    def drawable(self) -> Floats:
+        """(H,) faults that can be drawn from each stratum: infinity of an endless one."""
+        return self.population if self.endless is None else np.where(self.endless, np.inf, self.population)
+
+    def unsampled(self, n: Floats) -> Floats:
+        """(..., H) the share of each stratum that is left when ``n`` faults were drawn: the finite-population correction."""
+        return np.clip(1 - n / self.drawable, 0, 1)
 
     @property
     def domains(self) -> int:
@@ -91,7 +112,8 @@ class Frame:
     def classes(self) -> Frame:
         """The classes as strata."""
         _, first = np.unique(self.class_of, return_index=True)
-        return Frame(group_sums(self.population, self.class_of), self.domain[first], self.alike[first])
+        endless = None if self.endless is None else group_sums(self.endless.astype(np.float64), self.class_of) > 0
+        return Frame(group_sums(self.population, self.class_of), self.domain[first], self.alike[first], endless)
 
     def sums(self, values: Floats) -> Floats:
         """(..., D) of (..., H)."""
@@ -141,7 +163,7 @@ def domain_rates(frame: Frame, tally: Tally, confidence: ArrayLike) -> Rates:
     n = np.maximum(tally.n, 1)
     mean = tally.total / n
     rate = np.clip(frame.sums(frame.share * mean), 0, 1)
-    unsampled = np.clip(1 - tally.n / frame.population, 0, 1)
+    unsampled = frame.unsampled(tally.n)
     variance = frame.sums(variances(frame, tally))
 
     level = np.minimum(np.asarray(confidence, np.float64), _CERTAIN)
@@ -162,7 +184,7 @@ def variances(frame: Frame, tally: Tally) -> Floats:
     variance of its own: the largest is taken that its fault's distance from the domain's rate allows."""
     n = np.maximum(tally.n, 1)
     mean = tally.total / n
-    unsampled = np.clip(1 - tally.n / frame.population, 0, 1)
+    unsampled = frame.unsampled(tally.n)
     spread = np.maximum(tally.squares - tally.total * mean, 0) / np.maximum(n - 1, 1)
     rate = frame.sums(frame.share * mean)[..., frame.domain]
     spread = np.where(tally.n == 1, np.maximum(rate, 1 - rate) ** 2, spread)

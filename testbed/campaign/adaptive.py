@@ -20,7 +20,7 @@ from testbed.analysis.sequential import Monitor
 from testbed.analysis.stratified import Floats, Frame, Tally, domain_rates
 from testbed.campaign.grouping import FaultModel, Group, Values, all_strata, grouped
 from testbed.campaign.plan import Planned, PlannedFault, in_parts, planned_fault
-from testbed.campaign.sampling import draw_of, drawn_places, members_of
+from testbed.campaign.sampling import draw_of, group_places, members_of
 from testbed.campaign.spec import CampaignSpec
 from testbed.campaign.stop import StopSpec
 from testbed.core.errors import StaleArtefact, UsageError
@@ -104,7 +104,7 @@ class AdaptivePlanner:
         """The plan of round ``number`` from those before it, in parts of bounded size; None if it is not needed.
 
         Fault ids go on where the rounds before ended. ``inclusion`` is the share of a stratum drawn so far, this round's
-        draws included. Raises ValueError unless there is one count for each earlier round.
+        draws included; null where the stratum is endless. Raises ValueError unless there is one count for each earlier round.
         """
         if len(counts) != number:
             raise ValueError(f"round {number} follows from {number} rounds, not {len(counts)}")
@@ -131,7 +131,7 @@ class AdaptivePlanner:
                 "stratum": h,
                 "round": number,
                 "population": group.population,
-                "inclusion": int(before[h] + additions[h]) / group.population,
+                "inclusion": None if group.endless else int(before[h] + additions[h]) / group.population,
             }
             yield planned_fault(stratum, draw, self.tables[stratum.target], facts)
 
@@ -139,7 +139,7 @@ class AdaptivePlanner:
         """Per group: (group, draw number, member, place in it, the member's place among all strata) of its new draws."""
         for h in np.flatnonzero(additions).tolist():
             group, start, stop = self.groups[h], int(before[h]), int(before[h] + additions[h])
-            member, place = members_of(group, drawn_places(group.population, self.spec.seed, group.name, start, stop))
+            member, place = members_of(group, group_places(group, self.spec.seed, start, stop))
             order = np.array([number for number, _ in group.members], np.int64)
             yield np.full(stop - start, h), np.arange(start, stop), member, place, order[member]
 
@@ -259,7 +259,8 @@ def _frame(
         alike = (group.model, tuple(group.values[at] for at in steered_by), int(ranks[h]))
         codes[:, h] = domains.setdefault(key, len(domains)), classes.setdefault(alike, len(classes))
     population = np.array([group.population for group in groups], np.float64)
-    return Frame(population, codes[0], codes[1]), list(domains)
+    endless = np.array([group.endless for group in groups])
+    return Frame(population, codes[0], codes[1], endless), list(domains)
 
 
 def _ranks(groups: Sequence[Group], scores: Floats) -> NDArray[np.int64]:

@@ -1,5 +1,8 @@
 """Sampling: which strata there are, and which faults are drawn from each, without replacement.
 
+Where what a fault does is drawn together with its place (a random word, bits of each word's own), a place holds more
+faults than one: any number can be drawn then, each place once before any a second time.
+
 Every draw is seeded by (campaign seed, stratum name, draw number) and nothing else, so a stratum's faults do not depend
 on the other strata, on their order, or on who draws them.
 """
@@ -78,6 +81,27 @@ class Stratum:
         return tuple(range(self.site.format.bits)) if asked == "all" else tuple(sorted(asked))
 
     @property
+    def endless(self) -> bool:
+        """Whether what a fault does is drawn together with its place, which then holds more faults than one."""
+        if self.op == "random":
+            return True
+        return self.bit is None and self.section is not None and self.section.pattern != "bits" and len(self.bits) > 1
+
+    @property
+    def drawable(self) -> float:
+        """How many faults can be drawn: infinity from an endless stratum."""
+        return math.inf if self.endless else self.size
+
+    def drawn_of(self, wanted: int) -> int:
+        """How many faults are drawn where so many are wanted."""
+        return int(min(wanted, self.drawable))
+
+    def inclusion(self, drawn: int) -> float | None:
+        """The probability that a fault of the stratum is among so many; None for an endless one, of whose faults hardly
+        any is."""
+        return None if self.endless else drawn / self.size
+
+    @property
     def size(self) -> int:
         """Faults in the stratum: (place, image) pairs of this op and bit; places where a fault strikes every image.
 
@@ -150,7 +174,8 @@ def _bits(spec: FaultSpec, site: Site, op: str) -> Sequence[int | None]:
 
 
 def draws(stratum: Stratum, wanted: int, seed: int) -> list[Draw]:
-    """Up to ``wanted`` distinct faults: all of them where the stratum holds no more."""
+    """Up to ``wanted`` distinct faults: all of them where the stratum holds no more. An endless stratum gives as many as
+    are wanted, each place once before any a second time."""
     return list(drawn(stratum, wanted, seed))
 
 
@@ -158,7 +183,9 @@ def drawn(stratum: Stratum, wanted: int, seed: int) -> Iterator[Draw]:
     """The same, one by one."""
     size = stratum.size
     taken: set[int] = set()
-    for number in range(min(wanted, size)):
+    for number in range(stratum.drawn_of(wanted)):
+        if len(taken) == size:
+            taken.clear()
         rng = np.random.default_rng(seed_of(seed, stratum.name, number))
         chosen = _below(rng, size)
         while chosen in taken:

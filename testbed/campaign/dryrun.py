@@ -87,7 +87,7 @@ def _section(
     population = count = 0
     per_stratum = []
     for stratum in strata(section, table, tier_images):
-        n = min(section.per_stratum, stratum.size)
+        n = stratum.drawn_of(section.per_stratum)
         bit_class = stratum.site.format.bit_class(stratum.bit)
         model = section.label(stratum.op)
         sampled[(model, "all")] += n

@@ -66,6 +66,11 @@ class Group:
     def population(self) -> int:
         return int(self.starts[-1])
 
+    @cached_property
+    def endless(self) -> bool:
+        """Whether more faults can be drawn than the population counts: see `Stratum.endless`."""
+        return any(stratum.endless for _, stratum in self.members)
+
 
 def all_strata(
     spec: CampaignSpec, tables: Mapping[str, SiteTable], tier_images: Sequence[Sequence[str]]

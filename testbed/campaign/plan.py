@@ -62,8 +62,8 @@ def _faults(
     for section in spec.faults:
         table = tables[section.target]
         for stratum in strata(section, table, tier_images):
-            chosen = min(section.per_stratum, stratum.size)
-            facts = {"stratum": number, "inclusion": chosen / stratum.size}
+            chosen = stratum.drawn_of(section.per_stratum)
+            facts = {"stratum": number, "inclusion": stratum.inclusion(chosen)}
             for draw in drawn(stratum, chosen, spec.seed):
                 yield planned_fault(stratum, draw, table, facts)
             number += 1

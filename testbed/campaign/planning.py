@@ -36,8 +36,8 @@ class Wanted:
     rate: float = 0.5
     relative: bool = False
 
-    def faults(self, population: int) -> int:
-        """Leveugle's n."""
+    def faults(self, population: float) -> int:
+        """Leveugle's n; population: infinity where faults are without number."""
         return leveugle(population, self.margin, self.confidence, self.rate, self.relative)
 
 
@@ -46,6 +46,7 @@ class _Part:
     strata: int = 0
     population: int = 0
     drawn: int = 0
+    drawable: float = 0  # infinity where faults of random content are without number
 
 
 @dataclass
@@ -99,7 +100,7 @@ class Plan:
         """One JSON-ready record per part, fault models apart: its population N, Leveugle's n, and what the spec draws."""
         self._sums = _Sums()
         for (model, values), part in self._parts():
-            leveugle_n = self.wanted.faults(part.population)
+            leveugle_n = self.wanted.faults(part.drawable)
             self._add(model, part, leveugle_n)
             yield {
                 **model.told(),
@@ -115,7 +116,7 @@ class Plan:
             set(self.by) >= set(FINEST) and self.spec.stop is None
         ):  # each stratum by itself: none has to wait for others
             for stratum, drawn in self._drawn():
-                yield self._key(stratum), _Part(1, stratum.population, drawn)
+                yield self._key(stratum), _Part(1, stratum.population, drawn, stratum.drawable)
             return
         found: dict[tuple[FaultModel, Values], _Part] = {}
         for stratum, drawn in self._drawn():
@@ -123,6 +124,7 @@ class Plan:
             part.strata += 1
             part.population += stratum.population
             part.drawn += drawn
+            part.drawable += stratum.drawable
         yield from found.items()
 
     def _key(self, stratum: Stratum) -> tuple[FaultModel, Values]:
@@ -136,7 +138,7 @@ class Plan:
         for section in self.spec.faults:
             alone = self.spec.model_copy(update={"faults": (section,)})
             for stratum in all_strata(alone, self.tables, self.tier_images):
-                yield stratum, min(section.per_stratum, stratum.size)
+                yield stratum, stratum.drawn_of(section.per_stratum)
 
     def _first_round(self) -> Iterator[tuple[Stratum, int]]:
         """An adaptive campaign's strata as they are sampled: its faults are told of the first stratum of each."""
@@ -201,12 +203,12 @@ class Plan:
             return None
         planner, stop = self.planner, self.spec.stop
         rule = stop.rule(self.spec.confidence)
-        sizes = planner.frame.sums(planner.frame.population).astype(int).tolist()
+        sizes = planner.frame.sums(planner.frame.drawable).tolist()
         return {
             "per": stop.per,
             "domains": len(sizes),
             "strata": len(planner.groups),
-            "faults_at_least": sum(min(int(smallest_sample(rule.margin, rule.confidence)), size) for size in sizes),
+            "faults_at_least": sum(int(min(smallest_sample(rule.margin, rule.confidence), size)) for size in sizes),
             "leveugle": sum(leveugle(size, rule.margin, rule.confidence) for size in sizes),
         }
 

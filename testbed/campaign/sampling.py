@@ -2,7 +2,8 @@
 
 Draw number n is place n of a random permutation of the group's faults, which is seeded by (campaign seed, group name)
 and never written down. So any range of draws costs what it holds, and no draw depends on others, not even its own
-group's earlier ones.
+group's earlier ones. An endless group, whose places hold more faults than one, is gone through again and again, each
+time in another order.
 """
 
 from __future__ import annotations
@@ -42,6 +43,21 @@ def drawn_places(population: int, seed: int, name: str, start: int, stop: int) -
         places[outside] = _permuted(places[outside], half, keys)
         outside = places >= population
     return places.astype(np.int64)
+
+
+def group_places(group: Group, seed: int, start: int, stop: int) -> Integers:
+    """(stop - start,) places of the group's draws ``start`` to ``stop`` - 1: see `drawn_places`."""
+    size = group.population
+    if not group.endless:
+        return drawn_places(size, seed, group.name, start, stop)
+    parts = []
+    while start < stop:
+        turn, first = divmod(start, size)
+        last = min(size, first + stop - start)
+        name = group.name if turn == 0 else f"{group.name}/turn {turn}"
+        parts.append(drawn_places(size, seed, name, first, last))
+        start += last - first
+    return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
 
 def _permuted(words: _Words, half: np.uint64, keys: _Words) -> _Words:

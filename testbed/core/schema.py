@@ -51,7 +51,11 @@ PLAN_COLUMNS: tuple[Column, ...] = (
         "int64",
         "faults in the stratum: (element, bit, image) for activations, (element, bit) for weights",
     ),
-    Column("inclusion", "float64", "probability that this fault was drawn"),
+    Column(
+        "inclusion",
+        "float64",
+        "probability that this fault was drawn; null where its random content was drawn with it, of too many to count",
+    ),
     Column("image_id", "dictionary", "the image struck; null where every image is run (persistent faults)"),
     Column("tier", "int16", "confidence tier of the stratum, 0 the least confident; null where every image is run"),
 )

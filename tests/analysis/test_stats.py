@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -83,6 +85,7 @@ def test_leveugle_sample_sizes():
     assert leveugle(1000, 0.05) == 278  # 1000 / (1 + 0.0025 * 999 / 0.9604) = 277.7
     assert leveugle(10**15, 0.01, p=0.1) == 3458  # 9 % of 38,414.6
     assert leveugle(10**18 - 1, 1e-30) == 10**18 - 1  # and not the 10**18 that floats make of it
+    assert [leveugle(math.inf, margin) for margin in (0.05, 0.01, 3)] == [385, 9604, 1]
     assert leveugle(2, 0.9) == 2  # 2 / (1 + 0.81 / 0.9604) = 1.09
 
 

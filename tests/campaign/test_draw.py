@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from testbed.campaign.draw import Draw, Stratum, draws, strata
+from testbed.campaign.draw import Draw, Stratum, drawn, draws, strata
 from testbed.campaign.files import PLAN
 from testbed.campaign.images import named_images
 from testbed.campaign.plan import plan_table, read_plan, write_plan
@@ -94,6 +95,40 @@ def test_random_words_are_uniform_in_every_bit() -> None:
     assert max(words) >= 2**31
 
 
+def test_random_words_are_drawn_as_often_as_wanted_each_place_once_before_any_twice() -> None:
+    words = stratum("head", op="random", bit=None, images="ab")  # 6 places
+    many = draws(words, 20, seed=3)
+    assert [draw.number for draw in many] == list(range(20))
+    for turn in (many[:6], many[6:12], many[12:18]):
+        assert len(set(places(turn))) == 6
+    assert len({draw.masks.or_mask for draw in many}) == 20
+    assert many[:6] == draws(words, 6, seed=3)
+    assert words.inclusion(6) is words.inclusion(20) is None
+    assert stratum("head", images="ab").inclusion(6) == 1
+
+
+@pytest.mark.parametrize(
+    ("section", "endless"),
+    [
+        ({"ops": ("flip",)}, False),
+        ({"ops": ("random",)}, True),
+        ({"ops": ("random",), "pattern": "burst", "length": 2}, True),
+        ({"ops": ("flip",), "pattern": "burst", "length": 2}, False),
+        ({"ops": ("stuck0",), "pattern": "row", "same_bit": False}, True),
+        ({"ops": ("flip",), "pattern": "row", "same_bit": False, "bits": (3,)}, False),  # there is nothing to choose
+        ({"ops": ("flip",), "pattern": "bits", "count": 2}, False),  # all pairs of bits are counted
+        ({"ops": ("flip",), "pattern": "sites", "count": 2}, True),
+        ({"ops": ("flip",), "pattern": "sites", "count": 2, "bits": (30,)}, False),
+    ],
+)
+def test_content_that_is_drawn_with_the_place_makes_a_stratum_endless(section: dict[str, Any], endless: bool) -> None:
+    found = list(strata(FaultSpec(target="model", where="activation", **section), TABLE, TIERS))
+    assert {one.endless for one in found} == {endless}
+    least = min(found, key=lambda one: one.size)
+    many = list(islice(drawn(least, least.size + 5, seed=1), least.size + 5))
+    assert len(many) == least.size + (5 if endless else 0)
+
+
 def test_a_weight_fault_has_no_image_of_its_own() -> None:
     (only,) = strata(FaultSpec(target="model", where="weight", ops=("flip",), bits=(3,)), TABLE, TIERS)
     assert (only.images, only.tier, only.population) == ((), None, 12)
@@ -165,7 +200,10 @@ def test_the_plan_says_how_likely_each_fault_was(tiny_run: Path) -> None:
     assert plan.fault_id.tolist() == list(range(len(plan)))
     for _, part in plan.groupby("stratum"):
         assert part[["site", "op", "tier", "population", "inclusion"]].drop_duplicates().shape[0] == 1
-        np.testing.assert_allclose(part.inclusion, len(part) / part.population)
+        if part.op.iloc[0] == "random":  # of 2^32 words per place, no share worth telling was drawn
+            assert part.inclusion.isna().all()
+        else:
+            np.testing.assert_allclose(part.inclusion, len(part) / part.population)
         assert part.draw.tolist() == list(range(len(part)))
     assert (plan.inclusion == 1).any()
     assert (plan.inclusion < 1).any()
