@@ -148,15 +148,12 @@ def tiers_from_logits(
     return Tiers(edges, positions, np.flatnonzero(right), np.flatnonzero(~right), tier_of, margins)
 
 
-def first_of_each(tiers: Tiers, wants: Sequence[int]) -> NDArray[np.int64]:
-    """The first ``wants[i]`` positions of each tier i, in dataset order within a tier, tier after tier.
-
-    Raises UsageError naming the tier, the want and the have if a tier is too small, or if there is not one want per
-    tier.
-    """
-    if len(wants) != len(tiers.positions):
-        raise UsageError(f"there are {len(tiers.positions)} tiers and {len(wants)} wanted sizes; give one per tier")
-    for tier, (have, want) in enumerate(zip(tiers.positions, wants, strict=True)):
+def check_sizes(tiers: Tiers, wanted: Sequence[int]) -> None:
+    """Raises UsageError naming the tier, the want and the have if a tier is too small, or if there is not one want per
+    tier."""
+    if len(wanted) != len(tiers.positions):
+        raise UsageError(f"there are {len(tiers.positions)} tiers and {len(wanted)} wanted sizes; give one per tier")
+    for tier, (have, want) in enumerate(zip(tiers.positions, wanted, strict=True)):
         if want < 0:
             raise UsageError(f"tier {tier}: {want} images were asked for; ask for 0 or more")
         if want > len(have):
@@ -164,6 +161,15 @@ def first_of_each(tiers: Tiers, wants: Sequence[int]) -> NDArray[np.int64]:
                 f"tier {tier} {tiers.edges.name(tier)} has {len(have)} images and {want} were asked for; "
                 f"ask for {len(have)} or fewer, or use more images"
             )
+
+
+def first_of_each(tiers: Tiers, wants: Sequence[int]) -> NDArray[np.int64]:
+    """The first ``wants[i]`` positions of each tier i, in dataset order within a tier, tier after tier.
+
+    The published choice. Data sets that are sorted by class have first images of one class: see `choice`. Raises
+    UsageError as `check_sizes`.
+    """
+    check_sizes(tiers, wants)
     return np.concatenate([have[:want] for have, want in zip(tiers.positions, wants, strict=True)]).astype(np.int64)
 
 

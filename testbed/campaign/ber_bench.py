@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from testbed.analysis.choice import BIT_ERROR_RATE
 from testbed.campaign.bench import Bench
 from testbed.campaign.ber import ber_sweep
 from testbed.campaign.files import Files
@@ -19,7 +20,7 @@ from testbed.campaign.spec import CampaignSpec
 from testbed.campaign.workplace import Workplace, recorded_spec
 from testbed.core.errors import UsageError
 from testbed.core.runfolder import RunFolder, current_argv
-from testbed.data import Dataset
+from testbed.data import Split
 from testbed.engines.runner import require_engine
 from testbed.instrument.shapes import input_name, output_name
 
@@ -61,8 +62,9 @@ def run_ber(
     seed: int | None = None,
     progress: Callable[[int], AbstractContextManager[Callable[[int], None]]],
 ) -> dict[str, Any]:
-    """`ber_sweep` on the first ``images`` of the test split, all of them unless said. sites: patterns of weights. seed:
-    the campaign's unless said. progress: given the images there are to run in all, gives what to tell of some done."""
+    """`ber_sweep` on the test images, or on so many of them: a random choice with the classes in proportion, by the
+    campaign's seed. sites: patterns of weights. seed: of the flips; the campaign's unless said. progress: given the
+    images there are to run in all, gives what to tell of some done."""
     spec = preparation.spec
     with _bench(preparation, images) as bench, progress(len(rates) * repeats * len(bench.images)) as advance:
         chosen = bench.table.select("weight", sites)
@@ -84,32 +86,36 @@ def _bench(preparation: Preparation, images: int | None) -> Iterator[Bench]:
         raise UsageError('a bit-error-rate sweep needs the whole model: a section of the spec with target = "model"')
     place, plain = Workplace(preparation.folder, preparation.spec), Files("model").plain
     request = place.request("model", plain, mutable_weights=True)
-    named = _images(preparation.dataset, images)
+    asked = _asked(preparation.dataset.test, images, preparation.spec.seed)
     with place.open(request) as runner:
         yield Bench(
             target="model",
             where="weight",
             table=place.table("model"),
             runner=runner,
-            inputs=_inputs(preparation.dataset, len(named)),
+            inputs=_inputs(asked),
             input_name=input_name(request.onnx),
             output_name=output_name(request.onnx),
-            images=named,
+            images=_named(asked),
             batch=place.batch,
         )
 
 
-def _images(dataset: Dataset, images: int | None) -> NamedImages:
-    test = dataset.test
-    n = len(test) if images is None else images
-    if not 1 <= n <= len(test):
-        raise UsageError(f"the data set has {len(test)} test images; {n} cannot be asked about")
-    return NamedImages(tuple(test.ids[:n]), test.labels[:n].astype(np.int64), np.zeros(n, np.int16), np.arange(n))
+def _asked(test: Split, images: int | None, seed: int) -> Split:
+    if images is None:
+        return test
+    if not 1 <= images <= len(test):
+        raise UsageError(f"the data set has {len(test)} test images; {images} cannot be asked about")
+    return test.chosen(images, seed, BIT_ERROR_RATE)
 
 
-def _inputs(dataset: Dataset, images: int) -> Inputs:
-    test = dataset.test
-    if test.batch(slice(0, 1)).nbytes * images > _IN_MEMORY:
-        return test.batch
-    pixels = test.batch(slice(0, images))
+def _named(asked: Split) -> NamedImages:
+    n = len(asked)
+    return NamedImages(tuple(asked.ids), asked.labels.astype(np.int64), np.zeros(n, np.int16), np.arange(n))
+
+
+def _inputs(asked: Split) -> Inputs:
+    if asked.batch(slice(0, 1)).nbytes * len(asked) > _IN_MEMORY:
+        return asked.batch
+    pixels = asked.batch(slice(None))
     return lambda rows: pixels[rows]

@@ -166,8 +166,11 @@ class NoiseBench:
             return NoiseImages(named.ids, named.tiers.astype(np.int64), named.positions, lambda rows: inputs[rows])
         preparation = self._preparation
         sizes = np.where(own > 0, np.maximum(own, per_tier), 0)
-        chosen = [positions[:size] for positions, size in zip(preparation.tiers.positions, sizes, strict=True)]
-        position = np.concatenate(chosen).astype(np.int64)
+        chosen = [
+            _extended(named.positions[named.tiers == tier], preparation.tier_order(tier), size)
+            for tier, size in enumerate(sizes)
+        ]
+        position = np.concatenate(chosen)
 
         def load(rows: NDArray[np.int64]) -> NDArray[np.float32]:
             return preparation.subject.inputs(self.folder, target, position[rows])(np.arange(len(rows)))
@@ -232,6 +235,12 @@ class NoiseBench:
             rows = np.arange(start, min(start + source.batch, len(images.ids)))
             padded = np.concatenate([rows, np.zeros(source.batch - len(rows), np.int64)])
             yield rows, runner.run({given: images.inputs(padded), **ports})[wanted][: len(rows)]
+
+
+def _extended(own: NDArray[np.int64], order: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+    """Ascending: the campaign's own images of a tier, and more of it up to ``size``, in the order in which they are chosen."""
+    more = order[~np.isin(order, own)][: max(0, size - len(own))]
+    return np.sort(np.concatenate([own, more]))
 
 
 def reference_file(target: str) -> str:

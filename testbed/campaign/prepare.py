@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.analysis.confidence import TierEdges, Tiers, first_of_each, tiers_from_logits
+from testbed.analysis.choice import choose_per_tier, tier_order
+from testbed.analysis.classes import class_counts, one_class_warning
+from testbed.analysis.confidence import TierEdges, Tiers, tiers_from_logits
 from testbed.campaign.draw import most_points
 from testbed.campaign.files import TIERS, Files
 from testbed.campaign.images import NamedImages, named_images
@@ -25,6 +28,8 @@ from testbed.golden.reference import LOGITS
 from testbed.instrument.feed import PortFeed
 from testbed.instrument.ports import instrument
 from testbed.instrument.shapes import input_name
+
+log = logging.getLogger(__name__)
 
 _INPUT_ROWS = 64  # read and written at once
 
@@ -57,14 +62,36 @@ class Preparation:
 
     def _tiers(self) -> None:
         tiers = self.spec.tiers
-        inputs = {"logits": self._hash("golden", LOGITS), "edges": list(tiers.edges), "images": list(tiers.images)}
+        inputs: dict[str, Any] = {
+            "logits": self._hash("golden", LOGITS),
+            "edges": list(tiers.edges),
+            "images": list(tiers.images),
+        }
+        if self._begun_with_the_first():
+            log.warning(
+                "tiers: this campaign was begun with the first images of each tier in data set order, and goes on with them;"
+                " for a random choice, all classes in proportion, begin it anew in another folder"
+            )
+        else:
+            inputs |= {"choice": {"by": "class", "seed": self.spec.seed}}
 
         def build() -> None:
-            found = self.tiers
-            chosen = first_of_each(found, tiers.images)
-            write_json(self.folder / TIERS, _tiers_file(found, self.dataset.test.ids, chosen, self.dataset.test.labels))
+            found, test = self.tiers, self.dataset.test
+            chosen = choose_per_tier(found, tiers.images, test.ids, test.labels, self.spec.seed)
+            write_json(self.folder / TIERS, _tiers_file(found, test.ids, chosen, test.labels))
 
         self.folder.stage("tiers", inputs, [TIERS], build)
+        self._warn_of_one_class()
+
+    def _begun_with_the_first(self) -> bool:
+        """Whether the folder's images were chosen before the choice was a random one."""
+        record = self.folder.manifest["stages"].get("tiers")
+        return record is not None and "choice" not in record["inputs"]
+
+    def _warn_of_one_class(self) -> None:
+        classes = self.dataset.classes
+        if warning := one_class_warning(class_counts(self.images.labels, classes), len(classes)):
+            log.warning("tiers: %s", warning)
 
     def _instrument(self, target: str) -> None:
         files = Files(target)
@@ -128,6 +155,10 @@ class Preparation:
         return tiers_from_logits(
             read_array(self.folder / LOGITS), test.labels, TierEdges(self.spec.tiers.edges), test.ids
         )
+
+    def tier_order(self, tier: int) -> NDArray[np.int64]:
+        """(n,) positions of a tier's images, in the order in which they become named images."""
+        return tier_order(self.tiers, tier, self.dataset.test.ids, self.dataset.test.labels, self.spec.seed)
 
     @cached_property
     def images(self) -> NamedImages:

@@ -20,6 +20,7 @@ from testbed.core.formats import format_named
 from testbed.core.site import Where
 from testbed.data.preprocess_stated import kept
 from testbed.engines.runner import check_engine
+from testbed.export.precision import Calibration
 from testbed.instrument.feed import GATED_REPLACE, MECHANISMS, OP
 
 
@@ -32,8 +33,9 @@ def _kept_preprocess(asked: Any) -> Any:
 
 
 class DataSpec(Strict):
-    """``images``: only the first so many test images; all of them unless said. ``preprocess``: a preset's name, a table
-    of values, or a file of them, of timm or of Hugging Face (testbed.data.preprocess_stated); the values are kept."""
+    """``images``: only so many test images, a random choice with the classes in proportion that follows from the
+    campaign's seed; all of them unless said. ``preprocess``: a preset's name, a table of values, or a file of them, of
+    timm or of Hugging Face (testbed.data.preprocess_stated); the values are kept."""
 
     name: str
     root: str | None = None
@@ -67,7 +69,8 @@ class ModelSpec(Strict):
 
 
 class TierSpec(Strict):
-    """``images`` named test images per tier: the first ones in data set order."""
+    """``images`` named test images per tier: a random choice with the tier's classes in proportion, which follows from
+    the campaign's seed. ``thin``: a tier with fewer is marked as thin."""
 
     edges: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
     images: tuple[Annotated[int, Field(ge=0)], ...] = (16, 16, 16, 16)
@@ -101,6 +104,10 @@ class EngineSpec(Strict):
     ports: str = GATED_REPLACE
     calibration_images: Count = 256
     calibration_method: str = "MinMax"
+
+    @property
+    def calibration(self) -> Calibration:
+        return Calibration(self.calibration_images, self.calibration_method)
 
     @property
     def sketched_batch(self) -> int:

@@ -9,12 +9,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from testbed.analysis.choice import TEST_IMAGES
 from testbed.campaign.images import Inputs
 from testbed.campaign.spec import CampaignSpec
 from testbed.core.errors import GateFailed, UsageError
 from testbed.core.runfolder import RunFolder
 from testbed.core.site import SiteTable
-from testbed.data import Dataset, load
+from testbed.data import Dataset, Split, load
 from testbed.models.runs import DataSource
 
 
@@ -75,11 +76,16 @@ def dataset_of(spec: CampaignSpec, source: DataSource | None, image: int | None)
         asked = spec.data
         dataset = load(asked.name, root=asked.root, preprocess=asked.preprocess, image=image, seed=spec.seed)
         if asked.images is not None:
-            dataset = replace(dataset, test=dataset.test.subset(slice(0, asked.images)))
+            dataset = replace(dataset, test=_part(dataset, asked.images, spec.seed))
         return dataset
     if source is None:
         raise UsageError(f"{spec.model.run} does not say which data its model is for; name it: [data] name = ...")
     return load(source.name, root=source.root, preprocess=source.preprocess, image=image, seed=source.seed)
+
+
+def _part(dataset: Dataset, images: int, seed: int) -> Split:
+    """Of the test images. All of them where there are fewer."""
+    return dataset.test.chosen(min(images, len(dataset.test)), seed, TEST_IMAGES)
 
 
 def check_accuracy(accuracy: float, bound: float, fix: str) -> None:

@@ -6,7 +6,7 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from testbed.core.files import atomic_path, sha256_bytes, sha256_json, write_byt
 from testbed.core.runfolder import RunFolder, installed_version
 from testbed.core.site import Site, SiteTable, Where
 from testbed.data import Dataset
+from testbed.export.calibration import calibration_split
 from testbed.export.onnx import OPSET
 from testbed.export.precision import Calibration
 from testbed.export.target import export_target, target_inputs
@@ -187,9 +188,9 @@ class TorchSubject:
         }
         calibration = images = None
         if engine.precision == "int8":
-            calibration = Calibration(engine.calibration_images, engine.calibration_method)
-            images = self.dataset.train.batch(slice(0, engine.calibration_images))
-            inputs["calibration"] = {**calibration.to_dict(), "train": self.dataset.train.sha256()}
+            chosen = calibration_split(self.dataset, engine.calibration)
+            calibration, images = replace(engine.calibration, images=len(chosen)), chosen.batch(slice(None))
+            inputs["calibration"] = {**calibration.to_dict(), "content": chosen.sha256()}
 
         def build() -> None:
             log.info("export: %s -> %s (%s)", target, file, engine.precision)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -11,7 +12,7 @@ from testbed.campaign.files import Files
 from testbed.campaign.prepare import Preparation
 from testbed.campaign.workplace import Workplace
 from testbed.core.errors import UsageError
-from testbed.export.precision import Calibration, cast_model
+from testbed.export.precision import cast_model
 from testbed.models.runs import MODEL
 
 
@@ -35,16 +36,16 @@ def plain_in(place: Workplace, target: str, precision: str) -> bytes:
 
 
 def _exported(place: Workplace, target: str, precision: str) -> bytes:
+    from testbed.export.calibration import calibration_split
     from testbed.export.target import export_target
     from testbed.models.weights import load_model
 
     place.folder.verify("train", [MODEL])
     calibration = images = None
     if precision == "int8":
-        engine = place.spec.engine
-        calibration = Calibration(engine.calibration_images, engine.calibration_method)
-        training = Preparation(place.spec, place.folder).dataset.train
-        images = training.batch(slice(0, calibration.images))
+        wanted = place.spec.engine.calibration
+        chosen = calibration_split(Preparation(place.spec, place.folder).dataset, wanted)
+        calibration, images = replace(wanted, images=len(chosen)), chosen.batch(slice(None))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "plain.onnx"
         export_target(

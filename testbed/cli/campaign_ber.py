@@ -32,7 +32,7 @@ RATES = "1e-9,1e-8,1e-7,1e-6,1e-5,1e-4"
 @click.option(
     "--site", "sites", multiple=True, metavar="PATTERN", help='Only these weights; "!PATTERN" leaves some out.'
 )
-@click.option("--images", type=click.IntRange(1), help="Only the first so many test images.")
+@click.option("--images", type=click.IntRange(1), help="Only so many test images: a random choice, by class.")
 @click.option("--seed", type=click.IntRange(0), help="Of the flips; the campaign's unless said.")
 @run_option(required=False)
 @json_option

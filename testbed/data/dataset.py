@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from testbed.analysis.choice import choose
 from testbed.core.errors import UsageError
 from testbed.data.collection import Examples
 from testbed.data.preprocess import Floats, Preprocess
@@ -71,6 +72,10 @@ class Split:
     def subset(self, positions: Positions) -> Split:
         picked = positions if isinstance(positions, slice) else np.asarray(positions, np.int64)
         return replace(self, rows=self.rows[picked])
+
+    def chosen(self, images: int, seed: int, purpose: str) -> Split:
+        """So many of the split, in its order: a seeded random choice with the classes in proportion (`choose`)."""
+        return self.subset(choose(self.ids, self.labels, images, seed, purpose))
 
     def sha256(self) -> str:
         """Content hash of ids, labels and stored images (of files: their bytes), in order. Computed once."""

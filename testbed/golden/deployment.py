@@ -6,13 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 
 from testbed.core.errors import UsageError
 from testbed.core.runfolder import installed_version
 from testbed.data import Split, load
 from testbed.engines.runner import EngineRequest, request_from
+from testbed.export.calibration import calibration_split
 from testbed.export.onnx import OPSET
 from testbed.export.precision import Calibration
 from testbed.export.target import export_target
@@ -33,7 +33,7 @@ def plain_engine(
 ) -> EngineRequest:
     """The request for an engine of ``target``, exported on first use into the (locked) folder.
 
-    int8 is calibrated on training images (see ``calibration_split``). A campaign's folder is only read:
+    int8 is calibrated on a choice of training images (``calibration_split``). A campaign's folder is only read:
     UsageError where the campaign did not export this target in this precision.
     """
     folder, file = run.folder, plain_file(target, precision)
@@ -47,8 +47,9 @@ def plain_engine(
         inputs: dict[str, Any] = {"model": run.model_hash, "opset": OPSET, "versions": versions}
         images = None
         if precision == "int8":
-            chosen = calibration_split(run, calibration or Calibration(256))
-            calibration = replace(calibration or Calibration(256), images=len(chosen))
+            wanted = calibration or Calibration(256)
+            chosen = _calibration_images(run, wanted)
+            calibration = replace(wanted, images=len(chosen))
             images = chosen.batch(slice(None))
             inputs["calibration"] = {**calibration.to_dict(), "content": chosen.sha256()}
 
@@ -60,25 +61,15 @@ def plain_engine(
     return request_from(path, deployment_id(path.read_bytes()), precision=precision, threads=threads)
 
 
-def calibration_split(run: ModelRun, calibration: Calibration) -> Split:
-    """A seeded choice of training images: of the folder's data set, or of the one that ``source`` names.
-
-    Raises UsageError where there are none (a test-only data set).
-    """
+def _calibration_images(run: ModelRun, calibration: Calibration) -> Split:
+    """Of the folder's data set, or of the one that ``calibration.source`` names."""
     own = dataset_of(run)
-    dataset = own
-    if calibration.source != "train":
-        assert run.data is not None
-        name, preprocess = calibration.source, run.data.preprocess
-        dataset = load(name, root=run.data.root, preprocess=preprocess, image=own.image, seed=own.seed)
-    split = dataset.train if len(dataset.train) or dataset is own else dataset.test
-    if not len(split):
-        raise UsageError(
-            f"int8 is calibrated on training images, and data set {dataset.name!r} has none; name them with"
-            " --calibration-data, for example imagefolder:PATH/train"
-        )
-    order = np.random.default_rng(own.seed).permutation(len(split))
-    return split.subset(np.sort(order[: calibration.images]))
+    if calibration.source == "train":
+        return calibration_split(own, calibration)
+    assert run.data is not None
+    name, preprocess = calibration.source, run.data.preprocess
+    other = load(name, root=run.data.root, preprocess=preprocess, image=own.image, seed=own.seed)
+    return calibration_split(own, calibration, other)
 
 
 def ends_of(plain: bytes) -> tuple[str, str]:

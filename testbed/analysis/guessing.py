@@ -1,0 +1,53 @@
+"""Whether an accuracy is more than guessing gives: what wrong preprocessing or another order of the classes leaves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from testbed.analysis.stats import clopper_pearson
+
+_CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Of ``images`` images of a problem with ``classes`` classes. ``value`` with its exact 95 % interval, and what guessing
+    gets right: the larger of 1 / classes and the share on which these predictions and these labels would agree if they
+    had nothing to do with one another, as in Cohen's kappa. All are shares in [0, 1]."""
+
+    value: float
+    low: float
+    high: float
+    guessed: float
+    images: int
+    classes: int
+
+    @property
+    def is_guessing(self) -> bool:
+        """Whether the interval does not lie above what guessing gets right; of one class, nothing can be told."""
+        return self.classes > 1 and self.low <= self.guessed
+
+    def told(self) -> str:
+        """For a warning or a refusal, to come after the name of the data."""
+        limits = f"[{100 * self.low:.2f}, {100 * self.high:.2f}]"
+        return (
+            f"accuracy {100 * self.value:.2f} % {limits} of {self.images:,} images is no more than guessing gives"
+            f" ({100 * self.guessed:.2f} % of {self.classes:,} classes); are preprocessing, order of the classes and"
+            " weights those it was trained with?"
+        )
+
+
+def accuracy_against_guessing(predicted: ArrayLike, labels: ArrayLike, classes: int) -> Accuracy:
+    """predicted: (n,) integers, -1 for none; labels: (n,), n at least 1. Images of one class only, on which any
+    predictions seem to have nothing to do with the labels, are held against 1 / classes alone."""
+    found, truth = np.asarray(predicted, np.int64), np.asarray(labels, np.int64)
+    n, right = len(truth), int((found == truth).sum())
+    shares = np.bincount(truth, minlength=classes) / n
+    by_chance = 0.0
+    if (shares > 0).sum() > 1:
+        by_chance = float(shares @ (np.bincount(found[found >= 0], minlength=len(shares))[: len(shares)] / n))
+    low, high = (float(limit) for limit in clopper_pearson(right, n, _CONFIDENCE))
+    return Accuracy(right / n, low, high, max(1 / classes, by_chance), n, classes)

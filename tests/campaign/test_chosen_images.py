@@ -1,0 +1,199 @@
+"""Which images a campaign takes from a data set that lies in class folders: all classes, not the first one's."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from testbed.analysis.confidence import TierEdges, first_of_each, tiers_from_logits
+from testbed.campaign.ber_bench import _asked, _named
+from testbed.campaign.noise import NoiseBench
+from testbed.campaign.prepare import Preparation, _tiers_file
+from testbed.campaign.spec import CampaignSpec, parse_spec
+from testbed.campaign.subject import subject_of
+from testbed.campaign.variants import plain_in
+from testbed.campaign.workplace import Workplace
+from testbed.core.files import write_json
+from testbed.core.runfolder import RunFolder
+from testbed.data import load
+from testbed.export.precision import Calibration
+from testbed.golden.arrays import read_array
+from testbed.golden.deploy import deploy
+from testbed.golden.recorded import record_golden
+from testbed.golden.reference import LOGITS
+from testbed.models.runs import MODEL, DataSource, write_model_run
+from testbed.models.weights import load_model
+
+SECTION = {"target": "model", "where": "activation", "sites": ["head"], "per_stratum": 1}
+
+
+@pytest.fixture(scope="module")
+def by_class(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The digits, sorted by class: as a folder of class folders is read."""
+    digits, arrays = load("digits", seed=42), {}
+    for name, split in (("train", digits.train), ("val", digits.validation), ("test", digits.test)):
+        order = np.argsort(split.labels, kind="stable")
+        arrays[f"{name}_images"] = np.stack([split.pixels(i) for i in order])
+        arrays[f"{name}_labels"] = split.labels[order]
+    path = tmp_path_factory.mktemp("data") / "sorted.npz"
+    np.savez(path, classes=np.array(digits.classes), **arrays)
+    return f"npz:{path}"
+
+
+@pytest.fixture(scope="module")
+def model_run(by_class: str, tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny campaign's model, said to be for the sorted digits."""
+    path = tmp_path_factory.mktemp("model") / "run"
+    source = DataSource(by_class, preprocess="digits", seed=9)
+    write_model_run(path, load_model(tiny_run / MODEL), stage="import", name="tiny", made_from={}, data=source)
+    return path
+
+
+def spec_of(run: Path, **values: Any) -> CampaignSpec:
+    tiers = {"edges": [0.5, 1.0], "images": [20, 30]}
+    return parse_spec({"name": "sorted", "model": {"run": str(run)}, "tiers": tiers, "faults": [SECTION]} | values)
+
+
+def prepared(spec: CampaignSpec, path: Path) -> Preparation:
+    folder = RunFolder.claimed(path, "campaign", spec.name, spec.identity(), [])
+    with folder.locked():
+        folder.save()
+        preparation = Preparation(spec, folder)
+        preparation.run()
+    return preparation
+
+
+@pytest.fixture(scope="module")
+def finished(model_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Preparation:
+    return prepared(spec_of(model_run), tmp_path_factory.mktemp("campaign") / "run")
+
+
+@contextlib.contextmanager
+def no_progress(total: int, what: str = "") -> Iterator[Callable[[int], None]]:
+    yield lambda images: None
+
+
+def test_each_tier_has_its_classes_in_proportion(finished: Preparation) -> None:
+    named, labels = finished.images, finished.dataset.test.labels
+    for tier, wanted in enumerate((20, 30)):
+        mine, have = named.labels[named.tiers == tier], finished.tiers.positions[tier]
+        held, there = Counter(mine.tolist()), Counter(labels[have].tolist())
+        assert sum(held.values()) == wanted
+        assert held.keys() == there.keys()
+        assert all(abs(held[c] - wanted * there[c] / len(have)) < 1.5 or held[c] == 1 for c in held)
+    assert len(set(named.labels.tolist())) == 10
+    assert (named.labels == labels[named.positions]).all()
+
+
+def test_another_seed_names_others_and_the_same_seed_the_same(finished: Preparation) -> None:
+    def named(seed: int) -> list[int]:
+        other = Preparation(finished.spec.model_copy(update={"seed": seed}), finished.folder)
+        return [p for tier in range(2) for p in np.sort(other.tier_order(tier)[: (20, 30)[tier]]).tolist()]
+
+    assert named(finished.spec.seed) == finished.images.positions.tolist()
+    assert len(set(named(1)) & set(named(2))) < 40
+
+
+def test_noise_is_of_the_named_images_and_of_more_that_are_chosen_alike(finished: Preparation) -> None:
+    bench = NoiseBench(Workplace(finished.folder, finished.spec))
+    few, many = bench._images("model", 10), bench._images("model", 60)
+    assert few.position.tolist() == finished.images.positions.tolist()
+    assert np.bincount(many.tier).tolist() == [60, 60]
+    assert set(few.position) < set(many.position)
+    labels = finished.dataset.test.labels
+    assert set(labels[many.position[many.tier == 1]]) == set(labels[finished.tiers.positions[1]])
+    assert np.array_equal(many.inputs(np.arange(3)), finished.dataset.test.batch(many.position[:3]))
+
+
+def test_a_part_of_the_test_images_is_of_all_classes(by_class: str, model_run: Path) -> None:
+    data = {"name": by_class, "preprocess": "digits", "images": 60}
+    test = subject_of(spec_of(model_run, data=data, seed=3)).dataset.test
+    assert len(test) == len(set(test.ids)) == 60
+    assert np.bincount(test.labels).tolist() == [6] * 10
+    whole = load(by_class, preprocess="digits").test
+    assert test.ids != subject_of(spec_of(model_run, data=data, seed=4)).dataset.test.ids
+    assert [whole.labels[whole.position(image)] for image in test.ids] == test.labels.tolist()
+
+
+def test_a_bit_error_rate_is_of_all_classes(finished: Preparation) -> None:
+    asked = _asked(finished.dataset.test, 40, seed=0)
+    assert np.bincount(_named(asked).labels).tolist() == [4] * 10
+    assert _asked(finished.dataset.test, None, seed=0) is finished.dataset.test
+
+
+def test_an_int8_campaign_strikes_the_file_that_export_writes(
+    finished: Preparation, model_run: Path, tmp_path: Path
+) -> None:
+    spec = spec_of(model_run, engine={"precision": "int8", "calibration_images": 50})
+    campaign = prepared(spec, tmp_path / "int8").folder
+    exporting = Path(shutil.copytree(model_run, tmp_path / "model"))
+    record_golden(exporting, images=(0, 9))
+    deployed = deploy(exporting, "model", "int8", calibration=Calibration(50))
+    assert (campaign / "model.onnx").read_bytes() == Path(deployed.file).read_bytes()
+    assert campaign.manifest["stages"]["export.model"]["inputs"]["calibration"] == deployed.calibration
+    fp32 = spec_of(model_run, engine={"calibration_images": 50})
+    assert plain_in(Workplace(finished.folder, fp32), "model", "int8") == Path(deployed.file).read_bytes()
+
+
+def test_int8_is_calibrated_on_all_classes(model_run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from testbed.data import Split
+
+    seen: list[list[int]] = []
+    batch = Split.batch
+
+    def noting(self: Split, positions: Any) -> Any:
+        if "/train/" in self.ids[0]:
+            seen.append(self.labels[positions].tolist())
+        return batch(self, positions)
+
+    monkeypatch.setattr(Split, "batch", noting)
+    preparation = Preparation(
+        spec_of(model_run, engine={"precision": "int8", "calibration_images": 50}),
+        RunFolder.claimed(tmp_path / "run", "campaign", "sorted", {}, []),
+    )
+    with preparation.folder.locked():
+        preparation.folder.save()
+        preparation.subject.make_golden(preparation.folder)
+        preparation.subject.make_plain(preparation.folder, "model")
+    assert [np.bincount(labels).tolist() for labels in seen] == [[5] * 10]
+
+
+# ---- campaigns that were begun before the choice was a random one
+
+
+def test_a_campaign_goes_on_with_the_images_that_it_was_begun_with(
+    finished: Preparation, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec, path = finished.spec, Path(shutil.copytree(finished.folder.path, tmp_path / "old"))
+    folder, test = RunFolder.existing(path), finished.dataset.test
+    tiers = tiers_from_logits(read_array(path / LOGITS), test.labels, TierEdges(spec.tiers.edges))
+    first = first_of_each(tiers, spec.tiers.images)
+    for stage in ("tiers", "inputs.model"):
+        del folder.manifest["stages"][stage]
+    inputs = {"logits": folder.output_hash("golden", LOGITS), "edges": [0.5, 1.0], "images": [20, 30]}
+    with folder.locked():
+        folder.stage(
+            "tiers",
+            inputs,
+            ["tiers.json"],
+            lambda: write_json(path / "tiers.json", _tiers_file(tiers, test.ids, first, test.labels)),
+        )
+    with caplog.at_level(logging.WARNING):
+        again = prepared(spec, path)
+    assert again.images.positions.tolist() == first.tolist()
+    assert "begun with the first images of each tier" in caplog.text
+
+
+def test_one_class_is_warned_of(model_run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tiers = {"edges": [0.5, 1.0], "images": [0, 1]}
+    with caplog.at_level(logging.WARNING):
+        prepared(spec_of(model_run, tiers=tiers), tmp_path / "one")
+    assert "all 1 images are of one class" in caplog.text
