@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from PIL import Image
 
 from testbed.core.errors import TestbedError, UsageError
+from testbed.data.decoding import decoded
+
+log = logging.getLogger(__name__)
 
 
 class Images(Protocol):
@@ -26,7 +29,7 @@ class Images(Protocol):
 
 
 class ArrayImages:
-    """Images held in memory: (n, H, W) or (n, H, W, 3), uint8 or float32."""
+    """Images held in memory: (n, H, W) or (n, H, W, 3); uint8, float32, or uint16 (read as value / 65535) or bool."""
 
     def __init__(self, array: np.ndarray) -> None:
         self.array = array
@@ -35,18 +38,17 @@ class ArrayImages:
         return len(self.array)
 
     def pixels(self, row: int) -> np.ndarray:
-        return self.array[row]
+        stored = self.array[row]
+        if stored.dtype == np.uint16:
+            return stored / np.float32(2**16 - 1)
+        return stored.astype(np.float32) if stored.dtype == bool else stored
 
     def content(self, row: int) -> bytes:
         return np.ascontiguousarray(self.array[row]).tobytes()
 
 
-# what Pillow's decoders raise on a bad file
-_DECODING_FAULTS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-
-
 class FileImages:
-    """Image files, decoded as RGB when read; only the paths are held."""
+    """Image files, decoded as RGB when read (``testbed.data.decoding``); only the paths are held."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self.paths = list(paths)
@@ -55,13 +57,7 @@ class FileImages:
         return len(self.paths)
 
     def pixels(self, row: int) -> np.ndarray:
-        path = self.paths[row]
-        try:
-            with Image.open(path) as image:
-                return np.asarray(image.convert("RGB"))
-        except _DECODING_FAULTS as error:
-            why = "is missing" if isinstance(error, FileNotFoundError) else "cannot be decoded"
-            raise TestbedError(f"image {path} {why}: replace the file or take it out of the folder") from error
+        return decoded(self.paths[row])
 
     def content(self, row: int) -> bytes:
         try:
@@ -90,7 +86,7 @@ class Examples:
 
     @classmethod
     def from_arrays(cls, name: str, images: np.ndarray, labels: np.ndarray) -> Examples:
-        """Images (n, H, W) or (n, H, W, 3), uint8 or floats in [0, 1]; whole-number labels (n,).
+        """Images (n, H, W) or (n, H, W, 3), uint8, uint16, bool or floats in [0, 1]; whole-number labels (n,).
 
         Ids are ``name/0000``, the number being the row, padded so that they sort. Raises UsageError for anything else.
         """
@@ -103,21 +99,50 @@ class Examples:
 
 
 def _checked_images(name: str, images: np.ndarray) -> np.ndarray:
-    """As uint8 or float32, a single channel without its axis."""
+    """As uint8, uint16, bool or float32, a single channel without its axis; other types are refused.
+
+    A type whose range is known is converted by it. Advice for the others must not wrap or clip a value.
+    """
     if images.ndim == 4 and images.shape[3] == 1:
         images = images[..., 0]
     if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] != 3) or 0 in images.shape[1:]:
         raise UsageError(f"{name}: images must be (n, H, W) or (n, H, W, 3), not {images.shape}; channels come last")
-    if images.dtype == np.uint8:
+    if images.dtype in (np.uint8, np.uint16, bool):
+        _warn_of_dark(name, images)
         return images
+    if images.dtype.kind in "iu":
+        raise UsageError(f"{name}: images are {images.dtype}, whose white is not told; {_scaled(images)}")
     if images.dtype.kind != "f":
-        raise UsageError(f"{name}: images must be uint8 or floats, not {images.dtype}; convert with .astype('uint8')")
+        raise UsageError(f"{name}: images must be uint8, uint16 or floats in [0, 1], not {images.dtype}")
     for row, image in enumerate(images):  # one at a time: no mask as large as the array
         if not np.isfinite(image).all():
             raise UsageError(f"{name}: image {row} holds NaN or infinity; repair or drop it")
         if image.min() < 0 or image.max() > 1:
-            raise UsageError(f"{name}: image {row} has values outside [0, 1]; scale floats to [0, 1], or give uint8")
+            raise UsageError(f"{name}: image {row} has values outside [0, 1]; {_scaled(images)}")
     return images.astype(np.float32, copy=False)
+
+
+def _scaled(images: np.ndarray) -> str:
+    """What to do with values of a range that the type does not tell."""
+    if not images.size:
+        return "give uint8, or floats in [0, 1]"
+    low, high = images.min(), images.max()
+    fix = "give floats in [0, 1]: (images - BLACK) / (WHITE - BLACK), with the values that stand for black and white"
+    if low < 0 or not np.isfinite([low, high]).all():
+        return f"they go from {low:.6g} to {high:.6g}; {fix}"
+    usual = next((white for white in (1, 255, 4095, 65535) if high <= white), None)
+    such = "" if usual is None else f" (images / {usual} if {usual} is white)"
+    return f"they go from {low:.6g} to {high:.6g}; {fix}{such}"
+
+
+def _warn_of_dark(name: str, images: np.ndarray) -> None:
+    white = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}.get(images.dtype)
+    if white and images.size and 0 < images.max() <= white // 16:
+        log.warning(
+            "%s: images are %s and hold no value above %d: read as 0..%d, so they are nearly black; if that value is"
+            " white, give floats in [0, 1] instead, such as images / %d",
+            *(name, images.dtype, images.max(), white, images.max()),
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,9 +21,9 @@ def npz(request: Request) -> Collection:
     """Arrays ``images`` and ``labels`` are a test-only data set; ``train_images``, ``train_labels``, ``test_images``,
     ``test_labels`` and, if wanted, ``val_images``, ``val_labels`` (MedMNIST's names) a split one.
 
-    Images are (n, H, W) or (n, H, W, 3), uint8 or floats in [0, 1]; labels whole numbers (n,) or (n, 1). An array
-    ``classes`` of strings names the classes, else they are "0", "1", ... up to the largest (training) label. Ids are
-    ``<file>/NNNN`` or ``<file>/<part>/NNNN``. The whole file is held in memory.
+    Images are (n, H, W) or (n, H, W, 3): uint8, uint16 (value / 65535), bool or floats in [0, 1]; labels whole numbers
+    (n,) or (n, 1). An array ``classes`` of strings names the classes, else they are "0", "1", ... up to the largest
+    (training) label. Ids are ``<file>/NNNN`` or ``<file>/<part>/NNNN``. The whole file is held in memory.
     """
     assert request.path is not None
     arrays = _read(request.path)
