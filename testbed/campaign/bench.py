@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -44,6 +44,10 @@ class Bench:
         results = self.runner.run(feeds)
         self.engine_seconds += time.perf_counter() - start
         return results[self.output_name][:n], None if ports is None else live_words(results, self.table, ports.site)
+
+    def on(self, runner: Runner) -> Bench:
+        """The same with another engine, whose golden is its own."""
+        return replace(self, runner=runner, engine_seconds=0.0)
 
     def outputs(self) -> NDArray[np.float32]:
         """Outputs of all named images (n, ...) as the engine is now, in the campaign's batches; no port is armed."""

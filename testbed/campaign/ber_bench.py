@@ -3,8 +3,10 @@ images, correctly classified or not."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +19,18 @@ from testbed.campaign.files import Files
 from testbed.campaign.images import Inputs, NamedImages
 from testbed.campaign.prepare import Preparation
 from testbed.campaign.spec import CampaignSpec
+from testbed.campaign.weight_gate import WeightGate, weight_gate_of
 from testbed.campaign.workplace import Workplace, recorded_spec
 from testbed.core.errors import UsageError
 from testbed.core.runfolder import RunFolder, current_argv
+from testbed.core.site import Site
 from testbed.data import Split
 from testbed.engines.runner import require_engine
 from testbed.instrument.shapes import input_name, output_name
 
+log = logging.getLogger(__name__)
+
+_GATE_IMAGES = 32
 _IN_MEMORY = 1 << 30  # bytes of images that are read once; more are read again for every repeat
 
 Progress = Callable[[int], AbstractContextManager[Callable[[int], None]]]
@@ -67,7 +74,8 @@ def run_ber(
     images there are to run in all, gives what to tell of some done."""
     spec = preparation.spec
     with _bench(preparation, images) as bench, progress(len(rates) * repeats * len(bench.images)) as advance:
-        chosen = bench.table.select("weight", sites)
+        gate = _gate(preparation, bench, bench.table.select("weight", sites))
+        chosen = bench.table.without(left_out.site for left_out in gate.left_out).select("weight", sites)
         found = ber_sweep(bench, chosen, rates, repeats, spec.seed if seed is None else seed, spec.confidence, advance)
         engine = {
             "backend": spec.engine.backend,
@@ -77,7 +85,18 @@ def run_ber(
             "deployment_id": bench.runner.info.deployment_id,
             "options": dict(bench.runner.info.options),
         }
-    return {"name": spec.name, "engine": engine, **found}
+    return {"name": spec.name, "engine": engine, "left_out": [asdict(each) for each in gate.left_out], **found}
+
+
+def _gate(preparation: Preparation, bench: Bench, sites: Sequence[Site]) -> WeightGate:
+    """Which weights may be struck in place, on a few images; what may not is told."""
+    images, some = bench.images, slice(0, _GATE_IMAGES)
+    few = NamedImages(images.ids[some], images.labels[some], images.tiers[some], images.positions[some])
+    place = Workplace(preparation.folder, preparation.spec)
+    found = weight_gate_of(place, replace(bench, images=few), sites)
+    for reason, names in found.by_reason().items():
+        log.warning("%d weights are left out (%s): %s", len(names), ", ".join(names), reason)
+    return found
 
 
 @contextmanager

@@ -1,5 +1,7 @@
-"""What must hold before a fault is run: parity with torch, no drift from plain to twin, exact zero-fault rows, live
-weights."""
+"""What must hold before a fault is run: parity with torch, no drift from plain to twin, exact zero-fault rows.
+
+Weights have a gate of their own: `testbed.campaign.weight_gate`.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +12,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from testbed.campaign.bench import Bench
 from testbed.campaign.execute import Strike
 from testbed.campaign.plan import Leg, fault_row, table_of
-from testbed.core.errors import EngineError, GateFailed
+from testbed.core.errors import GateFailed
 from testbed.core.fault import masks_for
 from testbed.core.site import Site
-from testbed.engines.runner import WeightStriker, struck_weight
 from testbed.instrument.feed import Words
-
-_CANARY_TRIES = 16
 
 
 def parity(pairs: Sequence[tuple[str, NDArray, NDArray]], target: str) -> list[dict[str, Any]]:
@@ -61,34 +59,3 @@ def zero_fault(strike: Strike, leg: Leg, words: Words) -> tuple[int, int]:
     table = strike.rows(leg, words)
     outcomes = table.column("outcome").cast(pa.string()).to_pylist()
     return table.num_rows, sum(outcome != "identical" for outcome in outcomes)
-
-
-def weight_canary(bench: Bench, sites: Sequence[Site]) -> None:
-    """One loud fault per weight tensor must change the output, and its undoing must restore it bit for bit.
-
-    Engines may copy, fold or repack weights; a change would then be ignored and every fault counted as masked. Raises
-    EngineError naming the tensor.
-    """
-    deaf = [site.name for site in sites if not _heard(bench, site)]
-    if deaf:
-        leave_out = ", ".join(f'"!{name}"' for name in deaf)
-        raise EngineError(
-            f"weight {', '.join(deaf)} can be changed without any effect: the engine holds a copy of it;"
-            f' leave it out of the section: sites = ["*", {leave_out}]'
-        )
-    if bench.outputs().tobytes() != bench.golden.tobytes():
-        raise EngineError("the engine's output is not restored after weight faults were undone")
-
-
-def _heard(bench: Bench, site: Site) -> bool:
-    """Whether a loud fault in some element of the weight changes the output."""
-    runner = bench.runner
-    assert isinstance(runner, WeightStriker)
-    golden = bench.golden
-    rng = np.random.default_rng([site.elements, len(site.name)])
-    loud = masks_for("flip", site.format, site.format.bits - 2)
-    for index in rng.choice(site.elements, size=min(_CANARY_TRIES, site.elements), replace=False):
-        with struck_weight(runner, site.tensor, site.stored_index(int(index)), loud):
-            if not np.array_equal(bench.outputs(), golden, equal_nan=True):
-                return True
-    return False

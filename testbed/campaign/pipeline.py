@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,7 @@ from testbed.campaign.bench import Bench
 from testbed.campaign.evaluators import prove, prove_weights
 from testbed.campaign.exposed import site_exposures
 from testbed.campaign.files import PLAN, RESULTS, STORE, TIERS, Files, plan_file, points_file, words_file
-from testbed.campaign.gates import check_bounds, parity, weight_canary, zero_fault, zero_fault_leg
+from testbed.campaign.gates import check_bounds, parity, zero_fault, zero_fault_leg
 from testbed.campaign.plan import Planned, planned, write_plan
 from testbed.campaign.prepare import Preparation
 from testbed.campaign.progress import Progress, Show
@@ -27,14 +27,16 @@ from testbed.campaign.running import AdaptivePlans, OnePlan, run_plans
 from testbed.campaign.spec import CampaignSpec
 from testbed.campaign.store import ResultStore, discard_log
 from testbed.campaign.summary import SUMMARY, summarise
+from testbed.campaign.weight_gate import WeightGate, weight_gate_of
 from testbed.campaign.words import golden_words, write_plan_words
 from testbed.campaign.work import Opener
 from testbed.campaign.worker import open_worker, strike_for
 from testbed.campaign.workforce import Workforce
 from testbed.campaign.workplace import Workplace
-from testbed.core.errors import GateFailed, TestbedError
+from testbed.core.errors import GateFailed, TestbedError, UsageError
 from testbed.core.files import sha256_json, write_json
 from testbed.core.runfolder import RunFolder, current_argv
+from testbed.core.site import Site, Where
 from testbed.engines.runner import require_engine
 
 log = logging.getLogger(__name__)
@@ -111,7 +113,14 @@ class Campaign:
             log.info("gates: parity, drift, zero-fault rows, live weights")
             records = [record for target in self.spec.targets for record in self._parity(target)]
             check_bounds(records, self.spec.gates.parity_max_abs, self.spec.gates.drift_max_abs)
-            zero = [self._zero_fault(*leg, sites) for leg, sites in self.spec.legs.items()]
+            weights = {
+                target: self._weights(target, sites)
+                for (target, where), sites in self.spec.legs.items()
+                if where == "weight"
+            }
+            zero = [
+                self._zero_fault(*leg, self._strikable(*leg, sites, weights)) for leg, sites in self.spec.legs.items()
+            ]
             rows, mismatches = (int(sum(column)) for column in zip(*zero, strict=True))
             if mismatches:
                 raise GateFailed(
@@ -123,6 +132,7 @@ class Campaign:
                 "parity": records,
                 "drift": {"max_abs_diff": drift, "bound": self.spec.gates.drift_max_abs},
                 "zero_fault": {"rows": rows, "mismatches": mismatches},
+                "weights": {target: found.record() for target, found in weights.items()},
                 "goldens": self.place.golden_hashes(),
                 "evaluation": dict(self._evaluation(*leg) for leg in self.spec.legs),
             }
@@ -158,13 +168,32 @@ class Campaign:
                 parts.append(runner.run({bench.input_name: bench.inputs(rows)})[bench.output_name])
         return np.concatenate(parts)
 
-    def _zero_fault(self, target: str, where: str, sites: Sequence[str]) -> tuple[int, int]:
-        bench = self.bench(target, where)
-        chosen = bench.table.select(where, sites)
-        rows = self.spec.gates.zero_fault_rows
+    def _weights(self, target: str, sites: Sequence[str]) -> WeightGate:
+        """Which weights may be struck in place; what may not is told."""
+        bench = self.bench(target, "weight")
+        found = weight_gate_of(self.place, bench, bench.table.select("weight", sites))
+        for reason, names in found.by_reason().items():
+            log.warning("gates: %d weights of %s are left out (%s): %s", len(names), target, ", ".join(names), reason)
+        return found
+
+    def _strikable(
+        self, target: str, where: Where, sites: Sequence[str], weights: Mapping[str, WeightGate]
+    ) -> list[Site]:
+        """Raises GateFailed where a section has nothing left to strike."""
+        table = self.bench(target, where).table
         if where == "weight":
-            weight_canary(bench, chosen)
-            rows = len(chosen)
+            table = table.without(left_out.site for left_out in weights[target].left_out)
+        try:
+            for section in self.spec.faults:
+                if (section.target, section.where) == (target, where):
+                    table.select(where, section.sites)
+        except UsageError as error:
+            raise GateFailed(str(error)) from error
+        return table.select(where, sites)
+
+    def _zero_fault(self, target: str, where: str, chosen: Sequence[Site]) -> tuple[int, int]:
+        bench = self.bench(target, where)
+        rows = len(chosen) if where == "weight" else self.spec.gates.zero_fault_rows
         leg = zero_fault_leg(target, where, chosen, bench.images.ids, rows, self.spec.seed)
         words = golden_words(self.place, leg) if where == "activation" else np.zeros(0, np.uint32)
         return zero_fault(strike_for(self.place, target, where), leg, words)
@@ -172,12 +201,15 @@ class Campaign:
     # ---- plan and run
 
     def plan(self) -> None:
-        tables = {target: self.place.table(target) for target in self.spec.targets}
+        tables = self.place.plannable
         site_exposures(self.spec, tables)  # refuses a wrong one before anything is run for it
-        inputs = {
+        inputs: dict[str, Any] = {
             "tiers": self.folder.output_hash("tiers", TIERS),
             "sites": {t: self.folder.output_hash(f"instrument.{t}", Files(t).sites) for t in self.spec.targets},
         }
+
+        if any(self.place.left_out.values()):
+            inputs["left_out"] = self.place.left_out
 
         def build() -> dict[str, Any]:
             parts: Iterator[Planned] | None
@@ -196,7 +228,7 @@ class Campaign:
         """Of an adaptive campaign."""
         if self.spec.stop is None:
             return None
-        tables = {target: self.place.table(target) for target in self.spec.targets}
+        tables = self.place.plannable
         tier_images = self.place.images.per_tier(len(self.spec.tiers.edges))
         return AdaptivePlanner(self.spec, tables, tier_images, guess_of(self.preparation))
 
@@ -231,7 +263,9 @@ class Campaign:
 
         def build() -> None:
             log.info("summary: rates and intervals of %s", RESULTS)
-            write_json(self.folder / SUMMARY, summarise(self.preparation, self.engines, RESULTS))
+            write_json(
+                self.folder / SUMMARY, summarise(self.preparation, self.engines, RESULTS, tables=self.place.plannable)
+            )
 
         self.folder.stage("summary", inputs, [SUMMARY], build)
         summary: dict[str, Any] = json.loads((self.folder / SUMMARY).read_text())

@@ -17,14 +17,21 @@ from testbed.campaign.rates import DIMENSIONS, Group, ModelRates, fault_models
 from testbed.campaign.tally import Tally, populations
 from testbed.core.outcome import OUTCOMES
 from testbed.core.schema import SCHEMA_VERSION
+from testbed.core.site import SiteTable
 
 SUMMARY = "summary.json"
 
 
 def summarise(
-    preparation: Preparation, engines: Sequence[Mapping[str, Any]], results: str, plans: Sequence[str] = (PLAN,)
+    preparation: Preparation,
+    engines: Sequence[Mapping[str, Any]],
+    results: str,
+    plans: Sequence[str] = (PLAN,),
+    *,
+    tables: Mapping[str, SiteTable],
 ) -> dict[str, Any]:
-    """The summary of a finished campaign, JSON-ready. results: file name of the rows; plans: of their faults."""
+    """The summary of a finished campaign, JSON-ready. results: file name of the rows; plans: of their faults; tables: the
+    sites that were struck, by target."""
     spec, folder = preparation.spec, preparation.folder
     tally = Tally.of(folder.path / results)
     faults, population = populations([folder.path / plan for plan in plans])
@@ -63,6 +70,7 @@ def summarise(
         "zero_fault": gates["zero_fault"],
         "drift": gates["drift"],
         "parity": gates["parity"],
+        "left_out": [left_out for found in gates.get("weights", {}).values() for left_out in found["left_out"]],
         "tolerance": {
             "atol": list(spec.tolerance.per_tier(len(spec.tiers.edges))),
             "rtol": spec.tolerance.rtol,
@@ -73,7 +81,7 @@ def summarise(
         "strata": strata,
         "marginals": marginals,
         "evaluation": evaluation,
-        "exposure": contributions(spec, {t: preparation.table(t) for t in spec.targets}, tally, population),
+        "exposure": contributions(spec, tables, tally, population),
         "timing": [{"stage": name, "seconds": record["seconds"]} for name, record in stages.items()],
         "wall_seconds": execute["wall_seconds"],
         "engine_seconds": execute["engine_seconds"],

@@ -70,6 +70,22 @@ class Workplace:
         gates = self.folder.manifest["stages"].get("gates")
         return {} if gates is None else dict(gates["facts"]["evaluation"])
 
+    @property
+    def left_out(self) -> dict[str, dict[str, str]]:
+        """Per target, weights that the gates found cannot be struck rightly, and why; nothing before they have passed."""
+        gates = self.folder.manifest["stages"].get("gates")
+        weights = {} if gates is None else gates["facts"].get("weights", {})
+        return {
+            target: {left_out["site"]: left_out["reason"] for left_out in found["left_out"]}
+            for target, found in weights.items()
+        }
+
+    @property
+    def plannable(self) -> dict[str, SiteTable]:
+        """Per target, the sites that faults may be planned for."""
+        left_out = self.left_out
+        return {target: self.table(target).without(left_out.get(target, ())) for target in self.spec.targets}
+
     def request(self, target: str, file: str, mutable_weights: bool = False) -> EngineRequest:
         tuned = self.tuned
         return request_from(

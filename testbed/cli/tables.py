@@ -44,8 +44,19 @@ def _head(summary: Record) -> Iterable[RenderableType]:
         f"gates   {zero['rows']:,} zero-fault rows, {zero['mismatches']} not bit-identical;"
         f" plain to twin {drift['max_abs_diff']:.2g} (bound {drift['bound']:g})"
     )
+    yield from _decided(summary)
     yield f"images  {'; '.join(_tier_text(tier) for tier in summary['tiers'])}"
     yield f"speed   {summary['injections_per_second']:,.0f} injections/s, {summary['wall_seconds']:.1f} s"
+
+
+def _decided(summary: Record) -> Iterable[str]:
+    """What the gates chose by themselves, and the weights that they left out."""
+    yield from (f"note    {note}" for note in summary.get("notes", ()))
+    reasons: dict[str, list[str]] = {}
+    for left_out in summary.get("left_out", ()):
+        name = left_out["site"] if left_out["target"] == "model" else f"{left_out['target']}: {left_out['site']}"
+        reasons.setdefault(left_out["reason"], []).append(name)
+    yield from (f"left out {len(names)} weights ({', '.join(names)}): {why}" for why, names in reasons.items())
 
 
 def _tier_text(tier: Record) -> str:

@@ -6,8 +6,8 @@ import fnmatch
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -93,12 +93,16 @@ def site_kind(name: str, where: str) -> str:
 
 @dataclass(frozen=True)
 class SiteTable:
-    """The sites of one exported model, and which file they are sites of (``deployment_id``: its plain ONNX's)."""
+    """The sites of one exported model, and which file they are sites of (``deployment_id``: its plain ONNX's).
+
+    ``left_out``: names of sites that no pattern selects; they are no part of the saved table.
+    """
 
     target: str
     deployment_id: str
     mechanism: str
     sites: tuple[Site, ...]
+    left_out: frozenset[str] = frozenset()
 
     def __iter__(self) -> Iterator[Site]:
         return iter(self.sites)
@@ -121,26 +125,43 @@ class SiteTable:
             raise UsageError(f"target {self.target!r} has no site {name!r}{hint}")
         return self._by_name[name]
 
-    def select(self, where: str, patterns: Iterable[str]) -> list[Site]:
-        """Sites of one kind of place whose names match any shell pattern, less those that match one led by "!".
+    def without(self, names: Iterable[str]) -> SiteTable:
+        """The same table, of which these sites are not selected."""
+        return replace(self, left_out=self.left_out | frozenset(names))
 
-        Raises UsageError if a pattern matches none, or if nothing is left.
+    def unmatched_exclusions(self, where: str, patterns: Iterable[str]) -> list[str]:
+        """Patterns led by "!" that match no site of this kind of place."""
+        names = [s.name for s in self.sites if s.where == where]
+        return [p for p in patterns if p.startswith("!") and not fnmatch.filter(names, p[1:])]
+
+    def select(self, where: str, patterns: Sequence[str]) -> list[Site]:
+        """Sites of one kind of place whose names match any shell pattern, less those that match one led by "!", and less
+        those of ``left_out``.
+
+        Raises UsageError if a pattern not led by "!" matches none, or if nothing is left.
         """
         mine = [s for s in self.sites if s.where == where]
         chosen: set[str] = set()
         for pattern in patterns:
             hits = {s.name for s in mine if fnmatch.fnmatchcase(s.name, pattern.removeprefix("!"))}
-            if not hits:
+            if not hits and not pattern.startswith("!"):
                 more = f" and {len(mine) - _LISTED} more" if len(mine) > _LISTED else ""
                 some = ", ".join(s.name for s in mine[:_LISTED])
                 raise UsageError(f"no {where} site of target {self.target!r} matches {pattern!r}; sites: {some}{more}")
             chosen = chosen - hits if pattern.startswith("!") else chosen | hits
         if not chosen:
             raise UsageError(f"the site patterns leave no {where} of target {self.target!r}; put what is wanted first")
-        return [s for s in mine if s.name in chosen]
+        if chosen <= self.left_out:
+            raise UsageError(
+                f"every {where} of target {self.target!r} that {', '.join(patterns)} names was left out, as it cannot be"
+                f" struck here: {', '.join(sorted(chosen)[:_LISTED])}"
+            )
+        return [s for s in mine if s.name in chosen - self.left_out]
 
     def save(self, path: Path) -> None:
-        write_text(path, json.dumps(asdict(self), indent=1) + "\n")
+        values = asdict(self)
+        del values["left_out"]
+        write_text(path, json.dumps(values, indent=1) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> SiteTable:

@@ -93,6 +93,9 @@ def session_options(request: EngineRequest) -> Any:
     options.use_deterministic_compute = True
     options.log_severity_level = 4  # our own line says what is wrong
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # or, on x86, int8 becomes uint8 at build time: only where no port is in between, so that a twin is fused otherwise
+    # than what is deployed, and with zero points that no longer follow ours
+    options.add_session_config_entry("session.qdqisint8allowed", "1")
     return options
 
 
@@ -102,8 +105,6 @@ def _options(request: EngineRequest) -> Any:
         # ENABLE_ALL would relayout a convolution's weights into a copy that no longer follows ours
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         options.add_session_config_entry("session.disable_prepacking", "1")
-        # or, on x86, int8 becomes uint8 at build time, with zero points that no longer follow ours
-        options.add_session_config_entry("session.qdqisint8allowed", "1")
     return options
 
 
@@ -124,6 +125,8 @@ def _info(request: EngineRequest) -> EngineInfo:
         "deterministic_compute": True,
         "machine": platform.machine(),
     }
+    if request.precision == "int8":
+        options["int8_as"] = "int8"  # on x86 too, where ONNX Runtime's own choice is uint8
     versions = {"onnxruntime": ort.__version__}
     return EngineInfo("ort-cpu", request.precision, request.file_sha256, request.deployment_id, options, versions)
 

@@ -9,21 +9,23 @@ from typing import Any
 
 import numpy as np
 import onnx
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
-from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from testbed.campaign.bench import Bench
+from testbed.campaign import weight_gate
 from testbed.campaign.execute import Activations
-from testbed.campaign.gates import check_bounds, parity, weight_canary, zero_fault, zero_fault_leg
+from testbed.campaign.files import RESULTS, STORE
+from testbed.campaign.gates import check_bounds, parity, zero_fault, zero_fault_leg
 from testbed.campaign.pipeline import Campaign
 from testbed.campaign.prepare import Preparation
 from testbed.campaign.spec import CampaignSpec, parse_spec
+from testbed.campaign.store import discard_log
 from testbed.campaign.whole import WholeTwin
 from testbed.campaign.words import golden_words
 from testbed.campaign.worker import strike_for
-from testbed.campaign.workplace import Workplace
-from testbed.core.errors import EngineError, GateFailed, TestbedError
+from testbed.core.errors import GateFailed, TestbedError
 from testbed.core.files import sha256_file
 from testbed.core.runfolder import RunFolder
 
@@ -131,59 +133,42 @@ def test_the_accuracy_gate_stops_before_anything_is_exported(
 # ---- engines with a defect
 
 
-class Copying:
-    """An engine that has its own copy of a weight: what is changed outside is not what it computes with."""
-
-    def __init__(self, runner: Any, copied: str) -> None:
-        self._runner, self._copied, self.info = runner, copied, runner.info
-
-    def run(self, feeds: Any) -> dict[str, NDArray]:
-        return self._runner.run(feeds)
-
-    def weight(self, tensor: str) -> NDArray:
-        weight = self._runner.weight(tensor)
-        return weight.copy() if tensor == self._copied else weight
-
-    def weight_changed(self, tensor: str) -> None:
-        self._runner.weight_changed(tensor)
-
-    def close(self) -> None:
-        self._runner.close()
+def test_no_weight_of_a_sound_engine_is_left_out(campaign: Campaign) -> None:
+    forget_gates(campaign.folder)
+    weights = campaign.gate()["weights"]
+    assert set(weights) == {"model", "attention"}
+    for target, found in weights.items():
+        assert found["left_out"] == []
+        assert 0 < found["compared"] <= found["tensors"], target
 
 
-@pytest.fixture
-def weights_bench(preparation: Preparation) -> Iterator[Bench]:
-    place = Workplace(preparation.folder, preparation.spec)
-    yield place.bench("model", "weight")
-    place.close()
+def test_weights_left_out_are_not_planned_and_are_told(
+    campaign: Campaign, monkeypatch: pytest.MonkeyPatch, run_spec: Any, tiny_spec: CampaignSpec
+) -> None:
+    """As where the engine holds a copy of one of them."""
+    real = weight_gate.heard
+    monkeypatch.setattr(weight_gate, "heard", lambda bench, site: site.name != "head.bias" and real(bench, site))
+    monkeypatch.setattr(
+        weight_gate, "_same", lambda one, other: False
+    )  # a rebuilt engine has other bits: no comparison
+    campaign.folder.redo("gates", list(campaign.folder.manifest["stages"]))
+    campaign.folder.save()
+    discard_log(campaign.folder / STORE)
+    summary = run_spec(tiny_spec, campaign.folder.path)
+    assert [(each["target"], each["site"]) for each in summary["left_out"]] == [("model", "head.bias")]
+    assert summary["left_out"][0]["reason"] == weight_gate.UNHEARD
+    sites = pq.read_table(campaign.folder / RESULTS).filter(pc.equal(pc.field("where"), "weight"))["site"]
+    assert "head.bias" not in set(sites.to_pylist())
+    assert "block.0.mlp.fc1.weight" in set(sites.to_pylist())
 
 
-def test_every_weight_of_a_sound_engine_is_live(weights_bench: Bench) -> None:
-    weight_canary(weights_bench, weights_bench.table.select("weight", ["*"]))
-
-
-@pytest.mark.parametrize("copied", ["patch_embed.proj.weight", "block.0.attn.qkv.bias", "head.bias", "pos_embed"])
-def test_an_engine_that_copies_a_weight_is_refused_naming_it(weights_bench: Bench, copied: str) -> None:
-    weights_bench.runner = Copying(weights_bench.runner, copied)  # type: ignore[assignment]
-    with pytest.raises(
-        EngineError, match=f"weight {copied} can be changed without any effect: the engine holds a copy"
-    ):
-        weight_canary(weights_bench, weights_bench.table.select("weight", ["*"]))
-
-
-class Forgetful(Copying):
-    """An engine that keeps something of every run."""
-
-    def run(self, feeds: Any) -> dict[str, NDArray]:
-        self._runs = getattr(self, "_runs", 0) + 1
-        return {name: value + np.float32(1e-6) * self._runs for name, value in self._runner.run(feeds).items()}
-
-
-def test_an_engine_that_is_not_restored_is_refused(weights_bench: Bench) -> None:
-    assert len(weights_bench.golden) == 6  # run before the engine begins to forget
-    weights_bench.runner = Forgetful(weights_bench.runner, "")  # type: ignore[assignment]
-    with pytest.raises(EngineError, match="not restored after weight faults were undone"):
-        weight_canary(weights_bench, weights_bench.table.select("weight", ["head.bias"]))
+def test_a_section_that_has_nothing_left_to_strike_is_refused(
+    campaign: Campaign, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forget_gates(campaign.folder)
+    monkeypatch.setattr(weight_gate, "heard", lambda bench, site: bench.target != "attention")
+    with pytest.raises(GateFailed, match=r"every weight of target 'attention' that .* names was left out"):
+        campaign.gate()
 
 
 def test_zero_faults_arm_the_ports_at_many_sites_and_images(campaign: Campaign) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,7 @@ from testbed.core.files import sha256_bytes
 from testbed.core.site import Site, SiteTable
 from testbed.engines import native
 from testbed.engines.availability import available
-from testbed.engines.onnxruntime import OrtCpuRunner
+from testbed.engines.onnxruntime import PROVIDER, OrtCpuRunner, session, session_options
 from testbed.engines.runner import BACKENDS, PRECISIONS, EngineRequest, Runner, open_engine, struck_weight
 from testbed.export.onnx import export_onnx
 from testbed.export.precision import Calibration, cast_model, quantise
@@ -305,6 +307,28 @@ def test_fp16_on_the_cpu_provider_is_labelled_emulated(lowered: Callable[[str], 
         with open_engine("ort-cpu", asked(lowered(precision), precision=precision)) as runner:
             labels[precision] = runner.info.options["arithmetic"]
     assert labels == {"fp32": "fp32", "fp16": "emulated in fp32", "int8": "int8"}
+
+
+def test_a_twin_of_int8_is_fused_as_the_engine_that_is_deployed(
+    lowered: Callable[[str], bytes], tmp_path: Path
+) -> None:
+    """By the operators in the graphs that ONNX Runtime saves: a matrix product in integers is one in both."""
+    plain = lowered("int8")
+    table = site_table(plain, "model")
+    counts = []
+    for model in (plain, instrument(plain, table).SerializeToString()):
+        request = asked(model, precision="int8")
+        options = session_options(request)
+        options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+        session(model, onnx.load_from_string(model), options, [PROVIDER])
+        operators = Counter(node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node)
+        counts.append({name: operators[name] for name in ("MatMul", "QLinearMatMul", "QGemm", "Gemm", "QLinearConv")})
+    of_plain, of_twin = counts
+    assert of_twin == of_plain
+    assert (
+        of_plain["QLinearMatMul"] >= 6
+    )  # of one block: q, k and v in one, scores, context, projection, two of the MLP
+    assert of_plain["MatMul"] == 0
 
 
 def test_bf16_is_not_offered_on_the_cpu_provider_because_it_has_no_kernels(lowered: Callable[[str], bytes]) -> None:

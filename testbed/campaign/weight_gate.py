@@ -1,0 +1,232 @@
+"""Which weights may be struck in place: those whose faults act as in an engine that is built from the faulty file.
+
+Engines may copy, fold or repack weights: a change is then ignored. Or they may use a tensor in only some of the places
+where the file does (a DequantizeLinear and a QuantizeLinear of equal parameters that are dropped as a pair): a change is
+then half applied. Both would be stored as rates of faults that never were. Tensors that fail are left out, by name and
+with the reason; each costs one build of the engine, so of plain floating-point weights with one use a sample is compared.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import ModelProto, TensorProto, numpy_helper
+
+from testbed.campaign.bench import Bench
+from testbed.campaign.files import Files
+from testbed.campaign.workplace import Workplace
+from testbed.core.errors import EngineError
+from testbed.core.fault import Masks, masks_for, masks_for_bits
+from testbed.core.files import sha256_bytes
+from testbed.core.site import Site
+from testbed.engines.runner import Runner, WeightStriker, struck_weight
+from testbed.semantics import as_words, corrupt
+
+log = logging.getLogger(__name__)
+
+NO_EFFECT = (
+    "a change has no effect on the output, in place or in the file: nothing that the engine computes depends on it"
+)
+UNHEARD = "a change in place has no effect on the output: the engine holds a copy of it, or does not use it"
+COPIED = "a change in place has no effect, and one in the file has: the engine holds a copy of it"
+HALF_APPLIED = (
+    "struck in place, it gives other outputs than an engine built from the faulty file: the engine uses it in only some of"
+    " the places where the file does"
+)
+_CANARY_TRIES = 16
+_SILENT_BITS = 8
+_SAMPLED = 6
+_SAMPLED_INPUTS = 2  # where the engine is fed its weights anew for every run
+_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
+
+Rebuild = Callable[[bytes], Runner]
+"""The content of a plain ONNX file -> an engine with weights that can be struck, built as the bench's own."""
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A tensor that is not struck, and why."""
+
+    target: str
+    site: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class WeightGate:
+    """``compared``: tensors of which a fault in place was compared with a rebuilt engine; none where a rebuilt one gives
+    other bits without any fault."""
+
+    tensors: int
+    compared: int
+    left_out: tuple[LeftOut, ...]
+
+    def record(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self) | {"left_out": [asdict(left_out) for left_out in self.left_out]}
+
+    def by_reason(self) -> dict[str, list[str]]:
+        """Names of the sites left out, by why they are."""
+        names: dict[str, list[str]] = {}
+        for left_out in self.left_out:
+            names.setdefault(left_out.reason, []).append(left_out.site)
+        return names
+
+
+def weight_gate(bench: Bench, sites: Sequence[Site], plain: bytes, rebuild: Rebuild, seed: int) -> WeightGate:
+    """One loud fault per tensor must change the output, and its undoing must restore it bit for bit.
+
+    For every tensor at risk (quantised, a scale or zero point, of several uses), for each that is not heard and for a
+    sample of the others, a fault in place must give the very outputs of an engine built from the faulty file. Raises
+    EngineError where the output is not restored.
+    """
+    file = _File(plain, rebuild)
+    comparable = _same(file.outputs(bench), bench.golden)
+    inputs = bench.runner.info.options.get("weights") == "inputs"
+    at_risk = set() if inputs else file.at_risk()
+    rng = np.random.default_rng([seed, len(sites)])
+    others = [site.name for site in sites if site.tensor not in at_risk]
+    sample = set(rng.permutation(others)[: _SAMPLED_INPUTS if inputs else _SAMPLED].tolist())
+    compared, left_out = 0, []
+    for site in sites:
+        silent = not heard(bench, site)
+        wanted = comparable and (silent or site.tensor in at_risk or site.name in sample)
+        reason = _judged(bench, file, site, silent, seed) if wanted else UNHEARD if silent else None
+        compared += wanted
+        if reason is not None:
+            left_out.append(LeftOut(bench.target, site.name, reason))
+    check_restored(bench)
+    return WeightGate(len(sites), compared, tuple(left_out))
+
+
+def weight_gate_of(place: Workplace, bench: Bench, sites: Sequence[Site]) -> WeightGate:
+    """`weight_gate` of a campaign's engine."""
+    request = place.request(bench.target, Files(bench.target).plain, mutable_weights=True)
+
+    def rebuild(model: bytes) -> Runner:
+        return place.open(replace(request, onnx=model, file_sha256=sha256_bytes(model)))
+
+    return weight_gate(bench, sites, request.onnx, rebuild, place.spec.seed)
+
+
+def weight_canary(bench: Bench, sites: Sequence[Site]) -> None:
+    """Raises EngineError naming the tensors in which no loud fault is heard, or where the output is not restored."""
+    deaf = [site.name for site in sites if not heard(bench, site)]
+    if deaf:
+        leave_out = ", ".join(f'"!{name}"' for name in deaf)
+        raise EngineError(
+            f"weight {', '.join(deaf)} can be changed without any effect: the engine holds a copy of it, or does not use it;"
+            f" leave it out: {leave_out}"
+        )
+    check_restored(bench)
+
+
+def check_restored(bench: Bench) -> None:
+    """Raises EngineError unless the engine, with nothing struck, gives its golden outputs."""
+    if bench.outputs().tobytes() != bench.golden.tobytes():
+        raise EngineError("the engine's output is not restored after weight faults were undone")
+
+
+def heard(bench: Bench, site: Site) -> bool:
+    """Whether a loud fault in some element of the weight changes the output; then, for scalars, one in any bit."""
+    rng = np.random.default_rng([site.elements, len(site.name)])
+    places = rng.choice(site.elements, size=min(_CANARY_TRIES, site.elements), replace=False)
+    loud = [masks_for("flip", site.format, site.format.bits - 2)]
+    other = [masks_for("flip", site.format, bit) for bit in range(site.format.bits) if bit != site.format.bits - 2]
+    return any(
+        not np.array_equal(_struck(bench, site, int(index), masks), bench.golden, equal_nan=True)
+        for index, masks in _tries(places, loud, other)
+    )
+
+
+def _tries(places: NDArray[np.int64], loud: Sequence[Masks], other: Sequence[Masks]) -> Iterator[tuple[int, Masks]]:
+    yield from ((int(index), masks) for masks in loud for index in places)
+    yield from ((int(places[number % len(places)]), masks) for number, masks in enumerate(other))
+
+
+def _judged(bench: Bench, file: _File, site: Site, silent: bool, seed: int) -> str | None:
+    """Why the tensor may not be struck in place; None where it may."""
+    rng = np.random.default_rng([seed, site.elements, len(site.name), 1])
+    faults = [_visible(site)]
+    if silent:  # to say that nothing depends on it takes more than one
+        bits = range(site.format.bits - 1, -1, -max(1, site.format.bits // _SILENT_BITS))
+        faults += [masks_for("flip", site.format, bit) for bit in bits]
+    for masks in faults:
+        index = int(rng.integers(site.elements))
+        in_place = _struck(bench, site, index, masks)
+        with file.faulty(site, index, masks):
+            from_file = file.outputs(bench)
+        if not _same(in_place, from_file):
+            return COPIED if silent else HALF_APPLIED
+    return NO_EFFECT if silent else None
+
+
+def _visible(site: Site) -> Masks:
+    """A fault that is seen and does not saturate what follows: minus twice (or half) of a float, some steps of an integer."""
+    form = site.format
+    return masks_for_bits("flip", form, [form.mantissa, form.bits - 1] if form.exponent else [form.bits // 2])
+
+
+def _struck(bench: Bench, site: Site, index: int, masks: Masks) -> NDArray[np.float32]:
+    """(images, ...)"""
+    runner = bench.runner
+    assert isinstance(runner, WeightStriker)
+    with struck_weight(runner, site.tensor, site.stored_index(index), masks):
+        return bench.outputs()
+
+
+def _same(one: NDArray, other: NDArray) -> bool:
+    """Whether all elements have the same bits, or are both NaN."""
+    return bool(((as_words(one) == as_words(other)) | (np.isnan(one) & np.isnan(other))).all())
+
+
+class _File:
+    """The plain file, to be changed in one word and built again."""
+
+    def __init__(self, plain: bytes, rebuild: Rebuild) -> None:
+        self._proto: ModelProto = onnx.load_from_string(plain)
+        self._rebuild = rebuild
+        self._stored = {tensor.name: tensor for tensor in self._proto.graph.initializer}
+
+    def at_risk(self) -> set[str]:
+        """Tensors that an engine may use in other places than the file: integers, what is quantised or quantises, and
+        those of several uses."""
+        uses: Counter[str] = Counter()
+        quantised = set()
+        for node in self._proto.graph.node:
+            uses.update(name for name in node.input if name in self._stored)
+            if "Quant" in node.op_type or "Integer" in node.op_type or node.op_type.startswith("QLinear"):
+                quantised.update(node.input)
+        return {
+            name
+            for name, tensor in self._stored.items()
+            if uses[name] > 1 or name in quantised or tensor.data_type not in _FLOATS
+        }
+
+    def outputs(self, bench: Bench) -> NDArray[np.float32]:
+        """(images, ...) of an engine built from the file as it is now."""
+        with self._rebuild(self._proto.SerializeToString()) as runner:
+            return bench.on(runner).outputs()
+
+    @contextmanager
+    def faulty(self, site: Site, index: int, masks: Masks) -> Iterator[None]:
+        """The file has that fault in it for the length of the block."""
+        tensor, kept = self._stored[site.tensor], TensorProto()
+        kept.CopyFrom(tensor)
+        array = np.array(numpy_helper.to_array(tensor), order="C")
+        flat, at = array.reshape(-1), np.array([site.stored_index(index)])
+        words = corrupt(flat[at], *(np.array([mask], np.uint32) for mask in masks))
+        as_words(flat)[at] = as_words(words)
+        tensor.CopyFrom(numpy_helper.from_array(array, site.tensor))
+        try:
+            yield
+        finally:
+            tensor.CopyFrom(kept)
