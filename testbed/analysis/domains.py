@@ -8,7 +8,7 @@ memory is bounded by strata and groups, not by faults. Definitions and sources a
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -152,14 +152,62 @@ class Domains:
         )
         return {label: Estimate(*values) for label, values in zip(self.labels, columns, strict=True)}
 
+    def combined(self, events: Floats, importance: Floats, confidence: float = 0.95) -> Estimate:
+        """The groups' rates as one, in which each group weighs by its ``importance`` (groups,) instead of its population:
+        ``sum a_g p_g``, a_g = importance_g / sum importance. Each cluster must lie in one group.
+
+        A group's p_g is a ratio of two estimates wherever strata reach over groups, so the variance is that of the
+        linearised sum: a cluster of group g and stratum h adds ``a_g W_h (y - p_g m) / (M_h N_g)``, N_g being the group's
+        estimated population (Särndal, Swensson & Wretman 1992, ch. 5), and these are compared within their strata.
+        """
+        cells, part = self.cells, importance / importance.sum()
+        seen = events * cells.count
+        pair_rate = sums_by(self.pair_of_cell, seen) / self.pair_rows
+        rates = sums_by(self.pair_group, self.pair_share * pair_rate)
+        rate = min(float(part @ rates), 1.0)
+        row_weight = self.strata.row_weight
+        population = sums_by(self.pair_group, row_weight[self.pair_stratum] * self.pair_rows)
+        excess = row_weight[cells.stratum] * (events - rates[cells.group] * cells.rows)
+        whole = Domains(self.strata, ["all"], replace(cells, group=np.zeros_like(cells.group)))
+        variance = float(whole._between((part / population)[cells.group] * excess)[0])
+        struck = events / cells.rows
+        interval = weighted_interval(
+            rate,
+            variance * whole._inflation(confidence)[0],
+            self._one_more_of_all(part, struck, 1 - pair_rate),
+            self._one_more_of_all(part, 1 - struck, pair_rate),
+            confidence,
+        )
+        rows, n = int(self.pair_rows.sum()), float(interval.n_effective)
+        clusters = int(cells.count.sum())
+        effective = n if np.isfinite(n) else float(rows)
+        limits = float(interval.low), float(interval.high)
+        return Estimate(rate, *limits, rows, clusters, effective, float(np.sqrt(variance)))
+
+    def _one_more_of_all(self, part: Floats, struck: Floats, room: Floats) -> OneMore:
+        """As `_one_more`, over all groups: the heaviest cluster in any of them, a group's weight being its ``part``."""
+        cells = self.cells
+        clusters = sums_by(self.pair_of_cell, cells.count)
+        unsampled = self.strata.unsampled[self.pair_stratum]
+        weight = part[self.pair_group] * self.pair_share * unsampled / clusters
+        heaviest = int(np.argmax(weight * room))
+        losing = float(struck @ cells.count), float((struck > 0) @ cells.count)
+        return OneMore(weight[heaviest] * (1 + losing[0]) / (1 + losing[1]), room[heaviest])
+
     def _variance(self, events: Floats, rate: Floats) -> Floats:
         """(groups,) variance of the rate, between the clusters of each pool of strata."""
+        weight, cells = self.strata.row_weight[self.pair_stratum], self.cells
+        excess = weight[self.pair_of_cell] * (events - rate[cells.group] * cells.rows)
+        total = sums_by(self.pair_group, weight * self.pair_rows)
+        return self._between(excess) / total**2
+
+    def _between(self, excess: Floats) -> Floats:
+        """(groups,) variance of the sum of ``excess`` (cells,), between the clusters of each pool of strata."""
         strata, cells, pool = self.strata, self.cells, self.pool_of_pair
         weight = strata.row_weight[self.pair_stratum]
         cell_pool, cell_weight = pool[self.pair_of_cell], weight[self.pair_of_cell]
         lone = self.pool_clusters == 1
 
-        excess = cell_weight * (events - rate[cells.group] * cells.rows)
         size = cell_weight * cells.cluster_rows
         slope = sums_by(cell_pool, excess * cells.count) / sums_by(pool, strata.weight[self.pair_stratum])
         slope[lone] = 0  # compared with the whole group, since nothing is like it
@@ -171,8 +219,7 @@ class Domains:
         bessel = np.where(lone, 1.0, self.pool_clusters / np.maximum(self.pool_clusters - 1, 1))
         unsampled = np.zeros(len(self.pool_group))
         np.maximum.at(unsampled, pool, strata.unsampled[self.pair_stratum])
-        total = sums_by(self.pair_group, weight * self.pair_rows)
-        return sums_by(self.pool_group, unsampled * bessel * squares) / total**2
+        return sums_by(self.pool_group, unsampled * bessel * squares)
 
     def _inflation(self, confidence: float) -> Floats:
         """(groups,) ``(t_df / t_(n-1))^2``, with n clusters and n less the pools of strata degrees of freedom."""

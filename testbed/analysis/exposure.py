@@ -3,19 +3,19 @@
 A rate is of faults that have happened. With an exposure w per site (raw faults per time: bits resident x time they hold
 what is used x raw rate of a bit) a site's contribution to the failure rate is ``w p``, and the whole is
 ``sum w_s p_s = W sum (w_s / W) p_s``, W = sum w_s: W times a rate over all sites in which each weighs by its exposure
-instead of its population. So it is estimated as rates are, with intervals that know how each site was sampled (Mukherjee et
-al., MICRO 2003, who call p the vulnerability factor and sum likewise).
+instead of its population (`domains.Domains.combined`). So it is estimated as rates are, with intervals that know how each
+site was sampled (Mukherjee et al., MICRO 2003, who call p the vulnerability factor and sum likewise).
 """
 
 from __future__ import annotations
 
 import fnmatch
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
 from testbed.core.errors import UsageError
 from testbed.core.site import Site
@@ -60,18 +60,20 @@ def exposures(sites: Iterable[Site], weights: Mapping[str, float], per_bit: bool
     return found
 
 
-def exposed_weights(population: ArrayLike, site: Sequence[str], exposure: Mapping[str, float]) -> NDArray[np.float64]:
-    """(strata,) what each stratum weighs where sites weigh by their exposure: a site's is shared out among its strata in
-    proportion to their population. 0 for sites without any.
-
-    population: (strata,) faults of each; site: (strata,) which site it is of.
-    """
-    sizes = np.asarray(population, np.float64)
-    names, which = np.unique(np.asarray(site, object).astype(str), return_inverse=True)
-    per_site = np.array([exposure.get(name, 0.0) for name in names]) / np.bincount(which, sizes)
-    return sizes * per_site[which]
-
-
 def contribution(exposure: float, rate: Rate) -> Contribution:
-    """Of what has this exposure and this rate: one site, or, with `exposed_weights`, all of them and their sum."""
+    """Of what has this exposure and this rate: one site, or several with the rate that weighs them by exposure."""
     return Contribution(exposure, exposure * rate.rate, exposure * rate.low, exposure * rate.high)
+
+
+def with_unsampled(known: Contribution, exposure: float) -> Contribution:
+    """The same with sites of which no fault was drawn: nothing is known of them, so that they may add all or nothing."""
+    return Contribution(known.exposure + exposure, known.value, known.low, known.high + exposure)
+
+
+def summed(parts: Sequence[Contribution]) -> Contribution:
+    """Contributions that were estimated from different faults, added up. The interval puts the parts' own together: each
+    limit's distance is the root of the sum of the squares of theirs (Zou & Donner, Statistics in Medicine 2008)."""
+    value = sum(part.value for part in parts)
+    below = math.sqrt(sum((part.value - part.low) ** 2 for part in parts))
+    above = math.sqrt(sum((part.high - part.value) ** 2 for part in parts))
+    return Contribution(sum(part.exposure for part in parts), value, value - below, value + above)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.analysis.exposure import contribution, exposed_weights, exposures
-from testbed.campaign.rates import FaultModel, ModelRates, fault_models
+from testbed.analysis.exposure import Contribution, contribution, exposures, summed, with_unsampled
+from testbed.campaign.rates import FaultModel, fault_models
 from testbed.campaign.spec import CampaignSpec
 from testbed.campaign.tally import MEASURES, Tally
 from testbed.core.site import SiteTable
+
+_USUAL_SCOPE = {"activation": "inference", "weight": "persistent"}
 
 
 def site_exposures(spec: CampaignSpec, tables: Mapping[str, SiteTable]) -> dict[str, float]:
@@ -34,24 +36,33 @@ def contributions(
 ) -> dict[str, Any] | None:
     """Per fault model: the failure rate of all exposed sites together, and of each; None for a spec without exposure.
 
-    JSON-ready, in the spec's unit. Fault models are alternatives, not parts: their totals do not add up. Those at several
-    sites have no site of their own, and no contribution.
+    JSON-ready, in the spec's unit. ``totals``: activations and weights together, of one operation and pattern. Fault
+    models are alternatives, not parts: their totals do not add up. Those at several sites have no site of their own, and
+    no contribution. ``not_sampled``: exposed sites of which no fault was drawn; they are in the upper limit with all of
+    their exposure, and in the value with none.
     """
     exposure = {site: weight for site, weight in site_exposures(spec, tables).items() if weight > 0}
     if spec.exposure is None:
         return None
-    models = []
+    struck = _struck_sites(spec, tables)
+    models: list[dict[str, Any]] = []
+    wholes: dict[FaultModel, dict[str, Contribution]] = {}
     for rates in fault_models(tally, population, spec.confidence):
         measures = [measure for measure in MEASURES if measure != "sdc1" or rates.model.target == "model"]
         by_site = {str(site): group.rates for site, group in rates.by("site") if site in exposure}
         if not by_site:
             continue
-        total = sum(exposure[site] for site in by_site)
-        whole = _exposed(rates.model, tally, population, exposure, spec.confidence).over_all().rates
+        sampled = sum(exposure[site] for site in by_site)
+        missing = [site for site in struck.get(rates.model, ()) if site in exposure and site not in by_site]
+        unsampled = sum(exposure[site] for site in missing)
+        rate = rates.over_sites(exposure)
+        whole = {measure: with_unsampled(contribution(sampled, rate[measure]), unsampled) for measure in measures}
+        wholes[rates.model] = whole
         models.append(
             {
                 **rates.model.told(),
-                **{measure: asdict(contribution(total, whole[measure])) for measure in measures},
+                **{measure: asdict(found) for measure, found in whole.items()},
+                "not_sampled": missing,
                 "sites": [
                     {
                         "site": site,
@@ -66,21 +77,34 @@ def contributions(
         "per_bit": spec.exposure.per_bit,
         "weights": dict(spec.exposure.sites),
         "models": models,
+        "totals": list(_totals(wholes)),
     }
 
 
-def _exposed(
-    model: FaultModel, tally: Tally, population: NDArray[np.int64], exposure: Mapping[str, float], confidence: float
-) -> ModelRates:
-    """The model's rows at exposed sites, as a sample in which sites weigh by their exposure."""
-    profiles = tally.profiles
-    mine = np.array(
-        [FaultModel(p.target, p.where, p.op, p.pattern, p.scope) == model and p.site in exposure for p in profiles]
-    )
-    faults = tally.faults[MEASURES[0]].table()
-    own = mine[faults["profile"]]
-    strata, first = np.unique(faults["stratum"][own], return_index=True)
-    sites = [profiles[profile].site for profile in faults["profile"][own][first]]
-    weights = np.zeros(len(population))
-    weights[strata] = exposed_weights(population[strata], sites, exposure)
-    return ModelRates(model, tally, profiles, mine, weights, confidence)
+def _totals(wholes: Mapping[FaultModel, Mapping[str, Contribution]]) -> Iterator[dict[str, Any]]:
+    """Activations and weights together, where both were struck by the same operation and pattern."""
+    for model, activations in wholes.items():
+        if model.where != "activation" or model.scope != _USUAL_SCOPE["activation"]:
+            continue
+        other = model._replace(where="weight", scope=_USUAL_SCOPE["weight"])
+        if other in wholes:
+            yield {
+                "target": model.target,
+                "op": model.label,
+                "pattern": model.pattern,
+                **{name: asdict(summed((found, wholes[other][name]))) for name, found in activations.items()},
+            }
+
+
+def _struck_sites(spec: CampaignSpec, tables: Mapping[str, SiteTable]) -> dict[FaultModel, Sequence[str]]:
+    """The sites of each fault model of single tensors, drawn from or not."""
+    found: dict[FaultModel, dict[str, None]] = {}
+    for section in spec.faults:
+        if section.pattern == "sites":
+            continue
+        names = [site.name for site in tables[section.target].select(section.where, section.sites)]
+        scope = "persistent" if section.persistent else "inference"
+        for op in section.ops:
+            model = FaultModel(section.target, section.where, op, section.pattern_name(op), scope)
+            found.setdefault(model, {}).update(dict.fromkeys(names))
+    return {model: list(names) for model, names in found.items()}

@@ -4,13 +4,13 @@ common."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.analysis.domains import Cells, Domains, Estimate, Strata, sums_by
+from testbed.analysis.domains import Cells, Domains, Estimate, Floats, Strata, sums_by
 from testbed.campaign.evaluation import HOWS
 from testbed.campaign.rows import DUES
 from testbed.campaign.tally import MEASURES, Integers, Profile, Tally
@@ -76,10 +76,10 @@ class ModelRates:
         tally: Tally,
         profiles: Sequence[Profile],
         mine: NDArray[np.bool_],
-        population: NDArray[np.int64] | NDArray[np.float64],
+        population: NDArray[np.int64],
         confidence: float,
     ) -> None:
-        """profiles: all the tally's; mine: which of them are of this model. population: or other weights of the strata."""
+        """profiles: all the tally's; mine: which of them are of this model. population: of each stratum, by its number."""
         self.model, self.confidence = model, confidence
         self.profiles = [profile for profile, own in zip(profiles, mine, strict=True) if own]
         number = np.cumsum(mine) - 1
@@ -94,7 +94,7 @@ class ModelRates:
         self.outcomes = of_model(tally.outcomes.table())
         self.numbers, self.strata = self._strata(population)
 
-    def _strata(self, population: NDArray[np.int64] | NDArray[np.float64]) -> tuple[Integers, Strata]:
+    def _strata(self, population: NDArray[np.int64]) -> tuple[Integers, Strata]:
         """(numbers of the strata, ascending; what is known of each)."""
         faults = self.faults[MEASURES[0]]
         numbers, first, stratum = np.unique(faults["stratum"], return_index=True, return_inverse=True)
@@ -123,6 +123,17 @@ class ModelRates:
         """By tier, site and bit class."""
         groups = self._grouped(lambda profile: (profile.site, profile.kind, profile.bit_class), by_tier=True)
         return [(Cell(int(group.tier or 0), *group.value), group) for group in groups]
+
+    def over_sites(self, importance: Mapping[str, float]) -> dict[str, Estimate]:
+        """By measure, the rates of the sites that have an importance as one, in which each site weighs by it."""
+        sites = list(dict.fromkeys(p.site for p in self.profiles if p.site in importance))
+        code_of_profile = np.array([sites.index(p.site) if p.site in importance else -1 for p in self.profiles])
+        position, weights = np.arange(len(sites)), np.array([importance[site] for site in sites])
+        found = {}
+        for measure, table in self.faults.items():
+            domains, events = self._domains(table, code_of_profile[table["profile"]], position, position.tolist())
+            found[measure] = domains.combined(events, weights, self.confidence)
+        return found
 
     def _grouped(self, value_of: Callable[[Profile], Any], by_tier: bool = False) -> list[Group]:
         """value_of: None for faults that are in no group."""
@@ -158,6 +169,13 @@ class ModelRates:
         self, table: dict[str, Integers], label: Integers, position: Integers, labels: list[int]
     ) -> dict[Hashable, Estimate]:
         """By label; rows of the table with none, -1, are in no group."""
+        domains, events = self._domains(table, label, position, labels)
+        return domains.estimates_of(events, self.confidence)
+
+    def _domains(
+        self, table: dict[str, Integers], label: Integers, position: Integers, labels: list[int]
+    ) -> tuple[Domains, Floats]:
+        """(the groups, events of their cells)."""
         table = {name: column[label >= 0] for name, column in table.items()}
         cells = Cells(
             group=position[label[label >= 0]],
@@ -166,7 +184,7 @@ class ModelRates:
             cluster_rows=table["cluster_rows"].astype(np.float64),
             count=table["count"].astype(np.float64),
         )
-        return Domains(self.strata, labels, cells).estimates_of(table["events"].astype(np.float64), self.confidence)
+        return Domains(self.strata, labels, cells), table["events"].astype(np.float64)
 
     # ---- counts of rows
 

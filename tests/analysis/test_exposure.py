@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from testbed.analysis.exposure import Contribution, contribution, exposed_weights, exposures
-from testbed.analysis.survey import SurveyDesign
+from testbed.analysis.domains import Cells, Domains, Strata
+from testbed.analysis.exposure import Contribution, contribution, exposures, summed, with_unsampled
 from testbed.core.errors import UsageError
 from testbed.core.site import Site
 
@@ -49,40 +48,76 @@ def test_a_pattern_that_matches_nothing_is_refused() -> None:
         exposures(SITES, {"tail": 1.0})
 
 
-@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 1000)), min_size=1, max_size=20))
-def test_strata_share_their_sites_exposure_by_population(strata: list[tuple[str, int]]) -> None:
-    exposure = {"a": 3.0, "b": 0.0}
-    site, population = zip(*strata, strict=True)
-    weights = exposed_weights(population, site, exposure)
-    for name in set(site):
-        mine = np.array([one == name for one in site])
-        sizes = np.array(population)[mine]
-        np.testing.assert_allclose(weights[mine], exposure.get(name, 0.0) * sizes / sizes.sum())
-
-
 def test_contributions_by_hand() -> None:
     rate = SimpleNamespace(rate=0.25, low=0.125, high=0.5)
     assert contribution(8.0, rate) == Contribution(exposure=8.0, value=2.0, low=1.0, high=4.0)
 
 
-def test_the_total_is_the_sum_over_sites_and_its_interval_holds() -> None:
-    """Two sites of three strata, known exhaustively; each campaign draws a few faults per stratum."""
+def test_of_sites_without_a_fault_nothing_is_known() -> None:
+    found = with_unsampled(Contribution(exposure=8.0, value=2.0, low=1.0, high=4.0), 3.0)
+    assert found == Contribution(exposure=11.0, value=2.0, low=1.0, high=7.0)
+
+
+def test_sums_of_contributions_by_hand() -> None:
+    parts = [Contribution(10.0, 5.0, 2.0, 9.0), Contribution(20.0, 7.0, 3.0, 10.0)]
+    assert summed(parts) == Contribution(30.0, 12.0, 12.0 - 5.0, 12.0 + 5.0)  # roots of 9 + 16, both ways
+    assert summed(parts[:1]) == parts[0]
+
+
+EXPOSURE = np.array([10.0, 40.0, 0.2])  # of sites 0, 1 and 2
+
+
+def drawn(rng: np.random.Generator, population: np.ndarray, truth: np.ndarray, n: np.ndarray) -> tuple[Strata, Any]:
+    """A sample of strata (rows) that reach over sites (columns): (H, S) populations and rates, (H,) faults drawn; the
+    events are counted as a campaign's are."""
+    seen = np.stack([rng.multivariate_hypergeometric(sizes, k) for sizes, k in zip(population, n, strict=True)])
+    struck = rng.binomial(seen, truth)
+    strata = Strata(
+        weight=population.sum(1).astype(float), clusters=n, rows=n, square_rows=n.astype(float), alike=np.arange(len(n))
+    )
+    cells = []
+    for h, site in zip(*np.nonzero(seen), strict=True):
+        hits = struck[h, site]
+        cells += [(site, h, n, event) for n, event in ((hits, 1), (seen[h, site] - hits, 0)) if n]
+    return strata, np.array(cells, float)
+
+
+@pytest.mark.parametrize("united", [False, True])
+def test_the_total_is_the_sum_over_sites_and_its_interval_holds(united: bool) -> None:
+    """Three sites, known exhaustively. United: each stratum holds faults of all of them, and a site of much exposure is a
+    small part of it; else each is of one site."""
     rng = np.random.default_rng(0)
-    site = np.array(["a", "a", "b"])
-    population, truth = np.array([1000, 3000, 500]), np.array([0.3, 0.05, 0.6])
-    exposure = {"a": 10.0, "b": 40.0}
-    of_site = {"a": (1000 * 0.3 + 3000 * 0.05) / 4000, "b": 0.6}
-    total = sum(exposure[name] * rate for name, rate in of_site.items())
-    weights, drawn, held = exposed_weights(population, site, exposure), np.array([30, 20, 25]), 0
-    stratum = np.repeat(np.arange(3), drawn)
+    if united:
+        population = np.array([[1000, 60, 400], [3000, 300, 10]])
+        truth = np.array([[0.3, 0.6, 0.9], [0.02, 0.2, 0.5]])
+        n = np.array([150, 250])
+    else:
+        population = np.array([[1000, 0, 0], [3000, 0, 0], [0, 500, 0], [0, 0, 70]])
+        truth = np.array([[0.3, 0, 0], [0.05, 0, 0], [0, 0.6, 0], [0, 0, 0.5]])
+        n = np.array([30, 20, 25, 9])
+    rates = (population * truth).sum(0) / population.sum(0)
+    total, held, errors = float(EXPOSURE @ rates), 0, []
     for _ in range(300):
-        y = rng.random(len(stratum)) < truth[stratum]
-        design = SurveyDesign(stratum, weights[stratum], np.arange(len(stratum)))
-        found = contribution(50.0, design.estimate(y, 0.9))
-        by_hand = sum(
-            exposure[name] * sum(population[h] * y[stratum == h].mean() for h in hs) / sum(population[h] for h in hs)
-            for name, hs in (("a", (0, 1)), ("b", (2,)))
-        )
-        assert found.value == pytest.approx(by_hand)
+        strata, cells = drawn(rng, population, truth, n)
+        site, stratum, count, events = cells.T
+        ones = np.ones(len(cells))
+        domains = Domains(strata, [0, 1, 2], Cells(site.astype(int), stratum.astype(int), ones, ones, count))
+        found = contribution(EXPOSURE.sum(), domains.combined(events, EXPOSURE, 0.9))
+        by_site = domains.estimates_of(events, 0.9)
+        assert found.value == pytest.approx(sum(EXPOSURE[s] * by_site[s].rate for s in (0, 1, 2)))
+        assert found.low < found.value < found.high
         held += found.low <= total <= found.high
+        errors.append(found.value - total)
     assert held >= 0.9 * 300 - 3 * np.sqrt(0.9 * 0.1 * 300)
+    assert abs(np.mean(errors)) < 4 * np.std(errors) / np.sqrt(300)
+    assert np.mean([abs(e) for e in errors]) < 0.3 * total
+
+
+def test_one_site_alone_has_its_own_interval() -> None:
+    strata, cells = drawn(
+        np.random.default_rng(1), np.array([[800], [90]]), np.array([[0.1], [0.4]]), np.array([40, 9])
+    )
+    _, stratum, count, events = cells.T
+    ones = np.ones(len(cells))
+    domains = Domains(strata, ["only"], Cells(np.zeros(len(cells), int), stratum.astype(int), ones, ones, count))
+    assert vars(domains.combined(events, np.array([3.0]))) == pytest.approx(vars(domains.estimates_of(events)["only"]))

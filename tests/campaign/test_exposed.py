@@ -76,6 +76,48 @@ def test_contributions_are_exposure_times_rate_and_the_total_is_their_sum(
         assert total["low"] < total["high"]
 
 
+def plans_of(run: Path) -> pd.DataFrame:
+    return pd.concat(pq.read_table(path).to_pandas() for path in sorted(run.glob("faults*.parquet")))
+
+
+def test_strata_that_unite_sites_give_each_site_its_own_exposure(adaptive_run: Path) -> None:
+    told = json.loads((adaptive_run / "summary.json").read_text())["exposure"]
+    tables = {"model": SiteTable.load(adaptive_run / "model.sites.json")}
+    population = plans_of(adaptive_run)[["fault_id", "population"]]
+    rows = pq.read_table(adaptive_run / "results.parquet").to_pandas().merge(population, on="fault_id")
+    rows["outside"] = ~rows.outcome.isin(["identical", "masked"])
+    rows["weight"] = rows.population / rows.groupby("stratum").stratum.transform("size")
+    assert rows.groupby(["stratum"]).site.nunique().max() > 1
+    assert len(told["models"]) == 3
+    for model in told["models"]:
+        mine = rows[(rows["where"] == model["where"]) & (rows.op == model["op"])]
+        total = 0.0
+        for site, part in mine.groupby("site", observed=True):
+            tensor = tables["model"][str(site)]
+            exposure = (1e-2 if str(site).startswith("head") else 1e-6) * tensor.elements * tensor.format.bits
+            total += exposure * float((part.weight * part.outside).sum() / part.weight.sum())
+        assert model["outside"]["value"] == pytest.approx(total)
+        assert model["outside"]["value"] == pytest.approx(sum(site["outside"]["value"] for site in model["sites"]))
+        assert model["outside"]["low"] < total <= model["outside"]["high"] <= model["outside"]["exposure"]
+        assert model["not_sampled"] == []
+
+
+def test_activations_and_weights_of_one_fault_model_are_added_up(adaptive_run: Path) -> None:
+    told = json.loads((adaptive_run / "summary.json").read_text())["exposure"]
+    (total,) = told["totals"]  # random words were written to activations alone
+    assert (total["target"], total["op"], total["pattern"]) == ("model", "flip", "single")
+    parts = [model for model in told["models"] if model["op"] == "flip"]
+    for measure in ("sdc1", "outside", "nonfinite"):
+        one, other = (part[measure] for part in parts)
+        assert total[measure]["value"] == pytest.approx(one["value"] + other["value"])
+        assert total[measure]["exposure"] == pytest.approx(one["exposure"] + other["exposure"])
+        below, above = (
+            [abs(part["value"] - part[limit]) for part in (one, other, total[measure])] for limit in ("low", "high")
+        )
+        for first, second, whole in (below, above):
+            assert max(first, second) <= whole <= first + second
+
+
 def test_other_exposures_need_only_another_summary(
     tiny_spec: CampaignSpec, tiny_copy: Path, run_spec: Callable[..., dict[str, Any]]
 ) -> None:
