@@ -20,6 +20,8 @@ def summary_tables(summary: Record, folder: Path) -> RenderableType:
     legs = dict.fromkeys((m["target"], m["where"]) for m in summary["marginals"])
     for target, where in legs:
         parts += ["", _rates(summary, target, where)]
+    if summary.get("exposure"):
+        parts += ["", *_failure_rate(summary)]
     parts += ["", Text(summary["statement"], style="dim"), f"report: {folder / 'report.html'}"]
     return Group(*[Text(part) if isinstance(part, str) else part for part in parts])
 
@@ -84,6 +86,28 @@ def _rates(summary: Record, target: str, where: str) -> Table:
             for record in part:
                 _add(table, f"  {_value(summary, by, record['value'])}", record, has_classes)
     return table
+
+
+def _failure_rate(summary: Record) -> Iterable[RenderableType]:
+    """Contributions to the failure rate, of all exposed sites together."""
+    from testbed.report.failure_rate import contribution_text, not_sampled_text, totals_of
+    from testbed.report.formatting import amount
+
+    told = summary["exposure"]
+    confidence = f"{100 * summary['confidence']:g} %"
+    table = Table(title=f"exposed sites, in {told['unit']} with {confidence} intervals", title_justify="left")
+    for name in ("", "exposure", "SDC-1", "outside tolerance", "non-finite"):
+        table.add_column(name, justify="right" if name == "exposure" else "left", no_wrap=True)
+    totals = list(totals_of(told))
+    for number, (name, record) in enumerate(totals):
+        if number == len(told["models"]):
+            table.add_section()
+        cells = [contribution_text(record.get(measure)) for measure in ("sdc1", "outside", "nonfinite")]
+        table.add_row(name, amount(record["outside"]["exposure"]), *cells)
+    yield table
+    missing = list(dict.fromkeys(site for model in told["models"] for site in model.get("not_sampled", ())))
+    if missing:
+        yield not_sampled_text(missing)
 
 
 def _value(summary: Record, by: str, value: Any) -> str:

@@ -124,6 +124,11 @@ def small(number: float | None) -> str:
     return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
 
 
+def amount(number: float) -> str:
+    """A quantity that has a unit of its own: "12,345", "542", "0.0041"."""
+    return f"{number:,.0f}" if abs(number) >= 1000 else f"{number:.3g}"
+
+
 def at_least(bound: float) -> str:
     """A bound in three digits that are never below it: "3.46e-7"."""
     return _rounded(bound, math.ceil)

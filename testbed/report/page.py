@@ -16,6 +16,7 @@ from testbed.core.files import write_text
 from testbed.report import formatting
 from testbed.report.effort import effort
 from testbed.report.evidence import Evidence, read_evidence
+from testbed.report.failure_rate import failure_rate, not_sampled_text
 from testbed.report.faultcard import FaultCard, LoadImage, fault_card
 from testbed.report.images import stored_images
 from testbed.report.keyfigures import key_figures
@@ -77,6 +78,8 @@ def render(evidence: Evidence, load_image: LoadImage | None) -> str:
         attention_bars=attention_outcomes,
         attention_key=attention_key,
         worst=_worst(evidence, load_image),
+        failure_rate=failure_rate(evidence),
+        not_sampled_text=not_sampled_text,
         sweep=sweep(evidence),
         rounds=rounds(evidence),
         effort=effort(evidence),

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import html
+import io
 import json
+import re
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 
+from testbed.campaign.exposed import contributions
 from testbed.campaign.spec import CampaignSpec, parse_spec
+from testbed.campaign.tally import Tally, populations
+from testbed.campaign.workplace import recorded_spec
+from testbed.cli.tables import summary_tables
 from testbed.core.errors import StaleArtefact, UsageError
 from testbed.core.files import sha256_file
+from testbed.core.runfolder import RunFolder
 from testbed.core.site import SiteTable
+from testbed.report.evidence import read_evidence
+from testbed.report.page import render
 
 WEIGHTS = {"*": 1e-3, "block.0.mlp.*": 2e-3, "head": 0.0}
 
@@ -116,6 +129,47 @@ def test_activations_and_weights_of_one_fault_model_are_added_up(adaptive_run: P
         )
         for first, second, whole in (below, above):
             assert max(first, second) <= whole <= first + second
+
+
+def test_totals_are_told_in_the_terminal_and_on_the_page(adaptive_run: Path) -> None:
+    summary = json.loads((adaptive_run / "summary.json").read_text())
+    console = Console(file=io.StringIO(), width=200)
+    console.print(summary_tables(summary, adaptive_run))
+    assert isinstance(console.file, io.StringIO)
+    terminal = console.file.getvalue()
+    page = " ".join(html.unescape(re.sub("<[^>]*>", " ", render(read_evidence(adaptive_run), None))).split())
+    assert "exposed sites, in FIT with 95 % intervals" in terminal
+    names = ["model, activations, bit flips", "model, activations, random values", "model, weights, bit flips"]
+    records = [*summary["exposure"]["models"], *summary["exposure"]["totals"]]
+    for name, record in zip([*names, "model, activations and weights, bit flips"], records, strict=True):
+        found = [record[measure] for measure in ("sdc1", "outside", "nonfinite")]
+        cells = [f"{one['value']:.3g} [{one['low']:.3g}, {one['high']:.3g}]" for one in found]
+        (line,) = [line for line in terminal.splitlines() if f"{name} " in line]
+        assert [cell.strip() for cell in line.split("\u2502")[3:6]] == cells
+        assert " ".join([name, f"{found[0]['exposure']:.3g}", *cells]) in page
+
+
+def test_exposed_sites_without_a_fault_are_told_and_widen_the_upper_limit_alone(adaptive_run: Path) -> None:
+    """As where max_faults ends a campaign in its first round: rows of one site are taken out."""
+    tables = {"model": SiteTable.load(adaptive_run / "model.sites.json")}
+    spec = exposed(recorded_spec(RunFolder.existing(adaptive_run)), sites={"*": 1e-6, "head*": 1e-2}, per_bit=True)
+    _, population = populations(sorted(adaptive_run.glob("faults*.parquet")))
+    tally = Tally.of(adaptive_run / "results.parquet")
+    whole = contributions(spec, tables, tally, population)
+    rows = pq.read_table(adaptive_run / "results.parquet").to_pandas()
+    assert whole is not None
+    with tempfile.TemporaryDirectory() as folder:
+        left = rows[(rows["where"] != "weight") | (rows.site != "head.bias")]
+        schema = pq.read_schema(adaptive_run / "results.parquet")
+        pq.write_table(pa.Table.from_pandas(left, schema, preserve_index=False), f"{folder}/results.parquet")
+        part = contributions(spec, tables, Tally.of(Path(folder) / "results.parquet"), population)
+    assert part is not None
+    before, after = whole["models"][2], part["models"][2]
+    (lost,) = [site["outside"]["exposure"] for site in before["sites"] if site["site"] == "head.bias"]
+    assert after["not_sampled"] == ["head.bias"]
+    assert after["outside"]["exposure"] == pytest.approx(before["outside"]["exposure"])
+    assert after["outside"]["value"] == pytest.approx(sum(site["outside"]["value"] for site in after["sites"]))
+    assert after["outside"]["high"] >= lost
 
 
 def test_other_exposures_need_only_another_summary(

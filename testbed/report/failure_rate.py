@@ -1,0 +1,91 @@
+"""What the faults come to per unit of time, where the spec says how much each site is exposed: the summary's
+contributions as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from testbed.report.evidence import Evidence
+from testbed.report.formatting import MEASURE_NAMES, amount, count, model_name
+
+_MEASURES = ("sdc1", "outside", "nonfinite")
+_SITES = 12
+_PLACES = {"activation": "activations", "weight": "weights"}
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Table:
+    id: str
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class FailureRate:
+    """unit: as the spec calls it. tables: totals of each fault model, then the sites that contribute most."""
+
+    unit: str
+    per_bit: bool
+    tables: tuple[Table, ...]
+    not_sampled: tuple[str, ...]
+
+
+def failure_rate(evidence: Evidence) -> FailureRate | None:
+    """None for a campaign without exposures."""
+    told = evidence.summary.get("exposure")
+    if not told or not told["models"]:
+        return None
+    totals = [(name, record) for name, record in totals_of(told)]
+    measures = [measure for measure in _MEASURES if any(measure in record for _, record in totals)]
+    tables = [_table("failure-rate-totals", "All exposed sites", totals, measures)]
+    for model in told["models"]:
+        most = sorted(model["sites"], key=lambda site: -site[_main(model)]["value"])[:_SITES]
+        if len(model["sites"]) > 1:
+            shown = [(site["site"], site) for site in most]
+            title = (
+                f"{_name(model)}: {'the sites that contribute most' if len(most) < len(model['sites']) else 'by site'}"
+            )
+            of = [measure for measure in measures if measure in model]
+            tables.append(_table(f"failure-rate-{len(tables)}", title, shown, of))
+    missing = dict.fromkeys(site for model in told["models"] for site in model.get("not_sampled", ()))
+    return FailureRate(told["unit"], told["per_bit"], tuple(tables), tuple(missing))
+
+
+def totals_of(exposure: Record) -> Iterator[tuple[str, Record]]:
+    """(name, contribution per measure) of each fault model's exposed sites, and of activations and weights together."""
+    for model in exposure["models"]:
+        yield _name(model), model
+    for total in exposure.get("totals", ()):
+        yield f"{total['target']}, activations and weights, {model_name(total['op'])}", total
+
+
+def contribution_text(found: Record | None) -> str:
+    """ "542 [498, 590]"; nothing where there is no such measure."""
+    return f"{amount(found['value'])} [{amount(found['low'])}, {amount(found['high'])}]" if found else ""
+
+
+def _name(model: Record) -> str:
+    return f"{model['target']}, {_PLACES[model['where']]}, {model_name(model['op'])}"
+
+
+def _main(model: Record) -> str:
+    return "sdc1" if "sdc1" in model else "outside"
+
+
+def _table(id_: str, title: str, named: Sequence[tuple[str, Record]], measures: Sequence[str]) -> Table:
+    rows = tuple(
+        (name, amount(record[measures[-1]]["exposure"]), *(contribution_text(record.get(m)) for m in measures))
+        for name, record in named
+    )
+    return Table(id_, title, ("", "exposure", *(MEASURE_NAMES[measure] for measure in measures)), rows)
+
+
+def not_sampled_text(sites: Sequence[str]) -> str:
+    """What is said of exposed sites of which no fault was drawn."""
+    named = ", ".join(sites[:3]) + (f" and {count(len(sites) - 3)} more" if len(sites) > 3 else "")
+    return f"No fault of {named} was drawn: the upper limits hold all of their exposure, the values none of it."
