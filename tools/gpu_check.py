@@ -1,10 +1,8 @@
-"""Checks on a GPU host what no other machine can run, and writes what it finds as JSON.
+"""Checks on a GPU host, within a budget of time, what no other machine can run, and writes what it finds as JSON.
 
-    python tools/gpu_check.py --out report.json
-
-Each section runs in a process of its own, so that none can spoil another: {"ok": true, ...}, or {"ok": false, "reason":
-...}; "ran" tells a section that failed from one whose library is not here. Exit code: 0 if every section that could run
-is ok, 3 if one is not or none could run, 1 without a GPU (unless --without-gpu), 2 for a wrong call.
+It runs from a plain checkout: nothing has to be installed, and what is not on the machine (a library, nvcc) only skips the
+stages that need it. It compiles the kernels itself. Stages run in order of worth, each in a process of its own that is
+ended at its limit; the report is whole at any moment.
 """
 
 from __future__ import annotations
@@ -12,166 +10,110 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import math
-import os
 import platform
 import re
 import subprocess
 import sys
 import tempfile
-import traceback
-from collections.abc import Callable
-from dataclasses import fields
+from collections.abc import Sequence
 from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-if find_spec("testbed") is None:  # not installed: the checkout's
-    sys.path.append(str(ROOT))
+sys.path[:0] = [str(ROOT / "tools"), str(ROOT)]  # the checkout's, whatever is installed
 
-from gpu_checks.common import Absent, Section, Setting  # noqa: E402
+from gpu_checks.common import Setting  # noqa: E402
+from gpu_checks.running import Report, probe, run_stages, told  # noqa: E402
+from gpu_checks.stages import STAGES, Missing, Stage, missing  # noqa: E402
 
 from testbed.core.errors import TestbedError  # noqa: E402
 from testbed.core.files import write_json  # noqa: E402
-from testbed.engines.doctor_findings import cuda_devices, first_line  # noqa: E402
+from testbed.engines.doctor_findings import cuda_devices  # noqa: E402
 
-FORMAT = 1  # of the report
-OK, NO_GPU, NOT_OK = 0, 1, 3
-SECTION_SECONDS = 3600  # a section that takes longer hangs
+FORMAT = 2  # of the report
+OK, ERROR, NOT_OK = 0, 1, 3
+BUDGET_S = 480
+PROBE_SHARE = 0.15  # of the budget: for importing every library once
 LIBRARIES = (
-    *("testbed", "numpy", "torch", "onnx", "onnxruntime-gpu", "onnxruntime", "tensorrt", "tensorrt-rtx-cu13"),
-    *("pycuda", "cuda-bindings", "ml-dtypes"),
+    *("testbed", "numpy", "torch", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime", "tensorrt"),
+    *("tensorrt-rtx-cu13", "pycuda", "cuda-bindings", "cupy-cuda13x", "ml-dtypes", "pydantic", "pyarrow"),
 )
+EXAMPLES = """
+examples:
+  python tools/gpu_check.py                                   all stages, within 480 s
+  python tools/gpu_check.py --budget 240 --stages kernels,hooks --to report.json
+  python tools/gpu_check.py --weights vit.pth --data imagefolder:images --preprocess cifar10
+  PYTHONPATH=wheels python tools/gpu_check.py                 with pure-Python libraries unpacked in a folder
+  python tools/gpu_check.py --without-gpu                     the same code on the CPU, small
+
+exit status: 0 nothing failed and a stage passed; 1 no GPU, or the report cannot be written; 2 a wrong call; 3 a stage
+failed or was ended at its limit, or none could run
+"""
 
 
-# Sections import what they need themselves: a library that breaks on import costs its own section only.
-
-
-def kernel_numerics(setting: Setting) -> Section:
-    from gpu_checks.kernels import numerics
-
-    return numerics(setting)
-
-
-def kernel_bandwidth(setting: Setting) -> Section:
-    setting.require_gpu()
-    from gpu_checks.kernels import bandwidth
-
-    return bandwidth(setting)
-
-
-def campaign_concordance(setting: Setting) -> Section:
-    from gpu_checks.campaigns import concordance
-
-    return concordance(setting)
-
-
-def _engine(backend: str) -> Callable[[Setting], Section]:
-    def steps_of(setting: Setting) -> Section:
-        from gpu_checks.common import require
-
-        require(backend)
-        from gpu_checks.engines import steps
-
-        return steps(setting, backend)
-
-    return steps_of
-
-
-def torch_cpu(setting: Setting) -> Section:
-    """Stands in for the engines of a GPU where there is none."""
-    if setting.gpu:
-        raise Absent("only without a GPU")
-    return _engine("torch")(setting)
-
-
-def cuda_graphs(setting: Setting) -> Section:
-    from testbed.engines.runner import EngineRequest
-
-    if not any("graph" in field.name for field in fields(EngineRequest)):
-        raise Absent("not offered: no engine of this version is told to use CUDA graphs")
-    raise NotImplementedError("EngineRequest now offers CUDA graphs; measure small batches with and without them here")
-
-
-def latency(setting: Setting) -> Section:
-    from gpu_checks.latency import latency as measured
-
-    return measured(setting)
-
-
-SECTIONS: dict[str, Callable[[Setting], Section]] = {
-    "kernel_numerics": kernel_numerics,
-    "kernel_bandwidth": kernel_bandwidth,
-    "campaign_concordance": campaign_concordance,
-    "torch": torch_cpu,
-    "torch_cuda": _engine("torch-cuda"),
-    "ort_cuda": _engine("ort-cuda"),
-    "tensorrt": _engine("tensorrt"),
-    "tensorrt_rtx": _engine("tensorrt-rtx"),
-    "cuda_graphs": cuda_graphs,
-    "latency": latency,
-}
-
-
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
-    if options.section:
-        setting = Setting(not options.without_gpu, options.quick, options.out.parent)
-        write_json(options.out, _without_nan(run_section(SECTIONS[options.section], setting)))
+    if options.list:
+        print("\n".join(f"{stage.name:14}{stage.share:5.0%}  {stage.what}" for stage in STAGES))
         return OK
-    devices, reason = cuda_devices()
+    devices, reason = ([], "") if options.without_gpu else cuda_devices()
     if not devices and not options.without_gpu:
-        print(f"no GPU: {reason}; --without-gpu tries the checks themselves on the CPU", file=sys.stderr)
-        return NO_GPU
-    report = _header(options, [] if options.without_gpu else devices)
-    chosen = options.only or list(SECTIONS)
-    for number, name in enumerate(chosen, 1):
-        print(f"[{number}/{len(chosen)}] {name}: ", end="", file=sys.stderr, flush=True)
-        report["sections"][name] = found = in_own_process(name, options)
-        print("ok" if found["ok"] else found["reason"], file=sys.stderr)
-        report["ok"] = verdict(report["sections"])
-        write_json(options.out, report)  # after each: what was measured is not lost
-    return OK if report["ok"] else NOT_OK
-
-
-def verdict(sections: dict[str, Section]) -> bool:
-    """Every section that could run is ok, and there is one."""
-    ran = [section for section in sections.values() if section["ran"]]
-    return bool(ran) and all(section["ok"] for section in ran)
-
-
-def run_section(section: Callable[[Setting], Section], setting: Setting) -> Section:
-    """What the section found, or why it failed; ``ran`` is false where it could not be tried."""
+        print(f"no GPU: {reason}; --without-gpu runs the same stages on the CPU", file=sys.stderr)
+        return ERROR
+    path = options.to or ROOT / "golden" / "gpu" / f"{options.date}-{_slug(devices)}.json"
     try:
-        return {"ran": True, **section(setting)}
-    except Absent as absent:
-        return {"ran": False, "ok": False, "reason": str(absent)}
+        report = _checked(options, path, devices)
     except TestbedError as error:
-        return {"ran": True, "ok": False, "reason": str(error)}
-    except Exception as error:  # a foreign library's, or a mistake of ours: the other sections are still worth running
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        place = f"{Path(frame.filename).name}:{frame.lineno}"
-        return {"ran": True, "ok": False, "reason": f"{type(error).__name__} at {place}: {first_line(error)}"}
+        print(f"error: {error}", file=sys.stderr)
+        return ERROR
+    except KeyboardInterrupt:
+        print(f"\nstopped; what was found so far is in {path}", file=sys.stderr)
+        return ERROR
+    if options.json:
+        print(json.dumps(report.to_dict(), indent=1))
+    else:
+        print("\n".join(f"{name:14}{told(record)}" for name, record in report.stages.items()))
+        print(f"{'ok' if report.ok else 'not ok'}: {path}")
+    return OK if report.ok else NOT_OK
 
 
-def in_own_process(name: str, options: argparse.Namespace) -> Section:
-    """A library that ends the process, hangs, or leaves the GPU unusable spoils no other section."""
-    with tempfile.TemporaryDirectory(prefix="gpu-check-") as folder:
-        result = Path(folder) / "result.json"
-        command = [sys.executable, str(Path(__file__).resolve()), "--section", name, "--out", str(result)]
-        command += ["--without-gpu"] * options.without_gpu + ["--quick"] * options.quick
-        environment = {"OMP_NUM_THREADS": "1"} | os.environ
-        try:
-            done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=SECTION_SECONDS)
-        except subprocess.TimeoutExpired:
-            return {"ran": True, "ok": False, "reason": f"not done after {SECTION_SECONDS} s"}
-        if done.returncode or not result.is_file():
-            said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1][:300]
-            return {"ran": True, "ok": False, "reason": f"the process ended with {done.returncode}: {said}"}
-        found: Section = json.loads(result.read_text())
-        return found
+def _checked(options: argparse.Namespace, path: Path, devices: list[str]) -> Report:
+    """Raises TestbedError where the report cannot be written: before anything is run."""
+    report = Report(path, _header(options, devices))
+    write_json(path, report.to_dict())
+    gpu = not options.without_gpu
+    began = datetime.datetime.now()
+    needs = list(dict.fromkeys(n for stage in options.stages for need in stage.wants(gpu) for n in need.split("|")))
+    lacking = missing(options.stages, probe(needs, PROBE_SHARE * options.budget), gpu)
+    report.header["missing"] = [{"name": m.name, "why": m.why, "skips": list(m.stages)} for m in lacking]
+    print(_lacking_text(lacking), file=sys.stderr)
+    with tempfile.TemporaryDirectory(prefix="gpu-check-", ignore_cleanup_errors=True) as folder:
+        shared = Path(folder) / "shared"
+        shared.mkdir()
+        setting = Setting(
+            gpu=gpu,
+            quick=options.quick or not gpu,
+            folder=Path(folder),
+            shared=shared,
+            weights=options.weights and options.weights.resolve(),
+            data=options.data,
+            preprocess=options.preprocess,
+        )
+        spent = (datetime.datetime.now() - began).total_seconds()
+        run_stages(options.stages, setting, report, lacking, budget_s=options.budget - spent, say=_say)
+    return report
+
+
+def _say(text: str) -> None:
+    print(text, end="", file=sys.stderr, flush=True)
+
+
+def _lacking_text(lacking: Sequence[Missing]) -> str:
+    if not lacking:
+        return "nothing is missing here"
+    lines = (f"  {m.name} ({m.why}): skips {', '.join(m.stages)}" for m in lacking)
+    return "\n".join(["missing here:", *lines])
 
 
 def _header(options: argparse.Namespace, devices: list[str]) -> dict[str, Any]:
@@ -179,14 +121,17 @@ def _header(options: argparse.Namespace, devices: list[str]) -> dict[str, Any]:
         "format": FORMAT,
         "ok": False,
         "date": options.date.isoformat(),
-        "quick": options.quick,
+        "device": devices[0] if devices else None,
         "devices": devices,
         "driver": _said("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") if devices else None,
+        "without_gpu": options.without_gpu,
+        "quick": options.quick,
+        "budget_s": options.budget,
+        "revision": _said("git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"),
         "python": platform.python_version(),
-        "platform": platform.platform(),
-        "commit": _said("git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"),
+        "system": f"{platform.system()} {platform.machine()}",
         "versions": {name: version for name in LIBRARIES if (version := _version(name))},
-        "sections": {},
+        "missing": [],
     }
 
 
@@ -206,26 +151,57 @@ def _said(*command: str) -> str | None:
     return lines[0].strip() if lines else None
 
 
-def _without_nan(value: Any) -> Any:
-    """JSON has no NaN and no infinity: they become text. NumPy's numbers become Python's."""
-    if isinstance(value, dict):
-        return {str(key): _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
-    value = value.item() if hasattr(value, "item") else value
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+def _slug(devices: list[str]) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", devices[0].lower()).strip("-") if devices else "without-gpu"
 
 
-def _options(arguments: list[str] | None) -> argparse.Namespace:
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     text = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=text)
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the report, JSON")
-    parser.add_argument("--date", type=_date, default=datetime.date.today(), help="of the report; today unless given")
-    parser.add_argument("--only", action="append", choices=list(SECTIONS), help="this section; may be given again")
-    parser.add_argument("--quick", action="store_true", help="small sizes, to try the checks themselves")
-    parser.add_argument("--without-gpu", action="store_true", help="what can be done on the CPU")
-    parser.add_argument("--section", choices=list(SECTIONS), help=argparse.SUPPRESS)  # in its own process
-    return parser.parse_args(arguments)
+    parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLES, formatter_class=text)
+    add = parser.add_argument
+    add("--budget", type=_seconds, default=BUDGET_S, metavar="SECONDS", help=f"for everything; {BUDGET_S} unless given")
+    add("--to", type=Path, metavar="FILE", help="the report; golden/gpu/<date>-<device>.json unless given")
+    add("--stages", type=_stages, default=STAGES, metavar="A,B", help="only these, in their own order; see --list")
+    add("--list", action="store_true", help="the stages and the share of the budget that each may take, and no more")
+    add(
+        "--weights", type=_file, metavar="FILE", help="a trained ViT, as `testbed import` reads it; else random weights"
+    )
+    add("--data", metavar="NAME", help="its images, such as imagefolder:DIR; else random ones")
+    add("--preprocess", metavar="NAME", help="how the images are normalised, if not as is usual for the data set")
+    add("--without-gpu", action="store_true", help="the same stages on the CPU, with small sizes")
+    add("--quick", action="store_true", help="small sizes, to try the checks themselves")
+    add("--json", action="store_true", help="print the whole report")
+    add("--date", type=_date, default=datetime.date.today(), help="of the report; today unless given")
+    options = parser.parse_args(arguments)
+    if options.data and not options.weights:
+        parser.error("--data is of the model in --weights FILE; give that too")
+    if options.preprocess and not options.data:
+        parser.error("--preprocess is of the images in --data NAME; give that too")
+    return options
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 1 <= seconds < 1e6:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds such as 480")
+    return seconds
+
+
+def _stages(text: str) -> tuple[Stage, ...]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    known = [stage.name for stage in STAGES]
+    if unknown := [name for name in names if name not in known] or ([] if names else [text]):
+        raise argparse.ArgumentTypeError(f"unknown stage {unknown[0]!r}; known: {', '.join(known)}")
+    return tuple(stage for stage in STAGES if stage.name in names)
+
+
+def _file(text: str) -> Path:
+    if not Path(text).is_file():
+        raise argparse.ArgumentTypeError(f"no such file: {text}")
+    return Path(text)
 
 
 def _date(text: str) -> datetime.date:

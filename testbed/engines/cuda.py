@@ -4,6 +4,8 @@ context, which PyTorch, ONNX Runtime and TensorRT use too. Context and memory co
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
@@ -77,10 +79,22 @@ class Device:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            while self._allocated:
-                self.driver.free(self._allocated.pop())
+            self._free_down_to(0)
         finally:
             self.driver.close()
+
+    @contextmanager
+    def scope(self) -> Iterator[None]:
+        """What is allocated in the block is freed at its end: its buffers are no more."""
+        before = len(self._allocated)
+        try:
+            yield
+        finally:
+            self._free_down_to(before)
+
+    def _free_down_to(self, count: int) -> None:
+        while len(self._allocated) > count:
+            self.driver.free(self._allocated.pop())
 
     def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> Buffer:
         """Memory as it is, not cleared."""

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from testbed.core import libraries
 from testbed.core.errors import EngineError
@@ -20,40 +19,7 @@ from testbed.engines import cuda, cuda_driver
 from testbed.semantics import as_words, corrupt
 
 from .conftest import FORMATS, PORT, Case, cases, masks, one_fault, words
-
-GUARD = 64  # bytes before and after each allocation that nothing may write
-UNTOUCHED = 0xA5
-
-
-class HostDriver:
-    """Host memory in place of a GPU's, with guards around each allocation."""
-
-    name = "emulated"
-
-    def __init__(self, number: int = 0) -> None:
-        self._memory: dict[int, Any] = {}
-
-    def allocate(self, nbytes: int) -> int:
-        memory = (ctypes.c_uint8 * (nbytes + 2 * GUARD))(*[UNTOUCHED] * (nbytes + 2 * GUARD))
-        pointer = ctypes.addressof(memory) + GUARD
-        self._memory[pointer] = memory
-        return pointer
-
-    def free(self, pointer: int) -> None:
-        memory = bytes(self._memory.pop(pointer))
-        guards = memory[:GUARD] + memory[-GUARD:]
-        assert guards == bytes([UNTOUCHED]) * (2 * GUARD), "something wrote outside its buffer"
-
-    def to_device(self, pointer: int, source: NDArray[np.uint8]) -> None:
-        ctypes.memmove(pointer, source.ctypes.data, source.nbytes)
-
-    def to_host(self, target: NDArray[np.uint8], pointer: int) -> None:
-        ctypes.memmove(target.ctypes.data, pointer, target.nbytes)
-
-    def synchronize(self) -> None: ...
-
-    def close(self) -> None:
-        assert not self._memory, "device memory was not freed"
+from .cuda_emulation.host_driver import HostDriver
 
 
 @pytest.fixture(

@@ -1,12 +1,17 @@
-"""The GPU host's checks, tried without one: on the CPU, and on the CUDA kernels emulated."""
+"""The GPU host's checks, tried without one: the budget on stages made for it, the stages on the CPU and on the CUDA kernels
+emulated."""
 
 from __future__ import annotations
 
 import itertools
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +19,244 @@ import gpu_check
 import numpy as np
 import pandas as pd
 import pytest
-from gpu_checks import campaigns, engines, kernels, latency
+from gpu_checks import build, campaigns, child, common, engines, hooks, kernels, latency, running, stages
 from gpu_checks.common import Absent, Setting
+from gpu_checks.running import Report, run_stages
+from gpu_checks.stages import Missing, Stage
 
+from testbed.core import libraries
 from testbed.core.errors import EngineError
 from testbed.engines import cuda, cuda_driver
 from testbed.engines.doctor import cuda_devices
-from tests.engines.test_cuda import HostDriver
+from tests.engines.cuda_emulation.host_driver import HostDriver
 
 SCRIPT = Path(gpu_check.__file__)
+FAKES = """
+import os, time
+
+def fine(setting):
+    return {"ok": True, "device": setting.device}
+
+def parts_then_hangs(setting):
+    setting.tell({"part": 1})
+    setting.tell({"part": 2, "limit_s": setting.limit_s})
+    time.sleep(600)
+
+def hangs_with_a_child(setting):
+    import subprocess, sys
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    setting.tell({"pids": [os.getpid(), child.pid]})
+    time.sleep(600)
+
+def wrong(setting):
+    setting.tell({"seen": 3})
+    return {"ok": False, "reason": "3 words differ"}
+
+def breaks(setting):
+    setting.tell({"seen": 4})
+    raise ValueError("a\\nb")
+
+def absent(setting):
+    from gpu_checks.common import Absent
+    raise Absent("no such engine")
+
+def aborts(setting):
+    import sys
+    print("out of luck", file=sys.stderr, flush=True)
+    os.abort()
+"""
 
 
-def run(out: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(SCRIPT), "--out", str(out), *arguments]
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(SCRIPT), *arguments]
     return subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=False)
 
 
+def fake(name: str, share: float = 1.0) -> Stage:
+    return Stage(name, "made for a test", f"fake_stages:{name}", share, ())
+
+
 @pytest.fixture
-def setting(tmp_path: Path) -> Setting:
-    return Setting(gpu=False, quick=True, folder=tmp_path)
+def fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the module of fake stages, which processes of stages can import."""
+    (tmp_path / "fake_stages.py").write_text(FAKES)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ['PYTHONPATH']}")
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One model, exported once."""
+    return tmp_path_factory.mktemp("shared")
+
+
+@pytest.fixture
+def setting(tmp_path: Path, shared: Path) -> Setting:
+    return Setting(gpu=False, quick=True, folder=tmp_path, shared=shared)
+
+
+def run_fakes(folder: Path, *chosen: Stage, budget_s: float, lacking: tuple[Missing, ...] = ()) -> dict[str, Any]:
+    """Runs them; what the report's file holds."""
+    report = Report(folder / "report.json", {"format": gpu_check.FORMAT})
+    setting = Setting(gpu=False, quick=True, folder=folder, shared=folder)
+    run_stages(chosen, setting, report, lacking, budget_s=budget_s)
+    written: dict[str, Any] = json.loads(report.path.read_text())
+    assert written == report.to_dict()
+    return written
+
+
+def runs(pid: int) -> bool:
+    """Whether the process is there, and more than its parent's record of its end."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+# ---- the budget
+
+
+def test_a_stage_that_hangs_is_ended_at_its_limit_and_costs_no_other(fakes: Path) -> None:
+    began = time.monotonic()
+    written = run_fakes(fakes, fake("fine"), fake("parts_then_hangs", 0.1), fake("wrong"), budget_s=40)
+    assert time.monotonic() - began < 30
+    good, hung, wrong = written["stages"].values()
+    assert (good["status"], good["facts"], good["error"]) == ("passed", {"device": "cpu"}, None)
+    assert good["limit_s"] <= 40
+    assert (hung["status"], hung["limit_s"]) == ("timeout", 4.0)
+    assert hung["error"] == "ended after 4 s, its limit"
+    assert hung["facts"] == {"part": 2, "limit_s": 4.0}  # what it had found
+    assert 4 <= hung["seconds"] < 10
+    assert (wrong["status"], wrong["error"], wrong["facts"]) == ("failed", "3 words differ", {"seen": 3})
+    assert written["ok"] is False
+
+
+def test_what_a_stage_started_is_ended_with_it(fakes: Path) -> None:
+    written = run_fakes(fakes, fake("hangs_with_a_child"), budget_s=3)
+    pids = written["stages"]["hangs_with_a_child"]["facts"]["pids"]
+    assert len(pids) == 2
+    assert not any(map(runs, pids))
+
+
+def test_a_stage_that_no_longer_fits_is_not_begun(fakes: Path) -> None:
+    written = run_fakes(fakes, fake("parts_then_hangs", 0.9), fake("fine", 0.9), budget_s=3)
+    hung, late = written["stages"].values()
+    assert hung["status"] == "timeout"
+    assert late["status"] == "not run"
+    assert late["error"].startswith("budget: 0 s left of 3")
+    assert late["seconds"] == 0
+
+
+def test_what_fails_is_told_apart_from_what_is_absent(fakes: Path) -> None:
+    lacking = (Missing("pydantic", "No module named 'pydantic'", ("fine",)),)
+    chosen = [fake(name) for name in ("breaks", "absent", "fine", "aborts")]
+    written = run_fakes(fakes, *chosen, budget_s=120, lacking=lacking)
+    broke, absent, lacks, aborted = written["stages"].values()
+    assert broke["status"] == "failed"
+    assert broke["error"].startswith("ValueError at fake_stages.py:")
+    assert broke["facts"] == {"seen": 4}
+    assert (absent["status"], absent["error"]) == ("skipped", "no such engine")
+    assert (lacks["status"], lacks["error"]) == ("skipped", "pydantic: No module named 'pydantic'")
+    assert (aborted["status"], aborted["error"]) == ("failed", "the process ended with -6: out of luck")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux to end the stage with the tool")
+def test_a_tool_that_is_killed_leaves_a_whole_report_and_no_process(fakes: Path) -> None:
+    program = f"""
+import sys; sys.path[:0] = {[str(SCRIPT.parent)]!r}
+from pathlib import Path
+from tests.tools.test_gpu_check import fake, run_fakes
+run_fakes(Path({str(fakes)!r}), fake("fine"), fake("hangs_with_a_child"), fake("wrong"), budget_s=500)
+"""
+    tool = subprocess.Popen([sys.executable, "-c", program])
+    report, written = fakes / "report.json", {}
+    try:
+        end = time.monotonic() + 60
+        while time.monotonic() < end and not written.get("hangs_with_a_child", {}).get("facts"):
+            time.sleep(0.1)
+            written = json.loads(report.read_text())["stages"] if report.exists() else {}  # whole whenever it is read
+    finally:
+        tool.send_signal(signal.SIGKILL)
+        tool.wait()
+    stage = json.loads(report.read_text())["stages"]
+    assert stage["fine"]["status"] == "passed"
+    assert stage["hangs_with_a_child"]["status"] == "not run"
+    assert stage["hangs_with_a_child"]["error"] == "begun, and the tool ended before it did"
+    assert stage["wrong"] == {"status": "not run", "seconds": 0.0, "facts": {}, "error": "not reached"}
+    own, started = stage["hangs_with_a_child"]["facts"]["pids"]
+    end = time.monotonic() + 10
+    while runs(own) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not runs(own)
+    os.kill(started, signal.SIGKILL)  # a campaign's own processes end by themselves when their parent is gone
+
+
+@pytest.mark.parametrize(
+    ("statuses", "ok"),
+    [
+        ("passed", True),
+        ("passed,skipped,not run", True),
+        ("passed,failed", False),
+        ("passed,timeout", False),
+        ("skipped,not run", False),
+    ],
+)
+def test_the_verdict(statuses: str, ok: bool) -> None:
+    records = {str(number): {"status": status} for number, status in enumerate(statuses.split(","))}
+    assert Report(Path("unused"), {}, records).ok is ok
+
+
+def test_the_shares_leave_no_worthier_stage_out() -> None:
+    """The four that say most fit one after another even if each takes all that it may."""
+    names = [stage.name for stage in stages.STAGES]
+    assert names[:5] == ["kernels", "campaign", "hooks", "vit_base", "latency"]
+    left = 1.0
+    for stage in stages.STAGES[:4]:
+        assert left >= running.FITS * stage.share, stage.name
+        left -= stage.share
+
+
+# ---- what is missing
+
+
+def test_what_is_missing_is_one_list_with_the_stages_it_skips(tmp_path: Path) -> None:
+    broken = tmp_path / "pydantic"
+    broken.mkdir()
+    (broken / "__init__.py").write_text("raise ImportError('built for another Python\\nreally')")
+    out = tmp_path / "report.json"
+    path = f"{tmp_path}{os.pathsep}{os.environ['PYTHONPATH']}"
+    done = run("--without-gpu", "--stages", "campaign,vit_base", "--to", str(out), PYTHONPATH=path)
+    assert done.returncode == 3, done.stderr
+    told = "missing here:\n  pydantic (built for another Python): skips campaign, vit_base\n"
+    assert done.stderr.startswith(told)
+    report = json.loads(out.read_text())
+    assert report["missing"] == [
+        {"name": "pydantic", "why": "built for another Python", "skips": ["campaign", "vit_base"]}
+    ]
+    assert {stage["status"] for stage in report["stages"].values()} == {"skipped"}
+
+
+def test_a_missing_library_skips_only_its_stages() -> None:
+    found = dict.fromkeys(itertools.chain(*(s.wants(True) for s in stages.STAGES)))
+    found |= {"cuda.bindings": "no", "pycuda": None, "tensorrt": "No module", "torch:cuda": None}
+    assert stages.missing(stages.STAGES, found, gpu=True) == [Missing("tensorrt", "No module", ("tensorrt",))]
+    neither = found | {"pycuda": "no such"}
+    assert Missing("cuda.bindings or pycuda", "no; no such", ("kernels",)) in stages.missing(
+        stages.STAGES, neither, gpu=True
+    )
+    assert not any(m.name.startswith("cuda") for m in stages.missing(stages.STAGES, neither, gpu=False))
+
+
+def test_a_library_that_ends_or_hangs_the_process_is_missing(fakes: Path) -> None:
+    (fakes / "ends_it.py").write_text("import os; os.abort()")
+    (fakes / "hangs.py").write_text("import time; time.sleep(600)")
+    (fakes / "talks.py").write_text("print('[\"loud\"')")
+    found = running.probe(["json", "ends_it", "talks", "nvcc"], 30)
+    assert found["json"] is found["talks"] is None
+    assert found["ends_it"] == "ended the process that imported it"
+    assert found["nvcc"] == (None if shutil.which("nvcc") else "not on PATH")
+    slow = running.probe(["json", "hangs", "talks"], 3)
+    assert slow == {"json": None, "hangs": "not imported within 3 s", "talks": "not imported within 3 s"}
 
 
 # ---- the command
@@ -40,127 +264,211 @@ def setting(tmp_path: Path) -> Setting:
 
 @pytest.mark.skipif(bool(cuda_devices()[0]), reason="this machine has a GPU")
 def test_without_a_gpu_it_says_so_in_one_line(tmp_path: Path) -> None:
-    done = run(tmp_path / "report.json")
+    done = run("--to", str(tmp_path / "report.json"))
     assert done.returncode == 1
     assert done.stderr.startswith("no GPU: ")
     assert len(done.stderr.splitlines()) == 1
     assert not list(tmp_path.iterdir())
 
 
-def test_kernels_on_the_cpu_and_what_is_absent(tmp_path: Path, native_build: Path) -> None:
-    names = ("kernel_numerics", "kernel_bandwidth", "cuda_graphs")
-    only = [word for name in names for word in ("--only", name)]
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--budget", "0"], "'0' is not a number of seconds such as 480"),
+        (["--budget", "nan"], "is not a number of seconds"),
+        (["--stages", "kernels,nothing"], "unknown stage 'nothing'; known: kernels, campaign, hooks"),
+        (["--stages", ","], "unknown stage ','"),
+        (["--weights", "nowhere.pth"], "no such file: nowhere.pth"),
+        (["--data", "imagefolder:x"], "give that too"),
+        (["--date", "31.1.2026"], "is not a date"),
+    ],
+)
+def test_a_wrong_call(arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        gpu_check.main(arguments)
+    assert ended.value.code == 2
+    assert told in capsys.readouterr().err
+
+
+def test_a_report_that_cannot_be_written_is_said_before_anything_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert gpu_check.main(["--without-gpu", "--to", str(tmp_path / "file" / "report.json")]) == 1
+    told = capsys.readouterr()
+    assert told.err.startswith("error: cannot write ")
+    assert len(told.err.splitlines()) == 1
+
+
+def test_the_list_of_stages(capsys: pytest.CaptureFixture[str]) -> None:
+    assert gpu_check.main(["--list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == [stage.name for stage in stages.STAGES]
+
+
+def test_the_name_of_a_report() -> None:
+    assert gpu_check._slug(["NVIDIA H200", "NVIDIA H200"]) == "nvidia-h200"
+    assert gpu_check._slug([]) == "without-gpu"
+
+
+def test_kernels_on_the_cpu(tmp_path: Path, native_build: Path, emulated_cuda_build: Path) -> None:
+    """The whole command, in seconds: the emulation stands in for the GPU."""
+    for library in native_build.iterdir():
+        if not (emulated_cuda_build / library.name).exists():
+            shutil.copy(library, emulated_cuda_build)
     out = tmp_path / "report.json"
-    done = run(out, "--without-gpu", "--quick", "--date", "2026-01-31", *only, TESTBED_NATIVE=str(native_build))
+    arguments = ["--without-gpu", "--stages", "kernels", "--date", "2026-01-31", "--json", "--to", str(out)]
+    done = run(*arguments, TESTBED_NATIVE=str(emulated_cuda_build))
     assert done.returncode == 0, done.stderr
-    report = json.loads(out.read_text())
-    assert (report["ok"], report["date"], report["devices"], report["driver"]) == (True, "2026-01-31", [], None)
+    report = json.loads(done.stdout)
+    assert report == json.loads(out.read_text())
+    assert (report["ok"], report["date"], report["device"], report["driver"]) == (True, "2026-01-31", None, None)
+    assert (report["budget_s"], report["missing"]) == (480, [])
     assert report["versions"]["numpy"] == np.__version__
-    numerics, bandwidth, graphs = (report["sections"][name] for name in names)
-    assert numerics["ok"]
-    assert set(numerics["formats"]) == {"fp32", "fp16", "bf16", "int8", "uint8", "int32"}
-    for format_name, operations in numerics["formats"].items():
-        assert set(operations) == {"flip", "stuck0", "stuck1", "random", "identity", "repeated"}, format_name
-        assert all(count["faults"] > 0 == count["mismatches"] for count in operations.values())
-    assert bandwidth == {"ran": False, "ok": False, "reason": "needs a GPU"}
-    assert not graphs["ran"]
-    assert graphs["reason"].startswith("not offered")
-
-
-def test_where_nothing_could_run_nothing_is_ok(tmp_path: Path) -> None:
-    out = tmp_path / "report.json"
-    done = run(out, "--without-gpu", "--only", "kernel_bandwidth")
-    assert done.returncode == 3
-    assert json.loads(out.read_text())["ok"] is False
+    stage = report["stages"]["kernels"]
+    assert stage["status"] == "passed"
+    assert stage["limit_s"] <= 480 * stages.STAGES[0].share
+    for part in ("cpu_kernel", "numerics"):
+        formats = stage["facts"][part]["formats"]
+        assert set(formats) == {"fp32", "fp16", "bf16", "int8", "uint8", "int32"}
+        for format_name, operations in formats.items():
+            assert set(operations) == {"flip", "stuck0", "stuck1", "random", "identity", "repeated"}, format_name
+            assert all(count["faults"] > 0 == count["mismatches"] for count in operations.values())
+    assert stage["facts"]["refused"]["ok"]
+    assert str(Path.home()) not in out.read_text()
 
 
 @pytest.mark.slow
-def test_all_sections(tmp_path: Path, native_build: Path) -> None:
+def test_every_stage_from_a_plain_checkout(tmp_path: Path) -> None:
     out = tmp_path / "report.json"
-    done = run(out, "--without-gpu", "--quick", TESTBED_NATIVE=str(native_build))
+    done = run("--without-gpu", "--budget", "900", "--to", str(out))
     assert done.returncode == 0, done.stderr
-    sections = json.loads(out.read_text())["sections"]
-    assert list(sections) == list(gpu_check.SECTIONS)
-    ran = {name for name, section in sections.items() if section["ran"]}
-    assert {"kernel_numerics", "campaign_concordance", "torch", "latency"} <= ran
-    compared = sections["campaign_concordance"]
+    written = json.loads(out.read_text())["stages"]
+    assert list(written) == [stage.name for stage in stages.STAGES]
+    passed = {name for name, stage in written.items() if stage["status"] == "passed"}
+    assert passed == {"kernels", "campaign", "hooks", "vit_base", "latency", "torch_cuda"}
+    assert {written[name]["status"] for name in written.keys() - passed} == {"skipped"}
+    compared = written["campaign"]["facts"]
     assert compared["pairs"] > 100
     assert compared["agreement_all_outcomes"] == 1
+    assert compared["golden_drift"]["max_abs_diff"] == 0
     assert len(compared["matrix"]) > 2
-
-
-# ---- sections are independent
-
-
-def fails(error: Exception) -> Any:
-    def section(setting: Setting) -> dict[str, object]:
-        raise error
-
-    return section
-
-
-def test_what_fails_is_told_apart_from_what_is_absent(setting: Setting) -> None:
-    told = [
-        gpu_check.run_section(fails(e), setting)
-        for e in (Absent("no such library"), EngineError("no kernel"), ValueError("a\nb"))
-    ]
-    assert told[0] == {"ran": False, "ok": False, "reason": "no such library"}
-    assert told[1] == {"ran": True, "ok": False, "reason": "no kernel"}
-    assert told[2]["ran"]
-    assert str(told[2]["reason"]).startswith("ValueError at test_gpu_check.py:")
-    good: dict[str, object] = {"ran": True, "ok": True}
-    assert gpu_check.verdict({"a": good, "b": told[0]})
-    assert not gpu_check.verdict({"a": good, "b": told[1]})
-    assert not gpu_check.verdict({"b": told[0]})
-
-
-def test_a_section_that_ends_its_process_is_a_failure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    broken = tmp_path / "broken.py"
-    broken.write_text("import os, sys\nprint('out of luck', file=sys.stderr, flush=True)\nos.abort()\n")
-    monkeypatch.setattr(gpu_check, "__file__", str(broken))
-    options = gpu_check._options(["--out", "report.json", "--without-gpu"])
-    found = gpu_check.in_own_process("latency", options)
-    assert found == {"ran": True, "ok": False, "reason": "the process ended with -6: out of luck"}
+    hooked = written["hooks"]["facts"]
+    assert hooked["faults"] >= 96
+    assert hooked["wrong_before"] == hooked["wrong_after"] == hooked["wrong_logits"] == 0
+    assert written["vit_base"]["facts"]["fastest"]["injections"] > 40
 
 
 def test_numbers_that_json_does_not_have() -> None:
-    values = {"a": [np.float64("nan"), float("inf"), np.int64(3), np.bool_(True)], 1: 0.5}
-    assert gpu_check._without_nan(values) == {"a": ["nan", "inf", 3, True], "1": 0.5}
+    values = {"a": [np.float64("nan"), float("inf"), np.int64(3), np.bool_(True)], 1: 0.5, "p": Path("x")}
+    assert common.plain(values) == {"a": ["nan", "inf", 3, True], "1": 0.5, "p": "x"}
 
 
-# ---- kernels, on the emulation
+def test_a_setting_travels_to_the_process_of_a_stage(setting: Setting, tmp_path: Path) -> None:
+    sent = replace(setting, weights=tmp_path / "a.pth", data="digits", limit_s=12.5)
+    told: list[Any] = []
+    found = Setting.from_json(sent.to_json(), told.append)
+    assert found.to_json() == sent.to_json()
+    assert found.weights == tmp_path / "a.pth"
+    assert found.left_s <= 12.5
+    found.tell({"a": 1})
+    assert told == [{"a": 1}]
+    assert Setting.from_json(setting.to_json(), told.append).limit_s == float("inf")
+
+
+def test_a_sections_end_is_told_with_its_reason(setting: Setting) -> None:
+    def raising(error: Exception) -> Any:
+        def section(setting: Setting) -> dict[str, Any]:
+            raise error
+
+        return section
+
+    told = [child.run_section(raising(e), setting) for e in (Absent("no library"), EngineError("no kernel"))]
+    assert told[0] == {"ran": False, "ok": False, "reason": "no library"}
+    assert told[1] == {"ran": True, "ok": False, "reason": "no kernel"}
+
+
+# ---- kernels
 
 
 @pytest.fixture
-def emulated(monkeypatch: pytest.MonkeyPatch, emulated_cuda_build: Path, tmp_path: Path) -> Setting:
+def emulated(monkeypatch: pytest.MonkeyPatch, emulated_cuda_build: Path) -> None:
     monkeypatch.setenv("TESTBED_NATIVE", str(emulated_cuda_build))
     monkeypatch.setattr(cuda_driver, "_BINDINGS", {"emulated": HostDriver})
-    return Setting(gpu=True, quick=True, folder=tmp_path)
 
 
-def test_numerics_of_the_cuda_kernels(emulated: Setting) -> None:
-    found = kernels.numerics(emulated)
-    assert (found["ok"], found["kernel"], found["out_of_range_refused"]) == (True, "cuda", True)
-    assert found["port_mismatches"] == dict.fromkeys(kernels.DTYPES, 0)
+def test_the_cuda_kernels_are_those_of_the_reference(emulated: None) -> None:
+    with cuda.Device() as device:
+        found = kernels.numerics(kernels._applied_by(device), 64)
+        assert found["ok"], found["reason"]
+        assert kernels.refused(device) == {"ok": True}
+        ported = kernels.ports(device, quick=True)
+        assert ported["ok"]
+        assert kernels._mismatches_far_out(device, elements=1 << 20) == 0
+    assert {count["format"] for count in ported["tried"]} == set(kernels.DTYPES)
+    assert not any(count["mismatches"] for count in ported["tried"])
 
 
-def test_a_wrong_kernel_is_found(emulated: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
-    right = cuda.apply_faults_on_device
+def test_a_wrong_kernel_is_found(emulated: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = cuda.upload_faults
 
-    def wrong(device: Any, values: Any, indices: Any, keep: Any, put: Any, turn: Any) -> None:
-        right(device, values, indices, keep, turn, put)
+    def wrong(device: Any, elements: Any, index: Any, keep: Any, put: Any, turn: Any, *rest: Any) -> Any:
+        return right(device, elements, index, keep, turn, put, *rest)
 
-    monkeypatch.setattr(cuda, "apply_faults_on_device", wrong)
-    found: Any = kernels.numerics(emulated)
+    monkeypatch.setattr(cuda, "upload_faults", wrong)
+    with cuda.Device() as device:
+        found = kernels.numerics(kernels._applied_by(device), 64)
+        ported = kernels.ports(device, quick=True)
+        far_out = kernels._mismatches_far_out(device, elements=1 << 20)
     assert not found["ok"]
     assert "NumPy reference" in found["reason"]
     assert found["formats"]["bf16"]["flip"]["mismatches"] > 0
+    assert not ported["ok"]
+    assert far_out == 0  # of zeros, or and xor are the same
 
 
-def test_bandwidth_counts_bytes(emulated: Setting) -> None:
-    found: Any = kernels.bandwidth(emulated)
+def test_buffers_of_a_scope_are_freed_at_its_end(emulated: None) -> None:
+    with cuda.Device() as device:
+        kept = device.upload(np.arange(3, dtype=np.int8))
+        with device.scope():
+            device.upload(np.zeros(5, np.int8))
+            assert len(device._allocated) == 2
+        assert len(device._allocated) == 1
+        assert device.download(kept).tolist() == [0, 1, 2]
+
+
+def test_bandwidth_counts_bytes(emulated: None, setting: Setting) -> None:
+    found: Any = kernels.bandwidth(setting)
     assert [row["format"] for row in found["formats"]] == list(kernels.DTYPES)
     assert all(row["copy_gb_per_s"] > 0 < row["strike_gb_per_s"] for row in found["formats"])
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc on PATH")
+def test_the_tool_compiles_the_cuda_kernels_for_the_gpu_of_a_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("TESTBED_NATIVE", "GPU_CHECK_BUILT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(build, "_folder", lambda command: tmp_path)
+    monkeypatch.setattr(build, "architecture", lambda: ("90",))
+    found = build.use_cuda_kernels(gpu=True)
+    built = (tmp_path / found["file"]).read_bytes()
+    assert b"-arch sm_90 " in built
+    assert b"libcudart.so" not in built
+    assert str(build.ROOT) not in found["command"].replace(shutil.which("nvcc") or "", "")
+    _, path = libraries.load(libraries.CUDA)
+    assert path == tmp_path / "testbed_cuda.so"
+    assert build.use_cuda_kernels(gpu=True)["seconds"] < 1  # once
+    monkeypatch.delenv("TESTBED_NATIVE")
+    monkeypatch.delenv("GPU_CHECK_BUILT")
+
+
+def test_kernels_that_do_not_compile_are_a_reason(tmp_path: Path) -> None:
+    source = tmp_path / "broken.cpp"
+    source.write_text("int f() { return nothing; }")
+    with pytest.raises(EngineError, match=r"testbed_cpu does not compile: .*error.*nothing"):
+        build._compile([build._compiler(), "-shared", str(source)], tmp_path / "testbed_cpu.so")
+    assert [path.name for path in tmp_path.iterdir()] == ["broken.cpp"]
 
 
 # ---- engines, campaigns, latency
@@ -171,6 +479,7 @@ def test_the_steps_of_an_engine(setting: Setting) -> None:
     assert found["ok"], found["reason"]
     assert found["activation_faults"]["sites"] > 40
     assert found["weight_faults"]["refused"] == {}
+    assert found["precisions"]["fp16"]["ok"]
 
 
 def test_an_engine_that_strikes_the_wrong_bit_is_found(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,6 +499,18 @@ def test_an_engine_that_strikes_the_wrong_bit_is_found(setting: Setting, monkeyp
     assert found["activation_faults"]["rows_with_wrong_bits"] == found["activation_faults"]["faults"]
     assert not found["weight_faults"]["ok"]
     assert not found["ok"]
+    hooked = hooks.hooks(setting)  # of the same engine, by another way
+    assert not hooked["ok"]
+    assert hooked["wrong_before"] == 0 < hooked["wrong_logits"]
+
+
+def test_hooks_and_twin_agree_bit_for_bit(setting: Setting) -> None:
+    told: list[Any] = []
+    found = hooks.hooks(replace(setting, tell=told.append))
+    assert found["ok"], found["reason"]
+    assert found["faults"] == 96 > found["sites"] > 40  # every site
+    assert found["wrong_before"] == found["wrong_after"] == found["wrong_logits"] == 0
+    assert [facts["faults"] for facts in told] == list(range(8, 97, 8))
 
 
 def test_outcomes_are_compared_pair_by_pair() -> None:
@@ -208,13 +529,19 @@ def test_outcomes_are_compared_pair_by_pair() -> None:
 
 def test_latency_keeps_its_samples(setting: Setting) -> None:
     found: Any = latency.latency(setting)
-    assert {(m["target"], m["batch"]) for m in found["measured"]} == {
-        (target, batch) for target in ("attention", "model") for batch in (1, 4)
-    }
+    assert [(m["target"], m["engine"], m["batch"]) for m in found["measured"]] == [
+        *(("model", engine, batch) for engine in ("plain", "twin") for batch in (1, 4)),
+        *(("attention", "plain", batch) for batch in (1, 4)),
+    ]
     for measured in found["measured"]:
         assert len(measured["samples_ms"]) == measured["runs"] >= 5
-        assert min(measured["samples_ms"]) <= measured["p50_ms"] <= measured["p90_ms"] <= measured["p99_ms"]
+        told = [measured[f"p{share}_ms"] for share in (50, 90, 95, 99)]
+        assert told == sorted(told)
+        assert min(measured["samples_ms"]) <= told[0]
         assert measured["engine_hash"]
+    late = latency.latency(replace(setting, limit_s=5))  # what is left out is said
+    assert late["measured"] == []
+    assert late["not_measured"] == [["torch", "fp32", "model"], ["torch", "fp32", "attention"]]
 
 
 def test_latency_measures_long_enough_and_often_enough(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,7 +555,7 @@ def test_latency_measures_long_enough_and_often_enough(monkeypatch: pytest.Monke
             self.runs += 1
 
     runner: Any = Counting()
-    assert latency.samples_ms(runner, {}, 3, 100, 0.0) == [62.5] * 100
-    assert runner.runs == 103
+    assert latency.samples_ms(runner, {}, 3, 60, 0.0) == [62.5] * 60
+    assert runner.runs == 63
     assert len(latency.samples_ms(runner, {}, 0, 1, 3.0)) == 24
-    assert len(latency.samples_ms(runner, {}, 0, 10**6, 3.0)) == 30 * 8  # not for ever
+    assert len(latency.samples_ms(runner, {}, 0, 10**6, 3.0)) == 10 * 8  # not for ever

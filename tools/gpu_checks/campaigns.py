@@ -1,40 +1,98 @@
-"""One small campaign in two engines: the same faults, outcome against outcome."""
+"""One small campaign in two engines: the same faults, outcome against outcome, golden against golden."""
 
 from __future__ import annotations
 
-import tomllib
+import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from testbed.campaign.pipeline import RESULTS, run_campaign
+from testbed.campaign.files import RESULTS
+from testbed.campaign.pipeline import run_campaign
 from testbed.campaign.spec import CampaignSpec, parse_spec
+from testbed.campaign.workforce import Workforce
+from testbed.campaign.workplace import Workplace
+from testbed.core.errors import EngineError
+from testbed.core.runfolder import RunFolder
 
-from .common import Section, Setting, require
+from . import build
+from .common import Absent, Section, Setting, require
+from .subject import Subject, subject
 
-SPEC = Path(__file__).parents[2] / "campaigns" / "digits.toml"
 FAULT = ["target", "where", "site", "index", "op", "bit", "image_id"]
 INSIDE = {"identical": "inside", "masked": "inside"}  # the tolerance: which of the two it is, rounding decides
 LEAST_AGREEMENT = 0.98  # of two engines; outputs right at the tolerance may fall on either side of it
+DRIFT = 1e-3  # of two engines' goldens, at most
 _LISTED = 50
-_TINY = {  # hardly trained, in a second
-    "overrides": {"heads": [2], "mlp": [32], "width": 16, "head_width": 8},
-    "training": {"epochs": 6, "learning_rate": 0.01, "input_noise": 0.0, "label_smoothing": 0.0},
-}
 
 
-def concordance(setting: Setting) -> Section:
-    """Outcomes of ort-cuda against ort-cpu; without a GPU, of ort-cpu against itself, where each must be the same."""
-    backends = ("ort-cpu", "ort-cuda" if setting.gpu else "ort-cpu")
+def campaign(setting: Setting) -> Section:
+    """The engine against PyTorch on the CPU; without a GPU, PyTorch on the CPU twice, where each outcome must be the same."""
+    return concordance(setting, ("torch", setting.backend), same=not setting.gpu)
+
+
+def concordance(setting: Setting, backends: tuple[str, str], *, same: bool) -> Section:
+    """Outcomes and goldens of one campaign in two engines. same: every outcome must agree, not only most."""
     for backend in backends:
         require(backend)
-    sides = [_rows(setting, backend, setting.folder / f"{number}-{backend}") for number, backend in enumerate(backends)]
+    checked = subject(setting)
+    model = checked.run_folder(setting.folder / "model")
+    found: Section = {"subject": checked.origin, "kernels": cpu_kernels(), "a": backends[0], "b": backends[1]}
+    sides = []
+    for side, backend in zip("ab", backends, strict=True):
+        folder = setting.folder / f"{side}-{backend}"
+        run_campaign(_spec(setting, checked, model, backend), folder, workforce=_workforce(backend))
+        sides.append(_rows(folder))
+        found[f"campaign_{side}"] = {"rows": len(sides[-1]), **stage_facts(folder)}
+        setting.tell(found)
     compared = compare(*sides)
-    least = LEAST_AGREEMENT if setting.gpu else 1.0
+    least = 1.0 if same else LEAST_AGREEMENT
+    drift = _golden_drift(*(setting.folder / f"{side}-{backend}" for side, backend in zip("ab", backends, strict=True)))
     good = compared["only_a"] == compared["only_b"] == 0 < compared["pairs"] and compared["agreement"] >= least
-    found: Section = {"ok": bool(good), "a": backends[0], "b": backends[1], "least_agreement": least, **compared}
-    return found if good else found | {"reason": "the faults are not the same, or the outcomes differ too often"}
+    good = good and drift["max_abs_diff"] <= DRIFT
+    found |= {"least_agreement": least, "golden_drift": drift, **compared}
+    reason = f"the faults are not the same, outcomes differ too often ({compared['agreement']:.4f} agree), or goldens"
+    return {"ok": good, **({} if good else {"reason": f"{reason} ({drift['max_abs_diff']:.3g})"}), **found}
+
+
+def cpu_kernels() -> str:
+    try:
+        return Path(build.use_cpu_kernels()["file"]).name
+    except (Absent, EngineError) as error:
+        return f"none: {error}"  # campaigns do without
+
+
+def _workforce(backend: str) -> Workforce:
+    """Isolated processes: one on a GPU, several on the cores of a CPU."""
+    return Workforce(workers=1 if backend.endswith("cuda") else min(8, max(1, (os.cpu_count() or 1) - 1)))
+
+
+def stage_facts(folder: Path) -> Section:
+    """Seconds of each stage, how faults were evaluated, and how far engine and original model are apart."""
+    stages = RunFolder.existing(folder).manifest["stages"]
+    gates = stages["gates"]["facts"]
+    return {
+        "seconds": {name: stage["seconds"] for name, stage in stages.items()},
+        "evaluation": {leg: {"by": how["by"], "why": how.get("why")} for leg, how in gates["evaluation"].items()},
+        "parity": gates["parity"],
+    }
+
+
+def _golden_drift(a: Path, b: Path) -> Section:
+    """Of the engines' goldens of the same images: the largest difference, and images of another class."""
+    goldens = []
+    for folder in (a, b):
+        place = Workplace.at(folder)
+        goldens.append(place.bench("model", "activation").golden)
+        place.close()
+    return {
+        "images": len(goldens[0]),
+        "max_abs_diff": float(np.abs(goldens[0].astype(np.float64) - goldens[1]).max()),
+        "other_class": int((goldens[0].argmax(1) != goldens[1].argmax(1)).sum()),
+        "bound": DRIFT,
+    }
 
 
 def compare(a: pd.DataFrame, b: pd.DataFrame) -> dict[str, Any]:
@@ -59,8 +117,7 @@ def compare(a: pd.DataFrame, b: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _rows(setting: Setting, backend: str, folder: Path) -> pd.DataFrame:
-    run_campaign(_spec(setting, backend), folder)
+def _rows(folder: Path) -> pd.DataFrame:
     rows = pd.read_parquet(folder / RESULTS)
     for name in ("target", "where", "site", "op", "image_id", "outcome"):
         rows[name] = rows[name].astype(str)
@@ -68,22 +125,37 @@ def _rows(setting: Setting, backend: str, folder: Path) -> pd.DataFrame:
     return rows[[*FAULT, "outcome", "max_abs_diff", "margin_faulty"]]
 
 
-def _spec(setting: Setting, backend: str) -> CampaignSpec:
-    """campaigns/digits.toml with few sites, bits and images, and gates that leave another engine its rounding."""
-    values = tomllib.loads(SPEC.read_text())
-    values["engine"] |= {"backend": backend, "batch": 16}
-    values["tiers"] = {"edges": [0.5, 1.0], "images": [3, 3] if setting.quick else [16, 16]}
-    values["gates"] |= {"parity_max_abs": 1e-3, "drift_max_abs": 1e-4, "zero_fault_rows": 64}
-    if setting.quick:
-        values["model"] |= _TINY
-        values["gates"]["test_accuracy"] = 0.5
-    bits, draws = [0, 22, 30, 31], 1 if setting.quick else 8
-    values["faults"] = [
-        {"target": "model", "where": "activation", "sites": ["*.softmax", "*.mlp.*", "head"], "bits": bits},
-        {"target": "model", "where": "weight", "sites": ["*.fc1.weight", "head.weight"], "bits": bits},
-        {"target": "attention", "where": "activation", "bits": bits, "ops": ["flip"]},
-        {"target": "attention", "where": "weight", "sites": ["*.weight"], "bits": bits, "ops": ["flip"]},
+def _spec(setting: Setting, checked: Subject, model: Path, backend: str) -> CampaignSpec:
+    """Few sites, bits and images; gates that leave another engine its rounding."""
+    bits, draws = [0, 10, 22, 23, 26, 30, 31], 1 if setting.quick else 2
+    blocks = checked.model.config.depth
+    some = sorted({0, blocks // 2, blocks - 1})
+    activations = ["patch_embed", "head", *(f"block.{b}.{s}" for b in some for s in ("attn.*", "mlp.*"))]
+    weights = ["head.weight", *(f"block.{b}.{s}.weight" for b in some for s in ("attn.qkv", "mlp.fc1"))]
+    faults = [
+        {"target": "model", "where": "activation", "sites": activations, "bits": bits, "per_stratum": draws},
+        {"target": "model", "where": "weight", "sites": weights, "bits": bits[::2], "ops": ["flip"]},
+        {"target": "attention", "where": "activation", "bits": bits, "ops": ["flip"], "per_stratum": draws},
+        {"target": "attention", "where": "weight", "sites": ["*.weight"], "bits": bits[::2], "ops": ["flip"]},
     ]
-    for section in values["faults"]:
-        section["per_stratum"] = draws if section["where"] == "activation" else 1
-    return parse_spec(values, SPEC.name)
+    values: dict[str, Any] = {
+        "name": "gpu-check",
+        "seed": 7,
+        "model": {"run": str(model)},
+        "tiers": _tiers(setting),
+        "engine": {"backend": backend, "batch": 8 if setting.quick else 32},
+        "gates": {"parity_max_abs": DRIFT, "drift_max_abs": 1e-4, "zero_fault_rows": 64 if setting.quick else 256},
+        "tolerance": {"atol": 1e-4, "rtol": 1e-4},
+        "faults": faults if not setting.quick else [dict(f, bits=[0, 30], ops=["flip"]) for f in faults],
+    }
+    if setting.data is not None:
+        source = checked.source
+        values["data"] = {"name": source.name, "preprocess": source.preprocess, "images": 1000}
+    return parse_spec(values, "gpu-check")
+
+
+def _tiers(setting: Setting) -> dict[str, Any]:
+    """Random weights are sure of nothing: their images are one tier."""
+    if setting.weights is not None and setting.data is not None:
+        return {"images": [4, 4, 4, 4] if setting.quick else [16, 16, 16, 16]}
+    return {"edges": [1.0], "images": [8 if setting.quick else 64]}

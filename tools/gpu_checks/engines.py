@@ -1,4 +1,4 @@
-"""One engine against ONNX Runtime on the CPU: it builds, computes the model, and is struck where it is told to be."""
+"""One engine against another on the CPU: it builds, computes the model, and is struck where it is told to be."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from testbed.core.errors import TestbedError
@@ -15,15 +14,16 @@ from testbed.core.fault import masks_for
 from testbed.core.files import sha256_bytes
 from testbed.core.formats import FP32
 from testbed.core.site import SiteTable
-from testbed.engines.runner import EngineRequest, Runner, WeightStriker, open_engine, struck_weight
-from testbed.export.target import export_target
-from testbed.instrument.feed import NO_SITE, PortFeed, feed_sites, live_words, to_words
+from testbed.engines.availability import available
+from testbed.engines.runner import PRECISIONS, EngineRequest, Runner, WeightStriker, open_engine, struck_weight
+from testbed.instrument.feed import DTYPES, NO_SITE, PortFeed, feed_sites, live_words, to_words
 from testbed.instrument.ports import instrument
+from testbed.instrument.shapes import input_name, output_name
 from testbed.instrument.table import deployment_id, site_table
-from testbed.models.presets import preset
-from testbed.models.vit import ViT
+from testbed.semantics import as_words
 
 from .common import Section, Setting, require
+from .subject import SMALL, exported, random_subject
 
 BATCH, POINTS = 32, 3  # rows, and the most struck elements in one
 OUTPUT = "head"  # the site that is the model's output: what is written there must come out, bit for bit
@@ -31,24 +31,54 @@ TWO = 0x40000000  # 2.0: not a value that these weights hold, and one that lets 
 BOUND = 1e-3  # |d| <= BOUND * (1 + |golden|), engine against engine
 
 
+def torch_cuda(setting: Setting) -> Section:
+    """Without a GPU, the same engine on the CPU."""
+    return steps(setting, setting.backend)
+
+
+def ort_cuda(setting: Setting) -> Section:
+    """And a campaign against ort-cpu."""
+    found = steps(setting, "ort-cuda")
+    setting.tell(found)
+    from .campaigns import concordance
+
+    compared = concordance(setting, ("ort-cpu", "ort-cuda"), same=False)
+    reasons = [str(part["reason"]) for part in (found, compared) if not part["ok"]]
+    good: Section = {"ok": not reasons, **({"reason": "; ".join(reasons)} if reasons else {})}
+    return {**found, **good, "campaign": compared}
+
+
+def tensorrt(setting: Setting) -> Section:
+    return steps(setting, "tensorrt")
+
+
+def tensorrt_rtx(setting: Setting) -> Section:
+    return steps(setting, "tensorrt-rtx")
+
+
 def steps(setting: Setting, backend: str) -> Section:
     """Each step on its own: what fails is told, and the next one is tried all the same. The weights are random."""
     require(backend)
     subject = _Subject(setting, backend)
-    done = {step.__name__.lstrip("_"): _told(step, subject) for step in (_plain, _activation_faults, _weight_faults)}
-    failed = [f"{name}: {step['reason']}" for name, step in done.items() if not step["ok"]]
-    return {"ok": not failed, **({"reason": "; ".join(failed)} if failed else {}), "backend": backend, **done}
+    done: Section = {"backend": backend, "reference": subject.reference}
+    failed = []
+    for step in (_plain, _activation_faults, _weight_faults, _precisions):
+        name = step.__name__.lstrip("_")
+        done[name] = _told(step, subject)
+        if not done[name]["ok"]:
+            failed.append(f"{name}: {done[name]['reason']}")
+        setting.tell(done)
+    return {"ok": not failed, **({"reason": "; ".join(failed)} if failed else {}), **done}
 
 
 class _Subject:
-    """The digits model with random weights, plain and as a twin, and images."""
+    """The digits model with random weights, plain and as a twin, and images. reference: ONNX Runtime where it is here, or
+    PyTorch, on the CPU."""
 
     def __init__(self, setting: Setting, backend: str) -> None:
-        torch.manual_seed(0)
-        model = ViT(preset("digits")).eval()
-        path = setting.folder / "model.onnx"
-        export_target(model, "model", path)
-        self.backend, self.plain = backend, path.read_bytes()
+        self.setting, self.model = setting, random_subject(setting, SMALL).model
+        self.backend, self.plain = backend, exported(setting, SMALL, self.model).read_bytes()
+        self.reference = "ort-cpu" if available("ort-cpu")[0] else "torch"
         self.table: SiteTable = site_table(self.plain, "model")
         self.twin = instrument(self.plain, self.table).SerializeToString(deterministic=True)
         self.images = np.random.default_rng(0).standard_normal((BATCH, 1, 8, 8)).astype(np.float32)
@@ -69,7 +99,7 @@ def _told(step: Callable[[_Subject], Section], subject: _Subject) -> Section:
 
 def _plain(subject: _Subject) -> Section:
     """Built, then opened again (from the cached engine file, where there is one), and run at several batch sizes."""
-    with subject.open(subject.plain, "ort-cpu") as reference:
+    with subject.open(subject.plain, subject.reference) as reference:
         golden = reference.run({"image": subject.images})[OUTPUT]
     seconds, outputs, hashes = [], [], []
     for _ in range(2):
@@ -96,7 +126,7 @@ def _plain(subject: _Subject) -> Section:
 def _activation_faults(subject: _Subject) -> Section:
     """The twin without faults; every operation and bit in its output; and 2.0 written into every site."""
     ports = subject.table.ports
-    with subject.open(subject.twin) as twin, subject.open(subject.twin, "ort-cpu") as reference:
+    with subject.open(subject.twin) as twin, subject.open(subject.twin, subject.reference) as reference:
         idle = twin.run(_feeds(subject, PortFeed.idle(BATCH)))[OUTPUT]
         drift = _worst(idle, reference.run(_feeds(subject, PortFeed.idle(BATCH)))[OUTPUT])
         faults = [(op, bit) for op in ("flip", "stuck0", "stuck1") for bit in range(32)] + [("random", None)] * 32
@@ -163,7 +193,7 @@ def _weight_faults(subject: _Subject) -> Section:
     weights = [site for site in subject.table if site.where == "weight"]
     with (
         subject.open(subject.plain, mutable_weights=True) as runner,
-        subject.open(subject.plain, "ort-cpu", mutable_weights=True) as reference,
+        subject.open(subject.plain, subject.reference, mutable_weights=True) as reference,
     ):
         assert isinstance(runner, WeightStriker)
         assert isinstance(reference, WeightStriker)
@@ -192,6 +222,32 @@ def _weight_faults(subject: _Subject) -> Section:
         "null_output_worst": null,
         "worst_with_faults": off,
     }
+
+
+def _precisions(subject: _Subject) -> Section:
+    """The same model in the other number formats, and in them 1.0 written into every site's first element: against PyTorch
+    on the CPU, which computes in them too."""
+    found: Section = {}
+    for precision, bound in (("fp16", 2e-2), ("bf16", 2e-1)):
+        if precision not in PRECISIONS[subject.backend]:
+            continue
+        plain = exported(subject.setting, SMALL, subject.model, precision=precision).read_bytes()
+        table = site_table(plain, "model")
+        twin = instrument(plain, table).SerializeToString(deterministic=True)
+        request = EngineRequest(twin, sha256_bytes(twin), deployment_id(plain), precision=precision, max_batch=BATCH)
+        (one,) = as_words(np.ones(1, DTYPES[precision])).astype(np.uint32)
+        sites = list(table.ports)
+        named = [sites[row % len(sites)] for row in range(BATCH)]
+        written = PortFeed.writing(feed_sites(table, named), np.zeros(BATCH, np.int64), np.full(BATCH, one))
+        with open_engine(subject.backend, request) as runner, open_engine("torch", request) as reference:
+            worst = {}
+            for name, feed in (("idle", PortFeed.idle(BATCH)), ("written", written)):
+                feeds = {input_name(twin): subject.images, **feed.as_inputs(table)}
+                output = output_name(twin)
+                worst[name] = _worst(runner.run(feeds)[output], reference.run(feeds)[output])
+        found[precision] = {"worst": worst, "bound": bound, "ok": max(worst.values()) <= bound}
+    bad = [f"{name} is {max(part['worst'].values()):.3g} off" for name, part in found.items() if not part["ok"]]
+    return {"ok": not bad, **({"reason": ", ".join(bad)} if bad else {}), **found}
 
 
 def _struck(runner: Any, tensor: str, feeds: dict[str, NDArray]) -> NDArray:

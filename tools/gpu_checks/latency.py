@@ -1,83 +1,112 @@
-"""How long one call of a plain engine takes: the attention subnetwork of ViT-Base, and ViT-Base itself."""
+"""How long one call takes: the plain engine, and what fault ports add; ViT-Base, and its attention subnetwork."""
 
 from __future__ import annotations
 
 import time
-from pathlib import Path
+from collections.abc import Iterator
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from testbed.core.errors import TestbedError
 from testbed.engines.availability import available
-from testbed.engines.runner import EngineRequest, Runner, open_engine, request_from
+from testbed.engines.runner import PhasedRunner, Runner, open_engine, request_from
 from testbed.engines.signature import loaded, signature_of
-from testbed.export.target import export_target
-from testbed.instrument.table import deployment_id
-from testbed.models.presets import preset
+from testbed.instrument.feed import PortFeed
+from testbed.instrument.ports import instrument
+from testbed.instrument.table import deployment_id, site_table
 from testbed.models.vit import ViT
 
 from .common import Absent, Section, Setting
+from .subject import BASE, SMALL, exported, random_subject
 
-WARM_UP, LEAST_RUNS, LEAST_SECONDS, MOST_SECONDS = 20, 100, 3.0, 30.0
-ON_GPU = ("ort-cuda", "torch-cuda", "tensorrt", "tensorrt-rtx")
+WARM_UP, LEAST_RUNS, LEAST_SECONDS, MOST_SECONDS = 10, 50, 2.0, 10.0
+ON_GPU = ("torch-cuda", "ort-cuda", "tensorrt", "tensorrt-rtx")
+_PERCENTILES = (50, 90, 95, 99)
 
 
 def latency(setting: Setting) -> Section:
-    """Per engine, target, precision and batch: percentiles and every sample, in ms. The weights are random.
+    """Per engine, precision, target and batch, the most wanted first: percentiles and every sample, in ms.
 
-    A call takes its inputs from host memory and leaves its outputs there: the copies are in the time. On the CPU, a small
-    model stands in.
+    A call takes its inputs from host memory and leaves its outputs there: the copies are in the time; `phases` tells them
+    apart. The weights are random. On the CPU, a small model stands in.
     """
-    backends = [backend for backend in (ON_GPU if setting.gpu else ("ort-cpu",)) if available(backend)[0]]
+    backends = [backend for backend in (ON_GPU if setting.gpu else (setting.backend,)) if available(backend)[0]]
     if not backends:
         raise Absent(f"none of these engines runs here: {', '.join(ON_GPU)}")
-    name = "vit-base-16-224" if setting.gpu and not setting.quick else "digits"
-    torch.manual_seed(0)
-    model = ViT(preset(name)).eval()
+    model = random_subject(setting, SMALL if setting.quick else BASE).model
+    cases = list(_cases(setting, backends))
     measured: list[Section] = []
-    for precision in ("fp32", "fp16") if setting.gpu else ("fp32",):
-        for target in ("attention", "model"):
-            path = setting.folder / f"{target}.{precision}.onnx"
-            export_target(model, target, path, precision=precision)
-            for backend in backends:
-                case = {"model": name, "target": target, "precision": precision, "backend": backend}
-                measured += [case | timed for timed in _of_engine(setting, backend, path, precision)]
+    for number, (backend, precision, target, batches) in enumerate(cases):
+        if setting.left_s < 10:
+            return {"ok": True, "not_measured": [list(case[:3]) for case in cases[number:]], "measured": measured}
+        case = {"model": SMALL if setting.quick else BASE, "target": target, "precision": precision, "backend": backend}
+        measured += [case | timed for timed in _of_engine(setting, model, backend, precision, target, batches)]
+        setting.tell({"measured": measured})
     failed = [f"{m['backend']} {m['target']} {m['precision']}: {m['reason']}" for m in measured if not m["ok"]]
     return {"ok": not failed, **({"reason": "; ".join(failed)} if failed else {}), "measured": measured}
 
 
-def _of_engine(setting: Setting, backend: str, path: Path, precision: str) -> list[Section]:
-    batches = (1, 8, 32) if setting.gpu else (1, 4)
-    request = request_from(path, deployment_id(path.read_bytes()), precision=precision, max_batch=max(batches))
+def _cases(setting: Setting, backends: list[str]) -> Iterator[tuple[str, str, str, tuple[int, ...]]]:
+    batches = (1, 4) if setting.quick else (1, 8, 32)
+    for backend in backends:
+        yield backend, "fp32", "model", batches
+    for precision in ("fp16", "bf16") if setting.gpu else ():
+        for backend in backends:
+            yield backend, precision, "model", batches
+    for backend in backends:
+        yield backend, "fp32", "attention", batches
+
+
+def _of_engine(
+    setting: Setting, model: ViT, backend: str, precision: str, target: str, batches: tuple[int, ...]
+) -> Iterator[Section]:
+    """The plain engine; and for the whole model its twin, without any fault."""
     try:
-        with open_engine(backend, request) as runner:
-            return [_timed(setting, runner, _feeds(request, batch), batch) for batch in batches]
+        plain = exported(setting, SMALL if setting.quick else BASE, model, target, precision).read_bytes()
+        table = site_table(plain, target)
+        files = {"plain": plain}
+        if target == "model":
+            files["twin"] = instrument(plain, table).SerializeToString(deterministic=True)
+        for name, file in files.items():
+            path = setting.folder / "engine.onnx"
+            path.write_bytes(file)
+            request = request_from(path, deployment_id(plain), precision=precision, max_batch=max(batches))
+            with open_engine(backend, request) as runner:
+                for batch in batches:
+                    feeds = _feeds(plain, batch)
+                    if name == "twin":
+                        feeds |= PortFeed.idle(batch).as_inputs(table)
+                    yield {"engine": name, **_timed(setting, runner, feeds, batch)}
     except TestbedError as error:
-        return [{"ok": False, "reason": str(error)}]
+        yield {"ok": False, "reason": str(error)}
 
 
-def _feeds(request: EngineRequest, batch: int) -> dict[str, NDArray]:
-    (value,) = signature_of(loaded(request.onnx)).inputs
+def _feeds(file: bytes, batch: int) -> dict[str, NDArray]:
+    (value,) = signature_of(loaded(file)).inputs
     shape = (batch, *(size for size in value.shape[1:] if isinstance(size, int)))
     return {value.name: np.random.default_rng(0).standard_normal(shape).astype(value.dtype)}
 
 
 def _timed(setting: Setting, runner: Runner, feeds: dict[str, NDArray], batch: int) -> Section:
     samples = samples_ms(runner, feeds, *((2, 5, 0.0) if setting.quick else (WARM_UP, LEAST_RUNS, LEAST_SECONDS)))
-    p50, p90, p99 = (float(value) for value in np.percentile(samples, [50, 90, 99]))
+    found = {f"p{share}_ms": float(np.percentile(samples, share)) for share in _PERCENTILES}
     return {
         "ok": True,
         "batch": batch,
         "engine_hash": runner.info.hash,
         "runs": len(samples),
-        "p50_ms": p50,
-        "p90_ms": p90,
-        "p99_ms": p99,
-        "images_per_s": 1e3 * batch / p50,
-        "samples_ms": [round(sample, 6) for sample in samples],
+        **found,
+        "images_per_s": 1e3 * batch / found["p50_ms"],
+        **({"phases": _phases(runner, feeds)} if isinstance(runner, PhasedRunner) else {}),
+        "samples_ms": [round(sample, 4) for sample in samples],
     }
+
+
+def _phases(runner: PhasedRunner, feeds: dict[str, NDArray], runs: int = 10) -> dict[str, float]:
+    """Median ms of each."""
+    told = [runner.phases(feeds) for _ in range(runs)]
+    return {name: float(np.median([phases[name] for phases in told])) for name in told[0]}
 
 
 def samples_ms(

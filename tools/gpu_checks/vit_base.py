@@ -1,0 +1,85 @@
+"""A campaign on a ViT-Base at 224 px: how many injections a second, and how much memory the GPU gives for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from testbed.campaign.pipeline import run_campaign
+from testbed.campaign.spec import CampaignSpec, parse_spec
+from testbed.campaign.workforce import Workforce
+from testbed.core.runfolder import RunFolder
+
+from .campaigns import cpu_kernels, stage_facts
+from .common import Section, Setting, require
+from .subject import BASE, SMALL, Subject, exported, random_subject
+
+_GIB = 2**30
+
+
+def vit_base(setting: Setting) -> Section:
+    """Faults evaluated by the whole engine and by what is fastest, in this process, whose memory is then the campaign's.
+
+    The weights are random: rates say nothing, the time does not depend on them. On the CPU a small model stands in.
+    """
+    require(setting.backend)
+    checked = random_subject(setting, SMALL if setting.quick else BASE)
+    file = exported(setting, checked.name, checked.model)
+    found: Section = {"subject": checked.origin, "engine": setting.backend, "kernels": cpu_kernels()}
+    for evaluation in ("whole", "fastest"):
+        if evaluation == "fastest" and setting.left_s < 0.3 * setting.limit_s:
+            found[evaluation] = {"not_run": "too little time is left"}
+            break
+        folder = setting.folder / evaluation
+        if setting.gpu:
+            torch.cuda.reset_peak_memory_stats()
+        summary = run_campaign(_spec(setting, checked, file, evaluation), folder, workforce=Workforce(workers=0))
+        found[evaluation] = {**_speed(folder, summary), **_memory(setting)}
+        setting.tell(found)
+    return {"ok": True, **found}
+
+
+def _speed(folder: Path, summary: dict[str, Any]) -> Section:
+    seconds = RunFolder.existing(folder).manifest["stages"]["execute"]["seconds"]
+    rows = int(summary["rows"])
+    return {"injections": rows, "execute_s": seconds, "injections_per_s": rows / seconds, **stage_facts(folder)}
+
+
+def _memory(setting: Setting) -> Section:
+    if not setting.gpu:
+        return {}
+    free, total = torch.cuda.mem_get_info()
+    return {
+        "gpu_peak_gib": torch.cuda.max_memory_allocated() / _GIB,
+        "gpu_reserved_gib": torch.cuda.max_memory_reserved() / _GIB,
+        "gpu_in_use_gib": (total - free) / _GIB,
+        "gpu_total_gib": total / _GIB,
+    }
+
+
+def _spec(setting: Setting, checked: Subject, file: Path, evaluation: str) -> CampaignSpec:
+    images, bits = (8, [30]) if setting.quick else (32, [0, 22, 30, 31])
+    return parse_spec(
+        {
+            "name": "gpu-check-vit-base",
+            "seed": 7,
+            "model": {"onnx": str(file)},
+            "data": {"name": checked.source.name},
+            "tiers": {"edges": [1.0], "images": [images]},
+            "engine": {"backend": setting.backend, "batch": 8 if setting.quick else 64, "evaluation": evaluation},
+            "gates": {"parity_max_abs": 1e-3, "drift_max_abs": 1e-4, "zero_fault_rows": 64},
+            "tolerance": {"atol": 1e-4, "rtol": 1e-4},
+            "faults": [
+                {
+                    "target": "model",
+                    "where": "activation",
+                    "ops": ["flip"],
+                    "bits": bits,
+                    "per_stratum": 1 if setting.quick else 8,
+                },
+            ],
+        },
+        "gpu-check",
+    )
