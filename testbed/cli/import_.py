@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +12,21 @@ from testbed.cli.common import emit, example, json_option, run_option
 from testbed.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from testbed.models.importers import ImportedModel
+    from rich.console import RenderableType
+
+    from testbed.data import Dataset
+    from testbed.models.config import ViTConfig
+    from testbed.models.importers import ImportedModel, LibraryCheck, Told
     from testbed.models.runs import DataSource
 
 
 @click.command(
     "import",
-    epilog=example("testbed import vit_cifar_d6.pth --run vit --data imagefolder:cifar10/test --preprocess cifar10"),
+    epilog=example(
+        "testbed import vit_cifar_d6.pth --run vit --data imagefolder:cifar10/test --preprocess cifar10",
+        "testbed import a-folder-of-save_pretrained --run vit --check",
+        "testbed import w.pth --run vit --set activation=gelu_tanh --set heads=6 --set weights=model_ema",
+    ),
 )
 @click.argument("file", type=click.Path(path_type=Path))
 @run_option()
@@ -27,17 +36,29 @@ if TYPE_CHECKING:
     metavar="LAYOUT",
     help="vit-pytorch (older or current), timm, torchvision or huggingface; by default recognised from the keys.",
 )
-@click.option("--heads", type=int, metavar="N", help="Attention heads per block, which weights do not tell.")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="State what weights do not tell (repeatable): activation, eps, heads, norm_order, pooling, weights (which of"
+    " several sets, such as an EMA), head (its module), channels, patch, image, ...",
+)
+@click.option("--heads", type=int, metavar="N", help="Short for --set heads=N: attention heads per block.")
 @click.option(
     "--pooling",
     type=click.Choice(["cls", "mean", "mean_patches"]),
     help="What the head reads: CLS, the mean of all tokens, or the mean without CLS.",
 )
-@click.option("--norm-eps", type=float, metavar="X", help="LayerNorm's epsilon, if not the layout's own.")
+@click.option("--norm-eps", type=float, metavar="X", help="Short for --set eps=X: LayerNorm's epsilon.")
+@click.option("--check", is_flag=True, help="Compare logits with the library's own model, if it is installed here.")
 @click.option("--data", metavar="NAME", help="The data set the model is for; see 'testbed data list'.")
 @click.option("--root", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help="The data folder.")
 @click.option(
-    "--preprocess", metavar="NAME", help="How the images are normalised, if not as is usual for the data set."
+    "--preprocess",
+    metavar="P",
+    help="How images are resized and normalised (a preset, KEY=VALUE,... or a file); by default as a config.json beside"
+    " the weights says, else as is usual for the data set.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Decides the data set's splits.")
 @json_option
@@ -45,66 +66,168 @@ def import_(
     file: Path,
     run: Path,
     layout: str | None,
+    settings: tuple[str, ...],
     heads: int | None,
     pooling: Any,
     norm_eps: float | None,
+    check: bool,
     data: str | None,
     root: Path | None,
     preprocess: str | None,
     seed: int,
     as_json: bool,
 ) -> None:
-    """Read the trained weights in FILE (.pth or .safetensors) into a run folder.
+    """Read the trained weights in FILE (.pth, .safetensors, or a library's folder) into a run folder.
 
     Layout and architecture are read from the keys and shapes; a missing, extra or misshapen key is an error, and
-    nothing in the file is executed. What shapes do not tell (heads, pooling, LayerNorm's epsilon) is taken as is usual
-    for the layout, and said. With --data, classes and channels must agree with the data set's.
+    nothing in the file is executed. What shapes do not tell is stated (--set), read from the config.json of timm or
+    Hugging Face beside the file, or taken as is usual for the library: the table says which. With --data, classes and
+    channels must agree with the data set's.
     """
-    from testbed.core.files import sha256_file
-    from testbed.models.importers import import_weights
+    from testbed.models.importers import import_weights, weights_file
     from testbed.models.runs import MODEL, write_model_run
 
-    source, fit = _data(data, root, preprocess, seed)
-    imported = import_weights(file, layout, heads=heads, pooling=pooling, norm_eps=norm_eps, **fit)
+    stated = _stated(settings, heads, pooling, norm_eps)
+    folder = weights_file(file).path.parent
+    dataset, source, how = _data(data, root, preprocess, seed, folder)
+    fit = {} if dataset is None else {"classes": len(dataset.classes), "channels": dataset.channels}
+    _make_torchvision_importable(folder, check)
+    imported = import_weights(file, layout, data_set=fit, **stated)
+    rows = [*imported.told, *_preprocess_rows(dataset, how, folder, imported.config)]
+    checked = _checked(imported) if check else None
     parameters = sum(p.numel() for p in imported.model.parameters())
-    facts = {"layout": imported.layout, "parameters": parameters, "assumed": list(imported.assumed)}
+    facts = {
+        "layout": imported.layout,
+        "parameters": parameters,
+        "assumed": _assumed(rows),
+        "told": [row.to_dict() for row in rows],
+        "check": checked,
+    }
     config = imported.config.to_dict()
-    made_from = {"file_sha256": sha256_file(file), "layout": imported.layout, "config": config}
-    write_model_run(run, imported.model, stage="import", name=file.name, made_from=made_from, data=source, facts=facts)
+    made_from = {"file_sha256": imported.sha256, "layout": imported.layout, "config": config}
+    made_from |= {
+        row.key: row.value for row in imported.told if row.key in ("weights", "head") and row.source == "stated"
+    }
+    name = file.resolve().name
+    write_model_run(run, imported.model, stage="import", name=name, made_from=made_from, data=source, facts=facts)
     report = {"run": run, "model": run / MODEL, **facts, "config": config, "data": source}
-    emit(report, as_json, lambda: _text(file, run, imported, parameters, source))
+    emit(report, as_json, lambda: _text(file, run, imported, rows, checked, source))
+
+
+def _stated(settings: tuple[str, ...], heads: int | None, pooling: Any, norm_eps: float | None) -> dict[str, Any]:
+    """What was stated, whichever way; UsageError where two ways disagree."""
+    from testbed.models.importers import settings as read
+
+    stated: dict[str, Any] = dict(read(settings))
+    for key, value in (("heads", heads), ("pooling", pooling), ("eps", norm_eps)):
+        if value is not None and key in stated and str(value) != stated[key] and float(value) != float(stated[key]):
+            raise UsageError(f"{key} was stated twice: {stated[key]} (--set) and {value}")
+        if value is not None:
+            stated[key] = value
+    return stated
 
 
 def _data(
-    name: str | None, root: Path | None, preprocess: str | None, seed: int
-) -> tuple[DataSource | None, dict[str, int]]:
-    """The data set's record, and what the model must have for it."""
+    name: str | None, root: Path | None, preprocess: str | None, seed: int, folder: Path
+) -> tuple[Dataset | None, DataSource | None, str]:
+    """The data set, its record, and where its preprocessing is from. ``folder``: the weights', whose files say it."""
+    from testbed.models.importers import is_preprocessing_described
+
     if name is None:
         if root or preprocess:
             raise UsageError("--root and --preprocess belong to a data set; name it with --data NAME")
-        return None, {}
-    from testbed.data.preprocess_stated import kept
+        return None, None, ""
+    from testbed.data.preprocess_stated import kept, preprocess_from
     from testbed.data.registry import load
     from testbed.models.runs import DataSource
 
-    dataset = load(name, root=root, preprocess=preprocess, seed=seed)
-    source = DataSource(name, None if root is None else str(root), kept(preprocess), seed)
-    return source, {"classes": len(dataset.classes), "channels": dataset.channels}
+    how = "stated" if preprocess else "usual"
+    chosen: Any = preprocess
+    if preprocess is None and is_preprocessing_described(folder):
+        how, chosen = "config.json", preprocess_from(folder)
+    dataset = load(name, root=root, preprocess=chosen, seed=seed)
+    return dataset, DataSource(name, None if root is None else str(root), kept(chosen), seed), how
 
 
-def _text(file: Path, run: Path, imported: ImportedModel, parameters: int, source: DataSource | None) -> str:
-    c = imported.config
-    lines = [
-        f"{file.name}: {imported.layout}, {parameters:,} parameters",
-        f"  images {c.channels} x {c.image} x {c.image}, patches of {c.patch}, width {c.width}, {c.depth} blocks,"
-        f" heads {_each(c.heads)} of {c.head_width}, mlp {_each(c.mlp)}, {c.classes} classes",
+def _preprocess_rows(dataset: Dataset | None, how: Any, folder: Path, config: ViTConfig) -> list[Told]:
+    """How images become the model's input. Raises UsageError where they would have another size than it takes."""
+    from testbed.data.preprocess_stated import preprocess_from
+    from testbed.models.importers import Told, is_preprocessing_described
+
+    if dataset is None:
+        if not is_preprocessing_described(folder):
+            return []
+        told = preprocess_from(folder).told(config.image)
+        return [Told("preprocess", told, "config.json", "kept when a data set is named: --data NAME")]
+    dataset.preprocess.check_size(config.image)
+    height, width = dataset.test.pixels(0).shape[:2]
+    size = f"{height} x {width} -> {config.image} x {config.image}"
+    note = "the data set's own; if the model was trained with another, state --preprocess" if how == "usual" else ""
+    return [
+        Told("preprocess", dataset.preprocess.told(config.image), how, note),
+        Told("resize", size, "data set", "the first image"),
     ]
-    if imported.assumed:
-        lines.append(f"  not told by the file, taken as usual: {'; '.join(imported.assumed)}")
-    lines.append(f"  data: {source.name if source else 'none named'}")
+
+
+def _make_torchvision_importable(folder: Path, check: bool) -> None:
+    """timm and transformers import it, and cannot beside PyTorch of another build; ``_torchvision`` says why."""
+    if check or (folder / "config.json").is_file():
+        import testbed.data._torchvision  # noqa: F401
+
+
+def _checked(imported: ImportedModel) -> Mapping[str, Any]:
+    """The comparison as JSON. Raises GateFailed where the logits differ."""
+    from dataclasses import asdict
+
+    from testbed.models.importers import check_against_library
+
+    done: LibraryCheck = check_against_library(imported)
+    done.raise_if_failed()
+    return asdict(done)
+
+
+def _assumed(rows: list[Told]) -> list[str]:
+    from testbed.models.importers import assumed
+
+    return list(assumed(rows))
+
+
+def _text(
+    file: Path,
+    run: Path,
+    imported: ImportedModel,
+    rows: list[Told],
+    checked: Mapping[str, Any] | None,
+    source: DataSource | None,
+) -> RenderableType:
+    from rich.console import Group
+    from rich.table import Table
+
+    table = Table(title=f"{file.name}: what it was taken to be", title_justify="left")
+    for name in ("key", "value", "from", "note"):
+        table.add_column(name, overflow="fold", no_wrap=name in ("key", "from"))
+    for row in rows:
+        style = "yellow" if row.source == "usual" else None
+        table.add_row(row.key, _value(row.value), row.source, row.note, style=style)
+    parameters = sum(p.numel() for p in imported.model.parameters())
+    lines: list[RenderableType] = [f"{file.name}: {imported.layout}, {parameters:,} parameters", table]
+    usual = [row.key for row in rows if row.source == "usual"]
+    if usual:
+        lines.append(
+            f"usual: neither the file nor anybody says so ({', '.join(usual)}); state others with --set KEY=VALUE"
+        )
+    if checked:
+        same = checked["same_assumptions"]
+        lines.append(
+            f"check: {checked['images']} random images, largest difference from {checked['library']}"
+            f" {checked['version']}'s own model {checked['max_abs_difference']:.2g} (logits up to"
+            f" {checked['max_abs_logit']:.3g}, bound {checked['bound']:.2g})"
+            + (f"; taken as usual on both sides, so not checked: {', '.join(same)}" if same else "")
+        )
+    lines.append(f"data: {source.name if source else 'none named'}")
     lines.append(f"written to {run}" + (f"; next: testbed golden {run}" if source else ""))
-    return "\n".join(lines)
+    return Group(*lines)
 
 
-def _each(counts: tuple[int, ...]) -> str:
-    return str(counts[0]) if len(set(counts)) == 1 else " ".join(map(str, counts))
+def _value(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

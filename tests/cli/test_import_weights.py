@@ -1,6 +1,7 @@
 """``testbed import`` and ``testbed export-weights``."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -44,7 +45,7 @@ def test_import_makes_a_run_folder_and_says_what_it_assumed(tmp_path, weights):
     report = json.loads(done.stdout)
     assert report["layout"] == "vit-pytorch-old"
     assert report["config"]["heads"] == [2, 2, 2]
-    assert "2 heads of width 64" in report["assumed"]
+    assert "heads 2 (of width 64; any number that divides 128 fits)" in report["assumed"]
     assert report["parameters"] == sum(p.numel() for p in import_weights(weights).model.parameters())
     run = open_model_run(tmp_path / "run")
     assert (run.data.name, run.data.preprocess) == ("digits", "half")
@@ -54,7 +55,8 @@ def test_import_makes_a_run_folder_and_says_what_it_assumed(tmp_path, weights):
 def test_import_for_people(tmp_path, weights):
     done = testbed("import", weights, "--run", tmp_path / "run", "--heads", 4)
     assert done.exit_code == 0
-    assert "heads 4 of 32" in done.stdout
+    assert re.search(r"heads +│ 4 +│ stated", done.stdout)
+    assert re.search(r"activation +│ gelu +│ usual", done.stdout)
     assert "data: none named" in done.stdout
     assert str(tmp_path / "run") in done.stdout
 

@@ -228,7 +228,10 @@ def test_a_huggingface_config_of_another_model_is_refused(tmp_path):
     huggingface().save_pretrained(tmp_path)
     config = tmp_path / "config.json"
     original = json.loads(config.read_text())
-    for change, said in (({"hidden_size": 384}, "describes width 384"), ({"hidden_act": "relu"}, "activation 'relu'")):
+    for change, said in (
+        ({"hidden_size": 384}, "describes width 384"),
+        ({"hidden_act": "mish"}, "activation = 'mish'"),
+    ):
         config.write_text(json.dumps(original | change))
         with pytest.raises(Exception, match=said):
             import_weights(tmp_path / "model.safetensors")

@@ -146,6 +146,13 @@ def test_a_layout_asked_for(tmp_path, state_dict):
         ({"heads": 5}, "128 wide, which 5 heads cannot share"),
         ({"heads": 0}, "0 heads cannot share"),
         ({"channels": 1}, "no square of 1 channels"),
+        ({"patch": 3}, "no square of 3 or 1 channels"),
+        ({"width": 13}, "width = 13 was stated, and the weights have 12"),
+        ({"depth": 2}, "depth = 2 was stated, and the weights have 3"),
+        ({"qkv_bias": True}, "qkv_bias = True was stated, and the weights have False"),
+        ({"cls_token": False}, "cls_token = False was stated, and the weights have True"),
+        ({"head": "mlp_head"}, "head = mlp_head is no linear layer with a bias"),
+        ({"weights": "ema"}, "no set of weights 'ema'; its only weights have no name"),
     ],
 )
 def test_wrong_statements_about_the_weights(tmp_path, state_dict, options, said):
@@ -156,11 +163,15 @@ def test_wrong_statements_about_the_weights(tmp_path, state_dict, options, said)
 
 def test_right_statements_about_the_weights(tmp_path, state_dict):
     path = written(tmp_path, state_dict)
-    assert import_weights(path).assumed == ("2 heads of width 64", "pooling 'cls'", "LayerNorm epsilon 1e-05")
-    imported = import_weights(path, classes=10, image=8, heads=4, channels=3)
+    usual = {row.key: row.value for row in import_weights(path).told if row.source == "usual"}
+    everything_else = {"activation": "gelu", "norm_order": "pre", "eps": 1e-5, "pooling": "cls"}
+    assert usual == {"channels": 3, "patch": 2, "image": 8, "heads": 2} | everything_else
+    imported = import_weights(path, classes=10, image=8, heads=4, channels=3, patch=2)
     assert imported.config.heads == (4, 4, 4)
     assert imported.config.head_width == 32
-    assert imported.assumed == ("pooling 'cls'", "LayerNorm epsilon 1e-05")
+    assert {row.key: row.value for row in imported.told if row.source == "usual"} == everything_else
+    assert [line.split()[0] for line in imported.assumed] == list(everything_else)
+    assert not import_weights(path, classes=10, image=8, heads=4, channels=3, patch=2, **everything_else).assumed
 
 
 def test_heads_are_asked_for_where_no_default_fits(tmp_path):

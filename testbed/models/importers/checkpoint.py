@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import pickle
 import re
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PosixPath
 from typing import Any
 from zipfile import is_zipfile
 
@@ -18,14 +19,19 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from testbed.core.errors import TestbedError, UsageError
+from testbed.models.importers.files import WeightsFile, is_safetensors, refuse_other_kinds, weights_file
 from testbed.models.keys import listed
 
-_WRAPPERS = ("model_state_dict", "state_dict", "model", "net", "weights")
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.")  # DataParallel, torch.compile, training frameworks
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 _NUMPY_SCALAR = np.float64(0).__reduce__()[0]
-# What scripts store besides tensors: arguments, accuracies, pairs of arrays. Rebuilding these runs no code of the file.
+# What scripts store besides tensors: arguments, paths, accuracies, pairs of arrays. Rebuilding these runs no code of the
+# file.
 _HARMLESS: list[Any] = [
     argparse.Namespace,
+    PosixPath,
+    (PosixPath, "pathlib._local.PosixPath"),
+    (PosixPath, "pathlib.PosixPath"),
     TensorDataset,
     (_NUMPY_SCALAR, "numpy.core.multiarray.scalar"),
     (_NUMPY_SCALAR, "numpy._core.multiarray.scalar"),
@@ -34,21 +40,80 @@ _HARMLESS: list[Any] = [
 ]
 
 
+@dataclass(frozen=True)
+class WeightSet:
+    """One set of tensors under the names that the model's own state dict has, as stored (any dtype).
+
+    ``name`` is its place in the file ("model_ema", "model.": entries and the names' common start), empty where the
+    file is the state dict itself; ``left_out`` the tensors that lie elsewhere in the file, under their full names.
+    """
+
+    name: str
+    tensors: dict[str, Tensor]
+    left_out: dict[str, Tensor]
+
+
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
     """The state dict in a .safetensors or PyTorch file: name -> float32 tensor on the CPU.
 
     Wrappers ({"model_state_dict": ...}), prefixes ("module.") and empty tensors go; half precision is widened.
-    Raises UsageError when there is no such file, TestbedError when it is truncated, holds no state dict, or would run
-    code when unpickled (it is not).
+    Raises UsageError when there is no such file, TestbedError when it is truncated, holds no state dict or several, or
+    would run code when unpickled (it is not).
     """
-    if not path.is_file():
-        raise UsageError(f"there is no file {path}")
-    loaded = _safetensors(path) if path.suffix == ".safetensors" else load_tensors_only(path)
-    tensors = _without_prefix(_state_dict(path, loaded))
-    wrong = [f"{name} ({t.dtype})" for name, t in tensors.items() if not t.is_floating_point() or t.itemsize > 4]
+    chosen = weight_set(path, loaded(weights_file(path)), None, ())
+    return as_float32(path, _without_prefix(chosen.tensors))
+
+
+def loaded(file: WeightsFile) -> Any:
+    """Everything in the file, or the tensors of all its parts."""
+    if len(file.shards) == 1:
+        return _read(file.shards[0])
+    parts: dict[str, Any] = {}
+    for shard in file.shards:
+        parts |= _read(shard)
+    return parts
+
+
+def weight_set(path: Path, content: Any, asked: str | None, anchors: Iterable[str]) -> WeightSet:
+    """The one set of weights in a file's content, or the one called ``asked``.
+
+    Training scripts wrap it in dicts with epochs, optimisers and the like, and its names may have a common start: what
+    stands before one of ``anchors``, names of parameters that a model has once. Raises UsageError that names the sets
+    where there are several (an average of the weights beside them) and none, or no such one, is asked for; TestbedError
+    where there is none.
+    """
+    anchors = list(anchors)
+    sets = [part for entry in _entries(path, content) for part in _by_prefix(*entry, anchors)]
+    sets = [part for part in sets if not part.tensors.keys().isdisjoint(anchors)] or sets
+    names = [part.name for part in sets]
+    if asked is None and len(sets) == 1:
+        return sets[0]
+    if asked is None:
+        raise UsageError(
+            f"{path} holds {len(sets)} sets of weights ({', '.join(names)}); state which:"
+            f" {' or '.join(f'--set weights={name}' for name in names[:4])}"
+        )
+    fits = [part for part in sets if asked == part.name] or [part for part in sets if asked in part.name.split(".")]
+    if not fits and asked == "ema":
+        fits = [part for part in sets if "ema" in re.split(r"[._]", part.name.lower())]
+    if len(fits) != 1:
+        held = f"it holds {', '.join(names)}" if any(names) else "its only weights have no name of their own"
+        raise UsageError(f"{path} has no set of weights {asked!r}; {held}")
+    return fits[0]
+
+
+def as_float32(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Widened exactly; empty ones go. Raises TestbedError for types that hold no plain weights, and for NaN."""
+    wrong = [f"{name} ({t.dtype})" for name, t in tensors.items() if t.dtype not in _FLOATS]
     if wrong:
-        raise TestbedError(f"{path}: weights must be float32, float16 or bfloat16; these are not: {listed(wrong)}")
-    return {name: t.detach().float().contiguous() for name, t in tensors.items() if t.numel()}
+        raise TestbedError(
+            f"{path}: weights must be float32, float16 or bfloat16; these are not: {listed(wrong)}; save them as"
+            " float32 (quantised ones: before quantisation)"
+        )
+    floats = {name: t.detach().float().contiguous() for name, t in tensors.items() if t.numel()}
+    if broken := [name for name, t in floats.items() if not torch.isfinite(t).all()]:
+        raise TestbedError(f"{path}: not finite (NaN or infinity), from a training that diverged?: {listed(broken)}")
+    return floats
 
 
 def load_tensors_only(path: Path, *, mapped: bool = False) -> Any:
@@ -70,24 +135,61 @@ def load_tensors_only(path: Path, *, mapped: bool = False) -> Any:
         raise TestbedError(f"{path} is truncated or not a PyTorch file") from error
 
 
-def _safetensors(path: Path) -> dict[str, Tensor]:
+def _read(path: Path) -> Any:
+    refuse_other_kinds(path)
+    named = path.suffix == ".safetensors" and not is_zipfile(path)
+    if not named and not is_safetensors(path):
+        return load_tensors_only(path)
     try:
         return safetensors.torch.load_file(path)
     except (SafetensorError, OSError) as error:
         raise TestbedError(f"{path} is truncated or not a safetensors file ({error})") from error
 
 
-def _state_dict(path: Path, loaded: Any) -> dict[str, Tensor]:
-    """The dict of tensors, which training scripts wrap in dicts with epochs, optimisers and the like."""
-    if not isinstance(loaded, Mapping):
-        raise TestbedError(f"{path} holds {type(loaded).__name__}, not a state dict; save model.state_dict()")
-    inner = next((loaded[key] for key in _WRAPPERS if isinstance(loaded.get(key), Mapping)), None)
-    if inner is not None:
-        return _state_dict(path, inner)
-    others = [str(key) for key, value in loaded.items() if not isinstance(value, Tensor)]
-    if others or not loaded:
-        raise TestbedError(f"{path} holds no state dict; its entries: {listed(map(str, loaded)) or 'none at all'}")
-    return {str(key): value for key, value in loaded.items()}
+def _entries(path: Path, content: Any, where: str = "") -> list[tuple[str, dict[str, Tensor]]]:
+    """(place in the file, state dict) of each dict of tensors; one in another is named by both keys."""
+    if not isinstance(content, Mapping):
+        raise TestbedError(f"{path} holds {type(content).__name__}, not a state dict; save model.state_dict()")
+    if content and all(isinstance(value, Tensor) for value in content.values()):
+        return [(where, {str(key): value for key, value in content.items()})]
+    found = [
+        entry
+        for key, value in content.items()
+        if _holds_weights(value)
+        for entry in _entries(path, value, f"{where}.{key}".lstrip("."))
+    ]
+    if not found:
+        raise TestbedError(f"{path} holds no state dict; its entries: {listed(map(str, content)) or 'none at all'}")
+    return found
+
+
+def _holds_weights(value: Any) -> bool:
+    """Is a dict of tensors in it, at any depth, whose names are a module's? (An optimiser's are "exp_avg", "step".)"""
+    if not isinstance(value, Mapping) or not value:
+        return False
+    if all(isinstance(item, Tensor) for item in value.values()):
+        return any("." in str(key) for key in value)
+    return any(_holds_weights(item) for item in value.values())
+
+
+def _by_prefix(where: str, tensors: dict[str, Tensor], anchors: list[str]) -> list[WeightSet]:
+    """The sets of one dict: one for each start of names that an anchor has."""
+    starts: dict[str, None] = {}
+    for name in tensors:
+        before = [name.removesuffix(a) for a in anchors if name == a or name.endswith(f".{a}")]
+        if before:
+            starts[min(before, key=len)] = None
+    if not starts:
+        return [WeightSet(where, _without_prefix(tensors), {})]
+    sets = []
+    for start in starts:
+        longer = tuple(other for other in starts if other != start and other.startswith(start))
+        own = [name for name in tensors if name.startswith(start) and not name.startswith(longer)]
+        inside = {name.removeprefix(start): tensors[name] for name in own}
+        left_out = {name: t for name, t in tensors.items() if name not in set(own)}
+        place = ".".join(part for part in (where, start.removesuffix(".") or "plain") if part)
+        sets.append(WeightSet(place if len(starts) > 1 else where, inside, left_out))
+    return sets
 
 
 def _without_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -2,137 +2,200 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from testbed.core.errors import TestbedError, UsageError
-from testbed.models.config import Pooling, ViTConfig
-from testbed.models.importers.checkpoint import read_checkpoint
-from testbed.models.importers.inference import Asked, inferred_config
-from testbed.models.importers.layout import Names
-from testbed.models.importers.layouts import names_in, recognised
+from testbed.core.files import sha256_file, sha256_json
+from testbed.models.config import ViTConfig
+from testbed.models.importers.checkpoint import WeightSet, as_float32, loaded, weight_set
+from testbed.models.importers.described import Described, described
+from testbed.models.importers.files import WeightsFile, weights_file
+from testbed.models.importers.head import with_head
+from testbed.models.importers.inference import inferred_config
+from testbed.models.importers.layout import Layout, Names
+from testbed.models.importers.layouts import ANCHORS, names_in, recognised
+from testbed.models.importers.stated import stated as checked
+from testbed.models.importers.told import Ledger, Source, Told, assumed
+from testbed.models.importers.unsupported import (
+    refuse_gated_mlps,
+    refuse_known_gaps,
+    refuse_layers_before_the_head,
+    refuse_named_features,
+    refuse_simple_vit,
+)
 from testbed.models.keys import listed, misfits
 from testbed.models.vit import ViT
 from testbed.models.weights import describes_model, load_model
 
-_UNSUPPORTED = {
-    r"(q_norm|k_norm|norm_q|norm_k)\.": "normalised queries and keys (qk_norm)",
-    r"(\bls[12]\.|gamma_?[12]?$|layer_scale|lambda1$)": "layer scale",
-    r"(dist_token|distillation|head_dist|cls_classifier)": "a distillation token",
-    r"(reg_token|register_token)": "register tokens",
-    r"(rel_pos|relative_position|rope)": "relative positions",
-    r"(attn_pool\.|probe$)": "attention pooling",
-    r"(norm_pre|ln_pre)\.": "a LayerNorm before the blocks",
-    r"(pre_logits|pooler)\.": "a layer before the head",
-    r"(attn|mlp)\.norm\.": "LayerNorms inside attention or MLP",
-    r"(w12|fc1_g|fc1_x|w_gate)\.": "gated MLPs",
-}
+_ALWAYS_FROM_THE_FILE = ("image", "channels", "classes")
 
 
 @dataclass(frozen=True)
 class ImportedModel:
-    """``model`` is in eval mode. ``assumed`` says, a line each, what the file does not tell and was taken as usual."""
+    """``model`` is in eval mode. ``told``: every fact of it and where each is from. ``tensors`` are the file's, under
+    the names of the library's own state dict; ``sha256`` is of the file or files, ``config_json`` the one beside it."""
 
     model: ViT
     config: ViTConfig
     layout: str
-    assumed: tuple[str, ...]
+    told: tuple[Told, ...]
+    file: Path
+    sha256: str
+    tensors: Mapping[str, Tensor]
+    config_json: Described | None = None
+
+    @property
+    def assumed(self) -> tuple[str, ...]:
+        """A line for each fact that neither the file nor anybody told and that was taken as is usual."""
+        return assumed(self.told)
+
+    @property
+    def weights(self) -> str:
+        """The set of weights in the file, "" where the file is one."""
+        return next((str(row.value) for row in self.told if row.key == "weights"), "")
 
 
 def import_weights(
-    path: Path,
-    layout: str | None = None,
-    *,
-    heads: int | None = None,
-    image: int | None = None,
-    channels: int | None = None,
-    classes: int | None = None,
-    pooling: Pooling | None = None,
-    norm_eps: float | None = None,
+    path: Path, layout: str | None = None, *, data_set: Mapping[str, int] | None = None, **stated: Any
 ) -> ImportedModel:
-    """The model of a .pth or .safetensors file in the layout of vit-pytorch (old, current), timm, torchvision or
-    Hugging Face, or of a file that ``save_model`` wrote.
+    """The model of a file or folder in the layout of vit-pytorch (old, current), timm, torchvision or Hugging Face, or
+    of a file that ``save_model`` wrote.
 
     The layout is recognised from the names of the keys unless given, the architecture from the shapes. What shapes
-    cannot tell has the library's default: ``heads`` (see ``Layout.usual_heads``), ``norm_eps``, ``pooling`` ("cls"
-    where there is a CLS token). A Hugging Face config.json beside the file is read. ``image`` (pixels a side),
-    ``channels`` and ``classes`` are checks: a file for others is refused.
+    cannot tell is, first come first served, what is ``stated`` (the keys of ``STATED_KEYS``: ``heads``, ``activation``,
+    ``eps``, ``weights``, ...), what the ``data_set`` has (classes, channels), what a config.json beside the file says
+    (timm's or Hugging Face's), or the library's default; ``told`` says which. What the shapes tell must agree.
 
     Raises UsageError for what must be stated or is wrongly stated; TestbedError for an unreadable file (nothing in it
     is executed), for missing, extra or misshapen keys (listed) and for features that ``ViT`` does not have.
     """
-    asked = Asked(heads, image, channels, classes, pooling, norm_eps)
-    if describes_model(path):
-        return _own(path, asked, layout)
-    tensors = read_checkpoint(path)
-    known = recognised(tensors, layout, str(path))
-    traits, names = names_in(known, tensors)
-    _refuse_what_is_not_a_plain_classifier(path, names, tensors)
-    if problem := misfits({theirs: () for group in names.values() for theirs in group}, dict.fromkeys(tensors, ())):
-        raise TestbedError(f"{path} is not a complete {known.name} model: {problem}")
-    if known.name == "huggingface":
-        asked = _with_huggingface_config(path.parent / "config.json", asked, tensors[names["head.weight"][0]])
+    values = checked(stated)
+    file = weights_file(path)
+    if describes_model(file.path):
+        return _own(file, values, {**(data_set or {})}, layout)
+    chosen = weight_set(file.path, loaded(file), values.get("weights"), ANCHORS)
+    chosen = replace(chosen, tensors={name: t for name, t in chosen.tensors.items() if t.numel()})
+    known = _recognised(file.path, chosen, layout)
+    config_json, config_row = _config_json(file.path.parent, known, values)
+    said: dict[Source, Mapping[str, Any]] = {"stated": values, "data set": data_set or {}}
+    if config_json is not None:
+        said["config.json"] = config_json.values
+    ledger = Ledger(said, str(file.path.parent / "config.json"))
+    ledger.rows += [
+        *_file_rows(chosen, values),
+        Told("layout", known.name, "stated" if layout else "file"),
+        *config_row,
+    ]
+    tensors, names = _complete(file.path, known, chosen, values.get("head"), ledger)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     try:
-        config, assumed = inferred_config(known, traits, names, shapes, asked)
+        config = inferred_config(known, names_in(known, tensors)[0], names, shapes, ledger)
     except (UsageError, TestbedError) as error:
         raise type(error)(f"{path}: {error}") from error
     model = _empty(config)
     if problem := misfits(_expected(model, names), {n: _with_batch(n, s, names) for n, s in shapes.items()}):
         raise TestbedError(f"{path} does not fit together as {known.name} of width {config.width}: {problem}")
     model.load_state_dict({ours: _joined(ours, theirs, tensors) for ours, theirs in names.items()}, assign=True)
-    return ImportedModel(model.eval(), config, known.name, tuple(assumed))
+    rows = tuple(ledger.rows)
+    return ImportedModel(model.eval(), config, known.name, rows, file.path, _sha256(file), tensors, config_json)
 
 
-def _refuse_what_is_not_a_plain_classifier(path: Path, names: Names, tensors: Mapping[str, Tensor]) -> None:
-    head = [*names["head.weight"], *names["head.bias"]]
-    if not tensors.keys() & set(head):
-        raise TestbedError(f"{path} has no classification head ({listed(head)}); import a trained classifier")
-    spoken_for = {theirs for group in names.values() for theirs in group}
-    extra = [name for name in tensors if name not in spoken_for]
-    for pattern, feature in _UNSUPPORTED.items():
-        if keys := [name for name in extra if re.search(pattern, name)]:
-            raise TestbedError(f"{path} uses {feature}, which is not supported; its keys: {listed(keys)}")
-
-
-def _own(path: Path, asked: Asked, layout: str | None) -> ImportedModel:
-    if any(stated is not None for stated in (layout, asked.heads, asked.pooling, asked.norm_eps)):
-        raise UsageError(
-            f"{path} says its own architecture; leave out the layout, heads, pooling and LayerNorm epsilon"
-        )
-    model = load_model(path)
-    for name in ("image", "channels", "classes"):
-        want, have = getattr(asked, name), getattr(model.config, name)
-        if want not in (None, have):
-            raise UsageError(f"{path}: the model has {name} = {have}, not {want}: made for another data set?")
-    return ImportedModel(model, model.config, "testbed", ())
-
-
-def _with_huggingface_config(path: Path, asked: Asked, head: Tensor) -> Asked:
-    """Fills in heads and LayerNorm epsilon from the config.json that the library writes beside its weights."""
-    if not path.is_file():
-        return asked
+def _recognised(path: Path, chosen: WeightSet, asked: str | None) -> Layout:
+    """The layout. Raises TestbedError that names a feature which no model of ours has, where names speak of one."""
     try:
-        values = json.loads(path.read_text())
-        width, activation = values.get("hidden_size", 768), values.get("hidden_act", "gelu")
-        heads, norm_eps = values.get("num_attention_heads", 12), values.get("layer_norm_eps", 1e-12)
-    except (OSError, ValueError, AttributeError) as error:
-        raise TestbedError(f"{path}, beside the weights, is damaged ({error}); repair or remove it") from error
-    if width != head.shape[-1]:
-        raise TestbedError(f"{path} describes width {width}, the weights beside it have {head.shape[-1]}; remove it")
-    if activation != "gelu":
-        raise TestbedError(f"{path}: activation {activation!r} is not supported; only gelu is")
-    return replace(
-        asked,
-        heads=heads if asked.heads is None else asked.heads,
-        norm_eps=norm_eps if asked.norm_eps is None else asked.norm_eps,
+        known = recognised(chosen.tensors, asked, str(path))
+    except TestbedError as error:
+        if not isinstance(error, UsageError):
+            described(path.parent)  # says which model it is
+            refuse_named_features(path, chosen.tensors)
+        raise
+    _, names = names_in(known, chosen.tensors)
+    spoken_for = {theirs for group in names.values() for theirs in group}
+    extra = [name for name in chosen.tensors if name not in spoken_for]
+    refuse_named_features(path, extra)
+    refuse_simple_vit(path, chosen.tensors)
+    return known
+
+
+def _config_json(folder: Path, known: Layout, values: Mapping[str, Any]) -> tuple[Described | None, list[Told]]:
+    """The config.json beside the weights, if it is of the library that they are of, and the row that says so."""
+    found = described(folder)
+    if found is None:
+        return None, []
+    if found.library != known.name:
+        return None, [
+            Told("config.json", "not read", "file", f"it is {found.library}'s, the weights are {known.name}'s")
+        ]
+    if lacking := [key for key in found.lacks if key not in values]:
+        raise UsageError(
+            f"{found.path} names timm's architecture {found.model!r}, and only timm knows its {', '.join(lacking)}:"
+            f" pip install timm, or state them: {' '.join(f'--set {key}=...' for key in lacking)}"
+        )
+    return found, [Told("config.json", found.model, "config.json", f"{found.library}, read")]
+
+
+def _file_rows(chosen: WeightSet, values: Mapping[str, Any]) -> list[Told]:
+    rows = []
+    if chosen.name:
+        rows.append(Told("weights", chosen.name, "stated" if "weights" in values else "file"))
+    types = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in chosen.tensors.values()})
+    rows.append(
+        Told("stored_as", ", ".join(types), "file", "" if types == ["float32"] else "widened to float32, exactly")
     )
+    if chosen.left_out:
+        count = len(chosen.left_out)
+        rows.append(Told("left_out", count, "file", f"tensors outside the model: {listed(chosen.left_out)}"))
+    return rows
+
+
+def _complete(
+    path: Path, known: Layout, chosen: WeightSet, head: str | None, ledger: Ledger
+) -> tuple[dict[str, Tensor], Names]:
+    """The tensors, float32, and their names, every one of which is there; TestbedError that says what is not."""
+    traits, names = names_in(known, chosen.tensors)
+    tensors, row = with_head(path, names, chosen, head)
+    wanted = {theirs: () for group in names.values() for theirs in group}
+    if problem := misfits(wanted, dict.fromkeys(tensors, ())):
+        refuse_layers_before_the_head(path, [name for name in tensors if name not in wanted])
+        if tensors.keys() <= wanted.keys():
+            final_norm = [*names["norm.weight"], *names["norm.bias"]]
+            refuse_known_gaps(path, [name for name in wanted if name not in tensors], final_norm)
+        if known.pos_embed not in tensors:
+            problem += "; without a position table the size of the images is unknown"
+        raise TestbedError(f"{path} is not a complete {known.name} model: {problem}")
+    tensors = as_float32(path, tensors)
+    fc1, fc2 = ([names[f"block.{n}.mlp.{fc}.weight"][0] for n in range(traits.depth)] for fc in ("fc1", "fc2"))
+    refuse_gated_mlps(path, fc1, fc2, {name: tuple(t.shape) for name, t in tensors.items()})
+    ledger.rows.append(row)
+    return tensors, names
+
+
+def _own(
+    file: WeightsFile, values: Mapping[str, Any], data_set: Mapping[str, int], layout: str | None
+) -> ImportedModel:
+    if layout is not None or set(values) - set(_ALWAYS_FROM_THE_FILE):
+        raise UsageError(
+            f"{file.path} says its own architecture; leave out the layout, heads, pooling and LayerNorm epsilon"
+        )
+    model = load_model(file.path)
+    for name in _ALWAYS_FROM_THE_FILE:
+        have = getattr(model.config, name)
+        for want in (values.get(name), data_set.get(name)):
+            if want not in (None, have):
+                raise UsageError(f"{file.path}: the model has {name} = {have}, not {want}: made for another data set?")
+    rows = (Told("layout", "testbed", "file"), *(Told(k, v, "file") for k, v in model.config.to_dict().items()))
+    return ImportedModel(model, model.config, "testbed", rows, file.path, _sha256(file), dict(model.state_dict()))
+
+
+def _sha256(file: WeightsFile) -> str:
+    hashes = [sha256_file(shard) for shard in file.shards]
+    return hashes[0] if len(hashes) == 1 else sha256_json(hashes)
 
 
 def _empty(config: ViTConfig) -> ViT:

@@ -1,100 +1,118 @@
-"""Names and shapes -> an architecture; what shapes do not tell is asked for, never guessed in silence."""
+"""Names and shapes -> an architecture; what shapes do not tell is settled by the ledger, never in silence."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import isqrt, prod
 
 from testbed.core.errors import TestbedError, UsageError
 from testbed.models.config import Pooling, ViTConfig
 from testbed.models.importers.layout import Layout, Names, Traits
+from testbed.models.importers.told import INSTEAD, Ledger
 from testbed.models.keys import Shapes
 
-
-@dataclass(frozen=True)
-class Asked:
-    """What the user states. None leaves it to the shapes, or to the layout's default where shapes do not tell."""
-
-    heads: int | None = None
-    image: int | None = None
-    channels: int | None = None
-    classes: int | None = None
-    pooling: Pooling | None = None
-    norm_eps: float | None = None
+_CHANNELS_NAMED = 16  # of the readings of a patch, those of up to as many channels are named
 
 
-def inferred_config(
-    layout: Layout, traits: Traits, names: Names, shapes: Shapes, asked: Asked
-) -> tuple[ViTConfig, list[str]]:
-    """The architecture, and a line for each thing that was assumed because shapes do not tell it.
+def inferred_config(layout: Layout, traits: Traits, names: Names, shapes: Shapes, ledger: Ledger) -> ViTConfig:
+    """The architecture; a row of ``ledger`` for each of its parts.
 
     ``shapes`` are the file's, and hold every one of ``names``. Raises UsageError when something must be, or is wrongly,
     stated; TestbedError when the shapes belong to no model of ours.
     """
-    assumed: list[str] = []
     ours = {name: shapes[theirs[0]] for name, theirs in names.items()}
+    channels, patch = _patch(ours["patch_embed.proj.weight"], ledger)
+    image = _image(ours["pos_embed"], traits.cls_token, patch, ledger)
     width, classes = ours["patch_embed.proj.weight"][0], ours["head.weight"][0]
-    channels, patch = _patch(ours["patch_embed.proj.weight"], asked.channels)
-    image = _image(ours["pos_embed"], traits.cls_token, patch, asked.image)
-    if asked.classes is not None and asked.classes != classes:
-        raise UsageError(f"the weights are for {classes} classes, not {asked.classes}: another data set's weights?")
+    ledger.found("width", width)
+    ledger.found("depth", traits.depth)
+    ledger.found("classes", classes)
     inner = [prod(ours[f"block.{n}.attn.qkv.weight"][:1]) * len(layout.qkv) // 3 for n in range(traits.depth)]
-    head_width = _head_width(layout, width, inner, asked.heads, assumed)
-    config = ViTConfig(
+    head_width = _head_width(layout, width, inner, ledger)
+    mlp = tuple(ours[f"block.{n}.mlp.fc1.weight"][0] for n in range(traits.depth))
+    ledger.found("mlp", mlp[0] if len(set(mlp)) == 1 else list(mlp))
+    activation = ledger.chosen("activation", "gelu", "", "gelu_tanh, quick_gelu, relu and silu have the same names")
+    norm_order = ledger.chosen("norm_order", "pre", "", "x + f(norm(x)); residual post-norm has the same names")
+    norm_eps = ledger.chosen("eps", layout.norm_eps, "", f"{layout.name.removesuffix('-old')}'s own")
+    ledger.found("qkv_bias", traits.qkv_bias)
+    ledger.found("cls_token", traits.cls_token)
+    ledger.found("position", "learned, one for each token")
+    ledger.found("final_norm", traits.final_norm, "where the last LayerNorm sits: all tokens, or the pooled one")
+    return ViTConfig(
         image=image,
         patch=patch,
         channels=channels,
         width=width,
         heads=tuple(i // head_width for i in inner),
-        mlp=tuple(ours[f"block.{n}.mlp.fc1.weight"][0] for n in range(traits.depth)),
+        mlp=mlp,
         classes=classes,
         head_width=head_width,
-        pooling=_pooling(layout, traits, asked.pooling, assumed),
+        norm_order=norm_order,
+        pooling=_pooling(layout, traits, ledger),
         cls_token=traits.cls_token,
         patchify=layout.patchify,
         patch_norm=traits.patch_norm,
         qkv_bias=traits.qkv_bias,
         final_norm=traits.final_norm,
-        norm_eps=asked.norm_eps if asked.norm_eps is not None else layout.norm_eps,
+        norm_eps=norm_eps,
+        activation=activation,
     )
-    if asked.norm_eps is None:
-        assumed.append(f"LayerNorm epsilon {layout.norm_eps}")
-    return config, assumed
 
 
-def _patch(shape: tuple[int, ...], channels: int | None) -> tuple[int, int]:
+def _patch(shape: tuple[int, ...], ledger: Ledger) -> tuple[int, int]:
     """Channels and patch size, of a convolution (D, C, p, p) or of a linear layer (D, p p C)."""
     if len(shape) == 4:
         if shape[2] != shape[3]:
-            raise TestbedError(f"patches of {shape[2]} x {shape[3]} pixels are not square, which is not supported")
-        if channels not in (None, shape[1]):
-            raise UsageError(f"the weights are for {shape[1]} channels, not {channels}")
+            raise TestbedError(f"patches of {shape[2]} x {shape[3]} pixels are not square: not supported; {INSTEAD}")
+        ledger.found("channels", shape[1])
+        ledger.found("patch", shape[2])
         return shape[1], shape[2]
     values = prod(shape[1:])
-    for candidate in (3, 1) if channels is None else (channels,):  # 3 is no square: at most one of these fits
-        side = isqrt(values // candidate)
-        if side and candidate * side**2 == values:
-            return candidate, side
-    raise UsageError(f"a patch of {values} values is no square of {channels or '3 or 1'} channels; state the channels")
+    said, said_patch = ledger.value("channels"), ledger.value("patch")
+    readings = [
+        (channels, isqrt(values // channels))
+        for channels in range(1, values + 1)
+        if channels * isqrt(values // channels) ** 2 == values and said in (None, channels)
+    ]
+    readings = [(channels, side) for channels, side in readings if said_patch in (None, side)]
+    likely = [
+        (channels, side)
+        for channels, side in readings
+        if said is not None or channels in (1, 3) or (side > 1 and channels <= _CHANNELS_NAMED)
+    ]
+    if not likely:
+        raise UsageError(f"a patch of {values} values is no square of {said or '3 or 1'} channels; state the channels")
+    usual = next((reading for reading in likely if reading[0] == 3), likely[0])
+    if usual[0] != 3 and len(likely) > 1:
+        ways = " or ".join(f"{channels} of {side} x {side}" for channels, side in likely)
+        raise UsageError(f"a patch of {values} values is {ways} (channels of pixels); state it: --set channels=N")
+    channels, side = usual
+    ledger.implied("channels", channels, f"a patch of {values} values tells no channels")
+    ledger.implied("patch", side, f"square: {values} values tell no shape")
+    return channels, side
 
 
-def _image(positions: tuple[int, ...], cls_token: bool, patch: int, image: int | None) -> int:
-    patches = prod(positions[:-1]) - cls_token
-    side = isqrt(max(patches, 0))
-    if side**2 != patches or not side:
+def _image(positions: tuple[int, ...], cls_token: bool, patch: int, ledger: Ledger) -> int:
+    found = prod(positions[:-1])
+    side = isqrt(max(found - cls_token, 0))
+    if side**2 != found - cls_token or not side:
+        if cls_token and found and isqrt(found) ** 2 == found:
+            raise TestbedError(
+                f"{found} positions are a square without CLS: a CLS token without position (no_embed_class) or images"
+                f" that are not square: not supported; {INSTEAD}"
+            )
         raise TestbedError(
-            f"{prod(positions[:-1])} positions are not {'CLS and ' * cls_token}a square of patches: "
-            "images that are not square, or a CLS token without position, are not supported"
+            f"{found} positions are not {'CLS and ' * cls_token}a square of patches: images that are not square are"
+            f" not supported; {INSTEAD}"
         )
-    if image not in (None, side * patch):
-        raise UsageError(f"the weights are for images of {side * patch} pixels a side, not {image}; resize the images")
+    ledger.implied("image", side * patch, f"square: {side**2} patches tell no shape")
     return side * patch
 
 
-def _head_width(layout: Layout, width: int, inner: list[int], asked: int | None, assumed: list[str]) -> int:
+def _head_width(layout: Layout, width: int, inner: list[int], ledger: Ledger) -> int:
     if not inner:
         return 1
-    heads = asked if asked is not None else layout.usual_heads(width, inner[0])
+    said = ledger.value("heads")
+    heads = layout.usual_heads(width, inner[0]) if said is None else said
     if heads is None:
         raise UsageError(
             f"{layout.name} weights of width {width} do not tell the number of attention heads (q is {inner[0]} wide); "
@@ -102,18 +120,15 @@ def _head_width(layout: Layout, width: int, inner: list[int], asked: int | None,
         )
     if heads < 1 or inner[0] % heads:
         raise UsageError(f"q is {inner[0]} wide, which {heads} heads cannot share; state another number of heads")
-    if asked is None:
-        assumed.append(f"{heads} heads of width {inner[0] // heads}")
+    ledger.chosen("heads", heads, "", f"of width {inner[0] // heads}; any number that divides {inner[0]} fits")
     return inner[0] // heads
 
 
-def _pooling(layout: Layout, traits: Traits, asked: Pooling | None, assumed: list[str]) -> Pooling:
-    if asked is not None:
-        return asked
-    pooling: Pooling = "cls"
+def _pooling(layout: Layout, traits: Traits, ledger: Ledger) -> Pooling:
+    usual: Pooling = "cls"
     if not traits.cls_token:
-        pooling = "mean"
+        usual = "mean"
     elif layout.name == "timm" and traits.final_norm == "pooled":  # timm has an fc_norm where it averages the patches
-        pooling = "mean_patches"
-    assumed.append(f"pooling {pooling!r}")
-    return pooling
+        usual = "mean_patches"
+    pooling: Pooling = ledger.chosen("pooling", usual, "", "what the head reads; other poolings have the same names")
+    return "mean" if pooling == "mean_patches" and not traits.cls_token else pooling

@@ -11,7 +11,7 @@ from testbed.models.config import FinalNorm, Patchify
 
 # Our parameter -> the parameter of the file, or the three (q, k, v) that are stacked to make it.
 Names = dict[str, tuple[str, ...]]
-_PUBLISHED_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}  # by width: tiny, small, base, large, huge
+PUBLISHED_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}  # by width: tiny, small, base, large, huge
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Layout:
         """
         if self.name.startswith("vit-pytorch"):
             return inner // 64 if inner % 64 == 0 else None
-        return _PUBLISHED_HEADS.get(width)
+        return PUBLISHED_HEADS.get(width)
 
 
 def _parameter(module: str, kind: str) -> str:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from testbed.core.errors import TestbedError, UsageError
 from testbed.models.importers.layout import Layout, Names, Traits
+from testbed.models.importers.told import INSTEAD
 from testbed.models.keys import listed
 
 
@@ -55,12 +56,13 @@ def _torchvision(fc1: str, fc2: str) -> Layout:
 
 
 def _huggingface(prefix: str, block: str, qkv: tuple[str, str, str], proj: str, fc1: str, fc2: str) -> Layout:
+    """``prefix``: of what is no block; ``block`` has its own."""
     return Layout(
         name="huggingface",
         patch_embed={"proj": f"{prefix}embeddings.patch_embeddings.projection"},
         cls_token=f"{prefix}embeddings.cls_token",
         pos_embed=f"{prefix}embeddings.position_embeddings",
-        block=f"{prefix}{block}",
+        block=block,
         norm1="layernorm_before",
         qkv=qkv,
         proj=proj,
@@ -73,19 +75,24 @@ def _huggingface(prefix: str, block: str, qkv: tuple[str, str, str], proj: str, 
     )
 
 
-def _huggingface_file(prefix: str) -> Layout:
-    """The names in files, of every version of the library."""
+def _huggingface_file(prefix: str, blocks: str | None = None) -> Layout:
+    """The names in files, of every version of the library. ``blocks``: the blocks' prefix, if another."""
     part = "attention.attention.{}".format
     qkv = (part("query"), part("key"), part("value"))
     return _huggingface(
-        prefix, "encoder.layer.{}.", qkv, "attention.output.dense", "intermediate.dense", "output.dense"
+        prefix,
+        (prefix if blocks is None else blocks) + "encoder.layer.{}.",
+        qkv,
+        "attention.output.dense",
+        "intermediate.dense",
+        "output.dense",
     )
 
 
 def _huggingface_memory(prefix: str) -> Layout:
     """The names that version 5 gives in ``state_dict()``."""
     qkv = ("attention.q_proj", "attention.k_proj", "attention.v_proj")
-    return _huggingface(prefix, "layers.{}.", qkv, "attention.o_proj", "mlp.fc1", "mlp.fc2")
+    return _huggingface(prefix, prefix + "layers.{}.", qkv, "attention.o_proj", "mlp.fc1", "mlp.fc2")
 
 
 VIT_PYTORCH_OLD = _vit_pytorch(
@@ -118,7 +125,11 @@ LAYOUTS: tuple[Layout, ...] = (
     _huggingface_file(""),
     _huggingface_memory("vit."),
     _huggingface_memory(""),
+    _huggingface_file("vit.", blocks=""),  # ViT-MSN's files of version 5
+    _huggingface_file("ijepa."),
+    _huggingface_memory("ijepa."),
 )
+ANCHORS: tuple[str, ...] = tuple(dict.fromkeys(f"{layout.patch_embed['proj']}.weight" for layout in LAYOUTS))
 LAYOUT_NAMES: tuple[str, ...] = tuple(dict.fromkeys(layout.name for layout in LAYOUTS))
 
 
@@ -145,5 +156,7 @@ def recognised(tensors: Mapping[str, Tensor], asked: str | None, where: str) -> 
     best = max(candidates, key=explained)
     if 2 * explained(best) <= len(tensors):
         kind = f"the layout {asked!r}" if asked else f"any known layout ({', '.join(LAYOUT_NAMES)})"
-        raise TestbedError(f"{where}: its keys do not follow {kind}; they begin {listed(tensors)}")
+        raise TestbedError(
+            f"{where}: its keys do not follow {kind}; they begin {listed(tensors)}; for another model: {INSTEAD}"
+        )
     return best

@@ -1,0 +1,120 @@
+"""The config.json beside weights, of timm or Hugging Face: what it says of the model that the weights do not."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from testbed.core.errors import TestbedError, UsageError
+from testbed.models.importers.stated import stated
+from testbed.models.importers.timm_models import timm_facts
+from testbed.models.importers.told import INSTEAD
+
+CONFIG = "config.json"
+Library = Literal["timm", "huggingface"]
+
+# Hugging Face's models that are ours under another name, and what their configurations say by default.
+_VIT = {"hidden_act": "gelu", "layer_norm_eps": 1e-12, "num_attention_heads": 12, "qkv_bias": True}
+_HUGGINGFACE: dict[str, dict[str, Any]] = {
+    "vit": _VIT,
+    "vit_msn": _VIT | {"layer_norm_eps": 1e-6},
+    "ijepa": _VIT,
+}
+_OTHERS = {
+    "deit": "DeiT, with a distillation token",
+    "beit": "BEiT, with relative positions and layer scale",
+    "data2vec-vision": "Data2Vec, with relative positions and layer scale",
+    "dinov2": "DINOv2, with layer scale",
+    "dinov2_with_registers": "DINOv2 with registers and layer scale",
+}
+_KEYS = {  # Hugging Face's -> ours
+    "hidden_act": "activation",
+    "layer_norm_eps": "eps",
+    "num_attention_heads": "heads",
+    "image_size": "image",
+    "patch_size": "patch",
+    "num_channels": "channels",
+    "hidden_size": "width",
+    "num_hidden_layers": "depth",
+    "qkv_bias": "qkv_bias",
+}
+
+
+@dataclass(frozen=True)
+class Described:
+    """``values`` has the keys of ``--set``; ``arguments`` builds the library's own model: an architecture's name and
+    its arguments (timm), or the configuration (Hugging Face). ``lacks``: what the user must state, empty if nothing,
+    because only the library knows it and is not installed."""
+
+    path: Path
+    library: Library
+    model: str
+    values: Mapping[str, Any]
+    arguments: Mapping[str, Any]
+    lacks: tuple[str, ...] = ()
+
+
+def described(folder: Path) -> Described | None:
+    """What the folder's config.json says; None where there is none, or it is of neither library.
+
+    Raises TestbedError for one that is damaged, UsageError that names a feature which no model of ours has.
+    """
+    path = folder / CONFIG
+    if not path.is_file():
+        return None
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise TestbedError(f"{path}, beside the weights, is damaged ({error}); repair or remove it") from error
+    if not isinstance(values, dict):
+        raise TestbedError(f"{path}, beside the weights, is damaged (no table); repair or remove it")
+    try:
+        if isinstance(values.get("architecture"), str):
+            return _timm(path, values)
+        return _huggingface(path, values) if isinstance(values.get("model_type"), str) else None
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from error
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise TestbedError(f"{path}, beside the weights, is damaged ({error!r}); repair or remove it") from error
+
+
+def _huggingface(path: Path, values: Mapping[str, Any]) -> Described:
+    kind = values["model_type"]
+    if kind not in _HUGGINGFACE:
+        raise UsageError(f"model_type {kind!r} ({_OTHERS.get(kind, 'no plain ViT')}) is not supported; {INSTEAD}")
+    usual = _HUGGINGFACE[kind]
+    ours = {key: values.get(theirs, usual.get(theirs)) for theirs, key in _KEYS.items()}
+    if labels := values.get("id2label"):
+        ours["classes"] = len(labels)
+    ours |= {"pooling": "mean" if kind == "ijepa" else "cls", "norm_order": "pre"}
+    return Described(path, "huggingface", kind, stated(ours), dict(values))
+
+
+def _timm(path: Path, values: Mapping[str, Any]) -> Described:
+    architecture = values["architecture"].removeprefix("hf_hub:").split(".")[0]
+    arguments = dict(values.get("model_args") or {})
+    for key in ("num_classes", "global_pool"):
+        if values.get(key) is not None:
+            arguments.setdefault(key, values[key])
+    pretrained = values.get("pretrained_cfg") or {}
+    size = pretrained.get("input_size")
+    ours: dict[str, Any] = {"classes": values.get("num_classes")}
+    if size:
+        ours |= {"channels": size[0], "image": list(size[1:])}
+        arguments.setdefault("in_chans", size[0])
+    if arguments.get("img_size"):
+        ours["image"] = arguments["img_size"]
+    facts, lacks = timm_facts(architecture, arguments)
+    return Described(path, "timm", architecture, stated({**ours, **facts}), arguments, lacks)
+
+
+def is_preprocessing_described(folder: Path) -> bool:
+    """Does a file of the library say how its images are prepared (``testbed.data.preprocess_stated`` reads it)?"""
+    if any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
+        return True
+    path = folder / CONFIG
+    return path.is_file() and bool(re.search(r'"pretrained_cfg"', path.read_text(encoding="utf-8", errors="replace")))

@@ -1,0 +1,102 @@
+"""What timm alone knows of its architectures: activation, heads, order of norms, epsilon, pooling."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import nn
+
+from testbed.core.errors import UsageError
+from testbed.models.importers.layout import PUBLISHED_HEADS
+from testbed.models.importers.stated import ACTIVATIONS
+from testbed.models.importers.told import INSTEAD
+from testbed.models.vit import ACTIVATIONS as FUNCTIONS
+
+# timm's plain ViTs, which need no look at timm itself: exact GELU, pre-norm, epsilon 1e-6, the published heads.
+_PLAIN = re.compile(r"(vit|deit)_(tiny|small|base|large|huge)_patch\d+_\d+")
+_WIDTHS = {"tiny": 192, "small": 384, "base": 768, "large": 1024, "huge": 1280}
+_PLAIN_ARGUMENTS = {"num_classes", "in_chans", "img_size", "global_pool", "act_layer", "num_heads", "fc_norm"}
+_POOLINGS = {"token": "cls", "avg": "mean_patches"}
+_NEEDED = ("activation", "heads", "norm_order", "eps")
+
+
+def timm_facts(architecture: str, arguments: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Keys of ``--set`` and their values; and those that remain unknown because timm is not installed.
+
+    Raises UsageError, naming it, for what no model of ours has.
+    """
+    module = importable("timm")
+    if module is not None:
+        return _inspected(architecture, built(architecture, arguments, "meta")), ()
+    plain = _PLAIN.fullmatch(architecture)
+    if plain is None or set(arguments) - _PLAIN_ARGUMENTS:
+        return {}, _NEEDED
+    return {
+        "activation": arguments.get("act_layer") or "gelu",
+        "heads": arguments.get("num_heads") or PUBLISHED_HEADS[_WIDTHS[plain[2]]],
+        "norm_order": "pre",
+        "eps": 1e-6,
+        "pooling": _pooling(arguments.get("global_pool") or "token"),
+    }, ()
+
+
+def importable(name: str) -> Any:
+    """The module, or None where it is not installed or cannot be imported here."""
+    try:
+        return import_module(name)
+    except (ImportError, RuntimeError, OSError):  # RuntimeError: torchvision of another build than torch
+        return None
+
+
+def built(architecture: str, arguments: Mapping[str, Any], device: str) -> nn.Module:
+    """timm's own model with random weights; on "meta" without any. Raises UsageError where timm has none such."""
+    timm: Any = import_module("timm")
+    try:
+        with torch.device(device):
+            return timm.create_model(architecture, pretrained=False, **arguments)
+    except Exception as error:  # whatever a constructor raises for arguments that it cannot take
+        line = " ".join(str(error).split())[:200]
+        raise UsageError(f"timm {timm.__version__} cannot build architecture {architecture!r}: {line}") from error
+
+
+def _inspected(architecture: str, model: Any) -> dict[str, Any]:
+    if type(model).__name__ != "VisionTransformer" or not hasattr(model, "blocks"):
+        raise UsageError(f"architecture {architecture!r} is timm's {type(model).__name__}: not supported; {INSTEAD}")
+    for block in model.blocks:
+        kind = type(block).__name__
+        if kind != "Block":
+            what = "residual post-norm blocks" if kind == "ResPostBlock" else f"blocks of the kind {kind}"
+            raise UsageError(f"architecture {architecture!r} has {what}: not supported; {INSTEAD}")
+        for part, usual in ((block.attn, "Attention"), (block.mlp, "Mlp")):
+            if type(part).__name__ != usual:
+                raise UsageError(f"architecture {architecture!r} has {type(part).__name__}: not supported; {INSTEAD}")
+    norms = [module for module in model.modules() if isinstance(module, nn.LayerNorm)]
+    epsilons, heads = {norm.eps for norm in norms}, {block.attn.num_heads for block in model.blocks}
+    if len(epsilons) != 1 or len(heads) != 1:
+        raise UsageError(f"architecture {architecture!r} has unequal norms or heads: not supported; {INSTEAD}")
+    pooling = _pooling(model.global_pool)
+    return {
+        "activation": _activation(architecture, model.blocks[0].mlp.act),
+        "heads": heads.pop(),
+        "norm_order": "pre",
+        "eps": epsilons.pop(),
+        "pooling": "mean" if pooling == "mean_patches" and getattr(model, "pool_include_prefix", False) else pooling,
+    }
+
+
+def _activation(architecture: str, module: nn.Module) -> str:
+    """Ours that gives the same values."""
+    x = torch.linspace(-6, 6, 1001)
+    for name, function in FUNCTIONS.items():
+        if torch.allclose(module(x), function(x), rtol=0, atol=1e-6):
+            return ACTIVATIONS[name]
+    raise UsageError(f"architecture {architecture!r} has the activation {type(module).__name__}; {INSTEAD}")
+
+
+def _pooling(name: str) -> str:
+    """A name that ``stated`` checks."""
+    return _POOLINGS.get(name, name)
