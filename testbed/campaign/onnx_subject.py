@@ -23,6 +23,7 @@ from testbed.core.files import sha256_bytes, write_bytes
 from testbed.core.runfolder import RunFolder
 from testbed.core.site import SiteTable
 from testbed.data import Dataset
+from testbed.data.order_check import warn_of_order
 from testbed.engines.runner import EngineRequest, open_engine
 from testbed.golden.arrays import array_writer, read_array
 from testbed.golden.reference import LOGITS
@@ -107,6 +108,7 @@ class OnnxSubject:
         inputs = {
             "plain": folder.output_hash(_STAGE, PLAIN),
             "test": test.sha256(),
+            "preprocess": self.dataset.preprocess.describe(),
             "engine": engine.model_dump(mode="json"),
         }
 
@@ -116,7 +118,9 @@ class OnnxSubject:
             logits = read_array(folder / LOGITS)
             if doubt := check_logits(logits, str(self.spec.model.onnx)):
                 log.warning("golden: %s", doubt)
-            accuracy = float((logits.argmax(1) == test.labels).mean())
+            predictions = logits.argmax(1)
+            warn_of_order(predictions, test.labels, self.dataset.classes)
+            accuracy = float((predictions == test.labels).mean())
             return {"accuracy": accuracy, "images": len(test), "source": "plain engine", "engine_hash": engine_hash}
 
         facts = folder.stage("golden", inputs, [LOGITS], build)

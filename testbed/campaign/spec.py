@@ -18,6 +18,7 @@ from testbed.campaign.strict import Count, NonNegative, Positive, Strict
 from testbed.core.errors import TestbedError, UsageError
 from testbed.core.formats import format_named
 from testbed.core.site import Where
+from testbed.data.class_order import kept_classes
 from testbed.data.preprocess_stated import kept
 from testbed.engines.runner import check_engine
 from testbed.export.precision import Calibration
@@ -32,14 +33,26 @@ def _kept_preprocess(asked: Any) -> Any:
         raise ValueError(str(error)) from error
 
 
+def _kept_classes(asked: Any) -> Any:
+    """The names of a stated file; left to pydantic where it is neither text nor a list of it."""
+    names = isinstance(asked, (list, tuple)) and all(isinstance(name, str) for name in asked)
+    try:
+        return kept_classes(asked) if names or isinstance(asked, str) else asked
+    except TestbedError as error:
+        raise ValueError(str(error)) from error
+
+
 class DataSpec(Strict):
     """``images``: only so many test images, a random choice with the classes in proportion that follows from the
     campaign's seed; all of them unless said. ``preprocess``: a preset's name, a table of values, or a file of them, of
-    timm or of Hugging Face (testbed.data.preprocess_stated); the values are kept."""
+    timm or of Hugging Face (testbed.data.preprocess_stated); the values are kept.
+    ``classes``: the order of the model's outputs, where it is not the data set's: "natural", "text", the names, or a
+    file of them (testbed.data.class_order); the names are kept."""
 
     name: str
     root: str | None = None
     preprocess: Annotated[str | dict[str, Any] | None, BeforeValidator(_kept_preprocess)] = None
+    classes: Annotated[str | tuple[str, ...] | None, BeforeValidator(_kept_classes)] = None
     images: Count | None = None
 
 

@@ -74,13 +74,20 @@ def dataset_of(spec: CampaignSpec, source: DataSource | None, image: int | None)
     """The spec's data set, or the one that a trained model is for (``source``). image: pixels of a side."""
     if spec.data is not None:
         asked = spec.data
-        dataset = load(asked.name, root=asked.root, preprocess=asked.preprocess, image=image, seed=spec.seed)
+        dataset = load(
+            asked.name,
+            root=asked.root,
+            preprocess=asked.preprocess,
+            classes=asked.classes,
+            image=image,
+            seed=spec.seed,
+        )
         if asked.images is not None:
             dataset = replace(dataset, test=_part(dataset, asked.images, spec.seed))
         return dataset
     if source is None:
         raise UsageError(f"{spec.model.run} does not say which data its model is for; name it: [data] name = ...")
-    return load(source.name, root=source.root, preprocess=source.preprocess, image=image, seed=source.seed)
+    return load(source.name, image=image, **source.options)
 
 
 def _part(dataset: Dataset, images: int, seed: int) -> Split:

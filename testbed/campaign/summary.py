@@ -18,6 +18,7 @@ from testbed.campaign.tally import Tally, populations
 from testbed.core.outcome import OUTCOMES
 from testbed.core.schema import SCHEMA_VERSION
 from testbed.core.site import SiteTable
+from testbed.data import Dataset
 
 SUMMARY = "summary.json"
 
@@ -56,7 +57,7 @@ def summarise(
             "test_accuracy": preparation.accuracy,
             "test_images": len(preparation.dataset.test),
         },
-        "data": {"name": preparation.dataset.name, "classes": list(preparation.dataset.classes)},
+        "data": _data(preparation.dataset),
         "tiers": _tiers(preparation),
         "engine": {
             "backend": spec.engine.backend,
@@ -153,6 +154,16 @@ def _rate(found: Estimate) -> dict[str, float]:
 def _rounded(share: float) -> float:
     """Nine decimals: far below any interval's width, and free of the noise of summation."""
     return round(share, 9)
+
+
+def _data(dataset: Dataset) -> dict[str, Any]:
+    """``preprocess_told``: in one line."""
+    return {
+        "name": dataset.name,
+        "classes": list(dataset.classes),
+        "preprocess": dataset.preprocess.describe(),
+        "preprocess_told": dataset.preprocess.told(dataset.image),
+    }
 
 
 def _tiers(preparation: Preparation) -> list[dict[str, Any]]:

@@ -23,6 +23,7 @@ from testbed.core.files import atomic_path, sha256_bytes, sha256_json, write_byt
 from testbed.core.runfolder import RunFolder, installed_version
 from testbed.core.site import Site, SiteTable, Where
 from testbed.data import Dataset
+from testbed.data.order_check import warn_of_order
 from testbed.export.calibration import calibration_split
 from testbed.export.onnx import OPSET
 from testbed.export.precision import Calibration
@@ -162,7 +163,12 @@ class TorchSubject:
 
     def _record_golden(self, folder: RunFolder) -> None:
         test, model_hash = self.dataset.test, folder.output_hash("train", MODEL)
-        inputs = {"model": model_hash, "test": test.sha256(), "torch": torch.__version__}
+        inputs = {
+            "model": model_hash,
+            "test": test.sha256(),
+            "preprocess": self.dataset.preprocess.describe(),
+            "torch": torch.__version__,
+        }
         files = [LOGITS, *module_files(ATTENTION)]
 
         def build() -> dict[str, Any]:
@@ -170,7 +176,9 @@ class TorchSubject:
             torch.set_num_threads(self.spec.engine.sketched_threads)
             rows = range(len(test))
             record_reference(load_model(folder / MODEL), test, rows, folder.path, modules=[ATTENTION])
-            accuracy = float((read_array(folder / LOGITS).argmax(1) == test.labels).mean())
+            predictions = read_array(folder / LOGITS).argmax(1)
+            warn_of_order(predictions, test.labels, self.dataset.classes)
+            accuracy = float((predictions == test.labels).mean())
             return {"accuracy": accuracy, "images": len(rows)}
 
         facts = folder.stage("golden", inputs, files, build)

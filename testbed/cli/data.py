@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from testbed.cli.common import Command, console, emit, example, json_option
+from testbed.cli.data_options import classes_option, preprocess_option
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -54,13 +55,29 @@ def list_(root: Path | None, as_json: bool) -> None:
     emit({"root": str(folder), "data_sets": known}, as_json, lambda: _table(folder, known))
 
 
-@data.command(epilog=example("testbed data check imagefolder:photos/test --full"))
+@data.command(
+    epilog=example(
+        "testbed data check imagefolder:photos/test --full",
+        "testbed data check imagefolder:photos/test --preprocess imagenet,crop=0.9,interpolation=bicubic",
+        "testbed data check imagefolder:photos/test --classes natural",
+    )
+)
 @click.argument("name")
 @root_option
 @click.option("--download", is_flag=True, help="Fetch the files if they are missing.")
 @click.option("--full", is_flag=True, help="Decode every image and hash the contents.")
+@preprocess_option("the data set's own")
+@classes_option
 @json_option
-def check(name: str, root: Path | None, download: bool, full: bool, as_json: bool) -> None:
+def check(
+    name: str,
+    root: Path | None,
+    download: bool,
+    full: bool,
+    preprocess: str | None,
+    classes: str | None,
+    as_json: bool,
+) -> None:
     """Load data set NAME and say what is in it, or what is missing. Exit status 1 where it cannot be used."""
     from testbed.data.registry import data_root, find, how_to_get, load, missing
 
@@ -70,13 +87,13 @@ def check(name: str, root: Path | None, download: bool, full: bool, as_json: boo
     if absent and as_json and not download:
         found = {"name": name, "root": str(folder), "found": False, "missing": [str(p) for p in absent]}
         emit(found | {"get": how_to_get(name, entry, folder)}, as_json, str)
-    dataset = load(name, root=root, download=download)
+    dataset = load(name, root=root, preprocess=preprocess, classes=classes, download=download)
     report = {"root": str(folder), "found": True, "missing": []} | dataset.describe()
     if full:
         report["sha256"] = {part: _read_all(dataset, part) for part in ("train", "validation", "test")}
     else:
         dataset.test.pixels(0)
-    emit(report, as_json, lambda: _text(report))
+    emit(report, as_json, lambda: _text(report, dataset.preprocess.told(dataset.image)))
 
 
 def _where(entry: Entry, root: Path) -> str | None:
@@ -111,14 +128,14 @@ def _table(root: Path, known: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _text(report: dict[str, Any]) -> str:
-    images, classes, preprocess = report["images"], report["classes"], report["preprocess"]
+def _text(report: dict[str, Any], preprocess: str) -> str:
+    images, classes = report["images"], report["classes"]
     shown = ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
     lines = [
         f"{report['name']}: {images['train']} train, {images['validation']} validation, {images['test']} test images",
         f"  model input {report['channels']} x {report['image']} x {report['image']}",
         f"  {len(classes)} classes: {shown}",
-        f"  preprocess {preprocess['name']}: mean {preprocess['mean']}, std {preprocess['std']}",
+        f"  preprocess {preprocess}",
     ]
     lines += [f"  sha256 {part}: {digest}" for part, digest in report.get("sha256", {}).items() if digest]
     return "\n".join(lines)

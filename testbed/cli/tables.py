@@ -36,6 +36,8 @@ def _head(summary: Record) -> Iterable[RenderableType]:
         f"model   {model['preset']} on {summary['data']['name']}, {model['parameters']:,} parameters,"
         f" test accuracy {100 * model['test_accuracy']:.2f} % of {model['test_images']}"
     )
+    if told := summary["data"].get("preprocess_told"):
+        yield f"input   {told}"
     for change in model.get("changes", ()):
         yield f"        {change}"
     yield (

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from testbed.cli.common import emit, example, json_option, run_option
+from testbed.cli.data_options import classes_option, preprocess_option
 
 if TYPE_CHECKING:
     from testbed.sensitivity.log import Recorder
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
 @click.argument("preset")
 @click.option("--dataset", required=True, metavar="D", help="A name that 'testbed data list' shows.")
 @click.option("--root", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help="The data folder.")
-@click.option("--preprocess", metavar="P", help="Resizing and normalisation; by default the data set's own.")
+@preprocess_option("the data set's own")
+@classes_option
 @click.option("--recipe", "recipe_name", metavar="R", help="How to train; by default the one of the preset's study.")
 @click.option("--epochs", type=click.IntRange(min=0), help="0: seeded random weights.")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of split and training.")
@@ -53,6 +55,7 @@ def train(
     dataset: str,
     root: Path | None,
     preprocess: str | None,
+    classes: str | None,
     recipe_name: str | None,
     epochs: int | None,
     seed: int,
@@ -70,6 +73,7 @@ def train(
     DIR gets the weights (model.safetensors), the curves (curves.csv, curves.png) and a manifest. The weights kept are
     those of the best epoch on the validation images, or of the last, as the recipe says.
     """
+    from testbed.data.class_order import kept_classes
     from testbed.data.preprocess_stated import kept
     from testbed.models.runs import DataSource
     from testbed.train import recipe, recipe_of_preset
@@ -79,7 +83,7 @@ def train(
     if epochs is not None:
         of_recipe["epochs"] = epochs
     chosen = recipe(recipe_name or recipe_of_preset(preset), **of_recipe)
-    source = DataSource(dataset, str(root) if root else None, kept(preprocess), seed)
+    source = DataSource(dataset, str(root) if root else None, kept(preprocess), seed, kept_classes(classes))
     plan = TrainingPlan.of(preset, source, chosen, seed=seed, overrides=of_model)
     described = {"run": str(run)} | plan.describe()
     if dry_run:

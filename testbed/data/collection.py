@@ -148,7 +148,8 @@ def _warn_of_dark(name: str, images: np.ndarray) -> None:
 @dataclass(frozen=True, eq=False)
 class Collection:
     """What a loader returns. Without ``validation``, a seeded part of ``train`` becomes it; without ``train``, both are
-    empty. ``image`` is the side of the model input in pixels, unless the caller asks for another."""
+    empty. ``image`` is the side of the model input in pixels, unless the caller asks for another.
+    ``sorted_by_name``: nothing but the names of folders tells the order of the classes."""
 
     classes: list[str]
     test: Examples
@@ -156,3 +157,4 @@ class Collection:
     validation: Examples | None = None
     preprocess: str = "none"
     image: int | None = None
+    sorted_by_name: bool = False

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -10,7 +13,12 @@ from testbed.core.errors import TestbedError, UsageError
 from testbed.data.collection import Collection, Examples, FileImages
 from testbed.data.registry import Request, register
 
+log = logging.getLogger(__name__)
+
 _PARTS = ("train", "test", "val")
+_OTHER_PARTS = {"training", "testing", "valid", "validation", "eval", "dev"}  # as other tools name them
+_OTHER_IMAGES = {".gif", ".jfif", ".jp2", ".heic", ".heif", ".avif", ".exr", ".npy", ".npz", ".dcm"}  # not read
+_told: set[str] = set()
 
 
 @register("imagefolder", takes_path=True, note="class folders of images, or train/ and test/ (or val/) of such")
@@ -32,40 +40,83 @@ def imagefolder(request: Request) -> Collection:
             train=class_folders(path / "train", classes, path),
             validation=class_folders(path / "val", classes, path) if len(parts) == 3 else None,
             test=class_folders(path / test, classes, path),
+            sorted_by_name=True,
         )
     classes = class_names(path)
+    if set(classes) <= {*_PARTS, *_OTHER_PARTS} and not set(classes) <= set(_PARTS):
+        raise UsageError(
+            f"{path} holds {', '.join(classes)}, which are parts and no classes: name them train, test and val, or write"
+            f" imagefolder:{path / classes[0]} for one of them"
+        )
     if set(classes) <= set(_PARTS):
         raise UsageError(
             f"{path} holds only {', '.join(parts)}: a data set has train/ and test/ (or val/);"
             f" for a test-only one write imagefolder:{path / parts[0]}"
         )
-    return Collection(classes=classes, test=class_folders(path, classes, path))
+    return Collection(classes=classes, test=class_folders(path, classes, path), sorted_by_name=True)
 
 
 def class_names(folder: Path) -> list[str]:
-    """The class folders, sorted. Raises TestbedError where there are none."""
+    """The class folders, sorted; hidden ones are none (".ipynb_checkpoints", "__MACOSX"), and that is told.
+
+    Raises TestbedError where there are none.
+    """
     try:
         names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
     except OSError as error:
         raise TestbedError(f"cannot read folder {folder}: {error.strerror}; name a folder of class folders") from error
-    if not names:
+    hidden = [name for name in names if is_hidden(name)]
+    if hidden:
+        _once(f"{folder}: no class but left out: {', '.join(hidden)}")
+    if len(hidden) == len(names):
         raise TestbedError(f"{folder} holds no class folders; put each class's images into a folder of its own")
-    return names
+    return [name for name in names if name not in hidden]
+
+
+def is_hidden(name: str) -> bool:
+    """Of what notebooks, archives and file systems leave beside the data."""
+    return name.startswith((".", "__MACOSX", "__pycache__", "@eaDir", "$RECYCLE.BIN")) or name == "lost+found"
 
 
 def class_folders(folder: Path, classes: list[str], base: Path) -> Examples:
     """The images below ``folder/<class>/``; labels index ``classes``, ids are paths relative to ``base``."""
     from testbed.data._torchvision import datasets
 
-    unknown = sorted(set(class_names(folder)) - set(classes))
+    names = class_names(folder)
+    unknown = sorted(set(names) - set(classes))
     if unknown:
         raise TestbedError(f"{folder / unknown[0]} is not one of the {len(classes)} known classes; take it out")
+    other: list[str] = []
+
+    def is_image(path: str) -> bool:
+        parts = path.removeprefix(str(folder)).split(os.sep)
+        if any(map(is_hidden, parts)):
+            return False
+        if not path.lower().endswith(datasets.folder.IMG_EXTENSIONS):
+            if Path(path).suffix.lower() in _OTHER_IMAGES:
+                other.append(path)
+            return False
+        return True
+
+    class ClassFolders(datasets.ImageFolder):
+        def find_classes(self, _directory: Any) -> tuple[list[str], dict[str, int]]:
+            return names, {name: index for index, name in enumerate(names)}
+
     try:
-        found = datasets.ImageFolder(folder)
+        found = ClassFolders(folder, is_valid_file=is_image)
     except FileNotFoundError as error:
-        empty = str(error).partition("classes ")[2].partition(". ")[0] or str(error)
+        empty = str(error).partition("classes ")[2].partition(". ")[0].rstrip(".") or str(error)
         raise TestbedError(f"{folder}: no images in class folder {empty}; fill it or take it out") from error
+    if other:
+        _once(f"{folder}: {len(other)} files are left out, such as {other[0]}: convert them to PNG to have them read")
     paths = [Path(path) for path, _ in found.samples]
     to_label = np.array([classes.index(name) for name in found.classes])
     ids = [path.relative_to(base).as_posix() for path in paths]
     return Examples(ids, to_label[found.targets], FileImages(paths))
+
+
+def _once(text: str) -> None:
+    """Warns once for a process: a command loads its data set several times."""
+    if text not in _told:
+        _told.add(text)
+        log.warning("%s", text)

@@ -43,6 +43,7 @@ def imagenet_s(request: Request) -> Collection:
         test=class_folders(folder / "validation", classes, folder),
         preprocess="imagenet-crop",
         image=224,
+        sorted_by_name=not order.is_file(),
     )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from testbed.core.cache import cache_folder
 from testbed.core.errors import TestbedError, UsageError
+from testbed.data.class_order import Classes, ordered
 from testbed.data.collection import Collection, Examples
 from testbed.data.dataset import Dataset, Split
 from testbed.data.preprocess import Preprocess
@@ -118,6 +119,7 @@ def load(
     root: str | os.PathLike[str] | None = None,
     image: int | None = None,
     preprocess: str | Mapping[str, Any] | Preprocess | None = None,
+    classes: Classes | None = None,
     seed: int = 0,
     download: bool = False,
 ) -> Dataset:
@@ -125,14 +127,15 @@ def load(
 
     ``root`` is the data folder (see ``data_root``); ``image`` the side of the model input in pixels, by default the one
     that ``preprocess`` states or the data set's own; ``preprocess`` what ``testbed.data.preprocess_stated`` reads (a
-    preset's name, stated values, a file), by default the data set's own preset; ``seed`` decides the splits. Nothing is
-    fetched unless ``download``. Raises UsageError for an unknown name or value, TestbedError when files are missing or
-    bad.
+    preset's name, stated values, a file), by default the data set's own preset; ``classes`` the order that the labels
+    index (``testbed.data.class_order``: "natural", "text", the names, or a file of them), by default the data set's own;
+    ``seed`` decides the splits. Nothing is fetched unless ``download``. Raises UsageError for an unknown name or value,
+    TestbedError when files are missing or bad.
     """
     entry, path = find(name)
     request = Request(name, data_root(root), path, seed)
     _ensure(entry, request, download)
-    collection = entry.load(request)
+    collection = ordered(entry.load(request), classes, name)
     _check_labels(name, collection)
     chosen = preprocess_asked(preprocess or collection.preprocess)
     first = collection.test.images.pixels(0)

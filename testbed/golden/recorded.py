@@ -20,6 +20,7 @@ from testbed.core.errors import StaleArtefact, UsageError
 from testbed.core.files import sha256_json, write_json
 from testbed.core.runfolder import RunFolder
 from testbed.data import Split
+from testbed.data.order_check import warn_of_order
 from testbed.golden.arrays import read_array
 from testbed.golden.reference import LOGITS, compute_device, module_files, record_reference
 from testbed.golden.source import dataset_of
@@ -80,7 +81,8 @@ def record_golden(
         return open_golden(path)
     target = compute_device(device)
     with working_in(path) as run:
-        test = dataset_of(run).test
+        dataset = dataset_of(run)
+        test = dataset.test
         first, end = checked_range(images or (0, len(test)), 0, len(test), "the test images")
         names = list(dict.fromkeys(module_name(run.model, name) for name in modules))
         recorded = test.subset(slice(first, end))
@@ -98,6 +100,7 @@ def record_golden(
                     device=target,
                     advance=advance,
                 )
+            warn_of_order(top1(read_array(path / LOGITS)), recorded.labels, dataset.classes)
             how = {"device": str(target), "batch": batch, "threads": torch.get_num_threads()}
             return golden_facts(path, recorded, first) | how
 

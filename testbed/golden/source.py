@@ -12,7 +12,7 @@ def dataset_of(run: ModelRun) -> Dataset:
     path, source, config = run.folder.path, run.data, run.model.config
     if source is None:
         raise UsageError(f"{path} names no data set; import the weights again with --data NAME")
-    dataset = load(source.name, root=source.root, preprocess=source.preprocess, image=config.image, seed=source.seed)
+    dataset = load(source.name, image=config.image, **source.options)
     for what, wanted, found in (
         ("classes", config.classes, len(dataset.classes)),
         ("channels", config.channels, dataset.channels),

@@ -27,13 +27,14 @@ class DataSource:
 
     Paths (``root``, and PATH of ``imagefolder:PATH``) are made absolute, so that the folder can be used from anywhere.
     ``preprocess``: a preset's name or the values that were stated (``testbed.data.preprocess_stated.kept``: of a file,
-    its values, not its path).
+    its values, not its path); ``classes``: their order, where it was stated (``testbed.data.class_order.kept_classes``).
     """
 
     name: str
     root: str | None = None
     preprocess: str | dict[str, Any] | None = None
     seed: int = 0
+    classes: tuple[str, ...] | str | None = None
 
     def __post_init__(self) -> None:
         kind, _, path = self.name.partition(":")
@@ -41,6 +42,17 @@ class DataSource:
             object.__setattr__(self, "name", f"{kind}:{_absolute(path)}")
         if self.root is not None:
             object.__setattr__(self, "root", _absolute(self.root))
+        if isinstance(self.classes, list):  # from JSON
+            object.__setattr__(self, "classes", tuple(self.classes))
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """All but the name, as ``testbed.data.load`` takes it."""
+        return {key: value for key, value in asdict(self).items() if key != "name"}
+
+    def to_dict(self) -> dict[str, Any]:
+        """For manifests, in which folders of earlier versions name no classes."""
+        return {key: value for key, value in asdict(self).items() if key != "classes" or value is not None}
 
 
 @dataclass(frozen=True)
@@ -68,7 +80,7 @@ def claim_model_run(path: Path, name: str, made_from: Mapping[str, Any], data: D
     ``name`` is for people (a preset, a file name); ``made_from`` is JSON that tells this model from others: recipe and
     seed, or the hash of the imported file. Raises UsageError when the folder holds something else.
     """
-    identity = {"made_from": dict(made_from), "data": None if data is None else asdict(data)}
+    identity = {"made_from": dict(made_from), "data": None if data is None else data.to_dict()}
     return RunFolder.claimed(path, KIND, name, identity, current_argv())
 
 
@@ -121,7 +133,7 @@ def open_model_run(path: Path) -> ModelRun:
 def _data_source(kind: str, spec: Mapping[str, Any]) -> DataSource | None:
     if spec.get("data") is None:
         return None
-    named = {key: spec["data"].get(key) for key in ("name", "root", "preprocess")}
+    named = {key: spec["data"].get(key) for key in ("name", "root", "preprocess", "classes")}
     return DataSource(**named, seed=spec["seed"] if kind == "campaign" else spec["data"]["seed"])
 
 

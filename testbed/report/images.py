@@ -22,7 +22,12 @@ def stored_images(manifest: Mapping[str, Any]) -> LoadImage | None:
     data = spec.get("data") or {}
     if "name" not in data:
         return None
-    options = {"root": data.get("root"), "preprocess": data.get("preprocess"), "seed": spec.get("seed", 0)}
+    options = {
+        "root": data.get("root"),
+        "preprocess": data.get("preprocess"),
+        "classes": data.get("classes"),
+        "seed": spec.get("seed", 0),
+    }
     try:
         test = load(data["name"], **options).test
     except TestbedError as error:

@@ -65,7 +65,9 @@ def check_alike(paths: Sequence[Path]) -> None:
             raise UsageError(
                 f"the model in {path} is of another architecture than that in {paths[0]}; average equal ones"
             )
-        named = [None if one.data is None else (one.data.name, one.data.preprocess) for one in (first, run)]
+        named = [
+            None if one.data is None else (one.data.name, one.data.preprocess, one.data.classes) for one in (first, run)
+        ]
         if named[0] != named[1]:
             raise UsageError(f"the model in {path} is for other data than that in {paths[0]}; average equal ones")
 

@@ -49,7 +49,7 @@ class TrainingPlan:
         """
         changes = overrides or {}
         base = preset(name, **changes)
-        dataset = load(source.name, root=source.root, preprocess=source.preprocess, image=base.image, seed=source.seed)
+        dataset = load(source.name, image=base.image, **source.options)
         followed = {"channels": dataset.channels, "classes": len(dataset.classes)}
         config = preset(name, **(followed | changes))
         check_fit(config, dataset, recipe)

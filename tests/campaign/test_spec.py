@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -217,3 +218,44 @@ def test_unknown_names_are_refused_and_nothing_is_written(
     assert told in str(caught.value)
     assert "\n" not in str(caught.value)
     assert os.listdir(tmp_path) == []
+
+
+STATED = {"resize": "squash", "size": 8, "crop": 0.9, "interpolation": "bicubic", "mean": [0.5], "std": [0.25]}
+
+
+def test_preprocessing_and_classes_are_kept_by_their_values(tiny_values: dict[str, Any], tmp_path: Path) -> None:
+    """Not by the path of a file, which may say something else tomorrow."""
+    (tmp_path / "p.json").write_text(json.dumps(STATED))
+    (tmp_path / "c.txt").write_text("\n".join("9876543210"))
+    as_files = {"data.preprocess": str(tmp_path / "p.json"), "data.classes": str(tmp_path / "c.txt")}
+    as_values = {"data.preprocess": STATED, "data.classes": list("9876543210")}
+    found = []
+    for stated in (as_files, as_values):
+        values = tiny_values
+        for path, value in stated.items():
+            values = put(values, path, value)
+        found.append(parse_spec(values))
+    assert found[0] == found[1]
+    data = found[0].identity()["data"]
+    assert data["classes"] == list("9876543210")
+    assert data["preprocess"] == {"name": "stated", **STATED}
+    assert json.loads(json.dumps(found[0].identity())) == found[0].identity()
+    assert parse_spec(put(tiny_values, "data.preprocess", "half")).identity()["data"]["preprocess"] == "half"
+    assert parse_spec(put(tiny_values, "data.classes", "natural")).identity()["data"]["classes"] == "natural"
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("data.preprocess", {"crp": 0.9}, "data.preprocess: preprocess: unknown key 'crp'; known: preset, resize"),
+        ("data.preprocess", "imagenett", "data.preprocess: unknown preprocess 'imagenett'"),
+        ("data.preprocess", 0.9, "data.preprocess"),
+        ("data.classes", "nowhere.txt", "data.classes: classes: there is no file nowhere.txt"),
+        ("data.classes", ["a", "a"], "data.classes: classes: class 'a' is told twice"),
+        ("data.classes", 3, "data.classes"),
+    ],
+)
+def test_preprocessing_and_classes_that_cannot_be(
+    tiny_values: dict[str, Any], path: str, value: Any, message: str
+) -> None:
+    assert message in refusal(put(tiny_values, path, value))

@@ -5,12 +5,26 @@ import json
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from testbed.cli.main import cli
 
 
 def run(*arguments):
     return CliRunner().invoke(cli, ["data", *map(str, arguments)])
+
+
+@pytest.fixture
+def class_folders(tmp_path):
+    """Writes one small image per class; returns the folder."""
+
+    def write(names):
+        for name in names:
+            (tmp_path / "photos" / name).mkdir(parents=True)
+            Image.fromarray(np.zeros((8, 9, 3), np.uint8)).save(tmp_path / "photos" / name / "0.png")
+        return tmp_path / "photos"
+
+    return write
 
 
 def test_list_says_what_is_missing_and_how_to_get_it(tmp_path):
@@ -51,7 +65,6 @@ def test_check_of_a_missing_data_set_fails_with_one_line(tmp_path):
 
 
 def test_full_check_finds_the_one_bad_image(tmp_path):
-    from PIL import Image
 
     (tmp_path / "cat").mkdir()
     for name in ("a", "b"):
@@ -75,3 +88,18 @@ def test_usage_errors(arguments):
 def test_help_has_an_example():
     for command in ((), ("list",), ("check",)):
         assert "testbed data" in run(*command, "-h").stdout
+
+
+def test_check_takes_preprocessing_and_the_order_of_classes(class_folders):
+    folder = class_folders(["0", "1", "2", "10"])
+    stated = "resize=squash,size=7,crop=0.9,interpolation=bicubic,mean=0.5,std=0.25"
+    done = run("check", f"imagefolder:{folder}", "--preprocess", stated, "--classes", "natural")
+    assert done.exit_code == 0
+    assert "4 classes: 0, 1, 2, 10" in done.stdout
+    assert "preprocess stated: both sides to 7 (bicubic), centre 7, values / 255, mean 0.5, std 0.25" in done.stdout
+    report = json.loads(run("check", f"imagefolder:{folder}", "--preprocess", stated, "--json").stdout)
+    assert report["classes"] == ["0", "1", "10", "2"]
+    assert report["preprocess"]["interpolation"] == "bicubic, antialiased"
+    for option, value in (("--preprocess", "crop=2,mean=0,std=1"), ("--classes", "nowhere.txt")):
+        done = run("check", f"imagefolder:{folder}", option, value)
+        assert (done.exit_code, done.stderr.count("\n")) == (2, 1)

@@ -10,7 +10,7 @@ import torch
 
 from testbed.core.errors import StaleArtefact, TestbedError, UsageError
 from testbed.core.files import sha256_file
-from testbed.data import load
+from testbed.data import Collection, Examples, load, register, registry
 from testbed.golden.recorded import module_name, open_golden, record_golden
 from testbed.models.runs import DataSource, write_model_run
 
@@ -128,6 +128,33 @@ def test_a_golden_of_another_model_is_refused(model_run, tmp_path):
     shutil.copytree(path / "golden", other / "golden")
     with pytest.raises(StaleArtefact, match="recorded of another model"):
         open_golden(other)
+
+
+def test_the_order_of_the_classes_stays_with_the_run(model_run, caplog, monkeypatch):
+    """Every later command has it from the run's record; a model of another order is warned of."""
+    usual = record_golden(model_run("usual"))
+    stated = tuple("9876543210")
+    golden = record_golden(model_run("stated", data=DataSource("digits", classes=stated)))
+    assert np.array_equal(golden.labels, 9 - usual.labels)
+    assert open_golden(golden.run.folder.path).run.data.classes == stated
+    assert (open_golden(golden.run.folder.path).split.labels == golden.labels).all()
+
+    trained = sharp_model()  # a tenth of its answers are right: make the labels its answers, and mix their order up
+    answers = usual.logits.argmax(1)
+    test = load("digits").test
+    mixed = [str((3 * number + 1) % 10) for number in range(10)]
+    names = np.array(mixed)[answers]
+
+    monkeypatch.setattr(registry, "_ENTRIES", dict(registry._ENTRIES))
+
+    @register("mixed")
+    def mixed_up(_request):
+        pixels = np.stack([test.pixels(position) for position in range(len(test))])
+        return Collection(classes=list("0123456789"), test=Examples.from_arrays("m", pixels, names.astype(int)))
+
+    record_golden(model_run("mixed", trained, data=DataSource("mixed", preprocess="digits")))
+    assert "accuracy is" in caplog.messages[-1]
+    assert "would be 100.00 % with 10 classes in another order: outputs 0 '1', 1 '4', 2 '7'" in caplog.messages[-1]
 
 
 def test_images_that_changed_are_refused(tmp_path, model_run):

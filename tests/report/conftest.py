@@ -207,7 +207,7 @@ def summarise(plan: pd.DataFrame, rows: pd.DataFrame, shape: Shape) -> dict[str,
         "faults": len(plan),
         "rows": len(rows),
         "model": {"preset": "toy", "parameters": 1234, "test_accuracy": 0.96, "test_images": 200, "sha256": "ab" * 32},
-        "data": {"name": "toy", "classes": list(shape.classes)},
+        "data": {"name": "toy", "classes": list(shape.classes), "preprocess_told": "toy: shorter side to 8"},
         "tiers": [
             {
                 "tier": tier,

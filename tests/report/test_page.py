@@ -281,6 +281,11 @@ def test_the_pictures_are_the_images(report_of: Callable[..., Path]) -> None:
         np.testing.assert_array_equal(shown, expected.repeat(factor, 0).repeat(factor, 1))
 
 
+def test_the_preprocessing_is_told(run_of: Callable[..., Path], tmp_path: Path) -> None:
+    page = Page(build_report(copy_of(run_of(), tmp_path)))
+    assert "input toy: shorter side to 8" in " ".join(page.text.split())
+
+
 def test_without_images_the_faults_are_still_told(run_of: Callable[..., Path], tmp_path: Path) -> None:
     page = Page(build_report(copy_of(run_of(), tmp_path)))
     assert "img" not in {tag for tag, _ in page.tags}

@@ -1,0 +1,173 @@
+"""The order of the classes: which output of the model stands for which class of the data set.
+
+Class folders are in text order, as torchvision has them, so folders 0 ... 11 are classes 0, 1, 10, 11, 2, ...; timm
+sorts naturally (0, 1, 2, ...), and a published model has an order of its own. ``classes`` of ``testbed.data.load``
+states the model's: "natural", "text", the names, or a file of them.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from testbed.core.errors import TestbedError, UsageError
+from testbed.data.collection import Collection, Examples
+
+log = logging.getLogger(__name__)
+
+Classes = str | Sequence[str]
+_WNID = re.compile(r"n\d{8}\b")
+_told: set[str] = set()
+
+
+def natural_key(name: str) -> list[Any]:
+    """As timm sorts: numbers by their value, letters without case."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name.lower())]
+
+
+ORDERS: dict[str, Callable[[Sequence[str]], list[str]]] = {
+    "natural": lambda names: sorted(names, key=natural_key),
+    "text": lambda names: sorted(names),
+}
+
+
+def kept_classes(asked: Classes | None) -> str | tuple[str, ...] | None:
+    """What stands for ``asked`` in a spec or a run's record: "natural", "text", or the names; never a file's path.
+
+    Raises UsageError for a file that is not there or names no classes, TestbedError for one that cannot be read.
+    """
+    if asked is None or (isinstance(asked, str) and asked in ORDERS):
+        return asked
+    return tuple(_checked(list(asked), "classes") if not isinstance(asked, str) else classes_in(Path(asked)))
+
+
+def classes_in(path: Path) -> list[str]:
+    """The names in a file, in the model's order: one a line; or JSON, see ``classes_told``."""
+    try:
+        text = path.expanduser().read_text()
+    except FileNotFoundError as error:
+        orders = " and ".join(ORDERS)
+        raise UsageError(
+            f"classes: there is no file {path}; name one, one class a line ({orders} need none)"
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise TestbedError(f"classes: {path} cannot be read ({error}); give a text file, one class a line") from error
+    if path.suffix != ".json" and not text.lstrip().startswith(("{", "[")):
+        return _checked([line.strip() for line in text.splitlines() if line.strip()], str(path))
+    try:
+        found = classes_told(json.loads(text), str(path))
+    except ValueError as error:
+        raise UsageError(f"classes: {path} is not JSON: {error}") from error
+    if found is None:
+        raise UsageError(f"{path} names no classes: give a list, {{index: name}}, or a config.json with id2label")
+    return found
+
+
+def classes_told(values: Any, where: str = "classes") -> list[str] | None:
+    """The names that parsed JSON tells, in the model's order; None where it tells none.
+
+    A list, {index: name}, {index: [wnid, name]}, {name: index}, or a config.json: Hugging Face's ``id2label`` (unless it
+    is LABEL_0, LABEL_1, ...), timm's ``label_names``. Raises UsageError for indexes with gaps and names told twice.
+    """
+    if isinstance(values, list):
+        return _checked([_name(value) for value in values], where)
+    if not isinstance(values, Mapping):
+        return None
+    inner = values.get("pretrained_cfg")
+    for source in (values, inner if isinstance(inner, Mapping) else {}):
+        for key in ("label_names", "id2label", "label2id", "class_to_idx"):
+            if isinstance(source.get(key), (list, Mapping)) and source[key]:
+                return classes_told(source[key], f"{where}: {key}")
+    if values and all(isinstance(value, int) for value in values.values()):
+        values = {index: name for name, index in values.items()}
+    try:
+        by_index = {int(index): _name(name) for index, name in values.items()}
+    except (TypeError, ValueError):
+        return None
+    if sorted(by_index) != list(range(len(values))):
+        raise UsageError(f"{where}: {len(values)} classes, but their indexes are not 0 to {len(values) - 1}")
+    names = [by_index[index] for index in range(len(by_index))]
+    return None if names == [f"LABEL_{index}" for index in range(len(names))] else _checked(names, where)
+
+
+def ordered(collection: Collection, classes: Classes | None, name: str) -> Collection:
+    """``collection`` with labels that index ``classes``; told where the order was not stated and might be another.
+
+    A stated class matches the one of the same name, or of its WordNet id ("n01440764 tench"). Raises UsageError for a
+    class of the data set that was not stated. Stated ones without images are told.
+    """
+    if classes is None:
+        if collection.sorted_by_name:
+            _warn_of_numbers(collection.classes, name)
+        return collection
+    asked = kept_classes(classes)
+    stated = ORDERS[asked](collection.classes) if isinstance(asked, str) else list(asked or ())
+    position = {alias: index for index, one in enumerate(stated) for alias in _aliases(one)}
+    unknown = [one for one in collection.classes if one not in position]
+    if unknown:
+        more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
+        raise UsageError(
+            f"data set {name!r}: its class {unknown[0]!r}{more} is not one of the {len(stated)} stated, such as"
+            f" {stated[0]!r}; name the classes as the data set does, or take its images out"
+        )
+    to_label = np.array([position[one] for one in collection.classes])
+    absent = [one for index, one in enumerate(stated) if index not in set(to_label.tolist())]
+    if absent:
+        shown = ", ".join(absent[:3]) + (", ..." if len(absent) > 3 else "")
+        _once(f"data set {name!r}: no images of {len(absent)} of the {len(stated)} stated classes: {shown}")
+
+    def relabelled(examples: Examples | None) -> Examples | None:
+        if examples is None or not len(examples.labels):
+            return examples
+        known = (examples.labels >= 0) & (examples.labels < len(to_label))  # others are refused by name later
+        labels = np.where(known, to_label[np.where(known, examples.labels, 0)], len(stated))
+        return Examples(examples.ids, labels, examples.images)
+
+    test = relabelled(collection.test)
+    assert test is not None
+    train, validation = relabelled(collection.train), relabelled(collection.validation)
+    return replace(collection, classes=stated, test=test, train=train, validation=validation)
+
+
+def _warn_of_numbers(names: Sequence[str], name: str) -> None:
+    natural = ORDERS["natural"](names)
+    different = [index for index, pair in enumerate(zip(names, natural, strict=True)) if pair[0] != pair[1]]
+    if different:
+        at = different[0]
+        _once(
+            f"data set {name!r}: its class folders are taken in text order, as torchvision does: class {at} is"
+            f" {names[at]!r}; if the model has them in natural order, as timm does, class {at} is {natural[at]!r}."
+            ' State it: --classes natural, or text, or a file (in a spec: [data] classes = "natural")'
+        )
+
+
+def _once(text: str) -> None:
+    """Warns once for a process: a command loads its data set several times."""
+    if text not in _told:
+        _told.add(text)
+        log.warning("%s", text)
+
+
+def _aliases(stated: str) -> tuple[str, ...]:
+    return (stated, stated.split()[0]) if _WNID.match(stated) else (stated,)
+
+
+def _name(value: Any) -> str:
+    """Of {index: [wnid, name]} both, in one."""
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _checked(names: list[str], where: str) -> list[str]:
+    if not names:
+        raise UsageError(f"{where}: names no classes; give one a line, in the order of the model's outputs")
+    if len(set(names)) < len(names):
+        twice = next(one for one in names if names.count(one) > 1)
+        raise UsageError(f"{where}: class {twice!r} is told twice; each of the model's outputs is one class")
+    return names
