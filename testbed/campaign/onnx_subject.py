@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,6 +28,7 @@ from testbed.golden.arrays import array_writer, read_array
 from testbed.golden.reference import LOGITS
 from testbed.instrument.adopt import Adopted, adopt
 from testbed.instrument.ending import check_logits, with_logits
+from testbed.instrument.quantised import parameters
 from testbed.instrument.shapes import input_shape, measured_shapes, model_input
 from testbed.instrument.table import deployment_id, site_table
 
@@ -73,12 +73,16 @@ class OnnxSubject:
         table = self._table
         for (_, where), patterns in self.spec.legs.items():
             table.select(where, patterns)
-        formats = {site.format_name for site in table}
-        found = next((name for name in ("int8", "bf16", "fp16") if name in formats), "fp32")
-        if found != self.spec.engine.precision:
+        computes, precisions = _computes_in(table)
+        if not precisions:
             raise UsageError(
-                f"{self.spec.model.onnx} computes in {found}, and engine.precision is {self.spec.engine.precision!r};"
-                f" set engine.precision = {found!r}"
+                f"{self.spec.model.onnx} computes in {computes}, which campaigns do not offer; quantise its activations to"
+                " 8 bits"
+            )
+        if self.spec.engine.precision not in precisions:
+            raise UsageError(
+                f"{self.spec.model.onnx} computes in {computes}, and engine.precision is"
+                f" {self.spec.engine.precision!r}; set engine.precision = {precisions[0]!r}"
             )
 
     @cached_property
@@ -158,11 +162,9 @@ class OnnxSubject:
         """There is no other model than the engine's own."""
 
     def described(self, folder: RunFolder) -> dict[str, Any]:
-        floats = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.INT8)
-        weights = [math.prod(w.dims) for w in self._proto.graph.initializer if w.data_type in floats and w.dims]
         return {
             "preset": Path(str(self.spec.model.onnx)).name,
-            "parameters": sum(size for size in weights if size > 1),
+            "parameters": parameters(self._proto),
             "sha256": folder.output_hash(_STAGE, PLAIN),
             "reference": "the plain engine itself",
             "changes": list(folder.manifest["stages"][_STAGE]["facts"]["changes"]),
@@ -171,6 +173,21 @@ class OnnxSubject:
     @cached_property
     def _proto(self) -> ModelProto:
         return onnx.load_from_string(self.adopted.plain)
+
+
+def _computes_in(table: SiteTable) -> tuple[str, tuple[str, ...]]:
+    """The number format, for people, and the campaign's precisions that it goes by: none where none does.
+
+    A file with weights of 8 bits and activations that are quantised at run time, or never, goes by both.
+    """
+    activations, weights = ({site.format_name for site in table if site.where == w} for w in ("activation", "weight"))
+    if wide := next((name for name in ("int16", "uint16") if name in activations | weights), ""):
+        return wide, ()
+    if whole := next((name for name in ("int8", "uint8") if name in activations), ""):
+        return whole, ("int8",)
+    found = next((name for name in ("bf16", "fp16") if name in activations), "fp32")
+    narrow = next((name for name in ("int8", "uint8") if name in weights), "")
+    return (f"{found} with {narrow} weights", ("int8", found)) if narrow else (found, (found,))
 
 
 def _judged(adopted: Adopted, file: str) -> Adopted:

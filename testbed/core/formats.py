@@ -26,7 +26,7 @@ class Format:
         """sign, exponent, mantissa or magnitude: the roles that formats share, for comparisons across precisions."""
         if not 0 <= bit < self.bits:
             raise UsageError(f"bit {bit} is not in {self.name}, whose bits are 0 to {self.bits - 1}")
-        if bit == self.bits - 1 and self.name != "uint8":
+        if bit == self.bits - 1 and not self.name.startswith("uint"):
             return "sign"
         if not self.exponent:
             return "magnitude"
@@ -60,6 +60,8 @@ FORMATS = {
         Format("bf16", 16, 8, 7),
         Format("int8", 8, 0, 0),
         Format("uint8", 8, 0, 0),
+        Format("int16", 16, 0, 0),
+        Format("uint16", 16, 0, 0),
         Format("int32", 32, 0, 0),
     )
 }

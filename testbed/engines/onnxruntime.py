@@ -8,13 +8,14 @@ it is not (the canary), and such a session has its own hash and its own golden.
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto
+from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from testbed.core.errors import EngineError
 from testbed.engines import native
@@ -25,6 +26,17 @@ from testbed.engines.weight_inputs import strikable_weights
 PROVIDER = "CPUExecutionProvider"
 _BF16 = np.dtype(ml_dtypes.bfloat16)
 _CUSTOM_DOMAIN = "testbed"  # of testbed::FaultPort
+_NAMES_OF_ELEMENTS = {
+    "float": "FLOAT",
+    "float16": "FLOAT16",
+    "bfloat16": "BFLOAT16",
+    "double": "DOUBLE",
+    "bool": "BOOL",
+}
+_NAMES_OF_ELEMENTS |= {
+    f"{kind}{bits}": f"{kind}{bits}".upper() for kind in ("int", "uint") for bits in (4, 8, 16, 32, 64)
+}
+_ELEMENTS = {f"tensor({theirs})": TensorProto.DataType.Value(name) for theirs, name in _NAMES_OF_ELEMENTS.items()}
 
 
 class OrtCpuRunner(BaseRunner):
@@ -83,6 +95,23 @@ def session(model: bytes, proto: ModelProto, options: Any, providers: list[Any])
             f"ONNX Runtime fell back to {taken} although {wanted} was asked for: are the libraries it needs installed?"
         )
     return made
+
+
+def element_types(proto: ModelProto, tensors: Sequence[str]) -> dict[str, int]:
+    """ONNX's element type of tensors of the main graph, as ONNX Runtime infers it; 0 for what is no tensor of numbers.
+
+    Raises EngineError when it refuses the model.
+    """
+    probe = ModelProto()
+    probe.CopyFrom(proto)
+    known = {value.name for value in probe.graph.output}
+    probe.graph.output.extend(ValueInfoProto(name=name) for name in tensors if name not in known)
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    made = session(probe.SerializeToString(), probe, options, ["CPUExecutionProvider"])
+    told = {output.name: _ELEMENTS.get(output.type, 0) for output in made.get_outputs()}
+    return {name: told.get(name, 0) for name in tensors}
 
 
 def session_options(request: EngineRequest) -> Any:

@@ -17,6 +17,8 @@ STRIKABLE = {
     TensorProto.BFLOAT16,
     TensorProto.INT8,
     TensorProto.UINT8,
+    TensorProto.INT16,
+    TensorProto.UINT16,
     TensorProto.INT32,
 }
 """Element types of weights that a fault can strike; int64 initializers are shapes and axes, which the graph is built

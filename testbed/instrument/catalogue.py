@@ -15,12 +15,13 @@ from onnx import ModelProto, TensorProto
 
 from testbed.core.errors import EngineError, UsageError
 from testbed.core.site import Site
+from testbed.instrument.graph import FROM_SHAPE
 from testbed.instrument.named import is_own, named_sites
+from testbed.instrument.quantised import not_storable, stored_weights
 from testbed.instrument.recognise import Names, recognise
-from testbed.instrument.shapes import FLOATS, FORMATS, PerImage, per_image
+from testbed.instrument.shapes import FORMATS, PerImage, per_image
 
 ALL = "all"
-_INTEGERS = (TensorProto.INT8, TensorProto.UINT8, TensorProto.INT32)
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Catalogue:
         ]
         weights = [
             Site(_own(w.name, names), "weight", tuple(w.dims), FORMATS[w.data_type], w.name)
-            for w in strikable(self.proto)
+            for w in stored_weights(self.proto)
             if w.name not in taken
         ]
         return (*activations, *weights)
@@ -99,32 +100,58 @@ def catalogue(plain: bytes) -> Catalogue:
     names = recognise(proto, {name: tensor.shape for name, tensor in tensors.items()})
     if not names.tensors:
         return Catalogue(proto, named, measured=tensors)
-    sites = (*_activations(proto, names, tensors), *_weights(proto, names))
-    return Catalogue(proto, sites, names.missing, names.shared, tensors)
+    missing = dict(names.missing)
+    sites = (*_activations(proto, names, tensors, missing), *_weights(proto, names, missing))
+    return Catalogue(proto, sites, missing, names.shared, tensors)
 
 
-def _activations(proto: ModelProto, names: Names, tensors: Mapping[str, PerImage]) -> list[Site]:
-    """Where a tensor is quantised, what is struck are its integers."""
-    quantised = {node.input[0]: node.output[0] for node in proto.graph.node if node.op_type == "QuantizeLinear"}
+def _activations(
+    proto: ModelProto, names: Names, tensors: Mapping[str, PerImage], missing: dict[str, str]
+) -> list[Site]:
+    """Where a tensor goes on as integers only, what is struck are these. missing: names are added to it."""
+    quantised = _quantised_copies(proto)
     sites = []
     for tensor in tensors:
         if tensor in names.tensors:
             stored = quantised.get(tensor, tensor)
-            site = tensors[stored]
-            sites.append(Site(names.tensors[tensor], "activation", site.shape, site.format_name, stored))
+            if stored in tensors:
+                site = tensors[stored]
+                sites.append(Site(names.tensors[tensor], "activation", site.shape, site.format_name, stored))
+            else:
+                missing[names.tensors[tensor]] = "quantised to a number format that faults do not strike"
     return sites
 
 
-def _weights(proto: ModelProto, names: Names) -> list[Site]:
-    """In the order in which the graph takes them."""
-    stored = {tensor.name: tensor for tensor in strikable(proto)}
+def _quantised_copies(proto: ModelProto) -> dict[str, str]:
+    """Tensor -> its integers, where one QuantizeLinear is all that takes it."""
+    uses: dict[str, list[onnx.NodeProto]] = {}
+    for node in proto.graph.node:
+        for name in () if node.op_type in FROM_SHAPE else dict.fromkeys(node.input):
+            uses.setdefault(name, []).append(node)
+    outputs = {value.name for value in proto.graph.output}
+    return {
+        tensor: taken[0].output[0]
+        for tensor, taken in uses.items()
+        if len(taken) == 1
+        and taken[0].op_type == "QuantizeLinear"
+        and taken[0].input[0] == tensor
+        and tensor not in outputs
+    }
+
+
+def _weights(proto: ModelProto, names: Names, missing: dict[str, str]) -> list[Site]:
+    """In the order in which the graph takes them. missing: names are added to it."""
+    stored = {tensor.name: tensor for tensor in stored_weights(proto)}
     used = [name for node in proto.graph.node for name in node.input]
     sites = []
-    for name in sorted(names.weights.keys() & stored.keys(), key=used.index):
+    for name in sorted(names.weights, key=used.index):
         human, turned = names.weights[name]
-        shape = tuple(stored[name].dims)
-        kind = FORMATS[stored[name].data_type]
-        sites.append(Site(human, "weight", shape[::-1] if turned else shape, kind, name, turned))
+        if why := not_storable(proto, name):
+            missing[human] = why
+        elif name in stored:
+            shape = tuple(stored[name].dims)
+            kind = FORMATS[stored[name].data_type]
+            sites.append(Site(human, "weight", shape[::-1] if turned else shape, kind, name, turned))
     return [*sites, *_quantisation(proto, names, stored)]
 
 
@@ -140,13 +167,6 @@ def _quantisation(proto: ModelProto, names: Names, stored: Mapping[str, TensorPr
                     site = Site(f"{named[node.input[0]]}.{part}", "weight", tuple(stored[tensor].dims), kind, tensor)
                     found.setdefault(tensor, site)
     return list(found.values())
-
-
-def strikable(proto: ModelProto) -> list[TensorProto]:
-    """Initializers whose numbers are stored weights: floats and, in a quantised file, integers."""
-    quantised = any(node.op_type == "DequantizeLinear" for node in proto.graph.node)
-    kinds = (*FLOATS, *_INTEGERS) if quantised else FLOATS
-    return [tensor for tensor in proto.graph.initializer if tensor.data_type in kinds]
 
 
 def _own(tensor: str, taken: set[str]) -> str:

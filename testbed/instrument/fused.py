@@ -7,25 +7,38 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from onnx import ModelProto, helper
+from onnx import ModelProto, NodeProto, helper
 
 from testbed.instrument.graph import Graph, Node
+from testbed.instrument.quantised import PLAIN, QUANTISING
 
 ATTENTION = "fused attention"  # operands q, k, v: their scores and maps are not in the file
 _MICROSOFT = ("com.microsoft", "com.microsoft.nchwc")
-_QUANTISING = ("QuantizeLinear", "DequantizeLinear")
 Tensors = tuple[str, ...]
 Part = tuple[str, Sequence[str], Sequence[str]]
 
 
 def graph_of(proto: ModelProto) -> Graph:
-    """The main graph: fused operators taken apart, pairs of QuantizeLinear and DequantizeLinear left out."""
+    """The main graph: fused operators taken apart, quantised ones as what they compute, QuantizeLinear, DequantizeLinear
+    and DynamicQuantizeLinear left out."""
+    rescaled = _rescaled(proto)
     nodes: list[Node] = []
     same: dict[str, str] = {}  # tensor -> the one it is a quantised copy of
     for node in proto.graph.node:
         inputs = tuple(same.get(name, name) for name in node.input)
-        if node.op_type in _QUANTISING:
+        if node.op_type in QUANTISING:
             same[node.output[0]] = inputs[0]
+            continue
+        if node.output[0] in rescaled.values():
+            continue
+        if node.op_type in PLAIN:
+            op, operands = PLAIN[node.op_type](inputs)
+            output = node.output[0]
+            while output in rescaled:
+                output = rescaled[output]
+            made = helper.make_node(op, operands, [output])
+            made.attribute.extend(node.attribute)
+            nodes.append(Node(len(nodes), op, tuple(operands), (output,), made))
             continue
         split = _SPLIT.get((node.domain in _MICROSOFT, node.op_type))
         if split is None:
@@ -37,6 +50,24 @@ def graph_of(proto: ModelProto) -> Graph:
             part = helper.make_node(op, operands, outputs)
             nodes.append(Node(len(nodes), op, tuple(operands), tuple(outputs), part, node.op_type))
     return Graph(proto, nodes, [same.get(value.name, value.name) for value in proto.graph.output])
+
+
+def _rescaled(proto: ModelProto) -> dict[str, str]:
+    """What a product of integers goes through to be a float again, a Cast and a Mul by the scales: tensor -> the next."""
+    uses: dict[str, list[NodeProto]] = {}
+    for node in proto.graph.node:
+        for name in node.input:
+            uses.setdefault(name, []).append(node)
+    found: dict[str, str] = {}
+    for node in proto.graph.node:
+        if node.op_type in ("MatMulInteger", "ConvInteger"):
+            tensor, following = node.output[0], ["Cast", "Mul"]
+            for op in following:
+                if len(then := uses.get(tensor, [])) != 1 or then[0].op_type != op:
+                    break
+                found[tensor] = then[0].output[0]
+                tensor = then[0].output[0]
+    return found
 
 
 def _hidden(outputs: Tensors, part: str) -> str:

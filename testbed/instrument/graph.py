@@ -17,7 +17,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper
 LAYOUT = frozenset(("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Cast", "Dropout"))
 SELECT = frozenset(("Split", "Slice", "Gather", "SplitToSequence", "SequenceAt"))
 SCALE = frozenset(("Mul", "Div"))
-_FROM_SHAPE = ("Shape", "Size")
+FROM_SHAPE = ("Shape", "Size")
 _WEIGHT_PATH = LAYOUT | {"Expand", "Slice", "Tile"}
 
 
@@ -68,7 +68,7 @@ class Graph:
     def live(self) -> set[str]:
         found = set(self.inputs)
         for node in self.nodes:
-            if node.op not in _FROM_SHAPE and any(name in found for name in node.inputs):
+            if node.op not in FROM_SHAPE and any(name in found for name in node.inputs):
                 found.update(node.outputs)
         return found
 
@@ -77,7 +77,7 @@ class Graph:
 
     def uses(self, tensor: str) -> list[Node]:
         """Consumers that carry its values on."""
-        return [node for node in self.consumers.get(tensor, ()) if node.op not in _FROM_SHAPE]
+        return [node for node in self.consumers.get(tensor, ()) if node.op not in FROM_SHAPE]
 
     def upstream(self, tensor: str, through: Collection[str]) -> Iterator[str]:
         """``tensor``, then what it was made from, as long as each step has one live operand and is one of ``through``."""

@@ -40,8 +40,11 @@ ELEMENTS = {
     "bf16": TensorProto.BFLOAT16,
     "int8": TensorProto.INT8,
     "uint8": TensorProto.UINT8,
+    "int16": TensorProto.INT16,
+    "uint16": TensorProto.UINT16,
     "int32": TensorProto.INT32,
 }
+_NOT_IN_OP = ("int16", "uint16")
 _WORDS = {8: TensorProto.UINT8, 16: TensorProto.UINT16, 32: TensorProto.UINT32}
 
 
@@ -59,6 +62,8 @@ def instrument(plain: bytes, table: SiteTable) -> ModelProto:
     }
     if table.mechanism not in builders:
         raise UsageError(f"unknown port mechanism {table.mechanism!r}; known: {', '.join(builders)}")
+    if table.mechanism == OP and (lacking := [name for name in formats(table) if name in _NOT_IN_OP]):
+        raise UsageError(f"ports {OP!r} do not strike {lacking[0]} tensors, which this file has; use {GATED_REPLACE!r}")
     build, ports = builders[table.mechanism], _Ports()
     if table.mechanism in (GATED_REPLACE, XOR):
         ports.count_points()

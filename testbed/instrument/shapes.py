@@ -17,6 +17,7 @@ from onnx import ModelProto, TensorProto, helper
 from testbed.core.errors import TestbedError, UsageError
 from testbed.core.files import sha256_bytes
 from testbed.engines.runner import EngineRequest, open_engine
+from testbed.instrument.quantised import FLOATS
 
 FORMATS: dict[int, str] = {
     TensorProto.FLOAT: "fp32",
@@ -24,10 +25,12 @@ FORMATS: dict[int, str] = {
     TensorProto.BFLOAT16: "bf16",
     TensorProto.INT8: "int8",
     TensorProto.UINT8: "uint8",
+    TensorProto.INT16: "int16",
+    TensorProto.UINT16: "uint16",
     TensorProto.INT32: "int32",
 }
-FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
-_STRUCK = (*FLOATS, TensorProto.INT8, TensorProto.UINT8)
+_INTEGERS = (TensorProto.INT8, TensorProto.UINT8, TensorProto.INT16, TensorProto.UINT16)
+_STRUCK = (*FLOATS, *_INTEGERS)
 _BATCHES = (2, 3)
 
 
@@ -113,26 +116,28 @@ def input_shape(proto: ModelProto) -> tuple[int, ...]:
 def _element_types(proto: ModelProto) -> dict[str, int]:
     """Element type of every tensor that has one."""
     try:
-        typed = onnx.shape_inference.infer_shapes(_with_fused_types(proto))
+        typed = onnx.shape_inference.infer_shapes(_typed_by_the_engine(proto))
     except Exception as error:  # onnx's own error types differ by version
         raise TestbedError(f"the ONNX graph is not valid: {str(error).strip().splitlines()[0]}") from error
     values = (*typed.graph.value_info, *typed.graph.output, *typed.graph.input)
     return {v.name: v.type.tensor_type.elem_type for v in values if v.type.HasField("tensor_type")}
 
 
-def _with_fused_types(proto: ModelProto) -> ModelProto:
-    """The outputs of operators that ONNX does not know are taken to have the image's number format.
+def _typed_by_the_engine(proto: ModelProto) -> ModelProto:
+    """With the element types of what operators give that ONNX does not know, as ONNX Runtime has them."""
+    known = {value.name for value in (*proto.graph.value_info, *proto.graph.output)}
+    foreign = [node for node in proto.graph.node if node.domain not in ("", "ai.onnx")]
+    names = [name for node in foreign for name in node.output if name and name not in known]
+    if not names:
+        return proto
+    from testbed.engines.onnxruntime import element_types
 
-    The second and third, where there are, are statistics of a norm.
-    """
-    known = {value.name for value in proto.graph.value_info}
-    element = model_input(proto).type.tensor_type.elem_type
     typed = ModelProto()
     typed.CopyFrom(proto)
-    for node in proto.graph.node:
-        if node.domain not in ("", "ai.onnx"):
-            unknown = [name for name in (node.output[0], *node.output[3:4]) if name and name not in known]
-            typed.graph.value_info.extend(helper.make_tensor_value_info(name, element, None) for name in unknown)
+    found = element_types(proto, names)
+    typed.graph.value_info.extend(
+        helper.make_tensor_value_info(name, element, None) for name, element in found.items() if element
+    )
     return typed
 
 

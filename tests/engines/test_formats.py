@@ -35,7 +35,8 @@ from testbed.models.vit import ViT
 from testbed.semantics import as_words
 
 ON_GPU = {"ort-cuda", "torch-cuda", "tensorrt", "tensorrt-rtx"}
-PRECISION_OF = {"fp32": "fp32", "fp16": "fp16", "bf16": "bf16", "int8": "int8", "uint8": "int8", "int32": "int8"}
+PRECISION_OF = {name: name if name in ("fp32", "fp16", "bf16") else "int8" for name in ELEMENTS}
+NOT_IN_OP = ("int16", "uint16")
 STANDARD_OPS_20 = {"openvino", "tensorrt", "tensorrt-rtx"}  # no BitCast, no operator of ours
 ROWS, WIDTH = 3, 8
 # Quiet and signalling NaNs with payloads, infinities, both zeros, the smallest denormals.
@@ -84,7 +85,9 @@ PORTS = [
     for backend in BACKENDS
     for mechanism in MECHANISMS
     for name in DTYPES
-    if takes(backend, mechanism) and PRECISION_OF[name] in PRECISIONS[backend]
+    if takes(backend, mechanism)
+    and not (mechanism == "op" and name in NOT_IN_OP)
+    and PRECISION_OF[name] in PRECISIONS[backend]
 ]
 
 

@@ -1,0 +1,125 @@
+"""Quantised files: which initializers are stored weights, how many parameters they are, what quantised operators compute.
+
+Four ways of writing one: QuantizeLinear and DequantizeLinear around float operators (of ONNX's own domain, or of
+com.microsoft's), operators on integers (QLinearMatMul, ...), activations quantised at run time (DynamicQuantizeLinear,
+MatMulInteger), weights packed in blocks of 4 bits (MatMulNBits).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from onnx import ModelProto, NodeProto, TensorProto
+
+Part = tuple[str, Sequence[str]]
+"""An operator, and the operands of a quantised one that it has: without scales and zero points."""
+
+QUANTISING = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
+FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
+INTEGERS = (TensorProto.INT8, TensorProto.UINT8, TensorProto.INT16, TensorProto.UINT16, TensorProto.INT32)
+_NARROW = (TensorProto.INT4, TensorProto.UINT4)
+PACKED = "MatMulNBits"
+
+
+def _matmul(i: Sequence[str]) -> Part:
+    return "MatMul", (i[0], i[3])
+
+
+def _conv(i: Sequence[str]) -> Part:
+    return "Conv", (i[0], i[3], *i[8:9])
+
+
+def _gemm(i: Sequence[str]) -> Part:
+    return "Gemm", (i[0], i[3], *i[6:7])
+
+
+def _pair(op: str) -> Callable[[Sequence[str]], Part]:
+    return lambda i: (op, (i[0], i[3]))
+
+
+def _one(op: str) -> Callable[[Sequence[str]], Part]:
+    return lambda i: (op, (i[0],))
+
+
+def _with_bias(place: int) -> Callable[[Sequence[str]], Part]:
+    return lambda i: ("Gemm", (i[0], i[1], i[place])) if any(i[place : place + 1]) else ("MatMul", (i[0], i[1]))
+
+
+PLAIN: dict[str, Callable[[Sequence[str]], Part]] = {
+    "QLinearMatMul": _matmul,
+    "QLinearConv": _conv,
+    "QGemm": _gemm,
+    "QLinearAdd": _pair("Add"),
+    "QLinearMul": _pair("Mul"),
+    "QLinearSoftmax": _one("Softmax"),
+    "QLinearSigmoid": _one("Sigmoid"),
+    "QLinearLeakyRelu": _one("LeakyRelu"),
+    "QLinearReduceMean": _one("ReduceMean"),
+    "QLinearGlobalAveragePool": _one("GlobalAveragePool"),
+    "QLinearConcat": lambda i: ("Concat", i[2::3]),
+    "MatMulInteger": lambda i: ("MatMul", (i[0], i[1])),
+    "ConvInteger": lambda i: ("Conv", (i[0], i[1])),
+    "DynamicQuantizeMatMul": _with_bias(4),
+    "MatMulIntegerToFloat": _with_bias(6),
+    PACKED: _with_bias(5),
+}
+"""Quantised operator -> what it computes."""
+
+
+def is_quantised(proto: ModelProto) -> bool:
+    return any(node.op_type in QUANTISING or node.op_type in PLAIN for node in proto.graph.node)
+
+
+def stored_weights(proto: ModelProto) -> list[TensorProto]:
+    """Initializers whose numbers a fault can strike: floats and, in a quantised file, whole numbers."""
+    kinds = (*FLOATS, *INTEGERS) if is_quantised(proto) else FLOATS
+    return [tensor for tensor in proto.graph.initializer if tensor.data_type in kinds]
+
+
+def not_storable(proto: ModelProto, tensor: str) -> str:
+    """Why an initializer's numbers cannot be struck one by one; "" where they can."""
+    packed = any(node.op_type == PACKED and tensor in node.input[1:2] for node in proto.graph.node)
+    if packed:
+        return "packed in blocks of few bits, of which no site can be made"
+    stored = next(t for t in proto.graph.initializer if t.name == tensor)
+    if stored.data_type in (*FLOATS, *INTEGERS):
+        return ""
+    return (
+        f"stored as {TensorProto.DataType.Name(stored.data_type).lower()}, which is no number format that faults strike"
+    )
+
+
+def parameters(proto: ModelProto) -> int:
+    """The model's: of a quantised file, the integers that stand for weights and biases, not scales and zero points."""
+    values, about = _roles(proto.graph.node)
+    counted = 0
+    for tensor in proto.graph.initializer:
+        size = math.prod(tensor.dims)
+        is_parameter = tensor.data_type in FLOATS or (
+            tensor.data_type in (*INTEGERS, *_NARROW) and tensor.name in values
+        )
+        if is_parameter and tensor.name not in about and tensor.dims and size > 1:
+            counted += values.get(tensor.name, 1) * size
+    return counted
+
+
+def _roles(nodes: Sequence[NodeProto]) -> tuple[dict[str, int], set[str]]:
+    """Integers that are multiplied or dequantised -> numbers in each of its words; and scales and zero points."""
+    values: dict[str, int] = {}
+    about: set[str] = set()
+    for node in nodes:
+        if node.op_type in QUANTISING:
+            operands: Sequence[str] = node.input[:1]
+        elif node.op_type in PLAIN:
+            operands = PLAIN[node.op_type](list(node.input))[1]
+        else:
+            continue
+        numbers = 8 // _bits(node) if node.op_type == PACKED else 1
+        values |= dict.fromkeys(operands, numbers)
+        about |= set(node.input) - set(operands)
+    return values, about - values.keys()
+
+
+def _bits(node: NodeProto) -> int:
+    return next((int(a.i) for a in node.attribute if a.name == "bits"), 4)
