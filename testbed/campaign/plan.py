@@ -23,7 +23,7 @@ from testbed.campaign.struck import Struck
 from testbed.core.errors import StaleArtefact
 from testbed.core.fault import Masks
 from testbed.core.files import atomic_path
-from testbed.core.schema import PLAN_COLUMNS, SCHEMA_VERSION, arrow_schema
+from testbed.core.schema import PLAN_COLUMNS, READABLE_VERSIONS, arrow_schema
 from testbed.core.site import Site, SiteTable
 
 _PART_FAULTS = 1 << 14
@@ -239,8 +239,9 @@ def read_plan(path: Path) -> pa.Table:
     except (OSError, pa.ArrowException) as error:
         raise StaleArtefact(f"{path} is not a readable plan; rerun with --redo plan") from error
     found = (table.schema.metadata or {}).get(b"schema_version", b"").decode()
-    if found != str(SCHEMA_VERSION):
-        raise StaleArtefact(f"{path} has schema version {found or 'none'}, this testbed reads {SCHEMA_VERSION}")
+    if found not in map(str, READABLE_VERSIONS):
+        readable = ", ".join(map(str, READABLE_VERSIONS))
+        raise StaleArtefact(f"{path} has schema version {found or 'none'}, this testbed reads {readable}")
     return table
 
 

@@ -119,6 +119,17 @@ class ModelRates:
             return [(int(group.tier or 0), group) for group in self._grouped(lambda profile: True, by_tier=True)]
         return [(group.value, group) for group in self._grouped(lambda profile: getattr(profile, dimension))]
 
+    def by_all(self, dimensions: Sequence[str]) -> list[tuple[tuple[Any, ...], Group]]:
+        """(values, rates) by several of `DIMENSIONS` at once, in the order of the strata; None where a fault has no value."""
+        others = [name for name in dimensions if name != "tier"]
+        groups = self._grouped(lambda profile: tuple(getattr(profile, name) for name in others), "tier" in dimensions)
+
+        def values_of(group: Group) -> tuple[Any, ...]:
+            known = dict(zip(others, group.value, strict=True)) | {"tier": group.tier}
+            return tuple(known[name] for name in dimensions)
+
+        return [(values_of(group), group) for group in groups]
+
     def cells(self) -> list[tuple[Cell, Group]]:
         """By tier, site and bit class."""
         groups = self._grouped(lambda profile: (profile.site, profile.kind, profile.bit_class), by_tier=True)

@@ -16,7 +16,8 @@ from testbed.campaign.files import PLAN, RESULTS, plan_file
 from testbed.campaign.plan import Planned, read_plan, write_plan
 from testbed.campaign.points import points_path
 from testbed.campaign.progress import Progress
-from testbed.campaign.rows import ROW_SCHEMA
+from testbed.campaign.row_weights import RowWeights
+from testbed.campaign.rows import RESULT_SCHEMA
 from testbed.campaign.store import ResultStore
 from testbed.campaign.units import units_of
 from testbed.campaign.words import write_plan_words
@@ -121,7 +122,9 @@ def run_plans(place: Workplace, plans: Plans, store: ResultStore, crew: Crew, pr
         before += sum(unit.rows for unit in found.units if unit.number in store)
         _run_round(found, len(done), store, crew, progress, total)
         done.append(found)
-    rows = store.compact(place.folder / RESULTS, range(sum(len(one.units) for one in done)), ROW_SCHEMA)
+    weights = RowWeights.of([place.folder / one.plan for one in done], len(place.images))
+    units = range(sum(len(one.units) for one in done))
+    rows = store.compact(place.folder / RESULTS, units, RESULT_SCHEMA, weights.added)
     progress.end()
     return {
         "rows": rows,

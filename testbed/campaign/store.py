@@ -11,7 +11,7 @@ import hashlib
 import logging
 import os
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
@@ -132,12 +132,19 @@ class ResultStore(ResultLog):
             file.close()
             self._file = None
 
-    def compact(self, path: Path, units: Iterable[int], schema: pa.Schema) -> int:
-        """All units' rows, in unit order, as one Parquet file; returns the number of rows."""
+    def compact(
+        self,
+        path: Path,
+        units: Iterable[int],
+        schema: pa.Schema,
+        finished: Callable[[pa.Table], pa.Table] = lambda rows: rows,
+    ) -> int:
+        """All units' rows, in unit order, as one Parquet file; returns the number of rows. finished: adds to rows what is
+        known only now, so that they have the columns of ``schema``."""
         rows = 0
         with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
             for tables in _batched(map(self.read, units), 64):
-                table = pa.concat_tables(tables).unify_dictionaries().cast(schema)
+                table = finished(pa.concat_tables(tables).unify_dictionaries()).cast(schema)
                 writer.write_table(table)
                 rows += table.num_rows
         return rows

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,7 @@ from testbed.campaign.files import PLAN, RESULTS, Files
 from testbed.campaign.plan import Leg, fault_row, read_plan, table_of
 from testbed.campaign.points import points_path
 from testbed.campaign.prepare import Preparation
+from testbed.campaign.rate_table import rate_table, with_weights
 from testbed.campaign.spec import CampaignSpec
 from testbed.campaign.strikes import strikes_of, with_golden
 from testbed.campaign.whole import WholeTwin
@@ -79,9 +80,19 @@ class Run:
 
     @cached_property
     def results(self) -> pd.DataFrame:
-        """Every stored row. Raises StaleArtefact when the campaign is not finished or the file was changed."""
+        """Every stored row, with its ``weight``: the weighted mean over rows of one fault model is its rate, the plain mean
+        is not. Raises StaleArtefact when the campaign is not finished or the file was changed."""
         self.folder.verify_file(RESULTS)
-        return pq.read_table(self.folder / RESULTS).to_pandas()
+        self.folder.verify_file(PLAN)
+        rows = pq.read_table(self.folder / RESULTS).to_pandas(types_mapper={pa.bool_(): pd.BooleanDtype()}.get)
+        return with_weights(rows, read_plan(self.folder / PLAN).select(["fault_id", "population"]).to_pandas())
+
+    def rates(self, by: Sequence[str] | str = (), measure: str = "sdc1") -> pd.DataFrame:
+        """The summary's rates, by whatever is asked for: ``run.rates(by=["block", "tier"])``. See `rate_table`, also for
+        errors; raises StaleArtefact when the campaign is not finished or its files were changed."""
+        for file in (PLAN, RESULTS):
+            self.folder.verify_file(file)
+        return rate_table(self.folder / RESULTS, self.folder / PLAN, self.spec.confidence, by, measure)
 
     def inject(
         self,

@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 
 from testbed.core.errors import StaleArtefact, TestbedError, UsageError
 from testbed.core.files import sha256_file, sha256_json, unfinished, write_errors, write_json
-from testbed.core.schema import SCHEMA_VERSION
+from testbed.core.schema import READABLE_VERSIONS, SCHEMA_VERSION
 
 MANIFEST = "manifest.json"
 LOCK = ".lock"
@@ -61,9 +61,10 @@ class RunFolder:
             raise StaleArtefact(
                 f"{self.path / MANIFEST} is damaged ({error}); start again in another folder"
             ) from error
-        if not isinstance(manifest, dict) or manifest.get("schema_version") != SCHEMA_VERSION:
+        if not isinstance(manifest, dict) or manifest.get("schema_version") not in READABLE_VERSIONS:
+            readable = " or ".join(map(str, READABLE_VERSIONS))
             raise StaleArtefact(
-                f"{self.path / MANIFEST} is not a manifest of schema version {SCHEMA_VERSION}; use another folder"
+                f"{self.path / MANIFEST} is not a manifest of schema version {readable}; use another folder"
             )
         if not _is_whole(manifest):
             raise StaleArtefact(f"{self.path / MANIFEST} was edited; start again in another folder")

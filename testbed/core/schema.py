@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     import pyarrow as pa
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+READABLE_VERSIONS = (2, 3)  # 2: finished tables without the rows' weight
 
 
 class Column(NamedTuple):
@@ -93,6 +94,17 @@ ROW_COLUMNS: tuple[Column, ...] = (
     Column("deployment_id", "dictionary", "the plain ONNX file the engine was made from"),
     Column("schema_version", "int16", "of this row"),
 )
+
+RESULT_COLUMNS: tuple[Column, ...] = (
+    *ROW_COLUMNS,
+    Column(
+        "weight",
+        "float64",
+        "what the row stands for: its stratum's population over the stratum's rows. Weighted means of rows of one fault"
+        " model (target, where, op, pattern, scope) are the summary's rates; plain means and counts are not",
+    ),
+)
+"""Of the finished table: a row's weight is known when all rows are."""
 
 
 def arrow_schema(columns: tuple[Column, ...]) -> pa.Schema:

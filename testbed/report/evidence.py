@@ -13,7 +13,7 @@ from testbed.core.errors import StaleArtefact
 from testbed.core.fault import OPS
 from testbed.core.formats import FORMATS, FP32, Format
 from testbed.core.runfolder import RunFolder
-from testbed.core.schema import SCHEMA_VERSION
+from testbed.core.schema import READABLE_VERSIONS
 from testbed.core.site import SiteTable
 
 SUMMARY = "summary.json"
@@ -95,9 +95,10 @@ def read_evidence(run: Path) -> Evidence:
         folder.verify_file(file)
     try:
         summary = json.loads((run / SUMMARY).read_text())
-        if summary["schema_version"] != SCHEMA_VERSION:
+        if summary["schema_version"] not in READABLE_VERSIONS:
+            readable = ", ".join(map(str, READABLE_VERSIONS))
             raise StaleArtefact(
-                f"{run / SUMMARY} has schema version {summary['schema_version']}, this testbed reads {SCHEMA_VERSION};"
+                f"{run / SUMMARY} has schema version {summary['schema_version']}, this testbed reads {readable};"
                 " rerun with --redo summary"
             )
         marginals = Marginals(summary["marginals"])

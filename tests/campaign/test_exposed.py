@@ -107,7 +107,9 @@ def test_strata_that_unite_sites_give_each_site_its_own_exposure(adaptive_run: P
         total = 0.0
         for site, part in mine.groupby("site", observed=True):
             tensor = tables["model"][str(site)]
-            exposure = (1e-2 if str(site).startswith("head") else 1e-6) * tensor.elements * tensor.format.bits
+            exposure = (
+                (1e-2 if str(site).endswith(("softmax", "head.bias")) else 1e-6) * tensor.elements * tensor.format.bits
+            )
             total += exposure * float((part.weight * part.outside).sum() / part.weight.sum())
         assert model["outside"]["value"] == pytest.approx(total)
         assert model["outside"]["value"] == pytest.approx(sum(site["outside"]["value"] for site in model["sites"]))
@@ -152,7 +154,11 @@ def test_totals_are_told_in_the_terminal_and_on_the_page(adaptive_run: Path) -> 
 def test_exposed_sites_without_a_fault_are_told_and_widen_the_upper_limit_alone(adaptive_run: Path) -> None:
     """As where max_faults ends a campaign in its first round: rows of one site are taken out."""
     tables = {"model": SiteTable.load(adaptive_run / "model.sites.json")}
-    spec = exposed(recorded_spec(RunFolder.existing(adaptive_run)), sites={"*": 1e-6, "head*": 1e-2}, per_bit=True)
+    spec = exposed(
+        recorded_spec(RunFolder.existing(adaptive_run)),
+        sites={"*": 1e-6, "*.softmax": 1e-2, "head.bias": 1e-2},
+        per_bit=True,
+    )
     _, population = populations(sorted(adaptive_run.glob("faults*.parquet")))
     tally = Tally.of(adaptive_run / "results.parquet")
     whole = contributions(spec, tables, tally, population)

@@ -1,0 +1,47 @@
+"""What each result row stands for: strata are sampled at different rates, so a row that is counted needs its weight.
+
+A stratum of N faults (or places, where what strikes is random) with M rows gives each of them the weight N / M. Then the
+rate of a group of rows is ``sum w y / sum w``, which is the summary's estimate (`testbed.analysis.survey`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+_ROWS_AT_ONCE = 1 << 16
+
+
+@dataclass(frozen=True)
+class RowWeights:
+    """By the stratum's number: its population, and the rows that its faults give."""
+
+    population: NDArray[np.int64]
+    rows: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, plans: Sequence[Path], images: int) -> RowWeights:
+        """From the plan's files, of all rounds. images: rows of a fault that has no image of its own."""
+        population, rows = np.zeros(0, np.int64), np.zeros(0, np.int64)
+        for path in plans:
+            batches = pq.ParquetFile(path).iter_batches(_ROWS_AT_ONCE, columns=["stratum", "population", "image_id"])
+            for batch in batches:
+                stratum = batch.column("stratum").to_numpy()
+                each = np.where(pc.is_null(batch.column("image_id")).to_numpy(zero_copy_only=False), images, 1)
+                lacking = max(0, int(stratum.max(initial=-1)) + 1 - len(rows))
+                population, rows = np.pad(population, (0, lacking)), np.pad(rows, (0, lacking))
+                population[stratum] = batch.column("population").to_numpy()
+                np.add.at(rows, stratum, each)
+        return cls(population, rows)
+
+    def added(self, rows: pa.Table) -> pa.Table:
+        """The rows with a column "weight"."""
+        stratum = rows.column("stratum").to_numpy()
+        return rows.append_column("weight", pa.array(self.population[stratum] / self.rows[stratum]))
