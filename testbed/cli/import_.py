@@ -120,7 +120,11 @@ def _stated(settings: tuple[str, ...], heads: int | None, pooling: Any, norm_eps
 
     stated: dict[str, Any] = dict(read(settings))
     for key, value in (("heads", heads), ("pooling", pooling), ("eps", norm_eps)):
-        if value is not None and key in stated and str(value) != stated[key] and float(value) != float(stated[key]):
+        if (
+            value is not None
+            and key in stated
+            and stated[key] not in (str(value), f"{value:g}" if key == "eps" else "")
+        ):
             raise UsageError(f"{key} was stated twice: {stated[key]} (--set) and {value}")
         if value is not None:
             stated[key] = value
@@ -131,7 +135,7 @@ def _data(
     name: str | None, root: Path | None, preprocess: str | None, seed: int, folder: Path
 ) -> tuple[Dataset | None, DataSource | None, str]:
     """The data set, its record, and where its preprocessing is from. ``folder``: the weights', whose files say it."""
-    from testbed.models.importers import is_preprocessing_described
+    from testbed.models.importers import preprocessing_described
 
     if name is None:
         if root or preprocess:
@@ -143,8 +147,8 @@ def _data(
 
     how = "stated" if preprocess else "usual"
     chosen: Any = preprocess
-    if preprocess is None and is_preprocessing_described(folder):
-        how, chosen = "config.json", preprocess_from(folder)
+    if preprocess is None and (file := preprocessing_described(folder)):
+        how, chosen = "config.json", preprocess_from(file)
     dataset = load(name, root=root, preprocess=chosen, seed=seed)
     return dataset, DataSource(name, None if root is None else str(root), kept(chosen), seed), how
 
@@ -152,19 +156,24 @@ def _data(
 def _preprocess_rows(dataset: Dataset | None, how: Any, folder: Path, config: ViTConfig) -> list[Told]:
     """How images become the model's input. Raises UsageError where they would have another size than it takes."""
     from testbed.data.preprocess_stated import preprocess_from
-    from testbed.models.importers import Told, is_preprocessing_described
+    from testbed.models.importers import Told, preprocessing_described
 
+    file = preprocessing_described(folder)
     if dataset is None:
-        if not is_preprocessing_described(folder):
+        if file is None:
             return []
-        told = preprocess_from(folder).told(config.image)
-        return [Told("preprocess", told, "config.json", "kept when a data set is named: --data NAME")]
+        try:
+            told = preprocess_from(file).told(config.image)
+        except UsageError as error:  # in the way only of data that is prepared so
+            return [Told("preprocess", "not read", "config.json", str(error))]
+        return [Told("preprocess", told, "config.json", f"{file.name}; kept when a data set is named: --data NAME")]
     dataset.preprocess.check_size(config.image)
     height, width = dataset.test.pixels(0).shape[:2]
     size = f"{height} x {width} -> {config.image} x {config.image}"
-    note = "the data set's own; if the model was trained with another, state --preprocess" if how == "usual" else ""
+    notes = {"usual": "the data set's own; if the model was trained with another, state --preprocess"}
+    notes |= {"config.json": file.name} if file else {}
     return [
-        Told("preprocess", dataset.preprocess.told(config.image), how, note),
+        Told("preprocess", dataset.preprocess.told(config.image), how, notes.get(how, "")),
         Told("resize", size, "data set", "the first image"),
     ]
 

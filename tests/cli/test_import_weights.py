@@ -9,6 +9,7 @@ import torch
 from click.testing import CliRunner
 
 from testbed.cli.main import cli
+from testbed.golden.source import dataset_of
 from testbed.models.importers import LAYOUT_NAMES, export_vit_pytorch, import_weights
 from testbed.models.presets import preset
 from testbed.models.runs import open_model_run
@@ -100,6 +101,127 @@ def test_mistakes_are_one_line(tmp_path, weights):
     weights.write_bytes(weights.read_bytes()[:-9])
     one_line(testbed("import", weights, "--run", run), 1, "truncated")
     assert not run.exists()
+
+
+def timm_file(folder, **changes):
+    import testbed.data._torchvision  # noqa: F401  # makes torchvision importable for timm
+
+    module = pytest.importorskip("timm.models.vision_transformer")
+    torch.manual_seed(0)
+    sizes = {
+        "img_size": 8,
+        "patch_size": 2,
+        "in_chans": 1,
+        "embed_dim": 24,
+        "depth": 1,
+        "num_heads": 3,
+        "num_classes": 10,
+    }
+    model = module.VisionTransformer(**{**sizes, **changes})
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.3)
+    torch.save({"state_dict": model.state_dict(), "state_dict_ema": model.state_dict()}, folder / "timm.pth")
+    return folder / "timm.pth"
+
+
+def test_what_is_stated_is_told_kept_and_checked_against_the_library(tmp_path):
+    file = timm_file(tmp_path, act_layer="relu")
+    settings = ["--set", "heads=3", "--set", "act_layer=relu", "--set", "weights=ema", "--set", "eps=1e-6"]
+    run = tmp_path / "run"
+    done = testbed("import", file, "--run", run, *settings, "--data", "digits", "--check", "--json")
+    assert done.exit_code == 0, done.stderr
+    report = json.loads(done.stdout)
+    told = {row["key"]: (row["value"], row["from"]) for row in report["told"]}
+    assert told["activation"] == ("relu", "stated")
+    assert told["weights"] == ("state_dict_ema", "stated")
+    assert told["norm_order"] == ("pre", "usual")
+    assert told["channels"] == (1, "file")
+    assert told["preprocess"][1] == "usual"
+    assert "mean 0.3053" in told["preprocess"][0]
+    assert told["resize"] == ("8 x 8 -> 8 x 8", "data set")
+    assert report["check"]["library"] == "timm"
+    assert report["check"]["max_abs_difference"] < 1e-5
+    kept = json.loads((run / "manifest.json").read_text())["stages"]["import"]["facts"]
+    assert kept["told"] == report["told"]
+    assert kept["check"] == report["check"]
+    assert open_model_run(run).model.config.activation == "relu"
+    other = ["--set", "heads=3", "--set", "act_layer=relu", "--set", "weights=state_dict", "--set", "eps=1e-6"]
+    one_line(testbed("import", file, "--run", run, *other, "--data", "digits"), 2, "holds another run")
+
+
+def test_a_check_that_fails_writes_nothing(tmp_path):
+    file = timm_file(tmp_path)
+    (tmp_path / "config.json").write_text(
+        json.dumps(
+            {
+                "architecture": "vit_tiny_patch16_224",
+                "model_args": {
+                    "img_size": 8,
+                    "patch_size": 2,
+                    "in_chans": 1,
+                    "embed_dim": 24,
+                    "depth": 1,
+                    "num_heads": 3,
+                    "num_classes": 10,
+                },
+            }
+        )
+    )
+    wrong = ["--set", "weights=ema", "--set", "activation=relu", "--run", tmp_path / "run"]
+    one_line(testbed("import", file, *wrong, "--check"), 3, "--check: logits differ from timm")
+    assert not (tmp_path / "run").exists()
+    done = testbed("import", file, *wrong)
+    assert done.exit_code == 0
+    assert re.search(r"activation +│ relu +│ stated +│ config.json says gelu", done.stdout)
+
+
+def test_preprocessing_beside_the_weights_is_used_and_told(tmp_path, weights):
+    half = {"image_processor_type": "ViTImageProcessor", "size": {"height": 8, "width": 8}, "image_mean": [0.5] * 3}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(half | {"image_std": [0.5] * 3}))
+    done = testbed("import", weights, "--run", tmp_path / "run", "--json")
+    (row,) = [row for row in json.loads(done.stdout)["told"] if row["key"] == "preprocess"]
+    assert row["from"] == "config.json"
+    assert "preprocessor_config.json; kept when a data set is named" in row["note"]
+    images = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), np.uint8)
+    np.savez(tmp_path / "d.npz", images=images, labels=np.arange(20) % 10)
+    torch.save(export_vit_pytorch(ViT(preset("digits", channels=3, qkv_bias=False, head_width=64))), weights)
+    data = ["--data", f"npz:{tmp_path / 'd.npz'}"]
+    done = testbed("import", weights, "--run", tmp_path / "from config", *data, "--json")
+    (row,) = [row for row in json.loads(done.stdout)["told"] if row["key"] == "preprocess"]
+    assert (row["from"], "mean 0.5" in row["value"]) == ("config.json", True)
+    assert dataset_of(open_model_run(tmp_path / "from config")).mean == (0.5, 0.5, 0.5)
+    stated = testbed("import", weights, "--run", tmp_path / "stated", *data, "--preprocess", "cifar10", "--json")
+    (row,) = [row for row in json.loads(stated.stdout)["told"] if row["key"] == "preprocess"]
+    assert (row["from"], "0.4914" in row["value"]) == ("stated", True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "said"),
+    [
+        (["--set", "activaton=relu"], 2, "unknown key 'activaton'; did you mean activation"),
+        (["--set", "activation"], 2, "write KEY=VALUE"),
+        (["--set", "norm_order=residual_post"], 2, "[model] onnx = FILE"),
+        (["--set", "heads=2", "--heads", "4"], 2, "heads was stated twice: 2 (--set) and 4"),
+        (["--set", "heads=x", "--heads", "4"], 2, "heads was stated twice: x (--set) and 4"),
+        (["--set", "pooling=cls", "--pooling", "mean"], 2, "pooling was stated twice"),
+        (["--set", "depth=7"], 2, "depth = 7 was stated, and the weights have 3"),
+        (["--data", "digits", "--set", "channels=3"], 2, "no square of 3 channels"),
+    ],
+)
+def test_statements_that_cannot_be_are_one_line(tmp_path, weights, arguments, exit_code, said):
+    one_line(testbed("import", weights, "--run", tmp_path / "run", *arguments), exit_code, said)
+    assert not (tmp_path / "run").exists()
+
+
+def test_other_files_are_one_line(tmp_path, weights):
+    run = ["--run", tmp_path / "run"]
+    (tmp_path / "model.onnx").write_bytes(b"\x08\x0a\x12\x07pytorch")
+    one_line(testbed("import", tmp_path / "model.onnx", *run), 2, "name it in the spec: [model] onnx = FILE")
+    (tmp_path / "empty").mkdir()
+    one_line(testbed("import", tmp_path / "empty", *run), 2, "holds no model.safetensors")
+    np.savez(tmp_path / "jax.npz", kernel=np.zeros(3))
+    one_line(testbed("import", tmp_path / "jax.npz", *run), 1, "NumPy archive")
 
 
 def test_help_names_the_layouts():

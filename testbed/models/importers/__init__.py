@@ -2,7 +2,7 @@
 
 from testbed.models.importers.checking import LibraryCheck, check_against_library
 from testbed.models.importers.checkpoint import read_checkpoint
-from testbed.models.importers.described import is_preprocessing_described
+from testbed.models.importers.described import preprocessing_described
 from testbed.models.importers.files import weights_file
 from testbed.models.importers.importing import ImportedModel, import_weights
 from testbed.models.importers.layouts import LAYOUT_NAMES
@@ -20,7 +20,7 @@ __all__ = [
     "check_against_library",
     "export_vit_pytorch",
     "import_weights",
-    "is_preprocessing_described",
+    "preprocessing_described",
     "read_checkpoint",
     "save_vit_pytorch",
     "settings",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import pickle
 import re
 from collections.abc import Iterable, Mapping
@@ -123,6 +124,8 @@ def load_tensors_only(path: Path, *, mapped: bool = False) -> Any:
     """
     try:
         with torch.serialization.safe_globals(_HARMLESS):
+            if path.suffix == ".safetensors":  # torch.load would go by the name
+                return torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and is_zipfile(path))
     except pickle.UnpicklingError as error:
         if named := re.search(r"GLOBAL ([\w.]+)", str(error)):
@@ -136,10 +139,10 @@ def load_tensors_only(path: Path, *, mapped: bool = False) -> Any:
 
 
 def _read(path: Path) -> Any:
-    refuse_other_kinds(path)
-    named = path.suffix == ".safetensors" and not is_zipfile(path)
-    if not named and not is_safetensors(path):
-        return load_tensors_only(path)
+    if not is_safetensors(path):
+        refuse_other_kinds(path)
+        if path.suffix != ".safetensors" or is_zipfile(path):
+            return load_tensors_only(path)
     try:
         return safetensors.torch.load_file(path)
     except (SafetensorError, OSError) as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +41,7 @@ _KEYS = {  # Hugging Face's -> ours
     "num_hidden_layers": "depth",
     "qkv_bias": "qkv_bias",
 }
+_ALSO_BUILDS = ("model_type", "intermediate_size", "id2label", "label2id", "pooler_act", "pooler_output_size")
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,8 @@ def _huggingface(path: Path, values: Mapping[str, Any]) -> Described:
     if labels := values.get("id2label"):
         ours["classes"] = len(labels)
     ours |= {"pooling": "mean" if kind == "ijepa" else "cls", "norm_order": "pre"}
-    return Described(path, "huggingface", kind, stated(ours), dict(values))
+    arguments = {key: value for key, value in values.items() if key in _KEYS or key in _ALSO_BUILDS}
+    return Described(path, "huggingface", kind, stated(ours), arguments)
 
 
 def _timm(path: Path, values: Mapping[str, Any]) -> Described:
@@ -112,9 +113,11 @@ def _timm(path: Path, values: Mapping[str, Any]) -> Described:
     return Described(path, "timm", architecture, stated({**ours, **facts}), arguments, lacks)
 
 
-def is_preprocessing_described(folder: Path) -> bool:
-    """Does a file of the library say how its images are prepared (``testbed.data.preprocess_stated`` reads it)?"""
-    if any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
-        return True
+def preprocessing_described(folder: Path) -> Path | None:
+    """The library's file that says how images are prepared (``testbed.data.preprocess_stated`` reads it), if any."""
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        if (folder / name).is_file():
+            return folder / name
     path = folder / CONFIG
-    return path.is_file() and bool(re.search(r'"pretrained_cfg"', path.read_text(encoding="utf-8", errors="replace")))
+    says = path.is_file() and '"pretrained_cfg"' in path.read_text(encoding="utf-8", errors="replace")
+    return path if says else None

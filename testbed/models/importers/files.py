@@ -22,7 +22,9 @@ _NOT_WEIGHTS = {  # first bytes -> what it is, and what to do
     b"\x89HDF": "is an HDF5 file (Keras or TensorFlow); " + INSTEAD,
     b"GGUF": "is a GGUF file (quantised weights); name the original .safetensors or .pth",
     b"version https://git-lfs": "is a Git LFS pointer, not the weights themselves; get them with `git lfs pull`",
-    b"<": "is a web page or XML, not weights (a failed download?); fetch it again",
+    b"<!doctype": "is a web page, not weights (a failed download?); fetch it again",
+    b"<html": "is a web page, not weights (a failed download?); fetch it again",
+    b"<?xml": "is XML, not weights (a failed download?); fetch it again",
     b"\x93NUMPY": "is one NumPy array, not a state dict; save model.state_dict() with torch.save",
 }
 
@@ -93,16 +95,20 @@ def is_safetensors(path: Path) -> bool:
 
 
 def refuse_other_kinds(path: Path) -> None:
-    """Raises TestbedError, saying what to do, for a file that is known to hold no state dict; nothing in it is run."""
+    """Raises TestbedError, saying what to do, for a file that is known to hold no state dict; nothing in it is run.
+
+    Not for safetensors files: they begin with a number, whose bytes can be any.
+    """
     start = _start(path)
+    text = start.removeprefix(b"\xef\xbb\xbf").lstrip()[:16].lower()
     for magic, advice in _NOT_WEIGHTS.items():
-        if start.lstrip(b"\xef\xbb\xbf \r\n").startswith(magic):
+        if start.startswith(magic) or (magic[:1] == b"<" and text.startswith(magic)):
             raise TestbedError(f"{path} {advice}")
     if start[:1] == b"{" and path.suffix == ".json":
         raise TestbedError(f"{path} is JSON, not weights; name the .safetensors or .pth beside it, or the folder")
     if start.startswith(b"PK") and (what := _archive(path)):
         raise TestbedError(f"{path} {what}")
-    if path.suffix == ".onnx" or b"onnx" in start.lower() or (start[:1] == b"\x08" and b"pytorch" in start):
+    if path.suffix == ".onnx" or (start[:1] == b"\x08" and (b"pytorch" in start or b"onnx" in start)):
         raise UsageError(f"{path} is an ONNX file: it needs no import; name it in the spec: [model] onnx = FILE")
     if path.suffix in (".msgpack", ".tflite", ".pb", ".engine", ".plan"):
         raise TestbedError(f"{path} is no PyTorch or safetensors file; {INSTEAD}")

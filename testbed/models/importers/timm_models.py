@@ -21,6 +21,7 @@ _PLAIN = re.compile(r"(vit|deit)_(tiny|small|base|large|huge)_patch\d+_\d+")
 _WIDTHS = {"tiny": 192, "small": 384, "base": 768, "large": 1024, "huge": 1280}
 _PLAIN_ARGUMENTS = {"num_classes", "in_chans", "img_size", "global_pool", "act_layer", "num_heads", "fc_norm"}
 _POOLINGS = {"token": "cls", "avg": "mean_patches"}
+_NOT_OURS = ("pretrained", "checkpoint_path", "cache_dir", "pretrained_cfg", "pretrained_cfg_overlay", "scriptable")
 _NEEDED = ("activation", "heads", "norm_order", "eps")
 
 
@@ -53,14 +54,25 @@ def importable(name: str) -> Any:
 
 
 def built(architecture: str, arguments: Mapping[str, Any], device: str) -> nn.Module:
-    """timm's own model with random weights; on "meta" without any. Raises UsageError where timm has none such."""
+    """timm's own model with random weights; on "meta" without any. No argument makes it read or fetch a file.
+
+    Raises UsageError where timm has none such.
+    """
     timm: Any = import_module("timm")
+    refused = [key for key in arguments if key in _NOT_OURS]
+    if refused or not re.fullmatch(r"\w+", architecture):  # such as "hf-hub:...", which is fetched
+        raise UsageError(
+            f"{refused[0] if refused else f'architecture {architecture!r}'} is not taken from a config.json"
+        )
     try:
         with torch.device(device):
             return timm.create_model(architecture, pretrained=False, **arguments)
     except Exception as error:  # whatever a constructor raises for arguments that it cannot take
         line = " ".join(str(error).split())[:200]
-        raise UsageError(f"timm {timm.__version__} cannot build architecture {architecture!r}: {line}") from error
+        raise UsageError(
+            f"timm {timm.__version__} cannot build architecture {architecture!r} ({line}); remove the config.json and"
+            " state what it says with --set KEY=VALUE"
+        ) from error
 
 
 def _inspected(architecture: str, model: Any) -> dict[str, Any]:
