@@ -51,3 +51,11 @@ def accuracy_against_guessing(predicted: ArrayLike, labels: ArrayLike, classes: 
         by_chance = float(shares @ (np.bincount(found[found >= 0], minlength=len(shares))[: len(shares)] / n))
     low, high = (float(limit) for limit in clopper_pearson(right, n, _CONFIDENCE))
     return Accuracy(right / n, low, high, max(1 / classes, by_chance), n, classes)
+
+
+def guessing_warning(predicted: ArrayLike, labels: ArrayLike, classes: int) -> str | None:
+    """What to tell a user whose model is no better than guessing; None where it is, or where it cannot be told."""
+    if not len(np.asarray(labels)):
+        return None
+    found = accuracy_against_guessing(predicted, labels, classes)
+    return found.told() if found.is_guessing else None

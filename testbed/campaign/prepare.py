@@ -12,13 +12,15 @@ from numpy.typing import NDArray
 
 from testbed.analysis.choice import choose_per_tier, tier_order
 from testbed.analysis.classes import class_counts, one_class_warning
-from testbed.analysis.confidence import TierEdges, Tiers, tiers_from_logits
+from testbed.analysis.confidence import TierEdges, Tiers, tiers_from_logits, top1
+from testbed.analysis.guessing import Accuracy, accuracy_against_guessing
 from testbed.campaign.draw import most_points
 from testbed.campaign.files import TIERS, Files
 from testbed.campaign.images import NamedImages, named_images
 from testbed.campaign.spec import CampaignSpec
 from testbed.campaign.subject import subject_of
 from testbed.campaign.tune import tune
+from testbed.core.errors import GateFailed
 from testbed.core.files import write_bytes, write_json
 from testbed.core.runfolder import RunFolder
 from testbed.core.site import SiteTable
@@ -51,6 +53,7 @@ class Preparation:
     def run(self) -> None:
         """All stages up to the tuned engine. Raises GateFailed when the model is not as good as the spec asks."""
         self.subject.make_golden(self.folder)
+        self._check_not_guessing()
         self._tiers()
         for target in self.spec.targets:
             self.subject.make_plain(self.folder, target)
@@ -59,6 +62,14 @@ class Preparation:
         self._tune()
 
     # ---- stages
+
+    def _check_not_guessing(self) -> None:
+        """Raises GateFailed where the model gets no more right than guessing does, unless the spec allows it."""
+        if self.guessing.is_guessing:
+            told = f"test {self.guessing.told()}"
+            if not self.spec.gates.allow_chance_accuracy:
+                raise GateFailed(f"{told} To strike such a model all the same, set gates.allow_chance_accuracy = true")
+            log.warning("golden: %s", told)
 
     def _tiers(self) -> None:
         tiers = self.spec.tiers
@@ -89,8 +100,7 @@ class Preparation:
         return record is not None and "choice" not in record["inputs"]
 
     def _warn_of_one_class(self) -> None:
-        classes = self.dataset.classes
-        if warning := one_class_warning(class_counts(self.images.labels, classes), len(classes)):
+        if warning := one_class_warning(self.classes_of(None), len(self.dataset.classes)):
             log.warning("tiers: %s", warning)
 
     def _instrument(self, target: str) -> None:
@@ -163,6 +173,18 @@ class Preparation:
     @cached_property
     def images(self) -> NamedImages:
         return named_images(self.folder / TIERS)
+
+    def classes_of(self, tier: int | None) -> dict[str, int]:
+        """Class name -> named images of it, in a tier or (None) in all."""
+        images = self.images
+        mine = images.labels if tier is None else images.labels[images.tiers == tier]
+        return class_counts(mine, self.dataset.classes)
+
+    @cached_property
+    def guessing(self) -> Accuracy:
+        """The reference golden's accuracy on the test images, against guessing."""
+        predicted = top1(read_array(self.folder / LOGITS))
+        return accuracy_against_guessing(predicted, self.dataset.test.labels, len(self.dataset.classes))
 
     @property
     def accuracy(self) -> float:

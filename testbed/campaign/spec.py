@@ -140,12 +140,14 @@ class EngineSpec(Strict):
 
 
 class GateSpec(Strict):
-    """Bounds that must hold before a fault is run."""
+    """Bounds that must hold before a fault is run. ``allow_chance_accuracy``: go on with a warning where the model gets no
+    more test images right than guessing does; else it is refused, for its preprocessing or order of classes is wrong."""
 
     test_accuracy: Annotated[float, Field(ge=0, le=1)] = 0.0
     parity_max_abs: Positive = 1e-4
     drift_max_abs: Positive = 1e-5
     zero_fault_rows: Count = 1024
+    allow_chance_accuracy: bool = False
 
 
 class ToleranceSpec(Strict):
@@ -244,7 +246,10 @@ class CampaignSpec(Strict):
 
     def identity(self) -> dict[str, Any]:
         """Everything that decides the rows, as JSON."""
-        return self.model_dump(mode="json", exclude={"exposure"})
+        values = self.model_dump(mode="json", exclude={"exposure"})
+        if not self.gates.allow_chance_accuracy:  # a key that came later: campaigns begun without it stay the same
+            del values["gates"]["allow_chance_accuracy"]
+        return values
 
 
 def load_spec(path: Path, changes: Sequence[str] = ()) -> CampaignSpec:

@@ -56,9 +56,11 @@ def summarise(
             **preparation.subject.described(folder),
             "test_accuracy": preparation.accuracy,
             "test_images": len(preparation.dataset.test),
+            "no_better_than_guessing": preparation.guessing.is_guessing,
         },
         "data": _data(preparation.dataset),
         "tiers": _tiers(preparation),
+        "images": _images(preparation),
         "engine": {
             "backend": spec.engine.backend,
             "hash": main["hash"],
@@ -177,9 +179,15 @@ def _tiers(preparation: Preparation) -> list[dict[str, Any]]:
             "available": len(positions),
             "images": wanted,
             "thin": wanted < spec.thin,
+            "classes": preparation.classes_of(number),
         }
         for number, (positions, wanted) in enumerate(zip(tiers.positions, spec.images, strict=True))
     ]
+
+
+def _images(preparation: Preparation) -> dict[str, Any]:
+    """The named images: how many, of which classes."""
+    return {"named": len(preparation.images), "classes": preparation.classes_of(None)}
 
 
 def _statement(preparation: Preparation) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from testbed.cli.common import Command, emit, example, json_option
-from testbed.cli.parameters import DefaultGroup, ImageRange
+from testbed.cli.parameters import DefaultGroup, ImageRange, Images
 from testbed.core.errors import GateFailed, UsageError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def batch_option(command: Command) -> Command:
     subcommand_metavar="DIR [OPTIONS] | COMMAND DIR [OPTIONS]",
     epilog=example(
         "testbed golden runs/vit",
-        "testbed golden runs/vit --images 0:250 --module attention:3 --module block.3.mlp",
+        "testbed golden runs/vit --images 250 --module attention:3 --module block.3.mlp",
         "testbed golden verify runs/vit --target attention --engine ort-cpu --atol 5e-6",
     ),
 )
@@ -50,10 +50,19 @@ def golden() -> None:
 
 @golden.command(
     short_help="Record the golden; what is done where no command is named.",
-    epilog=example("testbed golden record runs/vit", "testbed golden runs/vit --images 0:250 --json"),
+    epilog=example(
+        "testbed golden record runs/vit",
+        "testbed golden runs/vit --images 250 --json",
+        "testbed golden runs/vit --images 0:250",
+    ),
 )
 @folder_argument
-@click.option("--images", type=ImageRange(), metavar="A:B", help="Only test images A to B - 1; by default all.")
+@click.option(
+    "--images",
+    type=Images(),
+    metavar="N|A:B",
+    help="Only N test images, a random choice with all classes in proportion, or images A to B - 1; by default all.",
+)
 @click.option(
     "--module",
     "modules",
@@ -69,7 +78,7 @@ def golden() -> None:
 @json_option
 def record(
     folder: Path,
-    images: tuple[int, int] | None,
+    images: int | tuple[int, int] | None,
     modules: tuple[str, ...],
     logits_only: bool,
     batch: int,
@@ -87,6 +96,7 @@ def record(
         raise UsageError("give --module or --logits-only, not both")
     import torch
 
+    from testbed.analysis.classes import classes_told
     from testbed.cli.progress import log_to_stderr, progress_on_stderr
     from testbed.golden.recorded import DEFAULT_MODULES, record_golden
 
@@ -104,12 +114,13 @@ def record(
     report = {
         "images": len(found),
         "accuracy": found.accuracy,
-        "range": [found.first, found.end],
+        "range": found.range,
+        "classes": found.classes,
         "modules": found.modules,
         "files": found.hashes,
     }
     text = (
-        f"{len(found):,} images, accuracy {100 * found.accuracy:.2f} %\n"
+        f"accuracy {100 * found.accuracy:.2f} % of {classes_told(found.classes, found.run.model.config.classes)}\n"
         f"recorded in {folder}/golden: logits{''.join(f', {name}' for name in found.modules)}"
     )
     emit(report, as_json, lambda: text)

@@ -23,6 +23,25 @@ class ImageRange(click.ParamType):
         return found
 
 
+class Images(ImageRange):
+    """``N``, so many chosen images, as an int; or ``A:B``."""
+
+    name = "images"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, (int, tuple)):
+            return value
+        if ":" in str(value):
+            return super().convert(value, param, ctx)
+        try:
+            wanted = int(value)
+        except ValueError:
+            wanted = 0
+        if wanted < 1:
+            self.fail(f"{value!r}: write a number of images to choose, such as 250, or a range A:B", param, ctx)
+        return wanted
+
+
 class Counts(click.ParamType):
     """Whole numbers separated by commas."""
 

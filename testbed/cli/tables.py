@@ -10,6 +10,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from testbed.analysis.classes import classes_told
+
 Record = Mapping[str, Any]
 _TITLES = {"tier": "by confidence tier", "kind": "by site kind", "bit_class": "by bit class"}
 
@@ -34,7 +36,7 @@ def _head(summary: Record) -> Iterable[RenderableType]:
     )
     yield (
         f"model   {model['preset']} on {summary['data']['name']}, {model['parameters']:,} parameters,"
-        f" test accuracy {100 * model['test_accuracy']:.2f} % of {model['test_images']}"
+        f" test accuracy {100 * model['test_accuracy']:.2f} % of {model['test_images']}{_guessing(model)}"
     )
     if told := summary["data"].get("preprocess_told"):
         yield f"input   {told}"
@@ -50,6 +52,8 @@ def _head(summary: Record) -> Iterable[RenderableType]:
     )
     yield from _decided(summary)
     yield f"images  {'; '.join(_tier_text(tier) for tier in summary['tiers'])}"
+    if "images" in summary:
+        yield f"named   {classes_told(summary['images']['classes'], len(summary['data']['classes']))}"
     yield f"speed   {summary['injections_per_second']:,.0f} injections/s, {summary['wall_seconds']:.1f} s"
 
 
@@ -61,6 +65,10 @@ def _decided(summary: Record) -> Iterable[str]:
         name = left_out["site"] if left_out["target"] == "model" else f"{left_out['target']}: {left_out['site']}"
         reasons.setdefault(left_out["reason"], []).append(name)
     yield from (f"left out {len(names)} weights ({', '.join(names)}): {why}" for why, names in reasons.items())
+
+
+def _guessing(model: Record) -> str:
+    return " (no more than guessing gives)" if model.get("no_better_than_guessing") else ""
 
 
 def _tier_text(tier: Record) -> str:

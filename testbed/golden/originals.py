@@ -30,6 +30,7 @@ from testbed.golden.recorded import (
     golden_inputs,
     module_name,
     open_golden,
+    warn_of_images,
     working_in,
 )
 from testbed.golden.reference import LOGITS, module_files
@@ -94,7 +95,8 @@ def import_originals(
     """
     indices = read_tier_indices(tiers_file) if tiers_file else None
     with working_in(path) as run:
-        test = dataset_of(run).test
+        dataset = dataset_of(run)
+        test = dataset.test
         first, end = checked_range(images or (0, len(test)), 0, len(test), "the test images")
         recorded = test.subset(slice(first, end))
         attention = module_name(run.model, "attention")
@@ -108,7 +110,7 @@ def import_originals(
         def build() -> dict[str, Any]:
             for file, array in arrays.items():
                 _write(path / file, array)
-            return golden_facts(path, recorded, first)
+            return golden_facts(path, recorded, np.arange(first, end))
 
         run.folder.stage(STAGE, inputs, golden_files(names), build, command=COMMAND)
         golden = Golden(run)
@@ -117,7 +119,9 @@ def import_originals(
             _check_tiers(indices, golden_tiers(golden, edges), golden.ids, str(tiers_file))
     if edges:
         record_tiers(path, edges)
-    return open_golden(path)
+    golden = open_golden(path)
+    warn_of_images(golden, dataset.classes)
+    return golden
 
 
 def _arrays(golden_file: Path, attention_file: Path | None, attention: str) -> tuple[dict[str, NDArray], list[str]]:

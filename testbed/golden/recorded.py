@@ -15,7 +15,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from testbed.analysis.choice import TEST_IMAGES, choose
+from testbed.analysis.classes import class_counts, one_class_warning
 from testbed.analysis.confidence import top1
+from testbed.analysis.guessing import guessing_warning
 from testbed.core.errors import StaleArtefact, UsageError
 from testbed.core.files import sha256_json, write_json
 from testbed.core.runfolder import RunFolder
@@ -64,14 +67,16 @@ def module_name(model: ViT, wanted: str) -> str:
 def record_golden(
     path: Path,
     *,
-    images: Range | None = None,
+    images: Range | int | None = None,
     modules: Sequence[str] = DEFAULT_MODULES,
     batch: int = 64,
     device: str = "cpu",
     progress: Callable[[int], AbstractContextManager[Advance]] | None = None,
 ) -> Golden:
-    """Streams the golden of the test images [a, b) (default: all) into the run folder; no second time if it is there.
+    """Streams the golden of the test images [a, b), or of so many chosen ones (default: all), into the run folder; no
+    second time if it is there.
 
+    A number of images is a random choice with the classes in proportion, which follows from the data set's seed.
     ``modules``: see ``module_name``; their inputs and outputs are recorded. ``device``: see ``compute_device``.
     ``progress(total)`` is a context manager that yields a function to be told of images done. A campaign's golden, of
     all images, is returned as it is. Raises UsageError for a range, module, device or data set that does not fit,
@@ -83,10 +88,15 @@ def record_golden(
     with working_in(path) as run:
         dataset = dataset_of(run)
         test = dataset.test
-        first, end = checked_range(images or (0, len(test)), 0, len(test), "the test images")
         names = list(dict.fromkeys(module_name(run.model, name) for name in modules))
-        recorded = test.subset(slice(first, end))
-        inputs = golden_inputs(run, recorded, (first, end), names) | {"torch": torch.__version__}
+        if isinstance(images, int):
+            positions = choose(test.ids, test.labels, images, dataset.seed, TEST_IMAGES)
+            wanted: Range | dict[str, int] = {"chosen": images, "seed": dataset.seed}
+        else:
+            first, end = checked_range(images or (0, len(test)), 0, len(test), "the test images")
+            positions, wanted = np.arange(first, end), (first, end)
+        recorded = test.subset(positions)
+        inputs = golden_inputs(run, recorded, wanted, names) | {"torch": torch.__version__}
 
         def build() -> dict[str, Any]:
             with progress(len(recorded)) if progress else untold() as advance:
@@ -102,19 +112,31 @@ def record_golden(
                 )
             warn_of_order(top1(read_array(path / LOGITS)), recorded.labels, dataset.classes)
             how = {"device": str(target), "batch": batch, "threads": torch.get_num_threads()}
-            return golden_facts(path, recorded, first) | how
+            return golden_facts(path, recorded, positions) | how
 
         run.folder.stage(STAGE, inputs, golden_files(names), build, command=COMMAND)
-    return Golden(run)
+    golden = Golden(run)
+    warn_of_images(golden, dataset.classes)
+    return golden
 
 
-def golden_inputs(run: ModelRun, recorded: Split, images: Range, modules: Sequence[str]) -> dict[str, Any]:
+def warn_of_images(golden: Golden, classes: Sequence[str]) -> None:
+    """Where they are of one class only, or the model gets no more of them right than guessing does."""
+    one_class = one_class_warning(class_counts(golden.labels, classes), len(classes))
+    guessing = guessing_warning(top1(golden.logits), golden.labels, len(classes))
+    for warning in filter(None, (one_class, guessing)):
+        log.warning("golden: %s", warning)
+
+
+def golden_inputs(
+    run: ModelRun, recorded: Split, images: Range | dict[str, int], modules: Sequence[str]
+) -> dict[str, Any]:
     """What decides a golden: JSON for the manifest."""
     return {
         "model": run.model_hash,
         "test": recorded.sha256(),
         "preprocess": recorded.preprocess.describe(),
-        "images": list(images),
+        "images": images if isinstance(images, dict) else list(images),
         "modules": list(modules),
     }
 
@@ -123,16 +145,19 @@ def golden_files(modules: Sequence[str]) -> list[str]:
     return [LOGITS, IMAGES, *(file for name in modules for file in module_files(name))]
 
 
-def golden_facts(path: Path, recorded: Split, first: int) -> dict[str, Any]:
-    """Writes which images were recorded; returns what the manifest says of the logits, which are already there."""
-    write_json(path / IMAGES, {"ids": recorded.ids, "labels": recorded.labels.tolist()})
+def golden_facts(path: Path, recorded: Split, positions: NDArray[np.int64]) -> dict[str, Any]:
+    """Writes which images were recorded; returns what the manifest says of the logits, which are already there.
+    positions: (n,) theirs in the test split, ascending."""
+    first, n = int(positions[0]), len(positions)
+    chosen = {} if positions[-1] - first == n - 1 else {"positions": positions.tolist()}
+    write_json(path / IMAGES, {"ids": recorded.ids, "labels": recorded.labels.tolist(), **chosen})
     accuracy = accuracy_of(read_array(path / LOGITS), recorded.labels)
-    return {"accuracy": accuracy, "images": len(recorded), "first": first}
+    return {"accuracy": accuracy, "images": n, "first": first, "chosen": bool(chosen)}
 
 
 @dataclass
 class Golden:
-    """What was recorded. Row i is test image ``first + i``. Every file is checked against its hash before it is read.
+    """What was recorded. Row i is test image ``positions[i]``. Every file is checked against its hash before it is read.
 
     Raises StaleArtefact when nothing was recorded, or it was recorded of another model than the folder's.
     """
@@ -160,12 +185,18 @@ class Golden:
         return float(self._record["facts"]["accuracy"])
 
     @property
-    def first(self) -> int:
-        return int(self._record["facts"].get("first", 0))
+    def range(self) -> Range | None:
+        """[a, b) in the test split; None where images were chosen from all over it."""
+        facts = self._record["facts"]
+        first = int(facts.get("first", 0))
+        return None if facts.get("chosen", False) else (first, first + len(self))
 
-    @property
-    def end(self) -> int:
-        return self.first + len(self)
+    @cached_property
+    def positions(self) -> NDArray[np.int64]:
+        """(n,) of the recorded images in the test split, ascending."""
+        if self.range is not None:
+            return np.arange(*self.range)
+        return np.array(self._kept["positions"], np.int64)
 
     @property
     def modules(self) -> list[str]:
@@ -196,9 +227,14 @@ class Golden:
         return self._images[1]
 
     @cached_property
+    def classes(self) -> dict[str, int]:
+        """Class name -> recorded images of it."""
+        return class_counts(self.labels, dataset_of(self.run).classes)
+
+    @cached_property
     def split(self) -> Split:
         """The recorded images as model input. Raises StaleArtefact where they, or how they are read, have changed."""
-        split = dataset_of(self.run).test.subset(slice(self.first, self.end))
+        split = dataset_of(self.run).test.subset(self.positions)
         inputs, folder = self._record["inputs"], self.run.folder
         preprocess = split.preprocess.describe()
         same_pixels = sha256_json(inputs.get("preprocess", preprocess)) == sha256_json(preprocess)
@@ -210,9 +246,14 @@ class Golden:
     def _images(self) -> tuple[list[str], NDArray[np.int64]]:
         if IMAGES not in self._record["outputs"]:  # a campaign's golden
             return self.split.ids, self.split.labels
+        return self._kept["ids"], np.array(self._kept["labels"], np.int64)
+
+    @cached_property
+    def _kept(self) -> dict[str, Any]:
+        """What the golden's list of images holds."""
         self.run.folder.verify(STAGE, [IMAGES])
-        found = json.loads((self.run.folder / IMAGES).read_text())
-        return found["ids"], np.array(found["labels"], np.int64)
+        found: dict[str, Any] = json.loads((self.run.folder / IMAGES).read_text())
+        return found
 
     def file(self, module: str, which: int) -> str:
         """Of its inputs (0) or outputs (1). Raises UsageError for a module that was not recorded."""

@@ -97,7 +97,7 @@ def _check_first_batch(seen: Mapping[str, Tensor], modules: Sequence[str], rows:
     if needed > free:
         raise TestbedError(
             f"the golden of {rows} images needs {needed / 1e9:.1f} GB in {run}, where {free / 1e9:.1f} GB are free;"
-            " record fewer images (--images A:B) or the logits alone (--logits-only)"
+            " record fewer images (--images N) or the logits alone (--logits-only)"
         )
 
 

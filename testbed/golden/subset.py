@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,14 +13,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from testbed.analysis.choice import choose_per_tier
+from testbed.analysis.classes import class_counts, one_class_warning
 from testbed.analysis.confidence import first_of_each
 from testbed.core.errors import StaleArtefact, UsageError
 from testbed.core.files import write_json
 from testbed.golden.arrays import array_writer, read_array
 from testbed.golden.recorded import Golden, Range, checked_range, working_in
 from testbed.golden.reference import LOGITS, module_files
+from testbed.golden.source import dataset_of
 from testbed.golden.tiers import COMMAND as TIERS_COMMAND
 from testbed.golden.tiers import golden_tiers, recorded_edges
+
+log = logging.getLogger(__name__)
 
 STAGE = "subset"
 COMMAND = "testbed subset"
@@ -33,25 +39,38 @@ def subset_file(golden_file: str) -> str:
 
 
 def record_subset(
-    path: Path, *, per_tier: Sequence[int] | None = None, positions: Range | None = None
+    path: Path,
+    *,
+    per_tier: Sequence[int] | None = None,
+    positions: Range | None = None,
+    stratified: bool = False,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Writes subset.json and the chosen images' rows of every golden array; returns the content of subset.json.
 
-    Either the first ``per_tier[i]`` images of each tier i in data set order, tier after tier, or the test images
-    [a, b). Raises UsageError for a tier that has too few, or a range that was not recorded.
+    Either ``per_tier[i]`` images of each tier i, tier after tier: the first ones in data set order, as published, or,
+    ``stratified``, a random choice by the seed with the tier's classes in proportion; or the test images [a, b). Raises
+    UsageError for a tier that has too few, or a range that was not recorded.
     """
     if (per_tier is None) == (positions is None):
         raise UsageError("choose images with --per-tier or with --range, one of the two")
+    if stratified and per_tier is None:
+        raise UsageError("--stratified is a way to choose --per-tier; a range is what it is")
     with working_in(path) as run:
         golden = Golden(run)
-        rows, chosen_by = _chosen(golden, per_tier, positions)
+        rows, chosen_by = _chosen(golden, per_tier, positions, seed if stratified else None)
+        classes = dataset_of(run).classes
+        counts = class_counts(golden.labels[rows], classes)
+        if warning := one_class_warning(counts, len(classes)):
+            log.warning("subset: %s", warning)
         arrays = [LOGITS, *(file for name in golden.modules for file in module_files(name))]
         inputs = {"golden": golden.hashes, **chosen_by}
         content = {
             "images": len(rows),
-            "positions": [golden.first + int(row) for row in rows],
+            "positions": golden.positions[rows].tolist(),
             "ids": [golden.ids[row] for row in rows],
             "labels": [int(golden.labels[row]) for row in rows],
+            "classes": counts,
             **chosen_by,
             "files": [subset_file(file) for file in arrays],
         }
@@ -66,21 +85,28 @@ def record_subset(
 
 
 def _chosen(
-    golden: Golden, per_tier: Sequence[int] | None, positions: Range | None
+    golden: Golden, per_tier: Sequence[int] | None, positions: Range | None, seed: int | None
 ) -> tuple[NDArray[np.int64], dict[str, Any]]:
-    """Rows of the golden, and how they were chosen."""
+    """Rows of the golden, and how they were chosen. seed: of a stratified choice; None for the first of each tier."""
     if positions is not None:
-        a, b = checked_range(positions, golden.first, golden.end, "the recorded images")
-        return np.arange(a, b) - golden.first, {"range": [a, b]}
+        if golden.range is None:
+            raise UsageError("the recorded images are no range of the test images but a choice; choose with --per-tier")
+        a, b = checked_range(positions, *golden.range, "the recorded images")
+        return np.arange(a, b) - golden.range[0], {"range": [a, b]}
     assert per_tier is not None
     path = golden.run.folder.path
     edges = recorded_edges(golden)
     if edges is None:
         raise StaleArtefact(f"{path} has no tiers yet; run `{TIERS_COMMAND} {path}` first")
-    rows = first_of_each(golden_tiers(golden, edges), per_tier)
+    tiers = golden_tiers(golden, edges)
+    how: dict[str, Any] = {"by": "data set order"} if seed is None else {"by": "class", "seed": seed}
+    if seed is None:
+        rows = first_of_each(tiers, per_tier)
+    else:
+        rows = choose_per_tier(tiers, per_tier, golden.ids, golden.labels, seed)
     if not len(rows):
         raise UsageError("a subset needs at least one image; ask for more per tier")
-    return rows, {"per_tier": list(per_tier), "edges": list(edges.edges)}
+    return rows, {"per_tier": list(per_tier), "edges": list(edges.edges), "choice": how}
 
 
 def _copy_rows(source: NDArray, rows: NDArray[np.int64], path: Path) -> None:
@@ -108,7 +134,7 @@ class Subset:
         folder = self.golden.run.folder
         folder.verify(STAGE, [SUBSET])
         positions = json.loads((folder / SUBSET).read_text())["positions"]
-        return np.array(positions, np.int64) - self.golden.first
+        return np.searchsorted(self.golden.positions, np.array(positions, np.int64))
 
     def array(self, golden_file: str) -> NDArray[np.float32]:
         """The subset's rows of a golden file, memory-mapped."""

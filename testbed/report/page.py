@@ -12,6 +12,7 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
+from testbed.analysis.classes import classes_told
 from testbed.core.files import write_text
 from testbed.report import formatting
 from testbed.report.effort import effort
@@ -80,6 +81,7 @@ def render(evidence: Evidence, load_image: LoadImage | None) -> str:
         worst=_worst(evidence, load_image),
         failure_rate=failure_rate(evidence),
         not_sampled_text=not_sampled_text,
+        named=_named(evidence.summary),
         sweep=sweep(evidence),
         rounds=rounds(evidence),
         effort=effort(evidence),
@@ -97,6 +99,12 @@ def _tolerance(tolerance: Mapping[str, Any]) -> str:
     per_tier = [formatting.small(atol) for atol in tolerance["atol"]]
     absolute = per_tier[0] if len(set(per_tier)) == 1 else f"by tier {', '.join(per_tier)}"
     return f"atol {absolute}, rtol {formatting.small(tolerance['rtol'])}"
+
+
+def _named(summary: Mapping[str, Any]) -> str:
+    """The classes of the named images; empty for a run that does not tell them."""
+    counts = summary.get("images", {}).get("classes")
+    return classes_told(counts, len(summary["data"]["classes"])) if counts else ""
 
 
 @dataclass(frozen=True)

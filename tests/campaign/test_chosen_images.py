@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from testbed.analysis.confidence import TierEdges, first_of_each, tiers_from_logits
 from testbed.campaign.ber_bench import _asked, _named
@@ -21,6 +23,7 @@ from testbed.campaign.spec import CampaignSpec, parse_spec
 from testbed.campaign.subject import subject_of
 from testbed.campaign.variants import plain_in
 from testbed.campaign.workplace import Workplace
+from testbed.core.errors import GateFailed
 from testbed.core.files import write_json
 from testbed.core.runfolder import RunFolder
 from testbed.data import load
@@ -197,3 +200,39 @@ def test_one_class_is_warned_of(model_run: Path, tmp_path: Path, caplog: pytest.
     with caplog.at_level(logging.WARNING):
         prepared(spec_of(model_run, tiers=tiers), tmp_path / "one")
     assert "all 1 images are of one class" in caplog.text
+
+
+# ---- a model that only guesses
+
+
+@pytest.fixture(scope="module")
+def guessing_run(by_class: str, model_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model as another's preprocessing or class order leaves it: its answers have nothing to do with the images."""
+    model, path = load_model(model_run / MODEL), tmp_path_factory.mktemp("guessing") / "run"
+    with torch.no_grad():
+        model.head.weight.zero_()
+        model.head.bias.copy_(torch.arange(10))
+    source = DataSource(by_class, preprocess="digits", seed=9)
+    write_model_run(path, model, stage="import", name="tiny", made_from={"head": 0}, data=source)
+    return path
+
+
+def test_a_model_that_only_guesses_is_refused(guessing_run: Path, tmp_path: Path) -> None:
+    with pytest.raises(GateFailed) as caught:
+        prepared(spec_of(guessing_run), tmp_path / "run")
+    assert re.match(r"test accuracy \d+\.\d\d % \[.*\] of 719 images is no more than guessing gives", str(caught.value))
+    assert "set gates.allow_chance_accuracy = true" in str(caught.value)
+    assert caught.value.exit_code == 3
+
+
+def test_it_is_struck_all_the_same_where_the_spec_allows_it(
+    guessing_run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tiers = {"edges": [1.0], "images": [5]}
+    allowed = spec_of(guessing_run, gates={"allow_chance_accuracy": True}, tiers=tiers)
+    with caplog.at_level(logging.WARNING):
+        preparation = prepared(allowed, tmp_path / "run")
+    assert len(preparation.images) == 5
+    assert "no more than guessing gives" in caplog.text
+    assert allowed.identity()["gates"]["allow_chance_accuracy"] is True
+    assert "allow_chance_accuracy" not in spec_of(guessing_run).identity()["gates"]  # folders of before are the same

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,12 @@ def test_the_summary_holds_what_people_ask_of_it(finished: Finished) -> None:
     for tier, told in zip(summary["tiers"], named["tiers"], strict=True):
         assert (tier["low"], tier["high"], tier["available"]) == (told["low"], told["high"], len(told["images"]))
         assert tier["thin"] == (tier["images"] < 16)
+        assert sum(tier["classes"].values()) == tier["images"]
+    classes = summary["data"]["classes"]
+    counted = Counter(classes[image["label"]] for image in named["named"])
+    assert summary["images"] == {"named": len(named["named"]), "classes": counted}
+    assert list(summary["images"]["classes"]) == [name for name in classes if name in counted]
+    assert summary["model"]["no_better_than_guessing"] is False
 
 
 def test_thin_strata_have_wide_intervals(finished: Finished) -> None:

@@ -73,7 +73,10 @@ def test_record_is_what_golden_does(run: Path) -> None:
     first = answer("golden", "--images", "0:30", run)
     assert (first["images"], first["range"]) == (30, [0, 30])
     assert answer("golden", "record", run, "--images", ":30") == first
-    assert "30 images, accuracy" in invoke("golden", run, "--images", "0:30").stdout
+    assert sum(first["classes"].values()) == 30
+    assert "% of 30 images of 10 classes: 0 " in invoke("golden", run, "--images", "0:30").stdout
+    chosen = answer("golden", run, "--images", 20)
+    assert (chosen["images"], chosen["range"], set(chosen["classes"].values())) == (20, None, {2})
     assert answer("golden", run, "--images", "0:30", "--logits-only")["modules"] == []
     assert answer("golden", run, "--images", "0:3", "--module", "block:1", "--module", "head")["modules"] == [
         "block.1",
@@ -83,7 +86,7 @@ def test_record_is_what_golden_does(run: Path) -> None:
 
 def test_help_of_the_group_shows_what_can_be_given_right_there() -> None:
     shown = invoke("golden", "-h").stdout
-    for part in ("--images A:B", "--module", "verify", "export-originals", "testbed golden DIR"):
+    for part in ("--images N|A:B", "--module", "verify", "export-originals", "testbed golden DIR"):
         assert part in shown
 
 
@@ -111,6 +114,8 @@ def test_bad_requests_are_one_line(run: Path, tmp_path: Path) -> None:
     assert "whole numbers separated by commas" in refusal("subset", run, "--per-tier", "1,x")
     assert "no range" in refusal("subset", run, "--range", "5")
     assert "no range" in refusal("golden", run, "--images", "9:3")
+    assert "a number of images to choose" in refusal("golden", run, "--images", "many")
+    assert "720 images are asked for, and there are 719" in refusal("golden", run, "--images", 720)
     assert "test images are 0:719" in refusal("golden", run, "--images", "0:9000")
     assert "no module 'bloc'" in refusal("golden", run, "--module", "bloc")
     assert "not both" in refusal("golden", run, "--module", "head", "--logits-only")

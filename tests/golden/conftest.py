@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -43,6 +44,16 @@ def model_run(tmp_path: Path) -> Callable[..., Path]:
         return tmp_path / name
 
     return write
+
+
+@pytest.fixture
+def by_class(tmp_path: Path) -> DataSource:
+    """The digits' test images, sorted by class: as a folder of class folders is read."""
+    test = load("digits").test
+    order = np.argsort(test.labels, kind="stable")
+    images = np.stack([test.pixels(row) for row in order])
+    np.savez(tmp_path / "sorted.npz", images=images, labels=test.labels[order])
+    return DataSource(f"npz:{tmp_path / 'sorted.npz'}", preprocess="digits")
 
 
 @pytest.fixture(scope="session")

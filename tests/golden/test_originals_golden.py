@@ -65,7 +65,7 @@ def test_a_golden_of_part_of_the_images(recorded, model_run, tmp_path):
     with pytest.raises(UsageError, match=r"holds \(20, 10\), and .* make \(719, 10\); .* --images A:B"):
         import_originals(path, files[0])
     golden = import_originals(path, files[0], attention_file=files[1], images=(30, 50))
-    assert (golden.first, golden.end) == (30, 50)
+    assert golden.range == (30, 50)
     assert golden.hashes == open_golden(recorded).hashes
 
 

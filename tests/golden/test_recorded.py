@@ -46,10 +46,39 @@ def test_a_range_is_those_images_of_the_whole(model_run):
     path = model_run()
     whole = [np.array(a) for a in arrays(record_golden(path))]
     part = record_golden(path, images=(100, 130))
-    assert (part.first, part.end, len(part)) == (100, 130, 30)
+    assert (part.range, len(part)) == ((100, 130), 30)
     for found, wanted in zip(arrays(part), whole, strict=True):
         np.testing.assert_allclose(found, wanted[100:130], atol=2e-5)
     assert part.ids == load("digits").test.ids[100:130]
+
+
+def test_a_number_is_a_choice_from_all_classes(model_run, by_class, caplog):
+    path = model_run(data=by_class)
+    whole = [np.array(a) for a in arrays(record_golden(path))]
+    part = record_golden(path, images=40)
+    test = part.split
+    assert (len(part), part.range) == (40, None)
+    assert list(part.classes.values()) == [4] * 10
+    assert (np.diff(part.positions) > 0).all()
+    for found, wanted in zip(arrays(part), whole, strict=True):
+        np.testing.assert_allclose(found, wanted[part.positions], atol=2e-5)
+    assert (part.ids, part.labels.tolist()) == (test.ids, test.labels.tolist())
+    again = open_golden(path)
+    assert (again.positions.tolist(), again.split.ids) == (part.positions.tolist(), part.ids)
+    with pytest.raises(UsageError, match="720 images are asked for, and there are 719"):
+        record_golden(path, images=720)
+
+
+def test_images_of_one_class_and_accuracy_as_of_guessing_are_warned_of(model_run, by_class, caplog):
+    path = model_run(data=by_class)
+    record_golden(path, images=(0, 30), modules=[])
+    assert "all 30 images are of one class, '0', of the data set's 10" in caplog.text
+    caplog.clear()
+    golden = record_golden(path, modules=[])
+    assert "one class" not in caplog.text
+    told = f"accuracy {100 * golden.accuracy:.2f} % "
+    assert told in caplog.text
+    assert "no more than guessing gives" in caplog.text
 
 
 def test_any_module_can_be_named(model_run):

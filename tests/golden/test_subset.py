@@ -6,6 +6,7 @@ import pytest
 from testbed.analysis.confidence import TierEdges
 from testbed.core.errors import StaleArtefact, UsageError
 from testbed.golden.recorded import open_golden, record_golden
+from testbed.golden.source import dataset_of
 from testbed.golden.subset import record_subset, recorded_subset
 from testbed.golden.tiers import record_tiers
 
@@ -30,6 +31,27 @@ def test_the_first_of_each_tier_in_data_set_order(tiered):
     assert [test.ids[position - 10] for position in content["positions"]] == wanted
     assert content["labels"] == [int(test.labels[position - 10]) for position in content["positions"]]
     assert json.loads((path / "subset.json").read_text()) == content
+
+
+def test_a_stratified_choice_has_the_classes_of_each_tier(model_run, by_class):
+    path = model_run(data=by_class)
+    golden = record_golden(path, images=300)
+    tiers = record_tiers(path, TierEdges.preset(4))
+    sizes = [min(6, len(tier["images"])) for tier in tiers["tiers"]]
+    content = record_subset(path, per_tier=sizes, stratified=True, seed=2)
+    labels = dict(zip(golden.ids, golden.labels.tolist(), strict=True))
+    start = 0
+    for tier, size in zip(tiers["tiers"], sizes, strict=True):
+        mine = content["ids"][start : start + size]
+        assert set(mine) <= set(tier["images"])
+        assert len({labels[image] for image in mine}) == min(size, len({labels[image] for image in tier["images"]}))
+        start += size
+    assert content["choice"] == {"by": "class", "seed": 2}
+    assert [golden.split.ids[row] for row in recorded_subset(open_golden(path)).rows] == content["ids"]
+    assert [dataset_of(golden.run).test.ids[p] for p in content["positions"]] == content["ids"]
+    assert record_subset(path, per_tier=sizes)["choice"] == {"by": "data set order"}
+    with pytest.raises(UsageError, match="no range of the test images but a choice"):
+        record_subset(path, positions=(0, 5))
 
 
 def test_a_range_counts_positions_in_the_data_set(tiered):

@@ -219,6 +219,7 @@ def summarise(plan: pd.DataFrame, rows: pd.DataFrame, shape: Shape) -> dict[str,
             }
             for tier in range(shape.tiers)
         ],
+        "images": {"named": shape.tiers * shape.images, "classes": dict.fromkeys(shape.classes[:2], 5)},
         "engine": {**identity, "backend": "ort-cpu", "precision": "fp32", "batch": 64, "threads": 1},
         "engines": [{**identity, "target": "model", "where": "activation", "file": "m.onnx", "options": {}}],
         "zero_fault": {"rows": 4096, "mismatches": 0},

@@ -234,6 +234,18 @@ def test_manifest_at_the_foot(report_of: Callable[..., Path]) -> None:
     assert "someone" not in page.source
 
 
+def test_the_classes_of_the_named_images(
+    report_of: Callable[..., Path], run_of: Callable[..., Path], tmp_path: Path
+) -> None:
+    told = "10 images of 2 of 3 classes: cat 5, dog 5."
+    text = Page(report_of()).text
+    assert f"The named images: {told}" in text
+    assert f"They are {told}" in text
+    run = copy_of(run_of(), tmp_path)
+    change_summary(run, images={})  # of a campaign that did not tell them
+    assert "named images:" not in Page(build_report(run)).text
+
+
 def test_same_run_same_bytes(run_of: Callable[..., Path], tmp_path: Path) -> None:
     run = copy_of(run_of(), tmp_path)
     first = build_report(run).read_bytes()
