@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from testbed.cli.common import emit, example, json_option, run_option
+from testbed.cli.data_options import classes_option, preprocess_option
 from testbed.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -54,12 +56,8 @@ if TYPE_CHECKING:
 @click.option("--check", is_flag=True, help="Compare logits with the library's own model, if it is installed here.")
 @click.option("--data", metavar="NAME", help="The data set the model is for; see 'testbed data list'.")
 @click.option("--root", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help="The data folder.")
-@click.option(
-    "--preprocess",
-    metavar="P",
-    help="How images are resized and normalised (a preset, KEY=VALUE,... or a file); by default as a config.json beside"
-    " the weights says, else as is usual for the data set.",
-)
+@preprocess_option("as a config.json beside the weights says, else as is usual for the data set")
+@classes_option
 @click.option("--seed", type=int, default=0, show_default=True, help="Decides the data set's splits.")
 @json_option
 def import_(
@@ -74,6 +72,7 @@ def import_(
     data: str | None,
     root: Path | None,
     preprocess: str | None,
+    classes: str | None,
     seed: int,
     as_json: bool,
 ) -> None:
@@ -89,11 +88,11 @@ def import_(
 
     stated = _stated(settings, heads, pooling, norm_eps)
     folder = weights_file(file).path.parent
-    dataset, source, how = _data(data, root, preprocess, seed, folder)
+    dataset, source, how, order = _data(data, root, preprocess, classes, seed, folder)
     fit = {} if dataset is None else {"classes": len(dataset.classes), "channels": dataset.channels}
     _make_torchvision_importable(folder, check)
     imported = import_weights(file, layout, data_set=fit, **stated)
-    rows = [*imported.told, *_preprocess_rows(dataset, how, folder, imported.config)]
+    rows = [*imported.told, *_preprocess_rows(dataset, how, folder, imported.config), *order]
     checked = _checked(imported) if check else None
     parameters = sum(p.numel() for p in imported.model.parameters())
     facts = {
@@ -132,15 +131,19 @@ def _stated(settings: tuple[str, ...], heads: int | None, pooling: Any, norm_eps
 
 
 def _data(
-    name: str | None, root: Path | None, preprocess: str | None, seed: int, folder: Path
-) -> tuple[Dataset | None, DataSource | None, str]:
-    """The data set, its record, and where its preprocessing is from. ``folder``: the weights', whose files say it."""
+    name: str | None, root: Path | None, preprocess: str | None, classes: str | None, seed: int, folder: Path
+) -> tuple[Dataset | None, DataSource | None, str, list[Told]]:
+    """The data set, its record, where its preprocessing is from, and a row on its classes' order.
+
+    ``folder``: the weights', whose files may say both.
+    """
+    from testbed.cli.import_classes import with_classes
     from testbed.models.importers import preprocessing_described
 
     if name is None:
-        if root or preprocess:
-            raise UsageError("--root and --preprocess belong to a data set; name it with --data NAME")
-        return None, None, ""
+        if root or preprocess or classes:
+            raise UsageError("--root, --preprocess and --classes belong to a data set; name it with --data NAME")
+        return None, None, "", []
     from testbed.data.preprocess_stated import kept, preprocess_from
     from testbed.data.registry import load
     from testbed.models.runs import DataSource
@@ -149,8 +152,9 @@ def _data(
     chosen: Any = preprocess
     if preprocess is None and (file := preprocessing_described(folder)):
         how, chosen = "config.json", preprocess_from(file)
-    dataset = load(name, root=root, preprocess=chosen, seed=seed)
-    return dataset, DataSource(name, None if root is None else str(root), kept(chosen), seed), how
+    loaded = partial(load, name, root=root, preprocess=chosen, seed=seed)
+    dataset, order, row = with_classes(lambda stated: loaded(classes=stated), classes, folder)
+    return dataset, DataSource(name, None if root is None else str(root), kept(chosen), seed, order), how, [row]
 
 
 def _preprocess_rows(dataset: Dataset | None, how: Any, folder: Path, config: ViTConfig) -> list[Told]:

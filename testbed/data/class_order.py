@@ -97,6 +97,14 @@ def classes_told(values: Any, where: str = "classes") -> list[str] | None:
     return None if names == [f"LABEL_{index}" for index in range(len(names))] else _checked(names, where)
 
 
+def classes_beside(folder: Path) -> list[str] | None:
+    """The names in the config.json beside a model's weights; None where there is none or it does not name them."""
+    try:
+        return classes_told(json.loads((folder / "config.json").read_text()))
+    except (OSError, ValueError, UsageError):  # what is damaged is told where the architecture is read
+        return None
+
+
 def ordered(collection: Collection, classes: Classes | None, name: str) -> Collection:
     """``collection`` with labels that index ``classes``; told where the order was not stated and might be another.
 
@@ -110,6 +118,9 @@ def ordered(collection: Collection, classes: Classes | None, name: str) -> Colle
     asked = kept_classes(classes)
     stated = ORDERS[asked](collection.classes) if isinstance(asked, str) else list(asked or ())
     position = {alias: index for index, one in enumerate(stated) for alias in _aliases(one)}
+    for one, folder in zip(collection.classes, collection.folders or collection.classes, strict=True):
+        if one not in position and folder in position:
+            position[one] = position[folder]
     unknown = [one for one in collection.classes if one not in position]
     if unknown:
         more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""

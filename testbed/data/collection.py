@@ -149,7 +149,8 @@ def _warn_of_dark(name: str, images: np.ndarray) -> None:
 class Collection:
     """What a loader returns. Without ``validation``, a seeded part of ``train`` becomes it; without ``train``, both are
     empty. ``image`` is the side of the model input in pixels, unless the caller asks for another.
-    ``sorted_by_name``: nothing but the names of folders tells the order of the classes."""
+    ``sorted_by_name``: nothing but the names of folders tells the order of the classes.
+    ``folders``: what the classes are called on disk, where that is another name."""
 
     classes: list[str]
     test: Examples
@@ -158,3 +159,4 @@ class Collection:
     preprocess: str = "none"
     image: int | None = None
     sorted_by_name: bool = False
+    folders: list[str] | None = None

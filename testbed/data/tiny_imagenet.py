@@ -52,6 +52,7 @@ def tiny_imagenet(request: Request) -> Collection:
         train=class_folders(folder / "train", wnids, folder),
         test=_annotated(folder / "val", wnids),
         preprocess="tiny-imagenet",
+        folders=wnids,
     )
 
 

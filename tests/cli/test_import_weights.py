@@ -227,3 +227,31 @@ def test_other_files_are_one_line(tmp_path, weights):
 def test_help_names_the_layouts():
     shown = testbed("import", "-h").stdout
     assert all(name.removesuffix("-old") in shown for name in LAYOUT_NAMES)
+
+
+def test_import_keeps_the_order_of_the_classes(tmp_path, weights):
+    """As it is stated, or as the config.json beside the weights has it; labels follow, and later commands too."""
+    reverse = "9876543210"
+    (tmp_path / "classes.txt").write_text("\n".join(reverse))
+    done = testbed(
+        "import", weights, "--run", tmp_path / "a", "--data", "digits", "--classes", tmp_path / "classes.txt"
+    )
+    assert done.exit_code == 0
+    assert re.search(r"class order +│ 9, 8, 7, ... \(10\) +│ stated", done.stdout)
+    (tmp_path / "classes.txt").unlink()  # the names are kept, not the file
+    assert open_model_run(tmp_path / "a").data.classes == tuple(reverse)
+    assert dataset_of(open_model_run(tmp_path / "a")).classes == list(reverse)
+
+    (tmp_path / "config.json").write_text(json.dumps({"id2label": dict(enumerate(reverse))}))
+    done = testbed("import", weights, "--run", tmp_path / "b", "--data", "digits")
+    assert re.search(r"class order +│ 9, 8, 7, ... \(10\) +│ config.json", done.stdout)
+    assert open_model_run(tmp_path / "b").data.classes == tuple(reverse)
+
+    (tmp_path / "config.json").write_text(json.dumps({"id2label": dict(enumerate("abcdefghij"))}))
+    done = testbed("import", weights, "--run", tmp_path / "c", "--data", "digits")
+    assert "config.json has other names (a, b, c, ... (10))" in " ".join(done.stdout.replace("│", " ").split())
+    assert open_model_run(tmp_path / "c").data.classes is None
+
+    one_line(testbed("import", weights, "--run", tmp_path / "d", "--classes", "natural"), 2, "--data NAME")
+    wrong = testbed("import", weights, "--run", tmp_path / "d", "--data", "digits", "--classes", "nowhere.txt")
+    one_line(wrong, 2, "there is no file nowhere.txt")

@@ -239,3 +239,12 @@ def test_a_good_model_is_left_alone():
     predictions = np.where(np.arange(120) % 10 == 0, 0, labels)
     assert better_order(predictions, labels, sorted(TWELVE)) is None
     assert better_order(np.array([], int), np.array([], int), ["a"]) is None
+
+
+def test_wordnet_ids_of_tiny_imagenet(tiny_files):
+    """Its classes are called by words; its own wnids.txt has another order than its folders."""
+    root, folder = tiny_files
+    usual = load("tiny-imagenet", root=root)
+    stated = load("tiny-imagenet", root=root, classes=str(folder / "wnids.txt"))
+    assert stated.classes == ["n02", "n01", "n03"]
+    assert [[1, 0, 2][label] for label in usual.test.labels] == stated.test.labels.tolist()
