@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from testbed.data.registry import Entry
 
 
+_MOST_DECODED = 200
+
+
 def root_option(command: Command) -> Command:
     """``--root``, passed on as ``root``."""
     text = (
@@ -92,7 +95,7 @@ def check(
     if full:
         report["sha256"] = {part: _read_all(dataset, part) for part in ("train", "validation", "test")}
     else:
-        dataset.test.pixels(0)
+        report["decoded"] = _read_some(dataset)
     emit(report, as_json, lambda: _text(report, dataset.preprocess.told(dataset.image)))
 
 
@@ -100,6 +103,16 @@ def _where(entry: Entry, root: Path) -> str | None:
     """The folder of the data set's first file; None where it needs none, or takes a path."""
     needed = [] if entry.takes_path else entry.needs(root)
     return str(needed[0].parent) if needed else None
+
+
+def _read_some(dataset: Dataset) -> int:
+    """Decodes the first test image of each class, of the first classes; returns how many."""
+    import numpy as np
+
+    firsts = np.unique(dataset.test.labels, return_index=True)[1][:_MOST_DECODED]
+    for position in firsts.tolist():
+        dataset.test.pixels(position)
+    return len(firsts)
 
 
 def _read_all(dataset: Dataset, part: str) -> str | None:
@@ -137,5 +150,7 @@ def _text(report: dict[str, Any], preprocess: str) -> str:
         f"  {len(classes)} classes: {shown}",
         f"  preprocess {preprocess}",
     ]
+    if "decoded" in report:
+        lines.append(f"  {report['decoded']} of {images['test']:,} test images were decoded; --full decodes all")
     lines += [f"  sha256 {part}: {digest}" for part, digest in report.get("sha256", {}).items() if digest]
     return "\n".join(lines)

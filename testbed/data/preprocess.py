@@ -20,6 +20,7 @@ RESIZES: tuple[str, ...] = get_args(Resize)
 INTERPOLATIONS: tuple[str, ...] = get_args(Interpolation)
 OFFSETS: tuple[str, ...] = get_args(Offset)
 PER_8_BIT = 1 / 255
+_OVERSHOOTS = ("bicubic", "lanczos")  # past black and white at sharp edges; 8 bits cannot, so floats shall not
 
 
 @dataclass(frozen=True)
@@ -184,7 +185,8 @@ def _resized(pixels: np.ndarray, target: tuple[int, int], interpolation: str) ->
     if pixels.ndim == 3:  # Pillow's float images have one channel
         return np.stack([_resized(plane, target, interpolation) for plane in np.moveaxis(pixels, -1, 0)], axis=-1)
     plane = Image.fromarray(np.ascontiguousarray(pixels, np.float32))
-    return np.asarray(plane.resize(to_width_and_height, filter_))
+    resized = np.asarray(plane.resize(to_width_and_height, filter_))
+    return resized.clip(0, 1) if interpolation in _OVERSHOOTS else resized
 
 
 def _listed(values: Floats) -> str:

@@ -23,7 +23,7 @@ from testbed.campaign.spec import CampaignSpec, parse_spec
 from testbed.campaign.subject import subject_of
 from testbed.campaign.variants import plain_in
 from testbed.campaign.workplace import Workplace
-from testbed.core.errors import GateFailed
+from testbed.core.errors import GateFailed, UsageError
 from testbed.core.files import write_json
 from testbed.core.runfolder import RunFolder
 from testbed.data import load
@@ -114,6 +114,29 @@ def test_noise_is_of_the_named_images_and_of_more_that_are_chosen_alike(finished
     labels = finished.dataset.test.labels
     assert set(labels[many.position[many.tier == 1]]) == set(labels[finished.tiers.positions[1]])
     assert np.array_equal(many.inputs(np.arange(3)), finished.dataset.test.batch(many.position[:3]))
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        ({}, r"data\.preprocess is not stated: .* has none: .*; the model's folder has digits: .*; state the one"),
+        (
+            {"preprocess": "digits"},
+            r"data\.classes is not stated: .* begins with '0', .* begins with '9'; state the one",
+        ),
+    ],
+)
+def test_a_spec_s_data_are_prepared_as_the_model_s_were_or_as_it_states(
+    by_class: str, tiny_run: Path, tmp_path: Path, data: dict[str, Any], told: str
+) -> None:
+    """The model's folder says how it was imported; the data set's own way is not taken in silence."""
+    source = DataSource(by_class, preprocess="digits", classes=tuple("9876543210"))
+    write_model_run(tmp_path / "m", load_model(tiny_run / MODEL), stage="import", name="m", made_from={}, data=source)
+    with pytest.raises(UsageError, match=told):
+        subject_of(spec_of(tmp_path / "m", data={"name": by_class, **data}))
+    stated = {"name": by_class, "preprocess": "half", "classes": "text"}
+    dataset = subject_of(spec_of(tmp_path / "m", data=stated)).dataset
+    assert (dataset.preprocess.name, dataset.classes) == ("half", list("0123456789"))
 
 
 def test_a_part_of_the_test_images_is_of_all_classes(by_class: str, model_run: Path) -> None:

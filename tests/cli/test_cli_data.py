@@ -47,6 +47,7 @@ def test_check_describes_what_is_there():
     assert report["images"] == {"train": 898, "validation": 180, "test": 719}
     assert set(report["sha256"]) == {"train", "validation", "test"}
     text = run("check", "digits").stdout
+    assert "10 of 719 test images were decoded; --full decodes all" in text
     assert "898 train, 180 validation, 719 test" in text
 
 

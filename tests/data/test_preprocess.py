@@ -1,5 +1,7 @@
 """Preprocessing against torchvision's own transforms, bit for bit where it works on image files."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from testbed.data import _torchvision  # noqa: F401  before torchvision itself
-from testbed.data.preprocess import PREPROCESS, preprocess_named
+from testbed.data.preprocess import INTERPOLATIONS, PREPROCESS, preprocess_named
 
 from torchvision import transforms  # isort: skip
 
@@ -61,6 +63,15 @@ def test_float_images_resize_as_uint8_images_do(channels):
     from_floats = model_input(none, pixels.astype(np.float32) / 255, 9)
     assert from_floats.dtype == np.float32
     np.testing.assert_allclose(from_floats, model_input(none, pixels, 9), atol=1.01 / 255)  # two roundings to 8 bits
+
+
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
+def test_floats_and_bytes_agree_at_sharp_edges(interpolation):
+    pixels = np.zeros((20, 14), np.uint8)
+    pixels[:, 5:9] = 255
+    none = replace(preprocess_named("none"), interpolation=interpolation)
+    from_floats = model_input(none, pixels.astype(np.float32) / 255, 9)
+    np.testing.assert_allclose(from_floats, model_input(none, pixels, 9), atol=1.01 / 255)
 
 
 def test_constants_are_those_of_the_published_sets():
