@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from testbed.bench.latency import Question, Row, measure
 from testbed.bench.quality import Quality, quality
+from testbed.campaign.claim import recorded_spec
 from testbed.campaign.summary import SUMMARY
-from testbed.campaign.workplace import recorded_spec
 from testbed.core.errors import UsageError
 from testbed.core.runfolder import RunFolder
 from testbed.engines.runner import open_engine

@@ -15,14 +15,15 @@ import numpy as np
 from testbed.analysis.choice import BIT_ERROR_RATE
 from testbed.campaign.bench import Bench
 from testbed.campaign.ber import ber_sweep
+from testbed.campaign.claim import claimed, recorded_spec
 from testbed.campaign.files import Files
 from testbed.campaign.images import Inputs, NamedImages
 from testbed.campaign.prepare import Preparation
 from testbed.campaign.spec import CampaignSpec
 from testbed.campaign.weight_gate import WeightGate, weight_gate_of
-from testbed.campaign.workplace import Workplace, recorded_spec
+from testbed.campaign.workplace import Workplace
 from testbed.core.errors import UsageError
-from testbed.core.runfolder import RunFolder, current_argv
+from testbed.core.runfolder import RunFolder
 from testbed.core.site import Site
 from testbed.data import Split
 from testbed.engines.runner import require_engine
@@ -45,16 +46,14 @@ def prepared(folder: Path, spec: CampaignSpec | None = None) -> Preparation:
     """
     if spec is None:
         existing = RunFolder.existing(folder)
-        preparation = Preparation(recorded_spec(existing), existing)
-        require_engine(preparation.spec.engine.backend)
-        for stage in preparation.stages:
-            existing.verify(stage)
-        return preparation
-    claimed = RunFolder.claimed(folder, "campaign", spec.name, spec.identity(), current_argv())
+        recorded = recorded_spec(existing)
+        require_engine(recorded.engine.backend)
+        return Preparation.finished(recorded, existing)
+    run = claimed(folder, spec)
     require_engine(spec.engine.backend)
-    preparation = Preparation(spec, claimed)
-    with claimed.locked():
-        claimed.save()
+    preparation = Preparation(spec, run)
+    with run.locked():
+        run.save()
         preparation.run()
     return preparation
 

@@ -9,7 +9,8 @@ from typing import Any
 from testbed.analysis.stats import wilson
 from testbed.campaign.draw import strata
 from testbed.campaign.spec import CampaignSpec, FaultSpec
-from testbed.campaign.subject import Subject, subject_of
+from testbed.campaign.subject import Subject
+from testbed.campaign.subjects import subject_of
 from testbed.core.errors import UsageError
 from testbed.core.files import sha256_bytes
 from testbed.core.site import SiteTable

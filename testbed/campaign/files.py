@@ -8,6 +8,7 @@ TIERS = "tiers.json"
 PLAN = "faults.parquet"
 RESULTS = "results.parquet"
 STORE = "store"
+PICTURES = "pictures.parquet"
 
 
 @dataclass(frozen=True)

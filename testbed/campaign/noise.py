@@ -23,7 +23,7 @@ from testbed.analysis.confidence import top1
 from testbed.campaign.files import Files
 from testbed.campaign.noise_sources import TWIN, Source
 from testbed.campaign.prepare import Preparation
-from testbed.campaign.torch_subject import ATTENTION
+from testbed.campaign.subject import golden_file
 from testbed.campaign.variants import plain_in
 from testbed.campaign.workplace import Workplace
 from testbed.core.errors import StaleArtefact
@@ -31,7 +31,6 @@ from testbed.core.files import atomic_path, sha256_bytes
 from testbed.core.runfolder import RunFolder
 from testbed.engines.runner import EngineRequest, Runner, open_engine, request_from
 from testbed.golden.arrays import read_array
-from testbed.golden.reference import LOGITS, module_files
 from testbed.instrument.feed import PortFeed
 from testbed.instrument.shapes import input_name, output_name
 from testbed.instrument.table import deployment_id
@@ -124,7 +123,7 @@ class NoiseBench:
         return {
             "instrumented": stages[f"instrument.{target}"]["outputs"],
             "plain": stages[f"export.{target}"]["outputs"],
-            "golden": stages["golden"]["outputs"][reference_file(target)],
+            "golden": stages["golden"]["outputs"][golden_file(target)],
             "tiers": stages["tiers"]["outputs"],
             "rtol_grid": list(self.place.spec.tolerance.rtol_grid),
             "threads": self.place.tuned["threads"],
@@ -152,11 +151,8 @@ class NoiseBench:
 
     @cached_property
     def _preparation(self) -> Preparation:
-        """Loads the data set: only for images beyond the campaign's own."""
-        preparation = Preparation(self.place.spec, self.folder)
-        for stage in preparation.stages:
-            self.folder.verify(stage)
-        return preparation
+        """Opens the data set: only for images beyond the campaign's own."""
+        return Preparation.finished(self.place.spec, self.folder)
 
     def _images(self, target: str, per_tier: int) -> NoiseImages:
         named = self.place.images
@@ -179,9 +175,9 @@ class NoiseBench:
         return NoiseImages([preparation.dataset.test.ids[p] for p in position], tier, position, load)
 
     def _measure(self, source: Source, target: str, images: NoiseImages, progress: Progress) -> dict[str, Any]:
-        golden_file = reference_file(target)
-        self.folder.verify("golden", [golden_file])
-        golden = read_array(self.folder / golden_file)
+        file = golden_file(target)
+        self.folder.verify("golden", [file])
+        golden = read_array(self.folder / file)
         grid = self.place.spec.tolerance.rtol_grid
         atol, differing = np.empty((len(images.ids), len(grid))), []
         request = self._request(source, target)
@@ -241,11 +237,6 @@ def _extended(own: NDArray[np.int64], order: NDArray[np.int64], size: int) -> ND
     """Ascending: the campaign's own images of a tier, and more of it up to ``size``, in the order in which they are chosen."""
     more = order[~np.isin(order, own)][: max(0, size - len(own))]
     return np.sort(np.concatenate([own, more]))
-
-
-def reference_file(target: str) -> str:
-    """The reference golden of a target: outputs of all test images."""
-    return LOGITS if target == "model" else module_files(ATTENTION)[1]
 
 
 def _names(source: Source, target: str) -> tuple[str, str]:

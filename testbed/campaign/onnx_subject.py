@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +15,7 @@ from onnx import ModelProto, TensorProto
 
 from testbed.campaign.images import Inputs
 from testbed.campaign.spec import CampaignSpec
-from testbed.campaign.subject import check_accuracy, dataset_of
+from testbed.campaign.subject import check_accuracy, dataset_of, golden_inputs
 from testbed.core.errors import UsageError
 from testbed.core.files import sha256_bytes, write_bytes
 from testbed.core.runfolder import RunFolder
@@ -63,11 +62,12 @@ class OnnxSubject:
         return cls(spec, dataset, adopted)
 
     @property
+    def data_source(self) -> None:
+        """The spec names the data set."""
+
+    @property
     def training_epochs(self) -> int:
         return 0
-
-    def stages(self, targets: Sequence[str]) -> list[str]:
-        return [_STAGE, "golden", "tiers", "instrument.model"]
 
     def check_sites(self) -> None:
         table = self._table
@@ -155,8 +155,7 @@ class OnnxSubject:
         """It is there already."""
 
     def inputs(self, folder: RunFolder, target: str, positions: NDArray[np.int64]) -> Inputs:
-        pixels = self.dataset.test.batch(positions)
-        return lambda rows: pixels[rows]
+        return golden_inputs(lambda: self.dataset, folder, target, positions)
 
     def reference(self, folder: RunFolder, target: str) -> None:
         """There is no other model than the engine's own."""

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from testbed.campaign.adaptive import AdaptivePlanner
 from testbed.campaign.bench import Bench
+from testbed.campaign.claim import claimed
 from testbed.campaign.evaluators import prove, prove_weights
 from testbed.campaign.exposed import site_exposures
 from testbed.campaign.files import PLAN, RESULTS, STORE, TIERS, Files, plan_file, points_file, words_file
@@ -35,7 +36,6 @@ from testbed.campaign.workforce import Workforce
 from testbed.campaign.workplace import Workplace
 from testbed.core.errors import GateFailed, TestbedError, UsageError
 from testbed.core.files import sha256_json, write_json
-from testbed.core.runfolder import RunFolder, current_argv
 from testbed.core.site import Site, Where
 from testbed.engines.runner import require_engine
 
@@ -59,7 +59,7 @@ def run_campaign(
     Raises UsageError for a folder with another campaign, StaleArtefact for files that were changed, GateFailed for a
     bound that does not hold.
     """
-    folder = RunFolder.claimed(path, "campaign", spec.name, spec.identity(), current_argv())
+    folder = claimed(path, spec)
     require_engine(spec.engine.backend)  # before anything is trained for it
     preparation = Preparation(spec, folder)  # refuses what the spec gets wrong before anything is written
     with folder.locked():

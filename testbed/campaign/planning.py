@@ -21,7 +21,7 @@ from testbed.campaign.rates import FaultModel
 from testbed.campaign.site_sketch import sketched_sites
 from testbed.campaign.spec import CampaignSpec
 from testbed.campaign.stop import Dimension, dimensions
-from testbed.campaign.subject import subject_of
+from testbed.campaign.subjects import subject_of
 from testbed.core.site import SiteTable
 
 FINEST: tuple[Dimension, ...] = ("site", "bit", "tier")

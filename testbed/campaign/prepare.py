@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,15 +16,20 @@ from testbed.analysis.classes import class_counts, one_class_warning
 from testbed.analysis.confidence import TierEdges, Tiers, tiers_from_logits, top1
 from testbed.analysis.guessing import Accuracy, accuracy_against_guessing
 from testbed.campaign.draw import most_points
-from testbed.campaign.files import TIERS, Files
+from testbed.campaign.files import PICTURES, TIERS, Files
 from testbed.campaign.images import NamedImages, named_images
+from testbed.campaign.pictures import write_pictures
+from testbed.campaign.recorded_subject import STAGE
 from testbed.campaign.spec import CampaignSpec
-from testbed.campaign.subject import subject_of
+from testbed.campaign.subject import Subject, stages_of
+from testbed.campaign.subjects import finished_subject, subject_of
 from testbed.campaign.tune import tune
 from testbed.core.errors import GateFailed
 from testbed.core.files import write_bytes, write_json
+from testbed.core.places import data_name, portable, write_sources
 from testbed.core.runfolder import RunFolder
 from testbed.core.site import SiteTable
+from testbed.data import Dataset
 from testbed.engines.runner import Runner, open_engine, request_from
 from testbed.golden.arrays import array_writer, read_array
 from testbed.golden.reference import LOGITS
@@ -36,22 +42,47 @@ log = logging.getLogger(__name__)
 _INPUT_ROWS = 64  # read and written at once
 
 
+def preparation_stages(spec: CampaignSpec) -> list[str]:
+    """The stages before the first fault, in the order in which they run."""
+    return [*stages_of(spec), *(f"inputs.{target}" for target in spec.targets), STAGE, "tune"]
+
+
+def verify_prepared(folder: RunFolder, spec: CampaignSpec) -> None:
+    """Raises StaleArtefact for a campaign that is not prepared, or whose files were changed since."""
+    for stage in preparation_stages(spec):
+        if stage != STAGE or stage in folder.manifest["stages"]:  # which older folders do not have
+            folder.verify(stage)
+
+
 class Preparation:
     """The stages before the first fault. Each is made once and reused while its inputs stay the same."""
 
-    def __init__(self, spec: CampaignSpec, folder: RunFolder) -> None:
+    def __init__(self, spec: CampaignSpec, folder: RunFolder, subject: Subject | None = None) -> None:
         self.spec, self.folder = spec, folder
-        self.subject = subject_of(spec, folder)
-        self.dataset = self.subject.dataset
+        self._tables: dict[str, SiteTable] = {}
+        self.subject = subject or subject_of(spec, folder)
         self.subject.check_sites()
+
+    @classmethod
+    def finished(cls, spec: CampaignSpec, folder: RunFolder) -> Self:
+        """Of a prepared campaign, to be read; its data set is opened only if it is asked for.
+
+        Raises StaleArtefact for files that were changed.
+        """
+        verify_prepared(folder, spec)
+        return cls(spec, folder, finished_subject(spec, folder))
 
     @property
     def stages(self) -> list[str]:
-        """In the order in which they run."""
-        return [*self.subject.stages(self.spec.targets), *(f"inputs.{target}" for target in self.spec.targets), "tune"]
+        return preparation_stages(self.spec)
+
+    @property
+    def dataset(self) -> Dataset:
+        return self.subject.dataset
 
     def run(self) -> None:
         """All stages up to the tuned engine. Raises GateFailed when the model is not as good as the spec asks."""
+        write_sources(self.folder.path, self._sources())
         self.subject.make_golden(self.folder)
         self._check_not_guessing()
         self._tiers()
@@ -59,6 +90,7 @@ class Preparation:
             self.subject.make_plain(self.folder, target)
             self._instrument(target)
             self._inputs(target)
+        self._pictures()
         self._tune()
 
     # ---- stages
@@ -129,6 +161,31 @@ class Preparation:
         made_from = {"tiers": self._hash("tiers", TIERS), "golden": self.folder.manifest["stages"]["golden"]["outputs"]}
         self.folder.stage(f"inputs.{target}", made_from, [file], build)
 
+    def _pictures(self) -> None:
+        """The named images for people, and what the summary says of model and data: all that is left to take from them."""
+
+        def build() -> dict[str, Any]:
+            write_pictures(self.folder / PICTURES, self.dataset.test, self.images)
+            return {"model": self.subject.described(self.folder), "data": self._described_data()}
+
+        self.folder.stage(STAGE, {"tiers": self._hash("tiers", TIERS)}, [PICTURES], build)
+
+    def _described_data(self) -> dict[str, Any]:
+        """``source``: of a model that says which data it is for; without the folders of this machine, as all of it."""
+        source = self.subject.data_source
+        told = self.dataset.describe()
+        return {
+            **told,
+            "name": data_name(told["name"]),
+            "preprocess_told": self.dataset.preprocess.told(self.dataset.image),
+            "source": None if source is None else portable({"data": asdict(source)})["data"],
+        }
+
+    def _sources(self) -> dict[str, Any]:
+        source = self.subject.data_source
+        found = self.spec.identity()
+        return found if source is None else {**found, "data": asdict(source)}
+
     def _tune(self) -> None:
         engine, target = self.spec.engine, self.spec.targets[0]
         files = Files(target)
@@ -190,8 +247,15 @@ class Preparation:
     def accuracy(self) -> float:
         return float(self.folder.manifest["stages"]["golden"]["facts"]["accuracy"])
 
+    @property
+    def described(self) -> dict[str, Any]:
+        """``model``, ``data``: what the summary says of them."""
+        return dict(self.folder.manifest["stages"][STAGE]["facts"])
+
     def table(self, target: str) -> SiteTable:
-        return SiteTable.load(self.folder / Files(target).sites)
+        if target not in self._tables:
+            self._tables[target] = SiteTable.load(self.folder / Files(target).sites)
+        return self._tables[target]
 
     def reference(self, target: str) -> NDArray[np.float32] | None:
         """Reference golden of the named images (n, ...); None where the engine itself is the only one there is."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import platform
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
@@ -24,6 +23,7 @@ from testbed.campaign.stream import from_stream
 from testbed.core.errors import TestbedError
 from testbed.core.files import write_json
 from testbed.core.outcome import Outcome
+from testbed.core.runfolder import who
 
 STATUS = "status.json"
 COLUMNS = ["fault_id", "target", "where", "block", "outcome"]
@@ -154,7 +154,7 @@ class Progress:
         snapshot = self.snapshot()
         self._show(snapshot)
         with contextlib.suppress(TestbedError):  # a full disk is told by who has rows to write
-            write_json(self._file, asdict(snapshot) | {"pid": os.getpid(), "host": platform.node()})
+            write_json(self._file, asdict(snapshot) | {"pid": os.getpid(), **who()})
 
     def snapshot(self) -> Snapshot:
         rate = self._rate()

@@ -10,10 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from testbed.campaign.files import Files
 from testbed.campaign.grouping import Group
 from testbed.campaign.prepare import Preparation
 from testbed.campaign.proxy import Floats, Sample, Samples, scores
 from testbed.core.files import write_json
+from testbed.golden.arrays import read_array
 from testbed.models.runs import MODEL
 from testbed.models.vit import ViT, taps
 from testbed.models.weights import load_model
@@ -37,14 +39,21 @@ def guess_of(preparation: Preparation) -> Callable[[Sequence[Group]], Floats] | 
         path = folder / PROXY
         kept = json.loads(path.read_text()) if path.exists() else {}
         if {key: kept.get(key) for key in made_from} != made_from:
-            positions = preparation.images.positions
-            chosen = positions[np.unique(np.linspace(0, len(positions) - 1, _IMAGES).astype(int))]
-            samples = model_samples(load_model(folder / MODEL), preparation.dataset.test.batch(chosen))
+            n = len(preparation.images)
+            chosen = np.unique(np.linspace(0, n - 1, _IMAGES).astype(int))
+            samples = model_samples(load_model(folder / MODEL), _pixels(preparation, chosen))
             kept = {**made_from, "scores": scores(proxy, samples)(groups).tolist()}
             write_json(path, kept)
         return np.array(kept["scores"])
 
     return guess
+
+
+def _pixels(preparation: Preparation, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Of these named images, (n, C, S, S)."""
+    if "model" in preparation.spec.targets:
+        return read_array(preparation.folder / Files("model").inputs)[rows]
+    return preparation.dataset.test.batch(preparation.images.positions[rows])
 
 
 def model_samples(model: ViT, images: NDArray[np.float32], seed: int = 0) -> Samples:

@@ -15,11 +15,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from testbed.analysis.survey import SurveyDesign
+from testbed.campaign.claim import recorded_spec
 from testbed.campaign.files import PLAN, RESULTS, TIERS
 from testbed.campaign.plan import read_plan
 from testbed.campaign.rates import FaultModel
 from testbed.campaign.spec import CampaignSpec
-from testbed.campaign.workplace import recorded_spec
 from testbed.core.errors import StaleArtefact
 from testbed.core.runfolder import RunFolder
 

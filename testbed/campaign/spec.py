@@ -17,6 +17,7 @@ from testbed.campaign.stop import StopSpec
 from testbed.campaign.strict import Count, NonNegative, Positive, Strict
 from testbed.core.errors import TestbedError, UsageError
 from testbed.core.formats import format_named
+from testbed.core.places import near
 from testbed.core.site import Where
 from testbed.data.class_order import kept_classes
 from testbed.data.preprocess_stated import kept
@@ -255,6 +256,8 @@ class CampaignSpec(Strict):
 def load_spec(path: Path, changes: Sequence[str] = ()) -> CampaignSpec:
     """The spec in a file, with some values changed: "engine.backend=openvino", "tiers.images=[4,4,4,4]".
 
+    A relative path is one of the current folder or, if nothing is there, of the spec's own.
+
     Raises UsageError with the key's path and the fix.
     """
     try:
@@ -269,7 +272,7 @@ def load_spec(path: Path, changes: Sequence[str] = ()) -> CampaignSpec:
         raise UsageError(f"{path} is not TOML: {error}") from error
     for change in changes:
         _change(values, change)
-    return parse_spec(values, str(path))
+    return parse_spec(near(values, path.parent), str(path))
 
 
 def _change(values: dict[str, Any], change: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -17,6 +17,8 @@ from testbed.core.runfolder import RunFolder
 from testbed.core.site import SiteTable
 from testbed.data import Dataset, Split, load
 from testbed.data.preprocess_stated import preprocess_asked
+from testbed.golden.arrays import read_array
+from testbed.golden.reference import LOGITS, module_files
 from testbed.models.runs import DataSource
 
 
@@ -30,11 +32,12 @@ class Subject(Protocol):
     def dataset(self) -> Dataset: ...
 
     @property
+    def data_source(self) -> DataSource | None:
+        """The data set that a trained model is for; None where the spec names one."""
+
+    @property
     def training_epochs(self) -> int:
         """That the campaign will begin with."""
-
-    def stages(self, targets: Sequence[str]) -> list[str]:
-        """Stages up to the twins, in the order in which they run."""
 
     def check_sites(self) -> None:
         """Raises UsageError for a site that the model will not have, before anything is made for it."""
@@ -60,15 +63,32 @@ class Subject(Protocol):
         """For the summary: ``preset`` (a name for people), ``parameters``, ``sha256``, ``reference``."""
 
 
-def subject_of(spec: CampaignSpec, folder: RunFolder | None = None) -> Subject:
-    """folder: the campaign's, where it may have been begun before."""
+ATTENTION = "block.0.attn"
+"""The module that is a target of its own."""
+
+
+def golden_file(target: str) -> str:
+    """The golden of a target: outputs of all test images."""
+    return LOGITS if target == "model" else module_files(ATTENTION)[1]
+
+
+def golden_inputs(
+    dataset: Callable[[], Dataset], folder: RunFolder, target: str, positions: NDArray[np.int64]
+) -> Inputs:
+    """What a target is fed for rows of ``positions``: of the test images, or of what the golden recorded."""
+    if target == "model":
+        pixels = dataset().test.batch(positions)
+        return lambda rows: pixels[rows]
+    hidden = read_array(folder / module_files(ATTENTION)[0])
+    return lambda rows: hidden[positions[rows]]
+
+
+def stages_of(spec: CampaignSpec) -> list[str]:
+    """A subject's stages, up to the twins, in the order in which they run."""
     if spec.model.onnx is not None:
-        from testbed.campaign.onnx_subject import OnnxSubject
-
-        return OnnxSubject.of(spec, folder)
-    from testbed.campaign.torch_subject import TorchSubject
-
-    return TorchSubject.of(spec)
+        return ["export.model", "golden", "tiers", "instrument.model"]
+    per_target = [f"{stage}.{target}" for target in spec.targets for stage in ("export", "instrument")]
+    return ["train", "golden", "tiers", *per_target]
 
 
 def dataset_of(spec: CampaignSpec, source: DataSource | None, image: int | None) -> Dataset:

@@ -6,19 +6,22 @@ changed top-1, "outside" any output outside the tolerance (or none at all), "non
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from testbed.analysis.domains import Estimate
+from testbed.campaign.claim import recorded_spec
 from testbed.campaign.exposed import contributions
-from testbed.campaign.files import PLAN
+from testbed.campaign.files import PLAN, TIERS
 from testbed.campaign.prepare import Preparation
 from testbed.campaign.rates import DIMENSIONS, Group, ModelRates, fault_models
 from testbed.campaign.tally import Tally, populations
 from testbed.core.outcome import OUTCOMES
+from testbed.core.runfolder import RunFolder
 from testbed.core.schema import SCHEMA_VERSION
 from testbed.core.site import SiteTable
-from testbed.data import Dataset
 
 SUMMARY = "summary.json"
 
@@ -53,12 +56,12 @@ def summarise(
         "faults": faults,
         "rows": tally.rows,
         "model": {
-            **preparation.subject.described(folder),
+            **preparation.described["model"],
             "test_accuracy": preparation.accuracy,
-            "test_images": len(preparation.dataset.test),
+            "test_images": preparation.described["data"]["images"]["test"],
             "no_better_than_guessing": preparation.guessing.is_guessing,
         },
-        "data": _data(preparation.dataset),
+        "data": _data(preparation),
         "tiers": _tiers(preparation),
         "images": _images(preparation),
         "engine": {
@@ -96,6 +99,16 @@ def summarise(
         "injections_per_second": round(execute["rows_this_process"] / max(execute["wall_seconds"], 1e-9), 1),
         "statement": _statement(preparation),
     }
+
+
+def read_summary(path: Path) -> dict[str, Any]:
+    """The summary in a finished campaign's folder. Raises UsageError for a folder without a campaign, StaleArtefact for
+    one that is not finished or was edited."""
+    folder = RunFolder.existing(path)
+    recorded_spec(folder)
+    folder.verify("summary")
+    summary: dict[str, Any] = json.loads((folder / SUMMARY).read_text())
+    return summary
 
 
 def _share(engine_seconds: float, worker_seconds: float) -> float | None:
@@ -158,30 +171,25 @@ def _rounded(share: float) -> float:
     return round(share, 9)
 
 
-def _data(dataset: Dataset) -> dict[str, Any]:
+def _data(preparation: Preparation) -> dict[str, Any]:
     """``preprocess_told``: in one line."""
-    return {
-        "name": dataset.name,
-        "classes": list(dataset.classes),
-        "preprocess": dataset.preprocess.describe(),
-        "preprocess_told": dataset.preprocess.told(dataset.image),
-    }
+    told = preparation.described["data"]
+    return {key: told[key] for key in ("name", "classes", "preprocess", "preprocess_told")}
 
 
 def _tiers(preparation: Preparation) -> list[dict[str, Any]]:
-    tiers, spec = preparation.tiers, preparation.spec.tiers
-    lows = (0.0, *tiers.edges.edges)
+    spec, recorded = preparation.spec.tiers, json.loads((preparation.folder / TIERS).read_text())["tiers"]
     return [
         {
             "tier": number,
-            "low": lows[number],
-            "high": lows[number + 1],
-            "available": len(positions),
+            "low": tier["low"],
+            "high": tier["high"],
+            "available": len(tier["images"]),
             "images": wanted,
             "thin": wanted < spec.thin,
             "classes": preparation.classes_of(number),
         }
-        for number, (positions, wanted) in enumerate(zip(tiers.positions, spec.images, strict=True))
+        for number, (tier, wanted) in enumerate(zip(recorded, spec.images, strict=True))
     ]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 from testbed.campaign.images import Inputs
 from testbed.campaign.spec import CampaignSpec
-from testbed.campaign.subject import check_accuracy, dataset_of
+from testbed.campaign.subject import ATTENTION, check_accuracy, dataset_of, golden_file, golden_inputs
 from testbed.core.cache import cache_folder
 from testbed.core.errors import TestbedError, UsageError
 from testbed.core.files import atomic_path, sha256_bytes, sha256_json, write_bytes
@@ -33,15 +32,13 @@ from testbed.golden.reference import LOGITS, module_files, record_reference
 from testbed.instrument.table import site_table
 from testbed.models.config import ViTConfig
 from testbed.models.presets import preset
-from testbed.models.runs import MODEL, ModelRun, open_model_run
+from testbed.models.runs import MODEL, DataSource, ModelRun, open_model_run
 from testbed.models.subnetwork import subnetwork
 from testbed.models.vit import ViT, taps
 from testbed.models.weights import load_model, save_model
 from testbed.train import Recipe, recipe, train
 
 log = logging.getLogger(__name__)
-
-ATTENTION = "block.0.attn"
 
 
 @dataclass(frozen=True)
@@ -70,12 +67,12 @@ class TorchSubject:
         return subject
 
     @property
+    def data_source(self) -> DataSource | None:
+        return self.trained.data if self.trained and self.spec.data is None else None
+
+    @property
     def training_epochs(self) -> int:
         return self.recipe.epochs if self.recipe else 0
-
-    def stages(self, targets: Sequence[str]) -> list[str]:
-        per_target = [f"{stage}.{target}" for target in targets for stage in ("export", "instrument")]
-        return ["train", "golden", "tiers", *per_target]
 
     def check_sites(self) -> None:
         """A quantised file has further sites (scales, zero points), which are known only once it is there."""
@@ -210,14 +207,10 @@ class TorchSubject:
         folder.stage(f"export.{target}", inputs, [file], build)
 
     def inputs(self, folder: RunFolder, target: str, positions: NDArray[np.int64]) -> Inputs:
-        if target == "model":
-            pixels = self.dataset.test.batch(positions)
-            return lambda rows: pixels[rows]
-        hidden = read_array(folder / module_files(ATTENTION)[0])
-        return lambda rows: hidden[positions[rows]]
+        return golden_inputs(lambda: self.dataset, folder, target, positions)
 
     def reference(self, folder: RunFolder, target: str) -> NDArray[np.float32]:
-        return read_array(folder / (LOGITS if target == "model" else module_files(ATTENTION)[1]))
+        return read_array(folder / golden_file(target))
 
     def described(self, folder: RunFolder) -> dict[str, Any]:
         name = str(self.trained.folder.manifest["name"]) if self.trained else "trained here"

@@ -44,7 +44,7 @@ def _exported(place: Workplace, target: str, precision: str) -> bytes:
     calibration = images = None
     if precision == "int8":
         wanted = place.spec.engine.calibration
-        chosen = calibration_split(Preparation(place.spec, place.folder).dataset, wanted)
+        chosen = calibration_split(Preparation.finished(place.spec, place.folder).dataset, wanted)
         calibration, images = replace(wanted, images=len(chosen)), chosen.batch(slice(None))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "plain.onnx"

@@ -16,18 +16,19 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from testbed.campaign.claim import recorded_spec
 from testbed.campaign.evaluation import Evaluated, Strikes
 from testbed.campaign.execute import Activations, Weights
 from testbed.campaign.files import PLAN, RESULTS, Files
 from testbed.campaign.plan import Leg, fault_row, read_plan, table_of
 from testbed.campaign.points import points_path
-from testbed.campaign.prepare import Preparation
+from testbed.campaign.prepare import verify_prepared
 from testbed.campaign.rate_table import rate_table, with_weights
 from testbed.campaign.spec import CampaignSpec
 from testbed.campaign.strikes import strikes_of, with_golden
 from testbed.campaign.whole import WholeTwin
 from testbed.campaign.words import golden_words
-from testbed.campaign.workplace import Workplace, recorded_spec
+from testbed.campaign.workplace import Workplace
 from testbed.core.errors import StaleArtefact, UsageError
 from testbed.core.fault import masks_for
 from testbed.core.runfolder import RunFolder
@@ -63,9 +64,7 @@ class Run:
     def __init__(self, path: Path | str) -> None:
         self.folder = RunFolder.existing(Path(path))
         self.spec: CampaignSpec = recorded_spec(self.folder)
-        preparation = Preparation(self.spec, self.folder)
-        for stage in preparation.stages:
-            self.folder.verify(stage)
+        verify_prepared(self.folder, self.spec)
         self.place = Workplace(self.folder, self.spec)
 
     @property

@@ -13,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.campaign.bench import Bench
+from testbed.campaign.claim import recorded_spec
 from testbed.campaign.draw import most_points
 from testbed.campaign.execute import Judge
 from testbed.campaign.files import TIERS, Files
 from testbed.campaign.images import NamedImages, named_images
-from testbed.campaign.spec import CampaignSpec, parse_spec
-from testbed.core.errors import StaleArtefact, UsageError
-from testbed.core.files import sha256_bytes, sha256_json
-from testbed.core.runfolder import MANIFEST, RunFolder
+from testbed.campaign.spec import CampaignSpec
+from testbed.core.files import sha256_bytes
+from testbed.core.runfolder import RunFolder
 from testbed.core.site import SiteTable
 from testbed.engines.runner import EngineRequest, Runner, open_engine, request_from
 from testbed.golden.arrays import read_array
@@ -138,13 +138,3 @@ class Workplace:
 
 def _hash(golden: NDArray[np.float32]) -> str:
     return sha256_bytes(golden.tobytes())[:16]
-
-
-def recorded_spec(folder: RunFolder) -> CampaignSpec:
-    """The spec a campaign was begun with. Raises UsageError for another kind of folder, StaleArtefact if it was edited."""
-    manifest = folder.manifest
-    if manifest.get("kind") != "campaign":
-        raise UsageError(f"{folder.path} holds no campaign but a {manifest.get('kind')}")
-    if manifest.get("identity") != sha256_json(manifest.get("spec")):
-        raise StaleArtefact(f"the spec in {folder / MANIFEST} was edited; run the campaign in another folder")
-    return parse_spec(manifest["spec"], str(folder.path))

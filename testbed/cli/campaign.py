@@ -12,6 +12,7 @@ import click
 from testbed.cli.campaign_ber import ber
 from testbed.cli.campaign_new import list_, new
 from testbed.cli.campaign_plan import plan
+from testbed.cli.campaign_show import show
 from testbed.cli.campaign_status import status
 from testbed.cli.common import emit, example, json_option, run_option
 from testbed.cli.work_options import words_of, work_options
@@ -134,4 +135,5 @@ campaign.add_command(ber)
 campaign.add_command(list_)
 campaign.add_command(new)
 campaign.add_command(plan)
+campaign.add_command(show)
 campaign.add_command(status)

@@ -28,6 +28,7 @@ from testbed.core.schema import READABLE_VERSIONS, SCHEMA_VERSION
 
 MANIFEST = "manifest.json"
 LOCK = ".lock"
+RECORD_HOST = "TESTBED_RECORD_HOST"  # environment variable: 1 records the names of the machine and the user too
 _REPORTED = (
     "testbed",
     "torch",
@@ -80,14 +81,25 @@ class RunFolder:
         return cls(path)
 
     @classmethod
-    def claimed(cls, path: Path, kind: str, name: str, identity: Any, argv: Sequence[str]) -> RunFolder:
-        """A folder for this one piece of work, new or begun. Raises UsageError when it holds something else."""
+    def claimed(
+        cls,
+        path: Path,
+        kind: str,
+        name: str,
+        identity: Any,
+        argv: Sequence[str],
+        same: Callable[[Any], bool] | None = None,
+    ) -> RunFolder:
+        """A folder for this one piece of work, new or begun. Raises UsageError when it holds something else.
+
+        same: does the identity that a begun folder has recorded mean this work too? Only the very same one unless given.
+        """
         if path.exists() and not path.is_dir():
             raise UsageError(f"{path} is a file; name a folder for the run")
         folder = cls(path)
         wanted = {"kind": kind, "name": name, "identity": sha256_json(identity)}
         if folder.manifest:
-            if {k: folder.manifest.get(k) for k in wanted} != wanted:
+            if not folder._holds(wanted, same):
                 held = f"{folder.manifest.get('kind')} {folder.manifest.get('name')!r}"
                 raise UsageError(
                     f"{path} holds another run ({held}, other settings or seed); choose another folder with --run"
@@ -103,6 +115,15 @@ class RunFolder:
             "stages": {},
         }
         return folder
+
+    def _holds(self, wanted: Mapping[str, Any], same: Callable[[Any], bool] | None) -> bool:
+        recorded = self.manifest
+        if any(recorded.get(key) != wanted[key] for key in ("kind", "name")):
+            return False
+        if recorded.get("identity") == wanted["identity"]:
+            return True
+        whole = recorded.get("identity") == sha256_json(recorded.get("spec"))
+        return whole and same is not None and same(recorded["spec"])
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
@@ -238,8 +259,7 @@ def _provenance(argv: Sequence[str]) -> dict[str, Any]:
             "processor": processor(),
             "cores": os.cpu_count(),
             "python": platform.python_version(),
-            "name": platform.node(),
-            "user": _user(),
+            **who(),
         },
         "versions": {name: v for name in _REPORTED if (v := installed_version(name))},
     }
@@ -278,11 +298,15 @@ def git_revision() -> str | None:
     return revision.stdout.strip() + ("+changes" if changes.stdout.strip() else "")
 
 
-def _user() -> str:
+def who() -> dict[str, str]:
+    """The machine's and the user's name, for those who ask for them: a manifest is made to be published."""
+    if os.environ.get(RECORD_HOST, "") in ("", "0"):
+        return {}
     try:
-        return getpass.getuser()
+        user = getpass.getuser()
     except (KeyError, OSError):
-        return "unknown"
+        user = "unknown"
+    return {"name": platform.node(), "user": user}
 
 
 def _first_difference(old: Any, new: Any) -> str:

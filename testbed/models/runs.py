@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from testbed.core.errors import StaleArtefact, UsageError
+from testbed.core.places import with_sources
 from testbed.core.runfolder import RunFolder, current_argv
 from testbed.models.vit import ViT
 from testbed.models.weights import load_model, save_model
@@ -125,7 +126,7 @@ def open_model_run(path: Path) -> ModelRun:
         )
     spec = manifest.get("spec") or {}
     try:
-        return ModelRun(folder, stages[0], _data_source(str(manifest.get("kind")), spec))
+        return ModelRun(folder, stages[0], _data_source(str(manifest.get("kind")), with_sources(spec, path)))
     except (TypeError, KeyError) as error:
         raise StaleArtefact(f"{path}: its manifest does not name the data as expected ({error})") from error
 

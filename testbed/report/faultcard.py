@@ -6,14 +6,13 @@ import base64
 import io
 import math
 import shlex
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from markupsafe import Markup
-from numpy.typing import NDArray
 from PIL import Image
 
+from testbed.campaign.pictures import LoadImage
 from testbed.core.errors import TestbedError
 from testbed.core.formats import Format, format_named
 from testbed.core.site import SiteTable
@@ -21,7 +20,6 @@ from testbed.report import svg
 from testbed.report.formatting import value
 from testbed.report.rows import WorstFault
 
-LoadImage = Callable[[str], NDArray[np.uint8]]
 _SIDE = 120  # pixels of the shown image
 _ENDED = {"crash": "crash", "hang": "hang"}  # no output, so no class
 _DONE = {"flip": "flipped", "stuck0": "stuck at 0", "stuck1": "stuck at 1"}

@@ -13,12 +13,13 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from testbed.analysis.classes import classes_told
+from testbed.campaign.pictures import LoadImage
 from testbed.core.files import write_text
 from testbed.report import formatting
 from testbed.report.effort import effort
 from testbed.report.evidence import Evidence, read_evidence
 from testbed.report.failure_rate import failure_rate, not_sampled_text
-from testbed.report.faultcard import FaultCard, LoadImage, fault_card
+from testbed.report.faultcard import FaultCard, fault_card
 from testbed.report.images import stored_images
 from testbed.report.keyfigures import key_figures
 from testbed.report.rounds import rounds
@@ -35,12 +36,12 @@ _PRIVATE = ("user",)  # of the manifest's host: no reader of a report needs it
 def build_report(run: Path, load_image: LoadImage | None = None) -> Path:
     """Writes ``report.html`` into the run folder, from its files alone, and returns its path.
 
-    load_image: image id -> uint8 (H, W) or (H, W, 3); by default the data set the manifest names. Raises UsageError for
+    load_image: image id -> uint8 (H, W) or (H, W, 3); by default the pictures kept in the folder. Raises UsageError for
     a folder without a run, StaleArtefact naming a file that is missing or was changed.
     """
     evidence = read_evidence(run)
     path = run / REPORT
-    write_text(path, render(evidence, load_image or stored_images(evidence.manifest)))
+    write_text(path, render(evidence, load_image or stored_images(run, evidence.manifest)))
     return path
 
 

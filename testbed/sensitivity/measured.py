@@ -16,9 +16,9 @@ import pandas as pd
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from testbed.campaign.claim import recorded_spec
 from testbed.campaign.files import PLAN, RESULTS, Files
 from testbed.campaign.plan import read_plan
-from testbed.campaign.workplace import recorded_spec
 from testbed.core.errors import UsageError
 from testbed.core.runfolder import RunFolder
 from testbed.core.site import Site, SiteTable

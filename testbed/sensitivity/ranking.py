@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from testbed.campaign.workplace import recorded_spec
+from testbed.campaign.claim import recorded_spec
 from testbed.core.errors import UsageError
 from testbed.core.runfolder import RunFolder
 from testbed.golden.source import dataset_of

@@ -8,9 +8,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from testbed.campaign.pictures import as_uint8
 from testbed.core.outcome import OUTCOMES
 from testbed.report.faultcard import fault_card
-from testbed.report.images import as_uint8, stored_images
+from testbed.report.images import stored_images
 from testbed.report.rows import WorstFault, compositions, worst_nonfinite, worst_predictions
 
 
@@ -102,8 +103,8 @@ def test_pixels_become_bytes(pixels: np.ndarray, expected: list) -> None:
     np.testing.assert_array_equal(shown, expected)
 
 
-def test_images_come_from_the_data_set_of_the_manifest() -> None:
-    load_image = stored_images({"spec": {"data": {"name": "digits"}, "seed": 42}})
+def test_images_come_from_the_data_set_of_the_manifest(tmp_path: Path) -> None:
+    load_image = stored_images(tmp_path, {"spec": {"data": {"name": "digits"}, "seed": 42}})
     assert load_image is not None
     from testbed.data import load
 
@@ -112,5 +113,5 @@ def test_images_come_from_the_data_set_of_the_manifest() -> None:
 
 
 @pytest.mark.parametrize("manifest", [{}, {"spec": {"data": {"name": "no such set"}}}])
-def test_a_data_set_that_is_not_at_hand_shows_no_images(manifest: dict) -> None:
-    assert stored_images(manifest) is None
+def test_a_data_set_that_is_not_at_hand_shows_no_images(manifest: dict, tmp_path: Path) -> None:
+    assert stored_images(tmp_path, manifest) is None

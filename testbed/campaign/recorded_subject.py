@@ -1,0 +1,97 @@
+"""A campaign's model and data as its run folder has them, once it is prepared: for machines that have neither."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from testbed.campaign.files import Files
+from testbed.campaign.images import Inputs
+from testbed.campaign.spec import CampaignSpec
+from testbed.campaign.subject import check_accuracy, dataset_of, golden_file, golden_inputs, stages_of
+from testbed.core.errors import StaleArtefact, TestbedError
+from testbed.core.places import with_sources
+from testbed.core.runfolder import RunFolder
+from testbed.core.site import SiteTable
+from testbed.data import Dataset
+from testbed.golden.arrays import read_array
+from testbed.models.runs import DataSource
+
+STAGE = "pictures"
+"""The stage whose facts say what is kept of the model and the data."""
+
+
+def is_recorded(folder: RunFolder, spec: CampaignSpec) -> bool:
+    """Are all stages done that need the model's and the data's sources?"""
+    stages = folder.manifest.get("stages", {})
+    return all(stage in stages for stage in (*stages_of(spec), STAGE))
+
+
+@dataclass(frozen=True)
+class RecordedSubject:
+    """Only to be read: its stages are those recorded, and are checked to be whole."""
+
+    spec: CampaignSpec
+    folder: RunFolder
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return dict(self.folder.manifest["stages"][STAGE]["facts"])
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """Where it is at hand. Raises TestbedError where it is not, or is another than the one the campaign was made on."""
+        told, source = self.facts["data"], self.data_source
+        try:
+            found = dataset_of(self.spec, source, told["image"])
+        except TestbedError as error:
+            raise TestbedError(f"this asks for more than the run folder holds: {error}") from error
+        if found.test.sha256() != self.folder.manifest["stages"]["golden"]["inputs"]["test"]:
+            raise StaleArtefact(
+                f"data set {found.name!r} has other test images than the ones that {self.folder.path} was made on"
+            )
+        return found
+
+    @property
+    def data_source(self) -> DataSource | None:
+        """With the full path where that is recorded beside it."""
+        source = self.facts["data"]["source"]
+        return None if source is None else DataSource(**with_sources({"data": source}, self.folder.path)["data"])
+
+    @property
+    def training_epochs(self) -> int:
+        return 0
+
+    def check_sites(self) -> None:
+        """They were checked when the campaign was begun."""
+
+    def sketch(self, target: str) -> tuple[bytes, NDArray[np.float32]]:
+        """The plain file itself."""
+        inputs = read_array(self.folder / Files(target).inputs)
+        shape = (self.spec.engine.sketched_batch, *inputs.shape[1:])
+        return (self.folder / Files(target).plain).read_bytes(), np.zeros(shape, np.float32)
+
+    def site_table(self, plain: bytes, target: str) -> SiteTable:
+        return SiteTable.load(self.folder / Files(target).sites)
+
+    def make_golden(self, folder: RunFolder) -> None:
+        for stage in stages_of(self.spec)[:2]:
+            folder.verify(stage)
+        accuracy = folder.manifest["stages"]["golden"]["facts"]["accuracy"]
+        check_accuracy(accuracy, self.spec.gates.test_accuracy, "it is the recorded one: begin anew")
+
+    def make_plain(self, folder: RunFolder, target: str) -> None:
+        folder.verify(f"export.{target}")
+
+    def inputs(self, folder: RunFolder, target: str, positions: NDArray[np.int64]) -> Inputs:
+        return golden_inputs(lambda: self.dataset, folder, target, positions)
+
+    def reference(self, folder: RunFolder, target: str) -> NDArray[np.float32] | None:
+        return None if self.spec.model.onnx is not None else read_array(folder / golden_file(target))
+
+    def described(self, folder: RunFolder) -> dict[str, Any]:
+        return dict(self.facts["model"])

@@ -1,0 +1,111 @@
+"""Where the model and the data named in a spec lie: paths, which are a machine's own and no part of what a run is.
+
+A run folder records its spec with the last part of each path only, and the full paths in a file of their own
+(``sources.json``), which may be deleted: nothing that is finished needs it. All functions take and return spec values as
+they are in TOML or JSON.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path, PurePath
+from typing import Any
+
+from testbed.core.files import write_json
+
+SOURCES = "sources.json"
+_PATHS = (("model", "run"), ("model", "onnx"), ("data", "root"), ("data", "classes"))
+_DATA = ("data", "name")  # imagefolder:PATH
+_PARTS = ("train", "test", "val")  # a data set's own folders: their name alone says nothing
+
+
+def near(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Of relative paths that do not exist here but in ``folder``, those there; all others stay as they are written."""
+
+    def found(text: str) -> str:
+        path = Path(text).expanduser()
+        return str(folder / path) if not path.exists() and (folder / path).exists() else text
+
+    return _with_each(values, found)
+
+
+def absolute(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Relative paths are those of the current folder."""
+    return _with_each(values, lambda text: os.path.abspath(Path(text).expanduser()))
+
+
+def portable(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Without the folders of this machine: the last part of each path."""
+    return _with_each(values, last_part)
+
+
+def placeless(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Without any path: what two specs have in common that differ only in where things lie."""
+    found = _with_each(values, lambda text: "")
+    if isinstance(found.get("data"), dict):
+        found["data"].pop("root", None)
+    return found
+
+
+def last_part(path: str) -> str:
+    """The name by which people know a path: "photos" of /home/me/photos, "photos/test" of /home/me/photos/test."""
+    parts = PurePath(path).parts
+    return str(PurePath(*parts[-2:] if len(parts) > 1 and parts[-1] in _PARTS else parts[-1:]))
+
+
+def data_name(name: str) -> str:
+    """A data set's name without the folders of this machine: "imagefolder:photos"."""
+    kind, colon, path = name.partition(":")
+    return f"{kind}:{last_part(path)}" if path else kind + colon
+
+
+def write_sources(folder: Path, values: Mapping[str, Any]) -> None:
+    """Records the full paths of ``values`` in a run folder."""
+    full = absolute(values)
+    kept: dict[str, dict[str, str]] = {}
+    for table, key in (*_PATHS, _DATA):
+        text = _text(full, table, key)
+        if text is not None and ((table, key) != _DATA or ":" in text):
+            kept.setdefault(table, {})[key] = text
+    if kept and _read(folder) != kept:
+        write_json(folder / SOURCES, kept)
+
+
+def with_sources(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """``values`` as recorded in a run folder, with the full paths as far as they are recorded too."""
+    found = copy.deepcopy(dict(values))
+    for table, paths in _read(folder).items():
+        if isinstance(found.get(table), dict):
+            found[table].update(paths)
+    return found
+
+
+def _read(folder: Path) -> dict[str, dict[str, str]]:
+    """Nothing where there is no such file, or none that can be read: it is only a help."""
+    try:
+        kept = json.loads((folder / SOURCES).read_text())
+    except (OSError, ValueError):
+        return {}
+    return {table: paths for table, paths in kept.items() if isinstance(paths, dict)} if isinstance(kept, dict) else {}
+
+
+def _with_each(values: Mapping[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
+    found = copy.deepcopy(dict(values))
+    for table, key in _PATHS:
+        text = _text(found, table, key)
+        if text is not None:
+            found[table][key] = change(text)
+    name = _text(found, *_DATA)
+    if name is not None and name.partition(":")[2]:
+        kind, _, path = name.partition(":")
+        found["data"]["name"] = f"{kind}:{change(path)}"
+    return found
+
+
+def _text(values: Mapping[str, Any], table: str, key: str) -> str | None:
+    part = values.get(table)
+    text = part.get(key) if isinstance(part, dict) else None
+    return text if isinstance(text, str) and text else None
