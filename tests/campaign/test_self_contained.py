@@ -196,10 +196,8 @@ def quiet(total: int, what: str = "") -> AbstractContextManager[Callable[[int], 
 
 def test_a_sweep_is_the_same(machine: Machine, elsewhere: Machine, name: str) -> None:
     away = machine.home.with_name(machine.home.name + "-away")
-    here, there = (
-        sweep_campaign(path, SweepRequest(noise=("twin",)), quiet)
-        for path in (elsewhere.campaign(name), away / "runs" / name)
-    )
+    folders = (elsewhere.campaign(name), away / "runs" / name)
+    here, there = (sweep_campaign(folder, SweepRequest(noise=("twin",)), quiet) for folder in folders)
     assert here == there
 
 
