@@ -90,10 +90,19 @@ class TierEdges:
     def __len__(self) -> int:
         return len(self.edges)
 
+    @property
+    def bounds(self) -> tuple[tuple[float, float], ...]:
+        """(low, high) of each tier, as records keep them."""
+        return tuple(zip((0.0, *self.edges), self.edges, strict=False))
+
     def name(self, tier: int) -> str:
         """A tier's interval, for people: "(0.25, 0.5]"."""
-        low = (0.0, *self.edges)[tier]
-        return f"{'[' if tier == 0 else '('}{low:g}, {self.edges[tier]:g}]"
+        return interval_name(*self.bounds[tier])
+
+
+def interval_name(low: float, high: float) -> str:
+    """A tier from ``low`` to ``high``, for people: its upper edge is in it, and its lower one only if that is 0."""
+    return f"{'[' if low == 0 else '('}{low:g}, {high:g}]"
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from testbed.analysis.outcome import Outcomes, classify
 from testbed.campaign.bench import Bench
-from testbed.campaign.evaluation import Evaluated, Evaluator, How, gathered
+from testbed.campaign.evaluation import Evaluated, Evaluator, How, Strikes, gathered
 from testbed.campaign.images import NamedImages
 from testbed.campaign.plan import Leg
 from testbed.campaign.rows import Injected, Known, result_rows, unknown_outcomes
@@ -79,11 +79,11 @@ class Activations:
         self.bench, self.evaluator, self.judge = bench, evaluator, judge
 
     def rows(self, leg: Leg, words: Words) -> pa.Table:
-        known, image = self._known(leg, words)
-        parts = list(self._judged(leg, words, image))
+        fault, strikes = self._strikes(leg, words)
+        parts = list(self._judged(strikes))
         order = np.argsort(np.concatenate([part.rows for part in parts]), kind="stable")
         injected = Injected(
-            known,
+            _known(fault, strikes),
             logits=_joined([part.logits for part in parts], order),
             how=np.concatenate([part.how for part in parts])[order],
             bound=np.concatenate([part.bound for part in parts])[order],
@@ -92,21 +92,26 @@ class Activations:
         return result_rows(leg.table, injected, outcomes, self.bench.images, self.bench.runner.info)
 
     def blamed(self, leg: Leg, words: Words, due: str) -> pa.Table:
-        known, _ = self._known(leg, words)
+        known = _known(*self._strikes(leg, words))
         return _blamed(self.bench, self.judge, leg, known, due)
 
-    def _known(self, leg: Leg, words: Words) -> tuple[Known, NDArray[np.int64]]:
+    def _strikes(self, leg: Leg, words: Words) -> tuple[NDArray[np.int64], Strikes]:
+        """(n,) which fault of the leg each strike belongs to, and the strikes with their golden words."""
         fault, strikes = strikes_of(leg, self.bench.table, self.bench.images)
-        ports = with_golden(strikes, words).ports
-        return Known(fault, strikes.image, ports.golden[:, 0], ports.faulty[:, 0]), strikes.image
+        return fault, with_golden(strikes, words)
 
-    def _judged(self, leg: Leg, words: Words, image: NDArray[np.int64]) -> Iterator[_Part]:
+    def _judged(self, strikes: Strikes) -> Iterator[_Part]:
         """Piece by piece, so that outputs of many elements are never all in memory; not too small ones, as each costs."""
-        _, strikes = strikes_of(leg, self.bench.table, self.bench.images)
-        for found in gathered(self.evaluator.evaluate(with_golden(strikes, words)), _JUDGED_BYTES):
-            outcomes = self.judge.outcomes(self.bench, found.outputs, image[found.rows])
+        for found in gathered(self.evaluator.evaluate(strikes), _JUDGED_BYTES):
+            outcomes = self.judge.outcomes(self.bench, found.outputs, strikes.image[found.rows])
             logits = found.outputs if self.bench.side.has_classes else None
             yield _Part(found, outcomes, logits)
+
+
+def _known(fault: NDArray[np.int64], strikes: Strikes) -> Known:
+    """fault: (n,) of each strike. Of the first struck element of each."""
+    ports = strikes.ports
+    return Known(fault, strikes.image, ports.golden[:, 0], ports.faulty[:, 0])
 
 
 class _Part(NamedTuple):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import chain
 from typing import Any
 
@@ -148,7 +149,7 @@ class Plan:
             for (_, stratum), count in zip(group.members, counts, strict=True):
                 yield stratum, count
 
-    @property
+    @cached_property
     def planner(self) -> AdaptivePlanner:
         assert self.spec.stop is not None
         plain = self.spec.stop.model_copy(update={"proxy": "none"})

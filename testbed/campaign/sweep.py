@@ -10,12 +10,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from testbed.analysis.confidence import TierEdges
 from testbed.campaign.curves import Curves, Grid, source_told
 from testbed.campaign.exact import KEY, evaluate_exactly, read_exact, straddling, with_exact
 from testbed.campaign.exact import STAGE as EXACT_STAGE
@@ -202,7 +202,7 @@ def _swept(
     kept: Followed | None,
 ) -> dict[str, Any]:
     spec = place.spec
-    lows = (0.0, *spec.tiers.edges)
+    bounds = TierEdges(spec.tiers.edges).bounds
     tiers: list[dict[str, Any]] = []
     alarms: dict[str, list[dict[str, Any]]] = {}
     for rows in models:
@@ -222,7 +222,7 @@ def _swept(
         },
         "atol": None if grid.atol is None else list(grid.atol),
         "rtol": {"swept": list(grid.rtols), "main": grid.main},
-        "tier_edges": [{"tier": t, "low": low, "high": high} for t, (low, high) in enumerate(pairwise(lows))],
+        "tier_edges": [{"tier": t, "low": low, "high": high} for t, (low, high) in enumerate(bounds)],
         "goldens": _goldens(spec),
         "definitions": DEFINITIONS,
         "sources": [

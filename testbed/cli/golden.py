@@ -251,12 +251,14 @@ def _verification_text(found: Verification) -> Group:
     from rich.console import Group
     from rich.table import Table
 
+    from testbed.analysis.confidence import interval_name
+
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("confidence", "images", "faulty", "largest deviation", "smallest atol that passes"):
         table.add_column(heading, justify="left" if heading == "confidence" else "right")
     for tier in found.tiers:
         worst = ["-" if value is None else f"{value:.3g}" for value in (tier.max_abs_diff, tier.smallest_atol)]
-        table.add_row(f"{tier.low:g} to {tier.high:g}", f"{tier.n}", f"{tier.faulty}", *worst)
+        table.add_row(interval_name(tier.low, tier.high), f"{tier.n}", f"{tier.faulty}", *worst)
     head = f"{found.target} in {found.engine}, engine {found.engine_hash}, atol {found.atol:g}, rtol {found.rtol:g}"
     shown = ", ".join(map(str, found.faulty_images[:20])) + (", ..." if len(found.faulty_images) > 20 else "")
     faulty = f"faulty: {len(found.faulty_images)} of {found.images} images" + (f", at {shown}" if shown else "")

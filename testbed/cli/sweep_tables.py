@@ -10,6 +10,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from testbed.analysis.confidence import interval_name
+
 Record = Mapping[str, Any]
 _EVENTS = {"sdc1": "SDC-1", "any": "any corruption"}
 _LINK = {
@@ -184,7 +186,7 @@ def _tier(swept: Record, tier: int | None) -> str:
     if tier is None:
         return "all images"
     edges = swept["tier_edges"][tier]
-    return f"({edges['low']:g}, {edges['high']:g}]"
+    return interval_name(edges["low"], edges["high"])
 
 
 def _level(swept: Record) -> str:

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from testbed.analysis.classes import classes_told
+from testbed.analysis.confidence import interval_name
 
 Record = Mapping[str, Any]
 _TITLES = {"tier": "by confidence tier", "kind": "by site kind", "bit_class": "by bit class"}
@@ -73,7 +74,7 @@ def _guessing(model: Record) -> str:
 
 def _tier_text(tier: Record) -> str:
     thin = " (thin: wide intervals)" if tier["thin"] else ""
-    return f"({tier['low']:g}, {tier['high']:g}] {tier['images']} of {tier['available']}{thin}"
+    return f"{interval_name(tier['low'], tier['high'])} {tier['images']} of {tier['available']}{thin}"
 
 
 def _rates(summary: Record, target: str, where: str) -> Table:
@@ -124,7 +125,7 @@ def _value(summary: Record, by: str, value: Any) -> str:
     if by != "tier":
         return str(value)
     tier = summary["tiers"][value]
-    return f"({tier['low']:g}, {tier['high']:g}]{' thin' if tier['thin'] else ''}"
+    return f"{interval_name(tier['low'], tier['high'])}{' thin' if tier['thin'] else ''}"
 
 
 def _add(table: Table, name: str, record: Record, has_classes: bool, style: str | None = None) -> None:

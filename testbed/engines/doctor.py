@@ -38,7 +38,7 @@ class Diagnosis:
 def diagnose() -> Diagnosis:
     """Asks everything, in seconds, for it imports each engine. Raises nothing: what fails becomes a finding."""
     engines: tuple[tuple[str, Callable[[str], Finding], str], ...] = (
-        ("torch-cpu", _torch_cpu, "pip install torch"),
+        ("torch", _torch_cpu, "pip install torch"),
         ("torch-cuda", _torch_cuda, "pip install torch"),
         ("ort-cpu", _ort_cpu, f"pip install {_ort_package()}"),
         ("ort-cuda", _ort_cuda, f"pip install {_ort_package()}"),

@@ -39,14 +39,14 @@ def record_tiers(path: Path, edges: TierEdges) -> dict[str, Any]:
 
 
 def tiers_content(golden: Golden, tiers: Tiers) -> dict[str, Any]:
-    """JSON: numbers of correct and incorrect images, the tiers (low, high] with their images' ids, and the others."""
-    ids, lows = golden.ids, (0.0, *tiers.edges.edges)
+    """JSON: numbers of correct and incorrect images, the tiers with their images' ids, and the others."""
+    ids = golden.ids
     return {
         "correct": len(tiers.correct),
         "incorrect": len(tiers.incorrect),
         "tiers": [
-            {"low": lows[tier], "high": lows[tier + 1], "images": [ids[row] for row in rows]}
-            for tier, rows in enumerate(tiers.positions)
+            {"low": low, "high": high, "images": [ids[row] for row in rows]}
+            for (low, high), rows in zip(tiers.edges.bounds, tiers.positions, strict=True)
         ],
         "incorrect_images": [ids[row] for row in tiers.incorrect],
     }

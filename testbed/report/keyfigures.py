@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from scipy.stats import binomtest
-
+from testbed.analysis.stats import wilson
 from testbed.report.evidence import Estimate, Evidence
 from testbed.report.formatting import (
     MEASURE_NAMES,
@@ -62,8 +61,8 @@ def _rate(name: str, estimate: Estimate) -> KeyFigure:
 def _accuracy(evidence: Evidence) -> KeyFigure:
     """With its Wilson interval: a proportion of independent test images."""
     accuracy, images = evidence.summary["model"]["test_accuracy"], int(evidence.summary["model"]["test_images"])
-    bounds = binomtest(round(accuracy * images), images).proportion_ci(evidence.summary["confidence"], "wilson")
-    estimate = Estimate(accuracy, float(bounds.low), float(bounds.high), images, images)
+    low, high = wilson(round(accuracy * images), images, evidence.summary["confidence"])
+    estimate = Estimate(accuracy, float(low), float(high), images, images)
     return KeyFigure("Test accuracy", percent(accuracy, 2), f"{interval(estimate)}, {count(images)} test images")
 
 

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from markupsafe import Markup
 
+from testbed.analysis.confidence import interval_name
 from testbed.report import bitchart, forest, heatmap, stack
 from testbed.report.evidence import Estimate, Evidence, Value
 from testbed.report.forest import Category
@@ -94,9 +95,8 @@ def tier_plots(evidence: Evidence) -> list[Figure]:
 
 def _tier(tier: Mapping[str, Any], series: Series) -> Category:
     images = f"{count(tier['images'])} of {count(tier['available'])} images"
-    opening = "[" if tier["low"] == 0 else "("
     thin = ", thin" if tier["thin"] else ""
-    return Category(f"margin {opening}{tier['low']:g}, {tier['high']:g}]", series, images + thin)
+    return Category(f"margin {interval_name(tier['low'], tier['high'])}", series, images + thin)
 
 
 def op_plots(evidence: Evidence) -> list[Figure]:

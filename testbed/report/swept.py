@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from testbed.analysis.confidence import interval_name
 from testbed.campaign.rates import FaultModel
 from testbed.report.curve import Rule
 from testbed.report.evidence import Estimate
@@ -51,7 +52,7 @@ def tier_name(swept: Record, tier: int | None) -> str:
     if tier is None:
         return "all images"
     edges = swept["tier_edges"][tier]
-    return f"margin {'[' if edges['low'] == 0 else '('}{edges['low']:g}, {edges['high']:g}]"
+    return f"margin {interval_name(edges['low'], edges['high'])}"
 
 
 def floor_of(swept: Record, source: Record) -> float:

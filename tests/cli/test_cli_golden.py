@@ -63,7 +63,7 @@ def test_from_golden_to_verification(run: Path) -> None:
     done = invoke("golden", "verify", run, "--target", "model", "--atol", 0, "--rtol", 0)
     assert done.exit_code == 3
     assert "images are not reproduced by ort-cpu" in done.stderr
-    assert "0 to 0.2" in done.stdout
+    assert "[0, 0.2]" in done.stdout
     done = invoke(*verify, "--inject", "--atol", 0, "--rtol", 0, "--engine", "ort-cpu")
     assert done.exit_code == 3
     assert "injected images are [150, 200, 201, 300], but the comparison found" in done.stderr

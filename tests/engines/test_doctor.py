@@ -12,8 +12,9 @@ from click.testing import CliRunner
 
 from testbed.cli.main import cli
 from testbed.engines import doctor
+from testbed.engines.runner import BACKENDS
 
-ENGINES = ["torch-cpu", "torch-cuda", "ort-cpu", "ort-cuda", "openvino", "tensorrt", "tensorrt-rtx"]
+ENGINES = ["torch", "torch-cuda", "ort-cpu", "ort-cuda", "openvino", "tensorrt", "tensorrt-rtx"]
 KERNELS = ["cpu kernel", "onnxruntime op", "cuda kernel", "tensorrt plugin", "nvcc"]
 FINDING = {"name": str, "available": bool, "version": (str, type(None)), "detail": str, "install": (str, type(None))}
 
@@ -28,6 +29,7 @@ def test_json_has_the_promised_shape() -> None:
     report = json.loads(result.stdout)
     assert list(report) == ["python", "host", "engines", "kernels", "libraries"]
     assert [engine["name"] for engine in report["engines"]] == ENGINES
+    assert set(ENGINES) == set(BACKENDS)  # by the names that a spec has them under
     assert [kernel["name"] for kernel in report["kernels"]] == KERNELS
     for item in report["engines"] + report["kernels"] + report["libraries"]:
         assert list(item) == list(FINDING)
@@ -38,7 +40,7 @@ def test_json_has_the_promised_shape() -> None:
 
 def test_the_engines_that_every_install_has_work() -> None:
     works = {engine.name: engine.available for engine in doctor.diagnose().engines}
-    assert works["torch-cpu"]
+    assert works["torch"]
     assert works["ort-cpu"]
 
 
