@@ -51,11 +51,8 @@ class Effort:
     refused: tuple[str, ...]
 
 
-def effort(evidence: Evidence) -> Effort | None:
-    """None for a summary that does not say."""
-    records = evidence.summary.get("evaluation")
-    if not records:
-        return None
+def effort(evidence: Evidence) -> Effort:
+    records = evidence.summary["evaluation"]
     legs: dict[tuple[str, str], dict[str, int]] = {}
     totals: dict[tuple[str, str], int] = {}
     for record in records:
@@ -65,15 +62,15 @@ def effort(evidence: Evidence) -> Effort | None:
         for way, found in record["how"].items():
             ways[way] = ways.get(way, 0) + found["rows"]
     occurring = [way for way in _WAYS if any(way in ways for ways in legs.values())]
-    failures = evidence.summary.get("failures") or {}
+    failures = evidence.summary["failures"]
     return Effort(
         columns=tuple(_leg(*leg) for leg in legs),
         rows=tuple(totals.values()),
         ways=tuple(Way(*_WAYS[way], tuple(_share(legs[leg], way, totals[leg]) for leg in legs)) for way in occurring),
-        proofs=tuple((_proven(key), _proof(found)) for key, found in evidence.summary.get("evaluated_by", {}).items()),
+        proofs=tuple((_proven(key), _proof(found)) for key, found in evidence.summary["evaluated_by"].items()),
         dues=tuple(_dues(records)),
-        failures=tuple(_counted(failures[name], *words) for name, words in _FAILURES.items() if failures.get(name)),
-        refused=tuple(failures.get("refused", ())),
+        failures=tuple(_counted(failures[name], *words) for name, words in _FAILURES.items() if failures[name]),
+        refused=tuple(failures["refused"]),
     )
 
 

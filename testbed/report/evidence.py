@@ -11,7 +11,7 @@ from typing import Any
 from testbed.campaign.sweep import read_sweep
 from testbed.core.errors import StaleArtefact
 from testbed.core.fault import OPS
-from testbed.core.formats import FORMATS, FP32, Format
+from testbed.core.formats import Format, format_named
 from testbed.core.runfolder import RunFolder
 from testbed.core.schema import READABLE_VERSIONS
 from testbed.core.site import SiteTable
@@ -77,7 +77,7 @@ class Evidence:
     @property
     def format(self) -> Format:
         """Number format of the struck words."""
-        return FORMATS.get(self.summary["engine"].get("precision", ""), FP32)
+        return format_named(self.summary["engine"]["precision"])
 
     @property
     def classes(self) -> list[str]:

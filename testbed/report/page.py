@@ -30,7 +30,7 @@ from testbed.report.verdict import verdict
 
 REPORT = "report.html"
 _WORST, _WORST_NONFINITE = 4, 2  # cards per place
-_PRIVATE = ("user",)  # of the manifest's host: no reader of a report needs it
+_PRIVATE = ("name", "user")  # of the manifest's host: no reader of a report needs it
 
 
 def build_report(run: Path, load_image: LoadImage | None = None) -> Path:
@@ -62,7 +62,7 @@ def render(evidence: Evidence, load_image: LoadImage | None) -> str:
     return environment.get_template("page.html.j2").render(
         summary=evidence.summary,
         manifest=evidence.manifest,
-        command=shlex.join(evidence.manifest.get("argv", [])),
+        command=shlex.join(evidence.manifest["argv"]),
         style=Markup(_package_file("style.css")),
         outcome_names=formatting.OUTCOME_NAMES,
         tolerance=_tolerance(evidence.summary["tolerance"]),
@@ -86,8 +86,8 @@ def render(evidence: Evidence, load_image: LoadImage | None) -> str:
         sweep=sweep(evidence),
         rounds=rounds(evidence),
         effort=effort(evidence),
-        stages={name: s for name, s in evidence.manifest.get("stages", {}).items() if name != "report"},
-        host={name: v for name, v in evidence.manifest.get("host", {}).items() if name not in _PRIVATE},
+        stages={name: s for name, s in evidence.manifest["stages"].items() if name != "report"},
+        host={name: v for name, v in evidence.manifest["host"].items() if name not in _PRIVATE},
     )
 
 

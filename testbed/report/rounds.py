@@ -49,7 +49,7 @@ class Rounds:
 
 def rounds(evidence: Evidence) -> Rounds | None:
     """None for a campaign that planned all its faults at once."""
-    stop = evidence.summary.get("stop")
+    stop = evidence.summary["stop"]
     if not stop or not stop["history"]:
         return None
     looks = tuple(_look(record, stop["per"]) for record in stop["history"])

@@ -9,20 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from testbed.campaign.prepare import Preparation
+from testbed.campaign.recorded_subject import RecordedSubject
+from testbed.campaign.spec import CampaignSpec, parse_spec
+from testbed.campaign.summary import summarise
 from testbed.core.fault import masks_for
 from testbed.core.files import sha256_file
 from testbed.core.formats import FP32
+from testbed.core.runfolder import RunFolder
 from testbed.core.schema import FAULT_COLUMNS, PLAN_COLUMNS, ROW_COLUMNS, SCHEMA_VERSION, arrow_schema
 from testbed.core.site import Site, SiteTable, site_kind
 from testbed.report import build_report
 from testbed.semantics import as_words, corrupt
 
-EDGES = (0.0, 0.25, 0.5, 0.75, 1.0)
 BITS = (31, 30, 29, 23, 22, 11, 0)
 
 
@@ -41,6 +44,10 @@ class Shape:
     harm: float = 1.0  # 0: no fault ever changes a prediction
     classes: tuple[str, ...] = ("cat", "dog", "<script>alert(1)</script>")
     name: str = "synthetic"
+
+    @property
+    def edges(self) -> tuple[float, ...]:
+        return tuple(tier / self.tiers for tier in range(self.tiers + 1))
 
 
 def model_sites(shape: Shape) -> list[Site]:
@@ -80,9 +87,11 @@ def make_run(folder: Path, shape: Shape) -> Path:
             rows += [_row(fault, image, shape, rng) for image in struck]
     _write(folder / "faults.parquet", plan, PLAN_COLUMNS)
     _write(folder / "results.parquet", rows, ROW_COLUMNS)
-    summary = summarise(pd.DataFrame(plan), pd.DataFrame(rows), shape)
-    (folder / "summary.json").write_text(json.dumps(summary))
-    write_manifest(folder)
+    (folder / "tiers.json").write_text(json.dumps(tiers_of(shape, images)))
+    facts = facts_of(shape, len(rows))
+    write_manifest(folder, facts)
+    (folder / "summary.json").write_text(json.dumps(summary_of(folder, spec_of(shape, tables))))
+    write_manifest(folder, facts)
     return folder
 
 
@@ -92,11 +101,19 @@ def _write(path: Path, records: list[dict[str, Any]], columns: Any) -> None:
     pq.write_table(pa.table(table, schema=arrow_schema(columns)), path)
 
 
-def write_manifest(folder: Path) -> None:
-    outputs = {"plan": "faults.parquet", "execute": "results.parquet", "summary": "summary.json"}
+def write_manifest(folder: Path, facts: dict[str, dict[str, Any]]) -> None:
+    """facts: of each stage. Stages with a file have its hash, as far as it is there."""
+    files = {"plan": "faults.parquet", "execute": "results.parquet", "summary": "summary.json"}
     stages = {
-        stage: {"inputs": {}, "outputs": {file: sha256_file(folder / file)}, "facts": {}, "seconds": 1.5}
-        for stage, file in outputs.items()
+        stage: {
+            "inputs": {},
+            "outputs": {
+                file: sha256_file(folder / file) for file in [files.get(stage, "")] if (folder / file).is_file()
+            },
+            "facts": facts.get(stage, {}),
+            "seconds": {"train": 61.2, "execute": 7.1}.get(stage, 1.5),
+        }
+        for stage in dict.fromkeys([*facts, *files])
     }
     manifest = {
         "kind": "campaign",
@@ -161,7 +178,7 @@ def _faults(
 
 def _row(fault: dict[str, Any], image: tuple[str, int, int], shape: Shape, rng: np.random.Generator) -> dict[str, Any]:
     harm = shape.harm * {30: 0.5, 29: 0.1, 31: 0.1, None: 0.4}.get(fault["bit"], 0.0)
-    draw, margin = rng.random(), EDGES[image[2] + 1] - 0.2 * rng.random()
+    draw, margin = rng.random(), shape.edges[image[2] + 1] - 0.2 * rng.random()
     has_classes = fault["target"] == "model"
     outcome = "sdc1" if draw < harm else rng.choice(["identical", "masked", "sdc_tolerable"])
     if not has_classes and outcome.startswith("sdc"):
@@ -188,80 +205,68 @@ def _row(fault: dict[str, Any], image: tuple[str, int, int], shape: Shape, rng: 
         "outcome": str(outcome),
         "nonfinite": nonfinite,
         "max_abs_diff": float("inf") if nonfinite else float(draw),
+        "evaluation": "whole",
         "mismatches": int(outcome not in ("identical", "masked")),
         "schema_version": SCHEMA_VERSION,
         **(classes if has_classes else {}),
     }
 
 
-MARGINALS = ("all", "tier", "kind", "bit_class", "bit", "block", "site")
+def spec_of(shape: Shape, tables: dict[str, list[Site]]) -> CampaignSpec:
+    sections = dict.fromkeys((target, site.where) for target, sites in tables.items() for site in sites)
+    return parse_spec(
+        {
+            "name": shape.name,
+            "seed": 42,
+            "model": {"preset": "digits", "recipe": "digits"},
+            "data": {"name": "toy"},
+            "tiers": {"edges": shape.edges[1:], "images": [shape.images] * shape.tiers},
+            "tolerance": {"atol": 1e-4, "rtol": 1e-4, "rtol_grid": [0.0, 1e-4]},
+            "faults": [{"target": target, "where": where, "ops": shape.ops} for target, where in sections],
+        }
+    )
 
 
-def summarise(plan: pd.DataFrame, rows: pd.DataFrame, shape: Shape) -> dict[str, Any]:
-    """The summary of these rows, its rates by their definition: sum of W_h p_h over strata."""
-    identity = {"hash": "cafe", "deployment_id": "deploy"}
+def tiers_of(shape: Shape, images: Images) -> dict[str, Any]:
+    """tiers.json: the named images, and as many others in a tier that it has 23, 24, ... in all."""
+    named = [{"id": name, "position": n, "label": label, "tier": tier} for n, (name, label, tier) in enumerate(images)]
+    tiers = []
+    for tier in range(shape.tiers):
+        own = [name for name, _, of in images if of == tier]
+        others = [f"other/{tier}-{n}" for n in range(23 + tier - len(own))]
+        tiers.append({"low": shape.edges[tier], "high": shape.edges[tier + 1], "images": own + others})
+    return {"named": named, "tiers": tiers}
+
+
+def facts_of(shape: Shape, rows: int) -> dict[str, dict[str, Any]]:
+    """What the stages of a campaign that ran record, besides their files."""
+    none = {"crashes": 0, "hangs": 0, "losses": 0, "blamed": 0, "refused": []}
+    preprocess = {"preprocess": {"scale": 1}, "preprocess_told": "toy: shorter side to 8"}
+    seconds = {"wall_seconds": rows / 8123.4, "engine_seconds": 5.0, "worker_seconds": 6.0}
     return {
-        "name": shape.name,
-        "schema_version": SCHEMA_VERSION,
-        "seed": 42,
-        "faults": len(plan),
-        "rows": len(rows),
-        "model": {"preset": "toy", "parameters": 1234, "test_accuracy": 0.96, "test_images": 200, "sha256": "ab" * 32},
-        "data": {"name": "toy", "classes": list(shape.classes), "preprocess_told": "toy: shorter side to 8"},
-        "tiers": [
-            {
-                "tier": tier,
-                "low": EDGES[tier],
-                "high": EDGES[tier + 1],
-                "available": 23 + tier,
-                "images": shape.images,
-                "thin": tier == 0,
-            }
-            for tier in range(shape.tiers)
-        ],
-        "images": {"named": shape.tiers * shape.images, "classes": dict.fromkeys(shape.classes[:2], 5)},
-        "engine": {**identity, "backend": "ort-cpu", "precision": "fp32", "batch": 64, "threads": 1},
-        "engines": [{**identity, "target": "model", "where": "activation", "file": "m.onnx", "options": {}}],
-        "zero_fault": {"rows": 4096, "mismatches": 0},
-        "drift": {"max_abs_diff": 1.2e-7, "bound": 1e-5},
-        "parity": [{"target": "model", "pair": "torch-plain", "max_abs_diff": 2e-6, "top1_agreement": 1.0}],
-        "tolerance": {"atol": [1e-4] * shape.tiers, "rtol": 1e-4, "rtol_grid": [0.0, 1e-4]},
-        "confidence": 0.95,
-        "detector": "none",
-        "strata": [],
-        "marginals": list(marginals(plan, rows)),
-        "timing": [{"stage": "train", "seconds": 61.2}, {"stage": "execute", "seconds": 7.1}],
-        "injections_per_second": 8123.4,
-        "statement": f"These rates speak of the {shape.tiers * shape.images} named images.",
+        "train": {},
+        "golden": {"accuracy": 0.96},
+        "pictures": {
+            "model": {"preset": "toy", "parameters": 1234, "sha256": "ab" * 32, "reference": "PyTorch, float32"},
+            "data": {"name": "toy", "classes": list(shape.classes), "images": {"test": 200}, **preprocess},
+        },
+        "tune": {"batch": 64, "threads": 1},
+        "gates": {
+            "zero_fault": {"rows": 4096, "mismatches": 0},
+            "drift": {"max_abs_diff": 1.2e-7, "bound": 1e-5},
+            "parity": [{"target": "model", "pair": "torch-plain", "max_abs_diff": 2e-6, "top1_agreement": 1.0}],
+            "evaluation": {"model": {"by": "whole", "why": "the spec asks for it"}},
+        },
+        "execute": {**none, **seconds, "rows": rows, "rows_this_process": rows},
     }
 
 
-def marginals(plan: pd.DataFrame, rows: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    measured = rows.assign(
-        sdc1=rows["outcome"] == "sdc1", outside=rows["outcome"].isin(["sdc_tolerable", "sdc1", "sdc", "due"])
-    )
-    population = dict(zip(plan["stratum"], plan["population"], strict=True))
-    for (target, where, op), leg in measured.groupby(["target", "where", "op"], sort=False, observed=True):
-        for by in MARGINALS:
-            groups = [(None, leg)] if by == "all" else leg.groupby(by, sort=False, observed=True)
-            for value, part in groups:
-                strata = part.groupby("stratum")
-                weights = np.array([population[stratum] for stratum in strata.groups], float)
-                rates = {}
-                for measure in ("sdc1", "outside", "nonfinite"):
-                    rate = float((weights / weights.sum()) @ strata[measure].mean().to_numpy(float))
-                    spread = 2 * float(np.sqrt(max(rate * (1 - rate), 1 / len(part)) / len(part)))
-                    rates[measure] = {"rate": rate, "low": max(0.0, rate - spread), "high": min(1.0, rate + spread)}
-                if target == "attention":
-                    rates["sdc1"] = None  # type: ignore[assignment]
-                key = {"target": target, "where": where, "op": op, "by": by, "value": _plain(by, value)}
-                yield key | {"faults": int(part["fault_id"].nunique()), "n": len(part), "rates": rates}
-
-
-def _plain(by: str, value: Any) -> str | int | None:
-    if by == "all":
-        return None
-    return int(value) if by in ("tier", "bit", "block") else str(value)
+def summary_of(folder: Path, spec: CampaignSpec) -> dict[str, Any]:
+    """By the real summariser, of a folder that has all but the summary."""
+    run = RunFolder(folder)
+    identity = {"hash": "cafe", "deployment_id": "deploy"}
+    engine = {**identity, "target": "model", "where": "activation", "file": "m.onnx", "options": {}}
+    return summarise(Preparation(spec, run, RecordedSubject(spec, run)), [engine], "results.parquet")
 
 
 @pytest.fixture(scope="session")
