@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import signal
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -81,5 +82,11 @@ def cli() -> None:
     """What happens to a Vision Transformer, as deployed, when a bit flips."""
 
 
+def _end(number: int, _: object) -> NoReturn:
+    """As Ctrl-C does, with time to remove what is half written."""
+    sys.exit(128 + number)
+
+
 def main() -> None:
+    signal.signal(signal.SIGTERM, _end)
     cli.main(prog_name="testbed")

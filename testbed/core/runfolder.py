@@ -130,11 +130,13 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keeps a second process out of the folder for the length of the block. Removes what a killed one left.
+        """Keeps a second process out of the folder for the length of the block. Removes what a killed one left, and a
+        new folder in which nothing was written.
 
         Raises TestbedError when another process is at work there, or was since the manifest was read.
         """
         with write_errors(self.path):
+            new = not self.path.exists()
             self.path.mkdir(parents=True, exist_ok=True)
             lock = FileLock(self.path / LOCK, timeout=0)
             try:
@@ -150,6 +152,9 @@ class RunFolder:
                 file.unlink(missing_ok=True)
             yield
         finally:
+            if new and [file.name for file in self.path.iterdir()] == [LOCK]:  # refused before anything was done
+                (self.path / LOCK).unlink(missing_ok=True)
+                self.path.rmdir()
             lock.release()
 
     def save(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from testbed.campaign.claim import recorded_spec
 from testbed.core.runfolder import RunFolder
 from testbed.report.page import REPORT
 from testbed.report.stage import report_stage
@@ -15,6 +16,7 @@ def rebuild_report(run: Path) -> Path:
     Raises UsageError for a folder without a run, StaleArtefact for an unfinished one or changed files.
     """
     folder = RunFolder.existing(run)
+    recorded_spec(folder)
     folder.verify("summary")
     with folder.locked():
         folder.redo("report", ["report"])

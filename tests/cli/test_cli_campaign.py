@@ -195,6 +195,11 @@ def test_a_tier_asked_for_more_images_than_it_has_is_named(tmp_path: Path, tiny_
     assert "3000" in told
 
 
+def test_an_unknown_stage_to_redo_leaves_no_folder(tmp_path: Path) -> None:
+    assert "unknown stage 'foo'; stages: train, golden" in error(campaign(tmp_path / "run", "--redo", "foo"), 2)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_gate_that_fails_exits_3(tmp_path: Path, tiny_run: Path) -> None:
     spec = variant(tmp_path, "[gates]", "[gates]\ntest_accuracy = 0.999")
     assert "below gates.test_accuracy 0.999" in error(campaign(tmp_path / "run", spec=spec), 3)
@@ -237,7 +242,7 @@ def outputs() -> list[tuple[str, str]]:
     ]
     golden = [("golden", f"golden/{name}.npy") for name in ("logits", "block.0.attn.input", "block.0.attn.output")]
     plan = [("plan", f"faults.{end}") for end in ("parquet", "points.parquet", "words.npy")]
-    whole = [("train", "model.safetensors"), ("tiers", "tiers.json"), *plan]
+    whole = [("train", "model.safetensors"), ("tiers", "tiers.json"), ("pictures", "pictures.parquet"), *plan]
     return [*whole, *golden, *per_target, ("execute", "results.parquet"), ("summary", "summary.json")]
 
 

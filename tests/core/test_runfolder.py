@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import getpass
 import json
 import os
+import platform
 import subprocess
 import sys
 from collections.abc import Callable
@@ -255,6 +257,25 @@ def test_what_another_process_did_meanwhile_is_not_overwritten(tmp_path: Path) -
         theirs.run()
     with pytest.raises(TestbedError, match="run the same command again"), mine.locked():
         pass
+
+
+def test_a_new_folder_in_which_nothing_was_written_is_not_left(tmp_path: Path) -> None:
+    with pytest.raises(UsageError), claimed(tmp_path / "new").locked():
+        raise UsageError("no such thing")
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "old").mkdir()
+    with pytest.raises(UsageError), claimed(tmp_path / "old").locked():
+        raise UsageError("no such thing")
+    assert (tmp_path / "old").is_dir()  # somebody else's
+
+
+def test_names_of_the_machine_and_the_user_are_recorded_only_where_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = {platform.node(), getpass.getuser()}
+    assert not names & set(map(str, claimed(tmp_path / "one").manifest["host"].values()))
+    monkeypatch.setenv("TESTBED_RECORD_HOST", "1")
+    assert names <= set(map(str, claimed(tmp_path / "two").manifest["host"].values()))
 
 
 def test_the_manifest_says_what_ran_where(stages: Stages) -> None:
