@@ -29,7 +29,11 @@ def near(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         path = Path(text).expanduser()
         return str(folder / path) if not path.exists() and (folder / path).exists() else text
 
-    return _with_each(values, found)
+    placed = _with_each(values, found)
+    preprocess = _text(placed, "data", "preprocess")
+    if preprocess is not None and Path(preprocess).suffix:  # a file, whose values will be kept; not a preset's name
+        placed["data"]["preprocess"] = found(preprocess)
+    return placed
 
 
 def absolute(values: Mapping[str, Any]) -> dict[str, Any]:

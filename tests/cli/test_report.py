@@ -5,6 +5,7 @@ from pathlib import Path
 from click.testing import CliRunner, Result
 
 from testbed.cli.main import cli
+from testbed.core.runfolder import RunFolder
 
 
 def invoke(*args: str) -> Result:
@@ -18,6 +19,12 @@ def test_a_folder_without_a_run_is_one_line(tmp_path: Path) -> None:
     assert result.stderr.count("\n") == 1
     assert result.stdout == ""
     assert not list(tmp_path.iterdir())
+
+
+def test_a_model_is_no_campaign(tmp_path: Path) -> None:
+    RunFolder.claimed(tmp_path, "model", "vit", {}, ["testbed"]).save()
+    result = invoke(str(tmp_path))
+    assert (result.exit_code, result.stderr) == (2, f"error: {tmp_path} holds no campaign but a model\n")
 
 
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
