@@ -60,7 +60,8 @@ class Subject(Protocol):
         """Outputs (n, ...) of the original model; None where there is none but the engine itself."""
 
     def described(self, folder: RunFolder) -> dict[str, Any]:
-        """For the summary: ``preset`` (a name for people), ``parameters``, ``sha256``, ``reference``."""
+        """For the summary: ``preset`` (a name for people), ``parameters``, ``sha256``, ``reference``, ``changes`` (what was
+        done to the file, for people)."""
 
 
 ATTENTION = "block.0.attn"

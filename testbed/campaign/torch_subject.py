@@ -219,6 +219,7 @@ class TorchSubject:
             "parameters": sum(parameter.numel() for parameter in load_model(folder / MODEL).parameters()),
             "sha256": folder.output_hash("train", MODEL),
             "reference": "PyTorch, float32",
+            "changes": [],
         }
 
 

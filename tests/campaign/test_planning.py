@@ -15,7 +15,7 @@ from testbed.campaign.planning import Plan, Wanted, wanted_of
 from testbed.campaign.site_sketch import sketched_sites
 from testbed.campaign.spec import CampaignSpec, parse_spec
 from testbed.campaign.stop import dimensions
-from testbed.campaign.subject import subject_of
+from testbed.campaign.subjects import subject_of
 from testbed.core.errors import UsageError
 
 WANTED = Wanted(0.05, 0.95)

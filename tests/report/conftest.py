@@ -247,7 +247,13 @@ def facts_of(shape: Shape, rows: int) -> dict[str, dict[str, Any]]:
         "train": {},
         "golden": {"accuracy": 0.96},
         "pictures": {
-            "model": {"preset": "toy", "parameters": 1234, "sha256": "ab" * 32, "reference": "PyTorch, float32"},
+            "model": {
+                "preset": "toy",
+                "parameters": 1234,
+                "sha256": "ab" * 32,
+                "reference": "PyTorch, float32",
+                "changes": [],
+            },
             "data": {"name": "toy", "classes": list(shape.classes), "images": {"test": 200}, **preprocess},
         },
         "tune": {"batch": 64, "threads": 1},
