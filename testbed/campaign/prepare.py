@@ -91,6 +91,7 @@ class Preparation:
             self._instrument(target)
             self._inputs(target)
         self._pictures()
+        self._warn_of_one_class()
         self._tune()
 
     # ---- stages
@@ -124,7 +125,6 @@ class Preparation:
             write_json(self.folder / TIERS, _tiers_file(found, test.ids, chosen, test.labels))
 
         self.folder.stage("tiers", inputs, [TIERS], build)
-        self._warn_of_one_class()
 
     def _begun_with_the_first(self) -> bool:
         """Whether the folder's images were chosen before the choice was a random one."""
@@ -132,7 +132,7 @@ class Preparation:
         return record is not None and "choice" not in record["inputs"]
 
     def _warn_of_one_class(self) -> None:
-        if warning := one_class_warning(self.classes_of(None), len(self.dataset.classes)):
+        if warning := one_class_warning(self.classes_of(None), len(self.classes)):
             log.warning("tiers: %s", warning)
 
     def _instrument(self, target: str) -> None:

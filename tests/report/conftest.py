@@ -261,6 +261,7 @@ def facts_of(shape: Shape, rows: int) -> dict[str, dict[str, Any]]:
             "zero_fault": {"rows": 4096, "mismatches": 0},
             "drift": {"max_abs_diff": 1.2e-7, "bound": 1e-5},
             "parity": [{"target": "model", "pair": "torch-plain", "max_abs_diff": 2e-6, "top1_agreement": 1.0}],
+            "weights": {},
             "evaluation": {"model": {"by": "whole", "why": "the spec asks for it"}},
         },
         "execute": {**none, **seconds, "rows": rows, "rows_this_process": rows},
@@ -272,7 +273,7 @@ def summary_of(folder: Path, spec: CampaignSpec) -> dict[str, Any]:
     run = RunFolder(folder)
     identity = {"hash": "cafe", "deployment_id": "deploy"}
     engine = {**identity, "target": "model", "where": "activation", "file": "m.onnx", "options": {}}
-    return summarise(Preparation(spec, run, RecordedSubject(spec, run)), [engine], "results.parquet")
+    return summarise(Preparation(spec, run, RecordedSubject(spec, run)), [engine], "results.parquet", tables={})
 
 
 @pytest.fixture(scope="session")
