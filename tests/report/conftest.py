@@ -18,7 +18,7 @@ from testbed.campaign.recorded_subject import RecordedSubject
 from testbed.campaign.spec import CampaignSpec, parse_spec
 from testbed.campaign.summary import summarise
 from testbed.core.fault import masks_for
-from testbed.core.files import sha256_file
+from testbed.core.files import sha256_file, sha256_json
 from testbed.core.formats import FP32
 from testbed.core.runfolder import RunFolder
 from testbed.core.schema import FAULT_COLUMNS, PLAN_COLUMNS, ROW_COLUMNS, SCHEMA_VERSION, arrow_schema
@@ -43,7 +43,7 @@ class Shape:
     ops: tuple[str, ...] = ("flip", "stuck0", "stuck1", "random")
     harm: float = 1.0  # 0: no fault ever changes a prediction
     classes: tuple[str, ...] = ("cat", "dog", "<script>alert(1)</script>")
-    name: str = "synthetic"
+    preset: str = "toy"  # or the name of a file
 
     @property
     def edges(self) -> tuple[float, ...]:
@@ -89,9 +89,10 @@ def make_run(folder: Path, shape: Shape) -> Path:
     _write(folder / "results.parquet", rows, ROW_COLUMNS)
     (folder / "tiers.json").write_text(json.dumps(tiers_of(shape, images)))
     facts = facts_of(shape, len(rows))
-    write_manifest(folder, facts)
-    (folder / "summary.json").write_text(json.dumps(summary_of(folder, spec_of(shape, tables))))
-    write_manifest(folder, facts)
+    spec = spec_of(shape, tables)
+    write_manifest(folder, spec, facts)
+    (folder / "summary.json").write_text(json.dumps(summary_of(folder, spec)))
+    write_manifest(folder, spec, facts)
     return folder
 
 
@@ -101,7 +102,7 @@ def _write(path: Path, records: list[dict[str, Any]], columns: Any) -> None:
     pq.write_table(pa.table(table, schema=arrow_schema(columns)), path)
 
 
-def write_manifest(folder: Path, facts: dict[str, dict[str, Any]]) -> None:
+def write_manifest(folder: Path, spec: CampaignSpec, facts: dict[str, dict[str, Any]]) -> None:
     """facts: of each stage. Stages with a file have its hash, as far as it is there."""
     files = {"plan": "faults.parquet", "execute": "results.parquet", "summary": "summary.json"}
     stages = {
@@ -117,6 +118,8 @@ def write_manifest(folder: Path, facts: dict[str, dict[str, Any]]) -> None:
     }
     manifest = {
         "kind": "campaign",
+        "spec": spec.identity(),
+        "identity": sha256_json(spec.identity()),
         "schema_version": SCHEMA_VERSION,
         "argv": ["testbed", "campaign", "run", "a & b.toml"],
         "created": "2026-01-02T03:04:05+00:00",
@@ -216,7 +219,7 @@ def spec_of(shape: Shape, tables: dict[str, list[Site]]) -> CampaignSpec:
     sections = dict.fromkeys((target, site.where) for target, sites in tables.items() for site in sites)
     return parse_spec(
         {
-            "name": shape.name,
+            "name": "synthetic",
             "seed": 42,
             "model": {"preset": "digits", "recipe": "digits"},
             "data": {"name": "toy"},
@@ -248,7 +251,7 @@ def facts_of(shape: Shape, rows: int) -> dict[str, dict[str, Any]]:
         "golden": {"accuracy": 0.96},
         "pictures": {
             "model": {
-                "preset": "toy",
+                "preset": shape.preset,
                 "parameters": 1234,
                 "sha256": "ab" * 32,
                 "reference": "PyTorch, float32",

@@ -197,9 +197,9 @@ def test_self_contained_and_well_formed(report_of: Callable[..., Path], shape: d
 
 
 def test_everything_is_escaped(report_of: Callable[..., Path]) -> None:
-    page = Page(report_of(name='<img src=x onerror="alert(2)">'))
+    page = Page(report_of(preset='<img src=x onerror="alert(2)">'))
     assert "<script>alert(1)" not in page.source  # a class name
-    assert "<img src=x" not in page.source  # the campaign's name
+    assert "<img src=x" not in page.source  # the model's, maybe a file's
     assert "<CPU>" not in page.source  # the host
     assert "<script>alert(1)</script>" in page.text
     assert "'a & b.toml'" in page.text
@@ -210,7 +210,7 @@ def test_what_was_not_run_is_not_shown(report_of: Callable[..., Path]) -> None:
         return {str(a["id"]) for tag, a in Page(report_of(**fields)).tags if tag == "section"}
 
     model = {"sites", "bits", "tiers", "fault-models", "outcomes"}
-    always = {"verdict", "key-figures", "sweep", "worst", "reading", "manifest"}
+    always = {"verdict", "key-figures", "sweep", "worst", "effort", "reading", "manifest"}
     assert sections() == model | always | {"attention"}
     assert sections(**SHAPES["no weights, one tier"]) == model | always
     assert sections(**SHAPES["attention only"]) == always | {"attention"}
