@@ -17,7 +17,7 @@ from typing import Any
 from testbed.core.files import write_json
 
 SOURCES = "sources.json"
-_PATHS = (("model", "run"), ("model", "onnx"), ("data", "root"), ("data", "classes"))
+_PATHS = (("model", "run"), ("model", "onnx"), ("data", "root"))
 _DATA = ("data", "name")  # imagefolder:PATH
 _PARTS = ("train", "test", "val")  # a data set's own folders: their name alone says nothing
 
@@ -30,9 +30,10 @@ def near(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         return str(folder / path) if not path.exists() and (folder / path).exists() else text
 
     placed = _with_each(values, found)
-    preprocess = _text(placed, "data", "preprocess")
-    if preprocess is not None and Path(preprocess).suffix:  # a file, whose values will be kept; not a preset's name
-        placed["data"]["preprocess"] = found(preprocess)
+    for key in ("preprocess", "classes"):  # names, or files whose content will be kept
+        text = _text(placed, "data", key)
+        if text is not None and Path(text).suffix:
+            placed["data"][key] = found(text)
     return placed
 
 
