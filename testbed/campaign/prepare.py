@@ -166,7 +166,11 @@ class Preparation:
 
         def build() -> dict[str, Any]:
             write_pictures(self.folder / PICTURES, self.dataset.test, self.images)
-            return {"model": self.subject.described(self.folder), "data": self._described_data()}
+            return {
+                "model": self.subject.described(self.folder),
+                "data": self._described_data(),
+                "accuracy": asdict(self.guessing),
+            }
 
         self.folder.stage(STAGE, {"tiers": self._hash("tiers", TIERS)}, [PICTURES], build)
 
@@ -235,13 +239,24 @@ class Preparation:
         """Class name -> named images of it, in a tier or (None) in all."""
         images = self.images
         mine = images.labels if tier is None else images.labels[images.tiers == tier]
-        return class_counts(mine, self.dataset.classes)
+        return class_counts(mine, self.classes)
 
     @cached_property
     def guessing(self) -> Accuracy:
         """The reference golden's accuracy on the test images, against guessing."""
+        if self._is_described:
+            return Accuracy(**self.described["accuracy"])
         predicted = top1(read_array(self.folder / LOGITS))
-        return accuracy_against_guessing(predicted, self.dataset.test.labels, len(self.dataset.classes))
+        return accuracy_against_guessing(predicted, self.dataset.test.labels, len(self.classes))
+
+    @property
+    def classes(self) -> list[str]:
+        """Names, in the order of the logits."""
+        return list(self.described["data"]["classes"] if self._is_described else self.dataset.classes)
+
+    @property
+    def _is_described(self) -> bool:
+        return STAGE in self.folder.manifest["stages"]
 
     @property
     def accuracy(self) -> float:
@@ -249,7 +264,7 @@ class Preparation:
 
     @property
     def described(self) -> dict[str, Any]:
-        """``model``, ``data``: what the summary says of them."""
+        """``model``, ``data``, and the ``accuracy`` against guessing: what the summary says of them."""
         return dict(self.folder.manifest["stages"][STAGE]["facts"])
 
     def table(self, target: str) -> SiteTable:

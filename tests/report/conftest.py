@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from testbed.analysis.guessing import Accuracy
 from testbed.campaign.prepare import Preparation
 from testbed.campaign.recorded_subject import RecordedSubject
 from testbed.campaign.spec import CampaignSpec, parse_spec
@@ -258,6 +259,7 @@ def facts_of(shape: Shape, rows: int) -> dict[str, dict[str, Any]]:
                 "changes": [],
             },
             "data": {"name": "toy", "classes": list(shape.classes), "images": {"test": 200}, **preprocess},
+            "accuracy": asdict(Accuracy(0.96, 0.92, 0.98, 1 / 3, 200, len(shape.classes))),
         },
         "tune": {"batch": 64, "threads": 1},
         "gates": {
