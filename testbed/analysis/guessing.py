@@ -49,13 +49,25 @@ def accuracy_against_guessing(predicted: ArrayLike, labels: ArrayLike, classes: 
     by_chance = 0.0
     if (shares > 0).sum() > 1:
         by_chance = float(shares @ (np.bincount(found[found >= 0], minlength=len(shares))[: len(shares)] / n))
-    low, high = (float(limit) for limit in clopper_pearson(right, n, _CONFIDENCE))
-    return Accuracy(right / n, low, high, max(1 / classes, by_chance), n, classes)
+    return _held_against(right, n, classes, by_chance)
 
 
 def guessing_warning(predicted: ArrayLike, labels: ArrayLike, classes: int) -> str | None:
     """What to tell a user whose model is no better than guessing; None where it is, or where it cannot be told."""
     if not len(np.asarray(labels)):
         return None
-    found = accuracy_against_guessing(predicted, labels, classes)
+    return _warning(accuracy_against_guessing(predicted, labels, classes))
+
+
+def share_warning(accuracy: float, images: int, classes: int) -> str | None:
+    """`guessing_warning` where the share of right images is all that is known: it is held against 1 / classes."""
+    return _warning(_held_against(round(accuracy * images), images, classes, 0.0)) if images else None
+
+
+def _held_against(right: int, images: int, classes: int, by_chance: float) -> Accuracy:
+    low, high = (float(limit) for limit in clopper_pearson(right, images, _CONFIDENCE))
+    return Accuracy(right / images, low, high, max(1 / classes, by_chance), images, classes)
+
+
+def _warning(found: Accuracy) -> str | None:
     return found.told() if found.is_guessing else None

@@ -7,6 +7,7 @@ Quality and latency are of the plain engine, SDC-1 of its instrumented twin; the
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from testbed.analysis.guessing import share_warning
 from testbed.bench.latency import Question, Row, measure
 from testbed.bench.quality import Quality, quality
 from testbed.campaign.claim import recorded_spec
@@ -26,6 +28,8 @@ from testbed.golden.deployment import ends_of, plain_engine
 from testbed.golden.recorded import working_in
 from testbed.golden.source import dataset_of
 from testbed.models.runs import open_model_run
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,9 @@ def tradeoff(
     batch, found = question.batches[0], []
     for path in models:
         told(f"{path}: accuracy of the plain engine")
-        judged, engine_hash = _quality(path, question)
+        judged, engine_hash, classes = _quality(path, question)
+        if warning := share_warning(judged.top1, judged.images, classes):
+            log.warning("%s: %s", path, warning)
         mine = by_model[str(path)]
         found.append((path, judged, engine_hash, mine, known.get(str(path)), judged.top1 / mine[0].p50_ms))
     front = pareto([(q.top1, -mine[0].p50_ms, *(() if v is None else (-v.rate,))) for _, q, _, mine, v, _ in found])
@@ -131,7 +137,7 @@ def _percent(found: Vulnerability) -> str:
     return f"{100 * found.rate:.2f} % [{100 * found.low:.2f}, {100 * found.high:.2f}]"
 
 
-def _quality(path: Path, question: Question) -> tuple[Quality, str]:
+def _quality(path: Path, question: Question) -> tuple[Quality, str, int]:
     run = open_model_run(path)
     if run.folder.manifest.get("kind") == "campaign":
         request = plain_engine(run, "model", precision=question.precision, threads=question.threads)
@@ -146,7 +152,8 @@ def _quality(path: Path, question: Question) -> tuple[Quality, str]:
             parts.append(np.asarray(runner.run({feed: images})[output], np.float32))
         engine_hash = runner.info.hash
     labels = np.asarray(dataset.test.labels, np.int64)
-    return quality(np.concatenate(parts), labels, list(map(str, dataset.classes))), engine_hash
+    classes = list(map(str, dataset.classes))
+    return quality(np.concatenate(parts), labels, classes), engine_hash, len(classes)
 
 
 def _vulnerabilities(

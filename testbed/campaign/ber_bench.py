@@ -12,7 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from testbed.analysis.choice import BIT_ERROR_RATE
+from testbed.analysis.choice import BIT_ERROR_RATE, choose
+from testbed.analysis.classes import class_counts
+from testbed.analysis.confidence import top1
+from testbed.analysis.guessing import guessing_warning
 from testbed.campaign.bench import Bench
 from testbed.campaign.ber import ber_sweep
 from testbed.campaign.claim import claimed, recorded_spec
@@ -71,11 +74,13 @@ def run_ber(
     """`ber_sweep` on the test images, or on so many of them: a random choice with the classes in proportion, by the
     campaign's seed. sites: patterns of weights. seed: of the flips; the campaign's unless said. progress: given the
     images there are to run in all, gives what to tell of some done."""
-    spec = preparation.spec
+    spec, classes = preparation.spec, preparation.dataset.classes
     with _bench(preparation, images) as bench, progress(len(rates) * repeats * len(bench.images)) as advance:
         gate = _gate(preparation, bench, bench.table.select("weight", sites))
         chosen = bench.table.without(left_out.site for left_out in gate.left_out).select("weight", sites)
         found = ber_sweep(bench, chosen, rates, repeats, spec.seed if seed is None else seed, spec.confidence, advance)
+        if warning := guessing_warning(top1(bench.golden), bench.images.labels, len(classes)):
+            log.warning("without flips: %s", warning)
         engine = {
             "backend": spec.engine.backend,
             "precision": spec.engine.precision,
@@ -84,15 +89,20 @@ def run_ber(
             "deployment_id": bench.runner.info.deployment_id,
             "options": dict(bench.runner.info.options),
         }
-    return {"name": spec.name, "engine": engine, "left_out": [asdict(each) for each in gate.left_out], **found}
+        images_by_class = class_counts(bench.images.labels, classes)
+    left_out = [asdict(each) for each in gate.left_out]
+    return {"name": spec.name, "engine": engine, "left_out": left_out, "classes": images_by_class, **found}
 
 
 def _gate(preparation: Preparation, bench: Bench, sites: Sequence[Site]) -> WeightGate:
     """Which weights may be struck in place, on a few images; what may not is told."""
-    images, some = bench.images, slice(0, _GATE_IMAGES)
-    few = NamedImages(images.ids[some], images.labels[some], images.tiers[some], images.positions[some])
-    place = Workplace(preparation.folder, preparation.spec)
-    found = weight_gate_of(place, replace(bench, images=few), sites)
+    images, spec, inputs = bench.images, preparation.spec, bench.inputs
+    some = choose(images.ids, images.labels, min(_GATE_IMAGES, len(images)), spec.seed, BIT_ERROR_RATE)
+    few = NamedImages(
+        tuple(images.ids[row] for row in some), images.labels[some], images.tiers[some], images.positions[some]
+    )
+    place = Workplace(preparation.folder, spec)
+    found = weight_gate_of(place, replace(bench, images=few, inputs=lambda rows: inputs(some[rows])), sites)
     for reason, names in found.by_reason().items():
         log.warning("%d weights are left out (%s): %s", len(names), ", ".join(names), reason)
     return found

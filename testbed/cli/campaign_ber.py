@@ -84,8 +84,8 @@ def _table(found: Mapping[str, Any]) -> RenderableType:
     engine, confidence = found["engine"], f"{100 * found['confidence']:g} %"
     head = Text.assemble(
         (found["name"], "bold"),
-        f": {engine['backend']} {engine['precision']}, {found['images']:,} test images, {len(found['sites'])} weights of"
-        f" {found['bits']:,} bits, accuracy {100 * found['accuracy']:.2f} % without flips",
+        f": {engine['backend']} {engine['precision']}, {found['images']:,} test images of {len(found['classes'])} classes,"
+        f" {len(found['sites'])} weights of {found['bits']:,} bits, accuracy {100 * found['accuracy']:.2f} % without flips",
     )
     table = Table(
         title=f"{found['repeats']} repeats per rate, seed {found['seed']}; in %, {confidence} intervals over repeats",

@@ -32,7 +32,10 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
 @click.argument("folders", metavar="DIR...", nargs=-1, required=True, type=_FOLDER)
 @click.option("--layers", metavar="A,B,...", help="Of pixels, block.0, block.1, ..., logits; by default all.")
 @click.option(
-    "--images", type=click.IntRange(1), metavar="N", help="Only N test images, classes in turn; by default all."
+    "--images",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Only N test images, a random choice by class; by default all.",
 )
 @click.option("--weighted", is_flag=True, help="Classes weigh by their number of images, not equally.")
 @click.option("--per-epoch", is_flag=True, help="What `testbed train --fuzziness-every` recorded; measures nothing.")

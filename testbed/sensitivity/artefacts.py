@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from testbed.analysis.choice import TEST_IMAGES
+from testbed.analysis.guessing import share_warning
 from testbed.core.errors import StaleArtefact, UsageError
 from testbed.core.files import write_text
 from testbed.core.runfolder import RunFolder
@@ -23,7 +26,7 @@ from testbed.golden.reference import compute_device
 from testbed.golden.source import dataset_of
 from testbed.models.runs import ModelRun, open_model_run
 from testbed.sensitivity.fits import Fits, both_fits
-from testbed.sensitivity.layers import LayerFuzziness, by_turns, chosen_layers, measure_layers
+from testbed.sensitivity.layers import LayerFuzziness, chosen_layers, measure_layers
 from testbed.sensitivity.log import EpochFuzziness, Recorder, due, read_log
 from testbed.sensitivity.plots import (
     accuracy_figure,
@@ -34,6 +37,8 @@ from testbed.sensitivity.plots import (
     save_gif,
     save_png,
 )
+
+log = logging.getLogger(__name__)
 
 STAGE, COMMAND = "fuzziness", "testbed fuzziness"
 TABLE, PICTURE = "fuzziness.csv", "fuzziness.png"
@@ -75,8 +80,9 @@ def measure_run(
 ) -> RunFuzziness:
     """Measures the model of the run folder and writes TABLE and PICTURE, unless they are there already.
 
-    ``layers``: of ``layer_names``, by default all; ``images``: so many of the official test split, by default all.
-    Raises UsageError for a folder without model or data and as ``measure_layers``, StaleArtefact for an edited model.
+    ``layers``: of ``layer_names``, by default all; ``images``: so many of the official test split, a random choice with
+    the classes in proportion, by default all. Raises UsageError for a folder without model or data and as
+    ``measure_layers``, StaleArtefact for an edited model.
     """
 
     target = compute_device(device)
@@ -84,12 +90,16 @@ def measure_run(
     def measured(run: ModelRun, data: Dataset, test: Split, names: Sequence[str]) -> LayerFuzziness:
         model = run.model.to(target)
         with progress(2 * len(test)) if progress else untold() as advance:
-            return measure_layers(model, test, layers=names, weighted=weighted, advance=advance)
+            found = measure_layers(model, test, layers=names, weighted=weighted, advance=advance)
+        if warning := share_warning(found.accuracy, found.images, len(data.classes)):
+            log.warning("fuzziness: %s", warning)
+        return found
 
     def opened(run: ModelRun) -> tuple[Dataset, Split, list[str]]:
         names = chosen_layers(run.model, layers)
         data = dataset_of(run)
-        return data, by_turns(data.test, images), names
+        test = data.test if images is None else data.test.chosen(images, data.seed, TEST_IMAGES)
+        return data, test, names
 
     if is_campaign(path):
         run = open_model_run(path)

@@ -109,22 +109,6 @@ def check_images(split: Split, classes: int) -> None:
         )
 
 
-def by_turns(split: Split, images: int | None) -> Split:
-    """The first ``images`` of the split, classes in turn: data sets that are sorted by class have no other beginning.
-
-    Whatever the number, the order stays the split's. Raises UsageError for more than there are.
-    """
-    if images is None:
-        return split
-    if images > len(split):
-        raise UsageError(f"{images} images are asked for, and there are {len(split)}")
-    turn: NDArray[np.int64] = np.zeros(len(split), np.int64)
-    for label in np.unique(split.labels):
-        mine = split.labels == label
-        turn[mine] = np.arange(mine.sum())
-    return split.subset(np.sort(np.lexsort((split.labels, turn))[:images]))
-
-
 def _features(model: ViT, split: Split) -> Iterator[tuple[Features, NDArray[np.int64]]]:
     device = next(model.parameters()).device
     for images, labels in split.batches(_BATCH):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import torch
 
+from testbed.analysis.guessing import share_warning
 from testbed.core.runfolder import RunFolder
 from testbed.data import Dataset, load
 from testbed.models.config import ViTConfig
@@ -22,6 +24,8 @@ from testbed.train.loop import Trained, check_fit, compute_device, train
 from testbed.train.recipes import Recipe
 from testbed.train.record import Callback
 from testbed.train.seeding import process_state_kept
+
+log = logging.getLogger(__name__)
 
 STAGE = "train"
 CHECKPOINT = "training.checkpoint"
@@ -133,6 +137,8 @@ def _written(plan: TrainingPlan, folder: RunFolder, trained: Trained, device: to
     title = f"{plan.name} on {plan.dataset.name}, recipe {plan.recipe.name}, seed {plan.seed}"
     write_png(folder / CURVES_PICTURE, curves, best, title)
     test = evaluate(trained.model.to(device), plan.dataset.test)
+    if warning := share_warning(test.accuracy, len(plan.dataset.test), len(plan.dataset.classes)):
+        log.warning("trained: test %s", warning)
     return facts | {
         "validation_accuracy": curves[best - 1].validation_accuracy if len(plan.dataset.validation) else None,
         "test_accuracy": test.accuracy,

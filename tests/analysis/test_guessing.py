@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score
 
-from testbed.analysis.guessing import accuracy_against_guessing
+from testbed.analysis.guessing import accuracy_against_guessing, guessing_warning, share_warning
 
 
 def of(right, n, classes=10):
@@ -65,3 +65,11 @@ def test_images_of_one_class_are_held_against_one_in_so_many():
 def test_no_prediction_is_a_wrong_one_and_one_class_tells_nothing():
     assert accuracy_against_guessing([-1, -1, 0], [0, 1, 0], 2).value == pytest.approx(1 / 3)
     assert not accuracy_against_guessing([0, 0, 0], [0, 0, 0], 1).is_guessing
+
+
+def test_a_share_alone_is_held_against_one_in_so_many():
+    assert share_warning(0.1, 200, 10) == of(20, 200).told()
+    assert share_warning(0.7, 200, 10) is None
+    assert share_warning(float("nan"), 0, 10) is None
+    assert guessing_warning([], [], 10) is None
+    assert guessing_warning([1, 2], [0, 1], 3) is not None

@@ -9,11 +9,10 @@ import pytest
 import torch
 
 from testbed.core.errors import UsageError
-from testbed.data import Examples, Split, load
-from testbed.data.preprocess import preprocess_named
+from testbed.data import load
 from testbed.sensitivity import fuzziness
 from testbed.sensitivity.fuzziness import streamed_fuzziness
-from testbed.sensitivity.layers import by_turns, layer_fuzziness, layer_names, measure_layers
+from testbed.sensitivity.layers import layer_fuzziness, layer_names, measure_layers
 from testbed.train import evaluate
 
 
@@ -117,21 +116,6 @@ def test_accuracy_and_loss_are_those_of_the_evaluation(digits_model, images):
     expected = evaluate(model, images)
     assert (found.accuracy, found.loss) == pytest.approx((expected.accuracy, expected.loss), rel=1e-6)
     assert (found.images, found.classes, sum(told)) == (150, 10, 300)
-
-
-def test_images_are_taken_by_class_in_turn():
-    labels = np.repeat([2, 0, 1], [10, 2, 10])
-    examples = Examples.from_arrays("sorted", np.zeros((22, 4, 4), np.uint8), labels)
-    split = Split(examples, np.arange(22), 4, preprocess_named("digits"))
-    assert by_turns(split, 4).labels.tolist() == [2, 0, 0, 1]
-    assert np.bincount(by_turns(split, 6).labels).tolist() == [2, 2, 2]
-    assert np.bincount(by_turns(split, 12).labels).tolist() == [2, 5, 5]
-    assert by_turns(split, None) is split
-    assert by_turns(split, 22).ids == split.ids
-    positions = [split.position(image) for image in by_turns(split, 9).ids]
-    assert positions == sorted(positions)
-    with pytest.raises(UsageError, match="23 images are asked for, and there are 22"):
-        by_turns(split, 23)
 
 
 def test_what_cannot_be_measured_is_refused(digits_model, images):
