@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from testbed.analysis.choice import BIT_ERROR_RATE, choose
 from testbed.campaign.ber import Struck, _over_repeats, ber_sweep, flipped
 from testbed.campaign.ber_bench import _bench, prepared, run_ber
 from testbed.campaign.spec import CampaignSpec, parse_spec
@@ -128,7 +129,9 @@ def faulty_outputs(
 
 def test_a_sweep_is_what_engines_built_from_the_flipped_files_say(tiny_run: Path, sweep: dict[str, Any]) -> None:
     test = load("digits", seed=42).test
-    images, labels = test.batch(slice(0, 200)), test.labels[:200]
+    asked = choose(test.ids, test.labels, 200, 42, BIT_ERROR_RATE)
+    images, labels = test.batch(asked), test.labels[asked]
+    assert list(sweep["classes"].values()) == np.bincount(labels).tolist()
     preparation = prepared(tiny_run)
     sites = preparation.table("model").select("weight", ["*"])
     golden = faulty_outputs(tiny_run, sites, 0.0, 0, images)
