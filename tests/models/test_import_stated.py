@@ -188,6 +188,29 @@ def test_the_only_set_is_taken_whatever_lies_beside_it(tmp_path):
     assert "train_acc.tp, criterion.weight" in left_out.note
 
 
+@pytest.mark.parametrize("wrapper", ["_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module."])
+def test_names_of_wrapped_blocks(tmp_path, wrapper):
+    library = timm_vit()
+    inside = {n.replace("blocks.0.", f"blocks.0.{wrapper}"): t for n, t in library.state_dict().items()}
+    swa = {"n_averaged": torch.tensor(3)} | {f"module.{name}": tensor for name, tensor in inside.items()}
+    assert difference(import_weights(saved(tmp_path, swa), heads=3), library) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("extra", "said"),
+    [
+        ("blocks.0.attn.qkv.lora_A.default.weight", "LoRA adapters .merge them first"),
+        ("blocks.0.mlp.fc1.weight_mask", "pruning masks .make them permanent first: torch.nn.utils.prune.remove"),
+        ("blocks.0.mlp.fc1.parametrizations.weight.original0", "reparametrised weights"),
+        ("blocks.0.mlp.fc1.weight.quant_map", "quantised weights"),
+    ],
+)
+def test_weights_that_need_a_step_before_say_which(tmp_path, extra, said):
+    path = saved(tmp_path, timm_vit().state_dict() | {extra: torch.zeros(2, 2)})
+    with pytest.raises(TestbedError, match=said):
+        import_weights(path, heads=3)
+
+
 # ---- heads under other names
 
 

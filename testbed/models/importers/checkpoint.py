@@ -24,6 +24,7 @@ from testbed.models.importers.files import WeightsFile, is_safetensors, refuse_o
 from testbed.models.keys import listed
 
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.")  # DataParallel, torch.compile, training frameworks
+_INSIDE = re.compile(r"\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")  # around parts of a model
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 _NUMPY_SCALAR = np.float64(0).__reduce__()[0]
 # What scripts store besides tensors: arguments, paths, accuracies, pairs of arrays. Rebuilding these runs no code of the
@@ -84,7 +85,8 @@ def weight_set(path: Path, content: Any, asked: str | None, anchors: Iterable[st
     where there is none.
     """
     anchors = list(anchors)
-    sets = [part for entry in _entries(path, content) for part in _by_prefix(*entry, anchors)]
+    entries = [(place, _unwrapped(tensors)) for place, tensors in _entries(path, content)]
+    sets = [part for entry in entries for part in _by_prefix(*entry, anchors)]
     sets = [part for part in sets if not part.tensors.keys().isdisjoint(anchors)] or sets
     names = [part.name for part in sets]
     if asked is None and len(sets) == 1:
@@ -193,6 +195,11 @@ def _by_prefix(where: str, tensors: dict[str, Tensor], anchors: list[str]) -> li
         place = ".".join(part for part in (where, start.removesuffix(".") or "plain") if part)
         sets.append(WeightSet(place if len(starts) > 1 else where, inside, left_out))
     return sets
+
+
+def _unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Without what torch.compile, FSDP and activation checkpointing put into the names of the parts they wrap."""
+    return {_INSIDE.sub("", name): tensor for name, tensor in tensors.items()}
 
 
 def _without_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -11,6 +11,10 @@ from testbed.models.importers.told import INSTEAD
 from testbed.models.keys import Shapes, listed
 
 _BY_NAME = {
+    r"lora_[ABab]\b|lora_(embedding|magnitude)": "LoRA adapters (merge them first: merge_and_unload())",
+    r"weight_(orig|mask)$": "pruning masks (make them permanent first: torch.nn.utils.prune.remove)",
+    r"(parametrizations\.|weight_(g|v|u)$)": "reparametrised weights (remove the parametrisation first)",
+    r"(\.SCB$|absmax|quant_map|_packed_params|weight_scale|zero_point|fake_quant)": "quantised weights (name the original)",
     r"(q_norm|k_norm|norm_q|norm_k|norm_k?q)\.": "normalised queries and keys (qk_norm)",
     r"(lambda_q1|lambda_k1|sub_norm)": "differential attention of several heads' lambdas",
     r"(\bls[12]\.|gamma_?[12]?$|layer_scale|lambda_?1$|layerscale)": "layer scale",
