@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     "--as",
     "layout",
     metavar="LAYOUT",
-    help="vit-pytorch (older or current), timm, torchvision or huggingface; by default recognised from the keys.",
+    help="vit-pytorch (older or current), vit-pytorch-simple, timm, torchvision or huggingface; by default recognised.",
 )
 @click.option(
     "--set",

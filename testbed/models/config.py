@@ -11,7 +11,7 @@ from testbed.core.errors import UsageError
 NormOrder = Literal["pre", "post"]
 Pooling = Literal["cls", "mean", "mean_patches"]
 Patchify = Literal["linear", "conv"]
-Position = Literal["none", "1d", "2d", "sinusoidal"]
+Position = Literal["none", "1d", "2d", "sinusoidal", "sincos_2d"]
 AttentionKind = Literal["softmax", "differential"]
 FinalNorm = Literal["none", "tokens", "pooled"]
 Init = Literal["normal", "zero", "trunc"]
@@ -27,9 +27,8 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "init": get_args(Init),
     "activation": get_args(Activation),
 }
-_ADDED = (
-    "activation",
-)  # left out of to_dict() at its default, so that files written before it was added keep their hash
+# Left out of to_dict() at their defaults, so that files written before they were added keep their hash.
+_ADDED = ("activation", "proj_bias")
 _COUNTS = ("image", "patch", "channels", "width", "classes", "head_width")
 
 
@@ -43,6 +42,7 @@ class ViTConfig:
     ``dropout`` acts on the attention maps and on both branches' outputs, ``embed_dropout`` after the positions.
     ``activation`` acts between an MLP's two maps: "gelu" is exact, "gelu_tanh" its tanh approximation, "quick_gelu"
     x sigmoid(1.702 x) (Hendrycks & Gimpel 2016 give all three), "silu" x sigmoid(x).
+    ``position`` "2d" is a learned row and a learned column, "sincos_2d" a fixed table of both; neither is for CLS.
     ``init`` is how CLS and learned positions start: N(0, 1), zeros, or a normal of deviation 0.02 truncated at +-2.
     """
 
@@ -68,6 +68,7 @@ class ViTConfig:
     embed_dropout: float = 0.0
     init: Init = "normal"
     activation: Activation = "gelu"
+    proj_bias: bool = True
 
     def __post_init__(self) -> None:
         for name in ("heads", "mlp"):
@@ -79,7 +80,7 @@ class ViTConfig:
             if not _whole(getattr(self, name)) or getattr(self, name) < 1:
                 raise UsageError(f"model: {name} must be a whole number, at least 1, not {getattr(self, name)!r}")
             object.__setattr__(self, name, int(getattr(self, name)))
-        for name in ("cls_token", "patch_norm", "qkv_bias"):
+        for name in ("cls_token", "patch_norm", "qkv_bias", "proj_bias"):
             if not isinstance(getattr(self, name), bool):
                 raise UsageError(f"model: {name} must be true or false, not {getattr(self, name)!r}")
         for name, allowed in _CHOICES.items():
@@ -95,6 +96,8 @@ class ViTConfig:
             raise UsageError(f"model: differential attention halves head_width, which is odd: {self.head_width}")
         if self.position == "sinusoidal" and self.width % 2:
             raise UsageError(f"model: position 'sinusoidal' needs an even width, not {self.width}")
+        if self.position == "sincos_2d" and (self.width % 4 or self.width < 8):
+            raise UsageError(f"model: position 'sincos_2d' needs a width of 8 or more divisible by 4, not {self.width}")
         for name in ("dropout", "embed_dropout", "norm_eps"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:

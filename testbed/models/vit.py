@@ -66,7 +66,7 @@ class Attention(nn.Module):
         self.differential = c.attention == "differential"
         inner = self.heads * self.head_width
         self.qkv = nn.Linear(c.width, 3 * inner, bias=c.qkv_bias)
-        self.proj = nn.Linear(inner, c.width)
+        self.proj = nn.Linear(inner, c.width, bias=c.proj_bias)
         self.drop = nn.Dropout(c.dropout)
         if self.differential:
             self.mix = nn.Parameter(torch.tensor(0.8 - 0.6 * math.exp(-0.3 * index)))
@@ -186,6 +186,8 @@ class ViT(nn.Module):
             self.pos_column = nn.Parameter(_initial(c, 1, 1, c.grid, c.width))
         elif c.position == "sinusoidal":
             self.register_buffer("pos_table", sinusoidal(c.tokens, c.width)[None], persistent=False)
+        elif c.position == "sincos_2d":
+            self.register_buffer("pos_table", sincos_2d(c.grid, c.width)[None], persistent=False)
         self.embed_drop, self.embed = nn.Dropout(c.embed_dropout), Tap("embed")
         self.block = nn.ModuleList(Block(c, i) for i in range(c.depth))
         self.norm = nn.LayerNorm(c.width, c.norm_eps) if c.final_norm != "none" else nn.Identity()
@@ -203,6 +205,8 @@ class ViT(nn.Module):
         x = self.patch_embed(images)
         if self.config.position == "2d":
             x = x + (self.pos_row + self.pos_column).flatten(1, 2)
+        elif self.config.position == "sincos_2d":
+            x = x + self.pos_table
         if self.config.cls_token:
             x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
         if self.config.position == "1d":
@@ -241,6 +245,15 @@ def sinusoidal(tokens: int, width: int) -> Tensor:
     table = torch.zeros(tokens, width, dtype=torch.float64)
     table[:, 0::2], table[:, 1::2] = torch.sin(position * rate), torch.cos(position * rate)
     return table.float()
+
+
+def sincos_2d(grid: int, width: int) -> Tensor:
+    """(grid^2, width) fixed table of SimpleViT (Beyer et al. 2022): sine and cosine of the column, then of the row."""
+    quarter = width // 4
+    rate = 10_000.0 ** (-torch.arange(quarter, dtype=torch.float64) / (quarter - 1))
+    angle = torch.arange(grid, dtype=torch.float64)[:, None] * rate  # of a row or a column
+    row, column = angle.repeat_interleave(grid, 0), angle.repeat(grid, 1)
+    return torch.cat([column.sin(), column.cos(), row.sin(), row.cos()], dim=1).float()
 
 
 def _initial(c: ViTConfig, *shape: int) -> Tensor:

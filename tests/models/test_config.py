@@ -14,8 +14,8 @@ def test_a_config_survives_json(name):
     assert ViTConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
-def test_the_usual_activation_is_not_written_so_that_older_files_keep_their_hash():
-    assert "activation" not in preset("digits").to_dict()
+def test_what_was_added_is_not_written_where_it_is_usual_so_that_older_files_keep_their_hash():
+    assert not {"activation", "proj_bias"} & preset("digits").to_dict().keys()
     assert preset("digits", activation="silu").to_dict()["activation"] == "silu"
     assert ViTConfig.from_dict(preset("digits", activation="silu").to_dict()).activation == "silu"
 
@@ -43,6 +43,8 @@ def test_numpy_counts_are_taken_as_numbers():
         ({"qkv_bias": "yes"}, "qkv_bias must be true or false"),
         ({"attention": "differential", "head_width": 5}, "halves head_width"),
         ({"position": "sinusoidal", "width": 33}, "needs an even width"),
+        ({"position": "sincos_2d", "width": 34}, "needs a width of 8 or more divisible by 4"),
+        ({"proj_bias": 1}, "proj_bias must be true or false"),
         ({"dropout": 1.0}, r"dropout must lie in \[0, 1\)"),
         ({"dropout": float("nan")}, r"dropout must lie in \[0, 1\)"),
     ],

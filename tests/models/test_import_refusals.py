@@ -127,7 +127,7 @@ def test_a_missing_file(tmp_path):
 
 def test_weights_of_something_else(tmp_path):
     said = refusal(tmp_path, {"conv1.weight": torch.zeros(3, 3), "fc.bias": torch.zeros(3)})
-    assert "any known layout (vit-pytorch-old, vit-pytorch, timm, torchvision, huggingface)" in said
+    assert "any known layout (vit-pytorch-old, vit-pytorch, vit-pytorch-simple, timm, torchvision, huggingface)" in said
 
 
 def test_a_layout_asked_for(tmp_path, state_dict):
@@ -211,6 +211,8 @@ def test_convolutional_patches_are_written_as_linear_ones(tmp_path):
         ({"norm_order": "post"}, "post-norm blocks"),
         ({"attention": "differential"}, "differential attention"),
         ({"position": "sinusoidal"}, "position embedding 'sinusoidal'"),
+        ({"proj_bias": False}, "no bias after attention"),
+        ({"activation": "relu"}, "activation 'relu'"),
         ({"qkv_bias": True}, "a bias in q, k and v"),
         ({"final_norm": "none"}, "no final norm"),
         ({"heads": (2, 0, 2)}, "blocks without attention"),

@@ -295,11 +295,28 @@ def test_timm_features_say_their_name_and_what_to_do(tmp_path, changes, said):
     assert "[model] onnx = FILE" in str(raised.value) or "size of the images is unknown" in str(raised.value)
 
 
-def test_simple_vit_and_batch_norm_say_their_name(tmp_path):
+def test_simple_vit_asks_for_the_size_of_its_images(tmp_path):
     library = pytest.importorskip("vit_pytorch")
-    sizes = {"image_size": 8, "patch_size": 2, "num_classes": 5, "dim": 12, "depth": 1, "heads": 2, "mlp_dim": 7}
-    with pytest.raises(TestbedError, match="is a SimpleViT"):
-        import_weights(saved(tmp_path, library.SimpleViT(**sizes).state_dict()))
+    sizes = {"patch_size": 2, "num_classes": 5, "dim": 12, "depth": 1, "heads": 2, "mlp_dim": 7}
+    model = lively(library.SimpleViT(image_size=8, **sizes))
+    path = saved(tmp_path, model.state_dict())
+    with pytest.raises(UsageError, match="do not tell the size of the images; state it: --set image=N"):
+        import_weights(path)
+    with pytest.raises(UsageError, match="no multiple of the patches' 2 pixels"):
+        import_weights(path, image=7)
+    imported = import_weights(path, image=8)
+    assert imported.layout == "vit-pytorch-simple"
+    assert difference(imported, model) < 1e-5
+    assert told(imported)["image"] == (8, "stated")
+    assert told(imported)["position"] == ("sincos_2d", "usual")
+    assert not any(name.endswith("attn.proj.bias") for name, _ in imported.model.named_parameters())
+    assert check_against_library(imported).max_abs_difference < 1e-5
+    larger = lively(library.SimpleViT(image_size=12, **sizes))  # the same weights fit images of any size
+    assert difference(import_weights(saved(tmp_path, larger.state_dict()), image=12), larger, images(size=12)) < 1e-5
+
+
+def test_batch_norm_says_its_name(tmp_path):
+    pytest.importorskip("torchvision")
     from torchvision.models.vision_transformer import ConvStemConfig, VisionTransformer
 
     stem = [ConvStemConfig(4, 3, 2), ConvStemConfig(8, 3, 2)]

@@ -17,6 +17,7 @@ VARIANTS = [
     {"norm_order": "post", "final_norm": "none", "patchify": "conv", "qkv_bias": True},
     {"pooling": "mean", "final_norm": "tokens", "position": "2d", "attention": "differential"},
     {"pooling": "mean_patches", "position": "sinusoidal", "patch_norm": True},
+    {"pooling": "mean", "cls_token": False, "position": "sincos_2d", "proj_bias": False},
     {"pooling": "mean", "cls_token": False, "position": "none", "patchify": "conv", "patch_norm": True},
 ]
 

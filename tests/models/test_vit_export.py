@@ -37,6 +37,12 @@ VARIANTS = {
         "patch_norm": True,
         "qkv_bias": False,
     },
+    "fixed 2-D positions, no bias after attention": {
+        "position": "sincos_2d",
+        "proj_bias": False,
+        "cls_token": False,
+        "pooling": "mean",
+    },
     "unequal and empty blocks": {"heads": (1, 0, 3), "mlp": (5, 9, 0), "norm_order": "post"},
     **{name: {"activation": name} for name in ("gelu_tanh", "quick_gelu")},
 }

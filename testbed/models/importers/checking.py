@@ -20,7 +20,9 @@ from testbed.models.keys import listed
 
 IMAGES = 8
 RELATIVE_BOUND = 1e-4  # of the largest logit, at least 1: what float32 sums of another order differ by, tenfold
-_PACKAGES = {"vit-pytorch-old": "vit-pytorch"}  # layout -> package, where they differ
+_PACKAGES = dict.fromkeys(
+    ("vit-pytorch-old", "vit-pytorch-simple"), "vit-pytorch"
+)  # layout -> package, where they differ
 _PACKAGES |= {name: name for name in ("vit-pytorch", "timm", "torchvision")} | {"huggingface": "transformers"}
 
 
@@ -178,6 +180,26 @@ def _vit_pytorch(imported: ImportedModel) -> nn.Module:
     return _filled(model, tensors)
 
 
+def _simple_vit(imported: ImportedModel) -> nn.Module:
+    library: Any = import_module("vit_pytorch")
+    c = imported.config
+    model = library.SimpleViT(
+        image_size=c.image,
+        patch_size=c.patch,
+        num_classes=c.classes,
+        dim=c.width,
+        depth=c.depth,
+        heads=_same(c.heads, "heads"),
+        mlp_dim=_same(c.mlp, "mlp"),
+        channels=c.channels,
+        dim_head=c.head_width,
+    )
+    for module in model.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.eps = c.norm_eps
+    return _filled(model, imported.tensors)
+
+
 def _renamed_as_today(imported: ImportedModel) -> dict[str, Tensor]:
     """The older library's tensors under the names that the current one, changed as above, gives them."""
     c = imported.config
@@ -197,6 +219,7 @@ _BUILDERS: Mapping[str, Callable[[ImportedModel], nn.Module]] = {
     "huggingface": _huggingface,
     "vit-pytorch": _vit_pytorch,
     "vit-pytorch-old": _vit_pytorch,
+    "vit-pytorch-simple": _simple_vit,
 }
 
 

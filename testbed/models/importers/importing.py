@@ -27,7 +27,6 @@ from testbed.models.importers.unsupported import (
     refuse_known_gaps,
     refuse_layers_before_the_head,
     refuse_named_features,
-    refuse_simple_vit,
 )
 from testbed.models.keys import listed, misfits
 from testbed.models.vit import ViT
@@ -119,7 +118,6 @@ def _recognised(path: Path, chosen: WeightSet, asked: str | None) -> Layout:
     spoken_for = {theirs for group in names.values() for theirs in group}
     extra = [name for name in chosen.tensors if name not in spoken_for]
     refuse_named_features(path, extra)
-    refuse_simple_vit(path, chosen.tensors)
     return known
 
 
@@ -166,7 +164,7 @@ def _complete(
         if tensors.keys() <= wanted.keys():
             final_norm = [*names["norm.weight"], *names["norm.bias"]]
             refuse_known_gaps(path, [name for name in wanted if name not in tensors], final_norm)
-        if known.pos_embed not in tensors:
+        if known.pos_embed not in tensors and not known.fixed_positions:
             problem += "; without a position table the size of the images is unknown"
         raise TestbedError(f"{path} is not a complete {known.name} model: {problem}")
     tensors = as_float32(path, tensors)
@@ -199,6 +197,8 @@ def _sha256(file: WeightsFile) -> str:
 
 
 def _empty(config: ViTConfig) -> ViT:
+    if config.position == "sincos_2d":  # a table that is computed, not loaded
+        return ViT(config)
     with torch.device("meta"):
         return ViT(config)
 
@@ -215,7 +215,7 @@ def _expected(model: ViT, names: Names) -> dict[str, tuple[int, ...]]:
 
 def _with_batch(name: str, shape: tuple[int, ...], names: Names) -> tuple[int, ...]:
     """Newer vit-pytorch stores CLS and positions without the leading 1."""
-    tables = (*names["pos_embed"], *names.get("cls_token", ()))
+    tables = (*names.get("pos_embed", ()), *names.get("cls_token", ()))
     return (1, *shape) if name in tables and len(shape) == 2 else shape
 
 

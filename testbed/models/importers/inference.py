@@ -21,7 +21,10 @@ def inferred_config(layout: Layout, traits: Traits, names: Names, shapes: Shapes
     """
     ours = {name: shapes[theirs[0]] for name, theirs in names.items()}
     channels, patch = _patch(ours["patch_embed.proj.weight"], ledger)
-    image = _image(ours["pos_embed"], traits.cls_token, patch, ledger)
+    if layout.fixed_positions:
+        image = _stated_image(layout, patch, ledger)
+    else:
+        image = _image(ours["pos_embed"], traits.cls_token, patch, ledger)
     width, classes = ours["patch_embed.proj.weight"][0], ours["head.weight"][0]
     ledger.found("width", width)
     ledger.found("depth", traits.depth)
@@ -35,7 +38,12 @@ def inferred_config(layout: Layout, traits: Traits, names: Names, shapes: Shapes
     norm_eps = ledger.chosen("eps", layout.norm_eps, "", f"{layout.name.removesuffix('-old')}'s own")
     ledger.found("qkv_bias", traits.qkv_bias)
     ledger.found("cls_token", traits.cls_token)
-    ledger.found("position", "learned, one for each token")
+    if layout.fixed_positions:
+        ledger.implied(
+            "position", "sincos_2d", "the table is in no file; the 1-D and 3-D SimpleViT have the same names"
+        )
+    else:
+        ledger.found("position", "1d", "learned, one for each token")
     ledger.found("final_norm", traits.final_norm, "where the last LayerNorm sits: all tokens, or the pooled one")
     return ViTConfig(
         image=image,
@@ -55,6 +63,8 @@ def inferred_config(layout: Layout, traits: Traits, names: Names, shapes: Shapes
         final_norm=traits.final_norm,
         norm_eps=norm_eps,
         activation=activation,
+        position="sincos_2d" if layout.fixed_positions else "1d",
+        proj_bias=layout.proj_bias,
     )
 
 
@@ -106,6 +116,17 @@ def _image(positions: tuple[int, ...], cls_token: bool, patch: int, ledger: Ledg
         )
     ledger.implied("image", side * patch, f"square: {side**2} patches tell no shape")
     return side * patch
+
+
+def _stated_image(layout: Layout, patch: int, ledger: Ledger) -> int:
+    image = int(
+        ledger.chosen(
+            "image", None, f"{layout.name} weights do not tell the size of the images; state it: --set image=N"
+        )
+    )
+    if image % patch or not image:
+        raise UsageError(f"image = {image} was stated, which is no multiple of the patches' {patch} pixels")
+    return image
 
 
 def _head_width(layout: Layout, width: int, inner: list[int], ledger: Ledger) -> int:

@@ -31,6 +31,7 @@ class Layout:
 
     ``normed_patch_embed`` holds the modules where LayerNorms surround the patch projection. ``final`` gives the final
     norm and the head for each place that norm can sit. A "{}" in a module stands where "weight" or "bias" goes.
+    ``fixed_positions``: SimpleViT's table, which is in no file.
     """
 
     name: str
@@ -48,6 +49,8 @@ class Layout:
     patchify: Patchify
     norm_eps: float
     normed_patch_embed: Mapping[str, str] | None = None
+    fixed_positions: bool = False
+    proj_bias: bool = True
 
     def traits(self, keys: Collection[str], positions: int) -> Traits:
         """``positions``: rows of the position table, 0 if there is none."""
@@ -77,12 +80,13 @@ class Layout:
             module(f"patch_embed.{part}", theirs)
         if t.cls_token:
             names["cls_token"] = (self.cls_token,)
-        names["pos_embed"] = (self.pos_embed,)
+        if not self.fixed_positions:
+            names["pos_embed"] = (self.pos_embed,)
         for n in range(t.depth):
             ours, block = f"block.{n}.", self.block.format(n)
             module(f"{ours}norm1", block + self.norm1)
             module(f"{ours}attn.qkv", *(block + part for part in self.qkv), bias=t.qkv_bias)
-            module(f"{ours}attn.proj", block + self.proj)
+            module(f"{ours}attn.proj", block + self.proj, bias=self.proj_bias)
             module(f"{ours}norm2", block + self.norm2)
             module(f"{ours}mlp.fc1", block + self.fc1)
             module(f"{ours}mlp.fc2", block + self.fc2)

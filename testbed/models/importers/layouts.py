@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -99,6 +100,12 @@ VIT_PYTORCH_OLD = _vit_pytorch(
     "vit-pytorch-old", "0.norm", "0.fn.to_qkv", "0.fn.to_out.0", "1.norm", "1.fn.net.0", "1.fn.net.3"
 )
 VIT_PYTORCH = _vit_pytorch("vit-pytorch", "0.norm", "0.to_qkv", "0.to_out.0", "1.net.0", "1.net.1", "1.net.4")
+VIT_PYTORCH_SIMPLE = replace(
+    _vit_pytorch("vit-pytorch-simple", "0.norm", "0.to_qkv", "0.to_out", "1.net.0", "1.net.1", "1.net.3"),
+    final={"tokens": ("transformer.norm", "linear_head")},
+    fixed_positions=True,
+    proj_bias=False,
+)
 TIMM = Layout(
     name="timm",
     patch_embed={"proj": "patch_embed.proj"},
@@ -118,6 +125,7 @@ TIMM = Layout(
 LAYOUTS: tuple[Layout, ...] = (
     VIT_PYTORCH_OLD,
     VIT_PYTORCH,
+    VIT_PYTORCH_SIMPLE,
     TIMM,
     _torchvision("mlp.0", "mlp.3"),
     _torchvision("mlp.linear_1", "mlp.linear_2"),  # before 0.15

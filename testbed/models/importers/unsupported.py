@@ -44,14 +44,6 @@ def refuse_named_features(path: Path, names: Iterable[str]) -> None:
             raise TestbedError(f"{path} uses {feature}, which is not supported; {INSTEAD} (its keys: {listed(keys)})")
 
 
-def refuse_simple_vit(path: Path, names: Collection[str]) -> None:
-    """Raises TestbedError for vit-pytorch's SimpleViT, whose positions are in no file."""
-    if {"linear_head.weight", "transformer.norm.weight"} <= set(names) and "pos_embedding" not in names:
-        raise TestbedError(
-            f"{path} is a SimpleViT (fixed 2-D sine positions, no bias after attention): not supported; {INSTEAD}"
-        )
-
-
 def refuse_layers_before_the_head(path: Path, names: Iterable[str]) -> None:
     """Raises TestbedError where a layer stands between the tokens and the head."""
     if keys := [name for name in names if re.search(_BEFORE_THE_HEAD, name)]:

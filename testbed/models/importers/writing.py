@@ -57,6 +57,7 @@ def _inexpressible(c: ViTConfig) -> list[str]:
         f"position embedding {c.position!r}": c.position != "1d",
         "a bias in q, k and v": c.qkv_bias,
         f"activation {c.activation!r}": c.activation != "gelu",
+        "no bias after attention": not c.proj_bias,
         "no final norm": c.final_norm == "none",
         "LayerNorm after a convolution": c.patch_norm and c.patchify == "conv",
         "mean pooling without CLS": c.pooling == "mean_patches" and c.cls_token,
