@@ -19,7 +19,7 @@ import gpu_check
 import numpy as np
 import pandas as pd
 import pytest
-from gpu_checks import build, campaigns, child, common, engines, hooks, kernels, latency, running, stages
+from gpu_checks import build, campaigns, child, common, engines, hooks, kernels, latency, running, stages, subject
 from gpu_checks.common import Absent, Setting
 from gpu_checks.running import Report, run_stages
 from gpu_checks.stages import Missing, Stage
@@ -353,10 +353,19 @@ def test_every_stage_from_a_plain_checkout(tmp_path: Path) -> None:
     assert compared["agreement_all_outcomes"] == 1
     assert compared["golden_drift"]["max_abs_diff"] == 0
     assert len(compared["matrix"]) > 2
+    assert compared["fastest"]["pairs"] == compared["pairs"]
+    assert {how["by"] for how in compared["fastest"]["evaluation"].values()} >= {"suffix"}
+    assert {how["by"] for how in compared["campaign_a"]["evaluation"].values()} == {"whole"}
     hooked = written["hooks"]["facts"]
     assert hooked["faults"] >= 96
     assert hooked["wrong_before"] == hooked["wrong_after"] == hooked["wrong_logits"] == 0
     assert written["vit_base"]["facts"]["fastest"]["injections"] > 40
+
+
+def test_a_report_names_the_data_without_the_machines_folders() -> None:
+    assert subject._named("imagefolder:/home/me/cifar10/test") == "imagefolder:test"
+    assert subject._named("digits") == "digits"
+    assert subject._named(None) == "random, seed 0"
 
 
 def test_numbers_that_json_does_not_have() -> None:

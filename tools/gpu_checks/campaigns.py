@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 
 from testbed.campaign.files import RESULTS
 from testbed.campaign.pipeline import run_campaign
@@ -24,37 +25,57 @@ from .subject import Subject, subject
 FAULT = ["target", "where", "site", "index", "op", "bit", "image_id"]
 INSIDE = {"identical": "inside", "masked": "inside"}  # the tolerance: which of the two it is, rounding decides
 LEAST_AGREEMENT = 0.98  # of two engines; outputs right at the tolerance may fall on either side of it
+FASTEST_SHARE = 0.4  # of the stage's time: with less left the fastest evaluation is not tried
 DRIFT = 1e-3  # of two engines' goldens, at most
 _LISTED = 50
 
 
 def campaign(setting: Setting) -> Section:
-    """The engine against PyTorch on the CPU; without a GPU, PyTorch on the CPU twice, where each outcome must be the same."""
-    return concordance(setting, ("torch", setting.backend), same=not setting.gpu)
+    """The engine against PyTorch on the CPU; without a GPU, PyTorch on the CPU twice, where each outcome must be the same.
+    Then the engine once more with the fastest evaluation, which must give the outcomes of the whole one."""
+    found = concordance(setting, ("torch", setting.backend), same=not setting.gpu)
+    setting.tell(found)
+    if not found["ok"] or setting.left_s < FASTEST_SHARE * setting.limit_s:
+        return found | {"fastest": {"not_run": "too little time is left, or the outcomes differ already"}}
+    fastest, whole = setting.folder / "c-fastest", _side(setting, "b", setting.backend)
+    _run(setting, subject(setting), setting.backend, fastest, "fastest")
+    compared = compare(_rows(whole), _rows(fastest))
+    found["fastest"] = {**stage_facts(fastest), **compared}
+    if compared["only_a"] or compared["only_b"] or compared["agreement_all_outcomes"] < 1:
+        found |= {"ok": False, "reason": f"{compared['disagreements']} outcomes differ from the whole evaluation's"}
+    return found
 
 
 def concordance(setting: Setting, backends: tuple[str, str], *, same: bool) -> Section:
-    """Outcomes and goldens of one campaign in two engines. same: every outcome must agree, not only most."""
+    """Outcomes and goldens of one campaign in two engines, each fault evaluated by the whole engine. same: every outcome
+    must agree, not only most."""
     for backend in backends:
         require(backend)
     checked = subject(setting)
-    model = checked.run_folder(setting.folder / "model")
     found: Section = {"subject": checked.origin, "kernels": cpu_kernels(), "a": backends[0], "b": backends[1]}
-    sides = []
-    for side, backend in zip("ab", backends, strict=True):
-        folder = setting.folder / f"{side}-{backend}"
-        run_campaign(_spec(setting, checked, model, backend), folder, workforce=_workforce(backend))
-        sides.append(_rows(folder))
-        found[f"campaign_{side}"] = {"rows": len(sides[-1]), **stage_facts(folder)}
+    folders = [_side(setting, side, backend) for side, backend in zip("ab", backends, strict=True)]
+    for side, backend, folder in zip("ab", backends, folders, strict=True):
+        _run(setting, checked, backend, folder, "whole")
+        found[f"campaign_{side}"] = stage_facts(folder)
         setting.tell(found)
-    compared = compare(*sides)
+    compared = compare(*map(_rows, folders))
     least = 1.0 if same else LEAST_AGREEMENT
-    drift = _golden_drift(*(setting.folder / f"{side}-{backend}" for side, backend in zip("ab", backends, strict=True)))
+    drift = _golden_drift(*folders)
     good = compared["only_a"] == compared["only_b"] == 0 < compared["pairs"] and compared["agreement"] >= least
     good = good and drift["max_abs_diff"] <= DRIFT
     found |= {"least_agreement": least, "golden_drift": drift, **compared}
     reason = f"the faults are not the same, outcomes differ too often ({compared['agreement']:.4f} agree), or goldens"
     return {"ok": good, **({} if good else {"reason": f"{reason} ({drift['max_abs_diff']:.3g})"}), **found}
+
+
+def _side(setting: Setting, side: str, backend: str) -> Path:
+    return setting.folder / f"{side}-{backend}"
+
+
+def _run(setting: Setting, checked: Subject, backend: str, folder: Path, evaluation: str) -> None:
+    model = checked.run_folder(setting.folder / "model")
+    spec = _spec(setting, checked, model, backend, evaluation)
+    run_campaign(spec, folder, workforce=_workforce(backend))
 
 
 def cpu_kernels() -> str:
@@ -75,6 +96,7 @@ def stage_facts(folder: Path) -> Section:
     gates = stages["gates"]["facts"]
     return {
         "seconds": {name: stage["seconds"] for name, stage in stages.items()},
+        "rows": pq.read_metadata(folder / RESULTS).num_rows,
         "evaluation": {leg: {"by": how["by"], "why": how.get("why")} for leg, how in gates["evaluation"].items()},
         "parity": gates["parity"],
     }
@@ -125,7 +147,7 @@ def _rows(folder: Path) -> pd.DataFrame:
     return rows[[*FAULT, "outcome", "max_abs_diff", "margin_faulty"]]
 
 
-def _spec(setting: Setting, checked: Subject, model: Path, backend: str) -> CampaignSpec:
+def _spec(setting: Setting, checked: Subject, model: Path, backend: str, evaluation: str) -> CampaignSpec:
     """Few sites, bits and images; gates that leave another engine its rounding."""
     bits, draws = [0, 10, 22, 23, 26, 30, 31], 1 if setting.quick else 2
     blocks = checked.model.config.depth
@@ -143,7 +165,7 @@ def _spec(setting: Setting, checked: Subject, model: Path, backend: str) -> Camp
         "seed": 7,
         "model": {"run": str(model)},
         "tiers": _tiers(setting),
-        "engine": {"backend": backend, "batch": 8 if setting.quick else 32},
+        "engine": {"backend": backend, "batch": 8 if setting.quick else 32, "evaluation": evaluation},
         "gates": {"parity_max_abs": DRIFT, "drift_max_abs": 1e-4, "zero_fault_rows": 64 if setting.quick else 256},
         "tolerance": {"atol": 1e-4, "rtol": 1e-4},
         "faults": faults if not setting.quick else [dict(f, bits=[0, 30], ops=["flip"]) for f in faults],

@@ -74,8 +74,14 @@ def subject(setting: Setting) -> Subject:
         source = _labelled(setting, imported.model, images)
     else:
         source = DataSource(setting.data, preprocess=setting.preprocess)
-    origin = {"weights": setting.weights.name, "layout": imported.layout, "images": setting.data or "random, seed 0"}
+    origin = {"weights": setting.weights.name, "layout": imported.layout, "images": _named(setting.data)}
     return Subject(setting.weights.stem, imported.model, source, origin)
+
+
+def _named(data: str | None) -> str:
+    """Without the folders of this machine."""
+    kind, _, path = (data or "random, seed 0").partition(":")
+    return f"{kind}:{Path(path).name}" if path else kind
 
 
 def random_subject(setting: Setting, name: str) -> Subject:
