@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from testbed.instrument.attention import Shapes
@@ -39,12 +40,20 @@ class Namer:
         if found is not None:
             self._names.tensors.setdefault(found, name)
         elif hidden is not None:
-            self.lacks(name, hidden)
+            self.is_inside(name, hidden)
         else:
             self._names.missing[name] = "its leading dimension is not the batch"
 
-    def lacks(self, name: str, operator: str) -> None:
+    def is_inside(self, name: str, operator: str) -> None:
         self._names.missing[name] = f"inside the operator {operator}"
+
+    def lacks(self, name: str, why: str) -> None:
+        self._names.missing[name] = why
+
+    def lack(self, *names: str) -> None:
+        """Tells of these which were not given."""
+        for name in {*names} - {*self._names.tensors.values()} - self._names.missing.keys():
+            self.lacks(name, "not recognised")
 
     def place_norm(self, name: str, norm: Norm) -> None:
         self.place(name, [norm.output])
@@ -67,10 +76,24 @@ class Namer:
         return norm.output in self._norms
 
     def settled(self) -> Names:
-        """An initializer with several uses has no name of its own: a fault in it strikes at each of them."""
+        """An initializer with several uses has no name of its own: a fault in it strikes at each of them.
+
+        Nor has one of several tensors, or weights, that would have the same name.
+        """
+        names = self._names
+        for name in _repeated(names.tensors.values()):
+            names.tensors = {tensor: own for tensor, own in names.tensors.items() if own != name}
+            self.lacks(name, "several tensors would have this name")
         for tensor, claims in self._claims.items():
             if len(claims) > 1 or len(self._graph.uses(tensor)) > 1:
-                self._names.shared[tensor] = [name for name, _ in claims]
+                names.shared[tensor] = [name for name, _ in claims]
             else:
-                self._names.weights[tensor] = claims[0]
-        return self._names
+                names.weights[tensor] = claims[0]
+        for name in _repeated(name for name, _ in names.weights.values()):
+            names.weights = {tensor: own for tensor, own in names.weights.items() if own[0] != name}
+            self.lacks(name, "several weights would have this name")
+        return names
+
+
+def _repeated(names: Iterable[str]) -> list[str]:
+    return [name for name, count in Counter(names).items() if count > 1]

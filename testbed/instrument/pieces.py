@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from testbed.instrument.graph import LAYOUT, SELECT, Graph, Node, Weight
 
 _NORMS = ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
-_NONLINEAR = frozenset(
+NONLINEAR = frozenset(
     ("Gelu", "QuickGelu", "Erf", "Tanh", "Sigmoid", "Relu", "LeakyRelu", "Elu", "Selu", "Celu", "HardSwish", "Mish")
 ) | {"HardSigmoid", "Swish", "Softplus", "Exp", "Clip"}
-_ELEMENTWISE = _NONLINEAR | {"Mul", "Div", "Add", "Sub", "Pow", "Neg", "Sqrt", "Max", "Min"}
+_ELEMENTWISE = NONLINEAR | {"Mul", "Div", "Add", "Sub", "Pow", "Neg", "Sqrt", "Max", "Min"}
 
 
 @dataclass(frozen=True)
@@ -138,6 +138,6 @@ def activation(graph: Graph, tensor: str, outputs: dict[str, Linear]) -> tuple[L
             seen.update(node.inputs)
         else:
             return None
-    if len(roots) != 1 or not ops & _NONLINEAR:
+    if len(roots) != 1 or not ops & NONLINEAR:
         return None
     return outputs[roots.pop()], result

@@ -1,6 +1,7 @@
 """Human names for the tensors and weights of a ViT that this project did not export, found by the graph's pattern.
 
-The names are those of our own model (``block.3.attn.q``). What does not fit the pattern is left without one.
+The names are those of our own model (``block.3.attn.q``). Blocks are counted by residual joints, whether or not their
+inside is recognised; what does not fit the pattern is left without a name, and told.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ from dataclasses import dataclass
 from onnx import ModelProto
 
 from testbed.instrument.attention import Attention, Shapes, attentions
+from testbed.instrument.embedding import name_embedding
 from testbed.instrument.fused import graph_of
-from testbed.instrument.graph import LAYOUT, SELECT, Graph, Weight
+from testbed.instrument.graph import FROM_SHAPE, LAYOUT, SELECT, Graph, Weight
+from testbed.instrument.joints import SOFTMAX, Joint, ancestors, joints, own_numbers
 from testbed.instrument.naming import Namer, Names
 from testbed.instrument.pieces import Linear, Norm, activation, linears, norms
 
@@ -33,13 +36,29 @@ class _Mlp:
 
 
 @dataclass(frozen=True)
-class _Joint:
+class _Added:
     """Where a branch is added to the stream it came from. ``norm``, ``scales``: what it goes through just before."""
 
     stream: str
     residual: str
     norm: Norm | None
     scales: tuple[Weight, ...]
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A joint of the stream. ``kind``: "attn", "mlp" or "both". ``part``: None where its inside is not recognised."""
+
+    joint: Joint
+    kind: str
+    part: Attention | _Mlp | None
+
+
+_UNKNOWN = {
+    "attn": "an attention of a kind that is not recognised",
+    "mlp": "a branch of a kind that is not recognised",
+    "both": "attention and activation function in one branch, which is not recognised",
+}
 
 
 def recognise(proto: ModelProto, shapes: Shapes) -> Names:
@@ -56,50 +75,127 @@ class _Recogniser:
 
     def run(self) -> Names:
         found = list(attentions(self.graph, self.linears, self.norms, self.shapes))
-        if not found:
+        steps = list(self._steps(found))
+        if not any(step.part for step in steps) or not any(step.joint.attends for step in steps):
             return Names()
-        parts: list[Attention | _Mlp] = sorted([*found, *self._mlps()], key=lambda part: part.index)
-        block, ended, first, last = -1, True, "", ""
-        for part in parts:
-            if isinstance(part, _Mlp) and ended and self._is_pooled(part.first.input):
-                continue
-            if isinstance(part, Attention) or ended:  # an MLP after an MLP is a block without attention
-                block += 1
-            ended = isinstance(part, _Mlp)
-            name = f"block.{block}"
-            ends = self._mlp(name, part) if isinstance(part, _Mlp) else self._attention(name, part)
-            if ends is not None:
-                first, last = first or ends[0], ends[1]
-        if first:
-            self._embedding(first)
+        blocks = self._blocks(steps)
+        last = ""
+        for number, block in zip(own_numbers(self.graph, [[s.joint for s in b] for b in blocks]), blocks, strict=True):
+            for step in block:
+                last = self._step(f"block.{number}", step)
+            for kind in {"attn", "mlp"} - {step.kind for step in block} if block[0].kind != "both" else ():
+                self.namer.lacks(f"block.{number}.{kind}", "no such branch is recognised in this block")
+        self._outside(found, steps)
+        if self._is_first(steps[0].joint.stream):
+            name_embedding(self.graph, self.namer, self.linears, self.norms, steps[0].joint.stream)
         self._head(last)
+        self.namer.lack("patch_embed", "embed", "norm", "head")
         return self.namer.settled()
 
-    # ---- blocks: each branch returns the stream before it and after it, where it joins one
+    # ---- steps of the stream, and the blocks they make
+
+    def _steps(self, found: list[Attention]) -> Iterator[_Step]:
+        """Joints without joints inside, those of the pooled vector after the blocks left out."""
+        mlps, all_joints = list(self._mlps()), list(joints(self.graph))
+        for joint in all_joints:
+            inner = any(other.index in joint.places for other in all_joints)
+            if inner or self._is_pooled(joint.stream):
+                continue
+            kind = ("both" if joint.activates else "attn") if joint.attends else "mlp"
+            maps = sum(node.op in SOFTMAX for node in joint.branch)
+            products = sum(linear.index in joint.places for linear in self.linears.values())
+            parts: list[Attention | _Mlp] = []
+            if kind == "attn" and maps == 1:
+                parts += [part for part in found if part.index in joint.places and self._ends(part, joint)]
+            elif kind == "mlp" and products == 2:
+                parts += [part for part in mlps if part.index in joint.places and self._ends(part, joint)]
+            yield _Step(joint, kind, parts[0] if len(parts) == 1 else None)
+
+    def _ends(self, part: Attention | _Mlp, joint: Joint) -> bool:
+        """Whether the part's last map goes straight into the joint."""
+        last = part.second if isinstance(part, _Mlp) else self._projection(part.context)
+        first = part.first if isinstance(part, _Mlp) else part.sources[0]
+        if last is None or first is None:
+            return False
+        added = self._added(last.output, first.input)
+        return added is not None and added.residual == joint.residual
+
+    def _blocks(self, steps: list[_Step]) -> list[list[_Step]]:
+        """An attention and the MLP that follows it on the stream; where either is alone, that."""
+        blocks: list[list[_Step]] = []
+        for step in steps:
+            follows = bool(blocks) and self._follows(step, blocks[-1][-1])
+            if step.kind == "mlp" and follows and blocks[-1][-1].kind != "mlp":
+                blocks[-1].append(step)
+            elif step.kind != "mlp" or follows or not blocks:
+                blocks.append([step])
+            else:
+                self.namer.lacks(f"the MLP that ends in {step.joint.residual}", "which block it is of is not clear")
+        return blocks
+
+    def _follows(self, step: _Step, before: _Step) -> bool:
+        norm = self._only_norm(before.joint.residual)
+        ends = {before.joint.residual, norm.output if norm else before.joint.residual}
+        return not ends.isdisjoint(self._before(step.joint.stream))
+
+    def _step(self, block: str, step: _Step) -> str:
+        """Names a step's tensors and weights; returns the stream after it."""
+        if isinstance(step.part, Attention):
+            return self._attention(block, step.part, step.joint)
+        if isinstance(step.part, _Mlp):
+            return self._mlp(block, step.part, step.joint)
+        if step.kind == "both":
+            self.namer.lacks(block, _UNKNOWN["both"])
+            return step.joint.residual
+        self.namer.lacks(f"{block}.{step.kind}", _UNKNOWN[step.kind])
+        norm = self._entry_norm(step.joint)
+        if norm is not None:
+            self.namer.place_norm(f"{block}.norm{1 if step.kind == 'attn' else 2}", norm)
+        self.namer.place(f"{block}.{step.kind}.residual", [step.joint.residual])
+        return step.joint.residual
+
+    def _entry_norm(self, joint: Joint) -> Norm | None:
+        """The norm that is all of the branch that takes the stream."""
+        takes = [use for use in self.graph.uses(joint.stream) if use.index in joint.places]
+        norm = self.norm_of.get(joint.stream)
+        return norm if norm and norm.index in joint.places and all(use.op in _NORM_OPS for use in takes) else None
+
+    def _outside(self, found: list[Attention], steps: list[_Step]) -> None:
+        places = {place for step in steps for place in step.joint.places}
+        if left := sum(part.index not in places for part in found):
+            self.namer.lacks(f"{left} attention{'s' * (left > 1)}", "outside the stream of blocks")
+
+    def _is_first(self, stream: str) -> bool:
+        """Nothing that a block is made of comes before the stream: no attention, no product but the patches' own."""
+        made = [node for node in self.graph.nodes if node.index in ancestors(self.graph, stream)]
+        products = sum(node.op in ("MatMul", "Gemm", "Einsum") for node in made)
+        return products <= 1 and not any(node.op in SOFTMAX for node in made)
+
+    # ---- the parts that are recognised; each returns the stream after it
 
     def _mlps(self) -> Iterator[_Mlp]:
         for second in self.linears.values():
             found = activation(self.graph, second.input, self.linears)
-            if found is not None and self._joint(second.output, found[0].input) is not None:
+            if found is not None:
                 yield _Mlp(found[0].index, *found, second)
 
-    def _attention(self, block: str, found: Attention) -> tuple[str, str] | None:
+    def _attention(self, block: str, found: Attention, joint: Joint) -> str:
         site, place = f"{block}.attn", self.namer.place
         projection, source = self._projection(found.context), found.sources[0]
+        assert projection is not None
+        assert source is not None
         for name, tensor in zip("qkv", (found.q, found.k, found.v), strict=True):
             place(f"{site}.{name}", [tensor])
         for name, tensor in (("scores", found.scores), ("softmax", found.softmax)):
             if tensor:
                 place(f"{site}.{name}", [tensor])
             else:
-                self.namer.lacks(f"{site}.{name}", found.inside)
-        place(f"{site}.context", self._before(projection.input if projection else found.context))
+                self.namer.is_inside(f"{site}.{name}", found.inside)
+        place(f"{site}.context", self._before(projection.input))
         self._qkv_weights(site, found)
-        if projection is None:
-            return None
         place(f"{site}.proj", self._after(projection.output))
         self.namer.linear_weights(f"{site}.proj", projection)
-        return self._joined(site, f"{block}.norm1", source, projection)
+        return self._joined(site, f"{block}.norm1", source, projection, joint)
 
     def _qkv_weights(self, site: str, found: Attention) -> None:
         packed = len({source.output for source in found.sources if source}) == 1
@@ -109,32 +205,30 @@ class _Recogniser:
             if norm:
                 self.namer.norm_weights(f"{site}.{name}_norm", norm)
 
-    def _mlp(self, block: str, found: _Mlp) -> tuple[str, str] | None:
+    def _mlp(self, block: str, found: _Mlp, joint: Joint) -> str:
         site = f"{block}.mlp"
         self.namer.place(f"{site}.fc1", self._after(found.first.output))
         self.namer.place(f"{site}.gelu", [found.activated])
         self.namer.place(f"{site}.fc2", self._after(found.second.output))
         self.namer.linear_weights(f"{site}.fc1", found.first)
         self.namer.linear_weights(f"{site}.fc2", found.second)
-        return self._joined(site, f"{block}.norm2", found.first, found.second)
+        return self._joined(site, f"{block}.norm2", found.first, found.second, joint)
 
-    def _joined(self, site: str, norm_name: str, first: Linear | None, last: Linear) -> tuple[str, str] | None:
+    def _joined(self, site: str, norm_name: str, first: Linear, last: Linear, joint: Joint) -> str:
         """Names the branch's residual and norm. first, last: its outermost linear maps."""
-        if first is None:
-            return None
-        norm, joint = self._norm_before(first.input), self._joint(last.output, first.input)
-        after = None
-        if joint and joint.stream in self._before(first.input):  # fed the stream itself: normed at its end, or later
-            after = None if joint.norm else self._only_norm(joint.residual)
-            norm = joint.norm or after
+        norm, added, after = self._norm_before(first.input), self._added(last.output, first.input), None
+        assert added is not None
+        if added.stream in self._before(first.input):  # fed the stream itself: normed at its end, or later
+            after = None if added.norm else self._only_norm(added.residual)
+            norm = added.norm or after
         if norm is not None and not self.namer.has(norm):
             self.namer.place_norm(norm_name, norm)
-        if joint is None:
-            return None
+        else:
+            self.namer.lacks(norm_name, "no norm of this branch alone is recognised")
         self.namer.place(f"{site}.residual", [joint.residual])
-        for scale in joint.scales:
+        for scale in added.scales:
             self.namer.claim(f"{site}.layerscale", scale)
-        return joint.stream, after.output if after else joint.residual
+        return after.output if after else joint.residual
 
     def _only_norm(self, tensor: str) -> Norm | None:
         """The norm that ``tensor`` goes into, if it goes nowhere else."""
@@ -147,7 +241,7 @@ class _Recogniser:
         reached = [context, *(node.output for node in self.graph.downstream(context, _TO_PROJECTION))]
         return next((self.takes[tensor] for tensor in reached if tensor in self.takes), None)
 
-    def _joint(self, tensor: str, source: str) -> _Joint | None:
+    def _added(self, tensor: str, source: str) -> _Added | None:
         """Where the branch that ends in ``tensor``, and whose first map is fed ``source``, joins the stream."""
         norm: Norm | None = None
         scales: list[Weight] = []
@@ -157,7 +251,7 @@ class _Recogniser:
             scale = self.graph.weight(dead) if dead else None
             if use.op == "Add" and len(set(self.graph.live_inputs(use))) == 2:
                 (stream,) = set(use.inputs) - {tensor}
-                return _Joint(stream, use.output, norm, tuple(scales)) if self._is_fed(source, stream) else None
+                return _Added(stream, use.output, norm, tuple(scales)) if self._is_fed(source, stream) else None
             if use.op in _NORM_OPS and tensor in self.norm_of:
                 norm = self.norm_of[tensor]
                 tensor = norm.output
@@ -183,39 +277,14 @@ class _Recogniser:
         shape = next((self.shapes[name] for name in self._before(tensor) if name in self.shapes), ())
         return len(shape) == 1 or (len(shape) == 2 and shape[0] == 1)
 
-    # ---- before and after the blocks
-
-    def _embedding(self, stream: str) -> None:
-        """Back from the first block's stream: positions, class token, patches."""
-        self.namer.place("embed", self._before(stream))
-        tensor, patches, outer = stream, "", None
-        while tensor not in self.linears:
-            node = self.graph.producer.get(tensor)
-            if tensor in self.norms:
-                outer, tensor = self.norms[tensor], self.norms[tensor].input
-                continue
-            if node is None or node.op not in LAYOUT | {"Add", "Concat"} or len(self.graph.live_inputs(node)) != 1:
-                return
-            tensor = self.graph.live_inputs(node)[0]
-            if node.op in ("Add", "Concat"):
-                patches, outer = tensor, None  # a norm found before was not the patches'
-                others = [self.graph.weight(name) for name in node.inputs if name not in self.graph.live]
-                self.namer.claim("pos_embed" if node.op == "Add" else "cls_token", others[0] if others else None)
-        if patches:
-            self.namer.place("patch_embed", self._before(patches))
-        if patches and outer is not None:
-            self.namer.norm_weights("patch_embed.norm_out", outer)
-        self.namer.linear_weights("patch_embed.proj", self.linears[tensor])
-        inner = self._norm_before(self.linears[tensor].input)
-        if inner is not None:
-            self.namer.norm_weights("patch_embed.norm_in", inner)
-
     def _head(self, stream: str) -> None:
-        """Final norm and classifier."""
-        for norm in self.norms.values():
-            if not self.namer.has(norm) and stream in self.graph.upstream(norm.input, _POOL):
-                self.namer.place_norm("norm", norm)
-                break
+        """Final norm, which is all that takes the last block's stream, and classifier."""
+        taken = {node.op for node in self.graph.downstream(stream, _POOL)}
+        if taken <= _POOL | set(_NORM_OPS) | set(FROM_SHAPE):
+            for norm in self.norms.values():
+                if not self.namer.has(norm) and stream in self.graph.upstream(norm.input, _POOL):
+                    self.namer.place_norm("norm", norm)
+                    break
         ends = [name for output in self.graph.outputs for name in self.graph.upstream(output, _TO_LOGITS)]
         logits = next((self.linears[name] for name in ends if name in self.linears), None)
         if logits is not None:

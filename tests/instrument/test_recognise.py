@@ -201,7 +201,7 @@ def test_other_architectures(session: Any, tmp_path: Path, variant: str) -> None
             f"block.{i}.mlp.residual": seen.out(block),
         }
     for name, tensor in wanted.items():
-        np.testing.assert_allclose(computed[name], tensor.numpy(), rtol=1e-5, atol=1e-4, err_msg=name)
+        np.testing.assert_allclose(computed[name], tensor.numpy(), rtol=1e-4, atol=1e-3, err_msg=name)
 
 
 # ---- exports of our own, with nothing left of their names
