@@ -13,6 +13,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
+from testbed.campaign.as_trained import check_like_library
 from testbed.campaign.images import Inputs
 from testbed.campaign.spec import CampaignSpec
 from testbed.campaign.subject import check_accuracy, dataset_of, golden_inputs
@@ -58,6 +59,8 @@ class OnnxSubject:
             adopted = _judged(adopt(path), spec.model.onnx)
         proto = onnx.load_from_string(adopted.plain)
         dataset = dataset_of(spec, None, _image_side(proto))
+        assert spec.data is not None
+        check_like_library(spec.data, dataset, path.parent)
         _check_fit(proto, dataset, spec.model.onnx)
         return cls(spec, dataset, adopted)
 

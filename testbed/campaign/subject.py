@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.analysis.choice import TEST_IMAGES
+from testbed.campaign.as_trained import check_like_model_run
 from testbed.campaign.images import Inputs
-from testbed.campaign.spec import CampaignSpec, DataSpec
+from testbed.campaign.spec import CampaignSpec
 from testbed.core.errors import GateFailed, UsageError
 from testbed.core.runfolder import RunFolder
 from testbed.core.site import SiteTable
 from testbed.data import Dataset, Split, load
-from testbed.data.preprocess_stated import preprocess_asked
 from testbed.golden.arrays import read_array
 from testbed.golden.reference import LOGITS, module_files
 from testbed.models.runs import DataSource
@@ -104,32 +104,13 @@ def dataset_of(spec: CampaignSpec, source: DataSource | None, image: int | None)
             image=image,
             seed=spec.seed,
         )
-        _check_as_trained(asked, dataset, source)
+        check_like_model_run(asked, dataset, source)
         if asked.images is not None:
             dataset = replace(dataset, test=_part(dataset, asked.images, spec.seed))
         return dataset
     if source is None:
         raise UsageError(f"{spec.model.run} does not say which data its model is for; name it: [data] name = ...")
     return load(source.name, image=image, **source.options)
-
-
-def _check_as_trained(asked: DataSpec, dataset: Dataset, source: DataSource | None) -> None:
-    """Raises UsageError where a trained model's folder has a preprocessing or an order of classes, the spec states none,
-    and the data set's own is another."""
-    if source is None:
-        return
-    if source.preprocess is not None and asked.preprocess is None:
-        trained = preprocess_asked(source.preprocess)
-        if trained != dataset.preprocess:
-            raise UsageError(
-                f"data.preprocess is not stated: {asked.name} has {dataset.preprocess.told(dataset.image)}; the model's"
-                f" folder has {trained.told(dataset.image)}; state the one that is meant"
-            )
-    if isinstance(source.classes, tuple) and asked.classes is None and list(source.classes) != dataset.classes:
-        raise UsageError(
-            f"data.classes is not stated: {asked.name} begins with {dataset.classes[0]!r}, and the model's folder has"
-            f" another order, which begins with {source.classes[0]!r}; state the one that is meant"
-        )
 
 
 def _part(dataset: Dataset, images: int, seed: int) -> Split:

@@ -91,6 +91,16 @@ class Preprocess:
                 " state the size it was trained with, or leave size out"
             )
 
+    def alike(self, other: Preprocess, size: int) -> bool:
+        """Do both do the same, whatever their names, for a model input of ``size`` pixels?"""
+
+        def done(one: Preprocess) -> tuple[Any, ...]:
+            per_channel = [values * 3 if len(values) == 1 else values for values in (one.mean, one.std)]
+            resizing = None if one.resize == "none" else (one.resized_side(size), one.interpolation)
+            return one.resize, resizing, per_channel, one.scale, one.size or size
+
+        return done(self) == done(other)
+
     def resized_side(self, size: int) -> int:
         """Pixels that an image is resized to for a model input of ``size`` pixels."""
         return round(size * self.margin) if self.crop is None else math.floor(size / self.crop)

@@ -20,7 +20,7 @@ from testbed.campaign.ber_bench import _asked, _named
 from testbed.campaign.noise import NoiseBench
 from testbed.campaign.prepare import Preparation, _tiers_file
 from testbed.campaign.spec import CampaignSpec, parse_spec
-from testbed.campaign.subject import subject_of
+from testbed.campaign.subjects import subject_of
 from testbed.campaign.variants import plain_in
 from testbed.campaign.workplace import Workplace
 from testbed.core.errors import GateFailed, UsageError
@@ -202,7 +202,7 @@ def test_a_campaign_goes_on_with_the_images_that_it_was_begun_with(
     folder, test = RunFolder.existing(path), finished.dataset.test
     tiers = tiers_from_logits(read_array(path / LOGITS), test.labels, TierEdges(spec.tiers.edges))
     first = first_of_each(tiers, spec.tiers.images)
-    for stage in ("tiers", "inputs.model"):
+    for stage in ("tiers", "pictures", "inputs.model"):
         del folder.manifest["stages"][stage]
     inputs = {"logits": folder.output_hash("golden", LOGITS), "edges": [0.5, 1.0], "images": [20, 30]}
     with folder.locked():

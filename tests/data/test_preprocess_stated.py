@@ -53,6 +53,7 @@ def test_equals_timm_s_evaluation_transform(config):
         np.testing.assert_allclose(model_input(ours, pixels), expected, rtol=0, atol=1e-6)
 
 
+TIMM_HALF = {"crop_pct": 1.0, "mean": [0.5] * 3, "std": [0.5] * 3}
 HALF = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
 HUGGINGFACE = [
     ("ViTImageProcessorPil", {"size": {"height": 32, "width": 32}}),
@@ -216,3 +217,13 @@ def test_load_takes_the_stated_size_and_refuses_another(class_folder):
     none = load(f"imagefolder:{folder}", preprocess="none,resize=none", image=32)
     with pytest.raises(UsageError, match=r"image 'cat/00\.png': an image of 24 x 24 is smaller"):
         none.test.batch([0])
+
+
+def test_alike_is_what_is_done_and_not_what_it_is_called():
+    half, timm = (
+        PREPROCESS["half"],
+        preprocess_from({"input_size": [3, 32, 32], "interpolation": "bilinear", **TIMM_HALF}),
+    )
+    assert half.alike(timm, 32)
+    for change in ("crop=0.9", "interpolation=bicubic", "mean=0.4", "std=0.4", "resize=squash", "scale=1", "size=31"):
+        assert not preprocess_asked(f"half,{change}").alike(half, 32), change

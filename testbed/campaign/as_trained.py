@@ -1,0 +1,50 @@
+"""Are a spec's images prepared, and its classes ordered, as the model's own files say? What the spec states is followed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from testbed.campaign.spec import DataSpec
+from testbed.core.errors import UsageError
+from testbed.data import Dataset
+from testbed.data.class_order import classes_beside
+from testbed.data.preprocess import Preprocess
+from testbed.data.preprocess_stated import preprocess_asked, preprocess_from
+from testbed.models.importers import preprocessing_described
+from testbed.models.runs import DataSource
+
+
+def check_like_model_run(asked: DataSpec, dataset: Dataset, source: DataSource | None) -> None:
+    """Raises UsageError where a trained model's folder has a preprocessing or an order of classes, the spec states none,
+    and the data set's own is another."""
+    if source is None:
+        return
+    if source.preprocess is not None and asked.preprocess is None:
+        _check_preprocess(dataset, preprocess_asked(source.preprocess), "the model's folder")
+    if isinstance(source.classes, tuple) and asked.classes is None:
+        _check_classes(dataset, list(source.classes), "the model's folder")
+
+
+def check_like_library(asked: DataSpec, dataset: Dataset, folder: Path) -> None:
+    """The same for a user's own file, beside which a library's configuration may lie (``folder``)."""
+    if asked.preprocess is None and (file := preprocessing_described(folder)) is not None:
+        _check_preprocess(dataset, preprocess_from(file), str(file))
+    names = classes_beside(folder)
+    if asked.classes is None and names is not None and sorted(names) == sorted(dataset.classes):
+        _check_classes(dataset, names, str(folder / "config.json"))
+
+
+def _check_preprocess(dataset: Dataset, theirs: Preprocess, where: str) -> None:
+    if not theirs.alike(dataset.preprocess, dataset.image):
+        raise UsageError(
+            f"data.preprocess is not stated: {dataset.name} has {dataset.preprocess.told(dataset.image)}; {where} has"
+            f" {theirs.told(dataset.image)}; state the one that is meant, a preset's name or a file"
+        )
+
+
+def _check_classes(dataset: Dataset, theirs: list[str], where: str) -> None:
+    if theirs != dataset.classes:
+        raise UsageError(
+            f"data.classes is not stated: {dataset.name} begins with {dataset.classes[0]!r}, and {where} has another"
+            f" order, which begins with {theirs[0]!r}; state the one that is meant, a file or a list"
+        )
