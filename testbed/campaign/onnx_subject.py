@@ -15,6 +15,7 @@ from onnx import ModelProto, TensorProto
 
 from testbed.campaign.as_trained import check_like_library
 from testbed.campaign.images import Inputs
+from testbed.campaign.row_gate import input_influence
 from testbed.campaign.spec import CampaignSpec
 from testbed.campaign.subject import check_accuracy, dataset_of, golden_inputs
 from testbed.core.errors import UsageError
@@ -121,21 +122,23 @@ class OnnxSubject:
 
         def build() -> dict[str, Any]:
             log.info("golden: logits of %d test images, by the plain engine itself", len(test))
-            engine_hash = self._run(folder)
+            engine_hash, influence = self._run(folder)
             logits = read_array(folder / LOGITS)
             if doubt := check_logits(logits, str(self.spec.model.onnx)):
                 log.warning("golden: %s", doubt)
             predictions = logits.argmax(1)
             warn_of_order(predictions, test.labels, self.dataset.classes)
             accuracy = float((predictions == test.labels).mean())
-            return {"accuracy": accuracy, "images": len(test), "source": "plain engine", "engine_hash": engine_hash}
+            facts = {"accuracy": accuracy, "images": len(test), "source": "plain engine", "engine_hash": engine_hash}
+            return facts | ({"rows_influence": influence} if influence else {})
 
         facts = folder.stage("golden", inputs, [LOGITS], build)
         fix = "is the data set, or its preprocessing (data.preprocess), the one it was trained for? Correct it"
         check_accuracy(facts["accuracy"], self.spec.gates.test_accuracy, fix)
 
-    def _run(self, folder: RunFolder) -> str:
-        """Writes the logits (n, K) of all test images; returns the engine's hash."""
+    def _run(self, folder: RunFolder) -> tuple[str, str]:
+        """Writes the logits (n, K) of all test images; returns the engine's hash, and why its rows influence each other:
+        each image is then run alone."""
         test, engine, plain = self.dataset.test, self.spec.engine, self.adopted.plain
         name, output = model_input(self._proto).name, self._proto.graph.output[0].name
         request = EngineRequest(
@@ -147,12 +150,21 @@ class OnnxSubject:
             max_batch=engine.sketched_batch,
         )
         with open_engine(engine.backend, request) as runner, array_writer(folder / LOGITS, len(test)) as writer:
-            for start in range(0, len(test), engine.sketched_batch):
-                images = test.batch(slice(start, start + engine.sketched_batch))
-                padding = np.zeros((engine.sketched_batch - len(images), *images.shape[1:]), np.float32)
-                logits = runner.run({name: np.concatenate([images, padding])})[output]
-                writer.append(logits[: len(images)].astype(np.float32))
-            return runner.info.hash
+
+            def run(images: NDArray[np.float32]) -> NDArray[np.float32]:
+                return runner.run({name: images})[output].astype(np.float32)
+
+            batch = engine.sketched_batch
+            some = test.batch(slice(0, batch))
+            influence = input_influence(run, np.resize(some, (batch, *some.shape[1:])), self.spec.seed)
+            if influence:
+                log.warning("golden: %s; each image is run alone", influence)
+                batch = 1
+            for start in range(0, len(test), batch):
+                images = test.batch(slice(start, start + batch))
+                padding = np.zeros((batch - len(images), *images.shape[1:]), np.float32)
+                writer.append(run(np.concatenate([images, padding]))[: len(images)])
+            return runner.info.hash, influence
 
     def make_plain(self, folder: RunFolder, target: str) -> None:
         """It is there already."""

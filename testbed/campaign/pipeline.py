@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from testbed.campaign.adaptive import AdaptivePlanner
 from testbed.campaign.bench import Bench
 from testbed.campaign.claim import claimed
-from testbed.campaign.evaluators import prove, prove_weights
 from testbed.campaign.exposed import site_exposures
 from testbed.campaign.files import PLAN, RESULTS, STORE, TIERS, Files, plan_file, points_file, words_file
-from testbed.campaign.gates import check_bounds, parity, zero_fault, zero_fault_leg
+from testbed.campaign.gating import passed
 from testbed.campaign.plan import Planned, planned, write_plan
 from testbed.campaign.prepare import Preparation
 from testbed.campaign.progress import Progress, Show
@@ -28,15 +24,13 @@ from testbed.campaign.running import AdaptivePlans, OnePlan, run_plans
 from testbed.campaign.spec import CampaignSpec
 from testbed.campaign.store import ResultStore, discard_log
 from testbed.campaign.summary import SUMMARY, summarise
-from testbed.campaign.weight_gate import WeightGate, weight_gate_of
-from testbed.campaign.words import golden_words, write_plan_words
+from testbed.campaign.words import write_plan_words
 from testbed.campaign.work import Opener
-from testbed.campaign.worker import open_worker, strike_for
+from testbed.campaign.worker import open_worker
 from testbed.campaign.workforce import Workforce
 from testbed.campaign.workplace import Workplace
-from testbed.core.errors import GateFailed, TestbedError, UsageError
+from testbed.core.errors import TestbedError
 from testbed.core.files import sha256_json, write_json
-from testbed.core.site import Site, Where
 from testbed.engines.runner import require_engine
 
 log = logging.getLogger(__name__)
@@ -108,95 +102,13 @@ class Campaign:
 
     def gate(self) -> dict[str, Any]:
         inputs = {"engines": self.engines, "gates": self.spec.gates.model_dump(mode="json")}
-
-        def build() -> dict[str, Any]:
-            log.info("gates: parity, drift, zero-fault rows, live weights")
-            records = [record for target in self.spec.targets for record in self._parity(target)]
-            check_bounds(records, self.spec.gates.parity_max_abs, self.spec.gates.drift_max_abs)
-            weights = {
-                target: self._weights(target, sites)
-                for (target, where), sites in self.spec.legs.items()
-                if where == "weight"
-            }
-            zero = [
-                self._zero_fault(*leg, self._strikable(*leg, sites, weights)) for leg, sites in self.spec.legs.items()
-            ]
-            rows, mismatches = (int(sum(column)) for column in zip(*zero, strict=True))
-            if mismatches:
-                raise GateFailed(
-                    f"{mismatches} of {rows} zero-fault rows are not the engine golden, bit for bit: this engine is not"
-                    " deterministic at these settings; try threads = 1, or another batch"
-                )
-            drift = max(record["max_abs_diff"] for record in records if record["pair"] == "plain-twin")
-            return {
-                "parity": records,
-                "drift": {"max_abs_diff": drift, "bound": self.spec.gates.drift_max_abs},
-                "zero_fault": {"rows": rows, "mismatches": mismatches},
-                "weights": {target: found.record() for target, found in weights.items()},
-                "goldens": self.place.golden_hashes(),
-                "evaluation": dict(self._evaluation(*leg) for leg in self.spec.legs),
-            }
-
-        facts = self.folder.stage("gates", inputs, [], build)
+        facts = self.folder.stage("gates", inputs, [], lambda: passed(self.place, self.preparation))
         if facts["goldens"] != self.place.golden_hashes():
             raise TestbedError(
                 "this machine's engine gives other golden bits than the one this campaign was begun on;"
                 " go on there, or start anew in another folder"
             )
         return facts
-
-    def _evaluation(self, target: str, where: str) -> tuple[str, dict[str, Any]]:
-        """Under "model" for activations, "model.weight" for weights: what runs less than the whole, and gives the same."""
-        found = prove(self.place, target) if where == "activation" else prove_weights(self.place, target)
-        log.info("gates: faults in %ss of %s are evaluated by: %s%s", where, target, found["by"], _why(found))
-        return (target if where == "activation" else f"{target}.weight"), found
-
-    def _parity(self, target: str) -> list[dict[str, Any]]:
-        reference = self.preparation.reference(target)
-        plain = self._plain_outputs(target)
-        twin = self.bench(target, "activation").golden
-        original = [] if reference is None else [("torch-plain", reference, plain)]
-        return parity([*original, ("plain-twin", plain, twin)], target)
-
-    def _plain_outputs(self, target: str) -> NDArray[np.float32]:
-        """Of the engine as it would be deployed: the plain file, prepacked weights."""
-        bench = self.bench(target, "activation")
-        with self.place.open(self.place.request(target, Files(target).plain)) as runner:
-            parts = []
-            for start in range(0, len(bench.images), bench.batch):
-                rows = np.arange(start, min(start + bench.batch, len(bench.images)))
-                parts.append(runner.run({bench.input_name: bench.inputs(rows)})[bench.output_name])
-        return np.concatenate(parts)
-
-    def _weights(self, target: str, sites: Sequence[str]) -> WeightGate:
-        """Which weights may be struck in place; what may not is told."""
-        bench = self.bench(target, "weight")
-        found = weight_gate_of(self.place, bench, bench.table.select("weight", sites))
-        for reason, names in found.by_reason().items():
-            log.warning("gates: %d weights of %s are left out (%s): %s", len(names), target, ", ".join(names), reason)
-        return found
-
-    def _strikable(
-        self, target: str, where: Where, sites: Sequence[str], weights: Mapping[str, WeightGate]
-    ) -> list[Site]:
-        """Raises GateFailed where a section has nothing left to strike."""
-        table = self.bench(target, where).table
-        if where == "weight":
-            table = table.without(left_out.site for left_out in weights[target].left_out)
-        try:
-            for section in self.spec.faults:
-                if (section.target, section.where) == (target, where):
-                    table.select(where, section.sites)
-        except UsageError as error:
-            raise GateFailed(str(error)) from error
-        return table.select(where, sites)
-
-    def _zero_fault(self, target: str, where: str, chosen: Sequence[Site]) -> tuple[int, int]:
-        bench = self.bench(target, where)
-        rows = len(chosen) if where == "weight" else self.spec.gates.zero_fault_rows
-        leg = zero_fault_leg(target, where, chosen, bench.images.ids, rows, self.spec.seed)
-        words = golden_words(self.place, leg) if where == "activation" else np.zeros(0, np.uint32)
-        return zero_fault(strike_for(self.place, target, where), leg, words)
 
     # ---- plan and run
 
@@ -270,7 +182,3 @@ class Campaign:
         self.folder.stage("summary", inputs, [SUMMARY], build)
         summary: dict[str, Any] = json.loads((self.folder / SUMMARY).read_text())
         return summary
-
-
-def _why(found: dict[str, Any]) -> str:
-    return f" ({found['why']})" if found.get("why") else ""

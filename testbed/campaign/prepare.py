@@ -213,7 +213,14 @@ class Preparation:
             return {name: inputs[rows], **PortFeed.idle(batch).as_inputs(table)}
 
         made_from = {"twin": self._hash(f"instrument.{target}", files.twin), "backend": engine.backend}
-        self.folder.stage("tune", made_from, [], lambda: tune(engine, opened, feeds))
+        influence = self.folder.manifest["stages"]["golden"]["facts"].get("rows_influence", "")
+
+        def build() -> dict[str, Any]:
+            if not influence:
+                return tune(engine, opened, feeds)
+            return tune(engine.model_copy(update={"batch": 1}), opened, feeds) | {"why_batch": influence}
+
+        self.folder.stage("tune", made_from, [], build)
 
     def _hash(self, stage: str, file: str) -> str:
         return self.folder.output_hash(stage, file)

@@ -141,12 +141,17 @@ class EngineSpec(Strict):
 
 
 class GateSpec(Strict):
-    """Bounds that must hold before a fault is run. ``allow_chance_accuracy``: go on with a warning where the model gets no
-    more test images right than guessing does; else it is refused, for its preprocessing or order of classes is wrong."""
+    """Bounds that must hold before a fault is run.
+
+    ``parity_max_abs``: largest deviation of the plain engine's outputs from the reference golden, ``drift_max_abs``: of the
+    twin's from the plain engine's; by the engine's precision unless stated (`testbed.campaign.gates.Bounds`).
+    ``allow_chance_accuracy``: go on with a warning where the model gets no more test images right than guessing does; else
+    it is refused, for its preprocessing or order of classes is wrong.
+    """
 
     test_accuracy: Annotated[float, Field(ge=0, le=1)] = 0.0
-    parity_max_abs: Positive = 1e-4
-    drift_max_abs: Positive = 1e-5
+    parity_max_abs: Positive | None = None
+    drift_max_abs: Positive | None = None
     zero_fault_rows: Count = 1024
     allow_chance_accuracy: bool = False
 
@@ -276,20 +281,34 @@ def load_spec(path: Path, changes: Sequence[str] = ()) -> CampaignSpec:
 
 
 def _change(values: dict[str, Any], change: str) -> None:
-    """Sets one dotted key. The value is TOML; a bare word is text."""
+    """Sets one dotted key, of which a number is a place in a list. The value is TOML; a bare word is text."""
     key, equals, text = change.partition("=")
     *tables, last = key.strip().split(".")
     if not equals or not last:
         raise UsageError(f"--set {change}: write KEY=VALUE, such as engine.backend=openvino")
-    place = values
-    for table in tables:
-        place = place.setdefault(table, {})
-        if not isinstance(place, dict):
-            raise UsageError(f"--set {change}: {table} is not a table of the spec; change lists in the file")
+    place: Any = values
+    for depth, table in enumerate(tables):
+        if isinstance(place, dict):
+            place = place.setdefault(table, {})
+        else:
+            place = place[_entry(place, table, change)]
+        if not isinstance(place, dict | list):
+            name = ".".join(tables[: depth + 1])
+            raise UsageError(f"--set {change}: {name} is not a table or a list of the spec")
     try:
-        place[last] = tomllib.loads(f"value = {text}")["value"]
+        value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        place[last] = text.strip()
+        value = text.strip()
+    place[last if isinstance(place, dict) else _entry(place, last, change)] = value
+
+
+def _entry(entries: list[Any], number: str, change: str) -> int:
+    if not number.isdecimal() or int(number) >= len(entries):
+        raise UsageError(
+            f"--set {change}: that list's entries are numbered 0 to {len(entries) - 1}, not {number!r}; write, for example,"
+            " faults.0.per_stratum=1"
+        )
+    return int(number)
 
 
 def parse_spec(values: dict[str, Any], name: str = "spec") -> CampaignSpec:

@@ -76,6 +76,7 @@ def summarise(
         "zero_fault": gates["zero_fault"],
         "drift": gates["drift"],
         "parity": gates["parity"],
+        "notes": gates.get("notes", []),
         "left_out": [left_out for found in gates.get("weights", {}).values() for left_out in found["left_out"]],
         "tolerance": {
             "atol": list(spec.tolerance.per_tier(len(spec.tiers.edges))),

@@ -56,13 +56,20 @@ class Workplace:
         return Judge(atol, tolerance.rtol, tolerance.rtol_grid, self.spec.detector)
 
     @property
-    def tuned(self) -> dict[str, int]:
-        """Batch, threads, and rows of a unit of work: frozen when the campaign began."""
+    def tuned(self) -> dict[str, Any]:
+        """``batch``, ``threads``, and ``unit_rows`` of a unit of work: frozen when the campaign began. ``why_batch``: of
+        one row that is not the spec's, why."""
         return dict(self.folder.manifest["stages"]["tune"]["facts"])
 
     @property
     def batch(self) -> int:
-        return self.tuned["batch"]
+        return int(self.tuned["batch"])
+
+    def run_alone(self, why: str) -> None:
+        """From now on one row at a time: nothing that was run before counts. why: for whoever reads the results."""
+        self.close()
+        self.folder.manifest["stages"]["tune"]["facts"] |= {"batch": 1, "why_batch": why}
+        self.folder.save()
 
     @property
     def proven(self) -> dict[str, Any]:

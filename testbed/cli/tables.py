@@ -49,7 +49,7 @@ def _head(summary: Record) -> Iterable[RenderableType]:
     )
     yield (
         f"gates   {zero['rows']:,} zero-fault rows, {zero['mismatches']} not bit-identical;"
-        f" plain to twin {drift['max_abs_diff']:.2g} (bound {drift['bound']:g})"
+        f" plain to twin {drift['max_abs_diff']:.2g} (bound {drift['bound']:.2g})"
     )
     yield from _decided(summary)
     yield f"images  {'; '.join(_tier_text(tier) for tier in summary['tiers'])}"

@@ -15,7 +15,7 @@ import ml_dtypes
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto, ValueInfoProto
+from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 
 from testbed.core.errors import EngineError
 from testbed.engines import native
@@ -26,6 +26,7 @@ from testbed.engines.weight_inputs import strikable_weights
 PROVIDER = "CPUExecutionProvider"
 _BF16 = np.dtype(ml_dtypes.bfloat16)
 _CUSTOM_DOMAIN = "testbed"  # of testbed::FaultPort
+_CAST_LIKE = 15  # the first opset that has it
 _NAMES_OF_ELEMENTS = {
     "float": "FLOAT",
     "float16": "FLOAT16",
@@ -50,7 +51,8 @@ class OrtCpuRunner(BaseRunner):
         self._values = {name: ort_value(array) for name, array in self._weights.items()}
         for name, value in self._values.items():
             options.add_initializer(name, value)
-        self._session: Any = session(request.onnx, proto, options, [PROVIDER])
+        model = request.onnx if request.precision != "fp16" else _softmax_in_fp32(proto)
+        self._session: Any = session(model, proto, options, [PROVIDER])
         self.info = _info(request)
 
     def run(self, feeds: Arrays) -> dict[str, NDArray]:
@@ -72,6 +74,31 @@ class OrtCpuRunner(BaseRunner):
         self._session = None
         self._values.clear()
         self._weights.clear()
+
+
+def _softmax_in_fp32(proto: ModelProto) -> bytes:
+    """The file with every Softmax between casts to fp32 and back.
+
+    The provider has no Softmax in fp16. By itself it would take the operator apart and add up each row in an order that
+    depends on where in memory the row lies: an image's outputs would depend on its place in the batch.
+    """
+    changed = ModelProto()
+    changed.CopyFrom(proto)
+    if next((o.version for o in proto.opset_import if not o.domain), 0) < _CAST_LIKE:
+        return changed.SerializeToString()
+    nodes = []
+    for node in changed.graph.node:
+        if node.op_type != "Softmax" or node.domain:
+            nodes.append(node)
+            continue
+        (wide, narrow), output = (f"{node.output[0]}/wide", f"{node.output[0]}/narrow"), node.output[0]
+        nodes.append(helper.make_node("Cast", [node.input[0]], [wide], to=TensorProto.FLOAT))
+        nodes.append(node)
+        nodes.append(helper.make_node("CastLike", [narrow, node.input[0]], [output]))
+        node.input[0], node.output[0] = wide, narrow
+    del changed.graph.node[:]
+    changed.graph.node.extend(nodes)
+    return changed.SerializeToString()
 
 
 def session(model: bytes, proto: ModelProto, options: Any, providers: list[Any]) -> Any:
@@ -154,6 +181,8 @@ def _info(request: EngineRequest) -> EngineInfo:
         "deterministic_compute": True,
         "machine": platform.machine(),
     }
+    if request.precision == "fp16":
+        options["softmax"] = "fp32"  # as one operator: taken apart, its sums depend on a row's place
     if request.precision == "int8":
         options["int8_as"] = "int8"  # on x86 too, where ONNX Runtime's own choice is uint8
     versions = {"onnxruntime": ort.__version__}

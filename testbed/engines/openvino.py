@@ -19,6 +19,7 @@ import openvino as ov
 from numpy.typing import NDArray
 
 from testbed.core.errors import EngineError
+from testbed.engines.rounding import rounded_ports
 from testbed.engines.runner import Arrays, BaseRunner, EngineInfo, EngineRequest
 from testbed.engines.signature import loaded, signature_of
 from testbed.engines.weight_inputs import weights_as_inputs
@@ -57,6 +58,8 @@ class OpenVinoRunner(BaseRunner):
             model, self._weights = weights_as_inputs(model)
         core = shared_core()
         hint = _precision_hint(core, request.precision)
+        if request.precision in ("fp16", "bf16") and hint == "f32":
+            model = rounded_ports(model, request.precision)
         try:
             compiled = core.compile_model(core.read_model(io.BytesIO(model)), _DEVICE, _config(request, hint))
             self._request: Any = compiled.create_infer_request()

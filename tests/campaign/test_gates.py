@@ -12,12 +12,13 @@ import onnx
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from testbed.campaign import weight_gate
+from testbed.campaign import row_gate, weight_gate
 from testbed.campaign.execute import Activations
 from testbed.campaign.files import RESULTS, STORE
-from testbed.campaign.gates import check_bounds, parity, zero_fault, zero_fault_leg
+from testbed.campaign.gates import Bounds, failing, parity, zero_fault, zero_fault_leg
 from testbed.campaign.pipeline import Campaign
 from testbed.campaign.prepare import Preparation
 from testbed.campaign.spec import CampaignSpec, parse_spec
@@ -25,9 +26,11 @@ from testbed.campaign.store import discard_log
 from testbed.campaign.whole import WholeTwin
 from testbed.campaign.words import golden_words
 from testbed.campaign.worker import strike_for
+from testbed.campaign.workplace import Workplace
 from testbed.core.errors import GateFailed, TestbedError
 from testbed.core.files import sha256_file
 from testbed.core.runfolder import RunFolder
+from testbed.engines.runner import BaseRunner
 
 
 @pytest.fixture
@@ -102,19 +105,36 @@ def test_a_tampered_twin_is_refused_by_the_whole_campaign_too(
     assert not (tiny_copy / "store").exists()
 
 
-def test_a_bound_that_is_too_tight_fails(tiny_values: dict[str, Any]) -> None:
-    records = parity(
-        [("torch-plain", np.zeros((2, 3)), np.full((2, 3), 2e-6)), ("plain-twin", *[np.ones((2, 3))] * 2)], "model"
-    )
-    check_bounds(records, 2e-6, 1e-9)
-    with pytest.raises(GateFailed, match=r"gates\.parity_max_abs = 1e-06"):
-        check_bounds(records, 1e-6, 1e-9)
+def test_a_bound_that_is_too_tight_fails() -> None:
+    pairs = [("torch-plain", np.zeros((2, 3)), np.full((2, 3), 2e-6)), ("plain-twin", *[np.ones((2, 3))] * 2)]
+    assert not list(failing(parity(pairs, "model", Bounds("fp32", 2e-6, 1e-9))))
+    (told,) = failing(parity(pairs, "model", Bounds("fp32", 1e-6, 1e-9)))
+    assert "torch-plain differ by 2e-06, above gates.parity_max_abs = 1e-06" in told
 
 
 def test_an_output_that_is_nan_on_one_side_fails() -> None:
-    records = parity([("plain-twin", np.zeros((2, 3)), np.array([[0, 0, 0], [0, np.nan, 0]]))], "model")
-    with pytest.raises(GateFailed):
-        check_bounds(records, 1e9, 1e9)
+    pair = ("plain-twin", np.zeros((2, 3)), np.array([[0, 0, 0], [0, np.nan, 0]]))
+    assert len(list(failing(parity([pair], "model", Bounds("fp32", 1e9, 1e9))))) == 1
+
+
+@pytest.mark.parametrize(("precision", "allowed"), [("fp32", 1e-4), ("fp16", 0.2), ("bf16", 1.0), ("int8", 5.0)])
+def test_bounds_that_are_not_stated_go_by_precision_and_by_the_size_of_the_outputs(
+    precision: str, allowed: float
+) -> None:
+    for off, complaints in ((0.99 * allowed, 0), (1.01 * allowed, 1)):
+        outputs = np.array([[10.0, 0.0]])
+        records = parity([("torch-plain", outputs, outputs - [[0, off]])], "model", Bounds(precision))
+        assert len(list(failing(records))) == complaints
+
+
+def test_all_gates_that_fail_are_told_at_once(campaign: Campaign) -> None:
+    forget_gates(campaign.folder)
+    tamper(campaign.folder / "model.onnx", "head.bias", 0.01)
+    tamper(campaign.folder / "attention.twin.onnx", "block.0.attn.proj.bias", 0.5)
+    with pytest.raises(GateFailed) as caught:
+        campaign.gate()
+    for part in ("model: torch-plain", "model: plain-twin", "attention: plain-twin"):
+        assert part in str(caught.value)
 
 
 def test_the_accuracy_gate_stops_before_anything_is_exported(
@@ -200,3 +220,73 @@ def test_a_machine_with_other_golden_bits_may_not_go_on(campaign: Campaign) -> N
     campaign.folder.manifest["stages"]["gates"]["facts"]["goldens"]["model.activation"] = "0123456789abcdef"
     with pytest.raises(TestbedError, match="this machine's engine gives other golden bits"):
         campaign.gate()
+
+
+# ---- rows that influence each other
+
+
+class Sharing(BaseRunner):
+    """An engine in which a row's outputs depend, in the last bit, on the largest number in the batch."""
+
+    def __init__(self, runner: Any, noise: float = 0.0) -> None:
+        self._runner, self._noise, self.info = runner, noise, runner.info
+
+    def run(self, feeds: Any) -> dict[str, NDArray]:
+        found: dict[str, NDArray] = self._runner.run(feeds)
+        self._noise *= 2
+        if "head" in found and len(found["head"]) > 1:
+            loudest = np.abs(np.nan_to_num(found["head"], nan=3e38)).max()
+            found["head"] = found["head"] * np.float32(1 + 1e-6 * (loudest > 1e3)) + np.float32(self._noise)
+        return found
+
+    def weight(self, tensor: str) -> NDArray:
+        weight: NDArray = self._runner.weight(tensor)
+        return weight
+
+    def weight_changed(self, tensor: str) -> None:
+        self._runner.weight_changed(tensor)
+
+    def close(self) -> None:
+        self._runner.close()
+
+
+def test_rows_that_only_faults_let_influence_each_other_are_run_alone(
+    tiny_copy: Path, tiny_spec: CampaignSpec, run_spec: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Golden rows are equal in every company: only beside struck ones a row changes."""
+    folder, real = RunFolder.existing(tiny_copy), Workplace.open
+    folder.redo("gates", list(folder.manifest["stages"]))
+    folder.save()
+    discard_log(folder / STORE)
+
+    def shared(place: Workplace, request: Any) -> Any:
+        runner = real(place, request)
+        return Sharing(runner) if b"head" in request.onnx and b"fault_site" in request.onnx else runner
+
+    monkeypatch.setattr(Workplace, "open", shared)
+    summary = run_spec(tiny_spec, tiny_copy)
+    assert summary["engine"]["batch"] == 1
+    assert summary["notes"] == [f"batch 1 instead of 16: {row_gate.STRUCK}"]
+
+
+def test_only_the_same_batch_run_twice_is_called_not_deterministic(
+    campaign: Campaign, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forget_gates(campaign.folder)
+    bench = campaign.bench("model", "activation")
+    assert len(bench.golden) == 6
+    bench.runner = Sharing(bench.runner, noise=1e-3)  # type: ignore[assignment]
+    with pytest.raises(GateFailed, match="the same batch, run twice, gives other bits"):
+        campaign.gate()
+
+
+def test_exclusions_that_no_site_answers_to_are_told(campaign: Campaign) -> None:
+    """One spec serves precisions whose files have other weights."""
+    forget_gates(campaign.folder)
+    section = campaign.spec.faults[1]
+    faults = list(campaign.spec.faults)
+    faults[1] = section.model_copy(update={"sites": (*section.sites, "!head.bias.scale")})
+    campaign.spec = campaign.place.spec = campaign.spec.model_copy(update={"faults": tuple(faults)})
+    assert campaign.gate()["notes"] == [
+        "'!head.bias.scale' excludes no weight of model: there is none of that name in fp32"
+    ]

@@ -25,6 +25,7 @@ from testbed.engines import native
 from testbed.engines.availability import available
 from testbed.engines.onnxruntime import PROVIDER, OrtCpuRunner, session, session_options
 from testbed.engines.runner import BACKENDS, PRECISIONS, EngineRequest, Runner, open_engine, struck_weight
+from testbed.engines.signature import signature_of
 from testbed.export.onnx import export_onnx
 from testbed.export.precision import Calibration, cast_model, quantise
 from testbed.instrument.feed import DTYPES, MECHANISMS, NO_SITE, PortFeed, live_words
@@ -332,6 +333,54 @@ def test_a_twin_of_int8_is_fused_as_the_engine_that_is_deployed(
         of_plain["QLinearMatMul"] >= 6
     )  # of one block: q, k and v in one, scores, context, projection, two of the MLP
     assert of_plain["MatMul"] == 0
+
+
+def test_a_row_of_fp16_has_the_same_bits_in_every_place_of_the_batch(lowered: Callable[[str], bytes]) -> None:
+    """Softmax over 5 tokens: added up in an order that depends on where a row lies, it would differ."""
+    twin = instrument(lowered("fp16"), table := site_table(lowered("fp16"), "model")).SerializeToString()
+    images = np.random.default_rng(1).standard_normal((64, *IMAGES.shape[1:])).astype(np.float32)
+    with open_engine("ort-cpu", asked(twin, precision="fp16")) as runner:
+
+        def outputs(rows: NDArray[np.int64]) -> NDArray[np.float32]:
+            found = runner.run({"image": images[rows], **PortFeed.idle(len(rows)).as_inputs(table)})
+            return found[signature_of(onnx.load_from_string(twin)).outputs[0]]
+
+        golden = outputs(np.arange(64))
+        for seed in range(8):
+            order = np.random.default_rng(seed).permutation(64)
+            assert outputs(order).tobytes() == golden[order].tobytes()
+
+
+@pytest.mark.parametrize("name", ["fp16", "bf16"])
+def test_ports_of_engines_that_widen_the_graph_hold_numbers_of_the_format(name: str) -> None:
+    """By NumPy's own rounding of random words of fp32 and of every edge; OpenVINO's Round makes -0 a 0."""
+    nodes = [
+        helper.make_node("Cast", ["x"], ["narrow"], to=ELEMENTS[name]),
+        helper.make_node("Identity", ["narrow"], ["y/live"]),
+        helper.make_node("Cast", ["y/live"], ["y"], to=TensorProto.FLOAT),
+        helper.make_node("Cast", ["fault_site"], ["site"], to=TensorProto.FLOAT),
+    ]
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["b"])]
+    inputs.append(helper.make_tensor_value_info("fault_site", TensorProto.INT64, ["b"]))
+    outputs = [helper.make_tensor_value_info(made, TensorProto.FLOAT, ["b"]) for made in ("y", "site")]
+    graph = helper.make_graph(nodes, "rounding", inputs, outputs)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10).SerializeToString()
+    rng = np.random.default_rng(0)
+    edges = [0, np.inf, -np.inf, np.nan, 65519, 65520, -65521, 1e-7, 6e-8, 1e-40, 3.39e38, -3.4e38, 2049, 2051]
+    x = np.concatenate(
+        [
+            rng.integers(0, 2**32, 100_000, dtype=np.uint32).view(np.float32),
+            (rng.normal(size=100_000) * 10.0 ** rng.integers(-9, 6, 100_000)).astype(np.float32),
+            np.array(edges, np.float32),
+        ]
+    )
+    with np.errstate(all="ignore"):
+        expected = x.astype(DTYPES[name]).astype(np.float32)
+    with open_engine("openvino", asked(model, precision=name)) as runner:
+        if not str(runner.info.options["arithmetic"]).startswith("emulated"):
+            pytest.skip(f"this CPU computes {name} itself")
+        found = runner.run({"x": x, "fault_site": np.zeros(len(x), np.int64)})["y"]
+    np.testing.assert_array_equal(found, expected)  # takes -0 for 0, and NaN for NaN
 
 
 def test_bf16_is_not_offered_on_the_cpu_provider_because_it_has_no_kernels(lowered: Callable[[str], bytes]) -> None:

@@ -1,0 +1,157 @@
+"""The gates of one campaign, all of them, before its first fault: what they decided, and everything that failed at once."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from testbed.campaign.evaluators import prove, prove_weights
+from testbed.campaign.files import Files
+from testbed.campaign.gates import DRIFT, Bounds, failing, parity, zero_fault, zero_fault_leg
+from testbed.campaign.prepare import Preparation
+from testbed.campaign.row_gate import row_influence
+from testbed.campaign.weight_gate import WeightGate, weight_gate_of
+from testbed.campaign.words import golden_words
+from testbed.campaign.worker import strike_for
+from testbed.campaign.workplace import Workplace
+from testbed.core.errors import GateFailed, UsageError
+from testbed.core.site import Site, Where
+
+log = logging.getLogger(__name__)
+
+_ZERO_FAULT = "rows armed with a fault that changes nothing are not the golden, bit for bit"
+
+
+def passed(place: Workplace, preparation: Preparation) -> dict[str, Any]:
+    """What the gates found, JSON-ready. Where rows influence each other, the campaign goes on with one row at a time.
+
+    Raises GateFailed with every gate that does not hold.
+    """
+    log.info("gates: rows, parity, drift, zero-fault rows, live weights")
+    gates = _Gates(place, preparation)
+    if why := gates.influence():
+        return gates.alone(why)
+    facts, wrong = gates.facts()
+    if wrong and place.batch > 1:
+        return gates.alone(f"{wrong} of {facts['zero_fault']['rows']} {_ZERO_FAULT}, in batches of {place.batch}")
+    return facts
+
+
+class _Gates:
+    def __init__(self, place: Workplace, preparation: Preparation) -> None:
+        self.place, self.spec, self.preparation = place, place.spec, preparation
+
+    def influence(self) -> str:
+        """Why the rows of a batch influence each other, of the first engine in which they do."""
+        for target, where in self.spec.legs:
+            if why := row_influence(self.place.bench(target, where), self.spec.seed):
+                return why
+        return ""
+
+    def alone(self, why: str) -> dict[str, Any]:
+        log.warning("gates: batch 1 instead of %d: %s", self.place.batch, why)
+        self.place.run_alone(why)
+        return self.facts()[0]
+
+    def facts(self) -> tuple[dict[str, Any], int]:
+        """The record, and how many zero-fault rows differ in batches that can still be made smaller."""
+        spec, bounds = self.spec, Bounds.of(self.spec)
+        records = [record for target in spec.targets for record in self._parity(target, bounds)]
+        weights = {t: self._weights(t, sites) for (t, where), sites in spec.legs.items() if where == "weight"}
+        zero = [self._zero_fault(*leg, self._strikable(*leg, sites, weights)) for leg, sites in spec.legs.items()]
+        rows, mismatches = (int(sum(column)) for column in zip(*zero, strict=True))
+        complaints = list(failing(records))
+        if mismatches and self.place.batch == 1:
+            complaints.append(f"{mismatches} of {rows} {_ZERO_FAULT}; {self._arithmetic()}")
+        if complaints:
+            raise GateFailed("; ".join(complaints))
+        drifts = [record for record in records if record["pair"] == DRIFT]
+        worst = max(drifts, key=lambda record: record["max_abs_diff"] / record["bound"])
+        facts = {
+            "parity": records,
+            "drift": {"max_abs_diff": worst["max_abs_diff"], "bound": worst["bound"]},
+            "zero_fault": {"rows": rows, "mismatches": mismatches},
+            "weights": {target: found.record() for target, found in weights.items()},
+            "notes": list(self._notes()),
+            "goldens": self.place.golden_hashes(),
+        }
+        if mismatches:
+            return facts, mismatches
+        return facts | {"evaluation": dict(self._evaluation(*leg) for leg in spec.legs)}, 0
+
+    # ---- the gates
+
+    def _parity(self, target: str, bounds: Bounds) -> list[dict[str, Any]]:
+        reference = self.preparation.reference(target)
+        plain = self._plain_outputs(target)
+        twin = self.place.bench(target, "activation").golden
+        original = [] if reference is None else [("torch-plain", reference, plain)]
+        return parity([*original, (DRIFT, plain, twin)], target, bounds)
+
+    def _plain_outputs(self, target: str) -> NDArray[np.float32]:
+        """Of the engine as it would be deployed: the plain file, prepacked weights."""
+        bench, parts = self.place.bench(target, "activation"), []
+        with self.place.open(self.place.request(target, Files(target).plain)) as runner:
+            for start in range(0, len(bench.images), bench.batch):
+                rows = np.arange(start, min(start + bench.batch, len(bench.images)))
+                padded = np.concatenate([rows, np.zeros(bench.batch - len(rows), np.int64)])
+                outputs = runner.run({bench.input_name: bench.inputs(padded)})[bench.output_name]
+                parts.append(outputs[: len(rows)])
+        return np.concatenate(parts)
+
+    def _weights(self, target: str, sites: Sequence[str]) -> WeightGate:
+        """Which weights may be struck in place; what may not is told."""
+        bench = self.place.bench(target, "weight")
+        found = weight_gate_of(self.place, bench, bench.table.select("weight", sites))
+        for reason, names in found.by_reason().items():
+            log.warning("gates: %d weights of %s are left out (%s): %s", len(names), target, ", ".join(names), reason)
+        return found
+
+    def _strikable(
+        self, target: str, where: Where, sites: Sequence[str], weights: Mapping[str, WeightGate]
+    ) -> list[Site]:
+        """Raises GateFailed where a section has nothing left to strike."""
+        table = self.place.bench(target, where).table
+        if where == "weight":
+            table = table.without(left_out.site for left_out in weights[target].left_out)
+        try:
+            for section in self.spec.faults:
+                if (section.target, section.where) == (target, where):
+                    table.select(where, section.sites)
+        except UsageError as error:
+            raise GateFailed(str(error)) from error
+        return table.select(where, sites)
+
+    def _zero_fault(self, target: str, where: str, chosen: Sequence[Site]) -> tuple[int, int]:
+        bench = self.place.bench(target, where)
+        rows = len(chosen) if where == "weight" else self.spec.gates.zero_fault_rows
+        leg = zero_fault_leg(target, where, chosen, bench.images.ids, rows, self.spec.seed)
+        words = golden_words(self.place, leg) if where == "activation" else np.zeros(0, np.uint32)
+        return zero_fault(strike_for(self.place, target, where), leg, words)
+
+    def _evaluation(self, target: str, where: str) -> tuple[str, dict[str, Any]]:
+        """Under "model" for activations, "model.weight" for weights: what runs less than the whole, and gives the same."""
+        found = prove(self.place, target) if where == "activation" else prove_weights(self.place, target)
+        why = f" ({found['why']})" if found.get("why") else ""
+        log.info("gates: faults in %ss of %s are evaluated by: %s%s", where, target, found["by"], why)
+        return (target if where == "activation" else f"{target}.weight"), found
+
+    # ---- what is told
+
+    def _notes(self) -> Iterator[str]:
+        """Whatever was decided otherwise than the spec says."""
+        if why := self.place.tuned.get("why_batch"):
+            yield f"batch 1 instead of {self.spec.engine.batch}: {why}"
+        for (target, where), patterns in self.spec.legs.items():
+            for pattern in self.place.table(target).unmatched_exclusions(where, patterns):
+                yield f"{pattern!r} excludes no {where} of {target}: there is none of that name in {self.spec.engine.precision}"
+
+    def _arithmetic(self) -> str:
+        computes = self.place.bench(*next(iter(self.spec.legs))).runner.info.options.get("arithmetic", "")
+        if str(computes).startswith("emulated"):
+            return f"the engine's arithmetic is {computes}, and a port rounds what it writes to {self.spec.engine.precision}"
+        return "a port changes what it should leave alone"
