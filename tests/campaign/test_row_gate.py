@@ -88,7 +88,7 @@ def campaign(file: Path, batch: int, folder: Path, images: int) -> tuple[dict[st
         "data": {"name": "digits"},
         "tiers": {"edges": [1.0], "images": [images]},
         "engine": {"batch": batch},
-        "gates": {"zero_fault_rows": 32},
+        "gates": {"zero_fault_rows": 32, "allow_chance_accuracy": True},
         "faults": [
             {"target": "model", "where": "activation", "sites": ["block.0.*"], "ops": ["flip"], "bits": [22, 27, 30, 31],
              "per_stratum": 2},
