@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -23,18 +23,20 @@ from torch import Tensor
 from testbed.core.errors import EngineError
 from testbed.engines.runner import Arrays, BaseRunner, EngineInfo, EngineRequest
 from testbed.engines.signature import loaded, signature_of
+from testbed.engines.torch_host import host_values
 from testbed.engines.torch_operators import MANY_OUTPUTS, OPERATORS
 from testbed.engines.torch_words import from_numpy, to_numpy
 from testbed.engines.weight_inputs import strikable_weights
 
 
 class _Step(NamedTuple):
-    """One node. ``last_uses``: values that nothing reads after it."""
+    """One node. ``devices``: where each output belongs. ``last_uses``: values that nothing reads after it."""
 
     node: str
     operator: Callable[..., Any]
     inputs: Sequence[str]
     outputs: Sequence[str]
+    devices: Sequence[str]
     attributes: Mapping[str, Any]
     last_uses: Sequence[str]
 
@@ -51,21 +53,32 @@ class TorchRunner(BaseRunner):
         self._threads = request.threads
         self._stored = strikable_weights(proto) if request.mutable_weights else {}
         constants = {t.name: np.array(numpy_helper.to_array(t)) for t in proto.graph.initializer} | self._stored
+        on_host = host_values(proto)
         with self._settings():
-            self._constants = {name: from_numpy(array).to(self.device) for name, array in constants.items()}
-            self._steps = _steps(proto)
+            self._constants = {
+                name: value.to("cpu" if name in on_host else self.device)
+                for name, value in (*((n, from_numpy(array)) for n, array in constants.items()), *_literals(proto))
+            }
+            self._steps = _steps(proto, on_host, self.device)
+            self._open = True
             self.info = self._info(request)
 
     def run(self, feeds: Arrays) -> dict[str, NDArray]:
-        if not self._steps:
+        if not self._open:
             raise EngineError("this torch engine is closed")
         arrays = self._signature.checked(feeds)
         with self._settings(), torch.inference_mode():
-            given = {name: from_numpy(np.array(array)).to(self.device) for name, array in arrays.items()}
-            values = self._constants | given
-            for step in self._steps:
-                _take(step, values, self.device)
-            return {name: np.array(to_numpy(values[name].cpu())) for name in self._signature.outputs}
+            outputs = self._computed(self._given(arrays))
+            return {name: np.array(to_numpy(value.cpu())) for name, value in outputs.items()}
+
+    def _given(self, arrays: Arrays) -> dict[str, Tensor]:
+        return {name: from_numpy(np.array(array)).to(self.device) for name, array in arrays.items()}
+
+    def _computed(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        values = {**self._constants, **given}
+        for step in self._steps:
+            _take(step, values)
+        return {name: values[name] for name in self._signature.outputs}
 
     def weight(self, tensor: str) -> NDArray:
         """The stored tensor; changes act on the next run, on a GPU after ``weight_changed``. Raises EngineError without
@@ -81,6 +94,7 @@ class TorchRunner(BaseRunner):
         self._constants.clear()
         self._stored.clear()
         self._steps.clear()
+        self._open = False
 
     @contextmanager
     def _settings(self) -> Iterator[None]:
@@ -141,14 +155,12 @@ class TorchCudaRunner(TorchRunner):
         marks = [torch.cuda.Event(enable_timing=True) for _ in range(4)]
         with self._settings(), torch.inference_mode():
             marks[0].record()
-            given = {name: from_numpy(np.array(array)).to(self.device) for name, array in arrays.items()}
+            given = self._given(arrays)
             marks[1].record()
-            values = self._constants | given
-            for step in self._steps:
-                _take(step, values, self.device)
+            outputs = self._computed(given)
             marks[2].record()
-            for name in self._signature.outputs:
-                values[name].cpu()
+            for value in outputs.values():
+                value.cpu()
             marks[3].record()
             torch.cuda.synchronize()
         names = ("h2d_ms", "compute_ms", "d2h_ms")
@@ -161,34 +173,49 @@ class TorchCudaRunner(TorchRunner):
         return {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version())}
 
 
-def _steps(proto: ModelProto) -> list[_Step]:
-    nodes, kept = proto.graph.node, {o.name for o in proto.graph.output}
+def _literals(proto: ModelProto) -> Iterator[tuple[str, Tensor]]:
+    """What Constant nodes hold, which is read once."""
+    for node in filter(_is_literal, proto.graph.node):
+        yield node.output[0], OPERATORS["Constant"](**_attributes(node))
+
+
+def _is_literal(node: NodeProto) -> bool:
+    return node.op_type == "Constant" and node.domain in ("", "ai.onnx")
+
+
+def _attributes(node: NodeProto) -> dict[str, Any]:
+    return {a.name: helper.get_attribute_value(a) for a in node.attribute}
+
+
+def _steps(proto: ModelProto, on_host: Collection[str], device: str) -> list[_Step]:
+    nodes, kept = [node for node in proto.graph.node if not _is_literal(node)], {o.name for o in proto.graph.output}
     last_use = {name: number for number, node in enumerate(nodes) for name in (*node.output, *node.input) if name}
     unused: list[list[str]] = [[] for _ in nodes]
     for name, number in last_use.items():
         if name not in kept:
             unused[number].append(name)
-    return [_step(node, names) for node, names in zip(nodes, unused, strict=True)]
+    placed = [["cpu" if name in on_host else device for name in node.output] for node in nodes]
+    return [_step(*of_node) for of_node in zip(nodes, placed, unused, strict=True)]
 
 
-def _step(node: NodeProto, last_uses: Sequence[str]) -> _Step:
+def _step(node: NodeProto, devices: Sequence[str], last_uses: Sequence[str]) -> _Step:
     operator = f"{node.domain}.{node.op_type}" if node.domain not in ("", "ai.onnx") else node.op_type
     if operator not in OPERATORS:
         raise EngineError(f"torch has no ONNX operator {node.domain or 'ai.onnx'}.{node.op_type} here; use ort-cpu")
     if len(node.output) > 1 and operator not in MANY_OUTPUTS:
         raise EngineError(f"torch gives one output for {operator}, node {node.name!r} has more; use ort-cpu")
-    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     name = node.name or node.op_type
-    return _Step(name, OPERATORS[operator], list(node.input), list(node.output), attributes, last_uses)
+    return _Step(name, OPERATORS[operator], list(node.input), list(node.output), devices, _attributes(node), last_uses)
 
 
-def _take(step: _Step, values: dict[str, Tensor], device: str) -> None:
+def _take(step: _Step, values: dict[str, Tensor]) -> None:
     """Computes one node's outputs into ``values`` and drops what is no longer needed."""
     try:
         found = step.operator(*(values[name] if name else None for name in step.inputs), **step.attributes)
     except (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError) as error:
         raise EngineError(f"torch failed at node {step.node!r}: {str(error).splitlines()[0][:300]}") from error
     outputs = found if isinstance(found, tuple) else (found,)
-    values.update((name, value.to(device)) for name, value in zip(step.outputs, outputs, strict=False))
+    placed = zip(step.outputs, outputs, step.devices, strict=False)
+    values.update((name, value.to(device)) for name, value, device in placed)
     for name in step.last_uses:
         del values[name]

@@ -11,6 +11,7 @@ from testbed.core.fault import masks_for
 from testbed.core.formats import FP32
 from testbed.engines.runner import EngineRequest, WeightStriker, open_engine, struck_weight
 from testbed.engines.torch import TorchRunner
+from testbed.engines.torch_host import host_values
 from testbed.export.onnx import export_onnx
 from testbed.instrument.feed import PortFeed
 from testbed.instrument.ports import instrument
@@ -295,3 +296,50 @@ def test_a_rows_bits_do_not_depend_on_the_size_of_its_batch(width, classes):
     for size in (2, 4, 8):
         parts = [outputs("torch", plain, {"x": rows[start : start + size]})["y"] for start in range(0, 16, size)]
         assert np.concatenate(parts).tobytes() == together.tobytes()
+
+
+class OnAnotherDevice(TorchRunner):
+    """A device that gives nothing back: torch raises where a value is read from it, or mixed with the host's."""
+
+    device = "meta"
+
+    def _device_options(self):
+        return {}
+
+
+@pytest.mark.parametrize("variant", list(VARIANTS)[:2])  # the third has an axis that is an index too: the device's
+def test_only_outputs_come_back_from_the_device(exported, variant):
+    """Shapes, axes and bounds stay on the host: on a GPU each would be a wait in the middle of a run."""
+    _, plain = exported(variant)
+    with OnAnotherDevice(request(plain)) as runner, torch.inference_mode():
+        made = runner._computed(runner._given({"image": IMAGES}))
+    assert {value.device.type for value in made.values()} == {"meta"}
+    wanted = outputs("torch", plain, {"image": IMAGES})
+    assert {name: tuple(value.shape) for name, value in made.items()} == {n: a.shape for n, a in wanted.items()}
+
+
+def test_what_is_also_computed_with_is_the_devices():
+    """One constant both tells a shape and is a number of the result; another only tells the shape."""
+    x, y = (helper.make_tensor_value_info(name, kind, ["n", 2]) for name, kind in (("x", 7), ("y", 7)))
+    shape, more = (helper.make_tensor(name, TensorProto.INT64, [2], v) for name, v in (("s", [-1, 2]), ("m", [1, 2])))
+    nodes = [
+        helper.make_node("Add", ["s", "m"], ["both"]),
+        helper.make_node("Constant", [], ["flat"], value=helper.make_tensor("f", TensorProto.INT64, [1], [-1])),
+        helper.make_node("Reshape", ["x", "flat"], ["all"]),
+        helper.make_node("Reshape", ["all", "s"], ["pairs"]),
+        helper.make_node("Add", ["pairs", "both"], ["y"]),
+    ]
+    graph = helper.make_graph(nodes, "g", [x], [y], [shape, more])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    assert host_values(model) == {"flat"}
+    given = np.arange(6).reshape(3, 2)
+    found = outputs("torch", model.SerializeToString(), {"x": given})["y"]
+    np.testing.assert_array_equal(found, given + np.array([0, 4]))
+
+
+def test_a_graph_of_nothing_but_a_constant():
+    value = helper.make_tensor("v", TensorProto.FLOAT, [2], [1, 2])
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in "xy")
+    graph = helper.make_graph([helper.make_node("Constant", [], ["y"], value=value)], "g", [x], [y])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10).SerializeToString()
+    assert outputs("torch", model, {"x": np.zeros(2, np.float32)})["y"].tolist() == [1, 2]
