@@ -56,7 +56,8 @@ def run(
     """Run the campaign that the file SPEC describes, or go on with it where it stopped.
 
     DIR is runs/NAME unless --run says otherwise. Everything that the numbers rest on stays there. The same command
-    resumes a campaign that was interrupted, and prints the summary of one that is finished.
+    resumes a campaign that was interrupted, and prints the summary of one that is finished. Relative paths in SPEC are
+    those of the current folder or, where nothing is there, of SPEC's own.
     """
     from testbed.campaign.spec import load_spec
 

@@ -19,8 +19,9 @@ from PIL import Image
 
 import testbed
 from testbed.campaign.ber_bench import prepared
+from testbed.campaign.compare import compare_campaigns
 from testbed.campaign.pipeline import run_campaign
-from testbed.campaign.spec import load_spec
+from testbed.campaign.spec import CampaignSpec, load_spec
 from testbed.campaign.sweep import SweepRequest, sweep_campaign
 from testbed.campaign.workforce import Workforce
 from testbed.cli.main import cli
@@ -199,6 +200,23 @@ def test_a_sweep_is_the_same(machine: Machine, elsewhere: Machine, name: str) ->
     folders = (elsewhere.campaign(name), away / "runs" / name)
     here, there = (sweep_campaign(folder, SweepRequest(noise=("twin",)), quiet) for folder in folders)
     assert here == there
+
+
+def test_two_copies_are_compared(machine: Machine, elsewhere: Machine, name: str) -> None:
+    away = machine.home.with_name(machine.home.name + "-away")
+    found = compare_campaigns(elsewhere.campaign(name), away / "runs" / name)
+    assert (found["mode"], found["disagreements"]["listed"], found["notes"]) == ("engines", [], [])
+
+
+def test_a_preset_is_neither_trained_nor_timed_again(
+    tiny_copy: Path, tiny_spec: CampaignSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TESTBED_CACHE", str(tmp_path / "empty"))
+    monkeypatch.chdir(tmp_path)
+    before = (tiny_copy / "manifest.json").read_bytes()
+    assert run_campaign(tiny_spec, tiny_copy, workforce=Workforce(0)) == shown(tiny_copy)
+    assert (tiny_copy / "manifest.json").read_bytes() == before
+    assert not (tmp_path / "empty").exists()
 
 
 def test_what_needs_the_data_says_so(elsewhere: Machine, name: str) -> None:

@@ -22,6 +22,7 @@ from benchmarks.faults import Layer, NeuronFaults, WeightFaults, neuron_places, 
 from benchmarks.subject import Subject
 from benchmarks.verdict import Tolerance, of_names
 from testbed.campaign.bench import Bench
+from testbed.campaign.claim import claimed
 from testbed.campaign.execute import Strike
 from testbed.campaign.files import Files
 from testbed.campaign.pipeline import Campaign
@@ -31,7 +32,6 @@ from testbed.campaign.spec import CampaignSpec, parse_spec
 from testbed.campaign.words import golden_words
 from testbed.campaign.worker import strike_for
 from testbed.core.fault import masks_for
-from testbed.core.runfolder import RunFolder
 from testbed.golden.arrays import read_array
 from testbed.instrument.feed import Words
 
@@ -137,7 +137,7 @@ def opened(
     start = time.process_time()
     engine = {"backend": backend, "batch": batch, "threads": 1, "evaluation": evaluation}
     spec = campaign_spec(subject, engine, tolerance, special or {})
-    run = RunFolder.claimed(folder, "campaign", spec.name, spec.identity(), ["bench"])
+    run = claimed(folder, spec)
     preparation = Preparation(spec, run)
     with run.locked(), ExitStack() as stack:
         run.save()
