@@ -44,7 +44,7 @@ examples:
   python tools/gpu_check.py                                   all stages, within 480 s
   python tools/gpu_check.py --budget 240 --stages kernels,hooks --to report.json
   python tools/gpu_check.py --weights vit.pth --data imagefolder:images --preprocess cifar10
-  PYTHONPATH=wheels python tools/gpu_check.py                 with pure-Python libraries unpacked in a folder
+  PYTHONPATH=wheels python tools/gpu_check.py                 with libraries unpacked in a folder
   python tools/gpu_check.py --without-gpu                     the same code on the CPU, small
 
 exit status: 0 nothing failed and a stage passed; 1 no GPU, or the report cannot be written; 2 a wrong call; 3 a stage
@@ -127,7 +127,7 @@ def _header(options: argparse.Namespace, devices: list[str]) -> dict[str, Any]:
         "without_gpu": options.without_gpu,
         "quick": options.quick,
         "budget_s": options.budget,
-        "revision": _said("git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"),
+        "revision": options.revision or _said("git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "versions": {name: version for name in LIBRARIES if (version := _version(name))},
@@ -172,6 +172,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--quick", action="store_true", help="small sizes, to try the checks themselves")
     add("--json", action="store_true", help="print the whole report")
     add("--date", type=_date, default=datetime.date.today(), help="of the report; today unless given")
+    add("--revision", metavar="TEXT", help="of this checkout, where git cannot tell: a copy without its .git folder")
     options = parser.parse_args(arguments)
     if options.data and not options.weights:
         parser.error("--data is of the model in --weights FILE; give that too")

@@ -317,13 +317,24 @@ def test_kernels_on_the_cpu(tmp_path: Path, native_build: Path, emulated_cuda_bu
         if not (emulated_cuda_build / library.name).exists():
             shutil.copy(library, emulated_cuda_build)
     out = tmp_path / "report.json"
-    arguments = ["--without-gpu", "--stages", "kernels", "--date", "2026-01-31", "--json", "--to", str(out)]
+    arguments = [
+        "--without-gpu",
+        "--stages",
+        "kernels",
+        "--date",
+        "2026-01-31",
+        "--revision",
+        "abc",
+        "--json",
+        "--to",
+        str(out),
+    ]
     done = run(*arguments, TESTBED_NATIVE=str(emulated_cuda_build))
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report == json.loads(out.read_text())
     assert (report["ok"], report["date"], report["device"], report["driver"]) == (True, "2026-01-31", None, None)
-    assert (report["budget_s"], report["missing"]) == (480, [])
+    assert (report["budget_s"], report["missing"], report["revision"]) == (480, [], "abc")
     assert report["versions"]["numpy"] == np.__version__
     stage = report["stages"]["kernels"]
     assert stage["status"] == "passed"
