@@ -67,8 +67,9 @@ def _calibration_images(run: ModelRun, calibration: Calibration) -> Split:
     if calibration.source == "train":
         return calibration_split(own, calibration)
     assert run.data is not None
-    name, preprocess = calibration.source, run.data.preprocess
-    other = load(name, root=run.data.root, preprocess=preprocess, image=own.image, seed=own.seed)
+    # prepared as the model's images are, whatever is usual for the other data set
+    name, root = calibration.source, run.data.root
+    other = load(name, root=root, preprocess=own.preprocess, image=own.image, seed=own.seed)
     return calibration_split(own, calibration, other)
 
 

@@ -15,10 +15,13 @@ from testbed.analysis.confidence import TierEdges, tiers_from_logits
 from testbed.cli.main import cli
 from testbed.core.errors import UsageError
 from testbed.core.files import sha256_file
+from testbed.data import load
 from testbed.export.precision import Calibration
 from testbed.golden.deploy import deploy
+from testbed.golden.deployment import _calibration_images
 from testbed.golden.recorded import open_golden
 from testbed.instrument.table import site_table
+from testbed.models.runs import open_model_run
 from testbed.models.weights import load_model
 
 ELEMENT = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
@@ -94,3 +97,12 @@ def test_what_cannot_be_is_one_line(recorded: Path) -> None:
         done = CliRunner().invoke(cli, ["export", str(recorded), *arguments])
         assert (done.exit_code, done.stderr.count("\n")) == (2, 1), done.output
         assert told in done.stderr
+
+
+def test_other_images_for_calibration_are_prepared_as_the_model_s_are(recorded: Path, tmp_path: Path) -> None:
+    """Not as is usual for the data set that they are from."""
+    train = load("digits").train
+    pixels = np.stack([train.pixels(position) for position in range(40)])
+    np.savez(tmp_path / "more.npz", images=pixels, labels=train.labels[:40])
+    chosen = _calibration_images(open_model_run(recorded), Calibration(40, source=f"npz:{tmp_path / 'more.npz'}"))
+    np.testing.assert_array_equal(chosen.batch(slice(None)), train.batch(slice(0, 40)))
