@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -107,7 +108,7 @@ def import_(
     made_from |= {
         row.key: row.value for row in imported.told if row.key in ("weights", "head") and row.source == "stated"
     }
-    name = file.resolve().name
+    name = Path(os.path.abspath(file)).name  # of "." too; a link keeps its own name
     write_model_run(run, imported.model, stage="import", name=name, made_from=made_from, data=source, facts=facts)
     report = {"run": run, "model": run / MODEL, **facts, "config": config, "data": source}
     emit(report, as_json, lambda: _text(file, run, imported, rows, checked, source))

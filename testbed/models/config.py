@@ -42,6 +42,7 @@ class ViTConfig:
     ``dropout`` acts on the attention maps and on both branches' outputs, ``embed_dropout`` after the positions.
     ``activation`` acts between an MLP's two maps: "gelu" is exact, "gelu_tanh" its tanh approximation, "quick_gelu"
     x sigmoid(1.702 x) (Hendrycks & Gimpel 2016 give all three), "silu" x sigmoid(x).
+    ``qkv_bias`` and ``proj_bias``: have attention's maps before and after the heads a bias?
     ``position`` "2d" is a learned row and a learned column, "sincos_2d" a fixed table of both; neither is for CLS.
     ``init`` is how CLS and learned positions start: N(0, 1), zeros, or a normal of deviation 0.02 truncated at +-2.
     """

@@ -4,6 +4,9 @@ import json
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import settings as settings_of_hypothesis
+from hypothesis import strategies as st
 
 import testbed.data._torchvision  # noqa: F401  # makes torchvision importable for the libraries below
 from testbed.core.errors import GateFailed, TestbedError, UsageError
@@ -381,6 +384,45 @@ def test_a_config_that_does_not_fit_is_one_line(tmp_path, change, error, said):
     with pytest.raises(error, match=said) as raised:
         import_weights(tmp_path)
     assert "\n" not in str(raised.value)
+
+
+@pytest.fixture(scope="module")
+def huggingface_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("hf")
+    huggingface().save_pretrained(folder)
+    return folder, json.loads((folder / "config.json").read_text())
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 99) | st.floats(allow_nan=False) | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+@settings_of_hypothesis(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_whatever_a_config_says_there_is_a_model_or_one_line(huggingface_folder, data):
+    folder, content = huggingface_folder
+    key = data.draw(st.sampled_from([*content, "architecture", "model_args", "pretrained_cfg"]))
+    (folder / "config.json").write_text(json.dumps(content | {key: data.draw(_JSON)}))
+    said = ""
+    try:
+        assert import_weights(folder).told
+    except TestbedError as error:
+        said = str(error)
+    assert "\n" not in said
+
+
+def test_a_config_of_something_else_is_told_and_not_read(tmp_path):
+    path = saved(tmp_path, timm_vit().state_dict())
+    for content, said in (
+        ({"lr": 0.1}, "neither timm's nor Hugging Face's"),
+        ({"model_type": "vit"}, "it is huggingface's"),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps(content))
+        row = next(row for row in import_weights(path, heads=3).told if row.key == "config.json")
+        assert (row.value, said in row.note) == ("not read", True)
 
 
 def test_what_is_stated_wins_over_config_json_and_is_told(tmp_path):

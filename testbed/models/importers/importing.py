@@ -14,7 +14,7 @@ from testbed.core.errors import TestbedError, UsageError
 from testbed.core.files import sha256_file, sha256_json
 from testbed.models.config import ViTConfig
 from testbed.models.importers.checkpoint import WeightSet, as_float32, loaded, weight_set
-from testbed.models.importers.described import Described, described
+from testbed.models.importers.described import CONFIG, Described, described
 from testbed.models.importers.files import WeightsFile, weights_file
 from testbed.models.importers.head import with_head
 from testbed.models.importers.inference import inferred_config
@@ -85,7 +85,7 @@ def import_weights(
     said: dict[Source, Mapping[str, Any]] = {"stated": values, "data set": data_set or {}}
     if config_json is not None:
         said["config.json"] = config_json.values
-    ledger = Ledger(said, str(file.path.parent / "config.json"))
+    ledger = Ledger(said, str(file.path.parent / CONFIG))
     ledger.rows += [
         *_file_rows(chosen, values),
         Told("layout", known.name, "stated" if layout else "file"),
@@ -125,7 +125,8 @@ def _config_json(folder: Path, known: Layout, values: Mapping[str, Any]) -> tupl
     """The config.json beside the weights, if it is of the library that they are of, and the row that says so."""
     found = described(folder)
     if found is None:
-        return None, []
+        there = (folder / CONFIG).is_file()
+        return None, [Told("config.json", "not read", "file", "neither timm's nor Hugging Face's")] if there else []
     if found.library != known.name:
         return None, [
             Told("config.json", "not read", "file", f"it is {found.library}'s, the weights are {known.name}'s")
