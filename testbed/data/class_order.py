@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -51,7 +52,7 @@ def kept_classes(asked: Classes | None) -> str | tuple[str, ...] | None:
 def classes_in(path: Path) -> list[str]:
     """The names in a file, in the model's order: one a line; or JSON, see ``classes_told``."""
     try:
-        text = path.expanduser().read_text()
+        text = path.expanduser().read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         orders = " and ".join(ORDERS)
         raise UsageError(
@@ -100,7 +101,7 @@ def classes_told(values: Any, where: str = "classes") -> list[str] | None:
 def classes_beside(folder: Path) -> list[str] | None:
     """The names in the config.json beside a model's weights; None where there is none or it does not name them."""
     try:
-        return classes_told(json.loads((folder / "config.json").read_text()))
+        return classes_told(json.loads((folder / "config.json").read_text(encoding="utf-8-sig")))
     except (OSError, ValueError, UsageError):  # what is damaged is told where the architecture is read
         return None
 
@@ -117,10 +118,7 @@ def ordered(collection: Collection, classes: Classes | None, name: str) -> Colle
         return collection
     asked = kept_classes(classes)
     stated = ORDERS[asked](collection.classes) if isinstance(asked, str) else list(asked or ())
-    position = {alias: index for index, one in enumerate(stated) for alias in _aliases(one)}
-    for one, folder in zip(collection.classes, collection.folders or collection.classes, strict=True):
-        if one not in position and folder in position:
-            position[one] = position[folder]
+    position = _positions(stated, collection)
     unknown = [one for one in collection.classes if one not in position]
     if unknown:
         more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
@@ -145,6 +143,17 @@ def ordered(collection: Collection, classes: Classes | None, name: str) -> Colle
     assert test is not None
     train, validation = relabelled(collection.train), relabelled(collection.validation)
     return replace(collection, classes=stated, test=test, train=train, validation=validation)
+
+
+def _positions(stated: Sequence[str], collection: Collection) -> dict[str, int]:
+    """Of the classes that are among the stated ones, by any of their names; however their accents are encoded."""
+    by_name = {unicodedata.normalize("NFC", alias): n for n, one in enumerate(stated) for alias in _aliases(one)}
+    found: dict[str, int] = {}
+    for one, folder in zip(collection.classes, collection.folders or collection.classes, strict=True):
+        for name in (one, folder):
+            if (normal := unicodedata.normalize("NFC", name)) in by_name:
+                found.setdefault(one, by_name[normal])
+    return found
 
 
 def _warn_of_numbers(names: Sequence[str], name: str) -> None:

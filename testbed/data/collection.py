@@ -107,6 +107,8 @@ def _checked_images(name: str, images: np.ndarray) -> np.ndarray:
         images = images[..., 0]
     if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] != 3) or 0 in images.shape[1:]:
         raise UsageError(f"{name}: images must be (n, H, W) or (n, H, W, 3), not {images.shape}; channels come last")
+    if images.dtype.kind in "iuf":
+        images = images.astype(images.dtype.newbyteorder("="), copy=False)
     if images.dtype in (np.uint8, np.uint16, bool):
         _warn_of_dark(name, images)
         return images

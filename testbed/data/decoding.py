@@ -27,6 +27,7 @@ _FAULTS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT, _ORIENTATION = 258, 262, 339, 274  # TIFF's tags, the last one also EXIF's
 _SIGNED = 2
 _CONVERT = "write it with 8 or 16 bits, unsigned, or as floats in [0, 1]"
+_SEVERAL = ("TIFF", "WEBP", "PNG")  # formats with pages or frames
 _told: set[tuple[str, Path]] = set()
 
 
@@ -94,6 +95,8 @@ def _tell_what_is_left_out(image: Image.Image, path: Path) -> None:
             f"image {path} is stored turned (EXIF orientation) and is read as stored, as torchvision and timm do; if the"
             " model was trained on upright images, write the files upright (PIL.ImageOps.exif_transpose)",
         )
+    if image.format in _SEVERAL and (number := getattr(image, "n_frames", 1)) > 1:
+        _once("several", path, f"image {path} holds {number} images, of which the first is read, as torchvision does")
     if "transparency" in image.info or (image.mode in ("LA", "PA", "RGBA") and _alpha(image).min() < 255):
         _once(
             "transparent",

@@ -183,7 +183,7 @@ def _parts(text: str) -> list[str]:
 
 def _read(path: Path) -> Mapping[str, Any]:
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise UsageError(f"preprocess: there is no file {path}; name one, or a preset such as imagenet") from error
     except (OSError, UnicodeDecodeError) as error:

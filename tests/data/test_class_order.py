@@ -104,6 +104,12 @@ def test_wordnet_ids_beside_names(labelled, tmp_path, text):
     assert label_of_number(load(labelled(names), classes=str(tmp_path / "order.txt"))) == list(range(len(names)))
 
 
+def test_marks_and_accents_of_other_systems(labelled, tmp_path):
+    """A byte order mark and Windows' line ends; accents in one character, or two as macOS writes them in folders."""
+    (tmp_path / "c.txt").write_bytes("\ufeffdog\r\ncaf\u00e9\r\n".encode())
+    assert label_of_number(load(labelled(["cafe\u0301", "dog"]), classes=str(tmp_path / "c.txt"))) == [1, 0]
+
+
 def test_a_thousand_wordnet_ids_of_which_a_folder_has_two(labelled, caplog):
     wnids = [f"n{number:08d}" for number in range(1000)]
     data = load(labelled([wnids[3], wnids[700]]), classes=wnids)

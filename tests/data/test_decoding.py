@@ -147,6 +147,13 @@ def test_16_bits_that_hold_12_are_warned_of(tmp_path, caplog):
     assert "no value above 4095: read as 0..65535, so it is nearly black" in caplog.messages[0]
 
 
+def test_further_pages_are_left_out_and_told(tmp_path, caplog):
+    first, second = (Image.fromarray(np.full((2, 2), value, np.uint16)) for value in (65535, 0))
+    path = written(tmp_path / "a.tif", first, save_all=True, append_images=[second])
+    assert (decoded(path) == 1).all()
+    assert caplog.messages == [f"image {path} holds 2 images, of which the first is read, as torchvision does"]
+
+
 def test_8_and_16_bits_in_one_batch_have_one_scale(tmp_path):
     for name, image in (("a", np.full((4, 4), 51, np.uint8)), ("b", np.full((4, 4), 13107, np.uint16))):
         (tmp_path / "cat").mkdir(exist_ok=True)
@@ -164,6 +171,7 @@ def test_arrays_are_converted_by_the_range_of_their_type(scale):
     for values in (
         np.array([[0, 51, 255]], np.uint8),
         np.array([[0, 13107, 65535]], np.uint16),
+        np.array([[0, 13107, 65535]], ">u2"),
         np.array([[0, 0.2, 1]], np.float64),
     ):
         pixels = Examples.from_arrays("mine", values[None], np.array([0])).images.pixels(0)
