@@ -22,8 +22,12 @@ from testbed.core.site import Where
 from testbed.data.class_order import kept_classes
 from testbed.data.preprocess_stated import kept
 from testbed.engines.runner import check_engine
+from testbed.export.calibration import TRAIN
 from testbed.export.precision import Calibration
 from testbed.instrument.feed import GATED_REPLACE, MECHANISMS, OP
+
+_LATER = (("gates", "allow_chance_accuracy", False), ("engine", "calibration_data", TRAIN))
+"""Keys that came later, and what holds without them: a campaign that was begun before is the same campaign."""
 
 
 def _kept_preprocess(asked: Any) -> Any:
@@ -106,7 +110,8 @@ class EngineSpec(Strict):
     ``evaluation``: "whole" runs the whole engine for every fault; "fastest" only what a fault can change, where the gates
     showed that it gives the same.
 
-    ``ports``: how activations are struck (testbed.instrument.ports). ``calibration_*``: training images for int8.
+    ``ports``: how activations are struck (testbed.instrument.ports). ``calibration_*``: training images for int8, a random
+    choice of those of the model's data set or, where it has none, of another: "imagefolder:cifar10/train".
     """
 
     backend: str = "ort-cpu"
@@ -118,10 +123,11 @@ class EngineSpec(Strict):
     ports: str = GATED_REPLACE
     calibration_images: Count = 256
     calibration_method: str = "MinMax"
+    calibration_data: str = TRAIN
 
     @property
     def calibration(self) -> Calibration:
-        return Calibration(self.calibration_images, self.calibration_method)
+        return Calibration(self.calibration_images, self.calibration_method, self.calibration_data)
 
     @property
     def sketched_batch(self) -> int:
@@ -253,8 +259,9 @@ class CampaignSpec(Strict):
     def identity(self) -> dict[str, Any]:
         """Everything that decides the rows, as JSON."""
         values = self.model_dump(mode="json", exclude={"exposure"})
-        if not self.gates.allow_chance_accuracy:  # a key that came later: campaigns begun without it stay the same
-            del values["gates"]["allow_chance_accuracy"]
+        for table, key, usual in _LATER:
+            if values[table][key] == usual:
+                del values[table][key]
         return values
 
 

@@ -19,6 +19,7 @@ from testbed.campaign.subject import ATTENTION, check_accuracy, dataset_of, gold
 from testbed.core.cache import cache_folder
 from testbed.core.errors import TestbedError, UsageError
 from testbed.core.files import atomic_path, sha256_bytes, sha256_json, write_bytes
+from testbed.core.places import data_name
 from testbed.core.runfolder import RunFolder, installed_version
 from testbed.core.site import Site, SiteTable, Where
 from testbed.data import Dataset
@@ -69,6 +70,12 @@ class TorchSubject:
     @property
     def data_source(self) -> DataSource | None:
         return self.trained.data if self.trained and self.spec.data is None else None
+
+    @property
+    def _root(self) -> str | None:
+        """Where data sets lie."""
+        asked = self.spec.data or self.data_source
+        return asked.root if asked else None
 
     @property
     def training_epochs(self) -> int:
@@ -193,9 +200,10 @@ class TorchSubject:
         }
         calibration = images = None
         if engine.precision == "int8":
-            chosen = calibration_split(self.dataset, engine.calibration)
+            chosen = calibration_split(self.dataset, engine.calibration, self._root)
             calibration, images = replace(engine.calibration, images=len(chosen)), chosen.batch(slice(None))
-            inputs["calibration"] = {**calibration.to_dict(), "content": chosen.sha256()}
+            source = data_name(calibration.source)  # without the folders of this machine
+            inputs["calibration"] = {**calibration.to_dict(), "source": source, "content": chosen.sha256()}
 
         def build() -> None:
             log.info("export: %s -> %s (%s)", target, file, engine.precision)

@@ -12,6 +12,7 @@ from testbed.campaign.files import Files
 from testbed.campaign.prepare import Preparation
 from testbed.campaign.workplace import Workplace
 from testbed.core.errors import UsageError
+from testbed.core.places import with_sources
 from testbed.export.precision import cast_model
 from testbed.models.runs import MODEL
 
@@ -43,8 +44,11 @@ def _exported(place: Workplace, target: str, precision: str) -> bytes:
     place.folder.verify("train", [MODEL])
     calibration = images = None
     if precision == "int8":
-        wanted = place.spec.engine.calibration
-        chosen = calibration_split(Preparation.finished(place.spec, place.folder).dataset, wanted)
+        preparation = Preparation.finished(place.spec, place.folder)
+        kept = with_sources({"engine": {"calibration_data": place.spec.engine.calibration_data}}, place.folder.path)
+        wanted = replace(place.spec.engine.calibration, source=kept["engine"]["calibration_data"])
+        asked = place.spec.data or preparation.subject.data_source
+        chosen = calibration_split(preparation.dataset, wanted, asked.root if asked else None)
         calibration, images = replace(wanted, images=len(chosen)), chosen.batch(slice(None))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "plain.onnx"

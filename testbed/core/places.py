@@ -18,7 +18,7 @@ from testbed.core.files import write_json
 
 SOURCES = "sources.json"
 _PATHS = (("model", "run"), ("model", "onnx"), ("data", "root"))
-_DATA = ("data", "name")  # imagefolder:PATH
+_DATA = (("data", "name"), ("engine", "calibration_data"))  # imagefolder:PATH
 _PARTS = ("train", "test", "val")  # a data set's own folders: their name alone says nothing
 
 
@@ -71,9 +71,9 @@ def write_sources(folder: Path, values: Mapping[str, Any]) -> None:
     """Records the full paths of ``values`` in a run folder."""
     full = absolute(values)
     kept: dict[str, dict[str, str]] = {}
-    for table, key in (*_PATHS, _DATA):
+    for table, key in (*_PATHS, *_DATA):
         text = _text(full, table, key)
-        if text is not None and ((table, key) != _DATA or ":" in text):
+        if text is not None and ((table, key) not in _DATA or ":" in text):
             kept.setdefault(table, {})[key] = text
     if kept and _read(folder) != kept:
         write_json(folder / SOURCES, kept)
@@ -103,10 +103,10 @@ def _with_each(values: Mapping[str, Any], change: Callable[[str], str]) -> dict[
         text = _text(found, table, key)
         if text is not None:
             found[table][key] = change(text)
-    name = _text(found, *_DATA)
-    if name is not None and name.partition(":")[2]:
-        kind, _, path = name.partition(":")
-        found["data"]["name"] = f"{kind}:{change(path)}"
+    for table, key in _DATA:
+        kind, _, path = (_text(found, table, key) or "").partition(":")
+        if path:
+            found[table][key] = f"{kind}:{change(path)}"
     return found
 
 

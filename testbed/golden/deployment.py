@@ -10,7 +10,6 @@ import onnx
 
 from testbed.core.errors import UsageError
 from testbed.core.runfolder import installed_version
-from testbed.data import Split, load
 from testbed.engines.runner import EngineRequest, request_from
 from testbed.export.calibration import calibration_split
 from testbed.export.onnx import OPSET
@@ -48,7 +47,7 @@ def plain_engine(
         images = None
         if precision == "int8":
             wanted = calibration or Calibration(256)
-            chosen = _calibration_images(run, wanted)
+            chosen = calibration_split(dataset_of(run), wanted, run.data.root if run.data else None)
             calibration = replace(wanted, images=len(chosen))
             images = chosen.batch(slice(None))
             inputs["calibration"] = {**calibration.to_dict(), "content": chosen.sha256()}
@@ -59,18 +58,6 @@ def plain_engine(
         folder.stage(stage, inputs, [file], build, command=COMMAND)
     path: Path = folder / file
     return request_from(path, deployment_id(path.read_bytes()), precision=precision, threads=threads)
-
-
-def _calibration_images(run: ModelRun, calibration: Calibration) -> Split:
-    """Of the folder's data set, or of the one that ``calibration.source`` names."""
-    own = dataset_of(run)
-    if calibration.source == "train":
-        return calibration_split(own, calibration)
-    assert run.data is not None
-    # prepared as the model's images are, whatever is usual for the other data set
-    name, root = calibration.source, run.data.root
-    other = load(name, root=root, preprocess=own.preprocess, image=own.image, seed=own.seed)
-    return calibration_split(own, calibration, other)
 
 
 def ends_of(plain: bytes) -> tuple[str, str]:

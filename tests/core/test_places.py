@@ -57,6 +57,14 @@ def test_recorded_values_have_the_last_part_and_the_full_path_beside_them(
         assert with_sources(recorded, tmp_path) == recorded
 
 
+def test_the_data_that_int8_is_calibrated_on_is_a_path_too(tmp_path: Path) -> None:
+    values = {"engine": {"calibration_data": "imagefolder:/here/cifar10/train"}}
+    assert portable(values) == {"engine": {"calibration_data": "imagefolder:cifar10/train"}}
+    write_sources(tmp_path, values)
+    assert with_sources(portable(values), tmp_path) == values
+    assert portable({"engine": {"calibration_data": "train"}}) == {"engine": {"calibration_data": "train"}}
+
+
 def test_specs_are_the_same_wherever_things_lie() -> None:
     elsewhere = {"name": "x", "model": {"onnx": "/b/y.onnx"}, "data": {"name": "imagefolder:/photos", "root": "/r"}}
     assert placeless(spec()) == placeless(elsewhere)
