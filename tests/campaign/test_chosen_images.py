@@ -8,6 +8,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from testbed.core.errors import GateFailed, UsageError
 from testbed.core.files import write_json
 from testbed.core.runfolder import RunFolder
 from testbed.data import load
+from testbed.export.calibration import calibration_split
 from testbed.export.precision import Calibration
 from testbed.golden.arrays import read_array
 from testbed.golden.deploy import deploy
@@ -169,7 +171,10 @@ def test_an_int8_campaign_strikes_the_file_that_export_writes(
     assert plain_in(Workplace(finished.folder, fp32), "model", "int8") == Path(deployed.file).read_bytes()
 
 
-def test_int8_is_calibrated_on_all_classes(model_run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize("named", [False, True])
+def test_int8_is_calibrated_on_all_classes(
+    model_run: Path, by_class: str, named: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     from testbed.data import Split
 
     seen: list[list[int]] = []
@@ -181,15 +186,33 @@ def test_int8_is_calibrated_on_all_classes(model_run: Path, monkeypatch: pytest.
         return batch(self, positions)
 
     monkeypatch.setattr(Split, "batch", noting)
-    preparation = Preparation(
-        spec_of(model_run, engine={"precision": "int8", "calibration_images": 50}),
-        RunFolder.claimed(tmp_path / "run", "campaign", "sorted", {}, []),
-    )
+    engine = {"precision": "int8", "calibration_images": 50} | ({"calibration_data": by_class} if named else {})
+    spec = spec_of(model_run, engine=engine)
+    preparation = Preparation(spec, RunFolder.claimed(tmp_path / "run", "campaign", "sorted", {}, []))
     with preparation.folder.locked():
         preparation.folder.save()
         preparation.subject.make_golden(preparation.folder)
         preparation.subject.make_plain(preparation.folder, "model")
     assert [np.bincount(labels).tolist() for labels in seen] == [[5] * 10]
+    recorded = preparation.folder.manifest["stages"]["export.model"]["inputs"]["calibration"]
+    assert recorded["source"] == ("npz:sorted.npz" if named else "train")  # no path of this machine
+    assert ("calibration_data" in spec.identity()["engine"]) == named
+
+
+def test_images_of_another_data_set_are_read_as_the_models_own(by_class: str, tmp_path: Path) -> None:
+    own, other = load(by_class, preprocess="digits", seed=9), load(by_class, seed=9)
+    assert not np.array_equal(own.train.batch([0]), other.train.batch([0]))
+    chosen = calibration_split(own, Calibration(20, source=by_class))
+    mine = calibration_split(own, Calibration(20))
+    assert chosen.ids == mine.ids
+    assert np.array_equal(chosen.batch(slice(None)), mine.batch(slice(None)))
+    colour = tmp_path / "colour.npz"
+    np.savez(colour, images=np.zeros((4, 8, 8, 3), np.uint8), labels=np.arange(4))
+    with pytest.raises(UsageError, match=r"have 1 channel\(s\) and those of .* 3"):
+        calibration_split(own, Calibration(20, source=f"npz:{colour}"))
+    empty = replace(own, train=own.train.subset([]))
+    with pytest.raises(UsageError, match=r"--calibration-data \(in a spec: engine\.calibration_data\)"):
+        calibration_split(empty, Calibration(20))
 
 
 # ---- campaigns that were begun before the choice was a random one
