@@ -158,11 +158,12 @@ def domain_rates(frame: Frame, tally: Tally, confidence: ArrayLike) -> Rates:
     """The rate of each domain with its interval. confidence: of all, or (..., D) of each.
 
     Intervals are those of `survey.Domains.estimates` for whole strata drawn without replacement. A domain with a stratum
-    of which nothing was drawn yet has the interval (0, 1).
+    of which nothing was drawn yet has the interval (0, 1), and the rate of those of which something was.
     """
     n = np.maximum(tally.n, 1)
     mean = tally.total / n
-    rate = np.clip(frame.sums(frame.share * mean), 0, 1)
+    unknown = frame.sums((tally.n == 0).astype(np.float64)) > 0
+    rate = np.clip(_rates(frame, tally), 0, 1)
     unsampled = frame.unsampled(tally.n)
     variance = frame.sums(variances(frame, tally))
 
@@ -174,7 +175,6 @@ def domain_rates(frame: Frame, tally: Tally, confidence: ArrayLike) -> Rates:
     event = _one_more(frame, weight, 1 - mean, tally.total, tally.squares)
     non_event = _one_more(frame, weight, mean, tally.n - tally.total, tally.n - 2 * tally.total + tally.squares)
     interval = weighted_interval(rate, variance * inflation, event, non_event, level)
-    unknown = frame.sums((tally.n == 0).astype(np.float64)) > 0
     low, high = np.where(unknown, 0.0, interval.low), np.where(unknown, 1.0, interval.high)
     return Rates(rate, low, high, np.sqrt(variance))
 
@@ -186,9 +186,17 @@ def variances(frame: Frame, tally: Tally) -> Floats:
     mean = tally.total / n
     unsampled = frame.unsampled(tally.n)
     spread = np.maximum(tally.squares - tally.total * mean, 0) / np.maximum(n - 1, 1)
-    rate = frame.sums(frame.share * mean)[..., frame.domain]
+    rate = _rates(frame, tally)[..., frame.domain]
     spread = np.where(tally.n == 1, np.maximum(rate, 1 - rate) ** 2, spread)
     return frame.share**2 * unsampled * spread / n
+
+
+def _rates(frame: Frame, tally: Tally) -> Floats:
+    """(..., D): the strata of which nothing was drawn have no say."""
+    found = frame.sums(frame.share * (tally.total / np.maximum(tally.n, 1)))
+    some = tally.n > 0
+    sampled = frame.sums(np.where(some, frame.share, 0))
+    return np.where(frame.sums((~some).astype(np.float64)) > 0, found / np.maximum(sampled, 1e-300), found)
 
 
 def _one_more(frame: Frame, weight: Floats, room: Floats, total: Floats, squares: Floats) -> OneMore:

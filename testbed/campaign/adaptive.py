@@ -224,12 +224,13 @@ class AdaptivePlanner:
                     "seconds": when,
                     "widest": _rounded(verdict.widest),
                     "open": sum(domain.open for domain in verdict.domains),
-                    "domains": [self._told(domain) for domain in verdict.domains],
+                    "domains": [self.told(domain) for domain in verdict.domains],
                 }
             )
         return records
 
-    def _told(self, domain: DomainVerdict) -> dict[str, Any]:
+    def told(self, domain: DomainVerdict) -> dict[str, Any]:
+        """JSON-ready."""
         numbers = {
             name: _rounded(getattr(domain, name)) for name in ("rate", "low", "high", "half_width", "confidence")
         }

@@ -9,16 +9,18 @@ import contextlib
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from testbed.analysis.stats import proportion_interval
+from testbed.campaign.stop import dimensions
 from testbed.campaign.stream import from_stream
 from testbed.core.errors import TestbedError
 from testbed.core.files import write_json
@@ -34,14 +36,18 @@ _EVERY_S = 1.0
 
 @dataclass(frozen=True)
 class Widest:
-    """The group of faults whose rate is known least. halfwidth: of its 95 % interval, as a share of 1.
+    """The group of faults whose rate is known least. halfwidth: of its interval, as a share of 1.
 
-    An estimate for watching only: faults are counted alike, whatever their stratum, and all rows of a fault as one.
+    In an adaptive campaign it is what the stop rule goes by after the completed rounds, and ``margin`` is what was asked
+    for. Otherwise an estimate for watching only: faults are counted alike, whatever their stratum, and all rows of a
+    fault as one.
     """
 
     group: str
     faults: int
     halfwidth: float
+    confidence: float = 0.95
+    margin: float | None = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,22 @@ class Snapshot:
 
 
 Show = Callable[[Snapshot], None]
+
+
+def widest_domain(domains: Sequence[Mapping[str, Any]], stop: Mapping[str, Any], confidence: float) -> Widest:
+    """Of an adaptive campaign. domains: as the history of its rounds tells them; stop: its [stop] table."""
+    worst = max(domains, key=lambda domain: float(domain["half_width"]))
+    parts = [f"{worst['target']} {worst['where']}", str(worst["op"])]
+    for dimension in dimensions(stop["per"]):
+        value = worst[dimension]
+        parts.append(f"outside the {dimension}s" if value is None else f"{dimension} {value}")
+    return Widest(
+        ", ".join(parts),
+        worst["faults"],
+        round(worst["half_width"], 6),
+        stop["confidence"] or confidence,
+        stop["margin"],
+    )
 
 
 class Counts:
@@ -113,12 +135,23 @@ class Progress:
         self._units = self._faults = self._units_done = self._faults_done = 0
         self._past: deque[tuple[float, int]] = deque()  # (time, faults done in this process)
         self._done_here = 0
+        self._rounds = False
+        self._widest: Widest | None = None
         self._written = float("-inf")
 
     def begin(
-        self, stage: str, units: int = 0, faults: int = 0, done: Iterable[tuple[int, bytes]] = (), workers: int = 0
+        self,
+        stage: str,
+        units: int = 0,
+        faults: int = 0,
+        done: Iterable[tuple[int, bytes]] = (),
+        workers: int = 0,
+        rounds: bool = False,
+        widest: Widest | None = None,
     ) -> None:
-        """A stage of so much work. done: (faults, rows) of each unit that an earlier process has finished."""
+        """A stage of so much work. done: (faults, rows) of each unit that an earlier process has finished. rounds: whether
+        it is one of an adaptive campaign, whose ``widest`` interval is that of the completed rounds, if there are any."""
+        self._rounds, self._widest = rounds, widest
         self._stage, self._units, self._faults, self._workers = stage, units, faults, workers
         self._units_done = self._faults_done = 0
         for of_unit, rows in done:
@@ -137,8 +170,9 @@ class Progress:
         self._workers = workers
         self._tell()
 
-    def end(self) -> None:
-        """The stage is over; the last word is written."""
+    def end(self, widest: Widest | None = None) -> None:
+        """The stage is over; the last word is written. widest: of all rounds of an adaptive campaign."""
+        self._widest = widest or self._widest
         self._tell(now=True)
 
     def _count(self, faults: int, rows: bytes) -> None:
@@ -167,7 +201,7 @@ class Progress:
             faults_per_second=rate,
             eta_s=round((self._faults - self._faults_done) / rate, 1) if rate else None,
             outcomes=dict(self._counts.outcomes),
-            widest=self._counts.widest,
+            widest=self._widest if self._rounds else self._counts.widest,
             workers=self._workers,
             updated=datetime.now(UTC).isoformat(timespec="seconds"),
         )

@@ -15,7 +15,7 @@ from testbed.campaign.adaptive import AdaptivePlanner
 from testbed.campaign.files import PLAN, RESULTS, plan_file
 from testbed.campaign.plan import Planned, read_plan, write_plan
 from testbed.campaign.points import points_path
-from testbed.campaign.progress import Progress
+from testbed.campaign.progress import Progress, Widest, widest_domain
 from testbed.campaign.row_weights import RowWeights
 from testbed.campaign.rows import RESULT_SCHEMA
 from testbed.campaign.store import ResultStore
@@ -40,7 +40,11 @@ class Round:
 
 
 class Plans(Protocol):
-    """Where the next plan comes from."""
+    """Where the next plan comes from. rounds: whether it follows from the rows of earlier ones. widest: the interval that
+    is widest after the completed rounds, None before the first."""
+
+    rounds: bool
+    widest: Widest | None
 
     def next(self, done: Sequence[Round], store: ResultStore) -> str | None:
         """Name of the plan file after these completed rounds; None when there is no more to do."""
@@ -51,6 +55,9 @@ class Plans(Protocol):
 
 class OnePlan:
     """Everything was planned before."""
+
+    rounds = False
+    widest: Widest | None = None
 
     def next(self, done: Sequence[Round], store: ResultStore) -> str | None:
         return None if done else PLAN
@@ -63,10 +70,13 @@ class AdaptivePlans:
     """Each round follows from the rows of the completed ones, so that a campaign that was killed goes on as if it had not
     been. ``finish`` writes all rounds as one plan."""
 
+    rounds = True
+
     def __init__(self, place: Workplace, planner: AdaptivePlanner) -> None:
         self._place, self._planner, self._folder = place, planner, place.folder.path
         self._counts: list[Tally] = []
         self._seconds: list[float | None] = []
+        self.widest: Widest | None = None
         self._begun = time.perf_counter()
 
     def next(self, done: Sequence[Round], store: ResultStore) -> str | None:
@@ -75,6 +85,11 @@ class AdaptivePlans:
             rows = (store.read(unit.number) for unit in last.units)
             self._counts.append(self._planner.counts_of(read_plan(self._folder / last.plan), rows))
             self._seconds.append(round(time.perf_counter() - self._begun, 3))
+            verdict = self._planner.verdict(self._counts)
+            told = [self._planner.told(domain) for domain in verdict.domains]
+            stop = self._planner.stop.model_dump(mode="json")
+            self.widest = widest_domain(told, stop, self._planner.spec.confidence)
+            log.info("round %d: widest half-width %.4f after %d faults", len(done), verdict.widest, verdict.faults)
         number = len(done)
         plan = plan_file(number)
         if number:
@@ -83,9 +98,6 @@ class AdaptivePlans:
                 return None
             write_plan(self._folder / plan, parts)
             write_plan_words(self._place, plan)
-        verdict = self._planner.verdict(self._counts) if done else None
-        if verdict is not None:
-            log.info("round %d: widest half-width %.4f after %d faults", number, verdict.widest, verdict.faults)
         return plan
 
     def finish(self, done: Sequence[Round]) -> dict[str, Any]:
@@ -120,12 +132,12 @@ def run_plans(place: Workplace, plans: Plans, store: ResultStore, crew: Crew, pr
         path, images = place.folder / plan, len(place.images)
         found = Round(plan, tuple(units_of(path, plan, images, place.tuned["unit_rows"], first)))
         before += sum(unit.rows for unit in found.units if unit.number in store)
-        _run_round(found, len(done), store, crew, progress, total)
+        _run_round(found, len(done), store, crew, progress, total, plans)
         done.append(found)
     weights = RowWeights.of([place.folder / one.plan for one in done], len(place.images))
     units = range(sum(len(one.units) for one in done))
     rows = store.compact(place.folder / RESULTS, units, RESULT_SCHEMA, weights.added)
-    progress.end()
+    progress.end(plans.widest)
     return {
         "rows": rows,
         "faults": sum(one.faults for one in done),
@@ -142,7 +154,9 @@ def run_plans(place: Workplace, plans: Plans, store: ResultStore, crew: Crew, pr
     }
 
 
-def _run_round(found: Round, number: int, store: ResultStore, crew: Crew, progress: Progress, total: Report) -> None:
+def _run_round(
+    found: Round, number: int, store: ResultStore, crew: Crew, progress: Progress, total: Report, plans: Plans
+) -> None:
     left = [unit for unit in found.units if unit.number not in store]
     kept = ((len(unit), store.stream(unit.number)) for unit in found.units if unit.number in store)
     name = "execute" if number == 0 else f"execute, round {number}"
@@ -153,7 +167,7 @@ def _run_round(found: Round, number: int, store: ResultStore, crew: Crew, progre
         len(found.units),
         len(found.units) - len(left),
     )
-    progress.begin(name, len(found.units), found.faults, kept)
+    progress.begin(name, len(found.units), found.faults, kept, rounds=plans.rounds, widest=plans.widest)
 
     def keep(unit: Unit, rows: bytes) -> None:
         store.append(unit.number, rows)

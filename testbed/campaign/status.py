@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from testbed.campaign.files import RESULTS, STORE
-from testbed.campaign.progress import COLUMNS, STATUS, Counts
+from testbed.campaign.files import RESULTS, STORE, plan_file
+from testbed.campaign.progress import COLUMNS, STATUS, Counts, widest_domain
 from testbed.campaign.store import ResultLog
 from testbed.campaign.stream import from_stream
 from testbed.core.errors import UsageError
@@ -120,14 +121,33 @@ def _from_rows(folder: RunFolder, stages: list[str]) -> dict[str, Any]:
             done = {"units_done": len(log)}
     except (OSError, pa.ArrowException):  # it is being tidied up at this very moment
         return {}
-    widest = counts.widest
-    told = {
-        "faults_done": faults,
-        "outcomes": dict(counts.outcomes),
-        "widest": None if widest is None else asdict(widest),
-    }
-    planned = {"faults": folder.manifest["stages"].get("plan", {}).get("facts", {}).get("faults")}
-    return told | done | {key: value for key, value in planned.items() if value is not None}
+    told: dict[str, Any] = {"faults_done": faults, "outcomes": dict(counts.outcomes), **done}
+    if (planned := _planned(folder)) is not None:
+        told["faults"] = planned
+    if folder.manifest.get("spec", {}).get("stop") is None:
+        widest = counts.widest
+        told["widest"] = None if widest is None else asdict(widest)
+    else:  # rounds are not told from each other by their rows: what was said last stands, and in the end the verdict
+        told["units"] = None
+        if (stop := _facts(folder, "execute").get("stop")) is not None:
+            confidence = folder.manifest["spec"]["confidence"]
+            told["widest"] = asdict(widest_domain(stop["history"][-1]["domains"], stop, confidence))
+    return told
+
+
+def _planned(folder: RunFolder) -> int | None:
+    """Faults in the plans that there are: of an adaptive campaign, those of the rounds so far."""
+    if (faults := _facts(folder, "execute").get("faults")) is not None:
+        return int(faults)
+    rounds = takewhile(Path.exists, (folder / plan_file(number) for number in count()))
+    sizes = [pq.read_metadata(path).num_rows for path in rounds]
+    found = sum(sizes) if sizes else _facts(folder, "plan").get("faults")
+    return None if found is None else int(found)
+
+
+def _facts(folder: RunFolder, stage: str) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = folder.manifest["stages"].get(stage, {}).get("facts", {})
+    return found
 
 
 def _add(counts: Counts, rows: pa.Table) -> int:

@@ -66,8 +66,11 @@ def _widest(told: Mapping[str, Any]) -> str:
     widest = told["widest"]
     if widest is None:
         return ""
-    half = 100 * widest["halfwidth"]
-    return f"widest interval now about ±{half:.2g} points at 95 %: {widest['group']} ({widest['faults']:,} faults)"
+    half, group = 100 * widest["halfwidth"], f"{widest['group']} ({widest['faults']:,} faults)"
+    if widest.get("margin") is None:
+        return f"widest interval now about ±{half:.2g} points at 95 %: {group}"
+    confidence, margin = 100 * widest["confidence"], 100 * widest["margin"]
+    return f"widest interval ±{half:.2g} points at {confidence:g} %, asked for ±{margin:g}: {group}"
 
 
 def bar(share: float, width: int = 24) -> str:

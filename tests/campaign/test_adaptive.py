@@ -237,6 +237,26 @@ def test_no_more_faults_than_may_be(most: int) -> None:
     assert not verdict.met
 
 
+def test_a_pilot_cut_short_tells_the_rate_that_its_rows_tell() -> None:
+    """Of strata of which nothing was drawn nothing is known: they are no zeros."""
+    adaptive = planner(spec_with(max_faults=20, pilot=8))
+    counts, plans = campaign(adaptive)
+    plan = pa.concat_tables(plans).to_pandas()
+    rows = ran(pa.concat_tables(plans)).to_pandas().merge(plan[["fault_id", "stratum", "population", "block", "where"]])
+    checked = 0
+    for domain in adaptive.verdict(counts).domains:
+        mine = rows[(rows["where"] == domain.model.where) & (rows["block"] == domain.values[0])]
+        strata = sum(1 for g in adaptive.groups if (g.model, g.values[1]) == (domain.model, domain.values[0]))
+        if 0 < mine["stratum"].nunique() < strata:
+            wanted = SurveyDesign(mine["stratum"], mine["population"], mine["fault_id"]).estimate(
+                mine["outcome"] == "sdc1"
+            )
+            assert domain.rate == pytest.approx(wanted.rate)
+            assert (domain.low, domain.high, domain.met) == (0, 1, False)
+            checked += wanted.rate > 0
+    assert checked
+
+
 def test_strata_may_be_as_coarse_as_asked_but_stay_within_the_domains() -> None:
     coarse = planner(spec_with(strata="all", steer="all", per="block"))
     assert [(g.model.where, g.values, g.population) for g in coarse.groups] == [

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,11 @@ from filelock import FileLock
 
 from testbed.analysis.stats import proportion_interval
 from testbed.campaign import progress as progress_module
-from testbed.campaign.progress import Counts, Progress, Snapshot
+from testbed.campaign.progress import Counts, Progress, Snapshot, Widest
 from testbed.campaign.status import campaign_status, is_locked
 from testbed.campaign.store import ResultStore
 from testbed.campaign.stream import to_stream
+from testbed.cli.watch import lines
 from testbed.core.errors import TestbedError, UsageError
 from testbed.core.runfolder import LOCK, RunFolder
 
@@ -244,6 +247,59 @@ def test_a_finished_one_is_counted_from_its_table(tmp_path: Path) -> None:
     status = campaign_status(folder)
     assert (status["state"], status["faults_done"], status["faults"]) == ("finished", 4, 4)
     assert status["outcomes"] == {"masked": 1, "sdc1": 2, "due": 1}
+
+
+def test_a_finished_adaptive_one_has_all_rounds_and_the_width_of_the_verdict(
+    adaptive_run: Path, tmp_path: Path
+) -> None:
+    """Also where its last word, which was about the last round, is still there."""
+    summary = json.loads((adaptive_run / "summary.json").read_text())
+    domains = summary["stop"]["history"][-1]["domains"]
+    assert len(summary["stop"]["history"]) > 1
+    for kept in (True, False):
+        copy = Path(shutil.copytree(adaptive_run, tmp_path / str(kept)))
+        if not kept:
+            (copy / "status.json").unlink()
+        status = campaign_status(copy)
+        assert status["faults"] == status["faults_done"] == summary["faults"]
+        assert status["widest"]["halfwidth"] == pytest.approx(max(one["half_width"] for one in domains), abs=1e-6)
+        assert (status["widest"]["margin"], status["widest"]["confidence"]) == (0.08, 0.95)
+        work, _, widest = lines(status)
+        assert work.endswith(f"{summary['faults']:,} of {summary['faults']:,} faults (100 %)")
+        assert widest.startswith(
+            f"widest interval ±{100 * status['widest']['halfwidth']:.2g} points at 95 %, asked for ±8"
+        )
+    assert sum(one["faults"] for one in domains) == summary["faults"]
+
+
+def test_a_killed_adaptive_one_has_the_faults_of_the_rounds_that_were_planned(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    run = started(folder, {"plan": {"faults": 4}})
+    run.manifest["spec"]["stop"] = {"margin": 0.1}
+    run.save()
+    (folder / "plan").mkdir()
+    for number, faults in enumerate((4, 6)):
+        pq.write_table(pa.table({"fault_id": range(faults)}), folder / f"plan/round-{number:03d}.parquet")
+    widest = Widest("model activation, flip, block 1", 4, 0.2, 0.95, 0.1)
+    progress = Progress(folder)
+    progress.begin("execute, round 1", units=3, faults=6, rounds=True, widest=widest)
+    with ResultStore(folder / "store", "id") as store:
+        for number in range(3):
+            store.append(number, UNIT[number])
+    status = campaign_status(folder)
+    assert (status["faults_done"], status["faults"], status["units"]) == (6, 10, None)
+    assert status["widest"] == asdict(widest)
+
+
+def test_of_the_first_round_of_an_adaptive_one_no_width_is_told(tmp_path: Path, clock: Clock) -> None:
+    seen: list[Snapshot] = []
+    progress = Progress(tmp_path, seen.append)
+    progress.begin("execute", units=5, faults=10, rounds=True)
+    progress.finished(2, UNIT[0])
+    assert seen[-1].widest is None
+    last = Widest("model activation, flip", 10, 0.05, 0.9, 0.1)
+    progress.end(last)
+    assert seen[-1].widest == last
 
 
 def test_what_is_no_campaign_is_refused(tmp_path: Path) -> None:
