@@ -11,13 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 WARM_UP_S, LEAST_S, LEAST_RUNS = 0.2, 3.0, 100
+LEAST_ROUNDS = 6  # whose resampled medians say anything: of n rounds, the 95 % limits are among the sample's own values
 PERCENTILES = (50, 90, 95, 99)
 _RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
 class Budget:
-    """Each subject is measured for at least ``seconds``, or ``runs`` runs: whichever takes less."""
+    """Each subject is measured for at least ``seconds``, or ``runs`` runs: whichever takes less, but `LEAST_ROUNDS` runs
+    whatever the seconds."""
 
     warm_up_s: float = WARM_UP_S
     seconds: float = LEAST_S
@@ -39,7 +41,9 @@ def interleaved(
     collecting = gc.isenabled()
     gc.disable()  # a collection would be one subject's bad luck
     try:
-        while len(samples[0]) < budget.runs and min(spent_ns) / 1e9 < budget.seconds:
+        while len(samples[0]) < budget.runs and (
+            len(samples[0]) < LEAST_ROUNDS or min(spent_ns) / 1e9 < budget.seconds
+        ):
             first = len(samples[0]) % len(subjects)
             for place in range(len(subjects)):
                 number = (first + place) % len(subjects)
@@ -61,17 +65,26 @@ def percentiles(latency_ms: NDArray[np.float64]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Ratio:
-    """Of medians, with a bootstrap interval over the rounds."""
+    """Of medians, with a bootstrap interval over the rounds; None below `LEAST_ROUNDS` of them."""
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
+
+    def __str__(self) -> str:
+        """ "0.576 [0.565, 0.584]"."""
+        if self.low is None:
+            return f"{self.value:.3f} (too few rounds for an interval)"
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
 def ratio_to(baseline_ms: NDArray[np.float64], latency_ms: NDArray[np.float64], confidence: float = 0.95) -> Ratio:
     """Median latency over the baseline's; rounds (n,) of both are resampled together, as they were run together."""
+    value = float(np.median(latency_ms) / np.median(baseline_ms))
+    if len(latency_ms) < LEAST_ROUNDS:
+        return Ratio(value, None, None)
     rng = np.random.default_rng(0)
     rows = rng.integers(len(latency_ms), size=(_RESAMPLES, len(latency_ms)))
     ratios = np.median(latency_ms[rows], axis=1) / np.median(baseline_ms[rows], axis=1)
     low, high = np.quantile(ratios, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Ratio(float(np.median(latency_ms) / np.median(baseline_ms)), float(low), float(high))
+    return Ratio(value, float(low), float(high))

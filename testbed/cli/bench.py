@@ -39,7 +39,11 @@ if TYPE_CHECKING:
     help="Per engine and batch, or ...",
 )
 @click.option(
-    "--runs", type=click.IntRange(2), default=100, show_default=True, help="... so many runs, whichever is less."
+    "--runs",
+    type=click.IntRange(2),
+    default=100,
+    show_default=True,
+    help="... so many runs, whichever is less; 6 at least.",
 )
 @click.option(
     "--baseline", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help="Ratios are to this model."
@@ -66,7 +70,7 @@ def bench(
     with 95 % intervals. --json has every single run.
     """
     from testbed.bench.latency import Question, measure
-    from testbed.bench.timing import Budget
+    from testbed.bench.timing import LEAST_ROUNDS, Budget
     from testbed.cli.progress import log_to_stderr
 
     if max_ratio is not None and baseline is None:
@@ -74,11 +78,13 @@ def bench(
     if min(batches) < 1:
         raise click.UsageError("--batch names images per run: 1 or more")
     log_to_stderr()
-    question = Question(engine, precision, tuple(batches), threads, Budget(seconds=seconds, runs=runs))
+    question = Question(engine, precision, tuple(batches), threads, Budget(seconds=seconds, runs=max(runs, LEAST_ROUNDS)))
     rows = measure(folders, question, baseline, lambda line: click.echo(line, err=True))
     emit({"rows": rows}, as_json, lambda: _text(rows))
     slower = [
-        row for row in rows if max_ratio is not None and row.ratio_to_baseline and row.ratio_to_baseline.low > max_ratio
+        row
+        for row in rows
+        if max_ratio is not None and row.ratio_to_baseline and (row.ratio_to_baseline.low or 0.0) > max_ratio
     ]
     if slower:
         worst = max(slower, key=lambda row: row.ratio_to_baseline.value if row.ratio_to_baseline else 0.0)
@@ -118,7 +124,7 @@ def _text(rows: list[Row]) -> Group:
             f"{row.throughput_per_s:.4g}",
             f"{row.macs / 1e6:.4g} M",
             f"{row.parameters / 1e6:.4g} M",
-            "" if ratio is None else f"{ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]",
+            "" if ratio is None else str(ratio),
             row.engine_hash,
         )
     parts: list[object] = [table]

@@ -68,7 +68,7 @@ def tradeoff(
 
     from testbed.bench.figure import tradeoff_figure
     from testbed.bench.latency import Question
-    from testbed.bench.timing import Budget
+    from testbed.bench.timing import LEAST_ROUNDS, Budget
     from testbed.bench.tradeoff import tradeoff as joined
     from testbed.cli.progress import log_to_stderr
     from testbed.core.files import write_text
@@ -77,7 +77,7 @@ def tradeoff(
     if min(batches) < 1:
         raise click.UsageError("--batch names images per run: 1 or more")
     log_to_stderr()
-    question = Question(engine, precision, tuple(batches), threads, Budget(seconds=seconds, runs=runs))
+    question = Question(engine, precision, tuple(batches), threads, Budget(seconds=seconds, runs=max(runs, LEAST_ROUNDS)))
     found = joined(folders, campaigns, question, allowed_drop / 100, lambda line: click.echo(line, err=True))
     write_text(to / "metrics.json", json.dumps(json_value(found), indent=1, allow_nan=False) + "\n")
     tradeoff_figure(to / "tradeoff.png", found)
@@ -103,7 +103,7 @@ def _text(found: Tradeoff, to: Path) -> Group:
             row.engine_hash,
             f"{100 * entry.quality.top1:.2f}",
             f"{row.p50_ms:.3g}",
-            "" if ratio is None else f"{ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]",
+            "" if ratio is None else str(ratio),
             f"{row.macs / first.macs:.3f}",
             f"{entry.accuracy_per_ms:.3g}",
             "yes" if entry.pareto else "",

@@ -37,12 +37,21 @@ def test_subjects_take_turns_and_each_has_its_own_time() -> None:
     assert [rounds[i] for i in range(0, 9, 3)] == ["a", "b", "c"]
 
 
-@pytest.mark.parametrize(("seconds", "runs", "expected"), [(0.02, 100, 10), (5, 4, 4)])
+@pytest.mark.parametrize(("seconds", "runs", "expected"), [(0.02, 100, 10), (5, 4, 4), (1e-9, 100, 6)])
 def test_it_ends_after_the_time_or_the_runs(seconds: float, runs: int, expected: int) -> None:
     clock = Clock()
     samples = interleaved([clock.subject("a", 2), clock.subject("b", 20)], Budget(0.1, seconds, runs), clock)
     assert [len(mine) for mine in samples] == [expected] * 2
     assert clock.log.count("a") >= 50  # 0.1 s of warm-up
+
+
+def test_few_rounds_have_no_interval() -> None:
+    """Of one round every resample is that round: an interval without width."""
+    for rounds in (1, 5):
+        few = ratio_to(np.full(rounds, 2.0), np.full(rounds, 1.2))
+        assert (few.value, few.low, few.high) == (0.6, None, None)
+        assert str(few) == "0.600 (too few rounds for an interval)"
+    assert str(ratio_to(np.full(6, 2.0), np.full(6, 1.2))) == "0.600 [0.600, 0.600]"
 
 
 def test_percentiles_are_numpys() -> None:
@@ -55,6 +64,8 @@ def test_a_slow_moment_of_the_machine_hardly_moves_the_ratio() -> None:
     weather = 1 + (rng.random(400) < 0.3) * 2.0  # in nearly a third of the rounds everything takes three times as long
     base, other = 10 * weather * rng.normal(1, 0.01, 400), 5 * weather * rng.normal(1, 0.01, 400)
     found = ratio_to(base, other)
+    assert found.low is not None
+    assert found.high is not None
     assert found.low < 0.5 < found.high
     assert found.high - found.low < 0.01
     same = ratio_to(base, base)

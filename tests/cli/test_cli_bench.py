@@ -57,6 +57,14 @@ def test_rows_say_what_was_timed(folders: tuple[Path, Path]) -> None:
     assert not list(small.glob("*.twin.onnx"))
 
 
+def test_a_blink_of_time_is_six_rounds_all_the_same(folders: tuple[Path, Path]) -> None:
+    small, large = folders
+    result = bench(small, "--baseline", large, "--seconds", "0.0001", "--runs", "2", "--batch", "1", "--json")
+    (row,) = [row for row in json.loads(result.stdout)["rows"] if row["model"] == str(small)]
+    assert row["runs"] == 6
+    assert row["ratio_to_baseline"]["low"] < row["ratio_to_baseline"]["high"]
+
+
 def test_a_stated_regression_ends_with_3(folders: tuple[Path, Path]) -> None:
     small, large = folders
     result = bench(large, "--baseline", small, *QUICK, "--max-ratio", "1.2")
