@@ -184,6 +184,7 @@ def _of_summary(path: Path, summary: dict[str, Any]) -> Vulnerability:
         if (
             all(marginal[key] == value for key, value in wanted.items())
             and marginal.get("pattern", "single") == "single"
+            and marginal.get("scope", "inference") == "inference"
         ):
             rate = marginal["rates"]["sdc1"]
             engine = next(e for e in summary["engines"] if (e["target"], e["where"]) == ("model", "activation"))

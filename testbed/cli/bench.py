@@ -78,7 +78,9 @@ def bench(
     if min(batches) < 1:
         raise click.UsageError("--batch names images per run: 1 or more")
     log_to_stderr()
-    question = Question(engine, precision, tuple(batches), threads, Budget(seconds=seconds, runs=max(runs, LEAST_ROUNDS)))
+    question = Question(
+        engine, precision, tuple(batches), threads, Budget(seconds=seconds, runs=max(runs, LEAST_ROUNDS))
+    )
     rows = measure(folders, question, baseline, lambda line: click.echo(line, err=True))
     emit({"rows": rows}, as_json, lambda: _text(rows))
     slower = [

@@ -77,7 +77,9 @@ def tradeoff(
     if min(batches) < 1:
         raise click.UsageError("--batch names images per run: 1 or more")
     log_to_stderr()
-    question = Question(engine, precision, tuple(batches), threads, Budget(seconds=seconds, runs=max(runs, LEAST_ROUNDS)))
+    question = Question(
+        engine, precision, tuple(batches), threads, Budget(seconds=seconds, runs=max(runs, LEAST_ROUNDS))
+    )
     found = joined(folders, campaigns, question, allowed_drop / 100, lambda line: click.echo(line, err=True))
     write_text(to / "metrics.json", json.dumps(json_value(found), indent=1, allow_nan=False) + "\n")
     tradeoff_figure(to / "tradeoff.png", found)

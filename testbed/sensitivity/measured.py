@@ -55,6 +55,9 @@ def read_rows(path: Path) -> Rows:
     for file in (PLAN, RESULTS):
         folder.verify_file(file)
     wanted = [("target", "=", "model"), ("where", "=", "activation"), ("op", "=", "flip"), ("pattern", "=", "single")]
+    wanted.append(
+        ("scope", "=", "inference")
+    )  # a flip that lasts for every image is another fault, and weighs otherwise
     frame = pq.read_table(folder / RESULTS, columns=_COLUMNS, filters=wanted).to_pandas()
     if frame.empty:
         raise UsageError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,13 @@ import numpy as np
 from testbed.campaign.claim import recorded_spec
 from testbed.core.errors import UsageError
 from testbed.core.runfolder import RunFolder
+from testbed.data import Dataset
 from testbed.golden.source import dataset_of
 from testbed.models.runs import open_model_run
 from testbed.sensitivity.components import Component, components
 from testbed.sensitivity.measured import members, rates, read_rows
 from testbed.sensitivity.protection import ProtectionCurve, ideal, protection_curve, random_order
-from testbed.sensitivity.scores import METHODS, Settings, scores
+from testbed.sensitivity.scores import METHODS, Settings, images_used, scores
 from testbed.sensitivity.validate import Truth, Validation, validate
 
 MEASURED = "measured"
@@ -47,8 +48,10 @@ def rank(path: Path, by: str, kind: str, settings: Settings, campaign: Path | No
         if not told:
             raise UsageError(f"{source} struck none of the model's {kind}s")
         return Ranking(by, kind, _with_sites(told, parts), {"campaign": str(source)})
-    values = scores(run.model, dataset_of(run), by, kind, settings)
-    return Ranking(by, kind, _with_sites([asdict(value) for value in values], parts), settings.told(by))
+    dataset = dataset_of(run)
+    values = scores(run.model, dataset, by, kind, settings)
+    used = settings.told(by) | {"images": images_used(dataset, by, settings)}
+    return Ranking(by, kind, _with_sites([asdict(value) for value in values], parts), used)
 
 
 def check(
@@ -90,8 +93,13 @@ def check(
         "measured": _measured(truth, confidence),
         "scores": {by: dict(values) for by, values in given.items()},
         "protection": _curves(truth, given),
-        "settings": asdict(settings),
+        "settings": asdict(settings) | _images_used(dataset, settings, found),
     }
+
+
+def _images_used(dataset: Dataset, settings: Settings, methods: Iterable[str]) -> dict[str, int]:
+    """How many images the scores rest on; fuzziness has some of its own."""
+    return {"fuzziness_images" if by == "fuzziness" else "images": images_used(dataset, by, settings) for by in methods}
 
 
 def _campaign_of(path: Path, campaign: Path | None) -> Path:

@@ -61,12 +61,20 @@ def analysis_set(dataset: Dataset, settings: Settings) -> AnalysisSet:
     split = dataset.validation if len(dataset.validation) else dataset.train
     if not len(split):
         raise UsageError(
-            f"data set {dataset.name!r} has test images only; scores are measured on others: name a data set"
+            f"data set {dataset.name!r} has test images only, and scores are measured on others: import the model with a"
+            " data set that has both, such as --data imagefolder:DIR with DIR/train and DIR/test"
         )
     rows = _by_turns(split, settings.images, settings.seed)
     if len(rows) < len(dataset.classes):
         raise UsageError(f"{len(rows)} images for {len(dataset.classes)} classes; ask for one per class at least")
     return AnalysisSet.of(split.batch(rows), split.labels[rows], [split.ids[row] for row in rows.tolist()])
+
+
+def images_used(dataset: Dataset, by: str, settings: Settings) -> int:
+    """How many images the method's scores rest on: no more than there are; fuzziness is of the whole test split."""
+    if by == "fuzziness":
+        return len(dataset.test)
+    return min(settings.images, len(dataset.validation) or len(dataset.train))
 
 
 def _by_turns(split: Split, wanted: int, seed: int) -> NDArray[np.int64]:

@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 
 from testbed.bench.counts import mac_count, parameter_count
 from testbed.cli.main import cli
+from testbed.golden.source import dataset_of
 from testbed.models.runs import open_model_run
 
 
@@ -116,7 +117,8 @@ def campaign(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     spec.write_text(
         f'name = "flips"\n[model]\nrun = "{trained}"\n[tiers]\nedges = [1.0]\nimages = [12]\n'
         '[engine]\nbatch = 16\n[gates]\nzero_fault_rows = 32\n[[faults]]\ntarget = "model"\nwhere = "activation"\n'
-        'ops = ["flip"]\nbits = [23, 26, 29, 30]\nper_stratum = 3\n'
+        'ops = ["flip"]\nbits = [23, 26, 29, 30]\nper_stratum = 3\n[[faults]]\ntarget = "model"\n'
+        'where = "activation"\nscope = "persistent"\nops = ["flip"]\nbits = [30]\n'  # which no score is held against
     )
     result = run("campaign", "run", spec, "--run", path, "--workers", 0)
     assert result.exit_code == 0, result.output
@@ -131,6 +133,14 @@ def test_every_score_names_each_component_once(trained: Path, by: str, kind: str
     assert len({one["component"] for one in told["scores"]}) == len(told["scores"]) == {"block": 3, "head": 6}[kind]
     assert all(np.isfinite(one["score"]) for one in told["scores"])
     assert told["settings"]["images"] == 40
+
+
+def test_no_more_images_are_told_than_there_are(trained: Path) -> None:
+    dataset = dataset_of(open_model_run(trained))
+    many = ("rank", trained, "--images", 100_000)
+    told = answer(*many, "--by", "eap", "--of", "head", "--loss", "task", "--chunks", 1)
+    assert told["settings"]["images"] == (len(dataset.validation) or len(dataset.train))
+    assert answer(*many, "--by", "fuzziness")["settings"]["images"] == len(dataset.test)
 
 
 def test_measured_rates_are_the_summarys(trained: Path, campaign: Path) -> None:
