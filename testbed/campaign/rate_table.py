@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -13,19 +13,28 @@ from testbed.core.errors import UsageError
 
 
 def rate_table(
-    results: Path, plan: Path, confidence: float, by: Sequence[str] | str = (), measure: str = "sdc1"
+    results: Path,
+    plan: Path,
+    formats: Mapping[str, Mapping[str, str]],
+    confidence: float,
+    by: Sequence[str] | str = (),
+    measure: str = "sdc1",
 ) -> pd.DataFrame:
     """One line per fault model and value of ``by``, in the order of the strata.
 
-    by: of "tier", "kind", "bit_class", "bit", "block", "site"; none is one line per fault model. measure: "sdc1",
+    formats: of the words of each target's sites. by: of "tier", "kind", "bit_class", "bit", "format", "block", "site"; none
+    is one line per fault model, and "bit" is told within each number format. measure: "sdc1",
     "outside" or "nonfinite"; the attention module on its own has no classes, and no line for "sdc1". Columns: target,
     where, op, pattern, scope, those of ``by``, estimate, low, high (0 to 1), n (rows) and faults. Raises UsageError for a
     dimension or measure that there is none of.
     """
     dimensions = (by,) if isinstance(by, str) else tuple(by)
     for name in dimensions:
-        if name not in DIMENSIONS:
-            raise UsageError(f"rates are told by {', '.join(DIMENSIONS)}, not by {name!r}")
+        if name not in (*DIMENSIONS, "format"):
+            raise UsageError(f"rates are told by {', '.join(DIMENSIONS)} and format, not by {name!r}")
+    if "bit" in dimensions and "format" not in dimensions:  # bit 7 is a sign in int8, and a mantissa bit in fp32
+        at = dimensions.index("bit")
+        dimensions = (*dimensions[:at], "format", *dimensions[at:])
     if measure not in MEASURES:
         raise UsageError(f"there is no rate of {measure!r}; known: {', '.join(MEASURES)}")
     _, population = populations([plan])
@@ -33,17 +42,19 @@ def rate_table(
         line
         for rates in fault_models(Tally.of(results), population, confidence)
         if measure != "sdc1" or rates.model.target == "model"
-        for line in _lines(rates, dimensions, measure)
+        for line in _lines(rates, dimensions, formats[rates.model.target], measure)
     ]
     columns = ["target", "where", "op", "pattern", "scope", *dimensions, "estimate", "low", "high", "n", "faults"]
     table = pd.DataFrame(lines, columns=columns)
     return table.astype({name: "Int64" for name in dimensions if name in ("tier", "block", "bit")})
 
 
-def _lines(rates: ModelRates, dimensions: Sequence[str], measure: str) -> list[tuple[object, ...]]:
+def _lines(
+    rates: ModelRates, dimensions: Sequence[str], formats: Mapping[str, str], measure: str
+) -> list[tuple[object, ...]]:
     return [
         (*rates.model.told().values(), *values, found.rate, found.low, found.high, found.n_rows, found.n_clusters)
-        for values, found in ((values, group.rates[measure]) for values, group in rates.by_all(dimensions))
+        for values, found in ((values, group.rates[measure]) for values, group in rates.by_all(dimensions, formats))
     ]
 
 

@@ -119,10 +119,21 @@ class ModelRates:
             return [(int(group.tier or 0), group) for group in self._grouped(lambda profile: True, by_tier=True)]
         return [(group.value, group) for group in self._grouped(lambda profile: getattr(profile, dimension))]
 
-    def by_all(self, dimensions: Sequence[str]) -> list[tuple[tuple[Any, ...], Group]]:
-        """(values, rates) by several of `DIMENSIONS` at once, in the order of the strata; None where a fault has no value."""
+    def by_bit(self, formats: Mapping[str, str]) -> list[tuple[tuple[str, int], Group]]:
+        """((number format, bit), rates), in the order of the strata: bit 7 is a sign in int8 and a mantissa bit in fp32.
+        formats: of the words of each site."""
+        groups = self._grouped(lambda profile: None if profile.bit is None else (formats[profile.site], profile.bit))
+        return [(group.value, group) for group in groups]
+
+    def by_all(self, dimensions: Sequence[str], formats: Mapping[str, str]) -> list[tuple[tuple[Any, ...], Group]]:
+        """(values, rates) by several of `DIMENSIONS`, and "format", at once, in the order of the strata; None where a fault
+        has no value. formats: of the words of each site."""
         others = [name for name in dimensions if name != "tier"]
-        groups = self._grouped(lambda profile: tuple(getattr(profile, name) for name in others), "tier" in dimensions)
+
+        def value_of(profile: Profile) -> tuple[Any, ...]:
+            return tuple(formats.get(profile.site) if n == "format" else getattr(profile, n) for n in others)
+
+        groups = self._grouped(value_of, "tier" in dimensions)
 
         def values_of(group: Group) -> tuple[Any, ...]:
             known = dict(zip(others, group.value, strict=True)) | {"tier": group.tier}

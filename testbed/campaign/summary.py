@@ -46,7 +46,8 @@ def summarise(
     for rates in fault_models(tally, population, spec.confidence):
         told, has_classes = rates.model.told(), rates.model.target == "model"
         strata += [{**told, **cell} for cell in _strata(rates, has_classes)]
-        marginals += [{**told, **marginal} for marginal in _marginals(rates, has_classes)]
+        formats = {site.name: site.format_name for site in tables[rates.model.target]}
+        marginals += [{**told, **marginal} for marginal in _marginals(rates, has_classes, formats)]
         evaluation.append({**told, **_evaluation(rates)})
     main = engines[0]
     return {
@@ -117,16 +118,22 @@ def _share(engine_seconds: float, worker_seconds: float) -> float | None:
     return round(engine_seconds / worker_seconds, 4) if worker_seconds else None
 
 
-def _marginals(rates: ModelRates, has_classes: bool) -> Iterator[dict[str, Any]]:
-    """Rates over everything, then by each dimension's values."""
-    groups: list[tuple[str, str | int | None, Group]] = [("all", None, rates.over_all())]
-    groups += [(by, value, group) for by in DIMENSIONS for value, group in rates.by(by)]
-    for by, value, group in groups:
+def _marginals(rates: ModelRates, has_classes: bool, formats: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    """Rates over everything, then by each dimension's values; by bit within each number format, which is told too.
+    formats: of the words of each site."""
+    groups: list[tuple[dict[str, Any], Group]] = [({"by": "all", "value": None}, rates.over_all())]
+    for by in DIMENSIONS:
+        if by == "bit":
+            found = rates.by_bit(formats)
+            groups += [({"by": by, "value": bit, "format": name}, group) for (name, bit), group in found]
+        else:
+            groups += [({"by": by, "value": value}, group) for value, group in rates.by(by)]
+    for of, group in groups:
         told: dict[str, Any] = {measure: _rate(found) for measure, found in group.rates.items()}
         if not has_classes:
             told["sdc1"] = None
         some = group.rates["outside"]
-        yield {"by": by, "value": value, "faults": some.n_clusters, "n": some.n_rows, "rates": told}
+        yield {**of, "faults": some.n_clusters, "n": some.n_rows, "rates": told}
 
 
 def _strata(rates: ModelRates, has_classes: bool) -> Iterator[dict[str, Any]]:

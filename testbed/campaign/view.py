@@ -91,7 +91,8 @@ class Run:
         errors; raises StaleArtefact when the campaign is not finished or its files were changed."""
         for file in (PLAN, RESULTS):
             self.folder.verify_file(file)
-        return rate_table(self.folder / RESULTS, self.folder / PLAN, self.spec.confidence, by, measure)
+        formats = {t: {site.name: site.format_name for site in self.sites(t)} for t in self.spec.targets}
+        return rate_table(self.folder / RESULTS, self.folder / PLAN, formats, self.spec.confidence, by, measure)
 
     def inject(
         self,

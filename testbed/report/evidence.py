@@ -32,13 +32,19 @@ class Estimate:
     rows: int
 
 
+def bits_of(name: str) -> str:
+    """What rates by bit are told by, of one number format."""
+    return f"bit of {name}"
+
+
 class Marginals:
     """The summary's rates, found by what they are a rate of."""
 
     def __init__(self, records: Iterable[Mapping[str, Any]]) -> None:
         self._records: dict[tuple[str, str, str, str], dict[Value, Mapping[str, Any]]] = {}
         for record in records:
-            key = (record["target"], record["where"], record["op"], record["by"])
+            by = bits_of(record["format"]) if record.get("format") else record["by"]
+            key = (record["target"], record["where"], record["op"], by)
             self._records.setdefault(key, {})[record["value"]] = record
 
     def estimate(
@@ -54,6 +60,12 @@ class Marginals:
 
     def values(self, target: str, where: str, op: str, by: str) -> list[Value]:
         return list(self._records.get((target, where, op, by), {}))
+
+    def bit_formats(self, target: str, where: str, op: str) -> list[Format | None]:
+        """Number formats that rates are told by bit of; [None] of a summary that tells no format."""
+        known = [key[3] for key in self._records if key[:3] == (target, where, op)]
+        found: list[Format | None] = [FORMATS[name] for name in FORMATS if bits_of(name) in known]
+        return found or ([None] if "bit" in known else [])
 
     def ops(self, target: str, where: str) -> list[str]:
         """Fault models that were run: single faults in their usual order, then what strikes more, as it was asked for."""

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from testbed.analysis.confidence import interval_name
 from testbed.report import bitchart, forest, heatmap, stack
-from testbed.report.evidence import Estimate, Evidence, Value
+from testbed.report.evidence import Estimate, Evidence, Value, bits_of
 from testbed.report.forest import Category
 from testbed.report.formatting import CLASS_NAMES, MEASURE_NAMES, count, model_name
 from testbed.report.rows import Composition
@@ -67,21 +67,24 @@ def heat_maps(evidence: Evidence) -> tuple[list[Figure], Markup | None]:
 
 
 def bit_charts(evidence: Evidence, target: str) -> list[Figure]:
-    """By bit position, activations and weights on one axis."""
+    """By bit position, activations and weights on one axis; number formats apart."""
     measures = _MODEL if target == "model" else _ATTENTION
     charts = []
     for where, op in _legs(evidence, target):
-        found = _series(evidence, target, where, op, "bit", measures)
-        bits = {bit: series for bit, series in found.items() if isinstance(bit, int)}
-        if bits:
-            charts.append((where, op, bits))
-    top = bitchart.highest([bits for _, _, bits in charts])
+        formats = evidence.marginals.bit_formats(target, where, op)
+        for fmt in formats:
+            found = _series(evidence, target, where, op, "bit" if fmt is None else bits_of(fmt.name), measures)
+            bits = {bit: series for bit, series in found.items() if isinstance(bit, int)}
+            if bits:
+                charts.append((where, op, fmt if len(formats) > 1 else None, fmt or evidence.format, bits))
+    top = bitchart.highest([bits for *_, bits in charts])
     figures = []
-    for where, op, bits in charts:
-        title = f"{PLACES[where]}, {model_name(op)}"
-        drawing = bitchart.bit_chart(bits, evidence.format, top, f"Rates by bit position. {title}")
+    for where, op, one_of, fmt, bits in charts:  # of several formats, each has a chart and a name of its own
+        title = f"{PLACES[where]}, {model_name(op)}" + ("" if one_of is None else f", words of {one_of.name}")
+        drawing = bitchart.bit_chart(bits, fmt, top, f"Rates by bit position. {title}")
         lines = _lines((f"bit {bit}", bits[bit]) for bit in sorted(bits, reverse=True))
-        figures.append(Figure(f"bits-{target}-{where}", title, drawing, lines))
+        name = f"bits-{target}-{where}" + ("" if one_of is None else f"-{one_of.name}")
+        figures.append(Figure(name, title, drawing, lines))
     return figures
 
 

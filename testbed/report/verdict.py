@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from markupsafe import Markup
 
-from testbed.report.evidence import Estimate, Evidence
+from testbed.report.evidence import Estimate, Evidence, bits_of
 from testbed.report.formatting import count, model_name, one_in, percent, rate
 
 _EVENTS = {
@@ -54,10 +54,14 @@ def _headline(overall: Estimate, events: str, where: str) -> Markup:
 
 def _bits(evidence: Evidence, where: str, op: str, overall: Estimate) -> list[Markup]:
     """The bit that does most of the harm, and the low bits that do none."""
+    formats = evidence.marginals.bit_formats("model", where, op)
+    if len(formats) != 1:
+        return []  # nothing, or bits that stand for more or fewer faults than one another
+    by = bits_of(formats[0].name) if formats[0] else "bit"
     found = {
         bit: estimate
-        for bit in evidence.marginals.values("model", where, op, "bit")
-        if isinstance(bit, int) and (estimate := evidence.marginals.estimate("model", where, op, "sdc1", "bit", bit))
+        for bit in evidence.marginals.values("model", where, op, by)
+        if isinstance(bit, int) and (estimate := evidence.marginals.estimate("model", where, op, "sdc1", by, bit))
     }
     if overall.rate == 0 or len(found) < 2:
         return []

@@ -63,7 +63,7 @@ def test_the_weights_of_a_stratum_add_up_to_its_population(finished: Path) -> No
     assert rows.groupby("stratum").weight.nunique().eq(1).all()
 
 
-@pytest.mark.parametrize("by", ["block", "bit_class", "tier"])
+@pytest.mark.parametrize("by", ["block", "bit_class", "tier", "bit"])
 @pytest.mark.parametrize("measure", ["sdc1", "outside"])
 def test_rates_as_a_table_are_the_summarys(finished: Path, by: str, measure: str) -> None:
     with testbed.load_run(finished) as run:

@@ -153,6 +153,34 @@ def assert_same_counts(rates: ModelRates, rows: pd.DataFrame) -> None:
         assert counts["nonfinite"] == own["nonfinite"].eq(True).sum()
 
 
+def test_bits_of_different_number_formats_are_told_apart(folder: Path) -> None:
+    """Bit 7 of an integer is its sign, of a float one of the mantissa: their rates have nothing to do with one another."""
+    rows = pd.concat([some_rows(seed).assign(stratum=lambda r, s=seed: r["stratum"] + STRATA * s) for seed in range(6)])
+    rows["fault_id"] = rows.groupby(["stratum", "fault_id"], sort=False).ngroup()
+    rows["bit"] = rows["bit"] % 3
+    rows = with_several(rows.reset_index(drop=True))
+    formats = {"s0": "int8", "s1": "fp32", "s2": "int8", "s3": "fp32", "several": "fp32"}
+    population = rows.groupby("stratum")["population"].first().reindex(range(STRATA * 6), fill_value=0).to_numpy()
+    told = 0
+    for rates in fault_models(Tally.of(written(rows, folder / "results.parquet", 50)), population, 0.95):
+        mine = rows[(rows[MODEL] == list(rates.model)).all(axis=1) & rows["bit"].notna()]
+        found = rates.by_bit(formats)
+        assert {value for value, _ in found} == set(zip(mine["site"].map(formats), mine["bit"], strict=True))
+        for (name, bit), group in found:
+            part = mine[(mine["site"].map(formats) == name) & (mine["bit"] == bit)]
+            of_stratum = (
+                part.assign(hit=part["outcome"] == "sdc1")
+                .groupby("stratum")
+                .agg({"hit": "mean", "population": "first"})
+            )
+            assert group.rates["sdc1"].n_rows == len(part)
+            assert group.rates["sdc1"].rate == pytest.approx(
+                np.average(of_stratum["hit"], weights=of_stratum["population"])
+            )
+            told += 1
+    assert told > 20
+
+
 def test_memory_is_of_strata_not_of_rows(folder: Path) -> None:
     """Ten times the rows of the same strata: as many counters."""
     sizes = []

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from PIL import Image
 from testbed.core.errors import StaleArtefact, UsageError
 from testbed.core.files import sha256_file
 from testbed.report import build_report
+from testbed.report.evidence import Marginals, read_evidence
+from testbed.report.sections import bit_charts
 
 SHAPES: dict[str, dict[str, Any]] = {
     "usual": {},
@@ -362,3 +365,22 @@ def test_rows_without_the_columns_are_refused(run_of: Callable[..., Path], tmp_p
     (run / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(StaleArtefact, match=r"results\.parquet cannot be read; rerun with --redo execute"):
         build_report(run)
+
+
+def test_bits_of_two_number_formats_have_two_charts(run_of: Callable[..., Path]) -> None:
+    evidence = read_evidence(run_of())
+    assert [figure.id for figure in bit_charts(evidence, "model")] == ["bits-model-activation", "bits-model-weight"]
+    records = []
+    for record in evidence.summary["marginals"]:
+        if record["by"] == "bit":
+            records.append(record | {"format": "fp32"})
+            if record["where"] == "weight" and record["value"] < 8:
+                records.append(record | {"format": "int8", "n": 7})
+        else:
+            records.append(record)
+    figures = {f.id: f for f in bit_charts(replace(evidence, marginals=Marginals(records)), "model")}
+    assert set(figures) == {"bits-model-activation", "bits-model-weight-fp32", "bits-model-weight-int8"}
+    assert figures["bits-model-weight-int8"].title == "Weights, bit flips, words of int8"
+    assert {line.estimate.rows for line in figures["bits-model-weight-int8"].lines} == {7}
+    assert "sign" in figures["bits-model-weight-int8"].drawing
+    assert 7 not in {line.estimate.rows for line in figures["bits-model-weight-fp32"].lines}
