@@ -11,7 +11,7 @@ from typing import Any
 from testbed.campaign.sweep import read_sweep
 from testbed.core.errors import StaleArtefact
 from testbed.core.fault import OPS
-from testbed.core.formats import Format, format_named
+from testbed.core.formats import FORMATS, Format, format_named
 from testbed.core.runfolder import RunFolder
 from testbed.core.schema import READABLE_VERSIONS
 from testbed.core.site import SiteTable

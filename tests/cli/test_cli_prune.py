@@ -204,7 +204,7 @@ def test_models_side_by_side_with_each_numbers_own_engine(trained: Path, campaig
     assert full["vulnerability"]["engine_hash"] == summary["engine"]["hash"] != full["latency"][0]["engine_hash"]
     assert full["deployment_id"] == summary["engine"]["deployment_id"]
     assert full["vulnerability"]["drift_max_abs"] == summary["drift"]["max_abs_diff"]
-    (all_flips,) = (m for m in summary["marginals"] if (m["by"], m["where"]) == ("all", "activation"))
+    (all_flips,) = (m for m in summary["marginals"] if (m["by"], m["op"]) == ("all", "flip"))
     assert full["vulnerability"]["rate"] == all_flips["rates"]["sdc1"]["rate"]
     assert told["recommended"] == (
         str(half) if small["latency"][0]["p50_ms"] < full["latency"][0]["p50_ms"] else str(trained)
