@@ -121,8 +121,10 @@ class ModelRates:
 
     def by_bit(self, formats: Mapping[str, str]) -> list[tuple[tuple[str, int], Group]]:
         """((number format, bit), rates), in the order of the strata: bit 7 is a sign in int8 and a mantissa bit in fp32.
-        formats: of the words of each site."""
-        groups = self._grouped(lambda profile: None if profile.bit is None else (formats[profile.site], profile.bit))
+        formats: of the words of each site; "" where it is not known."""
+        groups = self._grouped(
+            lambda profile: None if profile.bit is None else (formats.get(profile.site, ""), profile.bit)
+        )
         return [(group.value, group) for group in groups]
 
     def by_all(self, dimensions: Sequence[str], formats: Mapping[str, str]) -> list[tuple[tuple[Any, ...], Group]]:

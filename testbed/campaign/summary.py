@@ -46,7 +46,7 @@ def summarise(
     for rates in fault_models(tally, population, spec.confidence):
         told, has_classes = rates.model.told(), rates.model.target == "model"
         strata += [{**told, **cell} for cell in _strata(rates, has_classes)]
-        formats = {site.name: site.format_name for site in tables[rates.model.target]}
+        formats = {site.name: site.format_name for site in tables.get(rates.model.target, ())}
         marginals += [{**told, **marginal} for marginal in _marginals(rates, has_classes, formats)]
         evaluation.append({**told, **_evaluation(rates)})
     main = engines[0]
@@ -125,7 +125,7 @@ def _marginals(rates: ModelRates, has_classes: bool, formats: Mapping[str, str])
     for by in DIMENSIONS:
         if by == "bit":
             found = rates.by_bit(formats)
-            groups += [({"by": by, "value": bit, "format": name}, group) for (name, bit), group in found]
+            groups += [({"by": by, "value": bit, "format": name or None}, group) for (name, bit), group in found]
         else:
             groups += [({"by": by, "value": value}, group) for value, group in rates.by(by)]
     for of, group in groups:
