@@ -27,13 +27,14 @@ class Linear:
 
 @dataclass(frozen=True)
 class Norm:
-    """A layer norm, as one node or as many. Without a shift ``bias`` is None."""
+    """A layer norm, as one node or as many. Without a shift ``bias`` is None. ``takes``: places of what takes its input."""
 
     index: int
     input: str
     output: str
     weight: Weight | None
     bias: Weight | None
+    takes: frozenset[int]
 
 
 def linears(graph: Graph) -> dict[str, Linear]:
@@ -98,8 +99,8 @@ def norms(graph: Graph) -> dict[str, Norm]:
         if node.op in _NORMS:
             affine = [graph.weight(name) for name in node.inputs[1:3] if name]
             weight, bias = (*affine, None, None)[:2]
-            found[node.output] = Norm(node.index, node.inputs[0], node.output, weight, bias)
-        elif norm := _decomposed_norm(graph, node):
+            found[node.output] = Norm(node.index, node.inputs[0], node.output, weight, bias, frozenset((node.index,)))
+        elif norm := _decomposed_norm(graph, node) or _decomposed_rms_norm(graph, node):
             found[norm.output] = norm
     return found
 
@@ -116,7 +117,24 @@ def _decomposed_norm(graph: Graph, node: Node) -> Norm | None:
         if use.op == "Div" and use.inputs[0] == node.output and root is not None and root.op == "Sqrt":
             gained, weight = _scaled(graph, use.output)
             output, bias = _shifted(graph, gained)
-            return Norm(node.index, node.inputs[0], output, weight, bias)
+            return Norm(node.index, node.inputs[0], output, weight, bias, frozenset((node.index, mean.index)))
+    return None
+
+
+def _decomposed_rms_norm(graph: Graph, node: Node) -> Norm | None:
+    """x / sqrt(mean(x^2) + eps) * gain, or x times the reciprocal of that root."""
+    if node.op not in ("Mul", "Div") or len(node.inputs) != 2:
+        return None
+    for x, divisor in (node.inputs, node.inputs[::-1]) if node.op == "Mul" else (node.inputs,):
+        *_, root = graph.upstream(divisor, ("Reciprocal",))
+        path = list(graph.upstream(root, ("Sqrt", "Add", "ReduceMean")))
+        ops = [graph.producer[name].op for name in path if name in graph.producer]
+        inverted = root != divisor or node.op == "Div"
+        if inverted and len(path) == 4 and ops[:3] == ["Sqrt", "Add", "ReduceMean"] and ops[3:] in (["Pow"], ["Mul"]):
+            square = graph.producer[path[3]]
+            if set(graph.live_inputs(square)) == {x}:
+                output, weight = _scaled(graph, node.output)
+                return Norm(square.index, x, output, weight, None, frozenset((square.index, node.index)))
     return None
 
 

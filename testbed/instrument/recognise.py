@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 from onnx import ModelProto
 
 from testbed.instrument.attention import Attention, Shapes, attentions
 from testbed.instrument.embedding import name_embedding
 from testbed.instrument.fused import graph_of
-from testbed.instrument.graph import FROM_SHAPE, LAYOUT, SELECT, Graph, Weight
+from testbed.instrument.graph import LAYOUT, SELECT, Graph, Weight
 from testbed.instrument.joints import SOFTMAX, Joint, ancestors, joints, own_numbers
 from testbed.instrument.naming import Namer, Names
 from testbed.instrument.pieces import Linear, Norm, activation, linears, norms
@@ -37,10 +38,8 @@ class _Mlp:
 
 @dataclass(frozen=True)
 class _Added:
-    """Where a branch is added to the stream it came from. ``norm``, ``scales``: what it goes through just before."""
+    """What a branch goes through just before it is added to the stream it came from."""
 
-    stream: str
-    residual: str
     norm: Norm | None
     scales: tuple[Weight, ...]
 
@@ -77,6 +76,8 @@ class _Recogniser:
         found = list(attentions(self.graph, self.linears, self.norms, self.shapes))
         steps = list(self._steps(found))
         if not any(step.part for step in steps) or not any(step.joint.attends for step in steps):
+            return Names()
+        if not self._is_one_stream(steps):
             return Names()
         blocks = self._blocks(steps)
         last = ""
@@ -115,10 +116,7 @@ class _Recogniser:
         """Whether the part's last map goes straight into the joint."""
         last = part.second if isinstance(part, _Mlp) else self._projection(part.context)
         first = part.first if isinstance(part, _Mlp) else part.sources[0]
-        if last is None or first is None:
-            return False
-        added = self._added(last.output, first.input)
-        return added is not None and added.residual == joint.residual
+        return last is not None and first is not None and self._added(last.output, joint) is not None
 
     def _blocks(self, steps: list[_Step]) -> list[list[_Step]]:
         """An attention and the MLP that follows it on the stream; where either is alone, that."""
@@ -132,6 +130,13 @@ class _Recogniser:
             else:
                 self.namer.lacks(f"the MLP that ends in {step.joint.residual}", "which block it is of is not clear")
         return blocks
+
+    def _is_one_stream(self, steps: list[_Step]) -> bool:
+        """Whether each step's stream is made of the step's before; models with several side by side have no one order."""
+        places = {node.output: node.index for node in self.graph.nodes}
+        return all(
+            places[one.joint.residual] in ancestors(self.graph, two.joint.stream) for one, two in pairwise(steps)
+        )
 
     def _follows(self, step: _Step, before: _Step) -> bool:
         norm = self._only_norm(before.joint.residual)
@@ -158,7 +163,7 @@ class _Recogniser:
         """The norm that is all of the branch that takes the stream."""
         takes = [use for use in self.graph.uses(joint.stream) if use.index in joint.places]
         norm = self.norm_of.get(joint.stream)
-        return norm if norm and norm.index in joint.places and all(use.op in _NORM_OPS for use in takes) else None
+        return norm if norm and norm.index in joint.places and all(use.index in norm.takes for use in takes) else None
 
     def _outside(self, found: list[Attention], steps: list[_Step]) -> None:
         places = {place for step in steps for place in step.joint.places}
@@ -216,10 +221,10 @@ class _Recogniser:
 
     def _joined(self, site: str, norm_name: str, first: Linear, last: Linear, joint: Joint) -> str:
         """Names the branch's residual and norm. first, last: its outermost linear maps."""
-        norm, added, after = self._norm_before(first.input), self._added(last.output, first.input), None
+        norm, added, after = self._norm_before(first.input), self._added(last.output, joint), None
         assert added is not None
-        if added.stream in self._before(first.input):  # fed the stream itself: normed at its end, or later
-            after = None if added.norm else self._only_norm(added.residual)
+        if joint.stream in self._before(first.input):  # fed the stream itself: normed at its end, or later
+            after = None if added.norm else self._only_norm(joint.residual)
             norm = added.norm or after
         if norm is not None and not self.namer.has(norm):
             self.namer.place_norm(norm_name, norm)
@@ -233,7 +238,7 @@ class _Recogniser:
     def _only_norm(self, tensor: str) -> Norm | None:
         """The norm that ``tensor`` goes into, if it goes nowhere else."""
         norm = self.norm_of.get(tensor)
-        own = all((norm and use.output == norm.output) or use.op in _NORM_OPS for use in self.graph.uses(tensor))
+        own = norm is not None and all(use.index in norm.takes for use in self.graph.uses(tensor))
         return norm if own else None
 
     def _projection(self, context: str) -> Linear | None:
@@ -241,18 +246,17 @@ class _Recogniser:
         reached = [context, *(node.output for node in self.graph.downstream(context, _TO_PROJECTION))]
         return next((self.takes[tensor] for tensor in reached if tensor in self.takes), None)
 
-    def _added(self, tensor: str, source: str) -> _Added | None:
-        """Where the branch that ends in ``tensor``, and whose first map is fed ``source``, joins the stream."""
+    def _added(self, tensor: str, joint: Joint) -> _Added | None:
+        """The way from the branch's last map to its joint; None where it ends elsewhere."""
         norm: Norm | None = None
         scales: list[Weight] = []
         while uses := self.graph.uses(tensor):
             use = uses[0]
             dead = self.graph.dead_operand(use)
             scale = self.graph.weight(dead) if dead else None
-            if use.op == "Add" and len(set(self.graph.live_inputs(use))) == 2:
-                (stream,) = set(use.inputs) - {tensor}
-                return _Added(stream, use.output, norm, tuple(scales)) if self._is_fed(source, stream) else None
-            if use.op in _NORM_OPS and tensor in self.norm_of:
+            if use.output == joint.residual:
+                return _Added(norm, tuple(scales))
+            if tensor in self.norm_of and use.index in self.norm_of[tensor].takes:
                 norm = self.norm_of[tensor]
                 tensor = norm.output
             elif use.op == "Mul" and scale is not None:
@@ -264,11 +268,6 @@ class _Recogniser:
                 return None
         return None
 
-    def _is_fed(self, source: str, stream: str) -> bool:
-        """``source`` is the stream, or the stream after a norm."""
-        norm = self._norm_before(source)
-        return stream in self._before(source) or (norm is not None and stream in self._before(norm.input))
-
     def _norm_before(self, tensor: str) -> Norm | None:
         return next((self.norms[name] for name in self._before(tensor) if name in self.norms), None)
 
@@ -279,8 +278,8 @@ class _Recogniser:
 
     def _head(self, stream: str) -> None:
         """Final norm, which is all that takes the last block's stream, and classifier."""
-        taken = {node.op for node in self.graph.downstream(stream, _POOL)}
-        if taken <= _POOL | set(_NORM_OPS) | set(FROM_SHAPE):
+        norms = {place for norm in self.norms.values() for place in norm.takes}
+        if all(node.op in _POOL or node.index in norms for node in self.graph.downstream(stream, _POOL)):
             for norm in self.norms.values():
                 if not self.namer.has(norm) and stream in self.graph.upstream(norm.input, _POOL):
                     self.namer.place_norm("norm", norm)
