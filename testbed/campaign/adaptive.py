@@ -80,7 +80,8 @@ class AdaptivePlanner:
         """tables: sites by target. tier_images: ids of the named images per tier. guess: each group's rate, 0 to 1, as a
         proxy has it (`testbed.campaign.proxy`), if the spec asks for one. It steers and nothing else.
 
-        Raises UsageError without a [stop] table, and for a proxy that is asked for and not given.
+        Raises UsageError without a [stop] table, for a proxy that is asked for and not given, and for rates by bit of
+        words in several number formats.
         """
         if spec.stop is None:
             raise UsageError("the spec has no [stop] table: its faults are planned at once")
@@ -91,6 +92,7 @@ class AdaptivePlanner:
                 f"stop.proxy is {self.stop.proxy!r}, and a proxy is {'not ' if guess is None else ''}given"
             )
         scores = None if guess is None else guess(self.groups)
+        _check_bits(self.groups, self.stop)
         self.frame, self.domains = _frame(self.groups, self.stop, scores)
         self._deviation = None if scores is None else np.sqrt(np.clip(scores * (1 - scores), 1e-4, None))
 
@@ -242,6 +244,21 @@ class AdaptivePlanner:
             "met": domain.met,
             "open": domain.open,
         }
+
+
+def _check_bits(groups: Sequence[Group], stop: StopSpec) -> None:
+    """Bit 7 is a sign in int8 and a mantissa bit in fp32: one rate of both is a rate of nothing."""
+    if "bit" not in stop.domains or "site" in stop.domains:
+        return
+    formats: dict[FaultModel, set[str]] = {}
+    for group in groups:
+        formats.setdefault(group.model, set()).update(stratum.site.format_name for _, stratum in group.members)
+    for model, names in formats.items():
+        if len(names) > 1 and model.op != "random":
+            raise UsageError(
+                f"stop.per: {model.op} faults strike words in {' and '.join(sorted(names))}, whose bits have nothing to do"
+                ' with one another; ask for rates per "bit_class" or "site x bit"'
+            )
 
 
 def _frame(

@@ -430,6 +430,18 @@ def test_stop_tables_that_cannot_be_are_refused(path: str, value: Any, told: str
         parse_spec(values)
 
 
+def test_rates_by_bit_are_of_one_number_format() -> None:
+    mixed = SiteTable("model", "id", "gated_replace", (*TABLE, Site("block.2.mlp.fc1", "activation", (5, 16), "int8")))
+    for per, refused in (("bit", True), ("block x bit", True), ("site x bit", False), ("bit_class", False)):
+        spec = spec_with(per=per, steer="bit_class")
+        if refused:
+            with pytest.raises(UsageError, match=r"stop\.per: flip faults strike words in fp32 and int8"):
+                AdaptivePlanner(spec, {"model": mixed}, TIERS)
+        else:
+            AdaptivePlanner(spec, {"model": mixed}, TIERS)
+        planner(spec)
+
+
 def test_confidence_is_the_campaigns_unless_said() -> None:
     values = copy.deepcopy(SPEC) | {"confidence": 0.9}
     spec = parse_spec(values)
