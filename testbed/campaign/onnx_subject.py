@@ -23,6 +23,7 @@ from testbed.core.files import sha256_bytes, write_bytes
 from testbed.core.runfolder import RunFolder
 from testbed.core.site import SiteTable
 from testbed.data import Dataset
+from testbed.data.class_order import ONLY_SOME
 from testbed.data.order_check import warn_of_order
 from testbed.engines.runner import EngineRequest, open_engine
 from testbed.golden.arrays import array_writer, read_array
@@ -241,4 +242,5 @@ def _check_fit(proto: ModelProto, dataset: Dataset, file: str) -> None:
         if have != want:
             raise UsageError(
                 f"{file} has {have} {name} but data set {dataset.name!r} has {want}; choose another file or data set"
+                + (f"; {ONLY_SOME}" if name == "classes" and have > want else "")
             )

@@ -23,6 +23,7 @@ from testbed.core.places import data_name
 from testbed.core.runfolder import RunFolder, installed_version
 from testbed.core.site import Site, SiteTable, Where
 from testbed.data import Dataset
+from testbed.data.class_order import ONLY_SOME
 from testbed.data.order_check import warn_of_order
 from testbed.export.calibration import calibration_split
 from testbed.export.onnx import OPSET
@@ -239,6 +240,7 @@ def _check_fit(config: ViTConfig, dataset: Dataset) -> None:
             raise UsageError(
                 f"the model has {name} = {want} but data set {dataset.name!r} has {have};"
                 f" set model.overrides.{name} = {have} or choose another model or data set"
+                + (f"; {ONLY_SOME}" if name == "classes" and want > have else "")
             )
     if config.depth < 1 or not config.heads[0]:
         raise UsageError("the model's first block has no attention; choose a model whose first block has heads")

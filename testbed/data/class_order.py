@@ -24,6 +24,10 @@ from testbed.data.collection import Collection, Examples
 log = logging.getLogger(__name__)
 
 Classes = str | Sequence[str]
+ONLY_SOME = (
+    "where the data set has only some of the model's classes, state them all, in the order of its outputs: --classes FILE,"
+    " in a spec [data] classes = FILE"
+)
 _WNID = re.compile(r"n\d{8}\b")
 _told: set[str] = set()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from testbed.core.errors import UsageError
 from testbed.data import Dataset, load
+from testbed.data.class_order import ONLY_SOME
 from testbed.models.runs import ModelRun
 
 
@@ -21,5 +22,6 @@ def dataset_of(run: ModelRun) -> Dataset:
             raise UsageError(
                 f"the model in {path} is for {wanted} {what}, data set {dataset.name!r} has {found};"
                 " import or train it with the data set it is for"
+                + (f"; {ONLY_SOME}" if what == "classes" and wanted > found else "")
             )
     return dataset

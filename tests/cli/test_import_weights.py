@@ -255,3 +255,15 @@ def test_import_keeps_the_order_of_the_classes(tmp_path, weights):
     one_line(testbed("import", weights, "--run", tmp_path / "d", "--classes", "natural"), 2, "--data NAME")
     wrong = testbed("import", weights, "--run", tmp_path / "d", "--data", "digits", "--classes", "nowhere.txt")
     one_line(wrong, 2, "there is no file nowhere.txt")
+
+
+def test_a_data_set_with_some_of_the_model_s_classes(tmp_path, weights):
+    """Classes 3 and 7 of ten: refused with the way out, and right when all ten are stated."""
+    arrays = {"images": np.zeros((4, 8, 8), np.uint8), "labels": np.arange(4) % 2, "classes": np.array(["3", "7"])}
+    np.savez(tmp_path / "some.npz", **arrays)
+    data = f"npz:{tmp_path / 'some.npz'}"
+    one_line(testbed("import", weights, "--run", tmp_path / "a", "--data", data), 2, "state them all: --classes FILE")
+    (tmp_path / "ten.txt").write_text("\n".join("0123456789"))
+    done = testbed("import", weights, "--run", tmp_path / "a", "--data", data, "--classes", tmp_path / "ten.txt")
+    assert done.exit_code == 0
+    assert dataset_of(open_model_run(tmp_path / "a")).test.labels.tolist() == [3, 7, 3, 7]

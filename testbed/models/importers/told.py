@@ -11,7 +11,8 @@ from testbed.core.errors import TestbedError, UsageError
 Source = Literal["file", "config.json", "stated", "data set", "usual"]
 INSTEAD = "export it to ONNX with its own library and name the file in the spec: [model] onnx = FILE"
 _NOUNS = {
-    "classes": "the weights are for {have} classes, not {said}: another data set's weights?",
+    "classes": "the weights are for {have} classes, not {said}: another data set's weights? Where the data set has only some"
+    " of the classes, state them all: --classes FILE",
     "channels": "the weights are for {have} channels, not {said}",
     "image": "the weights are for images of {have} pixels a side, not {said}; resize the images",
 }
