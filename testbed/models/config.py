@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 from testbed.core.errors import UsageError
 
-NormOrder = Literal["pre", "post"]
+NormOrder = Literal["pre", "post", "residual_post"]
 Pooling = Literal["cls", "mean", "mean_patches"]
 Patchify = Literal["linear", "conv"]
 Position = Literal["none", "1d", "2d", "sinusoidal", "sincos_2d"]
@@ -37,6 +37,7 @@ class ViTConfig:
     """Architecture of a ViT. ``heads`` and ``mlp`` name one number per block, so blocks may be unequal (pruning).
 
     A block with 0 heads has no attention, one with ``mlp`` 0 has no MLP; both are legal.
+    ``norm_order``: x + f(norm(x)), norm(x + f(x)), or x + norm(f(x)); the last has no blocks without attention or MLP.
     ``pooling`` "mean" averages every token, CLS included (vit-pytorch); "mean_patches" leaves CLS out (timm).
     ``final_norm`` says where the last LayerNorm sits: on the tokens, or on the pooled vector.
     ``dropout`` acts on the attention maps and on both branches' outputs, ``embed_dropout`` after the positions.
@@ -91,6 +92,10 @@ class ViTConfig:
             raise UsageError(f"model: image size {self.image} is not a multiple of patch size {self.patch}")
         if len(self.heads) != len(self.mlp):
             raise UsageError(f"model: {len(self.heads)} blocks name heads but {len(self.mlp)} name mlp")
+        if self.norm_order == "residual_post" and 0 in (*self.heads, *self.mlp):
+            raise UsageError(
+                "model: norm_order 'residual_post' needs attention and an MLP in every block; keep some of each"
+            )
         if self.pooling == "cls" and not self.cls_token:
             raise UsageError("model: pooling 'cls' needs cls_token = true")
         if self.attention == "differential" and self.head_width % 2:

@@ -127,7 +127,8 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     """(B, N, D) -> (B, N, D): attention, then MLP; either may be absent in a pruned model.
 
-    A pre-norm's LayerNorm goes with its branch. A post-norm's is on the residual stream, so it stays without it.
+    A pre-norm's LayerNorm goes with its branch. A post-norm's is on the residual stream, so it stays without it. A
+    residual post-norm's is at its branch's end, and both branches are there.
     """
 
     norm1: nn.LayerNorm
@@ -141,7 +142,7 @@ class Block(nn.Module):
 
     def __init__(self, c: ViTConfig, index: int) -> None:
         super().__init__()
-        self.pre, self.has_attention, self.has_mlp = c.norm_order == "pre", c.heads[index] > 0, c.mlp[index] > 0
+        self.order, self.has_attention, self.has_mlp = c.norm_order, c.heads[index] > 0, c.mlp[index] > 0
         site = f"block.{index}"
         attention: dict[str, nn.Module] = {}
         mlp: dict[str, nn.Module] = {}
@@ -151,12 +152,21 @@ class Block(nn.Module):
             mlp = {"mlp": Mlp(c, index), "mlp_residual": Tap(f"{site}.mlp.residual")}
         for branch, norm in ((attention, "norm1"), (mlp, "norm2")):
             normed = {norm: nn.LayerNorm(c.width, c.norm_eps), f"{norm}_out": Tap(f"{site}.{norm}")}
-            ordered = (normed | branch if branch else {}) if self.pre else branch | normed
+            if self.order == "pre":
+                ordered = normed | branch if branch else {}
+            elif self.order == "post":
+                ordered = branch | normed
+            else:
+                function, residual = branch.items()
+                ordered = dict([function, *normed.items(), residual])
             for name, module in ordered.items():  # declared in the order of the forward pass, as taps() promises
                 self.add_module(name, module)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.pre:
+        if self.order == "residual_post":
+            x = self.attn_residual(x + self.norm1_out(self.norm1(self.attn(x))))
+            return self.mlp_residual(x + self.norm2_out(self.norm2(self.mlp(x))))
+        if self.order == "pre":
             if self.has_attention:
                 x = self.attn_residual(x + self.attn(self.norm1_out(self.norm1(x))))
             if self.has_mlp:

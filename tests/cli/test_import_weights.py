@@ -201,7 +201,7 @@ def test_preprocessing_beside_the_weights_is_used_and_told(tmp_path, weights):
     [
         (["--set", "activaton=relu"], 2, "unknown key 'activaton'; did you mean activation"),
         (["--set", "activation"], 2, "write KEY=VALUE"),
-        (["--set", "norm_order=residual_post"], 2, "[model] onnx = FILE"),
+        (["--set", "pooling=max"], 2, "[model] onnx = FILE"),
         (["--set", "heads=2", "--heads", "4"], 2, "heads was stated twice: 2 (--set) and 4"),
         (["--set", "heads=x", "--heads", "4"], 2, "heads was stated twice: x (--set) and 4"),
         (["--set", "pooling=cls", "--pooling", "mean"], 2, "pooling was stated twice"),

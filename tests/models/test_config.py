@@ -39,6 +39,7 @@ def test_numpy_counts_are_taken_as_numbers():
         ({"init": "ones"}, "init must be one of"),
         ({"attention": "linear"}, "attention must be one of softmax, differential"),
         ({"activation": "tanh"}, "activation must be one of gelu, gelu_tanh, quick_gelu, relu, silu"),
+        ({"norm_order": "residual_post", "heads": (2, 0, 2)}, "needs attention and an MLP in every block"),
         ({"cls_token": False}, "pooling 'cls' needs cls_token"),
         ({"qkv_bias": "yes"}, "qkv_bias must be true or false"),
         ({"attention": "differential", "head_width": 5}, "halves head_width"),

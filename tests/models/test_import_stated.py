@@ -115,7 +115,7 @@ def test_channels_of_a_linear_patch_projection(tmp_path, channels):
     ("stated", "said"),
     [
         ({"activation": "mish"}, "activation = 'mish' is not one of gelu, .* onnx = FILE"),
-        ({"norm_order": "residual_post"}, r"residual post-norm blocks .*not supported; export it to ONNX"),
+        ({"norm_order": "sandwich"}, "norm_order = 'sandwich' is not one of pre, post, residual_post"),
         ({"pooling": "max"}, "pooling 'max': not supported; export it to ONNX"),
         ({"image": "8x32"}, r"images that are not square \(8x32\): not supported"),
         ({"patch": [2, 4]}, "patches that are not square"),
@@ -468,13 +468,38 @@ def test_a_timm_folder_says_what_its_weights_do_not(tmp_path, architecture, argu
     check_against_library(imported).raise_if_failed()
 
 
+def test_residual_post_norm_is_told_by_the_architecture_or_stated(tmp_path):
+    timm = pytest.importorskip("timm")
+    small = {"img_size": 32, "depth": 2, "num_classes": 5}
+    library = timm_folder(tmp_path, "vit_base_patch16_rpn_224", timm.create_model("vit_base_patch16_rpn_224", **small))
+    imported = import_weights(tmp_path)
+    assert told(imported)["norm_order"] == ("residual_post", "config.json")
+    assert difference(imported, library, images(3, 32)) < 1e-5
+    check_against_library(imported).raise_if_failed()
+    block = timm.models.vision_transformer.ResPostBlock
+    library = timm_vit(block_fn=block)
+    path = saved(tmp_path, library.state_dict(), "alone.pth")
+    (tmp_path / "config.json").unlink()
+    imported = import_weights(path, heads=3, norm_order="residual_post")
+    assert difference(imported, library) < 1e-5
+    assert check_against_library(imported).max_abs_difference < 1e-5
+    assert difference(import_weights(path, heads=3), library) > 0.1  # what the row "norm_order pre, usual" warns of
+
+
 def test_an_architecture_of_timm_that_no_model_of_ours_is(tmp_path):
     timm = pytest.importorskip("timm")
-    small = {"img_size": 32, "depth": 1, "num_classes": 5}
-    model = timm.create_model("vit_base_patch16_rpn_224", pretrained=False, **small)
-    timm_folder(tmp_path, "vit_base_patch16_rpn_224", model, depth=1)
-    with pytest.raises(UsageError, match=r"'vit_base_patch16_rpn_224' has residual post-norm blocks: not supported"):
-        import_weights(tmp_path)
+    small = {"img_size": 32, "num_classes": 5}
+    timm_folder(tmp_path, library=timm.create_model("vit_tiny_patch16_224", pretrained=False, depth=2, **small))
+    config = json.loads((tmp_path / "config.json").read_text())
+    for architecture, arguments, said in (
+        ("swin_tiny_patch4_window7_224", {}, "'swin_tiny_patch4_window7_224' is timm's SwinTransformer: not supported"),
+        ("vit_tiny_patch16_224", {"global_pool": "avgmax"}, "pooling 'avgmax': not supported"),
+        ("vit_tiny_patch16_224", {"act_layer": "mish"}, "has the activation Mish"),
+    ):
+        changed = {"architecture": architecture, "global_pool": None, "model_args": arguments}
+        (tmp_path / "config.json").write_text(json.dumps(config | changed))
+        with pytest.raises(UsageError, match=said):
+            import_weights(tmp_path)
 
 
 def test_without_timm_its_plain_architectures_are_known_and_others_are_asked_for(tmp_path, monkeypatch):

@@ -18,6 +18,7 @@ VARIANTS = [
     {"pooling": "mean", "final_norm": "tokens", "position": "2d", "attention": "differential"},
     {"pooling": "mean_patches", "position": "sinusoidal", "patch_norm": True},
     {"pooling": "mean", "cls_token": False, "position": "sincos_2d", "proj_bias": False},
+    {"norm_order": "residual_post"},
     {"pooling": "mean", "cls_token": False, "position": "none", "patchify": "conv", "patch_norm": True},
 ]
 

@@ -37,7 +37,8 @@ VARIANTS = {
         "patch_norm": True,
         "qkv_bias": False,
     },
-    "fixed 2-D positions, no bias after attention": {
+    "residual post-norm, fixed 2-D positions, no bias after attention": {
+        "norm_order": "residual_post",
         "position": "sincos_2d",
         "proj_bias": False,
         "cls_token": False,

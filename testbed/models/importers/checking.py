@@ -102,6 +102,7 @@ def _timm(imported: ImportedModel) -> nn.Module:
             fc_norm=c.final_norm == "pooled",
             norm_layer=partial(nn.LayerNorm, eps=c.norm_eps),
             act_layer=c.activation,
+            block_fn=transformers.ResPostBlock if c.norm_order == "residual_post" else transformers.Block,
         )
     return _filled(model, imported.tensors)
 

@@ -34,7 +34,9 @@ def inferred_config(layout: Layout, traits: Traits, names: Names, shapes: Shapes
     mlp = tuple(ours[f"block.{n}.mlp.fc1.weight"][0] for n in range(traits.depth))
     ledger.found("mlp", mlp[0] if len(set(mlp)) == 1 else list(mlp))
     activation = ledger.chosen("activation", "gelu", "", "gelu_tanh, quick_gelu, relu and silu have the same names")
-    norm_order = ledger.chosen("norm_order", "pre", "", "x + f(norm(x)); residual post-norm has the same names")
+    norm_order = ledger.chosen(
+        "norm_order", "pre", "", "x + f(norm(x)); residual_post, x + norm(f(x)), has the same names"
+    )
     norm_eps = ledger.chosen("eps", layout.norm_eps, "", f"{layout.name.removesuffix('-old')}'s own")
     ledger.found("qkv_bias", traits.qkv_bias)
     ledger.found("cls_token", traits.cls_token)

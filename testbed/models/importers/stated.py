@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, get_args
 
 from testbed.core.errors import UsageError
-from testbed.models.config import Activation, Pooling
+from testbed.models.config import Activation, NormOrder, Pooling
 from testbed.models.importers.told import INSTEAD
 
 # As the libraries write them -> as our model calls them.
@@ -19,11 +19,9 @@ ACTIVATIONS: Mapping[str, Activation] = {
     "swish": "silu",
 }
 _POOLINGS: dict[str, Pooling] = {name: name for name in get_args(Pooling)}
-_NORM_ORDERS = {"pre": "pre", "post": "post"}
+_NORM_ORDERS: dict[str, NormOrder] = {name: name for name in get_args(NormOrder)} | {"residual-post": "residual_post"}
 # What people would state and our one model cannot be.
 _NOT_HERE = {
-    ("norm_order", "residual_post"): "residual post-norm blocks (x + norm(f(x)))",
-    ("norm_order", "residual-post"): "residual post-norm blocks (x + norm(f(x)))",
     **{("pooling", name): f"pooling {name!r}" for name in ("max", "avgmax", "map", "prr")},
 }
 

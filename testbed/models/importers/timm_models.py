@@ -20,6 +20,7 @@ from testbed.models.vit import ACTIVATIONS as FUNCTIONS
 _PLAIN = re.compile(r"(vit|deit)_(tiny|small|base|large|huge)_patch\d+_\d+")
 _WIDTHS = {"tiny": 192, "small": 384, "base": 768, "large": 1024, "huge": 1280}
 _PLAIN_ARGUMENTS = {"num_classes", "in_chans", "img_size", "global_pool", "act_layer", "num_heads", "fc_norm"}
+_NORM_ORDERS = {"Block": "pre", "ResPostBlock": "residual_post"}
 _POOLINGS = {"token": "cls", "avg": "mean_patches"}
 _NOT_OURS = ("pretrained", "checkpoint_path", "cache_dir", "pretrained_cfg", "pretrained_cfg_overlay", "scriptable")
 _NEEDED = ("activation", "heads", "norm_order", "eps")
@@ -78,23 +79,22 @@ def built(architecture: str, arguments: Mapping[str, Any], device: str) -> nn.Mo
 def _inspected(architecture: str, model: Any) -> dict[str, Any]:
     if type(model).__name__ != "VisionTransformer" or not hasattr(model, "blocks"):
         raise UsageError(f"architecture {architecture!r} is timm's {type(model).__name__}: not supported; {INSTEAD}")
+    orders = {_NORM_ORDERS.get(type(block).__name__, type(block).__name__) for block in model.blocks}
+    if strange := [order for order in orders if order not in _NORM_ORDERS.values()]:
+        raise UsageError(f"architecture {architecture!r} has blocks of the kind {strange[0]}: not supported; {INSTEAD}")
     for block in model.blocks:
-        kind = type(block).__name__
-        if kind != "Block":
-            what = "residual post-norm blocks" if kind == "ResPostBlock" else f"blocks of the kind {kind}"
-            raise UsageError(f"architecture {architecture!r} has {what}: not supported; {INSTEAD}")
         for part, usual in ((block.attn, "Attention"), (block.mlp, "Mlp")):
             if type(part).__name__ != usual:
                 raise UsageError(f"architecture {architecture!r} has {type(part).__name__}: not supported; {INSTEAD}")
     norms = [module for module in model.modules() if isinstance(module, nn.LayerNorm)]
     epsilons, heads = {norm.eps for norm in norms}, {block.attn.num_heads for block in model.blocks}
-    if len(epsilons) != 1 or len(heads) != 1:
-        raise UsageError(f"architecture {architecture!r} has unequal norms or heads: not supported; {INSTEAD}")
+    if any(len(found) != 1 for found in (epsilons, heads, orders)):
+        raise UsageError(f"architecture {architecture!r} has unequal blocks, norms or heads: not supported; {INSTEAD}")
     pooling = _pooling(model.global_pool)
     return {
         "activation": _activation(architecture, model.blocks[0].mlp.act),
         "heads": heads.pop(),
-        "norm_order": "pre",
+        "norm_order": orders.pop(),
         "eps": epsilons.pop(),
         "pooling": "mean" if pooling == "mean_patches" and getattr(model, "pool_include_prefix", False) else pooling,
     }
