@@ -45,7 +45,7 @@ def subject(name: str, run: Path | None, images: int, seed: int, folder: Path) -
     """
     if run is not None:
         return Subject(
-            open_model_run(run), images, f"trained model {run.name}, the first test images that it gets right"
+            open_model_run(run), images, f"trained model {run.name}, a choice of the test images that it gets right"
         )
     return _random(name, images, seed, folder)
 
