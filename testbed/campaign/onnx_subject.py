@@ -29,15 +29,17 @@ from testbed.engines.runner import EngineRequest, open_engine
 from testbed.golden.arrays import array_writer, read_array
 from testbed.golden.reference import LOGITS
 from testbed.instrument.adopt import Adopted, adopt
+from testbed.instrument.catalogue import Catalogue, catalogue
 from testbed.instrument.ending import check_logits, with_logits
 from testbed.instrument.quantised import parameters
 from testbed.instrument.shapes import input_shape, measured_shapes, model_input
-from testbed.instrument.table import deployment_id, site_table
+from testbed.instrument.table import deployment_id, table_of
 
 log = logging.getLogger(__name__)
 
 PLAIN = "model.onnx"
 _STAGE = "export.model"
+_LISTED = 4  # sites in a line
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,11 @@ class OnnxSubject:
     @cached_property
     def _table(self) -> SiteTable:
         wanted = [pattern for patterns in self.spec.legs.values() for pattern in patterns]
-        return site_table(self.adopted.plain, "model", self.spec.engine.ports, also=wanted)
+        return table_of(self._catalogue, self.adopted.plain, "model", self.spec.engine.ports, also=wanted)
+
+    @cached_property
+    def _catalogue(self) -> Catalogue:
+        return catalogue(self.adopted.plain)
 
     def sketch(self, target: str) -> tuple[bytes, NDArray[np.float32]]:
         """The file itself."""
@@ -105,12 +111,20 @@ class OnnxSubject:
 
     def make_golden(self, folder: RunFolder) -> None:
         """Takes the file into the folder, and runs it on every test image."""
-        changes = {"changes": list(self.adopted.changes)}
+        missing = self._catalogue.missing
+        told = {
+            "changes": list(self.adopted.changes),
+            "not_there": [{"site": name, "why": why} for name, why in missing.items()],
+        }
 
         def take() -> dict[str, Any]:
             log.info("model: %s", "; ".join((str(self.spec.model.onnx), *self.adopted.changes)))
             write_bytes(folder / PLAIN, self.adopted.plain)
-            return changes
+            if missing:
+                some = "; ".join(f"{name}, {why}" for name, why in list(missing.items())[:_LISTED])
+                more = f"; and {len(missing) - _LISTED} more" if len(missing) > _LISTED else ""
+                log.warning("model: not there, and left out of every pattern of sites: %s%s", some, more)
+            return told
 
         folder.stage(_STAGE, {"plain": sha256_bytes(self.adopted.plain)}, [PLAIN], take)
         test, engine = self.dataset.test, self.spec.engine
@@ -177,12 +191,14 @@ class OnnxSubject:
         """There is no other model than the engine's own."""
 
     def described(self, folder: RunFolder) -> dict[str, Any]:
+        taken = folder.manifest["stages"][_STAGE]["facts"]
         return {
             "preset": Path(str(self.spec.model.onnx)).name,
             "parameters": parameters(self._proto),
             "sha256": folder.output_hash(_STAGE, PLAIN),
             "reference": "the plain engine itself",
-            "changes": list(folder.manifest["stages"][_STAGE]["facts"]["changes"]),
+            "changes": list(taken["changes"]),
+            "not_there": list(taken.get("not_there", ())),
         }
 
     @cached_property

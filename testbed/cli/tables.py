@@ -43,6 +43,8 @@ def _head(summary: Record) -> Iterable[RenderableType]:
         yield f"input   {told}"
     for change in model.get("changes", ()):
         yield f"        {change}"
+    for absent in model.get("not_there", ()):
+        yield f"        not there: {absent['site']}, {absent['why']}"
     yield (
         f"engine  {engine['backend']} {engine['precision']}, batch {engine['batch']}, {engine['threads']} thread(s),"
         f" {engine['hash']}, deployed model {engine['deployment_id']}"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from testbed.core.errors import TestbedError
 from testbed.core.files import sha256_bytes
 from testbed.core.site import SiteTable
-from testbed.instrument.catalogue import catalogue
+from testbed.instrument.catalogue import Catalogue, catalogue
 from testbed.instrument.feed import GATED_REPLACE
 
 
@@ -22,7 +22,13 @@ def site_table(plain: bytes, target: str, mechanism: str = GATED_REPLACE, also: 
     also: patterns of site names; one that matches no such site adds the tensors whose own names match it. Raises
     TestbedError for a file without recognisable sites, EngineError for a foreign one that no engine here runs.
     """
-    found = catalogue(plain)
+    return table_of(catalogue(plain), plain, target, mechanism, also)
+
+
+def table_of(
+    found: Catalogue, plain: bytes, target: str, mechanism: str = GATED_REPLACE, also: Sequence[str] = ()
+) -> SiteTable:
+    """`site_table` of a file whose catalogue is there already."""
     if not found.recognised:
         raise TestbedError(
             f"target {target!r}: the ONNX file names no sites, and no ViT's attention is recognised in it; `testbed"

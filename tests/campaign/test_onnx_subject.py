@@ -9,6 +9,7 @@ import contextlib
 import copy
 import importlib
 import io
+import json
 import logging
 import warnings
 from dataclasses import dataclass
@@ -343,6 +344,26 @@ def test_a_file_that_ends_in_softmax_has_the_tiers_of_its_own_probabilities(
     assert told in build_report(tmp_path / "run").read_text()
     kept, theirs = (np.load(folder / "golden" / "logits.npy") for folder in (tmp_path / "run", finished.folder))
     np.testing.assert_array_equal(kept, theirs)
+
+
+def test_sites_that_are_not_recognised_are_told(
+    finished: Finished, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert finished.summary["model"]["not_there"] == []
+    library = importlib.import_module("timm.models.vision_transformer")
+    gated = importlib.import_module("timm.layers").SwiGLU
+    model = library.VisionTransformer(
+        img_size=16, patch_size=8, in_chans=1, num_classes=10, embed_dim=32, depth=2, num_heads=2, mlp_layer=gated
+    )
+    values = copy.deepcopy(finished.values)
+    values["model"]["onnx"] = str(written(model.eval(), tmp_path / "gated.onnx"))
+    values["gates"]["test_accuracy"] = 0.999
+    values["faults"] = [{"target": "model", "where": "activation"}]
+    with pytest.raises(GateFailed, match="is the data set, or its preprocessing"):
+        run(values, tmp_path / "run")
+    assert "not there, and left out of every pattern of sites: block.0.mlp, a branch of a kind" in caplog.text
+    facts = json.loads((tmp_path / "run" / "manifest.json").read_text())["stages"]["export.model"]["facts"]
+    assert [entry["site"] for entry in facts["not_there"]] == ["block.0.mlp", "block.1.mlp"]
 
 
 def test_independent_probabilities_are_refused(finished: Finished, tmp_path: Path) -> None:
