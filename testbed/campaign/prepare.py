@@ -22,7 +22,7 @@ from testbed.campaign.pictures import write_pictures
 from testbed.campaign.recorded_subject import STAGE
 from testbed.campaign.spec import CampaignSpec
 from testbed.campaign.subject import Subject, stages_of
-from testbed.campaign.subjects import finished_subject, subject_of
+from testbed.campaign.subjects import finished_subject, missing_source, subject_of
 from testbed.campaign.tune import tune
 from testbed.core.errors import GateFailed
 from testbed.core.files import write_bytes, write_json
@@ -82,7 +82,8 @@ class Preparation:
 
     def run(self) -> None:
         """All stages up to the tuned engine. Raises GateFailed when the model is not as good as the spec asks."""
-        write_sources(self.folder.path, self._sources())
+        if missing_source(self.spec) is None:
+            write_sources(self.folder.path, self._sources())
         self.subject.make_golden(self.folder)
         self._check_not_guessing()
         self._tiers()

@@ -180,6 +180,7 @@ def test_every_stored_row_is_replayed_and_faults_are_injected(elsewhere: Machine
 def test_it_goes_on_where_it_stopped_and_gives_the_same_rows(elsewhere: Machine, name: str) -> None:
     copy = elsewhere.campaign(name)
     rows, before = sha256_file(copy / "results.parquet"), shown(copy)
+    sources = (copy / "sources.json").read_bytes()
     folder = RunFolder.existing(copy)
     folder.redo("gates", list(folder.manifest["stages"]))
     folder.save()
@@ -187,6 +188,7 @@ def test_it_goes_on_where_it_stopped_and_gives_the_same_rows(elsewhere: Machine,
         (copy / file).unlink()
     summary = run_campaign(load_spec(elsewhere.spec(name)), copy, workforce=Workforce(0))
     assert sha256_file(copy / "results.parquet") == rows
+    assert (copy / "sources.json").read_bytes() == sources  # where they were, as they are nowhere here
     for key in ("model", "data", "tiers", "marginals", "strata", "statement"):
         assert summary[key] == before[key]
 

@@ -200,6 +200,19 @@ def test_an_unknown_stage_to_redo_leaves_no_folder(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_finished_campaign_is_shown_as_it_was_printed(tiny_copy: Path) -> None:
+    printed = campaign(tiny_copy)
+    assert printed.exit_code == 0
+    assert invoke("campaign", "show", tiny_copy).stdout == printed.stdout
+
+
+def test_what_cannot_be_shown_says_why(gated: Path, tmp_path: Path) -> None:
+    assert "run the campaign to the end first" in error(invoke("campaign", "show", gated), 1)
+    assert "holds no run" in error(invoke("campaign", "show", tmp_path / "none"), 2)
+    RunFolder.claimed(tmp_path / "model", "model", "vit", {}, ["testbed"]).save()
+    assert "holds no campaign but a model" in error(invoke("campaign", "show", tmp_path / "model"), 2)
+
+
 def test_a_gate_that_fails_exits_3(tmp_path: Path, tiny_run: Path) -> None:
     spec = variant(tmp_path, "[gates]", "[gates]\ntest_accuracy = 0.999")
     assert "below gates.test_accuracy 0.999" in error(campaign(tmp_path / "run", spec=spec), 3)
