@@ -13,7 +13,7 @@ from torch import Tensor
 from testbed.core.errors import StaleArtefact, UsageError
 from testbed.core.files import write_bytes
 from testbed.models.config import ViTConfig
-from testbed.models.keys import misfits
+from testbed.models.keys import is_utf8, misfits
 from testbed.models.vit import ViT
 
 _METADATA = "testbed"  # one key only: safetensors does not keep the order of several, and equal models give equal bytes
@@ -62,6 +62,8 @@ def _read(path: Path) -> tuple[ViTConfig, dict[str, Tensor]]:
     except FileNotFoundError as error:
         raise StaleArtefact(f"{path} is missing; write the model again") from error
     except (SafetensorError, OSError) as error:
+        if not is_utf8(path):
+            raise UsageError(f"{path}: safetensors opens paths in UTF-8 only; rename the folder or file") from error
         why = f"truncated or not a safetensors file ({error})"
         raise StaleArtefact(f"{path} is {why}; write the model again") from error
     if description is None:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from testbed.models.importers import export_vit_pytorch, import_weights
 from testbed.models.importers.files import is_safetensors
 from testbed.models.presets import preset
 from testbed.models.vit import ViT
-from testbed.models.weights import save_model
+from testbed.models.weights import load_model, save_model
 
 SIZES = {"image": 8, "patch": 2, "channels": 3, "width": 12, "classes": 10, "head_width": 64, "qkv_bias": False}
 
@@ -53,6 +54,21 @@ def test_the_content_decides_and_not_the_name(tmp_path, model, state_dict):
     torch.save(state_dict, tmp_path / "no suffix")
     torch.save(state_dict, tmp_path / "legacy.bin", _use_new_zipfile_serialization=False)
     assert all(same(path, model) for path in tmp_path.iterdir())
+
+
+def test_a_path_that_is_not_utf8(tmp_path, model, state_dict):
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    try:
+        folder.mkdir()
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    (folder / "w.safetensors").write_bytes(safetensors.torch.save(state_dict))
+    torch.save(state_dict, folder / "w.pth")
+    assert same(folder / "w.safetensors", model)
+    assert same(folder / "w.pth", model)
+    save_model(folder / "own.safetensors", model)
+    with pytest.raises(UsageError, match="paths in UTF-8 only; rename"):
+        load_model(folder / "own.safetensors")
 
 
 @pytest.mark.parametrize("first", [b"<", b"\x08", b"\x1f\x8b", b"PK"])

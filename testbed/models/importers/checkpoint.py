@@ -21,7 +21,7 @@ from torch.utils.data import TensorDataset
 
 from testbed.core.errors import TestbedError, UsageError
 from testbed.models.importers.files import WeightsFile, is_safetensors, refuse_other_kinds, weights_file
-from testbed.models.keys import listed
+from testbed.models.keys import is_utf8, listed
 
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.")  # DataParallel, torch.compile, training frameworks
 _INSIDE = re.compile(r"\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")  # around parts of a model
@@ -146,6 +146,8 @@ def _read(path: Path) -> Any:
         if path.suffix != ".safetensors" or is_zipfile(path):
             return load_tensors_only(path)
     try:
+        if not is_utf8(path):  # which the library's own open needs
+            return safetensors.torch.load(path.read_bytes())
         return safetensors.torch.load_file(path)
     except (SafetensorError, OSError) as error:
         raise TestbedError(f"{path} is truncated or not a safetensors file ({error})") from error
