@@ -26,7 +26,7 @@ from testbed.campaign.sweep import SweepRequest, sweep_campaign
 from testbed.campaign.workforce import Workforce
 from testbed.cli.main import cli
 from testbed.core.errors import StaleArtefact, TestbedError, UsageError
-from testbed.core.files import sha256_file
+from testbed.core.files import sha256_file, sha256_json
 from testbed.core.runfolder import RunFolder
 from testbed.models.runs import DataSource
 from testbed.report.rebuild import rebuild_report
@@ -219,6 +219,24 @@ def test_a_preset_is_neither_trained_nor_timed_again(
     assert run_campaign(tiny_spec, tiny_copy, workforce=Workforce(0)) == shown(tiny_copy)
     assert (tiny_copy / "manifest.json").read_bytes() == before
     assert not (tmp_path / "empty").exists()
+
+
+def test_a_folder_of_before_opens_and_goes_on(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Earlier versions recorded paths in full and kept no pictures."""
+    monkeypatch.chdir(machine.home)
+    copy = Path(shutil.copytree(machine.campaign("file"), tmp_path / "old"))
+    (copy / "sources.json").unlink()
+    (copy / "pictures.parquet").unlink()
+    folder, spec = RunFolder.existing(copy), load_spec(machine.spec("file"))
+    del folder.manifest["stages"]["pictures"]
+    folder.manifest |= {"spec": spec.identity(), "identity": sha256_json(spec.identity())}
+    folder.save()
+    with testbed.load_run(copy) as run:
+        assert run.replay(0).outcome == run.results.query("fault_id == 0")["outcome"].iloc[0]
+    assert run_campaign(spec, copy, workforce=Workforce(0)) == shown(copy)
+    assert (copy / "pictures.parquet").is_file()
 
 
 def test_what_needs_the_data_says_so(elsewhere: Machine, name: str) -> None:
