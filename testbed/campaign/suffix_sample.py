@@ -1,4 +1,9 @@
-"""Real faults for gates: of every kind of site, in the first, a middle and the last block that has it."""
+"""Real faults for gates: of every kind of site, in the first, a middle and the last block that has it.
+
+Single bits seldom end where parts of a graph and the whole differ though they agree on all usual numbers: at an overflow. A
+scale that is fused into a product in one of them, and not in the other, is applied before or after it. So numbers are
+also written that overflow in what follows, or whose square does.
+"""
 
 from __future__ import annotations
 
@@ -8,40 +13,73 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.campaign.evaluation import Strikes
+from testbed.core.formats import Format
 from testbed.core.site import Site
 from testbed.instrument.feed import NO_SITE, PortFeed, Words
 from testbed.instrument.stages import Stages
 
+_ALL = 2**32 - 1
+_OF_SIZE = (16, 8, 2, 2, 1, 1, 1, 1)  # words in each binade, from the largest down
+_SQUARES = 4  # binades on each side of the largest number's root
+
 
 def sample(stages: Stages, live: Callable[[Strikes], Words], images: int, per_kind: int, seed: int) -> Strikes:
-    """Flips of one bit, at one element and at two. live: golden words of strikes that have none yet."""
+    """Flips of one bit, at one element and at two; then large numbers and infinity. live: golden words of strikes that have
+    none yet."""
     ports = stages.table.ports
     rng = np.random.default_rng([seed, per_kind])
-    site, index, flip = [], [], []
-    for found in _sites(stages):
+    site, index, masks = [], [], []
+
+    def add(found: Site, places: NDArray[np.int64], what: list[tuple[int, int, int]]) -> None:
+        unused = 2 - len(places)
+        site.append([ports[found.name]] * len(places) + [NO_SITE] * unused)
+        index.append([*places, *[0] * unused])
+        masks.append(what)
+
+    kinds = list(_kinds(stages))
+    for found in (found for sites in kinds for found in sites):
         for number in range(2 * per_kind):
             points = 1 + number % 2 if found.elements > 1 else 1
             places = _elements(found, points, number < per_kind, rng)
-            site.append([ports[found.name]] * points + [NO_SITE] * (2 - points))
-            index.append([*places, *[0] * (2 - points)])
-            flip.append([1 << int(rng.integers(found.format.bits)) for _ in range(2)])
-    none = np.zeros((len(site), 2), np.uint32)
-    unknown = PortFeed(
-        np.array(site, np.int64), np.array(index, np.int64), ~none, none, np.array(flip, np.uint32), none
-    )
+            add(found, places, [(_ALL, 0, 1 << int(rng.integers(found.format.bits))) for _ in range(2)])
+    for sites in kinds:
+        for number, word in enumerate(loud_words(sites[0].format, rng)):
+            found = sites[number % len(sites)]
+            add(found, _elements(found, 1, number % 2 == 0, rng), [(0, word, 0), (_ALL, 0, 0)])
+    and_, or_, xor = np.moveaxis(np.array(masks, np.uint32), 2, 0)
+    none = np.zeros_like(xor)
+    unknown = PortFeed(np.array(site, np.int64), np.array(index, np.int64), and_, or_, xor, none)
     strikes = Strikes(rng.integers(images, size=len(site)), unknown)
     words = np.where(unknown.site == NO_SITE, 0, live(strikes)).astype(np.uint32)
     known = PortFeed(unknown.site, unknown.index, unknown.and_mask, unknown.or_mask, unknown.xor_mask, words)
     return Strikes(strikes.image, known)
 
 
-def _sites(stages: Stages) -> Iterator[Site]:
+def loud_words(form: Format, rng: np.random.Generator) -> list[int]:
+    """Words of either sign: many of the largest size, from which a factor of two decides what overflows, fewer of smaller
+    ones, those whose squares overflow, and infinity; of integers the largest and the smallest."""
+    if not form.exponent:
+        return [(1 << form.bits - 1) - 1, 1 << form.bits - 1]
+    infinity = (1 << form.exponent) - 1
+    bias = infinity >> 1
+    exponents = [infinity - below for below, words in enumerate(_OF_SIZE, 1) for _ in range(words)]
+    exponents += range(bias + bias // 2 + _SQUARES, bias + bias // 2 - _SQUARES, -2)
+    fractions = rng.integers(1 << form.mantissa, size=len(exponents))
+    words = [exponent << form.mantissa | int(part) for exponent, part in zip(exponents, fractions, strict=True)]
+    words.append(infinity << form.mantissa)
+    return [
+        word | int(sign) << form.bits - 1 for word, sign in zip(words, rng.integers(2, size=len(words)), strict=True)
+    ]
+
+
+def _kinds(stages: Stages) -> Iterator[list[Site]]:
+    """Per kind of site, up to three of them."""
     by_kind: dict[str, list[Site]] = {}
     for site in stages.table:
         if site.where == "activation":
             by_kind.setdefault(site.name.removeprefix(f"block.{site.block}."), []).append(site)
     for sites in by_kind.values():
-        yield from dict.fromkeys((sites[0], sites[len(sites) // 2], sites[-1]))
+        yield list(dict.fromkeys((sites[0], sites[len(sites) // 2], sites[-1])))
 
 
 def _elements(site: Site, count: int, first: bool, rng: np.random.Generator) -> NDArray[np.int64]:

@@ -87,6 +87,7 @@ def _sample(table: SiteTable, per_kind: int, seed: int) -> Iterator[list[StruckW
             other = sites[int(rng.integers(len(sites)))]
             both = number % 2 and other.tensor != site.tensor
             yield [_flip(struck, rng) for struck in ([site, other] if both else [site])]
+        yield [_flip(site, rng, site.format.bits - 2)]  # small numbers become so large that they overflow
 
 
 def _sites(table: SiteTable) -> Iterator[Site]:
@@ -98,8 +99,10 @@ def _sites(table: SiteTable) -> Iterator[Site]:
         yield from dict.fromkeys((sites[0], sites[len(sites) // 2], sites[-1]))
 
 
-def _flip(site: Site, rng: np.random.Generator) -> StruckWords:
+def _flip(site: Site, rng: np.random.Generator, which: int | None = None) -> StruckWords:
+    """Of a random bit unless said."""
     index = site.stored_index(int(rng.integers(site.elements)))
-    full, bit = (1 << site.format.bits) - 1, 1 << int(rng.integers(site.format.bits))
+    full = (1 << site.format.bits) - 1
+    bit = 1 << (int(rng.integers(site.format.bits)) if which is None else which)
     masks = (np.array([mask], np.uint32) for mask in (full, 0, bit))
     return StruckWords(site.tensor, np.array([index]), *masks)

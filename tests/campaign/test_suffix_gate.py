@@ -17,8 +17,11 @@ from testbed.campaign.suffix import SuffixEvaluator
 from testbed.campaign.suffix_gate import Proof, prove
 from testbed.campaign.suffix_plan import BARE, SuffixPlan
 from testbed.campaign.suffix_rows import RowRunner
+from testbed.campaign.suffix_sample import loud_words, sample
 from testbed.core.errors import EngineError, StaleArtefact
+from testbed.core.formats import format_named
 from testbed.export.precision import Calibration, cast_model, quantise
+from testbed.instrument.feed import from_words
 from tests.campaign.suffix_lab import CONFIGS, IMAGES, Lab, bits, evaluated, exported
 
 
@@ -99,6 +102,43 @@ def test_rows_that_the_engine_computes_otherwise_are_switched_off_alone(
 
     monkeypatch.setattr(suffix_pieces.PortedPiece, "struck", wrong)
     assert proof(model).plan == SuffixPlan(rows=False)
+
+
+def test_rows_that_overflow_where_the_whole_does_not_are_switched_off(
+    model: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a scale of one half is fused into a product in one graph, and follows it in the other."""
+    part = suffix_pieces.PortedPiece.struck
+
+    def scaled_later(self: Any, feeds: Any, ports: Any) -> Any:
+        outputs, live = part(self, feeds, ports)
+        rows = any(value.ndim > 2 and 2 in value.shape[1:-1] for value in feeds.values())
+        with np.errstate(over="ignore"):
+            return ({name: (v * 2) * np.float32(0.5) for name, v in outputs.items()} if rows else outputs), live
+
+    monkeypatch.setattr(suffix_pieces.PortedPiece, "struck", scaled_later)
+    assert proof(model).plan == SuffixPlan(rows=False)
+
+
+@pytest.mark.parametrize("name", ["fp32", "fp16", "bf16"])
+def test_loud_words_are_as_large_as_numbers_get_and_include_infinity(name: str) -> None:
+    form = format_named(name)
+    words = np.array(loud_words(form, np.random.default_rng(0)), np.uint32)
+    with np.errstate(over="ignore"):
+        size = np.abs(from_words(words, name).astype(np.float64))
+    largest = size[np.isfinite(size)].max()
+    assert np.isinf(size).sum() == 1
+    assert (size[np.isfinite(size)] >= largest / 2).sum() >= 10
+    assert ((size > largest**0.5 / 32) & (size < largest**0.5 * 32)).sum() >= 3
+    assert not np.isnan(size).any()
+
+
+def test_every_kind_of_site_is_struck_by_loud_words(model: Lab) -> None:
+    strikes = sample(model.stages, model.live, len(model.images), 1, seed=1)
+    ports, names = strikes.ports, list(model.table.ports)
+    loud = (ports.and_mask[:, 0] == 0) & (ports.or_mask[:, 0] & 0x7F800000 >= 0x7F000000)
+    kinds = {model.table[names[port]].kind for port in ports.site[loud, 0]}
+    assert kinds == {site.kind for site in model.table if site.where == "activation"}
 
 
 def test_a_proof_of_death_that_is_wrong_is_found(model: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
