@@ -43,8 +43,12 @@ def _check_preprocess(dataset: Dataset, theirs: Preprocess, where: str) -> None:
 
 
 def _check_classes(dataset: Dataset, theirs: list[str], where: str) -> None:
-    if theirs != dataset.classes:
-        raise UsageError(
-            f"data.classes is not stated: {dataset.name} begins with {dataset.classes[0]!r}, and {where} has another"
-            f" order, which begins with {theirs[0]!r}; state the one that is meant, a file or a list"
-        )
+    ours = dataset.classes
+    if theirs == ours:
+        return
+    if len(theirs) != len(ours):
+        differ = f"{dataset.name} has {len(ours)}, and {where} has {len(theirs)}"
+    else:
+        at = next(number for number, pair in enumerate(zip(ours, theirs, strict=True)) if pair[0] != pair[1])
+        differ = f"of {dataset.name} class {at} is {ours[at]!r}, and {where} has {theirs[at]!r} there"
+    raise UsageError(f"data.classes is not stated: {differ}; state the order that is meant: a file, natural or text")

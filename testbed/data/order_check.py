@@ -59,12 +59,16 @@ def warn_of_order(
         return None
     rates = f"accuracy is {100 * found.stated:.2f} %, and would be {100 * found.accuracy:.2f} %"
     if found.name:
-        log.warning("%s with the classes in %s order; state it: --classes %s", rates, found.name, found.name)
+        log.warning(
+            "%s with the classes in %s order; state it: --classes %s, in a spec [data] classes",
+            *(rates, found.name, found.name),
+        )
         return found
     moved = [n for n, (old, new) in enumerate(zip(class_names, found.classes, strict=True)) if old != new]
     shown = ", ".join(f"{n} {found.classes[n]!r}" for n in moved[:3]) + (", ..." if len(moved) > 3 else "")
     log.warning(
-        "%s with %d classes in another order: outputs %s; state the model's order: --classes FILE",
+        "%s with %d classes in another order: outputs %s; state the model's order: --classes FILE, in a spec [data]"
+        " classes",
         *(rates, len(moved), shown),
     )
     return found

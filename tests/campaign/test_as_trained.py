@@ -38,7 +38,10 @@ def loaded(data: DataSpec) -> Dataset:
             r"data\.preprocess is not stated: .* has none: .*config.json has hugg",
         ),
         ({"config.json": {"pretrained_cfg": {"input_size": [3, 8, 8]}}}, r"data\.preprocess is not stated"),
-        ({"config.json": {"id2label": {"0": "dog", "1": "cat"}}}, r"data\.classes is not stated: .* begins with 'dog'"),
+        (
+            {"config.json": {"id2label": {"0": "dog", "1": "cat"}}},
+            r"data\.classes is not stated: .* class 0 is 'cat', and .* has 'dog' there",
+        ),
     ],
 )
 def test_what_the_files_beside_a_model_say_must_be_stated(

@@ -124,7 +124,7 @@ def test_noise_is_of_the_named_images_and_of_more_that_are_chosen_alike(finished
         ({}, r"data\.preprocess is not stated: .* has none: .*; the model's folder has digits: .*; state the one"),
         (
             {"preprocess": "digits"},
-            r"data\.classes is not stated: .* begins with '0', .* begins with '9'; state the one",
+            r"data\.classes is not stated: .* class 0 is '0', and the model's folder has '9'",
         ),
     ],
 )
