@@ -19,7 +19,8 @@ from testbed.campaign.cluster_roster import Member, News, Roster, gathered
 from testbed.campaign.cluster_worker import Answer, Job, work
 from testbed.campaign.work import Keep, Limits, Opener, Report, Tick, Unit
 from testbed.core.files import sha256_file
-from testbed.core.runfolder import MANIFEST, RunFolder, installed_version
+from testbed.core.provenance import installed_version
+from testbed.core.runfolder import MANIFEST, RunFolder
 
 log = logging.getLogger(__name__)
 

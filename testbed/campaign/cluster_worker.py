@@ -11,7 +11,8 @@ from testbed.campaign.isolate import Stopped
 from testbed.campaign.seat import CannotOpen, Left, OtherGolden, Seat, Tally, place
 from testbed.campaign.work import Limits, Opener, Unit
 from testbed.core.files import sha256_file
-from testbed.core.runfolder import MANIFEST, installed_version
+from testbed.core.provenance import installed_version
+from testbed.core.runfolder import MANIFEST
 
 _IDLE_S = 120.0  # a child whose campaign has vanished goes too
 _POLL_S = 0.25

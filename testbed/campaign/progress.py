@@ -25,7 +25,7 @@ from testbed.campaign.stream import from_stream
 from testbed.core.errors import TestbedError
 from testbed.core.files import write_json
 from testbed.core.outcome import Outcome
-from testbed.core.runfolder import who
+from testbed.core.provenance import who
 
 STATUS = "status.json"
 COLUMNS = ["fault_id", "target", "where", "block", "outcome"]

@@ -17,7 +17,7 @@ from testbed.campaign.isolate import Crashed, Hung, Isolated, Lost, Stopped, Wor
 from testbed.campaign.stream import join_streams
 from testbed.campaign.work import Due, Limits, Opener, Unit
 from testbed.core.errors import EngineError, TestbedError
-from testbed.core.runfolder import processor
+from testbed.core.provenance import processor
 
 _ENGINE_FAILED = (Crashed, Hung, EngineError)
 

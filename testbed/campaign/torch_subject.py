@@ -20,7 +20,8 @@ from testbed.core.cache import cache_folder
 from testbed.core.errors import TestbedError, UsageError
 from testbed.core.files import atomic_path, sha256_bytes, sha256_json, write_bytes
 from testbed.core.places import data_name
-from testbed.core.runfolder import RunFolder, installed_version
+from testbed.core.provenance import installed_version
+from testbed.core.runfolder import RunFolder
 from testbed.core.site import Site, SiteTable, Where
 from testbed.data import Dataset
 from testbed.data.class_order import ONLY_SOME

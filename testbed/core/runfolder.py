@@ -6,17 +6,11 @@ the same and its files are untouched; an edited or truncated file, or inputs tha
 
 from __future__ import annotations
 
-import getpass
 import json
-import os
-import platform
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -24,23 +18,11 @@ from filelock import FileLock, Timeout
 
 from testbed.core.errors import StaleArtefact, TestbedError, UsageError
 from testbed.core.files import sha256_file, sha256_json, unfinished, write_errors, write_json
+from testbed.core.provenance import provenance
 from testbed.core.schema import READABLE_VERSIONS, SCHEMA_VERSION
 
 MANIFEST = "manifest.json"
 LOCK = ".lock"
-RECORD_HOST = "TESTBED_RECORD_HOST"  # environment variable: 1 records the names of the machine and the user too
-_REPORTED = (
-    "testbed",
-    "torch",
-    "numpy",
-    "scipy",
-    "scikit-learn",
-    "onnx",
-    "onnxruntime-gpu",
-    "onnxruntime",
-    "openvino",
-    "tensorrt",
-)
 
 
 class RunFolder:
@@ -110,7 +92,7 @@ class RunFolder:
         folder.manifest = {
             **wanted,
             "schema_version": SCHEMA_VERSION,
-            **_provenance(argv),
+            **provenance(argv),
             "spec": identity,
             "stages": {},
         }
@@ -251,67 +233,6 @@ def _is_whole(manifest: Mapping[str, Any]) -> bool:
     return isinstance(stages, dict) and all(
         isinstance(record, dict) and record.keys() >= {"inputs", "outputs", "facts"} for record in stages.values()
     )
-
-
-def _provenance(argv: Sequence[str]) -> dict[str, Any]:
-    return {
-        "argv": list(argv),
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "git_revision": git_revision(),
-        "host": {
-            "machine": platform.machine(),
-            "system": platform.platform(),
-            "processor": processor(),
-            "cores": os.cpu_count(),
-            "python": platform.python_version(),
-            **who(),
-        },
-        "versions": {name: v for name in _REPORTED if (v := installed_version(name))},
-    }
-
-
-def installed_version(distribution: str) -> str | None:
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def processor() -> str:
-    """The CPU's model name where the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or "unknown"
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
-
-
-def git_revision() -> str | None:
-    """Revision of the source tree this package runs from, "+changes" if it differs; None for an installed package."""
-    root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():
-        return None
-    try:
-        revision = subprocess.run(
-            ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
-        )
-        changes = subprocess.run(
-            ["git", "-C", str(root), "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=10
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return revision.stdout.strip() + ("+changes" if changes.stdout.strip() else "")
-
-
-def who() -> dict[str, str]:
-    """The machine's and the user's name, for those who ask for them: a manifest is made to be published."""
-    if os.environ.get(RECORD_HOST, "") in ("", "0"):
-        return {}
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):
-        user = "unknown"
-    return {"name": platform.node(), "user": user}
 
 
 def _first_difference(old: Any, new: Any) -> str:

@@ -32,7 +32,8 @@ from testbed.campaign.work import Limits, Opener, Report, Unit
 from testbed.campaign.workforce import Workforce
 from testbed.core.errors import TestbedError, UsageError
 from testbed.core.files import sha256_file
-from testbed.core.runfolder import RunFolder, installed_version
+from testbed.core.provenance import installed_version
+from testbed.core.runfolder import RunFolder
 
 HERE = Path(__file__).parent
 SIZE = 4
