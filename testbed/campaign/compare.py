@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from testbed.campaign.concordance import compare_engines
+from testbed.campaign.headline import headline
 from testbed.campaign.roles import compare_roles
 from testbed.campaign.sides import Side
 from testbed.core.errors import UsageError
@@ -34,6 +35,7 @@ def compare_campaigns(first: Path, second: Path) -> dict[str, Any]:
         "a": a.told(),
         "b": b.told(),
         "confidence": a.spec.confidence,
+        "headline": {"a": headline(a), "b": headline(b)},
         "notes": list(_notes(a, b)),
         **compared,
     }

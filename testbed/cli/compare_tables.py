@@ -23,8 +23,29 @@ _MEASURES = {"sdc1": "SDC-1", "outside": "outside", "nonfinite": "non-finite"}
 def compare_tables(compared: Record, rows: int) -> RenderableType:
     """rows: disagreeing rows to show per cause."""
     body = _engines(compared, rows) if compared["mode"] == "engines" else _precisions(compared)
-    parts: list[RenderableType] = [*_head(compared), *body, "", Text(compared["method"], style="dim")]
+    parts: list[RenderableType] = [
+        *_headline(compared),
+        *_head(compared),
+        *body,
+        "",
+        Text(compared["method"], style="dim"),
+    ]
     return Group(*[Text(part) if isinstance(part, str) else part for part in parts])
+
+
+def _headline(compared: Record) -> Iterator[RenderableType]:
+    """A line per side and fault model: its precision and engine, the SDC-1 rate, and what that is of the bits held."""
+    for side in ("a", "b"):
+        engine = compared[side]["engine"]
+        for line in compared["headline"][side]:
+            place = "activations" if line["where"] == "activation" else "weights"
+            yield Text.assemble(
+                (f"{side.upper()}  {engine['precision']} on {engine['backend']}", "bold"),
+                f", {place}, {line['op']}: SDC-1 {_percent(line)} %, n {line['n']:,} ({line['faults']:,} faults); of"
+                f" {line['bits']:,} bits held {line['sdc1_bits']:,.0f} [{line['sdc1_bits_low']:,.0f},"
+                f" {line['sdc1_bits_high']:,.0f}]",
+            )
+    yield ""
 
 
 def _head(compared: Record) -> Iterator[RenderableType]:

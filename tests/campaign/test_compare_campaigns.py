@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,6 +21,7 @@ from testbed.campaign.compare import compare_campaigns, write_table
 from testbed.campaign.spec import parse_spec
 from testbed.core.errors import StaleArtefact, UsageError
 from testbed.core.files import sha256_file, sha256_json
+from testbed.core.site import SiteTable
 from tests.campaign.conftest import run
 
 INSIDE = ["identical", "masked"]
@@ -119,6 +121,29 @@ def test_a_campaign_agrees_with_itself(tiny_run: Path) -> None:
         assert record["same_golden_word"] == 1
         kappa = record["kappa"]
         assert (kappa["value"] == kappa["high"] == 1 and kappa["low"] < 1) or kappa["undefined"]
+
+
+def test_each_side_is_headed_by_its_sdc1_rate_and_the_bits_it_holds(tiny_run: Path, torch_run: Path) -> None:
+    """As the campaigns' own summaries have them; bits by the tensors' sizes in the ONNX file."""
+    compared = compare_campaigns(tiny_run, torch_run)
+    for side, folder in (("a", tiny_run), ("b", torch_run)):
+        marginals = json.loads((folder / "summary.json").read_text())["marginals"]
+        own = {(m["where"], m["op"]): m for m in marginals if m["target"] == "model" and m["by"] == "all"}
+        lines = {(line["where"], line["op"]): line for line in compared["headline"][side]}
+        assert set(lines) == set(own)
+        for key, line in lines.items():
+            assert [line[name] for name in ("rate", "low", "high")] == pytest.approx(
+                [own[key]["rates"]["sdc1"][name] for name in ("rate", "low", "high")], abs=1e-9
+            )
+            assert (line["n"], line["faults"]) == (own[key]["n"], own[key]["faults"])
+            assert line["sdc1_bits"] == pytest.approx(line["rate"] * line["bits"])
+    stored = {t.name: t.dims for t in onnx.load(tiny_run / "model.onnx").graph.initializer}
+    sites = {site.name: site for site in SiteTable.load(tiny_run / "model.sites.json")}
+    elements = sum(np.prod(stored[sites[name].tensor]) for name in ("block.0.mlp.fc1.weight", "head.bias"))
+    weights = [line for line in compared["headline"]["a"] if line["where"] == "weight"]
+    assert {line["op"]: line["bits"] for line in weights} == {
+        op: (32 if op == "random" else 3) * elements for op in ("flip", "stuck0", "stuck1", "random")
+    }  # of each word the spec names three bits
 
 
 def test_the_same_faults_in_another_engine(tiny_run: Path, torch_run: Path) -> None:

@@ -59,7 +59,16 @@ def other_precision(tiny_run: Path, tmp_path: Path) -> Path:
 def test_the_tables_tell_agreement_kappa_and_disagreements(tiny_run: Path, other_run: Path) -> None:
     result = compare(tiny_run, other_run)
     assert result.exit_code == 0
-    for part in ("ort-cpu fp32", "95 % intervals", "kappa", "model activations", "A \\ B", "another top-1 in one only"):
+    assert result.stdout.startswith("A  fp32 on ort-cpu, activations, flip: SDC-1 ")
+    for part in (
+        "ort-cpu fp32",
+        "bits held",
+        "95 % intervals",
+        "kappa",
+        "model activations",
+        "A \\ B",
+        "another top-1 in one only",
+    ):
         assert part in result.stdout
     assert result.stderr == ""
 

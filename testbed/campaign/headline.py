@@ -1,0 +1,65 @@
+"""The first thing that a comparison says: per side, the SDC-1 rate of each fault model of the whole model.
+
+The rate is of a bit chosen at random among all that the spec strikes; weighed by how many these are, it says
+how many bits, if flipped, change the prediction. A format of fewer bits offers less to strike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from testbed.campaign.files import PLAN, RESULTS, Files
+from testbed.campaign.rates import FaultModel, fault_models
+from testbed.campaign.sides import Side
+from testbed.campaign.tally import Tally, populations
+from testbed.core.site import Site, SiteTable
+
+_TARGET = "model"
+
+
+def headline(side: Side) -> list[dict[str, Any]]:
+    """Per (place, operation): ``rate`` with ``low`` and ``high``, ``faults`` and ``n`` rows; ``bits`` that are struck, as the
+    sites hold them, and of these, as expected, ``sdc1_bits`` with ``sdc1_bits_low`` and ``sdc1_bits_high``. JSON-ready;
+    empty where the model as a whole was not struck."""
+    return list(_lines(side)) if _TARGET in side.spec.targets else []
+
+
+def _lines(side: Side) -> Iterator[dict[str, Any]]:
+    tally = Tally.of(side.path / RESULTS)
+    _, population = populations([side.path / PLAN])
+    table = SiteTable.load(side.folder / Files(_TARGET).sites)
+    for rates in fault_models(tally, population, side.spec.confidence):
+        model = rates.model
+        if model.target != _TARGET:
+            continue
+        group = rates.over_all()
+        found = group.rates["sdc1"]
+        sites = {profile.site for profile in rates.profiles}
+        struck = [site for site in table if site.name in sites and site.where == model.where]
+        bits = sum(site.elements * _bits(side, model, site) for site in struck)
+        yield {
+            "where": model.where,
+            "op": model.label,
+            "rate": found.rate,
+            "low": found.low,
+            "high": found.high,
+            "faults": found.n_clusters,
+            "n": found.n_rows,
+            "bits": bits,
+            "sdc1_bits": found.rate * bits,
+            "sdc1_bits_low": found.low * bits,
+            "sdc1_bits_high": found.high * bits,
+        }
+
+
+def _bits(side: Side, model: FaultModel, site: Site) -> int:
+    """Of each word, that the model strikes: all, unless the spec names some."""
+    named = [
+        section.bits
+        for section in side.spec.faults
+        if (section.target, section.where) == (model.target, model.where)
+        and model.op in section.ops
+        and section.pattern_name(model.op) == model.pattern
+    ]
+    return site.format.bits if not named or named[0] == "all" or model.op == "random" else len(named[0])
