@@ -15,6 +15,7 @@ from testbed.campaign.attention_incremental import CHANGES
 from testbed.campaign.attention_rows import USES, Struck
 from testbed.campaign.attention_stages import Floats, Sizes, proven
 from testbed.campaign.evaluation import Evaluator, NotDeterministic, Strikes
+from testbed.campaign.suffix_sample import loud_words
 from testbed.core.errors import EngineError
 from testbed.instrument.feed import PortFeed
 from testbed.semantics import as_words
@@ -54,7 +55,7 @@ def _proved(
     rng: np.random.Generator,
 ) -> dict[str, Any]:
     """The site's path, and what was seen of each that was tried: mismatching faults, or the share of the bound used."""
-    strikes = random_flips(target, kind, goldens, faults, rng)
+    strikes = random_flips(target, kind, goldens, faults, rng, loud=1 / 3)
     wanted = _outputs(fallback, strikes)
     record: dict[str, Any] = {"path": "whole", "faults": faults}
     for path in _EXACT_PATHS:
@@ -80,9 +81,15 @@ def _proved(
 
 
 def random_flips(
-    target: AttentionTarget, kind: str, goldens: dict[int, ImageGolden], faults: int, rng: np.random.Generator
+    target: AttentionTarget,
+    kind: str,
+    goldens: dict[int, ImageGolden],
+    faults: int,
+    rng: np.random.Generator,
+    loud: float = 0.0,
 ) -> Strikes:
-    """One random bit of a random element of a random image each."""
+    """Each at a random element of a random image: one random bit, or, of a share ``loud`` of them, a word so large that it
+    overflows in what follows."""
     site = target.sites.site[kind]
     image = rng.choice(list(goldens), size=faults).astype(np.int64)
     index = rng.integers(site.elements, size=faults)
@@ -91,8 +98,11 @@ def random_flips(
     )
     flips = np.uint32(1) << rng.integers(32, size=faults).astype(np.uint32)
     none = np.zeros(faults, np.uint32)
+    large = np.arange(faults) < round(loud * faults)
+    written = np.where(large, rng.choice(np.array(loud_words(site.format, rng), np.uint32), size=faults), none)
     port = np.full(faults, target.table.ports[site.name], np.int64)
-    return Strikes(image, PortFeed(port, index, ~none, none, flips, words))
+    feed = PortFeed(port, index, np.where(large, none, ~none), written, np.where(large, none, flips), words)
+    return Strikes(image, feed)
 
 
 def _share_of_bound(

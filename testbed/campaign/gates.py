@@ -22,7 +22,7 @@ from testbed.instrument.feed import Words
 
 DRIFT = "plain-twin"
 PARITY = "torch-plain"
-# About ten times what was seen of the digits model, whose largest output is 3.1, on ONNX Runtime, OpenVINO and torch. In
+# Two to ten times what was seen of the digits model, whose largest output is 3.1, on ONNX Runtime, OpenVINO and torch. In
 # int8 the deviation is the quantiser's own, and more where sums saturate (OpenVINO without VNNI: 0.75).
 _SHARES = {
     PARITY: {"fp32": 1e-5, "fp16": 2e-2, "bf16": 1e-1, "int8": 5e-1},
