@@ -25,6 +25,7 @@ _SIGMOIDS = ("Sigmoid", "HardSigmoid")
 _ROWS = 3
 _SAME, _SAME_QUANTISED = 1e-3, 3e-2  # of the largest probability; 8 and 16 bits hold it no better
 _SUM = 1e-2  # of 16-bit probabilities of a thousand classes
+_VARIED = 0.05  # of a row's sum
 
 
 @dataclass(frozen=True)
@@ -75,15 +76,23 @@ def with_logits(proto: ModelProto, file: str) -> tuple[ModelProto, str]:
 def check_logits(outputs: NDArray[np.float32], file: str) -> str:
     """A warning where outputs (n, K) may be independent probabilities, "" where they are logits for all one can tell.
 
-    Raises UsageError where each row is a distribution already, made otherwise than by a Softmax that could be cut.
+    Raises UsageError where each row is a distribution already (in percent, or whatever its sum is), made otherwise than
+    by a Softmax that could be cut.
     """
-    if outputs.shape[1] < 2 or not np.isfinite(outputs).all() or outputs.min() < 0 or outputs.max() > 1:
+    if outputs.shape[1] < 2 or not np.isfinite(outputs).all() or outputs.min() < 0:
         return ""
-    if np.abs(outputs.sum(1, dtype=np.float64) - 1).max() < _SUM:
+    sums = outputs.sum(1, dtype=np.float64)
+    total = float(np.median(sums))
+    alike = np.abs(sums - total).max() <= _SUM * total
+    varied = float(np.ptp(outputs, axis=0).max()) > _VARIED * total  # rows that are all the same say nothing of a sum
+    if alike and (abs(total - 1) < _SUM or varied):
+        whole = "sums to 1" if abs(total - 1) < _SUM else f"sums to {total:.4g}"
         raise UsageError(
-            f"{file}: its outputs are probabilities already (each in [0, 1], and every row sums to 1), but do not come"
+            f"{file}: its outputs are probabilities already (none is negative, and every row {whole}), but do not come"
             " from a Softmax at its end that could be cut; export the logits"
         )
+    if outputs.max() > 1 + _SUM:
+        return ""
     return (
         "every output lies in [0, 1]: if these are independent probabilities (a sigmoid), tiers and margins mean nothing;"
         " export the logits then"

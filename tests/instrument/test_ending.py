@@ -101,6 +101,10 @@ def test_probabilities_of_another_origin_are_told_by_their_values() -> None:
     shares = generator.dirichlet(np.ones(10), 50).astype(np.float16).astype(np.float32)
     with pytest.raises(UsageError, match=r"probabilities already .* export the logits"):
         check_logits(shares, "vit.onnx")
+    for scaled, told in ((100 * shares, "sums to 100"), (shares + np.float32(0.01), "sums to 1.1")):
+        with pytest.raises(UsageError, match=f"probabilities already .*every row {told}"):
+            check_logits(scaled, "vit.onnx")
     assert "independent probabilities" in check_logits(generator.random((50, 10), np.float32), "vit.onnx")
-    for logits in (np.log(shares + 1e-3), 4 * generator.random((50, 10), np.float32), np.eye(3, dtype=np.float32) * 2):
+    alike = np.tile(4 * generator.random(10, np.float32), (50, 1))  # of a model that says the same of every image
+    for logits in (np.log(shares + 1e-3), 4 * generator.random((50, 10), np.float32), alike, alike[:1]):
         assert check_logits(logits, "vit.onnx") == ""
