@@ -54,22 +54,30 @@ def with_dynamic_batch(proto: ModelProto) -> tuple[ModelProto, str]:
 
 def _trouble(proto: ModelProto) -> str:
     """What is wrong with a batch that is declared dynamic; "" where nothing is, or where no engine here runs the file."""
-    images = _images(proto, 2)
+    images = _images(proto, 3)
     try:
         runner = _engine(proto)
     except EngineError:
         return ""
     with runner:
-        try:
-            if _rows(runner, proto, images).shape[:1] == (2,):
-                return ""
-            refused = "two images do not give two rows"
-        except EngineError as error:
-            refused = str(error)
-        try:
-            _rows(runner, proto, images[:1])
-        except EngineError:
-            return f"the model's input declares a dynamic batch, but it runs neither with one image nor with two ({refused})"
+
+        def refused(rows: int) -> str:
+            try:
+                given = _rows(runner, proto, images[:rows]).shape[:1]
+            except EngineError as error:
+                return str(error)
+            return "" if given == (rows,) else f"{rows} images do not give {rows} rows"
+
+        two, three = refused(2), refused(3)
+        if not two and not three:
+            return ""
+        if not two or not three:
+            held = 3 if two else 2
+            return f"the model's input declares a dynamic batch, but its graph holds it to {held} images"
+        if refused(1):
+            return (
+                f"the model's input declares a dynamic batch, but it runs neither with one image nor with two ({two})"
+            )
     return "the model's input declares a dynamic batch, but its graph holds it to one image"
 
 

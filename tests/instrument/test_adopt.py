@@ -132,6 +132,16 @@ def test_a_batch_that_is_dynamic_in_name_only_is_one_of_one(
     np.testing.assert_allclose(logits(session, adopted.plain, images), torch_logits(fixed, images), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("held", [2, 3])
+def test_a_batch_that_is_held_to_the_number_of_images_it_was_exported_with_is_refused(
+    tmp_path: Path, held: int
+) -> None:
+    """As a class token written as ``token.expand(len(x), -1)`` leaves it."""
+    content = by_hand([helper.make_node("Reshape", ["x", "many"], ["y"])], many=np.array([held, 4]))
+    with pytest.raises(UsageError, match=f"its graph holds it to {held} images; export it with a dynamic batch"):
+        adopt(bad(tmp_path, content))
+
+
 def test_a_larger_batch_that_is_dynamic_in_name_only_is_refused(tmp_path: Path) -> None:
     nodes = [helper.make_node("Reshape", ["x", "eight"], ["y"])]
     content = by_hand(nodes, eight=np.array([8, 4]))
