@@ -17,6 +17,7 @@ _IMAGENET: tuple[Floats, Floats] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _HALF: tuple[Floats, Floats] = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 _CLIP: tuple[Floats, Floats] = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 _PILLOW = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # Pillow's numbers of its filters
+_OF_CLASSES = ("ImageProcessor", "ImageProcessorFast", "ImageProcessorPil", "FeatureExtractor")
 _DONE = {"do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb"}
 _OF_LABELS = {"do_reduce_labels"}
 
@@ -82,6 +83,7 @@ _USUAL = {
     "clip": _Usual(3, _CLIP, _SHORTEST_224, 224),
     "bit": _Usual(3, _CLIP, _SHORTEST_224, 224),
     "convnext": _Usual(3, _HALF, {"shortest_edge": 384}),
+    "levit": _Usual(3, _IMAGENET, _SHORTEST_224, 224),
 }
 # model_type of config.json -> kind of image processor, where they differ (transformers.models.auto)
 _SAME_AS = {
@@ -90,6 +92,9 @@ _SAME_AS = {
     **dict.fromkeys(("data2vec-vision",), "beit"),
     **dict.fromkeys(("convnextv2",), "convnext"),
 }
+
+# kinds besides these that do what their file says, and nothing of their own: held against transformers
+_PLAIN = {"blip", "chineseclip", "dinov3vit", "flava", "mobilenetv1", "mobilenetv2", "pvt", "segformer"}
 
 
 def is_huggingface(values: Mapping[str, Any]) -> bool:
@@ -105,6 +110,7 @@ def from_huggingface(values: Mapping[str, Any], where: str) -> Preprocess:
     if odd:
         raise UsageError(f"{where}: {odd[0]} is not supported; state the preprocessing (--preprocess KEY=VALUE,...)")
     file = _File(values, where)
+    file.check_kind()
     resize, side, size = file.sides()
     mean, std = file.mean_and_std()
     if side < size:
@@ -137,6 +143,15 @@ class _File:
         for ending in ("pil", "fast", "imageprocessor", "featureextractor"):
             lower = lower.removesuffix(ending)
         return _SAME_AS.get(lower, lower)
+
+    def check_kind(self) -> None:
+        """Raises UsageError for an image processor that may have rules of its own, which its file does not tell."""
+        named = str(self.values.get("image_processor_type") or self.values.get("feature_extractor_type") or "")
+        if named.endswith(_OF_CLASSES) and self.kind not in _USUAL and self.kind not in _PLAIN:
+            raise UsageError(
+                f"{self.where}: what {named} does besides what is told there is not known; state the preprocessing"
+                " (--preprocess KEY=VALUE,...)"
+            )
 
     def usual(self, key: str) -> _Usual:
         """Raises UsageError that names ``key`` where the kind of processor is not known."""
@@ -193,7 +208,8 @@ class _File:
                 return ("squash" if self.usual("height and width of size").square else "shorter"), int(numbers[0])
             size = dict(zip(("height", "width"), numbers, strict=True))
         if set(size) == {"shortest_edge"}:
-            return "shorter", int(size["shortest_edge"])
+            edge = int(size["shortest_edge"])
+            return "shorter", int(256 / 224 * edge) if self.kind == "levit" else edge  # LeViT's own rule
         return "squash", self._square(size, "size")
 
     def _cut(self) -> int | None:

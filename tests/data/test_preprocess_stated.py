@@ -55,6 +55,7 @@ def test_equals_timm_s_evaluation_transform(config):
 
 TIMM_HALF = {"crop_pct": 1.0, "mean": [0.5] * 3, "std": [0.5] * 3}
 HALF = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
+WHOLE = {"size": {"height": 32, "width": 32}, "resample": 3, "do_center_crop": False, **HALF}
 HUGGINGFACE = [
     ("ViTImageProcessorPil", {"size": {"height": 32, "width": 32}}),
     ("ViTImageProcessorPil", {"size": 31, "resample": 3, **HALF}),
@@ -68,6 +69,7 @@ HUGGINGFACE = [
     ("ConvNextImageProcessorPil", {"size": {"shortest_edge": 32}, "crop_pct": 0.9}),
     ("ConvNextImageProcessorPil", {"size": {"shortest_edge": 384}}),
     ("SiglipImageProcessorPil", {"size": {"height": 32, "width": 32}}),
+    ("LevitImageProcessorPil", {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}),
 ]
 
 
@@ -181,6 +183,8 @@ def test_presets_are_described_as_ever():
         ({"input_size": 224}, "its preprocessing is damaged"),
         ({"model_type": "vit", "hidden_size": 768}, "says nothing of preprocessing"),
         ({"image_processor_type": "MobileViTImageProcessor", "do_flip_channel_order": True}, "do_flip_channel_order"),
+        ({"image_processor_type": "PoolFormerImageProcessor", **WHOLE}, "what PoolFormerImageProcessor does besides"),
+        ({"image_processor_type": "OwnImageProcessorFast", **WHOLE}, "what OwnImageProcessorFast does .*state the pre"),
         ({"do_resize": True, "size": {"shortest_edge": 224}, "do_center_crop": False, **HALF}, "would not be square"),
         ({"do_resize": True, "size": {"height": 2, "width": 3}, **HALF}, "2 x 3; only square"),
         ({"do_resize": True, "size": {"height": 3, "width": 3}, **HALF}, "resample is not told"),
