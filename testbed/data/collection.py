@@ -121,6 +121,7 @@ def _checked_images(name: str, images: np.ndarray) -> np.ndarray:
             raise UsageError(f"{name}: image {row} holds NaN or infinity; repair or drop it")
         if image.min() < 0 or image.max() > 1:
             raise UsageError(f"{name}: image {row} has values outside [0, 1]; {_scaled(images)}")
+    _warn_of_dark(name, images)
     return images.astype(np.float32, copy=False)
 
 
@@ -138,11 +139,11 @@ def _scaled(images: np.ndarray) -> str:
 
 
 def _warn_of_dark(name: str, images: np.ndarray) -> None:
-    white = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}.get(images.dtype)
-    if white and images.size and 0 < images.max() <= white // 16:
+    white = {"u1": 255, "u2": 65535, "b1": None}.get(images.dtype.str[1:], 1)
+    if white and images.size and 0 < images.max() <= white / 16:
         log.warning(
-            "%s: images are %s and hold no value above %d: read as 0..%d, so they are nearly black; if that value is"
-            " white, give floats in [0, 1] instead, such as images / %d",
+            "%s: images are %s and hold no value above %.6g: read as 0..%d, so they are nearly black; if that value is"
+            " white, give floats in [0, 1] instead, such as images / %.6g",
             *(name, images.dtype, images.max(), white, images.max()),
         )
 

@@ -70,5 +70,13 @@ def _examples(name: str, images: np.ndarray, labels: np.ndarray) -> Examples:
 
 def _classes(arrays: dict[str, np.ndarray], training: Examples) -> list[str]:
     if "classes" in arrays:
-        return [str(name) for name in arrays["classes"]]
+        stored = arrays["classes"]
+        if stored.ndim != 1 or stored.dtype.kind not in "USiu":
+            raise UsageError(f"array classes must be names (classes,), not {stored.dtype} {stored.shape}")
+        if stored.dtype.kind == "S":
+            stored = np.char.decode(stored, "utf-8")
+        names = [str(name) for name in stored]
+        if twice := next((one for one in names if names.count(one) > 1), None):
+            raise UsageError(f"array classes names {twice!r} twice; each of the model's outputs is one class")
+        return names
     return [str(label) for label in range(min(int(training.labels.max(initial=0)), 2**16) + 1)]

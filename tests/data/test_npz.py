@@ -66,6 +66,11 @@ def with_nan():
         ({"images": IMAGES, "labels": np.eye(20, dtype=int)}, "labels must be whole numbers"),
         ({"images": IMAGES, "labels": LABELS - 1}, r"label -1 of image 'mine/0000' is outside 0\.\.2"),
         ({"images": IMAGES, "labels": LABELS, "classes": np.array(["a", "b"])}, r"label 2 .* is outside 0\.\.1"),
+        ({"images": IMAGES, "labels": LABELS, "classes": np.array(["a", "b", "a"])}, "classes names 'a' twice"),
+        (
+            {"images": IMAGES, "labels": LABELS, "classes": np.array([["a", "b", "c"]])},
+            r"must be names .*not <U1 \(1, 3\)",
+        ),
         ({"images": IMAGES, "labels": LABELS + 10**9}, "classes; between 1 and 32767 are possible"),
         ({"images": IMAGES[:0], "labels": LABELS[:0]}, "its test part has no images"),
         ({"images": IMAGES}, "array 'labels' is missing|array 'images' is unknown"),
@@ -76,6 +81,17 @@ def with_nan():
 def test_bad_arrays(tmp_path, arrays, message):
     with pytest.raises(UsageError, match=message):
         load(written(tmp_path, **arrays))
+
+
+def test_class_names_as_bytes(tmp_path):
+    classes = np.array([name.encode() for name in ("a", "b", "c", "straße")])
+    assert load(written(tmp_path, images=IMAGES, labels=LABELS, classes=classes)).classes == ["a", "b", "c", "straße"]
+
+
+@pytest.mark.parametrize("images", [IMAGES // 16, IMAGES / 255**2])
+def test_nearly_black_images_are_told(tmp_path, caplog, images):
+    load(written(tmp_path, images=images, labels=LABELS))
+    assert "so they are nearly black" in caplog.messages[0]
 
 
 def test_test_labels_beyond_the_training_classes(tmp_path):
