@@ -1,4 +1,7 @@
-"""Draws the README's picture from a finished campaign: python tools/readme_figure.py RUN OUT.png"""
+"""Draws the README's picture from a finished campaign, and keeps the rates it rests on beside it:
+
+python tools/readme_figure.py runs/digits golden/digits        # figure.png and rates.json
+"""
 
 from __future__ import annotations
 
@@ -58,13 +61,39 @@ def bit_chart(axes: Any, summary: dict[str, Any]) -> None:
     axes.legend(loc="center right", fontsize=8, frameon=False)
 
 
+def reference(summary: dict[str, Any], versions: dict[str, Any]) -> dict[str, Any]:
+    """What a later run of the same spec is compared with: settings, gates, and the rates by tier and bit class."""
+    kept = (
+        "name",
+        "schema_version",
+        "seed",
+        "faults",
+        "rows",
+        "model",
+        "tiers",
+        "engine",
+        "zero_fault",
+        "drift",
+        "parity",
+    )
+    kept = (*kept, "tolerance", "confidence", "detector", "statement")
+    rates = [
+        {key: cell[key] for key in ("target", "where", "op", "by", "value", "faults", "n", "rates")}
+        for cell in summary["marginals"]
+        if cell["by"] in ("all", "tier", "bit_class")
+    ]
+    return {key: summary[key] for key in kept} | {"versions": versions, "rates": rates}
+
+
 def main() -> None:
     run, out = Path(sys.argv[1]), Path(sys.argv[2])
     summary = json.loads((run / "summary.json").read_text())
+    versions = json.loads((run / "manifest.json").read_text())["versions"]
+    (out / "rates.json").write_text(json.dumps(reference(summary, versions), indent=1) + "\n")
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), width_ratios=(1, 1.3), layout="constrained")
     heat_map(left, summary)
     bit_chart(right, summary)
-    figure.savefig(out, dpi=130)
+    figure.savefig(out / "figure.png", dpi=130)
 
 
 if __name__ == "__main__":

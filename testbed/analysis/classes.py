@@ -17,11 +17,11 @@ def class_counts(labels: ArrayLike, classes: Sequence[str]) -> dict[str, int]:
 
 
 def classes_told(counts: Mapping[str, int], known: int) -> str:
-    """ "128 images of 10 classes: airplane 13, ..."; numbers only where there are many. known: classes of the data set."""
+    """ "128 images of 10 classes: airplane (13), ..."; numbers only where there are many. known: classes of the data set."""
     of = f"{len(counts):,}" if len(counts) == known else f"{len(counts):,} of {known:,}"
     head = f"{sum(counts.values()):,} images of {of} classes"
     if len(counts) <= _LISTED:
-        return f"{head}: {', '.join(f'{name} {count:,}' for name, count in counts.items())}"
+        return f"{head}: {', '.join(f'{name} ({count:,})' for name, count in counts.items())}"
     least, most = min(counts.values()), max(counts.values())
     return f"{head}, {least:,} of each" if least == most else f"{head}, {least:,} to {most:,} of each"
 

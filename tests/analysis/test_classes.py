@@ -8,8 +8,8 @@ def test_the_classes_that_are_there_in_class_order():
 
 
 def test_a_few_are_listed():
-    assert classes_told({"cat": 1, "owl": 1200}, 3) == "1,201 images of 2 of 3 classes: cat 1, owl 1,200"
-    assert classes_told({"cat": 1, "dog": 4, "owl": 2}, 3) == "7 images of 3 classes: cat 1, dog 4, owl 2"
+    assert classes_told({"cat": 1, "owl": 1200}, 3) == "1,201 images of 2 of 3 classes: cat (1), owl (1,200)"
+    assert classes_told({"cat": 1, "dog": 4, "owl": 2}, 3) == "7 images of 3 classes: cat (1), dog (4), owl (2)"
 
 
 def test_many_are_told_in_numbers():

@@ -74,7 +74,7 @@ def test_record_is_what_golden_does(run: Path) -> None:
     assert (first["images"], first["range"]) == (30, [0, 30])
     assert answer("golden", "record", run, "--images", ":30") == first
     assert sum(first["classes"].values()) == 30
-    assert "% of 30 images of 10 classes: 0 " in invoke("golden", run, "--images", "0:30").stdout
+    assert "% of 30 images of 10 classes: 0 (" in invoke("golden", run, "--images", "0:30").stdout
     chosen = answer("golden", run, "--images", 20)
     assert (chosen["images"], chosen["range"], set(chosen["classes"].values())) == (20, None, {2})
     assert answer("golden", run, "--images", "0:30", "--logits-only")["modules"] == []

@@ -240,7 +240,7 @@ def test_manifest_at_the_foot(report_of: Callable[..., Path]) -> None:
 def test_the_classes_of_the_named_images(
     report_of: Callable[..., Path], run_of: Callable[..., Path], tmp_path: Path
 ) -> None:
-    told = "16 images of 3 classes: cat 6, dog 5, <script>alert(1)</script> 5."
+    told = "16 images of 3 classes: cat (6), dog (5), <script>alert(1)</script> (5)."
     text = Page(report_of()).text
     assert f"The named images: {told}" in text
     assert f"They are {told}" in text
