@@ -102,11 +102,9 @@ def _prove_suffix(place: Workplace, bench: Bench) -> dict[str, Any]:
 
     proof = prove_suffix(make, whole, lambda strikes: read_live(bench, strikes), len(bench.images), place.spec.seed)
     if proof.plan is None:
-        return {
-            "by": WHOLE,
-            "why": f"parts do not give the whole's bits: {proof.record['error']}",
-            "record": proof.record,
-        }
+        refused = proof.record["error"]  # by the engine, if it refused a part
+        why = "parts do not give the whole's bits" + (f": {refused}" if refused else "")
+        return {"by": WHOLE, "why": why, "record": proof.record}
     return {"by": "suffix", "record": proof.record}
 
 

@@ -108,7 +108,11 @@ def _roles(nodes: Sequence[NodeProto]) -> tuple[dict[str, int], set[str]]:
     """Integers that are multiplied or dequantised -> numbers in each of its words; and scales and zero points."""
     values: dict[str, int] = {}
     about: set[str] = set()
+    measured = {node.output[1] for node in nodes if node.op_type == "DynamicQuantizeLinear"}  # scales of activations
     for node in nodes:
+        if node.op_type == "Mul" and measured.intersection(node.input):
+            about |= set(node.input)  # by weights' own scales
+            continue
         if node.op_type in QUANTISING:
             operands: Sequence[str] = node.input[:1]
         elif node.op_type in PLAIN:

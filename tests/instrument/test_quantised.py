@@ -51,8 +51,8 @@ def statically(activations: str, weights: str, style: str = "QDQ", **extra: Any)
     return quantise
 
 
-def dynamically(source: Path, target: Path) -> None:
-    imported("onnxruntime.quantization").quantize_dynamic(str(source), str(target))
+def dynamically(**options: Any) -> Quantise:
+    return lambda source, target: imported("onnxruntime.quantization").quantize_dynamic(source, target, **options)
 
 
 def in_blocks(source: Path, target: Path) -> None:
@@ -69,7 +69,8 @@ KINDS: dict[str, tuple[Quantise, str, str]] = {  # and the formats of a block's 
     "com.microsoft's": (statically("QInt8", "QInt8", UseQDQContribOps=True), "int8", "int8"),
     "com.microsoft's uint16": (statically("QUInt16", "QUInt8", UseQDQContribOps=True), "uint16", "uint8"),
     "operators on integers": (statically("QUInt8", "QInt8", "QOperator"), "uint8", "int8"),
-    "at run time": (dynamically, "fp32", "int8"),
+    "at run time": (dynamically(), "fp32", "int8"),
+    "at run time, by channel": (dynamically(per_channel=True), "fp32", "int8"),
     "weights of 4 bits": (statically("QInt8", "QInt4"), "int8", ""),
     "packed in blocks": (in_blocks, "fp32", ""),
 }
