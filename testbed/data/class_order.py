@@ -85,6 +85,7 @@ def classes_told(values: Any, where: str = "classes") -> list[str] | None:
         return _checked([_name(value) for value in values], where)
     if not isinstance(values, Mapping):
         return None
+    _check_agreement(values, where)
     inner = values.get("pretrained_cfg")
     for source in (values, inner if isinstance(inner, Mapping) else {}):
         for key in ("label_names", "id2label", "label2id", "class_to_idx"):
@@ -102,12 +103,32 @@ def classes_told(values: Any, where: str = "classes") -> list[str] | None:
     return None if names == [f"LABEL_{index}" for index in range(len(names))] else _checked(names, where)
 
 
+def _check_agreement(values: Mapping[str, Any], where: str) -> None:
+    """Raises UsageError where Hugging Face's two tables of one configuration name other classes for an index."""
+    try:
+        there = {int(index): str(name) for index, name in values["id2label"].items()}
+        back = {int(index): str(name) for name, index in values["label2id"].items()}
+    except (KeyError, AttributeError, TypeError, ValueError):
+        return
+    for index in sorted(there.keys() & back.keys()):
+        if there[index] != back[index] and f"LABEL_{index}" not in (there[index], back[index]):
+            raise UsageError(
+                f"{where}: class {index} is {there[index]!r} in id2label and {back[index]!r} in label2id; correct it, or"
+                " state the classes in a file of one a line"
+            )
+
+
 def classes_beside(folder: Path) -> list[str] | None:
     """The names in the config.json beside a model's weights; None where there is none or it does not name them."""
+    path = folder / "config.json"
     try:
-        return classes_told(json.loads((folder / "config.json").read_text(encoding="utf-8-sig")))
-    except (OSError, ValueError, UsageError):  # what is damaged is told where the architecture is read
-        return None
+        return classes_told(json.loads(path.read_text(encoding="utf-8-sig")), str(path))
+    except UsageError as error:
+        if "label" in str(error).removeprefix(str(path)):  # other tables of numbers are none of classes
+            _once(f"{error}; until then its order of the classes is not used")
+    except (OSError, ValueError):  # what is damaged is told where the architecture is read
+        pass
+    return None
 
 
 def ordered(collection: Collection, classes: Classes | None, name: str) -> Collection:

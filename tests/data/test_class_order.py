@@ -10,7 +10,7 @@ from PIL import Image
 
 from testbed.core.errors import TestbedError, UsageError
 from testbed.data import Collection, Examples, class_order, folders, load
-from testbed.data.class_order import classes_in, kept_classes, ordered
+from testbed.data.class_order import classes_beside, classes_in, kept_classes, ordered
 from testbed.data.order_check import better_order, warn_of_order
 
 TWELVE = [str(number) for number in range(12)]
@@ -142,12 +142,16 @@ def test_what_does_not_fit_is_refused(labelled, classes, message):
         load(labelled(["ant", "cat", "dog"]), classes=classes)
 
 
+CONTRADICTION = '{"id2label": {"0": "dog", "1": "cat"}, "label2id": {"cat": 0, "dog": 1}}'
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ('{"0": "a", "2": "b"}', "their indexes are not 0 to 1"),
         ('{"id2label": {"0": "LABEL_0", "1": "LABEL_1"}}', "names no classes"),
         ('{"hidden_size": 192}', "indexes are not|names no classes"),
+        (CONTRADICTION, "class 0 is 'dog' in id2label and 'cat' in label2id"),
         ("[1", "is not JSON"),
     ],
 )
@@ -254,3 +258,18 @@ def test_wordnet_ids_of_tiny_imagenet(tiny_files):
     stated = load("tiny-imagenet", root=root, classes=str(folder / "wnids.txt"))
     assert stated.classes == ["n02", "n01", "n03"]
     assert [[1, 0, 2][label] for label in usual.test.labels] == stated.test.labels.tolist()
+
+
+@pytest.mark.parametrize(
+    ("text", "warnings"),
+    [
+        (CONTRADICTION, 1),
+        ('{"id2label": {"0": "crane", "1": "crane"}}', 1),
+        ('{"id2label": {"0": "dog", "1": "cat"}, "label2id": {"LABEL_0": 0, "LABEL_1": 1}}', 0),
+        ('{"hidden_size": 192}', 0),
+    ],
+)
+def test_a_configuration_that_contradicts_itself_is_told(tmp_path, caplog, text, warnings):
+    (tmp_path / "config.json").write_text(text)
+    assert classes_beside(tmp_path) == (None if warnings or "hidden" in text else ["dog", "cat"])
+    assert len(caplog.messages) == warnings
