@@ -176,6 +176,21 @@ def test_of_two_sets_one_must_be_named(tmp_path, form):
         import_weights(path, heads=3, weights="teacher")
 
 
+def test_an_average_without_names_is_told(tmp_path):
+    """As torch_ema's ExponentialMovingAverage.state_dict() has it."""
+    library = timm_vit()
+    ema = {"decay": 0.99, "num_updates": 7, "shadow_params": [p.detach() * 0.5 for p in library.parameters()]}
+    path = saved(tmp_path, {"model": library.state_dict(), "ema": ema, "optim": {"betas": [torch.zeros(5)] * 9}})
+    with pytest.raises(UsageError, match=r"without names \(ema.shadow_params, .*; state --set weights=model, or save"):
+        import_weights(path, heads=3)
+    assert difference(import_weights(path, heads=3, weights="model"), library) < 1e-5
+    del ema["shadow_params"]
+    assert (
+        difference(import_weights(saved(tmp_path, {"model": library.state_dict(), "ema": ema}), heads=3), library)
+        < 1e-5
+    )
+
+
 def test_the_only_set_is_taken_whatever_lies_beside_it(tmp_path):
     library = timm_vit()
     adam = torch.optim.Adam(library.parameters())

@@ -41,6 +41,8 @@ _HARMLESS: list[Any] = [
     *{type(np.dtype(t)) for t in ("float64", "float32", "float16", "int64", "int32", "bool")},
 ]
 
+_AVERAGE, _SEVERAL = re.compile("ema|shadow|average|swa"), 4
+
 
 @dataclass(frozen=True)
 class WeightSet:
@@ -90,6 +92,11 @@ def weight_set(path: Path, content: Any, asked: str | None, anchors: Iterable[st
     sets = [part for part in sets if not part.tensors.keys().isdisjoint(anchors)] or sets
     names = [part.name for part in sets]
     if asked is None and len(sets) == 1:
+        if (only := sets[0]).name and (place := _unnamed_average(content, only.tensors)):
+            raise UsageError(
+                f"{path} holds an average of the weights, too, without names ({place}, as torch_ema keeps it); state"
+                f" --set weights={only.name}, or save the model with the average in it (ema.copy_to(parameters))"
+            )
         return sets[0]
     if asked is None:
         raise UsageError(
@@ -168,6 +175,18 @@ def _entries(path: Path, content: Any, where: str = "") -> list[tuple[str, dict[
     if not found:
         raise TestbedError(f"{path} holds no state dict; its entries: {listed(map(str, content)) or 'none at all'}")
     return found
+
+
+def _unnamed_average(content: Any, tensors: Mapping[str, Tensor], where: str = "") -> str:
+    """The place of a list of tensors that is called an average and has the shapes of parameters; "" for none."""
+    if isinstance(content, Mapping):
+        inner = (_unnamed_average(value, tensors, f"{where}.{key}".lstrip(".")) for key, value in content.items())
+        return next(filter(None, inner), "")
+    if not isinstance(content, (list, tuple)) or not _AVERAGE.search(where.lower()):
+        return ""
+    shapes = {tuple(tensor.shape) for tensor in tensors.values()}
+    listed = [tuple(one.shape) if isinstance(one, Tensor) else None for one in content]
+    return where if len(listed) >= _SEVERAL and shapes.issuperset(listed) else ""
 
 
 def _holds_weights(value: Any) -> bool:
