@@ -102,8 +102,9 @@ def _prove_suffix(place: Workplace, bench: Bench) -> dict[str, Any]:
 
     proof = prove_suffix(make, whole, lambda strikes: read_live(bench, strikes), len(bench.images), place.spec.seed)
     if proof.plan is None:
-        refused = proof.record["error"]  # by the engine, if it refused a part
-        why = "parts do not give the whole's bits" + (f": {refused}" if refused else "")
+        tried = [trial["wrong"] for trial in proof.record["tried"]]
+        found = " ".join(str(proof.record["error"] or (tried[-1] if tried else "")).split())  # refused, or other bits
+        why = "parts do not give the whole's bits" + (f": {found}" if found else "")
         return {"by": WHOLE, "why": why, "record": proof.record}
     return {"by": "suffix", "record": proof.record}
 

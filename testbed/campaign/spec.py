@@ -143,6 +143,10 @@ class EngineSpec(Strict):
         check_engine(self.backend, self.precision)
         if self.ports not in MECHANISMS:
             raise ValueError(f"unknown ports {self.ports!r}; known: {', '.join(MECHANISMS)}")
+        if self.backend == "openvino" and self.ports != GATED_REPLACE:
+            raise ValueError(
+                f"ports: openvino has no operator for {self.ports!r}; set engine.ports = {GATED_REPLACE!r}"
+            )
         return self
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,8 @@ def new(name: str, source: str | None, to: Path | None, as_json: bool) -> None:
     from testbed.core.errors import UsageError
     from testbed.core.files import write_bytes
 
+    if source is None and name not in ready_made() and (near := get_close_matches(name, ready_made(), 1)):
+        raise UsageError(f"no ready-made spec is called {name!r}: did you mean {near[0]}? Else say --from {near[0]}")
     begun_with = ready_made_named(source or (name if name in ready_made() else "digits"))
     parse_spec(load_spec(begun_with.path).model_dump(mode="json", exclude_none=True) | {"name": name}, f"NAME {name!r}")
     file = to or Path(f"{name}.toml")

@@ -94,9 +94,15 @@ def _precision_hint(core: Any, precision: str) -> str:
     """What to compute in: the graph's own precision where this CPU has instructions for it, else fp32."""
     hint = _HINTS[precision]
     if hint in _CAPABILITIES and _CAPABILITIES[hint] not in core.get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES"):
-        log.warning("openvino: this CPU computes %s in fp32; results are labelled emulated", precision)
+        _say_emulated(precision)
         return "f32"
     return hint
+
+
+@cache
+def _say_emulated(precision: str) -> None:
+    """Once a process: gates build dozens of engines."""
+    log.warning("openvino: this CPU computes %s in fp32; results are labelled emulated", precision)
 
 
 def _config(request: EngineRequest, hint: str) -> dict[str, Any]:

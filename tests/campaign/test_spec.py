@@ -259,3 +259,9 @@ def test_preprocessing_and_classes_that_cannot_be(
     tiny_values: dict[str, Any], path: str, value: Any, message: str
 ) -> None:
     assert message in refusal(put(tiny_values, path, value))
+
+
+@pytest.mark.parametrize("ports", ["op", "xor"])
+def test_ports_that_openvino_has_no_operator_for_are_refused_before_anything_is_made(ports: str) -> None:
+    with pytest.raises(UsageError, match=f"openvino has no operator for '{ports}'; set engine.ports = 'gated_replace'"):
+        load_spec(SPECS[0].with_name("digits.toml"), ["engine.backend=openvino", f"engine.ports={ports}"])

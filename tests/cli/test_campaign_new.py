@@ -55,6 +55,7 @@ def test_a_new_name_begins_with_the_digits() -> None:
     ("args", "told"),
     [
         (("mine", "--from", "nothing"), "no ready-made spec is called 'nothing'; known: cifar10, digits"),
+        (("cifar-10",), "no ready-made spec is called 'cifar-10': did you mean cifar10? Else say --from cifar10"),
         (("a b",), "NAME 'a b': name: "),
         (("../up",), "NAME '../up': name: "),
         (("mine", "--to", "there.toml"), "there.toml is there already; name another file: --to FILE"),
