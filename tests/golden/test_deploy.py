@@ -16,10 +16,11 @@ from testbed.cli.main import cli
 from testbed.core.errors import UsageError
 from testbed.core.files import sha256_file
 from testbed.data import load
+from testbed.export.calibration import calibration_split
 from testbed.export.precision import Calibration
 from testbed.golden.deploy import deploy
-from testbed.golden.deployment import _calibration_images
 from testbed.golden.recorded import open_golden
+from testbed.golden.source import dataset_of
 from testbed.instrument.table import site_table
 from testbed.models.runs import open_model_run
 from testbed.models.weights import load_model
@@ -104,5 +105,6 @@ def test_other_images_for_calibration_are_prepared_as_the_model_s_are(recorded: 
     train = load("digits").train
     pixels = np.stack([train.pixels(position) for position in range(40)])
     np.savez(tmp_path / "more.npz", images=pixels, labels=train.labels[:40])
-    chosen = _calibration_images(open_model_run(recorded), Calibration(40, source=f"npz:{tmp_path / 'more.npz'}"))
+    own = dataset_of(open_model_run(recorded))
+    chosen = calibration_split(own, Calibration(40, source=f"npz:{tmp_path / 'more.npz'}"))
     np.testing.assert_array_equal(chosen.batch(slice(None)), train.batch(slice(0, 40)))

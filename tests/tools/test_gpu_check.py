@@ -468,7 +468,8 @@ def test_the_tool_compiles_the_cuda_kernels_for_the_gpu_of_a_host(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("TESTBED_NATIVE", "GPU_CHECK_BUILT"):
-        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(name, "")  # what the tool sets is taken back after the test, whatever was there before
+        monkeypatch.delenv(name)
     monkeypatch.setattr(build, "_folder", lambda command: tmp_path)
     monkeypatch.setattr(build, "architecture", lambda: ("90",))
     found = build.use_cuda_kernels(gpu=True)
@@ -479,8 +480,6 @@ def test_the_tool_compiles_the_cuda_kernels_for_the_gpu_of_a_host(
     _, path = libraries.load(libraries.CUDA)
     assert path == tmp_path / "testbed_cuda.so"
     assert build.use_cuda_kernels(gpu=True)["seconds"] < 1  # once
-    monkeypatch.delenv("TESTBED_NATIVE")
-    monkeypatch.delenv("GPU_CHECK_BUILT")
 
 
 def test_kernels_that_do_not_compile_are_a_reason(tmp_path: Path) -> None:
