@@ -49,7 +49,8 @@ def edited(
 ) -> Path:
     """A copy of the run that had other results, plan or settings from the start."""
     folder.mkdir()
-    for name in ("manifest.json", "tiers.json", "faults.parquet", "results.parquet"):
+    tables = [path.name for path in source.glob("*.sites.json")]
+    for name in ("manifest.json", "tiers.json", "faults.parquet", "results.parquet", *tables):
         shutil.copy(source / name, folder / name)
     content = json.loads((folder / "manifest.json").read_text())
     for stage, file, change in (("execute", "results.parquet", rows), ("plan", "faults.parquet", plan)):
