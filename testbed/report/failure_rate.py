@@ -9,20 +9,12 @@ from typing import Any
 
 from testbed.report.evidence import Evidence
 from testbed.report.formatting import MEASURE_NAMES, amount, count, model_name
+from testbed.report.swept import Table
 
 _MEASURES = ("sdc1", "outside", "nonfinite")
 _SITES = 12
 _PLACES = {"activation": "activations", "weight": "weights"}
 Record = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Table:
-    id: str
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from testbed.core.errors import GateFailed, TestbedError, UsageError
+from testbed.models.config import ViTConfig
 from testbed.models.importers.importing import ImportedModel
 from testbed.models.importers.layout import Traits
 from testbed.models.importers.layouts import VIT_PYTORCH, VIT_PYTORCH_OLD
@@ -155,26 +156,13 @@ def _huggingface(imported: ImportedModel) -> nn.Module:
 def _vit_pytorch(imported: ImportedModel) -> nn.Module:
     library: Any = import_module("vit_pytorch")
     c = imported.config
-    model = library.ViT(
-        image_size=c.image,
-        patch_size=c.patch,
-        num_classes=c.classes,
-        dim=c.width,
-        depth=c.depth,
-        heads=_same(c.heads, "heads"),
-        mlp_dim=_same(c.mlp, "mlp"),
-        pool="cls" if c.cls_token else "mean",
-        channels=c.channels,
-        dim_head=c.head_width,
-    )
+    model = library.ViT(**_vit_pytorch_sizes(c), pool="cls" if c.cls_token else "mean")
     model.pool = "cls" if c.pooling == "cls" else "mean"
     if not c.patch_norm:
         model.to_patch_embedding[1] = model.to_patch_embedding[3] = nn.Identity()
     if c.final_norm == "pooled":  # the older model normalised the pooled vector, not the tokens
         model.to_latent, model.transformer.norm = model.transformer.norm, nn.Identity()
-    for module in model.modules():
-        if isinstance(module, nn.LayerNorm):
-            module.eps = c.norm_eps
+    _set_eps(model, c.norm_eps)
     tensors = imported.tensors
     if imported.layout == VIT_PYTORCH_OLD.name:
         tensors = _renamed_as_today(imported)
@@ -184,21 +172,31 @@ def _vit_pytorch(imported: ImportedModel) -> nn.Module:
 def _simple_vit(imported: ImportedModel) -> nn.Module:
     library: Any = import_module("vit_pytorch")
     c = imported.config
-    model = library.SimpleViT(
-        image_size=c.image,
-        patch_size=c.patch,
-        num_classes=c.classes,
-        dim=c.width,
-        depth=c.depth,
-        heads=_same(c.heads, "heads"),
-        mlp_dim=_same(c.mlp, "mlp"),
-        channels=c.channels,
-        dim_head=c.head_width,
-    )
+    model = library.SimpleViT(**_vit_pytorch_sizes(c))
+    _set_eps(model, c.norm_eps)
+    return _filled(model, imported.tensors)
+
+
+def _vit_pytorch_sizes(c: ViTConfig) -> dict[str, int]:
+    """The arguments that vit-pytorch's models have in common."""
+    return {
+        "image_size": c.image,
+        "patch_size": c.patch,
+        "num_classes": c.classes,
+        "dim": c.width,
+        "depth": c.depth,
+        "heads": _same(c.heads, "heads"),
+        "mlp_dim": _same(c.mlp, "mlp"),
+        "channels": c.channels,
+        "dim_head": c.head_width,
+    }
+
+
+def _set_eps(model: nn.Module, eps: float) -> None:
+    """vit-pytorch has no argument for the epsilon of its LayerNorms."""
     for module in model.modules():
         if isinstance(module, nn.LayerNorm):
-            module.eps = c.norm_eps
-    return _filled(model, imported.tensors)
+            module.eps = eps
 
 
 def _renamed_as_today(imported: ImportedModel) -> dict[str, Tensor]:
