@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import onnx
@@ -26,6 +26,7 @@ from testbed.campaign.whole import WholeTwin
 from testbed.campaign.words import read_live
 from testbed.campaign.workplace import Workplace
 from testbed.core.files import sha256_bytes
+from testbed.core.site import Site
 from testbed.engines.runner import Arrays, BaseRunner, EngineRequest, Runner
 from testbed.instrument.flow import CannotCut, Flow
 from testbed.instrument.stages import Stages
@@ -33,16 +34,19 @@ from testbed.instrument.stages import Stages
 WHOLE = "whole"
 
 
-def prove(place: Workplace, target: str) -> dict[str, Any]:
-    """What the gates found of the target's faster evaluations, JSON-ready; `evaluator_for` applies it anywhere."""
+def prove(place: Workplace, target: str, sites: Sequence[Site]) -> dict[str, Any]:
+    """What the gates found of the target's faster evaluations, JSON-ready; `evaluator_for` applies it anywhere.
+
+    sites: the activations that the campaign strikes.
+    """
     bench = place.bench(target, "activation")
     if place.spec.engine.evaluation == WHOLE:
         return {"by": WHOLE, "why": "the spec asks for it"}
-    return _prove_attention(place, bench) if target == "attention" else _prove_suffix(place, bench)
+    return _prove_attention(place, bench) if target == "attention" else _prove_suffix(place, bench, sites)
 
 
-def prove_weights(place: Workplace, target: str) -> dict[str, Any]:
-    """The same of faults in weights; `weights_for` applies it."""
+def prove_weights(place: Workplace, target: str, sites: Sequence[Site]) -> dict[str, Any]:
+    """The same of faults in the weights that the campaign strikes; `weights_for` applies it."""
     if place.spec.engine.evaluation == WHOLE:
         return {"by": WHOLE, "why": "the spec asks for it"}
     bench = place.bench(target, "weight")
@@ -51,7 +55,7 @@ def prove_weights(place: Workplace, target: str) -> dict[str, Any]:
     except CannotCut as error:
         return {"by": WHOLE, "why": str(error)}
     proof = prove_weight_suffix(
-        lambda plan: _weight_suffix(place, bench, stages, plan), whole_weights(bench), bench.table, place.spec.seed
+        lambda plan: _weight_suffix(place, bench, stages, plan), whole_weights(bench), sites, place.spec.seed
     )
     if proof.plan is None:
         return {"by": WHOLE, "why": "parts do not give the whole's bits", "record": proof.record}
@@ -90,7 +94,7 @@ def evaluator_for(place: Workplace, bench: Bench) -> Evaluator:
     return whole
 
 
-def _prove_suffix(place: Workplace, bench: Bench) -> dict[str, Any]:
+def _prove_suffix(place: Workplace, bench: Bench, sites: Sequence[Site]) -> dict[str, Any]:
     whole = WholeTwin(bench)
     try:
         stages = _stages(place, bench)
@@ -100,7 +104,9 @@ def _prove_suffix(place: Workplace, bench: Bench) -> dict[str, Any]:
     def make(plan: SuffixPlan) -> SuffixEvaluator:
         return _suffix(place, bench, whole, stages, plan)
 
-    proof = prove_suffix(make, whole, lambda strikes: read_live(bench, strikes), len(bench.images), place.spec.seed)
+    proof = prove_suffix(
+        make, whole, lambda strikes: read_live(bench, strikes), len(bench.images), place.spec.seed, sites=sites
+    )
     if proof.plan is None:
         tried = [trial["wrong"] for trial in proof.record["tried"]]
         found = " ".join(str(proof.record["error"] or (tried[-1] if tried else "")).split())  # refused, or other bits

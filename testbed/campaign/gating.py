@@ -62,7 +62,8 @@ class _Gates:
         spec, bounds = self.spec, Bounds.of(self.spec)
         records = [record for target in spec.targets for record in self._parity(target, bounds)]
         weights = {t: self._weights(t, sites) for (t, where), sites in spec.legs.items() if where == "weight"}
-        zero = [self._zero_fault(*leg, self._strikable(*leg, sites, weights)) for leg, sites in spec.legs.items()]
+        chosen = {leg: self._strikable(*leg, sites, weights) for leg, sites in spec.legs.items()}
+        zero = [self._zero_fault(*leg, sites) for leg, sites in chosen.items()]
         rows, mismatches = (int(sum(column)) for column in zip(*zero, strict=True))
         complaints = list(failing(records))
         if mismatches and self.place.batch == 1:
@@ -81,7 +82,7 @@ class _Gates:
         }
         if mismatches:
             return facts, mismatches
-        return facts | {"evaluation": dict(self._evaluation(*leg) for leg in spec.legs)}, 0
+        return facts | {"evaluation": dict(self._evaluation(*leg, sites) for leg, sites in chosen.items())}, 0
 
     # ---- the gates
 
@@ -133,9 +134,9 @@ class _Gates:
         words = golden_words(self.place, leg) if where == "activation" else np.zeros(0, np.uint32)
         return zero_fault(strike_for(self.place, target, where), leg, words)
 
-    def _evaluation(self, target: str, where: str) -> tuple[str, dict[str, Any]]:
+    def _evaluation(self, target: str, where: str, sites: Sequence[Site]) -> tuple[str, dict[str, Any]]:
         """Under "model" for activations, "model.weight" for weights: what runs less than the whole, and gives the same."""
-        found = prove(self.place, target) if where == "activation" else prove_weights(self.place, target)
+        found = (prove if where == "activation" else prove_weights)(self.place, target, sites)
         why = f" ({found['why']})" if found.get("why") else ""
         log.info("gates: faults in %ss of %s are evaluated by: %s%s", where, target, found["by"], why)
         return (target if where == "activation" else f"{target}.weight"), found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ from testbed.campaign.suffix_routes import Way
 from testbed.campaign.suffix_rows import same_words
 from testbed.campaign.suffix_sample import sample
 from testbed.core.errors import EngineError
+from testbed.core.site import Site
 from testbed.instrument.feed import Words
 from testbed.instrument.flow import CannotCut
 
@@ -52,10 +53,19 @@ class _Trial:
         return self.error or "; ".join([*([f"golden {self.golden} images"] if self.golden else []), *wrong])
 
 
-def prove(make: Make, whole: Evaluator, live: Live, images: int, seed: int, per_site_kind: int = 4) -> Proof:
+def prove(
+    make: Make,
+    whole: Evaluator,
+    live: Live,
+    images: int,
+    seed: int,
+    per_site_kind: int = 4,
+    sites: Sequence[Site] | None = None,
+) -> Proof:
     """Evaluates a seeded sample of real faults of every kind of site in the first, a middle and the last block, both ways.
 
-    make: an evaluator by a plan, over the same strikes, images and golden as ``whole``. per_site_kind: faults per kind,
+    make: an evaluator by a plan, over the same strikes, images and golden as ``whole``. sites: the activations that the
+    campaign strikes; all of the table unless given. per_site_kind: faults per kind,
     block, and number of points (one, or two anywhere in the tensor); half of them in the first token, where a head may
     look. Everything is on if all bits are equal; else each shortcut is tried by itself. Raises EngineError when the whole
     twin fails.
@@ -73,7 +83,8 @@ def prove(make: Make, whole: Evaluator, live: Live, images: int, seed: int, per_
         try:
             if wanted is None:
                 each = per_site_kind if _tells_all(evaluator) else _COARSE * per_site_kind
-                strikes = sample(evaluator.stages, live, images, each, seed)
+                table = evaluator.stages.table
+                strikes = sample(table.ports, table if sites is None else sites, live, images, each, seed)
                 wanted = strikes, outputs_of(whole, strikes)
             found = _compared(evaluator, whole, *wanted)
         except (EngineError, NotDeterministic, CannotCut) as error:

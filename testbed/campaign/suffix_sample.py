@@ -7,7 +7,7 @@ also written that overflow in what follows, or whose square does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,17 +16,24 @@ from testbed.campaign.evaluation import Strikes
 from testbed.core.formats import Format
 from testbed.core.site import Site
 from testbed.instrument.feed import NO_SITE, PortFeed, Words
-from testbed.instrument.stages import Stages
 
 _ALL = 2**32 - 1
 _OF_SIZE = (16, 8, 2, 2, 1, 1, 1, 1)  # words in each binade, from the largest down
 _SQUARES = 4  # binades on each side of the largest number's root
 
 
-def sample(stages: Stages, live: Callable[[Strikes], Words], images: int, per_kind: int, seed: int) -> Strikes:
-    """Flips of one bit, at one element and at two; then large numbers and infinity. live: golden words of strikes that have
-    none yet."""
-    ports = stages.table.ports
+def sample(
+    ports: Mapping[str, int],
+    sites: Iterable[Site],
+    live: Callable[[Strikes], Words],
+    images: int,
+    per_kind: int,
+    seed: int,
+) -> Strikes:
+    """Flips of one bit, at one element and at two; then large numbers and infinity.
+
+    ports: of the twin, by site. sites: of which kinds they are. live: golden words of strikes that have none yet.
+    """
     rng = np.random.default_rng([seed, per_kind])
     site, index, masks = [], [], []
 
@@ -36,15 +43,15 @@ def sample(stages: Stages, live: Callable[[Strikes], Words], images: int, per_ki
         index.append([*places, *[0] * unused])
         masks.append(what)
 
-    kinds = list(_kinds(stages))
-    for found in (found for sites in kinds for found in sites):
+    kinds = list(_kinds(sites))
+    for found in (found for alike in kinds for found in alike):
         for number in range(2 * per_kind):
             points = 1 + number % 2 if found.elements > 1 else 1
             places = _elements(found, points, number < per_kind, rng)
             add(found, places, [(_ALL, 0, 1 << int(rng.integers(found.format.bits))) for _ in range(2)])
-    for sites in kinds:
-        for number, word in enumerate(loud_words(sites[0].format, rng)):
-            found = sites[number % len(sites)]
+    for alike in kinds:
+        for number, word in enumerate(loud_words(alike[0].format, rng)):
+            found = alike[number % len(alike)]
             add(found, _elements(found, 1, number % 2 == 0, rng), [(0, word, 0), (_ALL, 0, 0)])
     and_, or_, xor = np.moveaxis(np.array(masks, np.uint32), 2, 0)
     none = np.zeros_like(xor)
@@ -72,14 +79,14 @@ def loud_words(form: Format, rng: np.random.Generator) -> list[int]:
     ]
 
 
-def _kinds(stages: Stages) -> Iterator[list[Site]]:
-    """Per kind of site, up to three of them."""
+def _kinds(sites: Iterable[Site]) -> Iterator[list[Site]]:
+    """Per kind of activation, up to three sites."""
     by_kind: dict[str, list[Site]] = {}
-    for site in stages.table:
+    for site in sites:
         if site.where == "activation":
             by_kind.setdefault(site.name.removeprefix(f"block.{site.block}."), []).append(site)
-    for sites in by_kind.values():
-        yield list(dict.fromkeys((sites[0], sites[len(sites) // 2], sites[-1])))
+    for alike in by_kind.values():
+        yield list(dict.fromkeys((alike[0], alike[len(alike) // 2], alike[-1])))
 
 
 def _elements(site: Site, count: int, first: bool, rng: np.random.Generator) -> NDArray[np.int64]:

@@ -21,7 +21,7 @@ from testbed.campaign.suffix_sample import loud_words, sample
 from testbed.core.errors import EngineError, StaleArtefact
 from testbed.core.formats import format_named
 from testbed.export.precision import Calibration, cast_model, quantise
-from testbed.instrument.feed import from_words
+from testbed.instrument.feed import NO_SITE, from_words
 from tests.campaign.suffix_lab import CONFIGS, IMAGES, Lab, bits, evaluated, exported
 
 
@@ -134,7 +134,7 @@ def test_loud_words_are_as_large_as_numbers_get_and_include_infinity(name: str) 
 
 
 def test_every_kind_of_site_is_struck_by_loud_words(model: Lab) -> None:
-    strikes = sample(model.stages, model.live, len(model.images), 1, seed=1)
+    strikes = sample(model.stages.table.ports, model.stages.table, model.live, len(model.images), 1, seed=1)
     ports, names = strikes.ports, list(model.table.ports)
     loud = (ports.and_mask[:, 0] == 0) & (ports.or_mask[:, 0] & 0x7F800000 >= 0x7F000000)
     kinds = {model.table[names[port]].kind for port in ports.site[loud, 0]}
@@ -210,3 +210,13 @@ def test_a_plan_from_the_record_works_in_another_place(model: Lab) -> None:
     found, _ = evaluated(Lab(exported("pre-norm")).evaluator(plan), strikes)
     np.testing.assert_array_equal(bits(found), bits(evaluated(model.whole, strikes)[0]))
     assert plan != BARE
+
+
+def test_only_what_the_campaign_strikes_is_shown(model: Lab) -> None:
+    struck = [site for site in model.stages.table if site.name in ("block.0.attn.v", "head")]
+    found = prove(model.evaluator, model.whole, model.live, IMAGES, seed=0, per_site_kind=4, sites=struck)
+    assert found.plan == SuffixPlan()
+    sample_of_two = sample(model.stages.table.ports, struck, model.live, IMAGES, 4, seed=0)
+    assert found.record["rows"] == len(sample_of_two)
+    ports = {model.stages.table.ports[site.name] for site in struck}
+    assert set(sample_of_two.ports.site.ravel().tolist()) - {NO_SITE} == ports

@@ -138,7 +138,7 @@ def test_the_gate_finds_a_plan(backend: str) -> None:
     if not usable:
         pytest.skip(why)
     model = WeightLab(exported("pre-norm"), backend=backend)
-    proof = prove_weights(model.suffix, model.strike, model.table, seed=1, per_site_kind=2)
+    proof = prove_weights(model.suffix, model.strike, model.weights, seed=1, per_site_kind=2)
     assert proof.plan is not None
     assert WeightPlan.from_record(json.loads(json.dumps(proof.record))["plan"]) == proof.plan
     with pytest.raises(StaleArtefact, match="redo gates"):
@@ -156,7 +156,7 @@ def test_a_last_block_that_differs_is_run_in_full(model: WeightLab, monkeypatch:
         return found
 
     monkeypatch.setattr(suffix_weights, "restricted", wrong)
-    proof = prove_weights(model.suffix, model.strike, model.table, seed=1, per_site_kind=1)
+    proof = prove_weights(model.suffix, model.strike, model.weights, seed=1, per_site_kind=1)
     assert proof.plan == WeightPlan(last=False)
     assert "golden" in proof.record["tried"][0]["wrong"]
 
@@ -171,7 +171,7 @@ def test_engines_that_do_not_hear_a_struck_weight_stay_off(model: WeightLab) -> 
             return runner
 
     deaf = Deaf(exported("pre-norm"))
-    proof = prove_weights(deaf.suffix, deaf.strike, deaf.table, seed=1, per_site_kind=2)
+    proof = prove_weights(deaf.suffix, deaf.strike, deaf.weights, seed=1, per_site_kind=2)
     assert proof.plan is None
     assert "faults" in proof.record["tried"][0]["wrong"]
 
@@ -184,6 +184,27 @@ def test_an_engine_that_refuses_pieces_leaves_the_whole(model: WeightLab) -> Non
             return super().open(file, batch, mutable)
 
     refusing = Refusing(exported("pre-norm"))
-    proof = prove_weights(refusing.suffix, refusing.strike, refusing.table, seed=1, per_site_kind=1)
+    proof = prove_weights(refusing.suffix, refusing.strike, refusing.weights, seed=1, per_site_kind=1)
     assert proof.plan is None
     assert "no part" in proof.record["tried"][0]["wrong"]
+
+
+def test_the_gate_strikes_only_what_the_campaign_strikes(model: WeightLab) -> None:
+    struck = [site for site in model.weights if site.name in ("head.bias", "block.0.attn.qkv.weight")]
+    seen = set()
+
+    def whole(places: Sequence[StruckWords]) -> StruckWeights:
+        seen.update(place.tensor for place in places)
+        return model.strike(places)
+
+    proof = prove_weights(model.suffix, whole, struck, seed=1, per_site_kind=2)
+    assert seen == {site.tensor for site in struck}
+    assert proof.plan == WeightPlan()
+    assert proof.record["faults"] == 2 * 3
+
+
+def test_tensors_with_numbers_for_names_are_one_kind_and_scalars_get_fewer_faults(model: WeightLab) -> None:
+    base = next(site for site in model.weights if site.name == "head.weight")
+    scales = [Site(f"val_{number}.scale", "weight", (), tensor=base.tensor) for number in range(40)]
+    proof = prove_weights(model.suffix, model.strike, scales, seed=1, per_site_kind=2)
+    assert proof.record["faults"] == 6 * 2
