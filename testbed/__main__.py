@@ -1,3 +1,3 @@
-from testbed.cli.main import main
+from testbed.cli.start import main
 
 main()

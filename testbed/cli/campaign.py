@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from testbed.cli.bugs import concerns
 from testbed.cli.campaign_ber import ber
 from testbed.cli.campaign_new import list_, new
 from testbed.cli.campaign_plan import plan
@@ -70,6 +71,7 @@ def run(
         emit(dry, as_json, lambda: plan_tables(dry))
         return
     folder = run or Path("runs") / loaded.name
+    concerns(folder)
     sets = [word for change in changes for word in ("--set", change)]
     again = shlex.join([str(spec), *sets, "--run", str(folder), *words_of(workforce)])
     summary = _run(loaded, folder, redo, workforce, again)

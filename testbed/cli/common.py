@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import json
 import math
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,13 +15,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from testbed.cli.bugs import concerns
+from testbed.cli.signals import stopped_by
 from testbed.core.errors import TestbedError
+from testbed.core.text import visible
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+_INTERRUPTED = "interrupted; run the same command again to start over or go on"
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 
@@ -28,7 +33,7 @@ class Failure(click.ClickException):
     """Ends the command: ``error: <one line>`` on stderr, and this exit status."""
 
     def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(" ".join(message.splitlines()))
+        super().__init__(visible(" ".join(message.splitlines())))
         self.exit_code = exit_code  # type: ignore[misc]  # click reads it from the instance
 
     def show(self, file: Any = None) -> None:
@@ -37,13 +42,15 @@ class Failure(click.ClickException):
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turns everything a user can cause into a ``Failure``; a bug keeps its traceback.
+    """Turns everything a user can cause into a ``Failure``; a bug stays what it is, for `testbed.cli.bugs`.
 
     A command that knows how to go on after Ctrl-C says so by raising ``KeyboardInterrupt("resume with: ...")``.
     """
     try:
         yield
     except TestbedError as error:
+        if stopped_by() == signal.SIGINT:  # a library has made another error of it, and we a line of that
+            raise Failure(_INTERRUPTED, INTERRUPTED) from error
         raise Failure(str(error), error.exit_code) from error
     except click.exceptions.NoArgsIsHelpError:
         raise
@@ -51,8 +58,9 @@ def one_line_errors() -> Iterator[None]:
         command = error.ctx.command_path if error.ctx else "testbed"
         raise Failure(f"{error.format_message().rstrip('.')}; see '{command} -h'", error.exit_code) from error
     except KeyboardInterrupt as error:
-        hint = str(error) or "run the same command again to start over or go on"
-        raise Failure(f"interrupted; {hint}", INTERRUPTED) from error
+        raise Failure(f"interrupted; {error}" if str(error) else _INTERRUPTED, INTERRUPTED) from error
+    except EOFError as error:  # click would take it for the end of what is typed, and we ask nothing
+        raise RuntimeError(f"EOFError: {error}") from error
     except OSError as error:
         if error.errno == errno.EPIPE:  # the reader of our output has left: click ends quietly
             raise
@@ -72,7 +80,15 @@ def json_option(command: Command) -> Command:
 def run_option(required: bool = True) -> Callable[[Command], Command]:
     """``--run DIR``, passed on as ``run`` (a Path; it need not exist)."""
     folder = click.Path(file_okay=False, path_type=Path)
-    return click.option("--run", type=folder, required=required, metavar="DIR", help="The run's folder.")
+
+    def noted(_: click.Context, __: click.Parameter, run: Path | None) -> Path | None:
+        if run is not None:
+            concerns(run)
+        return run
+
+    return click.option(
+        "--run", type=folder, required=required, metavar="DIR", callback=noted, help="The run's folder."
+    )
 
 
 def console(stderr: bool = False) -> Console:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import signal
+import logging
+import os
 import sys
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 
-from testbed.cli.common import example, one_line_errors
+from testbed.cli.bugs import bug_line, debugging, watch_threads
+from testbed.cli.common import Failure, example, one_line_errors
+from testbed.cli.progress import log_to_stderr, quiet_libraries
+from testbed.cli.signals import leave_to_system, listen, stopped_by
+from testbed.core.errors import TestbedError
 
 # name -> (module:attribute, one line of help). One whose module is not there is not listed.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -82,11 +87,41 @@ def cli() -> None:
     """What happens to a Vision Transformer, as deployed, when a bit flips."""
 
 
-def _end(number: int, _: object) -> NoReturn:
-    """As Ctrl-C does, with time to remove what is half written."""
-    sys.exit(128 + number)
-
-
 def main() -> None:
-    signal.signal(signal.SIGTERM, _end)
-    cli.main(prog_name="testbed")
+    """The process ``testbed``: signals, output that cannot fail on a character, and one line for whatever goes wrong."""
+    listen()
+    _prepare_output()
+    try:
+        status = _status()
+    finally:
+        leave_to_system()
+    sys.exit(status)
+
+
+def _status() -> int:
+    """Runs the command; the exit status."""
+    try:
+        returned = cli.main(prog_name="testbed", standalone_mode=False)
+        return returned if isinstance(returned, int) else 0
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except Exception as error:
+        if stopped := stopped_by():  # a library has made another error of it
+            return 128 + stopped
+        if debugging():
+            raise
+        Failure(bug_line(error), TestbedError.exit_code).show()
+        return TestbedError.exit_code
+
+
+def _prepare_output() -> None:
+    for name in ("stdout", "stderr"):
+        if (stream := getattr(sys, name)) is None:  # closed by whoever started us
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  # it lives as long as the process
+        else:
+            stream.reconfigure(errors="backslashreplace")
+    log_to_stderr(logging.WARNING)
+    if not debugging():
+        quiet_libraries()
+        watch_threads()

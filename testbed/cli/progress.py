@@ -4,18 +4,37 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from testbed.core.text import visible
 
-def log_to_stderr() -> None:
+
+class _OneLine(logging.Formatter):
+    """The message, on one line and with nothing in it that a terminal obeys."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(record.getMessage())
+
+
+def log_to_stderr(level: int = logging.INFO) -> None:
     """One plain line per stage."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_OneLine())
     logger = logging.getLogger("testbed")
     logger.handlers[:] = [handler]
-    logger.setLevel(logging.INFO)
+    logger.setLevel(level)
     logger.propagate = False
+
+
+def quiet_libraries() -> None:
+    """Neither warnings nor logs of libraries reach the terminal: what a user must know, we say."""
+    if not sys.warnoptions:
+        warnings.showwarning = lambda *told, **more: None
+    root = logging.getLogger()
+    if not root.handlers:  # else the logging module prints them itself
+        root.addHandler(logging.NullHandler())
 
 
 @contextmanager

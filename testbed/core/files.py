@@ -8,7 +8,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ _WRITE_FAULTS = {
     errno.ENOTDIR: "a part of that path is a file; choose another folder",
 }
 _UNFINISHED = ".unfinished"  # in the name of every temporary file
+_being_written: set[Path] = set()
 
 
 @contextmanager
@@ -44,6 +45,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=f"{_UNFINISHED}{path.suffix}", dir=path.parent)
         os.close(handle)
         temporary = Path(name)
+        _being_written.add(temporary)
         try:
             yield temporary
             with open(temporary, "rb") as file:
@@ -53,6 +55,14 @@ def atomic_path(path: Path) -> Iterator[Path]:
             temporary.chmod(0o666 & ~umask)
             os.replace(temporary, path)
         finally:
+            temporary.unlink(missing_ok=True)
+            _being_written.discard(temporary)
+
+
+def remove_unfinished() -> None:
+    """Removes what this process is writing, just before it ends in the middle of it."""
+    for temporary in list(_being_written):
+        with suppress(OSError):
             temporary.unlink(missing_ok=True)
 
 
