@@ -8,6 +8,7 @@ it is not (the canary), and such a session has its own hash and its own golden.
 from __future__ import annotations
 
 import platform
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,6 +39,10 @@ _NAMES_OF_ELEMENTS |= {
     f"{kind}{bits}": f"{kind}{bits}".upper() for kind in ("int", "uint") for bits in (4, 8, 16, 32, 64)
 }
 _ELEMENTS = {f"tensor({theirs})": TensorProto.DataType.Value(name) for theirs, name in _NAMES_OF_ELEMENTS.items()}
+
+
+_CODE = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
+_SOURCE = "/onnxruntime_src/"  # where ONNX Runtime was built
 
 
 class OrtCpuRunner(BaseRunner):
@@ -190,4 +195,17 @@ def _info(request: EngineRequest) -> EngineInfo:
 
 
 def first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+    """What went wrong, without the place in ONNX Runtime's own source that it went wrong at."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return _without_place(_CODE.sub("", line))[:300]
+
+
+def _without_place(line: str) -> str:
+    """Without "/onnxruntime_src/FILE:LINE FUNCTION(ARGUMENTS) "."""
+    before, source, after = line.partition(_SOURCE)
+    depth = 0
+    for place, letter in enumerate(after if source else ""):
+        depth += (letter == "(") - (letter == ")")
+        if letter == ")" and not depth:
+            return before + after[place + 1 :].removeprefix(" const").lstrip()
+    return line

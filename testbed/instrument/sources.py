@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, checker, helper
+from onnx import ModelProto, TensorProto, checker, helper
 
-from testbed.core.errors import TestbedError, UsageError
+from testbed.core.errors import EngineError, TestbedError, UsageError
+from testbed.core.files import sha256_bytes
+from testbed.engines.runner import EngineRequest, open_engine
+from testbed.instrument.mend import mend
 
 _OLDEST_OPSET = 11  # the first with GatherElements, which ports are made of
 _LARGEST = 2**31  # bytes: what protobuf serialises at once
@@ -39,12 +41,11 @@ def read_onnx(path: Path) -> tuple[ModelProto, list[str]]:
         raise TestbedError(f"{path} is not ONNX, or is cut off: it has no graph")
     if beside:
         changes.append("the weights kept beside the file are taken into it")
-    if sort_nodes(proto.graph):
-        changes.append("its nodes are put in the order in which they are computed")
+    changes += mend(proto)
     try:
         checker.check_model(proto)
     except Exception as error:  # it knows no operators of other domains, but raises for much else
-        raise TestbedError(f"{path} is not valid ONNX, or is cut off: {_first_line(error)}") from error
+        raise TestbedError(f"{path} is not valid ONNX: {_first_line(error)}; {_verdict(proto)}") from error
     opset = next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 0)
     if opset < _OLDEST_OPSET:
         raise TestbedError(f"{path} is of opset {opset}; fault ports need {_OLDEST_OPSET} or later: export it again")
@@ -73,40 +74,14 @@ def _bytes(tensor: TensorProto) -> int:
     return int(length) if length.isdigit() else elements * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
 
 
-def sort_nodes(graph: GraphProto) -> bool:
-    """Puts nodes after those whose outputs they take, which ONNX asks for and engines do not; whether any was moved.
-
-    The order is otherwise kept. A graph with a circle is left as it is: the checker says so.
-    """
-    made = {name for node in graph.node for name in node.output if name}
-    placed: set[str] = set()
-    order: list[NodeProto] = []
-    waiting = list(graph.node)
-    while waiting:
-        left = []
-        for node in waiting:
-            if any(name in made and name not in placed for name in used_by(node)):
-                left.append(node)
-            else:
-                order.append(node)
-                placed.update(node.output)
-        if len(left) == len(waiting):
-            return False
-        waiting = left
-    if order == list(graph.node):
-        return False
-    del graph.node[:]
-    graph.node.extend(order)
-    return True
-
-
-def used_by(node: NodeProto) -> Iterator[str]:
-    """What a node takes, the graphs inside it (If, Loop) included."""
-    yield from node.input
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            for inner in attribute.g.node:
-                yield from used_by(inner)
+def _verdict(proto: ModelProto) -> str:
+    """What to do about a file that breaks a rule of ONNX's that is not mended."""
+    model = proto.SerializeToString()
+    try:
+        open_engine("ort-cpu", EngineRequest(model, sha256_bytes(model), "checked")).close()
+    except EngineError:
+        return "ONNX Runtime refuses it, too: export it again"
+    return "ONNX Runtime runs it all the same, but what a fault would strike is not certain: export it again"
 
 
 def _first_line(error: Exception) -> str:

@@ -182,9 +182,8 @@ def test_nodes_in_another_order_are_sorted(dynamic: Path, images: NDArray, sessi
 
 def test_a_circle_is_not_sorted(tmp_path: Path) -> None:
     nodes = [helper.make_node("Add", ["x", "z"], ["y"]), helper.make_node("Identity", ["y"], ["z"])]
-    with pytest.raises(
-        TestbedError, match="is not valid ONNX, or is cut off: Nodes in a graph must be topologically sorted"
-    ):
+    rule = "is not valid ONNX: Nodes in a graph must be topologically sorted.*ONNX Runtime refuses it, too: export it"
+    with pytest.raises(TestbedError, match=rule):
         adopt(bad(tmp_path, by_hand(nodes)))
 
 
@@ -353,7 +352,7 @@ def bad(tmp_path: Path, content: bytes) -> Path:
 
 def test_what_is_not_onnx_is_one_line(tmp_path: Path, dynamic: Path) -> None:
     for content in (b"", b"not onnx at all", dynamic.read_bytes()[:2000], dynamic.read_bytes()[:-500]):
-        with pytest.raises(TestbedError, match=r"is not ONNX, or is cut off|is not valid ONNX, or is cut off") as told:
+        with pytest.raises(TestbedError, match=r"is not ONNX, or is cut off|is not valid ONNX: ") as told:
             adopt(bad(tmp_path, content))
         assert "\n" not in str(told.value)
     with pytest.raises(UsageError, match="no such file"):
