@@ -16,8 +16,8 @@ from testbed.analysis.confidence import softmax
 from testbed.core.errors import UsageError
 from testbed.instrument.batch import run_rows
 from testbed.instrument.graph import LAYOUT
+from testbed.instrument.mend import used_by
 from testbed.instrument.shapes import input_shape
-from testbed.instrument.sources import used_by
 
 _QUANTISING = ("QuantizeLinear", "DequantizeLinear")
 _SOFTMAXES = ("Softmax", "LogSoftmax")

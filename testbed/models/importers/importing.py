@@ -21,7 +21,7 @@ from testbed.models.importers.inference import inferred_config
 from testbed.models.importers.layout import Layout, Names
 from testbed.models.importers.layouts import ANCHORS, names_in, recognised
 from testbed.models.importers.stated import stated as checked
-from testbed.models.importers.told import Ledger, Source, Told, assumed
+from testbed.models.importers.told import INSTEAD, Ledger, Source, Told, assumed
 from testbed.models.importers.unsupported import (
     refuse_gated_mlps,
     refuse_known_gaps,
@@ -167,7 +167,7 @@ def _complete(
             refuse_known_gaps(path, [name for name in wanted if name not in tensors], final_norm)
         if known.pos_embed not in tensors and not known.fixed_positions:
             problem += "; without a position table the size of the images is unknown"
-        raise TestbedError(f"{path} is not a complete {known.name} model: {problem}")
+        raise TestbedError(f"{path} is not a complete {known.name} model: {problem}; for another model: {INSTEAD}")
     tensors = as_float32(path, tensors)
     fc1, fc2 = ([names[f"block.{n}.mlp.{fc}.weight"][0] for n in range(traits.depth)] for fc in ("fc1", "fc2"))
     refuse_gated_mlps(path, fc1, fc2, {name: tuple(t.shape) for name, t in tensors.items()})
