@@ -73,7 +73,9 @@ def golden() -> None:
 )
 @click.option("--logits-only", is_flag=True, help="Record no module's input and output.")
 @batch_option
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads; by default as many as cores.")
+@click.option(
+    "--threads", type=click.IntRange(min=1), help="CPU threads, one for each batch; by default as many as cores."
+)
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, or auto: cuda where there is one.")
 @json_option
 def record(
@@ -94,21 +96,18 @@ def record(
     """
     if modules and logits_only:
         raise UsageError("give --module or --logits-only, not both")
-    import torch
-
     from testbed.analysis.classes import classes_told
     from testbed.cli.progress import log_to_stderr, progress_on_stderr
     from testbed.golden.recorded import DEFAULT_MODULES, record_golden
 
     log_to_stderr()
-    if threads:
-        torch.set_num_threads(threads)
     found = record_golden(
         folder,
         images=images,
         modules=() if logits_only else modules or DEFAULT_MODULES,
         batch=batch,
         device=device,
+        threads=threads,
         progress=lambda total: progress_on_stderr(total, "images"),
     )
     report = {

@@ -37,6 +37,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "sweep": ("testbed.cli.sweep:sweep", "Sweep tolerances over a finished campaign's rows."),
     "tradeoff": ("testbed.cli.tradeoff:tradeoff", "Put models side by side: accuracy, latency, vulnerability."),
     "report": ("testbed.cli.report:report", "Make a finished campaign's page again."),
+    "cache": ("testbed.cli.cache:cache", "Say what is kept to save time, or remove it."),
     "fault": ("testbed.cli.fault:fault", "Look at single faults of a campaign."),
 }
 

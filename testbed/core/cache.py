@@ -1,10 +1,34 @@
 """The user's cache folder: things that are costly to make and named by what they were made from. Losing it loses time
-only."""
+only.
+
+A cached file is taken by hard link where it is large and the file system can, and copied otherwise; its SHA-256 is checked
+when it is taken, so that a damaged one is made anew. Any number of processes may take and keep at once: files appear whole,
+and one that vanishes meanwhile was never there.
+"""
 
 from __future__ import annotations
 
+import json
+import logging
 import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from testbed.core.errors import TestbedError, UsageError
+from testbed.core.files import atomic_path, sha256_file, unfinished, write_json
+
+log = logging.getLogger(__name__)
+
+GOLDENS, ENGINES, MODELS = "goldens", "tensorrt", "models"
+KINDS = (GOLDENS, ENGINES, MODELS)  # the cheaper to make again, the sooner they go
+LIMIT = "TESTBED_CACHE_LIMIT"  # environment variable: GB that all cached files together may take
+_USUAL_LIMIT_GB = 4.0
+_LARGE = 64 * 2**20  # bytes; smaller files are copied, so that no two folders share them
+_OLD_RECORD = ".sha256"  # of earlier versions: the checksum alone
 
 
 def cache_folder() -> Path:
@@ -13,3 +37,168 @@ def cache_folder() -> Path:
         return Path(own).expanduser()
     base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     return (base if base.is_absolute() else Path("~/.cache").expanduser()) / "testbed"  # XDG: relative ones are ignored
+
+
+def limit_bytes() -> int:
+    """What all cached files together may take. Raises UsageError for a limit that is no number of GB."""
+    text = os.environ.get(LIMIT, "").strip()
+    try:
+        limit = float(text) if text else _USUAL_LIMIT_GB
+        if not 0 <= limit < 1e9:
+            raise ValueError(text)
+    except ValueError as error:
+        raise UsageError(f"{LIMIT}={text}: give the cache's limit in GB, such as {LIMIT}=4, or 0 for none") from error
+    return int(limit * 1e9)
+
+
+def told_bytes(count: float) -> str:
+    """For people, as disks are labelled: "12.3 MB"."""
+    for unit in ("bytes", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} bytes" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:,.1f} GB"
+
+
+@dataclass(frozen=True)
+class Cached:
+    """One file of the cache: of a kind, named by the hash of what it is made from (``key``), with the name's ending."""
+
+    kind: str
+    key: str
+    ending: str
+
+    @property
+    def path(self) -> Path:
+        return cache_folder() / self.kind / f"{self.key}{self.ending}"
+
+    @property
+    def _record(self) -> Path:
+        return self.path.with_suffix(".json")
+
+    def facts(self) -> dict[str, Any] | None:
+        """What was kept with it; None where it is not there. Its content is not checked."""
+        recorded = self._recorded()
+        return None if recorded is None or not self.path.is_file() else dict(recorded.get("facts", {}))
+
+    def digest(self) -> str | None:
+        """Its SHA-256 as recorded; None where it is not there."""
+        recorded = self._recorded()
+        return None if recorded is None or not self.path.is_file() else str(recorded["sha256"])
+
+    def taken(self, wanted: Path) -> dict[str, Any] | None:
+        """Writes it to ``wanted`` and returns what was kept with it; None where there is none, or a damaged one.
+
+        Raises TestbedError where ``wanted`` cannot be written.
+        """
+        recorded = self._recorded()
+        if recorded is None or not self.path.is_file():
+            return None
+        try:
+            with atomic_path(wanted) as temporary:
+                _link_or_copy(self.path, temporary)
+                if sha256_file(temporary) != recorded["sha256"]:
+                    raise _Damaged
+        except (_Damaged, FileNotFoundError):
+            return None
+        with suppress(OSError):
+            os.utime(self.path)  # used last: the last to go
+        return dict(recorded.get("facts", {}))
+
+    def keep(self, made: Path, facts: Mapping[str, Any] | None = None) -> None:
+        """Into the cache, if that can be written and is large enough; nobody needs it."""
+        try:
+            size = made.stat().st_size
+            if size > limit_bytes() / 2:
+                return
+            with atomic_path(self.path) as temporary:
+                _link_or_copy(made, temporary)
+            write_json(self._record, {"sha256": sha256_file(self.path), "facts": dict(facts or {})})
+            make_room()
+        except (TestbedError, OSError) as error:
+            log.info("cache: %s not kept (%s)", made.name, error)
+
+    def _recorded(self) -> dict[str, Any] | None:
+        try:
+            recorded = json.loads(self._record.read_text())
+        except (OSError, ValueError):
+            try:
+                return {"sha256": self.path.with_suffix(_OLD_RECORD).read_text().strip()}
+            except (OSError, ValueError):
+                return None
+        return recorded if isinstance(recorded, dict) and isinstance(recorded.get("sha256"), str) else None
+
+
+class _Damaged(Exception):
+    pass
+
+
+def _link_or_copy(source: Path, empty: Path) -> None:
+    """``empty``: a file without content, which is replaced."""
+    if source.stat().st_size >= _LARGE:
+        with suppress(OSError):  # another file system, or one without links
+            link = empty.with_name(f"{empty.name}.link")
+            os.link(source, link)
+            os.replace(link, empty)
+            return
+    shutil.copyfile(source, empty)
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Files of a kind, and their bytes; a file that a run folder shares takes no more space than that folder's own."""
+
+    kind: str
+    files: int
+    bytes: int
+
+
+def usage() -> list[Usage]:
+    found = []
+    for kind in KINDS:
+        sizes = [size for _, size, _ in _files(kind)]
+        found.append(Usage(kind, len(sizes), sum(sizes)))
+    return found
+
+
+def clear(kinds: tuple[str, ...] = KINDS) -> list[Usage]:
+    """Removes all cached files of these kinds; returns what is gone. Data sets that lie in the cache folder stay."""
+    gone = []
+    for kind in kinds:
+        removed = [size for path, size, _ in _files(kind) if _remove(path)]
+        for left in unfinished(cache_folder() / kind):
+            left.unlink(missing_ok=True)
+        gone.append(Usage(kind, len(removed), sum(removed)))
+    return gone
+
+
+def make_room() -> None:
+    """Removes goldens, then engines, then models, what was used longest ago first, until all fit into the limit."""
+    files = [(kind, *file) for kind in KINDS for file in _files(kind)]
+    over = sum(size for _, _, size, _ in files) - limit_bytes()
+    for _, path, size, _ in sorted(files, key=lambda file: (KINDS.index(file[0]), file[3])):
+        if over <= 0:
+            return
+        if _remove(path):
+            over -= size
+
+
+def _files(kind: str) -> Iterator[tuple[Path, int, float]]:
+    """(path, bytes, when it was last used)"""
+    folder = cache_folder() / kind
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.suffix not in (".json", _OLD_RECORD) and not path.name.startswith("."):
+            with suppress(OSError):
+                found = path.stat()
+                yield path, found.st_size, found.st_mtime
+
+
+def _remove(path: Path) -> bool:
+    try:
+        path.unlink()
+    except OSError:
+        return False
+    for record in (path.with_suffix(".json"), path.with_suffix(_OLD_RECORD)):
+        with suppress(OSError):
+            record.unlink()
+    return True

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,16 @@ from testbed.core.runfolder import RunFolder
 from testbed.data import Split
 from testbed.data.order_check import warn_of_order
 from testbed.golden.arrays import read_array
-from testbed.golden.reference import LOGITS, compute_device, module_files, record_reference
+from testbed.golden.reference import (
+    BATCH,
+    LOGITS,
+    arithmetic,
+    compute_device,
+    module_files,
+    record_module,
+    record_reference,
+)
+from testbed.golden.shared import SharedGolden, array_name
 from testbed.golden.source import dataset_of
 from testbed.models.runs import ModelRun, open_model_run
 from testbed.models.subnetwork import part_named
@@ -37,6 +47,7 @@ STAGE = "golden"
 COMMAND = "testbed golden"
 IMAGES = "golden/images.json"
 DEFAULT_MODULES = ("attention",)
+FIRST_ATTENTION = "block.0.attn"
 
 Range = tuple[int, int]
 Advance = Callable[[int], None]
@@ -69,15 +80,17 @@ def record_golden(
     *,
     images: Range | int | None = None,
     modules: Sequence[str] = DEFAULT_MODULES,
-    batch: int = 64,
+    batch: int = BATCH,
     device: str = "cpu",
+    threads: int | None = None,
     progress: Callable[[int], AbstractContextManager[Advance]] | None = None,
 ) -> Golden:
     """Streams the golden of the test images [a, b), or of so many chosen ones (default: all), into the run folder; no
-    second time if it is there.
+    second time if it is there, or was recorded for any other folder of the same model and images.
 
     A number of images is a random choice with the classes in proportion, which follows from the data set's seed.
     ``modules``: see ``module_name``; their inputs and outputs are recorded. ``device``: see ``compute_device``.
+    ``threads``: batches at the same time on the CPU, by default as many as cores; their number changes no bit.
     ``progress(total)`` is a context manager that yields a function to be told of images done. A campaign's golden, of
     all images, is returned as it is. Raises UsageError for a range, module, device or data set that does not fit,
     StaleArtefact for an edited model.
@@ -98,21 +111,28 @@ def record_golden(
         recorded = test.subset(positions)
         inputs = golden_inputs(run, recorded, wanted, names) | {"torch": torch.__version__}
 
+        shared = SharedGolden(run.model_hash, recorded, arithmetic(target, batch, threads=1))
+        arrays = {array_name(file): path / file for file in golden_files(names) if file != IMAGES}
+
         def build() -> dict[str, Any]:
-            with progress(len(recorded)) if progress else untold() as advance:
-                record_reference(
-                    run.model,
-                    recorded,
-                    range(len(recorded)),
-                    path,
-                    modules=names,
-                    batch=batch,
-                    device=target,
-                    advance=advance,
-                )
+            if shared.take(arrays) is not None:
+                log.info("golden: reused, recorded before of the same model and images")
+            else:
+                with progress(len(recorded)) if progress else untold() as advance:
+                    record_reference(
+                        run.model,
+                        recorded,
+                        range(len(recorded)),
+                        path,
+                        modules=names,
+                        batch=batch,
+                        device=target,
+                        workers=(threads or torch.get_num_threads()) if target.type == "cpu" else None,
+                        advance=advance,
+                    )
+                shared.keep(arrays)
             warn_of_order(top1(read_array(path / LOGITS)), recorded.labels, dataset.classes)
-            how = {"device": str(target), "batch": batch, "threads": torch.get_num_threads()}
-            return golden_facts(path, recorded, positions) | how
+            return golden_facts(path, recorded, positions) | {"device": str(target), "batch": batch}
 
         run.folder.stage(STAGE, inputs, golden_files(names), build, command=COMMAND)
     golden = Golden(run)
@@ -258,7 +278,7 @@ class Golden:
     def file(self, module: str, which: int) -> str:
         """Of its inputs (0) or outputs (1). Raises UsageError for a module that was not recorded."""
         file = module_files(module)[which]
-        if file not in self._record["outputs"]:
+        if file not in self._record["outputs"] and not self._can_compute(module):
             raise UsageError(
                 f"the golden in {self.run.folder.path} has no module {module!r} (it has"
                 f" {', '.join(self.modules) or 'logits only'}); record it with `{COMMAND} {self.run.folder.path}"
@@ -268,8 +288,23 @@ class Golden:
 
     def array(self, file: str) -> NDArray[np.float32]:
         """Of a golden file, memory-mapped."""
+        if file not in self._record["outputs"]:
+            return read_array(Path(self._computed.name) / file)
         self.run.folder.verify(STAGE, [file])
         return read_array(self.run.folder / file)
+
+    def _can_compute(self, module: str) -> bool:
+        """A campaign records what it needs; anything else of its model follows from it."""
+        return self.run.folder.manifest.get("kind") == "campaign" and module == FIRST_ATTENTION
+
+    @cached_property
+    def _computed(self) -> TemporaryDirectory[str]:
+        """Input and output of a campaign's first attention for all test images; gone with this object."""
+        folder = TemporaryDirectory(prefix="testbed-golden-")
+        before, after = (Path(folder.name) / file for file in module_files(FIRST_ATTENTION))
+        log.info("golden: first attention of %d test images", len(self))
+        record_module(self.run.model, self.split, np.arange(len(self)), (before, after), module=FIRST_ATTENTION)
+        return folder
 
 
 def open_golden(path: Path) -> Golden:

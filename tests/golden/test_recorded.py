@@ -224,10 +224,11 @@ def test_a_folder_without_data_or_with_other_data_is_refused(model_run):
         record_golden(model_run("b", sharp_model(classes=7)))
 
 
-def test_a_golden_larger_than_the_disk_is_refused_at_once(model_run, monkeypatch):
+def test_a_golden_larger_than_the_disk_is_refused_at_once(model_run, monkeypatch, tmp_path):
+    monkeypatch.setenv("TESTBED_CACHE", str(tmp_path / "cache"))
     usage = shutil.disk_usage("/")._replace(free=100_000)
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
-    with pytest.raises(TestbedError, match=r"needs 0\.0 GB .*--logits-only"):
+    with pytest.raises(TestbedError, match=r"needs 3\.\d MB .*, where 100\.0 kB are free; .*--logits-only"):
         record_golden(model_run())
 
 

@@ -1,0 +1,62 @@
+"""``testbed cache``: what is kept to save time, how large it is, and how to be rid of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from testbed.cli.common import emit, example, json_option
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from testbed.core.cache import Usage
+
+_WHAT = {
+    "goldens": "outputs of models without faults, shared by campaigns and `testbed golden`",
+    "tensorrt": "engines that TensorRT has built",
+    "models": "models that campaigns have trained",
+}
+
+
+@click.group(
+    invoke_without_command=True,
+    subcommand_metavar="[COMMAND]",
+    epilog=example("testbed cache", "testbed cache --json", "testbed cache clear --only goldens"),
+)
+@json_option
+@click.pass_context
+def cache(context: click.Context, as_json: bool) -> None:
+    """Say what is kept to save time: goldens, engines and models that were made before.
+
+    Losing it loses time only: no run folder needs it. The folder is $TESTBED_CACHE, else $XDG_CACHE_HOME/testbed, else
+    ~/.cache/testbed. Beyond $TESTBED_CACHE_LIMIT GB (4) what was used longest ago is forgotten, goldens first.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from testbed.core.cache import cache_folder, limit_bytes, told_bytes, usage
+
+    found, limit = usage(), limit_bytes()
+    text = f"{cache_folder()}, at most {told_bytes(limit)}\n{_lines(found)}"
+    emit({"folder": cache_folder(), "limit_bytes": limit, "kinds": found}, as_json, lambda: text)
+
+
+@cache.command(epilog=example("testbed cache clear", "testbed cache clear --only goldens"))
+@click.option("--only", type=click.Choice(list(_WHAT)), help="Only files of this kind; by default all three.")
+@json_option
+def clear(only: str | None, as_json: bool) -> None:
+    """Remove what is kept; data sets that lie in the cache folder stay."""
+    from testbed.core import cache as kept
+
+    gone = kept.clear(kept.KINDS if only is None else (only,))
+    report: dict[str, Any] = {"folder": kept.cache_folder(), "removed": gone}
+    emit(report, as_json, lambda: f"removed from {kept.cache_folder()}\n{_lines(gone)}")
+
+
+def _lines(found: Sequence[Usage]) -> str:
+    from testbed.core.cache import told_bytes
+
+    return "\n".join(
+        f"{one.kind:9}{one.files:6,} files {told_bytes(one.bytes):>11}  {_WHAT[one.kind]}" for one in found
+    )

@@ -1,0 +1,63 @@
+"""Golden arrays that are recorded once per model, images and arithmetic, and shared between run folders by the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from testbed.core.cache import GOLDENS, Cached
+from testbed.core.files import sha256_json
+from testbed.data.dataset import Split
+
+
+def array_name(file: str) -> str:
+    """Of a golden's file: "logits", "block.0.attn.input"."""
+    return PurePosixPath(file).name.removesuffix(".npy")
+
+
+@dataclass(frozen=True)
+class SharedGolden:
+    """What decides a golden's bits: a model (its file's SHA-256), its images as model input, and what computes it.
+
+    computed_by: JSON, as `testbed.golden.reference.arithmetic` has it, or of another engine.
+    """
+
+    model: str
+    images: Split
+    computed_by: Mapping[str, Any]
+
+    def take(self, wanted: Mapping[str, Path], rows: Sequence[int] | None = None) -> dict[str, Any] | None:
+        """Writes these arrays (name -> file) and returns what was kept with them; None, and no file, where one is missing.
+
+        rows: of so many images only, in this order; of all unless given.
+        """
+        cached, facts = {name: self.cached(name, rows) for name in wanted}, dict[str, Any]()
+        if any(one.facts() is None for one in cached.values()):
+            return None
+        for name, path in wanted.items():
+            found = cached[name].taken(path)
+            if found is None:
+                for written in wanted.values():
+                    written.unlink(missing_ok=True)
+                return None
+            facts |= found
+        return facts
+
+    def keep(
+        self, made: Mapping[str, Path], rows: Sequence[int] | None = None, facts: Mapping[str, Any] | None = None
+    ) -> None:
+        for name, path in made.items():
+            self.cached(name, rows).keep(path, facts)
+
+    def cached(self, name: str, rows: Sequence[int] | None = None) -> Cached:
+        made_from = {
+            "array": name,
+            "model": self.model,
+            "images": self.images.sha256(),
+            "preprocess": self.images.preprocess.describe(),
+            "computed_by": dict(self.computed_by),
+            "rows": None if rows is None else [int(row) for row in rows],
+        }
+        return Cached(GOLDENS, sha256_json(made_from), ".npy")

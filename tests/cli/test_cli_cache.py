@@ -1,0 +1,41 @@
+"""The command that shows and clears the cache."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from testbed.cli.main import cli
+from testbed.core.cache import GOLDENS, MODELS, Cached
+
+
+def run(*words: str) -> str:
+    done = CliRunner().invoke(cli, ["cache", *words])
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def test_the_cache_is_shown_and_cleared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TESTBED_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("TESTBED_CACHE_LIMIT", "2.5")
+    (tmp_path / "made").write_bytes(bytes(12_345))
+    golden, model = Cached(GOLDENS, "a", ".npy"), Cached(MODELS, "b", ".safetensors")
+    for one in (golden, model):
+        one.keep(tmp_path / "made")
+    data = tmp_path / "cache" / "data" / "mine"
+    data.mkdir(parents=True)
+    told = run()
+    assert f"{tmp_path}/cache, at most 2.5 GB" in told
+    assert "goldens       1 files     12.3 kB" in told
+    found = json.loads(run("--json"))
+    assert found["limit_bytes"] == 2_500_000_000
+    assert found["kinds"][0] == {"kind": "goldens", "files": 1, "bytes": 12_345}
+    assert "goldens       1 files" in run("clear", "--only", "goldens")
+    assert golden.facts() is None
+    assert model.facts() is not None
+    run("clear")
+    assert model.facts() is None
+    assert data.is_dir()
