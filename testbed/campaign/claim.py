@@ -12,8 +12,9 @@ from testbed.core.places import placeless, portable, with_sources
 from testbed.core.runfolder import MANIFEST, RunFolder, current_argv
 
 
-def claimed(path: Path, spec: CampaignSpec) -> RunFolder:
-    """The folder for this campaign, new or begun. Raises UsageError when it holds something else.
+def claimed(path: Path, spec: CampaignSpec, *, redo: bool = False) -> RunFolder:
+    """The folder for this campaign, new or begun. Raises UsageError when it holds something else, StaleArtefact when its
+    manifest was damaged (unless only a stage was, and ``redo`` says that one is to be forgotten).
 
     Where the model and the data lie is no part of what a campaign is, so that a copied folder goes on on another
     machine: their content is checked by the stages that read them.
@@ -26,7 +27,7 @@ def claimed(path: Path, spec: CampaignSpec) -> RunFolder:
         except UsageError:  # of another version, with other keys
             return False
 
-    return RunFolder.claimed(path, "campaign", spec.name, portable(spec.identity()), current_argv(), same)
+    return RunFolder.claimed(path, "campaign", spec.name, portable(spec.identity()), current_argv(), same, redo=redo)
 
 
 def recorded_spec(folder: RunFolder) -> CampaignSpec:

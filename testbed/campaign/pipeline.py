@@ -53,14 +53,14 @@ def run_campaign(
     Raises UsageError for a folder with another campaign, StaleArtefact for files that were changed, GateFailed for a
     bound that does not hold.
     """
-    folder = claimed(path, spec)
+    folder = claimed(path, spec, redo=redo is not None)
     require_engine(spec.engine.backend)  # before anything is trained for it
     preparation = Preparation(spec, folder)  # refuses what the spec gets wrong before anything is written
     with folder.locked():
         if redo:
             order = [*preparation.stages, *LATER_STAGES]
             folder.redo(redo, order)
-            if order.index(redo) <= order.index("execute"):
+            if redo in order[: order.index("execute") + 1]:
                 discard_log(folder / STORE)
         folder.save()
         preparation.run()

@@ -7,6 +7,7 @@ the same and its files are untouched; an edited or truncated file, or inputs tha
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -18,10 +19,14 @@ from filelock import FileLock, Timeout
 
 from testbed.core.errors import StaleArtefact, TestbedError, UsageError
 from testbed.core.files import sha256_file, sha256_json, unfinished, write_errors, write_json
+from testbed.core.manifest import Damage, checksummed, read_manifest
 from testbed.core.provenance import provenance
-from testbed.core.schema import READABLE_VERSIONS, SCHEMA_VERSION
+from testbed.core.schema import SCHEMA_VERSION
+
+log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
+CAMPAIGN = "campaign"  # the kind whose stages are made again with --redo
 LOCK = ".lock"
 
 
@@ -31,27 +36,26 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._found = self._content()
-        self.manifest: dict[str, Any] = {} if self._found is None else self._parsed(self._found)
+        self.manifest: dict[str, Any] = {}
+        self._damaged: dict[str, Damage] = {}
+        """Stages whose records were edited or damaged, and how; they are not in ``manifest``."""
+        if self._found is not None:
+            self.manifest, self._damaged = read_manifest(self._found, path / MANIFEST)
 
     def _content(self) -> bytes | None:
         file = self.path / MANIFEST
         return file.read_bytes() if file.exists() else None
 
-    def _parsed(self, content: bytes) -> dict[str, Any]:
-        try:
-            manifest = json.loads(content)
-        except ValueError as error:
-            raise StaleArtefact(
-                f"{self.path / MANIFEST} is damaged ({error}); start again in another folder"
-            ) from error
-        if not isinstance(manifest, dict) or manifest.get("schema_version") not in READABLE_VERSIONS:
-            readable = " or ".join(map(str, READABLE_VERSIONS))
-            raise StaleArtefact(
-                f"{self.path / MANIFEST} is not a manifest of schema version {readable}; use another folder"
-            )
-        if not _is_whole(manifest):
-            raise StaleArtefact(f"{self.path / MANIFEST} was edited; start again in another folder")
-        return manifest
+    def check_records(self) -> None:
+        """Raises StaleArtefact for the first stage whose record was edited or damaged, saying how it is made again. One
+        that a command of its own makes counts as not made, which is told."""
+        for stage, damage in self._damaged.items():
+            told = f"what {self.path / MANIFEST} records of stage {stage!r} was edited or damaged ({damage.wrong})"
+            if self.manifest["kind"] == CAMPAIGN:
+                raise StaleArtefact(f"{told}; rerun it with --redo {stage}")
+            if damage.command is None:
+                raise StaleArtefact(f"{told}; start again in another folder")
+            log.warning("%s, and is not used; run `%s %s` again", told, damage.command, self.path)
 
     @classmethod
     def existing(cls, path: Path) -> RunFolder:
@@ -60,7 +64,9 @@ class RunFolder:
             raise UsageError(
                 f"{path} holds no run ({MANIFEST} is missing); name a folder written by `testbed ... --run {path}`"
             )
-        return cls(path)
+        folder = cls(path)
+        folder.check_records()
+        return folder
 
     @classmethod
     def claimed(
@@ -71,10 +77,15 @@ class RunFolder:
         identity: Any,
         argv: Sequence[str],
         same: Callable[[Any], bool] | None = None,
+        *,
+        redo: bool = False,
     ) -> RunFolder:
         """A folder for this one piece of work, new or begun. Raises UsageError when it holds something else.
 
         same: does the identity that a begun folder has recorded mean this work too? Only the very same one unless given.
+        redo: a stage is to be forgotten (`redo`), and may be one whose record was edited or damaged.
+
+        Raises StaleArtefact where any other's was.
         """
         if path.exists() and not path.is_dir():
             raise UsageError(f"{path} is a file; name a folder for the run")
@@ -86,6 +97,8 @@ class RunFolder:
                 raise UsageError(
                     f"{path} holds another run ({held}, other settings or seed); choose another folder with --run"
                 )
+            if not redo:
+                folder.check_records()
             return folder
         if path.is_dir() and not set(path.iterdir()) <= {path / LOCK, *unfinished(path)}:  # of a start that was killed
             raise UsageError(f"{path} is not empty and holds no run; choose a new or empty folder with --run")
@@ -140,6 +153,7 @@ class RunFolder:
             lock.release()
 
     def save(self) -> None:
+        self.manifest.update(checksummed(self.manifest))
         write_json(self.path / MANIFEST, self.manifest)
         self._found = self._content()
 
@@ -217,22 +231,19 @@ class RunFolder:
         self.verify(stage, [file])
 
     def redo(self, stage: str, order: Sequence[str]) -> None:
-        """Forgets a stage and all later ones of ``order``. Raises UsageError for an unknown stage."""
-        if stage not in order:
+        """Forgets a stage and all later ones of ``order``; one that is not among them, where its record was damaged.
+
+        Raises UsageError for an unknown stage, StaleArtefact where the record of a stage that is kept was damaged.
+        """
+        if stage not in order and stage not in self._damaged:
             raise UsageError(f"unknown stage {stage!r}; stages: {', '.join(order)}")
-        for later in order[order.index(stage) :]:
+        for later in order[order.index(stage) :] if stage in order else [stage]:
             self.manifest["stages"].pop(later, None)
+            self._damaged.pop(later, None)
+        self.check_records()
 
     def output_hash(self, stage: str, file: str) -> str:
         return str(self.manifest["stages"][stage]["outputs"][file])
-
-
-def _is_whole(manifest: Mapping[str, Any]) -> bool:
-    """Does every stage have its record?"""
-    stages = manifest.get("stages")
-    return isinstance(stages, dict) and all(
-        isinstance(record, dict) and record.keys() >= {"inputs", "outputs", "facts"} for record in stages.values()
-    )
 
 
 def _first_difference(old: Any, new: Any) -> str:

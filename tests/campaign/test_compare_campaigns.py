@@ -21,6 +21,7 @@ from testbed.campaign.compare import compare_campaigns, write_table
 from testbed.campaign.spec import parse_spec
 from testbed.core.errors import StaleArtefact, UsageError
 from testbed.core.files import sha256_file, sha256_json
+from testbed.core.manifest import checksummed
 from testbed.core.site import SiteTable
 from tests.campaign.conftest import run
 
@@ -58,7 +59,7 @@ def edited(
         content["stages"][stage]["outputs"][file] = sha256_file(folder / file)
     manifest(content)
     content["identity"] = sha256_json(content["spec"])
-    (folder / "manifest.json").write_text(json.dumps(content))
+    (folder / "manifest.json").write_text(json.dumps(checksummed(content)))
     return folder
 
 
@@ -511,7 +512,7 @@ def test_only_common_sites_and_images_are_compared(tiny_run: Path, fp16_run: Pat
     (b / "tiers.json").write_text(json.dumps(images))
     manifest = json.loads((b / "manifest.json").read_text())
     manifest["stages"]["tiers"]["outputs"]["tiers.json"] = sha256_file(b / "tiers.json")
-    (b / "manifest.json").write_text(json.dumps(manifest))
+    (b / "manifest.json").write_text(json.dumps(checksummed(manifest)))
 
     compared = compare_campaigns(tiny_run, b)
     pairing = compared["pairing"]

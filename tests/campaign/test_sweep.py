@@ -21,6 +21,7 @@ from testbed.campaign.noise import Floor
 from testbed.campaign.sweep import SweepRequest, read_sweep, sweep_campaign, undecided_rows
 from testbed.core.errors import StaleArtefact, TestbedError, UsageError
 from testbed.core.files import sha256_file
+from testbed.core.manifest import checksummed
 from testbed.core.runfolder import RunFolder
 from testbed.golden.arrays import read_array
 
@@ -71,7 +72,7 @@ def rewrite(folder: Path, change: Callable[[pd.DataFrame], pd.DataFrame]) -> Non
     pq.write_table(pa.Table.from_pandas(rows, schema=table.schema, preserve_index=False), path)
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["stages"]["execute"]["outputs"]["results.parquet"] = sha256_file(path)
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "manifest.json").write_text(json.dumps(checksummed(manifest)))
 
 
 # ---- detection
@@ -347,7 +348,7 @@ def test_a_floor_of_another_model_is_not_kept(tiny_copy: Path, monkeypatch: pyte
     swept(tiny_copy, noise=("ort-cpu@5",))
     manifest = json.loads((tiny_copy / "manifest.json").read_text())
     manifest["stages"]["noise.model.ort-cpu-fp32-b5-plain"]["inputs"]["plain"] = {"model.onnx": "another"}
-    (tiny_copy / "manifest.json").write_text(json.dumps(manifest))
+    (tiny_copy / "manifest.json").write_text(json.dumps(checksummed(manifest)))
     monkeypatch.setattr("testbed.campaign.noise_sources._COMPILERS", ())
     sources = [(s["target"], s["batch"]) for s in swept(tiny_copy, noise=None)["sources"]]
     assert ("attention", 5) in sources

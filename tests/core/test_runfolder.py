@@ -168,25 +168,6 @@ def test_a_damaged_manifest_is_refused_by_name(tmp_path: Path, text: str) -> Non
         claimed(tmp_path)
 
 
-@pytest.mark.parametrize(
-    "edit",
-    [
-        lambda manifest: manifest.pop("stages"),
-        lambda manifest: manifest.update(stages=[]),
-        lambda manifest: manifest["stages"].update(first="done"),
-        lambda manifest: manifest["stages"]["first"].pop("outputs"),
-    ],
-)
-def test_an_edited_manifest_is_refused_by_name(stages: Stages, edit: Callable[[dict[str, Any]], Any]) -> None:
-    file = stages.folder / MANIFEST
-    manifest = json.loads(file.read_text())
-    edit(manifest)
-    file.write_text(json.dumps(manifest))
-    for look in (RunFolder.existing, claimed):
-        with pytest.raises(StaleArtefact, match=r"manifest\.json was edited; start again in another folder"):
-            look(stages.folder.path)
-
-
 def test_a_folder_without_a_run_cannot_be_looked_at(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds no run"):
         RunFolder.existing(tmp_path)
