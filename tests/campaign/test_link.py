@@ -26,6 +26,7 @@ from testbed.campaign.sweep import SweepRequest, sweep_campaign
 from testbed.campaign.workplace import Workplace
 from testbed.core.errors import EngineError, StaleArtefact, UsageError
 from testbed.core.files import sha256_file
+from testbed.core.manifest import checksummed
 from testbed.golden.arrays import read_array
 from testbed.models.vit import taps
 from testbed.models.weights import load_model
@@ -277,7 +278,7 @@ def test_a_stratum_that_holds_other_sites_too_weighs_by_its_part_in_the_module(o
     pq.write_table(plan, own / "faults.parquet")
     manifest = json.loads((own / "manifest.json").read_text())
     manifest["stages"]["plan"]["outputs"]["faults.parquet"] = sha256_file(own / "faults.parquet")
-    (own / "manifest.json").write_text(json.dumps(manifest))
+    (own / "manifest.json").write_text(json.dumps(checksummed(manifest)))
 
     asked = SweepRequest(atol=(1e-2,), rtol=(0.0,), noise=())
     for limit in (None, 200):
@@ -321,7 +322,7 @@ def rewrite(folder: Path, **columns: Any) -> None:
     pq.write_table(table, path)
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["stages"]["execute"]["outputs"]["results.parquet"] = sha256_file(path)
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "manifest.json").write_text(json.dumps(checksummed(manifest)))
 
 
 def unlabelled(table: pa.Table) -> pa.Array:

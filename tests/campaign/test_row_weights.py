@@ -16,6 +16,7 @@ import testbed
 from testbed.campaign.row_weights import RowWeights
 from testbed.core.errors import UsageError
 from testbed.core.files import sha256_file
+from testbed.core.manifest import checksummed
 from testbed.core.runfolder import RunFolder
 
 MODEL = ["target", "where", "op", "pattern", "scope"]
@@ -123,7 +124,7 @@ def test_tables_of_older_campaigns_are_still_read(tiny_copy: Path) -> None:
     manifest["schema_version"] = 2
     for stage, file in (("plan", "faults.parquet"), ("execute", "results.parquet")):
         manifest["stages"][stage]["outputs"][file] = sha256_file(tiny_copy / file)
-    (tiny_copy / "manifest.json").write_text(json.dumps(manifest))
+    (tiny_copy / "manifest.json").write_text(json.dumps(checksummed(manifest)))
     assert RunFolder.existing(tiny_copy).manifest["schema_version"] == 2
     with testbed.load_run(tiny_copy) as run:
         found = run.results

@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 
 from testbed.cli.main import cli
 from testbed.core.files import sha256_file, sha256_json
+from testbed.core.manifest import checksummed
 
 
 def compare(*arguments: object) -> Result:
@@ -40,7 +41,7 @@ def other_run(tiny_run: Path, tmp_path: Path) -> Path:
     pq.write_table(pa.Table.from_pandas(rows, schema=table.schema, preserve_index=False), path)
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["stages"]["execute"]["outputs"]["results.parquet"] = sha256_file(path)
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "manifest.json").write_text(json.dumps(checksummed(manifest)))
     return folder
 
 
@@ -52,7 +53,7 @@ def other_precision(tiny_run: Path, tmp_path: Path) -> Path:
     for section in manifest["spec"]["faults"]:
         section["bits"] = "all"
     manifest["identity"] = sha256_json(manifest["spec"])
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "manifest.json").write_text(json.dumps(checksummed(manifest)))
     return folder
 
 

@@ -10,6 +10,7 @@ import torch
 
 from testbed.core.errors import StaleArtefact, TestbedError, UsageError
 from testbed.core.files import sha256_file
+from testbed.core.manifest import checksummed
 from testbed.data import Collection, Examples, load, register, registry
 from testbed.golden.recorded import module_name, open_golden, record_golden
 from testbed.models.runs import DataSource, write_model_run
@@ -153,7 +154,7 @@ def test_a_golden_of_another_model_is_refused(model_run, tmp_path):
     golden = manifest["stages"]["golden"]
     manifest = json.loads((other / "manifest.json").read_text())
     manifest["stages"]["golden"] = golden
-    (other / "manifest.json").write_text(json.dumps(manifest))
+    (other / "manifest.json").write_text(json.dumps(checksummed(manifest)))
     shutil.copytree(path / "golden", other / "golden")
     with pytest.raises(StaleArtefact, match="recorded of another model"):
         open_golden(other)

@@ -21,6 +21,7 @@ from testbed.campaign.summary import summarise
 from testbed.core.fault import masks_for
 from testbed.core.files import sha256_file, sha256_json
 from testbed.core.formats import FP32
+from testbed.core.manifest import checksummed
 from testbed.core.runfolder import RunFolder
 from testbed.core.schema import FAULT_COLUMNS, PLAN_COLUMNS, ROW_COLUMNS, SCHEMA_VERSION, arrow_schema
 from testbed.core.site import Site, SiteTable, site_kind
@@ -119,6 +120,7 @@ def write_manifest(folder: Path, spec: CampaignSpec, facts: dict[str, dict[str, 
     }
     manifest = {
         "kind": "campaign",
+        "name": spec.name,
         "spec": spec.identity(),
         "identity": sha256_json(spec.identity()),
         "schema_version": SCHEMA_VERSION,
@@ -129,7 +131,7 @@ def write_manifest(folder: Path, spec: CampaignSpec, facts: dict[str, dict[str, 
         "versions": {"torch": "2.13", "numpy": "2.4"},
         "stages": stages,
     }
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "manifest.json").write_text(json.dumps(checksummed(manifest)))
 
 
 Images = list[tuple[str, int, int]]

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from testbed.core.files import sha256_file
+from testbed.core.manifest import checksummed
 from testbed.core.schema import ROW_COLUMNS, arrow_schema
 from testbed.report import build_report
 from testbed.report.rows import worst_ended, worst_nonfinite, worst_predictions
@@ -31,7 +32,7 @@ def run(run_of: Callable[..., Path], tmp_path: Path) -> Path:
     pq.write_table(pa.Table.from_pylist(rows, schema=arrow_schema(ROW_COLUMNS)), run / "results.parquet")
     manifest = json.loads((run / "manifest.json").read_text())
     manifest["stages"]["execute"]["outputs"]["results.parquet"] = sha256_file(run / "results.parquet")
-    (run / "manifest.json").write_text(json.dumps(manifest))
+    (run / "manifest.json").write_text(json.dumps(checksummed(manifest)))
     return run
 
 

@@ -19,6 +19,7 @@ from PIL import Image
 
 from testbed.core.errors import StaleArtefact, UsageError
 from testbed.core.files import sha256_file
+from testbed.core.manifest import checksummed
 from testbed.report import build_report
 from testbed.report.evidence import Marginals, read_evidence
 from testbed.report.sections import bit_charts
@@ -318,7 +319,7 @@ def change_summary(run: Path, **values: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
     manifest = json.loads((run / "manifest.json").read_text())
     manifest["stages"]["summary"]["outputs"]["summary.json"] = sha256_file(path)
-    (run / "manifest.json").write_text(json.dumps(manifest))
+    (run / "manifest.json").write_text(json.dumps(checksummed(manifest)))
 
 
 def test_a_folder_without_a_run(tmp_path: Path) -> None:
@@ -362,7 +363,7 @@ def test_rows_without_the_columns_are_refused(run_of: Callable[..., Path], tmp_p
     pd.DataFrame({"fault_id": [1]}).to_parquet(run / "results.parquet")
     manifest = json.loads((run / "manifest.json").read_text())
     manifest["stages"]["execute"]["outputs"]["results.parquet"] = sha256_file(run / "results.parquet")
-    (run / "manifest.json").write_text(json.dumps(manifest))
+    (run / "manifest.json").write_text(json.dumps(checksummed(manifest)))
     with pytest.raises(StaleArtefact, match=r"results\.parquet cannot be read; rerun with --redo execute"):
         build_report(run)
 

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from testbed.cli.main import cli
 from testbed.core.errors import StaleArtefact
+from testbed.core.manifest import checksummed
 from testbed.core.runfolder import RunFolder
 from testbed.report import build_report
 from testbed.report.rebuild import rebuild_report
@@ -37,7 +38,7 @@ def test_the_page_is_made_again_and_the_manifest_knows_it(run: Path) -> None:
 def test_an_unfinished_campaign_is_refused(run: Path) -> None:
     manifest = json.loads((run / "manifest.json").read_text())
     del manifest["stages"]["summary"]
-    (run / "manifest.json").write_text(json.dumps(manifest))
+    (run / "manifest.json").write_text(json.dumps(checksummed(manifest)))
     with pytest.raises(StaleArtefact, match="run the campaign to the end first"):
         rebuild_report(run)
 

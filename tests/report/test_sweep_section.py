@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from testbed.core.errors import StaleArtefact
 from testbed.core.files import sha256_file
+from testbed.core.manifest import checksummed
 from testbed.report import build_report
 from testbed.report.axis import RateAxis
 from testbed.report.curve import Frame
@@ -138,7 +139,7 @@ def add_sweep(run: Path, link: bool = True) -> None:
         "seconds": 1.0,
         "command": "testbed sweep",
     }
-    (run / "manifest.json").write_text(json.dumps(manifest))
+    (run / "manifest.json").write_text(json.dumps(checksummed(manifest)))
 
 
 @pytest.fixture
@@ -215,7 +216,7 @@ def test_a_sweep_of_other_results_is_not_shown(run: Path) -> None:
     add_sweep(run)
     manifest = json.loads((run / "manifest.json").read_text())
     manifest["stages"]["sweep"]["inputs"]["results"] = "other"
-    (run / "manifest.json").write_text(json.dumps(manifest))
+    (run / "manifest.json").write_text(json.dumps(checksummed(manifest)))
     assert "Not swept yet" in Page(build_report(run)).text
 
 
