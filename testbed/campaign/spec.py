@@ -48,17 +48,24 @@ def _kept_classes(asked: Any) -> Any:
 
 
 class DataSpec(Strict):
-    """``images``: only so many test images, a random choice with the classes in proportion that follows from the
+    """``name``: missing where the model's own run folder says it: what is stated then changes that data set.
+    ``images``: only so many test images, a random choice with the classes in proportion that follows from the
     campaign's seed; all of them unless said. ``preprocess``: a preset's name, a table of values, or a file of them, of
     timm or of Hugging Face (testbed.data.preprocess_stated); the values are kept.
     ``classes``: the order of the model's outputs, where it is not the data set's: "natural", "text", the names, or a
     file of them (testbed.data.class_order); the names are kept."""
 
-    name: str
+    name: str | None = None
     root: str | None = None
     preprocess: Annotated[str | dict[str, Any] | None, BeforeValidator(_kept_preprocess)] = None
     classes: Annotated[str | tuple[str, ...] | None, BeforeValidator(_kept_classes)] = None
     images: Count | None = None
+
+    @model_validator(mode="after")
+    def _root_of_a_name(self) -> DataSpec:
+        if self.root is not None and self.name is None:
+            raise ValueError("root is where the data set called name lies; state name, too")
+        return self
 
 
 class ModelSpec(Strict):
@@ -207,8 +214,8 @@ class CampaignSpec(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> CampaignSpec:
-        if self.data is None and self.model.run is None:
-            raise ValueError('data: missing; name a data set, for example [data] name = "digits"')
+        if self.named_data is None and self.model.run is None:
+            raise ValueError('data.name: missing; name a data set, for example [data] name = "digits"')
         if self.model.onnx is not None and "attention" in self.targets:
             raise ValueError(
                 "faults.target: 'attention' needs a model of the testbed, which records what that module is fed; strike"
@@ -246,6 +253,11 @@ class CampaignSpec(Strict):
             if self.stop.proxy != "none" and (self.model.onnx is not None or self.engine.precision == "int8"):
                 raise ValueError("stop.proxy: guesses need a model of the testbed, in floating point; leave it out")
         return self
+
+    @property
+    def named_data(self) -> DataSpec | None:
+        """The data set, where the spec names one; else it is the one that the model's run folder says."""
+        return self.data if self.data is not None and self.data.name is not None else None
 
     @property
     def targets(self) -> tuple[str, ...]:

@@ -93,9 +93,12 @@ def stages_of(spec: CampaignSpec) -> list[str]:
 
 
 def dataset_of(spec: CampaignSpec, source: DataSource | None, image: int | None) -> Dataset:
-    """The spec's data set, or the one that a trained model is for (``source``). image: pixels of a side."""
-    if spec.data is not None:
-        asked = spec.data
+    """The spec's data set, or the one that a trained model is for (``source``), with what the spec states of it.
+
+    image: pixels of a side.
+    """
+    asked = spec.data
+    if asked is not None and asked.name is not None:
         dataset = load(
             asked.name,
             root=asked.root,
@@ -105,12 +108,15 @@ def dataset_of(spec: CampaignSpec, source: DataSource | None, image: int | None)
             seed=spec.seed,
         )
         check_like_model_run(asked, dataset, source)
-        if asked.images is not None:
-            dataset = replace(dataset, test=_part(dataset, asked.images, spec.seed))
-        return dataset
-    if source is None:
+    elif source is None:
         raise UsageError(f"{spec.model.run} does not say which data its model is for; name it: [data] name = ...")
-    return load(source.name, image=image, **source.options)
+    else:
+        stated = {} if asked is None else {"preprocess": asked.preprocess, "classes": asked.classes}
+        stated = {key: value for key, value in stated.items() if value is not None}
+        dataset = load(source.name, image=image, **(source.options | stated))
+    if asked is not None and asked.images is not None:
+        dataset = replace(dataset, test=_part(dataset, asked.images, spec.seed))
+    return dataset
 
 
 def _part(dataset: Dataset, images: int, seed: int) -> Split:

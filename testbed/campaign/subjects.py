@@ -41,8 +41,8 @@ def missing_source(spec: CampaignSpec) -> str | None:
         data_for_model = open_model_run(Path(spec.model.run)).data
     if spec.model.onnx is not None and not Path(spec.model.onnx).exists():
         return f"there is no {spec.model.onnx}"
-    data = spec.data or data_for_model
-    if data is None:
+    data = spec.named_data or data_for_model
+    if data is None or data.name is None:
         return None
     try:
         entry, path = find(data.name)

@@ -71,12 +71,12 @@ class TorchSubject:
 
     @property
     def data_source(self) -> DataSource | None:
-        return self.trained.data if self.trained and self.spec.data is None else None
+        return self.trained.data if self.trained and self.spec.named_data is None else None
 
     @property
     def _root(self) -> str | None:
         """Where data sets lie."""
-        asked = self.spec.data or self.data_source
+        asked = self.spec.named_data or self.data_source
         return asked.root if asked else None
 
     @property

@@ -47,7 +47,7 @@ def _exported(place: Workplace, target: str, precision: str) -> bytes:
         preparation = Preparation.finished(place.spec, place.folder)
         kept = with_sources({"engine": {"calibration_data": place.spec.engine.calibration_data}}, place.folder.path)
         wanted = replace(place.spec.engine.calibration, source=kept["engine"]["calibration_data"])
-        asked = place.spec.data or preparation.subject.data_source
+        asked = place.spec.named_data or preparation.subject.data_source
         chosen = calibration_split(preparation.dataset, wanted, asked.root if asked else None)
         calibration, images = replace(wanted, images=len(chosen)), chosen.batch(slice(None))
     with tempfile.TemporaryDirectory() as folder:

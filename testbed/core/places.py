@@ -83,9 +83,14 @@ def with_sources(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """``values`` as recorded in a run folder, with the full paths as far as they are recorded too."""
     found = copy.deepcopy(dict(values))
     for table, paths in _read(folder).items():
-        if isinstance(found.get(table), dict):
+        if isinstance(found.get(table), dict) and not _leaves_name_to_model(found, table):
             found[table].update(paths)
     return found
+
+
+def _leaves_name_to_model(values: Mapping[str, Any], table: str) -> bool:
+    """Does it speak of the data set that the model's run folder names? Its place is that folder's to say."""
+    return table == "data" and values["data"].get("name") is None
 
 
 def _read(folder: Path) -> dict[str, dict[str, str]]:

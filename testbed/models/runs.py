@@ -132,7 +132,7 @@ def open_model_run(path: Path) -> ModelRun:
 
 
 def _data_source(kind: str, spec: Mapping[str, Any]) -> DataSource | None:
-    if spec.get("data") is None:
+    if (spec.get("data") or {}).get("name") is None:
         return None
     named = {key: spec["data"].get(key) for key in ("name", "root", "preprocess", "classes")}
     return DataSource(**named, seed=spec["seed"] if kind == "campaign" else spec["data"]["seed"])

@@ -257,6 +257,24 @@ def test_its_sources_are_found_from_any_folder(
     assert len(prepared(machine.campaign(name)).dataset.test) == 20
 
 
+def test_a_spec_that_states_only_the_number_of_images_has_the_models_data(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(machine.home)
+    spec = load_spec(machine.spec("trained"), ["data.images=12", "data.preprocess=half"])
+    run_campaign(spec, tmp_path / "part", workforce=Workforce(0))
+    told = shown(tmp_path / "part")["data"]
+    assert told["name"] == "imagefolder:photos"
+    whole = prepared(machine.campaign("trained")).dataset
+    part = prepared(tmp_path / "part").dataset
+    assert len(part.test) == 12
+    assert set(part.test.ids) < set(whole.test.ids)
+    assert (whole.preprocess.name, part.preprocess.name) == ("none", "half")
+    with testbed.load_run(tmp_path / "part") as run:
+        assert run.replay(0).outcome == run.results.query("fault_id == 0")["outcome"].iloc[0]
+    assert run_campaign(spec, tmp_path / "part", workforce=Workforce(0)) == shown(tmp_path / "part")
+
+
 def test_another_model_is_refused_wherever_it_lies(machine: Machine, elsewhere: Machine) -> None:
     """The paths are no part of what a campaign is: the content is."""
     away = machine.home.with_name(machine.home.name + "-away")

@@ -189,6 +189,15 @@ def test_legs_name_every_engine_that_is_needed_once(tiny_spec: CampaignSpec) -> 
     assert tiny_spec.targets == ("model", "attention")
 
 
+def test_the_data_of_a_trained_model_needs_no_name(tiny_values: dict[str, Any]) -> None:
+    tiny_values |= {"model": {"run": "somewhere"}, "data": {"images": 5}}
+    spec = parse_spec(tiny_values)
+    assert spec.data is not None
+    assert (spec.data.images, spec.named_data) == (5, None)
+    assert "[data] name" in refusal(tiny_values | {"model": {"onnx": "some.onnx"}})
+    assert "state name, too" in refusal(tiny_values | {"data": {"root": "photos"}})
+
+
 # ---- names that only the data, the models and the sites know: refused before anything is written
 
 

@@ -57,6 +57,12 @@ def test_recorded_values_have_the_last_part_and_the_full_path_beside_them(
         assert with_sources(recorded, tmp_path) == recorded
 
 
+def test_a_data_set_that_the_model_names_keeps_no_name_in_the_spec(tmp_path: Path) -> None:
+    write_sources(tmp_path, spec())
+    part = {"name": None, "images": 5}
+    assert with_sources({"data": part}, tmp_path)["data"] == part
+
+
 def test_the_data_that_int8_is_calibrated_on_is_a_path_too(tmp_path: Path) -> None:
     values = {"engine": {"calibration_data": "imagefolder:/here/cifar10/train"}}
     assert portable(values) == {"engine": {"calibration_data": "imagefolder:cifar10/train"}}
