@@ -185,12 +185,12 @@ class _Shift:
         except Exception:
             self._writable = False
             raise
-        self.report.done += 1
+        self.report.done += unit.count
         self._left_in_a_row = 0
 
     def _leave(self, unit: Unit, why: str) -> None:
         log.warning("unit %d of the work is left: %s", unit.number, why)
-        self.report.left[unit.number] = why
+        self.report.left |= dict.fromkeys(unit.numbers, why)
         self._left_in_a_row += 1
         if self._left_in_a_row >= self._limits.left_in_a_row:
             self.report.check_complete()

@@ -132,11 +132,11 @@ class _Log:
             except Exception:
                 self.writable = False
                 raise
-            self._report.done += 1
+            self._report.done += item.unit.count
             self._left_in_a_row = 0
             return
         log.warning("unit %d of the work is left: %s", item.unit.number, item.why)
-        self._report.left[item.unit.number] = item.why
+        self._report.left |= dict.fromkeys(item.unit.numbers, item.why)
         self._left_in_a_row += 1
         if self._left_in_a_row >= self._limits.left_in_a_row:
             self._report.check_complete()

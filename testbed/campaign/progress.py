@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -65,6 +65,14 @@ class Snapshot:
     widest: Widest | None
     workers: int
     updated: str
+
+
+class Kept(NamedTuple):
+    """Finished units: how many, their faults, and their rows as an Arrow IPC stream."""
+
+    units: int
+    faults: int
+    rows: bytes
 
 
 Show = Callable[[Snapshot], None]
@@ -144,25 +152,24 @@ class Progress:
         stage: str,
         units: int = 0,
         faults: int = 0,
-        done: Iterable[tuple[int, bytes]] = (),
+        done: Iterable[Kept] = (),
         workers: int = 0,
         rounds: bool = False,
         widest: Widest | None = None,
     ) -> None:
-        """A stage of so much work. done: (faults, rows) of each unit that an earlier process has finished. rounds: whether
+        """A stage of so much work. done: what an earlier process has finished. rounds: whether
         it is one of an adaptive campaign, whose ``widest`` interval is that of the completed rounds, if there are any."""
         self._rounds, self._widest = rounds, widest
         self._stage, self._units, self._faults, self._workers = stage, units, faults, workers
         self._units_done = self._faults_done = 0
-        for of_unit, rows in done:
-            self._count(of_unit, rows)
+        for kept in done:
+            self._count(kept)
         self._past = deque([(time.monotonic(), self._done_here)])
         self._tell(now=True)
 
-    def finished(self, faults: int, rows: bytes) -> None:
-        """One unit more, with so many faults."""
-        self._count(faults, rows)
-        self._done_here += faults
+    def finished(self, kept: Kept) -> None:
+        self._count(kept)
+        self._done_here += kept.faults
         self._past.append((time.monotonic(), self._done_here))
         self._tell()
 
@@ -175,10 +182,10 @@ class Progress:
         self._widest = widest or self._widest
         self._tell(now=True)
 
-    def _count(self, faults: int, rows: bytes) -> None:
-        self._units_done += 1
-        self._faults_done += faults
-        self._counts.add(from_stream(rows, COLUMNS))
+    def _count(self, kept: Kept) -> None:
+        self._units_done += kept.units
+        self._faults_done += kept.faults
+        self._counts.add(from_stream(kept.rows, COLUMNS))
 
     def _tell(self, now: bool = False) -> None:
         clock = time.monotonic()

@@ -15,9 +15,10 @@ from testbed.campaign.adaptive import AdaptivePlanner
 from testbed.campaign.files import PLAN, RESULTS, plan_file
 from testbed.campaign.plan import Planned, read_plan, write_plan
 from testbed.campaign.points import points_path
-from testbed.campaign.progress import Progress, Widest, widest_domain
+from testbed.campaign.progress import Kept, Progress, Widest, widest_domain
 from testbed.campaign.row_weights import RowWeights
 from testbed.campaign.rows import RESULT_SCHEMA
+from testbed.campaign.spans import Spans
 from testbed.campaign.store import ResultStore
 from testbed.campaign.units import units_of
 from testbed.campaign.words import write_plan_words
@@ -82,7 +83,7 @@ class AdaptivePlans:
     def next(self, done: Sequence[Round], store: ResultStore) -> str | None:
         if done:
             last = done[-1]
-            rows = (store.read(unit.number) for unit in last.units)
+            rows = store.tables(unit.number for unit in last.units)
             self._counts.append(self._planner.counts_of(read_plan(self._folder / last.plan), rows))
             self._seconds.append(round(time.perf_counter() - self._begun, 3))
             verdict = self._planner.verdict(self._counts)
@@ -158,7 +159,12 @@ def _run_round(
     found: Round, number: int, store: ResultStore, crew: Crew, progress: Progress, total: Report, plans: Plans
 ) -> None:
     left = [unit for unit in found.units if unit.number not in store]
-    kept = ((len(unit), store.stream(unit.number)) for unit in found.units if unit.number in store)
+    by_number = {unit.number: unit for unit in found.units}
+    frames = store.frames(number for number in by_number if number in store)
+    kept = (
+        Kept(len(frame.units), sum(len(by_number[number]) for number in frame.units), store.stream(frame.units.start))
+        for frame in frames
+    )
     name = "execute" if number == 0 else f"execute, round {number}"
     log.info(
         "%s: %d faults in %d units of work, %d done before",
@@ -169,11 +175,14 @@ def _run_round(
     )
     progress.begin(name, len(found.units), found.faults, kept, rounds=plans.rounds, widest=plans.widest)
 
-    def keep(unit: Unit, rows: bytes) -> None:
-        store.append(unit.number, rows)
-        progress.finished(len(unit), rows)
+    spans = Spans(left)
 
-    report = crew.run(left, keep, progress.tick)
+    def keep(unit: Unit, rows: bytes) -> None:
+        store.append(unit.number, rows, unit.count)
+        spans.kept(unit)
+        progress.finished(Kept(unit.count, len(unit), rows))
+
+    report = crew.run(spans, keep, progress.tick)
     for field in ("engine_seconds", "worker_seconds", "crashes", "hangs", "losses", "blamed"):
         setattr(total, field, getattr(total, field) + getattr(report, field))
     total.refused += report.refused

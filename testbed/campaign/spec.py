@@ -114,6 +114,7 @@ class TierSpec(Strict):
 class EngineSpec(Strict):
     """``batch`` and ``threads`` are frozen with the campaign: they decide the last bits of the outputs. "auto" measures
     them when it begins. ``unit``: rows of a unit of work, what a kill can cost; about five seconds' worth unless said.
+    Units that take less than a quarter of a second are handed out several at a time, to that length.
     ``evaluation``: "whole" runs the whole engine for every fault; "fastest" only what a fault can change, where the gates
     showed that it gives the same.
 

@@ -116,8 +116,8 @@ def _from_rows(folder: RunFolder, stages: list[str]) -> dict[str, Any]:
             faults = int(sum(_add(counts, table) for table in _row_groups(folder / RESULTS)))
         else:
             log = ResultLog(folder / STORE)
-            for unit in log:
-                faults += _add(counts, from_stream(log.stream(unit), COLUMNS))
+            for frame in log.frames(log):
+                faults += _add(counts, from_stream(log.stream(frame.units.start), COLUMNS))
             done = {"units_done": len(log)}
     except (OSError, pa.ArrowException):  # it is being tidied up at this very moment
         return {}

@@ -1,7 +1,8 @@
 """Never lose a row: an append-only log of framed, checksummed results, compacted to Parquet at the end.
 
-One frame holds the rows of one unit of work, as an Arrow stream. A frame that a kill cut short, or that does not match
-its checksum, is not there: its unit is run again. Units may arrive in any order; the compacted table is in unit order.
+One frame holds the rows of one unit of work, or of several that follow each other, as an Arrow stream. A frame that a
+kill cut short, or that does not match its checksum, is not there: its units are run again. Units may arrive in any order;
+the compacted table is in unit order.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import BinaryIO, NamedTuple, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,9 +27,21 @@ from testbed.core.files import atomic_path, write_errors, write_text
 
 log = logging.getLogger(__name__)
 
-_MAGIC = b"TBF1"
+_MAGIC = b"TBF1"  # the payload is one unit's stream
+_MAGIC_SEVERAL = b"TBF2"  # the payload is the number of units, and their stream
+_COUNT = struct.Struct("<I")
+_MOST_UNITS = 1 << 16  # of one frame; a log that says more was not written here
 _HEADER = struct.Struct("<4sIQ32s")  # magic, unit, payload bytes, SHA-256 of unit and payload
 SEGMENT_BYTES = 64 * 2**20
+
+
+class Frame(NamedTuple):
+    """Where a stream lies, in bytes of its segment, and the units whose rows it has."""
+
+    segment: Path
+    start: int
+    size: int
+    units: range
 
 
 class ResultLog:
@@ -36,7 +49,7 @@ class ResultLog:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._frames: dict[int, tuple[Path, int, int]] = {}
+        self._frames: dict[int, Frame] = {}  # of every unit
         for segment in self._segments():
             self._scan(segment)
 
@@ -47,11 +60,15 @@ class ResultLog:
         """Notes every whole frame; returns where the last one ends, and the segment's size."""
         with open(segment, "rb") as file:
             end = 0
-            while frame := _read_frame(file):
-                unit, start, size = frame
-                self._frames.setdefault(unit, (segment, start, size))
-                end = start + size
+            while frame := _read_frame(file, segment):
+                self._note(frame)
+                end = frame.start + frame.size
             return end, file.seek(0, os.SEEK_END)
+
+    def _note(self, frame: Frame) -> None:
+        """The first frame of a unit stands; one that has a unit of another's is as if it were not there."""
+        if not any(unit in self._frames for unit in frame.units):
+            self._frames |= dict.fromkeys(frame.units, frame)
 
     def __contains__(self, unit: int) -> bool:
         return unit in self._frames
@@ -62,15 +79,27 @@ class ResultLog:
     def __iter__(self) -> Iterator[int]:
         return iter(self._frames)
 
+    def frames(self, units: Iterable[int]) -> Iterator[Frame]:
+        """Those of these units, ascending, each once. Raises KeyError for a unit that is not there."""
+        for unit in units:
+            frame = self._frames[unit]
+            if unit == frame.units.start:
+                yield frame
+
     def stream(self, unit: int) -> bytes:
-        """The unit's rows, as they were appended: an Arrow IPC stream."""
-        segment, start, size = self._frames[unit]
-        with open(segment, "rb") as file:
-            file.seek(start)
-            return file.read(size)
+        """The rows of the unit's frame, as they were appended: an Arrow IPC stream."""
+        frame = self._frames[unit]
+        with open(frame.segment, "rb") as file:
+            file.seek(frame.start)
+            return file.read(frame.size)
 
     def read(self, unit: int) -> pa.Table:
+        """The rows of the unit's frame."""
         return from_stream(self.stream(unit))
+
+    def tables(self, units: Iterable[int]) -> Iterator[pa.Table]:
+        """All rows of these units, ascending, a frame at a time. Raises KeyError for a unit that is not there."""
+        return (self.read(frame.units.start) for frame in self.frames(units))
 
 
 class ResultStore(ResultLog):
@@ -97,22 +126,25 @@ class ResultStore(ResultLog):
                 os.truncate(segment, end)
         return end, end
 
-    def append(self, unit: int, rows: pa.Table | bytes) -> None:
-        """Writes one unit's rows (a table, or an Arrow IPC stream) and waits until they are on disk.
+    def append(self, unit: int, rows: pa.Table | bytes, count: int = 1) -> None:
+        """Writes the rows (a table, or an Arrow IPC stream) of ``count`` units from this one on, and waits until they are
+        on disk.
 
         Raises TestbedError when they cannot be; the log is then as it was.
         """
-        payload = rows if isinstance(rows, bytes) else to_stream(rows)
+        stream = rows if isinstance(rows, bytes) else to_stream(rows)
+        magic, payload = (_MAGIC, stream) if count == 1 else (_MAGIC_SEVERAL, _COUNT.pack(count) + stream)
         with write_errors(self._folder):
             file = self._current()
             start = file.seek(0, os.SEEK_END)
             try:
-                _write_all(file, _HEADER.pack(_MAGIC, unit, len(payload), _digest(unit, payload)) + payload)
+                _write_all(file, _HEADER.pack(magic, unit, len(payload), _digest(unit, payload)) + payload)
                 os.fsync(file.fileno())
             except BaseException:  # Ctrl-C too: the next frame must follow a whole one
                 self._give_up(file, start)
                 raise
-        self._frames[unit] = (Path(str(file.name)), start + _HEADER.size, len(payload))
+        end = start + _HEADER.size + len(payload)
+        self._note(Frame(Path(str(file.name)), end - len(stream), len(stream), range(unit, unit + count)))
 
     def _current(self) -> FileIO:
         if self._file is not None and self._file.tell() >= SEGMENT_BYTES:
@@ -143,7 +175,7 @@ class ResultStore(ResultLog):
         known only now, so that they have the columns of ``schema``."""
         rows = 0
         with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-            for tables in _batched(map(self.read, units), 64):
+            for tables in _batched(self.tables(units), 64):
                 table = finished(pa.concat_tables(tables).unify_dictionaries()).cast(schema)
                 writer.write_table(table)
                 rows += table.num_rows
@@ -191,13 +223,13 @@ def _digest(unit: int, payload: bytes) -> bytes:
     return hashlib.sha256(struct.pack("<I", unit) + payload).digest()
 
 
-def _read_frame(file: BinaryIO) -> tuple[int, int, int] | None:
-    """(unit, start, size) of the payload of the next frame, or None where no whole, intact frame follows."""
+def _read_frame(file: BinaryIO, segment: Path) -> Frame | None:
+    """The next frame, or None where no whole, intact one follows."""
     header = file.read(_HEADER.size)
     if len(header) < _HEADER.size:
         return None
     magic, unit, size, digest = _HEADER.unpack(header)
-    if magic != _MAGIC:
+    if magic not in (_MAGIC, _MAGIC_SEVERAL):
         return None
     start = file.tell()
     if size > os.fstat(file.fileno()).st_size - start:  # cut short, or a damaged size
@@ -205,7 +237,11 @@ def _read_frame(file: BinaryIO) -> tuple[int, int, int] | None:
     payload = file.read(size)
     if _digest(unit, payload) != digest:
         return None
-    return unit, start, size
+    if magic == _MAGIC:
+        return Frame(segment, start, size, range(unit, unit + 1))
+    if size < _COUNT.size or not 0 < (count := _COUNT.unpack_from(payload)[0]) <= _MOST_UNITS:
+        return None
+    return Frame(segment, start + _COUNT.size, size - _COUNT.size, range(unit, unit + count))
 
 
 def _batched(tables: Iterable[pa.Table], size: int) -> Iterator[list[pa.Table]]:

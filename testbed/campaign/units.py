@@ -58,7 +58,8 @@ def units_of(path: Path, name: str, images: int, rows_per_unit: int, first: int)
         for at in range(start, stop, step):
             end = min(at + step, stop)
             size = int(counts[end - start] - counts[at - start])
-            yield Unit(number=number, plan=name, start=at, stop=end, rows=(end - at) * each, word=words, words=size)
+            rows = (end - at) * each
+            yield Unit(number, name, start=at, stop=end, rows=rows, word=words, words=size, run=start)
             number, words = number + 1, words + size
 
 

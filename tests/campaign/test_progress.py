@@ -20,7 +20,7 @@ from filelock import FileLock
 
 from testbed.analysis.stats import proportion_interval
 from testbed.campaign import progress as progress_module
-from testbed.campaign.progress import Counts, Progress, Snapshot, Widest
+from testbed.campaign.progress import Counts, Kept, Progress, Snapshot, Widest
 from testbed.campaign.status import campaign_status, is_locked
 from testbed.campaign.store import ResultStore
 from testbed.campaign.stream import to_stream
@@ -90,19 +90,19 @@ def test_rate_and_time_to_go_are_of_the_last_minute_and_of_this_process(tmp_path
     seen: list[Snapshot] = []
     progress = Progress(tmp_path, seen.append)
     before = to_stream(rows([0, 1], 0, ["masked", "sdc1"]))
-    progress.begin("execute", units=100, faults=200, done=[(2, before)] * 10, workers=3)
+    progress.begin("execute", units=100, faults=200, done=[Kept(1, 2, before)] * 10, workers=3)
     assert seen[-1].faults_done == 20
     assert seen[-1].faults_per_second is None
     assert seen[-1].eta_s is None
     for _ in range(10):
         clock.now += 1
-        progress.finished(2, before)
+        progress.finished(Kept(1, 2, before))
     assert (seen[-1].units_done, seen[-1].faults_done, seen[-1].workers) == (20, 40, 3)
     assert seen[-1].faults_per_second == pytest.approx(2.0)
     assert seen[-1].eta_s == pytest.approx(80.0)
     for _ in range(20):
         clock.now += 10
-        progress.finished(2, before)
+        progress.finished(Kept(1, 2, before))
     assert seen[-1].faults_per_second == pytest.approx(0.2)
     assert seen[-1].outcomes == {"masked": 40, "sdc1": 40}
 
@@ -114,7 +114,7 @@ def test_it_is_told_at_most_once_a_second_and_at_the_end(tmp_path: Path, clock: 
     unit = to_stream(rows([0], 0, ["masked"]))
     for _ in range(100):
         clock.now += 0.05
-        progress.finished(1, unit)
+        progress.finished(Kept(1, 1, unit))
     assert 4 <= len(seen) - 1 <= 5
     progress.end()
     assert seen[-1].faults_done == 100
@@ -135,7 +135,7 @@ def test_a_full_disk_does_not_end_it_for_the_sake_of_a_status(
     monkeypatch.setattr(progress_module, "write_json", full)
     progress = Progress(tmp_path)
     progress.begin("execute", 1, 1)
-    progress.finished(1, to_stream(rows([0], 0, ["masked"])))
+    progress.finished(Kept(1, 1, to_stream(rows([0], 0, ["masked"]))))
     progress.end()
 
 
@@ -189,7 +189,7 @@ def test_a_running_one_is_as_it_last_said(tmp_path: Path) -> None:
     started(tmp_path / "run", {"plan": {"faults": 10}})
     progress = Progress(tmp_path / "run")
     progress.begin("execute", units=5, faults=10, workers=2)
-    progress.finished(2, UNIT[0])
+    progress.finished(Kept(1, 2, UNIT[0]))
     progress.end()
     with at_work(tmp_path / "run"):
         status = campaign_status(tmp_path / "run")
@@ -295,7 +295,7 @@ def test_of_the_first_round_of_an_adaptive_one_no_width_is_told(tmp_path: Path, 
     seen: list[Snapshot] = []
     progress = Progress(tmp_path, seen.append)
     progress.begin("execute", units=5, faults=10, rounds=True)
-    progress.finished(2, UNIT[0])
+    progress.finished(Kept(1, 2, UNIT[0]))
     assert seen[-1].widest is None
     last = Widest("model activation, flip", 10, 0.05, 0.9, 0.1)
     progress.end(last)

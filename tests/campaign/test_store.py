@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -164,6 +165,54 @@ def test_a_segment_that_was_lost_is_not_mistaken_for_the_next_one(
     (tmp_path / "segment-00001.log").unlink()
     filled(tmp_path, [1])
     assert_holds(tmp_path, [0, 2, 1])
+
+
+# ---- several units in one frame
+
+
+def several(units: range) -> pa.Table:
+    return pa.concat_tables(map(rows, units)).unify_dictionaries().combine_chunks()
+
+
+def test_a_frame_of_several_units_has_them_all_or_none(tmp_path: Path) -> None:
+    spans = [range(3), range(3, 4), range(4, 6)]
+    ends = []
+    with ResultStore(tmp_path, "plan") as store:
+        for span in spans:
+            store.append(span.start, several(span), len(span))
+            ends.append(segment(tmp_path).stat().st_size)
+    whole = segment(tmp_path).read_bytes()
+    for length in range(len(whole) + 1):
+        rewritten(segment(tmp_path), whole[:length])
+        held = [span for span, end in zip(spans, ends, strict=True) if end <= length]
+        log = ResultLog(tmp_path)
+        assert list(log) == [unit for span in held for unit in span]
+        assert [frame.units for frame in log.frames(log)] == held
+        assert all(log.read(span.start).equals(several(span)) for span in held)
+    with ResultStore(tmp_path, "plan") as store:
+        assert store.compact(tmp_path / "rows.parquet", range(6), SCHEMA) == 18
+    wanted = pa.concat_tables(map(rows, range(6))).to_pylist()
+    assert pq.read_table(tmp_path / "rows.parquet").to_pylist() == wanted
+
+
+def test_a_frame_with_a_unit_of_another_frame_is_as_if_it_were_not_there(tmp_path: Path) -> None:
+    """As where a damaged segment is put back after its units were run again, joined otherwise."""
+    filled(tmp_path, [2])
+    with ResultStore(tmp_path, "plan") as store:
+        store.append(1, several(range(1, 4)), 3)
+        store.append(3, rows(3))
+    assert_holds(tmp_path, [2, 3])
+
+
+@pytest.mark.parametrize("payload", [b"", b"\1\0", bytes(4), b"\xff" * 4])
+def test_a_frame_of_no_or_very_many_units_is_no_frame(tmp_path: Path, payload: bytes) -> None:
+    filled(tmp_path, [0])
+    end = segment(tmp_path).stat().st_size
+    header = b"TBF2" + (1).to_bytes(4, "little") + len(payload).to_bytes(8, "little")
+    with open(segment(tmp_path), "ab") as file:
+        file.write(header + hashlib.sha256((1).to_bytes(4, "little") + payload).digest() + payload)
+    assert_holds(tmp_path, [0])
+    assert segment(tmp_path).stat().st_size == end
 
 
 # ---- looking into a log that somebody writes

@@ -6,7 +6,7 @@ to die:
 after   {"operations": n}  SIGKILL itself before its n-th change to the run folder (a file opened to write, renamed, ...)
         {"manifests": n}   SIGKILL itself before it writes its n-th manifest
         {"writes": n}      SIGKILL itself in the middle of the n-th frame of the log
-        {"interrupt": n}   Ctrl-C after the n-th frame of the log
+        {"interrupt": n}   Ctrl-C after the n-th frame of the log (in both cases a frame has one unit)
         {}                 never
 
 Answers two lines: the child's process id, then its exit status (negative: the signal that ended it).
@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 
-from testbed.campaign import crew, store
+from testbed.campaign import crew, spans, store
 from testbed.campaign.pipeline import run_campaign
 from testbed.campaign.spec import load_spec
 from testbed.campaign.work import Limits
@@ -93,6 +93,8 @@ def interrupt_after_frame(number: int) -> None:
 
 def child(request: dict[str, Any]) -> None:
     after = request["after"]
+    if after.keys() & {"writes", "interrupt"}:
+        spans.SPAN_S = 0.0
     if "operations" in after:
         die_before(after["operations"], is_change(request["run"]))
     if "manifests" in after:

@@ -1,0 +1,107 @@
+"""What small units of work cost: the same campaign with ``engine.unit`` as asked for and with the one it measures by itself.
+
+    python tools/bench_units.py [SPEC] [--unit 30] [--repeats 3] [--workers 1] [--json]
+
+Each side is prepared once; then both take turns, in one run of this program, and only the execution of faults is timed,
+worker processes, log and table included. A third side hands units out one by one, as if they were not joined. Rows of all
+sides are compared bit for bit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from testbed.campaign import spans
+from testbed.campaign.files import RESULTS
+from testbed.campaign.pipeline import run_campaign
+from testbed.campaign.spec import load_spec
+from testbed.campaign.workforce import Workforce
+
+SIDES = ("measured", "asked", "one by one")
+
+
+def execute(spec: Path, unit: int | None, folder: Path, workers: int, joined: bool, again: bool) -> float:
+    """Seconds of the execute stage; everything before it is made where it is not there."""
+    asked = load_spec(spec)
+    asked = asked.model_copy(update={"engine": asked.engine.model_copy(update={"unit": unit})})
+    before, spans.SPAN_S = spans.SPAN_S, spans.SPAN_S if joined else 0.0
+    try:
+        run_campaign(asked, folder, redo="execute" if again else None, workforce=Workforce(workers))
+    finally:
+        spans.SPAN_S = before
+    manifest = json.loads((folder / "manifest.json").read_text())
+    return float(manifest["stages"]["execute"]["facts"]["wall_seconds"])
+
+
+def measured(spec: Path, unit: int, repeats: int, workers: int) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="bench-units-") as place:
+        folders = {side: Path(place) / side for side in SIDES}
+        seconds: dict[str, list[float]] = {side: [] for side in SIDES}
+        for repeat in range(repeats):
+            for side, folder in folders.items():
+                asked = None if side == "measured" else unit
+                taken = execute(spec, asked, folder, workers, joined=side != "one by one", again=repeat > 0)
+                seconds[side].append(taken)
+        tables = [pq.read_table(folder / RESULTS) for folder in folders.values()]
+        manifests = [json.loads((folder / "manifest.json").read_text())["stages"] for folder in folders.values()]
+    rows = tables[0].num_rows
+    medians = {side: statistics.median(found) for side, found in seconds.items()}
+    return {
+        "spec": spec.name,
+        "rows": rows,
+        "unit_rows": {
+            side: stages["tune"]["facts"]["unit_rows"] for side, stages in zip(SIDES, manifests, strict=True)
+        },
+        "rows_per_second": {side: rows / median for side, median in medians.items()},
+        "ratio": medians["measured"] / medians["asked"],
+        "ratio_one_by_one": medians["measured"] / medians["one by one"],
+        "same_rows": all(same(table, tables[0]) for table in tables[1:]),
+        "seconds": seconds,
+    }
+
+
+def same(table: Any, other: Any) -> bool:
+    """Bit for bit: NaN equal to NaN only in the same bits, as Arrow's files keep them."""
+    columns = (
+        (mine.combine_chunks(), theirs.combine_chunks())
+        for mine, theirs in zip(table.columns, other.columns, strict=True)
+    )
+    return table.schema == other.schema and all(_bits(mine) == _bits(theirs) for mine, theirs in columns)
+
+
+def _bits(array: Any) -> Any:
+    if hasattr(array, "dictionary"):
+        return array.dictionary_decode().to_pylist()
+    if hasattr(array, "flatten") and str(array.type).startswith("list"):
+        return array.is_null().to_pylist(), _bits(array.flatten())
+    return array.is_null().to_pylist(), array.drop_null().to_numpy(zero_copy_only=False).tobytes()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("spec", nargs="?", type=Path, default=Path("campaigns/digits.toml"))
+    parser.add_argument("--unit", type=int, default=30, help="rows, rounded to the batch")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    found = measured(arguments.spec, arguments.unit, arguments.repeats, arguments.workers)
+    if arguments.json:
+        print(json.dumps(found, indent=1))
+        return
+    print(f"{found['spec']}: {found['rows']:,} rows, the same on all sides: {found['same_rows']}")
+    for side in SIDES:
+        rate = found["rows_per_second"][side]
+        print(f"  {side:<10}  units of {found['unit_rows'][side]:>5,} rows  {rate:>9,.0f} injections/s")
+    print(f"of the measured unit's rate: {found['ratio']:.2f} as asked, {found['ratio_one_by_one']:.2f} one by one")
+
+
+if __name__ == "__main__":
+    main()
