@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from testbed.campaign.strict import Count, Strict
+from testbed.campaign.strict import AtMost, Count, Strict
 from testbed.core.fault import OPS, Scope
 from testbed.core.patterns import Burst, Column, Element, Pattern, Row, Tile
 from testbed.core.site import Where
@@ -28,6 +28,7 @@ _SIZES: dict[str, tuple[str, ...]] = {
     "sites": ("count",),
 }
 _ONE_WORD = ("single", "bits")
+_WORDS = AtMost(1 << 24, "the words of one fault are held at once")
 
 
 class FaultSpec(Strict):
@@ -54,8 +55,8 @@ class FaultSpec(Strict):
     ops: tuple[Literal["flip", "stuck0", "stuck1", "random"], ...] = OPS  # type: ignore[assignment]
     bits: Literal["all"] | tuple[Annotated[int, Field(ge=0, le=31)], ...] = "all"
     pattern: PatternKind = "single"
-    count: Annotated[int, Field(ge=2)] | None = None
-    length: Annotated[int, Field(ge=2)] | None = None
+    count: Annotated[int, Field(ge=2), _WORDS] | None = None
+    length: Annotated[int, Field(ge=2), _WORDS] | None = None
     rows: Count | None = None
     columns: Count | None = None
     adjacent: bool = False

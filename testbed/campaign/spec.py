@@ -14,9 +14,10 @@ from testbed.analysis.outcome import DETECTORS
 from testbed.campaign.faultspec import FaultSpec
 from testbed.campaign.ready_made import where_specs_are
 from testbed.campaign.stop import StopSpec
-from testbed.campaign.strict import Count, NonNegative, Positive, Strict
+from testbed.campaign.strict import AtMost, Confidence, Count, NonNegative, Positive, Strict, Whole
 from testbed.core.errors import TestbedError, UsageError
 from testbed.core.formats import format_named
+from testbed.core.parsing import DEEPEST, text_of, toml_value
 from testbed.core.places import near
 from testbed.core.site import Where
 from testbed.data.class_order import kept_classes
@@ -25,6 +26,10 @@ from testbed.engines.runner import check_engine
 from testbed.export.calibration import TRAIN
 from testbed.export.precision import Calibration
 from testbed.instrument.feed import GATED_REPLACE, MECHANISMS, OP
+
+_MOST_TIERS = 100
+_MOST_IMAGES = 1_000_000
+_NAMED_ARE_HELD = "the images that faults strike are named and held one by one"
 
 _LATER = (("gates", "allow_chance_accuracy", False), ("engine", "calibration_data", TRAIN))
 """Keys that came later, and what holds without them: a campaign that was begun before is the same campaign."""
@@ -97,8 +102,8 @@ class TierSpec(Strict):
     """``images`` named test images per tier: a random choice with the tier's classes in proportion, which follows from
     the campaign's seed. ``thin``: a tier with fewer is marked as thin."""
 
-    edges: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
-    images: tuple[Annotated[int, Field(ge=0)], ...] = (16, 16, 16, 16)
+    edges: Annotated[tuple[float, ...], Field(max_length=_MOST_TIERS)] = (0.25, 0.5, 0.75, 1.0)
+    images: Annotated[tuple[Annotated[int, Field(ge=0)], ...], AtMost(_MOST_IMAGES, _NAMED_ARE_HELD)] = (16, 16, 16, 16)
     thin: Count = 16
 
     @model_validator(mode="after")
@@ -108,6 +113,8 @@ class TierSpec(Strict):
             raise ValueError(f"images names {len(self.images)} tiers, edges {len(self.edges)}")
         if sum(self.images) < 1:
             raise ValueError("images asks for no image at all")
+        if sum(self.images) > _MOST_IMAGES:
+            raise ValueError(f"images asks for more than {_MOST_IMAGES:,} in all: {_NAMED_ARE_HELD}")
         return self
 
 
@@ -124,12 +131,12 @@ class EngineSpec(Strict):
 
     backend: str = "ort-cpu"
     precision: str = "fp32"
-    batch: Count | Literal["auto"] = 64
-    threads: Count | Literal["auto"] = 1
-    unit: Count | None = None
+    batch: Annotated[Whole | Literal["auto"], AtMost(8192, "the images of one inference are held at once")] = 64
+    threads: Annotated[Whole | Literal["auto"], AtMost(1024, "no machine has so many cores for one engine")] = 1
+    unit: Annotated[Whole | None, AtMost(1_000_000, "a unit's rows are held until it is done")] = None
     evaluation: Literal["fastest", "whole"] = "fastest"
     ports: str = GATED_REPLACE
-    calibration_images: Count = 256
+    calibration_images: Annotated[Whole, AtMost(1_000_000, "the ranges of int8 settle long before")] = 256
     calibration_method: str = "MinMax"
     calibration_data: str = TRAIN
 
@@ -170,7 +177,7 @@ class GateSpec(Strict):
     test_accuracy: Annotated[float, Field(ge=0, le=1)] = 0.0
     parity_max_abs: Positive | None = None
     drift_max_abs: Positive | None = None
-    zero_fault_rows: Count = 1024
+    zero_fault_rows: Annotated[Whole, AtMost(100_000, "they are run before the campaign's first fault")] = 1024
     allow_chance_accuracy: bool = False
 
 
@@ -179,7 +186,7 @@ class ToleranceSpec(Strict):
 
     atol: NonNegative | tuple[NonNegative, ...] = 1e-6
     rtol: NonNegative = 1e-5
-    rtol_grid: tuple[NonNegative, ...] = (0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
+    rtol_grid: Annotated[tuple[NonNegative, ...], Field(max_length=1000)] = (0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
 
     def per_tier(self, tiers: int) -> tuple[float, ...]:
         return self.atol if isinstance(self.atol, tuple) else (self.atol,) * tiers
@@ -201,7 +208,7 @@ class ExposureSpec(Strict):
 class CampaignSpec(Strict):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    confidence: Confidence = 0.95
     detector: str = "none"
     model: ModelSpec
     data: DataSpec | None = None
@@ -290,7 +297,7 @@ def load_spec(path: Path, changes: Sequence[str] = ()) -> CampaignSpec:
     Raises UsageError with the key's path and the fix.
     """
     try:
-        values = tomllib.loads(path.read_text())
+        values = toml_value(text_of(path))
     except FileNotFoundError as error:
         raise UsageError(f"{path}: no such file; {where_specs_are(path)}") from error
     except IsADirectoryError as error:
@@ -299,6 +306,8 @@ def load_spec(path: Path, changes: Sequence[str] = ()) -> CampaignSpec:
         ) from error
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"{path} is not TOML: {error}") from error
+    except ValueError as error:
+        raise UsageError(f"{path} cannot be a spec: {error}") from error
     for change in changes:
         _change(values, change)
     return parse_spec(near(values, path.parent), str(path))
@@ -310,6 +319,8 @@ def _change(values: dict[str, Any], change: str) -> None:
     *tables, last = key.strip().split(".")
     if not equals or not last:
         raise UsageError(f"--set {change}: write KEY=VALUE, such as engine.backend=openvino")
+    if len(tables) >= DEEPEST:
+        raise UsageError(f"--set {key[:40]}...: no key of a spec lies {len(tables)} tables deep")
     place: Any = values
     for depth, table in enumerate(tables):
         if isinstance(place, dict):
@@ -320,14 +331,16 @@ def _change(values: dict[str, Any], change: str) -> None:
             name = ".".join(tables[: depth + 1])
             raise UsageError(f"--set {change}: {name} is not a table or a list of the spec")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
+        value = toml_value(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text.strip()
+    except ValueError as error:
+        raise UsageError(f"--set {key}: {error}") from error
     place[last if isinstance(place, dict) else _entry(place, last, change)] = value
 
 
 def _entry(entries: list[Any], number: str, change: str) -> int:
-    if not number.isdecimal() or int(number) >= len(entries):
+    if not (number.isdecimal() and len(number) < 10) or int(number) >= len(entries):
         raise UsageError(
             f"--set {change}: that list's entries are numbered 0 to {len(entries) - 1}, not {number!r}; write, for example,"
             " faults.0.per_stratum=1"

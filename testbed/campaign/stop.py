@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 from pydantic import Field, field_validator
 
 from testbed.campaign.faultspec import FaultSpec
-from testbed.campaign.strict import Count, Strict
+from testbed.campaign.strict import AtMost, Confidence, Count, Strict, Whole
 from testbed.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -49,15 +49,15 @@ class StopSpec(Strict):
         also steered apart by their guesses.
     """
 
-    margin: Annotated[float, Field(gt=0, lt=0.5)]
-    confidence: Annotated[float, Field(gt=0, lt=1)] | None = None
+    margin: Annotated[float, Field(ge=1e-6, lt=0.5)]
+    confidence: Confidence | None = None
     per: str = "block"
     measure: Literal["sdc1", "outside"] = "sdc1"
     strata: str = "site x bit_class"
     steer: str = "bit_class"
     pilot: Count = 2
     growth: Annotated[float, Field(gt=1, le=10)] = 2.0
-    max_rounds: Count = 20
+    max_rounds: Annotated[Whole, AtMost(1000, "the error is spent over the rounds one by one")] = 20
     max_faults: Count | None = None
     spending: Literal["obrien-fleming", "pocock"] = "obrien-fleming"
     proxy: Literal["none", "magnitude", "gradient"] = "none"

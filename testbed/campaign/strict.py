@@ -1,14 +1,46 @@
-"""What all tables of a spec are made of: closed, frozen records, and common kinds of number."""
+"""What all tables of a spec are made of: closed, frozen records, and common kinds of number.
+
+Every number has both bounds. A lower one explains itself; an upper one says what it is for.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated
+from dataclasses import dataclass
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
 
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+@dataclass(frozen=True)
+class AtMost:
+    """An upper bound with its reason, which the message tells. Of every number of a tuple; other values pass."""
+
+    most: float
+    why: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self.checked, handler(source))
+
+    def checked(self, value: Any) -> Any:
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, int | float) and number > self.most:
+                raise ValueError(f"at most {_told(self.most)}: {self.why}; not {_told(number)}")
+        return value
+
+
+def _told(number: float) -> str:
+    if isinstance(number, float):
+        return f"{number:g}"
+    return f"{number:,}" if number < 1 << 64 else f"one of {number.bit_length()} bits"
+
+
+Whole = Annotated[int, Field(ge=1)]
+Count = Annotated[Whole, AtMost((1 << 31) - 1, "it is counted in 32 bits")]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), AtMost(1e38, "float32 holds no larger number")]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), AtMost(1e38, "float32 holds no larger number")]
+Confidence = Annotated[float, Field(ge=0.01, le=1 - 1e-9, allow_inf_nan=False)]
+"""Of intervals; beyond these bounds, quantiles lose their digits."""
 
 
 class Strict(BaseModel):

@@ -11,6 +11,7 @@ from testbed.campaign.spec import CampaignSpec
 from testbed.campaign.subject import Subject
 from testbed.campaign.torch_subject import TorchSubject
 from testbed.core.errors import UsageError
+from testbed.core.resources import require_threads
 from testbed.core.runfolder import MANIFEST, RunFolder
 from testbed.data.registry import data_root, find, missing
 from testbed.models.runs import open_model_run
@@ -20,7 +21,10 @@ log = logging.getLogger(__name__)
 
 def subject_of(spec: CampaignSpec, folder: RunFolder | None = None) -> Subject:
     """folder: the campaign's, where it may have been begun before. What is recorded there stands in for a model or data
-    that are gone, once the campaign is prepared."""
+    that are gone, once the campaign is prepared.
+
+    Raises UsageError for what the spec names and is not there, and for threads and memory that this machine has not."""
+    require_threads(spec.engine.sketched_threads, "engine.threads")
     if folder is not None and is_recorded(folder, spec) and (gone := missing_source(spec)):
         log.info("%s: going on with what the run folder holds", gone)
         return RecordedSubject(spec, folder)

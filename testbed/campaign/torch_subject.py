@@ -67,6 +67,7 @@ class TorchSubject:
             config = trained.model.config
             subject = cls(spec, dataset_of(spec, trained.data, config.image), config, None, trained)
         _check_fit(subject.config, subject.dataset)
+        config.check_memory(spec.engine.sketched_batch)
         return subject
 
     @property

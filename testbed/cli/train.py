@@ -12,6 +12,8 @@ import click
 
 from testbed.cli.common import emit, example, json_option, run_option
 from testbed.cli.data_options import classes_option, preprocess_option
+from testbed.core.errors import UsageError
+from testbed.core.parsing import toml_value
 
 if TYPE_CHECKING:
     from testbed.sensitivity.log import Recorder
@@ -142,7 +144,6 @@ def _device(name: str) -> str:
 
 def _split_settings(settings: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
     """``--set`` values as (the recipe's, the model's); their keys are distinct."""
-    from testbed.core.errors import UsageError
     from testbed.models.config import ViTConfig
     from testbed.train import Recipe
 
@@ -163,9 +164,11 @@ def _split_settings(settings: tuple[str, ...]) -> tuple[dict[str, Any], dict[str
 def _value(text: str) -> Any:
     """A TOML value (number, true, [2, 2]); anything else is a name."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        return toml_value(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
+    except ValueError as error:
+        raise UsageError(f"--set {text[:40]}: {error}") from error
 
 
 def _plan_text(plan: dict[str, Any]) -> str:

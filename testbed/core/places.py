@@ -8,13 +8,13 @@ they are in TOML or JSON.
 from __future__ import annotations
 
 import copy
-import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
 from testbed.core.files import write_json
+from testbed.core.parsing import json_value
 
 SOURCES = "sources.json"
 _PATHS = (("model", "run"), ("model", "onnx"), ("data", "root"))
@@ -96,7 +96,7 @@ def _leaves_name_to_model(values: Mapping[str, Any], table: str) -> bool:
 def _read(folder: Path) -> dict[str, dict[str, str]]:
     """Nothing where there is no such file, or none that can be read: it is only a help."""
     try:
-        kept = json.loads((folder / SOURCES).read_text())
+        kept = json_value((folder / SOURCES).read_bytes())
     except (OSError, ValueError):
         return {}
     return {table: paths for table, paths in kept.items() if isinstance(paths, dict)} if isinstance(kept, dict) else {}

@@ -7,7 +7,6 @@ states the model's: "natural", "text", the names, or a file of them.
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import unicodedata
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from testbed.core.errors import TestbedError, UsageError
+from testbed.core.parsing import json_value
 from testbed.data.collection import Collection, Examples
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ def classes_in(path: Path) -> list[str]:
     if path.suffix != ".json" and not text.lstrip().startswith(("{", "[")):
         return _checked([line.strip() for line in text.splitlines() if line.strip()], str(path))
     try:
-        found = classes_told(json.loads(text), str(path))
+        found = classes_told(json_value(text), str(path))
     except ValueError as error:
         raise UsageError(f"classes: {path} is not JSON: {error}") from error
     if found is None:
@@ -122,7 +122,7 @@ def classes_beside(folder: Path) -> list[str] | None:
     """The names in the config.json beside a model's weights; None where there is none or it does not name them."""
     path = folder / "config.json"
     try:
-        return classes_told(json.loads(path.read_text(encoding="utf-8-sig")), str(path))
+        return classes_told(json_value(path.read_text(encoding="utf-8-sig")), str(path))
     except UsageError as error:
         if "label" in str(error).removeprefix(str(path)):  # other tables of numbers are none of classes
             _once(f"{error}; until then its order of the classes is not used")

@@ -8,13 +8,12 @@ preprocessor_config.json, config.json, FILE.toml       Hugging Face's, timm's, o
 
 from __future__ import annotations
 
-import json
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from testbed.core.errors import TestbedError, UsageError
+from testbed.core.parsing import json_value, toml_value
 from testbed.data.preprocess import INTERPOLATIONS, OFFSETS, PREPROCESS, RESIZES, Floats, Preprocess, preprocess_named
 from testbed.data.preprocess_libraries import from_huggingface, from_timm, is_huggingface, timm_part
 
@@ -56,7 +55,7 @@ def preprocess_asked(asked: str | Mapping[str, Any] | Preprocess) -> Preprocess:
     if asked in PREPROCESS:
         return PREPROCESS[asked]
     if asked.lstrip().startswith("{"):
-        return _from_mapping(_parsed(asked, "preprocess", json.loads), "preprocess")
+        return _from_mapping(_parsed(asked, "preprocess", json_value), "preprocess")
     if "=" in asked and not Path(asked).expanduser().exists():
         return _from_mapping(_pairs(asked), "preprocess")
     if Path(asked).suffix in (".json", ".toml") or Path(asked).expanduser().exists():
@@ -188,14 +187,14 @@ def _read(path: Path) -> Mapping[str, Any]:
         raise UsageError(f"preprocess: there is no file {path}; name one, or a preset such as imagenet") from error
     except (OSError, UnicodeDecodeError) as error:
         raise TestbedError(f"preprocess: {path} cannot be read ({error}); repair or replace it") from error
-    return _parsed(text, str(path), tomllib.loads if path.suffix == ".toml" else json.loads)
+    return _parsed(text, str(path), toml_value if path.suffix == ".toml" else json_value)
 
 
 def _parsed(text: str, where: str, parse: Any) -> Mapping[str, Any]:
     try:
         values = parse(text)
     except ValueError as error:  # of json and of tomllib
-        raise UsageError(f"{where} is not {'TOML' if parse is tomllib.loads else 'JSON'}: {error}") from error
+        raise UsageError(f"{where} is not {'TOML' if parse is toml_value else 'JSON'}: {error}") from error
     if not isinstance(values, Mapping):
         raise UsageError(f"{where} holds no table of keys but a {type(values).__name__}")
     inner = values.get("preprocess")
@@ -209,7 +208,7 @@ def _processor_type(values: Mapping[str, Any]) -> object:
 def _model_type(path: Path) -> str | None:
     """Of the model's config.json beside a preprocessor_config.json that does not say what it is for."""
     try:
-        values = json.loads(path.read_text())
+        values = json_value(path.read_bytes())
     except (OSError, ValueError):
         return None
     return str(values["model_type"]) if isinstance(values, Mapping) and "model_type" in values else None

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from testbed.core.errors import EngineError, UsageError
 from testbed.core.fault import Masks
 from testbed.core.files import sha256_bytes, sha256_json
+from testbed.core.resources import require_threads
 from testbed.engines.availability import available
 from testbed.semantics import as_words, corrupt
 
@@ -202,8 +203,10 @@ def require_engine(backend: str) -> None:
 
 
 def open_engine(backend: str, request: EngineRequest) -> Runner:
-    """Builds an engine. Raises UsageError for an unknown backend, EngineError when it cannot be built."""
+    """Builds an engine. Raises UsageError for an unknown backend or far too many threads, EngineError when it cannot be
+    built."""
     check_engine(backend, request.precision)
+    require_threads(request.threads)
     require_engine(backend)
     return BACKENDS[backend](request)
 

@@ -7,6 +7,7 @@ from numbers import Integral
 from typing import Any, Literal, get_args
 
 from testbed.core.errors import UsageError
+from testbed.core.resources import require_memory
 
 NormOrder = Literal["pre", "post", "residual_post"]
 Pooling = Literal["cls", "mean", "mean_patches"]
@@ -30,6 +31,18 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 # Left out of to_dict() at their defaults, so that files written before they were added keep their hash.
 _ADDED = ("activation", "proj_bias")
 _COUNTS = ("image", "patch", "channels", "width", "classes", "head_width")
+# Beyond any ViT that was published, by a factor of ten (ViT-22B: width 6144, 48 blocks, 48 heads, MLPs of 24,576).
+_MOST = {
+    "image": 8192,
+    "patch": 8192,
+    "channels": 4096,
+    "width": 1 << 16,
+    "classes": 1_000_000,
+    "head_width": 1 << 16,
+    "heads": 1024,
+    "mlp": 1 << 18,
+}
+_MOST_BLOCKS = 512
 
 
 @dataclass(frozen=True)
@@ -77,10 +90,16 @@ class ViTConfig:
             values = getattr(self, name)
             if not isinstance(values, list | tuple) or any(not _whole(v) or v < 0 for v in values):
                 raise UsageError(f"model: {name} must list one number per block, 0 or more, not {values!r}")
+            if len(values) > _MOST_BLOCKS or max(values, default=0) > _MOST[name]:
+                raise UsageError(
+                    f"model: {name} must be at most {_MOST[name]:,} in each of at most {_MOST_BLOCKS} blocks: no ViT has more"
+                )
             object.__setattr__(self, name, tuple(int(v) for v in values))
         for name in _COUNTS:
             if not _whole(getattr(self, name)) or getattr(self, name) < 1:
                 raise UsageError(f"model: {name} must be a whole number, at least 1, not {getattr(self, name)!r}")
+            if getattr(self, name) > _MOST[name]:
+                raise UsageError(f"model: {name} must be at most {_MOST[name]:,}: no ViT has more")
             object.__setattr__(self, name, int(getattr(self, name)))
         for name in ("cls_token", "patch_norm", "qkv_bias", "proj_bias"):
             if not isinstance(getattr(self, name), bool):
@@ -122,6 +141,24 @@ class ViTConfig:
     def tokens(self) -> int:
         """Tokens in the residual stream, CLS included."""
         return self.grid**2 + int(self.cls_token)
+
+    @property
+    def parameters(self) -> int:
+        """Numbers in the matrices of its blocks, its embedding and its head; vectors and tables are not counted."""
+        ends = self.channels * self.patch**2 + self.classes + (self.tokens if self.position == "1d" else 0)
+        return self.width * (
+            ends + sum(4 * self.head_width * h + 2 * m for h, m in zip(self.heads, self.mlp, strict=True))
+        )
+
+    def check_memory(self, batch: int) -> None:
+        """Raises UsageError where its parameters, or what one block computes of ``batch`` images, cannot be held here."""
+        require_memory(4 * self.parameters, f"model: a ViT of {self.parameters:,} parameters", "make it smaller")
+        blocks = (
+            3 * self.tokens * h * self.head_width + h * self.tokens**2 for h in self.heads
+        )  # queries, keys and values, and the attention maps
+        widest = max((*blocks, *(self.tokens * m for m in self.mlp)), default=0)
+        each = 4 * max(widest, self.channels * self.image**2)
+        require_memory(batch * each, f"a batch of {batch} for this model", "make batch or model smaller")
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; ``from_dict`` reads it back."""

@@ -181,11 +181,13 @@ class Block(nn.Module):
 
 
 class ViT(nn.Module):
-    """(B, C, S, S) images -> (B, K) logits."""
+    """(B, C, S, S) images -> (B, K) logits. Raises UsageError for one that memory does not hold."""
 
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
         c = self.config = config
+        if torch.get_default_device().type != "meta":
+            c.check_memory(1)
         self.patch_embed = PatchEmbed(c)
         if c.cls_token:
             self.cls_token = nn.Parameter(_initial(c, 1, 1, c.width))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from testbed.core.errors import StaleArtefact, UsageError
 from testbed.core.files import write_bytes
+from testbed.core.parsing import json_value
 from testbed.models.config import ViTConfig
 from testbed.models.keys import is_utf8, misfits
 from testbed.models.vit import ViT
@@ -69,7 +70,7 @@ def _read(path: Path) -> tuple[ViTConfig, dict[str, Tensor]]:
     if description is None:
         raise StaleArtefact(f"{path} holds weights without their architecture; use `testbed import {path} --run DIR`")
     try:
-        values = json.loads(description)
+        values = json_value(description)
         if values["format"] != _FORMAT:
             raise StaleArtefact(f"{path}: model format {values['format']} is not {_FORMAT}; write the model again")
         return ViTConfig.from_dict(values["config"]), tensors

@@ -84,20 +84,23 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "select": get_args(Select),
 }
 _BOUNDS: dict[str, tuple[float, float, str]] = {
-    "epochs": (0, math.inf, "0 or more"),
-    "batch": (1, math.inf, "at least 1"),
+    "epochs": (0, 100_001, "0 to 100,000"),
+    "batch": (1, 65_537, "1 to 65,536: its images are held at once"),
     "learning_rate": (1e-12, 1e38, "positive and below 1e38"),
-    "weight_decay": (0, math.inf, "0 or more"),
-    "warmup_epochs": (0, math.inf, "0 or more"),
+    "weight_decay": (0, 1e38, "0 or more, below 1e38"),
+    "warmup_epochs": (0, 100_001, "0 to 100,000"),
     "label_smoothing": (0, 1, "in [0, 1)"),
-    "input_noise": (0, math.inf, "0 or more"),
-    "clip_norm": (0, math.inf, "0 (no clipping) or more"),
+    "input_noise": (0, 1e38, "0 or more, below 1e38"),
+    "clip_norm": (0, 1e38, "0 (no clipping) or more, below 1e38"),
 }
+
+
+_FLOAT = 1e300  # larger whole numbers are no float
 
 
 def _typed(name: str, kind: str, value: Any) -> Any:
     """``value`` as the field's type: whole floats pass as int, ints as float; nothing else is converted."""
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < _FLOAT
     if kind == "int" and is_number and float(value).is_integer():
         return int(value)
     if kind == "float" and is_number:

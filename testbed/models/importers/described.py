@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from testbed.core.errors import TestbedError, UsageError
+from testbed.core.parsing import json_value
 from testbed.models.importers.stated import stated
 from testbed.models.importers.timm_models import timm_facts
 from testbed.models.importers.told import INSTEAD
@@ -67,7 +67,7 @@ def described(folder: Path) -> Described | None:
     if not path.is_file():
         return None
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json_value(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise TestbedError(f"{path}, beside the weights, is damaged ({error}); repair or remove it") from error
     if not isinstance(values, dict):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from zipfile import BadZipFile, ZipFile
 
 from testbed.core.errors import TestbedError, UsageError
+from testbed.core.parsing import json_value
 from testbed.models.importers.told import INSTEAD
 from testbed.models.keys import listed
 
@@ -82,7 +82,7 @@ def _shards(index: Path) -> tuple[Path, ...]:
 def _named_in(index: Path) -> tuple[Path, ...]:
     """The files that an index names, all in its own folder; none where it is damaged."""
     try:
-        names = dict.fromkeys(json.loads(index.read_text())["weight_map"].values())
+        names = dict.fromkeys(json_value(index.read_text())["weight_map"].values())
         return tuple(index.parent / name for name in names if Path(name).name == name)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return ()
