@@ -156,14 +156,14 @@ def strata(spec: FaultSpec, table: SiteTable, tier_images: Sequence[Sequence[str
         tiers = [(tier, tuple(images)) for tier, images in enumerate(tier_images) if images]
     for site in chosen[:1] if several else chosen:
         for op in spec.ops:
-            for bit in _bits(spec, site, op):
+            for bit in bits_of(spec, site, op):
                 for tier, images in tiers:
                     stratum = Stratum(spec.target, site, op, bit, tier, images, spec, several)
                     stratum.check()
                     yield stratum
 
 
-def _bits(spec: FaultSpec, site: Site, op: str) -> Sequence[int | None]:
+def bits_of(spec: FaultSpec, site: Site, op: str) -> Sequence[int | None]:
     """What strata of a site and an op there are: one per bit; of adjacent bits, per uppermost one."""
     asked = range(site.format.bits) if spec.bits == "all" else spec.bits
     if op == "random" or not spec.same_bit or spec.pattern == "sites":

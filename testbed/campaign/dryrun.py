@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from testbed.analysis.stats import wilson
-from testbed.campaign.draw import strata
+from testbed.campaign.sections import Sampled, sampled_strata
 from testbed.campaign.spec import CampaignSpec, FaultSpec
 from testbed.campaign.subject import Subject
 from testbed.campaign.subjects import subject_of
@@ -36,11 +38,13 @@ def dry_run_plan(spec: CampaignSpec) -> dict[str, Any]:
     images = sum(spec.tiers.images)
     tier_images = [[f"{tier}/{n}" for n in range(count)] for tier, count in enumerate(spec.tiers.images)]
     sections = []
-    for target in spec.targets:
-        table, seconds = sites_and_speed(spec, subject, target)
-        for section in spec.faults:
+    measured = {target: sites_and_speed(spec, subject, target) for target in spec.targets}
+    tables = {target: table for target, (table, _) in measured.items()}
+    sampled = _by_section(spec, tables, tier_images)
+    for target, (table, seconds) in measured.items():
+        for section, own in zip(spec.faults, sampled, strict=True):
             if section.target == target:
-                sections.append(_section(spec, section, table, tier_images, images, seconds))
+                sections.append(_section(spec, section, table, own, images, seconds))
     return {
         "name": spec.name,
         "faults": sum(s["faults"] for s in sections),
@@ -76,28 +80,37 @@ def sites_and_speed(spec: CampaignSpec, subject: Subject, target: str) -> tuple[
         return table, (time.perf_counter() - start) / _TIMED_BATCHES
 
 
-def _section(
-    spec: CampaignSpec,
-    section: FaultSpec,
-    table: SiteTable,
-    tier_images: list[list[str]],
-    images: int,
-    seconds_per_batch: float,
-) -> dict[str, Any]:
-    sampled = Counter[tuple[str, str]]()  # faults per (fault model, display cell's name)
-    population = count = 0
-    per_stratum = []
-    for stratum in strata(section, table, tier_images):
-        n = stratum.drawn_of(section.per_stratum)
-        bit_class = stratum.site.format.bit_class(stratum.bit)
+@dataclass
+class _Sums:
+    """Of the strata of one section. sampled: faults per (fault model, display cell's name)."""
+
+    sampled: Counter[tuple[str, str]] = field(default_factory=Counter)
+    population: int = 0
+    per_stratum: list[int] = field(default_factory=list)
+
+    def add(self, one: Sampled, section: FaultSpec) -> None:
+        stratum = one.stratum
         model = section.label(stratum.op)
-        sampled[(model, "all")] += n
-        sampled[(model, f"site {stratum.site.name}")] += n
-        sampled[(model, f"bit class {bit_class}")] += n
-        population += stratum.population
-        per_stratum.append(n)
-        count += 1
-    faults = sum(per_stratum)
+        for cell in ("all", f"site {stratum.site.name}", f"bit class {stratum.site.format.bit_class(stratum.bit)}"):
+            self.sampled[(model, cell)] += one.drawn
+        self.population += stratum.population
+        self.per_stratum.append(one.drawn)
+
+
+def _by_section(
+    spec: CampaignSpec, tables: Mapping[str, SiteTable], tier_images: Sequence[Sequence[str]]
+) -> list[_Sums]:
+    """A stratum that several sections name is one of the section that asks for most of it."""
+    sums = [_Sums() for _ in spec.faults]
+    for one in sampled_strata(spec.faults, tables, tier_images):
+        sums[one.section].add(one, spec.faults[one.section])
+    return sums
+
+
+def _section(
+    spec: CampaignSpec, section: FaultSpec, table: SiteTable, own: _Sums, images: int, seconds_per_batch: float
+) -> dict[str, Any]:
+    faults = sum(own.per_stratum)
     rows = faults * (images if section.persistent else 1)
     size = spec.engine.sketched_batch
     batches = faults * -(-images // size) if section.where == "weight" else -(-rows // size)
@@ -108,12 +121,12 @@ def _section(
         "pattern": section.pattern_name("flip"),
         "scope": "persistent" if section.persistent else "inference",
         "sites": len(table.select(section.where, section.sites)),
-        "strata": count,
-        "faults_per_stratum": {"least": min(per_stratum), "most": max(per_stratum)},
-        "population": population,
+        "strata": len(own.per_stratum),
+        "faults_per_stratum": {"least": min(own.per_stratum, default=0), "most": max(own.per_stratum, default=0)},
+        "population": own.population,
         "faults": faults,
         "rows": rows,
-        "half_width": _half_widths(sampled, spec.confidence),
+        "half_width": _half_widths(own.sampled, spec.confidence),
         "estimated_seconds": round(batches * seconds_per_batch, 1),
     }
 

@@ -7,11 +7,13 @@ error model  ops: what happens to them
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from testbed.campaign.strict import AtMost, Count, Strict
+from testbed.campaign.strict import AtMost, Complaint, Count, Strict, refuse
 from testbed.core.fault import OPS, Scope
 from testbed.core.patterns import Burst, Column, Element, Pattern, Row, Tile
 from testbed.core.site import Where
@@ -29,6 +31,26 @@ _SIZES: dict[str, tuple[str, ...]] = {
 }
 _ONE_WORD = ("single", "bits")
 _WORDS = AtMost(1 << 24, "the words of one fault are held at once")
+_TOP_BIT = 31
+_RANGE = re.compile(r"\s*(\d{1,4})\s*(?:-\s*(\d{1,4}))?\s*")
+
+
+def _bits_of(asked: Any) -> Any:
+    """The numbers in "20-30" or "0-3, 31"; anything else as it is."""
+    if not isinstance(asked, str) or asked == "all":
+        return asked
+    ranges = [_RANGE.fullmatch(part) for part in asked.split(",")]
+    found: list[int] = []
+    for part in ranges:
+        low, high = (int(part[1]), int(part[2] or part[1])) if part else (1, 0)
+        if low > high:
+            raise ValueError(
+                f'{asked!r} are no bits; write a list, such as [0, 1, 30], a range, such as "20-30", or "all"'
+            )
+        if high > _TOP_BIT:
+            raise ValueError(f"{asked!r}: there are bits 0 to {_TOP_BIT}")
+        found += range(low, high + 1)
+    return found
 
 
 class FaultSpec(Strict):
@@ -53,7 +75,9 @@ class FaultSpec(Strict):
     where: Where
     sites: tuple[str, ...] = ("*",)
     ops: tuple[Literal["flip", "stuck0", "stuck1", "random"], ...] = OPS  # type: ignore[assignment]
-    bits: Literal["all"] | tuple[Annotated[int, Field(ge=0, le=31)], ...] = "all"
+    bits: Annotated[
+        Literal["all"] | tuple[Annotated[int, Field(ge=0, le=_TOP_BIT)], ...], BeforeValidator(_bits_of)
+    ] = "all"
     pattern: PatternKind = "single"
     count: Annotated[int, Field(ge=2), _WORDS] | None = None
     length: Annotated[int, Field(ge=2), _WORDS] | None = None
@@ -85,29 +109,32 @@ class FaultSpec(Strict):
 
     @model_validator(mode="after")
     def _fits_its_pattern(self) -> FaultSpec:
-        self._check_sizes()
-        if self.pattern == "bits" and "random" in self.ops:
-            raise ValueError(
-                "ops: 'random' sets whole words, of which pattern = \"bits\" takes some bits; leave it out"
-            )
-        if self.adjacent and self.pattern != "bits":
-            raise ValueError('adjacent: is for pattern = "bits"; elements next to each other are pattern = "burst"')
-        if not self.same_bit and self.pattern in (*_ONE_WORD, "sites"):
-            raise ValueError(f"same_bit: is for patterns of several words in a tensor, not {self.pattern!r}")
-        if self.pattern == "bits" and self.bits != "all" and len(self.bits) < (self.count or 0):
-            raise ValueError(f"bits names {len(self.bits)}, of which {self.count} are to be struck together")
-        if self.scope == "inference" and self.where == "weight":
-            raise ValueError("scope: a weight fault lasts for every image; leave scope out")
+        refuse(self._complaints())
         return self
 
-    def _check_sizes(self) -> None:
+    def _complaints(self) -> Iterator[Complaint]:
+        yield from self._wrong_sizes()
+        if self.pattern == "bits" and "random" in self.ops:
+            yield Complaint(
+                "ops", "'random' sets whole words, of which pattern = \"bits\" takes some bits; leave it out"
+            )
+        if self.adjacent and self.pattern != "bits":
+            yield Complaint("adjacent", 'is for pattern = "bits"; elements next to each other are pattern = "burst"')
+        if not self.same_bit and self.pattern in (*_ONE_WORD, "sites"):
+            yield Complaint("same_bit", f"is for patterns of several words in a tensor, not {self.pattern!r}")
+        if self.pattern == "bits" and self.bits != "all" and len(self.bits) < (self.count or 0):
+            yield Complaint("bits", f"names {len(self.bits)}, of which {self.count} are to be struck together")
+        if self.scope == "inference" and self.where == "weight":
+            yield Complaint("scope", "a weight fault lasts for every image; leave scope out")
+
+    def _wrong_sizes(self) -> Iterator[Complaint]:
+        needed = _SIZES[self.pattern]
+        if any(getattr(self, key) is None for key in needed):
+            yield Complaint("", f"pattern {self.pattern!r} needs {' and '.join(needed)}")
         for key in ("count", "length", "rows", "columns"):
-            wanted = key in _SIZES[self.pattern]
-            if wanted and getattr(self, key) is None:
-                raise ValueError(f"pattern {self.pattern!r} needs {' and '.join(_SIZES[self.pattern])}")
-            if not wanted and getattr(self, key) is not None:
+            if key not in needed and getattr(self, key) is not None:
                 owners = ", ".join(repr(kind) for kind, keys in _SIZES.items() if key in keys)
-                raise ValueError(f"{key}: belongs to pattern {owners}, not {self.pattern!r}")
+                yield Complaint(key, f"belongs to pattern {owners}, not {self.pattern!r}")
 
     @property
     def persistent(self) -> bool:

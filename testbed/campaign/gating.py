@@ -104,28 +104,25 @@ class _Gates:
                 parts.append(outputs[: len(rows)])
         return np.concatenate(parts)
 
-    def _weights(self, target: str, sites: Sequence[str]) -> WeightGate:
+    def _weights(self, target: str, sites: Sequence[Sequence[str]]) -> WeightGate:
         """Which weights may be struck in place; what may not is told."""
         bench = self.place.bench(target, "weight")
-        found = weight_gate_of(self.place, bench, bench.table.select("weight", sites))
+        found = weight_gate_of(self.place, bench, bench.table.select_any("weight", sites))
         for reason, names in found.by_reason().items():
             log.warning("gates: %d weights of %s are left out (%s): %s", len(names), target, ", ".join(names), reason)
         return found
 
     def _strikable(
-        self, target: str, where: Where, sites: Sequence[str], weights: Mapping[str, WeightGate]
+        self, target: str, where: Where, sites: Sequence[Sequence[str]], weights: Mapping[str, WeightGate]
     ) -> list[Site]:
         """Raises GateFailed where a section has nothing left to strike."""
         table = self.place.bench(target, where).table
         if where == "weight":
             table = table.without(left_out.site for left_out in weights[target].left_out)
         try:
-            for section in self.spec.faults:
-                if (section.target, section.where) == (target, where):
-                    table.select(where, section.sites)
+            return table.select_any(where, sites)
         except UsageError as error:
             raise GateFailed(str(error)) from error
-        return table.select(where, sites)
 
     def _zero_fault(self, target: str, where: str, chosen: Sequence[Site]) -> tuple[int, int]:
         bench = self.place.bench(target, where)
@@ -147,7 +144,8 @@ class _Gates:
         """Whatever was decided otherwise than the spec says."""
         if why := self.place.tuned.get("why_batch"):
             yield f"batch 1 instead of {self.spec.engine.batch}: {why}"
-        for (target, where), patterns in self.spec.legs.items():
+        for (target, where), sites in self.spec.legs.items():
+            patterns = dict.fromkeys(pattern for own in sites for pattern in own)
             for pattern in self.place.table(target).unmatched_exclusions(where, patterns):
                 yield f"{pattern!r} excludes no {where} of {target}: there is none of that name in {self.spec.engine.precision}"
 

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.campaign.draw import Stratum, strata
+from testbed.campaign.draw import Stratum
 from testbed.campaign.rates import FaultModel
+from testbed.campaign.sections import sampled_strata
 from testbed.campaign.spec import CampaignSpec
 from testbed.campaign.stop import Dimension
 from testbed.core.site import SiteTable
@@ -76,8 +77,7 @@ def all_strata(
     spec: CampaignSpec, tables: Mapping[str, SiteTable], tier_images: Sequence[Sequence[str]]
 ) -> Iterator[Stratum]:
     """Every stratum of the campaign, in the order of the plan. tier_images: ids of the named images per tier."""
-    for section in spec.faults:
-        yield from strata(section, tables[section.target], tier_images)
+    return (one.stratum for one in sampled_strata(spec.faults, tables, tier_images))
 
 
 def grouped(found: Iterable[Stratum], by: Sequence[Dimension]) -> list[Group]:

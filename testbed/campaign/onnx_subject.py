@@ -16,6 +16,7 @@ from onnx import ModelProto, TensorProto
 from testbed.campaign.as_trained import check_like_library
 from testbed.campaign.images import Inputs
 from testbed.campaign.row_gate import input_influence
+from testbed.campaign.sections import check_sections
 from testbed.campaign.spec import CampaignSpec
 from testbed.campaign.subject import check_accuracy, dataset_of, golden_inputs
 from testbed.core.errors import UsageError
@@ -78,8 +79,7 @@ class OnnxSubject:
 
     def check_sites(self) -> None:
         table = self._table
-        for (_, where), patterns in self.spec.legs.items():
-            table.select(where, patterns)
+        check_sections(self.spec.faults, {"model": table})
         computes, precisions = _computes_in(table)
         if not precisions:
             raise UsageError(
@@ -94,7 +94,7 @@ class OnnxSubject:
 
     @cached_property
     def _table(self) -> SiteTable:
-        wanted = [pattern for patterns in self.spec.legs.values() for pattern in patterns]
+        wanted = [pattern for section in self.spec.faults for pattern in section.sites]
         return table_of(self._catalogue, self.adopted.plain, "model", self.spec.engine.ports, also=wanted)
 
     @cached_property

@@ -16,8 +16,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from testbed.campaign import points
-from testbed.campaign.draw import Draw, Stratum, drawn, strata
+from testbed.campaign.draw import Draw, Stratum, drawn
 from testbed.campaign.points import Points, read_points
+from testbed.campaign.sections import sampled_strata
 from testbed.campaign.spec import CampaignSpec
 from testbed.campaign.struck import Struck
 from testbed.core.errors import StaleArtefact
@@ -58,15 +59,11 @@ def planned(
 def _faults(
     spec: CampaignSpec, tables: Mapping[str, SiteTable], tier_images: Sequence[Sequence[str]]
 ) -> Iterator[PlannedFault]:
-    number = 0
-    for section in spec.faults:
-        table = tables[section.target]
-        for stratum in strata(section, table, tier_images):
-            chosen = stratum.drawn_of(section.per_stratum)
-            facts = {"stratum": number, "inclusion": stratum.inclusion(chosen)}
-            for draw in drawn(stratum, chosen, spec.seed):
-                yield planned_fault(stratum, draw, table, facts)
-            number += 1
+    for number, one in enumerate(sampled_strata(spec.faults, tables, tier_images)):
+        stratum, chosen = one.stratum, one.drawn
+        facts = {"stratum": number, "inclusion": stratum.inclusion(chosen)}
+        for draw in drawn(stratum, chosen, spec.seed):
+            yield planned_fault(stratum, draw, tables[stratum.target], facts)
 
 
 def planned_fault(stratum: Stratum, draw: Draw, table: SiteTable, facts: Mapping[str, Any]) -> PlannedFault:

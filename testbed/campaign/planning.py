@@ -17,8 +17,9 @@ from testbed.analysis.stats import leveugle
 from testbed.campaign.adaptive import AdaptivePlanner
 from testbed.campaign.draw import Stratum
 from testbed.campaign.dryrun import sites_and_speed
-from testbed.campaign.grouping import Values, all_strata, model_of, values_of
+from testbed.campaign.grouping import Values, model_of, values_of
 from testbed.campaign.rates import FaultModel
+from testbed.campaign.sections import sampled_strata
 from testbed.campaign.site_sketch import sketched_sites
 from testbed.campaign.spec import CampaignSpec
 from testbed.campaign.stop import Dimension, dimensions
@@ -136,10 +137,8 @@ class Plan:
         if self.spec.stop is not None:
             yield from self._first_round()
             return
-        for section in self.spec.faults:
-            alone = self.spec.model_copy(update={"faults": (section,)})
-            for stratum in all_strata(alone, self.tables, self.tier_images):
-                yield stratum, stratum.drawn_of(section.per_stratum)
+        for one in sampled_strata(self.spec.faults, self.tables, self.tier_images):
+            yield one.stratum, one.drawn
 
     def _first_round(self) -> Iterator[tuple[Stratum, int]]:
         """An adaptive campaign's strata as they are sampled: its faults are told of the first stratum of each."""

@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from testbed.analysis.confidence import TierEdges
 from testbed.analysis.outcome import DETECTORS
+from testbed.campaign.consistency import Tables, contradictions
 from testbed.campaign.faultspec import FaultSpec
-from testbed.campaign.ready_made import where_specs_are
+from testbed.campaign.spec_file import change, read_toml
+from testbed.campaign.spec_words import complaints, refusal
 from testbed.campaign.stop import StopSpec
-from testbed.campaign.strict import AtMost, Confidence, Count, NonNegative, Positive, Strict, Whole
+from testbed.campaign.strict import AtMost, Complaint, Confidence, Count, NonNegative, Positive, Strict, Whole, refuse
 from testbed.core.errors import TestbedError, UsageError
-from testbed.core.formats import format_named
-from testbed.core.parsing import DEEPEST, text_of, toml_value
+from testbed.core.formats import FORMATS
+from testbed.core.nearest import unknown
 from testbed.core.places import near
 from testbed.core.site import Where
 from testbed.data.class_order import kept_classes
 from testbed.data.preprocess_stated import kept
-from testbed.engines.runner import check_engine
+from testbed.engines.runner import BACKENDS, check_engine
 from testbed.export.calibration import TRAIN
 from testbed.export.precision import Calibration
-from testbed.instrument.feed import GATED_REPLACE, MECHANISMS, OP
+from testbed.instrument.feed import GATED_REPLACE, MECHANISMS
 
 _MOST_TIERS = 100
 _MOST_IMAGES = 1_000_000
@@ -108,14 +109,20 @@ class TierSpec(Strict):
 
     @model_validator(mode="after")
     def _one_count_per_tier(self) -> TierSpec:
-        TierEdges(self.edges)
-        if len(self.images) != len(self.edges):
-            raise ValueError(f"images names {len(self.images)} tiers, edges {len(self.edges)}")
-        if sum(self.images) < 1:
-            raise ValueError("images asks for no image at all")
-        if sum(self.images) > _MOST_IMAGES:
-            raise ValueError(f"images asks for more than {_MOST_IMAGES:,} in all: {_NAMED_ARE_HELD}")
+        refuse(self._complaints())
         return self
+
+    def _complaints(self) -> Iterator[Complaint]:
+        try:
+            TierEdges(self.edges)
+        except UsageError as error:
+            yield Complaint("edges", str(error))
+        if len(self.images) != len(self.edges):
+            yield Complaint("images", f"names {len(self.images)} tiers, edges {len(self.edges)}")
+        if sum(self.images) < 1:
+            yield Complaint("images", "asks for no image at all")
+        if sum(self.images) > _MOST_IMAGES:
+            yield Complaint("images", f"asks for more than {_MOST_IMAGES:,} in all: {_NAMED_ARE_HELD}")
 
 
 class EngineSpec(Strict):
@@ -155,14 +162,25 @@ class EngineSpec(Strict):
 
     @model_validator(mode="after")
     def _known(self) -> EngineSpec:
-        check_engine(self.backend, self.precision)
-        if self.ports not in MECHANISMS:
-            raise ValueError(f"unknown ports {self.ports!r}; known: {', '.join(MECHANISMS)}")
-        if self.backend == "openvino" and self.ports != GATED_REPLACE:
-            raise ValueError(
-                f"ports: openvino has no operator for {self.ports!r}; set engine.ports = {GATED_REPLACE!r}"
-            )
+        refuse(self._complaints())
         return self
+
+    def _complaints(self) -> Iterator[Complaint]:
+        if self.backend not in BACKENDS:
+            yield Complaint("backend", unknown("engine", self.backend, BACKENDS))
+            if self.precision not in FORMATS:
+                yield Complaint("precision", unknown("precision", self.precision, FORMATS))
+        else:
+            try:
+                check_engine(self.backend, self.precision)
+            except UsageError as error:
+                yield Complaint("precision", str(error))
+        if self.ports not in MECHANISMS:
+            yield Complaint("ports", unknown("ports", self.ports, MECHANISMS))
+        elif self.backend == "openvino" and self.ports != GATED_REPLACE:
+            yield Complaint(
+                "ports", f"openvino has no operator for {self.ports!r}; set engine.ports = {GATED_REPLACE!r}"
+            )
 
 
 class GateSpec(Strict):
@@ -220,46 +238,22 @@ class CampaignSpec(Strict):
     exposure: ExposureSpec | None = None
     stop: StopSpec | None = None
 
+    @field_validator("detector")
+    @classmethod
+    def _known_detector(cls, name: str) -> str:
+        if name not in DETECTORS:
+            raise ValueError(unknown("detector", name, DETECTORS))
+        return name
+
     @model_validator(mode="after")
     def _consistent(self) -> CampaignSpec:
-        if self.named_data is None and self.model.run is None:
-            raise ValueError('data.name: missing; name a data set, for example [data] name = "digits"')
-        if self.model.onnx is not None and "attention" in self.targets:
-            raise ValueError(
-                "faults.target: 'attention' needs a model of the testbed, which records what that module is fed; strike"
-                " 'model', with sites such as block.0.attn.*"
+        sections = dict(enumerate(self.faults))
+        names_data = self.named_data is not None
+        refuse(
+            contradictions(
+                Tables(self.model, self.data, self.tiers, self.engine, self.tolerance, self.stop, sections, names_data)
             )
-        if self.detector not in DETECTORS:
-            raise ValueError(f"unknown detector {self.detector!r}; known: {', '.join(DETECTORS)}")
-        atol = self.tolerance.atol
-        if isinstance(atol, tuple) and len(atol) != len(self.tiers.edges):
-            raise ValueError(f"tolerance.atol names {len(atol)} tiers, tiers.edges {len(self.tiers.edges)}")
-        named = [
-            (fault.target, fault.where, op, fault.pattern_name(op), fault.persistent)
-            for fault in self.faults
-            for op in fault.ops
-        ]
-        if twice := next((name for name in named if named.count(name) > 1), None):
-            pattern = "" if twice[3] == "single" else f" and pattern {twice[3]!r}"
-            raise ValueError(
-                f"faults: two sections strike {twice[0]} {twice[1]}s with {twice[2]!r}{pattern}; join them"
-            )
-        in_one = next((f for f in self.faults if f.pattern == "sites" and f.where == "activation"), None)
-        if in_one and self.engine.ports != OP:
-            raise ValueError(
-                f"faults: pattern 'sites' strikes {in_one.count} activations in one inference, of which the later see what"
-                f" the earlier changed; only ports of live values can: set engine.ports = {OP!r}"
-            )
-        width = format_named(self.engine.precision).bits
-        for fault in self.faults:
-            if fault.bits != "all" and max(fault.bits) >= width:
-                raise ValueError(
-                    f"faults.bits: {self.engine.precision} has bits 0 to {width - 1}, not {max(fault.bits)}"
-                )
-        if self.stop is not None:
-            self.stop.check(self.faults)
-            if self.stop.proxy != "none" and (self.model.onnx is not None or self.engine.precision == "int8"):
-                raise ValueError("stop.proxy: guesses need a model of the testbed, in floating point; leave it out")
+        )
         return self
 
     @property
@@ -272,13 +266,12 @@ class CampaignSpec(Strict):
         return tuple(dict.fromkeys(fault.target for fault in self.faults))
 
     @property
-    def legs(self) -> dict[tuple[str, Where], tuple[str, ...]]:
-        """(target, place) -> site patterns, over all sections: what one engine each is opened for."""
-        found: dict[tuple[str, Where], tuple[str, ...]] = {}
+    def legs(self) -> dict[tuple[str, Where], tuple[tuple[str, ...], ...]]:
+        """(target, place) -> site patterns of each section: what one engine each is opened for."""
+        found: dict[tuple[str, Where], dict[tuple[str, ...], None]] = {}
         for fault in self.faults:
-            key: tuple[str, Where] = (fault.target, fault.where)
-            found[key] = tuple(dict.fromkeys((*found.get(key, ()), *fault.sites)))
-        return found
+            found.setdefault((fault.target, fault.where), {})[fault.sites] = None
+        return {key: tuple(sites) for key, sites in found.items()}
 
     def identity(self) -> dict[str, Any]:
         """Everything that decides the rows, as JSON."""
@@ -294,88 +287,47 @@ def load_spec(path: Path, changes: Sequence[str] = ()) -> CampaignSpec:
 
     A relative path is one of the current folder or, if nothing is there, of the spec's own.
 
-    Raises UsageError with the key's path and the fix.
+    Raises UsageError with the path of each wrong key and the fix.
     """
-    try:
-        values = toml_value(text_of(path))
-    except FileNotFoundError as error:
-        raise UsageError(f"{path}: no such file; {where_specs_are(path)}") from error
-    except IsADirectoryError as error:
-        raise UsageError(
-            f"{path} is a folder; name a spec file, such as one that testbed campaign new writes"
-        ) from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"{path} is not TOML: {error}") from error
-    except ValueError as error:
-        raise UsageError(f"{path} cannot be a spec: {error}") from error
-    for change in changes:
-        _change(values, change)
+    values = read_toml(path)
+    for asked in changes:
+        change(values, asked)
     return parse_spec(near(values, path.parent), str(path))
 
 
-def _change(values: dict[str, Any], change: str) -> None:
-    """Sets one dotted key, of which a number is a place in a list. The value is TOML; a bare word is text."""
-    key, equals, text = change.partition("=")
-    *tables, last = key.strip().split(".")
-    if not equals or not last:
-        raise UsageError(f"--set {change}: write KEY=VALUE, such as engine.backend=openvino")
-    if len(tables) >= DEEPEST:
-        raise UsageError(f"--set {key[:40]}...: no key of a spec lies {len(tables)} tables deep")
-    place: Any = values
-    for depth, table in enumerate(tables):
-        if isinstance(place, dict):
-            place = place.setdefault(table, {})
-        else:
-            place = place[_entry(place, table, change)]
-        if not isinstance(place, dict | list):
-            name = ".".join(tables[: depth + 1])
-            raise UsageError(f"--set {change}: {name} is not a table or a list of the spec")
-    try:
-        value = toml_value(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text.strip()
-    except ValueError as error:
-        raise UsageError(f"--set {key}: {error}") from error
-    place[last if isinstance(place, dict) else _entry(place, last, change)] = value
-
-
-def _entry(entries: list[Any], number: str, change: str) -> int:
-    if not (number.isdecimal() and len(number) < 10) or int(number) >= len(entries):
-        raise UsageError(
-            f"--set {change}: that list's entries are numbered 0 to {len(entries) - 1}, not {number!r}; write, for example,"
-            " faults.0.per_stratum=1"
-        )
-    return int(number)
-
-
 def parse_spec(values: dict[str, Any], name: str = "spec") -> CampaignSpec:
+    """Raises UsageError with everything that is wrong. name: of the file."""
     try:
         return CampaignSpec.model_validate(values)
     except ValidationError as error:
-        raise UsageError(f"{name}: {_told(error)}") from error
+        found = complaints(error, values, CampaignSpec)
+        found += [one for one in contradictions(_right_tables(values)) if one not in found]
+        raise refusal(found, name) from error
 
 
-def _told(error: ValidationError) -> str:
-    """The first complaint in one line: where, what, and what is allowed."""
-    first = error.errors(include_url=False)[0]
-    where = ".".join(
-        str(part) for part in first["loc"] if not str(part).startswith(("tuple[", "literal[", "constrained"))
+def _right_tables(values: dict[str, Any]) -> Tables:
+    """Those of a wrong spec that are right by themselves."""
+
+    def table(key: str) -> Any:
+        field = CampaignSpec.model_fields[key]
+        if key not in values:
+            return field.get_default()
+        return _right(field.annotation, values[key])
+
+    stated = values.get("faults")
+    sections = [_right(FaultSpec, one) for one in stated] if isinstance(stated, list | tuple) else []
+    return Tables(
+        **{
+            key: None if key == "model" and key not in values else table(key)
+            for key in ("model", "data", "tiers", "engine", "tolerance", "stop")
+        },
+        faults={number: section for number, section in enumerate(sections) if section is not None},
+        names_data=not isinstance(data := values.get("data", {}), dict) or "name" in data,
     )
-    if first["type"] == "extra_forbidden":
-        return f"unknown key {where!r}; {_known_keys(first['loc'])}"
-    message = first["msg"].removeprefix("Value error, ")
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return f"{where}: {message}{more}" if where else f"{message}{more}"
 
 
-def _known_keys(location: tuple[int | str, ...]) -> str:
-    """The keys allowed where ``location`` points."""
-    model: Any = CampaignSpec
-    for part in location[:-1]:
-        if isinstance(part, int):
-            continue
-        annotation = model.model_fields[part].annotation
-        model = {"faults": FaultSpec, "data": DataSpec, "exposure": ExposureSpec, "stop": StopSpec}.get(
-            part, annotation
-        )
-    return f"known keys there: {', '.join(model.model_fields)}"
+def _right(kind: Any, value: Any) -> Any:
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError:
+        return None

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import Field, field_validator
 
 from testbed.campaign.faultspec import FaultSpec
-from testbed.campaign.strict import AtMost, Confidence, Count, Strict, Whole
+from testbed.campaign.strict import AtMost, Complaint, Confidence, Count, Strict, Whole
 from testbed.core.errors import UsageError
+from testbed.core.nearest import unknown
 
 if TYPE_CHECKING:
     from testbed.analysis.sequential import StopRule
@@ -26,9 +27,7 @@ def dimensions(text: str) -> tuple[Dimension, ...]:
     parts = [part.strip() for part in text.split(" x ")]
     for part in parts:
         if part not in DIMENSIONS:
-            raise UsageError(
-                f"unknown dimension {part!r}; known: {', '.join(DIMENSIONS)}, put together as 'site x bit'"
-            )
+            raise UsageError(f"{unknown('dimension', part, DIMENSIONS)}, put together as 'site x bit'")
     if len(set(parts)) < len(parts):
         raise UsageError(f"{text!r} names a dimension twice")
     return tuple(part for part in DIMENSIONS if part in parts)
@@ -99,13 +98,20 @@ class StopSpec(Strict):
             self.max_faults or math.inf,
         )
 
-    def check(self, faults: Sequence[FaultSpec]) -> None:
-        """Raises ValueError for sections that do not go with it."""
-        if any(section.per_stratum != 1 for section in faults):
-            raise ValueError("faults.per_stratum: [stop] decides how many faults are drawn; leave it out")
-        if self.measure == "sdc1" and any(section.target == "attention" for section in faults):
-            raise ValueError('stop.measure: the attention module has no classes; ask for measure = "outside"')
-        if any(section.pattern == "sites" for section in faults):
-            raise ValueError("stop: faults at several sites have no strata to draw from in turn; leave [stop] out")
-        if "tier" in (*self.domains, *self.steered_by) and any(section.persistent for section in faults):
-            raise ValueError("stop.per: persistent faults strike the images of all tiers; leave out tier")
+    def complaints(self, sections: Mapping[int, FaultSpec]) -> Iterator[Complaint]:
+        """Of sections, by their number, that do not go with it."""
+        for number, section in sections.items():
+            if section.per_stratum != 1:
+                yield Complaint(
+                    f"faults[{number}].per_stratum", "[stop] decides how many faults are drawn; leave it out"
+                )
+            if section.pattern == "sites":
+                yield Complaint(
+                    f"faults[{number}].pattern",
+                    "faults at several sites have no strata to draw from in turn; leave [stop] out",
+                )
+        if self.measure == "sdc1" and any(section.target == "attention" for section in sections.values()):
+            yield Complaint("stop.measure", 'the attention module has no classes; ask for measure = "outside"')
+        for key, told in (("per", self.domains), ("steer", self.steered_by)):
+            if "tier" in told and any(section.persistent for section in sections.values()):
+                yield Complaint(f"stop.{key}", "persistent faults strike the images of all tiers; leave out tier")

@@ -1,12 +1,13 @@
-"""What all tables of a spec are made of: closed, frozen records, and common kinds of number.
+"""What all tables of a spec are made of: closed, frozen records, common kinds of number, and how they refuse.
 
 Every number has both bounds. A lower one explains itself; an upper one says what it is for.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
@@ -45,3 +46,24 @@ Confidence = Annotated[float, Field(ge=0.01, le=1 - 1e-9, allow_inf_nan=False)]
 
 class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Complaint(NamedTuple):
+    """key: of what is wrong, from the table that complains: "bits", "atol[1]"; "" for the table itself."""
+
+    key: str
+    message: str
+
+
+class Refused(ValueError):
+    """Everything that a validator has to complain of, at once."""
+
+    def __init__(self, complaints: Iterable[Complaint]) -> None:
+        self.complaints = tuple(complaints)
+        super().__init__("; ".join(": ".join(filter(None, complaint)) for complaint in self.complaints))
+
+
+def refuse(complaints: Iterable[Complaint]) -> None:
+    """Raises Refused if there are any."""
+    if found := tuple(complaints):
+        raise Refused(found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from testbed.campaign.images import Inputs
+from testbed.campaign.sections import check_sections
 from testbed.campaign.spec import CampaignSpec
 from testbed.campaign.subject import ATTENTION, check_accuracy, dataset_of, golden_file, golden_inputs
 from testbed.core.cache import cache_folder
@@ -90,10 +92,13 @@ class TorchSubject:
             return
         with torch.device("meta"):  # names only: no memory, no initialisation
             model = ViT(self.config)
-        for (target, where), patterns in self.spec.legs.items():
+        tables = {}
+        for target in self.spec.targets:
             module = model if target == "model" else subnetwork(model, target)
-            names = taps(module) if where == "activation" else dict(module.named_parameters())
-            SiteTable(target, "", "", tuple(Site(name, where, ()) for name in names)).select(where, patterns)
+            places: dict[Where, Iterable[str]] = {"activation": taps(module), "weight": dict(module.named_parameters())}
+            sites = tuple(Site(name, where, ()) for where, names in places.items() for name in names)
+            tables[target] = SiteTable(target, "", "", sites)
+        check_sections(self.spec.faults, tables)
 
     def shapes(self, target: str) -> dict[tuple[str, Where], tuple[int, ...]]:
         """(site, place) -> canonical shape, activations in the order of the forward pass: all sites but what quantisation

@@ -17,7 +17,7 @@ import click
 
 from testbed.cli.bugs import concerns
 from testbed.cli.signals import stopped_by
-from testbed.core.errors import TestbedError
+from testbed.core.errors import SeveralErrors, TestbedError
 from testbed.core.text import visible
 
 if TYPE_CHECKING:
@@ -32,8 +32,10 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 class Failure(click.ClickException):
     """Ends the command: ``error: <one line>`` on stderr, and this exit status."""
 
-    def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(visible(" ".join(message.splitlines())))
+    def __init__(self, message: str, exit_code: int, lines: bool = False) -> None:
+        """lines: whether the message is several, one for each thing that is wrong."""
+        whole = message.split("\n") if lines else [" ".join(message.splitlines())]
+        super().__init__("\n".join(map(visible, whole)))
         self.exit_code = exit_code  # type: ignore[misc]  # click reads it from the instance
 
     def show(self, file: Any = None) -> None:
@@ -51,7 +53,7 @@ def one_line_errors() -> Iterator[None]:
     except TestbedError as error:
         if stopped_by() == signal.SIGINT:  # a library has made another error of it, and we a line of that
             raise Failure(_INTERRUPTED, INTERRUPTED) from error
-        raise Failure(str(error), error.exit_code) from error
+        raise Failure(str(error), error.exit_code, isinstance(error, SeveralErrors)) from error
     except click.exceptions.NoArgsIsHelpError:
         raise
     except click.UsageError as error:

@@ -3,6 +3,8 @@ traceback."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class TestbedError(Exception):
     """Something the user can put right. ``exit_code`` is the process's exit status."""
@@ -15,6 +17,13 @@ class UsageError(TestbedError):
     """The request itself is wrong: an unknown name, key or value."""
 
     exit_code = 2
+
+
+class SeveralErrors(UsageError):
+    """Several things at once, a line each below the first."""
+
+    def __init__(self, heading: str, lines: Sequence[str]) -> None:
+        super().__init__("\n  ".join([f"{heading}:", *lines]))
 
 
 class GateFailed(TestbedError):

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from testbed.core.errors import StaleArtefact, UsageError
 from testbed.core.files import write_text
 from testbed.core.formats import Format, format_named
+from testbed.core.nearest import meant, nearest
 
 Where = Literal["activation", "weight"]
 _BLOCK = re.compile(r"^block\.(\d+)\.")
@@ -28,6 +29,8 @@ _KINDS = {
     "norm_out": "layernorm",
     "proj": "projection",
 }
+
+_NEAR = 4
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,12 @@ def site_kind(name: str, where: str) -> str:
     return f"{role}.{parts[-1]}"
 
 
+def _like(pattern: str, sites: Sequence[Site]) -> str:
+    """A site's name, or the pattern of its last part, that somebody may have meant."""
+    names = [site.name for site in sites]
+    return meant(pattern, [*names, *(f"*.{name.rpartition('.')[2]}" for name in names)]).rstrip("?")
+
+
 @dataclass(frozen=True)
 class SiteTable:
     """The sites of one exported model, and which file they are sites of (``deployment_id``: its plain ONNX's).
@@ -118,7 +127,9 @@ class SiteTable:
 
     def __getitem__(self, name: str) -> Site:
         if name not in self._by_name:
-            near = [s for s in self._by_name if name in s or s.rsplit(".", 1)[-1] == name.rsplit(".", 1)[-1]][:4]
+            last = name.rpartition(".")[2]
+            near = [s for s in self._by_name if name in s or s.rpartition(".")[2] == last][:_NEAR]
+            near += [like for like in [nearest(name, self._by_name)] if like and not near]
             hint = (
                 f"; near it: {', '.join(near)}" if near else f"; its {len(self.sites)} sites: {self.sites[0].name}, ..."
             )
@@ -147,7 +158,9 @@ class SiteTable:
             if not hits and not pattern.startswith("!"):
                 more = f" and {len(mine) - _LISTED} more" if len(mine) > _LISTED else ""
                 some = ", ".join(s.name for s in mine[:_LISTED])
-                raise UsageError(f"no {where} site of target {self.target!r} matches {pattern!r}; sites: {some}{more}")
+                raise UsageError(
+                    f"no {where} site of target {self.target!r} matches {pattern!r}{_like(pattern, mine)}; sites: {some}{more}"
+                )
             chosen = chosen - hits if pattern.startswith("!") else chosen | hits
         if not chosen:
             raise UsageError(f"the site patterns leave no {where} of target {self.target!r}; put what is wanted first")
@@ -157,6 +170,11 @@ class SiteTable:
                 f" struck here: {', '.join(sorted(chosen)[:_LISTED])}"
             )
         return [s for s in mine if s.name in chosen - self.left_out]
+
+    def select_any(self, where: str, selections: Iterable[Sequence[str]]) -> list[Site]:
+        """Sites that any of several selections has, each once: see `select`."""
+        chosen = {site.name for patterns in selections for site in self.select(where, patterns)}
+        return [site for site in self.sites if site.where == where and site.name in chosen]
 
     def save(self, path: Path) -> None:
         values = asdict(self)

@@ -92,8 +92,8 @@ def test_a_relative_margin_asks_for_more_where_the_rate_is_small(spec: CampaignS
 
 def test_strata_are_told_as_they_come(spec: CampaignSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many there are: the first ones do not wait for the last."""
-    real = planning.all_strata
-    monkeypatch.setattr(planning, "all_strata", lambda *a: itertools.chain(itertools.islice(real(*a), 3), _fall()))
+    real = planning.sampled_strata
+    monkeypatch.setattr(planning, "sampled_strata", lambda *a: itertools.chain(itertools.islice(real(*a), 3), _fall()))
     parts = Plan(spec, WANTED).parts()
     assert len(list(itertools.islice(parts, 3))) == 3
     with pytest.raises(AssertionError, match="a fourth was asked for"):

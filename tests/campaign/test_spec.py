@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from testbed.campaign.spec import CampaignSpec, load_spec, parse_spec
 from testbed.core.errors import TestbedError, UsageError
 
+PYDANTIC = re.compile(r"Input should|required|validation|Value error|type=|pydantic")
 SPECS = sorted((Path(__file__).parents[2] / "campaigns").glob("*.toml"))
 
 
@@ -26,6 +28,11 @@ def put(values: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
         at = at[int(part)] if part.isdigit() else at.setdefault(part, {})
     at[last] = value
     return changed
+
+
+def as_written(path: str) -> str:
+    """ "faults[0].sites" of faults.0.sites."""
+    return re.sub(r"\.(\d+)", r"[\1]", path)
 
 
 def refusal(values: dict[str, Any]) -> str:
@@ -57,8 +64,8 @@ def test_an_unknown_key_is_named_with_its_path_and_the_known_ones(
     tiny_values: dict[str, Any], path: str, known: str
 ) -> None:
     told = refusal(put(tiny_values, path, 1))
-    assert f"unknown key '{path}'" in told
-    assert known in told.split("known keys there:")[1]
+    assert f"{as_written(path)}: unknown key" in told
+    assert known in told.split("nown keys there:")[1]
 
 
 @pytest.mark.parametrize(
@@ -98,7 +105,9 @@ def test_an_unknown_key_is_named_with_its_path_and_the_known_ones(
     ],
 )
 def test_a_wrong_value_is_named_with_its_path(tiny_values: dict[str, Any], path: str, value: Any) -> None:
-    assert path in refusal(put(tiny_values, path, value))
+    told = refusal(put(tiny_values, path, value))
+    assert as_written(path) in told
+    assert not PYDANTIC.search(told)
 
 
 @pytest.mark.parametrize("key", ["name", "model", "faults"])
@@ -115,10 +124,10 @@ def test_a_missing_key_is_named(tiny_values: dict[str, Any], key: str) -> None:
         ("engine.backend", "abacus", "unknown engine 'abacus'"),
         ("engine.precision", "fp8", "does not offer 'fp8'"),
         ("detector", "eyes", "unknown detector 'eyes'; known: none"),
-        ("tiers.images", [3], "images names 1 tiers, edges 2"),
+        ("tiers.images", [3], "tiers.images: names 1 tiers, edges 2"),
         ("tiers.images", [0, 0], "asks for no image at all"),
         ("tiers.edges", [0.9, 0.2], "edges"),
-        ("tolerance.atol", [1e-4, 1e-4, 1e-4], "tolerance.atol names 3 tiers, tiers.edges 2"),
+        ("tolerance.atol", [1e-4, 1e-4, 1e-4], "tolerance.atol: names 3 tiers, tiers.edges 2"),
         ("faults", [], "faults"),
         ("model.recipe", None, "name a preset and a recipe"),
         ("model.run", "somewhere", "leave out preset"),
@@ -133,15 +142,10 @@ def test_a_campaign_without_data_says_how_to_name_it(tiny_values: dict[str, Any]
     assert "[data] name" in refusal(tiny_values)
 
 
-def test_two_sections_cannot_draw_from_the_same_faults(tiny_values: dict[str, Any]) -> None:
-    tiny_values["faults"].append(copy.deepcopy(tiny_values["faults"][0]))
-    assert "two sections strike model activations with 'flip'; join them" in refusal(tiny_values)
-
-
 @pytest.mark.parametrize(("key", "values"), [("ops", ["flip", "flip"]), ("bits", [30, 3, 30])])
 def test_a_fault_cannot_be_named_twice_in_one_section(tiny_values: dict[str, Any], key: str, values: list[Any]) -> None:
     told = refusal(put(tiny_values, f"faults.0.{key}", values))
-    assert f"faults.0.{key}" in told
+    assert f"faults[0].{key}" in told
     assert "twice" in told
 
 
@@ -164,7 +168,6 @@ def test_a_file_that_is_no_spec_is_refused_by_name(tmp_path: Path, write: Callab
         load_spec(path)
     assert str(path) in str(caught.value)
     assert told in str(caught.value)
-    assert "\n" not in str(caught.value)
 
 
 def test_the_spec_survives_the_manifest(tiny_spec: CampaignSpec) -> None:
@@ -185,7 +188,7 @@ def test_legs_name_every_engine_that_is_needed_once(tiny_spec: CampaignSpec) -> 
         ("attention", "activation"),
         ("attention", "weight"),
     ]
-    assert tiny_spec.legs["model", "weight"] == ("*.fc1.weight", "head.bias")
+    assert tiny_spec.legs["model", "weight"] == (("*.fc1.weight", "head.bias"),)
     assert tiny_spec.targets == ("model", "attention")
 
 

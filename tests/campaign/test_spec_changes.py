@@ -24,8 +24,8 @@ def test_values_of_every_kind_are_changed() -> None:
     ("change", "told"),
     [
         ("engine.backend", "write KEY=VALUE"),
-        ("engine.bakend=torch", "unknown key 'engine.bakend'"),
-        ("engine.backend=tortch", "unknown engine 'tortch'"),
+        ("engine.bakend=torch", "engine.bakend: unknown key; did you mean 'backend'"),
+        ("engine.backend=tortch", "unknown engine 'tortch'; did you mean 'torch'"),
         ("faults.ops=flip", "entries are numbered 0 to 4, not 'ops'"),
         ("faults.9.ops=flip", "entries are numbered 0 to 4, not '9'"),
         ("seed.x=1", "seed is not a table or a list"),
@@ -39,7 +39,7 @@ def test_a_change_that_cannot_be_is_one_line(change: str, told: str) -> None:
 
 
 def test_an_entry_of_a_list_is_changed() -> None:
-    changed, plain = load_spec(SPEC, ["faults.0.per_stratum=1", "tiers.images.3=5"]), load_spec(SPEC)
+    changed, plain = load_spec(SPEC, ["faults[0].per_stratum=1", "tiers.images.3=5"]), load_spec(SPEC)
     assert changed.faults[0] == plain.faults[0].model_copy(update={"per_stratum": 1})
     assert changed.faults[1:] == plain.faults[1:]
     assert changed.tiers.images == (*plain.tiers.images[:3], 5)

@@ -1,0 +1,83 @@
+"""What the tables of a spec ask of each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+from testbed.campaign.faultspec import FaultSpec
+from testbed.campaign.stop import StopSpec
+from testbed.campaign.strict import Complaint
+from testbed.core.formats import format_named
+from testbed.instrument.feed import OP
+
+if TYPE_CHECKING:
+    from testbed.campaign.spec import DataSpec, EngineSpec, ModelSpec, TierSpec, ToleranceSpec
+
+
+@dataclass(frozen=True)
+class Tables:
+    """None: not stated, or wrong by itself, which was told already. ``faults``: the sections that are right, by number.
+    ``names_data``: whether [data] names a data set."""
+
+    model: ModelSpec | None
+    data: DataSpec | None
+    tiers: TierSpec | None
+    engine: EngineSpec | None
+    tolerance: ToleranceSpec | None
+    stop: StopSpec | None
+    faults: Mapping[int, FaultSpec]
+    names_data: bool
+
+
+def contradictions(tables: Tables) -> Iterator[Complaint]:
+    model, engine, sections = tables.model, tables.engine, tables.faults
+    if model is not None and model.run is None and not tables.names_data:
+        yield Complaint("data.name", 'missing; name a data set, for example [data] name = "digits"')
+    if tables.tolerance is not None and tables.tiers is not None:
+        atol, edges = tables.tolerance.atol, tables.tiers.edges
+        if isinstance(atol, tuple) and len(atol) != len(edges):
+            yield Complaint("tolerance.atol", f"names {len(atol)} tiers, tiers.edges {len(edges)}")
+    for number, section in sections.items():
+        if model is not None and model.onnx is not None and section.target == "attention":
+            yield Complaint(
+                f"faults[{number}].target",
+                "'attention' needs a model of the testbed, which records what that module is fed; strike 'model', with"
+                " sites such as block.0.attn.*",
+            )
+        if engine is not None:
+            yield from _on_engine(f"faults[{number}]", section, engine)
+    yield from _mixed(sections)
+    if tables.stop is not None:
+        yield from tables.stop.complaints(sections)
+        no_guess = (model is not None and model.onnx is not None) or (engine is not None and engine.precision == "int8")
+        if tables.stop.proxy != "none" and no_guess:
+            yield Complaint("stop.proxy", "guesses need a model of the testbed, in floating point; leave it out")
+
+
+def _on_engine(key: str, section: FaultSpec, engine: EngineSpec) -> Iterator[Complaint]:
+    if section.pattern == "sites" and section.where == "activation" and engine.ports != OP:
+        yield Complaint(
+            f"{key}.pattern",
+            f"'sites' strikes {section.count} activations in one inference, of which the later see what the earlier"
+            f" changed; only ports of live values can: set engine.ports = {OP!r}",
+        )
+    width = format_named(engine.precision).bits
+    if section.bits != "all" and max(section.bits) >= width:
+        yield Complaint(f"{key}.bits", f"{engine.precision} has bits 0 to {width - 1}, not {max(section.bits)}")
+
+
+def _mixed(sections: Mapping[int, FaultSpec]) -> Iterator[Complaint]:
+    """Sections whose faults at several sites would be told as one fault model, though they choose among others."""
+    several = {number: section for number, section in sections.items() if section.pattern == "sites"}
+    for (first, one), (second, other) in combinations(several.items(), 2):
+        both = [op for op in one.ops if op in other.ops]
+        alike = all(getattr(one, key) == getattr(other, key) for key in ("target", "where", "count", "persistent"))
+        if both and alike and (one.sites, one.bits) != (other.sites, other.bits):
+            yield Complaint(
+                f"faults[{second}]",
+                f"chooses {other.count} among other sites or bits than faults[{first}], with {both[0]!r} too: faults of both"
+                " would be counted in two populations; name the same sites and bits, or run it as a campaign of its own",
+            )

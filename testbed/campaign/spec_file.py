@@ -1,0 +1,104 @@
+"""A spec's file: read as TOML, and some of its values changed as the command line asks."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from testbed.campaign.ready_made import where_specs_are
+from testbed.core.errors import UsageError
+from testbed.core.parsing import DEEPEST, text_of, toml_value
+
+_PART = re.compile(r'"(?P<quoted>[^"]*)"|(?P<bare>[^.\[\]"]+)|\[(?P<entry>[^\]]*)\]')
+_PLACE = re.compile(r"\s*\(at (?P<place>line \d+, column \d+|end of document)\)$")
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Raises UsageError that says line and column of what is not TOML."""
+    try:
+        text = text_of(path)
+    except FileNotFoundError as error:
+        raise UsageError(f"{path}: no such file; {where_specs_are(path)}") from error
+    except IsADirectoryError as error:
+        raise UsageError(
+            f"{path} is a folder; name a spec file, such as one that testbed campaign new writes"
+        ) from error
+    except UnicodeDecodeError as error:
+        before = error.object[: error.start]
+        line, column = before.count(b"\n") + 1, error.start - before.rfind(b"\n")
+        raise UsageError(
+            f"{path} is not TOML: line {line}, column {column}: byte 0x{error.object[error.start]:02x} is not UTF-8; save"
+            " the file as UTF-8 text"
+        ) from error
+    except ValueError as error:
+        raise UsageError(f"{path} cannot be a spec: {error}") from error
+    try:
+        return toml_value(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path} is not TOML: {_placed(str(error), text)}") from error
+    except ValueError as error:
+        raise UsageError(f"{path} cannot be a spec: {error}") from error
+
+
+def _placed(complaint: str, text: str) -> str:
+    """Where, what, and the line itself."""
+    found = _PLACE.search(complaint)
+    if found is None:
+        return complaint
+    place, lines = found["place"], text.split("\n")
+    if place.startswith("end"):  # the last line that has anything
+        line = max((number for number, own in enumerate(lines, 1) if own.strip()), default=1)
+        place = f"line {line}, column {len(lines[line - 1]) + 1}"
+    own = lines[int(place.split()[1].rstrip(",")) - 1].strip()
+    return f"{place}: {complaint[: found.start()]}" + (f": {own[:80]}" if own else "")
+
+
+def change(values: dict[str, Any], asked: str) -> None:
+    """Sets one key: "engine.backend=openvino", "faults[0].sites=["*.softmax"]", or "faults.0.sites=..."; the value is TOML,
+    and a bare word is text."""
+    key, equals, text = asked.partition("=")
+    *tables, last = _parts(key.strip(), asked)
+    if not equals:
+        raise UsageError(f"--set {asked}: write KEY=VALUE, such as engine.backend=openvino")
+    if len(tables) >= DEEPEST:
+        raise UsageError(f"--set {key[:40]}...: no key of a spec lies {len(tables)} tables deep")
+    place: Any = values
+    for depth, table in enumerate(tables):
+        if isinstance(place, dict):
+            place = place.setdefault(table, {})
+        else:
+            place = place[_entry(place, table, asked)]
+        if not isinstance(place, dict | list):
+            name = ".".join(tables[: depth + 1])
+            raise UsageError(f"--set {asked}: {name} is not a table or a list of the spec")
+    try:
+        value = toml_value(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    except ValueError as error:
+        raise UsageError(f"--set {key}: {error}") from error
+    place[last if isinstance(place, dict) else _entry(place, last, asked)] = value
+
+
+def _parts(key: str, asked: str) -> list[str]:
+    """The names and numbers of faults[0].sites, exposure.sites."*.softmax", tiers.images.3."""
+    found, at = [], 0
+    for part in _PART.finditer(key):
+        if key[at : part.start()] not in ("", "."):
+            break
+        found.append(next(own for own in part.groups() if own is not None))
+        at = part.end()
+    if not found or at < len(key):
+        raise UsageError(f"--set {asked}: write KEY=VALUE, such as engine.backend=openvino or faults[0].per_stratum=1")
+    return found
+
+
+def _entry(entries: list[Any], number: str, asked: str) -> int:
+    if not (number.isdecimal() and len(number) < 10) or int(number) >= len(entries):
+        raise UsageError(
+            f"--set {asked}: that list's entries are numbered 0 to {len(entries) - 1}, not {number!r}; write, for example,"
+            " faults[0].per_stratum=1"
+        )
+    return int(number)
