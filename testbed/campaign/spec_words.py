@@ -202,6 +202,8 @@ def wanted(annotation: Any, metadata: Sequence[Any] = (), several: bool = False)
 def _of_member(base: Any, metadata: Sequence[Any], several: bool) -> str:
     if get_origin(base) is Literal:
         options = get_args(base)
+        if several:
+            return f"names out of {', '.join(map(str, options))}"
         return f"one of {', '.join(map(str, options))}" if len(options) > 1 else repr(options[0])
     if get_origin(base) is tuple:
         return f"a list of {wanted(get_args(base)[0], several=True)}"
