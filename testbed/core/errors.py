@@ -23,7 +23,7 @@ class SeveralErrors(UsageError):
     """Several things at once, a line each below the first."""
 
     def __init__(self, heading: str, lines: Sequence[str]) -> None:
-        super().__init__("\n  ".join([f"{heading}:", *lines]))
+        super().__init__("\n  ".join([f"{heading}:", *(" ".join(line.splitlines()) for line in lines)]))
 
 
 class GateFailed(TestbedError):
