@@ -45,10 +45,11 @@ def complaints(error: ValidationError, values: Any, model: type[BaseModel]) -> l
     problems = [
         (_path(problem["loc"], values, problem["type"]), problem) for problem in error.errors(include_url=False)
     ]
+    known = [(path, problem["type"]) for path, problem in problems]
     found: dict[Complaint, None] = {}
     for path, problem in problems:
-        if _is_of_a_union(problem["type"]) and any(len(p) > len(path) and p[: len(path)] == path for p, _ in problems):
-            continue  # one of its entries is wrong, which says more
+        if _is_of_a_union(problem["type"]) and any(_says_more(other, kind, path) for other, kind in known):
+            continue
         found |= dict.fromkeys(_told(path, problem, model))
     return list(found)
 
@@ -80,6 +81,11 @@ def _path(location: Sequence[str | int], values: Any, kind: str) -> Path:
 
 def _is_of_a_union(kind: str) -> bool:
     return kind not in ("missing", "extra_forbidden", "value_error")
+
+
+def _says_more(other: Path, kind: str, path: Path) -> bool:
+    """Than that a value is of none of the kinds that may be there: an entry of it is wrong, or why it is."""
+    return (len(other) > len(path) and other[: len(path)] == path) or (other == path and kind == "value_error")
 
 
 def _told(path: Path, problem: Mapping[str, Any], model: type[BaseModel]) -> Iterator[Complaint]:
@@ -186,10 +192,14 @@ def shown(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
+    if isinstance(value, int) and value.bit_length() > 64:
+        return f"a number of {value.bit_length()} bits"
     try:
         text = json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=True)
-    except (TypeError, ValueError):  # a date, for example
+    except TypeError:  # a date, for example
         text = str(value)
+    except (ValueError, RecursionError):  # a number of thousands of digits, a list in itself
+        text = "what is there"
     return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
 
 
