@@ -413,7 +413,11 @@ def test_a_campaign_that_is_planned_at_once_has_no_rounds() -> None:
         ("stop.strata", "site x site", r"stop\.strata: 'site x site' names a dimension twice"),
         ("stop.spending", "none", r"stop\.spending"),
         ("stop.growth", 1.0, r"stop\.growth"),
-        ("stop.marginn", 1, r"stop\.marginn: unknown key; did you mean 'margin'\? Known keys there: margin, confidence, per"),
+        (
+            "stop.marginn",
+            1,
+            r"stop\.marginn: unknown key; did you mean 'margin'\? Known keys there: margin, confidence, per",
+        ),
         ("stop.per", "tier", r"persistent faults strike the images of all tiers"),
         ("faults.0.per_stratum", 4, r"faults\[0\]\.per_stratum: \[stop\] decides how many"),
         ("faults.0.target", "attention", r'stop\.measure: the attention module has no classes; .* "outside"'),
