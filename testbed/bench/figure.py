@@ -10,13 +10,14 @@ from matplotlib.figure import Figure
 
 from testbed.bench.tradeoff import Entry, Tradeoff
 from testbed.core.files import atomic_path
+from testbed.core.text import drawn
 
 
 def tradeoff_figure(path: Path, found: Tradeoff) -> None:
     figure = Figure(figsize=(13, 7), layout="constrained")
     panels = figure.subplots(2, 3)
     entries = list(found.entries)
-    names = [Path(entry.model).name for entry in entries]
+    names = [drawn(Path(entry.model).name) for entry in entries]
     _front(panels[0, 0], entries, names, found.batch)
     _bars(panels[0, 1], names, [[e.latency[0].p50_ms, e.latency[0].p90_ms, e.latency[0].p99_ms] for e in entries],
           ("p50", "p90", "p99"), f"latency at batch {found.batch} (ms)")  # fmt: skip

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from testbed.cli.common import emit, example, json_option
+from testbed.cli.common import emit, example, json_option, say
 from testbed.cli.parameters import Counts
 from testbed.core.errors import GateFailed
 
@@ -81,7 +81,7 @@ def bench(
     question = Question(
         engine, precision, tuple(batches), threads, Budget(seconds=seconds, runs=max(runs, LEAST_ROUNDS))
     )
-    rows = measure(folders, question, baseline, lambda line: click.echo(line, err=True))
+    rows = measure(folders, question, baseline, say)
     emit({"rows": rows}, as_json, lambda: _text(rows))
     slower = [
         row

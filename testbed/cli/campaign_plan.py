@@ -89,7 +89,6 @@ def _json(found: Plan) -> Iterator[str]:
 
 def _tables(found: Plan, rows: int) -> None:
     from rich.table import Table
-    from rich.text import Text
 
     head, parts = found.head(), found.parts()
     shown = list(itertools.islice(parts, rows))
@@ -111,7 +110,7 @@ def _tables(found: Plan, rows: int) -> None:
     if more:
         screen.print(f"... and {more:,} more; --by block tells fewer, --json all")
     for line in _lines(head, found.totals()):
-        screen.print(Text(line))
+        screen.print(line)
 
 
 def _lines(head: Record, totals: Record) -> Iterable[str]:

@@ -22,7 +22,7 @@ def status(folder: Path, as_json: bool) -> None:
     from testbed.campaign.status import campaign_status
 
     found = campaign_status(folder)
-    emit(found, as_json, lambda: "\n".join(_text(found)))
+    emit(found, as_json, lambda: _text(found))
 
 
 def _text(found: Mapping[str, Any]) -> list[str]:

@@ -94,21 +94,31 @@ def run_option(required: bool = True) -> Callable[[Command], Command]:
 
 
 def console(stderr: bool = False) -> Console:
-    """A rich console: stdout for results, stderr for progress. Wide enough for tables when piped."""
-    from rich.console import Console
+    """A console: stdout for results, stderr for progress. Wide enough for tables when piped."""
+    from testbed.core.console import plain_console
 
     stream = sys.stderr if stderr else sys.stdout
-    return Console(stderr=stderr, highlight=False, width=None if stream.isatty() else 140)
+    return plain_console(stderr, width=None if stream.isatty() else 140)
 
 
-def emit(value: Any, as_json: bool, text: Callable[[], RenderableType]) -> None:
-    """The command's result on stdout: ``value`` as one JSON object, or what ``text`` makes for people."""
+def say(line: str) -> None:
+    """One line of progress on stderr, with nothing in it that a terminal obeys."""
+    click.echo(visible(line), err=True)
+
+
+def emit(value: Any, as_json: bool, text: Callable[[], RenderableType | list[str]]) -> None:
+    """The command's result on stdout: ``value`` as one JSON object, or what ``text`` makes for people.
+
+    text: makes something that is laid out, or a line, or lines, of any length. A string is always one line, whatever
+    names are in it.
+    """
     if as_json:
         click.echo(json.dumps(json_value(value), indent=1, allow_nan=False))
         return
     rendered = text()
-    if isinstance(rendered, str):
-        click.echo(rendered)
+    if isinstance(rendered, (str, list)):
+        for line in [rendered] if isinstance(rendered, str) else rendered:
+            click.echo(visible(line))
     else:
         console().print(rendered)
 

@@ -30,7 +30,7 @@ def compare_tables(compared: Record, rows: int) -> RenderableType:
         "",
         Text(compared["method"], style="dim"),
     ]
-    return Group(*[Text(part) if isinstance(part, str) else part for part in parts])
+    return Group(*parts)
 
 
 def _headline(compared: Record) -> Iterator[RenderableType]:

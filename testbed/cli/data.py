@@ -141,7 +141,7 @@ def _table(root: Path, known: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _text(report: dict[str, Any], preprocess: str) -> str:
+def _text(report: dict[str, Any], preprocess: str) -> list[str]:
     images, classes = report["images"], report["classes"]
     shown = ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
     lines = [
@@ -153,4 +153,4 @@ def _text(report: dict[str, Any], preprocess: str) -> str:
     if "decoded" in report:
         lines.append(f"  {report['decoded']} of {images['test']:,} test images were decoded; --full decodes all")
     lines += [f"  sha256 {part}: {digest}" for part, digest in report.get("sha256", {}).items() if digest]
-    return "\n".join(lines)
+    return lines

@@ -30,7 +30,6 @@ def doctor(as_json: bool) -> None:
 
 def _report(diagnosis: Diagnosis) -> Group:
     from rich.console import Group
-    from rich.markup import escape
 
     host = diagnosis.host
     gpus = ", ".join(host["gpus"]) or f"none: {host['gpu_reason']}"
@@ -44,19 +43,18 @@ def _report(diagnosis: Diagnosis) -> Group:
         _table("Kernels", diagnosis.kernels),
         _table("Libraries", diagnosis.libraries),
     ]
-    return Group(*map(escape, lines), *tables, "'pip' is that of the Python above.")
+    return Group(*lines, *tables, "'pip' is that of the Python above.")
 
 
 def _table(title: str, findings: list[Finding]) -> Table:
     from rich import box
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("", "works", "version", "what is there, or why not", "to have it"):
         table.add_column(heading, overflow="fold")
     for finding in findings:
-        works = "[green]yes[/]" if finding.available else "[yellow]no[/]"
-        texts = (finding.version or "-", finding.detail, finding.install or "")
-        table.add_row(finding.name, works, *map(escape, texts))
+        works = Text("yes", style="green") if finding.available else Text("no", style="yellow")
+        table.add_row(finding.name, works, finding.version or "-", finding.detail, finding.install or "")
     return table

@@ -67,7 +67,7 @@ def _record(fault_id: int, hit: Injection, stored: dict[str, Any] | None) -> dic
     return record
 
 
-def _told(record: dict[str, Any]) -> str:
+def _told(record: dict[str, Any]) -> list[str]:
     what = record["op"] if record["bit"] is None else f"{record['op']} of bit {record['bit']}"
     lines = [
         f"fault {record['fault_id']}: {what} at {record['site']}[{record['index']}] of target {record['target']}",
@@ -82,4 +82,4 @@ def _told(record: dict[str, Any]) -> str:
         lines.append(f"largest deviation of the output {record['max_abs_diff']:.6g}")
     agreement = {True: "the same as the stored row", False: "NOT what is stored", None: "not yet stored"}
     lines.append(f"outcome {record['outcome']}: {agreement[record['same_as_stored']]}")
-    return "\n".join(lines)
+    return lines

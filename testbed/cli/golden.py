@@ -118,10 +118,10 @@ def record(
         "modules": found.modules,
         "files": found.hashes,
     }
-    text = (
-        f"accuracy {100 * found.accuracy:.2f} % of {classes_told(found.classes, found.run.model.config.classes)}\n"
-        f"recorded in {folder}/golden: logits{''.join(f', {name}' for name in found.modules)}"
-    )
+    text = [
+        f"accuracy {100 * found.accuracy:.2f} % of {classes_told(found.classes, found.run.model.config.classes)}",
+        f"recorded in {folder}/golden: logits{''.join(f', {name}' for name in found.modules)}",
+    ]
     emit(report, as_json, lambda: text)
 
 
@@ -196,7 +196,7 @@ def export_originals(folder: Path, to: Path, name: str, subset: bool, as_json: b
     from testbed.golden.originals import export_originals as export
 
     files = export(folder, to, name, subset_only=subset)
-    emit({"files": files}, as_json, lambda: "\n".join(map(str, files)))
+    emit({"files": files}, as_json, lambda: list(map(str, files)))
 
 
 @golden.command(

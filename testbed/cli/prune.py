@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from testbed.cli.common import emit, example, json_option
+from testbed.cli.common import emit, example, json_option, say
 from testbed.cli.parameters import Grid
 from testbed.cli.score_options import Settings, score_options
 
@@ -78,7 +78,7 @@ def prune(
     chosen = tuple(kinds.split(","))
     orders = [Order(method, amount, chosen, settings.made(), training) for amount in amounts]
     places = [to] if len(orders) == 1 else [to / order.name for order in orders]
-    found = prune_runs(folder, list(zip(orders, places, strict=True)), lambda line: click.echo(line, err=True))
+    found = prune_runs(folder, list(zip(orders, places, strict=True)), say)
     emit(found[0] if len(found) == 1 else {"runs": found}, as_json, lambda: _table(found))
 
 

@@ -53,10 +53,10 @@ def subset(
     log_to_stderr()
     content = record_subset(folder, per_tier=per_tier, positions=positions, stratified=stratified, seed=seed)
 
-    def text() -> str:
+    def text() -> list[str]:
         told = classes_told(content["classes"], open_model_run(folder).model.config.classes)
         how = ", the first of each tier in data set order" if per_tier and not stratified else ""
-        files = "\n".join(f"  {folder / file}" for file in content["files"])
-        return f"{told}{how}\nchosen ({folder}/subset.json); their goldens:\n{files}"
+        files = [f"  {folder / file}" for file in content["files"]]
+        return [f"{told}{how}", f"chosen ({folder}/subset.json); their goldens:", *files]
 
     emit(content, as_json, text)

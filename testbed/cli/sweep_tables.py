@@ -31,7 +31,7 @@ def sweep_tables(swept: Record) -> RenderableType:
     if swept["link"] is not None:
         parts += ["", *_link(swept)]
     parts += ["", Text("Every rtol, tier and fault model: --json, or --to FILE.csv.", style="dim")]
-    return Group(*[Text(part) if isinstance(part, str) else part for part in parts])
+    return Group(*parts)
 
 
 def _head(swept: Record) -> Iterator[RenderableType]:

@@ -26,7 +26,7 @@ def summary_tables(summary: Record, folder: Path) -> RenderableType:
     if summary.get("exposure"):
         parts += ["", *_failure_rate(summary)]
     parts += ["", Text(summary["statement"], style="dim"), f"report: {folder / 'report.html'}"]
-    return Group(*[Text(part) if isinstance(part, str) else part for part in parts])
+    return Group(*parts)
 
 
 def _head(summary: Record) -> Iterable[RenderableType]:
@@ -172,4 +172,4 @@ def plan_tables(plan: Record) -> RenderableType:
         f"{plan['faults']:,} faults, {plan['rows']:,} rows on {plan['images']} images;"
         f" about {plan['estimated_seconds']:.0f} s of engine time here, after {plan['training_epochs']} epochs of training"
     )
-    return Group(table, widths, Text(total))
+    return Group(table, widths, total)

@@ -28,9 +28,9 @@ def tiers(folder: Path, count: int | None, edges: str | None, as_json: bool) -> 
     emit(content, as_json, lambda: _text(content))
 
 
-def _text(content: dict[str, Any]) -> str:
+def _text(content: dict[str, Any]) -> list[str]:
     from testbed.analysis.confidence import interval_name
 
     lines = [f"{content['correct']:,} images correct, {content['incorrect']:,} incorrect; of the correct ones"]
     lines += [f"  confidence {interval_name(t['low'], t['high'])}: {len(t['images']):,}" for t in content["tiers"]]
-    return "\n".join(lines)
+    return lines

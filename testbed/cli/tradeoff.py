@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from testbed.cli.common import emit, example, json_option, json_value
+from testbed.cli.common import emit, example, json_option, json_value, say
 from testbed.cli.parameters import Counts
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def tradeoff(
     question = Question(
         engine, precision, tuple(batches), threads, Budget(seconds=seconds, runs=max(runs, LEAST_ROUNDS))
     )
-    found = joined(folders, campaigns, question, allowed_drop / 100, lambda line: click.echo(line, err=True))
+    found = joined(folders, campaigns, question, allowed_drop / 100, say)
     write_text(to / "metrics.json", json.dumps(json_value(found), indent=1, allow_nan=False) + "\n")
     tradeoff_figure(to / "tradeoff.png", found)
     write_page(to / "tradeoff.html", found, to / "tradeoff.png")

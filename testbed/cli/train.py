@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from testbed.cli.common import emit, example, json_option, run_option
+from testbed.cli.common import emit, example, json_option, run_option, say
 from testbed.cli.data_options import classes_option, preprocess_option
 from testbed.core.errors import UsageError
 from testbed.core.parsing import toml_value
@@ -127,10 +127,9 @@ def _recorded(run: Path, recorder: Recorder) -> dict[str, Any]:
 
 def _told(epoch: int, model: Any, record: Any) -> None:
     """A line per epoch, where no progress bar is shown."""
-    click.echo(
+    say(
         f"epoch {epoch}: loss {record.train_loss:.4f}, validation {100 * record.validation_accuracy:.2f} %,"
-        f" {record.seconds:.1f} s",
-        err=True,
+        f" {record.seconds:.1f} s"
     )
 
 
@@ -171,32 +170,28 @@ def _value(text: str) -> Any:
         raise UsageError(f"--set {text[:40]}: {error}") from error
 
 
-def _plan_text(plan: dict[str, Any]) -> str:
+def _plan_text(plan: dict[str, Any]) -> list[str]:
     recipe, images = plan["recipe"], plan["dataset"]["images"]
     changes = ", ".join(f"{key} {value}" for key, value in recipe.items() if key != "name")
-    return (
+    return [
         f"would train {plan['preset']} ({plan['parameters']:,} parameters) on {plan['dataset']['name']}"
-        f" ({images['train']:,} training, {images['validation']:,} validation images), seed {plan['seed']}\n"
-        f"recipe {recipe['name']}: {changes}\n"
-        f"into {plan['run']}; nothing was written"
-    )
+        f" ({images['train']:,} training, {images['validation']:,} validation images), seed {plan['seed']}",
+        f"recipe {recipe['name']}: {changes}",
+        f"into {plan['run']}; nothing was written",
+    ]
 
 
-def _result_text(report: dict[str, Any]) -> str:
+def _result_text(report: dict[str, Any]) -> list[str]:
     head = f"{report['preset']}: {report['parameters']:,} parameters, seed {report['seed']}"
     if not report["epochs"]:
-        return f"{head}, random weights\nmodel: {report['run']}/model.safetensors"
+        return [f"{head}, random weights", f"model: {report['run']}/model.safetensors"]
     validation = report["validation_accuracy"]
     shown = "no validation images" if validation is None else f"validation accuracy {100 * validation:.2f} %"
-    return (
+    lines = [
         f"{head}, epoch {report['best_epoch']} of {report['epochs']} kept: {shown},"
-        f" test accuracy {100 * report['test_accuracy']:.2f} % of {report['dataset']['images']['test']:,}\n"
-        f"model: {report['run']}/model.safetensors, curves: {report['run']}/curves.png{_fuzziness_text(report)}"
-    )
-
-
-def _fuzziness_text(report: dict[str, Any]) -> str:
-    if "fuzziness" not in report:
-        return ""
-    found = report["fuzziness"]
-    return f"\nfuzziness of {len(found['epochs'])} epochs: {found['log']}, pictures beside it"
+        f" test accuracy {100 * report['test_accuracy']:.2f} % of {report['dataset']['images']['test']:,}",
+        f"model: {report['run']}/model.safetensors, curves: {report['run']}/curves.png",
+    ]
+    if found := report.get("fuzziness"):
+        lines.append(f"fuzziness of {len(found['epochs'])} epochs: {found['log']}, pictures beside it")
+    return lines

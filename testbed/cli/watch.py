@@ -17,8 +17,8 @@ def watch_on_stderr() -> Iterator[Callable[[Snapshot], None]]:
     if not sys.stderr.isatty():
         yield lambda snapshot: None
         return
+    from rich.console import Group
     from rich.live import Live
-    from rich.text import Text
 
     from testbed.cli.common import console
 
@@ -27,7 +27,7 @@ def watch_on_stderr() -> Iterator[Callable[[Snapshot], None]]:
         def show(snapshot: Snapshot) -> None:
             from dataclasses import asdict
 
-            live.update(Text("\n".join(lines(asdict(snapshot)))), refresh=True)
+            live.update(Group(*lines(asdict(snapshot))), refresh=True)
 
         yield show
 

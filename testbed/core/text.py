@@ -19,6 +19,16 @@ def visible(text: str) -> str:
     return "".join(map(_shown, text))
 
 
+def drawn(text: str) -> str:
+    """``text`` for Matplotlib: as `visible` makes it, and no part of it is taken for a formula."""
+    return visible(text).replace("$", r"\$")
+
+
+def visible_lines(text: str) -> str:
+    """``text`` with each line as `visible` makes it: for a page whose own line ends mean nothing."""
+    return "\n".join(map(visible, text.split("\n")))
+
+
 def _shown(character: str) -> str:
     if unicodedata.category(character) not in _OBEYED:
         return character

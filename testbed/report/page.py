@@ -15,6 +15,7 @@ from markupsafe import Markup
 from testbed.analysis.classes import classes_told
 from testbed.campaign.pictures import LoadImage
 from testbed.core.files import write_text
+from testbed.core.text import visible_lines
 from testbed.report import formatting
 from testbed.report.effort import effort
 from testbed.report.evidence import Evidence, read_evidence
@@ -41,7 +42,7 @@ def build_report(run: Path, load_image: LoadImage | None = None) -> Path:
     """
     evidence = read_evidence(run)
     path = run / REPORT
-    write_text(path, render(evidence, load_image or stored_images(run, evidence.manifest)))
+    write_text(path, visible_lines(render(evidence, load_image or stored_images(run, evidence.manifest))))
     return path
 
 

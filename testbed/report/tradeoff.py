@@ -11,13 +11,15 @@ from markupsafe import Markup
 
 from testbed.bench.tradeoff import Tradeoff
 from testbed.core.files import write_text
+from testbed.core.text import visible_lines
 
 
 def write_page(path: Path, found: Tradeoff, picture: Path) -> None:
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(_package_file("tradeoff.html.j2"))
     image = base64.b64encode(picture.read_bytes()).decode()
-    write_text(path, template.render(found=found, picture=image, style=Markup(_package_file("style.css"))))
+    page = template.render(found=found, picture=image, style=Markup(_package_file("style.css")))
+    write_text(path, visible_lines(page))
 
 
 def _package_file(name: str) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from testbed.core.files import atomic_path
+from testbed.core.text import drawn
 
 
 def validation_picture(path: Path, found: dict[str, Any]) -> None:
@@ -32,7 +33,8 @@ def _scatter(axes: Any, by: str, validation: Any, scores: dict[str, float], meas
     axes.errorbar(x, rate, [rate - low, high - rate], fmt="o", markersize=4, elinewidth=0.8, color="tab:blue")
     if len(names) <= 16:
         for name, a, b in zip(names, x, rate, strict=True):
-            axes.annotate(name.removeprefix("block."), (a, b), xytext=(3, 3), textcoords="offset points", fontsize=7)
+            label = drawn(name.removeprefix("block."))
+            axes.annotate(label, (a, b), xytext=(3, 3), textcoords="offset points", fontsize=7)
     spearman = validation.spearman
     told = "not defined" if spearman.low is None else f"{spearman.value:.2f} [{spearman.low:.2f}, {spearman.high:.2f}]"
     axes.set(title=f"{by}: Spearman {told}", xlabel=f"{by} score", ylabel="SDC-1 rate (%)")

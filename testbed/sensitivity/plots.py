@@ -14,6 +14,7 @@ from matplotlib.ticker import LogFormatter, MaxNLocator
 from PIL import Image
 
 from testbed.core.files import atomic_path
+from testbed.core.text import drawn
 from testbed.sensitivity.fits import Fits
 from testbed.sensitivity.log import EpochFuzziness
 
@@ -51,7 +52,7 @@ def layers_figure(
     pictures that are to be compared.
     """
     figure = Figure(figsize=(12, 4.5))
-    figure.suptitle(title)
+    figure.suptitle(drawn(title))
     margins = {"left": 0.06, "right": 0.98, "bottom": 0.17, "top": 0.86, "wspace": 0.17}
     linear, logarithmic, beside = figure.subplots(1, 3, width_ratios=(5, 5, 2), gridspec_kw=margins)
     for axes in (linear, logarithmic):
@@ -72,7 +73,7 @@ def layers_figure(
         linear.set_ylim(-0.05 * high, 1.1 * high)
     beside.axis("off")
     frame = {"boxstyle": "round", "facecolor": "white"}
-    beside.text(0, 1, "\n".join([*told, *_r2_lines(fits)]), va="top", fontsize="small", bbox=frame)
+    beside.text(0, 1, "\n".join([*map(drawn, told), *_r2_lines(fits)]), va="top", fontsize="small", bbox=frame)
     return figure
 
 
@@ -87,7 +88,7 @@ def epochs_figure(
         _line(axes, log, values, [one[name] for one in spread] if spread else None, name, colour)
     if all(0 < row.layers[name] < np.inf for row in log for name in names):
         _log_scale(axes)
-    axes.set(title=title, xlabel="epoch", ylabel="fuzziness D")
+    axes.set(title=drawn(title), xlabel="epoch", ylabel="fuzziness D")
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0, fontsize="small")
     return figure
 
@@ -99,7 +100,7 @@ def accuracy_figure(log: Sequence[EpochFuzziness], title: str, spread: Sequence[
         key = f"{part}_accuracy"
         values = [100 * getattr(row, key) for row in log]
         _line(axes, log, values, [100 * one[key] for one in spread] if spread else None, part, colour)
-    axes.set(title=title, xlabel="epoch", ylabel="accuracy (%)")
+    axes.set(title=drawn(title), xlabel="epoch", ylabel="accuracy (%)")
     axes.legend()
     return figure
 

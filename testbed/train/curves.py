@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from testbed.core.files import atomic_path, write_text
+from testbed.core.text import drawn
 from testbed.train.record import EpochRecord
 
 
@@ -28,7 +29,7 @@ def write_csv(path: Path, curves: Sequence[EpochRecord]) -> None:
 def write_png(path: Path, curves: Sequence[EpochRecord], best_epoch: int, title: str) -> None:
     """Loss and accuracy against the epoch, training and validation; the chosen epoch is marked."""
     figure = Figure(figsize=(10, 4), layout="constrained")
-    figure.suptitle(title)
+    figure.suptitle(drawn(title))
     loss, accuracy = figure.subplots(1, 2)
     _panel(loss, curves, "loss", 1, "loss (nats)")
     _panel(accuracy, curves, "accuracy", 100, "accuracy (%)")

@@ -15,7 +15,6 @@ def progress_bar(title: str, total: int, done: int, wanted: bool) -> Iterator[Ad
     if not (wanted and sys.stderr.isatty()):
         yield lambda images, text: None
         return
-    from rich.console import Console
     from rich.progress import (
         BarColumn,
         Progress,
@@ -27,20 +26,22 @@ def progress_bar(title: str, total: int, done: int, wanted: bool) -> Iterator[Ad
     )
     from rich.text import Text
 
+    from testbed.core.console import plain_console
+
     class Rate(ProgressColumn):
         def render(self, task: Task) -> Text:
             return Text(f"{task.speed:,.0f} images/s" if task.speed else "")
 
     columns = [
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         Rate(),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[text]}"),
+        TextColumn("{task.fields[text]}", markup=False),
     ]
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with Progress(*columns, console=plain_console(stderr=True)) as bar:
         task = bar.add_task(title, total=total, completed=done, text="")
 
         def advance(images: int, text: str) -> None:
