@@ -34,6 +34,11 @@ class Files:
         """What it is fed for the named images, (n, ...) float32."""
         return f"inputs/{self.target}.npy"
 
+    @property
+    def golden(self) -> str:
+        """Its reference golden for the named images, (n, ...) float32, where the golden is not of it for all images."""
+        return f"golden/{self.target}.npy"
+
 
 def plan_file(number: int) -> str:
     """The plan of one round of an adaptive campaign."""

@@ -82,7 +82,12 @@ class _Gates:
         }
         if mismatches:
             return facts, mismatches
-        return facts | {"evaluation": dict(self._evaluation(*leg, sites) for leg, sites in chosen.items())}, 0
+        with self.preparation.watch("gates", len(chosen), "ways to evaluate faults") as advance:
+            evaluation: dict[str, Any] = {}
+            for leg, sites in chosen.items():
+                evaluation |= [self._evaluation(*leg, sites)]
+                advance(1)
+        return facts | {"evaluation": evaluation}, 0
 
     # ---- the gates
 
@@ -107,7 +112,9 @@ class _Gates:
     def _weights(self, target: str, sites: Sequence[Sequence[str]]) -> WeightGate:
         """Which weights may be struck in place; what may not is told."""
         bench = self.place.bench(target, "weight")
-        found = weight_gate_of(self.place, bench, bench.table.select_any("weight", sites))
+        chosen = bench.table.select_any("weight", sites)
+        with self.preparation.watch("gates", len(chosen), f"weights of {target}") as advance:
+            found = weight_gate_of(self.place, bench, chosen, advance)
         for reason, names in found.by_reason().items():
             log.warning("gates: %d weights of %s are left out (%s): %s", len(names), target, ", ".join(names), reason)
         return found

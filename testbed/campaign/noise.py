@@ -21,16 +21,18 @@ from numpy.typing import NDArray
 from testbed.analysis.compare import Deviation
 from testbed.analysis.confidence import top1
 from testbed.campaign.files import Files
+from testbed.campaign.module_golden import TARGET, Reference, write_attention
 from testbed.campaign.noise_sources import TWIN, Source
 from testbed.campaign.prepare import Preparation
-from testbed.campaign.subject import golden_file
 from testbed.campaign.variants import plain_in
 from testbed.campaign.workplace import Workplace
 from testbed.core.errors import StaleArtefact
-from testbed.core.files import atomic_path, sha256_bytes
+from testbed.core.files import atomic_path, scratch_folder, sha256_bytes
 from testbed.core.runfolder import RunFolder
+from testbed.data import Split
 from testbed.engines.runner import EngineRequest, Runner, open_engine, request_from
 from testbed.golden.arrays import read_array
+from testbed.golden.reference import LOGITS
 from testbed.instrument.feed import PortFeed
 from testbed.instrument.shapes import input_name, output_name
 from testbed.instrument.table import deployment_id
@@ -60,14 +62,19 @@ class Floor:
         return self.atol if tier is None else self.atol[self.tier == tier]
 
 
+Rows = Callable[[NDArray[np.int64]], NDArray[np.float32]]
+
+
 @dataclass(frozen=True)
 class NoiseImages:
-    """ids, tier, position in the test split: (n,) each. ``inputs``: engine inputs of these rows."""
+    """ids, tier, position in the test split: (n,) each. ``inputs``: engine inputs of these rows; ``golden``: their
+    reference golden."""
 
     ids: Sequence[str]
     tier: NDArray[np.int64]
     position: NDArray[np.int64]
-    inputs: Callable[[NDArray[np.int64]], NDArray[np.float32]]
+    inputs: Rows
+    golden: Rows
 
 
 class NoiseBench:
@@ -123,7 +130,7 @@ class NoiseBench:
         return {
             "instrumented": stages[f"instrument.{target}"]["outputs"],
             "plain": stages[f"export.{target}"]["outputs"],
-            "golden": stages["golden"]["outputs"][golden_file(target)],
+            "golden": stages[(reference := Reference.of(self.folder, target)).stage]["outputs"][reference.file],
             "tiers": stages["tiers"]["outputs"],
             "rtol_grid": list(self.place.spec.tolerance.rtol_grid),
             "threads": self.place.tuned["threads"],
@@ -157,33 +164,43 @@ class NoiseBench:
     def _images(self, target: str, per_tier: int) -> NoiseImages:
         named = self.place.images
         own = np.bincount(named.tiers, minlength=len(self.place.spec.tiers.edges))
+        reference = Reference.of(self.folder, target)
+        self.folder.verify(reference.stage, [reference.file])
         if per_tier <= own[own > 0].min():
-            inputs = read_array(self.folder / Files(target).inputs)
-            return NoiseImages(named.ids, named.tiers.astype(np.int64), named.positions, lambda rows: inputs[rows])
+            inputs, outputs = read_array(self.folder / Files(target).inputs), reference.rows(self.folder, named)
+            tiers = named.tiers.astype(np.int64)
+            return NoiseImages(named.ids, tiers, named.positions, lambda rows: inputs[rows], lambda rows: outputs[rows])
         preparation = self._preparation
         sizes = np.where(own > 0, np.maximum(own, per_tier), 0)
         chosen = [
             _extended(named.positions[named.tiers == tier], preparation.tier_order(tier), size)
             for tier, size in enumerate(sizes)
         ]
-        position = np.concatenate(chosen)
-
-        def load(rows: NDArray[np.int64]) -> NDArray[np.float32]:
-            return preparation.subject.inputs(self.folder, target, position[rows])(np.arange(len(rows)))
-
+        position, test = np.concatenate(chosen), preparation.dataset.test
         tier = np.repeat(np.arange(len(chosen)), [len(part) for part in chosen])
-        return NoiseImages([preparation.dataset.test.ids[p] for p in position], tier, position, load)
+        ids = [test.ids[p] for p in position]
+        if target == TARGET:
+            return NoiseImages(ids, tier, position, *self._attention(test, position))
+        logits = read_array(self.folder / LOGITS)
+        return NoiseImages(
+            ids, tier, position, lambda rows: test.batch(position[rows]), lambda rows: logits[position[rows]]
+        )
+
+    def _attention(self, test: Split, position: NDArray[np.int64]) -> tuple[Rows, Rows]:
+        """Inputs and outputs of the module for these test images, in files that are gone with this object."""
+        folder = scratch_folder(self)
+        files = folder / "inputs.npy", folder / "outputs.npy"
+        write_attention(self.place.spec, self.folder, test, position, files)
+        inputs, outputs = map(read_array, files)
+        return (lambda rows: inputs[rows]), (lambda rows: outputs[rows])
 
     def _measure(self, source: Source, target: str, images: NoiseImages, progress: Progress) -> dict[str, Any]:
-        file = golden_file(target)
-        self.folder.verify("golden", [file])
-        golden = read_array(self.folder / file)
         grid = self.place.spec.tolerance.rtol_grid
         atol, differing = np.empty((len(images.ids), len(grid))), []
         request = self._request(source, target)
         with open_engine(source.backend, request) as runner, progress(len(images.ids), f"{source}: images") as advance:
             for rows, outputs in self._outputs(runner, request, source, target, images):
-                reference = golden[images.position[rows]]
+                reference = images.golden(rows)
                 deviation = Deviation(outputs, reference)
                 atol[rows] = np.stack([deviation.smallest_atol(rtol) for rtol in grid], axis=1)
                 if target == "model":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,13 +15,14 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
 from testbed.campaign.as_trained import check_like_library
-from testbed.campaign.images import Inputs
+from testbed.campaign.progress import Watch, unwatched
 from testbed.campaign.row_gate import input_influence
 from testbed.campaign.sections import check_sections
 from testbed.campaign.spec import CampaignSpec
-from testbed.campaign.subject import check_accuracy, dataset_of, golden_inputs
+from testbed.campaign.subject import check_accuracy, dataset_of
 from testbed.core.errors import UsageError
 from testbed.core.files import sha256_bytes, write_bytes
+from testbed.core.provenance import processor
 from testbed.core.runfolder import RunFolder
 from testbed.core.site import SiteTable
 from testbed.data import Dataset
@@ -29,6 +31,7 @@ from testbed.data.order_check import warn_of_order
 from testbed.engines.runner import EngineRequest, open_engine
 from testbed.golden.arrays import array_writer, read_array
 from testbed.golden.reference import LOGITS
+from testbed.golden.shared import SharedGolden, array_name
 from testbed.instrument.adopt import Adopted, adopt
 from testbed.instrument.catalogue import Catalogue, catalogue
 from testbed.instrument.ending import check_logits, with_logits
@@ -109,7 +112,7 @@ class OnnxSubject:
     def site_table(self, plain: bytes, target: str) -> SiteTable:
         return self._table
 
-    def make_golden(self, folder: RunFolder) -> None:
+    def make_golden(self, folder: RunFolder, watch: Watch = unwatched) -> None:
         """Takes the file into the folder, and runs it on every test image."""
         missing = self._catalogue.missing
         told = {
@@ -137,7 +140,7 @@ class OnnxSubject:
 
         def build() -> dict[str, Any]:
             log.info("golden: logits of %d test images, by the plain engine itself", len(test))
-            engine_hash, influence = self._run(folder)
+            engine_hash, influence = self._run(folder, watch)
             logits = read_array(folder / LOGITS)
             if doubt := check_logits(logits, str(self.spec.model.onnx)):
                 log.warning("golden: %s", doubt)
@@ -151,7 +154,7 @@ class OnnxSubject:
         fix = "is the data set, or its preprocessing (data.preprocess), the one it was trained for? Correct it"
         check_accuracy(facts["accuracy"], self.spec.gates.test_accuracy, fix)
 
-    def _run(self, folder: RunFolder) -> tuple[str, str]:
+    def _run(self, folder: RunFolder, watch: Watch) -> tuple[str, str]:
         """Writes the logits (n, K) of all test images; returns the engine's hash, and why its rows influence each other:
         each image is then run alone."""
         test, engine, plain = self.dataset.test, self.spec.engine, self.adopted.plain
@@ -164,7 +167,7 @@ class OnnxSubject:
             threads=engine.sketched_threads,
             max_batch=engine.sketched_batch,
         )
-        with open_engine(engine.backend, request) as runner, array_writer(folder / LOGITS, len(test)) as writer:
+        with open_engine(engine.backend, request) as runner:
 
             def run(images: NDArray[np.float32]) -> NDArray[np.float32]:
                 return runner.run({name: images})[output].astype(np.float32)
@@ -175,20 +178,30 @@ class OnnxSubject:
             if influence:
                 log.warning("golden: %s; each image is run alone", influence)
                 batch = 1
+            computed_by = {"engine": runner.info.hash, "processor": processor(), "batch": batch}
+            shared = SharedGolden(request.file_sha256, test, computed_by)
+            logits = {array_name(LOGITS): folder / LOGITS}
+            if shared.take(logits) is not None:
+                log.info("golden: reused, recorded before of the same file and images")
+            else:
+                self._record(run, batch, folder / LOGITS, watch)
+                shared.keep(logits)
+            return runner.info.hash, influence
+
+    def _record(
+        self, run: Callable[[NDArray[np.float32]], NDArray[np.float32]], batch: int, file: Path, watch: Watch
+    ) -> None:
+        """The last batch is padded."""
+        test = self.dataset.test
+        with array_writer(file, len(test)) as writer, watch("golden", len(test), "images") as advance:
             for start in range(0, len(test), batch):
                 images = test.batch(slice(start, start + batch))
                 padding = np.zeros((batch - len(images), *images.shape[1:]), np.float32)
                 writer.append(run(np.concatenate([images, padding]))[: len(images)])
-            return runner.info.hash, influence
+                advance(len(images))
 
     def make_plain(self, folder: RunFolder, target: str) -> None:
         """It is there already."""
-
-    def inputs(self, folder: RunFolder, target: str, positions: NDArray[np.int64]) -> Inputs:
-        return golden_inputs(lambda: self.dataset, folder, target, positions)
-
-    def reference(self, folder: RunFolder, target: str) -> None:
-        """There is no other model than the engine's own."""
 
     def described(self, folder: RunFolder) -> dict[str, Any]:
         taken = folder.manifest["stages"][_STAGE]["facts"]

@@ -55,7 +55,8 @@ def run_campaign(
     """
     folder = claimed(path, spec, redo=redo is not None)
     require_engine(spec.engine.backend)  # before anything is trained for it
-    preparation = Preparation(spec, folder)  # refuses what the spec gets wrong before anything is written
+    progress = Progress(folder.path, show)
+    preparation = Preparation(spec, folder, watch=progress.watch)  # refuses what is wrong before anything is written
     with folder.locked():
         if redo:
             order = [*preparation.stages, *LATER_STAGES]
@@ -68,7 +69,7 @@ def run_campaign(
             campaign = Campaign(preparation, stack)
             campaign.gate()
             campaign.plan()
-            campaign.execute(workforce or Workforce(), Progress(folder.path, show))
+            campaign.execute(workforce or Workforce(), progress)
             return campaign.summarise()
 
 

@@ -18,7 +18,9 @@ from testbed.analysis.guessing import Accuracy, accuracy_against_guessing
 from testbed.campaign.draw import most_points
 from testbed.campaign.files import PICTURES, TIERS, Files
 from testbed.campaign.images import NamedImages, named_images
+from testbed.campaign.module_golden import TARGET, Reference, write_attention
 from testbed.campaign.pictures import write_pictures
+from testbed.campaign.progress import Watch, unwatched
 from testbed.campaign.recorded_subject import STAGE
 from testbed.campaign.spec import CampaignSpec
 from testbed.campaign.subject import Subject, stages_of
@@ -57,8 +59,10 @@ def verify_prepared(folder: RunFolder, spec: CampaignSpec) -> None:
 class Preparation:
     """The stages before the first fault. Each is made once and reused while its inputs stay the same."""
 
-    def __init__(self, spec: CampaignSpec, folder: RunFolder, subject: Subject | None = None) -> None:
-        self.spec, self.folder = spec, folder
+    def __init__(
+        self, spec: CampaignSpec, folder: RunFolder, subject: Subject | None = None, watch: Watch = unwatched
+    ) -> None:
+        self.spec, self.folder, self.watch = spec, folder, watch
         self._tables: dict[str, SiteTable] = {}
         self.subject = subject or subject_of(spec, folder)
         self.subject.check_sites()
@@ -84,7 +88,7 @@ class Preparation:
         """All stages up to the tuned engine. Raises GateFailed when the model is not as good as the spec asks."""
         if missing_source(self.spec) is None:
             write_sources(self.folder.path, self._sources())
-        self.subject.make_golden(self.folder)
+        self.subject.make_golden(self.folder, self.watch)
         self._check_not_guessing()
         self._tiers()
         for target in self.spec.targets:
@@ -150,17 +154,23 @@ class Preparation:
 
     def _inputs(self, target: str) -> None:
         """What the target is fed for the named images, as one array: workers need neither the model nor the data."""
-        file = Files(target).inputs
+        files = Files(target)
 
-        def build() -> None:
+        def pixels() -> None:
             positions = self.images.positions
-            inputs = self.subject.inputs(self.folder, target, positions)
-            with array_writer(self.folder / file, len(positions)) as writer:
+            with array_writer(self.folder / files.inputs, len(positions)) as writer:
                 for start in range(0, len(positions), _INPUT_ROWS):
-                    writer.append(inputs(np.arange(start, min(start + _INPUT_ROWS, len(positions)))))
+                    writer.append(self.dataset.test.batch(positions[start : start + _INPUT_ROWS]))
+
+        def hidden() -> None:
+            both = self.folder / files.inputs, self.folder / files.golden
+            write_attention(self.spec, self.folder, self.dataset.test, self.images.positions, both, self.watch)
 
         made_from = {"tiers": self._hash("tiers", TIERS), "golden": self.folder.manifest["stages"]["golden"]["outputs"]}
-        self.folder.stage(f"inputs.{target}", made_from, [file], build)
+        if target == TARGET:
+            self.folder.stage(f"inputs.{target}", made_from, [files.inputs, files.golden], hidden)
+        else:
+            self.folder.stage(f"inputs.{target}", made_from, [files.inputs], pixels)
 
     def _pictures(self) -> None:
         """The named images for people, and what the summary says of model and data: all that is left to take from them."""
@@ -282,8 +292,9 @@ class Preparation:
 
     def reference(self, target: str) -> NDArray[np.float32] | None:
         """Reference golden of the named images (n, ...); None where the engine itself is the only one there is."""
-        outputs = self.subject.reference(self.folder, target)
-        return None if outputs is None else outputs[self.images.positions]
+        if self.spec.model.onnx is not None:
+            return None
+        return Reference.of(self.folder, target).rows(self.folder, self.images)
 
 
 def _tiers_file(tiers: Tiers, ids: Sequence[str], chosen: np.ndarray, labels: np.ndarray) -> dict[str, Any]:

@@ -9,7 +9,8 @@ import contextlib
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -51,8 +52,32 @@ class Widest:
 
 
 @dataclass(frozen=True)
+class Steps:
+    """Work of a stage that runs no faults. what: is counted, such as "images"; per_second: over the last minute."""
+
+    what: str
+    total: int
+    done: int
+    per_second: float | None
+    eta_s: float | None
+
+
+Advance = Callable[[int], None]
+"""Is told how many are done since it was last told."""
+
+Watch = Callable[[str, int, str], AbstractContextManager[Advance]]
+"""(stage, total, what) -> for the length of the block, counts what is done."""
+
+
+@contextlib.contextmanager
+def unwatched(stage: str, total: int, what: str) -> Iterator[Advance]:
+    """For work that nobody watches."""
+    yield lambda done: None
+
+
+@dataclass(frozen=True)
 class Snapshot:
-    """``faults_per_second`` over the last minute. updated: ISO 8601, UTC."""
+    """``faults_per_second`` over the last minute. updated: ISO 8601, UTC. ``steps``: of a stage before the faults."""
 
     stage: str
     units: int
@@ -65,6 +90,7 @@ class Snapshot:
     widest: Widest | None
     workers: int
     updated: str
+    steps: Steps | None = None
 
 
 class Kept(NamedTuple):
@@ -146,6 +172,23 @@ class Progress:
         self._rounds = False
         self._widest: Widest | None = None
         self._written = float("-inf")
+        self._what, self._total, self._done = "", 0, 0
+
+    @contextlib.contextmanager
+    def watch(self, stage: str, total: int, what: str) -> Iterator[Advance]:
+        """A stage that runs no faults but counts something else; see `Watch`."""
+        self._stage, self._what, self._total, self._done = stage, what, total, 0
+        self._past = deque([(time.monotonic(), 0)])
+        self._tell(now=True)
+
+        def advance(done: int) -> None:
+            self._done += done
+            self._past.append((time.monotonic(), self._done))
+            self._tell()
+
+        yield advance
+        self._tell(now=True)
+        self._what = ""
 
     def begin(
         self,
@@ -162,6 +205,7 @@ class Progress:
         self._rounds, self._widest = rounds, widest
         self._stage, self._units, self._faults, self._workers = stage, units, faults, workers
         self._units_done = self._faults_done = 0
+        self._what = ""
         for kept in done:
             self._count(kept)
         self._past = deque([(time.monotonic(), self._done_here)])
@@ -198,7 +242,9 @@ class Progress:
             write_json(self._file, asdict(snapshot) | {"pid": os.getpid(), **who()})
 
     def snapshot(self) -> Snapshot:
-        rate = self._rate()
+        if self._what:
+            return self._of_steps()
+        rate = self._rate(self._done_here)
         return Snapshot(
             stage=self._stage,
             units=self._units,
@@ -213,10 +259,28 @@ class Progress:
             updated=datetime.now(UTC).isoformat(timespec="seconds"),
         )
 
-    def _rate(self) -> float | None:
+    def _of_steps(self) -> Snapshot:
+        rate = self._rate(self._done)
+        eta = round((self._total - self._done) / rate, 1) if rate else None
+        return Snapshot(
+            stage=self._stage,
+            units=0,
+            units_done=0,
+            faults=0,
+            faults_done=0,
+            faults_per_second=None,
+            eta_s=eta,
+            outcomes={},
+            widest=None,
+            workers=0,
+            updated=datetime.now(UTC).isoformat(timespec="seconds"),
+            steps=Steps(self._what, self._total, self._done, rate, eta),
+        )
+
+    def _rate(self, so_far: int) -> float | None:
         clock = time.monotonic()
         while len(self._past) > 2 and self._past[1][0] < clock - _WINDOW_S:
             self._past.popleft()
         begun, before = self._past[0] if self._past else (clock, 0)
-        done, seconds = self._done_here - before, clock - begun
+        done, seconds = so_far - before, clock - begun
         return round(done / seconds, 3) if done > 0 and seconds > 0 else None

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.campaign.files import Files
-from testbed.campaign.images import Inputs
+from testbed.campaign.progress import Watch, unwatched
 from testbed.campaign.spec import CampaignSpec
-from testbed.campaign.subject import check_accuracy, dataset_of, golden_file, golden_inputs, stages_of
+from testbed.campaign.subject import check_accuracy, dataset_of, stages_of
 from testbed.core.errors import StaleArtefact, TestbedError
 from testbed.core.places import with_sources
 from testbed.core.runfolder import RunFolder
@@ -78,7 +78,7 @@ class RecordedSubject:
     def site_table(self, plain: bytes, target: str) -> SiteTable:
         return SiteTable.load(self.folder / Files(target).sites)
 
-    def make_golden(self, folder: RunFolder) -> None:
+    def make_golden(self, folder: RunFolder, watch: Watch = unwatched) -> None:
         for stage in stages_of(self.spec)[:2]:
             folder.verify(stage)
         accuracy = folder.manifest["stages"]["golden"]["facts"]["accuracy"]
@@ -86,12 +86,6 @@ class RecordedSubject:
 
     def make_plain(self, folder: RunFolder, target: str) -> None:
         folder.verify(f"export.{target}")
-
-    def inputs(self, folder: RunFolder, target: str, positions: NDArray[np.int64]) -> Inputs:
-        return golden_inputs(lambda: self.dataset, folder, target, positions)
-
-    def reference(self, folder: RunFolder, target: str) -> NDArray[np.float32] | None:
-        return None if self.spec.model.onnx is not None else read_array(folder / golden_file(target))
 
     def described(self, folder: RunFolder) -> dict[str, Any]:
         return dict(self.facts["model"])

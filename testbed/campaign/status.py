@@ -48,7 +48,7 @@ def campaign_status(path: Path) -> dict[str, Any]:
         "age_s": age_s,
     }
     if not running:
-        status |= {"stage": None, "workers": 0, "faults_per_second": None, "eta_s": None}
+        status |= {"stage": None, "workers": 0, "faults_per_second": None, "eta_s": None, "steps": None}
     if not running or age_s is None or age_s > _STALE_S:
         status |= _from_rows(folder, stages)
     return status
@@ -66,6 +66,7 @@ _EMPTY: dict[str, Any] = {
     "widest": None,
     "workers": None,
     "updated": None,
+    "steps": None,
 }
 
 

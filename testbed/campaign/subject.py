@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -11,14 +10,12 @@ from numpy.typing import NDArray
 
 from testbed.analysis.choice import TEST_IMAGES
 from testbed.campaign.as_trained import check_like_model_run
-from testbed.campaign.images import Inputs
+from testbed.campaign.progress import Watch
 from testbed.campaign.spec import CampaignSpec
 from testbed.core.errors import GateFailed, UsageError
 from testbed.core.runfolder import RunFolder
 from testbed.core.site import SiteTable
 from testbed.data import Dataset, Split, load
-from testbed.golden.arrays import read_array
-from testbed.golden.reference import LOGITS, module_files
 from testbed.models.runs import DataSource
 
 
@@ -47,41 +44,15 @@ class Subject(Protocol):
 
     def site_table(self, plain: bytes, target: str) -> SiteTable: ...
 
-    def make_golden(self, folder: RunFolder) -> None:
+    def make_golden(self, folder: RunFolder, watch: Watch = ...) -> None:
         """The stages up to the golden: golden/logits.npy, and in the manifest its ``accuracy``."""
 
     def make_plain(self, folder: RunFolder, target: str) -> None:
         """The stage that writes the target's plain ONNX file."""
 
-    def inputs(self, folder: RunFolder, target: str, positions: NDArray[np.int64]) -> Inputs:
-        """What the target is fed for rows of the named images, which are at these positions of the test split."""
-
-    def reference(self, folder: RunFolder, target: str) -> NDArray[np.float32] | None:
-        """Outputs (n, ...) of the original model; None where there is none but the engine itself."""
-
     def described(self, folder: RunFolder) -> dict[str, Any]:
         """For the summary: ``preset`` (a name for people), ``parameters``, ``sha256``, ``reference``, ``changes`` (what was
         done to the file, for people)."""
-
-
-ATTENTION = "block.0.attn"
-"""The module that is a target of its own."""
-
-
-def golden_file(target: str) -> str:
-    """The golden of a target: outputs of all test images."""
-    return LOGITS if target == "model" else module_files(ATTENTION)[1]
-
-
-def golden_inputs(
-    dataset: Callable[[], Dataset], folder: RunFolder, target: str, positions: NDArray[np.int64]
-) -> Inputs:
-    """What a target is fed for rows of ``positions``: of the test images, or of what the golden recorded."""
-    if target == "model":
-        pixels = dataset().test.batch(positions)
-        return lambda rows: pixels[rows]
-    hidden = read_array(folder / module_files(ATTENTION)[0])
-    return lambda rows: hidden[positions[rows]]
 
 
 def stages_of(spec: CampaignSpec) -> list[str]:

@@ -25,12 +25,12 @@ from testbed.campaign.linked import Followed, link_told, read_link
 from testbed.campaign.noise import COMMAND, Floor, NoiseBench, Progress
 from testbed.campaign.noise_sources import default_sources, named_sources, own_source
 from testbed.campaign.spec import CampaignSpec
-from testbed.campaign.subject import golden_file
 from testbed.campaign.thresholds import Thresholds, read_thresholds
 from testbed.campaign.workplace import Workplace
 from testbed.core.errors import TestbedError, UsageError
 from testbed.core.files import atomic_path, sha256_json, write_text
 from testbed.core.runfolder import RunFolder
+from testbed.golden.reference import LOGITS
 
 SWEEP = "sweep.json"
 _VERSION = 1  # of what is written there
@@ -242,7 +242,7 @@ def _goldens(spec: CampaignSpec) -> dict[str, str]:
     if spec.model.onnx is not None:
         reference = "the plain engine's own outputs, as there is no other model than the file"
     return {
-        "false_alarm": f"the reference golden ({reference}), of {golden_file('model')}: what a detector would store",
+        "false_alarm": f"the reference golden ({reference}), of {LOGITS}: what a detector would store",
         "detection": "the engine golden (the same engine and batch, without a fault), which the campaign's rows were judged"
         " against; a detector that stores the reference golden sees the fault-free difference of the two on top",
         "link": "the engine's own output of the module, without a fault",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -14,13 +13,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from testbed.campaign.images import Inputs
+from testbed.campaign.module_golden import shared_golden
+from testbed.campaign.progress import Watch, unwatched
 from testbed.campaign.sections import check_sections
 from testbed.campaign.spec import CampaignSpec
-from testbed.campaign.subject import ATTENTION, check_accuracy, dataset_of, golden_file, golden_inputs
-from testbed.core.cache import cache_folder
-from testbed.core.errors import TestbedError, UsageError
-from testbed.core.files import atomic_path, sha256_bytes, sha256_json, write_bytes
+from testbed.campaign.subject import check_accuracy, dataset_of
+from testbed.core.cache import MODELS, Cached
+from testbed.core.errors import UsageError
+from testbed.core.files import sha256_json, write_bytes
 from testbed.core.places import data_name
 from testbed.core.provenance import installed_version
 from testbed.core.runfolder import RunFolder
@@ -33,7 +33,8 @@ from testbed.export.onnx import OPSET
 from testbed.export.precision import Calibration
 from testbed.export.target import export_target, target_inputs
 from testbed.golden.arrays import read_array
-from testbed.golden.reference import LOGITS, module_files, record_reference
+from testbed.golden.reference import LOGITS, record_reference
+from testbed.golden.shared import array_name
 from testbed.instrument.table import site_table
 from testbed.models.config import ViTConfig
 from testbed.models.presets import preset
@@ -44,6 +45,8 @@ from testbed.models.weights import load_model, save_model
 from testbed.train import Recipe, recipe, train
 
 log = logging.getLogger(__name__)
+
+_FEWER_IMAGES = "free some space, or take fewer test images ([data] images = N)"
 
 
 @dataclass(frozen=True)
@@ -130,12 +133,12 @@ class TorchSubject:
     def site_table(self, plain: bytes, target: str) -> SiteTable:
         return site_table(plain, target, self.spec.engine.ports)
 
-    def make_golden(self, folder: RunFolder) -> None:
+    def make_golden(self, folder: RunFolder, watch: Watch = unwatched) -> None:
         if self.recipe is None:
             self._take_trained(folder)
         else:
             self._train(folder, self.recipe)
-        self._record_golden(folder)
+        self._record_golden(folder, watch)
 
     def _train(self, folder: RunFolder, chosen: Recipe) -> None:
         made_from = {
@@ -150,14 +153,14 @@ class TorchSubject:
         key = sha256_json(made_from)
 
         def build() -> dict[str, Any]:
-            kept = cache_folder() / "models" / f"{key}.safetensors"
-            if _reused(kept, folder / MODEL):
+            kept = Cached(MODELS, key, ".safetensors")
+            if kept.taken(folder / MODEL) is not None:
                 log.info("model: reused, trained before from the same data, recipe and seed")
                 return {"key": key}
             log.info("model: training %s on %s, %d epochs", self.spec.model.preset, self.dataset.name, chosen.epochs)
             trained = train(self.config, self.dataset, chosen, seed=self.spec.seed, threads=1)
             save_model(folder / MODEL, trained.model)
-            _keep(folder / MODEL, kept)
+            kept.keep(folder / MODEL)
             return {"key": key}
 
         folder.stage("train", made_from, [MODEL], build)
@@ -173,7 +176,8 @@ class TorchSubject:
 
         folder.stage("train", {"model": trained.model_hash}, [MODEL], build)
 
-    def _record_golden(self, folder: RunFolder) -> None:
+    def _record_golden(self, folder: RunFolder, watch: Watch) -> None:
+        """The logits of all test images: the tiers are made of them. What else is wanted, is wanted of few."""
         test, model_hash = self.dataset.test, folder.output_hash("train", MODEL)
         inputs = {
             "model": model_hash,
@@ -181,19 +185,26 @@ class TorchSubject:
             "preprocess": self.dataset.preprocess.describe(),
             "torch": torch.__version__,
         }
-        files = [LOGITS, *module_files(ATTENTION)]
 
         def build() -> dict[str, Any]:
-            log.info("golden: logits and first attention of %d test images", len(test))
             torch.set_num_threads(self.spec.engine.sketched_threads)
-            rows = range(len(test))
-            record_reference(load_model(folder / MODEL), test, rows, folder.path, modules=[ATTENTION])
+            shared, rows = shared_golden(self.spec, model_hash, test), range(len(test))
+            logits = {array_name(LOGITS): folder / LOGITS}
+            if shared.take(logits) is not None:
+                log.info("golden: reused, recorded before of the same model and %d images", len(test))
+            else:
+                log.info("golden: logits of %d test images", len(test))
+                with watch("golden", len(test), "images") as advance:
+                    record_reference(
+                        load_model(folder / MODEL), test, rows, folder.path, fix=_FEWER_IMAGES, advance=advance
+                    )
+                shared.keep(logits)
             predictions = read_array(folder / LOGITS).argmax(1)
             warn_of_order(predictions, test.labels, self.dataset.classes)
             accuracy = float((predictions == test.labels).mean())
             return {"accuracy": accuracy, "images": len(rows)}
 
-        facts = folder.stage("golden", inputs, files, build)
+        facts = folder.stage("golden", inputs, [LOGITS], build)
         fix = "train longer (model.training.epochs)"
         check_accuracy(facts["accuracy"], self.spec.gates.test_accuracy, fix)
 
@@ -222,12 +233,6 @@ class TorchSubject:
 
         folder.stage(f"export.{target}", inputs, [file], build)
 
-    def inputs(self, folder: RunFolder, target: str, positions: NDArray[np.int64]) -> Inputs:
-        return golden_inputs(lambda: self.dataset, folder, target, positions)
-
-    def reference(self, folder: RunFolder, target: str) -> NDArray[np.float32]:
-        return read_array(folder / golden_file(target))
-
     def described(self, folder: RunFolder) -> dict[str, Any]:
         name = str(self.trained.folder.manifest["name"]) if self.trained else "trained here"
         return {
@@ -251,26 +256,3 @@ def _check_fit(config: ViTConfig, dataset: Dataset) -> None:
             )
     if config.depth < 1 or not config.heads[0]:
         raise UsageError("the model's first block has no attention; choose a model whose first block has heads")
-
-
-def _reused(kept: Path, wanted: Path) -> bool:
-    """Copies a cached model if there is a good one. The cache's content is checked by its recorded hash."""
-    digest = kept.with_suffix(".sha256")
-    try:
-        content, recorded = kept.read_bytes(), digest.read_text()
-    except OSError:
-        return False
-    if sha256_bytes(content) != recorded:
-        return False
-    write_bytes(wanted, content)
-    return True
-
-
-def _keep(made: Path, kept: Path) -> None:
-    """Into the cache, if that can be written; the campaign does not need it."""
-    try:
-        with atomic_path(kept) as temporary:
-            shutil.copyfile(made, temporary)
-        write_bytes(kept.with_suffix(".sha256"), sha256_bytes(made.read_bytes()).encode())
-    except (TestbedError, OSError) as error:
-        log.info("model: not cached (%s)", error)

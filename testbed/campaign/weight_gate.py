@@ -81,12 +81,19 @@ class WeightGate:
         return names
 
 
-def weight_gate(bench: Bench, sites: Sequence[Site], plain: bytes, rebuild: Rebuild, seed: int) -> WeightGate:
+def weight_gate(
+    bench: Bench,
+    sites: Sequence[Site],
+    plain: bytes,
+    rebuild: Rebuild,
+    seed: int,
+    advance: Callable[[int], None] = lambda tensors: None,
+) -> WeightGate:
     """One loud fault per tensor must change the output, and its undoing must restore it bit for bit.
 
     For every tensor at risk (quantised, a scale or zero point, of several uses), for each that is not heard and for a
-    sample of the others, a fault in place must give the very outputs of an engine built from the faulty file. Raises
-    EngineError where the output is not restored.
+    sample of the others, a fault in place must give the very outputs of an engine built from the faulty file.
+    ``advance`` is told of tensors that are done. Raises EngineError where the output is not restored.
     """
     file = _File(plain, rebuild)
     comparable = _same(file.outputs(bench), bench.golden)
@@ -103,18 +110,21 @@ def weight_gate(bench: Bench, sites: Sequence[Site], plain: bytes, rebuild: Rebu
         compared += wanted
         if reason is not None:
             left_out.append(LeftOut(bench.target, site.name, reason))
+        advance(1)
     check_restored(bench)
     return WeightGate(len(sites), compared, tuple(left_out))
 
 
-def weight_gate_of(place: Workplace, bench: Bench, sites: Sequence[Site]) -> WeightGate:
+def weight_gate_of(
+    place: Workplace, bench: Bench, sites: Sequence[Site], advance: Callable[[int], None] = lambda tensors: None
+) -> WeightGate:
     """`weight_gate` of a campaign's engine."""
     request = place.request(bench.target, Files(bench.target).plain, mutable_weights=True)
 
     def rebuild(model: bytes) -> Runner:
         return place.open(replace(request, onnx=model, file_sha256=sha256_bytes(model)))
 
-    return weight_gate(bench, sites, request.onnx, rebuild, place.spec.seed)
+    return weight_gate(bench, sites, request.onnx, rebuild, place.spec.seed, advance)
 
 
 def weight_canary(bench: Bench, sites: Sequence[Site]) -> None:

@@ -82,6 +82,7 @@ def run(
 
 
 def _run(loaded: CampaignSpec, folder: Path, redo: str | None, workforce: Workforce, again: str) -> dict[str, Any]:
+    from testbed.campaign.kept import kept_told
     from testbed.campaign.pipeline import run_campaign
     from testbed.cli.progress import log_to_stderr
     from testbed.cli.watch import watch_on_stderr
@@ -93,7 +94,7 @@ def _run(loaded: CampaignSpec, folder: Path, redo: str | None, workforce: Workfo
             summary = run_campaign(loaded, folder, redo=redo, workforce=workforce, show=show)
         report_stage(folder)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"every finished batch is kept; go on with: testbed campaign run {again}") from None
+        raise KeyboardInterrupt(f"{kept_told(folder)}; go on with: testbed campaign run {again}") from None
     sys.stderr.flush()
     return summary
 

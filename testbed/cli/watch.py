@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -11,11 +13,17 @@ if TYPE_CHECKING:
     from testbed.campaign.progress import Snapshot
 
 
+log = logging.getLogger(__name__)
+
+_EVERY_S = 30.0  # where nobody sees a bar
+
+
 @contextmanager
 def watch_on_stderr() -> Iterator[Callable[[Snapshot], None]]:
-    """Yields what a `testbed.campaign.progress.Progress` shows itself with. Silent when stderr is not a terminal."""
+    """Yields what a `testbed.campaign.progress.Progress` shows itself with: where stderr is no terminal, a line now and
+    then."""
     if not sys.stderr.isatty():
-        yield lambda snapshot: None
+        yield _Lines().show
         return
     from rich.console import Group
     from rich.live import Live
@@ -32,18 +40,44 @@ def watch_on_stderr() -> Iterator[Callable[[Snapshot], None]]:
         yield show
 
 
+class _Lines:
+    """Logs how far a stage is, every half a minute."""
+
+    def __init__(self) -> None:
+        self._stage, self._said = "", 0.0
+
+    def show(self, snapshot: Snapshot) -> None:
+        from dataclasses import asdict
+
+        now = time.monotonic()
+        if snapshot.stage != self._stage:  # its beginning is logged by whoever begins it
+            self._stage, self._said = snapshot.stage, now
+        elif now - self._said >= _EVERY_S:
+            self._said = now
+            log.info("%s: %s", snapshot.stage, _work(asdict(snapshot), with_bar=False))
+
+
 def lines(told: Mapping[str, Any]) -> list[str]:
     """A snapshot, or a status, for people: one line each for work, outcomes and interval, where they are known."""
     return [line for line in (_work(told), _outcomes(told), _widest(told)) if line]
 
 
-def _work(told: Mapping[str, Any]) -> str:
+def _work(told: Mapping[str, Any], with_bar: bool = True) -> str:
+    if steps := told.get("steps"):
+        share = steps["done"] / max(1, steps["total"])
+        parts = [f"{steps['done']:,} of {steps['total']:,} {steps['what']} ({100 * share:.0f} %)"]
+        if steps["per_second"]:
+            parts.append(f"{steps['per_second']:,.3g}/s")
+        if steps["eta_s"] is not None and steps["done"] < steps["total"]:
+            parts.append(f"about {duration(steps['eta_s'])} to go")
+        return (f"{told['stage']} {bar(share)} " if with_bar else "") + ", ".join(parts)
     done, faults = told["faults_done"], told["faults"]
     if done is None:
         return ""
     parts = [f"{done:,} faults"]
     if faults:
-        parts = [f"{bar(done / faults)} {done:,} of {faults:,} faults ({100 * done / faults:.0f} %)"]
+        drawn = f"{bar(done / faults)} " if with_bar else ""
+        parts = [f"{drawn}{done:,} of {faults:,} faults ({100 * done / faults:.0f} %)"]
     if told["faults_per_second"]:
         parts.append(f"{told['faults_per_second']:,.3g}/s")
     if told["eta_s"] is not None:

@@ -6,7 +6,9 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import tempfile
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -64,6 +66,13 @@ def remove_unfinished() -> None:
     for temporary in list(_being_written):
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def scratch_folder(owner: object) -> Path:
+    """A temporary folder that is gone with ``owner``."""
+    path = Path(tempfile.mkdtemp(prefix="testbed-"))
+    weakref.finalize(owner, shutil.rmtree, path, ignore_errors=True)
+    return path
 
 
 def unfinished(folder: Path) -> list[Path]:

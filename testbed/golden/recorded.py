@@ -9,7 +9,6 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from testbed.analysis.classes import class_counts, one_class_warning
 from testbed.analysis.confidence import top1
 from testbed.analysis.guessing import guessing_warning
 from testbed.core.errors import StaleArtefact, UsageError
-from testbed.core.files import sha256_json, write_json
+from testbed.core.files import scratch_folder, sha256_json, write_json
 from testbed.core.runfolder import RunFolder
 from testbed.data import Split
 from testbed.data.order_check import warn_of_order
@@ -289,7 +288,7 @@ class Golden:
     def array(self, file: str) -> NDArray[np.float32]:
         """Of a golden file, memory-mapped."""
         if file not in self._record["outputs"]:
-            return read_array(Path(self._computed.name) / file)
+            return read_array(self._computed / file)
         self.run.folder.verify(STAGE, [file])
         return read_array(self.run.folder / file)
 
@@ -298,10 +297,10 @@ class Golden:
         return self.run.folder.manifest.get("kind") == "campaign" and module == FIRST_ATTENTION
 
     @cached_property
-    def _computed(self) -> TemporaryDirectory[str]:
+    def _computed(self) -> Path:
         """Input and output of a campaign's first attention for all test images; gone with this object."""
-        folder = TemporaryDirectory(prefix="testbed-golden-")
-        before, after = (Path(folder.name) / file for file in module_files(FIRST_ATTENTION))
+        folder = scratch_folder(self)
+        before, after = (folder / file for file in module_files(FIRST_ATTENTION))
         log.info("golden: first attention of %d test images", len(self))
         record_module(self.run.model, self.split, np.arange(len(self)), (before, after), module=FIRST_ATTENTION)
         return folder

@@ -124,7 +124,7 @@ def record_module(
             both = [seen[file].numpy() for file in module_files(module)]
             if not arrays:
                 arrays = [
-                    open_memmap(path, "w+", np.float32, (len(positions), *part.shape[1:]))
+                    open_memmap(path, "w+", np.float32, (len(positions), *part.shape[1:]), version=(2, 0))
                     for path, part in zip(temporary, both, strict=True)
                 ]
             mine = np.flatnonzero(positions // batch * batch == start)

@@ -1,0 +1,35 @@
+"""What a campaign that was interrupted keeps, in words."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from testbed.campaign.progress import STATUS
+from testbed.core.errors import TestbedError
+from testbed.core.runfolder import RunFolder
+
+
+def kept_told(path: Path) -> str:
+    """For whoever pressed Ctrl-C: what need not be done again, and what must."""
+    try:
+        stages = list(RunFolder(path).manifest.get("stages", {}))
+    except (TestbedError, OSError):
+        stages = []
+    if "execute" in stages:
+        return "all rows are kept"
+    if "plan" in stages:
+        return "every finished batch is kept"
+    kept = f"kept: {', '.join(stages)}" if stages else "no stage was done yet"
+    begun = _begun(path)
+    return f"{begun} begins anew; {kept}" if begun and begun.partition(" ")[0] not in stages else kept
+
+
+def _begun(path: Path) -> str:
+    """The stage that was counting its work, and how far it was: "golden (3,200 of 10,000 images)"."""
+    try:
+        told = json.loads((path / STATUS).read_text())
+        steps = told["steps"]
+        return f"{told['stage']} ({steps['done']:,} of {steps['total']:,} {steps['what']})"
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
