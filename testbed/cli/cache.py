@@ -35,7 +35,8 @@ def cache(context: click.Context, as_json: bool) -> None:
     """
     if context.invoked_subcommand is not None:
         return
-    from testbed.core.cache import cache_folder, limit_bytes, told_bytes, usage
+    from testbed.core.cache import cache_folder, limit_bytes, usage
+    from testbed.core.resources import told_bytes
 
     found, limit = usage(), limit_bytes()
     text = f"{cache_folder()}, at most {told_bytes(limit)}\n{_lines(found)}"
@@ -55,7 +56,7 @@ def clear(only: str | None, as_json: bool) -> None:
 
 
 def _lines(found: Sequence[Usage]) -> str:
-    from testbed.core.cache import told_bytes
+    from testbed.core.resources import told_bytes
 
     return "\n".join(
         f"{one.kind:9}{one.files:6,} files {told_bytes(one.bytes):>11}  {_WHAT[one.kind]}" for one in found

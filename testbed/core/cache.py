@@ -51,15 +51,6 @@ def limit_bytes() -> int:
     return int(limit * 1e9)
 
 
-def told_bytes(count: float) -> str:
-    """For people, as disks are labelled: "12.3 MB"."""
-    for unit in ("bytes", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} bytes" if unit == "bytes" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:,.1f} GB"
-
-
 @dataclass(frozen=True)
 class Cached:
     """One file of the cache: of a kind, named by the hash of what it is made from (``key``), with the name's ending."""

@@ -21,10 +21,10 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from testbed.core.cache import told_bytes
 from testbed.core.errors import TestbedError, UsageError
 from testbed.core.files import atomic_path
 from testbed.core.provenance import processor
+from testbed.core.resources import told_bytes
 from testbed.data.dataset import Split
 from testbed.golden.arrays import array_writer
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from testbed.core import cache
-from testbed.core.cache import GOLDENS, KINDS, MODELS, Cached, clear, make_room, told_bytes, usage
+from testbed.core.cache import GOLDENS, KINDS, MODELS, Cached, clear, make_room, usage
 from testbed.core.errors import UsageError
 from testbed.core.files import sha256_bytes
 
@@ -100,10 +100,3 @@ def test_two_processes_keep_and_take_the_same_at_once(tmp_path: Path) -> None:
     )
     running = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path / name)]) for name in ("a", "b")]
     assert [one.wait(60) for one in running] == [0, 0]
-
-
-@pytest.mark.parametrize(
-    ("count", "told"), [(0, "0 bytes"), (999, "999 bytes"), (12_340_000, "12.3 MB"), (5e12, "5,000.0 GB")]
-)
-def test_sizes_for_people(count: float, told: str) -> None:
-    assert told_bytes(count) == told

@@ -229,7 +229,7 @@ def test_a_golden_larger_than_the_disk_is_refused_at_once(model_run, monkeypatch
     monkeypatch.setenv("TESTBED_CACHE", str(tmp_path / "cache"))
     usage = shutil.disk_usage("/")._replace(free=100_000)
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
-    with pytest.raises(TestbedError, match=r"needs 3\.\d MB .*, where 100\.0 kB are free; .*--logits-only"):
+    with pytest.raises(TestbedError, match=r"needs 3\.\d MiB .*, where 97\.7 KiB are free; .*--logits-only"):
         record_golden(model_run())
 
 
