@@ -31,7 +31,7 @@ def cache(context: click.Context, as_json: bool) -> None:
     """Say what is kept to save time: goldens, engines and models that were made before.
 
     Losing it loses time only: no run folder needs it. The folder is $TESTBED_CACHE, else $XDG_CACHE_HOME/testbed, else
-    ~/.cache/testbed. Beyond $TESTBED_CACHE_LIMIT GB (4) what was used longest ago is forgotten, goldens first.
+    ~/.cache/testbed. Beyond $TESTBED_CACHE_LIMIT GiB (4) what was used longest ago is forgotten, goldens first.
     """
     if context.invoked_subcommand is not None:
         return

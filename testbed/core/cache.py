@@ -25,8 +25,8 @@ log = logging.getLogger(__name__)
 
 GOLDENS, ENGINES, MODELS = "goldens", "tensorrt", "models"
 KINDS = (GOLDENS, ENGINES, MODELS)  # the cheaper to make again, the sooner they go
-LIMIT = "TESTBED_CACHE_LIMIT"  # environment variable: GB that all cached files together may take
-_USUAL_LIMIT_GB = 4.0
+LIMIT = "TESTBED_CACHE_LIMIT"  # environment variable: GiB that all cached files together may take
+_USUAL_LIMIT_GIB = 4.0
 _LARGE = 64 * 2**20  # bytes; smaller files are copied, so that no two folders share them
 _OLD_RECORD = ".sha256"  # of earlier versions: the checksum alone
 
@@ -40,15 +40,15 @@ def cache_folder() -> Path:
 
 
 def limit_bytes() -> int:
-    """What all cached files together may take. Raises UsageError for a limit that is no number of GB."""
+    """What all cached files together may take. Raises UsageError for a limit that is no number of GiB."""
     text = os.environ.get(LIMIT, "").strip()
     try:
-        limit = float(text) if text else _USUAL_LIMIT_GB
+        limit = float(text) if text else _USUAL_LIMIT_GIB
         if not 0 <= limit < 1e9:
             raise ValueError(text)
     except ValueError as error:
-        raise UsageError(f"{LIMIT}={text}: give the cache's limit in GB, such as {LIMIT}=4, or 0 for none") from error
-    return int(limit * 1e9)
+        raise UsageError(f"{LIMIT}={text}: give the cache's limit in GiB, such as {LIMIT}=4, or 0 for none") from error
+    return int(limit * 2**30)
 
 
 @dataclass(frozen=True)

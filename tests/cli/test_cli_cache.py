@@ -28,10 +28,10 @@ def test_the_cache_is_shown_and_cleared(tmp_path: Path, monkeypatch: pytest.Monk
     data = tmp_path / "cache" / "data" / "mine"
     data.mkdir(parents=True)
     told = run()
-    assert f"{tmp_path}/cache, at most 2.3 GiB" in told
+    assert f"{tmp_path}/cache, at most 2.5 GiB" in told
     assert "goldens       1 files    12.1 KiB" in told
     found = json.loads(run("--json"))
-    assert found["limit_bytes"] == 2_500_000_000
+    assert found["limit_bytes"] == 5 * 2**29
     assert found["kinds"][0] == {"kind": "goldens", "files": 1, "bytes": 12_345}
     assert "goldens       1 files" in run("clear", "--only", "goldens")
     assert golden.facts() is None

@@ -67,7 +67,7 @@ def test_a_model_that_an_earlier_version_kept_is_taken(tmp_path: Path, folder: P
 def test_the_limit_holds_and_goldens_unused_for_longest_go_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(cache.LIMIT, "1e-6")  # 1,000 bytes
+    monkeypatch.setenv(cache.LIMIT, str(1000 / 2**30))
     model = kept("m", bytes(400), tmp_path, kind=MODELS, used=1)
     old, young = kept("a", bytes(300), tmp_path, used=2), kept("b", bytes(200), tmp_path, used=3)
     assert {u.kind: u.bytes for u in usage()} == {GOLDENS: 500, "tensorrt": 0, MODELS: 400}
@@ -84,7 +84,7 @@ def test_the_limit_holds_and_goldens_unused_for_longest_go_first(
 @pytest.mark.parametrize("text", ["much", "-1", "nan", "inf"])
 def test_a_limit_that_is_no_number_is_told(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv(cache.LIMIT, text)
-    with pytest.raises(UsageError, match=f"TESTBED_CACHE_LIMIT={text}: give the cache's limit in GB"):
+    with pytest.raises(UsageError, match=f"TESTBED_CACHE_LIMIT={text}: give the cache's limit in GiB"):
         cache.limit_bytes()
 
 
