@@ -21,11 +21,11 @@ from torch.utils.data import TensorDataset
 
 from testbed.core.errors import TestbedError, UsageError
 from testbed.models.importers.files import WeightsFile, is_safetensors, refuse_other_kinds, weights_file
+from testbed.models.importers.limits import check_files, check_nesting, check_plain, plain_dtype, refuse_raw_bytes
 from testbed.models.keys import is_utf8, listed
 
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.")  # DataParallel, torch.compile, training frameworks
 _INSIDE = re.compile(r"\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")  # around parts of a model
-_FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 _NUMPY_SCALAR = np.float64(0).__reduce__()[0]
 # What scripts store besides tensors: arguments, paths, accuracies, pairs of arrays. Rebuilding these runs no code of the
 # file.
@@ -37,7 +37,7 @@ _HARMLESS: list[Any] = [
     TensorDataset,
     (_NUMPY_SCALAR, "numpy.core.multiarray.scalar"),
     (_NUMPY_SCALAR, "numpy._core.multiarray.scalar"),
-    np.dtype,
+    (plain_dtype, "numpy.dtype"),
     *{type(np.dtype(t)) for t in ("float64", "float32", "float16", "int64", "int32", "bool")},
 ]
 
@@ -69,7 +69,9 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
 
 
 def loaded(file: WeightsFile) -> Any:
-    """Everything in the file, or the tensors of all its parts."""
+    """Everything in the file, or the tensors of all its parts. Raises TestbedError where it is damaged, UsageError where
+    it does not fit in memory."""
+    check_files(file.shards)
     if len(file.shards) == 1:
         return _read(file.shards[0])
     parts: dict[str, Any] = {}
@@ -113,13 +115,9 @@ def weight_set(path: Path, content: Any, asked: str | None, anchors: Iterable[st
 
 
 def as_float32(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Widened exactly; empty ones go. Raises TestbedError for types that hold no plain weights, and for NaN."""
-    wrong = [f"{name} ({t.dtype})" for name, t in tensors.items() if t.dtype not in _FLOATS]
-    if wrong:
-        raise TestbedError(
-            f"{path}: weights must be float32, float16 or bfloat16; these are not: {listed(wrong)}; save them as"
-            " float32 (quantised ones: before quantisation)"
-        )
+    """Widened exactly; empty ones go. Raises TestbedError for tensors that hold no plain weights, and for NaN; UsageError
+    for more than fit in memory."""
+    check_plain(path, tensors)
     floats = {name: t.detach().float().contiguous() for name, t in tensors.items() if t.numel()}
     if broken := [name for name, t in floats.items() if not torch.isfinite(t).all()]:
         raise TestbedError(f"{path}: not finite (NaN or infinity), from a training that diverged?: {listed(broken)}")
@@ -131,6 +129,7 @@ def load_tensors_only(path: Path, *, mapped: bool = False) -> Any:
 
     Raises TestbedError for a truncated file and for one that holds anything else (which is not executed).
     """
+    refuse_raw_bytes(path)
     try:
         with torch.serialization.safe_globals(_HARMLESS):
             if path.suffix == ".safetensors":  # torch.load would go by the name
@@ -143,7 +142,7 @@ def load_tensors_only(path: Path, *, mapped: bool = False) -> Any:
                 "save the tensors alone, as in torch.save(model.state_dict(), file)"
             ) from error
         raise TestbedError(f"{path} is truncated or not a PyTorch file") from error
-    except (RuntimeError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError, OSError) as error:
+    except Exception as error:  # whatever the unpickler meets in the bytes: MemoryError, RecursionError, ...
         raise TestbedError(f"{path} is truncated or not a PyTorch file") from error
 
 
@@ -162,6 +161,8 @@ def _read(path: Path) -> Any:
 
 def _entries(path: Path, content: Any, where: str = "") -> list[tuple[str, dict[str, Tensor]]]:
     """(place in the file, state dict) of each dict of tensors; one in another is named by both keys."""
+    if not where:
+        check_nesting(path, content)
     if not isinstance(content, Mapping):
         raise TestbedError(f"{path} holds {type(content).__name__}, not a state dict; save model.state_dict()")
     if content and all(isinstance(value, Tensor) for value in content.values()):
