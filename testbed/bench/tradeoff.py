@@ -23,7 +23,7 @@ from testbed.campaign.claim import recorded_spec
 from testbed.campaign.summary import SUMMARY
 from testbed.core.errors import UsageError
 from testbed.core.runfolder import RunFolder
-from testbed.engines.runner import open_engine
+from testbed.engines.runner import EngineRequest, check_engine, open_engine
 from testbed.golden.deployment import ends_of, plain_engine
 from testbed.golden.recorded import working_in
 from testbed.golden.source import dataset_of
@@ -82,9 +82,11 @@ def tradeoff(
 
     Raises UsageError for a campaign of none of the models, or of another file of one of them.
     """
+    check_engine(question.engine, question.precision)
+    deployed = {str(path): _plain(path, question).deployment_id for path in models}
+    known = _vulnerabilities(models, campaigns, deployed)  # before anything is timed
     rows = measure(models, question, models[0], told)
     by_model = {str(path): tuple(row for row in rows if row.model == str(path)) for path in models}
-    known = _vulnerabilities(models, campaigns, {path: mine[0].deployment_id for path, mine in by_model.items()})
     batch, found = question.batches[0], []
     for path in models:
         told(f"{path}: accuracy of the plain engine")
@@ -137,14 +139,16 @@ def _percent(found: Vulnerability) -> str:
     return f"{100 * found.rate:.2f} % [{100 * found.low:.2f}, {100 * found.high:.2f}]"
 
 
-def _quality(path: Path, question: Question) -> tuple[Quality, str, int]:
+def _plain(path: Path, question: Question) -> EngineRequest:
     run = open_model_run(path)
     if run.folder.manifest.get("kind") == "campaign":
-        request = plain_engine(run, "model", precision=question.precision, threads=question.threads)
-    else:
-        with working_in(path) as writable:
-            request = plain_engine(writable, "model", precision=question.precision, threads=question.threads)
-    dataset = dataset_of(run)
+        return plain_engine(run, "model", precision=question.precision, threads=question.threads)
+    with working_in(path) as writable:
+        return plain_engine(writable, "model", precision=question.precision, threads=question.threads)
+
+
+def _quality(path: Path, question: Question) -> tuple[Quality, str, int]:
+    request, dataset = _plain(path, question), dataset_of(open_model_run(path))
     feed, output = ends_of(request.onnx)
     parts: list[NDArray[np.float32]] = []
     with open_engine(question.engine, request) as runner:

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 _OPTIONS = (
     click.option("--images", type=click.IntRange(1), default=256, show_default=True, help="Analysis images."),
     click.option(
+        "--data",
+        metavar="NAME",
+        help="Data set of the analysis images, where DIR's has test images only: imagefolder:DIR/train.",
+    ),
+    click.option(
         "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the images and their partners."
     ),
     click.option("--chunks", type=click.IntRange(1), default=8, show_default=True, help="Runs of neurons per MLP."),
@@ -66,7 +71,7 @@ class Settings:
 
 def score_options(command: Command) -> Command:
     """Passed on together, as ``settings``."""
-    names = ("images", "seed", "chunks", "rule", "ablation", "loss", "corrupt", "snr_db", "steps")
+    names = ("images", "data", "seed", "chunks", "rule", "ablation", "loss", "corrupt", "snr_db", "steps")
 
     @wraps(command)
     def gathered(**arguments: Any) -> Any:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from testbed.analysis.choice import CALIBRATION
 from testbed.core.errors import UsageError
-from testbed.data import Dataset, Split, load
+from testbed.data import Dataset, Split
+from testbed.data.another import training_images
 from testbed.export.precision import Calibration
 
 TRAIN = "train"  # a calibration's source: the training images of the model's own data set
@@ -20,20 +19,10 @@ def calibration_split(dataset: Dataset, calibration: Calibration, root: str | No
     ``root``), that one's; its test images if it has no others. Either way they are read as the model's own are. Raises
     UsageError where there are none (a test-only data set), and for another number of channels.
     """
-    split = dataset.train if calibration.source == TRAIN else _of_another(dataset, calibration.source, root)
+    split = dataset.train if calibration.source == TRAIN else training_images(dataset, calibration.source, root)
     if not len(split):
         raise UsageError(
             f"int8 is calibrated on training images, and data set {dataset.name!r} has none; name them with"
             " --calibration-data (in a spec: engine.calibration_data), for example imagefolder:PATH/train"
         )
     return split.chosen(min(calibration.images, len(split)), dataset.seed, CALIBRATION)
-
-
-def _of_another(dataset: Dataset, name: str, root: str | None) -> Split:
-    other = load(name, root=root, image=dataset.image, seed=dataset.seed)
-    if other.channels != dataset.channels:
-        raise UsageError(
-            f"the model's images have {dataset.channels} channel(s) and those of {name!r} {other.channels}; calibrate on"
-            " images of its own kind"
-        )
-    return replace(other.train if len(other.train) else other.test, preprocess=dataset.preprocess)

@@ -22,7 +22,7 @@ from testbed.sensitivity.acdc import acdc
 from testbed.sensitivity.analysis_set import AnalysisSet
 from testbed.sensitivity.components import Component, Kept, components
 from testbed.sensitivity.eap import eap
-from testbed.sensitivity.scores import Settings, analysis_set
+from testbed.sensitivity.scores import Settings, analysis_set, scored_on
 from testbed.train import Recipe, train
 
 METHODS = ("acdc", "eap", "eap-ig")
@@ -98,7 +98,7 @@ def prune_runs(
         if path.resolve() == source.resolve():
             raise UsageError(f"{path} holds the model that is to be pruned; name another folder with --to")
     torch.set_num_threads(1)
-    model, dataset = run.model, dataset_of(run)
+    model, dataset = run.model, scored_on(run, orders[0][0].settings) if orders else dataset_of(run)
     before = accuracy(model, dataset.test)
     images = analysis_set(dataset, orders[0][0].settings) if orders else None
     found = []

@@ -11,14 +11,14 @@ import numpy as np
 
 from testbed.campaign.claim import recorded_spec
 from testbed.core.errors import UsageError
+from testbed.core.places import data_name
 from testbed.core.runfolder import RunFolder
 from testbed.data import Dataset
-from testbed.golden.source import dataset_of
 from testbed.models.runs import open_model_run
 from testbed.sensitivity.components import Component, components
 from testbed.sensitivity.measured import members, rates, read_rows
 from testbed.sensitivity.protection import ProtectionCurve, ideal, protection_curve, random_order
-from testbed.sensitivity.scores import METHODS, Settings, images_used, scores
+from testbed.sensitivity.scores import METHODS, Settings, images_used, scored_on, scores
 from testbed.sensitivity.validate import Truth, Validation, validate
 
 MEASURED = "measured"
@@ -48,7 +48,7 @@ def rank(path: Path, by: str, kind: str, settings: Settings, campaign: Path | No
         if not told:
             raise UsageError(f"{source} struck none of the model's {kind}s")
         return Ranking(by, kind, _with_sites(told, parts), {"campaign": str(source)})
-    dataset = dataset_of(run)
+    dataset = scored_on(run, settings)
     values = scores(run.model, dataset, by, kind, settings)
     used = settings.told(by) | {"images": images_used(dataset, by, settings)}
     return Ranking(by, kind, _with_sites([asdict(value) for value in values], parts), used)
@@ -75,7 +75,7 @@ def check(
     found: dict[str, Validation] = {}
     given: dict[str, Mapping[str, float]] = {}
     left_out: dict[str, str] = {}
-    dataset = dataset_of(run)
+    dataset = scored_on(run, settings)
     for by in methods:
         try:
             given[by] = {one.component: one.score for one in scores(run.model, dataset, by, kind, settings)}
@@ -93,8 +93,13 @@ def check(
         "measured": _measured(truth, confidence),
         "scores": {by: dict(values) for by, values in given.items()},
         "protection": _curves(truth, given),
-        "settings": asdict(settings) | _images_used(dataset, settings, found),
+        "settings": _told(settings) | _images_used(dataset, settings, found),
     }
+
+
+def _told(settings: Settings) -> dict[str, Any]:
+    told = asdict(settings)
+    return told | {"data": None if settings.data is None else data_name(settings.data)}
 
 
 def _images_used(dataset: Dataset, settings: Settings, methods: Iterable[str]) -> dict[str, int]:

@@ -11,7 +11,11 @@ import torch
 from numpy.typing import NDArray
 
 from testbed.core.errors import UsageError
+from testbed.core.places import data_name
 from testbed.data import Dataset, Split
+from testbed.data.another import with_training_images
+from testbed.golden.source import dataset_of
+from testbed.models.runs import ModelRun
 from testbed.models.vit import ViT
 from testbed.sensitivity.ablation import Ablation
 from testbed.sensitivity.acdc import Rule, acdc
@@ -25,7 +29,8 @@ METHODS = ("acdc", "eap", "eap-ig", "fuzziness")
 
 @dataclass(frozen=True)
 class Settings:
-    """images: of the validation split (the training split where there is none), chosen by the seed, classes in turn.
+    """images: of the validation split (the training split where there is none), chosen by the seed, classes in turn; of
+    another data set's where ``data`` names one (testbed.data.another).
 
     ACDC scores do not depend on ``tau`` where nothing is removed; it decides what later visits are measured against.
     """
@@ -40,12 +45,14 @@ class Settings:
     corrupt: Corruption = "other_class"
     snr_db: float = 0.0
     steps: int = 5
+    data: str | None = None
 
     def told(self, by: str) -> dict[str, Any]:
         """Those that the method's scores depend on."""
         used = {"acdc": ("tau", "rule", "ablation"), "fuzziness": ()}
         names = used.get(by, ("loss", "corrupt", "snr_db", *(("steps",) if by == "eap-ig" else ())))
-        return {name: asdict(self)[name] for name in ("images", "seed", "chunks", *names)}
+        told = {name: asdict(self)[name] for name in ("images", "seed", "chunks", *names)}
+        return told if self.data is None else told | {"data": data_name(self.data)}
 
 
 @dataclass(frozen=True)
@@ -61,13 +68,21 @@ def analysis_set(dataset: Dataset, settings: Settings) -> AnalysisSet:
     split = dataset.validation if len(dataset.validation) else dataset.train
     if not len(split):
         raise UsageError(
-            f"data set {dataset.name!r} has test images only, and scores are measured on others: import the model with a"
-            " data set that has both, such as --data imagefolder:DIR with DIR/train and DIR/test"
+            f"data set {dataset.name!r} has test images only, and scores are measured on others: name a data set"
+            " that holds others: --data imagefolder:DIR/train"
         )
     rows = _by_turns(split, settings.images, settings.seed)
     if len(rows) < len(dataset.classes):
         raise UsageError(f"{len(rows)} images for {len(dataset.classes)} classes; ask for one per class at least")
     return AnalysisSet.of(split.batch(rows), split.labels[rows], [split.ids[row] for row in rows.tolist()])
+
+
+def scored_on(run: ModelRun, settings: Settings) -> Dataset:
+    """The model's data set, with ``settings.data`` in place of what is not for testing. Raises UsageError as both do."""
+    dataset = dataset_of(run)
+    if settings.data is None:
+        return dataset
+    return with_training_images(dataset, settings.data, run.data.root if run.data else None)
 
 
 def images_used(dataset: Dataset, by: str, settings: Settings) -> int:

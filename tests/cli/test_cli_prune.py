@@ -143,6 +143,22 @@ def test_no_more_images_are_told_than_there_are(trained: Path) -> None:
     assert answer(*many, "--by", "fuzziness")["settings"]["images"] == len(dataset.test)
 
 
+def test_analysis_images_of_another_data_set_give_the_scores_of_the_same_images(trained: Path, tmp_path: Path) -> None:
+    dataset = dataset_of(open_model_run(trained))
+    split = dataset.validation if len(dataset.validation) else dataset.train
+    pixels = np.stack([split.pixels(number) for number in range(len(split))])
+    np.savez(tmp_path / "more.npz", images=pixels, labels=split.labels, classes=np.array(dataset.classes))
+    acdc = ("rank", trained, "--by", "acdc", "--of", "head", *FEW)
+    told = answer(*acdc, "--data", f"npz:{tmp_path / 'more.npz'}")
+    assert told["scores"] == answer(*acdc)["scores"]
+    assert (told["settings"]["images"], told["settings"]["data"]) == (40, "npz:more.npz")
+    test = dataset.test
+    pixels = np.stack([test.pixels(number) for number in range(len(test))])
+    names = {"images": pixels, "labels": test.labels % 3, "classes": np.array(["a", "b", "c"])}
+    np.savez(tmp_path / "other.npz", **names)
+    assert "has other classes" in error(run(*acdc, "--data", f"npz:{tmp_path / 'other.npz'}"), 2)
+
+
 def test_measured_rates_are_the_summarys(trained: Path, campaign: Path) -> None:
     told = answer("rank", trained, "--by", "measured", "--campaign", campaign)
     summary = json.loads((campaign / "summary.json").read_text())
@@ -220,6 +236,16 @@ def test_models_side_by_side_with_each_numbers_own_engine(trained: Path, campaig
 
 def test_a_campaign_of_none_of_the_models_is_refused(trained: Path, campaign: Path, tmp_path: Path) -> None:
     assert run("prune", trained, "--method", "eap", "--keep", ".9", "--to", tmp_path / "new", *FEW).exit_code == 0
-    told = error(run("tradeoff", tmp_path / "new", "--campaign", campaign, "--to", tmp_path / "page", "--runs", 5), 2)
-    assert "of none of these models" in told
+    refused = run("tradeoff", tmp_path / "new", "--campaign", campaign, "--to", tmp_path / "page", "--runs", 5)
+    assert "of none of these models" in error(refused, 2)
+    assert "engine(s) in turns" not in refused.stderr  # nothing is timed for it
     assert not (tmp_path / "page").exists()
+
+
+def test_a_campaign_of_another_precision_is_refused_before_anything_is_timed(
+    trained: Path, campaign: Path, tmp_path: Path
+) -> None:
+    half = ("--precision", "fp16", "--runs", 5)
+    refused = run("tradeoff", trained, "--campaign", campaign, "--to", tmp_path / "page", *half)
+    assert "struck another file of" in error(refused, 2)
+    assert "engine(s) in turns" not in refused.stderr
