@@ -1,7 +1,9 @@
 """Workers on a Dask cluster. Units are pinned to workers by this process, which is also the one that writes rows.
 
 Pinning keeps the choice of worker here: one whose golden differs, or that does not see the run folder, is refused by
-name before it gets a unit; what a vanished worker held is given to others.
+name before it gets a unit; what a vanished worker held is given to others. Nor are rows believed unseen: all are held
+against the plan, and some units are run again elsewhere. A worker with other rows is refused by name, and all that it
+gave is thrown away and done again.
 """
 
 from __future__ import annotations
@@ -12,12 +14,15 @@ import queue
 import time
 import uuid
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Self
 
-from testbed.campaign.cluster_roster import Member, News, Roster, gathered
+from testbed.campaign.cluster_checks import Checks, Recheck
+from testbed.campaign.cluster_roster import Member, News, OtherProgram, Roster, gathered
 from testbed.campaign.cluster_worker import Answer, Job, work
-from testbed.campaign.work import Keep, Limits, Opener, Report, Tick, Unit
+from testbed.campaign.row_check import difference
+from testbed.campaign.seat import Left
+from testbed.campaign.work import Drop, Keep, Limits, Opener, Report, Tick, Unit
 from testbed.core.files import sha256_file
 from testbed.core.provenance import installed_version
 from testbed.core.runfolder import MANIFEST, RunFolder
@@ -31,14 +36,31 @@ _TICK_S = 1.0
 class ClusterCrew:
     """All workers that are known to the scheduler at ``address``, those that join later included."""
 
-    def __init__(self, opener: Opener, address: str, folder: RunFolder, limits: Limits | None = None) -> None:
-        """Raises TestbedError where no scheduler answers."""
+    def __init__(
+        self,
+        opener: Opener,
+        address: str,
+        folder: RunFolder,
+        limits: Limits | None = None,
+        *,
+        recheck: Recheck | None = None,
+        insecure: bool = False,
+    ) -> None:
+        """insecure: also where anybody can join. Raises UsageError for an address that is not safe, TestbedError where no
+        scheduler answers."""
         self._opener, self._folder = opener, folder
         self._limits = limits or Limits()
         self._token = uuid.uuid4().hex
-        self._roster = Roster(address)
+        self._roster = Roster(address, insecure)
+        self._checks = Checks(recheck or Recheck(), opener, self._limits)
 
-    def run(self, units: Iterable[Unit], keep: Keep, tick: Tick = lambda workers: None) -> Report:
+    def run(
+        self,
+        units: Iterable[Unit],
+        keep: Keep,
+        tick: Tick = lambda workers: None,
+        drop: Drop = lambda units: None,
+    ) -> Report:
         """See `testbed.campaign.work.Crew`. Raises TestbedError when no fit worker is left, or the scheduler is gone."""
         path = self._folder.path.resolve()
         job = Job(
@@ -50,7 +72,7 @@ class ClusterCrew:
             limits=self._limits,
         )
         self._roster.begin(job)
-        shift, start = _Shift(self._roster, self._limits, units, keep), time.perf_counter()
+        shift, start = _Shift(self._roster, self._checks, self._limits, units, keep, drop), time.perf_counter()
         try:
             shift.run(tick)
         except BaseException:
@@ -65,14 +87,18 @@ class ClusterCrew:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._checks.close()
         self._roster.close()
 
 
 class _Shift:
     """One run of units."""
 
-    def __init__(self, roster: Roster, limits: Limits, units: Iterable[Unit], keep: Keep) -> None:
-        self._roster, self._limits, self._units, self._keep = roster, limits, iter(units), keep
+    def __init__(
+        self, roster: Roster, checks: Checks, limits: Limits, units: Iterable[Unit], keep: Keep, drop: Drop
+    ) -> None:
+        self._roster, self._checks, self._limits = roster, checks, limits
+        self._units, self._keep, self._drop = iter(units), keep, drop
         self._back: deque[Unit] = deque()
         self._losses: Counter[int] = Counter()
         self._left_in_a_row = 0
@@ -101,16 +127,21 @@ class _Shift:
 
     def _hand_out(self) -> bool:
         """Fills every fit worker, one unit each in turn; False when everything is done."""
-        while takers := [member for member in self._roster.fit if member.has_room]:
-            for member in takers:
-                unit = self._next()
-                if unit is None:
-                    return any(member.units for member in self._roster.members.values())
-                self._roster.give(member, work, unit)
-        unit = self._next()  # nobody has room: is there anything to wait for?
+        more = True
+        while more:
+            more = False
+            for member in [member for member in self._roster.fit if member.has_room]:
+                unit = self._checks.next_for(member) or self._next()
+                if unit is not None:
+                    self._roster.give(member, work, unit)
+                    more = True
+        for held in self._checks.alone(list(self._roster.members.values())):
+            self._settle(held.unit, {held.member: held.rows})
+        unit = self._next()  # nobody has room, or there is no more: is there anything to wait for?
         if unit is not None:
             self._back.appendleft(unit)
-        return unit is not None or any(member.units for member in self._roster.members.values())
+        busy = any(member.units for member in self._roster.members.values())
+        return unit is not None or busy or self._checks.pending
 
     def _next(self) -> Unit | None:
         return self._back.popleft() if self._back else next(self._units, None)
@@ -123,6 +154,7 @@ class _Shift:
             self._vanished(member)
 
     def _count_time(self) -> None:
+        """Runs that check others' count as work, those on this machine do not."""
         now = time.perf_counter()
         self.report.worker_seconds += (now - self._mustered) * self._threads
         self._mustered = now
@@ -132,7 +164,8 @@ class _Shift:
             log.warning("worker %s, is gone; its units go to others", member)
             self.report.losses += 1
         for unit in self._roster.take_back(member):
-            self._lost(unit, f"its worker vanished: {member}")
+            if not self._checks.back(unit):
+                self._lost(unit, f"its worker vanished: {member}")
 
     def _lost(self, unit: Unit, why: str) -> None:
         self._losses[unit.number] += 1
@@ -147,7 +180,7 @@ class _Shift:
         member, future = news
         if self._roster.members.get(member.address) is not member:  # it was forgotten meanwhile
             return
-        if future.key == member.hello.key:
+        if member.hello is not None and future.key == member.hello.key:
             self._roster.greeted(member)
         else:
             given = member.units.pop(str(future.key), None)
@@ -155,8 +188,7 @@ class _Shift:
                 return
             self._answered(news, given[1])
         if member.refused is not None:
-            self.report.refused.append(f"{member}: {member.refused}")
-            self._back.extend(self._roster.take_back(member))
+            self._refused(member)
 
     def _answered(self, news: News, unit: Unit) -> None:
         member, future = news
@@ -166,27 +198,97 @@ class _Shift:
             if type(error).__name__ != "KilledWorker":
                 raise error
             self.report.losses += 1
-            self._lost(unit, f"it was killed again and again: {member}")
+            if not self._checks.back(unit):
+                self._lost(unit, f"it was killed again and again: {member}")
             return
-        answer: Answer = gathered(future, Answer) or Answer()
-        answer.tally.add_to(self.report)
+        try:
+            answer = gathered(future, Answer)
+        except OtherProgram as other:
+            self._again(unit)
+            self._distrust(member, str(other))
+            return
+        if answer is None:
+            if not self._checks.back(unit):
+                self._lost(unit, f"its rows did not arrive: {member}")
+            return
+        if self._checks.is_check(unit):  # what became of the unit is told already
+            self.report.engine_seconds += answer.tally.engine_seconds
+        else:
+            answer.tally.add_to(self.report)
         if answer.rows is not None:
-            self._write(unit, answer.rows)
-        elif answer.left is not None:
+            self._told(member, unit, answer.rows)
+        elif answer.left is not None and not self._checks.is_check(unit):
             self._leave(unit, f"{answer.left}, at {member}")
         else:
-            self._back.append(unit)
+            self._again(unit)
             if answer.refused is not None:
                 self._roster.refuse(member, answer.refused)
 
-    def _write(self, unit: Unit, rows: bytes) -> None:
+    def _again(self, unit: Unit) -> None:
+        """By somebody else, for no fault of the unit's."""
+        if not self._checks.back(unit):
+            self._back.append(unit)
+
+    def _told(self, member: Member, unit: Unit, rows: bytes) -> None:
+        """Rows are kept when they can be the unit's and, where they have to wait for another's, those are the same."""
+        if (why := self._checks.impossible(unit, rows)) is not None:
+            self._again(unit)
+            self._distrust(member, why)
+        elif (held := self._checks.answered(unit)) is not None:
+            if difference(held.rows, rows) is None:
+                self._write(unit, rows, held.member)
+            else:
+                self._settle(unit, {held.member: held.rows, member: rows})
+        elif self._checks.wants(member, unit):
+            self._checks.hold(member, unit, rows)
+        else:
+            self._write(unit, rows, member)
+
+    def _settle(self, unit: Unit, told: Mapping[Member, bytes]) -> None:
+        """This machine's own engine says what is right, where two workers differ or there is only one."""
         try:
-            self._keep(unit, rows)
+            rows = self._checks.here(unit)
+        except Left as left:
+            self._leave(unit, f"{left}, on this machine")
+            return
+        self._write(unit, rows, None)
+        for member, theirs in told.items():
+            if (why := difference(theirs, rows)) is not None:
+                self._distrust(member, why)
+
+    def _distrust(self, member: Member, why: str) -> None:
+        """Takes no more from this worker, and throws away what it has given."""
+        if member.refused is None:
+            self._roster.refuse(member, f"{why}; what it did is thrown away and done again")
+        self._refused(member)
+        self._back.extend(self._checks.forget(member))
+        thrown = self._checks.kept.pop(member.address, [])
+        if thrown:
+            self._writes(lambda: self._drop(thrown))
+            self.report.done -= sum(unit.count for unit in thrown)
+            self._back.extend(thrown)
+
+    def _refused(self, member: Member) -> None:
+        named = f"{member}: {member.refused}"
+        if named not in self.report.refused:
+            self.report.refused.append(named)
+        for unit in self._roster.take_back(member):
+            self._again(unit)
+
+    def _write(self, unit: Unit, rows: bytes, member: Member | None) -> None:
+        """member: whose rows they are; None for this machine's own."""
+        self._writes(lambda: self._keep(unit, rows))
+        if member is not None:
+            self._checks.kept.setdefault(member.address, []).append(unit)
+        self.report.done += unit.count
+        self._left_in_a_row = 0
+
+    def _writes(self, change: Callable[[], None]) -> None:
+        try:
+            change()
         except Exception:
             self._writable = False
             raise
-        self.report.done += unit.count
-        self._left_in_a_row = 0
 
     def _leave(self, unit: Unit, why: str) -> None:
         log.warning("unit %d of the work is left: %s", unit.number, why)
@@ -196,10 +298,15 @@ class _Shift:
             self.report.check_complete()
 
     def keep_finished(self) -> None:
-        """After an interruption: what is finished is fetched and kept, the rest taken back."""
+        """After an interruption: what is finished, and need not be run again, is fetched and kept, the rest taken back."""
         for member in self._roster.members.values():
             for future, unit in list(member.units.values()):
-                if self._writable and (answer := gathered(future, Answer)) is not None and answer.rows is not None:
-                    self._write(unit, answer.rows)
+                if not self._writable or self._checks.is_check(unit) or member.refused is not None:
+                    continue
+                with contextlib.suppress(OtherProgram):
+                    rows = (gathered(future, Answer) or Answer()).rows
+                    possible = rows is not None and self._checks.impossible(unit, rows) is None
+                    if rows is not None and possible and not self._checks.wants(member, unit):
+                        self._write(unit, rows, member)
             for _ in self._roster.take_back(member):
                 pass

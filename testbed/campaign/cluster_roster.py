@@ -9,9 +9,10 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-from testbed.campaign.cluster_worker import Hello, Job, introduce, stop
+from testbed.campaign.cluster_access import check_address, check_certificates, is_safe
+from testbed.campaign.cluster_worker import Answer, Hello, Job, introduce, stop
 from testbed.campaign.work import Unit
 from testbed.core.errors import TestbedError, UsageError
 
@@ -26,13 +27,13 @@ _CONNECT_S = 20.0
 _GATHER_S = 60.0
 
 
-@dataclass
+@dataclass(eq=False)
 class Member:
     """A worker, by its address. units: given to it and not yet answered, by the name of the task."""
 
     address: str
     threads: int
-    hello: Future
+    hello: Future | None = None  # none of one that is not even spoken to
     name: str = ""
     greeted: bool = False
     refused: str | None = None
@@ -61,18 +62,22 @@ class News(NamedTuple):
 class Roster:
     """All workers that a scheduler knows. Each is told of one job, and runs only tasks that are pinned to it."""
 
-    def __init__(self, address: str) -> None:
-        """Raises TestbedError where no scheduler answers."""
-        self.address = address
+    def __init__(self, address: str, insecure: bool = False) -> None:
+        """insecure: also where anybody can join. Raises UsageError for an address that is not safe, TestbedError where no
+        scheduler answers."""
+        check_address(address, insecure)
+        check_certificates(address)
+        self.address, self._insecure = address, insecure
         self.members: dict[str, Member] = {}
         self.news: queue.Queue[News] = queue.Queue()
         self._seen = time.monotonic()
         self._job: Job | None = None
         try:
             self._client = Client(address, timeout=_CONNECT_S, set_as_default=False)
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, RuntimeError) as error:
             raise TestbedError(
                 f"no Dask scheduler answers at {address}; start one with `dask scheduler`, or correct --scheduler"
+                + (", or its certificates are of another authority" if address.startswith("tls://") else "")
             ) from error
 
     @property
@@ -109,10 +114,13 @@ class Roster:
             ) from error
 
     def _greet(self, address: str, threads: int) -> Member:
+        member = Member(address, threads)
+        if not self._insecure and not is_safe(address):  # the scheduler listens there, too
+            self.refuse(member, "it is neither on this machine nor at tls://; use certificates, or --insecure")
+            return member
         name = _task_name(introduce)
-        hello = self._client.submit(introduce, self._job, key=name, workers=[address], pure=False)
-        member = Member(address, threads, hello)
-        hello.add_done_callback(lambda done: self.news.put(News(member, done)))
+        member.hello = self._client.submit(introduce, self._job, key=name, workers=[address], pure=False)
+        member.hello.add_done_callback(lambda done: self.news.put(News(member, done)))
         return member
 
     def _check_anyone(self) -> None:
@@ -131,12 +139,19 @@ class Roster:
 
     def greeted(self, member: Member) -> None:
         """A worker has said who it is. Raises the TestbedError that its handler raised."""
+        assert member.hello is not None
         if member.hello.status == "error":
             error = member.hello.exception()
             if isinstance(error, TestbedError):
                 raise error
             self.refuse(member, f"{type(error).__name__}: {error}")
-        elif (hello := gathered(member.hello, Hello)) is not None:  # else it has vanished
+            return
+        try:
+            hello = gathered(member.hello, Hello)
+        except OtherProgram as other:
+            self.refuse(member, str(other))
+            return
+        if hello is not None:  # else it has vanished
             member.greeted, member.name = True, hello.name
             if hello.refused is not None:
                 self.refuse(member, hello.refused)
@@ -174,18 +189,24 @@ class Roster:
         self._client.close(timeout=5)
 
 
-Kind = Any
+class OtherProgram(TestbedError):
+    """What answers is not this testbed."""
 
 
-def gathered(future: Future, kind: Kind) -> Any:
-    """A finished task's result, of this kind; None where its worker has vanished with it."""
+Kind = TypeVar("Kind", Hello, Answer)
+
+
+def gathered(future: Future, kind: type[Kind]) -> Kind | None:
+    """A finished task's result, of this kind; None where its worker has vanished with it. Raises OtherProgram for a result
+    of another kind."""
     if future.status != "finished":
         return None
     try:
         result = future.result(timeout=_GATHER_S)
     except Exception:  # it was on its way
         return None
-    assert isinstance(result, kind)
+    if not isinstance(result, kind):
+        raise OtherProgram(f"its answer is of type {type(result).__name__}")
     return result
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple, Self
 from testbed.campaign.inprocess import InProcess
 from testbed.campaign.isolate import Stopped
 from testbed.campaign.seat import CannotOpen, Left, Seat, Tally
-from testbed.campaign.work import Keep, Limits, Opener, Report, Tick, Unit
+from testbed.campaign.work import Drop, Keep, Limits, Opener, Report, Tick, Unit
 from testbed.core.errors import TestbedError
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,13 @@ class LocalCrew:
             self._seats = [Seat(opener, self._limits, make=InProcess)]
         self._threaded = children > 0
 
-    def run(self, units: Iterable[Unit], keep: Keep, tick: Tick = lambda workers: None) -> Report:
+    def run(
+        self,
+        units: Iterable[Unit],
+        keep: Keep,
+        tick: Tick = lambda workers: None,
+        drop: Drop = lambda units: None,
+    ) -> Report:
         """See `testbed.campaign.work.Crew`."""
         report, start = Report(), time.perf_counter()
         log_of = _Log(report, keep, self._limits)

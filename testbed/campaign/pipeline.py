@@ -20,6 +20,7 @@ from testbed.campaign.plan import Planned, planned, write_plan
 from testbed.campaign.prepare import Preparation
 from testbed.campaign.progress import Progress, Show
 from testbed.campaign.proxy_samples import guess_of
+from testbed.campaign.row_check import planned_rows
 from testbed.campaign.running import AdaptivePlans, OnePlan, run_plans
 from testbed.campaign.spec import CampaignSpec
 from testbed.campaign.store import ResultStore, discard_log
@@ -161,7 +162,7 @@ class Campaign:
             plans = OnePlan() if self._planner is None else AdaptivePlans(self.place, self._planner)
             with (
                 ResultStore(self.folder / STORE, identity) as store,
-                workforce.crew(opener, self.folder) as crew,
+                workforce.crew(opener, self.folder, expect=planned_rows(self.folder.path, self.place.images)) as crew,
             ):
                 return run_plans(self.place, plans, store, crew, progress)
 

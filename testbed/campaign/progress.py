@@ -127,14 +127,14 @@ class Counts:
         self.outcomes: Counter[str] = Counter()
         self._groups: dict[tuple[str, str, int | None], list[float]] = {}  # faults, and their critical shares' sum
 
-    def add(self, rows: pa.Table) -> None:
-        """rows: at least `COLUMNS`; all rows of a fault in the same table."""
+    def add(self, rows: pa.Table, times: int = 1) -> None:
+        """rows: at least `COLUMNS`; all rows of a fault in the same table. times: -1 takes them back."""
         rows = rows.select(COLUMNS)
         rows = rows.set_column(4, "outcome", rows.column("outcome").cast(pa.string()))
         for name in ("target", "where"):
             rows = rows.set_column(rows.column_names.index(name), name, rows.column(name).cast(pa.string()))
         counted = pc.value_counts(rows.column("outcome").combine_chunks())
-        self.outcomes.update({str(item["values"]): int(item["counts"]) for item in counted.to_pylist()})
+        self.outcomes.update({str(item["values"]): times * int(item["counts"]) for item in counted.to_pylist()})
         hit = pc.cast(pc.is_in(rows.column("outcome"), value_set=_CRITICAL), pa.float64())
         keys = ["target", "where", "block"]
         groups = (
@@ -142,8 +142,11 @@ class Counts:
         )
         for group in groups.to_pylist():
             of_group = self._groups.setdefault((group["target"], group["where"], group["block"]), [0, 0.0])
-            of_group[0] += group["fault_id_count_distinct"]
-            of_group[1] += group["fault_id_count_distinct"] * group["hit_mean"]
+            of_group[0] += times * group["fault_id_count_distinct"]
+            of_group[1] += times * group["fault_id_count_distinct"] * group["hit_mean"]
+        if times < 0:
+            self.outcomes = +self.outcomes
+            self._groups = {name: of_group for name, of_group in self._groups.items() if of_group[0]}
 
     @property
     def widest(self) -> Widest | None:
@@ -217,6 +220,11 @@ class Progress:
         self._past.append((time.monotonic(), self._done_here))
         self._tell()
 
+    def dropped(self, kept: Kept) -> None:
+        """What was finished, and counts no more."""
+        self._count(kept, -1)
+        self._tell()
+
     def tick(self, workers: int) -> None:
         self._workers = workers
         self._tell()
@@ -226,10 +234,10 @@ class Progress:
         self._widest = widest or self._widest
         self._tell(now=True)
 
-    def _count(self, kept: Kept) -> None:
-        self._units_done += kept.units
-        self._faults_done += kept.faults
-        self._counts.add(from_stream(kept.rows, COLUMNS))
+    def _count(self, kept: Kept, times: int = 1) -> None:
+        self._units_done += times * kept.units
+        self._faults_done += times * kept.faults
+        self._counts.add(from_stream(kept.rows, COLUMNS), times)
 
     def _tell(self, now: bool = False) -> None:
         clock = time.monotonic()

@@ -24,6 +24,7 @@ from testbed.campaign.units import units_of
 from testbed.campaign.words import write_plan_words
 from testbed.campaign.work import Crew, Report, Unit
 from testbed.campaign.workplace import Workplace
+from testbed.core.errors import TestbedError
 
 log = logging.getLogger(__name__)
 
@@ -182,7 +183,20 @@ def _run_round(
         spans.kept(unit)
         progress.finished(Kept(unit.count, len(unit), rows))
 
-    report = crew.run(spans, keep, progress.tick)
+    def drop(units: Sequence[Unit]) -> None:
+        if units and min(unit.number for unit in units) < found.units[0].number:
+            first = min(unit.number for unit in units)
+            for frame in list(store.frames(sorted(number for number in store if number >= first))):
+                store.drop(frame.units)
+            raise TestbedError(
+                "earlier rounds followed from rows that are not believed any more (see above); they and what came after are"
+                " thrown away; run the same command again to go on"
+            )
+        for unit in units:
+            progress.dropped(Kept(unit.count, len(unit), store.stream(unit.number)))
+            store.drop(unit.numbers)
+
+    report = crew.run(spans, keep, progress.tick, drop)
     for field in ("engine_seconds", "worker_seconds", "crashes", "hangs", "losses", "blamed"):
         setattr(total, field, getattr(total, field) + getattr(report, field))
     total.refused += report.refused

@@ -42,5 +42,8 @@ class Spans:
 
     def kept(self, span: Unit) -> None:
         """Seconds from its hand-out count: they have all that a span costs, and at most one other that it waited for."""
-        seconds = max(self._clock() - self._begun.pop(span.number), 1e-6)
+        begun = self._begun.pop(span.number, None)
+        if begun is None:  # it is kept again, after its first rows were dropped
+            return
+        seconds = max(self._clock() - begun, 1e-6)
         self._rows = int(min(span.rows * SPAN_S / seconds, span.rows * _GROWTH, SPAN_ROWS))

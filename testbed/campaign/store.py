@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 _MAGIC = b"TBF1"  # the payload is one unit's stream
 _MAGIC_SEVERAL = b"TBF2"  # the payload is the number of units, and their stream
+_MAGIC_DROPPED = b"TBD1"  # the payload is a number of units: an earlier frame of theirs is not there any more
 _COUNT = struct.Struct("<I")
 _MOST_UNITS = 1 << 16  # of one frame; a log that says more was not written here
 _HEADER = struct.Struct("<4sIQ32s")  # magic, unit, payload bytes, SHA-256 of unit and payload
@@ -36,12 +37,13 @@ SEGMENT_BYTES = 64 * 2**20
 
 
 class Frame(NamedTuple):
-    """Where a stream lies, in bytes of its segment, and the units whose rows it has."""
+    """Where a stream lies, in bytes of its segment, and the units whose rows it has. dropped: that it has no more."""
 
     segment: Path
     start: int
     size: int
     units: range
+    dropped: bool = False
 
 
 class ResultLog:
@@ -67,7 +69,10 @@ class ResultLog:
 
     def _note(self, frame: Frame) -> None:
         """The first frame of a unit stands; one that has a unit of another's is as if it were not there."""
-        if not any(unit in self._frames for unit in frame.units):
+        if frame.dropped:
+            for unit in frame.units:
+                self._frames.pop(unit, None)
+        elif not any(unit in self._frames for unit in frame.units):
             self._frames |= dict.fromkeys(frame.units, frame)
 
     def __contains__(self, unit: int) -> bool:
@@ -126,6 +131,13 @@ class ResultStore(ResultLog):
                 os.truncate(segment, end)
         return end, end
 
+    def drop(self, units: range) -> None:
+        """Takes one frame's units out of the log, for good, so that others can be appended. Raises TestbedError as
+        `append`."""
+        assert self._frames[units.start].units == units, f"units {units} are not one frame"
+        frame = self._write(_MAGIC_DROPPED, units.start, _COUNT.pack(len(units)))
+        self._note(frame._replace(units=units, dropped=True))
+
     def append(self, unit: int, rows: pa.Table | bytes, count: int = 1) -> None:
         """Writes the rows (a table, or an Arrow IPC stream) of ``count`` units from this one on, and waits until they are
         on disk.
@@ -133,7 +145,14 @@ class ResultStore(ResultLog):
         Raises TestbedError when they cannot be; the log is then as it was.
         """
         stream = rows if isinstance(rows, bytes) else to_stream(rows)
-        magic, payload = (_MAGIC, stream) if count == 1 else (_MAGIC_SEVERAL, _COUNT.pack(count) + stream)
+        if count == 1:
+            frame = self._write(_MAGIC, unit, stream)
+        else:
+            whole = self._write(_MAGIC_SEVERAL, unit, _COUNT.pack(count) + stream)
+            frame = whole._replace(start=whole.start + _COUNT.size, size=len(stream), units=range(unit, unit + count))
+        self._note(frame)
+
+    def _write(self, magic: bytes, unit: int, payload: bytes) -> Frame:
         with write_errors(self._folder):
             file = self._current()
             start = file.seek(0, os.SEEK_END)
@@ -143,8 +162,7 @@ class ResultStore(ResultLog):
             except BaseException:  # Ctrl-C too: the next frame must follow a whole one
                 self._give_up(file, start)
                 raise
-        end = start + _HEADER.size + len(payload)
-        self._note(Frame(Path(str(file.name)), end - len(stream), len(stream), range(unit, unit + count)))
+        return Frame(Path(str(file.name)), start + _HEADER.size, len(payload), range(unit, unit + 1))
 
     def _current(self) -> FileIO:
         if self._file is not None and self._file.tell() >= SEGMENT_BYTES:
@@ -229,7 +247,7 @@ def _read_frame(file: BinaryIO, segment: Path) -> Frame | None:
     if len(header) < _HEADER.size:
         return None
     magic, unit, size, digest = _HEADER.unpack(header)
-    if magic not in (_MAGIC, _MAGIC_SEVERAL):
+    if magic not in (_MAGIC, _MAGIC_SEVERAL, _MAGIC_DROPPED):
         return None
     start = file.tell()
     if size > os.fstat(file.fileno()).st_size - start:  # cut short, or a damaged size
@@ -241,7 +259,7 @@ def _read_frame(file: BinaryIO, segment: Path) -> Frame | None:
         return Frame(segment, start, size, range(unit, unit + 1))
     if size < _COUNT.size or not 0 < (count := _COUNT.unpack_from(payload)[0]) <= _MOST_UNITS:
         return None
-    return Frame(segment, start + _COUNT.size, size - _COUNT.size, range(unit, unit + count))
+    return Frame(segment, start + _COUNT.size, size - _COUNT.size, range(unit, unit + count), magic == _MAGIC_DROPPED)
 
 
 def _batched(tables: Iterable[pa.Table], size: int) -> Iterator[list[pa.Table]]:

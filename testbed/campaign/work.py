@@ -171,14 +171,17 @@ class Report:
 
 
 Keep = Callable[[Unit, bytes], None]
+Drop = Callable[[Sequence[Unit]], None]
 Tick = Callable[[int], None]
 
 
 class Crew(Protocol):
     """Workers that stay open between runs (rounds of an adaptive campaign). Local, or on a cluster."""
 
-    def run(self, units: Iterable[Unit], keep: Keep, tick: Tick = ...) -> Report:
+    def run(self, units: Iterable[Unit], keep: Keep, tick: Tick = ..., drop: Drop = ...) -> Report:
         """Hands out the units; ``keep(unit, rows)`` is called in this thread, in order of completion, once per unit.
+        ``drop(units)`` takes back what was kept, in this run or an earlier one, and turned out not to be believed; each is
+        kept again later.
 
         ``tick(workers)`` about once a second. On Ctrl-C, and on any other exception, workers end at once; units that
         were finished are kept. Raises what a handler raised, TestbedError when no worker is left.

@@ -4,24 +4,43 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from testbed.campaign.work import Crew, Limits, Opener
 from testbed.core.runfolder import RunFolder
 
+if TYPE_CHECKING:
+    from testbed.campaign.row_check import Expect
+
+RECHECK = 0.02
+
 
 @dataclass(frozen=True)
 class Workforce:
-    """workers: isolated processes on this machine; 0: this process. scheduler: address of a Dask cluster, used instead."""
+    """workers: isolated processes on this machine; 0: this process. scheduler: address of a Dask cluster, used instead;
+    insecure: also one that anybody can join; recheck: share of its workers' units that are run again elsewhere, besides
+    the first of each; 0 for none."""
 
     workers: int = 1
     scheduler: str | None = None
+    insecure: bool = False
+    recheck: float = RECHECK
 
-    def crew(self, opener: Opener, folder: RunFolder, limits: Limits | None = None) -> AbstractContextManager[Crew]:
-        """Raises UsageError where the cluster's libraries are missing, TestbedError where nobody answers there."""
+    def crew(
+        self,
+        opener: Opener,
+        folder: RunFolder,
+        limits: Limits | None = None,
+        expect: Expect = lambda unit, rows: None,
+    ) -> AbstractContextManager[Crew]:
+        """expect: why rows cannot be a unit's. Raises UsageError where the cluster's libraries are missing or its address
+        is not safe, TestbedError where nobody answers there."""
         if self.scheduler is not None:
             from testbed.campaign.cluster import ClusterCrew
+            from testbed.campaign.cluster_checks import Recheck
 
-            return ClusterCrew(opener, self.scheduler, folder, limits)
+            checked = Recheck(self.recheck, expect)
+            return ClusterCrew(opener, self.scheduler, folder, limits, recheck=checked, insecure=self.insecure)
         from testbed.campaign.crew import LocalCrew
 
         return LocalCrew(opener, self.workers, limits)

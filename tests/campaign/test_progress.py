@@ -86,6 +86,18 @@ def test_a_group_in_which_every_fault_is_critical_is_fine() -> None:
     assert counts.widest.faults == 30
 
 
+def test_what_was_finished_and_dropped_counts_no_more(tmp_path: Path) -> None:
+    progress = Progress(tmp_path)
+    progress.begin("execute", units=2, faults=4)
+    progress.finished(Kept(1, 2, UNIT[0]))
+    before = progress.snapshot()
+    progress.finished(Kept(1, 2, UNIT[1]))
+    progress.dropped(Kept(1, 2, UNIT[1]))
+    after = progress.snapshot()
+    assert (after.units_done, after.faults_done, after.widest) == (before.units_done, before.faults_done, before.widest)
+    assert after.outcomes == before.outcomes
+
+
 def test_rate_and_time_to_go_are_of_the_last_minute_and_of_this_process(tmp_path: Path, clock: Clock) -> None:
     seen: list[Snapshot] = []
     progress = Progress(tmp_path, seen.append)

@@ -215,6 +215,35 @@ def test_a_frame_of_no_or_very_many_units_is_no_frame(tmp_path: Path, payload: b
     assert segment(tmp_path).stat().st_size == end
 
 
+# ---- rows that are taken out again
+
+
+def test_what_was_dropped_is_gone_for_good_and_can_be_appended_again(tmp_path: Path) -> None:
+    filled(tmp_path, [0, 1])
+    with ResultStore(tmp_path, "plan") as store:
+        store.append(2, several(range(2, 5)), 3)
+        store.drop(range(1, 2))
+        store.drop(range(2, 5))
+        assert list(store) == [0]
+    assert_holds(tmp_path, [0])
+    filled(tmp_path, [3, 2, 1])
+    assert_holds(tmp_path, [0, 3, 2, 1])
+
+
+def test_a_drop_that_was_cut_short_has_not_happened(tmp_path: Path) -> None:
+    filled(tmp_path, [0, 1])
+    end = segment(tmp_path).stat().st_size
+    with ResultStore(tmp_path, "plan") as store:
+        store._file = FileIO(segment(tmp_path), "r+")  # the segment that there is
+        store.drop(range(1))
+    whole = segment(tmp_path).read_bytes()
+    for length in range(end, len(whole)):
+        rewritten(segment(tmp_path), whole[:length])
+        assert list(ResultLog(tmp_path)) == [0, 1]
+    rewritten(segment(tmp_path), whole)
+    assert_holds(tmp_path, [1])
+
+
 # ---- looking into a log that somebody writes
 
 

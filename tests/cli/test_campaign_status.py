@@ -107,6 +107,8 @@ def working(name: str, workforce: Workforce) -> None:
         (["--workers", "0"], Workforce(0, None)),
         (["--workers", "3"], Workforce(3, None)),
         (["--scheduler", "tcp://h:1"], Workforce(1, "tcp://h:1")),
+        (["--scheduler", "tcp://h:1", "--insecure"], Workforce(1, "tcp://h:1", insecure=True)),
+        (["--scheduler", "tls://h:1", "--recheck", "0.1"], Workforce(1, "tls://h:1", recheck=0.1)),
     ],
 )
 def test_who_works_is_one_option_or_the_other(arguments: list[str], wanted: Workforce) -> None:
@@ -115,6 +117,15 @@ def test_who_works_is_one_option_or_the_other(arguments: list[str], wanted: Work
     assert words_of(wanted) == arguments
 
 
-@pytest.mark.parametrize("arguments", [["--workers", "2", "--scheduler", "tcp://h:1"], ["--workers", "-1"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--workers", "2", "--scheduler", "tcp://h:1"],
+        ["--workers", "-1"],
+        ["--insecure"],
+        ["--recheck", "0.5"],
+        ["--scheduler", "tls://h:1", "--recheck", "2"],
+    ],
+)
 def test_a_workforce_that_makes_no_sense(arguments: list[str]) -> None:
     assert CliRunner().invoke(working, ["x", *arguments]).exit_code == 2

@@ -1,0 +1,107 @@
+"""Rows that came from elsewhere: whether they can be a unit's at all, and whether two workers' are the same, bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from testbed.campaign.images import NamedImages
+from testbed.campaign.rows import ROW_SCHEMA
+from testbed.campaign.stream import from_stream
+from testbed.campaign.units import slice_of
+from testbed.campaign.work import Unit
+from testbed.core.schema import FAULT_COLUMNS
+
+Expect = Callable[[Unit, bytes], str | None]
+"""Why a stream cannot be the rows of a unit; None where it can."""
+
+# What rows of one fault may differ in: an engine of another version with the same golden bits, a worker that once failed.
+_OF_THE_WORKER = {"engine_hash", "infrastructure_failure"}
+
+
+def planned_rows(folder: Path, images: NamedImages) -> Expect:
+    """Holds rows against the plan: columns, number, and every fault and image they say they are of."""
+    ids = pa.array(images.ids, pa.string())
+
+    def expect(unit: Unit, rows: bytes) -> str | None:
+        try:
+            table = read_rows(rows)
+        except ValueError as error:
+            return str(error)
+        plan = slice_of(folder / unit.plan, unit.start, unit.stop)
+        each = np.where(plan.column("image_id").is_null().to_numpy(), len(images), 1)
+        wanted = plan.select([column.name for column in FAULT_COLUMNS]).take(np.repeat(np.arange(len(each)), each))
+        struck = plan.column("image_id").cast(pa.string()).to_pylist()
+        of_all = ids.to_pylist()
+        names = [name for image in struck for name in (of_all if image is None else [image])]
+        wanted = wanted.append_column("image_id", pa.array(names, pa.string()))
+        if table.schema != ROW_SCHEMA:
+            return _other_columns(table.schema, ROW_SCHEMA)
+        return _difference(table.select(wanted.column_names), wanted)
+
+    return expect
+
+
+def read_rows(rows: bytes) -> pa.Table:
+    """Raises ValueError, with why, for what is no whole stream of rows."""
+    try:
+        table = from_stream(rows)
+        table.validate(full=True)
+    except (pa.ArrowException, OSError, TypeError, ValueError) as error:
+        raise ValueError(f"its rows cannot be read ({' '.join(str(error).split())[:120]})") from error
+    return table
+
+
+def difference(told: bytes, again: bytes) -> str | None:
+    """How rows differ from those of the same unit, run again elsewhere; None where every bit is the same."""
+    try:
+        mine, theirs = read_rows(told), read_rows(again)
+    except ValueError as error:
+        return str(error)
+    if mine.schema.names != theirs.schema.names or mine.schema.types != theirs.schema.types:
+        return _other_columns(mine.schema, theirs.schema)
+    return _difference(mine, theirs)
+
+
+def _other_columns(found: pa.Schema, wanted: pa.Schema) -> str:
+    missing = [name for name in wanted.names if name not in found.names]
+    more = [name for name in found.names if name not in wanted.names]
+    kinds = [name for name in wanted.names if name in found.names and found.field(name).type != wanted.field(name).type]
+    named = [f"without {name}" for name in missing[:1]] + [f"with {name!r}" for name in more[:1]]
+    named += [f"{name} as {found.field(name).type}" for name in kinds[:1]]
+    return f"its rows have other columns ({', '.join(named) or 'in another order'})"
+
+
+def _difference(told: pa.Table, wanted: pa.Table) -> str | None:
+    if told.num_rows != wanted.num_rows:
+        return f"it gave {told.num_rows} rows where there are {wanted.num_rows}"
+    for name in wanted.column_names:
+        if name in _OF_THE_WORKER:
+            continue
+        mine, theirs = _bits(told.column(name)), _bits(wanted.column(name))
+        if not mine.equals(theirs):
+            pairs = list(zip(mine.to_pylist(), theirs.to_pylist(), strict=True))
+            wrong = [row for row, (one, other) in enumerate(pairs) if one != other]
+            fault = wanted.column("fault_id")[wrong[0]] if "fault_id" in wanted.column_names else "?"
+            return f"{name} is another in {len(wrong)} of {len(pairs)} rows, first of fault {fault}"
+    return None
+
+
+def _bits(column: pa.ChunkedArray) -> pa.Array:
+    """The same values where the same bits: words for floats, as NaN is not NaN, and text for its codes."""
+    array = column.combine_chunks()
+    if isinstance(array, pa.ChunkedArray):
+        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], array.type)
+    if pa.types.is_dictionary(array.type):
+        return array.cast(pa.string())
+    if pa.types.is_floating(array.type):
+        return array.view(pa.int32() if array.type == pa.float32() else pa.int64())
+    if pa.types.is_list(array.type):
+        values = pa.chunked_array([array.flatten()])
+        lengths = array.value_lengths().fill_null(0).to_numpy()
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+        return pa.ListArray.from_arrays(pa.array(offsets), _bits(values), mask=array.is_null())
+    return array
