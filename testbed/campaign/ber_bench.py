@@ -18,7 +18,7 @@ from testbed.analysis.confidence import top1
 from testbed.analysis.guessing import guessing_warning
 from testbed.campaign.bench import Bench
 from testbed.campaign.ber import ber_sweep
-from testbed.campaign.claim import claimed, recorded_spec
+from testbed.campaign.claim import claimed, clean, recorded_spec
 from testbed.campaign.files import Files
 from testbed.campaign.images import Inputs, NamedImages
 from testbed.campaign.prepare import Preparation
@@ -56,6 +56,7 @@ def prepared(folder: Path, spec: CampaignSpec | None = None) -> Preparation:
     require_engine(spec.engine.backend)
     preparation = Preparation(spec, run)
     with run.locked():
+        clean(run)
         run.save()
         preparation.run()
     return preparation

@@ -2,32 +2,121 @@
 
 from __future__ import annotations
 
+import json
+import logging
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from testbed.campaign.files import PROXY, STORE
+from testbed.campaign.progress import STATUS
 from testbed.campaign.spec import CampaignSpec, parse_spec
+from testbed.campaign.store import ResultLog
 from testbed.core.errors import StaleArtefact, UsageError
 from testbed.core.files import sha256_json
-from testbed.core.places import placeless, portable, with_sources
-from testbed.core.runfolder import MANIFEST, RunFolder, current_argv
+from testbed.core.places import SOURCES, placeless, portable, with_sources
+from testbed.core.runfolder import CAMPAIGN, LOCK, MANIFEST, RunFolder, current_argv
+
+log = logging.getLogger(__name__)
+
+_UNSET = "not set"
+_TOLD = 8  # settings in a line
+_LONGEST = 60  # characters of a value
 
 
-def claimed(path: Path, spec: CampaignSpec, *, redo: bool = False) -> RunFolder:
+def claimed(path: Path, spec: CampaignSpec, *, redo: bool = False, fresh: bool = False) -> RunFolder:
     """The folder for this campaign, new or begun. Raises UsageError when it holds something else, StaleArtefact when its
     manifest was damaged (unless only a stage was, and ``redo`` says that one is to be forgotten).
+
+    A campaign of other settings that has run no fault gives way to this one; whatever it is, with ``fresh``. Its files
+    are removed by `clean`, once the folder is locked.
 
     Where the model and the data lie is no part of what a campaign is, so that a copied folder goes on on another
     machine: their content is checked by the stages that read them.
     """
-    mine = placeless(spec.identity())
+    mine, identity = placeless(spec.identity()), portable(spec.identity())
+    if path.is_dir() and (held := RunFolder(path)).manifest:
+        if held.manifest["kind"] != CAMPAIGN:
+            raise UsageError(
+                f"{path} holds a {held.manifest['kind']} ({held.manifest['name']!r}), not a campaign; choose another folder"
+                " with --run"
+            )
+        theirs = _settings(held.manifest["spec"])
+        if fresh:
+            held.restart(spec.name, identity, current_argv())
+            return held
+        if theirs != mine:
+            return _respecified(held, spec, mine, theirs)
+    elif fresh and path.is_dir() and not set(path.iterdir()) <= {path / LOCK}:
+        raise UsageError(f"{path} is not empty and holds no run: --fresh removes nothing there; choose another folder")
 
     def same(recorded: Any) -> bool:
-        try:
-            return placeless(parse_spec(recorded).identity()) == mine
-        except UsageError:  # of another version, with other keys
-            return False
+        return _settings(recorded) == mine
 
-    return RunFolder.claimed(path, "campaign", spec.name, portable(spec.identity()), current_argv(), same, redo=redo)
+    return RunFolder.claimed(path, CAMPAIGN, spec.name, identity, current_argv(), same, redo=redo)
+
+
+def clean(folder: RunFolder) -> None:
+    """Removes what a campaign left that has given way to another one. The folder is locked."""
+
+    def others() -> Iterator[str]:
+        yield from (STATUS, SOURCES, PROXY)
+        for pattern in (f"{STORE}/*", "plan/round-*"):
+            yield from (str(file.relative_to(folder.path)) for file in folder.path.glob(pattern) if file.is_file())
+
+    folder.clean(others)
+
+
+def _respecified(held: RunFolder, spec: CampaignSpec, mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> RunFolder:
+    """The folder for other settings, if no fault was run there. Raises UsageError with what differs if one was."""
+    held.check_records()
+    told = differences(theirs, mine)
+    if "execute" in held.manifest["stages"] or len(ResultLog(held / STORE)):
+        raise UsageError(
+            f"{held.path} holds another run (campaign {held.manifest['name']!r}), and faults were run in it. What differs"
+            f" here: {told}. Go back to its settings, choose another folder with --run, or give up its rows with --fresh"
+        )
+    log.info(
+        "%s: begun with other settings, and no fault was run; it is made anew where they count: %s", held.path, told
+    )
+    held.restart(spec.name, portable(spec.identity()), current_argv(), _kept(mine, theirs))
+    return held
+
+
+def _kept(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> tuple[str, ...]:
+    """Stages that other settings leave as they are: the costly ones. The rest is made again."""
+    if any(mine.get(key) != theirs.get(key) for key in ("model", "data", "seed", "seeds")):
+        return ()
+    ours, other = mine["engine"], theirs.get("engine", {})
+    if mine["model"].get("onnx") is not None:
+        return ("export.model", "golden") if ours == other else ("export.model",)
+    return ("train", "golden") if ours["threads"] == other.get("threads") else ("train",)
+
+
+def _settings(recorded: Any) -> dict[str, Any]:
+    """Of a recorded spec, without any place; as they are written where they are those of another version."""
+    try:
+        return placeless(parse_spec(recorded).identity())
+    except UsageError:
+        return placeless(recorded) if isinstance(recorded, dict) else {}
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """The settings that differ, for people: "tiers.images: [16, 16] -> [8, 8]; seed: 1 -> 2"."""
+    before, after = dict(_flat(old)), dict(_flat(new))
+    keys = [key for key in dict.fromkeys((*before, *after)) if before.get(key, _UNSET) != after.get(key, _UNSET)]
+    told = [f"{key}: {before.get(key, _UNSET)} -> {after.get(key, _UNSET)}" for key in keys[:_TOLD]]
+    return "; ".join(told) + (f"; and {len(keys) - _TOLD} more" if len(keys) > _TOLD else "")
+
+
+def _flat(values: Any, place: str = "") -> Iterator[tuple[str, str]]:
+    """(dotted key, value as short JSON); tables in lists are numbered, as --set numbers them."""
+    if isinstance(values, Mapping) or (isinstance(values, list) and any(isinstance(one, Mapping) for one in values)):
+        for key, value in values.items() if isinstance(values, Mapping) else enumerate(values):
+            yield from _flat(value, f"{place}.{key}" if place else str(key))
+    elif values is not None:
+        text = json.dumps(values)
+        yield place, text if len(text) <= _LONGEST else text[: _LONGEST - 4] + " ..."
 
 
 def recorded_spec(folder: RunFolder) -> CampaignSpec:

@@ -9,6 +9,7 @@ PLAN = "faults.parquet"
 RESULTS = "results.parquet"
 STORE = "store"
 PICTURES = "pictures.parquet"
+PROXY = "proxy.json"
 
 
 @dataclass(frozen=True)

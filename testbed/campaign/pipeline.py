@@ -12,7 +12,7 @@ from typing import Any
 
 from testbed.campaign.adaptive import AdaptivePlanner
 from testbed.campaign.bench import Bench
-from testbed.campaign.claim import claimed
+from testbed.campaign.claim import claimed, clean
 from testbed.campaign.exposed import site_exposures
 from testbed.campaign.files import PLAN, RESULTS, STORE, TIERS, Files, plan_file, points_file, words_file
 from testbed.campaign.gating import passed
@@ -44,17 +44,19 @@ def run_campaign(
     path: Path,
     *,
     redo: str | None = None,
+    fresh: bool = False,
     workforce: Workforce | None = None,
     show: Show = lambda snapshot: None,
 ) -> dict[str, Any]:
     """Runs or resumes the campaign in ``path`` up to its summary, which is returned.
 
+    redo: a stage to forget, with all later ones. fresh: whatever campaign the folder holds is given up, with its files.
     workforce: who runs the faults; one isolated process unless said. show: is told how far it is, about once a second.
 
     Raises UsageError for a folder with another campaign, StaleArtefact for files that were changed, GateFailed for a
     bound that does not hold.
     """
-    folder = claimed(path, spec, redo=redo is not None)
+    folder = claimed(path, spec, redo=redo is not None, fresh=fresh)
     require_engine(spec.engine.backend)  # before anything is trained for it
     progress = Progress(folder.path, show)
     preparation = Preparation(spec, folder, watch=progress.watch)  # refuses what is wrong before anything is written
@@ -64,6 +66,7 @@ def run_campaign(
             folder.redo(redo, order)
             if redo in order[: order.index("execute") + 1]:
                 discard_log(folder / STORE)
+        clean(folder)
         folder.save()
         preparation.run()
         with ExitStack() as stack:

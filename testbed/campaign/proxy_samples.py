@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from testbed.campaign.files import Files
+from testbed.campaign.files import PROXY, Files
 from testbed.campaign.grouping import Group
 from testbed.campaign.prepare import Preparation
 from testbed.campaign.proxy import Floats, Sample, Samples, scores
@@ -20,7 +20,6 @@ from testbed.models.runs import MODEL
 from testbed.models.vit import ViT, taps
 from testbed.models.weights import load_model
 
-PROXY = "proxy.json"
 _IMAGES = 32  # of the campaign's, spread evenly
 _VALUES = 64  # per tensor and image; of a weight, as many as of an activation
 

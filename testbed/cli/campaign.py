@@ -17,6 +17,7 @@ from testbed.cli.campaign_show import show
 from testbed.cli.campaign_status import status
 from testbed.cli.common import emit, example, json_option, run_option
 from testbed.cli.work_options import words_of, work_options
+from testbed.core.errors import UsageError
 
 if TYPE_CHECKING:
     from testbed.campaign.spec import CampaignSpec
@@ -40,6 +41,7 @@ def campaign() -> None:
 @run_option(required=False)
 @click.option("--dry-run", is_flag=True, help="Print the plan: faults, interval widths, time. Runs and writes nothing.")
 @click.option("--redo", metavar="STAGE", help="Forget this stage and all later ones, and run them again.")
+@click.option("--fresh", is_flag=True, help="Start over: give up the campaign in DIR, with its files and rows.")
 @work_options
 @click.option(
     "--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change a value of SPEC: engine.backend=openvino."
@@ -50,6 +52,7 @@ def run(
     run: Path | None,
     dry_run: bool,
     redo: str | None,
+    fresh: bool,
     workforce: Workforce,
     changes: tuple[str, ...],
     as_json: bool,
@@ -57,11 +60,14 @@ def run(
     """Run the campaign that the file SPEC describes, or go on with it where it stopped.
 
     DIR is runs/NAME unless --run says otherwise. Everything that the numbers rest on stays there. The same command
-    resumes a campaign that was interrupted, and prints the summary of one that is finished. Relative paths in SPEC are
+    resumes a campaign that was interrupted, and prints the summary of one that is finished. Other settings are taken as
+    long as no fault was run in DIR; then they are refused, unless --fresh gives up what was run. Relative paths in SPEC are
     those of the current folder or, where nothing is there, of SPEC's own.
     """
     from testbed.campaign.spec import load_spec
 
+    if fresh and redo:
+        raise UsageError("--fresh makes every stage again, --redo some: give one of them")
     loaded = load_spec(spec, changes)
     if dry_run:
         from testbed.campaign.dryrun import dry_run_plan
@@ -74,14 +80,16 @@ def run(
     concerns(folder)
     sets = [word for change in changes for word in ("--set", change)]
     again = shlex.join([str(spec), *sets, "--run", str(folder), *words_of(workforce)])
-    summary = _run(loaded, folder, redo, workforce, again)
+    summary = _run(loaded, folder, redo, fresh, workforce, again)
 
     from testbed.cli.tables import summary_tables
 
     emit(summary, as_json, lambda: summary_tables(summary, folder))
 
 
-def _run(loaded: CampaignSpec, folder: Path, redo: str | None, workforce: Workforce, again: str) -> dict[str, Any]:
+def _run(
+    loaded: CampaignSpec, folder: Path, redo: str | None, fresh: bool, workforce: Workforce, again: str
+) -> dict[str, Any]:
     from testbed.campaign.kept import kept_told
     from testbed.campaign.pipeline import run_campaign
     from testbed.cli.progress import log_to_stderr
@@ -91,7 +99,7 @@ def _run(loaded: CampaignSpec, folder: Path, redo: str | None, workforce: Workfo
     log_to_stderr()
     try:
         with watch_on_stderr() as show:
-            summary = run_campaign(loaded, folder, redo=redo, workforce=workforce, show=show)
+            summary = run_campaign(loaded, folder, redo=redo, fresh=fresh, workforce=workforce, show=show)
         report_stage(folder)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"{kept_told(folder)}; go on with: testbed campaign run {again}") from None

@@ -10,8 +10,8 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ class RunFolder:
         self.path = path
         self._found = self._content()
         self.manifest: dict[str, Any] = {}
+        self._left: set[str] | None = None  # by a restart: files that are no longer part of the run
         self._damaged: dict[str, Damage] = {}
         """Stages whose records were edited or damaged, and how; they are not in ``manifest``."""
         if self._found is not None:
@@ -102,14 +103,35 @@ class RunFolder:
             return folder
         if path.is_dir() and not set(path.iterdir()) <= {path / LOCK, *unfinished(path)}:  # of a start that was killed
             raise UsageError(f"{path} is not empty and holds no run; choose a new or empty folder with --run")
-        folder.manifest = {
-            **wanted,
-            "schema_version": SCHEMA_VERSION,
-            **provenance(argv),
-            "spec": identity,
-            "stages": {},
-        }
+        folder.manifest = _begun(kind, name, identity, argv)
         return folder
+
+    def restart(self, name: str, identity: Any, argv: Sequence[str], keep: Collection[str] = ()) -> None:
+        """Gives the folder to other work of its kind, which takes over the stages in ``keep``. Nothing is written or
+        removed before `clean` and `save`."""
+        stages = self.manifest["stages"]
+        kept = {stage: record for stage, record in stages.items() if stage in keep}
+        still = {file for record in kept.values() for file in record["outputs"]}
+        self._left = {file for record in stages.values() for file in record["outputs"]} - still
+        self.manifest = {**_begun(self.manifest["kind"], name, identity, argv), "stages": kept}
+        self._damaged = {}
+
+    def clean(self, others: Callable[[], Iterable[str]] = tuple) -> None:
+        """After a restart: removes the files of the stages that were given up, the ``others`` that no stage names, and
+        folders that are then empty. What else lies in the folder stays."""
+        if self._left is None:
+            return
+        home = self.path.resolve()
+        places = [self.path / file for file in sorted({*self._left, *others()})]
+        mine = [
+            place for place in places if place.parent.resolve().is_relative_to(home)
+        ]  # not through a link to elsewhere
+        for place in mine:
+            place.unlink(missing_ok=True)
+        for folder in sorted({place.parent for place in mine} - {self.path}, reverse=True):
+            with suppress(OSError):
+                folder.rmdir()
+        self._left = None
 
     def _holds(self, wanted: Mapping[str, Any], same: Callable[[Any], bool] | None) -> bool:
         recorded = self.manifest
@@ -244,6 +266,19 @@ class RunFolder:
 
     def output_hash(self, stage: str, file: str) -> str:
         return str(self.manifest["stages"][stage]["outputs"][file])
+
+
+def _begun(kind: str, name: str, identity: Any, argv: Sequence[str]) -> dict[str, Any]:
+    """The manifest of a run without any stage."""
+    return {
+        "kind": kind,
+        "name": name,
+        "identity": sha256_json(identity),
+        "schema_version": SCHEMA_VERSION,
+        **provenance(argv),
+        "spec": identity,
+        "stages": {},
+    }
 
 
 def _first_difference(old: Any, new: Any) -> str:

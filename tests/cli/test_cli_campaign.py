@@ -221,7 +221,9 @@ def test_a_gate_that_fails_exits_3(tmp_path: Path, tiny_run: Path) -> None:
 def test_another_campaigns_folder_is_refused(tiny_copy: Path, tmp_path: Path) -> None:
     before = sha256_file(tiny_copy / "manifest.json")
     spec = variant(tmp_path, "seed = 42", "seed = 43")
-    assert "holds another run (campaign 'tiny'" in error(campaign(tiny_copy, spec=spec), 2)
+    told = error(campaign(tiny_copy, spec=spec), 2)
+    assert "holds another run (campaign 'tiny'), and faults were run in it. What differs here: seed: 42 -> 43." in told
+    assert "another folder with --run, or give up its rows with --fresh" in told
     assert sha256_file(tiny_copy / "manifest.json") == before
 
 
