@@ -7,10 +7,10 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from testbed.campaign.isolate import Stopped
 from testbed.campaign.seat import CannotOpen, Left, OtherGolden, Seat, Tally, place
 from testbed.campaign.work import Limits, Opener, Unit
 from testbed.core.files import sha256_file
+from testbed.core.isolate import Stopped
 from testbed.core.provenance import installed_version
 from testbed.core.runfolder import MANIFEST
 

@@ -12,10 +12,10 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple, Self
 
 from testbed.campaign.inprocess import InProcess
-from testbed.campaign.isolate import Stopped
 from testbed.campaign.seat import CannotOpen, Left, Seat, Tally
 from testbed.campaign.work import Drop, Keep, Limits, Opener, Report, Tick, Unit
 from testbed.core.errors import TestbedError
+from testbed.core.isolate import Stopped
 
 log = logging.getLogger(__name__)
 

@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
-from testbed.campaign.isolate import Crashed, Hung, Isolated, Lost, Stopped, WorkerFailed
 from testbed.campaign.stream import join_streams
 from testbed.campaign.work import Due, Limits, Opener, Unit
 from testbed.core.errors import EngineError, TestbedError
+from testbed.core.isolate import Crashed, Hung, Isolated, Lost, Stopped, WorkerFailed
 from testbed.core.provenance import processor
 
 _ENGINE_FAILED = (Crashed, Hung, EngineError)

@@ -11,9 +11,11 @@ from pathlib import Path
 import onnx
 from onnx import ModelProto, TensorProto, helper, inliner
 
+from testbed.core.errors import TestbedError
 from testbed.export.layout import fold_transposes
 from testbed.instrument.batch import with_dynamic_batch
 from testbed.instrument.named import is_own
+from testbed.instrument.probe import Endless
 from testbed.instrument.shapes import FLOATS
 from testbed.instrument.sources import read_onnx
 
@@ -42,7 +44,10 @@ def adopt(path: Path) -> Adopted:
         changes.append(f"{hoisted} weights written as Constant nodes are stored as weights")
     if folded := fold_transposes(proto):
         changes.append(f"{len(folded)} weights are stored transposed, as they are used")
-    dynamic, change = with_dynamic_batch(proto)
+    try:
+        dynamic, change = with_dynamic_batch(proto)
+    except Endless as error:
+        raise TestbedError(f"{path}: {error}") from error
     if change:
         proto = dynamic
         changes.append(change)

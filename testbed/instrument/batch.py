@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from testbed.core.errors import EngineError, UsageError
-from testbed.core.files import sha256_bytes
-from testbed.engines.runner import EngineRequest, Runner, open_engine
 from testbed.instrument.fused import graph_of
 from testbed.instrument.graph import Graph
+from testbed.instrument.probe import Probe, open_probe
 from testbed.instrument.shapes import input_shape, model_input
 
 BATCH = "batch"
@@ -91,12 +90,11 @@ def run_rows(proto: ModelProto, images: NDArray[np.float32]) -> NDArray:
         return _rows(runner, proto, images)
 
 
-def _engine(proto: ModelProto) -> Runner:
-    model = proto.SerializeToString()
-    return open_engine("ort-cpu", EngineRequest(model, sha256_bytes(model), "batch"))
+def _engine(proto: ModelProto) -> Probe:
+    return open_probe(proto, "batch")
 
 
-def _rows(runner: Runner, proto: ModelProto, images: NDArray[np.float32]) -> NDArray:
+def _rows(runner: Probe, proto: ModelProto, images: NDArray[np.float32]) -> NDArray:
     value = model_input(proto)
     dtype = helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
     return runner.run({value.name: images.astype(dtype)})[proto.graph.output[0].name].astype(np.float64)

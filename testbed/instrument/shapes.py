@@ -15,8 +15,7 @@ import onnx
 from onnx import ModelProto, TensorProto, helper
 
 from testbed.core.errors import TestbedError, UsageError
-from testbed.core.files import sha256_bytes
-from testbed.engines.runner import EngineRequest, open_engine
+from testbed.instrument.probe import open_probe
 from testbed.instrument.quantised import FLOATS
 
 FORMATS: dict[int, str] = {
@@ -68,9 +67,8 @@ def measured_shapes(proto: ModelProto, names: list[str], batch: int) -> dict[str
     for number, name in enumerate(names):
         probe.graph.node.append(helper.make_node("Shape", [name], [f"shape/{number}"]))
         probe.graph.output.append(helper.make_tensor_value_info(f"shape/{number}", TensorProto.INT64, None))
-    model = probe.SerializeToString()
     image = np.zeros(shape, helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
-    with open_engine("ort-cpu", EngineRequest(model, sha256_bytes(model), "shapes")) as runner:
+    with open_probe(probe, "shapes") as runner:
         outputs = runner.run({value.name: image})
     return {name: tuple(outputs[f"shape/{number}"].tolist()) for number, name in enumerate(names)}
 

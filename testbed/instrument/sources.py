@@ -8,9 +8,8 @@ import onnx
 from onnx import ModelProto, TensorProto, checker, helper
 
 from testbed.core.errors import EngineError, TestbedError, UsageError
-from testbed.core.files import sha256_bytes
-from testbed.engines.runner import EngineRequest, open_engine
 from testbed.instrument.mend import mend
+from testbed.instrument.probe import open_probe
 
 _OLDEST_OPSET = 11  # the first with GatherElements, which ports are made of
 _LARGEST = 2**31  # bytes: what protobuf serialises at once
@@ -76,9 +75,9 @@ def _bytes(tensor: TensorProto) -> int:
 
 def _verdict(proto: ModelProto) -> str:
     """What to do about a file that breaks a rule of ONNX's that is not mended."""
-    model = proto.SerializeToString()
     try:
-        open_engine("ort-cpu", EngineRequest(model, sha256_bytes(model), "checked")).close()
+        with open_probe(proto, "checked"):
+            pass
     except EngineError:
         return "ONNX Runtime refuses it, too: export it again"
     return "ONNX Runtime runs it all the same, but what a fault would strike is not certain: export it again"

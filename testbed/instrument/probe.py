@@ -1,0 +1,98 @@
+"""The engine that a file is tried on while it is read: one whose loop never ends, or crashes, is refused by name.
+
+A graph without control flow ends by itself, so that it is run here, at once. One with a Loop or the like may run for
+ever, and nothing can stop it in this process: it is run in one of its own, with a time-out, as a campaign's workers are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any, Protocol, Self
+
+from numpy.typing import NDArray
+from onnx import AttributeProto, ModelProto, NodeProto
+
+from testbed.core.errors import TestbedError
+from testbed.core.files import sha256_bytes
+from testbed.core.isolate import Isolated, WorkerFailed
+from testbed.engines.runner import Arrays, EngineRequest, Runner, open_engine
+
+_OPEN_S = 120.0  # libraries are imported, the graph is optimised
+RUN_S = 20.0  # a few images, for which a large ViT needs one
+
+
+class Probe(AbstractContextManager["Probe"], Protocol):
+    """What is asked of an engine here: a part of `testbed.engines.runner.Runner`."""
+
+    def run(self, feeds: Arrays) -> dict[str, NDArray]: ...
+
+
+class Endless(TestbedError):
+    """The file was stopped in the middle of a run, or ended its process."""
+
+
+def open_probe(proto: ModelProto, purpose: str) -> Probe:
+    """ONNX Runtime on this file. Its use raises EngineError, or Endless for a run that does not end.
+
+    purpose: a name for what the file is here.
+    """
+    model = proto.SerializeToString()
+    if loop := next(control_flow(proto), ""):
+        return _Isolated(model, purpose, loop)
+    return _here(model, purpose)
+
+
+def control_flow(proto: ModelProto) -> Iterator[str]:
+    """Nodes, at any depth, that run a graph of their own: operator and name."""
+    yield from _in_nodes(proto.graph.node)
+    for function in proto.functions:
+        yield from _in_nodes(function.node)
+
+
+def _in_nodes(nodes: Iterable[NodeProto]) -> Iterator[str]:
+    for node in nodes:
+        graphs = [graph for attribute in node.attribute for graph in _graphs(attribute)]
+        if graphs:
+            yield f"{node.op_type} {(node.name or ', '.join(node.output))!r}"
+        for graph in graphs:
+            yield from _in_nodes(graph.node)
+
+
+def _graphs(attribute: AttributeProto) -> Iterable[Any]:
+    return [attribute.g] if attribute.HasField("g") else attribute.graphs
+
+
+def _here(model: bytes, purpose: str) -> Runner:
+    return open_engine("ort-cpu", EngineRequest(model, sha256_bytes(model), purpose))
+
+
+class _Isolated:
+    """The engine in a process of its own."""
+
+    def __init__(self, model: bytes, purpose: str, loop: str) -> None:
+        self._loop = loop
+        self._process = Isolated(_here, (model, purpose))
+        try:
+            self._process.open(_OPEN_S)
+        except WorkerFailed as failure:
+            self.__exit__()
+            raise self._refused(failure) from failure
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def run(self, feeds: Arrays) -> dict[str, NDArray]:
+        try:
+            return dict(self._process.call("run", feeds, timeout_s=RUN_S))
+        except WorkerFailed as failure:
+            raise self._refused(failure) from failure
+
+    def _refused(self, failure: WorkerFailed) -> Endless:
+        return Endless(f"its {self._loop} does not end well ({failure}); export the model without loops and branches")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._process.close()
