@@ -165,7 +165,8 @@ class AdaptivePlanner:
         if not seen.all():
             missing = int(first + np.flatnonzero(seen == 0)[0])
             raise StaleArtefact(
-                f"fault {missing} of round {plan.column('round')[0]} has no row; rerun with --redo execute"
+                f"fault {missing} of round {plan.column('round')[0]} has no row;"
+                " rerun with `testbed campaign run SPEC --redo execute`"
             )
         value, stratum, strata = events / seen, plan.column("stratum").to_numpy(), len(self.groups)
         sums = (np.bincount(stratum, power, strata).astype(np.float64) for power in (value**0, value, value**2))

@@ -60,4 +60,6 @@ def named_images(path: Path) -> NamedImages:
             np.array([image["position"] for image in named], np.int64),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StaleArtefact(f"{path} is not a tiers file ({error}); rerun with --redo tiers") from error
+        raise StaleArtefact(
+            f"{path} is not a tiers file ({error}); rerun with `testbed campaign run SPEC --redo tiers`"
+        ) from error

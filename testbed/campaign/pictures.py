@@ -34,7 +34,9 @@ def read_pictures(path: Path) -> LoadImage:
     try:
         table = pq.read_table(path, columns=["image_id", "png"])
     except (OSError, pa.ArrowException) as error:
-        raise StaleArtefact(f"{path} holds no pictures ({error}); rerun with --redo pictures") from error
+        raise StaleArtefact(
+            f"{path} holds no pictures ({error}); rerun with `testbed campaign run SPEC --redo pictures`"
+        ) from error
     found = dict(zip(table.column("image_id").to_pylist(), table.column("png").to_pylist(), strict=True))
     return lambda image_id: np.asarray(Image.open(io.BytesIO(found[image_id])))
 

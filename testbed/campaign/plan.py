@@ -234,7 +234,9 @@ def read_plan(path: Path) -> pa.Table:
     try:
         table = pq.read_table(path).unify_dictionaries().combine_chunks()
     except (OSError, pa.ArrowException) as error:
-        raise StaleArtefact(f"{path} is not a readable plan; rerun with --redo plan") from error
+        raise StaleArtefact(
+            f"{path} is not a readable plan; rerun with `testbed campaign run SPEC --redo plan`"
+        ) from error
     found = (table.schema.metadata or {}).get(b"schema_version", b"").decode()
     if found not in map(str, READABLE_VERSIONS):
         readable = ", ".join(map(str, READABLE_VERSIONS))

@@ -132,9 +132,13 @@ def read_points(path: Path, fault_ids: NDArray[np.int64]) -> pa.Table:
     try:
         found = pq.read_table(path, filters=[("fault_id", ">=", low), ("fault_id", "<=", high)])
     except (OSError, pa.ArrowException) as error:
-        raise StaleArtefact(f"{path} is not a readable list of struck words; rerun with --redo plan") from error
+        raise StaleArtefact(
+            f"{path} is not a readable list of struck words; rerun with `testbed campaign run SPEC --redo plan`"
+        ) from error
     found = found.unify_dictionaries().combine_chunks()
     ids = found.column("fault_id").to_numpy()
     if not np.isin(fault_ids, ids).all():
-        raise StaleArtefact(f"{path} lacks words of the plan's faults; rerun with --redo plan")
+        raise StaleArtefact(
+            f"{path} lacks words of the plan's faults; rerun with `testbed campaign run SPEC --redo plan`"
+        )
     return found.filter(pa.array(np.isin(ids, fault_ids))) if len(np.unique(ids)) > len(fault_ids) else found

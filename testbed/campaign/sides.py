@@ -82,7 +82,7 @@ class Side:
             return tuple(image["id"] for image in json.loads((self.folder / TIERS).read_text())["named"])
         except (ValueError, KeyError, TypeError) as error:
             raise StaleArtefact(
-                f"{self.folder / TIERS} is not a tiers file ({error}); rerun with --redo tiers"
+                f"{self.folder / TIERS} is not a tiers file ({error}); rerun with `testbed campaign run SPEC --redo tiers`"
             ) from error
 
     @cached_property

@@ -118,7 +118,9 @@ class ResultStore(ResultLog):
         if not owner.exists():
             write_text(owner, identity)
         if owner.read_text() != identity:
-            raise TestbedError(f"{folder} holds results of another plan; rerun with --redo plan")
+            raise TestbedError(
+                f"{folder} holds results of another plan; rerun with `testbed campaign run SPEC --redo plan`"
+            )
         super().__init__(folder)
 
     def _scan(self, segment: Path) -> tuple[int, int]:

@@ -37,7 +37,10 @@ class SuffixPlan:
     def from_record(cls, values: Mapping[str, Any]) -> SuffixPlan:
         """Raises StaleArtefact for a record that another version wrote."""
         if set(values) != {f.name for f in fields(cls)} or values["style"] not in get_args(Style):
-            raise StaleArtefact("the manifest's record of suffix replay is of another version; rerun with --redo gates")
+            raise StaleArtefact(
+                "the manifest's record of suffix replay is of another version;"
+                " rerun with `testbed campaign run SPEC --redo gates`"
+            )
         return cls(**values)
 
 

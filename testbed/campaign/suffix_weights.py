@@ -63,7 +63,8 @@ class WeightPlan:
         """Raises StaleArtefact for a record that another version wrote."""
         if set(values) != {f.name for f in fields(cls)} or values["start"] not in get_args(Start):
             raise StaleArtefact(
-                "the manifest's record of weight suffixes is of another version; rerun with --redo gates"
+                "the manifest's record of weight suffixes is of another version;"
+                " rerun with `testbed campaign run SPEC --redo gates`"
             )
         return cls(**values)
 

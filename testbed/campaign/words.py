@@ -56,7 +56,7 @@ def read_words(path: Path) -> NDArray[np.uint32]:
     """Memory-mapped. Raises StaleArtefact for a damaged file."""
     words = read_array(path)
     if words.dtype != np.uint32 or words.ndim != 1:
-        raise StaleArtefact(f"{path} does not hold golden words; rerun with --redo plan")
+        raise StaleArtefact(f"{path} does not hold golden words; rerun with `testbed campaign run SPEC --redo plan`")
     return words
 
 

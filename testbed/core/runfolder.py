@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 CAMPAIGN = "campaign"  # the kind whose stages are made again with --redo
+TRAINED = "train"  # the one stage of other kinds that is, too
 LOCK = ".lock"
 
 
@@ -53,7 +54,7 @@ class RunFolder:
         for stage, damage in self._damaged.items():
             told = f"what {self.path / MANIFEST} records of stage {stage!r} was edited or damaged ({damage.wrong})"
             if self.manifest["kind"] == CAMPAIGN:
-                raise StaleArtefact(f"{told}; rerun it with --redo {stage}")
+                raise StaleArtefact(f"{told}; {self._redo(stage)}")
             if damage.command is None:
                 raise StaleArtefact(f"{told}; start again in another folder")
             log.warning("%s, and is not used; run `%s %s` again", told, damage.command, self.path)
@@ -222,8 +223,17 @@ class RunFolder:
 
     def again(self, stage: str) -> str:
         """How a person has a stage's files made again."""
-        command = self.manifest["stages"][stage].get("command")
-        return f"run `{command} {self.path}` again" if command else f"rerun it with --redo {stage}"
+        if command := self.manifest["stages"][stage].get("command"):
+            return f"run `{command} {self.path}` again"
+        return self._redo(stage)
+
+    def _redo(self, stage: str) -> str:
+        """By the one command that has the option; commands that only read the folder say this, too."""
+        if self.manifest.get("kind") == CAMPAIGN:
+            return f"rerun it with `testbed campaign run SPEC --run {self.path} --redo {stage}`"
+        if stage == TRAINED:
+            return f"rerun it with `testbed train ... --run {self.path} --redo {stage}`"
+        return "start again in another folder"
 
     def verify(self, stage: str, files: Collection[str] | None = None) -> None:
         """Raises StaleArtefact when a file of the stage is missing or is not what the stage wrote.

@@ -111,11 +111,11 @@ def read_evidence(run: Path) -> Evidence:
             readable = ", ".join(map(str, READABLE_VERSIONS))
             raise StaleArtefact(
                 f"{run / SUMMARY} has schema version {summary['schema_version']}, this testbed reads {readable};"
-                " rerun with --redo summary"
+                " rerun with `testbed campaign run SPEC --redo summary`"
             )
         marginals = Marginals(summary["marginals"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StaleArtefact(
-            f"{run / SUMMARY} is not a campaign's summary ({error}); rerun with --redo summary"
+            f"{run / SUMMARY} is not a campaign's summary ({error}); rerun with `testbed campaign run SPEC --redo summary`"
         ) from error
     return Evidence(run, summary, folder.manifest, marginals, read_sweep(folder))

@@ -107,7 +107,7 @@ def _outcome_counts(path: Path) -> pa.Table:
             counts = both.group_by(cells).aggregate([("count_all", "sum")]).rename_columns([*cells, "count_all"])
         found = counts
     if found is None:
-        raise StaleArtefact(f"{path} holds no rows; rerun with --redo execute")
+        raise StaleArtefact(f"{path} holds no rows; rerun with `testbed campaign run SPEC --redo execute`")
     return found
 
 
@@ -120,7 +120,7 @@ def _pieces(path: Path, columns: Sequence[str]) -> Iterator[pa.Table]:
         yield from (pa.table(batch) for batch in file.iter_batches(columns=list(columns)))
     except (OSError, pa.ArrowException, KeyError) as error:
         stage = "plan" if path.name == PLAN else "execute"
-        raise StaleArtefact(f"{path} cannot be read; rerun with --redo {stage}") from error
+        raise StaleArtefact(f"{path} cannot be read; rerun with `testbed campaign run SPEC --redo {stage}`") from error
 
 
 def _composition(rows: pd.DataFrame) -> Composition:

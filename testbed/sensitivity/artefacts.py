@@ -149,7 +149,8 @@ def finish_log(path: Path, recorder: Recorder) -> list[EpochFuzziness]:
         ]
         if missing and not recorder.called:
             raise UsageError(
-                f"{path} is trained already, and epoch {missing[0]} was not recorded; train again with --redo train"
+                f"{path} is trained already, and epoch {missing[0]} was not recorded;"
+                " train again: `testbed train ... --redo train`"
             )
         title, files = str(run.folder.manifest["name"]), _log_files(log)
         inputs = {"epochs": [row.epoch for row in log], "layers": list(log[-1].layers)}
@@ -179,7 +180,7 @@ def _log_in(folder: RunFolder) -> list[EpochFuzziness]:
             folder.verify(LOG_STAGE, [LOG])
         except StaleArtefact as error:
             raise StaleArtefact(
-                f"{folder / LOG} was edited or removed since it was recorded; train again with --redo train"
+                f"{folder / LOG} was edited or removed since it was recorded; train again: `testbed train ... --redo train`"
             ) from error
     return read_log(folder / LOG)
 

@@ -222,7 +222,10 @@ def test_a_damaged_plan_is_refused_by_name(tiny_run: Path, tmp_path: Path) -> No
     whole = (tiny_run / PLAN).read_bytes()
     for content in (b"", whole[:-9], whole[9:]):
         (tmp_path / PLAN).write_bytes(content)
-        with pytest.raises(StaleArtefact, match=r"faults\.parquet is not a readable plan; rerun with --redo plan"):
+        with pytest.raises(
+            StaleArtefact,
+            match=r"faults\.parquet is not a readable plan; rerun with `testbed campaign run SPEC --redo plan`",
+        ):
             read_plan(tmp_path / PLAN)
 
 

@@ -182,7 +182,9 @@ def test_other_exposures_need_only_another_summary(
     tiny_spec: CampaignSpec, tiny_copy: Path, run_spec: Callable[..., dict[str, Any]]
 ) -> None:
     assert json.loads((tiny_copy / "summary.json").read_text())["exposure"] is None
-    with pytest.raises(StaleArtefact, match="made from another exposure; rerun it with --redo summary"):
+    with pytest.raises(
+        StaleArtefact, match=r"made from another exposure; rerun it with `testbed campaign run SPEC .* --redo summary"
+    ):
         run_spec(exposed(tiny_spec, sites={"*.fc1": 2.0}), tiny_copy)
     one, two = (
         run_spec(exposed(tiny_spec, sites={"*.fc1": weight}), tiny_copy, redo="summary")["exposure"]["models"]

@@ -312,6 +312,8 @@ def test_points_that_are_damaged_or_missing_are_refused(mixed: Path) -> None:
     with pytest.raises(StaleArtefact, match=r"faults\.points\.parquet lacks words of the plan's faults"):
         _ = leg_of(mixed, several, several + 1).points
     points_path(mixed).write_bytes(b"PAR1")
-    with pytest.raises(StaleArtefact, match="not a readable list of struck words; rerun with --redo plan"):
+    with pytest.raises(
+        StaleArtefact, match="not a readable list of struck words; rerun with `testbed campaign run SPEC --redo plan`"
+    ):
         _ = leg_of(mixed, several, several + 1).points
     _ = leg_of(mixed, 0, 2).points  # single faults need no such file

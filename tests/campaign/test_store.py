@@ -134,7 +134,9 @@ def test_a_log_of_many_segments_is_read_whole(tmp_path: Path, monkeypatch: pytes
 
 def test_another_plans_log_is_refused_and_kept(tmp_path: Path) -> None:
     filled(tmp_path, [0])
-    with pytest.raises(TestbedError, match=r"results of another plan; rerun with --redo plan"):
+    with pytest.raises(
+        TestbedError, match=r"results of another plan; rerun with `testbed campaign run SPEC --redo plan`"
+    ):
         ResultStore(tmp_path, "another")
     assert_holds(tmp_path, [0])
 

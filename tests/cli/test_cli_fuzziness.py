@@ -163,7 +163,7 @@ def test_an_edited_log_is_refused_and_a_lost_picture_is_drawn_again(copied):
 def test_a_finished_training_is_not_said_to_have_recorded_more(copied, tmp_path):
     done = small(copied, "--epochs", 5, "--fuzziness-every", 1)
     assert done.exit_code == 2
-    assert "epoch 1 was not recorded; train again with --redo train" in done.stderr
+    assert "epoch 1 was not recorded; train again: `testbed train ... --redo train`" in done.stderr
     again = told(small(copied, "--epochs", 5, "--fuzziness-every", 3, "--redo", "train", "--json"))
     assert again["fuzziness"]["epochs"] == [3, 5]
     assert sorted(file.name for file in (copied / "fuzziness").glob("epoch-*")) == ["epoch-0003.png", "epoch-0005.png"]

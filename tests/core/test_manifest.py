@@ -127,7 +127,8 @@ def test_an_edited_stage_is_named_and_made_again_while_the_others_stand(made: Pa
     edited(made, edit)
     for look in (RunFolder.existing, begun):
         with pytest.raises(
-            StaleArtefact, match=r"stage 'second' was edited or damaged \(.*rerun it with --redo second$"
+            StaleArtefact,
+            match=r"stage 'second' was edited or damaged \(.*rerun it with `testbed campaign run SPEC --run .* --redo second`$",
         ):
             look(made)
     folder = begun(made, redo=True)

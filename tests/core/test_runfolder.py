@@ -7,6 +7,7 @@ import getpass
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 
 from testbed.core.errors import StaleArtefact, TestbedError, UsageError
+from testbed.core.files import write_text
 from testbed.core.runfolder import MANIFEST, RunFolder
 
 ORDER = ["first", "second", "third"]
@@ -266,3 +268,22 @@ def test_the_manifest_says_what_ran_where(stages: Stages) -> None:
     assert "numpy" in manifest["versions"]
     assert list(manifest["stages"]) == ORDER
     assert set(manifest["stages"]["first"]) == {"inputs", "outputs", "facts", "seconds"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "stage", "told"),
+    [
+        ("campaign", "plan", "rerun it with `testbed campaign run SPEC --run {path} --redo plan`"),
+        ("model", "train", "rerun it with `testbed train ... --run {path} --redo train`"),
+        ("model", "import", "start again in another folder"),
+    ],
+)
+def test_how_a_stage_is_made_again_names_the_command_that_has_the_option(
+    tmp_path: Path, kind: str, stage: str, told: str
+) -> None:
+    folder = RunFolder.claimed(tmp_path / "run", kind, "demo", 1, ["testbed"])
+    with folder.locked():
+        folder.stage(stage, 1, ["file.txt"], lambda: write_text(folder / "file.txt", "whole"))
+    (folder / "file.txt").write_text("half")
+    with pytest.raises(StaleArtefact, match=re.escape(told.format(path=folder.path))):
+        folder.verify(stage)
