@@ -33,6 +33,14 @@ settings.load_profile("testbed")
 
 
 @pytest.fixture(scope="session", autouse=True)
+def narrow_terminals() -> None:
+    """Whatever a command prints in a test is checked at every width of a terminal."""
+    from tests.narrow import check_all_commands
+
+    check_all_commands()
+
+
+@pytest.fixture(scope="session", autouse=True)
 def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """TESTBED_CACHE of the whole session: what one test prepares (a data set, a trained model), the next one finds."""
     base = tmp_path_factory.getbasetemp()

@@ -12,7 +12,7 @@ from testbed.cli.parameters import Counts
 from testbed.core.errors import GateFailed
 
 if TYPE_CHECKING:
-    from rich.console import Group
+    from rich.console import RenderableType
 
     from testbed.bench.latency import Row
 
@@ -97,12 +97,12 @@ def bench(
         )
 
 
-def _text(rows: list[Row]) -> Group:
-    from rich.console import Group
-    from rich.table import Table
+def _text(rows: list[Row]) -> RenderableType:
+    from testbed.cli.fitting import FittedTable
+    from testbed.cli.prose import stacked
 
     first = rows[0]
-    table = Table(title=f"{first.engine}, {first.precision}, {first.threads} thread(s)", title_justify="left")
+    table = FittedTable(title=f"{first.engine}, {first.precision}, {first.threads} thread(s)")
     for name in (
         "model",
         "batch",
@@ -129,9 +129,9 @@ def _text(rows: list[Row]) -> Group:
             "" if ratio is None else str(ratio),
             row.engine_hash,
         )
-    parts: list[object] = [table]
+    parts: list[RenderableType] = [table]
     for row in rows:
         if row.phases_ms:
             told = ", ".join(f"{name.removesuffix('_ms')} {value:.3g} ms" for name, value in row.phases_ms.items())
             parts.append(f"{row.model}, batch {row.batch}: {told}")
-    return Group(*parts)  # type: ignore[arg-type]
+    return stacked(parts)

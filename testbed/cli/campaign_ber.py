@@ -77,26 +77,26 @@ def ber(
 
 
 def _table(found: Mapping[str, Any]) -> RenderableType:
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
+
+    from testbed.cli.fitting import FittedTable
+    from testbed.cli.prose import Prose, stacked
 
     engine, confidence = found["engine"], f"{100 * found['confidence']:g} %"
-    head = Text.assemble(
-        (found["name"], "bold"),
-        f": {engine['backend']} {engine['precision']}, {found['images']:,} test images of {len(found['classes'])} classes,"
-        f" {len(found['sites'])} weights of {found['bits']:,} bits, accuracy {100 * found['accuracy']:.2f} % without flips",
+    head = Prose(
+        f"{found['name']}: {engine['backend']} {engine['precision']}, {found['images']:,} test images of"
+        f" {len(found['classes'])} classes, {len(found['sites'])} weights of {found['bits']:,} bits, accuracy"
+        f" {100 * found['accuracy']:.2f} % without flips",
+        bold=len(found["name"]),
     )
-    table = Table(
+    table = FittedTable(
         title=f"{found['repeats']} repeats per rate, seed {found['seed']}; in %, {confidence} intervals over repeats",
-        title_justify="left",
     )
     for name in ("bit-error rate", "flips", "accuracy", "SDC-1", "non-finite"):
         table.add_column(name, justify="right" if name in ("bit-error rate", "flips") else "left", no_wrap=True)
     for record in found["rates"]:
         cells = [_percent(record[measure]) for measure in ("accuracy", "sdc1", "nonfinite")]
         table.add_row(f"{record['rate']:g}", f"{record['flips']['mean']:,.1f}", *cells)
-    return Group(head, table)
+    return stacked([head, table])
 
 
 def _percent(rate: Mapping[str, float]) -> str:

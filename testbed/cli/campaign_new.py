@@ -11,9 +11,8 @@ import click
 from testbed.cli.common import emit, example, json_option
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from testbed.campaign.ready_made import ReadyMade
+    from testbed.cli.fitting import FittedTable
 
 
 @click.command(
@@ -67,10 +66,10 @@ def list_(as_json: bool) -> None:
     emit({"specs": known}, as_json, lambda: _table(rows))
 
 
-def _table(rows: list[tuple[ReadyMade, str]]) -> Table:
-    from rich.table import Table
+def _table(rows: list[tuple[ReadyMade, str]]) -> FittedTable:
+    from testbed.cli.fitting import FittedTable
 
-    table = Table("name", "what it shows", "model", box=None)
+    table = FittedTable("name", "what it shows", "model", boxed=False)
     for ready, model in rows:
         table.add_row(ready.path.stem, ready.about, model)
     return table

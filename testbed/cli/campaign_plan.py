@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from testbed.cli.common import console, example, json_option, json_value
+from testbed.cli.common import emit, example, json_option, json_value
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from testbed.campaign.planning import Plan
 
 Record = Mapping[str, Any]
@@ -73,7 +75,7 @@ def plan(
         for piece in _json(found):
             click.echo(piece)
     else:
-        _tables(found, rows)
+        emit(None, False, lambda: _tables(found, rows))
 
 
 def _json(found: Plan) -> Iterator[str]:
@@ -87,15 +89,15 @@ def _json(found: Plan) -> Iterator[str]:
     yield f'], "totals": {json.dumps(json_value(found.totals()), allow_nan=False)}}}'
 
 
-def _tables(found: Plan, rows: int) -> None:
-    from rich.table import Table
+def _tables(found: Plan, rows: int) -> RenderableType:
+    from testbed.cli.fitting import FittedTable
+    from testbed.cli.prose import stacked
 
     head, parts = found.head(), found.parts()
     shown = list(itertools.islice(parts, rows))
     margin = f"{head['margin']:g} of {head['rate']:g}" if head["relative"] else f"{head['margin']:g}"
-    table = Table(
+    table = FittedTable(
         title=f"plan of {head['name']}: nothing was run; n for +-{margin} at {100 * head['confidence']:g} %",
-        title_justify="left",
     )
     numbers = ("strata", "N", "Leveugle's n", "drawn")
     for name in ("target", "place", "operation", *head["by"], *numbers):
@@ -105,12 +107,8 @@ def _tables(found: Plan, rows: int) -> None:
         counts = (f"{part[name]:,}" for name in ("strata", "population", "leveugle", "drawn"))
         table.add_row(part["target"], part["where"], part["op"], *values, *counts)
     more = sum(1 for _ in parts)
-    screen = console()
-    screen.print(table)
-    if more:
-        screen.print(f"... and {more:,} more; --by block tells fewer, --json all")
-    for line in _lines(head, found.totals()):
-        screen.print(line)
+    others = [f"... and {more:,} more; --by block tells fewer, --json all"] if more else []
+    return stacked([table, *others, *_lines(head, found.totals())])
 
 
 def _lines(head: Record, totals: Record) -> Iterable[str]:

@@ -116,11 +116,13 @@ def emit(value: Any, as_json: bool, text: Callable[[], RenderableType | list[str
         click.echo(json.dumps(json_value(value), indent=1, allow_nan=False))
         return
     rendered = text()
-    if isinstance(rendered, (str, list)):
+    if isinstance(rendered, (str, list)) and not sys.stdout.isatty():
         for line in [rendered] if isinstance(rendered, str) else rendered:
             click.echo(visible(line))
-    else:
-        console().print(rendered)
+        return
+    from testbed.cli.prose import stacked
+
+    console().print(stacked(rendered if isinstance(rendered, list) else [rendered]), crop=False)
 
 
 def json_value(value: Any) -> Any:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
+from rich.console import RenderableType
+
+from testbed.cli.fitting import FittedTable
+from testbed.cli.prose import Prose, stacked
 
 Record = Mapping[str, Any]
 _CAUSES = {
@@ -17,6 +18,7 @@ _CAUSES = {
     "top1": "another top-1 in one only",
     "tolerance": "the tolerance lies between them",
 }
+_SIDES = ("A", "B", "A - B")
 _MEASURES = {"sdc1": "SDC-1", "outside": "outside", "nonfinite": "non-finite"}
 
 
@@ -28,9 +30,9 @@ def compare_tables(compared: Record, rows: int) -> RenderableType:
         *_head(compared),
         *body,
         "",
-        Text(compared["method"], style="dim"),
+        Prose(compared["method"], style="dim"),
     ]
-    return Group(*parts)
+    return stacked(parts)
 
 
 def _headline(compared: Record) -> Iterator[RenderableType]:
@@ -39,11 +41,13 @@ def _headline(compared: Record) -> Iterator[RenderableType]:
         engine = compared[side]["engine"]
         for line in compared["headline"][side]:
             place = "activations" if line["where"] == "activation" else "weights"
-            yield Text.assemble(
-                (f"{side.upper()}  {engine['precision']} on {engine['backend']}", "bold"),
-                f", {place}, {line['op']}: SDC-1 {_percent(line)} %, n {line['n']:,} ({line['faults']:,} faults); of"
+            name = f"{side.upper()}  {engine['precision']} on {engine['backend']}"
+            yield Prose(
+                f"{name}, {place}, {line['op']}: SDC-1 {_percent(line)} %, n {line['n']:,} ({line['faults']:,} faults); of"
                 f" {line['bits']:,} bits held {line['sdc1_bits']:,.0f} [{line['sdc1_bits_low']:,.0f},"
                 f" {line['sdc1_bits_high']:,.0f}]",
+                indent=3,
+                bold=len(name),
             )
     yield ""
 
@@ -52,9 +56,11 @@ def _head(compared: Record) -> Iterator[RenderableType]:
     for side in ("a", "b"):
         told = compared[side]
         engine = told["engine"]
-        yield Text.assemble(
-            (f"{side.upper()}  {told['folder']}", "bold"),
-            f": {told['name']}, seed {told['seed']}, {told['faults']:,} faults, {told['rows']:,} rows",
+        name = f"{side.upper()}  {told['folder']}"
+        yield Prose(
+            f"{name}: {told['name']}, seed {told['seed']}, {told['faults']:,} faults, {told['rows']:,} rows",
+            indent=3,
+            bold=len(name),
         )
         yield (
             f"   {engine['backend']} {engine['precision']}, ports {engine['ports']}, batch {engine['batch']},"
@@ -69,7 +75,7 @@ def _head(compared: Record) -> Iterator[RenderableType]:
             f"{pairing['sites']} struck sites in both; only in A {pairing['sites_only_a']}, only in B"
             f" {pairing['sites_only_b']}; {paired} by site, index, image, operation and role"
         )
-    yield from (Text(f"note: {note}", style="yellow") for note in compared["notes"])
+    yield from (Prose(f"note: {note}", style="yellow") for note in compared["notes"])
 
 
 # ---- two engines
@@ -83,12 +89,13 @@ def _engines(compared: Record, rows: int) -> Iterator[RenderableType]:
     yield from ("", *_disagreements(compared["disagreements"], rows))
 
 
-def _agreement(compared: Record) -> Table:
+def _agreement(compared: Record) -> FittedTable:
     level = f"{100 * compared['confidence']:g} %"
     table = _table(
         f"agreement of the outcomes, with {level} intervals",
         ["", "faults", "rows", "differ", "agreement, %", "kappa", "kappa, all outcomes", "same\nbits"],
         right=("faults", "rows", "differ", "same\nbits"),
+        whole=("agreement, %", "kappa", "kappa, all outcomes"),
     )
     told: set[str] = set()
     for record in compared["agreement"]:
@@ -113,9 +120,9 @@ def _agreement(compared: Record) -> Table:
     return table
 
 
-def _matrix(record: Record) -> Table:
+def _matrix(record: Record) -> FittedTable:
     matrix = record["matrix_all"]
-    table = _table(f"{_leg(record)}, rows", ["A \\ B", *matrix["outcomes"]])
+    table = _table(f"{_leg(record)}, rows", ["A \\ B", *matrix["outcomes"]], right=matrix["outcomes"])
     for outcome, counts in zip(matrix["outcomes"], matrix["rows"], strict=True):
         table.add_row(outcome, *(f"{count:,}" for count in counts))
     return table
@@ -146,7 +153,7 @@ def _disagreements(disagreements: Record, rows: int) -> Iterator[RenderableType]
             yield from ("", _rows(_CAUSES[cause], of_cause, rows))
 
 
-def _rows(title: str, of_cause: Sequence[Record], rows: int) -> Table:
+def _rows(title: str, of_cause: Sequence[Record], rows: int) -> FittedTable:
     shown = of_cause[:rows]
     more = f", the first {len(shown)} of {len(of_cause):,} (--rows, --json and --to FILE give more)"
     table = _table(
@@ -188,39 +195,36 @@ def _precisions(compared: Record) -> Iterator[RenderableType]:
         yield from ("", _roles(title, records))
         if any(record["paired"] for record in records):
             yield from ("", _paired(f"{leg}, {a} in A and {b} in B: the faults that pair", records))
-    yield Text("the roles of every operation are in --json and --to FILE", style="dim")
+    yield Prose("the roles of every operation are in --json and --to FILE", style="dim")
 
 
-def _roles(title: str, records: Sequence[Record]) -> Table:
-    table = _table(title, ["", "faults A", "faults B", "", "A", "B", "A - B"], right=("faults A", "faults B"))
+def _roles(title: str, records: Sequence[Record]) -> FittedTable:
+    table = _table(title, ["", "", *_SIDES, "faults A", "faults B"], ("faults A", "faults B"), _SIDES)
     for record in records:
-        table.add_section()
-        head = [f"{record['op']}, {record['role']}", *(_faults(record[side]) for side in ("a", "b"))]
-        for cells in _measures(record["rates"]):
-            table.add_row(*head, *cells)
-            head = [""] * len(head)
+        faults = [_faults(record[side]) for side in ("a", "b")]
+        _add_measures(table, f"{record['op']}, {record['role']}", record["rates"], faults)
     return table
 
 
-def _paired(title: str, records: Sequence[Record]) -> Table:
-    table = _table(title, ["", "faults", "bits in A", "bits in B", "", "A", "B", "A - B"], right=("faults",))
+def _paired(title: str, records: Sequence[Record]) -> FittedTable:
+    table = _table(title, ["", "", *_SIDES, "faults", "bits in A", "bits in B"], ("faults",), _SIDES)
     for record in records:
         paired = record["paired"]
-        if paired is None:
-            continue
-        table.add_section()
-        bits = (_ranges(paired[side]) for side in ("bits_a", "bits_b"))
-        head = [f"{record['op']}, {record['role']}", f"{paired['faults']:,}", *bits]
-        for cells in _measures(paired["rates"]):
-            table.add_row(*head, *cells)
-            head = [""] * len(head)
+        if paired is not None:
+            bits = (_ranges(paired[side]) for side in ("bits_a", "bits_b"))
+            counts = [f"{paired['faults']:,}", *bits]
+            _add_measures(table, f"{record['op']}, {record['role']}", paired["rates"], counts)
     return table
 
 
-def _measures(rates: Record) -> Iterator[list[str]]:
+def _add_measures(table: FittedTable, name: str, rates: Record, counts: Sequence[str]) -> None:
+    """A row per measure; only the first one repeats what all have in common."""
+    table.add_section()
     for measure, title in _MEASURES.items():
         if rates[measure] is not None:
-            yield [title, *(_percent(rates[measure][side]) for side in ("a", "b", "difference"))]
+            sides = (_percent(rates[measure][side]) for side in ("a", "b", "difference"))
+            table.add_row(name, title, *sides, *counts)
+            name, counts = "", ()
 
 
 def _faults(counts: Record | None) -> str:
@@ -241,10 +245,10 @@ def _ranges(bits: Sequence[int]) -> str:
 # ---- cells
 
 
-def _table(title: str, columns: Iterable[str], right: Iterable[str] = ()) -> Table:
-    table = Table(title=title, title_justify="left")
+def _table(title: str, columns: Iterable[str], right: Iterable[str] = (), whole: Iterable[str] = ()) -> FittedTable:
+    table = FittedTable(title=title)
     for name in columns:
-        table.add_column(name, justify="right" if name in right else "left", overflow="fold")
+        table.add_column(name, justify="right" if name in right else "left", no_wrap=name in whole)
     return table
 
 

@@ -11,8 +11,7 @@ from testbed.cli.common import Command, console, emit, example, json_option
 from testbed.cli.data_options import classes_option, preprocess_option
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
+    from testbed.cli.fitting import FittedTable
     from testbed.data import Dataset
     from testbed.data.registry import Entry
 
@@ -125,12 +124,10 @@ def _read_all(dataset: Dataset, part: str) -> str | None:
     return split.sha256() if len(split) else None
 
 
-def _table(root: Path, known: list[dict[str, Any]]) -> Table:
-    from rich.table import Table
+def _table(root: Path, known: list[dict[str, Any]]) -> FittedTable:
+    from testbed.cli.fitting import FittedTable
 
-    table = Table(
-        "name", "here", "what, or how to get it", title=f"data folder: {root}", title_justify="left", box=None
-    )
+    table = FittedTable("name", "here", "what, or how to get it", title=f"data folder: {root}", boxed=False)
     for entry in known:
         here = {True: "yes", False: "no", None: ""}[entry["found"]]
         table.add_row(entry["name"], here, entry["note"])

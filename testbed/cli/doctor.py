@@ -9,9 +9,9 @@ import click
 from testbed.cli.common import emit, example, json_option
 
 if TYPE_CHECKING:
-    from rich.console import Group
-    from rich.table import Table
+    from rich.console import RenderableType
 
+    from testbed.cli.fitting import FittedTable
     from testbed.engines.doctor import Diagnosis, Finding
 
 
@@ -28,33 +28,32 @@ def doctor(as_json: bool) -> None:
     emit(diagnosis, as_json, lambda: _report(diagnosis))
 
 
-def _report(diagnosis: Diagnosis) -> Group:
-    from rich.console import Group
+def _report(diagnosis: Diagnosis) -> RenderableType:
+
+    from testbed.cli.prose import stacked
 
     host = diagnosis.host
     gpus = ", ".join(host["gpus"]) or f"none: {host['gpu_reason']}"
-    lines = [
+    lines: list[RenderableType] = [
         f"Python {diagnosis.python['version']}, {diagnosis.python['executable']}",
         f"{host['platform']}; {host['cpu']}, {host['usable_cores']} cores, {host['memory_gib']} GiB",
         f"GPU: {gpus}",
     ]
-    tables = [
-        _table("Engines", diagnosis.engines),
-        _table("Kernels", diagnosis.kernels),
-        _table("Libraries", diagnosis.libraries),
-    ]
-    return Group(*lines, *tables, "'pip' is that of the Python above.")
+    for title in ("engines", "kernels", "libraries"):
+        lines += ["", _table(title.capitalize(), getattr(diagnosis, title))]
+    return stacked([*lines, "", "'pip' is that of the Python above."])
 
 
-def _table(title: str, findings: list[Finding]) -> Table:
-    from rich import box
-    from rich.table import Table
+def _table(title: str, findings: list[Finding]) -> FittedTable:
     from rich.text import Text
 
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    from testbed.cli.fitting import FittedTable
+
+    table = FittedTable(title=title, boxed=False)
     for heading in ("", "works", "version", "what is there, or why not", "to have it"):
-        table.add_column(heading, overflow="fold")
+        table.add_column(heading)
     for finding in findings:
-        works = Text("yes", style="green") if finding.available else Text("no", style="yellow")
-        table.add_row(finding.name, works, finding.version or "-", finding.detail, finding.install or "")
+        works = Text("yes", "green") if finding.available else Text("no", "yellow")
+        texts = (finding.version or "-", finding.detail, finding.install or "")
+        table.add_row(finding.name, works, *texts)
     return table

@@ -12,7 +12,7 @@ from testbed.cli.golden import batch_option, folder_argument
 from testbed.core.errors import GateFailed
 
 if TYPE_CHECKING:
-    from rich.console import Group
+    from rich.console import RenderableType
 
     from testbed.golden.deploy import Deployed
 
@@ -80,14 +80,12 @@ def export(
         raise GateFailed(f"{target} in {precision} needs atol {needed:.3g} at rtol {rtol:g}, above the stated {atol:g}")
 
 
-def _text(found: Deployed) -> Group:
-    from rich.console import Group
-    from rich.table import Table
+def _text(found: Deployed) -> RenderableType:
+    from testbed.cli.fitting import FittedTable
+    from testbed.cli.prose import stacked
 
     kind = f" ({found.options['arithmetic']})" if "arithmetic" in found.options else ""
-    table = Table(
-        title=f"parity with the reference golden, {found.images} images, rtol {found.rtol:g}", title_justify="left"
-    )
+    table = FittedTable(title=f"parity with the reference golden, {found.images} images, rtol {found.rtol:g}")
     for name in ("tier", "n", "largest |d|", "smallest atol", "top-1 agreement"):
         table.add_column(name, justify="left" if name == "tier" else "right")
     for record in found.parity:
@@ -98,4 +96,4 @@ def _text(found: Deployed) -> Group:
     head = (
         f"{found.file}: {found.engine} {found.precision}{kind}, engine {found.engine_hash}, model {found.deployment_id}"
     )
-    return Group(head, table)
+    return stacked([head, table])

@@ -172,7 +172,7 @@ def _epoch_told(row: EpochFuzziness | EpochAverage, names: Sequence[str] | None 
 
 
 def _layers_text(measured: RunFuzziness) -> RenderableType:
-    from rich.console import Group
+    from testbed.cli.prose import stacked
 
     found, fits = measured.found, measured.fits
     table = _layers_table(found.layers, fits)
@@ -180,11 +180,11 @@ def _layers_text(measured: RunFuzziness) -> RenderableType:
         f"{found.images:,} test images of {measured.data}, {found.classes} classes: accuracy"
         f" {100 * found.accuracy:.2f} %, loss {found.loss:.4f} nats"
     )
-    return Group(table, *_fit_lines(fits, found.layers), tail)
+    return stacked([table, *_fit_lines(fits, found.layers), tail])
 
 
 def _average_text(mean: Average, files: Sequence[Path]) -> RenderableType:
-    from rich.console import Group
+    from testbed.cli.prose import stacked
 
     values = {name: one.value for name, one in mean.layers.items()}
     spreads = {name: one.std for name, one in mean.layers.items()}
@@ -193,15 +193,15 @@ def _average_text(mean: Average, files: Sequence[Path]) -> RenderableType:
         f"{len(mean.runs)} models on {mean.images:,} test images of {mean.data}: accuracy"
         f" {100 * mean.accuracy.value:.2f} ± {100 * mean.accuracy.std:.2f} %"
     )
-    return Group(table, *_fit_lines(mean.fits, values), tail, *(f"written: {file}" for file in files))
+    return stacked([table, *_fit_lines(mean.fits, values), tail, *(f"written: {file}" for file in files)])
 
 
 def _layers_table(
     layers: Mapping[str, float], fits: Fits, spreads: Mapping[str, float] | None = None
 ) -> RenderableType:
-    from rich.table import Table
+    from testbed.cli.fitting import FittedTable
 
-    table = Table(title="separation fuzziness D", title_justify="left")
+    table = FittedTable(title="separation fuzziness D")
     spread_heading = ["standard deviation"] if spreads else []
     for name in ("layer", "D", *spread_heading, "a exp(-b x) + c", "law of separation"):
         table.add_column(name, justify="left" if name == "layer" else "right")
@@ -233,9 +233,9 @@ def _number(value: float | None) -> str:
 
 
 def _epochs_text(rows: Sequence[EpochFuzziness | EpochAverage], names: Sequence[str]) -> RenderableType:
-    from rich.table import Table
+    from testbed.cli.fitting import FittedTable
 
-    table = Table(title="separation fuzziness D by epoch", title_justify="left")
+    table = FittedTable(title="separation fuzziness D by epoch")
     for name in ("epoch", "train loss", "train %", "test %", *names):
         table.add_column(name, justify="right")
     for row in rows:

@@ -12,7 +12,7 @@ from testbed.cli.parameters import DefaultGroup, ImageRange, Images
 from testbed.core.errors import GateFailed, UsageError
 
 if TYPE_CHECKING:
-    from rich.console import Group
+    from rich.console import RenderableType
 
     from testbed.golden.verify import Verification
 
@@ -245,14 +245,12 @@ def _verdict(found: Verification) -> str:
     )
 
 
-def _verification_text(found: Verification) -> Group:
-    from rich import box
-    from rich.console import Group
-    from rich.table import Table
-
+def _verification_text(found: Verification) -> RenderableType:
     from testbed.analysis.confidence import interval_name
+    from testbed.cli.fitting import FittedTable
+    from testbed.cli.prose import stacked
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = FittedTable(boxed=False)
     for heading in ("confidence", "images", "faulty", "largest deviation", "smallest atol that passes"):
         table.add_column(heading, justify="left" if heading == "confidence" else "right")
     for tier in found.tiers:
@@ -261,4 +259,4 @@ def _verification_text(found: Verification) -> Group:
     head = f"{found.target} in {found.engine}, engine {found.engine_hash}, atol {found.atol:g}, rtol {found.rtol:g}"
     shown = ", ".join(map(str, found.faulty_images[:20])) + (", ..." if len(found.faulty_images) > 20 else "")
     faulty = f"faulty: {len(found.faulty_images)} of {found.images} images" + (f", at {shown}" if shown else "")
-    return Group(head, table, f"{faulty}; largest deviation {found.max_abs_diff:.3g}")
+    return stacked([head, table, f"{faulty}; largest deviation {found.max_abs_diff:.3g}"])

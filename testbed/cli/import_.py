@@ -214,12 +214,12 @@ def _text(
     checked: Mapping[str, Any] | None,
     source: DataSource | None,
 ) -> RenderableType:
-    from rich.console import Group
-    from rich.table import Table
+    from testbed.cli.fitting import FittedTable
+    from testbed.cli.prose import stacked
 
-    table = Table(title=f"{file.name}: what it was taken to be", title_justify="left")
+    table = FittedTable(title=f"{file.name}: what it was taken to be")
     for name in ("key", "value", "from", "note"):
-        table.add_column(name, overflow="fold", no_wrap=name in ("key", "from"))
+        table.add_column(name, no_wrap=name in ("key", "from"))
     for row in rows:
         style = "yellow" if row.source == "usual" else None
         table.add_row(row.key, _value(row.value), row.source, row.note, style=style)
@@ -240,7 +240,7 @@ def _text(
         )
     lines.append(f"data: {source.name if source else 'none named'}")
     lines.append(f"written to {run}" + (f"; next: testbed golden {run}" if source else ""))
-    return Group(*lines)
+    return stacked(lines)
 
 
 def _value(value: Any) -> str:

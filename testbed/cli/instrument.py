@@ -53,12 +53,12 @@ def instrument(file: Path, sites: Sequence[str], ports: str, to: Path | None, as
 
 
 def _told(made: dict[str, Any]) -> RenderableType:
-    from rich.console import Group
-    from rich.table import Table
+    from testbed.cli.fitting import FittedTable
+    from testbed.cli.prose import stacked
 
-    table = Table(title=f"sites of {made['file']}", title_justify="left")
+    table = FittedTable(title=f"sites of {made['file']}")
     for name in ("site", "place", "kind", "shape", "format", "tensor"):
-        table.add_column(name, overflow="fold")
+        table.add_column(name)
     for site in made["sites"]:
         shape = " x ".join(map(str, site["shape"])) or "1"
         kind = site["kind"] if site["recognised"] else "not recognised"
@@ -72,4 +72,4 @@ def _told(made: dict[str, Any]) -> RenderableType:
         for entry in made["shared"]
     ]
     lines += [made[key] for key in ("plain", "twin", "table")]
-    return Group(table, *lines)
+    return stacked([table, *lines])

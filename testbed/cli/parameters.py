@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from typing import Any
 
 import click
@@ -54,6 +55,25 @@ class Counts(click.ParamType):
             return tuple(int(part) for part in str(value).split(","))
         except ValueError:
             self.fail(f"{value!r}: write whole numbers separated by commas, such as 64,64,128,256", param, ctx)
+
+
+class Words(click.ParamType):
+    """Some of the known words, separated by commas, in their order."""
+
+    name = "words"
+
+    def __init__(self, *known: str) -> None:
+        self.known = known
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        if isinstance(value, tuple):
+            return value
+        words = tuple(dict.fromkeys(word.strip() for word in str(value).split(",") if word.strip()))
+        if unknown := [word for word in words if word not in self.known]:
+            near = get_close_matches(unknown[0], self.known, 1)
+            hint = f"did you mean {near[0]}?" if near else f"write some of {', '.join(self.known)}"
+            self.fail(f"{unknown[0]!r} is not known; {hint}", param, ctx)
+        return words
 
 
 class Grid(click.ParamType):

@@ -12,8 +12,7 @@ from testbed.cli.parameters import Grid
 from testbed.cli.score_options import Settings, score_options
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
+    from testbed.cli.fitting import FittedTable
     from testbed.prune.run import Pruned
 
 
@@ -82,10 +81,10 @@ def prune(
     emit(found[0] if len(found) == 1 else {"runs": found}, as_json, lambda: _table(found))
 
 
-def _table(found: list[Pruned]) -> Table:
-    from rich.table import Table
+def _table(found: list[Pruned]) -> FittedTable:
+    from testbed.cli.fitting import FittedTable
 
-    table = Table(title=f"pruned from {100 * found[0].accuracy_before:.2f} % test accuracy", title_justify="left")
+    table = FittedTable(title=f"pruned from {100 * found[0].accuracy_before:.2f} % test accuracy")
     for name in ("run", "amount", "heads", "neurons", "parameters", "MACs", "of the MACs", "accuracy %"):
         table.add_column(name, justify="left" if name == "run" else "right")
     for one in found:

@@ -11,9 +11,9 @@ from testbed.cli.common import emit, example, json_option
 from testbed.cli.score_options import Settings, score_options
 
 if TYPE_CHECKING:
-    from rich.console import Group
-    from rich.table import Table
+    from rich.console import RenderableType
 
+    from testbed.cli.fitting import FittedTable
     from testbed.sensitivity.ranking import Ranking
 
 
@@ -79,10 +79,10 @@ def rank(
     emit(found, as_json, lambda: _validation(found))
 
 
-def _ranking(ranking: Ranking) -> Table:
-    from rich.table import Table
+def _ranking(ranking: Ranking) -> FittedTable:
+    from testbed.cli.fitting import FittedTable
 
-    table = Table(title=f"{ranking.kind}s by {ranking.by}, the first matter most", title_justify="left")
+    table = FittedTable(title=f"{ranking.kind}s by {ranking.by}, the first matter most")
     for name in ("rank", ranking.kind, "score"):
         table.add_column(name, justify="left" if name == ranking.kind else "right")
     for place, one in enumerate(sorted(ranking.scores, key=lambda one: -one["score"]), 1):
@@ -90,12 +90,12 @@ def _ranking(ranking: Ranking) -> Table:
     return table
 
 
-def _validation(found: dict[str, Any]) -> Group:
-    from rich.console import Group
-    from rich.table import Table
+def _validation(found: dict[str, Any]) -> RenderableType:
+    from testbed.cli.fitting import FittedTable
+    from testbed.cli.prose import stacked
 
     level = f"{100 * found['confidence']:g} % intervals"
-    table = Table(title=f"scores of {found['kind']}s against {found['campaign']}, {level}", title_justify="left")
+    table = FittedTable(title=f"scores of {found['kind']}s against {found['campaign']}, {level}")
     for name in ("score", "Spearman", "Kendall", "top k", "k", "chance", "SDC-1 removed, area"):
         table.add_column(name, justify="left" if name == "score" else "right")
     areas = {curve.by: curve.area for curve in found["protection"]}
@@ -107,7 +107,7 @@ def _validation(found: dict[str, Any]) -> Group:
         if by in areas:
             table.add_row(told, "", "", "", "", "", f"{areas[by]:.3f}")
     left_out = [f"{by} left out: {why}" for by, why in found["left_out"].items()]
-    return Group(table, *(one.verdict for one in found["by"].values()), *left_out)
+    return stacked([table, *(one.verdict for one in found["by"].values()), *left_out])
 
 
 def _interval(found: Any) -> str:

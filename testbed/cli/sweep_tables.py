@@ -6,11 +6,11 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
+from rich.console import RenderableType
 
 from testbed.analysis.confidence import interval_name
+from testbed.cli.fitting import FittedTable
+from testbed.cli.prose import Prose, stacked
 
 Record = Mapping[str, Any]
 _EVENTS = {"sdc1": "SDC-1", "any": "any corruption"}
@@ -30,24 +30,24 @@ def sweep_tables(swept: Record) -> RenderableType:
         parts += ["", _advice(swept, target, where), "", _grid(swept, target, where)]
     if swept["link"] is not None:
         parts += ["", *_link(swept)]
-    parts += ["", Text("Every rtol, tier and fault model: --json, or --to FILE.csv.", style="dim")]
-    return Group(*parts)
+    parts += ["", Prose("Every rtol, tier and fault model: --json, or --to FILE.csv.", style="dim")]
+    return stacked(parts)
 
 
 def _head(swept: Record) -> Iterator[RenderableType]:
     tolerance = swept["tolerance"]
     atol = " ".join(f"{value:g}" for value in dict.fromkeys(tolerance["atol"]))
-    yield Text.assemble(
-        (swept["name"], "bold"),
-        f": the campaign's tolerance is atol {atol}, rtol {tolerance['rtol']:g}; below, rtol is"
+    yield Prose(
+        f"{swept['name']}: the campaign's tolerance is atol {atol}, rtol {tolerance['rtol']:g}; below, rtol is"
         f" {swept['rtol']['main']:g} and intervals are {_level(swept)}",
+        bold=len(swept["name"]),
     )
     yield f"false alarms: fault-free engines against {swept['goldens']['false_alarm']}"
     yield f"detection: faults against {swept['goldens']['detection']}"
-    yield from (Text(f"note: {note}", style="yellow") for note in swept["notes"])
+    yield from (Prose(f"note: {note}", style="yellow") for note in swept["notes"])
 
 
-def _noise(swept: Record, target: str) -> Table:
+def _noise(swept: Record, target: str) -> FittedTable:
     records = [part for part in swept["tiers"] if part["target"] == target]
     first = records[0]
     mine = [part for part in records if _model(part) == _model(first)]
@@ -71,7 +71,7 @@ def _emulated(source: Record) -> str:
     return f" ({source['arithmetic']})" if "emulated" in source["arithmetic"] else ""
 
 
-def _advice(swept: Record, target: str, where: str) -> Table:
+def _advice(swept: Record, target: str, where: str) -> FittedTable:
     wanted = f"{100 * swept['wanted_detection']:g} %"
     records = [part for part in swept["tiers"] if (part["target"], part["where"]) == (target, where)]
     events = [event for event in _EVENTS if event == "any" or records[0]["n_sdc1"] is not None]
@@ -107,7 +107,7 @@ def _cells(swept: Record, part: Record, event: str) -> Iterator[str]:
         yield "any" if reason.startswith("any") else "too few" if "too few" in reason else "out of reach"
 
 
-def _grid(swept: Record, target: str, where: str) -> Table:
+def _grid(swept: Record, target: str, where: str) -> FittedTable:
     part = next(p for p in swept["tiers"] if (p["target"], p["where"], p["tier"]) == (target, where, None))
     events = [event for event in _EVENTS if part[f"n_{'sdc1' if event == 'sdc1' else 'corrupted'}"] is not None]
     sources = [noise for noise in part["noise"] if noise["file"] == "plain"]
@@ -163,10 +163,10 @@ def _link(swept: Record) -> Iterator[RenderableType]:
 # ---- cells
 
 
-def _table(title: str, columns: Iterable[str], left: Iterable[str]) -> Table:
-    table = Table(title=title, title_justify="left")
+def _table(title: str, columns: Iterable[str], left: Iterable[str]) -> FittedTable:
+    table = FittedTable(title=title)
     for name in columns:
-        table.add_column(name, justify="left" if name in left else "right", overflow="fold")
+        table.add_column(name, justify="left" if name in left else "right")
     return table
 
 

@@ -6,34 +6,39 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
+from rich.console import RenderableType
 
 from testbed.analysis.classes import classes_told
 from testbed.analysis.confidence import interval_name
+from testbed.cli.fitting import FittedTable
+from testbed.cli.prose import Prose, stacked
+from testbed.cli.rate_tables import USUAL, Details, rate_tables
+from testbed.report.rounds import stop_verdict
 
 Record = Mapping[str, Any]
-_TITLES = {"tier": "by confidence tier", "kind": "by site kind", "bit_class": "by bit class"}
 
 
-def summary_tables(summary: Record, folder: Path) -> RenderableType:
+def summary_tables(summary: Record, folder: Path, details: Details = USUAL) -> RenderableType:
     """What ran, whether the gates hold, and the rates with n and interval."""
-    parts: list[RenderableType] = [*_head(summary)]
-    legs = dict.fromkeys((m["target"], m["where"]) for m in summary["marginals"])
-    for target, where in legs:
-        parts += ["", _rates(summary, target, where)]
+    parts: list[RenderableType] = [
+        part if isinstance(part, Prose) else Prose(part, indent=8) for part in _head(summary)
+    ]
+    for table in rate_tables(summary, details):
+        parts += ["", table]
+    if not details.by:
+        parts += ["", f"of every fault model, by site or bit too: testbed campaign show {folder} --by site,bit"]
     if summary.get("exposure"):
         parts += ["", *_failure_rate(summary)]
-    parts += ["", Text(summary["statement"], style="dim"), f"report: {folder / 'report.html'}"]
-    return Group(*parts)
+    parts += ["", Prose(summary["statement"], style="dim"), f"report: {folder / 'report.html'}"]
+    return stacked(parts)
 
 
-def _head(summary: Record) -> Iterable[RenderableType]:
+def _head(summary: Record) -> Iterable[str | Prose]:
     model, engine, zero, drift = (summary[key] for key in ("model", "engine", "zero_fault", "drift"))
     faults, rows = summary["faults"], summary["rows"]
-    yield Text.assemble(
-        (summary["name"], "bold"), f": {faults:,} faults, {rows:,} rows (fault x image), seed {summary['seed']}"
+    yield Prose(
+        f"{summary['name']}: {faults:,} faults, {rows:,} rows (fault x image), seed {summary['seed']}",
+        bold=len(summary["name"]),
     )
     yield (
         f"model   {model['preset']} on {summary['data']['name']}, {model['parameters']:,} parameters,"
@@ -55,6 +60,8 @@ def _head(summary: Record) -> Iterable[RenderableType]:
     )
     yield from _decided(summary)
     yield f"images  {'; '.join(_tier_text(tier) for tier in summary['tiers'])}"
+    if stop := stop_verdict(summary):
+        yield f"stop    {stop}"
     if "images" in summary:
         yield f"named   {classes_told(summary['images']['classes'], len(summary['data']['classes']))}"
     yield f"speed   {summary['injections_per_second']:,.0f} injections/s, {summary['wall_seconds']:.1f} s"
@@ -79,28 +86,6 @@ def _tier_text(tier: Record) -> str:
     return f"{interval_name(tier['low'], tier['high'])} {tier['images']} of {tier['available']}{thin}"
 
 
-def _rates(summary: Record, target: str, where: str) -> Table:
-    records = [m for m in summary["marginals"] if (m["target"], m["where"]) == (target, where)]
-    has_classes = any(m["rates"]["sdc1"] for m in records)
-    confidence = f"{100 * summary['confidence']:g} %"
-    noun = "activations" if where == "activation" else "weights"
-    table = Table(title=f"{target}: faults in {noun}, rates in % with {confidence} intervals", title_justify="left")
-    for name in ("", "faults", "n", *(["SDC-1"] if has_classes else []), "outside tolerance", "non-finite"):
-        table.add_column(name, justify="right" if name in ("faults", "n") else "left", no_wrap=True)
-    for record in records:
-        if record["by"] == "all":
-            _add(table, f"{record['op']}, all", record, has_classes, style="bold")
-    first = records[0]["op"]
-    for by, title in _TITLES.items():
-        part = [m for m in records if m["by"] == by and m["op"] == first]
-        if len(part) > 1:
-            table.add_section()
-            table.add_row(f"{first}, {title}", style="italic")
-            for record in part:
-                _add(table, f"  {_value(summary, by, record['value'])}", record, has_classes)
-    return table
-
-
 def _failure_rate(summary: Record) -> Iterable[RenderableType]:
     """Contributions to the failure rate, of all exposed sites together."""
     from testbed.report.failure_rate import contribution_text, not_sampled_text, totals_of
@@ -108,7 +93,7 @@ def _failure_rate(summary: Record) -> Iterable[RenderableType]:
 
     told = summary["exposure"]
     confidence = f"{100 * summary['confidence']:g} %"
-    table = Table(title=f"exposed sites, in {told['unit']} with {confidence} intervals", title_justify="left")
+    table = FittedTable(title=f"exposed sites, in {told['unit']} with {confidence} intervals")
     for name in ("", "exposure", "SDC-1", "outside tolerance", "non-finite"):
         table.add_column(name, justify="right" if name == "exposure" else "left", no_wrap=True)
     totals = list(totals_of(told))
@@ -123,33 +108,12 @@ def _failure_rate(summary: Record) -> Iterable[RenderableType]:
         yield not_sampled_text(missing)
 
 
-def _value(summary: Record, by: str, value: Any) -> str:
-    if by != "tier":
-        return str(value)
-    tier = summary["tiers"][value]
-    return f"{interval_name(tier['low'], tier['high'])}{' thin' if tier['thin'] else ''}"
-
-
-def _add(table: Table, name: str, record: Record, has_classes: bool, style: str | None = None) -> None:
-    rates = record["rates"]
-    cells = [_rate(rates[key]) for key in ("sdc1", "outside", "nonfinite") if key != "sdc1" or has_classes]
-    table.add_row(name, f"{record['faults']:,}", f"{record['n']:,}", *cells, style=style)
-
-
-def _rate(rate: Record | None) -> str:
-    if rate is None:
-        return ""
-    return f"{100 * rate['rate']:6.2f} [{100 * rate['low']:.2f}, {100 * rate['high']:.2f}]"
-
-
 def plan_tables(plan: Record) -> RenderableType:
     """What a campaign would do."""
-    table = Table(title=f"plan of {plan['name']}: nothing was run", title_justify="left")
+    table = FittedTable(title=f"plan of {plan['name']}: nothing was run")
     for name in ("target", "place", "sites", "strata", "faults per stratum", "faults", "rows", "population", "time"):
         table.add_column(name, justify="left" if name in ("target", "place") else "right")
-    widths = Table(
-        title=f"half-width of a rate of 50 %, in points, {100 * plan['confidence']:g} %", title_justify="left"
-    )
+    widths = FittedTable(title=f"half-width of a rate of 50 %, in points, {100 * plan['confidence']:g} %")
     for name in ("target", "place", "operation", "over everything", "over one site", "over the rarest bit class"):
         widths.add_column(name, justify="left" if name in ("target", "place", "operation") else "right")
     for section in plan["sections"]:
@@ -172,4 +136,4 @@ def plan_tables(plan: Record) -> RenderableType:
         f"{plan['faults']:,} faults, {plan['rows']:,} rows on {plan['images']} images;"
         f" about {plan['estimated_seconds']:.0f} s of engine time here, after {plan['training_epochs']} epochs of training"
     )
-    return Group(table, widths, total)
+    return stacked([table, widths, total])

@@ -11,7 +11,7 @@ from testbed.cli.common import emit, example, json_option, json_value, say
 from testbed.cli.parameters import Counts
 
 if TYPE_CHECKING:
-    from rich.console import Group
+    from rich.console import RenderableType
 
     from testbed.bench.tradeoff import Tradeoff
 
@@ -87,15 +87,15 @@ def tradeoff(
     emit(found, as_json, lambda: _text(found, to))
 
 
-def _text(found: Tradeoff, to: Path) -> Group:
-    from rich.console import Group
-    from rich.table import Table
+def _text(found: Tradeoff, to: Path) -> RenderableType:
+    from testbed.cli.fitting import FittedTable
+    from testbed.cli.prose import stacked
 
-    plain = Table(title=f"plain engines, batch {found.batch}", title_justify="left")
+    plain = FittedTable(title=f"plain engines, batch {found.batch}")
     for name in ("model", "engine", "accuracy %", "p50 ms", "time ratio", "MACs ratio", "accuracy per ms", "Pareto"):
         plain.add_column(name, justify="left" if name in ("model", "engine") else "right")
     first = found.entries[0].latency[0]
-    twins = Table(title="their twins: SDC-1 of single flips in activations, 95 % intervals", title_justify="left")
+    twins = FittedTable(title="their twins: SDC-1 of single flips in activations, 95 % intervals")
     for name in ("model", "twin engine", "SDC-1 %", "faults", "drift from plain"):
         twins.add_column(name, justify="left" if name in ("model", "twin engine") else "right")
     for entry in found.entries:
@@ -114,4 +114,4 @@ def _text(found: Tradeoff, to: Path) -> Group:
             rate = f"{100 * v.rate:.2f} [{100 * v.low:.2f}, {100 * v.high:.2f}]"
             twins.add_row(entry.model, v.engine_hash, rate, f"{v.faults:,}", f"{v.drift_max_abs:.3g}")
     parts = [plain, *([twins] if twins.row_count else [])]
-    return Group(*parts, found.why, f"page: {to / 'tradeoff.html'}")
+    return stacked([*parts, found.why, f"page: {to / 'tradeoff.html'}"])

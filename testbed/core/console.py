@@ -19,14 +19,14 @@ from testbed.core.text import visible
 class PlainConsole(Console):
     """A string is one line, and means its characters: neither ``[bold]`` nor ``:smile:`` nor an escape sequence.
 
-    Style is for `rich.text.Text`, which is one line, too; only a heading of a table may have line ends.
+    Style is for `rich.text.Text`, which is one line, too; only a heading of a table, and `Lines`, may have line ends.
     """
 
     def render_str(self, text: str, **options: Any) -> Text:
         return super().render_str(visible(text), **(options | {"markup": False, "emoji": False}))
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        if isinstance(renderable, Text) and not isinstance(renderable, _Heading):
+        if isinstance(renderable, Text) and not isinstance(renderable, Lines):
             renderable = _visible(renderable)
         elif isinstance(renderable, Table):
             renderable = _with_headings(renderable)
@@ -38,7 +38,7 @@ def plain_console(stderr: bool = False, width: int | None = None) -> PlainConsol
     return PlainConsole(file=sys.stderr if stderr else sys.stdout, highlight=False, width=width)
 
 
-class _Heading(Text):
+class Lines(Text):
     """Lines, each made visible before."""
 
 
@@ -59,5 +59,5 @@ def _with_headings(table: Table) -> Table:
     made.columns = [copy.copy(column) for column in table.columns]
     for column in made.columns:
         if isinstance(column.header, str):
-            column.header = _Heading("\n".join(map(visible, column.header.split("\n"))))
+            column.header = Lines("\n".join(map(visible, column.header.split("\n"))))
     return made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -9,6 +10,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from testbed.campaign.progress import widest_domain
 from testbed.report.axis import LogAxis
 from testbed.report.curve import Curve, Frame, Point, Rule, chart
 from testbed.report.evidence import Evidence
@@ -90,12 +92,34 @@ def _told(evidence: Evidence, stop: Record, looks: Sequence[Look]) -> str:
         f"Asked for: {per} of {MEASURE_NAMES[stop['measure']]}, each to ± {percent(stop['margin'])}"
         f" at {percent(confidence)} confidence."
     )
-    end = f"after {len(looks)} {'round' if len(looks) == 1 else 'rounds'} and {count(looks[-1].faults)} faults"
-    if stop["met"]:
-        return f"{asked} Reached {end}."
+    return f"{asked} {_outcome(stop).capitalize()}."
+
+
+def stop_verdict(summary: Record) -> str | None:
+    """Whether an adaptive campaign came to its margin, and the part it knows least of; None for any other campaign."""
+    stop = summary["stop"]
+    if not stop or not stop["history"]:
+        return None
+    widest = widest_domain(stop["history"][-1]["domains"], stop, summary["confidence"])
     return (
-        f"{asked} Not reached {end}: the limits of the [stop] table came first, or there were no more faults to draw."
+        f"{_outcome(stop)}; widest: ±{100 * widest.halfwidth:.2g} points of {MEASURE_NAMES[stop['measure']]} at"
+        f" {100 * widest.confidence:g} %, asked for ±{100 * stop['margin']:g}, {widest.group} ({widest.faults:,} faults)"
     )
+
+
+def _outcome(stop: Record) -> str:
+    """ "reached after 5 rounds and 12,345 faults"."""
+    rounds, faults = len(stop["history"]), stop["history"][-1]["faults"]
+    end = f"reached after {rounds} {'round' if rounds == 1 else 'rounds'} and {count(faults)} faults"
+    if stop["met"]:
+        return end
+    if (most := stop.get("max_faults")) is not None and faults >= most:
+        why = f"max_faults = {most} came first"
+    elif rounds >= stop.get("max_rounds", math.inf):
+        why = f"max_rounds = {stop['max_rounds']} came first"
+    else:
+        why = "there were no more faults to draw"
+    return f"not {end}: {why}"
 
 
 def _figure(looks: Sequence[Look], along: Sequence[float], margin: float, what: str) -> Drawing:

@@ -20,14 +20,14 @@ from testbed.report.axis import LogAxis
 from testbed.report.effort import effort
 from testbed.report.evidence import Evidence, read_evidence
 from testbed.report.page import render
-from testbed.report.rounds import rounds
+from testbed.report.rounds import rounds, stop_verdict
 from tests.report.test_figures import assert_legible, parsed
 
 MODEL = {"target": "model", "where": "activation", "op": "flip", "pattern": "single", "scope": "inference"}
 
 
 def domain(block: int | None, half_width: float, met: bool) -> dict[str, Any]:
-    return {**MODEL, "block": block, "half_width": half_width, "met": met, "open": not met}
+    return {**MODEL, "block": block, "half_width": half_width, "met": met, "open": not met, "faults": 70}
 
 
 def look(number: int, faults: int, seconds: float | None, widest: float, *widths: float) -> dict[str, Any]:
@@ -85,6 +85,29 @@ def text_of(markup: str) -> str:
 def test_a_fixed_campaign_shows_no_rounds(evidence: Evidence) -> None:
     assert rounds(evidence) is None
     assert 'id="rounds"' not in render(with_summary(evidence, stop=None), None)
+
+
+@pytest.mark.parametrize(
+    ("limits", "told"),
+    [
+        (
+            {"met": True},
+            "reached after 3 rounds and 90,000 faults; widest: ±1.7 points of SDC-1 at 95 %, asked for ±2, ",
+        ),
+        ({"max_rounds": 3}, "not reached after 3 rounds and 90,000 faults: max_rounds = 3 came first; widest: "),
+        ({"max_rounds": 9, "max_faults": 90_000}, "not reached after 3 rounds and 90,000 faults: max_faults = 90000 "),
+        (
+            {"max_rounds": 9},
+            "not reached after 3 rounds and 90,000 faults: there were no more faults to draw; widest: ",
+        ),
+    ],
+)
+def test_the_stop_rule_s_verdict_is_a_line(limits: dict[str, Any], told: str) -> None:
+    verdict = stop_verdict({"stop": STOP | {"met": False, "max_faults": None} | limits, "confidence": 0.95})
+    assert verdict is not None
+    assert verdict.startswith(told)
+    assert verdict.endswith("model activation, flip, outside the blocks (70 faults)")
+    assert stop_verdict({"stop": None, "confidence": 0.95}) is None
 
 
 def test_rounds_show_the_widest_of_each(evidence: Evidence) -> None:
