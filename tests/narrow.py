@@ -16,7 +16,7 @@ from testbed.cli.prose import stacked
 from testbed.core.console import PlainConsole
 
 WIDTHS = (60, 80, 100, 200)
-NUMBER = re.compile(r"[-+]?\d[\d,.]*(?:e[-+]?\d+)?")
+NUMBER = re.compile(r"[-+]?\d(?:[\d,.]*\d)?(?:e[-+]?\d+)?")
 _emit = common.emit
 
 
