@@ -1,0 +1,1 @@
+"""Inputs that are damaged, absurd or hostile, and what the command line does with them."""
