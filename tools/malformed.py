@@ -79,10 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 log.write(json.dumps(outcome.record()) + "\n")
                 log.flush()
                 if outcome.wrong or options.only is not None:
-                    print(
-                        f"{case.kind} {number}: {case.name!a}: exit {outcome.exit}, {outcome.seconds} s, {outcome.peak_mib:.0f} MiB {outcome.wrong}"
-                    )
-                    print("    " + outcome.stderr.strip().replace("\n", "\n    "), flush=True)
+                    _show(number, outcome)
     _tell(outcomes)
     return NOT_OK if any(outcome.wrong for outcome in outcomes) else OK
 
@@ -94,6 +91,12 @@ def _chosen(base: Base, options: argparse.Namespace) -> Iterator[tuple[int, Case
         for number, case in enumerate(cases_of(kind, base, shares[kind], options.seed)):
             if options.only in (None, number):
                 yield number, case
+
+
+def _show(number: int, outcome: Outcome) -> None:
+    cost = f"{outcome.seconds} s, {outcome.peak_mib:.0f} MiB"
+    print(f"{outcome.kind} {number}: {outcome.name!a}: exit {outcome.exit}, {cost} {outcome.wrong}")
+    print("    " + outcome.stderr.strip().replace("\n", "\n    "), flush=True)
 
 
 def _tell(outcomes: Sequence[Outcome]) -> None:

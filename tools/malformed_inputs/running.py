@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import resource
@@ -101,7 +102,7 @@ def _child(arguments: list[str], folder: Path, out: int, err: int) -> None:
         os.dup2(out, 1)
         os.dup2(err, 2)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        os.environ["TMPDIR"] = str(folder)
+        os.environ["TMPDIR"] = os.environ["XDG_STATE_HOME"] = str(folder)
         tempfile.tempdir = None
         sys.argv = ["testbed", *arguments]
         from testbed.cli.main import main
@@ -136,10 +137,8 @@ def _waited(pid: int, limit_s: float) -> tuple[int, resource.struct_rusage, bool
 
 
 def _kill_group(pid: int) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 def _wrong(
