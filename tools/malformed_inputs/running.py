@@ -101,6 +101,7 @@ def _child(arguments: list[str], folder: Path, out: int, err: int) -> None:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(out, 1)
         os.dup2(err, 2)
+        sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))  # a test's, maybe
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         os.environ["TMPDIR"] = os.environ["XDG_STATE_HOME"] = str(folder)
         tempfile.tempdir = None
