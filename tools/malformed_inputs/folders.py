@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,8 @@ import pyarrow.parquet as pq
 
 from malformed_inputs.case import Base, Case
 from malformed_inputs.values import HOSTILE, as_json, damaged, random_edit
+from testbed.core.files import sha256_file
+from testbed.core.manifest import checksummed
 
 READ_RUN: tuple[tuple[str, ...], ...] = (
     ("campaign", "show", "run"),
@@ -56,6 +59,8 @@ def _folders(
             manifest = Path("manifest.json")
             file = manifest if rng.random() < 0.6 else texts[int(rng.integers(len(texts)))]
             name, tree = random_edit(json.loads((folder / file).read_text()), rng)
+            if file == manifest and rng.random() < 0.5:
+                name, tree = f"{name}, signed again", signed_again(tree)
             content: bytes | None = as_json(tree).encode("utf-8", "surrogatepass")
         else:
             file = files[int(rng.integers(len(files)))]
@@ -124,8 +129,9 @@ def results(base: Base, rng: np.random.Generator) -> Iterator[Case]:
         file = ("results.parquet", "faults.parquet", "faults.points.parquet")[int(rng.integers(3))]
         frame = pd.read_parquet(base.run / file)
         name, table = _other_writer(frame, rng)
-        told = f"{' '.join(command)}: {file}: {name}"
-        yield Case("results", told, partial(_table, base, file, table, command))
+        believed = rng.random() < 0.8
+        told = f"{' '.join(command)}: {file}: {name}{', recorded' if believed else ''}"
+        yield Case("results", told, partial(_table, base, file, table, believed, command))
 
 
 def _other_writer(frame: pd.DataFrame, rng: np.random.Generator) -> tuple[str, pa.Table]:
@@ -161,11 +167,30 @@ def _other_writer(frame: pd.DataFrame, rng: np.random.Generator) -> tuple[str, p
     ][int(rng.integers(7))]
 
 
-def _table(base: Base, file: str, table: pa.Table, command: tuple[str, ...], folder: Path) -> list[str]:
+def signed_again(manifest: Any) -> Any:
+    """As if the edit had been recorded: where its checksum is right, nothing but its content can be refused."""
+    try:
+        return checksummed(manifest)
+    except Exception:  # what is edited so far that it cannot be signed
+        return manifest
+
+
+def _recorded(run: Path, file: str) -> None:
+    """Makes the run's manifest name the file as it is now."""
+    manifest = json.loads((run / "manifest.json").read_text())
+    for stage in manifest["stages"].values():
+        if file in stage["outputs"]:
+            stage["outputs"][file] = sha256_file(run / file)
+    (run / "manifest.json").write_text(json.dumps(checksummed(manifest)))
+
+
+def _table(base: Base, file: str, table: pa.Table, believed: bool, command: tuple[str, ...], folder: Path) -> list[str]:
     shutil.copytree(base.run, folder / "run")
     if "other" in command:
         (folder / "other").symlink_to(base.other)
     (folder / "spec.toml").write_text(base.spec)
     (folder / "run" / file).unlink()
     pq.write_table(table, folder / "run" / file)
+    if believed:
+        _recorded(folder / "run", file)
     return list(command)
