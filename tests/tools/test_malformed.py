@@ -90,7 +90,7 @@ def test_what_is_wrong_is_found(command: Callable[[], None], wrong: str, monkeyp
     monkeypatch.setattr(cli, "main", command)
     memory_gib = 0.25 if command is _takes_memory else 4
     outcome = run_case(
-        Case("any", "any", lambda folder: []), limit_s=3 if command is _hangs else 60, memory_gib=own_mib / 1024
+        Case("any", "any", lambda folder: []), limit_s=3 if command is _hangs else 60, memory_gib=memory_gib
     )
     assert wrong in outcome.wrong
 
