@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 
 _MOST_DECODED = 200
+_MOST_OPENED = {"test": 20_000, "validation": 2_000, "train": 2_000}  # files, evenly spread: a few seconds
 
 
 def root_option(command: Command) -> Command:
@@ -94,6 +95,7 @@ def check(
     if full:
         report["sha256"] = {part: _read_all(dataset, part) for part in ("train", "validation", "test")}
     else:
+        report["opened"] = _open_files(dataset)
         report["decoded"] = _read_some(dataset)
     emit(report, as_json, lambda: _text(report, dataset.preprocess.told(dataset.image)))
 
@@ -112,6 +114,29 @@ def _read_some(dataset: Dataset) -> int:
     for position in firsts.tolist():
         dataset.test.pixels(position)
     return len(firsts)
+
+
+def _open_files(dataset: Dataset) -> int | None:
+    """How many files of all parts begin as images; None where images are no files. Raises TestbedError for one that does
+    not."""
+    import numpy as np
+
+    from testbed.core.errors import TestbedError
+    from testbed.data.collection import FileImages
+
+    opened, bad = 0, []
+    for part, most in _MOST_OPENED.items():
+        split = getattr(dataset, part)
+        images = split.examples.images
+        if not isinstance(images, FileImages):
+            return None
+        rows = split.rows[np.linspace(0, len(split) - 1, min(len(split), most)).astype(int)]
+        bad += [images.paths[row] for row in rows.tolist() if not images.is_image(row)]
+        opened += len(rows)
+    if bad:
+        more = f" ({len(bad) - 1} more of {opened:,} files cannot, either)" if len(bad) > 1 else ""
+        raise TestbedError(f"image {bad[0]} cannot be decoded{more}: replace the files or take them out of the folder")
+    return opened
 
 
 def _read_all(dataset: Dataset, part: str) -> str | None:
@@ -148,6 +173,13 @@ def _text(report: dict[str, Any], preprocess: str) -> list[str]:
         f"  preprocess {preprocess}",
     ]
     if "decoded" in report:
-        lines.append(f"  {report['decoded']} of {images['test']:,} test images were decoded; --full decodes all")
+        opened = (
+            ""
+            if report["opened"] is None
+            else f", {report['opened']:,} of {sum(images.values()):,} files begin as images"
+        )
+        lines.append(
+            f"  {report['decoded']} of {images['test']:,} test images were decoded{opened}; --full decodes all"
+        )
     lines += [f"  sha256 {part}: {digest}" for part, digest in report.get("sha256", {}).items() if digest]
     return lines

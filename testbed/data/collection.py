@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from testbed.core.errors import TestbedError, UsageError
-from testbed.data.decoding import decoded
+from testbed.data.decoding import decoded, is_image
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +58,10 @@ class FileImages:
 
     def pixels(self, row: int) -> np.ndarray:
         return decoded(self.paths[row])
+
+    def is_image(self, row: int) -> bool:
+        """Does the file begin as one? Nothing is decoded."""
+        return is_image(self.paths[row])
 
     def content(self, row: int) -> bytes:
         try:

@@ -44,6 +44,15 @@ def decoded(path: Path) -> np.ndarray:
         raise TestbedError(f"image {path} {why}: replace the file or take it out of the folder") from error
 
 
+def is_image(path: Path) -> bool:
+    """Does the file begin as an image of a kind that can be read? Nothing is decoded."""
+    try:
+        with Image.open(path):
+            return True
+    except _FAULTS:
+        return False
+
+
 def _pixels(image: Image.Image, path: Path) -> np.ndarray:
     tags: Any = getattr(image, "tag_v2", {})  # TIFF's
     bits = max(tags.get(_BITS, (8,)))

@@ -79,6 +79,17 @@ def test_full_check_finds_the_one_bad_image(tmp_path):
     assert f"image {bad} cannot be decoded" in done.stderr
 
 
+def test_check_finds_every_file_that_is_no_image_at_all(class_folders):
+    folder = class_folders(["cat", "dog"])
+    assert "2 of 2 files begin as images" in run("check", f"imagefolder:{folder}").stdout
+    bad = [folder / "cat" / "x.png", folder / "dog" / "y.jpg"]
+    bad[0].write_text("<html>not found</html>")
+    bad[1].touch()
+    done = run("check", f"imagefolder:{folder}")
+    assert done.exit_code == 1
+    assert f"image {bad[0]} cannot be decoded (1 more of 4 files cannot, either): replace the files" in done.stderr
+
+
 @pytest.mark.parametrize("arguments", [("check", "imagenet"), ("check",), ("list", "--rot", "x")])
 def test_usage_errors(arguments):
     done = run(*arguments)
