@@ -11,10 +11,14 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from testbed.core.telemetry import switch_off
+
 if TYPE_CHECKING:
     from testbed.campaign.view import Injection, Run
 
 __all__ = ["Injection", "Run", "load_run"]
+
+switch_off()
 
 
 def load_run(path: str | os.PathLike[str]) -> Run:

@@ -14,7 +14,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 import torch
 
 from testbed.bench.timing import Budget, interleaved, ratio_to
@@ -29,6 +28,8 @@ MODELS = {"vit-tiny-16-224": (1, 8), "cifar10": (1, 8)}
 
 def measured(name: str, batch: int, budget: Budget) -> dict[str, object]:
     """Ratio of the medians, harness over bare loop."""
+    import onnxruntime as ort  # after the testbed, which switches its telemetry off
+
     config = preset(name)
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:

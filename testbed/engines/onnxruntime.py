@@ -19,11 +19,13 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 
 from testbed.core.errors import EngineError
+from testbed.core.telemetry import silence
 from testbed.engines import native
 from testbed.engines.runner import Arrays, BaseRunner, EngineInfo, EngineRequest
 from testbed.engines.signature import loaded, signature_of
 from testbed.engines.weight_inputs import strikable_weights
 
+silence(ort)
 PROVIDER = "CPUExecutionProvider"
 _BF16 = np.dtype(ml_dtypes.bfloat16)
 _CUSTOM_DOMAIN = "testbed"  # of testbed::FaultPort
