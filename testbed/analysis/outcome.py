@@ -30,6 +30,7 @@ from testbed.analysis.compare import Deviation, by_row, identical
 from testbed.analysis.confidence import margin_of, softmax, top1
 from testbed.analysis.native_judge import Judged, judge
 from testbed.core.errors import TestbedError, UsageError
+from testbed.core.nearest import unknown
 from testbed.core.outcome import OUTCOMES, Outcome
 
 DETECTORS = ("none", "nonfinite")
@@ -153,7 +154,7 @@ def classify(
     Raises UsageError for an unknown detector, ValueError where shapes, dtypes or ``has_classes`` disagree.
     """
     if detector not in DETECTORS:
-        raise UsageError(f"unknown detector {detector!r}; known: {', '.join(DETECTORS)}")
+        raise UsageError(unknown("detector", detector, DETECTORS))
     side = golden if isinstance(golden, GoldenSide) else GoldenSide.of(golden, has_classes)
     if side.has_classes != has_classes:
         raise ValueError("the golden side was made with the other value of has_classes")

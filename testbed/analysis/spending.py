@@ -19,6 +19,7 @@ from scipy.optimize import brentq
 from scipy.special import ndtr, ndtri
 
 from testbed.core.errors import UsageError
+from testbed.core.nearest import unknown
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(96)
 _FAR = 7.5  # standard deviations beyond which nothing is left of a normal distribution
@@ -48,7 +49,7 @@ SPENDING: dict[str, Spending] = {"obrien-fleming": obrien_fleming, "pocock": poc
 def spending_named(name: str) -> Spending:
     """Raises UsageError for a name that is not in `SPENDING`."""
     if name not in SPENDING:
-        raise UsageError(f"unknown spending function {name!r}; known: {', '.join(SPENDING)}")
+        raise UsageError(unknown("spending function", name, SPENDING))
     return SPENDING[name]
 
 

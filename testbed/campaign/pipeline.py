@@ -178,6 +178,11 @@ class Campaign:
         if self.spec.exposure is not None:
             inputs["exposure"] = self.spec.exposure.model_dump(mode="json")
 
+        record = self.folder.manifest["stages"].get("summary")
+        if record is not None and _differ_in_exposure(record["inputs"], inputs):
+            log.info("summary: made again, for another [exposure] than it was made with")
+            self.folder.redo("summary", ["summary", "report"])
+
         def build() -> None:
             log.info("summary: rates and intervals of %s", RESULTS)
             write_json(
@@ -187,3 +192,8 @@ class Campaign:
         self.folder.stage("summary", inputs, [SUMMARY], build)
         summary: dict[str, Any] = json.loads((self.folder / SUMMARY).read_text())
         return summary
+
+
+def _differ_in_exposure(recorded: dict[str, Any], inputs: dict[str, Any]) -> bool:
+    """And in nothing else. Exposure is no part of what a campaign is: it weighs rows that are there."""
+    return recorded != inputs and {**recorded, "exposure": None} == {**inputs, "exposure": None}

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import testbed
 from testbed.core.errors import UsageError
+from testbed.core.nearest import unknown
 
 _NAME = re.compile(r'^name = "[^"]*"', re.MULTILINE)
 
@@ -40,7 +41,7 @@ def ready_made() -> dict[str, ReadyMade]:
 def ready_made_named(name: str) -> ReadyMade:
     """Raises UsageError naming the known ones."""
     if name not in ready_made():
-        raise UsageError(f"no ready-made spec is called {name!r}; known: {', '.join(ready_made())}")
+        raise UsageError(unknown("ready-made spec", name, ready_made()))
     return ready_made()[name]
 
 

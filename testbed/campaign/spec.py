@@ -13,7 +13,7 @@ from testbed.analysis.outcome import DETECTORS
 from testbed.campaign.consistency import Tables, contradictions
 from testbed.campaign.faultspec import FaultSpec
 from testbed.campaign.spec_file import change, read_toml
-from testbed.campaign.spec_words import complaints, refusal
+from testbed.campaign.spec_words import complaints, refusal, shown
 from testbed.campaign.stop import StopSpec
 from testbed.campaign.strict import AtMost, Complaint, Confidence, Count, NonNegative, Positive, Strict, Whole, refuse
 from testbed.core.errors import TestbedError, UsageError
@@ -28,6 +28,7 @@ from testbed.export.calibration import TRAIN
 from testbed.export.precision import Calibration
 from testbed.instrument.feed import GATED_REPLACE, MECHANISMS
 
+_SEEDS = 2**32
 _MOST_TIERS = 100
 _MOST_IMAGES = 1_000_000
 _NAMED_ARE_HELD = "the images that faults strike are named and held one by one"
@@ -76,7 +77,11 @@ class DataSpec(Strict):
 
 class ModelSpec(Strict):
     """A preset, what is different from it, and the recipe that trains it on first use; or a trained model's folder; or
-    an ONNX file of whatever origin."""
+    an ONNX file of whatever origin.
+
+    ``training``: keys of the recipe, and ``seed``: of the training and of what the data set is split by, the campaign's
+    unless said. With one of its own, a new draw of faults and images is no new model.
+    """
 
     preset: str | None = None
     overrides: dict[str, Any] = Field(default_factory=dict)
@@ -84,6 +89,18 @@ class ModelSpec(Strict):
     training: dict[str, Any] = Field(default_factory=dict)
     run: str | None = None
     onnx: str | None = None
+
+    @field_validator("training")
+    @classmethod
+    def _seed_of_its_own(cls, training: dict[str, Any]) -> dict[str, Any]:
+        seed = training.get("seed", 0)
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < _SEEDS:
+            refuse([Complaint("seed", f"{shown(seed)} is not a whole number from 0 to {_SEEDS - 1}")])
+        return training
+
+    @property
+    def recipe_changes(self) -> dict[str, Any]:
+        return {key: value for key, value in self.training.items() if key != "seed"}
 
     @model_validator(mode="after")
     def _one_source(self) -> ModelSpec:
@@ -225,7 +242,7 @@ class ExposureSpec(Strict):
 
 class CampaignSpec(Strict):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    seed: Annotated[int, Field(ge=0, lt=_SEEDS)] = 0
     confidence: Confidence = 0.95
     detector: str = "none"
     model: ModelSpec
@@ -260,6 +277,11 @@ class CampaignSpec(Strict):
     def named_data(self) -> DataSpec | None:
         """The data set, where the spec names one; else it is the one that the model's run folder says."""
         return self.data if self.data is not None and self.data.name is not None else None
+
+    @property
+    def training_seed(self) -> int:
+        """Of the model's training and of the data set's splits."""
+        return int(self.model.training.get("seed", self.seed))
 
     @property
     def targets(self) -> tuple[str, ...]:

@@ -76,7 +76,7 @@ def dataset_of(spec: CampaignSpec, source: DataSource | None, image: int | None)
             preprocess=asked.preprocess,
             classes=asked.classes,
             image=image,
-            seed=spec.seed,
+            seed=spec.training_seed,
         )
         check_like_model_run(asked, dataset, source)
     elif source is None:

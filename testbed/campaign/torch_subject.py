@@ -65,7 +65,7 @@ class TorchSubject:
             assert spec.model.preset is not None
             assert spec.model.recipe is not None
             config = preset(spec.model.preset, **spec.model.overrides)
-            chosen = recipe(spec.model.recipe, **spec.model.training)
+            chosen = recipe(spec.model.recipe, **spec.model.recipe_changes)
             subject = cls(spec, dataset_of(spec, None, None), config, chosen, None)
         else:
             trained = open_model_run(Path(spec.model.run))
@@ -147,7 +147,7 @@ class TorchSubject:
             "preprocess": self.dataset.preprocess.describe(),
             "config": self.config.to_dict(),
             "recipe": chosen.to_dict(),
-            "seed": self.spec.seed,
+            "seed": self.spec.training_seed,
             "torch": torch.__version__,
         }
         key = sha256_json(made_from)
@@ -158,7 +158,7 @@ class TorchSubject:
                 log.info("model: reused, trained before from the same data, recipe and seed")
                 return {"key": key}
             log.info("model: training %s on %s, %d epochs", self.spec.model.preset, self.dataset.name, chosen.epochs)
-            trained = train(self.config, self.dataset, chosen, seed=self.spec.seed, threads=1)
+            trained = train(self.config, self.dataset, chosen, seed=self.spec.training_seed, threads=1)
             save_model(folder / MODEL, trained.model)
             kept.keep(folder / MODEL)
             return {"key": key}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,9 +36,10 @@ def new(name: str, source: str | None, to: Path | None, as_json: bool) -> None:
     from testbed.campaign.spec import load_spec, parse_spec
     from testbed.core.errors import UsageError
     from testbed.core.files import write_bytes
+    from testbed.core.nearest import nearest
 
-    if source is None and name not in ready_made() and (near := get_close_matches(name, ready_made(), 1)):
-        raise UsageError(f"no ready-made spec is called {name!r}: did you mean {near[0]}? Else say --from {near[0]}")
+    if source is None and name not in ready_made() and (near := nearest(name, ready_made())):
+        raise UsageError(f"no ready-made spec is called {name!r}: did you mean {near}? Else say --from {near}")
     begun_with = ready_made_named(source or (name if name in ready_made() else "digits"))
     parse_spec(load_spec(begun_with.path).model_dump(mode="json", exclude_none=True) | {"name": name}, f"NAME {name!r}")
     file = to or Path(f"{name}.toml")

@@ -154,8 +154,12 @@ def _split_settings(settings: tuple[str, ...]) -> tuple[dict[str, Any], dict[str
         if not equals:
             raise UsageError(f"--set {setting}: write KEY=VALUE")
         if key not in recipe_keys[1:] + model_keys:
+            from testbed.core.nearest import meant
+
             known = f"of the recipe {', '.join(recipe_keys[1:])}; of the model {', '.join(model_keys)}"
-            raise UsageError(f"--set: unknown key {key!r}; known keys {known}")
+            raise UsageError(
+                f"--set: unknown key {key!r}{meant(key, recipe_keys[1:] + model_keys)}; known keys {known}"
+            )
         (of_model if key in model_keys else of_recipe)[key] = _value(text)
     return of_recipe, of_model
 

@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 
 from testbed.core.errors import UsageError
 from testbed.core.formats import Format
+from testbed.core.nearest import unknown
 
 Op = Literal["flip", "stuck0", "stuck1", "random", "identity"]
 Scope = Literal["inference", "persistent"]
@@ -56,7 +57,7 @@ def masks_for(op: str, fmt: Format, bit: int | None = None, value: int = 0) -> M
     if op == "random":
         return Masks(0, value & full, 0)
     if op not in OPS:
-        raise UsageError(f"unknown fault operation {op!r}; known: {', '.join(OPS)}")
+        raise UsageError(unknown("fault operation", op, OPS))
     if bit is None or not 0 <= bit < fmt.bits:
         raise UsageError(f"{op} needs a bit from 0 to {fmt.bits - 1} of {fmt.name}, not {bit}")
     one = 1 << bit

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from testbed.core.errors import UsageError
+from testbed.core.nearest import unknown
 
 
 @dataclass(frozen=True)
@@ -70,5 +71,5 @@ FP32 = FORMATS["fp32"]
 
 def format_named(name: str) -> Format:
     if name not in FORMATS:
-        raise UsageError(f"unknown number format {name!r}; known: {', '.join(FORMATS)}")
+        raise UsageError(unknown("number format", name, FORMATS))
     return FORMATS[name]

@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 from testbed.core.errors import StaleArtefact, TestbedError, UsageError
 from testbed.core.files import sha256_file, sha256_json, unfinished, write_errors, write_json
 from testbed.core.manifest import Damage, checksummed, read_manifest
+from testbed.core.nearest import unknown
 from testbed.core.provenance import provenance
 from testbed.core.schema import SCHEMA_VERSION
 
@@ -268,7 +269,7 @@ class RunFolder:
         Raises UsageError for an unknown stage, StaleArtefact where the record of a stage that is kept was damaged.
         """
         if stage not in order and stage not in self._damaged:
-            raise UsageError(f"unknown stage {stage!r}; stages: {', '.join(order)}")
+            raise UsageError(unknown("stage", stage, order))
         for later in order[order.index(stage) :] if stage in order else [stage]:
             self.manifest["stages"].pop(later, None)
             self._damaged.pop(later, None)

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from testbed.core.errors import UsageError
+from testbed.core.nearest import unknown
 from testbed.data.dataset import Split
 
 Transform = Callable[[Tensor], Tensor]
@@ -52,7 +53,7 @@ def augmentation(name: str, size: int) -> Augmentation:
         "vit-224": lambda: Augmentation(32, baseline(32)),
     }
     if name not in known:
-        raise UsageError(f"unknown augmentation {name!r}; known: none, {', '.join(known)}")
+        raise UsageError(unknown("augmentation", name, ["none", *known]))
     return known[name]()
 
 

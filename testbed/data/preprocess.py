@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from testbed.core.errors import UsageError
+from testbed.core.nearest import unknown
 
 Floats = tuple[float, ...]
 Resize = Literal["shorter", "squash", "none"]
@@ -180,7 +181,7 @@ def preprocess_named(name: str) -> Preprocess:
     """Raises UsageError naming the known ones."""
     if name not in PREPROCESS:
         raise UsageError(
-            f"unknown preprocess {name!r}; known: {', '.join(sorted(PREPROCESS))}; or state it, such as"
+            f"{unknown('preprocess', name, sorted(PREPROCESS))}; or state it, such as"
             " resize=shorter,crop=0.9,interpolation=bicubic,mean=0.5,std=0.5, or name a file: a"
             " preprocessor_config.json of Hugging Face, a config.json of timm, or a TOML or JSON file of these keys"
         )

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from testbed.core.errors import TestbedError, UsageError
+from testbed.core.nearest import unknown
 from testbed.core.parsing import json_value, toml_value
 from testbed.data.preprocess import INTERPOLATIONS, OFFSETS, PREPROCESS, RESIZES, Floats, Preprocess, preprocess_named
 from testbed.data.preprocess_libraries import from_huggingface, from_timm, is_huggingface, timm_part
@@ -86,10 +87,10 @@ def _from_mapping(values: Mapping[str, Any], where: str) -> Preprocess:
 def _own(values: Mapping[str, Any], where: str) -> Preprocess:
     if "model_type" in values or "architectures" in values:
         raise UsageError(f"{where} says nothing of preprocessing; name a preprocessor_config.json, or state the keys")
-    unknown = [key for key in values if key not in (*KEYS, "name", "preset")]
-    if unknown:
+    strange = [key for key in values if key not in (*KEYS, "name", "preset")]
+    if strange:
         raise UsageError(
-            f"{where}: unknown key {unknown[0]!r}; known: preset, {', '.join(KEYS)}, or the keys of timm's pretrained_cfg"
+            f"{where}: {unknown('key', strange[0], ['preset', *KEYS])}, or the keys of timm's pretrained_cfg"
             " or of Hugging Face's preprocessor_config.json"
         )
     preset = preprocess_named(str(values["preset"])) if "preset" in values else None

@@ -13,6 +13,7 @@ import numpy as np
 
 from testbed.core.cache import cache_folder
 from testbed.core.errors import TestbedError, UsageError
+from testbed.core.nearest import unknown
 from testbed.data.class_order import Classes, ordered
 from testbed.data.collection import Collection, Examples
 from testbed.data.dataset import Dataset, Split
@@ -105,8 +106,7 @@ def find(name: str) -> tuple[Entry, Path | None]:
     kind, _, path = name.partition(":")
     known = entries()
     if kind not in known:
-        names = ", ".join(n + ":PATH" * e.takes_path for n, e in known.items())
-        raise UsageError(f"unknown data set {kind!r}; known: {names}")
+        raise UsageError(unknown("data set", kind, [n + ":PATH" * e.takes_path for n, e in known.items()]))
     if known[kind].takes_path != bool(path):
         want = f"write {kind}:PATH" if known[kind].takes_path else f"it takes no path, write {kind!r}"
         raise UsageError(f"data set {name!r}: {want}")

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from testbed.core.errors import EngineError, UsageError
 from testbed.core.fault import Masks
 from testbed.core.files import sha256_bytes, sha256_json
+from testbed.core.nearest import unknown
 from testbed.core.resources import require_threads
 from testbed.engines.availability import available
 from testbed.semantics import as_words, corrupt
@@ -190,7 +191,7 @@ PRECISIONS: dict[str, Sequence[str]] = dict.fromkeys(BACKENDS, _ALL) | {
 def check_engine(backend: str, precision: str) -> None:
     """Raises UsageError for an engine or a precision that this version does not offer, on whatever machine."""
     if backend not in BACKENDS:
-        raise UsageError(f"unknown engine {backend!r}; known: {', '.join(BACKENDS)}")
+        raise UsageError(unknown("engine", backend, BACKENDS))
     if precision not in PRECISIONS[backend]:
         raise UsageError(f"engine {backend!r} does not offer {precision!r}; it offers {', '.join(PRECISIONS[backend])}")
 

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from onnx import AttributeProto, ModelProto, TensorProto, helper, numpy_helper
 
 from testbed.core.errors import TestbedError, UsageError
+from testbed.core.nearest import unknown
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 _TYPES = {
@@ -124,7 +125,7 @@ def quantise(plain: ModelProto, inputs: NDArray[np.float32], calibration: Calibr
 
     methods = {method.name: method for method in CalibrationMethod if method.name != "Distribution"}
     if calibration.method not in methods:
-        raise UsageError(f"unknown calibration method {calibration.method!r}; known: {', '.join(methods)}")
+        raise UsageError(unknown("calibration method", calibration.method, methods))
     name = plain.graph.input[0].name
 
     class Reader(CalibrationDataReader):

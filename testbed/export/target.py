@@ -12,6 +12,7 @@ from onnx import ModelProto
 
 from testbed.core.errors import UsageError
 from testbed.core.files import write_bytes
+from testbed.core.nearest import unknown
 from testbed.export.layout import TRANSPOSED
 from testbed.export.onnx import plain_onnx
 from testbed.export.precision import PRECISIONS, Calibration, cast_model, quantise
@@ -58,7 +59,7 @@ def export_target(
     (n, C, S, S) it names. Raises UsageError for another target or precision, TestbedError as ``plain_onnx`` does.
     """
     if precision not in PRECISIONS:
-        raise UsageError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
+        raise UsageError(unknown("precision", precision, PRECISIONS))
     module = model if target == "model" else subnetwork(model, target)
     c = model.config
     shape = (2, c.channels, c.image, c.image) if target == "model" else (2, c.tokens, c.width)

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from testbed.core.errors import TestbedError, UsageError
+from testbed.core.nearest import unknown
 from testbed.core.site import Site, SiteTable
 from testbed.engines.signature import POINTS
 from testbed.instrument.feed import GATED_REPLACE, INDEX, MASKS, OP, SITE, XOR, formats, live_output, value_input
@@ -61,7 +62,7 @@ def instrument(plain: bytes, table: SiteTable) -> ModelProto:
         OP: _custom_op,
     }
     if table.mechanism not in builders:
-        raise UsageError(f"unknown port mechanism {table.mechanism!r}; known: {', '.join(builders)}")
+        raise UsageError(unknown("port mechanism", table.mechanism, builders))
     if table.mechanism == OP and (lacking := [name for name in formats(table) if name in _NOT_IN_OP]):
         raise UsageError(f"ports {OP!r} do not strike {lacking[0]} tensors, which this file has; use {GATED_REPLACE!r}")
     build, ports = builders[table.mechanism], _Ports()

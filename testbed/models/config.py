@@ -7,6 +7,7 @@ from numbers import Integral
 from typing import Any, Literal, get_args
 
 from testbed.core.errors import UsageError
+from testbed.core.nearest import unknown
 from testbed.core.resources import require_memory
 
 NormOrder = Literal["pre", "post", "residual_post"]
@@ -169,9 +170,9 @@ class ViTConfig:
     def from_dict(cls, values: dict[str, Any]) -> ViTConfig:
         """Raises UsageError for an unknown or missing key."""
         known = {f.name for f in fields(cls)}
-        unknown = sorted(set(values) - known)
-        if unknown:
-            raise UsageError(f"model: unknown key {unknown[0]!r}; known keys: {', '.join(sorted(known))}")
+        strange = sorted(set(values) - known)
+        if strange:
+            raise UsageError(f"model: {unknown('key', strange[0], sorted(known))}")
         try:
             return cls(**values)
         except TypeError as error:

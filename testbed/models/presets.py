@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from testbed.core.errors import UsageError
+from testbed.core.nearest import unknown
 from testbed.models.config import ViTConfig, uniform
 
 _CIFAR10: dict[str, Any] = {
@@ -64,7 +65,7 @@ def preset(name: str, **overrides: Any) -> ViTConfig:
     Raises UsageError for an unknown preset (naming the known ones) or field, and for values that do not fit together.
     """
     if name not in PRESETS:
-        raise UsageError(f"unknown model preset {name!r}; known: {', '.join(PRESETS)}")
+        raise UsageError(unknown("model preset", name, PRESETS))
     base = PRESETS[name]
     blocks = {key: (overrides[key],) * base.depth for key in ("heads", "mlp") if isinstance(overrides.get(key), int)}
     return ViTConfig.from_dict(base.to_dict() | overrides | blocks)

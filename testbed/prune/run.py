@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from testbed.bench.counts import mac_count, parameter_count
 from testbed.core.errors import UsageError
+from testbed.core.nearest import unknown
 from testbed.data import Dataset, Split
 from testbed.golden.source import dataset_of
 from testbed.models.runs import open_model_run, write_model_run
@@ -49,7 +50,7 @@ class Order:
     def check(self) -> None:
         """Raises UsageError for an unknown method or an amount out of its range."""
         if self.method not in METHODS:
-            raise UsageError(f"unknown method {self.method!r}; known: {', '.join(METHODS)}")
+            raise UsageError(unknown("method", self.method, METHODS))
         if self.method == "acdc" and not self.amount > 0:
             raise UsageError(
                 f"tau is how much the divergence may rise, in nats; it must be above 0, not {self.amount:g}"

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from testbed.core.errors import UsageError
+from testbed.core.nearest import unknown
 from testbed.models.vit import Block, Tap, ViT, taps
 from testbed.sensitivity.analysis_set import AnalysisSet
 from testbed.sensitivity.components import Kept
@@ -35,7 +36,7 @@ class Replacements:
     def of(cls, model: ViT, images: AnalysisSet, ablation: Ablation, seed: int = 0) -> Replacements:
         """Raises UsageError for an unknown ablation, or one class only under ``resample``."""
         if ablation not in ABLATIONS:
-            raise UsageError(f"unknown ablation {ablation!r}; known: {', '.join(ABLATIONS)}")
+            raise UsageError(unknown("ablation", ablation, ABLATIONS))
         if ablation == "zero":
             return cls(ablation, {})
         if ablation == "resample":

@@ -15,6 +15,7 @@ from typing import Literal
 from torch import Tensor
 
 from testbed.core.errors import UsageError
+from testbed.core.nearest import unknown
 from testbed.models.vit import ViT
 from testbed.sensitivity.ablation import Ablation, Replacements, logits_of
 from testbed.sensitivity.analysis_set import AnalysisSet
@@ -69,7 +70,7 @@ def acdc(
     if not tau > 0:
         raise UsageError(f"tau is how much the divergence may rise, in nats; it must be above 0, not {tau}")
     if rule not in RULES:
-        raise UsageError(f"unknown rule {rule!r}; known: {', '.join(RULES)}")
+        raise UsageError(unknown("rule", rule, RULES))
     if not parts:
         raise UsageError("the model has no such components; choose others")
     model.eval()

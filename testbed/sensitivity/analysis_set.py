@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from testbed.core.errors import UsageError
+from testbed.core.nearest import unknown
 
 Corruption = Literal["other_class", "mean", "noise"]
 CORRUPTIONS: tuple[Corruption, ...] = ("other_class", "mean", "noise")
@@ -61,7 +62,7 @@ class AnalysisSet:
             noise = torch.stack([_noise(image_id, seed, self.images[0]) for image_id in self.ids])
             power = self.images.double().pow(2).mean(dim=(1, 2, 3), keepdim=True)
             return self.images + noise * (power / 10 ** (snr_db / 10)).sqrt().to(self.images.dtype)
-        raise UsageError(f"unknown corruption {how!r}; known: {', '.join(CORRUPTIONS)}")
+        raise UsageError(unknown("corruption", how, CORRUPTIONS))
 
     def partners(self, seed: int) -> Tensor:
         """(n,) for each image the number of another one, of another class: a derangement where the classes allow it."""

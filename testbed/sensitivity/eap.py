@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from testbed.core.errors import UsageError
+from testbed.core.nearest import unknown
 from testbed.models.vit import Block, Tap, ViT, taps
 from testbed.sensitivity.analysis_set import AnalysisSet, Corruption
 from testbed.sensitivity.components import Component
@@ -88,7 +89,7 @@ def _points(steps: int) -> list[float]:
 
 def _check(model: ViT, parts: Sequence[Component], loss: str, steps: int) -> None:
     if loss not in LOSSES:
-        raise UsageError(f"unknown loss {loss!r}; known: {', '.join(LOSSES)}")
+        raise UsageError(unknown("loss", loss, LOSSES))
     if loss == "kl" and not steps:
         raise UsageError(
             "the divergence from the clean output has no gradient on clean images; give steps, or a task loss"

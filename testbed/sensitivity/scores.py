@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from testbed.core.errors import UsageError
+from testbed.core.nearest import unknown
 from testbed.core.places import data_name
 from testbed.data import Dataset, Split
 from testbed.data.another import with_training_images
@@ -109,7 +110,7 @@ def scores(model: ViT, dataset: Dataset, by: str, kind: str, settings: Settings)
     method does not score.
     """
     if by not in METHODS:
-        raise UsageError(f"unknown method {by!r}; known: {', '.join(METHODS)}")
+        raise UsageError(unknown("method", by, METHODS))
     torch.set_num_threads(1)
     if by == "fuzziness":
         return _by_fuzziness(model, dataset, kind)

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
 from testbed.core.errors import UsageError
+from testbed.core.nearest import unknown
 
 Optimiser = Literal["adam", "adamw", "sgd"]
 Schedule = Literal["cosine", "constant"]
@@ -117,7 +118,7 @@ def _check_keys(values: Mapping[str, Any]) -> None:
     known = [f.name for f in fields(Recipe)]
     for key in values:
         if key not in known:
-            raise UsageError(f"recipe: unknown key {key!r}; known keys: {', '.join(known)}")
+            raise UsageError(f"recipe: {unknown('key', key, known)}")
 
 
 RECIPES: dict[str, Recipe] = {
@@ -195,7 +196,7 @@ RECIPES: dict[str, Recipe] = {
 def recipe(name: str, **overrides: Any) -> Recipe:
     """The recipe called ``name``, with some keys changed. Raises UsageError for an unknown name, key or value."""
     if name not in RECIPES:
-        raise UsageError(f"unknown recipe {name!r}; known: {', '.join(RECIPES)}")
+        raise UsageError(unknown("recipe", name, RECIPES))
     return RECIPES[name].with_(**overrides)
 
 

@@ -141,7 +141,7 @@ def test_faults_of_several_words_are_drawn_too() -> None:
 def test_dimensions_are_read_in_any_order_and_told_when_wrong() -> None:
     assert dimensions("bit_class x site") == dimensions("site x bit_class") == ("site", "bit_class")
     assert dimensions("all") == ()
-    with pytest.raises(UsageError, match="unknown dimension 'blocks'; known: site, kind, block"):
+    with pytest.raises(UsageError, match=r"unknown dimension 'blocks'; did you mean 'block'\? Known: site, kind"):
         dimensions("blocks")
     with pytest.raises(UsageError, match="names a dimension twice"):
         dimensions("bit x bit")

@@ -197,7 +197,8 @@ def test_the_data_of_a_trained_model_needs_no_name(tiny_values: dict[str, Any]) 
     spec = parse_spec(tiny_values)
     assert spec.data is not None
     assert (spec.data.images, spec.named_data) == (5, None)
-    assert "[data] name" in refusal(tiny_values | {"model": {"onnx": "some.onnx"}})
+    whole = {"faults": tiny_values["faults"][:2]}
+    assert "[data] name" in refusal(tiny_values | whole | {"model": {"onnx": "some.onnx"}})
     assert "state name, too" in refusal(tiny_values | {"data": {"root": "photos"}})
 
 
@@ -259,7 +260,11 @@ def test_preprocessing_and_classes_are_kept_by_their_values(tiny_values: dict[st
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("data.preprocess", {"crp": 0.9}, "data.preprocess: preprocess: unknown key 'crp'; known: preset, resize"),
+        (
+            "data.preprocess",
+            {"crp": 0.9},
+            "data.preprocess: preprocess: unknown key 'crp'; did you mean 'crop'? Known: preset",
+        ),
         ("data.preprocess", "imagenett", "data.preprocess: unknown preprocess 'imagenett'"),
         ("data.preprocess", 0.9, "data.preprocess"),
         ("data.classes", "nowhere.txt", "data.classes: classes: there is no file nowhere.txt"),

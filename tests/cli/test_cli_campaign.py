@@ -172,7 +172,7 @@ def test_help_has_an_example() -> None:
         ('sites = ["*.softmax"', 'sites = ["*.softmix"', "no activation site of target 'model' matches '*.softmix'"),
         ('target = "attention"', 'target = "attentive"', "faults.2.target"),
         ("batch = 16", 'backend = "abacus"', "unknown engine 'abacus'"),
-        ("batch = 16", "batches = 16", "unknown key 'engine.batches'"),
+        ("batch = 16", "batches = 16", "engine.batches: unknown key; did you mean 'batch'"),
         ("images = [3, 3]", "images = [3, 3, 3]", "images names 3 tiers, edges 2"),
         ("[data]", "[data", "is not TOML"),
     ],
@@ -196,7 +196,7 @@ def test_a_tier_asked_for_more_images_than_it_has_is_named(tmp_path: Path, tiny_
 
 
 def test_an_unknown_stage_to_redo_leaves_no_folder(tmp_path: Path) -> None:
-    assert "unknown stage 'foo'; stages: train, golden" in error(campaign(tmp_path / "run", "--redo", "foo"), 2)
+    assert "unknown stage 'foo'; known: train, golden" in error(campaign(tmp_path / "run", "--redo", "foo"), 2)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -235,7 +235,7 @@ def test_a_folder_with_other_things_is_refused(tmp_path: Path) -> None:
 
 def test_an_unknown_stage_is_refused(tiny_copy: Path) -> None:
     told = error(campaign(tiny_copy, "--redo", "everything"), 2)
-    assert "unknown stage 'everything'; stages: train, golden, tiers, export.model" in told
+    assert "unknown stage 'everything'; known: train, golden, tiers, export.model" in told
 
 
 def test_a_folder_at_work_is_refused(tiny_copy: Path) -> None:

@@ -50,7 +50,10 @@ def test_a_stop_table_tells_the_first_round(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--by", "blocks"], "unknown dimension 'blocks'; known: site, kind, block, bit, bit_class, tier"),
+        (
+            ["--by", "blocks"],
+            "unknown dimension 'blocks'; did you mean 'block'? Known: site, kind, block",
+        ),
         (["--margin", "0"], "the margin must be above 0"),
         (["--confidence", "2"], "the confidence level must be between 0 and 1"),
         (["--set", "faults=3"], "faults"),

@@ -199,7 +199,7 @@ def test_preprocessing_beside_the_weights_is_used_and_told(tmp_path, weights):
 @pytest.mark.parametrize(
     ("arguments", "exit_code", "said"),
     [
-        (["--set", "activaton=relu"], 2, "unknown key 'activaton'; did you mean activation"),
+        (["--set", "activaton=relu"], 2, "unknown key 'activaton'; did you mean 'activation'"),
         (["--set", "activation"], 2, "write KEY=VALUE"),
         (["--set", "pooling=max"], 2, "[model] onnx = FILE"),
         (["--set", "heads=2", "--heads", "4"], 2, "heads was stated twice: 2 (--set) and 4"),

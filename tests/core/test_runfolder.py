@@ -114,7 +114,7 @@ def test_redo_repairs_a_damaged_output(stages: Stages) -> None:
 
 
 def test_redo_of_an_unknown_stage_names_the_known_ones(stages: Stages) -> None:
-    with pytest.raises(UsageError, match="unknown stage 'last'; stages: first, second, third"):
+    with pytest.raises(UsageError, match="unknown stage 'last'; known: first, second, third"):
         stages.folder.redo("last", ORDER)
 
 

@@ -120,5 +120,5 @@ def test_vit_224_crops_at_32_pixels_and_enlarges(split):
 
 
 def test_unknown_name():
-    with pytest.raises(UsageError, match="unknown augmentation 'cutup'; known: none, shift, baseline"):
+    with pytest.raises(UsageError, match=r"unknown augmentation 'cutup'; did you mean 'cutout'\? Known: none, shift"):
         augmentation("cutup", 32)

@@ -50,5 +50,5 @@ def test_the_seed_decides_the_split():
 
 
 def test_unknown_name_lists_the_known():
-    with pytest.raises(UsageError, match=r"unknown data set 'digit'; known: .*digits"):
+    with pytest.raises(UsageError, match=r"unknown data set 'digit'; did you mean 'digits'. Known: .*digits"):
         load("digit")

@@ -161,10 +161,10 @@ def test_presets_are_described_as_ever():
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ("imagenett", "unknown preprocess 'imagenett'; known: cifar10, .*crop=0.9"),
+        ("imagenett", "unknown preprocess 'imagenett'; did you mean 'imagenet'. Known: cifar10, .*crop=0.9"),
         ("nowhere.json", "there is no file nowhere.json"),
         ("crop=0.9", "mean is missing; state mean and std"),
-        ("mean=0.5,std=0.5,crp=0.9", "unknown key 'crp'; known: preset, resize"),
+        ("mean=0.5,std=0.5,crp=0.9", "unknown key 'crp'; did you mean 'crop'. Known: preset, resize"),
         ("mean=0.5,std=0.5,crop=1.5", r"crop is the share .* not 1\.5"),
         ("mean=0.5,std=0.5,crop=87.5", r"crop is the share"),
         ("mean=0.5,std=0", "std and scale are above 0"),

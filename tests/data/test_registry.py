@@ -30,7 +30,7 @@ def test_the_docstring_s_example_works():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("imagenet", "unknown data set 'imagenet'; known: .*digits.*imagefolder:PATH"),
+        ("imagenet", "unknown data set 'imagenet'; did you mean 'imagenet-s'. Known: .*digits.*imagefolder:PATH"),
         ("imagefolder", "write imagefolder:PATH"),
         ("npz:", "write npz:PATH"),
         ("digits:here", "it takes no path, write 'digits'"),

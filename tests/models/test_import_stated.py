@@ -124,7 +124,7 @@ def test_channels_of_a_linear_patch_projection(tmp_path, channels):
         ({"heads": "many"}, "heads must be a whole number"),
         ({"qkv_bias": "perhaps"}, "qkv_bias must be true or false"),
         ({"qkv_bias": "no"}, "qkv_bias = False was stated, and the weights have True"),
-        ({"activaton": "relu"}, "unknown key 'activaton'; did you mean activation. Known: weights, head"),
+        ({"activaton": "relu"}, r"unknown key 'activaton'; did you mean 'activation'\? Known: weights, head"),
     ],
 )
 def test_what_cannot_be_is_one_line(tmp_path, stated, said):

@@ -8,6 +8,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from testbed.core.errors import TestbedError, UsageError
+from testbed.core.nearest import unknown
 from testbed.models.importers.layout import Layout, Names, Traits
 from testbed.models.importers.told import INSTEAD
 from testbed.models.keys import listed
@@ -154,7 +155,7 @@ def recognised(tensors: Mapping[str, Tensor], asked: str | None, where: str) -> 
     Raises UsageError for an unknown name, TestbedError when fewer than half of the tensors are explained.
     """
     if asked is not None and asked not in LAYOUT_NAMES:
-        raise UsageError(f"unknown layout {asked!r}; known: {', '.join(LAYOUT_NAMES)}")
+        raise UsageError(unknown("layout", asked, LAYOUT_NAMES))
 
     def explained(layout: Layout) -> int:
         wanted = {theirs for group in names_in(layout, tensors)[1].values() for theirs in group}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, get_args
 
 from testbed.core.errors import UsageError
+from testbed.core.nearest import unknown
 from testbed.models.config import Activation, NormOrder, Pooling
 from testbed.models.importers.told import INSTEAD
 
@@ -118,9 +118,7 @@ def stated(values: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in values.items():
         key = _OTHER_NAMES.get(name, name)
         if key not in _KEYS:
-            near = difflib.get_close_matches(key, _KEYS, 1)
-            meant = f"; did you mean {near[0]}?" if near else ""
-            raise UsageError(f"unknown key {name!r}{meant} Known: {', '.join(_KEYS)}")
+            raise UsageError(unknown("key", name, _KEYS))
         if value is not None:
             checked[key] = _KEYS[key](key, value)
     return checked
