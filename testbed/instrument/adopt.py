@@ -17,6 +17,7 @@ from testbed.instrument.batch import with_dynamic_batch
 from testbed.instrument.named import is_own
 from testbed.instrument.probe import Endless
 from testbed.instrument.shapes import FLOATS
+from testbed.instrument.sizes import check_memory
 from testbed.instrument.sources import read_onnx
 
 
@@ -31,10 +32,11 @@ class Adopted:
 def adopt(path: Path) -> Adopted:
     """Reads an ONNX file, together with the weights it may keep beside it.
 
-    Raises UsageError for a path that is no file or a fixed batch that cannot be made dynamic, TestbedError for a file that
-    is not ONNX, is damaged, or that ports cannot be built into.
+    Raises UsageError for a path that is no file, for tensors larger than memory and for a batch that cannot be made
+    dynamic, TestbedError for a file that is not ONNX, is damaged, or that ports cannot be built into.
     """
     proto, changes = read_onnx(path)
+    check_memory(proto, str(path))
     if is_own(proto):
         return Adopted(path.read_bytes(), ())
     if proto.functions:

@@ -31,6 +31,7 @@ FORMATS: dict[int, str] = {
 _INTEGERS = (TensorProto.INT8, TensorProto.UINT8, TensorProto.INT16, TensorProto.UINT16)
 _STRUCK = (*FLOATS, *_INTEGERS)
 _BATCHES = (2, 3)
+_LARGEST_IMAGE = 1 << 26  # numbers: 4096 x 4096 pixels of 4 channels; three such are run to find out a file's shapes
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,19 @@ def model_input(proto: ModelProto) -> onnx.ValueInfoProto:
 def input_shape(proto: ModelProto) -> tuple[int, ...]:
     """One image's: as declared or, where the file leaves its size open, as its weights ask for.
 
-    Raises UsageError when neither says.
+    Raises UsageError when neither says, and for one that is no image's.
     """
+    shape = _stated_shape(proto)
+    if min(shape) < 1 or math.prod(shape) > _LARGEST_IMAGE:
+        told = ", ".join(map(str, shape))
+        raise UsageError(
+            f"the model's input {model_input(proto).name!r} declares images of ({told}); sizes must be 1 or more, and"
+            f" {_LARGEST_IMAGE:,} numbers in all at most: export it again"
+        )
+    return shape
+
+
+def _stated_shape(proto: ModelProto) -> tuple[int, ...]:
     dims = tuple(d.dim_value for d in model_input(proto).type.tensor_type.shape.dim[1:])
     if all(dims):
         return dims
