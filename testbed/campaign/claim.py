@@ -8,14 +8,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from testbed.campaign.facts import check_facts
 from testbed.campaign.files import PROXY, STORE
 from testbed.campaign.progress import STATUS
 from testbed.campaign.spec import CampaignSpec, parse_spec
 from testbed.campaign.store import ResultLog
-from testbed.core.errors import StaleArtefact, UsageError
-from testbed.core.files import sha256_json
+from testbed.core.errors import UsageError
 from testbed.core.places import SOURCES, placeless, portable, with_sources
-from testbed.core.runfolder import CAMPAIGN, LOCK, MANIFEST, RunFolder, current_argv
+from testbed.core.runfolder import CAMPAIGN, LOCK, RunFolder, current_argv
 
 log = logging.getLogger(__name__)
 
@@ -120,10 +120,10 @@ def _flat(values: Any, place: str = "") -> Iterator[tuple[str, str]]:
 
 
 def recorded_spec(folder: RunFolder) -> CampaignSpec:
-    """The spec a campaign was begun with. Raises UsageError for another kind of folder, StaleArtefact if it was edited."""
+    """The spec a campaign was begun with. Raises UsageError for another kind of folder, StaleArtefact where what the stages
+    report of themselves is not as they write it."""
     manifest = folder.manifest
     if manifest.get("kind") != "campaign":
         raise UsageError(f"{folder.path} holds no campaign but a {manifest.get('kind')}")
-    if manifest.get("identity") != sha256_json(manifest.get("spec")):
-        raise StaleArtefact(f"the spec in {folder / MANIFEST} was edited; run the campaign in another folder")
+    check_facts(folder)
     return parse_spec(with_sources(manifest["spec"], folder.path), str(folder.path))

@@ -24,6 +24,7 @@ from testbed.campaign.files import PLAN, RESULTS, TIERS, Files
 from testbed.campaign.noise import COMMAND, Progress
 from testbed.campaign.plan import read_plan
 from testbed.campaign.rerun import planned_strikes
+from testbed.campaign.tables import RESULT_TABLE
 from testbed.campaign.thresholds import ENDED
 from testbed.campaign.workplace import Workplace
 from testbed.core.errors import EngineError, UsageError
@@ -118,7 +119,7 @@ class _Measurement:
     def _ended(self, fault_id: NDArray[np.int64], image: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Rows whose fault ended the engine: they are not run again."""
         ended = pc.field("due").isin(list(ENDED))
-        found = pq.read_table(self.place.folder / RESULTS, columns=["fault_id", "image_id"], filters=ended)
+        found = RESULT_TABLE.read(self.place.folder / RESULTS, ["fault_id", "image_id"], ended)
         keys = set(zip(found.column("fault_id").to_pylist(), found.column("image_id").to_pylist(), strict=True))
         ids = self.images.ids
         return np.array([(f, ids[i]) in keys for f, i in zip(fault_id.tolist(), image.tolist(), strict=True)], bool)
@@ -186,9 +187,8 @@ class _Measurement:
         fault_id, image = self.rows.fault_id[rows], self.rows.strikes.image[rows]
         wanted = pc.field("fault_id").isin(fault_id.tolist())
         columns = ["fault_id", "image_id", "logits"]
-        found = pq.read_table(
-            self.place.folder / RESULTS, columns=columns, filters=wanted & ~pc.field("due").isin(ENDED)
-        )
+        path = self.place.folder / RESULTS
+        found = RESULT_TABLE.read(path, columns, wanted & ~pc.field("due").isin(ENDED))
         ids = found.column("image_id").cast(pa.string()).to_pylist()
         place_of = {key: n for n, key in enumerate(zip(found.column("fault_id").to_pylist(), ids, strict=True))}
         lists = found.column("logits").combine_chunks()

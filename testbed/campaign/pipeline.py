@@ -14,6 +14,7 @@ from testbed.campaign.adaptive import AdaptivePlanner
 from testbed.campaign.bench import Bench
 from testbed.campaign.claim import claimed, clean
 from testbed.campaign.exposed import site_exposures
+from testbed.campaign.facts import check_facts
 from testbed.campaign.files import PLAN, RESULTS, STORE, TIERS, Files, plan_file, points_file, words_file
 from testbed.campaign.gating import passed
 from testbed.campaign.plan import Planned, planned, write_plan
@@ -66,6 +67,7 @@ def run_campaign(
             folder.redo(redo, order)
             if redo in order[: order.index("execute") + 1]:
                 discard_log(folder / STORE)
+        check_facts(folder)
         clean(folder)
         folder.save()
         preparation.run()

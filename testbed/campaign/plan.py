@@ -21,6 +21,7 @@ from testbed.campaign.points import Points, read_points
 from testbed.campaign.sections import sampled_strata
 from testbed.campaign.spec import CampaignSpec
 from testbed.campaign.struck import Struck
+from testbed.campaign.tables import PLAN_TABLE
 from testbed.core.errors import StaleArtefact
 from testbed.core.fault import Masks
 from testbed.core.files import atomic_path
@@ -230,17 +231,12 @@ class Leg:
 
 
 def read_plan(path: Path) -> pa.Table:
-    """Raises StaleArtefact for a damaged file or another schema version."""
-    try:
-        table = pq.read_table(path).unify_dictionaries().combine_chunks()
-    except (OSError, pa.ArrowException) as error:
-        raise StaleArtefact(
-            f"{path} is not a readable plan; rerun with `testbed campaign run SPEC --redo plan`"
-        ) from error
+    """Raises StaleArtefact for a damaged file, columns that are not a plan's, or another schema version."""
+    table = PLAN_TABLE.read(path).unify_dictionaries().combine_chunks()
     found = (table.schema.metadata or {}).get(b"schema_version", b"").decode()
     if found not in map(str, READABLE_VERSIONS):
         readable = ", ".join(map(str, READABLE_VERSIONS))
-        raise StaleArtefact(f"{path} has schema version {found or 'none'}, this testbed reads {readable}")
+        raise PLAN_TABLE.refused(path, f"it has schema version {found or 'none'}, this testbed reads {readable}")
     return table
 
 

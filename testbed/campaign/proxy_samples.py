@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,10 +17,13 @@ from testbed.campaign.grouping import Group
 from testbed.campaign.prepare import Preparation
 from testbed.campaign.proxy import Floats, Sample, Samples, scores
 from testbed.core.files import write_json
+from testbed.core.parsing import json_value
 from testbed.golden.arrays import read_array
 from testbed.models.runs import MODEL
 from testbed.models.vit import ViT, taps
 from testbed.models.weights import load_model
+
+log = logging.getLogger(__name__)
 
 _IMAGES = 32  # of the campaign's, spread evenly
 _VALUES = 64  # per tensor and image; of a weight, as many as of an activation
@@ -36,8 +41,8 @@ def guess_of(preparation: Preparation) -> Callable[[Sequence[Group]], Floats] | 
         names = [group.name for group in groups]
         made_from = {"model": model_hash, "proxy": proxy, "groups": names}
         path = folder / PROXY
-        kept = json.loads(path.read_text()) if path.exists() else {}
-        if {key: kept.get(key) for key in made_from} != made_from:
+        kept = _kept(path)
+        if {key: kept.get(key) for key in made_from} != made_from or not _are_scores(kept.get("scores"), len(names)):
             n = len(preparation.images)
             chosen = np.unique(np.linspace(0, n - 1, _IMAGES).astype(int))
             samples = model_samples(load_model(folder / MODEL), _pixels(preparation, chosen))
@@ -46,6 +51,22 @@ def guess_of(preparation: Preparation) -> Callable[[Sequence[Group]], Floats] | 
         return np.array(kept["scores"])
 
     return guess
+
+
+def _kept(path: Path) -> dict[str, Any]:
+    """Nothing where there is no such file, or a damaged one: it is made again from the same model and images."""
+    try:
+        kept = json_value(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        log.warning("%s is damaged (%s); it is made again", path, error)
+        return {}
+    return kept if isinstance(kept, dict) else {}
+
+
+def _are_scores(values: Any, n: int) -> bool:
+    return isinstance(values, list) and len(values) == n and all(type(value) in (int, float) for value in values)
 
 
 def _pixels(preparation: Preparation, rows: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
+
+from testbed.campaign.tables import PLAN_TABLE
 
 _ROWS_AT_ONCE = 1 << 16
 
@@ -31,10 +32,9 @@ class RowWeights:
         """From the plan's files, of all rounds. images: rows of a fault that has no image of its own."""
         population, rows = np.zeros(0, np.int64), np.zeros(0, np.int64)
         for path in plans:
-            batches = pq.ParquetFile(path).iter_batches(_ROWS_AT_ONCE, columns=["stratum", "population", "image_id"])
-            for batch in batches:
+            for batch in PLAN_TABLE.batches(path, ["stratum", "population", "image_id"], _ROWS_AT_ONCE):
                 stratum = batch.column("stratum").to_numpy()
-                each = np.where(pc.is_null(batch.column("image_id")).to_numpy(zero_copy_only=False), images, 1)
+                each = np.where(pc.is_null(batch.column("image_id")).to_numpy(), images, 1)
                 lacking = max(0, int(stratum.max(initial=-1)) + 1 - len(rows))
                 population, rows = np.pad(population, (0, lacking)), np.pad(rows, (0, lacking))
                 population[stratum] = batch.column("population").to_numpy()

@@ -12,14 +12,13 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from testbed.analysis.survey import SurveyDesign
 from testbed.campaign.claim import recorded_spec
 from testbed.campaign.files import PLAN, RESULTS, TIERS
-from testbed.campaign.plan import read_plan
 from testbed.campaign.rates import FaultModel
 from testbed.campaign.spec import CampaignSpec
+from testbed.campaign.tables import RESULT_TABLE, list_values, populations_of
 from testbed.core.errors import StaleArtefact
 from testbed.core.runfolder import RunFolder
 
@@ -93,20 +92,25 @@ class Side:
         ``op`` is the fault model's label: no rate mixes patterns or scopes. Whole numbers that can be missing are -1
         then: a whole-word fault's bit, the top-1 without classes.
         """
-        table = pq.read_table(self.folder / RESULTS, columns=[*TEXT, *_NUMBERS, "masking_atol"])
+        path = self.folder / RESULTS
+        table = RESULT_TABLE.read(path, [*TEXT, *_NUMBERS, "masking_atol"])
         frame = pd.DataFrame(
             {name: table.column(name).cast(pa.string()).to_pandas() for name in TEXT}
             | {name: _filled(table.column(name), name).to_numpy() for name in _NUMBERS}
         )
         frame["op"] = _labels(frame)
         tolerance = self.spec.tolerance
-        frame["atol"] = np.array(tolerance.per_tier(len(self.spec.tiers.edges)))[frame["tier"]]
+        tiers = len(self.spec.tiers.edges)
+        if len(frame) and frame["tier"].max() >= tiers:
+            raise RESULT_TABLE.refused(path, f"column 'tier' has {frame['tier'].max()}; the spec has {tiers} tiers")
+        frame["atol"] = np.array(tolerance.per_tier(tiers))[frame["tier"]]
         frame["masking_atol"] = np.nan
         if tolerance.rtol in tolerance.rtol_grid:
-            column = table.column("masking_atol").combine_chunks()
-            frame["masking_atol"] = pc.list_element(column, tolerance.rtol_grid.index(tolerance.rtol)).to_numpy()
-        plan = read_plan(self.folder / PLAN).select(["fault_id", "population"]).to_pandas()
-        frame["population"] = plan.set_index("fault_id")["population"].loc[frame["fault_id"]].to_numpy()
+            grid = tolerance.rtol_grid
+            frame["masking_atol"] = list_values(
+                table.column("masking_atol"), grid.index(tolerance.rtol), len(grid), path
+            )
+        frame["population"] = populations_of(frame["fault_id"].to_numpy(np.int64), self.folder / PLAN)
         return frame
 
     def told(self) -> dict[str, Any]:

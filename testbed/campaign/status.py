@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
-from datetime import UTC, datetime
 from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from testbed.campaign.facts import check_facts
 from testbed.campaign.files import RESULTS, STORE, plan_file
 from testbed.campaign.progress import COLUMNS, STATUS, Counts, widest_domain
+from testbed.campaign.status_file import age_s, read_status
 from testbed.campaign.store import ResultLog
 from testbed.campaign.stream import from_stream
-from testbed.core.errors import UsageError
+from testbed.campaign.tables import PLAN_TABLE, RESULT_TABLE
+from testbed.core.errors import StaleArtefact, UsageError
 from testbed.core.runfolder import LOCK, RunFolder
 
 _STALE_S = 60.0
@@ -26,48 +26,33 @@ _STALE_S = 60.0
 
 def campaign_status(path: Path) -> dict[str, Any]:
     """Keys: folder, name, state (running, finished, interrupted), stages (done so far), and those of `Snapshot`, null
-    where unknown; age_s since it was updated. Raises UsageError where there is no campaign.
+    where unknown; age_s since it was updated. Raises UsageError where there is no campaign, StaleArtefact where its
+    manifest is damaged; `status.json` and the rows may be in any state.
 
     Where nobody works, and where somebody has said nothing for a minute, outcomes are counted from the rows themselves.
     """
     folder = RunFolder.existing(path)
     if folder.manifest.get("kind") != "campaign":
         raise UsageError(f"{path} holds no campaign but a {folder.manifest.get('kind')}")
+    check_facts(folder)
     stages = list(folder.manifest["stages"])
     running = is_locked(path)
-    told = _told(path / STATUS)
-    age_s = _age_s(told.get("updated"))
+    told = read_status(path / STATUS)
+    age = age_s(told["updated"])
     finished = "summary" in stages
     status = {
         "folder": str(path),
         "name": folder.manifest["name"],
         "state": "finished" if finished else "running" if running else "interrupted",
         "stages": stages,
-        **_EMPTY,
-        **{key: told[key] for key in _EMPTY if key in told},
-        "age_s": age_s,
+        **told,
+        "age_s": age,
     }
     if not running:
         status |= {"stage": None, "workers": 0, "faults_per_second": None, "eta_s": None, "steps": None}
-    if not running or age_s is None or age_s > _STALE_S:
+    if not running or age is None or age > _STALE_S:
         status |= _from_rows(folder, stages)
     return status
-
-
-_EMPTY: dict[str, Any] = {
-    "stage": None,
-    "units": None,
-    "units_done": None,
-    "faults": None,
-    "faults_done": None,
-    "faults_per_second": None,
-    "eta_s": None,
-    "outcomes": {},
-    "widest": None,
-    "workers": None,
-    "updated": None,
-    "steps": None,
-}
 
 
 def is_locked(path: Path) -> bool:
@@ -93,34 +78,19 @@ def is_locked(path: Path) -> bool:
         os.close(handle)
 
 
-def _told(file: Path) -> dict[str, Any]:
-    try:
-        told = json.loads(file.read_text())
-    except (OSError, ValueError):
-        return {}
-    return told if isinstance(told, dict) else {}
-
-
-def _age_s(updated: Any) -> float | None:
-    try:
-        return max(0.0, (datetime.now(UTC) - datetime.fromisoformat(updated)).total_seconds())
-    except (TypeError, ValueError):
-        return None
-
-
 def _from_rows(folder: RunFolder, stages: list[str]) -> dict[str, Any]:
     """Outcomes counted from the finished table, or from the log of a campaign that is not finished."""
     counts, done = Counts(), {}
     faults = 0
     try:
         if "execute" in stages:
-            faults = int(sum(_add(counts, table) for table in _row_groups(folder / RESULTS)))
+            faults = int(sum(_add(counts, table) for table in RESULT_TABLE.row_groups(folder / RESULTS, COLUMNS)))
         else:
             log = ResultLog(folder / STORE)
             for frame in log.frames(log):
                 faults += _add(counts, from_stream(log.stream(frame.units.start), COLUMNS))
             done = {"units_done": len(log)}
-    except (OSError, pa.ArrowException):  # it is being tidied up at this very moment
+    except (OSError, KeyError, pa.ArrowException, StaleArtefact):  # tidied up at this very moment, or damaged
         return {}
     told: dict[str, Any] = {"faults_done": faults, "outcomes": dict(counts.outcomes), **done}
     if (planned := _planned(folder)) is not None:
@@ -141,7 +111,10 @@ def _planned(folder: RunFolder) -> int | None:
     if (faults := _facts(folder, "execute").get("faults")) is not None:
         return int(faults)
     rounds = takewhile(Path.exists, (folder / plan_file(number) for number in count()))
-    sizes = [pq.read_metadata(path).num_rows for path in rounds]
+    try:
+        sizes = [PLAN_TABLE.rows(path) for path in rounds]
+    except StaleArtefact:
+        return None
     found = sum(sizes) if sizes else _facts(folder, "plan").get("faults")
     return None if found is None else int(found)
 
@@ -155,9 +128,3 @@ def _add(counts: Counts, rows: pa.Table) -> int:
     """How many faults these are."""
     counts.add(rows)
     return int(pa.compute.count_distinct(rows.column("fault_id")).as_py())
-
-
-def _row_groups(path: Path) -> Iterator[pa.Table]:
-    file = pq.ParquetFile(path)
-    for group in range(file.num_row_groups):
-        yield file.read_row_group(group, columns=COLUMNS)

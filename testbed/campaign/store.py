@@ -11,6 +11,8 @@ import contextlib
 import hashlib
 import logging
 import os
+import re
+import shutil
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from io import FileIO
@@ -33,6 +35,7 @@ _MAGIC_DROPPED = b"TBD1"  # the payload is a number of units: an earlier frame o
 _COUNT = struct.Struct("<I")
 _MOST_UNITS = 1 << 16  # of one frame; a log that says more was not written here
 _HEADER = struct.Struct("<4sIQ32s")  # magic, unit, payload bytes, SHA-256 of unit and payload
+_SEGMENT = re.compile(r"segment-\d{5,}\.log")
 SEGMENT_BYTES = 64 * 2**20
 
 
@@ -56,7 +59,7 @@ class ResultLog:
             self._scan(segment)
 
     def _segments(self) -> list[Path]:
-        return sorted(self._folder.glob("segment-*.log"))
+        return sorted(file for file in self._folder.glob("segment-*.log") if _SEGMENT.fullmatch(file.name))
 
     def _scan(self, segment: Path) -> tuple[int, int]:
         """Notes every whole frame; returns where the last one ends, and the segment's size."""
@@ -117,7 +120,12 @@ class ResultStore(ResultLog):
         owner = folder / "plan"
         if not owner.exists():
             write_text(owner, identity)
-        if owner.read_text() != identity:
+        found = owner.read_bytes() if owner.is_file() else b""
+        if not re.fullmatch(rb"[0-9a-f]{64}", found) and found != identity.encode():
+            raise TestbedError(
+                f"{owner} is damaged: whose results lie there is not known; rerun with `testbed campaign run SPEC --redo execute`"
+            )
+        if found != identity.encode():
             raise TestbedError(
                 f"{folder} holds results of another plan; rerun with `testbed campaign run SPEC --redo plan`"
             )
@@ -219,7 +227,10 @@ def discard_log(folder: Path) -> None:
     """Removes the log in ``folder``, if there is one: segments first, as they must never outlive their plan's name."""
     if folder.is_dir():
         for file in sorted(folder.iterdir(), reverse=True):
-            file.unlink()
+            if file.is_dir() and not file.is_symlink():  # none of ours
+                shutil.rmtree(file)
+            else:
+                file.unlink()
         folder.rmdir()
 
 

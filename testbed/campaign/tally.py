@@ -13,11 +13,11 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from testbed.campaign.evaluation import HOWS
 from testbed.campaign.rows import DUES
+from testbed.campaign.tables import PLAN_TABLE, RESULT_TABLE
 from testbed.core.outcome import OUTCOMES, Outcome
 
 MEASURES = ("sdc1", "outside", "nonfinite")
@@ -197,8 +197,8 @@ def _coded(column: pa.DictionaryArray, numbers: dict[str | None, int]) -> Intege
 
 
 def _pieces(path: Path, numbered: Callable[[pa.RecordBatch], Rows]) -> Iterator[Rows]:
-    for batch in pq.ParquetFile(path).iter_batches(_ROWS_AT_ONCE, columns=_COLUMNS):
-        yield numbered(batch)
+    for rows in RESULT_TABLE.batches(path, _COLUMNS, _ROWS_AT_ONCE):
+        yield from map(numbered, rows.combine_chunks().to_batches())
 
 
 def _whole_faults(pieces: Iterator[Rows]) -> Iterator[Rows]:
@@ -238,9 +238,8 @@ def populations(plans: Sequence[Path]) -> tuple[int, NDArray[np.int64]]:
     """(faults, population of each stratum by its number) of the plan's files; 0 for numbers that no stratum has."""
     faults, found = 0, np.zeros(0, np.int64)
     for path in plans:
-        file = pq.ParquetFile(path)
-        faults += file.metadata.num_rows
-        for batch in file.iter_batches(_ROWS_AT_ONCE, columns=["stratum", "population"]):
+        for batch in PLAN_TABLE.batches(path, ["stratum", "population"], _ROWS_AT_ONCE):
+            faults += batch.num_rows
             stratum, population = (batch.column(name).to_numpy() for name in ("stratum", "population"))
             missing = int(stratum.max(initial=-1)) + 1 - len(found)
             found = np.pad(found, (0, max(0, missing)))

@@ -10,15 +10,14 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from testbed.analysis.survey import SurveyDesign
 from testbed.campaign.evaluation import HOWS, How
 from testbed.campaign.files import PLAN, RESULTS
-from testbed.campaign.plan import read_plan
 from testbed.campaign.rates import FaultModel
 from testbed.campaign.rows import DUES
+from testbed.campaign.tables import RESULT_TABLE, list_values, populations_of
 from testbed.core.outcome import Outcome
 from testbed.core.runfolder import RunFolder
 
@@ -101,15 +100,15 @@ def read_thresholds(folder: RunFolder, rtol_grid: Sequence[float], rtols: Sequen
     """
     for file in (PLAN, RESULTS):
         folder.verify_file(file)
-    table = pq.read_table(folder / RESULTS, columns=[*_TEXT, *_NUMBERS, "masking_atol"])
+    path = folder / RESULTS
+    table = RESULT_TABLE.read(path, [*_TEXT, *_NUMBERS, "masking_atol"])
     frame = pd.DataFrame(
         {name: table.column(name).cast(pa.string()).to_pandas().astype("category") for name in _TEXT}
         | {name: pc.fill_null(table.column(name), _NONE).to_numpy() for name in _NUMBERS}
     )
-    plan = read_plan(folder / PLAN).select(["fault_id", "population"]).to_pandas()
-    frame["population"] = plan.set_index("fault_id")["population"].loc[frame["fault_id"]].to_numpy()
-    lists = table.column("masking_atol").combine_chunks()
-    atol = np.stack([pc.list_element(lists, list(rtol_grid).index(rtol)).to_numpy() for rtol in rtols], axis=1)
+    frame["population"] = populations_of(frame["fault_id"].to_numpy(np.int64), folder / PLAN)
+    lists, grid = table.column("masking_atol"), list(rtol_grid)
+    atol = np.stack([list_values(lists, grid.index(rtol), len(grid), path) for rtol in rtols], axis=1)
     for _, positions in frame.groupby(list(FaultModel._fields), observed=True, sort=False).indices.items():
         yield _thresholds(frame.iloc[positions].reset_index(drop=True), tuple(rtols), atol[positions])
 

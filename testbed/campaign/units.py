@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from testbed.campaign.plan import Leg
 from testbed.campaign.points import points_path
 from testbed.campaign.strikes import word_counts
+from testbed.campaign.tables import PLAN_TABLE
 from testbed.campaign.work import Unit
 
 
@@ -69,8 +70,7 @@ def _runs(path: Path, images: int) -> Iterator[tuple[int, int, int, NDArray[np.i
     key: tuple[str, str, bool] | None = None
     start = stop = at = 0
     pending: list[NDArray[np.int64]] = []
-    for batch in pq.ParquetFile(path).iter_batches(columns=columns):
-        table = pa.table(batch)
+    for table in PLAN_TABLE.batches(path, columns):
         persistent = table.column("image_id").is_null().to_pylist()
         keys = list(
             zip(

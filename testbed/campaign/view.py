@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from testbed.campaign.claim import recorded_spec
@@ -26,6 +25,7 @@ from testbed.campaign.prepare import verify_prepared
 from testbed.campaign.rate_table import rate_table, with_weights
 from testbed.campaign.spec import CampaignSpec
 from testbed.campaign.strikes import strikes_of, with_golden
+from testbed.campaign.tables import RESULT_TABLE
 from testbed.campaign.whole import WholeTwin
 from testbed.campaign.words import golden_words
 from testbed.campaign.workplace import Workplace
@@ -83,7 +83,7 @@ class Run:
         is not. Raises StaleArtefact when the campaign is not finished or the file was changed."""
         self.folder.verify_file(RESULTS)
         self.folder.verify_file(PLAN)
-        rows = pq.read_table(self.folder / RESULTS).to_pandas(types_mapper={pa.bool_(): pd.BooleanDtype()}.get)
+        rows = RESULT_TABLE.read(self.folder / RESULTS).to_pandas(types_mapper={pa.bool_(): pd.BooleanDtype()}.get)
         return with_weights(rows, read_plan(self.folder / PLAN).select(["fault_id", "population"]).to_pandas())
 
     def rates(self, by: Sequence[str] | str = (), measure: str = "sdc1") -> pd.DataFrame:
@@ -136,7 +136,7 @@ class Run:
             if (self.folder / RESULTS).exists():
                 raise
             return None
-        rows = pq.read_table(self.folder / RESULTS, filters=[("fault_id", "=", fault_id)])
+        rows = RESULT_TABLE.read(self.folder / RESULTS, filters=[("fault_id", "=", fault_id)])
         rows = rows.filter(pc.equal(rows.column("image_id").cast(pa.string()), image_id))
         if not rows.num_rows:
             return None

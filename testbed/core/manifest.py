@@ -18,7 +18,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, Va
 
 from testbed.core.errors import StaleArtefact
 from testbed.core.files import sha256_json
-from testbed.core.jsonfile import parse_json
+from testbed.core.parsing import json_value
 from testbed.core.schema import READABLE_VERSIONS
 
 FORMAT = 2  # 1, which was not written down: without checksums
@@ -85,14 +85,17 @@ def read_manifest(content: bytes, path: Path) -> tuple[dict[str, Any], dict[str,
     path: the file, for messages. Raises StaleArtefact where the rest is damaged, or of a version that is not read.
     """
     try:
-        manifest = parse_json(content)
+        manifest = json_value(content)
     except ValueError as error:
         raise StaleArtefact(f"{path} is damaged ({error}); start again in another folder") from error
     if not isinstance(manifest, dict) or not _is_readable(manifest.get("schema_version")):
         readable = " or ".join(map(str, READABLE_VERSIONS))
         raise StaleArtefact(f"{path} is not a manifest of schema version {readable}; use another folder")
     sums = _checksums(manifest)
-    if (wrong := _misformed(_Head, manifest)) or (wrong := _head_edited(manifest, sums)):
+    wrong = _misformed(_Head, manifest)
+    if wrong is None and manifest["identity"] != sha256_json(manifest.get("spec")):
+        raise StaleArtefact(f"the spec in {path} was edited; start again in another folder")
+    if wrong := wrong or _head_edited(manifest, sums):
         raise StaleArtefact(f"{path} was edited or damaged ({wrong}); start again in another folder")
     damaged = _damaged_stages(manifest["stages"], sums)
     return manifest | {"stages": {n: r for n, r in manifest["stages"].items() if n not in damaged}}, damaged
@@ -115,8 +118,6 @@ def _head_edited(manifest: Mapping[str, Any], sums: Mapping[str, Any] | None) ->
         return None
     if not sums.get("head"):
         return "its checksum is missing"
-    if manifest["identity"] != sha256_json(manifest.get("spec")):
-        return "its spec is another one than it was begun with"
     return _OTHER
 
 

@@ -7,10 +7,13 @@ ValueError; hexadecimal numbers of any length pass, and can then not be printed.
 from __future__ import annotations
 
 import json
+import math
 import re
 import tomllib
 from pathlib import Path
 from typing import Any, NoReturn
+
+from testbed.core.errors import StaleArtefact
 
 DEEPEST = 64
 """Tables and lists within each other: nothing that the testbed reads has more than ten."""
@@ -45,7 +48,7 @@ def toml_value(text: str) -> dict[str, Any]:
 def json_value(text: str | bytes) -> Any:
     """The value of a JSON file. Raises ValueError as `toml_value` does, and for NaN and infinities: JSON has none."""
     try:
-        found = json.loads(text, parse_constant=_no_number)
+        found = json.loads(text, parse_constant=_no_number, parse_float=_finite)
     except (json.JSONDecodeError, UnicodeDecodeError, _NotJson):
         raise
     except RecursionError as error:
@@ -54,6 +57,17 @@ def json_value(text: str | bytes) -> Any:
         raise ValueError(_LARGE) from error
     check_plain(found)
     return found
+
+
+def read_json(path: Path, what: str, fix: str) -> Any:
+    """The value in a run folder's file. what: that it should be ("a tiers file"); fix: what to do otherwise.
+
+    Raises StaleArtefact, naming the file, for a missing or damaged one.
+    """
+    try:
+        return json_value(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise StaleArtefact(f"{path} is not {what} ({error}); {fix}") from error
 
 
 def text_of(path: Path) -> str:
@@ -80,6 +94,11 @@ def check_plain(value: Any) -> None:
 
 class _NotJson(ValueError):
     """Raised while parsing, with its own words."""
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _no_number(text)
 
 
 def _no_number(name: str) -> NoReturn:

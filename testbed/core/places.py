@@ -99,7 +99,12 @@ def _read(folder: Path) -> dict[str, dict[str, str]]:
         kept = json_value((folder / SOURCES).read_bytes())
     except (OSError, ValueError):
         return {}
-    return {table: paths for table, paths in kept.items() if isinstance(paths, dict)} if isinstance(kept, dict) else {}
+    found: dict[str, dict[str, str]] = {}
+    for table, key in (*_PATHS, *_DATA):
+        text = _text(kept, table, key) if isinstance(kept, dict) else None
+        if text is not None:
+            found.setdefault(table, {})[key] = text
+    return found
 
 
 def _with_each(values: Mapping[str, Any], change: Callable[[str], str]) -> dict[str, Any]:

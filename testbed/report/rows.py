@@ -13,9 +13,9 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from testbed.campaign.rates import FaultModel
+from testbed.campaign.tables import PLAN_TABLE, RESULT_TABLE
 from testbed.core.errors import StaleArtefact
 from testbed.core.outcome import OUTCOMES
 
@@ -113,14 +113,7 @@ def _outcome_counts(path: Path) -> pa.Table:
 
 def _pieces(path: Path, columns: Sequence[str]) -> Iterator[pa.Table]:
     """Raises StaleArtefact for an unreadable file or one without these columns."""
-    try:
-        file = pq.ParquetFile(path)
-        if missing := set(columns) - set(file.schema_arrow.names):
-            raise KeyError(*missing)
-        yield from (pa.table(batch) for batch in file.iter_batches(columns=list(columns)))
-    except (OSError, pa.ArrowException, KeyError) as error:
-        stage = "plan" if path.name == PLAN else "execute"
-        raise StaleArtefact(f"{path} cannot be read; rerun with `testbed campaign run SPEC --redo {stage}`") from error
+    yield from (PLAN_TABLE if path.name == PLAN else RESULT_TABLE).batches(path, columns)
 
 
 def _composition(rows: pd.DataFrame) -> Composition:

@@ -13,12 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from testbed.campaign.claim import recorded_spec
 from testbed.campaign.files import PLAN, RESULTS, Files
-from testbed.campaign.plan import read_plan
+from testbed.campaign.tables import RESULT_TABLE, populations_of
 from testbed.core.errors import UsageError
 from testbed.core.runfolder import RunFolder
 from testbed.core.site import Site, SiteTable
@@ -58,18 +57,18 @@ def read_rows(path: Path) -> Rows:
     wanted.append(
         ("scope", "=", "inference")
     )  # a flip that lasts for every image is another fault, and weighs otherwise
-    frame = pq.read_table(folder / RESULTS, columns=_COLUMNS, filters=wanted).to_pandas()
+    frame = RESULT_TABLE.read(folder / RESULTS, _COLUMNS, wanted).to_pandas()
     if frame.empty:
         raise UsageError(
             f"{path} struck no activation of the model with single flips; there is nothing to compare with"
         )
-    plan = read_plan(folder / PLAN).select(["fault_id", "population"]).to_pandas().set_index("fault_id")["population"]
+    population = populations_of(frame["fault_id"].to_numpy(np.int64), folder / PLAN)
     drawn = frame.groupby("stratum")["fault_id"].transform("count").to_numpy()
     pool = frame.groupby(["site", "bit_class"], observed=True, sort=False).ngroup().to_numpy()
     return Rows(
         site=frame["site"].astype(str).to_numpy(object),
         index=frame["index"].to_numpy(np.int64),
-        weight=plan.loc[frame["fault_id"]].to_numpy(np.float64) / drawn,
+        weight=population / drawn,
         pool=pool.astype(np.int64),
         image=pd.factorize(frame["image_id"])[0].astype(np.int64),
         sdc1=(frame["outcome"].astype(str) == "sdc1").to_numpy(),

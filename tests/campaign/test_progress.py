@@ -26,6 +26,7 @@ from testbed.campaign.store import ResultStore
 from testbed.campaign.stream import to_stream
 from testbed.cli.watch import lines
 from testbed.core.errors import TestbedError, UsageError
+from testbed.core.files import sha256_json
 from testbed.core.runfolder import LOCK, RunFolder
 
 
@@ -253,7 +254,10 @@ def test_one_that_runs_and_has_said_nothing_for_long_is_counted_too(tmp_path: Pa
 
 def test_a_finished_one_is_counted_from_its_table(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    started(folder, {"plan": {"faults": 4}, "execute": {}, "summary": {}})
+    counts = dict.fromkeys(("rows", "faults", "rows_this_process", "crashes", "hangs", "losses", "blamed"), 4)
+    seconds = dict.fromkeys(("wall_seconds", "engine_seconds", "worker_seconds"), 1.0)
+    facts = {**counts, **seconds, "refused": []}
+    started(folder, {"plan": {"faults": 4}, "execute": facts, "summary": {}})
     table = pa.concat_tables([rows([0, 1], 0, ["masked", "sdc1"]), rows([2, 3], 1, ["due", "sdc1"])])
     pq.write_table(table.unify_dictionaries(), folder / "results.parquet", row_group_size=2)
     status = campaign_status(folder)
@@ -288,6 +292,7 @@ def test_a_killed_adaptive_one_has_the_faults_of_the_rounds_that_were_planned(tm
     folder = tmp_path / "run"
     run = started(folder, {"plan": {"faults": 4}})
     run.manifest["spec"]["stop"] = {"margin": 0.1}
+    run.manifest["identity"] = sha256_json(run.manifest["spec"])
     run.save()
     (folder / "plan").mkdir()
     for number, faults in enumerate((4, 6)):

@@ -134,10 +134,34 @@ def test_a_log_of_many_segments_is_read_whole(tmp_path: Path, monkeypatch: pytes
 
 def test_another_plans_log_is_refused_and_kept(tmp_path: Path) -> None:
     filled(tmp_path, [0])
+    owner = (tmp_path / "plan").read_bytes()
+    (tmp_path / "plan").write_text("0" * 64)
     with pytest.raises(
         TestbedError, match=r"results of another plan; rerun with `testbed campaign run SPEC --redo plan`"
     ):
         ResultStore(tmp_path, "another")
+    (tmp_path / "plan").write_bytes(owner)
+    assert_holds(tmp_path, [0])
+
+
+@pytest.mark.parametrize("damage", [b"", b"\xff\xfe\x00", b"0" * 63, b"plan\n", b"\0" * 64, None])
+def test_a_log_whose_owner_is_damaged_is_refused_and_can_be_discarded(tmp_path: Path, damage: bytes | None) -> None:
+    filled(tmp_path / "store", [0])
+    owner = tmp_path / "store" / "plan"
+    owner.unlink()
+    owner.mkdir() if damage is None else owner.write_bytes(damage)
+    with pytest.raises(
+        TestbedError, match=r"store/plan is damaged: .*; rerun with `testbed campaign run SPEC --redo execute`$"
+    ):
+        ResultStore(tmp_path / "store", "a" * 64)
+    discard_log(tmp_path / "store")
+    filled(tmp_path / "store", [0])
+    assert_holds(tmp_path / "store", [0])
+
+
+def test_a_file_that_is_no_segment_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "segment-last.log").write_text("mine")
+    filled(tmp_path, [0])
     assert_holds(tmp_path, [0])
 
 

@@ -365,7 +365,8 @@ def test_rows_without_the_columns_are_refused(run_of: Callable[..., Path], tmp_p
     manifest["stages"]["execute"]["outputs"]["results.parquet"] = sha256_file(run / "results.parquet")
     (run / "manifest.json").write_text(json.dumps(checksummed(manifest)))
     with pytest.raises(
-        StaleArtefact, match=r"results\.parquet cannot be read; rerun with `testbed campaign run SPEC --redo execute`"
+        StaleArtefact,
+        match=r"results\.parquet is no table of results: column '.*' is missing; rerun with `testbed campaign run SPEC --redo execute`",
     ):
         build_report(run)
 
