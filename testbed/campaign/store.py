@@ -123,7 +123,8 @@ class ResultStore(ResultLog):
         found = owner.read_bytes() if owner.is_file() else b""
         if not re.fullmatch(rb"[0-9a-f]{64}", found) and found != identity.encode():
             raise TestbedError(
-                f"{owner} is damaged: whose results lie there is not known; rerun with `testbed campaign run SPEC --redo execute`"
+                f"{owner} is damaged: whose results lie there is not known; rerun with"
+                " `testbed campaign run SPEC --redo execute`"
             )
         if found != identity.encode():
             raise TestbedError(
