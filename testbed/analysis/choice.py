@@ -55,15 +55,31 @@ def tier_order(tiers: Tiers, tier: int, ids: Sequence[str], labels: ArrayLike, s
 
 
 def choose_per_tier(
-    tiers: Tiers, wanted: Sequence[int], ids: Sequence[str], labels: ArrayLike, seed: int
+    tiers: Tiers, wanted: Sequence[int], ids: Sequence[str], labels: ArrayLike, seed: int, exact: bool = True
 ) -> NDArray[np.int64]:
     """``wanted[i]`` positions of each tier i, tier after tier and ascending in each: the beginning of `tier_order`.
 
-    Raises UsageError naming the tier if one is too small, or if there is not one size per tier.
+    Raises UsageError naming the tier if one is too small (all it has are taken unless ``exact``), if there is none in any,
+    or if there is not one size per tier.
     """
-    check_sizes(tiers, wanted)
+    if exact or len(wanted) != len(tiers.positions):
+        check_sizes(tiers, wanted)
+    elif not any(len(have) for have, want in zip(tiers.positions, wanted, strict=True) if want):
+        raise UsageError(
+            f"no tier has any of the images that were asked for: {len(tiers.correct)} of {len(tiers.tier_of)} are"
+            " classified correctly; ask for images of other tiers, or use more images"
+        )
     chosen = [np.sort(tier_order(tiers, tier, ids, labels, seed)[:want]) for tier, want in enumerate(wanted)]
     return np.concatenate(chosen).astype(np.int64)
+
+
+def too_small(tiers: Tiers, wanted: Sequence[int]) -> list[str]:
+    """What to tell of each tier that has fewer images than are wanted."""
+    return [
+        f"{tiers.edges.name(tier)} has {len(have)} of the {want} images that were asked for"
+        for tier, (have, want) in enumerate(zip(tiers.positions, wanted, strict=True))
+        if len(have) < want
+    ]
 
 
 def _draws(ids: Sequence[str], seed: int, purpose: str) -> NDArray[np.uint64]:

@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.analysis.choice import choose_per_tier, tier_order
+from testbed.analysis.choice import choose_per_tier, tier_order, too_small
 from testbed.analysis.classes import class_counts, one_class_warning
 from testbed.analysis.confidence import TierEdges, Tiers, tiers_from_logits, top1
 from testbed.analysis.guessing import Accuracy, accuracy_against_guessing
@@ -126,7 +126,9 @@ class Preparation:
 
         def build() -> None:
             found, test = self.tiers, self.dataset.test
-            chosen = choose_per_tier(found, tiers.images, test.ids, test.labels, self.spec.seed)
+            chosen = choose_per_tier(found, tiers.images, test.ids, test.labels, self.spec.seed, tiers.exact)
+            for told in too_small(found, tiers.images):
+                log.warning("tiers: %s; all of them are taken, and its rates are marked as thin", told)
             write_json(self.folder / TIERS, _tiers_file(found, test.ids, chosen, test.labels))
 
         self.folder.stage("tiers", inputs, [TIERS], build)

@@ -33,7 +33,11 @@ _MOST_TIERS = 100
 _MOST_IMAGES = 1_000_000
 _NAMED_ARE_HELD = "the images that faults strike are named and held one by one"
 
-_LATER = (("gates", "allow_chance_accuracy", False), ("engine", "calibration_data", TRAIN))
+_LATER = (
+    ("gates", "allow_chance_accuracy", False),
+    ("engine", "calibration_data", TRAIN),
+    ("tiers", "exact", False),
+)
 """Keys that came later, and what holds without them: a campaign that was begun before is the same campaign."""
 
 
@@ -118,11 +122,13 @@ class ModelSpec(Strict):
 
 class TierSpec(Strict):
     """``images`` named test images per tier: a random choice with the tier's classes in proportion, which follows from
-    the campaign's seed. ``thin``: a tier with fewer is marked as thin."""
+    the campaign's seed. A tier that has fewer gives all it has, with a warning; with ``exact`` that is refused. ``thin``: a
+    tier with fewer, or with fewer than asked for, is marked as thin."""
 
     edges: Annotated[tuple[float, ...], Field(max_length=_MOST_TIERS)] = (0.25, 0.5, 0.75, 1.0)
     images: Annotated[tuple[Annotated[int, Field(ge=0)], ...], AtMost(_MOST_IMAGES, _NAMED_ARE_HELD)] = (16, 16, 16, 16)
     thin: Count = 16
+    exact: bool = False
 
     @model_validator(mode="after")
     def _one_count_per_tier(self) -> TierSpec:

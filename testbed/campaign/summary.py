@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from testbed.analysis.domains import Estimate
 from testbed.campaign.claim import recorded_spec
 from testbed.campaign.exposed import contributions
@@ -187,17 +189,19 @@ def _data(preparation: Preparation) -> dict[str, Any]:
 
 def _tiers(preparation: Preparation) -> list[dict[str, Any]]:
     spec, recorded = preparation.spec.tiers, json.loads((preparation.folder / TIERS).read_text())["tiers"]
+    named = np.bincount(preparation.images.tiers, minlength=len(spec.images)).tolist()
     return [
         {
             "tier": number,
             "low": tier["low"],
             "high": tier["high"],
             "available": len(tier["images"]),
-            "images": wanted,
-            "thin": wanted < spec.thin,
+            "images": have,
+            **({"asked": wanted} if have < wanted else {}),
+            "thin": have < max(spec.thin, wanted),
             "classes": preparation.classes_of(number),
         }
-        for number, (tier, wanted) in enumerate(zip(recorded, spec.images, strict=True))
+        for number, (tier, wanted, have) in enumerate(zip(recorded, spec.images, named, strict=True))
     ]
 
 

@@ -83,7 +83,8 @@ def _guessing(model: Record) -> str:
 
 def _tier_text(tier: Record) -> str:
     thin = " (thin: wide intervals)" if tier["thin"] else ""
-    return f"{interval_name(tier['low'], tier['high'])} {tier['images']} of {tier['available']}{thin}"
+    asked = f", {tier['asked']} asked for" if tier.get("asked") else ""
+    return f"{interval_name(tier['low'], tier['high'])} {tier['images']} of {tier['available']}{asked}{thin}"
 
 
 def _failure_rate(summary: Record) -> Iterable[RenderableType]:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from testbed.analysis.choice import choose, choose_per_tier, stratified_order
+from testbed.analysis.choice import choose, choose_per_tier, stratified_order, too_small
 from testbed.analysis.confidence import TierEdges, tiers_from_logits
 from testbed.core.errors import UsageError
 
@@ -99,3 +99,9 @@ def test_per_tier_the_classes_of_the_tier():
     assert set(chosen) < set(larger)
     with pytest.raises(UsageError, match=r"tier 1 .* has 40 images and 41 were asked for"):
         choose_per_tier(tiers, [0, 41], names(labels), labels, seed=3)
+    assert too_small(tiers, [40, 41]) == ["(0.5, 1] has 40 of the 41 images that were asked for"]
+    at_most = choose_per_tier(tiers, [6, 41], names(labels), labels, seed=3, exact=False)
+    assert set(at_most) == {*chosen[:6], *tiers.positions[1]}
+    none = tiers_from_logits(logits, 1 - labels, TierEdges((0.5, 1.0)))
+    with pytest.raises(UsageError, match="no tier has any of the images that were asked for: 0 of 80 are classified"):
+        choose_per_tier(none, [6, 8], names(labels), labels, seed=3, exact=False)

@@ -22,8 +22,10 @@ from testbed.campaign.noise import NoiseBench
 from testbed.campaign.prepare import Preparation, _tiers_file
 from testbed.campaign.spec import CampaignSpec, parse_spec
 from testbed.campaign.subjects import subject_of
+from testbed.campaign.summary import _tiers
 from testbed.campaign.variants import plain_in
 from testbed.campaign.workplace import Workplace
+from testbed.cli.tables import _tier_text
 from testbed.core.errors import GateFailed, UsageError
 from testbed.core.files import write_json
 from testbed.core.runfolder import RunFolder
@@ -239,6 +241,31 @@ def test_a_campaign_goes_on_with_the_images_that_it_was_begun_with(
         again = prepared(spec, path)
     assert again.images.positions.tolist() == first.tolist()
     assert "begun with the first images of each tier" in caplog.text
+
+
+def test_a_tier_with_too_few_images_gives_all_it_has_unless_they_must_be_exact(
+    model_run: Path, finished: Preparation, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    have = len(finished.tiers.positions[1])
+    tiers = {"edges": [0.5, 1.0], "images": [20, have + 5]}
+    spec = spec_of(model_run, tiers=tiers)
+    with caplog.at_level(logging.WARNING):
+        preparation = prepared(spec, tmp_path / "few")
+    assert (
+        f"tiers: (0.5, 1] has {have} of the {have + 5} images that were asked for; all of them are taken" in caplog.text
+    )
+    named = preparation.images
+    assert np.bincount(named.tiers).tolist() == [20, have]
+    assert named.positions[:20].tolist() == finished.images.positions[:20].tolist()
+    told = _tiers(preparation)
+    assert [(tier["images"], tier.get("asked"), tier["thin"]) for tier in told] == [
+        (20, None, False),
+        (have, have + 5, True),
+    ]
+    assert _tier_text(told[1]) == f"(0.5, 1] {have} of {have}, {have + 5} asked for (thin: wide intervals)"
+    assert "exact" not in spec.identity()["tiers"]  # folders of before are the same
+    with pytest.raises(UsageError, match=rf"tier 1 \(0\.5, 1\] has {have} images and {have + 5} were asked for"):
+        prepared(spec_of(model_run, tiers=tiers | {"exact": True}), tmp_path / "exact")
 
 
 def test_one_class_is_warned_of(model_run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
