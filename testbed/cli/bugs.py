@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from testbed.cli.signals import lost
 from testbed.core.text import visible
 
 DEBUG = "TESTBED_DEBUG"  # in the environment: show tracebacks, warnings and logs of libraries instead
@@ -49,7 +50,7 @@ def watch_threads() -> None:
             print(f"error: {bug_line(failed.exc_value)}", file=sys.stderr)
 
     threading.excepthook = told
-    sys.unraisablehook = lambda _: None
+    sys.unraisablehook = lambda failed: lost(failed.exc_type)
 
 
 def _details(error: BaseException) -> str:

@@ -3,6 +3,9 @@
 The first is raised where the command is (KeyboardInterrupt, or SystemExit for a signal that is not typed), so that it
 can keep what is finished and tidy up. Nothing is ever raised into that tidying up: a thread that Python's own handlers
 wake hears the second one and ends the process, also while the command waits in native code or for another thread.
+
+Where an exception could get lost, in the middle of an import or where Python can raise nothing, the first ends the
+process: folders are made to bear that at any moment.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ _STOPPING = tuple(
     signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 )  # SIGQUIT (Ctrl-\) stays the system's
 _SHOW_CURSOR = b"\x1b[?25h"  # a bar hides it
+_INTERRUPTED = "interrupted"
 
 _first: int | None = None
 
@@ -53,11 +57,19 @@ def leave_to_system() -> None:
             signal.signal(number, signal.SIG_DFL)
 
 
-def _stop(number: int, _: FrameType | None) -> None:
+def lost(kind: type[BaseException]) -> None:
+    """Says that an exception was raised where none can be: if it was ours, the process ends now."""
+    if _first is not None and issubclass(kind, (KeyboardInterrupt, SystemExit)):
+        _end_now(_first, _INTERRUPTED if _first == signal.SIGINT else "")
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
     global _first
     if _first is not None:
         _end_now(number)
     _first = number
+    if _importing(frame):
+        _end_now(number, _INTERRUPTED if number == signal.SIGINT else "")
     if number == signal.SIGINT:
         raise KeyboardInterrupt
     sys.exit(128 + number)
@@ -72,10 +84,16 @@ def _count(heard: int) -> None:
             _end_now(arrived[-1])
 
 
-def _end_now(number: int) -> NoReturn:
+def _importing(frame: FrameType | None) -> bool:
+    while frame is not None and frame.f_code.co_filename != "<frozen importlib._bootstrap>":
+        frame = frame.f_back
+    return frame is not None
+
+
+def _end_now(number: int, told: str = "stopped at once") -> NoReturn:
     """Ends the process without waiting for anything. Workers end with it; of files, only whole ones are left."""
     remove_unfinished()
-    text = b"error: stopped at once; run the same command again to start over or go on\n"
+    text = f"error: {told}; run the same command again to start over or go on\n".encode() if told else b""
     if os.isatty(2):
         text = _SHOW_CURSOR + b"\n" + text
     if select.select([], [2], [], 0)[1]:  # nor for a reader

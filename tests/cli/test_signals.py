@@ -15,6 +15,8 @@ import pytest
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals are POSIX's")
 
+ROOT = Path(__file__).parents[2]
+
 # A process `testbed` whose command is one of these; it prints a line when it is there.
 PROGRAM = """
 import ctypes, sys, threading, time
@@ -56,6 +58,23 @@ def makes_another_error_of_it():
         time.sleep(60)
     except BaseException:
         raise RuntimeError("the library failed") from None
+
+def imports():
+    Path("slow.py").write_text("import time\\nprint('ready', flush=True)\\ntime.sleep(60)\\n")
+    sys.path.append(".")
+    try:
+        import slow
+    except BaseException:  # as libraries try for what is optional
+        pass
+    time.sleep(60)
+
+def loses_it():
+    class Late:
+        def __del__(self):
+            ready()
+            time.sleep(60)
+    Late()
+    time.sleep(60)
 
 def writes():
     with atomic_path(Path(sys.argv[2]) / "large.npy") as path:
@@ -171,6 +190,21 @@ def test_a_terminated_command_leaves_nothing_half_written(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["imports", "loses_it"])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_the_first_ends_what_would_swallow_it(
+    name: str, number: signal.Signals, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    with running(name) as process:
+        process.send_signal(number)
+        _, told = process.communicate(timeout=10)
+    assert process.returncode == status
+    hint = "error: interrupted; run the same command again to start over or go on\n"
+    assert told == (hint if number == signal.SIGINT else "")
+
+
 def test_ctrl_c_after_the_command_has_ended_says_nothing() -> None:
     with running("has_ended") as process:
         process.send_signal(signal.SIGINT)
@@ -196,7 +230,7 @@ def test_a_signal_that_is_ignored_from_outside_stays_ignored() -> None:
 
 def test_ctrl_c_while_the_command_line_is_imported_says_nothing(tmp_path: Path) -> None:
     (tmp_path / "click.py").write_text("import time\nprint('ready', flush=True)\ntime.sleep(60)\n")
-    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{os.getcwd()}"}
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
     command = [sys.executable, "-m", "testbed"]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment) as process:
