@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from testbed.engines.doctor_findings import NEEDS_DRIVER, Finding, cuda_devices, probe
+from testbed.engines.doctor_findings import NEEDS_DRIVER, Finding, cuda_devices, first_line, probe
 from testbed.engines.doctor_kernels import kernel_findings
 
 _ORT_CUDA = "CUDAExecutionProvider"
@@ -143,6 +143,8 @@ def _tensorrt_like(name: str, module: str) -> Finding:
 
 def _library(name: str, required: bool) -> Finding:
     # metadata only: importing a library can cost seconds, and the engines above are imported anyway
+    if name == "torchvision":
+        return _torchvision(name)
     for distribution in ("onnxruntime-gpu", "onnxruntime") if name == "onnxruntime" else (name,):
         try:
             return Finding(name, True, metadata.version(distribution), "required" if required else "optional")
@@ -150,6 +152,24 @@ def _library(name: str, required: bool) -> Finding:
             continue
     missing = "required, but not installed" if required else "optional, not installed"
     return Finding(name, False, None, missing, f"pip install {_ort_package() if name == 'onnxruntime' else name}")
+
+
+def _torchvision(name: str) -> Finding:
+    """Really imported: a wheel that was built beside another build of torch is installed, and fails."""
+    try:
+        version = metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return Finding(name, False, None, "required, but not installed", f"pip install {name}")
+    try:
+        importlib.import_module(name)
+    except Exception as error:  # whatever a foreign library raises is a finding here, never a crash
+        why = f"`import {name}` fails ({first_line(error)})"
+        try:
+            importlib.import_module("testbed.data._torchvision")
+        except Exception:
+            return Finding(name, False, version, f"required, but {why}", f"the {name} of torch's own package index")
+        return Finding(name, True, version, f"required; works in testbed only: {why}")
+    return Finding(name, True, version, "required")
 
 
 def _ort_package() -> str:

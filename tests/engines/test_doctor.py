@@ -52,6 +52,32 @@ def test_text_says_why_and_what_to_install(monkeypatch: pytest.MonkeyPatch) -> N
     assert re.search(r"ort-cpu +yes", result.stdout)
 
 
+@pytest.mark.parametrize(
+    ("broken", "told"),
+    [
+        (set(), (True, "required")),
+        ({"torchvision"}, (True, "required; works in testbed only: `import torchvision` fails (no operator)")),
+        (
+            {"torchvision", "testbed.data._torchvision"},
+            (False, "required, but `import torchvision` fails (no operator)"),
+        ),
+    ],
+)
+def test_torchvision_is_really_imported(
+    monkeypatch: pytest.MonkeyPatch, broken: set[str], told: tuple[bool, str]
+) -> None:
+    """Installed it may be, and fail all the same beside another build of torch."""
+
+    def imported(name: str) -> None:
+        if name in broken:
+            raise RuntimeError("no operator")
+
+    monkeypatch.setattr(doctor.importlib, "import_module", imported)
+    found = next(library for library in doctor.diagnose().libraries if library.name == "torchvision")
+    assert (found.available, found.detail) == told
+    assert found.version
+
+
 @pytest.mark.parametrize("error", ["OSError('libfoo.so: not found')", "RuntimeError('two\\nlines')", "ValueError()"])
 def test_a_library_that_breaks_on_import_is_a_finding(
     error: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
