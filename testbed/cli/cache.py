@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from testbed.cli.common import emit, example, json_option
+from testbed.cli.groups import CommandGroup
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,6 +22,7 @@ _WHAT = {
 
 
 @click.group(
+    cls=CommandGroup,
     invoke_without_command=True,
     subcommand_metavar="[COMMAND]",
     epilog=example("testbed cache", "testbed cache --json", "testbed cache clear --only goldens"),

@@ -16,6 +16,7 @@ from testbed.cli.campaign_plan import plan
 from testbed.cli.campaign_show import show
 from testbed.cli.campaign_status import status
 from testbed.cli.common import emit, example, json_option, run_option
+from testbed.cli.groups import CommandGroup
 from testbed.cli.work_options import words_of, work_options
 from testbed.core.errors import UsageError
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from testbed.campaign.workforce import Workforce
 
 
-@click.group(epilog=example("testbed campaign new digits", "testbed campaign run digits.toml"))
+@click.group(cls=CommandGroup, epilog=example("testbed campaign new digits", "testbed campaign run digits.toml"))
 def campaign() -> None:
     """Run fault-injection campaigns, and compare them."""
 

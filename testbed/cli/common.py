@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from testbed.cli.bugs import concerns
+from testbed.cli.groups import usage_line
 from testbed.cli.signals import stopped_by
 from testbed.core.errors import SeveralErrors, TestbedError
 from testbed.core.text import visible
@@ -57,8 +58,7 @@ def one_line_errors() -> Iterator[None]:
     except click.exceptions.NoArgsIsHelpError:
         raise
     except click.UsageError as error:
-        command = error.ctx.command_path if error.ctx else "testbed"
-        raise Failure(f"{error.format_message().rstrip('.')}; see '{command} -h'", error.exit_code) from error
+        raise Failure(usage_line(error), error.exit_code) from error
     except KeyboardInterrupt as error:
         raise Failure(f"interrupted; {error}" if str(error) else _INTERRUPTED, INTERRUPTED) from error
     except EOFError as error:  # click would take it for the end of what is typed, and we ask nothing

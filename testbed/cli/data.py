@@ -9,6 +9,7 @@ import click
 
 from testbed.cli.common import Command, console, emit, example, json_option
 from testbed.cli.data_options import classes_option, preprocess_option
+from testbed.cli.groups import CommandGroup
 
 if TYPE_CHECKING:
     from testbed.cli.fitting import FittedTable
@@ -29,7 +30,7 @@ def root_option(command: Command) -> Command:
     return click.option("--root", type=kind, metavar="DIR", help=text)(command)
 
 
-@click.group(epilog=example("testbed data list", "testbed data check cifar10 --download"))
+@click.group(cls=CommandGroup, epilog=example("testbed data list", "testbed data check cifar10 --download"))
 def data() -> None:
     """List data sets and prepare them."""
 

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from testbed.cli.common import emit, example, json_option
+from testbed.cli.groups import CommandGroup
 
 if TYPE_CHECKING:
     from testbed.campaign.view import Injection
 
 
-@click.group(epilog=example("testbed fault replay runs/digits 4711"))
+@click.group(cls=CommandGroup, epilog=example("testbed fault replay runs/digits 4711"))
 def fault() -> None:
     """Look at single faults of a campaign."""
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from testbed.cli.common import Command, emit, example, json_option
-from testbed.cli.parameters import DefaultGroup, ImageRange, Images
+from testbed.cli.groups import DefaultGroup
+from testbed.cli.parameters import ImageRange, Images
 from testbed.core.errors import GateFailed, UsageError
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ import click
 
 from testbed.cli.bugs import bug_line, debugging, watch_threads
 from testbed.cli.common import Failure, example, one_line_errors
+from testbed.cli.groups import CommandGroup
 from testbed.cli.progress import log_to_stderr, quiet_libraries
 from testbed.cli.signals import leave_to_system, listen, stopped_by
 from testbed.core.errors import TestbedError
@@ -39,10 +40,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "report": ("testbed.cli.report:report", "Make a finished campaign's page again."),
     "cache": ("testbed.cli.cache:cache", "Say what is kept to save time, or remove it."),
     "fault": ("testbed.cli.fault:fault", "Look at single faults of a campaign."),
+    "help": ("testbed.cli.help:help_", "Show a command's help."),
 }
 
 
-class LazyGroup(click.Group):
+class LazyGroup(CommandGroup):
     """A group whose help is printed, and whose commands are listed, without importing any of them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -72,9 +74,9 @@ class LazyGroup(click.Group):
 
 def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
+        from testbed.core.provenance import version_lines
 
-        click.echo(f"testbed {version('testbed')}")
+        click.echo("\n".join(version_lines()))
         ctx.exit()
 
 
@@ -83,9 +85,29 @@ def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
     epilog=example("testbed doctor", "testbed campaign new digits", "testbed campaign run digits.toml"),
 )
-@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
-def cli() -> None:
+@click.option(
+    "-V",
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_version,
+    help="Show the versions of all that counts: put them into a bug report.",
+)
+@click.option(
+    "--plugin",
+    "plugins",
+    multiple=True,
+    metavar="MODULE",
+    help="Know the data sets that this module, or FILE.py, registers (testbed.data.register). Also $TESTBED_PLUGINS.",
+)
+def cli(plugins: tuple[str, ...]) -> None:
     """What happens to a Vision Transformer, as deployed, when a bit flips."""
+    if plugins:
+        from testbed.data.plugins import add_plugin
+
+        for plugin in plugins:
+            add_plugin(plugin)
 
 
 def main() -> None:

@@ -1,11 +1,12 @@
-"""Kinds of option values that several commands take, and a group that has a command of its own."""
+"""Kinds of option values that several commands take."""
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from typing import Any
 
 import click
+
+from testbed.core.nearest import nearest
 
 
 class ImageRange(click.ParamType):
@@ -70,8 +71,8 @@ class Words(click.ParamType):
             return value
         words = tuple(dict.fromkeys(word.strip() for word in str(value).split(",") if word.strip()))
         if unknown := [word for word in words if word not in self.known]:
-            near = get_close_matches(unknown[0], self.known, 1)
-            hint = f"did you mean {near[0]}?" if near else f"write some of {', '.join(self.known)}"
+            near = nearest(unknown[0], self.known)
+            hint = f"did you mean {near}?" if near else f"write some of {', '.join(self.known)}"
             self.fail(f"{unknown[0]!r} is not known; {hint}", param, ctx)
         return words
 
@@ -88,23 +89,3 @@ class Grid(click.ParamType):
             return tuple(float(part) for part in str(value).split(","))
         except ValueError:
             self.fail(f"{value!r}: write numbers separated by commas, such as .9,.8,.5", param, ctx)
-
-
-class DefaultGroup(click.Group):
-    """A group whose command ``default`` is meant where none is named: ``golden DIR`` is ``golden record DIR``."""
-
-    def __init__(self, *args: Any, default: str, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.default = default
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
-            args = [self.default, *args]
-        return super().parse_args(ctx, args)
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The default command's options too: they can be given right here."""
-        options = [p for p in self.commands[self.default].params if isinstance(p, click.Option)]
-        with formatter.section(f"Options of {self.default}"):
-            formatter.write_dl([record for option in options if (record := option.get_help_record(ctx))])
-        super().format_options(ctx, formatter)

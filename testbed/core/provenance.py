@@ -51,6 +51,14 @@ def installed_version(distribution: str) -> str | None:
         return None
 
 
+def version_lines() -> list[str]:
+    """What a bug report needs to say: the testbed, its revision in a clone, Python, system and libraries. Imports none."""
+    revision = git_revision()
+    lines = [f"testbed {installed_version('testbed')}", *([f"git {revision}"] if revision else [])]
+    lines += [f"python {platform.python_version()}", f"system {platform.platform()}"]
+    return lines + [f"{name} {v}" for name in _REPORTED[1:] if (v := installed_version(name))]
+
+
 def processor() -> str:
     """The CPU's model name where the system tells it."""
     try:

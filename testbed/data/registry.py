@@ -17,6 +17,7 @@ from testbed.core.nearest import unknown
 from testbed.data.class_order import Classes, ordered
 from testbed.data.collection import Collection, Examples
 from testbed.data.dataset import Dataset, Split
+from testbed.data.plugins import load_plugins
 from testbed.data.preprocess import Preprocess
 from testbed.data.preprocess_stated import preprocess_asked
 from testbed.data.splitting import stratified
@@ -66,7 +67,8 @@ def register(
     get: str = "",
     takes_path: bool = False,
 ) -> Callable[[Loader], Loader]:
-    """Makes one's own data set known by ``name``; import the module before using it.
+    """Makes one's own data set known by ``name``; import the module before using it, or have the command line do so
+    (`testbed.data.plugins`).
 
     >>> import numpy as np
     >>> from testbed.data import Collection, Examples, load, register
@@ -93,6 +95,7 @@ def entries() -> dict[str, Entry]:
     """Name -> entry; those that take a path last."""
     for module in _BUILT_IN:
         import_module(f"testbed.data.{module}")
+    load_plugins()
     return dict(sorted(_ENTRIES.items(), key=lambda item: item[1].takes_path))
 
 

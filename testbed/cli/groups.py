@@ -1,0 +1,63 @@
+"""Groups of commands, and usage errors that say what may have been meant."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+
+from testbed.core.nearest import meant, nearest
+
+_NOT_ONE_OF = re.compile(r"'(?P<value>[^']*)' is not one of ")
+
+
+class CommandGroup(click.Group):
+    """Names the nearest of its commands where one is not known."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if not ctx.resilient_parsing and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            ctx.fail(no_such_command(args[0], self.list_commands(ctx)))
+        return super().resolve_command(ctx, args)
+
+
+class DefaultGroup(CommandGroup):
+    """A group whose command ``default`` is meant where none is named: ``golden DIR`` is ``golden record DIR``."""
+
+    def __init__(self, *args: Any, default: str, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.default = default
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
+            if len(args) > 1 and nearest(args[0], self.commands) and not Path(args[0]).exists():
+                ctx.fail(no_such_command(args[0], list(self.commands)))
+            args = [self.default, *args]
+        return super().parse_args(ctx, args)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The default command's options too: they can be given right here."""
+        options = [p for p in self.commands[self.default].params if isinstance(p, click.Option)]
+        with formatter.section(f"Options of {self.default}"):
+            formatter.write_dl([record for option in options if (record := option.get_help_record(ctx))])
+        super().format_options(ctx, formatter)
+
+
+def no_such_command(name: str, known: list[str]) -> str:
+    return f"No such command {name!r}{meant(name, known)}"
+
+
+def usage_line(error: click.UsageError) -> str:
+    """What is wrong with a command line, what may have been meant, and whose help to read."""
+    told = error.format_message().rstrip(".")
+    if isinstance(error, click.NoSuchOption):
+        told = f"No such option {error.option_name!r}{meant(error.option_name, error.possibilities or [])}"
+    elif isinstance(error, click.BadParameter) and error.param is not None:
+        choices = getattr(error.param.type, "choices", None)
+        if choices and (found := _NOT_ONE_OF.search(told)):
+            told += meant(found["value"], map(str, choices))
+    command = error.ctx.command_path if error.ctx else "testbed"
+    return f"{told}{' See' if told.endswith('?') else '; see'} '{command} -h'"
