@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import importlib
 import os
 import resource
@@ -97,6 +98,7 @@ def _child(arguments: list[str], folder: Path, out: int, err: int) -> None:
     code = 70
     try:
         os.setsid()
+        faulthandler.disable()  # of a test's: how the child ends is told by its status
         os.chdir(folder)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(out, 1)
