@@ -37,8 +37,8 @@ def adopt(path: Path) -> Adopted:
     """
     proto, changes = read_onnx(path)
     check_memory(proto, str(path))
-    if is_own(proto):
-        return Adopted(path.read_bytes(), ())
+    if is_own(proto):  # nothing to adapt; but another tool may have put its nodes out of order
+        return _adopted(proto, changes, path)
     if proto.functions:
         proto = inliner.inline_local_functions(proto)
         changes.append("its functions are inlined")
@@ -53,6 +53,11 @@ def adopt(path: Path) -> Adopted:
     if change:
         proto = dynamic
         changes.append(change)
+    return _adopted(proto, changes, path)
+
+
+def _adopted(proto: ModelProto, changes: list[str], path: Path) -> Adopted:
+    """The file's own bytes where nothing was changed."""
     return Adopted(proto.SerializeToString(deterministic=True) if changes else path.read_bytes(), tuple(changes))
 
 

@@ -433,3 +433,16 @@ def test_a_weight_that_is_turned_on_its_way_is_found_as_it_is_stored(model: nn.M
     assert turned["block.0.mlp.fc1.weight"].transposed
     assert not stored["block.0.mlp.fc1.weight"].transposed
     assert turned["block.0.mlp.fc1.weight"].shape == stored["block.0.mlp.fc1.weight"].shape == (128, 32)
+
+
+def test_an_own_export_that_another_tool_put_out_of_order_is_sorted(exported: Any, tmp_path: Path) -> None:
+    proto = onnx.load_from_string(exported.plain)
+    (tmp_path / "as_written.onnx").write_bytes(exported.plain)
+    assert adopt(tmp_path / "as_written.onnx").plain == exported.plain
+    nodes = list(proto.graph.node)
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes[::-1])
+    onnx.save(proto, tmp_path / "reversed.onnx")
+    adopted = adopt(tmp_path / "reversed.onnx")
+    assert adopted.changes == ("its nodes are put in the order in which they are computed",)
+    onnx.checker.check_model(onnx.load_from_string(adopted.plain))
