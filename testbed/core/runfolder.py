@@ -47,7 +47,10 @@ class RunFolder:
 
     def _content(self) -> bytes | None:
         file = self.path / MANIFEST
-        return file.read_bytes() if file.exists() else None
+        try:
+            return file.read_bytes() if file.exists() else None
+        except OSError as error:  # a folder of that name, a disk that fails
+            raise StaleArtefact(f"{file} cannot be read ({error.strerror}); start again in another folder") from error
 
     def check_records(self) -> None:
         """Raises StaleArtefact for the first stage whose record was edited or damaged, saying how it is made again. One

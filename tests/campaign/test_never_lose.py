@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import os
 import random
 import shutil
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -83,6 +85,34 @@ def test_fifty_kills(victims: Victims, gated: Path, tmp_path: Path, tiny_run: Pa
 
 def test_some_kills(victims: Victims, gated: Path, tmp_path: Path, tiny_run: Path) -> None:
     kill_at_random(victims, gated, tmp_path / "runs", tiny_run, kills=5, seed=1)
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGTERM,
+        *(
+            pytest.param(getattr(signal, name), marks=pytest.mark.slow)
+            for name in ("SIGQUIT", "SIGHUP", "SIGABRT", "SIGUSR1", "SIGXCPU", "SIGSEGV")
+        ),
+    ],
+)
+def test_a_signal_that_ends_it_leaves_nobody_at_work_and_it_goes_on(
+    victims: Victims, gated: Path, tiny_run: Path, number: signal.Signals
+) -> None:
+    pid = victims.start(gated, workers=2)
+    end = time.monotonic() + 60
+    while not stored(gated / "store") and victims.alive(pid) and time.monotonic() < end:
+        time.sleep(0.005)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+    assert victims.status() in (-number, 128 + number, 0), victims.told()  # 0: it was done before
+    until = time.monotonic() + 20
+    while victims.children() and time.monotonic() < until:
+        time.sleep(0.05)
+    assert victims.children() == []
+    assert victims.run(gated) == 0
+    assert_finished(gated, tiny_run)
 
 
 @pytest.mark.slow

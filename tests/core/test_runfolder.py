@@ -170,6 +170,14 @@ def test_a_damaged_manifest_is_refused_by_name(tmp_path: Path, text: str) -> Non
         claimed(tmp_path)
 
 
+def test_a_manifest_that_is_a_folder_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / MANIFEST).mkdir()
+    with pytest.raises(
+        StaleArtefact, match=r"manifest\.json cannot be read \(Is a directory\); start again in another"
+    ):
+        claimed(tmp_path)
+
+
 def test_a_folder_without_a_run_cannot_be_looked_at(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds no run"):
         RunFolder.existing(tmp_path)

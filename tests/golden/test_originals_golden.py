@@ -1,6 +1,7 @@
 """Moving over from the original workflow in the middle, and back."""
 
 import logging
+import os
 
 import numpy as np
 import pytest
@@ -142,3 +143,23 @@ def test_an_image_on_an_edge_may_be_in_either_tier(recorded, model_run, tmp_path
     write_tier_indices(tmp_path / "t.pt", wrong)
     with pytest.raises(UsageError, match="1 of 719 images belong elsewhere"):  # it is correct, on whichever side
         import_originals(model_run("again"), logits, tiers_file=tmp_path / "t.pt")
+
+
+class Bomb:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("which", range(3))
+def test_files_that_would_run_code_do_not(recorded, model_run, tmp_path, which):
+    record_tiers(recorded, TierEdges.preset(5))
+    files = export_originals(recorded, tmp_path / "files", "tiny")
+    trace = tmp_path / "it-ran"
+    torch.save([torch.zeros(3), Bomb(trace)], files[which])
+    with pytest.raises(TestbedError, match=r"would run code when unpickled") as caught:
+        import_originals(model_run("moved"), files[0], attention_file=files[1], tiers_file=files[2])
+    assert files[which].name in str(caught.value)
+    assert not trace.exists()
