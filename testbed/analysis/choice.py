@@ -62,6 +62,13 @@ def choose_per_tier(
     Raises UsageError naming the tier if one is too small (all it has are taken unless ``exact``), if there is none in any,
     or if there is not one size per tier.
     """
+    check_sizes_or_any(tiers, wanted, exact)
+    chosen = [np.sort(tier_order(tiers, tier, ids, labels, seed)[:want]) for tier, want in enumerate(wanted)]
+    return np.concatenate(chosen).astype(np.int64)
+
+
+def check_sizes_or_any(tiers: Tiers, wanted: Sequence[int], exact: bool) -> None:
+    """Raises UsageError naming the tier that is too small or, unless ``exact``, where there is no image in any."""
     if exact or len(wanted) != len(tiers.positions):
         check_sizes(tiers, wanted)
     elif not any(len(have) for have, want in zip(tiers.positions, wanted, strict=True) if want):
@@ -69,8 +76,6 @@ def choose_per_tier(
             f"no tier has any of the images that were asked for: {len(tiers.correct)} of {len(tiers.tier_of)} are"
             " classified correctly; ask for images of other tiers, or use more images"
         )
-    chosen = [np.sort(tier_order(tiers, tier, ids, labels, seed)[:want]) for tier, want in enumerate(wanted)]
-    return np.concatenate(chosen).astype(np.int64)
 
 
 def too_small(tiers: Tiers, wanted: Sequence[int]) -> list[str]:

@@ -85,7 +85,7 @@ def _respecified(held: RunFolder, spec: CampaignSpec, mine: Mapping[str, Any], t
 
 def _kept(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> tuple[str, ...]:
     """Stages that other settings leave as they are: the costly ones. The rest is made again."""
-    if any(mine.get(key) != theirs.get(key) for key in ("model", "data", "seed", "seeds")):
+    if any(mine.get(key) != theirs.get(key) for key in ("model", "data", "seed")):
         return ()
     ours, other = mine["engine"], theirs.get("engine", {})
     if mine["model"].get("onnx") is not None:

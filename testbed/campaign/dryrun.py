@@ -6,9 +6,12 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from testbed.analysis.stats import wilson
+from testbed.campaign.claim import claimed
+from testbed.campaign.foreseen import bytes_needed, check_disk, foreseen
 from testbed.campaign.sections import Sampled, sampled_strata
 from testbed.campaign.spec import CampaignSpec, FaultSpec
 from testbed.campaign.subject import Subject
@@ -16,7 +19,7 @@ from testbed.campaign.subjects import subject_of
 from testbed.core.errors import UsageError
 from testbed.core.files import sha256_bytes
 from testbed.core.site import SiteTable
-from testbed.engines.runner import EngineRequest, open_engine
+from testbed.engines.runner import EngineRequest, open_engine, require_engine
 from testbed.instrument.feed import PortFeed
 from testbed.instrument.ports import instrument
 from testbed.instrument.shapes import input_name
@@ -24,41 +27,73 @@ from testbed.instrument.shapes import input_name
 _TIMED_BATCHES = 5
 
 
-def dry_run_plan(spec: CampaignSpec) -> dict[str, Any]:
+def dry_run_plan(spec: CampaignSpec, folder: Path | None = None, *, fresh: bool = False) -> dict[str, Any]:
     """The plan in numbers, per [[faults]] section. Sites come from an untrained model of the same architecture.
 
-    Raises UsageError for anything the spec names that does not exist, and for campaigns that are not planned at once.
+    folder: where the campaign would be run, with or without ``fresh``. Where the model's golden is known, its accuracy and
+    tiers are looked at as the run does; what only the run can tell is named ("unchecked").
+
+    Raises UsageError for anything the spec names that does not exist, for campaigns that are not planned at once, and
+    whatever else the run would refuse; TestbedError where the disk is too small.
     """
     if spec.stop is not None:
         raise UsageError(
             "[stop] decides how many faults are run as it goes; see what it starts from: testbed campaign plan"
         )
-    subject = subject_of(spec)
+    held = None if folder is None else claimed(folder, spec, fresh=fresh)
+    require_engine(spec.engine.backend)
+    subject = subject_of(spec, held)
     subject.check_sites()
-    images = sum(spec.tiers.images)
-    tier_images = [[f"{tier}/{n}" for n in range(count)] for tier, count in enumerate(spec.tiers.images)]
+    known = subject.known()
     sections = []
     measured = {target: sites_and_speed(spec, subject, target) for target in spec.targets}
-    tables = {target: table for target, (table, _) in measured.items()}
+    tables = {target: one.table for target, one in measured.items()}
+    ahead = foreseen(spec, subject, known, tables)
+    images = sum(ahead.tier_images)
+    tier_images = [[f"{tier}/{n}" for n in range(count)] for tier, count in enumerate(ahead.tier_images)]
     sampled = _by_section(spec, tables, tier_images)
-    for target, (table, seconds) in measured.items():
+    for target, (table, seconds, _) in measured.items():
         for section, own in zip(spec.faults, sampled, strict=True):
             if section.target == target:
                 sections.append(_section(spec, section, table, own, images, seconds))
+    rows = sum(s["rows"] for s in sections)
+    needed = bytes_needed(rows, images, subject.dataset, {target: one.plain for target, one in measured.items()})
+    if folder is not None:
+        check_disk(folder, needed)
     return {
         "name": spec.name,
         "faults": sum(s["faults"] for s in sections),
-        "rows": sum(s["rows"] for s in sections),
+        "rows": rows,
         "images": images,
-        "training_epochs": subject.training_epochs,
+        "tier_images": list(ahead.tier_images),
+        "training_epochs": known.training_epochs,
+        "bytes": needed,
+        "warnings": [*ahead.warnings, *_dead(sections)],
+        "unchecked": list(ahead.unchecked),
         "confidence": spec.confidence,
         "sections": sections,
         "estimated_seconds": round(sum(s["estimated_seconds"] for s in sections), 1),
     }
 
 
-def sites_and_speed(spec: CampaignSpec, subject: Subject, target: str) -> tuple[SiteTable, float]:
-    """The target's sites, and engine seconds per batch of its fault-free twin here and now."""
+def _dead(sections: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What to warn of sections that add no fault."""
+    return [
+        f"faults.{number} adds no fault: every stratum it names is another section's, which asks for as many or more"
+        for number, section in enumerate(sections)
+        if not section["faults"]
+    ]
+
+
+class Measured(NamedTuple):
+    """A target's sites, engine seconds per batch of its fault-free twin here and now, and its plain file."""
+
+    table: SiteTable
+    seconds: float
+    plain: bytes
+
+
+def sites_and_speed(spec: CampaignSpec, subject: Subject, target: str) -> Measured:
     engine = spec.engine
     plain, batch = subject.sketch(target)
     table = subject.site_table(plain, target)
@@ -77,7 +112,7 @@ def sites_and_speed(spec: CampaignSpec, subject: Subject, target: str) -> tuple[
         start = time.perf_counter()
         for _ in range(_TIMED_BATCHES):
             runner.run(feeds)
-        return table, (time.perf_counter() - start) / _TIMED_BATCHES
+        return Measured(table, (time.perf_counter() - start) / _TIMED_BATCHES, plain)
 
 
 @dataclass

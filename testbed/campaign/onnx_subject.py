@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
 from testbed.campaign.as_trained import check_like_library
+from testbed.campaign.known import Known, cached_logits
 from testbed.campaign.progress import Watch, unwatched
 from testbed.campaign.row_gate import input_influence
 from testbed.campaign.sections import check_sections
@@ -28,7 +29,7 @@ from testbed.core.site import SiteTable
 from testbed.data import Dataset
 from testbed.data.class_order import ONLY_SOME
 from testbed.data.order_check import warn_of_order
-from testbed.engines.runner import EngineRequest, open_engine
+from testbed.engines.runner import EngineRequest, Runner, open_engine
 from testbed.golden.arrays import array_writer, read_array
 from testbed.golden.reference import LOGITS
 from testbed.golden.shared import SharedGolden, array_name
@@ -76,9 +77,13 @@ class OnnxSubject:
     def data_source(self) -> None:
         """The spec names the data set."""
 
-    @property
-    def training_epochs(self) -> int:
-        return 0
+    def known(self) -> Known:
+        """Its golden may have been recorded in whole batches, or image by image."""
+        with self._opened() as runner:
+            for batch in (self.spec.engine.sketched_batch, 1):
+                if (logits := cached_logits(self._shared(runner, batch))) is not None:
+                    return Known(logits=logits)
+        return Known()
 
     def check_sites(self) -> None:
         table = self._table
@@ -157,17 +162,9 @@ class OnnxSubject:
     def _run(self, folder: RunFolder, watch: Watch) -> tuple[str, str]:
         """Writes the logits (n, K) of all test images; returns the engine's hash, and why its rows influence each other:
         each image is then run alone."""
-        test, engine, plain = self.dataset.test, self.spec.engine, self.adopted.plain
+        test, engine = self.dataset.test, self.spec.engine
         name, output = model_input(self._proto).name, self._proto.graph.output[0].name
-        request = EngineRequest(
-            plain,
-            sha256_bytes(plain),
-            deployment_id(plain),
-            precision=engine.precision,
-            threads=engine.sketched_threads,
-            max_batch=engine.sketched_batch,
-        )
-        with open_engine(engine.backend, request) as runner:
+        with self._opened() as runner:
 
             def run(images: NDArray[np.float32]) -> NDArray[np.float32]:
                 return runner.run({name: images})[output].astype(np.float32)
@@ -178,8 +175,7 @@ class OnnxSubject:
             if influence:
                 log.warning("golden: %s; each image is run alone", influence)
                 batch = 1
-            computed_by = {"engine": runner.info.hash, "processor": processor(), "batch": batch}
-            shared = SharedGolden(request.file_sha256, test, computed_by)
+            shared = self._shared(runner, batch)
             logits = {array_name(LOGITS): folder / LOGITS}
             if shared.take(logits) is not None:
                 log.info("golden: reused, recorded before of the same file and images")
@@ -187,6 +183,23 @@ class OnnxSubject:
                 self._record(run, batch, folder / LOGITS, watch)
                 shared.keep(logits)
             return runner.info.hash, influence
+
+    def _opened(self) -> Runner:
+        """The plain engine, whose outputs are the golden."""
+        engine, plain = self.spec.engine, self.adopted.plain
+        request = EngineRequest(
+            plain,
+            sha256_bytes(plain),
+            deployment_id(plain),
+            precision=engine.precision,
+            threads=engine.sketched_threads,
+            max_batch=engine.sketched_batch,
+        )
+        return open_engine(engine.backend, request)
+
+    def _shared(self, runner: Runner, batch: int) -> SharedGolden:
+        computed_by = {"engine": runner.info.hash, "processor": processor(), "batch": batch}
+        return SharedGolden(runner.info.file_sha256, self.dataset.test, computed_by)
 
     def _record(
         self, run: Callable[[NDArray[np.float32]], NDArray[np.float32]], batch: int, file: Path, watch: Watch

@@ -87,7 +87,7 @@ class Plan:
         self._seconds: dict[str, float | None] = {}
         for target in spec.targets:
             if measured:
-                self.tables[target], seconds = sites_and_speed(spec, subject, target)
+                self.tables[target], seconds, _ = sites_and_speed(spec, subject, target)
                 self._seconds[target] = seconds / spec.engine.sketched_batch
             else:
                 self.tables[target], self._seconds[target] = sketched_sites(spec, subject, target), seconds_per_row

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.campaign.files import Files
+from testbed.campaign.known import Known
 from testbed.campaign.progress import Watch, unwatched
 from testbed.campaign.spec import CampaignSpec
 from testbed.campaign.subject import check_accuracy, dataset_of, stages_of
@@ -19,6 +20,7 @@ from testbed.core.runfolder import RunFolder
 from testbed.core.site import SiteTable
 from testbed.data import Dataset
 from testbed.golden.arrays import read_array
+from testbed.golden.reference import LOGITS
 from testbed.models.runs import DataSource
 
 STAGE = "pictures"
@@ -62,9 +64,8 @@ class RecordedSubject:
         source = self.facts["data"]["source"]
         return None if source is None else DataSource(**with_sources({"data": source}, self.folder.path)["data"])
 
-    @property
-    def training_epochs(self) -> int:
-        return 0
+    def known(self) -> Known:
+        return Known(logits=read_array(self.folder / LOGITS))
 
     def check_sites(self) -> None:
         """They were checked when the campaign was begun."""

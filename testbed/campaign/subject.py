@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from testbed.analysis.choice import TEST_IMAGES
 from testbed.campaign.as_trained import check_like_model_run
+from testbed.campaign.known import Known
 from testbed.campaign.progress import Watch
 from testbed.campaign.spec import CampaignSpec
 from testbed.core.errors import GateFailed, UsageError
@@ -32,9 +33,8 @@ class Subject(Protocol):
     def data_source(self) -> DataSource | None:
         """The data set that a trained model is for; None where the spec names one."""
 
-    @property
-    def training_epochs(self) -> int:
-        """That the campaign will begin with."""
+    def known(self) -> Known:
+        """What need not be made any more. Runs nothing."""
 
     def check_sites(self) -> None:
         """Raises UsageError for a site that the model will not have, before anything is made for it."""

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from testbed.campaign.known import Known, cached_logits
 from testbed.campaign.module_golden import shared_golden
 from testbed.campaign.progress import Watch, unwatched
 from testbed.campaign.sections import check_sections
@@ -85,9 +86,17 @@ class TorchSubject:
         asked = self.spec.named_data or self.data_source
         return asked.root if asked else None
 
-    @property
-    def training_epochs(self) -> int:
-        return self.recipe.epochs if self.recipe else 0
+    def known(self) -> Known:
+        """Of the model of that folder, or of one that was trained before."""
+        if self.recipe is None:
+            assert self.trained is not None
+            model_hash: str | None = self.trained.model_hash
+        else:
+            model_hash = self._kept(self.recipe).digest()
+        if model_hash is None:
+            assert self.recipe is not None
+            return Known(training_epochs=self.recipe.epochs)
+        return Known(logits=cached_logits(shared_golden(self.spec, model_hash, self.dataset.test)))
 
     def check_sites(self) -> None:
         """A quantised file has further sites (scales, zero points), which are known only once it is there."""
@@ -140,8 +149,9 @@ class TorchSubject:
             self._train(folder, self.recipe)
         self._record_golden(folder, watch)
 
-    def _train(self, folder: RunFolder, chosen: Recipe) -> None:
-        made_from = {
+    def _made_from(self, chosen: Recipe) -> dict[str, Any]:
+        """What decides the weights of a model that is trained here, as JSON."""
+        return {
             "train": self.dataset.train.sha256(),
             "validation": self.dataset.validation.sha256(),
             "preprocess": self.dataset.preprocess.describe(),
@@ -150,20 +160,24 @@ class TorchSubject:
             "seed": self.spec.training_seed,
             "torch": torch.__version__,
         }
-        key = sha256_json(made_from)
+
+    def _kept(self, chosen: Recipe) -> Cached:
+        return Cached(MODELS, sha256_json(self._made_from(chosen)), ".safetensors")
+
+    def _train(self, folder: RunFolder, chosen: Recipe) -> None:
+        kept = self._kept(chosen)
 
         def build() -> dict[str, Any]:
-            kept = Cached(MODELS, key, ".safetensors")
             if kept.taken(folder / MODEL) is not None:
                 log.info("model: reused, trained before from the same data, recipe and seed")
-                return {"key": key}
+                return {"key": kept.key}
             log.info("model: training %s on %s, %d epochs", self.spec.model.preset, self.dataset.name, chosen.epochs)
             trained = train(self.config, self.dataset, chosen, seed=self.spec.training_seed, threads=1)
             save_model(folder / MODEL, trained.model)
             kept.keep(folder / MODEL)
-            return {"key": key}
+            return {"key": kept.key}
 
-        folder.stage("train", made_from, [MODEL], build)
+        folder.stage("train", self._made_from(chosen), [MODEL], build)
 
     def _take_trained(self, folder: RunFolder) -> None:
         trained = self.trained

@@ -40,7 +40,11 @@ def campaign() -> None:
 )
 @click.argument("spec", type=click.Path(path_type=Path))
 @run_option(required=False)
-@click.option("--dry-run", is_flag=True, help="Print the plan: faults, interval widths, time. Runs and writes nothing.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Print the plan: faults, widths, time; refuse what the run would, as far as it is known. Writes nothing.",
+)
 @click.option("--redo", metavar="STAGE", help="Forget this stage and all later ones, and run them again.")
 @click.option("--fresh", is_flag=True, help="Start over: give up the campaign in DIR, with its files and rows.")
 @work_options
@@ -70,14 +74,14 @@ def run(
     if fresh and redo:
         raise UsageError("--fresh makes every stage again, --redo some: give one of them")
     loaded = load_spec(spec, changes)
+    folder = run or Path("runs") / loaded.name
     if dry_run:
         from testbed.campaign.dryrun import dry_run_plan
         from testbed.cli.tables import plan_tables
 
-        dry = dry_run_plan(loaded)
+        dry = dry_run_plan(loaded, folder, fresh=fresh)
         emit(dry, as_json, lambda: plan_tables(dry))
         return
-    folder = run or Path("runs") / loaded.name
     concerns(folder)
     sets = [word for change in changes for word in ("--set", change)]
     again = shlex.join([str(spec), *sets, "--run", str(folder), *words_of(workforce)])

@@ -13,6 +13,7 @@ from testbed.analysis.confidence import interval_name
 from testbed.cli.fitting import FittedTable
 from testbed.cli.prose import Prose, stacked
 from testbed.cli.rate_tables import USUAL, Details, rate_tables
+from testbed.core.resources import told_bytes
 from testbed.report.rounds import stop_verdict
 
 Record = Mapping[str, Any]
@@ -135,6 +136,14 @@ def plan_tables(plan: Record) -> RenderableType:
             widths.add_row(section["target"], section["where"], op, *cells)
     total = (
         f"{plan['faults']:,} faults, {plan['rows']:,} rows on {plan['images']} images;"
-        f" about {plan['estimated_seconds']:.0f} s of engine time here, after {plan['training_epochs']} epochs of training"
+        f" about {plan['estimated_seconds']:.0f} s of engine time here, {_begins_with(plan)}; about"
+        f" {told_bytes(plan['bytes'])} of disk"
     )
-    return stacked([table, widths, total])
+    told = [f"warning: {warning}" for warning in plan["warnings"]]
+    told += [f"not checked: {unchecked}" for unchecked in plan["unchecked"]]
+    return stacked([table, widths, total, *told])
+
+
+def _begins_with(plan: Record) -> str:
+    epochs = plan["training_epochs"]
+    return f"after {epochs} epochs of training" if epochs else "on a model that is there already"
