@@ -57,7 +57,10 @@ class FaultSpec(Strict):
     """Faults of one place: which target and tensors, what happens to which bits, how many per stratum.
 
     A stratum is site x op x bit (x tier for activations). A weight fault lasts for every named image; an activation
-    fault lasts one inference of one image, or, with ``scope`` "persistent", strikes every image, and has no tier.
+    fault lasts one inference of one image, or, with ``scope`` "persistent", strikes every image, and has no tier. One that
+    several sections name is drawn from once, as often as the one asks that wants most (`testbed.campaign.sections`).
+
+    ``bits``: a list, or text with ranges, "20-30" or "0-3, 31"; "all" unless said.
 
     ``pattern``: the words that one fault strikes.
         single          one word

@@ -11,6 +11,7 @@ from typing import Any
 
 from testbed.campaign.files import PLAN, RESULTS, Files
 from testbed.campaign.rates import FaultModel, fault_models
+from testbed.campaign.sections import bits_named
 from testbed.campaign.sides import Side
 from testbed.campaign.tally import Tally, populations
 from testbed.core.site import Site, SiteTable
@@ -37,7 +38,7 @@ def _lines(side: Side) -> Iterator[dict[str, Any]]:
         found = group.rates["sdc1"]
         sites = {profile.site for profile in rates.profiles}
         struck = [site for site in table if site.name in sites and site.where == model.where]
-        bits = sum(site.elements * _bits(side, model, site) for site in struck)
+        bits = sum(site.elements * _bits(side, model, site, table) for site in struck)
         yield {
             "where": model.where,
             "op": model.label,
@@ -53,13 +54,10 @@ def _lines(side: Side) -> Iterator[dict[str, Any]]:
         }
 
 
-def _bits(side: Side, model: FaultModel, site: Site) -> int:
+def _bits(side: Side, model: FaultModel, site: Site, table: SiteTable) -> int:
     """Of each word, that the model strikes: all, unless the spec names some."""
-    named = [
-        section.bits
-        for section in side.spec.faults
-        if (section.target, section.where) == (model.target, model.where)
-        and model.op in section.ops
-        and section.pattern_name(model.op) == model.pattern
-    ]
-    return site.format.bits if not named or named[0] == "all" or model.op == "random" else len(named[0])
+    if model.op == "random":
+        return site.format.bits
+    persistent = model.scope == "persistent"
+    named = bits_named(side.spec.faults, table, site, model.op, model.pattern, persistent)
+    return len(named) or site.format.bits

@@ -55,6 +55,20 @@ def check_sections(sections: Sequence[FaultSpec], tables: Mapping[str, SiteTable
                         overlaps.owner(number, site, op, bit)
 
 
+def bits_named(
+    sections: Sequence[FaultSpec], table: SiteTable, site: Site, op: str, pattern: str, persistent: bool
+) -> frozenset[int]:
+    """Which bits of a site's words any section of one fault model strikes."""
+    found: set[int] = set()
+    for section in sections:
+        mine = (section.target, section.where, section.persistent) == (table.target, site.where, persistent)
+        if not mine or op not in section.ops or section.pattern_name(op) != pattern:
+            continue
+        if any(one.name == site.name for one in table.select(section.where, section.sites)):
+            found |= set(range(site.format.bits) if section.bits == "all" else section.bits)
+    return frozenset(found)
+
+
 class _Overlaps:
     def __init__(self, sections: Sequence[FaultSpec], tables: Mapping[str, SiteTable]) -> None:
         self.sections, self.tables = sections, tables

@@ -16,6 +16,7 @@ from testbed.campaign.site_sketch import sketched_sites
 from testbed.campaign.spec import CampaignSpec, parse_spec
 from testbed.campaign.stop import dimensions
 from testbed.campaign.subjects import subject_of
+from testbed.cli.tables import plan_tables
 from testbed.core.errors import UsageError
 
 WANTED = Wanted(0.05, 0.95)
@@ -88,6 +89,25 @@ def test_a_relative_margin_asks_for_more_where_the_rate_is_small(spec: CampaignS
     wanted = Wanted(0.2, 0.9, rate=0.1, relative=True)
     parts = list(Plan(spec, wanted, dimensions("all")).parts())
     assert all(part["leveugle"] == leveugle(drawable(part), 0.02, 0.9, 0.1) for part in parts)
+
+
+def test_a_stratum_that_two_sections_name_is_of_the_one_that_asks_for_more(tiny_values: dict[str, Any]) -> None:
+    everywhere = {
+        "target": "model",
+        "where": "activation",
+        "ops": ["flip"],
+        "bits": [30],
+        "sites": ["*.softmax", "head"],
+    }
+    few, more = everywhere | {"per_stratum": 2}, everywhere | {"sites": ["*.softmax"], "per_stratum": 5}
+    spec = parse_spec(tiny_values | {"faults": [few, more, few]})
+    dry = dry_run_plan(spec)
+    tiers = len(spec.tiers.images)
+    assert [section["strata"] for section in dry["sections"]] == [tiers, tiers, 0]
+    assert [section["faults"] for section in dry["sections"]] == [2 * tiers, 5 * tiers, 0]
+    plan = Plan(spec, WANTED)
+    assert sum(part["drawn"] for part in plan.parts()) == dry["faults"] == 7 * tiers
+    assert plan_tables(dry)
 
 
 def test_strata_are_told_as_they_come(spec: CampaignSpec, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from testbed.campaign.grouping import all_strata, grouped
 from testbed.campaign.plan import plan_table
-from testbed.campaign.sections import check_sections, sampled_strata
+from testbed.campaign.sections import bits_named, check_sections, sampled_strata
 from testbed.campaign.spec import CampaignSpec, FaultSpec, parse_spec
 from testbed.core.errors import UsageError
 from testbed.core.site import Site, SiteTable
@@ -68,6 +69,26 @@ def test_every_stratum_comes_once_with_the_most_that_anybody_asks_for(asked: lis
     assert {key: one.wanted for key, one in zip(keys, found, strict=True)} == wanted
     assert all(sections[one.section].per_stratum == one.wanted for one in found)
     check_sections(sections, TABLES)
+
+
+@given(some_sections)
+def test_the_bits_that_are_struck_are_those_of_the_strata(asked: list[dict[str, Any]]) -> None:
+    sections = [section(**keys) for keys in asked]
+    strata = [one.stratum for one in sampled_strata(sections, TABLES, TIERS) if one.stratum.op == "flip"]
+    for persistent in (True, False):
+        for site in TABLE:
+            wanted = {s.bit for s in strata if s.site == site and s.persistent == persistent}
+            assert bits_named(sections, TABLE, site, "flip", "single", persistent) == wanted
+
+
+@given(some_sections)
+def test_groups_of_an_adaptive_campaign_have_each_stratum_once(asked: list[dict[str, Any]]) -> None:
+    spec = parse_spec({"name": "x", "model": {"onnx": "x"}, "data": {"name": "digits"}, "faults": [FAULTS]})
+    spec = spec.model_copy(update={"faults": tuple(section(**keys) for keys in asked)})
+    strata = [one.stratum for one in sampled_strata(spec.faults, TABLES, TIERS)]
+    groups = grouped(all_strata(spec, TABLES, TIERS), ("site", "bit_class"))
+    assert sum(group.population for group in groups) == sum(stratum.size for stratum in strata)
+    assert sum(len(group.members) for group in groups) == len(strata)
 
 
 def test_sections_of_other_sites_or_bits_give_the_rows_that_each_gives_alone(tiny_spec: CampaignSpec) -> None:
