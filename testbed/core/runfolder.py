@@ -67,9 +67,14 @@ class RunFolder:
     def existing(cls, path: Path) -> RunFolder:
         """A folder that a command only reads. Raises UsageError when it holds no run."""
         if not (path / MANIFEST).is_file():
-            raise UsageError(
-                f"{path} holds no run ({MANIFEST} is missing); name a folder written by `testbed ... --run {path}`"
+            why = (
+                f"{MANIFEST} is missing"
+                if path.is_dir()
+                else "it is a file"
+                if path.exists()
+                else "there is no such folder"
             )
+            raise UsageError(f"{path} holds no run ({why}); name a folder written by `testbed ... --run {path}`")
         folder = cls(path)
         folder.check_records()
         return folder
@@ -152,13 +157,13 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keeps a second process out of the folder for the length of the block. Removes what a killed one left, and a
-        new folder in which nothing was written.
+        """Keeps a second process out of the folder for the length of the block. Removes what a killed one left and, where
+        nothing was written, all that was made for it: the lock, and the folders that were not there.
 
         Raises TestbedError when another process is at work there, or was since the manifest was read.
         """
         with write_errors(self.path):
-            new = not self.path.exists()
+            new = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
             self.path.mkdir(parents=True, exist_ok=True)
             lock = FileLock(self.path / LOCK, timeout=0)
             try:
@@ -174,9 +179,11 @@ class RunFolder:
                 file.unlink(missing_ok=True)
             yield
         finally:
-            if new and [file.name for file in self.path.iterdir()] == [LOCK]:  # refused before anything was done
+            if [file.name for file in self.path.iterdir()] == [LOCK]:  # refused before anything was done
                 (self.path / LOCK).unlink(missing_ok=True)
-                self.path.rmdir()
+                with suppress(OSError):  # somebody else uses one of them by now
+                    for folder in new:
+                        folder.rmdir()
             lock.release()
 
     def save(self) -> None:

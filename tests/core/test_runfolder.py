@@ -251,13 +251,19 @@ def test_what_another_process_did_meanwhile_is_not_overwritten(tmp_path: Path) -
 
 
 def test_a_new_folder_in_which_nothing_was_written_is_not_left(tmp_path: Path) -> None:
-    with pytest.raises(UsageError), claimed(tmp_path / "new").locked():
+    with pytest.raises(UsageError), claimed(tmp_path / "deep" / "new").locked():
         raise UsageError("no such thing")
-    assert not (tmp_path / "new").exists()
+    assert not (tmp_path / "deep").exists()
     (tmp_path / "old").mkdir()
+    with pytest.raises(UsageError), claimed(tmp_path / "old" / "new").locked():
+        raise UsageError("no such thing")
     with pytest.raises(UsageError), claimed(tmp_path / "old").locked():
         raise UsageError("no such thing")
     assert (tmp_path / "old").is_dir()  # somebody else's
+    assert not list((tmp_path / "old").iterdir())
+    with claimed(tmp_path / "kept").locked():
+        (tmp_path / "kept" / "file.txt").touch()
+    assert (tmp_path / "kept" / "file.txt").is_file()
 
 
 def test_names_of_the_machine_and_the_user_are_recorded_only_where_asked_for(
