@@ -9,6 +9,7 @@ import click
 from testbed.cli.common import emit, example, json_option
 from testbed.cli.parameters import Words
 from testbed.core.errors import UsageError
+from testbed.core.nearest import unknown
 
 
 @click.command(
@@ -40,6 +41,6 @@ def show(folder: Path, by: tuple[str, ...], ops: tuple[str, ...], as_json: bool)
 
     summary = read_summary(folder)
     known = dict.fromkeys(record["op"] for record in summary["marginals"])
-    if unknown := [op for op in ops if op not in known]:
-        raise UsageError(f"{folder} has no fault model {unknown[0]!r}; it has: {', '.join(known)}")
+    if strange := [op for op in ops if op not in known]:
+        raise UsageError(unknown("fault model", strange[0], known))
     emit(summary, as_json, lambda: summary_tables(summary, folder, Details(by, ops)))

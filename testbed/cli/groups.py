@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,11 @@ from testbed.core.nearest import meant, nearest
 _NOT_ONE_OF = re.compile(r"'(?P<value>[^']*)' is not one of ")
 
 
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z`])|\n\s*\n")
+
+
 class CommandGroup(click.Group):
-    """Names the nearest of its commands where one is not known."""
+    """Names the nearest of its commands where one is not known; its help says a whole sentence of each."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -22,6 +26,11 @@ class CommandGroup(click.Group):
         if not ctx.resilient_parsing and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
             ctx.fail(no_such_command(args[0], self.list_commands(ctx)))
         return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        named = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, first_sentence(command)) for name, command in named if command])
 
 
 class DefaultGroup(CommandGroup):
@@ -44,6 +53,12 @@ class DefaultGroup(CommandGroup):
         with formatter.section(f"Options of {self.default}"):
             formatter.write_dl([record for option in options if (record := option.get_help_record(ctx))])
         super().format_options(ctx, formatter)
+
+
+def first_sentence(command: click.Command) -> str:
+    """The command's ``short_help``, or the first sentence of its help, however long."""
+    text = command.short_help or inspect.cleandoc(command.help or "")
+    return " ".join(_SENTENCE_END.split(text, maxsplit=1)[0].split())
 
 
 def no_such_command(name: str, known: list[str]) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from testbed.core.nearest import nearest
+from testbed.core.nearest import unknown
 
 
 class ImageRange(click.ParamType):
@@ -70,10 +70,8 @@ class Words(click.ParamType):
         if isinstance(value, tuple):
             return value
         words = tuple(dict.fromkeys(word.strip() for word in str(value).split(",") if word.strip()))
-        if unknown := [word for word in words if word not in self.known]:
-            near = nearest(unknown[0], self.known)
-            hint = f"did you mean {near}?" if near else f"write some of {', '.join(self.known)}"
-            self.fail(f"{unknown[0]!r} is not known; {hint}", param, ctx)
+        if strange := [word for word in words if word not in self.known]:
+            self.fail(unknown("word", strange[0], self.known), param, ctx)
         return words
 
 

@@ -79,9 +79,9 @@ def test_one_fault_model_may_be_asked_for(tiny_run: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["--by", "blok"], "'blok' is not known; did you mean block?"),
-        (["--by", "colour"], "write some of tier, block, kind, site, bit_class, bit"),
-        (["--op", "zap"], "has no fault model 'zap'; it has: flip"),
+        (["--by", "blok"], "unknown word 'blok'; did you mean 'block'? Known: tier, block"),
+        (["--by", "colour"], "unknown word 'colour'; known: tier, block, kind, site, bit_class, bit"),
+        (["--op", "zap"], "unknown fault model 'zap'; known: flip"),
     ],
 )
 def test_what_is_not_there_is_said_in_a_line(tiny_run: Path, arguments: list[str], line: str) -> None:

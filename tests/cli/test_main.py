@@ -123,3 +123,16 @@ def test_a_reader_that_left_is_no_error() -> None:
         )
     assert done.stderr == ""
     assert done.returncode == 1
+
+
+@pytest.mark.parametrize("words", [[], ["campaign"], ["data"], ["golden"], ["fault"], ["cache"]])
+def test_help_of_a_group_cuts_no_sentence(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    told = CliRunner().invoke(cli, [*words, "-h"], terminal_width=80)
+    assert told.exit_code == 0
+    commands = told.stdout.split("Commands:")[1].split("Example:")[0]
+    assert "..." not in commands
+    assert all(len(line) <= 80 for line in told.stdout.splitlines() if not line.lstrip().startswith("testbed"))
+    if words == ["campaign"]:
+        shown = " ".join(commands.split())
+        assert "compare Compare two finished campaigns of one model: two engines, or two precisions." in shown
