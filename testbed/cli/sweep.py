@@ -44,6 +44,7 @@ class Tolerances(click.ParamType):
         "testbed sweep runs/digits",
         "testbed sweep runs/digits --atol 1e-7:1:15 --rtol 0,1e-5 --to grid.csv",
         "testbed sweep runs/digits --noise openvino,ort-cpu:fp16,ort-cpu@1,twin --noise-images 500",
+        "testbed sweep runs/digits --full",
         "testbed sweep runs/digits --link --json > sweep.json",
     )
 )
@@ -84,6 +85,7 @@ class Tolerances(click.ParamType):
 @click.option(
     "--to", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write the grid: .csv or .parquet."
 )
+@click.option("--full", is_flag=True, help="Print each tier, and every tolerance of the grid.")
 @json_option
 def sweep(
     folder: Path,
@@ -96,6 +98,7 @@ def sweep(
     limit: int | None,
     exact: bool,
     to: Path | None,
+    full: bool,
     as_json: bool,
 ) -> None:
     """Tolerance against detection, for the finished campaign in DIR, per fault model and confidence tier.
@@ -121,4 +124,4 @@ def sweep(
 
     from testbed.cli.sweep_tables import sweep_tables
 
-    emit(swept, as_json, lambda: sweep_tables(swept))
+    emit(swept, as_json, lambda: sweep_tables(swept, full))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import RenderableType
@@ -11,9 +10,9 @@ from rich.console import RenderableType
 from testbed.analysis.confidence import interval_name
 from testbed.cli.fitting import FittedTable
 from testbed.cli.prose import Prose, stacked
+from testbed.cli.sweep_advice import EVENTS, deployed, percent, rounded_down, rounded_up
 
 Record = Mapping[str, Any]
-_EVENTS = {"sdc1": "SDC-1", "any": "any corruption"}
 _LINK = {
     "sensitivity": "sensitivity\nP(out | SDC-1)",
     "specificity": "specificity\nP(in | no SDC-1)",
@@ -22,15 +21,22 @@ _LINK = {
 }
 
 
-def sweep_tables(swept: Record) -> RenderableType:
+def sweep_tables(swept: Record, full: bool = False) -> RenderableType:
+    """The last lines say which tolerance to deploy. full: with each tier, and every tolerance."""
     parts: list[RenderableType] = [*_head(swept)]
     for target in dict.fromkeys(source["target"] for source in swept["sources"]):
-        parts += ["", _noise(swept, target)]
-    for target, where in dict.fromkeys((part["target"], part["where"]) for part in swept["tiers"]):
-        parts += ["", _advice(swept, target, where), "", _grid(swept, target, where)]
+        parts += ["", _noise(swept, target, full)]
+    legs = dict.fromkeys((part["target"], part["where"]) for part in swept["tiers"])
+    for target in dict.fromkeys(target for target, _ in legs):
+        parts += [] if full else ["", _advice(swept, [part for part in swept["tiers"] if _is_whole(part, target)])]
+    for leg in legs if full else ():
+        of_leg = [part for part in swept["tiers"] if (part["target"], part["where"]) == leg]
+        parts += ["", _advice(swept, of_leg), "", _grid(swept, *leg)]
     if swept["link"] is not None:
-        parts += ["", *_link(swept)]
-    parts += ["", Prose("Every rtol, tier and fault model: --json, or --to FILE.csv.", style="dim")]
+        parts += ["", *_link(swept, full)]
+    more = "" if full else "Each tier and tolerance: --full. "
+    parts += ["", Prose(f"{more}Every rtol, tier and fault model: --json, or --to FILE.csv.", style="dim")]
+    parts += ["", *(Prose(line, indent=2, bold=line.index(":")) for line in deployed(swept))]
     return stacked(parts)
 
 
@@ -47,12 +53,12 @@ def _head(swept: Record) -> Iterator[RenderableType]:
     yield from (Prose(f"note: {note}", style="yellow") for note in swept["notes"])
 
 
-def _noise(swept: Record, target: str) -> FittedTable:
-    records = [part for part in swept["tiers"] if part["target"] == target]
+def _noise(swept: Record, target: str, full: bool) -> FittedTable:
+    records = [part for part in swept["tiers"] if part["target"] == target and (full or part["tier"] is None)]
     first = records[0]
     mine = [part for part in records if _model(part) == _model(first)]
     table = _table(
-        f"{target}: smallest atol without a false alarm, per tier",
+        f"{target}: smallest atol without a false alarm",
         ["fault-free engine", "images", *(_tier(swept, part["tier"]) for part in mine), "then alarms are\nat most, %"],
         left=("fault-free engine",),
     )
@@ -61,7 +67,7 @@ def _noise(swept: Record, target: str) -> FittedTable:
         table.add_row(
             f"{source['source']}{_emulated(source)}",
             f"{source['n']:,}",
-            *(_up(floor["smallest_atol"]) for floor in floors),
+            *(rounded_up(floor["smallest_atol"]) for floor in floors),
             f"{100 * floors[0]['false_alarm_upper']:.2g}",
         )
     return table
@@ -71,22 +77,30 @@ def _emulated(source: Record) -> str:
     return f" ({source['arithmetic']})" if "emulated" in source["arithmetic"] else ""
 
 
-def _advice(swept: Record, target: str, where: str) -> FittedTable:
+def _is_whole(part: Record, target: str) -> bool:
+    return part["target"] == target and part["tier"] is None
+
+
+def _advice(swept: Record, records: Sequence[Record]) -> FittedTable:
+    """records: of one target, and of one place or without tiers."""
     wanted = f"{100 * swept['wanted_detection']:g} %"
-    records = [part for part in swept["tiers"] if (part["target"], part["where"]) == (target, where)]
-    events = [event for event in _EVENTS if event == "any" or records[0]["n_sdc1"] is not None]
+    places = dict.fromkeys(part["where"] for part in records)
+    about = _leg(records[0]["target"], records[0]["where"]) if len(places) == 1 else records[0]["target"]
+    events = [event for event in EVENTS if event == "any" or records[0]["n_sdc1"] is not None]
     columns = [
         "",
         "rows",
-        *(column for e in events for column in (_EVENTS[e], f"AUC, {_EVENTS[e]}", f"{wanted} up to")),
+        *(column for e in events for column in (EVENTS[e], f"AUC, {EVENTS[e]}", f"{wanted} up to")),
     ]
-    table = _table(f"{_leg(target, where)}: how well tolerances tell faults from noise", columns, left=("",))
-    model = None
+    table = _table(f"{about}: how well tolerances tell faults from noise", columns, left=("",))
+    by_tier = any(part["tier"] is not None for part in records)
+    place = None
     for part in records:
-        if _model(part) != model:
+        if part["where"] != place or (by_tier and part["tier"] is None):
             table.add_section()
-            model = _model(part)
-        name = _named(part) if part["tier"] is None else f"  {_tier(swept, part['tier'])}"
+            place = part["where"]
+        kind = "" if len(places) == 1 else "activations, " if place == "activation" else "weights, "
+        name = f"{kind}{_named(part)}" if part["tier"] is None else f"  {_tier(swept, part['tier'])}"
         cells = [cell for event in events for cell in _cells(swept, part, event)]
         table.add_row(name, f"{part['n_rows']:,}", *cells, style="bold" if part["tier"] is None else None)
     return table
@@ -99,7 +113,7 @@ def _cells(swept: Record, part: Record, event: str) -> Iterator[str]:
     yield "n/a" if own is None else f"{own['auc']:.3f} [{own['low']:.3f}, {own['high']:.3f}]"
     advice = _at_main(swept, part["recommended"][event])
     if advice["atol"] is not None:
-        yield _down(advice["atol"]) + ("" if advice["feasible"] else " (in noise)")
+        yield rounded_down(advice["atol"]) + ("" if advice["feasible"] else " (in noise)")
     elif count == 0:
         yield "n/a"
     else:
@@ -109,13 +123,13 @@ def _cells(swept: Record, part: Record, event: str) -> Iterator[str]:
 
 def _grid(swept: Record, target: str, where: str) -> FittedTable:
     part = next(p for p in swept["tiers"] if (p["target"], p["where"], p["tier"]) == (target, where, None))
-    events = [event for event in _EVENTS if part[f"n_{'sdc1' if event == 'sdc1' else 'corrupted'}"] is not None]
+    events = [event for event in EVENTS if part[f"n_{'sdc1' if event == 'sdc1' else 'corrupted'}"] is not None]
     sources = [noise for noise in part["noise"] if noise["file"] == "plain"]
     heads = [f"{source['engine']} {source['precision']}\nbatch {source['batch']}" for source in sources]
     table = _table(
         f"{_leg(target, where)}, {_named(part)}, all images: at rtol {swept['rtol']['main']:g}, false alarms of"
         " fault-free engines, and faults flagged, %",
-        ["atol", *heads, *(f"{_EVENTS[event]}\nflagged" for event in events)],
+        ["atol", *heads, *(f"{EVENTS[event]}\nflagged" for event in events)],
         left=(),
     )
     alarms = {
@@ -143,7 +157,8 @@ def _shown(swept: Record, part: Record) -> Iterator[Record]:
             yield point
 
 
-def _link(swept: Record) -> Iterator[RenderableType]:
+def _link(swept: Record, full: bool) -> Iterator[RenderableType]:
+    """full: of every fault model, not of each place's first alone."""
     link = swept["link"]
     limit = f" (limited to {link['limit']:,})" if link["limit"] else ""
     yield (
@@ -151,9 +166,11 @@ def _link(swept: Record) -> Iterator[RenderableType]:
         f" {link['module']}, {link['rows']:,} rows; {link['checked']:,} of them run to the end again, with the stored"
         " logits, bit for bit."
     )
+    first: dict[str, tuple[str, ...]] = {}
     for part in link["models"]:
-        if part["tier"] is None:
-            title = f"{_named(part)}: top-1 changed in {part['n_sdc1']:,} of {part['n_rows']:,} rows; rates in %"
+        is_first = first.setdefault(part["where"], _model(part)) == _model(part)
+        if part["tier"] is None and (full or is_first):
+            title = f"{_leg(part['target'], part['where'])}, {_named(part)}: top-1 changed in {part['n_sdc1']:,} of {part['n_rows']:,} rows; rates in %"
             table = _table(title, ["atol", *_LINK.values()], left=())
             for point in _shown(swept, part):
                 table.add_row(f"{point['atol']:.3g}", *(_percent(point[name]) for name in _LINK))
@@ -201,21 +218,4 @@ def _percent(rate: Record | None) -> str:
     if rate is None:
         return "n/a"
     undecided = f" ({rate['undecided']} undecided)" if rate.get("undecided") else ""
-    return f"{100 * rate['rate']:.2f} [{100 * rate['low']:.2f}, {100 * rate['high']:.2f}]{undecided}"
-
-
-def _up(value: float | None) -> str:
-    """Three digits, never less than the value: a floor that is printed must be free of alarms too."""
-    return "none" if value is None else _rounded(value, math.ceil)
-
-
-def _down(value: float) -> str:
-    """Three digits, never more than the value."""
-    return _rounded(value, math.floor)
-
-
-def _rounded(value: float, towards: Any) -> str:
-    if value == 0:
-        return "0"
-    exponent = math.floor(math.log10(value)) - 2
-    return f"{towards(value / 10.0**exponent) * 10.0**exponent:.3g}"
+    return f"{percent(rate)}{undecided}"

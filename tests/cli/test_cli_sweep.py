@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from click.testing import CliRunner, Result
 
 from testbed.cli.main import cli
 from testbed.cli.sweep import Tolerances
-from testbed.cli.sweep_tables import _down, _up
+from testbed.cli.sweep_advice import rounded_down as _down
+from testbed.cli.sweep_advice import rounded_up as _up
 
 
 def sweep(*arguments: object) -> Result:
@@ -34,7 +36,7 @@ def run(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_tables_tell_noise_detection_and_the_link(run: Path) -> None:
-    result = sweep(run, "--noise", "twin", "--link")
+    result = sweep(run, "--noise", "twin", "--link", "--full")
     assert result.exit_code == 0, result.output
     for part in (
         "against the reference golden (PyTorch",
@@ -49,6 +51,23 @@ def test_the_tables_tell_noise_detection_and_the_link(run: Path) -> None:
     ):
         assert part in " ".join(result.stdout.split()), part
     assert result.stderr == ""
+
+
+def test_it_is_short_and_ends_with_what_to_deploy(run: Path) -> None:
+    swept = json.loads(sweep(run, "--noise", "twin", "--json").stdout)
+    lines = sweep(run, "--noise", "twin").stdout.splitlines()
+    assert len(lines) < 90
+    assert not any("false alarms of fault-free engines" in line for line in lines)
+    last = " ".join(" ".join(lines).partition("--to FILE.csv.")[2].split())
+    legs = list(dict.fromkeys((part["target"], part["where"]) for part in swept["tiers"]))
+    assert last.count("deploy atol") == len(legs) > 1
+    for target, where in legs:
+        part = next(p for p in swept["tiers"] if (p["target"], p["where"], p["tier"]) == (target, where, None))
+        place = f"{target} {'activations' if where == 'activation' else 'weights'}"
+        found = re.search(rf"deploy atol (\S+) \(rtol 0.0001\) on {place}: ", last)
+        assert found
+        floor = next(f["smallest_atol"] for f in part["noise"][0]["floors"] if f["rtol"] == 1e-4)
+        assert float(found[1]) >= floor  # never a tolerance at which the engine itself raises an alarm
 
 
 def test_json_is_one_object_without_nan(run: Path) -> None:

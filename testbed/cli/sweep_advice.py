@@ -1,0 +1,66 @@
+"""Which tolerance a sweep says to deploy: one sentence for each place that was struck."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+Record = Mapping[str, Any]
+EVENTS = {"sdc1": "SDC-1", "any": "any corruption"}
+
+
+def deployed(swept: Record) -> Iterator[str]:
+    """ "deploy atol 0.01 (rtol 0.0001) on model activations: flags 99.8 [99.2, 100.0] % of SDC-1 (flip), ..." """
+    for target, where in dict.fromkeys((part["target"], part["where"]) for part in swept["tiers"]):
+        part = next(p for p in swept["tiers"] if (p["target"], p["where"], p["tier"]) == (target, where, None))
+        yield _sentence(swept, part)
+
+
+def _sentence(swept: Record, part: Record) -> str:
+    """Of all images, of the place's first fault model: SDC-1 where there are classes, else any corruption."""
+    event = "any" if part["n_sdc1"] is None else "sdc1"
+    place = f"{part['target']} {'activations' if part['where'] == 'activation' else 'weights'}"
+    wanted = f"{100 * swept['wanted_detection']:g} %"
+    floor, advice = (_at_main(swept, found) for found in (part["noise"][0]["floors"], part["recommended"][event]))
+    engine, most = part["noise"][0]["source"], f"{100 * floor['false_alarm_upper']:.2g} %"
+    if floor["smallest_atol"] is None:
+        return f"deploy no tolerance on {place}: at each one {engine} raises a false alarm"
+    if advice["atol"] is not None and advice["feasible"]:
+        told = f"deploy atol {rounded_down(advice['atol'])}", advice["detection"], f"the largest that shows {wanted}"
+    else:
+        why = advice["reason"] or f"{wanted} would take atol {rounded_down(advice['atol'] or 0)}"
+        lowest = f"the smallest without a false alarm; {wanted} is not shown: {why}"
+        told = f"deploy atol {rounded_up(floor['smallest_atol'])}", floor[f"detection_{event}"], lowest
+    deploy, found, reason = told
+    flagged = "no such row" if found is None else f"{percent(found)} % of {EVENTS[event]} ({part['op']}) flagged"
+    return (
+        f"{deploy} (rtol {swept['rtol']['main']:g}) on {place}: {flagged}, {reason}; false alarms of {engine} at most"
+        f" {most}"
+    )
+
+
+def _at_main(swept: Record, records: Any) -> Record:
+    found: Record = next(record for record in records if record["rtol"] == swept["rtol"]["main"])
+    return found
+
+
+def percent(rate: Record) -> str:
+    return f"{100 * rate['rate']:.2f} [{100 * rate['low']:.2f}, {100 * rate['high']:.2f}]"
+
+
+def rounded_up(value: float) -> str:
+    """Three digits, never less than the value: a floor that is printed must be free of alarms too."""
+    return _rounded(value, math.ceil)
+
+
+def rounded_down(value: float) -> str:
+    """Three digits, never more than the value."""
+    return _rounded(value, math.floor)
+
+
+def _rounded(value: float, towards: Any) -> str:
+    if value == 0:
+        return "0"
+    exponent = math.floor(math.log10(value)) - 2
+    return f"{towards(value / 10.0**exponent) * 10.0**exponent:.3g}"
