@@ -170,7 +170,10 @@ def _link(swept: Record, full: bool) -> Iterator[RenderableType]:
     for part in link["models"]:
         is_first = first.setdefault(part["where"], _model(part)) == _model(part)
         if part["tier"] is None and (full or is_first):
-            title = f"{_leg(part['target'], part['where'])}, {_named(part)}: top-1 changed in {part['n_sdc1']:,} of {part['n_rows']:,} rows; rates in %"
+            title = (
+                f"{_leg(part['target'], part['where'])}, {_named(part)}: top-1 changed in {part['n_sdc1']:,} of"
+                f" {part['n_rows']:,} rows; rates in %"
+            )
             table = _table(title, ["atol", *_LINK.values()], left=())
             for point in _shown(swept, part):
                 table.add_row(f"{point['atol']:.3g}", *(_percent(point[name]) for name in _LINK))
