@@ -39,6 +39,15 @@ def write_errors(path: Path) -> Iterator[None]:
         raise TestbedError(f"cannot write {path}: {why}") from error
 
 
+def is_utf8(path: Path) -> bool:
+    """Can the path be written in UTF-8? The libraries for safetensors and Parquet files open no other."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path``, renamed to it on success and removed on failure."""

@@ -18,7 +18,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from testbed.core.errors import StaleArtefact, TestbedError, UsageError
-from testbed.core.files import sha256_file, sha256_json, unfinished, write_errors, write_json
+from testbed.core.files import is_utf8, sha256_file, sha256_json, unfinished, write_errors, write_json
 from testbed.core.manifest import Damage, checksummed, read_manifest
 from testbed.core.nearest import unknown
 from testbed.core.provenance import provenance
@@ -100,6 +100,10 @@ class RunFolder:
         """
         if path.exists() and not path.is_dir():
             raise UsageError(f"{path} is a file; name a folder for the run")
+        if not is_utf8(path):
+            raise UsageError(
+                f"{path}: its files could be written but not read, in UTF-8 paths only; choose another folder"
+            )
         folder = cls(path)
         wanted = {"kind": kind, "name": name, "identity": sha256_json(identity)}
         if folder.manifest:

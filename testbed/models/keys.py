@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
 Shapes = Mapping[str, tuple[int, ...]]
 _LISTED = 6
@@ -31,15 +30,6 @@ def listed(names: Iterable[str]) -> str:
     names = list(names)
     more = len(names) - _LISTED
     return ", ".join(names[:_LISTED]) + (f" and {more} more" if more > 0 else "")
-
-
-def is_utf8(path: Path) -> bool:
-    """Can the path be written in UTF-8? safetensors opens no other."""
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _shape(shape: tuple[int, ...]) -> str:

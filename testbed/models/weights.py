@@ -11,10 +11,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from testbed.core.errors import StaleArtefact, UsageError
-from testbed.core.files import write_bytes
+from testbed.core.files import is_utf8, write_bytes
 from testbed.core.parsing import json_value
 from testbed.models.config import ViTConfig
-from testbed.models.keys import is_utf8, misfits
+from testbed.models.keys import misfits
 from testbed.models.vit import ViT
 
 _METADATA = "testbed"  # one key only: safetensors does not keep the order of several, and equal models give equal bytes

@@ -266,6 +266,13 @@ def test_a_new_folder_in_which_nothing_was_written_is_not_left(tmp_path: Path) -
     assert (tmp_path / "kept" / "file.txt").is_file()
 
 
+def test_a_folder_that_could_be_written_but_not_read_is_refused_at_once(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"caf\xe9")
+    with pytest.raises(UsageError, match="UTF-8 paths only; choose another folder"):
+        claimed(path)
+    assert not path.exists()
+
+
 def test_names_of_the_machine_and_the_user_are_recorded_only_where_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

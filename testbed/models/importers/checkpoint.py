@@ -20,9 +20,10 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from testbed.core.errors import TestbedError, UsageError
+from testbed.core.files import is_utf8
 from testbed.models.importers.files import WeightsFile, is_safetensors, refuse_other_kinds, weights_file
 from testbed.models.importers.limits import check_files, check_nesting, check_plain, plain_dtype, refuse_raw_bytes
-from testbed.models.keys import is_utf8, listed
+from testbed.models.keys import listed
 
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.")  # DataParallel, torch.compile, training frameworks
 _INSIDE = re.compile(r"\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")  # around parts of a model
