@@ -22,6 +22,7 @@ from testbed.campaign.claim import claimed, clean, recorded_spec
 from testbed.campaign.files import Files
 from testbed.campaign.images import Inputs, NamedImages
 from testbed.campaign.prepare import Preparation
+from testbed.campaign.progress import Watch, unwatched
 from testbed.campaign.spec import CampaignSpec
 from testbed.campaign.weight_gate import WeightGate, weight_gate_of
 from testbed.campaign.workplace import Workplace
@@ -41,8 +42,9 @@ Progress = Callable[[int], AbstractContextManager[Callable[[int], None]]]
 """Of so many steps: a context that gives what is to be called as they are done."""
 
 
-def prepared(folder: Path, spec: CampaignSpec | None = None) -> Preparation:
-    """A campaign's model, exported and tuned: of a run folder, or of a spec, for which it is made where needed.
+def prepared(folder: Path, spec: CampaignSpec | None = None, watch: Watch = unwatched) -> Preparation:
+    """A campaign's model, exported and tuned: of a run folder, or of a spec, for which it is made where needed. watch: is
+    told how far that is.
 
     Raises UsageError for a folder without a campaign or with another one than the spec's, StaleArtefact for files that
     were changed.
@@ -54,7 +56,7 @@ def prepared(folder: Path, spec: CampaignSpec | None = None) -> Preparation:
         return Preparation.finished(recorded, existing)
     run = claimed(folder, spec)
     require_engine(spec.engine.backend)
-    preparation = Preparation(spec, run)
+    preparation = Preparation(spec, run, watch=watch)
     with run.locked():
         clean(run)
         run.save()

@@ -63,7 +63,11 @@ def ber(
         preparation = prepared(subject)
     else:
         spec = load_spec(subject)
-        preparation = prepared(run or Path("runs") / spec.name, spec)
+        preparation = prepared(
+            run or Path("runs") / spec.name,
+            spec,
+            lambda stage, total, what: progress_on_stderr(total, f"{stage}: {what}"),
+        )
     found = run_ber(
         preparation,
         rates,

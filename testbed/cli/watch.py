@@ -70,7 +70,7 @@ def _work(told: Mapping[str, Any], with_bar: bool = True) -> str:
             parts.append(f"{steps['per_second']:,.3g}/s")
         if steps["eta_s"] is not None and steps["done"] < steps["total"]:
             parts.append(f"about {duration(steps['eta_s'])} to go")
-        return (f"{told['stage']} {bar(share)} " if with_bar else "") + ", ".join(parts)
+        return (f"{told['stage']} {bar(share, 12)} " if with_bar else "") + ", ".join(parts)
     done, faults = told["faults_done"], told["faults"]
     if done is None:
         return ""
