@@ -6,7 +6,6 @@ Quality and latency are of the plain engine, SDC-1 of its instrumented twin; the
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from testbed.bench.latency import Question, Row, measure
 from testbed.bench.quality import Quality, quality
 from testbed.campaign.claim import recorded_spec
 from testbed.campaign.summary import SUMMARY
+from testbed.campaign.summary_file import load_summary
 from testbed.core.errors import UsageError
 from testbed.core.runfolder import RunFolder
 from testbed.engines.runner import EngineRequest, check_engine, open_engine
@@ -169,7 +169,7 @@ def _vulnerabilities(
         folder = RunFolder.existing(path)
         recorded_spec(folder)
         folder.verify("summary")
-        summary = json.loads((folder / SUMMARY).read_text())
+        summary = load_summary(folder / SUMMARY)
         model = of_model.get(open_model_run(path).model_hash)
         if model is None:
             raise UsageError(f"the campaign in {path} is of none of these models; run one on them: [model] run = DIR")

@@ -15,6 +15,7 @@ from testbed.campaign.files import PLAN, RESULTS, Files
 from testbed.campaign.noise import COMMAND, Progress
 from testbed.campaign.plan import read_plan
 from testbed.campaign.rerun import planned_strikes
+from testbed.campaign.tables import form_of
 from testbed.campaign.thresholds import Thresholds
 from testbed.campaign.whole import WholeTwin
 from testbed.campaign.workplace import Workplace
@@ -23,6 +24,12 @@ from testbed.core.files import atomic_path, sha256_json
 EXACT = "exact.parquet"
 STAGE = "exact"
 KEY = ["fault_id", "image_id"]
+_TABLE = form_of(
+    "rows evaluated exactly",
+    f"run `{COMMAND} DIR` again",
+    pa.schema([("fault_id", pa.int64()), ("image_id", pa.string()), ("masking_atol", pa.list_(pa.float64()))]),
+    KEY,
+)
 
 
 def read_exact(place: Workplace) -> pd.DataFrame:
@@ -31,7 +38,7 @@ def read_exact(place: Workplace) -> pd.DataFrame:
     if record is None or record["inputs"]["results"] != place.folder.output_hash("execute", RESULTS):
         return pd.DataFrame({"fault_id": np.zeros(0, np.int64), "image_id": [], "masking_atol": []})
     place.folder.verify(STAGE)
-    return pq.read_table(place.folder / EXACT).to_pandas()
+    return _TABLE.read(place.folder / EXACT).to_pandas()
 
 
 def evaluate_exactly(place: Workplace, wanted: pd.DataFrame, progress: Progress) -> pd.DataFrame:
@@ -55,11 +62,8 @@ def evaluate_exactly(place: Workplace, wanted: pd.DataFrame, progress: Progress)
                 parts.append(_evaluated(place, str(target), rows))
                 advance(len(rows))
         table = pd.concat([part for part in parts if len(part)]).sort_values(KEY)
-        schema = pa.schema(
-            [("fault_id", pa.int64()), ("image_id", pa.string()), ("masking_atol", pa.list_(pa.float64()))]
-        )
         with atomic_path(place.folder / EXACT) as temporary:
-            pq.write_table(pa.Table.from_pandas(table, schema, preserve_index=False), temporary)
+            pq.write_table(pa.Table.from_pandas(table, _TABLE.schema, preserve_index=False), temporary)
         return {"rows": len(table)}
 
     place.folder.stage(STAGE, made_from, [EXACT], build, command=COMMAND)

@@ -6,11 +6,12 @@ the facts of all stages are held to these forms when a folder is opened. Facts t
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import ConfigDict, Field, JsonValue, ValidationError
 
 from testbed.core.errors import StaleArtefact
+from testbed.core.forms import Form, first_wrong
 from testbed.core.runfolder import MANIFEST, RunFolder
 
 _Count = Annotated[int, Field(ge=0, le=10**15)]
@@ -20,27 +21,23 @@ _Share = Annotated[float, Field(ge=0, le=1)]
 _Table = dict[str, JsonValue]
 
 
-class _Facts(BaseModel):
-    model_config = ConfigDict(strict=True, frozen=True)
-
-
-class TrainFacts(_Facts):
+class TrainFacts(Form):
     key: str | None = None
 
 
-class GoldenFacts(_Facts):
+class GoldenFacts(Form):
     accuracy: _Share
     images: Annotated[int, Field(ge=1)]
     engine_hash: str | None = None
     rows_influence: str = ""
 
 
-class ExportFacts(_Facts):
-    changes: list[str] = []
-    not_there: list[str] = []
+class ExportFacts(Form):
+    changes: list[str] = Field(default_factory=list)
+    not_there: list[str] = Field(default_factory=list)
 
 
-class _Accuracy(_Facts):
+class _Accuracy(Form):
     model_config = ConfigDict(extra="forbid")
 
     value: _Share
@@ -51,20 +48,20 @@ class _Accuracy(_Facts):
     classes: _Count
 
 
-class _ModelTold(_Facts):
+class _ModelTold(Form):
     preset: str
     parameters: _Count
     sha256: str
     reference: str
     changes: list[str]
-    not_there: list[str] = []
+    not_there: list[str] = Field(default_factory=list)
 
 
-class _Images(_Facts):
+class _Images(Form):
     test: _Count
 
 
-class _DataTold(_Facts):
+class _DataTold(Form):
     name: str
     classes: list[str]
     channels: _Count
@@ -75,13 +72,13 @@ class _DataTold(_Facts):
     source: _Table | None
 
 
-class PictureFacts(_Facts):
+class PictureFacts(Form):
     model: _ModelTold
     data: _DataTold
     accuracy: _Accuracy
 
 
-class TuneFacts(_Facts):
+class TuneFacts(Form):
     """unit_rows: of a unit of work. why_batch: of one row that is not the spec's, why."""
 
     batch: Annotated[int, Field(ge=1, le=1_000_000)]
@@ -90,7 +87,7 @@ class TuneFacts(_Facts):
     why_batch: str | None = None
 
 
-class _Parity(_Facts):
+class _Parity(Form):
     target: str
     pair: str
     max_abs_diff: _Deviation
@@ -98,46 +95,46 @@ class _Parity(_Facts):
     bound: _Deviation
 
 
-class _Drift(_Facts):
+class _Drift(Form):
     max_abs_diff: _Deviation
     bound: _Deviation
 
 
-class _ZeroFault(_Facts):
+class _ZeroFault(Form):
     rows: _Count
     mismatches: _Count
 
 
-class _LeftOut(_Facts):
+class _LeftOut(Form):
     site: str
     reason: str
 
 
-class _WeightGate(_Facts):
+class _WeightGate(Form):
     left_out: list[_LeftOut]
 
 
-class _Evaluation(_Facts):
+class _Evaluation(Form):
     by: str
     why: str | None = None
-    record: _Table = {}
+    record: _Table = Field(default_factory=dict)
 
 
-class GateFacts(_Facts):
+class GateFacts(Form):
     parity: list[_Parity]
     drift: _Drift
     zero_fault: _ZeroFault
     goldens: dict[str, str]
     evaluation: dict[str, _Evaluation]
-    weights: dict[str, _WeightGate] = {}
-    notes: list[str] = []
+    weights: dict[str, _WeightGate] = Field(default_factory=dict)
+    notes: list[str] = Field(default_factory=list)
 
 
-class PlanFacts(_Facts):
+class PlanFacts(Form):
     faults: _Count
 
 
-class _Domain(_Facts):
+class _Domain(Form):
     target: str
     where: str
     op: str
@@ -145,18 +142,18 @@ class _Domain(_Facts):
     half_width: _Deviation
 
 
-class _Round(_Facts):
+class _Round(Form):
     domains: Annotated[list[_Domain], Field(min_length=1)]
 
 
-class _Stop(_Facts):
+class _Stop(Form):
     per: str
     margin: _Deviation | None
     confidence: _Share | None
     history: Annotated[list[_Round], Field(min_length=1)]
 
 
-class ExecuteFacts(_Facts):
+class ExecuteFacts(Form):
     faults: _Count
     rows: _Count
     rows_this_process: _Count
@@ -171,7 +168,30 @@ class ExecuteFacts(_Facts):
     stop: _Stop | None = None
 
 
-_FORMS: dict[str, type[_Facts]] = {
+class _Source(Form):
+    backend: str
+    precision: str
+    batch: Annotated[int, Field(ge=1, le=1_000_000)]
+    file: Literal["plain", "twin"] = "plain"
+
+
+class NoiseFacts(Form):
+    """Of the stages "noise.*" of a sweep."""
+
+    source: _Source
+    target: Literal["model", "attention"]
+    engine_hash: str
+    arithmetic: str
+    other_top1: _Count | None
+
+
+class LinkFacts(Form):
+    """Of the stage "link" of a sweep. sites: the module's."""
+
+    sites: list[str]
+
+
+_FORMS: dict[str, type[Form]] = {
     "train": TrainFacts,
     "golden": GoldenFacts,
     "export.model": ExportFacts,
@@ -181,7 +201,7 @@ _FORMS: dict[str, type[_Facts]] = {
     "plan": PlanFacts,
     "execute": ExecuteFacts,
 }
-Facts = TypeVar("Facts", bound=_Facts)
+Facts = TypeVar("Facts", bound=Form)
 
 
 def check_facts(folder: RunFolder) -> None:
@@ -199,9 +219,7 @@ def facts_of(folder: RunFolder, stage: str, form: type[Facts]) -> Facts:
     try:
         return form.model_validate(record["facts"])
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        fact = ".".join(map(str, first["loc"]))
         raise StaleArtefact(
-            f"the facts of stage {stage!r} in {folder / MANIFEST} are not as it writes them ({fact}:"
-            f" {first['msg'].lower()}); {folder.again(stage)}"
+            f"the facts of stage {stage!r} in {folder / MANIFEST} are not as it writes them ({first_wrong(error)});"
+            f" {folder.again(stage)}"
         ) from error

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Annotated, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, model_validator
 
-from testbed.core.errors import StaleArtefact, UsageError
+from testbed.core.errors import UsageError
+from testbed.core.forms import Form, read_form
 
 
 @dataclass(frozen=True)
@@ -49,17 +51,43 @@ Inputs = Callable[[NDArray[np.int64]], NDArray[np.float32]]
 """Engine inputs (b, ...) of rows of the named images."""
 
 
+class _Tier(Form):
+    low: float
+    high: float
+    images: list[str]
+
+
+class _Named(Form):
+    id: str
+    label: Annotated[int, Field(ge=0, lt=1 << 31)]
+    tier: Annotated[int, Field(ge=0, lt=1 << 15)]
+    position: Annotated[int, Field(ge=0, lt=1 << 40)]
+
+
+class TiersFile(Form):
+    tiers: list[_Tier]
+    named: Annotated[list[_Named], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _named_are_of_the_tiers(self) -> Self:
+        if any(image.tier >= len(self.tiers) for image in self.named):
+            raise ValueError(f"an image is of none of its {len(self.tiers)} tiers")
+        if len({image.id for image in self.named}) < len(self.named):
+            raise ValueError("an image is named twice")
+        return self
+
+
+def read_tiers(path: Path) -> TiersFile:
+    """A campaign's tiers and its named images. Raises StaleArtefact for a damaged file."""
+    return read_form(path, TiersFile, "a tiers file", "rerun with `testbed campaign run SPEC --redo tiers`")
+
+
 def named_images(path: Path) -> NamedImages:
     """The campaign's images, from its tiers file. Raises StaleArtefact for a damaged one."""
-    try:
-        named = json.loads(path.read_text())["named"]
-        return NamedImages(
-            tuple(image["id"] for image in named),
-            np.array([image["label"] for image in named], np.int64),
-            np.array([image["tier"] for image in named], np.int16),
-            np.array([image["position"] for image in named], np.int64),
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StaleArtefact(
-            f"{path} is not a tiers file ({error}); rerun with `testbed campaign run SPEC --redo tiers`"
-        ) from error
+    named = read_tiers(path).named
+    return NamedImages(
+        tuple(image.id for image in named),
+        np.array([image.label for image in named], np.int64),
+        np.array([image.tier for image in named], np.int16),
+        np.array([image.position for image in named], np.int64),
+    )

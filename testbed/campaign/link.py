@@ -24,7 +24,7 @@ from testbed.campaign.files import PLAN, RESULTS, TIERS, Files
 from testbed.campaign.noise import COMMAND, Progress
 from testbed.campaign.plan import read_plan
 from testbed.campaign.rerun import planned_strikes
-from testbed.campaign.tables import RESULT_TABLE
+from testbed.campaign.tables import RESULT_TABLE, form_of
 from testbed.campaign.thresholds import ENDED
 from testbed.campaign.workplace import Workplace
 from testbed.core.errors import EngineError, UsageError
@@ -37,6 +37,21 @@ from testbed.instrument.shapes import input_name, output_name
 
 LINK = "link.parquet"
 STAGE = "link"
+LINK_TABLE = form_of(
+    "followed faults",
+    f"run `{COMMAND} DIR --link` again",
+    pa.schema(
+        [
+            ("fault_id", pa.int64()),
+            ("image_id", pa.string()),
+            ("module_max_abs_diff", pa.float64()),
+            ("module_masking_atol", pa.list_(pa.float64())),
+            ("module_nonfinite", pa.bool_()),
+            ("module_identical", pa.bool_()),
+        ]
+    ),
+    ("image_id", "module_masking_atol"),
+)
 VERSION = 1  # of what is stored
 MODULE = "block.0.attn"
 OUTPUT = f"{MODULE}.proj"
@@ -138,7 +153,7 @@ class _Measurement:
             self.place.open(request) as runner,
             progress(len(rows), "rows followed") as advance,
             atomic_path(self.place.folder / LINK) as temporary,
-            pq.ParquetWriter(temporary, self._schema) as writer,
+            pq.ParquetWriter(temporary, LINK_TABLE.schema) as writer,
         ):
             for part in self._parts(runner):
                 writer.write_table(part)
@@ -213,19 +228,6 @@ class _Measurement:
     def _input(self) -> str:
         return input_name((self.place.folder / Files(_TARGET).twin).read_bytes())
 
-    @property
-    def _schema(self) -> pa.Schema:
-        return pa.schema(
-            [
-                ("fault_id", pa.int64()),
-                ("image_id", pa.string()),
-                ("module_max_abs_diff", pa.float64()),
-                ("module_masking_atol", pa.list_(pa.float64())),
-                ("module_nonfinite", pa.bool_()),
-                ("module_identical", pa.bool_()),
-            ]
-        )
-
     def _parts(self, runner: Runner) -> Iterator[pa.Table]:
         """The rows' deviations, batch by batch, keeping the golden outputs of some images at a time."""
         image = self.rows.strikes.image
@@ -261,7 +263,7 @@ class _Measurement:
             pa.array(~finite),
             pa.array(identical(faulty, golden)),
         ]
-        return pa.Table.from_arrays(columns, schema=self._schema)
+        return pa.Table.from_arrays(columns, schema=LINK_TABLE.schema)
 
 
 def _chosen(plan: pa.Table, sites: Sequence[str], limit: int | None) -> NDArray[np.int64]:

@@ -11,16 +11,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from testbed.analysis.domains import Estimate
 from testbed.campaign.curves import Grid, finite, source_told, told
 from testbed.campaign.detection import Rate, Tier
+from testbed.campaign.facts import LinkFacts, facts_of
 from testbed.campaign.files import RESULTS
-from testbed.campaign.link import LINK, MODULE, OUTPUT, STAGE, VERSION
+from testbed.campaign.link import LINK, LINK_TABLE, MODULE, OUTPUT, STAGE, VERSION
 from testbed.campaign.noise import Floor
+from testbed.campaign.tables import list_values
 from testbed.campaign.thresholds import Thresholds
 from testbed.campaign.workplace import Workplace
 
@@ -89,14 +89,11 @@ def read_link(place: Workplace, rtols: Sequence[float]) -> Followed | None:
     if record is None or any(record["inputs"].get(name) != value for name, value in wanted.items()):
         return None
     place.folder.verify(STAGE)
-    table = pq.read_table(place.folder / LINK)
-    grid = place.spec.tolerance.rtol_grid
-    atol = pc.list_flatten(table.column("module_masking_atol").combine_chunks()).to_numpy().reshape(-1, len(grid))
-    return Followed(
-        table.column("fault_id").to_numpy(),
-        table.column("image_id").to_numpy(),
-        atol[:, [grid.index(rtol) for rtol in rtols]],
-    )
+    path, grid = place.folder / LINK, place.spec.tolerance.rtol_grid
+    table = LINK_TABLE.read(path)
+    lists = table.column("module_masking_atol")
+    atol = [list_values(lists, grid.index(rtol), len(grid), path, LINK_TABLE) for rtol in rtols]
+    return Followed(table.column("fault_id").to_numpy(), table.column("image_id").to_numpy(), np.stack(atol, axis=1))
 
 
 def linked(models: Iterable[Thresholds], link: Followed, sites: Sequence[str], confidence: float) -> Iterator[Linked]:
@@ -124,11 +121,12 @@ def link_told(
 ) -> dict[str, Any]:
     """JSON-ready: what was followed, and the four rates at every tolerance, per fault model and tier."""
     record = place.folder.manifest["stages"][STAGE]
-    parts = linked(models, kept, record["facts"]["sites"], place.spec.confidence)
+    sites = facts_of(place.folder, STAGE, LinkFacts).sites
+    parts = linked(models, kept, sites, place.spec.confidence)
     return {
         "module": MODULE,
         "output": OUTPUT,
-        "limit": record["inputs"]["limit"],
+        "limit": record["inputs"].get("limit"),
         **record["facts"],
         "models": [one for part in parts for one in _records(part, grid)],
         "noise": [_module_floor(floor, place, grid) for floor in floors if floor.target == "attention"],

@@ -6,7 +6,7 @@ precision, the other batch size; a tolerance below that raises false alarms.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -14,16 +14,17 @@ from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from testbed.analysis.compare import Deviation
 from testbed.analysis.confidence import top1
+from testbed.campaign.facts import NoiseFacts, facts_of
 from testbed.campaign.files import Files
 from testbed.campaign.module_golden import TARGET, Reference, write_attention
 from testbed.campaign.noise_sources import TWIN, Source
 from testbed.campaign.prepare import Preparation
+from testbed.campaign.tables import form_of, list_values
 from testbed.campaign.variants import plain_in
 from testbed.campaign.workplace import Workplace
 from testbed.core.errors import StaleArtefact
@@ -39,6 +40,12 @@ from testbed.instrument.table import deployment_id
 
 COMMAND = "testbed sweep"
 _STAGE = "noise"
+_TABLE = form_of(
+    "a noise floor",
+    f"run `{COMMAND} DIR` again",
+    pa.schema([("image_id", pa.string()), ("tier", pa.int16()), ("smallest_atol", pa.list_(pa.float64()))]),
+    ("image_id", "tier", "smallest_atol"),
+)
 
 
 class Progress(Protocol):
@@ -104,7 +111,7 @@ class NoiseBench:
         stage, file = _names(source, target)
         recorded = self.folder.manifest["stages"].get(stage)
         if per_tier is None:
-            per_tier = recorded["inputs"]["per_tier"] if recorded else 0
+            per_tier = _per_tier(recorded) if recorded else 0
         self.folder.stage(
             stage,
             self._made_from(source, target, per_tier),
@@ -119,9 +126,10 @@ class NoiseBench:
         floors = []
         for stage, record in self.folder.manifest["stages"].items():
             if stage.startswith(f"{_STAGE}."):
-                source, target = Source(**record["facts"]["source"]), record["facts"]["target"]
-                if record["inputs"] == self._made_from(source, target, record["inputs"]["per_tier"]):
-                    with suppress(StaleArtefact):
+                with suppress(StaleArtefact):
+                    facts = facts_of(self.folder, stage, NoiseFacts)
+                    made_from = self._made_from(_source(facts), facts.target, _per_tier(record))
+                    if record["inputs"] == made_from:
                         floors.append(self._read(stage))
         return floors
 
@@ -139,19 +147,20 @@ class NoiseBench:
 
     def _read(self, stage: str) -> Floor:
         self.folder.verify(stage)
-        facts = self.folder.manifest["stages"][stage]["facts"]
-        source = Source(**facts["source"])
-        table = pq.read_table(self.folder / _names(source, facts["target"])[1])
-        lists = table.column("smallest_atol").combine_chunks()
-        width = len(self.place.spec.tolerance.rtol_grid)
+        facts = facts_of(self.folder, stage, NoiseFacts)
+        source = _source(facts)
+        path = self.folder / _names(source, facts.target)[1]
+        table = _TABLE.read(path)
+        lists, width = table.column("smallest_atol"), len(self.place.spec.tolerance.rtol_grid)
+        atol = [list_values(lists, place, width, path, _TABLE) for place in range(width)]
         return Floor(
             source,
-            facts["target"],
-            facts["engine_hash"],
-            facts["arithmetic"],
+            facts.target,
+            facts.engine_hash,
+            facts.arithmetic,
             table.column("tier").to_numpy().astype(np.int64),
-            pc.list_flatten(lists).to_numpy().reshape(-1, width),
-            facts["other_top1"],
+            np.stack(atol, axis=1),
+            facts.other_top1,
         )
 
     # ---- measuring
@@ -248,6 +257,16 @@ class NoiseBench:
             rows = np.arange(start, min(start + source.batch, len(images.ids)))
             padded = np.concatenate([rows, np.zeros(source.batch - len(rows), np.int64)])
             yield rows, runner.run({given: images.inputs(padded), **ports})[wanted][: len(rows)]
+
+
+def _source(facts: NoiseFacts) -> Source:
+    return Source(facts.source.backend, facts.source.precision, facts.source.batch, facts.source.file)
+
+
+def _per_tier(record: Mapping[str, Any]) -> int:
+    """0 where that is not recorded as it should be: the inputs are then others, and the floor is measured anew."""
+    found = record["inputs"].get("per_tier") if isinstance(record["inputs"], dict) else None
+    return found if type(found) is int and found >= 0 else 0
 
 
 def _extended(own: NDArray[np.int64], order: NDArray[np.int64], size: int) -> NDArray[np.int64]:

@@ -13,11 +13,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from testbed.campaign.images import NamedImages
-from testbed.core.errors import StaleArtefact
+from testbed.campaign.tables import form_of
 from testbed.core.files import atomic_path
 from testbed.data.dataset import Split
 
 _LONGEST_SIDE = 512  # pixels: for looking at, not for running
+_TABLE = form_of(
+    "pictures",
+    "rerun with `testbed campaign run SPEC --redo pictures`",
+    pa.schema([("image_id", pa.string()), ("png", pa.binary())]),
+    ("image_id", "png"),
+)
 LoadImage = Callable[[str], NDArray[np.uint8]]
 """Image id -> (H, W) or (H, W, 3)."""
 
@@ -31,12 +37,7 @@ def write_pictures(path: Path, test: Split, images: NamedImages) -> None:
 
 def read_pictures(path: Path) -> LoadImage:
     """Raises StaleArtefact for a file that holds no pictures."""
-    try:
-        table = pq.read_table(path, columns=["image_id", "png"])
-    except (OSError, pa.ArrowException) as error:
-        raise StaleArtefact(
-            f"{path} holds no pictures ({error}); rerun with `testbed campaign run SPEC --redo pictures`"
-        ) from error
+    table = _TABLE.read(path)
     found = dict(zip(table.column("image_id").to_pylist(), table.column("png").to_pylist(), strict=True))
     return lambda image_id: np.asarray(Image.open(io.BytesIO(found[image_id])))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,10 +15,10 @@ import pyarrow.compute as pc
 from testbed.analysis.survey import SurveyDesign
 from testbed.campaign.claim import recorded_spec
 from testbed.campaign.files import PLAN, RESULTS, TIERS
+from testbed.campaign.images import read_tiers
 from testbed.campaign.rates import FaultModel
 from testbed.campaign.spec import CampaignSpec
 from testbed.campaign.tables import RESULT_TABLE, list_values, populations_of
-from testbed.core.errors import StaleArtefact
 from testbed.core.runfolder import RunFolder
 
 MODEL = "model.safetensors"
@@ -77,12 +76,7 @@ class Side:
     @cached_property
     def images(self) -> tuple[str, ...]:
         """Ids of the campaign's named images."""
-        try:
-            return tuple(image["id"] for image in json.loads((self.folder / TIERS).read_text())["named"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise StaleArtefact(
-                f"{self.folder / TIERS} is not a tiers file ({error}); rerun with `testbed campaign run SPEC --redo tiers`"
-            ) from error
+        return tuple(image.id for image in read_tiers(self.folder / TIERS).named)
 
     @cached_property
     def rows(self) -> pd.DataFrame:

@@ -6,7 +6,6 @@ changed top-1, "outside" any output outside the tolerance (or none at all), "non
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,10 @@ from testbed.analysis.domains import Estimate
 from testbed.campaign.claim import recorded_spec
 from testbed.campaign.exposed import contributions
 from testbed.campaign.files import PLAN, TIERS
+from testbed.campaign.images import read_tiers
 from testbed.campaign.prepare import Preparation
 from testbed.campaign.rates import DIMENSIONS, Group, ModelRates, fault_models
+from testbed.campaign.summary_file import load_summary
 from testbed.campaign.tally import Tally, populations
 from testbed.core.outcome import OUTCOMES
 from testbed.core.runfolder import RunFolder
@@ -111,8 +112,7 @@ def read_summary(path: Path) -> dict[str, Any]:
     folder = RunFolder.existing(path)
     recorded_spec(folder)
     folder.verify("summary")
-    summary: dict[str, Any] = json.loads((folder / SUMMARY).read_text())
-    return summary
+    return load_summary(folder / SUMMARY)
 
 
 def _share(engine_seconds: float, worker_seconds: float) -> float | None:
@@ -188,14 +188,14 @@ def _data(preparation: Preparation) -> dict[str, Any]:
 
 
 def _tiers(preparation: Preparation) -> list[dict[str, Any]]:
-    spec, recorded = preparation.spec.tiers, json.loads((preparation.folder / TIERS).read_text())["tiers"]
+    spec, recorded = preparation.spec.tiers, read_tiers(preparation.folder / TIERS).tiers
     named = np.bincount(preparation.images.tiers, minlength=len(spec.images)).tolist()
     return [
         {
             "tier": number,
-            "low": tier["low"],
-            "high": tier["high"],
-            "available": len(tier["images"]),
+            "low": tier.low,
+            "high": tier.high,
+            "available": len(tier.images),
             "images": have,
             **({"asked": wanted} if have < wanted else {}),
             "thin": have < max(spec.thin, wanted),

@@ -27,8 +27,9 @@ from testbed.campaign.noise_sources import default_sources, named_sources, own_s
 from testbed.campaign.spec import CampaignSpec
 from testbed.campaign.thresholds import Thresholds, read_thresholds
 from testbed.campaign.workplace import Workplace
-from testbed.core.errors import TestbedError, UsageError
+from testbed.core.errors import StaleArtefact, TestbedError, UsageError
 from testbed.core.files import atomic_path, sha256_json, write_text
+from testbed.core.parsing import read_json
 from testbed.core.runfolder import RunFolder
 from testbed.golden.reference import LOGITS
 
@@ -98,8 +99,7 @@ def sweep_campaign(path: Path, request: SweepRequest, progress: Progress) -> dic
             folder.stage("sweep", _made_from(folder, request, floors, kept), [SWEEP], build, command=COMMAND)
     finally:
         place.close()
-    found: dict[str, Any] = json.loads((folder / SWEEP).read_text())
-    return found
+    return _read(folder / SWEEP)
 
 
 def read_sweep(folder: RunFolder) -> dict[str, Any] | None:
@@ -108,7 +108,13 @@ def read_sweep(folder: RunFolder) -> dict[str, Any] | None:
     if record is None or record["inputs"]["results"] != folder.output_hash("execute", RESULTS):
         return None
     folder.verify("sweep")
-    found: dict[str, Any] = json.loads((folder / SWEEP).read_text())
+    return _read(folder / SWEEP)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    found = read_json(path, "a sweep", f"run `{COMMAND} {path.parent}` again")
+    if not isinstance(found, dict):
+        raise StaleArtefact(f"{path} is not a sweep; run `{COMMAND} {path.parent}` again")
     return found
 
 

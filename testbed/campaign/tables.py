@@ -176,7 +176,9 @@ def populations_of(fault_ids: NDArray[np.int64], plan: Path) -> NDArray[np.int64
     return values
 
 
-def list_values(column: pa.ChunkedArray, place: int, width: int, path: Path) -> NDArray[np.float64]:
+def list_values(
+    column: pa.ChunkedArray, place: int, width: int, path: Path, form: TableForm = RESULT_TABLE
+) -> NDArray[np.float64]:
     """The value at ``place`` of each row's list of ``width``; NaN where there is no list.
 
     Raises StaleArtefact for lists of another length.
@@ -184,7 +186,7 @@ def list_values(column: pa.ChunkedArray, place: int, width: int, path: Path) -> 
     lists = column.combine_chunks()
     lengths = pc.unique(pc.list_value_length(lists)).to_pylist()
     if any(length is not None and length != width for length in lengths):
-        raise RESULT_TABLE.refused(path, f"the lists of a column have {lengths} values, not {width}, as the spec says")
+        raise form.refused(path, f"the lists of a column have {lengths} values, not {width}, as the spec says")
     if not len(lists):
         return np.zeros(0)
     values: NDArray[np.float64] = pc.list_element(lists, place).to_numpy(zero_copy_only=False)

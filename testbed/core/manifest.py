@@ -14,10 +14,11 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import AfterValidator, Field, JsonValue, ValidationError
 
 from testbed.core.errors import StaleArtefact
 from testbed.core.files import sha256_json
+from testbed.core.forms import Form, first_wrong
 from testbed.core.parsing import json_value
 from testbed.core.schema import READABLE_VERSIONS
 
@@ -40,11 +41,7 @@ def _inside(file: str) -> str:
 Relative = Annotated[str, AfterValidator(_inside)]
 
 
-class _Form(BaseModel):
-    model_config = ConfigDict(strict=True, frozen=True)  # keys of later versions are let through
-
-
-class _Head(_Form):
+class _Head(Form):
     kind: Annotated[str, Field(min_length=1)]
     name: str
     identity: Sha256
@@ -56,7 +53,7 @@ class _Head(_Form):
     stages: dict[str, JsonValue]
 
 
-class _Record(_Form):
+class _Record(Form):
     inputs: JsonValue
     outputs: dict[Relative, Sha256]
     facts: dict[str, JsonValue]
@@ -149,18 +146,12 @@ def _of_stage(name: str, record: Any) -> str:
     return sha256_json([name, json.loads(json.dumps(record))])
 
 
-def _misformed(form: type[_Form], values: Any) -> str | None:
+def _misformed(form: type[Form], values: Any) -> str | None:
     """What is wrong first, in a few words."""
     if not isinstance(values, dict):
         return "it is no table"
     try:
         form.model_validate(values)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        return f"{place} is missing" if first["type"] == "missing" else f"{place}: {_words(first['msg'])}"
+        return first_wrong(error)
     return None
-
-
-def _words(message: str) -> str:
-    return message[:1].lower() + message[1:]

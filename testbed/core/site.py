@@ -10,11 +10,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Literal
 
-from testbed.core.errors import StaleArtefact, UsageError
+from pydantic import Field
+
+from testbed.core.errors import UsageError
 from testbed.core.files import write_text
-from testbed.core.formats import Format, format_named
+from testbed.core.formats import FORMATS, Format, format_named
+from testbed.core.forms import Form, read_form
 from testbed.core.nearest import meant, nearest
 
 Where = Literal["activation", "weight"]
@@ -100,6 +103,22 @@ def _like(pattern: str, sites: Sequence[Site]) -> str:
     return meant(pattern, [*names, *(f"*.{name.rpartition('.')[2]}" for name in names)]).rstrip("?")
 
 
+class _SiteFile(Form):
+    name: str
+    where: Where
+    shape: list[Annotated[int, Field(ge=0, lt=1 << 40)]]
+    format_name: Literal[tuple(FORMATS)] = "fp32"  # type: ignore[valid-type]
+    tensor: str = ""
+    transposed: bool = False
+
+
+class _TableFile(Form):
+    target: str
+    deployment_id: str
+    mechanism: str
+    sites: list[_SiteFile]
+
+
 @dataclass(frozen=True)
 class SiteTable:
     """The sites of one exported model, and which file they are sites of (``deployment_id``: its plain ONNX's).
@@ -183,9 +202,6 @@ class SiteTable:
 
     @classmethod
     def load(cls, path: Path) -> SiteTable:
-        try:
-            values: dict[str, Any] = json.loads(path.read_text())
-            sites = tuple(Site(**{**s, "shape": tuple(s["shape"])}) for s in values.pop("sites"))
-            return cls(sites=sites, **values)
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise StaleArtefact(f"{path}: not a site table ({error}); export the model again") from error
+        found = read_form(path, _TableFile, "a site table", "export the model again")
+        sites = tuple(Site(**{**dict(site), "shape": tuple(site.shape)}) for site in found.sites)
+        return cls(found.target, found.deployment_id, found.mechanism, sites)

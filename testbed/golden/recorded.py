@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field, ValidationError
 
 from testbed.analysis.choice import TEST_IMAGES, choose
 from testbed.analysis.classes import class_counts, one_class_warning
@@ -21,6 +21,7 @@ from testbed.analysis.confidence import top1
 from testbed.analysis.guessing import guessing_warning
 from testbed.core.errors import StaleArtefact, UsageError
 from testbed.core.files import scratch_folder, sha256_json, write_json
+from testbed.core.forms import Form, first_wrong, read_form
 from testbed.core.runfolder import RunFolder
 from testbed.data import Split
 from testbed.data.order_check import warn_of_order
@@ -174,6 +175,31 @@ def golden_facts(path: Path, recorded: Split, positions: NDArray[np.int64]) -> d
     return {"accuracy": accuracy, "images": n, "first": first, "chosen": bool(chosen)}
 
 
+class GoldenImages(Form):
+    """ids, labels: of each recorded image. positions: theirs in the test split, where they are not one run of it."""
+
+    ids: list[str]
+    labels: list[Annotated[int, Field(ge=0, lt=1 << 31)]]
+    positions: list[Annotated[int, Field(ge=0, lt=1 << 40)]] | None = None
+
+
+class _Inputs(Form):
+    model: str
+    test: str
+
+
+class _Facts(Form):
+    accuracy: Annotated[float, Field(ge=0, le=1)]
+    images: Annotated[int, Field(ge=1, lt=1 << 40)]
+    first: Annotated[int, Field(ge=0, lt=1 << 40)] = 0
+    chosen: bool = False
+
+
+class _Recorded(Form):
+    inputs: _Inputs
+    facts: _Facts
+
+
 @dataclass
 class Golden:
     """What was recorded. Row i is test image ``positions[i]``. Every file is checked against its hash before it is read.
@@ -189,6 +215,11 @@ class Golden:
             raise StaleArtefact(
                 f"{self.run.folder.path} has no golden yet; run `{COMMAND} {self.run.folder.path}` first"
             )
+        try:
+            _Recorded.model_validate(record)
+        except ValidationError as error:
+            told = f"what {self.run.folder.path} records of its golden is damaged ({first_wrong(error)})"
+            raise StaleArtefact(f"{told}; {self.run.folder.again(STAGE)}") from error
         if record["inputs"]["model"] != self.run.model_hash:
             raise StaleArtefact(
                 f"the golden in {self.run.folder.path} was recorded of another model; {self.run.folder.again(STAGE)}"
@@ -215,7 +246,11 @@ class Golden:
         """(n,) of the recorded images in the test split, ascending."""
         if self.range is not None:
             return np.arange(*self.range)
-        return np.array(self._kept["positions"], np.int64)
+        if (positions := self._kept.positions) is None:
+            raise StaleArtefact(
+                f"{self.run.folder.path / IMAGES} does not say which images were chosen; {self.run.folder.again(STAGE)}"
+            )
+        return np.array(positions, np.int64)
 
     @property
     def modules(self) -> list[str]:
@@ -265,13 +300,16 @@ class Golden:
     def _images(self) -> tuple[list[str], NDArray[np.int64]]:
         if IMAGES not in self._record["outputs"]:  # a campaign's golden
             return self.split.ids, self.split.labels
-        return self._kept["ids"], np.array(self._kept["labels"], np.int64)
+        return self._kept.ids, np.array(self._kept.labels, np.int64)
 
     @cached_property
-    def _kept(self) -> dict[str, Any]:
+    def _kept(self) -> GoldenImages:
         """What the golden's list of images holds."""
         self.run.folder.verify(STAGE, [IMAGES])
-        found: dict[str, Any] = json.loads((self.run.folder / IMAGES).read_text())
+        again = self.run.folder.again(STAGE)
+        found = read_form(self.run.folder / IMAGES, GoldenImages, "a golden's list of images", again)
+        if not len(found.ids) == len(found.labels) == len(self):
+            raise StaleArtefact(f"{self.run.folder / IMAGES} has not as many images as the golden; {again}")
         return found
 
     def file(self, module: str, which: int) -> str:

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from testbed.analysis.choice import choose_per_tier
 from testbed.analysis.classes import class_counts, one_class_warning
 from testbed.analysis.confidence import first_of_each
 from testbed.core.errors import StaleArtefact, UsageError
 from testbed.core.files import write_json
+from testbed.core.forms import Form, read_form
 from testbed.golden.arrays import array_writer, read_array
 from testbed.golden.recorded import Golden, Range, checked_range, working_in
 from testbed.golden.reference import LOGITS, module_files
@@ -116,6 +117,10 @@ def _copy_rows(source: NDArray, rows: NDArray[np.int64], path: Path) -> None:
             writer.append(source[rows[start : start + step]])
 
 
+class _Chosen(Form):
+    positions: list[Annotated[int, Field(ge=0, lt=1 << 40)]]
+
+
 @dataclass(frozen=True)
 class Subset:
     """The recorded choice. Raises StaleArtefact where it was made from another golden than the folder's."""
@@ -133,8 +138,11 @@ class Subset:
         """Rows of the golden."""
         folder = self.golden.run.folder
         folder.verify(STAGE, [SUBSET])
-        positions = json.loads((folder / SUBSET).read_text())["positions"]
-        return np.searchsorted(self.golden.positions, np.array(positions, np.int64))
+        found = read_form(folder / SUBSET, _Chosen, "a subset's list of images", folder.again(STAGE))
+        positions = np.array(found.positions, np.int64)
+        if not np.isin(positions, self.golden.positions).all():
+            raise StaleArtefact(f"{folder / SUBSET} names images that the golden has not; {folder.again(STAGE)}")
+        return np.searchsorted(self.golden.positions, positions)
 
     def array(self, golden_file: str) -> NDArray[np.float32]:
         """The subset's rows of a golden file, memory-mapped."""

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from testbed.campaign.summary_file import load_summary
 from testbed.campaign.sweep import read_sweep
-from testbed.core.errors import StaleArtefact
 from testbed.core.fault import OPS
 from testbed.core.formats import FORMATS, Format, format_named
 from testbed.core.runfolder import RunFolder
-from testbed.core.schema import READABLE_VERSIONS
 from testbed.core.site import SiteTable
 
 SUMMARY = "summary.json"
@@ -105,17 +103,6 @@ def read_evidence(run: Path) -> Evidence:
     folder = RunFolder.existing(run)
     for file in READ_FILES:
         folder.verify_file(file)
-    try:
-        summary = json.loads((run / SUMMARY).read_text())
-        if summary["schema_version"] not in READABLE_VERSIONS:
-            readable = ", ".join(map(str, READABLE_VERSIONS))
-            raise StaleArtefact(
-                f"{run / SUMMARY} has schema version {summary['schema_version']}, this testbed reads {readable};"
-                " rerun with `testbed campaign run SPEC --redo summary`"
-            )
-        marginals = Marginals(summary["marginals"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StaleArtefact(
-            f"{run / SUMMARY} is not a campaign's summary ({error}); rerun with `testbed campaign run SPEC --redo summary`"
-        ) from error
+    summary = load_summary(run / SUMMARY)
+    marginals = Marginals(summary["marginals"])
     return Evidence(run, summary, folder.manifest, marginals, read_sweep(folder))

@@ -224,7 +224,7 @@ def test_a_damaged_plan_is_refused_by_name(tiny_run: Path, tmp_path: Path) -> No
         (tmp_path / PLAN).write_bytes(content)
         with pytest.raises(
             StaleArtefact,
-            match=r"faults\.parquet is not a readable plan; rerun with `testbed campaign run SPEC --redo plan`",
+            match=r"faults\.parquet is no table of planned faults: .*; rerun with `testbed campaign run SPEC --redo plan`",
         ):
             read_plan(tmp_path / PLAN)
 

@@ -112,7 +112,7 @@ def test_a_table_survives_the_disk(tmp_path: Path) -> None:
 )
 def test_a_damaged_table_is_refused_by_name(tmp_path: Path, text: str) -> None:
     (tmp_path / "sites.json").write_text(text)
-    with pytest.raises(StaleArtefact, match=r"sites.json: not a site table"):
+    with pytest.raises(StaleArtefact, match=r"sites.json is not a site table"):
         SiteTable.load(tmp_path / "sites.json")
 
 
