@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from testbed.core.errors import UsageError
 from testbed.core.files import write_text
@@ -104,6 +104,8 @@ def _like(pattern: str, sites: Sequence[Site]) -> str:
 
 
 class _SiteFile(Form):
+    model_config = ConfigDict(extra="forbid")
+
     name: str
     where: Where
     shape: list[Annotated[int, Field(ge=0, lt=1 << 40)]]
@@ -113,6 +115,8 @@ class _SiteFile(Form):
 
 
 class _TableFile(Form):
+    model_config = ConfigDict(extra="forbid")
+
     target: str
     deployment_id: str
     mechanism: str
