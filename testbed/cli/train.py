@@ -156,10 +156,9 @@ def _split_settings(settings: tuple[str, ...]) -> tuple[dict[str, Any], dict[str
         if key not in recipe_keys[1:] + model_keys:
             from testbed.core.nearest import meant
 
+            near = meant(key, recipe_keys[1:] + model_keys)
             known = f"of the recipe {', '.join(recipe_keys[1:])}; of the model {', '.join(model_keys)}"
-            raise UsageError(
-                f"--set: unknown key {key!r}{meant(key, recipe_keys[1:] + model_keys)}; known keys {known}"
-            )
+            raise UsageError(f"--set: unknown key {key!r}{near or ';'} {'Known' if near else 'known'} keys {known}")
         (of_model if key in model_keys else of_recipe)[key] = _value(text)
     return of_recipe, of_model
 

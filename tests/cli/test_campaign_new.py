@@ -54,7 +54,7 @@ def test_a_new_name_begins_with_the_digits() -> None:
 @pytest.mark.parametrize(
     ("args", "told"),
     [
-        (("mine", "--from", "nothing"), "no ready-made spec is called 'nothing'; known: cifar10, digits"),
+        (("mine", "--from", "nothing"), "unknown ready-made spec 'nothing'; known: cifar10, digits"),
         (("cifar-10",), "no ready-made spec is called 'cifar-10': did you mean cifar10? Else say --from cifar10"),
         (("a b",), "NAME 'a b': name: "),
         (("../up",), "NAME '../up': name: "),

@@ -135,7 +135,7 @@ def test_too_few_images_for_the_fixed_list(recorded):
 
 
 def test_changed_files_and_unknown_engines_are_refused(recorded):
-    with pytest.raises(UsageError, match="unknown engine 'ort'; known: ort-cpu"):
+    with pytest.raises(UsageError, match=r"unknown engine 'ort'; did you mean 'ort-cpu'\? Known: ort-cpu"):
         verify_golden(recorded, "attention", "ort", USUAL)
     file = recorded / "golden/block.0.attn.output.npy"
     file.write_bytes(file.read_bytes()[:-4] + b"\0\0\0\0")

@@ -46,7 +46,7 @@ def test_the_presets_of_a_study_share_its_recipe():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"epoch": 3}, "unknown key 'epoch'; known keys: name, epochs"),
+        ({"epoch": 3}, r"unknown key 'epoch'; did you mean 'epochs'\? Known: name, epochs"),
         ({"optimiser": "lion"}, "optimiser must be one of adam, adamw, sgd, not 'lion'"),
         ({"epochs": -1}, "epochs must be 0 or more, not -1"),
         ({"epochs": 1.5}, "epochs must be a whole number, not 1.5"),
@@ -66,7 +66,9 @@ def test_a_value_that_cannot_be_is_refused_by_name(changes, message):
 
 
 def test_unknown_and_incomplete_recipes_are_refused():
-    with pytest.raises(UsageError, match="unknown recipe 'digit'; known: digits, fashion-mnist"):
+    with pytest.raises(
+        UsageError, match=r"unknown recipe 'digit'; did you mean 'digits'\? Known: digits, fashion-mnist"
+    ):
         recipe("digit")
     with pytest.raises(UsageError, match="epochs, batch missing"):
         Recipe.from_dict({"name": "mine", "optimiser": "sgd", "learning_rate": 0.1})

@@ -166,7 +166,7 @@ def test_the_model_takes_channels_and_classes_from_the_images(tmp_path):
     ("arguments", "message"),
     [
         (["--recipe", "adamw"], "unknown recipe 'adamw'; known: digits, fashion-mnist"),
-        (["--set", "epoch=3"], "unknown key 'epoch'; known keys of the recipe epochs, batch"),
+        (["--set", "epoch=3"], "unknown key 'epoch'; did you mean 'epochs'? Known keys of the recipe epochs, batch"),
         (["--set", "name=mine"], "unknown key 'name'"),
         (["--set", "batch"], "write KEY=VALUE"),
         (["--set", "batch=many"], "batch must be a whole number, not 'many'"),
