@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from testbed.cli.common import emit, example, json_option, say
+from testbed.cli.numbers import LARGEST_BATCH, Number, Threads, Whole
 from testbed.cli.parameters import Counts
 from testbed.core.errors import GateFailed
 
@@ -29,18 +30,20 @@ if TYPE_CHECKING:
     "--engine", default="ort-cpu", show_default=True, help="ort-cpu, ort-cuda, openvino, tensorrt, torch, ..."
 )
 @click.option("--precision", type=click.Choice(["fp32", "fp16", "bf16", "int8"]), default="fp32", show_default=True)
-@click.option("--batch", "batches", type=Counts(), default="1,8,32", show_default=True, help="Images per run.")
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of the engine.")
+@click.option(
+    "--batch", "batches", type=Counts(LARGEST_BATCH), default="1,8,32", show_default=True, help="Images per run."
+)
+@click.option("--threads", type=Threads(), default=1, show_default=True, help="Of the engine.")
 @click.option(
     "--seconds",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Number(1e-6),
     default=3.0,
     show_default=True,
     help="Per engine and batch, or ...",
 )
 @click.option(
     "--runs",
-    type=click.IntRange(2),
+    type=Whole(2, 1_000_000),
     default=100,
     show_default=True,
     help="... so many runs, whichever is less; 6 at least.",
@@ -48,9 +51,7 @@ if TYPE_CHECKING:
 @click.option(
     "--baseline", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help="Ratios are to this model."
 )
-@click.option(
-    "--max-ratio", type=click.FloatRange(min=0, min_open=True), help="Exit 3 if a median is surely above this ratio."
-)
+@click.option("--max-ratio", type=Number(1e-6), help="Exit 3 if a median is surely above this ratio.")
 @json_option
 def bench(
     folders: tuple[Path, ...],

@@ -17,6 +17,7 @@ from testbed.cli.campaign_show import show
 from testbed.cli.campaign_status import status
 from testbed.cli.common import emit, example, json_option, run_option
 from testbed.cli.groups import CommandGroup
+from testbed.cli.numbers import Whole
 from testbed.cli.work_options import words_of, work_options
 from testbed.core.errors import UsageError
 
@@ -121,9 +122,7 @@ def _run(
 )
 @click.argument("first", metavar="DIR_A", type=click.Path(file_okay=False, path_type=Path))
 @click.argument("second", metavar="DIR_B", type=click.Path(file_okay=False, path_type=Path))
-@click.option(
-    "--rows", default=5, show_default=True, type=click.IntRange(0), help="Disagreeing rows to print, per cause."
-)
+@click.option("--rows", default=5, show_default=True, type=Whole(0), help="Disagreeing rows to print, per cause.")
 @click.option(
     "--to", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write all: .csv or .parquet."
 )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from testbed.cli.common import emit, example, json_option, run_option
+from testbed.cli.numbers import LARGEST_SEED, Whole
 from testbed.cli.parameters import Grid
 from testbed.core.errors import UsageError
 
@@ -28,12 +29,12 @@ RATES = "1e-9,1e-8,1e-7,1e-6,1e-5,1e-4"
 )
 @click.argument("subject", metavar="SPEC|DIR", type=click.Path(path_type=Path))
 @click.option("--rates", type=Grid(), default=RATES, show_default=True, help="Probabilities of each bit to flip.")
-@click.option("--repeats", type=click.IntRange(2), default=10, show_default=True, help="Sets of flips per rate.")
+@click.option("--repeats", type=Whole(2, 100_000), default=10, show_default=True, help="Sets of flips per rate.")
 @click.option(
     "--site", "sites", multiple=True, metavar="PATTERN", help='Only these weights; "!PATTERN" leaves some out.'
 )
-@click.option("--images", type=click.IntRange(1), help="Only so many test images: a random choice, by class.")
-@click.option("--seed", type=click.IntRange(0), help="Of the flips; the campaign's unless said.")
+@click.option("--images", type=Whole(1), help="Only so many test images: a random choice, by class.")
+@click.option("--seed", type=Whole(0, LARGEST_SEED), help="Of the flips; the campaign's unless said.")
 @run_option(required=False)
 @json_option
 def ber(

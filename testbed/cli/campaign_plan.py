@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from testbed.cli.common import emit, example, json_option, json_value
+from testbed.cli.numbers import Confidence, Number, Whole
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -29,19 +30,23 @@ Record = Mapping[str, Any]
     )
 )
 @click.argument("spec", type=click.Path(path_type=Path))
-@click.option("--margin", type=float, help="Half the width of every interval. [default: as in [stop], or 0.01]")
+@click.option(
+    "--margin", type=Number(1e-6, 1), help="Half the width of every interval. [default: as in [stop], or 0.01]"
+)
 @click.option("--relative", is_flag=True, help="The margin is a share of --rate.")
-@click.option("--rate", type=float, default=0.5, show_default=True, help="Expected rate; 0.5 is the worst case.")
-@click.option("--confidence", type=float, help="[default: the campaign's]")
+@click.option(
+    "--rate", type=Number(1e-6, 1), default=0.5, show_default=True, help="Expected rate; 0.5 is the worst case."
+)
+@click.option("--confidence", type=Confidence(), help="[default: the campaign's]")
 @click.option(
     "--by",
     metavar="DIMENSIONS",
     help="Put strata together: site, kind, block, bit, bit_class, tier, or several: 'site x bit_class'; all."
     " [default: the strata that are sampled]",
 )
-@click.option("--seconds-per-row", type=click.FloatRange(0, min_open=True), help="What a row costs, for the estimate.")
+@click.option("--seconds-per-row", type=Number(1e-9), help="What a row costs, for the estimate.")
 @click.option("--measure", is_flag=True, help="Time the engine here and now instead, as --dry-run does.")
-@click.option("--rows", default=24, show_default=True, type=click.IntRange(0), help="Parts to print; --json has all.")
+@click.option("--rows", default=24, show_default=True, type=Whole(0), help="Parts to print; --json has all.")
 @click.option(
     "--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change a value of SPEC: engine.backend=openvino."
 )

@@ -9,6 +9,7 @@ import click
 
 from testbed.cli.common import emit, example, json_option
 from testbed.cli.golden import batch_option, folder_argument
+from testbed.cli.numbers import Number, Threads, Whole
 from testbed.core.errors import GateFailed
 
 if TYPE_CHECKING:
@@ -29,13 +30,13 @@ if TYPE_CHECKING:
 @click.option("--format", "format_name", type=click.Choice(["onnx", "tensorrt"]), default="onnx", show_default=True)
 @click.option("--precision", type=click.Choice(["fp32", "fp16", "bf16", "int8"]), default="fp32", show_default=True)
 @click.option("--engine", default="ort-cpu", show_default=True, help="What runs the parity check on an ONNX file.")
-@click.option("--atol", type=float, help="Refuse (exit 3) if any image needs a larger one; without, only report.")
-@click.option("--rtol", type=float, default=1e-5, show_default=True, help="Tolerance relative to the golden value.")
-@click.option("--calibration-images", type=click.IntRange(min=1), default=256, show_default=True, help="For int8.")
+@click.option("--atol", type=Number(0), help="Refuse (exit 3) if any image needs a larger one; without, only report.")
+@click.option("--rtol", type=Number(0), default=1e-5, show_default=True, help="Tolerance relative to the golden value.")
+@click.option("--calibration-images", type=Whole(1), default=256, show_default=True, help="For int8.")
 @click.option("--calibration-method", default="MinMax", show_default=True, help="MinMax, Entropy or Percentile.")
 @click.option("--calibration-data", metavar="NAME", help="Data set with the training images, where DIR's has none.")
 @batch_option
-@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Of the engine.")
+@click.option("--threads", type=Threads(), default=1, show_default=True, help="Of the engine.")
 @json_option
 def export(
     folder: Path,

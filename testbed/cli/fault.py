@@ -9,6 +9,7 @@ import click
 
 from testbed.cli.common import emit, example, json_option
 from testbed.cli.groups import CommandGroup
+from testbed.cli.numbers import Whole
 
 if TYPE_CHECKING:
     from testbed.campaign.view import Injection
@@ -25,7 +26,7 @@ def fault() -> None:
     )
 )
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-@click.argument("fault_id", type=int)
+@click.argument("fault_id", type=Whole(0))
 @click.option("--image", metavar="ID", help="Which image, for weight faults; an activation fault has its own.")
 @json_option
 def replay(folder: Path, fault_id: int, image: str | None, as_json: bool) -> None:

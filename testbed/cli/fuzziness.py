@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from testbed.cli.common import emit, example, json_option
+from testbed.cli.numbers import Threads, Whole
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -33,7 +34,7 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
 @click.option("--layers", metavar="A,B,...", help="Of pixels, block.0, block.1, ..., logits; by default all.")
 @click.option(
     "--images",
-    type=click.IntRange(1),
+    type=Whole(1),
     metavar="N",
     help="Only N test images, a random choice by class; by default all.",
 )
@@ -41,7 +42,7 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
 @click.option("--per-epoch", is_flag=True, help="What `testbed train --fuzziness-every` recorded; measures nothing.")
 @click.option("--average", "averaged", is_flag=True, help="Mean and standard deviation over several folders.")
 @click.option("--to", type=_FOLDER, metavar="DIR", help="With --average: write its tables and pictures there.")
-@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads.")
+@click.option("--threads", type=Threads(), default=1, show_default=True, help="CPU threads.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, or auto: cuda where there is one.")
 @json_option
 def fuzziness(

@@ -9,6 +9,7 @@ import click
 
 from testbed.cli.common import Command, emit, example, json_option
 from testbed.cli.groups import DefaultGroup
+from testbed.cli.numbers import LARGEST_BATCH, Number, Threads, Whole
 from testbed.cli.parameters import ImageRange, Images
 from testbed.core.errors import GateFailed, UsageError
 
@@ -27,7 +28,7 @@ def folder_argument(command: Command) -> Command:
 
 def batch_option(command: Command) -> Command:
     """``--batch``."""
-    kind = click.IntRange(min=1)
+    kind = Whole(1, LARGEST_BATCH)
     return click.option("--batch", type=kind, default=64, show_default=True, help="Images at a time.")(command)
 
 
@@ -74,9 +75,7 @@ def golden() -> None:
 )
 @click.option("--logits-only", is_flag=True, help="Record no module's input and output.")
 @batch_option
-@click.option(
-    "--threads", type=click.IntRange(min=1), help="CPU threads, one for each batch; by default as many as cores."
-)
+@click.option("--threads", type=Threads(), help="CPU threads, one for each batch; by default as many as cores.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, or auto: cuda where there is one.")
 @json_option
 def record(
@@ -136,11 +135,11 @@ def record(
 @folder_argument
 @click.option("--target", default="model", show_default=True, help="model, attention, attention:N or block:N.")
 @click.option("--engine", default="ort-cpu", show_default=True, help="What runs it, such as torch or ort-cpu.")
-@click.option("--atol", type=float, default=1e-6, show_default=True, help="Absolute tolerance.")
-@click.option("--rtol", type=float, default=1e-5, show_default=True, help="Tolerance relative to the golden value.")
+@click.option("--atol", type=Number(0), default=1e-6, show_default=True, help="Absolute tolerance.")
+@click.option("--rtol", type=Number(0), default=1e-5, show_default=True, help="Tolerance relative to the golden value.")
 @click.option("--inject", is_flag=True, help="Put a fixed list of wrong values into the golden; they must be found.")
 @batch_option
-@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads of the engine.")
+@click.option("--threads", type=Threads(), default=1, show_default=True, help="CPU threads of the engine.")
 @json_option
 def verify(
     folder: Path,

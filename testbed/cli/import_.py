@@ -12,6 +12,7 @@ import click
 
 from testbed.cli.common import emit, example, json_option, run_option
 from testbed.cli.data_options import classes_option, preprocess_option
+from testbed.cli.numbers import LARGEST_SEED, MOST, Number, Whole
 from testbed.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -47,19 +48,21 @@ if TYPE_CHECKING:
     help="State what weights do not tell (repeatable): activation, eps, heads, norm_order, pooling, weights (which of"
     " several sets, such as an EMA), head (its module), channels, patch, image, ...",
 )
-@click.option("--heads", type=int, metavar="N", help="Short for --set heads=N: attention heads per block.")
+@click.option("--heads", type=Whole(1, 1024), metavar="N", help="Short for --set heads=N: attention heads per block.")
 @click.option(
     "--pooling",
     type=click.Choice(["cls", "mean", "mean_patches"]),
     help="What the head reads: CLS, the mean of all tokens, or the mean without CLS.",
 )
-@click.option("--norm-eps", type=float, metavar="X", help="Short for --set eps=X: LayerNorm's epsilon.")
+@click.option("--norm-eps", type=Number(0, 1), metavar="X", help="Short for --set eps=X: LayerNorm's epsilon.")
 @click.option("--check", is_flag=True, help="Compare logits with the library's own model, if it is installed here.")
 @click.option("--data", metavar="NAME", help="The data set the model is for; see 'testbed data list'.")
 @click.option("--root", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help="The data folder.")
 @preprocess_option("as a config.json beside the weights says, else as is usual for the data set")
 @classes_option
-@click.option("--seed", type=int, default=0, show_default=True, help="Decides the data set's splits.")
+@click.option(
+    "--seed", type=Whole(-MOST, LARGEST_SEED), default=0, show_default=True, help="Decides the data set's splits."
+)
 @json_option
 def import_(
     file: Path,

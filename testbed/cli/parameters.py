@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from testbed.cli.numbers import LARGEST, MOST
 from testbed.core.nearest import unknown
 
 
@@ -20,7 +21,7 @@ class ImageRange(click.ParamType):
             found = int(first or 0), int(end)
         except ValueError:
             self.fail(f"{value!r} is no range; write A:B, such as 0:250", param, ctx)
-        if not colon or not 0 <= found[0] < found[1]:
+        if not colon or not 0 <= found[0] < found[1] <= MOST:
             self.fail(f"{value!r} is no range of images; write A:B with A below B, such as 0:250", param, ctx)
         return found
 
@@ -39,23 +40,29 @@ class Images(ImageRange):
             wanted = int(value)
         except ValueError:
             wanted = 0
-        if wanted < 1:
+        if not 1 <= wanted <= MOST:
             self.fail(f"{value!r}: write a number of images to choose, such as 250, or a range A:B", param, ctx)
         return wanted
 
 
 class Counts(click.ParamType):
-    """Whole numbers separated by commas."""
+    """Whole numbers separated by commas, each from 0 to ``most``."""
 
     name = "counts"
+
+    def __init__(self, most: int = MOST) -> None:
+        self.most = most
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
         if isinstance(value, tuple):
             return value
         try:
-            return tuple(int(part) for part in str(value).split(","))
+            found = tuple(int(part) for part in str(value).split(","))
         except ValueError:
             self.fail(f"{value!r}: write whole numbers separated by commas, such as 64,64,128,256", param, ctx)
+        if not all(0 <= count <= self.most for count in found):
+            self.fail(f"{value!r}: whole numbers from 0 to {self.most:,} are wanted", param, ctx)
+        return found
 
 
 class Words(click.ParamType):
@@ -84,6 +91,10 @@ class Grid(click.ParamType):
         if isinstance(value, tuple):
             return value
         try:
-            return tuple(float(part) for part in str(value).split(","))
+            found = tuple(float(part) for part in str(value).split(","))
         except ValueError:
             self.fail(f"{value!r}: write numbers separated by commas, such as .9,.8,.5", param, ctx)
+        if not all(-LARGEST <= number <= LARGEST for number in found):  # nor is NaN
+            self.fail(f"{value!r}: numbers of at most {LARGEST:g} are wanted", param, ctx)
+        return found
+

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from testbed.cli.common import emit, example, json_option, say
+from testbed.cli.numbers import Whole
 from testbed.cli.parameters import Grid
 from testbed.cli.score_options import Settings, score_options
 
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--finetune",
-    type=click.IntRange(1),
+    type=Whole(1),
     metavar="EPOCHS",
     help="Train what is left; without, weights are cut and that is all.",
 )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from testbed.cli.common import emit, example, json_option
+from testbed.cli.numbers import Number
 from testbed.cli.score_options import Settings, score_options
 
 if TYPE_CHECKING:
@@ -37,7 +38,9 @@ if TYPE_CHECKING:
 @click.option(
     "--picture", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Draw --validate: .png."
 )
-@click.option("--tau", type=float, default=0.05, show_default=True, help="acdc: what is taken away for good, in nats.")
+@click.option(
+    "--tau", type=Number(), default=0.05, show_default=True, help="acdc: what is taken away for good, in nats."
+)
 @score_options
 @json_option
 def rank(

@@ -9,21 +9,22 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from testbed.cli.common import Command
+from testbed.cli.numbers import LARGEST_SEED, Number, Whole
 
 if TYPE_CHECKING:
     from testbed.sensitivity import scores
 
 _OPTIONS = (
-    click.option("--images", type=click.IntRange(1), default=256, show_default=True, help="Analysis images."),
+    click.option("--images", type=Whole(1), default=256, show_default=True, help="Analysis images."),
     click.option(
         "--data",
         metavar="NAME",
         help="Data set of the analysis images, where DIR's has test images only: imagefolder:DIR/train.",
     ),
     click.option(
-        "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the images and their partners."
+        "--seed", type=Whole(0, LARGEST_SEED), default=0, show_default=True, help="Of the images and their partners."
     ),
-    click.option("--chunks", type=click.IntRange(1), default=8, show_default=True, help="Runs of neurons per MLP."),
+    click.option("--chunks", type=Whole(1, 4096), default=8, show_default=True, help="Runs of neurons per MLP."),
     click.option(
         "--rule",
         type=click.Choice(["incremental", "cumulative"]),
@@ -52,8 +53,8 @@ _OPTIONS = (
         show_default=True,
         help="eap: corrupt inputs.",
     ),
-    click.option("--snr-db", type=float, default=0.0, show_default=True, help="eap: of --corrupt noise."),
-    click.option("--steps", type=click.IntRange(1), default=5, show_default=True, help="eap-ig: points of the path."),
+    click.option("--snr-db", type=Number(-300, 300), default=0.0, show_default=True, help="eap: of --corrupt noise."),
+    click.option("--steps", type=Whole(1, 10_000), default=5, show_default=True, help="eap-ig: points of the path."),
 )
 
 

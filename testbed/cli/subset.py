@@ -8,6 +8,7 @@ import click
 
 from testbed.cli.common import emit, example, json_option
 from testbed.cli.golden import folder_argument
+from testbed.cli.numbers import LARGEST_SEED, Whole
 from testbed.cli.parameters import Counts, ImageRange
 
 
@@ -26,7 +27,7 @@ from testbed.cli.parameters import Counts, ImageRange
     help="N images of each tier of `testbed tiers`: the first ones in data set order, as published.",
 )
 @click.option("--stratified", is_flag=True, help="With --per-tier: a random choice with all classes in proportion.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of --stratified.")
+@click.option("--seed", type=Whole(0, LARGEST_SEED), default=0, show_default=True, help="Of --stratified.")
 @click.option("--range", "positions", type=ImageRange(), metavar="A:B", help="The test images A to B - 1.")
 @json_option
 def subset(

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from testbed.cli.common import emit, example, json_option
+from testbed.cli.numbers import LARGEST, Number, Whole
 
 _MOST = 200  # points of a grid
 
@@ -26,8 +27,8 @@ class Tolerances(click.ParamType):
             found = self._range(text) if ":" in text else tuple(float(part) for part in text.split(","))
         except ValueError:
             self.fail(f"{text!r} is no grid; write 1e-6,1e-5,1e-4 or LOW:HIGH:COUNT, such as 1e-8:1:17", param, ctx)
-        if not all(math.isfinite(tolerance) and tolerance >= 0 for tolerance in found):
-            self.fail(f"{text!r}: tolerances are finite numbers, 0 or more", param, ctx)
+        if not all(0 <= tolerance <= LARGEST for tolerance in found) or len(found) > _MOST:
+            self.fail(f"{text!r}: at most {_MOST} tolerances from 0 to {LARGEST:g} are wanted", param, ctx)
         return tuple(sorted(set(found)))
 
     def _range(self, text: str) -> tuple[float, ...]:
@@ -65,7 +66,7 @@ class Tolerances(click.ParamType):
     "--detect",
     default=0.99,
     show_default=True,
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    type=Number(1e-9, 1 - 1e-9),
     help="The detection rate wanted: the largest atol whose lower limit reaches it is told.",
 )
 @click.option(
@@ -75,10 +76,10 @@ class Tolerances(click.ParamType):
     " 1, the other compiler, fp16, and what was measured before.",
 )
 @click.option(
-    "--noise-images", type=click.IntRange(1), metavar="N", help="Test images of each tier to measure them on, or more."
+    "--noise-images", type=Whole(1), metavar="N", help="Test images of each tier to measure them on, or more."
 )
 @click.option("--link", is_flag=True, help="Follow faults in the first attention module from its output to the logits.")
-@click.option("--limit", type=click.IntRange(1), metavar="N", help="Follow N faults: the first draws of every stratum.")
+@click.option("--limit", type=Whole(1), metavar="N", help="Follow N faults: the first draws of every stratum.")
 @click.option(
     "--exact", is_flag=True, help="Evaluate rows again, exactly, whose error bound straddles a tolerance of the grid."
 )

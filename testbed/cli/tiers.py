@@ -9,11 +9,12 @@ import click
 
 from testbed.cli.common import emit, example, json_option
 from testbed.cli.golden import folder_argument
+from testbed.cli.numbers import Whole
 
 
 @click.command(epilog=example("testbed tiers runs/vit --tiers 4", "testbed tiers runs/vit --edges .5,.9,.99,1 --json"))
 @folder_argument
-@click.option("--tiers", "count", type=int, metavar="4|5", help="Equal tiers; 4 by default.")
+@click.option("--tiers", "count", type=Whole(1, 100), metavar="4|5", help="Equal tiers; 4 by default.")
 @click.option("--edges", metavar="E,...,1", help="Upper edges of one's own tiers, ascending to 1.")
 @json_option
 def tiers(folder: Path, count: int | None, edges: str | None, as_json: bool) -> None:

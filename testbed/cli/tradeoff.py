@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from testbed.cli.common import emit, example, json_option, json_value, say
+from testbed.cli.numbers import LARGEST_BATCH, Number, Threads, Whole
 from testbed.cli.parameters import Counts
 
 if TYPE_CHECKING:
@@ -36,15 +37,18 @@ if TYPE_CHECKING:
 )
 @click.option("--engine", default="ort-cpu", show_default=True, help="Of latency and accuracy.")
 @click.option("--precision", type=click.Choice(["fp32", "fp16", "bf16", "int8"]), default="fp32", show_default=True)
-@click.option("--batch", "batches", type=Counts(), default="1,32", show_default=True, help="The first is what counts.")
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of the engine.")
 @click.option(
-    "--seconds", type=click.FloatRange(min=0, min_open=True), default=3.0, show_default=True, help="Per engine."
+    "--batch",
+    "batches",
+    type=Counts(LARGEST_BATCH),
+    default="1,32",
+    show_default=True,
+    help="The first is what counts.",
 )
-@click.option("--runs", type=click.IntRange(2), default=100, show_default=True, help="Per engine, if that is less.")
-@click.option(
-    "--allowed-drop", type=click.FloatRange(0, 100), default=1.0, show_default=True, help="Of accuracy, in points."
-)
+@click.option("--threads", type=Threads(), default=1, show_default=True, help="Of the engine.")
+@click.option("--seconds", type=Number(1e-6, 1e7), default=3.0, show_default=True, help="Per engine.")
+@click.option("--runs", type=Whole(2, 1_000_000), default=100, show_default=True, help="Per engine, if that is less.")
+@click.option("--allowed-drop", type=Number(0, 100), default=1.0, show_default=True, help="Of accuracy, in points.")
 @json_option
 def tradeoff(
     folders: tuple[Path, ...],

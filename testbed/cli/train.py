@@ -12,6 +12,7 @@ import click
 
 from testbed.cli.common import emit, example, json_option, run_option, say
 from testbed.cli.data_options import classes_option, preprocess_option
+from testbed.cli.numbers import LARGEST_SEED, Threads, Whole
 from testbed.core.errors import UsageError
 from testbed.core.parsing import toml_value
 
@@ -37,14 +38,14 @@ if TYPE_CHECKING:
 @preprocess_option("the data set's own")
 @classes_option
 @click.option("--recipe", "recipe_name", metavar="R", help="How to train; by default the one of the preset's study.")
-@click.option("--epochs", type=click.IntRange(min=0), help="0: seeded random weights.")
-@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of split and training.")
+@click.option("--epochs", type=Whole(0), help="0: seeded random weights.")
+@click.option("--seed", type=Whole(0, LARGEST_SEED), default=0, show_default=True, help="Of split and training.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a key of the recipe or the model.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, or auto: cuda where there is one.")
-@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads.")
+@click.option("--threads", type=Threads(), default=1, show_default=True, help="CPU threads.")
 @click.option(
     "--fuzziness-every",
-    type=click.IntRange(min=1),
+    type=Whole(1),
     metavar="N",
     help="Record every layer's separation fuzziness every N epochs and after the last, in DIR/fuzziness.",
 )

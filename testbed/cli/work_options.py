@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from testbed.cli.numbers import Number, Workers
+
 if TYPE_CHECKING:
     from testbed.campaign.workforce import Workforce
 
@@ -36,7 +38,7 @@ def work_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
     workers = click.option(
         "--workers",
-        type=click.IntRange(0),
+        type=Workers(),
         metavar="N",
         help="Processes of this machine that run faults; 1 unless said. 0: this one does, and dies with an engine that"
         " crashes.",
@@ -52,7 +54,7 @@ def work_options(command: Callable[..., Any]) -> Callable[..., Any]:
     )
     recheck = click.option(
         "--recheck",
-        type=click.FloatRange(0, 1),
+        type=Number(0, 1),
         metavar="SHARE",
         help="Share of each worker's units that another worker of the cluster, or this machine, runs again, besides its"
         " first: 0.02 unless said, 0 for none. A worker with other rows is refused; all its rows are done again.",
