@@ -40,7 +40,13 @@ PARAMETERS = [
 
 def test_the_walk_finds_what_there_is() -> None:
     found = {parameter.id for parameter in PARAMETERS}
-    assert {"bench threads", "campaign run workers", "campaign plan margin", "train epochs", "campaign fault fault_id"} <= found
+    assert {
+        "bench threads",
+        "campaign run workers",
+        "campaign plan margin",
+        "train epochs",
+        "fault replay fault_id",
+    } <= found
     assert {"sweep atol", "golden record images", "bench batches", "campaign ber rates"} <= found
 
 
