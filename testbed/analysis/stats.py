@@ -14,6 +14,7 @@ from scipy.special import betaincinv, ndtri
 
 from testbed.core.errors import UsageError
 
+_LEAST_ERROR, _LEAST_RATE = 1e-9, 1e-300  # that a sample size is told for
 RARE = 5  # fewer events, or fewer non-events, than this are rare
 
 
@@ -132,13 +133,15 @@ def leveugle(population: float, margin: float, confidence: float = 0.95, p: floa
     _check_confidence(confidence)
     if population < 1:
         raise UsageError(f"the population of faults must be 1 or more, not {population}")
-    if not 0 < p < 1:
+    if not _LEAST_RATE <= p < 1:
         raise UsageError(f"the expected rate p must be between 0 and 1, not {p}; use 0.5 when it is unknown")
     if not (margin > 0 and math.isfinite(margin)):
         raise UsageError(f"the margin must be above 0, not {margin}; 0.01 is one percentage point")
     error = margin * p if relative else margin
     spread = _normal_quantile(confidence) ** 2 * p * (1 - p)
     if population == math.inf:
+        if error < _LEAST_ERROR:
+            raise UsageError(f"no campaign knows a rate to within {error:g}; ask for {_LEAST_ERROR:g} or more")
         return max(1, math.ceil(spread / error**2))
     return min(int(population), math.ceil(population / (1 + error**2 * (population - 1) / spread)))
 

@@ -75,7 +75,7 @@ def sweep_campaign(path: Path, request: SweepRequest, progress: Progress) -> dic
     """
     place = Workplace.at(path)
     folder, spec = place.folder, place.spec
-    rtols = _rtols(spec, request.rtol)
+    rtols = swept_rtols(spec, request.rtol)
     for file in (TIERS, PLAN, RESULTS):
         folder.verify_file(file)
     try:
@@ -122,7 +122,7 @@ def undecided_rows(path: Path, atol: float, rtol: float) -> pd.DataFrame:
     """Rows whose stored threshold cannot tell whether this tolerance flags them: fault_id, image_id, masking_atol,
     error_bound, for `Run.replay`, which evaluates exactly. Raises as `sweep_campaign` does."""
     place = Workplace.at(path)
-    (wanted,) = _rtols(place.spec, (rtol,))
+    (wanted,) = swept_rtols(place.spec, (rtol,))
     parts = []
     for rows in read_thresholds(place.folder, place.spec.tolerance.rtol_grid, (wanted,)):
         which = rows.undecided(wanted, atol)
@@ -131,8 +131,14 @@ def undecided_rows(path: Path, atol: float, rtol: float) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def _rtols(spec: CampaignSpec, asked: Sequence[float] | None) -> tuple[float, ...]:
+def swept_rtols(spec: CampaignSpec, asked: Sequence[float] | None) -> tuple[float, ...]:
+    """Those asked for, or all that rows store thresholds for. Raises UsageError for others, and where there are none."""
     grid = spec.tolerance.rtol_grid
+    if not grid:
+        raise UsageError(
+            "there is nothing to sweep: rows store their thresholds for tolerance.rtol_grid, which is empty; name relative"
+            " tolerances there, such as [0.0, 1e-5], and run the campaign in another folder"
+        )
     for rtol in asked or ():
         if rtol not in grid:
             raise UsageError(

@@ -30,13 +30,9 @@ Record = Mapping[str, Any]
     )
 )
 @click.argument("spec", type=click.Path(path_type=Path))
-@click.option(
-    "--margin", type=Number(1e-6, 1), help="Half the width of every interval. [default: as in [stop], or 0.01]"
-)
+@click.option("--margin", type=Number(), help="Half the width of every interval. [default: as in [stop], or 0.01]")
 @click.option("--relative", is_flag=True, help="The margin is a share of --rate.")
-@click.option(
-    "--rate", type=Number(1e-6, 1), default=0.5, show_default=True, help="Expected rate; 0.5 is the worst case."
-)
+@click.option("--rate", type=Number(), default=0.5, show_default=True, help="Expected rate; 0.5 is the worst case.")
 @click.option("--confidence", type=Confidence(), help="[default: the campaign's]")
 @click.option(
     "--by",

@@ -23,6 +23,8 @@ OFFSETS: tuple[str, ...] = get_args(Offset)
 PER_8_BIT = 1 / 255
 _OVERSHOOTS = ("bicubic", "lanczos")  # past black and white at sharp edges; 8 bits cannot, so floats shall not
 
+_LONGEST_SIDE, _MOST_RESIZED = 1 << 20, 1 << 28  # pixels, before the centre is cut out: one image is held so
+
 
 @dataclass(frozen=True)
 class Preprocess:
@@ -118,6 +120,11 @@ class Preprocess:
         height, width = pixels.shape[:2]
         target = self._resized_to(height, width, size)
         if target != (height, width):
+            if max(target) > _LONGEST_SIDE or target[0] * target[1] > _MOST_RESIZED:
+                raise UsageError(
+                    f"an image of {height} x {width} would be resized to {target[0]} x {target[1]}; choose another"
+                    " preprocessing, or leave the image out"
+                )
             pixels = _resized(pixels, target, self.interpolation)
         if min(pixels.shape[:2]) < size:
             raise UsageError(

@@ -18,6 +18,8 @@ from testbed.core.parsing import json_value, toml_value
 from testbed.data.preprocess import INTERPOLATIONS, OFFSETS, PREPROCESS, RESIZES, Floats, Preprocess, preprocess_named
 from testbed.data.preprocess_libraries import from_huggingface, from_timm, is_huggingface, timm_part
 
+_LARGEST = 1e6  # of what pixels are multiplied by, or less
+_MOST_PIXELS = 8192  # of a side
 KEYS = ("resize", "size", "crop", "margin", "resize_to", "interpolation", "mean", "std", "scale", "offset")
 _FILES = ("preprocessor_config.json", "processor_config.json", "config.json")  # in a model's folder, in this order
 
@@ -140,10 +142,14 @@ def checked(chosen: Preprocess, where: str) -> Preprocess:
         raise UsageError(
             f"{where}: mean has {len(chosen.mean)} and std {len(chosen.std)} values; give both one, or one per channel"
         )
+    if not all(
+        abs(number) <= _LARGEST for number in (*chosen.mean, *chosen.std, chosen.scale, chosen.margin)
+    ):  # nor NaN
+        raise UsageError(f"{where}: mean, std, scale and margin are numbers of at most {_LARGEST:g}")
     if min(chosen.std) <= 0 or chosen.scale <= 0:
         raise UsageError(f"{where}: std and scale are above 0, not {list(chosen.std)} and {chosen.scale}")
-    if chosen.size is not None and chosen.size < 1:
-        raise UsageError(f"{where}: size is at least 1 pixel, not {chosen.size}")
+    if chosen.size is not None and not 1 <= chosen.size <= _MOST_PIXELS:
+        raise UsageError(f"{where}: size is 1 to {_MOST_PIXELS:,} pixels, not {chosen.size}")
     if chosen.crop is not None and not 0 < chosen.crop <= 1:
         raise UsageError(f"{where}: crop is the share of the resized side that is kept, in (0, 1], not {chosen.crop}")
     if not chosen.margin >= 1:
@@ -224,7 +230,7 @@ def _number(value: Any, key: str, where: str) -> float:
     try:
         if not isinstance(value, bool):
             return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         pass
     raise UsageError(f"{where}: {key} is a number, not {value!r}")
 

@@ -115,7 +115,13 @@ def test_a_sample_size_is_of_the_population_and_gives_the_margin(population, mar
         ({"population": 0}, "1 or more, not 0"),
         ({"margin": 0}, "margin must be above 0"),
         ({"margin": np.nan}, "margin must be above 0"),
+        ({"margin": 1e-300, "population": np.inf}, "no campaign knows a rate to within 1e-300"),
+        (
+            {"margin": 1e-9, "p": 1e-9, "relative": True, "population": np.inf},
+            "no campaign knows a rate to within 1e-18",
+        ),
         ({"p": 0}, r"use 0\.5 when it is unknown"),
+        ({"p": 5e-324}, r"use 0\.5 when it is unknown"),
         ({"confidence": 1}, "confidence level must be between 0 and 1"),
     ],
 )

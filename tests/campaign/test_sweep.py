@@ -18,7 +18,8 @@ from sklearn.metrics import roc_auc_score
 
 import testbed
 from testbed.campaign.noise import Floor
-from testbed.campaign.sweep import SweepRequest, read_sweep, sweep_campaign, undecided_rows
+from testbed.campaign.spec import load_spec
+from testbed.campaign.sweep import SweepRequest, read_sweep, sweep_campaign, swept_rtols, undecided_rows
 from testbed.core.errors import StaleArtefact, TestbedError, UsageError
 from testbed.core.files import sha256_file
 from testbed.core.manifest import checksummed
@@ -471,6 +472,12 @@ def test_undecided_rows_are_listed(tiny_copy: Path) -> None:
 def test_an_rtol_that_rows_do_not_tell_about_is_refused(own: Path) -> None:
     with pytest.raises(UsageError, match=r"rtol 0\.5 cannot be swept: rows store .* 0, 1e-06, 1e-05"):
         swept(own, rtol=(1e-5, 0.5))
+
+
+def test_rows_without_thresholds_are_told() -> None:
+    spec = load_spec(Path(__file__).with_name("tiny.toml"), ["tolerance.rtol_grid=[]"])
+    with pytest.raises(UsageError, match=r"nothing to sweep: .* tolerance\.rtol_grid, which is empty"):
+        swept_rtols(spec, None)
 
 
 def test_an_unfinished_campaign_is_refused(gated: Path) -> None:

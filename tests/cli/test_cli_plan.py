@@ -55,7 +55,7 @@ def test_a_stop_table_tells_the_first_round(tmp_path: Path) -> None:
             "unknown dimension 'blocks'; did you mean 'block'? Known: site, kind, block",
         ),
         (["--margin", "0"], "the margin must be above 0"),
-        (["--confidence", "2"], "the confidence level must be between 0 and 1"),
+        (["--confidence", "2"], "is not in the range 0.01<=x<=0.999999999"),
         (["--set", "faults=3"], "faults"),
     ],
 )

@@ -75,7 +75,6 @@ def test_what_is_usual_is_taken(path: tuple[str, ...], parameter: click.Paramete
         ("campaign", "run", "x.toml", "--workers", "1000000"),
         ("campaign", "plan", "x.toml", "--confidence", "1e-300"),
         ("campaign", "plan", "x.toml", "--confidence", "0.9999999999999999"),
-        ("campaign", "plan", "x.toml", "--margin", "1e-300"),
         ("bench", "x", "--batch", "1,1000000000"),
     ],
 )

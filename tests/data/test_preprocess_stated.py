@@ -231,3 +231,16 @@ def test_alike_is_what_is_done_and_not_what_it_is_called():
     assert half.alike(timm, 32)
     for change in ("crop=0.9", "interpolation=bicubic", "mean=0.4", "std=0.4", "resize=squash", "scale=1", "size=31"):
         assert not preprocess_asked(f"half,{change}").alike(half, 32), change
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf, 1e308, 10**400])
+@pytest.mark.parametrize("key", ["mean", "std", "scale", "margin", "crop", "size", "resize_to"])
+def test_numbers_beyond_any_use_are_refused(key, number):
+    with pytest.raises(UsageError, match=r"preprocess: .*(is|are) "):
+        preprocess_from({"mean": 0.5, "std": 0.5, "size": 8, "resize": "squash", key: number})
+
+
+@pytest.mark.parametrize(("shape", "stated"), [((3, 1 << 18), "size=1000"), ((8, 8), "size=8,margin=1000000")])
+def test_an_image_that_would_grow_out_of_memory_is_refused(shape, stated):
+    with pytest.raises(UsageError, match=f"an image of {shape[0]} x {shape[1]} would be resized to"):
+        model_input(preprocess_asked(f"{stated},mean=0.5,std=0.5"), np.zeros(shape, np.uint8))
