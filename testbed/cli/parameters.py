@@ -97,4 +97,3 @@ class Grid(click.ParamType):
         if not all(-LARGEST <= number <= LARGEST for number in found):  # nor is NaN
             self.fail(f"{value!r}: numbers of at most {LARGEST:g} are wanted", param, ctx)
         return found
-
