@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
+from numpy.lib import format as npy
 
 from testbed.core.errors import TestbedError, UsageError
+from testbed.core.resources import require_memory, told_bytes
 from testbed.data.collection import Collection, Examples
 from testbed.data.registry import Request, register
 
 _PARTS = {"train": "train", "val": "validation", "test": "test"}  # prefix in the file -> part of the collection
+_INFLATES, _SMALL = 200, 1 << 26  # images that are nearly all black shrink a hundredfold
 _PLAIN = {"images", "labels"}
 _SPLIT = {f"{part}_{kind}" for part in _PARTS for kind in _PLAIN}
 
@@ -53,14 +58,41 @@ def npz(request: Request) -> Collection:
 
 def _read(path: Path) -> dict[str, np.ndarray]:
     try:
+        _check_memory(path)
         with open(path, "rb") as file:
             arrays = np.load(file, allow_pickle=False)
             if not isinstance(arrays, np.lib.npyio.NpzFile):
                 raise TestbedError(f"{path} is not an .npz file; write it with numpy.savez")
             return {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         why = "holds Python objects" if "allow_pickle" in str(error) else "cannot be read"
         raise TestbedError(f"{path} {why}: write plain arrays with numpy.savez ({error})") from error
+
+
+def _check_memory(path: Path) -> None:
+    """Raises UsageError for arrays that do not fit in memory, TestbedError for headers that claim what is not there."""
+    if not zipfile.is_zipfile(path):
+        return  # told where it is read
+    held = 0
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            with archive.open(entry) as stored:
+                version = npy.read_magic(stored)
+                read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+                shape, _, dtype = read(stored)
+            claimed = math.prod(shape) * dtype.itemsize
+            if not dtype.hasobject and (min(shape, default=1) < 0 or claimed > entry.file_size):
+                raise TestbedError(
+                    f"{path}: array {entry.filename} claims shape {shape} and holds {told_bytes(entry.file_size)}; write the"
+                    " file again"
+                )
+            held += entry.file_size
+            if entry.file_size > _INFLATES * path.stat().st_size + _SMALL:
+                raise TestbedError(
+                    f"{path}: array {entry.filename} unpacks to {told_bytes(entry.file_size)} of a file of"
+                    f" {told_bytes(path.stat().st_size)}, as no images do; write it again with numpy.savez"
+                )
+    require_memory(held, f"reading {path}", "name fewer images, or an image folder")
 
 
 def _examples(name: str, images: np.ndarray, labels: np.ndarray) -> Examples:

@@ -1,8 +1,13 @@
 """One's own arrays in an .npz file, and everything that can be wrong with them."""
 
+import io
+import zipfile
+
 import numpy as np
 import pytest
+from numpy.lib import format as npy
 
+from testbed.core import resources
 from testbed.core.errors import TestbedError, UsageError
 from testbed.data import load
 
@@ -125,3 +130,36 @@ def test_a_single_array_file(tmp_path):
         np.save(file, IMAGES)
     with pytest.raises(TestbedError, match=r"not an \.npz file"):
         load(f"npz:{tmp_path / 'mine.npz'}")
+
+
+def _npz(folder, shape, numbers):
+    """Images whose header says ``shape``, over so many zero bytes, deflated."""
+    header = io.BytesIO()
+    npy.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    with zipfile.ZipFile(folder / "odd.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("images.npy", header.getvalue() + bytes(numbers))
+        labels = io.BytesIO()
+        np.save(labels, np.arange(4) % 2)
+        archive.writestr("labels.npy", labels.getvalue())
+    return f"npz:{folder / 'odd.npz'}"
+
+
+@pytest.mark.parametrize(
+    ("shape", "numbers", "told"),
+    [
+        ((2**20, 2**20), 100, r"claims shape \(1048576, 1048576\) and holds"),
+        ((2**62, 2**62), 100, "claims shape"),
+        ((-4, 8, 8), 256, r"claims shape \(-4, 8, 8\)|cannot be read"),
+        ((2**21, 8, 8), 2**27, r"unpacks to 128\.0 MiB of a file of 1"),
+    ],
+)
+def test_arrays_that_claim_more_than_the_file_holds_are_refused(tmp_path, shape, numbers, told):
+    with pytest.raises(TestbedError, match=told):
+        load(_npz(tmp_path, shape, numbers))
+
+
+def test_arrays_that_do_not_fit_in_memory_are_refused(tmp_path, monkeypatch):
+    name = _npz(tmp_path, (4, 8, 8), 256)
+    monkeypatch.setattr(resources, "available_bytes", lambda: 300)
+    with pytest.raises(UsageError, match=r"reading .*odd\.npz needs .* of memory"):
+        load(name)
