@@ -13,6 +13,7 @@ MAY_PRINT = {
     "cli/common.py",  # emit, say, Failure
     "cli/bugs.py",  # a line made visible
     "cli/main.py",  # the version
+    "cli/help.py",  # what a command says of itself
     "cli/campaign_plan.py",  # JSON, part by part
     "core/console.py",
 }

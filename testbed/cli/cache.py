@@ -41,8 +41,8 @@ def cache(context: click.Context, as_json: bool) -> None:
     from testbed.core.resources import told_bytes
 
     found, limit = usage(), limit_bytes()
-    text = f"{cache_folder()}, at most {told_bytes(limit)}\n{_lines(found)}"
-    emit({"folder": cache_folder(), "limit_bytes": limit, "kinds": found}, as_json, lambda: text)
+    lines = [f"{cache_folder()}, at most {told_bytes(limit)}", *_lines(found)]
+    emit({"folder": cache_folder(), "limit_bytes": limit, "kinds": found}, as_json, lambda: lines)
 
 
 @cache.command(epilog=example("testbed cache clear", "testbed cache clear --only goldens"))
@@ -54,12 +54,10 @@ def clear(only: str | None, as_json: bool) -> None:
 
     gone = kept.clear(kept.KINDS if only is None else (only,))
     report: dict[str, Any] = {"folder": kept.cache_folder(), "removed": gone}
-    emit(report, as_json, lambda: f"removed from {kept.cache_folder()}\n{_lines(gone)}")
+    emit(report, as_json, lambda: [f"removed from {kept.cache_folder()}", *_lines(gone)])
 
 
-def _lines(found: Sequence[Usage]) -> str:
+def _lines(found: Sequence[Usage]) -> list[str]:
     from testbed.core.resources import told_bytes
 
-    return "\n".join(
-        f"{one.kind:9}{one.files:6,} files {told_bytes(one.bytes):>11}  {_WHAT[one.kind]}" for one in found
-    )
+    return [f"{one.kind:9}{one.files:6,} files {told_bytes(one.bytes):>11}  {_WHAT[one.kind]}" for one in found]

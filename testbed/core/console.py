@@ -13,7 +13,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Span, Text
 
-from testbed.core.text import visible
+from testbed.core.text import visible, visible_lines
 
 
 class PlainConsole(Console):
@@ -26,8 +26,8 @@ class PlainConsole(Console):
         return super().render_str(visible(text), **(options | {"markup": False, "emoji": False}))
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        if isinstance(renderable, Text) and not isinstance(renderable, Lines):
-            renderable = _visible(renderable)
+        if isinstance(renderable, Text):
+            renderable = _visible(renderable, keep="\n" if isinstance(renderable, Lines) else "")
         elif isinstance(renderable, Table):
             renderable = _with_headings(renderable)
         return super().render(renderable, options)
@@ -39,12 +39,12 @@ def plain_console(stderr: bool = False, width: int | None = None) -> PlainConsol
 
 
 class Lines(Text):
-    """Lines, each made visible before."""
+    """Text whose line ends are meant."""
 
 
-def _visible(text: Text) -> Text:
-    """``text`` with what a terminal obeys as escapes; its styles stay where they were."""
-    shown = [visible(character) for character in text.plain]
+def _visible(text: Text, keep: str) -> Text:
+    """``text`` with what a terminal obeys as escapes, ``keep`` apart; its styles stay where they were."""
+    shown = [character if character in keep else visible(character) for character in text.plain]
     if "".join(shown) == text.plain:
         return text
     places = [0, *accumulate(map(len, shown))]
@@ -59,5 +59,5 @@ def _with_headings(table: Table) -> Table:
     made.columns = [copy.copy(column) for column in table.columns]
     for column in made.columns:
         if isinstance(column.header, str):
-            column.header = Lines("\n".join(map(visible, column.header.split("\n"))))
+            column.header = Lines(visible_lines(column.header))
     return made

@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from testbed.core.console import PlainConsole
+from testbed.core.console import Lines, PlainConsole
 
 HOSTILE = "a[/b][red]:smile:\x1b[31m\x9b1m\x07\r\nb\u202e\u2028\udce9"
 SHOWN = r"a[/b][red]:smile:\x1b[31m\x9b1m\x07\r\nb\u202e\u2028\udce9"
@@ -51,6 +51,10 @@ def test_a_string_is_one_line_and_means_its_characters(what: RenderableType) -> 
 def test_a_text_keeps_its_styles_and_loses_what_a_terminal_would_obey() -> None:
     text = Text.assemble("\x1b[1m", ("red\u202e", "red"), "\nplain")
     assert printed(text, terminal=True) == "\\x1b[1m\x1b[31mred\\u202e\x1b[0m\\nplain\n"
+
+
+def test_of_lines_only_the_ends_are_obeyed() -> None:
+    assert printed(Group(Lines("one\x1b[31m\ntwo\u202e"))) == "one\\x1b[31m\ntwo\\u202e\n"
 
 
 def test_headings_may_have_line_ends() -> None:
