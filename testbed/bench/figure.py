@@ -2,67 +2,145 @@
 
 from __future__ import annotations
 
+import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
+from cycler import cycler
 from matplotlib.figure import Figure
 
 from testbed.bench.tradeoff import Entry, Tradeoff
-from testbed.core.files import atomic_path
+from testbed.core.files import write_bytes
 from testbed.core.text import drawn
+
+# The colours of the report's style sheet: page, panel, ink, soft, rule, and those of series.
+_LIGHT = ("#ffffff", "#ffffff", "#16191d", "#565e69", "#d9dde3", ("#0d6b78", "#b8430b", "#3b4cc0"))
+_DARK = ("#14171b", "#14171b", "#e8eaed", "#a4acb8", "#343a43", ("#63c3d1", "#f28a4b", "#93a4ff"))
+_MARKERS = ("o", "D", "s")
+_LINE = 0.075  # height of a name, as a share of its panel
 
 
 def tradeoff_figure(path: Path, found: Tradeoff) -> None:
-    figure = Figure(figsize=(13, 7), layout="constrained")
-    panels = figure.subplots(2, 3)
+    """The picture as a PNG file."""
+    write_bytes(path, tradeoff_png(found))
+
+
+def tradeoff_png(found: Tradeoff, dark: bool = False) -> bytes:
+    """The picture; ``dark``: for a page with a dark background."""
+    page, panel, ink, soft, rule, series = _DARK if dark else _LIGHT
+    colours = {"figure.facecolor": page, "axes.facecolor": panel, "savefig.facecolor": page, "text.color": ink}
+    colours |= {"axes.edgecolor": rule, "axes.labelcolor": soft, "xtick.color": soft, "ytick.color": ink}
+    fonts = {"font.size": 10, "axes.titlesize": 11, "axes.titleweight": "bold", "axes.titlelocation": "left"}
+    spines = {"axes.spines.top": False, "axes.spines.right": False, "grid.color": rule, "axes.axisbelow": True}
+    style: dict[Any, Any] = {**colours, **fonts, **spines, "axes.prop_cycle": cycler(color=series)}
+    with mpl.rc_context(style):
+        figure, made = _drawn(found, soft), io.BytesIO()
+        figure.savefig(made, format="png", dpi=120)
+    return made.getvalue()
+
+
+def _drawn(found: Tradeoff, soft: str) -> Figure:
     entries = list(found.entries)
-    names = [drawn(Path(entry.model).name) for entry in entries]
-    _front(panels[0, 0], entries, names, found.batch)
-    _bars(panels[0, 1], names, [[e.latency[0].p50_ms, e.latency[0].p90_ms, e.latency[0].p99_ms] for e in entries],
-          ("p50", "p90", "p99"), f"latency at batch {found.batch} (ms)")  # fmt: skip
-    _sdc(panels[0, 2], entries, names)
-    macs, times = (
-        [f(e) / f(entries[0]) for e in entries] for f in (lambda e: e.latency[0].macs, lambda e: e.latency[0].p50_ms)
+    names = _names(entries)
+    figure = Figure(
+        figsize=(14, 5.4 + 0.9 * max(0, len(entries) - 2)),
     )
-    _bars(panels[1, 0], names, np.array([macs, times]).T.tolist(), ("MACs", "latency"), f"of {names[0]}'s")
-    sure = [[e.quality.confidence_right or np.nan, e.quality.confidence_wrong or np.nan] for e in entries]
-    _bars(panels[1, 1], names, sure, ("right", "wrong"), "mean confidence")
-    scores = [[e.quality.top1, e.quality.top5, e.quality.f1] for e in entries]
-    _bars(panels[1, 2], names, scores, ("top-1", "top-5", "macro F1"), "share")
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
+    figure.set_layout_engine("constrained", w_pad=0.12, h_pad=0.12)
+    panels = figure.subplots(2, 3)
+    _front(panels[0, 0], entries, names, found.batch, soft)
+    quantiles = {q: [getattr(e.latency[0], f"{q}_ms") for e in entries] for q in ("p50", "p90", "p99")}
+    _dots(panels[0, 1], names, quantiles, "Latency", f"ms at batch {found.batch}")
+    _sdc(panels[0, 2], entries, names, soft)
+    first = entries[0].latency[0]
+    ratios = {
+        "MACs": [e.latency[0].macs / first.macs for e in entries],
+        "median time": [e.latency[0].p50_ms / first.p50_ms for e in entries],
+    }
+    _dots(panels[1, 0], names, ratios, f"Cost relative to {names[0]}", "1: the same")
+    sure = {
+        "where right": [e.quality.confidence_right for e in entries],
+        "where wrong": [e.quality.confidence_wrong for e in entries],
+    }
+    _dots(panels[1, 1], names, sure, "Mean confidence of the predictions", "softmax of the predicted class")
+    scores = {
+        "top-1": [100 * e.quality.top1 for e in entries],
+        "top-5": [100 * e.quality.top5 for e in entries],
+        "macro F1": [100 * e.quality.f1 for e in entries],
+    }
+    _dots(panels[1, 2], names, scores, "Quality without faults", "%")
+    return figure
 
 
-def _front(axes: Any, entries: list[Entry], names: list[str], batch: int) -> None:
-    x = [entry.latency[0].p50_ms for entry in entries]
-    y = [100 * entry.quality.top1 for entry in entries]
-    colours = ["tab:blue" if entry.pareto else "0.7" for entry in entries]
-    axes.scatter(x, y, c=colours)
-    for name, a, b in zip(names, x, y, strict=True):
-        axes.annotate(name, (a, b), xytext=(4, 4), textcoords="offset points", fontsize=7)
-    axes.set(title="Pareto front in blue", xlabel=f"median latency at batch {batch} (ms)", ylabel="accuracy (%)")
-    axes.grid(alpha=0.3)
+def _names(entries: Sequence[Entry]) -> list[str]:
+    """Of the folders, with those above them where two are alike."""
+    folders = [Path(entry.model) for entry in entries]
+    short = [folder.name for folder in folders]
+    return [drawn(name if short.count(name) == 1 else str(f)) for name, f in zip(short, folders, strict=True)]
 
 
-def _sdc(axes: Any, entries: list[Entry], names: list[str]) -> None:
-    known = [(name, e.vulnerability) for name, e in zip(names, entries, strict=True) if e.vulnerability]
-    axes.set(title="SDC-1 of single flips in activations (%)")
-    if not known:
-        axes.text(0.5, 0.5, "no campaign was named", ha="center", transform=axes.transAxes)
-        return
-    rate, low, high = (100 * np.array([getattr(v, key) for _, v in known]) for key in ("rate", "low", "high"))
-    axes.errorbar(range(len(known)), rate, [rate - low, high - rate], fmt="o")
-    axes.set_xticks(range(len(known)), [name for name, _ in known], rotation=30, ha="right", fontsize=7)
-    axes.set_ylim(bottom=0)
-    axes.grid(alpha=0.3)
+def _front(axes: Any, entries: Sequence[Entry], names: Sequence[str], batch: int, soft: str) -> None:
+    x = np.array([entry.latency[0].p50_ms for entry in entries])
+    y = np.array([100 * entry.quality.top1 for entry in entries])
+    axes.scatter(x, y, s=46, c=["C0" if entry.pareto else "none" for entry in entries], edgecolors="C0")
+    axes.margins(0.3, 0.3)
+    low, high = axes.get_ylim()
+    middle = (x.min() + x.max()) / 2
+    for n, place in zip(np.argsort(y), apart(((np.sort(y) - low) / (high - low)).tolist(), _LINE), strict=True):
+        side = 1 if x[n] <= middle else -1
+        at = low + place * (high - low)
+        axes.annotate(
+            names[n],
+            (x[n], y[n]),
+            (12 * side, (at - y[n]) / (high - low) * 150),
+            textcoords="offset points",
+            arrowprops={"arrowstyle": "-", "color": soft, "lw": 0.6},
+            fontsize=9,
+            va="center",
+            ha="left" if side > 0 else "right",
+        )
+    axes.set(title="Accuracy against latency", ylabel="top-1, %")
+    axes.set_xlabel(f"median ms at batch {batch} (filled: Pareto front)")
+    axes.grid(alpha=0.6)
 
 
-def _bars(axes: Any, names: list[str], values: list[list[float]], series: tuple[str, ...], title: str) -> None:
-    width = 0.8 / len(series)
-    for number, label in enumerate(series):
-        places = np.arange(len(names)) + (number - (len(series) - 1) / 2) * width
-        axes.bar(places, [row[number] for row in values], width, label=label)
-    axes.set_xticks(range(len(names)), names, rotation=30, ha="right", fontsize=7)
-    axes.set(title=title)
-    axes.legend(fontsize=7)
+def apart(places: Sequence[float], least: float) -> list[float]:
+    """Ascending places, moved as little as a pass upwards needs so that neighbours are ``least`` apart."""
+    moved: list[float] = []
+    for place in places:
+        moved.append(max(float(place), moved[-1] + least) if moved else float(place))
+    return moved
+
+
+def _sdc(axes: Any, entries: Sequence[Entry], names: Sequence[str], soft: str) -> None:
+    axes.set(title="SDC-1 of single flips in activations", xlabel="%, with 95 % intervals")
+    known = [(n, e.vulnerability) for n, e in enumerate(entries) if e.vulnerability]
+    for n, v in known:
+        rate, low, high = 100 * v.rate, 100 * v.low, 100 * v.high
+        axes.errorbar(rate, n, xerr=[[rate - low], [high - rate]], fmt="o", color="C1", capsize=3)
+    for n in {*range(len(entries))} - {n for n, _ in known}:
+        axes.text(0.02, n, "no campaign was named", va="center", color=soft, transform=axes.get_yaxis_transform())
+    _rows(axes, names)
+    axes.set_xlim(left=0)
+
+
+def _dots(axes: Any, names: Sequence[str], series: Mapping[str, Sequence[float | None]], title: str, unit: str) -> None:
+    """A row for each model, a mark for each series: no mark covers another's name."""
+    for number, (label, values) in enumerate(series.items()):
+        known = [(value, n) for n, value in enumerate(values) if value is not None]
+        shift = 0.16 * (number - (len(series) - 1) / 2)
+        x, y = [value for value, _ in known], [n + shift for _, n in known]
+        axes.plot(x, y, _MARKERS[number], label=label, markersize=7)
+    axes.set(title=title, xlabel=unit)
+    axes.margins(x=0.12)
+    _rows(axes, names)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncol=len(series), frameon=False, fontsize=9)
+
+
+def _rows(axes: Any, names: Sequence[str]) -> None:
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.5)  # the first model on top
+    axes.grid(alpha=0.6, axis="x")
+    axes.tick_params(axis="y", length=0)

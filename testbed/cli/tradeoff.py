@@ -87,7 +87,7 @@ def tradeoff(
     found = joined(folders, campaigns, question, allowed_drop / 100, say)
     write_text(to / "metrics.json", json.dumps(json_value(found), indent=1, allow_nan=False) + "\n")
     tradeoff_figure(to / "tradeoff.png", found)
-    write_page(to / "tradeoff.html", found, to / "tradeoff.png")
+    write_page(to / "tradeoff.html", found)
     emit(found, as_json, lambda: _text(found, to))
 
 

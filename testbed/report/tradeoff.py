@@ -9,16 +9,18 @@ from pathlib import Path
 from jinja2 import Environment
 from markupsafe import Markup
 
+from testbed.bench.figure import tradeoff_png
 from testbed.bench.tradeoff import Tradeoff
 from testbed.core.files import write_text
 from testbed.core.text import visible_lines
 
 
-def write_page(path: Path, found: Tradeoff, picture: Path) -> None:
+def write_page(path: Path, found: Tradeoff) -> None:
+    """The picture is there twice, for a light and for a dark page."""
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(_package_file("tradeoff.html.j2"))
-    image = base64.b64encode(picture.read_bytes()).decode()
-    page = template.render(found=found, picture=image, style=Markup(_package_file("style.css")))
+    light, dark = (base64.b64encode(tradeoff_png(found, dark)).decode() for dark in (False, True))
+    page = template.render(found=found, light=light, dark=dark, style=Markup(_package_file("style.css")))
     write_text(path, visible_lines(page))
 
 

@@ -15,13 +15,18 @@ from testbed.core.text import drawn
 def validation_picture(path: Path, found: dict[str, Any]) -> None:
     """found: of `ranking.check`. A scatter per method with the rates' intervals, and the protection curves."""
     methods, curves = list(found["by"]), found["protection"]
-    figure = Figure(figsize=(4.2 * (len(methods) + bool(curves)), 3.8), layout="constrained")
-    panels = figure.subplots(1, len(methods) + bool(curves), squeeze=False)[0]
+    count = len(methods) + bool(curves)
+    columns = 2 if count == 4 else min(count, 3)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(5.4 * columns, 4.2 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for unused in panels[count:]:
+        unused.remove()
     measured = {one["component"]: one for one in found["measured"]}
     for axes, by in zip(panels, methods, strict=False):
         _scatter(axes, by, found["by"][by], found["scores"][by], measured)
     if curves:
-        _protection(panels[-1], curves)
+        _protection(panels[count - 1], curves)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
 
