@@ -170,10 +170,10 @@ def test_help_has_an_example() -> None:
         ('preset = "digits"', 'preset = "digitz"', "unknown model preset 'digitz'"),
         ('recipe = "digits"', 'recipe = "digitz"', "digitz"),
         ('sites = ["*.softmax"', 'sites = ["*.softmix"', "no activation site of target 'model' matches '*.softmix'"),
-        ('target = "attention"', 'target = "attentive"', "faults.2.target"),
+        ('target = "attention"', 'target = "attentive"', "faults[2].target"),
         ("batch = 16", 'backend = "abacus"', "unknown engine 'abacus'"),
         ("batch = 16", "batches = 16", "engine.batches: unknown key; did you mean 'batch'"),
-        ("images = [3, 3]", "images = [3, 3, 3]", "images names 3 tiers, edges 2"),
+        ("images = [3, 3]", "images = [3, 3, 3]", "tiers.images: names 3 tiers, edges 2"),
         ("[data]", "[data", "is not TOML"),
     ],
 )
