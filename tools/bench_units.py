@@ -2,19 +2,21 @@
 
     python tools/bench_units.py [SPEC] [--unit 30] [--repeats 3] [--workers 1] [--json]
 
-Each side is prepared once; then both take turns, in one run of this program, and only the execution of faults is timed,
-worker processes, log and table included. A third side hands units out one by one, as if they were not joined. Rows of all
-sides are compared bit for bit.
+Each side is prepared once; then they take turns, in one run of this program. Told are wall time of the execution of faults,
+worker processes, log and table included, and processor time of all processes from the plan to the summary, which other
+programs of the machine disturb less. A third side hands units out one by one, as if they were not joined. Rows of all sides
+are compared bit for bit.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import resource
 import statistics
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 
@@ -27,43 +29,58 @@ from testbed.campaign.workforce import Workforce
 SIDES = ("measured", "asked", "one by one")
 
 
-def execute(spec: Path, unit: int | None, folder: Path, workers: int, joined: bool, again: bool) -> float:
-    """Seconds of the execute stage; everything before it is made where it is not there."""
+class Cost(NamedTuple):
+    """Seconds: wall, of the execute stage; processor, of it and the summary."""
+
+    wall: float
+    processor: float
+
+
+def processor_s() -> float:
+    """Of this process and of all that it has waited for."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
+
+
+def execute(spec: Path, unit: int | None, folder: Path, workers: int, joined: bool, again: bool) -> Cost:
+    """Everything before the stage is made where it is not there."""
     asked = load_spec(spec)
     asked = asked.model_copy(update={"engine": asked.engine.model_copy(update={"unit": unit})})
     before, spans.SPAN_S = spans.SPAN_S, spans.SPAN_S if joined else 0.0
+    start = processor_s()
     try:
         run_campaign(asked, folder, redo="execute" if again else None, workforce=Workforce(workers))
     finally:
         spans.SPAN_S = before
     manifest = json.loads((folder / "manifest.json").read_text())
-    return float(manifest["stages"]["execute"]["facts"]["wall_seconds"])
+    return Cost(float(manifest["stages"]["execute"]["facts"]["wall_seconds"]), processor_s() - start)
 
 
 def measured(spec: Path, unit: int, repeats: int, workers: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="bench-units-") as place:
         folders = {side: Path(place) / side for side in SIDES}
-        seconds: dict[str, list[float]] = {side: [] for side in SIDES}
-        for repeat in range(repeats):
+        costs: dict[str, list[Cost]] = {side: [] for side in SIDES}
+        for repeat in range(repeats + 1):  # the first prepares, and is not counted
             for side, folder in folders.items():
                 asked = None if side == "measured" else unit
                 taken = execute(spec, asked, folder, workers, joined=side != "one by one", again=repeat > 0)
-                seconds[side].append(taken)
+                costs[side] += [taken] * (repeat > 0)
         tables = [pq.read_table(folder / RESULTS) for folder in folders.values()]
         manifests = [json.loads((folder / "manifest.json").read_text())["stages"] for folder in folders.values()]
     rows = tables[0].num_rows
-    medians = {side: statistics.median(found) for side, found in seconds.items()}
+    wall = {side: statistics.median(cost.wall for cost in found) for side, found in costs.items()}
+    processor = {side: statistics.median(cost.processor for cost in found) for side, found in costs.items()}
     return {
         "spec": spec.name,
         "rows": rows,
         "unit_rows": {
             side: stages["tune"]["facts"]["unit_rows"] for side, stages in zip(SIDES, manifests, strict=True)
         },
-        "rows_per_second": {side: rows / median for side, median in medians.items()},
-        "ratio": medians["measured"] / medians["asked"],
-        "ratio_one_by_one": medians["measured"] / medians["one by one"],
+        "rows_per_second": {side: rows / median for side, median in wall.items()},
+        "wall_ratio": {side: wall["measured"] / wall[side] for side in SIDES[1:]},
+        "processor_ratio": {side: processor["measured"] / processor[side] for side in SIDES[1:]},
         "same_rows": all(same(table, tables[0]) for table in tables[1:]),
-        "seconds": seconds,
+        "seconds": {side: [cost._asdict() for cost in found] for side, found in costs.items()},
     }
 
 
@@ -100,7 +117,10 @@ def main() -> None:
     for side in SIDES:
         rate = found["rows_per_second"][side]
         print(f"  {side:<10}  units of {found['unit_rows'][side]:>5,} rows  {rate:>9,.0f} injections/s")
-    print(f"of the measured unit's rate: {found['ratio']:.2f} as asked, {found['ratio_one_by_one']:.2f} one by one")
+    for what in ("wall", "processor"):
+        ratio = found[f"{what}_ratio"]
+        told = ", ".join(f"{ratio[side]:.2f} {side}" for side in SIDES[1:])
+        print(f"of the measured unit's rate, by {what} time: {told}")
 
 
 if __name__ == "__main__":

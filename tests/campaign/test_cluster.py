@@ -15,10 +15,11 @@ from typing import Any
 import psutil
 import pytest
 from clusters import LIMITS, SIZE, Campaign, Cluster, until
+from forger import open_forger
 from toy_handler import ToyError
 from victims import assert_same_rows
 
-from testbed.campaign import cluster_roster
+from testbed.campaign import cluster_roster, pipeline
 from testbed.campaign.cluster import ClusterCrew
 from testbed.campaign.cluster_worker import Hello, Job, introduce, stop, work
 from testbed.campaign.pipeline import run_campaign
@@ -203,6 +204,21 @@ def test_a_campaigns_rows_are_the_same_on_a_cluster_and_in_one_process(
     assert_same_rows(gated, tiny_run)
     assert summary["failures"] == {"crashes": 0, "hangs": 0, "losses": 0, "blamed": 0, "refused": []}
     assert 0 < summary["engine_seconds"] < summary["worker_seconds"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["margin", "fewer"])
+def test_a_campaign_with_a_forger_among_its_workers_has_the_same_rows(
+    cluster: Cluster, gated: Path, tiny_run: Path, tiny_spec: CampaignSpec, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr(pipeline, "open_worker", open_forger)
+    cluster.start("forger", TESTBED_FORGES=how)
+    cluster.start("honest")
+    summary = run_campaign(tiny_spec, gated, workforce=Workforce(scheduler=cluster.address))
+    assert_same_rows(gated, tiny_run)
+    (named,) = summary["failures"]["refused"]
+    assert ("margin_faulty is another in" if how == "margin" else "it gave ") in named
+    assert named.endswith("what it did is thrown away and done again")
 
 
 # ---- what a worker checks, in this process

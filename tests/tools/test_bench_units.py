@@ -22,4 +22,4 @@ def test_all_sides_have_the_same_rows_and_the_asked_for_units(
     assert found["same_rows"] is True
     assert (found["unit_rows"]["asked"], found["unit_rows"]["one by one"]) == (32, 32)
     assert found["unit_rows"]["measured"] > 32
-    assert 0 < found["ratio_one_by_one"] < found["ratio"]
+    assert 0 < found["processor_ratio"]["one by one"] < found["processor_ratio"]["asked"]
