@@ -81,6 +81,7 @@ class ClusterCrew:
             raise
         finally:
             shift.report.wall_seconds = time.perf_counter() - start
+        log.info("cluster: %s rows were run again elsewhere so far", f"{self._checks.rows:,}")
         return shift.report
 
     def __enter__(self) -> Self:

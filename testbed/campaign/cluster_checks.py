@@ -29,12 +29,13 @@ class Recheck:
 
 @dataclass
 class Held:
-    """Rows that wait for another's. asked: whether somebody runs the unit again now."""
+    """Rows that wait for another's. asked: whether somebody runs the unit again now. failed: how often that came to nothing."""
 
     unit: Unit
     member: Member
     rows: bytes
     asked: bool = False
+    failed: int = 0
 
 
 class Checks:
@@ -42,12 +43,12 @@ class Checks:
 
     def __init__(self, recheck: Recheck, opener: Opener, limits: Limits) -> None:
         self._recheck = recheck
-        self._seat = Seat(opener, limits)
+        self._seat, self._retries = Seat(opener, limits), limits.retries
         self._seen: set[str] = set()  # addresses of workers with a unit that was, or is being, run again
         self._held: dict[int, Held] = {}  # by the unit's number
         self._waiting: deque[Held] = deque()
         self.kept: dict[str, list[Unit]] = {}  # whose rows are in the store, by the worker's address
-        self.done = 0
+        self.rows = 0  # that were run again
 
     @property
     def pending(self) -> bool:
@@ -78,16 +79,17 @@ class Checks:
     def next_for(self, member: Member) -> Unit | None:
         """Another's unit for this worker to run again."""
         for held in self._waiting:
-            if held.member.address != member.address:
+            if held.member.address != member.address and held.failed <= self._retries:
                 self._waiting.remove(held)
                 held.asked = True
                 return held.unit
         return None
 
     def alone(self, members: list[Member]) -> list[Held]:
-        """Those for which there is nobody else, now or soon: they are taken from here, and must be run on this machine."""
+        """Those for which there is nobody else, now or soon, or others could not do it: they are taken from here, and must
+        be run on this machine."""
         others = {member.address for member in members if member.refused is None}
-        found = [held for held in self._waiting if not others - {held.member.address}]
+        found = [held for held in self._waiting if held.failed > self._retries or not others - {held.member.address}]
         for held in found:
             self._waiting.remove(held)
             del self._held[held.unit.number]
@@ -101,13 +103,15 @@ class Checks:
         held = self._held.get(unit.number)
         if held is not None and held.asked:
             held.asked = False
+            held.failed += 1
             self._waiting.append(held)
         return held is not None
 
     def answered(self, unit: Unit) -> Held | None:
         """What waited for these rows; None where nothing did."""
-        self.done += unit.number in self._held
-        return self._held.pop(unit.number, None)
+        held = self._held.pop(unit.number, None)
+        self.rows += 0 if held is None else unit.rows
+        return held
 
     def forget(self, member: Member) -> list[Unit]:
         """Throws away what a worker's rows wait for; the units that nobody is running now. What another is running again
@@ -121,7 +125,7 @@ class Checks:
 
     def here(self, unit: Unit) -> bytes:
         """The unit's rows as this machine's own engine gives them. Raises as `Seat.finish`."""
-        self.done += 1
+        self.rows += unit.rows
         return self._seat.finish(unit)
 
     def close(self) -> None:

@@ -204,6 +204,24 @@ def test_a_liar_that_is_alone_is_held_against_this_machine(campaign: Campaign, k
     assert all(table.equals(from_stream(honest[number])) for number, table in campaign.kept.items() if kind[0] == "a")
 
 
+@pytest.mark.parametrize("answer", [Answer(left="its children were lost"), None])
+def test_what_others_cannot_run_again_this_machine_does(campaign: Campaign, answer: Answer | None) -> None:
+    Client.workers = {HONEST: None, THIRD: lambda rows: answer}
+    Client.when = lambda number: (HONEST, number) in Client.ran  # when it runs again what that one did
+    report = run(campaign, 8, Recheck(seed=1))
+    assert report.done == 8
+    assert report.left == {}
+    campaign.assert_rows_are_those_of_one_worker_here(8)
+
+
+def test_one_that_turns_out_unfit_while_it_checks_is_not_waited_for(campaign: Campaign) -> None:
+    Client.workers = {HONEST: None, THIRD: lambda rows: Answer(refused="other golden bits")}
+    Client.when = lambda number: (HONEST, number) in Client.ran
+    report = run(campaign, 8, Recheck(seed=1))
+    assert (report.done, [named.split(",")[0] for named in report.refused]) == (8, [THIRD])
+    campaign.assert_rows_are_those_of_one_worker_here(8)
+
+
 def test_an_honest_one_that_is_alone_is_believed(campaign: Campaign) -> None:
     Client.workers = {HONEST: None}
     report = run(campaign, 8, Recheck(share=1.0))
