@@ -6,12 +6,13 @@ and DequantizeLinear, a weight's the integer initializer; scales, zero points an
 
 from __future__ import annotations
 
-import json
 import re
 
 import onnx
 from onnx import ModelProto, ValueInfoProto
 
+from testbed.core.errors import TestbedError
+from testbed.core.parsing import json_value
 from testbed.core.site import Site
 from testbed.export.layout import TRANSPOSED
 from testbed.instrument.shapes import FLOATS, FORMATS
@@ -69,8 +70,7 @@ def _per_image_shape(value: ValueInfoProto | None) -> tuple[int, ...] | None:
 
 
 def _weights(proto: ModelProto) -> list[Site]:
-    props = {p.key: p.value for p in proto.metadata_props}
-    transposed = set(json.loads(props.get(TRANSPOSED, "[]")))
+    transposed = _transposed(proto)
     quantised = any(node.op_type == "DequantizeLinear" for node in proto.graph.node)
     sites = []
     for tensor in proto.graph.initializer:
@@ -85,8 +85,23 @@ def _weights(proto: ModelProto) -> list[Site]:
     return sites
 
 
+def _transposed(proto: ModelProto) -> set[str]:
+    """Weights that are stored the other way round, as the export says. Raises TestbedError where that is damaged."""
+    props = {p.key: p.value for p in proto.metadata_props}
+    try:
+        names = json_value(props.get(TRANSPOSED, "[]"))
+    except ValueError as error:
+        raise TestbedError(
+            f"the ONNX file's list of transposed weights is damaged ({error}); export it again"
+        ) from error
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise TestbedError("the ONNX file's list of transposed weights is damaged; export it again")
+    return set(names)
+
+
 def _human(tensor: str) -> str:
     """``block.0.attn.qkv.weight_quantized`` -> ``block.0.attn.qkv.weight``; ``..._scale`` -> ``....scale``."""
     found = _QUANTISED.match(tensor)
-    assert found is not None
+    if found is None:  # of more lines than one
+        return tensor
     return found["name"] + (f".{found['part']}" if found["part"] else "")

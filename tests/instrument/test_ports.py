@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from testbed.core.errors import TestbedError, UsageError
 from testbed.core.site import Site, SiteTable
+from testbed.export.layout import TRANSPOSED
 from testbed.instrument.feed import LIVE, NO_SITE, PortFeed, feed_sites
 from testbed.instrument.ports import instrument
 from testbed.instrument.table import deployment_id, site_table
@@ -173,6 +174,14 @@ def test_a_file_without_sites_is_refused() -> None:
     for named in (*proto.graph.initializer, *proto.graph.output):
         named.name = named.name.replace("head", "h")
     with pytest.raises(TestbedError, match="names no sites, and no ViT's attention is recognised"):
+        site_table(proto.SerializeToString(), "own")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[" * 5000, "[1]", '{"a": 1}', "[NaN]", '[["head.bias"]]', "9" * 5000])
+def test_a_damaged_list_of_transposed_weights_is_refused(text: str) -> None:
+    proto = onnx.load_from_string(copies(4))
+    helper.set_model_props(proto, {TRANSPOSED: text})
+    with pytest.raises(TestbedError, match="list of transposed weights is damaged"):
         site_table(proto.SerializeToString(), "own")
 
 
