@@ -38,6 +38,7 @@ from testbed.instrument.catalogue import Catalogue, catalogue
 from testbed.instrument.ending import check_logits, with_logits
 from testbed.instrument.quantised import parameters
 from testbed.instrument.shapes import input_shape, measured_shapes, model_input
+from testbed.instrument.sizes import check_memory
 from testbed.instrument.table import deployment_id, table_of
 
 log = logging.getLogger(__name__)
@@ -71,6 +72,7 @@ class OnnxSubject:
         assert spec.data is not None
         check_like_library(spec.data, dataset, path.parent)
         _check_fit(proto, dataset, spec.model.onnx)
+        check_memory(proto, spec.model.onnx, spec.engine.sketched_batch)
         return cls(spec, dataset, adopted)
 
     @property

@@ -14,14 +14,16 @@ from testbed.instrument.shapes import input_shape, model_input
 _SHAPE = 64  # numbers of a tensor that may be a shape
 
 
-def check_memory(proto: ModelProto, file: str) -> None:
-    """Raises UsageError, with its name, for a tensor that does not fit in memory even for one image.
+def check_memory(proto: ModelProto, file: str, batch: int = 1) -> None:
+    """Raises UsageError, with its name, for a tensor that does not fit in memory for so many images.
 
     A file of a few bytes can ask for any amount: by the shape of an Expand, a ConstantOfShape, a Range. What shape
     inference does not see through is left to the engine.
     """
+    fix = "export the model without it, or for smaller images" if batch == 1 else "set a smaller engine.batch"
+    images = "" if batch == 1 else f" of {batch} images"
     for name, held in _sizes(proto):
-        require_memory(held, f"{file}: its tensor {name!r}", "export the model without it, or for smaller images")
+        require_memory(held * batch, f"{file}: its tensor {name!r}{images}", fix)
 
 
 def _sizes(proto: ModelProto) -> Iterator[tuple[str, int]]:

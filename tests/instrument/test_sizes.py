@@ -14,6 +14,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from testbed.core import resources
 from testbed.core.errors import UsageError
 from testbed.instrument.adopt import adopt
+from testbed.instrument.sizes import check_memory
 
 IMAGE = ("B", 1, 8, 8)
 
@@ -73,3 +74,11 @@ def test_what_fits_is_adopted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(resources, "available_bytes", lambda: 440)  # of c's 400, nine tenths of what is free are 396
     with pytest.raises(UsageError, match="tensor 'c' needs 400 bytes"):
         adopt(file)
+
+
+def test_a_batch_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    proto = onnx.load(_file(tmp_path, _grown("Identity", "logits")))
+    monkeypatch.setattr(resources, "available_bytes", lambda: 1000)  # of an image's 64 numbers, 256
+    check_memory(proto, "odd.onnx", 3)
+    with pytest.raises(UsageError, match=r"tensor 'flat' of 4 images needs 1\.0 KiB .* set a smaller engine\.batch"):
+        check_memory(proto, "odd.onnx", 4)
