@@ -8,6 +8,7 @@ import onnx
 from onnx import ModelProto, TensorProto, checker, helper
 
 from testbed.core.errors import EngineError, TestbedError, UsageError
+from testbed.core.file_kinds import is_safetensors, other_format, start_of, unusable
 from testbed.instrument.mend import mend
 from testbed.instrument.probe import open_probe
 
@@ -23,6 +24,7 @@ def read_onnx(path: Path) -> tuple[ModelProto, list[str]]:
     """
     if not path.is_file():
         raise UsageError(f"{path}: {'this is a folder; name' if path.is_dir() else 'no such file; name'} an ONNX file")
+    _refuse_other_kinds(path)
     changes = []
     _check_size(path, path.stat().st_size)
     try:
@@ -49,6 +51,21 @@ def read_onnx(path: Path) -> tuple[ModelProto, list[str]]:
     if opset < _OLDEST_OPSET:
         raise TestbedError(f"{path} is of opset {opset}; fault ports need {_OLDEST_OPSET} or later: export it again")
     return proto, changes
+
+
+def _refuse_other_kinds(path: Path) -> None:
+    """Raises TestbedError for a file whose first bytes say that it is something else, saying what to do."""
+    if told := unusable(path, "ONNX"):
+        raise TestbedError(f"{path} {told}")
+    if other := other_format(path):
+        raise TestbedError(f"{path} is {other}, not ONNX; export the original model to ONNX")
+    start = start_of(path)
+    is_pytorch = start.startswith((b"PK\x03\x04", b"\x80\x02"))
+    if is_pytorch or is_safetensors(path):
+        kind = "a PyTorch file or another archive" if is_pytorch else "a safetensors file"
+        raise TestbedError(
+            f"{path} is {kind}, not ONNX: import the weights it holds (testbed import {path} --run DIR), or export the model"
+        )
 
 
 def _check_size(path: Path, size: int) -> None:

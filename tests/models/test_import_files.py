@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,8 @@ import torch
 
 import testbed.data._torchvision  # noqa: F401  # makes torchvision importable for timm
 from testbed.core.errors import TestbedError, UsageError
+from testbed.core.file_kinds import is_safetensors
 from testbed.models.importers import export_vit_pytorch, import_weights
-from testbed.models.importers.files import is_safetensors
 from testbed.models.presets import preset
 from testbed.models.vit import ViT
 from testbed.models.weights import load_model, save_model
@@ -162,12 +163,24 @@ def exported(path, model):
     torch.export.save(torch.export.export(model, (torch.zeros(1, 3, 8, 8),)), path)
 
 
+def tarred(path):
+    with tarfile.open(path, "w") as archive:
+        archive.addfile(tarfile.TarInfo("weights.pth"))
+
+
+def distributed(path):
+    """As torch.distributed.checkpoint names its files."""
+    path.mkdir()
+    for name in (".metadata", "__0_0.distcp"):
+        (path / name).touch()
+
+
 OTHERS = {
     "jax.npz": (
         lambda path, model: np.savez(path, **{"a/b": np.zeros(3)}),
         r"NumPy archive \(.npz\).*timm.create_model",
     ),
-    "one.npy": (lambda path, model: np.save(path, np.zeros(3)), "one NumPy array, not a state dict"),
+    "one.npy": (lambda path, model: np.save(path, np.zeros(3)), "one NumPy array, no state dict; save"),
     "packed.pth.gz": (lambda path, model: path.write_bytes(gzip.compress(b"x")), "compressed with gzip; unpack it"),
     "page.pth": (lambda path, model: path.write_text("\n<!DOCTYPE html><html>404"), "a web page, not weights"),
     "pointer.safetensors": (
@@ -181,7 +194,15 @@ OTHERS = {
     "onnx.pth": (lambda path, model: path.write_bytes(b"\x08\x0a\x12\x07pytorch"), "ONNX file"),
     "keras.h5": (lambda path, model: path.write_bytes(b"\x89HDF\r\n"), "HDF5"),
     "config.json": (lambda path, model: path.write_text("{}"), "is JSON, not weights; name the .safetensors"),
-    "weights.msgpack": (lambda path, model: path.write_bytes(b"\x81\xa6"), "no PyTorch or safetensors file; export it"),
+    "weights.msgpack": (lambda path, model: path.write_bytes(b"\x81\xa6"), "a Flax file, no state dict; export it"),
+    "arrays.pth": (
+        lambda path, model: torch.save({"a.b": np.zeros(3)}, path),
+        r"holds NumPy arrays, not tensors .*torch.from_numpy",
+    ),
+    "empty.pth": (lambda path, model: path.touch(), r"is empty \(a failed download"),
+    "weights.tar": (lambda path, model: tarred(path), r"is a tar archive; unpack it first"),
+    "parts": (lambda path, model: distributed(path), r"torch.distributed; .* dcp_to_torch .*parts weights.pth"),
+    "saved": (lambda path, model: (path.mkdir(), (path / "saved_model.pb").touch()), "a TensorFlow SavedModel; export"),
 }
 
 

@@ -20,8 +20,9 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from testbed.core.errors import TestbedError, UsageError
+from testbed.core.file_kinds import is_safetensors
 from testbed.core.files import is_utf8
-from testbed.models.importers.files import WeightsFile, is_safetensors, refuse_other_kinds, weights_file
+from testbed.models.importers.files import WeightsFile, refuse_other_kinds, weights_file
 from testbed.models.importers.limits import check_files, check_nesting, check_plain, plain_dtype, refuse_raw_bytes
 from testbed.models.keys import listed
 
@@ -138,6 +139,11 @@ def load_tensors_only(path: Path, *, mapped: bool = False) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and is_zipfile(path))
     except pickle.UnpicklingError as error:
         if named := re.search(r"GLOBAL ([\w.]+)", str(error)):
+            if named[1].startswith("numpy."):
+                raise TestbedError(
+                    f"{path} holds NumPy arrays, not tensors ({named[1]}); convert them where you trust the file:"
+                    " torch.save({name: torch.from_numpy(array) for name, array in arrays.items()}, file)"
+                ) from error
             raise TestbedError(
                 f"{path} would run code when unpickled ({named[1]}) and was not; "
                 "save the tensors alone, as in torch.save(model.state_dict(), file)"

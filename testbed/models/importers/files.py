@@ -7,6 +7,7 @@ from pathlib import Path
 from zipfile import BadZipFile, ZipFile
 
 from testbed.core.errors import TestbedError, UsageError
+from testbed.core.file_kinds import other_format, start_of, unusable
 from testbed.core.parsing import json_value
 from testbed.models.importers.told import INSTEAD
 from testbed.models.keys import listed
@@ -14,19 +15,11 @@ from testbed.models.keys import listed
 INDEX = ".index.json"  # of weights that are split into several files
 _IN_A_FOLDER = ("model.safetensors", f"model.safetensors{INDEX}", "pytorch_model.bin", f"pytorch_model.bin{INDEX}")
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
-_ON_A_TRUSTED_MACHINE = "(that runs its code: only if you trust it)"
-_NOT_WEIGHTS = {  # first bytes -> what it is, and what to do
-    b"\x1f\x8b": "is compressed with gzip; unpack it first (gunzip)",
-    b"\xfd7zXZ": "is compressed with xz; unpack it first (unxz)",
-    b"BZh": "is compressed with bzip2; unpack it first (bunzip2)",
-    b"\x89HDF": "is an HDF5 file (Keras or TensorFlow); " + INSTEAD,
-    b"GGUF": "is a GGUF file (quantised weights); name the original .safetensors or .pth",
-    b"version https://git-lfs": "is a Git LFS pointer, not the weights themselves; get them with `git lfs pull`",
-    b"<!doctype": "is a web page, not weights (a failed download?); fetch it again",
-    b"<html": "is a web page, not weights (a failed download?); fetch it again",
-    b"<?xml": "is XML, not weights (a failed download?); fetch it again",
-    b"\x93NUMPY": "is one NumPy array, not a state dict; save model.state_dict() with torch.save",
+_INSTEAD_OF = {
+    "a GGUF file (quantised weights)": "name the original .safetensors or .pth",
+    "one NumPy array": "save model.state_dict() with torch.save",
 }
+_ON_A_TRUSTED_MACHINE = "(that runs its code: only if you trust it)"
 
 
 @dataclass(frozen=True)
@@ -65,6 +58,13 @@ def _in_folder(folder: Path) -> Path:
         return others[0]
     if others:
         raise UsageError(f"{folder} holds {len(others)} files of weights; name one: {listed(f.name for f in others)}")
+    if (folder / ".metadata").is_file() or any(folder.glob("*.distcp")):
+        raise TestbedError(
+            f"{folder} is a checkpoint of torch.distributed; put it into one file:"
+            f" python -m torch.distributed.checkpoint.format_utils dcp_to_torch {folder} weights.pth"
+        )
+    if (folder / "saved_model.pb").is_file():
+        raise TestbedError(f"{folder} is a TensorFlow SavedModel; {INSTEAD}")
     foreign = sorted(file.name for file in folder.iterdir() if file.suffix in (".onnx", ".h5", ".msgpack", ".npz"))
     but = f" (but {listed(foreign)})" if foreign else ""
     raise UsageError(f"{folder} holds no {', no '.join((_IN_A_FOLDER[0], _IN_A_FOLDER[2]))} or other weights{but}")
@@ -88,30 +88,22 @@ def _named_in(index: Path) -> tuple[Path, ...]:
         return ()
 
 
-def is_safetensors(path: Path) -> bool:
-    """An 8-byte length, then a JSON object."""
-    start = _start(path)
-    return start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 2**32
-
-
 def refuse_other_kinds(path: Path) -> None:
     """Raises TestbedError, saying what to do, for a file that is known to hold no state dict; nothing in it is run.
 
     Not for safetensors files: they begin with a number, whose bytes can be any.
     """
-    start = _start(path)
-    text = start.removeprefix(b"\xef\xbb\xbf").lstrip()[:16].lower()
-    for magic, advice in _NOT_WEIGHTS.items():
-        if start.startswith(magic) or (magic[:1] == b"<" and text.startswith(magic)):
-            raise TestbedError(f"{path} {advice}")
+    if told := unusable(path, "weights"):
+        raise TestbedError(f"{path} {told}")
+    start = start_of(path)
     if start[:1] == b"{" and path.suffix == ".json":
         raise TestbedError(f"{path} is JSON, not weights; name the .safetensors or .pth beside it, or the folder")
     if start.startswith(b"PK") and (what := _archive(path)):
         raise TestbedError(f"{path} {what}")
     if path.suffix == ".onnx" or (start[:1] == b"\x08" and (b"pytorch" in start or b"onnx" in start)):
         raise UsageError(f"{path} is an ONNX file: it needs no import; name it in the spec: [model] onnx = FILE")
-    if path.suffix in (".msgpack", ".tflite", ".pb", ".engine", ".plan"):
-        raise TestbedError(f"{path} is no PyTorch or safetensors file; {INSTEAD}")
+    if other := other_format(path):
+        raise TestbedError(f"{path} is {other}, no state dict; {_INSTEAD_OF.get(other, INSTEAD)}")
 
 
 def _archive(path: Path) -> str | None:
@@ -139,8 +131,3 @@ def _archive(path: Path) -> str | None:
     if not any(name.endswith("data.pkl") for name in names):
         return f"is a ZIP archive of {listed(names)}, not weights; unpack it and name the file of weights"
     return None
-
-
-def _start(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(512)
