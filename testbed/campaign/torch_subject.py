@@ -146,7 +146,7 @@ class TorchSubject:
         if self.recipe is None:
             self._take_trained(folder)
         else:
-            self._train(folder, self.recipe)
+            self._train(folder, self.recipe, watch)
         self._record_golden(folder, watch)
 
     def _made_from(self, chosen: Recipe) -> dict[str, Any]:
@@ -164,7 +164,7 @@ class TorchSubject:
     def _kept(self, chosen: Recipe) -> Cached:
         return Cached(MODELS, sha256_json(self._made_from(chosen)), ".safetensors")
 
-    def _train(self, folder: RunFolder, chosen: Recipe) -> None:
+    def _train(self, folder: RunFolder, chosen: Recipe, watch: Watch) -> None:
         kept = self._kept(chosen)
 
         def build() -> dict[str, Any]:
@@ -172,7 +172,16 @@ class TorchSubject:
                 log.info("model: reused, trained before from the same data, recipe and seed")
                 return {"key": kept.key}
             log.info("model: training %s on %s, %d epochs", self.spec.model.preset, self.dataset.name, chosen.epochs)
-            trained = train(self.config, self.dataset, chosen, seed=self.spec.training_seed, threads=1)
+            with watch("train", chosen.epochs, "epochs") as advance:
+                trained = train(
+                    self.config,
+                    self.dataset,
+                    chosen,
+                    seed=self.spec.training_seed,
+                    threads=1,
+                    callbacks=[lambda *epoch: advance(1)],
+                    progress=watch is unwatched,  # else there are two bars
+                )
             save_model(folder / MODEL, trained.model)
             kept.keep(folder / MODEL)
             return {"key": kept.key}

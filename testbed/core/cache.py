@@ -13,7 +13,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,8 +89,8 @@ class Cached:
             with atomic_path(wanted) as temporary:
                 _link_or_copy(self.path, temporary)
                 if sha256_file(temporary) != recorded["sha256"]:
-                    raise _Damaged
-        except (_Damaged, FileNotFoundError):
+                    raise _Unusable
+        except _Unusable:
             return None
         with suppress(OSError):
             os.utime(self.path)  # used last: the last to go
@@ -106,7 +106,7 @@ class Cached:
                 _link_or_copy(made, temporary)
             write_json(self._record, {"sha256": sha256_file(self.path), "facts": dict(facts or {})})
             make_room()
-        except (TestbedError, OSError) as error:
+        except (TestbedError, OSError, _Unusable) as error:
             log.info("cache: %s not kept (%s)", made.name, error)
 
     def _recorded(self) -> dict[str, Any] | None:
@@ -120,19 +120,26 @@ class Cached:
         return recorded if isinstance(recorded, dict) and isinstance(recorded.get("sha256"), str) else None
 
 
-class _Damaged(Exception):
-    pass
+class _Unusable(Exception):
+    """The cached file is damaged, or gone meanwhile."""
 
 
 def _link_or_copy(source: Path, empty: Path) -> None:
-    """``empty``: a file without content, which is replaced."""
-    if source.stat().st_size >= _LARGE:
-        with suppress(OSError):  # another file system, or one without links
-            link = empty.with_name(f"{empty.name}.link")
-            os.link(source, link)
-            os.replace(link, empty)
-            return
-    shutil.copyfile(source, empty)
+    """``empty``: a file without content, which is replaced. Raises _Unusable for a source that cannot be read, OSError where
+    nothing can be written."""
+    with ExitStack() as stack:
+        try:
+            content = stack.enter_context(open(source, "rb"))
+        except OSError as error:
+            raise _Unusable(str(error)) from error
+        if os.fstat(content.fileno()).st_size >= _LARGE:
+            with suppress(OSError):  # another file system, or one without links
+                link = empty.with_name(f"{empty.name}.link")
+                os.link(source, link)
+                os.replace(link, empty)
+                return
+        with open(empty, "wb") as copy:
+            shutil.copyfileobj(content, copy)
 
 
 @dataclass(frozen=True)

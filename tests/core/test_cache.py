@@ -55,6 +55,16 @@ def test_a_damaged_file_is_not_taken_and_may_be_kept_again(tmp_path: Path) -> No
     assert one.taken(tmp_path / "again") is None
 
 
+def test_a_file_that_vanishes_while_it_is_taken_was_never_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = kept("a", b"content", tmp_path)
+    monkeypatch.setattr(Path, "is_file", lambda self: True)  # it was there a moment ago
+    one.path.unlink()
+    assert one.taken(tmp_path / "wanted") is None
+    assert not (tmp_path / "wanted").exists()
+
+
 def test_a_model_that_an_earlier_version_kept_is_taken(tmp_path: Path, folder: Path) -> None:
     (folder / MODELS).mkdir(parents=True)
     (folder / MODELS / "a.safetensors").write_bytes(b"weights")
