@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from testbed.campaign.progress import STATUS
+from testbed.campaign.status_file import read_status
 from testbed.core.errors import TestbedError
 from testbed.core.runfolder import RunFolder
 
@@ -27,9 +27,7 @@ def kept_told(path: Path) -> str:
 
 def _begun(path: Path) -> str:
     """The stage that was counting its work, and how far it was: "golden (3,200 of 10,000 images)"."""
-    try:
-        told = json.loads((path / STATUS).read_text())
-        steps = told["steps"]
-        return f"{told['stage']} ({steps['done']:,} of {steps['total']:,} {steps['what']})"
-    except (OSError, ValueError, KeyError, TypeError):
+    told = read_status(path / STATUS)
+    if (steps := told["steps"]) is None or told["stage"] is None:
         return ""
+    return f"{told['stage']} ({steps['done']:,} of {steps['total']:,} {steps['what']})"

@@ -8,7 +8,6 @@ and one that vanishes meanwhile was never there.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -20,6 +19,7 @@ from typing import Any
 
 from testbed.core.errors import TestbedError, UsageError
 from testbed.core.files import atomic_path, sha256_file, unfinished, write_json
+from testbed.core.parsing import json_value
 
 log = logging.getLogger(__name__)
 
@@ -111,13 +111,15 @@ class Cached:
 
     def _recorded(self) -> dict[str, Any] | None:
         try:
-            recorded = json.loads(self._record.read_text())
+            recorded = json_value(self._record.read_bytes())
         except (OSError, ValueError):
             try:
                 return {"sha256": self.path.with_suffix(_OLD_RECORD).read_text().strip()}
             except (OSError, ValueError):
                 return None
-        return recorded if isinstance(recorded, dict) and isinstance(recorded.get("sha256"), str) else None
+        if not isinstance(recorded, dict) or not isinstance(recorded.get("facts", {}), dict):
+            return None
+        return recorded if isinstance(recorded.get("sha256"), str) else None
 
 
 class _Unusable(Exception):

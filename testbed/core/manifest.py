@@ -54,7 +54,7 @@ class _Head(Form):
 
 
 class _Record(Form):
-    inputs: JsonValue
+    inputs: dict[str, JsonValue]
     outputs: dict[Relative, Sha256]
     facts: dict[str, JsonValue]
     seconds: Annotated[float, Field(ge=0, le=_MAX_SECONDS)] = 0.0

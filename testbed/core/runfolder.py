@@ -290,7 +290,13 @@ class RunFolder:
         self.check_records()
 
     def output_hash(self, stage: str, file: str) -> str:
-        return str(self.manifest["stages"][stage]["outputs"][file])
+        """Raises StaleArtefact for a file that the stage has not written."""
+        record = self.manifest["stages"].get(stage)
+        if record is None:
+            raise StaleArtefact(f"{self.path} has no {stage!r} stage yet; run the campaign to the end first")
+        if file not in record["outputs"]:
+            raise StaleArtefact(f"{self.path / MANIFEST} records no {file} of stage {stage!r}; {self.again(stage)}")
+        return str(record["outputs"][file])
 
 
 def _begun(kind: str, name: str, identity: Any, argv: Sequence[str]) -> dict[str, Any]:

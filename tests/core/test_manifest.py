@@ -205,3 +205,11 @@ def test_json_that_cannot_be_worked_with_is_damage(tmp_path: Path, text: str) ->
     (tmp_path / MANIFEST).write_text(text)
     with pytest.raises(StaleArtefact, match=r"manifest\.json is damaged \(.*another folder$"):
         RunFolder.existing(tmp_path)
+
+
+def test_a_hash_that_no_stage_recorded_is_told(made: Path) -> None:
+    folder = begun(made)
+    with pytest.raises(StaleArtefact, match=r"records no third\.txt of stage 'second'; .*--redo second"):
+        folder.output_hash("second", "third.txt")
+    with pytest.raises(StaleArtefact, match="has no 'fourth' stage yet"):
+        folder.output_hash("fourth", "third.txt")

@@ -251,7 +251,7 @@ def facts_of(shape: Shape, rows: int) -> dict[str, dict[str, Any]]:
     seconds = {"wall_seconds": rows / 8123.4, "engine_seconds": 5.0, "worker_seconds": 6.0}
     return {
         "train": {},
-        "golden": {"accuracy": 0.96},
+        "golden": {"accuracy": 0.96, "images": 200},
         "pictures": {
             "model": {
                 "preset": shape.preset,
@@ -260,18 +260,30 @@ def facts_of(shape: Shape, rows: int) -> dict[str, dict[str, Any]]:
                 "reference": "PyTorch, float32",
                 "changes": [],
             },
-            "data": {"name": "toy", "classes": list(shape.classes), "images": {"test": 200}, **preprocess},
+            "data": {
+                "name": "toy",
+                "classes": list(shape.classes),
+                "channels": 1,
+                "image": 8,
+                "images": {"test": 200},
+                "source": None,
+                **preprocess,
+            },
             "accuracy": asdict(Accuracy(0.96, 0.92, 0.98, 1 / 3, 200, len(shape.classes))),
         },
-        "tune": {"batch": 64, "threads": 1},
+        "tune": {"batch": 64, "threads": 1, "unit_rows": 64},
         "gates": {
             "zero_fault": {"rows": 4096, "mismatches": 0},
             "drift": {"max_abs_diff": 1.2e-7, "bound": 1e-5},
-            "parity": [{"target": "model", "pair": "torch-plain", "max_abs_diff": 2e-6, "top1_agreement": 1.0}],
+            "parity": [
+                {"target": "model", "pair": "torch-plain", "max_abs_diff": 2e-6, "top1_agreement": 1.0, "bound": 1e-4}
+            ],
+            "goldens": {},
             "weights": {},
             "evaluation": {"model": {"by": "whole", "why": "the spec asks for it"}},
         },
-        "execute": {**none, **seconds, "rows": rows, "rows_this_process": rows},
+        "plan": {"faults": rows},
+        "execute": {**none, **seconds, "rows": rows, "rows_this_process": rows, "faults": rows},
     }
 
 
