@@ -96,17 +96,21 @@ def heat_map(
     left: float,
     label: str,
 ) -> Markup:
-    """estimates: by site name; totals: by block, shown as a row of their own beneath; left: the ``label_width``."""
+    """estimates: by site name; totals: by block, shown as a row of their own beneath; left: the ``label_width``.
+
+    Two drawings side by side: the rows' names, which stay in sight where the other, the cells, is scrolled.
+    """
     cell = min(_WIDEST, (_PAGE - left) / len(grid.columns))
-    parts = [svg.text(left - 10, 17, "block", "axis", "end")] if totals else []
+    names = [svg.text(left - 10, 17, "block", "axis", "end")] if totals else []
+    parts = []
     for number, column in enumerate(grid.columns):
-        parts.append(svg.text(left + (number + 0.5) * cell, 17, str(column), "axis", "middle"))
+        parts.append(svg.text((number + 0.5) * cell, 17, str(column), "axis", "middle"))
     y = float(_HEADER)
     for row in grid.rows:
-        parts.append(svg.text(left - 10, y + _ROW / 2 + 4, row, "label mono", "end"))
+        names.append(svg.text(left - 10, y + _ROW / 2 + 4, row, "label mono", "end"))
         whole = (row, "embed") not in grid.sites and (row, "head") not in grid.sites
         for number, column in enumerate(grid.columns):
-            x, site = left + number * cell, grid.sites.get((row, column))
+            x, site = number * cell, grid.sites.get((row, column))
             if site is not None:
                 parts.append(_cell(x, y, cell, site, estimates.get(site), scale))
             elif whole and isinstance(column, int):
@@ -114,12 +118,16 @@ def heat_map(
         y += _ROW
     if totals:
         y += _GAP
-        parts.append(svg.text(left - 10, y + _ROW / 2 + 4, _TOTAL, "label", "end"))
+        names.append(svg.text(left - 10, y + _ROW / 2 + 4, _TOTAL, "label", "end"))
         for number, column in enumerate(grid.columns):
             if isinstance(column, int):
-                parts.append(_cell(left + number * cell, y, cell, f"block {column}", totals.get(column), scale))
+                parts.append(_cell(number * cell, y, cell, f"block {column}", totals.get(column), scale))
         y += _ROW
-    return svg.drawing(left + cell * len(grid.columns), y + 2, label, parts)
+    drawings = (
+        svg.drawing(left, y + 2, f"Names of the rows. {label}", names),
+        svg.drawing(cell * len(grid.columns), y + 2, label, parts),
+    )
+    return svg.element("div", drawings, class_="heat")
 
 
 def _cell(x: float, y: float, width: float, name: str, estimate: Estimate | None, scale: ColourScale) -> Markup:
@@ -143,7 +151,7 @@ def _cell(x: float, y: float, width: float, name: str, estimate: Estimate | None
 
 def colour_key(scale: ColourScale) -> Markup:
     """The legend: one swatch per class with its upper bound, zero and missing apart from them."""
-    swatch, height, y = 52, 14, 18
+    swatch, height, y = 38, 14, 18
     parts = [svg.text(0, 11, "rate in %, up to", "axis")]
     parts += [svg.rect(1, y, 30, height, "cell h0", 2), svg.text(16, y + height + 13, "0", "axis", "middle")]
     x = 44.0
@@ -151,7 +159,7 @@ def colour_key(scale: ColourScale) -> Markup:
         parts.append(svg.rect(x, y, swatch, height, f"cell h{number + 1}"))
         parts.append(svg.text(x + swatch, y + height + 13, f"{100 * bound:g}", "axis", "middle"))
         x += swatch
-    x += 34
-    parts.append(svg.rect(x, y, 30, height, "missing", 2))
-    parts.append(svg.text(x + 38, y + 11, "no such site, or none sampled", "axis"))
-    return svg.drawing(x + 38 + 210, y + height + 18, "Colour scale", parts)
+    beneath = y + height + 26
+    parts.append(svg.rect(1, beneath, 30, height, "missing", 2))
+    parts.append(svg.text(38, beneath + 11, "no such site there, or no fault sampled", "axis"))
+    return svg.drawing(x + 18, beneath + height + 4, "Colour scale", parts)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from markupsafe import Markup, escape
 
 Attribute = str | float | None
+_NARROW = 560  # pixels
 
 
 def element(name: str, content: str | Iterable[Markup] = (), **attributes: Attribute) -> Markup:
@@ -26,10 +27,12 @@ def _number(value: str | float) -> str:
 
 
 def drawing(width: float, height: float, label: str, content: Iterable[Markup]) -> Markup:
-    """A whole figure, drawn at this size in CSS pixels and never larger."""
+    """A whole figure, drawn at this size in CSS pixels and never larger. A narrow one stays legible on a telephone, where
+    it is made to fit; others are scrolled there."""
     return element(
         "svg",
         content,
+        class_="narrow" if width <= _NARROW else None,
         viewBox=f"0 0 {_number(width)} {_number(height)}",
         width=width,
         height=height,

@@ -198,3 +198,18 @@ def test_bands_name_the_roles_of_fp32() -> None:
     drawing = parsed(bit_chart({}, FP32, 0.1, "label"))
     texts = {text for text, _ in boxes(drawing)}
     assert {"sign", "exponent, 8 bits", "mantissa, 23 bits", "31", "0"} <= texts
+
+
+def test_row_names_stay_in_sight_where_cells_are_scrolled() -> None:
+    rates = {"embed": 0.1, "block.0.norm1": 0.2, "block.1.norm1": 0.02, "head": 0.01}
+    shown = {site: Estimate(r, r / 2, r * 2, 9, 9) for site, r in rates.items()}
+    grid, scale = SiteGrid.of(list(rates)), ColourScale.reaching(rates.values())
+    names, map_ = parsed(heat_map(grid, shown, {}, scale, label_width([grid]), "label"))
+    assert [text for text, _ in boxes(names)] == ["embed", "norm1", "head"]
+    assert not {"norm1"} & {text for text, _ in boxes(map_)}
+    assert (names.get("height"), names.get("class")) == (map_.get("height"), "narrow")
+
+
+def test_only_narrow_charts_are_made_to_fit_a_telephone() -> None:
+    assert 'class="narrow"' in svg.drawing(514, 10, "forest", [])
+    assert "narrow" not in svg.drawing(1060, 10, "bits", [])
