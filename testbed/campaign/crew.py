@@ -8,7 +8,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, Self
 
 from testbed.campaign.inprocess import InProcess
@@ -101,9 +101,9 @@ class LocalCrew:
                 if isinstance(item, _Done) and log_of.writable:
                     log_of.note(item)
             raise
-        finally:
-            for thread in threads:
-                thread.join()
+        finally:  # also of a second Ctrl-C, anywhere above
+            source.close()
+            _end(threads, news)
         if source.left():
             raise log_of.gone or TestbedError("no worker is left; run the same command again to go on")
 
@@ -198,6 +198,14 @@ def _attempt(seat: Seat, unit: Unit) -> _News:
         return _Given(unit, str(left), seat.tally)
     except BaseException as error:
         return error
+
+
+def _end(threads: Sequence[threading.Thread], news: _Queue) -> None:
+    """Waits for the threads, whose last words nobody may have heard: they must not wait for that."""
+    for thread in threads:
+        while thread.is_alive():
+            with contextlib.suppress(queue.Empty):
+                news.get(timeout=0.1)
 
 
 def _serve(seat: Seat, source: _Source, news: _Queue) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ import pyarrow as pa
 import pytest
 from toy_handler import open_toy
 
+from testbed.campaign import crew as crew_module
 from testbed.campaign.crew import LocalCrew
 from testbed.campaign.inprocess import InProcess
 from testbed.campaign.seat import OtherGolden, Seat
@@ -268,6 +270,29 @@ def test_ctrl_c_ends_the_workers_at_once_and_keeps_what_is_done(site: Site) -> N
     assert sorted(site.kept) == [0, 1, 2]
     assert children
     assert not any(child.is_running() for child in children)
+
+
+def test_a_second_ctrl_c_before_anything_was_told_to_stop_ends_it_all_the_same(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a notebook gets it; the command line ends the process."""
+    close, closed = crew_module._Source.close, list[bool]()
+
+    def interrupted(source: crew_module._Source) -> None:
+        if not closed:
+            closed.append(True)
+            raise KeyboardInterrupt
+        close(source)
+
+    def keep(unit: Unit, rows: bytes) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(crew_module._Source, "close", interrupted)
+    before = set(threading.enumerate())
+    with pytest.raises(KeyboardInterrupt):
+        site.run(200, keep=keep)
+    assert len(site.log("run")) < 20
+    assert set(threading.enumerate()) <= before
 
 
 def test_a_store_that_takes_no_more_ends_it_with_its_own_message(site: Site) -> None:
