@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from testbed.core.text import visible
+
+_EVERY_S = 30.0  # where nobody sees a bar
 
 
 class _OneLine(logging.Formatter):
@@ -37,9 +40,28 @@ def quiet_libraries() -> None:
         root.addHandler(logging.NullHandler())
 
 
+class _Lines:
+    """Tells on stderr how much is done, every half a minute: nothing of what takes less."""
+
+    def __init__(self, total: int, what: str) -> None:
+        self._total, self._what, self._done = total, what, 0
+        self._begun = self._said = time.monotonic()
+
+    def advance(self, done: int) -> None:
+        self._done += done
+        now = time.monotonic()
+        if now - self._said >= _EVERY_S:
+            self._said = now
+            rate = self._done / (now - self._begun)
+            print(f"{self._done:,} of {self._total:,} {self._what}, {rate:,.3g}/s", file=sys.stderr, flush=True)
+
+
 @contextmanager
 def progress_on_stderr(total: int, what: str = "faults") -> Iterator[Callable[[int], None]]:
-    """A bar of ``what`` with rate and time to go; yields ``advance``. Silent when stderr is not a terminal."""
+    """A bar of ``what`` with rate and time to go; yields ``advance``. Where stderr is no terminal, a line now and then."""
+    if not sys.stderr.isatty():
+        yield _Lines(total, what).advance
+        return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from testbed.cli.common import console
@@ -51,7 +73,7 @@ def progress_on_stderr(total: int, what: str = "faults") -> Iterator[Callable[[i
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as bar:
+    with Progress(*columns, console=console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=total, rate="")
 
         def advance(done: int) -> None:
