@@ -86,7 +86,8 @@ def _parts(key: str, asked: str) -> list[str]:
     """The names and numbers of faults[0].sites, exposure.sites."*.softmax", tiers.images.3."""
     found, at = [], 0
     for part in _PART.finditer(key):
-        if key[at : part.start()] not in ("", "."):
+        between = "." if found and part["entry"] is None else ""
+        if key[at : part.start()] != between or not (found or part["entry"] is None):
             break
         found.append(next(own for own in part.groups() if own is not None))
         at = part.end()
