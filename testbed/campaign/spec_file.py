@@ -84,7 +84,8 @@ def change(values: dict[str, Any], asked: str) -> None:
 
 def _parts(key: str, asked: str) -> list[str]:
     """The names and numbers of faults[0].sites, exposure.sites."*.softmax", tiers.images.3."""
-    found, at = [], 0
+    found: list[str] = []
+    at = 0
     for part in _PART.finditer(key):
         between = "." if found and part["entry"] is None else ""
         if key[at : part.start()] != between or not (found or part["entry"] is None):
