@@ -22,12 +22,13 @@ from testbed.campaign.sections import sampled_strata
 from testbed.campaign.spec import CampaignSpec
 from testbed.campaign.struck import Struck
 from testbed.campaign.tables import PLAN_TABLE
-from testbed.core.errors import StaleArtefact
+from testbed.core.errors import StaleArtefact, UsageError
 from testbed.core.fault import Masks
 from testbed.core.files import atomic_path
 from testbed.core.schema import PLAN_COLUMNS, READABLE_VERSIONS, arrow_schema
 from testbed.core.site import Site, SiteTable
 
+_MOST_FAULTS = 1_000_000_000
 _PART_FAULTS = 1 << 14
 _PART_WORDS = 1 << 18
 
@@ -52,7 +53,7 @@ def planned(
 ) -> Iterator[Planned]:
     """All faults of the campaign, in parts of bounded size. tier_images: ids of the named images per tier.
 
-    Raises UsageError for a tensor that has no room for a section's pattern.
+    Raises UsageError for a tensor that has no room for a section's pattern, and for more faults than anybody can run.
     """
     return in_parts(_faults(spec, tables, tier_images))
 
@@ -60,6 +61,11 @@ def planned(
 def _faults(
     spec: CampaignSpec, tables: Mapping[str, SiteTable], tier_images: Sequence[Sequence[str]]
 ) -> Iterator[PlannedFault]:
+    faults = sum(one.drawn for one in sampled_strata(spec.faults, tables, tier_images))
+    if faults > _MOST_FAULTS:
+        raise UsageError(
+            f"faults.per_stratum: the plan would have {faults:,} faults; ask for fewer, {_MOST_FAULTS:,} in all at most"
+        )
     for number, one in enumerate(sampled_strata(spec.faults, tables, tier_images)):
         stratum, chosen = one.stratum, one.drawn
         facts = {"stratum": number, "inclusion": stratum.inclusion(chosen)}

@@ -11,8 +11,10 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import pytest
 from pydantic import BaseModel
 
+from testbed.campaign.plan import planned
 from testbed.campaign.spec import CampaignSpec, parse_spec
 from testbed.core.errors import UsageError
+from testbed.core.site import Site, SiteTable
 from testbed.models.config import ViTConfig
 from testbed.models.presets import preset
 from testbed.models.vit import ViT
@@ -135,3 +137,13 @@ def test_the_reason_is_told() -> None:
     told = _refused(_with(("engine", "batch"), int, 10**9))
     assert "engine.batch" in told
     assert "at most 8,192: the images of one inference are held at once; not 1,000,000,000" in told
+
+
+def test_a_plan_without_end_is_refused_before_it_is_drawn() -> None:
+    table = SiteTable("model", "", "", (Site("embed", "activation", (4,)),))
+    values = _base()
+    values["faults"] = [{"target": "model", "where": "activation", "ops": ["random"], "per_stratum": (1 << 31) - 1}]
+    with pytest.raises(UsageError, match=r"the plan would have 2,147,483,647 faults; ask for fewer"):
+        next(planned(parse_spec(values), {"model": table}, [["image"]]))
+    values["faults"][0] |= {"ops": ["flip"]}  # of which there are 4 x 32
+    assert next(planned(parse_spec(values), {"model": table}, [["image"]])).faults.num_rows == 128
