@@ -101,6 +101,12 @@ def gated(bench: Bench) -> WeightGate:
     return weight_gate(bench, sites(), quantised(), rebuild, seed=1)
 
 
+def test_every_tensor_is_told_as_it_is_done(bench: Bench) -> None:
+    seen: list[int] = []
+    found = weight_gate(bench, sites(), quantised(), rebuild, seed=1, advance=seen.append)
+    assert sum(seen) == len(sites()) == found.tensors
+
+
 def reasons(found: WeightGate) -> dict[str, str]:
     return {left_out.site: left_out.reason for left_out in found.left_out}
 
