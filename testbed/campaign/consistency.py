@@ -14,7 +14,7 @@ from testbed.core.formats import format_named
 from testbed.instrument.feed import OP
 
 if TYPE_CHECKING:
-    from testbed.campaign.spec import DataSpec, EngineSpec, ModelSpec, TierSpec, ToleranceSpec
+    from testbed.campaign.spec_tables import DataSpec, EngineSpec, ModelSpec, TierSpec, ToleranceSpec
 
 
 @dataclass(frozen=True)
