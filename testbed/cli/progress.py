@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from testbed.cli.common import console, say
 from testbed.core.text import visible
 
 _EVERY_S = 30.0  # where nobody sees a bar
@@ -53,7 +54,7 @@ class _Lines:
         if now - self._said >= _EVERY_S:
             self._said = now
             rate = self._done / (now - self._begun)
-            print(f"{self._done:,} of {self._total:,} {self._what}, {rate:,.3g}/s", file=sys.stderr, flush=True)
+            say(f"{self._done:,} of {self._total:,} {self._what}, {rate:,.3g}/s")
 
 
 @contextmanager
@@ -63,8 +64,6 @@ def progress_on_stderr(total: int, what: str = "faults") -> Iterator[Callable[[i
         yield _Lines(total, what).advance
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from testbed.cli.common import console
 
     columns = (
         TextColumn(what),
