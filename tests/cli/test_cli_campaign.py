@@ -189,7 +189,7 @@ def test_a_missing_spec_is_told(tmp_path: Path) -> None:
 
 
 def test_a_tier_asked_for_more_images_than_it_has_is_named(tmp_path: Path, tiny_run: Path) -> None:
-    spec = variant(tmp_path, "images = [3, 3]", "images = [3, 3000]")
+    spec = variant(tmp_path, "images = [3, 3]", "images = [3, 3000]\nexact = true")
     told = error(campaign(tmp_path / "run", spec=spec), 2)
     assert "tier 1 (0.5, 1]" in told
     assert "3000" in told
