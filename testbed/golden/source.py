@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from testbed.core.errors import UsageError
+from testbed.core.places import with_sources
+from testbed.core.runfolder import CAMPAIGN
 from testbed.data import Dataset, load
 from testbed.data.class_order import ONLY_SOME
 from testbed.models.runs import ModelRun
@@ -11,6 +13,9 @@ from testbed.models.runs import ModelRun
 def dataset_of(run: ModelRun) -> Dataset:
     """Raises UsageError when the folder names none or one for other classes or channels; TestbedError for bad data."""
     path, source, config = run.folder.path, run.data, run.model.config
+    if source is None and run.folder.manifest.get("kind") == CAMPAIGN:
+        model = with_sources(run.folder.manifest["spec"], path)["model"].get("run")
+        raise UsageError(f"{path} is a campaign on a trained model; name that model's own folder: {model}")
     if source is None:
         raise UsageError(f"{path} names no data set; import the weights again with --data NAME")
     dataset = load(source.name, image=config.image, **source.options)

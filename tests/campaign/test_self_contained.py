@@ -28,7 +28,8 @@ from testbed.cli.main import cli
 from testbed.core.errors import StaleArtefact, TestbedError, UsageError
 from testbed.core.files import sha256_file, sha256_json
 from testbed.core.runfolder import RunFolder
-from testbed.models.runs import DataSource
+from testbed.golden.source import dataset_of as model_data
+from testbed.models.runs import DataSource, open_model_run
 from testbed.report.rebuild import rebuild_report
 from testbed.train import recipe
 from testbed.train.runs import TrainingPlan, train_run
@@ -248,6 +249,11 @@ def test_nothing_in_it_names_the_folders_of_the_machine(machine: Machine, name: 
     for file in machine.campaign(name).rglob("*"):
         if file.is_file() and file.name != "sources.json":
             assert str(machine.home).encode() not in file.read_bytes(), file.name
+
+
+def test_commands_on_models_name_the_folder_of_the_one_that_it_is_on(machine: Machine) -> None:
+    with pytest.raises(UsageError, match=rf"a campaign on a trained model; .*: {machine.home}/runs/model$"):
+        model_data(open_model_run(machine.campaign("trained")))
 
 
 def test_its_sources_are_found_from_any_folder(

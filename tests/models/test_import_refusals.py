@@ -3,6 +3,7 @@
 import argparse
 import os
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -73,7 +74,7 @@ def test_truncated_files(tmp_path, state_dict, keep):
         path = tmp_path / f"weights{suffix}"
         save_vit_pytorch(path, import_weights(written(tmp_path, state_dict)).model)
         path.write_bytes(path.read_bytes()[:keep])
-        assert "truncated or not a" in refused(path)
+        assert re.search("truncated or not a|is empty", refused(path))
 
 
 def test_a_truncated_file_of_the_older_format(tmp_path, state_dict):
