@@ -25,7 +25,16 @@ from testbed.report.images import stored_images
 from testbed.report.keyfigures import key_figures
 from testbed.report.rounds import rounds
 from testbed.report.rows import compositions, worst_ended, worst_nonfinite, worst_predictions
-from testbed.report.sections import PLACES, attention_plots, bit_charts, heat_maps, op_plots, outcome_bars, tier_plots
+from testbed.report.sections import (
+    PLACES,
+    attention_plots,
+    bit_charts,
+    heat_maps,
+    op_plots,
+    other_models,
+    outcome_bars,
+    tier_plots,
+)
 from testbed.report.tolerance import sweep
 from testbed.report.verdict import verdict
 
@@ -74,6 +83,7 @@ def render(evidence: Evidence, load_image: LoadImage | None) -> str:
         bit_charts=bit_charts(evidence, "model"),
         tier_plots=tier_plots(evidence),
         op_plots=op_plots(evidence),
+        other_models=other_models(evidence),
         outcome_bars=outcomes,
         outcome_key=model_key,
         attention_plots=attention_plots(evidence),

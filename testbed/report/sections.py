@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -110,6 +110,36 @@ def op_plots(evidence: Evidence) -> list[Figure]:
         return [Category(model_name(op), _measured(evidence, "model", where, op, _MODEL)) for op in ops]
 
     return _plots(evidence, "ops", "model", categories, compares_ops=True)
+
+
+_PARTS = {"tier": "tier ", "block": "block ", "kind": "", "bit_class": "", "site": ""}
+
+
+def other_models(evidence: Evidence) -> list[Figure]:
+    """What the figures show of the main fault model, of every other one, in numbers: no drawing."""
+    found = []
+    for target, measures in (("model", _MODEL), ("attention", _ATTENTION)):
+        for where, main in _legs(evidence, target):
+            for number, op in enumerate(evidence.marginals.ops(target, where)):
+                if op != main:
+                    title = f"{target.capitalize()}, {PLACES[where].lower()}, {model_name(op)}"
+                    lines = _lines(_by_part(evidence, target, where, op, measures))
+                    found.append(Figure(f"other-{target}-{where}-{number}", title, Markup(), lines))
+    return [figure for figure in found if figure.lines]
+
+
+def _by_part(
+    evidence: Evidence, target: str, where: str, op: str, measures: Sequence[str]
+) -> Iterator[tuple[str, Series]]:
+    for by, before in _PARTS.items():
+        for value, series in _series(evidence, target, where, op, by, measures).items():
+            if by == "tier" and isinstance(value, int):
+                tier = evidence.summary["tiers"][value]
+                yield f"margin {interval_name(tier['low'], tier['high'])}", series
+            elif by == "block" and value is None:
+                yield "outside the blocks", series
+            else:
+                yield before + CLASS_NAMES.get(str(value), str(value)), series
 
 
 def attention_plots(evidence: Evidence) -> list[Figure]:

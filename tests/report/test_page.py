@@ -22,7 +22,8 @@ from testbed.core.files import sha256_file
 from testbed.core.manifest import checksummed
 from testbed.report import build_report
 from testbed.report.evidence import Marginals, read_evidence
-from testbed.report.sections import bit_charts
+from testbed.report.page import render
+from testbed.report.sections import bit_charts, other_models
 
 SHAPES: dict[str, dict[str, Any]] = {
     "usual": {},
@@ -388,3 +389,18 @@ def test_bits_of_two_number_formats_have_two_charts(run_of: Callable[..., Path])
     assert {line.estimate.rows for line in figures["bits-model-weight-int8"].lines} == {7}
     assert "sign" in figures["bits-model-weight-int8"].drawing
     assert 7 not in {line.estimate.rows for line in figures["bits-model-weight-fp32"].lines}
+
+
+def test_every_fault_model_s_parts_are_told_in_numbers(run_of: Callable[..., Path]) -> None:
+    evidence = read_evidence(run_of())
+    found = {figure.id: figure for figure in other_models(evidence)}
+    ops = evidence.marginals.ops("model", "activation")
+    assert len(ops) > 1
+    for number, op in enumerate(ops[1:], 1):
+        figure = found[f"other-model-activation-{number}"]
+        for by in ("block", "site", "tier", "kind"):
+            for value in evidence.marginals.values("model", "activation", op, by):
+                estimate = evidence.marginals.estimate("model", "activation", op, "sdc1", by, value)
+                assert estimate in [line.estimate for line in figure.lines if line.measure == "SDC-1"]
+    page = render(evidence, None)
+    assert all(f'data-figure="{name}"' in page for name in found)
