@@ -43,8 +43,11 @@ class AttentionPaths:
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> AttentionPaths:
-        """What a record of `attention_gate.prove` allows."""
-        return cls({kind: site["path"] for kind, site in record["sites"].items()}, record["sizes"])
+        """What a record of `attention_gate.prove` allows. Raises ValueError, KeyError or TypeError for what is none."""
+        sizes = record["sizes"]
+        if not all(type(size) is int and size > 0 for stage in sizes.values() for size in stage):
+            raise ValueError("a size is no positive number")
+        return cls({kind: site["path"] for kind, site in record["sites"].items()}, sizes)
 
     @property
     def useful(self) -> bool:

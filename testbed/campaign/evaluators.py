@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import onnx
@@ -25,6 +26,7 @@ from testbed.campaign.suffix_weights_gate import prove_weights as prove_weight_s
 from testbed.campaign.whole import WholeTwin
 from testbed.campaign.words import read_live
 from testbed.campaign.workplace import Workplace
+from testbed.core.errors import StaleArtefact
 from testbed.core.files import sha256_bytes
 from testbed.core.site import Site
 from testbed.engines.runner import Arrays, BaseRunner, EngineRequest, Runner
@@ -67,7 +69,8 @@ def weights_for(place: Workplace, bench: Bench) -> Whole:
     proven = place.proven.get(f"{bench.target}.weight", {"by": WHOLE})
     if proven["by"] != "suffix":
         return whole_weights(bench)
-    plan = WeightPlan.from_record(proven["record"]["plan"])
+    with _as_recorded(place):
+        plan = WeightPlan.from_record(proven["record"]["plan"])
     return _weight_suffix(place, bench, _stages(place, bench), plan).inject
 
 
@@ -87,11 +90,26 @@ def evaluator_for(place: Workplace, bench: Bench) -> Evaluator:
     if proven["by"] == "attention":
         target = _attention(place, bench)
         assert target is not None
-        paths = AttentionPaths.of(proven["record"])
+        with _as_recorded(place):
+            paths = AttentionPaths.of(proven["record"])
         return AttentionEvaluator(target, whole, paths, place.judge.per_image(bench.images), place.judge.rtol)
     if proven["by"] == "suffix":
-        return _suffix(place, bench, whole, _stages(place, bench), SuffixPlan.from_record(proven["record"]["plan"]))
+        with _as_recorded(place):
+            plan = SuffixPlan.from_record(proven["record"]["plan"])
+        return _suffix(place, bench, whole, _stages(place, bench), plan)
     return whole
+
+
+@contextmanager
+def _as_recorded(place: Workplace) -> Iterator[None]:
+    """Raises StaleArtefact where what the gates recorded of an evaluation is not what they write."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        folder = place.folder
+        raise StaleArtefact(
+            f"what the gates recorded in {folder.path} of a faster evaluation is damaged ({error}); {folder.again('gates')}"
+        ) from error
 
 
 def _prove_suffix(place: Workplace, bench: Bench, sites: Sequence[Site]) -> dict[str, Any]:

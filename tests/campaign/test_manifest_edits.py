@@ -15,7 +15,10 @@ from typing import Any, NamedTuple
 import pytest
 from click.testing import CliRunner, Result
 
+from testbed.campaign.evaluators import evaluator_for, weights_for
+from testbed.campaign.workplace import Workplace
 from testbed.cli.main import cli
+from testbed.core.errors import StaleArtefact
 from testbed.core.files import sha256_file
 
 TINY = Path(__file__).with_name("tiny.toml")
@@ -127,6 +130,31 @@ def test_all_edits(tiny_copy: Path, older: bool) -> None:
     if older:
         manifest = unsigned(manifest)
     attack(tiny_copy, edits(manifest), manifest, every=not older)
+
+
+@pytest.mark.parametrize(
+    ("target", "where", "place", "value"),
+    [
+        ("attention", "activation", ("sizes", "proj.rows", 1), 0.5),
+        ("attention", "activation", ("sizes", "proj.rows"), -1),
+        ("attention", "activation", ("sites", "proj"), None),
+        ("model", "activation", ("plan", "style"), "junk"),
+        ("model", "activation", ("plan",), []),
+        ("model.weight", "weight", ("plan", "start"), GONE),
+    ],
+)
+def test_a_damaged_record_of_a_faster_evaluation_is_refused(
+    tiny_copy: Path, target: str, where: str, place: Place, value: Any
+) -> None:
+    """Before any engine runs a part of the model by it."""
+    manifest = unsigned(json.loads((tiny_copy / "manifest.json").read_text()))
+    at = ("stages", "gates", "facts", "evaluation", target, "record", *place)
+    (tiny_copy / "manifest.json").write_text(json.dumps(Edit(at, value).of(manifest)))
+    found = Workplace.at(tiny_copy)
+    bench = found.bench(target.removesuffix(".weight"), where)
+    with pytest.raises(StaleArtefact, match="--redo gates"):
+        (evaluator_for if where == "activation" else weights_for)(found, bench)
+    found.close()
 
 
 def test_the_advice_that_is_given_gives_the_same_rows(tiny_copy: Path) -> None:
