@@ -229,7 +229,7 @@ def most_points(sections: Sequence[FaultSpec], table: SiteTable) -> int:
     for section in sections:
         if section.where == "activation" and section.target == table.target:
             shapes = [Matrices.of(site.shape, site.where) for site in table.select(section.where, section.sites)]
-            several = section.count or 1 if section.pattern == "sites" else 1
+            several = min(section.count or 1, len(shapes)) if section.pattern == "sites" else 1
             most = max(most, several, *(section.geometry.most(shape) for shape in shapes))
     return most
 

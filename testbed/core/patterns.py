@@ -86,7 +86,7 @@ class Burst:
         return range(position, position + self.length)
 
     def most(self, of: Matrices) -> int:
-        return self.length
+        return min(self.length, of.elements)
 
 
 @dataclass(frozen=True)
@@ -178,6 +178,8 @@ def subset(items: int, size: int, number: int) -> tuple[int, ...]:
 
 def combinations(sizes: Sequence[int], parts: int) -> int:
     """Ways to take ``parts`` tensors and one element in each: the elementary symmetric polynomial of their sizes."""
+    if parts > len(sizes):
+        return 0
     return _symmetric(sizes, parts)[0][parts]
 
 

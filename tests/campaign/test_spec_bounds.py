@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import pytest
 from pydantic import BaseModel
 
+from testbed.campaign.draw import most_points
 from testbed.campaign.plan import planned
 from testbed.campaign.spec import CampaignSpec, parse_spec
 from testbed.core.errors import UsageError
@@ -147,3 +148,20 @@ def test_a_plan_without_end_is_refused_before_it_is_drawn() -> None:
         next(planned(parse_spec(values), {"model": table}, [["image"]]))
     values["faults"][0] |= {"ops": ["flip"]}  # of which there are 4 x 32
     assert next(planned(parse_spec(values), {"model": table}, [["image"]])).faults.num_rows == 128
+
+
+@pytest.mark.parametrize(
+    ("pattern", "told"),
+    [
+        ({"pattern": "sites", "count": 1 << 24}, "needs as many sites; the section's patterns name 1"),
+        ({"pattern": "burst", "length": 1 << 24}, "site embed is too small for pattern"),
+    ],
+)
+def test_a_pattern_larger_than_the_model_is_told_at_once(pattern: dict[str, Any], told: str) -> None:
+    table = SiteTable("model", "", "", (Site("embed", "activation", (4,)),))
+    values = _base() | {"engine": {"ports": "op"}}
+    values["faults"] = [{"target": "model", "where": "activation", "ops": ["flip"], **pattern}]
+    spec = parse_spec(values)
+    assert most_points(spec.faults, table) <= 4  # what an engine lays out its memory for
+    with pytest.raises(UsageError, match=told):
+        next(planned(spec, {"model": table}, [["image"]]))
