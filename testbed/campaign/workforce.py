@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from testbed.campaign.cluster_access import check_address
 from testbed.campaign.work import Crew, Limits, Opener
 from testbed.core.runfolder import RunFolder
 
@@ -25,6 +26,11 @@ class Workforce:
     scheduler: str | None = None
     insecure: bool = False
     recheck: float = RECHECK
+
+    def check(self) -> None:
+        """Raises UsageError for a cluster's address that is not safe: nothing need be prepared to know that."""
+        if self.scheduler is not None:
+            check_address(self.scheduler, self.insecure)
 
     def crew(
         self,
