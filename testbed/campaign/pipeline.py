@@ -57,6 +57,8 @@ def run_campaign(
     Raises UsageError for a folder with another campaign, StaleArtefact for files that were changed, GateFailed for a
     bound that does not hold.
     """
+    workforce = workforce or Workforce()
+    workforce.check()
     folder = claimed(path, spec, redo=redo is not None, fresh=fresh)
     require_engine(spec.engine.backend)  # before anything is trained for it
     progress = Progress(folder.path, show)
@@ -75,7 +77,7 @@ def run_campaign(
             campaign = Campaign(preparation, stack)
             campaign.gate()
             campaign.plan()
-            campaign.execute(workforce or Workforce(), progress)
+            campaign.execute(workforce, progress)
             return campaign.summarise()
 
 

@@ -13,6 +13,9 @@ from clusters import LIMITS, Campaign, Cluster
 from testbed.campaign import cluster_roster
 from testbed.campaign.cluster import ClusterCrew
 from testbed.campaign.cluster_access import check_address, is_safe
+from testbed.campaign.pipeline import run_campaign
+from testbed.campaign.spec import CampaignSpec
+from testbed.campaign.workforce import Workforce
 from testbed.core.errors import TestbedError, UsageError
 
 trustme = pytest.importorskip("trustme", reason="makes the certificates; part of the test extra")
@@ -56,6 +59,12 @@ def test_a_name_is_as_safe_as_every_address_it_stands_for(monkeypatch: pytest.Mo
     assert is_safe("tcp://mine:1")
     monkeypatch.setattr("socket.getaddrinfo", resolved("127.0.0.1", "192.0.2.7"))
     assert not is_safe("tcp://mine:1")
+
+
+def test_an_unsafe_address_is_told_before_anything_is_prepared(tiny_spec: CampaignSpec, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"tcp://10\.0\.0\.1:8786 is neither tls:// nor on this machine"):
+        run_campaign(tiny_spec, tmp_path / "run", workforce=Workforce(scheduler="tcp://10.0.0.1:8786"))
+    assert not (tmp_path / "run").exists()
 
 
 def certificates(folder: Path) -> dict[str, str]:
