@@ -22,6 +22,8 @@ VARIABLE = "TESTBED_PLUGINS"
 """Environment variable: modules or files, separated as in PATH."""
 
 _loaded: set[str] = set()
+_loading: set[str] = set()
+"""Begun and not ended: a plugin may itself ask for a data set, which asks for all plugins."""
 
 
 def add_plugin(name: str) -> None:
@@ -33,8 +35,9 @@ def add_plugin(name: str) -> None:
 def load_plugins() -> None:
     """All of them, each once. Raises UsageError for one that is not there, TestbedError for one that fails."""
     for what, name, load in _plugins():
-        if name in _loaded:
+        if name in _loaded or name in _loading:
             continue
+        _loading.add(name)
         try:
             load()
         except (ModuleNotFoundError, FileNotFoundError) as error:
@@ -44,6 +47,8 @@ def load_plugins() -> None:
             raise UsageError(f"{what} is not there; name a module on Python's path, or a file: FILE.py") from error
         except Exception as error:
             raise TestbedError(f"{what} does not load: {type(error).__name__}: {error}") from error
+        finally:
+            _loading.discard(name)
         _loaded.add(name)
 
 

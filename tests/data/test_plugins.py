@@ -71,6 +71,16 @@ def test_a_file_a_module_and_a_package_make_it_known(folder: Path) -> None:
     assert {"stripes", "digits"} <= {one["name"] for one in json.loads(listed.stdout)["data_sets"]}
 
 
+def test_a_module_may_load_what_it_registers(folder: Path) -> None:
+    """As README's does, which is run as a script and named as a plugin."""
+    (folder / "my_data.py").write_text(
+        STRIPES + "\nfrom testbed.data import load\nassert len(load('stripes').test) == 40\n"
+    )
+    done = run_testbed(folder, "--plugin", "my_data.py", "data", "check", "stripes", "--json")
+    assert done.returncode == 0, done.stderr[-300:]
+    assert json.loads(done.stdout)["classes"] == ["rows", "columns"]
+
+
 @pytest.mark.parametrize(
     ("plugin", "content", "told"),
     [
