@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import matplotlib as mpl
@@ -14,12 +15,13 @@ from matplotlib.figure import Figure
 
 from testbed.bench.tradeoff import Entry, Tradeoff
 from testbed.core.files import write_bytes
-from testbed.core.text import drawn
+from testbed.core.text import drawn, visible
 
 # The colours of the report's style sheet: page, panel, ink, soft, rule, and those of series.
 _LIGHT = ("#ffffff", "#ffffff", "#16191d", "#565e69", "#d9dde3", ("#0d6b78", "#b8430b", "#3b4cc0"))
 _DARK = ("#14171b", "#14171b", "#e8eaed", "#a4acb8", "#343a43", ("#63c3d1", "#f28a4b", "#93a4ff"))
 _MARKERS = ("o", "D", "s")
+_LINE_LETTERS, _LINES = 28, 4  # of a name
 _LINE = 0.075  # height of a name, as a share of its panel
 
 
@@ -75,10 +77,11 @@ def _drawn(found: Tradeoff, soft: str) -> Figure:
 
 
 def _names(entries: Sequence[Entry]) -> list[str]:
-    """Of the folders, with those above them where two are alike."""
+    """Of the folders, with those above them where two are alike. Long ones are broken, or nothing is left to draw in."""
     folders = [Path(entry.model) for entry in entries]
     short = [folder.name for folder in folders]
-    return [drawn(name if short.count(name) == 1 else str(f)) for name, f in zip(short, folders, strict=True)]
+    names = [name if short.count(name) == 1 else str(folder) for name, folder in zip(short, folders, strict=True)]
+    return ["\n".join(drawn(line) for line in wrap(visible(name), _LINE_LETTERS)[:_LINES]) for name in names]
 
 
 def _front(axes: Any, entries: Sequence[Entry], names: Sequence[str], batch: int, soft: str) -> None:

@@ -15,6 +15,7 @@ import select
 import signal
 import sys
 import threading
+import time
 from types import FrameType
 from typing import NoReturn
 
@@ -27,6 +28,7 @@ _SHOW_CURSOR = b"\x1b[?25h"  # a bar hides it
 _INTERRUPTED = "interrupted"
 
 _first: int | None = None
+_ending = threading.RLock()  # a third signal may interrupt what the second began, in the same thread
 
 
 def listen() -> None:
@@ -92,6 +94,9 @@ def _importing(frame: FrameType | None) -> bool:
 
 def _end_now(number: int, told: str = "stopped at once") -> NoReturn:
     """Ends the process without waiting for anything. Workers end with it; of files, only whole ones are left."""
+    if not _ending.acquire(blocking=False):  # both threads may hear the second signal: one says so
+        while True:
+            time.sleep(1)
     remove_unfinished()
     text = f"error: {told}; run the same command again to start over or go on\n".encode() if told else b""
     if os.isatty(2):

@@ -151,15 +151,16 @@ def _cell(x: float, y: float, width: float, name: str, estimate: Estimate | None
 
 def colour_key(scale: ColourScale) -> Markup:
     """The legend: one swatch per class with its upper bound, zero and missing apart from them."""
-    swatch, height, y = 38, 14, 18
+    bounds = [f"{100 * bound:g}" for bound in scale.bounds]
+    swatch, height, y = max(38, 8 * max(map(len, bounds))), 14, 18
     parts = [svg.text(0, 11, "rate in %, up to", "axis")]
     parts += [svg.rect(1, y, 30, height, "cell h0", 2), svg.text(16, y + height + 13, "0", "axis", "middle")]
     x = 44.0
-    for number, bound in enumerate(scale.bounds):
+    for number, bound in enumerate(bounds):
         parts.append(svg.rect(x, y, swatch, height, f"cell h{number + 1}"))
-        parts.append(svg.text(x + swatch, y + height + 13, f"{100 * bound:g}", "axis", "middle"))
+        parts.append(svg.text(x + swatch, y + height + 13, bound, "axis", "middle"))
         x += swatch
     beneath = y + height + 26
     parts.append(svg.rect(1, beneath, 30, height, "missing", 2))
     parts.append(svg.text(38, beneath + 11, "no such site there, or no fault sampled", "axis"))
-    return svg.drawing(x + 18, beneath + height + 4, "Colour scale", parts)
+    return svg.drawing(x + swatch / 2, beneath + height + 4, "Colour scale", parts)

@@ -289,7 +289,7 @@ def test_a_stored_fault_of_many_words_can_be_replayed(finished: Path) -> None:
 
 def test_several_activations_in_one_inference_are_refused_without_the_op(tiny_values: dict[str, Any]) -> None:
     values = campaign_of(tiny_values, "op") | {"engine": {"ports": "gated_replace"}}
-    with pytest.raises(UsageError, match=r"pattern 'sites' strikes 3 activations .* set engine\.ports = 'op'"):
+    with pytest.raises(UsageError, match=r"pattern: 'sites' strikes 3 activations .* set engine\.ports = 'op'"):
         parse_spec(values)
 
 

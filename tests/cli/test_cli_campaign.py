@@ -255,7 +255,7 @@ def outputs() -> list[tuple[str, str]]:
             (f"inputs.{target}", f"inputs/{target}.npy"),
         )
     ]
-    golden = [("golden", f"golden/{name}.npy") for name in ("logits", "block.0.attn.input", "block.0.attn.output")]
+    golden = [("golden", "golden/logits.npy"), ("inputs.attention", "golden/attention.npy")]
     plan = [("plan", f"faults.{end}") for end in ("parquet", "points.parquet", "words.npy")]
     whole = [("train", "model.safetensors"), ("tiers", "tiers.json"), ("pictures", "pictures.parquet"), *plan]
     return [*whole, *golden, *per_target, ("execute", "results.parquet"), ("summary", "summary.json")]

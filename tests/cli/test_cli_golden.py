@@ -120,7 +120,7 @@ def test_bad_requests_are_one_line(run: Path, tmp_path: Path) -> None:
     assert "no module 'bloc'" in refusal("golden", run, "--module", "bloc")
     assert "not both" in refusal("golden", run, "--module", "head", "--logits-only")
     assert "unknown engine 'trt'" in refusal("golden", "verify", run, "--engine", "trt")
-    assert "atol must be a finite number" in refusal("golden", "verify", run, "--atol", "-1")
+    assert "-1.0 is not in the range x>=0" in refusal("golden", "verify", run, "--atol", "-1")
     assert "up to position 300, and there are 40" in refusal("golden", "verify", run, "--inject")
     assert "no file" in refusal("golden", "import-originals", run, "--golden", tmp_path / "x.pt")
 
