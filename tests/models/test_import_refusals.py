@@ -63,6 +63,12 @@ def test_a_misshapen_tensor_is_an_error(tmp_path, state_dict, name):
     refusal(tmp_path, state_dict)
 
 
+@pytest.mark.parametrize("name", list(export_vit_pytorch(model())))
+def test_a_single_number_is_no_weight(tmp_path, state_dict, name):
+    state_dict[name] = torch.zeros(())
+    assert name in refusal(tmp_path, state_dict, (TestbedError, UsageError))
+
+
 def test_misshapen_tensors_are_listed_with_both_shapes(tmp_path, state_dict):
     state_dict["transformer.layers.1.1.fn.net.3.weight"] = torch.zeros(12, 65)
     assert "net.3.weight 12x65 instead of 12x64" in refusal(tmp_path, state_dict)

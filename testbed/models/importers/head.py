@@ -26,7 +26,8 @@ def with_head(path: Path, names: Names, chosen: WeightSet, asked: str | None) ->
     root = own.split(".")[0]
     everything = {**chosen.left_out, **chosen.tensors}
     spoken_for = {theirs for ours, group in names.items() if not ours.startswith("head.") for theirs in group}
-    width = chosen.tensors[names["norm.weight"][0]].shape[0] if names["norm.weight"][0] in chosen.tensors else None
+    norm = chosen.tensors.get(names["norm.weight"][0])
+    width = norm.shape[0] if norm is not None and norm.dim() else None
     linear = [
         name.removesuffix(".weight")
         for name, tensor in everything.items()

@@ -20,6 +20,8 @@ def inferred_config(layout: Layout, traits: Traits, names: Names, shapes: Shapes
     stated; TestbedError when the shapes belong to no model of ours.
     """
     ours = {name: shapes[theirs[0]] for name, theirs in names.items()}
+    if single := next((theirs[0] for name, theirs in names.items() if not ours[name]), None):
+        raise TestbedError(f"{single} is a single number where a vector or matrix is needed")
     channels, patch = _patch(ours["patch_embed.proj.weight"], ledger)
     if layout.fixed_positions:
         image = _stated_image(layout, patch, ledger)
