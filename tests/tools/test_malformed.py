@@ -21,11 +21,24 @@ from tools.malformed_inputs.sound import made
 from tools.malformed_inputs.values import ABSURD, as_json, as_toml, places, random_edit
 
 TOOL = Path(__file__).parents[2] / "tools" / "malformed.py"
+FEW = {"spec": 10, "onnx": 20, "weights": 15, "golden": 4, "run folder": 10, "results": 6}
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
     return made(tmp_path_factory.mktemp("sound"))
+
+
+@pytest.mark.parametrize("kind", list(malformed.KINDS))
+def test_some_of_each_kind(kind: str, base: Base, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, TOOL, "--base", base.run.parent, "--kind", kind, "--count", str(FEW[kind])],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{kind}: {FEW[kind]} inputs, 0 wrong" in done.stdout
 
 
 @pytest.mark.slow
