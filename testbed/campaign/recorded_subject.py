@@ -52,7 +52,7 @@ class RecordedSubject:
             found = dataset_of(self.spec, source, told["image"])
         except TestbedError as error:
             raise TestbedError(f"this asks for more than the run folder holds: {error}") from error
-        if found.test.sha256() != self.folder.manifest["stages"]["golden"]["inputs"]["test"]:
+        if found.test.sha256() != self.folder.manifest["stages"]["golden"]["inputs"].get("test"):
             raise StaleArtefact(
                 f"data set {found.name!r} has other test images than the ones that {self.folder.path} was made on"
             )

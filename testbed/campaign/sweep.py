@@ -105,7 +105,7 @@ def sweep_campaign(path: Path, request: SweepRequest, progress: Progress) -> dic
 def read_sweep(folder: RunFolder) -> dict[str, Any] | None:
     """The last sweep of these very results, for the report; None where there is none. Raises StaleArtefact if edited."""
     record = folder.manifest["stages"].get("sweep")
-    if record is None or record["inputs"]["results"] != folder.output_hash("execute", RESULTS):
+    if record is None or record["inputs"].get("results") != folder.output_hash("execute", RESULTS):
         return None
     folder.verify("sweep")
     return _read(folder / SWEEP)

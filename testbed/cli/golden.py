@@ -98,7 +98,7 @@ def record(
         raise UsageError("give --module or --logits-only, not both")
     from testbed.analysis.classes import classes_told
     from testbed.cli.progress import log_to_stderr, progress_on_stderr
-    from testbed.golden.recorded import DEFAULT_MODULES, record_golden
+    from testbed.golden.recording import DEFAULT_MODULES, record_golden
 
     log_to_stderr()
     found = record_golden(

@@ -17,7 +17,8 @@ from testbed.engines.runner import EngineRequest, Runner, check_engine, open_eng
 from testbed.export.parity import parity_by_tier
 from testbed.export.precision import Calibration
 from testbed.golden.deployment import ends_of, plain_engine, plain_file
-from testbed.golden.recorded import Advance, Golden, untold, working_in
+from testbed.golden.recorded import Golden, working_in
+from testbed.golden.recording import Advance, untold
 from testbed.golden.tiers import golden_tiers, recorded_edges
 from testbed.golden.verify import Cases, cases_of
 

@@ -19,20 +19,8 @@ from testbed.core.errors import TestbedError, UsageError
 from testbed.core.files import sha256_file
 from testbed.data import Split
 from testbed.golden.arrays import array_writer
-from testbed.golden.recorded import (
-    COMMAND,
-    STAGE,
-    Golden,
-    Range,
-    checked_range,
-    golden_facts,
-    golden_files,
-    golden_inputs,
-    module_name,
-    open_golden,
-    warn_of_images,
-    working_in,
-)
+from testbed.golden.recorded import COMMAND, STAGE, Golden, Range, checked_range, open_golden, working_in
+from testbed.golden.recording import golden_facts, golden_files, golden_inputs, module_name, warn_of_images
 from testbed.golden.reference import LOGITS, module_files
 from testbed.golden.source import dataset_of
 from testbed.golden.subset import recorded_subset

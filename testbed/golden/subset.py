@@ -130,7 +130,7 @@ class Subset:
     def __post_init__(self) -> None:
         folder = self.golden.run.folder
         record = folder.manifest["stages"][STAGE]
-        if record["inputs"]["golden"] != self.golden.hashes:
+        if record["inputs"].get("golden") != self.golden.hashes:
             raise StaleArtefact(f"the subset in {folder.path} was made from another golden; {folder.again(STAGE)}")
 
     @cached_property

@@ -5,15 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from testbed.analysis.confidence import TierEdges, Tiers, tiers_from_logits
-from testbed.core.errors import UsageError
+from testbed.core.errors import StaleArtefact, UsageError
 from testbed.core.files import write_json
+from testbed.core.forms import Form, first_wrong
+from testbed.core.runfolder import MANIFEST
 from testbed.golden.recorded import IMAGES, Golden, is_campaign, open_golden, working_in
 from testbed.golden.reference import LOGITS
 
 STAGE = "tiers"
 COMMAND = "testbed tiers"
 TIERS = "tiers.json"
+
+
+class _RecordedEdges(Form):
+    edges: list[float]
 
 
 def golden_tiers(golden: Golden, edges: TierEdges) -> Tiers:
@@ -53,9 +61,17 @@ def tiers_content(golden: Golden, tiers: Tiers) -> dict[str, Any]:
 
 
 def recorded_edges(golden: Golden) -> TierEdges | None:
-    """The edges that ``testbed tiers`` was last run with (or the campaign's); None before."""
-    record = golden.run.folder.manifest["stages"].get(STAGE)
-    return None if record is None else TierEdges(tuple(record["inputs"]["edges"]))
+    """The edges that ``testbed tiers`` was last run with (or the campaign's); None before. Raises StaleArtefact where
+    the manifest's are none."""
+    folder = golden.run.folder
+    record = folder.manifest["stages"].get(STAGE)
+    if record is None:
+        return None
+    try:
+        return TierEdges(tuple(_RecordedEdges.model_validate(record["inputs"]).edges))
+    except (ValidationError, UsageError) as error:
+        wrong = first_wrong(error) if isinstance(error, ValidationError) else error
+        raise StaleArtefact(f"{folder.path / MANIFEST}: stage {STAGE!r}: {wrong}; {folder.again(STAGE)}") from error
 
 
 def edges_of(tiers: int | None, edges: str | None) -> TierEdges:

@@ -15,7 +15,8 @@ from testbed.analysis.confidence import TierEdges
 from testbed.engines.runner import check_engine, open_engine
 from testbed.golden.deployment import ends_of, plain_engine
 from testbed.golden.injections import INJECTED_IMAGES, check_images, injected
-from testbed.golden.recorded import Advance, Golden, is_campaign, module_name, open_golden, untold, working_in
+from testbed.golden.recorded import Golden, is_campaign, open_golden, working_in
+from testbed.golden.recording import Advance, module_name, untold
 from testbed.golden.reference import LOGITS
 from testbed.golden.subset import recorded_subset
 from testbed.golden.tiers import golden_tiers, recorded_edges

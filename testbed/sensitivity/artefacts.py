@@ -21,7 +21,8 @@ from testbed.core.errors import StaleArtefact, UsageError
 from testbed.core.files import write_text
 from testbed.core.runfolder import RunFolder
 from testbed.data import Dataset, Split
-from testbed.golden.recorded import is_campaign, untold, working_in
+from testbed.golden.recorded import is_campaign, working_in
+from testbed.golden.recording import untold
 from testbed.golden.reference import compute_device
 from testbed.golden.source import dataset_of
 from testbed.models.runs import ModelRun, open_model_run

@@ -34,7 +34,7 @@ from testbed.export.calibration import calibration_split
 from testbed.export.precision import Calibration
 from testbed.golden.arrays import read_array
 from testbed.golden.deploy import deploy
-from testbed.golden.recorded import record_golden
+from testbed.golden.recording import record_golden
 from testbed.golden.reference import LOGITS
 from testbed.models.runs import MODEL, DataSource, write_model_run
 from testbed.models.weights import load_model

@@ -21,7 +21,7 @@ from testbed.cli.main import cli
 from testbed.cli.watch import _Lines, lines
 from testbed.core.runfolder import RunFolder
 from testbed.golden.arrays import read_array
-from testbed.golden.recorded import record_golden
+from testbed.golden.recording import record_golden
 from testbed.golden.reference import LOGITS, module_files, record_reference
 from testbed.models.runs import MODEL, DataSource, write_model_run
 from testbed.models.weights import load_model

@@ -13,7 +13,7 @@ import torch
 from testbed.analysis.compare import Tolerance
 from testbed.core.runfolder import RunFolder
 from testbed.data import load
-from testbed.golden.recorded import record_golden
+from testbed.golden.recording import record_golden
 from testbed.golden.reference import LOGITS, module_files, record_reference
 from testbed.golden.verify import verify_golden
 from testbed.models.presets import preset

@@ -11,7 +11,8 @@ from testbed.analysis.confidence import TierEdges
 from testbed.core.errors import TestbedError, UsageError
 from testbed.core.files import sha256_file
 from testbed.golden.originals import export_originals, import_originals
-from testbed.golden.recorded import open_golden, record_golden
+from testbed.golden.recorded import open_golden
+from testbed.golden.recording import record_golden
 from testbed.golden.subset import record_subset
 from testbed.golden.tiers import record_tiers, recorded_edges
 from testbed.models.originals import TierIndices, write_golden, write_tier_indices

@@ -12,7 +12,8 @@ from testbed.core.errors import StaleArtefact, TestbedError, UsageError
 from testbed.core.files import sha256_file
 from testbed.core.manifest import checksummed
 from testbed.data import Collection, Examples, load, register, registry
-from testbed.golden.recorded import module_name, open_golden, record_golden
+from testbed.golden.recorded import open_golden
+from testbed.golden.recording import module_name, record_golden
 from testbed.models.runs import DataSource, write_model_run
 
 from .conftest import sharp_model
@@ -109,7 +110,7 @@ def test_the_manifest_holds_the_hash_of_every_file(model_run):
 def test_the_same_again_is_not_recorded_again(model_run, monkeypatch):
     path = model_run()
     first = record_golden(path)
-    monkeypatch.setattr("testbed.golden.recorded.record_reference", lambda *a, **k: pytest.fail("recorded again"))
+    monkeypatch.setattr("testbed.golden.recording.record_reference", lambda *a, **k: pytest.fail("recorded again"))
     assert record_golden(path).hashes == first.hashes
 
 
@@ -274,7 +275,7 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
     source = DataSource(f"npz:{tmp_path}/data.npz")
     write_model_run(tmp_path / "run", model, stage="import", name="wide", made_from={}, data=source)
     code = (
-        "import resource, sys; from pathlib import Path; from testbed.golden.recorded import record_golden;"
+        "import resource, sys; from pathlib import Path; from testbed.golden.recording import record_golden;"
         "record_golden(Path(sys.argv[1]), images=(0, int(sys.argv[2])));"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from testbed.data import load
-from testbed.golden import recorded as recording
+from testbed.golden import recording
 from testbed.golden.arrays import read_array
-from testbed.golden.recorded import record_golden
+from testbed.golden.recording import record_golden
 from testbed.golden.reference import LOGITS, module_files, record_module, record_reference
 from testbed.golden.shared import SharedGolden, array_name
 from testbed.models.runs import open_model_run

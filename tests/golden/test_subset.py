@@ -5,7 +5,8 @@ import pytest
 
 from testbed.analysis.confidence import TierEdges
 from testbed.core.errors import StaleArtefact, UsageError
-from testbed.golden.recorded import open_golden, record_golden
+from testbed.golden.recorded import open_golden
+from testbed.golden.recording import record_golden
 from testbed.golden.source import dataset_of
 from testbed.golden.subset import record_subset, recorded_subset
 from testbed.golden.tiers import record_tiers

@@ -6,7 +6,9 @@ import torch
 
 from testbed.analysis.confidence import TierEdges
 from testbed.core.errors import StaleArtefact, UsageError
-from testbed.golden.recorded import open_golden, record_golden
+from testbed.core.manifest import checksummed
+from testbed.golden.recorded import open_golden
+from testbed.golden.recording import record_golden
 from testbed.golden.tiers import edges_of, record_tiers, recorded_edges
 
 from .conftest import sharp_model
@@ -94,3 +96,15 @@ def test_edges_from_the_options(tiers, edges, expected):
 def test_edges_that_are_none(tiers, edges, said):
     with pytest.raises(UsageError, match=said):
         edges_of(tiers, edges)
+
+
+@pytest.mark.parametrize("inputs", [{}, {"edges": None}, {"edges": [2.0, 1.0]}, {"edges": []}, {"edges": ["a"]}])
+def test_edges_of_another_writer_are_refused_with_the_command_that_makes_them(model_run, inputs):
+    path = model_run()
+    record_golden(path)
+    record_tiers(path, FOUR)
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["stages"]["tiers"]["inputs"] = inputs
+    (path / "manifest.json").write_text(json.dumps(checksummed(manifest)))
+    with pytest.raises(StaleArtefact, match=r"stage 'tiers': .*run `testbed tiers .*` again"):
+        recorded_edges(open_golden(path))

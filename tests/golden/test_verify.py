@@ -12,7 +12,8 @@ from testbed.core.runfolder import RunFolder
 from testbed.engines.runner import open_engine
 from testbed.export.onnx import export_onnx
 from testbed.golden.injections import INJECTED_IMAGES, INJECTIONS, injected
-from testbed.golden.recorded import open_golden, record_golden
+from testbed.golden.recorded import open_golden
+from testbed.golden.recording import record_golden
 from testbed.golden.subset import record_subset
 from testbed.golden.tiers import record_tiers
 from testbed.golden.verify import verify_golden
