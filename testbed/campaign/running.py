@@ -168,11 +168,11 @@ def _run_round(
     )
     name = "execute" if number == 0 else f"execute, round {number}"
     log.info(
-        "%s: %d faults in %d units of work, %d done before",
+        "%s: %s faults in %s units of work, %s done before",
         name,
-        found.faults,
-        len(found.units),
-        len(found.units) - len(left),
+        f"{found.faults:,}",
+        f"{len(found.units):,}",
+        f"{len(found.units) - len(left):,}",
     )
     progress.begin(name, len(found.units), found.faults, kept, rounds=plans.rounds, widest=plans.widest)
 

@@ -214,9 +214,9 @@ class TorchSubject:
             shared, rows = shared_golden(self.spec, model_hash, test), range(len(test))
             logits = {array_name(LOGITS): folder / LOGITS}
             if shared.take(logits) is not None:
-                log.info("golden: reused, recorded before of the same model and %d images", len(test))
+                log.info("golden: reused, recorded before of the same model and %s images", f"{len(test):,}")
             else:
-                log.info("golden: logits of %d test images", len(test))
+                log.info("golden: logits of %s test images", f"{len(test):,}")
                 with watch("golden", len(test), "images") as advance:
                     record_reference(
                         load_model(folder / MODEL), test, rows, folder.path, fix=_FEWER_IMAGES, advance=advance

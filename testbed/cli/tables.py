@@ -43,7 +43,7 @@ def _head(summary: Record) -> Iterable[str | Prose]:
     )
     yield (
         f"model   {model['preset']} on {summary['data']['name']}, {model['parameters']:,} parameters,"
-        f" test accuracy {100 * model['test_accuracy']:.2f} % of {model['test_images']}{_guessing(model)}"
+        f" test accuracy {100 * model['test_accuracy']:.2f} % of {model['test_images']:,}{_guessing(model)}"
     )
     if told := summary["data"].get("preprocess_told"):
         yield f"input   {told}"
@@ -85,7 +85,7 @@ def _guessing(model: Record) -> str:
 def _tier_text(tier: Record) -> str:
     thin = " (thin: wide intervals)" if tier["thin"] else ""
     asked = f", {tier['asked']} asked for" if tier.get("asked") else ""
-    return f"{interval_name(tier['low'], tier['high'])} {tier['images']} of {tier['available']}{asked}{thin}"
+    return f"{interval_name(tier['low'], tier['high'])} {tier['images']:,} of {tier['available']:,}{asked}{thin}"
 
 
 def _failure_rate(summary: Record) -> Iterable[RenderableType]:

@@ -21,7 +21,6 @@ def progress_bar(title: str, total: int, done: int, wanted: bool) -> Iterator[Ad
         ProgressColumn,
         Task,
         TextColumn,
-        TimeElapsedColumn,
         TimeRemainingColumn,
     )
     from rich.text import Text
@@ -30,15 +29,14 @@ def progress_bar(title: str, total: int, done: int, wanted: bool) -> Iterator[Ad
 
     class Rate(ProgressColumn):
         def render(self, task: Task) -> Text:
-            return Text(f"{task.speed:,.0f} images/s" if task.speed else "")
+            return Text(f"{task.speed:,.0f}/s" if task.speed else "")
 
     columns = [
         TextColumn("{task.description}", markup=False),
-        BarColumn(),
+        BarColumn(bar_width=8),  # all columns together fit 80: rich cuts figures to make room
         Rate(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
         TimeRemainingColumn(),
+        TextColumn("left"),
         TextColumn("{task.fields[text]}", markup=False),
     ]
     with Progress(*columns, console=plain_console(stderr=True)) as bar:

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -217,6 +218,19 @@ def test_the_bar_is_shown_on_a_terminal_only(monkeypatch, tiny, digits, quick):
         text = stream.getvalue()
         assert ("epoch 3 of 3" in text and "left" in text) == shown
         assert bool(text) == shown
+
+
+def test_the_bar_of_a_long_training_is_whole_in_80_columns(monkeypatch):
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setenv("COLUMNS", "80")
+    ran = "epoch 300 of 300, validation 96.7 %"
+    with progress_bar("training", 300 * 50_000, 299 * 50_000, True) as advance:
+        advance(100, ran)
+        time.sleep(0.01)  # some thousand images a second
+        advance(100, ran)
+    assert ran in stream.getvalue()
+    assert "…" not in stream.getvalue()
 
 
 @pytest.mark.gpu
