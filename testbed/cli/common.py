@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import json
 import math
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -70,8 +71,19 @@ def one_line_errors() -> Iterator[None]:
 
 
 def example(*lines: str) -> str:
-    """The ``epilog`` of a command's help: examples, each on a line of its own."""
-    return "\b\nExample:\n" + "\n".join(f"  {line}" for line in lines)
+    """The ``epilog`` of a command's help: examples, each on a line of its own, or on several as a shell takes them."""
+    return "\b\nExample:\n" + "\n".join(f"  {part}" for line in lines for part in _fitted(line))
+
+
+def _fitted(line: str, width: int = 74) -> list[str]:
+    """``line`` in parts that fit 80 columns with click's indents: broken before options, ended by a backslash."""
+    parts: list[str] = []
+    for word in re.split(r" (?=--)", line):
+        if parts and len(f"{parts[-1]} {word}") <= width:
+            parts[-1] += f" {word}"
+        else:
+            parts.append(f"    {word}" if parts else word)
+    return [f"{part} \\" for part in parts[:-1]] + parts[-1:]
 
 
 def json_option(command: Command) -> Command:
