@@ -11,12 +11,17 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-from distributed import LocalCluster
+
+try:
+    from distributed import LocalCluster
+except ImportError:
+    sys.exit("error: Dask is not installed: pip install 'testbed[cluster]'")
 
 from testbed.campaign.cluster_checks import Checks
 from testbed.campaign.files import RESULTS
