@@ -1,0 +1,44 @@
+"""MkDocs hooks: generated pages, and formulas as MathML, which browsers draw without a script."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from latex2mathml.converter import convert
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).resolve().parents[2]
+_FORMULA = re.compile(
+    r'<(?P<tag>span|div) class="arithmatex">(?P<open>\\\(|\\\[)(?P<formula>.*?)\\[)\]]</(?P=tag)>', re.DOTALL
+)
+_ENTITIES = (("&lt;", "<"), ("&gt;", ">"), ("&amp;", "&"))
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """Add the generated pages."""
+    sys.path[:0] = [str(ROOT)] if str(ROOT) not in sys.path else []
+    for name, text in _pages().items():
+        files.append(File.generated(config, name, content=text))
+    return files
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Replace TeX by MathML."""
+    return _FORMULA.sub(_mathml, html)
+
+
+def _pages() -> dict[str, str]:
+    pages: dict[str, str] = {}
+    if (changelog := ROOT / "CHANGELOG.md").exists():
+        pages["changelog.md"] = changelog.read_text()
+    return pages
+
+
+def _mathml(found: re.Match[str]) -> str:
+    formula = found["formula"]
+    for entity, character in _ENTITIES:
+        formula = formula.replace(entity, character)
+    return convert(formula, display="block" if found["open"] == "\\[" else "inline")
