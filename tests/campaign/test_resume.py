@@ -59,9 +59,10 @@ def test_killed_at_random_moments_from_the_start(victims: Victims, tmp_path: Pat
     assert leftovers(tmp_path / "run") == []
 
 
-@pytest.mark.parametrize("options", [[], ["--workers", "0"]])
+# Of one worker's units two may wait for the log and one be under way, and are kept. In this process there is one at a time.
+@pytest.mark.parametrize(("options", "waiting"), [([], 3), (["--workers", "0"], 0)])
 def test_ctrl_c_ends_cleanly_says_how_to_go_on_and_keeps_what_is_done(
-    victims: Victims, gated: Path, tiny_run: Path, options: list[str]
+    victims: Victims, gated: Path, tiny_run: Path, options: list[str], waiting: int
 ) -> None:
     argv = ["campaign", "run", str(HERE / "tiny.toml"), "--run", str(gated), *options]
     assert victims.run(gated, *argv, interrupt=4) == 130
@@ -70,7 +71,9 @@ def test_ctrl_c_ends_cleanly_says_how_to_go_on_and_keeps_what_is_done(
     assert "Traceback" not in victims.told()
     assert victims.run(gated) == 0
     facts = json.loads((gated / "manifest.json").read_text())["stages"]["execute"]["facts"]
-    assert facts["rows"] - facts["rows_this_process"] == 4 * 64
+    units, part = divmod(facts["rows"] - facts["rows_this_process"], 64)
+    assert 4 <= units <= 4 + waiting
+    assert part == 0
     assert_same_rows(gated, tiny_run)
 
 
