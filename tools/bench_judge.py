@@ -13,6 +13,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,7 @@ def compared(target: str, kind: str, repeats: int) -> dict[str, Any]:
     faulty, atol = outputs(golden[row], kind, rng), np.full(rows, 1e-4)
     asked: dict[str, Callable[[], Any]] = {"numpy": lambda: measured(faulty, golden[row], atol, 1e-4, GRID)}
     for name in native_judge.sets():
-        asked[name] = lambda name=name: native_judge.judge(faulty, golden, row, atol, 1e-4, GRID, name)
+        asked[name] = partial(native_judge.judge, faulty, golden, row, atol, 1e-4, GRID, name)
     taken: dict[str, list[float]] = {name: [] for name in asked}
     for _ in range(repeats + 1):
         for name, call in asked.items():

@@ -97,7 +97,7 @@ def store(folder: Path) -> dict[str, Any]:
             noise = rng.normal(size=(len(image), CLASSES)) * 10.0 ** rng.integers(-6, 1, (len(image), 1))
             outputs = (golden.values[image] + noise).astype(np.float32)
             words = rng.integers(0, 2**32, len(image), dtype=np.uint32)
-            known = Known(fault, image, words, words ^ 1)
+            known = Known(fault, image, words, words ^ np.uint32(1))
             how, bound = np.full(len(image), How.WHOLE, np.int8), np.zeros(len(image), np.float32)
             outcomes = classify(outputs, golden.take(image), 1e-4, 1e-4, GRID)
             log.append(

@@ -41,7 +41,7 @@ def measured(spec: Path, shares: list[float], repeats: int) -> dict[str, Any]:
         counts.append(checks.rows)
         closed(checks)
 
-    Checks.close = counted  # type: ignore[method-assign]
+    Checks.close = counted  # type: ignore[assignment, method-assign]
     options = {"n_workers": 2, "threads_per_worker": 1, "host": "127.0.0.1", "dashboard_address": None}
     with tempfile.TemporaryDirectory(prefix="bench-recheck-") as place, LocalCluster(**options) as cluster:
         folder, tables = Path(place) / "run", []

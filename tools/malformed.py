@@ -106,8 +106,10 @@ def _tell(outcomes: Sequence[Outcome]) -> None:
         wrong = sum(bool(outcome.wrong) for outcome in mine)
         slowest, largest = max(o.seconds for o in mine), max(o.peak_mib for o in mine)
         print(f"{kind}: {len(mine):,} inputs, {wrong} wrong; {exits}; slowest {slowest:.1f} s, peak {largest:,.0f} MiB")
-    wrong = Counter(outcome.wrong for outcome in outcomes if outcome.wrong)
-    print(f"{len(outcomes):,} inputs, {sum(wrong.values())} wrong" + "".join(f"; {n} x {w}" for w, n in wrong.items()))
+    complaints = Counter(outcome.wrong for outcome in outcomes if outcome.wrong)
+    print(
+        f"{len(outcomes):,} inputs, {complaints.total()} wrong" + "".join(f"; {n} x {w}" for w, n in complaints.items())
+    )
 
 
 if __name__ == "__main__":

@@ -75,8 +75,11 @@ def reference(summary: dict[str, Any], versions: dict[str, Any]) -> dict[str, An
         "zero_fault",
         "drift",
         "parity",
+        "tolerance",
+        "confidence",
+        "detector",
+        "statement",
     )
-    kept = (*kept, "tolerance", "confidence", "detector", "statement")
     rates = [
         {key: cell[key] for key in ("target", "where", "op", "by", "value", "faults", "n", "rates")}
         for cell in summary["marginals"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -46,9 +47,11 @@ class Peers:
         }
         if peer_mrfi.available():
             for name, batch in (("batch 1", 1), ("best batch", self.best_batch)):
-                peer = Mrfi(model, inputs, layers, batch)
-                self.runs[f"{MRFI} {name}"] = lambda part, peer=peer: peer.neurons(part, self.tokens, setting.tolerance)
+                self.runs[f"{MRFI} {name}"] = self._mrfi(Mrfi(model, inputs, layers, batch))
         self.verdicts = {name: np.full(len(faults), -1, np.int8) for name in self.runs}
+
+    def _mrfi(self, peer: Mrfi) -> Callable[[NeuronFaults], NDArray[np.int8]]:
+        return lambda part: peer.neurons(part, self.tokens, self.setting.tolerance)
 
     def sides(self) -> dict[str, Side]:
         chunks = parts(len(self.faults), self.setting.repeats)
@@ -140,8 +143,7 @@ def agreements(setting: Setting, peers: Peers, runs: Runs) -> dict[str, Any]:
     single = f"{PYTORCHFI} batch 1"
     theirs = peers.verdicts[single]
     found = {
-        name: agreement(runs.verdicts[name], theirs, lambda row, name=name: _told(peers, runs, name, row))
-        for name in setting.engines
+        name: agreement(runs.verdicts[name], theirs, partial(_told, peers, runs, name)) for name in setting.engines
     }
     others = {
         f"{name} (with {single})": float((verdict == theirs).mean())

@@ -29,6 +29,7 @@ from testbed.campaign.pipeline import Campaign
 from testbed.campaign.plan import Leg, fault_row, table_of
 from testbed.campaign.prepare import Preparation
 from testbed.campaign.spec import CampaignSpec, parse_spec
+from testbed.campaign.torch_subject import TorchSubject
 from testbed.campaign.words import golden_words
 from testbed.campaign.worker import strike_for
 from testbed.core.fault import masks_for
@@ -80,7 +81,9 @@ class Ours:
         return np.array(read_array(self.campaign.folder / Files(target).inputs))
 
     def neurons(self, target: str, faults: NeuronFaults, layers: Sequence[Layer]) -> Prepared:
-        sites, index = neuron_places(faults, layers, self.campaign.preparation.subject.config)
+        subject = self.campaign.preparation.subject
+        assert isinstance(subject, TorchSubject)  # the benchmark's model has a preset
+        sites, index = neuron_places(faults, layers, subject.config)
         images = [self.campaign.place.images.ids[row] for row in faults.image]
         return self._prepared(target, "activation", sites, index, faults.bit, images)
 

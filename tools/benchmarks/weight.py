@@ -6,13 +6,14 @@ declaration for each image costs.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from benchmarks.clock import Side, ratio, table
 from benchmarks.faults import linear_layers, weight_faults, weight_places
-from benchmarks.neuron import PYTORCHFI, measured, ours_told, theirs_told
+from benchmarks.neuron import PYTORCHFI, measured, ours_told, side_of, theirs_told
 from benchmarks.ours import verdicts
 from benchmarks.peer_pytorchfi import PyTorchFI
 from benchmarks.setting import Setting, faster, parts
@@ -48,7 +49,7 @@ def run(setting: Setting, peer_best_batch: int) -> dict[str, Any]:
     sides: dict[str, Side] = {name: peer_side(name) for name in peers}
     sides[PER_IMAGE] = declared_per_image
     for name, mine in prepared.items():
-        sides[f"ours {name}"] = lambda _repeat, mine=mine: int(mine.rows().num_rows)
+        sides[f"ours {name}"] = side_of(mine)
     timings = measured(setting, sides)
     sites, index = weight_places(faults, layers)
     one = peers[f"{PYTORCHFI} batch 1"]
@@ -84,9 +85,6 @@ def run(setting: Setting, peer_best_batch: int) -> dict[str, Any]:
         "faults": len(faults),
         "images_per_fault": images,
         "peer_best_batch": peers[f"{PYTORCHFI} best batch"].batch,
-        "agreement": {
-            name: agreement(verdicts(mine), single, lambda row, name=name: told(name, row))
-            for name, mine in rows.items()
-        },
+        "agreement": {name: agreement(verdicts(mine), single, partial(told, name)) for name, mine in rows.items()},
         "sides": table(timings),
     }

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from benchmarks.clock import ratio, spread, table
+from benchmarks.clock import Side, ratio, spread, table
 from benchmarks.faults import linear_layers, neuron_faults
 from benchmarks.neuron import PYTORCHFI, SILENT, Peers, Runs, agreements, measured, side_of
 from benchmarks.setting import Setting, faster
@@ -25,11 +26,10 @@ def run(setting: Setting) -> dict[str, Any]:
     dead = left == 0
     sides = peers.sides() | peers.eager()
     for name, ours in setting.engines.items():
-        bare = ours.bare("model")
         sides[f"ours {name}"] = side_of(runs.whole[name])
         sides[f"ours, no dead site {name}"] = side_of(runs.whole[name].take(np.flatnonzero(~dead)))
         sides[f"ours, run to the end {name}"] = side_of(runs.part(name, lambda how: ~np.isin(how, SILENT)))
-        sides[f"bare engine {name}"] = lambda _repeat, bare=bare: bare(_BARE_BATCHES)
+        sides[f"bare engine {name}"] = _bare_side(ours.bare("model"))
     timings = measured(setting, sides)
 
     def ceilings(name: str) -> dict[str, Any]:
@@ -75,3 +75,10 @@ def run(setting: Setting) -> dict[str, Any]:
         "peer_mean_rate": spread([t.rate for t in timings[against["batch 1"]]]).record(),
         "sides": table(timings),
     }
+
+
+def _bare_side(bare: Callable[[int], int]) -> Side:
+    def run(_repeat: int) -> int:
+        return bare(_BARE_BATCHES)
+
+    return run

@@ -154,7 +154,7 @@ def _spec(setting: Setting, checked: Subject, model: Path, backend: str, evaluat
     some = sorted({0, blocks // 2, blocks - 1})
     activations = ["patch_embed", "head", *(f"block.{b}.{s}" for b in some for s in ("attn.*", "mlp.*"))]
     weights = ["head.weight", *(f"block.{b}.{s}.weight" for b in some for s in ("attn.qkv", "mlp.fc1"))]
-    faults = [
+    faults: list[dict[str, Any]] = [
         {"target": "model", "where": "activation", "sites": activations, "bits": bits, "per_stratum": draws},
         {"target": "model", "where": "weight", "sites": weights, "bits": bits[::2], "ops": ["flip"]},
         {"target": "attention", "where": "activation", "bits": bits, "ops": ["flip"], "per_stratum": draws},

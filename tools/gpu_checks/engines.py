@@ -101,15 +101,15 @@ def _plain(subject: _Subject) -> Section:
     """Built, then opened again (from the cached engine file, where there is one), and run at several batch sizes."""
     with subject.open(subject.plain, subject.reference) as reference:
         golden = reference.run({"image": subject.images})[OUTPUT]
-    seconds, outputs, hashes = [], [], []
+    seconds, outputs, alone, hashes = [], [], [], []
     for _ in range(2):
         start = time.perf_counter()
         with subject.open(subject.plain) as runner:
             seconds.append(time.perf_counter() - start)
             hashes.append(runner.info.hash)
             outputs += [runner.run({"image": subject.images})[OUTPUT] for _ in range(2)]
-            alone = runner.run({"image": subject.images[:1]})[OUTPUT]
-    worst = max(_worst(outputs[0], golden), _worst(alone, golden[:1]))
+            alone.append(runner.run({"image": subject.images[:1]})[OUTPUT])
+    worst = max(_worst(outputs[0], golden), _worst(alone[-1], golden[:1]))
     same = all(_same(output, outputs[0]) for output in outputs)
     good = worst <= BOUND and same and hashes[0] == hashes[1]
     return {
@@ -129,7 +129,8 @@ def _activation_faults(subject: _Subject) -> Section:
     with subject.open(subject.twin) as twin, subject.open(subject.twin, subject.reference) as reference:
         idle = twin.run(_feeds(subject, PortFeed.idle(BATCH)))[OUTPUT]
         drift = _worst(idle, reference.run(_feeds(subject, PortFeed.idle(BATCH)))[OUTPUT])
-        faults = [(op, bit) for op in ("flip", "stuck0", "stuck1") for bit in range(32)] + [("random", None)] * 32
+        faults: list[tuple[str, int | None]] = [(op, bit) for op in ("flip", "stuck0", "stuck1") for bit in range(32)]
+        faults += [("random", None)] * 32
         wrong = 0
         for start in range(0, len(faults), BATCH):
             wrong += _wrong_words(subject, twin, idle, faults[start : start + BATCH])

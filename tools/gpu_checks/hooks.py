@@ -107,9 +107,9 @@ def _one_batch(
     counts: dict[str, Any],
 ) -> None:
     before, after, logits = same.run(images, faults)
-    masks = np.array([fault.masks for fault in faults], np.int64).astype(np.uint32).T
+    and_, or_, xor = np.array([fault.masks for fault in faults], np.int64).astype(np.uint32).T
     index = np.array([fault.index for fault in faults])
-    feed = PortFeed(feed_sites(table, [fault.site for fault in faults]), index, *masks, before)
+    feed = PortFeed(feed_sites(table, [fault.site for fault in faults]), index, and_, or_, xor, before)
     found = runner.run({"image": images, **feed.as_inputs(table)})
     live = live_words(found, table, feed.site)[:, 0]
     ours, theirs = as_words(found[OUTPUT]), as_words(logits)
@@ -188,6 +188,9 @@ def exact() -> Iterator[None]:
 
 class _Product(nn.Module):
     """A linear layer as two operations: a product per row of the batch, then the sum with the bias."""
+
+    stored: Tensor
+    bias: nn.Parameter | None
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -93,11 +95,11 @@ def numerics(apply: Apply, elements: int) -> Section:
 def ports(device: cuda.Device, quick: bool) -> Section:
     """One port on a batch, from one element to tensors as large as a ViT-Base's, and one beyond 2^31 elements."""
     shapes = [(1, 1, 1), (300, 3, 37), (7, 64, 5)] + ([] if quick else [(64, 4, 197 * 768), (512, 4, 197 * 768)])
-    counted = [
+    counted: list[dict[str, Any]] = [
         {"format": name, "rows": rows, "slots": slots, "elements": elements, "mismatches": wrong}
         for rows, slots, elements in shapes
         for name, dtype in DTYPES.items()
-        for wrong in [_freed(device, lambda d=dtype, s=(rows, slots, elements): _port_mismatches(device, d, *s))]
+        for wrong in [_freed(device, partial(_port_mismatches, device, dtype, rows, slots, elements))]
     ]
     if not quick:
         wrong = _freed(device, lambda: _mismatches_far_out(device))
@@ -131,10 +133,10 @@ def _counted(apply: Apply, elements: int) -> dict[str, dict[str, dict[str, int]]
     for name, dtype in DTYPES.items():
         rng = np.random.default_rng([elements, len(counts)])
         counts[name] = {op: {"faults": 0, "mismatches": 0} for op in (*OPS, "identity", "repeated")}
-        for op, *fault in _fault_lists(FORMATS[name], elements, rng):
+        for op, indices, and_, or_, xor in _fault_lists(FORMATS[name], elements, rng):
             values = _values(dtype, elements, rng)
-            found, wanted = apply(values, *fault), _reference(values, *fault)
-            counts[name][op]["faults"] += len(fault[0])
+            found, wanted = apply(values, indices, and_, or_, xor), _reference(values, indices, and_, or_, xor)
+            counts[name][op]["faults"] += len(indices)
             counts[name][op]["mismatches"] += int((as_words(found) != as_words(wanted)).sum())
     return counts
 
@@ -227,9 +229,9 @@ def bandwidth(setting: Setting) -> Section:
             faults = cuda.upload_faults(device, 1, index, 2**32 - 1, 0, 1)
             one = device.upload(np.zeros((1, 1), dtype))
             alone = cuda.upload_faults(device, 1, np.zeros((1, 1), np.int64), 2**32 - 1, 0, 1)
-            copy_s = _seconds(device, launches, lambda v=values, t=target: cuda.copy(t, v))
-            strike_s = _seconds(device, launches, lambda v=values, f=faults: cuda.launch(v, f))
-            launch_s = _seconds(device, launches, lambda v=one, f=alone: cuda.launch(v, f))
+            copy_s = _seconds(device, launches, partial(cuda.copy, target, values))
+            strike_s = _seconds(device, launches, partial(cuda.launch, values, faults))
+            launch_s = _seconds(device, launches, partial(cuda.launch, one, alone))
             copy, strike = 2 * values.nbytes / copy_s, (2 * values.nbytes + 20 * elements) / strike_s
             found.append(
                 {

@@ -26,8 +26,9 @@ def asked(need: str) -> str | None:
         return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
-def _imports(module: str) -> None:
+def _imports(module: str) -> str | None:
     importlib.import_module("cuda.bindings.driver" if module == "cuda.bindings" else module)
+    return None
 
 
 def _torch_sees_no_gpu() -> str | None:

@@ -134,7 +134,7 @@ def _labelled(setting: Setting, model: ViT, images: NDArray[np.uint8]) -> DataSo
     shift = torch.round(logits.mean(0), decimals=2)  # the same in every stage, whatever the last bits
     model.to("cpu")
     with torch.no_grad():
-        model.head.bias -= shift
+        model.head.bias.sub_(shift)
     np.savez(path, labels=(logits - shift).argmax(1).numpy(), **arrays)
     return source
 

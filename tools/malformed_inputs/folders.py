@@ -99,7 +99,7 @@ def _npy(path: Path, rng: np.random.Generator) -> tuple[str, bytes]:
         return f"npy {name}", stream.getvalue()
     shape = (2**40, 2**20) if name == "huge shape" else (-5,)
     header = {"descr": array.dtype.str, "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(stream, header)  # type: ignore[arg-type]
+    np.lib.format.write_array_header_1_0(stream, header)
     return f"npy {name}", stream.getvalue() + array.tobytes()
 
 
