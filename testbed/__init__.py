@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 from testbed.core.telemetry import switch_off
 
 if TYPE_CHECKING:
+    __version__: str
+
     from testbed.campaign.view import Injection, Run
 
 __all__ = ["Injection", "Run", "load_run"]
@@ -33,4 +35,8 @@ def __getattr__(name: str) -> object:  # heavy classes load on first use
         from testbed.campaign import view
 
         return getattr(view, name)
+    if name == "__version__":  # of the installed package; asked for only when wanted, as reading it takes milliseconds
+        from importlib.metadata import version
+
+        return version("testbed")
     raise AttributeError(f"module 'testbed' has no attribute {name!r}")

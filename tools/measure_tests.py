@@ -1,0 +1,137 @@
+"""Measure what the tests cost, and name those that are not quick in tests/not_quick.txt.
+
+    python tools/measure_tests.py                     # all tests but slow and gpu ones: some 20 minutes, one process
+    python tools/measure_tests.py tests/core          # only these; lines about other files stay
+
+Costs are processor seconds, of the process and of the children that it waited for, so that a loaded machine changes
+little. A test function is not quick where one of its cases takes more than CASE seconds or all of them together more than
+FUNCTION, or where it asks for a shared fixture that takes more than FIXTURE. A file is named as a whole where most of its
+functions are not quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+NOT_QUICK = ROOT / "tests" / "not_quick.txt"
+CASE, FUNCTION, FIXTURE = 0.4, 1.0, 0.6
+HEADER = """\
+# Test files and functions that `tools/test quick` leaves out, by name without folder. Made by tools/measure_tests.py.
+"""
+
+
+@dataclass
+class Costs:
+    """Processor seconds by test case and by fixture: a pytest plugin."""
+
+    cases: dict[tuple[str, str, str], float] = field(default_factory=dict)  # (file, function, case)
+    fixtures: dict[tuple[str, str], float] = field(default_factory=dict)  # (where it is defined, name) of shared ones
+    asked: dict[tuple[str, str], set[tuple[str, str]]] = field(default_factory=dict)  # function -> its fixtures
+    _own: float = 0.0  # of the fixtures of the case that comes
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item: pytest.Function) -> Iterator[None]:
+        function = (item.path.name, item.originalname)
+        self.asked[function] = {
+            (definition.baseid, name)
+            for name, definitions in item._fixtureinfo.name2fixturedefs.items()
+            for definition in definitions[-1:]
+        }
+        with _measured() as cost:
+            result = yield
+        self.cases[(*function, item.name)] = cost[0] + self._own
+        self._own = 0.0
+        return result
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[Any]) -> Iterator[None]:
+        with _measured() as cost:
+            result = yield
+        key = (fixturedef.baseid, fixturedef.argname)
+        if fixturedef.scope == "function":
+            self._own += cost[0]
+        else:
+            self.fixtures[key] = max(self.fixtures.get(key, 0.0), cost[0])
+        return result
+
+
+@contextmanager
+def _measured() -> Iterator[list[float]]:
+    """A list that holds, at the end, the processor seconds that were taken."""
+    cost, start = [0.0], _processor_seconds()
+    yield cost
+    cost[0] = _processor_seconds() - start
+
+
+def _processor_seconds() -> float:
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+def not_quick(costs: Costs) -> tuple[set[str], float]:
+    """Names of files and of FILE::FUNCTION that are not quick; processor seconds of all others."""
+    dear = {fixture for fixture, cost in costs.fixtures.items() if cost > FIXTURE}
+    cases: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for (file, function, _), cost in costs.cases.items():
+        cases[file, function].append(cost)
+    named = {key for key, all_ in cases.items() if max(all_) > CASE or sum(all_) > FUNCTION or costs.asked[key] & dear}
+    names = {f"{file}::{function}" for file, function in named}
+    for file in {file for file, _ in cases}:
+        functions = [key for key in cases if key[0] == file]
+        if sum(key in named for key in functions) > len(functions) / 2:
+            names = {name for name in names if not name.startswith(f"{file}::")} | {file}
+    rest = sum(sum(all_) for (file, name), all_ in cases.items() if not names & {file, f"{file}::{name}"})
+    return names, rest
+
+
+def written(names: set[str], measured: set[str], before: str) -> str:
+    """The file's new text: what was said before of files that were not measured now stays."""
+    kept = {line for line in before.splitlines() if line and line[0] != "#" and line.partition("::")[0] not in measured}
+    return HEADER + "".join(f"{name}\n" for name in sorted(names | kept))
+
+
+def report(costs: Costs) -> Iterator[str]:
+    """The dearest files, for people."""
+    files: dict[str, float] = defaultdict(float)
+    for (file, _, _), cost in costs.cases.items():
+        files[file] += cost
+    yield from (f"{cost:8.1f} s  {file}" for file, cost in _dearest(files))
+    yield from (
+        f"{cost:8.1f} s  fixture {name} of {where or 'pytest'}" for (where, name), cost in _dearest(costs.fixtures)
+    )
+
+
+def _dearest(costs: Mapping[Any, float]) -> list[tuple[Any, float]]:
+    return sorted(costs.items(), key=lambda item: -item[1])[:20]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tests", nargs="*", default=["tests"], help="files or folders (default: tests)")
+    options = parser.parse_args(arguments)
+    costs = Costs()
+    status = pytest.main(["-q", "-p", "no:cacheprovider", *options.tests], plugins=[costs])
+    names, rest = not_quick(costs)
+    before = NOT_QUICK.read_text() if NOT_QUICK.exists() else ""
+    NOT_QUICK.write_text(written(names, {file for file, _, _ in costs.cases}, before))
+    print("\n".join(report(costs)))
+    print(
+        f"{NOT_QUICK.relative_to(ROOT)}: {len(names)} names; the others take {rest:.0f} s, without fixtures and loading"
+    )
+    return int(status)
+
+
+if __name__ == "__main__":
+    os.chdir(ROOT)
+    sys.exit(main())
