@@ -54,42 +54,65 @@ def _bits_of(asked: Any) -> Any:
 
 
 class FaultSpec(Strict):
-    """Faults of one place: which target and tensors, what happens to which bits, how many per stratum.
+    """Faults of one target and place: in which tensors, what happens to which bits, and how many per stratum.
 
-    A stratum is site x op x bit (x tier for activations). A weight fault lasts for every named image; an activation
-    fault lasts one inference of one image, or, with ``scope`` "persistent", strikes every image, and has no tier. One that
-    several sections name is drawn from once, as often as the one asks that wants most (`testbed.campaign.sections`).
-
-    ``bits``: a list, or text with ranges, "20-30" or "0-3, 31"; "all" unless said.
-
-    ``pattern``: the words that one fault strikes.
-        single          one word
-        bits            ``count`` bits of one word, any or, if ``adjacent``, next to each other
-        burst           ``length`` elements next to each other in the tensor's flat order
-        row, column     of a matrix: an activation's last two axes, a weight's outputs by inputs
-        tile            ``rows`` x ``columns`` of a matrix, on a grid of such tiles, cut at its edges
-        sites           ``count`` single faults at different sites, in one inference; several activations need
-                        engine.ports = "op"
-    ``same_bit``: whether all words of a burst, row, column or tile are struck in the same bit, which is the stratum's,
-    or each in one of its own. Random words are always of their own, and so are the bits of several sites.
+    A stratum is site x op x bit (x tier for activation faults that last one inference). One that several sections name is
+    drawn from once, as often as the section asks that wants most of it.
     """
 
-    target: Target
-    where: Where
-    sites: tuple[str, ...] = ("*",)
-    ops: tuple[Literal["flip", "stuck0", "stuck1", "random"], ...] = OPS  # type: ignore[assignment]
+    target: Target = Field(
+        description='What is run: the whole "model", or its first "attention" module, compiled on its own.'
+    )
+    where: Where = Field(
+        description='Where the faults are: in an "activation", for one inference of one image, or in a "weight", for '
+        "every named image."
+    )
+    sites: tuple[str, ...] = Field(
+        default=("*",),
+        description='Patterns of site names, such as "block.*.attn.softmax"; all sites of the target unless stated.',
+    )
+    ops: tuple[Literal["flip", "stuck0", "stuck1", "random"], ...] = Field(
+        default=OPS,  # type: ignore[arg-type]
+        description='What happens to the bits: "flip"; "stuck0" or "stuck1", to 0 or 1; "random", any word. All of them '
+        'unless stated, but "random" with pattern = "bits".',
+    )
     bits: Annotated[
         Literal["all"] | tuple[Annotated[int, Field(ge=0, le=_TOP_BIT)], ...], BeforeValidator(_bits_of)
-    ] = "all"
-    pattern: PatternKind = "single"
-    count: Annotated[int, Field(ge=2), _WORDS] | None = None
-    length: Annotated[int, Field(ge=2), _WORDS] | None = None
-    rows: Count | None = None
-    columns: Count | None = None
-    adjacent: bool = False
-    same_bit: bool = True
-    scope: Scope | None = None
-    per_stratum: Count = 1
+    ] = Field(
+        default="all",
+        description="Which bits of a word, 0 the least significant: a list, such as [0, 30], a text with ranges, such as "
+        '"20-30" or "0-3, 31", or "all".',
+    )
+    pattern: PatternKind = Field(
+        default="single",
+        description="Which words one fault changes together.\n\n"
+        '- "single": one word\n'
+        '- "bits": `count` bits of one word\n'
+        '- "burst": `length` elements next to each other in the tensor\'s flat order\n'
+        '- "row", "column": of a matrix, which is an activation\'s last two axes, or a weight\'s outputs by inputs\n'
+        '- "tile": `rows` x `columns` of a matrix, on a grid of such tiles, cut at its edges\n'
+        '- "sites": `count` single faults at different sites in one inference; several activations need engine.ports = "op"',
+    )
+    count: Annotated[int, Field(ge=2), _WORDS] | None = Field(
+        default=None, description='Number of bits of pattern "bits", or of sites of pattern "sites".'
+    )
+    length: Annotated[int, Field(ge=2), _WORDS] | None = Field(
+        default=None, description='Number of elements of pattern "burst".'
+    )
+    rows: Count | None = Field(default=None, description='Rows of pattern "tile".')
+    columns: Count | None = Field(default=None, description='Columns of pattern "tile".')
+    adjacent: bool = Field(default=False, description='The bits of pattern "bits" are next to each other.')
+    same_bit: bool = Field(
+        default=True,
+        description="All words of a burst, row, column or tile are changed in the same bit, that of the stratum; else "
+        "each in a bit of its own. Random words, and the bits of several sites, are always drawn one by one.",
+    )
+    scope: Scope | None = Field(
+        default=None,
+        description='How long an activation fault lasts: "inference", one inference of one image (the usual), or '
+        '"persistent", every image; the latter has no tier. A weight fault always lasts.',
+    )
+    per_stratum: Count = Field(default=1, description="Faults drawn from each stratum. With `[stop]` it is left out.")
 
     @field_validator("ops", "sites", "bits")
     @classmethod

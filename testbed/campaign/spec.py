@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import Field, TypeAdapter, ValidationError, field_validator, model_validator
 
@@ -39,19 +39,47 @@ _LATER = (
 
 
 class CampaignSpec(Strict):
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-    seed: Annotated[int, Field(ge=0, lt=SEEDS)] = 0
-    confidence: Confidence = 0.95
-    detector: str = "none"
-    model: ModelSpec
-    data: DataSpec | None = None
-    tiers: TierSpec = TierSpec()
-    engine: EngineSpec = EngineSpec()
-    gates: GateSpec = GateSpec()
-    tolerance: ToleranceSpec = ToleranceSpec()
-    faults: Annotated[tuple[FaultSpec, ...], Field(min_length=1)]
-    exposure: ExposureSpec | None = None
-    stop: StopSpec | None = None
+    """A fault-injection campaign: the model, its images and engine, the faults, and how many of them.
+
+    Two campaigns with equal specs (but for ``exposure``), models and data have the same rows, bit for bit.
+    """
+
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        description="Name of the campaign; its run folder is `runs/NAME` unless `--run` says otherwise.",
+    )
+    seed: int = Field(
+        default=0,
+        ge=0,
+        lt=SEEDS,
+        description="Seed of every random choice: draws of faults, named images and, unless `model.training` has its own, "
+        "the training.",
+    )
+    confidence: Confidence = Field(default=0.95, description="Confidence of every interval that is reported.")
+    detector: str = Field(
+        default="none",
+        json_schema_extra={"enum": list(DETECTORS)},
+        description='What notices faults while the model runs. "nonfinite": a NaN or infinity in the output is noticed, '
+        "and counts as DUE.",
+    )
+    model: ModelSpec = Field(description="The model under test.")
+    data: DataSpec | None = Field(
+        default=None,
+        description="The data set. Not needed where `model.run` names a folder that says which data its model is for.",
+    )
+    tiers: TierSpec = Field(default=TierSpec(), description="Confidence tiers, and the images named in each.")
+    engine: EngineSpec = Field(default=EngineSpec(), description="The compiled engine that faults are injected into.")
+    gates: GateSpec = Field(default=GateSpec(), description="Checks that must hold before the first fault is run.")
+    tolerance: ToleranceSpec = Field(default=ToleranceSpec(), description="Which deviations of an output are masked.")
+    faults: tuple[FaultSpec, ...] = Field(min_length=1, description="The faults, in one or more `[[faults]]` sections.")
+    exposure: ExposureSpec | None = Field(
+        default=None,
+        description="How much each site is exposed; turns rates into contributions to a failure rate. Decides no row.",
+    )
+    stop: StopSpec | None = Field(
+        default=None,
+        description="Makes the campaign adaptive: it draws in rounds until the rates are known well enough.",
+    )
 
     @field_validator("detector")
     @classmethod

@@ -17,7 +17,7 @@ from testbed.data.class_order import kept_classes
 from testbed.data.preprocess_stated import kept
 from testbed.engines.runner import BACKENDS, check_engine
 from testbed.export.calibration import TRAIN
-from testbed.export.precision import Calibration
+from testbed.export.precision import CALIBRATION_METHODS, PRECISIONS, Calibration
 from testbed.instrument.feed import GATED_REPLACE, MECHANISMS
 
 SEEDS = 2**32
@@ -44,18 +44,31 @@ def _kept_classes(asked: Any) -> Any:
 
 
 class DataSpec(Strict):
-    """``name``: missing where the model's own run folder says it: what is stated then changes that data set.
-    ``images``: only so many test images, a random choice with the classes in proportion that follows from the
-    campaign's seed; all of them unless said. ``preprocess``: a preset's name, a table of values, or a file of them, of
-    timm or of Hugging Face (testbed.data.preprocess_stated); the values are kept.
-    ``classes``: the order of the model's outputs, where it is not the data set's: "natural", "text", the names, or a
-    file of them (testbed.data.class_order); the names are kept."""
+    """The data set that the model is tested on. Values and names are kept with the campaign, not the paths of files."""
 
-    name: str | None = None
-    root: str | None = None
-    preprocess: Annotated[str | dict[str, Any] | None, BeforeValidator(_kept_preprocess)] = None
-    classes: Annotated[str | tuple[str, ...] | None, BeforeValidator(_kept_classes)] = None
-    images: Count | None = None
+    name: str | None = Field(
+        default=None,
+        description="Name of the data set (`testbed data list`), `imagefolder:PATH` or `npz:PATH`. Where it is left out, "
+        "the data set is the one that the model's run folder names, changed by the keys that are stated here.",
+    )
+    root: str | None = Field(
+        default=None, description="Folder in which the data set called `name` lies, where it is not in the usual place."
+    )
+    preprocess: Annotated[str | dict[str, Any] | None, BeforeValidator(_kept_preprocess)] = Field(
+        default=None,
+        description="How images become inputs: a preset's name, a table of values, or a file of them (timm's "
+        "`config.json`, Hugging Face's `preprocessor_config.json`, TOML or JSON).",
+    )
+    classes: Annotated[str | tuple[str, ...] | None, BeforeValidator(_kept_classes)] = Field(
+        default=None,
+        description='Order of the model\'s outputs, where it is not that of the data set: "natural", "text", the list of '
+        "names, or a file.",
+    )
+    images: Count | None = Field(
+        default=None,
+        description="Number of test images to take; all of them unless stated. A random choice with the classes in "
+        "proportion.",
+    )
 
     @model_validator(mode="after")
     def _root_of_a_name(self) -> DataSpec:
@@ -65,19 +78,25 @@ class DataSpec(Strict):
 
 
 class ModelSpec(Strict):
-    """A preset, what is different from it, and the recipe that trains it on first use; or a trained model's folder; or
-    an ONNX file of whatever origin.
+    """The model: `preset` with `recipe`, which trains it on first use; or `run`, a trained model; or `onnx`, a file."""
 
-    ``training``: keys of the recipe, and ``seed``: of the training and of what the data set is split by, the campaign's
-    unless said. With one of its own, a new draw of faults and images is no new model.
-    """
-
-    preset: str | None = None
-    overrides: dict[str, Any] = Field(default_factory=dict)
-    recipe: str | None = None
-    training: dict[str, Any] = Field(default_factory=dict)
-    run: str | None = None
-    onnx: str | None = None
+    preset: str | None = Field(default=None, description="Name of an architecture (`testbed train -h` lists them).")
+    overrides: dict[str, Any] = Field(
+        default_factory=dict,
+        description='What differs from the preset: keys of the model\'s configuration, such as `{ activation = "relu" }`.',
+    )
+    recipe: str | None = Field(default=None, description="Name of the recipe that trains the preset on first use.")
+    training: dict[str, Any] = Field(
+        default_factory=dict,
+        description="What differs from the recipe, such as `{ epochs = 5 }`, and `seed`, that of the training and of the "
+        "data set's split (the campaign's unless stated). With a seed of its own the model stays the same "
+        "when the campaign's seed changes.",
+    )
+    run: str | None = Field(
+        default=None,
+        description="Run folder of a trained model, written by `testbed train`, `testbed import` or `testbed prune`.",
+    )
+    onnx: str | None = Field(default=None, description="ONNX file of a Vision Transformer of any origin.")
 
     @field_validator("training")
     @classmethod
@@ -106,14 +125,26 @@ class ModelSpec(Strict):
 
 
 class TierSpec(Strict):
-    """``images`` named test images per tier: a random choice with the tier's classes in proportion, which follows from
-    the campaign's seed. A tier that has fewer gives all it has, with a warning; with ``exact`` that is refused. ``thin``: a
-    tier with fewer, or with fewer than asked for, is marked as thin."""
+    """Confidence tiers: correctly classified test images by the margin p1 - p2 of their softmax."""
 
-    edges: Annotated[tuple[float, ...], Field(max_length=_MOST_TIERS)] = (0.25, 0.5, 0.75, 1.0)
-    images: Annotated[tuple[Annotated[int, Field(ge=0)], ...], AtMost(_MOST_IMAGES, _NAMED_ARE_HELD)] = (16, 16, 16, 16)
-    thin: Count = 16
-    exact: bool = False
+    edges: tuple[float, ...] = Field(
+        default=(0.25, 0.5, 0.75, 1.0),
+        max_length=_MOST_TIERS,
+        description="Upper edge of each tier, rising. An image on an edge belongs to the tier below it.",
+    )
+    images: Annotated[tuple[Annotated[int, Field(ge=0)], ...], AtMost(_MOST_IMAGES, _NAMED_ARE_HELD)] = Field(
+        default=(16, 16, 16, 16),
+        description="Number of images named in each tier, on which faults are run: a random choice with the tier's "
+        "classes in proportion, which follows from the seed. A tier that has fewer gives all it has, with a "
+        "warning.",
+    )
+    thin: Count = Field(
+        default=16,
+        description="A tier with fewer images than this, or than asked for, is marked as thin in tables and on the page.",
+    )
+    exact: bool = Field(
+        default=False, description="Refuse to run where a tier has fewer images than `images` asks for."
+    )
 
     @model_validator(mode="after")
     def _one_count_per_tier(self) -> TierSpec:
@@ -134,26 +165,54 @@ class TierSpec(Strict):
 
 
 class EngineSpec(Strict):
-    """``batch`` and ``threads`` are frozen with the campaign: they decide the last bits of the outputs. "auto" measures
-    them when it begins. ``unit``: rows of a unit of work, what a kill can cost; about five seconds' worth unless said.
-    Units that take less than a quarter of a second are handed out several at a time, to that length.
-    ``evaluation``: "whole" runs the whole engine for every fault; "fastest" only what a fault can change, where the gates
-    showed that it gives the same.
+    """The compiled engine. Batch and threads are frozen with the campaign: they decide the last bits of an output."""
 
-    ``ports``: how activations are struck (testbed.instrument.ports). ``calibration_*``: training images for int8, a random
-    choice of those of the model's data set or, where it has none, of another: "imagefolder:cifar10/train".
-    """
-
-    backend: str = "ort-cpu"
-    precision: str = "fp32"
-    batch: Annotated[Whole | Literal["auto"], AtMost(8192, "the images of one inference are held at once")] = 64
-    threads: Annotated[Whole | Literal["auto"], AtMost(1024, "no machine has so many cores for one engine")] = 1
-    unit: Annotated[Whole | None, AtMost(1_000_000, "a unit's rows are held until it is done")] = None
-    evaluation: Literal["fastest", "whole"] = "fastest"
-    ports: str = GATED_REPLACE
-    calibration_images: Annotated[Whole, AtMost(1_000_000, "the ranges of int8 settle long before")] = 256
-    calibration_method: str = "MinMax"
-    calibration_data: str = TRAIN
+    backend: str = Field(
+        default="ort-cpu",
+        json_schema_extra={"enum": list(BACKENDS)},
+        description="Name of the engine; `testbed doctor` says which of them work here.",
+    )
+    precision: str = Field(
+        default="fp32", json_schema_extra={"enum": list(PRECISIONS)}, description="Number format of the deployed model."
+    )
+    batch: Annotated[Whole | Literal["auto"], AtMost(8192, "the images of one inference are held at once")] = Field(
+        default=64, description='Images per inference. "auto": measured when the campaign begins, then kept.'
+    )
+    threads: Annotated[Whole | Literal["auto"], AtMost(1024, "no machine has so many cores for one engine")] = Field(
+        default=1, description='Threads per engine. "auto": measured when the campaign begins, then kept.'
+    )
+    unit: Annotated[Whole | None, AtMost(1_000_000, "a unit's rows are held until it is done")] = Field(
+        default=None,
+        description="Rows of one unit of work: the most that a killed process can lose. About five seconds' worth unless "
+        "stated; units of less than a quarter of a second are handed out several at a time, to that length.",
+    )
+    evaluation: Literal["fastest", "whole"] = Field(
+        default="fastest",
+        description='"fastest": computes only what a fault can change, where a gate showed that the bits are the same. '
+        '"whole": runs the whole engine for every fault.',
+    )
+    ports: str = Field(
+        default=GATED_REPLACE,
+        json_schema_extra={"enum": list(MECHANISMS)},
+        description='How activations are changed in the twin: "gated_replace" (standard operators of any opset), "xor" '
+        '(standard operators of opset 26) or "op" (one custom operator, the fastest). All three give the same '
+        "bits.",
+    )
+    calibration_images: Annotated[Whole, AtMost(1_000_000, "the ranges of int8 settle long before")] = Field(
+        default=256,
+        description="Number of training images that int8 is calibrated on: a random choice with the classes in "
+        "proportion.",
+    )
+    calibration_method: str = Field(
+        default="MinMax",
+        json_schema_extra={"enum": list(CALIBRATION_METHODS)},
+        description="How int8 ranges follow from the calibration images: a method of ONNX Runtime's static quantisation.",
+    )
+    calibration_data: str = Field(
+        default=TRAIN,
+        description='Where those images are from: "train", the training images of the model\'s data set, or another data '
+        'set, such as "imagefolder:cifar10/train".',
+    )
 
     @property
     def calibration(self) -> Calibration:
@@ -192,40 +251,63 @@ class EngineSpec(Strict):
 
 
 class GateSpec(Strict):
-    """Bounds that must hold before a fault is run.
+    """Checks that must hold before the first fault is run. Where one does not, the exit status is 3."""
 
-    ``parity_max_abs``: largest deviation of the plain engine's outputs from the reference golden, ``drift_max_abs``: of the
-    twin's from the plain engine's; by the engine's precision unless stated (`testbed.campaign.gates.Bounds`).
-    ``allow_chance_accuracy``: go on with a warning where the model gets no more test images right than guessing does; else
-    it is refused, for its preprocessing or order of classes is wrong.
-    """
-
-    test_accuracy: Annotated[float, Field(ge=0, le=1)] = 0.0
-    parity_max_abs: Positive | None = None
-    drift_max_abs: Positive | None = None
-    zero_fault_rows: Annotated[Whole, AtMost(100_000, "they are run before the campaign's first fault")] = 1024
-    allow_chance_accuracy: bool = False
+    test_accuracy: float = Field(
+        default=0.0, ge=0, le=1, description="Least share of the test images that the model must classify correctly."
+    )
+    parity_max_abs: Positive | None = Field(
+        default=None,
+        description="Largest deviation of the plain engine's outputs from the reference golden. Unless stated it follows "
+        "from the precision: a share of the largest output (fp32 1e-5, fp16 0.02, bf16 0.1, int8 0.5), and at "
+        "least 1e-4.",
+    )
+    drift_max_abs: Positive | None = Field(
+        default=None,
+        description="Largest deviation of the twin's outputs from the plain engine's. Unless stated it follows from the "
+        "precision: a share of the largest output (fp32 1e-6, fp16 0.02, bf16 0.1, int8 0.2), and at least "
+        "1e-5.",
+    )
+    zero_fault_rows: Annotated[Whole, AtMost(100_000, "they are run before the campaign's first fault")] = Field(
+        default=1024,
+        description="Activation faults per target that change nothing, run before the first real one; each output must "
+        "equal the engine golden in every bit. Weights have one per tensor.",
+    )
+    allow_chance_accuracy: bool = Field(
+        default=False,
+        description="Go on with a warning where the model gets no more test images right than guessing does. Else that is "
+        "refused: its preprocessing or its order of classes is mostly wrong.",
+    )
 
 
 class ToleranceSpec(Strict):
-    """An output element is right iff |y - golden| <= atol + rtol * |golden|. One ``atol``, or one per tier."""
+    """A fault is masked where every output element y has |y - golden| <= atol + rtol * |golden|."""
 
-    atol: NonNegative | tuple[NonNegative, ...] = 1e-6
-    rtol: NonNegative = 1e-5
-    rtol_grid: Annotated[tuple[NonNegative, ...], Field(max_length=1000)] = (0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
+    atol: NonNegative | tuple[NonNegative, ...] = Field(
+        default=1e-6, description="Absolute tolerance: one, or one per tier."
+    )
+    rtol: NonNegative = Field(default=1e-5, description="Relative tolerance.")
+    rtol_grid: tuple[NonNegative, ...] = Field(
+        default=(0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2),
+        max_length=1000,
+        description="Relative tolerances at which each row stores the smallest atol that masks its fault, for `testbed "
+        "sweep`.",
+    )
 
     def per_tier(self, tiers: int) -> tuple[float, ...]:
         return self.atol if isinstance(self.atol, tuple) else (self.atol,) * tiers
 
 
 class ExposureSpec(Strict):
-    """How much each site is exposed: what turns rates into contributions to a failure rate.
+    """How much each site is exposed to faults: turns rates into contributions to a failure rate."""
 
-    ``sites``: site pattern -> weight, such as bits resident x time x raw failure rate; of several patterns that match a
-    site the last one counts. ``per_bit``: weights are per bit, to be multiplied by the bits of the site's tensor.
-    ``unit``: of the contributions.
-    """
-
-    sites: Annotated[dict[str, NonNegative], Field(min_length=1)]
-    per_bit: bool = False
-    unit: str = "FIT"
+    sites: dict[str, NonNegative] = Field(
+        min_length=1,
+        description='Weight per site pattern, such as `"block.*.attn.softmax" = 0.5`: resident bits x time x raw failure '
+        "rate, for example. Of several patterns that match a site the last one counts.",
+    )
+    per_bit: bool = Field(
+        default=False,
+        description="The weights are per bit: each is multiplied by the number of bits of the site's tensor.",
+    )
+    unit: str = Field(default="FIT", description="Unit of the contributions, as tables and the page print it.")

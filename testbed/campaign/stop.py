@@ -34,32 +34,55 @@ def dimensions(text: str) -> tuple[Dimension, ...]:
 
 
 class StopSpec(Strict):
-    """Draw until half the width of every interval is at most ``margin``.
+    """When an adaptive campaign ends: once half the width of every interval is at most `margin`."""
 
-    margin, confidence: of the rate of ``measure`` in every part that ``per`` tells apart, for each fault model; the
-        campaign's confidence unless said. Each interval holds with this confidence, at all looks together.
-    strata: what is sampled uniformly, as one. Always within the parts that ``per`` and ``steer`` tell apart.
-    steer: by what the allocation learns: strata of one part that differ in nothing of this are drawn from in proportion
-        to their populations.
-    pilot: least faults per stratum in the first round. growth: of a part's faults from one round to the next, at most.
-    spending: of the error over the looks, "obrien-fleming" for late, "pocock" for evenly.
-    proxy: what guesses the effect of a fault before any is run: "magnitude", by how far the flip moves the value;
-        "gradient", by the first-order effect on the golden class's lead. It steers, and changes no estimate: strata are
-        also steered apart by their guesses.
-    """
-
-    margin: Annotated[float, Field(ge=1e-6, lt=0.5)]
-    confidence: Confidence | None = None
-    per: str = "block"
-    measure: Literal["sdc1", "outside"] = "sdc1"
-    strata: str = "site x bit_class"
-    steer: str = "bit_class"
-    pilot: Count = 2
-    growth: Annotated[float, Field(gt=1, le=10)] = 2.0
-    max_rounds: Annotated[Whole, AtMost(1000, "the error is spent over the rounds one by one")] = 20
-    max_faults: Count | None = None
-    spending: Literal["obrien-fleming", "pocock"] = "obrien-fleming"
-    proxy: Literal["none", "magnitude", "gradient"] = "none"
+    margin: float = Field(
+        ge=1e-6,
+        lt=0.5,
+        description="Half the width that every interval may have: 0.01 is one point up and down, whatever the rate.",
+    )
+    confidence: Confidence | None = Field(
+        default=None, description="Confidence of each interval, at all looks together; the campaign's unless stated."
+    )
+    per: str = Field(
+        default="block",
+        description="Whose rates must be known, for each fault model: dimensions (site, kind, block, bit, bit_class, "
+        'tier) joined as "kind x bit_class", or "all".',
+    )
+    measure: Literal["sdc1", "outside"] = Field(
+        default="sdc1",
+        description='Which rate: "sdc1" (another top-1) or "outside" (any output outside the tolerance).',
+    )
+    strata: str = Field(
+        default="site x bit_class",
+        description='What is sampled uniformly, as one stratum: dimensions, or "all"; always within the parts that `per` '
+        "and `steer` tell apart.",
+    )
+    steer: str = Field(
+        default="bit_class",
+        description='By what the allocation learns where variance is: dimensions, or "all". Strata of one part that do '
+        "not differ in these are drawn from in proportion to their populations.",
+    )
+    pilot: Count = Field(default=2, description="Least faults per stratum in the first round.")
+    growth: float = Field(
+        default=2.0, gt=1, le=10, description="Largest growth of a part's faults from one round to the next."
+    )
+    max_rounds: Annotated[Whole, AtMost(1000, "the error is spent over the rounds one by one")] = Field(
+        default=20, description="Most rounds; then the campaign ends, whatever the margins."
+    )
+    max_faults: Count | None = Field(
+        default=None, description="Most faults in all; then the campaign ends, whatever the margins."
+    )
+    spending: Literal["obrien-fleming", "pocock"] = Field(
+        default="obrien-fleming",
+        description='How the error is spent over the looks: "obrien-fleming", late, or "pocock", evenly.',
+    )
+    proxy: Literal["none", "magnitude", "gradient"] = Field(
+        default="none",
+        description='What guesses the effect of a fault before any is run: "magnitude", by how far the flip moves the '
+        'value, or "gradient", by the first-order effect on the golden class\'s lead. It steers the draws and '
+        "changes no estimate.",
+    )
 
     @field_validator("per", "strata", "steer")
     @classmethod

@@ -45,6 +45,8 @@ Confidence = Annotated[float, Field(ge=0.01, le=1 - 1e-9, allow_inf_nan=False)]
 
 
 class Strict(BaseModel):
+    """A table of the spec. The description of each key is printed in the reference and stands in the JSON schema."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
