@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
 
 from testbed.campaign.strict import AtMost, Complaint, Count, Strict, refuse
 from testbed.core.fault import OPS, Scope
@@ -33,6 +33,14 @@ _ONE_WORD = ("single", "bits")
 _WORDS = AtMost(1 << 24, "the words of one fault are held at once")
 _TOP_BIT = 31
 _RANGE = re.compile(r"\s*(\d{1,4})\s*(?:-\s*(\d{1,4}))?\s*")
+
+
+_BITS_SCHEMA = {
+    "anyOf": [
+        {"type": "string", "pattern": r"^(all|\s*\d+\s*(-\s*\d+\s*)?(,\s*\d+\s*(-\s*\d+\s*)?)*)$"},
+        {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": _TOP_BIT}},
+    ]
+}
 
 
 def _bits_of(asked: Any) -> Any:
@@ -77,7 +85,9 @@ class FaultSpec(Strict):
         'unless stated, but "random" with pattern = "bits".',
     )
     bits: Annotated[
-        Literal["all"] | tuple[Annotated[int, Field(ge=0, le=_TOP_BIT)], ...], BeforeValidator(_bits_of)
+        Literal["all"] | tuple[Annotated[int, Field(ge=0, le=_TOP_BIT)], ...],
+        BeforeValidator(_bits_of),
+        WithJsonSchema(_BITS_SCHEMA),
     ] = Field(
         default="all",
         description="Which bits of a word, 0 the least significant: a list, such as [0, 30], a text with ranges, such as "

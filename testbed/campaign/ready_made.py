@@ -12,6 +12,7 @@ import testbed
 from testbed.core.errors import UsageError
 from testbed.core.nearest import unknown
 
+_SCHEMA_LINE = re.compile(r"^#:schema .*\n")
 _NAME = re.compile(r'^name = "[^"]*"', re.MULTILINE)
 
 
@@ -23,9 +24,12 @@ class ReadyMade:
     path: Path
     about: str
 
-    def text_named(self, name: str) -> str:
-        """The file's text, of a campaign called ``name``."""
-        return _NAME.sub(f'name = "{name}"', self.path.read_text(), count=1)
+    def text_named(self, name: str, with_schema: bool = False) -> str:
+        """The file's text, of a campaign called ``name``; with_schema: with the line that names the schema beside it."""
+        text = self.path.read_text()
+        if not with_schema:
+            text = _SCHEMA_LINE.sub("", text, count=1)
+        return _NAME.sub(f'name = "{name}"', text, count=1)
 
 
 @cache
@@ -61,7 +65,7 @@ def _folder() -> Path:
 
 def _about(text: str) -> str:
     comment = []
-    for line in text.splitlines():
+    for line in _SCHEMA_LINE.sub("", text).splitlines():
         if not line.startswith("#"):
             break
         comment.append(line.lstrip("# "))

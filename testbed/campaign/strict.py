@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
 
@@ -23,11 +24,26 @@ class AtMost:
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_after_validator_function(self.checked, handler(source))
 
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return _bounded(handler(schema), self.most)
+
     def checked(self, value: Any) -> Any:
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, int | float) and number > self.most:
                 raise ValueError(f"at most {_told(self.most)}: {self.why}; not {_told(number)}")
         return value
+
+
+def _bounded(schema: JsonSchemaValue, most: float) -> JsonSchemaValue:
+    """A JSON schema with the bound at each number in it."""
+    if schema.get("type") in ("integer", "number"):
+        return schema | {"maximum": min(most, schema.get("maximum", most))}
+    bounded = dict(schema)
+    if "items" in schema:
+        bounded["items"] = _bounded(schema["items"], most)
+    if "anyOf" in schema:
+        bounded["anyOf"] = [_bounded(option, most) for option in schema["anyOf"]]
+    return bounded
 
 
 def _told(number: float) -> str:

@@ -11,7 +11,7 @@ import click
 
 from testbed.cli.bugs import concerns
 from testbed.cli.campaign_ber import ber
-from testbed.cli.campaign_new import list_, new
+from testbed.cli.campaign_new import list_, new, schema
 from testbed.cli.campaign_plan import plan
 from testbed.cli.campaign_show import show
 from testbed.cli.campaign_status import status
@@ -151,5 +151,6 @@ campaign.add_command(ber)
 campaign.add_command(list_)
 campaign.add_command(new)
 campaign.add_command(plan)
+campaign.add_command(schema)
 campaign.add_command(show)
 campaign.add_command(status)

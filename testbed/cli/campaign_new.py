@@ -1,4 +1,4 @@
-"""``testbed campaign new`` and ``list``: ready-made specs to begin with."""
+"""``testbed campaign new``, ``list`` and ``schema``: ready-made specs to begin with, and what a spec may hold."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @click.command(
     epilog=example(
         "testbed campaign new digits",
-        "testbed campaign new my-model --from cifar10",
+        "testbed campaign new my-model --from cifar10 --schema",
         "testbed campaign new my-model --from digits-adaptive --to specs/my-model.toml",
     )
 )
@@ -26,11 +26,17 @@ if TYPE_CHECKING:
 @click.option(
     "--to", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="The file to write; NAME.toml."
 )
+@click.option(
+    "--schema",
+    "with_schema",
+    is_flag=True,
+    help="Also write testbed.schema.json beside it, with which editors complete and check the spec.",
+)
 @json_option
-def new(name: str, source: str | None, to: Path | None, as_json: bool) -> None:
+def new(name: str, source: str | None, to: Path | None, with_schema: bool, as_json: bool) -> None:
     """Write a commented spec for a campaign called NAME, to run as it is or to edit.
 
-    Nothing is overwritten. `testbed campaign list` shows what there is to begin with.
+    No spec is overwritten. `testbed campaign list` shows what there is to begin with.
     """
     from testbed.campaign.ready_made import ready_made, ready_made_named
     from testbed.campaign.spec import load_spec, parse_spec
@@ -45,9 +51,33 @@ def new(name: str, source: str | None, to: Path | None, as_json: bool) -> None:
     file = to or Path(f"{name}.toml")
     if file.exists():
         raise UsageError(f"{file} is there already; name another file: --to FILE")
-    write_bytes(file, begun_with.text_named(name).encode())
+    write_bytes(file, begun_with.text_named(name, with_schema).encode())
     written = {"file": str(file), "from": begun_with.path.stem, "run": f"testbed campaign run {file}"}
-    emit(written, as_json, lambda: f"wrote {file}, a copy of {begun_with.path.stem}; run it with: {written['run']}")
+    if with_schema:
+        from testbed.campaign.spec_schema import SCHEMA_FILE, schema_text
+
+        write_bytes(file.parent / SCHEMA_FILE, schema_text().encode())
+        written["schema"] = str(file.parent / SCHEMA_FILE)
+    beside = f", and {written['schema']}" if with_schema else ""
+    emit(
+        written,
+        as_json,
+        lambda: f"wrote {file}, a copy of {begun_with.path.stem}{beside}; run it with: {written['run']}",
+    )
+
+
+@click.command(
+    epilog=example("testbed campaign schema", "testbed campaign schema > testbed.schema.json"),
+)
+def schema() -> None:
+    """Print the JSON schema of a spec, with which editors complete and check TOML.
+
+    An editor with Taplo or Even Better TOML reads it where the spec's first line is "#:schema ./testbed.schema.json";
+    `testbed campaign new NAME --schema` writes both.
+    """
+    from testbed.campaign.spec_schema import schema_text
+
+    click.echo(schema_text(), nl=False)
 
 
 @click.command("list", epilog=example("testbed campaign list", "testbed campaign list --json"))

@@ -36,12 +36,14 @@ def test_a_ready_made_name_gives_that_file_and_runs_as_its_message_says(name: st
     result = invoke("new", name)
     assert result.exit_code == 0
     assert f"testbed campaign run {name}.toml" in result.output
-    assert Path(f"{name}.toml").read_text() == (TREE / f"{name}.toml").read_text()
+    header, _, text = (TREE / f"{name}.toml").read_text().partition("\n")
+    assert header == "#:schema ./testbed.schema.json"
+    assert Path(f"{name}.toml").read_text() == text  # without the schema beside it, editors would complain of the line
 
 
 def test_one_s_own_campaign_differs_in_its_name_only_and_keeps_the_comments() -> None:
     assert invoke("new", "mine", "--from", "cifar10", "--to", "specs/first.toml").exit_code == 0
-    written, source = Path("specs/first.toml").read_text(), (TREE / "cifar10.toml").read_text()
+    written, (_, _, source) = Path("specs/first.toml").read_text(), (TREE / "cifar10.toml").read_text().partition("\n")
     assert tomllib.loads(written) == tomllib.loads(source) | {"name": "mine"}
     assert written.replace('"mine"', '"cifar10"') == source
 
@@ -49,6 +51,18 @@ def test_one_s_own_campaign_differs_in_its_name_only_and_keeps_the_comments() ->
 def test_a_new_name_begins_with_the_digits() -> None:
     invoke("new", "mine")
     assert tomllib.loads(Path("mine.toml").read_text())["model"]["preset"] == "digits"
+
+
+def test_the_schema_is_written_beside_the_spec_that_names_it_and_is_made_anew() -> None:
+    for name in ("digits", "cifar10"):
+        result = invoke("new", name, "--to", f"specs/{name}.toml", "--schema")
+        assert result.exit_code == 0
+        assert "specs/testbed.schema.json" in result.output
+        text = Path(f"specs/{name}.toml").read_text()
+        assert text == (TREE / f"{name}.toml").read_text()
+        schema = Path("specs") / text.splitlines()[0].removeprefix("#:schema ")
+        assert schema.read_text() == invoke("schema").output
+        schema.write_text("of an earlier version")
 
 
 @pytest.mark.parametrize(
