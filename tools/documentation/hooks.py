@@ -10,7 +10,7 @@ from typing import Any
 from latex2mathml.converter import convert
 from mkdocs.structure.files import File, Files
 
-ROOT = Path(__file__).resolve().parents[2]
+_TOOLS = str(Path(__file__).resolve().parents[1])
 _FORMULA = re.compile(
     r'<(?P<tag>span|div) class="arithmatex">(?P<open>\\\(|\\\[)(?P<formula>.*?)\\[)\]]</(?P=tag)>', re.DOTALL
 )
@@ -19,8 +19,10 @@ _ENTITIES = (("&lt;", "<"), ("&gt;", ">"), ("&amp;", "&"))
 
 def on_files(files: Files, config: Any) -> Files:
     """Add the generated pages."""
-    sys.path[:0] = [str(ROOT)] if str(ROOT) not in sys.path else []
-    for name, text in _pages().items():
+    sys.path[:0] = [_TOOLS] if _TOOLS not in sys.path else []
+    from documentation.pages import pages
+
+    for name, text in pages().items():
         files.append(File.generated(config, name, content=text))
     return files
 
@@ -28,13 +30,6 @@ def on_files(files: Files, config: Any) -> Files:
 def on_page_content(html: str, **_: Any) -> str:
     """Replace TeX by MathML."""
     return _FORMULA.sub(_mathml, html)
-
-
-def _pages() -> dict[str, str]:
-    pages: dict[str, str] = {}
-    if (changelog := ROOT / "CHANGELOG.md").exists():
-        pages["changelog.md"] = changelog.read_text()
-    return pages
 
 
 def _mathml(found: re.Match[str]) -> str:

@@ -1,0 +1,25 @@
+"""Every generated page of the site, by its path under docs/."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from documentation.api_page import api_page
+from documentation.cli_pages import cli_pages
+from documentation.column_page import column_page
+from documentation.spec_page import spec_page
+from testbed.campaign.spec_schema import SCHEMA_FILE, schema_text
+
+_CHANGELOG = Path(__file__).resolve().parents[2] / "CHANGELOG.md"
+
+
+def pages() -> dict[str, str]:
+    """Path -> content."""
+    return {
+        "reference/spec.md": spec_page(),
+        f"reference/{SCHEMA_FILE}": schema_text(),
+        **{f"reference/cli/{name}": text for name, text in cli_pages().items()},
+        "reference/columns.md": column_page(),
+        "reference/api.md": api_page(),
+        "changelog.md": _CHANGELOG.read_text(),
+    }
