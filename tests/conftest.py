@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+pytest.register_assert_rewrite("tests.support")
+pytest_plugins = ["tests.support.finished"]
+
 # Before anything imports torch or NumPy: results and timings must not depend on how many cores the machine has.
 for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[_variable] = "1"
@@ -49,17 +52,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def narrow_terminals() -> None:
     """Whatever a command prints in a test is checked at every width of a terminal."""
-    from tests.narrow import check_all_commands
+    from tests.support.narrow import check_all_commands
 
     check_all_commands()
 
 
-@pytest.fixture(scope="session", autouse=True)
-def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """TESTBED_CACHE of the whole session: what one test prepares (a data set, a trained model), the next one finds."""
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that all processes of this session's tests share."""
     base = tmp_path_factory.getbasetemp()
-    shared = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
-    folder = shared / "testbed-cache"
+    return base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_dir(shared_folder: Path) -> Path:
+    """TESTBED_CACHE of the whole session: what one test prepares (a data set, a trained model), the next one finds."""
+    folder = shared_folder / "testbed-cache"
     folder.mkdir(exist_ok=True)
     os.environ["TESTBED_CACHE"] = str(folder)
     return folder

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from testbed.analysis import native_judge, outcome
 from testbed.analysis.native_judge import SETS, judge
 from testbed.analysis.outcome import GoldenSide, classify, measured
-from tests.compiled_cpu import compiled_cpu
+from tests.support.compiled_cpu import compiled_cpu
 
 KERNELS = Path(__file__).parents[2] / "kernels"
 INF, NAN = np.inf, np.nan

@@ -14,10 +14,6 @@ from typing import Any
 
 import psutil
 import pytest
-from clusters import LIMITS, SIZE, Campaign, Cluster, until
-from forger import open_forger
-from toy_handler import ToyError
-from victims import assert_same_rows
 
 from testbed.campaign import cluster_roster, pipeline
 from testbed.campaign.cluster import ClusterCrew
@@ -30,6 +26,10 @@ from testbed.core.errors import TestbedError, UsageError
 from testbed.core.files import sha256_file
 from testbed.core.provenance import installed_version
 from testbed.core.runfolder import RunFolder
+from tests.support.clusters import LIMITS, SIZE, Campaign, Cluster, until
+from tests.support.forger import open_forger
+from tests.support.toy_handler import ToyError
+from tests.support.victims import assert_same_rows
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ from typing import Any
 
 import dask
 import pytest
-from clusters import LIMITS, Campaign, Cluster
 
 from testbed.campaign import cluster_roster
 from testbed.campaign.cluster import ClusterCrew
@@ -17,6 +16,7 @@ from testbed.campaign.pipeline import run_campaign
 from testbed.campaign.spec import CampaignSpec
 from testbed.campaign.workforce import Workforce
 from testbed.core.errors import TestbedError, UsageError
+from tests.support.clusters import LIMITS, Campaign, Cluster
 
 trustme = pytest.importorskip("trustme", reason="makes the certificates; part of the test extra")
 KEYS = ("ca-file", "client.cert", "client.key", "scheduler.cert", "scheduler.key", "worker.cert", "worker.key")

@@ -12,8 +12,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from clusters import LIMITS, SIZE, Campaign
-from toy_handler import Toy
 
 from testbed.campaign import cluster_checks, cluster_roster
 from testbed.campaign.cluster import ClusterCrew
@@ -24,6 +22,8 @@ from testbed.campaign.seat import Seat
 from testbed.campaign.stream import from_stream, to_stream
 from testbed.campaign.work import Report, Unit
 from testbed.core.errors import TestbedError
+from tests.support.clusters import LIMITS, SIZE, Campaign
+from tests.support.toy_handler import Toy
 
 Lie = Callable[[pa.Table], Any]
 """From the right rows to what is said instead: a table, bytes, or something else that is no answer at all."""

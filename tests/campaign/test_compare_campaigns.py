@@ -23,7 +23,7 @@ from testbed.core.errors import StaleArtefact, UsageError
 from testbed.core.files import sha256_file, sha256_json
 from testbed.core.manifest import checksummed
 from testbed.core.site import SiteTable
-from tests.campaign.conftest import run
+from tests.support.campaigns import run_here
 
 INSIDE = ["identical", "masked"]
 LEG = ["target", "where"]
@@ -91,7 +91,7 @@ def torch_run(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     values["engine"]["backend"] = "torch"
     values["gates"] |= {"parity_max_abs": 1.0, "drift_max_abs": 1.0}
     folder = tmp_path_factory.mktemp("compare") / "torch"
-    run(parse_spec(values), folder)
+    run_here(parse_spec(values), folder)
     return folder
 
 
@@ -104,7 +104,7 @@ def fp16_run(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for section, bits in zip(values["faults"], ("all", [3, 14, 15], [0, 14], [14]), strict=True):
         section |= {"bits": bits, "per_stratum": min(section["per_stratum"], 12)}
     folder = tmp_path_factory.mktemp("compare") / "fp16"
-    run(parse_spec(values), folder)
+    run_here(parse_spec(values), folder)
     return folder
 
 

@@ -15,7 +15,6 @@ from typing import Any
 import psutil
 import pyarrow as pa
 import pytest
-from toy_handler import open_toy
 
 from testbed.campaign import crew as crew_module
 from testbed.campaign.crew import LocalCrew
@@ -24,6 +23,7 @@ from testbed.campaign.seat import OtherGolden, Seat
 from testbed.campaign.stream import from_stream
 from testbed.campaign.work import Limits, Opener, Report, Unit
 from testbed.core.errors import TestbedError
+from tests.support.toy_handler import open_toy
 
 SIZE = 8
 PATIENT = Limits(floor_s=30.0, open_s=60.0, backoff_s=0.02)

@@ -9,13 +9,13 @@ from itertools import cycle
 from pathlib import Path
 
 import pytest
-from victims import assert_same_rows
 
 import testbed
 from testbed.campaign.pipeline import run_campaign
 from testbed.campaign.spec import CampaignSpec
 from testbed.campaign.workforce import Workforce
 from testbed.core.errors import TestbedError
+from tests.support.victims import assert_same_rows
 
 Damage = Callable[[Path, random.Random], None]
 

@@ -28,7 +28,7 @@ from testbed.core.errors import UsageError
 from testbed.core.site import Site, SiteTable
 from testbed.engines import native
 from testbed.golden.arrays import read_array
-from tests.campaign.conftest import run
+from tests.support.campaigns import run_here
 
 ACTIVATIONS: list[dict[str, Any]] = [
     {"ops": ["flip"], "bits": [1, 25, 30], "pattern": "bits", "count": 2},
@@ -73,7 +73,7 @@ def campaign(tiny_spec: Any, tmp_path_factory: pytest.TempPathFactory, cache_dir
         folder = tmp_path_factory.getbasetemp() / "models" / mechanism
         if not (folder / "summary.json").exists():
             spec = parse_spec(campaign_of(tiny_spec.identity(), mechanism))
-            run(spec, folder)
+            run_here(spec, folder)
         return folder
 
     return finished

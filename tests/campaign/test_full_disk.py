@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from victims import HERE, assert_same_rows
+
+from tests.support.campaigns import TINY
+from tests.support.victims import assert_same_rows
 
 pytestmark = pytest.mark.slow
 
@@ -31,7 +33,7 @@ def remounted(disk: Path, options: str) -> None:
 
 def campaign(run: Path) -> tuple[int, str]:
     """Exit status and the last line on stderr."""
-    command = [sys.executable, "-m", "testbed", "campaign", "run", str(HERE / "tiny.toml"), "--run", str(run)]
+    command = [sys.executable, "-m", "testbed", "campaign", "run", str(TINY), "--run", str(run)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert "Traceback" not in done.stderr
     return done.returncode, done.stderr.strip().splitlines()[-1]

@@ -14,12 +14,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from toy_handler import ToyError, open_toy
 
 from testbed.core.errors import EngineError, TestbedError
 from testbed.core.isolate import Crashed, Hung, Isolated, Lost, OutOfMemory, Stopped, WorkerBug, WorkerFailed
-
-HERE = Path(__file__).parent
+from tests.support.toy_handler import ToyError, open_toy
 
 
 @pytest.fixture
@@ -167,9 +165,8 @@ def test_an_idle_one_ends_by_itself(hire: Callable[..., Isolated]) -> None:
 def test_it_does_not_outlive_its_parent(tmp_path: Path, deed: str) -> None:
     """However deep it is in native code when the parent is killed."""
     program = f"""
-import sys, threading
-sys.path.insert(0, {str(HERE)!r})
-from toy_handler import open_toy
+import threading
+from tests.support.toy_handler import open_toy
 from testbed.core.isolate import Isolated
 worker = Isolated(open_toy, ({str(tmp_path)!r},))
 worker.open(60)

@@ -30,7 +30,7 @@ from testbed.core.manifest import checksummed
 from testbed.golden.arrays import read_array
 from testbed.models.vit import taps
 from testbed.models.weights import load_model
-from tests.campaign.conftest import TINY, run
+from tests.support.campaigns import TINY, run_here
 
 OUTPUT = "block.0.attn.proj"
 RTOLS = (0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
@@ -52,7 +52,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Path:
         {**section, "sites": ["block.0.attn.*"], "bits": [30], "scope": "persistent", "per_stratum": 3},
     ]
     folder = tmp_path_factory.mktemp("link") / "run"
-    run(parse_spec(values), folder)
+    run_here(parse_spec(values), folder)
     measured(folder)
     return folder
 
@@ -220,11 +220,11 @@ def test_a_link_of_other_results_is_none(own: Path) -> None:
 def test_a_campaign_without_such_faults_has_no_link(tmp_path: Path) -> None:
     values = copy.deepcopy(tomllib.loads(TINY.read_text()))
     values["faults"] = [values["faults"][2]]
-    run(parse_spec(values), tmp_path / "attention")
+    run_here(parse_spec(values), tmp_path / "attention")
     with pytest.raises(UsageError, match=r"strikes no model with a tensor block\.0\.attn\.proj"):
         measured(tmp_path / "attention")
     values["faults"] = [{"target": "model", "where": "activation", "sites": ["head"], "bits": [30], "per_stratum": 2}]
-    run(parse_spec(values), tmp_path / "head")
+    run_here(parse_spec(values), tmp_path / "head")
     with pytest.raises(UsageError, match=r"no planned fault strikes block\.0\.attn\.\* of the model; add"):
         measured(tmp_path / "head")
 

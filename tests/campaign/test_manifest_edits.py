@@ -20,8 +20,8 @@ from testbed.campaign.workplace import Workplace
 from testbed.cli.main import cli
 from testbed.core.errors import StaleArtefact
 from testbed.core.files import sha256_file
+from tests.support.campaigns import TINY
 
-TINY = Path(__file__).with_name("tiny.toml")
 GONE = object()
 JUNK: tuple[Any, ...] = (GONE, None, -1, 0.5, 1e300, 2**63, 10**40, "junk", True, [], {}, [[["x"]]], {"a": {"b": [1]}})
 CHECKSUMS = ("format", "checksums")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from testbed.campaign.attention_incremental import Changes
 from testbed.campaign.native_changes import add_changes
 from testbed.core import libraries
-from tests.compiled_cpu import compiled_cpu
+from tests.support.compiled_cpu import compiled_cpu
 
 
 @pytest.fixture(scope="module", params=["installed", "-O0", "-O3", "-O3 -mfma"])

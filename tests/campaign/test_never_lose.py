@@ -17,14 +17,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from sabotage import CRASHES, HANGS, open_sabotaged
-from victims import KILLED, Victims, assert_same_rows, assert_same_tables, leftovers
 
 from testbed.campaign import crew, pipeline
 from testbed.campaign.pipeline import run_campaign
 from testbed.campaign.spec import CampaignSpec
 from testbed.campaign.work import Limits
 from testbed.campaign.workforce import Workforce
+from tests.support.sabotage import CRASHES, HANGS, open_sabotaged
+from tests.support.victims import KILLED, Victims, assert_same_rows, assert_same_tables, leftovers
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from victims import HERE, KILLED, Victims, assert_same_rows, leftovers
+
+from tests.support.campaigns import TINY
+from tests.support.victims import KILLED, Victims, assert_same_rows, leftovers
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +66,7 @@ def test_killed_at_random_moments_from_the_start(victims: Victims, tmp_path: Pat
 def test_ctrl_c_ends_cleanly_says_how_to_go_on_and_keeps_what_is_done(
     victims: Victims, gated: Path, tiny_run: Path, options: list[str], waiting: int
 ) -> None:
-    argv = ["campaign", "run", str(HERE / "tiny.toml"), "--run", str(gated), *options]
+    argv = ["campaign", "run", str(TINY), "--run", str(gated), *options]
     assert victims.run(gated, *argv, interrupt=4) == 130
     (line,) = [line for line in victims.told().splitlines() if line.startswith("error:")]
     assert line == f"error: interrupted; every finished batch is kept; go on with: testbed {' '.join(argv)}"

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from victims import assert_same_rows
 
 from testbed.campaign import spans
 from testbed.campaign.files import PLAN
@@ -18,6 +17,7 @@ from testbed.campaign.store import ResultStore
 from testbed.campaign.units import units_of
 from testbed.campaign.work import Unit
 from testbed.campaign.workforce import Workforce
+from tests.support.victims import assert_same_rows
 
 
 class Clock:

@@ -13,9 +13,9 @@ from testbed.campaign.suffix_plan import BARE, SuffixPlan
 from testbed.campaign.suffix_routes import Way
 from testbed.engines.availability import available
 from testbed.instrument.adopt import adopt
-from tests.campaign.suffix_lab import CONFIGS, Lab, bits, evaluated, exported, with_words
-from tests.instrument.exporters import randomised, written
-from tests.instrument.libraries import LIBRARIES
+from tests.support.exporters import randomised, written
+from tests.support.libraries import LIBRARIES
+from tests.support.suffix_lab import CONFIGS, Lab, bits, evaluated, exported, with_words
 
 PLANS = {
     "all": SuffixPlan(),

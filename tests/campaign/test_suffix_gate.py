@@ -22,7 +22,7 @@ from testbed.core.errors import EngineError, StaleArtefact
 from testbed.core.formats import format_named
 from testbed.export.precision import Calibration, cast_model, quantise
 from testbed.instrument.feed import NO_SITE, from_words
-from tests.campaign.suffix_lab import CONFIGS, IMAGES, Lab, bits, evaluated, exported
+from tests.support.suffix_lab import CONFIGS, IMAGES, Lab, bits, evaluated, exported
 
 
 @pytest.fixture(scope="module")

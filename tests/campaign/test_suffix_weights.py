@@ -19,7 +19,7 @@ from testbed.core.errors import EngineError, StaleArtefact
 from testbed.core.site import Site
 from testbed.engines.availability import available
 from testbed.engines.runner import Runner, StruckWords, WeightStriker, struck_weights
-from tests.campaign.suffix_lab import CONFIGS, IMAGES, Lab, bits, exported
+from tests.support.suffix_lab import CONFIGS, IMAGES, Lab, bits, exported
 
 
 class WeightLab(Lab):

@@ -25,6 +25,7 @@ from testbed.core.files import sha256_file
 from testbed.core.manifest import checksummed
 from testbed.core.runfolder import RunFolder
 from testbed.golden.arrays import read_array
+from tests.support.campaigns import TINY
 
 GRID = (1e-8, 1e-6, 1e-4, 1e-2, 1.0)
 
@@ -475,7 +476,7 @@ def test_an_rtol_that_rows_do_not_tell_about_is_refused(own: Path) -> None:
 
 
 def test_rows_without_thresholds_are_told() -> None:
-    spec = load_spec(Path(__file__).with_name("tiny.toml"), ["tolerance.rtol_grid=[]"])
+    spec = load_spec(TINY, ["tolerance.rtol_grid=[]"])
     with pytest.raises(UsageError, match=r"nothing to sweep: .* tolerance\.rtol_grid, which is empty"):
         swept_rtols(spec, None)
 

@@ -11,10 +11,7 @@ from click.testing import CliRunner, Result
 
 from testbed.cli.main import cli
 from testbed.cli.tables import summary_tables
-from tests.campaign.conftest import adaptive_run
-from tests.narrow import shown
-
-__all__ = ["adaptive_run"]
+from tests.support.narrow import shown
 
 
 def show(*arguments: object) -> Result:

@@ -22,8 +22,8 @@ from click.testing import CliRunner, Result
 from testbed.cli.main import cli
 from testbed.core.files import sha256_file
 from testbed.core.runfolder import RunFolder
+from tests.support.campaigns import TINY
 
-TINY = Path(__file__).parents[1] / "campaign" / "tiny.toml"
 OUTCOMES = ["identical", "masked", "sdc_tolerable", "sdc1", "due"]
 
 

@@ -9,8 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from testbed.cli.main import cli
-
-TINY = str(Path(__file__).parents[1] / "campaign" / "tiny.toml")
+from tests.support.campaigns import TINY
 
 
 def invoke(*arguments: str) -> Result:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from testbed.cli.fitting import FittedTable
 from testbed.cli.prose import Prose, broken, stacked
-from tests.narrow import NUMBER, WIDTHS, numbers, shown
+from tests.support.narrow import NUMBER, WIDTHS, numbers, shown
 
 
 def rates_table() -> FittedTable:

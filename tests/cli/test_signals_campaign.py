@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.campaign.conftest import TINY
-from tests.campaign.victims import assert_same_rows, leftovers
+from tests.support.campaigns import TINY
+from tests.support.victims import assert_same_rows, leftovers
 
 pytestmark = [
     pytest.mark.slow,

@@ -20,9 +20,9 @@ from testbed.instrument.catalogue import catalogue
 from testbed.instrument.feed import PortFeed
 from testbed.instrument.ports import instrument
 from testbed.instrument.table import site_table
-from tests.instrument.exporters import quiet, randomised, written
-from tests.instrument.libraries import LIBRARIES, imported
 from tests.instrument.test_recognise import SITES
+from tests.support.exporters import quiet, randomised, written
+from tests.support.libraries import LIBRARIES, imported
 
 
 @pytest.fixture(scope="module")

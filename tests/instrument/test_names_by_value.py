@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from testbed.instrument.adopt import adopt
 from testbed.instrument.catalogue import catalogue
-from tests.instrument.exporters import randomised, written
-from tests.instrument.libraries import BLOCKS, HEADS, WIDTH, Seen, imported, timm_model
 from tests.instrument.test_recognise import SITES, values
+from tests.support.exporters import randomised, written
+from tests.support.libraries import BLOCKS, HEADS, WIDTH, Seen, imported, timm_model
 
 IMAGES = np.random.default_rng(1).standard_normal((3, 3, 16, 16)).astype(np.float32)
 BASE = {"img_size": 16, "patch_size": 8, "num_classes": 5, "embed_dim": WIDTH, "depth": BLOCKS, "num_heads": HEADS}

@@ -23,9 +23,9 @@ from testbed.instrument.feed import NO_SITE, PortFeed, live_words, to_words
 from testbed.instrument.ports import ELEMENTS, instrument
 from testbed.instrument.quantised import parameters
 from testbed.instrument.table import site_table
-from tests.instrument.exporters import quiet, randomised, written
-from tests.instrument.libraries import LIBRARIES, imported
 from tests.instrument.test_recognise import SITES
+from tests.support.exporters import quiet, randomised, written
+from tests.support.libraries import LIBRARIES, imported
 
 IMAGES = np.random.default_rng(2).standard_normal((3, 3, 16, 16)).astype(np.float32)
 Quantise = Callable[[Path, Path], None]

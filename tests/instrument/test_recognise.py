@@ -25,8 +25,8 @@ from testbed.instrument.feed import NO_SITE, PortFeed
 from testbed.instrument.named import named_sites
 from testbed.instrument.ports import instrument
 from testbed.instrument.table import deployment_id, site_table
-from tests.instrument.exporters import randomised, written
-from tests.instrument.libraries import BLOCKS, LIBRARIES, Library, Seen, imported, timm_model
+from tests.support.exporters import randomised, written
+from tests.support.libraries import BLOCKS, LIBRARIES, Library, Seen, imported, timm_model
 
 BRANCHES = ("q", "k", "v", "scores", "softmax", "context", "proj", "residual")
 IN_BLOCK = [

@@ -11,10 +11,7 @@ import pytest
 from testbed.campaign.spec import CampaignSpec, parse_spec
 from testbed.report.rows import compositions, worst_predictions
 from testbed.report.stage import report_stage
-from tests.campaign.conftest import run as run_spec
-from tests.campaign.conftest import tiny_spec
-
-__all__ = ["tiny_spec"]
+from tests.support.campaigns import run_here
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +24,7 @@ def run(tiny_spec: CampaignSpec, tmp_path_factory: pytest.TempPathFactory, cache
         {**one, "per_stratum": 10},
     ]
     folder = tmp_path_factory.mktemp("runs") / "patterned"
-    run_spec(parse_spec(values), folder)
+    run_here(parse_spec(values), folder)
     report_stage(folder)
     return folder
 

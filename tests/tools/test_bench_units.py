@@ -9,7 +9,7 @@ from pathlib import Path
 import bench_units
 import pytest
 
-TINY = Path(__file__).parents[1] / "campaign" / "tiny.toml"
+from tests.support.campaigns import TINY
 
 
 @pytest.mark.slow

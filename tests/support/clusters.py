@@ -13,15 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from toy_handler import open_toy
 
 from testbed.campaign.cluster import ClusterCrew
 from testbed.campaign.crew import LocalCrew
 from testbed.campaign.stream import from_stream
 from testbed.campaign.work import Limits, Opener, Report, Unit
 from testbed.core.runfolder import RunFolder
+from tests.support.toy_handler import open_toy
 
-HERE = Path(__file__).parent
 SIZE = 4
 LIMITS = Limits(floor_s=30, open_s=60, backoff_s=0.02, share_s=0.5, join_s=20)
 
@@ -45,12 +44,11 @@ class Cluster:
         self.address = str(address())
 
     def _start(self, what: str, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
-        path = os.pathsep.join([str(HERE.parents[1]), str(HERE)])
         with open(self._folder / f"{what}-{len(self.workers)}.log", "wb") as log:
             return subprocess.Popen(
                 [sys.executable, "-m", "dask", what, *arguments],
                 cwd=self._folder,
-                env={**os.environ, "PYTHONPATH": path, **environment},
+                env={**os.environ, **environment},
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )

@@ -17,7 +17,8 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-HERE = Path(__file__).parent
+from tests.support.campaigns import TINY
+
 KILLED = -signal.SIGKILL
 
 
@@ -25,7 +26,7 @@ class Victims:
     """Campaigns in child processes; `victim.py` forks them, so that each does not load every library again."""
 
     def __init__(self, log: Path) -> None:
-        command = [sys.executable, str(HERE / "victim.py")]
+        command = [sys.executable, "-m", "tests.support.victim"]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self._log = log
 
@@ -39,7 +40,7 @@ class Victims:
 
     def start(self, run: Path, *argv: str, workers: int = 0, **after: int) -> int:
         """Process id of a campaign that has begun, or gone on, in ``run``. `status` must follow."""
-        request: dict[str, Any] = {"run": str(run), "spec": str(HERE / "tiny.toml"), "log": str(self._log)}
+        request: dict[str, Any] = {"run": str(run), "spec": str(TINY), "log": str(self._log)}
         request |= {"after": after, "workers": workers} | ({"argv": argv} if argv else {})
         assert self._process.stdin is not None
         assert self._process.stdout is not None

@@ -1,0 +1,24 @@
+"""The tiny campaign of the tests, and a campaign run in this process."""
+
+from __future__ import annotations
+
+import copy
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from testbed.campaign.pipeline import run_campaign
+from testbed.campaign.spec import CampaignSpec
+from testbed.campaign.workforce import Workforce
+
+TINY = Path(__file__).with_name("tiny.toml")
+
+
+def tiny_values() -> dict[str, Any]:
+    """The tiny campaign's spec, as a dictionary to change."""
+    return copy.deepcopy(tomllib.loads(TINY.read_text()))
+
+
+def run_here(spec: CampaignSpec, folder: Path, redo: str | None = None) -> dict[str, Any]:
+    """Run the campaign in this process, from wherever it stands; return its summary."""
+    return run_campaign(spec, folder, redo=redo, workforce=Workforce(0))
