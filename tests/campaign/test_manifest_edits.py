@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 from testbed.campaign.evaluators import evaluator_for, weights_for
 from testbed.campaign.workplace import Workplace
-from testbed.cli.main import cli
 from testbed.core.errors import StaleArtefact
 from testbed.core.files import sha256_file
 from tests.support.campaigns import TINY
+from tests.support.commands import invoke
 
 GONE = object()
 JUNK: tuple[Any, ...] = (GONE, None, -1, 0.5, 1e300, 2**63, 10**40, "junk", True, [], {}, [[["x"]]], {"a": {"b": [1]}})
@@ -66,10 +66,6 @@ def sampled(manifest: dict[str, Any], n: int, seed: int) -> list[Edit]:
         groups.setdefault(edit.place[:3], []).append(edit)
     rng = random.Random(seed)
     return [rng.choice(groups[key]) for key in rng.sample(sorted(groups, key=str), min(n, len(groups)))]
-
-
-def invoke(*arguments: object) -> Result:
-    return CliRunner().invoke(cli, [str(argument) for argument in arguments], prog_name="testbed")
 
 
 def commands(folder: Path) -> list[tuple[object, ...]]:

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
-from testbed.cli.main import cli
 from testbed.cli.tables import summary_tables
+from tests.support.commands import invoke
 from tests.support.narrow import shown
 
 
 def show(*arguments: object) -> Result:
-    return CliRunner().invoke(cli, ["campaign", "show", *map(str, arguments)], prog_name="testbed")
+    return invoke("campaign", "show", *arguments)
 
 
 def told(result: Result) -> list[str]:

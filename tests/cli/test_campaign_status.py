@@ -9,14 +9,14 @@ from pathlib import Path
 
 import click
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 
 from testbed.campaign.progress import Snapshot, Widest
 from testbed.campaign.workforce import Workforce
-from testbed.cli.main import cli
 from testbed.cli.watch import bar, duration, watch_on_stderr
 from testbed.cli.work_options import words_of, work_options
 from testbed.core.runfolder import RunFolder
+from tests.support.commands import invoke
 
 SNAPSHOT = Snapshot(
     stage="execute",
@@ -31,10 +31,6 @@ SNAPSHOT = Snapshot(
     workers=4,
     updated="2025-01-01T00:00:00+00:00",
 )
-
-
-def invoke(*arguments: object) -> Result:
-    return CliRunner().invoke(cli, [str(argument) for argument in arguments], prog_name="testbed")
 
 
 @pytest.fixture

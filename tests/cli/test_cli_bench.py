@@ -8,18 +8,18 @@ from typing import Any
 
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 from testbed.bench.counts import mac_count, parameter_count
-from testbed.cli.main import cli
 from testbed.core.runfolder import RunFolder
 from testbed.models.config import uniform
 from testbed.models.runs import write_model_run
 from testbed.models.vit import ViT
+from tests.support.commands import invoke
 
 
 def bench(*arguments: object) -> Result:
-    return CliRunner().invoke(cli, ["bench", *map(str, arguments)])
+    return invoke("bench", *arguments)
 
 
 @pytest.fixture(scope="module")

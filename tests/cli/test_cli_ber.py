@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
-from testbed.cli.main import cli
-
-
-@pytest.fixture(autouse=True)
-def quiet_afterwards() -> Iterator[None]:
-    """The commands set up logging for their process; the tests share one."""
-    logger = logging.getLogger("testbed")
-    before = (logger.handlers[:], logger.level, logger.propagate)
-    yield
-    logger.handlers[:], logger.level, logger.propagate = before
+from tests.support.commands import invoke
 
 
 def ber(*arguments: object) -> Result:
-    return CliRunner().invoke(cli, ["campaign", "ber", *map(str, arguments)], prog_name="testbed")
+    return invoke("campaign", "ber", *arguments)
 
 
 def test_it_prints_one_json_object_and_the_same_one_again(tiny_run: Path) -> None:

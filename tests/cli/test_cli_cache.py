@@ -6,14 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
-from testbed.cli.main import cli
 from testbed.core.cache import GOLDENS, MODELS, Cached
+from tests.support.commands import invoke
 
 
 def run(*words: str) -> str:
-    done = CliRunner().invoke(cli, ["cache", *words])
+    done = invoke("cache", *words)
     assert done.exit_code == 0, done.output
     return done.stdout
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
-import logging
 import os
 import resource
 import tempfile
@@ -17,42 +16,18 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
-from testbed.cli.main import cli
 from testbed.core.files import sha256_file
 from testbed.core.runfolder import RunFolder
 from tests.support.campaigns import TINY
+from tests.support.commands import invoke, last_error_of
 
 OUTCOMES = ["identical", "masked", "sdc_tolerable", "sdc1", "due"]
 
 
-@pytest.fixture(autouse=True)
-def quiet_afterwards() -> Iterator[None]:
-    """The commands set up logging for their process; the tests share one."""
-    logger = logging.getLogger("testbed")
-    before = (logger.handlers[:], logger.level, logger.propagate)
-    yield
-    logger.handlers[:], logger.level, logger.propagate = before
-
-
-def invoke(*arguments: object) -> Result:
-    return CliRunner().invoke(cli, [str(argument) for argument in arguments], prog_name="testbed")
-
-
 def campaign(run: Path, *more: object, spec: Path = TINY) -> Result:
     return invoke("campaign", "run", spec, "--run", run, *more)
-
-
-def error(result: Result, exit_code: int) -> str:
-    """The one line of a command that failed as it should."""
-    assert result.exit_code == exit_code, result.output
-    lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1
-    assert result.stderr.splitlines()[-1] == lines[0]
-    assert "Traceback" not in result.output
-    assert result.stdout == ""
-    return lines[0]
 
 
 def variant(folder: Path, old: str, new: str) -> Path:
@@ -146,7 +121,7 @@ def test_a_dry_run_runs_and_writes_nothing(tmp_path: Path, monkeypatch: pytest.M
 
 def test_redo_runs_a_stage_again_and_gives_the_same(tiny_copy: Path, tiny_run: Path) -> None:
     (tiny_copy / "faults.parquet").unlink()
-    assert "faults.parquet is missing" in error(campaign(tiny_copy), 1)
+    assert "faults.parquet is missing" in last_error_of(campaign(tiny_copy), 1)
     result = campaign(tiny_copy, "--redo", "plan", "--json")
     assert result.exit_code == 0
     for name in ("faults.parquet", "results.parquet"):
@@ -179,24 +154,24 @@ def test_help_has_an_example() -> None:
 )
 def test_a_wrong_spec_ends_with_one_line_and_leaves_nothing(tmp_path: Path, old: str, new: str, told: str) -> None:
     spec = variant(tmp_path, old, new)
-    assert told in error(campaign(tmp_path / "run", spec=spec), 2)
+    assert told in last_error_of(campaign(tmp_path / "run", spec=spec), 2)
     assert os.listdir(tmp_path) == ["changed.toml"]
-    assert told in error(invoke("campaign", "run", spec, "--dry-run"), 2)
+    assert told in last_error_of(invoke("campaign", "run", spec, "--dry-run"), 2)
 
 
 def test_a_missing_spec_is_told(tmp_path: Path) -> None:
-    assert "no such file" in error(campaign(tmp_path / "run", spec=tmp_path / "none.toml"), 2)
+    assert "no such file" in last_error_of(campaign(tmp_path / "run", spec=tmp_path / "none.toml"), 2)
 
 
 def test_a_tier_asked_for_more_images_than_it_has_is_named(tmp_path: Path, tiny_run: Path) -> None:
     spec = variant(tmp_path, "images = [3, 3]", "images = [3, 3000]\nexact = true")
-    told = error(campaign(tmp_path / "run", spec=spec), 2)
+    told = last_error_of(campaign(tmp_path / "run", spec=spec), 2)
     assert "tier 1 (0.5, 1]" in told
     assert "3000" in told
 
 
 def test_an_unknown_stage_to_redo_leaves_no_folder(tmp_path: Path) -> None:
-    assert "unknown stage 'foo'; known: train, golden" in error(campaign(tmp_path / "run", "--redo", "foo"), 2)
+    assert "unknown stage 'foo'; known: train, golden" in last_error_of(campaign(tmp_path / "run", "--redo", "foo"), 2)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -207,21 +182,21 @@ def test_a_finished_campaign_is_shown_as_it_was_printed(tiny_copy: Path) -> None
 
 
 def test_what_cannot_be_shown_says_why(gated: Path, tmp_path: Path) -> None:
-    assert "run the campaign to the end first" in error(invoke("campaign", "show", gated), 1)
-    assert "holds no run" in error(invoke("campaign", "show", tmp_path / "none"), 2)
+    assert "run the campaign to the end first" in last_error_of(invoke("campaign", "show", gated), 1)
+    assert "holds no run" in last_error_of(invoke("campaign", "show", tmp_path / "none"), 2)
     RunFolder.claimed(tmp_path / "model", "model", "vit", {}, ["testbed"]).save()
-    assert "holds no campaign but a model" in error(invoke("campaign", "show", tmp_path / "model"), 2)
+    assert "holds no campaign but a model" in last_error_of(invoke("campaign", "show", tmp_path / "model"), 2)
 
 
 def test_a_gate_that_fails_exits_3(tmp_path: Path, tiny_run: Path) -> None:
     spec = variant(tmp_path, "[gates]", "[gates]\ntest_accuracy = 0.999")
-    assert "below gates.test_accuracy 0.999" in error(campaign(tmp_path / "run", spec=spec), 3)
+    assert "below gates.test_accuracy 0.999" in last_error_of(campaign(tmp_path / "run", spec=spec), 3)
 
 
 def test_another_campaigns_folder_is_refused(tiny_copy: Path, tmp_path: Path) -> None:
     before = sha256_file(tiny_copy / "manifest.json")
     spec = variant(tmp_path, "seed = 42", "seed = 43")
-    told = error(campaign(tiny_copy, spec=spec), 2)
+    told = last_error_of(campaign(tiny_copy, spec=spec), 2)
     assert "holds another run (campaign 'tiny'), and faults were run in it. What differs here: seed: 42 -> 43." in told
     assert "another folder with --run, or give up its rows with --fresh" in told
     assert sha256_file(tiny_copy / "manifest.json") == before
@@ -229,18 +204,18 @@ def test_another_campaigns_folder_is_refused(tiny_copy: Path, tmp_path: Path) ->
 
 def test_a_folder_with_other_things_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("")
-    assert "is not empty and holds no run" in error(campaign(tmp_path), 2)
+    assert "is not empty and holds no run" in last_error_of(campaign(tmp_path), 2)
     assert os.listdir(tmp_path) == ["thesis.tex"]
 
 
 def test_an_unknown_stage_is_refused(tiny_copy: Path) -> None:
-    told = error(campaign(tiny_copy, "--redo", "everything"), 2)
+    told = last_error_of(campaign(tiny_copy, "--redo", "everything"), 2)
     assert "unknown stage 'everything'; known: train, golden, tiers, export.model" in told
 
 
 def test_a_folder_at_work_is_refused(tiny_copy: Path) -> None:
     with RunFolder.existing(tiny_copy).locked():
-        assert "another process is working in" in error(campaign(tiny_copy), 1)
+        assert "another process is working in" in last_error_of(campaign(tiny_copy), 1)
 
 
 def outputs() -> list[tuple[str, str]]:
@@ -267,7 +242,7 @@ def test_a_damaged_file_is_named_with_the_stage_to_redo(tiny_copy: Path, stage: 
     content = bytearray((tiny_copy / file).read_bytes())
     content[len(content) // 2] ^= 1
     (tiny_copy / file).write_bytes(content[:-1] if damage == "truncated" else content)
-    told = error(campaign(tiny_copy), 1)
+    told = last_error_of(campaign(tiny_copy), 1)
     assert f"{file} was edited or truncated" in told
     assert f"--redo {stage}" in told
 
@@ -281,7 +256,7 @@ def test_the_outputs_above_are_all_there_are(tiny_run: Path) -> None:
 def test_a_truncated_manifest_is_told(tiny_copy: Path) -> None:
     content = (tiny_copy / "manifest.json").read_bytes()
     (tiny_copy / "manifest.json").write_bytes(content[: len(content) // 2])
-    assert "manifest.json is damaged" in error(campaign(tiny_copy), 1)
+    assert "manifest.json is damaged" in last_error_of(campaign(tiny_copy), 1)
 
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
@@ -290,17 +265,17 @@ def test_a_read_only_folder_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(Path, "mkdir", refused)
-    assert "choose another folder" in error(campaign(tmp_path / "run"), 1)
+    assert "choose another folder" in last_error_of(campaign(tmp_path / "run"), 1)
     monkeypatch.undo()
     (tmp_path / "run").mkdir()
     monkeypatch.setattr(tempfile, "mkstemp", refused)
-    assert "choose another folder" in error(campaign(tmp_path / "run"), 1)
+    assert "choose another folder" in last_error_of(campaign(tmp_path / "run"), 1)
 
 
 @pytest.mark.parametrize("size", [200, 20_000, 50_000, 150_000])
 def test_a_full_disk_leaves_only_whole_files_and_the_campaign_can_go_on(gated: Path, tiny_run: Path, size: int) -> None:
     with disk_of(size):
-        told = error(campaign(gated), 1)
+        told = last_error_of(campaign(gated), 1)
     assert f"cannot write {gated}" in told
     manifest = json.loads((gated / "manifest.json").read_text())
     recorded = {file: digest for stage in manifest["stages"].values() for file, digest in stage["outputs"].items()}
@@ -380,13 +355,13 @@ def test_a_nan_payload_in_the_logits_is_the_same_as_stored(tiny_run: Path, rows:
     ],
 )
 def test_a_fault_that_is_not_there_is_told(tiny_run: Path, arguments: tuple[Any, ...], told: str) -> None:
-    assert told in error(invoke("fault", "replay", tiny_run, *arguments), 2)
+    assert told in last_error_of(invoke("fault", "replay", tiny_run, *arguments), 2)
 
 
 def test_a_folder_without_a_run_is_told(tmp_path: Path) -> None:
-    assert "holds no run" in error(invoke("fault", "replay", tmp_path, 0), 2)
+    assert "holds no run" in last_error_of(invoke("fault", "replay", tmp_path, 0), 2)
 
 
 def test_a_damaged_run_is_told(tiny_copy: Path) -> None:
     (tiny_copy / "model.twin.onnx").write_bytes(b"")
-    assert "--redo instrument.model" in error(invoke("fault", "replay", tiny_copy, 0), 1)
+    assert "--redo instrument.model" in last_error_of(invoke("fault", "replay", tiny_copy, 0), 1)

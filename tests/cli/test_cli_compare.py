@@ -10,23 +10,15 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
-from testbed.cli.main import cli
 from testbed.core.files import sha256_file, sha256_json
 from testbed.core.manifest import checksummed
+from tests.support.commands import error_of, invoke
 
 
 def compare(*arguments: object) -> Result:
-    return CliRunner().invoke(cli, ["campaign", "compare", *map(str, arguments)], prog_name="testbed")
-
-
-def error(result: Result, exit_code: int) -> str:
-    assert result.exit_code == exit_code, result.output
-    assert result.stderr.startswith("error: ")
-    assert result.stderr.count("\n") == 1
-    assert result.stdout == ""
-    return result.stderr
+    return invoke("campaign", "compare", *arguments)
 
 
 @pytest.fixture
@@ -116,9 +108,9 @@ def test_two_precisions_give_rates_per_role(tiny_run: Path, other_precision: Pat
 
 
 def test_mistakes_are_one_line(tiny_run: Path, tmp_path: Path) -> None:
-    assert "holds no run" in error(compare(tiny_run, tmp_path / "none"), 2)
-    assert ".csv or .parquet" in error(compare(tiny_run, tiny_run, "--to", tmp_path / "all.xlsx"), 2)
-    assert "DIR_B" in error(compare(tiny_run), 2)
+    assert "holds no run" in error_of(compare(tiny_run, tmp_path / "none"), 2)
+    assert ".csv or .parquet" in error_of(compare(tiny_run, tiny_run, "--to", tmp_path / "all.xlsx"), 2)
+    assert "DIR_B" in error_of(compare(tiny_run), 2)
     assert not list(tmp_path.iterdir())
 
 

@@ -4,14 +4,9 @@ import json
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from PIL import Image
 
-from testbed.cli.main import cli
-
-
-def run(*arguments):
-    return CliRunner().invoke(cli, ["data", *map(str, arguments)])
+from tests.support.commands import invoke
 
 
 @pytest.fixture
@@ -28,7 +23,7 @@ def class_folders(tmp_path):
 
 
 def test_list_says_what_is_missing_and_how_to_get_it(tmp_path):
-    done = run("list", "--root", tmp_path, "--json")
+    done = invoke("data", "list", "--root", tmp_path, "--json")
     assert done.exit_code == 0
     report = json.loads(done.stdout)
     by_name = {entry["name"]: entry for entry in report["data_sets"]}
@@ -37,27 +32,27 @@ def test_list_says_what_is_missing_and_how_to_get_it(tmp_path):
     assert str(tmp_path / "cifar-10-batches-py/data_batch_1") in by_name["cifar10"]["missing"]
     assert f"testbed data check cifar10 --download --root {tmp_path}" in by_name["cifar10"]["get"]
     assert by_name["imagefolder:PATH"]["found"] is None
-    text = run("list", "--root", tmp_path).stdout
+    text = invoke("data", "list", "--root", tmp_path).stdout
     assert all(name in text for name in by_name)
 
 
 def test_check_describes_what_is_there():
-    report = json.loads(run("check", "digits", "--full", "--json").stdout)
+    report = json.loads(invoke("data", "check", "digits", "--full", "--json").stdout)
     assert report["found"] is True
     assert report["images"] == {"train": 898, "validation": 180, "test": 719}
     assert set(report["sha256"]) == {"train", "validation", "test"}
-    text = run("check", "digits").stdout
+    text = invoke("data", "check", "digits").stdout
     assert "10 of 719 test images were decoded; --full decodes all" in text
     assert "898 train, 180 validation, 719 test" in text
 
 
 def test_check_of_a_missing_data_set_fails_with_one_line(tmp_path):
-    done = run("check", "mnist", "--root", tmp_path)
+    done = invoke("data", "check", "mnist", "--root", tmp_path)
     assert done.exit_code == 1
     assert done.stdout == ""
     assert done.stderr.startswith("error: data set 'mnist': ")
     assert done.stderr.count("\n") == 1
-    done = run("check", "mnist", "--root", tmp_path, "--json")
+    done = invoke("data", "check", "mnist", "--root", tmp_path, "--json")
     assert done.exit_code == 1
     report = json.loads(done.stdout)
     assert report["found"] is False
@@ -73,45 +68,45 @@ def test_full_check_finds_the_one_bad_image(tmp_path):
         Image.fromarray(pixels).save(tmp_path / "cat" / f"{name}.png")
     bad = tmp_path / "cat/b.png"
     bad.write_bytes(bad.read_bytes()[:-100])
-    assert run("check", f"imagefolder:{tmp_path}").exit_code == 0
-    done = run("check", f"imagefolder:{tmp_path}", "--full")
+    assert invoke("data", "check", f"imagefolder:{tmp_path}").exit_code == 0
+    done = invoke("data", "check", f"imagefolder:{tmp_path}", "--full")
     assert done.exit_code == 1
     assert f"image {bad} cannot be decoded" in done.stderr
 
 
 def test_check_finds_every_file_that_is_no_image_at_all(class_folders):
     folder = class_folders(["cat", "dog"])
-    assert "2 of 2 files begin as images" in run("check", f"imagefolder:{folder}").stdout
+    assert "2 of 2 files begin as images" in invoke("data", "check", f"imagefolder:{folder}").stdout
     bad = [folder / "cat" / "x.png", folder / "dog" / "y.jpg"]
     bad[0].write_text("<html>not found</html>")
     bad[1].touch()
-    done = run("check", f"imagefolder:{folder}")
+    done = invoke("data", "check", f"imagefolder:{folder}")
     assert done.exit_code == 1
     assert f"image {bad[0]} cannot be decoded (1 more of 4 files cannot, either): replace the files" in done.stderr
 
 
 @pytest.mark.parametrize("arguments", [("check", "imagenet"), ("check",), ("list", "--rot", "x")])
 def test_usage_errors(arguments):
-    done = run(*arguments)
+    done = invoke("data", *arguments)
     assert done.exit_code == 2
     assert done.stderr.startswith("error: ")
 
 
 def test_help_has_an_example():
     for command in ((), ("list",), ("check",)):
-        assert "testbed data" in run(*command, "-h").stdout
+        assert "testbed data" in invoke("data", *command, "-h").stdout
 
 
 def test_check_takes_preprocessing_and_the_order_of_classes(class_folders):
     folder = class_folders(["0", "1", "2", "10"])
     stated = "resize=squash,size=7,crop=0.9,interpolation=bicubic,mean=0.5,std=0.25"
-    done = run("check", f"imagefolder:{folder}", "--preprocess", stated, "--classes", "natural")
+    done = invoke("data", "check", f"imagefolder:{folder}", "--preprocess", stated, "--classes", "natural")
     assert done.exit_code == 0
     assert "4 classes: 0, 1, 2, 10" in done.stdout
     assert "preprocess stated: both sides to 7 (bicubic), centre 7, values / 255, mean 0.5, std 0.25" in done.stdout
-    report = json.loads(run("check", f"imagefolder:{folder}", "--preprocess", stated, "--json").stdout)
+    report = json.loads(invoke("data", "check", f"imagefolder:{folder}", "--preprocess", stated, "--json").stdout)
     assert report["classes"] == ["0", "1", "10", "2"]
     assert report["preprocess"]["interpolation"] == "bicubic, antialiased"
     for option, value in (("--preprocess", "crop=2,mean=0,std=1"), ("--classes", "nowhere.txt")):
-        done = run("check", f"imagefolder:{folder}", option, value)
+        done = invoke("data", "check", f"imagefolder:{folder}", option, value)
         assert (done.exit_code, done.stderr.count("\n")) == (2, 1)

@@ -1,16 +1,13 @@
 """``testbed fuzziness`` and ``testbed train --fuzziness-every``: what people and scripts read, what is in the folder."""
 
 import csv
-import json
 import shutil
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from testbed.cli.main import cli
 from testbed.core.runfolder import RunFolder
 from testbed.data import load
 from testbed.models.runs import MODEL, open_model_run
@@ -18,22 +15,14 @@ from testbed.sensitivity import fuzziness as measure
 from testbed.sensitivity.layers import layer_fuzziness
 from testbed.train import checkpoint, loop
 from tests.data.conftest import idx_bytes
+from tests.support.commands import answer_of, invoke
 
 SMALL = ["--set", "heads=2", "--set", "mlp=8", "--set", "width=8", "--set", "head_width=4", "--set", "patch=4"]
 NAMES = ["pixels", "block.0", "block.1", "block.2", "logits"]
 
 
-def call(*arguments):
-    return CliRunner().invoke(cli, [str(argument) for argument in arguments])
-
-
-def told(done):
-    assert done.exit_code == 0, done.output
-    return json.loads(done.stdout)
-
-
 def train(folder, *arguments, dataset="digits", preset="digits"):
-    return call("train", preset, "--dataset", dataset, "--run", folder, *arguments)
+    return invoke("train", preset, "--dataset", dataset, "--run", folder, *arguments)
 
 
 def small(folder, *arguments):
@@ -44,7 +33,7 @@ def small(folder, *arguments):
 def recorded(tmp_path_factory):
     """A small model whose epochs 2, 4 and 5 were recorded."""
     folder = tmp_path_factory.mktemp("fuzziness") / "run"
-    return folder, told(small(folder, "--epochs", 5, "--fuzziness-every", 2, "--json"))
+    return folder, answer_of(small(folder, "--epochs", 5, "--fuzziness-every", 2, "--json"))
 
 
 @pytest.fixture
@@ -53,7 +42,7 @@ def copied(recorded, tmp_path):
 
 
 def test_the_layers_of_the_folder_s_model_over_the_test_images(copied):
-    report = told(call("fuzziness", copied, "--json"))
+    report = answer_of(invoke("fuzziness", copied, "--json"))
     model, test = open_model_run(copied).model, load("digits").test
     assert {one["name"]: one["fuzziness"] for one in report["layers"]} == layer_fuzziness(model, test)
     assert [one["name"] for one in report["layers"]] == NAMES
@@ -67,7 +56,7 @@ def test_the_layers_of_the_folder_s_model_over_the_test_images(copied):
 
 
 def test_it_writes_a_table_and_a_picture_and_measures_once(copied, monkeypatch):
-    first = call("fuzziness", copied)
+    first = invoke("fuzziness", copied)
     assert "separation fuzziness D" in first.stdout
     assert "law of separation: rho" in first.stdout
     assert "719 test images of digits" in first.stdout
@@ -78,21 +67,23 @@ def test_it_writes_a_table_and_a_picture_and_measures_once(copied, monkeypatch):
     written = (copied / "fuzziness.csv").read_bytes()
     with monkeypatch.context() as patch:
         patch.setattr("testbed.sensitivity.artefacts.measure_layers", None)
-        assert call("fuzziness", copied).stdout == first.stdout
+        assert invoke("fuzziness", copied).stdout == first.stdout
     (copied / "fuzziness.csv").write_text("layer,fuzziness\npixels,0\n")
-    assert call("fuzziness", copied).stdout == first.stdout
+    assert invoke("fuzziness", copied).stdout == first.stdout
     assert (copied / "fuzziness.csv").read_bytes() == written
 
 
 def test_some_layers_some_images_and_weighted_classes(copied):
-    report = told(call("fuzziness", copied, "--layers", "logits,block.1", "--images", 50, "--weighted", "--json"))
+    report = answer_of(
+        invoke("fuzziness", copied, "--layers", "logits,block.1", "--images", 50, "--weighted", "--json")
+    )
     assert [one["name"] for one in report["layers"]] == ["block.1", "logits"]
     assert (report["images"], report["classes"]) == (50, 10)
     assert report["fits"]["exponential"] is report["fits"]["separation"] is None
     assert "left out" in report["fits"]["why_not"]
-    whole = told(call("fuzziness", copied, "--json"))
+    whole = answer_of(invoke("fuzziness", copied, "--json"))
     assert whole["layers"][2]["fuzziness"] != report["layers"][0]["fuzziness"]
-    plain = told(call("fuzziness", copied, "--weighted", "--json"))
+    plain = answer_of(invoke("fuzziness", copied, "--weighted", "--json"))
     assert whole["layers"][2]["fuzziness"] != plain["layers"][2]["fuzziness"]
 
 
@@ -102,8 +93,8 @@ def test_a_campaign_s_folder_is_only_read(recorded, tmp_path):
     with folder.locked():
         folder.stage("train", {}, [MODEL], lambda: shutil.copy(recorded[0] / MODEL, folder / MODEL) and None)
     before = {file: file.stat().st_mtime_ns for file in folder.path.rglob("*")}
-    report = told(call("fuzziness", folder.path, "--json"))
-    assert report["layers"] == told(call("fuzziness", recorded[0], "--json"))["layers"]
+    report = answer_of(invoke("fuzziness", folder.path, "--json"))
+    assert report["layers"] == answer_of(invoke("fuzziness", recorded[0], "--json"))["layers"]
     assert {file: file.stat().st_mtime_ns for file in folder.path.rglob("*")} == before
 
 
@@ -129,18 +120,18 @@ def test_the_log_of_a_training_and_all_its_pictures(recorded):
 def test_per_epoch_shows_what_was_recorded_and_measures_nothing(recorded, monkeypatch):
     folder, _ = recorded
     monkeypatch.setattr("testbed.sensitivity.artefacts.measure_run", None)
-    report = told(call("fuzziness", folder, "--per-epoch", "--json"))
+    report = answer_of(invoke("fuzziness", folder, "--per-epoch", "--json"))
     assert [row["epoch"] for row in report["epochs"]] == [2, 4, 5]
     assert [one["name"] for one in report["epochs"][0]["layers"]] == NAMES
     assert report["epochs"][0]["fits"]["separation"]["rho"] > 0
-    text = call("fuzziness", folder, "--per-epoch", "--layers", "block.2").stdout
+    text = invoke("fuzziness", folder, "--per-epoch", "--layers", "block.2").stdout
     assert "block.2" in text
     assert "block.1" not in text
 
 
 def test_the_same_training_again_changes_nothing(copied):
     before = {file: file.read_bytes() for file in copied.rglob("*") if file.is_file()}
-    again = told(small(copied, "--epochs", 5, "--fuzziness-every", 2, "--json"))
+    again = answer_of(small(copied, "--epochs", 5, "--fuzziness-every", 2, "--json"))
     assert again["fuzziness"]["epochs"] == [2, 4, 5]
     assert {file: file.read_bytes() for file in copied.rglob("*") if file.is_file()} == before
 
@@ -153,7 +144,7 @@ def test_an_edited_log_is_refused_and_a_lost_picture_is_drawn_again(copied):
     log.write_text(log.read_text().replace("0.", "0.9", 1))
     for done in (
         small(copied, "--epochs", 5, "--fuzziness-every", 2),
-        call("fuzziness", copied, "--per-epoch"),
+        invoke("fuzziness", copied, "--per-epoch"),
     ):
         assert done.exit_code == 1
         assert "log.csv was edited" in done.stderr
@@ -164,7 +155,7 @@ def test_a_finished_training_is_not_said_to_have_recorded_more(copied, tmp_path)
     done = small(copied, "--epochs", 5, "--fuzziness-every", 1)
     assert done.exit_code == 2
     assert "epoch 1 was not recorded; train again: `testbed train ... --redo train`" in done.stderr
-    again = told(small(copied, "--epochs", 5, "--fuzziness-every", 3, "--redo", "train", "--json"))
+    again = answer_of(small(copied, "--epochs", 5, "--fuzziness-every", 3, "--redo", "train", "--json"))
     assert again["fuzziness"]["epochs"] == [3, 5]
     assert sorted(file.name for file in (copied / "fuzziness").glob("epoch-*")) == ["epoch-0003.png", "epoch-0005.png"]
 
@@ -179,9 +170,9 @@ def test_killed_between_log_and_checkpoint_it_goes_on_to_the_same_log(tmp_path, 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "save", save)
         assert small(tmp_path / "run", *arguments).exit_code == 130
-    so_far = told(call("fuzziness", tmp_path / "run", "--per-epoch", "--json"))
+    so_far = answer_of(invoke("fuzziness", tmp_path / "run", "--per-epoch", "--json"))
     assert [row["epoch"] for row in so_far["epochs"]] == [2, 4]
-    assert told(small(tmp_path / "run", *arguments, "--json"))["fuzziness"]["epochs"] == [2, 4, 5]
+    assert answer_of(small(tmp_path / "run", *arguments, "--json"))["fuzziness"]["epochs"] == [2, 4, 5]
     logs = [(folder / "fuzziness" / "log.csv").read_text() for folder in (tmp_path / "run", recorded[0])]
     assert logs[0] == logs[1]
 
@@ -190,8 +181,8 @@ def test_seeds_are_averaged_over_layers_and_epochs(recorded, tmp_path):
     other = tmp_path / "seed-1"
     small(other, "--epochs", 4, "--fuzziness-every", 2, "--seed", 1)
     folders = [shutil.copytree(recorded[0], tmp_path / "seed-0"), other]
-    singles = [told(call("fuzziness", folder, "--json"))["layers"] for folder in folders]
-    report = told(call("fuzziness", *folders, "--average", "--to", tmp_path / "mean", "--json"))
+    singles = [answer_of(invoke("fuzziness", folder, "--json"))["layers"] for folder in folders]
+    report = answer_of(invoke("fuzziness", *folders, "--average", "--to", tmp_path / "mean", "--json"))
     for place, one in enumerate(report["layers"]):
         pair = [layers[place]["fuzziness"] for layers in singles]
         assert one["name"] == NAMES[place]
@@ -207,10 +198,10 @@ def test_seeds_are_averaged_over_layers_and_epochs(recorded, tmp_path):
             logs.append({row["epoch"]: float(row["block.1"]) for row in csv.DictReader(file)})
     assert float(rows[1]["block.1_mean"]) == pytest.approx(np.mean([log["4"] for log in logs]))
     assert float(rows[1]["block.1_std"]) == pytest.approx(np.std([log["4"] for log in logs], ddof=1))
-    text = call("fuzziness", *folders, "--average").stdout
+    text = invoke("fuzziness", *folders, "--average").stdout
     assert "standard deviation" in text
     assert "2 models on 719 test images of digits" in text
-    assert "±" in call("fuzziness", *folders, "--average", "--per-epoch").stdout
+    assert "±" in invoke("fuzziness", *folders, "--average", "--per-epoch").stdout
 
 
 def test_only_like_models_are_averaged(copied, tmp_path):
@@ -220,7 +211,7 @@ def test_only_like_models_are_averaged(copied, tmp_path):
         ([copied], "two run folders or more"),
         ([copied, copied], "each of them once"),
     ):
-        done = call("fuzziness", *folders, "--average")
+        done = invoke("fuzziness", *folders, "--average")
         assert done.exit_code == 2
         assert message in done.stderr
 
@@ -241,7 +232,7 @@ def test_only_like_models_are_averaged(copied, tmp_path):
 )
 def test_a_wrong_request_is_one_line_and_writes_nothing(copied, arguments, message):
     before = sorted(copied.rglob("*"))
-    done = call("fuzziness", copied, *arguments)
+    done = invoke("fuzziness", copied, *arguments)
     assert done.exit_code == 2, done.output
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
@@ -250,8 +241,8 @@ def test_a_wrong_request_is_one_line_and_writes_nothing(copied, arguments, messa
 
 def test_what_was_never_recorded_or_has_no_data_says_the_fix(tmp_path):
     small(tmp_path / "run", "--epochs", 0)
-    assert "train with --fuzziness-every N" in call("fuzziness", tmp_path / "run", "--per-epoch").stderr
-    assert "holds no run" in call("fuzziness", tmp_path / "none").stderr
+    assert "train with --fuzziness-every N" in invoke("fuzziness", tmp_path / "run", "--per-epoch").stderr
+    assert "holds no run" in invoke("fuzziness", tmp_path / "none").stderr
     done = small(tmp_path / "new", "--epochs", 0, "--fuzziness-every", 1)
     assert done.exit_code == 2
     assert "0 epochs train nothing that could be recorded" in done.stderr
@@ -264,7 +255,7 @@ def test_one_class_is_refused(tmp_path):
         Image.fromarray(np.full((8, 8), 80 * n, np.uint8)).save(tmp_path / "photos" / "cat" / f"{n}.png")
     dataset = f"imagefolder:{tmp_path / 'photos'}"
     train(tmp_path / "run", "--epochs", 0, "--preprocess", "digits", *SMALL, dataset=dataset)
-    done = call("fuzziness", tmp_path / "run")
+    done = invoke("fuzziness", tmp_path / "run")
     assert done.exit_code == 2, done.output
     assert "all 3 images are of class 0" in done.stderr
 
@@ -280,7 +271,7 @@ def test_weights_that_are_not_finite_name_the_layer(tmp_path):
     with torch.no_grad():
         model.block[1].norm1.bias[0] = torch.inf
     write_model_run(tmp_path / "bad", model, stage="import", name="bad", made_from={}, data=DataSource("digits"))
-    done = call("fuzziness", tmp_path / "bad")
+    done = invoke("fuzziness", tmp_path / "bad")
     assert done.exit_code == 2
     assert "layer block.1: the features hold NaN or infinity" in done.stderr
     assert not (tmp_path / "bad" / "fuzziness.csv").exists()
@@ -306,7 +297,7 @@ def fashion(root, folder, *arguments):
 
 
 def test_the_published_study_runs_on_its_files_with_all_artefacts(fashion_files, tmp_path):
-    report = told(fashion(fashion_files, tmp_path / "run", "--epochs", 2, "--fuzziness-every", 1, "--json"))
+    report = answer_of(fashion(fashion_files, tmp_path / "run", "--epochs", 2, "--fuzziness-every", 1, "--json"))
     assert report["parameters"] == 239_306
     assert report["dataset"]["images"] == {"train": 216, "validation": 24, "test": 80}
     assert (report["recipe"]["optimiser"], report["recipe"]["learning_rate"], report["recipe"]["batch"]) == (
@@ -325,7 +316,7 @@ def test_the_published_study_runs_on_its_files_with_all_artefacts(fashion_files,
         "epochs.png",
         "accuracy.png",
     }
-    measured = told(call("fuzziness", tmp_path / "run", "--json"))
+    measured = answer_of(invoke("fuzziness", tmp_path / "run", "--json"))
     assert [one["name"] for one in measured["layers"]] == names
     assert measured["images"] == 80
     assert measured["fits"]["separation"]["r2"] > 0
@@ -343,7 +334,7 @@ def test_the_published_study_runs_on_its_files_with_all_artefacts(fashion_files,
 )
 def test_every_sweep_of_the_study_is_a_setting(fashion_files, tmp_path, settings, shown):
     flags = [part for setting in settings for part in ("--set", setting)]
-    report = told(fashion(fashion_files, tmp_path / "run", *flags, "--dry-run", "--json"))
+    report = answer_of(fashion(fashion_files, tmp_path / "run", *flags, "--dry-run", "--json"))
     part, key, value = shown
     assert report[part][key] == value
 
@@ -353,6 +344,6 @@ def test_a_sweep_over_the_mlp_width(fashion_files, tmp_path):
     for mlp in (16, 32):
         arguments = ["--set", f"mlp={mlp}", "--set", "width=16", "--set", "head_width=2"]
         done = fashion(fashion_files, tmp_path / f"mlp-{mlp}", *arguments, "--epochs", 1, "--json")
-        sizes.append(told(done)["parameters"])
-        assert told(call("fuzziness", tmp_path / f"mlp-{mlp}", "--json"))["layers"][3]["fuzziness"] > 0
+        sizes.append(answer_of(done)["parameters"])
+        assert answer_of(invoke("fuzziness", tmp_path / f"mlp-{mlp}", "--json"))["layers"][3]["fuzziness"] > 0
     assert sizes[1] - sizes[0] == 7 * 16 * (16 + 16 + 1)

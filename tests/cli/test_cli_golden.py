@@ -2,34 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
 
-from testbed.cli.main import cli
-
-
-def invoke(*arguments: Any) -> Result:
-    return CliRunner().invoke(cli, list(map(str, arguments)), prog_name="testbed")
-
-
-def answer(*arguments: Any, exit_code: int = 0) -> Any:
-    done = invoke(*arguments, "--json")
-    assert done.exit_code == exit_code, done.output
-    return json.loads(done.stdout)
+from tests.support.commands import answer, error_of, invoke
 
 
 def refusal(*arguments: Any, exit_code: int = 2) -> str:
-    done = invoke(*arguments)
-    assert done.exit_code == exit_code, done.output
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
-    return done.stderr
+    return error_of(invoke(*arguments), exit_code)
 
 
 @pytest.fixture

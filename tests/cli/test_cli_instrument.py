@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,13 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from click.testing import Result
 
-from testbed.cli.main import cli
 from testbed.core.site import SiteTable
 from testbed.export.onnx import export_onnx
 from testbed.models.config import ViTConfig
 from testbed.models.vit import ViT
+from tests.support.commands import invoke
 
 CONFIG = ViTConfig(image=4, patch=2, channels=1, width=8, classes=3, head_width=4, heads=(2,), mlp=(8,))
 
@@ -49,21 +48,15 @@ def foreign(own: Path) -> Path:
     return own.with_name("theirs.onnx")
 
 
-@pytest.fixture
-def run() -> Callable[..., Result]:
-    def invoked(*arguments: Any) -> Result:
-        return CliRunner().invoke(cli, ["instrument", *map(str, arguments)])
-
-    return invoked
+def instrument(*arguments: object) -> Result:
+    return invoke("instrument", *arguments)
 
 
 @pytest.mark.parametrize("origin", ["own", "foreign"])
-def test_the_twin_and_the_table_are_written_beside_the_file(
-    origin: str, run: Any, request: pytest.FixtureRequest
-) -> None:
+def test_the_twin_and_the_table_are_written_beside_the_file(origin: str, request: pytest.FixtureRequest) -> None:
     file = request.getfixturevalue(origin)
     before = file.read_bytes()
-    result = run(file, "--json")
+    result = instrument(file, "--json")
     assert result.exit_code == 0, result.output
     told = json.loads(result.stdout)
     assert file.read_bytes() == before
@@ -80,23 +73,23 @@ def test_the_twin_and_the_table_are_written_beside_the_file(
     assert table.deployment_id == told["deployment_id"]
 
 
-def test_sites_are_listed_for_people_in_the_same_words(foreign: Path, run: Any, tmp_path: Path) -> None:
-    result = run(foreign, "--to", tmp_path / "out")
+def test_sites_are_listed_for_people_in_the_same_words(foreign: Path, tmp_path: Path) -> None:
+    result = instrument(foreign, "--to", tmp_path / "out")
     assert result.exit_code == 0
     assert "block.0.attn.softmax" in result.stdout
     assert f"{tmp_path / 'out' / 'theirs.twin.onnx'}" in result.stdout.replace("\n", "")
     assert (tmp_path / "out" / "theirs.sites.json").is_file()
 
 
-def test_a_selection_is_all_that_gets_ports(foreign: Path, run: Any) -> None:
-    told = json.loads(run(foreign, "--sites", "block.0.attn.*", "--sites", "!*.k", "--json").stdout)
+def test_a_selection_is_all_that_gets_ports(foreign: Path) -> None:
+    told = json.loads(instrument(foreign, "--sites", "block.0.attn.*", "--sites", "!*.k", "--json").stdout)
     names = {site["name"] for site in told["sites"] if site["where"] == "activation"}
     assert names == {f"block.0.attn.{name}" for name in ("q", "v", "scores", "softmax", "context", "proj", "residual")}
 
 
-def test_all_has_every_tensor_recognised_or_not(own: Path, foreign: Path, run: Any) -> None:
+def test_all_has_every_tensor_recognised_or_not(own: Path, foreign: Path) -> None:
     for file in (own, foreign):
-        told = json.loads(run(file, "--sites", "all", "--json").stdout)
+        told = json.loads(instrument(file, "--sites", "all", "--json").stdout)
         recognised = {site["name"] for site in told["sites"] if site["recognised"]}
         others = [site for site in told["sites"] if not site["recognised"]]
         assert "block.0.attn.softmax" in recognised
@@ -105,19 +98,19 @@ def test_all_has_every_tensor_recognised_or_not(own: Path, foreign: Path, run: A
 
 
 @pytest.mark.parametrize("ports", ["gated_replace", "xor", "op"])
-def test_each_mechanism(foreign: Path, run: Any, ports: str) -> None:
-    told = json.loads(run(foreign, "--ports", ports, "--json").stdout)
+def test_each_mechanism(foreign: Path, ports: str) -> None:
+    told = json.loads(instrument(foreign, "--ports", ports, "--json").stdout)
     assert SiteTable.load(Path(told["table"])).mechanism == told["ports"] == ports
 
 
-def test_a_fixed_batch_gives_a_plain_file_of_its_own(own: Path, run: Any) -> None:
+def test_a_fixed_batch_gives_a_plain_file_of_its_own(own: Path) -> None:
     proto = onnx.load(own)
     del proto.metadata_props[:], proto.graph.value_info[:]
     for value in (*proto.graph.input, *proto.graph.output):
         value.type.tensor_type.shape.dim[0].dim_value = 1
     file = own.with_name("fixed.onnx")
     onnx.save(proto, file)
-    told = json.loads(run(file, "--json").stdout)
+    told = json.loads(instrument(file, "--json").stdout)
     assert told["plain"] == str(own.with_name("fixed.plain.onnx"))
     assert onnx.load(told["plain"]).graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
     assert any("made dynamic" in change for change in told["changes"])
@@ -150,22 +143,22 @@ MISTAKES = ("no file", "text", "half a file", "no such site", "weights only", "u
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_one_line_and_writes_nothing(own: Path, run: Any, tmp_path: Path, mistake: str) -> None:
+def test_a_mistake_is_one_line_and_writes_nothing(own: Path, tmp_path: Path, mistake: str) -> None:
     arguments, code, told = mistakes(own, tmp_path)[mistake]
     before = set(tmp_path.iterdir())
-    result = run(*arguments)
+    result = instrument(*arguments)
     assert result.exit_code == code, result.output
     assert told in result.stderr
     assert result.stderr.count("\n") == 1
     assert set(tmp_path.iterdir()) == before
 
 
-def test_a_file_without_a_vit_says_how_to_take_it_anyway(run: Any, tmp_path: Path) -> None:
+def test_a_file_without_a_vit_says_how_to_take_it_anyway(tmp_path: Path) -> None:
     x, y = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["b", 4]) for name in "xy")
     weight = onnx.numpy_helper.from_array(np.eye(4, dtype=np.float32), "w")
     nodes = [onnx.helper.make_node("MatMul", ["x", "w"], ["y"])]
     graph = onnx.helper.make_graph(nodes, "g", [x], [y], [weight])
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
     onnx.save(model, tmp_path / "mlp.onnx")
-    assert "--sites all takes every tensor there is" in run(tmp_path / "mlp.onnx").stderr
-    assert run(tmp_path / "mlp.onnx", "--sites", "all").exit_code == 0
+    assert "--sites all takes every tensor there is" in instrument(tmp_path / "mlp.onnx").stderr
+    assert instrument(tmp_path / "mlp.onnx", "--sites", "all").exit_code == 0

@@ -6,18 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 
-from testbed.cli.main import cli
 from tests.support.campaigns import TINY
-
-
-def invoke(*arguments: str) -> Result:
-    return CliRunner().invoke(cli, ["campaign", "plan", *arguments], prog_name="testbed")
+from tests.support.commands import invoke
 
 
 def test_json_has_every_part_and_the_totals() -> None:
-    result = invoke(TINY, "--json", "--margin", "0.05")
+    result = invoke("campaign", "plan", TINY, "--json", "--margin", "0.05")
     assert result.exit_code == 0
     told = json.loads(result.stdout)
     assert (told["margin"], told["confidence"], told["by"]) == (0.05, 0.95, ["site", "bit", "tier"])
@@ -27,7 +22,7 @@ def test_json_has_every_part_and_the_totals() -> None:
 
 
 def test_the_table_tells_some_parts_and_how_many_more_there_are() -> None:
-    told = invoke(TINY, "--by", "bit_class", "--rows", "2", "--seconds-per-row", "0.5").stdout
+    told = invoke("campaign", "plan", TINY, "--by", "bit_class", "--rows", "2", "--seconds-per-row", "0.5").stdout
     assert "Leveugle's n" in told
     assert "more; --by block tells fewer" in told
     assert "the spec draws" in told
@@ -37,13 +32,13 @@ def test_the_table_tells_some_parts_and_how_many_more_there_are() -> None:
 def test_a_stop_table_tells_the_first_round(tmp_path: Path) -> None:
     spec = tmp_path / "adaptive.toml"
     spec.write_text(
-        "\n".join(line for line in Path(TINY).read_text().splitlines() if "per_stratum" not in line)
+        "\n".join(line for line in TINY.read_text().splitlines() if "per_stratum" not in line)
         + '\n[stop]\nmargin = 0.02\nmeasure = "outside"\n'
     )
-    told = invoke(str(spec), "--by", "block").stdout
+    told = invoke("campaign", "plan", str(spec), "--by", "block").stdout
     assert "the first round draws" in told
     assert "[stop] ends with" in told
-    assert json.loads(invoke(str(spec), "--json").stdout)["margin"] == 0.02
+    assert json.loads(invoke("campaign", "plan", str(spec), "--json").stdout)["margin"] == 0.02
 
 
 @pytest.mark.parametrize(
@@ -59,7 +54,7 @@ def test_a_stop_table_tells_the_first_round(tmp_path: Path) -> None:
     ],
 )
 def test_mistakes_are_told_in_one_line(arguments: list[str], message: str) -> None:
-    result = invoke(TINY, *arguments)
+    result = invoke("campaign", "plan", TINY, *arguments)
     assert result.exit_code == 2
     assert message in result.stderr
     assert result.stderr.count("\n") == 1

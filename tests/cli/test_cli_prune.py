@@ -4,32 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
 
 from testbed.bench.counts import mac_count, parameter_count
-from testbed.cli.main import cli
 from testbed.golden.source import dataset_of
 from testbed.models.runs import open_model_run
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(cli, [str(argument) for argument in arguments])
-
-
-def answer(*arguments: object) -> Any:
-    result = run(*arguments, "--json")
-    assert result.exit_code == 0, result.output
-    return json.loads(result.stdout)
-
-
-def error(result: Result, code: int) -> str:
-    assert result.exit_code == code, result.output
-    (line,) = [line for line in result.stderr.splitlines() if line.startswith("error:")]
-    return line
+from tests.support.commands import answer, invoke, last_error_of
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +19,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Path:
     path = tmp_path_factory.mktemp("runs") / "vit"
     sizes = ["heads=[2,2,2]", "mlp=[24,24,24]", "width=16", "head_width=8"]
     options = [part for size in sizes for part in ("--set", size)]
-    result = run("train", "digits", "--dataset", "digits", "--run", path, "--epochs", 8, *options)
+    result = invoke("train", "digits", "--dataset", "digits", "--run", path, "--epochs", 8, *options)
     assert result.exit_code == 0, result.output
     return path
 
@@ -98,12 +80,12 @@ def test_fine_tuning_starts_from_what_is_left(trained: Path, tmp_path: Path) -> 
 def test_mistakes_are_told_and_nothing_is_written(
     trained: Path, tmp_path: Path, arguments: list[str], told: str, code: int
 ) -> None:
-    assert told in error(run("prune", trained, "--to", tmp_path / "new", *arguments), code)
+    assert told in last_error_of(invoke("prune", trained, "--to", tmp_path / "new", *arguments), code)
     assert not (tmp_path / "new").exists()
 
 
 def test_the_model_itself_is_never_overwritten(trained: Path) -> None:
-    told = error(run("prune", trained, "--method", "eap", "--keep", ".5", "--to", trained), 2)
+    told = last_error_of(invoke("prune", trained, "--method", "eap", "--keep", ".5", "--to", trained), 2)
     assert "name another folder" in told
 
 
@@ -120,7 +102,7 @@ def campaign(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         'ops = ["flip"]\nbits = [23, 26, 29, 30]\nper_stratum = 3\n[[faults]]\ntarget = "model"\n'
         'where = "activation"\nscope = "persistent"\nops = ["flip"]\nbits = [30]\n'  # which no score is held against
     )
-    result = run("campaign", "run", spec, "--run", path, "--workers", 0)
+    result = invoke("campaign", "run", spec, "--run", path, "--workers", 0)
     assert result.exit_code == 0, result.output
     return path
 
@@ -156,7 +138,7 @@ def test_analysis_images_of_another_data_set_give_the_scores_of_the_same_images(
     pixels = np.stack([test.pixels(number) for number in range(len(test))])
     names = {"images": pixels, "labels": test.labels % 3, "classes": np.array(["a", "b", "c"])}
     np.savez(tmp_path / "other.npz", **names)
-    assert "has other classes" in error(run(*acdc, "--data", f"npz:{tmp_path / 'other.npz'}"), 2)
+    assert "has other classes" in last_error_of(invoke(*acdc, "--data", f"npz:{tmp_path / 'other.npz'}"), 2)
 
 
 def test_measured_rates_are_the_summarys(trained: Path, campaign: Path) -> None:
@@ -183,12 +165,12 @@ def test_validation_holds_every_score_against_the_campaign(trained: Path, campai
     areas = [curve["area"] for curve in told["protection"]]
     assert max(areas) == areas[0]
     assert picture.read_bytes().startswith(b"\x89PNG")
-    assert "SDC-1 removed" in run("rank", trained, "--validate", campaign, "--by", "eap", *FEW).stdout
+    assert "SDC-1 removed" in invoke("rank", trained, "--validate", campaign, "--by", "eap", *FEW).stdout
 
 
 def test_a_campaign_of_another_model_is_refused(trained: Path, campaign: Path, tmp_path: Path) -> None:
-    assert run("prune", trained, "--method", "eap", "--keep", ".9", "--to", tmp_path / "new", *FEW).exit_code == 0
-    told = error(run("rank", tmp_path / "new", "--validate", campaign), 2)
+    assert invoke("prune", trained, "--method", "eap", "--keep", ".9", "--to", tmp_path / "new", *FEW).exit_code == 0
+    told = last_error_of(invoke("rank", tmp_path / "new", "--validate", campaign), 2)
     assert "is of another model" in told
 
 
@@ -202,7 +184,7 @@ def test_a_campaign_of_another_model_is_refused(trained: Path, campaign: Path, t
     ],
 )
 def test_mistakes_of_rank_are_told(trained: Path, arguments: list[str], told: str) -> None:
-    assert told in error(run("rank", trained, *arguments, *FEW), 2)
+    assert told in last_error_of(invoke("rank", trained, *arguments, *FEW), 2)
 
 
 # ---- the trade-off
@@ -235,9 +217,9 @@ def test_models_side_by_side_with_each_numbers_own_engine(trained: Path, campaig
 
 
 def test_a_campaign_of_none_of_the_models_is_refused(trained: Path, campaign: Path, tmp_path: Path) -> None:
-    assert run("prune", trained, "--method", "eap", "--keep", ".9", "--to", tmp_path / "new", *FEW).exit_code == 0
-    refused = run("tradeoff", tmp_path / "new", "--campaign", campaign, "--to", tmp_path / "page", "--runs", 5)
-    assert "of none of these models" in error(refused, 2)
+    assert invoke("prune", trained, "--method", "eap", "--keep", ".9", "--to", tmp_path / "new", *FEW).exit_code == 0
+    refused = invoke("tradeoff", tmp_path / "new", "--campaign", campaign, "--to", tmp_path / "page", "--runs", 5)
+    assert "of none of these models" in last_error_of(refused, 2)
     assert "engine(s) in turns" not in refused.stderr  # nothing is timed for it
     assert not (tmp_path / "page").exists()
 
@@ -246,6 +228,6 @@ def test_a_campaign_of_another_precision_is_refused_before_anything_is_timed(
     trained: Path, campaign: Path, tmp_path: Path
 ) -> None:
     half = ("--precision", "fp16", "--runs", 5)
-    refused = run("tradeoff", trained, "--campaign", campaign, "--to", tmp_path / "page", *half)
-    assert "struck another file of" in error(refused, 2)
+    refused = invoke("tradeoff", trained, "--campaign", campaign, "--to", tmp_path / "page", *half)
+    assert "struck another file of" in last_error_of(refused, 2)
     assert "engine(s) in turns" not in refused.stderr

@@ -10,24 +10,16 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
-from testbed.cli.main import cli
 from testbed.cli.sweep import Tolerances
 from testbed.cli.sweep_advice import rounded_down as _down
 from testbed.cli.sweep_advice import rounded_up as _up
+from tests.support.commands import error_of, invoke
 
 
 def sweep(*arguments: object) -> Result:
-    return CliRunner().invoke(cli, ["sweep", *map(str, arguments)], prog_name="testbed")
-
-
-def error(result: Result, exit_code: int) -> str:
-    assert result.exit_code == exit_code, result.output
-    assert result.stderr.startswith("error: ")
-    assert result.stderr.count("\n") == 1
-    assert result.stdout == ""
-    return result.stderr
+    return invoke("sweep", *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -100,20 +92,20 @@ def test_to_writes_every_point(run: Path, tmp_path: Path) -> None:
 
 
 def test_mistakes_are_one_line(run: Path, tmp_path: Path) -> None:
-    assert "holds no run" in error(sweep(tmp_path / "none"), 2)
-    assert "rtol 0.5 cannot be swept" in error(sweep(run, "--rtol", "0.5"), 2)
-    assert "is no grid" in error(sweep(run, "--atol", "1e-6;1e-5"), 2)
-    assert "is no grid" in error(sweep(run, "--atol", "1:1e-6:4"), 2)
-    assert "tolerances from 0 to" in error(sweep(run, "--atol", "-1"), 2)
-    assert "tolerances from 0 to" in error(sweep(run, "--atol", "nan"), 2)
-    assert "--detect" in error(sweep(run, "--detect", "1"), 2)
-    assert ".csv or .parquet" in error(sweep(run, "--to", tmp_path / "grid.xlsx"), 2)
-    assert "give both" in error(sweep(run, "--limit", "5"), 2)
-    assert "unknown engine" in error(sweep(run, "--noise", "magic"), 2)
+    assert "holds no run" in error_of(sweep(tmp_path / "none"), 2)
+    assert "rtol 0.5 cannot be swept" in error_of(sweep(run, "--rtol", "0.5"), 2)
+    assert "is no grid" in error_of(sweep(run, "--atol", "1e-6;1e-5"), 2)
+    assert "is no grid" in error_of(sweep(run, "--atol", "1:1e-6:4"), 2)
+    assert "tolerances from 0 to" in error_of(sweep(run, "--atol", "-1"), 2)
+    assert "tolerances from 0 to" in error_of(sweep(run, "--atol", "nan"), 2)
+    assert "--detect" in error_of(sweep(run, "--detect", "1"), 2)
+    assert ".csv or .parquet" in error_of(sweep(run, "--to", tmp_path / "grid.xlsx"), 2)
+    assert "give both" in error_of(sweep(run, "--limit", "5"), 2)
+    assert "unknown engine" in error_of(sweep(run, "--noise", "magic"), 2)
 
 
 def test_an_unfinished_campaign_is_one_line(gated: Path) -> None:
-    assert "run the campaign to the end first" in error(sweep(gated), 1)
+    assert "run the campaign to the end first" in error_of(sweep(gated), 1)
 
 
 def test_help_has_an_example() -> None:

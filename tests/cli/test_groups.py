@@ -9,13 +9,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 
-from testbed.cli.main import cli
-
-
-def invoke(*args: str) -> Result:
-    return CliRunner().invoke(cli, args, prog_name="testbed")
+from tests.support.commands import invoke
 
 
 @pytest.mark.parametrize(

@@ -16,11 +16,10 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from click.testing import CliRunner, Result
 from onnx import TensorProto, helper
 
-from testbed.cli.main import cli
 from testbed.data import load
+from tests.support.commands import invoke
 
 if sys.platform == "win32":
     pytest.skip("file names of Windows are tame", allow_module_level=True)
@@ -44,10 +43,6 @@ faults = [
     { target = "model", where = "weight", sites = ["head.bias"], bits = [30], per_stratum = 2 },
 ]
 """
-
-
-def invoke(*arguments: object) -> Result:
-    return CliRunner().invoke(cli, [str(argument) for argument in arguments], prog_name="testbed")
 
 
 def told(*arguments: object, exit_code: int = 0) -> str:

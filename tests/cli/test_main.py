@@ -12,12 +12,9 @@ from click.testing import CliRunner, Result
 
 from testbed.cli.main import COMMANDS, LazyGroup, cli
 from testbed.core.errors import GateFailed, TestbedError, UsageError
+from tests.support.commands import invoke
 
 HEAVY = {"torch", "numpy", "onnx", "onnxruntime", "pandas", "pyarrow", "scipy", "sklearn", "matplotlib", "pydantic"}
-
-
-def invoke(*args: str) -> Result:
-    return CliRunner().invoke(cli, args, prog_name="testbed")
 
 
 def commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:

@@ -88,7 +88,7 @@ def interrupt_after_frame(number: int) -> None:
         if left == 0:
             signal.raise_signal(signal.SIGINT)  # to this thread: os.kill may reach another one, a frame later
 
-    store.ResultStore.append = interrupted  # type: ignore[method-assign]
+    store.ResultStore.append = interrupted  # type: ignore[method-assign,assignment]
 
 
 def child(request: dict[str, Any]) -> None:

@@ -2,41 +2,32 @@
 
 import csv
 import io
-import json
 import sys
 import time
 
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 from PIL import Image
 
 from testbed.cli import train as command
-from testbed.cli.main import cli
 from testbed.data import load
 from testbed.models.runs import DataSource, open_model_run
 from testbed.train import EpochRecord, evaluate
 from testbed.train.progress import progress_bar
+from tests.support.commands import answer_of, invoke
 
 SMALL = ["--set", "heads=[2]", "--set", "mlp=[16]", "--set", "width=16"]
 
 
 def run(folder, *arguments, preset="digits", dataset="digits"):
-    return CliRunner().invoke(
-        cli, ["train", preset, "--dataset", dataset, "--run", str(folder), *map(str, arguments), *SMALL]
-    )
-
-
-def told(done):
-    assert done.exit_code == 0, done.output
-    return json.loads(done.stdout)
+    return invoke("train", preset, "--dataset", dataset, "--run", folder, *arguments, *SMALL)
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("train") / "run"
-    return folder, told(run(folder, "--epochs", 3, "--seed", 7, "--set", "learning_rate=1e-2", "--json"))
+    return folder, answer_of(run(folder, "--epochs", 3, "--seed", 7, "--set", "learning_rate=1e-2", "--json"))
 
 
 def test_the_folder_holds_model_curves_and_manifest(trained):
@@ -68,7 +59,7 @@ def test_the_same_command_again_changes_nothing(trained):
     folder, report = trained
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     again = run(folder, "--epochs", 3, "--seed", 7, "--set", "learning_rate=1e-2", "--json")
-    assert told(again) == report
+    assert answer_of(again) == report
     assert "epoch 1" not in again.stderr
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
@@ -92,7 +83,7 @@ def test_another_training_does_not_overwrite(trained):
 
 
 def test_zero_epochs_write_seeded_random_weights(tmp_path):
-    reports = [told(run(tmp_path / str(n), "--epochs", 0, "--seed", n // 2, "--json")) for n in range(4)]
+    reports = [answer_of(run(tmp_path / str(n), "--epochs", 0, "--seed", n // 2, "--json")) for n in range(4)]
     models = [(tmp_path / str(n) / "model.safetensors").read_bytes() for n in range(4)]
     assert models[0] == models[1] != models[2] == models[3]
     assert reports[0]["epochs"] == reports[0]["best_epoch"] == 0
@@ -106,14 +97,14 @@ def test_dry_run_says_what_and_writes_nothing(tmp_path):
     assert "would train digits" in done.stdout
     assert "898 training" in done.stdout
     assert "batch 50" in done.stdout
-    report = told(run(tmp_path / "run", "--dry-run", "--set", "batch=50", "--json"))
+    report = answer_of(run(tmp_path / "run", "--dry-run", "--set", "batch=50", "--json"))
     assert report["recipe"]["batch"] == 50
     assert not (tmp_path / "run").exists()
 
 
 def test_interrupted_it_says_how_to_go_on_and_does(tmp_path, monkeypatch):
     arguments = ["--epochs", 4, "--set", "select=best"]
-    whole = told(run(tmp_path / "whole", *arguments, "--json"))
+    whole = answer_of(run(tmp_path / "whole", *arguments, "--json"))
 
     def interrupt(epoch, model, record):
         if epoch == 3:
@@ -128,7 +119,7 @@ def test_interrupted_it_says_how_to_go_on_and_does(tmp_path, monkeypatch):
     done = run(tmp_path / "run", *arguments, "--json")
     assert [line.split(":")[0] for line in done.stderr.splitlines()] == ["epoch 3", "epoch 4"]
     changing = {"run": "", "seconds": 0}
-    assert told(done) | changing == whole | changing
+    assert answer_of(done) | changing == whole | changing
     models = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "run")]
     assert models[0] == models[1]
     assert not (tmp_path / "run" / "training.checkpoint").exists()
@@ -156,7 +147,7 @@ def test_the_model_takes_channels_and_classes_from_the_images(tmp_path):
             pixels = random.integers(0, 256, (9, 9, 3), np.uint8)
             Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{n}.png")
     dataset = f"imagefolder:{tmp_path / 'photos'}"
-    report = told(run(tmp_path / "run", "--epochs", 0, "--preprocess", "cifar10", "--json", dataset=dataset))
+    report = answer_of(run(tmp_path / "run", "--epochs", 0, "--preprocess", "cifar10", "--json", dataset=dataset))
     config = open_model_run(tmp_path / "run").model.config
     assert (config.channels, config.classes, config.image) == (3, 3, 8)
     assert report["dataset"]["preprocess"]["name"] == "cifar10"
@@ -182,9 +173,7 @@ def test_the_model_takes_channels_and_classes_from_the_images(tmp_path):
     ],
 )
 def test_a_wrong_request_is_one_line_and_writes_nothing(tmp_path, arguments, message):
-    done = CliRunner().invoke(
-        cli, ["train", "digits", "--dataset", "digits", "--run", str(tmp_path / "run"), *arguments]
-    )
+    done = invoke("train", "digits", "--dataset", "digits", "--run", tmp_path / "run", *arguments)
     assert done.exit_code == 2, done.output
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
