@@ -29,7 +29,7 @@ from gpu_checks.stages import STAGES, Missing, Stage, missing  # noqa: E402
 
 from testbed.core.errors import TestbedError  # noqa: E402
 from testbed.core.files import write_json  # noqa: E402
-from testbed.engines.doctor_findings import cuda_devices  # noqa: E402
+from testbed.engines.gpu import cuda_devices  # noqa: E402
 
 FORMAT = 2  # of the report
 OK, ERROR, NOT_OK = 0, 1, 3

@@ -22,7 +22,8 @@ from testbed.campaign.cluster_roster import Member, News, OtherProgram, Roster, 
 from testbed.campaign.cluster_worker import Answer, Job, work
 from testbed.campaign.row_check import difference
 from testbed.campaign.seat import Left
-from testbed.campaign.work import Drop, Keep, Limits, Opener, Report, Tick, Unit
+from testbed.campaign.unit import Unit
+from testbed.campaign.work import Drop, Keep, Limits, Opener, Report, Tick
 from testbed.core.files import sha256_file
 from testbed.core.provenance import installed_version
 from testbed.core.runfolder import MANIFEST, RunFolder

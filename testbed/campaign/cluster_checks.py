@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from testbed.campaign.cluster_roster import Member
 from testbed.campaign.row_check import Expect, read_rows
 from testbed.campaign.seat import Seat
-from testbed.campaign.work import Limits, Opener, Unit
+from testbed.campaign.unit import Unit
+from testbed.campaign.work import Limits, Opener
 
 
 @dataclass(frozen=True)

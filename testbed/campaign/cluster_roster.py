@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from testbed.campaign.cluster_access import check_address, check_certificates, is_safe
 from testbed.campaign.cluster_worker import Answer, Hello, Job, introduce, stop
-from testbed.campaign.work import Unit
+from testbed.campaign.unit import Unit
 from testbed.core.errors import TestbedError, UsageError
 
 try:

@@ -13,7 +13,8 @@ from typing import NamedTuple, Self
 
 from testbed.campaign.inprocess import InProcess
 from testbed.campaign.seat import CannotOpen, Left, Seat, Tally
-from testbed.campaign.work import Drop, Keep, Limits, Opener, Report, Tick, Unit
+from testbed.campaign.unit import Unit
+from testbed.campaign.work import Drop, Keep, Limits, Opener, Report, Tick
 from testbed.core.errors import TestbedError
 from testbed.core.isolate import Stopped
 

@@ -2,38 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from enum import IntEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from testbed.core.errors import TestbedError
-from testbed.instrument.feed import PortFeed
+from testbed.core.outcome import How
+from testbed.core.site import SiteTable
+from testbed.engines.runner import StruckWords
+from testbed.instrument.feed import NO_SITE, PortFeed, Words
+from testbed.semantics import as_words
 
 
 class NotDeterministic(TestbedError):
     """Not an engine failure of one fault: no row of this engine can be trusted."""
-
-
-class How(IntEnum):
-    """``WHOLE``: the whole twin was run. ``SUFFIX``: from the fault's block on, from golden inputs. ``ROWS``: in the
-    fault's own block, or in the last, only the tokens that it can reach. ``UNCHANGED``: run up to a place where every
-    bit was golden again. ``DEAD``: not run, the site cannot reach the output. ``INCREMENTAL``: computed from the golden
-    output and the change, to within a bound. All but the last are exact.
-    """
-
-    WHOLE = 0
-    SUFFIX = 1
-    ROWS = 2
-    UNCHANGED = 3
-    DEAD = 4
-    INCREMENTAL = 5
-
-
-HOWS: tuple[str, ...] = tuple(how.name.lower() for how in How)
 
 
 @dataclass(frozen=True)
@@ -98,3 +83,43 @@ class Evaluator(Protocol):
     def golden(self) -> NDArray[np.float32]: ...
 
     def evaluate(self, strikes: Strikes) -> Iterator[Evaluated]: ...
+
+
+WordChanges = list[tuple[NDArray, NDArray]]
+"""(before, after) of each struck tensor's elements."""
+
+
+class StruckWeights(NamedTuple):
+    """outputs: of all named images (n, ...)."""
+
+    outputs: NDArray[np.float32]
+    words: WordChanges
+    how: How
+
+
+Whole = Callable[[Sequence[StruckWords]], StruckWeights]
+"""The same, by the whole engine. Nothing struck gives its golden."""
+
+
+def check_live(ports: PortFeed, live: Words, table: SiteTable) -> None:
+    """Raises NotDeterministic where an element did not hold its golden word when it was struck.
+
+    Of a strike at several sites only the first is looked at: what is struck there may change what the others hold.
+    """
+    struck = ports.site != NO_SITE
+    first = np.where(struck, ports.site, np.iinfo(np.int64).max).min(axis=1, keepdims=True)
+    wrong = np.argwhere(struck & (ports.site == first) & (live != ports.golden))
+    if len(wrong):
+        row, point = wrong[0]
+        name = list(table.ports)[ports.site[row, point]]
+        raise NotDeterministic(
+            f"{name}[{ports.index[row, point]}] was {live[row, point]:#x} in the engine and"
+            f" {ports.golden[row, point]:#x} in its golden run: this engine is not deterministic at these settings"
+        )
+
+
+def same_words(one: NDArray, other: NDArray) -> NDArray[np.bool_]:
+    """(m,) whether all bits are equal."""
+    words = (as_words(one).reshape(len(one), -1), as_words(other).reshape(len(other), -1))
+    equal: NDArray[np.bool_] = (words[0] == words[1]).all(axis=1)
+    return equal

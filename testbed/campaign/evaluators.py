@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import onnx
-from numpy.typing import NDArray
 
 from testbed.campaign.attention import AttentionEvaluator, AttentionPaths
 from testbed.campaign.attention_gate import prove as prove_attention
 from testbed.campaign.attention_golden import AttentionTarget
 from testbed.campaign.attention_graphs import attention_sites
 from testbed.campaign.bench import Bench
-from testbed.campaign.evaluation import Evaluator
-from testbed.campaign.execute import whole_weights
+from testbed.campaign.evaluation import Evaluator, Whole
 from testbed.campaign.files import Files
+from testbed.campaign.part_engines import opener
 from testbed.campaign.suffix import SuffixEvaluator
 from testbed.campaign.suffix_gate import prove as prove_suffix
 from testbed.campaign.suffix_plan import SuffixPlan
-from testbed.campaign.suffix_weights import WeightPlan, WeightSuffix, Whole
+from testbed.campaign.suffix_weights import WeightPlan, WeightSuffix
 from testbed.campaign.suffix_weights_gate import prove_weights as prove_weight_suffix
-from testbed.campaign.whole import WholeTwin
+from testbed.campaign.whole import WholeTwin, whole_weights
 from testbed.campaign.words import read_live
 from testbed.campaign.workplace import Workplace
 from testbed.core.errors import StaleArtefact
-from testbed.core.files import sha256_bytes
 from testbed.core.site import Site
-from testbed.engines.runner import Arrays, BaseRunner, EngineRequest, Runner
+from testbed.engines.runner import Runner
 from testbed.instrument.flow import CannotCut, Flow
 from testbed.instrument.stages import Stages
 
@@ -164,45 +161,3 @@ def _attention(place: Workplace, bench: Bench) -> AttentionTarget | None:
     if sites is None:
         return None
     return AttentionTarget(plain, twin, bench.table, sites, opener(place, bench), bench.inputs, bench.batch)
-
-
-def opener(place: Workplace, bench: Bench) -> Callable[..., Runner]:
-    """Opens engines for parts of the target's graph, as the whole is opened; their time counts as the bench's."""
-    whole = place.request(bench.target, Files(bench.target).twin)
-
-    def opened(model: bytes, mutable_weights: bool = False, max_batch: int | None = None) -> Runner:
-        request = EngineRequest(
-            model,
-            sha256_bytes(model),
-            whole.deployment_id,
-            precision=whole.precision,
-            threads=whole.threads,
-            mutable_weights=mutable_weights,
-            max_batch=max_batch or whole.max_batch,
-        )
-        return Timed(place.open(request), bench)
-
-    return opened
-
-
-class Timed(BaseRunner):
-    """Adds its runs to a bench's engine time."""
-
-    def __init__(self, runner: Runner, bench: Bench) -> None:
-        self._runner, self._bench, self.info = runner, bench, runner.info
-
-    def run(self, feeds: Arrays) -> dict[str, NDArray]:
-        start = time.perf_counter()
-        try:
-            return self._runner.run(feeds)
-        finally:
-            self._bench.engine_seconds += time.perf_counter() - start
-
-    def weight(self, tensor: str) -> NDArray:
-        return self._runner.weight(tensor)  # type: ignore[attr-defined]
-
-    def weight_changed(self, tensor: str) -> None:
-        self._runner.weight_changed(tensor)  # type: ignore[attr-defined]
-
-    def close(self) -> None:
-        self._runner.close()

@@ -6,58 +6,28 @@ and what is judged is one row against its engine's golden.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterator
+from dataclasses import fields
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from testbed.analysis.outcome import Outcomes, classify
+from testbed.analysis.outcome import Outcomes
 from testbed.campaign.bench import Bench
-from testbed.campaign.evaluation import Evaluated, Evaluator, How, Strikes, gathered
-from testbed.campaign.images import NamedImages
+from testbed.campaign.evaluation import Evaluated, Evaluator, Strikes, Whole, gathered
+from testbed.campaign.judge import Judge
 from testbed.campaign.plan import Leg
 from testbed.campaign.rows import Injected, Known, result_rows, unknown_outcomes
 from testbed.campaign.strikes import strikes_of, with_golden
-from testbed.campaign.suffix_weights import StruckWeights, Whole
-from testbed.engines.runner import StruckWords, WeightStriker, struck_weights
+from testbed.campaign.whole import whole_weights
+from testbed.core.outcome import How
+from testbed.engines.runner import WeightStriker
 from testbed.instrument.feed import Words, to_words
 from testbed.semantics import corrupt
 
 _JUDGED_BYTES = 2**20  # of outputs, at a time
-
-
-@dataclass(frozen=True)
-class Judge:
-    """How outputs become outcomes. atol: (tiers,)."""
-
-    atol: NDArray[np.float64]
-    rtol: float
-    rtol_grid: tuple[float, ...]
-    detector: str
-
-    def of_images(self, images: NamedImages, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-        """(n,) the absolute tolerance of each row's tier."""
-        return self.atol[images.tiers[rows]]
-
-    def per_image(self, images: NamedImages) -> NDArray[np.float64]:
-        """(images,) the absolute tolerance of each named image's tier."""
-        return self.atol[images.tiers]
-
-    def outcomes(self, bench: Bench, outputs: NDArray[np.float32], image: NDArray[np.int64]) -> Outcomes:
-        """outputs: (n, ...) of ``image``: (n,) rows of the named images."""
-        side, atol = bench.side, self.of_images(bench.images, image)
-        return classify(
-            outputs,
-            side.take(image),
-            atol,
-            self.rtol,
-            self.rtol_grid,
-            has_classes=side.has_classes,
-            detector=self.detector,
-        )
 
 
 class Strike(Protocol):
@@ -184,21 +154,6 @@ class Struck(NamedTuple):
     before: Words
     after: Words
     how: How
-
-
-def whole_weights(bench: Bench) -> Whole:
-    """Strikes weights of the bench's own engine, and runs all of it."""
-
-    runner = bench.runner
-    assert isinstance(runner, WeightStriker)
-
-    def strike(places: Sequence[StruckWords]) -> StruckWeights:
-        if not places:
-            return StruckWeights(bench.golden, [], How.WHOLE)
-        with struck_weights(runner, places) as words:
-            return StruckWeights(bench.outputs(), list(words), How.WHOLE)
-
-    return strike
 
 
 def _words(struck: list[Struck], images: int) -> tuple[Words, Words]:

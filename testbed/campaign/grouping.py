@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.campaign.draw import Stratum
-from testbed.campaign.rates import FaultModel
 from testbed.campaign.sections import sampled_strata
 from testbed.campaign.spec import CampaignSpec
 from testbed.campaign.stop import Dimension
+from testbed.core.fault import FaultModel
 from testbed.core.site import SiteTable
 
 Values = tuple[Any, ...]

@@ -18,12 +18,12 @@ from testbed.campaign.adaptive import AdaptivePlanner
 from testbed.campaign.draw import Stratum
 from testbed.campaign.dryrun import sites_and_speed
 from testbed.campaign.grouping import Values, model_of, values_of
-from testbed.campaign.rates import FaultModel
 from testbed.campaign.sections import sampled_strata
 from testbed.campaign.site_sketch import sketched_sites
 from testbed.campaign.spec import CampaignSpec
 from testbed.campaign.stop import Dimension, dimensions
 from testbed.campaign.subjects import subject_of
+from testbed.core.fault import FaultModel
 from testbed.core.site import SiteTable
 
 FINEST: tuple[Dimension, ...] = ("site", "bit", "tier")

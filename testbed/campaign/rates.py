@@ -11,33 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.analysis.domains import Cells, Domains, Estimate, Floats, Strata, sums_by
-from testbed.campaign.evaluation import HOWS
-from testbed.campaign.rows import DUES
 from testbed.campaign.tally import MEASURES, Integers, Profile, Tally
-from testbed.core.outcome import OUTCOMES
+from testbed.core.fault import FaultModel
+from testbed.core.outcome import DUES, HOWS, OUTCOMES
 
 DIMENSIONS = ("tier", "kind", "bit_class", "bit", "block", "site")
-_ODD_SCOPE = {"activation": "persistent", "weight": "inference"}
-
-
-class FaultModel(NamedTuple):
-    """What no rate mixes."""
-
-    target: str
-    where: str
-    op: str
-    pattern: str
-    scope: str
-
-    @property
-    def label(self) -> str:
-        """ "flip"; of several words "flip x burst-4"; and what is not usual for its place: "stuck0, persistent"."""
-        several = "" if self.pattern == "single" else f" x {self.pattern}"
-        return f"{self.op}{several}" + (f", {self.scope}" if self.scope == _ODD_SCOPE[self.where] else "")
-
-    def told(self) -> dict[str, str]:
-        """op: the label, by which readers tell fault models of one target and place apart."""
-        return {**self._asdict(), "op": self.label}
 
 
 class Cell(NamedTuple):

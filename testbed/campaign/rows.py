@@ -10,16 +10,13 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from testbed.analysis.outcome import GoldenSide, Outcomes
-from testbed.campaign.evaluation import HOWS
 from testbed.campaign.images import NamedImages
-from testbed.core.outcome import OUTCOMES, Outcome
-from testbed.core.schema import FAULT_COLUMNS, RESULT_COLUMNS, ROW_COLUMNS, SCHEMA_VERSION, arrow_schema
+from testbed.campaign.tables import ROW_SCHEMA
+from testbed.core.outcome import DUES, HOWS, OUTCOMES, Outcome
+from testbed.core.schema import FAULT_COLUMNS, SCHEMA_VERSION
 from testbed.engines.runner import EngineInfo
 from testbed.instrument.feed import Words, numbers
 
-ROW_SCHEMA = arrow_schema(ROW_COLUMNS)
-RESULT_SCHEMA = arrow_schema(RESULT_COLUMNS)
-DUES = ("crash", "hang", "nonfinite")
 _DUE = OUTCOMES.index(Outcome.DUE)
 _FAULT_NAMES = [column.name for column in FAULT_COLUMNS]
 _MADE_FROM_OUTPUTS = (

@@ -17,12 +17,13 @@ from testbed.campaign.plan import Planned, read_plan, write_plan
 from testbed.campaign.points import points_path
 from testbed.campaign.progress import Kept, Progress, Widest, widest_domain
 from testbed.campaign.row_weights import RowWeights
-from testbed.campaign.rows import RESULT_SCHEMA
 from testbed.campaign.spans import Spans
 from testbed.campaign.store import ResultStore
+from testbed.campaign.tables import RESULT_SCHEMA
+from testbed.campaign.unit import Unit
 from testbed.campaign.units import units_of
 from testbed.campaign.words import write_plan_words
-from testbed.campaign.work import Crew, Report, Unit
+from testbed.campaign.work import Crew, Report
 from testbed.campaign.workplace import Workplace
 from testbed.core.errors import TestbedError
 

@@ -14,7 +14,8 @@ from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
 from testbed.campaign.stream import join_streams
-from testbed.campaign.work import Due, Limits, Opener, Unit
+from testbed.campaign.unit import Unit
+from testbed.campaign.work import Due, Limits, Opener
 from testbed.core.errors import EngineError, TestbedError
 from testbed.core.isolate import Crashed, Hung, Isolated, Lost, Stopped, WorkerFailed
 from testbed.core.provenance import processor

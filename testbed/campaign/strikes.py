@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from testbed.campaign.evaluation import Strikes
@@ -37,10 +35,3 @@ def with_golden(strikes: Strikes, words: Words) -> Strikes:
     golden[ports.site != NO_SITE] = words
     feed = PortFeed(ports.site, ports.index, ports.and_mask, ports.or_mask, ports.xor_mask, golden)
     return Strikes(strikes.image, feed)
-
-
-def word_counts(plan: pa.Table, images: int) -> NDArray[np.int64]:
-    """(faults,) how many golden words each planned fault has: one per struck element and image; weights have none."""
-    activation = np.asarray(pc.equal(plan.column("where").cast(pa.string()), "activation"), bool)
-    persistent = np.asarray(pc.is_null(plan.column("image_id")), bool)
-    return plan.column("points").to_numpy().astype(np.int64) * np.where(persistent, images, 1) * activation

@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.campaign.evaluation import Evaluated, Evaluator, How, Strikes
+from testbed.campaign.evaluation import Evaluated, Evaluator, Strikes, check_live, same_words
 from testbed.campaign.images import Inputs
 from testbed.campaign.suffix_costs import Costs
 from testbed.campaign.suffix_entries import Entry, read_words, write_words
@@ -20,9 +20,8 @@ from testbed.campaign.suffix_golden import Goldens
 from testbed.campaign.suffix_pieces import Open, Pieces
 from testbed.campaign.suffix_plan import SuffixPlan
 from testbed.campaign.suffix_routes import Routes, Way
-from testbed.campaign.suffix_rows import same_words
 from testbed.campaign.suffix_run import Replay, Run, chunks, replayed
-from testbed.campaign.whole import check_live
+from testbed.core.outcome import How
 from testbed.instrument.feed import NO_SITE
 from testbed.instrument.stages import Stages
 

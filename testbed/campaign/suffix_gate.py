@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.campaign.evaluation import Evaluator, NotDeterministic, Strikes
+from testbed.campaign.evaluation import Evaluator, NotDeterministic, Strikes, same_words
 from testbed.campaign.suffix import SuffixEvaluator
 from testbed.campaign.suffix_plan import BARE, SHORTCUTS, SuffixPlan
 from testbed.campaign.suffix_routes import Way
-from testbed.campaign.suffix_rows import same_words
 from testbed.campaign.suffix_sample import sample
 from testbed.core.errors import EngineError
 from testbed.core.site import Site

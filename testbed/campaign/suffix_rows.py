@@ -7,14 +7,12 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.campaign.evaluation import NotDeterministic
+from testbed.campaign.evaluation import NotDeterministic, check_live, same_words
 from testbed.campaign.suffix_golden import Goldens
 from testbed.campaign.suffix_pieces import PortedPiece
-from testbed.campaign.whole import check_live
 from testbed.instrument.feed import PortFeed
 from testbed.instrument.stages import Part
 from testbed.instrument.tokens import ROWS
-from testbed.semantics import as_words
 
 
 class RowRunner:
@@ -87,10 +85,3 @@ class RowRunner:
 def golden_rows(golden: Goldens, name: str, axis: int, slot: NDArray[np.int64], token: NDArray[np.int64]) -> NDArray:
     """(m, ...) without the axis."""
     return np.ascontiguousarray(np.moveaxis(golden[name], axis, 1)[slot, token])
-
-
-def same_words(one: NDArray, other: NDArray) -> NDArray[np.bool_]:
-    """(m,) whether all bits are equal."""
-    words = (as_words(one).reshape(len(one), -1), as_words(other).reshape(len(other), -1))
-    equal: NDArray[np.bool_] = (words[0] == words[1]).all(axis=1)
-    return equal

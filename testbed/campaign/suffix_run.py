@@ -10,14 +10,14 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.campaign.evaluation import Evaluated, How, Strikes
+from testbed.campaign.evaluation import Evaluated, Strikes, check_live, same_words
 from testbed.campaign.images import Inputs
 from testbed.campaign.suffix_entries import ChangedRows, ChangedWords, Entry, batches, read_words, write_words
 from testbed.campaign.suffix_golden import Goldens
 from testbed.campaign.suffix_pieces import Pieces
 from testbed.campaign.suffix_routes import Routes, Way
-from testbed.campaign.suffix_rows import RowRunner, golden_rows, same_words
-from testbed.campaign.whole import check_live
+from testbed.campaign.suffix_rows import RowRunner, golden_rows
+from testbed.core.outcome import How
 from testbed.instrument.feed import NO_SITE, PortFeed
 from testbed.instrument.stages import TOKENS, Stage, Stages
 from testbed.instrument.tokens import ROWS

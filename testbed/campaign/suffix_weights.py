@@ -6,21 +6,22 @@ engine is rebuilt. The bits are those of the whole engine with weights that can 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from testbed.campaign.evaluation import How
+from testbed.campaign.evaluation import StruckWeights, Whole, WordChanges
 from testbed.campaign.images import Inputs
 from testbed.campaign.suffix_entry_points import EntryPoints, may_fuse
 from testbed.campaign.suffix_pieces import Clock, Open, Piece, group_ends
 from testbed.core.errors import StaleArtefact
+from testbed.core.outcome import How
 from testbed.engines.runner import StruckWords, WeightStriker, struck_weights
 from testbed.instrument.flow import CannotCut
 from testbed.instrument.segments import segment
@@ -29,22 +30,8 @@ from testbed.instrument.tokens import ROWS, Restricted, restricted
 from testbed.instrument.work import macs
 from testbed.semantics import as_words
 
-Words = list[tuple[NDArray, NDArray]]
-"""(before, after) of each struck tensor's elements."""
 Start = Literal["weight", "block"]
 GIB = 2**30
-
-
-class StruckWeights(NamedTuple):
-    """outputs: of all named images (n, ...)."""
-
-    outputs: NDArray[np.float32]
-    words: Words
-    how: How
-
-
-Whole = Callable[[Sequence[StruckWords]], StruckWeights]
-"""The same, by the whole engine. Nothing struck gives its golden."""
 
 
 @dataclass(frozen=True)
@@ -135,9 +122,9 @@ class WeightSuffix:
             start = stop
         return cost / (macs(flow, range(len(flow.nodes))) or 1.0)
 
-    def _strike(self, stack: ExitStack, pieces: Sequence[Piece], places: Sequence[StruckWords]) -> Words:
+    def _strike(self, stack: ExitStack, pieces: Sequence[Piece], places: Sequence[StruckWords]) -> WordChanges:
         """In the order of ``places``. A weight lives in the piece that holds it."""
-        words: Words = []
+        words: WordChanges = []
         for place in places:
             piece = next(p for p in pieces if place.tensor in p.weights)
             assert isinstance(piece.runner, WeightStriker)

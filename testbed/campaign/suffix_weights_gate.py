@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.campaign.suffix_rows import same_words
-from testbed.campaign.suffix_weights import StruckWeights, WeightPlan, WeightSuffix, Whole
+from testbed.campaign.evaluation import StruckWeights, Whole, same_words
+from testbed.campaign.suffix_weights import WeightPlan, WeightSuffix
 from testbed.core.errors import EngineError
 from testbed.core.site import Site
 from testbed.engines.runner import StruckWords

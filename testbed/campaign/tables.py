@@ -19,12 +19,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from testbed.campaign.evaluation import HOWS
-from testbed.campaign.rows import DUES
 from testbed.core.errors import StaleArtefact
 from testbed.core.fault import OPS
-from testbed.core.outcome import OUTCOMES
-from testbed.core.schema import PLAN_COLUMNS, RESULT_COLUMNS, arrow_schema
+from testbed.core.outcome import DUES, HOWS, OUTCOMES
+from testbed.core.schema import PLAN_COLUMNS, RESULT_COLUMNS, ROW_COLUMNS, arrow_schema
 
 _ROWS_AT_ONCE = 1 << 16
 _WORDS: Mapping[str, Collection[str]] = {
@@ -215,3 +213,9 @@ def _made(column: pa.ChunkedArray, wanted: pa.DataType) -> pa.ChunkedArray:
     if pa.types.is_dictionary(wanted):
         return column.cast(wanted.value_type).dictionary_encode().cast(wanted)
     return column.cast(wanted)
+
+
+ROW_SCHEMA = arrow_schema(ROW_COLUMNS)
+
+
+RESULT_SCHEMA = arrow_schema(RESULT_COLUMNS)

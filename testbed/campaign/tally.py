@@ -15,10 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from testbed.campaign.evaluation import HOWS
-from testbed.campaign.rows import DUES
 from testbed.campaign.tables import PLAN_TABLE, RESULT_TABLE
-from testbed.core.outcome import OUTCOMES, Outcome
+from testbed.core.outcome import DUES, HOWS, OUTCOMES, Outcome
 
 MEASURES = ("sdc1", "outside", "nonfinite")
 _INSIDE = [OUTCOMES.index(Outcome.IDENTICAL), OUTCOMES.index(Outcome.MASKED)]

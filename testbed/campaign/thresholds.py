@@ -13,12 +13,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from testbed.analysis.survey import SurveyDesign
-from testbed.campaign.evaluation import HOWS, How
 from testbed.campaign.files import PLAN, RESULTS
-from testbed.campaign.rates import FaultModel
-from testbed.campaign.rows import DUES
 from testbed.campaign.tables import RESULT_TABLE, list_values, populations_of
-from testbed.core.outcome import Outcome
+from testbed.core.fault import FaultModel
+from testbed.core.outcome import DUES, HOWS, How, Outcome
 from testbed.core.runfolder import RunFolder
 
 _TEXT = (*FaultModel._fields, "site", "bit_class", "image_id", "outcome", "due", "evaluation")

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from testbed.campaign.plan import Leg
 from testbed.campaign.points import points_path
-from testbed.campaign.strikes import word_counts
 from testbed.campaign.tables import PLAN_TABLE
-from testbed.campaign.work import Unit
+from testbed.campaign.unit import Unit
 
 
 def slice_of(path: Path, start: int, stop: int) -> pa.Table:
@@ -92,3 +92,10 @@ def _runs(path: Path, images: int) -> Iterator[tuple[int, int, int, NDArray[np.i
         at += len(keys)
     if key is not None:
         yield start, stop, images if key[2] else 1, np.concatenate(pending)
+
+
+def word_counts(plan: pa.Table, images: int) -> NDArray[np.int64]:
+    """(faults,) how many golden words each planned fault has: one per struck element and image; weights have none."""
+    activation = np.asarray(pc.equal(plan.column("where").cast(pa.string()), "activation"), bool)
+    persistent = np.asarray(pc.is_null(plan.column("image_id")), bool)
+    return plan.column("points").to_numpy().astype(np.int64) * np.where(persistent, images, 1) * activation

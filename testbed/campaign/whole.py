@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from testbed.campaign.bench import Bench
-from testbed.campaign.evaluation import Evaluated, How, NotDeterministic, Strikes
-from testbed.core.site import SiteTable
-from testbed.instrument.feed import NO_SITE, PortFeed, Words
+from testbed.campaign.evaluation import Evaluated, Strikes, StruckWeights, Whole, check_live
+from testbed.core.outcome import How
+from testbed.engines.runner import StruckWords, WeightStriker, struck_weights
 
 
 class WholeTwin:
@@ -33,18 +33,16 @@ class WholeTwin:
             yield Evaluated.exact(rows, outputs, How.WHOLE)
 
 
-def check_live(ports: PortFeed, live: Words, table: SiteTable) -> None:
-    """Raises NotDeterministic where an element did not hold its golden word when it was struck.
+def whole_weights(bench: Bench) -> Whole:
+    """Strikes weights of the bench's own engine, and runs all of it."""
 
-    Of a strike at several sites only the first is looked at: what is struck there may change what the others hold.
-    """
-    struck = ports.site != NO_SITE
-    first = np.where(struck, ports.site, np.iinfo(np.int64).max).min(axis=1, keepdims=True)
-    wrong = np.argwhere(struck & (ports.site == first) & (live != ports.golden))
-    if len(wrong):
-        row, point = wrong[0]
-        name = list(table.ports)[ports.site[row, point]]
-        raise NotDeterministic(
-            f"{name}[{ports.index[row, point]}] was {live[row, point]:#x} in the engine and"
-            f" {ports.golden[row, point]:#x} in its golden run: this engine is not deterministic at these settings"
-        )
+    runner = bench.runner
+    assert isinstance(runner, WeightStriker)
+
+    def strike(places: Sequence[StruckWords]) -> StruckWeights:
+        if not places:
+            return StruckWeights(bench.golden, [], How.WHOLE)
+        with struck_weights(runner, places) as words:
+            return StruckWeights(bench.outputs(), list(words), How.WHOLE)
+
+    return strike

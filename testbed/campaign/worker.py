@@ -15,10 +15,10 @@ from testbed.campaign.execute import Activations, Strike, Weights
 from testbed.campaign.files import words_file
 from testbed.campaign.plan import Leg
 from testbed.campaign.rows import flagged
-from testbed.campaign.strikes import word_counts
-from testbed.campaign.units import leg_of
+from testbed.campaign.unit import Unit
+from testbed.campaign.units import leg_of, word_counts
 from testbed.campaign.words import read_words
-from testbed.campaign.work import Due, Unit
+from testbed.campaign.work import Due
 from testbed.campaign.workplace import Workplace
 
 

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from testbed.campaign.bench import Bench
 from testbed.campaign.claim import recorded_spec
 from testbed.campaign.draw import most_points
-from testbed.campaign.execute import Judge
 from testbed.campaign.files import TIERS, Files
 from testbed.campaign.images import NamedImages, named_images
+from testbed.campaign.judge import Judge
 from testbed.campaign.spec import CampaignSpec
 from testbed.core.files import sha256_bytes
 from testbed.core.runfolder import RunFolder

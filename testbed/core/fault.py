@@ -75,3 +75,26 @@ def then(first: Masks, second: Masks) -> Masks:
     of_ones = (((first.and_mask | first.or_mask) ^ first.xor_mask) & second.and_mask | second.or_mask) ^ second.xor_mask
     follows, always = of_zeros ^ of_ones, of_zeros & of_ones
     return Masks(follows, always, of_zeros & ~always)
+
+
+_ODD_SCOPE = {"activation": "persistent", "weight": "inference"}
+
+
+class FaultModel(NamedTuple):
+    """What no rate mixes."""
+
+    target: str
+    where: str
+    op: str
+    pattern: str
+    scope: str
+
+    @property
+    def label(self) -> str:
+        """ "flip"; of several words "flip x burst-4"; and what is not usual for its place: "stuck0, persistent"."""
+        several = "" if self.pattern == "single" else f" x {self.pattern}"
+        return f"{self.op}{several}" + (f", {self.scope}" if self.scope == _ODD_SCOPE[self.where] else "")
+
+    def told(self) -> dict[str, str]:
+        """op: the label, by which readers tell fault models of one target and place apart."""
+        return {**self._asdict(), "op": self.label}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 
 
 class Outcome(StrEnum):
@@ -19,3 +19,24 @@ class Outcome(StrEnum):
 
 OUTCOMES: tuple[str, ...] = tuple(Outcome)
 FLAGS: tuple[str, ...] = ("nonfinite", "sdc5", "sdc10", "sdc20", "detected", "infrastructure_failure")
+
+
+class How(IntEnum):
+    """``WHOLE``: the whole twin was run. ``SUFFIX``: from the fault's block on, from golden inputs. ``ROWS``: in the
+    fault's own block, or in the last, only the tokens that it can reach. ``UNCHANGED``: run up to a place where every
+    bit was golden again. ``DEAD``: not run, the site cannot reach the output. ``INCREMENTAL``: computed from the golden
+    output and the change, to within a bound. All but the last are exact.
+    """
+
+    WHOLE = 0
+    SUFFIX = 1
+    ROWS = 2
+    UNCHANGED = 3
+    DEAD = 4
+    INCREMENTAL = 5
+
+
+HOWS: tuple[str, ...] = tuple(how.name.lower() for how in How)
+
+
+DUES = ("crash", "hang", "nonfinite")

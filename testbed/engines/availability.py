@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 
+from testbed.engines.gpu import cuda_devices
+
 
 def available(backend: str) -> tuple[bool, str]:
     """Whether the engine can run here, and its version, or in one line why not and what to install.
@@ -34,8 +36,6 @@ def _version(module: str, install: str) -> str:
 
 
 def _gpu() -> None:
-    from testbed.engines.doctor import cuda_devices
-
     devices, reason = cuda_devices()
     if not devices:
         raise _Missing(f"{reason}; it needs an NVIDIA GPU with its driver")

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from testbed.core.errors import EngineError
 from testbed.core.files import sha256_bytes
 from testbed.engines.cuda import Buffer, Device
+from testbed.engines.gpu import cuda_devices
 from testbed.engines.runner import Arrays, BaseRunner, EngineInfo, EngineRequest
 from testbed.engines.signature import Signature, loaded, signature_of
 from testbed.engines.tensorrt_build import Build, cached_plan, deserialised, explain, logger_for, tensorrt_library
@@ -186,8 +187,6 @@ class _Engine:
 
 def gpu_name() -> str:
     """Raises EngineError where there is no GPU."""
-    from testbed.engines.doctor import cuda_devices
-
     devices, reason = cuda_devices()
     if not devices:
         raise EngineError(f"TensorRT needs a GPU: {reason}")

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from testbed.core.formats import Format
 from testbed.report import svg
 from testbed.report.axis import RateAxis
-from testbed.report.evidence import Estimate
+from testbed.report.estimate import Estimate
 from testbed.report.formatting import MEASURE_NAMES, rate, sample
 
 _WIDTH, _LEFT, _TOP, _PLOT, _BOTTOM = 1060, 56, 26, 210, 42

@@ -13,21 +13,11 @@ from testbed.core.fault import OPS
 from testbed.core.formats import FORMATS, Format, format_named
 from testbed.core.runfolder import RunFolder
 from testbed.core.site import SiteTable
+from testbed.report.estimate import Estimate
 
 SUMMARY = "summary.json"
 READ_FILES = ("faults.parquet", "results.parquet", SUMMARY)
 Value = str | int | None
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A population-weighted rate with its interval, from ``rows`` rows of ``faults`` faults."""
-
-    rate: float
-    low: float
-    high: float
-    faults: int
-    rows: int
 
 
 def bits_of(name: str) -> str:

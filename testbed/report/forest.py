@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from testbed.report import svg
 from testbed.report.axis import RateAxis
-from testbed.report.evidence import Estimate
+from testbed.report.estimate import Estimate
 from testbed.report.formatting import MEASURE_NAMES, rate, sample
 
 _LINE, _BETWEEN, _AXIS = 17, 11, 34

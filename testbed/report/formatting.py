@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from testbed.report.evidence import Estimate
+from testbed.report.estimate import Estimate
 
 _SPACE = "\u202f"  # narrow, and no line is broken there
 OP_NAMES = {"flip": "bit flips", "stuck0": "stuck-at-0", "stuck1": "stuck-at-1", "random": "random values"}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from testbed.report import svg
-from testbed.report.evidence import Estimate
+from testbed.report.estimate import Estimate
 from testbed.report.formatting import compact, compact_interval, rate, sample
 
 LEVELS = 9  # classes of the colour scale; the style sheet has as many colours

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from testbed.analysis.stats import wilson
-from testbed.report.evidence import Estimate, Evidence
+from testbed.report.estimate import Estimate
+from testbed.report.evidence import Evidence
 from testbed.report.formatting import (
     MEASURE_NAMES,
     count,

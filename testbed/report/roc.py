@@ -10,7 +10,7 @@ from markupsafe import Markup
 from testbed.report import svg
 from testbed.report.axis import LogAxis, RateAxis
 from testbed.report.curve import Curve, Frame, Point, Rule, chart
-from testbed.report.evidence import Estimate
+from testbed.report.estimate import Estimate
 from testbed.report.formatting import percent, rate, sample, tolerance
 
 __all__ = ["Level", "Panel", "Rule", "by_tolerance", "roc_panels"]

@@ -14,10 +14,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from testbed.campaign.rates import FaultModel
 from testbed.campaign.tables import PLAN_TABLE, RESULT_TABLE
 from testbed.core.errors import StaleArtefact
+from testbed.core.fault import FaultModel
 from testbed.core.outcome import OUTCOMES
+from testbed.report.estimate import Composition
 
 PLAN, RESULTS = "faults.parquet", "results.parquet"
 _MODEL = list(FaultModel._fields)
@@ -44,14 +45,6 @@ _SHOWN = [
     "golden_word",
     "faulty_word",
 ]
-
-
-@dataclass(frozen=True)
-class Composition:
-    """How the outcomes of one group of faults divide, weighted by population. Shares add up to 1."""
-
-    shares: dict[str, float]
-    rows: int
 
 
 @dataclass(frozen=True)

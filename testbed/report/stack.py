@@ -9,9 +9,8 @@ from markupsafe import Markup
 
 from testbed.core.outcome import OUTCOMES
 from testbed.report import svg
-from testbed.report.evidence import Estimate
+from testbed.report.estimate import Composition, Estimate
 from testbed.report.formatting import OUTCOME_NAMES, count, percent, rate
-from testbed.report.rows import Composition
 
 _LABELS, _BAR, _NUMBERS, _ROW, _THICK, _HEADER = 156, 690, 214, 34, 22, 22
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from testbed.analysis.confidence import interval_name
-from testbed.campaign.rates import FaultModel
+from testbed.core.fault import FaultModel
 from testbed.report.curve import Rule
-from testbed.report.evidence import Estimate
+from testbed.report.estimate import Estimate
 from testbed.report.formatting import at_least, model_name, tolerance
 
 Record = Mapping[str, Any]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from markupsafe import Markup
 
-from testbed.report.evidence import Estimate, Evidence, bits_of
+from testbed.report.estimate import Estimate
+from testbed.report.evidence import Evidence, bits_of
 from testbed.report.formatting import count, model_name, one_in, percent, rate
 
 _EVENTS = {

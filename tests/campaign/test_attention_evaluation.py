@@ -20,11 +20,12 @@ from testbed.campaign.attention_incremental import CHANGES
 from testbed.campaign.attention_rows import RowPath, Struck
 from testbed.campaign.attention_stages import Sizes, Stages, proven
 from testbed.campaign.bench import Bench
-from testbed.campaign.evaluation import How, NotDeterministic, Strikes
+from testbed.campaign.evaluation import NotDeterministic, Strikes
 from testbed.campaign.images import NamedImages
 from testbed.campaign.whole import WholeTwin
 from testbed.core.errors import EngineError, UsageError
 from testbed.core.files import sha256_bytes
+from testbed.core.outcome import How
 from testbed.engines.runner import Arrays, BaseRunner, EngineRequest, Runner, open_engine
 from testbed.export.onnx import plain_onnx
 from testbed.export.target import input_name

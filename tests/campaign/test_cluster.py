@@ -20,7 +20,8 @@ from testbed.campaign.cluster import ClusterCrew
 from testbed.campaign.cluster_worker import Hello, Job, introduce, stop, work
 from testbed.campaign.pipeline import run_campaign
 from testbed.campaign.spec import CampaignSpec
-from testbed.campaign.work import Opener, Report, Unit
+from testbed.campaign.unit import Unit
+from testbed.campaign.work import Opener, Report
 from testbed.campaign.workforce import Workforce
 from testbed.core.errors import TestbedError, UsageError
 from testbed.core.files import sha256_file

@@ -20,7 +20,8 @@ from testbed.campaign.cluster_worker import Answer, Hello, introduce
 from testbed.campaign.inprocess import InProcess
 from testbed.campaign.seat import Seat
 from testbed.campaign.stream import from_stream, to_stream
-from testbed.campaign.work import Report, Unit
+from testbed.campaign.unit import Unit
+from testbed.campaign.work import Report
 from testbed.core.errors import TestbedError
 from tests.support.clusters import LIMITS, SIZE, Campaign
 from tests.support.toy_handler import Toy

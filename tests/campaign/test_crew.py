@@ -21,7 +21,8 @@ from testbed.campaign.crew import LocalCrew
 from testbed.campaign.inprocess import InProcess
 from testbed.campaign.seat import OtherGolden, Seat
 from testbed.campaign.stream import from_stream
-from testbed.campaign.work import Limits, Opener, Report, Unit
+from testbed.campaign.unit import Unit
+from testbed.campaign.work import Limits, Opener, Report
 from testbed.core.errors import TestbedError
 from tests.support.toy_handler import open_toy
 

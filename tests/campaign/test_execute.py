@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from testbed.campaign.bench import Bench
 from testbed.campaign.evaluation import Evaluated, NotDeterministic, Strikes
-from testbed.campaign.execute import Activations, Judge, Weights
+from testbed.campaign.execute import Activations, Weights
 from testbed.campaign.files import PLAN, words_file
 from testbed.campaign.images import Inputs, NamedImages
+from testbed.campaign.judge import Judge
 from testbed.campaign.plan import Leg, fault_row, legs, read_plan, table_of
 from testbed.campaign.units import leg_of, units_of
 from testbed.campaign.whole import WholeTwin

@@ -14,7 +14,8 @@ from testbed.campaign.progress import COLUMNS, Progress
 from testbed.campaign.running import OnePlan, Round, _run_round
 from testbed.campaign.store import ResultStore
 from testbed.campaign.stream import to_stream
-from testbed.campaign.work import Report, Unit
+from testbed.campaign.unit import Unit
+from testbed.campaign.work import Report
 from testbed.core.errors import TestbedError
 
 

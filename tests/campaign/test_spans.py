@@ -14,8 +14,8 @@ from testbed.campaign.pipeline import run_campaign
 from testbed.campaign.spans import SPAN_ROWS, SPAN_S, Spans
 from testbed.campaign.spec import CampaignSpec
 from testbed.campaign.store import ResultStore
+from testbed.campaign.unit import Unit
 from testbed.campaign.units import units_of
-from testbed.campaign.work import Unit
 from testbed.campaign.workforce import Workforce
 from tests.support.victims import assert_same_rows
 

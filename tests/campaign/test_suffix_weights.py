@@ -12,10 +12,11 @@ import pytest
 from numpy.typing import NDArray
 
 from testbed.campaign import suffix_weights
-from testbed.campaign.evaluation import How
-from testbed.campaign.suffix_weights import StruckWeights, WeightPlan, WeightSuffix
+from testbed.campaign.evaluation import StruckWeights
+from testbed.campaign.suffix_weights import WeightPlan, WeightSuffix
 from testbed.campaign.suffix_weights_gate import prove_weights
 from testbed.core.errors import EngineError, StaleArtefact
+from testbed.core.outcome import How
 from testbed.core.site import Site
 from testbed.engines.availability import available
 from testbed.engines.runner import Runner, StruckWords, WeightStriker, struck_weights

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from testbed.campaign.evaluation import HOWS
 from testbed.campaign.rates import DIMENSIONS
+from testbed.core.outcome import HOWS
 
 OUTCOMES = ["identical", "masked", "sdc_tolerable", "sdc1", "sdc", "due"]
 LEG = ["target", "where", "op"]

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 from testbed.analysis.survey import SurveyDesign
 from testbed.campaign import tally as tally_module
-from testbed.campaign.evaluation import HOWS
-from testbed.campaign.rates import DIMENSIONS, FaultModel, ModelRates, fault_models
-from testbed.campaign.rows import DUES, ROW_SCHEMA
+from testbed.campaign.rates import DIMENSIONS, ModelRates, fault_models
+from testbed.campaign.tables import ROW_SCHEMA
 from testbed.campaign.tally import Counts, Tally, populations
-from testbed.core.outcome import OUTCOMES
+from testbed.core.fault import FaultModel
+from testbed.core.outcome import DUES, HOWS, OUTCOMES
 from testbed.core.schema import PLAN_COLUMNS, arrow_schema
 
 MODEL = ["target", "where", "op", "pattern", "scope"]

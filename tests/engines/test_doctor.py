@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from testbed.cli.main import cli
 from testbed.engines import doctor
+from testbed.engines.gpu import cuda_devices
 from testbed.engines.runner import BACKENDS
 
 ENGINES = ["torch", "torch-cuda", "ort-cpu", "ort-cuda", "openvino", "tensorrt", "tensorrt-rtx"]
@@ -102,7 +103,7 @@ def test_an_onnxruntime_without_cuda_says_which_package_has_it(monkeypatch: pyte
     assert "onnxruntime-gpu" in str(missing.install)
 
 
-@pytest.mark.skipif(bool(doctor.cuda_devices()[0]), reason="this machine has a GPU, so nothing falls back")
+@pytest.mark.skipif(bool(cuda_devices()[0]), reason="this machine has a GPU, so nothing falls back")
 def test_a_silent_fallback_to_the_cpu_is_not_called_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     import onnxruntime
 
@@ -129,7 +130,7 @@ def test_native_libraries_are_made_to_compute(monkeypatch: pytest.MonkeyPatch, n
     assert "nvcc" in str(missing.install)
 
 
-@pytest.mark.skipif(bool(doctor.cuda_devices()[0]), reason="this machine has a GPU, so nothing is missing")
+@pytest.mark.skipif(bool(cuda_devices()[0]), reason="this machine has a GPU, so nothing is missing")
 def test_cuda_kernels_without_a_gpu_say_what_is_missing(
     monkeypatch: pytest.MonkeyPatch, emulated_cuda_build: Path
 ) -> None:

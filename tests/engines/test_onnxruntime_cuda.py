@@ -13,7 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 from testbed.core.errors import EngineError
 from testbed.core.fault import masks_for
 from testbed.core.formats import FORMATS, FP32
-from testbed.engines import availability, doctor, onnxruntime_cuda
+from testbed.engines import availability, onnxruntime_cuda
+from testbed.engines.gpu import cuda_devices
 from testbed.engines.onnxruntime import ort_value
 from testbed.engines.onnxruntime_cuda import PROVIDER, OrtCudaRunner
 from testbed.engines.runner import EngineRequest, available, open_engine, struck_weight
@@ -89,7 +90,7 @@ def test_arrays_of_every_format_come_back_as_they_are(name: str) -> None:
 
 # ---- without a GPU
 
-no_gpu = pytest.mark.skipif(bool(doctor.cuda_devices()[0]), reason="this machine has a GPU")
+no_gpu = pytest.mark.skipif(bool(cuda_devices()[0]), reason="this machine has a GPU")
 
 
 @no_gpu

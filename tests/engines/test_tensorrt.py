@@ -20,7 +20,8 @@ from testbed.core.errors import EngineError
 from testbed.core.fault import masks_for
 from testbed.core.files import sha256_bytes
 from testbed.core.formats import FP32
-from testbed.engines import cuda, doctor, tensorrt, tensorrt_build
+from testbed.engines import cuda, tensorrt, tensorrt_build
+from testbed.engines.gpu import cuda_devices
 from testbed.engines.runner import EngineRequest, available, struck_weight
 from testbed.engines.signature import loaded, signature_of
 from testbed.engines.tensorrt import TensorRtRunner
@@ -117,7 +118,7 @@ def test_a_damaged_engine_file_is_one_clear_line(rtx: Any) -> None:
 
 
 @pytest.mark.rtx
-@pytest.mark.skipif(bool(doctor.cuda_devices()[0]), reason="this machine has a GPU")
+@pytest.mark.skipif(bool(cuda_devices()[0]), reason="this machine has a GPU")
 def test_a_sound_engine_file_without_a_gpu_is_one_clear_line(rtx: Any, exported: Exported) -> None:
     plan = build_ahead_of_time(exported("attention").SerializeToString())
     with pytest.raises(EngineError, match="engine file: there is no NVIDIA GPU with its driver"):

@@ -17,11 +17,10 @@ from testbed.core.formats import FORMATS, FP32
 from testbed.report import svg
 from testbed.report.axis import RateAxis
 from testbed.report.bitchart import bit_chart
-from testbed.report.evidence import Estimate
+from testbed.report.estimate import Composition, Estimate
 from testbed.report.forest import Category, forest
 from testbed.report.formatting import compact, rate, sample
 from testbed.report.heatmap import LEVELS, ColourScale, SiteGrid, colour_key, heat_map, label_width
-from testbed.report.rows import Composition
 from testbed.report.stack import Bar, stacked_bars
 
 SVG = "{http://www.w3.org/2000/svg}"

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from testbed.report import formatting
-from testbed.report.evidence import Estimate
+from testbed.report.estimate import Estimate
 
 RATES = st.floats(0, 1)
 

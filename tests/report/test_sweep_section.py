@@ -19,7 +19,7 @@ from testbed.core.manifest import checksummed
 from testbed.report import build_report
 from testbed.report.axis import RateAxis
 from testbed.report.curve import Frame
-from testbed.report.evidence import Estimate
+from testbed.report.estimate import Estimate
 from testbed.report.formatting import at_least, at_most
 from testbed.report.roc import Level, Panel, Rule, by_tolerance, roc_panels
 from testbed.report.stage import report_stage

@@ -17,7 +17,8 @@ import pyarrow as pa
 from testbed.campaign.cluster import ClusterCrew
 from testbed.campaign.crew import LocalCrew
 from testbed.campaign.stream import from_stream
-from testbed.campaign.work import Limits, Opener, Report, Unit
+from testbed.campaign.unit import Unit
+from testbed.campaign.work import Limits, Opener, Report
 from testbed.core.runfolder import RunFolder
 from tests.support.toy_handler import open_toy
 

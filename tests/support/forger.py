@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from testbed.campaign.stream import from_stream, to_stream
-from testbed.campaign.work import Unit
+from testbed.campaign.unit import Unit
 from testbed.campaign.worker import Worker
 from testbed.campaign.workplace import Workplace
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from testbed.campaign.work import Unit
+from testbed.campaign.unit import Unit
 from testbed.campaign.worker import Worker
 from testbed.campaign.workplace import Workplace
 

@@ -12,12 +12,13 @@ import torch
 from numpy.typing import NDArray
 
 from testbed.campaign.bench import Bench
-from testbed.campaign.evaluation import Evaluator, How, Strikes
+from testbed.campaign.evaluation import Evaluator, Strikes
 from testbed.campaign.images import NamedImages
 from testbed.campaign.suffix import SuffixEvaluator
 from testbed.campaign.suffix_plan import SuffixPlan
 from testbed.campaign.whole import WholeTwin
 from testbed.core.fault import masks_for
+from testbed.core.outcome import How
 from testbed.core.site import Site, SiteTable
 from testbed.engines.runner import EngineRequest, Runner, open_engine
 from testbed.export.onnx import plain_onnx

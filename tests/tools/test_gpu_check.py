@@ -27,7 +27,7 @@ from gpu_checks.stages import Missing, Stage
 from testbed.core import libraries
 from testbed.core.errors import EngineError
 from testbed.engines import cuda, cuda_driver
-from testbed.engines.doctor import cuda_devices
+from testbed.engines.gpu import cuda_devices
 from tests.engines.cuda_emulation.host_driver import HostDriver
 
 SCRIPT = Path(gpu_check.__file__)

@@ -1,0 +1,56 @@
+"""Engines for parts of a graph, opened as the whole is; their time counts as the whole engine's."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from numpy.typing import NDArray
+
+from testbed.campaign.bench import Bench
+from testbed.campaign.files import Files
+from testbed.campaign.workplace import Workplace
+from testbed.core.files import sha256_bytes
+from testbed.engines.runner import Arrays, BaseRunner, EngineRequest, Runner
+
+
+def opener(place: Workplace, bench: Bench) -> Callable[..., Runner]:
+    """Opens engines for parts of the target's graph, as the whole is opened; their time counts as the bench's."""
+    whole = place.request(bench.target, Files(bench.target).twin)
+
+    def opened(model: bytes, mutable_weights: bool = False, max_batch: int | None = None) -> Runner:
+        request = EngineRequest(
+            model,
+            sha256_bytes(model),
+            whole.deployment_id,
+            precision=whole.precision,
+            threads=whole.threads,
+            mutable_weights=mutable_weights,
+            max_batch=max_batch or whole.max_batch,
+        )
+        return Timed(place.open(request), bench)
+
+    return opened
+
+
+class Timed(BaseRunner):
+    """Adds its runs to a bench's engine time."""
+
+    def __init__(self, runner: Runner, bench: Bench) -> None:
+        self._runner, self._bench, self.info = runner, bench, runner.info
+
+    def run(self, feeds: Arrays) -> dict[str, NDArray]:
+        start = time.perf_counter()
+        try:
+            return self._runner.run(feeds)
+        finally:
+            self._bench.engine_seconds += time.perf_counter() - start
+
+    def weight(self, tensor: str) -> NDArray:
+        return self._runner.weight(tensor)  # type: ignore[attr-defined]
+
+    def weight_changed(self, tensor: str) -> None:
+        self._runner.weight_changed(tensor)  # type: ignore[attr-defined]
+
+    def close(self) -> None:
+        self._runner.close()
