@@ -28,7 +28,7 @@ from testbed.campaign.images import NamedImages
 from testbed.campaign.plan import planned, write_plan
 from testbed.campaign.rates import DIMENSIONS, fault_models
 from testbed.campaign.rows import Injected, Known, result_rows
-from testbed.campaign.spec import CampaignSpec, parse_spec
+from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
 from testbed.campaign.store import ResultStore
 from testbed.campaign.tables import ROW_SCHEMA
 from testbed.campaign.tally import Tally, populations

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from testbed.campaign import spans
 from testbed.campaign.files import RESULTS
 from testbed.campaign.pipeline import run_campaign
-from testbed.campaign.spec import load_spec
+from testbed.campaign.spec.campaign import load_spec
 from testbed.campaign.workforce import Workforce
 
 SIDES = ("measured", "asked", "one by one")

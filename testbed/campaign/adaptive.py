@@ -21,8 +21,8 @@ from testbed.analysis.stratified import Floats, Frame, Tally, domain_rates
 from testbed.campaign.grouping import FaultModel, Group, Values, all_strata, grouped
 from testbed.campaign.plan import Planned, PlannedFault, in_parts, planned_fault
 from testbed.campaign.sampling import draw_of, group_places, members_of
-from testbed.campaign.spec import CampaignSpec
-from testbed.campaign.stop import StopSpec
+from testbed.campaign.spec.campaign import CampaignSpec
+from testbed.campaign.spec.stop import StopSpec
 from testbed.core.errors import StaleArtefact, UsageError
 from testbed.core.outcome import Outcome
 from testbed.core.site import SiteTable

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from testbed.campaign.spec import DataSpec
+from testbed.campaign.spec.campaign import DataSpec
 from testbed.core.errors import UsageError
 from testbed.data import Dataset
 from testbed.data.class_order import classes_beside

@@ -11,7 +11,7 @@ from typing import Any
 from testbed.campaign.facts import check_facts
 from testbed.campaign.files import PROXY, STORE
 from testbed.campaign.progress import STATUS
-from testbed.campaign.spec import CampaignSpec, parse_spec
+from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
 from testbed.campaign.store import ResultLog
 from testbed.core.errors import UsageError
 from testbed.core.places import SOURCES, placeless, portable, with_sources

@@ -12,7 +12,7 @@ from testbed.analysis.confidence import TierEdges, tiers_from_logits, top1
 from testbed.analysis.guessing import accuracy_against_guessing
 from testbed.campaign.exposed import site_exposures
 from testbed.campaign.known import Known
-from testbed.campaign.spec import CampaignSpec
+from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.campaign.subject import Subject, check_accuracy
 from testbed.core.errors import GateFailed, TestbedError
 from testbed.core.resources import told_bytes

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from testbed.campaign.draw import Stratum
 from testbed.campaign.sections import sampled_strata
-from testbed.campaign.spec import CampaignSpec
-from testbed.campaign.stop import Dimension
+from testbed.campaign.spec.campaign import CampaignSpec
+from testbed.campaign.spec.stop import Dimension
 from testbed.core.fault import FaultModel
 from testbed.core.site import SiteTable
 

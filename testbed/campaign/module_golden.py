@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from testbed.campaign.files import Files
 from testbed.campaign.images import NamedImages
 from testbed.campaign.progress import Watch, unwatched
-from testbed.campaign.spec import CampaignSpec
+from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.core.runfolder import RunFolder
 from testbed.data import Split
 from testbed.golden.arrays import array_writer, read_array

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from testbed.campaign.spec import CampaignSpec
+from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.core.errors import UsageError
 from testbed.engines.availability import available
 from testbed.engines.runner import PRECISIONS, check_engine, require_engine

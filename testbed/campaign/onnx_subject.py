@@ -19,7 +19,7 @@ from testbed.campaign.known import Known, cached_logits
 from testbed.campaign.progress import Watch, unwatched
 from testbed.campaign.row_gate import input_influence
 from testbed.campaign.sections import check_sections
-from testbed.campaign.spec import CampaignSpec
+from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.campaign.subject import check_accuracy, dataset_of
 from testbed.core.errors import UsageError
 from testbed.core.files import sha256_bytes, write_bytes

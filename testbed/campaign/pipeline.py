@@ -23,7 +23,7 @@ from testbed.campaign.progress import Progress, Show
 from testbed.campaign.proxy_samples import guess_of
 from testbed.campaign.row_check import planned_rows
 from testbed.campaign.running import AdaptivePlans, OnePlan, run_plans
-from testbed.campaign.spec import CampaignSpec
+from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.campaign.store import ResultStore, discard_log
 from testbed.campaign.summary import SUMMARY, summarise
 from testbed.campaign.words import write_plan_words

@@ -19,7 +19,7 @@ from testbed.campaign import points
 from testbed.campaign.draw import Draw, Stratum, drawn
 from testbed.campaign.points import Points, read_points
 from testbed.campaign.sections import sampled_strata
-from testbed.campaign.spec import CampaignSpec
+from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.campaign.struck import Struck
 from testbed.campaign.tables import PLAN_TABLE
 from testbed.core.errors import StaleArtefact, UsageError

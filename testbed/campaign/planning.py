@@ -20,8 +20,8 @@ from testbed.campaign.dryrun import sites_and_speed
 from testbed.campaign.grouping import Values, model_of, values_of
 from testbed.campaign.sections import sampled_strata
 from testbed.campaign.site_sketch import sketched_sites
-from testbed.campaign.spec import CampaignSpec
-from testbed.campaign.stop import Dimension, dimensions
+from testbed.campaign.spec.campaign import CampaignSpec
+from testbed.campaign.spec.stop import Dimension, dimensions
 from testbed.campaign.subjects import subject_of
 from testbed.core.fault import FaultModel
 from testbed.core.site import SiteTable
@@ -65,7 +65,7 @@ class _Sums:
 class Plan:
     """A spec's strata as ``by`` puts them together. ``parts`` tells them; then ``totals`` has their sums.
 
-    by: dimensions (`testbed.campaign.stop.dimensions`). seconds_per_row: what a row costs; None if not known. measured:
+    by: dimensions (`testbed.campaign.spec.stop.dimensions`). seconds_per_row: what a row costs; None if not known. measured:
     time the engine here and now instead, as a dry run does. Raises UsageError for anything the spec names that does not
     exist, and for margins no sample size belongs to.
     """

@@ -22,7 +22,7 @@ from testbed.campaign.module_golden import TARGET, Reference, write_attention
 from testbed.campaign.pictures import write_pictures
 from testbed.campaign.progress import Watch, unwatched
 from testbed.campaign.recorded_subject import STAGE
-from testbed.campaign.spec import CampaignSpec
+from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.campaign.subject import Subject, stages_of
 from testbed.campaign.subjects import finished_subject, missing_source, subject_of
 from testbed.campaign.tune import tune

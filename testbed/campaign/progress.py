@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from testbed.analysis.stats import proportion_interval
-from testbed.campaign.stop import dimensions
+from testbed.campaign.spec.stop import dimensions
 from testbed.campaign.stream import from_stream
 from testbed.core.errors import TestbedError
 from testbed.core.files import write_json

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from testbed.campaign.draw import Stratum, bits_of, strata
-from testbed.campaign.faultspec import FaultSpec
+from testbed.campaign.spec.faults import FaultSpec
 from testbed.core.errors import UsageError
 from testbed.core.site import Site, SiteTable
 

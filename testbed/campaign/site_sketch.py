@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from testbed.campaign.spec import CampaignSpec
+from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.campaign.subject import Subject
 from testbed.core.site import Site, SiteTable
 

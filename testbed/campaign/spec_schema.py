@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
-from testbed.campaign.spec import CampaignSpec
+from testbed.campaign.spec.campaign import CampaignSpec
 
 SCHEMA_FILE = "testbed.schema.json"  # beside a spec; its first line names it
 SCHEMA_LINE = f"#:schema ./{SCHEMA_FILE}"

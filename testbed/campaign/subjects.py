@@ -7,7 +7,7 @@ from pathlib import Path
 
 from testbed.campaign.onnx_subject import OnnxSubject
 from testbed.campaign.recorded_subject import RecordedSubject, is_recorded
-from testbed.campaign.spec import CampaignSpec
+from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.campaign.subject import Subject
 from testbed.campaign.torch_subject import TorchSubject
 from testbed.core.errors import UsageError

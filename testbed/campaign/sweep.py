@@ -24,7 +24,7 @@ from testbed.campaign.link import LINK, STAGE, measure_link
 from testbed.campaign.linked import Followed, link_told, read_link
 from testbed.campaign.noise import COMMAND, Floor, NoiseBench, Progress
 from testbed.campaign.noise_sources import default_sources, named_sources, own_source
-from testbed.campaign.spec import CampaignSpec
+from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.campaign.thresholds import Thresholds, read_thresholds
 from testbed.campaign.workplace import Workplace
 from testbed.core.errors import StaleArtefact, TestbedError, UsageError

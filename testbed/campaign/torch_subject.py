@@ -17,7 +17,7 @@ from testbed.campaign.known import Known, cached_logits
 from testbed.campaign.module_golden import shared_golden
 from testbed.campaign.progress import Watch, unwatched
 from testbed.campaign.sections import check_sections
-from testbed.campaign.spec import CampaignSpec
+from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.campaign.subject import check_accuracy, dataset_of
 from testbed.core.cache import MODELS, Cached
 from testbed.core.errors import UsageError

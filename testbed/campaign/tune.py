@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.campaign.spec import EngineSpec
+from testbed.campaign.spec.campaign import EngineSpec
 from testbed.engines.runner import Runner
 
 AUTO = "auto"

@@ -18,7 +18,7 @@ from testbed.campaign.draw import most_points
 from testbed.campaign.files import TIERS, Files
 from testbed.campaign.images import NamedImages, named_images
 from testbed.campaign.judge import Judge
-from testbed.campaign.spec import CampaignSpec
+from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.core.files import sha256_bytes
 from testbed.core.runfolder import RunFolder
 from testbed.core.site import SiteTable

@@ -22,7 +22,7 @@ from testbed.cli.work_options import words_of, work_options
 from testbed.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from testbed.campaign.spec import CampaignSpec
+    from testbed.campaign.spec.campaign import CampaignSpec
     from testbed.campaign.workforce import Workforce
 
 
@@ -70,7 +70,7 @@ def run(
     long as no fault was run in DIR; then they are refused, unless --fresh gives up what was run. Relative paths in SPEC are
     those of the current folder or, where nothing is there, of SPEC's own.
     """
-    from testbed.campaign.spec import load_spec
+    from testbed.campaign.spec.campaign import load_spec
 
     if fresh and redo:
         raise UsageError("--fresh makes every stage again, --redo some: give one of them")

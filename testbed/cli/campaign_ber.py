@@ -54,7 +54,7 @@ def ber(
     file of a finished campaign is changed.
     """
     from testbed.campaign.ber_bench import prepared, run_ber
-    from testbed.campaign.spec import load_spec
+    from testbed.campaign.spec.campaign import load_spec
     from testbed.cli.progress import log_to_stderr, progress_on_stderr
 
     log_to_stderr()

@@ -10,7 +10,7 @@ import click
 from testbed.cli.common import emit, example, json_option
 
 if TYPE_CHECKING:
-    from testbed.campaign.ready_made import ReadyMade
+    from testbed.campaign.spec.ready_made import ReadyMade
     from testbed.cli.fitting import FittedTable
 
 
@@ -38,8 +38,8 @@ def new(name: str, source: str | None, to: Path | None, with_schema: bool, as_js
 
     No spec is overwritten. `testbed campaign list` shows what there is to begin with.
     """
-    from testbed.campaign.ready_made import ready_made, ready_made_named
-    from testbed.campaign.spec import load_spec, parse_spec
+    from testbed.campaign.spec.campaign import load_spec, parse_spec
+    from testbed.campaign.spec.ready_made import ready_made, ready_made_named
     from testbed.core.errors import UsageError
     from testbed.core.files import write_bytes
     from testbed.core.nearest import nearest
@@ -84,8 +84,8 @@ def schema() -> None:
 @json_option
 def list_(as_json: bool) -> None:
     """List the ready-made specs: what each shows, and the model it needs."""
-    from testbed.campaign.ready_made import ready_made
-    from testbed.campaign.spec import load_spec
+    from testbed.campaign.spec.campaign import load_spec
+    from testbed.campaign.spec.ready_made import ready_made
 
     specs = {name: (ready, load_spec(ready.path).model) for name, ready in ready_made().items()}
     rows = [(ready, model.run or f"preset {model.preset}, trained on first use") for ready, model in specs.values()]

@@ -67,7 +67,7 @@ def plan(
     [stop] table draws in rounds: its first one is told, and between which bounds it will end.
     """
     from testbed.campaign.planning import Plan, asked_dimensions, wanted_of
-    from testbed.campaign.spec import load_spec
+    from testbed.campaign.spec.campaign import load_spec
 
     loaded = load_spec(spec, changes)
     wanted = wanted_of(loaded, margin, confidence, rate, relative)

@@ -15,7 +15,7 @@ from testbed.analysis.stratified import Tally
 from testbed.analysis.survey import SurveyDesign
 from testbed.campaign.adaptive import AdaptivePlanner
 from testbed.campaign.plan import legs
-from testbed.campaign.spec import CampaignSpec, parse_spec
+from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
 from testbed.core.errors import StaleArtefact, UsageError
 from testbed.core.schema import PLAN_COLUMNS, arrow_schema
 from testbed.core.site import Site, SiteTable

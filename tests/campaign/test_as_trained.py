@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from testbed.campaign.as_trained import check_like_library
-from testbed.campaign.spec import DataSpec
+from testbed.campaign.spec.campaign import DataSpec
 from testbed.core.errors import UsageError
 from testbed.data import Dataset, load
 

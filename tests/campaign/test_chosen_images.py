@@ -20,7 +20,7 @@ from testbed.analysis.confidence import TierEdges, first_of_each, tiers_from_log
 from testbed.campaign.ber_bench import _asked, _named
 from testbed.campaign.noise import NoiseBench
 from testbed.campaign.prepare import Preparation, _tiers_file
-from testbed.campaign.spec import CampaignSpec, parse_spec
+from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
 from testbed.campaign.subjects import subject_of
 from testbed.campaign.summary import _tiers
 from testbed.campaign.variants import plain_in

@@ -19,7 +19,7 @@ from testbed.campaign import cluster_roster, pipeline
 from testbed.campaign.cluster import ClusterCrew
 from testbed.campaign.cluster_worker import Hello, Job, introduce, stop, work
 from testbed.campaign.pipeline import run_campaign
-from testbed.campaign.spec import CampaignSpec
+from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.campaign.unit import Unit
 from testbed.campaign.work import Opener, Report
 from testbed.campaign.workforce import Workforce

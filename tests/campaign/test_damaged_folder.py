@@ -12,7 +12,7 @@ import pytest
 
 import testbed
 from testbed.campaign.pipeline import run_campaign
-from testbed.campaign.spec import CampaignSpec
+from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.campaign.workforce import Workforce
 from testbed.core.errors import TestbedError
 from tests.support.victims import assert_same_rows

@@ -22,7 +22,7 @@ from testbed.campaign.adaptive import AdaptivePlanner
 from testbed.campaign.images import named_images
 from testbed.campaign.plan import plan_table
 from testbed.campaign.rates import fault_models
-from testbed.campaign.spec import CampaignSpec, parse_spec
+from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
 from testbed.campaign.tables import ROW_SCHEMA
 from testbed.campaign.tally import Tally
 from testbed.core.site import SiteTable

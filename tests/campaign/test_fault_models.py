@@ -22,7 +22,7 @@ from testbed.campaign.compare import compare_campaigns
 from testbed.campaign.dryrun import dry_run_plan
 from testbed.campaign.images import named_images
 from testbed.campaign.points import points_path
-from testbed.campaign.spec import load_spec, parse_spec
+from testbed.campaign.spec.campaign import load_spec, parse_spec
 from testbed.campaign.view import Run
 from testbed.core.errors import UsageError
 from testbed.core.site import Site, SiteTable

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from testbed.campaign.faultspec import FaultSpec
-from testbed.campaign.spec import parse_spec
+from testbed.campaign.spec.campaign import parse_spec
+from testbed.campaign.spec.faults import FaultSpec
 from testbed.core.errors import UsageError
 from testbed.core.patterns import Burst, Column, Element, Row, Tile
 

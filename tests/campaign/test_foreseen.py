@@ -12,7 +12,7 @@ import pytest
 from testbed.campaign.dryrun import dry_run_plan
 from testbed.campaign.images import named_images
 from testbed.campaign.pipeline import run_campaign
-from testbed.campaign.spec import CampaignSpec, parse_spec
+from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
 from testbed.campaign.workforce import Workforce
 from testbed.cli.tables import plan_tables
 from testbed.core.errors import GateFailed, TestbedError, UsageError

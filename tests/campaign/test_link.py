@@ -21,7 +21,7 @@ import torch
 
 from testbed.campaign.link import measure_link
 from testbed.campaign.linked import Followed, read_link
-from testbed.campaign.spec import parse_spec
+from testbed.campaign.spec.campaign import parse_spec
 from testbed.campaign.sweep import SweepRequest, sweep_campaign
 from testbed.campaign.workplace import Workplace
 from testbed.core.errors import EngineError, StaleArtefact, UsageError

@@ -20,7 +20,7 @@ import pytest
 
 from testbed.campaign import crew, pipeline
 from testbed.campaign.pipeline import run_campaign
-from testbed.campaign.spec import CampaignSpec
+from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.campaign.work import Limits
 from testbed.campaign.workforce import Workforce
 from tests.support.sabotage import CRASHES, HANGS, open_sabotaged

@@ -26,7 +26,7 @@ from torch import nn
 
 from testbed.campaign.dryrun import dry_run_plan
 from testbed.campaign.pipeline import run_campaign
-from testbed.campaign.spec import parse_spec
+from testbed.campaign.spec.campaign import parse_spec
 from testbed.campaign.view import Run
 from testbed.campaign.workforce import Workforce
 from testbed.core.errors import GateFailed, StaleArtefact, UsageError

@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from testbed.campaign.draw import Stratum, draws, most_points, strata
-from testbed.campaign.faultspec import FaultSpec
 from testbed.campaign.plan import in_parts, planned_fault, read_plan, widest, write_plan
 from testbed.campaign.points import points_path
+from testbed.campaign.spec.faults import FaultSpec
 from testbed.campaign.units import leg_of
 from testbed.core.errors import StaleArtefact, UsageError
 from testbed.core.site import Site, SiteTable

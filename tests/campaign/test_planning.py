@@ -13,8 +13,8 @@ from testbed.campaign import planning
 from testbed.campaign.dryrun import dry_run_plan
 from testbed.campaign.planning import Plan, Wanted, wanted_of
 from testbed.campaign.site_sketch import sketched_sites
-from testbed.campaign.spec import CampaignSpec, parse_spec
-from testbed.campaign.stop import dimensions
+from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
+from testbed.campaign.spec.stop import dimensions
 from testbed.campaign.subjects import subject_of
 from testbed.cli.tables import plan_tables
 from testbed.core.errors import UsageError

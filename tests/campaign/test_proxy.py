@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from testbed.campaign.draw import strata
-from testbed.campaign.faultspec import FaultSpec
 from testbed.campaign.grouping import grouped
 from testbed.campaign.proxy import Sample, score, scores
 from testbed.campaign.proxy_samples import PROXY, model_samples
-from testbed.campaign.spec import parse_spec
+from testbed.campaign.spec.campaign import parse_spec
+from testbed.campaign.spec.faults import FaultSpec
 from testbed.core.errors import UsageError
 from testbed.core.formats import format_named
 from testbed.core.site import Site, SiteTable

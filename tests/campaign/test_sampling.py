@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from testbed.campaign.draw import Stratum, strata
-from testbed.campaign.faultspec import FaultSpec
 from testbed.campaign.grouping import grouped, values_of
 from testbed.campaign.sampling import draw_of, drawn_places, members_of
-from testbed.campaign.stop import dimensions
+from testbed.campaign.spec.faults import FaultSpec
+from testbed.campaign.spec.stop import dimensions
 from testbed.core.errors import UsageError
 from testbed.core.site import Site, SiteTable
 

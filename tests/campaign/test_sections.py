@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from testbed.campaign.grouping import all_strata, grouped
 from testbed.campaign.plan import plan_table
 from testbed.campaign.sections import bits_named, check_sections, sampled_strata
-from testbed.campaign.spec import CampaignSpec, FaultSpec, parse_spec
+from testbed.campaign.spec.campaign import CampaignSpec, FaultSpec, parse_spec
 from testbed.core.errors import UsageError
 from testbed.core.site import Site, SiteTable
 

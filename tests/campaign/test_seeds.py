@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from testbed.campaign.spec import parse_spec
+from testbed.campaign.spec.campaign import parse_spec
 from testbed.core.errors import StaleArtefact, UsageError
 from testbed.core.runfolder import RunFolder
 

@@ -21,7 +21,7 @@ import testbed
 from testbed.campaign.ber_bench import prepared
 from testbed.campaign.compare import compare_campaigns
 from testbed.campaign.pipeline import run_campaign
-from testbed.campaign.spec import CampaignSpec, load_spec
+from testbed.campaign.spec.campaign import CampaignSpec, load_spec
 from testbed.campaign.sweep import SweepRequest, sweep_campaign
 from testbed.campaign.workforce import Workforce
 from testbed.cli.main import cli

@@ -15,7 +15,7 @@ from testbed.campaign.kept import kept_told
 from testbed.campaign.noise import NoiseBench
 from testbed.campaign.prepare import Preparation
 from testbed.campaign.progress import Progress, Snapshot
-from testbed.campaign.spec import CampaignSpec, parse_spec
+from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
 from testbed.campaign.workplace import Workplace
 from testbed.cli.main import cli
 from testbed.cli.watch import _Lines, lines

@@ -12,7 +12,7 @@ from testbed.campaign import spans
 from testbed.campaign.files import PLAN
 from testbed.campaign.pipeline import run_campaign
 from testbed.campaign.spans import SPAN_ROWS, SPAN_S, Spans
-from testbed.campaign.spec import CampaignSpec
+from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.campaign.store import ResultStore
 from testbed.campaign.unit import Unit
 from testbed.campaign.units import units_of

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from testbed.campaign.spec import CampaignSpec, load_spec, parse_spec
+from testbed.campaign.spec.campaign import CampaignSpec, load_spec, parse_spec
 from testbed.core.errors import TestbedError, UsageError
 
 PYDANTIC = re.compile(r"Input should|required|validation|Value error|type=|pydantic")

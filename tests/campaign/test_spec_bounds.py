@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from testbed.campaign.draw import most_points
 from testbed.campaign.plan import planned
-from testbed.campaign.spec import CampaignSpec, parse_spec
+from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
 from testbed.core.errors import UsageError
 from testbed.core.site import Site, SiteTable
 from testbed.models.config import ViTConfig

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from testbed.campaign.spec import load_spec
+from testbed.campaign.spec.campaign import load_spec
 from testbed.core.errors import UsageError
 
 SPEC = Path(__file__).parents[2] / "campaigns" / "digits.toml"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from testbed.campaign.spec import load_spec
-from testbed.campaign.spec_file import change, read_toml
+from testbed.campaign.spec.campaign import load_spec
+from testbed.campaign.spec.loading import change, read_toml
 from testbed.core.errors import UsageError
 
 SPEC = Path(__file__).parents[2] / "campaigns" / "digits.toml"

@@ -11,8 +11,8 @@ from typing import Any
 import jsonschema
 import pytest
 
-from testbed.campaign.ready_made import ready_made
-from testbed.campaign.spec import parse_spec
+from testbed.campaign.spec.campaign import parse_spec
+from testbed.campaign.spec.ready_made import ready_made
 from testbed.campaign.spec_schema import SCHEMA_FILE, spec_schema
 from testbed.core.errors import UsageError
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from testbed.campaign.spec import CampaignSpec, parse_spec
+from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
 from testbed.core.errors import SeveralErrors, UsageError
 
 PYDANTIC = re.compile(r"Input should|[Ff]ield required|validation|Value error|type=|pydantic|\(and \d+ more\)|extra_f")

@@ -18,7 +18,7 @@ from sklearn.metrics import roc_auc_score
 
 import testbed
 from testbed.campaign.noise import Floor
-from testbed.campaign.spec import load_spec
+from testbed.campaign.spec.campaign import load_spec
 from testbed.campaign.sweep import SweepRequest, read_sweep, sweep_campaign, swept_rtols, undecided_rows
 from testbed.core.errors import StaleArtefact, TestbedError, UsageError
 from testbed.core.files import sha256_file

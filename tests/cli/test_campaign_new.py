@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from testbed.campaign.ready_made import ready_made
-from testbed.campaign.spec import load_spec
+from testbed.campaign.spec.campaign import load_spec
+from testbed.campaign.spec.ready_made import ready_made
 from tests.support.commands import invoke
 
 TREE = Path(__file__).parents[2] / "campaigns"

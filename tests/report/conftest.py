@@ -16,7 +16,7 @@ import pytest
 from testbed.analysis.guessing import Accuracy
 from testbed.campaign.prepare import Preparation
 from testbed.campaign.recorded_subject import RecordedSubject
-from testbed.campaign.spec import CampaignSpec, parse_spec
+from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
 from testbed.campaign.summary import summarise
 from testbed.core.fault import masks_for
 from testbed.core.files import sha256_file, sha256_json

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from testbed.campaign.pipeline import run_campaign
-from testbed.campaign.spec import CampaignSpec
+from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.campaign.workforce import Workforce
 
 TINY = Path(__file__).with_name("tiny.toml")

@@ -17,14 +17,14 @@ import pytest
 from tests.support.once import made_once
 
 if TYPE_CHECKING:
-    from testbed.campaign.spec import CampaignSpec
+    from testbed.campaign.spec.campaign import CampaignSpec
 
 ROOT = Path(__file__).parents[2]
 
 
 def finished(folder: Path, values: dict[str, Any]) -> Path:
     """The folder of the campaign of this spec, run by the first process of the tests that asks for it."""
-    from testbed.campaign.spec import parse_spec
+    from testbed.campaign.spec.campaign import parse_spec
     from tests.support.campaigns import run_here
 
     return made_once(folder, lambda path: run_here(parse_spec(values), path))
@@ -49,7 +49,7 @@ def tiny_values() -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def tiny_spec() -> CampaignSpec:
     """The tiny campaign's spec."""
-    from testbed.campaign.spec import parse_spec
+    from testbed.campaign.spec.campaign import parse_spec
     from tests.support import campaigns
 
     return parse_spec(campaigns.tiny_values())

@@ -28,7 +28,7 @@ import torch
 
 from testbed.campaign import crew, spans, store
 from testbed.campaign.pipeline import run_campaign
-from testbed.campaign.spec import load_spec
+from testbed.campaign.spec.campaign import load_spec
 from testbed.campaign.work import Limits
 from testbed.campaign.workforce import Workforce
 from testbed.cli.main import main

@@ -28,7 +28,7 @@ from testbed.campaign.files import Files
 from testbed.campaign.pipeline import Campaign
 from testbed.campaign.plan import Leg, fault_row, table_of
 from testbed.campaign.prepare import Preparation
-from testbed.campaign.spec import CampaignSpec, parse_spec
+from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
 from testbed.campaign.torch_subject import TorchSubject
 from testbed.campaign.words import golden_words
 from testbed.campaign.worker import strike_for

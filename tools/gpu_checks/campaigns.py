@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from testbed.campaign.files import RESULTS
 from testbed.campaign.pipeline import run_campaign
-from testbed.campaign.spec import CampaignSpec, parse_spec
+from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
 from testbed.campaign.workforce import Workforce
 from testbed.campaign.workplace import Workplace
 from testbed.core.errors import EngineError

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from testbed.campaign.pipeline import run_campaign
-from testbed.campaign.spec import CampaignSpec, parse_spec
+from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
 from testbed.campaign.workforce import Workforce
 from testbed.core.runfolder import RunFolder
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-from testbed.campaign.faultspec import FaultSpec
-from testbed.campaign.stop import StopSpec
-from testbed.campaign.strict import Complaint
+from testbed.campaign.spec.faults import FaultSpec
+from testbed.campaign.spec.fields import Complaint
+from testbed.campaign.spec.stop import StopSpec
 from testbed.core.formats import format_named
 from testbed.instrument.feed import OP
 
 if TYPE_CHECKING:
-    from testbed.campaign.spec_tables import DataSpec, EngineSpec, ModelSpec, TierSpec, ToleranceSpec
+    from testbed.campaign.spec.tables import DataSpec, EngineSpec, ModelSpec, TierSpec, ToleranceSpec
 
 
 @dataclass(frozen=True)

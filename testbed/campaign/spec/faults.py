@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
 
-from testbed.campaign.strict import AtMost, Complaint, Count, Strict, refuse
+from testbed.campaign.spec.fields import AtMost, Complaint, Count, Strict, refuse
 from testbed.core.fault import OPS, Scope
 from testbed.core.patterns import Burst, Column, Element, Pattern, Row, Tile
 from testbed.core.site import Where

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import Field, field_validator
 
-from testbed.campaign.faultspec import FaultSpec
-from testbed.campaign.strict import AtMost, Complaint, Confidence, Count, Strict, Whole
+from testbed.campaign.spec.faults import FaultSpec
+from testbed.campaign.spec.fields import AtMost, Complaint, Confidence, Count, Strict, Whole
 from testbed.core.errors import UsageError
 from testbed.core.nearest import unknown
 

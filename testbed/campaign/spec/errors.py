@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from testbed.campaign.strict import Complaint, Refused
+from testbed.campaign.spec.fields import Complaint, Refused
 from testbed.core.errors import SeveralErrors, UsageError
 from testbed.core.nearest import meant
 

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from testbed.analysis.confidence import TierEdges
-from testbed.campaign.spec_words import shown
-from testbed.campaign.strict import AtMost, Complaint, Count, NonNegative, Positive, Strict, Whole, refuse
+from testbed.campaign.spec.errors import shown
+from testbed.campaign.spec.fields import AtMost, Complaint, Count, NonNegative, Positive, Strict, Whole, refuse
 from testbed.core.errors import TestbedError, UsageError
 from testbed.core.formats import FORMATS
 from testbed.core.nearest import unknown

@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from testbed.campaign.ready_made import where_specs_are
+from testbed.campaign.spec.ready_made import where_specs_are
 from testbed.core.errors import UsageError
 from testbed.core.parsing import DEEPEST, text_of, toml_value
 

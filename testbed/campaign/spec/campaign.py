@@ -9,10 +9,13 @@ from typing import Any
 from pydantic import Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from testbed.analysis.outcome import DETECTORS
-from testbed.campaign.consistency import Tables, contradictions
-from testbed.campaign.faultspec import FaultSpec
-from testbed.campaign.spec_file import change, read_toml
-from testbed.campaign.spec_tables import (
+from testbed.campaign.spec.consistency import Tables, contradictions
+from testbed.campaign.spec.errors import complaints, refusal
+from testbed.campaign.spec.faults import FaultSpec
+from testbed.campaign.spec.fields import Confidence, Strict, refuse
+from testbed.campaign.spec.loading import change, read_toml
+from testbed.campaign.spec.stop import StopSpec
+from testbed.campaign.spec.tables import (
     SEEDS,
     DataSpec,
     EngineSpec,
@@ -22,9 +25,6 @@ from testbed.campaign.spec_tables import (
     TierSpec,
     ToleranceSpec,
 )
-from testbed.campaign.spec_words import complaints, refusal
-from testbed.campaign.stop import StopSpec
-from testbed.campaign.strict import Confidence, Strict, refuse
 from testbed.core.nearest import unknown
 from testbed.core.places import near
 from testbed.core.site import Where
