@@ -25,14 +25,14 @@ import numpy as np
 from testbed.analysis.outcome import GoldenSide, classify
 from testbed.campaign.files import PLAN, RESULTS, STORE
 from testbed.campaign.images import NamedImages
-from testbed.campaign.plan import planned, write_plan
+from testbed.campaign.plan.table import planned, write_plan
+from testbed.campaign.plan.units import leg_of, units_of
 from testbed.campaign.rates import DIMENSIONS, fault_models
 from testbed.campaign.rows import Injected, Known, result_rows
 from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
 from testbed.campaign.store import ResultStore
 from testbed.campaign.tables import ROW_SCHEMA
 from testbed.campaign.tally import Tally, populations
-from testbed.campaign.units import leg_of, units_of
 from testbed.core.outcome import How
 from testbed.core.site import Site, SiteTable
 from testbed.engines.runner import EngineInfo

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from testbed.analysis.stats import wilson
 from testbed.campaign.claim import claimed
 from testbed.campaign.foreseen import bytes_needed, check_disk, foreseen
-from testbed.campaign.sections import Sampled, sampled_strata
+from testbed.campaign.plan.sections import Sampled, sampled_strata
 from testbed.campaign.spec.campaign import CampaignSpec, FaultSpec
 from testbed.campaign.subject import Subject
 from testbed.campaign.subjects import subject_of

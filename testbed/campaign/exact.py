@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from testbed.analysis.compare import Deviation
 from testbed.campaign.files import PLAN, RESULTS, Files
 from testbed.campaign.noise import COMMAND, Progress
-from testbed.campaign.plan import read_plan
+from testbed.campaign.plan.table import read_plan
 from testbed.campaign.rerun import planned_strikes
 from testbed.campaign.tables import form_of
 from testbed.campaign.thresholds import Thresholds

@@ -18,7 +18,7 @@ from testbed.analysis.outcome import Outcomes
 from testbed.campaign.bench import Bench
 from testbed.campaign.evaluation import Evaluated, Evaluator, Strikes, Whole, gathered
 from testbed.campaign.judge import Judge
-from testbed.campaign.plan import Leg
+from testbed.campaign.plan.table import Leg
 from testbed.campaign.rows import Injected, Known, result_rows, unknown_outcomes
 from testbed.campaign.strikes import strikes_of, with_golden
 from testbed.campaign.whole import whole_weights

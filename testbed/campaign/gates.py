@@ -14,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from testbed.campaign.execute import Strike
-from testbed.campaign.plan import Leg, fault_row, table_of
+from testbed.campaign.plan.table import Leg, fault_row, table_of
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.core.fault import masks_for
 from testbed.core.site import Site

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from testbed.campaign.files import PLAN, RESULTS, Files
+from testbed.campaign.plan.sections import bits_named
 from testbed.campaign.rates import fault_models
-from testbed.campaign.sections import bits_named
 from testbed.campaign.sides import Side
 from testbed.campaign.tally import Tally, populations
 from testbed.core.fault import FaultModel

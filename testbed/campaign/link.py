@@ -22,7 +22,7 @@ from testbed.analysis.compare import Deviation, by_row, identical
 from testbed.campaign.evaluation import Strikes
 from testbed.campaign.files import PLAN, RESULTS, TIERS, Files
 from testbed.campaign.noise import COMMAND, Progress
-from testbed.campaign.plan import read_plan
+from testbed.campaign.plan.table import read_plan
 from testbed.campaign.rerun import planned_strikes
 from testbed.campaign.tables import RESULT_TABLE, form_of
 from testbed.campaign.thresholds import ENDED

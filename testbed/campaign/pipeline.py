@@ -10,14 +10,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from testbed.campaign.adaptive import AdaptivePlanner
 from testbed.campaign.bench import Bench
 from testbed.campaign.claim import claimed, clean
 from testbed.campaign.exposed import site_exposures
 from testbed.campaign.facts import check_facts
 from testbed.campaign.files import PLAN, RESULTS, STORE, TIERS, Files, plan_file, points_file, words_file
 from testbed.campaign.gating import passed
-from testbed.campaign.plan import Planned, planned, write_plan
+from testbed.campaign.plan.adaptive import AdaptivePlanner
+from testbed.campaign.plan.table import Planned, planned, write_plan
 from testbed.campaign.prepare import Preparation
 from testbed.campaign.progress import Progress, Show
 from testbed.campaign.proxy_samples import guess_of

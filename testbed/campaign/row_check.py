@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 
 from testbed.campaign.images import NamedImages
+from testbed.campaign.plan.units import slice_of
 from testbed.campaign.stream import from_stream
 from testbed.campaign.tables import ROW_SCHEMA
 from testbed.campaign.unit import Unit
-from testbed.campaign.units import slice_of
 from testbed.core.schema import FAULT_COLUMNS
 
 Expect = Callable[[Unit, bytes], str | None]

@@ -19,8 +19,8 @@ from testbed.campaign.claim import recorded_spec
 from testbed.campaign.evaluation import Evaluated, Strikes
 from testbed.campaign.execute import Activations, Weights
 from testbed.campaign.files import PLAN, RESULTS, Files
-from testbed.campaign.plan import Leg, fault_row, read_plan, table_of
-from testbed.campaign.points import points_path
+from testbed.campaign.plan.points import points_path
+from testbed.campaign.plan.table import Leg, fault_row, read_plan, table_of
 from testbed.campaign.prepare import verify_prepared
 from testbed.campaign.rate_table import rate_table, with_weights
 from testbed.campaign.spec.campaign import CampaignSpec

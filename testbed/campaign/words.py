@@ -17,9 +17,9 @@ from onnx import ModelProto, helper
 from testbed.campaign.bench import Bench
 from testbed.campaign.evaluation import Strikes
 from testbed.campaign.files import Files, words_file
-from testbed.campaign.plan import Leg, widest
+from testbed.campaign.plan.table import Leg, widest
+from testbed.campaign.plan.units import leg_of, units_of
 from testbed.campaign.strikes import strikes_of
-from testbed.campaign.units import leg_of, units_of
 from testbed.campaign.workplace import Workplace
 from testbed.core.errors import StaleArtefact
 from testbed.core.site import SiteTable

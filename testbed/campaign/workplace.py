@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from testbed.campaign.bench import Bench
 from testbed.campaign.claim import recorded_spec
-from testbed.campaign.draw import most_points
 from testbed.campaign.files import TIERS, Files
 from testbed.campaign.images import NamedImages, named_images
 from testbed.campaign.judge import Judge
+from testbed.campaign.plan.draw import most_points
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.core.files import sha256_bytes
 from testbed.core.runfolder import RunFolder

@@ -13,8 +13,8 @@ from scipy.stats import binom
 
 from testbed.analysis.stratified import Tally
 from testbed.analysis.survey import SurveyDesign
-from testbed.campaign.adaptive import AdaptivePlanner
-from testbed.campaign.plan import legs
+from testbed.campaign.plan.adaptive import AdaptivePlanner
+from testbed.campaign.plan.table import legs
 from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
 from testbed.core.errors import StaleArtefact, UsageError
 from testbed.core.schema import PLAN_COLUMNS, arrow_schema

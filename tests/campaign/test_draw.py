@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from testbed.campaign.draw import Draw, Stratum, drawn, draws, strata
 from testbed.campaign.files import PLAN
 from testbed.campaign.images import named_images
-from testbed.campaign.plan import plan_table, read_plan, write_plan
+from testbed.campaign.plan.draw import Draw, Stratum, drawn, draws, strata
+from testbed.campaign.plan.table import plan_table, read_plan, write_plan
 from testbed.campaign.spec.campaign import CampaignSpec, FaultSpec, parse_spec
 from testbed.core.errors import StaleArtefact
 from testbed.core.site import Site, SiteTable

@@ -20,8 +20,8 @@ from testbed.campaign.execute import Activations, Weights
 from testbed.campaign.files import PLAN, words_file
 from testbed.campaign.images import Inputs, NamedImages
 from testbed.campaign.judge import Judge
-from testbed.campaign.plan import Leg, fault_row, legs, read_plan, table_of
-from testbed.campaign.units import leg_of, units_of
+from testbed.campaign.plan.table import Leg, fault_row, legs, read_plan, table_of
+from testbed.campaign.plan.units import leg_of, units_of
 from testbed.campaign.whole import WholeTwin
 from testbed.campaign.words import golden_words as golden_words_of
 from testbed.campaign.worker import open_worker, strike_for

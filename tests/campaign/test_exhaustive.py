@@ -18,9 +18,9 @@ import pytest
 import torch
 from scipy.stats import binom
 
-from testbed.campaign.adaptive import AdaptivePlanner
 from testbed.campaign.images import named_images
-from testbed.campaign.plan import plan_table
+from testbed.campaign.plan.adaptive import AdaptivePlanner
+from testbed.campaign.plan.table import plan_table
 from testbed.campaign.rates import fault_models
 from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
 from testbed.campaign.tables import ROW_SCHEMA

@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from testbed.campaign.draw import Stratum, draws, most_points, strata
-from testbed.campaign.plan import in_parts, planned_fault, read_plan, widest, write_plan
-from testbed.campaign.points import points_path
+from testbed.campaign.plan.draw import Stratum, draws, most_points, strata
+from testbed.campaign.plan.points import points_path
+from testbed.campaign.plan.table import in_parts, planned_fault, read_plan, widest, write_plan
+from testbed.campaign.plan.units import leg_of
 from testbed.campaign.spec.faults import FaultSpec
-from testbed.campaign.units import leg_of
 from testbed.core.errors import StaleArtefact, UsageError
 from testbed.core.site import Site, SiteTable
 from testbed.instrument.feed import NO_SITE
@@ -226,7 +226,7 @@ MIXED = (
 
 @pytest.fixture
 def mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr("testbed.campaign.plan._PART_WORDS", 20)  # several row groups
+    monkeypatch.setattr("testbed.campaign.plan.table._PART_WORDS", 20)  # several row groups
     plan_of(tmp_path / "faults.parquet", *MIXED)
     return tmp_path / "faults.parquet"
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from testbed.campaign.draw import strata
-from testbed.campaign.grouping import grouped
-from testbed.campaign.proxy import Sample, score, scores
+from testbed.campaign.plan.draw import strata
+from testbed.campaign.plan.groups import grouped
+from testbed.campaign.plan.proxy import Sample, score, scores
 from testbed.campaign.proxy_samples import PROXY, model_samples
 from testbed.campaign.spec.campaign import parse_spec
 from testbed.campaign.spec.faults import FaultSpec

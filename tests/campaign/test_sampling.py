@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from testbed.campaign.draw import Stratum, strata
-from testbed.campaign.grouping import grouped, values_of
-from testbed.campaign.sampling import draw_of, drawn_places, members_of
+from testbed.campaign.plan.draw import Stratum, strata
+from testbed.campaign.plan.groups import grouped, values_of
+from testbed.campaign.plan.permutation import draw_of, drawn_places, members_of
 from testbed.campaign.spec.faults import FaultSpec
 from testbed.campaign.spec.stop import dimensions
 from testbed.core.errors import UsageError

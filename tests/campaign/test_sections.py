@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from testbed.campaign.grouping import all_strata, grouped
-from testbed.campaign.plan import plan_table
-from testbed.campaign.sections import bits_named, check_sections, sampled_strata
+from testbed.campaign.plan.groups import all_strata, grouped
+from testbed.campaign.plan.sections import bits_named, check_sections, sampled_strata
+from testbed.campaign.plan.table import plan_table
 from testbed.campaign.spec.campaign import CampaignSpec, FaultSpec, parse_spec
 from testbed.core.errors import UsageError
 from testbed.core.site import Site, SiteTable

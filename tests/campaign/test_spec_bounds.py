@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import pytest
 from pydantic import BaseModel
 
-from testbed.campaign.draw import most_points
-from testbed.campaign.plan import planned
+from testbed.campaign.plan.draw import most_points
+from testbed.campaign.plan.table import planned
 from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
 from testbed.core.errors import UsageError
 from testbed.core.site import Site, SiteTable

@@ -26,7 +26,7 @@ from testbed.campaign.claim import claimed
 from testbed.campaign.execute import Strike
 from testbed.campaign.files import Files
 from testbed.campaign.pipeline import Campaign
-from testbed.campaign.plan import Leg, fault_row, table_of
+from testbed.campaign.plan.table import Leg, fault_row, table_of
 from testbed.campaign.prepare import Preparation
 from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
 from testbed.campaign.torch_subject import TorchSubject

@@ -11,8 +11,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.campaign.draw import Draw, Stratum, draw_at, seed_of
-from testbed.campaign.grouping import Group
+from testbed.campaign.plan.draw import Draw, Stratum, draw_at, seed_of
+from testbed.campaign.plan.groups import Group
 from testbed.core.errors import UsageError
 
 _SHUFFLED = 1 << 16  # populations up to here are permuted as they are

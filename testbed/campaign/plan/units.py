@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from testbed.campaign.plan import Leg
-from testbed.campaign.points import points_path
+from testbed.campaign.plan.points import points_path
+from testbed.campaign.plan.table import Leg
 from testbed.campaign.tables import PLAN_TABLE
 from testbed.campaign.unit import Unit
 

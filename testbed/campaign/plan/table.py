@@ -1,5 +1,5 @@
 """The plan: ``faults.parquet``, every fault of the campaign in the order it will run, decided before the first one
-runs; and the words of those that strike several (`testbed.campaign.points`)."""
+runs; and the words of those that strike several (`testbed.campaign.plan.points`)."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from testbed.campaign import points
-from testbed.campaign.draw import Draw, Stratum, drawn
-from testbed.campaign.points import Points, read_points
-from testbed.campaign.sections import sampled_strata
+from testbed.campaign.plan import points
+from testbed.campaign.plan.draw import Draw, Stratum, drawn
+from testbed.campaign.plan.fault_words import Struck
+from testbed.campaign.plan.points import Points, read_points
+from testbed.campaign.plan.sections import sampled_strata
 from testbed.campaign.spec.campaign import CampaignSpec
-from testbed.campaign.struck import Struck
 from testbed.campaign.tables import PLAN_TABLE
 from testbed.core.errors import StaleArtefact, UsageError
 from testbed.core.fault import Masks

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from testbed.analysis.sequential import Monitor
 from testbed.analysis.stratified import Floats, Frame, Tally, domain_rates
-from testbed.campaign.grouping import FaultModel, Group, Values, all_strata, grouped
-from testbed.campaign.plan import Planned, PlannedFault, in_parts, planned_fault
-from testbed.campaign.sampling import draw_of, group_places, members_of
+from testbed.campaign.plan.groups import FaultModel, Group, Values, all_strata, grouped
+from testbed.campaign.plan.permutation import draw_of, group_places, members_of
+from testbed.campaign.plan.table import Planned, PlannedFault, in_parts, planned_fault
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.campaign.spec.stop import StopSpec
 from testbed.core.errors import StaleArtefact, UsageError
@@ -78,7 +78,7 @@ class AdaptivePlanner:
         guess: Callable[[Sequence[Group]], Floats] | None = None,
     ) -> None:
         """tables: sites by target. tier_images: ids of the named images per tier. guess: each group's rate, 0 to 1, as a
-        proxy has it (`testbed.campaign.proxy`), if the spec asks for one. It steers and nothing else.
+        proxy has it (`testbed.campaign.plan.proxy`), if the spec asks for one. It steers and nothing else.
 
         Raises UsageError without a [stop] table, for a proxy that is asked for and not given, and for rates by bit of
         words in several number formats.

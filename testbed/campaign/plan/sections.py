@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from testbed.campaign.draw import Stratum, bits_of, strata
+from testbed.campaign.plan.draw import Stratum, bits_of, strata
 from testbed.campaign.spec.faults import FaultSpec
 from testbed.core.errors import UsageError
 from testbed.core.site import Site, SiteTable

@@ -17,8 +17,8 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.campaign.draw import Stratum
-from testbed.campaign.grouping import Group
+from testbed.campaign.plan.draw import Stratum
+from testbed.campaign.plan.groups import Group
 from testbed.core.fault import masks_for
 from testbed.core.formats import Format
 from testbed.semantics import corrupt

@@ -17,8 +17,8 @@ from functools import cached_property
 
 import numpy as np
 
+from testbed.campaign.plan.fault_words import Struck, struck_at_sites, struck_bits, struck_elements
 from testbed.campaign.spec.faults import FaultSpec
-from testbed.campaign.struck import Struck, struck_at_sites, struck_bits, struck_elements
 from testbed.core.errors import UsageError
 from testbed.core.fault import Masks, masks_for
 from testbed.core.patterns import Matrices, combination, combinations, subset, windows

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.campaign.draw import Stratum
-from testbed.campaign.sections import sampled_strata
+from testbed.campaign.plan.draw import Stratum
+from testbed.campaign.plan.sections import sampled_strata
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.campaign.spec.stop import Dimension
 from testbed.core.fault import FaultModel

@@ -1,0 +1,1 @@
+"""What a campaign draws: strata, faults, units of work, and the rounds of an adaptive plan."""
