@@ -26,9 +26,9 @@ except ImportError:
 from testbed.campaign.cluster_checks import Checks
 from testbed.campaign.files import RESULTS
 from testbed.campaign.pipeline import run_campaign
+from testbed.campaign.results.arrow import to_stream
 from testbed.campaign.row_check import difference
 from testbed.campaign.spec.campaign import load_spec
-from testbed.campaign.stream import to_stream
 from testbed.campaign.workforce import Workforce
 
 

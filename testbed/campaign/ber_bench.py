@@ -22,7 +22,7 @@ from testbed.campaign.claim import claimed, clean, recorded_spec
 from testbed.campaign.files import Files
 from testbed.campaign.images import Inputs, NamedImages
 from testbed.campaign.prepare import Preparation
-from testbed.campaign.progress import Watch, unwatched
+from testbed.campaign.results.progress import Watch, unwatched
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.campaign.weight_gate import WeightGate, weight_gate_of
 from testbed.campaign.workplace import Workplace

@@ -10,9 +10,9 @@ from typing import Any
 
 from testbed.campaign.facts import check_facts
 from testbed.campaign.files import PROXY, STORE
-from testbed.campaign.progress import STATUS
+from testbed.campaign.results.progress import STATUS
+from testbed.campaign.results.store import ResultLog
 from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
-from testbed.campaign.store import ResultLog
 from testbed.core.errors import UsageError
 from testbed.core.places import SOURCES, placeless, portable, with_sources
 from testbed.core.runfolder import CAMPAIGN, LOCK, RunFolder, current_argv

@@ -15,7 +15,7 @@ from testbed.campaign.files import PLAN, RESULTS, Files
 from testbed.campaign.noise import COMMAND, Progress
 from testbed.campaign.plan.table import read_plan
 from testbed.campaign.rerun import planned_strikes
-from testbed.campaign.tables import form_of
+from testbed.campaign.results.reader import form_of
 from testbed.campaign.thresholds import Thresholds
 from testbed.campaign.whole import WholeTwin
 from testbed.campaign.workplace import Workplace

@@ -24,7 +24,7 @@ from testbed.campaign.files import PLAN, RESULTS, TIERS, Files
 from testbed.campaign.noise import COMMAND, Progress
 from testbed.campaign.plan.table import read_plan
 from testbed.campaign.rerun import planned_strikes
-from testbed.campaign.tables import RESULT_TABLE, form_of
+from testbed.campaign.results.reader import RESULT_TABLE, form_of
 from testbed.campaign.thresholds import ENDED
 from testbed.campaign.workplace import Workplace
 from testbed.core.errors import EngineError, UsageError

@@ -20,7 +20,7 @@ from testbed.campaign.facts import LinkFacts, facts_of
 from testbed.campaign.files import RESULTS
 from testbed.campaign.link import LINK, LINK_TABLE, MODULE, OUTPUT, STAGE, VERSION
 from testbed.campaign.noise import Floor
-from testbed.campaign.tables import list_values
+from testbed.campaign.results.reader import list_values
 from testbed.campaign.thresholds import Thresholds
 from testbed.campaign.workplace import Workplace
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from testbed.campaign.files import Files
 from testbed.campaign.images import NamedImages
-from testbed.campaign.progress import Watch, unwatched
+from testbed.campaign.results.progress import Watch, unwatched
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.core.runfolder import RunFolder
 from testbed.data import Split

@@ -24,7 +24,7 @@ from testbed.campaign.files import Files
 from testbed.campaign.module_golden import TARGET, Reference, write_attention
 from testbed.campaign.noise_sources import TWIN, Source
 from testbed.campaign.prepare import Preparation
-from testbed.campaign.tables import form_of, list_values
+from testbed.campaign.results.reader import form_of, list_values
 from testbed.campaign.variants import plain_in
 from testbed.campaign.workplace import Workplace
 from testbed.core.errors import StaleArtefact

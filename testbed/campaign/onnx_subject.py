@@ -17,7 +17,7 @@ from onnx import ModelProto, TensorProto
 from testbed.campaign.as_trained import check_like_library
 from testbed.campaign.known import Known, cached_logits
 from testbed.campaign.plan.sections import check_sections
-from testbed.campaign.progress import Watch, unwatched
+from testbed.campaign.results.progress import Watch, unwatched
 from testbed.campaign.row_gate import input_influence
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.campaign.subject import check_accuracy, dataset_of

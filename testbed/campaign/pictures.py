@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from testbed.campaign.images import NamedImages
-from testbed.campaign.tables import form_of
+from testbed.campaign.results.reader import form_of
 from testbed.core.files import atomic_path
 from testbed.data.dataset import Split
 

@@ -19,12 +19,12 @@ from testbed.campaign.gating import passed
 from testbed.campaign.plan.adaptive import AdaptivePlanner
 from testbed.campaign.plan.table import Planned, planned, write_plan
 from testbed.campaign.prepare import Preparation
-from testbed.campaign.progress import Progress, Show
 from testbed.campaign.proxy_samples import guess_of
+from testbed.campaign.results.progress import Progress, Show
+from testbed.campaign.results.store import ResultStore, discard_log
 from testbed.campaign.row_check import planned_rows
 from testbed.campaign.running import AdaptivePlans, OnePlan, run_plans
 from testbed.campaign.spec.campaign import CampaignSpec
-from testbed.campaign.store import ResultStore, discard_log
 from testbed.campaign.summary import SUMMARY, summarise
 from testbed.campaign.words import write_plan_words
 from testbed.campaign.work import Opener

@@ -20,8 +20,8 @@ from testbed.campaign.images import NamedImages, named_images
 from testbed.campaign.module_golden import TARGET, Reference, write_attention
 from testbed.campaign.pictures import write_pictures
 from testbed.campaign.plan.draw import most_points
-from testbed.campaign.progress import Watch, unwatched
 from testbed.campaign.recorded_subject import STAGE
+from testbed.campaign.results.progress import Watch, unwatched
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.campaign.subject import Subject, stages_of
 from testbed.campaign.subjects import finished_subject, missing_source, subject_of

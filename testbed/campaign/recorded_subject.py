@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from testbed.campaign.files import Files
 from testbed.campaign.known import Known
-from testbed.campaign.progress import Watch, unwatched
+from testbed.campaign.results.progress import Watch, unwatched
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.campaign.subject import check_accuracy, dataset_of, stages_of
 from testbed.core.errors import StaleArtefact, TestbedError

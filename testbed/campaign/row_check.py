@@ -10,8 +10,8 @@ import pyarrow as pa
 
 from testbed.campaign.images import NamedImages
 from testbed.campaign.plan.units import slice_of
-from testbed.campaign.stream import from_stream
-from testbed.campaign.tables import ROW_SCHEMA
+from testbed.campaign.results.arrow import from_stream
+from testbed.campaign.results.reader import ROW_SCHEMA
 from testbed.campaign.unit import Unit
 from testbed.core.schema import FAULT_COLUMNS
 

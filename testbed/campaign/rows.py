@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from testbed.analysis.outcome import GoldenSide, Outcomes
 from testbed.campaign.images import NamedImages
-from testbed.campaign.tables import ROW_SCHEMA
+from testbed.campaign.results.reader import ROW_SCHEMA
 from testbed.core.outcome import DUES, HOWS, OUTCOMES, Outcome
 from testbed.core.schema import FAULT_COLUMNS, SCHEMA_VERSION
 from testbed.engines.runner import EngineInfo

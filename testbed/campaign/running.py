@@ -16,11 +16,11 @@ from testbed.campaign.plan.adaptive import AdaptivePlanner
 from testbed.campaign.plan.points import points_path
 from testbed.campaign.plan.table import Planned, read_plan, write_plan
 from testbed.campaign.plan.units import units_of
-from testbed.campaign.progress import Kept, Progress, Widest, widest_domain
-from testbed.campaign.row_weights import RowWeights
+from testbed.campaign.results.progress import Kept, Progress, Widest, widest_domain
+from testbed.campaign.results.reader import RESULT_SCHEMA
+from testbed.campaign.results.row_weights import RowWeights
+from testbed.campaign.results.store import ResultStore
 from testbed.campaign.spans import Spans
-from testbed.campaign.store import ResultStore
-from testbed.campaign.tables import RESULT_SCHEMA
 from testbed.campaign.unit import Unit
 from testbed.campaign.words import write_plan_words
 from testbed.campaign.work import Crew, Report

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
-from testbed.campaign.stream import join_streams
+from testbed.campaign.results.arrow import join_streams
 from testbed.campaign.unit import Unit
 from testbed.campaign.work import Due, Limits, Opener
 from testbed.core.errors import EngineError, TestbedError

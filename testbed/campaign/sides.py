@@ -16,8 +16,8 @@ from testbed.analysis.survey import SurveyDesign
 from testbed.campaign.claim import recorded_spec
 from testbed.campaign.files import PLAN, RESULTS, TIERS
 from testbed.campaign.images import read_tiers
+from testbed.campaign.results.reader import RESULT_TABLE, list_values, populations_of
 from testbed.campaign.spec.campaign import CampaignSpec
-from testbed.campaign.tables import RESULT_TABLE, list_values, populations_of
 from testbed.core.fault import FaultModel
 from testbed.core.runfolder import RunFolder
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from testbed.analysis.choice import TEST_IMAGES
 from testbed.campaign.as_trained import check_like_model_run
 from testbed.campaign.known import Known
-from testbed.campaign.progress import Watch
+from testbed.campaign.results.progress import Watch
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.core.errors import GateFailed, UsageError
 from testbed.core.runfolder import RunFolder

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from testbed.campaign.tables import PLAN_TABLE, RESULT_TABLE
+from testbed.campaign.results.reader import PLAN_TABLE, RESULT_TABLE
 from testbed.core.outcome import DUES, HOWS, OUTCOMES, Outcome
 
 MEASURES = ("sdc1", "outside", "nonfinite")

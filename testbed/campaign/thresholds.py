@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from testbed.analysis.survey import SurveyDesign
 from testbed.campaign.files import PLAN, RESULTS
-from testbed.campaign.tables import RESULT_TABLE, list_values, populations_of
+from testbed.campaign.results.reader import RESULT_TABLE, list_values, populations_of
 from testbed.core.fault import FaultModel
 from testbed.core.outcome import DUES, HOWS, How, Outcome
 from testbed.core.runfolder import RunFolder

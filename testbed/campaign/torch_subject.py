@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from testbed.campaign.known import Known, cached_logits
 from testbed.campaign.module_golden import shared_golden
 from testbed.campaign.plan.sections import check_sections
-from testbed.campaign.progress import Watch, unwatched
+from testbed.campaign.results.progress import Watch, unwatched
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.campaign.subject import check_accuracy, dataset_of
 from testbed.core.cache import MODELS, Cached

@@ -23,9 +23,9 @@ from testbed.campaign.plan.points import points_path
 from testbed.campaign.plan.table import Leg, fault_row, read_plan, table_of
 from testbed.campaign.prepare import verify_prepared
 from testbed.campaign.rate_table import rate_table, with_weights
+from testbed.campaign.results.reader import RESULT_TABLE
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.campaign.strikes import strikes_of, with_golden
-from testbed.campaign.tables import RESULT_TABLE
 from testbed.campaign.whole import WholeTwin
 from testbed.campaign.words import golden_words
 from testbed.campaign.workplace import Workplace

@@ -96,8 +96,8 @@ def run(
 def _run(
     loaded: CampaignSpec, folder: Path, redo: str | None, fresh: bool, workforce: Workforce, again: str
 ) -> dict[str, Any]:
-    from testbed.campaign.kept import kept_told
     from testbed.campaign.pipeline import run_campaign
+    from testbed.campaign.results.kept import kept_told
     from testbed.cli.progress import log_to_stderr
     from testbed.cli.watch import watch_on_stderr
     from testbed.report.stage import report_stage

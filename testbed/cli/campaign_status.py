@@ -19,7 +19,7 @@ def status(folder: Path, as_json: bool) -> None:
 
     Works while it runs, from any shell that sees the folder, and when it was interrupted or has ended.
     """
-    from testbed.campaign.status import campaign_status
+    from testbed.campaign.results.status import campaign_status
 
     found = campaign_status(folder)
     emit(found, as_json, lambda: _text(found))

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from testbed.campaign.progress import Snapshot
+    from testbed.campaign.results.progress import Snapshot
 
 
 log = logging.getLogger(__name__)
@@ -20,7 +20,7 @@ _EVERY_S = 30.0  # where nobody sees a bar
 
 @contextmanager
 def watch_on_stderr() -> Iterator[Callable[[Snapshot], None]]:
-    """Yields what a `testbed.campaign.progress.Progress` shows itself with: where stderr is no terminal, a line now and
+    """Yields what a `testbed.campaign.results.progress.Progress` shows itself with: where stderr is no terminal, a line now and
     then."""
     if not sys.stderr.isatty():
         yield _Lines().show

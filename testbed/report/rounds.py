@@ -10,7 +10,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from testbed.campaign.progress import widest_domain
+from testbed.campaign.results.progress import widest_domain
 from testbed.report.axis import LogAxis
 from testbed.report.curve import Curve, Frame, Point, Rule, chart
 from testbed.report.evidence import Evidence

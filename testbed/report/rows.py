@@ -14,7 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from testbed.campaign.tables import PLAN_TABLE, RESULT_TABLE
+from testbed.campaign.results.reader import PLAN_TABLE, RESULT_TABLE
 from testbed.core.errors import StaleArtefact
 from testbed.core.fault import FaultModel
 from testbed.core.outcome import OUTCOMES

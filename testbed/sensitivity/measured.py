@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from testbed.campaign.claim import recorded_spec
 from testbed.campaign.files import PLAN, RESULTS, Files
-from testbed.campaign.tables import RESULT_TABLE, populations_of
+from testbed.campaign.results.reader import RESULT_TABLE, populations_of
 from testbed.core.errors import UsageError
 from testbed.core.runfolder import RunFolder
 from testbed.core.site import Site, SiteTable

@@ -11,8 +11,8 @@ import pytest
 
 from testbed.campaign.claim import claimed, clean, differences
 from testbed.campaign.pipeline import run_campaign
+from testbed.campaign.results.store import ResultStore
 from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
-from testbed.campaign.store import ResultStore
 from testbed.campaign.workforce import Workforce
 from testbed.core.errors import UsageError
 from testbed.core.files import sha256_file

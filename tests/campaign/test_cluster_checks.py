@@ -18,8 +18,8 @@ from testbed.campaign.cluster import ClusterCrew
 from testbed.campaign.cluster_checks import Recheck
 from testbed.campaign.cluster_worker import Answer, Hello, introduce
 from testbed.campaign.inprocess import InProcess
+from testbed.campaign.results.arrow import from_stream, to_stream
 from testbed.campaign.seat import Seat
-from testbed.campaign.stream import from_stream, to_stream
 from testbed.campaign.unit import Unit
 from testbed.campaign.work import Report
 from testbed.core.errors import TestbedError

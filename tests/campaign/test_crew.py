@@ -19,8 +19,8 @@ import pytest
 from testbed.campaign import crew as crew_module
 from testbed.campaign.crew import LocalCrew
 from testbed.campaign.inprocess import InProcess
+from testbed.campaign.results.arrow import from_stream
 from testbed.campaign.seat import OtherGolden, Seat
-from testbed.campaign.stream import from_stream
 from testbed.campaign.unit import Unit
 from testbed.campaign.work import Limits, Opener, Report
 from testbed.core.errors import TestbedError

@@ -21,8 +21,8 @@ from testbed.campaign.files import RESULTS, STORE
 from testbed.campaign.gates import Bounds, failing, parity, zero_fault, zero_fault_leg
 from testbed.campaign.pipeline import Campaign
 from testbed.campaign.prepare import Preparation
+from testbed.campaign.results.store import discard_log
 from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
-from testbed.campaign.store import discard_log
 from testbed.campaign.whole import WholeTwin
 from testbed.campaign.words import golden_words
 from testbed.campaign.worker import strike_for

@@ -19,11 +19,11 @@ import pytest
 from filelock import FileLock
 
 from testbed.analysis.stats import proportion_interval
-from testbed.campaign import progress as progress_module
-from testbed.campaign.progress import Counts, Kept, Progress, Snapshot, Widest
-from testbed.campaign.status import campaign_status, is_locked
-from testbed.campaign.store import ResultStore
-from testbed.campaign.stream import to_stream
+from testbed.campaign.results import progress as progress_module
+from testbed.campaign.results.arrow import to_stream
+from testbed.campaign.results.progress import Counts, Kept, Progress, Snapshot, Widest
+from testbed.campaign.results.status import campaign_status, is_locked
+from testbed.campaign.results.store import ResultStore
 from testbed.cli.watch import lines
 from testbed.core.errors import TestbedError, UsageError
 from testbed.core.files import sha256_json

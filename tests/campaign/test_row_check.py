@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from testbed.campaign.files import PLAN, TIERS
 from testbed.campaign.images import named_images
 from testbed.campaign.plan.units import units_of
+from testbed.campaign.results.arrow import from_stream, to_stream
+from testbed.campaign.results.reader import ROW_SCHEMA
 from testbed.campaign.row_check import difference, planned_rows
-from testbed.campaign.stream import from_stream, to_stream
-from testbed.campaign.tables import ROW_SCHEMA
 from testbed.campaign.unit import Unit
 from testbed.campaign.worker import Worker, open_worker
 from testbed.core.schema import FAULT_COLUMNS, ROW_COLUMNS

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import testbed
-from testbed.campaign.row_weights import RowWeights
+from testbed.campaign.results.row_weights import RowWeights
 from testbed.core.errors import UsageError
 from testbed.core.files import sha256_file
 from testbed.core.manifest import checksummed

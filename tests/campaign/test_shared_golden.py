@@ -11,10 +11,10 @@ import pytest
 from click.testing import CliRunner
 
 from testbed.campaign import module_golden, torch_subject
-from testbed.campaign.kept import kept_told
 from testbed.campaign.noise import NoiseBench
 from testbed.campaign.prepare import Preparation
-from testbed.campaign.progress import Progress, Snapshot
+from testbed.campaign.results.kept import kept_told
+from testbed.campaign.results.progress import Progress, Snapshot
 from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
 from testbed.campaign.workplace import Workplace
 from testbed.cli.main import cli

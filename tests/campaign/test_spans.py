@@ -12,9 +12,9 @@ from testbed.campaign import spans
 from testbed.campaign.files import PLAN
 from testbed.campaign.pipeline import run_campaign
 from testbed.campaign.plan.units import units_of
+from testbed.campaign.results.store import ResultStore
 from testbed.campaign.spans import SPAN_ROWS, SPAN_S, Spans
 from testbed.campaign.spec.campaign import CampaignSpec
-from testbed.campaign.store import ResultStore
 from testbed.campaign.unit import Unit
 from testbed.campaign.workforce import Workforce
 from tests.support.victims import assert_same_rows

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from testbed.campaign.progress import Snapshot, Widest
-from testbed.campaign.status_file import EMPTY, read_status
+from testbed.campaign.results.progress import Snapshot, Widest
+from testbed.campaign.results.status_file import EMPTY, read_status
 from testbed.cli.watch import lines
 
 WHOLE = asdict(

@@ -18,9 +18,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from testbed.campaign import store as store_module
-from testbed.campaign.store import ResultLog, ResultStore, discard_log
-from testbed.campaign.stream import from_stream, join_streams, to_stream
+from testbed.campaign.results import store as store_module
+from testbed.campaign.results.arrow import from_stream, join_streams, to_stream
+from testbed.campaign.results.store import ResultLog, ResultStore, discard_log
 from testbed.core.errors import TestbedError
 
 SCHEMA = pa.schema([("unit", pa.int32()), ("site", pa.dictionary(pa.int32(), pa.string())), ("value", pa.float32())])

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
-from testbed.campaign.tables import PLAN_TABLE, RESULT_TABLE, list_values, populations_of
+from testbed.campaign.results.reader import PLAN_TABLE, RESULT_TABLE, list_values, populations_of
 from testbed.cli.main import cli
 from testbed.core.errors import StaleArtefact
 from testbed.core.files import sha256_file

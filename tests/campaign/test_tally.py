@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from testbed.analysis.survey import SurveyDesign
 from testbed.campaign import tally as tally_module
 from testbed.campaign.rates import DIMENSIONS, ModelRates, fault_models
-from testbed.campaign.tables import ROW_SCHEMA
+from testbed.campaign.results.reader import ROW_SCHEMA
 from testbed.campaign.tally import Counts, Tally, populations
 from testbed.core.fault import FaultModel
 from testbed.core.outcome import DUES, HOWS, OUTCOMES

@@ -11,7 +11,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from testbed.campaign.progress import Snapshot, Widest
+from testbed.campaign.results.progress import Snapshot, Widest
 from testbed.campaign.workforce import Workforce
 from testbed.cli.watch import bar, duration, watch_on_stderr
 from testbed.cli.work_options import words_of, work_options

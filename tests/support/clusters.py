@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from testbed.campaign.cluster import ClusterCrew
 from testbed.campaign.crew import LocalCrew
-from testbed.campaign.stream import from_stream
+from testbed.campaign.results.arrow import from_stream
 from testbed.campaign.unit import Unit
 from testbed.campaign.work import Limits, Opener, Report
 from testbed.core.runfolder import RunFolder

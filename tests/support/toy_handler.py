@@ -17,7 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from testbed.campaign.stream import to_stream
+from testbed.campaign.results.arrow import to_stream
 from testbed.campaign.unit import Unit
 from testbed.core.errors import EngineError, TestbedError
 

@@ -26,8 +26,9 @@ from typing import Any
 
 import torch
 
-from testbed.campaign import crew, spans, store
+from testbed.campaign import crew, spans
 from testbed.campaign.pipeline import run_campaign
+from testbed.campaign.results import store
 from testbed.campaign.spec.campaign import load_spec
 from testbed.campaign.work import Limits
 from testbed.campaign.workforce import Workforce

@@ -16,7 +16,7 @@ from testbed.analysis.sequential import StopRule
 from testbed.analysis.simulation import Truth, play
 from testbed.analysis.stats import leveugle
 from testbed.analysis.stratified import Frame
-from testbed.campaign.progress import Progress, Snapshot
+from testbed.campaign.results.progress import Progress, Snapshot
 from testbed.campaign.workforce import Workforce
 from testbed.core.formats import FP32
 

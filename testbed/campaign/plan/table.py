@@ -20,8 +20,8 @@ from testbed.campaign.plan.draw import Draw, Stratum, drawn
 from testbed.campaign.plan.fault_words import Struck
 from testbed.campaign.plan.points import Points, read_points
 from testbed.campaign.plan.sections import sampled_strata
+from testbed.campaign.results.reader import PLAN_TABLE
 from testbed.campaign.spec.campaign import CampaignSpec
-from testbed.campaign.tables import PLAN_TABLE
 from testbed.core.errors import StaleArtefact, UsageError
 from testbed.core.fault import Masks
 from testbed.core.files import atomic_path

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from testbed.campaign.plan.points import points_path
 from testbed.campaign.plan.table import Leg
-from testbed.campaign.tables import PLAN_TABLE
+from testbed.campaign.results.reader import PLAN_TABLE
 from testbed.campaign.unit import Unit
 
 

@@ -13,11 +13,11 @@ import pyarrow as pa
 
 from testbed.campaign.facts import check_facts
 from testbed.campaign.files import RESULTS, STORE, plan_file
-from testbed.campaign.progress import COLUMNS, STATUS, Counts, widest_domain
-from testbed.campaign.status_file import age_s, read_status
-from testbed.campaign.store import ResultLog
-from testbed.campaign.stream import from_stream
-from testbed.campaign.tables import PLAN_TABLE, RESULT_TABLE
+from testbed.campaign.results.arrow import from_stream
+from testbed.campaign.results.progress import COLUMNS, STATUS, Counts, widest_domain
+from testbed.campaign.results.reader import PLAN_TABLE, RESULT_TABLE
+from testbed.campaign.results.status_file import age_s, read_status
+from testbed.campaign.results.store import ResultLog
 from testbed.core.errors import StaleArtefact, UsageError
 from testbed.core.runfolder import LOCK, RunFolder
 

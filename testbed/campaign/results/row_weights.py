@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from testbed.campaign.tables import PLAN_TABLE
+from testbed.campaign.results.reader import PLAN_TABLE
 
 _ROWS_AT_ONCE = 1 << 16
 

@@ -23,7 +23,7 @@ from typing import BinaryIO, NamedTuple, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from testbed.campaign.stream import from_stream, to_stream
+from testbed.campaign.results.arrow import from_stream, to_stream
 from testbed.core.errors import TestbedError
 from testbed.core.files import atomic_path, write_errors, write_text
 

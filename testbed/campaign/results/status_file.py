@@ -61,7 +61,7 @@ _READERS: dict[str, TypeAdapter[Any]] = {
 
 
 def read_status(path: Path) -> dict[str, Any]:
-    """The fields of a `testbed.campaign.progress.Snapshot`; null (or no outcomes) where one is missing or absurd."""
+    """The fields of a `testbed.campaign.results.progress.Snapshot`; null (or no outcomes) where one is missing or absurd."""
     try:
         told = json_value(path.read_bytes())
     except (OSError, ValueError):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from testbed.campaign.progress import STATUS
-from testbed.campaign.status_file import read_status
+from testbed.campaign.results.progress import STATUS
+from testbed.campaign.results.status_file import read_status
 from testbed.core.errors import TestbedError
 from testbed.core.runfolder import RunFolder
 

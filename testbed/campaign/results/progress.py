@@ -21,8 +21,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from testbed.analysis.stats import proportion_interval
+from testbed.campaign.results.arrow import from_stream
 from testbed.campaign.spec.stop import dimensions
-from testbed.campaign.stream import from_stream
 from testbed.core.errors import TestbedError
 from testbed.core.files import write_json
 from testbed.core.outcome import Outcome
