@@ -24,7 +24,7 @@ import numpy as np
 
 from testbed.analysis.outcome import GoldenSide, classify
 from testbed.campaign.files import PLAN, RESULTS, STORE
-from testbed.campaign.images import NamedImages
+from testbed.campaign.folder.images import NamedImages
 from testbed.campaign.plan.table import planned, write_plan
 from testbed.campaign.plan.units import leg_of, units_of
 from testbed.campaign.rates import DIMENSIONS, fault_models

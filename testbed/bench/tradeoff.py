@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from testbed.analysis.guessing import share_warning
 from testbed.bench.latency import Question, Row, measure
 from testbed.bench.quality import Quality, quality
-from testbed.campaign.claim import recorded_spec
+from testbed.campaign.folder.claim import recorded_spec
 from testbed.campaign.summary import SUMMARY
 from testbed.campaign.summary_file import load_summary
 from testbed.core.errors import UsageError

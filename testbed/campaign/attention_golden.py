@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from testbed.campaign.attention_graphs import KINDS, AttentionSites, probe
 from testbed.campaign.evaluation import NotDeterministic
-from testbed.campaign.images import Inputs
+from testbed.campaign.folder.images import Inputs
 from testbed.core.site import SiteTable
 from testbed.engines.runner import Runner
 from testbed.instrument.feed import PortFeed

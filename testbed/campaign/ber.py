@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from testbed.analysis.bounded import bounded_mean_interval
 from testbed.analysis.confidence import top1
-from testbed.campaign.bench import Bench
-from testbed.campaign.images import NamedImages
+from testbed.campaign.folder.engine import Bench
+from testbed.campaign.folder.images import NamedImages
 from testbed.campaign.plan.draw import seed_of
 from testbed.campaign.plan.points import stored_indices
 from testbed.campaign.weight_gate import weight_canary

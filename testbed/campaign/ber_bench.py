@@ -16,16 +16,16 @@ from testbed.analysis.choice import BIT_ERROR_RATE, choose
 from testbed.analysis.classes import class_counts
 from testbed.analysis.confidence import top1
 from testbed.analysis.guessing import guessing_warning
-from testbed.campaign.bench import Bench
 from testbed.campaign.ber import ber_sweep
-from testbed.campaign.claim import claimed, clean, recorded_spec
 from testbed.campaign.files import Files
-from testbed.campaign.images import Inputs, NamedImages
+from testbed.campaign.folder.claim import claimed, clean, recorded_spec
+from testbed.campaign.folder.engine import Bench
+from testbed.campaign.folder.images import Inputs, NamedImages
+from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.prepare import Preparation
 from testbed.campaign.results.progress import Watch, unwatched
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.campaign.weight_gate import WeightGate, weight_gate_of
-from testbed.campaign.workplace import Workplace
 from testbed.core.errors import UsageError
 from testbed.core.runfolder import RunFolder
 from testbed.core.site import Site

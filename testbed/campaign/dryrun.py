@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from testbed.analysis.stats import wilson
-from testbed.campaign.claim import claimed
+from testbed.campaign.folder.claim import claimed
 from testbed.campaign.foreseen import bytes_needed, check_disk, foreseen
 from testbed.campaign.plan.sections import Sampled, sampled_strata
 from testbed.campaign.spec.campaign import CampaignSpec, FaultSpec

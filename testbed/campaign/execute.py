@@ -15,8 +15,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from testbed.analysis.outcome import Outcomes
-from testbed.campaign.bench import Bench
 from testbed.campaign.evaluation import Evaluated, Evaluator, Strikes, Whole, gathered
+from testbed.campaign.folder.engine import Bench
 from testbed.campaign.judge import Judge
 from testbed.campaign.plan.table import Leg
 from testbed.campaign.rows import Injected, Known, result_rows, unknown_outcomes

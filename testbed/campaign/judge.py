@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.analysis.outcome import Outcomes, classify
-from testbed.campaign.bench import Bench
-from testbed.campaign.images import NamedImages
+from testbed.campaign.folder.engine import Bench
+from testbed.campaign.folder.images import NamedImages
 
 
 @dataclass(frozen=True)

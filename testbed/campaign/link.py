@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 from testbed.analysis.compare import Deviation, by_row, identical
 from testbed.campaign.evaluation import Strikes
 from testbed.campaign.files import PLAN, RESULTS, TIERS, Files
+from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.noise import COMMAND, Progress
 from testbed.campaign.plan.table import read_plan
 from testbed.campaign.rerun import planned_strikes
 from testbed.campaign.results.reader import RESULT_TABLE, form_of
 from testbed.campaign.thresholds import ENDED
-from testbed.campaign.workplace import Workplace
 from testbed.core.errors import EngineError, UsageError
 from testbed.core.files import atomic_path
 from testbed.engines.runner import Runner

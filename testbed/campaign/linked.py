@@ -18,11 +18,11 @@ from testbed.campaign.curves import Grid, finite, source_told, told
 from testbed.campaign.detection import Rate, Tier
 from testbed.campaign.facts import LinkFacts, facts_of
 from testbed.campaign.files import RESULTS
+from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.link import LINK, LINK_TABLE, MODULE, OUTPUT, STAGE, VERSION
 from testbed.campaign.noise import Floor
 from testbed.campaign.results.reader import list_values
 from testbed.campaign.thresholds import Thresholds
-from testbed.campaign.workplace import Workplace
 
 _NOT_ASKED = -1
 

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from testbed.campaign.files import Files
-from testbed.campaign.images import NamedImages
+from testbed.campaign.folder.images import NamedImages
 from testbed.campaign.results.progress import Watch, unwatched
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.core.runfolder import RunFolder

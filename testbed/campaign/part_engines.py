@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 from numpy.typing import NDArray
 
-from testbed.campaign.bench import Bench
 from testbed.campaign.files import Files
-from testbed.campaign.workplace import Workplace
+from testbed.campaign.folder.engine import Bench
+from testbed.campaign.folder.workplace import Workplace
 from testbed.core.files import sha256_bytes
 from testbed.engines.runner import Arrays, BaseRunner, EngineRequest, Runner
 

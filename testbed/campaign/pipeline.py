@@ -10,11 +10,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from testbed.campaign.bench import Bench
-from testbed.campaign.claim import claimed, clean
 from testbed.campaign.exposed import site_exposures
 from testbed.campaign.facts import check_facts
 from testbed.campaign.files import PLAN, RESULTS, STORE, TIERS, Files, plan_file, points_file, words_file
+from testbed.campaign.folder.claim import claimed, clean
+from testbed.campaign.folder.engine import Bench
+from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.gating import passed
 from testbed.campaign.plan.adaptive import AdaptivePlanner
 from testbed.campaign.plan.table import Planned, planned, write_plan
@@ -30,7 +31,6 @@ from testbed.campaign.words import write_plan_words
 from testbed.campaign.work import Opener
 from testbed.campaign.worker import open_worker
 from testbed.campaign.workforce import Workforce
-from testbed.campaign.workplace import Workplace
 from testbed.core.errors import TestbedError
 from testbed.core.files import sha256_json, write_json
 from testbed.engines.runner import require_engine

@@ -16,9 +16,9 @@ from testbed.analysis.classes import class_counts, one_class_warning
 from testbed.analysis.confidence import TierEdges, Tiers, tiers_from_logits, top1
 from testbed.analysis.guessing import Accuracy, accuracy_against_guessing
 from testbed.campaign.files import PICTURES, TIERS, Files
-from testbed.campaign.images import NamedImages, named_images
+from testbed.campaign.folder.images import NamedImages, named_images
+from testbed.campaign.folder.pictures import write_pictures
 from testbed.campaign.module_golden import TARGET, Reference, write_attention
-from testbed.campaign.pictures import write_pictures
 from testbed.campaign.plan.draw import most_points
 from testbed.campaign.recorded_subject import STAGE
 from testbed.campaign.results.progress import Watch, unwatched

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from testbed.campaign.images import NamedImages
+from testbed.campaign.folder.images import NamedImages
 from testbed.campaign.plan.units import slice_of
 from testbed.campaign.results.arrow import from_stream
 from testbed.campaign.results.reader import ROW_SCHEMA

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.campaign.bench import Bench
+from testbed.campaign.folder.engine import Bench
 from testbed.core.errors import GateFailed
 from testbed.core.fault import masks_for
 from testbed.core.formats import Format

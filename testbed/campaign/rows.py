@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from testbed.analysis.outcome import GoldenSide, Outcomes
-from testbed.campaign.images import NamedImages
+from testbed.campaign.folder.images import NamedImages
 from testbed.campaign.results.reader import ROW_SCHEMA
 from testbed.core.outcome import DUES, HOWS, OUTCOMES, Outcome
 from testbed.core.schema import FAULT_COLUMNS, SCHEMA_VERSION

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from testbed.analysis.stratified import Tally
 from testbed.campaign.files import PLAN, RESULTS, plan_file
+from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.plan.adaptive import AdaptivePlanner
 from testbed.campaign.plan.points import points_path
 from testbed.campaign.plan.table import Planned, read_plan, write_plan
@@ -24,7 +25,6 @@ from testbed.campaign.spans import Spans
 from testbed.campaign.unit import Unit
 from testbed.campaign.words import write_plan_words
 from testbed.campaign.work import Crew, Report
-from testbed.campaign.workplace import Workplace
 from testbed.core.errors import TestbedError
 
 log = logging.getLogger(__name__)

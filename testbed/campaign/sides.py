@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from testbed.analysis.survey import SurveyDesign
-from testbed.campaign.claim import recorded_spec
 from testbed.campaign.files import PLAN, RESULTS, TIERS
-from testbed.campaign.images import read_tiers
+from testbed.campaign.folder.claim import recorded_spec
+from testbed.campaign.folder.images import read_tiers
 from testbed.campaign.results.reader import RESULT_TABLE, list_values, populations_of
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.core.fault import FaultModel

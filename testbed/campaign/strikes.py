@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.campaign.evaluation import Strikes
-from testbed.campaign.images import NamedImages
+from testbed.campaign.folder.images import NamedImages
 from testbed.campaign.plan.table import Leg
 from testbed.core.site import SiteTable
 from testbed.instrument.feed import NO_SITE, PortFeed, Words

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.campaign.images import Inputs
+from testbed.campaign.folder.images import Inputs
 from testbed.campaign.suffix_pieces import Piece
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.campaign.evaluation import Evaluated, Strikes, check_live, same_words
-from testbed.campaign.images import Inputs
+from testbed.campaign.folder.images import Inputs
 from testbed.campaign.suffix_entries import ChangedRows, ChangedWords, Entry, batches, read_words, write_words
 from testbed.campaign.suffix_golden import Goldens
 from testbed.campaign.suffix_pieces import Pieces

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from testbed.analysis.domains import Estimate
-from testbed.campaign.claim import recorded_spec
 from testbed.campaign.exposed import contributions
 from testbed.campaign.files import PLAN, TIERS
-from testbed.campaign.images import read_tiers
+from testbed.campaign.folder.claim import recorded_spec
+from testbed.campaign.folder.images import read_tiers
 from testbed.campaign.prepare import Preparation
 from testbed.campaign.rates import DIMENSIONS, Group, ModelRates, fault_models
 from testbed.campaign.summary_file import load_summary

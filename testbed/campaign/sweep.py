@@ -20,13 +20,13 @@ from testbed.campaign.curves import Curves, Grid, source_told
 from testbed.campaign.exact import KEY, evaluate_exactly, read_exact, straddling, with_exact
 from testbed.campaign.exact import STAGE as EXACT_STAGE
 from testbed.campaign.files import PLAN, RESULTS, TIERS
+from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.link import LINK, STAGE, measure_link
 from testbed.campaign.linked import Followed, link_told, read_link
 from testbed.campaign.noise import COMMAND, Floor, NoiseBench, Progress
 from testbed.campaign.noise_sources import default_sources, named_sources, own_source
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.campaign.thresholds import Thresholds, read_thresholds
-from testbed.campaign.workplace import Workplace
 from testbed.core.errors import StaleArtefact, TestbedError, UsageError
 from testbed.core.files import atomic_path, sha256_json, write_text
 from testbed.core.parsing import read_json

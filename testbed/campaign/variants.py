@@ -9,8 +9,8 @@ from pathlib import Path
 import onnx
 
 from testbed.campaign.files import Files
+from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.prepare import Preparation
-from testbed.campaign.workplace import Workplace
 from testbed.core.errors import UsageError
 from testbed.core.places import with_sources
 from testbed.export.precision import cast_model

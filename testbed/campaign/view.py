@@ -15,10 +15,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from testbed.campaign.claim import recorded_spec
 from testbed.campaign.evaluation import Evaluated, Strikes
 from testbed.campaign.execute import Activations, Weights
 from testbed.campaign.files import PLAN, RESULTS, Files
+from testbed.campaign.folder.claim import recorded_spec
+from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.plan.points import points_path
 from testbed.campaign.plan.table import Leg, fault_row, read_plan, table_of
 from testbed.campaign.prepare import verify_prepared
@@ -28,7 +29,6 @@ from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.campaign.strikes import strikes_of, with_golden
 from testbed.campaign.whole import WholeTwin
 from testbed.campaign.words import golden_words
-from testbed.campaign.workplace import Workplace
 from testbed.core.errors import StaleArtefact, UsageError
 from testbed.core.fault import masks_for
 from testbed.core.runfolder import RunFolder

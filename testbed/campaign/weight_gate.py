@@ -20,9 +20,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, numpy_helper
 
-from testbed.campaign.bench import Bench
 from testbed.campaign.files import Files
-from testbed.campaign.workplace import Workplace
+from testbed.campaign.folder.engine import Bench
+from testbed.campaign.folder.workplace import Workplace
 from testbed.core.errors import EngineError
 from testbed.core.fault import Masks, masks_for, masks_for_bits
 from testbed.core.files import sha256_bytes

@@ -12,7 +12,7 @@ import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
-from testbed.campaign.pictures import LoadImage
+from testbed.campaign.folder.pictures import LoadImage
 from testbed.core.errors import TestbedError
 from testbed.core.formats import Format, format_named
 from testbed.core.site import SiteTable

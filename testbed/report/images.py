@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from testbed.campaign.files import PICTURES
-from testbed.campaign.pictures import LoadImage, as_uint8, read_pictures
+from testbed.campaign.folder.pictures import LoadImage, as_uint8, read_pictures
 from testbed.core.errors import TestbedError
 from testbed.data import load
 

@@ -13,7 +13,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from testbed.analysis.classes import classes_told
-from testbed.campaign.pictures import LoadImage
+from testbed.campaign.folder.pictures import LoadImage
 from testbed.core.files import write_text
 from testbed.core.text import visible_lines
 from testbed.report import formatting

@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from testbed.campaign.claim import recorded_spec
 from testbed.campaign.files import PLAN, RESULTS, Files
+from testbed.campaign.folder.claim import recorded_spec
 from testbed.campaign.results.reader import RESULT_TABLE, populations_of
 from testbed.core.errors import UsageError
 from testbed.core.runfolder import RunFolder

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from testbed.campaign.claim import recorded_spec
+from testbed.campaign.folder.claim import recorded_spec
 from testbed.core.errors import UsageError
 from testbed.core.places import data_name
 from testbed.core.runfolder import RunFolder

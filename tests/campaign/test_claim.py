@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from testbed.campaign.claim import claimed, clean, differences
+from testbed.campaign.folder.claim import claimed, clean, differences
 from testbed.campaign.pipeline import run_campaign
 from testbed.campaign.results.store import ResultStore
 from testbed.campaign.spec.campaign import CampaignSpec, parse_spec

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from testbed.campaign.files import PLAN
-from testbed.campaign.images import named_images
+from testbed.campaign.folder.images import named_images
 from testbed.campaign.plan.draw import Draw, Stratum, drawn, draws, strata
 from testbed.campaign.plan.table import plan_table, read_plan, write_plan
 from testbed.campaign.spec.campaign import CampaignSpec, FaultSpec, parse_spec

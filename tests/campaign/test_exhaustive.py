@@ -18,7 +18,7 @@ import pytest
 import torch
 from scipy.stats import binom
 
-from testbed.campaign.images import named_images
+from testbed.campaign.folder.images import named_images
 from testbed.campaign.plan.adaptive import AdaptivePlanner
 from testbed.campaign.plan.table import plan_table
 from testbed.campaign.rates import fault_models

@@ -18,9 +18,9 @@ import pytest
 from rich.console import Console
 
 from testbed.campaign.exposed import contributions
+from testbed.campaign.folder.workplace import recorded_spec
 from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
 from testbed.campaign.tally import Tally, populations
-from testbed.campaign.workplace import recorded_spec
 from testbed.cli.tables import summary_tables
 from testbed.core.errors import UsageError
 from testbed.core.files import sha256_file

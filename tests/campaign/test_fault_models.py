@@ -20,7 +20,7 @@ from onnx import helper, numpy_helper
 
 from testbed.campaign.compare import compare_campaigns
 from testbed.campaign.dryrun import dry_run_plan
-from testbed.campaign.images import named_images
+from testbed.campaign.folder.images import named_images
 from testbed.campaign.plan.points import points_path
 from testbed.campaign.spec.campaign import load_spec, parse_spec
 from testbed.campaign.view import Run

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from testbed.campaign.dryrun import dry_run_plan
-from testbed.campaign.images import named_images
+from testbed.campaign.folder.images import named_images
 from testbed.campaign.pipeline import run_campaign
 from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
 from testbed.campaign.workforce import Workforce

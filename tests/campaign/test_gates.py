@@ -18,6 +18,7 @@ from onnx import numpy_helper
 from testbed.campaign import row_gate, weight_gate
 from testbed.campaign.execute import Activations
 from testbed.campaign.files import RESULTS, STORE
+from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.gates import Bounds, failing, parity, zero_fault, zero_fault_leg
 from testbed.campaign.pipeline import Campaign
 from testbed.campaign.prepare import Preparation
@@ -26,7 +27,6 @@ from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
 from testbed.campaign.whole import WholeTwin
 from testbed.campaign.words import golden_words
 from testbed.campaign.worker import strike_for
-from testbed.campaign.workplace import Workplace
 from testbed.core.errors import GateFailed, TestbedError
 from testbed.core.files import sha256_file
 from testbed.core.runfolder import RunFolder

@@ -19,11 +19,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.link import measure_link
 from testbed.campaign.linked import Followed, read_link
 from testbed.campaign.spec.campaign import parse_spec
 from testbed.campaign.sweep import SweepRequest, sweep_campaign
-from testbed.campaign.workplace import Workplace
 from testbed.core.errors import EngineError, StaleArtefact, UsageError
 from testbed.core.files import sha256_file
 from testbed.core.manifest import checksummed

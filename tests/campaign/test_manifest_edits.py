@@ -16,7 +16,7 @@ import pytest
 from click.testing import Result
 
 from testbed.campaign.evaluators import evaluator_for, weights_for
-from testbed.campaign.workplace import Workplace
+from testbed.campaign.folder.workplace import Workplace
 from testbed.core.errors import StaleArtefact
 from testbed.core.files import sha256_file
 from tests.support.campaigns import TINY

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from testbed.campaign.images import named_images
+from testbed.campaign.folder.images import named_images
 from testbed.data import load
 from testbed.models.vit import ViT
 from testbed.models.weights import load_model

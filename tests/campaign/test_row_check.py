@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from testbed.campaign.files import PLAN, TIERS
-from testbed.campaign.images import named_images
+from testbed.campaign.folder.images import named_images
 from testbed.campaign.plan.units import units_of
 from testbed.campaign.results.arrow import from_stream, to_stream
 from testbed.campaign.results.reader import ROW_SCHEMA

@@ -11,12 +11,12 @@ import pytest
 from click.testing import CliRunner
 
 from testbed.campaign import module_golden, torch_subject
+from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.noise import NoiseBench
 from testbed.campaign.prepare import Preparation
 from testbed.campaign.results.kept import kept_told
 from testbed.campaign.results.progress import Progress, Snapshot
 from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
-from testbed.campaign.workplace import Workplace
 from testbed.cli.main import cli
 from testbed.cli.watch import _Lines, lines
 from testbed.core.runfolder import RunFolder

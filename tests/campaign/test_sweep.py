@@ -326,7 +326,7 @@ def test_engines_are_measured_once(tiny_copy: Path, monkeypatch: pytest.MonkeyPa
         raise AssertionError("an engine was opened")
 
     monkeypatch.setattr("testbed.campaign.noise.open_engine", never)
-    monkeypatch.setattr("testbed.campaign.workplace.open_engine", never)
+    monkeypatch.setattr("testbed.campaign.folder.workplace.open_engine", never)
     again = swept(tiny_copy, noise=("ort-cpu:fp16@3",), atol=(1e-3,))
     assert again["sources"] == first["sources"]
     with pytest.raises(AssertionError, match="an engine was opened"):

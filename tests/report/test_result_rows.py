@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from testbed.campaign.pictures import as_uint8
+from testbed.campaign.folder.pictures import as_uint8
 from testbed.core.outcome import OUTCOMES
 from testbed.report.faultcard import fault_card
 from testbed.report.images import stored_images

@@ -11,9 +11,9 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
-from testbed.campaign.bench import Bench
 from testbed.campaign.evaluation import Evaluator, Strikes
-from testbed.campaign.images import NamedImages
+from testbed.campaign.folder.engine import Bench
+from testbed.campaign.folder.images import NamedImages
 from testbed.campaign.suffix import SuffixEvaluator
 from testbed.campaign.suffix_plan import SuffixPlan
 from testbed.campaign.whole import WholeTwin

@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from benchmarks.faults import Layer, NeuronFaults, WeightFaults, neuron_places, weight_places
 from benchmarks.subject import Subject
 from benchmarks.verdict import Tolerance, of_names
-from testbed.campaign.bench import Bench
-from testbed.campaign.claim import claimed
 from testbed.campaign.execute import Strike
 from testbed.campaign.files import Files
+from testbed.campaign.folder.claim import claimed
+from testbed.campaign.folder.engine import Bench
 from testbed.campaign.pipeline import Campaign
 from testbed.campaign.plan.table import Leg, fault_row, table_of
 from testbed.campaign.prepare import Preparation

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
-from testbed.campaign.images import NamedImages
+from testbed.campaign.folder.images import NamedImages
 from testbed.campaign.results.reader import form_of
 from testbed.core.files import atomic_path
 from testbed.data.dataset import Split

@@ -12,10 +12,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.campaign.bench import Bench
-from testbed.campaign.claim import recorded_spec
 from testbed.campaign.files import TIERS, Files
-from testbed.campaign.images import NamedImages, named_images
+from testbed.campaign.folder.claim import recorded_spec
+from testbed.campaign.folder.engine import Bench
+from testbed.campaign.folder.images import NamedImages, named_images
 from testbed.campaign.judge import Judge
 from testbed.campaign.plan.draw import most_points
 from testbed.campaign.spec.campaign import CampaignSpec

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.analysis.outcome import GoldenSide
-from testbed.campaign.images import Inputs, NamedImages
+from testbed.campaign.folder.images import Inputs, NamedImages
 from testbed.core.site import SiteTable
 from testbed.engines.runner import Runner
 from testbed.instrument.feed import PortFeed, Words, live_words
