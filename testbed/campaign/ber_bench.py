@@ -22,7 +22,7 @@ from testbed.campaign.folder.claim import claimed, clean, recorded_spec
 from testbed.campaign.folder.engine import Bench
 from testbed.campaign.folder.images import Inputs, NamedImages
 from testbed.campaign.folder.workplace import Workplace
-from testbed.campaign.prepare import Preparation
+from testbed.campaign.prepare.stages import Preparation
 from testbed.campaign.results.progress import Watch, unwatched
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.campaign.weight_gate import WeightGate, weight_gate_of

@@ -13,8 +13,8 @@ from testbed.campaign.evaluators import prove, prove_weights
 from testbed.campaign.files import Files
 from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.gates import DRIFT, Bounds, failing, parity, zero_fault, zero_fault_leg
-from testbed.campaign.prepare import Preparation
-from testbed.campaign.row_gate import row_influence
+from testbed.campaign.prepare.row_gate import row_influence
+from testbed.campaign.prepare.stages import Preparation
 from testbed.campaign.weight_gate import WeightGate, weight_gate_of
 from testbed.campaign.words import golden_words
 from testbed.campaign.worker import strike_for

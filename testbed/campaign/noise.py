@@ -22,11 +22,11 @@ from testbed.analysis.confidence import top1
 from testbed.campaign.facts import NoiseFacts, facts_of
 from testbed.campaign.files import Files
 from testbed.campaign.folder.workplace import Workplace
-from testbed.campaign.module_golden import TARGET, Reference, write_attention
 from testbed.campaign.noise_sources import TWIN, Source
-from testbed.campaign.prepare import Preparation
+from testbed.campaign.prepare.module_golden import TARGET, Reference, write_attention
+from testbed.campaign.prepare.precisions import plain_in
+from testbed.campaign.prepare.stages import Preparation
 from testbed.campaign.results.reader import form_of, list_values
-from testbed.campaign.variants import plain_in
 from testbed.core.errors import StaleArtefact
 from testbed.core.files import atomic_path, scratch_folder, sha256_bytes
 from testbed.core.runfolder import RunFolder

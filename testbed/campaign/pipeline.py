@@ -19,8 +19,8 @@ from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.gating import passed
 from testbed.campaign.plan.adaptive import AdaptivePlanner
 from testbed.campaign.plan.table import Planned, planned, write_plan
-from testbed.campaign.prepare import Preparation
-from testbed.campaign.proxy_samples import guess_of
+from testbed.campaign.prepare.proxy_samples import guess_of
+from testbed.campaign.prepare.stages import Preparation
 from testbed.campaign.results.progress import Progress, Show
 from testbed.campaign.results.store import ResultStore, discard_log
 from testbed.campaign.row_check import planned_rows

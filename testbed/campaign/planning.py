@@ -19,10 +19,10 @@ from testbed.campaign.plan.adaptive import AdaptivePlanner
 from testbed.campaign.plan.draw import Stratum
 from testbed.campaign.plan.groups import Values, model_of, values_of
 from testbed.campaign.plan.sections import sampled_strata
+from testbed.campaign.prepare.subjects import subject_of
 from testbed.campaign.site_sketch import sketched_sites
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.campaign.spec.stop import Dimension, dimensions
-from testbed.campaign.subjects import subject_of
 from testbed.core.fault import FaultModel
 from testbed.core.site import SiteTable
 

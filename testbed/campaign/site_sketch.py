@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from testbed.campaign.prepare.subject import Subject
 from testbed.campaign.spec.campaign import CampaignSpec
-from testbed.campaign.subject import Subject
 from testbed.core.site import Site, SiteTable
 
 
@@ -16,7 +16,7 @@ def sketched_sites(spec: CampaignSpec, subject: Subject, target: str) -> SiteTab
     if spec.model.onnx is not None or spec.engine.precision == "int8":
         plain, _ = subject.sketch(target)
         return subject.site_table(plain, target)
-    from testbed.campaign.torch_subject import TorchSubject
+    from testbed.campaign.prepare.torch_model import TorchSubject
 
     assert isinstance(subject, TorchSubject)
     shapes = subject.shapes(target)

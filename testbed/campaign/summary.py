@@ -17,7 +17,7 @@ from testbed.campaign.exposed import contributions
 from testbed.campaign.files import PLAN, TIERS
 from testbed.campaign.folder.claim import recorded_spec
 from testbed.campaign.folder.images import read_tiers
-from testbed.campaign.prepare import Preparation
+from testbed.campaign.prepare.stages import Preparation
 from testbed.campaign.rates import DIMENSIONS, Group, ModelRates, fault_models
 from testbed.campaign.summary_file import load_summary
 from testbed.campaign.tally import Tally, populations

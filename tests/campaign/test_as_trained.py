@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from testbed.campaign.as_trained import check_like_library
+from testbed.campaign.prepare.as_trained import check_like_library
 from testbed.campaign.spec.campaign import DataSpec
 from testbed.core.errors import UsageError
 from testbed.data import Dataset, load

@@ -20,11 +20,11 @@ from testbed.analysis.confidence import TierEdges, first_of_each, tiers_from_log
 from testbed.campaign.ber_bench import _asked, _named
 from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.noise import NoiseBench
-from testbed.campaign.prepare import Preparation, _tiers_file
+from testbed.campaign.prepare.precisions import plain_in
+from testbed.campaign.prepare.stages import Preparation, _tiers_file
+from testbed.campaign.prepare.subjects import subject_of
 from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
-from testbed.campaign.subjects import subject_of
 from testbed.campaign.summary import _tiers
-from testbed.campaign.variants import plain_in
 from testbed.cli.tables import _tier_text
 from testbed.core.errors import GateFailed, UsageError
 from testbed.core.files import write_json

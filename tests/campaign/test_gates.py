@@ -15,13 +15,14 @@ import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from testbed.campaign import row_gate, weight_gate
+from testbed.campaign import weight_gate
 from testbed.campaign.execute import Activations
 from testbed.campaign.files import RESULTS, STORE
 from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.gates import Bounds, failing, parity, zero_fault, zero_fault_leg
 from testbed.campaign.pipeline import Campaign
-from testbed.campaign.prepare import Preparation
+from testbed.campaign.prepare import row_gate
+from testbed.campaign.prepare.stages import Preparation
 from testbed.campaign.results.store import discard_log
 from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
 from testbed.campaign.whole import WholeTwin

@@ -12,10 +12,10 @@ from testbed.analysis.stats import leveugle
 from testbed.campaign import planning
 from testbed.campaign.dryrun import dry_run_plan
 from testbed.campaign.planning import Plan, Wanted, wanted_of
+from testbed.campaign.prepare.subjects import subject_of
 from testbed.campaign.site_sketch import sketched_sites
 from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
 from testbed.campaign.spec.stop import dimensions
-from testbed.campaign.subjects import subject_of
 from testbed.cli.tables import plan_tables
 from testbed.core.errors import UsageError
 

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper
 from onnxruntime.quantization import quantize_dynamic
 
 from testbed.campaign.pipeline import run_campaign
-from testbed.campaign.row_gate import LOUD, PLACE, input_influence
+from testbed.campaign.prepare.row_gate import LOUD, PLACE, input_influence
 from testbed.campaign.spec.campaign import parse_spec
 from testbed.campaign.workforce import Workforce
 from testbed.core.errors import GateFailed

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from testbed.campaign import module_golden, torch_subject
 from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.noise import NoiseBench
-from testbed.campaign.prepare import Preparation
+from testbed.campaign.prepare import module_golden
+from testbed.campaign.prepare import torch_model as torch_subject
+from testbed.campaign.prepare.stages import Preparation
 from testbed.campaign.results.kept import kept_told
 from testbed.campaign.results.progress import Progress, Snapshot
 from testbed.campaign.spec.campaign import CampaignSpec, parse_spec

@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper
 
-from testbed.campaign.onnx_subject import _computes_in
+from testbed.campaign.prepare.onnx_file import _computes_in
 from testbed.core.site import Site, SiteTable
 from testbed.instrument.adopt import adopt
 from testbed.instrument.catalogue import catalogue

@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from testbed.analysis.guessing import Accuracy
-from testbed.campaign.prepare import Preparation
-from testbed.campaign.recorded_subject import RecordedSubject
+from testbed.campaign.prepare.recorded import RecordedSubject
+from testbed.campaign.prepare.stages import Preparation
 from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
 from testbed.campaign.summary import summarise
 from testbed.core.fault import masks_for

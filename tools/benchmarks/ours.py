@@ -27,9 +27,9 @@ from testbed.campaign.folder.claim import claimed
 from testbed.campaign.folder.engine import Bench
 from testbed.campaign.pipeline import Campaign
 from testbed.campaign.plan.table import Leg, fault_row, table_of
-from testbed.campaign.prepare import Preparation
+from testbed.campaign.prepare.stages import Preparation
+from testbed.campaign.prepare.torch_model import TorchSubject
 from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
-from testbed.campaign.torch_subject import TorchSubject
 from testbed.campaign.words import golden_words
 from testbed.campaign.worker import strike_for
 from testbed.core.fault import masks_for

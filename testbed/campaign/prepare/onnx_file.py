@@ -14,13 +14,13 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
-from testbed.campaign.as_trained import check_like_library
-from testbed.campaign.known import Known, cached_logits
 from testbed.campaign.plan.sections import check_sections
+from testbed.campaign.prepare.as_trained import check_like_library
+from testbed.campaign.prepare.known import Known, cached_logits
+from testbed.campaign.prepare.row_gate import input_influence
+from testbed.campaign.prepare.subject import check_accuracy, dataset_of
 from testbed.campaign.results.progress import Watch, unwatched
-from testbed.campaign.row_gate import input_influence
 from testbed.campaign.spec.campaign import CampaignSpec
-from testbed.campaign.subject import check_accuracy, dataset_of
 from testbed.core.errors import UsageError
 from testbed.core.files import sha256_bytes, write_bytes
 from testbed.core.provenance import processor

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from testbed.campaign.known import Known, cached_logits
-from testbed.campaign.module_golden import shared_golden
 from testbed.campaign.plan.sections import check_sections
+from testbed.campaign.prepare.known import Known, cached_logits
+from testbed.campaign.prepare.module_golden import shared_golden
+from testbed.campaign.prepare.subject import check_accuracy, dataset_of
 from testbed.campaign.results.progress import Watch, unwatched
 from testbed.campaign.spec.campaign import CampaignSpec
-from testbed.campaign.subject import check_accuracy, dataset_of
 from testbed.core.cache import MODELS, Cached
 from testbed.core.errors import UsageError
 from testbed.core.files import sha256_json, write_bytes

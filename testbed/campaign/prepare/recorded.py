@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.campaign.files import Files
-from testbed.campaign.known import Known
+from testbed.campaign.prepare.known import Known
+from testbed.campaign.prepare.subject import check_accuracy, dataset_of, stages_of
 from testbed.campaign.results.progress import Watch, unwatched
 from testbed.campaign.spec.campaign import CampaignSpec
-from testbed.campaign.subject import check_accuracy, dataset_of, stages_of
 from testbed.core.errors import StaleArtefact, TestbedError
 from testbed.core.places import with_sources
 from testbed.core.runfolder import RunFolder

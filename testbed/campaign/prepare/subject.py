@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.analysis.choice import TEST_IMAGES
-from testbed.campaign.as_trained import check_like_model_run
-from testbed.campaign.known import Known
+from testbed.campaign.prepare.as_trained import check_like_model_run
+from testbed.campaign.prepare.known import Known
 from testbed.campaign.results.progress import Watch
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.core.errors import GateFailed, UsageError

@@ -10,7 +10,7 @@ import onnx
 
 from testbed.campaign.files import Files
 from testbed.campaign.folder.workplace import Workplace
-from testbed.campaign.prepare import Preparation
+from testbed.campaign.prepare.stages import Preparation
 from testbed.core.errors import UsageError
 from testbed.core.places import with_sources
 from testbed.export.precision import cast_model

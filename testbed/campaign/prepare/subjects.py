@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from testbed.campaign.onnx_subject import OnnxSubject
-from testbed.campaign.recorded_subject import RecordedSubject, is_recorded
+from testbed.campaign.prepare.onnx_file import OnnxSubject
+from testbed.campaign.prepare.recorded import RecordedSubject, is_recorded
+from testbed.campaign.prepare.subject import Subject
+from testbed.campaign.prepare.torch_model import TorchSubject
 from testbed.campaign.spec.campaign import CampaignSpec
-from testbed.campaign.subject import Subject
-from testbed.campaign.torch_subject import TorchSubject
 from testbed.core.errors import UsageError
 from testbed.core.resources import require_threads
 from testbed.core.runfolder import MANIFEST, RunFolder

@@ -18,14 +18,14 @@ from testbed.analysis.guessing import Accuracy, accuracy_against_guessing
 from testbed.campaign.files import PICTURES, TIERS, Files
 from testbed.campaign.folder.images import NamedImages, named_images
 from testbed.campaign.folder.pictures import write_pictures
-from testbed.campaign.module_golden import TARGET, Reference, write_attention
 from testbed.campaign.plan.draw import most_points
-from testbed.campaign.recorded_subject import STAGE
+from testbed.campaign.prepare.module_golden import TARGET, Reference, write_attention
+from testbed.campaign.prepare.recorded import STAGE
+from testbed.campaign.prepare.subject import Subject, stages_of
+from testbed.campaign.prepare.subjects import finished_subject, missing_source, subject_of
+from testbed.campaign.prepare.tune import tune
 from testbed.campaign.results.progress import Watch, unwatched
 from testbed.campaign.spec.campaign import CampaignSpec
-from testbed.campaign.subject import Subject, stages_of
-from testbed.campaign.subjects import finished_subject, missing_source, subject_of
-from testbed.campaign.tune import tune
 from testbed.core.errors import GateFailed
 from testbed.core.files import write_bytes, write_json
 from testbed.core.places import data_name, portable, write_sources

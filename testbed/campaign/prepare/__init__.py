@@ -1,0 +1,1 @@
+"""From a spec to instrumented engines' files: model, golden, tiers, twins, tuning."""
