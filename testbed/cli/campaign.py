@@ -77,7 +77,7 @@ def run(
     loaded = load_spec(spec, changes)
     folder = run or Path("runs") / loaded.name
     if dry_run:
-        from testbed.campaign.dryrun import dry_run_plan
+        from testbed.campaign.preview.dry_run import dry_run_plan
         from testbed.cli.tables import plan_tables
 
         dry = dry_run_plan(loaded, folder, fresh=fresh)

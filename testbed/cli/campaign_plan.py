@@ -16,7 +16,7 @@ from testbed.cli.numbers import Confidence, Number, Whole
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from testbed.campaign.planning import Plan
+    from testbed.campaign.preview.plan import Plan
 
 Record = Mapping[str, Any]
 
@@ -66,7 +66,7 @@ def plan(
     Leveugle's formula asks for to know its rate to within the margin, and how many the spec draws. A campaign with a
     [stop] table draws in rounds: its first one is told, and between which bounds it will end.
     """
-    from testbed.campaign.planning import Plan, asked_dimensions, wanted_of
+    from testbed.campaign.preview.plan import Plan, asked_dimensions, wanted_of
     from testbed.campaign.spec.campaign import load_spec
 
     loaded = load_spec(spec, changes)

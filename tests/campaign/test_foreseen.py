@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from testbed.campaign.dryrun import dry_run_plan
 from testbed.campaign.folder.images import named_images
 from testbed.campaign.pipeline import run_campaign
+from testbed.campaign.preview.dry_run import dry_run_plan
 from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
 from testbed.campaign.workforce import Workforce
 from testbed.cli.tables import plan_tables

@@ -24,8 +24,8 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from testbed.campaign.dryrun import dry_run_plan
 from testbed.campaign.pipeline import run_campaign
+from testbed.campaign.preview.dry_run import dry_run_plan
 from testbed.campaign.spec.campaign import parse_spec
 from testbed.campaign.view import Run
 from testbed.campaign.workforce import Workforce

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from testbed.analysis.stats import leveugle
-from testbed.campaign import planning
-from testbed.campaign.dryrun import dry_run_plan
-from testbed.campaign.planning import Plan, Wanted, wanted_of
 from testbed.campaign.prepare.subjects import subject_of
-from testbed.campaign.site_sketch import sketched_sites
+from testbed.campaign.preview import plan as planning
+from testbed.campaign.preview.dry_run import dry_run_plan
+from testbed.campaign.preview.plan import Plan, Wanted, wanted_of
+from testbed.campaign.preview.sites import sketched_sites
 from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
 from testbed.campaign.spec.stop import dimensions
 from testbed.cli.tables import plan_tables

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 from testbed.analysis.stats import wilson
 from testbed.campaign.folder.claim import claimed
-from testbed.campaign.foreseen import bytes_needed, check_disk, foreseen
 from testbed.campaign.plan.sections import Sampled, sampled_strata
 from testbed.campaign.prepare.subject import Subject
 from testbed.campaign.prepare.subjects import subject_of
+from testbed.campaign.preview.foreseen import bytes_needed, check_disk, foreseen
 from testbed.campaign.spec.campaign import CampaignSpec, FaultSpec
 from testbed.core.errors import UsageError
 from testbed.core.files import sha256_bytes

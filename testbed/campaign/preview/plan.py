@@ -14,13 +14,13 @@ from typing import Any
 
 from testbed.analysis.allocation import smallest_sample
 from testbed.analysis.stats import leveugle
-from testbed.campaign.dryrun import sites_and_speed
 from testbed.campaign.plan.adaptive import AdaptivePlanner
 from testbed.campaign.plan.draw import Stratum
 from testbed.campaign.plan.groups import Values, model_of, values_of
 from testbed.campaign.plan.sections import sampled_strata
 from testbed.campaign.prepare.subjects import subject_of
-from testbed.campaign.site_sketch import sketched_sites
+from testbed.campaign.preview.dry_run import sites_and_speed
+from testbed.campaign.preview.sites import sketched_sites
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.campaign.spec.stop import Dimension, dimensions
 from testbed.core.fault import FaultModel
