@@ -25,7 +25,7 @@ from testbed.campaign.attention_incremental import CHANGES, Changes
 from testbed.campaign.attention_rows import Integers, RowPath, Struck
 from testbed.campaign.attention_stages import Floats, Sizes, Stages
 from testbed.campaign.attention_suffix import SuffixPath
-from testbed.campaign.evaluation import Evaluated, Evaluator, NotDeterministic, Strikes
+from testbed.campaign.evaluate.contract import Evaluated, Evaluator, NotDeterministic, Strikes
 from testbed.core.outcome import How
 from testbed.instrument.feed import NO_SITE
 from testbed.semantics import as_words

@@ -14,7 +14,7 @@ from testbed.campaign.attention_graphs import KINDS, projection_weight, stages
 from testbed.campaign.attention_incremental import CHANGES
 from testbed.campaign.attention_rows import USES, Struck
 from testbed.campaign.attention_stages import Floats, Sizes, proven
-from testbed.campaign.evaluation import Evaluator, NotDeterministic, Strikes
+from testbed.campaign.evaluate.contract import Evaluator, NotDeterministic, Strikes
 from testbed.campaign.suffix_sample import loud_words
 from testbed.core.errors import EngineError
 from testbed.instrument.feed import PortFeed

@@ -12,7 +12,7 @@ import onnx
 from numpy.typing import NDArray
 
 from testbed.campaign.attention_graphs import KINDS, AttentionSites, probe
-from testbed.campaign.evaluation import NotDeterministic
+from testbed.campaign.evaluate.contract import NotDeterministic
 from testbed.campaign.folder.images import Inputs
 from testbed.core.site import SiteTable
 from testbed.engines.runner import Runner

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from testbed.analysis.compare import Deviation
+from testbed.campaign.evaluate.whole import WholeTwin
 from testbed.campaign.files import PLAN, RESULTS, Files
 from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.noise import COMMAND, Progress
@@ -18,7 +19,6 @@ from testbed.campaign.plan.table import read_plan
 from testbed.campaign.rerun import planned_strikes
 from testbed.campaign.results.reader import form_of
 from testbed.campaign.thresholds import Thresholds
-from testbed.campaign.whole import WholeTwin
 from testbed.core.files import atomic_path, sha256_json
 
 EXACT = "exact.parquet"

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from testbed.analysis.compare import Deviation, by_row, identical
-from testbed.campaign.evaluation import Strikes
+from testbed.campaign.evaluate.contract import Strikes
 from testbed.campaign.files import PLAN, RESULTS, TIERS, Files
 from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.noise import COMMAND, Progress

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from testbed.campaign.evaluate.golden_words import write_plan_words
 from testbed.campaign.exposed import site_exposures
 from testbed.campaign.facts import check_facts
 from testbed.campaign.files import PLAN, RESULTS, STORE, TIERS, Files, plan_file, points_file, words_file
@@ -27,7 +28,6 @@ from testbed.campaign.row_check import planned_rows
 from testbed.campaign.running import AdaptivePlans, OnePlan, run_plans
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.campaign.summary import SUMMARY, summarise
-from testbed.campaign.words import write_plan_words
 from testbed.campaign.work import Opener
 from testbed.campaign.worker import open_worker
 from testbed.campaign.workforce import Workforce

@@ -6,14 +6,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from testbed.campaign.evaluation import Strikes
+from testbed.campaign.evaluate.contract import Strikes
+from testbed.campaign.evaluate.golden_words import golden_words, read_words
+from testbed.campaign.evaluate.strikes import strikes_of, with_golden
 from testbed.campaign.files import PLAN, words_file
 from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.plan.points import points_path
 from testbed.campaign.plan.table import Leg
 from testbed.campaign.plan.units import word_counts
-from testbed.campaign.strikes import strikes_of, with_golden
-from testbed.campaign.words import golden_words, read_words
 from testbed.instrument.feed import Words
 
 

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import pyarrow.parquet as pq
 
 from testbed.analysis.stratified import Tally
+from testbed.campaign.evaluate.golden_words import write_plan_words
 from testbed.campaign.files import PLAN, RESULTS, plan_file
 from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.plan.adaptive import AdaptivePlanner
@@ -23,7 +24,6 @@ from testbed.campaign.results.row_weights import RowWeights
 from testbed.campaign.results.store import ResultStore
 from testbed.campaign.spans import Spans
 from testbed.campaign.unit import Unit
-from testbed.campaign.words import write_plan_words
 from testbed.campaign.work import Crew, Report
 from testbed.core.errors import TestbedError
 

@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.campaign.evaluation import Evaluated, Evaluator, Strikes, check_live, same_words
+from testbed.campaign.evaluate.contract import Evaluated, Evaluator, Strikes, check_live, same_words
 from testbed.campaign.folder.images import Inputs
 from testbed.campaign.suffix_costs import Costs
 from testbed.campaign.suffix_entries import Entry, read_words, write_words

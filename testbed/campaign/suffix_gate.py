@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.campaign.evaluation import Evaluator, NotDeterministic, Strikes, same_words
+from testbed.campaign.evaluate.contract import Evaluator, NotDeterministic, Strikes, same_words
 from testbed.campaign.suffix import SuffixEvaluator
 from testbed.campaign.suffix_plan import BARE, SHORTCUTS, SuffixPlan
 from testbed.campaign.suffix_routes import Way

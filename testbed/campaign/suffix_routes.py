@@ -8,7 +8,7 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.campaign.evaluation import Strikes
+from testbed.campaign.evaluate.contract import Strikes
 from testbed.campaign.suffix_plan import SuffixPlan
 from testbed.core.site import Site
 from testbed.instrument.feed import NO_SITE, OP

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.campaign.evaluation import NotDeterministic, check_live, same_words
+from testbed.campaign.evaluate.contract import NotDeterministic, check_live, same_words
 from testbed.campaign.suffix_golden import Goldens
 from testbed.campaign.suffix_pieces import PortedPiece
 from testbed.instrument.feed import PortFeed

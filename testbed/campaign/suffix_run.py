@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.campaign.evaluation import Evaluated, Strikes, check_live, same_words
+from testbed.campaign.evaluate.contract import Evaluated, Strikes, check_live, same_words
 from testbed.campaign.folder.images import Inputs
 from testbed.campaign.suffix_entries import ChangedRows, ChangedWords, Entry, batches, read_words, write_words
 from testbed.campaign.suffix_golden import Goldens

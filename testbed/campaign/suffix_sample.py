@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.campaign.evaluation import Strikes
+from testbed.campaign.evaluate.contract import Strikes
 from testbed.core.formats import Format
 from testbed.core.site import Site
 from testbed.instrument.feed import NO_SITE, PortFeed, Words

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from testbed.campaign.evaluation import StruckWeights, Whole, WordChanges
+from testbed.campaign.evaluate.contract import StruckWeights, Whole, WordChanges
 from testbed.campaign.folder.images import Inputs
 from testbed.campaign.suffix_entry_points import EntryPoints, may_fuse
 from testbed.campaign.suffix_pieces import Clock, Open, Piece, group_ends

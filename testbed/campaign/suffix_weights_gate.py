@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.campaign.evaluation import StruckWeights, Whole, same_words
+from testbed.campaign.evaluate.contract import StruckWeights, Whole, same_words
 from testbed.campaign.suffix_weights import WeightPlan, WeightSuffix
 from testbed.core.errors import EngineError
 from testbed.core.site import Site

@@ -15,7 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from testbed.campaign.evaluation import Evaluated, Strikes
+from testbed.campaign.evaluate.contract import Evaluated, Strikes
+from testbed.campaign.evaluate.golden_words import golden_words
+from testbed.campaign.evaluate.strikes import strikes_of, with_golden
+from testbed.campaign.evaluate.whole import WholeTwin
 from testbed.campaign.execute import Activations, Weights
 from testbed.campaign.files import PLAN, RESULTS, Files
 from testbed.campaign.folder.claim import recorded_spec
@@ -26,9 +29,6 @@ from testbed.campaign.prepare.stages import verify_prepared
 from testbed.campaign.rate_table import rate_table, with_weights
 from testbed.campaign.results.reader import RESULT_TABLE
 from testbed.campaign.spec.campaign import CampaignSpec
-from testbed.campaign.strikes import strikes_of, with_golden
-from testbed.campaign.whole import WholeTwin
-from testbed.campaign.words import golden_words
 from testbed.core.errors import StaleArtefact, UsageError
 from testbed.core.fault import masks_for
 from testbed.core.runfolder import RunFolder

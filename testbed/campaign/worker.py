@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from testbed.campaign.evaluators import evaluator_for, weights_for
+from testbed.campaign.evaluate.choose import evaluator_for, weights_for
+from testbed.campaign.evaluate.golden_words import read_words
 from testbed.campaign.execute import Activations, Strike, Weights
 from testbed.campaign.files import words_file
 from testbed.campaign.folder.workplace import Workplace
@@ -18,7 +19,6 @@ from testbed.campaign.plan.table import Leg
 from testbed.campaign.plan.units import leg_of, word_counts
 from testbed.campaign.rows import flagged
 from testbed.campaign.unit import Unit
-from testbed.campaign.words import read_words
 from testbed.campaign.work import Due
 
 

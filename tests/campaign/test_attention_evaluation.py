@@ -19,10 +19,10 @@ from testbed.campaign.attention_graphs import KINDS, attention_sites, projection
 from testbed.campaign.attention_incremental import CHANGES
 from testbed.campaign.attention_rows import RowPath, Struck
 from testbed.campaign.attention_stages import Sizes, Stages, proven
-from testbed.campaign.evaluation import NotDeterministic, Strikes
+from testbed.campaign.evaluate.contract import NotDeterministic, Strikes
+from testbed.campaign.evaluate.whole import WholeTwin
 from testbed.campaign.folder.engine import Bench
 from testbed.campaign.folder.images import NamedImages
-from testbed.campaign.whole import WholeTwin
 from testbed.core.errors import EngineError, UsageError
 from testbed.core.files import sha256_bytes
 from testbed.core.outcome import How

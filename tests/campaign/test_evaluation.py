@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from testbed.campaign.evaluation import Evaluated, gathered
+from testbed.campaign.evaluate.contract import Evaluated, gathered
 
 
 def piece(start: int, size: int) -> Evaluated:

@@ -14,7 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from testbed.campaign.evaluation import Evaluated, NotDeterministic, Strikes
+from testbed.campaign.evaluate.contract import Evaluated, NotDeterministic, Strikes
+from testbed.campaign.evaluate.golden_words import golden_words as golden_words_of
+from testbed.campaign.evaluate.whole import WholeTwin
 from testbed.campaign.execute import Activations, Weights
 from testbed.campaign.files import PLAN, words_file
 from testbed.campaign.folder.engine import Bench
@@ -23,8 +25,6 @@ from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.judge import Judge
 from testbed.campaign.plan.table import Leg, fault_row, legs, read_plan, table_of
 from testbed.campaign.plan.units import leg_of, units_of
-from testbed.campaign.whole import WholeTwin
-from testbed.campaign.words import golden_words as golden_words_of
 from testbed.campaign.worker import open_worker, strike_for
 from testbed.core.errors import EngineError
 from testbed.core.fault import masks_for

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from testbed.campaign import weight_gate
+from testbed.campaign.evaluate.golden_words import golden_words
+from testbed.campaign.evaluate.whole import WholeTwin
 from testbed.campaign.execute import Activations
 from testbed.campaign.files import RESULTS, STORE
 from testbed.campaign.folder.workplace import Workplace
@@ -25,8 +27,6 @@ from testbed.campaign.prepare import row_gate
 from testbed.campaign.prepare.stages import Preparation
 from testbed.campaign.results.store import discard_log
 from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
-from testbed.campaign.whole import WholeTwin
-from testbed.campaign.words import golden_words
 from testbed.campaign.worker import strike_for
 from testbed.core.errors import GateFailed, TestbedError
 from testbed.core.files import sha256_file

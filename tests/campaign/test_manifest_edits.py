@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 from click.testing import Result
 
-from testbed.campaign.evaluators import evaluator_for, weights_for
+from testbed.campaign.evaluate.choose import evaluator_for, weights_for
 from testbed.campaign.folder.workplace import Workplace
 from testbed.core.errors import StaleArtefact
 from testbed.core.files import sha256_file

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from testbed.campaign.evaluation import NotDeterministic, Strikes
+from testbed.campaign.evaluate.contract import NotDeterministic, Strikes
 from testbed.campaign.suffix_plan import BARE, SuffixPlan
 from testbed.campaign.suffix_routes import Way
 from testbed.engines.availability import available

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from testbed.campaign import suffix_pieces
-from testbed.campaign.evaluation import Evaluated, Strikes
+from testbed.campaign.evaluate.contract import Evaluated, Strikes
 from testbed.campaign.suffix import SuffixEvaluator
 from testbed.campaign.suffix_gate import Proof, prove
 from testbed.campaign.suffix_plan import BARE, SuffixPlan

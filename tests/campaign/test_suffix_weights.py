@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from testbed.campaign import suffix_weights
-from testbed.campaign.evaluation import StruckWeights
+from testbed.campaign.evaluate.contract import StruckWeights
 from testbed.campaign.suffix_weights import WeightPlan, WeightSuffix
 from testbed.campaign.suffix_weights_gate import prove_weights
 from testbed.core.errors import EngineError, StaleArtefact

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from benchmarks.faults import Layer, NeuronFaults, WeightFaults, neuron_places, weight_places
 from benchmarks.subject import Subject
 from benchmarks.verdict import Tolerance, of_names
+from testbed.campaign.evaluate.golden_words import golden_words
 from testbed.campaign.execute import Strike
 from testbed.campaign.files import Files
 from testbed.campaign.folder.claim import claimed
@@ -30,7 +31,6 @@ from testbed.campaign.plan.table import Leg, fault_row, table_of
 from testbed.campaign.prepare.stages import Preparation
 from testbed.campaign.prepare.torch_model import TorchSubject
 from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
-from testbed.campaign.words import golden_words
 from testbed.campaign.worker import strike_for
 from testbed.core.fault import masks_for
 from testbed.golden.arrays import read_array

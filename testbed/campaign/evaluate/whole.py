@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.campaign.evaluation import Evaluated, Strikes, StruckWeights, Whole, check_live
+from testbed.campaign.evaluate.contract import Evaluated, Strikes, StruckWeights, Whole, check_live
 from testbed.campaign.folder.engine import Bench
 from testbed.core.outcome import How
 from testbed.engines.runner import StruckWords, WeightStriker, struck_weights

@@ -12,7 +12,9 @@ from testbed.campaign.attention import AttentionEvaluator, AttentionPaths
 from testbed.campaign.attention_gate import prove as prove_attention
 from testbed.campaign.attention_golden import AttentionTarget
 from testbed.campaign.attention_graphs import attention_sites
-from testbed.campaign.evaluation import Evaluator, Whole
+from testbed.campaign.evaluate.contract import Evaluator, Whole
+from testbed.campaign.evaluate.golden_words import read_live
+from testbed.campaign.evaluate.whole import WholeTwin, whole_weights
 from testbed.campaign.files import Files
 from testbed.campaign.folder.engine import Bench
 from testbed.campaign.folder.workplace import Workplace
@@ -22,8 +24,6 @@ from testbed.campaign.suffix_gate import prove as prove_suffix
 from testbed.campaign.suffix_plan import SuffixPlan
 from testbed.campaign.suffix_weights import WeightPlan, WeightSuffix
 from testbed.campaign.suffix_weights_gate import prove_weights as prove_weight_suffix
-from testbed.campaign.whole import WholeTwin, whole_weights
-from testbed.campaign.words import read_live
 from testbed.core.errors import StaleArtefact
 from testbed.core.site import Site
 from testbed.engines.runner import Runner

@@ -14,13 +14,13 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, helper
 
-from testbed.campaign.evaluation import Strikes
+from testbed.campaign.evaluate.contract import Strikes
+from testbed.campaign.evaluate.strikes import strikes_of
 from testbed.campaign.files import Files, words_file
 from testbed.campaign.folder.engine import Bench
 from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.plan.table import Leg, widest
 from testbed.campaign.plan.units import leg_of, units_of
-from testbed.campaign.strikes import strikes_of
 from testbed.core.errors import StaleArtefact
 from testbed.core.site import SiteTable
 from testbed.golden.arrays import array_writer, read_array

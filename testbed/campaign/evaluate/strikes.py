@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.campaign.evaluation import Strikes
+from testbed.campaign.evaluate.contract import Strikes
 from testbed.campaign.folder.images import NamedImages
 from testbed.campaign.plan.table import Leg
 from testbed.core.site import SiteTable

@@ -1,0 +1,1 @@
+"""How one fault is evaluated: the contract, the whole twin, and the proven shortcuts."""
