@@ -12,13 +12,13 @@ import torch
 from numpy.typing import NDArray
 
 from testbed.analysis.outcome import GoldenSide, classify
-from testbed.campaign.attention import AttentionEvaluator, AttentionPaths
-from testbed.campaign.attention_gate import prove, random_flips
-from testbed.campaign.attention_golden import AttentionTarget, Goldens, ImageGolden
-from testbed.campaign.attention_graphs import KINDS, attention_sites, projection_weight, stages
-from testbed.campaign.attention_incremental import CHANGES
-from testbed.campaign.attention_rows import RowPath, Struck
-from testbed.campaign.attention_stages import Sizes, Stages, proven
+from testbed.campaign.evaluate.attention.changes import CHANGES
+from testbed.campaign.evaluate.attention.evaluator import AttentionEvaluator, AttentionPaths
+from testbed.campaign.evaluate.attention.gate import prove, random_flips
+from testbed.campaign.evaluate.attention.golden import AttentionTarget, Goldens, ImageGolden
+from testbed.campaign.evaluate.attention.graphs import KINDS, attention_sites, projection_weight, stages
+from testbed.campaign.evaluate.attention.rows import RowPath, Struck
+from testbed.campaign.evaluate.attention.stage_engines import Sizes, Stages, proven
 from testbed.campaign.evaluate.contract import NotDeterministic, Strikes
 from testbed.campaign.evaluate.whole import WholeTwin
 from testbed.campaign.folder.engine import Bench
@@ -309,7 +309,7 @@ class TestGate:
         weight = projection_weight(plain_case.target.plain, plain_case.target.sites)
         assert weight is not None
         wrong = weight * np.float32(1.001)
-        monkeypatch.setattr("testbed.campaign.attention_gate.projection_weight", lambda *_: wrong)
+        monkeypatch.setattr("testbed.campaign.evaluate.attention.gate.projection_weight", lambda *_: wrong)
         paths = AttentionPaths.of(prove(plain_case.target, plain_case.whole, IMAGES, seed=7)).path
         assert paths["k"] == paths["v"] == "rows"
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from testbed.campaign.attention_incremental import Changes
-from testbed.campaign.native_changes import add_changes
+from testbed.campaign.evaluate.attention.changes import Changes
+from testbed.campaign.evaluate.attention.native import add_changes
 from testbed.core import libraries
 from tests.support.compiled_cpu import compiled_cpu
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import onnx
 
-from testbed.campaign.attention import AttentionEvaluator, AttentionPaths
-from testbed.campaign.attention_gate import prove as prove_attention
-from testbed.campaign.attention_golden import AttentionTarget
-from testbed.campaign.attention_graphs import attention_sites
+from testbed.campaign.evaluate.attention.evaluator import AttentionEvaluator, AttentionPaths
+from testbed.campaign.evaluate.attention.gate import prove as prove_attention
+from testbed.campaign.evaluate.attention.golden import AttentionTarget
+from testbed.campaign.evaluate.attention.graphs import attention_sites
 from testbed.campaign.evaluate.contract import Evaluator, Whole
 from testbed.campaign.evaluate.golden_words import read_live
 from testbed.campaign.evaluate.whole import WholeTwin, whole_weights

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 import numpy as np
 import onnx
 
-from testbed.campaign.attention_golden import AttentionTarget, ImageGolden
-from testbed.campaign.attention_graphs import suffix
-from testbed.campaign.attention_rows import Struck
-from testbed.campaign.attention_stages import Floats
+from testbed.campaign.evaluate.attention.golden import AttentionTarget, ImageGolden
+from testbed.campaign.evaluate.attention.graphs import suffix
+from testbed.campaign.evaluate.attention.rows import Struck
+from testbed.campaign.evaluate.attention.stage_engines import Floats
 from testbed.engines.runner import Runner
 from testbed.semantics import as_words
 

@@ -5,7 +5,7 @@ k: column s of one head's scores changes by D (N,). Softmax of a row with one ch
 c = p e / (1 + p e), p = maps[:, s], e = expm1(D), the other maps shrink by 1 - c, and the head's part of the context moves
 by c (v_s - context). The output changes by that times the head's rows of W.
 
-How far the results lie from the engine's own is said by `testbed.campaign.attention_bounds`.
+How far the results lie from the engine's own is said by `testbed.campaign.evaluate.attention.bounds`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.campaign.attention_bounds import (
+from testbed.campaign.evaluate.attention.bounds import (
     Floats,
     Reals,
     bound_of_k,
@@ -26,10 +26,10 @@ from testbed.campaign.attention_bounds import (
     head_scale,
     output_scale,
 )
-from testbed.campaign.attention_golden import ImageGolden
-from testbed.campaign.attention_graphs import AttentionSites
-from testbed.campaign.attention_rows import Integers, Struck
-from testbed.campaign.native_changes import add_changes
+from testbed.campaign.evaluate.attention.golden import ImageGolden
+from testbed.campaign.evaluate.attention.graphs import AttentionSites
+from testbed.campaign.evaluate.attention.native import add_changes
+from testbed.campaign.evaluate.attention.rows import Integers, Struck
 
 _LARGEST = 1e18  # the squares of such numbers are finite
 _LARGEST_SCORE = 60.0  # e^60 times what float32 lets underflow is still nothing

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from testbed.campaign.attention_graphs import KINDS, AttentionSites, probe
+from testbed.campaign.evaluate.attention.graphs import KINDS, AttentionSites, probe
 from testbed.campaign.evaluate.contract import NotDeterministic
 from testbed.campaign.folder.images import Inputs
 from testbed.core.site import SiteTable

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.campaign.attention_golden import ImageGolden
-from testbed.campaign.attention_graphs import AttentionSites
-from testbed.campaign.attention_stages import Floats, Stages
+from testbed.campaign.evaluate.attention.golden import ImageGolden
+from testbed.campaign.evaluate.attention.graphs import AttentionSites
+from testbed.campaign.evaluate.attention.stage_engines import Floats, Stages
 from testbed.semantics import as_words
 
 Integers = NDArray[np.int64]

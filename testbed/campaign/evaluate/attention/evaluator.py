@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.campaign.attention_bounds import Reals, output_scale
-from testbed.campaign.attention_golden import AttentionTarget, Goldens, ImageGolden
-from testbed.campaign.attention_graphs import KINDS, projection_weight, stages
-from testbed.campaign.attention_incremental import CHANGES, Changes
-from testbed.campaign.attention_rows import Integers, RowPath, Struck
-from testbed.campaign.attention_stages import Floats, Sizes, Stages
-from testbed.campaign.attention_suffix import SuffixPath
+from testbed.campaign.evaluate.attention.bounds import Reals, output_scale
+from testbed.campaign.evaluate.attention.changes import CHANGES, Changes
+from testbed.campaign.evaluate.attention.golden import AttentionTarget, Goldens, ImageGolden
+from testbed.campaign.evaluate.attention.graphs import KINDS, projection_weight, stages
+from testbed.campaign.evaluate.attention.rows import Integers, RowPath, Struck
+from testbed.campaign.evaluate.attention.stage_engines import Floats, Sizes, Stages
+from testbed.campaign.evaluate.attention.suffix import SuffixPath
 from testbed.campaign.evaluate.contract import Evaluated, Evaluator, NotDeterministic, Strikes
 from testbed.core.outcome import How
 from testbed.instrument.feed import NO_SITE

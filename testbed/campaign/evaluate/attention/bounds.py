@@ -36,7 +36,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.campaign.attention_golden import ImageGolden
+from testbed.campaign.evaluate.attention.golden import ImageGolden
 
 Floats = NDArray[np.float32]
 Reals = NDArray[np.float64]

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from testbed.campaign.attention_golden import ImageGolden, Open
+from testbed.campaign.evaluate.attention.golden import ImageGolden, Open
 from testbed.core.errors import EngineError
 from testbed.engines.runner import Runner
 from testbed.semantics import as_words

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.campaign.attention import AttentionEvaluator, AttentionPaths
-from testbed.campaign.attention_golden import AttentionTarget, Goldens, ImageGolden
-from testbed.campaign.attention_graphs import KINDS, projection_weight, stages
-from testbed.campaign.attention_incremental import CHANGES
-from testbed.campaign.attention_rows import USES, Struck
-from testbed.campaign.attention_stages import Floats, Sizes, proven
+from testbed.campaign.evaluate.attention.changes import CHANGES
+from testbed.campaign.evaluate.attention.evaluator import AttentionEvaluator, AttentionPaths
+from testbed.campaign.evaluate.attention.golden import AttentionTarget, Goldens, ImageGolden
+from testbed.campaign.evaluate.attention.graphs import KINDS, projection_weight, stages
+from testbed.campaign.evaluate.attention.rows import USES, Struck
+from testbed.campaign.evaluate.attention.stage_engines import Floats, Sizes, proven
 from testbed.campaign.evaluate.contract import Evaluator, NotDeterministic, Strikes
 from testbed.campaign.suffix_sample import loud_words
 from testbed.core.errors import EngineError
