@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from testbed.campaign.evaluate.contract import NotDeterministic, Strikes
-from testbed.campaign.suffix_plan import BARE, SuffixPlan
-from testbed.campaign.suffix_routes import Way
+from testbed.campaign.evaluate.suffix.routes import Way
+from testbed.campaign.evaluate.suffix.shortcuts import BARE, SuffixPlan
 from testbed.engines.availability import available
 from testbed.instrument.adopt import adopt
 from tests.support.exporters import randomised, written

@@ -11,13 +11,13 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from testbed.campaign import suffix_pieces
 from testbed.campaign.evaluate.contract import Evaluated, Strikes
-from testbed.campaign.suffix import SuffixEvaluator
-from testbed.campaign.suffix_gate import Proof, prove
-from testbed.campaign.suffix_plan import BARE, SuffixPlan
-from testbed.campaign.suffix_rows import RowRunner
-from testbed.campaign.suffix_sample import loud_words, sample
+from testbed.campaign.evaluate.suffix import segments as suffix_pieces
+from testbed.campaign.evaluate.suffix.evaluator import SuffixEvaluator
+from testbed.campaign.evaluate.suffix.gate import Proof, prove
+from testbed.campaign.evaluate.suffix.rows import RowRunner
+from testbed.campaign.evaluate.suffix.sample import loud_words, sample
+from testbed.campaign.evaluate.suffix.shortcuts import BARE, SuffixPlan
 from testbed.core.errors import EngineError, StaleArtefact
 from testbed.core.formats import format_named
 from testbed.export.precision import Calibration, cast_model, quantise

@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 
 from testbed.campaign.evaluate.contract import Evaluator, Strikes
+from testbed.campaign.evaluate.suffix.evaluator import SuffixEvaluator
+from testbed.campaign.evaluate.suffix.shortcuts import SuffixPlan
 from testbed.campaign.evaluate.whole import WholeTwin
 from testbed.campaign.folder.engine import Bench
 from testbed.campaign.folder.images import NamedImages
-from testbed.campaign.suffix import SuffixEvaluator
-from testbed.campaign.suffix_plan import SuffixPlan
 from testbed.core.fault import masks_for
 from testbed.core.outcome import How
 from testbed.core.site import Site, SiteTable

@@ -15,7 +15,7 @@ from testbed.campaign.evaluate.attention.graphs import KINDS, projection_weight,
 from testbed.campaign.evaluate.attention.rows import USES, Struck
 from testbed.campaign.evaluate.attention.stage_engines import Floats, Sizes, proven
 from testbed.campaign.evaluate.contract import Evaluator, NotDeterministic, Strikes
-from testbed.campaign.suffix_sample import loud_words
+from testbed.campaign.evaluate.suffix.sample import loud_words
 from testbed.core.errors import EngineError
 from testbed.instrument.feed import PortFeed
 from testbed.semantics import as_words

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.campaign.evaluate.contract import Strikes
-from testbed.campaign.suffix_plan import SuffixPlan
+from testbed.campaign.evaluate.suffix.shortcuts import SuffixPlan
 from testbed.core.site import Site
 from testbed.instrument.feed import NO_SITE, OP
 from testbed.instrument.stages import Stages

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.campaign.evaluate.contract import NotDeterministic, check_live, same_words
-from testbed.campaign.suffix_golden import Goldens
-from testbed.campaign.suffix_pieces import PortedPiece
+from testbed.campaign.evaluate.suffix.golden import Goldens
+from testbed.campaign.evaluate.suffix.segments import PortedPiece
 from testbed.instrument.feed import PortFeed
 from testbed.instrument.stages import Part
 from testbed.instrument.tokens import ROWS

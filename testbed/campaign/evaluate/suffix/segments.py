@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from testbed.campaign.suffix_plan import SuffixPlan
+from testbed.campaign.evaluate.suffix.shortcuts import SuffixPlan
 from testbed.core.site import Site, SiteTable
 from testbed.engines.runner import Runner
 from testbed.instrument.feed import NO_SITE, PortFeed, Words, live_words

@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.campaign.evaluate.contract import Evaluated, Strikes, check_live, same_words
+from testbed.campaign.evaluate.suffix.entries import ChangedRows, ChangedWords, Entry, batches, read_words, write_words
+from testbed.campaign.evaluate.suffix.golden import Goldens
+from testbed.campaign.evaluate.suffix.routes import Routes, Way
+from testbed.campaign.evaluate.suffix.rows import RowRunner, golden_rows
+from testbed.campaign.evaluate.suffix.segments import Pieces
 from testbed.campaign.folder.images import Inputs
-from testbed.campaign.suffix_entries import ChangedRows, ChangedWords, Entry, batches, read_words, write_words
-from testbed.campaign.suffix_golden import Goldens
-from testbed.campaign.suffix_pieces import Pieces
-from testbed.campaign.suffix_routes import Routes, Way
-from testbed.campaign.suffix_rows import RowRunner, golden_rows
 from testbed.core.outcome import How
 from testbed.instrument.feed import NO_SITE, PortFeed
 from testbed.instrument.stages import TOKENS, Stage, Stages

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.campaign.suffix_golden import Goldens
+from testbed.campaign.evaluate.suffix.golden import Goldens
 from testbed.core.outcome import How
 from testbed.instrument.feed import Words
 from testbed.semantics import as_words

@@ -7,8 +7,8 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.campaign.suffix_pieces import Pieces
-from testbed.campaign.suffix_routes import Routes, Way
+from testbed.campaign.evaluate.suffix.routes import Routes, Way
+from testbed.campaign.evaluate.suffix.segments import Pieces
 from testbed.instrument.stages import Part, Stages
 from testbed.instrument.work import macs
 

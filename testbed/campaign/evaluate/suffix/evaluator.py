@@ -13,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.campaign.evaluate.contract import Evaluated, Evaluator, Strikes, check_live, same_words
+from testbed.campaign.evaluate.suffix.costs import Costs
+from testbed.campaign.evaluate.suffix.entries import Entry, read_words, write_words
+from testbed.campaign.evaluate.suffix.golden import Goldens
+from testbed.campaign.evaluate.suffix.replay import Replay, Run, chunks, replayed
+from testbed.campaign.evaluate.suffix.routes import Routes, Way
+from testbed.campaign.evaluate.suffix.segments import Open, Pieces
+from testbed.campaign.evaluate.suffix.shortcuts import SuffixPlan
 from testbed.campaign.folder.images import Inputs
-from testbed.campaign.suffix_costs import Costs
-from testbed.campaign.suffix_entries import Entry, read_words, write_words
-from testbed.campaign.suffix_golden import Goldens
-from testbed.campaign.suffix_pieces import Open, Pieces
-from testbed.campaign.suffix_plan import SuffixPlan
-from testbed.campaign.suffix_routes import Routes, Way
-from testbed.campaign.suffix_run import Replay, Run, chunks, replayed
 from testbed.core.outcome import How
 from testbed.instrument.feed import NO_SITE
 from testbed.instrument.stages import Stages

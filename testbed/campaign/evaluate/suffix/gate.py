@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.campaign.evaluate.contract import Evaluator, NotDeterministic, Strikes, same_words
-from testbed.campaign.suffix import SuffixEvaluator
-from testbed.campaign.suffix_plan import BARE, SHORTCUTS, SuffixPlan
-from testbed.campaign.suffix_routes import Way
-from testbed.campaign.suffix_sample import sample
+from testbed.campaign.evaluate.suffix.evaluator import SuffixEvaluator
+from testbed.campaign.evaluate.suffix.routes import Way
+from testbed.campaign.evaluate.suffix.sample import sample
+from testbed.campaign.evaluate.suffix.shortcuts import BARE, SHORTCUTS, SuffixPlan
 from testbed.core.errors import EngineError
 from testbed.core.site import Site
 from testbed.instrument.feed import Words

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from testbed.campaign.evaluate.suffix.segments import Piece
 from testbed.campaign.folder.images import Inputs
-from testbed.campaign.suffix_pieces import Piece
 
 
 class Goldens:

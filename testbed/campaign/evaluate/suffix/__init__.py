@@ -1,0 +1,1 @@
+"""Evaluation of activation faults by suffix replay: only what the fault can change is run."""
