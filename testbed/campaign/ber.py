@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 
 from testbed.analysis.bounded import bounded_mean_interval
 from testbed.analysis.confidence import top1
+from testbed.campaign.evaluate.weights.in_place import weight_canary
 from testbed.campaign.folder.engine import Bench
 from testbed.campaign.folder.images import NamedImages
 from testbed.campaign.plan.draw import seed_of
 from testbed.campaign.plan.points import stored_indices
-from testbed.campaign.weight_gate import weight_canary
 from testbed.core.errors import EngineError, UsageError
 from testbed.core.site import Site
 from testbed.engines.runner import StruckWords, WeightStriker, struck_weights

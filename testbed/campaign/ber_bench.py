@@ -17,6 +17,7 @@ from testbed.analysis.classes import class_counts
 from testbed.analysis.confidence import top1
 from testbed.analysis.guessing import guessing_warning
 from testbed.campaign.ber import ber_sweep
+from testbed.campaign.evaluate.weights.in_place import WeightGate, weight_gate_of
 from testbed.campaign.files import Files
 from testbed.campaign.folder.claim import claimed, clean, recorded_spec
 from testbed.campaign.folder.engine import Bench
@@ -25,7 +26,6 @@ from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.prepare.stages import Preparation
 from testbed.campaign.results.progress import Watch, unwatched
 from testbed.campaign.spec.campaign import CampaignSpec
-from testbed.campaign.weight_gate import WeightGate, weight_gate_of
 from testbed.core.errors import UsageError
 from testbed.core.runfolder import RunFolder
 from testbed.core.site import Site

@@ -1,6 +1,6 @@
 """What must hold before a fault is run: parity with torch, no drift from plain to twin, exact zero-fault rows.
 
-Weights have a gate of their own: `testbed.campaign.weight_gate`.
+Weights have a gate of their own: `testbed.campaign.evaluate.weights.in_place`.
 """
 
 from __future__ import annotations

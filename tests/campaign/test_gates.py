@@ -15,8 +15,8 @@ import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from testbed.campaign import weight_gate
 from testbed.campaign.evaluate.golden_words import golden_words
+from testbed.campaign.evaluate.weights import in_place as weight_gate
 from testbed.campaign.evaluate.whole import WholeTwin
 from testbed.campaign.execute import Activations
 from testbed.campaign.files import RESULTS, STORE

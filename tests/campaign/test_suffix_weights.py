@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from testbed.campaign import suffix_weights
 from testbed.campaign.evaluate.contract import StruckWeights
-from testbed.campaign.suffix_weights import WeightPlan, WeightSuffix
-from testbed.campaign.suffix_weights_gate import prove_weights
+from testbed.campaign.evaluate.weights import evaluator as suffix_weights
+from testbed.campaign.evaluate.weights.evaluator import WeightPlan, WeightSuffix
+from testbed.campaign.evaluate.weights.gate import prove_weights
 from testbed.core.errors import EngineError, StaleArtefact
 from testbed.core.outcome import How
 from testbed.core.site import Site

@@ -13,9 +13,9 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from testbed.campaign.evaluate.weights.in_place import COPIED, HALF_APPLIED, NO_EFFECT, WeightGate, weight_gate
 from testbed.campaign.folder.engine import Bench
 from testbed.campaign.folder.images import NamedImages
-from testbed.campaign.weight_gate import COPIED, HALF_APPLIED, NO_EFFECT, WeightGate, weight_gate
 from testbed.core.errors import EngineError
 from testbed.core.fault import masks_for
 from testbed.core.files import sha256_bytes

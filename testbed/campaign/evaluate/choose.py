@@ -17,13 +17,13 @@ from testbed.campaign.evaluate.golden_words import read_live
 from testbed.campaign.evaluate.suffix.evaluator import SuffixEvaluator
 from testbed.campaign.evaluate.suffix.gate import prove as prove_suffix
 from testbed.campaign.evaluate.suffix.shortcuts import SuffixPlan
+from testbed.campaign.evaluate.weights.evaluator import WeightPlan, WeightSuffix
+from testbed.campaign.evaluate.weights.gate import prove_weights as prove_weight_suffix
 from testbed.campaign.evaluate.whole import WholeTwin, whole_weights
 from testbed.campaign.files import Files
 from testbed.campaign.folder.engine import Bench
 from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.part_engines import opener
-from testbed.campaign.suffix_weights import WeightPlan, WeightSuffix
-from testbed.campaign.suffix_weights_gate import prove_weights as prove_weight_suffix
 from testbed.core.errors import StaleArtefact
 from testbed.core.site import Site
 from testbed.engines.runner import Runner

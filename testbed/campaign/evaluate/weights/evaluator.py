@@ -18,8 +18,8 @@ from onnx import ModelProto
 
 from testbed.campaign.evaluate.contract import StruckWeights, Whole, WordChanges
 from testbed.campaign.evaluate.suffix.segments import Clock, Open, Piece, group_ends
+from testbed.campaign.evaluate.weights.entry_points import EntryPoints, may_fuse
 from testbed.campaign.folder.images import Inputs
-from testbed.campaign.suffix_entry_points import EntryPoints, may_fuse
 from testbed.core.errors import StaleArtefact
 from testbed.core.outcome import How
 from testbed.engines.runner import StruckWords, WeightStriker, struck_weights

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.campaign.evaluate.contract import StruckWeights, Whole, same_words
-from testbed.campaign.suffix_weights import WeightPlan, WeightSuffix
+from testbed.campaign.evaluate.weights.evaluator import WeightPlan, WeightSuffix
 from testbed.core.errors import EngineError
 from testbed.core.site import Site
 from testbed.engines.runner import StruckWords
