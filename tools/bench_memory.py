@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from testbed.analysis.outcome import GoldenSide, classify
+from testbed.campaign.execute.rows import Injected, Known, result_rows
 from testbed.campaign.files import PLAN, RESULTS, STORE
 from testbed.campaign.folder.images import NamedImages
 from testbed.campaign.plan.table import planned, write_plan
@@ -30,7 +31,6 @@ from testbed.campaign.plan.units import leg_of, units_of
 from testbed.campaign.rates import DIMENSIONS, fault_models
 from testbed.campaign.results.reader import ROW_SCHEMA
 from testbed.campaign.results.store import ResultStore
-from testbed.campaign.rows import Injected, Known, result_rows
 from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
 from testbed.campaign.tally import Tally, populations
 from testbed.core.outcome import How

@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from testbed.campaign.evaluate.golden_words import write_plan_words
+from testbed.campaign.execute.gates import passed
+from testbed.campaign.execute.rounds import AdaptivePlans, OnePlan, run_plans
+from testbed.campaign.execute.worker import open_worker
 from testbed.campaign.exposed import site_exposures
 from testbed.campaign.facts import check_facts
 from testbed.campaign.files import PLAN, RESULTS, STORE, TIERS, Files, plan_file, points_file, words_file
 from testbed.campaign.folder.claim import claimed, clean
 from testbed.campaign.folder.engine import Bench
 from testbed.campaign.folder.workplace import Workplace
-from testbed.campaign.gating import passed
 from testbed.campaign.plan.adaptive import AdaptivePlanner
 from testbed.campaign.plan.table import Planned, planned, write_plan
 from testbed.campaign.prepare.proxy_samples import guess_of
@@ -25,11 +27,9 @@ from testbed.campaign.prepare.stages import Preparation
 from testbed.campaign.results.progress import Progress, Show
 from testbed.campaign.results.store import ResultStore, discard_log
 from testbed.campaign.row_check import planned_rows
-from testbed.campaign.running import AdaptivePlans, OnePlan, run_plans
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.campaign.summary import SUMMARY, summarise
 from testbed.campaign.work import Opener
-from testbed.campaign.worker import open_worker
 from testbed.campaign.workforce import Workforce
 from testbed.core.errors import TestbedError
 from testbed.core.files import sha256_json, write_json

@@ -19,7 +19,7 @@ from testbed.campaign.evaluate.contract import Evaluated, Strikes
 from testbed.campaign.evaluate.golden_words import golden_words
 from testbed.campaign.evaluate.strikes import strikes_of, with_golden
 from testbed.campaign.evaluate.whole import WholeTwin
-from testbed.campaign.execute import Activations, Weights
+from testbed.campaign.execute.faults import Activations, Weights
 from testbed.campaign.files import PLAN, RESULTS, Files
 from testbed.campaign.folder.claim import recorded_spec
 from testbed.campaign.folder.workplace import Workplace

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from testbed.campaign.evaluate.contract import Evaluated, NotDeterministic, Strikes
 from testbed.campaign.evaluate.golden_words import golden_words as golden_words_of
 from testbed.campaign.evaluate.whole import WholeTwin
-from testbed.campaign.execute import Activations, Weights
+from testbed.campaign.execute.faults import Activations, Weights
+from testbed.campaign.execute.worker import open_worker, strike_for
 from testbed.campaign.files import PLAN, words_file
 from testbed.campaign.folder.engine import Bench
 from testbed.campaign.folder.images import Inputs, NamedImages
@@ -25,7 +26,6 @@ from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.judge import Judge
 from testbed.campaign.plan.table import Leg, fault_row, legs, read_plan, table_of
 from testbed.campaign.plan.units import leg_of, units_of
-from testbed.campaign.worker import open_worker, strike_for
 from testbed.core.errors import EngineError
 from testbed.core.fault import masks_for
 from testbed.core.runfolder import RunFolder

@@ -18,16 +18,16 @@ from onnx import numpy_helper
 from testbed.campaign.evaluate.golden_words import golden_words
 from testbed.campaign.evaluate.weights import in_place as weight_gate
 from testbed.campaign.evaluate.whole import WholeTwin
-from testbed.campaign.execute import Activations
+from testbed.campaign.execute.checks import Bounds, failing, parity, zero_fault, zero_fault_leg
+from testbed.campaign.execute.faults import Activations
+from testbed.campaign.execute.worker import strike_for
 from testbed.campaign.files import RESULTS, STORE
 from testbed.campaign.folder.workplace import Workplace
-from testbed.campaign.gates import Bounds, failing, parity, zero_fault, zero_fault_leg
 from testbed.campaign.pipeline import Campaign
 from testbed.campaign.prepare import row_gate
 from testbed.campaign.prepare.stages import Preparation
 from testbed.campaign.results.store import discard_log
 from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
-from testbed.campaign.worker import strike_for
 from testbed.core.errors import GateFailed, TestbedError
 from testbed.core.files import sha256_file
 from testbed.core.runfolder import RunFolder

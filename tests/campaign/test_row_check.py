@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from testbed.campaign.execute.worker import Worker, open_worker
 from testbed.campaign.files import PLAN, TIERS
 from testbed.campaign.folder.images import named_images
 from testbed.campaign.plan.units import units_of
@@ -19,7 +20,6 @@ from testbed.campaign.results.arrow import from_stream, to_stream
 from testbed.campaign.results.reader import ROW_SCHEMA
 from testbed.campaign.row_check import difference, planned_rows
 from testbed.campaign.unit import Unit
-from testbed.campaign.worker import Worker, open_worker
 from testbed.core.schema import FAULT_COLUMNS, ROW_COLUMNS
 
 OF_THE_PLAN = [*(column.name for column in FAULT_COLUMNS), "image_id"]

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from testbed.campaign.execute.worker import Worker
 from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.results.arrow import from_stream, to_stream
 from testbed.campaign.unit import Unit
-from testbed.campaign.worker import Worker
 
 
 class Forger(Worker):

@@ -22,7 +22,8 @@ from benchmarks.faults import Layer, NeuronFaults, WeightFaults, neuron_places, 
 from benchmarks.subject import Subject
 from benchmarks.verdict import Tolerance, of_names
 from testbed.campaign.evaluate.golden_words import golden_words
-from testbed.campaign.execute import Strike
+from testbed.campaign.execute.faults import Strike
+from testbed.campaign.execute.worker import strike_for
 from testbed.campaign.files import Files
 from testbed.campaign.folder.claim import claimed
 from testbed.campaign.folder.engine import Bench
@@ -31,7 +32,6 @@ from testbed.campaign.plan.table import Leg, fault_row, table_of
 from testbed.campaign.prepare.stages import Preparation
 from testbed.campaign.prepare.torch_model import TorchSubject
 from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
-from testbed.campaign.worker import strike_for
 from testbed.core.fault import masks_for
 from testbed.golden.arrays import read_array
 from testbed.instrument.feed import Words

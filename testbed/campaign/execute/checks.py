@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from testbed.campaign.execute import Strike
+from testbed.campaign.execute.faults import Strike
 from testbed.campaign.plan.table import Leg, fault_row, table_of
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.core.fault import masks_for

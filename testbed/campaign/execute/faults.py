@@ -18,10 +18,10 @@ from testbed.analysis.outcome import Outcomes
 from testbed.campaign.evaluate.contract import Evaluated, Evaluator, Strikes, Whole, gathered
 from testbed.campaign.evaluate.strikes import strikes_of, with_golden
 from testbed.campaign.evaluate.whole import whole_weights
+from testbed.campaign.execute.rows import Injected, Known, result_rows, unknown_outcomes
 from testbed.campaign.folder.engine import Bench
 from testbed.campaign.judge import Judge
 from testbed.campaign.plan.table import Leg
-from testbed.campaign.rows import Injected, Known, result_rows, unknown_outcomes
 from testbed.core.outcome import How
 from testbed.engines.runner import WeightStriker
 from testbed.instrument.feed import Words, to_words

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from testbed.campaign.evaluate.choose import prove, prove_weights
 from testbed.campaign.evaluate.golden_words import golden_words
 from testbed.campaign.evaluate.weights.in_place import WeightGate, weight_gate_of
+from testbed.campaign.execute.checks import DRIFT, Bounds, failing, parity, zero_fault, zero_fault_leg
+from testbed.campaign.execute.worker import strike_for
 from testbed.campaign.files import Files
 from testbed.campaign.folder.workplace import Workplace
-from testbed.campaign.gates import DRIFT, Bounds, failing, parity, zero_fault, zero_fault_leg
 from testbed.campaign.prepare.row_gate import row_influence
 from testbed.campaign.prepare.stages import Preparation
-from testbed.campaign.worker import strike_for
 from testbed.core.errors import GateFailed, UsageError
 from testbed.core.site import Site, Where
 

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from testbed.campaign.evaluate.choose import evaluator_for, weights_for
 from testbed.campaign.evaluate.golden_words import read_words
-from testbed.campaign.execute import Activations, Strike, Weights
+from testbed.campaign.execute.faults import Activations, Strike, Weights
+from testbed.campaign.execute.rows import flagged
 from testbed.campaign.files import words_file
 from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.plan.table import Leg
 from testbed.campaign.plan.units import leg_of, word_counts
-from testbed.campaign.rows import flagged
 from testbed.campaign.unit import Unit
 from testbed.campaign.work import Due
 
