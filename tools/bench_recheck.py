@@ -27,9 +27,9 @@ from testbed.campaign.cluster_checks import Checks
 from testbed.campaign.files import RESULTS
 from testbed.campaign.pipeline import run_campaign
 from testbed.campaign.results.arrow import to_stream
-from testbed.campaign.row_check import difference
 from testbed.campaign.spec.campaign import load_spec
-from testbed.campaign.workforce import Workforce
+from testbed.campaign.work.row_check import difference
+from testbed.campaign.work.workforce import Workforce
 
 
 def measured(spec: Path, shares: list[float], repeats: int) -> dict[str, Any]:

@@ -20,10 +20,10 @@ from typing import Self
 from testbed.campaign.cluster_checks import Checks, Recheck
 from testbed.campaign.cluster_roster import Member, News, OtherProgram, Roster, gathered
 from testbed.campaign.cluster_worker import Answer, Job, work
-from testbed.campaign.row_check import difference
-from testbed.campaign.seat import Left
 from testbed.campaign.unit import Unit
-from testbed.campaign.work import Drop, Keep, Limits, Opener, Report, Tick
+from testbed.campaign.work.contract import Drop, Keep, Limits, Opener, Report, Tick
+from testbed.campaign.work.row_check import difference
+from testbed.campaign.work.slot import Left
 from testbed.core.files import sha256_file
 from testbed.core.provenance import installed_version
 from testbed.core.runfolder import MANIFEST, RunFolder
@@ -62,7 +62,7 @@ class ClusterCrew:
         tick: Tick = lambda workers: None,
         drop: Drop = lambda units: None,
     ) -> Report:
-        """See `testbed.campaign.work.Crew`. Raises TestbedError when no fit worker is left, or the scheduler is gone."""
+        """See `testbed.campaign.work.contract.Crew`. Raises TestbedError when no fit worker is left, or the scheduler is gone."""
         path = self._folder.path.resolve()
         job = Job(
             token=self._token,

@@ -8,10 +8,10 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from testbed.campaign.cluster_roster import Member
-from testbed.campaign.row_check import Expect, read_rows
-from testbed.campaign.seat import Seat
 from testbed.campaign.unit import Unit
-from testbed.campaign.work import Limits, Opener
+from testbed.campaign.work.contract import Limits, Opener
+from testbed.campaign.work.row_check import Expect, read_rows
+from testbed.campaign.work.slot import Seat
 
 
 @dataclass(frozen=True)

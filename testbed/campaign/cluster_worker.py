@@ -7,9 +7,9 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from testbed.campaign.seat import CannotOpen, Left, OtherGolden, Seat, Tally, place
 from testbed.campaign.unit import Unit
-from testbed.campaign.work import Limits, Opener
+from testbed.campaign.work.contract import Limits, Opener
+from testbed.campaign.work.slot import CannotOpen, Left, OtherGolden, Seat, Tally, place
 from testbed.core.files import sha256_file
 from testbed.core.isolate import Stopped
 from testbed.core.provenance import installed_version

@@ -26,11 +26,11 @@ from testbed.campaign.prepare.proxy_samples import guess_of
 from testbed.campaign.prepare.stages import Preparation
 from testbed.campaign.results.progress import Progress, Show
 from testbed.campaign.results.store import ResultStore, discard_log
-from testbed.campaign.row_check import planned_rows
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.campaign.summary import SUMMARY, summarise
-from testbed.campaign.work import Opener
-from testbed.campaign.workforce import Workforce
+from testbed.campaign.work.contract import Opener
+from testbed.campaign.work.row_check import planned_rows
+from testbed.campaign.work.workforce import Workforce
 from testbed.core.errors import TestbedError
 from testbed.core.files import sha256_json, write_json
 from testbed.engines.runner import require_engine

@@ -12,7 +12,7 @@ class Unit:
 
     rows: the result rows it gives. word, words: where its golden words lie among the plan's. run: the plan row at which
     the run of faults of one target, place and scope begins that it is cut from. count: how many units of the store it
-    holds, those numbered from ``number``; several where neighbours were joined (`testbed.campaign.spans`).
+    holds, those numbered from ``number``; several where neighbours were joined (`testbed.campaign.work.spans`).
     """
 
     number: int

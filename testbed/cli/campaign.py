@@ -23,7 +23,7 @@ from testbed.core.errors import UsageError
 
 if TYPE_CHECKING:
     from testbed.campaign.spec.campaign import CampaignSpec
-    from testbed.campaign.workforce import Workforce
+    from testbed.campaign.work.workforce import Workforce
 
 
 @click.group(cls=CommandGroup, epilog=example("testbed campaign new digits", "testbed campaign run digits.toml"))

@@ -11,11 +11,11 @@ import click
 from testbed.cli.numbers import Number, Workers
 
 if TYPE_CHECKING:
-    from testbed.campaign.workforce import Workforce
+    from testbed.campaign.work.workforce import Workforce
 
 
 def work_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Passed on together, as ``workforce`` (a `testbed.campaign.workforce.Workforce`)."""
+    """Passed on together, as ``workforce`` (a `testbed.campaign.work.workforce.Workforce`)."""
 
     @functools.wraps(command)
     def with_workforce(
@@ -26,7 +26,7 @@ def work_options(command: Callable[..., Any]) -> Callable[..., Any]:
         recheck: float | None,
         **options: Any,
     ) -> Any:
-        from testbed.campaign.workforce import RECHECK, Workforce
+        from testbed.campaign.work.workforce import RECHECK, Workforce
 
         if scheduler is not None and workers is not None:
             raise click.UsageError("--workers counts processes of this machine; the cluster of --scheduler has its own")
@@ -64,7 +64,7 @@ def work_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def words_of(workforce: Workforce) -> list[str]:
     """The options that ask for it; none where nothing was said."""
-    from testbed.campaign.workforce import RECHECK
+    from testbed.campaign.work.workforce import RECHECK
 
     if workforce.scheduler is not None:
         insecure = ["--insecure"] if workforce.insecure else []

@@ -13,7 +13,7 @@ from testbed.campaign.folder.claim import claimed, clean, differences
 from testbed.campaign.pipeline import run_campaign
 from testbed.campaign.results.store import ResultStore
 from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
-from testbed.campaign.workforce import Workforce
+from testbed.campaign.work.workforce import Workforce
 from testbed.core.errors import UsageError
 from testbed.core.files import sha256_file
 from testbed.core.runfolder import RunFolder

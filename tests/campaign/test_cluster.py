@@ -21,8 +21,8 @@ from testbed.campaign.cluster_worker import Hello, Job, introduce, stop, work
 from testbed.campaign.pipeline import run_campaign
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.campaign.unit import Unit
-from testbed.campaign.work import Opener, Report
-from testbed.campaign.workforce import Workforce
+from testbed.campaign.work.contract import Opener, Report
+from testbed.campaign.work.workforce import Workforce
 from testbed.core.errors import TestbedError, UsageError
 from testbed.core.files import sha256_file
 from testbed.core.provenance import installed_version

@@ -14,7 +14,7 @@ from testbed.campaign.cluster import ClusterCrew
 from testbed.campaign.cluster_access import check_address, is_safe
 from testbed.campaign.pipeline import run_campaign
 from testbed.campaign.spec.campaign import CampaignSpec
-from testbed.campaign.workforce import Workforce
+from testbed.campaign.work.workforce import Workforce
 from testbed.core.errors import TestbedError, UsageError
 from tests.support.clusters import LIMITS, Campaign, Cluster
 

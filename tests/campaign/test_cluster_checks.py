@@ -17,11 +17,11 @@ from testbed.campaign import cluster_checks, cluster_roster
 from testbed.campaign.cluster import ClusterCrew
 from testbed.campaign.cluster_checks import Recheck
 from testbed.campaign.cluster_worker import Answer, Hello, introduce
-from testbed.campaign.inprocess import InProcess
 from testbed.campaign.results.arrow import from_stream, to_stream
-from testbed.campaign.seat import Seat
 from testbed.campaign.unit import Unit
-from testbed.campaign.work import Report
+from testbed.campaign.work.contract import Report
+from testbed.campaign.work.inprocess import InProcess
+from testbed.campaign.work.slot import Seat
 from testbed.core.errors import TestbedError
 from tests.support.clusters import LIMITS, SIZE, Campaign
 from tests.support.toy_handler import Toy

@@ -16,13 +16,13 @@ import psutil
 import pyarrow as pa
 import pytest
 
-from testbed.campaign import crew as crew_module
-from testbed.campaign.crew import LocalCrew
-from testbed.campaign.inprocess import InProcess
 from testbed.campaign.results.arrow import from_stream
-from testbed.campaign.seat import OtherGolden, Seat
 from testbed.campaign.unit import Unit
-from testbed.campaign.work import Limits, Opener, Report
+from testbed.campaign.work import pool as crew_module
+from testbed.campaign.work.contract import Limits, Opener, Report
+from testbed.campaign.work.inprocess import InProcess
+from testbed.campaign.work.pool import LocalCrew
+from testbed.campaign.work.slot import OtherGolden, Seat
 from testbed.core.errors import TestbedError
 from tests.support.toy_handler import open_toy
 

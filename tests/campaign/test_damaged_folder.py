@@ -13,7 +13,7 @@ import pytest
 import testbed
 from testbed.campaign.pipeline import run_campaign
 from testbed.campaign.spec.campaign import CampaignSpec
-from testbed.campaign.workforce import Workforce
+from testbed.campaign.work.workforce import Workforce
 from testbed.core.errors import TestbedError
 from tests.support.victims import assert_same_rows
 

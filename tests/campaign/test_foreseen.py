@@ -13,7 +13,7 @@ from testbed.campaign.folder.images import named_images
 from testbed.campaign.pipeline import run_campaign
 from testbed.campaign.preview.dry_run import dry_run_plan
 from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
-from testbed.campaign.workforce import Workforce
+from testbed.campaign.work.workforce import Workforce
 from testbed.cli.tables import plan_tables
 from testbed.core.errors import GateFailed, TestbedError, UsageError
 

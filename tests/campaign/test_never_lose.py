@@ -18,11 +18,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from testbed.campaign import crew, pipeline
+from testbed.campaign import pipeline
 from testbed.campaign.pipeline import run_campaign
 from testbed.campaign.spec.campaign import CampaignSpec
-from testbed.campaign.work import Limits
-from testbed.campaign.workforce import Workforce
+from testbed.campaign.work import pool as crew
+from testbed.campaign.work.contract import Limits
+from testbed.campaign.work.workforce import Workforce
 from tests.support.sabotage import CRASHES, HANGS, open_sabotaged
 from tests.support.victims import KILLED, Victims, assert_same_rows, assert_same_tables, leftovers
 

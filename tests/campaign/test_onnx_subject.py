@@ -28,7 +28,7 @@ from testbed.campaign.pipeline import run_campaign
 from testbed.campaign.preview.dry_run import dry_run_plan
 from testbed.campaign.spec.campaign import parse_spec
 from testbed.campaign.view import Run
-from testbed.campaign.workforce import Workforce
+from testbed.campaign.work.workforce import Workforce
 from testbed.core.errors import GateFailed, StaleArtefact, UsageError
 from testbed.data import load
 from testbed.instrument.catalogue import catalogue

@@ -18,8 +18,8 @@ from testbed.campaign.folder.images import named_images
 from testbed.campaign.plan.units import units_of
 from testbed.campaign.results.arrow import from_stream, to_stream
 from testbed.campaign.results.reader import ROW_SCHEMA
-from testbed.campaign.row_check import difference, planned_rows
 from testbed.campaign.unit import Unit
+from testbed.campaign.work.row_check import difference, planned_rows
 from testbed.core.schema import FAULT_COLUMNS, ROW_COLUMNS
 
 OF_THE_PLAN = [*(column.name for column in FAULT_COLUMNS), "image_id"]

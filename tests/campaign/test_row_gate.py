@@ -19,7 +19,7 @@ from onnxruntime.quantization import quantize_dynamic
 from testbed.campaign.pipeline import run_campaign
 from testbed.campaign.prepare.row_gate import LOUD, PLACE, input_influence
 from testbed.campaign.spec.campaign import parse_spec
-from testbed.campaign.workforce import Workforce
+from testbed.campaign.work.workforce import Workforce
 from testbed.core.errors import GateFailed
 from testbed.export.onnx import export_onnx
 from testbed.models.config import ViTConfig

@@ -23,7 +23,7 @@ from testbed.campaign.compare import compare_campaigns
 from testbed.campaign.pipeline import run_campaign
 from testbed.campaign.spec.campaign import CampaignSpec, load_spec
 from testbed.campaign.sweep import SweepRequest, sweep_campaign
-from testbed.campaign.workforce import Workforce
+from testbed.campaign.work.workforce import Workforce
 from testbed.cli.main import cli
 from testbed.core.errors import StaleArtefact, TestbedError, UsageError
 from testbed.core.files import sha256_file, sha256_json

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from testbed.campaign.results.progress import Snapshot, Widest
-from testbed.campaign.workforce import Workforce
+from testbed.campaign.work.workforce import Workforce
 from testbed.cli.watch import bar, duration, watch_on_stderr
 from testbed.cli.work_options import words_of, work_options
 from testbed.core.runfolder import RunFolder

@@ -9,7 +9,7 @@ from typing import Any
 
 from testbed.campaign.pipeline import run_campaign
 from testbed.campaign.spec.campaign import CampaignSpec
-from testbed.campaign.workforce import Workforce
+from testbed.campaign.work.workforce import Workforce
 
 TINY = Path(__file__).with_name("tiny.toml")
 

@@ -26,12 +26,13 @@ from typing import Any
 
 import torch
 
-from testbed.campaign import crew, spans
 from testbed.campaign.pipeline import run_campaign
 from testbed.campaign.results import store
 from testbed.campaign.spec.campaign import load_spec
-from testbed.campaign.work import Limits
-from testbed.campaign.workforce import Workforce
+from testbed.campaign.work import pool as crew
+from testbed.campaign.work import spans
+from testbed.campaign.work.contract import Limits
+from testbed.campaign.work.workforce import Workforce
 from testbed.cli.main import main
 
 torch.set_num_threads(1)

@@ -17,7 +17,7 @@ from testbed.analysis.simulation import Truth, play
 from testbed.analysis.stats import leveugle
 from testbed.analysis.stratified import Frame
 from testbed.campaign.results.progress import Progress, Snapshot
-from testbed.campaign.workforce import Workforce
+from testbed.campaign.work.workforce import Workforce
 from testbed.core.formats import FP32
 
 LINEAR_SITES = [f"block.*.{name}" for name in ("attn.q", "attn.k", "attn.v", "attn.proj", "mlp.fc1", "mlp.fc2")]

@@ -22,9 +22,9 @@ from testbed.campaign.results.progress import Kept, Progress, Widest, widest_dom
 from testbed.campaign.results.reader import RESULT_SCHEMA
 from testbed.campaign.results.row_weights import RowWeights
 from testbed.campaign.results.store import ResultStore
-from testbed.campaign.spans import Spans
 from testbed.campaign.unit import Unit
-from testbed.campaign.work import Crew, Report
+from testbed.campaign.work.contract import Crew, Report
+from testbed.campaign.work.spans import Spans
 from testbed.core.errors import TestbedError
 
 log = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.plan.table import Leg
 from testbed.campaign.plan.units import leg_of, word_counts
 from testbed.campaign.unit import Unit
-from testbed.campaign.work import Due
+from testbed.campaign.work.contract import Due
 
 
 class Worker:

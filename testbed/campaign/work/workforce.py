@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from testbed.campaign.cluster_access import check_address
-from testbed.campaign.work import Crew, Limits, Opener
+from testbed.campaign.work.contract import Crew, Limits, Opener
 from testbed.core.runfolder import RunFolder
 
 if TYPE_CHECKING:
-    from testbed.campaign.row_check import Expect
+    from testbed.campaign.work.row_check import Expect
 
 RECHECK = 0.02
 
@@ -47,6 +47,6 @@ class Workforce:
 
             checked = Recheck(self.recheck, expect)
             return ClusterCrew(opener, self.scheduler, folder, limits, recheck=checked, insecure=self.insecure)
-        from testbed.campaign.crew import LocalCrew
+        from testbed.campaign.work.pool import LocalCrew
 
         return LocalCrew(opener, self.workers, limits)

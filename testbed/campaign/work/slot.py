@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from testbed.campaign.results.arrow import join_streams
 from testbed.campaign.unit import Unit
-from testbed.campaign.work import Due, Limits, Opener
+from testbed.campaign.work.contract import Due, Limits, Opener
 from testbed.core.errors import EngineError, TestbedError
 from testbed.core.isolate import Crashed, Hung, Isolated, Lost, Stopped, WorkerFailed
 from testbed.core.provenance import processor
@@ -48,7 +48,7 @@ class Host(Protocol):
 
 @dataclass
 class Tally:
-    """What happened on the way to a unit's rows; see `testbed.campaign.work.Report`."""
+    """What happened on the way to a unit's rows; see `testbed.campaign.work.contract.Report`."""
 
     engine_seconds: float = 0.0
     crashes: int = 0

@@ -11,10 +11,10 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, Self
 
-from testbed.campaign.inprocess import InProcess
-from testbed.campaign.seat import CannotOpen, Left, Seat, Tally
 from testbed.campaign.unit import Unit
-from testbed.campaign.work import Drop, Keep, Limits, Opener, Report, Tick
+from testbed.campaign.work.contract import Drop, Keep, Limits, Opener, Report, Tick
+from testbed.campaign.work.inprocess import InProcess
+from testbed.campaign.work.slot import CannotOpen, Left, Seat, Tally
 from testbed.core.errors import TestbedError
 from testbed.core.isolate import Stopped
 
@@ -65,7 +65,7 @@ class LocalCrew:
         tick: Tick = lambda workers: None,
         drop: Drop = lambda units: None,
     ) -> Report:
-        """See `testbed.campaign.work.Crew`."""
+        """See `testbed.campaign.work.contract.Crew`."""
         report, start = Report(), time.perf_counter()
         log_of = _Log(report, keep, self._limits)
         try:
