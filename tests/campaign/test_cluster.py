@@ -15,13 +15,14 @@ from typing import Any
 import psutil
 import pytest
 
-from testbed.campaign import cluster_roster, pipeline
-from testbed.campaign.cluster import ClusterCrew
-from testbed.campaign.cluster_worker import Hello, Job, introduce, stop, work
+from testbed.campaign import pipeline
 from testbed.campaign.pipeline import run_campaign
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.campaign.unit import Unit
 from testbed.campaign.work.contract import Opener, Report
+from testbed.campaign.work.dask import members as cluster_roster
+from testbed.campaign.work.dask.pool import ClusterCrew
+from testbed.campaign.work.dask.worker import Hello, Job, introduce, stop, work
 from testbed.campaign.work.workforce import Workforce
 from testbed.core.errors import TestbedError, UsageError
 from testbed.core.files import sha256_file
@@ -265,7 +266,7 @@ def test_a_pool_is_stopped_for_good(campaign: Campaign) -> None:
 
 def test_without_dask_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "distributed", None)
-    for name in ("testbed.campaign.cluster", "testbed.campaign.cluster_roster"):
+    for name in ("testbed.campaign.work.dask.pool", "testbed.campaign.work.dask.members"):
         monkeypatch.delitem(sys.modules, name)
     opener = Opener(print, (), {})  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=r"^--scheduler needs Dask: pip install 'testbed\[cluster\]'$"):

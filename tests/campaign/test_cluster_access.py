@@ -9,11 +9,11 @@ from typing import Any
 import dask
 import pytest
 
-from testbed.campaign import cluster_roster
-from testbed.campaign.cluster import ClusterCrew
-from testbed.campaign.cluster_access import check_address, is_safe
 from testbed.campaign.pipeline import run_campaign
 from testbed.campaign.spec.campaign import CampaignSpec
+from testbed.campaign.work.dask import members as cluster_roster
+from testbed.campaign.work.dask.access import check_address, is_safe
+from testbed.campaign.work.dask.pool import ClusterCrew
 from testbed.campaign.work.workforce import Workforce
 from testbed.core.errors import TestbedError, UsageError
 from tests.support.clusters import LIMITS, Campaign, Cluster

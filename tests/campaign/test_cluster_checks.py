@@ -13,13 +13,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from testbed.campaign import cluster_checks, cluster_roster
-from testbed.campaign.cluster import ClusterCrew
-from testbed.campaign.cluster_checks import Recheck
-from testbed.campaign.cluster_worker import Answer, Hello, introduce
 from testbed.campaign.results.arrow import from_stream, to_stream
 from testbed.campaign.unit import Unit
 from testbed.campaign.work.contract import Report
+from testbed.campaign.work.dask import checks as cluster_checks
+from testbed.campaign.work.dask import members as cluster_roster
+from testbed.campaign.work.dask.checks import Recheck
+from testbed.campaign.work.dask.pool import ClusterCrew
+from testbed.campaign.work.dask.worker import Answer, Hello, introduce
 from testbed.campaign.work.inprocess import InProcess
 from testbed.campaign.work.slot import Seat
 from testbed.core.errors import TestbedError

@@ -14,10 +14,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from testbed.campaign.cluster import ClusterCrew
 from testbed.campaign.results.arrow import from_stream
 from testbed.campaign.unit import Unit
 from testbed.campaign.work.contract import Limits, Opener, Report
+from testbed.campaign.work.dask.pool import ClusterCrew
 from testbed.campaign.work.pool import LocalCrew
 from testbed.core.runfolder import RunFolder
 from tests.support.toy_handler import open_toy

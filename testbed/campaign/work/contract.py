@@ -1,7 +1,7 @@
 """Work that is handed out: what a unit is, what a worker can do, and what becomes of a unit whose worker dies.
 
 A campaign's faults are run in units by handlers, each in a process of its own, on one machine (`testbed.campaign.work.pool`)
-or on many (`testbed.campaign.cluster`). The process that owns the run folder hands units out, gets their rows back as
+or on many (`testbed.campaign.work.dask.pool`). The process that owns the run folder hands units out, gets their rows back as
 Arrow IPC streams, and is the only one that writes them. Imports nothing heavy: worker processes start with this module.
 """
 

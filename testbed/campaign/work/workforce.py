@@ -6,8 +6,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from testbed.campaign.cluster_access import check_address
 from testbed.campaign.work.contract import Crew, Limits, Opener
+from testbed.campaign.work.dask.access import check_address
 from testbed.core.runfolder import RunFolder
 
 if TYPE_CHECKING:
@@ -42,8 +42,8 @@ class Workforce:
         """expect: why rows cannot be a unit's. Raises UsageError where the cluster's libraries are missing or its address
         is not safe, TestbedError where nobody answers there."""
         if self.scheduler is not None:
-            from testbed.campaign.cluster import ClusterCrew
-            from testbed.campaign.cluster_checks import Recheck
+            from testbed.campaign.work.dask.checks import Recheck
+            from testbed.campaign.work.dask.pool import ClusterCrew
 
             checked = Recheck(self.recheck, expect)
             return ClusterCrew(opener, self.scheduler, folder, limits, recheck=checked, insecure=self.insecure)

@@ -17,11 +17,11 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Self
 
-from testbed.campaign.cluster_checks import Checks, Recheck
-from testbed.campaign.cluster_roster import Member, News, OtherProgram, Roster, gathered
-from testbed.campaign.cluster_worker import Answer, Job, work
 from testbed.campaign.unit import Unit
 from testbed.campaign.work.contract import Drop, Keep, Limits, Opener, Report, Tick
+from testbed.campaign.work.dask.checks import Checks, Recheck
+from testbed.campaign.work.dask.members import Member, News, OtherProgram, Roster, gathered
+from testbed.campaign.work.dask.worker import Answer, Job, work
 from testbed.campaign.work.row_check import difference
 from testbed.campaign.work.slot import Left
 from testbed.core.files import sha256_file

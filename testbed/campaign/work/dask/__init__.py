@@ -1,0 +1,1 @@
+"""Workers on a Dask cluster. Nothing else of the package imports Dask."""
