@@ -28,11 +28,11 @@ from testbed.campaign.files import PLAN, RESULTS, STORE
 from testbed.campaign.folder.images import NamedImages
 from testbed.campaign.plan.table import planned, write_plan
 from testbed.campaign.plan.units import leg_of, units_of
-from testbed.campaign.rates import DIMENSIONS, fault_models
 from testbed.campaign.results.reader import ROW_SCHEMA
 from testbed.campaign.results.store import ResultStore
 from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
-from testbed.campaign.tally import Tally, populations
+from testbed.campaign.summary.rates import DIMENSIONS, fault_models
+from testbed.campaign.summary.tally import Tally, populations
 from testbed.core.outcome import How
 from testbed.core.site import Site, SiteTable
 from testbed.engines.runner import EngineInfo

@@ -19,8 +19,8 @@ from testbed.analysis.guessing import share_warning
 from testbed.bench.latency import Question, Row, measure
 from testbed.bench.quality import Quality, quality
 from testbed.campaign.folder.claim import recorded_spec
-from testbed.campaign.summary import SUMMARY
-from testbed.campaign.summary_file import load_summary
+from testbed.campaign.summary.record import load_summary
+from testbed.campaign.summary.summarise import SUMMARY
 from testbed.core.errors import UsageError
 from testbed.core.runfolder import RunFolder
 from testbed.engines.runner import EngineRequest, check_engine, open_engine

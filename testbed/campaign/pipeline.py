@@ -14,7 +14,6 @@ from testbed.campaign.evaluate.golden_words import write_plan_words
 from testbed.campaign.execute.gates import passed
 from testbed.campaign.execute.rounds import AdaptivePlans, OnePlan, run_plans
 from testbed.campaign.execute.worker import open_worker
-from testbed.campaign.exposed import site_exposures
 from testbed.campaign.facts import check_facts
 from testbed.campaign.files import PLAN, RESULTS, STORE, TIERS, Files, plan_file, points_file, words_file
 from testbed.campaign.folder.claim import claimed, clean
@@ -27,7 +26,8 @@ from testbed.campaign.prepare.stages import Preparation
 from testbed.campaign.results.progress import Progress, Show
 from testbed.campaign.results.store import ResultStore, discard_log
 from testbed.campaign.spec.campaign import CampaignSpec
-from testbed.campaign.summary import SUMMARY, summarise
+from testbed.campaign.summary.exposure import site_exposures
+from testbed.campaign.summary.summarise import SUMMARY, summarise
 from testbed.campaign.work.contract import Opener
 from testbed.campaign.work.row_check import planned_rows
 from testbed.campaign.work.workforce import Workforce

@@ -26,9 +26,9 @@ from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.plan.points import points_path
 from testbed.campaign.plan.table import Leg, fault_row, read_plan, table_of
 from testbed.campaign.prepare.stages import verify_prepared
-from testbed.campaign.rate_table import rate_table, with_weights
 from testbed.campaign.results.reader import RESULT_TABLE
 from testbed.campaign.spec.campaign import CampaignSpec
+from testbed.campaign.summary.rate_table import rate_table, with_weights
 from testbed.core.errors import StaleArtefact, UsageError
 from testbed.core.fault import masks_for
 from testbed.core.runfolder import RunFolder

@@ -35,7 +35,7 @@ def show(folder: Path, by: tuple[str, ...], ops: tuple[str, ...], as_json: bool)
 
     Nothing is run: neither the spec nor the model nor the data are needed, and no engine. --json has every rate.
     """
-    from testbed.campaign.summary import read_summary
+    from testbed.campaign.summary.summarise import read_summary
     from testbed.cli.rate_tables import Details
     from testbed.cli.tables import summary_tables
 

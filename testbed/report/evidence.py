@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from testbed.campaign.summary_file import load_summary
+from testbed.campaign.summary.record import load_summary
 from testbed.campaign.sweep import read_sweep
 from testbed.core.fault import OPS
 from testbed.core.formats import FORMATS, Format, format_named

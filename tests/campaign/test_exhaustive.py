@@ -21,10 +21,10 @@ from scipy.stats import binom
 from testbed.campaign.folder.images import named_images
 from testbed.campaign.plan.adaptive import AdaptivePlanner
 from testbed.campaign.plan.table import plan_table
-from testbed.campaign.rates import fault_models
 from testbed.campaign.results.reader import ROW_SCHEMA
 from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
-from testbed.campaign.tally import Tally
+from testbed.campaign.summary.rates import fault_models
+from testbed.campaign.summary.tally import Tally
 from testbed.core.site import SiteTable
 from testbed.data import load
 from testbed.models.vit import ViT

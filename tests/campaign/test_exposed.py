@@ -17,10 +17,10 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from testbed.campaign.exposed import contributions
 from testbed.campaign.folder.workplace import recorded_spec
 from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
-from testbed.campaign.tally import Tally, populations
+from testbed.campaign.summary.exposure import contributions
+from testbed.campaign.summary.tally import Tally, populations
 from testbed.cli.tables import summary_tables
 from testbed.core.errors import UsageError
 from testbed.core.files import sha256_file

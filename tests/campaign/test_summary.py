@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from testbed.campaign.rates import DIMENSIONS
+from testbed.campaign.summary.rates import DIMENSIONS
 from testbed.core.outcome import HOWS
 
 OUTCOMES = ["identical", "masked", "sdc_tolerable", "sdc1", "sdc", "due"]

@@ -14,10 +14,10 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from testbed.analysis.survey import SurveyDesign
-from testbed.campaign import tally as tally_module
-from testbed.campaign.rates import DIMENSIONS, ModelRates, fault_models
 from testbed.campaign.results.reader import ROW_SCHEMA
-from testbed.campaign.tally import Counts, Tally, populations
+from testbed.campaign.summary import tally as tally_module
+from testbed.campaign.summary.rates import DIMENSIONS, ModelRates, fault_models
+from testbed.campaign.summary.tally import Counts, Tally, populations
 from testbed.core.fault import FaultModel
 from testbed.core.outcome import DUES, HOWS, OUTCOMES
 from testbed.core.schema import PLAN_COLUMNS, arrow_schema

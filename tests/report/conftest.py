@@ -17,7 +17,7 @@ from testbed.analysis.guessing import Accuracy
 from testbed.campaign.prepare.recorded import RecordedSubject
 from testbed.campaign.prepare.stages import Preparation
 from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
-from testbed.campaign.summary import summarise
+from testbed.campaign.summary.summarise import summarise
 from testbed.core.fault import masks_for
 from testbed.core.files import sha256_file, sha256_json
 from testbed.core.formats import FP32

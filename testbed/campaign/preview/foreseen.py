@@ -10,10 +10,10 @@ from pathlib import Path
 from testbed.analysis.choice import check_sizes_or_any, too_small
 from testbed.analysis.confidence import TierEdges, tiers_from_logits, top1
 from testbed.analysis.guessing import accuracy_against_guessing
-from testbed.campaign.exposed import site_exposures
 from testbed.campaign.prepare.known import Known
 from testbed.campaign.prepare.subject import Subject, check_accuracy
 from testbed.campaign.spec.campaign import CampaignSpec
+from testbed.campaign.summary.exposure import site_exposures
 from testbed.core.errors import GateFailed, TestbedError
 from testbed.core.resources import told_bytes
 from testbed.core.site import SiteTable

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.analysis.exposure import Contribution, contribution, exposures, summed, with_unsampled
-from testbed.campaign.rates import fault_models
 from testbed.campaign.spec.campaign import CampaignSpec
-from testbed.campaign.tally import MEASURES, Tally
+from testbed.campaign.summary.rates import fault_models
+from testbed.campaign.summary.tally import MEASURES, Tally
 from testbed.core.fault import FaultModel
 from testbed.core.site import SiteTable
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from testbed.campaign.rates import DIMENSIONS, ModelRates, fault_models
-from testbed.campaign.tally import MEASURES, Tally, populations
+from testbed.campaign.summary.rates import DIMENSIONS, ModelRates, fault_models
+from testbed.campaign.summary.tally import MEASURES, Tally, populations
 from testbed.core.errors import UsageError
 
 

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 
 from testbed.analysis.domains import Estimate
-from testbed.campaign.exposed import contributions
 from testbed.campaign.files import PLAN, TIERS
 from testbed.campaign.folder.claim import recorded_spec
 from testbed.campaign.folder.images import read_tiers
 from testbed.campaign.prepare.stages import Preparation
-from testbed.campaign.rates import DIMENSIONS, Group, ModelRates, fault_models
-from testbed.campaign.summary_file import load_summary
-from testbed.campaign.tally import Tally, populations
+from testbed.campaign.summary.exposure import contributions
+from testbed.campaign.summary.rates import DIMENSIONS, Group, ModelRates, fault_models
+from testbed.campaign.summary.record import load_summary
+from testbed.campaign.summary.tally import Tally, populations
 from testbed.core.outcome import OUTCOMES
 from testbed.core.runfolder import RunFolder
 from testbed.core.schema import SCHEMA_VERSION

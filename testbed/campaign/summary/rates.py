@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.analysis.domains import Cells, Domains, Estimate, Floats, Strata, sums_by
-from testbed.campaign.tally import MEASURES, Integers, Profile, Tally
+from testbed.campaign.summary.tally import MEASURES, Integers, Profile, Tally
 from testbed.core.fault import FaultModel
 from testbed.core.outcome import DUES, HOWS, OUTCOMES
 
