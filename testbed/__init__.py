@@ -16,7 +16,7 @@ from testbed.core.telemetry import switch_off
 if TYPE_CHECKING:
     __version__: str
 
-    from testbed.campaign.view import Injection, Run
+    from testbed.campaign.run import Injection, Run
 
 __all__ = ["Injection", "Run", "load_run"]
 
@@ -25,14 +25,14 @@ switch_off()
 
 def load_run(path: str | os.PathLike[str]) -> Run:
     """The campaign in a run folder. Raises UsageError when there is none, StaleArtefact when its files were changed."""
-    from testbed.campaign.view import Run
+    from testbed.campaign.run import Run
 
     return Run(os.fspath(path))
 
 
 def __getattr__(name: str) -> object:  # heavy classes load on first use
     if name in ("Injection", "Run"):
-        from testbed.campaign import view
+        from testbed.campaign import run as view
 
         return getattr(view, name)
     if name == "__version__":  # of the installed package; asked for only when wanted, as reading it takes milliseconds

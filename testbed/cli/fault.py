@@ -12,7 +12,7 @@ from testbed.cli.groups import CommandGroup
 from testbed.cli.numbers import Whole
 
 if TYPE_CHECKING:
-    from testbed.campaign.view import Injection
+    from testbed.campaign.run import Injection
 
 
 @click.group(cls=CommandGroup, epilog=example("testbed fault replay runs/digits 4711"))
@@ -31,7 +31,7 @@ def fault() -> None:
 @json_option
 def replay(folder: Path, fault_id: int, image: str | None, as_json: bool) -> None:
     """Run fault FAULT_ID of the campaign in DIR again, alone, and compare it with the stored row."""
-    from testbed.campaign.view import Run
+    from testbed.campaign.run import Run
 
     with Run(folder) as run:
         hit = run.replay(fault_id, image)

@@ -26,8 +26,8 @@ from torch import nn
 
 from testbed.campaign.pipeline import run_campaign
 from testbed.campaign.preview.dry_run import dry_run_plan
+from testbed.campaign.run import Run
 from testbed.campaign.spec.campaign import parse_spec
-from testbed.campaign.view import Run
 from testbed.campaign.work.workforce import Workforce
 from testbed.core.errors import GateFailed, StaleArtefact, UsageError
 from testbed.data import load

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import testbed
-from testbed.campaign.view import Run
+from testbed.campaign.run import Run
 from testbed.core.errors import StaleArtefact, TestbedError, UsageError
 from testbed.core.runfolder import RunFolder
 
