@@ -109,9 +109,9 @@ def sweep(
     in --json, and stays in DIR/sweep.json.
     """
     from testbed.campaign.compare import check_table_name
-    from testbed.campaign.sweep import SweepRequest, sweep_campaign, write_grid
     from testbed.cli.progress import progress_on_stderr
     from testbed.core.errors import UsageError
+    from testbed.sweep.run import SweepRequest, sweep_campaign, write_grid
 
     if limit is not None and not link:
         raise UsageError("--limit is of the faults that --link follows; give both")

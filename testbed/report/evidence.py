@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from testbed.campaign.summary.record import load_summary
-from testbed.campaign.sweep import read_sweep
 from testbed.core.fault import OPS
 from testbed.core.formats import FORMATS, Format, format_named
 from testbed.core.runfolder import RunFolder
 from testbed.core.site import SiteTable
 from testbed.report.estimate import Estimate
+from testbed.sweep.run import read_sweep
 
 SUMMARY = "summary.json"
 READ_FILES = ("faults.parquet", "results.parquet", SUMMARY)

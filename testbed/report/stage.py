@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from testbed.campaign.sweep import SWEEP, read_sweep
 from testbed.core.runfolder import RunFolder
 from testbed.report.page import REPORT, build_report
+from testbed.sweep.run import SWEEP, read_sweep
 
 
 def report_stage(run: Path) -> None:

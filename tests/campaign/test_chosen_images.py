@@ -19,7 +19,6 @@ import torch
 from testbed.analysis.confidence import TierEdges, first_of_each, tiers_from_logits
 from testbed.campaign.ber_bench import _asked, _named
 from testbed.campaign.folder.workplace import Workplace
-from testbed.campaign.noise import NoiseBench
 from testbed.campaign.prepare.precisions import plain_in
 from testbed.campaign.prepare.stages import Preparation, _tiers_file
 from testbed.campaign.prepare.subjects import subject_of
@@ -38,6 +37,7 @@ from testbed.golden.recording import record_golden
 from testbed.golden.reference import LOGITS
 from testbed.models.runs import MODEL, DataSource, write_model_run
 from testbed.models.weights import load_model
+from testbed.sweep.noise import NoiseBench
 
 SECTION = {"target": "model", "where": "activation", "sites": ["head"], "per_stratum": 1}
 

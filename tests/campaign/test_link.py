@@ -20,16 +20,16 @@ import pytest
 import torch
 
 from testbed.campaign.folder.workplace import Workplace
-from testbed.campaign.link import measure_link
-from testbed.campaign.linked import Followed, read_link
 from testbed.campaign.spec.campaign import parse_spec
-from testbed.campaign.sweep import SweepRequest, sweep_campaign
 from testbed.core.errors import EngineError, StaleArtefact, UsageError
 from testbed.core.files import sha256_file
 from testbed.core.manifest import checksummed
 from testbed.golden.arrays import read_array
 from testbed.models.vit import taps
 from testbed.models.weights import load_model
+from testbed.sweep.link import measure_link
+from testbed.sweep.linked import Followed, read_link
+from testbed.sweep.run import SweepRequest, sweep_campaign
 from tests.support.campaigns import TINY, run_here
 
 OUTPUT = "block.0.attn.proj"
@@ -158,7 +158,7 @@ def test_a_module_that_only_the_whole_engine_computes_alike_is_followed_in_it(
     own: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rewrite(own, label=unlabelled)  # another result, so that the stage is made again
-    monkeypatch.setattr("testbed.campaign.link._Measurement._checked", lambda *arguments: False)
+    monkeypatch.setattr("testbed.sweep.link._Measurement._checked", lambda *arguments: False)
     assert measured(own)["evaluated"] == "whole"
     keys = ["fault_id", "image_id"]
     tables = [pq.read_table(folder / "link.parquet").to_pandas().sort_values(keys) for folder in (own, finished)]
@@ -198,7 +198,7 @@ def test_it_is_measured_once(own: Path, monkeypatch: pytest.MonkeyPatch) -> None
         raise AssertionError("measured again")
 
     before = (own / "link.parquet").read_bytes()
-    monkeypatch.setattr("testbed.campaign.link._Measurement.write", never)
+    monkeypatch.setattr("testbed.sweep.link._Measurement.write", never)
     measured(own)
     assert (own / "link.parquet").read_bytes() == before
     with pytest.raises(AssertionError, match="measured again"):

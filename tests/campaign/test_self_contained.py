@@ -22,7 +22,6 @@ from testbed.campaign.ber_bench import prepared
 from testbed.campaign.compare import compare_campaigns
 from testbed.campaign.pipeline import run_campaign
 from testbed.campaign.spec.campaign import CampaignSpec, load_spec
-from testbed.campaign.sweep import SweepRequest, sweep_campaign
 from testbed.campaign.work.workforce import Workforce
 from testbed.cli.main import cli
 from testbed.core.errors import StaleArtefact, TestbedError, UsageError
@@ -31,6 +30,7 @@ from testbed.core.runfolder import RunFolder
 from testbed.golden.source import dataset_of as model_data
 from testbed.models.runs import DataSource, open_model_run
 from testbed.report.rebuild import rebuild_report
+from testbed.sweep.run import SweepRequest, sweep_campaign
 from testbed.train import recipe
 from testbed.train.runs import TrainingPlan, train_run
 

@@ -11,7 +11,6 @@ import pytest
 from click.testing import CliRunner
 
 from testbed.campaign.folder.workplace import Workplace
-from testbed.campaign.noise import NoiseBench
 from testbed.campaign.prepare import module_golden
 from testbed.campaign.prepare import torch_model as torch_subject
 from testbed.campaign.prepare.stages import Preparation
@@ -26,6 +25,7 @@ from testbed.golden.recording import record_golden
 from testbed.golden.reference import LOGITS, module_files, record_reference
 from testbed.models.runs import MODEL, DataSource, write_model_run
 from testbed.models.weights import load_model
+from testbed.sweep.noise import NoiseBench
 
 BOTH = ("inputs/attention.npy", "golden/attention.npy")
 

@@ -17,14 +17,14 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 import testbed
-from testbed.campaign.noise import Floor
 from testbed.campaign.spec.campaign import load_spec
-from testbed.campaign.sweep import SweepRequest, read_sweep, sweep_campaign, swept_rtols, undecided_rows
 from testbed.core.errors import StaleArtefact, TestbedError, UsageError
 from testbed.core.files import sha256_file
 from testbed.core.manifest import checksummed
 from testbed.core.runfolder import RunFolder
 from testbed.golden.arrays import read_array
+from testbed.sweep.noise import Floor
+from testbed.sweep.run import SweepRequest, read_sweep, sweep_campaign, swept_rtols, undecided_rows
 from tests.support.campaigns import TINY
 
 GRID = (1e-8, 1e-6, 1e-4, 1e-2, 1.0)
@@ -325,7 +325,7 @@ def test_engines_are_measured_once(tiny_copy: Path, monkeypatch: pytest.MonkeyPa
     def never(*arguments: Any) -> None:
         raise AssertionError("an engine was opened")
 
-    monkeypatch.setattr("testbed.campaign.noise.open_engine", never)
+    monkeypatch.setattr("testbed.sweep.noise.open_engine", never)
     monkeypatch.setattr("testbed.campaign.folder.workplace.open_engine", never)
     again = swept(tiny_copy, noise=("ort-cpu:fp16@3",), atol=(1e-3,))
     assert again["sources"] == first["sources"]
@@ -335,7 +335,7 @@ def test_engines_are_measured_once(tiny_copy: Path, monkeypatch: pytest.MonkeyPa
 
 def test_what_was_measured_before_is_part_of_the_default(tiny_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     swept(tiny_copy, noise=("ort-cpu@5",))
-    monkeypatch.setattr("testbed.campaign.noise_sources._COMPILERS", ())
+    monkeypatch.setattr("testbed.sweep.noise_sources._COMPILERS", ())
     names = {s["source"] for s in swept(tiny_copy, noise=None)["sources"]}
     assert names == {
         "ort-cpu fp32, batch 16",
@@ -351,7 +351,7 @@ def test_a_floor_of_another_model_is_not_kept(tiny_copy: Path, monkeypatch: pyte
     manifest = json.loads((tiny_copy / "manifest.json").read_text())
     manifest["stages"]["noise.model.ort-cpu-fp32-b5-plain"]["inputs"]["plain"] = {"model.onnx": "another"}
     (tiny_copy / "manifest.json").write_text(json.dumps(checksummed(manifest)))
-    monkeypatch.setattr("testbed.campaign.noise_sources._COMPILERS", ())
+    monkeypatch.setattr("testbed.sweep.noise_sources._COMPILERS", ())
     sources = [(s["target"], s["batch"]) for s in swept(tiny_copy, noise=None)["sources"]]
     assert ("attention", 5) in sources
     assert ("model", 5) not in sources
@@ -359,10 +359,10 @@ def test_a_floor_of_another_model_is_not_kept(tiny_copy: Path, monkeypatch: pyte
 
 def test_an_engine_that_is_not_there_is_noted_or_refused(tiny_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "testbed.campaign.noise_sources.available",
+        "testbed.sweep.noise_sources.available",
         lambda backend: (backend != "openvino", f"{backend} is not installed: pip install {backend}"),
     )
-    monkeypatch.setattr("testbed.campaign.noise_sources.PRECISIONS", {"ort-cpu": ("fp32",), "openvino": ("fp32",)})
+    monkeypatch.setattr("testbed.sweep.noise_sources.PRECISIONS", {"ort-cpu": ("fp32",), "openvino": ("fp32",)})
     assert swept(tiny_copy, noise=None)["notes"] == [
         "openvino fp32, batch 16 was not measured: openvino is not installed: pip install openvino",
         "ort-cpu fp16, batch 16 was not measured: ort-cpu does not offer fp16",
@@ -401,9 +401,9 @@ def test_unknown_engines_are_refused(own: Path, names: tuple[str, ...], told: st
 
 def test_an_infinite_floor_is_no_number(own: Path, result: dict[str, Any]) -> None:
     """JSON has no word for it, and no tolerance is free of alarms."""
-    from testbed.campaign.curves import Curves, Grid
-    from testbed.campaign.noise_sources import Source
-    from testbed.campaign.thresholds import read_thresholds
+    from testbed.sweep.curves import Curves, Grid
+    from testbed.sweep.noise_sources import Source
+    from testbed.sweep.thresholds import read_thresholds
 
     grid = (0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
     rows = next(read_thresholds(RunFolder.existing(own), grid, (0.0,)))
@@ -521,7 +521,7 @@ def test_the_same_request_is_not_worked_out_twice(tiny_copy: Path, monkeypatch: 
     def never(*arguments: Any) -> None:
         raise AssertionError("worked out again")
 
-    monkeypatch.setattr("testbed.campaign.sweep._swept", never)
+    monkeypatch.setattr("testbed.sweep.run._swept", never)
     assert swept(tiny_copy, atol=GRID) == found
     with pytest.raises(AssertionError, match="worked out again"):
         swept(tiny_copy, atol=GRID, detect=0.5)

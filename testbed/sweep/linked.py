@@ -14,15 +14,15 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from testbed.analysis.domains import Estimate
-from testbed.campaign.curves import Grid, finite, source_told, told
-from testbed.campaign.detection import Rate, Tier
 from testbed.campaign.facts import LinkFacts, facts_of
 from testbed.campaign.files import RESULTS
 from testbed.campaign.folder.workplace import Workplace
-from testbed.campaign.link import LINK, LINK_TABLE, MODULE, OUTPUT, STAGE, VERSION
-from testbed.campaign.noise import Floor
 from testbed.campaign.results.reader import list_values
-from testbed.campaign.thresholds import Thresholds
+from testbed.sweep.curves import Grid, finite, source_told, told
+from testbed.sweep.detection import Rate, Tier
+from testbed.sweep.link import LINK, LINK_TABLE, MODULE, OUTPUT, STAGE, VERSION
+from testbed.sweep.noise import Floor
+from testbed.sweep.thresholds import Thresholds
 
 _NOT_ASKED = -1
 

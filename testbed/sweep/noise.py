@@ -22,7 +22,6 @@ from testbed.analysis.confidence import top1
 from testbed.campaign.facts import NoiseFacts, facts_of
 from testbed.campaign.files import Files
 from testbed.campaign.folder.workplace import Workplace
-from testbed.campaign.noise_sources import TWIN, Source
 from testbed.campaign.prepare.module_golden import TARGET, Reference, write_attention
 from testbed.campaign.prepare.precisions import plain_in
 from testbed.campaign.prepare.stages import Preparation
@@ -37,6 +36,7 @@ from testbed.golden.reference import LOGITS
 from testbed.instrument.feed import PortFeed
 from testbed.instrument.shapes import input_name, output_name
 from testbed.instrument.table import deployment_id
+from testbed.sweep.noise_sources import TWIN, Source
 
 COMMAND = "testbed sweep"
 _STAGE = "noise"

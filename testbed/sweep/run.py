@@ -1,8 +1,8 @@
 """Tolerance sweeps: what every absolute and relative tolerance would detect and alarm at, from a campaign's stored rows.
 
 A row stores the smallest atol that masks it for each rtol of the spec's grid, so no inference is run again. Fault-free
-engines are measured once (`testbed.campaign.noise`), and so is the link of the first attention module to the prediction
-(`testbed.campaign.link`); both are kept in the run folder.
+engines are measured once (`testbed.sweep.noise`), and so is the link of the first attention module to the prediction
+(`testbed.sweep.link`); both are kept in the run folder.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from typing import Any
 import pandas as pd
 
 from testbed.analysis.confidence import TierEdges
-from testbed.campaign.curves import Curves, Grid, source_told
-from testbed.campaign.exact import KEY, evaluate_exactly, read_exact, straddling, with_exact
-from testbed.campaign.exact import STAGE as EXACT_STAGE
 from testbed.campaign.files import PLAN, RESULTS, TIERS
 from testbed.campaign.folder.workplace import Workplace
-from testbed.campaign.link import LINK, STAGE, measure_link
-from testbed.campaign.linked import Followed, link_told, read_link
-from testbed.campaign.noise import COMMAND, Floor, NoiseBench, Progress
-from testbed.campaign.noise_sources import default_sources, named_sources, own_source
 from testbed.campaign.spec.campaign import CampaignSpec
-from testbed.campaign.thresholds import Thresholds, read_thresholds
 from testbed.core.errors import StaleArtefact, TestbedError, UsageError
 from testbed.core.files import atomic_path, sha256_json, write_text
 from testbed.core.parsing import read_json
 from testbed.core.runfolder import RunFolder
 from testbed.golden.reference import LOGITS
+from testbed.sweep.curves import Curves, Grid, source_told
+from testbed.sweep.exact import KEY, evaluate_exactly, read_exact, straddling, with_exact
+from testbed.sweep.exact import STAGE as EXACT_STAGE
+from testbed.sweep.link import LINK, STAGE, measure_link
+from testbed.sweep.linked import Followed, link_told, read_link
+from testbed.sweep.noise import COMMAND, Floor, NoiseBench, Progress
+from testbed.sweep.noise_sources import default_sources, named_sources, own_source
+from testbed.sweep.thresholds import Thresholds, read_thresholds
 
 SWEEP = "sweep.json"
 _VERSION = 1  # of what is written there

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from testbed.analysis.roc import smallest_without_alarm
 from testbed.analysis.stats import proportion_interval
-from testbed.campaign.detection import Detection, Rate, Tier
-from testbed.campaign.noise import Floor
-from testbed.campaign.thresholds import Thresholds
+from testbed.sweep.detection import Detection, Rate, Tier
+from testbed.sweep.noise import Floor
+from testbed.sweep.thresholds import Thresholds
 
 _ROC_POINTS = 21
 EVENTS = {"sdc1": "SDC-1", "any": "any corruption"}

@@ -14,12 +14,12 @@ from testbed.analysis.compare import Deviation
 from testbed.campaign.evaluate.whole import WholeTwin
 from testbed.campaign.files import PLAN, RESULTS, Files
 from testbed.campaign.folder.workplace import Workplace
-from testbed.campaign.noise import COMMAND, Progress
 from testbed.campaign.plan.table import read_plan
-from testbed.campaign.rerun import planned_strikes
 from testbed.campaign.results.reader import form_of
-from testbed.campaign.thresholds import Thresholds
 from testbed.core.files import atomic_path, sha256_json
+from testbed.sweep.noise import COMMAND, Progress
+from testbed.sweep.strikes import planned_strikes
+from testbed.sweep.thresholds import Thresholds
 
 EXACT = "exact.parquet"
 STAGE = "exact"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from testbed.analysis.roc import areas, largest_accepted, rank_among
 from testbed.analysis.survey import RowDomains
-from testbed.campaign.thresholds import Thresholds
+from testbed.sweep.thresholds import Thresholds
 
 Tier = int | None
 """None: all images."""

@@ -1,7 +1,7 @@
 """Faults inside the first attention module, followed on to the logits: what the module's output would have shown.
 
 The stored rows say what came of each fault. Here the same faults are run again, in the same engine, as far as the module's
-output, once; `testbed.campaign.linked` asks how well a check there would have foreseen the changed predictions.
+output, once; `testbed.sweep.linked` asks how well a check there would have foreseen the changed predictions.
 """
 
 from __future__ import annotations
@@ -22,11 +22,8 @@ from testbed.analysis.compare import Deviation, by_row, identical
 from testbed.campaign.evaluate.contract import Strikes
 from testbed.campaign.files import PLAN, RESULTS, TIERS, Files
 from testbed.campaign.folder.workplace import Workplace
-from testbed.campaign.noise import COMMAND, Progress
 from testbed.campaign.plan.table import read_plan
-from testbed.campaign.rerun import planned_strikes
 from testbed.campaign.results.reader import RESULT_TABLE, form_of
-from testbed.campaign.thresholds import ENDED
 from testbed.core.errors import EngineError, UsageError
 from testbed.core.files import atomic_path
 from testbed.engines.runner import Runner
@@ -34,6 +31,9 @@ from testbed.golden.arrays import read_array
 from testbed.instrument.feed import PortFeed
 from testbed.instrument.prefix import up_to, with_output
 from testbed.instrument.shapes import input_name, output_name
+from testbed.sweep.noise import COMMAND, Progress
+from testbed.sweep.strikes import planned_strikes
+from testbed.sweep.thresholds import ENDED
 
 LINK = "link.parquet"
 STAGE = "link"

@@ -1,0 +1,1 @@
+"""Tolerance sweeps over finished campaigns."""
