@@ -134,7 +134,7 @@ def compare(first: Path, second: Path, rows: int, to: Path | None, as_json: bool
     disagreement with its distance from the tolerance. Across precisions: the rates per role of the struck bit (sign,
     exponent, mantissa, magnitude) at the sites that both have, and of the faults that pair. --json has all of it.
     """
-    from testbed.campaign.compare import check_table_name, compare_campaigns, write_table
+    from testbed.compare.campaigns import check_table_name, compare_campaigns, write_table
 
     if to:
         check_table_name(to)

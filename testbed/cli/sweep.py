@@ -108,8 +108,8 @@ def sweep(
     once against the reference golden and kept in DIR: below their noise a tolerance raises false alarms. Everything is
     in --json, and stays in DIR/sweep.json.
     """
-    from testbed.campaign.compare import check_table_name
     from testbed.cli.progress import progress_on_stderr
+    from testbed.compare.campaigns import check_table_name
     from testbed.core.errors import UsageError
     from testbed.sweep.run import SweepRequest, sweep_campaign, write_grid
 

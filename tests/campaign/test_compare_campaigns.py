@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 from sklearn.metrics import cohen_kappa_score
 
-from testbed.campaign.compare import compare_campaigns, write_table
 from testbed.campaign.spec.campaign import parse_spec
+from testbed.compare.campaigns import compare_campaigns, write_table
 from testbed.core.errors import StaleArtefact, UsageError
 from testbed.core.files import sha256_file, sha256_json
 from testbed.core.manifest import checksummed

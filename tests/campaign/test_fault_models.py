@@ -18,12 +18,12 @@ import pytest
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from testbed.campaign.compare import compare_campaigns
 from testbed.campaign.folder.images import named_images
 from testbed.campaign.plan.points import points_path
 from testbed.campaign.preview.dry_run import dry_run_plan
 from testbed.campaign.run import Run
 from testbed.campaign.spec.campaign import load_spec, parse_spec
+from testbed.compare.campaigns import compare_campaigns
 from testbed.core.errors import UsageError
 from testbed.core.site import Site, SiteTable
 from testbed.engines import native

@@ -19,11 +19,11 @@ from PIL import Image
 
 import testbed
 from testbed.campaign.ber_bench import prepared
-from testbed.campaign.compare import compare_campaigns
 from testbed.campaign.pipeline import run_campaign
 from testbed.campaign.spec.campaign import CampaignSpec, load_spec
 from testbed.campaign.work.workforce import Workforce
 from testbed.cli.main import cli
+from testbed.compare.campaigns import compare_campaigns
 from testbed.core.errors import StaleArtefact, TestbedError, UsageError
 from testbed.core.files import sha256_file, sha256_json
 from testbed.core.runfolder import RunFolder

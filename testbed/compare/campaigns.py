@@ -9,10 +9,10 @@ from typing import Any
 
 import pandas as pd
 
-from testbed.campaign.concordance import compare_engines
-from testbed.campaign.headline import headline
-from testbed.campaign.roles import compare_roles
-from testbed.campaign.sides import Side
+from testbed.compare.engines import compare_engines
+from testbed.compare.headline import headline
+from testbed.compare.precisions import compare_roles
+from testbed.compare.side import Side
 from testbed.core.errors import UsageError
 from testbed.core.files import atomic_path
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from testbed.analysis.agreement import correlation, difference
 from testbed.analysis.survey import Estimate
-from testbed.campaign.sides import Side, design_of
+from testbed.compare.side import Side, design_of
 from testbed.core.errors import UsageError
 from testbed.core.formats import format_named
 from testbed.core.outcome import Outcome

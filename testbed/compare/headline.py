@@ -11,9 +11,9 @@ from typing import Any
 
 from testbed.campaign.files import PLAN, RESULTS, Files
 from testbed.campaign.plan.sections import bits_named
-from testbed.campaign.sides import Side
 from testbed.campaign.summary.rates import fault_models
 from testbed.campaign.summary.tally import Tally, populations
+from testbed.compare.side import Side
 from testbed.core.fault import FaultModel
 from testbed.core.site import Site, SiteTable
 

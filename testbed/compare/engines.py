@@ -10,7 +10,7 @@ import pandas as pd
 
 from testbed.analysis.agreement import Agreement, Kappa, agreement
 from testbed.analysis.survey import Estimate
-from testbed.campaign.sides import Side, design_of
+from testbed.compare.side import Side, design_of
 from testbed.core.errors import UsageError
 from testbed.core.outcome import OUTCOMES, Outcome
 

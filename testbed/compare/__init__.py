@@ -1,0 +1,1 @@
+"""Two finished campaigns side by side."""
