@@ -53,7 +53,7 @@ def ber(
     are put back. SPEC is prepared first (in runs/NAME unless --run says otherwise); DIR is a campaign's run folder. No
     file of a finished campaign is changed.
     """
-    from testbed.campaign.ber_bench import prepared, run_ber
+    from testbed.ber.run import prepared, run_ber
     from testbed.campaign.spec.campaign import load_spec
     from testbed.cli.progress import log_to_stderr, progress_on_stderr
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from testbed.analysis.choice import BIT_ERROR_RATE, choose
-from testbed.campaign.ber import Struck, _over_repeats, ber_sweep, flipped
-from testbed.campaign.ber_bench import _bench, prepared, run_ber
+from testbed.ber.rates import Struck, _over_repeats, ber_sweep, flipped
+from testbed.ber.run import _bench, prepared, run_ber
 from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
 from testbed.core.errors import StaleArtefact, UsageError
 from testbed.core.files import sha256_bytes

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from testbed.analysis.confidence import TierEdges, first_of_each, tiers_from_logits
-from testbed.campaign.ber_bench import _asked, _named
+from testbed.ber.run import _asked, _named
 from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.prepare.precisions import plain_in
 from testbed.campaign.prepare.stages import Preparation, _tiers_file

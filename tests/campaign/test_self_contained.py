@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 import testbed
-from testbed.campaign.ber_bench import prepared
+from testbed.ber.run import prepared
 from testbed.campaign.pipeline import run_campaign
 from testbed.campaign.spec.campaign import CampaignSpec, load_spec
 from testbed.campaign.work.workforce import Workforce

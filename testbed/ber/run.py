@@ -16,7 +16,7 @@ from testbed.analysis.choice import BIT_ERROR_RATE, choose
 from testbed.analysis.classes import class_counts
 from testbed.analysis.confidence import top1
 from testbed.analysis.guessing import guessing_warning
-from testbed.campaign.ber import ber_sweep
+from testbed.ber.rates import ber_sweep
 from testbed.campaign.evaluate.weights.in_place import WeightGate, weight_gate_of
 from testbed.campaign.files import Files
 from testbed.campaign.folder.claim import claimed, clean, recorded_spec

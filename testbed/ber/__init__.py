@@ -1,0 +1,1 @@
+"""Accuracy against the bit-error rate of the weights."""
