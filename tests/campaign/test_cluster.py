@@ -17,8 +17,8 @@ import pytest
 
 from testbed.campaign import pipeline
 from testbed.campaign.pipeline import run_campaign
+from testbed.campaign.plan.unit import Unit
 from testbed.campaign.spec.campaign import CampaignSpec
-from testbed.campaign.unit import Unit
 from testbed.campaign.work.contract import Opener, Report
 from testbed.campaign.work.dask import members as cluster_roster
 from testbed.campaign.work.dask.pool import ClusterCrew

@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from testbed.campaign.plan.unit import Unit
 from testbed.campaign.results.arrow import from_stream, to_stream
-from testbed.campaign.unit import Unit
 from testbed.campaign.work.contract import Report
 from testbed.campaign.work.dask import checks as cluster_checks
 from testbed.campaign.work.dask import members as cluster_roster

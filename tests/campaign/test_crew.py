@@ -16,8 +16,8 @@ import psutil
 import pyarrow as pa
 import pytest
 
+from testbed.campaign.plan.unit import Unit
 from testbed.campaign.results.arrow import from_stream
-from testbed.campaign.unit import Unit
 from testbed.campaign.work import pool as crew_module
 from testbed.campaign.work.contract import Limits, Opener, Report
 from testbed.campaign.work.inprocess import InProcess

@@ -22,8 +22,8 @@ from testbed.campaign.execute.worker import open_worker, strike_for
 from testbed.campaign.files import PLAN, words_file
 from testbed.campaign.folder.engine import Bench
 from testbed.campaign.folder.images import Inputs, NamedImages
+from testbed.campaign.folder.judge import Judge
 from testbed.campaign.folder.workplace import Workplace
-from testbed.campaign.judge import Judge
 from testbed.campaign.plan.table import Leg, fault_row, legs, read_plan, table_of
 from testbed.campaign.plan.units import leg_of, units_of
 from testbed.core.errors import EngineError

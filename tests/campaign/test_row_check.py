@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from testbed.campaign.execute.worker import Worker, open_worker
 from testbed.campaign.files import PLAN, TIERS
 from testbed.campaign.folder.images import named_images
+from testbed.campaign.plan.unit import Unit
 from testbed.campaign.plan.units import units_of
 from testbed.campaign.results.arrow import from_stream, to_stream
 from testbed.campaign.results.reader import ROW_SCHEMA
-from testbed.campaign.unit import Unit
 from testbed.campaign.work.row_check import difference, planned_rows
 from testbed.core.schema import FAULT_COLUMNS, ROW_COLUMNS
 

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pytest
 
 from testbed.campaign.execute.rounds import OnePlan, Round, _run_round
+from testbed.campaign.plan.unit import Unit
 from testbed.campaign.results.arrow import to_stream
 from testbed.campaign.results.progress import COLUMNS, Progress
 from testbed.campaign.results.store import ResultStore
-from testbed.campaign.unit import Unit
 from testbed.campaign.work import spans
 from testbed.campaign.work.contract import Report
 from testbed.core.errors import TestbedError

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from testbed.campaign.files import PLAN
 from testbed.campaign.pipeline import run_campaign
+from testbed.campaign.plan.unit import Unit
 from testbed.campaign.plan.units import units_of
 from testbed.campaign.results.store import ResultStore
 from testbed.campaign.spec.campaign import CampaignSpec
-from testbed.campaign.unit import Unit
 from testbed.campaign.work import spans
 from testbed.campaign.work.spans import SPAN_ROWS, SPAN_S, Spans
 from testbed.campaign.work.workforce import Workforce

@@ -14,8 +14,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from testbed.campaign.plan.unit import Unit
 from testbed.campaign.results.arrow import from_stream
-from testbed.campaign.unit import Unit
 from testbed.campaign.work.contract import Limits, Opener, Report
 from testbed.campaign.work.dask.pool import ClusterCrew
 from testbed.campaign.work.pool import LocalCrew

@@ -11,8 +11,8 @@ import pyarrow as pa
 
 from testbed.campaign.execute.worker import Worker
 from testbed.campaign.folder.workplace import Workplace
+from testbed.campaign.plan.unit import Unit
 from testbed.campaign.results.arrow import from_stream, to_stream
-from testbed.campaign.unit import Unit
 
 
 class Forger(Worker):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from testbed.campaign.execute.worker import Worker
 from testbed.campaign.folder.workplace import Workplace
-from testbed.campaign.unit import Unit
+from testbed.campaign.plan.unit import Unit
 
 CRASHES, HANGS = {77, 4700}, {5100}  # numbers in the tiny plan: an activation, a weight, a weight of the subnetwork
 

@@ -17,8 +17,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from testbed.campaign.plan.unit import Unit
 from testbed.campaign.results.arrow import to_stream
-from testbed.campaign.unit import Unit
 from testbed.core.errors import EngineError, TestbedError
 
 

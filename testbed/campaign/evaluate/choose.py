@@ -14,6 +14,7 @@ from testbed.campaign.evaluate.attention.golden import AttentionTarget
 from testbed.campaign.evaluate.attention.graphs import attention_sites
 from testbed.campaign.evaluate.contract import Evaluator, Whole
 from testbed.campaign.evaluate.golden_words import read_live
+from testbed.campaign.evaluate.part_engines import opener
 from testbed.campaign.evaluate.suffix.evaluator import SuffixEvaluator
 from testbed.campaign.evaluate.suffix.gate import prove as prove_suffix
 from testbed.campaign.evaluate.suffix.shortcuts import SuffixPlan
@@ -23,7 +24,6 @@ from testbed.campaign.evaluate.whole import WholeTwin, whole_weights
 from testbed.campaign.files import Files
 from testbed.campaign.folder.engine import Bench
 from testbed.campaign.folder.workplace import Workplace
-from testbed.campaign.part_engines import opener
 from testbed.core.errors import StaleArtefact
 from testbed.core.site import Site
 from testbed.engines.runner import Runner

@@ -20,7 +20,7 @@ from testbed.campaign.evaluate.strikes import strikes_of, with_golden
 from testbed.campaign.evaluate.whole import whole_weights
 from testbed.campaign.execute.rows import Injected, Known, result_rows, unknown_outcomes
 from testbed.campaign.folder.engine import Bench
-from testbed.campaign.judge import Judge
+from testbed.campaign.folder.judge import Judge
 from testbed.campaign.plan.table import Leg
 from testbed.core.outcome import How
 from testbed.engines.runner import WeightStriker

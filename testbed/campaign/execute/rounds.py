@@ -17,12 +17,12 @@ from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.plan.adaptive import AdaptivePlanner
 from testbed.campaign.plan.points import points_path
 from testbed.campaign.plan.table import Planned, read_plan, write_plan
+from testbed.campaign.plan.unit import Unit
 from testbed.campaign.plan.units import units_of
 from testbed.campaign.results.progress import Kept, Progress, Widest, widest_domain
 from testbed.campaign.results.reader import RESULT_SCHEMA
 from testbed.campaign.results.row_weights import RowWeights
 from testbed.campaign.results.store import ResultStore
-from testbed.campaign.unit import Unit
 from testbed.campaign.work.contract import Crew, Report
 from testbed.campaign.work.spans import Spans
 from testbed.core.errors import TestbedError

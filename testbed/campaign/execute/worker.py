@@ -17,8 +17,8 @@ from testbed.campaign.execute.rows import flagged
 from testbed.campaign.files import words_file
 from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.plan.table import Leg
+from testbed.campaign.plan.unit import Unit
 from testbed.campaign.plan.units import leg_of, word_counts
-from testbed.campaign.unit import Unit
 from testbed.campaign.work.contract import Due
 
 

@@ -16,7 +16,7 @@ from testbed.campaign.files import TIERS, Files
 from testbed.campaign.folder.claim import recorded_spec
 from testbed.campaign.folder.engine import Bench
 from testbed.campaign.folder.images import NamedImages, named_images
-from testbed.campaign.judge import Judge
+from testbed.campaign.folder.judge import Judge
 from testbed.campaign.plan.draw import most_points
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.core.files import sha256_bytes

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from testbed.campaign.plan.points import points_path
 from testbed.campaign.plan.table import Leg
+from testbed.campaign.plan.unit import Unit
 from testbed.campaign.results.reader import PLAN_TABLE
-from testbed.campaign.unit import Unit
 
 
 def slice_of(path: Path, start: int, stop: int) -> pa.Table:

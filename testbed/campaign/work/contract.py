@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from testbed.campaign.unit import Unit
+from testbed.campaign.plan.unit import Unit
 from testbed.core.errors import TestbedError
 
 Due = Literal["crash", "hang"]

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, Self
 
-from testbed.campaign.unit import Unit
+from testbed.campaign.plan.unit import Unit
 from testbed.campaign.work.contract import Drop, Keep, Limits, Opener, Report, Tick
 from testbed.campaign.work.inprocess import InProcess
 from testbed.campaign.work.slot import CannotOpen, Left, Seat, Tally

@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 
 from testbed.campaign.folder.images import NamedImages
+from testbed.campaign.plan.unit import Unit
 from testbed.campaign.plan.units import slice_of
 from testbed.campaign.results.arrow import from_stream
 from testbed.campaign.results.reader import ROW_SCHEMA
-from testbed.campaign.unit import Unit
 from testbed.core.schema import FAULT_COLUMNS
 
 Expect = Callable[[Unit, bytes], str | None]

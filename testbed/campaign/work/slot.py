@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
+from testbed.campaign.plan.unit import Unit
 from testbed.campaign.results.arrow import join_streams
-from testbed.campaign.unit import Unit
 from testbed.campaign.work.contract import Due, Limits, Opener
 from testbed.core.errors import EngineError, TestbedError
 from testbed.core.isolate import Crashed, Hung, Isolated, Lost, Stopped, WorkerFailed

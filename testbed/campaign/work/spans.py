@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
-from testbed.campaign.unit import Unit
+from testbed.campaign.plan.unit import Unit
 
 SPAN_S = 0.25  # what a kill can cost each worker, where its units are shorter
 SPAN_ROWS = 4096  # as many as the largest unit that is measured has: memory stays what it is

@@ -7,7 +7,7 @@ import secrets
 from collections import deque
 from dataclasses import dataclass, field
 
-from testbed.campaign.unit import Unit
+from testbed.campaign.plan.unit import Unit
 from testbed.campaign.work.contract import Limits, Opener
 from testbed.campaign.work.dask.members import Member
 from testbed.campaign.work.row_check import Expect, read_rows

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
-from testbed.campaign.unit import Unit
+from testbed.campaign.plan.unit import Unit
 from testbed.campaign.work.dask.access import check_address, check_certificates, is_safe
 from testbed.campaign.work.dask.worker import Answer, Hello, Job, introduce, stop
 from testbed.core.errors import TestbedError, UsageError

@@ -17,7 +17,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Self
 
-from testbed.campaign.unit import Unit
+from testbed.campaign.plan.unit import Unit
 from testbed.campaign.work.contract import Drop, Keep, Limits, Opener, Report, Tick
 from testbed.campaign.work.dask.checks import Checks, Recheck
 from testbed.campaign.work.dask.members import Member, News, OtherProgram, Roster, gathered
@@ -62,7 +62,7 @@ class ClusterCrew:
         tick: Tick = lambda workers: None,
         drop: Drop = lambda units: None,
     ) -> Report:
-        """See `testbed.campaign.work.contract.Crew`. Raises TestbedError when no fit worker is left, or the scheduler is gone."""
+        """See `contract.Crew`. Raises TestbedError when no fit worker is left, or the scheduler is gone."""
         path = self._folder.path.resolve()
         job = Job(
             token=self._token,

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from testbed.campaign.unit import Unit
+from testbed.campaign.plan.unit import Unit
 from testbed.campaign.work.contract import Limits, Opener
 from testbed.campaign.work.slot import CannotOpen, Left, OtherGolden, Seat, Tally, place
 from testbed.core.files import sha256_file
