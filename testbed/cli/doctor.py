@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from testbed.cli.fitting import FittedTable
-    from testbed.engines.doctor import Diagnosis, Finding
+    from testbed.doctor.report import Diagnosis, Finding
 
 
 @click.command(epilog=example("testbed doctor", "testbed doctor --json"))
@@ -22,7 +22,7 @@ def doctor(as_json: bool) -> None:
 
     Engines are really asked: imported, and made to compute where they can. The exit status is 0 whatever is missing.
     """
-    from testbed.engines.doctor import diagnose
+    from testbed.doctor.report import diagnose
 
     diagnosis = diagnose()
     emit(diagnosis, as_json, lambda: _report(diagnosis))

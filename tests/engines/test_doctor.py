@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from testbed.cli.main import cli
-from testbed.engines import doctor
+from testbed.doctor import report as doctor
 from testbed.engines.gpu import cuda_devices
 from testbed.engines.runner import BACKENDS
 

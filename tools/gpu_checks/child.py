@@ -13,7 +13,7 @@ from pathlib import Path
 from gpu_checks.common import Absent, Section, Setting, plain
 from testbed.core.errors import TestbedError
 from testbed.core.files import write_json
-from testbed.engines.doctor_findings import first_line
+from testbed.doctor.findings import first_line
 
 _PR_SET_PDEATHSIG = 1
 

@@ -8,8 +8,8 @@ import subprocess
 
 from testbed.core import libraries
 from testbed.core.errors import EngineError
+from testbed.doctor.findings import NEEDS_DRIVER, Finding, first_line, probe
 from testbed.engines import cuda, native
-from testbed.engines.doctor_findings import NEEDS_DRIVER, Finding, first_line, probe
 from testbed.engines.gpu import cuda_devices
 
 _ABI = f"ABI {libraries.ABI_VERSION}"

@@ -13,8 +13,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from testbed.engines.doctor_findings import NEEDS_DRIVER, Finding, first_line, probe
-from testbed.engines.doctor_kernels import kernel_findings
+from testbed.doctor.findings import NEEDS_DRIVER, Finding, first_line, probe
+from testbed.doctor.kernels import kernel_findings
 from testbed.engines.gpu import cuda_devices
 
 _ORT_CUDA = "CUDAExecutionProvider"
