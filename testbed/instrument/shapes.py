@@ -140,7 +140,7 @@ def _typed_by_the_engine(proto: ModelProto) -> ModelProto:
     names = [name for node in foreign for name in node.output if name and name not in known]
     if not names:
         return proto
-    from testbed.engines.onnxruntime import element_types
+    from testbed.engines.onnxruntime.cpu import element_types
 
     typed = ModelProto()
     typed.CopyFrom(proto)

@@ -23,7 +23,7 @@ from testbed.core.files import sha256_bytes
 from testbed.core.site import Site, SiteTable
 from testbed.engines import native
 from testbed.engines.availability import available
-from testbed.engines.onnxruntime import PROVIDER, OrtCpuRunner, session, session_options
+from testbed.engines.onnxruntime.cpu import PROVIDER, OrtCpuRunner, session, session_options
 from testbed.engines.runner import BACKENDS, PRECISIONS, EngineRequest, Runner, open_engine, struck_weight
 from testbed.engines.signature import signature_of
 from testbed.export.onnx import export_onnx

@@ -20,7 +20,7 @@ from testbed.core.errors import EngineError, UsageError
 from testbed.core.fault import Masks, masks_for
 from testbed.core.formats import FP32
 from testbed.core.site import Site, SiteTable
-from testbed.engines.onnxruntime import OrtCpuRunner
+from testbed.engines.onnxruntime.cpu import OrtCpuRunner
 from testbed.engines.runner import EngineRequest, check_engine, open_engine, request_from, struck_weight
 from testbed.export.onnx import export_onnx
 from testbed.instrument.table import site_table

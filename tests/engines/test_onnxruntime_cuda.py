@@ -13,10 +13,11 @@ from onnx import TensorProto, helper, numpy_helper
 from testbed.core.errors import EngineError
 from testbed.core.fault import masks_for
 from testbed.core.formats import FORMATS, FP32
-from testbed.engines import availability, onnxruntime_cuda
+from testbed.engines import availability
 from testbed.engines.gpu import cuda_devices
-from testbed.engines.onnxruntime import ort_value
-from testbed.engines.onnxruntime_cuda import PROVIDER, OrtCudaRunner
+from testbed.engines.onnxruntime import cuda as onnxruntime_cuda
+from testbed.engines.onnxruntime.cpu import ort_value
+from testbed.engines.onnxruntime.cuda import PROVIDER, OrtCudaRunner
 from testbed.engines.runner import EngineRequest, available, open_engine, struck_weight
 from testbed.instrument.feed import DTYPES
 from testbed.instrument.ports import ELEMENTS

@@ -20,12 +20,13 @@ from testbed.core.errors import EngineError
 from testbed.core.fault import masks_for
 from testbed.core.files import sha256_bytes
 from testbed.core.formats import FP32
-from testbed.engines import cuda, tensorrt, tensorrt_build
+from testbed.engines import cuda
 from testbed.engines.gpu import cuda_devices
 from testbed.engines.runner import EngineRequest, available, struck_weight
 from testbed.engines.signature import loaded, signature_of
-from testbed.engines.tensorrt import TensorRtRunner
-from testbed.engines.tensorrt_build import (
+from testbed.engines.tensorrt import build as tensorrt_build
+from testbed.engines.tensorrt import runner as tensorrt
+from testbed.engines.tensorrt.build import (
     Build,
     _sized,
     build_ahead_of_time,
@@ -35,7 +36,8 @@ from testbed.engines.tensorrt_build import (
     logger_for,
     tensorrt_library,
 )
-from testbed.engines.torch import TorchRunner
+from testbed.engines.tensorrt.runner import TensorRtRunner
+from testbed.engines.torch.runner import TorchRunner
 from testbed.export.onnx import export_onnx
 from testbed.export.precision import Calibration, cast_model, quantise
 from testbed.instrument.feed import PortFeed

@@ -10,8 +10,8 @@ from testbed.core.errors import EngineError
 from testbed.core.fault import masks_for
 from testbed.core.formats import FP32
 from testbed.engines.runner import EngineRequest, WeightStriker, open_engine, struck_weight
-from testbed.engines.torch import TorchRunner
-from testbed.engines.torch_host import host_values
+from testbed.engines.torch.host import host_values
+from testbed.engines.torch.runner import TorchRunner
 from testbed.export.onnx import export_onnx
 from testbed.instrument.feed import PortFeed
 from testbed.instrument.ports import instrument

@@ -502,7 +502,7 @@ def test_the_steps_of_an_engine(setting: Setting) -> None:
 
 
 def test_an_engine_that_strikes_the_wrong_bit_is_found(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
-    from testbed.engines.torch import TorchRunner
+    from testbed.engines.torch.runner import TorchRunner
 
     right = TorchRunner.run
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from testbed.core.errors import EngineError
-from testbed.engines.onnxruntime import first_line, ort_value, session, session_options
+from testbed.engines.onnxruntime.cpu import first_line, ort_value, session, session_options
 from testbed.engines.runner import Arrays, BaseRunner, EngineInfo, EngineRequest
 from testbed.engines.signature import loaded, signature_of
 from testbed.engines.weight_inputs import weights_as_inputs

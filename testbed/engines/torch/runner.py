@@ -23,9 +23,9 @@ from torch import Tensor
 from testbed.core.errors import EngineError
 from testbed.engines.runner import Arrays, BaseRunner, EngineInfo, EngineRequest
 from testbed.engines.signature import loaded, signature_of
-from testbed.engines.torch_host import host_values
-from testbed.engines.torch_operators import MANY_OUTPUTS, OPERATORS
-from testbed.engines.torch_words import from_numpy, to_numpy
+from testbed.engines.torch.host import host_values
+from testbed.engines.torch.operators import MANY_OUTPUTS, OPERATORS
+from testbed.engines.torch.words import from_numpy, to_numpy
 from testbed.engines.weight_inputs import strikable_weights
 
 

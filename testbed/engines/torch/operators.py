@@ -15,8 +15,8 @@ from onnx import numpy_helper
 from torch import Tensor
 from torch.nn import functional
 
-from testbed.engines import torch_words as words
-from testbed.engines.torch_words import from_front, from_numpy
+from testbed.engines.torch import words
+from testbed.engines.torch.words import from_front, from_numpy
 
 _LAST = 2**31 - 1  # "to the end", as exporters write it
 

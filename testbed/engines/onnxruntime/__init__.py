@@ -1,0 +1,1 @@
+"""ONNX Runtime as an engine, on the CPU and on CUDA."""
