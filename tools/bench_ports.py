@@ -25,8 +25,8 @@ from testbed.core.files import sha256_bytes
 from testbed.core.site import SiteTable
 from testbed.engines.runner import EngineRequest, Runner, open_engine
 from testbed.export.target import export_target
-from testbed.instrument.feed import MECHANISMS, PortFeed
-from testbed.instrument.ports import instrument
+from testbed.instrument.ports.feed import MECHANISMS, PortFeed
+from testbed.instrument.ports.insertion import instrument
 from testbed.instrument.table import site_table
 from testbed.models.presets import preset
 from testbed.models.vit import ViT

@@ -33,7 +33,7 @@ from testbed.core.errors import StaleArtefact, UsageError
 from testbed.core.fault import masks_for
 from testbed.core.runfolder import RunFolder
 from testbed.core.site import Site, SiteTable
-from testbed.instrument.feed import numbers
+from testbed.instrument.ports.feed import numbers
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from testbed.core.errors import TestbedError
 from testbed.core.files import sha256_bytes
 from testbed.core.site import SiteTable
-from testbed.instrument.catalogue import Catalogue, catalogue
-from testbed.instrument.feed import GATED_REPLACE
+from testbed.instrument.ports.feed import GATED_REPLACE
+from testbed.instrument.sites.catalogue import Catalogue, catalogue
 
 
 def deployment_id(plain: bytes) -> str:

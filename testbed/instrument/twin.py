@@ -9,9 +9,9 @@ from typing import Any
 from testbed.core.errors import UsageError
 from testbed.core.files import write_bytes
 from testbed.core.site import SiteTable
-from testbed.instrument.adopt import adopt
-from testbed.instrument.catalogue import catalogue
-from testbed.instrument.ports import instrument
+from testbed.instrument.adopt.file import adopt
+from testbed.instrument.ports.insertion import instrument
+from testbed.instrument.sites.catalogue import catalogue
 from testbed.instrument.table import deployment_id
 
 

@@ -28,8 +28,8 @@ from testbed.core.errors import EngineError, UsageError
 from testbed.core.files import atomic_path
 from testbed.engines.runner import Runner
 from testbed.golden.arrays import read_array
-from testbed.instrument.feed import PortFeed
-from testbed.instrument.prefix import up_to, with_output
+from testbed.instrument.ports.feed import PortFeed
+from testbed.instrument.ports.prefix import up_to, with_output
 from testbed.instrument.shapes import input_name, output_name
 from testbed.sweep.noise import COMMAND, Progress
 from testbed.sweep.strikes import planned_strikes

@@ -33,7 +33,7 @@ from testbed.data import Split
 from testbed.engines.runner import EngineRequest, Runner, open_engine, request_from
 from testbed.golden.arrays import read_array
 from testbed.golden.reference import LOGITS
-from testbed.instrument.feed import PortFeed
+from testbed.instrument.ports.feed import PortFeed
 from testbed.instrument.shapes import input_name, output_name
 from testbed.instrument.table import deployment_id
 from testbed.sweep.noise_sources import TWIN, Source

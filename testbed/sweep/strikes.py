@@ -14,7 +14,7 @@ from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.plan.points import points_path
 from testbed.campaign.plan.table import Leg
 from testbed.campaign.plan.units import word_counts
-from testbed.instrument.feed import Words
+from testbed.instrument.ports.feed import Words
 
 
 def planned_strikes(

@@ -29,8 +29,8 @@ from testbed.core.outcome import How
 from testbed.engines.runner import Arrays, BaseRunner, EngineRequest, Runner, open_engine
 from testbed.export.onnx import plain_onnx
 from testbed.export.target import input_name
-from testbed.instrument.feed import NO_SITE, PortFeed
-from testbed.instrument.ports import instrument
+from testbed.instrument.ports.feed import NO_SITE, PortFeed
+from testbed.instrument.ports.insertion import instrument
 from testbed.instrument.table import site_table
 from testbed.models.presets import preset
 from testbed.models.subnetwork import subnetwork

@@ -31,7 +31,7 @@ from testbed.core.fault import masks_for
 from testbed.core.runfolder import RunFolder
 from testbed.core.site import Site, SiteTable
 from testbed.engines.runner import BaseRunner, EngineInfo
-from testbed.instrument.feed import INDEX, LIVE, SITE, VALUE
+from testbed.instrument.ports.feed import INDEX, LIVE, SITE, VALUE
 
 WIDTH, BATCH = 4, 8
 TABLE = SiteTable("model", "id", "gated_replace", (Site("head", "activation", (WIDTH,)), Site("w", "weight", (WIDTH,))))

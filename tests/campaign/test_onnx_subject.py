@@ -31,7 +31,7 @@ from testbed.campaign.spec.campaign import parse_spec
 from testbed.campaign.work.workforce import Workforce
 from testbed.core.errors import GateFailed, StaleArtefact, UsageError
 from testbed.data import load
-from testbed.instrument.catalogue import catalogue
+from testbed.instrument.sites.catalogue import catalogue
 from testbed.report.page import build_report
 
 FC1_OUTPUT = "block.1.mlp.fc1"

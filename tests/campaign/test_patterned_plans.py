@@ -21,7 +21,7 @@ from testbed.campaign.plan.units import leg_of
 from testbed.campaign.spec.faults import FaultSpec
 from testbed.core.errors import StaleArtefact, UsageError
 from testbed.core.site import Site, SiteTable
-from testbed.instrument.feed import NO_SITE
+from testbed.instrument.ports.feed import NO_SITE
 
 TABLE = SiteTable(
     "model",

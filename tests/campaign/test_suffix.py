@@ -12,7 +12,7 @@ from testbed.campaign.evaluate.contract import NotDeterministic, Strikes
 from testbed.campaign.evaluate.suffix.routes import Way
 from testbed.campaign.evaluate.suffix.shortcuts import BARE, SuffixPlan
 from testbed.engines.availability import available
-from testbed.instrument.adopt import adopt
+from testbed.instrument.adopt.file import adopt
 from tests.support.exporters import randomised, written
 from tests.support.libraries import LIBRARIES
 from tests.support.suffix_lab import CONFIGS, Lab, bits, evaluated, exported, with_words

@@ -21,7 +21,7 @@ from testbed.campaign.evaluate.suffix.shortcuts import BARE, SuffixPlan
 from testbed.core.errors import EngineError, StaleArtefact
 from testbed.core.formats import format_named
 from testbed.export.precision import Calibration, cast_model, quantise
-from testbed.instrument.feed import NO_SITE, from_words
+from testbed.instrument.ports.feed import NO_SITE, from_words
 from tests.support.suffix_lab import CONFIGS, IMAGES, Lab, bits, evaluated, exported
 
 

@@ -35,8 +35,8 @@ from testbed.engines.runner import (
     struck_weights,
 )
 from testbed.export.onnx import export_onnx
-from testbed.instrument.feed import PortFeed
-from testbed.instrument.ports import instrument
+from testbed.instrument.ports.feed import PortFeed
+from testbed.instrument.ports.insertion import instrument
 from testbed.instrument.table import site_table
 from testbed.models.config import ViTConfig
 from testbed.models.vit import ViT

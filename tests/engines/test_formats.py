@@ -28,8 +28,8 @@ from testbed.engines.runner import BACKENDS, PRECISIONS, EngineRequest, Runner, 
 from testbed.engines.signature import signature_of
 from testbed.export.onnx import export_onnx
 from testbed.export.precision import Calibration, cast_model, quantise
-from testbed.instrument.feed import DTYPES, MECHANISMS, NO_SITE, PortFeed, live_words
-from testbed.instrument.ports import ELEMENTS, instrument
+from testbed.instrument.ports.feed import DTYPES, MECHANISMS, NO_SITE, PortFeed, live_words
+from testbed.instrument.ports.insertion import ELEMENTS, instrument
 from testbed.instrument.table import site_table
 from testbed.models.config import ViTConfig
 from testbed.models.vit import ViT

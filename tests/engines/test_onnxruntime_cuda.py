@@ -19,8 +19,8 @@ from testbed.engines.onnxruntime import cuda as onnxruntime_cuda
 from testbed.engines.onnxruntime.cpu import ort_value
 from testbed.engines.onnxruntime.cuda import PROVIDER, OrtCudaRunner
 from testbed.engines.runner import EngineRequest, available, open_engine, struck_weight
-from testbed.instrument.feed import DTYPES
-from testbed.instrument.ports import ELEMENTS
+from testbed.instrument.ports.feed import DTYPES
+from testbed.instrument.ports.insertion import ELEMENTS
 from testbed.semantics import as_words
 
 X = np.arange(6, dtype=np.float32).reshape(2, 3)

@@ -40,8 +40,8 @@ from testbed.engines.tensorrt.runner import TensorRtRunner
 from testbed.engines.torch.runner import TorchRunner
 from testbed.export.onnx import export_onnx
 from testbed.export.precision import Calibration, cast_model, quantise
-from testbed.instrument.feed import PortFeed
-from testbed.instrument.ports import instrument
+from testbed.instrument.ports.feed import PortFeed
+from testbed.instrument.ports.insertion import instrument
 from testbed.instrument.table import site_table
 from testbed.models.config import ViTConfig
 from testbed.models.subnetwork import subnetwork

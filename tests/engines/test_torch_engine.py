@@ -13,8 +13,8 @@ from testbed.engines.runner import EngineRequest, WeightStriker, open_engine, st
 from testbed.engines.torch.host import host_values
 from testbed.engines.torch.runner import TorchRunner
 from testbed.export.onnx import export_onnx
-from testbed.instrument.feed import PortFeed
-from testbed.instrument.ports import instrument
+from testbed.instrument.ports.feed import PortFeed
+from testbed.instrument.ports.insertion import instrument
 from testbed.instrument.table import site_table
 from testbed.models.presets import preset
 from testbed.models.vit import ViT

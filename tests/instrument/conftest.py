@@ -17,8 +17,8 @@ from onnx import TensorProto, helper
 
 from testbed.core.site import SiteTable
 from testbed.export.onnx import export_onnx
-from testbed.instrument.feed import PortFeed
-from testbed.instrument.ports import instrument
+from testbed.instrument.ports.feed import PortFeed
+from testbed.instrument.ports.insertion import instrument
 from testbed.instrument.table import site_table
 from testbed.models.config import ViTConfig
 from testbed.models.subnetwork import subnetwork

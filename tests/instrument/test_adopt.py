@@ -15,10 +15,10 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from testbed.core.errors import EngineError, TestbedError, UsageError
-from testbed.instrument.adopt import adopt
-from testbed.instrument.catalogue import catalogue
-from testbed.instrument.feed import PortFeed
-from testbed.instrument.ports import instrument
+from testbed.instrument.adopt.file import adopt
+from testbed.instrument.ports.feed import PortFeed
+from testbed.instrument.ports.insertion import instrument
+from testbed.instrument.sites.catalogue import catalogue
 from testbed.instrument.table import site_table
 from tests.instrument.test_recognise import SITES
 from tests.support.exporters import quiet, randomised, written

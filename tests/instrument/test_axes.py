@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from testbed.instrument.axes import sources
-from testbed.instrument.flow import Flow
-from testbed.instrument.tokens import rowwise
+from testbed.instrument.cut.axes import sources
+from testbed.instrument.cut.flow import Flow
+from testbed.instrument.cut.tokens import rowwise
 
 SHAPE = (3, 4, 2)
 

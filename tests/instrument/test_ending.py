@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from testbed.core.errors import UsageError
-from testbed.instrument.ending import check_logits, with_logits
+from testbed.instrument.adopt.ending import check_logits, with_logits
 
 X = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
 W = np.random.default_rng(1).standard_normal((4, 5)).astype(np.float32)

@@ -14,7 +14,7 @@ from onnx import numpy_helper
 
 from testbed.core.errors import TestbedError
 from testbed.export.onnx import OPSET, export_onnx
-from testbed.instrument.feed import PortFeed
+from testbed.instrument.ports.feed import PortFeed
 from testbed.models.vit import Tap, taps
 
 

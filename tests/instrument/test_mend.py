@@ -16,7 +16,7 @@ from onnx import ModelProto, TensorProto, checker, helper, numpy_helper
 
 from testbed.core.errors import EngineError, TestbedError
 from testbed.engines.runner import EngineRequest, open_engine
-from testbed.instrument.adopt import adopt
+from testbed.instrument.adopt.file import adopt
 
 IMAGES = np.random.default_rng(4).standard_normal((3, 4)).astype(np.float32)
 WEIGHT = np.random.default_rng(5).standard_normal((4, 2)).astype(np.float32)

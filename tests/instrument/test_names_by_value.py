@@ -17,8 +17,8 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from testbed.instrument.adopt import adopt
-from testbed.instrument.catalogue import catalogue
+from testbed.instrument.adopt.file import adopt
+from testbed.instrument.sites.catalogue import catalogue
 from tests.instrument.test_recognise import SITES, values
 from tests.support.exporters import randomised, written
 from tests.support.libraries import BLOCKS, HEADS, WIDTH, Seen, imported, timm_model

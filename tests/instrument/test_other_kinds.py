@@ -14,7 +14,7 @@ import torch
 from onnx import TensorProto, helper
 
 from testbed.core.errors import TestbedError
-from testbed.instrument.adopt import adopt
+from testbed.instrument.adopt.file import adopt
 
 WEIGHTS = {"head.weight": torch.zeros(3, 2)}
 

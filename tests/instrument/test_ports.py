@@ -15,8 +15,8 @@ from onnx import TensorProto, helper, numpy_helper
 from testbed.core.errors import TestbedError, UsageError
 from testbed.core.site import Site, SiteTable
 from testbed.export.layout import TRANSPOSED
-from testbed.instrument.feed import LIVE, NO_SITE, PortFeed, feed_sites
-from testbed.instrument.ports import instrument
+from testbed.instrument.ports.feed import LIVE, NO_SITE, PortFeed, feed_sites
+from testbed.instrument.ports.insertion import instrument
 from testbed.instrument.table import deployment_id, site_table
 
 LOUD = [0x80000000, 1, 0x007FFFFF, 0x7F800000, 0xFF800000, 0x7FA00001, 0xFFC12345, 0x3F800000, 0]  # -0.0 ... NaNs ... 0

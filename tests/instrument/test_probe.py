@@ -15,9 +15,9 @@ from onnx import ModelProto, NodeProto, TensorProto, helper
 from testbed.cli.main import cli
 from testbed.core.errors import EngineError, TestbedError
 from testbed.instrument import probe
-from testbed.instrument.adopt import adopt
-from testbed.instrument.catalogue import catalogue
+from testbed.instrument.adopt.file import adopt
 from testbed.instrument.probe import Endless, control_flow, open_probe
+from testbed.instrument.sites.catalogue import catalogue
 
 _BOOL, _INT, _FLOAT = TensorProto.BOOL, TensorProto.INT64, TensorProto.FLOAT
 

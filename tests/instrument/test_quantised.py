@@ -17,11 +17,11 @@ from onnx import ModelProto, TensorProto, helper
 
 from testbed.campaign.prepare.onnx_file import _computes_in
 from testbed.core.site import Site, SiteTable
-from testbed.instrument.adopt import adopt
-from testbed.instrument.catalogue import catalogue
-from testbed.instrument.feed import NO_SITE, PortFeed, live_words, to_words
-from testbed.instrument.ports import ELEMENTS, instrument
+from testbed.instrument.adopt.file import adopt
+from testbed.instrument.ports.feed import NO_SITE, PortFeed, live_words, to_words
+from testbed.instrument.ports.insertion import ELEMENTS, instrument
 from testbed.instrument.quantised import parameters
+from testbed.instrument.sites.catalogue import catalogue
 from testbed.instrument.table import site_table
 from tests.instrument.test_recognise import SITES
 from tests.support.exporters import quiet, randomised, written

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from testbed.instrument.adopt import adopt
-from testbed.instrument.catalogue import Catalogue, catalogue
-from testbed.instrument.feed import NO_SITE, PortFeed
-from testbed.instrument.named import named_sites
-from testbed.instrument.ports import instrument
+from testbed.instrument.adopt.file import adopt
+from testbed.instrument.ports.feed import NO_SITE, PortFeed
+from testbed.instrument.ports.insertion import instrument
+from testbed.instrument.sites.catalogue import Catalogue, catalogue
+from testbed.instrument.sites.named import named_sites
 from testbed.instrument.table import deployment_id, site_table
 from tests.support.exporters import randomised, written
 from tests.support.libraries import BLOCKS, LIBRARIES, Library, Seen, imported, timm_model

@@ -11,11 +11,11 @@ import pytest
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from testbed.instrument.feed import PortFeed
-from testbed.instrument.flow import CannotCut, Flow
-from testbed.instrument.segments import FLAT, FLAT_SHAPE, opaque, segment
-from testbed.instrument.stages import Stages
-from testbed.instrument.tokens import Rows, needs, restricted
+from testbed.instrument.cut.flow import CannotCut, Flow
+from testbed.instrument.cut.segments import FLAT, FLAT_SHAPE, opaque, segment
+from testbed.instrument.cut.stages import Stages
+from testbed.instrument.cut.tokens import Rows, needs, restricted
+from testbed.instrument.ports.feed import PortFeed
 from tests.instrument.conftest import CONFIGS
 
 Run = Callable[..., dict[str, NDArray]]

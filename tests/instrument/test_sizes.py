@@ -13,8 +13,8 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from testbed.core import resources
 from testbed.core.errors import UsageError
-from testbed.instrument.adopt import adopt
-from testbed.instrument.sizes import check_memory
+from testbed.instrument.adopt.file import adopt
+from testbed.instrument.adopt.sizes import check_memory
 
 IMAGE = ("B", 1, 8, 8)
 

@@ -22,10 +22,10 @@ from testbed.core.outcome import How
 from testbed.core.site import Site, SiteTable
 from testbed.engines.runner import EngineRequest, Runner, open_engine
 from testbed.export.onnx import plain_onnx
-from testbed.instrument.feed import NO_SITE, PortFeed, Words
-from testbed.instrument.flow import Flow
-from testbed.instrument.ports import instrument
-from testbed.instrument.stages import Stages
+from testbed.instrument.cut.flow import Flow
+from testbed.instrument.cut.stages import Stages
+from testbed.instrument.ports.feed import NO_SITE, PortFeed, Words
+from testbed.instrument.ports.insertion import instrument
 from testbed.instrument.table import site_table
 from testbed.models.config import ViTConfig
 from testbed.models.vit import ViT

@@ -34,7 +34,7 @@ from testbed.campaign.prepare.torch_model import TorchSubject
 from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
 from testbed.core.fault import masks_for
 from testbed.golden.arrays import read_array
-from testbed.instrument.feed import Words
+from testbed.instrument.ports.feed import Words
 
 ZERO_FAULT_ROWS = 64
 LINEAR_WEIGHTS = [f"block.*.{name}.weight" for name in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")]

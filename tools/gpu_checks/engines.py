@@ -16,8 +16,8 @@ from testbed.core.formats import FP32
 from testbed.core.site import SiteTable
 from testbed.engines.availability import available
 from testbed.engines.runner import PRECISIONS, EngineRequest, Runner, WeightStriker, open_engine, struck_weight
-from testbed.instrument.feed import DTYPES, NO_SITE, PortFeed, feed_sites, live_words, to_words
-from testbed.instrument.ports import instrument
+from testbed.instrument.ports.feed import DTYPES, NO_SITE, PortFeed, feed_sites, live_words, to_words
+from testbed.instrument.ports.insertion import instrument
 from testbed.instrument.shapes import input_name, output_name
 from testbed.instrument.table import deployment_id, site_table
 from testbed.semantics import as_words

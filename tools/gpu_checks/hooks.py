@@ -22,8 +22,8 @@ from testbed.core.files import sha256_bytes
 from testbed.core.formats import FP32
 from testbed.core.site import SiteTable
 from testbed.engines.runner import EngineRequest, Runner, open_engine
-from testbed.instrument.feed import PortFeed, feed_sites, live_words
-from testbed.instrument.ports import instrument
+from testbed.instrument.ports.feed import PortFeed, feed_sites, live_words
+from testbed.instrument.ports.insertion import instrument
 from testbed.instrument.table import deployment_id, site_table
 from testbed.models.vit import ViT, taps
 from testbed.semantics import as_words, corrupt

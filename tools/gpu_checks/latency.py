@@ -12,8 +12,8 @@ from testbed.core.errors import TestbedError
 from testbed.engines.availability import available
 from testbed.engines.runner import PhasedRunner, Runner, open_engine, request_from
 from testbed.engines.signature import loaded, signature_of
-from testbed.instrument.feed import PortFeed
-from testbed.instrument.ports import instrument
+from testbed.instrument.ports.feed import PortFeed
+from testbed.instrument.ports.insertion import instrument
 from testbed.instrument.table import deployment_id, site_table
 from testbed.models.vit import ViT
 

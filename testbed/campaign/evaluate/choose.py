@@ -27,8 +27,8 @@ from testbed.campaign.folder.workplace import Workplace
 from testbed.core.errors import StaleArtefact
 from testbed.core.site import Site
 from testbed.engines.runner import Runner
-from testbed.instrument.flow import CannotCut, Flow
-from testbed.instrument.stages import Stages
+from testbed.instrument.cut.flow import CannotCut, Flow
+from testbed.instrument.cut.stages import Stages
 
 WHOLE = "whole"
 

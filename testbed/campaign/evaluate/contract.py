@@ -13,7 +13,7 @@ from testbed.core.errors import TestbedError
 from testbed.core.outcome import How
 from testbed.core.site import SiteTable
 from testbed.engines.runner import StruckWords
-from testbed.instrument.feed import NO_SITE, PortFeed, Words
+from testbed.instrument.ports.feed import NO_SITE, PortFeed, Words
 from testbed.semantics import as_words
 
 

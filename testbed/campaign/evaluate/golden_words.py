@@ -24,8 +24,8 @@ from testbed.campaign.plan.units import leg_of, units_of
 from testbed.core.errors import StaleArtefact
 from testbed.core.site import SiteTable
 from testbed.golden.arrays import array_writer, read_array
-from testbed.instrument.feed import NO_SITE, PortFeed, Words, to_words
-from testbed.instrument.ports import ELEMENTS
+from testbed.instrument.ports.feed import NO_SITE, PortFeed, Words, to_words
+from testbed.instrument.ports.insertion import ELEMENTS
 
 _PROBE_BYTES = 256 * 2**20
 

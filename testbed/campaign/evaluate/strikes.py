@@ -9,7 +9,7 @@ from testbed.campaign.evaluate.contract import Strikes
 from testbed.campaign.folder.images import NamedImages
 from testbed.campaign.plan.table import Leg
 from testbed.core.site import SiteTable
-from testbed.instrument.feed import NO_SITE, PortFeed, Words
+from testbed.instrument.ports.feed import NO_SITE, PortFeed, Words
 
 
 def strikes_of(leg: Leg, table: SiteTable, images: NamedImages) -> tuple[NDArray[np.int64], Strikes]:

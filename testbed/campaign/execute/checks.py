@@ -18,7 +18,7 @@ from testbed.campaign.plan.table import Leg, fault_row, table_of
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.core.fault import masks_for
 from testbed.core.site import Site
-from testbed.instrument.feed import Words
+from testbed.instrument.ports.feed import Words
 
 DRIFT = "plain-twin"
 PARITY = "torch-plain"

@@ -24,7 +24,7 @@ from testbed.campaign.folder.judge import Judge
 from testbed.campaign.plan.table import Leg
 from testbed.core.outcome import How
 from testbed.engines.runner import WeightStriker
-from testbed.instrument.feed import Words, to_words
+from testbed.instrument.ports.feed import Words, to_words
 from testbed.semantics import corrupt
 
 _JUDGED_BYTES = 2**20  # of outputs, at a time

@@ -15,7 +15,7 @@ from testbed.campaign.results.reader import ROW_SCHEMA
 from testbed.core.outcome import DUES, HOWS, OUTCOMES, Outcome
 from testbed.core.schema import FAULT_COLUMNS, SCHEMA_VERSION
 from testbed.engines.runner import EngineInfo
-from testbed.instrument.feed import Words, numbers
+from testbed.instrument.ports.feed import Words, numbers
 
 _DUE = OUTCOMES.index(Outcome.DUE)
 _FAULT_NAMES = [column.name for column in FAULT_COLUMNS]

@@ -13,7 +13,7 @@ from testbed.analysis.outcome import GoldenSide
 from testbed.campaign.folder.images import Inputs, NamedImages
 from testbed.core.site import SiteTable
 from testbed.engines.runner import Runner
-from testbed.instrument.feed import PortFeed, Words, live_words
+from testbed.instrument.ports.feed import PortFeed, Words, live_words
 
 
 @dataclass

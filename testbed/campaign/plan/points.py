@@ -18,7 +18,7 @@ from testbed.campaign.files import points_file
 from testbed.core.errors import StaleArtefact
 from testbed.core.site import Site, SiteTable
 from testbed.engines.runner import StruckWords
-from testbed.instrument.feed import NO_SITE, PortFeed, Words
+from testbed.instrument.ports.feed import NO_SITE, PortFeed, Words
 
 SCHEMA = pa.schema(
     [

@@ -33,12 +33,12 @@ from testbed.engines.runner import EngineRequest, Runner, open_engine
 from testbed.golden.arrays import array_writer, read_array
 from testbed.golden.reference import LOGITS
 from testbed.golden.shared import SharedGolden, array_name
-from testbed.instrument.adopt import Adopted, adopt
-from testbed.instrument.catalogue import Catalogue, catalogue
-from testbed.instrument.ending import check_logits, with_logits
+from testbed.instrument.adopt.ending import check_logits, with_logits
+from testbed.instrument.adopt.file import Adopted, adopt
+from testbed.instrument.adopt.sizes import check_memory
 from testbed.instrument.quantised import parameters
 from testbed.instrument.shapes import input_shape, measured_shapes, model_input
-from testbed.instrument.sizes import check_memory
+from testbed.instrument.sites.catalogue import Catalogue, catalogue
 from testbed.instrument.table import deployment_id, table_of
 
 log = logging.getLogger(__name__)

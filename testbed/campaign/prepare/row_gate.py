@@ -18,7 +18,7 @@ from testbed.core.fault import masks_for
 from testbed.core.formats import Format
 from testbed.core.site import Site
 from testbed.engines.runner import WeightStriker, struck_weight
-from testbed.instrument.feed import NO_SITE, PortFeed
+from testbed.instrument.ports.feed import NO_SITE, PortFeed
 from testbed.semantics import as_words
 
 PLACE = "the same row gives other bits elsewhere in the batch, or beside other fault-free rows"

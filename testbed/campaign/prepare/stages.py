@@ -35,8 +35,8 @@ from testbed.data import Dataset
 from testbed.engines.runner import Runner, open_engine, request_from
 from testbed.golden.arrays import array_writer, read_array
 from testbed.golden.reference import LOGITS
-from testbed.instrument.feed import PortFeed
-from testbed.instrument.ports import instrument
+from testbed.instrument.ports.feed import PortFeed
+from testbed.instrument.ports.insertion import instrument
 from testbed.instrument.shapes import input_name
 
 log = logging.getLogger(__name__)

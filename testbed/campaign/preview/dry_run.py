@@ -20,8 +20,8 @@ from testbed.core.errors import UsageError
 from testbed.core.files import sha256_bytes
 from testbed.core.site import SiteTable
 from testbed.engines.runner import EngineRequest, open_engine, require_engine
-from testbed.instrument.feed import PortFeed
-from testbed.instrument.ports import instrument
+from testbed.instrument.ports.feed import PortFeed
+from testbed.instrument.ports.insertion import instrument
 from testbed.instrument.shapes import input_name
 
 _TIMED_BATCHES = 5

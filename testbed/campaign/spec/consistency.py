@@ -11,7 +11,7 @@ from testbed.campaign.spec.faults import FaultSpec
 from testbed.campaign.spec.fields import Complaint
 from testbed.campaign.spec.stop import StopSpec
 from testbed.core.formats import format_named
-from testbed.instrument.feed import OP
+from testbed.instrument.ports.feed import OP
 
 if TYPE_CHECKING:
     from testbed.campaign.spec.tables import DataSpec, EngineSpec, ModelSpec, TierSpec, ToleranceSpec

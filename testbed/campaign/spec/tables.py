@@ -18,7 +18,7 @@ from testbed.data.preprocess_stated import kept
 from testbed.engines.runner import BACKENDS, check_engine
 from testbed.export.calibration import TRAIN
 from testbed.export.precision import CALIBRATION_METHODS, PRECISIONS, Calibration
-from testbed.instrument.feed import GATED_REPLACE, MECHANISMS
+from testbed.instrument.ports.feed import GATED_REPLACE, MECHANISMS
 
 SEEDS = 2**32
 _MOST_TIERS = 100

@@ -27,7 +27,7 @@ from testbed.campaign.evaluate.attention.stage_engines import Floats, Sizes, Sta
 from testbed.campaign.evaluate.attention.suffix import SuffixPath
 from testbed.campaign.evaluate.contract import Evaluated, Evaluator, NotDeterministic, Strikes
 from testbed.core.outcome import How
-from testbed.instrument.feed import NO_SITE
+from testbed.instrument.ports.feed import NO_SITE
 from testbed.semantics import as_words
 
 _BUDGET_BYTES = 512 * 2**20

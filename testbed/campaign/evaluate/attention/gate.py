@@ -17,7 +17,7 @@ from testbed.campaign.evaluate.attention.stage_engines import Floats, Sizes, pro
 from testbed.campaign.evaluate.contract import Evaluator, NotDeterministic, Strikes
 from testbed.campaign.evaluate.suffix.sample import loud_words
 from testbed.core.errors import EngineError
-from testbed.instrument.feed import PortFeed
+from testbed.instrument.ports.feed import PortFeed
 from testbed.semantics import as_words
 
 _IMAGES = 2

@@ -16,7 +16,7 @@ from testbed.campaign.evaluate.contract import NotDeterministic
 from testbed.campaign.folder.images import Inputs
 from testbed.core.site import SiteTable
 from testbed.engines.runner import Runner
-from testbed.instrument.feed import PortFeed
+from testbed.instrument.ports.feed import PortFeed
 from testbed.instrument.shapes import inputs_of
 from testbed.semantics import as_words
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from testbed.core.site import Site, SiteTable
-from testbed.instrument.graph import LAYOUT
+from testbed.instrument.sites.pattern_graph import LAYOUT
 
 KINDS = ("q", "k", "v", "scores", "softmax", "context", "proj")
 _SITE = re.compile(r"^(?P<module>.*)\.(?P<kind>q|k|v|scores|softmax|context|proj)$")

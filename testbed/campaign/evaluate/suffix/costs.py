@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from testbed.campaign.evaluate.suffix.routes import Routes, Way
 from testbed.campaign.evaluate.suffix.segments import Pieces
-from testbed.instrument.stages import Part, Stages
-from testbed.instrument.work import macs
+from testbed.instrument.cut.stages import Part, Stages
+from testbed.instrument.cut.work import macs
 
 
 class Costs:

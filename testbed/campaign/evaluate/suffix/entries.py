@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from testbed.campaign.evaluate.suffix.golden import Goldens
 from testbed.core.outcome import How
-from testbed.instrument.feed import Words
+from testbed.instrument.ports.feed import Words
 from testbed.semantics import as_words
 
 

@@ -22,8 +22,8 @@ from testbed.campaign.evaluate.suffix.segments import Open, Pieces
 from testbed.campaign.evaluate.suffix.shortcuts import SuffixPlan
 from testbed.campaign.folder.images import Inputs
 from testbed.core.outcome import How
-from testbed.instrument.feed import NO_SITE
-from testbed.instrument.stages import Stages
+from testbed.instrument.cut.stages import Stages
+from testbed.instrument.ports.feed import NO_SITE
 
 GIB = 2**30
 _STRIKES_AT_ONCE = 8192

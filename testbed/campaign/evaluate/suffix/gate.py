@@ -16,8 +16,8 @@ from testbed.campaign.evaluate.suffix.sample import sample
 from testbed.campaign.evaluate.suffix.shortcuts import BARE, SHORTCUTS, SuffixPlan
 from testbed.core.errors import EngineError
 from testbed.core.site import Site
-from testbed.instrument.feed import Words
-from testbed.instrument.flow import CannotCut
+from testbed.instrument.cut.flow import CannotCut
+from testbed.instrument.ports.feed import Words
 
 Make = Callable[[SuffixPlan], SuffixEvaluator]
 Live = Callable[[Strikes], Words]

@@ -18,9 +18,9 @@ from testbed.campaign.evaluate.suffix.rows import RowRunner, golden_rows
 from testbed.campaign.evaluate.suffix.segments import Pieces
 from testbed.campaign.folder.images import Inputs
 from testbed.core.outcome import How
-from testbed.instrument.feed import NO_SITE, PortFeed
-from testbed.instrument.stages import TOKENS, Stage, Stages
-from testbed.instrument.tokens import ROWS
+from testbed.instrument.cut.stages import TOKENS, Stage, Stages
+from testbed.instrument.cut.tokens import ROWS
+from testbed.instrument.ports.feed import NO_SITE, PortFeed
 
 Entries = dict[tuple[int, bool], list[Entry]]
 """(stage, whether its attention is resumed inside) -> strikes that enter there."""

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from testbed.campaign.evaluate.contract import Strikes
 from testbed.campaign.evaluate.suffix.shortcuts import SuffixPlan
 from testbed.core.site import Site
-from testbed.instrument.feed import NO_SITE, OP
-from testbed.instrument.stages import Stages
+from testbed.instrument.cut.stages import Stages
+from testbed.instrument.ports.feed import NO_SITE, OP
 
 
 class Way(IntEnum):

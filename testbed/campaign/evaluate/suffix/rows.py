@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from testbed.campaign.evaluate.contract import NotDeterministic, check_live, same_words
 from testbed.campaign.evaluate.suffix.golden import Goldens
 from testbed.campaign.evaluate.suffix.segments import PortedPiece
-from testbed.instrument.feed import PortFeed
-from testbed.instrument.stages import Part
-from testbed.instrument.tokens import ROWS
+from testbed.instrument.cut.stages import Part
+from testbed.instrument.cut.tokens import ROWS
+from testbed.instrument.ports.feed import PortFeed
 
 
 class RowRunner:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from testbed.campaign.evaluate.contract import Strikes
 from testbed.core.formats import Format
 from testbed.core.site import Site
-from testbed.instrument.feed import NO_SITE, PortFeed, Words
+from testbed.instrument.ports.feed import NO_SITE, PortFeed, Words
 
 _ALL = 2**32 - 1
 _OF_SIZE = (16, 8, 2, 2, 1, 1, 1, 1)  # words in each binade, from the largest down

@@ -16,12 +16,12 @@ from onnx import ModelProto
 from testbed.campaign.evaluate.suffix.shortcuts import SuffixPlan
 from testbed.core.site import Site, SiteTable
 from testbed.engines.runner import Runner
-from testbed.instrument.feed import NO_SITE, PortFeed, Words, live_words
-from testbed.instrument.flow import CannotCut
-from testbed.instrument.ports import instrument
-from testbed.instrument.segments import FLAT, FLAT_SHAPE, opaque, segment
-from testbed.instrument.stages import Part, Stages
-from testbed.instrument.tokens import ROWS, Need, Restricted, restricted
+from testbed.instrument.cut.flow import CannotCut
+from testbed.instrument.cut.segments import FLAT, FLAT_SHAPE, opaque, segment
+from testbed.instrument.cut.stages import Part, Stages
+from testbed.instrument.cut.tokens import ROWS, Need, Restricted, restricted
+from testbed.instrument.ports.feed import NO_SITE, PortFeed, Words, live_words
+from testbed.instrument.ports.insertion import instrument
 
 Open = Callable[[bytes, int, bool], Runner]
 """(ONNX file, largest batch, whether its weights are to be struck) -> an engine of the campaign's kind."""

@@ -10,8 +10,8 @@ from functools import cached_property
 import numpy as np
 from onnx import helper
 
-from testbed.instrument.flow import CannotCut, Flow
-from testbed.instrument.stages import Stages
+from testbed.instrument.cut.flow import CannotCut, Flow
+from testbed.instrument.cut.stages import Stages
 
 _NORMS = ("LayerNormalization", "ReduceMean")
 

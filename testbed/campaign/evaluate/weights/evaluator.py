@@ -23,11 +23,11 @@ from testbed.campaign.folder.images import Inputs
 from testbed.core.errors import StaleArtefact
 from testbed.core.outcome import How
 from testbed.engines.runner import StruckWords, WeightStriker, struck_weights
-from testbed.instrument.flow import CannotCut
-from testbed.instrument.segments import segment
-from testbed.instrument.stages import Stages
-from testbed.instrument.tokens import ROWS, Restricted, restricted
-from testbed.instrument.work import macs
+from testbed.instrument.cut.flow import CannotCut
+from testbed.instrument.cut.segments import segment
+from testbed.instrument.cut.stages import Stages
+from testbed.instrument.cut.tokens import ROWS, Restricted, restricted
+from testbed.instrument.cut.work import macs
 from testbed.semantics import as_words
 
 Start = Literal["weight", "block"]

@@ -15,7 +15,7 @@ from testbed.campaign.evaluate.weights.evaluator import WeightPlan, WeightSuffix
 from testbed.core.errors import EngineError
 from testbed.core.site import Site
 from testbed.engines.runner import StruckWords
-from testbed.instrument.flow import CannotCut
+from testbed.instrument.cut.flow import CannotCut
 from testbed.semantics import as_words
 
 Make = Callable[[WeightPlan], WeightSuffix]

@@ -29,7 +29,7 @@ from testbed.core.errors import TestbedError, UsageError
 from testbed.core.nearest import unknown
 from testbed.core.site import Site, SiteTable
 from testbed.engines.signature import POINTS
-from testbed.instrument.feed import GATED_REPLACE, INDEX, MASKS, OP, SITE, XOR, formats, live_output, value_input
+from testbed.instrument.ports.feed import GATED_REPLACE, INDEX, MASKS, OP, SITE, XOR, formats, live_output, value_input
 from testbed.instrument.shapes import inputs_of
 
 OP_DOMAIN, OP_TYPE, OP_VERSION = "testbed", "FaultPort", 1

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from testbed.instrument.graph import LAYOUT, SELECT, Graph, Weight
-from testbed.instrument.naming import Namer
-from testbed.instrument.pieces import Linear, Norm
+from testbed.instrument.sites.layers import Linear, Norm
+from testbed.instrument.sites.naming import Namer
+from testbed.instrument.sites.pattern_graph import LAYOUT, SELECT, Graph, Weight
 
 
 def name_embedding(

@@ -11,9 +11,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from testbed.instrument.fused import ATTENTION
-from testbed.instrument.graph import Graph, Node
-from testbed.instrument.pieces import NONLINEAR
+from testbed.instrument.sites.fused import ATTENTION
+from testbed.instrument.sites.layers import NONLINEAR
+from testbed.instrument.sites.pattern_graph import Graph, Node
 
 _ALSO_IN_NORMS = {"Exp", "Clip"}  # and in scales of attention
 _PRODUCTS = ("MatMul", "Gemm", "Einsum")

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from testbed.core.errors import EngineError, UsageError
-from testbed.instrument.fused import graph_of
-from testbed.instrument.graph import Graph
 from testbed.instrument.probe import Probe, open_probe
 from testbed.instrument.shapes import input_shape, model_input
+from testbed.instrument.sites.fused import graph_of
+from testbed.instrument.sites.pattern_graph import Graph
 
 BATCH = "batch"
 _ROWS = 3

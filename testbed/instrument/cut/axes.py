@@ -13,7 +13,7 @@ from typing import Any
 
 from onnx import NodeProto, helper
 
-from testbed.instrument.flow import Flow, Shape, is_number
+from testbed.instrument.cut.flow import Flow, Shape, is_number
 
 _ELEMENTWISE = frozenset(
     (

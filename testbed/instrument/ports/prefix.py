@@ -6,7 +6,7 @@ import onnx
 from onnx import helper
 
 from testbed.core.site import Site
-from testbed.instrument.ports import ELEMENTS
+from testbed.instrument.ports.insertion import ELEMENTS
 
 
 def with_output(twin: bytes, site: Site) -> bytes:

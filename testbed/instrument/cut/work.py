@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from onnx import NodeProto
 
-from testbed.instrument.flow import Flow, Shape
+from testbed.instrument.cut.flow import Flow, Shape
 
 _PRODUCTS = ("MatMul", "Gemm", "Conv", "FusedMatMul")
 

@@ -14,10 +14,10 @@ from onnx import ModelProto, NodeProto
 
 from testbed.analysis.confidence import softmax
 from testbed.core.errors import UsageError
-from testbed.instrument.batch import run_rows
-from testbed.instrument.graph import LAYOUT
-from testbed.instrument.mend import used_by
+from testbed.instrument.adopt.batch import run_rows
+from testbed.instrument.adopt.mend import used_by
 from testbed.instrument.shapes import input_shape
+from testbed.instrument.sites.pattern_graph import LAYOUT
 
 _QUANTISING = ("QuantizeLinear", "DequantizeLinear")
 _SOFTMAXES = ("Softmax", "LogSoftmax")

@@ -13,9 +13,9 @@ from functools import cached_property
 from itertools import pairwise
 
 from testbed.core.site import Site, SiteTable
-from testbed.instrument.flow import CannotCut, Flow, is_number
-from testbed.instrument.graph import LAYOUT
-from testbed.instrument.tokens import Need, Needs, Rows, needs, rowwise
+from testbed.instrument.cut.flow import CannotCut, Flow, is_number
+from testbed.instrument.cut.tokens import Need, Needs, Rows, needs, rowwise
+from testbed.instrument.sites.pattern_graph import LAYOUT
 
 TOKENS = 1
 """The axis of the tokens in the residual stream, (B, N, D)."""

@@ -12,13 +12,13 @@ from itertools import pairwise
 
 from onnx import ModelProto
 
-from testbed.instrument.attention import Attention, Shapes, attentions
-from testbed.instrument.embedding import name_embedding
-from testbed.instrument.fused import graph_of
-from testbed.instrument.graph import LAYOUT, SELECT, Graph, Weight
-from testbed.instrument.joints import SOFTMAX, Joint, ancestors, joints, own_numbers
-from testbed.instrument.naming import Namer, Names
-from testbed.instrument.pieces import Linear, Norm, activation, linears, norms
+from testbed.instrument.sites.attention import Attention, Shapes, attentions
+from testbed.instrument.sites.embedding import name_embedding
+from testbed.instrument.sites.fused import graph_of
+from testbed.instrument.sites.joints import SOFTMAX, Joint, ancestors, joints, own_numbers
+from testbed.instrument.sites.layers import Linear, Norm, activation, linears, norms
+from testbed.instrument.sites.naming import Namer, Names
+from testbed.instrument.sites.pattern_graph import LAYOUT, SELECT, Graph, Weight
 
 _NORM_OPS = ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization", "Sub", "ReduceMean")
 _POOL = LAYOUT | SELECT | {"ReduceMean", "GlobalAveragePool"}

@@ -13,12 +13,12 @@ from onnx import ModelProto, TensorProto, helper, inliner
 
 from testbed.core.errors import TestbedError
 from testbed.export.layout import fold_transposes
-from testbed.instrument.batch import with_dynamic_batch
-from testbed.instrument.named import is_own
+from testbed.instrument.adopt.batch import with_dynamic_batch
+from testbed.instrument.adopt.sizes import check_memory
+from testbed.instrument.adopt.sources import read_onnx
 from testbed.instrument.probe import Endless
 from testbed.instrument.shapes import FLOATS
-from testbed.instrument.sizes import check_memory
-from testbed.instrument.sources import read_onnx
+from testbed.instrument.sites.named import is_own
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from testbed.instrument.attention import Shapes
-from testbed.instrument.graph import Graph, Weight
-from testbed.instrument.pieces import Linear, Norm
+from testbed.instrument.sites.attention import Shapes
+from testbed.instrument.sites.layers import Linear, Norm
+from testbed.instrument.sites.pattern_graph import Graph, Weight
 
 
 @dataclass

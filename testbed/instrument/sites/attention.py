@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from testbed.instrument.fused import ATTENTION
-from testbed.instrument.graph import LAYOUT, SCALE, SELECT, Graph, Node
-from testbed.instrument.pieces import Linear, Norm
+from testbed.instrument.sites.fused import ATTENTION
+from testbed.instrument.sites.layers import Linear, Norm
+from testbed.instrument.sites.pattern_graph import LAYOUT, SCALE, SELECT, Graph, Node
 
 _PRODUCTS = ("MatMul", "FusedMatMul", "Einsum")
 _TO_SCORES = LAYOUT | SCALE | {"Add", "Sub", "Where"}  # scale and mask

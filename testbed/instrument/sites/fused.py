@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 
 from onnx import ModelProto, NodeProto, helper
 
-from testbed.instrument.graph import Graph, Node
 from testbed.instrument.quantised import PLAIN, QUANTISING
+from testbed.instrument.sites.pattern_graph import Graph, Node
 
 ATTENTION = "fused attention"  # operands q, k, v: their scores and maps are not in the file
 _MICROSOFT = ("com.microsoft", "com.microsoft.nchwc")

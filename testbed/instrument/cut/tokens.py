@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, ValueInfoProto, helper
 
-from testbed.instrument.axes import sources
-from testbed.instrument.flow import CannotCut, Flow, Shape, is_number
-from testbed.instrument.segments import model_of
+from testbed.instrument.cut.axes import sources
+from testbed.instrument.cut.flow import CannotCut, Flow, Shape, is_number
+from testbed.instrument.cut.segments import model_of
 
 ROWS = 2
 """Rows per image of a restricted graph, at least: matrix products of one row take kernels with other last bits."""

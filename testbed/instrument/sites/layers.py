@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from testbed.instrument.graph import LAYOUT, SELECT, Graph, Node, Weight
+from testbed.instrument.sites.pattern_graph import LAYOUT, SELECT, Graph, Node, Weight
 
 _NORMS = ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
 NONLINEAR = frozenset(

@@ -9,7 +9,7 @@ from onnx import ModelProto, TensorProto, checker, helper
 
 from testbed.core.errors import EngineError, TestbedError, UsageError
 from testbed.core.file_kinds import is_safetensors, other_format, start_of, unusable
-from testbed.instrument.mend import mend
+from testbed.instrument.adopt.mend import mend
 from testbed.instrument.probe import open_probe
 
 _OLDEST_OPSET = 11  # the first with GatherElements, which ports are made of

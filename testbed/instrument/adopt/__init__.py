@@ -1,0 +1,1 @@
+"""Taking in an ONNX file of another exporter."""

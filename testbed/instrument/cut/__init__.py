@@ -1,0 +1,1 @@
+"""Cutting a graph: its flow, segments, stages and tokens."""

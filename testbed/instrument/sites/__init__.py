@@ -1,0 +1,1 @@
+"""Which tensors and weights are sites, and their human names."""
