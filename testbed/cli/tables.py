@@ -14,7 +14,7 @@ from testbed.cli.fitting import FittedTable
 from testbed.cli.prose import Prose, stacked
 from testbed.cli.rate_tables import USUAL, Details, rate_tables
 from testbed.core.resources import told_bytes
-from testbed.report.rounds import stop_verdict
+from testbed.report.sections.rounds import stop_verdict
 
 Record = Mapping[str, Any]
 
@@ -90,8 +90,8 @@ def _tier_text(tier: Record) -> str:
 
 def _failure_rate(summary: Record) -> Iterable[RenderableType]:
     """Contributions to the failure rate, of all exposed sites together."""
-    from testbed.report.failure_rate import contribution_text, not_sampled_text, totals_of
     from testbed.report.formatting import amount
+    from testbed.report.sections.failure_rate import contribution_text, not_sampled_text, totals_of
 
     told = summary["exposure"]
     confidence = f"{100 * summary['confidence']:g} %"

@@ -17,15 +17,14 @@ from testbed.campaign.folder.pictures import LoadImage
 from testbed.core.files import write_text
 from testbed.core.text import visible_lines
 from testbed.report import formatting
-from testbed.report.effort import effort
-from testbed.report.evidence import Evidence, read_evidence
-from testbed.report.failure_rate import failure_rate, not_sampled_text
-from testbed.report.faultcard import FaultCard, fault_card
-from testbed.report.images import stored_images
-from testbed.report.keyfigures import key_figures
-from testbed.report.rounds import rounds
-from testbed.report.rows import compositions, worst_ended, worst_nonfinite, worst_predictions
-from testbed.report.sections import (
+from testbed.report.read.evidence import Evidence, read_evidence
+from testbed.report.read.images import stored_images
+from testbed.report.read.worst_rows import compositions, worst_ended, worst_nonfinite, worst_predictions
+from testbed.report.sections.effort import effort
+from testbed.report.sections.failure_rate import failure_rate, not_sampled_text
+from testbed.report.sections.fault_card import FaultCard, fault_card
+from testbed.report.sections.key_figures import key_figures
+from testbed.report.sections.rates import (
     PLACES,
     attention_plots,
     bit_charts,
@@ -35,8 +34,9 @@ from testbed.report.sections import (
     outcome_bars,
     tier_plots,
 )
-from testbed.report.tolerance import sweep
-from testbed.report.verdict import verdict
+from testbed.report.sections.rounds import rounds
+from testbed.report.sections.tolerance import sweep
+from testbed.report.sections.verdict import verdict
 
 REPORT = "report.html"
 _WORST, _WORST_NONFINITE = 4, 2  # cards per place

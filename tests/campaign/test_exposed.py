@@ -26,8 +26,8 @@ from testbed.core.errors import UsageError
 from testbed.core.files import sha256_file
 from testbed.core.runfolder import RunFolder
 from testbed.core.site import SiteTable
-from testbed.report.evidence import read_evidence
 from testbed.report.page import render
+from testbed.report.read.evidence import read_evidence
 
 WEIGHTS = {"*": 1e-3, "block.0.mlp.*": 2e-3, "head": 0.0}
 

@@ -14,14 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from testbed.core.formats import FORMATS, FP32
-from testbed.report import svg
-from testbed.report.axis import RateAxis
-from testbed.report.bitchart import bit_chart
+from testbed.report.charts import svg
+from testbed.report.charts.axis import RateAxis
+from testbed.report.charts.bitchart import bit_chart
+from testbed.report.charts.forest import Category, forest
+from testbed.report.charts.heatmap import LEVELS, ColourScale, SiteGrid, colour_key, heat_map, label_width
+from testbed.report.charts.stack import Bar, stacked_bars
 from testbed.report.estimate import Composition, Estimate
-from testbed.report.forest import Category, forest
 from testbed.report.formatting import compact, rate, sample
-from testbed.report.heatmap import LEVELS, ColourScale, SiteGrid, colour_key, heat_map, label_width
-from testbed.report.stack import Bar, stacked_bars
 
 SVG = "{http://www.w3.org/2000/svg}"
 SIZES = {"axis": 11.5, "fine": 9.5, "mono": 11.0}  # the style sheet's; others 12

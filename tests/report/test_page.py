@@ -21,9 +21,9 @@ from testbed.core.errors import StaleArtefact, UsageError
 from testbed.core.files import sha256_file
 from testbed.core.manifest import checksummed
 from testbed.report import build_report
-from testbed.report.evidence import Marginals, read_evidence
 from testbed.report.page import render
-from testbed.report.sections import bit_charts, other_models
+from testbed.report.read.evidence import Marginals, read_evidence
+from testbed.report.sections.rates import bit_charts, other_models
 
 SHAPES: dict[str, dict[str, Any]] = {
     "usual": {},

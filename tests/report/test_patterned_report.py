@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
-from testbed.report.rows import compositions, worst_predictions
+from testbed.report.read.worst_rows import compositions, worst_predictions
 from testbed.report.stage import report_stage
 from tests.support.campaigns import run_here
 

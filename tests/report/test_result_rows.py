@@ -10,9 +10,9 @@ import pytest
 
 from testbed.campaign.folder.pictures import as_uint8
 from testbed.core.outcome import OUTCOMES
-from testbed.report.faultcard import fault_card
-from testbed.report.images import stored_images
-from testbed.report.rows import WorstFault, compositions, worst_nonfinite, worst_predictions
+from testbed.report.read.images import stored_images
+from testbed.report.read.worst_rows import WorstFault, compositions, worst_nonfinite, worst_predictions
+from testbed.report.sections.fault_card import fault_card
 
 
 def test_shares_are_a_partition_and_agree_with_the_summary(run_of: Callable[..., Path]) -> None:

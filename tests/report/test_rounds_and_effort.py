@@ -16,11 +16,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from testbed.report.axis import LogAxis
-from testbed.report.effort import effort
-from testbed.report.evidence import Evidence, read_evidence
+from testbed.report.charts.axis import LogAxis
 from testbed.report.page import render
-from testbed.report.rounds import rounds, stop_verdict
+from testbed.report.read.evidence import Evidence, read_evidence
+from testbed.report.sections.effort import effort
+from testbed.report.sections.rounds import rounds, stop_verdict
 from tests.report.test_figures import assert_legible, parsed
 
 MODEL = {"target": "model", "where": "activation", "op": "flip", "pattern": "single", "scope": "inference"}

@@ -17,11 +17,11 @@ from testbed.core.errors import StaleArtefact
 from testbed.core.files import sha256_file
 from testbed.core.manifest import checksummed
 from testbed.report import build_report
-from testbed.report.axis import RateAxis
-from testbed.report.curve import Frame
+from testbed.report.charts.axis import RateAxis
+from testbed.report.charts.curve import Frame
+from testbed.report.charts.roc import Level, Panel, Rule, by_tolerance, roc_panels
 from testbed.report.estimate import Estimate
 from testbed.report.formatting import at_least, at_most
-from testbed.report.roc import Level, Panel, Rule, by_tolerance, roc_panels
 from testbed.report.stage import report_stage
 from tests.report.test_figures import assert_legible, boxes, drawings, parsed
 from tests.report.test_page import Page, assert_shown

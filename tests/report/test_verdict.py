@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from testbed.report.evidence import Evidence, Marginals
-from testbed.report.verdict import verdict
+from testbed.report.read.evidence import Evidence, Marginals
+from testbed.report.sections.verdict import verdict
 
 Rate = tuple[float, float, float]
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from testbed.report import svg
-from testbed.report.axis import Axis
-from testbed.report.svg import Place
+from testbed.report.charts import svg
+from testbed.report.charts.axis import Axis
+from testbed.report.charts.svg import Place
 
 _LEFT, _TOP, _RIGHT, _BOTTOM = 44, 24, 26, 42
 

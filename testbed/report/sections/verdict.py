@@ -5,8 +5,8 @@ from __future__ import annotations
 from markupsafe import Markup
 
 from testbed.report.estimate import Estimate
-from testbed.report.evidence import Evidence, bits_of
 from testbed.report.formatting import count, model_name, one_in, percent, rate
+from testbed.report.read.evidence import Evidence, bits_of
 
 _EVENTS = {
     "flip": "random single bit flips",

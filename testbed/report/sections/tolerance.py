@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from testbed.report import roc
-from testbed.report.evidence import Evidence
+from testbed.report.charts import roc
 from testbed.report.formatting import at_least, at_most, percent, rate, tolerance
-from testbed.report.link import Link, followed
-from testbed.report.sections import PLACES, Figure, Line
-from testbed.report.swept import (
+from testbed.report.read.evidence import Evidence
+from testbed.report.sections.link import Link, followed
+from testbed.report.sections.rates import PLACES, Figure, Line
+from testbed.report.sections.swept import (
     Record,
     Table,
     at_main,

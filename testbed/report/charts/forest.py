@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from testbed.report import svg
-from testbed.report.axis import RateAxis
+from testbed.report.charts import svg
+from testbed.report.charts.axis import RateAxis
 from testbed.report.estimate import Estimate
 from testbed.report.formatting import MEASURE_NAMES, rate, sample
 

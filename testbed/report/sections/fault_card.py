@@ -16,9 +16,9 @@ from testbed.campaign.folder.pictures import LoadImage
 from testbed.core.errors import TestbedError
 from testbed.core.formats import Format, format_named
 from testbed.core.site import SiteTable
-from testbed.report import svg
+from testbed.report.charts import svg
 from testbed.report.formatting import value
-from testbed.report.rows import WorstFault
+from testbed.report.read.worst_rows import WorstFault
 
 _SIDE = 120  # pixels of the shown image
 _ENDED = {"crash": "crash", "hang": "hang"}  # no output, so no class

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 from markupsafe import Markup
 
-from testbed.report import svg
-from testbed.report.axis import LogAxis, RateAxis
-from testbed.report.curve import Curve, Frame, Point, Rule, chart
+from testbed.report.charts import svg
+from testbed.report.charts.axis import LogAxis, RateAxis
+from testbed.report.charts.curve import Curve, Frame, Point, Rule, chart
 from testbed.report.estimate import Estimate
 from testbed.report.formatting import percent, rate, sample, tolerance
 

@@ -11,10 +11,10 @@ from typing import Any
 from markupsafe import Markup
 
 from testbed.campaign.results.progress import widest_domain
-from testbed.report.axis import LogAxis
-from testbed.report.curve import Curve, Frame, Point, Rule, chart
-from testbed.report.evidence import Evidence
+from testbed.report.charts.axis import LogAxis
+from testbed.report.charts.curve import Curve, Frame, Point, Rule, chart
 from testbed.report.formatting import MEASURE_NAMES, count, duration, model_name, percent
+from testbed.report.read.evidence import Evidence
 
 _WIDTH, _HEIGHT = 430, 210
 Record = Mapping[str, Any]

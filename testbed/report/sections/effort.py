@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from testbed.report.evidence import Evidence
 from testbed.report.formatting import count, percent
+from testbed.report.read.evidence import Evidence
 
 _WAYS = {
     "whole": ("whole network", "The whole engine was run."),

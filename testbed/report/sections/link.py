@@ -5,10 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from testbed.report import roc
+from testbed.report.charts import roc
 from testbed.report.formatting import rate, tolerance
-from testbed.report.sections import Figure, Line
-from testbed.report.swept import Record, Table, at_main, estimate, fault_model, floor_rules, named, own_rules, tier_name
+from testbed.report.sections.rates import Figure, Line
+from testbed.report.sections.swept import (
+    Record,
+    Table,
+    at_main,
+    estimate,
+    fault_model,
+    floor_rules,
+    named,
+    own_rules,
+    tier_name,
+)
 
 _LINK = {"sensitivity": "sensitivity", "specificity": "specificity", "ppv": "PPV", "npv": "NPV"}
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from testbed.analysis.stats import wilson
 from testbed.report.estimate import Estimate
-from testbed.report.evidence import Evidence
 from testbed.report.formatting import (
     MEASURE_NAMES,
     count,
@@ -18,7 +17,8 @@ from testbed.report.formatting import (
     sample,
     small,
 )
-from testbed.report.sections import PLACES
+from testbed.report.read.evidence import Evidence
+from testbed.report.sections.rates import PLACES
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from testbed.analysis.confidence import interval_name
 from testbed.core.fault import FaultModel
-from testbed.report.curve import Rule
+from testbed.report.charts.curve import Rule
 from testbed.report.estimate import Estimate
 from testbed.report.formatting import at_least, model_name, tolerance
 

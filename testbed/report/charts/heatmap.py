@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from testbed.report import svg
+from testbed.report.charts import svg
 from testbed.report.estimate import Estimate
 from testbed.report.formatting import compact, compact_interval, rate, sample
 

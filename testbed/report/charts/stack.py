@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from testbed.core.outcome import OUTCOMES
-from testbed.report import svg
+from testbed.report.charts import svg
 from testbed.report.estimate import Composition, Estimate
 from testbed.report.formatting import OUTCOME_NAMES, count, percent, rate
 

@@ -10,11 +10,11 @@ from typing import Any, TypeVar
 from markupsafe import Markup
 
 from testbed.analysis.confidence import interval_name
-from testbed.report import bitchart, forest, heatmap, stack
+from testbed.report.charts import bitchart, forest, heatmap, stack
+from testbed.report.charts.forest import Category
 from testbed.report.estimate import Composition, Estimate
-from testbed.report.evidence import Evidence, Value, bits_of
-from testbed.report.forest import Category
 from testbed.report.formatting import CLASS_NAMES, MEASURE_NAMES, count, model_name
+from testbed.report.read.evidence import Evidence, Value, bits_of
 
 PLACES = {"activation": "Activations", "weight": "Weights"}
 _MODEL, _ATTENTION = ("sdc1", "nonfinite"), ("outside", "nonfinite")

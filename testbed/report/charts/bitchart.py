@@ -8,8 +8,8 @@ from itertools import groupby
 from markupsafe import Markup
 
 from testbed.core.formats import Format
-from testbed.report import svg
-from testbed.report.axis import RateAxis
+from testbed.report.charts import svg
+from testbed.report.charts.axis import RateAxis
 from testbed.report.estimate import Estimate
 from testbed.report.formatting import MEASURE_NAMES, rate, sample
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from testbed.report.evidence import Evidence
 from testbed.report.formatting import MEASURE_NAMES, amount, count, model_name
-from testbed.report.swept import Table
+from testbed.report.read.evidence import Evidence
+from testbed.report.sections.swept import Table
 
 _MEASURES = ("sdc1", "outside", "nonfinite")
 _SITES = 12

@@ -1,0 +1,1 @@
+"""Charts as SVG: they know numbers and no files."""

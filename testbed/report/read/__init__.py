@@ -1,0 +1,1 @@
+"""What the page reads from a run folder."""

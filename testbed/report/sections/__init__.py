@@ -1,0 +1,1 @@
+"""The page's sections: which figures and sentences each one shows."""
