@@ -14,10 +14,10 @@ from testbed.cli.numbers import Threads, Whole
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from testbed.sensitivity.artefacts import RunFuzziness
-    from testbed.sensitivity.average import Average, EpochAverage
-    from testbed.sensitivity.fits import Fits
-    from testbed.sensitivity.log import EpochFuzziness
+    from testbed.sensitivity.fuzziness.artefacts import RunFuzziness
+    from testbed.sensitivity.fuzziness.average import Average, EpochAverage
+    from testbed.sensitivity.fuzziness.fits import Fits
+    from testbed.sensitivity.fuzziness.log import EpochFuzziness
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 
@@ -70,7 +70,7 @@ def fuzziness(
         raise click.UsageError("--per-epoch shows what was recorded; it takes no --images, --weighted or --to")
     wanted = None if layers is None else layers.split(",")
     if averaged:
-        from testbed.sensitivity.average import check_alike
+        from testbed.sensitivity.fuzziness.average import check_alike
 
         check_alike(folders)
     if per_epoch:
@@ -79,7 +79,7 @@ def fuzziness(
     import torch
 
     from testbed.cli.progress import progress_on_stderr
-    from testbed.sensitivity.artefacts import measure_run
+    from testbed.sensitivity.fuzziness.artefacts import measure_run
 
     torch.set_num_threads(threads)
     found = [
@@ -96,7 +96,7 @@ def fuzziness(
     if not averaged:
         emit(_told(found[0]), as_json, lambda: _layers_text(found[0]))
         return
-    from testbed.sensitivity.average import all_recorded, average, recorded_average, write_average
+    from testbed.sensitivity.fuzziness.average import all_recorded, average, recorded_average, write_average
 
     mean = average(found)
     epochs = recorded_average(folders) if all_recorded(folders) else []
@@ -108,8 +108,8 @@ def fuzziness(
 def _recorded(folders: Sequence[Path], wanted: list[str] | None, averaged: bool, as_json: bool) -> None:
     """Shows the training's log, or the mean of several."""
     from testbed.core.errors import UsageError
-    from testbed.sensitivity.artefacts import recorded_log
-    from testbed.sensitivity.average import recorded_average
+    from testbed.sensitivity.fuzziness.artefacts import recorded_log
+    from testbed.sensitivity.fuzziness.average import recorded_average
 
     rows: Sequence[EpochFuzziness | EpochAverage]
     rows = recorded_average(folders) if averaged else recorded_log(folders[0])
@@ -152,8 +152,8 @@ def _average_told(mean: Average) -> dict[str, Any]:
 
 
 def _epoch_told(row: EpochFuzziness | EpochAverage, names: Sequence[str] | None = None) -> dict[str, Any]:
-    from testbed.sensitivity.artefacts import fits_of
-    from testbed.sensitivity.average import EpochAverage
+    from testbed.sensitivity.fuzziness.artefacts import fits_of
+    from testbed.sensitivity.fuzziness.average import EpochAverage
 
     values = {name: one.value for name, one in row.layers.items()} if isinstance(row, EpochAverage) else row.layers
     depth = sum(name.startswith("block.") for name in row.layers)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from testbed.cli.fitting import FittedTable
-    from testbed.sensitivity.ranking import Ranking
+    from testbed.sensitivity.rank.ranking import Ranking
 
 
 @click.command(
@@ -60,8 +60,8 @@ def rank(
     a block), measured (SDC-1 rate of single flips). --validate gives rank correlations with intervals, a permuted
     control, and how much SDC-1 would go if the parts that come first were protected.
     """
-    from testbed.sensitivity.ranking import METHODS, check
-    from testbed.sensitivity.ranking import rank as ranked
+    from testbed.sensitivity.rank.ranking import METHODS, check
+    from testbed.sensitivity.rank.ranking import rank as ranked
 
     made = settings.made(tau=tau)
     if validate is None:
@@ -76,7 +76,7 @@ def rank(
         raise click.UsageError("--validate holds scores against what was measured; --by measured is no score")
     found = check(folder, validate, kind, made, (by,) if by else METHODS)
     if picture is not None:
-        from testbed.sensitivity.pictures import validation_picture
+        from testbed.sensitivity.rank.pictures import validation_picture
 
         validation_picture(picture, found)
     emit(found, as_json, lambda: _validation(found))

@@ -12,7 +12,7 @@ from testbed.cli.common import Command
 from testbed.cli.numbers import LARGEST_SEED, Number, Whole
 
 if TYPE_CHECKING:
-    from testbed.sensitivity import scores
+    from testbed.sensitivity.rank import scores
 
 _OPTIONS = (
     click.option("--images", type=Whole(1), default=256, show_default=True, help="Analysis images."),
@@ -65,7 +65,7 @@ class Settings:
     values: dict[str, Any]
 
     def made(self, **more: Any) -> scores.Settings:
-        from testbed.sensitivity import scores
+        from testbed.sensitivity.rank import scores
 
         return scores.Settings(**self.values, **more)
 

@@ -17,7 +17,7 @@ from testbed.core.errors import UsageError
 from testbed.core.parsing import toml_value
 
 if TYPE_CHECKING:
-    from testbed.sensitivity.log import Recorder
+    from testbed.sensitivity.fuzziness.log import Recorder
     from testbed.train.record import Callback
     from testbed.train.runs import TrainingPlan
 
@@ -113,14 +113,14 @@ def _trained(
 
 
 def _recorder(plan: TrainingPlan, run: Path, every: int) -> Recorder:
-    from testbed.sensitivity.artefacts import recorder_for
+    from testbed.sensitivity.fuzziness.artefacts import recorder_for
 
     return recorder_for(run, plan.dataset, every=every, epochs=plan.recipe.epochs)
 
 
 def _recorded(run: Path, recorder: Recorder) -> dict[str, Any]:
     """What the report says of the fuzziness; the pictures are drawn here."""
-    from testbed.sensitivity.artefacts import LOG, finish_log
+    from testbed.sensitivity.fuzziness.artefacts import LOG, finish_log
 
     log = finish_log(run, recorder)
     return {"fuzziness": {"log": str(run / LOG), "epochs": [row.epoch for row in log]}}

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from testbed.core.errors import UsageError
 from testbed.models.vit import Attention, Block, Mlp, Tap, ViT
-from testbed.sensitivity.components import Kept
+from testbed.sensitivity.circuits.components import Kept
 
 
 def prune(model: ViT, kept: Kept) -> ViT:

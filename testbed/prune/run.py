@@ -19,11 +19,11 @@ from testbed.golden.source import dataset_of
 from testbed.models.runs import open_model_run, write_model_run
 from testbed.models.vit import ViT
 from testbed.prune.physical import masked, prune
-from testbed.sensitivity.acdc import acdc
-from testbed.sensitivity.analysis_set import AnalysisSet
-from testbed.sensitivity.components import Component, Kept, components
-from testbed.sensitivity.eap import eap
-from testbed.sensitivity.scores import Settings, analysis_set, scored_on
+from testbed.sensitivity.circuits.acdc import acdc
+from testbed.sensitivity.circuits.analysis_set import AnalysisSet
+from testbed.sensitivity.circuits.components import Component, Kept, components
+from testbed.sensitivity.circuits.eap import eap
+from testbed.sensitivity.rank.scores import Settings, analysis_set, scored_on
 from testbed.train import Recipe, train
 
 METHODS = ("acdc", "eap", "eap-ig")

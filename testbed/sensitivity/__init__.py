@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from testbed.sensitivity.acdc import acdc
-from testbed.sensitivity.analysis_set import AnalysisSet
-from testbed.sensitivity.components import components
-from testbed.sensitivity.eap import eap
-from testbed.sensitivity.fits import exponential_fit, separation_fit
-from testbed.sensitivity.fuzziness import fuzziness
-from testbed.sensitivity.layers import layer_fuzziness
+from testbed.sensitivity.circuits.acdc import acdc
+from testbed.sensitivity.circuits.analysis_set import AnalysisSet
+from testbed.sensitivity.circuits.components import components
+from testbed.sensitivity.circuits.eap import eap
+from testbed.sensitivity.fuzziness.fits import exponential_fit, separation_fit
+from testbed.sensitivity.fuzziness.layers import layer_fuzziness
+from testbed.sensitivity.fuzziness.separation import fuzziness
 
 __all__ = [
     "AnalysisSet",

@@ -11,8 +11,8 @@ from sklearn.datasets import load_digits
 from testbed.core.runfolder import RunFolder
 from testbed.data import load
 from testbed.models.runs import MODEL, open_model_run
-from testbed.sensitivity import fuzziness as measure
-from testbed.sensitivity.layers import layer_fuzziness
+from testbed.sensitivity.fuzziness import separation as measure
+from testbed.sensitivity.fuzziness.layers import layer_fuzziness
 from testbed.train import checkpoint, loop
 from tests.data.conftest import idx_bytes
 from tests.support.commands import answer_of, invoke
@@ -66,7 +66,7 @@ def test_it_writes_a_table_and_a_picture_and_measures_once(copied, monkeypatch):
         assert picture.width > 1000
     written = (copied / "fuzziness.csv").read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr("testbed.sensitivity.artefacts.measure_layers", None)
+        patch.setattr("testbed.sensitivity.fuzziness.artefacts.measure_layers", None)
         assert invoke("fuzziness", copied).stdout == first.stdout
     (copied / "fuzziness.csv").write_text("layer,fuzziness\npixels,0\n")
     assert invoke("fuzziness", copied).stdout == first.stdout
@@ -119,7 +119,7 @@ def test_the_log_of_a_training_and_all_its_pictures(recorded):
 
 def test_per_epoch_shows_what_was_recorded_and_measures_nothing(recorded, monkeypatch):
     folder, _ = recorded
-    monkeypatch.setattr("testbed.sensitivity.artefacts.measure_run", None)
+    monkeypatch.setattr("testbed.sensitivity.fuzziness.artefacts.measure_run", None)
     report = answer_of(invoke("fuzziness", folder, "--per-epoch", "--json"))
     assert [row["epoch"] for row in report["epochs"]] == [2, 4, 5]
     assert [one["name"] for one in report["epochs"][0]["layers"]] == NAMES

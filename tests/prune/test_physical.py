@@ -15,7 +15,7 @@ from testbed.models.config import ViTConfig, uniform
 from testbed.models.vit import ViT
 from testbed.models.weights import load_model, save_model
 from testbed.prune.physical import masked, prune
-from testbed.sensitivity.components import Component, Kept, components
+from testbed.sensitivity.circuits.components import Component, Kept, components
 
 torch.set_num_threads(1)
 

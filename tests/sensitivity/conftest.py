@@ -10,7 +10,7 @@ import torch
 
 from testbed.models.config import uniform
 from testbed.models.vit import ViT
-from testbed.sensitivity.analysis_set import AnalysisSet
+from testbed.sensitivity.circuits.analysis_set import AnalysisSet
 
 torch.set_num_threads(1)
 

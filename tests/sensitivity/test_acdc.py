@@ -12,10 +12,10 @@ import torch
 from testbed.core.errors import UsageError
 from testbed.models.vit import ViT
 from testbed.prune.physical import prune
-from testbed.sensitivity.ablation import Replacements, logits_of
-from testbed.sensitivity.acdc import acdc, backwards, divergence
-from testbed.sensitivity.analysis_set import AnalysisSet
-from testbed.sensitivity.components import Kept, components
+from testbed.sensitivity.circuits.ablation import Replacements, logits_of
+from testbed.sensitivity.circuits.acdc import acdc, backwards, divergence
+from testbed.sensitivity.circuits.analysis_set import AnalysisSet
+from testbed.sensitivity.circuits.components import Kept, components
 
 
 def circuit_of(make_model: Callable[..., ViT], needed: set[str]) -> ViT:

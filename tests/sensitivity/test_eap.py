@@ -12,9 +12,9 @@ from torch import Tensor
 
 from testbed.core.errors import UsageError
 from testbed.models.vit import ViT, taps
-from testbed.sensitivity.analysis_set import AnalysisSet
-from testbed.sensitivity.components import Component, components
-from testbed.sensitivity.eap import EMBED, OUTPUT, eap
+from testbed.sensitivity.circuits.analysis_set import AnalysisSet
+from testbed.sensitivity.circuits.components import Component, components
+from testbed.sensitivity.circuits.eap import EMBED, OUTPUT, eap
 
 
 def recorded(model: ViT, images: Tensor) -> dict[str, Tensor]:
@@ -129,7 +129,7 @@ def test_no_score_depends_on_the_order_of_the_images(
     order = torch.randperm(12, generator=torch.Generator().manual_seed(1))
     turned = AnalysisSet(analysis.images[order], analysis.labels[order], tuple(analysis.ids[n] for n in order.tolist()))
     first = eap(model, analysis, parts, loss=loss, steps=steps)
-    monkeypatch.setattr("testbed.sensitivity.analysis_set.BATCH", 5)
+    monkeypatch.setattr("testbed.sensitivity.circuits.analysis_set.BATCH", 5)
     second = eap(model, turned, parts, loss=loss, steps=steps)
     for name, score in first.nodes.items():
         assert score == pytest.approx(second.nodes[name], abs=2e-6)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from testbed.core.errors import UsageError
-from testbed.sensitivity.fits import exponential_fit, separation_fit
+from testbed.sensitivity.fuzziness.fits import exponential_fit, separation_fit
 
 X = np.arange(1, 8)
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from testbed.core.errors import UsageError
-from testbed.sensitivity import fuzziness
-from testbed.sensitivity.fuzziness import streamed_fuzziness
+from testbed.sensitivity.fuzziness import separation as fuzziness
+from testbed.sensitivity.fuzziness.separation import streamed_fuzziness
 
 
 def dense(x: NDArray, y: NDArray, weighted: bool = False) -> float:

@@ -13,12 +13,12 @@ from PIL import Image
 from testbed.core.errors import StaleArtefact, UsageError
 from testbed.data import load
 from testbed.models.config import uniform
-from testbed.sensitivity.artefacts import RunFuzziness, fits_of
-from testbed.sensitivity.average import average, write_average
-from testbed.sensitivity.fits import both_fits
-from testbed.sensitivity.layers import LayerFuzziness, layer_fuzziness
-from testbed.sensitivity.log import EpochFuzziness, Recorder, due, read_log, write_log
-from testbed.sensitivity.plots import layers_figure, limits_of, rendered, save_gif, save_png
+from testbed.sensitivity.fuzziness.artefacts import RunFuzziness, fits_of
+from testbed.sensitivity.fuzziness.average import average, write_average
+from testbed.sensitivity.fuzziness.fits import both_fits
+from testbed.sensitivity.fuzziness.layers import LayerFuzziness, layer_fuzziness
+from testbed.sensitivity.fuzziness.log import EpochFuzziness, Recorder, due, read_log, write_log
+from testbed.sensitivity.fuzziness.plots import layers_figure, limits_of, rendered, save_gif, save_png
 from testbed.train import evaluate, recipe, train
 
 DEPTH = 3

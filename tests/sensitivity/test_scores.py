@@ -7,7 +7,7 @@ import pytest
 
 from testbed.core.errors import UsageError
 from testbed.data import load
-from testbed.sensitivity.scores import Settings, analysis_set
+from testbed.sensitivity.rank.scores import Settings, analysis_set
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,10 @@ from scipy.stats import kendalltau, spearmanr
 from testbed.core.errors import UsageError
 from testbed.core.site import Site, SiteTable
 from testbed.models.config import ViTConfig, uniform
-from testbed.sensitivity.components import components
-from testbed.sensitivity.measured import Rows, members, rates
-from testbed.sensitivity.protection import ideal, protection_curve, random_order
-from testbed.sensitivity.validate import Truth, kendall, spearman, top_overlap, validate
+from testbed.sensitivity.circuits.components import components
+from testbed.sensitivity.rank.measured import Rows, members, rates
+from testbed.sensitivity.rank.protection import ideal, protection_curve, random_order
+from testbed.sensitivity.rank.validate import Truth, kendall, spearman, top_overlap, validate
 
 BLOCKS = 8
 

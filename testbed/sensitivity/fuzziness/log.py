@@ -16,7 +16,7 @@ from testbed.core.errors import StaleArtefact, UsageError
 from testbed.core.files import write_text
 from testbed.data import Split
 from testbed.models.vit import ViT
-from testbed.sensitivity.layers import check_images, measure_layers
+from testbed.sensitivity.fuzziness.layers import check_images, measure_layers
 from testbed.train.record import EpochRecord
 
 _CURVES = ("train_loss", "train_accuracy", "test_accuracy")

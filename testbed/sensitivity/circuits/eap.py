@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from testbed.core.errors import UsageError
 from testbed.core.nearest import unknown
 from testbed.models.vit import Block, Tap, ViT, taps
-from testbed.sensitivity.analysis_set import AnalysisSet, Corruption
-from testbed.sensitivity.components import Component
+from testbed.sensitivity.circuits.analysis_set import AnalysisSet, Corruption
+from testbed.sensitivity.circuits.components import Component
 
 Loss = Literal["task", "logit_difference", "kl"]
 LOSSES: tuple[Loss, ...] = ("task", "logit_difference", "kl")

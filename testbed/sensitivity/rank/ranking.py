@@ -15,11 +15,11 @@ from testbed.core.places import data_name
 from testbed.core.runfolder import RunFolder
 from testbed.data import Dataset
 from testbed.models.runs import open_model_run
-from testbed.sensitivity.components import Component, components
-from testbed.sensitivity.measured import members, rates, read_rows
-from testbed.sensitivity.protection import ProtectionCurve, ideal, protection_curve, random_order
-from testbed.sensitivity.scores import METHODS, Settings, images_used, scored_on, scores
-from testbed.sensitivity.validate import Truth, Validation, validate
+from testbed.sensitivity.circuits.components import Component, components
+from testbed.sensitivity.rank.measured import members, rates, read_rows
+from testbed.sensitivity.rank.protection import ProtectionCurve, ideal, protection_curve, random_order
+from testbed.sensitivity.rank.scores import METHODS, Settings, images_used, scored_on, scores
+from testbed.sensitivity.rank.validate import Truth, Validation, validate
 
 MEASURED = "measured"
 KINDS = ("block", "head", "chunk", "neuron")

@@ -18,12 +18,12 @@ from testbed.data.another import with_training_images
 from testbed.golden.source import dataset_of
 from testbed.models.runs import ModelRun
 from testbed.models.vit import ViT
-from testbed.sensitivity.ablation import Ablation
-from testbed.sensitivity.acdc import Rule, acdc
-from testbed.sensitivity.analysis_set import AnalysisSet, Corruption
-from testbed.sensitivity.components import Component, components
-from testbed.sensitivity.eap import Loss, eap
-from testbed.sensitivity.layers import PIXELS, layer_fuzziness
+from testbed.sensitivity.circuits.ablation import Ablation
+from testbed.sensitivity.circuits.acdc import Rule, acdc
+from testbed.sensitivity.circuits.analysis_set import AnalysisSet, Corruption
+from testbed.sensitivity.circuits.components import Component, components
+from testbed.sensitivity.circuits.eap import Loss, eap
+from testbed.sensitivity.fuzziness.layers import PIXELS, layer_fuzziness
 
 METHODS = ("acdc", "eap", "eap-ig", "fuzziness")
 

@@ -19,8 +19,8 @@ from scipy.stats import kendalltau, rankdata
 
 from testbed.core.errors import UsageError
 from testbed.models.config import ViTConfig
-from testbed.sensitivity.components import Component
-from testbed.sensitivity.measured import Rows, members, rates
+from testbed.sensitivity.circuits.components import Component
+from testbed.sensitivity.rank.measured import Rows, members, rates
 
 _RESAMPLES = 500
 _PERMUTATIONS = 1000

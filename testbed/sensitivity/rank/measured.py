@@ -22,7 +22,7 @@ from testbed.core.errors import UsageError
 from testbed.core.runfolder import RunFolder
 from testbed.core.site import Site, SiteTable
 from testbed.models.config import ViTConfig
-from testbed.sensitivity.components import Component
+from testbed.sensitivity.circuits.components import Component
 
 _BY_HEAD = ("attn.q", "attn.k", "attn.v", "attn.scores", "attn.softmax")  # (heads, ...)
 _HIDDEN = ("mlp.fc1", "mlp.gelu")  # (tokens, neurons)

@@ -17,9 +17,9 @@ from torch import Tensor
 from testbed.core.errors import UsageError
 from testbed.core.nearest import unknown
 from testbed.models.vit import ViT
-from testbed.sensitivity.ablation import Ablation, Replacements, logits_of
-from testbed.sensitivity.analysis_set import AnalysisSet
-from testbed.sensitivity.components import Component, Kept
+from testbed.sensitivity.circuits.ablation import Ablation, Replacements, logits_of
+from testbed.sensitivity.circuits.analysis_set import AnalysisSet
+from testbed.sensitivity.circuits.components import Component, Kept
 
 Rule = Literal["incremental", "cumulative"]
 RULES: tuple[Rule, ...] = ("incremental", "cumulative")

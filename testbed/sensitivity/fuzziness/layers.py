@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from testbed.core.errors import UsageError
 from testbed.data import Split
 from testbed.models.vit import ViT
-from testbed.sensitivity.fuzziness import RCOND, ClassMoments, WithinSpread
+from testbed.sensitivity.fuzziness.separation import RCOND, ClassMoments, WithinSpread
 
 PIXELS, LOGITS = "pixels", "logits"
 _BATCH = 64

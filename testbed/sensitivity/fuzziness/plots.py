@@ -15,8 +15,8 @@ from PIL import Image
 
 from testbed.core.files import atomic_path
 from testbed.core.text import drawn
-from testbed.sensitivity.fits import Fits
-from testbed.sensitivity.log import EpochFuzziness
+from testbed.sensitivity.fuzziness.fits import Fits
+from testbed.sensitivity.fuzziness.log import EpochFuzziness
 
 _DPI = 100
 _SHOWN_FRAME_MS = 600

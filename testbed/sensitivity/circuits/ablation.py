@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from testbed.core.errors import UsageError
 from testbed.core.nearest import unknown
 from testbed.models.vit import Block, Tap, ViT, taps
-from testbed.sensitivity.analysis_set import AnalysisSet
-from testbed.sensitivity.components import Kept
+from testbed.sensitivity.circuits.analysis_set import AnalysisSet
+from testbed.sensitivity.circuits.components import Kept
 
 Ablation = Literal["zero", "mean", "resample"]
 ABLATIONS: tuple[Ablation, ...] = ("zero", "mean", "resample")

@@ -14,10 +14,10 @@ from testbed.core.errors import UsageError
 from testbed.core.files import write_text
 from testbed.core.runfolder import RunFolder
 from testbed.models.runs import open_model_run
-from testbed.sensitivity.artefacts import LOG, RunFuzziness, fits_of, recorded_log, short
-from testbed.sensitivity.fits import Fits
-from testbed.sensitivity.log import EpochFuzziness
-from testbed.sensitivity.plots import accuracy_figure, epochs_figure, layers_figure, save_png
+from testbed.sensitivity.fuzziness.artefacts import LOG, RunFuzziness, fits_of, recorded_log, short
+from testbed.sensitivity.fuzziness.fits import Fits
+from testbed.sensitivity.fuzziness.log import EpochFuzziness
+from testbed.sensitivity.fuzziness.plots import accuracy_figure, epochs_figure, layers_figure, save_png
 
 TABLE, PICTURE = "average.csv", "average.png"
 EPOCHS_TABLE, EPOCHS_PICTURE, ACCURACY_PICTURE = "average_epochs.csv", "average_epochs.png", "average_accuracy.png"

@@ -26,10 +26,10 @@ from testbed.golden.recording import untold
 from testbed.golden.reference import compute_device
 from testbed.golden.source import dataset_of
 from testbed.models.runs import ModelRun, open_model_run
-from testbed.sensitivity.fits import Fits, both_fits
-from testbed.sensitivity.layers import LayerFuzziness, chosen_layers, measure_layers
-from testbed.sensitivity.log import EpochFuzziness, Recorder, due, read_log
-from testbed.sensitivity.plots import (
+from testbed.sensitivity.fuzziness.fits import Fits, both_fits
+from testbed.sensitivity.fuzziness.layers import LayerFuzziness, chosen_layers, measure_layers
+from testbed.sensitivity.fuzziness.log import EpochFuzziness, Recorder, due, read_log
+from testbed.sensitivity.fuzziness.plots import (
     accuracy_figure,
     epochs_figure,
     layers_figure,

@@ -1,0 +1,1 @@
+"""Separation fuzziness of a model's layers, measured, fitted and drawn."""

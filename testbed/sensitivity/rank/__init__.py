@@ -1,0 +1,1 @@
+"""Rankings of components, held against what a campaign measured."""
