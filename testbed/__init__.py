@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from testbed.core.telemetry import switch_off
+from testbed.core.process.telemetry import switch_off
 
 if TYPE_CHECKING:
     __version__: str

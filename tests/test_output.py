@@ -39,7 +39,9 @@ def test_nothing_is_printed_past_the_one_place() -> None:
         name = file.relative_to(PACKAGE).as_posix()
         if name not in MAY_PRINT and (past := list(written_past(ast.parse(file.read_text())))):
             found[name] = past
-    assert found == {}, "use emit, say or console() of testbed.cli.common, or plain_console of testbed.core.console"
+    assert found == {}, (
+        "use emit, say or console() of testbed.cli.common, or plain_console of testbed.core.words.console"
+    )
 
 
 def test_what_would_print_is_recognised() -> None:

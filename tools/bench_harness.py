@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from testbed.bench.timing import Budget, interleaved, ratio_to
-from testbed.core.files import sha256_bytes
+from testbed.core.folder.files import sha256_bytes
 from testbed.engines.runner import EngineRequest, open_engine
 from testbed.export.target import export_target
 from testbed.models.presets import preset

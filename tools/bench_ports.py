@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from testbed.core.errors import TestbedError
-from testbed.core.files import sha256_bytes
+from testbed.core.folder.files import sha256_bytes
 from testbed.core.site import SiteTable
 from testbed.engines.runner import EngineRequest, Runner, open_engine
 from testbed.export.target import export_target

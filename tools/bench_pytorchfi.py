@@ -37,7 +37,7 @@ from benchmarks.subject import subject  # noqa: E402
 from benchmarks.verdict import Tolerance  # noqa: E402
 
 from testbed.core.errors import TestbedError  # noqa: E402
-from testbed.core.provenance import processor  # noqa: E402
+from testbed.core.folder.provenance import processor  # noqa: E402
 
 WORKLOADS = ("neuron", "weight", "attention")
 FAULTS = {"neuron": 640, "weight": 40, "attention": 8000}

@@ -28,7 +28,7 @@ from gpu_checks.running import Report, probe, run_stages, told  # noqa: E402
 from gpu_checks.stages import STAGES, Missing, Stage, missing  # noqa: E402
 
 from testbed.core.errors import TestbedError  # noqa: E402
-from testbed.core.files import write_json  # noqa: E402
+from testbed.core.folder.files import write_json  # noqa: E402
 from testbed.engines.gpu import cuda_devices  # noqa: E402
 
 FORMAT = 2  # of the report

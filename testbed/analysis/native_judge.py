@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.core import libraries
+from testbed.core.process import libraries
 
 _OK = 0
 SETS = ("baseline", "avx2", "avx512")  # instruction sets, by the kernel's number

@@ -30,8 +30,8 @@ from testbed.analysis.compare import Deviation, by_row, identical
 from testbed.analysis.confidence import margin_of, softmax, top1
 from testbed.analysis.native_judge import Judged, judge
 from testbed.core.errors import TestbedError, UsageError
-from testbed.core.nearest import unknown
 from testbed.core.outcome import OUTCOMES, Outcome
+from testbed.core.words.nearest import unknown
 
 DETECTORS = ("none", "nonfinite")
 _CODES = {name: np.int8(code) for code, name in enumerate(OUTCOMES)}

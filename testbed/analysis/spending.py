@@ -19,7 +19,7 @@ from scipy.optimize import brentq
 from scipy.special import ndtr, ndtri
 
 from testbed.core.errors import UsageError
-from testbed.core.nearest import unknown
+from testbed.core.words.nearest import unknown
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(96)
 _FAR = 7.5  # standard deviations beyond which nothing is left of a normal distribution

@@ -14,8 +14,8 @@ from cycler import cycler
 from matplotlib.figure import Figure
 
 from testbed.bench.tradeoff import Entry, Tradeoff
-from testbed.core.files import write_bytes
-from testbed.core.text import drawn, visible
+from testbed.core.folder.files import write_bytes
+from testbed.core.words.text import drawn, visible
 
 # The colours of the report's style sheet: page, panel, ink, soft, rule, and those of series.
 _LIGHT = ("#ffffff", "#ffffff", "#16191d", "#565e69", "#d9dde3", ("#0d6b78", "#b8430b", "#3b4cc0"))

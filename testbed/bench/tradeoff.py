@@ -22,7 +22,7 @@ from testbed.campaign.folder.claim import recorded_spec
 from testbed.campaign.summary.record import load_summary
 from testbed.campaign.summary.summarise import SUMMARY
 from testbed.core.errors import UsageError
-from testbed.core.runfolder import RunFolder
+from testbed.core.folder.runfolder import RunFolder
 from testbed.engines.runner import EngineRequest, check_engine, open_engine
 from testbed.golden.deployment import ends_of, plain_engine
 from testbed.golden.recorded import working_in

@@ -27,7 +27,7 @@ from testbed.campaign.prepare.stages import Preparation
 from testbed.campaign.results.progress import Watch, unwatched
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.core.errors import UsageError
-from testbed.core.runfolder import RunFolder
+from testbed.core.folder.runfolder import RunFolder
 from testbed.core.site import Site
 from testbed.data import Split
 from testbed.engines.runner import require_engine

@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import ConfigDict, Field, JsonValue, ValidationError
 
 from testbed.core.errors import StaleArtefact
-from testbed.core.forms import Form, first_wrong
-from testbed.core.runfolder import MANIFEST, RunFolder
+from testbed.core.folder.forms import Form, first_wrong
+from testbed.core.folder.runfolder import MANIFEST, RunFolder
 
 _Count = Annotated[int, Field(ge=0, le=10**15)]
 _Seconds = Annotated[float, Field(ge=0, le=1e10, allow_inf_nan=False)]

@@ -32,7 +32,7 @@ from testbed.campaign.work.contract import Opener
 from testbed.campaign.work.row_check import planned_rows
 from testbed.campaign.work.workforce import Workforce
 from testbed.core.errors import TestbedError
-from testbed.core.files import sha256_json, write_json
+from testbed.core.folder.files import sha256_json, write_json
 from testbed.engines.runner import require_engine
 
 log = logging.getLogger(__name__)

@@ -31,7 +31,7 @@ from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.campaign.summary.rate_table import rate_table, with_weights
 from testbed.core.errors import StaleArtefact, UsageError
 from testbed.core.fault import masks_for
-from testbed.core.runfolder import RunFolder
+from testbed.core.folder.runfolder import RunFolder
 from testbed.core.site import Site, SiteTable
 from testbed.instrument.ports.feed import numbers
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from testbed.cli.signals import lost
-from testbed.core.text import visible
+from testbed.core.words.text import visible
 
 DEBUG = "TESTBED_DEBUG"  # in the environment: show tracebacks, warnings and logs of libraries instead
 _LIBRARIES = ("testbed", "numpy", "onnx", "onnxruntime", "openvino", "tensorrt", "torch", "pyarrow")

@@ -12,7 +12,7 @@ from testbed.cli.groups import CommandGroup
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from testbed.core.cache import Usage
+    from testbed.core.folder.cache import Usage
 
 _WHAT = {
     "goldens": "outputs of models without faults, shared by campaigns and `testbed golden`",
@@ -37,8 +37,8 @@ def cache(context: click.Context, as_json: bool) -> None:
     """
     if context.invoked_subcommand is not None:
         return
-    from testbed.core.cache import cache_folder, limit_bytes, usage
-    from testbed.core.resources import told_bytes
+    from testbed.core.folder.cache import cache_folder, limit_bytes, usage
+    from testbed.core.process.resources import told_bytes
 
     found, limit = usage(), limit_bytes()
     lines = [f"{cache_folder()}, at most {told_bytes(limit)}", *_lines(found)]
@@ -50,7 +50,7 @@ def cache(context: click.Context, as_json: bool) -> None:
 @json_option
 def clear(only: str | None, as_json: bool) -> None:
     """Remove what is kept; data sets that lie in the cache folder stay."""
-    from testbed.core import cache as kept
+    from testbed.core.folder import cache as kept
 
     gone = kept.clear(kept.KINDS if only is None else (only,))
     report: dict[str, Any] = {"folder": kept.cache_folder(), "removed": gone}
@@ -58,6 +58,6 @@ def clear(only: str | None, as_json: bool) -> None:
 
 
 def _lines(found: Sequence[Usage]) -> list[str]:
-    from testbed.core.resources import told_bytes
+    from testbed.core.process.resources import told_bytes
 
     return [f"{one.kind:9}{one.files:6,} files {told_bytes(one.bytes):>11}  {_WHAT[one.kind]}" for one in found]

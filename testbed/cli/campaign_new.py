@@ -41,8 +41,8 @@ def new(name: str, source: str | None, to: Path | None, with_schema: bool, as_js
     from testbed.campaign.spec.campaign import load_spec, parse_spec
     from testbed.campaign.spec.ready_made import ready_made, ready_made_named
     from testbed.core.errors import UsageError
-    from testbed.core.files import write_bytes
-    from testbed.core.nearest import nearest
+    from testbed.core.folder.files import write_bytes
+    from testbed.core.words.nearest import nearest
 
     if source is None and name not in ready_made() and (near := nearest(name, ready_made())):
         raise UsageError(f"no ready-made spec is called {name!r}: did you mean {near}? Else say --from {near}")

@@ -9,7 +9,7 @@ import click
 from testbed.cli.common import emit, example, json_option
 from testbed.cli.parameters import Words
 from testbed.core.errors import UsageError
-from testbed.core.nearest import unknown
+from testbed.core.words.nearest import unknown
 
 
 @click.command(

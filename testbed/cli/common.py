@@ -20,7 +20,7 @@ from testbed.cli.bugs import concerns
 from testbed.cli.groups import usage_line
 from testbed.cli.signals import stopped_by
 from testbed.core.errors import SeveralErrors, TestbedError
-from testbed.core.text import visible
+from testbed.core.words.text import visible
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -107,7 +107,7 @@ def run_option(required: bool = True) -> Callable[[Command], Command]:
 
 def console(stderr: bool = False) -> Console:
     """A console: stdout for results, stderr for progress. Wide enough for tables when piped."""
-    from testbed.core.console import plain_console
+    from testbed.core.words.console import plain_console
 
     stream = sys.stderr if stderr else sys.stdout
     return plain_console(stderr, width=None if stream.isatty() else 140)

@@ -39,7 +39,7 @@ def export_weights(folder: Path, file: Path, part: str, as_json: bool) -> None:
     FILE is safetensors if it is called so, else for torch.load. The older layout is written, or the current one for
     models with LayerNorms around the patch projection. Models that vit-pytorch does not have are refused.
     """
-    from testbed.core.files import sha256_file
+    from testbed.core.folder.files import sha256_file
     from testbed.models.importers import save_vit_pytorch
     from testbed.models.originals import write_attention_weights
     from testbed.models.runs import open_model_run

@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from testbed.cli.prose import Prose, broken, tokens
-from testbed.core.console import Lines
-from testbed.core.text import visible
+from testbed.core.words.console import Lines
+from testbed.core.words.text import visible
 
 _LEAST_KEY = 30  # characters of a column that says what a row is, and of other prose, before they are wrapped
 _LEAST_PROSE = 24

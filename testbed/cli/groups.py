@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from testbed.core.nearest import meant, nearest
+from testbed.core.words.nearest import meant, nearest
 
 _NOT_ONE_OF = re.compile(r"'(?P<value>[^']*)' is not one of ")
 

@@ -74,7 +74,7 @@ class LazyGroup(CommandGroup):
 
 def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     if wanted:
-        from testbed.core.provenance import version_lines
+        from testbed.core.folder.provenance import version_lines
 
         click.echo("\n".join(version_lines()))
         ctx.exit()

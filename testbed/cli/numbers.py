@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from testbed.core.errors import UsageError
-from testbed.core.resources import require_memory, require_threads
+from testbed.core.process.resources import require_memory, require_threads
 
 MOST = (1 << 31) - 1
 LARGEST = 1e38

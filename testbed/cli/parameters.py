@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from testbed.cli.numbers import LARGEST, MOST
-from testbed.core.nearest import unknown
+from testbed.core.words.nearest import unknown
 
 
 class ImageRange(click.ParamType):

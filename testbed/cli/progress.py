@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from testbed.cli.common import console, say
-from testbed.core.text import visible
+from testbed.core.words.text import visible
 
 _EVERY_S = 30.0  # where nobody sees a bar
 

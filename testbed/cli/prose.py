@@ -12,7 +12,7 @@ from rich.measure import Measurement
 from rich.style import StyleType
 from rich.text import Text
 
-from testbed.core.text import visible
+from testbed.core.words.text import visible
 
 _NUMBER = r"[-+]?[\d.,]*\d(?:e[-+]?\d+)?"
 _TOKEN = re.compile(rf"\s*(?:[\[(]{_NUMBER}, {_NUMBER}[\])]|\S)+")

@@ -19,7 +19,7 @@ import time
 from types import FrameType
 from typing import NoReturn
 
-from testbed.core.files import remove_unfinished
+from testbed.core.folder.files import remove_unfinished
 
 _STOPPING = tuple(
     signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)

@@ -13,7 +13,7 @@ from testbed.analysis.confidence import interval_name
 from testbed.cli.fitting import FittedTable
 from testbed.cli.prose import Prose, stacked
 from testbed.cli.rate_tables import USUAL, Details, rate_tables
-from testbed.core.resources import told_bytes
+from testbed.core.process.resources import told_bytes
 from testbed.report.sections.rounds import stop_verdict
 
 Record = Mapping[str, Any]

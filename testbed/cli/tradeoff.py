@@ -75,7 +75,7 @@ def tradeoff(
     from testbed.bench.timing import LEAST_ROUNDS, Budget
     from testbed.bench.tradeoff import tradeoff as joined
     from testbed.cli.progress import log_to_stderr
-    from testbed.core.files import write_text
+    from testbed.core.folder.files import write_text
     from testbed.report.tradeoff import write_page
 
     if min(batches) < 1:

@@ -14,7 +14,7 @@ from testbed.cli.common import emit, example, json_option, run_option, say
 from testbed.cli.data_options import classes_option, preprocess_option
 from testbed.cli.numbers import LARGEST_SEED, Threads, Whole
 from testbed.core.errors import UsageError
-from testbed.core.parsing import toml_value
+from testbed.core.folder.parsing import toml_value
 
 if TYPE_CHECKING:
     from testbed.sensitivity.fuzziness.log import Recorder
@@ -155,7 +155,7 @@ def _split_settings(settings: tuple[str, ...]) -> tuple[dict[str, Any], dict[str
         if not equals:
             raise UsageError(f"--set {setting}: write KEY=VALUE")
         if key not in recipe_keys[1:] + model_keys:
-            from testbed.core.nearest import meant
+            from testbed.core.words.nearest import meant
 
             near = meant(key, recipe_keys[1:] + model_keys)
             known = f"of the recipe {', '.join(recipe_keys[1:])}; of the model {', '.join(model_keys)}"

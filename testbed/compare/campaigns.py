@@ -14,7 +14,7 @@ from testbed.compare.headline import headline
 from testbed.compare.precisions import compare_roles
 from testbed.compare.side import Side
 from testbed.core.errors import UsageError
-from testbed.core.files import atomic_path
+from testbed.core.folder.files import atomic_path
 
 
 def compare_campaigns(first: Path, second: Path) -> dict[str, Any]:

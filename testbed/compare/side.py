@@ -19,7 +19,7 @@ from testbed.campaign.folder.images import read_tiers
 from testbed.campaign.results.reader import RESULT_TABLE, list_values, populations_of
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.core.fault import FaultModel
-from testbed.core.runfolder import RunFolder
+from testbed.core.folder.runfolder import RunFolder
 
 MODEL = "model.safetensors"
 TEXT = (

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 
 from testbed.core.errors import UsageError
 from testbed.core.formats import Format
-from testbed.core.nearest import unknown
+from testbed.core.words.nearest import unknown
 
 Op = Literal["flip", "stuck0", "stuck1", "random", "identity"]
 Scope = Literal["inference", "persistent"]

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from testbed.core.errors import UsageError
-from testbed.core.nearest import unknown
+from testbed.core.words.nearest import unknown
 
 
 @dataclass(frozen=True)

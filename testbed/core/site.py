@@ -15,10 +15,10 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field
 
 from testbed.core.errors import UsageError
-from testbed.core.files import write_text
+from testbed.core.folder.files import write_text
+from testbed.core.folder.forms import Form, read_form
 from testbed.core.formats import FORMATS, Format, format_named
-from testbed.core.forms import Form, read_form
-from testbed.core.nearest import meant, nearest
+from testbed.core.words.nearest import meant, nearest
 
 Where = Literal["activation", "weight"]
 _BLOCK = re.compile(r"^block\.(\d+)\.")

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from testbed.core.errors import UsageError
-from testbed.core.nearest import unknown
+from testbed.core.words.nearest import unknown
 from testbed.data.dataset import Split
 
 Transform = Callable[[Tensor], Tensor]

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from testbed.core.errors import TestbedError, UsageError
-from testbed.core.parsing import json_value
+from testbed.core.folder.parsing import json_value
 from testbed.data.collection import Collection, Examples
 
 log = logging.getLogger(__name__)

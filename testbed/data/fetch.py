@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from testbed.core.errors import TestbedError
-from testbed.core.files import write_errors
+from testbed.core.folder.files import write_errors
 
 
 def fetch_folder(target: Path, download: Callable[[str], object]) -> None:

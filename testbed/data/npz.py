@@ -11,7 +11,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from testbed.core.errors import TestbedError, UsageError
-from testbed.core.resources import require_memory, told_bytes
+from testbed.core.process.resources import require_memory, told_bytes
 from testbed.data.collection import Collection, Examples
 from testbed.data.registry import Request, register
 

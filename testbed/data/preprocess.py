@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from testbed.core.errors import UsageError
-from testbed.core.nearest import unknown
+from testbed.core.words.nearest import unknown
 
 Floats = tuple[float, ...]
 Resize = Literal["shorter", "squash", "none"]

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from testbed.core.errors import TestbedError, UsageError
-from testbed.core.nearest import unknown
-from testbed.core.parsing import json_value, toml_value
+from testbed.core.folder.parsing import json_value, toml_value
+from testbed.core.words.nearest import unknown
 from testbed.data.preprocess import INTERPOLATIONS, OFFSETS, PREPROCESS, RESIZES, Floats, Preprocess, preprocess_named
 from testbed.data.preprocess_libraries import from_huggingface, from_timm, is_huggingface, timm_part
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from testbed.core.cache import cache_folder
 from testbed.core.errors import TestbedError, UsageError
-from testbed.core.nearest import unknown
+from testbed.core.folder.cache import cache_folder
+from testbed.core.words.nearest import unknown
 from testbed.data.class_order import Classes, ordered
 from testbed.data.collection import Collection, Examples
 from testbed.data.dataset import Dataset, Split

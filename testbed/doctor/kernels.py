@@ -6,8 +6,8 @@ import re
 import shutil
 import subprocess
 
-from testbed.core import libraries
 from testbed.core.errors import EngineError
+from testbed.core.process import libraries
 from testbed.doctor.findings import NEEDS_DRIVER, Finding, first_line, probe
 from testbed.engines import cuda, native
 from testbed.engines.gpu import cuda_devices

@@ -13,8 +13,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from testbed.core import libraries
 from testbed.core.errors import EngineError
+from testbed.core.process import libraries
 from testbed.engines.cuda_driver import Driver, open_driver
 from testbed.engines.native import check_width, fault_indices, mask_words
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from testbed.core import libraries
 from testbed.core.errors import EngineError
+from testbed.core.process import libraries
 
 _OK = 0
 

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from testbed.core.errors import EngineError, UsageError
 from testbed.core.fault import Masks
-from testbed.core.files import sha256_bytes, sha256_json
-from testbed.core.nearest import unknown
-from testbed.core.resources import require_threads
+from testbed.core.folder.files import sha256_bytes, sha256_json
+from testbed.core.process.resources import require_threads
+from testbed.core.words.nearest import unknown
 from testbed.engines.availability import available
 from testbed.semantics import as_words, corrupt
 

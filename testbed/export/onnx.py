@@ -22,7 +22,7 @@ from onnx import ModelProto
 from torch import Tensor, nn
 
 from testbed.core.errors import TestbedError
-from testbed.core.files import write_bytes
+from testbed.core.folder.files import write_bytes
 from testbed.export.layout import TRANSPOSED, fold_transposes
 from testbed.models.vit import taps
 

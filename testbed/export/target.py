@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from testbed.core.errors import UsageError
-from testbed.core.files import write_bytes
-from testbed.core.nearest import unknown
+from testbed.core.folder.files import write_bytes
+from testbed.core.words.nearest import unknown
 from testbed.export.layout import TRANSPOSED
 from testbed.export.onnx import plain_onnx
 from testbed.export.precision import PRECISIONS, Calibration, cast_model, quantise

@@ -13,7 +13,7 @@ from numpy.lib import format as npy
 from numpy.typing import DTypeLike, NDArray
 
 from testbed.core.errors import StaleArtefact, TestbedError
-from testbed.core.files import atomic_path
+from testbed.core.folder.files import atomic_path
 
 
 class ArrayWriter:

@@ -9,7 +9,7 @@ from typing import Any
 import onnx
 
 from testbed.core.errors import UsageError
-from testbed.core.provenance import installed_version
+from testbed.core.folder.provenance import installed_version
 from testbed.engines.runner import EngineRequest, request_from
 from testbed.export.calibration import calibration_split
 from testbed.export.onnx import OPSET

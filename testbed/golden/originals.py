@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from testbed.analysis.confidence import TierEdges, Tiers
 from testbed.core.errors import TestbedError, UsageError
-from testbed.core.files import sha256_file
+from testbed.core.folder.files import sha256_file
 from testbed.data import Split
 from testbed.golden.arrays import array_writer
 from testbed.golden.recorded import COMMAND, STAGE, Golden, Range, checked_range, open_golden, working_in

@@ -16,9 +16,9 @@ from pydantic import Field, ValidationError
 
 from testbed.analysis.classes import class_counts
 from testbed.core.errors import StaleArtefact, UsageError
-from testbed.core.files import scratch_folder, sha256_json
-from testbed.core.forms import Form, first_wrong, read_form
-from testbed.core.runfolder import RunFolder
+from testbed.core.folder.files import scratch_folder, sha256_json
+from testbed.core.folder.forms import Form, first_wrong, read_form
+from testbed.core.folder.runfolder import RunFolder
 from testbed.data import Split
 from testbed.golden.arrays import read_array
 from testbed.golden.reference import (

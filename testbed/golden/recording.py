@@ -16,7 +16,7 @@ from testbed.analysis.choice import TEST_IMAGES, choose
 from testbed.analysis.classes import class_counts, one_class_warning
 from testbed.analysis.confidence import top1
 from testbed.analysis.guessing import guessing_warning
-from testbed.core.files import write_json
+from testbed.core.folder.files import write_json
 from testbed.data import Split
 from testbed.data.order_check import warn_of_order
 from testbed.golden.arrays import read_array

@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from testbed.core.errors import TestbedError, UsageError
-from testbed.core.files import atomic_path
-from testbed.core.provenance import processor
-from testbed.core.resources import told_bytes
+from testbed.core.folder.files import atomic_path
+from testbed.core.folder.provenance import processor
+from testbed.core.process.resources import told_bytes
 from testbed.data.dataset import Split
 from testbed.golden.arrays import array_writer
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from testbed.core.cache import GOLDENS, Cached
-from testbed.core.files import sha256_json
+from testbed.core.folder.cache import GOLDENS, Cached
+from testbed.core.folder.files import sha256_json
 from testbed.data.dataset import Split
 
 

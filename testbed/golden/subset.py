@@ -17,8 +17,8 @@ from testbed.analysis.choice import choose_per_tier
 from testbed.analysis.classes import class_counts, one_class_warning
 from testbed.analysis.confidence import first_of_each
 from testbed.core.errors import StaleArtefact, UsageError
-from testbed.core.files import write_json
-from testbed.core.forms import Form, read_form
+from testbed.core.folder.files import write_json
+from testbed.core.folder.forms import Form, read_form
 from testbed.golden.arrays import array_writer, read_array
 from testbed.golden.recorded import Golden, Range, checked_range, working_in
 from testbed.golden.reference import LOGITS, module_files

@@ -9,9 +9,9 @@ from pydantic import ValidationError
 
 from testbed.analysis.confidence import TierEdges, Tiers, tiers_from_logits
 from testbed.core.errors import StaleArtefact, UsageError
-from testbed.core.files import write_json
-from testbed.core.forms import Form, first_wrong
-from testbed.core.runfolder import MANIFEST
+from testbed.core.folder.files import write_json
+from testbed.core.folder.forms import Form, first_wrong
+from testbed.core.folder.runfolder import MANIFEST
 from testbed.golden.recorded import IMAGES, Golden, is_campaign, open_golden, working_in
 from testbed.golden.reference import LOGITS
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from onnx import AttributeProto, ModelProto, NodeProto
 
 from testbed.core.errors import TestbedError
-from testbed.core.files import sha256_bytes
-from testbed.core.isolate import Isolated, WorkerFailed
+from testbed.core.folder.files import sha256_bytes
+from testbed.core.process.isolate import Isolated, WorkerFailed
 from testbed.engines.runner import Arrays, EngineRequest, Runner, open_engine
 
 _OPEN_S = 120.0  # libraries are imported, the graph is optimised

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from testbed.core.errors import TestbedError
-from testbed.core.files import sha256_bytes
+from testbed.core.folder.files import sha256_bytes
 from testbed.core.site import SiteTable
 from testbed.instrument.ports.feed import GATED_REPLACE
 from testbed.instrument.sites.catalogue import Catalogue, catalogue

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from testbed.core.errors import UsageError
-from testbed.core.files import write_bytes
+from testbed.core.folder.files import write_bytes
 from testbed.core.site import SiteTable
 from testbed.instrument.adopt.file import adopt
 from testbed.instrument.ports.insertion import instrument

@@ -7,8 +7,8 @@ from numbers import Integral
 from typing import Any, Literal, get_args
 
 from testbed.core.errors import UsageError
-from testbed.core.nearest import unknown
-from testbed.core.resources import require_memory
+from testbed.core.process.resources import require_memory
+from testbed.core.words.nearest import unknown
 
 NormOrder = Literal["pre", "post", "residual_post"]
 Pooling = Literal["cls", "mean", "mean_patches"]

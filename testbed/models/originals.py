@@ -30,7 +30,7 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from testbed.core.errors import TestbedError, UsageError
-from testbed.core.files import atomic_path
+from testbed.core.folder.files import atomic_path
 from testbed.models.config import ViTConfig
 from testbed.models.importers.checkpoint import load_tensors_only, read_checkpoint
 from testbed.models.keys import misfits

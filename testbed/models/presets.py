@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from testbed.core.errors import UsageError
-from testbed.core.nearest import unknown
+from testbed.core.words.nearest import unknown
 from testbed.models.config import ViTConfig, uniform
 
 _CIFAR10: dict[str, Any] = {

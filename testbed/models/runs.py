@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from testbed.core.errors import StaleArtefact, UsageError
-from testbed.core.places import with_sources
-from testbed.core.runfolder import RunFolder, current_argv
+from testbed.core.folder.places import with_sources
+from testbed.core.folder.runfolder import RunFolder, current_argv
 from testbed.models.vit import ViT
 from testbed.models.weights import load_model, save_model
 

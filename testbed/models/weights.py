@@ -11,8 +11,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from testbed.core.errors import StaleArtefact, UsageError
-from testbed.core.files import is_utf8, write_bytes
-from testbed.core.parsing import json_value
+from testbed.core.folder.files import is_utf8, write_bytes
+from testbed.core.folder.parsing import json_value
 from testbed.models.config import ViTConfig
 from testbed.models.keys import misfits
 from testbed.models.vit import ViT

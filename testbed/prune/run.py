@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from testbed.bench.counts import mac_count, parameter_count
 from testbed.core.errors import UsageError
-from testbed.core.nearest import unknown
+from testbed.core.words.nearest import unknown
 from testbed.data import Dataset, Split
 from testbed.golden.source import dataset_of
 from testbed.models.runs import open_model_run, write_model_run

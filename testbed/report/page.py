@@ -14,8 +14,8 @@ from markupsafe import Markup
 
 from testbed.analysis.classes import classes_told
 from testbed.campaign.folder.pictures import LoadImage
-from testbed.core.files import write_text
-from testbed.core.text import visible_lines
+from testbed.core.folder.files import write_text
+from testbed.core.words.text import visible_lines
 from testbed.report import formatting
 from testbed.report.read.evidence import Evidence, read_evidence
 from testbed.report.read.images import stored_images

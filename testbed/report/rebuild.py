@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from testbed.campaign.folder.claim import recorded_spec
-from testbed.core.runfolder import RunFolder
+from testbed.core.folder.runfolder import RunFolder
 from testbed.report.page import REPORT
 from testbed.report.stage import report_stage
 

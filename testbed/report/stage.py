@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from testbed.core.runfolder import RunFolder
+from testbed.core.folder.runfolder import RunFolder
 from testbed.report.page import REPORT, build_report
 from testbed.sweep.run import SWEEP, read_sweep
 

@@ -11,8 +11,8 @@ from markupsafe import Markup
 
 from testbed.bench.figure import tradeoff_png
 from testbed.bench.tradeoff import Tradeoff
-from testbed.core.files import write_text
-from testbed.core.text import visible_lines
+from testbed.core.folder.files import write_text
+from testbed.core.words.text import visible_lines
 
 
 def write_page(path: Path, found: Tradeoff) -> None:

@@ -16,7 +16,7 @@ from testbed.campaign.files import PLAN, RESULTS, Files
 from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.plan.table import read_plan
 from testbed.campaign.results.reader import form_of
-from testbed.core.files import atomic_path, sha256_json
+from testbed.core.folder.files import atomic_path, sha256_json
 from testbed.sweep.noise import COMMAND, Progress
 from testbed.sweep.strikes import planned_strikes
 from testbed.sweep.thresholds import Thresholds

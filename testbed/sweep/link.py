@@ -25,7 +25,7 @@ from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.plan.table import read_plan
 from testbed.campaign.results.reader import RESULT_TABLE, form_of
 from testbed.core.errors import EngineError, UsageError
-from testbed.core.files import atomic_path
+from testbed.core.folder.files import atomic_path
 from testbed.engines.runner import Runner
 from testbed.golden.arrays import read_array
 from testbed.instrument.ports.feed import PortFeed

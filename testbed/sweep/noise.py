@@ -27,8 +27,8 @@ from testbed.campaign.prepare.precisions import plain_in
 from testbed.campaign.prepare.stages import Preparation
 from testbed.campaign.results.reader import form_of, list_values
 from testbed.core.errors import StaleArtefact
-from testbed.core.files import atomic_path, scratch_folder, sha256_bytes
-from testbed.core.runfolder import RunFolder
+from testbed.core.folder.files import atomic_path, scratch_folder, sha256_bytes
+from testbed.core.folder.runfolder import RunFolder
 from testbed.data import Split
 from testbed.engines.runner import EngineRequest, Runner, open_engine, request_from
 from testbed.golden.arrays import read_array

@@ -20,9 +20,9 @@ from testbed.campaign.files import PLAN, RESULTS, TIERS
 from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.core.errors import StaleArtefact, TestbedError, UsageError
-from testbed.core.files import atomic_path, sha256_json, write_text
-from testbed.core.parsing import read_json
-from testbed.core.runfolder import RunFolder
+from testbed.core.folder.files import atomic_path, sha256_json, write_text
+from testbed.core.folder.parsing import read_json
+from testbed.core.folder.runfolder import RunFolder
 from testbed.golden.reference import LOGITS
 from testbed.sweep.curves import Curves, Grid, source_told
 from testbed.sweep.exact import KEY, evaluate_exactly, read_exact, straddling, with_exact

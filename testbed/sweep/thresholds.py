@@ -16,8 +16,8 @@ from testbed.analysis.survey import SurveyDesign
 from testbed.campaign.files import PLAN, RESULTS
 from testbed.campaign.results.reader import RESULT_TABLE, list_values, populations_of
 from testbed.core.fault import FaultModel
+from testbed.core.folder.runfolder import RunFolder
 from testbed.core.outcome import DUES, HOWS, How, Outcome
-from testbed.core.runfolder import RunFolder
 
 _TEXT = (*FaultModel._fields, "site", "bit_class", "image_id", "outcome", "due", "evaluation")
 _NUMBERS = ("fault_id", "stratum", "tier", "top1_golden", "top1_faulty", "error_bound")

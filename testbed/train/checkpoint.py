@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from testbed.core.errors import StaleArtefact, UsageError
-from testbed.core.files import atomic_path
+from testbed.core.folder.files import atomic_path
 from testbed.train.record import EpochRecord
 
 _FORMAT = "testbed training checkpoint 1"

@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from testbed.core.files import atomic_path, write_text
-from testbed.core.text import drawn
+from testbed.core.folder.files import atomic_path, write_text
+from testbed.core.words.text import drawn
 from testbed.train.record import EpochRecord
 
 

@@ -25,7 +25,7 @@ def progress_bar(title: str, total: int, done: int, wanted: bool) -> Iterator[Ad
     )
     from rich.text import Text
 
-    from testbed.core.console import plain_console
+    from testbed.core.words.console import plain_console
 
     class Rate(ProgressColumn):
         def render(self, task: Task) -> Text:

@@ -24,7 +24,7 @@ from testbed.campaign.evaluate.whole import WholeTwin
 from testbed.campaign.folder.engine import Bench
 from testbed.campaign.folder.images import NamedImages
 from testbed.core.errors import EngineError, UsageError
-from testbed.core.files import sha256_bytes
+from testbed.core.folder.files import sha256_bytes
 from testbed.core.outcome import How
 from testbed.engines.runner import Arrays, BaseRunner, EngineRequest, Runner, open_engine
 from testbed.export.onnx import plain_onnx

@@ -20,7 +20,7 @@ from testbed.ber.rates import Struck, _over_repeats, ber_sweep, flipped
 from testbed.ber.run import _bench, prepared, run_ber
 from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
 from testbed.core.errors import StaleArtefact, UsageError
-from testbed.core.files import sha256_bytes
+from testbed.core.folder.files import sha256_bytes
 from testbed.core.site import Site
 from testbed.data import load
 from testbed.engines.runner import EngineRequest, open_engine

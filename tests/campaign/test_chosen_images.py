@@ -26,8 +26,8 @@ from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
 from testbed.campaign.summary.summarise import _tiers
 from testbed.cli.tables import _tier_text
 from testbed.core.errors import GateFailed, UsageError
-from testbed.core.files import write_json
-from testbed.core.runfolder import RunFolder
+from testbed.core.folder.files import write_json
+from testbed.core.folder.runfolder import RunFolder
 from testbed.data import load
 from testbed.export.calibration import calibration_split
 from testbed.export.precision import Calibration

@@ -15,8 +15,8 @@ from testbed.campaign.results.store import ResultStore
 from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
 from testbed.campaign.work.workforce import Workforce
 from testbed.core.errors import UsageError
-from testbed.core.files import sha256_file
-from testbed.core.runfolder import RunFolder
+from testbed.core.folder.files import sha256_file
+from testbed.core.folder.runfolder import RunFolder
 
 
 def other(spec: CampaignSpec, **values: Any) -> CampaignSpec:

@@ -25,9 +25,9 @@ from testbed.campaign.work.dask.pool import ClusterCrew
 from testbed.campaign.work.dask.worker import Hello, Job, introduce, stop, work
 from testbed.campaign.work.workforce import Workforce
 from testbed.core.errors import TestbedError, UsageError
-from testbed.core.files import sha256_file
-from testbed.core.provenance import installed_version
-from testbed.core.runfolder import RunFolder
+from testbed.core.folder.files import sha256_file
+from testbed.core.folder.provenance import installed_version
+from testbed.core.folder.runfolder import RunFolder
 from tests.support.clusters import LIMITS, SIZE, Campaign, Cluster, until
 from tests.support.forger import open_forger
 from tests.support.toy_handler import ToyError

@@ -20,8 +20,8 @@ from sklearn.metrics import cohen_kappa_score
 from testbed.campaign.spec.campaign import parse_spec
 from testbed.compare.campaigns import compare_campaigns, write_table
 from testbed.core.errors import StaleArtefact, UsageError
-from testbed.core.files import sha256_file, sha256_json
-from testbed.core.manifest import checksummed
+from testbed.core.folder.files import sha256_file, sha256_json
+from testbed.core.folder.manifest import checksummed
 from testbed.core.site import SiteTable
 from tests.support.campaigns import run_here
 

@@ -28,7 +28,7 @@ from testbed.campaign.plan.table import Leg, fault_row, legs, read_plan, table_o
 from testbed.campaign.plan.units import leg_of, units_of
 from testbed.core.errors import EngineError
 from testbed.core.fault import masks_for
-from testbed.core.runfolder import RunFolder
+from testbed.core.folder.runfolder import RunFolder
 from testbed.core.site import Site, SiteTable
 from testbed.engines.runner import BaseRunner, EngineInfo
 from testbed.instrument.ports.feed import INDEX, LIVE, SITE, VALUE

@@ -23,8 +23,8 @@ from testbed.campaign.summary.exposure import contributions
 from testbed.campaign.summary.tally import Tally, populations
 from testbed.cli.tables import summary_tables
 from testbed.core.errors import UsageError
-from testbed.core.files import sha256_file
-from testbed.core.runfolder import RunFolder
+from testbed.core.folder.files import sha256_file
+from testbed.core.folder.runfolder import RunFolder
 from testbed.core.site import SiteTable
 from testbed.report.page import render
 from testbed.report.read.evidence import read_evidence

@@ -29,8 +29,8 @@ from testbed.campaign.prepare.stages import Preparation
 from testbed.campaign.results.store import discard_log
 from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
 from testbed.core.errors import GateFailed, TestbedError
-from testbed.core.files import sha256_file
-from testbed.core.runfolder import RunFolder
+from testbed.core.folder.files import sha256_file
+from testbed.core.folder.runfolder import RunFolder
 from testbed.engines.runner import BaseRunner
 
 

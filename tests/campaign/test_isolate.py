@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from testbed.core.errors import EngineError, TestbedError
-from testbed.core.isolate import Crashed, Hung, Isolated, Lost, OutOfMemory, Stopped, WorkerBug, WorkerFailed
+from testbed.core.process.isolate import Crashed, Hung, Isolated, Lost, OutOfMemory, Stopped, WorkerBug, WorkerFailed
 from tests.support.toy_handler import ToyError, open_toy
 
 
@@ -52,7 +52,7 @@ def test_it_answers_and_inherits_nothing(hire: Callable[..., Isolated]) -> None:
     assert worker.call("echo", {"a": b"\0" * 5_000_000}, timeout_s=60) == {"a": b"\0" * 5_000_000}
     assert worker.call("pid", timeout_s=60) == worker.pid != os.getpid()
     modules = worker.call("modules", timeout_s=60)
-    assert not {"pytest", "torch", "onnxruntime", "testbed.core.isolate"} & set(modules)
+    assert not {"pytest", "torch", "onnxruntime", "testbed.core.process.isolate"} & set(modules)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_what_it_said_before_is_forgotten_even_if_it_is_read_late(
         time.sleep(0.1)
         return read(descriptor, length)
 
-    monkeypatch.setattr("testbed.core.isolate.os.read", late)
+    monkeypatch.setattr("testbed.core.process.isolate.os.read", late)
     worker.call("say", "MemoryError\n", 2_000, timeout_s=60)
     with pytest.raises(Crashed, match=r"^ended by SIGABRT in do$"):
         worker.call("do", "abort", timeout_s=60)
@@ -167,7 +167,7 @@ def test_it_does_not_outlive_its_parent(tmp_path: Path, deed: str) -> None:
     program = f"""
 import threading
 from tests.support.toy_handler import open_toy
-from testbed.core.isolate import Isolated
+from testbed.core.process.isolate import Isolated
 worker = Isolated(open_toy, ({str(tmp_path)!r},))
 worker.open(60)
 threading.Timer(0.3, lambda: print(worker.pid, flush=True)).start()

@@ -22,8 +22,8 @@ import torch
 from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.spec.campaign import parse_spec
 from testbed.core.errors import EngineError, StaleArtefact, UsageError
-from testbed.core.files import sha256_file
-from testbed.core.manifest import checksummed
+from testbed.core.folder.files import sha256_file
+from testbed.core.folder.manifest import checksummed
 from testbed.golden.arrays import read_array
 from testbed.models.vit import taps
 from testbed.models.weights import load_model

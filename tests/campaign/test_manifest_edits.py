@@ -18,7 +18,7 @@ from click.testing import Result
 from testbed.campaign.evaluate.choose import evaluator_for, weights_for
 from testbed.campaign.folder.workplace import Workplace
 from testbed.core.errors import StaleArtefact
-from testbed.core.files import sha256_file
+from testbed.core.folder.files import sha256_file
 from tests.support.campaigns import TINY
 from tests.support.commands import invoke
 

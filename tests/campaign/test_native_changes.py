@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from testbed.campaign.evaluate.attention.changes import Changes
 from testbed.campaign.evaluate.attention.native import add_changes
-from testbed.core import libraries
+from testbed.core.process import libraries
 from tests.support.compiled_cpu import compiled_cpu
 
 

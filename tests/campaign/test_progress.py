@@ -26,8 +26,8 @@ from testbed.campaign.results.status import campaign_status, is_locked
 from testbed.campaign.results.store import ResultStore
 from testbed.cli.watch import lines
 from testbed.core.errors import TestbedError, UsageError
-from testbed.core.files import sha256_json
-from testbed.core.runfolder import LOCK, RunFolder
+from testbed.core.folder.files import sha256_json
+from testbed.core.folder.runfolder import LOCK, RunFolder
 
 
 def rows(faults: list[int], block: int | None, outcomes: list[str], where: str = "activation") -> pa.Table:

@@ -15,9 +15,9 @@ import pytest
 import testbed
 from testbed.campaign.results.row_weights import RowWeights
 from testbed.core.errors import UsageError
-from testbed.core.files import sha256_file
-from testbed.core.manifest import checksummed
-from testbed.core.runfolder import RunFolder
+from testbed.core.folder.files import sha256_file
+from testbed.core.folder.manifest import checksummed
+from testbed.core.folder.runfolder import RunFolder
 
 MODEL = ["target", "where", "op", "pattern", "scope"]
 DIMENSIONS = ["tier", "kind", "bit_class", "bit", "block", "site"]

@@ -11,7 +11,7 @@ import pytest
 
 from testbed.campaign.spec.campaign import parse_spec
 from testbed.core.errors import StaleArtefact, UsageError
-from testbed.core.runfolder import RunFolder
+from testbed.core.folder.runfolder import RunFolder
 
 RunSpec = Callable[..., dict[str, Any]]
 

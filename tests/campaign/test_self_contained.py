@@ -25,8 +25,8 @@ from testbed.campaign.work.workforce import Workforce
 from testbed.cli.main import cli
 from testbed.compare.campaigns import compare_campaigns
 from testbed.core.errors import StaleArtefact, TestbedError, UsageError
-from testbed.core.files import sha256_file, sha256_json
-from testbed.core.runfolder import RunFolder
+from testbed.core.folder.files import sha256_file, sha256_json
+from testbed.core.folder.runfolder import RunFolder
 from testbed.golden.source import dataset_of as model_data
 from testbed.models.runs import DataSource, open_model_run
 from testbed.report.rebuild import rebuild_report

@@ -19,7 +19,7 @@ from testbed.campaign.results.progress import Progress, Snapshot
 from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
 from testbed.cli.main import cli
 from testbed.cli.watch import _Lines, lines
-from testbed.core.runfolder import RunFolder
+from testbed.core.folder.runfolder import RunFolder
 from testbed.golden.arrays import read_array
 from testbed.golden.recording import record_golden
 from testbed.golden.reference import LOGITS, module_files, record_reference

@@ -19,9 +19,9 @@ from sklearn.metrics import roc_auc_score
 import testbed
 from testbed.campaign.spec.campaign import load_spec
 from testbed.core.errors import StaleArtefact, TestbedError, UsageError
-from testbed.core.files import sha256_file
-from testbed.core.manifest import checksummed
-from testbed.core.runfolder import RunFolder
+from testbed.core.folder.files import sha256_file
+from testbed.core.folder.manifest import checksummed
+from testbed.core.folder.runfolder import RunFolder
 from testbed.golden.arrays import read_array
 from testbed.sweep.noise import Floor
 from testbed.sweep.run import SweepRequest, read_sweep, sweep_campaign, swept_rtols, undecided_rows

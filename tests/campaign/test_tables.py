@@ -17,8 +17,8 @@ from click.testing import CliRunner
 from testbed.campaign.results.reader import PLAN_TABLE, RESULT_TABLE, list_values, populations_of
 from testbed.cli.main import cli
 from testbed.core.errors import StaleArtefact
-from testbed.core.files import sha256_file
-from testbed.core.manifest import checksummed
+from testbed.core.folder.files import sha256_file
+from testbed.core.folder.manifest import checksummed
 
 Change = Callable[[pa.Table], pa.Table]
 RESULTS, PLAN = "results.parquet", "faults.parquet"

@@ -15,7 +15,7 @@ import pytest
 import testbed
 from testbed.campaign.run import Run
 from testbed.core.errors import StaleArtefact, TestbedError, UsageError
-from testbed.core.runfolder import RunFolder
+from testbed.core.folder.runfolder import RunFolder
 
 SITE = "block.0.attn.softmax"
 

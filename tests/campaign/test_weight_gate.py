@@ -18,7 +18,7 @@ from testbed.campaign.folder.engine import Bench
 from testbed.campaign.folder.images import NamedImages
 from testbed.core.errors import EngineError
 from testbed.core.fault import masks_for
-from testbed.core.files import sha256_bytes
+from testbed.core.folder.files import sha256_bytes
 from testbed.core.site import Site, SiteTable
 from testbed.engines.runner import EngineRequest, Runner, WeightStriker, open_engine, struck_weight
 from testbed.semantics import as_words, corrupt

@@ -11,7 +11,7 @@ import torch
 from click.testing import Result
 
 from testbed.bench.counts import mac_count, parameter_count
-from testbed.core.runfolder import RunFolder
+from testbed.core.folder.runfolder import RunFolder
 from testbed.models.config import uniform
 from testbed.models.runs import write_model_run
 from testbed.models.vit import ViT

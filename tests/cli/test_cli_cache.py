@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from testbed.core.cache import GOLDENS, MODELS, Cached
+from testbed.core.folder.cache import GOLDENS, MODELS, Cached
 from tests.support.commands import invoke
 
 

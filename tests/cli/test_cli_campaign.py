@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import Result
 
-from testbed.core.files import sha256_file
-from testbed.core.runfolder import RunFolder
+from testbed.core.folder.files import sha256_file
+from testbed.core.folder.runfolder import RunFolder
 from tests.support.campaigns import TINY
 from tests.support.commands import invoke, last_error_of
 

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import Result
 
-from testbed.core.files import sha256_file, sha256_json
-from testbed.core.manifest import checksummed
+from testbed.core.folder.files import sha256_file, sha256_json
+from testbed.core.folder.manifest import checksummed
 from tests.support.commands import error_of, invoke
 
 

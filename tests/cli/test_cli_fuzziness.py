@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from testbed.core.runfolder import RunFolder
+from testbed.core.folder.runfolder import RunFolder
 from testbed.data import load
 from testbed.models.runs import MODEL, open_model_run
 from testbed.sensitivity.fuzziness import separation as measure

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from testbed.core.runfolder import RunFolder
+from testbed.core.folder.runfolder import RunFolder
 from tests.support.commands import invoke
 
 

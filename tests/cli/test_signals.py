@@ -23,7 +23,7 @@ import ctypes, sys, threading, time
 from pathlib import Path
 import click
 import testbed.cli.main as main
-from testbed.core.files import atomic_path
+from testbed.core.folder.files import atomic_path
 
 def ready():
     print("ready", flush=True)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from testbed.core import cache
-from testbed.core.cache import GOLDENS, KINDS, MODELS, Cached, clear, make_room, usage
 from testbed.core.errors import UsageError
-from testbed.core.files import sha256_bytes
+from testbed.core.folder import cache
+from testbed.core.folder.cache import GOLDENS, KINDS, MODELS, Cached, clear, make_room, usage
+from testbed.core.folder.files import sha256_bytes
 
 
 @pytest.fixture(autouse=True)
@@ -100,7 +100,7 @@ def test_a_limit_that_is_no_number_is_told(monkeypatch: pytest.MonkeyPatch, text
 
 def test_two_processes_keep_and_take_the_same_at_once(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from testbed.core.cache import Cached, clear;"
+        "import sys; from pathlib import Path; from testbed.core.folder.cache import Cached, clear;"
         "here = Path(sys.argv[1]); here.mkdir(); (here / 'made').write_bytes(bytes(range(256)) * 999)\n"
         "for n in range(60):\n"
         "    one = Cached('goldens', str(n % 3), '.npy'); one.keep(here / 'made')\n"

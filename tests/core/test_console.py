@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from testbed.core.console import Lines, PlainConsole
+from testbed.core.words.console import Lines, PlainConsole
 
 HOSTILE = "a[/b][red]:smile:\x1b[31m\x9b1m\x07\r\nb\u202e\u2028\udce9"
 SHOWN = r"a[/b][red]:smile:\x1b[31m\x9b1m\x07\r\nb\u202e\u2028\udce9"

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from testbed.core.errors import TestbedError
-from testbed.core.files import atomic_path, sha256_file, sha256_json, write_bytes, write_json, write_text
+from testbed.core.folder.files import atomic_path, sha256_file, sha256_json, write_bytes, write_json, write_text
 
 
 def failing(number: int) -> Callable[..., Any]:

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from testbed.core.errors import StaleArtefact, UsageError
-from testbed.core.files import write_text
-from testbed.core.runfolder import MANIFEST, RunFolder
+from testbed.core.folder.files import write_text
+from testbed.core.folder.runfolder import MANIFEST, RunFolder
 
 ORDER = ["first", "second", "third"]
 Edit = Callable[[dict[str, Any]], Any]

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from testbed.cli.main import COMMANDS
-from testbed.core.nearest import meant, nearest, unknown
+from testbed.core.words.nearest import meant, nearest, unknown
 
 ENGINES = ("ort-cpu", "ort-cuda", "torch", "torch-cuda", "openvino", "tensorrt", "tensorrt-rtx")
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from testbed.core.parsing import DEEPEST, LARGEST_TEXT, json_value, text_of, toml_value
+from testbed.core.folder.parsing import DEEPEST, LARGEST_TEXT, json_value, text_of, toml_value
 
 _PLAIN = st.recursive(
     st.none()

@@ -8,7 +8,16 @@ from typing import Any
 
 import pytest
 
-from testbed.core.places import SOURCES, absolute, data_name, near, placeless, portable, with_sources, write_sources
+from testbed.core.folder.places import (
+    SOURCES,
+    absolute,
+    data_name,
+    near,
+    placeless,
+    portable,
+    with_sources,
+    write_sources,
+)
 
 
 def spec(**data: Any) -> dict[str, Any]:

@@ -10,9 +10,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from testbed.core import resources
 from testbed.core.errors import UsageError
-from testbed.core.resources import available_bytes, require_memory, require_threads, told_bytes
+from testbed.core.process import resources
+from testbed.core.process.resources import available_bytes, require_memory, require_threads, told_bytes
 
 
 def test_no_more_is_free_than_the_machine_says() -> None:
@@ -28,7 +28,7 @@ def test_too_much_is_refused_by_name() -> None:
 
 
 def test_a_process_knows_its_own_limit() -> None:
-    code = "from testbed.core.resources import available_bytes; print(available_bytes())"
+    code = "from testbed.core.process.resources import available_bytes; print(available_bytes())"
     limited = f"import resource; resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31)); {code}"
     found = subprocess.run([sys.executable, "-c", limited], capture_output=True, text=True, check=True, timeout=60)
     assert 0 < int(found.stdout) < 2**31

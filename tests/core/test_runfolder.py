@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from testbed.core.errors import StaleArtefact, TestbedError, UsageError
-from testbed.core.files import write_text
-from testbed.core.runfolder import MANIFEST, RunFolder
+from testbed.core.folder.files import write_text
+from testbed.core.folder.runfolder import MANIFEST, RunFolder
 
 ORDER = ["first", "second", "third"]
 
@@ -220,7 +220,7 @@ def test_a_folder_that_takes_no_files_is_refused_in_one_line(
 HOLDER = """
 import sys, time
 from pathlib import Path
-from testbed.core.runfolder import RunFolder
+from testbed.core.folder.runfolder import RunFolder
 folder = RunFolder.claimed(Path(sys.argv[1]), "campaign", "demo", 1, [])
 with folder.locked():
     folder.save()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from testbed.core.telemetry import ONNXRUNTIME
+from testbed.core.process.telemetry import ONNXRUNTIME
 
 ONLY_IMPORTED = "import {library}"
 USED = """

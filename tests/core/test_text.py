@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from testbed.core.text import visible
+from testbed.core.words.text import visible
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from numpy.lib import format as npy
 
-from testbed.core import resources
 from testbed.core.errors import TestbedError, UsageError
+from testbed.core.process import resources
 from testbed.data import load
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (20, 6, 6, 3), dtype=np.uint8)

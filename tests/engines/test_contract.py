@@ -17,7 +17,7 @@ from onnx import numpy_helper
 
 from testbed.core.errors import EngineError, UsageError
 from testbed.core.fault import Masks, masks_for
-from testbed.core.files import sha256_bytes
+from testbed.core.folder.files import sha256_bytes
 from testbed.core.formats import FP32
 from testbed.core.site import Site, SiteTable
 from testbed.engines.availability import available

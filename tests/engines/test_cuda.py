@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from testbed.core import libraries
 from testbed.core.errors import EngineError
+from testbed.core.process import libraries
 from testbed.engines import cuda, cuda_driver
 from testbed.semantics import as_words, corrupt
 

@@ -19,7 +19,7 @@ from onnx import TensorProto, helper
 
 from testbed.core.errors import EngineError, UsageError
 from testbed.core.fault import masks_for
-from testbed.core.files import sha256_bytes
+from testbed.core.folder.files import sha256_bytes
 from testbed.core.site import Site, SiteTable
 from testbed.engines import native
 from testbed.engines.availability import available

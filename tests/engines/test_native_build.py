@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from testbed.core import libraries
+from testbed.core.process import libraries
 
 ROOT = Path(__file__).parents[2]
 needs_cmake = pytest.mark.skipif(shutil.which("cmake") is None, reason="no cmake on PATH")

@@ -18,7 +18,7 @@ from onnx import numpy_helper
 
 from testbed.core.errors import EngineError
 from testbed.core.fault import masks_for
-from testbed.core.files import sha256_bytes
+from testbed.core.folder.files import sha256_bytes
 from testbed.core.formats import FP32
 from testbed.engines import cuda
 from testbed.engines.gpu import cuda_devices

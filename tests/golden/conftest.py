@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from testbed.analysis.compare import Tolerance
-from testbed.core.runfolder import RunFolder
+from testbed.core.folder.runfolder import RunFolder
 from testbed.data import load
 from testbed.golden.recording import record_golden
 from testbed.golden.reference import LOGITS, module_files, record_reference

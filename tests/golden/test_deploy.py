@@ -14,7 +14,7 @@ from onnx import TensorProto, numpy_helper
 from testbed.analysis.confidence import TierEdges, tiers_from_logits
 from testbed.cli.main import cli
 from testbed.core.errors import UsageError
-from testbed.core.files import sha256_file
+from testbed.core.folder.files import sha256_file
 from testbed.data import load
 from testbed.export.calibration import calibration_split
 from testbed.export.precision import Calibration

@@ -9,7 +9,7 @@ import torch
 
 from testbed.analysis.confidence import TierEdges
 from testbed.core.errors import TestbedError, UsageError
-from testbed.core.files import sha256_file
+from testbed.core.folder.files import sha256_file
 from testbed.golden.originals import export_originals, import_originals
 from testbed.golden.recorded import open_golden
 from testbed.golden.recording import record_golden

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from testbed.core.errors import StaleArtefact, TestbedError, UsageError
-from testbed.core.files import sha256_file
-from testbed.core.manifest import checksummed
+from testbed.core.folder.files import sha256_file
+from testbed.core.folder.manifest import checksummed
 from testbed.data import Collection, Examples, load, register, registry
 from testbed.golden.recorded import open_golden
 from testbed.golden.recording import module_name, record_golden

@@ -6,7 +6,7 @@ import torch
 
 from testbed.analysis.confidence import TierEdges
 from testbed.core.errors import StaleArtefact, UsageError
-from testbed.core.manifest import checksummed
+from testbed.core.folder.manifest import checksummed
 from testbed.golden.recorded import open_golden
 from testbed.golden.recording import record_golden
 from testbed.golden.tiers import edges_of, record_tiers, recorded_edges

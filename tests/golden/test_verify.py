@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from testbed.analysis.compare import Tolerance
 from testbed.analysis.confidence import TierEdges
 from testbed.core.errors import StaleArtefact, UsageError
-from testbed.core.runfolder import RunFolder
+from testbed.core.folder.runfolder import RunFolder
 from testbed.engines.runner import open_engine
 from testbed.export.onnx import export_onnx
 from testbed.golden.injections import INJECTED_IMAGES, INJECTIONS, injected

@@ -11,8 +11,8 @@ import onnx
 import pytest
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from testbed.core import resources
 from testbed.core.errors import UsageError
+from testbed.core.process import resources
 from testbed.instrument.adopt.file import adopt
 from testbed.instrument.adopt.sizes import check_memory
 

@@ -14,7 +14,7 @@ import torch
 
 import testbed.data._torchvision  # noqa: F401  # makes torchvision importable for timm
 from testbed.core.errors import TestbedError, UsageError
-from testbed.core.file_kinds import is_safetensors
+from testbed.core.folder.file_kinds import is_safetensors
 from testbed.models.importers import export_vit_pytorch, import_weights
 from testbed.models.presets import preset
 from testbed.models.vit import ViT

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from testbed.core.errors import StaleArtefact, UsageError
-from testbed.core.runfolder import RunFolder
+from testbed.core.folder.runfolder import RunFolder
 from testbed.models.presets import preset
 from testbed.models.runs import MODEL, DataSource, claim_model_run, open_model_run, write_model_run
 from testbed.models.vit import ViT

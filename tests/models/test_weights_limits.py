@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from testbed.core import resources
 from testbed.core.errors import TestbedError, UsageError
+from testbed.core.process import resources
 from testbed.models.importers import read_checkpoint
 
 NAME = "block.0.weight"

@@ -19,10 +19,10 @@ from testbed.campaign.prepare.stages import Preparation
 from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
 from testbed.campaign.summary.summarise import summarise
 from testbed.core.fault import masks_for
-from testbed.core.files import sha256_file, sha256_json
+from testbed.core.folder.files import sha256_file, sha256_json
+from testbed.core.folder.manifest import checksummed
+from testbed.core.folder.runfolder import RunFolder
 from testbed.core.formats import FP32
-from testbed.core.manifest import checksummed
-from testbed.core.runfolder import RunFolder
 from testbed.core.schema import FAULT_COLUMNS, PLAN_COLUMNS, ROW_COLUMNS, SCHEMA_VERSION, arrow_schema
 from testbed.core.site import Site, SiteTable, site_kind
 from testbed.report import build_report

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from testbed.core.files import sha256_file
-from testbed.core.manifest import checksummed
+from testbed.core.folder.files import sha256_file
+from testbed.core.folder.manifest import checksummed
 from testbed.core.schema import ROW_COLUMNS, arrow_schema
 from testbed.report import build_report
 from testbed.report.read.worst_rows import worst_ended, worst_nonfinite, worst_predictions

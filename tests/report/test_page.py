@@ -18,8 +18,8 @@ import pytest
 from PIL import Image
 
 from testbed.core.errors import StaleArtefact, UsageError
-from testbed.core.files import sha256_file
-from testbed.core.manifest import checksummed
+from testbed.core.folder.files import sha256_file
+from testbed.core.folder.manifest import checksummed
 from testbed.report import build_report
 from testbed.report.page import render
 from testbed.report.read.evidence import Marginals, read_evidence

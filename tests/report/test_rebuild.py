@@ -10,8 +10,8 @@ from click.testing import CliRunner
 
 from testbed.cli.main import cli
 from testbed.core.errors import StaleArtefact
-from testbed.core.manifest import checksummed
-from testbed.core.runfolder import RunFolder
+from testbed.core.folder.manifest import checksummed
+from testbed.core.folder.runfolder import RunFolder
 from testbed.report import build_report
 from testbed.report.rebuild import rebuild_report
 from testbed.report.stage import report_stage

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from testbed.core.errors import StaleArtefact
-from testbed.core.files import sha256_file
-from testbed.core.manifest import checksummed
+from testbed.core.folder.files import sha256_file
+from testbed.core.folder.manifest import checksummed
 from testbed.report import build_report
 from testbed.report.charts.axis import RateAxis
 from testbed.report.charts.curve import Frame

@@ -19,7 +19,7 @@ from testbed.campaign.results.arrow import from_stream
 from testbed.campaign.work.contract import Limits, Opener, Report
 from testbed.campaign.work.dask.pool import ClusterCrew
 from testbed.campaign.work.pool import LocalCrew
-from testbed.core.runfolder import RunFolder
+from testbed.core.folder.runfolder import RunFolder
 from tests.support.toy_handler import open_toy
 
 SIZE = 4

@@ -96,7 +96,7 @@ def tiny_copy(tiny_run: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def gated(tiny_copy: Path) -> Path:
     """A tiny campaign that has its model and twins, and nothing of what follows."""
-    from testbed.core.runfolder import RunFolder
+    from testbed.core.folder.runfolder import RunFolder
 
     folder = RunFolder.existing(tiny_copy)
     folder.redo("gates", list(folder.manifest["stages"]))

@@ -13,7 +13,7 @@ from rich.console import RenderableType
 
 from testbed.cli import common
 from testbed.cli.prose import stacked
-from testbed.core.console import PlainConsole
+from testbed.core.words.console import PlainConsole
 
 WIDTHS = (60, 80, 100, 200)
 NUMBER = re.compile(r"[-+]?\d(?:[\d,.]*\d)?(?:e[-+]?\d+)?")

@@ -24,8 +24,8 @@ from gpu_checks.common import Absent, Setting
 from gpu_checks.running import Report, run_stages
 from gpu_checks.stages import Missing, Stage
 
-from testbed.core import libraries
 from testbed.core.errors import EngineError
+from testbed.core.process import libraries
 from testbed.engines import cuda, cuda_driver
 from testbed.engines.gpu import cuda_devices
 from tests.engines.cuda_emulation.host_driver import HostDriver

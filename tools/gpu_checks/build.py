@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from testbed.core import libraries
 from testbed.core.errors import EngineError
+from testbed.core.process import libraries
 
 from .common import Absent, Section
 

@@ -16,7 +16,7 @@ from testbed.campaign.pipeline import run_campaign
 from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
 from testbed.campaign.work.workforce import Workforce
 from testbed.core.errors import EngineError
-from testbed.core.runfolder import RunFolder
+from testbed.core.folder.runfolder import RunFolder
 
 from . import build
 from .common import Absent, Section, Setting, require

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from gpu_checks.common import Absent, Section, Setting, plain
 from testbed.core.errors import TestbedError
-from testbed.core.files import write_json
+from testbed.core.folder.files import write_json
 from testbed.doctor.findings import first_line
 
 _PR_SET_PDEATHSIG = 1

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from testbed.core.errors import TestbedError
 from testbed.core.fault import masks_for
-from testbed.core.files import sha256_bytes
+from testbed.core.folder.files import sha256_bytes
 from testbed.core.formats import FP32
 from testbed.core.site import SiteTable
 from testbed.engines.availability import available

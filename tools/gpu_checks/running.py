@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from testbed.core.files import write_json
+from testbed.core.folder.files import write_json
 
 from .common import Setting
 from .stages import Missing, Stage

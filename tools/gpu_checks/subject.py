@@ -14,7 +14,7 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
-from testbed.core.files import write_bytes
+from testbed.core.folder.files import write_bytes
 from testbed.data import Dataset, load
 from testbed.export.precision import cast_model
 from testbed.export.target import export_target

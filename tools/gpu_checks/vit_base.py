@@ -10,7 +10,7 @@ import torch
 from testbed.campaign.pipeline import run_campaign
 from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
 from testbed.campaign.work.workforce import Workforce
-from testbed.core.runfolder import RunFolder
+from testbed.core.folder.runfolder import RunFolder
 
 from .campaigns import cpu_kernels, stage_facts
 from .common import Section, Setting, require

@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 
 from malformed_inputs.case import Base, Case
 from malformed_inputs.values import HOSTILE, as_json, damaged, random_edit
-from testbed.core.files import sha256_file
-from testbed.core.manifest import checksummed
+from testbed.core.folder.files import sha256_file
+from testbed.core.folder.manifest import checksummed
 
 READ_RUN: tuple[tuple[str, ...], ...] = (
     ("campaign", "show", "run"),

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from testbed.campaign.files import Files
 from testbed.campaign.folder.engine import Bench
 from testbed.campaign.folder.workplace import Workplace
-from testbed.core.files import sha256_bytes
+from testbed.core.folder.files import sha256_bytes
 from testbed.engines.runner import Arrays, BaseRunner, EngineRequest, Runner
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from testbed.core.errors import UsageError
-from testbed.core.forms import Form, read_form
+from testbed.core.folder.forms import Form, read_form
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from testbed.campaign.folder.images import NamedImages
 from testbed.campaign.results.reader import form_of
-from testbed.core.files import atomic_path
+from testbed.core.folder.files import atomic_path
 from testbed.data.dataset import Split
 
 _LONGEST_SIDE = 512  # pixels: for looking at, not for running

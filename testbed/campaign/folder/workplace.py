@@ -19,8 +19,8 @@ from testbed.campaign.folder.images import NamedImages, named_images
 from testbed.campaign.folder.judge import Judge
 from testbed.campaign.plan.draw import most_points
 from testbed.campaign.spec.campaign import CampaignSpec
-from testbed.core.files import sha256_bytes
-from testbed.core.runfolder import RunFolder
+from testbed.core.folder.files import sha256_bytes
+from testbed.core.folder.runfolder import RunFolder
 from testbed.core.site import SiteTable
 from testbed.engines.runner import EngineRequest, Runner, open_engine, request_from
 from testbed.golden.arrays import read_array

@@ -24,7 +24,7 @@ from testbed.campaign.results.reader import PLAN_TABLE
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.core.errors import StaleArtefact, UsageError
 from testbed.core.fault import Masks
-from testbed.core.files import atomic_path
+from testbed.core.folder.files import atomic_path
 from testbed.core.schema import PLAN_COLUMNS, READABLE_VERSIONS, arrow_schema
 from testbed.core.site import Site, SiteTable
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.core.errors import StaleArtefact
-from testbed.core.files import sha256_file
+from testbed.core.folder.files import sha256_file
 from testbed.golden.arrays import read_array
 from testbed.golden.reference import LOGITS
 from testbed.golden.shared import SharedGolden, array_name

@@ -17,7 +17,7 @@ from testbed.campaign.files import Files
 from testbed.campaign.folder.images import NamedImages
 from testbed.campaign.results.progress import Watch, unwatched
 from testbed.campaign.spec.campaign import CampaignSpec
-from testbed.core.runfolder import RunFolder
+from testbed.core.folder.runfolder import RunFolder
 from testbed.data import Split
 from testbed.golden.arrays import array_writer, read_array
 from testbed.golden.recorded import FIRST_ATTENTION

@@ -22,9 +22,9 @@ from testbed.campaign.prepare.subject import check_accuracy, dataset_of
 from testbed.campaign.results.progress import Watch, unwatched
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.core.errors import UsageError
-from testbed.core.files import sha256_bytes, write_bytes
-from testbed.core.provenance import processor
-from testbed.core.runfolder import RunFolder
+from testbed.core.folder.files import sha256_bytes, write_bytes
+from testbed.core.folder.provenance import processor
+from testbed.core.folder.runfolder import RunFolder
 from testbed.core.site import SiteTable
 from testbed.data import Dataset
 from testbed.data.class_order import ONLY_SOME

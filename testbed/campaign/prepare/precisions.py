@@ -12,7 +12,7 @@ from testbed.campaign.files import Files
 from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.prepare.stages import Preparation
 from testbed.core.errors import UsageError
-from testbed.core.places import with_sources
+from testbed.core.folder.places import with_sources
 from testbed.export.precision import cast_model
 from testbed.models.runs import MODEL
 

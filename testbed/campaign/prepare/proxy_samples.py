@@ -16,8 +16,8 @@ from testbed.campaign.files import PROXY, Files
 from testbed.campaign.plan.groups import Group
 from testbed.campaign.plan.proxy import Floats, Sample, Samples, scores
 from testbed.campaign.prepare.stages import Preparation
-from testbed.core.files import write_json
-from testbed.core.parsing import json_value
+from testbed.core.folder.files import write_json
+from testbed.core.folder.parsing import json_value
 from testbed.golden.arrays import read_array
 from testbed.models.runs import MODEL
 from testbed.models.vit import ViT, taps

@@ -15,8 +15,8 @@ from testbed.campaign.prepare.subject import check_accuracy, dataset_of, stages_
 from testbed.campaign.results.progress import Watch, unwatched
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.core.errors import StaleArtefact, TestbedError
-from testbed.core.places import with_sources
-from testbed.core.runfolder import RunFolder
+from testbed.core.folder.places import with_sources
+from testbed.core.folder.runfolder import RunFolder
 from testbed.core.site import SiteTable
 from testbed.data import Dataset
 from testbed.golden.arrays import read_array

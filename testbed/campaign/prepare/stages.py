@@ -27,9 +27,9 @@ from testbed.campaign.prepare.tune import tune
 from testbed.campaign.results.progress import Watch, unwatched
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.core.errors import GateFailed
-from testbed.core.files import write_bytes, write_json
-from testbed.core.places import data_name, portable, write_sources
-from testbed.core.runfolder import RunFolder
+from testbed.core.folder.files import write_bytes, write_json
+from testbed.core.folder.places import data_name, portable, write_sources
+from testbed.core.folder.runfolder import RunFolder
 from testbed.core.site import SiteTable
 from testbed.data import Dataset
 from testbed.engines.runner import Runner, open_engine, request_from

@@ -14,7 +14,7 @@ from testbed.campaign.prepare.known import Known
 from testbed.campaign.results.progress import Watch
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.core.errors import GateFailed, UsageError
-from testbed.core.runfolder import RunFolder
+from testbed.core.folder.runfolder import RunFolder
 from testbed.core.site import SiteTable
 from testbed.data import Dataset, Split, load
 from testbed.models.runs import DataSource

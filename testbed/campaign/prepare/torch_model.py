@@ -19,12 +19,12 @@ from testbed.campaign.prepare.module_golden import shared_golden
 from testbed.campaign.prepare.subject import check_accuracy, dataset_of
 from testbed.campaign.results.progress import Watch, unwatched
 from testbed.campaign.spec.campaign import CampaignSpec
-from testbed.core.cache import MODELS, Cached
 from testbed.core.errors import UsageError
-from testbed.core.files import sha256_json, write_bytes
-from testbed.core.places import data_name
-from testbed.core.provenance import installed_version
-from testbed.core.runfolder import RunFolder
+from testbed.core.folder.cache import MODELS, Cached
+from testbed.core.folder.files import sha256_json, write_bytes
+from testbed.core.folder.places import data_name
+from testbed.core.folder.provenance import installed_version
+from testbed.core.folder.runfolder import RunFolder
 from testbed.core.site import Site, SiteTable, Where
 from testbed.data import Dataset
 from testbed.data.class_order import ONLY_SOME

@@ -17,7 +17,7 @@ from testbed.campaign.prepare.subjects import subject_of
 from testbed.campaign.preview.foreseen import bytes_needed, check_disk, foreseen
 from testbed.campaign.spec.campaign import CampaignSpec, FaultSpec
 from testbed.core.errors import UsageError
-from testbed.core.files import sha256_bytes
+from testbed.core.folder.files import sha256_bytes
 from testbed.core.site import SiteTable
 from testbed.engines.runner import EngineRequest, open_engine, require_engine
 from testbed.instrument.ports.feed import PortFeed

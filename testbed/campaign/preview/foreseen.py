@@ -15,7 +15,7 @@ from testbed.campaign.prepare.subject import Subject, check_accuracy
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.campaign.summary.exposure import site_exposures
 from testbed.core.errors import GateFailed, TestbedError
-from testbed.core.resources import told_bytes
+from testbed.core.process.resources import told_bytes
 from testbed.core.site import SiteTable
 from testbed.data import Dataset
 

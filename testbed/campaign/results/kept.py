@@ -7,7 +7,7 @@ from pathlib import Path
 from testbed.campaign.results.progress import STATUS
 from testbed.campaign.results.status_file import read_status
 from testbed.core.errors import TestbedError
-from testbed.core.runfolder import RunFolder
+from testbed.core.folder.runfolder import RunFolder
 
 
 def kept_told(path: Path) -> str:

@@ -24,9 +24,9 @@ from testbed.analysis.stats import proportion_interval
 from testbed.campaign.results.arrow import from_stream
 from testbed.campaign.spec.stop import dimensions
 from testbed.core.errors import TestbedError
-from testbed.core.files import write_json
+from testbed.core.folder.files import write_json
+from testbed.core.folder.provenance import who
 from testbed.core.outcome import Outcome
-from testbed.core.provenance import who
 
 STATUS = "status.json"
 COLUMNS = ["fault_id", "target", "where", "block", "outcome"]

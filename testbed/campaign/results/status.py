@@ -19,7 +19,7 @@ from testbed.campaign.results.reader import PLAN_TABLE, RESULT_TABLE
 from testbed.campaign.results.status_file import age_s, read_status
 from testbed.campaign.results.store import ResultLog
 from testbed.core.errors import StaleArtefact, UsageError
-from testbed.core.runfolder import LOCK, RunFolder
+from testbed.core.folder.runfolder import LOCK, RunFolder
 
 _STALE_S = 60.0
 

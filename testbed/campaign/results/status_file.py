@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from testbed.core.folder.parsing import json_value
 from testbed.core.outcome import OUTCOMES
-from testbed.core.parsing import json_value
 
 _Count = Annotated[int, Field(ge=0, le=10**15)]
 _Seconds = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]

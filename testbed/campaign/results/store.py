@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from testbed.campaign.results.arrow import from_stream, to_stream
 from testbed.core.errors import TestbedError
-from testbed.core.files import atomic_path, write_errors, write_text
+from testbed.core.folder.files import atomic_path, write_errors, write_text
 
 log = logging.getLogger(__name__)
 

@@ -25,9 +25,9 @@ from testbed.campaign.spec.tables import (
     TierSpec,
     ToleranceSpec,
 )
-from testbed.core.nearest import unknown
-from testbed.core.places import near
+from testbed.core.folder.places import near
 from testbed.core.site import Where
+from testbed.core.words.nearest import unknown
 from testbed.export.calibration import TRAIN
 
 _LATER = (

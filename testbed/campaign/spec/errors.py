@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 
 from testbed.campaign.spec.fields import Complaint, Refused
 from testbed.core.errors import SeveralErrors, UsageError
-from testbed.core.nearest import meant
+from testbed.core.words.nearest import meant
 
 Path = tuple[str | int, ...]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from testbed.campaign.spec.ready_made import where_specs_are
 from testbed.core.errors import UsageError
-from testbed.core.parsing import DEEPEST, text_of, toml_value
+from testbed.core.folder.parsing import DEEPEST, text_of, toml_value
 
 _PART = re.compile(r'"(?P<quoted>[^"]*)"|(?P<bare>[^.\[\]"]+)|\[(?P<entry>[^\]]*)\]')
 _PLACE = re.compile(r"\s*\(at (?P<place>line \d+, column \d+|end of document)\)$")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import testbed
 from testbed.core.errors import UsageError
-from testbed.core.nearest import unknown
+from testbed.core.words.nearest import unknown
 
 _SCHEMA_LINE = re.compile(r"^#:schema .*\n")
 _NAME = re.compile(r'^name = "[^"]*"', re.MULTILINE)

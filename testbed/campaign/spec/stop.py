@@ -11,7 +11,7 @@ from pydantic import Field, field_validator
 from testbed.campaign.spec.faults import FaultSpec
 from testbed.campaign.spec.fields import AtMost, Complaint, Confidence, Count, Strict, Whole
 from testbed.core.errors import UsageError
-from testbed.core.nearest import unknown
+from testbed.core.words.nearest import unknown
 
 if TYPE_CHECKING:
     from testbed.analysis.sequential import StopRule

@@ -12,7 +12,7 @@ from testbed.campaign.spec.errors import shown
 from testbed.campaign.spec.fields import AtMost, Complaint, Count, NonNegative, Positive, Strict, Whole, refuse
 from testbed.core.errors import TestbedError, UsageError
 from testbed.core.formats import FORMATS
-from testbed.core.nearest import unknown
+from testbed.core.words.nearest import unknown
 from testbed.data.class_order import kept_classes
 from testbed.data.preprocess_stated import kept
 from testbed.engines.runner import BACKENDS, check_engine

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 from pydantic import Field, JsonValue
 
 from testbed.core.errors import StaleArtefact
-from testbed.core.forms import Form, read_form
-from testbed.core.parsing import read_json
+from testbed.core.folder.forms import Form, read_form
+from testbed.core.folder.parsing import read_json
 from testbed.core.schema import READABLE_VERSIONS
 
 _WHAT = "a campaign's summary"

@@ -21,8 +21,8 @@ from testbed.campaign.summary.exposure import contributions
 from testbed.campaign.summary.rates import DIMENSIONS, Group, ModelRates, fault_models
 from testbed.campaign.summary.record import load_summary
 from testbed.campaign.summary.tally import Tally, populations
+from testbed.core.folder.runfolder import RunFolder
 from testbed.core.outcome import OUTCOMES
-from testbed.core.runfolder import RunFolder
 from testbed.core.schema import SCHEMA_VERSION
 from testbed.core.site import SiteTable
 

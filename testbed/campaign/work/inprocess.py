@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from testbed.core.child import OUT_OF_MEMORY
 from testbed.core.errors import EngineError
-from testbed.core.isolate import OutOfMemory
+from testbed.core.process.child import OUT_OF_MEMORY
+from testbed.core.process.isolate import OutOfMemory
 
 T = TypeVar("T")
 
 
 class InProcess:
-    """What `testbed.core.isolate.Isolated` is, in this process."""
+    """What `testbed.core.process.isolate.Isolated` is, in this process."""
 
     def __init__(
         self, factory: Callable[..., Any], arguments: tuple[Any, ...] = (), *, idle_s: float | None = None

@@ -16,7 +16,7 @@ from testbed.campaign.work.contract import Drop, Keep, Limits, Opener, Report, T
 from testbed.campaign.work.inprocess import InProcess
 from testbed.campaign.work.slot import CannotOpen, Left, Seat, Tally
 from testbed.core.errors import TestbedError
-from testbed.core.isolate import Stopped
+from testbed.core.process.isolate import Stopped
 
 log = logging.getLogger(__name__)
 

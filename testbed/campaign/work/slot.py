@@ -17,8 +17,8 @@ from testbed.campaign.plan.unit import Unit
 from testbed.campaign.results.arrow import join_streams
 from testbed.campaign.work.contract import Due, Limits, Opener
 from testbed.core.errors import EngineError, TestbedError
-from testbed.core.isolate import Crashed, Hung, Isolated, Lost, Stopped, WorkerFailed
-from testbed.core.provenance import processor
+from testbed.core.folder.provenance import processor
+from testbed.core.process.isolate import Crashed, Hung, Isolated, Lost, Stopped, WorkerFailed
 
 _ENGINE_FAILED = (Crashed, Hung, EngineError)
 

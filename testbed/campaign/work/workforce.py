@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from testbed.campaign.work.contract import Crew, Limits, Opener
 from testbed.campaign.work.dask.access import check_address
-from testbed.core.runfolder import RunFolder
+from testbed.core.folder.runfolder import RunFolder
 
 if TYPE_CHECKING:
     from testbed.campaign.work.row_check import Expect

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 
 from testbed.core.errors import EngineError
-from testbed.core.telemetry import silence
+from testbed.core.process.telemetry import silence
 from testbed.engines import native
 from testbed.engines.runner import Arrays, BaseRunner, EngineInfo, EngineRequest
 from testbed.engines.signature import loaded, signature_of

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from testbed.core.cache import cache_folder
 from testbed.core.errors import EngineError
-from testbed.core.files import sha256_json, write_bytes
+from testbed.core.folder.cache import cache_folder
+from testbed.core.folder.files import sha256_json, write_bytes
 from testbed.engines.signature import POINTS, Input, Signature, loaded, signature_of
 
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.core.errors import EngineError
-from testbed.core.files import sha256_bytes
+from testbed.core.folder.files import sha256_bytes
 from testbed.engines.cuda import Buffer, Device
 from testbed.engines.gpu import cuda_devices
 from testbed.engines.runner import Arrays, BaseRunner, EngineInfo, EngineRequest

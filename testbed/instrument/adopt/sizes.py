@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import onnx
 from onnx import ModelProto, helper
 
-from testbed.core.resources import require_memory
+from testbed.core.process.resources import require_memory
 from testbed.instrument.shapes import input_shape, model_input
 
 _SHAPE = 64  # numbers of a tensor that may be a shape

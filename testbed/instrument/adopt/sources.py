@@ -8,7 +8,7 @@ import onnx
 from onnx import ModelProto, TensorProto, checker, helper
 
 from testbed.core.errors import EngineError, TestbedError, UsageError
-from testbed.core.file_kinds import is_safetensors, other_format, start_of, unusable
+from testbed.core.folder.file_kinds import is_safetensors, other_format, start_of, unusable
 from testbed.instrument.adopt.mend import mend
 from testbed.instrument.probe import open_probe
 

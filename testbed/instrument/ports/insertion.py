@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from testbed.core.errors import TestbedError, UsageError
-from testbed.core.nearest import unknown
 from testbed.core.site import Site, SiteTable
+from testbed.core.words.nearest import unknown
 from testbed.engines.signature import POINTS
 from testbed.instrument.ports.feed import GATED_REPLACE, INDEX, MASKS, OP, SITE, XOR, formats, live_output, value_input
 from testbed.instrument.shapes import inputs_of

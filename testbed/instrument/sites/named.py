@@ -12,7 +12,7 @@ import onnx
 from onnx import ModelProto, ValueInfoProto
 
 from testbed.core.errors import TestbedError
-from testbed.core.parsing import json_value
+from testbed.core.folder.parsing import json_value
 from testbed.core.site import Site
 from testbed.export.layout import TRANSPOSED
 from testbed.instrument.shapes import FLOATS, FORMATS

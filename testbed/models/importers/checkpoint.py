@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from testbed.core.errors import TestbedError, UsageError
-from testbed.core.file_kinds import is_safetensors
-from testbed.core.files import is_utf8
+from testbed.core.folder.file_kinds import is_safetensors
+from testbed.core.folder.files import is_utf8
 from testbed.models.importers.files import WeightsFile, refuse_other_kinds, weights_file
 from testbed.models.importers.limits import check_files, check_nesting, check_plain, plain_dtype, refuse_raw_bytes
 from testbed.models.keys import listed

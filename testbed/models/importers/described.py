@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from testbed.core.errors import TestbedError, UsageError
-from testbed.core.parsing import json_value
+from testbed.core.folder.parsing import json_value
 from testbed.models.importers.stated import stated
 from testbed.models.importers.timm_models import timm_facts
 from testbed.models.importers.told import INSTEAD

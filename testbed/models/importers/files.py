@@ -7,8 +7,8 @@ from pathlib import Path
 from zipfile import BadZipFile, ZipFile
 
 from testbed.core.errors import TestbedError, UsageError
-from testbed.core.file_kinds import other_format, start_of, unusable
-from testbed.core.parsing import json_value
+from testbed.core.folder.file_kinds import other_format, start_of, unusable
+from testbed.core.folder.parsing import json_value
 from testbed.models.importers.told import INSTEAD
 from testbed.models.keys import listed
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from testbed.core.errors import TestbedError, UsageError
-from testbed.core.files import sha256_file, sha256_json
+from testbed.core.folder.files import sha256_file, sha256_json
 from testbed.models.config import ViTConfig
 from testbed.models.importers.checkpoint import WeightSet, as_float32, loaded, weight_set
 from testbed.models.importers.described import CONFIG, Described, described

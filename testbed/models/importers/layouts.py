@@ -8,7 +8,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from testbed.core.errors import TestbedError, UsageError
-from testbed.core.nearest import unknown
+from testbed.core.words.nearest import unknown
 from testbed.models.importers.layout import Layout, Names, Traits
 from testbed.models.importers.told import INSTEAD
 from testbed.models.keys import listed

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from testbed.core.errors import TestbedError
-from testbed.core.resources import require_memory, told_bytes
+from testbed.core.process.resources import require_memory, told_bytes
 from testbed.models.keys import listed
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)

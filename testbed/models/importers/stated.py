@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, get_args
 
 from testbed.core.errors import UsageError
-from testbed.core.nearest import unknown
+from testbed.core.words.nearest import unknown
 from testbed.models.config import Activation, NormOrder, Pooling
 from testbed.models.importers.told import INSTEAD
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from testbed.core.errors import UsageError
-from testbed.core.files import write_bytes
+from testbed.core.folder.files import write_bytes
 from testbed.models.config import ViTConfig
 from testbed.models.importers.layout import Traits
 from testbed.models.importers.layouts import VIT_PYTORCH, VIT_PYTORCH_OLD

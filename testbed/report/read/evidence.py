@@ -9,8 +9,8 @@ from typing import Any
 
 from testbed.campaign.summary.record import load_summary
 from testbed.core.fault import OPS
+from testbed.core.folder.runfolder import RunFolder
 from testbed.core.formats import FORMATS, Format, format_named
-from testbed.core.runfolder import RunFolder
 from testbed.core.site import SiteTable
 from testbed.report.estimate import Estimate
 from testbed.sweep.run import read_sweep

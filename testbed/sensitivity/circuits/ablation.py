@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from testbed.core.errors import UsageError
-from testbed.core.nearest import unknown
+from testbed.core.words.nearest import unknown
 from testbed.models.vit import Block, Tap, ViT, taps
 from testbed.sensitivity.circuits.analysis_set import AnalysisSet
 from testbed.sensitivity.circuits.components import Kept

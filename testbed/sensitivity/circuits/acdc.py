@@ -15,7 +15,7 @@ from typing import Literal
 from torch import Tensor
 
 from testbed.core.errors import UsageError
-from testbed.core.nearest import unknown
+from testbed.core.words.nearest import unknown
 from testbed.models.vit import ViT
 from testbed.sensitivity.circuits.ablation import Ablation, Replacements, logits_of
 from testbed.sensitivity.circuits.analysis_set import AnalysisSet

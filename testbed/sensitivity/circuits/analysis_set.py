@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from testbed.core.errors import UsageError
-from testbed.core.nearest import unknown
+from testbed.core.words.nearest import unknown
 
 Corruption = Literal["other_class", "mean", "noise"]
 CORRUPTIONS: tuple[Corruption, ...] = ("other_class", "mean", "noise")

@@ -18,8 +18,8 @@ from typing import Any
 from testbed.analysis.choice import TEST_IMAGES
 from testbed.analysis.guessing import share_warning
 from testbed.core.errors import StaleArtefact, UsageError
-from testbed.core.files import write_text
-from testbed.core.runfolder import RunFolder
+from testbed.core.folder.files import write_text
+from testbed.core.folder.runfolder import RunFolder
 from testbed.data import Dataset, Split
 from testbed.golden.recorded import is_campaign, working_in
 from testbed.golden.recording import untold

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from testbed.core.errors import UsageError
-from testbed.core.files import write_text
-from testbed.core.runfolder import RunFolder
+from testbed.core.folder.files import write_text
+from testbed.core.folder.runfolder import RunFolder
 from testbed.models.runs import open_model_run
 from testbed.sensitivity.fuzziness.artefacts import LOG, RunFuzziness, fits_of, recorded_log, short
 from testbed.sensitivity.fuzziness.fits import Fits

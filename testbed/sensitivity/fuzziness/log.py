@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from testbed.core.errors import StaleArtefact, UsageError
-from testbed.core.files import write_text
+from testbed.core.folder.files import write_text
 from testbed.data import Split
 from testbed.models.vit import ViT
 from testbed.sensitivity.fuzziness.layers import check_images, measure_layers

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter, MaxNLocator
 from PIL import Image
 
-from testbed.core.files import atomic_path
-from testbed.core.text import drawn
+from testbed.core.folder.files import atomic_path
+from testbed.core.words.text import drawn
 from testbed.sensitivity.fuzziness.fits import Fits
 from testbed.sensitivity.fuzziness.log import EpochFuzziness
 

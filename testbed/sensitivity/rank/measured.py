@@ -19,7 +19,7 @@ from testbed.campaign.files import PLAN, RESULTS, Files
 from testbed.campaign.folder.claim import recorded_spec
 from testbed.campaign.results.reader import RESULT_TABLE, populations_of
 from testbed.core.errors import UsageError
-from testbed.core.runfolder import RunFolder
+from testbed.core.folder.runfolder import RunFolder
 from testbed.core.site import Site, SiteTable
 from testbed.models.config import ViTConfig
 from testbed.sensitivity.circuits.components import Component

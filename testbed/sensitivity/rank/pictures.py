@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from testbed.core.files import atomic_path
-from testbed.core.text import drawn
+from testbed.core.folder.files import atomic_path
+from testbed.core.words.text import drawn
 
 
 def validation_picture(path: Path, found: dict[str, Any]) -> None:

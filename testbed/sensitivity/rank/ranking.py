@@ -11,8 +11,8 @@ import numpy as np
 
 from testbed.campaign.folder.claim import recorded_spec
 from testbed.core.errors import UsageError
-from testbed.core.places import data_name
-from testbed.core.runfolder import RunFolder
+from testbed.core.folder.places import data_name
+from testbed.core.folder.runfolder import RunFolder
 from testbed.data import Dataset
 from testbed.models.runs import open_model_run
 from testbed.sensitivity.circuits.components import Component, components

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from testbed.core.errors import UsageError
-from testbed.core.nearest import unknown
-from testbed.core.places import data_name
+from testbed.core.folder.places import data_name
+from testbed.core.words.nearest import unknown
 from testbed.data import Dataset, Split
 from testbed.data.another import with_training_images
 from testbed.golden.source import dataset_of

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.core import libraries
+from testbed.core.process import libraries
 
 Floats = NDArray[np.float32]
 _OK = 0

@@ -25,7 +25,7 @@ from testbed.campaign.folder.engine import Bench
 from testbed.campaign.folder.workplace import Workplace
 from testbed.core.errors import EngineError
 from testbed.core.fault import Masks, masks_for, masks_for_bits
-from testbed.core.files import sha256_bytes
+from testbed.core.folder.files import sha256_bytes
 from testbed.core.site import Site
 from testbed.engines.runner import Runner, WeightStriker, struck_weight
 from testbed.semantics import as_words, corrupt

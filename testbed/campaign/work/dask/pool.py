@@ -24,9 +24,9 @@ from testbed.campaign.work.dask.members import Member, News, OtherProgram, Roste
 from testbed.campaign.work.dask.worker import Answer, Job, work
 from testbed.campaign.work.row_check import difference
 from testbed.campaign.work.slot import Left
-from testbed.core.files import sha256_file
-from testbed.core.provenance import installed_version
-from testbed.core.runfolder import MANIFEST, RunFolder
+from testbed.core.folder.files import sha256_file
+from testbed.core.folder.provenance import installed_version
+from testbed.core.folder.runfolder import MANIFEST, RunFolder
 
 log = logging.getLogger(__name__)
 

@@ -17,9 +17,9 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import AfterValidator, Field, JsonValue, ValidationError
 
 from testbed.core.errors import StaleArtefact
-from testbed.core.files import sha256_json
-from testbed.core.forms import Form, first_wrong
-from testbed.core.parsing import json_value
+from testbed.core.folder.files import sha256_json
+from testbed.core.folder.forms import Form, first_wrong
+from testbed.core.folder.parsing import json_value
 from testbed.core.schema import READABLE_VERSIONS
 
 FORMAT = 2  # 1, which was not written down: without checksums

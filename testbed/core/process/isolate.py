@@ -16,8 +16,8 @@ from collections.abc import Callable
 from multiprocessing import Pipe
 from typing import Any
 
-from testbed.core.child import BUG, ERROR, MEMORY, OUT_OF_MEMORY
 from testbed.core.errors import TestbedError
+from testbed.core.process.child import BUG, ERROR, MEMORY, OUT_OF_MEMORY
 
 _SLICE_S = 1.0
 _TAIL_BYTES = 4096
@@ -64,7 +64,9 @@ class Isolated:
         self._killed = False
         self._pipe, theirs = Pipe()
         paths = [os.path.abspath(path) for path in sys.path]
-        program = f"import sys; sys.path[:] = {paths!r}; from testbed.core.child import main; main(%d, {idle_s})"
+        program = (
+            f"import sys; sys.path[:] = {paths!r}; from testbed.core.process.child import main; main(%d, {idle_s})"
+        )
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", program % theirs.fileno()],

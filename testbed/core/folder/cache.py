@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from testbed.core.errors import TestbedError, UsageError
-from testbed.core.files import atomic_path, sha256_file, unfinished, write_json
-from testbed.core.parsing import json_value
+from testbed.core.folder.files import atomic_path, sha256_file, unfinished, write_json
+from testbed.core.folder.parsing import json_value
 
 log = logging.getLogger(__name__)
 

@@ -18,11 +18,11 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from testbed.core.errors import StaleArtefact, TestbedError, UsageError
-from testbed.core.files import is_utf8, sha256_file, sha256_json, unfinished, write_errors, write_json
-from testbed.core.manifest import Damage, checksummed, read_manifest
-from testbed.core.nearest import unknown
-from testbed.core.provenance import provenance
+from testbed.core.folder.files import is_utf8, sha256_file, sha256_json, unfinished, write_errors, write_json
+from testbed.core.folder.manifest import Damage, checksummed, read_manifest
+from testbed.core.folder.provenance import provenance
 from testbed.core.schema import SCHEMA_VERSION
+from testbed.core.words.nearest import unknown
 
 log = logging.getLogger(__name__)
 

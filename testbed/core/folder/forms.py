@@ -9,7 +9,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from testbed.core.errors import StaleArtefact
-from testbed.core.parsing import read_json
+from testbed.core.folder.parsing import read_json
 
 
 class Form(BaseModel):

@@ -13,7 +13,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Span, Text
 
-from testbed.core.text import visible, visible_lines
+from testbed.core.words.text import visible, visible_lines
 
 
 class PlainConsole(Console):

@@ -1,6 +1,6 @@
 """What runs in an isolated process: it opens a handler and answers calls until its parent is gone.
 
-Started by `testbed.core.isolate`, with nothing inherited but three pipes: calls and answers as pickles on one
+Started by `testbed.core.process.isolate`, with nothing inherited but three pipes: calls and answers as pickles on one
 descriptor, both ordinary outputs on another (its parent keeps the end of them), and standard input, on which nothing
 ever comes: it ends when the parent does.
 """

@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
-from testbed.core.files import write_json
-from testbed.core.parsing import json_value
+from testbed.core.folder.files import write_json
+from testbed.core.folder.parsing import json_value
 
 SOURCES = "sources.json"
 _PATHS = (("model", "run"), ("model", "onnx"), ("data", "root"))

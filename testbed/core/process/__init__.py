@@ -1,0 +1,1 @@
+"""Processes: isolated children, memory limits, native libraries."""

@@ -1,0 +1,1 @@
+"""Text for people: what is printed, and what somebody may have meant."""
