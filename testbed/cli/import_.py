@@ -148,7 +148,7 @@ def _data(
         if root or preprocess or classes:
             raise UsageError("--root, --preprocess and --classes belong to a data set; name it with --data NAME")
         return None, None, "", []
-    from testbed.data.preprocess_stated import kept, preprocess_from
+    from testbed.data.preprocess.stated import kept, preprocess_from
     from testbed.data.registry import load
     from testbed.models.runs import DataSource
 
@@ -163,7 +163,7 @@ def _data(
 
 def _preprocess_rows(dataset: Dataset | None, how: Any, folder: Path, config: ViTConfig) -> list[Told]:
     """How images become the model's input. Raises UsageError where they would have another size than it takes."""
-    from testbed.data.preprocess_stated import preprocess_from
+    from testbed.data.preprocess.stated import preprocess_from
     from testbed.models.importers import Told, preprocessing_described
 
     file = preprocessing_described(folder)

@@ -23,7 +23,7 @@ def with_classes(
     ``load`` takes the order; ``folder`` is the weights', whose config.json may name the classes (``id2label``,
     ``label_names``): followed where it knows every class of the data set, told where it does not.
     """
-    from testbed.data.class_order import classes_beside, kept_classes
+    from testbed.data.classes.order import classes_beside, kept_classes
     from testbed.models.importers import Told
 
     if asked is not None:

@@ -76,8 +76,8 @@ def train(
     DIR gets the weights (model.safetensors), the curves (curves.csv, curves.png) and a manifest. The weights kept are
     those of the best epoch on the validation images, or of the last, as the recipe says.
     """
-    from testbed.data.class_order import kept_classes
-    from testbed.data.preprocess_stated import kept
+    from testbed.data.classes.order import kept_classes
+    from testbed.data.preprocess.stated import kept
     from testbed.models.runs import DataSource
     from testbed.train import recipe, recipe_of_preset
     from testbed.train.runs import TrainingPlan

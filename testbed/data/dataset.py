@@ -13,7 +13,7 @@ import numpy as np
 from testbed.analysis.choice import choose
 from testbed.core.errors import UsageError
 from testbed.data.collection import Examples
-from testbed.data.preprocess import Floats, Preprocess
+from testbed.data.preprocess.steps import Floats, Preprocess
 
 Positions = slice | Sequence[int] | np.ndarray
 

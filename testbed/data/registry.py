@@ -14,12 +14,12 @@ import numpy as np
 from testbed.core.errors import TestbedError, UsageError
 from testbed.core.folder.cache import cache_folder
 from testbed.core.words.nearest import unknown
-from testbed.data.class_order import Classes, ordered
+from testbed.data.classes.order import Classes, ordered
 from testbed.data.collection import Collection, Examples
 from testbed.data.dataset import Dataset, Split
 from testbed.data.plugins import load_plugins
-from testbed.data.preprocess import Preprocess
-from testbed.data.preprocess_stated import preprocess_asked
+from testbed.data.preprocess.stated import preprocess_asked
+from testbed.data.preprocess.steps import Preprocess
 from testbed.data.splitting import stratified
 
 VALIDATION_SHARE = 0.10  # of the training images, where a collection brings no validation part
@@ -129,9 +129,9 @@ def load(
     """The data set called ``name``.
 
     ``root`` is the data folder (see ``data_root``); ``image`` the side of the model input in pixels, by default the one
-    that ``preprocess`` states or the data set's own; ``preprocess`` what ``testbed.data.preprocess_stated`` reads (a
+    that ``preprocess`` states or the data set's own; ``preprocess`` what ``testbed.data.preprocess.stated`` reads (a
     preset's name, stated values, a file), by default the data set's own preset; ``classes`` the order that the labels
-    index (``testbed.data.class_order``: "natural", "text", the names, or a file of them), by default the data set's own;
+    index (``testbed.data.classes.order``: "natural", "text", the names, or a file of them), by default the data set's own;
     ``seed`` decides the splits. Nothing is fetched unless ``download``. Raises UsageError for an unknown name or value,
     TestbedError when files are missing or bad.
     """

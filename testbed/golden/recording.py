@@ -18,7 +18,7 @@ from testbed.analysis.confidence import top1
 from testbed.analysis.guessing import guessing_warning
 from testbed.core.folder.files import write_json
 from testbed.data import Split
-from testbed.data.order_check import warn_of_order
+from testbed.data.classes.order_check import warn_of_order
 from testbed.golden.arrays import read_array
 from testbed.golden.recorded import (
     COMMAND,

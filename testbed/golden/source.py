@@ -6,7 +6,7 @@ from testbed.core.errors import UsageError
 from testbed.core.folder.places import with_sources
 from testbed.core.folder.runfolder import CAMPAIGN
 from testbed.data import Dataset, load
-from testbed.data.class_order import ONLY_SOME
+from testbed.data.classes.order import ONLY_SOME
 from testbed.models.runs import ModelRun
 
 

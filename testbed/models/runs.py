@@ -27,8 +27,8 @@ class DataSource:
     """What ``testbed.data.load`` is to be asked for; the model says the image size.
 
     Paths (``root``, and PATH of ``imagefolder:PATH``) are made absolute, so that the folder can be used from anywhere.
-    ``preprocess``: a preset's name or the values that were stated (``testbed.data.preprocess_stated.kept``: of a file,
-    its values, not its path); ``classes``: their order, where it was stated (``testbed.data.class_order.kept_classes``).
+    ``preprocess``: a preset's name or the values that were stated (``testbed.data.preprocess.stated.kept``: of a file,
+    its values, not its path); ``classes``: their order, where it was stated (``testbed.data.classes.order.kept_classes``).
     """
 
     name: str

@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from testbed.core.errors import TestbedError, UsageError
-from testbed.data import Collection, Examples, class_order, folders, load
-from testbed.data.class_order import classes_beside, classes_in, kept_classes, ordered
-from testbed.data.order_check import better_order, warn_of_order
+from testbed.data import Collection, Examples, load
+from testbed.data.classes import order as class_order
+from testbed.data.classes.order import classes_beside, classes_in, kept_classes, ordered
+from testbed.data.classes.order_check import better_order, warn_of_order
+from testbed.data.sets import folders
 
 TWELVE = [str(number) for number in range(12)]
 

@@ -165,7 +165,7 @@ def test_8_and_16_bits_in_one_batch_have_one_scale(tmp_path):
 
 @pytest.mark.parametrize("scale", [1 / 255, 1 / 127.5])
 def test_arrays_are_converted_by_the_range_of_their_type(scale):
-    from testbed.data.preprocess_stated import preprocess_asked
+    from testbed.data.preprocess.stated import preprocess_asked
 
     ours = preprocess_asked({"mean": 0, "std": 1, "scale": scale})
     for values in (

@@ -9,8 +9,9 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from testbed.core.errors import TestbedError
-from testbed.data import load, tiny_imagenet
+from testbed.data import load
 from testbed.data._torchvision import datasets
+from testbed.data.sets import tiny_imagenet
 
 
 class Quiet(SimpleHTTPRequestHandler):

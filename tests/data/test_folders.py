@@ -152,7 +152,7 @@ def test_tiny_imagenet_spoilt(tiny_files, spoil, message):
 
 
 def test_imagenet_s(tmp_path, image_file):
-    from testbed.data.imagenet_s import IGNORED, segmentation_mask
+    from testbed.data.sets.imagenet_s import IGNORED, segmentation_mask
 
     folder = tmp_path / "ImageNetS50"
     for wnid in ("n02", "n01"):

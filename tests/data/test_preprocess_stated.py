@@ -11,8 +11,8 @@ from testbed.data import (
     _torchvision,  # noqa: F401  before torchvision, which timm and transformers import
     load,
 )
-from testbed.data.preprocess import PREPROCESS
-from testbed.data.preprocess_stated import kept, preprocess_asked, preprocess_from
+from testbed.data.preprocess.stated import kept, preprocess_asked, preprocess_from
+from testbed.data.preprocess.steps import PREPROCESS
 
 # sides odd and even, wide and tall, above and below the model's
 SHAPES = [(75, 100), (100, 75), (37, 37), (64, 97), (150, 41), (33, 32)]

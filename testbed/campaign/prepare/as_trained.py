@@ -7,9 +7,9 @@ from pathlib import Path
 from testbed.campaign.spec.campaign import DataSpec
 from testbed.core.errors import UsageError
 from testbed.data import Dataset
-from testbed.data.class_order import classes_beside
-from testbed.data.preprocess import Preprocess
-from testbed.data.preprocess_stated import preprocess_asked, preprocess_from
+from testbed.data.classes.order import classes_beside
+from testbed.data.preprocess.stated import preprocess_asked, preprocess_from
+from testbed.data.preprocess.steps import Preprocess
 from testbed.models.importers import preprocessing_described
 from testbed.models.runs import DataSource
 

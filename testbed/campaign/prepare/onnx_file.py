@@ -27,8 +27,8 @@ from testbed.core.folder.provenance import processor
 from testbed.core.folder.runfolder import RunFolder
 from testbed.core.site import SiteTable
 from testbed.data import Dataset
-from testbed.data.class_order import ONLY_SOME
-from testbed.data.order_check import warn_of_order
+from testbed.data.classes.order import ONLY_SOME
+from testbed.data.classes.order_check import warn_of_order
 from testbed.engines.runner import EngineRequest, Runner, open_engine
 from testbed.golden.arrays import array_writer, read_array
 from testbed.golden.reference import LOGITS

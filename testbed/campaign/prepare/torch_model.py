@@ -27,8 +27,8 @@ from testbed.core.folder.provenance import installed_version
 from testbed.core.folder.runfolder import RunFolder
 from testbed.core.site import Site, SiteTable, Where
 from testbed.data import Dataset
-from testbed.data.class_order import ONLY_SOME
-from testbed.data.order_check import warn_of_order
+from testbed.data.classes.order import ONLY_SOME
+from testbed.data.classes.order_check import warn_of_order
 from testbed.export.calibration import calibration_split
 from testbed.export.onnx import OPSET
 from testbed.export.precision import Calibration

@@ -13,8 +13,8 @@ from testbed.campaign.spec.fields import AtMost, Complaint, Count, NonNegative, 
 from testbed.core.errors import TestbedError, UsageError
 from testbed.core.formats import FORMATS
 from testbed.core.words.nearest import unknown
-from testbed.data.class_order import kept_classes
-from testbed.data.preprocess_stated import kept
+from testbed.data.classes.order import kept_classes
+from testbed.data.preprocess.stated import kept
 from testbed.engines.runner import BACKENDS, check_engine
 from testbed.export.calibration import TRAIN
 from testbed.export.precision import CALIBRATION_METHODS, PRECISIONS, Calibration

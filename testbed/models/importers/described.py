@@ -114,7 +114,7 @@ def _timm(path: Path, values: Mapping[str, Any]) -> Described:
 
 
 def preprocessing_described(folder: Path) -> Path | None:
-    """The library's file that says how images are prepared (``testbed.data.preprocess_stated`` reads it), if any."""
+    """The library's file that says how images are prepared (``testbed.data.preprocess.stated`` reads it), if any."""
     for name in ("preprocessor_config.json", "processor_config.json"):
         if (folder / name).is_file():
             return folder / name

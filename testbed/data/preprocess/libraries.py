@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from testbed.core.errors import UsageError
-from testbed.data.preprocess import INTERPOLATIONS, PER_8_BIT, Floats, Preprocess
+from testbed.data.preprocess.steps import INTERPOLATIONS, PER_8_BIT, Floats, Preprocess
 
 _IMAGENET: tuple[Floats, Floats] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _HALF: tuple[Floats, Floats] = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

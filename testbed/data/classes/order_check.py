@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.data.class_order import ORDERS
+from testbed.data.classes.order import ORDERS
 
 log = logging.getLogger(__name__)
 

@@ -15,8 +15,16 @@ from typing import Any
 from testbed.core.errors import TestbedError, UsageError
 from testbed.core.folder.parsing import json_value, toml_value
 from testbed.core.words.nearest import unknown
-from testbed.data.preprocess import INTERPOLATIONS, OFFSETS, PREPROCESS, RESIZES, Floats, Preprocess, preprocess_named
-from testbed.data.preprocess_libraries import from_huggingface, from_timm, is_huggingface, timm_part
+from testbed.data.preprocess.libraries import from_huggingface, from_timm, is_huggingface, timm_part
+from testbed.data.preprocess.steps import (
+    INTERPOLATIONS,
+    OFFSETS,
+    PREPROCESS,
+    RESIZES,
+    Floats,
+    Preprocess,
+    preprocess_named,
+)
 
 _LARGEST = 1e6  # of what pixels are multiplied by, or less
 _MOST_PIXELS = 8192  # of a side

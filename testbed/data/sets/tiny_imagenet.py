@@ -15,9 +15,9 @@ import numpy as np
 
 from testbed.core.errors import TestbedError
 from testbed.data.collection import Collection, Examples, FileImages
-from testbed.data.fetch import fetch_folder
-from testbed.data.folders import class_folders
 from testbed.data.registry import Request, register
+from testbed.data.sets.fetch import fetch_folder
+from testbed.data.sets.folders import class_folders
 
 FOLDER = "tiny-imagenet-200"
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"

@@ -15,9 +15,9 @@ import numpy as np
 
 from testbed.core.errors import TestbedError
 from testbed.data.collection import Collection, Examples
-from testbed.data.fetch import fetch_folder
 from testbed.data.registry import Request, data_root, register
-from testbed.data.system import read_idx, system_folder
+from testbed.data.sets.fetch import fetch_folder
+from testbed.data.sets.system import read_idx, system_folder
 
 _MNIST_FILES = tuple(
     f"raw/{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")

@@ -12,8 +12,8 @@ import numpy as np
 
 from testbed.core.errors import TestbedError, UsageError
 from testbed.data.collection import Collection, FileImages
-from testbed.data.folders import class_folders, class_names
 from testbed.data.registry import Request, register
+from testbed.data.sets.folders import class_folders, class_names
 
 FOLDERS = ("ImageNetS919", "ImageNetS300", "ImageNetS50")
 IGNORED = 1000  # the mask's value where the annotators left the class open

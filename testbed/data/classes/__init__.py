@@ -1,0 +1,1 @@
+"""The order of classes: which output stands for which class."""

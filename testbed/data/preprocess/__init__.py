@@ -1,0 +1,1 @@
+"""From stored pixels to model input, and how preprocessing is stated."""
