@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.analysis import native_judge
-from testbed.analysis.outcome import measured
+from testbed.analysis.outputs import native_judge
+from testbed.analysis.outputs.outcome import measured
 
 GRID = (0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
 SIZES = {"logits": (10, 1024), "attention": (197 * 192, 128)}

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from testbed.analysis.outcome import GoldenSide, classify
+from testbed.analysis.outputs.outcome import GoldenSide, classify
 from testbed.campaign.execute.rows import Injected, Known, result_rows
 from testbed.campaign.files import PLAN, RESULTS, STORE
 from testbed.campaign.folder.images import NamedImages

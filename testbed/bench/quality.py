@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import precision_recall_fscore_support, top_k_accuracy_score
 
-from testbed.analysis.confidence import softmax
+from testbed.analysis.outputs.confidence import softmax
 from testbed.core.errors import TestbedError
 
 

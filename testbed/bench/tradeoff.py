@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.analysis.guessing import share_warning
+from testbed.analysis.outputs.guessing import share_warning
 from testbed.bench.latency import Question, Row, measure
 from testbed.bench.quality import Quality, quality
 from testbed.campaign.folder.claim import recorded_spec

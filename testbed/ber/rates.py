@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.analysis.bounded import bounded_mean_interval
-from testbed.analysis.confidence import top1
+from testbed.analysis.outputs.confidence import top1
 from testbed.campaign.evaluate.weights.in_place import weight_canary
 from testbed.campaign.folder.engine import Bench
 from testbed.campaign.folder.images import NamedImages

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from testbed.analysis.choice import BIT_ERROR_RATE, choose
-from testbed.analysis.classes import class_counts
-from testbed.analysis.confidence import top1
-from testbed.analysis.guessing import guessing_warning
+from testbed.analysis.outputs.choice import BIT_ERROR_RATE, choose
+from testbed.analysis.outputs.classes import class_counts
+from testbed.analysis.outputs.confidence import top1
+from testbed.analysis.outputs.guessing import guessing_warning
 from testbed.ber.rates import ber_sweep
 from testbed.campaign.evaluate.weights.in_place import WeightGate, weight_gate_of
 from testbed.campaign.files import Files

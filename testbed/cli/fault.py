@@ -41,7 +41,7 @@ def replay(folder: Path, fault_id: int, image: str | None, as_json: bool) -> Non
 
 
 def _record(fault_id: int, hit: Injection, stored: dict[str, Any] | None) -> dict[str, Any]:
-    from testbed.analysis.compare import max_abs_diff
+    from testbed.analysis.outputs.compare import max_abs_diff
 
     record: dict[str, Any] = {
         "fault_id": fault_id,

@@ -96,7 +96,7 @@ def record(
     """
     if modules and logits_only:
         raise UsageError("give --module or --logits-only, not both")
-    from testbed.analysis.classes import classes_told
+    from testbed.analysis.outputs.classes import classes_told
     from testbed.cli.progress import log_to_stderr, progress_on_stderr
     from testbed.golden.recording import DEFAULT_MODULES, record_golden
 
@@ -157,7 +157,7 @@ def verify(
     Compared are the images of `testbed subset` if there is a subset, else all recorded ones. An image is faulty if any
     element y is outside |y - golden| <= atol + rtol |golden|. Exit status 3 if one is, or if --inject's are not found.
     """
-    from testbed.analysis.compare import Tolerance
+    from testbed.analysis.outputs.compare import Tolerance
     from testbed.cli.progress import log_to_stderr, progress_on_stderr
     from testbed.golden.verify import verify_golden
 
@@ -246,7 +246,7 @@ def _verdict(found: Verification) -> str:
 
 
 def _verification_text(found: Verification) -> RenderableType:
-    from testbed.analysis.confidence import interval_name
+    from testbed.analysis.outputs.confidence import interval_name
     from testbed.cli.fitting import FittedTable
     from testbed.cli.prose import stacked
 

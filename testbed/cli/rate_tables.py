@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from testbed.analysis.confidence import interval_name
+from testbed.analysis.outputs.confidence import interval_name
 from testbed.cli.fitting import FittedTable
 
 Record = Mapping[str, Any]

@@ -46,7 +46,7 @@ def subset(
     Data sets that lie in class folders are sorted by class, so that the first images of a tier are of one class or a
     few; --stratified takes them from all.
     """
-    from testbed.analysis.classes import classes_told
+    from testbed.analysis.outputs.classes import classes_told
     from testbed.cli.progress import log_to_stderr
     from testbed.golden.subset import record_subset
     from testbed.models.runs import open_model_run

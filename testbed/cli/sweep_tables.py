@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import RenderableType
 
-from testbed.analysis.confidence import interval_name
+from testbed.analysis.outputs.confidence import interval_name
 from testbed.cli.fitting import FittedTable
 from testbed.cli.prose import Prose, stacked
 from testbed.cli.sweep_advice import EVENTS, deployed, percent, rounded_down, rounded_up

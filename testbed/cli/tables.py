@@ -8,8 +8,8 @@ from typing import Any
 
 from rich.console import RenderableType
 
-from testbed.analysis.classes import classes_told
-from testbed.analysis.confidence import interval_name
+from testbed.analysis.outputs.classes import classes_told
+from testbed.analysis.outputs.confidence import interval_name
 from testbed.cli.fitting import FittedTable
 from testbed.cli.prose import Prose, stacked
 from testbed.cli.rate_tables import USUAL, Details, rate_tables

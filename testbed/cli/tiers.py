@@ -30,7 +30,7 @@ def tiers(folder: Path, count: int | None, edges: str | None, as_json: bool) -> 
 
 
 def _text(content: dict[str, Any]) -> list[str]:
-    from testbed.analysis.confidence import interval_name
+    from testbed.analysis.outputs.confidence import interval_name
 
     lines = [f"{content['correct']:,} images correct, {content['incorrect']:,} incorrect; of the correct ones"]
     lines += [f"  confidence {interval_name(t['low'], t['high'])}: {len(t['images']):,}" for t in content["tiers"]]

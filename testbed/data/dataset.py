@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from testbed.analysis.choice import choose
+from testbed.analysis.outputs.choice import choose
 from testbed.core.errors import UsageError
 from testbed.data.collection import Examples
 from testbed.data.preprocess.steps import Floats, Preprocess

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from testbed.analysis.choice import CALIBRATION
+from testbed.analysis.outputs.choice import CALIBRATION
 from testbed.core.errors import UsageError
 from testbed.data import Dataset, Split
 from testbed.data.another import training_images

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.analysis.compare import max_abs_diff, smallest_atol
-from testbed.analysis.confidence import top1
+from testbed.analysis.outputs.compare import max_abs_diff, smallest_atol
+from testbed.analysis.outputs.confidence import top1
 
 Tiers = Mapping[str, NDArray[np.int64]]
 """Name of a tier -> rows of the outputs, in the order to be told."""

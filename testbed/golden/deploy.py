@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.analysis.confidence import TierEdges
+from testbed.analysis.outputs.confidence import TierEdges
 from testbed.core.errors import UsageError
 from testbed.engines.runner import EngineRequest, Runner, check_engine, open_engine
 from testbed.export.parity import parity_by_tier

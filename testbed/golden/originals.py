@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from testbed.analysis.confidence import TierEdges, Tiers
+from testbed.analysis.outputs.confidence import TierEdges, Tiers
 from testbed.core.errors import TestbedError, UsageError
 from testbed.core.folder.files import sha256_file
 from testbed.data import Split

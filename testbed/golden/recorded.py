@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
-from testbed.analysis.classes import class_counts
+from testbed.analysis.outputs.classes import class_counts
 from testbed.core.errors import StaleArtefact, UsageError
 from testbed.core.folder.files import scratch_folder, sha256_json
 from testbed.core.folder.forms import Form, first_wrong, read_form

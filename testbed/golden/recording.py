@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from testbed.analysis.choice import TEST_IMAGES, choose
-from testbed.analysis.classes import class_counts, one_class_warning
-from testbed.analysis.confidence import top1
-from testbed.analysis.guessing import guessing_warning
+from testbed.analysis.outputs.choice import TEST_IMAGES, choose
+from testbed.analysis.outputs.classes import class_counts, one_class_warning
+from testbed.analysis.outputs.confidence import top1
+from testbed.analysis.outputs.guessing import guessing_warning
 from testbed.core.folder.files import write_json
 from testbed.data import Split
 from testbed.data.classes.order_check import warn_of_order

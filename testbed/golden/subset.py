@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from testbed.analysis.choice import choose_per_tier
-from testbed.analysis.classes import class_counts, one_class_warning
-from testbed.analysis.confidence import first_of_each
+from testbed.analysis.outputs.choice import choose_per_tier
+from testbed.analysis.outputs.classes import class_counts, one_class_warning
+from testbed.analysis.outputs.confidence import first_of_each
 from testbed.core.errors import StaleArtefact, UsageError
 from testbed.core.folder.files import write_json
 from testbed.core.folder.forms import Form, read_form

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from testbed.analysis.confidence import TierEdges, Tiers, tiers_from_logits
+from testbed.analysis.outputs.confidence import TierEdges, Tiers, tiers_from_logits
 from testbed.core.errors import StaleArtefact, UsageError
 from testbed.core.folder.files import write_json
 from testbed.core.folder.forms import Form, first_wrong

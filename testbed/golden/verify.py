@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.analysis.compare import Deviation, Tolerance, by_row
-from testbed.analysis.confidence import TierEdges
+from testbed.analysis.outputs.compare import Deviation, Tolerance, by_row
+from testbed.analysis.outputs.confidence import TierEdges
 from testbed.engines.runner import check_engine, open_engine
 from testbed.golden.deployment import ends_of, plain_engine
 from testbed.golden.injections import INJECTED_IMAGES, check_images, injected

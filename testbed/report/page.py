@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
-from testbed.analysis.classes import classes_told
+from testbed.analysis.outputs.classes import classes_told
 from testbed.campaign.folder.pictures import LoadImage
 from testbed.core.folder.files import write_text
 from testbed.core.words.text import visible_lines

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from testbed.analysis.compare import Deviation
+from testbed.analysis.outputs.compare import Deviation
 from testbed.campaign.evaluate.whole import WholeTwin
 from testbed.campaign.files import PLAN, RESULTS, Files
 from testbed.campaign.folder.workplace import Workplace

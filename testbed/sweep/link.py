@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from testbed.analysis.compare import Deviation, by_row, identical
+from testbed.analysis.outputs.compare import Deviation, by_row, identical
 from testbed.campaign.evaluate.contract import Strikes
 from testbed.campaign.files import PLAN, RESULTS, TIERS, Files
 from testbed.campaign.folder.workplace import Workplace

@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from testbed.analysis.compare import Deviation
-from testbed.analysis.confidence import top1
+from testbed.analysis.outputs.compare import Deviation
+from testbed.analysis.outputs.confidence import top1
 from testbed.campaign.facts import NoiseFacts, facts_of
 from testbed.campaign.files import Files
 from testbed.campaign.folder.workplace import Workplace

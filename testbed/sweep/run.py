@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from testbed.analysis.confidence import TierEdges
+from testbed.analysis.outputs.confidence import TierEdges
 from testbed.campaign.files import PLAN, RESULTS, TIERS
 from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.spec.campaign import CampaignSpec

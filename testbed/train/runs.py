@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from testbed.analysis.guessing import share_warning
+from testbed.analysis.outputs.guessing import share_warning
 from testbed.core.folder.runfolder import RunFolder
 from testbed.data import Dataset, load
 from testbed.models.config import ViTConfig

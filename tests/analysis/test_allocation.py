@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from scipy.stats import norm
 
-from testbed.analysis.allocation import (
+from testbed.analysis.adaptive.allocation import (
     cheapest_allocation,
     first_allocation,
     half_width,

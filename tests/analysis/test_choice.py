@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from testbed.analysis.choice import choose, choose_per_tier, stratified_order, too_small
-from testbed.analysis.confidence import TierEdges, tiers_from_logits
+from testbed.analysis.outputs.choice import choose, choose_per_tier, stratified_order, too_small
+from testbed.analysis.outputs.confidence import TierEdges, tiers_from_logits
 from testbed.core.errors import UsageError
 
 LABELS = st.lists(st.integers(0, 6), min_size=1, max_size=60).map(np.array)

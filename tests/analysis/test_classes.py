@@ -1,4 +1,4 @@
-from testbed.analysis.classes import class_counts, classes_told, one_class_warning
+from testbed.analysis.outputs.classes import class_counts, classes_told, one_class_warning
 
 NAMES = ["cat", "dog", "owl"]
 

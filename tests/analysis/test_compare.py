@@ -4,7 +4,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from testbed.analysis.compare import Tolerance, identical, max_abs_diff, mismatch, smallest_atol
+from testbed.analysis.outputs.compare import Tolerance, identical, max_abs_diff, mismatch, smallest_atol
 from testbed.core.errors import UsageError
 
 INF, NAN = np.inf, np.nan

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from testbed.analysis.confidence import (
+from testbed.analysis.outputs.confidence import (
     TierEdges,
     assign_tiers,
     first_of_each,

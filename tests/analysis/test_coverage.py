@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from testbed.analysis.sequential import StopRule
-from testbed.analysis.simulation import Truth, play
+from testbed.analysis.adaptive.sequential import StopRule
+from testbed.analysis.adaptive.simulation import Truth, play
 from testbed.analysis.stratified import Frame, Tally, domain_rates
 
 FEW, MANY = 100, 1000

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score
 
-from testbed.analysis.guessing import accuracy_against_guessing, guessing_warning, share_warning
+from testbed.analysis.outputs.guessing import accuracy_against_guessing, guessing_warning, share_warning
 
 
 def of(right, n, classes=10):

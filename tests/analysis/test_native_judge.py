@@ -13,9 +13,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from testbed.analysis import native_judge, outcome
-from testbed.analysis.native_judge import SETS, judge
-from testbed.analysis.outcome import GoldenSide, classify, measured
+from testbed.analysis.outputs import native_judge, outcome
+from testbed.analysis.outputs.native_judge import SETS, judge
+from testbed.analysis.outputs.outcome import GoldenSide, classify, measured
 from tests.support.compiled_cpu import compiled_cpu
 
 KERNELS = Path(__file__).parents[2] / "kernels"

@@ -3,9 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from testbed.analysis.compare import mismatch, smallest_atol
-from testbed.analysis.confidence import margin, probability_of
-from testbed.analysis.outcome import GoldenSide, classify
+from testbed.analysis.outputs.compare import mismatch, smallest_atol
+from testbed.analysis.outputs.confidence import margin, probability_of
+from testbed.analysis.outputs.outcome import GoldenSide, classify
 from testbed.core.errors import TestbedError, UsageError
 from testbed.core.outcome import OUTCOMES
 

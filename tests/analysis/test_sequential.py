@@ -3,9 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from testbed.analysis.sequential import Monitor, StopRule
-from testbed.analysis.simulation import Truth, faults_needed, play
-from testbed.analysis.spending import critical_values
+from testbed.analysis.adaptive.sequential import Monitor, StopRule
+from testbed.analysis.adaptive.simulation import Truth, faults_needed, play
+from testbed.analysis.adaptive.spending import critical_values
 from testbed.analysis.stats import leveugle
 from testbed.analysis.stratified import Frame, Tally, domain_rates
 from testbed.core.errors import UsageError

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from testbed.analysis.spending import SPENDING, critical_values, obrien_fleming, pocock, spending_named
+from testbed.analysis.adaptive.spending import SPENDING, critical_values, obrien_fleming, pocock, spending_named
 from testbed.core.errors import UsageError
 
 LOOKS = [0.2, 0.4, 0.6, 0.8, 1.0]

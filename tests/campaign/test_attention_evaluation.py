@@ -11,7 +11,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from testbed.analysis.outcome import GoldenSide, classify
+from testbed.analysis.outputs.outcome import GoldenSide, classify
 from testbed.campaign.evaluate.attention.changes import CHANGES
 from testbed.campaign.evaluate.attention.evaluator import AttentionEvaluator, AttentionPaths
 from testbed.campaign.evaluate.attention.gate import prove, random_flips

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from testbed.analysis.choice import BIT_ERROR_RATE, choose
+from testbed.analysis.outputs.choice import BIT_ERROR_RATE, choose
 from testbed.ber.rates import Struck, _over_repeats, ber_sweep, flipped
 from testbed.ber.run import _bench, prepared, run_ber
 from testbed.campaign.spec.campaign import CampaignSpec, parse_spec

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from testbed.analysis.confidence import TierEdges, first_of_each, tiers_from_logits
+from testbed.analysis.outputs.confidence import TierEdges, first_of_each, tiers_from_logits
 from testbed.ber.run import _asked, _named
 from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.prepare.precisions import plain_in

@@ -206,7 +206,7 @@ def test_fixed_campaigns_are_unbiased_and_their_intervals_cover(truth: Truth, tm
 
 
 def test_adaptive_campaigns_cover_at_all_looks(truth: Truth, tmp_path: Path) -> None:
-    """Their estimates are somewhat low (`testbed.analysis.sequential` says why): by less than a tenth overall."""
+    """Their estimates are somewhat low (`testbed.analysis.adaptive.sequential` says why): by less than a tenth overall."""
     campaigns = 40
     stop = {"margin": 0.01, "per": "site", "strata": "site x bit_class"}
     held: dict[str, int] = {}

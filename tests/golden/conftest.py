@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from testbed.analysis.compare import Tolerance
+from testbed.analysis.outputs.compare import Tolerance
 from testbed.core.folder.runfolder import RunFolder
 from testbed.data import load
 from testbed.golden.recording import record_golden

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 from onnx import TensorProto, numpy_helper
 
-from testbed.analysis.confidence import TierEdges, tiers_from_logits
+from testbed.analysis.outputs.confidence import TierEdges, tiers_from_logits
 from testbed.cli.main import cli
 from testbed.core.errors import UsageError
 from testbed.core.folder.files import sha256_file

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from testbed.analysis.confidence import TierEdges
+from testbed.analysis.outputs.confidence import TierEdges
 from testbed.core.errors import TestbedError, UsageError
 from testbed.core.folder.files import sha256_file
 from testbed.golden.originals import export_originals, import_originals

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from testbed.analysis.confidence import TierEdges
+from testbed.analysis.outputs.confidence import TierEdges
 from testbed.core.errors import StaleArtefact, UsageError
 from testbed.golden.recorded import open_golden
 from testbed.golden.recording import record_golden

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from testbed.analysis.confidence import TierEdges
+from testbed.analysis.outputs.confidence import TierEdges
 from testbed.core.errors import StaleArtefact, UsageError
 from testbed.core.folder.manifest import checksummed
 from testbed.golden.recorded import open_golden

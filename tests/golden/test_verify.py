@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from testbed.analysis.compare import Tolerance
-from testbed.analysis.confidence import TierEdges
+from testbed.analysis.outputs.compare import Tolerance
+from testbed.analysis.outputs.confidence import TierEdges
 from testbed.core.errors import StaleArtefact, UsageError
 from testbed.core.folder.runfolder import RunFolder
 from testbed.engines.runner import open_engine

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from testbed.analysis.guessing import Accuracy
+from testbed.analysis.outputs.guessing import Accuracy
 from testbed.campaign.prepare.recorded import RecordedSubject
 from testbed.campaign.prepare.stages import Preparation
 from testbed.campaign.spec.campaign import CampaignSpec, parse_spec

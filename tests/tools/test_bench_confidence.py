@@ -14,7 +14,7 @@ from benchmarks import peer_pytorchfi
 from benchmarks.adaptive import LINEAR_SITES, leveugle_sizes, populations, uniform_sizes
 from benchmarks.faults import linear_layers, neuron_faults, neuron_places
 
-from testbed.analysis.sequential import StopRule
+from testbed.analysis.adaptive.sequential import StopRule
 from testbed.models.presets import preset
 from testbed.models.vit import ViT, taps
 

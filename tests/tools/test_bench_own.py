@@ -11,7 +11,7 @@ import bench_memory
 import pyarrow.parquet as pq
 import pytest
 
-from testbed.analysis import native_judge
+from testbed.analysis.outputs import native_judge
 from testbed.campaign.files import PLAN, RESULTS
 
 

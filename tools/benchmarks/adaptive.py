@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from benchmarks.faults import Layer
 from benchmarks.ours import Ours
-from testbed.analysis.sequential import StopRule
-from testbed.analysis.simulation import Truth, play
+from testbed.analysis.adaptive.sequential import StopRule
+from testbed.analysis.adaptive.simulation import Truth, play
 from testbed.analysis.stats import leveugle
 from testbed.analysis.stratified import Frame
 from testbed.campaign.results.progress import Progress, Snapshot

@@ -24,7 +24,7 @@ from benchmarks.peer_mrfi import Mrfi
 from benchmarks.peer_pytorchfi import PyTorchFI
 from benchmarks.setting import PEER_BATCHES, Setting, parts
 from benchmarks.verdict import agreement
-from testbed.analysis.confidence import margin
+from testbed.analysis.outputs.confidence import margin
 
 PYTORCHFI, MRFI = "pytorchfi", "mrfi"
 _SEARCH_FAULTS = 16

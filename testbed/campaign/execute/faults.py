@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from testbed.analysis.outcome import Outcomes
+from testbed.analysis.outputs.outcome import Outcomes
 from testbed.campaign.evaluate.contract import Evaluated, Evaluator, Strikes, Whole, gathered
 from testbed.campaign.evaluate.strikes import strikes_of, with_golden
 from testbed.campaign.evaluate.whole import whole_weights

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from testbed.analysis.outcome import GoldenSide, Outcomes
+from testbed.analysis.outputs.outcome import GoldenSide, Outcomes
 from testbed.campaign.folder.images import NamedImages
 from testbed.campaign.results.reader import ROW_SCHEMA
 from testbed.core.outcome import DUES, HOWS, OUTCOMES, Outcome

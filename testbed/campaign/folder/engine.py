@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.analysis.outcome import GoldenSide
+from testbed.analysis.outputs.outcome import GoldenSide
 from testbed.campaign.folder.images import Inputs, NamedImages
 from testbed.core.site import SiteTable
 from testbed.engines.runner import Runner

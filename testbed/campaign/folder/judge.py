@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.analysis.outcome import Outcomes, classify
+from testbed.analysis.outputs.outcome import Outcomes, classify
 from testbed.campaign.folder.engine import Bench
 from testbed.campaign.folder.images import NamedImages
 

@@ -1,6 +1,6 @@
 """Adaptive campaigns: each round's plan from the rows of the completed rounds, and nothing else.
 
-What is sampled and when to stop is in the spec's [stop] table; how is in `testbed.analysis.sequential`. A planner has no
+What is sampled and when to stop is in the spec's [stop] table; how is in `testbed.analysis.adaptive.sequential`. A planner has no
 memory: everything follows from the spec, the sites, the images and the counts of the rounds, so that a campaign that was
 interrupted goes on as if it had not been.
 """
@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from testbed.analysis.sequential import Monitor
+from testbed.analysis.adaptive.sequential import Monitor
 from testbed.analysis.stratified import Floats, Frame, Tally, domain_rates
 from testbed.campaign.plan.groups import FaultModel, Group, Values, all_strata, grouped
 from testbed.campaign.plan.permutation import draw_of, group_places, members_of

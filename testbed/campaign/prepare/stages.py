@@ -11,10 +11,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.analysis.choice import choose_per_tier, tier_order, too_small
-from testbed.analysis.classes import class_counts, one_class_warning
-from testbed.analysis.confidence import TierEdges, Tiers, tiers_from_logits, top1
-from testbed.analysis.guessing import Accuracy, accuracy_against_guessing
+from testbed.analysis.outputs.choice import choose_per_tier, tier_order, too_small
+from testbed.analysis.outputs.classes import class_counts, one_class_warning
+from testbed.analysis.outputs.confidence import TierEdges, Tiers, tiers_from_logits, top1
+from testbed.analysis.outputs.guessing import Accuracy, accuracy_against_guessing
 from testbed.campaign.files import PICTURES, TIERS, Files
 from testbed.campaign.folder.images import NamedImages, named_images
 from testbed.campaign.folder.pictures import write_pictures

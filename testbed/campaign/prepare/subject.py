@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.analysis.choice import TEST_IMAGES
+from testbed.analysis.outputs.choice import TEST_IMAGES
 from testbed.campaign.prepare.as_trained import check_like_model_run
 from testbed.campaign.prepare.known import Known
 from testbed.campaign.results.progress import Watch

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from testbed.analysis.choice import check_sizes_or_any, too_small
-from testbed.analysis.confidence import TierEdges, tiers_from_logits, top1
-from testbed.analysis.guessing import accuracy_against_guessing
+from testbed.analysis.outputs.choice import check_sizes_or_any, too_small
+from testbed.analysis.outputs.confidence import TierEdges, tiers_from_logits, top1
+from testbed.analysis.outputs.guessing import accuracy_against_guessing
 from testbed.campaign.prepare.known import Known
 from testbed.campaign.prepare.subject import Subject, check_accuracy
 from testbed.campaign.spec.campaign import CampaignSpec

@@ -12,7 +12,7 @@ from functools import cached_property
 from itertools import chain
 from typing import Any
 
-from testbed.analysis.allocation import smallest_sample
+from testbed.analysis.adaptive.allocation import smallest_sample
 from testbed.analysis.stats import leveugle
 from testbed.campaign.plan.adaptive import AdaptivePlanner
 from testbed.campaign.plan.draw import Stratum

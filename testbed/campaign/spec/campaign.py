@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import Field, TypeAdapter, ValidationError, field_validator, model_validator
 
-from testbed.analysis.outcome import DETECTORS
+from testbed.analysis.outputs.outcome import DETECTORS
 from testbed.campaign.spec.consistency import Tables, contradictions
 from testbed.campaign.spec.errors import complaints, refusal
 from testbed.campaign.spec.faults import FaultSpec

@@ -14,7 +14,7 @@ from testbed.core.errors import UsageError
 from testbed.core.words.nearest import unknown
 
 if TYPE_CHECKING:
-    from testbed.analysis.sequential import StopRule
+    from testbed.analysis.adaptive.sequential import StopRule
 
 Dimension = Literal["site", "kind", "block", "bit", "bit_class", "tier"]
 DIMENSIONS: tuple[Dimension, ...] = get_args(Dimension)
@@ -109,7 +109,9 @@ class StopSpec(Strict):
 
     def rule(self, confidence: float) -> StopRule:
         """confidence: the campaign's."""
-        from testbed.analysis.sequential import StopRule  # scipy's optimiser, which no worker needs to wait for
+        from testbed.analysis.adaptive.sequential import (
+            StopRule,  # scipy's optimiser, which no worker needs to wait for
+        )
 
         return StopRule(
             self.margin,

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from testbed.analysis.confidence import TierEdges
+from testbed.analysis.outputs.confidence import TierEdges
 from testbed.campaign.spec.errors import shown
 from testbed.campaign.spec.fields import AtMost, Complaint, Count, NonNegative, Positive, Strict, Whole, refuse
 from testbed.core.errors import TestbedError, UsageError

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto
 
-from testbed.analysis.confidence import softmax
+from testbed.analysis.outputs.confidence import softmax
 from testbed.core.errors import UsageError
 from testbed.instrument.adopt.batch import run_rows
 from testbed.instrument.adopt.mend import used_by

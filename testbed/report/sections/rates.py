@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from markupsafe import Markup
 
-from testbed.analysis.confidence import interval_name
+from testbed.analysis.outputs.confidence import interval_name
 from testbed.report.charts import bitchart, forest, heatmap, stack
 from testbed.report.charts.forest import Category
 from testbed.report.estimate import Composition, Estimate

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from testbed.analysis.confidence import interval_name
+from testbed.analysis.outputs.confidence import interval_name
 from testbed.core.fault import FaultModel
 from testbed.report.charts.curve import Rule
 from testbed.report.estimate import Estimate

@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from testbed.analysis.choice import TEST_IMAGES
-from testbed.analysis.guessing import share_warning
+from testbed.analysis.outputs.choice import TEST_IMAGES
+from testbed.analysis.outputs.guessing import share_warning
 from testbed.core.errors import StaleArtefact, UsageError
 from testbed.core.folder.files import write_text
 from testbed.core.folder.runfolder import RunFolder

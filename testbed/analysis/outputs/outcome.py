@@ -26,9 +26,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from testbed.analysis.compare import Deviation, by_row, identical
-from testbed.analysis.confidence import margin_of, softmax, top1
-from testbed.analysis.native_judge import Judged, judge
+from testbed.analysis.outputs.compare import Deviation, by_row, identical
+from testbed.analysis.outputs.confidence import margin_of, softmax, top1
+from testbed.analysis.outputs.native_judge import Judged, judge
 from testbed.core.errors import TestbedError, UsageError
 from testbed.core.outcome import OUTCOMES, Outcome
 from testbed.core.words.nearest import unknown

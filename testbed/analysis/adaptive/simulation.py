@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from testbed.analysis.sequential import Monitor, StopRule
+from testbed.analysis.adaptive.sequential import Monitor, StopRule
 from testbed.analysis.stats import leveugle
 from testbed.analysis.stratified import Floats, Frame, Tally
 from testbed.core.errors import UsageError

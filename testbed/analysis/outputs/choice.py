@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from testbed.analysis.confidence import Tiers, check_sizes
+from testbed.analysis.outputs.confidence import Tiers, check_sizes
 from testbed.core.errors import UsageError
 
 TEST_IMAGES = "test images"  # purposes: choices for different ones have nothing to do with one another

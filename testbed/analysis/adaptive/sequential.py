@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
-from testbed.analysis.allocation import (
+from testbed.analysis.adaptive.allocation import (
     cheapest_allocation,
     first_allocation,
     formula_half_width,
@@ -28,7 +28,7 @@ from testbed.analysis.allocation import (
     smallest_sample,
     smoothed_variances,
 )
-from testbed.analysis.spending import critical_value, spending_named
+from testbed.analysis.adaptive.spending import critical_value, spending_named
 from testbed.analysis.stratified import Floats, Frame, Tally, domain_rates
 from testbed.core.errors import UsageError
 

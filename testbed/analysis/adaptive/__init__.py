@@ -1,0 +1,1 @@
+"""Statistics of adaptive sampling: allocation, sequential intervals, alpha spending."""

@@ -1,0 +1,1 @@
+"""Judging outputs: comparison, confidence, outcomes."""
