@@ -32,7 +32,7 @@ from torch.utils.data import TensorDataset
 from testbed.core.errors import TestbedError, UsageError
 from testbed.core.folder.files import atomic_path
 from testbed.models.config import ViTConfig
-from testbed.models.importers.checkpoint import load_tensors_only, read_checkpoint
+from testbed.models.importers.read.checkpoint import load_tensors_only, read_checkpoint
 from testbed.models.keys import misfits
 from testbed.models.subnetwork import Part, Subnetwork, subnetwork
 from testbed.models.vit import Attention, ViT

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import testbed.data._torchvision  # noqa: F401  # makes torchvision importable for the libraries below
 from testbed.core.errors import GateFailed, TestbedError, UsageError
 from testbed.models.importers import check_against_library, import_weights, settings
-from testbed.models.importers.timm_models import timm_facts
+from testbed.models.importers.facts.timm_models import timm_facts
 
 
 def lively(model, seed=0):
@@ -520,11 +520,11 @@ def test_an_architecture_of_timm_that_no_model_of_ours_is(tmp_path):
 def test_without_timm_its_plain_architectures_are_known_and_others_are_asked_for(tmp_path, monkeypatch):
     for architecture in ("vit_tiny_patch16_224", "deit_small_patch16_224", "vit_large_patch32_384"):
         with_timm = timm_facts(architecture, {"depth": 1, "num_classes": 5})
-        monkeypatch.setattr("testbed.models.importers.timm_models.importable", lambda name: None)
+        monkeypatch.setattr("testbed.models.importers.facts.timm_models.importable", lambda name: None)
         assert timm_facts(architecture, {"num_classes": 5}) == with_timm
         monkeypatch.undo()
     library = timm_folder(tmp_path, act_layer="quick_gelu")
-    monkeypatch.setattr("testbed.models.importers.timm_models.importable", lambda name: None)
+    monkeypatch.setattr("testbed.models.importers.facts.timm_models.importable", lambda name: None)
     with pytest.raises(
         UsageError, match="only timm knows its activation, heads, norm_order, eps: pip install timm, or"
     ):

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from testbed.core.errors import GateFailed, TestbedError, UsageError
 from testbed.models.config import ViTConfig
+from testbed.models.importers.facts.timm_models import built
 from testbed.models.importers.importing import ImportedModel
 from testbed.models.importers.layout import Traits
 from testbed.models.importers.layouts import VIT_PYTORCH, VIT_PYTORCH_OLD
-from testbed.models.importers.timm_models import built
 from testbed.models.keys import listed
 
 IMAGES = 8

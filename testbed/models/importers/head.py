@@ -9,9 +9,9 @@ from pathlib import Path
 from torch import Tensor
 
 from testbed.core.errors import TestbedError, UsageError
-from testbed.models.importers.checkpoint import WeightSet
+from testbed.models.importers.facts.ledger import INSTEAD, Told
 from testbed.models.importers.layout import Names
-from testbed.models.importers.told import INSTEAD, Told
+from testbed.models.importers.read.checkpoint import WeightSet
 from testbed.models.keys import listed
 
 

@@ -13,21 +13,21 @@ from torch import Tensor
 from testbed.core.errors import TestbedError, UsageError
 from testbed.core.folder.files import sha256_file, sha256_json
 from testbed.models.config import ViTConfig
-from testbed.models.importers.checkpoint import WeightSet, as_float32, loaded, weight_set
-from testbed.models.importers.described import CONFIG, Described, described
-from testbed.models.importers.files import WeightsFile, weights_file
-from testbed.models.importers.head import with_head
-from testbed.models.importers.inference import inferred_config
-from testbed.models.importers.layout import Layout, Names
-from testbed.models.importers.layouts import ANCHORS, names_in, recognised
-from testbed.models.importers.stated import stated as checked
-from testbed.models.importers.told import INSTEAD, Ledger, Source, Told, assumed
-from testbed.models.importers.unsupported import (
+from testbed.models.importers.facts.described import CONFIG, Described, described
+from testbed.models.importers.facts.inference import inferred_config
+from testbed.models.importers.facts.ledger import INSTEAD, Ledger, Source, Told, assumed
+from testbed.models.importers.facts.stated import stated as checked
+from testbed.models.importers.facts.unsupported import (
     refuse_gated_mlps,
     refuse_known_gaps,
     refuse_layers_before_the_head,
     refuse_named_features,
 )
+from testbed.models.importers.head import with_head
+from testbed.models.importers.layout import Layout, Names
+from testbed.models.importers.layouts import ANCHORS, names_in, recognised
+from testbed.models.importers.read.checkpoint import WeightSet, as_float32, loaded, weight_set
+from testbed.models.importers.read.files import WeightsFile, weights_file
 from testbed.models.keys import listed, misfits
 from testbed.models.vit import ViT
 from testbed.models.weights import describes_model, load_model

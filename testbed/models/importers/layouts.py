@@ -9,8 +9,8 @@ from torch import Tensor
 
 from testbed.core.errors import TestbedError, UsageError
 from testbed.core.words.nearest import unknown
+from testbed.models.importers.facts.ledger import INSTEAD
 from testbed.models.importers.layout import Layout, Names, Traits
-from testbed.models.importers.told import INSTEAD
 from testbed.models.keys import listed
 
 

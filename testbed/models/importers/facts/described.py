@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 from testbed.core.errors import TestbedError, UsageError
 from testbed.core.folder.parsing import json_value
-from testbed.models.importers.stated import stated
-from testbed.models.importers.timm_models import timm_facts
-from testbed.models.importers.told import INSTEAD
+from testbed.models.importers.facts.ledger import INSTEAD
+from testbed.models.importers.facts.stated import stated
+from testbed.models.importers.facts.timm_models import timm_facts
 
 CONFIG = "config.json"
 Library = Literal["timm", "huggingface"]

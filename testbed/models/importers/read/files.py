@@ -9,7 +9,7 @@ from zipfile import BadZipFile, ZipFile
 from testbed.core.errors import TestbedError, UsageError
 from testbed.core.folder.file_kinds import other_format, start_of, unusable
 from testbed.core.folder.parsing import json_value
-from testbed.models.importers.told import INSTEAD
+from testbed.models.importers.facts.ledger import INSTEAD
 from testbed.models.keys import listed
 
 INDEX = ".index.json"  # of weights that are split into several files

@@ -9,7 +9,7 @@ from typing import Any, get_args
 from testbed.core.errors import UsageError
 from testbed.core.words.nearest import unknown
 from testbed.models.config import Activation, NormOrder, Pooling
-from testbed.models.importers.told import INSTEAD
+from testbed.models.importers.facts.ledger import INSTEAD
 
 # As the libraries write them -> as our model calls them.
 ACTIVATIONS: Mapping[str, Activation] = {

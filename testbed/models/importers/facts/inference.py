@@ -6,8 +6,8 @@ from math import isqrt, prod
 
 from testbed.core.errors import TestbedError, UsageError
 from testbed.models.config import Pooling, ViTConfig
+from testbed.models.importers.facts.ledger import INSTEAD, Ledger
 from testbed.models.importers.layout import Layout, Names, Traits
-from testbed.models.importers.told import INSTEAD, Ledger
 from testbed.models.keys import Shapes
 
 _CHANNELS_NAMED = 16  # of the readings of a patch, those of up to as many channels are named

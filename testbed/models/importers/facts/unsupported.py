@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from testbed.core.errors import TestbedError
-from testbed.models.importers.told import INSTEAD
+from testbed.models.importers.facts.ledger import INSTEAD
 from testbed.models.keys import Shapes, listed
 
 _BY_NAME = {

@@ -22,8 +22,8 @@ from torch.utils.data import TensorDataset
 from testbed.core.errors import TestbedError, UsageError
 from testbed.core.folder.file_kinds import is_safetensors
 from testbed.core.folder.files import is_utf8
-from testbed.models.importers.files import WeightsFile, refuse_other_kinds, weights_file
-from testbed.models.importers.limits import check_files, check_nesting, check_plain, plain_dtype, refuse_raw_bytes
+from testbed.models.importers.read.files import WeightsFile, refuse_other_kinds, weights_file
+from testbed.models.importers.read.limits import check_files, check_nesting, check_plain, plain_dtype, refuse_raw_bytes
 from testbed.models.keys import listed
 
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.")  # DataParallel, torch.compile, training frameworks

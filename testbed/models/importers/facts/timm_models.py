@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from testbed.core.errors import UsageError
+from testbed.models.importers.facts.ledger import INSTEAD
+from testbed.models.importers.facts.stated import ACTIVATIONS
 from testbed.models.importers.layout import PUBLISHED_HEADS
-from testbed.models.importers.stated import ACTIVATIONS
-from testbed.models.importers.told import INSTEAD
 from testbed.models.vit import ACTIVATIONS as FUNCTIONS
 
 # timm's plain ViTs, which need no look at timm itself: exact GELU, pre-norm, epsilon 1e-6, the published heads.

@@ -1,0 +1,1 @@
+"""What is known, stated or inferred of a model that is imported."""
