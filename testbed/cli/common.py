@@ -132,7 +132,7 @@ def emit(value: Any, as_json: bool, text: Callable[[], RenderableType | list[str
         for line in [rendered] if isinstance(rendered, str) else rendered:
             click.echo(visible(line))
         return
-    from testbed.cli.prose import stacked
+    from testbed.cli.tables.prose import stacked
 
     console().print(stacked(rendered if isinstance(rendered, list) else [rendered]), crop=False)
 

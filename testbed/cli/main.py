@@ -20,27 +20,48 @@ from testbed.core.errors import TestbedError
 
 # name -> (module:attribute, one line of help). One whose module is not there is not listed.
 COMMANDS: dict[str, tuple[str, str]] = {
-    "doctor": ("testbed.cli.doctor:doctor", "Say which engines and kernels work here, and why others do not."),
-    "data": ("testbed.cli.data:data", "List data sets and prepare them."),
-    "import": ("testbed.cli.import_:import_", "Import trained weights."),
-    "export-weights": ("testbed.cli.export_weights:export_weights", "Write a model's weights for other tools."),
-    "train": ("testbed.cli.train:train", "Train a Vision Transformer."),
-    "golden": ("testbed.cli.golden:golden", "Record and verify golden outputs."),
-    "tiers": ("testbed.cli.tiers:tiers", "Sort images into confidence tiers."),
-    "subset": ("testbed.cli.subset:subset", "Choose images by tier."),
-    "export": ("testbed.cli.export:export", "Write a deployable engine file and its parity with the golden."),
-    "instrument": ("testbed.cli.instrument:instrument", "Give an ONNX file fault ports and list its sites."),
-    "campaign": ("testbed.cli.campaign:campaign", "Run fault-injection campaigns."),
-    "fuzziness": ("testbed.cli.fuzziness:fuzziness", "Measure how far each layer separates the classes."),
-    "rank": ("testbed.cli.rank:rank", "Score blocks, heads and neurons, and hold the scores against a campaign."),
-    "prune": ("testbed.cli.prune:prune", "Cut a model down to a smaller one."),
-    "bench": ("testbed.cli.bench:bench", "Time models as deployed, side by side."),
-    "sweep": ("testbed.cli.sweep:sweep", "Sweep tolerances over a finished campaign's rows."),
-    "tradeoff": ("testbed.cli.tradeoff:tradeoff", "Put models side by side: accuracy, latency, vulnerability."),
-    "report": ("testbed.cli.report:report", "Make a finished campaign's page again."),
-    "cache": ("testbed.cli.cache:cache", "Say what is kept to save time, or remove it."),
-    "fault": ("testbed.cli.fault:fault", "Look at single faults of a campaign."),
-    "help": ("testbed.cli.help:help_", "Show a command's help."),
+    "doctor": (
+        "testbed.cli.commands.machine.doctor:doctor",
+        "Say which engines and kernels work here, and why others do not.",
+    ),
+    "data": ("testbed.cli.commands.machine.data:data", "List data sets and prepare them."),
+    "import": ("testbed.cli.commands.model.import_:import_", "Import trained weights."),
+    "export-weights": (
+        "testbed.cli.commands.model.export_weights:export_weights",
+        "Write a model's weights for other tools.",
+    ),
+    "train": ("testbed.cli.commands.model.train:train", "Train a Vision Transformer."),
+    "golden": ("testbed.cli.commands.golden.record:golden", "Record and verify golden outputs."),
+    "tiers": ("testbed.cli.commands.golden.tiers:tiers", "Sort images into confidence tiers."),
+    "subset": ("testbed.cli.commands.golden.subset:subset", "Choose images by tier."),
+    "export": (
+        "testbed.cli.commands.model.export:export",
+        "Write a deployable engine file and its parity with the golden.",
+    ),
+    "instrument": (
+        "testbed.cli.commands.model.instrument:instrument",
+        "Give an ONNX file fault ports and list its sites.",
+    ),
+    "campaign": ("testbed.cli.commands.campaign.run:campaign", "Run fault-injection campaigns."),
+    "fuzziness": (
+        "testbed.cli.commands.results.fuzziness:fuzziness",
+        "Measure how far each layer separates the classes.",
+    ),
+    "rank": (
+        "testbed.cli.commands.results.rank:rank",
+        "Score blocks, heads and neurons, and hold the scores against a campaign.",
+    ),
+    "prune": ("testbed.cli.commands.model.prune:prune", "Cut a model down to a smaller one."),
+    "bench": ("testbed.cli.commands.model.bench:bench", "Time models as deployed, side by side."),
+    "sweep": ("testbed.cli.commands.results.sweep:sweep", "Sweep tolerances over a finished campaign's rows."),
+    "tradeoff": (
+        "testbed.cli.commands.results.tradeoff:tradeoff",
+        "Put models side by side: accuracy, latency, vulnerability.",
+    ),
+    "report": ("testbed.cli.commands.results.report:report", "Make a finished campaign's page again."),
+    "cache": ("testbed.cli.commands.machine.cache:cache", "Say what is kept to save time, or remove it."),
+    "fault": ("testbed.cli.commands.results.fault:fault", "Look at single faults of a campaign."),
+    "help": ("testbed.cli.commands.machine.help:help_", "Show a command's help."),
 }
 
 

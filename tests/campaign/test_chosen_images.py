@@ -24,7 +24,7 @@ from testbed.campaign.prepare.stages import Preparation, _tiers_file
 from testbed.campaign.prepare.subjects import subject_of
 from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
 from testbed.campaign.summary.summarise import _tiers
-from testbed.cli.tables import _tier_text
+from testbed.cli.tables.summary import _tier_text
 from testbed.core.errors import GateFailed, UsageError
 from testbed.core.folder.files import write_json
 from testbed.core.folder.runfolder import RunFolder

@@ -21,7 +21,7 @@ from testbed.campaign.folder.workplace import recorded_spec
 from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
 from testbed.campaign.summary.exposure import contributions
 from testbed.campaign.summary.tally import Tally, populations
-from testbed.cli.tables import summary_tables
+from testbed.cli.tables.summary import summary_tables
 from testbed.core.errors import UsageError
 from testbed.core.folder.files import sha256_file
 from testbed.core.folder.runfolder import RunFolder

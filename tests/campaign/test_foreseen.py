@@ -14,7 +14,7 @@ from testbed.campaign.pipeline import run_campaign
 from testbed.campaign.preview.dry_run import dry_run_plan
 from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
 from testbed.campaign.work.workforce import Workforce
-from testbed.cli.tables import plan_tables
+from testbed.cli.tables.summary import plan_tables
 from testbed.core.errors import GateFailed, TestbedError, UsageError
 
 NO_GOLDEN = "accuracy and images per tier: the golden of this model and these images is not recorded yet"

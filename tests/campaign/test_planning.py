@@ -16,7 +16,7 @@ from testbed.campaign.preview.plan import Plan, Wanted, wanted_of
 from testbed.campaign.preview.sites import sketched_sites
 from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
 from testbed.campaign.spec.stop import dimensions
-from testbed.cli.tables import plan_tables
+from testbed.cli.tables.summary import plan_tables
 from testbed.core.errors import UsageError
 
 WANTED = Wanted(0.05, 0.95)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-from testbed.cli.tables import summary_tables
+from testbed.cli.tables.summary import summary_tables
 from tests.support.commands import invoke
 from tests.support.narrow import shown
 

@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 from click.testing import Result
 
-from testbed.cli.sweep import Tolerances
-from testbed.cli.sweep_advice import rounded_down as _down
-from testbed.cli.sweep_advice import rounded_up as _up
+from testbed.cli.commands.results.sweep import Tolerances
+from testbed.cli.tables.advice import rounded_down as _down
+from testbed.cli.tables.advice import rounded_up as _up
 from tests.support.commands import error_of, invoke
 
 
@@ -137,7 +137,7 @@ def test_printed_tolerances_err_on_the_safe_side(value: float) -> None:
 
 def test_tables_survive_rates_that_do_not_exist(run: Path) -> None:
     from testbed.cli.common import console
-    from testbed.cli.sweep_tables import sweep_tables
+    from testbed.cli.tables.sweep import sweep_tables
 
     swept: dict[str, Any] = json.loads(sweep(run, "--noise", "", "--json").stdout)
     for part in swept["tiers"]:

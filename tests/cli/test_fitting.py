@@ -7,8 +7,8 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from testbed.cli.fitting import FittedTable
-from testbed.cli.prose import Prose, broken, stacked
+from testbed.cli.tables.fitting import FittedTable
+from testbed.cli.tables.prose import Prose, broken, stacked
 from tests.support.narrow import NUMBER, WIDTHS, numbers, shown
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import RenderableType
 
 from testbed.cli import common
-from testbed.cli.prose import stacked
+from testbed.cli.tables.prose import stacked
 from testbed.core.words.console import PlainConsole
 
 WIDTHS = (60, 80, 100, 200)

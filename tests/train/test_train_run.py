@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from testbed.cli import train as command
+from testbed.cli.commands.model import train as command
 from testbed.data import load
 from testbed.models.runs import DataSource, open_model_run
 from testbed.train import EpochRecord, evaluate

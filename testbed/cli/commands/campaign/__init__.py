@@ -1,0 +1,1 @@
+"""``testbed campaign`` and its subcommands."""

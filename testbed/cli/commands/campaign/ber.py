@@ -1,0 +1,108 @@
+"""``testbed campaign ber``: accuracy against the bit-error rate of the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from testbed.cli.common import emit, example, json_option, run_option
+from testbed.cli.options.numbers import LARGEST_SEED, Whole
+from testbed.cli.options.types import Grid
+from testbed.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+RATES = "1e-9,1e-8,1e-7,1e-6,1e-5,1e-4"
+
+
+@click.command(
+    "ber",
+    epilog=example(
+        "testbed campaign ber runs/digits",
+        "testbed campaign ber campaigns/digits.toml --rates 1e-6,1e-5,1e-4 --repeats 20",
+        'testbed campaign ber runs/digits --site "block.0.*" --images 500 --json > ber.json',
+    ),
+)
+@click.argument("subject", metavar="SPEC|DIR", type=click.Path(path_type=Path))
+@click.option("--rates", type=Grid(), default=RATES, show_default=True, help="Probabilities of each bit to flip.")
+@click.option("--repeats", type=Whole(2, 100_000), default=10, show_default=True, help="Sets of flips per rate.")
+@click.option(
+    "--site", "sites", multiple=True, metavar="PATTERN", help='Only these weights; "!PATTERN" leaves some out.'
+)
+@click.option("--images", type=Whole(1), help="Only so many test images: a random choice, by class.")
+@click.option("--seed", type=Whole(0, LARGEST_SEED), help="Of the flips; the campaign's unless said.")
+@run_option(required=False)
+@json_option
+def ber(
+    subject: Path,
+    rates: tuple[float, ...],
+    repeats: int,
+    sites: tuple[str, ...],
+    images: int | None,
+    seed: int | None,
+    run: Path | None,
+    as_json: bool,
+) -> None:
+    """Flip every bit of the weights with one probability, and tell the accuracy that is left.
+
+    All test images are asked about, in the compiled engine, with all flips of a repeat in its weights at once; then they
+    are put back. SPEC is prepared first (in runs/NAME unless --run says otherwise); DIR is a campaign's run folder. No
+    file of a finished campaign is changed.
+    """
+    from testbed.ber.run import prepared, run_ber
+    from testbed.campaign.spec.campaign import load_spec
+    from testbed.cli.progress import log_to_stderr, progress_on_stderr
+
+    log_to_stderr()
+    if subject.is_dir():
+        if run is not None:
+            raise UsageError(f"{subject} is a run folder already; --run is for a spec")
+        preparation = prepared(subject)
+    else:
+        spec = load_spec(subject)
+        preparation = prepared(
+            run or Path("runs") / spec.name,
+            spec,
+            lambda stage, total, what: progress_on_stderr(total, f"{stage}: {what}"),
+        )
+    found = run_ber(
+        preparation,
+        rates,
+        repeats,
+        sites=sites or ("*",),
+        images=images,
+        seed=seed,
+        progress=lambda total: progress_on_stderr(total, "images"),
+    )
+    emit(found, as_json, lambda: _table(found))
+
+
+def _table(found: Mapping[str, Any]) -> RenderableType:
+
+    from testbed.cli.tables.fitting import FittedTable
+    from testbed.cli.tables.prose import Prose, stacked
+
+    engine, confidence = found["engine"], f"{100 * found['confidence']:g} %"
+    head = Prose(
+        f"{found['name']}: {engine['backend']} {engine['precision']}, {found['images']:,} test images of"
+        f" {len(found['classes'])} classes, {len(found['sites'])} weights of {found['bits']:,} bits, accuracy"
+        f" {100 * found['accuracy']:.2f} % without flips",
+        bold=len(found["name"]),
+    )
+    table = FittedTable(
+        title=f"{found['repeats']} repeats per rate, seed {found['seed']}; in %, {confidence} intervals over repeats",
+    )
+    for name in ("bit-error rate", "flips", "accuracy", "SDC-1", "non-finite"):
+        table.add_column(name, justify="right" if name in ("bit-error rate", "flips") else "left", no_wrap=True)
+    for record in found["rates"]:
+        cells = [_percent(record[measure]) for measure in ("accuracy", "sdc1", "nonfinite")]
+        table.add_row(f"{record['rate']:g}", f"{record['flips']['mean']:,.1f}", *cells)
+    return stacked([head, table])
+
+
+def _percent(rate: Mapping[str, float]) -> str:
+    return f"{100 * rate['rate']:6.2f} [{100 * rate['low']:.2f}, {100 * rate['high']:.2f}]"

@@ -1,0 +1,132 @@
+"""``testbed campaign plan``: the strata of a campaign, their populations, and the sample sizes that a margin asks for."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from testbed.cli.common import emit, example, json_option, json_value
+from testbed.cli.options.numbers import Confidence, Number, Whole
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from testbed.campaign.preview.plan import Plan
+
+Record = Mapping[str, Any]
+
+
+@click.command(
+    epilog=example(
+        "testbed campaign plan campaigns/digits.toml --by block",
+        "testbed campaign plan campaigns/digits.toml --by 'site x bit_class' --margin 0.02",
+        "testbed campaign plan campaigns/digits.toml --by site --margin 0.1 --relative --rate 0.05",
+        "testbed campaign plan campaigns/digits.toml --measure --json > plan.json",
+    )
+)
+@click.argument("spec", type=click.Path(path_type=Path))
+@click.option("--margin", type=Number(), help="Half the width of every interval. [default: as in [stop], or 0.01]")
+@click.option("--relative", is_flag=True, help="The margin is a share of --rate.")
+@click.option("--rate", type=Number(), default=0.5, show_default=True, help="Expected rate; 0.5 is the worst case.")
+@click.option("--confidence", type=Confidence(), help="[default: the campaign's]")
+@click.option(
+    "--by",
+    metavar="DIMENSIONS",
+    help="Put strata together: site, kind, block, bit, bit_class, tier, or several: 'site x bit_class'; all."
+    " [default: the strata that are sampled]",
+)
+@click.option("--seconds-per-row", type=Number(1e-9), help="What a row costs, for the estimate.")
+@click.option("--measure", is_flag=True, help="Time the engine here and now instead, as --dry-run does.")
+@click.option("--rows", default=24, show_default=True, type=Whole(0), help="Parts to print; --json has all.")
+@click.option(
+    "--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change a value of SPEC: engine.backend=openvino."
+)
+@json_option
+def plan(
+    spec: Path,
+    margin: float | None,
+    relative: bool,
+    rate: float,
+    confidence: float | None,
+    by: str | None,
+    seconds_per_row: float | None,
+    measure: bool,
+    rows: int,
+    changes: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """What the campaign that SPEC describes samples from: nothing is run.
+
+    Per stratum, or per part asked for with --by: the population N of faults (element x bit x image), the faults that
+    Leveugle's formula asks for to know its rate to within the margin, and how many the spec draws. A campaign with a
+    [stop] table draws in rounds: its first one is told, and between which bounds it will end.
+    """
+    from testbed.campaign.preview.plan import Plan, asked_dimensions, wanted_of
+    from testbed.campaign.spec.campaign import load_spec
+
+    loaded = load_spec(spec, changes)
+    wanted = wanted_of(loaded, margin, confidence, rate, relative)
+    found = Plan(loaded, wanted, asked_dimensions(by), seconds_per_row, measure)
+    if as_json:
+        for piece in _json(found):
+            click.echo(piece)
+    else:
+        emit(None, False, lambda: _tables(found, rows))
+
+
+def _json(found: Plan) -> Iterator[str]:
+    """One JSON object, a part per line: there may be very many."""
+    head = json.dumps(json_value(found.head()), allow_nan=False)
+    yield head.removesuffix("}") + ', "parts": ['
+    comma = ""
+    for part in found.parts():
+        yield comma + json.dumps(json_value(part), allow_nan=False)
+        comma = ","
+    yield f'], "totals": {json.dumps(json_value(found.totals()), allow_nan=False)}}}'
+
+
+def _tables(found: Plan, rows: int) -> RenderableType:
+    from testbed.cli.tables.fitting import FittedTable
+    from testbed.cli.tables.prose import stacked
+
+    head, parts = found.head(), found.parts()
+    shown = list(itertools.islice(parts, rows))
+    margin = f"{head['margin']:g} of {head['rate']:g}" if head["relative"] else f"{head['margin']:g}"
+    table = FittedTable(
+        title=f"plan of {head['name']}: nothing was run; n for +-{margin} at {100 * head['confidence']:g} %",
+    )
+    numbers = ("strata", "N", "Leveugle's n", "drawn")
+    for name in ("target", "place", "operation", *head["by"], *numbers):
+        table.add_column(name, justify="right" if name in numbers else "left")
+    for part in shown:
+        values = ("" if part[name] is None else str(part[name]) for name in head["by"])
+        counts = (f"{part[name]:,}" for name in ("strata", "population", "leveugle", "drawn"))
+        table.add_row(part["target"], part["where"], part["op"], *values, *counts)
+    more = sum(1 for _ in parts)
+    others = [f"... and {more:,} more; --by block tells fewer, --json all"] if more else []
+    return stacked([table, *others, *_lines(head, found.totals())])
+
+
+def _lines(head: Record, totals: Record) -> Iterable[str]:
+    yield (
+        f"{totals['parts']:,} parts of {totals['strata']:,} strata, {totals['population']:,} faults on"
+        f" {head['images']} images"
+    )
+    adaptive = head["adaptive"]
+    own = "the spec draws" if adaptive is None else "the first round draws"
+    yield f"{own} {_cost(totals['drawn'])}; Leveugle's n of every part: {_cost(totals['leveugle'])}"
+    if adaptive is not None:
+        yield (
+            f"[stop] ends with {adaptive['faults_at_least']:,} faults or more; uniform sampling of its"
+            f" {adaptive['domains']} parts per {adaptive['per']} needs {adaptive['leveugle']:,}"
+        )
+
+
+def _cost(record: Record) -> str:
+    seconds = "" if record["seconds"] is None else f", about {record['seconds']:,.0f} s"
+    return f"{record['faults']:,} faults, {record['rows']:,} rows{seconds}"

@@ -1,0 +1,156 @@
+"""``testbed campaign``: run fault-injection campaigns, and compare them."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from testbed.cli.bugs import concerns
+from testbed.cli.commands.campaign.ber import ber
+from testbed.cli.commands.campaign.new import list_, new, schema
+from testbed.cli.commands.campaign.plan import plan
+from testbed.cli.commands.campaign.show import show
+from testbed.cli.commands.campaign.status import status
+from testbed.cli.common import emit, example, json_option, run_option
+from testbed.cli.groups import CommandGroup
+from testbed.cli.options.numbers import Whole
+from testbed.cli.options.workforce import words_of, work_options
+from testbed.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from testbed.campaign.spec.campaign import CampaignSpec
+    from testbed.campaign.work.workforce import Workforce
+
+
+@click.group(cls=CommandGroup, epilog=example("testbed campaign new digits", "testbed campaign run digits.toml"))
+def campaign() -> None:
+    """Run fault-injection campaigns, and compare them."""
+
+
+@campaign.command(
+    epilog=example(
+        "testbed campaign run campaigns/digits.toml --dry-run",
+        "testbed campaign run campaigns/digits.toml --run runs/digits",
+        "testbed campaign run campaigns/digits.toml --set engine.backend=openvino --run runs/digits-openvino",
+        "testbed campaign run campaigns/digits.toml --run runs/digits --json > summary.json",
+    )
+)
+@click.argument("spec", type=click.Path(path_type=Path))
+@run_option(required=False)
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Print the plan: faults, widths, time; refuse what the run would, as far as it is known. Writes nothing.",
+)
+@click.option("--redo", metavar="STAGE", help="Forget this stage and all later ones, and run them again.")
+@click.option("--fresh", is_flag=True, help="Start over: give up the campaign in DIR, with its files and rows.")
+@work_options
+@click.option(
+    "--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change a value of SPEC: engine.backend=openvino."
+)
+@json_option
+def run(
+    spec: Path,
+    run: Path | None,
+    dry_run: bool,
+    redo: str | None,
+    fresh: bool,
+    workforce: Workforce,
+    changes: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Run the campaign that the file SPEC describes, or go on with it where it stopped.
+
+    DIR is runs/NAME unless --run says otherwise. Everything that the numbers rest on stays there. The same command
+    resumes a campaign that was interrupted, and prints the summary of one that is finished. Other settings are taken as
+    long as no fault was run in DIR; then they are refused, unless --fresh gives up what was run. Relative paths in SPEC are
+    those of the current folder or, where nothing is there, of SPEC's own.
+    """
+    from testbed.campaign.spec.campaign import load_spec
+
+    if fresh and redo:
+        raise UsageError("--fresh makes every stage again, --redo some: give one of them")
+    loaded = load_spec(spec, changes)
+    folder = run or Path("runs") / loaded.name
+    if dry_run:
+        from testbed.campaign.preview.dry_run import dry_run_plan
+        from testbed.cli.tables.summary import plan_tables
+
+        dry = dry_run_plan(loaded, folder, fresh=fresh)
+        emit(dry, as_json, lambda: plan_tables(dry))
+        return
+    concerns(folder)
+    sets = [word for change in changes for word in ("--set", change)]
+    again = shlex.join([str(spec), *sets, "--run", str(folder), *words_of(workforce)])
+    summary = _run(loaded, folder, redo, fresh, workforce, again)
+
+    from testbed.cli.tables.summary import summary_tables
+
+    emit(summary, as_json, lambda: summary_tables(summary, folder))
+
+
+def _run(
+    loaded: CampaignSpec, folder: Path, redo: str | None, fresh: bool, workforce: Workforce, again: str
+) -> dict[str, Any]:
+    from testbed.campaign.pipeline import run_campaign
+    from testbed.campaign.results.kept import kept_told
+    from testbed.cli.progress import log_to_stderr
+    from testbed.cli.watch import watch_on_stderr
+    from testbed.report.stage import report_stage
+
+    log_to_stderr()
+    try:
+        with watch_on_stderr() as show:
+            summary = run_campaign(loaded, folder, redo=redo, fresh=fresh, workforce=workforce, show=show)
+        report_stage(folder)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"{kept_told(folder)}; go on with: testbed campaign run {again}") from None
+    sys.stderr.flush()
+    return summary
+
+
+@campaign.command(
+    epilog=example(
+        "testbed campaign compare runs/digits runs/digits-openvino",
+        "testbed campaign compare runs/digits runs/digits-fp16 --json > across.json",
+        "testbed campaign compare runs/digits runs/digits-torch --to disagreements.csv",
+    )
+)
+@click.argument("first", metavar="DIR_A", type=click.Path(file_okay=False, path_type=Path))
+@click.argument("second", metavar="DIR_B", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--rows", default=5, show_default=True, type=Whole(0), help="Disagreeing rows to print, per cause.")
+@click.option(
+    "--to", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write all: .csv or .parquet."
+)
+@json_option
+def compare(first: Path, second: Path, rows: int, to: Path | None, as_json: bool) -> None:
+    """Compare two finished campaigns of one model: two engines, or two precisions.
+
+    In one precision the faults must be the same ones: how far the outcomes agree, Cohen's kappa, and every
+    disagreement with its distance from the tolerance. Across precisions: the rates per role of the struck bit (sign,
+    exponent, mantissa, magnitude) at the sites that both have, and of the faults that pair. --json has all of it.
+    """
+    from testbed.compare.campaigns import check_table_name, compare_campaigns, write_table
+
+    if to:
+        check_table_name(to)
+    compared = compare_campaigns(first, second)
+    if to:
+        write_table(compared, to)
+
+    from testbed.cli.tables.compare import compare_tables
+
+    emit(compared, as_json, lambda: compare_tables(compared, rows))
+
+
+campaign.add_command(ber)
+campaign.add_command(list_)
+campaign.add_command(new)
+campaign.add_command(plan)
+campaign.add_command(schema)
+campaign.add_command(show)
+campaign.add_command(status)

@@ -1,0 +1,1 @@
+"""Commands of golden outputs: record, subset, tiers."""

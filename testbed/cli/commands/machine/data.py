@@ -1,0 +1,186 @@
+"""``testbed data``: what is where, what is missing, and how to get it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from testbed.cli.common import Command, console, emit, example, json_option
+from testbed.cli.groups import CommandGroup
+from testbed.cli.options.data import classes_option, preprocess_option
+
+if TYPE_CHECKING:
+    from testbed.cli.tables.fitting import FittedTable
+    from testbed.data import Dataset
+    from testbed.data.registry import Entry
+
+
+_MOST_DECODED = 200
+_MOST_OPENED = {"test": 20_000, "validation": 2_000, "train": 2_000}  # files, evenly spread: a few seconds
+
+
+def root_option(command: Command) -> Command:
+    """``--root``, passed on as ``root``."""
+    text = (
+        "The data folder; by default $TESTBED_DATA, else data/ in the cache folder ($TESTBED_CACHE, ~/.cache/testbed)."
+    )
+    kind = click.Path(file_okay=False, path_type=Path)
+    return click.option("--root", type=kind, metavar="DIR", help=text)(command)
+
+
+@click.group(cls=CommandGroup, epilog=example("testbed data list", "testbed data check cifar10 --download"))
+def data() -> None:
+    """List data sets and prepare them."""
+
+
+@data.command("list", epilog=example("testbed data list --root photos"))
+@root_option
+@json_option
+def list_(root: Path | None, as_json: bool) -> None:
+    """Say which data sets are known, where they are, and how to get those that are missing."""
+    from testbed.data.registry import data_root, entries, how_to_get, missing
+
+    folder = data_root(root)
+    known = []
+    for name, entry in entries().items():
+        absent = missing(entry, folder, None)
+        known.append(
+            {
+                "name": name + ":PATH" * entry.takes_path,
+                "found": None if entry.takes_path else not absent,
+                "where": _where(entry, folder),
+                "missing": [str(path) for path in absent],
+                "note": entry.note,
+                "get": how_to_get(name, entry, folder) if absent else "",
+            }
+        )
+    emit({"root": str(folder), "data_sets": known}, as_json, lambda: _table(folder, known))
+
+
+@data.command(
+    epilog=example(
+        "testbed data check imagefolder:photos/test --full",
+        "testbed data check imagefolder:photos/test --preprocess imagenet,crop=0.9,interpolation=bicubic",
+        "testbed data check imagefolder:photos/test --classes natural",
+    )
+)
+@click.argument("name")
+@root_option
+@click.option("--download", is_flag=True, help="Fetch the files if they are missing.")
+@click.option("--full", is_flag=True, help="Decode every image and hash the contents.")
+@preprocess_option("the data set's own")
+@classes_option
+@json_option
+def check(
+    name: str,
+    root: Path | None,
+    download: bool,
+    full: bool,
+    preprocess: str | None,
+    classes: str | None,
+    as_json: bool,
+) -> None:
+    """Load data set NAME and say what is in it, or what is missing. Exit status 1 where it cannot be used."""
+    from testbed.data.registry import data_root, find, how_to_get, load, missing
+
+    entry, path = find(name)
+    folder = data_root(root)
+    absent = missing(entry, folder, path)
+    if absent and as_json and not download:
+        found = {"name": name, "root": str(folder), "found": False, "missing": [str(p) for p in absent]}
+        emit(found | {"get": how_to_get(name, entry, folder)}, as_json, str)
+    dataset = load(name, root=root, preprocess=preprocess, classes=classes, download=download)
+    report = {"root": str(folder), "found": True, "missing": []} | dataset.describe()
+    if full:
+        report["sha256"] = {part: _read_all(dataset, part) for part in ("train", "validation", "test")}
+    else:
+        report["opened"] = _open_files(dataset)
+        report["decoded"] = _read_some(dataset)
+    emit(report, as_json, lambda: _text(report, dataset.preprocess.told(dataset.image)))
+
+
+def _where(entry: Entry, root: Path) -> str | None:
+    """The folder of the data set's first file; None where it needs none, or takes a path."""
+    needed = [] if entry.takes_path else entry.needs(root)
+    return str(needed[0].parent) if needed else None
+
+
+def _read_some(dataset: Dataset) -> int:
+    """Decodes the first test image of each class, of the first classes; returns how many."""
+    import numpy as np
+
+    firsts = np.unique(dataset.test.labels, return_index=True)[1][:_MOST_DECODED]
+    for position in firsts.tolist():
+        dataset.test.pixels(position)
+    return len(firsts)
+
+
+def _open_files(dataset: Dataset) -> int | None:
+    """How many files of all parts begin as images; None where images are no files. Raises TestbedError for one that does
+    not."""
+    import numpy as np
+
+    from testbed.core.errors import TestbedError
+    from testbed.data.collection import FileImages
+
+    opened, bad = 0, []
+    for part, most in _MOST_OPENED.items():
+        split = getattr(dataset, part)
+        images = split.examples.images
+        if not isinstance(images, FileImages):
+            return None
+        rows = split.rows[np.linspace(0, len(split) - 1, min(len(split), most)).astype(int)]
+        bad += [images.paths[row] for row in rows.tolist() if not images.is_image(row)]
+        opened += len(rows)
+    if bad:
+        more = f" ({len(bad) - 1} more of {opened:,} files cannot, either)" if len(bad) > 1 else ""
+        raise TestbedError(f"image {bad[0]} cannot be decoded{more}: replace the files or take them out of the folder")
+    return opened
+
+
+def _read_all(dataset: Dataset, part: str) -> str | None:
+    """The split's content hash, every image decoded once; None for an empty split."""
+    from rich.progress import track
+
+    split = getattr(dataset, part)
+    for position in track(range(len(split)), description=part, console=console(stderr=True), transient=True):
+        split.pixels(position)
+    return split.sha256() if len(split) else None
+
+
+def _table(root: Path, known: list[dict[str, Any]]) -> FittedTable:
+    from testbed.cli.tables.fitting import FittedTable
+
+    table = FittedTable("name", "here", "what, or how to get it", title=f"data folder: {root}", boxed=False)
+    for entry in known:
+        here = {True: "yes", False: "no", None: ""}[entry["found"]]
+        table.add_row(entry["name"], here, entry["note"])
+        if entry["found"] and entry["where"] and not Path(entry["where"]).is_relative_to(root):
+            table.add_row("", "", f"in {entry['where']}")
+        if entry["get"]:
+            table.add_row("", "", entry["get"])
+    return table
+
+
+def _text(report: dict[str, Any], preprocess: str) -> list[str]:
+    images, classes = report["images"], report["classes"]
+    shown = ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
+    lines = [
+        f"{report['name']}: {images['train']} train, {images['validation']} validation, {images['test']} test images",
+        f"  model input {report['channels']} x {report['image']} x {report['image']}",
+        f"  {len(classes)} classes: {shown}",
+        f"  preprocess {preprocess}",
+    ]
+    if "decoded" in report:
+        opened = (
+            ""
+            if report["opened"] is None
+            else f", {report['opened']:,} of {sum(images.values()):,} files begin as images"
+        )
+        lines.append(
+            f"  {report['decoded']} of {images['test']:,} test images were decoded{opened}; --full decodes all"
+        )
+    lines += [f"  sha256 {part}: {digest}" for part, digest in report.get("sha256", {}).items() if digest]
+    return lines

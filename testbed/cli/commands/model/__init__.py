@@ -1,0 +1,1 @@
+"""Commands that make or change a model: train, import, export, prune, bench."""

@@ -1,0 +1,100 @@
+"""``testbed export``: a deployable engine of a run folder's model, and its parity with the golden."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from testbed.cli.commands.golden.record import batch_option, folder_argument
+from testbed.cli.common import emit, example, json_option
+from testbed.cli.options.numbers import Number, Threads, Whole
+from testbed.core.errors import GateFailed
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from testbed.golden.deploy import Deployed
+
+
+@click.command(
+    epilog=example(
+        "testbed export runs/vit --target model --precision fp16",
+        "testbed export runs/vit --target attention --precision int8 --calibration-images 512 --json",
+        "testbed export runs/vit --target block:3 --engine openvino --atol 1e-4",
+    )
+)
+@folder_argument
+@click.option("--target", default="model", show_default=True, help="model, attention, attention:N or block:N.")
+@click.option("--format", "format_name", type=click.Choice(["onnx", "tensorrt"]), default="onnx", show_default=True)
+@click.option("--precision", type=click.Choice(["fp32", "fp16", "bf16", "int8"]), default="fp32", show_default=True)
+@click.option("--engine", default="ort-cpu", show_default=True, help="What runs the parity check on an ONNX file.")
+@click.option("--atol", type=Number(0), help="Refuse (exit 3) if any image needs a larger one; without, only report.")
+@click.option("--rtol", type=Number(0), default=1e-5, show_default=True, help="Tolerance relative to the golden value.")
+@click.option("--calibration-images", type=Whole(1), default=256, show_default=True, help="For int8.")
+@click.option("--calibration-method", default="MinMax", show_default=True, help="MinMax, Entropy or Percentile.")
+@click.option("--calibration-data", metavar="NAME", help="Data set with the training images, where DIR's has none.")
+@batch_option
+@click.option("--threads", type=Threads(), default=1, show_default=True, help="Of the engine.")
+@json_option
+def export(
+    folder: Path,
+    target: str,
+    format_name: str,
+    precision: str,
+    engine: str,
+    atol: float | None,
+    rtol: float,
+    calibration_images: int,
+    calibration_method: str,
+    calibration_data: str | None,
+    batch: int,
+    threads: int,
+    as_json: bool,
+) -> None:
+    """Write the plain engine file of a target of the model in DIR, and report its parity with the reference golden.
+
+    Precision is decided in the ONNX graph: fp16 and bf16 by casts, int8 by static quantisation on training images. Run
+    `testbed golden DIR` before. TensorRT engines are built from the same file.
+    """
+    from testbed.cli.progress import log_to_stderr, progress_on_stderr
+    from testbed.export.parity import worst
+    from testbed.export.precision import Calibration
+    from testbed.golden.deploy import deploy
+
+    log_to_stderr()
+    found = deploy(
+        folder,
+        target,
+        precision,
+        engine="tensorrt" if format_name == "tensorrt" else engine,
+        rtol=rtol,
+        calibration=Calibration(calibration_images, calibration_method, calibration_data or "train"),
+        batch=batch,
+        threads=threads,
+        progress=lambda total: progress_on_stderr(total, "images"),
+    )
+    emit(found, as_json, lambda: _text(found))
+    needed = worst(found.parity, "smallest_atol")
+    if atol is not None and not needed <= atol:
+        raise GateFailed(f"{target} in {precision} needs atol {needed:.3g} at rtol {rtol:g}, above the stated {atol:g}")
+
+
+def _text(found: Deployed) -> RenderableType:
+    from testbed.cli.tables.fitting import FittedTable
+    from testbed.cli.tables.prose import stacked
+
+    kind = f" ({found.options['arithmetic']})" if "arithmetic" in found.options else ""
+    table = FittedTable(title=f"parity with the reference golden, {found.images} images, rtol {found.rtol:g}")
+    for name in ("tier", "n", "largest |d|", "smallest atol", "top-1 agreement"):
+        table.add_column(name, justify="left" if name == "tier" else "right")
+    for record in found.parity:
+        figures = [record["max_abs_diff"], record["smallest_atol"]]
+        agreement = record["top1_agreement"]
+        cells = ["" if figure is None else f"{figure:.3g}" for figure in figures]
+        table.add_row(record["tier"], str(record["n"]), *cells, "" if agreement is None else f"{100 * agreement:.2f} %")
+    head = (
+        f"{found.file}: {found.engine} {found.precision}{kind}, engine {found.engine_hash}, model {found.deployment_id}"
+    )
+    return stacked([head, table])

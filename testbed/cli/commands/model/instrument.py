@@ -1,0 +1,75 @@
+"""``testbed instrument``: fault ports for an ONNX file of whatever origin, and the list of its sites."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from testbed.cli.common import emit, example, json_option
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+
+@click.command(
+    epilog=example(
+        "testbed instrument vit.onnx",
+        "testbed instrument vit.onnx --sites 'block.0.*' --sites '!*.softmax' --to twins",
+        "testbed instrument vit.onnx --sites all --json > sites.json",
+    )
+)
+@click.argument("file", metavar="FILE.onnx", type=click.Path(path_type=Path))
+@click.option(
+    "--sites",
+    metavar="SELECTOR",
+    multiple=True,
+    help="Shell pattern of site names; may be given several times; '!PATTERN' leaves sites out. 'all': every tensor,"
+    " recognised or not. Without it: every recognised site.",
+)
+@click.option(
+    "--ports",
+    type=click.Choice(["gated_replace", "xor", "op"]),
+    default="gated_replace",
+    show_default=True,
+    help="How elements are struck: in portable operators, by bit operators (opset 26), by a custom operator.",
+)
+@click.option(
+    "--to", metavar="DIR", type=click.Path(file_okay=False, path_type=Path), help="Beside FILE.onnx unless said."
+)
+@json_option
+def instrument(file: Path, sites: Sequence[str], ports: str, to: Path | None, as_json: bool) -> None:
+    """Give FILE.onnx a fault port at each site: writes NAME.twin.onnx and NAME.sites.json.
+
+    FILE.onnx is an export of this project, or any other ONNX file of a Vision Transformer (timm, Hugging Face,
+    torchvision, ...): its sites are found by the graph's pattern and get human names, all other tensors keep their own.
+    """
+    from testbed.instrument.twin import make_twin
+
+    made = make_twin(file, to or file.parent, sites or ("*",), ports)
+    emit(made, as_json, lambda: _told(made))
+
+
+def _told(made: dict[str, Any]) -> RenderableType:
+    from testbed.cli.tables.fitting import FittedTable
+    from testbed.cli.tables.prose import stacked
+
+    table = FittedTable(title=f"sites of {made['file']}")
+    for name in ("site", "place", "kind", "shape", "format", "tensor"):
+        table.add_column(name)
+    for site in made["sites"]:
+        shape = " x ".join(map(str, site["shape"])) or "1"
+        kind = site["kind"] if site["recognised"] else "not recognised"
+        table.add_row(site["name"], site["where"], kind, shape, site["format"], site["tensor"])
+    activations = sum(site["where"] == "activation" for site in made["sites"])
+    lines = [f"{activations} activations and {len(made['sites']) - activations} weights; {made['ports']} ports"]
+    lines += [f"note: {change}" for change in made["changes"]]
+    lines += [f"not there: {entry['site']}, {entry['why']}" for entry in made["missing"]]
+    lines += [
+        f"shared: {entry['tensor']} is {', '.join(entry['uses'][:4])}{', ...' if len(entry['uses']) > 4 else ''}"
+        for entry in made["shared"]
+    ]
+    lines += [made[key] for key in ("plain", "twin", "table")]
+    return stacked([table, *lines])

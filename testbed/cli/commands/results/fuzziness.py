@@ -1,0 +1,253 @@
+"""``testbed fuzziness``: how far each layer separates the classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from testbed.cli.common import emit, example, json_option
+from testbed.cli.options.numbers import Threads, Whole
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from testbed.sensitivity.fuzziness.artefacts import RunFuzziness
+    from testbed.sensitivity.fuzziness.average import Average, EpochAverage
+    from testbed.sensitivity.fuzziness.fits import Fits
+    from testbed.sensitivity.fuzziness.log import EpochFuzziness
+
+_FOLDER = click.Path(file_okay=False, path_type=Path)
+
+
+@click.command(
+    epilog=example(
+        "testbed fuzziness runs/vit",
+        "testbed fuzziness runs/vit --layers block.0,block.1,block.2,logits --images 1000 --json",
+        "testbed fuzziness runs/vit --per-epoch",
+        "testbed fuzziness runs/seed-0 runs/seed-1 runs/seed-2 --average --to runs/average",
+    )
+)
+@click.argument("folders", metavar="DIR...", nargs=-1, required=True, type=_FOLDER)
+@click.option("--layers", metavar="A,B,...", help="Of pixels, block.0, block.1, ..., logits; by default all.")
+@click.option(
+    "--images",
+    type=Whole(1),
+    metavar="N",
+    help="Only N test images, a random choice by class; by default all.",
+)
+@click.option("--weighted", is_flag=True, help="Classes weigh by their number of images, not equally.")
+@click.option("--per-epoch", is_flag=True, help="What `testbed train --fuzziness-every` recorded; measures nothing.")
+@click.option("--average", "averaged", is_flag=True, help="Mean and standard deviation over several folders.")
+@click.option("--to", type=_FOLDER, metavar="DIR", help="With --average: write its tables and pictures there.")
+@click.option("--threads", type=Threads(), default=1, show_default=True, help="CPU threads.")
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda, or auto: cuda where there is one.")
+@json_option
+def fuzziness(
+    folders: tuple[Path, ...],
+    layers: str | None,
+    images: int | None,
+    weighted: bool,
+    per_epoch: bool,
+    averaged: bool,
+    to: Path | None,
+    threads: int,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Measure separation fuzziness D = Tr(Sw pinv(Sb)) of every layer of the model in DIR, over the test images.
+
+    The lower D, the better a layer separates the classes. Fitted to the blocks are a exp(-b x) + c and the law of
+    separation, ln D linear in x. Writes DIR/fuzziness.csv and DIR/fuzziness.png; a campaign's folder is only read.
+    """
+    if len(folders) > 1 and not averaged:
+        raise click.UsageError("several folders are averaged: add --average")
+    if to and not averaged:
+        raise click.UsageError("--to goes with --average; a single folder holds its own artefacts")
+    if per_epoch and (images or weighted or to):
+        raise click.UsageError("--per-epoch shows what was recorded; it takes no --images, --weighted or --to")
+    wanted = None if layers is None else layers.split(",")
+    if averaged:
+        from testbed.sensitivity.fuzziness.average import check_alike
+
+        check_alike(folders)
+    if per_epoch:
+        _recorded(folders, wanted, averaged, as_json)
+        return
+    import torch
+
+    from testbed.cli.progress import progress_on_stderr
+    from testbed.sensitivity.fuzziness.artefacts import measure_run
+
+    torch.set_num_threads(threads)
+    found = [
+        measure_run(
+            folder,
+            layers=wanted,
+            images=images,
+            weighted=weighted,
+            device=device,
+            progress=lambda total: progress_on_stderr(total, "images"),
+        )
+        for folder in folders
+    ]
+    if not averaged:
+        emit(_told(found[0]), as_json, lambda: _layers_text(found[0]))
+        return
+    from testbed.sensitivity.fuzziness.average import all_recorded, average, recorded_average, write_average
+
+    mean = average(found)
+    epochs = recorded_average(folders) if all_recorded(folders) else []
+    files = write_average(to, mean, epochs) if to else []
+    report = _average_told(mean) | {"epochs": [_epoch_told(row) for row in epochs], "files": files}
+    emit(report, as_json, lambda: _average_text(mean, files))
+
+
+def _recorded(folders: Sequence[Path], wanted: list[str] | None, averaged: bool, as_json: bool) -> None:
+    """Shows the training's log, or the mean of several."""
+    from testbed.core.errors import UsageError
+    from testbed.sensitivity.fuzziness.artefacts import recorded_log
+    from testbed.sensitivity.fuzziness.average import recorded_average
+
+    rows: Sequence[EpochFuzziness | EpochAverage]
+    rows = recorded_average(folders) if averaged else recorded_log(folders[0])
+    known = list(rows[0].layers) if rows else []
+    if unknown := [name for name in wanted or [] if rows and name not in known]:
+        raise UsageError(f"the model has no layer {unknown[0]!r}; layers: {', '.join(known)}")
+    names = [name for name in known if wanted is None or name in wanted]
+    report = {"run": [str(folder) for folder in folders], "epochs": [_epoch_told(row, names) for row in rows]}
+    emit(report, as_json, lambda: _epochs_text(rows, names))
+
+
+def _told(measured: RunFuzziness) -> dict[str, Any]:
+    found = measured.found
+    return {
+        "layers": [{"name": name, "fuzziness": value} for name, value in found.layers.items()],
+        "fits": _fits_told(measured.fits),
+        "images": found.images,
+        "classes": found.classes,
+        "data": measured.data,
+        "accuracy": found.accuracy,
+        "loss": found.loss,
+        "run": measured.run,
+    }
+
+
+def _fits_told(fits: Fits) -> dict[str, Any]:
+    return {"exponential": fits.exponential, "separation": fits.separation, "why_not": fits.why_not or None}
+
+
+def _average_told(mean: Average) -> dict[str, Any]:
+    return {
+        "layers": [{"name": name, "fuzziness": one.value, "std": one.std} for name, one in mean.layers.items()],
+        "fits": _fits_told(mean.fits),
+        "images": mean.images,
+        "data": mean.data,
+        "accuracy": mean.accuracy,
+        "loss": mean.loss,
+        "runs": mean.runs,
+    }
+
+
+def _epoch_told(row: EpochFuzziness | EpochAverage, names: Sequence[str] | None = None) -> dict[str, Any]:
+    from testbed.sensitivity.fuzziness.artefacts import fits_of
+    from testbed.sensitivity.fuzziness.average import EpochAverage
+
+    values = {name: one.value for name, one in row.layers.items()} if isinstance(row, EpochAverage) else row.layers
+    depth = sum(name.startswith("block.") for name in row.layers)
+    layers: list[dict[str, Any]] = []
+    for name in names or row.layers:
+        one = row.layers[name]
+        spread = {} if isinstance(one, float) else {"std": one.std}
+        layers.append({"name": name, "fuzziness": values[name], **spread})
+    return {
+        "epoch": row.epoch,
+        "train_loss": row.train_loss,
+        "train_accuracy": row.train_accuracy,
+        "test_accuracy": row.test_accuracy,
+        "layers": layers,
+        "fits": _fits_told(fits_of(values, depth)),
+    }
+
+
+def _layers_text(measured: RunFuzziness) -> RenderableType:
+    from testbed.cli.tables.prose import stacked
+
+    found, fits = measured.found, measured.fits
+    table = _layers_table(found.layers, fits)
+    tail = (
+        f"{found.images:,} test images of {measured.data}, {found.classes} classes: accuracy"
+        f" {100 * found.accuracy:.2f} %, loss {found.loss:.4f} nats"
+    )
+    return stacked([table, *_fit_lines(fits, found.layers), tail])
+
+
+def _average_text(mean: Average, files: Sequence[Path]) -> RenderableType:
+    from testbed.cli.tables.prose import stacked
+
+    values = {name: one.value for name, one in mean.layers.items()}
+    spreads = {name: one.std for name, one in mean.layers.items()}
+    table = _layers_table(values, mean.fits, spreads)
+    tail = (
+        f"{len(mean.runs)} models on {mean.images:,} test images of {mean.data}: accuracy"
+        f" {100 * mean.accuracy.value:.2f} ± {100 * mean.accuracy.std:.2f} %"
+    )
+    return stacked([table, *_fit_lines(mean.fits, values), tail, *(f"written: {file}" for file in files)])
+
+
+def _layers_table(
+    layers: Mapping[str, float], fits: Fits, spreads: Mapping[str, float] | None = None
+) -> RenderableType:
+    from testbed.cli.tables.fitting import FittedTable
+
+    table = FittedTable(title="separation fuzziness D")
+    spread_heading = ["standard deviation"] if spreads else []
+    for name in ("layer", "D", *spread_heading, "a exp(-b x) + c", "law of separation"):
+        table.add_column(name, justify="left" if name == "layer" else "right")
+    x = 0
+    for name, value in layers.items():
+        x += name.startswith("block.")
+        laws = [
+            "" if fit is None or not name.startswith("block.") else f"{float(fit.at(x)):.5g}"
+            for fit in (fits.exponential, fits.separation)
+        ]
+        table.add_row(name, f"{value:.5g}", *([f"{spreads[name]:.3g}"] if spreads else []), *laws)
+    return table
+
+
+def _fit_lines(fits: Fits, layers: Mapping[str, float]) -> list[str]:
+    lines = []
+    exact = " (three blocks are met exactly)" if sum(name.startswith("block.") for name in layers) == 3 else ""
+    if (law := fits.exponential) is not None:
+        lines.append(f"spike and decay: {law.a:.5g} exp(-{law.b:.5g} x) + {law.c:.5g}, R^2 {_number(law.r2)}{exact}")
+    if (rule := fits.separation) is not None:
+        lines.append(
+            f"law of separation: rho {rule.rho:.4f} per block, R^2 {_number(rule.r2)}, Pearson r {_number(rule.r)}"
+        )
+    return [*lines, f"not fitted: {fits.why_not}"] if fits.why_not else lines
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _epochs_text(rows: Sequence[EpochFuzziness | EpochAverage], names: Sequence[str]) -> RenderableType:
+    from testbed.cli.tables.fitting import FittedTable
+
+    table = FittedTable(title="separation fuzziness D by epoch")
+    for name in ("epoch", "train loss", "train %", "test %", *names):
+        table.add_column(name, justify="right")
+    for row in rows:
+        accuracies = [_cell(value, ".2f", 100) for value in (row.train_accuracy, row.test_accuracy)]
+        levels = [_cell(row.layers[name], ".4g") for name in names]
+        table.add_row(str(row.epoch), _cell(row.train_loss, ".4f"), *accuracies, *levels)
+    return table
+
+
+def _cell(value: Any, form: str, factor: float = 1) -> str:
+    """Of a number, or of a mean with its standard deviation."""
+    if isinstance(value, float):
+        return f"{factor * value:{form}}"
+    return f"{factor * value.value:{form}} ± {factor * value.std:{form}}"

@@ -1,0 +1,119 @@
+"""``testbed rank``: scores of a model's components, and whether a campaign bears them out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from testbed.cli.common import emit, example, json_option
+from testbed.cli.options.numbers import Number
+from testbed.cli.options.scores import Settings, score_options
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from testbed.cli.tables.fitting import FittedTable
+    from testbed.sensitivity.rank.ranking import Ranking
+
+
+@click.command(
+    epilog=example(
+        "testbed rank runs/vit --by eap --of head",
+        "testbed rank runs/vit --by measured --campaign runs/digits --of block",
+        "testbed rank runs/vit --validate runs/digits --of block --picture rank.png",
+        "testbed rank runs/vit --validate runs/digits --of head --json > validation.json",
+    )
+)
+@click.argument("folder", metavar="DIR", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--by", type=click.Choice(["acdc", "eap", "eap-ig", "fuzziness", "measured"]), help="Which score.")
+@click.option(
+    "--of", "kind", type=click.Choice(["block", "head", "chunk", "neuron"]), default="block", show_default=True
+)
+@click.option("--campaign", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help="For --by measured.")
+@click.option(
+    "--validate", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help="Hold the scores against it."
+)
+@click.option(
+    "--picture", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Draw --validate: .png."
+)
+@click.option(
+    "--tau", type=Number(), default=0.05, show_default=True, help="acdc: what is taken away for good, in nats."
+)
+@score_options
+@json_option
+def rank(
+    folder: Path,
+    by: str | None,
+    kind: str,
+    campaign: Path | None,
+    validate: Path | None,
+    picture: Path | None,
+    tau: float,
+    settings: Settings,
+    as_json: bool,
+) -> None:
+    """Score the blocks, heads or neurons of the model in DIR; with --validate, say whether a campaign bears it out.
+
+    Scores: acdc (divergence when a part goes), eap and eap-ig (attribution to its edges), fuzziness (separation gained in
+    a block), measured (SDC-1 rate of single flips). --validate gives rank correlations with intervals, a permuted
+    control, and how much SDC-1 would go if the parts that come first were protected.
+    """
+    from testbed.sensitivity.rank.ranking import METHODS, check
+    from testbed.sensitivity.rank.ranking import rank as ranked
+
+    made = settings.made(tau=tau)
+    if validate is None:
+        if by is None:
+            raise click.UsageError("name a score with --by, or a campaign with --validate")
+        if picture is not None:
+            raise click.UsageError("--picture needs --validate DIR")
+        ranking = ranked(folder, by, kind, made, campaign)
+        emit(ranking, as_json, lambda: _ranking(ranking))
+        return
+    if by == "measured":
+        raise click.UsageError("--validate holds scores against what was measured; --by measured is no score")
+    found = check(folder, validate, kind, made, (by,) if by else METHODS)
+    if picture is not None:
+        from testbed.sensitivity.rank.pictures import validation_picture
+
+        validation_picture(picture, found)
+    emit(found, as_json, lambda: _validation(found))
+
+
+def _ranking(ranking: Ranking) -> FittedTable:
+    from testbed.cli.tables.fitting import FittedTable
+
+    table = FittedTable(title=f"{ranking.kind}s by {ranking.by}, the first matter most")
+    for name in ("rank", ranking.kind, "score"):
+        table.add_column(name, justify="left" if name == ranking.kind else "right")
+    for place, one in enumerate(sorted(ranking.scores, key=lambda one: -one["score"]), 1):
+        table.add_row(str(place), one["component"], f"{one['score']:.4g}")
+    return table
+
+
+def _validation(found: dict[str, Any]) -> RenderableType:
+    from testbed.cli.tables.fitting import FittedTable
+    from testbed.cli.tables.prose import stacked
+
+    level = f"{100 * found['confidence']:g} % intervals"
+    table = FittedTable(title=f"scores of {found['kind']}s against {found['campaign']}, {level}")
+    for name in ("score", "Spearman", "Kendall", "top k", "k", "chance", "SDC-1 removed, area"):
+        table.add_column(name, justify="left" if name == "score" else "right")
+    areas = {curve.by: curve.area for curve in found["protection"]}
+    for by, one in found["by"].items():
+        cells = [_interval(one.spearman), _interval(one.kendall), _interval(one.top_k), str(one.k)]
+        chance = "" if one.control is None else f"{100 * one.control:.1f} %"
+        table.add_row(by, *cells, chance, f"{areas[by]:.3f}" if by in areas else "")
+    for by, told in (("measured", "measured ideal"), ("random", "random order")):
+        if by in areas:
+            table.add_row(told, "", "", "", "", "", f"{areas[by]:.3f}")
+    left_out = [f"{by} left out: {why}" for by, why in found["left_out"].items()]
+    return stacked([table, *(one.verdict for one in found["by"].values()), *left_out])
+
+
+def _interval(found: Any) -> str:
+    if found.value is None:
+        return "not defined"
+    return f"{found.value:.2f}" + ("" if found.low is None else f" [{found.low:.2f}, {found.high:.2f}]")

@@ -1,0 +1,1 @@
+"""Kinds of option values, and options that several commands share."""

@@ -1,0 +1,89 @@
+"""A summary's rates as tables: one per target and place, each fault model's total, and what it comes to by part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from testbed.analysis.outputs.confidence import interval_name
+from testbed.cli.tables.fitting import FittedTable
+
+Record = Mapping[str, Any]
+BY = {
+    "tier": "by confidence tier",
+    "block": "by block",
+    "kind": "by site kind",
+    "site": "by site",
+    "bit_class": "by bit class",
+    "bit": "by bit",
+}
+_SHORT = ("tier", "block", "kind", "bit_class")
+
+
+@dataclass(frozen=True)
+class Details:
+    """by: what rates are told apart by, of every fault model, or of those in ``ops`` where it names any. Without either:
+    the usual, of the first fault model."""
+
+    by: tuple[str, ...] = ()
+    ops: tuple[str, ...] = ()
+
+
+USUAL = Details()
+
+
+def rate_tables(summary: Record, details: Details) -> Iterator[FittedTable]:
+    legs = dict.fromkeys(
+        (m["target"], m["where"]) for m in summary["marginals"] if not details.ops or m["op"] in details.ops
+    )
+    for target, where in legs:
+        yield _table(summary, target, where, details)
+
+
+def _table(summary: Record, target: str, where: str, details: Details) -> FittedTable:
+    records = [m for m in summary["marginals"] if (m["target"], m["where"]) == (target, where)]
+    has_classes = any(m["rates"]["sdc1"] for m in records)
+    confidence = f"{100 * summary['confidence']:g} %"
+    noun = "activations" if where == "activation" else "weights"
+    table = FittedTable(title=f"{target}: faults in {noun}, rates in % with {confidence} intervals")
+    for name in ("", "faults", "n", *(["SDC-1"] if has_classes else []), "outside tolerance", "non-finite"):
+        table.add_column(name, justify="right" if name in ("faults", "n") else "left", no_wrap=True)
+    totals = [m for m in records if m["by"] == "all" and (not details.ops or m["op"] in details.ops)]
+    for record in totals:
+        _add(table, f"{record['op']}, all", record, has_classes, style="bold")
+    ops = [record["op"] for record in totals]
+    for op in ops if details.by or details.ops else ops[:1]:
+        for by in details.by or _SHORT:
+            part = [m for m in records if m["by"] == by and m["op"] == op]
+            if len(part) > 1 or (part and details.by):
+                table.add_section()
+                table.add_row(f"{op}, {BY[by]}", style="italic")
+                for record in part:
+                    _add(table, f"  {_value(summary, part, record)}", record, has_classes)
+    return table
+
+
+def _value(summary: Record, part: Sequence[Record], record: Record) -> str:
+    by, value = record["by"], record["value"]
+    if by == "tier":
+        tier = summary["tiers"][value]
+        return f"{interval_name(tier['low'], tier['high'])}{' thin' if tier['thin'] else ''}"
+    if by == "block":
+        return "outside the blocks" if value is None else f"block {value}"
+    if by == "bit":
+        formats = dict.fromkeys(other.get("format") for other in part)
+        return f"bit {value}" + (f" of {record['format']}" if len(formats) > 1 else "")
+    return str(value)
+
+
+def _add(table: FittedTable, name: str, record: Record, has_classes: bool, style: str | None = None) -> None:
+    rates = record["rates"]
+    cells = [_rate(rates[key]) for key in ("sdc1", "outside", "nonfinite") if key != "sdc1" or has_classes]
+    table.add_row(name, f"{record['faults']:,}", f"{record['n']:,}", *cells, style=style)
+
+
+def _rate(rate: Record | None) -> str:
+    if rate is None:
+        return ""
+    return f"{100 * rate['rate']:6.2f} [{100 * rate['low']:.2f}, {100 * rate['high']:.2f}]"

@@ -1,0 +1,149 @@
+"""Campaign results and plans as tables for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import RenderableType
+
+from testbed.analysis.outputs.classes import classes_told
+from testbed.analysis.outputs.confidence import interval_name
+from testbed.cli.tables.fitting import FittedTable
+from testbed.cli.tables.prose import Prose, stacked
+from testbed.cli.tables.rates import USUAL, Details, rate_tables
+from testbed.core.process.resources import told_bytes
+from testbed.report.sections.rounds import stop_verdict
+
+Record = Mapping[str, Any]
+
+
+def summary_tables(summary: Record, folder: Path, details: Details = USUAL) -> RenderableType:
+    """What ran, whether the gates hold, and the rates with n and interval."""
+    parts: list[RenderableType] = [
+        part if isinstance(part, Prose) else Prose(part, indent=8) for part in _head(summary)
+    ]
+    for table in rate_tables(summary, details):
+        parts += ["", table]
+    if not details.by:
+        parts += ["", f"of every fault model, by site or bit too: testbed campaign show {folder} --by site,bit"]
+    if summary.get("exposure"):
+        parts += ["", *_failure_rate(summary)]
+    parts += ["", Prose(summary["statement"], style="dim"), f"report: {folder / 'report.html'}"]
+    return stacked(parts)
+
+
+def _head(summary: Record) -> Iterable[str | Prose]:
+    model, engine, zero, drift = (summary[key] for key in ("model", "engine", "zero_fault", "drift"))
+    faults, rows = summary["faults"], summary["rows"]
+    yield Prose(
+        f"{summary['name']}: {faults:,} faults, {rows:,} rows (fault x image), seed {summary['seed']}",
+        bold=len(summary["name"]),
+    )
+    yield (
+        f"model   {model['preset']} on {summary['data']['name']}, {model['parameters']:,} parameters,"
+        f" test accuracy {100 * model['test_accuracy']:.2f} % of {model['test_images']:,}{_guessing(model)}"
+    )
+    if told := summary["data"].get("preprocess_told"):
+        yield f"input   {told}"
+    for change in model.get("changes", ()):
+        yield f"        {change}"
+    for absent in model.get("not_there", ()):
+        yield f"        not there: {absent['site']}, {absent['why']}"
+    yield (
+        f"engine  {engine['backend']} {engine['precision']}, batch {engine['batch']}, {engine['threads']} thread(s),"
+        f" {engine['hash']}, deployed model {engine['deployment_id']}"
+    )
+    yield (
+        f"gates   {zero['rows']:,} zero-fault rows, {zero['mismatches']} not bit-identical;"
+        f" plain to twin {drift['max_abs_diff']:.2g} (bound {drift['bound']:.2g})"
+    )
+    yield from _decided(summary)
+    yield f"images  {'; '.join(_tier_text(tier) for tier in summary['tiers'])}"
+    if stop := stop_verdict(summary):
+        yield f"stop    {stop}"
+    if "images" in summary:
+        yield f"named   {classes_told(summary['images']['classes'], len(summary['data']['classes']))}"
+    yield f"speed   {summary['injections_per_second']:,.0f} injections/s, {summary['wall_seconds']:.1f} s"
+
+
+def _decided(summary: Record) -> Iterable[str]:
+    """What the gates chose by themselves, and the weights that they left out."""
+    yield from (f"note    {note}" for note in summary.get("notes", ()))
+    reasons: dict[str, list[str]] = {}
+    for left_out in summary.get("left_out", ()):
+        name = left_out["site"] if left_out["target"] == "model" else f"{left_out['target']}: {left_out['site']}"
+        reasons.setdefault(left_out["reason"], []).append(name)
+    yield from (f"left out {len(names)} weights ({', '.join(names)}): {why}" for why, names in reasons.items())
+
+
+def _guessing(model: Record) -> str:
+    return " (no more than guessing gives)" if model.get("no_better_than_guessing") else ""
+
+
+def _tier_text(tier: Record) -> str:
+    thin = " (thin: wide intervals)" if tier["thin"] else ""
+    asked = f", {tier['asked']} asked for" if tier.get("asked") else ""
+    return f"{interval_name(tier['low'], tier['high'])} {tier['images']:,} of {tier['available']:,}{asked}{thin}"
+
+
+def _failure_rate(summary: Record) -> Iterable[RenderableType]:
+    """Contributions to the failure rate, of all exposed sites together."""
+    from testbed.report.formatting import amount
+    from testbed.report.sections.failure_rate import contribution_text, not_sampled_text, totals_of
+
+    told = summary["exposure"]
+    confidence = f"{100 * summary['confidence']:g} %"
+    table = FittedTable(title=f"exposed sites, in {told['unit']} with {confidence} intervals")
+    for name in ("", "exposure", "SDC-1", "outside tolerance", "non-finite"):
+        table.add_column(name, justify="right" if name == "exposure" else "left", no_wrap=True)
+    totals = list(totals_of(told))
+    for number, (name, record) in enumerate(totals):
+        if number == len(told["models"]):
+            table.add_section()
+        cells = [contribution_text(record.get(measure)) for measure in ("sdc1", "outside", "nonfinite")]
+        table.add_row(name, amount(record["outside"]["exposure"]), *cells)
+    yield table
+    missing = list(dict.fromkeys(site for model in told["models"] for site in model.get("not_sampled", ())))
+    if missing:
+        yield not_sampled_text(missing)
+
+
+def plan_tables(plan: Record) -> RenderableType:
+    """What a campaign would do."""
+    table = FittedTable(title=f"plan of {plan['name']}: nothing was run")
+    for name in ("target", "place", "sites", "strata", "faults per stratum", "faults", "rows", "population", "time"):
+        table.add_column(name, justify="left" if name in ("target", "place") else "right")
+    widths = FittedTable(title=f"half-width of a rate of 50 %, in points, {100 * plan['confidence']:g} %")
+    for name in ("target", "place", "operation", "over everything", "over one site", "over the rarest bit class"):
+        widths.add_column(name, justify="left" if name in ("target", "place", "operation") else "right")
+    for section in plan["sections"]:
+        least, most = section["faults_per_stratum"]["least"], section["faults_per_stratum"]["most"]
+        table.add_row(
+            section["target"],
+            section["where"],
+            str(section["sites"]),
+            f"{section['strata']:,}",
+            str(least) if least == most else f"{least} to {most}",
+            f"{section['faults']:,}",
+            f"{section['rows']:,}",
+            f"{section['population']:,}",
+            f"{section['estimated_seconds']:.0f} s",
+        )
+        for op, half in section["half_width"].items():
+            cells = [f"{100 * half[cell]:.1f}" for cell in ("all", "site", "bit_class")]
+            widths.add_row(section["target"], section["where"], op, *cells)
+    total = (
+        f"{plan['faults']:,} faults, {plan['rows']:,} rows on {plan['images']} images;"
+        f" about {plan['estimated_seconds']:.0f} s of engine time here, {_begins_with(plan)}; about"
+        f" {told_bytes(plan['bytes'])} of disk"
+    )
+    told = [f"warning: {warning}" for warning in plan["warnings"]]
+    told += [f"not checked: {unchecked}" for unchecked in plan["unchecked"]]
+    return stacked([table, widths, total, *told])
+
+
+def _begins_with(plan: Record) -> str:
+    epochs = plan["training_epochs"]
+    return f"after {epochs} epochs of training" if epochs else "on a model that is there already"

@@ -1,0 +1,224 @@
+"""A tolerance sweep as tables for people: one relative tolerance, all images, and what each tier can do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.console import RenderableType
+
+from testbed.analysis.outputs.confidence import interval_name
+from testbed.cli.tables.advice import EVENTS, deployed, percent, rounded_down, rounded_up
+from testbed.cli.tables.fitting import FittedTable
+from testbed.cli.tables.prose import Prose, stacked
+
+Record = Mapping[str, Any]
+_LINK = {
+    "sensitivity": "sensitivity\nP(out | SDC-1)",
+    "specificity": "specificity\nP(in | no SDC-1)",
+    "ppv": "PPV\nP(SDC-1 | out)",
+    "npv": "NPV\nP(no SDC-1 | in)",
+}
+
+
+def sweep_tables(swept: Record, full: bool = False) -> RenderableType:
+    """The last lines say which tolerance to deploy. full: with each tier, and every tolerance."""
+    parts: list[RenderableType] = [*_head(swept)]
+    for target in dict.fromkeys(source["target"] for source in swept["sources"]):
+        parts += ["", _noise(swept, target, full)]
+    legs = dict.fromkeys((part["target"], part["where"]) for part in swept["tiers"])
+    for target in dict.fromkeys(target for target, _ in legs):
+        parts += [] if full else ["", _advice(swept, [part for part in swept["tiers"] if _is_whole(part, target)])]
+    for leg in legs if full else ():
+        of_leg = [part for part in swept["tiers"] if (part["target"], part["where"]) == leg]
+        parts += ["", _advice(swept, of_leg), "", _grid(swept, *leg)]
+    if swept["link"] is not None:
+        parts += ["", *_link(swept, full)]
+    more = "" if full else "Each tier and tolerance: --full. "
+    parts += ["", Prose(f"{more}Every rtol, tier and fault model: --json, or --to FILE.csv.", style="dim")]
+    parts += ["", *(Prose(line, indent=2, bold=line.index(":")) for line in deployed(swept))]
+    return stacked(parts)
+
+
+def _head(swept: Record) -> Iterator[RenderableType]:
+    tolerance = swept["tolerance"]
+    atol = " ".join(f"{value:g}" for value in dict.fromkeys(tolerance["atol"]))
+    yield Prose(
+        f"{swept['name']}: the campaign's tolerance is atol {atol}, rtol {tolerance['rtol']:g}; below, rtol is"
+        f" {swept['rtol']['main']:g} and intervals are {_level(swept)}",
+        bold=len(swept["name"]),
+    )
+    yield f"false alarms: fault-free engines against {swept['goldens']['false_alarm']}"
+    yield f"detection: faults against {swept['goldens']['detection']}"
+    yield from (Prose(f"note: {note}", style="yellow") for note in swept["notes"])
+
+
+def _noise(swept: Record, target: str, full: bool) -> FittedTable:
+    records = [part for part in swept["tiers"] if part["target"] == target and (full or part["tier"] is None)]
+    first = records[0]
+    mine = [part for part in records if _model(part) == _model(first)]
+    table = _table(
+        f"{target}: smallest atol without a false alarm",
+        ["fault-free engine", "images", *(_tier(swept, part["tier"]) for part in mine), "then alarms are\nat most, %"],
+        left=("fault-free engine",),
+    )
+    for number, source in enumerate(first["noise"]):
+        floors = [_at_main(swept, part["noise"][number]["floors"]) for part in mine]
+        table.add_row(
+            f"{source['source']}{_emulated(source)}",
+            f"{source['n']:,}",
+            *(rounded_up(floor["smallest_atol"]) for floor in floors),
+            f"{100 * floors[0]['false_alarm_upper']:.2g}",
+        )
+    return table
+
+
+def _emulated(source: Record) -> str:
+    return f" ({source['arithmetic']})" if "emulated" in source["arithmetic"] else ""
+
+
+def _is_whole(part: Record, target: str) -> bool:
+    return part["target"] == target and part["tier"] is None
+
+
+def _advice(swept: Record, records: Sequence[Record]) -> FittedTable:
+    """records: of one target, and of one place or without tiers."""
+    wanted = f"{100 * swept['wanted_detection']:g} %"
+    places = dict.fromkeys(part["where"] for part in records)
+    about = _leg(records[0]["target"], records[0]["where"]) if len(places) == 1 else records[0]["target"]
+    events = [event for event in EVENTS if event == "any" or records[0]["n_sdc1"] is not None]
+    columns = [
+        "",
+        "rows",
+        *(column for e in events for column in (EVENTS[e], f"AUC, {EVENTS[e]}", f"{wanted} up to")),
+    ]
+    table = _table(f"{about}: how well tolerances tell faults from noise", columns, left=("",))
+    by_tier = any(part["tier"] is not None for part in records)
+    place = None
+    for part in records:
+        if part["where"] != place or (by_tier and part["tier"] is None):
+            table.add_section()
+            place = part["where"]
+        kind = "" if len(places) == 1 else "activations, " if place == "activation" else "weights, "
+        name = f"{kind}{_named(part)}" if part["tier"] is None else f"  {_tier(swept, part['tier'])}"
+        cells = [cell for event in events for cell in _cells(swept, part, event)]
+        table.add_row(name, f"{part['n_rows']:,}", *cells, style="bold" if part["tier"] is None else None)
+    return table
+
+
+def _cells(swept: Record, part: Record, event: str) -> Iterator[str]:
+    count = part["n_sdc1"] if event == "sdc1" else part["n_corrupted"]
+    yield f"{count:,}"
+    own = next((area for area in part["auc"][event] if area["rtol"] == swept["rtol"]["main"]), None)
+    yield "n/a" if own is None else f"{own['auc']:.3f} [{own['low']:.3f}, {own['high']:.3f}]"
+    advice = _at_main(swept, part["recommended"][event])
+    if advice["atol"] is not None:
+        yield rounded_down(advice["atol"]) + ("" if advice["feasible"] else " (in noise)")
+    elif count == 0:
+        yield "n/a"
+    else:
+        reason = str(advice["reason"])
+        yield "any" if reason.startswith("any") else "too few" if "too few" in reason else "out of reach"
+
+
+def _grid(swept: Record, target: str, where: str) -> FittedTable:
+    part = next(p for p in swept["tiers"] if (p["target"], p["where"], p["tier"]) == (target, where, None))
+    events = [event for event in EVENTS if part[f"n_{'sdc1' if event == 'sdc1' else 'corrupted'}"] is not None]
+    sources = [noise for noise in part["noise"] if noise["file"] == "plain"]
+    heads = [f"{source['engine']} {source['precision']}\nbatch {source['batch']}" for source in sources]
+    table = _table(
+        f"{_leg(target, where)}, {_named(part)}, all images: at rtol {swept['rtol']['main']:g}, false alarms of"
+        " fault-free engines, and faults flagged, %",
+        ["atol", *heads, *(f"{EVENTS[event]}\nflagged" for event in events)],
+        left=(),
+    )
+    alarms = {
+        (record["source"], point["rtol"], point["atol"]): point
+        for record in swept["false_alarms"]
+        if (record["target"], record["tier"]) == (target, None)
+        for point in record["grid"]
+    }
+    tolerance = swept["tolerance"]
+    for point in _shown(swept, part):
+        is_own = point["atol"] in tolerance["atol"] and point["rtol"] == tolerance["rtol"]
+        rates = [_percent(point[f"detection_{event}"]) for event in events]
+        clean = [alarms[source["source"], point["rtol"], point["atol"]] for source in sources]
+        others = [f"{100 * found['rate']:.2f}" for found in clean[1:]]
+        style = "bold" if is_own else None
+        table.add_row(f"{point['atol']:.3g}", _percent(clean[0]), *others, *rates, style=style)
+    return table
+
+
+def _shown(swept: Record, part: Record) -> Iterator[Record]:
+    """Points at the main rtol; of the default grid, only the powers of ten and what belongs to this campaign."""
+    for point in part["grid"]:
+        between = swept["atol"] is None and f"{point['atol']!r}".startswith(("3e-", "0.3", "0.03", "0.003", "0.0003"))
+        if point["rtol"] == swept["rtol"]["main"] and not between:
+            yield point
+
+
+def _link(swept: Record, full: bool) -> Iterator[RenderableType]:
+    """full: of every fault model, not of each place's first alone."""
+    link = swept["link"]
+    limit = f" (limited to {link['limit']:,})" if link["limit"] else ""
+    yield (
+        f"Is {link['output']} out of tolerance a sign that the top-1 will change? {link['faults']:,} faults{limit} inside"
+        f" {link['module']}, {link['rows']:,} rows; {link['checked']:,} of them run to the end again, with the stored"
+        " logits, bit for bit."
+    )
+    first: dict[str, tuple[str, ...]] = {}
+    for part in link["models"]:
+        is_first = first.setdefault(part["where"], _model(part)) == _model(part)
+        if part["tier"] is None and (full or is_first):
+            title = (
+                f"{_leg(part['target'], part['where'])}, {_named(part)}: top-1 changed in {part['n_sdc1']:,} of"
+                f" {part['n_rows']:,} rows; rates in %"
+            )
+            table = _table(title, ["atol", *_LINK.values()], left=())
+            for point in _shown(swept, part):
+                table.add_row(f"{point['atol']:.3g}", *(_percent(point[name]) for name in _LINK))
+            yield table
+
+
+# ---- cells
+
+
+def _table(title: str, columns: Iterable[str], left: Iterable[str]) -> FittedTable:
+    table = FittedTable(title=title)
+    for name in columns:
+        table.add_column(name, justify="left" if name in left else "right")
+    return table
+
+
+def _leg(target: str, where: str) -> str:
+    return f"{target} {'activations' if where == 'activation' else 'weights'}"
+
+
+def _model(part: Record) -> tuple[str, ...]:
+    return tuple(part[name] for name in ("target", "where", "op", "pattern", "scope"))
+
+
+def _named(part: Record) -> str:
+    return str(part["op"])
+
+
+def _tier(swept: Record, tier: int | None) -> str:
+    if tier is None:
+        return "all images"
+    edges = swept["tier_edges"][tier]
+    return interval_name(edges["low"], edges["high"])
+
+
+def _level(swept: Record) -> str:
+    return f"{100 * swept['confidence']:g} %"
+
+
+def _at_main(swept: Record, records: Iterable[Record]) -> Record:
+    return next(record for record in records if record["rtol"] == swept["rtol"]["main"])
+
+
+def _percent(rate: Record | None) -> str:
+    if rate is None:
+        return "n/a"
+    undecided = f" ({rate['undecided']} undecided)" if rate.get("undecided") else ""
+    return f"{percent(rate)}{undecided}"
