@@ -94,7 +94,7 @@ def register(
 def entries() -> dict[str, Entry]:
     """Name -> entry; those that take a path last."""
     for module in _BUILT_IN:
-        import_module(f"testbed.data.{module}")
+        import_module(f"testbed.data.sets.{module}")
     load_plugins()
     return dict(sorted(_ENTRIES.items(), key=lambda item: item[1].takes_path))
 

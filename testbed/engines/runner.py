@@ -174,13 +174,13 @@ def _lazily(module: str, runner: str) -> Callable[[EngineRequest], Runner]:
 
 
 BACKENDS: dict[str, Callable[[EngineRequest], Runner]] = {
-    "ort-cpu": _lazily("onnxruntime", "OrtCpuRunner"),
-    "ort-cuda": _lazily("onnxruntime_cuda", "OrtCudaRunner"),
-    "torch": _lazily("torch", "TorchRunner"),
-    "torch-cuda": _lazily("torch", "TorchCudaRunner"),
+    "ort-cpu": _lazily("onnxruntime.cpu", "OrtCpuRunner"),
+    "ort-cuda": _lazily("onnxruntime.cuda", "OrtCudaRunner"),
+    "torch": _lazily("torch.runner", "TorchRunner"),
+    "torch-cuda": _lazily("torch.runner", "TorchCudaRunner"),
     "openvino": _lazily("openvino", "OpenVinoRunner"),
-    "tensorrt": _lazily("tensorrt", "TensorRtRunner"),
-    "tensorrt-rtx": _lazily("tensorrt", "TensorRtRtxRunner"),
+    "tensorrt": _lazily("tensorrt.runner", "TensorRtRunner"),
+    "tensorrt-rtx": _lazily("tensorrt.runner", "TensorRtRtxRunner"),
 }
 _ALL = ("fp32", "fp16", "bf16", "int8")
 PRECISIONS: dict[str, Sequence[str]] = dict.fromkeys(BACKENDS, _ALL) | {

@@ -103,7 +103,7 @@ def render(evidence: Evidence, load_image: LoadImage | None) -> str:
 
 
 def _package_file(name: str) -> str:
-    return (resources.files("testbed.report") / name).read_text(encoding="utf-8")
+    return (resources.files("testbed.report") / "templates" / name).read_text(encoding="utf-8")
 
 
 def _tolerance(tolerance: Mapping[str, Any]) -> str:

@@ -25,4 +25,4 @@ def write_page(path: Path, found: Tradeoff) -> None:
 
 
 def _package_file(name: str) -> str:
-    return (resources.files("testbed.report") / name).read_text(encoding="utf-8")
+    return (resources.files("testbed.report") / "templates" / name).read_text(encoding="utf-8")

@@ -70,7 +70,7 @@ def processor() -> str:
 
 def git_revision() -> str | None:
     """Revision of the source tree this package runs from, "+changes" if it differs; None for an installed package."""
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[3]
     if not (root / ".git").exists():
         return None
     try:
