@@ -13,7 +13,7 @@ import pytest
 
 from testbed.campaign.spec.campaign import parse_spec
 from testbed.campaign.spec.ready_made import ready_made
-from testbed.campaign.spec_schema import SCHEMA_FILE, spec_schema
+from testbed.campaign.spec.schema import SCHEMA_FILE, spec_schema
 from testbed.core.errors import UsageError
 
 SPEC: dict[str, Any] = {

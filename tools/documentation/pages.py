@@ -8,7 +8,7 @@ from documentation.api_page import api_page
 from documentation.cli_pages import cli_pages
 from documentation.column_page import column_page
 from documentation.spec_page import spec_page
-from testbed.campaign.spec_schema import SCHEMA_FILE, schema_text
+from testbed.campaign.spec.schema import SCHEMA_FILE, schema_text
 
 _CHANGELOG = Path(__file__).resolve().parents[2] / "CHANGELOG.md"
 

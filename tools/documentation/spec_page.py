@@ -8,7 +8,7 @@ from typing import Any
 
 from documentation.markdown import anchored, cell, code, prose, table
 from testbed.campaign.spec.errors import shown
-from testbed.campaign.spec_schema import SCHEMA_FILE, SCHEMA_LINE, spec_schema
+from testbed.campaign.spec.schema import SCHEMA_FILE, SCHEMA_LINE, spec_schema
 
 _REFERENCE = "#/definitions/"
 _ROOT = Path(__file__).resolve().parents[2]

@@ -1,8 +1,8 @@
 """Adaptive campaigns: each round's plan from the rows of the completed rounds, and nothing else.
 
-What is sampled and when to stop is in the spec's [stop] table; how is in `testbed.analysis.adaptive.sequential`. A planner has no
-memory: everything follows from the spec, the sites, the images and the counts of the rounds, so that a campaign that was
-interrupted goes on as if it had not been.
+What is sampled and when to stop is in the spec's [stop] table; how is in `testbed.analysis.adaptive.sequential`. A
+planner has no memory: everything follows from the spec, the sites, the images and the counts of the rounds, so that a
+campaign that was interrupted goes on as if it had not been.
 """
 
 from __future__ import annotations

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import testbed
 from testbed.core.errors import UsageError
 from testbed.core.words.nearest import unknown
 
@@ -58,7 +57,7 @@ def where_specs_are(missing: Path) -> str:
 
 def _folder() -> Path:
     """In an installed package; in a checkout, or an editable install of one, ``campaigns/`` beside the package."""
-    package = Path(testbed.__file__).parent
+    package = Path(__file__).parents[2]  # testbed/
     packed = package / "campaigns"
     return packed if packed.is_dir() else package.parent / "campaigns"
 

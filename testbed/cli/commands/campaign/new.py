@@ -54,7 +54,7 @@ def new(name: str, source: str | None, to: Path | None, with_schema: bool, as_js
     write_bytes(file, begun_with.text_named(name, with_schema).encode())
     written = {"file": str(file), "from": begun_with.path.stem, "run": f"testbed campaign run {file}"}
     if with_schema:
-        from testbed.campaign.spec_schema import SCHEMA_FILE, schema_text
+        from testbed.campaign.spec.schema import SCHEMA_FILE, schema_text
 
         write_bytes(file.parent / SCHEMA_FILE, schema_text().encode())
         written["schema"] = str(file.parent / SCHEMA_FILE)
@@ -75,7 +75,7 @@ def schema() -> None:
     An editor with Taplo or Even Better TOML reads it where the spec's first line is "#:schema ./testbed.schema.json";
     `testbed campaign new NAME --schema` writes both.
     """
-    from testbed.campaign.spec_schema import schema_text
+    from testbed.campaign.spec.schema import schema_text
 
     click.echo(schema_text(), nl=False)
 
