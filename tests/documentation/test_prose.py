@@ -43,13 +43,13 @@ def test_the_language_of_a_block_says_whether_it_can_be_run(page: Path) -> None:
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md"], ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_within_the_repository_lead_somewhere(page: Path) -> None:
-    generated = DOCS / "reference"
+    generated = DOCS / "reference"  # as are the two files named below; the strict build checks these
     missing = [
         target
         for target, _ in _LINK.findall(without_code(text_of(page)))
         if not (path := (page.parent / target).resolve()).exists()
         and generated not in path.parents
-        and path.name != "changelog.md"
+        and path not in (DOCS / "changelog.md", DOCS / "digits.png")
     ]
 
     assert missing == []

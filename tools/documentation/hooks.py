@@ -10,7 +10,9 @@ from typing import Any
 from latex2mathml.converter import convert
 from mkdocs.structure.files import File, Files
 
-_TOOLS = str(Path(__file__).resolve().parents[1])
+_ROOT = Path(__file__).resolve().parents[2]
+_TOOLS = str(_ROOT / "tools")
+_PICTURES = {"digits.png": _ROOT / "golden" / "digits" / "figure.png"}
 _FORMULA = re.compile(
     r'<(?P<tag>span|div) class="arithmatex">(?P<open>\\\(|\\\[)(?P<formula>.*?)\\[)\]]</(?P=tag)>', re.DOTALL
 )
@@ -18,12 +20,14 @@ _ENTITIES = (("&lt;", "<"), ("&gt;", ">"), ("&amp;", "&"))
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add the generated pages."""
+    """Add the generated pages, and pictures that lie elsewhere in the repository."""
     sys.path[:0] = [_TOOLS] if _TOOLS not in sys.path else []
     from documentation.pages import pages
 
     for name, text in pages().items():
         files.append(File.generated(config, name, content=text))
+    for name, picture in _PICTURES.items():
+        files.append(File.generated(config, name, abs_src_path=str(picture)))
     return files
 
 
