@@ -97,3 +97,10 @@ def test_links_to_the_glossary_name_one_of_its_terms() -> None:
 
 def test_the_readme_is_an_index() -> None:
     assert len(text_of(ROOT / "README.md").splitlines()) <= README_LINES
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md"], ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_that_a_page_names_are_there(page: Path) -> None:
+    named = re.findall(r"(?<![\w/.])((?:tests|tools|testbed|campaigns|kernels|golden)/[\w./-]*[\w/])", text_of(page))
+
+    assert [path for path in named if not (ROOT / path).exists()] == []
