@@ -7,6 +7,7 @@ from pathlib import Path
 from documentation.api_page import api_page
 from documentation.cli_pages import cli_pages
 from documentation.column_page import column_page
+from documentation.folder_page import folder_page
 from documentation.spec_page import spec_page
 from testbed.campaign.spec.schema import SCHEMA_FILE, schema_text
 
@@ -20,6 +21,7 @@ def pages() -> dict[str, str]:
         f"reference/{SCHEMA_FILE}": schema_text(),
         **{f"reference/cli/{name}": text for name, text in cli_pages().items()},
         "reference/columns.md": column_page(),
+        "reference/folder.md": folder_page(),
         "reference/api.md": api_page(),
         "changelog.md": _CHANGELOG.read_text(),
     }
