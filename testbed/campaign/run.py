@@ -73,6 +73,7 @@ class Run:
         return self.place.images.ids
 
     def sites(self, target: str = "model") -> SiteTable:
+        """The site table of a target. Raises UsageError for one that the campaign has not."""
         if target not in self.spec.targets:
             raise UsageError(f"this campaign has no target {target!r}; it has {', '.join(self.spec.targets)}")
         return self.place.table(target)
@@ -191,6 +192,7 @@ class Run:
         return self.folder / Files(target).plain
 
     def close(self) -> None:
+        """End the engines and their processes."""
         self.place.close()
 
     def __enter__(self) -> Self:

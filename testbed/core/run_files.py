@@ -48,6 +48,7 @@ MODEL_FOLDER: tuple[RunFile, ...] = (
     RunFile("golden/images.json", "golden", "the recorded images' ids and labels, and how they were chosen"),
     RunFile("tiers.json", "tiers", "edges of the confidence tiers, and which images are in each"),
     RunFile("subset.json", "subset", "the chosen images, and the files that hold them"),
+    RunFile("subset/logits.npy", "subset", "logits of the chosen images"),
     RunFile("subset/MODULE.input.npy", "subset", "what the first attention module is fed for the chosen images"),
     RunFile("subset/MODULE.output.npy", "subset", "what it gives"),
     RunFile("TARGET.onnx", "export", "the plain ONNX file in fp32, as it is deployed"),

@@ -57,6 +57,7 @@ class FileImages:
         return len(self.paths)
 
     def pixels(self, row: int) -> np.ndarray:
+        """The decoded image: (H, W, 3) uint8. Raises TestbedError naming a bad file."""
         return decoded(self.paths[row])
 
     def is_image(self, row: int) -> bool:
@@ -64,6 +65,7 @@ class FileImages:
         return is_image(self.paths[row])
 
     def content(self, row: int) -> bytes:
+        """The file's bytes, which stand for the image in a content hash."""
         try:
             return self.paths[row].read_bytes()
         except OSError as error:

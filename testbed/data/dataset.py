@@ -70,6 +70,7 @@ class Split:
         return self._positions[image_id]
 
     def subset(self, positions: Positions) -> Split:
+        """The split of these positions only, in their order."""
         picked = positions if isinstance(positions, slice) else np.asarray(positions, np.int64)
         return replace(self, rows=self.rows[picked])
 

@@ -29,7 +29,13 @@ if TYPE_CHECKING:
 @click.option(
     "--engine", default="ort-cpu", show_default=True, help="ort-cpu, ort-cuda, openvino, tensorrt, torch, ..."
 )
-@click.option("--precision", type=click.Choice(["fp32", "fp16", "bf16", "int8"]), default="fp32", show_default=True)
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "fp16", "bf16", "int8"]),
+    default="fp32",
+    show_default=True,
+    help="Number format of the timed engines.",
+)
 @click.option(
     "--batch", "batches", type=Counts(LARGEST_BATCH), default="1,8,32", show_default=True, help="Images per run."
 )

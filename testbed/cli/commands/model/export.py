@@ -27,8 +27,21 @@ if TYPE_CHECKING:
 )
 @folder_argument
 @click.option("--target", default="model", show_default=True, help="model, attention, attention:N or block:N.")
-@click.option("--format", "format_name", type=click.Choice(["onnx", "tensorrt"]), default="onnx", show_default=True)
-@click.option("--precision", type=click.Choice(["fp32", "fp16", "bf16", "int8"]), default="fp32", show_default=True)
+@click.option(
+    "--format",
+    "format_name",
+    type=click.Choice(["onnx", "tensorrt"]),
+    default="onnx",
+    show_default=True,
+    help="The file to write: ONNX, or a TensorRT engine of this GPU.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "fp16", "bf16", "int8"]),
+    default="fp32",
+    show_default=True,
+    help="Number format of the file.",
+)
 @click.option("--engine", default="ort-cpu", show_default=True, help="What runs the parity check on an ONNX file.")
 @click.option("--atol", type=Number(0), help="Refuse (exit 3) if any image needs a larger one; without, only report.")
 @click.option("--rtol", type=Number(0), default=1e-5, show_default=True, help="Tolerance relative to the golden value.")

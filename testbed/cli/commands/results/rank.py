@@ -29,7 +29,12 @@ if TYPE_CHECKING:
 @click.argument("folder", metavar="DIR", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--by", type=click.Choice(["acdc", "eap", "eap-ig", "fuzziness", "measured"]), help="Which score.")
 @click.option(
-    "--of", "kind", type=click.Choice(["block", "head", "chunk", "neuron"]), default="block", show_default=True
+    "--of",
+    "kind",
+    type=click.Choice(["block", "head", "chunk", "neuron"]),
+    default="block",
+    show_default=True,
+    help="What is scored.",
 )
 @click.option("--campaign", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help="For --by measured.")
 @click.option(

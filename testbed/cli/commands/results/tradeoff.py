@@ -36,7 +36,13 @@ if TYPE_CHECKING:
     "--to", type=click.Path(file_okay=False, path_type=Path), required=True, metavar="DIR", help="For the page."
 )
 @click.option("--engine", default="ort-cpu", show_default=True, help="Of latency and accuracy.")
-@click.option("--precision", type=click.Choice(["fp32", "fp16", "bf16", "int8"]), default="fp32", show_default=True)
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "fp16", "bf16", "int8"]),
+    default="fp32",
+    show_default=True,
+    help="Number format of the timed engines.",
+)
 @click.option(
     "--batch",
     "batches",
