@@ -14,9 +14,9 @@ import click
 import pytest
 from pydantic import BaseModel
 
-from testbed.campaign.spec import CampaignSpec
+from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.cli.main import COMMANDS, cli
-from testbed.core.run_files import ANY_FOLDER, CAMPAIGN_FOLDER, MODEL_FOLDER, RunFile, described
+from testbed.core.folder.run_files import ANY_FOLDER, CAMPAIGN_FOLDER, MODEL_FOLDER, RunFile, described
 from testbed.core.schema import PLAN_COLUMNS, RESULT_COLUMNS
 from tests.support.commands import invoke
 from tests.support.html import read_page

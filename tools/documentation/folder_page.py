@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from documentation.markdown import code, prose, table
-from testbed.core.run_files import FOLDERS
+from testbed.core.folder.run_files import FOLDERS
 
 
 def folder_page() -> str:
