@@ -1,0 +1,39 @@
+"""What the package says of itself agrees: version, citation, changelog."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import testbed
+
+ROOT = Path(__file__).parents[1]
+VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+
+
+def test_the_version_is_that_of_the_project() -> None:
+    assert testbed.__version__ == VERSION
+
+
+def test_the_version_is_read_only_when_asked_for() -> None:
+    code = "import sys, testbed; assert 'importlib.metadata' not in sys.modules; print(testbed.__version__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, VERSION), done.stderr
+
+
+def test_unknown_attributes_are_refused() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'version'"):
+        _ = testbed.version  # type: ignore[attr-defined]
+
+
+def test_the_citation_names_the_version_and_its_day() -> None:
+    citation = (ROOT / "CITATION.cff").read_text()
+    (version,) = re.findall(r"^version: (.+)$", citation, re.MULTILINE)
+    (day,) = re.findall(r"^date-released: (.+)$", citation, re.MULTILINE)
+    assert version == VERSION
+    assert f"## {version} - {day}\n" in (ROOT / "CHANGELOG.md").read_text()
