@@ -5,8 +5,8 @@
 
 Costs are processor seconds, of the process and of the children that it waited for, so that a loaded machine changes
 little. A test function is not quick where one of its cases takes more than CASE seconds or all of them together more than
-FUNCTION, or where it asks for a shared fixture that takes more than FIXTURE. A file is named as a whole where most of its
-functions are not quick.
+FUNCTION, or where it asks for a shared fixture that takes more than FIXTURE, and more than SHARE for each case that asks
+for it. A file is named as a whole where most of its functions are not quick.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import argparse
 import importlib
 import os
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,7 +26,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 NOT_QUICK = ROOT / "tests" / "not_quick.txt"
-CASE, FUNCTION, FIXTURE = 0.4, 1.0, 0.6
+CASE, FUNCTION, FIXTURE, SHARE = 0.4, 1.0, 0.6, 0.1
 LOADED_ONCE = (  # testbed first: it switches off what some of the others send
     *("testbed", "torch", "onnx", "onnxruntime", "openvino"),
     *("pandas", "pyarrow.parquet", "scipy.stats", "sklearn", "matplotlib.pyplot"),
@@ -35,24 +35,24 @@ HEADER = """\
 # Test files and functions that `tools/test quick` leaves out, by name without folder. Made by tools/measure_tests.py.
 """
 
+Function = tuple[str, str]
+"""A file's name, and a test function of it."""
+
 
 @dataclass(eq=False)  # pytest keeps plugins in sets
 class Costs:
-    """Processor seconds by test case and by fixture: a pytest plugin."""
+    """Processor seconds by test case and by shared fixture: a pytest plugin."""
 
     cases: dict[tuple[str, str, str], float] = field(default_factory=dict)  # (file, function, case)
-    fixtures: dict[tuple[str, str], float] = field(default_factory=dict)  # (where it is defined, name) of shared ones
-    asked: dict[tuple[str, str], set[tuple[str, str]]] = field(default_factory=dict)  # function -> its fixtures
+    fixtures: dict[str, float] = field(default_factory=lambda: defaultdict(float))  # all times that it was made
+    asked: dict[Function, set[str]] = field(default_factory=dict)  # function -> its fixtures
     _own: float = 0.0  # of the fixtures of the case that comes
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Function) -> Iterator[None]:
         function = (item.path.name, item.originalname)
-        self.asked[function] = {
-            (definition.baseid, name)
-            for name, definitions in item._fixtureinfo.name2fixturedefs.items()
-            for definition in definitions[-1:]
-        }
+        definitions = item._fixtureinfo.name2fixturedefs.items()
+        self.asked[function] = {f"{name} of {found[-1].baseid}" for name, found in definitions}
         with _measured() as cost:
             result = yield
         self.cases[(*function, item.name)] = cost[0] + self._own
@@ -63,11 +63,10 @@ class Costs:
     def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[Any]) -> Iterator[None]:
         with _measured() as cost:
             result = yield
-        key = (fixturedef.baseid, fixturedef.argname)
         if fixturedef.scope == "function":
             self._own += cost[0]
         else:
-            self.fixtures[key] = max(self.fixtures.get(key, 0.0), cost[0])
+            self.fixtures[f"{fixturedef.argname} of {fixturedef.baseid}"] += cost[0]
         return result
 
 
@@ -85,19 +84,25 @@ def _processor_seconds() -> float:
 
 
 def not_quick(costs: Costs) -> tuple[set[str], float]:
-    """Names of files and of FILE::FUNCTION that are not quick; processor seconds of all others."""
-    dear = {fixture for fixture, cost in costs.fixtures.items() if cost > FIXTURE}
-    cases: dict[tuple[str, str], list[float]] = defaultdict(list)
+    """Names of files and of FILE::FUNCTION that are not quick; processor seconds of all others, with their fixtures."""
+    cases: dict[Function, list[float]] = defaultdict(list)
     for (file, function, _), cost in costs.cases.items():
         cases[file, function].append(cost)
-    named = {key for key, all_ in cases.items() if max(all_) > CASE or sum(all_) > FUNCTION or costs.asked[key] & dear}
+    askers = Counter(fixture for key, own in cases.items() for fixture in costs.asked[key] for _ in own)
+    dear = {name for name, cost in costs.fixtures.items() if cost > max(FIXTURE, SHARE * askers[name])}
+    named = {key for key, own in cases.items() if max(own) > CASE or sum(own) > FUNCTION or costs.asked[key] & dear}
+    for file in {file for file, _ in cases}:
+        functions = {key for key in cases if key[0] == file}
+        if len(functions & named) > len(functions) / 2:
+            named |= functions
     names = {f"{file}::{function}" for file, function in named}
     for file in {file for file, _ in cases}:
-        functions = [key for key in cases if key[0] == file]
-        if sum(key in named for key in functions) > len(functions) / 2:
+        functions = {key for key in cases if key[0] == file}
+        if functions <= named:
             names = {name for name in names if not name.startswith(f"{file}::")} | {file}
-    rest = sum(sum(all_) for (file, name), all_ in cases.items() if not names & {file, f"{file}::{name}"})
-    return names, rest
+    rest = {key: own for key, own in cases.items() if key not in named}
+    fixtures = {fixture for key in rest for fixture in costs.asked[key]}
+    return names, sum(map(sum, rest.values())) + sum(costs.fixtures.get(name, 0.0) for name in fixtures)
 
 
 def written(names: set[str], measured: set[str], before: str) -> str:
@@ -107,17 +112,15 @@ def written(names: set[str], measured: set[str], before: str) -> str:
 
 
 def report(costs: Costs) -> Iterator[str]:
-    """The dearest files, for people."""
+    """The dearest files and fixtures, for people."""
     files: dict[str, float] = defaultdict(float)
     for (file, _, _), cost in costs.cases.items():
         files[file] += cost
     yield from (f"{cost:8.1f} s  {file}" for file, cost in _dearest(files))
-    yield from (
-        f"{cost:8.1f} s  fixture {name} of {where or 'pytest'}" for (where, name), cost in _dearest(costs.fixtures)
-    )
+    yield from (f"{cost:8.1f} s  fixture {name}" for name, cost in _dearest(costs.fixtures))
 
 
-def _dearest(costs: Mapping[Any, float]) -> list[tuple[Any, float]]:
+def _dearest(costs: Mapping[str, float]) -> list[tuple[str, float]]:
     return sorted(costs.items(), key=lambda item: -item[1])[:20]
 
 
@@ -134,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     NOT_QUICK.write_text(written(names, {file for file, _, _ in costs.cases}, before))
     print("\n".join(report(costs)))
     print(
-        f"{NOT_QUICK.relative_to(ROOT)}: {len(names)} names; the others take {rest:.0f} s, without fixtures and loading"
+        f"{NOT_QUICK.relative_to(ROOT)}: {len(names)} of these are not quick; the others take {rest:.0f} s, after loading"
     )
     return int(status)
 
