@@ -53,7 +53,7 @@ class Clone:
     def follow(self, page: str) -> None:
         """Does what the page says: writes its files, changes those that are there."""
         for kind, name, text in blocks(page):
-            file = (self.tree if name.startswith(("testbed/", "tests/")) else self.folder) / name
+            file = (self.tree if name.startswith(("testbed/", "tests/", "pyproject")) else self.folder) / name
             if kind == "diff":
                 text = patched(file.read_text(), text)
             else:
@@ -108,8 +108,17 @@ def test_an_evaluator(clone: Clone) -> None:
     clone.campaign("whole", "engine.evaluation=whole")
     shares = dict(line.split() for line in clone.python("compare_rows.py").splitlines()[1:-1])
     assert int(shares["unchanged"]) > 100
+    clone.python("-c", "from importlinter.cli import lint_imports_command as check; check()", cwd=clone.tree)
 
 
 def test_a_pass(clone: Clone) -> None:
     clone.follow("add-a-pass.md")
     assert "1 passed" in clone.tests("tests/instrument/test_dropout.py")
+
+
+def test_the_map_names_every_package() -> None:
+    told = (GUIDE / "map.md").read_text()
+    packages = [init.parent.relative_to(ROOT).parts for init in sorted((ROOT / "testbed").rglob("__init__.py"))]
+    top = [f"`testbed/{names[1]}/`" for names in packages if len(names) == 2]
+    inside = [f"`{names[2]}/`" for names in packages if len(names) == 3]
+    assert [name for name in (*top, *inside) if name not in told] == []
