@@ -37,7 +37,11 @@ def of_folder(folder: Path, *, adaptive: bool) -> Fingerprint:
         "results": of_table(results, ["fault_id", "image_id"]),
         "summary": of_summary(json.loads((folder / "summary.json").read_text())),
     }
-    return {"exact": exact, "portable": _portable(folder, faults, points, results, adaptive)}
+    portable = _portable(folder, faults, points, results, adaptive)
+    portable["sites"]["left_out"] = exact["summary"][
+        "left_out"
+    ]  # weights that this engine does not read where they are
+    return {"exact": exact, "portable": portable}
 
 
 def _portable(folder: Path, faults: pa.Table, points: pa.Table, results: pa.Table, adaptive: bool) -> Fingerprint:

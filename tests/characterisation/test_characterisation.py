@@ -33,7 +33,7 @@ def test_rows_and_summary_are_as_recorded(name: str, here: Environment, tmp_path
     other = "; ".join(differences(near.environment, here))
     changed = differences(near.campaigns[name]["portable"], found["portable"])
     sites = [line for line in changed if line.startswith("sites.")]
-    if sites:  # other exporters may name more or fewer tensors of a quantised file
+    if sites:  # exporters may name more tensors of a quantised file, and engines read fewer weights in place
         pytest.skip(f"other sites than in the recorded environment, so no fault can be compared ({other})")
     assert not changed, f"drawn faults not as at {near.revision} ({other})\n" + "\n".join(changed)
     pytest.skip(
