@@ -23,7 +23,7 @@ from testbed.instrument.ports.insertion import ELEMENTS, instrument
 from testbed.instrument.quantised import parameters
 from testbed.instrument.sites.catalogue import catalogue
 from testbed.instrument.table import site_table
-from tests.instrument.test_recognise import SITES
+from tests.instrument.sites.test_recognise import SITES
 from tests.support.exporters import quiet, randomised, written
 from tests.support.libraries import LIBRARIES, imported
 

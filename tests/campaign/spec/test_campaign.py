@@ -16,7 +16,7 @@ from testbed.campaign.spec.campaign import CampaignSpec, load_spec, parse_spec
 from testbed.core.errors import TestbedError, UsageError
 
 PYDANTIC = re.compile(r"Input should|required|validation|Value error|type=|pydantic")
-SPECS = sorted((Path(__file__).parents[2] / "campaigns").glob("*.toml"))
+SPECS = sorted((Path(__file__).parents[3] / "campaigns").glob("*.toml"))
 
 
 def put(values: dict[str, Any], path: str, value: Any) -> dict[str, Any]:

@@ -17,8 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from testbed.engines import native
 from testbed.semantics import as_words
-
-from .conftest import FAULT_INPUTS, FORMATS, PORT, Case, cases, one_fault
+from tests.engines.conftest import FAULT_INPUTS, FORMATS, PORT, Case, cases, one_fault
 
 FAULT_TYPES = dict(zip(FAULT_INPUTS, [TensorProto.INT64] * 2 + [TensorProto.UINT32] * 3, strict=True))
 ELEMENTS = {

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from testbed.instrument.adopt.file import adopt
 from testbed.instrument.sites.catalogue import catalogue
-from tests.instrument.test_recognise import SITES, values
+from tests.instrument.sites.test_recognise import SITES, values
 from tests.support.exporters import randomised, written
 from tests.support.libraries import BLOCKS, HEADS, WIDTH, Seen, imported, timm_model
 

@@ -18,7 +18,7 @@ from testbed.analysis.outputs.native_judge import SETS, judge
 from testbed.analysis.outputs.outcome import GoldenSide, classify, measured
 from tests.support.compiled_cpu import compiled_cpu
 
-KERNELS = Path(__file__).parents[2] / "kernels"
+KERNELS = Path(__file__).parents[3] / "kernels"
 INF, NAN = np.inf, np.nan
 EPS = np.float32(2.0**-52)
 BLOCK = 256  # kernels/judge.cpp: rows of more elements are looked at in blocks

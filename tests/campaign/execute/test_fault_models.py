@@ -294,7 +294,7 @@ def test_several_activations_in_one_inference_are_refused_without_the_op(tiny_va
 
 
 def test_a_dry_run_tells_fault_models_apart() -> None:
-    plan = dry_run_plan(load_spec(Path(__file__).parents[2] / "campaigns" / "fault-models.toml"))
+    plan = dry_run_plan(load_spec(Path(__file__).parents[3] / "campaigns" / "fault-models.toml"))
     models = [(section["where"], *section["half_width"]) for section in plan["sections"]]
     assert ("activation", "flip x bits-2-adjacent") in models
     assert ("activation", "stuck1, persistent") in models

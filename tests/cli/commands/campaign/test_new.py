@@ -12,7 +12,7 @@ from testbed.campaign.spec.campaign import load_spec
 from testbed.campaign.spec.ready_made import ready_made
 from tests.support.commands import invoke
 
-TREE = Path(__file__).parents[2] / "campaigns"
+TREE = Path(__file__).parents[4] / "campaigns"
 
 
 @pytest.fixture(autouse=True)

@@ -114,7 +114,7 @@ def cifar(cache_dir: Path) -> tuple[Path, Path]:
     """(real test images, real weights), unpacked once."""
     import tarfile
 
-    shared = Path(os.environ.get("TESTBED_SHARED") or Path(__file__).parents[2].parent / "shared") / "data"
+    shared = Path(os.environ.get("TESTBED_SHARED") or Path(__file__).parents[4].parent / "shared") / "data"
     if not (shared / "vit_cifar_d6.pth").is_file():
         pytest.skip(f"{shared} is not there; TESTBED_SHARED names the folder that holds data/")
     folder = cache_dir / "cifar10-jpeg-for-goldens"

@@ -10,7 +10,7 @@ from testbed.campaign.spec.campaign import load_spec
 from testbed.campaign.spec.loading import change, read_toml
 from testbed.core.errors import UsageError
 
-SPEC = Path(__file__).parents[2] / "campaigns" / "digits.toml"
+SPEC = Path(__file__).parents[3] / "campaigns" / "digits.toml"
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from testbed.instrument.ports.feed import PortFeed
 from testbed.instrument.ports.insertion import instrument
 from testbed.instrument.sites.catalogue import catalogue
 from testbed.instrument.table import site_table
-from tests.instrument.test_recognise import SITES
+from tests.instrument.sites.test_recognise import SITES
 from tests.support.exporters import quiet, randomised, written
 from tests.support.libraries import LIBRARIES, imported
 

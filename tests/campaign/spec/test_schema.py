@@ -36,7 +36,7 @@ def changed(key: str, value: Any) -> dict[str, Any]:
 
 def test_it_is_a_schema_of_draft_07_and_the_committed_file_is_of_this_version() -> None:
     jsonschema.Draft7Validator.check_schema(spec_schema())
-    committed = Path(__file__).parents[2] / "campaigns" / SCHEMA_FILE
+    committed = Path(__file__).parents[3] / "campaigns" / SCHEMA_FILE
     assert json.loads(committed.read_text()) == spec_schema(), (
         f"make it again: testbed campaign schema > campaigns/{SCHEMA_FILE}"
     )

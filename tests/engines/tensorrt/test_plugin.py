@@ -1,6 +1,6 @@
 """The TensorRT plugin against the NumPy reference, driven as TensorRT would, on the host with emulated kernels.
 
-Needs TensorRT's headers and nothing else of it: ``TENSORRT_INCLUDE_DIR=DIR pytest tests/engines/test_tensorrt_plugin.py``.
+Needs TensorRT's headers and nothing else of it: ``TENSORRT_INCLUDE_DIR=DIR pytest tests/engines/tensorrt/test_plugin.py``.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from testbed.semantics import as_words
-
-from .conftest import EMULATION, FORMATS, KERNELS, PORT, Case, cases, compiled, one_fault
+from tests.engines.conftest import EMULATION, FORMATS, KERNELS, PORT, Case, cases, compiled, one_fault
 
 TYPES = {"fp32": 0, "fp16": 1, "int8": 2, "int32": 3, "bf16": 7}  # nvinfer1::DataType
 UINT8 = 5

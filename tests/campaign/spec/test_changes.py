@@ -9,7 +9,7 @@ import pytest
 from testbed.campaign.spec.campaign import load_spec
 from testbed.core.errors import UsageError
 
-SPEC = Path(__file__).parents[2] / "campaigns" / "digits.toml"
+SPEC = Path(__file__).parents[3] / "campaigns" / "digits.toml"
 
 
 def test_values_of_every_kind_are_changed() -> None:
