@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from testbed.analysis.outputs.outcome import GoldenSide, classify
-from testbed.campaign.execute.rows import Injected, Known, result_rows
+from testbed.campaign.execute.rows import Injected, RowFacts, result_rows
 from testbed.campaign.files import PLAN, RESULTS, STORE
 from testbed.campaign.folder.images import NamedImages
 from testbed.campaign.plan.table import planned, write_plan
@@ -98,7 +98,7 @@ def store(folder: Path) -> dict[str, Any]:
             noise = rng.normal(size=(len(image), CLASSES)) * 10.0 ** rng.integers(-6, 1, (len(image), 1))
             outputs = (golden.values[image] + noise).astype(np.float32)
             words = rng.integers(0, 2**32, len(image), dtype=np.uint32)
-            known = Known(fault, image, words, words ^ np.uint32(1))
+            known = RowFacts(fault, image, words, words ^ np.uint32(1))
             how, bound = np.full(len(image), How.WHOLE, np.int8), np.zeros(len(image), np.float32)
             outcomes = classify(outputs, golden.take(image), 1e-4, 1e-4, GRID)
             log.append(

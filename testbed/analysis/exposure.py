@@ -21,7 +21,7 @@ from testbed.core.errors import UsageError
 from testbed.core.site import Site
 
 
-class Rate(Protocol):
+class RateWithInterval(Protocol):
     """An estimate with its interval, such as `domains.Estimate`."""
 
     @property
@@ -60,7 +60,7 @@ def exposures(sites: Iterable[Site], weights: Mapping[str, float], per_bit: bool
     return found
 
 
-def contribution(exposure: float, rate: Rate) -> Contribution:
+def contribution(exposure: float, rate: RateWithInterval) -> Contribution:
     """Of what has this exposure and this rate: one site, or several with the rate that weighs them by exposure."""
     return Contribution(exposure, exposure * rate.rate, exposure * rate.low, exposure * rate.high)
 

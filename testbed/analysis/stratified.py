@@ -29,7 +29,7 @@ _CERTAIN = 1 - 1e-12
 
 
 @dataclass(frozen=True)
-class Tally:
+class StratumTally:
     """What was seen per stratum (last axis): faults ``n``, sum ``total`` and sum of squares ``squares`` of their values."""
 
     n: Floats
@@ -37,24 +37,24 @@ class Tally:
     squares: Floats
 
     @classmethod
-    def of_events(cls, n: ArrayLike, events: ArrayLike) -> Tally:
+    def of_events(cls, n: ArrayLike, events: ArrayLike) -> StratumTally:
         """Of values that are 0 or 1."""
         x = np.asarray(events, np.float64)
         return cls(np.asarray(n, np.float64), x, x)
 
     @classmethod
-    def empty(cls, *shape: int) -> Tally:
+    def empty(cls, *shape: int) -> StratumTally:
         return cls(np.zeros(shape), np.zeros(shape), np.zeros(shape))
 
-    def __add__(self, other: Tally) -> Tally:
-        return Tally(self.n + other.n, self.total + other.total, self.squares + other.squares)
+    def __add__(self, other: StratumTally) -> StratumTally:
+        return StratumTally(self.n + other.n, self.total + other.total, self.squares + other.squares)
 
-    def of_classes(self, frame: Frame) -> Tally:
-        return Tally(*(group_sums(part, frame.class_of) for part in (self.n, self.total, self.squares)))
+    def of_classes(self, frame: SamplingFrame) -> StratumTally:
+        return StratumTally(*(group_sums(part, frame.class_of) for part in (self.n, self.total, self.squares)))
 
 
 @dataclass(frozen=True)
-class Frame:
+class SamplingFrame:
     """The strata: ``population`` and ``domain`` (0 to D-1, none empty) of each, (H,), and the class that it belongs to.
 
     A class lies within a domain; faults are allocated to classes and shared out within them in proportion to population.
@@ -80,7 +80,7 @@ class Frame:
         domain: ArrayLike,
         alike: ArrayLike | None = None,
         endless: ArrayLike | None = None,
-    ) -> Frame:
+    ) -> SamplingFrame:
         """Labels of any kind, (H,) each; domains are numbered in the order of their labels. Without ``alike``, every
         stratum is a class of its own."""
         sizes = np.asarray(population, np.float64)
@@ -109,11 +109,11 @@ class Frame:
         return _codes(self.domain * (int(self.alike.max()) + 1) + self.alike)
 
     @cached_property
-    def classes(self) -> Frame:
+    def classes(self) -> SamplingFrame:
         """The classes as strata."""
         _, first = np.unique(self.class_of, return_index=True)
         endless = None if self.endless is None else group_sums(self.endless.astype(np.float64), self.class_of) > 0
-        return Frame(group_sums(self.population, self.class_of), self.domain[first], self.alike[first], endless)
+        return SamplingFrame(group_sums(self.population, self.class_of), self.domain[first], self.alike[first], endless)
 
     def sums(self, values: Floats) -> Floats:
         """(..., D) of (..., H)."""
@@ -154,7 +154,7 @@ class Rates:
         return (self.high - self.low) / 2
 
 
-def domain_rates(frame: Frame, tally: Tally, confidence: ArrayLike) -> Rates:
+def domain_rates(frame: SamplingFrame, tally: StratumTally, confidence: ArrayLike) -> Rates:
     """The rate of each domain with its interval. confidence: of all, or (..., D) of each.
 
     Intervals are those of `survey.Domains.estimates` for whole strata drawn without replacement. A domain with a stratum
@@ -179,7 +179,7 @@ def domain_rates(frame: Frame, tally: Tally, confidence: ArrayLike) -> Rates:
     return Rates(rate, low, high, np.sqrt(variance))
 
 
-def variances(frame: Frame, tally: Tally) -> Floats:
+def variances(frame: SamplingFrame, tally: StratumTally) -> Floats:
     """(..., H) what each stratum adds to the variance of its domain's rate. One of which a single fault was drawn has no
     variance of its own: the largest is taken that its fault's distance from the domain's rate allows."""
     n = np.maximum(tally.n, 1)
@@ -191,7 +191,7 @@ def variances(frame: Frame, tally: Tally) -> Floats:
     return frame.share**2 * unsampled * spread / n
 
 
-def _rates(frame: Frame, tally: Tally) -> Floats:
+def _rates(frame: SamplingFrame, tally: StratumTally) -> Floats:
     """(..., D): the strata of which nothing was drawn have no say."""
     found = frame.sums(frame.share * (tally.total / np.maximum(tally.n, 1)))
     some = tally.n > 0
@@ -199,7 +199,7 @@ def _rates(frame: Frame, tally: Tally) -> Floats:
     return np.where(frame.sums((~some).astype(np.float64)) > 0, found / np.maximum(sampled, 1e-300), found)
 
 
-def _one_more(frame: Frame, weight: Floats, room: Floats, total: Floats, squares: Floats) -> OneMore:
+def _one_more(frame: SamplingFrame, weight: Floats, room: Floats, total: Floats, squares: Floats) -> OneMore:
     """The heaviest fault that could yet have had an event: as in `survey`, its loss is the mean of the values that were
     not 0 and one more that is 1. That mean is taken as ``sum v^2 / sum v``, which the counts have: 1 where all are 0 or
     1, and never less than the plain mean."""

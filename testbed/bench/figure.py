@@ -13,7 +13,7 @@ import numpy as np
 from cycler import cycler
 from matplotlib.figure import Figure
 
-from testbed.bench.tradeoff import Entry, Tradeoff
+from testbed.bench.tradeoff import Tradeoff, TradeoffEntry
 from testbed.core.folder.files import write_bytes
 from testbed.core.words.text import drawn, visible
 
@@ -76,7 +76,7 @@ def _drawn(found: Tradeoff, soft: str) -> Figure:
     return figure
 
 
-def _names(entries: Sequence[Entry]) -> list[str]:
+def _names(entries: Sequence[TradeoffEntry]) -> list[str]:
     """Of the folders, with those above them where two are alike. Long ones are broken, or nothing is left to draw in."""
     folders = [Path(entry.model) for entry in entries]
     short = [folder.name for folder in folders]
@@ -84,7 +84,7 @@ def _names(entries: Sequence[Entry]) -> list[str]:
     return ["\n".join(drawn(line) for line in wrap(visible(name), _LINE_LETTERS)[:_LINES]) for name in names]
 
 
-def _front(axes: Any, entries: Sequence[Entry], names: Sequence[str], batch: int, soft: str) -> None:
+def _front(axes: Any, entries: Sequence[TradeoffEntry], names: Sequence[str], batch: int, soft: str) -> None:
     x = np.array([entry.latency[0].p50_ms for entry in entries])
     y = np.array([100 * entry.quality.top1 for entry in entries])
     axes.scatter(x, y, s=46, c=["C0" if entry.pareto else "none" for entry in entries], edgecolors="C0")
@@ -117,7 +117,7 @@ def apart(places: Sequence[float], least: float) -> list[float]:
     return moved
 
 
-def _sdc(axes: Any, entries: Sequence[Entry], names: Sequence[str], soft: str) -> None:
+def _sdc(axes: Any, entries: Sequence[TradeoffEntry], names: Sequence[str], soft: str) -> None:
     axes.set(title="SDC-1 of single flips in activations", xlabel="%, with 95 % intervals")
     known = [(n, e.vulnerability) for n, e in enumerate(entries) if e.vulnerability]
     for n, v in known:

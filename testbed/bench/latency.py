@@ -35,7 +35,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Row:
+class LatencyRow:
     """One engine at one batch size. latency_ms: every run, as measured. phases: medians of host-to-device copy, compute and
     device-to-host copy, where the engine is on another device. ratio: to the baseline's median."""
 
@@ -80,7 +80,7 @@ def measure(
     question: Question,
     baseline: Path | None = None,
     told: Callable[[str], None] = lambda _: None,
-) -> list[Row]:
+) -> list[LatencyRow]:
     """One row per folder and batch size, in that order; folders are measured in turns, round by round.
 
     baseline: one of ``paths``, or a further folder; ratios are to it. Raises UsageError for a folder without a model,
@@ -114,7 +114,7 @@ def _subject(path: Path, run: ModelRun, question: Question, stack: ExitStack) ->
 
 def _rows(
     subjects: Sequence[_Subject], batch: int, question: Question, baseline: Path | None, told: Callable[[str], None]
-) -> list[Row]:
+) -> list[LatencyRow]:
     told(f"batch {batch}: {len(subjects)} engine(s) in turns")
     feeds = [{subject.input_name: subject.images(batch)} for subject in subjects]
     calls = [_call(subject.runner, fed) for subject, fed in zip(subjects, feeds, strict=True)]
@@ -137,10 +137,10 @@ def _row(
     latency_ms: NDArray[np.float64],
     ratio: Ratio | None,
     feeds: dict[str, NDArray[np.float32]],
-) -> Row:
+) -> LatencyRow:
     info = subject.runner.info
     figures = percentiles(latency_ms)
-    return Row(
+    return LatencyRow(
         model=str(subject.path),
         engine=info.backend,
         precision=info.precision,

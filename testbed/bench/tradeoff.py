@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.analysis.outputs.guessing import share_warning
-from testbed.bench.latency import Question, Row, measure
+from testbed.bench.latency import LatencyRow, Question, measure
 from testbed.bench.quality import Quality, quality
 from testbed.campaign.folder.claim import recorded_spec
 from testbed.campaign.summary.record import load_summary
@@ -47,7 +47,7 @@ class Vulnerability:
 
 
 @dataclass(frozen=True)
-class Entry:
+class TradeoffEntry:
     """One model. latency: a row per batch size; pareto: not dominated in (accuracy, latency, SDC-1), or in the first two where
     no campaign is known of any model."""
 
@@ -55,7 +55,7 @@ class Entry:
     deployment_id: str
     quality: Quality
     quality_engine: str
-    latency: tuple[Row, ...]
+    latency: tuple[LatencyRow, ...]
     vulnerability: Vulnerability | None
     accuracy_per_ms: float
     pareto: bool
@@ -66,7 +66,7 @@ class Tradeoff:
     """entries in the order asked for; batch: the one that ``accuracy_per_ms``, Pareto front and recommendation rest on."""
 
     batch: int
-    entries: tuple[Entry, ...]
+    entries: tuple[TradeoffEntry, ...]
     recommended: str
     why: str
 
@@ -97,7 +97,7 @@ def tradeoff(
         found.append((path, judged, engine_hash, mine, known.get(str(path)), judged.top1 / mine[0].p50_ms))
     front = pareto([(q.top1, -mine[0].p50_ms, *(() if v is None else (-v.rate,))) for _, q, _, mine, v, _ in found])
     entries = tuple(
-        Entry(str(path), mine[0].deployment_id, judged, engine_hash, mine, hit, per_ms, best)
+        TradeoffEntry(str(path), mine[0].deployment_id, judged, engine_hash, mine, hit, per_ms, best)
         for (path, judged, engine_hash, mine, hit, per_ms), best in zip(found, front, strict=True)
     )
     name, why = recommend(entries, allowed_drop)
@@ -114,7 +114,7 @@ def pareto(points: Sequence[tuple[float, ...]]) -> list[bool]:
     return [not any((other >= mine).all() and (other > mine).any() for other in values) for mine in values]
 
 
-def recommend(entries: Sequence[Entry], allowed_drop: float) -> tuple[str, str]:
+def recommend(entries: Sequence[TradeoffEntry], allowed_drop: float) -> tuple[str, str]:
     """The fastest of those whose accuracy is good enough; and the sentence that says why, with its numbers."""
     best = max(entries, key=lambda entry: entry.quality.top1)
     fitting = [entry for entry in entries if entry.quality.top1 >= best.quality.top1 - allowed_drop - 1e-12]

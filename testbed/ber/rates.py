@@ -94,7 +94,7 @@ def _at(
         "sdc1": (found != golden, np.zeros(len(golden), bool)),
         "nonfinite": (np.stack(nonfinite), ~np.isfinite(bench.golden).all(axis=1)),
     }
-    struck = Struck(np.array(flips) > 0, _probability(rate, _bits(sites)))
+    struck = FlippedRepeats(np.array(flips) > 0, _probability(rate, _bits(sites)))
     return {
         "rate": rate,
         "flips": {"mean": float(np.mean(flips)), "least": min(flips), "most": max(flips)},
@@ -102,7 +102,7 @@ def _at(
     }
 
 
-class Struck(NamedTuple):
+class FlippedRepeats(NamedTuple):
     """Which repeats had flips (repeats,), and how probable that is."""
 
     repeats: NDArray[np.bool_]
@@ -137,7 +137,7 @@ def flipped(sites: Sequence[Site], rate: float, seed: int, repeat: int) -> list[
 
 
 def _over_repeats(
-    seen: NDArray[np.bool_], golden: NDArray[np.bool_], struck: Struck, confidence: float
+    seen: NDArray[np.bool_], golden: NDArray[np.bool_], struck: FlippedRepeats, confidence: float
 ) -> dict[str, Any]:
     """seen: (repeats, images); golden: (images,), what is seen without flips."""
     part, without, share = seen[struck.repeats].mean(axis=1), float(golden.mean()), struck.probability

@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 _GATE_IMAGES = 32
 _IN_MEMORY = 1 << 30  # bytes of images that are read once; more are read again for every repeat
 
-Progress = Callable[[int], AbstractContextManager[Callable[[int], None]]]
+RepeatProgress = Callable[[int], AbstractContextManager[Callable[[int], None]]]
 """Of so many steps: a context that gives what is to be called as they are done."""
 
 

@@ -168,7 +168,7 @@ class ExecuteFacts(Form):
     stop: _Stop | None = None
 
 
-class _Source(Form):
+class _NoiseSource(Form):
     backend: str
     precision: str
     batch: Annotated[int, Field(ge=1, le=1_000_000)]
@@ -178,7 +178,7 @@ class _Source(Form):
 class NoiseFacts(Form):
     """Of the stages "noise.*" of a sweep."""
 
-    source: _Source
+    source: _NoiseSource
     target: Literal["model", "attention"]
     engine_hash: str
     arithmetic: str

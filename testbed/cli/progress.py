@@ -41,7 +41,7 @@ def quiet_libraries() -> None:
         root.addHandler(logging.NullHandler())
 
 
-class _Lines:
+class _ProgressLines:
     """Tells on stderr how much is done, every half a minute: nothing of what takes less."""
 
     def __init__(self, total: int, what: str) -> None:
@@ -61,7 +61,7 @@ class _Lines:
 def progress_on_stderr(total: int, what: str = "faults") -> Iterator[Callable[[int], None]]:
     """A bar of ``what`` with rate and time to go; yields ``advance``. Where stderr is no terminal, a line now and then."""
     if not sys.stderr.isatty():
-        yield _Lines(total, what).advance
+        yield _ProgressLines(total, what).advance
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -23,7 +23,7 @@ def watch_on_stderr() -> Iterator[Callable[[Snapshot], None]]:
     """Yields what a `testbed.campaign.results.progress.Progress` shows itself with: where stderr is no terminal, a line now and
     then."""
     if not sys.stderr.isatty():
-        yield _Lines().show
+        yield _StageLines().show
         return
     from rich.console import Group
     from rich.live import Live
@@ -40,7 +40,7 @@ def watch_on_stderr() -> Iterator[Callable[[Snapshot], None]]:
         yield show
 
 
-class _Lines:
+class _StageLines:
     """Logs how far a stage is, every half a minute."""
 
     def __init__(self) -> None:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import reduce
 from typing import Literal, NamedTuple
 
@@ -25,24 +24,6 @@ class Masks(NamedTuple):
     and_mask: int
     or_mask: int
     xor_mask: int
-
-
-@dataclass(frozen=True, slots=True)
-class Point:
-    """One struck element. ``index`` is flat, into the site's canonical shape (one image's, for activations)."""
-
-    site: str
-    index: int
-    masks: Masks
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """``scope`` "inference": one image's activations, once. "persistent": for every image; weights always."""
-
-    id: int
-    scope: Scope
-    points: tuple[Point, ...]
 
 
 def masks_for(op: str, fmt: Format, bit: int | None = None, value: int = 0) -> Masks:

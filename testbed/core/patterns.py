@@ -54,7 +54,7 @@ class Pattern(Protocol):
 
 
 @dataclass(frozen=True)
-class Element:
+class ElementPattern:
     """One element: the single fault."""
 
     name = "single"
@@ -70,7 +70,7 @@ class Element:
 
 
 @dataclass(frozen=True)
-class Burst:
+class BurstPattern:
     """Elements next to each other in flat order, over the ends of rows."""
 
     length: int
@@ -90,7 +90,7 @@ class Burst:
 
 
 @dataclass(frozen=True)
-class Row:
+class RowPattern:
     """A row of one of the matrices: what a failing row of processing elements leaves."""
 
     name = "row"
@@ -106,7 +106,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Column:
+class ColumnPattern:
     """A column of one of the matrices."""
 
     name = "column"
@@ -124,7 +124,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Tile:
+class TilePattern:
     """What one unit of a tiled GEMM computes: tiles lie on a grid from the first element, and are cut at the edges."""
 
     rows: int

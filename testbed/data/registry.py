@@ -43,7 +43,7 @@ Loader = Callable[[Request], Collection]
 
 
 @dataclass(frozen=True)
-class Entry:
+class DatasetEntry:
     """``needs`` lists paths under the data root, ``fetch`` downloads them, ``note`` and ``get`` say in a few words what
     the data set is and how else to get it."""
 
@@ -55,7 +55,7 @@ class Entry:
     takes_path: bool
 
 
-_ENTRIES: dict[str, Entry] = {}
+_ENTRIES: dict[str, DatasetEntry] = {}
 
 
 def register(
@@ -85,13 +85,13 @@ def register(
     """
 
     def added(loader: Loader) -> Loader:
-        _ENTRIES[name] = Entry(loader, needs, fetch, note, get, takes_path)
+        _ENTRIES[name] = DatasetEntry(loader, needs, fetch, note, get, takes_path)
         return loader
 
     return added
 
 
-def entries() -> dict[str, Entry]:
+def entries() -> dict[str, DatasetEntry]:
     """Name -> entry; those that take a path last."""
     for module in _BUILT_IN:
         import_module(f"testbed.data.sets.{module}")
@@ -104,7 +104,7 @@ def data_root(root: str | os.PathLike[str] | None = None) -> Path:
     return Path(root or os.environ.get("TESTBED_DATA") or cache_folder() / "data").expanduser()
 
 
-def find(name: str) -> tuple[Entry, Path | None]:
+def find(name: str) -> tuple[DatasetEntry, Path | None]:
     """The entry of ``name`` or ``name:PATH``, and that path. Raises UsageError naming the known ones."""
     kind, _, path = name.partition(":")
     known = entries()
@@ -157,12 +157,12 @@ def load(
     return Dataset(name, collection.classes, channels, side, train, validation, test, chosen, seed)
 
 
-def missing(entry: Entry, root: Path, path: Path | None) -> list[Path]:
+def missing(entry: DatasetEntry, root: Path, path: Path | None) -> list[Path]:
     """The paths that the data set needs and that are not there."""
     return [needed for needed in ([path] if path else entry.needs(root)) if not needed.exists()]
 
 
-def how_to_get(name: str, entry: Entry, root: Path) -> str:
+def how_to_get(name: str, entry: DatasetEntry, root: Path) -> str:
     """One line; empty where nothing needs getting."""
     if entry.fetch:
         where = "" if root == data_root() else f" --root {root}"
@@ -170,7 +170,7 @@ def how_to_get(name: str, entry: Entry, root: Path) -> str:
     return entry.get
 
 
-def _ensure(entry: Entry, request: Request, download: bool) -> None:
+def _ensure(entry: DatasetEntry, request: Request, download: bool) -> None:
     absent = missing(entry, request.root, request.path)
     if absent and download and entry.fetch:
         entry.fetch(request)

@@ -34,7 +34,7 @@ from testbed.core.folder.files import atomic_path
 from testbed.models.config import ViTConfig
 from testbed.models.importers.read.checkpoint import load_tensors_only, read_checkpoint
 from testbed.models.keys import misfits
-from testbed.models.subnetwork import Part, Subnetwork, subnetwork
+from testbed.models.subnetwork import Subnetwork, SubnetworkPlace, subnetwork
 from testbed.models.vit import Attention, ViT
 
 _OUTPUT = re.compile(r"out|^y|target|label", re.IGNORECASE)
@@ -104,7 +104,7 @@ def read_attention_weights(path: Path, heads: int | None = None) -> Subnetwork:
         raise TestbedError(f"{path} does not fit together as an attention subnetwork of width {width}: {problem}")
     attention = Attention(_attention_only(width, heads, inner // heads), 0)
     attention.load_state_dict({ours: found[theirs] for ours, theirs in _ATTENTION_KEYS.items()})
-    return Subnetwork(attention, Part("attention", 0))
+    return Subnetwork(attention, SubnetworkPlace("attention", 0))
 
 
 def write_attention_weights(path: Path, model: ViT | Subnetwork) -> None:

@@ -18,7 +18,7 @@ _TARGET = re.compile(r"(attention|block)(?::(\d+))?")
 
 
 @dataclass(frozen=True)
-class Part:
+class SubnetworkPlace:
     """``kind`` is "attention" or "block"; ``block`` the block it is (in)."""
 
     kind: str
@@ -32,7 +32,7 @@ class Subnetwork(nn.Module):
     For attention, the input is the attention's (after a pre-norm), the output is before the residual.
     """
 
-    def __init__(self, module: Attention | Block, part: Part) -> None:
+    def __init__(self, module: Attention | Block, part: SubnetworkPlace) -> None:
         super().__init__()
         self.part = part
         holder = nn.ModuleDict({"attn": module}) if part.kind == "attention" else module
@@ -44,7 +44,7 @@ class Subnetwork(nn.Module):
         return holder["attn"](x) if isinstance(holder, nn.ModuleDict) else holder(x)
 
 
-def part_named(model: ViT, target: str) -> Part:
+def part_named(model: ViT, target: str) -> SubnetworkPlace:
     """What "attention", "attention:N" or "block:N" means in ``model``. Raises UsageError when it has no such part."""
     found = _TARGET.fullmatch(target)
     if not found or (found[1] == "block" and found[2] is None):
@@ -57,7 +57,7 @@ def part_named(model: ViT, target: str) -> Part:
         raise UsageError(f"target {target!r}: block {number} has no attention")
     if found[1] == "block" and not (model.config.heads[number] or model.config.mlp[number]):
         raise UsageError(f"target {target!r}: block {number} is empty, all of it has been pruned")
-    return Part(found[1], number)
+    return SubnetworkPlace(found[1], number)
 
 
 def target_module(model: ViT, target: str) -> nn.Module:
@@ -71,7 +71,7 @@ def subnetwork(model: ViT, target: str) -> Subnetwork:
     return Subnetwork(copy.deepcopy(_module(model, part)), part)
 
 
-def _module(model: ViT, part: Part) -> Attention | Block:
+def _module(model: ViT, part: SubnetworkPlace) -> Attention | Block:
     block = model.block[part.block]
     assert isinstance(block, Block)
     return block.attn if part.kind == "attention" else block

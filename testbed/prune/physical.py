@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from testbed.core.errors import UsageError
 from testbed.models.vit import Attention, Block, Mlp, Tap, ViT
-from testbed.sensitivity.circuits.components import Kept
+from testbed.sensitivity.circuits.components import KeptComponents
 
 
-def prune(model: ViT, kept: Kept) -> ViT:
+def prune(model: ViT, kept: KeptComponents) -> ViT:
     """A new model, in eval mode, of the kept parts; ``model`` is not changed.
 
     Equal to ``masked(model, kept)`` to float tolerance. Raises UsageError when nothing of any block is kept, or when
@@ -79,7 +79,7 @@ def _copy(old: nn.Linear, new: nn.Linear, rows: Tensor | None = None, columns: T
 
 
 @contextmanager
-def masked(model: ViT, kept: Kept) -> Iterator[ViT]:
+def masked(model: ViT, kept: KeptComponents) -> Iterator[ViT]:
     """``model`` itself, for the length of the block without what is not kept: contexts and activations set to zero."""
     kept.check(model.config)
     handles = []

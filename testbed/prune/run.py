@@ -21,9 +21,9 @@ from testbed.models.vit import ViT
 from testbed.prune.physical import masked, prune
 from testbed.sensitivity.circuits.acdc import acdc
 from testbed.sensitivity.circuits.analysis_set import AnalysisSet
-from testbed.sensitivity.circuits.components import Component, Kept, components
+from testbed.sensitivity.circuits.components import Component, KeptComponents, components
 from testbed.sensitivity.circuits.eap import eap
-from testbed.sensitivity.rank.scores import Settings, analysis_set, scored_on
+from testbed.sensitivity.rank.scores import ScoreSettings, analysis_set, scored_on
 from testbed.train import Recipe, train
 
 METHODS = ("acdc", "eap", "eap-ig")
@@ -33,13 +33,13 @@ _EQUAL_TO = 1e-5  # of logits of ordinary size
 
 
 @dataclass(frozen=True)
-class Order:
+class PruneRequest:
     """One pruning. ``amount``: tau (nats) for acdc, the share of components to keep for eap and eap-ig."""
 
     method: str
     amount: float
     kinds: tuple[str, ...] = ("head", "chunk")
-    settings: Settings = field(default_factory=Settings)
+    settings: ScoreSettings = field(default_factory=ScoreSettings)
     finetune: Recipe | None = None
 
     @property
@@ -90,7 +90,7 @@ class Pruned:
 
 
 def prune_runs(
-    source: Path, orders: Sequence[tuple[Order, Path]], told: Callable[[str], None] = lambda _: None
+    source: Path, orders: Sequence[tuple[PruneRequest, Path]], told: Callable[[str], None] = lambda _: None
 ) -> list[Pruned]:
     """Writes one run folder per order. Raises UsageError for what cannot be pruned; nothing is written for it."""
     run = open_model_run(source)
@@ -136,7 +136,7 @@ def prune_runs(
     return found
 
 
-def choose(model: ViT, images: AnalysisSet, order: Order) -> Kept:
+def choose(model: ViT, images: AnalysisSet, order: PruneRequest) -> KeptComponents:
     """What stays. Raises UsageError where nothing would."""
     settings, parts = order.settings, components(model.config, order.kinds, order.settings.chunks)
     if order.method == "acdc":
@@ -145,13 +145,13 @@ def choose(model: ViT, images: AnalysisSet, order: Order) -> Kept:
         )
         kept = found.kept
     else:
-        kept = Kept.all_of(model.config).without(_least(model, images, parts, order))
+        kept = KeptComponents.all_of(model.config).without(_least(model, images, parts, order))
     if kept.is_empty:
         raise UsageError(f"{order.name} would prune everything away; take a smaller tau, or keep more")
     return kept
 
 
-def _least(model: ViT, images: AnalysisSet, parts: Sequence[Component], order: Order) -> list[Component]:
+def _least(model: ViT, images: AnalysisSet, parts: Sequence[Component], order: PruneRequest) -> list[Component]:
     """The components of the smallest |score|, as many as are not to be kept."""
     settings = order.settings
     nodes = eap(
@@ -169,7 +169,7 @@ def _least(model: ViT, images: AnalysisSet, parts: Sequence[Component], order: O
     return sorted(parts, key=lambda part: abs(nodes[part.name]))[:gone]
 
 
-def _largest_difference(model: ViT, smaller: ViT, kept: Kept, images: AnalysisSet) -> float:
+def _largest_difference(model: ViT, smaller: ViT, kept: KeptComponents, images: AnalysisSet) -> float:
     """Between the pruned model and the masked original, relative to the size of the logits where that is above 1.
 
     Raises UsageError when it is more than rounding: that model must not be written.
@@ -187,7 +187,7 @@ def _largest_difference(model: ViT, smaller: ViT, kept: Kept, images: AnalysisSe
     return difference
 
 
-def _finetuned(model: ViT, dataset: Dataset, order: Order) -> ViT:
+def _finetuned(model: ViT, dataset: Dataset, order: PruneRequest) -> ViT:
     assert order.finetune is not None
     return train(model.config, dataset, order.finetune, seed=order.settings.seed, initial=model, progress=False).model
 
@@ -201,7 +201,7 @@ def accuracy(model: ViT, split: Split) -> float:
     return right / max(len(split), 1)
 
 
-def _described(kept: Kept, model: ViT) -> dict[str, Any]:
+def _described(kept: KeptComponents, model: ViT) -> dict[str, Any]:
     """Heads by their numbers in the original; of neurons their count, and which, as runs "0-31,64-127"."""
     return {
         "heads": [list(mine) for mine in kept.heads],

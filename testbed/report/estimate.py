@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Estimate:
+class RateEstimate:
     """A population-weighted rate with its interval, from ``rows`` rows of ``faults`` faults."""
 
     rate: float

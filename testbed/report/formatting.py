@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from testbed.report.estimate import Estimate
+from testbed.report.estimate import RateEstimate
 
 _SPACE = "\u202f"  # narrow, and no line is broken there
 OP_NAMES = {"flip": "bit flips", "stuck0": "stuck-at-0", "stuck1": "stuck-at-1", "random": "random values"}
@@ -61,29 +61,29 @@ def _decimals(size: float, digits: int = 2) -> int:
     return min(8, max(0, digits - 1 - magnitude))
 
 
-def interval_decimals(estimate: Estimate) -> int:
+def interval_decimals(estimate: RateEstimate) -> int:
     """Decimal places of a percentage that show two digits of the interval's half-width."""
     return _decimals(50 * (estimate.high - estimate.low) or 100 * estimate.rate)
 
 
-def rate(estimate: Estimate | None) -> str:
+def rate(estimate: RateEstimate | None) -> str:
     """ "3.12 % [2.95, 3.30]"."""
     if estimate is None:
         return "not measured"
     return f"{rate_only(estimate)} {interval(estimate)}"
 
 
-def rate_only(estimate: Estimate) -> str:
+def rate_only(estimate: RateEstimate) -> str:
     """As precise as its interval; a rate above zero never looks like zero."""
     return percent(estimate.rate, max(interval_decimals(estimate), _decimals(100 * estimate.rate, digits=1)))
 
 
-def interval(estimate: Estimate) -> str:
+def interval(estimate: RateEstimate) -> str:
     low, high = (percent_number(end, interval_decimals(estimate)) for end in (estimate.low, estimate.high))
     return f"[{low},\u00a0{high}]"
 
 
-def compact_interval(estimate: Estimate) -> str:
+def compact_interval(estimate: RateEstimate) -> str:
     """Ends of the interval in percent, one or two significant digits each: "0.9-3.8", for the cells of a heat map."""
     return "–".join(compact(end) for end in (estimate.low, estimate.high))
 
@@ -98,7 +98,7 @@ def compact(share: float) -> str:
     return f"{value:.{0 if value >= 9.95 else 1 if value >= 0.995 else 2}f}"
 
 
-def sample(estimate: Estimate) -> str:
+def sample(estimate: RateEstimate) -> str:
     """ "214 faults, 13,696 rows", or "214 faults" where each is one row."""
     if estimate.faults == estimate.rows:
         return f"{count(estimate.faults)} faults"

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from testbed.analysis.roc import smallest_without_alarm
 from testbed.analysis.stats import proportion_interval
-from testbed.sweep.detection import Detection, Rate, Tier
+from testbed.sweep.detection import Detection, DetectionRate, Tier
 from testbed.sweep.noise import Floor
 from testbed.sweep.thresholds import Thresholds
 
@@ -22,7 +22,7 @@ EVENTS = {"sdc1": "SDC-1", "any": "any corruption"}
 
 
 @dataclass(frozen=True)
-class Grid:
+class ToleranceGrid:
     """What is swept. atol: None for a logarithmic grid with the campaign's tolerance and the noise floors; rtols: of the
     spec's grid, ``main`` among them; own: the campaign's absolute tolerance of each tier."""
 
@@ -47,7 +47,7 @@ class Curves:
     rows: Thresholds
     floors: Sequence[Floor]
     floor_rtols: Sequence[float]
-    grid: Grid
+    grid: ToleranceGrid
     confidence: float
     wanted: float
 
@@ -89,7 +89,7 @@ class Curves:
             if which is not None
         }
 
-    def _detected(self, event: str, tier: Tier, rtol: float, atol: float) -> Rate | None:
+    def _detected(self, event: str, tier: Tier, rtol: float, atol: float) -> DetectionRate | None:
         """None where no row of the tier has the event."""
         found = self._detections.get(event)
         return found.at(rtol, atol).get(tier) if found else None
@@ -216,7 +216,7 @@ class Curves:
         return found
 
 
-def _limits(area: Rate) -> dict[str, Any]:
+def _limits(area: DetectionRate) -> dict[str, Any]:
     return {"low": _rounded(area.low), "high": _rounded(area.high), "n": area.n, "faults": area.faults}
 
 
@@ -233,7 +233,7 @@ def source_told(floor: Floor) -> dict[str, Any]:
     }
 
 
-def told(rate: Rate | None) -> dict[str, Any] | None:
+def told(rate: DetectionRate | None) -> dict[str, Any] | None:
     if rate is None:
         return None
     found: dict[str, Any] = {name: _rounded(getattr(rate, name)) for name in ("rate", "low", "high")}
@@ -251,7 +251,7 @@ def _rounded(share: float) -> float:
     return round(share, 9)
 
 
-def _why_not(at_zero: Rate, rtol: float, wanted: float) -> str:
+def _why_not(at_zero: DetectionRate, rtol: float, wanted: float) -> str:
     if at_zero.rate < wanted:
         return f"even at atol 0 only {100 * at_zero.rate:.3g} % are flagged: rtol {rtol:g} alone lets the rest pass"
     return (

@@ -20,7 +20,7 @@ _OTHERS = -1  # rows without the event
 
 
 @dataclass(frozen=True)
-class Rate:
+class DetectionRate:
     """A share of ``n`` rows of ``faults`` faults. low, high: also allow for the ``undecided`` rows, either way."""
 
     rate: float
@@ -37,7 +37,7 @@ class Detection:
     def __init__(self, thresholds: Thresholds, event: NDArray[np.bool_], confidence: float) -> None:
         self._thresholds, self.event, self._confidence = thresholds, event, confidence
         self._tier = np.where(event, thresholds.tier, _OTHERS)
-        self._found: dict[tuple[float, ...], dict[Tier, Rate]] = {}
+        self._found: dict[tuple[float, ...], dict[Tier, DetectionRate]] = {}
 
     @cached_property
     def _groupings(self) -> tuple[RowDomains, RowDomains]:
@@ -48,7 +48,7 @@ class Detection:
         """(n,) which rows of the tier have the event."""
         return self.event if tier is None else self._tier == tier
 
-    def at(self, rtol: float, atol: float) -> dict[Tier, Rate]:
+    def at(self, rtol: float, atol: float) -> dict[Tier, DetectionRate]:
         """Rate of flagged rows per tier, and over all (None). A tier without the event is left out."""
         flagged, undecided = (getattr(self._thresholds, which)(rtol, atol) for which in ("flagged", "undecided"))
         sets = flagged, flagged & ~undecided, flagged | undecided
@@ -58,8 +58,10 @@ class Detection:
             self._found[key] = self._rates(*sets, undecided)
         return self._found[key]
 
-    def _rates(self, flagged: NDArray, surely: NDArray, possibly: NDArray, undecided: NDArray) -> dict[Tier, Rate]:
-        found: dict[Tier, Rate] = {}
+    def _rates(
+        self, flagged: NDArray, surely: NDArray, possibly: NDArray, undecided: NDArray
+    ) -> dict[Tier, DetectionRate]:
+        found: dict[Tier, DetectionRate] = {}
         by_tier, overall = self._groupings
         exact = not (undecided & self.event).any()
         tiers_of: tuple[tuple[RowDomains, dict[Any, Tier]], ...] = (
@@ -74,7 +76,7 @@ class Detection:
             for label, tier in tiers.items():
                 if label == _OTHERS or label not in middle:
                     continue
-                found[tier] = Rate(
+                found[tier] = DetectionRate(
                     middle[label].rate,
                     low[label].low,
                     high[label].high,
@@ -84,7 +86,7 @@ class Detection:
                 )
         return found
 
-    def areas(self, rtol: float, clean: Callable[[Tier], NDArray[np.float64]]) -> dict[Tier, Rate]:
+    def areas(self, rtol: float, clean: Callable[[Tier], NDArray[np.float64]]) -> dict[Tier, DetectionRate]:
         """Area under the ROC curve per tier, and over all (None). clean: the fault-free scores of a tier.
 
         The interval's ends also allow for what rows of incremental evaluation are not known about.
@@ -93,12 +95,12 @@ class Detection:
         score, error = rows.atol[:, rows.rtols.index(rtol)], rows.error
         sides = [score] * 3 if rows.is_exact else [score, score - error, score + error]
         tiers = [tier for tier in np.unique(self._tier).tolist() if tier != _OTHERS]
-        found: dict[Tier, Rate] = {}
+        found: dict[Tier, DetectionRate] = {}
         for domains, labels in ((overall, {0: None} if tiers else {}), (by_tier, {tier: tier for tier in tiers})):
             ranked = [areas(domains, self._ranks(side, labels.values(), clean), self._confidence) for side in sides]
             for label, tier in labels.items():
                 middle, low, high = (side[label] for side in ranked)
-                found[tier] = Rate(middle.rate, low.low, high.high, middle.n_rows, middle.n_clusters)
+                found[tier] = DetectionRate(middle.rate, low.low, high.high, middle.n_rows, middle.n_clusters)
         return found
 
     def _ranks(

@@ -17,7 +17,7 @@ from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.plan.table import read_plan
 from testbed.campaign.results.reader import form_of
 from testbed.core.folder.files import atomic_path, sha256_json
-from testbed.sweep.noise import COMMAND, Progress
+from testbed.sweep.noise import COMMAND, ProgressOpener
 from testbed.sweep.strikes import planned_strikes
 from testbed.sweep.thresholds import Thresholds
 
@@ -41,7 +41,7 @@ def read_exact(place: Workplace) -> pd.DataFrame:
     return _TABLE.read(place.folder / EXACT).to_pandas()
 
 
-def evaluate_exactly(place: Workplace, wanted: pd.DataFrame, progress: Progress) -> pd.DataFrame:
+def evaluate_exactly(place: Workplace, wanted: pd.DataFrame, progress: ProgressOpener) -> pd.DataFrame:
     """`read_exact`, with the rows ``wanted`` (target, fault_id, image_id; activation faults) among it: those that are not
     there yet are run in the whole engine now."""
     known = read_exact(place)

@@ -31,7 +31,7 @@ from testbed.golden.arrays import read_array
 from testbed.instrument.ports.feed import PortFeed
 from testbed.instrument.ports.prefix import up_to, with_output
 from testbed.instrument.shapes import input_name, output_name
-from testbed.sweep.noise import COMMAND, Progress
+from testbed.sweep.noise import COMMAND, ProgressOpener
 from testbed.sweep.strikes import planned_strikes
 from testbed.sweep.thresholds import ENDED
 
@@ -60,7 +60,7 @@ _CHECKED_ROWS = 256
 _GOLDEN_BYTES = 256 * 2**20
 
 
-def measure_link(place: Workplace, limit: int | None, progress: Progress) -> dict[str, Any]:
+def measure_link(place: Workplace, limit: int | None, progress: ProgressOpener) -> dict[str, Any]:
     """Writes ``link.parquet``, unless it is there: per (fault, image) the deviation of the module's output.
 
     limit: at most so many faults, the first draws of every stratum. Returns the facts of the stage: ``sites`` of the
@@ -139,7 +139,7 @@ class _Measurement:
         ids = self.images.ids
         return np.array([(f, ids[i]) in keys for f, i in zip(fault_id.tolist(), image.tolist(), strict=True)], bool)
 
-    def write(self, progress: Progress) -> dict[str, Any]:
+    def write(self, progress: ProgressOpener) -> dict[str, Any]:
         rows = self.rows
         if not len(rows):
             raise UsageError(f"no fault strikes {MODULE}.* alone and lets the engine live; there is nothing to follow")

@@ -18,8 +18,8 @@ from testbed.campaign.facts import LinkFacts, facts_of
 from testbed.campaign.files import RESULTS
 from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.results.reader import list_values
-from testbed.sweep.curves import Grid, finite, source_told, told
-from testbed.sweep.detection import Rate, Tier
+from testbed.sweep.curves import ToleranceGrid, finite, source_told, told
+from testbed.sweep.detection import DetectionRate, Tier
 from testbed.sweep.link import LINK, LINK_TABLE, MODULE, OUTPUT, STAGE, VERSION
 from testbed.sweep.noise import Floor
 from testbed.sweep.thresholds import Thresholds
@@ -35,12 +35,12 @@ class Linked:
         assert rows.sdc1 is not None
         self.rows, self.module, self.changed, self._confidence = rows, module, rows.sdc1, confidence
         self.tiers: list[Tier] = [None, *np.unique(rows.tier).tolist()]
-        self._found: dict[tuple[float, int], dict[Tier, dict[str, Rate | None]]] = {}
+        self._found: dict[tuple[float, int], dict[Tier, dict[str, DetectionRate | None]]] = {}
 
     def of_tier(self, tier: Tier) -> NDArray[np.bool_]:
         return np.ones(len(self.changed), bool) if tier is None else self.rows.tier == tier
 
-    def at(self, rtol: float, atol: float) -> dict[Tier, dict[str, Rate | None]]:
+    def at(self, rtol: float, atol: float) -> dict[Tier, dict[str, DetectionRate | None]]:
         """Per tier and over all (None): sensitivity P(out | changed), specificity P(in | not changed), and the predictive
         values ppv P(changed | out), npv P(not changed | in); None where nothing is to be divided by."""
         out = self.module[:, self.rows.rtols.index(rtol)] > atol
@@ -49,14 +49,14 @@ class Linked:
             self._found[key] = self._rates(out)
         return self._found[key]
 
-    def _rates(self, out: NDArray[np.bool_]) -> dict[Tier, dict[str, Rate | None]]:
+    def _rates(self, out: NDArray[np.bool_]) -> dict[Tier, dict[str, DetectionRate | None]]:
         asked = {
             "sensitivity": (self.changed, out),
             "specificity": (~self.changed, ~out),
             "ppv": (out, self.changed),
             "npv": (~out, ~self.changed),
         }
-        found: dict[Tier, dict[str, Rate | None]] = {tier: dict.fromkeys(asked) for tier in self.tiers}
+        found: dict[Tier, dict[str, DetectionRate | None]] = {tier: dict.fromkeys(asked) for tier in self.tiers}
         groupings: list[tuple[NDArray[np.int64], dict[Any, Tier]]] = [
             (np.zeros(len(out), np.int64), {0: None}),
             (self.rows.tier, {tier: tier for tier in self.tiers if tier is not None}),
@@ -69,8 +69,8 @@ class Linked:
         return found
 
 
-def _rate(found: Estimate) -> Rate:
-    return Rate(found.rate, found.low, found.high, found.n_rows, found.n_clusters)
+def _rate(found: Estimate) -> DetectionRate:
+    return DetectionRate(found.rate, found.low, found.high, found.n_rows, found.n_clusters)
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def _of_module(rows: Thresholds, sites: Sequence[str]) -> Thresholds:
 
 
 def link_told(
-    place: Workplace, grid: Grid, models: Sequence[Thresholds], kept: Followed, floors: Sequence[Floor]
+    place: Workplace, grid: ToleranceGrid, models: Sequence[Thresholds], kept: Followed, floors: Sequence[Floor]
 ) -> dict[str, Any]:
     """JSON-ready: what was followed, and the four rates at every tolerance, per fault model and tier."""
     record = place.folder.manifest["stages"][STAGE]
@@ -133,7 +133,7 @@ def link_told(
     }
 
 
-def _records(part: Linked, grid: Grid) -> Iterator[dict[str, Any]]:
+def _records(part: Linked, grid: ToleranceGrid) -> Iterator[dict[str, Any]]:
     for tier in part.tiers:
         mine = part.of_tier(tier)
         yield {
@@ -150,7 +150,7 @@ def _records(part: Linked, grid: Grid) -> Iterator[dict[str, Any]]:
         }
 
 
-def _module_floor(floor: Floor, place: Workplace, grid: Grid) -> dict[str, Any]:
+def _module_floor(floor: Floor, place: Workplace, grid: ToleranceGrid) -> dict[str, Any]:
     """Of the module on its own, as the campaign's second target."""
     columns = [place.spec.tolerance.rtol_grid.index(rtol) for rtol in grid.rtols]
     floors = [

@@ -48,7 +48,7 @@ _TABLE = form_of(
 )
 
 
-class Progress(Protocol):
+class ProgressOpener(Protocol):
     def __call__(self, total: int, what: str = ...) -> AbstractContextManager[Callable[[int], None]]: ...
 
 
@@ -94,7 +94,7 @@ class NoiseBench:
     def folder(self) -> RunFolder:
         return self.place.folder
 
-    def measured(self, sources: Sequence[Source], per_tier: int | None, progress: Progress) -> list[Floor]:
+    def measured(self, sources: Sequence[Source], per_tier: int | None, progress: ProgressOpener) -> list[Floor]:
         """Floors of these engines for every target; those that were measured before are only read.
 
         per_tier: images of each tier, at least the campaign's own; None: as many as were measured before, or the
@@ -107,7 +107,7 @@ class NoiseBench:
             for target in self.place.spec.targets
         ]
 
-    def _measured(self, source: Source, target: str, per_tier: int | None, progress: Progress) -> Floor:
+    def _measured(self, source: Source, target: str, per_tier: int | None, progress: ProgressOpener) -> Floor:
         stage, file = _names(source, target)
         recorded = self.folder.manifest["stages"].get(stage)
         if per_tier is None:
@@ -203,7 +203,7 @@ class NoiseBench:
         inputs, outputs = map(read_array, files)
         return (lambda rows: inputs[rows]), (lambda rows: outputs[rows])
 
-    def _measure(self, source: Source, target: str, images: NoiseImages, progress: Progress) -> dict[str, Any]:
+    def _measure(self, source: Source, target: str, images: NoiseImages, progress: ProgressOpener) -> dict[str, Any]:
         grid = self.place.spec.tolerance.rtol_grid
         atol, differing = np.empty((len(images.ids), len(grid))), []
         request = self._request(source, target)

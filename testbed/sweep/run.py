@@ -24,12 +24,12 @@ from testbed.core.folder.files import atomic_path, sha256_json, write_text
 from testbed.core.folder.parsing import read_json
 from testbed.core.folder.runfolder import RunFolder
 from testbed.golden.reference import LOGITS
-from testbed.sweep.curves import Curves, Grid, source_told
+from testbed.sweep.curves import Curves, ToleranceGrid, source_told
 from testbed.sweep.exact import KEY, evaluate_exactly, read_exact, straddling, with_exact
 from testbed.sweep.exact import STAGE as EXACT_STAGE
 from testbed.sweep.link import LINK, STAGE, measure_link
 from testbed.sweep.linked import Followed, link_told, read_link
-from testbed.sweep.noise import COMMAND, Floor, NoiseBench, Progress
+from testbed.sweep.noise import COMMAND, Floor, NoiseBench, ProgressOpener
 from testbed.sweep.noise_sources import default_sources, named_sources, own_source
 from testbed.sweep.thresholds import Thresholds, read_thresholds
 
@@ -67,7 +67,7 @@ class SweepRequest:
     exact: bool = False
 
 
-def sweep_campaign(path: Path, request: SweepRequest, progress: Progress) -> dict[str, Any]:
+def sweep_campaign(path: Path, request: SweepRequest, progress: ProgressOpener) -> dict[str, Any]:
     """The sweep, JSON-ready, also written to ``sweep.json`` of the run folder.
 
     Raises UsageError for a folder without a campaign and for tolerances that the rows do not tell about, StaleArtefact
@@ -85,7 +85,7 @@ def sweep_campaign(path: Path, request: SweepRequest, progress: Progress) -> dic
                 measure_link(place, request.limit, progress)
             kept = read_link(place, rtols)
             main = spec.tolerance.rtol if spec.tolerance.rtol in rtols else rtols[0]
-            grid = Grid(request.atol, rtols, main, spec.tolerance.per_tier(len(spec.tiers.edges)))
+            grid = ToleranceGrid(request.atol, rtols, main, spec.tolerance.per_tier(len(spec.tiers.edges)))
 
             exact = read_exact(place)
             if request.exact:
@@ -148,7 +148,7 @@ def swept_rtols(spec: CampaignSpec, asked: Sequence[float] | None) -> tuple[floa
     return tuple(sorted(set(asked or grid)))
 
 
-def _floors(place: Workplace, request: SweepRequest, progress: Progress) -> tuple[list[Floor], list[str]]:
+def _floors(place: Workplace, request: SweepRequest, progress: ProgressOpener) -> tuple[list[Floor], list[str]]:
     """The fault-free engines that were asked for, or the default ones and whatever was measured before; and notes."""
     bench = NoiseBench(place)
     if request.noise is not None:
@@ -184,11 +184,11 @@ def _made_from(
     }
 
 
-def _models(place: Workplace, grid: Grid) -> Iterator[Thresholds]:
+def _models(place: Workplace, grid: ToleranceGrid) -> Iterator[Thresholds]:
     return read_thresholds(place.folder, place.spec.tolerance.rtol_grid, grid.rtols)
 
 
-def _straddling(place: Workplace, grid: Grid, floors: Sequence[Floor]) -> pd.DataFrame:
+def _straddling(place: Workplace, grid: ToleranceGrid, floors: Sequence[Floor]) -> pd.DataFrame:
     """Rows that a tolerance of the grid, of whatever tier, cannot decide: target, fault_id, image_id."""
     parts = []
     for rows in _models(place, grid):
@@ -198,7 +198,7 @@ def _straddling(place: Workplace, grid: Grid, floors: Sequence[Floor]) -> pd.Dat
     return pd.concat(parts, ignore_index=True)
 
 
-def _curves(place: Workplace, rows: Thresholds, floors: Sequence[Floor], grid: Grid, wanted: float) -> Curves:
+def _curves(place: Workplace, rows: Thresholds, floors: Sequence[Floor], grid: ToleranceGrid, wanted: float) -> Curves:
     spec = place.spec
     mine = [floor for floor in floors if floor.target == rows.fault_model["target"]]
     return Curves(rows, mine, spec.tolerance.rtol_grid, grid, spec.confidence, wanted)
@@ -207,7 +207,7 @@ def _curves(place: Workplace, rows: Thresholds, floors: Sequence[Floor], grid: G
 def _swept(
     place: Workplace,
     request: SweepRequest,
-    grid: Grid,
+    grid: ToleranceGrid,
     models: Sequence[Thresholds],
     floors: Sequence[Floor],
     notes: Sequence[str],

@@ -1,6 +1,6 @@
 """Training: named recipes, a seeded loop that resumes, evaluation on a split."""
 
-from testbed.train.evaluation import Score, evaluate, logits
+from testbed.train.evaluation import ModelScore, evaluate, logits
 from testbed.train.loop import Trained, train
 from testbed.train.recipes import RECIPES, Recipe, recipe, recipe_of_preset
 from testbed.train.record import Callback, EpochRecord
@@ -9,8 +9,8 @@ __all__ = [
     "RECIPES",
     "Callback",
     "EpochRecord",
+    "ModelScore",
     "Recipe",
-    "Score",
     "Trained",
     "evaluate",
     "logits",

@@ -13,21 +13,21 @@ from torch import Tensor, nn
 from testbed.data import Split
 
 
-class Score(NamedTuple):
+class ModelScore(NamedTuple):
     """``accuracy`` in [0, 1]; ``loss`` is the mean cross-entropy in nats, without smoothing. NaN for no images."""
 
     accuracy: float
     loss: float
 
 
-def evaluate(model: nn.Module, split: Split, batch: int = 256) -> Score:
+def evaluate(model: nn.Module, split: Split, batch: int = 256) -> ModelScore:
     """Score over every image of the split."""
     if not len(split):
-        return Score(float("nan"), float("nan"))
+        return ModelScore(float("nan"), float("nan"))
     outputs = torch.from_numpy(logits(model, split, batch)).double()
     labels = torch.from_numpy(np.array(split.labels))
     accuracy = (outputs.argmax(1) == labels).double().mean().item()
-    return Score(accuracy, nn.functional.cross_entropy(outputs, labels).item())
+    return ModelScore(accuracy, nn.functional.cross_entropy(outputs, labels).item())
 
 
 def logits(model: nn.Module, images: Split | Tensor | np.ndarray, batch: int = 256) -> np.ndarray:

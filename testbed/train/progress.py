@@ -27,14 +27,14 @@ def progress_bar(title: str, total: int, done: int, wanted: bool) -> Iterator[Ad
 
     from testbed.core.words.console import plain_console
 
-    class Rate(ProgressColumn):
+    class SpeedColumn(ProgressColumn):
         def render(self, task: Task) -> Text:
             return Text(f"{task.speed:,.0f}/s" if task.speed else "")
 
     columns = [
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=8),  # all columns together fit 80: rich cuts figures to make room
-        Rate(),
+        SpeedColumn(),
         TimeRemainingColumn(),
         TextColumn("left"),
         TextColumn("{task.fields[text]}", markup=False),

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from testbed.analysis.stats import clopper_pearson
-from testbed.analysis.stratified import Frame, Tally, domain_rates
+from testbed.analysis.stratified import SamplingFrame, StratumTally, domain_rates
 from testbed.analysis.survey import SurveyDesign
 from testbed.core.errors import UsageError
 
@@ -19,9 +19,9 @@ def counted(seed, images=1):
     y = rng.random((len(stratum), images)) < rng.choice([0, 0.1, 0.5, 1], strata)[stratum, None]
     values = y.mean(1)
     domain = np.unique(rng.integers(0, 3, strata), return_inverse=True)[1]
-    tally = Tally(n.astype(float), np.bincount(stratum, values), np.bincount(stratum, values**2))
+    tally = StratumTally(n.astype(float), np.bincount(stratum, values), np.bincount(stratum, values**2))
     fault = np.repeat(np.arange(len(stratum)), images)
-    return Frame.of(population, domain), tally, (y.ravel(), stratum[fault], population[stratum[fault]], fault)
+    return SamplingFrame.of(population, domain), tally, (y.ravel(), stratum[fault], population[stratum[fault]], fault)
 
 
 @given(st.integers(0, 2**32), st.sampled_from([0.8, 0.95]))
@@ -47,40 +47,42 @@ def test_faults_that_strike_several_images_have_the_same_rate_and_no_narrower_an
 
 
 def test_many_samples_at_once_are_the_same_as_one_by_one():
-    frame = Frame.of([50, 500, 70], [0, 0, 1])
+    frame = SamplingFrame.of([50, 500, 70], [0, 0, 1])
     n, events = np.array([[5, 9, 20], [8, 50, 70]]), np.array([[0, 3, 20], [8, 0, 31]])
     levels = np.array([[0.9, 0.95], [0.99, 0.5]])
-    together = domain_rates(frame, Tally.of_events(n, events), levels)
+    together = domain_rates(frame, StratumTally.of_events(n, events), levels)
     for i in range(2):
         for d in range(2):
-            alone = domain_rates(frame, Tally.of_events(n[i], events[i]), levels[i, d])
+            alone = domain_rates(frame, StratumTally.of_events(n[i], events[i]), levels[i, d])
             assert (together.low[i, d], together.high[i, d]) == (alone.low[d], alone.high[d])
 
 
 def test_without_an_event_it_is_clopper_pearsons_of_the_weights():
-    rates = domain_rates(Frame.of([10**9, 10**9], [0, 0]), Tally.of_events([50, 50], [0, 0]), 0.95)
+    rates = domain_rates(SamplingFrame.of([10**9, 10**9], [0, 0]), StratumTally.of_events([50, 50], [0, 0]), 0.95)
     assert (rates.low[0], rates.high[0]) == pytest.approx((0, clopper_pearson(0, 100).high), rel=1e-6)
 
 
 def test_a_domain_that_was_drawn_completely_is_known():
-    rates = domain_rates(Frame.of([4, 6], [0, 0]), Tally.of_events([4, 6], [1, 6]), 0.95)
+    rates = domain_rates(SamplingFrame.of([4, 6], [0, 0]), StratumTally.of_events([4, 6], [1, 6]), 0.95)
     assert (rates.low[0], rates.rate[0], rates.high[0]) == pytest.approx((0.7, 0.7, 0.7), abs=1e-12)
 
 
 def test_a_stratum_that_was_not_drawn_from_may_have_any_rate():
-    rates = domain_rates(Frame.of([1, 10**6, 9], [0, 0, 1]), Tally.of_events([0, 1000, 9], [0, 500, 0]), 0.95)
+    rates = domain_rates(
+        SamplingFrame.of([1, 10**6, 9], [0, 0, 1]), StratumTally.of_events([0, 1000, 9], [0, 500, 0]), 0.95
+    )
     assert (rates.low[0], rates.high[0]) == (0, 1)
     assert rates.high[1] == pytest.approx(0, abs=1e-12)
 
 
 def test_a_stratum_of_one_fault_is_as_uncertain_as_it_can_be():
-    several = domain_rates(Frame.of([500, 500], [0, 0]), Tally.of_events([2, 100], [0, 50]), 0.95)
-    single = domain_rates(Frame.of([500, 500], [0, 0]), Tally.of_events([1, 100], [0, 50]), 0.95)
+    several = domain_rates(SamplingFrame.of([500, 500], [0, 0]), StratumTally.of_events([2, 100], [0, 50]), 0.95)
+    single = domain_rates(SamplingFrame.of([500, 500], [0, 0]), StratumTally.of_events([1, 100], [0, 50]), 0.95)
     assert single.half_width > several.half_width
 
 
 def test_classes_are_the_strata_of_a_domain_that_are_alike():
-    frame = Frame.of([1, 2, 4, 8, 16, 32], list("aabbba"), ["x", "y", "y", "x", "y", "y"])
+    frame = SamplingFrame.of([1, 2, 4, 8, 16, 32], list("aabbba"), ["x", "y", "y", "x", "y", "y"])
     assert frame.classes.population.tolist() == [1, 34, 8, 20]
     assert frame.classes.domain.tolist() == [0, 0, 1, 1]
     assert frame.classes.alike.tolist() == [0, 1, 0, 1]
@@ -90,4 +92,4 @@ def test_classes_are_the_strata_of_a_domain_that_are_alike():
 
 def test_an_empty_stratum_is_refused():
     with pytest.raises(UsageError, match="a stratum without a fault"):
-        Frame.of([3, 0], [0, 0])
+        SamplingFrame.of([3, 0], [0, 0])

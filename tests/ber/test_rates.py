@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from testbed.analysis.outputs.choice import BIT_ERROR_RATE, choose
-from testbed.ber.rates import Struck, _over_repeats, ber_sweep, flipped
+from testbed.ber.rates import FlippedRepeats, _over_repeats, ber_sweep, flipped
 from testbed.ber.run import _bench, prepared, run_ber
 from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
 from testbed.core.errors import StaleArtefact, UsageError
@@ -169,14 +169,14 @@ def test_repeats_without_flips_are_not_counted_but_weighed() -> None:
     """By hand: P = 1/4 of having flips at all, of which one half and all images change."""
     golden = np.array([True, True, False, True])
     seen = np.array([[1, 1, 0, 1], [1, 0, 0, 0], [1, 1, 0, 1], [0, 1, 1, 0]], bool)
-    struck = Struck(np.array([False, True, False, True]), 0.25)
+    struck = FlippedRepeats(np.array([False, True, False, True]), 0.25)
     found = _over_repeats(seen, golden, struck, 0.95)
     assert found["rate"] == pytest.approx(0.75 * 0.75 + 0.25 * 3 / 8)
     assert found["per_repeat"] == [0.75, 0.25, 0.75, 0.5]
     assert 0.75 * 0.75 <= found["low"] < found["rate"] < found["high"] <= 0.75 * 0.75 + 0.25
-    nothing = _over_repeats(seen[:1], golden, Struck(np.array([False]), 0.1), 0.95)
+    nothing = _over_repeats(seen[:1], golden, FlippedRepeats(np.array([False]), 0.1), 0.95)
     assert (nothing["low"], nothing["rate"], nothing["high"]) == pytest.approx((0.675, 0.75, 0.775))
-    (single,) = {_over_repeats(seen[1:2], golden, Struck(np.array([True]), 1.0), 0.95)["high"]}
+    (single,) = {_over_repeats(seen[1:2], golden, FlippedRepeats(np.array([True]), 1.0), 0.95)["high"]}
     assert single > 0.8  # one repeat tells little
 
 
@@ -189,7 +189,7 @@ def test_intervals_cover_the_truth() -> None:
         struck = rng.random(repeats) < probability
         chance = np.where(rng.random(repeats) < 0.2, 0.9, 0.1) * struck
         seen = rng.random((repeats, images)) < chance[:, None]
-        found = _over_repeats(seen, np.zeros(images, bool), Struck(struck, probability), 0.9)
+        found = _over_repeats(seen, np.zeros(images, bool), FlippedRepeats(struck, probability), 0.9)
         held += found["low"] <= truth <= found["high"]
     assert held >= 0.9 * 200 - 3 * np.sqrt(0.9 * 0.1 * 200)
 

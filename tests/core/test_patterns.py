@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from testbed.core.patterns import (
-    Burst,
-    Column,
-    Element,
+    BurstPattern,
+    ColumnPattern,
+    ElementPattern,
     Matrices,
     Pattern,
-    Row,
-    Tile,
+    RowPattern,
+    TilePattern,
     combination,
     combinations,
     subset,
@@ -29,20 +29,22 @@ from testbed.core.patterns import (
 shapes = st.lists(st.integers(1, 5), min_size=1, max_size=4).map(tuple)
 sizes = st.integers(1, 6)
 patterns = st.one_of(
-    st.sampled_from([Element(), Row(), Column()]), st.builds(Burst, sizes), st.builds(Tile, sizes, sizes)
+    st.sampled_from([ElementPattern(), RowPattern(), ColumnPattern()]),
+    st.builds(BurstPattern, sizes),
+    st.builds(TilePattern, sizes, sizes),
 )
 
 
 def slices(flat: NDArray[np.int64], shape: tuple[int, ...], pattern: Pattern) -> list[list[int]]:
     """Every set of elements the pattern can strike in an activation of this shape, by slicing."""
     matrices = flat.reshape(shape).reshape(-1, shape[-2] if len(shape) > 1 else 1, shape[-1])
-    if isinstance(pattern, Element):
+    if isinstance(pattern, ElementPattern):
         return [[int(i)] for i in flat]
-    if isinstance(pattern, Burst):
+    if isinstance(pattern, BurstPattern):
         return [flat[i : i + pattern.length].tolist() for i in range(len(flat) - pattern.length + 1)]
     down, across = {
-        Row: (1, shape[-1]),
-        Column: (matrices.shape[1], 1),
+        RowPattern: (1, shape[-1]),
+        ColumnPattern: (matrices.shape[1], 1),
     }.get(type(pattern)) or (pattern.rows, pattern.columns)
     return [
         sorted(matrix[top : top + down, left : left + across].ravel().tolist())
@@ -68,19 +70,19 @@ def test_positions_are_the_slices_of_the_tensor(shape: tuple[int, ...], pattern:
 def test_a_weight_is_the_matrix_of_its_outputs_by_its_inputs(shape: tuple[int, ...]) -> None:
     of = Matrices.of(shape, "weight")
     weight = np.arange(math.prod(shape)).reshape(shape[0], -1)
-    rows = [list(Row().elements(of, position)) for position in range(Row().positions(of))]
-    columns = [list(Column().elements(of, position)) for position in range(Column().positions(of))]
+    rows = [list(RowPattern().elements(of, position)) for position in range(RowPattern().positions(of))]
+    columns = [list(ColumnPattern().elements(of, position)) for position in range(ColumnPattern().positions(of))]
     assert rows == weight.tolist()
     assert columns == weight.T.tolist()
 
 
 def test_names_tell_the_size() -> None:
-    named: list[Pattern] = [Element(), Burst(4), Row(), Column(), Tile(2, 16)]
+    named: list[Pattern] = [ElementPattern(), BurstPattern(4), RowPattern(), ColumnPattern(), TilePattern(2, 16)]
     assert [pattern.name for pattern in named] == ["single", "burst-4", "row", "column", "tile-2x16"]
 
 
 def test_a_tensor_that_is_too_small_for_a_burst_has_no_place_for_it() -> None:
-    assert Burst(4).positions(Matrices.of((3,), "activation")) == 0
+    assert BurstPattern(4).positions(Matrices.of((3,), "activation")) == 0
 
 
 @given(st.integers(0, 8), st.data())

@@ -15,7 +15,7 @@ from testbed.models.config import ViTConfig, uniform
 from testbed.models.vit import ViT
 from testbed.models.weights import load_model, save_model
 from testbed.prune.physical import masked, prune
-from testbed.sensitivity.circuits.components import Component, Kept, components
+from testbed.sensitivity.circuits.components import Component, KeptComponents, components
 
 torch.set_num_threads(1)
 
@@ -44,16 +44,16 @@ VARIANTS: list[dict[str, Any]] = [
 
 
 @st.composite
-def some_kept(draw: st.DrawFn) -> Kept:
+def some_kept(draw: st.DrawFn) -> KeptComponents:
     heads = tuple(tuple(sorted(draw(st.sets(st.integers(0, 2), max_size=3)))) for _ in range(3))
     neurons = tuple(tuple(sorted(draw(st.sets(st.integers(0, 9), max_size=10)))) for _ in range(3))
-    return Kept(heads, neurons)
+    return KeptComponents(heads, neurons)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @settings(max_examples=25, deadline=None)
 @given(kept=some_kept())
-def test_a_pruned_model_is_the_masked_one(variant: dict[str, Any], kept: Kept) -> None:
+def test_a_pruned_model_is_the_masked_one(variant: dict[str, Any], kept: KeptComponents) -> None:
     model = model_of(config(**variant))
     if kept.is_empty:
         with pytest.raises(UsageError, match="nothing of any block would be left"):
@@ -71,7 +71,7 @@ def test_a_pruned_model_is_the_masked_one(variant: dict[str, Any], kept: Kept) -
 def test_masking_is_undone_and_pruning_leaves_the_original_alone() -> None:
     model = model_of(config())
     before = model(IMAGES)
-    kept = Kept.all_of(model.config).without(components(model.config, ["head"])[:4])
+    kept = KeptComponents.all_of(model.config).without(components(model.config, ["head"])[:4])
     smaller = prune(model, kept)
     with masked(model, kept):
         assert not torch.allclose(model(IMAGES), before, atol=1e-3)
@@ -83,7 +83,7 @@ def test_masking_is_undone_and_pruning_leaves_the_original_alone() -> None:
 
 def test_everything_kept_is_the_same_model_to_the_bit() -> None:
     model = model_of(config(attention="differential"))
-    same = prune(model, Kept.all_of(model.config))
+    same = prune(model, KeptComponents.all_of(model.config))
     assert torch.equal(same(IMAGES), model(IMAGES))
     assert same.config == model.config
 
@@ -96,7 +96,7 @@ def test_parameters_go_by_the_size_of_what_was_cut() -> None:
 
     every = components(model.config, ["head", "neuron"])
     head, neuron = (next(c for c in every if c.kind == kind) for kind in ("head", "neuron"))
-    whole = Kept.all_of(model.config)
+    whole = KeptComponents.all_of(model.config)
     assert size(model) - size(prune(model, whole.without([head]))) == 4 * (3 * 12 + 3) + 12 * 4
     assert size(model) - size(prune(model, whole.without([neuron]))) == 12 + 1 + 12
 
@@ -104,7 +104,7 @@ def test_parameters_go_by_the_size_of_what_was_cut() -> None:
 def test_a_block_without_anything_is_legal_and_is_a_file_like_any_other(tmp_path: Path) -> None:
     model = model_of(config())
     middle = next(c for c in components(model.config, ["block"]) if c.block == 1)
-    smaller = prune(model, Kept.all_of(model.config).without([middle]))
+    smaller = prune(model, KeptComponents.all_of(model.config).without([middle]))
     assert (smaller.config.heads, smaller.config.mlp) == ((3, 0, 3), (10, 0, 10))
     save_model(tmp_path / "model.safetensors", smaller)
     assert torch.equal(load_model(tmp_path / "model.safetensors")(IMAGES), smaller(IMAGES))
@@ -118,7 +118,7 @@ def test_what_is_not_of_the_model_is_refused() -> None:
         (((1, 0), (0,), (0,)), "each can be kept once"),
     ):
         with pytest.raises(UsageError, match=told):
-            prune(model, Kept(heads, ((0,), (0,), (0,))))
+            prune(model, KeptComponents(heads, ((0,), (0,), (0,))))
 
 
 def test_components_cover_the_model_once_in_order() -> None:
@@ -128,10 +128,10 @@ def test_components_cover_the_model_once_in_order() -> None:
     assert names[:6] == ["block.0.head.0", "block.0.head.1", *(f"block.0.mlp.chunk.{n}" for n in range(4))]
     assert names[6:] == [*(f"block.1.mlp.chunk.{n}" for n in range(3)), "block.2.head.0"]
     assert sorted(n for c in every if c.block == 0 for n in c.neurons) == list(range(5))
-    assert Kept.all_of(unequal).without(every).is_empty
+    assert KeptComponents.all_of(unequal).without(every).is_empty
     (first, *_) = components(unequal, ["block"])
     assert (first.heads, first.neurons) == ((0, 1), (0, 1, 2, 3, 4))
     for bad, told in ((["heads"], "unknown kind"), ([], "at least one")):
         with pytest.raises(UsageError, match=told):
             components(unequal, bad)
-    assert not Kept.all_of(unequal).holds(Component("head", 1))
+    assert not KeptComponents.all_of(unequal).holds(Component("head", 1))

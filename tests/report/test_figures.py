@@ -20,7 +20,7 @@ from testbed.report.charts.bitchart import bit_chart
 from testbed.report.charts.forest import Category, forest
 from testbed.report.charts.heatmap import LEVELS, ColourScale, SiteGrid, colour_key, heat_map, label_width
 from testbed.report.charts.stack import Bar, stacked_bars
-from testbed.report.estimate import Composition, Estimate
+from testbed.report.estimate import Composition, RateEstimate
 from testbed.report.formatting import compact, rate, sample
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -83,9 +83,9 @@ def test_no_text_overlaps(report_of: Callable[..., Path], fields: dict[str, Any]
 
 
 @st.composite
-def estimates(draw: st.DrawFn) -> Estimate:
+def estimates(draw: st.DrawFn) -> RateEstimate:
     low, rate, high = sorted(draw(st.tuples(*[st.floats(0, 1)] * 3)))
-    return Estimate(rate, low, high, draw(st.integers(1, 10**6)), draw(st.integers(10**6, 10**8)))
+    return RateEstimate(rate, low, high, draw(st.integers(1, 10**6)), draw(st.integers(10**6, 10**8)))
 
 
 def test_drawings_escape_what_they_are_given() -> None:
@@ -99,7 +99,9 @@ def parsed(markup: str) -> ElementTree.Element:
 
 
 @given(st.lists(st.tuples(estimates(), estimates()), min_size=1, max_size=6), st.floats(1e-7, 1), st.booleans())
-def test_a_forest_plot_is_legible(pairs: list[tuple[Estimate, Estimate]], top: float, square_root: bool) -> None:
+def test_a_forest_plot_is_legible(
+    pairs: list[tuple[RateEstimate, RateEstimate]], top: float, square_root: bool
+) -> None:
     categories = [
         Category(f"margin ({n}, 1]", {"sdc1": a, "nonfinite": b}, "16 of 488 images, thin")
         for n, (a, b) in enumerate(pairs)
@@ -110,7 +112,7 @@ def test_a_forest_plot_is_legible(pairs: list[tuple[Estimate, Estimate]], top: f
 @given(st.floats(1e-7, 1), st.sampled_from(sorted(FORMATS)))
 def test_a_bit_chart_is_legible(top: float, name: str) -> None:
     fmt = FORMATS[name]
-    estimate = Estimate(top / 2, 0, top, 10, 10)
+    estimate = RateEstimate(top / 2, 0, top, 10, 10)
     bits = {bit: {"sdc1": estimate, "nonfinite": estimate} for bit in range(fmt.bits)}
     drawing = parsed(bit_chart(bits, fmt, top, "label"))
     assert_legible(drawing)
@@ -138,7 +140,7 @@ def cells(drawing: ElementTree.Element) -> dict[str, str]:
 
 def test_zero_missing_and_absent_cells_differ() -> None:
     rates = {"block.0.norm1": 0.0, "block.1.norm1": 0.02, "block.1.attn.q": 0.05, "head": 0.01}
-    shown = {site: Estimate(r, r / 2, r * 2 + 0.01, 9, 9) for site, r in rates.items()}
+    shown = {site: RateEstimate(r, r / 2, r * 2 + 0.01, 9, 9) for site, r in rates.items()}
     grid, scale = SiteGrid.of(list(rates)), ColourScale.reaching(rates.values())
     drawing = parsed(heat_map(grid, shown, {}, scale, label_width([grid]), "label"))
     found = cells(drawing)
@@ -201,7 +203,7 @@ def test_bands_name_the_roles_of_fp32() -> None:
 
 def test_row_names_stay_in_sight_where_cells_are_scrolled() -> None:
     rates = {"embed": 0.1, "block.0.norm1": 0.2, "block.1.norm1": 0.02, "head": 0.01}
-    shown = {site: Estimate(r, r / 2, r * 2, 9, 9) for site, r in rates.items()}
+    shown = {site: RateEstimate(r, r / 2, r * 2, 9, 9) for site, r in rates.items()}
     grid, scale = SiteGrid.of(list(rates)), ColourScale.reaching(rates.values())
     names, map_ = parsed(heat_map(grid, shown, {}, scale, label_width([grid]), "label"))
     assert [text for text, _ in boxes(names)] == ["embed", "norm1", "head"]

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from testbed.report import formatting
-from testbed.report.estimate import Estimate
+from testbed.report.estimate import RateEstimate
 
 RATES = st.floats(0, 1)
 
@@ -23,7 +23,7 @@ def test_a_percentage_is_right_to_two_digits(rate: float) -> None:
 @given(st.tuples(RATES, RATES, RATES).map(sorted))
 def test_printed_ends_enclose_the_printed_rate(ends: list[float]) -> None:
     low, rate, high = ends
-    estimate = Estimate(rate, low, high, 1, 1)
+    estimate = RateEstimate(rate, low, high, 1, 1)
     shown = formatting.rate(estimate)
     number, bounds = shown.split("\u202f% [")
     left, right = bounds.rstrip("]").split(",\u00a0")
@@ -43,7 +43,7 @@ def test_printed_ends_enclose_the_printed_rate(ends: list[float]) -> None:
     ],
 )
 def test_rates_with_intervals(rate: float, low: float, high: float, shown: str) -> None:
-    assert formatting.rate(Estimate(rate, low, high, 1, 1)) == shown
+    assert formatting.rate(RateEstimate(rate, low, high, 1, 1)) == shown
 
 
 def test_a_rate_that_was_not_measured() -> None:
@@ -106,8 +106,8 @@ def test_durations(seconds: float, shown: str) -> None:
 
 
 def test_samples() -> None:
-    assert formatting.sample(Estimate(0, 0, 0, 1408, 1408)) == "1,408 faults"
-    assert formatting.sample(Estimate(0, 0, 0, 14, 1408)) == "14 faults, 1,408 rows"
+    assert formatting.sample(RateEstimate(0, 0, 0, 1408, 1408)) == "1,408 faults"
+    assert formatting.sample(RateEstimate(0, 0, 0, 14, 1408)) == "14 faults, 1,408 rows"
 
 
 @pytest.mark.parametrize(

@@ -18,9 +18,9 @@ from testbed.core.folder.files import sha256_file
 from testbed.core.folder.manifest import checksummed
 from testbed.report import build_report
 from testbed.report.charts.axis import RateAxis
-from testbed.report.charts.curve import Frame
+from testbed.report.charts.curve import PlotFrame
 from testbed.report.charts.roc import Level, Panel, Rule, by_tolerance, roc_panels
-from testbed.report.estimate import Estimate
+from testbed.report.estimate import RateEstimate
 from testbed.report.formatting import at_least, at_most
 from testbed.report.stage import report_stage
 from tests.report.test_figures import assert_legible, boxes, drawings, parsed
@@ -243,10 +243,10 @@ def test_a_new_sweep_makes_the_page_again(run: Path) -> None:
 
 
 def test_a_curve_goes_through_its_points() -> None:
-    levels = [Level(1e-3, 0.0, Estimate(0.5, 0.4, 0.6, 9, 9)), Level(0.0, 0.25, Estimate(0.75, 0.7, 0.8, 9, 9))]
+    levels = [Level(1e-3, 0.0, RateEstimate(0.5, 0.4, 0.6, 9, 9)), Level(0.0, 0.25, RateEstimate(0.75, 0.7, 0.8, 9, 9))]
     drawing = parsed(roc_panels([Panel("all images", {"any": levels}, {})], {"any": "any corruption"}, "label"))
     line = next(str(e.get("points")) for e in drawing.iter() if e.get("class") == "line any")
-    frame = Frame(RateAxis(1.0, 138), RateAxis(1.0, 138), 138, 138, top=20)
+    frame = PlotFrame(RateAxis(1.0, 138), RateAxis(1.0, 138), 138, 138, top=20)
     expected = [frame.place(x, y) for x, y in ((0, 0), (0, 0.5), (0.25, 0.75), (1, 1))]
     assert [tuple(map(float, pair.split(","))) for pair in line.split()] == expected
     titles = [str(title.text) for title in drawing.iter() if title.tag.endswith("title")]
@@ -258,7 +258,7 @@ def test_a_curve_goes_through_its_points() -> None:
 
 @given(st.integers(1, 11))
 def test_any_number_of_tiers_is_legible(tiers: int) -> None:
-    levels = [Level(1e-3, 0.0, Estimate(0.5, 0.4, 0.6, 9, 9))]
+    levels = [Level(1e-3, 0.0, RateEstimate(0.5, 0.4, 0.6, 9, 9))]
     panels = [Panel(f"margin (0.{n}25, 0.{n}75]", {"any": levels, "sdc1": []}, {"any": levels}) for n in range(tiers)]
     drawing = parsed(roc_panels(panels, {"any": "any corruption", "sdc1": "SDC-1"}, "label"))
     assert_legible(drawing)
@@ -267,7 +267,7 @@ def test_any_number_of_tiers_is_legible(tiers: int) -> None:
 
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=8, unique=True))
 def test_any_tolerances_are_legible(atols: list[float]) -> None:
-    series = {"any": [(atol, Estimate(0.5, 0.4, 0.6, 9, 9)) for atol in sorted(atols)]}
+    series = {"any": [(atol, RateEstimate(0.5, 0.4, 0.6, 9, 9)) for atol in sorted(atols)]}
     rules = [Rule("own", "margin", x=max(atols))]
     assert_legible(parsed(by_tolerance(series, rules, {"any": "any corruption flagged"}, "label")))
 

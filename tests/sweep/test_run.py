@@ -401,14 +401,14 @@ def test_unknown_engines_are_refused(own: Path, names: tuple[str, ...], told: st
 
 def test_an_infinite_floor_is_no_number(own: Path, result: dict[str, Any]) -> None:
     """JSON has no word for it, and no tolerance is free of alarms."""
-    from testbed.sweep.curves import Curves, Grid
+    from testbed.sweep.curves import Curves, ToleranceGrid
     from testbed.sweep.noise_sources import Source
     from testbed.sweep.thresholds import read_thresholds
 
     grid = (0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
     rows = next(read_thresholds(RunFolder.existing(own), grid, (0.0,)))
     floor = Floor(Source("x", "fp16", 1), "model", "", "", np.array([0, 1]), np.full((2, 6), np.inf), 0)
-    curves = Curves(rows, [floor], grid, Grid((1e-3,), (0.0,), 0.0, (1e-4, 1e-4)), 0.95, 0.5)
+    curves = Curves(rows, [floor], grid, ToleranceGrid((1e-3,), (0.0,), 0.0, (1e-4, 1e-4)), 0.95, 0.5)
     record = next(curves.records())
     json.dumps(record, allow_nan=False)
     assert record["noise"][0]["floors"][0]["smallest_atol"] is None

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from benchmarks.faults import Layer
 from benchmarks.ours import Ours
 from testbed.analysis.adaptive.sequential import StopRule
-from testbed.analysis.adaptive.simulation import Truth, play
+from testbed.analysis.adaptive.simulation import SimulatedTruth, play
 from testbed.analysis.stats import leveugle
-from testbed.analysis.stratified import Frame
+from testbed.analysis.stratified import SamplingFrame
 from testbed.campaign.results.progress import Progress, Snapshot
 from testbed.campaign.work.workforce import Workforce
 from testbed.core.formats import FP32
@@ -83,5 +83,5 @@ def uniform_sizes(
     population: NDArray[np.int64], rate: NDArray[np.float64], rule: StopRule, seed: int
 ) -> NDArray[np.float64]:
     """(blocks,) mean faults of simulated campaigns that draw uniformly within a block, with the same looks and stop."""
-    frame = Frame.of(population, np.arange(len(population)))
-    return play(Truth.of(frame, rate), rule, _SIMULATED, seed).per_domain.mean(0)
+    frame = SamplingFrame.of(population, np.arange(len(population)))
+    return play(SimulatedTruth.of(frame, rate), rule, _SIMULATED, seed).per_domain.mean(0)

@@ -8,7 +8,7 @@ Neyman's allocation (JRSS 1934) draws in proportion to N_h sigma_h. What makes i
 - Variances are smoothed towards those of classes that are alike and towards half an event in one, so that none is 0.
 - No fault stands for more than a certain share of its domain: that is what one event more would add to the rate.
 
-All functions take any leading axes; the last one is strata (H,) or classes of a `Frame`, or its domains (D,).
+All functions take any leading axes; the last one is strata (H,) or classes of a `SamplingFrame`, or its domains (D,).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.analysis.stratified import Floats, Frame, Tally, group_sums, variances
+from testbed.analysis.stratified import Floats, SamplingFrame, StratumTally, group_sums, variances
 
 _BORROWED = (10.0, 1e6)  # least and most faults' worth of what classes that are alike show, added to a class's own
 _TELLING = 10.0  # events that make the variance seen in a class count as much as the guess
@@ -26,7 +26,7 @@ _FLOORS = np.geomspace(0.04, 1, 14)  # heaviest fault tried, as a share of the o
 _STEPS = 6
 
 
-def smoothed_variances(frame: Frame, tally: Tally) -> Floats:
+def smoothed_variances(frame: SamplingFrame, tally: StratumTally) -> Floats:
     """(..., classes) guessed variances of the values in each class.
 
     Rates are smoothed as if each class had some more faults like those of the classes alike, these some more like those
@@ -64,7 +64,7 @@ def _borrowed(n: Floats, total: Floats, mean: Floats, group: NDArray[np.int64]) 
     return np.clip(1 / np.maximum(correlation, 1e-9) - 1, *_BORROWED)
 
 
-def neyman(frame: Frame, deviation: Floats, faults: Floats | float) -> Floats:
+def neyman(frame: SamplingFrame, deviation: Floats, faults: Floats | float) -> Floats:
     """Neyman's allocation: ``faults`` (..., D) of each domain, in proportion to N_h x ``deviation`` (..., H)."""
     pull = frame.share * deviation
     per_pull = np.broadcast_to(faults, (*pull.shape[:-1], frame.domains)) / np.maximum(frame.sums(pull), 1e-300)
@@ -76,7 +76,7 @@ def smallest_sample(margin: float, confidence: float) -> float:
     return float(np.log((1 - confidence) / 2) / np.log1p(-2 * margin)) if margin < 0.5 else 1.0
 
 
-def first_allocation(frame: Frame, least: int, per_domain: float, deviation: Floats | None = None) -> Floats:
+def first_allocation(frame: SamplingFrame, least: int, per_domain: float, deviation: Floats | None = None) -> Floats:
     """Before anything is known: ``least`` of each stratum or more, up to ``per_domain`` in proportion to population.
 
     deviation: (H,) guesses; half of ``per_domain`` is then Neyman's allocation with them. Whole numbers.
@@ -88,7 +88,7 @@ def first_allocation(frame: Frame, least: int, per_domain: float, deviation: Flo
 
 
 def cheapest_allocation(
-    frame: Frame, drawn: Floats, rate: Floats, variance: Floats, margin: Floats, z: float
+    frame: SamplingFrame, drawn: Floats, rate: Floats, variance: Floats, margin: Floats, z: float
 ) -> Floats:
     """(..., H) faults in all (not whole numbers) with which each domain's interval should be ``margin`` (..., D) wide
     to each side: Neyman's allocation above a floor, with the floor for which the fewest faults are missing.
@@ -117,7 +117,7 @@ def half_width(rate: Floats, variance: Floats, heaviest: Floats, z: float) -> Fl
     return (heaviest + z * (np.sqrt(variance + heaviest**2) + np.sqrt(variance)) + np.maximum(skew, 0)) / 2
 
 
-def formula_half_width(frame: Frame, tally: Tally, z: float) -> Floats:
+def formula_half_width(frame: SamplingFrame, tally: StratumTally, z: float) -> Floats:
     """(..., D) what `half_width` makes of the faults seen: how far it is off is known before it is used for a guess."""
     n = np.maximum(tally.n, 1)
     weight = frame.share * frame.unsampled(tally.n) / n
@@ -135,7 +135,7 @@ def _variance_allowed(rate: Floats, heaviest: Floats, margin: Floats, z: float) 
     return low
 
 
-def _above_floor(frame: Frame, drawn: Floats, spread: Floats, heaviest: Floats, allowed: Floats) -> Floats:
+def _above_floor(frame: SamplingFrame, drawn: Floats, spread: Floats, heaviest: Floats, allowed: Floats) -> Floats:
     """(..., H) ``max(drawn, N_h / N / heaviest, a N_h sigma_h)`` with a such that the variance is as allowed.
 
     Strata that are above ``a N_h sigma_h`` anyway leave more variance for the others, so a falls from step to step.
@@ -153,7 +153,7 @@ def _above_floor(frame: Frame, drawn: Floats, spread: Floats, heaviest: Floats, 
     return np.maximum(wanted, least)
 
 
-def shared_out(frame: Frame, drawn: Floats, additions: Floats) -> Floats:
+def shared_out(frame: SamplingFrame, drawn: Floats, additions: Floats) -> Floats:
     """(..., H) whole numbers of faults for ``additions`` (..., classes): each class's strata come to be in proportion to
     population, as far as their populations allow. drawn: (..., H) so far."""
     label = frame.class_of

@@ -29,7 +29,7 @@ from testbed.analysis.adaptive.allocation import (
     smoothed_variances,
 )
 from testbed.analysis.adaptive.spending import critical_value, spending_named
-from testbed.analysis.stratified import Floats, Frame, Tally, domain_rates
+from testbed.analysis.stratified import Floats, SamplingFrame, StratumTally, domain_rates
 from testbed.core.errors import UsageError
 
 _KEPT_BACK = 0.1  # share of the error that looks after information time 1 may use
@@ -88,11 +88,13 @@ class Monitor:
     confidence ``level``; ``rate`` is the estimate then.
     """
 
-    def __init__(self, frame: Frame, rule: StopRule, campaigns: int = 1, deviation: Floats | None = None) -> None:
+    def __init__(
+        self, frame: SamplingFrame, rule: StopRule, campaigns: int = 1, deviation: Floats | None = None
+    ) -> None:
         """deviation: (H,) guesses of the strata's standard deviations for the first round."""
         self.frame, self.rule, self.deviation = frame, rule, deviation
         shape = (campaigns, frame.domains)
-        self.tally = Tally.empty(campaigns, len(frame))
+        self.tally = StratumTally.empty(campaigns, len(frame))
         self.looks = 0
         self.open: NDArray[np.bool_] = np.ones(shape, bool)
         self.met: NDArray[np.bool_] = np.zeros(shape, bool)
@@ -150,7 +152,7 @@ class Monitor:
         running = np.floor(np.cumsum(wanted * share, -1) + _ROUNDING)
         return np.where(share < 1, np.diff(running, axis=-1, prepend=0), wanted)
 
-    def observe(self, seen: Tally) -> None:
+    def observe(self, seen: StratumTally) -> None:
         """What the round's faults showed. Looks at every open domain."""
         frame, rule = self.frame, self.rule
         self.tally = self.tally + seen

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from testbed.analysis.adaptive.sequential import Monitor, StopRule
 from testbed.analysis.stats import leveugle
-from testbed.analysis.stratified import Floats, Frame, Tally
+from testbed.analysis.stratified import Floats, SamplingFrame, StratumTally
 from testbed.core.errors import UsageError
 
 Design = Literal["leveugle", "uniform", "adaptive"]
@@ -19,15 +19,15 @@ _ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
-class Truth:
+class SimulatedTruth:
     """Strata and how many of their faults have an event, (H,): whole numbers, but of endless strata, whose share of
     events it is times their population."""
 
-    frame: Frame
+    frame: SamplingFrame
     events: Floats
 
     @classmethod
-    def of(cls, frame: Frame, rates: ArrayLike) -> Truth:
+    def of(cls, frame: SamplingFrame, rates: ArrayLike) -> SimulatedTruth:
         """Rates (H,) are met as nearly as the populations allow."""
         exact = np.asarray(rates, np.float64) * frame.population
         return cls(frame, np.where(np.isinf(frame.drawable), exact, np.round(exact)))
@@ -37,7 +37,7 @@ class Truth:
         """(D,) of the domains."""
         return self.frame.sums(self.events) / self.frame.sums(self.frame.population)
 
-    def draw(self, rng: np.random.Generator, n: Floats, before: Tally) -> Tally:
+    def draw(self, rng: np.random.Generator, n: Floats, before: StratumTally) -> StratumTally:
         """Draws ``n`` (..., H) more faults, after those of ``before``: without replacement, but from endless strata."""
         endless = np.isinf(self.frame.drawable)
         bad = self.events - np.where(endless, 0, before.total)
@@ -47,7 +47,7 @@ class Truth:
         counts = (part[small].astype(np.int64) for part in (bad, left - bad, n))
         x[small] = rng.hypergeometric(*counts)
         x[~small] = rng.binomial(n[~small].astype(np.int64), bad[~small] / left[~small])
-        return Tally.of_events(n, x)
+        return StratumTally.of_events(n, x)
 
 
 @dataclass(frozen=True)
@@ -63,12 +63,14 @@ class Played:
     always: NDArray[np.bool_]
     looks: int
 
-    def covered(self, truth: Truth) -> NDArray[np.bool_]:
+    def covered(self, truth: SimulatedTruth) -> NDArray[np.bool_]:
         """(C, D) whether the interval of the last look holds."""
         return _holds(self.low, self.high, truth.rates)
 
 
-def play(truth: Truth, rule: StopRule, campaigns: int, seed: int = 0, deviation: Floats | None = None) -> Played:
+def play(
+    truth: SimulatedTruth, rule: StopRule, campaigns: int, seed: int = 0, deviation: Floats | None = None
+) -> Played:
     """``campaigns`` adaptive campaigns until each one stops. deviation: guesses (H,) that steer the first round."""
     rng = np.random.default_rng(seed)
     monitor = Monitor(truth.frame, rule, campaigns, deviation)
@@ -98,7 +100,7 @@ class Needed:
 
 
 def faults_needed(
-    frame: Frame, rates: ArrayLike, rule: StopRule, design: Design, campaigns: int = 200, seed: int = 0
+    frame: SamplingFrame, rates: ArrayLike, rule: StopRule, design: Design, campaigns: int = 200, seed: int = 0
 ) -> Needed:
     """What a margin on every domain's rate costs where the strata's rates (H,) are as given.
 
@@ -110,11 +112,13 @@ def faults_needed(
         sizes = frame.sums(frame.drawable).tolist()
         fixed = np.array([leveugle(size, rule.margin, rule.confidence) for size in sizes], np.float64)
         return Needed(fixed.sum(), fixed.sum(), fixed.sum(), fixed, 1.0)
-    truth = Truth.of(frame, rates)
+    truth = SimulatedTruth.of(frame, rates)
     if design == "uniform":
         domains = np.arange(frame.domains)
         endless = np.isinf(frame.sums(frame.drawable))
-        truth = Truth(Frame.of(frame.sums(frame.population), domains, endless=endless), frame.sums(truth.events))
+        truth = SimulatedTruth(
+            SamplingFrame.of(frame.sums(frame.population), domains, endless=endless), frame.sums(truth.events)
+        )
     elif design != "adaptive":
         raise UsageError(f"unknown design {design!r}; known: leveugle, uniform, adaptive")
     played = play(truth, rule, campaigns, seed)

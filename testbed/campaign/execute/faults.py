@@ -18,7 +18,7 @@ from testbed.analysis.outputs.outcome import Outcomes
 from testbed.campaign.evaluate.contract import Evaluated, Evaluator, Strikes, Whole, gathered
 from testbed.campaign.evaluate.strikes import strikes_of, with_golden
 from testbed.campaign.evaluate.whole import whole_weights
-from testbed.campaign.execute.rows import Injected, Known, result_rows, unknown_outcomes
+from testbed.campaign.execute.rows import Injected, RowFacts, result_rows, unknown_outcomes
 from testbed.campaign.folder.engine import Bench
 from testbed.campaign.folder.judge import Judge
 from testbed.campaign.plan.table import Leg
@@ -70,21 +70,21 @@ class Activations:
         fault, strikes = strikes_of(leg, self.bench.table, self.bench.images)
         return fault, with_golden(strikes, words)
 
-    def _judged(self, strikes: Strikes) -> Iterator[_Part]:
+    def _judged(self, strikes: Strikes) -> Iterator[_OutcomesPart]:
         """Piece by piece, so that outputs of many elements are never all in memory; not too small ones, as each costs."""
         for found in gathered(self.evaluator.evaluate(strikes), _JUDGED_BYTES):
             outcomes = self.judge.outcomes(self.bench, found.outputs, strikes.image[found.rows])
             logits = found.outputs if self.bench.side.has_classes else None
-            yield _Part(found, outcomes, logits)
+            yield _OutcomesPart(found, outcomes, logits)
 
 
-def _known(fault: NDArray[np.int64], strikes: Strikes) -> Known:
+def _known(fault: NDArray[np.int64], strikes: Strikes) -> RowFacts:
     """fault: (n,) of each strike. Of the first struck element of each."""
     ports = strikes.ports
-    return Known(fault, strikes.image, ports.golden[:, 0], ports.faulty[:, 0])
+    return RowFacts(fault, strikes.image, ports.golden[:, 0], ports.faulty[:, 0])
 
 
-class _Part(NamedTuple):
+class _OutcomesPart(NamedTuple):
     found: Evaluated
     outcomes: Outcomes
     logits: NDArray[np.float32] | None
@@ -118,7 +118,7 @@ class Weights:
         image = np.tile(np.arange(n), len(leg))
         outputs = np.concatenate([one.outputs for one in done])
         injected = Injected(
-            Known(np.repeat(np.arange(len(leg)), n), image, *_words(done, n)),
+            RowFacts(np.repeat(np.arange(len(leg)), n), image, *_words(done, n)),
             logits=outputs if self.bench.side.has_classes else None,
             how=np.repeat(np.array([one.how for one in done], np.int8), n),
             bound=np.zeros(len(image), np.float32),
@@ -129,25 +129,25 @@ class Weights:
     def blamed(self, leg: Leg, words: Words, due: str) -> pa.Table:
         n = len(self.bench.images)
         found = [self._words(leg, fault) for fault in range(len(leg))]
-        known = Known(np.repeat(np.arange(len(leg)), n), np.tile(np.arange(n), len(leg)), *_words(found, n))
+        known = RowFacts(np.repeat(np.arange(len(leg)), n), np.tile(np.arange(n), len(leg)), *_words(found, n))
         return _blamed(self.bench, self.judge, leg, known, due)
 
-    def inject(self, leg: Leg, fault: int) -> Struck:
+    def inject(self, leg: Leg, fault: int) -> FaultyOutputs:
         """Raises EngineError."""
         found = self._strike(leg.points.weights(fault, self.bench.table))
         before, after = found.words[0]
-        return Struck(found.outputs, to_words(before), to_words(after), found.how)
+        return FaultyOutputs(found.outputs, to_words(before), to_words(after), found.how)
 
-    def _words(self, leg: Leg, fault: int) -> Struck:
+    def _words(self, leg: Leg, fault: int) -> FaultyOutputs:
         runner = self.bench.runner
         assert isinstance(runner, WeightStriker)
         place = leg.points.weights(fault, self.bench.table)[0]
         before = runner.weight(place.tensor).reshape(-1)[place.index]
         after = corrupt(before, place.and_mask, place.or_mask, place.xor_mask)
-        return Struck(self.bench.golden, to_words(before), to_words(after), How.WHOLE)
+        return FaultyOutputs(self.bench.golden, to_words(before), to_words(after), How.WHOLE)
 
 
-class Struck(NamedTuple):
+class FaultyOutputs(NamedTuple):
     """outputs: of all named images (n, ...); words of the first struck tensor, before and after."""
 
     outputs: NDArray[np.float32]
@@ -156,7 +156,7 @@ class Struck(NamedTuple):
     how: How
 
 
-def _words(struck: list[Struck], images: int) -> tuple[Words, Words]:
+def _words(struck: list[FaultyOutputs], images: int) -> tuple[Words, Words]:
     """Of the first struck element of each fault, for every image."""
     return (
         np.repeat(np.array([one.before[0] for one in struck], np.uint32), images),
@@ -164,7 +164,7 @@ def _words(struck: list[Struck], images: int) -> tuple[Words, Words]:
     )
 
 
-def _blamed(bench: Bench, judge: Judge, leg: Leg, known: Known, due: str) -> pa.Table:
+def _blamed(bench: Bench, judge: Judge, leg: Leg, known: RowFacts, due: str) -> pa.Table:
     n = len(known.fault)
     logits = np.full((n, *bench.golden.shape[1:]), np.nan, np.float32) if bench.side.has_classes else None
     injected = Injected(known, logits, np.full(n, How.WHOLE, np.int8), np.zeros(n, np.float32), due)

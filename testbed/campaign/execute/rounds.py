@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import pyarrow.parquet as pq
 
-from testbed.analysis.stratified import Tally
+from testbed.analysis.stratified import StratumTally
 from testbed.campaign.evaluate.golden_words import write_plan_words
 from testbed.campaign.files import PLAN, RESULTS, plan_file
 from testbed.campaign.folder.workplace import Workplace
@@ -19,7 +19,7 @@ from testbed.campaign.plan.points import points_path
 from testbed.campaign.plan.table import Planned, read_plan, write_plan
 from testbed.campaign.plan.unit import Unit
 from testbed.campaign.plan.units import units_of
-from testbed.campaign.results.progress import Kept, Progress, Widest, widest_domain
+from testbed.campaign.results.progress import FinishedUnits, Progress, Widest, widest_domain
 from testbed.campaign.results.reader import RESULT_SCHEMA
 from testbed.campaign.results.row_weights import RowWeights
 from testbed.campaign.results.store import ResultStore
@@ -77,7 +77,7 @@ class AdaptivePlans:
 
     def __init__(self, place: Workplace, planner: AdaptivePlanner) -> None:
         self._place, self._planner, self._folder = place, planner, place.folder.path
-        self._counts: list[Tally] = []
+        self._counts: list[StratumTally] = []
         self._seconds: list[float | None] = []
         self.widest: Widest | None = None
         self._begun = time.perf_counter()
@@ -164,7 +164,9 @@ def _run_round(
     by_number = {unit.number: unit for unit in found.units}
     frames = store.frames(number for number in by_number if number in store)
     kept = (
-        Kept(len(frame.units), sum(len(by_number[number]) for number in frame.units), store.stream(frame.units.start))
+        FinishedUnits(
+            len(frame.units), sum(len(by_number[number]) for number in frame.units), store.stream(frame.units.start)
+        )
         for frame in frames
     )
     name = "execute" if number == 0 else f"execute, round {number}"
@@ -182,7 +184,7 @@ def _run_round(
     def keep(unit: Unit, rows: bytes) -> None:
         store.append(unit.number, rows, unit.count)
         spans.kept(unit)
-        progress.finished(Kept(unit.count, len(unit), rows))
+        progress.finished(FinishedUnits(unit.count, len(unit), rows))
 
     def drop(units: Sequence[Unit]) -> None:
         if units and min(unit.number for unit in units) < found.units[0].number:
@@ -194,7 +196,7 @@ def _run_round(
                 " thrown away; run the same command again to go on"
             )
         for unit in units:
-            progress.dropped(Kept(unit.count, len(unit), store.stream(unit.number)))
+            progress.dropped(FinishedUnits(unit.count, len(unit), store.stream(unit.number)))
             store.drop(unit.numbers)
 
     report = crew.run(spans, keep, progress.tick, drop)

@@ -32,7 +32,7 @@ _MADE_FROM_OUTPUTS = (
 
 
 @dataclass(frozen=True)
-class Known:
+class RowFacts:
     """What is known of each row before anything is run. ``fault``: row of the leg's plan; ``image``: row of the named
     images; words: of the first struck element."""
 
@@ -47,7 +47,7 @@ class Injected:
     """logits: (n, K), None for outputs without classes. how, bound: see `evaluation.Evaluated`. due: "crash" or "hang"
     where there is no output at all."""
 
-    known: Known
+    known: RowFacts
     logits: NDArray[np.float32] | None
     how: NDArray[np.int8]
     bound: NDArray[np.float32]

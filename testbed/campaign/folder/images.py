@@ -51,7 +51,7 @@ Inputs = Callable[[NDArray[np.int64]], NDArray[np.float32]]
 """Engine inputs (b, ...) of rows of the named images."""
 
 
-class _Tier(Form):
+class _TierImages(Form):
     low: float
     high: float
     images: list[str]
@@ -65,7 +65,7 @@ class _Named(Form):
 
 
 class TiersFile(Form):
-    tiers: list[_Tier]
+    tiers: list[_TierImages]
     named: Annotated[list[_Named], Field(min_length=1)]
 
     @model_validator(mode="after")

@@ -17,7 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from testbed.analysis.adaptive.sequential import Monitor
-from testbed.analysis.stratified import Floats, Frame, Tally, domain_rates
+from testbed.analysis.stratified import Floats, SamplingFrame, StratumTally, domain_rates
 from testbed.campaign.plan.groups import FaultModel, Group, Values, all_strata, grouped
 from testbed.campaign.plan.permutation import draw_of, group_places, members_of
 from testbed.campaign.plan.table import Planned, PlannedFault, in_parts, planned_fault
@@ -32,7 +32,7 @@ _INSIDE = (Outcome.IDENTICAL, Outcome.MASKED)
 
 
 @dataclass(frozen=True)
-class DomainVerdict:
+class DomainDecision:
     """One part of the population whose rate is wanted. values: along the dimensions of ``per``.
 
     rate, low, high: at the last look, with that look's ``confidence``, which is what alpha spending left it. met: whether
@@ -55,7 +55,7 @@ class DomainVerdict:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class StopDecision:
     """After ``rounds`` completed rounds. done: there is no next round. met: every margin was reached. widest: half the
     widest interval, each taken by itself, as if nobody had looked before."""
 
@@ -64,11 +64,11 @@ class Verdict:
     done: bool
     met: bool
     widest: float
-    domains: tuple[DomainVerdict, ...]
+    domains: tuple[DomainDecision, ...]
 
 
 class AdaptivePlanner:
-    """Plans rounds and says when to stop. Counts are one `Tally` per completed round, (H,) each: see `counts_of`."""
+    """Plans rounds and says when to stop. Counts are one `StratumTally` per completed round, (H,) each: see `counts_of`."""
 
     def __init__(
         self,
@@ -102,7 +102,7 @@ class AdaptivePlanner:
         """(groups,) faults of the first round."""
         return self._monitor([]).additions()[0].astype(np.int64)
 
-    def round(self, number: int, counts: Sequence[Tally]) -> Iterator[Planned] | None:
+    def round(self, number: int, counts: Sequence[StratumTally]) -> Iterator[Planned] | None:
         """The plan of round ``number`` from those before it, in parts of bounded size; None if it is not needed.
 
         Fault ids go on where the rounds before ended. ``inclusion`` is the share of a stratum drawn so far, this round's
@@ -147,7 +147,7 @@ class AdaptivePlanner:
 
     # ---- counts
 
-    def counts_of(self, plan: pa.Table, rows: Iterable[pa.Table | pa.RecordBatch]) -> Tally:
+    def counts_of(self, plan: pa.Table, rows: Iterable[pa.Table | pa.RecordBatch]) -> StratumTally:
         """Counts of one round. plan: its faults; rows: those of its results, in pieces (columns fault_id and outcome);
         rows of other rounds are left out.
 
@@ -170,7 +170,7 @@ class AdaptivePlanner:
             )
         value, stratum, strata = events / seen, plan.column("stratum").to_numpy(), len(self.groups)
         sums = (np.bincount(stratum, power, strata).astype(np.float64) for power in (value**0, value, value**2))
-        return Tally(*sums)
+        return StratumTally(*sums)
 
     def _is_event(self, outcome: pa.Array | pa.ChunkedArray) -> NDArray[np.bool_]:
         names = np.array(outcome.cast(pa.string()).to_pylist(), object)
@@ -180,26 +180,26 @@ class AdaptivePlanner:
 
     # ---- looks
 
-    def _monitor(self, counts: Sequence[Tally]) -> Monitor:
+    def _monitor(self, counts: Sequence[StratumTally]) -> Monitor:
         monitor = Monitor(self.frame, self.stop.rule(self.spec.confidence), deviation=self._deviation)
         for tally in counts:
-            monitor.observe(Tally(tally.n[None], tally.total[None], tally.squares[None]))
+            monitor.observe(StratumTally(tally.n[None], tally.total[None], tally.squares[None]))
         return monitor
 
-    def verdict(self, counts: Sequence[Tally]) -> Verdict:
+    def verdict(self, counts: Sequence[StratumTally]) -> StopDecision:
         """What is known after these rounds, and whether it is enough."""
         return self._verdict(self._monitor(counts))
 
-    def _verdict(self, monitor: Monitor) -> Verdict:
+    def _verdict(self, monitor: Monitor) -> StopDecision:
         faults = self.frame.sums(monitor.tally.n)[0].astype(int)
         columns = (monitor.rate, monitor.low, monitor.high, monitor.level, monitor.met, monitor.open)
         told = zip(self.domains, faults.tolist(), *(column[0].tolist() for column in columns), strict=True)
         domains = tuple(
-            DomainVerdict(model, values, rate, low, high, level, n, met, still_open)
+            DomainDecision(model, values, rate, low, high, level, n, met, still_open)
             for (model, values), n, rate, low, high, level, met, still_open in told
         )
         alone = domain_rates(self.frame, monitor.tally, self._confidence)
-        return Verdict(
+        return StopDecision(
             rounds=monitor.looks,
             faults=int(faults.sum()),
             done=not monitor.open.any(),
@@ -212,13 +212,15 @@ class AdaptivePlanner:
     def _confidence(self) -> float:
         return self.stop.confidence or self.spec.confidence
 
-    def history(self, counts: Sequence[Tally], seconds: Sequence[float | None] | None = None) -> list[dict[str, Any]]:
+    def history(
+        self, counts: Sequence[StratumTally], seconds: Sequence[float | None] | None = None
+    ) -> list[dict[str, Any]]:
         """JSON-ready, one record per completed round: how narrow the intervals had become. seconds: when each round was
         complete, since the campaign began."""
         monitor = self._monitor([])
         records = []
         for tally, when in zip(counts, seconds or [None] * len(counts), strict=True):
-            monitor.observe(Tally(tally.n[None], tally.total[None], tally.squares[None]))
+            monitor.observe(StratumTally(tally.n[None], tally.total[None], tally.squares[None]))
             verdict = self._verdict(monitor)
             records.append(
                 {
@@ -232,7 +234,7 @@ class AdaptivePlanner:
             )
         return records
 
-    def told(self, domain: DomainVerdict) -> dict[str, Any]:
+    def told(self, domain: DomainDecision) -> dict[str, Any]:
         """JSON-ready."""
         numbers = {
             name: _rounded(getattr(domain, name)) for name in ("rate", "low", "high", "half_width", "confidence")
@@ -264,7 +266,7 @@ def _check_bits(groups: Sequence[Group], stop: StopSpec) -> None:
 
 def _frame(
     groups: Sequence[Group], stop: StopSpec, scores: Floats | None
-) -> tuple[Frame, list[tuple[FaultModel, Values]]]:
+) -> tuple[SamplingFrame, list[tuple[FaultModel, Values]]]:
     """The groups as strata, and the domains in the order in which they are numbered."""
     dimensions = stop.sampled_by
     domain_at = [dimensions.index(dimension) for dimension in stop.domains]
@@ -279,7 +281,7 @@ def _frame(
         codes[:, h] = domains.setdefault(key, len(domains)), classes.setdefault(alike, len(classes))
     population = np.array([group.population for group in groups], np.float64)
     endless = np.array([group.endless for group in groups])
-    return Frame(population, codes[0], codes[1], endless), list(domains)
+    return SamplingFrame(population, codes[0], codes[1], endless), list(domains)
 
 
 def _ranks(groups: Sequence[Group], scores: Floats) -> NDArray[np.int64]:

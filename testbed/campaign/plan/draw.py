@@ -17,7 +17,7 @@ from functools import cached_property
 
 import numpy as np
 
-from testbed.campaign.plan.fault_words import Struck, struck_at_sites, struck_bits, struck_elements
+from testbed.campaign.plan.fault_words import FaultWords, struck_at_sites, struck_bits, struck_elements
 from testbed.campaign.spec.faults import FaultSpec
 from testbed.core.errors import UsageError
 from testbed.core.fault import Masks, masks_for
@@ -141,7 +141,7 @@ class Draw:
     index: int
     masks: Masks
     image_id: str | None
-    struck: Struck | None = field(default=None, compare=False)
+    struck: FaultWords | None = field(default=None, compare=False)
 
 
 def strata(spec: FaultSpec, table: SiteTable, tier_images: Sequence[Sequence[str]]) -> Iterator[Stratum]:
@@ -205,7 +205,7 @@ def draw_at(stratum: Stratum, number: int, chosen: int, rng: np.random.Generator
     return Draw(number, *struck.first, image_id, struck)
 
 
-def _struck(stratum: Stratum, place: int, rng: np.random.Generator) -> Struck:
+def _struck(stratum: Stratum, place: int, rng: np.random.Generator) -> FaultWords:
     section, site = stratum.section, stratum.site
     assert section is not None
     if section.pattern == "sites":

@@ -16,7 +16,7 @@ from testbed.core.site import Site
 
 
 @dataclass(frozen=True, eq=False)
-class Struck:
+class FaultWords:
     """(k,) each, no word twice. ``sites``: names, activations in the order that the engine computes them."""
 
     sites: Sequence[str]
@@ -31,26 +31,26 @@ class Struck:
         return int(self.index[0]), Masks(*map(int, self.masks[0]))
 
 
-def struck_bits(site: Site, element: int, op: str, bits: Sequence[int]) -> Struck:
+def struck_bits(site: Site, element: int, op: str, bits: Sequence[int]) -> FaultWords:
     """Several bits of one word."""
     masks = np.array([masks_for_bits(op, site.format, bits)], np.uint32)
-    return Struck([site.name], np.array([element], np.int64), masks)
+    return FaultWords([site.name], np.array([element], np.int64), masks)
 
 
 def struck_elements(
     site: Site, elements: Sequence[int], op: str, bits: Sequence[int], rng: np.random.Generator
-) -> Struck:
+) -> FaultWords:
     """Several words of one tensor, each in a bit that is drawn from ``bits``, or set to a word of its own."""
     index = np.asarray(elements, np.int64)
-    return Struck([site.name] * len(index), index, _masks(site.format, op, bits, len(index), rng))
+    return FaultWords([site.name] * len(index), index, _masks(site.format, op, bits, len(index), rng))
 
 
 def struck_at_sites(
     words: Sequence[tuple[Site, int]], op: str, bits: Literal["all"] | Sequence[int], rng: np.random.Generator
-) -> Struck:
+) -> FaultWords:
     """One word at each of several sites, in the table's order."""
     masks = [_masks(site.format, op, range(site.format.bits) if bits == "all" else bits, 1, rng) for site, _ in words]
-    return Struck(
+    return FaultWords(
         [site.name for site, _ in words], np.array([index for _, index in words], np.int64), np.concatenate(masks)
     )
 

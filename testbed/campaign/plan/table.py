@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from testbed.campaign.plan import points
 from testbed.campaign.plan.draw import Draw, Stratum, drawn
-from testbed.campaign.plan.fault_words import Struck
+from testbed.campaign.plan.fault_words import FaultWords
 from testbed.campaign.plan.points import Points, read_points
 from testbed.campaign.plan.sections import sampled_strata
 from testbed.campaign.results.reader import PLAN_TABLE
@@ -37,7 +37,7 @@ class PlannedFault(NamedTuple):
     """One row of the plan, and all its words where they are more than one."""
 
     row: dict[str, Any]
-    struck: Struck | None
+    struck: FaultWords | None
 
 
 class Planned(NamedTuple):
@@ -93,7 +93,7 @@ def planned_fault(stratum: Stratum, draw: Draw, table: SiteTable, facts: Mapping
 def in_parts(faults: Iterable[PlannedFault], first: int = 0) -> Iterator[Planned]:
     """The faults, numbered from ``first``, as tables of bounded size; at least one, which may be empty."""
     rows: list[dict[str, Any]] = []
-    several: list[tuple[int, Struck]] = []
+    several: list[tuple[int, FaultWords]] = []
     words, parts = 0, 0
     for number, fault in enumerate(faults, first):
         rows.append(fault.row | {"fault_id": number})
@@ -150,7 +150,7 @@ def table_of(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     return pa.table(columns, schema=arrow_schema(PLAN_COLUMNS)).combine_chunks()
 
 
-def _points(several: Sequence[tuple[int, Struck]]) -> pa.Table:
+def _points(several: Sequence[tuple[int, FaultWords]]) -> pa.Table:
     sizes = [len(struck) for _, struck in several]
     masks = np.concatenate([np.zeros((0, 3), np.uint32), *(struck.masks for _, struck in several)])
     sites = [name for _, struck in several for name in struck.sites]

@@ -15,7 +15,7 @@ from testbed.golden.shared import SharedGolden, array_name
 
 
 @dataclass(frozen=True)
-class Known:
+class KnownModel:
     """``training_epochs``: that the campaign will begin with; none where the model is there. ``logits``: the reference
     golden of all test images (n, K); None where it is yet to be recorded."""
 

@@ -16,7 +16,7 @@ from onnx import ModelProto, TensorProto
 
 from testbed.campaign.plan.sections import check_sections
 from testbed.campaign.prepare.as_trained import check_like_library
-from testbed.campaign.prepare.known import Known, cached_logits
+from testbed.campaign.prepare.known import KnownModel, cached_logits
 from testbed.campaign.prepare.row_gate import input_influence
 from testbed.campaign.prepare.subject import check_accuracy, dataset_of
 from testbed.campaign.results.progress import Watch, unwatched
@@ -79,13 +79,13 @@ class OnnxSubject:
     def data_source(self) -> None:
         """The spec names the data set."""
 
-    def known(self) -> Known:
+    def known(self) -> KnownModel:
         """Its golden may have been recorded in whole batches, or image by image."""
         with self._opened() as runner:
             for batch in (self.spec.engine.sketched_batch, 1):
                 if (logits := cached_logits(self._shared(runner, batch))) is not None:
-                    return Known(logits=logits)
-        return Known()
+                    return KnownModel(logits=logits)
+        return KnownModel()
 
     def check_sites(self) -> None:
         table = self._table

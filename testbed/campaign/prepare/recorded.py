@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.campaign.files import Files
-from testbed.campaign.prepare.known import Known
+from testbed.campaign.prepare.known import KnownModel
 from testbed.campaign.prepare.subject import check_accuracy, dataset_of, stages_of
 from testbed.campaign.results.progress import Watch, unwatched
 from testbed.campaign.spec.campaign import CampaignSpec
@@ -64,8 +64,8 @@ class RecordedSubject:
         source = self.facts["data"]["source"]
         return None if source is None else DataSource(**with_sources({"data": source}, self.folder.path)["data"])
 
-    def known(self) -> Known:
-        return Known(logits=read_array(self.folder / LOGITS))
+    def known(self) -> KnownModel:
+        return KnownModel(logits=read_array(self.folder / LOGITS))
 
     def check_sites(self) -> None:
         """They were checked when the campaign was begun."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from testbed.analysis.outputs.choice import TEST_IMAGES
 from testbed.campaign.prepare.as_trained import check_like_model_run
-from testbed.campaign.prepare.known import Known
+from testbed.campaign.prepare.known import KnownModel
 from testbed.campaign.results.progress import Watch
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.core.errors import GateFailed, UsageError
@@ -33,7 +33,7 @@ class Subject(Protocol):
     def data_source(self) -> DataSource | None:
         """The data set that a trained model is for; None where the spec names one."""
 
-    def known(self) -> Known:
+    def known(self) -> KnownModel:
         """What need not be made any more. Runs nothing."""
 
     def check_sites(self) -> None:

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from testbed.campaign.plan.sections import check_sections
-from testbed.campaign.prepare.known import Known, cached_logits
+from testbed.campaign.prepare.known import KnownModel, cached_logits
 from testbed.campaign.prepare.module_golden import shared_golden
 from testbed.campaign.prepare.subject import check_accuracy, dataset_of
 from testbed.campaign.results.progress import Watch, unwatched
@@ -86,7 +86,7 @@ class TorchSubject:
         asked = self.spec.named_data or self.data_source
         return asked.root if asked else None
 
-    def known(self) -> Known:
+    def known(self) -> KnownModel:
         """Of the model of that folder, or of one that was trained before."""
         if self.recipe is None:
             assert self.trained is not None
@@ -95,8 +95,8 @@ class TorchSubject:
             model_hash = self._kept(self.recipe).digest()
         if model_hash is None:
             assert self.recipe is not None
-            return Known(training_epochs=self.recipe.epochs)
-        return Known(logits=cached_logits(shared_golden(self.spec, model_hash, self.dataset.test)))
+            return KnownModel(training_epochs=self.recipe.epochs)
+        return KnownModel(logits=cached_logits(shared_golden(self.spec, model_hash, self.dataset.test)))
 
     def check_sites(self) -> None:
         """A quantised file has further sites (scales, zero points), which are known only once it is there."""

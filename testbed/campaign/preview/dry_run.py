@@ -116,7 +116,7 @@ def sites_and_speed(spec: CampaignSpec, subject: Subject, target: str) -> Measur
 
 
 @dataclass
-class _Sums:
+class _SectionSums:
     """Of the strata of one section. sampled: faults per (fault model, display cell's name)."""
 
     sampled: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -134,16 +134,16 @@ class _Sums:
 
 def _by_section(
     spec: CampaignSpec, tables: Mapping[str, SiteTable], tier_images: Sequence[Sequence[str]]
-) -> list[_Sums]:
+) -> list[_SectionSums]:
     """A stratum that several sections name is one of the section that asks for most of it."""
-    sums = [_Sums() for _ in spec.faults]
+    sums = [_SectionSums() for _ in spec.faults]
     for one in sampled_strata(spec.faults, tables, tier_images):
         sums[one.section].add(one, spec.faults[one.section])
     return sums
 
 
 def _section(
-    spec: CampaignSpec, section: FaultSpec, table: SiteTable, own: _Sums, images: int, seconds_per_batch: float
+    spec: CampaignSpec, section: FaultSpec, table: SiteTable, own: _SectionSums, images: int, seconds_per_batch: float
 ) -> dict[str, Any]:
     faults = sum(own.per_stratum)
     rows = faults * (images if section.persistent else 1)

@@ -10,7 +10,7 @@ from pathlib import Path
 from testbed.analysis.outputs.choice import check_sizes_or_any, too_small
 from testbed.analysis.outputs.confidence import TierEdges, tiers_from_logits, top1
 from testbed.analysis.outputs.guessing import accuracy_against_guessing
-from testbed.campaign.prepare.known import Known
+from testbed.campaign.prepare.known import KnownModel
 from testbed.campaign.prepare.subject import Subject, check_accuracy
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.campaign.summary.exposure import site_exposures
@@ -33,7 +33,7 @@ class Foreseen:
     unchecked: tuple[str, ...]
 
 
-def foreseen(spec: CampaignSpec, subject: Subject, known: Known, tables: Mapping[str, SiteTable]) -> Foreseen:
+def foreseen(spec: CampaignSpec, subject: Subject, known: KnownModel, tables: Mapping[str, SiteTable]) -> Foreseen:
     """Raises what the run would raise, with the same words: UsageError, GateFailed."""
     site_exposures(spec, tables)
     warnings = [
@@ -52,7 +52,7 @@ def foreseen(spec: CampaignSpec, subject: Subject, known: Known, tables: Mapping
     return Foreseen(images, (*warnings, *told), tuple(unchecked))
 
 
-def _of_golden(spec: CampaignSpec, dataset: Dataset, known: Known) -> tuple[tuple[int, ...], Sequence[str]]:
+def _of_golden(spec: CampaignSpec, dataset: Dataset, known: KnownModel) -> tuple[tuple[int, ...], Sequence[str]]:
     """Named images per tier, and what to warn of."""
     assert known.logits is not None
     test, predicted, warnings = dataset.test, top1(known.logits), list[str]()

@@ -44,7 +44,7 @@ class Wanted:
 
 
 @dataclass
-class _Part:
+class _PreviewPart:
     strata: int = 0
     population: int = 0
     drawn: int = 0
@@ -52,7 +52,7 @@ class _Part:
 
 
 @dataclass
-class _Sums:
+class _PartSums:
     parts: int = 0
     strata: int = 0
     population: int = 0
@@ -93,14 +93,14 @@ class Plan:
                 self.tables[target], self._seconds[target] = sketched_sites(spec, subject, target), seconds_per_row
         self.tier_images = [[f"{tier}/{n}" for n in range(count)] for tier, count in enumerate(spec.tiers.images)]
         self.images = sum(spec.tiers.images)
-        self._sums = _Sums()
+        self._sums = _PartSums()
         wanted.faults(1)  # refuses a wrong one at once
 
     # ---- parts
 
     def parts(self) -> Iterator[dict[str, Any]]:
         """One JSON-ready record per part, fault models apart: its population N, Leveugle's n, and what the spec draws."""
-        self._sums = _Sums()
+        self._sums = _PartSums()
         for (model, values), part in self._parts():
             leveugle_n = self.wanted.faults(part.drawable)
             self._add(model, part, leveugle_n)
@@ -113,16 +113,16 @@ class Plan:
                 "drawn": part.drawn,
             }
 
-    def _parts(self) -> Iterator[tuple[tuple[FaultModel, Values], _Part]]:
+    def _parts(self) -> Iterator[tuple[tuple[FaultModel, Values], _PreviewPart]]:
         if (
             set(self.by) >= set(FINEST) and self.spec.stop is None
         ):  # each stratum by itself: none has to wait for others
             for stratum, drawn in self._drawn():
-                yield self._key(stratum), _Part(1, stratum.population, drawn, stratum.drawable)
+                yield self._key(stratum), _PreviewPart(1, stratum.population, drawn, stratum.drawable)
             return
-        found: dict[tuple[FaultModel, Values], _Part] = {}
+        found: dict[tuple[FaultModel, Values], _PreviewPart] = {}
         for stratum, drawn in self._drawn():
-            part = found.setdefault(self._key(stratum), _Part())
+            part = found.setdefault(self._key(stratum), _PreviewPart())
             part.strata += 1
             part.population += stratum.population
             part.drawn += drawn
@@ -156,7 +156,7 @@ class Plan:
 
     # ---- sums
 
-    def _add(self, model: FaultModel, part: _Part, leveugle_n: int) -> None:
+    def _add(self, model: FaultModel, part: _PreviewPart, leveugle_n: int) -> None:
         sums, rows_each = self._sums, self.images if model.scope == "persistent" else 1
         sums.parts += 1
         for name, count in (("drawn", part.drawn), ("leveugle", leveugle_n)):

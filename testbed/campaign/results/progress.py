@@ -93,7 +93,7 @@ class Snapshot:
     steps: Steps | None = None
 
 
-class Kept(NamedTuple):
+class FinishedUnits(NamedTuple):
     """Finished units: how many, their faults, and their rows as an Arrow IPC stream."""
 
     units: int
@@ -120,7 +120,7 @@ def widest_domain(domains: Sequence[Mapping[str, Any]], stop: Mapping[str, Any],
     )
 
 
-class Counts:
+class OutcomeCounts:
     """Outcomes of rows, and the rate of critical ones (SDC-1, or SDC where there are no classes) per block."""
 
     def __init__(self) -> None:
@@ -167,7 +167,7 @@ class Progress:
 
     def __init__(self, folder: Path, show: Show = lambda snapshot: None) -> None:
         self._file, self._show = folder / STATUS, show
-        self._counts = Counts()
+        self._counts = OutcomeCounts()
         self._stage, self._workers = "", 0
         self._units = self._faults = self._units_done = self._faults_done = 0
         self._past: deque[tuple[float, int]] = deque()  # (time, faults done in this process)
@@ -198,7 +198,7 @@ class Progress:
         stage: str,
         units: int = 0,
         faults: int = 0,
-        done: Iterable[Kept] = (),
+        done: Iterable[FinishedUnits] = (),
         workers: int = 0,
         rounds: bool = False,
         widest: Widest | None = None,
@@ -214,13 +214,13 @@ class Progress:
         self._past = deque([(time.monotonic(), self._done_here)])
         self._tell(now=True)
 
-    def finished(self, kept: Kept) -> None:
+    def finished(self, kept: FinishedUnits) -> None:
         self._count(kept)
         self._done_here += kept.faults
         self._past.append((time.monotonic(), self._done_here))
         self._tell()
 
-    def dropped(self, kept: Kept) -> None:
+    def dropped(self, kept: FinishedUnits) -> None:
         """What was finished, and counts no more."""
         self._count(kept, -1)
         self._tell()
@@ -234,7 +234,7 @@ class Progress:
         self._widest = widest or self._widest
         self._tell(now=True)
 
-    def _count(self, kept: Kept, times: int = 1) -> None:
+    def _count(self, kept: FinishedUnits, times: int = 1) -> None:
         self._units_done += times * kept.units
         self._faults_done += times * kept.faults
         self._counts.add(from_stream(kept.rows, COLUMNS), times)

@@ -14,7 +14,7 @@ import pyarrow as pa
 from testbed.campaign.facts import check_facts
 from testbed.campaign.files import RESULTS, STORE, plan_file
 from testbed.campaign.results.arrow import from_stream
-from testbed.campaign.results.progress import COLUMNS, STATUS, Counts, widest_domain
+from testbed.campaign.results.progress import COLUMNS, STATUS, OutcomeCounts, widest_domain
 from testbed.campaign.results.reader import PLAN_TABLE, RESULT_TABLE
 from testbed.campaign.results.status_file import age_s, read_status
 from testbed.campaign.results.store import ResultLog
@@ -80,7 +80,7 @@ def is_locked(path: Path) -> bool:
 
 def _from_rows(folder: RunFolder, stages: list[str]) -> dict[str, Any]:
     """Outcomes counted from the finished table, or from the log of a campaign that is not finished."""
-    counts, done = Counts(), {}
+    counts, done = OutcomeCounts(), {}
     faults = 0
     try:
         if "execute" in stages:
@@ -124,7 +124,7 @@ def _facts(folder: RunFolder, stage: str) -> Mapping[str, Any]:
     return found
 
 
-def _add(counts: Counts, rows: pa.Table) -> int:
+def _add(counts: OutcomeCounts, rows: pa.Table) -> int:
     """How many faults these are."""
     counts.add(rows)
     return int(pa.compute.count_distinct(rows.column("fault_id")).as_py())

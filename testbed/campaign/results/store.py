@@ -39,7 +39,7 @@ _SEGMENT = re.compile(r"segment-\d{5,}\.log")
 SEGMENT_BYTES = 64 * 2**20
 
 
-class Frame(NamedTuple):
+class LogFrame(NamedTuple):
     """Where a stream lies, in bytes of its segment, and the units whose rows it has. dropped: that it has no more."""
 
     segment: Path
@@ -54,7 +54,7 @@ class ResultLog:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._frames: dict[int, Frame] = {}  # of every unit
+        self._frames: dict[int, LogFrame] = {}  # of every unit
         for segment in self._segments():
             self._scan(segment)
 
@@ -70,7 +70,7 @@ class ResultLog:
                 end = frame.start + frame.size
             return end, file.seek(0, os.SEEK_END)
 
-    def _note(self, frame: Frame) -> None:
+    def _note(self, frame: LogFrame) -> None:
         """The first frame of a unit stands; one that has a unit of another's is as if it were not there."""
         if frame.dropped:
             for unit in frame.units:
@@ -87,7 +87,7 @@ class ResultLog:
     def __iter__(self) -> Iterator[int]:
         return iter(self._frames)
 
-    def frames(self, units: Iterable[int]) -> Iterator[Frame]:
+    def frames(self, units: Iterable[int]) -> Iterator[LogFrame]:
         """Those of these units, ascending, each once. Raises KeyError for a unit that is not there."""
         for unit in units:
             frame = self._frames[unit]
@@ -163,7 +163,7 @@ class ResultStore(ResultLog):
             frame = whole._replace(start=whole.start + _COUNT.size, size=len(stream), units=range(unit, unit + count))
         self._note(frame)
 
-    def _write(self, magic: bytes, unit: int, payload: bytes) -> Frame:
+    def _write(self, magic: bytes, unit: int, payload: bytes) -> LogFrame:
         with write_errors(self._folder):
             file = self._current()
             start = file.seek(0, os.SEEK_END)
@@ -173,7 +173,7 @@ class ResultStore(ResultLog):
             except BaseException:  # Ctrl-C too: the next frame must follow a whole one
                 self._give_up(file, start)
                 raise
-        return Frame(Path(str(file.name)), start + _HEADER.size, len(payload), range(unit, unit + 1))
+        return LogFrame(Path(str(file.name)), start + _HEADER.size, len(payload), range(unit, unit + 1))
 
     def _current(self) -> FileIO:
         if self._file is not None and self._file.tell() >= SEGMENT_BYTES:
@@ -255,7 +255,7 @@ def _digest(unit: int, payload: bytes) -> bytes:
     return hashlib.sha256(struct.pack("<I", unit) + payload).digest()
 
 
-def _read_frame(file: BinaryIO, segment: Path) -> Frame | None:
+def _read_frame(file: BinaryIO, segment: Path) -> LogFrame | None:
     """The next frame, or None where no whole, intact one follows."""
     header = file.read(_HEADER.size)
     if len(header) < _HEADER.size:
@@ -270,10 +270,12 @@ def _read_frame(file: BinaryIO, segment: Path) -> Frame | None:
     if _digest(unit, payload) != digest:
         return None
     if magic == _MAGIC:
-        return Frame(segment, start, size, range(unit, unit + 1))
+        return LogFrame(segment, start, size, range(unit, unit + 1))
     if size < _COUNT.size or not 0 < (count := _COUNT.unpack_from(payload)[0]) <= _MOST_UNITS:
         return None
-    return Frame(segment, start + _COUNT.size, size - _COUNT.size, range(unit, unit + count), magic == _MAGIC_DROPPED)
+    return LogFrame(
+        segment, start + _COUNT.size, size - _COUNT.size, range(unit, unit + count), magic == _MAGIC_DROPPED
+    )
 
 
 def _batched(tables: Iterable[pa.Table], size: int) -> Iterator[list[pa.Table]]:

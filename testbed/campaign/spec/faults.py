@@ -15,7 +15,7 @@ from pydantic import BeforeValidator, Field, WithJsonSchema, field_validator, mo
 
 from testbed.campaign.spec.fields import AtMost, Complaint, Count, Strict, refuse
 from testbed.core.fault import OPS, Scope
-from testbed.core.patterns import Burst, Column, Element, Pattern, Row, Tile
+from testbed.core.patterns import BurstPattern, ColumnPattern, ElementPattern, Pattern, RowPattern, TilePattern
 from testbed.core.site import Where
 
 Target = Literal["model", "attention"]
@@ -181,13 +181,13 @@ class FaultSpec(Strict):
         """How the words of a fault lie in one tensor."""
         if self.pattern == "burst":
             assert self.length is not None
-            return Burst(self.length)
+            return BurstPattern(self.length)
         if self.pattern == "tile":
             assert self.rows is not None
             assert self.columns is not None
-            return Tile(self.rows, self.columns)
-        whole: dict[str, Pattern] = {"row": Row(), "column": Column()}
-        return whole.get(self.pattern, Element())
+            return TilePattern(self.rows, self.columns)
+        whole: dict[str, Pattern] = {"row": RowPattern(), "column": ColumnPattern()}
+        return whole.get(self.pattern, ElementPattern())
 
     def label(self, op: str) -> str:
         """A fault model's name, among those of one target and place: "flip", "flip x burst-4", "stuck0, persistent"."""

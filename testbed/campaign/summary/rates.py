@@ -25,7 +25,7 @@ class Cell(NamedTuple):
     bit_class: str
 
 
-class Group(NamedTuple):
+class RateGroup(NamedTuple):
     """value: what its profiles have in common; tier: None where tiers are not told apart. rates: by measure."""
 
     value: Any
@@ -88,16 +88,16 @@ class ModelRates:
             alike=np.array([labels[place] for place in places]),
         )
 
-    def over_all(self) -> Group:
+    def over_all(self) -> RateGroup:
         return self._grouped(lambda profile: True)[0]
 
-    def by(self, dimension: str) -> list[tuple[str | int, Group]]:
+    def by(self, dimension: str) -> list[tuple[str | int, RateGroup]]:
         """(value, rates) by one of `DIMENSIONS`, in the order of the strata; faults that have no value are left out."""
         if dimension == "tier":
             return [(int(group.tier or 0), group) for group in self._grouped(lambda profile: True, by_tier=True)]
         return [(group.value, group) for group in self._grouped(lambda profile: getattr(profile, dimension))]
 
-    def by_bit(self, formats: Mapping[str, str]) -> list[tuple[tuple[str, int], Group]]:
+    def by_bit(self, formats: Mapping[str, str]) -> list[tuple[tuple[str, int], RateGroup]]:
         """((number format, bit), rates), in the order of the strata: bit 7 is a sign in int8 and a mantissa bit in fp32.
         formats: of the words of each site; "" where it is not known."""
         groups = self._grouped(
@@ -105,7 +105,7 @@ class ModelRates:
         )
         return [(group.value, group) for group in groups]
 
-    def by_all(self, dimensions: Sequence[str], formats: Mapping[str, str]) -> list[tuple[tuple[Any, ...], Group]]:
+    def by_all(self, dimensions: Sequence[str], formats: Mapping[str, str]) -> list[tuple[tuple[Any, ...], RateGroup]]:
         """(values, rates) by several of `DIMENSIONS`, and "format", at once, in the order of the strata; None where a fault
         has no value. formats: of the words of each site."""
         others = [name for name in dimensions if name != "tier"]
@@ -115,13 +115,13 @@ class ModelRates:
 
         groups = self._grouped(value_of, "tier" in dimensions)
 
-        def values_of(group: Group) -> tuple[Any, ...]:
+        def values_of(group: RateGroup) -> tuple[Any, ...]:
             known = dict(zip(others, group.value, strict=True)) | {"tier": group.tier}
             return tuple(known[name] for name in dimensions)
 
         return [(values_of(group), group) for group in groups]
 
-    def cells(self) -> list[tuple[Cell, Group]]:
+    def cells(self) -> list[tuple[Cell, RateGroup]]:
         """By tier, site and bit class."""
         groups = self._grouped(lambda profile: (profile.site, profile.kind, profile.bit_class), by_tier=True)
         return [(Cell(int(group.tier or 0), *group.value), group) for group in groups]
@@ -137,7 +137,7 @@ class ModelRates:
             found[measure] = domains.combined(events, weights, self.confidence)
         return found
 
-    def _grouped(self, value_of: Callable[[Profile], Any], by_tier: bool = False) -> list[Group]:
+    def _grouped(self, value_of: Callable[[Profile], Any], by_tier: bool = False) -> list[RateGroup]:
         """value_of: None for faults that are in no group."""
         tables = self.tiers if by_tier else self.faults
         values = [value_of(profile) for profile in self.profiles]
@@ -159,7 +159,7 @@ class ModelRates:
         }
         names = list(codes)
         return [
-            Group(
+            RateGroup(
                 names[label // tiers],
                 label % tiers if by_tier else None,
                 {m: found[label] for m, found in rates.items()},

@@ -48,7 +48,7 @@ class _Data(Form):
     classes: list[str]
 
 
-class _Engine(Form):
+class _EngineSummary(Form):
     deployment_id: str
     precision: str
     threads: _Count
@@ -60,7 +60,7 @@ class _Engines(Form):
     hash: str
 
 
-class _Tier(Form):
+class _TierSummary(Form):
     tier: _Count
     low: float
     high: float
@@ -83,8 +83,8 @@ class SummaryFile(Form):
     rows: _Count
     model: _Model
     data: _Data
-    tiers: list[_Tier]
-    engine: _Engine
+    tiers: list[_TierSummary]
+    engine: _EngineSummary
     engines: list[_Engines]
     zero_fault: _Table
     drift: _Deviation

@@ -18,7 +18,7 @@ from testbed.campaign.folder.claim import recorded_spec
 from testbed.campaign.folder.images import read_tiers
 from testbed.campaign.prepare.stages import Preparation
 from testbed.campaign.summary.exposure import contributions
-from testbed.campaign.summary.rates import DIMENSIONS, Group, ModelRates, fault_models
+from testbed.campaign.summary.rates import DIMENSIONS, ModelRates, RateGroup, fault_models
 from testbed.campaign.summary.record import load_summary
 from testbed.campaign.summary.tally import Tally, populations
 from testbed.core.folder.runfolder import RunFolder
@@ -123,7 +123,7 @@ def _share(engine_seconds: float, worker_seconds: float) -> float | None:
 def _marginals(rates: ModelRates, has_classes: bool, formats: Mapping[str, str]) -> Iterator[dict[str, Any]]:
     """Rates over everything, then by each dimension's values; by bit within each number format, which is told too.
     formats: of the words of each site."""
-    groups: list[tuple[dict[str, Any], Group]] = [({"by": "all", "value": None}, rates.over_all())]
+    groups: list[tuple[dict[str, Any], RateGroup]] = [({"by": "all", "value": None}, rates.over_all())]
     for by in DIMENSIONS:
         if by == "bit":
             found = rates.by_bit(formats)

@@ -58,7 +58,7 @@ _OF_ROWS = ("outcome", "nonfinite", "evaluation", "due")
 _COLUMNS = ["fault_id", "stratum", *Profile._fields, "tier", *_OF_ROWS]
 
 
-class Counts:
+class KeyCounts:
     """How often each key was seen. Keys are rows of integers, 0 or more."""
 
     def __init__(self, *names: str) -> None:
@@ -109,12 +109,12 @@ class Tally:
 
     def __init__(self) -> None:
         self.rows = 0
-        self.outcomes = Counts(
+        self.outcomes = KeyCounts(
             "profile", "tier", *_OF_ROWS
         )  # of rows; due: 0 where there is none, else as in (None, *DUES)
         # Of clusters, the rows of one fault: how many, how many with the event; and their parts in each tier.
-        self.faults = {m: Counts("stratum", "profile", "cluster_rows", "events") for m in MEASURES}
-        self.tiers = {m: Counts("stratum", "profile", "tier", "cluster_rows", "rows", "events") for m in MEASURES}
+        self.faults = {m: KeyCounts("stratum", "profile", "cluster_rows", "events") for m in MEASURES}
+        self.tiers = {m: KeyCounts("stratum", "profile", "tier", "cluster_rows", "rows", "events") for m in MEASURES}
         self._known: dict[tuple[int, ...], int] = {}
         self._words: dict[str, dict[str | None, int]] = {name: {} for name in _TEXTS}
 

@@ -14,7 +14,7 @@ from typing import NamedTuple, Self
 from testbed.campaign.plan.unit import Unit
 from testbed.campaign.work.contract import Drop, Keep, Limits, Opener, Report, Tick
 from testbed.campaign.work.inprocess import InProcess
-from testbed.campaign.work.slot import CannotOpen, Left, Seat, Tally
+from testbed.campaign.work.slot import CannotOpen, Left, Seat, SlotTally
 from testbed.core.errors import TestbedError
 from testbed.core.process.isolate import Stopped
 
@@ -26,7 +26,7 @@ _TICK_S = 1.0
 class _Done(NamedTuple):
     unit: Unit
     rows: bytes
-    tally: Tally
+    tally: SlotTally
 
 
 class _Given(NamedTuple):
@@ -34,7 +34,7 @@ class _Given(NamedTuple):
 
     unit: Unit
     why: str
-    tally: Tally
+    tally: SlotTally
 
 
 class _Gone(NamedTuple):
@@ -85,7 +85,7 @@ class LocalCrew:
             tick(1)
 
     def _run_threads(self, units: Iterable[Unit], log_of: _Log, tick: Tick) -> None:
-        source = _Source(units)
+        source = _UnitQueue(units)
         news: _Queue = queue.Queue(maxsize=2 * len(self._seats))  # a slow disk slows the workers, memory stays flat
         threads = [threading.Thread(target=_serve, args=(seat, source, news), daemon=True) for seat in self._seats]
         for thread in threads:
@@ -149,7 +149,7 @@ class _Log:
             self._report.check_complete()
 
 
-class _Source:
+class _UnitQueue:
     """Units for the threads to take. One that a seat could not even begin is given to another."""
 
     def __init__(self, units: Iterable[Unit]) -> None:
@@ -209,7 +209,7 @@ def _end(threads: Sequence[threading.Thread], news: _Queue) -> None:
                 news.get(timeout=0.1)
 
 
-def _serve(seat: Seat, source: _Source, news: _Queue) -> None:
+def _serve(seat: Seat, source: _UnitQueue, news: _Queue) -> None:
     """A thread's life: one unit after the other, until there are none or no worker can be had."""
     try:
         while (unit := source.take()) is not None:

@@ -47,7 +47,7 @@ class Host(Protocol):
 
 
 @dataclass
-class Tally:
+class SlotTally:
     """What happened on the way to a unit's rows; see `testbed.campaign.work.contract.Report`."""
 
     engine_seconds: float = 0.0
@@ -77,7 +77,7 @@ class Seat:
         self._worked = False
         self._lock = threading.Lock()
         self._stop = threading.Event()
-        self.tally = Tally()
+        self.tally = SlotTally()
 
     # ---- units
 
@@ -86,7 +86,7 @@ class Seat:
 
         Raises Left, CannotOpen, OtherGolden, Stopped, or what the handler raised and what is not an engine failure.
         """
-        self.tally = Tally()
+        self.tally = SlotTally()
         why = ""
         for delay_s in self._delays():
             self._wait(delay_s)

@@ -59,15 +59,15 @@ _OPTIONS = (
 
 
 @dataclass(frozen=True)
-class Settings:
+class ScoreOptions:
     """The options' values; `made` when something heavy may be imported."""
 
     values: dict[str, Any]
 
-    def made(self, **more: Any) -> scores.Settings:
+    def made(self, **more: Any) -> scores.ScoreSettings:
         from testbed.sensitivity.rank import scores
 
-        return scores.Settings(**self.values, **more)
+        return scores.ScoreSettings(**self.values, **more)
 
 
 def score_options(command: Command) -> Command:
@@ -77,7 +77,7 @@ def score_options(command: Command) -> Command:
     @wraps(command)
     def gathered(**arguments: Any) -> Any:
         values = {name: arguments.pop(name) for name in names}
-        return command(settings=Settings(values), **arguments)
+        return command(settings=ScoreOptions(values), **arguments)
 
     decorated: Any = gathered
     for option in reversed(_OPTIONS):

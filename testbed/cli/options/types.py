@@ -26,7 +26,7 @@ class ImageRange(click.ParamType):
         return found
 
 
-class Images(ImageRange):
+class ImagesOption(ImageRange):
     """``N``, so many chosen images, as an int; or ``A:B``."""
 
     name = "images"
@@ -45,7 +45,7 @@ class Images(ImageRange):
         return wanted
 
 
-class Counts(click.ParamType):
+class CountsOption(click.ParamType):
     """Whole numbers separated by commas, each from 0 to ``most``."""
 
     name = "counts"
@@ -82,7 +82,7 @@ class Words(click.ParamType):
         return words
 
 
-class Grid(click.ParamType):
+class GridOption(click.ParamType):
     """Numbers separated by commas."""
 
     name = "grid"

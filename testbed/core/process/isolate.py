@@ -75,7 +75,7 @@ class Isolated:
                 stderr=subprocess.STDOUT,
                 pass_fds=[theirs.fileno()],
             )
-        self._tail = _Tail(self._process)
+        self._tail = _OutputTail(self._process)
 
     @property
     def pid(self) -> int:
@@ -164,7 +164,7 @@ class Isolated:
         self._process.stdin.close()
 
 
-class _Tail:
+class _OutputTail:
     """The end of what a process prints, read all the time so that it can always go on."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:

@@ -20,7 +20,7 @@ _MOST_CLASSES = 2_000  # the assignment takes the cube of their number
 
 
 @dataclass(frozen=True)
-class Order:
+class ClassOrder:
     """``classes`` in an order in which the model would be right in a share ``accuracy`` of the images; ``stated``: as it
     is. ``name``: "natural", "text", or "" for a permutation that was found from the predictions."""
 
@@ -32,7 +32,7 @@ class Order:
 
 def better_order(
     predictions: NDArray[np.integer], labels: NDArray[np.integer], class_names: Sequence[str]
-) -> Order | None:
+) -> ClassOrder | None:
     """Another order of the classes under which the predictions are right far more often, or None.
 
     ``predictions`` and ``labels`` (n,) index ``class_names``, the order that was taken. Simple orders are tried first.
@@ -46,13 +46,13 @@ def better_order(
         classes = order(class_names)
         to_taken = _positions(classes, class_names)  # an output of the model -> the class it would mean
         if _much_better(_hits(to_taken, predictions, labels), right, labels):
-            return Order(name, tuple(classes), _share(_hits(to_taken, predictions, labels)), _share(right))
+            return ClassOrder(name, tuple(classes), _share(_hits(to_taken, predictions, labels)), _share(right))
     return _permuted(predictions, labels, class_names, right)
 
 
 def warn_of_order(
     predictions: NDArray[np.integer], labels: NDArray[np.integer], class_names: Sequence[str]
-) -> Order | None:
+) -> ClassOrder | None:
     """``better_order``, told in one line."""
     found = better_order(predictions, labels, class_names)
     if found is None:
@@ -76,7 +76,7 @@ def warn_of_order(
 
 def _permuted(
     predictions: NDArray[np.integer], labels: NDArray[np.integer], class_names: Sequence[str], right: NDArray[np.bool_]
-) -> Order | None:
+) -> ClassOrder | None:
     from scipy.optimize import linear_sum_assignment
 
     count = len(class_names)
@@ -98,7 +98,7 @@ def _permuted(
     if not _much_better(hits, right, labels):
         return None
     classes = tuple(class_names[index] for index in assigned(np.ones(len(labels), bool)))
-    return Order("", classes, _share(hits), _share(right))
+    return ClassOrder("", classes, _share(hits), _share(right))
 
 
 def _much_better(hits: NDArray[np.bool_], right: NDArray[np.bool_], labels: NDArray[np.integer]) -> bool:

@@ -109,7 +109,7 @@ def from_huggingface(values: Mapping[str, Any], where: str) -> Preprocess:
     )
     if odd:
         raise UsageError(f"{where}: {odd[0]} is not supported; state the preprocessing (--preprocess KEY=VALUE,...)")
-    file = _File(values, where)
+    file = _PreprocessorConfig(values, where)
     file.check_kind()
     resize, side, size = file.sides()
     mean, std = file.mean_and_std()
@@ -129,7 +129,7 @@ def from_huggingface(values: Mapping[str, Any], where: str) -> Preprocess:
 
 
 @dataclass(frozen=True)
-class _File:
+class _PreprocessorConfig:
     """A preprocessor_config.json; what it leaves out is taken from its kind, if that is a known one."""
 
     values: Mapping[str, Any]

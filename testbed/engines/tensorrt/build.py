@@ -69,7 +69,7 @@ def tensorrt_library(backend: str) -> Any:
 def logger_for(trt: Any) -> Any:
     """A logger that keeps the errors (``.errors``) for our own messages, and prints nothing."""
 
-    class Kept(trt.ILogger):  # type: ignore[name-defined, misc, unused-ignore]
+    class ErrorLog(trt.ILogger):  # type: ignore[name-defined, misc, unused-ignore]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.errors: list[str] = []
@@ -78,7 +78,7 @@ def logger_for(trt: Any) -> Any:
             if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
                 self.errors.append(message)
 
-    return Kept()
+    return ErrorLog()
 
 
 def build_ahead_of_time(model: bytes, build: Build | None = None) -> bytes:

@@ -31,7 +31,7 @@ class TensorRtRunner(BaseRunner):
 
     backend = "tensorrt"
 
-    _engine: _Engine | None
+    _engine: _LoadedEngine | None
 
     def __init__(self, request: EngineRequest) -> None:
         proto = loaded(request.onnx)
@@ -41,7 +41,7 @@ class TensorRtRunner(BaseRunner):
         with ExitStack() as stack:
             device = stack.enter_context(Device())
             self.info, plan = self._built(request, device)
-            engine = self._engine = _Engine(self.backend, plan, self._signature, device)
+            engine = self._engine = _LoadedEngine(self.backend, plan, self._signature, device)
             stack.callback(engine.close)
             if request.mutable_weights:
                 self._check_null_output(request)
@@ -78,7 +78,7 @@ class TensorRtRunner(BaseRunner):
             )
         return engine.run(arrays)
 
-    def _open(self) -> _Engine:
+    def _open(self) -> _LoadedEngine:
         if self._engine is None:
             raise EngineError("this TensorRT engine is closed")
         return self._engine
@@ -121,7 +121,7 @@ class TensorRtRtxRunner(TensorRtRunner):
     backend = "tensorrt-rtx"
 
 
-class _Engine:
+class _LoadedEngine:
     """A deserialised engine with its execution context and device buffers, which are reused from run to run."""
 
     def __init__(self, backend: str, plan: bytes, signature: Signature, device: Device) -> None:

@@ -29,7 +29,7 @@ from testbed.engines.torch.words import from_numpy, to_numpy
 from testbed.engines.weight_inputs import strikable_weights
 
 
-class _Step(NamedTuple):
+class _NodeStep(NamedTuple):
     """One node. ``devices``: where each output belongs. ``last_uses``: values that nothing reads after it."""
 
     node: str
@@ -187,7 +187,7 @@ def _attributes(node: NodeProto) -> dict[str, Any]:
     return {a.name: helper.get_attribute_value(a) for a in node.attribute}
 
 
-def _steps(proto: ModelProto, on_host: Collection[str], device: str) -> list[_Step]:
+def _steps(proto: ModelProto, on_host: Collection[str], device: str) -> list[_NodeStep]:
     nodes, kept = [node for node in proto.graph.node if not _is_literal(node)], {o.name for o in proto.graph.output}
     last_use = {name: number for number, node in enumerate(nodes) for name in (*node.output, *node.input) if name}
     unused: list[list[str]] = [[] for _ in nodes]
@@ -198,17 +198,19 @@ def _steps(proto: ModelProto, on_host: Collection[str], device: str) -> list[_St
     return [_step(*of_node) for of_node in zip(nodes, placed, unused, strict=True)]
 
 
-def _step(node: NodeProto, devices: Sequence[str], last_uses: Sequence[str]) -> _Step:
+def _step(node: NodeProto, devices: Sequence[str], last_uses: Sequence[str]) -> _NodeStep:
     operator = f"{node.domain}.{node.op_type}" if node.domain not in ("", "ai.onnx") else node.op_type
     if operator not in OPERATORS:
         raise EngineError(f"torch has no ONNX operator {node.domain or 'ai.onnx'}.{node.op_type} here; use ort-cpu")
     if len(node.output) > 1 and operator not in MANY_OUTPUTS:
         raise EngineError(f"torch gives one output for {operator}, node {node.name!r} has more; use ort-cpu")
     name = node.name or node.op_type
-    return _Step(name, OPERATORS[operator], list(node.input), list(node.output), devices, _attributes(node), last_uses)
+    return _NodeStep(
+        name, OPERATORS[operator], list(node.input), list(node.output), devices, _attributes(node), last_uses
+    )
 
 
-def _take(step: _Step, values: dict[str, Tensor]) -> None:
+def _take(step: _NodeStep, values: dict[str, Tensor]) -> None:
     """Computes one node's outputs into ``values`` and drops what is no longer needed."""
     try:
         found = step.operator(*(values[name] if name else None for name in step.inputs), **step.attributes)

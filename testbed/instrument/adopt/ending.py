@@ -29,7 +29,7 @@ _VARIED = 0.05  # of a row's sum
 
 
 @dataclass(frozen=True)
-class _Tail:
+class _Ending:
     """``node``: what makes probabilities of logits. ``after``: what then lays them out, in the order of the graph."""
 
     node: NodeProto
@@ -99,14 +99,14 @@ def check_logits(outputs: NDArray[np.float32], file: str) -> str:
     )
 
 
-def _tail(proto: ModelProto) -> _Tail | None:
+def _tail(proto: ModelProto) -> _Ending | None:
     """None where the output is not a Softmax or Sigmoid, laid out anew or quantised at most."""
     producer = {name: node for node in proto.graph.node for name in node.output}
     after: list[NodeProto] = []
     tensor, is_log = proto.graph.output[0].name, False
     while (node := producer.get(tensor)) is not None:
         if node.op_type in _SOFTMAXES or (node.op_type in _SIGMOIDS and not is_log):
-            return _Tail(node, tuple(reversed(after)), is_log or node.op_type == "LogSoftmax")
+            return _Ending(node, tuple(reversed(after)), is_log or node.op_type == "LogSoftmax")
         if node.op_type == "Log" and not is_log:
             is_log = True
         elif node.op_type not in LAYOUT and node.op_type not in _QUANTISING:
@@ -116,7 +116,7 @@ def _tail(proto: ModelProto) -> _Tail | None:
     return None
 
 
-def _cut(proto: ModelProto, tail: _Tail) -> ModelProto:
+def _cut(proto: ModelProto, tail: _Ending) -> ModelProto:
     """What lays the probabilities out, lays the logits out; a quantiser, whose range is that of probabilities, goes too."""
     cut = ModelProto()
     cut.CopyFrom(proto)

@@ -14,7 +14,7 @@ from itertools import pairwise
 
 from testbed.core.site import Site, SiteTable
 from testbed.instrument.cut.flow import CannotCut, Flow, is_number
-from testbed.instrument.cut.tokens import Need, Needs, Rows, needs, rowwise
+from testbed.instrument.cut.tokens import AxisRows, Need, Needs, needs, rowwise
 from testbed.instrument.sites.pattern_graph import LAYOUT
 
 TOKENS = 1
@@ -22,14 +22,14 @@ TOKENS = 1
 
 
 @dataclass(frozen=True)
-class Part:
+class StagePart:
     """A part of a stage that can be run on some rows only. inputs, outputs: what is needed of, and had from, each.
 
     ``axes``: struck tensors inside -> the axis of theirs whose rows are confined.
     """
 
     inputs: Mapping[str, Need]
-    outputs: Mapping[str, Rows]
+    outputs: Mapping[str, AxisRows]
     axes: Mapping[str, int]
 
     @property
@@ -48,9 +48,9 @@ class Rowed:
     """
 
     middle_inputs: tuple[str, ...]
-    front: Part | None
-    middle: Part | None
-    tail: Part
+    front: StagePart | None
+    middle: StagePart | None
+    tail: StagePart
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Stages:
         return {site.name: stage for stage in self.stages for site in stage.sites}
 
     @cached_property
-    def dead(self) -> dict[str, Rows | None]:
+    def dead(self) -> dict[str, AxisRows | None]:
         """Site -> the only rows of it that can reach the output; None where none of it can. Others are alive."""
         sites = [site for site in self.table if site.where == "activation"]
         found = {s.name: self._needed.get(s.tensor) for s in sites if self._needed.get(s.tensor) is not None}
@@ -166,19 +166,19 @@ def _stage(flow: Flow, table: SiteTable, number: int, start: str, end: str) -> S
 
 
 def _rowed(flow: Flow, places: Sequence[int], start: str, end: str, struck: set[str]) -> Rowed | None:
-    found = needs(flow, places, {end: Rows(TOKENS)})
+    found = needs(flow, places, {end: AxisRows(TOKENS)})
     by_rows = {p for p in places if all(_by_rows(found, name) for name in flow.nodes[p].output)}
     apart = {p for p in by_rows if not _reaches(flow, places, p) & (set(places) - by_rows)}
     meeting = {p for p in apart if any(found.edges[p, n] is None for n in flow.live_inputs(flow.nodes[p]))}
     if not meeting:
         if apart != set(places):
             return None
-        return Rowed((start,), None, None, _part(flow, places, {end: Rows(TOKENS)}, struck))
+        return Rowed((start,), None, None, _part(flow, places, {end: AxisRows(TOKENS)}, struck))
     back = {p for p in apart if p in meeting or any(p in _reaches(flow, places, m) for m in meeting)}
     tail = {p for p in back if p not in meeting and not _reaches(flow, places, p) & meeting}
     middle = _with_layout(flow, back - tail, struck)
-    tail_part = _part(flow, sorted(tail), {end: Rows(TOKENS)}, struck)
-    out: dict[str, Rows] = {}
+    tail_part = _part(flow, sorted(tail), {end: AxisRows(TOKENS)}, struck)
+    out: dict[str, AxisRows] = {}
     made = {n for p in middle for n in flow.nodes[p].output}
     for name, need in tail_part.inputs.items():
         if need is None:
@@ -193,21 +193,21 @@ def _rowed(flow: Flow, places: Sequence[int], start: str, end: str, struck: set[
     return Rowed(tuple(inputs), front, middle_part, tail_part)
 
 
-def _front(flow: Flow, start: str, outputs: Sequence[str], struck: set[str]) -> Part | None:
+def _front(flow: Flow, start: str, outputs: Sequence[str], struck: set[str]) -> StagePart | None:
     places = flow.between([start], outputs)
     axes = rowwise(flow, places, start, TOKENS)
     if any(name not in axes for name in outputs):
         return None
     inside = {name: axis for name, axis in axes.items() if name in struck and name not in outputs}
-    return Part({start: Rows(TOKENS)}, {name: Rows(axes[name]) for name in outputs}, inside)
+    return StagePart({start: AxisRows(TOKENS)}, {name: AxisRows(axes[name]) for name in outputs}, inside)
 
 
-def _part(flow: Flow, places: Sequence[int], outputs: Mapping[str, Rows], struck: set[str]) -> Part:
+def _part(flow: Flow, places: Sequence[int], outputs: Mapping[str, AxisRows], struck: set[str]) -> StagePart:
     found = needs(flow, places, outputs)
     made = {name for place in places for name in flow.nodes[place].output}
     inputs = {name: need for name, need in found.tensors.items() if name not in made}
     inside = {n: need.axis for n in found.tensors if n in struck & made and (need := found.rows(n)) is not None}
-    return Part(inputs, outputs, {n: axis for n, axis in inside.items() if n not in outputs})
+    return StagePart(inputs, outputs, {n: axis for n, axis in inside.items() if n not in outputs})
 
 
 def _by_rows(found: Needs, tensor: str) -> bool:

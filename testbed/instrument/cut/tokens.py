@@ -22,14 +22,14 @@ ROWS = 2
 
 
 @dataclass(frozen=True)
-class Rows:
+class AxisRows:
     """Rows of one axis (of the tensor with its batch). ``which``: None is "the rows in question", whichever they are."""
 
     axis: int
     which: frozenset[int] | None = None
 
 
-Need = Rows | None
+Need = AxisRows | None
 """None: all of it."""
 
 
@@ -44,7 +44,7 @@ class Needs:
     edges: dict[tuple[int, str], Need] = field(default_factory=dict)
     made_in_full: set[str] = field(default_factory=set)
 
-    def rows(self, tensor: str) -> Rows | None:
+    def rows(self, tensor: str) -> AxisRows | None:
         """The rows that are enough to be computed of a needed tensor; None where all of it is computed."""
         return None if tensor in self.made_in_full else self.tensors[tensor]
 
@@ -186,7 +186,7 @@ class _Restriction:
         self.constants[f"{name}/rows_shape"] = np.array([d if is_number(d) else -1 for d in shape], np.int64)
         return f"{name}/rows_shape"
 
-    def _renumber(self, node: NodeProto, picked: Rows) -> None:
+    def _renumber(self, node: NodeProto, picked: AxisRows) -> None:
         """A node that picks a row picks it where it is now."""
         chosen = self.flow.constant(node.input[1])
         assert chosen is not None
@@ -211,20 +211,20 @@ def _joined(flow: Flow, tensor: str, one: Need, other: Need) -> Need:
     if one.which is None or other.which is None:
         return one if one.which == other.which else None
     which = one.which | other.which
-    return None if len(which) == flow.shapes[tensor][one.axis] else Rows(one.axis, which)
+    return None if len(which) == flow.shapes[tensor][one.axis] else AxisRows(one.axis, which)
 
 
 def _of_inputs(flow: Flow, node: NodeProto, need: Need) -> dict[str, Need]:
     if need is not None:
         found = sources(flow, node, need.axis)
-        return {name: None if axis is None else Rows(axis, need.which) for name, axis in found.items()}
+        return {name: None if axis is None else AxisRows(axis, need.which) for name, axis in found.items()}
     picked = _picked(flow, node)
     if picked is not None:
         return {node.input[0]: picked}
     return dict.fromkeys(flow.live_inputs(node))
 
 
-def _picked(flow: Flow, node: NodeProto) -> Rows | None:
+def _picked(flow: Flow, node: NodeProto) -> AxisRows | None:
     """The rows that a node takes of its first input, where it takes some of one axis by constant numbers."""
     shape = flow.shapes.get(node.input[0]) if node.input else None
     if shape is None or flow.live_inputs(node) != [node.input[0]]:
@@ -246,4 +246,4 @@ def _picked(flow: Flow, node: NodeProto) -> Rows | None:
     if not found or size is None or size < 1:
         return None
     which = frozenset(number % size for number in found)
-    return Rows(axis, which) if len(which) < size else None
+    return AxisRows(axis, which) if len(which) < size else None

@@ -19,7 +19,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
-class Attention:
+class AttentionTensors:
     """Tensor names. ``scores`` (what enters the softmax) and ``softmax`` are empty where a fused operator has them.
 
     ``sources``: the linear maps that make q, k and v, three times the same where they are packed. ``norms``: the layer
@@ -40,7 +40,7 @@ class Attention:
 
 def attentions(
     graph: Graph, outputs: Mapping[str, Linear], norms: Mapping[str, Norm], shapes: Shapes
-) -> Iterator[Attention]:
+) -> Iterator[AttentionTensors]:
     """In execution order. ``outputs``, ``norms``: linear maps and layer norms by output."""
     for node in graph.nodes:
         if node.op == ATTENTION and len(node.inputs) == 3:
@@ -73,13 +73,13 @@ def _around(
     outputs: Mapping[str, Linear],
     norms: Mapping[str, Norm],
     shapes: Shapes,
-) -> Attention:
+) -> AttentionTensors:
     maps = {softmax.output, *(name for node in graph.downstream(softmax.output, _TO_CONTEXT) for name in node.outputs)}
     value = next((name for name in second.inputs if name not in maps), second.inputs[1])
     heads, tokens = (*shapes.get(softmax.output, ()), 0, 0)[:2]
     operands = (first.inputs[0], first.inputs[1], value)
     (a, na), (b, nb), (c, nc) = (_source(graph, operand, outputs, norms) for operand in operands)
-    return Attention(
+    return AttentionTensors(
         index=softmax.index,
         q=_operand(graph, operands[0], heads, tokens, shapes),
         k=_operand(graph, operands[1], heads, tokens, shapes, turned=True),
@@ -92,10 +92,10 @@ def _around(
     )
 
 
-def _fused(graph: Graph, node: Node, outputs: Mapping[str, Linear], norms: Mapping[str, Norm]) -> Attention:
+def _fused(graph: Graph, node: Node, outputs: Mapping[str, Linear], norms: Mapping[str, Norm]) -> AttentionTensors:
     q, k, v = node.inputs
     (a, na), (b, nb), (c, nc) = (_source(graph, operand, outputs, norms) for operand in node.inputs)
-    return Attention(node.index, q, k, v, "", "", node.output, (a, b, c), (na, nb, nc), node.inside)
+    return AttentionTensors(node.index, q, k, v, "", "", node.output, (a, b, c), (na, nb, nc), node.inside)
 
 
 def _operand(graph: Graph, tensor: str, heads: int, tokens: int, shapes: Shapes, turned: bool = False) -> str:

@@ -12,7 +12,7 @@ from itertools import pairwise
 
 from onnx import ModelProto
 
-from testbed.instrument.sites.attention import Attention, Shapes, attentions
+from testbed.instrument.sites.attention import AttentionTensors, Shapes, attentions
 from testbed.instrument.sites.embedding import name_embedding
 from testbed.instrument.sites.fused import graph_of
 from testbed.instrument.sites.joints import SOFTMAX, Joint, ancestors, joints, own_numbers
@@ -45,12 +45,12 @@ class _Added:
 
 
 @dataclass(frozen=True)
-class _Step:
+class _Joint:
     """A joint of the stream. ``kind``: "attn", "mlp" or "both". ``part``: None where its inside is not recognised."""
 
     joint: Joint
     kind: str
-    part: Attention | _Mlp | None
+    part: AttentionTensors | _Mlp | None
 
 
 _UNKNOWN = {
@@ -95,7 +95,7 @@ class _Recogniser:
 
     # ---- steps of the stream, and the blocks they make
 
-    def _steps(self, found: list[Attention]) -> Iterator[_Step]:
+    def _steps(self, found: list[AttentionTensors]) -> Iterator[_Joint]:
         """Joints without joints inside, those of the pooled vector after the blocks left out."""
         mlps, all_joints = list(self._mlps()), list(joints(self.graph))
         for joint in all_joints:
@@ -105,22 +105,22 @@ class _Recogniser:
             kind = ("both" if joint.activates else "attn") if joint.attends else "mlp"
             maps = sum(node.op in SOFTMAX for node in joint.branch)
             products = sum(linear.index in joint.places for linear in self.linears.values())
-            parts: list[Attention | _Mlp] = []
+            parts: list[AttentionTensors | _Mlp] = []
             if kind == "attn" and maps == 1:
                 parts += [part for part in found if part.index in joint.places and self._ends(part, joint)]
             elif kind == "mlp" and products == 2:
                 parts += [part for part in mlps if part.index in joint.places and self._ends(part, joint)]
-            yield _Step(joint, kind, parts[0] if len(parts) == 1 else None)
+            yield _Joint(joint, kind, parts[0] if len(parts) == 1 else None)
 
-    def _ends(self, part: Attention | _Mlp, joint: Joint) -> bool:
+    def _ends(self, part: AttentionTensors | _Mlp, joint: Joint) -> bool:
         """Whether the part's last map goes straight into the joint."""
         last = part.second if isinstance(part, _Mlp) else self._projection(part.context)
         first = part.first if isinstance(part, _Mlp) else part.sources[0]
         return last is not None and first is not None and self._added(last.output, joint) is not None
 
-    def _blocks(self, steps: list[_Step]) -> list[list[_Step]]:
+    def _blocks(self, steps: list[_Joint]) -> list[list[_Joint]]:
         """An attention and the MLP that follows it on the stream; where either is alone, that."""
-        blocks: list[list[_Step]] = []
+        blocks: list[list[_Joint]] = []
         for step in steps:
             follows = bool(blocks) and self._follows(step, blocks[-1][-1])
             if step.kind == "mlp" and follows and blocks[-1][-1].kind != "mlp":
@@ -131,21 +131,21 @@ class _Recogniser:
                 self.namer.lacks(f"the MLP that ends in {step.joint.residual}", "which block it is of is not clear")
         return blocks
 
-    def _is_one_stream(self, steps: list[_Step]) -> bool:
+    def _is_one_stream(self, steps: list[_Joint]) -> bool:
         """Whether each step's stream is made of the step's before; models with several side by side have no one order."""
         places = {node.output: node.index for node in self.graph.nodes}
         return all(
             places[one.joint.residual] in ancestors(self.graph, two.joint.stream) for one, two in pairwise(steps)
         )
 
-    def _follows(self, step: _Step, before: _Step) -> bool:
+    def _follows(self, step: _Joint, before: _Joint) -> bool:
         norm = self._only_norm(before.joint.residual)
         ends = {before.joint.residual, norm.output if norm else before.joint.residual}
         return not ends.isdisjoint(self._before(step.joint.stream))
 
-    def _step(self, block: str, step: _Step) -> str:
+    def _step(self, block: str, step: _Joint) -> str:
         """Names a step's tensors and weights; returns the stream after it."""
-        if isinstance(step.part, Attention):
+        if isinstance(step.part, AttentionTensors):
             return self._attention(block, step.part, step.joint)
         if isinstance(step.part, _Mlp):
             return self._mlp(block, step.part, step.joint)
@@ -165,7 +165,7 @@ class _Recogniser:
         norm = self.norm_of.get(joint.stream)
         return norm if norm and norm.index in joint.places and all(use.index in norm.takes for use in takes) else None
 
-    def _outside(self, found: list[Attention], steps: list[_Step]) -> None:
+    def _outside(self, found: list[AttentionTensors], steps: list[_Joint]) -> None:
         places = {place for step in steps for place in step.joint.places}
         if left := sum(part.index not in places for part in found):
             self.namer.lacks(f"{left} attention{'s' * (left > 1)}", "outside the stream of blocks")
@@ -184,7 +184,7 @@ class _Recogniser:
             if found is not None:
                 yield _Mlp(found[0].index, *found, second)
 
-    def _attention(self, block: str, found: Attention, joint: Joint) -> str:
+    def _attention(self, block: str, found: AttentionTensors, joint: Joint) -> str:
         site, place = f"{block}.attn", self.namer.place
         projection, source = self._projection(found.context), found.sources[0]
         assert projection is not None
@@ -202,7 +202,7 @@ class _Recogniser:
         self.namer.linear_weights(f"{site}.proj", projection)
         return self._joined(site, f"{block}.norm1", source, projection, joint)
 
-    def _qkv_weights(self, site: str, found: Attention) -> None:
+    def _qkv_weights(self, site: str, found: AttentionTensors) -> None:
         packed = len({source.output for source in found.sources if source}) == 1
         for name, source, norm in zip("qkv", found.sources, found.norms, strict=True):
             if source and (not packed or name == "q"):

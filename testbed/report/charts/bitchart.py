@@ -10,12 +10,12 @@ from markupsafe import Markup
 from testbed.core.formats import Format
 from testbed.report.charts import svg
 from testbed.report.charts.axis import RateAxis
-from testbed.report.estimate import Estimate
+from testbed.report.estimate import RateEstimate
 from testbed.report.formatting import MEASURE_NAMES, rate, sample
 
 _WIDTH, _LEFT, _TOP, _PLOT, _BOTTOM = 1060, 56, 26, 210, 42
 
-Series = Mapping[str, Estimate]
+Series = Mapping[str, RateEstimate]
 """Estimates of one bit, by measure."""
 
 

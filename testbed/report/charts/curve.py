@@ -15,7 +15,7 @@ _LEFT, _TOP, _RIGHT, _BOTTOM = 44, 24, 26, 42
 
 
 @dataclass(frozen=True)
-class Point:
+class CurvePoint:
     """``told``: what pointing at it says. low, high: ends of its interval."""
 
     x: float
@@ -30,7 +30,7 @@ class Curve:
     """series: its CSS class. faint: one that is there to compare with, without points and interval."""
 
     series: str
-    points: Sequence[Point]
+    points: Sequence[CurvePoint]
     faint: bool = False
 
 
@@ -45,7 +45,7 @@ class Rule:
 
 
 @dataclass(frozen=True)
-class Frame:
+class PlotFrame:
     """Where a plot is drawn. The axes' lengths are its size."""
 
     x: Axis
@@ -105,13 +105,15 @@ class Frame:
         lower = [self.place(point.x, point.low) for point in curve.points]
         return svg.polygon([*upper, *reversed(lower)], f"band {curve.series}")
 
-    def _mark(self, series: str, point: Point) -> Markup:
+    def _mark(self, series: str, point: CurvePoint) -> Markup:
         x, y = self.place(point.x, point.y)
         return svg.group(
             [svg.tooltip(point.told), svg.rect(x - 5, y - 8, 10, 16, "hover"), svg.marker(x, y, series, size=2.4)]
         )
 
 
-def chart(frame: Frame, curves: Sequence[Curve], rules: Sequence[Rule], x_name: str, y_name: str, label: str) -> Markup:
+def chart(
+    frame: PlotFrame, curves: Sequence[Curve], rules: Sequence[Rule], x_name: str, y_name: str, label: str
+) -> Markup:
     """One plot as a drawing of its own."""
     return svg.drawing(*frame.outer, label, [*frame.grid(x_name, y_name), *frame.rules(rules), *frame.curves(curves)])

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from testbed.report.charts import svg
 from testbed.report.charts.axis import RateAxis
-from testbed.report.estimate import Estimate
+from testbed.report.estimate import RateEstimate
 from testbed.report.formatting import MEASURE_NAMES, rate, sample
 
 _LINE, _BETWEEN, _AXIS = 17, 11, 34
@@ -21,7 +21,7 @@ class Category:
     """``note`` is said beneath the name. Estimates are by measure."""
 
     name: str
-    estimates: Mapping[str, Estimate]
+    estimates: Mapping[str, RateEstimate]
     note: str = ""
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from testbed.report.charts import svg
-from testbed.report.estimate import Estimate
+from testbed.report.estimate import RateEstimate
 from testbed.report.formatting import compact, compact_interval, rate, sample
 
 LEVELS = 9  # classes of the colour scale; the style sheet has as many colours
@@ -90,8 +90,8 @@ def label_width(grids: Iterable[SiteGrid]) -> float:
 
 def heat_map(
     grid: SiteGrid,
-    estimates: Mapping[str, Estimate],
-    totals: Mapping[int, Estimate],
+    estimates: Mapping[str, RateEstimate],
+    totals: Mapping[int, RateEstimate],
     scale: ColourScale,
     left: float,
     label: str,
@@ -130,7 +130,7 @@ def heat_map(
     return svg.element("div", drawings, class_="heat")
 
 
-def _cell(x: float, y: float, width: float, name: str, estimate: Estimate | None, scale: ColourScale) -> Markup:
+def _cell(x: float, y: float, width: float, name: str, estimate: RateEstimate | None, scale: ColourScale) -> Markup:
     box = (x + 1, y + 1, width - 2, _ROW - 2)
     middle = x + width / 2
     if estimate is None:

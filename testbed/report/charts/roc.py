@@ -9,8 +9,8 @@ from markupsafe import Markup
 
 from testbed.report.charts import svg
 from testbed.report.charts.axis import LogAxis, RateAxis
-from testbed.report.charts.curve import Curve, Frame, Point, Rule, chart
-from testbed.report.estimate import Estimate
+from testbed.report.charts.curve import Curve, CurvePoint, PlotFrame, Rule, chart
+from testbed.report.estimate import RateEstimate
 from testbed.report.formatting import percent, rate, sample, tolerance
 
 __all__ = ["Level", "Panel", "Rule", "by_tolerance", "roc_panels"]
@@ -24,7 +24,7 @@ class Level:
 
     atol: float
     false_alarm: float
-    detected: Estimate
+    detected: RateEstimate
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Panel:
 
 def roc_panels(panels: Sequence[Panel], names: Mapping[str, str], label: str) -> Markup:
     """names: of the events."""
-    frame = Frame(RateAxis(1.0, _SIDE), RateAxis(1.0, _SIDE), _SIDE, _SIDE)
+    frame = PlotFrame(RateAxis(1.0, _SIDE), RateAxis(1.0, _SIDE), _SIDE, _SIDE)
     width, height = frame.outer
     height += _NAME
     parts: list[Markup] = []
@@ -54,7 +54,7 @@ def roc_panels(panels: Sequence[Panel], names: Mapping[str, str], label: str) ->
     return svg.drawing(min(len(panels), _PER_LINE) * width, lines * height, label, parts)
 
 
-def _points(levels: Sequence[Level], name: str) -> list[Point]:
+def _points(levels: Sequence[Level], name: str) -> list[CurvePoint]:
     """From where nothing is flagged to where everything is; between levels, ties are broken by a coin."""
     inner = [
         _point(
@@ -64,25 +64,30 @@ def _points(levels: Sequence[Level], name: str) -> list[Point]:
         )
         for level in levels
     ]
-    return [Point(0, 0, 0, 0, "nothing flagged"), *inner, Point(1, 1, 1, 1, "everything flagged")]
+    return [CurvePoint(0, 0, 0, 0, "nothing flagged"), *inner, CurvePoint(1, 1, 1, 1, "everything flagged")]
 
 
-def _point(level: Level, told: str) -> Point:
+def _point(level: Level, told: str) -> CurvePoint:
     found = level.detected
-    return Point(level.false_alarm, found.rate, found.low, found.high, told)
+    return CurvePoint(level.false_alarm, found.rate, found.low, found.high, told)
 
 
 def by_tolerance(
-    series: Mapping[str, Sequence[tuple[float, Estimate]]], rules: Sequence[Rule], names: Mapping[str, str], label: str
+    series: Mapping[str, Sequence[tuple[float, RateEstimate]]],
+    rules: Sequence[Rule],
+    names: Mapping[str, str],
+    label: str,
 ) -> Markup:
     """series: (atol, rate) of what is told by its name; an atol of 0 is drawn at the axis' start."""
     atols = [atol for told in series.values() for atol, _ in told] + [rule.x or 0.0 for rule in rules]
-    frame = Frame(LogAxis.holding(atols, _WIDTH, tolerance), RateAxis(1.0, _HEIGHT), _WIDTH, _HEIGHT)
+    frame = PlotFrame(LogAxis.holding(atols, _WIDTH, tolerance), RateAxis(1.0, _HEIGHT), _WIDTH, _HEIGHT)
     curves = [
         Curve(
             name,
             [
-                Point(atol, e.rate, e.low, e.high, f"atol {tolerance(atol)}, {names[name]}: {rate(e)} of {e.rows:,}")
+                CurvePoint(
+                    atol, e.rate, e.low, e.high, f"atol {tolerance(atol)}, {names[name]}: {rate(e)} of {e.rows:,}"
+                )
                 for atol, e in told
             ],
         )

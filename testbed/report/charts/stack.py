@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from testbed.core.outcome import OUTCOMES
 from testbed.report.charts import svg
-from testbed.report.estimate import Composition, Estimate
+from testbed.report.estimate import Composition, RateEstimate
 from testbed.report.formatting import OUTCOME_NAMES, count, percent, rate
 
 _LABELS, _BAR, _NUMBERS, _ROW, _THICK, _HEADER = 156, 690, 214, 34, 22, 22
@@ -21,7 +21,7 @@ class Bar:
 
     name: str
     composition: Composition
-    estimate: Estimate | None
+    estimate: RateEstimate | None
 
 
 def stacked_bars(bars: Sequence[Bar], told: str, label: str) -> Markup:

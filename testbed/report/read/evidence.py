@@ -12,7 +12,7 @@ from testbed.core.fault import OPS
 from testbed.core.folder.runfolder import RunFolder
 from testbed.core.formats import FORMATS, Format, format_named
 from testbed.core.site import SiteTable
-from testbed.report.estimate import Estimate
+from testbed.report.estimate import RateEstimate
 from testbed.sweep.run import read_sweep
 
 SUMMARY = "summary.json"
@@ -37,14 +37,14 @@ class Marginals:
 
     def estimate(
         self, target: str, where: str, op: str, measure: str, by: str = "all", value: Value = None
-    ) -> Estimate | None:
+    ) -> RateEstimate | None:
         """None where nothing was sampled, or where the measure has no meaning for the target."""
         records = self._records.get((target, where, op, by), {})
         record = next(iter(records.values()), None) if by == "all" else records.get(value)
         found = (record or {}).get("rates", {}).get(measure)
         if record is None or found is None:
             return None
-        return Estimate(found["rate"], found["low"], found["high"], record["faults"], record["n"])
+        return RateEstimate(found["rate"], found["low"], found["high"], record["faults"], record["n"])
 
     def values(self, target: str, where: str, op: str, by: str) -> list[Value]:
         return list(self._records.get((target, where, op, by), {}))

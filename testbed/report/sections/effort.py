@@ -32,7 +32,7 @@ Record = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Way:
+class EvaluationShares:
     """shares: of the rows of each column; None where there were none."""
 
     name: str
@@ -44,7 +44,7 @@ class Way:
 class Effort:
     columns: tuple[str, ...]
     rows: tuple[int, ...]
-    ways: tuple[Way, ...]
+    ways: tuple[EvaluationShares, ...]
     proofs: tuple[tuple[str, str], ...]
     dues: tuple[str, ...]
     failures: tuple[str, ...]
@@ -66,7 +66,10 @@ def effort(evidence: Evidence) -> Effort:
     return Effort(
         columns=tuple(_leg(*leg) for leg in legs),
         rows=tuple(totals.values()),
-        ways=tuple(Way(*_WAYS[way], tuple(_share(legs[leg], way, totals[leg]) for leg in legs)) for way in occurring),
+        ways=tuple(
+            EvaluationShares(*_WAYS[way], tuple(_share(legs[leg], way, totals[leg]) for leg in legs))
+            for way in occurring
+        ),
         proofs=tuple((_proven(key), _proof(found)) for key, found in evidence.summary["evaluated_by"].items()),
         dues=tuple(_dues(records)),
         failures=tuple(_counted(failures[name], *words) for name, words in _FAILURES.items() if failures[name]),

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from testbed.analysis.stats import wilson
-from testbed.report.estimate import Estimate
+from testbed.report.estimate import RateEstimate
 from testbed.report.formatting import (
     MEASURE_NAMES,
     count,
@@ -55,7 +55,7 @@ def _rates(evidence: Evidence) -> Iterator[KeyFigure]:
         yield _rate("nonfinite output, activations", estimate)
 
 
-def _rate(name: str, estimate: Estimate) -> KeyFigure:
+def _rate(name: str, estimate: RateEstimate) -> KeyFigure:
     return KeyFigure(name[0].upper() + name[1:], rate_only(estimate), f"{interval(estimate)}, {sample(estimate)}")
 
 
@@ -63,7 +63,7 @@ def _accuracy(evidence: Evidence) -> KeyFigure:
     """With its Wilson interval: a proportion of independent test images."""
     accuracy, images = evidence.summary["model"]["test_accuracy"], int(evidence.summary["model"]["test_images"])
     low, high = wilson(round(accuracy * images), images, evidence.summary["confidence"])
-    estimate = Estimate(accuracy, float(low), float(high), images, images)
+    estimate = RateEstimate(accuracy, float(low), float(high), images, images)
     return KeyFigure("Test accuracy", percent(accuracy, 2), f"{interval(estimate)}, {count(images)} test images")
 
 

@@ -12,14 +12,14 @@ from markupsafe import Markup
 from testbed.analysis.outputs.confidence import interval_name
 from testbed.report.charts import bitchart, forest, heatmap, stack
 from testbed.report.charts.forest import Category
-from testbed.report.estimate import Composition, Estimate
+from testbed.report.estimate import Composition, RateEstimate
 from testbed.report.formatting import CLASS_NAMES, MEASURE_NAMES, count, model_name
 from testbed.report.read.evidence import Evidence, Value, bits_of
 
 PLACES = {"activation": "Activations", "weight": "Weights"}
 _MODEL, _ATTENTION = ("sdc1", "nonfinite"), ("outside", "nonfinite")
 _BLOCK = re.compile(r"^block\.\d+\.")
-Series = dict[str, Estimate]
+Series = dict[str, RateEstimate]
 Item = TypeVar("Item")
 
 
@@ -29,7 +29,7 @@ class Line:
 
     name: str
     measure: str
-    estimate: Estimate
+    estimate: RateEstimate
 
 
 @dataclass(frozen=True)
@@ -231,7 +231,7 @@ def _in_order(evidence: Evidence, target: str, by_site: Mapping[Value, Item]) ->
     return {site: named[site] for site in sorted(named, key=lambda site: rank.get(site, len(rank)))}
 
 
-def _lines(named: Iterable[tuple[str, Mapping[str, Estimate]]]) -> tuple[Line, ...]:
+def _lines(named: Iterable[tuple[str, Mapping[str, RateEstimate]]]) -> tuple[Line, ...]:
     return tuple(
         Line(name, MEASURE_NAMES[measure], estimate) for name, series in named for measure, estimate in series.items()
     )

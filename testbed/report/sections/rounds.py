@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from testbed.campaign.results.progress import widest_domain
 from testbed.report.charts.axis import LogAxis
-from testbed.report.charts.curve import Curve, Frame, Point, Rule, chart
+from testbed.report.charts.curve import Curve, CurvePoint, PlotFrame, Rule, chart
 from testbed.report.formatting import MEASURE_NAMES, count, duration, model_name, percent
 from testbed.report.read.evidence import Evidence
 
@@ -125,7 +125,7 @@ def _outcome(stop: Record) -> str:
 def _figure(looks: Sequence[Look], along: Sequence[float], margin: float, what: str) -> Drawing:
     widths = [margin, *(width for look in looks for width in (look.held, look.alone))]
     label = (lambda n: count(round(n))) if what == "faults" else _short_duration
-    frame = Frame(
+    frame = PlotFrame(
         LogAxis.holding(along, _WIDTH, label),
         LogAxis.holding(widths, _HEIGHT, lambda width: f"{100 * width:g}"),
         _WIDTH,
@@ -142,9 +142,9 @@ def _short_duration(seconds: float) -> str:
     return duration(seconds) if seconds >= 1 else f"{seconds:g}\u202fs"
 
 
-def _points(looks: Sequence[Look], along: Sequence[float], width: str) -> list[Point]:
+def _points(looks: Sequence[Look], along: Sequence[float], width: str) -> list[CurvePoint]:
     return [
-        Point(x, y, y, y, f"round {look.round + 1}, {count(look.faults)} faults: ± {percent(y)}, {look.widest}")
+        CurvePoint(x, y, y, y, f"round {look.round + 1}, {count(look.faults)} faults: ± {percent(y)}, {look.widest}")
         for look, x in zip(looks, along, strict=True)
         if (y := getattr(look, width)) > 0
     ]

@@ -9,7 +9,7 @@ from typing import Any
 from testbed.analysis.outputs.confidence import interval_name
 from testbed.core.fault import FaultModel
 from testbed.report.charts.curve import Rule
-from testbed.report.estimate import Estimate
+from testbed.report.estimate import RateEstimate
 from testbed.report.formatting import at_least, model_name, tolerance
 
 Record = Mapping[str, Any]
@@ -26,9 +26,9 @@ class Table:
     notes: tuple[str, ...] = ()
 
 
-def estimate(told: Record, value: str = "rate") -> Estimate:
+def estimate(told: Record, value: str = "rate") -> RateEstimate:
     """A rate as the sweep tells it. ``n``: rows, or images of a fault-free engine, which are no faults."""
-    return Estimate(told[value], told["low"], told["high"], told.get("faults", 0), told["n"])
+    return RateEstimate(told[value], told["low"], told["high"], told.get("faults", 0), told["n"])
 
 
 def at_main(swept: Record, records: Sequence[Record]) -> list[Record]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from markupsafe import Markup
 
-from testbed.report.estimate import Estimate
+from testbed.report.estimate import RateEstimate
 from testbed.report.formatting import count, model_name, one_in, percent, rate
 from testbed.report.read.evidence import Evidence, bits_of
 
@@ -39,7 +39,7 @@ def verdict(evidence: Evidence) -> list[Markup]:
     return paragraphs or [Markup(" ").join(_attention(evidence))]
 
 
-def _headline(overall: Estimate, events: str, where: str) -> Markup:
+def _headline(overall: RateEstimate, events: str, where: str) -> Markup:
     place = _PLACES[where]
     if overall.rate == 0:
         return Markup(
@@ -53,7 +53,7 @@ def _headline(overall: Estimate, events: str, where: str) -> Markup:
     return Markup(text).format(one_in(overall.rate), events, place, rate(overall))
 
 
-def _bits(evidence: Evidence, where: str, op: str, overall: Estimate) -> list[Markup]:
+def _bits(evidence: Evidence, where: str, op: str, overall: RateEstimate) -> list[Markup]:
     """The bit that does most of the harm, and the low bits that do none."""
     formats = evidence.marginals.bit_formats("model", where, op)
     if len(formats) != 1:
@@ -82,7 +82,7 @@ def _bits(evidence: Evidence, where: str, op: str, overall: Estimate) -> list[Ma
     return sentences
 
 
-def _harmless(found: dict[int, Estimate]) -> list[int]:
+def _harmless(found: dict[int, RateEstimate]) -> list[int]:
     """The run of bits, from the lowest up, that never changed a prediction."""
     low: list[int] = []
     for bit in sorted(found):
@@ -126,7 +126,7 @@ def _confidence(evidence: Evidence, op: str) -> list[Markup]:
     return [Markup(text).format(rate(unsure), rate(sure), "do not overlap" if apart else "overlap")]
 
 
-def _nonfinite(estimate: Estimate | None) -> list[Markup]:
+def _nonfinite(estimate: RateEstimate | None) -> list[Markup]:
     if estimate is None:
         return []
     return [Markup("NaN or infinity reaches the output in {} of cases.").format(rate(estimate))]

@@ -2,7 +2,8 @@
 
 Heads are ablated at the context (before the projection), neurons after the activation. ``zero`` is what pruning does;
 ``mean`` puts the analysis set's mean there, token by token; ``resample`` the value that another image, of another class,
-has there. Under ``zero`` a branch of which nothing is left adds nothing at all, its output bias included (see `Kept`).
+has there. Under ``zero`` a branch of which nothing is left adds nothing at all, its output bias included (see
+`KeptComponents`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from testbed.core.errors import UsageError
 from testbed.core.words.nearest import unknown
 from testbed.models.vit import Block, Tap, ViT, taps
 from testbed.sensitivity.circuits.analysis_set import AnalysisSet
-from testbed.sensitivity.circuits.components import Kept
+from testbed.sensitivity.circuits.components import KeptComponents
 
 Ablation = Literal["zero", "mean", "resample"]
 ABLATIONS: tuple[Ablation, ...] = ("zero", "mean", "resample")
@@ -54,7 +55,7 @@ class Replacements:
 
 
 def logits_of(
-    model: ViT, images: AnalysisSet, kept: Kept | None = None, replaced: Replacements | None = None
+    model: ViT, images: AnalysisSet, kept: KeptComponents | None = None, replaced: Replacements | None = None
 ) -> Tensor:
     """(n, K) of the model, or of what is kept of it."""
     found = []
@@ -69,7 +70,7 @@ def logits_of(
 
 
 @contextmanager
-def ablated(model: ViT, kept: Kept, replaced: Replacements, rows: slice) -> Iterator[None]:
+def ablated(model: ViT, kept: KeptComponents, replaced: Replacements, rows: slice) -> Iterator[None]:
     """For the length of the block: what is not kept is replaced, for these rows of the analysis set."""
     handles = []
     for number, block in enumerate(model.block):

@@ -19,7 +19,7 @@ from testbed.core.words.nearest import unknown
 from testbed.models.vit import ViT
 from testbed.sensitivity.circuits.ablation import Ablation, Replacements, logits_of
 from testbed.sensitivity.circuits.analysis_set import AnalysisSet
-from testbed.sensitivity.circuits.components import Component, Kept
+from testbed.sensitivity.circuits.components import Component, KeptComponents
 
 Rule = Literal["incremental", "cumulative"]
 RULES: tuple[Rule, ...] = ("incremental", "cumulative")
@@ -39,7 +39,7 @@ class Step:
 class Circuit:
     """steps: in the order of the visits; kl: of what is kept, in nats."""
 
-    kept: Kept
+    kept: KeptComponents
     steps: tuple[Step, ...]
     kl: float
 
@@ -76,7 +76,7 @@ def acdc(
     model.eval()
     replaced = Replacements.of(model, images, ablation, seed)
     full = logits_of(model, images)
-    kept, current = Kept.all_of(model.config), 0.0
+    kept, current = KeptComponents.all_of(model.config), 0.0
     steps = []
     for component in backwards(parts):
         smaller = kept.without([component])

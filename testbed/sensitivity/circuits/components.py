@@ -1,7 +1,7 @@
 """The parts of a ViT that can be scored, protected or removed: blocks, attention heads, neurons of the MLPs.
 
 Names: ``block.3``, ``block.3.head.2``, ``block.3.mlp.neuron.17``, ``block.3.mlp.chunk.2`` (the third of so many equal
-runs of neurons). What is left of a model once some are gone is a `Kept`.
+runs of neurons). What is left of a model once some are gone is a `KeptComponents`.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def components(config: ViTConfig, kinds: Collection[str] = ("head", "chunk"), ch
 
 
 @dataclass(frozen=True)
-class Kept:
+class KeptComponents:
     """Heads and neurons that are left, per block, ascending.
 
     A branch of which nothing is left is gone with its output bias: a block without heads adds no attention at all.
@@ -73,15 +73,17 @@ class Kept:
     neurons: tuple[tuple[int, ...], ...]
 
     @classmethod
-    def all_of(cls, config: ViTConfig) -> Kept:
+    def all_of(cls, config: ViTConfig) -> KeptComponents:
         return cls(tuple(tuple(range(n)) for n in config.heads), tuple(tuple(range(n)) for n in config.mlp))
 
-    def without(self, removed: Iterable[Component]) -> Kept:
+    def without(self, removed: Iterable[Component]) -> KeptComponents:
         heads, neurons = [set(mine) for mine in self.heads], [set(mine) for mine in self.neurons]
         for component in removed:
             heads[component.block] -= set(component.heads)
             neurons[component.block] -= set(component.neurons)
-        return Kept(tuple(tuple(sorted(mine)) for mine in heads), tuple(tuple(sorted(mine)) for mine in neurons))
+        return KeptComponents(
+            tuple(tuple(sorted(mine)) for mine in heads), tuple(tuple(sorted(mine)) for mine in neurons)
+        )
 
     def holds(self, component: Component) -> bool:
         """Is any of it left?"""

@@ -81,7 +81,7 @@ class ClassMoments:
             self._sums[label] = self._sums.get(label, np.zeros(x.shape[1])) + mine.sum(axis=0)
             self._counts[label] = self._counts.get(label, 0) + len(mine)
 
-    def frame(self, *, weighted: bool, rcond: float) -> Frame:
+    def frame(self, *, weighted: bool, rcond: float) -> DiscriminantFrame:
         """The space between the class means. Raises UsageError for fewer than two classes."""
         if len(self._counts) < 2:
             found = f"only class {next(iter(self._counts))}" if self._counts else "no sample at all"
@@ -95,11 +95,11 @@ class ClassMoments:
         # what rounding leaves of equal means is no distance between them
         noise = np.finfo(np.float64).eps * max(centred.shape) * float(np.abs(means).max(initial=0.0))
         kept = (s > np.sqrt(rcond) * s[0]) & (s > noise)
-        return Frame(classes, means, share / counts, axes[kept], s[kept])
+        return DiscriminantFrame(classes, means, share / counts, axes[kept], s[kept])
 
 
 @dataclass(frozen=True)
-class Frame:
+class DiscriminantFrame:
     """means: (K, d); weight: (K,) of one sample of each class in Sw; axes: (r, d) rows u_i; scales: (r,) s_i."""
 
     classes: NDArray[np.int64]
@@ -112,7 +112,7 @@ class Frame:
 class WithinSpread:
     """Second pass: Sw along the axes between the means, and its trace."""
 
-    def __init__(self, frame: Frame) -> None:
+    def __init__(self, frame: DiscriminantFrame) -> None:
         self._frame = frame
         self._along = np.zeros(len(frame.scales))
         self._trace = 0.0

@@ -30,7 +30,7 @@ _COLUMNS = ["fault_id", "site", "index", "bit_class", "stratum", "image_id", "ou
 
 
 @dataclass(frozen=True)
-class Rows:
+class MeasuredRows:
     """One element per measured (fault, image). weight: the population that the row stands for; pool: label of strata that are
     alike (site and class of bit); image: number of the image."""
 
@@ -46,7 +46,7 @@ class Rows:
         return len(self.weight)
 
 
-def read_rows(path: Path) -> Rows:
+def read_rows(path: Path) -> MeasuredRows:
     """Of a finished campaign. Raises UsageError for a folder without one, or without single flips of the model's
     activations; StaleArtefact for files that were changed."""
     folder = RunFolder.existing(path)
@@ -65,7 +65,7 @@ def read_rows(path: Path) -> Rows:
     population = populations_of(frame["fault_id"].to_numpy(np.int64), folder / PLAN)
     drawn = frame.groupby("stratum")["fault_id"].transform("count").to_numpy()
     pool = frame.groupby(["site", "bit_class"], observed=True, sort=False).ngroup().to_numpy()
-    return Rows(
+    return MeasuredRows(
         site=frame["site"].astype(str).to_numpy(object),
         index=frame["index"].to_numpy(np.int64),
         weight=population / drawn,
@@ -76,7 +76,7 @@ def read_rows(path: Path) -> Rows:
     )
 
 
-def members(rows: Rows, parts: Sequence[Component], config: ViTConfig) -> NDArray[np.bool_]:
+def members(rows: MeasuredRows, parts: Sequence[Component], config: ViTConfig) -> NDArray[np.bool_]:
     """(parts, rows): is the row's struck element part of the component?"""
     found = np.zeros((len(parts), len(rows)), bool)
     for name in dict.fromkeys(rows.site):
@@ -103,7 +103,9 @@ def _holds(part: Component, site: Site, index: NDArray[np.int64], config: ViTCon
     return np.zeros(len(index), bool)
 
 
-def rates(inside: NDArray[np.bool_], rows: Rows, times: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
+def rates(
+    inside: NDArray[np.bool_], rows: MeasuredRows, times: NDArray[np.float64] | None = None
+) -> NDArray[np.float64]:
     """(parts,) SDC-1 rate of each component; NaN where no row of it was run. times: how often each row counts."""
     weight = rows.weight if times is None else rows.weight * times
     total = inside @ weight

@@ -18,8 +18,8 @@ from testbed.models.runs import open_model_run
 from testbed.sensitivity.circuits.components import Component, components
 from testbed.sensitivity.rank.measured import members, rates, read_rows
 from testbed.sensitivity.rank.protection import ProtectionCurve, ideal, protection_curve, random_order
-from testbed.sensitivity.rank.scores import METHODS, Settings, images_used, scored_on, scores
-from testbed.sensitivity.rank.validate import Truth, Validation, validate
+from testbed.sensitivity.rank.scores import METHODS, ScoreSettings, images_used, scored_on, scores
+from testbed.sensitivity.rank.validate import MeasuredRates, Validation, validate
 
 MEASURED = "measured"
 KINDS = ("block", "head", "chunk", "neuron")
@@ -36,7 +36,7 @@ class Ranking:
     settings: dict[str, Any]
 
 
-def rank(path: Path, by: str, kind: str, settings: Settings, campaign: Path | None = None) -> Ranking:
+def rank(path: Path, by: str, kind: str, settings: ScoreSettings, campaign: Path | None = None) -> Ranking:
     """by: a method of `scores`, or "measured": the SDC-1 rate in ``campaign``. Raises UsageError for what does not go."""
     run = open_model_run(path)
     parts = components(run.model.config, [kind], settings.chunks)
@@ -58,7 +58,7 @@ def check(
     path: Path,
     campaign: Path,
     kind: str,
-    settings: Settings,
+    settings: ScoreSettings,
     methods: Sequence[str] = METHODS,
     confidence: float = 0.95,
 ) -> dict[str, Any]:
@@ -71,7 +71,7 @@ def check(
     run = open_model_run(path)
     source = _campaign_of(path, campaign)
     rows, config = read_rows(source), run.model.config
-    truth = Truth(rows, components(config, [kind], settings.chunks), config, settings.seed)
+    truth = MeasuredRates(rows, components(config, [kind], settings.chunks), config, settings.seed)
     found: dict[str, Validation] = {}
     given: dict[str, Mapping[str, float]] = {}
     left_out: dict[str, str] = {}
@@ -97,12 +97,12 @@ def check(
     }
 
 
-def _told(settings: Settings) -> dict[str, Any]:
+def _told(settings: ScoreSettings) -> dict[str, Any]:
     told = asdict(settings)
     return told | {"data": None if settings.data is None else data_name(settings.data)}
 
 
-def _images_used(dataset: Dataset, settings: Settings, methods: Iterable[str]) -> dict[str, int]:
+def _images_used(dataset: Dataset, settings: ScoreSettings, methods: Iterable[str]) -> dict[str, int]:
     """How many images the scores rest on; fuzziness has some of its own."""
     return {"fuzziness_images" if by == "fuzziness" else "images": images_used(dataset, by, settings) for by in methods}
 
@@ -120,7 +120,7 @@ def _campaign_of(path: Path, campaign: Path | None) -> Path:
     return source
 
 
-def _measured(truth: Truth, confidence: float) -> list[dict[str, Any]]:
+def _measured(truth: MeasuredRates, confidence: float) -> list[dict[str, Any]]:
     low, high = truth.intervals(confidence)
     return [
         {
@@ -135,7 +135,7 @@ def _measured(truth: Truth, confidence: float) -> list[dict[str, Any]]:
     ]
 
 
-def _curves(truth: Truth, given: Mapping[str, Mapping[str, float]]) -> list[ProtectionCurve]:
+def _curves(truth: MeasuredRates, given: Mapping[str, Mapping[str, float]]) -> list[ProtectionCurve]:
     """Empty where no SDC-1 was measured at all."""
     contributions = truth.rates * truth.share
     if not contributions.sum() > 0:

@@ -29,7 +29,7 @@ METHODS = ("acdc", "eap", "eap-ig", "fuzziness")
 
 
 @dataclass(frozen=True)
-class Settings:
+class ScoreSettings:
     """images: of the validation split (the training split where there is none), chosen by the seed, classes in turn; of
     another data set's where ``data`` names one (testbed.data.another).
 
@@ -57,14 +57,14 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Score:
+class ComponentScore:
     """``component``'s name; the higher the ``score``, the more it matters."""
 
     component: str
     score: float
 
 
-def analysis_set(dataset: Dataset, settings: Settings) -> AnalysisSet:
+def analysis_set(dataset: Dataset, settings: ScoreSettings) -> AnalysisSet:
     """Raises UsageError where there are no images that the test split does not hold, or fewer than classes."""
     split = dataset.validation if len(dataset.validation) else dataset.train
     if not len(split):
@@ -78,7 +78,7 @@ def analysis_set(dataset: Dataset, settings: Settings) -> AnalysisSet:
     return AnalysisSet.of(split.batch(rows), split.labels[rows], [split.ids[row] for row in rows.tolist()])
 
 
-def scored_on(run: ModelRun, settings: Settings) -> Dataset:
+def scored_on(run: ModelRun, settings: ScoreSettings) -> Dataset:
     """The model's data set, with ``settings.data`` in place of what is not for testing. Raises UsageError as both do."""
     dataset = dataset_of(run)
     if settings.data is None:
@@ -86,7 +86,7 @@ def scored_on(run: ModelRun, settings: Settings) -> Dataset:
     return with_training_images(dataset, settings.data, run.data.root if run.data else None)
 
 
-def images_used(dataset: Dataset, by: str, settings: Settings) -> int:
+def images_used(dataset: Dataset, by: str, settings: ScoreSettings) -> int:
     """How many images the method's scores rest on: no more than there are; fuzziness is of the whole test split."""
     if by == "fuzziness":
         return len(dataset.test)
@@ -101,7 +101,7 @@ def _by_turns(split: Split, wanted: int, seed: int) -> NDArray[np.int64]:
     return np.sort(np.array(turns[:wanted], np.int64))
 
 
-def scores(model: ViT, dataset: Dataset, by: str, kind: str, settings: Settings) -> list[Score]:
+def scores(model: ViT, dataset: Dataset, by: str, kind: str, settings: ScoreSettings) -> list[ComponentScore]:
     """By "acdc", "eap", "eap-ig" or "fuzziness"; of every "block", "head", "chunk" or "neuron", forward order.
 
     acdc: the rise of the divergence (nats) when the component goes, visited from the output back. eap, eap-ig: the size
@@ -120,17 +120,17 @@ def scores(model: ViT, dataset: Dataset, by: str, kind: str, settings: Settings)
         found = acdc(
             model, images, parts, settings.tau, rule=settings.rule, ablation=settings.ablation, seed=settings.seed
         ).scores
-        return [Score(part.name, found[part.name]) for part in parts]
+        return [ComponentScore(part.name, found[part.name]) for part in parts]
     inner = components(model.config, ["head", "chunk"], 1) if kind == "block" else parts
     nodes = _attribution(model, images, inner, settings, settings.steps if by == "eap-ig" else 0)
     if kind == "block":
         summed = {part.name: sum(nodes[i.name] for i in inner if i.block == part.block) for part in parts}
-        return [Score(name, abs(value)) for name, value in summed.items()]
-    return [Score(part.name, abs(nodes[part.name])) for part in parts]
+        return [ComponentScore(name, abs(value)) for name, value in summed.items()]
+    return [ComponentScore(part.name, abs(nodes[part.name])) for part in parts]
 
 
 def _attribution(
-    model: ViT, images: AnalysisSet, parts: Sequence[Component], settings: Settings, steps: int
+    model: ViT, images: AnalysisSet, parts: Sequence[Component], settings: ScoreSettings, steps: int
 ) -> dict[str, float]:
     return eap(
         model,
@@ -145,7 +145,7 @@ def _attribution(
     ).nodes
 
 
-def _by_fuzziness(model: ViT, dataset: Dataset, kind: str) -> list[Score]:
+def _by_fuzziness(model: ViT, dataset: Dataset, kind: str) -> list[ComponentScore]:
     if kind != "block":
         raise UsageError(f"fuzziness is of layers: it scores blocks, not each {kind}")
     levels = layer_fuzziness(model, dataset.test)
@@ -154,7 +154,7 @@ def _by_fuzziness(model: ViT, dataset: Dataset, kind: str) -> list[Score]:
     for part in components(model.config, ["block"]):
         after = levels[part.name]
         drop = float(np.log(before) - np.log(after)) if 0 < after < np.inf and 0 < before < np.inf else float("nan")
-        found.append(Score(part.name, drop))
+        found.append(ComponentScore(part.name, drop))
         before = after
     if any(not np.isfinite(one.score) for one in found):
         raise UsageError("a layer's classes do not vary, or are not apart at all: its fuzziness is 0 or infinite")

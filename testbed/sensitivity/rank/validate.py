@@ -20,7 +20,7 @@ from scipy.stats import kendalltau, rankdata
 from testbed.core.errors import UsageError
 from testbed.models.config import ViTConfig
 from testbed.sensitivity.circuits.components import Component
-from testbed.sensitivity.rank.measured import Rows, members, rates
+from testbed.sensitivity.rank.measured import MeasuredRows, members, rates
 
 _RESAMPLES = 500
 _PERMUTATIONS = 1000
@@ -29,7 +29,7 @@ _CONTROL_SHARE = 0.05
 
 
 @dataclass(frozen=True)
-class Interval:
+class CorrelationInterval:
     """None where it is not defined: all components alike."""
 
     value: float | None
@@ -44,19 +44,19 @@ class Validation:
 
     by: str
     components: int
-    spearman: Interval
-    kendall: Interval
-    top_k: Interval
+    spearman: CorrelationInterval
+    kendall: CorrelationInterval
+    top_k: CorrelationInterval
     k: int
     control: float | None
     passed: bool
     verdict: str
 
 
-class Truth:
+class MeasuredRates:
     """Measured rates of some components, and their bootstrap replicates."""
 
-    def __init__(self, rows: Rows, parts: Sequence[Component], config: ViTConfig, seed: int = 0) -> None:
+    def __init__(self, rows: MeasuredRows, parts: Sequence[Component], config: ViTConfig, seed: int = 0) -> None:
         """Raises UsageError for fewer than three components that the campaign struck."""
         inside = members(rows, parts, config)
         struck: NDArray[np.bool_] = np.asarray(inside.any(axis=1))
@@ -79,7 +79,7 @@ class Truth:
         return np.quantile(self.replicates, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
 
 
-def _times(rows: Rows, rng: np.random.Generator) -> NDArray[np.float64]:
+def _times(rows: MeasuredRows, rng: np.random.Generator) -> NDArray[np.float64]:
     """How often each row counts in one replicate: images are drawn again, and faults within each pool."""
     images = int(rows.image.max()) + 1
     of_image = np.bincount(rng.integers(images, size=images), minlength=images)
@@ -92,7 +92,13 @@ def _times(rows: Rows, rng: np.random.Generator) -> NDArray[np.float64]:
 
 
 def validate(
-    by: str, scores: Mapping[str, float], truth: Truth, *, k: int | None = None, confidence: float = 0.95, seed: int = 0
+    by: str,
+    scores: Mapping[str, float],
+    truth: MeasuredRates,
+    *,
+    k: int | None = None,
+    confidence: float = 0.95,
+    seed: int = 0,
 ) -> Validation:
     """scores: of every component of ``truth``, higher meaning that it matters more. k: a third of them unless given.
 
@@ -133,12 +139,12 @@ def top_overlap(a: NDArray[np.float64], b: NDArray[np.float64], k: int) -> float
     return len(first & second) / k
 
 
-def _interval(value: float | None, replicates: Sequence[float | None], confidence: float) -> Interval:
+def _interval(value: float | None, replicates: Sequence[float | None], confidence: float) -> CorrelationInterval:
     known = [r for r in replicates if r is not None]
     if value is None or not known:
-        return Interval(value, None, None)
+        return CorrelationInterval(value, None, None)
     low, high = np.quantile(known, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(value, float(min(low, value)), float(max(high, value)))
+    return CorrelationInterval(value, float(min(low, value)), float(max(high, value)))
 
 
 def _control(scores: NDArray[np.float64], measured: NDArray[np.float64], seed: int) -> float | None:
@@ -152,7 +158,7 @@ def _control(scores: NDArray[np.float64], measured: NDArray[np.float64], seed: i
     return (1 + as_good) / (1 + _PERMUTATIONS)
 
 
-def _verdict(by: str, found: Interval, control: float | None, n: int, confidence: float) -> tuple[bool, str]:
+def _verdict(by: str, found: CorrelationInterval, control: float | None, n: int, confidence: float) -> tuple[bool, str]:
     level = f"{100 * confidence:g} % interval"
     if found.value is None or found.low is None or found.high is None or control is None:
         return False, f"{by} cannot be judged: the {n} components have equal scores, or equal measured rates."

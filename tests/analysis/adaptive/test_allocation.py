@@ -15,13 +15,13 @@ from testbed.analysis.adaptive.allocation import (
     smoothed_variances,
 )
 from testbed.analysis.stats import OneMore, clopper_pearson, weighted_interval
-from testbed.analysis.stratified import Frame, Tally
+from testbed.analysis.stratified import SamplingFrame, StratumTally
 
 Z = norm.isf(0.025)
 
 
 def test_neyman_has_the_least_variance_of_all_allocations_of_as_many_faults():
-    frame, deviation = Frame.of([100, 300, 600], [0, 0, 0]), np.array([0.5, 0.1, 0.2])
+    frame, deviation = SamplingFrame.of([100, 300, 600], [0, 0, 0]), np.array([0.5, 0.1, 0.2])
     found = neyman(frame, deviation, 90)
     best = minimize(
         lambda n: (frame.share**2 * deviation**2 / n).sum() * 1e4,
@@ -45,23 +45,23 @@ def test_fewer_faults_than_the_smallest_sample_leave_room_for_more_than_the_marg
 
 
 def test_no_class_is_without_variance_though_it_never_failed():
-    frame = Frame.of([1000, 1000, 1000], [0, 0, 0])
-    guess = smoothed_variances(frame, Tally.of_events([20, 20, 20], [0, 20, 0]))
+    frame = SamplingFrame.of([1000, 1000, 1000], [0, 0, 0])
+    guess = smoothed_variances(frame, StratumTally.of_events([20, 20, 20], [0, 20, 0]))
     assert (guess > 1e-3).all()
 
 
 def test_a_class_drawn_little_from_is_taken_to_be_as_those_alike():
     """Two blocks with two classes each; the second block was hardly drawn from, but its classes are told by the first's."""
-    frame = Frame.of([1000] * 4, [0, 0, 1, 1], ["a top", "low"] * 2)  # classes are in the order of labels
-    guess = smoothed_variances(frame, Tally.of_events([400, 400, 3, 3], [200, 0, 0, 0]))
+    frame = SamplingFrame.of([1000] * 4, [0, 0, 1, 1], ["a top", "low"] * 2)  # classes are in the order of labels
+    guess = smoothed_variances(frame, StratumTally.of_events([400, 400, 3, 3], [200, 0, 0, 0]))
     assert guess[2] == pytest.approx(0.25, abs=0.02)
     assert guess[3] < 0.02
 
 
 def test_a_class_drawn_much_from_is_taken_for_what_it_is():
     """Nothing like the others that are called alike."""
-    frame = Frame.of([10**6] * 4, [0, 1, 2, 3], ["same"] * 4)
-    guess = smoothed_variances(frame, Tally.of_events([1000] * 4, [0, 0, 0, 400]))
+    frame = SamplingFrame.of([10**6] * 4, [0, 1, 2, 3], ["same"] * 4)
+    guess = smoothed_variances(frame, StratumTally.of_events([1000] * 4, [0, 0, 0, 400]))
     assert guess[3] == pytest.approx(0.24, abs=0.01)
     assert (guess[:3] < 0.01).all()
 
@@ -69,20 +69,20 @@ def test_a_class_drawn_much_from_is_taken_for_what_it_is():
 def test_classes_that_differ_by_chance_alone_are_guessed_alike():
     """So that chance does not steer: with 20 faults of 5 % each, some show 0 events and some 4."""
     rng = np.random.default_rng(0)
-    frame = Frame.of(np.full(40, 10**6), np.zeros(40))
-    guess = smoothed_variances(frame, Tally.of_events(np.full(40, 20), rng.binomial(20, 0.05, 40)))
+    frame = SamplingFrame.of(np.full(40, 10**6), np.zeros(40))
+    guess = smoothed_variances(frame, StratumTally.of_events(np.full(40, 20), rng.binomial(20, 0.05, 40)))
     assert guess.max() / guess.min() < 3
     assert guess.mean() == pytest.approx(0.05 * 0.95, rel=0.35)
 
 
 def test_many_campaigns_at_once_are_guessed_as_one_by_one():
     rng = np.random.default_rng(1)
-    frame = Frame.of(rng.integers(50, 5000, 12), np.arange(12) % 3, np.arange(12) // 3)
+    frame = SamplingFrame.of(rng.integers(50, 5000, 12), np.arange(12) % 3, np.arange(12) // 3)
     n = rng.integers(2, 40, (5, 12))
-    tally = Tally.of_events(n, rng.binomial(n, 0.2))
+    tally = StratumTally.of_events(n, rng.binomial(n, 0.2))
     together = smoothed_variances(frame, tally)
     for i in range(5):
-        alone = smoothed_variances(frame, Tally(tally.n[i], tally.total[i], tally.squares[i]))
+        alone = smoothed_variances(frame, StratumTally(tally.n[i], tally.total[i], tally.squares[i]))
         np.testing.assert_allclose(together[i], alone)
 
 
@@ -100,7 +100,7 @@ def test_the_formula_is_near_the_interval(rate, size, heavier):
 
 @pytest.mark.parametrize("margin", [0.01, 0.003])
 def test_the_cheapest_allocation_gives_the_margin_and_beats_plain_designs(margin):
-    frame = Frame.of([20_000, 280_000, 100_000, 600_000], [0, 0, 0, 0])
+    frame = SamplingFrame.of([20_000, 280_000, 100_000, 600_000], [0, 0, 0, 0])
     rates = np.array([0.5, 0.05, 0.01, 1e-5])
     spread, rate = rates * (1 - rates), np.array([(frame.share * rates).sum()])
     wanted = cheapest_allocation(frame, np.zeros(4), rate, spread, np.array([margin]), Z)
@@ -119,7 +119,7 @@ def test_the_cheapest_allocation_gives_the_margin_and_beats_plain_designs(margin
 
 
 def test_what_was_drawn_before_is_never_taken_back_and_no_stratum_gives_more_than_it_has():
-    frame = Frame.of([30, 10**6], [0, 0])
+    frame = SamplingFrame.of([30, 10**6], [0, 0])
     wanted = cheapest_allocation(
         frame, np.array([25.0, 7]), np.array([0.4]), np.array([0.25, 0.24]), np.array([0.01]), Z
     )
@@ -128,12 +128,12 @@ def test_what_was_drawn_before_is_never_taken_back_and_no_stratum_gives_more_tha
 
 
 def test_domains_are_allocated_to_apart():
-    frame = Frame.of([1000, 9000, 5000, 5000], [0, 0, 1, 1])
+    frame = SamplingFrame.of([1000, 9000, 5000, 5000], [0, 0, 1, 1])
     spread, rate, margin = np.array([0.25, 0.01, 0.04, 0.09]), np.array([0.06, 0.07]), np.array([0.02, 0.05])
     both = cheapest_allocation(frame, np.zeros(4), rate, spread, margin, Z)
     for domain in (0, 1):
         mine = frame.domain == domain
-        part = Frame.of(frame.population[mine], [0, 0])
+        part = SamplingFrame.of(frame.population[mine], [0, 0])
         alone = cheapest_allocation(part, np.zeros(2), rate[[domain]], spread[mine], margin[[domain]], Z)
         np.testing.assert_allclose(both[mine], alone)
 
@@ -142,7 +142,7 @@ def test_domains_are_allocated_to_apart():
 
 
 def test_the_first_round_draws_from_every_stratum_and_mostly_in_proportion():
-    frame = Frame.of([1, 10, 1000, 9000], [0, 0, 0, 0])
+    frame = SamplingFrame.of([1, 10, 1000, 9000], [0, 0, 0, 0])
     assert first_allocation(frame, 2, 100).tolist() == [1, 2, 9, 89]
     steered = first_allocation(frame, 2, 100, np.array([1, 1, 1, 0.01]))
     assert steered[2] > 40
@@ -153,7 +153,7 @@ def test_the_first_round_draws_from_every_stratum_and_mostly_in_proportion():
 def test_a_class_is_shared_out_in_whole_numbers_that_add_up_and_even_out(seed):
     rng = np.random.default_rng(seed)
     strata = int(rng.integers(1, 15))
-    frame = Frame.of(rng.integers(1, 400, strata), rng.integers(0, 2, strata), rng.integers(0, 3, strata))
+    frame = SamplingFrame.of(rng.integers(1, 400, strata), rng.integers(0, 2, strata), rng.integers(0, 3, strata))
     drawn = np.floor(frame.population * rng.random(strata) * 0.5)
     classes = np.bincount(frame.class_of)
     room = np.bincount(frame.class_of, frame.population - drawn)
@@ -167,6 +167,6 @@ def test_a_class_is_shared_out_in_whole_numbers_that_add_up_and_even_out(seed):
 
 
 def test_sharing_out_makes_a_class_proportional_again():
-    frame = Frame.of([1000, 3000, 6000], [0, 0, 0], [0, 0, 0])
+    frame = SamplingFrame.of([1000, 3000, 6000], [0, 0, 0], [0, 0, 0])
     drawn = np.array([2.0, 2, 2])
     assert (drawn + shared_out(frame, drawn, np.array([94.0]))).tolist() == pytest.approx([10, 30, 60], abs=1)

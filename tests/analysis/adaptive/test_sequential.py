@@ -4,14 +4,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from testbed.analysis.adaptive.sequential import Monitor, StopRule
-from testbed.analysis.adaptive.simulation import Truth, faults_needed, play
+from testbed.analysis.adaptive.simulation import SimulatedTruth, faults_needed, play
 from testbed.analysis.adaptive.spending import critical_values
 from testbed.analysis.stats import leveugle
-from testbed.analysis.stratified import Frame, Tally, domain_rates
+from testbed.analysis.stratified import SamplingFrame, StratumTally, domain_rates
 from testbed.core.errors import UsageError
 
-FRAME = Frame.of([20_000, 40_000, 300_000] * 3, np.repeat([0, 1, 2], 3), ["top", "mid", "low"] * 3)
-TRUTH = Truth.of(FRAME, [0.6, 0.05, 1e-4, 0.3, 0.1, 0, 0, 0, 0])
+FRAME = SamplingFrame.of([20_000, 40_000, 300_000] * 3, np.repeat([0, 1, 2], 3), ["top", "mid", "low"] * 3)
+TRUTH = SimulatedTruth.of(FRAME, [0.6, 0.05, 1e-4, 0.3, 0.1, 0, 0, 0, 0])
 
 
 def rounds(truth, rule, seed=0, campaigns=1):
@@ -96,7 +96,7 @@ def _phi(z):
 
 
 def test_a_small_domain_is_counted_completely_and_then_known():
-    truth = Truth.of(Frame.of([30, 50], [0, 0]), [0.5, 0.1])
+    truth = SimulatedTruth.of(SamplingFrame.of([30, 50], [0, 0]), [0.5, 0.1])
     (played,) = [play(truth, StopRule(0.001), 1)]
     assert played.faults[0] == 80
     assert played.met.all()
@@ -108,8 +108,8 @@ def test_the_next_round_depends_on_the_counts_alone():
     n = np.array([[40, 60, 90] * 3])
     x = np.array([[20, 5, 0, 11, 7, 0, 0, 0, 0]])
     one, several = Monitor(FRAME, StopRule(0.01)), Monitor(FRAME, StopRule(0.01), 3)
-    one.observe(Tally.of_events(n, x))
-    several.observe(Tally.of_events(np.repeat(n, 3, 0), np.repeat(x, 3, 0)))
+    one.observe(StratumTally.of_events(n, x))
+    several.observe(StratumTally.of_events(np.repeat(n, 3, 0), np.repeat(x, 3, 0)))
     assert (several.additions() == one.additions()).all()
 
 

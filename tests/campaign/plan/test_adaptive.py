@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from scipy.stats import binom
 
-from testbed.analysis.stratified import Tally
+from testbed.analysis.stratified import StratumTally
 from testbed.analysis.survey import SurveyDesign
 from testbed.campaign.plan.adaptive import AdaptivePlanner
 from testbed.campaign.plan.table import legs
@@ -81,9 +81,9 @@ def table_of(parts: Any) -> pa.Table:
 
 def campaign(
     adaptive: AdaptivePlanner, look: Callable[[pa.Table], None] = lambda plan: None
-) -> tuple[list[Tally], list[pa.Table]]:
+) -> tuple[list[StratumTally], list[pa.Table]]:
     """Counts and plans of all rounds of a campaign, run to its end."""
-    counts: list[Tally] = []
+    counts: list[StratumTally] = []
     plans: list[pa.Table] = []
     while (parts := adaptive.round(len(counts), counts)) is not None:
         plans.append(table_of(parts))
@@ -93,7 +93,7 @@ def campaign(
 
 
 @pytest.fixture(scope="module")
-def finished() -> tuple[AdaptivePlanner, list[Tally], list[pa.Table]]:
+def finished() -> tuple[AdaptivePlanner, list[StratumTally], list[pa.Table]]:
     adaptive = planner()
     return adaptive, *campaign(adaptive)
 
@@ -330,7 +330,7 @@ def word_fails(fault: dict[str, Any]) -> bool:
 
 def small_campaign(seed: int, margin: float, section: dict[str, Any]) -> Any:
     adaptive = AdaptivePlanner(small_spec(seed, margin, section), SMALL, FEW)
-    counts: list[Tally] = []
+    counts: list[StratumTally] = []
     while (parts := adaptive.round(len(counts), counts)) is not None:
         plan = table_of(parts)
         outcome = ["sdc1" if word_fails(fault) else "masked" for fault in plan.to_pylist()]

@@ -18,7 +18,7 @@ from testbed.campaign.results.kept import kept_told
 from testbed.campaign.results.progress import Progress, Snapshot
 from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
 from testbed.cli.main import cli
-from testbed.cli.watch import _Lines, lines
+from testbed.cli.watch import _StageLines, lines
 from testbed.core.folder.runfolder import RunFolder
 from testbed.golden.arrays import read_array
 from testbed.golden.recording import record_golden
@@ -141,7 +141,7 @@ def test_progress_is_told_in_images(
 ) -> None:
     clock, seen = [100.0], list[Snapshot]()
     monkeypatch.setattr("time.monotonic", lambda: clock[0])
-    logged = _Lines()
+    logged = _StageLines()
 
     def show(snapshot: Snapshot) -> None:
         seen.append(snapshot)

@@ -21,7 +21,7 @@ from filelock import FileLock
 from testbed.analysis.stats import proportion_interval
 from testbed.campaign.results import progress as progress_module
 from testbed.campaign.results.arrow import to_stream
-from testbed.campaign.results.progress import Counts, Kept, Progress, Snapshot, Widest
+from testbed.campaign.results.progress import FinishedUnits, OutcomeCounts, Progress, Snapshot, Widest
 from testbed.campaign.results.status import campaign_status, is_locked
 from testbed.campaign.results.store import ResultStore
 from testbed.cli.watch import lines
@@ -56,7 +56,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def test_outcomes_and_the_widest_interval() -> None:
-    counts = Counts()
+    counts = OutcomeCounts()
     assert counts.widest is None
     counts.add(rows([0, 1, 2, 3], 0, ["masked", "sdc1", "sdc1", "due"]))
     counts.add(rows([4, 5], 0, ["masked", "identical"]))
@@ -71,7 +71,7 @@ def test_outcomes_and_the_widest_interval() -> None:
 
 def test_all_images_of_a_fault_count_as_one() -> None:
     """A weight fault over four images is not four times as much knowledge."""
-    counts = Counts()
+    counts = OutcomeCounts()
     counts.add(rows([0] * 4 + [1] * 4, 3, ["sdc1", "masked", "masked", "masked"] + ["masked"] * 4, "weight"))
     low, high = proportion_interval(0.25, 2)
     assert counts.widest is not None
@@ -80,7 +80,7 @@ def test_all_images_of_a_fault_count_as_one() -> None:
 
 
 def test_a_group_in_which_every_fault_is_critical_is_fine() -> None:
-    counts = Counts()
+    counts = OutcomeCounts()
     for fault in range(30):
         counts.add(rows([fault] * 3, 0, ["sdc1"] * 3))
     assert counts.widest is not None
@@ -90,10 +90,10 @@ def test_a_group_in_which_every_fault_is_critical_is_fine() -> None:
 def test_what_was_finished_and_dropped_counts_no_more(tmp_path: Path) -> None:
     progress = Progress(tmp_path)
     progress.begin("execute", units=2, faults=4)
-    progress.finished(Kept(1, 2, UNIT[0]))
+    progress.finished(FinishedUnits(1, 2, UNIT[0]))
     before = progress.snapshot()
-    progress.finished(Kept(1, 2, UNIT[1]))
-    progress.dropped(Kept(1, 2, UNIT[1]))
+    progress.finished(FinishedUnits(1, 2, UNIT[1]))
+    progress.dropped(FinishedUnits(1, 2, UNIT[1]))
     after = progress.snapshot()
     assert (after.units_done, after.faults_done, after.widest) == (before.units_done, before.faults_done, before.widest)
     assert after.outcomes == before.outcomes
@@ -103,19 +103,19 @@ def test_rate_and_time_to_go_are_of_the_last_minute_and_of_this_process(tmp_path
     seen: list[Snapshot] = []
     progress = Progress(tmp_path, seen.append)
     before = to_stream(rows([0, 1], 0, ["masked", "sdc1"]))
-    progress.begin("execute", units=100, faults=200, done=[Kept(1, 2, before)] * 10, workers=3)
+    progress.begin("execute", units=100, faults=200, done=[FinishedUnits(1, 2, before)] * 10, workers=3)
     assert seen[-1].faults_done == 20
     assert seen[-1].faults_per_second is None
     assert seen[-1].eta_s is None
     for _ in range(10):
         clock.now += 1
-        progress.finished(Kept(1, 2, before))
+        progress.finished(FinishedUnits(1, 2, before))
     assert (seen[-1].units_done, seen[-1].faults_done, seen[-1].workers) == (20, 40, 3)
     assert seen[-1].faults_per_second == pytest.approx(2.0)
     assert seen[-1].eta_s == pytest.approx(80.0)
     for _ in range(20):
         clock.now += 10
-        progress.finished(Kept(1, 2, before))
+        progress.finished(FinishedUnits(1, 2, before))
     assert seen[-1].faults_per_second == pytest.approx(0.2)
     assert seen[-1].outcomes == {"masked": 40, "sdc1": 40}
 
@@ -127,7 +127,7 @@ def test_it_is_told_at_most_once_a_second_and_at_the_end(tmp_path: Path, clock: 
     unit = to_stream(rows([0], 0, ["masked"]))
     for _ in range(100):
         clock.now += 0.05
-        progress.finished(Kept(1, 1, unit))
+        progress.finished(FinishedUnits(1, 1, unit))
     assert 4 <= len(seen) - 1 <= 5
     progress.end()
     assert seen[-1].faults_done == 100
@@ -148,7 +148,7 @@ def test_a_full_disk_does_not_end_it_for_the_sake_of_a_status(
     monkeypatch.setattr(progress_module, "write_json", full)
     progress = Progress(tmp_path)
     progress.begin("execute", 1, 1)
-    progress.finished(Kept(1, 1, to_stream(rows([0], 0, ["masked"]))))
+    progress.finished(FinishedUnits(1, 1, to_stream(rows([0], 0, ["masked"]))))
     progress.end()
 
 
@@ -202,7 +202,7 @@ def test_a_running_one_is_as_it_last_said(tmp_path: Path) -> None:
     started(tmp_path / "run", {"plan": {"faults": 10}})
     progress = Progress(tmp_path / "run")
     progress.begin("execute", units=5, faults=10, workers=2)
-    progress.finished(Kept(1, 2, UNIT[0]))
+    progress.finished(FinishedUnits(1, 2, UNIT[0]))
     progress.end()
     with at_work(tmp_path / "run"):
         status = campaign_status(tmp_path / "run")
@@ -312,7 +312,7 @@ def test_of_the_first_round_of_an_adaptive_one_no_width_is_told(tmp_path: Path, 
     seen: list[Snapshot] = []
     progress = Progress(tmp_path, seen.append)
     progress.begin("execute", units=5, faults=10, rounds=True)
-    progress.finished(Kept(1, 2, UNIT[0]))
+    progress.finished(FinishedUnits(1, 2, UNIT[0]))
     assert seen[-1].widest is None
     last = Widest("model activation, flip", 10, 0.05, 0.9, 0.1)
     progress.end(last)

@@ -10,7 +10,7 @@ import pytest
 from testbed.campaign.spec.campaign import parse_spec
 from testbed.campaign.spec.faults import FaultSpec
 from testbed.core.errors import UsageError
-from testbed.core.patterns import Burst, Column, Element, Row, Tile
+from testbed.core.patterns import BurstPattern, ColumnPattern, ElementPattern, RowPattern, TilePattern
 
 
 def with_section(values: dict[str, Any], **keys: Any) -> dict[str, Any]:
@@ -55,15 +55,15 @@ def test_what_does_not_go_together_is_told_in_one_line(
 @pytest.mark.parametrize(
     ("keys", "name", "geometry"),
     [
-        ({}, "single", Element()),
-        ({"pattern": "bits", "count": 3}, "bits-3", Element()),
-        ({"pattern": "bits", "count": 3, "adjacent": True}, "bits-3-adjacent", Element()),
-        ({"pattern": "burst", "length": 4}, "burst-4", Burst(4)),
-        ({"pattern": "burst", "length": 4, "same_bit": False}, "burst-4-any-bit", Burst(4)),
-        ({"pattern": "row"}, "row", Row()),
-        ({"pattern": "column", "same_bit": False}, "column-any-bit", Column()),
-        ({"pattern": "tile", "rows": 8, "columns": 16}, "tile-8x16", Tile(8, 16)),
-        ({"where": "weight", "pattern": "sites", "count": 2}, "sites-2", Element()),
+        ({}, "single", ElementPattern()),
+        ({"pattern": "bits", "count": 3}, "bits-3", ElementPattern()),
+        ({"pattern": "bits", "count": 3, "adjacent": True}, "bits-3-adjacent", ElementPattern()),
+        ({"pattern": "burst", "length": 4}, "burst-4", BurstPattern(4)),
+        ({"pattern": "burst", "length": 4, "same_bit": False}, "burst-4-any-bit", BurstPattern(4)),
+        ({"pattern": "row"}, "row", RowPattern()),
+        ({"pattern": "column", "same_bit": False}, "column-any-bit", ColumnPattern()),
+        ({"pattern": "tile", "rows": 8, "columns": 16}, "tile-8x16", TilePattern(8, 16)),
+        ({"where": "weight", "pattern": "sites", "count": 2}, "sites-2", ElementPattern()),
     ],
 )
 def test_a_pattern_is_named_with_its_size(

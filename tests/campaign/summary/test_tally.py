@@ -17,7 +17,7 @@ from testbed.analysis.survey import SurveyDesign
 from testbed.campaign.results.reader import ROW_SCHEMA
 from testbed.campaign.summary import tally as tally_module
 from testbed.campaign.summary.rates import DIMENSIONS, ModelRates, fault_models
-from testbed.campaign.summary.tally import Counts, Tally, populations
+from testbed.campaign.summary.tally import KeyCounts, Tally, populations
 from testbed.core.fault import FaultModel
 from testbed.core.outcome import DUES, HOWS, OUTCOMES
 from testbed.core.schema import PLAN_COLUMNS, arrow_schema
@@ -196,7 +196,7 @@ def test_memory_is_of_strata_not_of_rows(folder: Path) -> None:
 
 @given(st.lists(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2**40)), max_size=6), max_size=5))
 def test_counts_add_up_however_they_come(parts: list[list[tuple[int, int]]]) -> None:
-    counts = Counts("a", "b")
+    counts = KeyCounts("a", "b")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tally_module, "_ROWS_AT_ONCE", 2)
         for part in parts:
@@ -211,7 +211,7 @@ def test_counts_add_up_however_they_come(parts: list[list[tuple[int, int]]]) -> 
 def test_keys_of_any_size_are_told_apart() -> None:
     """As digits of one number, with these ranges, two of them would be 2**64 apart."""
     first, second = np.array([0, 2**31, 0], np.int64), np.array([0, 0, 2**33 - 1], np.int64)
-    counts = Counts("a", "b")
+    counts = KeyCounts("a", "b")
     counts.add(first, second)
     counts.add(first, second)
     table = counts.table()

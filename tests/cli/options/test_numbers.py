@@ -12,11 +12,11 @@ from click.testing import CliRunner
 from testbed.cli.commands.results.sweep import Tolerances
 from testbed.cli.main import cli
 from testbed.cli.options.numbers import Number, Whole
-from testbed.cli.options.types import Counts, Grid, ImageRange
+from testbed.cli.options.types import CountsOption, GridOption, ImageRange
 
 _WHOLE = ("1e9", "4294967296", "9" * 20, "9" * 5000, "-" + "9" * 5000, "0x10", "nan", "")
 _REAL = ("nan", "inf", "-inf", "1e39", "-1e39", "1e308", "1e999", "9" * 5000, "")
-_NUMBERS = (Whole, Number, Counts, Grid, ImageRange, Tolerances)
+_NUMBERS = (Whole, Number, CountsOption, GridOption, ImageRange, Tolerances)
 
 
 def _commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
@@ -54,7 +54,7 @@ def test_the_walk_finds_what_there_is() -> None:
 def test_numbers_beyond_any_use_are_refused(path: tuple[str, ...], parameter: click.Parameter) -> None:
     kind = parameter.type
     assert isinstance(kind, _NUMBERS), "a number without bounds; take one of testbed.cli.options.numbers"
-    for text in _REAL if isinstance(kind, (Number, Grid, Tolerances)) else _WHOLE:
+    for text in _REAL if isinstance(kind, (Number, GridOption, Tolerances)) else _WHOLE:
         given = f"0:{text}" if type(kind) is ImageRange else text
         with pytest.raises(click.BadParameter) as caught:
             kind.convert(given, parameter, None)

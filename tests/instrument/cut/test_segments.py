@@ -14,7 +14,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from testbed.instrument.cut.flow import CannotCut, Flow
 from testbed.instrument.cut.segments import FLAT, FLAT_SHAPE, opaque, segment
 from testbed.instrument.cut.stages import Stages
-from testbed.instrument.cut.tokens import Rows, needs, restricted
+from testbed.instrument.cut.tokens import AxisRows, needs, restricted
 from testbed.instrument.ports.feed import PortFeed
 from tests.instrument.conftest import CONFIGS
 
@@ -164,7 +164,7 @@ def test_what_is_needed_in_full_and_in_rows_is_refused_where_nobody_picks(first:
     flow = Flow.of(onnx.load_from_string(first.plain))
     places = flow.between(["embed"], ["block.0.attn.residual"])
     with pytest.raises(CannotCut, match="in full and in rows"):
-        restricted(flow, places, ["embed"], {"block.0.attn.residual": Rows(1)}, 2)
+        restricted(flow, places, ["embed"], {"block.0.attn.residual": AxisRows(1)}, 2)
 
 
 def test_elements_that_are_not_needed_change_nothing(exported: Any, flow: Flow, run: Run, values: Values) -> None:

@@ -15,7 +15,7 @@ from testbed.prune.physical import prune
 from testbed.sensitivity.circuits.ablation import Replacements, logits_of
 from testbed.sensitivity.circuits.acdc import acdc, backwards, divergence
 from testbed.sensitivity.circuits.analysis_set import AnalysisSet
-from testbed.sensitivity.circuits.components import Kept, components
+from testbed.sensitivity.circuits.components import KeptComponents, components
 
 
 def circuit_of(make_model: Callable[..., ViT], needed: set[str]) -> ViT:
@@ -51,7 +51,7 @@ def test_the_kept_set_is_the_smallest_that_keeps_the_output(
     full, replaced = logits_of(model, analysis), Replacements.of(model, analysis, ablation)
 
     def kl(gone: Any) -> float:
-        return divergence(full, logits_of(model, analysis, Kept.all_of(model.config).without(gone), replaced))
+        return divergence(full, logits_of(model, analysis, KeptComponents.all_of(model.config).without(gone), replaced))
 
     for size in range(len(parts), -1, -1):  # most removed first
         fitting = [set(gone) for gone in itertools.combinations(parts, size) if kl(gone) < tau]
@@ -94,7 +94,7 @@ def test_no_score_depends_on_the_order_of_the_images(
 def test_zero_ablation_is_what_pruning_does(make_model: Callable[..., ViT], analysis: AnalysisSet) -> None:
     model = make_model()
     gone = components(model.config, ["head", "chunk"], chunks=2)[:5]  # all of block 0, and a head of block 1
-    kept = Kept.all_of(model.config).without(gone)
+    kept = KeptComponents.all_of(model.config).without(gone)
     wanted = logits_of(model, analysis, kept, Replacements.of(model, analysis, "zero"))
     torch.testing.assert_close(logits_of(prune(model, kept), analysis), wanted, rtol=0, atol=1e-5)
 

@@ -7,7 +7,7 @@ import pytest
 
 from testbed.core.errors import UsageError
 from testbed.data import load
-from testbed.sensitivity.rank.scores import Settings, analysis_set
+from testbed.sensitivity.rank.scores import ScoreSettings, analysis_set
 
 
 @pytest.fixture(scope="module")
@@ -19,10 +19,10 @@ def by_class():
 
 
 def test_they_are_of_all_classes_and_follow_from_the_seed(by_class):
-    chosen = analysis_set(by_class, Settings(images=34, seed=1))
+    chosen = analysis_set(by_class, ScoreSettings(images=34, seed=1))
     counts = np.bincount(chosen.labels.numpy())
     assert (counts.sum(), counts.max() - counts.min()) == (34, 1)
-    assert chosen.ids == analysis_set(by_class, Settings(images=34, seed=1)).ids
-    assert chosen.ids != analysis_set(by_class, Settings(images=34, seed=2)).ids
+    assert chosen.ids == analysis_set(by_class, ScoreSettings(images=34, seed=1)).ids
+    assert chosen.ids != analysis_set(by_class, ScoreSettings(images=34, seed=2)).ids
     with pytest.raises(UsageError, match="9 images for 10 classes"):
-        analysis_set(by_class, Settings(images=9))
+        analysis_set(by_class, ScoreSettings(images=9))

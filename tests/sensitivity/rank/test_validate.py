@@ -13,9 +13,9 @@ from testbed.core.errors import UsageError
 from testbed.core.site import Site, SiteTable
 from testbed.models.config import ViTConfig, uniform
 from testbed.sensitivity.circuits.components import components
-from testbed.sensitivity.rank.measured import Rows, members, rates
+from testbed.sensitivity.rank.measured import MeasuredRows, members, rates
 from testbed.sensitivity.rank.protection import ideal, protection_curve, random_order
-from testbed.sensitivity.rank.validate import Truth, kendall, spearman, top_overlap, validate
+from testbed.sensitivity.rank.validate import MeasuredRates, kendall, spearman, top_overlap, validate
 
 BLOCKS = 8
 
@@ -25,14 +25,14 @@ def config(**changes: Any) -> ViTConfig:
     return uniform(**(base | {"head_width": 4} | changes))
 
 
-def campaign(true_rates: NDArray[np.float64], n: int = 400, images: int = 40, seed: int = 0) -> Rows:
+def campaign(true_rates: NDArray[np.float64], n: int = 400, images: int = 40, seed: int = 0) -> MeasuredRows:
     """Faults in one site per block, uniformly drawn, of images that are harder or easier alike."""
     rng = np.random.default_rng(seed)
     sites = tuple(Site(f"block.{b}.mlp.gelu", "activation", (5, 6)) for b in range(len(true_rates)))
     block = np.repeat(np.arange(len(true_rates)), n)
     image = rng.integers(images, size=len(block))
     ease = rng.normal(1, 0.1, images)[image]
-    return Rows(
+    return MeasuredRows(
         site=np.array([site.name for site in sites], object)[block],
         index=rng.integers(30, size=len(block)),
         weight=np.ones(len(block)),
@@ -46,8 +46,8 @@ def campaign(true_rates: NDArray[np.float64], n: int = 400, images: int = 40, se
 SPREAD = np.linspace(0.02, 0.3, BLOCKS)
 
 
-def truth_of(true_rates: NDArray[np.float64] = SPREAD, **more: Any) -> Truth:
-    return Truth(campaign(true_rates, **more), components(config(), ["block"]), config())
+def truth_of(true_rates: NDArray[np.float64] = SPREAD, **more: Any) -> MeasuredRates:
+    return MeasuredRates(campaign(true_rates, **more), components(config(), ["block"]), config())
 
 
 def scored(values: NDArray[np.float64]) -> dict[str, float]:
@@ -86,7 +86,7 @@ def test_permuted_scores_do_not_pass() -> None:
 def test_with_few_components_luck_cannot_be_ruled_out() -> None:
     """Three components in the right order: one permutation in six does as well."""
     small = config(depth=3)
-    truth = Truth(campaign(np.array([0.02, 0.2, 0.5])), components(small, ["block"]), small)
+    truth = MeasuredRates(campaign(np.array([0.02, 0.2, 0.5])), components(small, ["block"]), small)
     found = validate("oracle", {f"block.{n}": float(n) for n in range(3)}, truth)
     assert not found.passed
     assert found.control == pytest.approx(1 / 6, abs=0.05)
@@ -129,18 +129,18 @@ def test_what_does_not_fit_is_refused() -> None:
         validate("half", scored(SPREAD[:4]), truth_of())
     small = config(depth=2)
     with pytest.raises(UsageError, match="struck 2 of these 2 components; a ranking needs three"):
-        Truth(campaign(np.array([0.1, 0.2])), components(small, ["block"]), small)
+        MeasuredRates(campaign(np.array([0.1, 0.2])), components(small, ["block"]), small)
 
 
 # ---- which element belongs to which component
 
 
-def rows_at(site: Site) -> Rows:
+def rows_at(site: Site) -> MeasuredRows:
     """Every element of a site once."""
     n = site.elements
     table = SiteTable("model", "id", "gated_replace", (site,))
     none = np.zeros(n, np.int64)
-    return Rows(np.full(n, site.name, object), np.arange(n), np.ones(n), none, none, np.zeros(n, bool), table)
+    return MeasuredRows(np.full(n, site.name, object), np.arange(n), np.ones(n), none, none, np.zeros(n, bool), table)
 
 
 @pytest.mark.parametrize(

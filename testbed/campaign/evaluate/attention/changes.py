@@ -29,14 +29,14 @@ from testbed.campaign.evaluate.attention.bounds import (
 from testbed.campaign.evaluate.attention.golden import ImageGolden
 from testbed.campaign.evaluate.attention.graphs import AttentionSites
 from testbed.campaign.evaluate.attention.native import add_changes
-from testbed.campaign.evaluate.attention.rows import Integers, Struck
+from testbed.campaign.evaluate.attention.rows import FaultyElements, Integers
 
 _LARGEST = 1e18  # the squares of such numbers are finite
 _LARGEST_SCORE = 60.0  # e^60 times what float32 lets underflow is still nothing
 _AMPLIFIED = 64.0  # a row that looked at the struck key alone: what is left when that is taken away is mostly rounding
 
 
-class Verdict(NamedTuple):
+class SettledOutcomes(NamedTuple):
     """Of n incremental results, (n,) each; what is neither may have another outcome when evaluated exactly.
 
     settled: its outcome is the exact one. faint: as well, if any bit of the exact output differs from the golden.
@@ -71,7 +71,7 @@ class Changes:
             across = np.subtract(across, self.drawn_from[strike], out=into)
         return np.multiply(self.down[strike][:, None], across, out=into)
 
-    def verdict(self, image: Integers, golden: Floats, span: Reals, atol: Reals, rtol: float) -> Verdict:
+    def verdict(self, image: Integers, golden: Floats, span: Reals, atol: Reals, rtol: float) -> SettledOutcomes:
         """image, span, atol (n,): of each strike; span is its largest |golden|. Nothing that is not usable is settled.
 
         Outcomes: bit-identical to the golden, every element inside ``atol + rtol |golden|``, or not.
@@ -88,7 +88,7 @@ class Changes:
             inside[strike] = excess.max() + margin < atol[strike]
             outside[strike] = excess.max() - margin > atol[strike]
         differs = least > bound
-        return Verdict(outside | (inside & differs), inside & ~differs)
+        return SettledOutcomes(outside | (inside & differs), inside & ~differs)
 
     def outputs(self, strikes: Integers, image: Integers, golden: Floats) -> Floats:
         """(m, N, D) golden outputs with the changes; image (m,)."""
@@ -105,7 +105,7 @@ class Changes:
 class ValueChanges(Changes):
     def __init__(
         self,
-        struck: Struck,
+        struck: FaultyElements,
         columns: Floats,
         before: Floats,
         goldens: Mapping[int, ImageGolden],
@@ -128,7 +128,7 @@ class ValueChanges(Changes):
 class KeyChanges(Changes):
     def __init__(
         self,
-        struck: Struck,
+        struck: FaultyElements,
         columns: Floats,
         before: Floats,
         goldens: Mapping[int, ImageGolden],

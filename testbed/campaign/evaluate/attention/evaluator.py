@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 
 from testbed.campaign.evaluate.attention.bounds import Reals, output_scale
 from testbed.campaign.evaluate.attention.changes import CHANGES, Changes
-from testbed.campaign.evaluate.attention.golden import AttentionTarget, Goldens, ImageGolden
+from testbed.campaign.evaluate.attention.golden import AttentionGoldens, AttentionTarget, ImageGolden
 from testbed.campaign.evaluate.attention.graphs import KINDS, projection_weight, stages
-from testbed.campaign.evaluate.attention.rows import Integers, RowPath, Struck
-from testbed.campaign.evaluate.attention.stage_engines import Floats, Sizes, Stages
+from testbed.campaign.evaluate.attention.rows import FaultyElements, Integers, RowPath
+from testbed.campaign.evaluate.attention.stage_engines import Floats, Sizes, StageEngines
 from testbed.campaign.evaluate.attention.suffix import SuffixPath
 from testbed.campaign.evaluate.contract import Evaluated, Evaluator, NotDeterministic, Strikes
 from testbed.core.outcome import How
@@ -37,7 +37,7 @@ _PIECE_BYTES = 16 * 2**20  # outputs of a piece: more amortise what is done once
 
 @dataclass(frozen=True)
 class AttentionPaths:
-    """path: kind of site -> incremental, rows, suffix or whole; sizes: see `Stages`."""
+    """path: kind of site -> incremental, rows, suffix or whole; sizes: see `StageEngines`."""
 
     path: Mapping[str, str]
     sizes: Sizes
@@ -71,9 +71,9 @@ class AttentionEvaluator:
         """fallback: the whole twin. budget: bytes of golden tensors that may be kept. Raises EngineError."""
         self.target, self.fallback, self.paths = target, fallback, paths
         self.atol, self.rtol = atol, rtol
-        self.goldens = Goldens(target, fallback.golden, budget)
+        self.goldens = AttentionGoldens(target, fallback.golden, budget)
         models = stages(target.plain, target.sites) if {"rows", "incremental"} & set(paths.path.values()) else {}
-        self.rows = RowPath(target.sites, Stages(models, target.open, paths.sizes))
+        self.rows = RowPath(target.sites, StageEngines(models, target.open, paths.sizes))
         self.suffix = SuffixPath(target)
         self._weight = projection_weight(target.plain, target.sites)
         self._kinds = target.sites.kind_of_port(target.table)
@@ -137,7 +137,7 @@ class AttentionEvaluator:
     ) -> Iterator[Evaluated]:
         rows = rows[np.argsort(strikes.image[rows], kind="stable")]
         at = rows, point[rows]
-        struck = Struck(kind, strikes.image[rows], strikes.ports.index[at], strikes.ports.faulty[at])
+        struck = FaultyElements(kind, strikes.image[rows], strikes.ports.index[at], strikes.ports.faulty[at])
         self._check(struck, strikes.ports.golden[at], goldens)
         evaluate = {"incremental": self._incremental, "rows": self._exact, "suffix": self._from_site}
         for start in range(0, len(rows), self._piece):
@@ -145,7 +145,7 @@ class AttentionEvaluator:
             for found in evaluate[self.paths.path[kind]](struck.take(piece), goldens):
                 yield replace(found, rows=rows[piece[found.rows]])
 
-    def _check(self, struck: Struck, words: NDArray[np.uint32], goldens: Mapping[int, ImageGolden]) -> None:
+    def _check(self, struck: FaultyElements, words: NDArray[np.uint32], goldens: Mapping[int, ImageGolden]) -> None:
         """Raises NotDeterministic where the golden run does not hold the word that the fault was computed from."""
         held = np.array(
             [
@@ -162,17 +162,17 @@ class AttentionEvaluator:
             )
 
     def _exact(
-        self, struck: Struck, goldens: Mapping[int, ImageGolden], columns: Floats | None = None
+        self, struck: FaultyElements, goldens: Mapping[int, ImageGolden], columns: Floats | None = None
     ) -> Iterator[Evaluated]:
         outputs, unchanged = self.rows.outputs(struck, goldens, self.golden, columns)
         found = Evaluated.exact(np.arange(len(struck)), outputs, How.ROWS)
         found.how[unchanged] = How.UNCHANGED
         yield found
 
-    def _from_site(self, struck: Struck, goldens: Mapping[int, ImageGolden]) -> Iterator[Evaluated]:
+    def _from_site(self, struck: FaultyElements, goldens: Mapping[int, ImageGolden]) -> Iterator[Evaluated]:
         yield Evaluated.exact(np.arange(len(struck)), self.suffix.outputs(struck, goldens), How.SUFFIX)
 
-    def _incremental(self, struck: Struck, goldens: Mapping[int, ImageGolden]) -> Iterator[Evaluated]:
+    def _incremental(self, struck: FaultyElements, goldens: Mapping[int, ImageGolden]) -> Iterator[Evaluated]:
         assert self._weight is not None
         columns, before = self.rows.columns(struck, goldens), self.rows.golden_columns(struck, goldens)
         changes = CHANGES[struck.kind](struck, columns, before, goldens, self._weight, self.target.sites)
@@ -194,7 +194,7 @@ class AttentionEvaluator:
 
     def _telling_rows(
         self,
-        struck: Struck,
+        struck: FaultyElements,
         goldens: Mapping[int, ImageGolden],
         columns: Floats,
         changes: Changes,

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from testbed.campaign.evaluate.attention.changes import CHANGES
 from testbed.campaign.evaluate.attention.evaluator import AttentionEvaluator, AttentionPaths
-from testbed.campaign.evaluate.attention.golden import AttentionTarget, Goldens, ImageGolden
+from testbed.campaign.evaluate.attention.golden import AttentionGoldens, AttentionTarget, ImageGolden
 from testbed.campaign.evaluate.attention.graphs import KINDS, projection_weight, stages
-from testbed.campaign.evaluate.attention.rows import USES, Struck
+from testbed.campaign.evaluate.attention.rows import USES, FaultyElements
 from testbed.campaign.evaluate.attention.stage_engines import Floats, Sizes, proven
 from testbed.campaign.evaluate.contract import Evaluator, NotDeterministic, Strikes
 from testbed.campaign.evaluate.suffix.sample import loud_words
@@ -33,7 +33,7 @@ def prove(target: AttentionTarget, fallback: Evaluator, images: int, seed: int, 
     """
     rng = np.random.default_rng([seed, images])
     rows = sorted(rng.choice(images, size=min(images, _IMAGES, target.batch), replace=False).tolist())
-    source = Goldens(target, fallback.golden, budget=2**62)
+    source = AttentionGoldens(target, fallback.golden, budget=2**62)
     try:
         goldens = source.load(rows)
     except (EngineError, NotDeterministic) as error:
@@ -121,7 +121,7 @@ def _share_of_bound(
     never = np.zeros(len(fallback.golden))
     evaluator = AttentionEvaluator(target, fallback, AttentionPaths({kind: "rows"}, sizes), never, 0.0)
     try:
-        struck = Struck(kind, strikes.image, strikes.ports.index[:, 0], strikes.ports.faulty[:, 0])
+        struck = FaultyElements(kind, strikes.image, strikes.ports.index[:, 0], strikes.ports.faulty[:, 0])
         columns, before = evaluator.rows.columns(struck, goldens), evaluator.rows.golden_columns(struck, goldens)
     finally:
         evaluator.close()

@@ -61,7 +61,7 @@ class ImageGolden:
         return note
 
 
-class Goldens:
+class AttentionGoldens:
     """Runs the whole twin, with its tensors as extra outputs, for images that are asked for and not kept.
 
     Keeps those last asked for, up to ``budget`` bytes. Every run is compared with the golden output, bit for bit.

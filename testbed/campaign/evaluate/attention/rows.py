@@ -3,7 +3,7 @@
 A fault in q, the scores or the maps (softmax) changes one token's row from there on; one in v a column of one head's
 part of the context, one in k a column of one head's scores, and then every row in which that element came out
 different. Rows are compared with the golden ones, bit for bit, where they enter the context: those that are equal again
-end there, the others are projected together, whatever their images. All numbers are the engine's own (see `Stages`).
+end there, the others are projected together, whatever their images. All numbers are the engine's own (see `StageEngines`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from testbed.campaign.evaluate.attention.golden import ImageGolden
 from testbed.campaign.evaluate.attention.graphs import AttentionSites
-from testbed.campaign.evaluate.attention.stage_engines import Floats, Stages
+from testbed.campaign.evaluate.attention.stage_engines import Floats, StageEngines
 from testbed.semantics import as_words
 
 Integers = NDArray[np.int64]
@@ -35,7 +35,7 @@ _COLUMNS = ("k", "v")
 
 
 @dataclass(frozen=True)
-class Struck:
+class FaultyElements:
     """Single elements of one kind of site. image, index (n,): flat, canonical; words (n,): what the element holds now."""
 
     kind: str
@@ -46,8 +46,8 @@ class Struck:
     def __len__(self) -> int:
         return len(self.image)
 
-    def take(self, rows: Integers) -> Struck:
-        return Struck(self.kind, self.image[rows], self.index[rows], self.words[rows])
+    def take(self, rows: Integers) -> FaultyElements:
+        return FaultyElements(self.kind, self.image[rows], self.index[rows], self.words[rows])
 
 
 @dataclass(frozen=True)
@@ -71,11 +71,11 @@ class _Group:
 
 
 class RowPath:
-    def __init__(self, sites: AttentionSites, stages: Stages) -> None:
+    def __init__(self, sites: AttentionSites, stages: StageEngines) -> None:
         self.sites, self.stages = sites, stages
 
     def outputs(
-        self, struck: Struck, goldens: Mapping[int, ImageGolden], golden: Floats, columns: Floats | None = None
+        self, struck: FaultyElements, goldens: Mapping[int, ImageGolden], golden: Floats, columns: Floats | None = None
     ) -> tuple[Floats, NDArray[np.bool_]]:
         """Exact outputs (n, N, D), and where nothing was projected since every row of the context was golden (n,).
 
@@ -92,7 +92,7 @@ class RowPath:
         return outputs, unchanged
 
     def rows(
-        self, struck: Struck, goldens: Mapping[int, ImageGolden], columns: Floats, tokens: NDArray[np.bool_]
+        self, struck: FaultyElements, goldens: Mapping[int, ImageGolden], columns: Floats, tokens: NDArray[np.bool_]
     ) -> tuple[Integers, Integers, Floats]:
         """Exact rows of the outputs of strikes on k or v: (strike, token, rows (m, D)) of those of ``tokens`` (n, N) that
         are not golden where they enter the projection. columns: what `columns` gave."""
@@ -105,7 +105,7 @@ class RowPath:
             return np.empty((0, self.sites.site["proj"].shape[1]), np.float32)
         return self.stages.project(rows.values)
 
-    def columns(self, struck: Struck, goldens: Mapping[int, ImageGolden]) -> Floats:
+    def columns(self, struck: FaultyElements, goldens: Mapping[int, ImageGolden]) -> Floats:
         """(n, N): of k, the struck key's column of the scores; of v, the struck column of its head's context."""
         found = np.empty((len(struck), self.sites.tokens), np.float32)
         for group in self._groups(struck, goldens):
@@ -119,7 +119,7 @@ class RowPath:
                 found[group.members] = self.stages.head_columns(golden["softmax"][head], values).T
         return found
 
-    def golden_columns(self, struck: Struck, goldens: Mapping[int, ImageGolden]) -> Floats:
+    def golden_columns(self, struck: FaultyElements, goldens: Mapping[int, ImageGolden]) -> Floats:
         """(n, N): what `columns` are without the fault."""
         found = np.empty((len(struck), self.sites.tokens), np.float32)
         for group in self._groups(struck, goldens):
@@ -131,7 +131,7 @@ class RowPath:
 
     def _context_rows(
         self,
-        struck: Struck,
+        struck: FaultyElements,
         goldens: Mapping[int, ImageGolden],
         columns: Floats | None,
         tokens: NDArray[np.bool_] | None = None,
@@ -147,12 +147,12 @@ class RowPath:
             changed &= tokens
         return _joined([self._of_columns(struck, group, columns, changed) for group in self._groups(struck, goldens)])
 
-    def _of_context(self, struck: Struck, goldens: Mapping[int, ImageGolden]) -> ContextRows:
+    def _of_context(self, struck: FaultyElements, goldens: Mapping[int, ImageGolden]) -> ContextRows:
         token, column = np.divmod(struck.index, self.sites.site["context"].shape[1])
         before = np.stack([goldens[image]["context"][t] for image, t in zip(struck.image.tolist(), token, strict=True)])
         return _changed(np.arange(len(struck)), token, before, _with(before.copy(), column, struck.words))
 
-    def _of_rows(self, struck: Struck, group: _Group) -> ContextRows:
+    def _of_rows(self, struck: FaultyElements, group: _Group) -> ContextRows:
         golden, head, words = group.golden, group.head, struck.words[group.members]
         rows = _with(golden[struck.kind][head][group.row], group.column, words)
         if struck.kind == "q":
@@ -161,7 +161,9 @@ class RowPath:
             rows = self.stages.softmax_rows(rows)
         return self._of_maps(group, group.members, group.row, rows)
 
-    def _of_columns(self, struck: Struck, group: _Group, columns: Floats, changed: NDArray[np.bool_]) -> ContextRows:
+    def _of_columns(
+        self, struck: FaultyElements, group: _Group, columns: Floats, changed: NDArray[np.bool_]
+    ) -> ContextRows:
         """columns, changed: (n, N) of all strikes."""
         member, token = np.nonzero(changed[group.members])
         strike = group.members[member]
@@ -181,7 +183,7 @@ class RowPath:
             after[:, part] = self.stages.head_rows(maps, group.golden["v"][group.head])
         return _changed(strike, token, before, after)
 
-    def _groups(self, struck: Struck, goldens: Mapping[int, ImageGolden]) -> Iterator[_Group]:
+    def _groups(self, struck: FaultyElements, goldens: Mapping[int, ImageGolden]) -> Iterator[_Group]:
         head, row, column = np.unravel_index(struck.index, self.sites.site[struck.kind].shape)
         key = struck.image * self.sites.heads + head
         order = np.argsort(key, kind="stable")

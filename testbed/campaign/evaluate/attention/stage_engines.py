@@ -47,7 +47,7 @@ class _Stage(NamedTuple):
     output: str
 
 
-class Stages(AbstractContextManager):
+class StageEngines(AbstractContextManager):
     """Raises EngineError where the engine refuses a stage. ``sizes``: empty for a use that is not to be relied on."""
 
     def __init__(self, models: Mapping[str, bytes], open_engine: Open, sizes: Sizes) -> None:
@@ -113,7 +113,7 @@ def proven(models: Mapping[str, bytes], open_engine: Open, goldens: Sequence[Ima
     sizes: dict[str, list[int]] = {use: [] for use in USES}
     for name, model in models.items():
         try:
-            stages = Stages({name: model}, open_engine, {})
+            stages = StageEngines({name: model}, open_engine, {})
         except EngineError:
             continue
         with stages:
@@ -124,7 +124,7 @@ def proven(models: Mapping[str, bytes], open_engine: Open, goldens: Sequence[Ima
     return sizes
 
 
-def _reproduces(use: Use, size: int, stages: Stages, goldens: Sequence[ImageGolden], seed: int) -> bool:
+def _reproduces(use: Use, size: int, stages: StageEngines, goldens: Sequence[ImageGolden], seed: int) -> bool:
     rng = np.random.default_rng([seed, size])
     stages.sizes[use] = [size]
     try:
@@ -138,7 +138,7 @@ def _reproduces(use: Use, size: int, stages: Stages, goldens: Sequence[ImageGold
 
 
 def _checks(
-    use: Use, size: int, stages: Stages, golden: ImageGolden, rng: np.random.Generator
+    use: Use, size: int, stages: StageEngines, golden: ImageGolden, rng: np.random.Generator
 ) -> Iterator[tuple[Floats, Floats]]:
     """(found, golden) of as many random rows or columns as ``size``, once per head."""
     heads, tokens, width = golden["q"].shape

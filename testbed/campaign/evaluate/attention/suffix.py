@@ -12,7 +12,7 @@ import onnx
 
 from testbed.campaign.evaluate.attention.golden import AttentionTarget, ImageGolden
 from testbed.campaign.evaluate.attention.graphs import suffix
-from testbed.campaign.evaluate.attention.rows import Struck
+from testbed.campaign.evaluate.attention.rows import FaultyElements
 from testbed.campaign.evaluate.attention.stage_engines import Floats
 from testbed.engines.runner import Runner
 from testbed.semantics import as_words
@@ -25,7 +25,7 @@ class SuffixPath:
         self._kind_of = {site.tensor: kind for kind, site in target.sites.site.items()}
         self._input_name = target.input_name
 
-    def outputs(self, struck: Struck, goldens: Mapping[int, ImageGolden]) -> Floats:
+    def outputs(self, struck: FaultyElements, goldens: Mapping[int, ImageGolden]) -> Floats:
         """(n, N, D). Raises EngineError."""
         runner, inputs = self._opened(struck.kind)
         batch, output = self.target.batch, self.target.sites.site["proj"].tensor

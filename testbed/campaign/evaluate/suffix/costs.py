@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from testbed.campaign.evaluate.suffix.routes import Routes, Way
 from testbed.campaign.evaluate.suffix.segments import Pieces
-from testbed.instrument.cut.stages import Part, Stages
+from testbed.instrument.cut.stages import StagePart, Stages
 from testbed.instrument.cut.work import macs
 
 
@@ -59,7 +59,7 @@ class Costs:
                 return self._macs_of_part(rowed.front) + self._suffix(number, True)
         return self._suffix(number, False)
 
-    def _macs_of_part(self, part: Part | None) -> float:
+    def _macs_of_part(self, part: StagePart | None) -> float:
         if part is None:
             return 0.0
         places = self._flow.between([*part.inputs], [*part.outputs])

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.campaign.evaluate.suffix.golden import Goldens
+from testbed.campaign.evaluate.suffix.golden import SuffixGoldens
 from testbed.core.outcome import How
 from testbed.instrument.ports.feed import Words
 from testbed.semantics import as_words
@@ -33,7 +33,7 @@ class ChangedWords:
 
 
 @dataclass(frozen=True)
-class Entry:
+class SuffixEntry:
     """m strikes that enter one suffix. strike, image, slot, token: (m,); token: of ``rows``. whole: (m, ...) each."""
 
     strike: NDArray[np.int64]
@@ -47,7 +47,7 @@ class Entry:
     def __len__(self) -> int:
         return len(self.strike)
 
-    def put(self, name: str, into: NDArray, part: slice, golden: Goldens) -> None:
+    def put(self, name: str, into: NDArray, part: slice, golden: SuffixGoldens) -> None:
         """Writes these strikes' values of a tensor: the golden ones, and what they have changed."""
         if name in self.whole:
             into[:] = self.whole[name][part]
@@ -86,11 +86,11 @@ class Batch(NamedTuple):
     feeds: dict[str, NDArray]
 
 
-def batches(entries: Sequence[Entry], names: Sequence[str], golden: Goldens, size: int) -> Iterator[Batch]:
+def batches(entries: Sequence[SuffixEntry], names: Sequence[str], golden: SuffixGoldens, size: int) -> Iterator[Batch]:
     """The entries' strikes in full batches; the last one is filled up with golden rows. Feeds are written anew each
     time."""
     feeds = {name: np.empty((size, *golden[name].shape[1:]), golden[name].dtype) for name in names}
-    waiting: list[tuple[Entry, slice]] = []
+    waiting: list[tuple[SuffixEntry, slice]] = []
     count = 0
     for entry in entries:
         start = 0
@@ -105,7 +105,7 @@ def batches(entries: Sequence[Entry], names: Sequence[str], golden: Goldens, siz
         yield _filled(waiting, feeds, golden)
 
 
-def _filled(waiting: Sequence[tuple[Entry, slice]], feeds: dict[str, NDArray], golden: Goldens) -> Batch:
+def _filled(waiting: Sequence[tuple[SuffixEntry, slice]], feeds: dict[str, NDArray], golden: SuffixGoldens) -> Batch:
     for name, buffer in feeds.items():
         at = 0
         for entry, part in waiting:

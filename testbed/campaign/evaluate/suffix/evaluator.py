@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from testbed.campaign.evaluate.contract import Evaluated, Evaluator, Strikes, check_live, same_words
 from testbed.campaign.evaluate.suffix.costs import Costs
-from testbed.campaign.evaluate.suffix.entries import Entry, read_words, write_words
-from testbed.campaign.evaluate.suffix.golden import Goldens
-from testbed.campaign.evaluate.suffix.replay import Replay, Run, chunks, replayed
+from testbed.campaign.evaluate.suffix.entries import SuffixEntry, read_words, write_words
+from testbed.campaign.evaluate.suffix.golden import SuffixGoldens
+from testbed.campaign.evaluate.suffix.replay import Replay, ReplayContext, chunks, replayed
 from testbed.campaign.evaluate.suffix.routes import Routes, Way
 from testbed.campaign.evaluate.suffix.segments import Open, Pieces
 from testbed.campaign.evaluate.suffix.shortcuts import SuffixPlan
@@ -55,7 +55,7 @@ class SuffixEvaluator:
         self._work, self._evaluated = 0.0, 0
         names = self._kept()
         size = sum(int(np.prod(stages.flow.per_image(n))) for n in names) * 4
-        self._goldens = Goldens(
+        self._goldens = SuffixGoldens(
             lambda: self.pieces.tapped(names), names, stages.flow.output, size, inputs, images, batch, golden_bytes
         )
 
@@ -64,8 +64,8 @@ class SuffixEvaluator:
         return self.whole.golden
 
     @cached_property
-    def _replay(self) -> Replay:
-        return Replay(self.stages, self.pieces, self.routes, self._goldens, self.golden, self._inputs)
+    def _replay(self) -> ReplayContext:
+        return ReplayContext(self.stages, self.pieces, self.routes, self._goldens, self.golden, self._inputs)
 
     @property
     def engine_seconds(self) -> float:
@@ -81,7 +81,7 @@ class SuffixEvaluator:
             same[group] &= same_words(self._goldens.outputs(group), self.golden[group])
             for stage, inside in entries:
                 mine = group if stage == 1 else group[group < self._batch]
-                entry = Entry(mine, self._goldens.slots(mine), How.SUFFIX)
+                entry = SuffixEntry(mine, self._goldens.slots(mine), How.SUFFIX)
                 for found in replayed(self._replay, stage, inside, [entry]):
                     same[found.rows] &= same_words(found.outputs, self.golden[found.rows])
         return same
@@ -115,7 +115,7 @@ class SuffixEvaluator:
         for group in self._goldens.groups(strikes.image[left]):
             for rows in chunks(left[group], _STRIKES_AT_ONCE):
                 slot = self._goldens.slots(strikes.image[rows])
-                run = Run(self._replay, strikes.take(rows), ways[rows], ports[rows], tokens[rows], slot)
+                run = Replay(self._replay, strikes.take(rows), ways[rows], ports[rows], tokens[rows], slot)
                 for found in run.evaluate():
                     yield Evaluated(rows[found.rows], found.outputs, found.how, found.bound)
 

@@ -11,7 +11,7 @@ from testbed.campaign.evaluate.suffix.segments import Piece
 from testbed.campaign.folder.images import Inputs
 
 
-class Goldens:
+class SuffixGoldens:
     """Tensors of ``names`` for the images that were asked for last. ``capacity``: images that fit into the budget."""
 
     def __init__(

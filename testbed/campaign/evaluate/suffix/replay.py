@@ -11,8 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.campaign.evaluate.contract import Evaluated, Strikes, check_live, same_words
-from testbed.campaign.evaluate.suffix.entries import ChangedRows, ChangedWords, Entry, batches, read_words, write_words
-from testbed.campaign.evaluate.suffix.golden import Goldens
+from testbed.campaign.evaluate.suffix.entries import (
+    ChangedRows,
+    ChangedWords,
+    SuffixEntry,
+    batches,
+    read_words,
+    write_words,
+)
+from testbed.campaign.evaluate.suffix.golden import SuffixGoldens
 from testbed.campaign.evaluate.suffix.routes import Routes, Way
 from testbed.campaign.evaluate.suffix.rows import RowRunner, golden_rows
 from testbed.campaign.evaluate.suffix.segments import Pieces
@@ -22,24 +29,24 @@ from testbed.instrument.cut.stages import TOKENS, Stage, Stages
 from testbed.instrument.cut.tokens import ROWS
 from testbed.instrument.ports.feed import NO_SITE, PortFeed
 
-Entries = dict[tuple[int, bool], list[Entry]]
+Entries = dict[tuple[int, bool], list[SuffixEntry]]
 """(stage, whether its attention is resumed inside) -> strikes that enter there."""
 _PARTS = {Way.FRONT: "front", Way.MIDDLE: "middle", Way.TAIL: "tail"}
 
 
 @dataclass(frozen=True)
-class Replay:
+class ReplayContext:
     """What strikes are followed with. golden: (images, ...) outputs."""
 
     stages: Stages
     pieces: Pieces
     routes: Routes
-    goldens: Goldens
+    goldens: SuffixGoldens
     golden: NDArray[np.float32]
     inputs: Inputs
 
 
-def replayed(replay: Replay, stage: int, inside: bool, entries: Sequence[Entry]) -> Iterator[Evaluated]:
+def replayed(replay: ReplayContext, stage: int, inside: bool, entries: Sequence[SuffixEntry]) -> Iterator[Evaluated]:
     """Outputs of strikes that enter a suffix, in batches; ``rows`` are the entries' own numbers."""
     first, *others = replay.pieces.suffix(stage, inside)
     for batch in batches(entries, first.inputs, replay.goldens, replay.pieces.batch):
@@ -50,12 +57,12 @@ def replayed(replay: Replay, stage: int, inside: bool, entries: Sequence[Entry])
         yield Evaluated(batch.strike, outputs, batch.how, np.zeros(len(outputs), np.float32))
 
 
-class Run:
+class Replay:
     """Some strikes whose images' golden values are at hand. slot, ways, ports, tokens: (n,)."""
 
     def __init__(
         self,
-        replay: Replay,
+        replay: ReplayContext,
         strikes: Strikes,
         ways: NDArray[np.int8],
         ports: NDArray[np.int64],
@@ -151,7 +158,9 @@ class Run:
             if not differs.all():
                 self._unchanged.append(some[~differs])
             if differs.any():
-                entry = Entry(some[differs], self._slot[some[differs]], How.SUFFIX, whole={stage.end: ends[differs]})
+                entry = SuffixEntry(
+                    some[differs], self._slot[some[differs]], How.SUFFIX, whole={stage.end: ends[differs]}
+                )
                 yield from replayed(self._replay, stage.number + 1, False, [entry])
 
     # ---- one changed row goes on
@@ -211,7 +220,7 @@ class Run:
         words: ChangedWords | None = None,
         how: How = How.SUFFIX,
     ) -> None:
-        entry = Entry(rows, self._slot[rows], how, token, changed or {}, words)
+        entry = SuffixEntry(rows, self._slot[rows], how, token, changed or {}, words)
         self._entries[number, inside].append(entry)
 
     # ---- struck values

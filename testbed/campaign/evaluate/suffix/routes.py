@@ -33,9 +33,6 @@ class Way(IntEnum):
     TAIL = 8
 
 
-BY_ROWS = (Way.FRONT, Way.MIDDLE, Way.TAIL)
-
-
 @dataclass(frozen=True)
 class Route:
     """Of strikes at one site. ``one``: of those at one token; ``any``: of others. axis: of the tokens, per image.

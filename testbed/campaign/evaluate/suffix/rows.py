@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.campaign.evaluate.contract import NotDeterministic, check_live, same_words
-from testbed.campaign.evaluate.suffix.golden import Goldens
+from testbed.campaign.evaluate.suffix.golden import SuffixGoldens
 from testbed.campaign.evaluate.suffix.segments import PortedPiece
-from testbed.instrument.cut.stages import Part
+from testbed.instrument.cut.stages import StagePart
 from testbed.instrument.cut.tokens import ROWS
 from testbed.instrument.ports.feed import PortFeed
 
@@ -18,7 +18,7 @@ from testbed.instrument.ports.feed import PortFeed
 class RowRunner:
     """One part of one stage. ``size``: strikes at a time."""
 
-    def __init__(self, piece: PortedPiece, part: Part, golden: Goldens, size: int) -> None:
+    def __init__(self, piece: PortedPiece, part: StagePart, golden: SuffixGoldens, size: int) -> None:
         self._piece, self._part, self._golden, self._size = piece, part, golden, size
 
     def __call__(
@@ -82,6 +82,8 @@ class RowRunner:
         return np.ascontiguousarray(rows[:, 0])
 
 
-def golden_rows(golden: Goldens, name: str, axis: int, slot: NDArray[np.int64], token: NDArray[np.int64]) -> NDArray:
+def golden_rows(
+    golden: SuffixGoldens, name: str, axis: int, slot: NDArray[np.int64], token: NDArray[np.int64]
+) -> NDArray:
     """(m, ...) without the axis."""
     return np.ascontiguousarray(np.moveaxis(golden[name], axis, 1)[slot, token])

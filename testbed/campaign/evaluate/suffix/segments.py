@@ -18,7 +18,7 @@ from testbed.core.site import Site, SiteTable
 from testbed.engines.runner import Runner
 from testbed.instrument.cut.flow import CannotCut
 from testbed.instrument.cut.segments import FLAT, FLAT_SHAPE, opaque, segment
-from testbed.instrument.cut.stages import Part, Stages
+from testbed.instrument.cut.stages import StagePart, Stages
 from testbed.instrument.cut.tokens import ROWS, Need, Restricted, restricted
 from testbed.instrument.ports.feed import NO_SITE, PortFeed, Words, live_words
 from testbed.instrument.ports.insertion import instrument
@@ -123,14 +123,14 @@ class Pieces:
 
         def build() -> PortedPiece:
             found = self.stages.stages[stage]
-            part: Part = getattr(found.rowed, name)
+            part: StagePart = getattr(found.rowed, name)
             few = self.part_model(part)
             sites = [site for site in found.sites if site.tensor in part.axes and site.tensor in few.shapes]
             return self._ported(few.proto, list(part.inputs), sites, few.shapes, self.row_batch)
 
         return self._kept(("part", stage, name), build)
 
-    def part_model(self, part: Part) -> Restricted:
+    def part_model(self, part: StagePart) -> Restricted:
         flow = self.stages.flow
         wanted: dict[str, Need] = dict(part.outputs)
         return restricted(flow, flow.between([*part.inputs], [*part.outputs]), [*part.inputs], wanted, ROWS)

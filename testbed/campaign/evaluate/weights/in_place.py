@@ -95,7 +95,7 @@ def weight_gate(
     sample of the others, a fault in place must give the very outputs of an engine built from the faulty file.
     ``advance`` is told of tensors that are done. Raises EngineError where the output is not restored.
     """
-    file = _File(plain, rebuild)
+    file = _PlainFile(plain, rebuild)
     comparable = _same(file.outputs(bench), bench.golden)
     inputs = bench.runner.info.options.get("weights") == "inputs"
     at_risk = set() if inputs else file.at_risk()
@@ -162,7 +162,7 @@ def _tries(places: NDArray[np.int64], loud: Sequence[Masks], other: Sequence[Mas
     yield from ((int(places[number % len(places)]), masks) for number, masks in enumerate(other))
 
 
-def _judged(bench: Bench, file: _File, site: Site, silent: bool, seed: int) -> str | None:
+def _judged(bench: Bench, file: _PlainFile, site: Site, silent: bool, seed: int) -> str | None:
     """Why the tensor may not be struck in place; None where it may."""
     rng = np.random.default_rng([seed, site.elements, len(site.name), 1])
     faults = [_visible(site)]
@@ -198,7 +198,7 @@ def _same(one: NDArray, other: NDArray) -> bool:
     return bool(((as_words(one) == as_words(other)) | (np.isnan(one) & np.isnan(other))).all())
 
 
-class _File:
+class _PlainFile:
     """The plain file, to be changed in one word and built again."""
 
     def __init__(self, plain: bytes, rebuild: Rebuild) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from testbed.campaign.plan.unit import Unit
 from testbed.campaign.work.contract import Limits, Opener
-from testbed.campaign.work.slot import CannotOpen, Left, OtherGolden, Seat, Tally, place
+from testbed.campaign.work.slot import CannotOpen, Left, OtherGolden, Seat, SlotTally, place
 from testbed.core.folder.files import sha256_file
 from testbed.core.folder.provenance import installed_version
 from testbed.core.folder.runfolder import MANIFEST
@@ -46,7 +46,7 @@ class Answer:
     rows: bytes | None = None
     left: str | None = None
     refused: str | None = None
-    tally: Tally = field(default_factory=Tally)
+    tally: SlotTally = field(default_factory=SlotTally)
 
 
 @dataclass

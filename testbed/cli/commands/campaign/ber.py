@@ -10,7 +10,7 @@ import click
 
 from testbed.cli.common import emit, example, json_option, run_option
 from testbed.cli.options.numbers import LARGEST_SEED, Whole
-from testbed.cli.options.types import Grid
+from testbed.cli.options.types import GridOption
 from testbed.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ RATES = "1e-9,1e-8,1e-7,1e-6,1e-5,1e-4"
     ),
 )
 @click.argument("subject", metavar="SPEC|DIR", type=click.Path(path_type=Path))
-@click.option("--rates", type=Grid(), default=RATES, show_default=True, help="Probabilities of each bit to flip.")
+@click.option("--rates", type=GridOption(), default=RATES, show_default=True, help="Probabilities of each bit to flip.")
 @click.option("--repeats", type=Whole(2, 100_000), default=10, show_default=True, help="Sets of flips per rate.")
 @click.option(
     "--site", "sites", multiple=True, metavar="PATTERN", help='Only these weights; "!PATTERN" leaves some out.'

@@ -10,7 +10,7 @@ import click
 from testbed.cli.common import Command, emit, example, json_option
 from testbed.cli.groups import DefaultGroup
 from testbed.cli.options.numbers import LARGEST_BATCH, Number, Threads, Whole
-from testbed.cli.options.types import ImageRange, Images
+from testbed.cli.options.types import ImageRange, ImagesOption
 from testbed.core.errors import GateFailed, UsageError
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def golden() -> None:
 @folder_argument
 @click.option(
     "--images",
-    type=Images(),
+    type=ImagesOption(),
     metavar="N|A:B",
     help="Only N test images, a random choice with all classes in proportion, or images A to B - 1; by default all.",
 )

@@ -9,7 +9,7 @@ import click
 from testbed.cli.commands.golden.record import folder_argument
 from testbed.cli.common import emit, example, json_option
 from testbed.cli.options.numbers import LARGEST_SEED, Whole
-from testbed.cli.options.types import Counts, ImageRange
+from testbed.cli.options.types import CountsOption, ImageRange
 
 
 @click.command(
@@ -22,7 +22,7 @@ from testbed.cli.options.types import Counts, ImageRange
 @folder_argument
 @click.option(
     "--per-tier",
-    type=Counts(),
+    type=CountsOption(),
     metavar="N,...",
     help="N images of each tier of `testbed tiers`: the first ones in data set order, as published.",
 )

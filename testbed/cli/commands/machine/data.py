@@ -14,7 +14,7 @@ from testbed.cli.options.data import classes_option, preprocess_option
 if TYPE_CHECKING:
     from testbed.cli.tables.fitting import FittedTable
     from testbed.data import Dataset
-    from testbed.data.registry import Entry
+    from testbed.data.registry import DatasetEntry
 
 
 _MOST_DECODED = 200
@@ -101,7 +101,7 @@ def check(
     emit(report, as_json, lambda: _text(report, dataset.preprocess.told(dataset.image)))
 
 
-def _where(entry: Entry, root: Path) -> str | None:
+def _where(entry: DatasetEntry, root: Path) -> str | None:
     """The folder of the data set's first file; None where it needs none, or takes a path."""
     needed = [] if entry.takes_path else entry.needs(root)
     return str(needed[0].parent) if needed else None

@@ -9,13 +9,13 @@ import click
 
 from testbed.cli.common import emit, example, json_option, say
 from testbed.cli.options.numbers import LARGEST_BATCH, Number, Threads, Whole
-from testbed.cli.options.types import Counts
+from testbed.cli.options.types import CountsOption
 from testbed.core.errors import GateFailed
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from testbed.bench.latency import Row
+    from testbed.bench.latency import LatencyRow
 
 
 @click.command(
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     help="Number format of the timed engines.",
 )
 @click.option(
-    "--batch", "batches", type=Counts(LARGEST_BATCH), default="1,8,32", show_default=True, help="Images per run."
+    "--batch", "batches", type=CountsOption(LARGEST_BATCH), default="1,8,32", show_default=True, help="Images per run."
 )
 @click.option("--threads", type=Threads(), default=1, show_default=True, help="Of the engine.")
 @click.option(
@@ -104,7 +104,7 @@ def bench(
         )
 
 
-def _text(rows: list[Row]) -> RenderableType:
+def _text(rows: list[LatencyRow]) -> RenderableType:
     from testbed.cli.tables.fitting import FittedTable
     from testbed.cli.tables.prose import stacked
 

@@ -9,8 +9,8 @@ import click
 
 from testbed.cli.common import emit, example, json_option, say
 from testbed.cli.options.numbers import Whole
-from testbed.cli.options.scores import Settings, score_options
-from testbed.cli.options.types import Grid
+from testbed.cli.options.scores import ScoreOptions, score_options
+from testbed.cli.options.types import GridOption
 
 if TYPE_CHECKING:
     from testbed.cli.tables.fitting import FittedTable
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     "--method", type=click.Choice(["acdc", "eap", "eap-ig"]), required=True, help="How components are chosen."
 )
 @click.option(
-    "--tau", type=Grid(), help="acdc: by how much the divergence may rise per component, in nats; a,b,c: a sweep."
+    "--tau", type=GridOption(), help="acdc: by how much the divergence may rise per component, in nats; a,b,c: a sweep."
 )
-@click.option("--keep", type=Grid(), help="eap: share of the components that stays; a,b,c: a sweep.")
+@click.option("--keep", type=GridOption(), help="eap: share of the components that stays; a,b,c: a sweep.")
 @click.option(
     "--to",
     type=click.Path(file_okay=False, path_type=Path),
@@ -60,7 +60,7 @@ def prune(
     kinds: str,
     finetune: int | None,
     finetune_recipe: str,
-    settings: Settings,
+    settings: ScoreOptions,
     as_json: bool,
 ) -> None:
     """Cut heads and MLP neurons out of the model in DIR, and write what is left as a model like any other.
@@ -68,7 +68,7 @@ def prune(
     Weights and biases are cut, blocks may become unequal or empty; the result equals the original with those parts masked
     to 1e-5. It exports, compiles, gets goldens, tiers and campaigns. Scores are measured on validation images.
     """
-    from testbed.prune.run import Order, prune_runs
+    from testbed.prune.run import PruneRequest, prune_runs
     from testbed.train import recipe
 
     amounts = tau if method == "acdc" else keep
@@ -76,7 +76,7 @@ def prune(
         raise click.UsageError(f"--method {method} takes {'--tau' if method == 'acdc' else '--keep'}, and only that")
     training = recipe(finetune_recipe, epochs=finetune) if finetune else None
     chosen = tuple(kinds.split(","))
-    orders = [Order(method, amount, chosen, settings.made(), training) for amount in amounts]
+    orders = [PruneRequest(method, amount, chosen, settings.made(), training) for amount in amounts]
     places = [to] if len(orders) == 1 else [to / order.name for order in orders]
     found = prune_runs(folder, list(zip(orders, places, strict=True)), say)
     emit(found[0] if len(found) == 1 else {"runs": found}, as_json, lambda: _table(found))

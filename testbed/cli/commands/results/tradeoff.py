@@ -9,7 +9,7 @@ import click
 
 from testbed.cli.common import emit, example, json_option, json_value, say
 from testbed.cli.options.numbers import LARGEST_BATCH, Number, Threads, Whole
-from testbed.cli.options.types import Counts
+from testbed.cli.options.types import CountsOption
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 @click.option(
     "--batch",
     "batches",
-    type=Counts(LARGEST_BATCH),
+    type=CountsOption(LARGEST_BATCH),
     default="1,32",
     show_default=True,
     help="The first is what counts.",

@@ -15,10 +15,10 @@ from testbed.analysis.outputs.outcome import GoldenSide, classify
 from testbed.campaign.evaluate.attention.changes import CHANGES
 from testbed.campaign.evaluate.attention.evaluator import AttentionEvaluator, AttentionPaths
 from testbed.campaign.evaluate.attention.gate import prove, random_flips
-from testbed.campaign.evaluate.attention.golden import AttentionTarget, Goldens, ImageGolden
+from testbed.campaign.evaluate.attention.golden import AttentionGoldens, AttentionTarget, ImageGolden
 from testbed.campaign.evaluate.attention.graphs import KINDS, attention_sites, projection_weight, stages
-from testbed.campaign.evaluate.attention.rows import RowPath, Struck
-from testbed.campaign.evaluate.attention.stage_engines import Sizes, Stages, proven
+from testbed.campaign.evaluate.attention.rows import FaultyElements, RowPath
+from testbed.campaign.evaluate.attention.stage_engines import Sizes, StageEngines, proven
 from testbed.campaign.evaluate.contract import NotDeterministic, Strikes
 from testbed.campaign.evaluate.whole import WholeTwin
 from testbed.campaign.folder.engine import Bench
@@ -93,7 +93,7 @@ def case(attention: str = "softmax", loudness: float = 1.0, backend: str = "ort-
     assert sites is not None
     target = AttentionTarget(plain, twin, table, sites, opened, lambda rows: inputs[rows], BATCH)
     whole = WholeTwin(bench)
-    source = Goldens(target, whole.golden, 2**40)
+    source = AttentionGoldens(target, whole.golden, 2**40)
     goldens = source.load([0, 1, 2, 3]) | source.load([4, 5])
     return Case(target, whole, goldens, proven(stages(plain, sites), opened, list(goldens.values()), 0))
 
@@ -381,8 +381,8 @@ def _incremental(subject: Case, kind: str, strikes: Strikes) -> tuple[NDArray, N
     target = subject.target
     weight = projection_weight(target.plain, target.sites)
     assert weight is not None
-    struck = Struck(kind, strikes.image, strikes.ports.index[:, 0], strikes.ports.faulty[:, 0])
-    with Stages(stages(target.plain, target.sites), target.open, subject.sizes) as parts:
+    struck = FaultyElements(kind, strikes.image, strikes.ports.index[:, 0], strikes.ports.faulty[:, 0])
+    with StageEngines(stages(target.plain, target.sites), target.open, subject.sizes) as parts:
         rows = RowPath(target.sites, parts)
         columns, before = rows.columns(struck, subject.goldens), rows.golden_columns(struck, subject.goldens)
     changes = CHANGES[kind](struck, columns, before, subject.goldens, weight, target.sites)
