@@ -17,8 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from testbed.analysis.survey import Estimate, SurveyDesign
-
-Floats = NDArray[np.float64]
+from testbed.core.arrays import Float64s
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Agreement:
 
     categories: tuple[str, ...]
     counts: NDArray[np.int64]
-    shares: Floats
+    shares: Float64s
     agreement: Estimate
     kappa: Kappa
 
@@ -77,7 +76,7 @@ def agreement(
     cell = one * k + two
     weight = _row_weight(design)
     counts = np.bincount(cell, minlength=k * k).reshape(k, k)
-    shares: Floats = np.bincount(cell, weight / weight.sum(), minlength=k * k).astype(np.float64).reshape(k, k)
+    shares: Float64s = np.bincount(cell, weight / weight.sum(), minlength=k * k).astype(np.float64).reshape(k, k)
     alike = design.estimate((one == two).astype(np.int8), confidence)
     return Agreement(tuple(categories), counts, shares, alike, _kappa(cell, shares, alike, tuple(categories), design))
 
@@ -126,7 +125,9 @@ def variance_of_mean(values: ArrayLike, design: SurveyDesign) -> float:
     return float((unsampled * bessel * squares).sum() / size.sum() ** 2)
 
 
-def _kappa(cell: NDArray, shares: Floats, alike: Estimate, categories: tuple[str, ...], design: SurveyDesign) -> Kappa:
+def _kappa(
+    cell: NDArray, shares: Float64s, alike: Estimate, categories: tuple[str, ...], design: SurveyDesign
+) -> Kappa:
     differing, by_chance = _disagreement(shares)
     if by_chance == 0:
         only = categories[int(shares.sum(axis=1).argmax())]
@@ -143,14 +144,14 @@ def _kappa(cell: NDArray, shares: Floats, alike: Estimate, categories: tuple[str
     return Kappa(value, max(-1.0, low), min(1.0, high))
 
 
-def _disagreement(shares: Floats) -> tuple[float, float]:
+def _disagreement(shares: Float64s) -> tuple[float, float]:
     """D and E: the shares off the diagonal, found and expected by chance. Sums of what differs, so exactly 0 if none."""
     off = ~np.eye(len(shares), dtype=bool)
     expected = np.outer(shares.sum(axis=1), shares.sum(axis=0))
     return float(shares[off].sum()), float(expected[off].sum())
 
 
-def _row_weight(design: SurveyDesign) -> Floats:
+def _row_weight(design: SurveyDesign) -> Float64s:
     return design.row_weight[design.stratum_of_cluster[design.cluster_of_row]]
 
 

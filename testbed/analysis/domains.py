@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from scipy.special import stdtrit
 
 from testbed.analysis.stats import OneMore, weighted_interval
+from testbed.core.arrays import Float64s
 from testbed.core.errors import UsageError
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -43,10 +42,10 @@ class Strata:
     finite_population. Raises UsageError if a weight is not above 0 or less than the clusters of a finite stratum.
     """
 
-    weight: Floats
+    weight: Float64s
     clusters: NDArray[np.int64]
     rows: NDArray[np.int64]
-    square_rows: Floats
+    square_rows: Float64s
     alike: NDArray[np.int64]
     finite_population: bool = False
 
@@ -62,11 +61,11 @@ class Strata:
         return len(self.weight)
 
     @cached_property
-    def row_weight(self) -> Floats:
+    def row_weight(self) -> Float64s:
         return self.weight / self.rows
 
     @cached_property
-    def unsampled(self) -> Floats:
+    def unsampled(self) -> Float64s:
         """The share that was not drawn: all of it where the population is endless."""
         return 1 - self.clusters / self.weight if self.finite_population else np.ones(len(self))
 
@@ -82,9 +81,9 @@ class Cells:
 
     group: NDArray[np.int64]
     stratum: NDArray[np.int64]
-    rows: Floats
-    cluster_rows: Floats
-    count: Floats
+    rows: Float64s
+    cluster_rows: Float64s
+    count: Float64s
 
 
 class Domains:
@@ -95,9 +94,9 @@ class Domains:
         self.strata, self.labels, self.cells = strata, labels, cells
         pairs, self.pair_of_cell = np.unique(cells.group * len(strata) + cells.stratum, return_inverse=True)
         self.pair_group, self.pair_stratum = np.divmod(pairs, len(strata))
-        self.pair_rows: Floats = sums_by(self.pair_of_cell, cells.rows * cells.count)
+        self.pair_rows: Float64s = sums_by(self.pair_of_cell, cells.rows * cells.count)
         weight = strata.row_weight[self.pair_stratum] * self.pair_rows
-        self.pair_share: Floats = weight / sums_by(self.pair_group, weight)[self.pair_group]
+        self.pair_share: Float64s = weight / sums_by(self.pair_group, weight)[self.pair_group]
         self._pool_strata()
 
     def _pool_strata(self) -> None:
@@ -117,7 +116,7 @@ class Domains:
         pool_of_pair, _, size = pools(key)
         self.pool_of_pair, self.pool_group, self.pool_clusters = pools(np.where(size[pool_of_pair] > 1, key, leftovers))
 
-    def estimates_of(self, events: Floats, confidence: float = 0.95) -> dict[Hashable, Estimate]:
+    def estimates_of(self, events: Float64s, confidence: float = 0.95) -> dict[Hashable, Estimate]:
         """Rate and interval per group. events: (cells,) rows of each cell in which the outcome was seen.
 
         The interval is `weighted_interval`: Fay & Feuer's, which looks at what one more event could weigh, so that it
@@ -152,7 +151,7 @@ class Domains:
         )
         return {label: Estimate(*values) for label, values in zip(self.labels, columns, strict=True)}
 
-    def combined(self, events: Floats, importance: Floats, confidence: float = 0.95) -> Estimate:
+    def combined(self, events: Float64s, importance: Float64s, confidence: float = 0.95) -> Estimate:
         """The groups' rates as one, in which each group weighs by its ``importance`` (groups,) instead of its population:
         ``sum a_g p_g``, a_g = importance_g / sum importance. Each cluster must lie in one group.
 
@@ -184,7 +183,7 @@ class Domains:
         limits = float(interval.low), float(interval.high)
         return Estimate(rate, *limits, rows, clusters, effective, float(np.sqrt(variance)))
 
-    def _one_more_of_all(self, part: Floats, struck: Floats, room: Floats) -> OneMore:
+    def _one_more_of_all(self, part: Float64s, struck: Float64s, room: Float64s) -> OneMore:
         """As `_one_more`, over all groups: the heaviest cluster in any of them, a group's weight being its ``part``."""
         cells = self.cells
         clusters = sums_by(self.pair_of_cell, cells.count)
@@ -194,14 +193,14 @@ class Domains:
         losing = float(struck @ cells.count), float((struck > 0) @ cells.count)
         return OneMore(weight[heaviest] * (1 + losing[0]) / (1 + losing[1]), room[heaviest])
 
-    def _variance(self, events: Floats, rate: Floats) -> Floats:
+    def _variance(self, events: Float64s, rate: Float64s) -> Float64s:
         """(groups,) variance of the rate, between the clusters of each pool of strata."""
         weight, cells = self.strata.row_weight[self.pair_stratum], self.cells
         excess = weight[self.pair_of_cell] * (events - rate[cells.group] * cells.rows)
         total = sums_by(self.pair_group, weight * self.pair_rows)
         return self._between(excess) / total**2
 
-    def _between(self, excess: Floats) -> Floats:
+    def _between(self, excess: Float64s) -> Float64s:
         """(groups,) variance of the sum of ``excess`` (cells,), between the clusters of each pool of strata."""
         strata, cells, pool = self.strata, self.cells, self.pool_of_pair
         weight = strata.row_weight[self.pair_stratum]
@@ -221,14 +220,14 @@ class Domains:
         np.maximum.at(unsampled, pool, strata.unsampled[self.pair_stratum])
         return sums_by(self.pool_group, unsampled * bessel * squares)
 
-    def _inflation(self, confidence: float) -> Floats:
+    def _inflation(self, confidence: float) -> Float64s:
         """(groups,) ``(t_df / t_(n-1))^2``, with n clusters and n less the pools of strata degrees of freedom."""
         n = sums_by(self.pool_group, self.pool_clusters)
         df = sums_by(self.pool_group, self.pool_clusters - 1)
         quantile = 0.5 + confidence / 2
         return (stdtrit(np.maximum(df, 1), quantile) / stdtrit(np.maximum(n - 1, 1), quantile)) ** 2
 
-    def _one_more(self, struck: Floats, room: Floats) -> OneMore:
+    def _one_more(self, struck: Float64s, room: Float64s) -> OneMore:
         """(groups,) the heaviest cluster that could yet have been struck.
 
         struck: (cells,) share of its rows; room: (pairs,) share of rows not struck. How much of that cluster would be
@@ -246,6 +245,6 @@ class Domains:
         return OneMore(weight[heaviest] * loss, room[heaviest])
 
 
-def sums_by(label: NDArray[np.int64], values: NDArray) -> Floats:
+def sums_by(label: NDArray[np.int64], values: NDArray) -> Float64s:
     """(labels,) the values added up per label."""
     return np.bincount(label, values).astype(np.float64)

@@ -10,20 +10,19 @@ import sys
 from collections.abc import Callable, Hashable
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from testbed.analysis.domains import Estimate, sums_by
 from testbed.analysis.survey import RowDomains
+from testbed.core.arrays import Float64s
 
-Floats = NDArray[np.float64]
 
-
-def rank_among(scores: ArrayLike, negative: ArrayLike) -> Floats:
+def rank_among(scores: ArrayLike, negative: ArrayLike) -> Float64s:
     """(p,) the share of the negatives below each score, ties counting half: its weighted mean is the area under the ROC
     curve (Bamber, J. Math. Psychol. 1975)."""
     values, clean = np.asarray(scores, np.float64), np.sort(np.asarray(negative, np.float64))
     below, not_above = (np.searchsorted(clean, values, side) for side in ("left", "right"))
-    ranks: Floats = (below + not_above) / (2 * len(clean))
+    ranks: Float64s = (below + not_above) / (2 * len(clean))
     return ranks
 
 

@@ -22,9 +22,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
 
 from testbed.analysis.stats import OneMore, weighted_interval
+from testbed.core.arrays import Float64s
 from testbed.core.errors import UsageError
 
-Floats = NDArray[np.float64]
 _CERTAIN = 1 - 1e-12
 
 
@@ -32,9 +32,9 @@ _CERTAIN = 1 - 1e-12
 class StratumTally:
     """What was seen per stratum (last axis): faults ``n``, sum ``total`` and sum of squares ``squares`` of their values."""
 
-    n: Floats
-    total: Floats
-    squares: Floats
+    n: Float64s
+    total: Float64s
+    squares: Float64s
 
     @classmethod
     def of_events(cls, n: ArrayLike, events: ArrayLike) -> StratumTally:
@@ -62,11 +62,11 @@ class SamplingFrame:
     same. ``endless``: (H,) strata of more faults than their population counts; None: none is.
     """
 
-    population: Floats
+    population: Float64s
     domain: NDArray[np.int64]
     alike: NDArray[np.int64]
     endless: NDArray[np.bool_] | None = None
-    share: Floats = field(init=False)  # of the domain's population
+    share: Float64s = field(init=False)  # of the domain's population
 
     def __post_init__(self) -> None:
         if not (self.population >= 1).all():
@@ -91,11 +91,11 @@ class SamplingFrame:
         return len(self.population)
 
     @cached_property
-    def drawable(self) -> Floats:
+    def drawable(self) -> Float64s:
         """(H,) faults that can be drawn from each stratum: infinity of an endless one."""
         return self.population if self.endless is None else np.where(self.endless, np.inf, self.population)
 
-    def unsampled(self, n: Floats) -> Floats:
+    def unsampled(self, n: Float64s) -> Float64s:
         """(..., H) the share of each stratum that is left when ``n`` faults were drawn: the finite-population correction."""
         return np.clip(1 - n / self.drawable, 0, 1)
 
@@ -115,11 +115,11 @@ class SamplingFrame:
         endless = None if self.endless is None else group_sums(self.endless.astype(np.float64), self.class_of) > 0
         return SamplingFrame(group_sums(self.population, self.class_of), self.domain[first], self.alike[first], endless)
 
-    def sums(self, values: Floats) -> Floats:
+    def sums(self, values: Float64s) -> Float64s:
         """(..., D) of (..., H)."""
         return group_sums(values, self.domain)
 
-    def largest(self, values: Floats) -> NDArray[np.int64]:
+    def largest(self, values: Float64s) -> NDArray[np.int64]:
         """(..., D): the stratum of each domain where ``values`` (..., H) are largest."""
         order = np.argsort(self.domain, kind="stable")
         starts = np.searchsorted(self.domain[order], np.arange(self.domains + 1))
@@ -131,7 +131,7 @@ def _codes(labels: ArrayLike) -> NDArray[np.int64]:
     return np.unique(np.asarray(labels), return_inverse=True)[1].astype(np.int64)
 
 
-def group_sums(values: Floats, label: NDArray[np.int64]) -> Floats:
+def group_sums(values: Float64s, label: NDArray[np.int64]) -> Float64s:
     """(..., labels) sums over the last axis."""
     flat = values.reshape(-1, len(label))
     labels = int(label.max()) + 1
@@ -144,13 +144,13 @@ def group_sums(values: Floats, label: NDArray[np.int64]) -> Floats:
 class Rates:
     """Per domain (last axis): the rate, its limits and its standard error."""
 
-    rate: Floats
-    low: Floats
-    high: Floats
-    error: Floats
+    rate: Float64s
+    low: Float64s
+    high: Float64s
+    error: Float64s
 
     @property
-    def half_width(self) -> Floats:
+    def half_width(self) -> Float64s:
         return (self.high - self.low) / 2
 
 
@@ -179,7 +179,7 @@ def domain_rates(frame: SamplingFrame, tally: StratumTally, confidence: ArrayLik
     return Rates(rate, low, high, np.sqrt(variance))
 
 
-def variances(frame: SamplingFrame, tally: StratumTally) -> Floats:
+def variances(frame: SamplingFrame, tally: StratumTally) -> Float64s:
     """(..., H) what each stratum adds to the variance of its domain's rate. One of which a single fault was drawn has no
     variance of its own: the largest is taken that its fault's distance from the domain's rate allows."""
     n = np.maximum(tally.n, 1)
@@ -191,7 +191,7 @@ def variances(frame: SamplingFrame, tally: StratumTally) -> Floats:
     return frame.share**2 * unsampled * spread / n
 
 
-def _rates(frame: SamplingFrame, tally: StratumTally) -> Floats:
+def _rates(frame: SamplingFrame, tally: StratumTally) -> Float64s:
     """(..., D): the strata of which nothing was drawn have no say."""
     found = frame.sums(frame.share * (tally.total / np.maximum(tally.n, 1)))
     some = tally.n > 0
@@ -199,7 +199,7 @@ def _rates(frame: SamplingFrame, tally: StratumTally) -> Floats:
     return np.where(frame.sums((~some).astype(np.float64)) > 0, found / np.maximum(sampled, 1e-300), found)
 
 
-def _one_more(frame: SamplingFrame, weight: Floats, room: Floats, total: Floats, squares: Floats) -> OneMore:
+def _one_more(frame: SamplingFrame, weight: Float64s, room: Float64s, total: Float64s, squares: Float64s) -> OneMore:
     """The heaviest fault that could yet have had an event: as in `survey`, its loss is the mean of the values that were
     not 0 and one more that is 1. That mean is taken as ``sum v^2 / sum v``, which the counts have: 1 where all are 0 or
     1, and never less than the plain mean."""

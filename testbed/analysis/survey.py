@@ -21,7 +21,8 @@ from collections.abc import Hashable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from testbed.analysis.domains import Cells, Domains, Estimate, Floats, Strata, sums_by
+from testbed.analysis.domains import Cells, Domains, Estimate, Strata, sums_by
+from testbed.core.arrays import Float64s
 from testbed.core.errors import UsageError
 
 
@@ -72,7 +73,7 @@ class SurveyDesign:
             raise UsageError("there are no rows to estimate a rate from")
         _, self.cluster_of_row = np.unique(np.asarray(cluster), return_inverse=True)
         self.stratum_of_cluster = _constant(stratum_of_row, self.cluster_of_row, "a cluster is in two strata")
-        self.rows_of_cluster: Floats = np.bincount(self.cluster_of_row).astype(np.float64)
+        self.rows_of_cluster: Float64s = np.bincount(self.cluster_of_row).astype(np.float64)
         alike = np.zeros(len(stratum_of_row)) if collapse is None else np.asarray(collapse)
         _, alike_of_row = np.unique(alike, return_inverse=True)
         self.strata = Strata(
@@ -85,11 +86,11 @@ class SurveyDesign:
         )
 
     @property
-    def row_weight(self) -> Floats:
+    def row_weight(self) -> Float64s:
         return self.strata.row_weight
 
     @property
-    def unsampled(self) -> Floats:
+    def unsampled(self) -> Float64s:
         return self.strata.unsampled
 
     def estimate(self, y: ArrayLike, confidence: float = 0.95) -> Estimate:

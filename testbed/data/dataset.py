@@ -13,7 +13,7 @@ import numpy as np
 from testbed.analysis.outputs.choice import choose
 from testbed.core.errors import UsageError
 from testbed.data.collection import Examples
-from testbed.data.preprocess.steps import Floats, Preprocess
+from testbed.data.preprocess.steps import PerChannel, Preprocess
 
 Positions = slice | Sequence[int] | np.ndarray
 
@@ -118,12 +118,12 @@ class Dataset:
     seed: int
 
     @property
-    def mean(self) -> Floats:
+    def mean(self) -> PerChannel:
         """One number per channel."""
         return self._per_channel(self.preprocess.mean)
 
     @property
-    def std(self) -> Floats:
+    def std(self) -> PerChannel:
         """One number per channel."""
         return self._per_channel(self.preprocess.std)
 
@@ -139,5 +139,5 @@ class Dataset:
             "seed": self.seed,
         }
 
-    def _per_channel(self, values: Floats) -> Floats:
+    def _per_channel(self, values: PerChannel) -> PerChannel:
         return values if len(values) == self.channels else values * self.channels

@@ -10,12 +10,8 @@ import warnings
 from collections.abc import Callable
 from typing import Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
+from testbed.core.arrays import UInt8s
 from testbed.core.errors import EngineError
-
-Bytes = NDArray[np.uint8]
 
 
 class Driver(Protocol):
@@ -27,9 +23,9 @@ class Driver(Protocol):
 
     def free(self, pointer: int) -> None: ...
 
-    def to_device(self, pointer: int, source: Bytes) -> None: ...
+    def to_device(self, pointer: int, source: UInt8s) -> None: ...
 
-    def to_host(self, target: Bytes, pointer: int) -> None: ...
+    def to_host(self, target: UInt8s, pointer: int) -> None: ...
 
     def synchronize(self) -> None: ...
 
@@ -79,10 +75,10 @@ class _PyCuda:
     def free(self, pointer: int) -> None:
         self._ask(self._memory.pop(pointer).free)
 
-    def to_device(self, pointer: int, source: Bytes) -> None:
+    def to_device(self, pointer: int, source: UInt8s) -> None:
         self._ask(self._cuda.memcpy_htod, pointer, source)
 
-    def to_host(self, target: Bytes, pointer: int) -> None:
+    def to_host(self, target: UInt8s, pointer: int) -> None:
         self._ask(self._cuda.memcpy_dtoh, target, pointer)
 
     def synchronize(self) -> None:
@@ -117,10 +113,10 @@ class _CudaPython:
     def free(self, pointer: int) -> None:
         self._ask(self._driver.cuMemFree, pointer)
 
-    def to_device(self, pointer: int, source: Bytes) -> None:
+    def to_device(self, pointer: int, source: UInt8s) -> None:
         self._ask(self._driver.cuMemcpyHtoD, pointer, source.ctypes.data, source.nbytes)
 
-    def to_host(self, target: Bytes, pointer: int) -> None:
+    def to_host(self, target: UInt8s, pointer: int) -> None:
         self._ask(self._driver.cuMemcpyDtoH, target.ctypes.data, pointer, target.nbytes)
 
     def synchronize(self) -> None:

@@ -16,7 +16,7 @@ from onnx import helper
 from testbed.core.errors import EngineError
 from testbed.engines.runner import Arrays
 
-Dimension = int | str
+AxisSize = int | str
 POINTS = "points"
 """Name of the dimension of a twin's fault inputs that counts the struck elements per row."""
 
@@ -27,7 +27,7 @@ class Input:
 
     name: str
     dtype: np.dtype
-    shape: tuple[Dimension, ...]
+    shape: tuple[AxisSize, ...]
 
     def __str__(self) -> str:
         return f"{self.name} {self.dtype.name} ({', '.join(map(str, self.shape))})"
@@ -64,7 +64,7 @@ class Signature:
         return ", ".join(i.name for i in self.inputs)
 
 
-def _fits(shape: Sequence[int], wanted: Sequence[Dimension], sizes: dict[str, int]) -> bool:
+def _fits(shape: Sequence[int], wanted: Sequence[AxisSize], sizes: dict[str, int]) -> bool:
     """Notes the size of each named dimension at its first use."""
     return len(shape) == len(wanted) and all(
         size == (place if isinstance(place, int) else size if place == "?" else sizes.setdefault(place, size))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from onnx import ModelProto, NodeProto, TensorProto
 
-Part = tuple[str, Sequence[str]]
+PlainOperator = tuple[str, Sequence[str]]
 """An operator, and the operands of a quantised one that it has: without scales and zero points."""
 
 QUANTISING = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
@@ -22,31 +22,31 @@ _NARROW = (TensorProto.INT4, TensorProto.UINT4)
 PACKED = "MatMulNBits"
 
 
-def _matmul(i: Sequence[str]) -> Part:
+def _matmul(i: Sequence[str]) -> PlainOperator:
     return "MatMul", (i[0], i[3])
 
 
-def _conv(i: Sequence[str]) -> Part:
+def _conv(i: Sequence[str]) -> PlainOperator:
     return "Conv", (i[0], i[3], *i[8:9])
 
 
-def _gemm(i: Sequence[str]) -> Part:
+def _gemm(i: Sequence[str]) -> PlainOperator:
     return "Gemm", (i[0], i[3], *i[6:7])
 
 
-def _pair(op: str) -> Callable[[Sequence[str]], Part]:
+def _pair(op: str) -> Callable[[Sequence[str]], PlainOperator]:
     return lambda i: (op, (i[0], i[3]))
 
 
-def _one(op: str) -> Callable[[Sequence[str]], Part]:
+def _one(op: str) -> Callable[[Sequence[str]], PlainOperator]:
     return lambda i: (op, (i[0],))
 
 
-def _with_bias(place: int) -> Callable[[Sequence[str]], Part]:
+def _with_bias(place: int) -> Callable[[Sequence[str]], PlainOperator]:
     return lambda i: ("Gemm", (i[0], i[1], i[place])) if any(i[place : place + 1]) else ("MatMul", (i[0], i[1]))
 
 
-PLAIN: dict[str, Callable[[Sequence[str]], Part]] = {
+PLAIN: dict[str, Callable[[Sequence[str]], PlainOperator]] = {
     "QLinearMatMul": _matmul,
     "QLinearConv": _conv,
     "QGemm": _gemm,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-Shapes = Mapping[str, tuple[int, ...]]
+KeyShapes = Mapping[str, tuple[int, ...]]
 _LISTED = 6
 
 
-def misfits(wanted: Shapes, found: Shapes) -> str | None:
+def misfits(wanted: KeyShapes, found: KeyShapes) -> str | None:
     """One line that lists the names missing from, extra in or misshapen in ``found``; None when everything fits."""
     missing = [name for name in wanted if name not in found]
     extra = [name for name in found if name not in wanted]

@@ -69,7 +69,7 @@ class Floor:
         return self.atol if tier is None else self.atol[self.tier == tier]
 
 
-Rows = Callable[[NDArray[np.int64]], NDArray[np.float32]]
+InputsOf = Callable[[NDArray[np.int64]], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,8 @@ class NoiseImages:
     ids: Sequence[str]
     tier: NDArray[np.int64]
     position: NDArray[np.int64]
-    inputs: Rows
-    golden: Rows
+    inputs: InputsOf
+    golden: InputsOf
 
 
 class NoiseBench:
@@ -195,7 +195,7 @@ class NoiseBench:
             ids, tier, position, lambda rows: test.batch(position[rows]), lambda rows: logits[position[rows]]
         )
 
-    def _attention(self, test: Split, position: NDArray[np.int64]) -> tuple[Rows, Rows]:
+    def _attention(self, test: Split, position: NDArray[np.int64]) -> tuple[InputsOf, InputsOf]:
         """Inputs and outputs of the module for these test images, in files that are gone with this object."""
         folder = scratch_folder(self)
         files = folder / "inputs.npy", folder / "outputs.npy"

@@ -14,7 +14,7 @@ from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.plan.points import points_path
 from testbed.campaign.plan.table import Leg
 from testbed.campaign.plan.units import word_counts
-from testbed.instrument.ports.feed import Words
+from testbed.core.arrays import Words32
 
 
 def planned_strikes(
@@ -28,7 +28,7 @@ def planned_strikes(
     return fault_id, with_golden(strikes, _words(place, plan, chosen, leg))
 
 
-def _words(place: Workplace, plan: pa.Table, chosen: NDArray[np.int64], leg: Leg) -> Words:
+def _words(place: Workplace, plan: pa.Table, chosen: NDArray[np.int64], leg: Leg) -> Words32:
     """As they were stored, or found again where the plan was joined of several rounds'."""
     file = words_file(PLAN)
     if not (place.folder / file).exists():

@@ -20,7 +20,7 @@ from testbed.models.vit import ViT
 from testbed.train.batches import training_batches
 from testbed.train.checkpoint import State, load, save
 from testbed.train.evaluation import evaluate
-from testbed.train.progress import Advance, progress_bar
+from testbed.train.progress import AdvanceBar, progress_bar
 from testbed.train.recipes import Recipe
 from testbed.train.record import Callback, EpochRecord
 from testbed.train.seeding import derived_seed, process_state_kept, seed_layers
@@ -91,7 +91,7 @@ class _Run:
         self.best: dict[str, Tensor] = {}
         self.curves: list[EpochRecord] = []
 
-    def one_epoch(self, advance: Advance) -> EpochRecord:
+    def one_epoch(self, advance: AdvanceBar) -> EpochRecord:
         """Trains for an epoch, measures it, and leaves the model in evaluation mode."""
         epoch, started = self.epoch + 1, time.perf_counter()
         learning_rate = self.recipe.rate(epoch)
@@ -119,7 +119,7 @@ class _Run:
                 f" (it is {self.recipe.learning_rate:g}) or set clip_norm, for example to 1"
             )
 
-    def _fit(self, epoch: int, advance: Advance) -> tuple[float, float]:
+    def _fit(self, epoch: int, advance: AdvanceBar) -> tuple[float, float]:
         """Mean loss and accuracy over the epoch's images."""
         recipe, split = self.recipe, self.dataset.train
         autocast = torch.autocast(self.device.type, torch.bfloat16, recipe.amp and self.device.type == "cuda")

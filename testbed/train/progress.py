@@ -6,11 +6,11 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-Advance = Callable[[int, str], None]
+AdvanceBar = Callable[[int, str], None]
 
 
 @contextmanager
-def progress_bar(title: str, total: int, done: int, wanted: bool) -> Iterator[Advance]:
+def progress_bar(title: str, total: int, done: int, wanted: bool) -> Iterator[AdvanceBar]:
     """Counts images. The function inside takes the number of images done and a text to show beside the bar."""
     if not (wanted and sys.stderr.isatty()):
         yield lambda images, text: None

@@ -17,6 +17,7 @@ from testbed.campaign.evaluate.suffix.shortcuts import SuffixPlan
 from testbed.campaign.evaluate.whole import WholeTwin
 from testbed.campaign.folder.engine import Bench
 from testbed.campaign.folder.images import NamedImages
+from testbed.core.arrays import Words32
 from testbed.core.fault import masks_for
 from testbed.core.outcome import How
 from testbed.core.site import Site, SiteTable
@@ -24,7 +25,7 @@ from testbed.engines.runner import EngineRequest, Runner, open_engine
 from testbed.export.onnx import plain_onnx
 from testbed.instrument.cut.flow import Flow
 from testbed.instrument.cut.stages import Stages
-from testbed.instrument.ports.feed import NO_SITE, PortFeed, Words
+from testbed.instrument.ports.feed import NO_SITE, PortFeed
 from testbed.instrument.ports.insertion import instrument
 from testbed.instrument.table import site_table
 from testbed.models.config import ViTConfig
@@ -119,7 +120,7 @@ class Lab:
             **budgets,
         )
 
-    def live(self, strikes: Strikes) -> Words:
+    def live(self, strikes: Strikes) -> Words32:
         """Golden words, as the whole twin tells them."""
         words = np.zeros(strikes.ports.site.shape, np.uint32)
         for point in range(strikes.ports.points):
@@ -155,7 +156,7 @@ class Lab:
         return with_words(strikes, self.live(strikes))
 
 
-def with_words(strikes: Strikes, words: Words) -> Strikes:
+def with_words(strikes: Strikes, words: Words32) -> Strikes:
     p = strikes.ports
     return Strikes(strikes.image, PortFeed(p.site, p.index, p.and_mask, p.or_mask, p.xor_mask, words))
 

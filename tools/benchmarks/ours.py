@@ -32,9 +32,9 @@ from testbed.campaign.plan.table import Leg, fault_row, table_of
 from testbed.campaign.prepare.stages import Preparation
 from testbed.campaign.prepare.torch_model import TorchSubject
 from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
+from testbed.core.arrays import Words32
 from testbed.core.fault import masks_for
 from testbed.golden.arrays import read_array
-from testbed.instrument.ports.feed import Words
 
 ZERO_FAULT_ROWS = 64
 LINEAR_WEIGHTS = [f"block.*.{name}.weight" for name in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")]
@@ -46,7 +46,7 @@ class Prepared:
 
     strike: Strike
     leg: Leg
-    words: Words
+    words: Words32
 
     def __len__(self) -> int:
         return len(self.leg)

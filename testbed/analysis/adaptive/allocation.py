@@ -18,7 +18,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.analysis.stratified import Floats, SamplingFrame, StratumTally, group_sums, variances
+from testbed.analysis.stratified import SamplingFrame, StratumTally, group_sums, variances
+from testbed.core.arrays import Float64s
 
 _BORROWED = (10.0, 1e6)  # least and most faults' worth of what classes that are alike show, added to a class's own
 _TELLING = 10.0  # events that make the variance seen in a class count as much as the guess
@@ -26,7 +27,7 @@ _FLOORS = np.geomspace(0.04, 1, 14)  # heaviest fault tried, as a share of the o
 _STEPS = 6
 
 
-def smoothed_variances(frame: SamplingFrame, tally: StratumTally) -> Floats:
+def smoothed_variances(frame: SamplingFrame, tally: StratumTally) -> Float64s:
     """(..., classes) guessed variances of the values in each class.
 
     Rates are smoothed as if each class had some more faults like those of the classes alike, these some more like those
@@ -53,7 +54,7 @@ def smoothed_variances(frame: SamplingFrame, tally: StratumTally) -> Floats:
     return np.minimum(guess + events / (events + _TELLING) * (seen - guess), 0.25)
 
 
-def _borrowed(n: Floats, total: Floats, mean: Floats, group: NDArray[np.int64]) -> Floats:
+def _borrowed(n: Float64s, total: Float64s, mean: Float64s, group: NDArray[np.int64]) -> Float64s:
     """(..., members) size of the beta distribution of ``mean`` that the rates of a group's members come from, ``1/r - 1``
     with r the intra-class correlation by moments (Kleinman, JASA 1973). The most for the only member of its group."""
     others = np.bincount(group)[group] - 1.0
@@ -64,7 +65,7 @@ def _borrowed(n: Floats, total: Floats, mean: Floats, group: NDArray[np.int64]) 
     return np.clip(1 / np.maximum(correlation, 1e-9) - 1, *_BORROWED)
 
 
-def neyman(frame: SamplingFrame, deviation: Floats, faults: Floats | float) -> Floats:
+def neyman(frame: SamplingFrame, deviation: Float64s, faults: Float64s | float) -> Float64s:
     """Neyman's allocation: ``faults`` (..., D) of each domain, in proportion to N_h x ``deviation`` (..., H)."""
     pull = frame.share * deviation
     per_pull = np.broadcast_to(faults, (*pull.shape[:-1], frame.domains)) / np.maximum(frame.sums(pull), 1e-300)
@@ -76,7 +77,9 @@ def smallest_sample(margin: float, confidence: float) -> float:
     return float(np.log((1 - confidence) / 2) / np.log1p(-2 * margin)) if margin < 0.5 else 1.0
 
 
-def first_allocation(frame: SamplingFrame, least: int, per_domain: float, deviation: Floats | None = None) -> Floats:
+def first_allocation(
+    frame: SamplingFrame, least: int, per_domain: float, deviation: Float64s | None = None
+) -> Float64s:
     """Before anything is known: ``least`` of each stratum or more, up to ``per_domain`` in proportion to population.
 
     deviation: (H,) guesses; half of ``per_domain`` is then Neyman's allocation with them. Whole numbers.
@@ -88,8 +91,8 @@ def first_allocation(frame: SamplingFrame, least: int, per_domain: float, deviat
 
 
 def cheapest_allocation(
-    frame: SamplingFrame, drawn: Floats, rate: Floats, variance: Floats, margin: Floats, z: float
-) -> Floats:
+    frame: SamplingFrame, drawn: Float64s, rate: Float64s, variance: Float64s, margin: Float64s, z: float
+) -> Float64s:
     """(..., H) faults in all (not whole numbers) with which each domain's interval should be ``margin`` (..., D) wide
     to each side: Neyman's allocation above a floor, with the floor for which the fewest faults are missing.
 
@@ -107,7 +110,7 @@ def cheapest_allocation(
     return np.minimum(best, frame.drawable)
 
 
-def half_width(rate: Floats, variance: Floats, heaviest: Floats, z: float) -> Floats:
+def half_width(rate: Float64s, variance: Float64s, heaviest: Float64s, z: float) -> Float64s:
     """About half the width of `weighted_interval`'s interval, by the Cornish-Fisher expansion of its quantiles.
 
     heaviest: share of the domain that one fault stands for.
@@ -117,7 +120,7 @@ def half_width(rate: Floats, variance: Floats, heaviest: Floats, z: float) -> Fl
     return (heaviest + z * (np.sqrt(variance + heaviest**2) + np.sqrt(variance)) + np.maximum(skew, 0)) / 2
 
 
-def formula_half_width(frame: SamplingFrame, tally: StratumTally, z: float) -> Floats:
+def formula_half_width(frame: SamplingFrame, tally: StratumTally, z: float) -> Float64s:
     """(..., D) what `half_width` makes of the faults seen: how far it is off is known before it is used for a guess."""
     n = np.maximum(tally.n, 1)
     weight = frame.share * frame.unsampled(tally.n) / n
@@ -125,7 +128,7 @@ def formula_half_width(frame: SamplingFrame, tally: StratumTally, z: float) -> F
     return half_width(frame.sums(frame.share * tally.total / n), frame.sums(variances(frame, tally)), heaviest, z)
 
 
-def _variance_allowed(rate: Floats, heaviest: Floats, margin: Floats, z: float) -> Floats:
+def _variance_allowed(rate: Float64s, heaviest: Float64s, margin: Float64s, z: float) -> Float64s:
     """(..., D) largest variance with which the interval is still narrow enough; 0 where none is."""
     low, high = np.zeros_like(rate), (margin / z) ** 2
     for _ in range(24):
@@ -135,7 +138,9 @@ def _variance_allowed(rate: Floats, heaviest: Floats, margin: Floats, z: float) 
     return low
 
 
-def _above_floor(frame: SamplingFrame, drawn: Floats, spread: Floats, heaviest: Floats, allowed: Floats) -> Floats:
+def _above_floor(
+    frame: SamplingFrame, drawn: Float64s, spread: Float64s, heaviest: Float64s, allowed: Float64s
+) -> Float64s:
     """(..., H) ``max(drawn, N_h / N / heaviest, a N_h sigma_h)`` with a such that the variance is as allowed.
 
     Strata that are above ``a N_h sigma_h`` anyway leave more variance for the others, so a falls from step to step.
@@ -153,7 +158,7 @@ def _above_floor(frame: SamplingFrame, drawn: Floats, spread: Floats, heaviest: 
     return np.maximum(wanted, least)
 
 
-def shared_out(frame: SamplingFrame, drawn: Floats, additions: Floats) -> Floats:
+def shared_out(frame: SamplingFrame, drawn: Float64s, additions: Float64s) -> Float64s:
     """(..., H) whole numbers of faults for ``additions`` (..., classes): each class's strata come to be in proportion to
     population, as far as their populations allow. drawn: (..., H) so far."""
     label = frame.class_of
@@ -165,7 +170,7 @@ def shared_out(frame: SamplingFrame, drawn: Floats, additions: Floats) -> Floats
     return np.minimum(_whole(wanted, label), frame.drawable - drawn)
 
 
-def _whole(wanted: Floats, label: NDArray[np.int64]) -> Floats:
+def _whole(wanted: Float64s, label: NDArray[np.int64]) -> Float64s:
     """Whole numbers of the same sum per label, to within one: rounded up along the running sum of its members."""
     order = np.argsort(label, kind="stable")
     running = np.cumsum(wanted[..., order], -1)

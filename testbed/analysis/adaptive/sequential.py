@@ -29,7 +29,8 @@ from testbed.analysis.adaptive.allocation import (
     smoothed_variances,
 )
 from testbed.analysis.adaptive.spending import critical_value, spending_named
-from testbed.analysis.stratified import Floats, SamplingFrame, StratumTally, domain_rates
+from testbed.analysis.stratified import SamplingFrame, StratumTally, domain_rates
+from testbed.core.arrays import Float64s
 from testbed.core.errors import UsageError
 
 _KEPT_BACK = 0.1  # share of the error that looks after information time 1 may use
@@ -89,7 +90,7 @@ class Monitor:
     """
 
     def __init__(
-        self, frame: SamplingFrame, rule: StopRule, campaigns: int = 1, deviation: Floats | None = None
+        self, frame: SamplingFrame, rule: StopRule, campaigns: int = 1, deviation: Float64s | None = None
     ) -> None:
         """deviation: (H,) guesses of the strata's standard deviations for the first round."""
         self.frame, self.rule, self.deviation = frame, rule, deviation
@@ -103,11 +104,11 @@ class Monitor:
         self.history = [[_Looks() for _ in range(frame.domains)] for _ in range(campaigns)]
 
     @property
-    def faults(self) -> Floats:
+    def faults(self) -> Float64s:
         """(C,) drawn so far."""
         return self.tally.n.sum(-1)
 
-    def additions(self) -> Floats:
+    def additions(self) -> Float64s:
         """(C, H) whole numbers of faults to draw in the next round: none for closed domains."""
         frame, rule = self.frame, self.rule
         if self.looks == 0:
@@ -124,14 +125,14 @@ class Monitor:
         wanted = np.where(self.open[:, frame.classes.domain], target - drawn, 0)
         return self._affordable(shared_out(frame, self.tally.n, self._in_steps(wanted, target, drawn)))
 
-    def _wanted_times(self) -> Floats:
+    def _wanted_times(self) -> Float64s:
         """(C, D) information at which a domain's next look should close it, and some to spare: variances are guesses."""
         wanted = np.ones(self.open.shape)
         for campaign, domain in zip(*np.nonzero(self.open), strict=True):
             wanted[campaign, domain] = self.history[campaign][domain].closing_time(self.rule)
         return wanted * _SPARE
 
-    def _in_steps(self, wanted: Floats, target: Floats, drawn: Floats) -> Floats:
+    def _in_steps(self, wanted: Float64s, target: Float64s, drawn: Float64s) -> Float64s:
         """A domain that has to grow by more than ``growth`` does so in equal steps; one that is open grows by a tenth or
         more. All arrays are (C, classes)."""
         classes = self.frame.classes
@@ -145,7 +146,7 @@ class Monitor:
         extra = lacking / np.maximum(classes.sums(spare), 1e-300)
         return scaled + extra[:, classes.domain] * spare
 
-    def _affordable(self, wanted: Floats) -> Floats:
+    def _affordable(self, wanted: Float64s) -> Float64s:
         """Cut to what is left of ``max_faults``, in proportion."""
         left = np.maximum(self.rule.max_faults - self.faults, 0)
         share = np.minimum(1, left / np.maximum(wanted.sum(-1), 1))[:, None]

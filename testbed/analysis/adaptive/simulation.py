@@ -10,7 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from testbed.analysis.adaptive.sequential import Monitor, StopRule
 from testbed.analysis.stats import leveugle
-from testbed.analysis.stratified import Floats, SamplingFrame, StratumTally
+from testbed.analysis.stratified import SamplingFrame, StratumTally
+from testbed.core.arrays import Float64s
 from testbed.core.errors import UsageError
 
 Design = Literal["leveugle", "uniform", "adaptive"]
@@ -24,7 +25,7 @@ class SimulatedTruth:
     events it is times their population."""
 
     frame: SamplingFrame
-    events: Floats
+    events: Float64s
 
     @classmethod
     def of(cls, frame: SamplingFrame, rates: ArrayLike) -> SimulatedTruth:
@@ -33,11 +34,11 @@ class SimulatedTruth:
         return cls(frame, np.where(np.isinf(frame.drawable), exact, np.round(exact)))
 
     @property
-    def rates(self) -> Floats:
+    def rates(self) -> Float64s:
         """(D,) of the domains."""
         return self.frame.sums(self.events) / self.frame.sums(self.frame.population)
 
-    def draw(self, rng: np.random.Generator, n: Floats, before: StratumTally) -> StratumTally:
+    def draw(self, rng: np.random.Generator, n: Float64s, before: StratumTally) -> StratumTally:
         """Draws ``n`` (..., H) more faults, after those of ``before``: without replacement, but from endless strata."""
         endless = np.isinf(self.frame.drawable)
         bad = self.events - np.where(endless, 0, before.total)
@@ -54,11 +55,11 @@ class SimulatedTruth:
 class Played:
     """Outcome of C campaigns. faults: (C,); the others (C, D). ``always``: whether the intervals of all looks held."""
 
-    faults: Floats
-    per_domain: Floats
-    rate: Floats
-    low: Floats
-    high: Floats
+    faults: Float64s
+    per_domain: Float64s
+    rate: Float64s
+    low: Float64s
+    high: Float64s
     met: NDArray[np.bool_]
     always: NDArray[np.bool_]
     looks: int
@@ -69,7 +70,7 @@ class Played:
 
 
 def play(
-    truth: SimulatedTruth, rule: StopRule, campaigns: int, seed: int = 0, deviation: Floats | None = None
+    truth: SimulatedTruth, rule: StopRule, campaigns: int, seed: int = 0, deviation: Float64s | None = None
 ) -> Played:
     """``campaigns`` adaptive campaigns until each one stops. deviation: guesses (H,) that steer the first round."""
     rng = np.random.default_rng(seed)
@@ -83,7 +84,7 @@ def play(
     return Played(monitor.faults, per_domain, *last, always, monitor.looks)
 
 
-def _holds(low: Floats, high: Floats, truth: Floats) -> NDArray[np.bool_]:
+def _holds(low: Float64s, high: Float64s, truth: Float64s) -> NDArray[np.bool_]:
     return (low <= truth + _ROUNDING) & (truth <= high + _ROUNDING)
 
 
@@ -95,7 +96,7 @@ class Needed:
     mean: float
     low: float
     high: float
-    per_domain: Floats
+    per_domain: Float64s
     met: float
 
 

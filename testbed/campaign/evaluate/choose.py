@@ -12,7 +12,7 @@ from testbed.campaign.evaluate.attention.evaluator import AttentionEvaluator, At
 from testbed.campaign.evaluate.attention.gate import prove as prove_attention
 from testbed.campaign.evaluate.attention.golden import AttentionTarget
 from testbed.campaign.evaluate.attention.graphs import attention_sites
-from testbed.campaign.evaluate.contract import Evaluator, Whole
+from testbed.campaign.evaluate.contract import Evaluator, RunWhole
 from testbed.campaign.evaluate.golden_words import read_live
 from testbed.campaign.evaluate.part_engines import opener
 from testbed.campaign.evaluate.suffix.evaluator import SuffixEvaluator
@@ -61,7 +61,7 @@ def prove_weights(place: Workplace, target: str, sites: Sequence[Site]) -> dict[
     return {"by": "suffix", "record": proof.record}
 
 
-def weights_for(place: Workplace, bench: Bench) -> Whole:
+def weights_for(place: Workplace, bench: Bench) -> RunWhole:
     """The whole engine until the gates have proven parts of it."""
     proven = place.proven.get(f"{bench.target}.weight", {"by": WHOLE})
     if proven["by"] != "suffix":

@@ -9,11 +9,12 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from testbed.core.arrays import Words32
 from testbed.core.errors import TestbedError
 from testbed.core.outcome import How
 from testbed.core.site import SiteTable
 from testbed.engines.runner import StruckWords
-from testbed.instrument.ports.feed import NO_SITE, PortFeed, Words
+from testbed.instrument.ports.feed import NO_SITE, PortFeed
 from testbed.semantics import as_words
 
 
@@ -97,11 +98,11 @@ class StruckWeights(NamedTuple):
     how: How
 
 
-Whole = Callable[[Sequence[StruckWords]], StruckWeights]
+RunWhole = Callable[[Sequence[StruckWords]], StruckWeights]
 """The same, by the whole engine. Nothing struck gives its golden."""
 
 
-def check_live(ports: PortFeed, live: Words, table: SiteTable) -> None:
+def check_live(ports: PortFeed, live: Words32, table: SiteTable) -> None:
     """Raises NotDeterministic where an element did not hold its golden word when it was struck.
 
     Of a strike at several sites only the first is looked at: what is struck there may change what the others hold.

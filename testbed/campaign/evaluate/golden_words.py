@@ -21,10 +21,11 @@ from testbed.campaign.folder.engine import Bench
 from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.plan.table import Leg, widest
 from testbed.campaign.plan.units import leg_of, units_of
+from testbed.core.arrays import Words32
 from testbed.core.errors import StaleArtefact
 from testbed.core.site import SiteTable
 from testbed.golden.arrays import array_writer, read_array
-from testbed.instrument.ports.feed import NO_SITE, PortFeed, Words, to_words
+from testbed.instrument.ports.feed import NO_SITE, PortFeed, to_words
 from testbed.instrument.ports.insertion import ELEMENTS
 
 _PROBE_BYTES = 256 * 2**20
@@ -60,7 +61,7 @@ def read_words(path: Path) -> NDArray[np.uint32]:
     return words
 
 
-def golden_words(place: Workplace, leg: Leg) -> Words:
+def golden_words(place: Workplace, leg: Leg) -> Words32:
     """(entries,) of a leg of activation faults, strike after strike, element after element."""
     bench = place.bench(leg.target, leg.where)
     _, strikes = strikes_of(leg, bench.table, bench.images)
@@ -71,7 +72,7 @@ def golden_words(place: Workplace, leg: Leg) -> Words:
     ]  # in other formats, outputs added to a graph can change where it is rounded
 
 
-def read_live(bench: Bench, strikes: Strikes) -> Words:
+def read_live(bench: Bench, strikes: Strikes) -> Words32:
     """(n, K): what the twin itself tells of each element while something is written there: nothing before a port changes.
 
     One element at a time, as a value written at one site would change what the next one holds.
@@ -111,7 +112,7 @@ class _Entries:
             yield names[site], part
 
 
-def _probed(place: Workplace, bench: Bench, strikes: Strikes) -> Words:
+def _probed(place: Workplace, bench: Bench, strikes: Strikes) -> Words32:
     """One fault-free pass over the images, through the twin with its live tensors as extra outputs."""
     entries = _Entries.of(strikes)
     words = np.empty(len(entries.index), np.uint32)

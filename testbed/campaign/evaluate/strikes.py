@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 from testbed.campaign.evaluate.contract import Strikes
 from testbed.campaign.folder.images import NamedImages
 from testbed.campaign.plan.table import Leg
+from testbed.core.arrays import Words32
 from testbed.core.site import SiteTable
-from testbed.instrument.ports.feed import NO_SITE, PortFeed, Words
+from testbed.instrument.ports.feed import NO_SITE, PortFeed
 
 
 def strikes_of(leg: Leg, table: SiteTable, images: NamedImages) -> tuple[NDArray[np.int64], Strikes]:
@@ -28,7 +29,7 @@ def strikes_of(leg: Leg, table: SiteTable, images: NamedImages) -> tuple[NDArray
     return fault, Strikes(image, places.take(fault))
 
 
-def with_golden(strikes: Strikes, words: Words) -> Strikes:
+def with_golden(strikes: Strikes, words: Words32) -> Strikes:
     """words: (entries,) golden words of the struck elements, strike after strike, as `words_of` counts them."""
     ports = strikes.ports
     golden = np.zeros(ports.site.shape, np.uint32)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.campaign.evaluate.contract import Evaluated, Strikes, StruckWeights, Whole, check_live
+from testbed.campaign.evaluate.contract import Evaluated, RunWhole, Strikes, StruckWeights, check_live
 from testbed.campaign.folder.engine import Bench
 from testbed.core.outcome import How
 from testbed.engines.runner import StruckWords, WeightStriker, struck_weights
@@ -33,7 +33,7 @@ class WholeTwin:
             yield Evaluated.exact(rows, outputs, How.WHOLE)
 
 
-def whole_weights(bench: Bench) -> Whole:
+def whole_weights(bench: Bench) -> RunWhole:
     """Strikes weights of the bench's own engine, and runs all of it."""
 
     runner = bench.runner

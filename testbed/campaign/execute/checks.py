@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from testbed.campaign.execute.faults import Strike
 from testbed.campaign.plan.table import Leg, fault_row, table_of
 from testbed.campaign.spec.campaign import CampaignSpec
+from testbed.core.arrays import Words32
 from testbed.core.fault import masks_for
 from testbed.core.site import Site
-from testbed.instrument.ports.feed import Words
 
 DRIFT = "plain-twin"
 PARITY = "torch-plain"
@@ -84,7 +84,7 @@ def zero_fault_leg(target: str, where: str, sites: Sequence[Site], images: Seque
     return Leg(target, where, table_of(faults))
 
 
-def zero_fault(strike: Strike, leg: Leg, words: Words) -> tuple[int, int]:
+def zero_fault(strike: Strike, leg: Leg, words: Words32) -> tuple[int, int]:
     """(rows run, rows that are not bit-identical to the engine golden). words: golden words of the leg's elements."""
     table = strike.rows(leg, words)
     outcomes = table.column("outcome").cast(pa.string()).to_pylist()

@@ -15,16 +15,17 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from testbed.analysis.outputs.outcome import Outcomes
-from testbed.campaign.evaluate.contract import Evaluated, Evaluator, Strikes, Whole, gathered
+from testbed.campaign.evaluate.contract import Evaluated, Evaluator, RunWhole, Strikes, gathered
 from testbed.campaign.evaluate.strikes import strikes_of, with_golden
 from testbed.campaign.evaluate.whole import whole_weights
 from testbed.campaign.execute.rows import Injected, RowFacts, result_rows, unknown_outcomes
 from testbed.campaign.folder.engine import Bench
 from testbed.campaign.folder.judge import Judge
 from testbed.campaign.plan.table import Leg
+from testbed.core.arrays import Words32
 from testbed.core.outcome import How
 from testbed.engines.runner import WeightStriker
-from testbed.instrument.ports.feed import Words, to_words
+from testbed.instrument.ports.feed import to_words
 from testbed.semantics import corrupt
 
 _JUDGED_BYTES = 2**20  # of outputs, at a time
@@ -35,10 +36,10 @@ class Strike(Protocol):
 
     bench: Bench
 
-    def rows(self, leg: Leg, words: Words) -> pa.Table:
+    def rows(self, leg: Leg, words: Words32) -> pa.Table:
         """Result rows of all the leg's faults, in plan order, images in campaign order under each."""
 
-    def blamed(self, leg: Leg, words: Words, due: str) -> pa.Table:
+    def blamed(self, leg: Leg, words: Words32, due: str) -> pa.Table:
         """The rows of faults that the engine did not survive; nothing is run."""
 
 
@@ -48,7 +49,7 @@ class Activations:
     def __init__(self, bench: Bench, evaluator: Evaluator, judge: Judge) -> None:
         self.bench, self.evaluator, self.judge = bench, evaluator, judge
 
-    def rows(self, leg: Leg, words: Words) -> pa.Table:
+    def rows(self, leg: Leg, words: Words32) -> pa.Table:
         fault, strikes = self._strikes(leg, words)
         parts = list(self._judged(strikes))
         order = np.argsort(np.concatenate([part.rows for part in parts]), kind="stable")
@@ -61,11 +62,11 @@ class Activations:
         outcomes = joined_outcomes([part.outcomes for part in parts], order)
         return result_rows(leg.table, injected, outcomes, self.bench.images, self.bench.runner.info)
 
-    def blamed(self, leg: Leg, words: Words, due: str) -> pa.Table:
+    def blamed(self, leg: Leg, words: Words32, due: str) -> pa.Table:
         known = _known(*self._strikes(leg, words))
         return _blamed(self.bench, self.judge, leg, known, due)
 
-    def _strikes(self, leg: Leg, words: Words) -> tuple[NDArray[np.int64], Strikes]:
+    def _strikes(self, leg: Leg, words: Words32) -> tuple[NDArray[np.int64], Strikes]:
         """(n,) which fault of the leg each strike belongs to, and the strikes with their golden words."""
         fault, strikes = strikes_of(leg, self.bench.table, self.bench.images)
         return fault, with_golden(strikes, words)
@@ -108,11 +109,11 @@ class Weights:
     strike: gives the outputs while some weights are struck; the whole engine's unless a faster one is given.
     """
 
-    def __init__(self, bench: Bench, judge: Judge, strike: Whole | None = None) -> None:
+    def __init__(self, bench: Bench, judge: Judge, strike: RunWhole | None = None) -> None:
         self.bench, self.judge = bench, judge
         self._strike = strike or whole_weights(bench)
 
-    def rows(self, leg: Leg, words: Words) -> pa.Table:
+    def rows(self, leg: Leg, words: Words32) -> pa.Table:
         n = len(self.bench.images)
         done = [self.inject(leg, fault) for fault in range(len(leg))]
         image = np.tile(np.arange(n), len(leg))
@@ -126,7 +127,7 @@ class Weights:
         outcomes = self.judge.outcomes(self.bench, outputs, image)
         return result_rows(leg.table, injected, outcomes, self.bench.images, self.bench.runner.info)
 
-    def blamed(self, leg: Leg, words: Words, due: str) -> pa.Table:
+    def blamed(self, leg: Leg, words: Words32, due: str) -> pa.Table:
         n = len(self.bench.images)
         found = [self._words(leg, fault) for fault in range(len(leg))]
         known = RowFacts(np.repeat(np.arange(len(leg)), n), np.tile(np.arange(n), len(leg)), *_words(found, n))
@@ -151,12 +152,12 @@ class FaultyOutputs(NamedTuple):
     """outputs: of all named images (n, ...); words of the first struck tensor, before and after."""
 
     outputs: NDArray[np.float32]
-    before: Words
-    after: Words
+    before: Words32
+    after: Words32
     how: How
 
 
-def _words(struck: list[FaultyOutputs], images: int) -> tuple[Words, Words]:
+def _words(struck: list[FaultyOutputs], images: int) -> tuple[Words32, Words32]:
     """Of the first struck element of each fault, for every image."""
     return (
         np.repeat(np.array([one.before[0] for one in struck], np.uint32), images),

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from testbed.analysis.outputs.outcome import GoldenSide, Outcomes
 from testbed.campaign.folder.images import NamedImages
 from testbed.campaign.results.reader import ROW_SCHEMA
+from testbed.core.arrays import Words32
 from testbed.core.outcome import DUES, HOWS, OUTCOMES, Outcome
 from testbed.core.schema import FAULT_COLUMNS, SCHEMA_VERSION
 from testbed.engines.runner import EngineInfo
-from testbed.instrument.ports.feed import Words, numbers
+from testbed.instrument.ports.feed import numbers
 
 _DUE = OUTCOMES.index(Outcome.DUE)
 _FAULT_NAMES = [column.name for column in FAULT_COLUMNS]
@@ -38,8 +39,8 @@ class RowFacts:
 
     fault: NDArray[np.int64]
     image: NDArray[np.int64]
-    golden_word: Words
-    faulty_word: Words
+    golden_word: Words32
+    faulty_word: Words32
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ def flagged(rows: pa.Table) -> pa.Table:
     return rows.set_column(place, ROW_SCHEMA.field(place), pa.array(np.ones(rows.num_rows, bool)))
 
 
-def _numbers(faults: pa.Table, words: Words) -> NDArray[np.float32]:
+def _numbers(faults: pa.Table, words: Words32) -> NDArray[np.float32]:
     column = faults.column("format").combine_chunks()
     names, codes = column.dictionary.to_pylist(), column.indices.to_numpy()
     return numbers(words, np.array(names, object)[codes])

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from testbed.analysis.outputs.outcome import GoldenSide
 from testbed.campaign.folder.images import Inputs, NamedImages
+from testbed.core.arrays import Words32
 from testbed.core.site import SiteTable
 from testbed.engines.runner import Runner
-from testbed.instrument.ports.feed import PortFeed, Words, live_words
+from testbed.instrument.ports.feed import PortFeed, live_words
 
 
 @dataclass
@@ -32,7 +33,7 @@ class Bench:
     batch: int
     engine_seconds: float = field(default=0.0)
 
-    def run(self, rows: NDArray[np.int64], ports: PortFeed | None) -> tuple[NDArray[np.float32], Words | None]:
+    def run(self, rows: NDArray[np.int64], ports: PortFeed | None) -> tuple[NDArray[np.float32], Words32 | None]:
         """Outputs (b, ...) and, from a twin, the live words at the struck elements (b, K). At most ``batch`` rows."""
         n = len(rows)
         idle = self.batch - n

@@ -26,14 +26,14 @@ from testbed.engines.runner import EngineRequest, Runner, open_engine, request_f
 from testbed.golden.arrays import read_array
 from testbed.instrument.shapes import input_name, output_name
 
-Leg = tuple[str, str]
+TargetPlace = tuple[str, str]
 """(target, where): what one engine each is opened for."""
 
 
 class Workplace:
     def __init__(self, folder: RunFolder, spec: CampaignSpec) -> None:
         self.folder, self.spec = folder, spec
-        self._benches: dict[Leg, Bench] = {}
+        self._benches: dict[TargetPlace, Bench] = {}
         self.table = cache(self._table)
 
     @classmethod

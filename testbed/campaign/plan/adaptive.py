@@ -17,12 +17,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from testbed.analysis.adaptive.sequential import Monitor
-from testbed.analysis.stratified import Floats, SamplingFrame, StratumTally, domain_rates
+from testbed.analysis.stratified import SamplingFrame, StratumTally, domain_rates
 from testbed.campaign.plan.groups import FaultModel, Group, Values, all_strata, grouped
 from testbed.campaign.plan.permutation import draw_of, group_places, members_of
 from testbed.campaign.plan.table import Planned, PlannedFault, in_parts, planned_fault
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.campaign.spec.stop import StopSpec
+from testbed.core.arrays import Float64s
 from testbed.core.errors import StaleArtefact, UsageError
 from testbed.core.outcome import Outcome
 from testbed.core.site import SiteTable
@@ -75,7 +76,7 @@ class AdaptivePlanner:
         spec: CampaignSpec,
         tables: Mapping[str, SiteTable],
         tier_images: Sequence[Sequence[str]],
-        guess: Callable[[Sequence[Group]], Floats] | None = None,
+        guess: Callable[[Sequence[Group]], Float64s] | None = None,
     ) -> None:
         """tables: sites by target. tier_images: ids of the named images per tier. guess: each group's rate, 0 to 1, as a
         proxy has it (`testbed.campaign.plan.proxy`), if the spec asks for one. It steers and nothing else.
@@ -265,7 +266,7 @@ def _check_bits(groups: Sequence[Group], stop: StopSpec) -> None:
 
 
 def _frame(
-    groups: Sequence[Group], stop: StopSpec, scores: Floats | None
+    groups: Sequence[Group], stop: StopSpec, scores: Float64s | None
 ) -> tuple[SamplingFrame, list[tuple[FaultModel, Values]]]:
     """The groups as strata, and the domains in the order in which they are numbered."""
     dimensions = stop.sampled_by
@@ -284,7 +285,7 @@ def _frame(
     return SamplingFrame(population, codes[0], codes[1], endless), list(domains)
 
 
-def _ranks(groups: Sequence[Group], scores: Floats) -> NDArray[np.int64]:
+def _ranks(groups: Sequence[Group], scores: Float64s) -> NDArray[np.int64]:
     """(groups,) which fifth of its fault model's groups each one's score is in."""
     if len(scores) != len(groups):
         raise ValueError(f"{len(scores)} scores were given for {len(groups)} groups")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from testbed.campaign.plan.draw import Stratum
 from testbed.campaign.plan.sections import sampled_strata
 from testbed.campaign.spec.campaign import CampaignSpec
-from testbed.campaign.spec.stop import Dimension
+from testbed.campaign.spec.stop import StopDimension
 from testbed.core.fault import FaultModel
 from testbed.core.site import SiteTable
 
@@ -28,12 +28,12 @@ def model_of(stratum: Stratum) -> FaultModel:
     return FaultModel(stratum.target, stratum.site.where, stratum.op, stratum.pattern, scope)
 
 
-def values_of(stratum: Stratum, by: Sequence[Dimension]) -> Values:
+def values_of(stratum: Stratum, by: Sequence[StopDimension]) -> Values:
     """What a stratum is along each dimension; None where it is nothing, such as the block of the head."""
     return tuple(_value(stratum, dimension) for dimension in by)
 
 
-def _value(stratum: Stratum, dimension: Dimension) -> Hashable:
+def _value(stratum: Stratum, dimension: StopDimension) -> Hashable:
     site = stratum.site
     if dimension == "tier":
         return stratum.tier
@@ -80,7 +80,7 @@ def all_strata(
     return (one.stratum for one in sampled_strata(spec.faults, tables, tier_images))
 
 
-def grouped(found: Iterable[Stratum], by: Sequence[Dimension]) -> list[Group]:
+def grouped(found: Iterable[Stratum], by: Sequence[StopDimension]) -> list[Group]:
     """In the order of their first strata."""
     members: dict[tuple[FaultModel, Values], list[tuple[int, Stratum]]] = {}
     for number, stratum in enumerate(found):
@@ -91,7 +91,7 @@ def grouped(found: Iterable[Stratum], by: Sequence[Dimension]) -> list[Group]:
     ]
 
 
-def _name(model: FaultModel, values: Values, by: Sequence[Dimension], first: Stratum) -> str:
+def _name(model: FaultModel, values: Values, by: Sequence[StopDimension], first: Stratum) -> str:
     """Bits go by their role, so that campaigns in two precisions draw the same faults."""
     fmt = first.site.format
     told = [fmt.role_name(value) if dimension == "bit" else value for dimension, value in zip(by, values, strict=True)]

@@ -9,21 +9,18 @@ time in another order.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from testbed.campaign.plan.draw import Draw, Stratum, draw_at, seed_of
 from testbed.campaign.plan.groups import Group
+from testbed.core.arrays import Int64s, Words64
 from testbed.core.errors import UsageError
 
 _SHUFFLED = 1 << 16  # populations up to here are permuted as they are
 _MOST = 1 << 62
 _ROUNDS = 8
 
-Integers = NDArray[np.int64]
-_Words = NDArray[np.uint64]
 
-
-def drawn_places(population: int, seed: int, name: str, start: int, stop: int) -> Integers:
+def drawn_places(population: int, seed: int, name: str, start: int, stop: int) -> Int64s:
     """(stop - start,) draws ``start`` to ``stop`` - 1: places 0 to ``population`` - 1, none twice.
 
     A Feistel network of keyed hashes is a permutation of the pairs of two halves of a word; what falls outside the
@@ -45,7 +42,7 @@ def drawn_places(population: int, seed: int, name: str, start: int, stop: int) -
     return places.astype(np.int64)
 
 
-def group_places(group: Group, seed: int, start: int, stop: int) -> Integers:
+def group_places(group: Group, seed: int, start: int, stop: int) -> Int64s:
     """(stop - start,) places of the group's draws ``start`` to ``stop`` - 1: see `drawn_places`."""
     size = group.population
     if not group.endless:
@@ -60,7 +57,7 @@ def group_places(group: Group, seed: int, start: int, stop: int) -> Integers:
     return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
 
-def _permuted(words: _Words, half: np.uint64, keys: _Words) -> _Words:
+def _permuted(words: Words64, half: np.uint64, keys: Words64) -> Words64:
     mask = (np.uint64(1) << half) - np.uint64(1)
     left, right = words >> half, words & mask
     for key in keys:
@@ -68,7 +65,7 @@ def _permuted(words: _Words, half: np.uint64, keys: _Words) -> _Words:
     return (left << half) | right
 
 
-def _mixed(words: _Words) -> _Words:
+def _mixed(words: Words64) -> Words64:
     """The finaliser of splitmix64 (Steele, Lea & Flood, OOPSLA 2014)."""
     with np.errstate(over="ignore"):
         words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -76,7 +73,7 @@ def _mixed(words: _Words) -> _Words:
     return words ^ (words >> np.uint64(31))
 
 
-def members_of(group: Group, places: Integers) -> tuple[Integers, Integers]:
+def members_of(group: Group, places: Int64s) -> tuple[Int64s, Int64s]:
     """(which member each place is in, its place there)."""
     member = np.searchsorted(group.starts, places, side="right") - 1
     return member, places - group.starts[member]

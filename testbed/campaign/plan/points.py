@@ -15,10 +15,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from testbed.campaign.files import points_file
+from testbed.core.arrays import Words32
 from testbed.core.errors import StaleArtefact
 from testbed.core.site import Site, SiteTable
 from testbed.engines.runner import StruckWords
-from testbed.instrument.ports.feed import NO_SITE, PortFeed, Words
+from testbed.instrument.ports.feed import NO_SITE, PortFeed
 
 SCHEMA = pa.schema(
     [
@@ -44,12 +45,12 @@ class Points:
     names: tuple[str, ...]
     site: NDArray[np.int64]
     index: NDArray[np.int64]
-    and_mask: Words
-    or_mask: Words
-    xor_mask: Words
+    and_mask: Words32
+    or_mask: Words32
+    xor_mask: Words32
 
     @classmethod
-    def single(cls, sites: NDArray[np.object_], index: NDArray[np.int64], masks: Sequence[Words]) -> Points:
+    def single(cls, sites: NDArray[np.object_], index: NDArray[np.int64], masks: Sequence[Words32]) -> Points:
         """One word each; (n,) arrays."""
         names, codes = np.unique(sites, return_inverse=True) if len(sites) else (sites, np.zeros(0, np.int64))
         keep, put, turn = (mask[:, None] for mask in masks)

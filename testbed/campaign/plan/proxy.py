@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 
 from testbed.campaign.plan.draw import Stratum
 from testbed.campaign.plan.groups import Group
+from testbed.core.arrays import Float64s
 from testbed.core.fault import masks_for
 from testbed.core.formats import Format
 from testbed.semantics import corrupt
 
 Proxy = Literal["magnitude", "gradient"]
-Floats = NDArray[np.float64]
 
 _DTYPES = {"fp32": np.dtype(np.float32), "fp16": np.dtype(np.float16), "bf16": np.dtype(ml_dtypes.bfloat16)}
 _LEAST = 1e-30
@@ -34,15 +34,15 @@ _LEAST = 1e-30
 class Sample:
     """Some values of one tensor, (m,) each. slope: of the lead with the value, over the lead: 1 / (units of the value)."""
 
-    values: Floats
-    slope: Floats
+    values: Float64s
+    slope: Float64s
 
 
 Samples = Mapping[tuple[str, str], Sample]
 """By site and place."""
 
 
-def scores(proxy: Proxy, samples: Samples) -> Callable[[Sequence[Group]], Floats]:
+def scores(proxy: Proxy, samples: Samples) -> Callable[[Sequence[Group]], Float64s]:
     """(groups,) of 0 to 1. A group's score is the mean over its faults; words that are struck together count as one."""
     known: dict[tuple[str, str, str, str, int | None], float] = {}
 
@@ -55,7 +55,7 @@ def scores(proxy: Proxy, samples: Samples) -> Callable[[Sequence[Group]], Floats
             known[key] = float(np.mean([score(proxy, sample, site.format, stratum.op, bit) for bit in bits]))
         return known[key]
 
-    def of_groups(groups: Iterable[Group]) -> Floats:
+    def of_groups(groups: Iterable[Group]) -> Float64s:
         return np.array([sum(s.size * of_stratum(s) for _, s in group.members) / group.population for group in groups])
 
     return of_groups

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from testbed.campaign.files import PROXY, Files
 from testbed.campaign.plan.groups import Group
-from testbed.campaign.plan.proxy import Floats, Sample, Samples, scores
+from testbed.campaign.plan.proxy import Sample, Samples, scores
 from testbed.campaign.prepare.stages import Preparation
+from testbed.core.arrays import Float64s
 from testbed.core.folder.files import write_json
 from testbed.core.folder.parsing import json_value
 from testbed.golden.arrays import read_array
@@ -29,7 +30,7 @@ _IMAGES = 32  # of the campaign's, spread evenly
 _VALUES = 64  # per tensor and image; of a weight, as many as of an activation
 
 
-def guess_of(preparation: Preparation) -> Callable[[Sequence[Group]], Floats] | None:
+def guess_of(preparation: Preparation) -> Callable[[Sequence[Group]], Float64s] | None:
     """The scores that the spec's proxy asks for; None without one. They are kept in the run folder, so that a campaign
     that goes on elsewhere is steered as it began."""
     stop, folder = preparation.spec.stop, preparation.folder
@@ -37,7 +38,7 @@ def guess_of(preparation: Preparation) -> Callable[[Sequence[Group]], Floats] | 
         return None
     proxy, model_hash = stop.proxy, folder.output_hash("train", MODEL)
 
-    def guess(groups: Sequence[Group]) -> Floats:
+    def guess(groups: Sequence[Group]) -> Float64s:
         names = [group.name for group in groups]
         made_from = {"model": model_hash, "proxy": proxy, "groups": names}
         path = folder / PROXY
@@ -83,7 +84,7 @@ def model_samples(model: ViT, images: NDArray[np.float32], seed: int = 0) -> Sam
     lead, over the mean lead.
     """
     rng = np.random.default_rng(seed)
-    found: dict[tuple[str, str], list[tuple[Floats, Floats]]] = {(site, "activation"): [] for site in taps(model)}
+    found: dict[tuple[str, str], list[tuple[Float64s, Float64s]]] = {(site, "activation"): [] for site in taps(model)}
     parameters = dict(model.named_parameters())
     gradients = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
     total = 0.0

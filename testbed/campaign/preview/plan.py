@@ -22,11 +22,11 @@ from testbed.campaign.prepare.subjects import subject_of
 from testbed.campaign.preview.dry_run import sites_and_speed
 from testbed.campaign.preview.sites import sketched_sites
 from testbed.campaign.spec.campaign import CampaignSpec
-from testbed.campaign.spec.stop import Dimension, dimensions
+from testbed.campaign.spec.stop import StopDimension, dimensions
 from testbed.core.fault import FaultModel
 from testbed.core.site import SiteTable
 
-FINEST: tuple[Dimension, ...] = ("site", "bit", "tier")
+FINEST: tuple[StopDimension, ...] = ("site", "bit", "tier")
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Plan:
         self,
         spec: CampaignSpec,
         wanted: Wanted,
-        by: Sequence[Dimension] | None = None,
+        by: Sequence[StopDimension] | None = None,
         seconds_per_row: float | None = None,
         measured: bool = False,
     ) -> None:
@@ -225,6 +225,6 @@ def wanted_of(
     return Wanted(margin, confidence, rate, relative)
 
 
-def asked_dimensions(text: str | None) -> tuple[Dimension, ...] | None:
+def asked_dimensions(text: str | None) -> tuple[StopDimension, ...] | None:
     """None for the strata as they are sampled."""
     return None if text is None else dimensions(text)

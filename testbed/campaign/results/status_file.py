@@ -14,7 +14,7 @@ from testbed.core.folder.parsing import json_value
 from testbed.core.outcome import OUTCOMES
 
 _Count = Annotated[int, Field(ge=0, le=10**15)]
-_Seconds = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
+_StatusSeconds = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
 _Text = Annotated[str, Field(max_length=500)]
 _Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -35,8 +35,8 @@ class _Steps(BaseModel):
     what: _Text
     total: _Count
     done: _Count
-    per_second: _Seconds | None
-    eta_s: _Seconds | None
+    per_second: _StatusSeconds | None
+    eta_s: _StatusSeconds | None
 
 
 _FIELDS: dict[str, tuple[Any, Any]] = {
@@ -45,8 +45,8 @@ _FIELDS: dict[str, tuple[Any, Any]] = {
     "units_done": (_Count, None),
     "faults": (_Count, None),
     "faults_done": (_Count, None),
-    "faults_per_second": (_Seconds, None),
-    "eta_s": (_Seconds, None),
+    "faults_per_second": (_StatusSeconds, None),
+    "eta_s": (_StatusSeconds, None),
     "outcomes": (dict[Literal[OUTCOMES], _Count], {}),  # type: ignore[valid-type]
     "widest": (_Widest, None),
     "workers": (_Count, None),

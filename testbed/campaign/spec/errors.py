@@ -19,7 +19,7 @@ from testbed.campaign.spec.fields import Complaint, Refused
 from testbed.core.errors import SeveralErrors, UsageError
 from testbed.core.words.nearest import meant
 
-Path = tuple[str | int, ...]
+KeyPath = tuple[str | int, ...]
 
 _SHOWN = 60  # characters of a value
 _BARE = re.compile(r"^[A-Za-z0-9_-]+$")
@@ -54,7 +54,7 @@ def complaints(error: ValidationError, values: Any, model: type[BaseModel]) -> l
     return list(found)
 
 
-def key_path(path: Path) -> str:
+def key_path(path: KeyPath) -> str:
     """As the file has it: faults[0].bits."""
     told = ""
     for part in path:
@@ -65,7 +65,7 @@ def key_path(path: Path) -> str:
     return told
 
 
-def _path(location: Sequence[str | int], values: Any, kind: str) -> Path:
+def _path(location: Sequence[str | int], values: Any, kind: str) -> KeyPath:
     """The keys in a pydantic location, which names members of unions too: those lead nowhere in the values."""
     path: list[str | int] = []
     for number, part in enumerate(location):
@@ -83,12 +83,12 @@ def _is_of_a_union(kind: str) -> bool:
     return kind not in ("missing", "extra_forbidden", "value_error")
 
 
-def _says_more(other: Path, kind: str, path: Path) -> bool:
+def _says_more(other: KeyPath, kind: str, path: KeyPath) -> bool:
     """Than that a value is of none of the kinds that may be there: an entry of it is wrong, or why it is."""
     return (len(other) > len(path) and other[: len(path)] == path) or (other == path and kind == "value_error")
 
 
-def _told(path: Path, problem: Mapping[str, Any], model: type[BaseModel]) -> Iterator[Complaint]:
+def _told(path: KeyPath, problem: Mapping[str, Any], model: type[BaseModel]) -> Iterator[Complaint]:
     key, kind = key_path(path), problem["type"]
     if kind == "extra_forbidden":
         yield Complaint(key, _unknown_key(path, model))
@@ -107,7 +107,7 @@ def _told(path: Path, problem: Mapping[str, Any], model: type[BaseModel]) -> Ite
 # ---- keys
 
 
-def _unknown_key(path: Path, model: type[BaseModel]) -> str:
+def _unknown_key(path: KeyPath, model: type[BaseModel]) -> str:
     names = tuple(part for part in path if isinstance(part, str))
     if names in _EXPLAINED:
         return f"unknown key; {_EXPLAINED[names]}"
@@ -129,13 +129,13 @@ def _tables(model: type[BaseModel]) -> Iterator[tuple[str, Mapping[str, FieldInf
                 yield f"[[{name}]]", get_args(base)[0].model_fields
 
 
-def _model_at(model: type[BaseModel], path: Path) -> type[BaseModel]:
+def _model_at(model: type[BaseModel], path: KeyPath) -> type[BaseModel]:
     """The table at a path, of those that have fixed keys."""
     annotation, _ = _annotation(model, path)
     return next(base for base, _ in _members(annotation) if _is_model(base))
 
 
-def _annotation(model: type[BaseModel], path: Path) -> tuple[Any, Sequence[Any]]:
+def _annotation(model: type[BaseModel], path: KeyPath) -> tuple[Any, Sequence[Any]]:
     """(the type, what else is asked of it) at a path."""
     annotation: Any = model
     metadata: Sequence[Any] = ()
@@ -156,7 +156,7 @@ def _annotation(model: type[BaseModel], path: Path) -> tuple[Any, Sequence[Any]]
 # ---- values
 
 
-def _mismatch(path: Path, problem: Mapping[str, Any], model: type[BaseModel]) -> str:
+def _mismatch(path: KeyPath, problem: Mapping[str, Any], model: type[BaseModel]) -> str:
     value, (annotation, metadata) = problem["input"], _annotation(model, path)
     members = _members(annotation)
     if isinstance(value, Mapping) and any(
@@ -174,11 +174,11 @@ def _mismatch(path: Path, problem: Mapping[str, Any], model: type[BaseModel]) ->
     return f"{shown(value)} is not {wanted(annotation, metadata)}{near or _as_list(path, value, members)}"
 
 
-def _heading(path: Path) -> str:
+def _heading(path: KeyPath) -> str:
     return f"[[{path[-2]}]]" if isinstance(path[-1], int) else f"[{key_path(path)}]"
 
 
-def _as_list(path: Path, value: Any, members: Sequence[tuple[Any, Any]]) -> str:
+def _as_list(path: KeyPath, value: Any, members: Sequence[tuple[Any, Any]]) -> str:
     """Where a list is wanted and one entry was written."""
     lists = any(get_origin(base) is tuple for base, _ in members)
     if lists and not isinstance(value, list | tuple | Mapping):

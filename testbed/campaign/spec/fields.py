@@ -52,8 +52,8 @@ def _told(number: float) -> str:
     return f"{number:,}" if number < 1 << 64 else f"one of {number.bit_length()} bits"
 
 
-Whole = Annotated[int, Field(ge=1)]
-Count = Annotated[Whole, AtMost((1 << 31) - 1, "it is counted in 32 bits")]
+WholeNumber = Annotated[int, Field(ge=1)]
+Count = Annotated[WholeNumber, AtMost((1 << 31) - 1, "it is counted in 32 bits")]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), AtMost(1e38, "float32 holds no larger number")]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), AtMost(1e38, "float32 holds no larger number")]
 Confidence = Annotated[float, Field(ge=0.01, le=1 - 1e-9, allow_inf_nan=False)]

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 from pydantic import Field, field_validator
 
 from testbed.campaign.spec.faults import FaultSpec
-from testbed.campaign.spec.fields import AtMost, Complaint, Confidence, Count, Strict, Whole
+from testbed.campaign.spec.fields import AtMost, Complaint, Confidence, Count, Strict, WholeNumber
 from testbed.core.errors import UsageError
 from testbed.core.words.nearest import unknown
 
 if TYPE_CHECKING:
     from testbed.analysis.adaptive.sequential import StopRule
 
-Dimension = Literal["site", "kind", "block", "bit", "bit_class", "tier"]
-DIMENSIONS: tuple[Dimension, ...] = get_args(Dimension)
+StopDimension = Literal["site", "kind", "block", "bit", "bit_class", "tier"]
+DIMENSIONS: tuple[StopDimension, ...] = get_args(StopDimension)
 
 
-def dimensions(text: str) -> tuple[Dimension, ...]:
+def dimensions(text: str) -> tuple[StopDimension, ...]:
     """ "site x bit_class" in parts; "all" is none. Raises UsageError for an unknown dimension, or one named twice."""
     if text.strip() == "all":
         return ()
@@ -67,7 +67,7 @@ class StopSpec(Strict):
     growth: float = Field(
         default=2.0, gt=1, le=10, description="Largest growth of a part's faults from one round to the next."
     )
-    max_rounds: Annotated[Whole, AtMost(1000, "the error is spent over the rounds one by one")] = Field(
+    max_rounds: Annotated[WholeNumber, AtMost(1000, "the error is spent over the rounds one by one")] = Field(
         default=20, description="Most rounds; then the campaign ends, whatever the margins."
     )
     max_faults: Count | None = Field(
@@ -94,15 +94,15 @@ class StopSpec(Strict):
         return value
 
     @property
-    def domains(self) -> tuple[Dimension, ...]:
+    def domains(self) -> tuple[StopDimension, ...]:
         return dimensions(self.per)
 
     @property
-    def steered_by(self) -> tuple[Dimension, ...]:
+    def steered_by(self) -> tuple[StopDimension, ...]:
         return dimensions(self.steer)
 
     @property
-    def sampled_by(self) -> tuple[Dimension, ...]:
+    def sampled_by(self) -> tuple[StopDimension, ...]:
         """Of the strata: what is asked for, and what domains and classes are told apart by."""
         asked = {*dimensions(self.strata), *self.domains, *self.steered_by}
         return tuple(dimension for dimension in DIMENSIONS if dimension in asked)

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from testbed.analysis.outputs.confidence import TierEdges
 from testbed.campaign.spec.errors import shown
-from testbed.campaign.spec.fields import AtMost, Complaint, Count, NonNegative, Positive, Strict, Whole, refuse
+from testbed.campaign.spec.fields import AtMost, Complaint, Count, NonNegative, Positive, Strict, WholeNumber, refuse
 from testbed.core.errors import TestbedError, UsageError
 from testbed.core.formats import FORMATS
 from testbed.core.words.nearest import unknown
@@ -175,13 +175,13 @@ class EngineSpec(Strict):
     precision: str = Field(
         default="fp32", json_schema_extra={"enum": list(PRECISIONS)}, description="Number format of the deployed model."
     )
-    batch: Annotated[Whole | Literal["auto"], AtMost(8192, "the images of one inference are held at once")] = Field(
-        default=64, description='Images per inference. "auto": measured when the campaign begins, then kept.'
+    batch: Annotated[WholeNumber | Literal["auto"], AtMost(8192, "the images of one inference are held at once")] = (
+        Field(default=64, description='Images per inference. "auto": measured when the campaign begins, then kept.')
     )
-    threads: Annotated[Whole | Literal["auto"], AtMost(1024, "no machine has so many cores for one engine")] = Field(
-        default=1, description='Threads per engine. "auto": measured when the campaign begins, then kept.'
+    threads: Annotated[WholeNumber | Literal["auto"], AtMost(1024, "no machine has so many cores for one engine")] = (
+        Field(default=1, description='Threads per engine. "auto": measured when the campaign begins, then kept.')
     )
-    unit: Annotated[Whole | None, AtMost(1_000_000, "a unit's rows are held until it is done")] = Field(
+    unit: Annotated[WholeNumber | None, AtMost(1_000_000, "a unit's rows are held until it is done")] = Field(
         default=None,
         description="Rows of one unit of work: the most that a killed process can lose. About five seconds' worth unless "
         "stated; units of less than a quarter of a second are handed out several at a time, to that length.",
@@ -198,7 +198,7 @@ class EngineSpec(Strict):
         '(standard operators of opset 26) or "op" (one custom operator, the fastest). All three give the same '
         "bits.",
     )
-    calibration_images: Annotated[Whole, AtMost(1_000_000, "the ranges of int8 settle long before")] = Field(
+    calibration_images: Annotated[WholeNumber, AtMost(1_000_000, "the ranges of int8 settle long before")] = Field(
         default=256,
         description="Number of training images that int8 is calibrated on: a random choice with the classes in "
         "proportion.",
@@ -268,7 +268,7 @@ class GateSpec(Strict):
         "precision: a share of the largest output (fp32 1e-6, fp16 0.02, bf16 0.1, int8 0.2), and at least "
         "1e-5.",
     )
-    zero_fault_rows: Annotated[Whole, AtMost(100_000, "they are run before the campaign's first fault")] = Field(
+    zero_fault_rows: Annotated[WholeNumber, AtMost(100_000, "they are run before the campaign's first fault")] = Field(
         default=1024,
         description="Activation faults per target that change nothing, run before the first real one; each output must "
         "equal the engine golden in every bit. Weights have one per tensor.",

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.analysis.domains import Cells, Domains, Estimate, Floats, Strata, sums_by
-from testbed.campaign.summary.tally import MEASURES, Integers, Profile, Tally
+from testbed.analysis.domains import Cells, Domains, Estimate, Strata, sums_by
+from testbed.campaign.summary.tally import MEASURES, Profile, Tally
+from testbed.core.arrays import Float64s, Int64s
 from testbed.core.fault import FaultModel
 from testbed.core.outcome import DUES, HOWS, OUTCOMES
 
@@ -62,7 +63,7 @@ class ModelRates:
         self.profiles = [profile for profile, own in zip(profiles, mine, strict=True) if own]
         number = np.cumsum(mine) - 1
 
-        def of_model(table: dict[str, Integers]) -> dict[str, Integers]:
+        def of_model(table: dict[str, Int64s]) -> dict[str, Int64s]:
             kept = mine[table["profile"]]
             own = {name: column[kept] for name, column in table.items()}
             return {**own, "profile": number[own["profile"]]}
@@ -72,7 +73,7 @@ class ModelRates:
         self.outcomes = of_model(tally.outcomes.table())
         self.numbers, self.strata = self._strata(population)
 
-    def _strata(self, population: NDArray[np.int64]) -> tuple[Integers, Strata]:
+    def _strata(self, population: NDArray[np.int64]) -> tuple[Int64s, Strata]:
         """(numbers of the strata, ascending; what is known of each)."""
         faults = self.faults[MEASURES[0]]
         numbers, first, stratum = np.unique(faults["stratum"], return_index=True, return_inverse=True)
@@ -145,7 +146,7 @@ class ModelRates:
         code_of_profile = np.array([-1 if value is None else codes[value] for value in values])
         tiers = 1 + max(int(table["tier"].max()) for table in self.tiers.values())
 
-        def label_of(table: dict[str, Integers]) -> Integers:
+        def label_of(table: dict[str, Int64s]) -> Int64s:
             code = code_of_profile[table["profile"]]
             return np.where(code < 0, -1, code * tiers + (table["tier"] if by_tier else 0))
 
@@ -168,15 +169,15 @@ class ModelRates:
         ]
 
     def _estimates(
-        self, table: dict[str, Integers], label: Integers, position: Integers, labels: list[int]
+        self, table: dict[str, Int64s], label: Int64s, position: Int64s, labels: list[int]
     ) -> dict[Hashable, Estimate]:
         """By label; rows of the table with none, -1, are in no group."""
         domains, events = self._domains(table, label, position, labels)
         return domains.estimates_of(events, self.confidence)
 
     def _domains(
-        self, table: dict[str, Integers], label: Integers, position: Integers, labels: list[int]
-    ) -> tuple[Domains, Floats]:
+        self, table: dict[str, Int64s], label: Int64s, position: Int64s, labels: list[int]
+    ) -> tuple[Domains, Float64s]:
         """(the groups, events of their cells)."""
         table = {name: column[label >= 0] for name, column in table.items()}
         cells = Cells(
@@ -212,7 +213,7 @@ class ModelRates:
         return {due: int(count) for due, count in zip(DUES, counts, strict=True) if count}
 
 
-def by_first_stratum(label: Integers, stratum: Integers) -> Integers:
+def by_first_stratum(label: Int64s, stratum: Int64s) -> Int64s:
     """The labels from 0 that occur, in the order of the least stratum of each, and of themselves."""
     first = np.full(int(label.max(initial=-1)) + 1, np.iinfo(np.int64).max)
     known = label >= 0

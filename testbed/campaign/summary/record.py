@@ -14,7 +14,7 @@ from testbed.core.schema import READABLE_VERSIONS
 
 _WHAT = "a campaign's summary"
 _FIX = "rerun with `testbed campaign run SPEC --redo summary`"
-_Count = Annotated[int, Field(ge=0)]
+_NonNegative = Annotated[int, Field(ge=0)]
 _Share = Annotated[float, Field(ge=0, le=1)]
 _Table = dict[str, JsonValue]
 
@@ -33,14 +33,14 @@ class _Marginal(Form):
     op: str
     by: str
     value: str | int | None
-    faults: _Count
-    n: _Count
+    faults: _NonNegative
+    n: _NonNegative
     rates: dict[str, _Rate | None]
 
 
 class _Model(Form):
     test_accuracy: _Share
-    test_images: _Count
+    test_images: _NonNegative
 
 
 class _Data(Form):
@@ -51,7 +51,7 @@ class _Data(Form):
 class _EngineSummary(Form):
     deployment_id: str
     precision: str
-    threads: _Count
+    threads: _NonNegative
 
 
 class _Engines(Form):
@@ -61,11 +61,11 @@ class _Engines(Form):
 
 
 class _TierSummary(Form):
-    tier: _Count
+    tier: _NonNegative
     low: float
     high: float
-    images: _Count
-    available: _Count
+    images: _NonNegative
+    available: _NonNegative
 
 
 class _Tolerance(Form):
@@ -79,8 +79,8 @@ class _Deviation(Form):
 
 class SummaryFile(Form):
     name: str
-    faults: _Count
-    rows: _Count
+    faults: _NonNegative
+    rows: _NonNegative
     model: _Model
     data: _Data
     tiers: list[_TierSummary]

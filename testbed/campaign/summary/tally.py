@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from testbed.campaign.results.reader import PLAN_TABLE, RESULT_TABLE
+from testbed.core.arrays import Int64s
 from testbed.core.outcome import DUES, HOWS, OUTCOMES, Outcome
 
 MEASURES = ("sdc1", "outside", "nonfinite")
@@ -30,8 +31,6 @@ _SEVERAL = "sites-"  # how patterns at several sites are named
 _NONE = {"block": -1, "bit": -1}
 _ROWS_AT_ONCE = 1 << 16
 _LIMIT = 1 << 62
-
-Integers = NDArray[np.int64]
 
 
 class Profile(NamedTuple):
@@ -63,8 +62,8 @@ class KeyCounts:
 
     def __init__(self, *names: str) -> None:
         self.names = names
-        self._keys: list[Integers] = [np.zeros((0, len(names)), np.int64)]
-        self._counts: list[Integers] = [np.zeros(0, np.int64)]
+        self._keys: list[Int64s] = [np.zeros((0, len(names)), np.int64)]
+        self._counts: list[Int64s] = [np.zeros(0, np.int64)]
         self._pending, self._settled = 0, 0
 
     def add(self, *columns: NDArray) -> None:
@@ -82,14 +81,14 @@ class KeyCounts:
         self._keys, self._counts = [keys], [counts]
         self._pending, self._settled = 0, len(keys)
 
-    def table(self) -> dict[str, Integers]:
+    def table(self) -> dict[str, Int64s]:
         """A column per name, and ``count``; keys ascend."""
         if self._pending:
             self._settle()
         return {**dict(zip(self.names, self._keys[0].T, strict=True)), "count": self._counts[0]}
 
 
-def _distinct(keys: Integers, counts: Integers) -> tuple[Integers, Integers]:
+def _distinct(keys: Int64s, counts: Int64s) -> tuple[Int64s, Int64s]:
     """(distinct keys, their counts added up)."""
     if not len(keys):
         return keys, counts
@@ -125,9 +124,9 @@ class Tally:
             tally._add(rows)
         return tally
 
-    def _numbered(self, batch: pa.RecordBatch) -> Rows:
+    def _numbered(self, batch: pa.RecordBatch) -> KeyColumns:
         """The batch's columns as integers."""
-        rows: Rows = {}
+        rows: KeyColumns = {}
         for name in _COLUMNS:
             column = batch.column(name)
             if name in _TEXTS:
@@ -138,7 +137,7 @@ class Tally:
                 rows[name] = pc.fill_null(column.cast(pa.int64()), _NONE.get(name, 0)).to_numpy()
         return rows
 
-    def _add(self, rows: Rows) -> None:
+    def _add(self, rows: KeyColumns) -> None:
         """rows: of whole faults."""
         rows = _by_tier(rows)
         n = len(rows["fault_id"])
@@ -160,7 +159,7 @@ class Tally:
             place = stratum[cell], profile[cell], tier[cell], cluster_rows[cell]
             self.tiers[measure].add(*place, cell_rows, struck)
 
-    def _profile(self, rows: Rows) -> Integers:
+    def _profile(self, rows: KeyColumns) -> Int64s:
         """(rows,) number of each row's profile."""
         columns = [rows[name] for name in Profile._fields]
         start = _starts(*columns)
@@ -181,10 +180,10 @@ class Tally:
         return [profile.of_several() if profile.pattern.startswith(_SEVERAL) else profile for profile in found]
 
 
-Rows = dict[str, Integers]
+KeyColumns = dict[str, Int64s]
 
 
-def _coded(column: pa.DictionaryArray, numbers: dict[str | None, int]) -> Integers:
+def _coded(column: pa.DictionaryArray, numbers: dict[str | None, int]) -> Int64s:
     """Text as numbers, nulls too; new words get the next number."""
     names = [*column.dictionary.to_pylist(), None]
     codes = pc.fill_null(column.indices, len(names) - 1).to_numpy()
@@ -194,14 +193,14 @@ def _coded(column: pa.DictionaryArray, numbers: dict[str | None, int]) -> Intege
     return found[codes]
 
 
-def _pieces(path: Path, numbered: Callable[[pa.RecordBatch], Rows]) -> Iterator[Rows]:
+def _pieces(path: Path, numbered: Callable[[pa.RecordBatch], KeyColumns]) -> Iterator[KeyColumns]:
     for rows in RESULT_TABLE.batches(path, _COLUMNS, _ROWS_AT_ONCE):
         yield from map(numbered, rows.combine_chunks().to_batches())
 
 
-def _whole_faults(pieces: Iterator[Rows]) -> Iterator[Rows]:
+def _whole_faults(pieces: Iterator[KeyColumns]) -> Iterator[KeyColumns]:
     """The same rows, cut only between faults."""
-    rest: Rows = {}
+    rest: KeyColumns = {}
     for piece in pieces:
         rows = {name: np.concatenate([rest[name], piece[name]]) for name in piece} if rest else piece
         last = int(_starts(rows["fault_id"])[-1]) if len(rows["fault_id"]) else 0
@@ -212,7 +211,7 @@ def _whole_faults(pieces: Iterator[Rows]) -> Iterator[Rows]:
         yield rest
 
 
-def _by_tier(rows: Rows) -> Rows:
+def _by_tier(rows: KeyColumns) -> KeyColumns:
     """The rows of each fault, ordered by their images' tiers."""
     starts = np.zeros(len(rows["fault_id"]), np.int64)
     starts[_starts(rows["fault_id"])] = 1
@@ -223,7 +222,7 @@ def _by_tier(rows: Rows) -> Rows:
     return {name: column[order] for name, column in rows.items()}
 
 
-def _starts(*columns: Integers) -> Integers:
+def _starts(*columns: Int64s) -> Int64s:
     """Where a run of equal rows starts."""
     changes = np.zeros(len(columns[0]), bool)
     changes[:1] = True

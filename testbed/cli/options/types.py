@@ -65,7 +65,7 @@ class CountsOption(click.ParamType):
         return found
 
 
-class Words(click.ParamType):
+class WordsOption(click.ParamType):
     """Some of the known words, separated by commas, in their order."""
 
     name = "words"

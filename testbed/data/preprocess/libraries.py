@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from testbed.core.errors import UsageError
-from testbed.data.preprocess.steps import INTERPOLATIONS, PER_8_BIT, Floats, Preprocess
+from testbed.data.preprocess.steps import INTERPOLATIONS, PER_8_BIT, PerChannel, Preprocess
 
-_IMAGENET: tuple[Floats, Floats] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-_HALF: tuple[Floats, Floats] = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-_CLIP: tuple[Floats, Floats] = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+_IMAGENET: tuple[PerChannel, PerChannel] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_HALF: tuple[PerChannel, PerChannel] = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+_CLIP: tuple[PerChannel, PerChannel] = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 _PILLOW = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # Pillow's numbers of its filters
 _OF_CLASSES = ("ImageProcessor", "ImageProcessorFast", "ImageProcessorPil", "FeatureExtractor")
 _DONE = {"do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb"}
@@ -64,7 +64,7 @@ class _Usual:
     """What a kind of Hugging Face image processor does where its file does not say."""
 
     resample: int
-    mean_and_std: tuple[Floats, Floats]
+    mean_and_std: tuple[PerChannel, PerChannel]
     size: Mapping[str, int]
     crop_size: int | None = None
 
@@ -169,7 +169,7 @@ class _PreprocessorConfig:
             raise UsageError(f"{self.where}: resample {number!r} is none of Pillow's filters, 0 to {len(_PILLOW) - 1}")
         return _PILLOW[number]
 
-    def mean_and_std(self) -> tuple[Floats, Floats]:
+    def mean_and_std(self) -> tuple[PerChannel, PerChannel]:
         if not self.values.get("do_normalize", True):
             return (0.0,), (1.0,)
         found = []

@@ -21,7 +21,7 @@ from testbed.data.preprocess.steps import (
     OFFSETS,
     PREPROCESS,
     RESIZES,
-    Floats,
+    PerChannel,
     Preprocess,
     preprocess_named,
 )
@@ -229,7 +229,7 @@ def _model_type(path: Path) -> str | None:
     return str(values["model_type"]) if isinstance(values, Mapping) and "model_type" in values else None
 
 
-def _floats(value: Any, key: str, where: str) -> Floats:
+def _floats(value: Any, key: str, where: str) -> PerChannel:
     values = value if isinstance(value, (list, tuple)) else [value]
     return tuple(_number(one, key, where) for one in values)
 

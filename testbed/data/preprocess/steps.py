@@ -12,7 +12,7 @@ from PIL import Image
 from testbed.core.errors import UsageError
 from testbed.core.words.nearest import unknown
 
-Floats = tuple[float, ...]
+PerChannel = tuple[float, ...]
 Resize = Literal["shorter", "squash", "none"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
 Offset = Literal["round", "floor"]
@@ -42,8 +42,8 @@ class Preprocess:
     """
 
     name: str
-    mean: Floats
-    std: Floats
+    mean: PerChannel
+    std: PerChannel
     margin: float = 1.0
     resize: Resize = "shorter"
     size: int | None = None
@@ -207,5 +207,5 @@ def _resized(pixels: np.ndarray, target: tuple[int, int], interpolation: str) ->
     return resized.clip(0, 1) if interpolation in _OVERSHOOTS else resized
 
 
-def _listed(values: Floats) -> str:
+def _listed(values: PerChannel) -> str:
     return " ".join(f"{value:.6g}" for value in values)

@@ -9,6 +9,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from testbed.core.arrays import Words32
 from testbed.core.errors import UsageError
 from testbed.core.site import SiteTable
 from testbed.semantics import as_words
@@ -29,8 +30,6 @@ DTYPES: dict[str, np.dtype] = {
     "uint16": np.dtype(np.uint16),
     "int32": np.dtype(np.int32),
 }
-
-Words = NDArray[np.uint32]
 
 
 def value_input(format_name: str) -> str:
@@ -59,10 +58,10 @@ class PortFeed:
 
     site: NDArray[np.int64]
     index: NDArray[np.int64]
-    and_mask: Words
-    or_mask: Words
-    xor_mask: Words
-    golden: Words
+    and_mask: Words32
+    or_mask: Words32
+    xor_mask: Words32
+    golden: Words32
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -82,7 +81,7 @@ class PortFeed:
         return cls(np.full_like(none, NO_SITE, np.int64), np.zeros_like(none, np.int64), ~none, none, none, none)
 
     @classmethod
-    def writing(cls, site: NDArray[np.int64], index: NDArray[np.int64], words: Words) -> PortFeed:
+    def writing(cls, site: NDArray[np.int64], index: NDArray[np.int64], words: Words32) -> PortFeed:
         """Sets each element to these bits, whatever it held."""
         none = np.zeros(len(site), np.uint32)
         return cls(site, index, none, words, none, none)
@@ -106,7 +105,7 @@ class PortFeed:
         return PortFeed(*(np.concatenate([getattr(self, f.name), getattr(rest, f.name)]) for f in fields(self)))
 
     @property
-    def faulty(self) -> Words:
+    def faulty(self) -> Words32:
         """The bits that the struck element will hold, given ``golden``."""
         return ((self.golden & self.and_mask) | self.or_mask) ^ self.xor_mask
 
@@ -155,18 +154,18 @@ def _sizes(table: SiteTable) -> NDArray[np.int64]:
     return np.array([site.elements for site in table if site.where == "activation"], np.int64)
 
 
-def from_words(words: Words, format_name: str) -> NDArray:
+def from_words(words: Words32, format_name: str) -> NDArray:
     """Zero-extended words as values of a format; bits beyond the format's width are dropped."""
     dtype = DTYPES[format_name]
     return words.astype(f"uint{8 * dtype.itemsize}").view(dtype)
 
 
-def to_words(values: NDArray) -> Words:
+def to_words(values: NDArray) -> Words32:
     """Values' bits, zero-extended."""
     return as_words(np.ascontiguousarray(values)).astype(np.uint32)
 
 
-def numbers(words: Words, format_names: Iterable[str]) -> NDArray[np.float32]:
+def numbers(words: Words32, format_names: Iterable[str]) -> NDArray[np.float32]:
     """(n,) the words as numbers, each in its own format, for people: float32 is not exact for large int32."""
     names = np.asarray(list(format_names), object)
     found = np.empty(len(words), np.float32)
@@ -177,7 +176,7 @@ def numbers(words: Words, format_names: Iterable[str]) -> NDArray[np.float32]:
     return found
 
 
-def live_words(outputs: Mapping[str, NDArray], table: SiteTable, site: NDArray[np.int64]) -> Words:
+def live_words(outputs: Mapping[str, NDArray], table: SiteTable, site: NDArray[np.int64]) -> Words32:
     """(B, K) bits of the live values at each row's struck elements; 0 where there is none. site: (B, K) port numbers."""
     names = [s.format_name for s in table if s.where == "activation"]
     found = np.zeros(site.shape, np.uint32)

@@ -14,7 +14,7 @@ _TO_SCORES = LAYOUT | SCALE | {"Add", "Sub", "Where"}  # scale and mask
 _TO_CONTEXT = LAYOUT | SELECT | SCALE | {"Add", "Sub", "Where", "IsNaN"}
 _TO_QKV = LAYOUT | SELECT | SCALE | {"Add", "Sub", "Neg", "Concat"}  # rotary positions
 
-Shapes = Mapping[str, tuple[int, ...]]
+SiteShapes = Mapping[str, tuple[int, ...]]
 """Tensor whose leading dimension is the batch -> its shape without it."""
 
 
@@ -39,7 +39,7 @@ class AttentionTensors:
 
 
 def attentions(
-    graph: Graph, outputs: Mapping[str, Linear], norms: Mapping[str, Norm], shapes: Shapes
+    graph: Graph, outputs: Mapping[str, Linear], norms: Mapping[str, Norm], shapes: SiteShapes
 ) -> Iterator[AttentionTensors]:
     """In execution order. ``outputs``, ``norms``: linear maps and layer norms by output."""
     for node in graph.nodes:
@@ -72,7 +72,7 @@ def _around(
     second: Node,
     outputs: Mapping[str, Linear],
     norms: Mapping[str, Norm],
-    shapes: Shapes,
+    shapes: SiteShapes,
 ) -> AttentionTensors:
     maps = {softmax.output, *(name for node in graph.downstream(softmax.output, _TO_CONTEXT) for name in node.outputs)}
     value = next((name for name in second.inputs if name not in maps), second.inputs[1])
@@ -98,7 +98,7 @@ def _fused(graph: Graph, node: Node, outputs: Mapping[str, Linear], norms: Mappi
     return AttentionTensors(node.index, q, k, v, "", "", node.output, (a, b, c), (na, nb, nc), node.inside)
 
 
-def _operand(graph: Graph, tensor: str, heads: int, tokens: int, shapes: Shapes, turned: bool = False) -> str:
+def _operand(graph: Graph, tensor: str, heads: int, tokens: int, shapes: SiteShapes, turned: bool = False) -> str:
     """q, k or v as (heads, tokens, width) if the graph has it so, before it is scaled; else as it enters the product.
 
     turned: the product is given (heads, width, tokens).

@@ -15,7 +15,7 @@ from testbed.instrument.sites.pattern_graph import Graph, Node
 ATTENTION = "fused attention"  # operands q, k, v: their scores and maps are not in the file
 _MICROSOFT = ("com.microsoft", "com.microsoft.nchwc")
 Tensors = tuple[str, ...]
-Part = tuple[str, Sequence[str], Sequence[str]]
+OperatorPart = tuple[str, Sequence[str], Sequence[str]]
 
 
 def graph_of(proto: ModelProto) -> Graph:
@@ -74,10 +74,10 @@ def _hidden(outputs: Tensors, part: str) -> str:
     return f"{outputs[0]}/inside/{part}"
 
 
-def _attention_with_weights(inputs: Tensors, outputs: Tensors) -> list[Part]:
+def _attention_with_weights(inputs: Tensors, outputs: Tensors) -> list[OperatorPart]:
     """com.microsoft Attention: (x, weights of q, k and v, bias) -> context."""
     product, packed = _hidden(outputs, "product"), _hidden(outputs, "qkv")
-    parts: list[Part] = [("MatMul", inputs[:2], [product])]
+    parts: list[OperatorPart] = [("MatMul", inputs[:2], [product])]
     if any(inputs[2:3]):
         parts.append(("Add", [product, inputs[2]], [packed]))
     else:
@@ -86,22 +86,22 @@ def _attention_with_weights(inputs: Tensors, outputs: Tensors) -> list[Part]:
     return [*parts, ("Split", [packed], qkv), (ATTENTION, qkv, outputs[:1])]
 
 
-def _attention(inputs: Tensors, outputs: Tensors) -> list[Part]:
+def _attention(inputs: Tensors, outputs: Tensors) -> list[OperatorPart]:
     """(q, k, v, ...) -> context: Attention of opset 23, com.microsoft MultiHeadAttention."""
     return [(ATTENTION, inputs[:3], outputs[:1])]
 
 
-def _skip_norm(inputs: Tensors, outputs: Tensors) -> list[Part]:
+def _skip_norm(inputs: Tensors, outputs: Tensors) -> list[OperatorPart]:
     """com.microsoft SkipLayerNormalization: (x, skip, gain, shift, bias of x) -> norm(x + bias + skip), ..., sum."""
     x, total = inputs[0], "".join(outputs[3:4]) or _hidden(outputs, "sum")
-    parts: list[Part] = []
+    parts: list[OperatorPart] = []
     if any(inputs[4:5]):
         parts.append(("Add", [x, inputs[4]], [x := _hidden(outputs, "biased")]))
     affine = [name for name in inputs[2:4] if name]
     return [*parts, ("Add", [x, inputs[1]], [total]), ("LayerNormalization", [total, *affine], outputs[:1])]
 
 
-def _bias_gelu(inputs: Tensors, outputs: Tensors) -> list[Part]:
+def _bias_gelu(inputs: Tensors, outputs: Tensors) -> list[OperatorPart]:
     """com.microsoft BiasGelu, FastGelu: (x, bias) -> gelu(x + bias)."""
     if not any(inputs[1:2]):
         return [("Gelu", inputs[:1], outputs)]
@@ -109,7 +109,7 @@ def _bias_gelu(inputs: Tensors, outputs: Tensors) -> list[Part]:
     return [("Add", inputs[:2], [biased]), ("Gelu", [biased], outputs)]
 
 
-_SPLIT: dict[tuple[bool, str], Callable[[Tensors, Tensors], list[Part]]] = {
+_SPLIT: dict[tuple[bool, str], Callable[[Tensors, Tensors], list[OperatorPart]]] = {
     (True, "Attention"): _attention_with_weights,
     (True, "MultiHeadAttention"): _attention,
     (False, "Attention"): _attention,

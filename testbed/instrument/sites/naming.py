@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from testbed.instrument.sites.attention import Shapes
+from testbed.instrument.sites.attention import SiteShapes
 from testbed.instrument.sites.layers import Linear, Norm
 from testbed.instrument.sites.pattern_graph import Graph, Weight
 
@@ -27,7 +27,7 @@ class Names:
 class Namer:
     """Collects names; a tensor keeps the first one it is given."""
 
-    def __init__(self, graph: Graph, shapes: Shapes) -> None:
+    def __init__(self, graph: Graph, shapes: SiteShapes) -> None:
         self._graph, self._shapes = graph, shapes
         self._names = Names()
         self._claims: dict[str, list[tuple[str, bool]]] = {}

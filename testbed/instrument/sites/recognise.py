@@ -12,7 +12,7 @@ from itertools import pairwise
 
 from onnx import ModelProto
 
-from testbed.instrument.sites.attention import AttentionTensors, Shapes, attentions
+from testbed.instrument.sites.attention import AttentionTensors, SiteShapes, attentions
 from testbed.instrument.sites.embedding import name_embedding
 from testbed.instrument.sites.fused import graph_of
 from testbed.instrument.sites.joints import SOFTMAX, Joint, ancestors, joints, own_numbers
@@ -60,13 +60,13 @@ _UNKNOWN = {
 }
 
 
-def recognise(proto: ModelProto, shapes: Shapes) -> Names:
+def recognise(proto: ModelProto, shapes: SiteShapes) -> Names:
     """Names of what is recognised; nothing at all where no attention is. shapes: of tensors that lead with the batch."""
     return _Recogniser(graph_of(proto), shapes).run()
 
 
 class _Recogniser:
-    def __init__(self, graph: Graph, shapes: Shapes) -> None:
+    def __init__(self, graph: Graph, shapes: SiteShapes) -> None:
         self.graph, self.shapes, self.namer = graph, shapes, Namer(graph, shapes)
         self.linears, self.norms = linears(graph), norms(graph)
         self.takes = {linear.input: linear for linear in self.linears.values()}

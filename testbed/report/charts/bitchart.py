@@ -15,11 +15,11 @@ from testbed.report.formatting import MEASURE_NAMES, rate, sample
 
 _WIDTH, _LEFT, _TOP, _PLOT, _BOTTOM = 1060, 56, 26, 210, 42
 
-Series = Mapping[str, RateEstimate]
+BitSeries = Mapping[str, RateEstimate]
 """Estimates of one bit, by measure."""
 
 
-def bit_chart(bits: Mapping[int, Series], fmt: Format, top: float, label: str) -> Markup:
+def bit_chart(bits: Mapping[int, BitSeries], fmt: Format, top: float, label: str) -> Markup:
     """bits: by position; one that was not sampled stays empty. ``top``: the highest rate the axis must reach."""
     column = (_WIDTH - _LEFT) / fmt.bits
     axis = RateAxis.reaching([top], _PLOT, square_root=True)
@@ -34,7 +34,7 @@ def bit_chart(bits: Mapping[int, Series], fmt: Format, top: float, label: str) -
     return svg.drawing(_WIDTH, _TOP + _PLOT + _BOTTOM, label, parts)
 
 
-def highest(bits: Sequence[Mapping[int, Series]]) -> float:
+def highest(bits: Sequence[Mapping[int, BitSeries]]) -> float:
     """The highest end of any interval: charts that are compared share one axis."""
     return max((e.high for chart in bits for series in chart.values() for e in series.values()), default=0.0)
 
@@ -60,7 +60,7 @@ def _grid(axis: RateAxis) -> list[Markup]:
     return parts
 
 
-def _column(x: float, width: float, bit: int, fmt: Format, series: Series, axis: RateAxis) -> Markup:
+def _column(x: float, width: float, bit: int, fmt: Format, series: BitSeries, axis: RateAxis) -> Markup:
     base = _TOP + _PLOT
     told = [f"{MEASURE_NAMES[measure]} {rate(estimate)}" for measure, estimate in series.items()]
     sampled = sample(next(iter(series.values())))

@@ -19,7 +19,7 @@ from testbed.report.read.evidence import Evidence, Value, bits_of
 PLACES = {"activation": "Activations", "weight": "Weights"}
 _MODEL, _ATTENTION = ("sdc1", "nonfinite"), ("outside", "nonfinite")
 _BLOCK = re.compile(r"^block\.\d+\.")
-Series = dict[str, RateEstimate]
+RateSeries = dict[str, RateEstimate]
 Item = TypeVar("Item")
 
 
@@ -96,7 +96,7 @@ def tier_plots(evidence: Evidence) -> list[Figure]:
     return _plots(evidence, "tiers", "model", categories)
 
 
-def _tier(tier: Mapping[str, Any], series: Series) -> Category:
+def _tier(tier: Mapping[str, Any], series: RateSeries) -> Category:
     images = f"{count(tier['images'])} of {count(tier['available'])} images"
     thin = ", thin" if tier["thin"] else ""
     return Category(f"margin {interval_name(tier['low'], tier['high'])}", series, images + thin)
@@ -130,7 +130,7 @@ def other_models(evidence: Evidence) -> list[Figure]:
 
 def _by_part(
     evidence: Evidence, target: str, where: str, op: str, measures: Sequence[str]
-) -> Iterator[tuple[str, Series]]:
+) -> Iterator[tuple[str, RateSeries]]:
     for by, before in _PARTS.items():
         for value, series in _series(evidence, target, where, op, by, measures).items():
             if by == "tier" and isinstance(value, int):
@@ -209,14 +209,14 @@ def _legs(evidence: Evidence, target: str) -> list[tuple[str, str]]:
 
 def _measured(
     evidence: Evidence, target: str, where: str, op: str, measures: Sequence[str], by: str = "all", value: Value = None
-) -> Series:
+) -> RateSeries:
     estimates = {m: evidence.marginals.estimate(target, where, op, m, by, value) for m in measures}
     return {measure: estimate for measure, estimate in estimates.items() if estimate is not None}
 
 
 def _series(
     evidence: Evidence, target: str, where: str, op: str, by: str, measures: Sequence[str]
-) -> dict[Value, Series]:
+) -> dict[Value, RateSeries]:
     """Estimates by value, then measure; values without any are left out."""
     values = evidence.marginals.values(target, where, op, by)
     found = {value: _measured(evidence, target, where, op, measures, by, value) for value in values}

@@ -15,15 +15,15 @@ import numpy as np
 from testbed.core.errors import UsageError
 from testbed.models.config import ViTConfig
 
-Kind = Literal["block", "head", "chunk", "neuron"]
-KINDS: tuple[Kind, ...] = ("block", "head", "chunk", "neuron")
+ComponentKind = Literal["block", "head", "chunk", "neuron"]
+KINDS: tuple[ComponentKind, ...] = ("block", "head", "chunk", "neuron")
 
 
 @dataclass(frozen=True)
 class Component:
     """``units``: the heads, or the neurons of the MLP, that it stands for; both of them for a block."""
 
-    kind: Kind
+    kind: ComponentKind
     block: int
     heads: tuple[int, ...] = ()
     neurons: tuple[int, ...] = ()

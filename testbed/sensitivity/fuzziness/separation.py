@@ -23,10 +23,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from testbed.core.arrays import Float64s
 from testbed.core.errors import UsageError
 
 RCOND = 1e-10
-Floats = NDArray[np.float64]
 Batches = Callable[[], Iterable[tuple[ArrayLike, ArrayLike]]]
 """A fresh pass over (features (b, ...), labels (b,))."""
 
@@ -55,7 +55,7 @@ def streamed_fuzziness(batches: Batches, *, weighted: bool = False, rcond: float
     return spread.fuzziness()
 
 
-def _checked(features: ArrayLike, labels: ArrayLike) -> tuple[Floats, NDArray[np.int64]]:
+def _checked(features: ArrayLike, labels: ArrayLike) -> tuple[Float64s, NDArray[np.int64]]:
     x, y = np.asarray(features, np.float64), np.asarray(labels)
     if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer):
         raise UsageError(f"labels must be whole numbers, one per sample, not {y.dtype} of shape {y.shape}")
@@ -71,7 +71,7 @@ class ClassMoments:
     """First pass: sums and counts per class. Memory: classes x features."""
 
     def __init__(self) -> None:
-        self._sums: dict[int, Floats] = {}
+        self._sums: dict[int, Float64s] = {}
         self._counts: dict[int, int] = {}
 
     def add(self, features: ArrayLike, labels: ArrayLike) -> None:
@@ -103,10 +103,10 @@ class DiscriminantFrame:
     """means: (K, d); weight: (K,) of one sample of each class in Sw; axes: (r, d) rows u_i; scales: (r,) s_i."""
 
     classes: NDArray[np.int64]
-    means: Floats
-    weight: Floats
-    axes: Floats
-    scales: Floats
+    means: Float64s
+    weight: Float64s
+    axes: Float64s
+    scales: Float64s
 
 
 class WithinSpread:

@@ -34,12 +34,9 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from testbed.campaign.evaluate.attention.golden import ImageGolden
-
-Floats = NDArray[np.float32]
-Reals = NDArray[np.float64]
+from testbed.core.arrays import Float32s, Float64s
 
 LAMBDA = 6.0
 CUTS = 8
@@ -64,7 +61,7 @@ class HeadScale(NamedTuple):
     weighted: float
 
 
-def output_scale(golden: ImageGolden, weight: Floats) -> OutputScale:
+def output_scale(golden: ImageGolden, weight: Float32s) -> OutputScale:
     """weight: W (H d, D)."""
 
     def made() -> OutputScale:
@@ -74,18 +71,18 @@ def output_scale(golden: ImageGolden, weight: Floats) -> OutputScale:
     return golden.noted("output_scale", made)
 
 
-def head_output(golden: ImageGolden, head: int, weight: Floats) -> Floats:
+def head_output(golden: ImageGolden, head: int, weight: Float32s) -> Float32s:
     """(N, D) what one head adds to the output. weight: (d, D), the head's rows of W."""
     width = len(weight)
     return golden.noted(f"head_output.{head}", lambda: golden["context"][:, head * width : (head + 1) * width] @ weight)
 
 
-def head_scale(golden: ImageGolden, head: int, weight: Floats) -> HeadScale:
+def head_scale(golden: ImageGolden, head: int, weight: Float32s) -> HeadScale:
     """weight: (d, D), the head's rows of W."""
     return golden.noted(f"head_scale.{head}", lambda: _head_scale(golden, head, weight))
 
 
-def bound_of_v(scales: Sequence[OutputScale], inner: int, reach: Reals) -> Reals:
+def bound_of_v(scales: Sequence[OutputScale], inner: int, reach: Float64s) -> Float64s:
     """(n,) bounds of changes that go through the projection alone; one scale each. inner: H d."""
     partial, largest = np.array(scales).T
     return LAMBDA * (partial + U * math.sqrt((inner + 1) / 3) * reach) + U * (largest + 6 * reach)
@@ -96,10 +93,10 @@ def bound_of_k(
     heads: Sequence[HeadScale],
     inner: int,
     tokens: int,
-    lowest: Reals,
-    weight: Reals,
-    score: Reals,
-) -> Reals:
+    lowest: Float64s,
+    weight: Float64s,
+    score: Float64s,
+) -> Float64s:
     """(n,) bounds; one scale and one head's scale each. lowest, weight: smallest c, largest |c| over rows; score: D."""
     partial, largest = np.array(scales).T
     deviation, value, output, spread, weighted = np.array(heads).T
@@ -111,7 +108,7 @@ def bound_of_k(
     return LAMBDA * random + U * (largest + relative * reach + 4 * amplified * output)
 
 
-def _head_scale(golden: ImageGolden, head: int, weight: Floats) -> HeadScale:
+def _head_scale(golden: ImageGolden, head: int, weight: Float32s) -> HeadScale:
     scores, maps, v = golden["scores"][head], golden["softmax"][head], golden["v"][head]
     tokens, width = v.shape
     y = scores.max(axis=1, keepdims=True) - scores
@@ -129,7 +126,7 @@ def _head_scale(golden: ImageGolden, head: int, weight: Floats) -> HeadScale:
     return HeadScale(U * deviation, value, output, float(y.max()), U * weighted)
 
 
-def _partial_norm(a: Floats, b: Floats) -> float:
+def _partial_norm(a: Float32s, b: Float32s) -> float:
     """Largest sqrt(sum_k S_k^2) of any element of a @ b, from partial sums at a few places k."""
     edges = np.linspace(0, a.shape[1], min(CUTS, a.shape[1]) + 1).astype(int)
     partial = np.zeros((len(a), b.shape[1]), np.float32)

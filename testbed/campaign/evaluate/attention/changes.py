@@ -17,19 +17,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.campaign.evaluate.attention.bounds import (
-    Floats,
-    Reals,
-    bound_of_k,
-    bound_of_v,
-    head_output,
-    head_scale,
-    output_scale,
-)
+from testbed.campaign.evaluate.attention.bounds import bound_of_k, bound_of_v, head_output, head_scale, output_scale
 from testbed.campaign.evaluate.attention.golden import ImageGolden
 from testbed.campaign.evaluate.attention.graphs import AttentionSites
 from testbed.campaign.evaluate.attention.native import add_changes
-from testbed.campaign.evaluate.attention.rows import FaultyElements, Integers
+from testbed.campaign.evaluate.attention.rows import FaultyElements
+from testbed.core.arrays import Float32s, Float64s, Int64s
 
 _LARGEST = 1e18  # the squares of such numbers are finite
 _LARGEST_SCORE = 60.0  # e^60 times what float32 lets underflow is still nothing
@@ -52,26 +45,26 @@ class Changes:
     lies between; bound (n,): of any output element's distance from exact evaluation."""
 
     usable: NDArray[np.bool_]
-    least: Reals
-    most: Reals
-    bound: Reals
-    down: Floats
-    across: Floats
-    drawn_from: list[Floats] | None = None
+    least: Float64s
+    most: Float64s
+    bound: Float64s
+    down: Float32s
+    across: Float32s
+    drawn_from: list[Float32s] | None = None
 
     @cached_property
-    def rows(self) -> Floats:
+    def rows(self) -> Float32s:
         """(n, N): how much each token's row changes, on some scale."""
         return np.abs(self.down)
 
-    def change(self, strike: int, into: Floats) -> Floats:
+    def change(self, strike: int, into: Float32s) -> Float32s:
         """(N, D), written to ``into``."""
         across = self.across[strike]
         if self.drawn_from is not None:
             across = np.subtract(across, self.drawn_from[strike], out=into)
         return np.multiply(self.down[strike][:, None], across, out=into)
 
-    def verdict(self, image: Integers, golden: Floats, span: Reals, atol: Reals, rtol: float) -> SettledOutcomes:
+    def verdict(self, image: Int64s, golden: Float32s, span: Float64s, atol: Float64s, rtol: float) -> SettledOutcomes:
         """image, span, atol (n,): of each strike; span is its largest |golden|. Nothing that is not usable is settled.
 
         Outcomes: bit-identical to the golden, every element inside ``atol + rtol |golden|``, or not.
@@ -90,7 +83,7 @@ class Changes:
         differs = least > bound
         return SettledOutcomes(outside | (inside & differs), inside & ~differs)
 
-    def outputs(self, strikes: Integers, image: Integers, golden: Floats) -> Floats:
+    def outputs(self, strikes: Int64s, image: Int64s, golden: Float32s) -> Float32s:
         """(m, N, D) golden outputs with the changes; image (m,)."""
         drawn_from = self.drawn_from and [self.drawn_from[strike] for strike in strikes.tolist()]
         compiled = add_changes(golden, image, self.down[strikes], self.across[strikes], drawn_from)
@@ -106,10 +99,10 @@ class ValueChanges(Changes):
     def __init__(
         self,
         struck: FaultyElements,
-        columns: Floats,
-        before: Floats,
+        columns: Float32s,
+        before: Float32s,
         goldens: Mapping[int, ImageGolden],
-        weight: Floats,
+        weight: Float32s,
         sites: AttentionSites,
     ) -> None:
         """columns, before: (n, N) the struck column of the context, with and without the fault. weight: W (H d, D)."""
@@ -129,10 +122,10 @@ class KeyChanges(Changes):
     def __init__(
         self,
         struck: FaultyElements,
-        columns: Floats,
-        before: Floats,
+        columns: Float32s,
+        before: Float32s,
         goldens: Mapping[int, ImageGolden],
-        weight: Floats,
+        weight: Float32s,
         sites: AttentionSites,
     ) -> None:
         """columns, before: (n, N) the struck key's column of the scores, with and without the fault. weight: W."""
@@ -163,7 +156,7 @@ class KeyChanges(Changes):
         self.usable = usable & np.isfinite(self.bound) & (self.most < _LARGEST)
         self.least = np.array([self._most_moved(n, heads[n]) if self.usable[n] else 0.0 for n in range(len(struck))])
 
-    def _most_moved(self, strike: int, head: Floats) -> float:
+    def _most_moved(self, strike: int, head: Float32s) -> float:
         """Largest |change| of the token whose attention moves most. head: (N, D) of `head_output`."""
         token = self.rows[strike].argmax()
         row = self.across[strike] - head[token]

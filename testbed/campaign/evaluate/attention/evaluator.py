@@ -18,14 +18,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.campaign.evaluate.attention.bounds import Reals, output_scale
+from testbed.campaign.evaluate.attention.bounds import output_scale
 from testbed.campaign.evaluate.attention.changes import CHANGES, Changes
 from testbed.campaign.evaluate.attention.golden import AttentionGoldens, AttentionTarget, ImageGolden
 from testbed.campaign.evaluate.attention.graphs import KINDS, projection_weight, stages
-from testbed.campaign.evaluate.attention.rows import FaultyElements, Integers, RowPath
-from testbed.campaign.evaluate.attention.stage_engines import Floats, Sizes, StageEngines
+from testbed.campaign.evaluate.attention.rows import FaultyElements, RowPath
+from testbed.campaign.evaluate.attention.stage_engines import Sizes, StageEngines
 from testbed.campaign.evaluate.attention.suffix import SuffixPath
 from testbed.campaign.evaluate.contract import Evaluated, Evaluator, NotDeterministic, Strikes
+from testbed.core.arrays import Float32s, Float64s, Int64s
 from testbed.core.outcome import How
 from testbed.instrument.ports.feed import NO_SITE
 from testbed.semantics import as_words
@@ -81,7 +82,7 @@ class AttentionEvaluator:
         self._counts: Counter[str] = Counter()
 
     @property
-    def golden(self) -> Floats:
+    def golden(self) -> Float32s:
         return self.fallback.golden
 
     def counts(self) -> dict[str, Any]:
@@ -124,7 +125,7 @@ class AttentionEvaluator:
             for number in np.unique(kind[here]):
                 yield from self._of_kind(KINDS[number], strikes, point, here[kind[here] == number], goldens)
 
-    def _kind(self, strikes: Strikes) -> tuple[Integers, Integers]:
+    def _kind(self, strikes: Strikes) -> tuple[Int64s, Int64s]:
         """(n,) number in KINDS, -1 for what goes the whole way; (n,) which of a strike's points is the one struck."""
         struck = strikes.ports.site != NO_SITE
         point = struck.argmax(axis=1)
@@ -133,7 +134,7 @@ class AttentionEvaluator:
         return np.where((kind >= 0) & known[kind], kind, -1), point
 
     def _of_kind(
-        self, kind: str, strikes: Strikes, point: Integers, rows: Integers, goldens: Mapping[int, ImageGolden]
+        self, kind: str, strikes: Strikes, point: Int64s, rows: Int64s, goldens: Mapping[int, ImageGolden]
     ) -> Iterator[Evaluated]:
         rows = rows[np.argsort(strikes.image[rows], kind="stable")]
         at = rows, point[rows]
@@ -162,7 +163,7 @@ class AttentionEvaluator:
             )
 
     def _exact(
-        self, struck: FaultyElements, goldens: Mapping[int, ImageGolden], columns: Floats | None = None
+        self, struck: FaultyElements, goldens: Mapping[int, ImageGolden], columns: Float32s | None = None
     ) -> Iterator[Evaluated]:
         outputs, unchanged = self.rows.outputs(struck, goldens, self.golden, columns)
         found = Evaluated.exact(np.arange(len(struck)), outputs, How.ROWS)
@@ -196,10 +197,10 @@ class AttentionEvaluator:
         self,
         struck: FaultyElements,
         goldens: Mapping[int, ImageGolden],
-        columns: Floats,
+        columns: Float32s,
         changes: Changes,
         faint: NDArray[np.bool_],
-    ) -> tuple[Integers, Integers, Floats]:
+    ) -> tuple[Int64s, Int64s, Float32s]:
         """(strike, token, rows (m, D)): exact rows that are not golden, of faint changes, where they move most.
 
         A row that is not golden says that the output is not identical, and makes the incremental one so, too.
@@ -216,7 +217,7 @@ class AttentionEvaluator:
         return strike[differ], token[differ], rows[differ]
 
 
-def rounded_up(values: Reals) -> Floats:
+def rounded_up(values: Float64s) -> Float32s:
     """float32, never below."""
     narrow = values.astype(np.float32)
     return np.where(narrow < values, np.nextafter(narrow, np.float32(np.inf)), narrow)

@@ -13,9 +13,10 @@ from testbed.campaign.evaluate.attention.evaluator import AttentionEvaluator, At
 from testbed.campaign.evaluate.attention.golden import AttentionGoldens, AttentionTarget, ImageGolden
 from testbed.campaign.evaluate.attention.graphs import KINDS, projection_weight, stages
 from testbed.campaign.evaluate.attention.rows import USES, FaultyElements
-from testbed.campaign.evaluate.attention.stage_engines import Floats, Sizes, proven
+from testbed.campaign.evaluate.attention.stage_engines import Sizes, proven
 from testbed.campaign.evaluate.contract import Evaluator, NotDeterministic, Strikes
 from testbed.campaign.evaluate.suffix.sample import loud_words
+from testbed.core.arrays import Float32s
 from testbed.core.errors import EngineError
 from testbed.instrument.ports.feed import PortFeed
 from testbed.semantics import as_words
@@ -111,7 +112,7 @@ def _share_of_bound(
     kind: str,
     sizes: Sizes,
     strikes: Strikes,
-    wanted: Floats,
+    wanted: Float32s,
     goldens: dict[int, ImageGolden],
 ) -> float | None:
     """Largest |incremental - whole| / bound; None where there is no projection weight to multiply by."""
@@ -133,7 +134,7 @@ def _share_of_bound(
     return float(np.nan_to_num(off, nan=np.inf).max(initial=0.0))
 
 
-def _evaluated(target: AttentionTarget, fallback: Evaluator, paths: AttentionPaths, strikes: Strikes) -> Floats:
+def _evaluated(target: AttentionTarget, fallback: Evaluator, paths: AttentionPaths, strikes: Strikes) -> Float32s:
     evaluator = AttentionEvaluator(target, fallback, paths, np.zeros(len(fallback.golden)), 0.0)
     try:
         return _outputs(evaluator, strikes)
@@ -141,19 +142,19 @@ def _evaluated(target: AttentionTarget, fallback: Evaluator, paths: AttentionPat
         evaluator.close()
 
 
-def _outputs(evaluator: Evaluator, strikes: Strikes) -> Floats:
+def _outputs(evaluator: Evaluator, strikes: Strikes) -> Float32s:
     found = np.empty((len(strikes), *evaluator.golden.shape[1:]), np.float32)
     for part in _parts(evaluator, strikes):
         found[part[0]] = part[1]
     return found
 
 
-def _parts(evaluator: Evaluator, strikes: Strikes) -> Iterator[tuple[NDArray[np.int64], Floats]]:
+def _parts(evaluator: Evaluator, strikes: Strikes) -> Iterator[tuple[NDArray[np.int64], Float32s]]:
     for part in evaluator.evaluate(strikes):
         yield part.rows, part.outputs
 
 
-def _same(a: Floats, b: Floats) -> NDArray[np.bool_]:
+def _same(a: Float32s, b: Float32s) -> NDArray[np.bool_]:
     """(n,) whether all elements have the same bits, or are both NaN."""
     equal = (as_words(a) == as_words(b)) | (np.isnan(a) & np.isnan(b))
     return equal.reshape(len(a), -1).all(axis=1)

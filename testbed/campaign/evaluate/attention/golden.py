@@ -21,7 +21,7 @@ from testbed.instrument.shapes import inputs_of
 from testbed.semantics import as_words
 
 Note = TypeVar("Note")
-Open = Callable[[bytes], Runner]
+OpenRunner = Callable[[bytes], Runner]
 """An engine of the campaign's kind and settings, for an ONNX file of one's own."""
 
 
@@ -33,7 +33,7 @@ class AttentionTarget:
     twin: bytes
     table: SiteTable
     sites: AttentionSites
-    open: Open
+    open: OpenRunner
     inputs: Inputs
     batch: int
 

@@ -11,19 +11,19 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from testbed.core.arrays import Float32s
 from testbed.core.process import libraries
 
-Floats = NDArray[np.float32]
 _OK = 0
 
 
 def add_changes(
-    golden: Floats,
+    golden: Float32s,
     golden_row: NDArray[np.int64],
-    down: Floats,
-    across: Floats,
-    drawn_from: Sequence[Floats] | None = None,
-) -> Floats | None:
+    down: Float32s,
+    across: Float32s,
+    drawn_from: Sequence[Float32s] | None = None,
+) -> Float32s | None:
     """(m, N, D): ``golden + down (across - drawn_from)`` of each change; None where the library is not there, or where an
     array is not float32.
 

@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 
 from testbed.campaign.evaluate.attention.golden import ImageGolden
 from testbed.campaign.evaluate.attention.graphs import AttentionSites
-from testbed.campaign.evaluate.attention.stage_engines import Floats, StageEngines
+from testbed.campaign.evaluate.attention.stage_engines import StageEngines
+from testbed.core.arrays import Float32s, Int64s
 from testbed.semantics import as_words
-
-Integers = NDArray[np.int64]
 
 USES: Mapping[str, tuple[str, ...]] = {
     "q": ("scores.rows", "softmax.rows", "heads.rows", "proj.rows"),
@@ -39,14 +38,14 @@ class FaultyElements:
     """Single elements of one kind of site. image, index (n,): flat, canonical; words (n,): what the element holds now."""
 
     kind: str
-    image: Integers
-    index: Integers
+    image: Int64s
+    index: Int64s
     words: NDArray[np.uint32]
 
     def __len__(self) -> int:
         return len(self.image)
 
-    def take(self, rows: Integers) -> FaultyElements:
+    def take(self, rows: Int64s) -> FaultyElements:
         return FaultyElements(self.kind, self.image[rows], self.index[rows], self.words[rows])
 
 
@@ -54,9 +53,9 @@ class FaultyElements:
 class ContextRows:
     """Rows of the context whose bits a fault changed. strike, token (m,); values (m, H d)."""
 
-    strike: Integers
-    token: Integers
-    values: Floats
+    strike: Int64s
+    token: Int64s
+    values: Float32s
 
 
 @dataclass(frozen=True)
@@ -65,9 +64,9 @@ class _Group:
 
     golden: ImageGolden
     head: int
-    members: Integers
-    row: Integers
-    column: Integers
+    members: Int64s
+    row: Int64s
+    column: Int64s
 
 
 class RowPath:
@@ -75,8 +74,12 @@ class RowPath:
         self.sites, self.stages = sites, stages
 
     def outputs(
-        self, struck: FaultyElements, goldens: Mapping[int, ImageGolden], golden: Floats, columns: Floats | None = None
-    ) -> tuple[Floats, NDArray[np.bool_]]:
+        self,
+        struck: FaultyElements,
+        goldens: Mapping[int, ImageGolden],
+        golden: Float32s,
+        columns: Float32s | None = None,
+    ) -> tuple[Float32s, NDArray[np.bool_]]:
         """Exact outputs (n, N, D), and where nothing was projected since every row of the context was golden (n,).
 
         golden: (images, N, D). columns: of k and v, what `columns` gave, if it was asked before.
@@ -92,20 +95,20 @@ class RowPath:
         return outputs, unchanged
 
     def rows(
-        self, struck: FaultyElements, goldens: Mapping[int, ImageGolden], columns: Floats, tokens: NDArray[np.bool_]
-    ) -> tuple[Integers, Integers, Floats]:
+        self, struck: FaultyElements, goldens: Mapping[int, ImageGolden], columns: Float32s, tokens: NDArray[np.bool_]
+    ) -> tuple[Int64s, Int64s, Float32s]:
         """Exact rows of the outputs of strikes on k or v: (strike, token, rows (m, D)) of those of ``tokens`` (n, N) that
         are not golden where they enter the projection. columns: what `columns` gave."""
         rows = self._context_rows(struck, goldens, columns, tokens)
         return rows.strike, rows.token, self._projected(rows)
 
-    def _projected(self, rows: ContextRows) -> Floats:
+    def _projected(self, rows: ContextRows) -> Float32s:
         """(m, D)."""
         if not len(rows.strike):
             return np.empty((0, self.sites.site["proj"].shape[1]), np.float32)
         return self.stages.project(rows.values)
 
-    def columns(self, struck: FaultyElements, goldens: Mapping[int, ImageGolden]) -> Floats:
+    def columns(self, struck: FaultyElements, goldens: Mapping[int, ImageGolden]) -> Float32s:
         """(n, N): of k, the struck key's column of the scores; of v, the struck column of its head's context."""
         found = np.empty((len(struck), self.sites.tokens), np.float32)
         for group in self._groups(struck, goldens):
@@ -119,7 +122,7 @@ class RowPath:
                 found[group.members] = self.stages.head_columns(golden["softmax"][head], values).T
         return found
 
-    def golden_columns(self, struck: FaultyElements, goldens: Mapping[int, ImageGolden]) -> Floats:
+    def golden_columns(self, struck: FaultyElements, goldens: Mapping[int, ImageGolden]) -> Float32s:
         """(n, N): what `columns` are without the fault."""
         found = np.empty((len(struck), self.sites.tokens), np.float32)
         for group in self._groups(struck, goldens):
@@ -133,7 +136,7 @@ class RowPath:
         self,
         struck: FaultyElements,
         goldens: Mapping[int, ImageGolden],
-        columns: Floats | None,
+        columns: Float32s | None,
         tokens: NDArray[np.bool_] | None = None,
     ) -> ContextRows:
         if struck.kind == "context":
@@ -162,7 +165,7 @@ class RowPath:
         return self._of_maps(group, group.members, group.row, rows)
 
     def _of_columns(
-        self, struck: FaultyElements, group: _Group, columns: Floats, changed: NDArray[np.bool_]
+        self, struck: FaultyElements, group: _Group, columns: Float32s, changed: NDArray[np.bool_]
     ) -> ContextRows:
         """columns, changed: (n, N) of all strikes."""
         member, token = np.nonzero(changed[group.members])
@@ -174,7 +177,7 @@ class RowPath:
         scores = _with(group.golden["scores"][group.head][token], group.row[member], words)
         return self._of_maps(group, strike, token, self.stages.softmax_rows(scores) if len(scores) else scores)
 
-    def _of_maps(self, group: _Group, strike: Integers, token: Integers, maps: Floats) -> ContextRows:
+    def _of_maps(self, group: _Group, strike: Int64s, token: Int64s, maps: Float32s) -> ContextRows:
         """maps (m, N): rows of the group's head, by token."""
         before = group.golden["context"][token]
         after = before.copy()
@@ -192,13 +195,13 @@ class RowPath:
             yield _Group(goldens[int(struck.image[first])], int(head[first]), members, row[members], column[members])
 
 
-def _with(rows: Floats, column: Integers, words: NDArray[np.uint32]) -> Floats:
+def _with(rows: Float32s, column: Int64s, words: NDArray[np.uint32]) -> Float32s:
     """The rows (n, ...), a copy of one's own, with one element of each set to a word."""
     as_words(rows)[np.arange(len(rows)), column] = words
     return rows
 
 
-def _changed(strike: Integers, token: Integers, before: Floats, after: Floats) -> ContextRows:
+def _changed(strike: Int64s, token: Int64s, before: Float32s, after: Float32s) -> ContextRows:
     changed = (as_words(before) != as_words(after)).any(axis=1)
     return ContextRows(strike[changed], token[changed], after[changed])
 

@@ -12,14 +12,13 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 
-from testbed.campaign.evaluate.attention.golden import ImageGolden, Open
+from testbed.campaign.evaluate.attention.golden import ImageGolden, OpenRunner
+from testbed.core.arrays import Float32s
 from testbed.core.errors import EngineError
 from testbed.engines.runner import Runner
 from testbed.semantics import as_words
 
-Floats = NDArray[np.float32]
 Use = Literal["scores.rows", "scores.columns", "softmax.rows", "heads.rows", "heads.columns", "proj.rows"]
 USES: tuple[Use, ...] = (
     "scores.rows",
@@ -50,18 +49,18 @@ class _Stage(NamedTuple):
 class StageEngines(AbstractContextManager):
     """Raises EngineError where the engine refuses a stage. ``sizes``: empty for a use that is not to be relied on."""
 
-    def __init__(self, models: Mapping[str, bytes], open_engine: Open, sizes: Sizes) -> None:
+    def __init__(self, models: Mapping[str, bytes], open_engine: OpenRunner, sizes: Sizes) -> None:
         self.sizes: dict[str, list[int]] = {use: list(sizes.get(use, ())) for use in USES}
         self._stages = {name: _opened(model, open_engine) for name, model in models.items()}
 
     def can(self, *uses: str) -> bool:
         return all(self.sizes[use] for use in uses)
 
-    def score_rows(self, q: Floats, keys: Floats) -> Floats:
+    def score_rows(self, q: Float32s, keys: Float32s) -> Float32s:
         """q (n, d), keys (N, d) -> scores (n, N)."""
         return self._rows("scores", q, lambda rows: (rows, keys))
 
-    def score_columns(self, queries: Floats, k: Floats) -> Floats:
+    def score_columns(self, queries: Float32s, k: Float32s) -> Float32s:
         """queries (N, d), k (n, d) -> scores (N, n)."""
         columns = [
             self._run("scores", queries, padded)[:, :count]
@@ -69,22 +68,22 @@ class StageEngines(AbstractContextManager):
         ]
         return np.concatenate(columns, axis=1)
 
-    def softmax_rows(self, scores: Floats) -> Floats:
+    def softmax_rows(self, scores: Float32s) -> Float32s:
         """(n, N) -> (n, N)."""
         return self._rows("softmax", scores, lambda rows: (rows,))
 
-    def head_rows(self, maps: Floats, values: Floats) -> Floats:
+    def head_rows(self, maps: Float32s, values: Float32s) -> Float32s:
         """maps (n, N), values (N, d) -> one head's part of the context (n, d)."""
         return self._rows("heads", maps, lambda rows: (rows, values))
 
-    def head_columns(self, maps: Floats, v: Floats) -> Floats:
+    def head_columns(self, maps: Float32s, v: Float32s) -> Float32s:
         """maps (N, N), v (n, N), one column of values each -> columns of the head's part of the context (N, n)."""
         columns = []
         for padded, count in _padded(v, self.sizes["heads.columns"]):
             columns.append(self._run("heads", maps, np.ascontiguousarray(padded.T))[:, :count])
         return np.concatenate(columns, axis=1)
 
-    def project(self, context: Floats) -> Floats:
+    def project(self, context: Float32s) -> Float32s:
         """(n, H d) -> (n, D)."""
         return self._rows("proj", context, lambda rows: (rows,))
 
@@ -95,19 +94,19 @@ class StageEngines(AbstractContextManager):
     def __exit__(self, *_raised: object) -> None:
         self.close()
 
-    def _rows(self, name: str, rows: Floats, operands: Callable[[Floats], tuple[Floats, ...]]) -> Floats:
+    def _rows(self, name: str, rows: Float32s, operands: Callable[[Float32s], tuple[Float32s, ...]]) -> Float32s:
         return np.concatenate(
             [self._run(name, *operands(padded))[:count] for padded, count in _padded(rows, self.sizes[f"{name}.rows"])]
         )
 
-    def _run(self, name: str, *operands: Floats) -> Floats:
+    def _run(self, name: str, *operands: Float32s) -> Float32s:
         stage = self._stages[name]
         led = (None,) if name == "proj" else (None, None)  # one image, and one head
         results = stage.runner.run({n: a[led] for n, a in zip(stage.inputs, operands, strict=True)})[stage.output]
         return results.reshape(results.shape[-2:])
 
 
-def proven(models: Mapping[str, bytes], open_engine: Open, goldens: Sequence[ImageGolden], seed: int) -> Sizes:
+def proven(models: Mapping[str, bytes], open_engine: OpenRunner, goldens: Sequence[ImageGolden], seed: int) -> Sizes:
     """The sizes at which each use of a stage gives the whole twin's bits for random rows of these images' goldens."""
     tokens = goldens[0]["context"].shape[0]
     sizes: dict[str, list[int]] = {use: [] for use in USES}
@@ -139,7 +138,7 @@ def _reproduces(use: Use, size: int, stages: StageEngines, goldens: Sequence[Ima
 
 def _checks(
     use: Use, size: int, stages: StageEngines, golden: ImageGolden, rng: np.random.Generator
-) -> Iterator[tuple[Floats, Floats]]:
+) -> Iterator[tuple[Float32s, Float32s]]:
     """(found, golden) of as many random rows or columns as ``size``, once per head."""
     heads, tokens, width = golden["q"].shape
     if use == "proj.rows":
@@ -163,7 +162,7 @@ def _checks(
             yield stages.head_columns(maps, v.T[columns]), np.ascontiguousarray(part[:, columns])
 
 
-def _padded(rows: Floats, sizes: Sequence[int]) -> Iterator[tuple[Floats, int]]:
+def _padded(rows: Float32s, sizes: Sequence[int]) -> Iterator[tuple[Float32s, int]]:
     """Pieces of one of the sizes, the last one padded with zeros, and how many of each are the caller's."""
     start = 0
     while start < len(rows):
@@ -176,6 +175,6 @@ def _padded(rows: Floats, sizes: Sequence[int]) -> Iterator[tuple[Floats, int]]:
         start += size
 
 
-def _opened(model: bytes, open_engine: Open) -> _Stage:
+def _opened(model: bytes, open_engine: OpenRunner) -> _Stage:
     graph = onnx.load_from_string(model).graph
     return _Stage(open_engine(model), tuple(value.name for value in graph.input), graph.output[0].name)

@@ -13,7 +13,7 @@ import onnx
 from testbed.campaign.evaluate.attention.golden import AttentionTarget, ImageGolden
 from testbed.campaign.evaluate.attention.graphs import suffix
 from testbed.campaign.evaluate.attention.rows import FaultyElements
-from testbed.campaign.evaluate.attention.stage_engines import Floats
+from testbed.core.arrays import Float32s
 from testbed.engines.runner import Runner
 from testbed.semantics import as_words
 
@@ -25,7 +25,7 @@ class SuffixPath:
         self._kind_of = {site.tensor: kind for kind, site in target.sites.site.items()}
         self._input_name = target.input_name
 
-    def outputs(self, struck: FaultyElements, goldens: Mapping[int, ImageGolden]) -> Floats:
+    def outputs(self, struck: FaultyElements, goldens: Mapping[int, ImageGolden]) -> Float32s:
         """(n, N, D). Raises EngineError."""
         runner, inputs = self._opened(struck.kind)
         batch, output = self.target.batch, self.target.sites.site["proj"].tensor
@@ -45,7 +45,7 @@ class SuffixPath:
             runner.close()
         self._runners.clear()
 
-    def _golden(self, name: str, images: list[int], goldens: Mapping[int, ImageGolden]) -> Floats:
+    def _golden(self, name: str, images: list[int], goldens: Mapping[int, ImageGolden]) -> Float32s:
         if name == self._input_name:
             return self.target.inputs(np.array(images, np.int64))
         return np.stack([goldens[image][self._kind_of[name]] for image in images])

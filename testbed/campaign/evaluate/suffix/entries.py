@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.campaign.evaluate.suffix.golden import SuffixGoldens
+from testbed.core.arrays import Words32
 from testbed.core.outcome import How
-from testbed.instrument.ports.feed import Words
 from testbed.semantics import as_words
 
 
@@ -28,7 +28,7 @@ class ChangedWords:
 
     tensor: str
     index: NDArray[np.int64]
-    words: Words
+    words: Words32
     used: NDArray[np.bool_]
 
 
@@ -62,14 +62,14 @@ class SuffixEntry:
             write_words(into, words.index[part], words.words[part], words.used[part])
 
 
-def write_words(values: NDArray, index: NDArray[np.int64], words: Words, used: NDArray[np.bool_]) -> None:
+def write_words(values: NDArray, index: NDArray[np.int64], words: Words32, used: NDArray[np.bool_]) -> None:
     """In place. values: (m, ...), contiguous; the others (m, K)."""
     flat = as_words(values.reshape(len(values), -1))
     row, point = np.nonzero(used)
     flat[row, index[row, point]] = words[row, point].astype(flat.dtype)
 
 
-def read_words(values: NDArray, slot: NDArray[np.int64], index: NDArray[np.int64], used: NDArray[np.bool_]) -> Words:
+def read_words(values: NDArray, slot: NDArray[np.int64], index: NDArray[np.int64], used: NDArray[np.bool_]) -> Words32:
     """(m, K) bits of golden values by slot, 0 where none is used. values: (slots, ...)."""
     flat = as_words(values.reshape(len(values), -1))
     found = np.zeros(index.shape, np.uint32)

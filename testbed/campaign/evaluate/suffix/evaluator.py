@@ -18,7 +18,7 @@ from testbed.campaign.evaluate.suffix.entries import SuffixEntry, read_words, wr
 from testbed.campaign.evaluate.suffix.golden import SuffixGoldens
 from testbed.campaign.evaluate.suffix.replay import Replay, ReplayContext, chunks, replayed
 from testbed.campaign.evaluate.suffix.routes import Routes, Way
-from testbed.campaign.evaluate.suffix.segments import Open, Pieces
+from testbed.campaign.evaluate.suffix.segments import OpenSegment, Pieces
 from testbed.campaign.evaluate.suffix.shortcuts import SuffixPlan
 from testbed.campaign.folder.images import Inputs
 from testbed.core.outcome import How
@@ -36,7 +36,7 @@ class SuffixEvaluator:
         self,
         stages: Stages,
         plan: SuffixPlan,
-        open_: Open,
+        open_: OpenSegment,
         whole: Evaluator,
         inputs: Inputs,
         images: int,

@@ -14,13 +14,13 @@ from testbed.campaign.evaluate.suffix.evaluator import SuffixEvaluator
 from testbed.campaign.evaluate.suffix.routes import Way
 from testbed.campaign.evaluate.suffix.sample import sample
 from testbed.campaign.evaluate.suffix.shortcuts import BARE, SHORTCUTS, SuffixPlan
+from testbed.core.arrays import Words32
 from testbed.core.errors import EngineError
 from testbed.core.site import Site
 from testbed.instrument.cut.flow import CannotCut
-from testbed.instrument.ports.feed import Words
 
-Make = Callable[[SuffixPlan], SuffixEvaluator]
-Live = Callable[[Strikes], Words]
+MakeSuffixEvaluator = Callable[[SuffixPlan], SuffixEvaluator]
+Live = Callable[[Strikes], Words32]
 """Golden words (n, K) of strikes whose own are not known yet; 0 where there is no point."""
 
 
@@ -53,7 +53,7 @@ class _Trial:
 
 
 def prove(
-    make: Make,
+    make: MakeSuffixEvaluator,
     whole: Evaluator,
     live: Live,
     images: int,

@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.campaign.evaluate.contract import Strikes
+from testbed.core.arrays import Words32
 from testbed.core.formats import Format
 from testbed.core.site import Site
-from testbed.instrument.ports.feed import NO_SITE, PortFeed, Words
+from testbed.instrument.ports.feed import NO_SITE, PortFeed
 
 _ALL = 2**32 - 1
 _OF_SIZE = (16, 8, 2, 2, 1, 1, 1, 1)  # words in each binade, from the largest down
@@ -25,7 +26,7 @@ _SQUARES = 4  # binades on each side of the largest number's root
 def sample(
     ports: Mapping[str, int],
     sites: Iterable[Site],
-    live: Callable[[Strikes], Words],
+    live: Callable[[Strikes], Words32],
     images: int,
     per_kind: int,
     seed: int,

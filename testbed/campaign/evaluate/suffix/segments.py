@@ -14,16 +14,17 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from testbed.campaign.evaluate.suffix.shortcuts import SuffixPlan
+from testbed.core.arrays import Words32
 from testbed.core.site import Site, SiteTable
 from testbed.engines.runner import Runner
 from testbed.instrument.cut.flow import CannotCut
 from testbed.instrument.cut.segments import FLAT, FLAT_SHAPE, opaque, segment
 from testbed.instrument.cut.stages import StagePart, Stages
 from testbed.instrument.cut.tokens import ROWS, Need, Restricted, restricted
-from testbed.instrument.ports.feed import NO_SITE, PortFeed, Words, live_words
+from testbed.instrument.ports.feed import NO_SITE, PortFeed, live_words
 from testbed.instrument.ports.insertion import instrument
 
-Open = Callable[[bytes, int, bool], Runner]
+OpenSegment = Callable[[bytes, int, bool], Runner]
 """(ONNX file, largest batch, whether its weights are to be struck) -> an engine of the campaign's kind."""
 Arrays = Mapping[str, NDArray]
 _COPIES = 2  # of each weight: engines keep the file's beside the one that they packed
@@ -63,7 +64,7 @@ class PortedPiece(Piece):
     table: SiteTable | None = None
     port_of: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
 
-    def struck(self, feeds: Arrays, ports: PortFeed | None) -> tuple[dict[str, NDArray], Words | None]:
+    def struck(self, feeds: Arrays, ports: PortFeed | None) -> tuple[dict[str, NDArray], Words32 | None]:
         """Outputs, and the live words (B, K). ports: (B, K), numbered as the piece's own; None: none is armed."""
         if self.table is None:
             return self(feeds), None
@@ -84,7 +85,7 @@ class Pieces:
     per suffix. Where that takes too much, suffixes end at fixed blocks, and go on in the next one's engine.
     """
 
-    def __init__(self, stages: Stages, plan: SuffixPlan, open_: Open, batch: int, weight_bytes: int) -> None:
+    def __init__(self, stages: Stages, plan: SuffixPlan, open_: OpenSegment, batch: int, weight_bytes: int) -> None:
         self.stages, self.plan, self.batch = stages, plan, batch
         self.clock = Clock()
         self.row_batch = max(batch, ROW_BATCH)
@@ -211,7 +212,7 @@ class Pieces:
 
 
 def opaque_piece(
-    open_: Open,
+    open_: OpenSegment,
     proto: ModelProto,
     inputs: Sequence[str],
     sites: Iterable[Site],

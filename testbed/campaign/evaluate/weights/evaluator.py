@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from testbed.campaign.evaluate.contract import StruckWeights, Whole, WordChanges
-from testbed.campaign.evaluate.suffix.segments import Clock, Open, Piece, group_ends
+from testbed.campaign.evaluate.contract import RunWhole, StruckWeights, WordChanges
+from testbed.campaign.evaluate.suffix.segments import Clock, OpenSegment, Piece, group_ends
 from testbed.campaign.evaluate.weights.entry_points import EntryPoints, may_fuse
 from testbed.campaign.folder.images import Inputs
 from testbed.core.errors import StaleArtefact
@@ -63,8 +63,8 @@ class WeightSuffix:
         self,
         stages: Stages,
         plan: WeightPlan,
-        open_: Open,
-        whole: Whole,
+        open_: OpenSegment,
+        whole: RunWhole,
         inputs: Inputs,
         images: int,
         batch: int,

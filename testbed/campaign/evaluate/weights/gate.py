@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.campaign.evaluate.contract import StruckWeights, Whole, same_words
+from testbed.campaign.evaluate.contract import RunWhole, StruckWeights, same_words
 from testbed.campaign.evaluate.weights.evaluator import WeightPlan, WeightSuffix
 from testbed.core.errors import EngineError
 from testbed.core.site import Site
@@ -18,7 +18,7 @@ from testbed.engines.runner import StruckWords
 from testbed.instrument.cut.flow import CannotCut
 from testbed.semantics import as_words
 
-Make = Callable[[WeightPlan], WeightSuffix]
+MakeWeightSuffix = Callable[[WeightPlan], WeightSuffix]
 _PLANS = (WeightPlan(), WeightPlan("block"), WeightPlan(last=False), WeightPlan("block", last=False))
 
 
@@ -33,7 +33,9 @@ class WeightProof:
     record: dict[str, Any]
 
 
-def prove_weights(make: Make, whole: Whole, sites: Sequence[Site], seed: int, per_site_kind: int = 2) -> WeightProof:
+def prove_weights(
+    make: MakeWeightSuffix, whole: RunWhole, sites: Sequence[Site], seed: int, per_site_kind: int = 2
+) -> WeightProof:
     """Strikes a seeded sample of weights of every kind in the first, a middle and the last block, both ways.
 
     make: suffixes by a plan, over the same images and golden as ``whole``. sites: the weights that the campaign strikes.

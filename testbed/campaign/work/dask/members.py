@@ -193,10 +193,10 @@ class OtherProgram(TestbedError):
     """What answers is not this testbed."""
 
 
-Kind = TypeVar("Kind", Hello, Answer)
+Reply = TypeVar("Reply", Hello, Answer)
 
 
-def gathered(future: Future, kind: type[Kind]) -> Kind | None:
+def gathered(future: Future, kind: type[Reply]) -> Reply | None:
     """A finished task's result, of this kind; None where its worker has vanished with it. Raises OtherProgram for a result
     of another kind."""
     if future.status != "finished":

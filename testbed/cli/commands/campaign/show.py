@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from testbed.cli.common import emit, example, json_option
-from testbed.cli.options.types import Words
+from testbed.cli.options.types import WordsOption
 from testbed.core.errors import UsageError
 from testbed.core.words.nearest import unknown
 
@@ -22,7 +22,7 @@ from testbed.core.words.nearest import unknown
 @click.argument("folder", metavar="DIR", type=click.Path(file_okay=False, path_type=Path))
 @click.option(
     "--by",
-    type=Words("tier", "block", "kind", "site", "bit_class", "bit"),
+    type=WordsOption("tier", "block", "kind", "site", "bit_class", "bit"),
     default="",
     metavar="A,B,...",
     help="Rates of every fault model by tier, block, kind (of site), site, bit_class or bit. Without it: those of the"

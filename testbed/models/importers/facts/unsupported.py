@@ -8,7 +8,7 @@ from pathlib import Path
 
 from testbed.core.errors import TestbedError
 from testbed.models.importers.facts.ledger import INSTEAD
-from testbed.models.keys import Shapes, listed
+from testbed.models.keys import KeyShapes, listed
 
 _BY_NAME = {
     r"lora_[ABab]\b|lora_(embedding|magnitude)": "LoRA adapters (merge them first: merge_and_unload())",
@@ -67,7 +67,7 @@ def refuse_known_gaps(path: Path, missing: Collection[str], final_norm: Collecti
     raise TestbedError(f"{path} has {what}: not supported; {INSTEAD} (missing: {listed(norms or missing)})")
 
 
-def refuse_gated_mlps(path: Path, fc1: Iterable[str], fc2: Iterable[str], shapes: Shapes) -> None:
+def refuse_gated_mlps(path: Path, fc1: Iterable[str], fc2: Iterable[str], shapes: KeyShapes) -> None:
     """Raises TestbedError where every MLP's first map has twice the rows that its second one takes."""
     pairs = [(shapes[a], shapes[b]) for a, b in zip(fc1, fc2, strict=True)]
     if pairs and all(len(a) == len(b) == 2 and a[0] == 2 * b[1] for a, b in pairs):
