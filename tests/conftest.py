@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -71,3 +73,15 @@ def cache_dir(shared_folder: Path) -> Path:
     folder.mkdir(exist_ok=True)
     os.environ["TESTBED_CACHE"] = str(folder)
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def remembered_exports(shared_folder: Path) -> Iterator[None]:
+    """A model that one test exported is not exported again by another."""
+    from tests.support import exports
+
+    if "torch" not in sys.modules:  # then no test of this process exports anything
+        yield
+        return
+    with exports.remembered_exports(shared_folder / "exports"):
+        yield

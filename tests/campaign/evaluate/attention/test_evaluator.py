@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -358,11 +359,9 @@ class Rounding(BaseRunner):
         return {name: np.nextafter(array, np.float32(9)) for name, array in results.items()}
 
 
-_CASES: dict[str, Case] = {}
-
-
+@cache
 def _case_of(attention: str) -> Case:
-    return _CASES.setdefault(attention, case(attention))
+    return case(attention)
 
 
 def _with_golden_words(subject: Case, strikes: Strikes) -> Strikes:
