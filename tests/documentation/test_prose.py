@@ -101,6 +101,8 @@ def test_the_readme_is_an_index() -> None:
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md"], ids=lambda page: str(page.relative_to(ROOT)))
 def test_files_that_a_page_names_are_there(page: Path) -> None:
-    named = re.findall(r"(?<![\w/.])((?:tests|tools|testbed|campaigns|kernels|golden)/[\w./-]*[\w/])", text_of(page))
+    text = text_of(page)
+    named = re.findall(r"(?<![\w/.])((?:tests|tools|testbed|campaigns|kernels|golden)/[\w./-]*[\w/])", text)
+    to_be_written = set(re.findall(r'^```\w+ title="([^"]+)"', text, re.MULTILINE))  # by the reader of a guide
 
-    assert [path for path in named if not (ROOT / path).exists()] == []
+    assert [path for path in named if not (ROOT / path).exists() and path not in to_be_written] == []
