@@ -10,15 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
-FENCES = {
-    "sh",
-    "python",
-    "console",
-    "py",
-    "text",
-    "toml",
-    "yaml",
-}  # docs/developer/documentation.md says what each means
+FENCES = set("sh python console py text toml yaml html diff".split())  # see docs/developer/documentation.md
 README_LINES = 130
 
 _FENCE = re.compile(r"^ *```(\w*)(.*)$", re.MULTILINE)
