@@ -10,7 +10,17 @@ import pytest
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
-FENCES = set("sh python console py text toml yaml html diff".split())  # see docs/developer/documentation.md
+FENCES = {
+    "sh",
+    "python",
+    "console",
+    "py",
+    "text",
+    "toml",
+    "yaml",
+    "html",
+    "diff",
+}  # see docs/developer/documentation.md
 README_LINES = 130
 
 _FENCE = re.compile(r"^ *```(\w*)(.*)$", re.MULTILINE)
