@@ -27,11 +27,13 @@ _FEW = ("tiers.images=[4,4,4,4]", "engine.batch=16", "gates.zero_fault_rows=64")
 
 @dataclass(frozen=True)
 class Campaign:
-    """``spec``: a file of campaigns/; ``changes``: what ``--set`` is given. ``adaptive``: later rounds follow from rows."""
+    """``spec``: a file of campaigns/; ``changes``: what ``--set`` is given. ``adaptive``: later rounds follow from rows.
+    ``kernel``: what `testbed doctor` must list as available, as the spec asks for it."""
 
     spec: str
     changes: tuple[str, ...]
     adaptive: bool = False
+    kernel: str | None = None
 
     def run(self, testbed: Testbed, folder: Path) -> None:
         """Run the campaign in this process or the command's own, from nothing to its summary."""
@@ -66,6 +68,7 @@ CAMPAIGNS = {
             "faults[5].per_stratum=2",
             "faults[7].per_stratum=32",
         ),
+        kernel="onnxruntime op",
     ),
     "int8": Campaign(
         "digits.toml",
