@@ -1,14 +1,15 @@
 """What happens to a Vision Transformer, as deployed, when a bit flips.
 
 >>> import testbed
->>> with testbed.load_run("runs/digits") as run:                                            # doctest: +SKIP
+>>> with testbed.run("digits", "runs/digits", progress=testbed.ProgressBar()) as run:        # doctest: +SKIP
+...     print(run.rates(by=["block", "bit_class"]))
 ...     hit = run.inject("block.1.attn.softmax", index=5, bit=30, image=run.image_ids[0])
 ...     print(hit.golden_value, "->", hit.faulty_value, hit.outcome)
 """
 
 from __future__ import annotations
 
-import os
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from testbed.core.process.telemetry import switch_off
@@ -16,27 +17,78 @@ from testbed.core.process.telemetry import switch_off
 if TYPE_CHECKING:
     __version__: str
 
+    from testbed.api.campaigns import load_run, open_run, plan, run
+    from testbed.api.models import ScoreOptions, bench_models, prune_model, rank_components, validate_ranking
+    from testbed.api.progress import ProgressBar
+    from testbed.api.specs import load_spec
+    from testbed.api.studies import compare_runs, sweep_bit_errors, sweep_tolerances, write_report
+    from testbed.campaign.results.progress import Snapshot
     from testbed.campaign.run import Injection, Run
+    from testbed.campaign.spec.campaign import CampaignSpec
+    from testbed.core.errors import TestbedError
+    from testbed.doctor.report import diagnose
 
-__all__ = ["Injection", "Run", "load_run"]
+__all__ = [
+    "CampaignSpec",
+    "Injection",
+    "ProgressBar",
+    "Run",
+    "ScoreOptions",
+    "Snapshot",
+    "TestbedError",
+    "bench_models",
+    "compare_runs",
+    "diagnose",
+    "load_run",
+    "load_spec",
+    "open_run",
+    "plan",
+    "prune_model",
+    "rank_components",
+    "run",
+    "sweep_bit_errors",
+    "sweep_tolerances",
+    "validate_ranking",
+    "write_report",
+]
+
+# Each name loads its module when it is first used: `import testbed` takes milliseconds.
+_HOMES = {
+    "CampaignSpec": "testbed.campaign.spec.campaign",
+    "Injection": "testbed.campaign.run",
+    "ProgressBar": "testbed.api.progress",
+    "Run": "testbed.campaign.run",
+    "ScoreOptions": "testbed.api.models",
+    "Snapshot": "testbed.campaign.results.progress",
+    "TestbedError": "testbed.core.errors",
+    "bench_models": "testbed.api.models",
+    "compare_runs": "testbed.api.studies",
+    "diagnose": "testbed.doctor.report",
+    "load_run": "testbed.api.campaigns",
+    "load_spec": "testbed.api.specs",
+    "open_run": "testbed.api.campaigns",
+    "plan": "testbed.api.campaigns",
+    "prune_model": "testbed.api.models",
+    "rank_components": "testbed.api.models",
+    "run": "testbed.api.campaigns",
+    "sweep_bit_errors": "testbed.api.studies",
+    "sweep_tolerances": "testbed.api.studies",
+    "validate_ranking": "testbed.api.models",
+    "write_report": "testbed.api.studies",
+}
 
 switch_off()
 
 
-def load_run(path: str | os.PathLike[str]) -> Run:
-    """The campaign in a run folder. Raises UsageError when there is none, StaleArtefact when its files were changed."""
-    from testbed.campaign.run import Run
-
-    return Run(os.fspath(path))
-
-
-def __getattr__(name: str) -> object:  # heavy classes load on first use
-    if name in ("Injection", "Run"):
-        from testbed.campaign import run as view
-
-        return getattr(view, name)
-    if name == "__version__":  # of the installed package; asked for only when wanted, as reading it takes milliseconds
+def __getattr__(name: str) -> object:
+    if name == "__version__":  # of the installed package; read only when asked for, as that takes milliseconds
         from importlib.metadata import version
 
         return version("testbed")
-    raise AttributeError(f"module 'testbed' has no attribute {name!r}")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'testbed' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, "__version__"})

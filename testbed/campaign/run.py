@@ -29,16 +29,34 @@ from testbed.campaign.prepare.stages import verify_prepared
 from testbed.campaign.results.reader import RESULT_TABLE
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.campaign.summary.rate_table import rate_table, with_weights
+from testbed.campaign.summary.summarise import read_summary
 from testbed.core.errors import StaleArtefact, UsageError
 from testbed.core.fault import masks_for
 from testbed.core.folder.runfolder import RunFolder
 from testbed.core.site import Site, SiteTable
+from testbed.core.words import html
 from testbed.instrument.ports.feed import numbers
 
 
 @dataclass(frozen=True)
 class Injection:
-    """One fault, one image. golden, faulty: the engine's outputs without and with the fault (K,) or (N, D)."""
+    """One fault injected into the compiled engine, for one image.
+
+    Attributes:
+        target: "model", or "attention" for its first attention module alone.
+        site: The tensor that was hit.
+        index: Flat index of the element, in the site's canonical shape.
+        op: "flip", "stuck0", "stuck1", "random" or "identity".
+        bit: Number of the bit; none for "random".
+        image_id: The image.
+        label: Its class.
+        golden_value: The element without the fault.
+        faulty_value: The element with it.
+        golden: The engine's output without the fault: logits (K,), or (N, D) of the attention module.
+        faulty: The engine's output with it.
+        outcome: "identical", "masked", "sdc_tolerable", "sdc1", "sdc" or "due".
+        engine_hash: Hash of the engine that ran.
+    """
 
     target: str
     site: str
@@ -56,9 +74,20 @@ class Injection:
 
 
 class Run:
-    """A campaign's folder. Use as a context manager, or call ``close``: it holds engines.
+    """The run of a campaign: its files as tables, and its engines for faults of one's own.
 
-    Raises UsageError for a folder without a campaign, StaleArtefact for changed files.
+    Use it as a context manager, or call `close`: it holds engines. `open_run` opens one.
+
+    Args:
+        path: The run folder.
+
+    Attributes:
+        folder: The run folder with its manifest.
+        spec: The spec that the campaign was begun with.
+
+    Raises:
+        UsageError: For a folder without a campaign.
+        StaleArtefact: For a campaign that is not prepared, or whose files were changed.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -68,28 +97,59 @@ class Run:
         self.place = Workplace(self.folder, self.spec)
 
     @property
+    def path(self) -> Path:
+        """The run folder."""
+        return self.folder.path
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """The summary of a finished campaign, as `testbed show DIR --json` prints it.
+
+        Raises:
+            StaleArtefact: When the campaign is not finished or its files were changed.
+        """
+        return read_summary(self.path)
+
+    @property
     def image_ids(self) -> tuple[str, ...]:
         """The campaign's named images."""
         return self.place.images.ids
 
     def sites(self, target: str = "model") -> SiteTable:
-        """The site table of a target. Raises UsageError for one that the campaign has not."""
+        """Every tensor of a target that faults can be injected into, by name, with shape, block, kind and number format."""
         if target not in self.spec.targets:
             raise UsageError(f"this campaign has no target {target!r}; it has {', '.join(self.spec.targets)}")
         return self.place.table(target)
 
     @cached_property
     def results(self) -> pd.DataFrame:
-        """Every stored row, with its ``weight``: the weighted mean over rows of one fault model is its rate, the plain mean
-        is not. Raises StaleArtefact when the campaign is not finished or the file was changed."""
+        """Every stored row, with its `weight`: the weighted mean over rows of one fault model is its rate, a plain mean is not.
+
+        Raises:
+            StaleArtefact: When the campaign is not finished or the file was changed.
+        """
         self.folder.verify_file(RESULTS)
         self.folder.verify_file(PLAN)
         rows = RESULT_TABLE.read(self.folder / RESULTS).to_pandas(types_mapper={pa.bool_(): pd.BooleanDtype()}.get)
         return with_weights(rows, read_plan(self.folder / PLAN).select(["fault_id", "population"]).to_pandas())
 
     def rates(self, by: Sequence[str] | str = (), measure: str = "sdc1") -> pd.DataFrame:
-        """The summary's rates, by whatever is asked for: ``run.rates(by=["block", "tier"])``. See `rate_table`, also for
-        errors; raises StaleArtefact when the campaign is not finished or its files were changed."""
+        """Rates with their intervals, by whatever the faults have in common: `run.rates(by=["block", "bit_class"])`.
+
+        Args:
+            by: One or several of "tier", "kind", "bit_class", "bit", "format", "block" and "site". None: one rate per fault
+                model. "bit" is told within each number format.
+            measure: "sdc1" (another top-1), "outside" (outside the tolerance, or no output) or "nonfinite". The attention
+                module on its own has no classes, and no "sdc1".
+
+        Returns:
+            One row per fault model and value of `by`: target, where, op, pattern, scope, the columns of `by`, estimate, low
+            and high (0 to 1), n (rows) and faults. No rate mixes fault models.
+
+        Raises:
+            UsageError: For a dimension or a measure that there is none of.
+            StaleArtefact: When the campaign is not finished or its files were changed.
+        """
         for file in (PLAN, RESULTS):
             self.folder.verify_file(file)
         formats = {t: {site.name: site.format_name for site in self.sites(t)} for t in self.spec.targets}
@@ -106,10 +166,22 @@ class Run:
         value: float | None = None,
         target: str = "model",
     ) -> Injection:
-        """Runs one fault in the compiled engine: an activation's for one inference of ``image``, or a weight's.
+        """Inject one fault into the compiled engine: in an activation for one inference, or in a weight.
 
-        index: flat, into the site's canonical shape. ``op`` "random" writes ``value``. ``image`` defaults to the first
-        named image. Raises UsageError for anything that does not exist.
+        Args:
+            site: Name of the tensor; `sites` lists them.
+            index: Flat index of the element, in the site's canonical shape.
+            bit: The bit that is hit; none for "random".
+            image: The image. Default: the first named one.
+            op: "flip", "stuck0", "stuck1", "random" or "identity".
+            value: What "random" writes.
+            target: "model" or "attention".
+
+        Returns:
+            Values and outputs without and with the fault, and the outcome.
+
+        Raises:
+            UsageError: For anything that does not exist.
         """
         place = self.sites(target)[site]
         place.stored_index(index)
@@ -121,7 +193,11 @@ class Run:
         return self._injected(place, row)
 
     def stored(self, fault_id: int) -> dict[str, Any]:
-        """The planned fault of that number. Raises UsageError when there is none."""
+        """Look up the planned fault of that number.
+
+        Raises:
+            UsageError: When there is none.
+        """
         self.folder.verify_file(PLAN)
         plan = read_plan(self.folder / PLAN)
         found = plan.filter(pc.equal(plan.column("fault_id"), fault_id)).to_pylist()
@@ -130,7 +206,7 @@ class Run:
         return dict(found[0])
 
     def stored_row(self, fault_id: int, image_id: str) -> dict[str, Any] | None:
-        """The stored result of that fault and image, its logits (K,) float32; None while the campaign is not finished."""
+        """Look up the stored row of that fault and image, logits (K,) float32; None while the campaign is not finished."""
         try:
             self.folder.verify_file(RESULTS)
         except StaleArtefact:
@@ -145,7 +221,18 @@ class Run:
         return {**rows.to_pylist()[0], "logits": None if logits is None else logits.to_numpy()}
 
     def replay(self, fault_id: int, image: str | None = None) -> Injection:
-        """Runs a planned fault again. ``image``: which one, for weight faults; an activation fault has its own."""
+        """Inject a planned fault again.
+
+        Args:
+            fault_id: Its number.
+            image: Which image, for weight faults; an activation fault has its own.
+
+        Returns:
+            What came out; bit for bit what is stored.
+
+        Raises:
+            UsageError: For a fault or an image that does not exist.
+        """
         row = self.stored(fault_id)
         if image and row["image_id"] and image != row["image_id"]:
             raise UsageError(
@@ -188,12 +275,18 @@ class Run:
         )
 
     def plain_file(self, target: str = "model") -> Path:
-        """The ONNX file as it would be deployed."""
+        """Path of the ONNX file as it would be deployed."""
         return self.folder / Files(target).plain
 
     def close(self) -> None:
-        """End the engines and their processes."""
+        """Close the engines that faults were injected into; later injections open them again."""
         self.place.close()
+
+    def __repr__(self) -> str:
+        return f"<testbed.Run {self.spec.name!r} in {str(self.path)!r}>"
+
+    def _repr_html_(self) -> str:
+        return run_html(self)
 
     def __enter__(self) -> Self:
         return self
@@ -219,3 +312,40 @@ class _Kept:
         for found in self._evaluator.evaluate(strikes):
             self.outputs.extend(found.outputs)
             yield found
+
+
+def run_html(run: Run) -> str:
+    """A run in a notebook: what ran, and the rates of each fault model."""
+    spec = run.spec
+    facts = {"folder": run.path, "engine": f"{spec.engine.backend} {spec.engine.precision}"}
+    if "summary" not in run.folder.manifest["stages"]:
+        stages = ", ".join(run.folder.manifest["stages"])
+        return html.heading(f"Campaign {spec.name}: not finished") + html.facts(facts | {"stages done": stages})
+    summary = run.summary
+    model = summary["model"]
+    facts |= {
+        "model": f"{model.get('preset')} on {summary['data']['name']}, test accuracy {100 * model['test_accuracy']:.2f} %",
+        "faults": f"{summary['faults']:,}",
+        "rows": f"{summary['rows']:,}",
+    }
+    measures = ("sdc1", "outside", "nonfinite")
+    rows = [
+        (m["target"], m["where"], m["op"], f"{m['faults']:,}", *(_percent(m["rates"][measure]) for measure in measures))
+        for m in summary["marginals"]
+        if m["by"] == "all"
+    ]
+    headings = ("target", "faults in", "fault", "faults", "SDC-1", "outside tolerance", "non-finite")
+    title = f"Rates in % with {100 * summary['confidence']:g} % intervals"
+    return (
+        html.heading(f"Campaign {spec.name}")
+        + html.facts(facts)
+        + html.paragraph(title)
+        + html.table(headings, rows)
+        + html.paragraph(summary["statement"])
+    )
+
+
+def _percent(rate: dict[str, float] | None) -> str:
+    if rate is None:
+        return ""
+    return f"{100 * rate['rate']:.2f} [{100 * rate['low']:.2f}, {100 * rate['high']:.2f}]"

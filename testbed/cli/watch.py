@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from testbed.api.progress_text import lines, work_line
 
 if TYPE_CHECKING:
     from testbed.campaign.results.progress import Snapshot
-
 
 log = logging.getLogger(__name__)
 
@@ -54,70 +55,4 @@ class _StageLines:
             self._stage, self._said = snapshot.stage, now
         elif now - self._said >= _EVERY_S:
             self._said = now
-            log.info("%s: %s", snapshot.stage, _work(asdict(snapshot), with_bar=False))
-
-
-def lines(told: Mapping[str, Any]) -> list[str]:
-    """A snapshot, or a status, for people: one line each for work, outcomes and interval, where they are known."""
-    return [line for line in (_work(told), _outcomes(told), _widest(told)) if line]
-
-
-def _work(told: Mapping[str, Any], with_bar: bool = True) -> str:
-    if steps := told.get("steps"):
-        share = steps["done"] / max(1, steps["total"])
-        parts = [f"{steps['done']:,} of {steps['total']:,} {steps['what']} ({100 * share:.0f} %)"]
-        if steps["per_second"]:
-            parts.append(f"{steps['per_second']:,.3g}/s")
-        if steps["eta_s"] is not None and steps["done"] < steps["total"]:
-            parts.append(f"about {duration(steps['eta_s'])} to go")
-        return (f"{told['stage']} {bar(share, 12)} " if with_bar else "") + ", ".join(parts)
-    done, faults = told["faults_done"], told["faults"]
-    if done is None:
-        return ""
-    parts = [f"{done:,} faults"]
-    if faults:
-        drawn = f"{bar(done / faults)} " if with_bar else ""
-        parts = [f"{drawn}{done:,} of {faults:,} faults ({100 * done / faults:.0f} %)"]
-    if told["faults_per_second"]:
-        parts.append(f"{told['faults_per_second']:,.3g}/s")
-    if told["eta_s"] is not None:
-        parts.append(f"about {duration(told['eta_s'])} to go")
-    if told["workers"]:
-        parts.append(f"{told['workers']} worker{'s' if told['workers'] > 1 else ''}")
-    return ", ".join(parts)
-
-
-def _outcomes(told: Mapping[str, Any]) -> str:
-    outcomes = told["outcomes"]
-    rows = sum(outcomes.values())
-    return ", ".join(
-        f"{name} {count:,} ({100 * count / rows:.2g} %)"
-        for name, count in sorted(outcomes.items(), key=lambda item: -item[1])
-    )
-
-
-def _widest(told: Mapping[str, Any]) -> str:
-    widest = told["widest"]
-    if widest is None:
-        return ""
-    half, group = 100 * widest["halfwidth"], f"{widest['group']} ({widest['faults']:,} faults)"
-    if widest.get("margin") is None:
-        return f"widest interval now about ±{half:.2g} points at 95 %: {group}"
-    confidence, margin = 100 * widest["confidence"], 100 * widest["margin"]
-    return f"widest interval ±{half:.2g} points at {confidence:g} %, asked for ±{margin:g}: {group}"
-
-
-def bar(share: float, width: int = 24) -> str:
-    full = round(width * min(1.0, share))
-    return "━" * full + "─" * (width - full)
-
-
-def duration(seconds: float) -> str:
-    """Two units at most: 3 d 4 h, 5 min 20 s."""
-    left = round(seconds)
-    parts: list[str] = []
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
-        count, left = divmod(left, length)
-        if count or (unit == "s" and not parts):
-            parts.append(f"{count} {unit}")
-    return " ".join(parts[:2])
+            log.info("%s: %s", snapshot.stage, work_line(asdict(snapshot), with_bar=False))

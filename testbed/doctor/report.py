@@ -37,7 +37,18 @@ class Diagnosis:
 
 
 def diagnose() -> Diagnosis:
-    """Asks everything, in seconds, for it imports each engine. Raises nothing: what fails becomes a finding."""
+    """Say which engines, kernels and libraries work on this machine, and what to install for the rest.
+
+    Each engine is imported and made to compute, which takes seconds. What fails becomes a finding, never an error.
+
+    Returns:
+        Findings of engines, kernels and libraries, with `name`, `available`, `version`, `detail` and `install`.
+
+    Example:
+        ```py
+        print([finding.name for finding in testbed.diagnose().engines if finding.available])
+        ```
+    """
     engines: tuple[tuple[str, Callable[[str], Finding], str], ...] = (
         ("torch", _torch_cpu, "pip install torch"),
         ("torch-cuda", _torch_cuda, "pip install torch"),

@@ -8,7 +8,7 @@ engines are measured once (`testbed.sweep.noise`), and so is the link of the fir
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -261,11 +261,16 @@ def _goldens(spec: CampaignSpec) -> dict[str, str]:
     }
 
 
-def write_grid(swept: dict[str, Any], path: Path) -> None:
-    """Every grid point of every fault model and tier as one row of a .csv or .parquet table, by the name's end."""
+def grid_table(swept: Mapping[str, Any]) -> pd.DataFrame:
+    """Every grid point of every fault model and tier as one row."""
     model = ("target", "where", "op", "pattern", "scope", "tier", "n_rows", "n_faults", "n_sdc1", "n_corrupted")
     rows = [{**{name: part[name] for name in model}, **point} for part in swept["tiers"] for point in part["grid"]]
-    table = pd.json_normalize(rows)
+    return pd.json_normalize(rows)
+
+
+def write_grid(swept: Mapping[str, Any], path: Path) -> None:
+    """Write `grid_table` as .csv or .parquet, by the name's end."""
+    table = grid_table(swept)
     with atomic_path(path) as temporary:
         if path.suffix == ".csv":
             table.to_csv(temporary, index=False)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from testbed.api.progress_text import lines
 from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.prepare import module_golden
 from testbed.campaign.prepare import torch_model as torch_subject
@@ -18,7 +19,7 @@ from testbed.campaign.results.kept import kept_told
 from testbed.campaign.results.progress import Progress, Snapshot
 from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
 from testbed.cli.main import cli
-from testbed.cli.watch import _StageLines, lines
+from testbed.cli.watch import _StageLines
 from testbed.core.folder.runfolder import RunFolder
 from testbed.golden.arrays import read_array
 from testbed.golden.recording import record_golden

@@ -19,12 +19,12 @@ import pytest
 from filelock import FileLock
 
 from testbed.analysis.stats import proportion_interval
+from testbed.api.progress_text import lines
 from testbed.campaign.results import progress as progress_module
 from testbed.campaign.results.arrow import to_stream
 from testbed.campaign.results.progress import FinishedUnits, OutcomeCounts, Progress, Snapshot, Widest
 from testbed.campaign.results.status import campaign_status, is_locked
 from testbed.campaign.results.store import ResultStore
-from testbed.cli.watch import lines
 from testbed.core.errors import TestbedError, UsageError
 from testbed.core.folder.files import sha256_json
 from testbed.core.folder.runfolder import LOCK, RunFolder

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from testbed.api.progress_text import lines
 from testbed.campaign.results.progress import Snapshot, Widest
 from testbed.campaign.results.status_file import EMPTY, read_status
-from testbed.cli.watch import lines
 
 WHOLE = asdict(
     Snapshot(

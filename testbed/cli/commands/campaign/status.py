@@ -26,7 +26,7 @@ def status(folder: Path, as_json: bool) -> None:
 
 
 def _text(found: Mapping[str, Any]) -> list[str]:
-    from testbed.cli.watch import duration, lines
+    from testbed.api.progress_text import duration, lines
 
     head = f"{found['name']}: {found['state']}"
     if found["state"] == "running":

@@ -11,10 +11,11 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from testbed.api.progress_text import bar, duration
 from testbed.campaign.results.progress import Snapshot, Widest
 from testbed.campaign.work.workforce import Workforce
 from testbed.cli.options.workforce import words_of, work_options
-from testbed.cli.watch import bar, duration, watch_on_stderr
+from testbed.cli.watch import watch_on_stderr
 from testbed.core.folder.runfolder import RunFolder
 from tests.support.commands import invoke
 

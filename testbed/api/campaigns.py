@@ -1,0 +1,149 @@
+"""Campaigns from Python: plan one, run it, open what came out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from testbed.api.plans import CampaignPlan
+from testbed.api.progress import ProgressCallback, shown
+from testbed.api.specs import load_spec
+from testbed.campaign.run import Run
+from testbed.campaign.spec.campaign import CampaignSpec
+
+SpecSource = str | os.PathLike[str] | Mapping[str, Any] | CampaignSpec
+"""What `load_spec` takes."""
+
+
+def plan(
+    spec: SpecSource,
+    *,
+    by: str | None = None,
+    margin: float | None = None,
+    relative: bool = False,
+    rate: float = 0.5,
+    confidence: float | None = None,
+    seconds_per_row: float | None = None,
+    measure: bool = False,
+) -> CampaignPlan:
+    """Say what a campaign would sample from and how many faults it would run. Nothing is run or written.
+
+    Args:
+        spec: A spec, or whatever `load_spec` takes.
+        by: Dimensions that strata are put together by: `"block"`, `"site x bit_class"`, `"all"`. Default: the strata that
+            are sampled.
+        margin: Half the width of every interval, for Leveugle's sample size. Default: as in `[stop]`, or 0.01.
+        relative: Whether the margin is a share of `rate`.
+        rate: Expected rate; 0.5 is the worst case.
+        confidence: Of the intervals. Default: the campaign's.
+        seconds_per_row: What a row costs, for the estimate of time.
+        measure: Whether to time the engine here and now instead.
+
+    Returns:
+        The plan: `parts` as a data frame and `totals`. A notebook shows it as a table.
+
+    Raises:
+        UsageError: For anything the spec names that does not exist, and for margins no sample size belongs to.
+
+    Example:
+        ```py
+        plan = testbed.plan("digits", by="block", margin=0.02)
+        print(plan.totals["drawn"]["faults"], plan.parts)
+        ```
+    """
+    from testbed.campaign.preview import plan as preview
+
+    loaded = load_spec(spec)
+    wanted = preview.wanted_of(loaded, margin, confidence, rate, relative)
+    planned = preview.Plan(loaded, wanted, preview.asked_dimensions(by), seconds_per_row, measure)
+    parts = list(planned.parts())
+    return CampaignPlan(planned.head(), parts, planned.totals())
+
+
+def run(
+    spec: SpecSource,
+    folder: str | os.PathLike[str] | None = None,
+    *,
+    workers: int = 1,
+    scheduler: str | None = None,
+    insecure: bool = False,
+    recheck: float | None = None,
+    redo: str | None = None,
+    fresh: bool = False,
+    progress: ProgressCallback | None = None,
+) -> Run:
+    """Run a campaign, or go on with it where it stopped, and write its page.
+
+    Args:
+        spec: A spec, or whatever `load_spec` takes.
+        folder: The run folder. Default: `runs/NAME`.
+        workers: Isolated processes of this machine that run faults. 0: this process runs them, and dies with an engine
+            that crashes.
+        scheduler: Address of a Dask cluster that runs the faults instead, such as `"tls://host:8786"`.
+        insecure: Whether a scheduler without TLS that other machines can reach is taken, too.
+        recheck: Share of each cluster worker's units that is run again elsewhere. Default: 0.02.
+        redo: A stage to forget, with all later ones.
+        fresh: Whether to give up whatever campaign the folder holds, with its files and rows.
+        progress: Called about once a second with a `Snapshot`; `ProgressBar()` is a ready-made one.
+
+    Returns:
+        The finished run, open.
+
+    Raises:
+        UsageError: For a wrong spec, and for a folder that holds another campaign.
+        StaleArtefact: For files of the folder that were changed.
+        GateFailed: For a bound that does not hold.
+
+    Example:
+        ```py
+        with testbed.run("digits", progress=testbed.ProgressBar()) as run:
+            print(run.rates(by="block"))
+        ```
+    """
+    from testbed.campaign.pipeline import run_campaign
+    from testbed.campaign.work.workforce import RECHECK, Workforce
+    from testbed.report.stage import report_stage
+
+    loaded = load_spec(spec)
+    path = Path("runs") / loaded.name if folder is None else Path(folder)
+    workforce = Workforce(workers, scheduler, insecure, RECHECK if recheck is None else recheck)
+    with shown(progress) as show:
+        run_campaign(loaded, path, redo=redo, fresh=fresh, workforce=workforce, show=show)
+    report_stage(path)
+    return Run(path)
+
+
+def open_run(folder: str | os.PathLike[str]) -> Run:
+    """Open the campaign in a run folder: its rows, rates and sites, and its engines for faults of one's own.
+
+    Args:
+        folder: The run folder.
+
+    Returns:
+        The run. Use it as a context manager, or call `close`: it holds engines.
+
+    Raises:
+        UsageError: For a folder without a campaign.
+        StaleArtefact: For a campaign that is not prepared, or whose files were changed.
+
+    Example:
+        ```py
+        with testbed.open_run("runs/digits") as run:
+            print(run.rates(by=["block", "bit_class"]))
+        ```
+    """
+    return Run(os.fspath(folder))
+
+
+def load_run(folder: str | os.PathLike[str]) -> Run:
+    """Open a run; the earlier name of `open_run`.
+
+    Args:
+        folder: The run folder.
+
+    Returns:
+        The run.
+    """
+    return open_run(folder)

@@ -1,0 +1,119 @@
+"""Results of studies as objects: the record that `--json` prints, data frames of its parts, a table for notebooks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from testbed.core.words import html
+
+
+@dataclass(frozen=True, eq=False)
+class StudyResult:
+    """A result that keeps the whole record.
+
+    Attributes:
+        record: Everything, as `--json` prints it.
+    """
+
+    record: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """The whole record."""
+        return dict(self.record)
+
+
+class ToleranceSweep(StudyResult):
+    """What tolerances would detect and alarm at, per fault model and confidence tier."""
+
+    @property
+    def grid(self) -> pd.DataFrame:
+        """One row per fault model, tier and tolerance, as `--to FILE` writes it."""
+        from testbed.sweep.run import grid_table
+
+        return grid_table(self.record)
+
+    @property
+    def false_alarms(self) -> pd.DataFrame:
+        """One row per fault-free engine and tier: the smallest tolerance without a false alarm, and the bound on its rate."""
+        return pd.json_normalize(self.record["false_alarms"])
+
+    def _repr_html_(self) -> str:
+        sources = [(source["source"], source["target"], f"{source['n']:,}") for source in self.record["sources"]]
+        detected = f"{100 * self.record['wanted_detection']:g} % detection wanted"
+        return (
+            html.heading(f"Tolerance sweep of {self.record['name']}: {detected}")
+            + html.table(("fault-free engine", "target", "images"), sources)
+            + html.paragraph(f"{len(self.grid):,} points: .grid; false alarms: .false_alarms")
+        )
+
+
+class BitErrorSweep(StudyResult):
+    """Accuracy against the bit-error rate of the weights."""
+
+    @property
+    def rates(self) -> pd.DataFrame:
+        """One row per bit-error rate: flips, accuracy, SDC-1 and non-finite outputs with their intervals."""
+        rows = []
+        for record in self.record["rates"]:
+            row: dict[str, Any] = {"bit_error_rate": record["rate"], "flips": record["flips"]["mean"]}
+            for measure in ("accuracy", "sdc1", "nonfinite"):
+                estimate = record[measure]
+                row |= {
+                    measure: estimate["rate"],
+                    f"{measure}_low": estimate["low"],
+                    f"{measure}_high": estimate["high"],
+                }
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (f"{row['bit_error_rate']:g}", f"{row['flips']:,.1f}", *(percent_of(row, m) for m in ("accuracy", "sdc1")))
+            for row in self.rates.to_dict("records")
+        ]
+        return html.heading(f"Bit errors in the weights of {self.record['name']}, in %") + html.table(
+            ("bit-error rate", "flips", "accuracy", "SDC-1"), rows
+        )
+
+
+class RunComparison(StudyResult):
+    """Two campaigns of one model, side by side."""
+
+    @property
+    def mode(self) -> str:
+        """ "engines" within one precision, "precisions" across two."""
+        return str(self.record["mode"])
+
+    @property
+    def headline(self) -> pd.DataFrame:
+        """SDC-1 of each fault model of the whole model, with intervals: one row per side."""
+        sides = [pd.DataFrame(list(self.record["headline"][side])).assign(side=side) for side in ("a", "b")]
+        table = pd.concat(sides, ignore_index=True)
+        return table[["side", *(name for name in table.columns if name != "side")]]
+
+    @property
+    def differences(self) -> pd.DataFrame:
+        """Disagreeing rows of two engines, or rates per role of the bit of two precisions, as `--to FILE` writes them."""
+        of_engines = self.mode == "engines"
+        return pd.json_normalize(self.record["disagreements"]["listed"] if of_engines else self.record["roles"])
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (row["side"], row["where"], row["op"], f"{row['faults']:,}", percent_of(row, "rate", "low", "high"))
+            for row in self.headline.to_dict("records")
+        ]
+        return (
+            html.heading(f"Two {self.mode}: A and B")
+            + html.table(("", "faults in", "fault", "faults", "SDC-1 %"), rows)
+            + "".join(map(html.paragraph, self.record["notes"]))
+        )
+
+
+def percent_of(row: Mapping[Any, Any], rate: str, low: str | None = None, high: str | None = None) -> str:
+    """A rate in % with its interval: "0.89 [0.76, 1.04]"."""
+    ends = row[low or f"{rate}_low"], row[high or f"{rate}_high"]
+    return f"{100 * row[rate]:.2f} [{100 * ends[0]:.2f}, {100 * ends[1]:.2f}]"

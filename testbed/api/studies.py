@@ -1,0 +1,177 @@
+"""Studies of finished campaigns: tolerances, bit-error rates, two runs side by side, the page."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from testbed.api.campaigns import SpecSource, load_spec
+from testbed.api.progress import ProgressCallback, steps_of
+from testbed.api.records import BitErrorSweep, RunComparison, ToleranceSweep
+from testbed.campaign.run import Run
+
+RunSource = str | os.PathLike[str] | Run
+"""A run folder, or an open run."""
+
+BIT_ERROR_RATES = (1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4)
+
+
+def folder_of(run: RunSource) -> Path:
+    """The folder of a run."""
+    return run.folder.path if isinstance(run, Run) else Path(run)
+
+
+def sweep_tolerances(
+    run: RunSource,
+    *,
+    atol: Sequence[float] | None = None,
+    rtol: Sequence[float] | None = None,
+    detect: float = 0.99,
+    noise: Sequence[str] | None = None,
+    noise_images: int | None = None,
+    link: bool = False,
+    limit: int | None = None,
+    exact: bool = False,
+    progress: ProgressCallback | None = None,
+) -> ToleranceSweep:
+    """Say what every tolerance would detect and alarm at, from a finished campaign's rows. No fault is run again.
+
+    Args:
+        run: A finished run.
+        atol: Absolute tolerances. Default: 1e-8 to 1, the campaign's own, and the noise floors.
+        rtol: Relative tolerances, of the spec's `rtol_grid`. Default: all of them.
+        detect: The detection rate wanted.
+        noise: Fault-free engines to measure: `"openvino"`, `"ort-cpu:fp16"`, `"ort-cpu@1"`, `"twin"`. Default: this engine,
+            its twin, batch 1, the other compiler, fp16, and what was measured before.
+        noise_images: Test images of each tier to measure them on, or more.
+        link: Whether to follow faults in the first attention module from its output to the logits.
+        limit: Follow only so many of them.
+        exact: Whether rows are evaluated again, exactly, whose error bound straddles a tolerance.
+        progress: Called with a `Snapshot` now and then.
+
+    Returns:
+        The sweep; it stays in the run folder as `sweep.json`, too.
+
+    Raises:
+        UsageError: For a folder without a campaign, and for tolerances that the rows do not tell about.
+        StaleArtefact: For a campaign that is not finished or whose files were changed.
+
+    Example:
+        ```py
+        sweep = testbed.sweep_tolerances("runs/digits", atol=[1e-6, 1e-5, 1e-4])
+        print(sweep.grid[["op", "tier", "atol"]])
+        ```
+    """
+    from testbed.sweep.run import SweepRequest, sweep_campaign
+
+    def numbers(values: Sequence[float] | None) -> tuple[float, ...] | None:
+        return None if values is None else tuple(sorted(set(map(float, values))))
+
+    names = None if noise is None else tuple(noise)
+    request = SweepRequest(numbers(atol), numbers(rtol), detect, names, noise_images, link, limit, exact)
+    return ToleranceSweep(sweep_campaign(folder_of(run), request, steps_of(progress, "sweep")))
+
+
+def sweep_bit_errors(
+    subject: SpecSource | Run,
+    *,
+    rates: Sequence[float] = BIT_ERROR_RATES,
+    repeats: int = 10,
+    sites: Sequence[str] = ("*",),
+    images: int | None = None,
+    seed: int | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    progress: ProgressCallback | None = None,
+) -> BitErrorSweep:
+    """Flip every bit of the weights with one probability, and tell the accuracy that is left.
+
+    Args:
+        subject: A run, its folder, or a spec, which is prepared first.
+        rates: Probabilities of each bit to flip.
+        repeats: Sets of flips per rate.
+        sites: Patterns of the weights that are flipped; `"!PATTERN"` leaves some out.
+        images: Only so many test images: a random choice, by class.
+        seed: Of the flips. Default: the campaign's.
+        folder: Run folder of a spec. Default: `runs/NAME`.
+        progress: Called with a `Snapshot` now and then.
+
+    Returns:
+        Accuracy, SDC-1 and non-finite outputs at each rate, with intervals over the repeats.
+
+    Raises:
+        UsageError: For a spec without the whole model as a target, and for weights that do not exist.
+
+    Example:
+        ```py
+        sweep = testbed.sweep_bit_errors("runs/digits", rates=[1e-6, 1e-5], repeats=5)
+        print(sweep.rates)
+        ```
+    """
+    from testbed.ber.run import prepared, run_ber
+
+    steps = steps_of(progress, "bit errors")
+    if isinstance(subject, Run) or (isinstance(subject, (str, os.PathLike)) and Path(subject).is_dir()):
+        preparation = prepared(folder_of(subject))
+    else:
+        spec = load_spec(subject)
+        path = Path("runs") / spec.name if folder is None else Path(folder)
+        preparation = prepared(path, spec, lambda stage, total, what: steps_of(progress, stage)(total, what))
+    record = run_ber(
+        preparation,
+        tuple(rates),
+        repeats,
+        sites=tuple(sites),
+        images=images,
+        seed=seed,
+        progress=lambda total: steps(total, "images"),
+    )
+    return BitErrorSweep(record)
+
+
+def compare_runs(first: RunSource, second: RunSource) -> RunComparison:
+    """Compare two finished campaigns of one model: two engines fault by fault, or two precisions by role of the bit.
+
+    Args:
+        first: Side A.
+        second: Side B.
+
+    Returns:
+        The comparison: rates of both sides, agreement, and every disagreement.
+
+    Raises:
+        UsageError: For campaigns of two models, and where nothing can be paired.
+        StaleArtefact: For a campaign that is not finished or whose files were changed.
+
+    Example:
+        ```py
+        comparison = testbed.compare_runs("runs/digits", "runs/digits-openvino")
+        print(comparison.headline)
+        ```
+    """
+    from testbed.compare.campaigns import compare_campaigns
+
+    return RunComparison(compare_campaigns(folder_of(first), folder_of(second)))
+
+
+def write_report(run: RunSource) -> Path:
+    """Write the page of a finished campaign again, from its files.
+
+    Args:
+        run: A finished run.
+
+    Returns:
+        Path of `report.html`.
+
+    Raises:
+        UsageError: For a folder without a run.
+        StaleArtefact: For an unfinished campaign, or changed files.
+
+    Example:
+        ```py
+        print(testbed.write_report("runs/digits"))
+        ```
+    """
+    from testbed.report.rebuild import rebuild_report
+
+    return rebuild_report(folder_of(run))
