@@ -113,9 +113,10 @@ def _is_value(words: list[str], number: int, command: click.Command) -> bool:
         ("rates, ...\n", "rates, and more\n", None),
         ("│ a │ 1 │\n", "│ a    │  12 │\n", None),
         ("a\nb\n", "a\n", "b"),
-        ("a\n", "a\nb\n", "b (printed, not shown)"),
+        ("a\n", "a\nb\n", None),
         ("a\n...\nb\n", "a\nc\n", "b"),
-        ("a\nb\n", "a\nc\nb\n", "b"),
+        ("a\nb\n", "a\nc\nb\n", None),
+        ("a\nb\n", "b\na\n", "b"),
         ("-1.5 to 2e-07\n", "0.25 to -3\n", None),
     ],
 )

@@ -91,19 +91,15 @@ def run_snippet(snippet: Snippet, folder: Path) -> str:
 
 
 def differences(shown: str, printed: str) -> str | None:
-    """The first of the shown lines that was not printed there; None where all were. See the module for what may differ."""
-    wanted, lines = _normal(shown), _normal(printed)
-    at, anywhere = 0, False
-    for line in wanted:
-        if line == _ANYTHING:
-            anywhere = True
-            continue
-        ends = range(at, len(lines)) if anywhere else range(at, min(at + 1, len(lines)))
-        at = next((number + 1 for number in ends if _fits(line, lines[number])), -1)
-        if at < 0:
+    """The first of the shown lines that was not printed after the ones before it; None where all were.
+
+    A page may leave lines out, and should mark that with ``...``; what it shows has to be what is printed.
+    """
+    lines = iter(_normal(printed))
+    for line in _normal(shown):
+        if line != _ANYTHING and not any(_fits(line, other) for other in lines):
             return line
-        anywhere = False
-    return None if anywhere or at == len(lines) else f"{lines[at]} (printed, not shown)"
+    return None
 
 
 def commands(code: str) -> Iterator[list[str]]:
