@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
+from pydantic import BaseModel
+
 from documentation.markdown import table
 
 MODULES = ("testbed", "testbed.data")
@@ -23,8 +25,16 @@ def api_page() -> str:
             f"## {module.__name__} {{#module-{module.__name__.replace('.', '-')}}}\n",
             table(["name", "what it is"], rows),
         ]
-        parts += [f"::: {module.__name__}.{name}\n    options: {{heading_level: 3}}\n" for name in names]
+        parts += [_entry(module, name) for name in names]
     return "\n".join(parts)
+
+
+def _entry(module: ModuleType, name: str) -> str:
+    text = f"::: {module.__name__}.{name}\n    options: {{heading_level: 3}}\n"
+    value = getattr(module, name)
+    if isinstance(value, type) and issubclass(value, BaseModel):
+        text += "\nIts fields are the [keys of a spec](spec.md).\n"
+    return text
 
 
 def exported(module: ModuleType) -> list[str]:
