@@ -26,7 +26,7 @@ def test_json_value_speaks_only_json() -> None:
     value = Nested(Path("a/b"), {1: float("nan"), 2: float("-inf"), 3: 0.5})
     mixed = {
         "nested": value,
-        "array": np.float32([1, np.inf]),
+        "array": np.array([1, np.inf], np.float32),
         "scalar": np.int64(3),
         "tuple": (Colour.RED, None, True),
     }

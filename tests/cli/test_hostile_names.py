@@ -71,7 +71,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def data(folder: Path) -> str:
     """A few digits, of two classes with hostile names, in a file with one."""
-    digits, arrays = load("digits", seed=42), {}
+    digits, arrays = load("digits", seed=42), dict[str, Any]()
     for name, split, count in (("train", digits.train, 64), ("val", digits.validation, 8), ("test", digits.test, 16)):
         chosen = np.flatnonzero(split.labels < 2)[:count]
         arrays[f"{name}_images"] = np.stack([split.pixels(i) for i in chosen])
@@ -172,14 +172,14 @@ def test_errors(folder: Path, campaign: Path) -> None:
 
 def test_tensors(folder: Path) -> None:
     """Unrecognised tensors keep their names; a node that no engine runs is named by ONNX Runtime itself."""
-    shape = ["batch", 4]
+    shape: list[str | int | None] = ["batch", 4]
     nodes = [
         helper.make_node("Relu", ["in"], [HOSTILE], name=HOSTILE),
         helper.make_node("Add", [HOSTILE, f"weight {HOSTILE}"], ["out"]),
     ]
     weight = helper.make_tensor(f"weight {HOSTILE}", TensorProto.FLOAT, [4], [1.0, 2.0, 3.0, 4.0])
-    ends = [[helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)] for name in ("in", "out")]
-    graph = helper.make_graph(nodes, HOSTILE, *ends, [weight])
+    taken, given = ([helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)] for name in ("in", "out"))
+    graph = helper.make_graph(nodes, HOSTILE, taken, given, [weight])
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     file = folder / f"{FILE}.onnx"
     onnx.save(proto, str(file))

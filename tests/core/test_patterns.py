@@ -42,10 +42,13 @@ def slices(flat: NDArray[np.int64], shape: tuple[int, ...], pattern: Pattern) ->
         return [[int(i)] for i in flat]
     if isinstance(pattern, BurstPattern):
         return [flat[i : i + pattern.length].tolist() for i in range(len(flat) - pattern.length + 1)]
-    down, across = {
-        RowPattern: (1, shape[-1]),
-        ColumnPattern: (matrices.shape[1], 1),
-    }.get(type(pattern)) or (pattern.rows, pattern.columns)
+    if isinstance(pattern, RowPattern):
+        down, across = 1, shape[-1]
+    elif isinstance(pattern, ColumnPattern):
+        down, across = matrices.shape[1], 1
+    else:
+        assert isinstance(pattern, TilePattern)
+        down, across = pattern.rows, pattern.columns
     return [
         sorted(matrix[top : top + down, left : left + across].ravel().tolist())
         for matrix in matrices

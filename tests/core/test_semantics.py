@@ -51,7 +51,7 @@ def test_every_width_is_struck_in_its_own_word(dtype: type, data: st.DataObject)
     bits = 8 * np.dtype(dtype).itemsize
     word = data.draw(st.integers(0, 2**bits - 1))
     masks = data.draw(st.tuples(*[st.integers(0, 2**bits - 1)] * 3))
-    value = np.array([word], f"uint{bits}").view(dtype)
+    value: np.ndarray = np.array([word], f"uint{bits}").view(dtype)
     found = corrupt(value, *masks)
     assert found.dtype == dtype
     assert int(as_words(found)[0]) == word_after(word, masks)

@@ -6,6 +6,7 @@ import shutil
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -17,7 +18,13 @@ from testbed.engines.runner import BACKENDS
 
 ENGINES = ["torch", "torch-cuda", "ort-cpu", "ort-cuda", "openvino", "tensorrt", "tensorrt-rtx"]
 KERNELS = ["cpu kernel", "onnxruntime op", "cuda kernel", "tensorrt plugin", "nvcc"]
-FINDING = {"name": str, "available": bool, "version": (str, type(None)), "detail": str, "install": (str, type(None))}
+FINDING: dict[str, Any] = {
+    "name": str,
+    "available": bool,
+    "version": (str, type(None)),
+    "detail": str,
+    "install": (str, type(None)),
+}
 
 
 def finding(name: str) -> doctor.Finding:

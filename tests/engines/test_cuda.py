@@ -169,7 +169,7 @@ def test_faults_may_come_from_host_memory(device: cuda.Device) -> None:
     case = one_fault(np.arange(600, dtype=np.float32).reshape(200, 3), index=2, xor=1 << 31)
     values = device.upload(case.x)
     current = device.empty(case.site.shape, case.x.dtype)
-    arrays = [case.site, case.index, case.and_mask, case.or_mask, case.xor_mask]
+    arrays: list[np.ndarray] = [case.site, case.index, case.and_mask, case.or_mask, case.xor_mask]
     freed = [array.copy() for array in arrays]
     record = cuda._Faults(200, 1, 3, PORT, *(array.ctypes.data for array in freed))
     pointers = [ctypes.c_void_p(pointer) for pointer in (values.pointer, current.pointer)]

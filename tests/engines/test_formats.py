@@ -168,7 +168,7 @@ def test_a_port_strikes_several_elements_of_a_row(
             keep, put, turn = masks[:, row, k] = [data.draw(a_word) for _ in range(3)]
             expected[row][place] = int(((expected[row][place] & keep) | put) ^ turn)
 
-    feed = PortFeed(site, index, *masks, golden)
+    feed = PortFeed(site, index, masks[0], masks[1], masks[2], golden)
     x = np.array(held, f"uint{8 * dtype.itemsize}").view(dtype)
     found = twin.run({"x": x, **feed.as_inputs(table)})
 

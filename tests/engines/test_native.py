@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -94,9 +95,7 @@ def test_the_kernel_itself_checks_bounds(kernel: None, outside: int) -> None:
         (np.zeros(4, np.float32), [0, 1], [1, 2, 3], "do not fit 2 fault indices"),
     ],
 )
-def test_a_wrong_request_is_refused(
-    kernel: None, buffer: np.ndarray, indices: list, masks: object, message: str
-) -> None:
+def test_a_wrong_request_is_refused(kernel: None, buffer: np.ndarray, indices: list, masks: Any, message: str) -> None:
     with pytest.raises(EngineError, match=message):
         native.apply_faults(buffer, indices, masks, masks, masks)
     assert not buffer.any()

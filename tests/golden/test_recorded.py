@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,8 +34,8 @@ def test_streaming_equals_the_whole_in_memory(model_run, batch):
     with torch.no_grad():
         pixels = torch.from_numpy(test.batch(range(len(test))))
         stream = model.embedded(pixels)
-        hidden = model.block[0].norm1(stream)
-        expected = model(pixels), hidden, model.block[0].attn(hidden)
+        hidden = model.get_submodule("block.0.norm1")(stream)
+        expected = model(pixels), hidden, model.get_submodule("block.0.attn")(hidden)
     for found, wanted in zip(arrays(golden), expected, strict=True):
         assert found.dtype == np.float32
         np.testing.assert_allclose(found, wanted.numpy(), atol=2e-5)
@@ -167,7 +168,9 @@ def test_the_order_of_the_classes_stays_with_the_run(model_run, caplog, monkeypa
     stated = tuple("9876543210")
     golden = record_golden(model_run("stated", data=DataSource("digits", classes=stated)))
     assert np.array_equal(golden.labels, 9 - usual.labels)
-    assert open_golden(golden.run.folder.path).run.data.classes == stated
+    source = open_golden(golden.run.folder.path).run.data
+    assert source is not None
+    assert source.classes == stated
     assert (open_golden(golden.run.folder.path).split.labels == golden.labels).all()
 
     trained = sharp_model()  # a tenth of its answers are right: make the labels its answers, and mix their order up
@@ -191,7 +194,11 @@ def test_the_order_of_the_classes_stays_with_the_run(model_run, caplog, monkeypa
 
 def test_images_that_changed_are_refused(tmp_path, model_run):
     images = np.random.default_rng(0).random((6, 8, 8)).astype(np.float32)
-    parts = {"images": images, "labels": np.arange(6) % 10, "classes": np.array([str(k) for k in range(10)])}
+    parts: dict[str, Any] = {
+        "images": images,
+        "labels": np.arange(6) % 10,
+        "classes": np.array([str(k) for k in range(10)]),
+    }
     np.savez(tmp_path / "data.npz", **parts)
     golden = record_golden(model_run(data=DataSource(f"npz:{tmp_path}/data.npz")))
     assert len(open_golden(golden.run.folder.path).split) == 6

@@ -48,7 +48,9 @@ def test_a_stratified_choice_has_the_classes_of_each_tier(model_run, by_class):
         assert len({labels[image] for image in mine}) == min(size, len({labels[image] for image in tier["images"]}))
         start += size
     assert content["choice"] == {"by": "class", "seed": 2}
-    assert [golden.split.ids[row] for row in recorded_subset(open_golden(path)).rows] == content["ids"]
+    subset = recorded_subset(open_golden(path))
+    assert subset is not None
+    assert [golden.split.ids[row] for row in subset.rows] == content["ids"]
     assert [dataset_of(golden.run).test.ids[p] for p in content["positions"]] == content["ids"]
     assert record_subset(path, per_tier=sizes)["choice"] == {"by": "data set order"}
     with pytest.raises(UsageError, match="no range of the test images but a choice"):
@@ -68,6 +70,7 @@ def test_its_arrays_are_those_rows_of_the_golden(tiered, chosen, monkeypatch):
     path, golden, _ = tiered
     content = record_subset(path, **chosen)
     subset = recorded_subset(open_golden(path))
+    assert subset is not None
     assert content["files"] == [file.replace("golden/", "subset/") for file in FILES]
     assert subset.rows.tolist() == [position - 10 for position in content["positions"]]
     for file in FILES:
@@ -124,5 +127,6 @@ def test_an_edited_subset_is_refused_by_name(tiered, file):
     content = (path / file).read_bytes()
     (path / file).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     subset = recorded_subset(open_golden(path))
+    assert subset is not None
     with pytest.raises(StaleArtefact, match="was edited or truncated"):
         subset.rows if file == "subset.json" else subset.array(FILES[2])

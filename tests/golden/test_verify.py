@@ -90,9 +90,10 @@ def test_what_differs_is_found_counted_and_measured(recorded, monkeypatch):
     assert slack > 1e-5
     assert first.max_abs_diff == pytest.approx(2e-3, abs=1e-6)
     assert first.smallest_atol == pytest.approx(2e-3 - slack, abs=1e-6)
+    assert first.smallest_atol is not None
     at_that = Tolerance(first.smallest_atol, 1e-3)
     assert verify_golden(recorded, "attention", "torch", at_that, batch=50).faulty_images == [wrong_image]
-    below = Tolerance(np.nextafter(first.smallest_atol, 0), 1e-3)
+    below = Tolerance(float(np.nextafter(first.smallest_atol, 0)), 1e-3)
     assert verify_golden(recorded, "attention", "torch", below, batch=50).faulty_images == sorted([low[2], wrong_image])
 
 
@@ -151,12 +152,11 @@ def test_a_campaign_is_verified_with_the_file_it_exported_and_only_read(campaign
     import torch
 
     folder, example = golden.run.folder, torch.from_numpy(golden.split.batch([0, 1]))
-    folder.stage(
-        "export.model",
-        {},
-        ["model.onnx"],
-        lambda: export_onnx(golden.run.model, example, folder / "model.onnx", input_name="image") and None,
-    )
+
+    def export() -> None:
+        export_onnx(golden.run.model, example, folder / "model.onnx", input_name="image")
+
+    folder.stage("export.model", {}, ["model.onnx"], export)
     before = {path: path.stat().st_mtime_ns for path in campaign_run.rglob("*")}
     assert verify_golden(campaign_run, "model", "ort-cpu", Tolerance(1e-4, 1e-5)).faulty_images == []
     assert {path: path.stat().st_mtime_ns for path in campaign_run.rglob("*")} == before

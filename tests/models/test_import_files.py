@@ -177,7 +177,7 @@ def distributed(path):
 
 OTHERS = {
     "jax.npz": (
-        lambda path, model: np.savez(path, **{"a/b": np.zeros(3)}),
+        lambda path, model: np.savez(path, b=np.zeros(3)),
         r"NumPy archive \(.npz\).*timm.create_model",
     ),
     "one.npy": (lambda path, model: np.save(path, np.zeros(3)), "one NumPy array, no state dict; save"),

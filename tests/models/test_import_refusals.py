@@ -4,6 +4,7 @@ import argparse
 import os
 import pickle
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -171,7 +172,7 @@ def test_wrong_statements_about_the_weights(tmp_path, state_dict, options, said)
 def test_right_statements_about_the_weights(tmp_path, state_dict):
     path = written(tmp_path, state_dict)
     usual = {row.key: row.value for row in import_weights(path).told if row.source == "usual"}
-    everything_else = {"activation": "gelu", "norm_order": "pre", "eps": 1e-5, "pooling": "cls"}
+    everything_else: dict[str, Any] = {"activation": "gelu", "norm_order": "pre", "eps": 1e-5, "pooling": "cls"}
     assert usual == {"channels": 3, "patch": 2, "image": 8, "heads": 2} | everything_else
     imported = import_weights(path, classes=10, image=8, heads=4, channels=3, patch=2)
     assert imported.config.heads == (4, 4, 4)

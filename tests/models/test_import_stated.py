@@ -1,6 +1,7 @@
 """What weights do not tell: stated, read from config.json, or told as usual; the libraries' own models are the oracle."""
 
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -376,7 +377,8 @@ def test_a_huggingface_folder_says_what_its_weights_do_not(tmp_path, kind, chang
     check.raise_if_failed()
     assert check.library == "transformers"
     assert check.max_abs_difference < 1e-5
-    stated = import_weights(tmp_path, **{key: "cls" if key == "pooling" and kind != "IJepa" else value})
+    changed: dict[str, Any] = {key: "cls" if key == "pooling" and kind != "IJepa" else value}
+    stated = import_weights(tmp_path, **changed)
     assert told(stated)[key] == (value, "stated")
 
 
@@ -529,7 +531,7 @@ def test_without_timm_its_plain_architectures_are_known_and_others_are_asked_for
         UsageError, match="only timm knows its activation, heads, norm_order, eps: pip install timm, or"
     ):
         import_weights(tmp_path)
-    stated = {"activation": "quick_gelu", "heads": 3, "norm_order": "pre", "eps": 1e-6}
+    stated: dict[str, Any] = {"activation": "quick_gelu", "heads": 3, "norm_order": "pre", "eps": 1e-6}
     assert difference(import_weights(tmp_path, **stated), library, images(3, 32)) < 1e-5
 
 
@@ -551,7 +553,7 @@ def test_the_check_of_each_library(tmp_path):
         assert (check.library, check.images) == (name, 8)
         assert check.max_abs_difference < 1e-5 < check.max_abs_logit
         assert "activation" in check.same_assumptions
-        last = imported.model.block[-1].mlp
+        last: Any = imported.model.block[-1].mlp
         last.fc2.bias = torch.nn.Parameter(last.fc2.bias + torch.linspace(0, 0.1, len(last.fc2.bias)))
         with pytest.raises(GateFailed, match=f"logits differ from {name} .*bound"):
             check_against_library(imported).raise_if_failed()

@@ -112,7 +112,7 @@ def test_attention_weights(tmp_path, heads):
     assert list(content) == ["to_qkv.weight", "to_out.0.weight", "to_out.0.bias"]
     assert all(torch.equal(content[name], whole[f"transformer.layers.0.0.fn.{name}"]) for name in content)
     part, x = read_attention_weights(tmp_path / "tiny_part_att.pth", heads), torch.randn(2, 17, 32)
-    assert torch.equal(part(x), model.block[0].attn(x))
+    assert torch.equal(part(x), model.get_submodule("block.0.attn")(x))
     assert part.state_dict().keys() == subnetwork(model, "attention").state_dict().keys()
     write_attention_weights(tmp_path / "again.pth", part)
     assert (tmp_path / "again.pth").read_bytes() == (tmp_path / "tiny_part_att.pth").read_bytes()
@@ -124,7 +124,7 @@ def test_attention_weights_that_do_not_fit(tmp_path):
         "to_out.0.weight": torch.zeros(8, 64),
         "to_out.0.bias": torch.zeros(8),
     }
-    assert read_attention_weights(saved(tmp_path, good)).block["0"]["attn"].heads == 1
+    assert read_attention_weights(saved(tmp_path, good)).get_submodule("block.0.attn").heads == 1
     with pytest.raises(UsageError, match="5 heads cannot share"):
         read_attention_weights(saved(tmp_path, good), heads=5)
     renamed = {("to_out.weight" if name == "to_out.0.weight" else name): tensor for name, tensor in good.items()}

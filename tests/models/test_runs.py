@@ -1,4 +1,5 @@
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,12 @@ def model():
 
 
 def written(path, model, **changes):
-    values = {"stage": "import", "name": "some.pth", "made_from": {"file": "abc"}, "data": DataSource("digits")}
+    values: dict[str, Any] = {
+        "stage": "import",
+        "name": "some.pth",
+        "made_from": {"file": "abc"},
+        "data": DataSource("digits"),
+    }
     return write_model_run(path, model, **(values | changes))
 
 

@@ -16,7 +16,7 @@ def digits(**changes):
 
 def recorded(model, target):
     """Input and output of the target inside the full model."""
-    seen = {}
+    seen: dict[str, torch.Tensor] = {}
     handle = target_module(model, target).register_forward_hook(lambda _m, i, out: seen.update(x=i[0], y=out))
     with torch.no_grad():
         model(X)
@@ -41,7 +41,7 @@ def test_attention_is_fed_after_the_norm_and_read_before_the_residual():
     x, y = recorded(model, "attention")
     stream = model.embedded(X)
     assert torch.equal(x, model.block[0].norm1(stream))
-    after = {}
+    after: dict[str, torch.Tensor] = {}
     model.block[0].attn_residual.register_forward_hook(lambda _m, _i, out: after.update(y=out))
     model(X)
     torch.testing.assert_close(after["y"], stream + y)

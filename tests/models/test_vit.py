@@ -1,5 +1,6 @@
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,7 +35,7 @@ def images(n=2, channels=3, size=8, seed=1):
 
 def fired(model, x):
     """Site -> tensor, in the order of the forward pass."""
-    seen = {}
+    seen: dict[str, torch.Tensor] = {}
     handles = [t.register_forward_hook(lambda m, _i, out: seen.setdefault(m.site, out)) for t in taps(model).values()]
     with torch.no_grad():
         model(x)
@@ -52,9 +53,10 @@ def test_taps_are_the_sites_that_occur_in_the_order_they_occur(changes):
 @pytest.mark.parametrize("order", ["pre", "post"])
 def test_taps_of_unequal_and_empty_blocks(order):
     model = ViT(preset("digits", heads=(1, 0, 3, 0), mlp=(5, 9, 0, 0), norm_order=order)).eval()
+    blocks: Any = model.block
     assert list(taps(model)) == list(fired(model, images(channels=1)))
-    assert model.block[0].attn.qkv.weight.shape == (3 * 16, 32)
-    assert model.block[1].mlp.fc1.weight.shape == (9, 32)
+    assert blocks[0].attn.qkv.weight.shape == (3 * 16, 32)
+    assert blocks[1].mlp.fc1.weight.shape == (9, 32)
     assert model(images(3, channels=1)).shape == (3, 10)
 
 
@@ -67,7 +69,8 @@ def test_an_empty_pre_norm_block_changes_nothing():
 @pytest.mark.parametrize("order", ["pre", "post"])
 def test_a_pruned_branch_equals_one_that_gives_zeros(order):
     full = ViT(preset("digits", norm_order=order)).eval()
-    for branch in (full.block[1].attn.proj, full.block[1].mlp.fc2):
+    block: Any = full.block[1]
+    for branch in (block.attn.proj, block.mlp.fc2):
         torch.nn.init.zeros_(branch.weight)
         torch.nn.init.zeros_(branch.bias)
     pruned = ViT(preset("digits", norm_order=order, heads=(2, 0, 2), mlp=(64, 0, 64))).eval()
@@ -279,7 +282,8 @@ def test_parameters_have_one_consumer_each(changes):
 
 def readers_of_leaves(root):
     """id of a parameter -> number of nodes of the autograd graph that read it."""
-    counts, seen, queue = {}, set(), [root]
+    counts: dict[int, int] = {}
+    seen, queue = set(), [root]
     while queue:
         node = queue.pop()
         if node is None or node in seen:

@@ -1,5 +1,7 @@
 """Every variant of the model exports: plain tensor ops only, a dynamic batch, the same numbers in ONNX Runtime."""
 
+from typing import Any
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -21,7 +23,7 @@ TROUBLESOME = {
     "Loop",
     "If",
 }
-VARIANTS = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "digits": {},
     "post-norm, conv, no final norm": {"norm_order": "post", "patchify": "conv", "final_norm": "none"},
     "differential, 2-D positions, mean": {

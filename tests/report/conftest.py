@@ -81,7 +81,8 @@ def make_run(folder: Path, shape: Shape) -> Path:
     if shape.attention:
         tables["attention"] = attention_sites(shape)
     images = [(f"toy/{i:03d}", i % len(shape.classes), i // shape.images) for i in range(shape.tiers * shape.images)]
-    plan, rows = [], []
+    plan: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
     for target, sites in tables.items():
         SiteTable(target, "deploy", "gated_replace", tuple(sites)).save(folder / f"{target}.sites.json")
         for fault, struck in _faults(shape, target, sites, images, len(plan), rng):

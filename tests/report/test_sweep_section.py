@@ -172,7 +172,8 @@ def test_tolerances_and_floors(page: Page) -> None:
     assert other[:3] == [f"{SOURCES[1]} (emulated in fp32)", "64", "0.0021"]
     first = page.tables["advice-model-activation"][1]
     assert (first[0], first[1], first[3], first[5]) == ("all images", "3.46e-7", "1.23e-6", "out of reach")
-    assert_shown(*first[2].split(" "), told(0.9))
+    rate, interval = first[2].split(" ")
+    assert_shown(rate, interval, told(0.9))
     assert len(page.tables["advice-attention-activation"][0]) == 4  # it has no classes
     notes = [str(attributes["title"]) for tag, attributes in page.tags if tag == "tr" and "title" in attributes]
     assert "any corruption: even at atol 0 only 60 % are flagged" in notes
@@ -182,10 +183,10 @@ def test_curves_are_the_sweeps(page: Page) -> None:
     areas = page.tables["roc-model-weight"]
     assert len(areas) == 1 + 5 * 2 * len(SOURCES)
     assert areas[1][:2] == ["all images", f"area, SDC-1, {SOURCES[0]}"]
-    assert_shown(*areas[1][2:4], {"rate": 0.8123, "low": 0.79, "high": 0.83})
+    assert_shown(areas[1][2], areas[1][3], {"rate": 0.8123, "low": 0.79, "high": 0.83})
     flagged = [line for line in page.tables["detection-model-activation"] if line[:2] == ["atol 1e-4", "SDC-1 flagged"]]
     assert len(flagged) == 1  # of the campaign's rtol alone
-    assert_shown(*flagged[0][2:4], told(0.75))
+    assert_shown(flagged[0][2], flagged[0][3], told(0.75))
     assert f"thin: against {SOURCES[1]}, the noisiest" in page.text
 
 
@@ -195,7 +196,8 @@ def test_the_link_is_told_where_it_was_followed(run: Path, page: Page) -> None:
     assert atols == ["1e-8", "1e-6", "1e-4", "1"]  # powers of ten, and the campaign's own
     tiers = page.tables["link-tiers"][1:]
     assert [line[1:3] for line in tiers] == [["1e-4", "17"]] * 5
-    assert_shown(*tiers[0][3].split(" "), told(0.93))
+    rate, interval = tiers[0][3].split(" ")
+    assert_shown(rate, interval, told(0.93))
     assert tiers[0][6] == "no such row"
     add_sweep(run, link=False)
     assert "first attention module?" not in Page(build_report(run)).text

@@ -127,7 +127,8 @@ def test_a_truncated_checkpoint_is_one_clear_line(tiny, digits, quick, begun, sh
 
 
 def test_another_kind_of_file_is_refused(tiny, digits, quick, begun):
-    for content in ({}, {"format": "of the future"}, [1, 2], torch.zeros(3), {"model_state_dict": {}}):
+    contents: list[object] = [{}, {"format": "of the future"}, [1, 2], torch.zeros(3), {"model_state_dict": {}}]
+    for content in contents:
         torch.save(content, begun)
         with pytest.raises(StaleArtefact, match="not one of ours"):
             train(tiny, digits, quick, seed=0, checkpoint=begun)

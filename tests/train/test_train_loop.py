@@ -55,8 +55,12 @@ def test_nothing_of_the_process_is_changed(tiny, digits, quick):
         train(tiny, digits, quick.with_(epochs=1), seed=0, threads=1)
         assert torch.get_num_threads() == 2
         assert torch.equal(torch.random.get_rng_state(), before)
+
+        def failing(epoch, model, record):
+            raise ZeroDivisionError
+
         with pytest.raises(ZeroDivisionError):
-            train(tiny, digits, quick, seed=0, callbacks=[lambda epoch, model, record: 1 / 0])
+            train(tiny, digits, quick, seed=0, callbacks=[failing])
         assert torch.get_num_threads() == 2
         assert torch.equal(torch.random.get_rng_state(), before)
     finally:

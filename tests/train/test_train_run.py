@@ -4,6 +4,7 @@ import csv
 import io
 import sys
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,7 +49,8 @@ def test_the_folder_holds_model_curves_and_manifest(trained):
 def test_the_table_of_curves_reads_back(trained):
     folder, report = trained
     rows = list(csv.DictReader(io.StringIO((folder / "curves.csv").read_text())))
-    records = [EpochRecord(**{key: float(value) for key, value in row.items()}) for row in rows]
+    values: list[dict[str, Any]] = [{key: float(value) for key, value in row.items()} for row in rows]
+    records = [EpochRecord(**row) for row in values]
     assert [record.epoch for record in records] == [1, 2, 3]
     assert records[report["best_epoch"] - 1].validation_accuracy == report["validation_accuracy"]
     kept = evaluate(open_model_run(folder).model, load("digits", seed=7).validation)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import re
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given, settings
@@ -19,12 +20,12 @@ SHOWN = r"a[/b][red]:smile:\x1b[31m\x9b1m\x07\r\nb\u202e\u2028\udce9"
 
 def printed(*what: RenderableType, width: int = 200, terminal: bool = False) -> str:
     file = io.StringIO()
-    colours = "standard" if terminal else None
+    colours: Literal["standard"] | None = "standard" if terminal else None
     PlainConsole(file=file, width=width, highlight=False, force_terminal=terminal, color_system=colours).print(*what)
     return file.getvalue()
 
 
-def table(*rows: str, **options: str) -> Table:
+def table(*rows: str, **options: Any) -> Table:
     made = Table("one", "two\nlines", **options)
     for row in rows:
         made.add_row(row, "x")

@@ -132,7 +132,9 @@ def test_one_statement_in_every_form(tmp_path):
     # what is kept is the values, wherever they came from, and it reads back as the same
     assert kept(text) == kept(str(tmp_path / "p.toml"))
     assert json.loads(json.dumps(kept(text))) == kept(text)
-    assert preprocess_asked(kept(text)) == found[0]
+    again = kept(text)
+    assert again is not None
+    assert preprocess_asked(again) == found[0]
     assert kept("cifar10") == "cifar10"
     assert kept(None) is None
 

@@ -29,7 +29,7 @@ def test_images_and_labels(tmp_path):
 
 
 def test_three_parts_in_medmnist_s_names(tmp_path):
-    parts = {}
+    parts: dict[str, np.ndarray] = {}
     for part, rows in (("train", slice(0, 12)), ("val", slice(12, 16)), ("test", slice(16, 20))):
         parts |= {f"{part}_images": IMAGES[rows, :, :, :1] / 255.0, f"{part}_labels": LABELS[rows, None]}
     data = load(written(tmp_path, classes=np.array(["a", "b", "c", "d"]), **parts))

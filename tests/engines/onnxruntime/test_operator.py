@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
@@ -56,7 +56,7 @@ def port_node(x: str, y: str, current: str, port: int = PORT) -> Any:
 def session_of(
     library: str,
     nodes: list[Any],
-    outputs: dict[str, int],
+    outputs: Mapping[str, int],
     x: int,
     x_shape: Sequence[str | int | None] | None = ("B", "E"),
     fault_shape: Sequence[str] | None = ("B", "K"),
@@ -124,8 +124,11 @@ def test_a_later_port_sees_what_an_earlier_one_did(library: str) -> None:
     session = session_of(library, nodes, outputs, TensorProto.FLOAT)
     case = Case(
         np.array([[1, 2]], np.float32),
-        *(np.array([row], np.int64) for row in ([1, 2, 2], [0, 0, 1])),
-        *(np.array([row], np.uint32) for row in ([0, 2**32 - 1, 2**32 - 1], [0x40E00000, 0, 0], [0, 1 << 31, 1 << 31])),
+        np.array([[1, 2, 2]], np.int64),
+        np.array([[0, 0, 1]], np.int64),
+        np.array([[0, 2**32 - 1, 2**32 - 1]], np.uint32),
+        np.array([[0x40E00000, 0, 0]], np.uint32),
+        np.array([[0, 1 << 31, 1 << 31]], np.uint32),
     )
     y, current1, current2 = session.run(None, case.feeds())
     np.testing.assert_array_equal(y, [[7, 2]])  # 1 set to 7, negated, sign flipped; 2 negated, sign flipped
@@ -156,8 +159,8 @@ def test_an_index_is_flat_within_the_row(library: str, shape: tuple[int, ...]) -
 def test_nothing_to_strike(library: str, shape: tuple[int, int]) -> None:
     """No rows, no faults, no elements."""
     x = np.ones(shape, np.float32)
-    none = np.zeros((shape[0], 0))
-    case = Case(x, *(none.astype(kind) for kind in (np.int64, np.int64, np.uint32, np.uint32, np.uint32)))
+    places, masks = np.zeros((shape[0], 0), np.int64), np.zeros((shape[0], 0), np.uint32)
+    case = Case(x, places, places, masks, masks, masks)
     y, current = plain_port(library).run(None, case.feeds())
     np.testing.assert_array_equal(y, x)
     assert current.shape == (shape[0], 0)

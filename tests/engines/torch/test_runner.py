@@ -1,5 +1,7 @@
 """The torch engine: the same files, the same answers as ONNX Runtime."""
 
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
@@ -20,7 +22,7 @@ from testbed.models.presets import preset
 from testbed.models.vit import ViT
 
 IMAGES = np.random.default_rng(0).standard_normal((5, 1, 8, 8)).astype(np.float32)
-VARIANTS = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "digits": {},
     "differential, 2-D positions, convolution": {
         "attention": "differential",
@@ -106,8 +108,10 @@ def test_a_weight_fault_acts_at_once_and_is_undone(exported):
         assert np.array_equal(runner.run({"image": IMAGES})["head"], golden)
         with pytest.raises(EngineError, match="cannot be struck"):
             runner.weight("no.such.weight")
-    with open_engine("torch", request(plain)) as fixed, pytest.raises(EngineError, match="without mutable weights"):
-        fixed.weight("block.0.mlp.fc1.weight")
+    with open_engine("torch", request(plain)) as fixed:
+        assert isinstance(fixed, WeightStriker)
+        with pytest.raises(EngineError, match="without mutable weights"):
+            fixed.weight("block.0.mlp.fc1.weight")
 
 
 def test_the_number_of_threads_is_set_back(exported):
@@ -134,7 +138,7 @@ def small_graph(nodes, inputs, output, initializers=()):
 
 X = np.random.default_rng(1).standard_normal((2, 3, 4, 5)).astype(np.float32)
 INTS = {"minus": [-1, 0], "two": [2, 2], "axes": [1, -1], "first": [1, 0], "far": [2**63 - 1, 3], "shape": [0, -1, 5]}
-OPERATOR_CASES = {
+OPERATOR_CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "Gather": ({"axis": 2}, ["minus"]),
     "Slice": ({}, ["first", "far", "axes"]),
     "Reshape": ({}, ["shape"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -136,7 +137,7 @@ def test_analysis_images_of_another_data_set_give_the_scores_of_the_same_images(
     assert (told["settings"]["images"], told["settings"]["data"]) == (40, "npz:more.npz")
     test = dataset.test
     pixels = np.stack([test.pixels(number) for number in range(len(test))])
-    names = {"images": pixels, "labels": test.labels % 3, "classes": np.array(["a", "b", "c"])}
+    names: dict[str, Any] = {"images": pixels, "labels": test.labels % 3, "classes": np.array(["a", "b", "c"])}
     np.savez(tmp_path / "other.npz", **names)
     assert "has other classes" in last_error_of(invoke(*acdc, "--data", f"npz:{tmp_path / 'other.npz'}"), 2)
 

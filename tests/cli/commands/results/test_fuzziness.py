@@ -11,8 +11,8 @@ from sklearn.datasets import load_digits
 from testbed.core.folder.runfolder import RunFolder
 from testbed.data import load
 from testbed.models.runs import MODEL, open_model_run
-from testbed.sensitivity.fuzziness import separation as measure
 from testbed.sensitivity.fuzziness.layers import layer_fuzziness
+from testbed.sensitivity.fuzziness.separation import fuzziness as measure
 from testbed.train import checkpoint, loop
 from tests.data.conftest import idx_bytes
 from tests.support.commands import answer_of, invoke
@@ -91,7 +91,11 @@ def test_a_campaign_s_folder_is_only_read(recorded, tmp_path):
     spec = {"data": {"name": "digits", "root": None, "preprocess": None}, "seed": 0}
     folder = RunFolder.claimed(tmp_path / "campaign", "campaign", "strikes", spec, [])
     with folder.locked():
-        folder.stage("train", {}, [MODEL], lambda: shutil.copy(recorded[0] / MODEL, folder / MODEL) and None)
+
+        def copy():
+            shutil.copy(recorded[0] / MODEL, folder / MODEL)
+
+        folder.stage("train", {}, [MODEL], copy)
     before = {file: file.stat().st_mtime_ns for file in folder.path.rglob("*")}
     report = answer_of(invoke("fuzziness", folder.path, "--json"))
     assert report["layers"] == answer_of(invoke("fuzziness", recorded[0], "--json"))["layers"]
@@ -112,7 +116,7 @@ def test_the_log_of_a_training_and_all_its_pictures(recorded):
     others = {"log.csv", "epochs.gif", "epochs.png", "accuracy.png"}
     assert {file.name for file in (folder / "fuzziness").iterdir()} == epochs | layers | others
     with Image.open(folder / "fuzziness" / "epochs.gif") as animation:
-        assert animation.n_frames == 3
+        assert getattr(animation, "n_frames", 1) == 3
     outputs = RunFolder.existing(folder).manifest["stages"]["fuzziness-log"]["outputs"]
     assert outputs.keys() == {f"fuzziness/{name}" for name in epochs | layers | others}
 
@@ -269,7 +273,7 @@ def test_weights_that_are_not_finite_name_the_layer(tmp_path):
     small(tmp_path / "run", "--epochs", 0)
     model = ViT(open_model_run(tmp_path / "run").model.config)
     with torch.no_grad():
-        model.block[1].norm1.bias[0] = torch.inf
+        model.get_parameter("block.1.norm1.bias")[0] = torch.inf
     write_model_run(tmp_path / "bad", model, stage="import", name="bad", made_from={}, data=DataSource("digits"))
     done = invoke("fuzziness", tmp_path / "bad")
     assert done.exit_code == 2
