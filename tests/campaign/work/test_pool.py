@@ -128,10 +128,11 @@ def test_several_in_one_unit_of_one_and_a_whole_unit(site: Site) -> None:
 @pytest.mark.parametrize("deed", ["hang", "lock"])
 def test_a_fault_that_hangs_is_found_by_the_clock(site: Site, deed: str) -> None:
     site.order({1: f"{deed} always"})
-    with LocalCrew(site.opener(), 1, Limits(floor_s=1.0, open_s=60)) as crew:
+    with LocalCrew(site.opener(), 1, Limits(floor_s=1.5, open_s=60)) as crew:
         report = crew.run([Unit(0, "plan", 0, 2)], site.keep)
     assert [row["due"] for row in site.rows] == [None, "hang"]
-    assert (report.hangs, report.crashes, report.blamed) == (4, 0, 1)
+    assert report.hangs >= 4  # on a loaded machine the fault beside it may take too long, too, once or twice
+    assert (report.crashes, report.blamed) == (0, 1)
 
 
 def test_the_clock_allows_ten_times_the_golden_run_of_the_same_work(site: Site) -> None:
