@@ -58,6 +58,11 @@ class EngineRequest:
     max_batch: int = 64
     max_points: int = 1
 
+    @classmethod
+    def of_bytes(cls, onnx: bytes, deployment_id: str, **options: Any) -> Self:
+        """A request for an ONNX file in memory, its hash computed. options: the other fields."""
+        return cls(onnx, sha256_bytes(onnx), deployment_id, **options)
+
 
 class Runner(AbstractContextManager["Runner"], Protocol):
     """An engine that is ready to run. Use as a context manager."""
@@ -213,5 +218,4 @@ def open_engine(backend: str, request: EngineRequest) -> Runner:
 
 
 def request_from(path: Path, deployment_id: str, **options: Any) -> EngineRequest:
-    content = path.read_bytes()
-    return EngineRequest(content, sha256_bytes(content), deployment_id, **options)
+    return EngineRequest.of_bytes(path.read_bytes(), deployment_id, **options)

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from onnx import AttributeProto, ModelProto, NodeProto
 
 from testbed.core.errors import TestbedError
-from testbed.core.folder.files import sha256_bytes
 from testbed.core.process.isolate import Isolated, WorkerFailed
 from testbed.engines.runner import Arrays, EngineRequest, Runner, open_engine
 
@@ -64,7 +63,7 @@ def _graphs(attribute: AttributeProto) -> Iterable[Any]:
 
 
 def _here(model: bytes, purpose: str) -> Runner:
-    return open_engine("ort-cpu", EngineRequest(model, sha256_bytes(model), purpose))
+    return open_engine("ort-cpu", EngineRequest.of_bytes(model, purpose))
 
 
 class _Isolated:

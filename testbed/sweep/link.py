@@ -26,6 +26,7 @@ from testbed.campaign.plan.table import read_plan
 from testbed.campaign.results.reader import RESULT_TABLE, form_of
 from testbed.core.errors import EngineError, UsageError
 from testbed.core.folder.files import atomic_path
+from testbed.engines.batches import pad_rows
 from testbed.engines.runner import Runner
 from testbed.golden.arrays import read_array
 from testbed.instrument.ports.feed import PortFeed
@@ -220,8 +221,7 @@ class _Measurement:
 
     def _fed(self, runner: Runner, image: NDArray[np.int64], ports: PortFeed) -> dict[str, NDArray]:
         batch, n = self.place.batch, len(image)
-        padded = np.concatenate([image, np.zeros(batch - n, np.int64)])
-        feeds = {self._input: self.inputs[padded], **ports.padded(batch).as_inputs(self.table)}
+        feeds = {self._input: self.inputs[pad_rows(image, batch)], **ports.padded(batch).as_inputs(self.table)}
         return {name: values[:n] for name, values in runner.run(feeds).items()}
 
     @cached_property

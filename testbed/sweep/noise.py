@@ -27,9 +27,10 @@ from testbed.campaign.prepare.precisions import plain_in
 from testbed.campaign.prepare.stages import Preparation
 from testbed.campaign.results.reader import form_of, list_values
 from testbed.core.errors import StaleArtefact
-from testbed.core.folder.files import atomic_path, scratch_folder, sha256_bytes
+from testbed.core.folder.files import atomic_path, scratch_folder
 from testbed.core.folder.runfolder import RunFolder
 from testbed.data import Split
+from testbed.engines.batches import batches
 from testbed.engines.runner import EngineRequest, Runner, open_engine, request_from
 from testbed.golden.arrays import read_array
 from testbed.golden.reference import LOGITS
@@ -245,7 +246,7 @@ class NoiseBench:
         if source.file == TWIN:
             return request_from(self.folder / Files(target).twin, self.place.table(target).deployment_id, **options)
         plain = plain_in(self.place, target, source.precision)
-        return EngineRequest(plain, sha256_bytes(plain), deployment_id(plain), **options)
+        return EngineRequest.of_bytes(plain, deployment_id(plain), **options)
 
     def _outputs(
         self, runner: Runner, request: EngineRequest, source: Source, target: str, images: NoiseImages
@@ -253,10 +254,9 @@ class NoiseBench:
         """(rows, outputs) batch by batch; the last one padded."""
         given, wanted = input_name(request.onnx), output_name(request.onnx)
         ports = PortFeed.idle(source.batch).as_inputs(self.place.table(target)) if source.file == TWIN else {}
-        for start in range(0, len(images.ids), source.batch):
-            rows = np.arange(start, min(start + source.batch, len(images.ids)))
-            padded = np.concatenate([rows, np.zeros(source.batch - len(rows), np.int64)])
-            yield rows, runner.run({given: images.inputs(padded), **ports})[wanted][: len(rows)]
+        for batch in batches(len(images.ids), source.batch):
+            outputs = runner.run({given: images.inputs(batch.padded), **ports})[wanted]
+            yield batch.rows, outputs[: len(batch.rows)]
 
 
 def _source(facts: NoiseFacts) -> Source:

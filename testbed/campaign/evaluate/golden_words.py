@@ -24,6 +24,7 @@ from testbed.campaign.plan.units import leg_of, units_of
 from testbed.core.arrays import Words32
 from testbed.core.errors import StaleArtefact
 from testbed.core.site import SiteTable
+from testbed.engines.batches import pad_rows
 from testbed.golden.arrays import array_writer, read_array
 from testbed.instrument.ports.feed import NO_SITE, PortFeed, to_words
 from testbed.instrument.ports.insertion import ELEMENTS
@@ -127,10 +128,8 @@ def _probed(place: Workplace, bench: Bench, strikes: Strikes) -> Words32:
     with place.open(replace(twin, onnx=probe.SerializeToString(), file_sha256="probe")) as runner:
         for start in range(0, len(wanted), chunk):
             images = wanted[start : start + chunk]
-            # a small batch may take other kernels
-            padded = np.concatenate([images, np.zeros(chunk - len(images), np.int64)])
             ports = PortFeed.idle(chunk).as_inputs(bench.table)
-            outputs = runner.run({bench.input_name: bench.inputs(padded), **ports})
+            outputs = runner.run({bench.input_name: bench.inputs(pad_rows(images, chunk)), **ports})
             for site, mine in by_site.items():
                 here = mine[(entries.image[mine] >= images[0]) & (entries.image[mine] <= images[-1])]
                 flat = outputs[f"{bench.table[site].tensor}/live"].reshape(chunk, -1)

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from testbed.campaign.files import Files
 from testbed.campaign.folder.engine import Bench
 from testbed.campaign.folder.workplace import Workplace
-from testbed.core.folder.files import sha256_bytes
 from testbed.engines.runner import Arrays, BaseRunner, EngineRequest, Runner
 
 
@@ -19,9 +18,8 @@ def opener(place: Workplace, bench: Bench) -> Callable[..., Runner]:
     whole = place.request(bench.target, Files(bench.target).twin)
 
     def opened(model: bytes, mutable_weights: bool = False, max_batch: int | None = None) -> Runner:
-        request = EngineRequest(
+        request = EngineRequest.of_bytes(
             model,
-            sha256_bytes(model),
             whole.deployment_id,
             precision=whole.precision,
             threads=whole.threads,

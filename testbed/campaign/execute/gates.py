@@ -20,6 +20,7 @@ from testbed.campaign.prepare.row_gate import row_influence
 from testbed.campaign.prepare.stages import Preparation
 from testbed.core.errors import GateFailed, UsageError
 from testbed.core.site import Site, Where
+from testbed.engines.batches import run_batched
 
 log = logging.getLogger(__name__)
 
@@ -100,14 +101,13 @@ class _Gates:
 
     def _plain_outputs(self, target: str) -> NDArray[np.float32]:
         """Of the engine as it would be deployed: the plain file, prepacked weights."""
-        bench, parts = self.place.bench(target, "activation"), []
+        bench = self.place.bench(target, "activation")
         with self.place.open(self.place.request(target, Files(target).plain)) as runner:
-            for start in range(0, len(bench.images), bench.batch):
-                rows = np.arange(start, min(start + bench.batch, len(bench.images)))
-                padded = np.concatenate([rows, np.zeros(bench.batch - len(rows), np.int64)])
-                outputs = runner.run({bench.input_name: bench.inputs(padded)})[bench.output_name]
-                parts.append(outputs[: len(rows)])
-        return np.concatenate(parts)
+
+            def run(rows: NDArray[np.int64]) -> NDArray[np.float32]:
+                return runner.run({bench.input_name: bench.inputs(rows)})[bench.output_name]
+
+            return run_batched(run, len(bench.images), bench.batch)
 
     def _weights(self, target: str, sites: Sequence[Sequence[str]]) -> WeightGate:
         """Which weights may be struck in place; what may not is told."""

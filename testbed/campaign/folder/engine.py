@@ -13,6 +13,7 @@ from testbed.analysis.outputs.outcome import GoldenSide
 from testbed.campaign.folder.images import Inputs, NamedImages
 from testbed.core.arrays import Words32
 from testbed.core.site import SiteTable
+from testbed.engines.batches import pad_rows
 from testbed.engines.runner import Runner
 from testbed.instrument.ports.feed import PortFeed, live_words
 
@@ -36,9 +37,7 @@ class Bench:
     def run(self, rows: NDArray[np.int64], ports: PortFeed | None) -> tuple[NDArray[np.float32], Words32 | None]:
         """Outputs (b, ...) and, from a twin, the live words at the struck elements (b, K). At most ``batch`` rows."""
         n = len(rows)
-        idle = self.batch - n
-        padded = np.concatenate([rows, np.zeros(idle, np.int64)]) if idle else rows
-        feeds = {self.input_name: self.inputs(padded)}
+        feeds = {self.input_name: self.inputs(pad_rows(rows, self.batch))}
         if ports is not None:
             feeds |= ports.padded(self.batch).as_inputs(self.table)
         start = time.perf_counter()

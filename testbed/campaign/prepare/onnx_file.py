@@ -29,6 +29,7 @@ from testbed.core.site import SiteTable
 from testbed.data import Dataset
 from testbed.data.classes.order import ONLY_SOME
 from testbed.data.classes.order_check import warn_of_order
+from testbed.engines.batches import pad_values
 from testbed.engines.runner import EngineRequest, Runner, open_engine
 from testbed.golden.arrays import array_writer, read_array
 from testbed.golden.reference import LOGITS
@@ -189,9 +190,8 @@ class OnnxSubject:
     def _opened(self) -> Runner:
         """The plain engine, whose outputs are the golden."""
         engine, plain = self.spec.engine, self.adopted.plain
-        request = EngineRequest(
+        request = EngineRequest.of_bytes(
             plain,
-            sha256_bytes(plain),
             deployment_id(plain),
             precision=engine.precision,
             threads=engine.sketched_threads,
@@ -211,8 +211,8 @@ class OnnxSubject:
         with array_writer(file, len(test)) as writer, watch("golden", len(test), "images") as advance:
             for start in range(0, len(test), batch):
                 images = test.batch(slice(start, start + batch))
-                padding = np.zeros((batch - len(images), *images.shape[1:]), np.float32)
-                writer.append(run(np.concatenate([images, padding]))[: len(images)])
+                padded = pad_values(images, batch, filler=np.zeros(images.shape[1:], np.float32))
+                writer.append(run(padded)[: len(images)])
                 advance(len(images))
 
     def make_plain(self, folder: RunFolder, target: str) -> None:

@@ -17,7 +17,6 @@ from testbed.campaign.prepare.subjects import subject_of
 from testbed.campaign.preview.foreseen import bytes_needed, check_disk, foreseen
 from testbed.campaign.spec.campaign import CampaignSpec, FaultSpec
 from testbed.core.errors import UsageError
-from testbed.core.folder.files import sha256_bytes
 from testbed.core.site import SiteTable
 from testbed.engines.runner import EngineRequest, open_engine, require_engine
 from testbed.instrument.ports.feed import PortFeed
@@ -98,9 +97,8 @@ def sites_and_speed(spec: CampaignSpec, subject: Subject, target: str) -> Measur
     plain, batch = subject.sketch(target)
     table = subject.site_table(plain, target)
     twin = instrument(plain, table).SerializeToString()
-    request = EngineRequest(
+    request = EngineRequest.of_bytes(
         twin,
-        sha256_bytes(twin),
         table.deployment_id,
         precision=engine.precision,
         threads=engine.sketched_threads,

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from testbed.campaign.evaluate.suffix.segments import Piece
 from testbed.campaign.folder.images import Inputs
+from testbed.engines.batches import pad_rows
 
 
 class SuffixGoldens:
@@ -71,8 +72,7 @@ class SuffixGoldens:
 
     def _compute(self, images: NDArray[np.int64]) -> None:
         self._piece = self._piece or self._tapped()
-        padded = np.concatenate([images, np.zeros(self._batch - len(images), np.int64)])
-        outputs = self._piece({self._piece.inputs[0]: self._inputs(padded)})
+        outputs = self._piece({self._piece.inputs[0]: self._inputs(pad_rows(images, self._batch))})
         own = outputs[self._output]
         if self._outputs is None:
             self._outputs = np.zeros((len(self._slot), *own.shape[1:]), own.dtype)

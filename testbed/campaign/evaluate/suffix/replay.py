@@ -25,6 +25,7 @@ from testbed.campaign.evaluate.suffix.rows import RowRunner, golden_rows
 from testbed.campaign.evaluate.suffix.segments import Pieces
 from testbed.campaign.folder.images import Inputs
 from testbed.core.outcome import How
+from testbed.engines.batches import pad_rows
 from testbed.instrument.cut.stages import TOKENS, Stage, Stages
 from testbed.instrument.cut.tokens import ROWS
 from testbed.instrument.ports.feed import NO_SITE, PortFeed
@@ -143,7 +144,7 @@ class Replay:
             return
         piece, size = self._pieces.twin(stage.number), self._pieces.batch
         for some in chunks(rows, size):
-            padded = np.concatenate([some, np.full(size - len(some), some[0])])
+            padded = pad_rows(some, size, filler=some[0])
             start = self._golden[stage.start][self._slot[padded]] if stage.number else self._images(padded)
             own = piece.own(self._strikes.ports.take(some))
             outputs, live = piece.struck({stage.start: start}, own)

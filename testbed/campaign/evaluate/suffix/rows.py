@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from testbed.campaign.evaluate.contract import NotDeterministic, check_live, same_words
 from testbed.campaign.evaluate.suffix.golden import SuffixGoldens
 from testbed.campaign.evaluate.suffix.segments import PortedPiece
+from testbed.engines.batches import pad_rows
 from testbed.instrument.cut.stages import StagePart
 from testbed.instrument.cut.tokens import ROWS
 from testbed.instrument.ports.feed import PortFeed
@@ -50,8 +51,7 @@ class RowRunner:
         ports: PortFeed | None,
     ) -> dict[str, NDArray]:
         piece, count = self._piece, len(slot)
-        idle = np.zeros(self._size - count, np.int64)
-        slots, tokens = np.concatenate([slot, idle]), np.concatenate([token, idle])
+        slots, tokens = pad_rows(slot, self._size), pad_rows(token, self._size)
         feeds = {name: self._input(name, slots, tokens) for name in piece.inputs}
         for name, values in changed.items():
             np.moveaxis(feeds[name], self._part.rows[name], 1)[:count, 0] = values

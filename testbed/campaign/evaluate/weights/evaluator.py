@@ -22,6 +22,7 @@ from testbed.campaign.evaluate.weights.entry_points import EntryPoints, may_fuse
 from testbed.campaign.folder.images import Inputs
 from testbed.core.errors import StaleArtefact
 from testbed.core.outcome import How
+from testbed.engines.batches import batches, pad_values
 from testbed.engines.runner import StruckWords, WeightStriker, struck_weights
 from testbed.instrument.cut.flow import CannotCut
 from testbed.instrument.cut.segments import segment
@@ -134,10 +135,7 @@ class WeightSuffix:
     def _run(self, entry: str, pieces: Sequence[Piece]) -> NDArray:
         golden, parts = self._golden_values[entry], []
         for start in range(0, self._images, self._batch):
-            rows = golden[start : start + self._batch]
-            if len(rows) < self._batch:
-                rows = np.concatenate([rows, np.repeat(golden[:1], self._batch - len(rows), axis=0)])
-            held = {entry: rows}
+            held = {entry: pad_values(golden[start : start + self._batch], self._batch, filler=golden[0])}
             for piece in pieces:
                 held = piece({name: held[name] for name in piece.inputs})
             parts.append(held[self.stages.flow.output][: self._images - start])
@@ -149,12 +147,10 @@ class WeightSuffix:
         flow, names = self.stages.flow, self.entries.names
         piece = self._piece(segment(flow, [flow.input], [*names, flow.output]), flow.input)
         parts: dict[str, list[NDArray]] = {name: [] for name in names}
-        for start in range(0, self._images, self._batch):
-            rows = np.arange(start, min(start + self._batch, self._images))
-            padded = np.concatenate([rows, np.zeros(self._batch - len(rows), np.int64)])
-            outputs = piece({flow.input: self._inputs(padded)})
+        for batch in batches(self._images, self._batch):
+            outputs = piece({flow.input: self._inputs(batch.padded)})
             for name in names:
-                parts[name].append(outputs[name][: len(rows)])
+                parts[name].append(outputs[name][: len(batch.rows)])
         piece.runner.close()
         return {name: np.concatenate(some) for name, some in parts.items()}
 
