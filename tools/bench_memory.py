@@ -27,7 +27,7 @@ from testbed.campaign.execute.rows import Injected, RowFacts, result_rows
 from testbed.campaign.files import PLAN, RESULTS, STORE
 from testbed.campaign.folder.images import NamedImages
 from testbed.campaign.plan.table import planned, write_plan
-from testbed.campaign.plan.units import leg_of, units_of
+from testbed.campaign.plan.units import plan_slice_of, units_of
 from testbed.campaign.results.reader import ROW_SCHEMA
 from testbed.campaign.results.store import ResultStore
 from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
@@ -91,7 +91,7 @@ def store(folder: Path) -> dict[str, Any]:
     units = list(units_of(folder / PLAN, PLAN, len(images), ROWS_PER_UNIT, 0))
     with ResultStore(folder / STORE, "made-up") as log:
         for unit in units:
-            leg = leg_of(folder / PLAN, unit.start, unit.stop)
+            leg = plan_slice_of(folder / PLAN, unit.start, unit.stop)
             persistent = leg.where == "weight"
             fault = np.repeat(np.arange(len(leg)), len(images) if persistent else 1)
             image = np.tile(np.arange(len(images)), len(leg)) if persistent else images.rows(leg.image_ids)

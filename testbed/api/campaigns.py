@@ -57,7 +57,7 @@ def plan(
 
     loaded = load_spec(spec)
     wanted = preview.wanted_of(loaded, margin, confidence, rate, relative)
-    planned = preview.Plan(loaded, wanted, preview.asked_dimensions(by), seconds_per_row, measure)
+    planned = preview.Preview(loaded, wanted, preview.asked_dimensions(by), seconds_per_row, measure)
     parts = list(planned.parts())
     return CampaignPlan(planned.head(), parts, planned.totals())
 

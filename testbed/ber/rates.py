@@ -20,19 +20,19 @@ from numpy.typing import NDArray
 from testbed.analysis.bounded import bounded_mean_interval
 from testbed.analysis.outputs.confidence import top1
 from testbed.campaign.evaluate.weights.in_place import weight_canary
-from testbed.campaign.folder.engine import Bench
+from testbed.campaign.folder.engine import CampaignEngine
 from testbed.campaign.folder.images import NamedImages
 from testbed.campaign.plan.draw import seed_of
 from testbed.campaign.plan.points import stored_indices
 from testbed.core.errors import EngineError, UsageError
 from testbed.core.site import Site
-from testbed.engines.runner import StruckWords, WeightStriker, struck_weights
+from testbed.engines.runner import WeightFault, WeightInjector, faulty_weights
 
 _CANARY_IMAGES = 32
 
 
 def ber_sweep(
-    bench: Bench,
+    bench: CampaignEngine,
     sites: Sequence[Site],
     rates: Sequence[float],
     repeats: int,
@@ -68,7 +68,7 @@ def ber_sweep(
 
 
 def _at(
-    bench: Bench,
+    bench: CampaignEngine,
     sites: Sequence[Site],
     rate: float,
     repeats: int,
@@ -77,13 +77,13 @@ def _at(
     advance: Callable[[int], None],
 ) -> dict[str, Any]:
     runner = bench.runner
-    assert isinstance(runner, WeightStriker)
+    assert isinstance(runner, WeightInjector)
     labels, golden = bench.images.labels, top1(bench.golden)
     flips, predictions, nonfinite = [], [], []
     for repeat in range(repeats):
         places = flipped(sites, rate, seed, repeat)
         flips.append(int(sum(np.bitwise_count(place.xor_mask).sum() for place in places)))
-        with struck_weights(runner, places):
+        with faulty_weights(runner, places):
             outputs = bench.outputs()
         predictions.append(top1(outputs))
         nonfinite.append(~np.isfinite(outputs).all(axis=1))
@@ -118,7 +118,7 @@ def _probability(rate: float, bits: int) -> float:
     return 1.0 if rate == 1 else -math.expm1(bits * math.log1p(-rate))
 
 
-def flipped(sites: Sequence[Site], rate: float, seed: int, repeat: int) -> list[StruckWords]:
+def flipped(sites: Sequence[Site], rate: float, seed: int, repeat: int) -> list[WeightFault]:
     """The flips of one repeat: of each site's bits a binomial number, at places drawn without replacement."""
     places = []
     for site in sites:
@@ -132,7 +132,7 @@ def flipped(sites: Sequence[Site], rate: float, seed: int, repeat: int) -> list[
         turn = np.zeros(len(elements), np.uint32)
         np.bitwise_or.at(turn, which, np.left_shift(1, at % width).astype(np.uint32))
         none = np.zeros(len(elements), np.uint32)
-        places.append(StruckWords(site.tensor, stored_indices(site, elements), ~none, none, turn))
+        places.append(WeightFault(site.tensor, stored_indices(site, elements), ~none, none, turn))
     return places
 
 
@@ -147,11 +147,11 @@ def _over_repeats(
     return {"rate": rate, "low": low, "high": high, "per_repeat": seen.mean(axis=1).tolist()}
 
 
-def _accuracy(outputs: NDArray[np.float32], bench: Bench) -> float:
+def _accuracy(outputs: NDArray[np.float32], bench: CampaignEngine) -> float:
     return float((top1(outputs) == bench.images.labels).mean())
 
 
-def _check_heard(bench: Bench, sites: Sequence[Site]) -> None:
+def _check_heard(bench: CampaignEngine, sites: Sequence[Site]) -> None:
     """One loud fault per tensor, on a few images."""
     images, some = bench.images, slice(0, _CANARY_IMAGES)
     few = NamedImages(images.ids[some], images.labels[some], images.tiers[some], images.positions[some])

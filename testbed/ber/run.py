@@ -20,7 +20,7 @@ from testbed.ber.rates import ber_sweep
 from testbed.campaign.evaluate.weights.in_place import WeightGate, weight_gate_of
 from testbed.campaign.files import Files
 from testbed.campaign.folder.claim import claimed, clean, recorded_spec
-from testbed.campaign.folder.engine import Bench
+from testbed.campaign.folder.engine import CampaignEngine
 from testbed.campaign.folder.images import Inputs, NamedImages
 from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.prepare.stages import Preparation
@@ -97,7 +97,7 @@ def run_ber(
     return {"name": spec.name, "engine": engine, "left_out": left_out, "classes": images_by_class, **found}
 
 
-def _gate(preparation: Preparation, bench: Bench, sites: Sequence[Site]) -> WeightGate:
+def _gate(preparation: Preparation, bench: CampaignEngine, sites: Sequence[Site]) -> WeightGate:
     """Which weights may be struck in place, on a few images; what may not is told."""
     images, spec, inputs = bench.images, preparation.spec, bench.inputs
     some = choose(images.ids, images.labels, min(_GATE_IMAGES, len(images)), spec.seed, BIT_ERROR_RATE)
@@ -112,14 +112,14 @@ def _gate(preparation: Preparation, bench: Bench, sites: Sequence[Site]) -> Weig
 
 
 @contextmanager
-def _bench(preparation: Preparation, images: int | None) -> Iterator[Bench]:
+def _bench(preparation: Preparation, images: int | None) -> Iterator[CampaignEngine]:
     if "model" not in preparation.spec.targets:
         raise UsageError('a bit-error-rate sweep needs the whole model: a section of the spec with target = "model"')
     place, plain = Workplace(preparation.folder, preparation.spec), Files("model").plain
     request = place.request("model", plain, mutable_weights=True)
     asked = _asked(preparation.dataset.test, images, preparation.spec.seed)
     with place.open(request) as runner:
-        yield Bench(
+        yield CampaignEngine(
             target="model",
             where="weight",
             table=place.table("model"),

@@ -17,10 +17,10 @@ from testbed.campaign.execute.worker import open_worker
 from testbed.campaign.facts import check_facts
 from testbed.campaign.files import PLAN, RESULTS, STORE, TIERS, Files, plan_file, points_file, words_file
 from testbed.campaign.folder.claim import claimed, clean
-from testbed.campaign.folder.engine import Bench
+from testbed.campaign.folder.engine import CampaignEngine
 from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.plan.adaptive import AdaptivePlanner
-from testbed.campaign.plan.table import Planned, planned, write_plan
+from testbed.campaign.plan.table import PlanPart, planned, write_plan
 from testbed.campaign.prepare.proxy_samples import guess_of
 from testbed.campaign.prepare.stages import Preparation
 from testbed.campaign.results.progress import Progress, Show
@@ -89,7 +89,7 @@ class Campaign:
         self.place = Workplace(self.folder, self.spec)
         stack.callback(self.place.close)
 
-    def bench(self, target: str, where: str) -> Bench:
+    def bench(self, target: str, where: str) -> CampaignEngine:
         return self.place.bench(target, where)
 
     @cached_property
@@ -133,7 +133,7 @@ class Campaign:
             inputs["left_out"] = self.place.left_out
 
         def build() -> dict[str, Any]:
-            parts: Iterator[Planned] | None
+            parts: Iterator[PlanPart] | None
             tier_images = self.place.images.per_tier(len(self.spec.tiers.edges))
             parts = planned(self.spec, tables, tier_images) if self._planner is None else self._planner.round(0, [])
             assert parts is not None

@@ -15,16 +15,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from testbed.campaign.evaluate.contract import Evaluated, Strikes
+from testbed.campaign.evaluate.contract import Evaluated, Injections
 from testbed.campaign.evaluate.golden_words import golden_words
-from testbed.campaign.evaluate.strikes import strikes_of, with_golden
+from testbed.campaign.evaluate.strikes import injections_of, with_golden_words
 from testbed.campaign.evaluate.whole import WholeTwin
-from testbed.campaign.execute.faults import Activations, Weights
+from testbed.campaign.execute.faults import ActivationFaultRunner, WeightFaultRunner
 from testbed.campaign.files import PLAN, RESULTS, Files
 from testbed.campaign.folder.claim import recorded_spec
 from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.plan.points import points_path
-from testbed.campaign.plan.table import Leg, fault_row, read_plan, table_of
+from testbed.campaign.plan.table import PlanSlice, fault_row, read_plan, table_of
 from testbed.campaign.prepare.stages import verify_prepared
 from testbed.campaign.results.reader import RESULT_TABLE
 from testbed.campaign.spec.campaign import CampaignSpec
@@ -245,16 +245,16 @@ class Run:
         """Through the whole twin, whatever the campaign used: the reference of all other evaluations."""
         target, image = row["target"], self.place.images.row(row["image_id"])
         bench, judge = self.place.bench(target, site.where), self.place.judge
-        leg = Leg(target, site.where, table_of([row]), points_path(self.folder / PLAN))
+        leg = PlanSlice(target, site.where, table_of([row]), points_path(self.folder / PLAN))
         if site.where == "activation":
             words = golden_words(self.place, leg)
-            _, strikes = strikes_of(leg, bench.table, bench.images)
-            ports = with_golden(strikes, words).ports
-            strike = Activations(bench, (kept := _Kept(WholeTwin(bench))), judge)
+            _, strikes = injections_of(leg, bench.table, bench.images)
+            ports = with_golden_words(strikes, words).ports
+            strike = ActivationFaultRunner(bench, (kept := _Kept(WholeTwin(bench))), judge)
             rows, at = strike.rows(leg, words), 0
             faulty, before, after = kept.outputs[0], ports.golden[0, :1], ports.faulty[0, :1]
         else:
-            weights = Weights(bench, judge)
+            weights = WeightFaultRunner(bench, judge)
             outputs, before, after, _ = weights.inject(leg, 0)
             rows, at, faulty = weights.rows(leg, np.zeros(0, np.uint32)), image, outputs[image]
         outcome = rows.column("outcome")[at].as_py()
@@ -308,7 +308,7 @@ class _Kept:
     def golden(self) -> NDArray[np.float32]:
         return self._evaluator.golden
 
-    def evaluate(self, strikes: Strikes) -> Iterator[Evaluated]:
+    def evaluate(self, strikes: Injections) -> Iterator[Evaluated]:
         for found in self._evaluator.evaluate(strikes):
             self.outputs.extend(found.outputs)
             yield found

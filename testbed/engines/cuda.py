@@ -197,7 +197,7 @@ def apply_faults_on_device(
     _launch_checked(device, Buffer(values.pointer, (1, values.size), values.dtype), faults, None)
 
 
-def strike_port_on_device(device: Device, values: Buffer, faults: DeviceFaults) -> NDArray:
+def inject_at_port_on_device(device: Device, values: Buffer, faults: DeviceFaults) -> NDArray:
     """One fault port on a batch; returns ``current``, (rows, slots): see ``launch``. Raises as above."""
     current = device.empty((faults.record.rows, faults.record.slots), values.dtype)
     _launch_checked(device, values, faults, current)

@@ -77,7 +77,7 @@ class Runner(AbstractContextManager["Runner"], Protocol):
 
 
 @runtime_checkable
-class WeightStriker(Protocol):
+class WeightInjector(Protocol):
     """A runner whose stored weights can be changed while it lives, by stored flat index."""
 
     def weight(self, tensor: str) -> NDArray:
@@ -90,7 +90,7 @@ class WeightStriker(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class StruckWords:
+class WeightFault:
     """Words of one stored tensor, and what is done to each. index: (n,) flat, as stored, no element twice; masks: (n,)."""
 
     tensor: str
@@ -101,7 +101,7 @@ class StruckWords:
 
 
 @contextmanager
-def struck_weights(runner: WeightStriker, places: Iterable[StruckWords]) -> Iterator[list[tuple[NDArray, NDArray]]]:
+def faulty_weights(runner: WeightInjector, places: Iterable[WeightFault]) -> Iterator[list[tuple[NDArray, NDArray]]]:
     """Corrupts stored weights for the length of the block; yields (before, after) of each place, and restores them all
     bit for bit.
 
@@ -112,7 +112,7 @@ def struck_weights(runner: WeightStriker, places: Iterable[StruckWords]) -> Iter
 
 
 @contextmanager
-def _struck(runner: WeightStriker, place: StruckWords) -> Iterator[tuple[NDArray, NDArray]]:
+def _struck(runner: WeightInjector, place: WeightFault) -> Iterator[tuple[NDArray, NDArray]]:
     flat = runner.weight(place.tensor).reshape(-1)
     before = flat[place.index]
     after = corrupt(before, place.and_mask, place.or_mask, place.xor_mask)
@@ -139,12 +139,12 @@ class PhasedRunner(Protocol):
 
 
 @contextmanager
-def struck_weight(
-    runner: WeightStriker, tensor: str, stored_index: int, masks: Masks
+def faulty_weight(
+    runner: WeightInjector, tensor: str, stored_index: int, masks: Masks
 ) -> Iterator[tuple[NDArray, NDArray]]:
-    """`struck_weights` of one word; yields its (before, after), (1,) each."""
-    place = StruckWords(tensor, np.array([stored_index]), *(np.array([mask], np.uint32) for mask in masks))
-    with struck_weights(runner, [place]) as (word,):
+    """`faulty_weights` of one word; yields its (before, after), (1,) each."""
+    place = WeightFault(tensor, np.array([stored_index]), *(np.array([mask], np.uint32) for mask in masks))
+    with faulty_weights(runner, [place]) as (word,):
         yield word
 
 

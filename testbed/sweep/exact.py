@@ -18,7 +18,7 @@ from testbed.campaign.plan.table import read_plan
 from testbed.campaign.results.reader import form_of
 from testbed.core.folder.files import atomic_path, sha256_json
 from testbed.sweep.noise import COMMAND, ProgressOpener
-from testbed.sweep.strikes import planned_strikes
+from testbed.sweep.strikes import planned_injections
 from testbed.sweep.thresholds import Thresholds
 
 EXACT = "exact.parquet"
@@ -73,7 +73,7 @@ def evaluate_exactly(place: Workplace, wanted: pd.DataFrame, progress: ProgressO
 def _evaluated(place: Workplace, target: str, rows: pd.DataFrame) -> pd.DataFrame:
     plan = read_plan(place.folder / PLAN)
     chosen = np.flatnonzero(np.isin(plan.column("fault_id").to_numpy(), rows["fault_id"].to_numpy()))
-    fault_id, strikes = planned_strikes(place, target, plan, chosen)
+    fault_id, strikes = planned_injections(place, target, plan, chosen)
     image_id = np.array(place.images.ids, object)[strikes.image]
     mine = np.flatnonzero(pd.MultiIndex.from_arrays([fault_id, image_id]).isin(_keys(rows)))
     evaluator = WholeTwin(place.bench(target, "activation"))

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from testbed.analysis.outputs.compare import Deviation, by_row, identical
-from testbed.campaign.evaluate.contract import Strikes
+from testbed.campaign.evaluate.contract import Injections
 from testbed.campaign.files import PLAN, RESULTS, TIERS, Files
 from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.plan.table import read_plan
@@ -33,7 +33,7 @@ from testbed.instrument.ports.feed import PortFeed
 from testbed.instrument.ports.prefix import up_to, with_output
 from testbed.instrument.shapes import input_name, output_name
 from testbed.sweep.noise import COMMAND, ProgressOpener
-from testbed.sweep.strikes import planned_strikes
+from testbed.sweep.strikes import planned_injections
 from testbed.sweep.thresholds import ENDED
 
 LINK = "link.parquet"
@@ -90,7 +90,7 @@ class _Rows:
     """What is to be run. fault_id, image: (n,); strikes: with their golden words; ended: rows left out."""
 
     fault_id: NDArray[np.int64]
-    strikes: Strikes
+    strikes: Injections
     ended: int
 
     def __len__(self) -> int:
@@ -122,7 +122,7 @@ class _Measurement:
             raise UsageError(
                 f"no planned fault strikes {MODULE}.* of the model; add such a section of activation faults"
             )
-        fault_id, strikes = planned_strikes(self.place, _TARGET, plan, chosen)
+        fault_id, strikes = planned_injections(self.place, _TARGET, plan, chosen)
         inside = np.array([*(name in self._inside for name in self.table.ports), True])  # NO_SITE indexes the last
         kept = inside[strikes.ports.site].all(axis=1)
         ended = kept & self._ended(fault_id, strikes.image)

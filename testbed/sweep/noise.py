@@ -85,7 +85,7 @@ class NoiseImages:
     golden: InputsOf
 
 
-class NoiseBench:
+class NoiseEngines:
     """Measures noise floors of a campaign's targets, each as a stage of its run folder."""
 
     def __init__(self, place: Workplace) -> None:

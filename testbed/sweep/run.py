@@ -29,7 +29,7 @@ from testbed.sweep.exact import KEY, evaluate_exactly, read_exact, straddling, w
 from testbed.sweep.exact import STAGE as EXACT_STAGE
 from testbed.sweep.link import LINK, STAGE, measure_link
 from testbed.sweep.linked import Followed, link_told, read_link
-from testbed.sweep.noise import COMMAND, Floor, NoiseBench, ProgressOpener
+from testbed.sweep.noise import COMMAND, Floor, NoiseEngines, ProgressOpener
 from testbed.sweep.noise_sources import default_sources, named_sources, own_source
 from testbed.sweep.thresholds import Thresholds, read_thresholds
 
@@ -150,7 +150,7 @@ def swept_rtols(spec: CampaignSpec, asked: Sequence[float] | None) -> tuple[floa
 
 def _floors(place: Workplace, request: SweepRequest, progress: ProgressOpener) -> tuple[list[Floor], list[str]]:
     """The fault-free engines that were asked for, or the default ones and whatever was measured before; and notes."""
-    bench = NoiseBench(place)
+    bench = NoiseEngines(place)
     if request.noise is not None:
         return bench.measured(named_sources(request.noise, place.spec, place.batch), request.images, progress), []
     sources, notes = default_sources(place.spec, place.batch)

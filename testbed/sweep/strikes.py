@@ -6,29 +6,29 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from testbed.campaign.evaluate.contract import Strikes
+from testbed.campaign.evaluate.contract import Injections
 from testbed.campaign.evaluate.golden_words import golden_words, read_words
-from testbed.campaign.evaluate.strikes import strikes_of, with_golden
+from testbed.campaign.evaluate.strikes import injections_of, with_golden_words
 from testbed.campaign.files import PLAN, words_file
 from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.plan.points import points_path
-from testbed.campaign.plan.table import Leg
+from testbed.campaign.plan.table import PlanSlice
 from testbed.campaign.plan.units import word_counts
 from testbed.core.arrays import Words32
 
 
-def planned_strikes(
+def planned_injections(
     place: Workplace, target: str, plan: pa.Table, chosen: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], Strikes]:
+) -> tuple[NDArray[np.int64], Injections]:
     """chosen: rows of the plan, activation faults of this target. Returns fault_id (n,), and one strike per fault and
     image: (n,)."""
-    leg = Leg(target, "activation", plan.take(pa.array(chosen)), points_path(place.folder / PLAN))
-    fault, strikes = strikes_of(leg, place.table(target), place.images)
+    leg = PlanSlice(target, "activation", plan.take(pa.array(chosen)), points_path(place.folder / PLAN))
+    fault, strikes = injections_of(leg, place.table(target), place.images)
     fault_id: NDArray[np.int64] = leg.column("fault_id")[fault]
-    return fault_id, with_golden(strikes, _words(place, plan, chosen, leg))
+    return fault_id, with_golden_words(strikes, _words(place, plan, chosen, leg))
 
 
-def _words(place: Workplace, plan: pa.Table, chosen: NDArray[np.int64], leg: Leg) -> Words32:
+def _words(place: Workplace, plan: pa.Table, chosen: NDArray[np.int64], leg: PlanSlice) -> Words32:
     """As they were stored, or found again where the plan was joined of several rounds'."""
     file = words_file(PLAN)
     if not (place.folder / file).exists():

@@ -26,13 +26,13 @@ from testbed.engines.runner import (
     PRECISIONS,
     EngineRequest,
     Runner,
-    StruckWords,
-    WeightStriker,
+    WeightFault,
+    WeightInjector,
     check_engine,
+    faulty_weight,
+    faulty_weights,
     open_engine,
     require_engine,
-    struck_weight,
-    struck_weights,
 )
 from testbed.export.onnx import export_onnx
 from testbed.instrument.ports.feed import PortFeed
@@ -266,11 +266,11 @@ def striker(plain: bytes, engine: Open) -> Any:
 
 
 def test_a_loud_fault_in_any_weight_changes_the_output_and_leaves_no_trace(striker: Any, weights: list[Site]) -> None:
-    assert isinstance(striker, WeightStriker)
+    assert isinstance(striker, WeightInjector)
     runner: Any = striker
     golden = output(runner)
     for site in weights:
-        with struck_weight(striker, site.tensor, site.elements // 3, LOUD):
+        with faulty_weight(striker, site.tensor, site.elements // 3, LOUD):
             assert not same_bits(output(runner), golden), site.name
         assert same_bits(output(runner), golden), site.name
 
@@ -281,7 +281,7 @@ def test_a_struck_weight_acts_as_in_an_engine_built_from_the_faulty_file(
     rng = np.random.default_rng(1)
     for site in weights[::3]:
         index, masks = int(rng.integers(site.elements)), masks_for("random", FP32, value=int(rng.integers(2**32)))
-        with struck_weight(striker, site.tensor, site.stored_index(index), masks):
+        with faulty_weight(striker, site.tensor, site.stored_index(index), masks):
             faulty = output(striker)
         rebuilt = asked(with_fault(plain, site, index, masks), mutable_weights=True)
         with open_engine(backend, rebuilt) as fresh:
@@ -299,11 +299,11 @@ def test_many_struck_words_of_many_weights_act_and_are_undone(
         index = rng.choice(site.elements, size=min(7, site.elements), replace=False)
         bits = rng.integers(0, 24, len(index))
         full, none = np.full(len(index), 2**32 - 1, np.uint32), np.zeros(len(index), np.uint32)
-        places.append(StruckWords(site.tensor, index, full, none, (1 << bits).astype(np.uint32)))
+        places.append(WeightFault(site.tensor, index, full, none, (1 << bits).astype(np.uint32)))
         for element, bit in zip(index, bits, strict=True):
             faulty_file = with_fault(faulty_file, site, int(flat[element]), masks_for("flip", FP32, int(bit)))
     golden = output(striker)
-    with struck_weights(striker, places) as words:
+    with faulty_weights(striker, places) as words:
         faulty = output(striker)
         for place, (before, after) in zip(places, words, strict=True):
             assert (as_words(before) ^ as_words(after) == place.xor_mask).all()
@@ -315,10 +315,10 @@ def test_many_struck_words_of_many_weights_act_and_are_undone(
 
 def test_all_struck_words_are_undone_when_one_of_them_cannot_be_struck(striker: Any, weights: list[Site]) -> None:
     one = np.array([1], np.uint32)
-    places = [StruckWords(site.tensor, np.array([0]), one, one, one) for site in weights[:3]]
-    unknown = StruckWords("no.such.weight", np.array([0]), one, one, one)
+    places = [WeightFault(site.tensor, np.array([0]), one, one, one) for site in weights[:3]]
+    unknown = WeightFault("no.such.weight", np.array([0]), one, one, one)
     stored = {site.tensor: striker.weight(site.tensor).tobytes() for site in weights}
-    with pytest.raises(EngineError, match=r"no\.such\.weight"), struck_weights(striker, [*places, unknown]):
+    with pytest.raises(EngineError, match=r"no\.such\.weight"), faulty_weights(striker, [*places, unknown]):
         raise AssertionError("the block must not be entered")
     assert {name: striker.weight(name).tobytes() for name in stored} == stored
 
@@ -337,7 +337,7 @@ def with_fault(plain: bytes, site: Site, index: int, masks: Masks) -> bytes:
 @pytest.mark.parametrize("word", [0x7FA00001, 0x80000000, 0x00000001, 0xFFFFFFFF])
 def test_every_bit_pattern_is_written_and_undone(striker: Any, word: int) -> None:
     before = striker.weight("head.weight").tobytes()
-    with struck_weight(striker, "head.weight", 5, masks_for("random", FP32, value=word)) as (_, after):
+    with faulty_weight(striker, "head.weight", 5, masks_for("random", FP32, value=word)) as (_, after):
         assert as_words(after)[0] == word
         assert as_words(striker.weight("head.weight").reshape(-1))[5] == word
     assert striker.weight("head.weight").tobytes() == before
@@ -345,7 +345,7 @@ def test_every_bit_pattern_is_written_and_undone(striker: Any, word: int) -> Non
 
 def test_a_weight_is_restored_when_the_run_fails(striker: Any) -> None:
     golden, before = output(striker), striker.weight("head.bias").tobytes()
-    with pytest.raises(EngineError), struck_weight(striker, "head.bias", 0, LOUD):
+    with pytest.raises(EngineError), faulty_weight(striker, "head.bias", 0, LOUD):
         striker.run({})
     assert striker.weight("head.bias").tobytes() == before
     assert same_bits(output(striker), golden)
@@ -354,7 +354,7 @@ def test_a_weight_is_restored_when_the_run_fails(striker: Any) -> None:
 def test_two_engines_do_not_share_their_weights(plain: bytes, backend: str, striker: Any) -> None:
     with open_engine(backend, asked(plain, mutable_weights=True)) as other:
         golden = output(other)
-        with struck_weight(striker, "head.bias", 0, LOUD):
+        with faulty_weight(striker, "head.bias", 0, LOUD):
             assert same_bits(output(other), golden)
 
 

@@ -60,7 +60,7 @@ def upload_case(device: cuda.Device, case: Case) -> tuple[cuda.Buffer, cuda.Devi
 
 def check_port(device: cuda.Device, case: Case) -> None:
     values, faults = upload_case(device, case)
-    current = cuda.strike_port_on_device(device, values, faults)
+    current = cuda.inject_at_port_on_device(device, values, faults)
     expected_y, expected_current = case.expected()
     np.testing.assert_array_equal(as_words(device.download(values)), as_words(expected_y))
     np.testing.assert_array_equal(as_words(current), as_words(expected_current))
@@ -110,7 +110,7 @@ def test_faults_on_one_element_act_in_their_order(device: cuda.Device) -> None:
     faults = cuda.upload_faults(
         device, 3, [[2, 2, 2, 2]], [[0, full, full ^ sign, full]], [[one, 0, 0, 0]], [[0, sign, 0, sign]]
     )
-    np.testing.assert_array_equal(cuda.strike_port_on_device(device, values, faults), np.zeros((1, 4)))
+    np.testing.assert_array_equal(cuda.inject_at_port_on_device(device, values, faults), np.zeros((1, 4)))
     np.testing.assert_array_equal(device.download(values), [[0, 0, -1]])
 
 
@@ -120,7 +120,7 @@ def test_an_index_out_of_range_sets_the_flag_and_writes_nothing(device: cuda.Dev
     case.index[1, 0] = outside
     values, faults = upload_case(device, case)
     with pytest.raises(EngineError, match="1 of 2 faults name no element of a row of 3; these wrote nothing"):
-        cuda.strike_port_on_device(device, values, faults)
+        cuda.inject_at_port_on_device(device, values, faults)
     np.testing.assert_array_equal(device.download(values), [[0, -1, 2], [3, 4, 5]])
 
     flat = device.upload(np.arange(6, dtype=np.int8))
@@ -147,7 +147,7 @@ def test_the_flag_counts_over_launches(device: cuda.Device) -> None:
 def test_nothing_to_strike(device: cuda.Device) -> None:
     values = device.upload(np.ones((2, 3), np.float32))
     none = np.zeros((2, 0), np.int64)
-    assert cuda.strike_port_on_device(device, values, cuda.upload_faults(device, 3, none, 0, 0, 0)).shape == (2, 0)
+    assert cuda.inject_at_port_on_device(device, values, cuda.upload_faults(device, 3, none, 0, 0, 0)).shape == (2, 0)
     cuda.apply_faults_on_device(device, values, [], 0, 0, 0)
     np.testing.assert_array_equal(device.download(values), np.ones((2, 3)))
     empty = device.upload(np.zeros((0, 4), np.float16))

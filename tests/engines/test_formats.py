@@ -24,7 +24,7 @@ from testbed.core.site import Site, SiteTable
 from testbed.engines import native
 from testbed.engines.availability import available
 from testbed.engines.onnxruntime.cpu import PROVIDER, OrtCpuRunner, session, session_options
-from testbed.engines.runner import BACKENDS, PRECISIONS, EngineRequest, Runner, open_engine, struck_weight
+from testbed.engines.runner import BACKENDS, PRECISIONS, EngineRequest, Runner, faulty_weight, open_engine
 from testbed.engines.signature import signature_of
 from testbed.export.onnx import export_onnx
 from testbed.export.precision import Calibration, cast_model, quantise
@@ -297,7 +297,7 @@ def acts(striker: Any, site: Site, golden: NDArray[np.float32]) -> bool:
     """Whether a loud fault in one of a few elements changes the output."""
     loud = masks_for("flip", site.format, site.format.bits - 2)
     for index in np.random.default_rng(0).integers(0, site.elements, 6):
-        with struck_weight(striker, site.tensor, site.stored_index(int(index)), loud) as (before, after):
+        with faulty_weight(striker, site.tensor, site.stored_index(int(index)), loud) as (before, after):
             assert before.dtype == DTYPES[site.format_name]
             assert as_words(before)[0] ^ as_words(after)[0] == loud.xor_mask
             if only_output(striker).tobytes() != golden.tobytes():

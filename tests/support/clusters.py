@@ -17,8 +17,8 @@ import pyarrow as pa
 from testbed.campaign.plan.unit import Unit
 from testbed.campaign.results.arrow import from_stream
 from testbed.campaign.work.contract import Limits, Opener, Report
-from testbed.campaign.work.dask.pool import ClusterCrew
-from testbed.campaign.work.pool import LocalCrew
+from testbed.campaign.work.dask.pool import ClusterPool
+from testbed.campaign.work.pool import LocalPool
 from testbed.core.folder.runfolder import RunFolder
 from tests.support.toy_handler import open_toy
 
@@ -102,7 +102,7 @@ class Campaign:
         self.kept[unit.number] = from_stream(rows)
 
     def run(self, address: str, n: int, **more: Any) -> Report:
-        with ClusterCrew(self.opener(more.pop("golden", "toy")), address, self.folder, LIMITS) as crew:
+        with ClusterPool(self.opener(more.pop("golden", "toy")), address, self.folder, LIMITS) as crew:
             return crew.run(self.units(n), self.keep, **more)
 
     def log(self, word: str) -> list[str]:
@@ -111,7 +111,7 @@ class Campaign:
 
     def assert_rows_are_those_of_one_worker_here(self, n: int) -> None:
         mine, self.kept = self.kept, {}
-        with LocalCrew(self.opener(), 0, LIMITS) as crew:
+        with LocalPool(self.opener(), 0, LIMITS) as crew:
             crew.run(self.units(n), self.keep)
         assert sorted(mine) == list(range(n))
         names = ["fault_id", "value"]

@@ -42,7 +42,7 @@ def remembered_exports(folder: Path) -> Iterator[None]:
             shutil.copy(file, Path(f).with_name(file.name))
         return None
 
-    torch.onnx.export = remembered  # type: ignore[assignment]
+    torch.onnx.export = remembered
     try:
         yield
     finally:

@@ -11,11 +11,11 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
-from testbed.campaign.evaluate.contract import Evaluator, Strikes
+from testbed.campaign.evaluate.contract import Evaluator, Injections
 from testbed.campaign.evaluate.suffix.evaluator import SuffixEvaluator
-from testbed.campaign.evaluate.suffix.shortcuts import SuffixPlan
+from testbed.campaign.evaluate.suffix.shortcuts import Shortcuts
 from testbed.campaign.evaluate.whole import WholeTwin
-from testbed.campaign.folder.engine import Bench
+from testbed.campaign.folder.engine import CampaignEngine
 from testbed.campaign.folder.images import NamedImages
 from testbed.core.arrays import Words32
 from testbed.core.fault import masks_for
@@ -87,7 +87,7 @@ class Lab:
         self.images = np.random.default_rng(1).standard_normal((IMAGES, *shape)).astype(dtype)
         none = np.zeros(IMAGES, np.int64)
         named = NamedImages(tuple(map(str, range(IMAGES))), none, none.astype(np.int16), none)
-        self.bench = Bench(
+        self.bench = CampaignEngine(
             target="model",
             where="activation",
             table=self.table,
@@ -108,10 +108,10 @@ class Lab:
     def whole(self) -> WholeTwin:
         return WholeTwin(self.bench)
 
-    def evaluator(self, plan: SuffixPlan | None = None, **budgets: int) -> SuffixEvaluator:
+    def evaluator(self, plan: Shortcuts | None = None, **budgets: int) -> SuffixEvaluator:
         return SuffixEvaluator(
             self.stages,
-            plan or SuffixPlan(),
+            plan or Shortcuts(),
             self.open,
             self.whole,
             lambda rows: self.images[rows],
@@ -120,7 +120,7 @@ class Lab:
             **budgets,
         )
 
-    def live(self, strikes: Strikes) -> Words32:
+    def live(self, strikes: Injections) -> Words32:
         """Golden words, as the whole twin tells them."""
         words = np.zeros(strikes.ports.site.shape, np.uint32)
         for point in range(strikes.ports.points):
@@ -137,7 +137,7 @@ class Lab:
     def sites(self, suffix: str = "") -> list[Site]:
         return [site for site in self.table if site.where == "activation" and site.name.endswith(suffix)]
 
-    def strikes(self, count: int, seed: int, sites: Sequence[Site] | None = None, points: int = 1) -> Strikes:
+    def strikes(self, count: int, seed: int, sites: Sequence[Site] | None = None, points: int = 1) -> Injections:
         """Flips of random bits in random elements of each site in turn; a third of them in the first token."""
         rng = np.random.default_rng(seed)
         sites = sites or self.sites()
@@ -152,16 +152,16 @@ class Lab:
             flip[row] = [masks_for("flip", struck.format, int(bit)).xor_mask for bit in bits]
         none = np.zeros((count, points), np.uint32)
         ports = PortFeed(site, index, ~none, none, flip.astype(np.uint32), none)
-        strikes = Strikes(rng.integers(IMAGES, size=count), ports)
+        strikes = Injections(rng.integers(IMAGES, size=count), ports)
         return with_words(strikes, self.live(strikes))
 
 
-def with_words(strikes: Strikes, words: Words32) -> Strikes:
+def with_words(strikes: Injections, words: Words32) -> Injections:
     p = strikes.ports
-    return Strikes(strikes.image, PortFeed(p.site, p.index, p.and_mask, p.or_mask, p.xor_mask, words))
+    return Injections(strikes.image, PortFeed(p.site, p.index, p.and_mask, p.or_mask, p.xor_mask, words))
 
 
-def evaluated(evaluator: Evaluator, strikes: Strikes) -> tuple[NDArray[np.float32], list[str]]:
+def evaluated(evaluator: Evaluator, strikes: Injections) -> tuple[NDArray[np.float32], list[str]]:
     """(n, ...) outputs and how each was found; every strike exactly once."""
     parts = list(evaluator.evaluate(strikes))
     rows = np.concatenate([part.rows for part in parts])

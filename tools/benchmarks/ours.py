@@ -22,13 +22,13 @@ from benchmarks.faults import Layer, NeuronFaults, WeightFaults, neuron_places, 
 from benchmarks.subject import Subject
 from benchmarks.verdict import Tolerance, of_names
 from testbed.campaign.evaluate.golden_words import golden_words
-from testbed.campaign.execute.faults import Strike
-from testbed.campaign.execute.worker import strike_for
+from testbed.campaign.execute.faults import FaultRunner
+from testbed.campaign.execute.worker import fault_runner_for
 from testbed.campaign.files import Files
 from testbed.campaign.folder.claim import claimed
-from testbed.campaign.folder.engine import Bench
+from testbed.campaign.folder.engine import CampaignEngine
 from testbed.campaign.pipeline import Campaign
-from testbed.campaign.plan.table import Leg, fault_row, table_of
+from testbed.campaign.plan.table import PlanSlice, fault_row, table_of
 from testbed.campaign.prepare.stages import Preparation
 from testbed.campaign.prepare.torch_model import TorchSubject
 from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
@@ -44,8 +44,8 @@ LINEAR_WEIGHTS = [f"block.*.{name}.weight" for name in ("attn.qkv", "attn.proj",
 class Prepared:
     """Faults of one target and place, with the golden words of what they strike: ready to be timed."""
 
-    strike: Strike
-    leg: Leg
+    strike: FaultRunner
+    leg: PlanSlice
     words: Words32
 
     def __len__(self) -> int:
@@ -56,7 +56,7 @@ class Prepared:
 
     def take(self, faults: NDArray[np.int64]) -> Prepared:
         """Some of the faults, which last one inference each."""
-        leg = Leg(self.leg.target, self.leg.where, self.leg.table.take(pa.array(faults)))
+        leg = PlanSlice(self.leg.target, self.leg.where, self.leg.table.take(pa.array(faults)))
         return Prepared(self.strike, leg, self.words[faults] if len(self.words) else self.words)
 
 
@@ -67,13 +67,13 @@ class Ours:
     backend: str
     campaign: Campaign
     setup_cpu_seconds: float
-    _strikes: dict[tuple[str, str], Strike] = field(default_factory=dict)
+    _strikes: dict[tuple[str, str], FaultRunner] = field(default_factory=dict)
 
     @property
     def batch(self) -> int:
         return self.campaign.place.batch
 
-    def bench(self, target: str, where: str) -> Bench:
+    def bench(self, target: str, where: str) -> CampaignEngine:
         return self.campaign.place.bench(target, where)
 
     def inputs(self, target: str) -> NDArray[np.float32]:
@@ -101,14 +101,14 @@ class Ours:
             masks = masks_for("flip", site.format, bit)
             row = fault_row(target, site, "flip", bit, int(index[number]), masks, image)
             rows.append(row | {"fault_id": number})
-        leg = Leg(target, where, table_of(rows))
+        leg = PlanSlice(target, where, table_of(rows))
         words = golden_words(self.campaign.place, leg) if where == "activation" else np.zeros(0, np.uint32)
         return Prepared(self._strike(target, where), leg, words)
 
-    def _strike(self, target: str, where: str) -> Strike:
+    def _strike(self, target: str, where: str) -> FaultRunner:
         key = (target, where)
         if key not in self._strikes:
-            self._strikes[key] = strike_for(self.campaign.place, target, where)
+            self._strikes[key] = fault_runner_for(self.campaign.place, target, where)
         return self._strikes[key]
 
     def bare(self, target: str) -> Callable[[int], int]:

@@ -15,7 +15,7 @@ from testbed.core.folder.files import sha256_bytes
 from testbed.core.formats import FP32
 from testbed.core.site import SiteTable
 from testbed.engines.availability import available
-from testbed.engines.runner import PRECISIONS, EngineRequest, Runner, WeightStriker, open_engine, struck_weight
+from testbed.engines.runner import PRECISIONS, EngineRequest, Runner, WeightInjector, faulty_weight, open_engine
 from testbed.instrument.ports.feed import DTYPES, NO_SITE, PortFeed, feed_sites, live_words, to_words
 from testbed.instrument.ports.insertion import instrument
 from testbed.instrument.shapes import input_name, output_name
@@ -196,8 +196,8 @@ def _weight_faults(subject: _Subject) -> Section:
         subject.open(subject.plain, mutable_weights=True) as runner,
         subject.open(subject.plain, subject.reference, mutable_weights=True) as reference,
     ):
-        assert isinstance(runner, WeightStriker)
-        assert isinstance(reference, WeightStriker)
+        assert isinstance(runner, WeightInjector)
+        assert isinstance(reference, WeightInjector)
         golden = runner.run(feeds)[OUTPUT]
         null = _worst(golden, reference.run(feeds)[OUTPUT])
         for site in weights:
@@ -252,7 +252,7 @@ def _precisions(subject: _Subject) -> Section:
 
 
 def _struck(runner: Any, tensor: str, feeds: dict[str, NDArray]) -> NDArray:
-    with struck_weight(runner, tensor, 0, masks_for("random", FP32, value=TWO)):
+    with faulty_weight(runner, tensor, 0, masks_for("random", FP32, value=TWO)):
         output: NDArray = runner.run(feeds)[OUTPUT]
         return output
 

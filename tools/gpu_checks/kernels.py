@@ -189,7 +189,7 @@ def _port_mismatches(device: cuda.Device, dtype: np.dtype, rows: int, slots: int
         wanted[row, place] = corrupt(wanted[row, place], *masks[:, row, slot])
     buffer = device.upload(values)
     faults = cuda.upload_faults(device, elements, index, masks[0], masks[1], masks[2], site, port)
-    told = cuda.strike_port_on_device(device, buffer, faults)
+    told = cuda.inject_at_port_on_device(device, buffer, faults)
     pairs = ((device.download(buffer), wanted), (told, current))
     return sum(int((as_words(a) != as_words(b)).sum()) for a, b in pairs)
 
@@ -199,7 +199,7 @@ def _mismatches_far_out(device: cuda.Device, rows: int = 3, elements: int = 1 <<
     index = np.tile(np.array([0, elements - 1], np.int64), (rows, 1))
     flip = np.arange(1, 2 * rows + 1, dtype=np.uint32).reshape(rows, 2)
     buffer = device.upload(np.zeros((rows, elements), np.int8))
-    cuda.strike_port_on_device(device, buffer, cuda.upload_faults(device, elements, index, 2**32 - 1, 0, flip))
+    cuda.inject_at_port_on_device(device, buffer, cuda.upload_faults(device, elements, index, 2**32 - 1, 0, flip))
     found = device.download(buffer)
     wrong = np.take_along_axis(found, index, 1) != flip.astype(np.int8)
     return int(wrong.sum()) + abs(int(np.count_nonzero(found)) - flip.size)

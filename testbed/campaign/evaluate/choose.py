@@ -17,12 +17,12 @@ from testbed.campaign.evaluate.golden_words import read_live
 from testbed.campaign.evaluate.part_engines import opener
 from testbed.campaign.evaluate.suffix.evaluator import SuffixEvaluator
 from testbed.campaign.evaluate.suffix.gate import prove as prove_suffix
-from testbed.campaign.evaluate.suffix.shortcuts import SuffixPlan
-from testbed.campaign.evaluate.weights.evaluator import WeightPlan, WeightSuffix
+from testbed.campaign.evaluate.suffix.shortcuts import Shortcuts
+from testbed.campaign.evaluate.weights.evaluator import WeightShortcuts, WeightSuffix
 from testbed.campaign.evaluate.weights.gate import prove_weights as prove_weight_suffix
 from testbed.campaign.evaluate.whole import WholeTwin, whole_weights
 from testbed.campaign.files import Files
-from testbed.campaign.folder.engine import Bench
+from testbed.campaign.folder.engine import CampaignEngine
 from testbed.campaign.folder.workplace import Workplace
 from testbed.core.errors import StaleArtefact
 from testbed.core.site import Site
@@ -61,17 +61,17 @@ def prove_weights(place: Workplace, target: str, sites: Sequence[Site]) -> dict[
     return {"by": "suffix", "record": proof.record}
 
 
-def weights_for(place: Workplace, bench: Bench) -> RunWhole:
+def weights_for(place: Workplace, bench: CampaignEngine) -> RunWhole:
     """The whole engine until the gates have proven parts of it."""
     proven = place.proven.get(f"{bench.target}.weight", {"by": WHOLE})
     if proven["by"] != "suffix":
         return whole_weights(bench)
     with _as_recorded(place):
-        plan = WeightPlan.from_record(proven["record"]["plan"])
+        plan = WeightShortcuts.from_record(proven["record"]["plan"])
     return _weight_suffix(place, bench, _stages(place, bench), plan).inject
 
 
-def _weight_suffix(place: Workplace, bench: Bench, stages: Stages, plan: WeightPlan) -> WeightSuffix:
+def _weight_suffix(place: Workplace, bench: CampaignEngine, stages: Stages, plan: WeightShortcuts) -> WeightSuffix:
     opened = opener(place, bench)
 
     def open_(model: bytes, batch: int, mutable_weights: bool) -> Runner:
@@ -80,7 +80,7 @@ def _weight_suffix(place: Workplace, bench: Bench, stages: Stages, plan: WeightP
     return WeightSuffix(stages, plan, open_, whole_weights(bench), bench.inputs, len(bench.images), bench.batch)
 
 
-def evaluator_for(place: Workplace, bench: Bench) -> Evaluator:
+def evaluator_for(place: Workplace, bench: CampaignEngine) -> Evaluator:
     """The whole twin until the gates have proven another."""
     proven = place.proven.get(bench.target, {"by": WHOLE})
     whole = WholeTwin(bench)
@@ -92,7 +92,7 @@ def evaluator_for(place: Workplace, bench: Bench) -> Evaluator:
         return AttentionEvaluator(target, whole, paths, place.judge.per_image(bench.images), place.judge.rtol)
     if proven["by"] == "suffix":
         with _as_recorded(place):
-            plan = SuffixPlan.from_record(proven["record"]["plan"])
+            plan = Shortcuts.from_record(proven["record"]["plan"])
         return _suffix(place, bench, whole, _stages(place, bench), plan)
     return whole
 
@@ -109,14 +109,14 @@ def _as_recorded(place: Workplace) -> Iterator[None]:
         ) from error
 
 
-def _prove_suffix(place: Workplace, bench: Bench, sites: Sequence[Site]) -> dict[str, Any]:
+def _prove_suffix(place: Workplace, bench: CampaignEngine, sites: Sequence[Site]) -> dict[str, Any]:
     whole = WholeTwin(bench)
     try:
         stages = _stages(place, bench)
     except CannotCut as error:
         return {"by": WHOLE, "why": str(error)}
 
-    def make(plan: SuffixPlan) -> SuffixEvaluator:
+    def make(plan: Shortcuts) -> SuffixEvaluator:
         return _suffix(place, bench, whole, stages, plan)
 
     proof = prove_suffix(
@@ -130,12 +130,14 @@ def _prove_suffix(place: Workplace, bench: Bench, sites: Sequence[Site]) -> dict
     return {"by": "suffix", "record": proof.record}
 
 
-def _stages(place: Workplace, bench: Bench) -> Stages:
+def _stages(place: Workplace, bench: CampaignEngine) -> Stages:
     """Raises CannotCut."""
     return Stages.of(Flow.of(onnx.load(place.folder / Files(bench.target).plain)), bench.table)
 
 
-def _suffix(place: Workplace, bench: Bench, whole: WholeTwin, stages: Stages, plan: SuffixPlan) -> SuffixEvaluator:
+def _suffix(
+    place: Workplace, bench: CampaignEngine, whole: WholeTwin, stages: Stages, plan: Shortcuts
+) -> SuffixEvaluator:
     opened = opener(place, bench)
 
     def open_(model: bytes, batch: int, mutable_weights: bool) -> Runner:
@@ -144,7 +146,7 @@ def _suffix(place: Workplace, bench: Bench, whole: WholeTwin, stages: Stages, pl
     return SuffixEvaluator(stages, plan, open_, whole, bench.inputs, len(bench.images), bench.batch)
 
 
-def _prove_attention(place: Workplace, bench: Bench) -> dict[str, Any]:
+def _prove_attention(place: Workplace, bench: CampaignEngine) -> dict[str, Any]:
     target = _attention(place, bench)
     if target is None:
         return {"by": WHOLE, "why": "not an attention module in fp32"}
@@ -154,7 +156,7 @@ def _prove_attention(place: Workplace, bench: Bench) -> dict[str, Any]:
     return {"by": "attention", "record": record}
 
 
-def _attention(place: Workplace, bench: Bench) -> AttentionTarget | None:
+def _attention(place: Workplace, bench: CampaignEngine) -> AttentionTarget | None:
     files = Files(bench.target)
     plain, twin = ((place.folder / name).read_bytes() for name in (files.plain, files.twin))
     sites = attention_sites(bench.table, plain)

@@ -13,7 +13,7 @@ from testbed.core.arrays import Words32
 from testbed.core.errors import TestbedError
 from testbed.core.outcome import How
 from testbed.core.site import SiteTable
-from testbed.engines.runner import StruckWords
+from testbed.engines.runner import WeightFault
 from testbed.instrument.ports.feed import NO_SITE, PortFeed
 from testbed.semantics import as_words
 
@@ -23,7 +23,7 @@ class NotDeterministic(TestbedError):
 
 
 @dataclass(frozen=True)
-class Strikes:
+class Injections:
     """Activation faults to be evaluated, one inference each. image: (n,) rows of the named images; ports: (n, K)."""
 
     image: NDArray[np.int64]
@@ -32,8 +32,8 @@ class Strikes:
     def __len__(self) -> int:
         return len(self.image)
 
-    def take(self, rows: NDArray[np.int64]) -> Strikes:
-        return Strikes(self.image[rows], self.ports.take(rows))
+    def take(self, rows: NDArray[np.int64]) -> Injections:
+        return Injections(self.image[rows], self.ports.take(rows))
 
 
 @dataclass(frozen=True)
@@ -83,14 +83,14 @@ class Evaluator(Protocol):
     @property
     def golden(self) -> NDArray[np.float32]: ...
 
-    def evaluate(self, strikes: Strikes) -> Iterator[Evaluated]: ...
+    def evaluate(self, strikes: Injections) -> Iterator[Evaluated]: ...
 
 
 WordChanges = list[tuple[NDArray, NDArray]]
 """(before, after) of each struck tensor's elements."""
 
 
-class StruckWeights(NamedTuple):
+class FaultyRun(NamedTuple):
     """outputs: of all named images (n, ...)."""
 
     outputs: NDArray[np.float32]
@@ -98,7 +98,7 @@ class StruckWeights(NamedTuple):
     how: How
 
 
-RunWhole = Callable[[Sequence[StruckWords]], StruckWeights]
+RunWhole = Callable[[Sequence[WeightFault]], FaultyRun]
 """The same, by the whole engine. Nothing struck gives its golden."""
 
 

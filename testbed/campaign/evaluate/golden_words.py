@@ -14,13 +14,13 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, helper
 
-from testbed.campaign.evaluate.contract import Strikes
-from testbed.campaign.evaluate.strikes import strikes_of
+from testbed.campaign.evaluate.contract import Injections
+from testbed.campaign.evaluate.strikes import injections_of
 from testbed.campaign.files import Files, words_file
-from testbed.campaign.folder.engine import Bench
+from testbed.campaign.folder.engine import CampaignEngine
 from testbed.campaign.folder.workplace import Workplace
-from testbed.campaign.plan.table import Leg, widest
-from testbed.campaign.plan.units import leg_of, units_of
+from testbed.campaign.plan.table import PlanSlice, widest
+from testbed.campaign.plan.units import plan_slice_of, units_of
 from testbed.core.arrays import Words32
 from testbed.core.errors import StaleArtefact
 from testbed.core.site import SiteTable
@@ -39,11 +39,11 @@ def write_plan_words(place: Workplace, plan: str) -> None:
     """Writes the words of a plan file of the folder, beside it."""
     path, images = place.folder / plan, len(place.images)
     parts = list(units_of(path, plan, images, max(1, _WORDS_AT_ONCE // widest(path)), 0))
-    legs = (leg_of(path, unit.start, unit.stop) for unit in parts)
+    legs = (plan_slice_of(path, unit.start, unit.stop) for unit in parts)
     write_words(place, plan, (unit.words for unit in parts), legs)
 
 
-def write_words(place: Workplace, plan: str, counts: Iterable[int], parts: Iterable[Leg]) -> None:
+def write_words(place: Workplace, plan: str, counts: Iterable[int], parts: Iterable[PlanSlice]) -> None:
     """Writes the words of one plan. counts: words of each part; parts: its legs, cut as small as memory asks."""
     total = int(sum(counts))
     with array_writer(place.folder / words_file(plan), total, np.uint32) as writer:
@@ -62,10 +62,10 @@ def read_words(path: Path) -> NDArray[np.uint32]:
     return words
 
 
-def golden_words(place: Workplace, leg: Leg) -> Words32:
+def golden_words(place: Workplace, leg: PlanSlice) -> Words32:
     """(entries,) of a leg of activation faults, strike after strike, element after element."""
     bench = place.bench(leg.target, leg.where)
-    _, strikes = strikes_of(leg, bench.table, bench.images)
+    _, strikes = injections_of(leg, bench.table, bench.images)
     if place.spec.engine.precision == "fp32":
         return _probed(place, bench, strikes)
     return read_live(bench, strikes)[
@@ -73,7 +73,7 @@ def golden_words(place: Workplace, leg: Leg) -> Words32:
     ]  # in other formats, outputs added to a graph can change where it is rounded
 
 
-def read_live(bench: Bench, strikes: Strikes) -> Words32:
+def read_live(bench: CampaignEngine, strikes: Injections) -> Words32:
     """(n, K): what the twin itself tells of each element while something is written there: nothing before a port changes.
 
     One element at a time, as a value written at one site would change what the next one holds.
@@ -101,7 +101,7 @@ class _Entries:
     index: NDArray[np.int64]
 
     @classmethod
-    def of(cls, strikes: Strikes) -> _Entries:
+    def of(cls, strikes: Injections) -> _Entries:
         rows, points = np.nonzero(strikes.ports.site != NO_SITE)
         ports = strikes.ports
         return cls(strikes.image[rows], ports.site[rows, points], ports.index[rows, points])
@@ -113,7 +113,7 @@ class _Entries:
             yield names[site], part
 
 
-def _probed(place: Workplace, bench: Bench, strikes: Strikes) -> Words32:
+def _probed(place: Workplace, bench: CampaignEngine, strikes: Injections) -> Words32:
     """One fault-free pass over the images, through the twin with its live tensors as extra outputs."""
     entries = _Entries.of(strikes)
     words = np.empty(len(entries.index), np.uint32)

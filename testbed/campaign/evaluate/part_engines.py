@@ -8,12 +8,12 @@ from collections.abc import Callable
 from numpy.typing import NDArray
 
 from testbed.campaign.files import Files
-from testbed.campaign.folder.engine import Bench
+from testbed.campaign.folder.engine import CampaignEngine
 from testbed.campaign.folder.workplace import Workplace
 from testbed.engines.runner import Arrays, BaseRunner, EngineRequest, Runner
 
 
-def opener(place: Workplace, bench: Bench) -> Callable[..., Runner]:
+def opener(place: Workplace, bench: CampaignEngine) -> Callable[..., Runner]:
     """Opens engines for parts of the target's graph, as the whole is opened; their time counts as the bench's."""
     whole = place.request(bench.target, Files(bench.target).twin)
 
@@ -34,7 +34,7 @@ def opener(place: Workplace, bench: Bench) -> Callable[..., Runner]:
 class Timed(BaseRunner):
     """Adds its runs to a bench's engine time."""
 
-    def __init__(self, runner: Runner, bench: Bench) -> None:
+    def __init__(self, runner: Runner, bench: CampaignEngine) -> None:
         self._runner, self._bench, self.info = runner, bench, runner.info
 
     def run(self, feeds: Arrays) -> dict[str, NDArray]:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.campaign.evaluate.contract import Strikes
+from testbed.campaign.evaluate.contract import Injections
 from testbed.campaign.folder.images import NamedImages
-from testbed.campaign.plan.table import Leg
+from testbed.campaign.plan.table import PlanSlice
 from testbed.core.arrays import Words32
 from testbed.core.site import SiteTable
 from testbed.instrument.ports.feed import NO_SITE, PortFeed
 
 
-def strikes_of(leg: Leg, table: SiteTable, images: NamedImages) -> tuple[NDArray[np.int64], Strikes]:
+def injections_of(leg: PlanSlice, table: SiteTable, images: NamedImages) -> tuple[NDArray[np.int64], Injections]:
     """(n,) which fault of the leg each strike belongs to, and the strikes, their golden words still unknown (0).
 
     A persistent fault strikes every named image, in their order; any other the one it was drawn for.
@@ -26,13 +26,13 @@ def strikes_of(leg: Leg, table: SiteTable, images: NamedImages) -> tuple[NDArray
     of_all = persistent[fault]
     image[of_all] = np.tile(np.arange(len(images)), int(persistent.sum()))
     image[~of_all] = images.rows([name for name in leg.image_ids if name is not None])
-    return fault, Strikes(image, places.take(fault))
+    return fault, Injections(image, places.take(fault))
 
 
-def with_golden(strikes: Strikes, words: Words32) -> Strikes:
+def with_golden_words(strikes: Injections, words: Words32) -> Injections:
     """words: (entries,) golden words of the struck elements, strike after strike, as `words_of` counts them."""
     ports = strikes.ports
     golden = np.zeros(ports.site.shape, np.uint32)
     golden[ports.site != NO_SITE] = words
     feed = PortFeed(ports.site, ports.index, ports.and_mask, ports.or_mask, ports.xor_mask, golden)
-    return Strikes(strikes.image, feed)
+    return Injections(strikes.image, feed)

@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from testbed.campaign.execute.faults import Strike
-from testbed.campaign.plan.table import Leg, fault_row, table_of
+from testbed.campaign.execute.faults import FaultRunner
+from testbed.campaign.plan.table import PlanSlice, fault_row, table_of
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.core.arrays import Words32
 from testbed.core.fault import masks_for
@@ -72,7 +72,9 @@ def failing(records: Sequence[dict[str, Any]]) -> Iterator[str]:
             )
 
 
-def zero_fault_leg(target: str, where: str, sites: Sequence[Site], images: Sequence[str], rows: int, seed: int) -> Leg:
+def zero_fault_slice(
+    target: str, where: str, sites: Sequence[Site], images: Sequence[str], rows: int, seed: int
+) -> PlanSlice:
     """Identity masks at random sites, elements and images: the campaign's own path, with nothing changed."""
     rng = np.random.default_rng([seed, 0])
     faults = []
@@ -81,10 +83,10 @@ def zero_fault_leg(target: str, where: str, sites: Sequence[Site], images: Seque
         image = images[int(rng.integers(len(images)))] if where == "activation" else None
         index, masks = int(rng.integers(site.elements)), masks_for("identity", site.format)
         faults.append(fault_row(target, site, "identity", None, index, masks, image) | {"fault_id": number})
-    return Leg(target, where, table_of(faults))
+    return PlanSlice(target, where, table_of(faults))
 
 
-def zero_fault(strike: Strike, leg: Leg, words: Words32) -> tuple[int, int]:
+def zero_fault(strike: FaultRunner, leg: PlanSlice, words: Words32) -> tuple[int, int]:
     """(rows run, rows that are not bit-identical to the engine golden). words: golden words of the leg's elements."""
     table = strike.rows(leg, words)
     outcomes = table.column("outcome").cast(pa.string()).to_pylist()

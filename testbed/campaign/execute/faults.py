@@ -15,41 +15,41 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from testbed.analysis.outputs.outcome import Outcomes
-from testbed.campaign.evaluate.contract import Evaluated, Evaluator, RunWhole, Strikes, gathered
-from testbed.campaign.evaluate.strikes import strikes_of, with_golden
+from testbed.campaign.evaluate.contract import Evaluated, Evaluator, Injections, RunWhole, gathered
+from testbed.campaign.evaluate.strikes import injections_of, with_golden_words
 from testbed.campaign.evaluate.whole import whole_weights
 from testbed.campaign.execute.rows import Injected, RowFacts, result_rows, unknown_outcomes
-from testbed.campaign.folder.engine import Bench
+from testbed.campaign.folder.engine import CampaignEngine
 from testbed.campaign.folder.judge import Judge
-from testbed.campaign.plan.table import Leg
+from testbed.campaign.plan.table import PlanSlice
 from testbed.core.arrays import Words32
 from testbed.core.outcome import How
-from testbed.engines.runner import WeightStriker
+from testbed.engines.runner import WeightInjector
 from testbed.instrument.ports.feed import to_words
 from testbed.semantics import corrupt
 
 _JUDGED_BYTES = 2**20  # of outputs, at a time
 
 
-class Strike(Protocol):
+class FaultRunner(Protocol):
     """Runs faults of one kind of place in one engine."""
 
-    bench: Bench
+    bench: CampaignEngine
 
-    def rows(self, leg: Leg, words: Words32) -> pa.Table:
+    def rows(self, leg: PlanSlice, words: Words32) -> pa.Table:
         """Result rows of all the leg's faults, in plan order, images in campaign order under each."""
 
-    def blamed(self, leg: Leg, words: Words32, due: str) -> pa.Table:
+    def blamed(self, leg: PlanSlice, words: Words32, due: str) -> pa.Table:
         """The rows of faults that the engine did not survive; nothing is run."""
 
 
-class Activations:
-    """Faults that strike tensors while the engine runs. words: golden words (see `strikes.with_golden`)."""
+class ActivationFaultRunner:
+    """Faults that strike tensors while the engine runs. words: golden words (see `strikes.with_golden_words`)."""
 
-    def __init__(self, bench: Bench, evaluator: Evaluator, judge: Judge) -> None:
+    def __init__(self, bench: CampaignEngine, evaluator: Evaluator, judge: Judge) -> None:
         self.bench, self.evaluator, self.judge = bench, evaluator, judge
 
-    def rows(self, leg: Leg, words: Words32) -> pa.Table:
+    def rows(self, leg: PlanSlice, words: Words32) -> pa.Table:
         fault, strikes = self._strikes(leg, words)
         parts = list(self._judged(strikes))
         order = np.argsort(np.concatenate([part.rows for part in parts]), kind="stable")
@@ -62,16 +62,16 @@ class Activations:
         outcomes = joined_outcomes([part.outcomes for part in parts], order)
         return result_rows(leg.table, injected, outcomes, self.bench.images, self.bench.runner.info)
 
-    def blamed(self, leg: Leg, words: Words32, due: str) -> pa.Table:
+    def blamed(self, leg: PlanSlice, words: Words32, due: str) -> pa.Table:
         known = _known(*self._strikes(leg, words))
         return _blamed(self.bench, self.judge, leg, known, due)
 
-    def _strikes(self, leg: Leg, words: Words32) -> tuple[NDArray[np.int64], Strikes]:
+    def _strikes(self, leg: PlanSlice, words: Words32) -> tuple[NDArray[np.int64], Injections]:
         """(n,) which fault of the leg each strike belongs to, and the strikes with their golden words."""
-        fault, strikes = strikes_of(leg, self.bench.table, self.bench.images)
-        return fault, with_golden(strikes, words)
+        fault, strikes = injections_of(leg, self.bench.table, self.bench.images)
+        return fault, with_golden_words(strikes, words)
 
-    def _judged(self, strikes: Strikes) -> Iterator[_OutcomesPart]:
+    def _judged(self, strikes: Injections) -> Iterator[_OutcomesPart]:
         """Piece by piece, so that outputs of many elements are never all in memory; not too small ones, as each costs."""
         for found in gathered(self.evaluator.evaluate(strikes), _JUDGED_BYTES):
             outcomes = self.judge.outcomes(self.bench, found.outputs, strikes.image[found.rows])
@@ -79,7 +79,7 @@ class Activations:
             yield _OutcomesPart(found, outcomes, logits)
 
 
-def _known(fault: NDArray[np.int64], strikes: Strikes) -> RowFacts:
+def _known(fault: NDArray[np.int64], strikes: Injections) -> RowFacts:
     """fault: (n,) of each strike. Of the first struck element of each."""
     ports = strikes.ports
     return RowFacts(fault, strikes.image, ports.golden[:, 0], ports.faulty[:, 0])
@@ -103,17 +103,17 @@ class _OutcomesPart(NamedTuple):
         return self.found.bound
 
 
-class Weights:
+class WeightFaultRunner:
     """Faults that last: struck weights, one fault at a time, over all named images.
 
     strike: gives the outputs while some weights are struck; the whole engine's unless a faster one is given.
     """
 
-    def __init__(self, bench: Bench, judge: Judge, strike: RunWhole | None = None) -> None:
+    def __init__(self, bench: CampaignEngine, judge: Judge, strike: RunWhole | None = None) -> None:
         self.bench, self.judge = bench, judge
         self._strike = strike or whole_weights(bench)
 
-    def rows(self, leg: Leg, words: Words32) -> pa.Table:
+    def rows(self, leg: PlanSlice, words: Words32) -> pa.Table:
         n = len(self.bench.images)
         done = [self.inject(leg, fault) for fault in range(len(leg))]
         image = np.tile(np.arange(n), len(leg))
@@ -127,21 +127,21 @@ class Weights:
         outcomes = self.judge.outcomes(self.bench, outputs, image)
         return result_rows(leg.table, injected, outcomes, self.bench.images, self.bench.runner.info)
 
-    def blamed(self, leg: Leg, words: Words32, due: str) -> pa.Table:
+    def blamed(self, leg: PlanSlice, words: Words32, due: str) -> pa.Table:
         n = len(self.bench.images)
         found = [self._words(leg, fault) for fault in range(len(leg))]
         known = RowFacts(np.repeat(np.arange(len(leg)), n), np.tile(np.arange(n), len(leg)), *_words(found, n))
         return _blamed(self.bench, self.judge, leg, known, due)
 
-    def inject(self, leg: Leg, fault: int) -> FaultyOutputs:
+    def inject(self, leg: PlanSlice, fault: int) -> FaultyOutputs:
         """Raises EngineError."""
         found = self._strike(leg.points.weights(fault, self.bench.table))
         before, after = found.words[0]
         return FaultyOutputs(found.outputs, to_words(before), to_words(after), found.how)
 
-    def _words(self, leg: Leg, fault: int) -> FaultyOutputs:
+    def _words(self, leg: PlanSlice, fault: int) -> FaultyOutputs:
         runner = self.bench.runner
-        assert isinstance(runner, WeightStriker)
+        assert isinstance(runner, WeightInjector)
         place = leg.points.weights(fault, self.bench.table)[0]
         before = runner.weight(place.tensor).reshape(-1)[place.index]
         after = corrupt(before, place.and_mask, place.or_mask, place.xor_mask)
@@ -165,7 +165,7 @@ def _words(struck: list[FaultyOutputs], images: int) -> tuple[Words32, Words32]:
     )
 
 
-def _blamed(bench: Bench, judge: Judge, leg: Leg, known: RowFacts, due: str) -> pa.Table:
+def _blamed(bench: CampaignEngine, judge: Judge, leg: PlanSlice, known: RowFacts, due: str) -> pa.Table:
     n = len(known.fault)
     logits = np.full((n, *bench.golden.shape[1:]), np.nan, np.float32) if bench.side.has_classes else None
     injected = Injected(known, logits, np.full(n, How.WHOLE, np.int8), np.zeros(n, np.float32), due)

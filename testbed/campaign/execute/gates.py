@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from testbed.campaign.evaluate.choose import prove, prove_weights
 from testbed.campaign.evaluate.golden_words import golden_words
 from testbed.campaign.evaluate.weights.in_place import WeightGate, weight_gate_of
-from testbed.campaign.execute.checks import DRIFT, Bounds, failing, parity, zero_fault, zero_fault_leg
-from testbed.campaign.execute.worker import strike_for
+from testbed.campaign.execute.checks import DRIFT, Bounds, failing, parity, zero_fault, zero_fault_slice
+from testbed.campaign.execute.worker import fault_runner_for
 from testbed.campaign.files import Files
 from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.prepare.row_gate import row_influence
@@ -134,9 +134,9 @@ class _Gates:
     def _zero_fault(self, target: str, where: str, chosen: Sequence[Site]) -> tuple[int, int]:
         bench = self.place.bench(target, where)
         rows = len(chosen) if where == "weight" else self.spec.gates.zero_fault_rows
-        leg = zero_fault_leg(target, where, chosen, bench.images.ids, rows, self.spec.seed)
+        leg = zero_fault_slice(target, where, chosen, bench.images.ids, rows, self.spec.seed)
         words = golden_words(self.place, leg) if where == "activation" else np.zeros(0, np.uint32)
-        return zero_fault(strike_for(self.place, target, where), leg, words)
+        return zero_fault(fault_runner_for(self.place, target, where), leg, words)
 
     def _evaluation(self, target: str, where: str, sites: Sequence[Site]) -> tuple[str, dict[str, Any]]:
         """Under "model" for activations, "model.weight" for weights: what runs less than the whole, and gives the same."""

@@ -16,14 +16,14 @@ from testbed.campaign.files import PLAN, RESULTS, plan_file
 from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.plan.adaptive import AdaptivePlanner
 from testbed.campaign.plan.points import points_path
-from testbed.campaign.plan.table import Planned, read_plan, write_plan
+from testbed.campaign.plan.table import PlanPart, read_plan, write_plan
 from testbed.campaign.plan.unit import Unit
 from testbed.campaign.plan.units import units_of
 from testbed.campaign.results.progress import FinishedUnits, Progress, Widest, widest_domain
 from testbed.campaign.results.reader import RESULT_SCHEMA
 from testbed.campaign.results.row_weights import RowWeights
 from testbed.campaign.results.store import ResultStore
-from testbed.campaign.work.contract import Crew, Report
+from testbed.campaign.work.contract import Report, WorkerPool
 from testbed.campaign.work.spans import Spans
 from testbed.core.errors import TestbedError
 
@@ -42,7 +42,7 @@ class Round:
         return sum(len(unit) for unit in self.units)
 
 
-class Plans(Protocol):
+class PlanSource(Protocol):
     """Where the next plan comes from. rounds: whether it follows from the rows of earlier ones. widest: the interval that
     is widest after the completed rounds, None before the first."""
 
@@ -117,13 +117,15 @@ class AdaptivePlans:
             }
         }
 
-    def _joined(self, done: Sequence[Round]) -> Iterator[Planned]:
+    def _joined(self, done: Sequence[Round]) -> Iterator[PlanPart]:
         for one in done:
             path = self._folder / one.plan
-            yield Planned(read_plan(path), pq.read_table(points_path(path)))
+            yield PlanPart(read_plan(path), pq.read_table(points_path(path)))
 
 
-def run_plans(place: Workplace, plans: Plans, store: ResultStore, crew: Crew, progress: Progress) -> dict[str, Any]:
+def run_plans(
+    place: Workplace, plans: PlanSource, store: ResultStore, crew: WorkerPool, progress: Progress
+) -> dict[str, Any]:
     """Runs every round that is not in the store, compacts the rows, returns facts for the manifest.
 
     Raises TestbedError when units are left undone, or what the crew raises.
@@ -158,7 +160,13 @@ def run_plans(place: Workplace, plans: Plans, store: ResultStore, crew: Crew, pr
 
 
 def _run_round(
-    found: Round, number: int, store: ResultStore, crew: Crew, progress: Progress, total: Report, plans: Plans
+    found: Round,
+    number: int,
+    store: ResultStore,
+    crew: WorkerPool,
+    progress: Progress,
+    total: Report,
+    plans: PlanSource,
 ) -> None:
     left = [unit for unit in found.units if unit.number not in store]
     by_number = {unit.number: unit for unit in found.units}

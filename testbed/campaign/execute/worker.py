@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from testbed.campaign.evaluate.choose import evaluator_for, weights_for
 from testbed.campaign.evaluate.golden_words import read_words
-from testbed.campaign.execute.faults import Activations, Strike, Weights
+from testbed.campaign.execute.faults import ActivationFaultRunner, FaultRunner, WeightFaultRunner
 from testbed.campaign.execute.rows import flagged
 from testbed.campaign.files import words_file
 from testbed.campaign.folder.workplace import Workplace
-from testbed.campaign.plan.table import Leg
+from testbed.campaign.plan.table import PlanSlice
 from testbed.campaign.plan.unit import Unit
-from testbed.campaign.plan.units import leg_of, word_counts
+from testbed.campaign.plan.units import plan_slice_of, word_counts
 from testbed.campaign.work.contract import Due
 
 
@@ -27,7 +27,7 @@ class Worker:
 
     def __init__(self, place: Workplace) -> None:
         self.place = place
-        self._strikes: dict[tuple[str, str], Strike] = {}
+        self._strikes: dict[tuple[str, str], FaultRunner] = {}
 
     def golden(self) -> dict[str, str]:
         return self.place.golden_hashes()
@@ -54,15 +54,15 @@ class Worker:
     def close(self) -> None:
         self.place.close()
 
-    def _strike(self, leg: Leg) -> Strike:
+    def _strike(self, leg: PlanSlice) -> FaultRunner:
         key = (leg.target, leg.where)
         if key not in self._strikes:
-            self._strikes[key] = strike_for(self.place, *key)
+            self._strikes[key] = fault_runner_for(self.place, *key)
         return self._strikes[key]
 
-    def _work(self, unit: Unit, faults: Sequence[int] | None) -> tuple[Leg, NDArray[np.uint32]]:
+    def _work(self, unit: Unit, faults: Sequence[int] | None) -> tuple[PlanSlice, NDArray[np.uint32]]:
         """The faults of a unit, or some of them, with their golden words."""
-        leg = leg_of(self.place.folder / unit.plan, unit.start, unit.stop)
+        leg = plan_slice_of(self.place.folder / unit.plan, unit.start, unit.stop)
         if not unit.words:
             words = np.zeros(0, np.uint32)
         else:
@@ -80,11 +80,11 @@ def open_worker(folder: str) -> Worker:
     return Worker(Workplace.at(Path(folder)))
 
 
-def strike_for(place: Workplace, target: str, where: str) -> Strike:
+def fault_runner_for(place: Workplace, target: str, where: str) -> FaultRunner:
     bench = place.bench(target, where)
     if where == "weight":
-        return Weights(bench, place.judge, weights_for(place, bench))
-    return Activations(bench, evaluator_for(place, bench), place.judge)
+        return WeightFaultRunner(bench, place.judge, weights_for(place, bench))
+    return ActivationFaultRunner(bench, evaluator_for(place, bench), place.judge)
 
 
 def as_stream(rows: pa.Table) -> bytes:

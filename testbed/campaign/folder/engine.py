@@ -19,7 +19,7 @@ from testbed.instrument.ports.feed import PortFeed, live_words
 
 
 @dataclass
-class Bench:
+class CampaignEngine:
     """One engine with its inputs: the target's, for the named images. ``where``: what it is there to strike; the engine
     of activations is the twin."""
 
@@ -45,7 +45,7 @@ class Bench:
         self.engine_seconds += time.perf_counter() - start
         return results[self.output_name][:n], None if ports is None else live_words(results, self.table, ports.site)
 
-    def on(self, runner: Runner) -> Bench:
+    def on(self, runner: Runner) -> CampaignEngine:
         """The same with another engine, whose golden is its own."""
         return replace(self, runner=runner, engine_seconds=0.0)
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.analysis.outputs.outcome import Outcomes, classify
-from testbed.campaign.folder.engine import Bench
+from testbed.campaign.folder.engine import CampaignEngine
 from testbed.campaign.folder.images import NamedImages
 
 
@@ -29,7 +29,7 @@ class Judge:
         """(images,) the absolute tolerance of each named image's tier."""
         return self.atol[images.tiers]
 
-    def outcomes(self, bench: Bench, outputs: NDArray[np.float32], image: NDArray[np.int64]) -> Outcomes:
+    def outcomes(self, bench: CampaignEngine, outputs: NDArray[np.float32], image: NDArray[np.int64]) -> Outcomes:
         """outputs: (n, ...) of ``image``: (n,) rows of the named images."""
         side, atol = bench.side, self.of_images(bench.images, image)
         return classify(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from testbed.campaign.files import TIERS, Files
 from testbed.campaign.folder.claim import recorded_spec
-from testbed.campaign.folder.engine import Bench
+from testbed.campaign.folder.engine import CampaignEngine
 from testbed.campaign.folder.images import NamedImages, named_images
 from testbed.campaign.folder.judge import Judge
 from testbed.campaign.plan.draw import most_points
@@ -33,7 +33,7 @@ TargetPlace = tuple[str, str]
 class Workplace:
     def __init__(self, folder: RunFolder, spec: CampaignSpec) -> None:
         self.folder, self.spec = folder, spec
-        self._benches: dict[TargetPlace, Bench] = {}
+        self._benches: dict[TargetPlace, CampaignEngine] = {}
         self.table = cache(self._table)
 
     @classmethod
@@ -108,7 +108,7 @@ class Workplace:
     def open(self, request: EngineRequest) -> Runner:
         return open_engine(self.spec.engine.backend, request)
 
-    def bench(self, target: str, where: str) -> Bench:
+    def bench(self, target: str, where: str) -> CampaignEngine:
         """Activation faults run in the twin, weight faults in the plain engine with weights that can be struck. Kept
         until ``close``."""
         leg = (target, where)
@@ -116,7 +116,7 @@ class Workplace:
             files, twin = Files(target), where == "activation"
             request = self.request(target, files.twin if twin else files.plain, mutable_weights=not twin)
             inputs = read_array(self.folder / files.inputs)
-            self._benches[leg] = Bench(
+            self._benches[leg] = CampaignEngine(
                 target=target,
                 where=where,
                 table=self.table(target),

@@ -20,7 +20,7 @@ from testbed.analysis.adaptive.sequential import Monitor
 from testbed.analysis.stratified import SamplingFrame, StratumTally, domain_rates
 from testbed.campaign.plan.groups import FaultModel, Group, Values, all_strata, grouped
 from testbed.campaign.plan.permutation import draw_of, group_places, members_of
-from testbed.campaign.plan.table import Planned, PlannedFault, in_parts, planned_fault
+from testbed.campaign.plan.table import PlannedFault, PlanPart, in_parts, planned_fault
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.campaign.spec.stop import StopSpec
 from testbed.core.arrays import Float64s
@@ -103,7 +103,7 @@ class AdaptivePlanner:
         """(groups,) faults of the first round."""
         return self._monitor([]).additions()[0].astype(np.int64)
 
-    def round(self, number: int, counts: Sequence[StratumTally]) -> Iterator[Planned] | None:
+    def round(self, number: int, counts: Sequence[StratumTally]) -> Iterator[PlanPart] | None:
         """The plan of round ``number`` from those before it, in parts of bounded size; None if it is not needed.
 
         Fault ids go on where the rounds before ended. ``inclusion`` is the share of a stratum drawn so far, this round's

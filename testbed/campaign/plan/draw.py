@@ -17,7 +17,7 @@ from functools import cached_property
 
 import numpy as np
 
-from testbed.campaign.plan.fault_words import FaultWords, struck_at_sites, struck_bits, struck_elements
+from testbed.campaign.plan.fault_words import FaultWords, words_at_sites, words_of_bits, words_of_elements
 from testbed.campaign.spec.faults import FaultSpec
 from testbed.core.errors import UsageError
 from testbed.core.fault import Masks, masks_for
@@ -211,16 +211,18 @@ def _struck(stratum: Stratum, place: int, rng: np.random.Generator) -> FaultWord
     if section.pattern == "sites":
         sizes = [one.elements for one in stratum.sites]
         words = [(stratum.sites[i], element) for i, element in combination(sizes, section.count or 0, place)]
-        return struck_at_sites(words, stratum.op, section.bits, rng)
+        return words_at_sites(words, stratum.op, section.bits, rng)
     if section.pattern == "bits":
         number, element = divmod(place, site.elements)
         if stratum.bit is None:
             chosen = [stratum.bits[i] for i in subset(len(stratum.bits), section.count or 0, number)]
         else:
             chosen = list(range(stratum.bit + 1 - (section.count or 0), stratum.bit + 1))
-        return struck_bits(site, element, stratum.op, chosen)
+        return words_of_bits(site, element, stratum.op, chosen)
     elements = section.geometry.elements(Matrices.of(site.shape, site.where), place)
-    return struck_elements(site, elements, stratum.op, [stratum.bit] if stratum.bit is not None else stratum.bits, rng)
+    return words_of_elements(
+        site, elements, stratum.op, [stratum.bit] if stratum.bit is not None else stratum.bits, rng
+    )
 
 
 def most_points(sections: Sequence[FaultSpec], table: SiteTable) -> int:

@@ -31,13 +31,13 @@ class FaultWords:
         return int(self.index[0]), Masks(*map(int, self.masks[0]))
 
 
-def struck_bits(site: Site, element: int, op: str, bits: Sequence[int]) -> FaultWords:
+def words_of_bits(site: Site, element: int, op: str, bits: Sequence[int]) -> FaultWords:
     """Several bits of one word."""
     masks = np.array([masks_for_bits(op, site.format, bits)], np.uint32)
     return FaultWords([site.name], np.array([element], np.int64), masks)
 
 
-def struck_elements(
+def words_of_elements(
     site: Site, elements: Sequence[int], op: str, bits: Sequence[int], rng: np.random.Generator
 ) -> FaultWords:
     """Several words of one tensor, each in a bit that is drawn from ``bits``, or set to a word of its own."""
@@ -45,7 +45,7 @@ def struck_elements(
     return FaultWords([site.name] * len(index), index, _masks(site.format, op, bits, len(index), rng))
 
 
-def struck_at_sites(
+def words_at_sites(
     words: Sequence[tuple[Site, int]], op: str, bits: Literal["all"] | Sequence[int], rng: np.random.Generator
 ) -> FaultWords:
     """One word at each of several sites, in the table's order."""

@@ -18,7 +18,7 @@ from testbed.campaign.files import points_file
 from testbed.core.arrays import Words32
 from testbed.core.errors import StaleArtefact
 from testbed.core.site import Site, SiteTable
-from testbed.engines.runner import StruckWords
+from testbed.engines.runner import WeightFault
 from testbed.instrument.ports.feed import NO_SITE, PortFeed
 
 SCHEMA = pa.schema(
@@ -68,14 +68,14 @@ class Points:
         none = np.zeros(self.site.shape, np.uint32)
         return PortFeed(ports[self.site], self.index, self.and_mask, self.or_mask, self.xor_mask, none)
 
-    def weights(self, fault: int, table: SiteTable) -> list[StruckWords]:
+    def weights(self, fault: int, table: SiteTable) -> list[WeightFault]:
         """Where one fault strikes stored weights."""
         sites, places = self.site[fault], []
         for code in dict.fromkeys(sites[sites != NO_SITE]):
             mine = sites == code
             site = table[self.names[code]]
             masks = (mask[fault, mine] for mask in (self.and_mask, self.or_mask, self.xor_mask))
-            places.append(StruckWords(site.tensor, stored_indices(site, self.index[fault, mine]), *masks))
+            places.append(WeightFault(site.tensor, stored_indices(site, self.index[fault, mine]), *masks))
         return places
 
     def with_more(self, faults: NDArray[np.int64], more: pa.Table) -> Points:

@@ -40,7 +40,7 @@ class PlannedFault(NamedTuple):
     struck: FaultWords | None
 
 
-class Planned(NamedTuple):
+class PlanPart(NamedTuple):
     """Part of a plan. faults: columns ``PLAN_COLUMNS``, in plan order; points: the words of those that strike several,
     columns ``points.SCHEMA``."""
 
@@ -50,7 +50,7 @@ class Planned(NamedTuple):
 
 def planned(
     spec: CampaignSpec, tables: Mapping[str, SiteTable], tier_images: Sequence[Sequence[str]]
-) -> Iterator[Planned]:
+) -> Iterator[PlanPart]:
     """All faults of the campaign, in parts of bounded size. tier_images: ids of the named images per tier.
 
     Raises UsageError for a tensor that has no room for a section's pattern, and for more faults than anybody can run.
@@ -90,7 +90,7 @@ def planned_fault(stratum: Stratum, draw: Draw, table: SiteTable, facts: Mapping
     return PlannedFault(row, struck)
 
 
-def in_parts(faults: Iterable[PlannedFault], first: int = 0) -> Iterator[Planned]:
+def in_parts(faults: Iterable[PlannedFault], first: int = 0) -> Iterator[PlanPart]:
     """The faults, numbered from ``first``, as tables of bounded size; at least one, which may be empty."""
     rows: list[dict[str, Any]] = []
     several: list[tuple[int, FaultWords]] = []
@@ -101,10 +101,10 @@ def in_parts(faults: Iterable[PlannedFault], first: int = 0) -> Iterator[Planned
             several.append((number, fault.struck))
             words += len(fault.struck)
         if len(rows) >= _PART_FAULTS or words >= _PART_WORDS:
-            yield Planned(table_of(rows), _points(several))
+            yield PlanPart(table_of(rows), _points(several))
             rows, several, words, parts = [], [], 0, parts + 1
     if rows or not parts:
-        yield Planned(table_of(rows), _points(several))
+        yield PlanPart(table_of(rows), _points(several))
 
 
 def plan_table(spec: CampaignSpec, tables: Mapping[str, SiteTable], tier_images: Sequence[Sequence[str]]) -> pa.Table:
@@ -166,12 +166,12 @@ def _points(several: Sequence[tuple[int, FaultWords]]) -> pa.Table:
     return pa.table(columns, schema=points.SCHEMA)
 
 
-def write_plan(path: Path, plan: pa.Table | Iterable[Planned]) -> int:
+def write_plan(path: Path, plan: pa.Table | Iterable[PlanPart]) -> int:
     """Writes the plan and, beside it, its points, a part at a time; how many faults there are.
 
     A table alone is a plan of single faults.
     """
-    parts = [Planned(plan, points.SCHEMA.empty_table())] if isinstance(plan, pa.Table) else plan
+    parts = [PlanPart(plan, points.SCHEMA.empty_table())] if isinstance(plan, pa.Table) else plan
     faults = 0
     with atomic_path(path) as temporary, atomic_path(points.points_path(path)) as beside, ExitStack() as stack:
         writers: tuple[pq.ParquetWriter, pq.ParquetWriter] | None = None
@@ -189,7 +189,7 @@ def write_plan(path: Path, plan: pa.Table | Iterable[Planned]) -> int:
 
 
 @dataclass(frozen=True)
-class Leg:
+class PlanSlice:
     """The faults of one (target, place), in plan order, as NumPy columns: what one engine runs.
 
     ``points_path``: where the words of faults that strike several are; not needed where none does.
@@ -203,7 +203,7 @@ class Leg:
     def __len__(self) -> int:
         return int(self.table.num_rows)
 
-    def take(self, faults: Sequence[int] | NDArray[np.int64]) -> Leg:
+    def take(self, faults: Sequence[int] | NDArray[np.int64]) -> PlanSlice:
         """Those faults, by their row, ascending."""
         return replace(self, table=self.table.take(pa.array(faults, pa.int64())))
 
@@ -254,12 +254,12 @@ def widest(path: Path) -> int:
     return max((int(group.max) for group in groups if group is not None and group.has_min_max), default=1)
 
 
-def legs(plan: pa.Table) -> Iterator[Leg]:
+def plan_slices(plan: pa.Table) -> Iterator[PlanSlice]:
     """The plan cut into runs of equal (target, where), in plan order."""
     targets = plan.column("target").cast(pa.string()).to_pylist()
     places = plan.column("where").cast(pa.string()).to_pylist()
     start = 0
     for end in range(1, len(targets) + 1):
         if end == len(targets) or (targets[end], places[end]) != (targets[start], places[start]):
-            yield Leg(targets[start], places[start], plan.slice(start, end - start).combine_chunks())
+            yield PlanSlice(targets[start], places[start], plan.slice(start, end - start).combine_chunks())
             start = end

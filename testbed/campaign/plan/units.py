@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from testbed.campaign.plan.points import points_path
-from testbed.campaign.plan.table import Leg
+from testbed.campaign.plan.table import PlanSlice
 from testbed.campaign.plan.unit import Unit
 from testbed.campaign.results.reader import PLAN_TABLE
 
@@ -44,9 +44,9 @@ def _row_group(path: Path, modified: int, size: int, group: int) -> pa.Table:
     return _opened(path, modified, size).read_row_group(group)
 
 
-def leg_of(path: Path, start: int, stop: int) -> Leg:
+def plan_slice_of(path: Path, start: int, stop: int) -> PlanSlice:
     table = slice_of(path, start, stop)
-    return Leg(str(table.column("target")[0]), str(table.column("where")[0]), table, points_path(path))
+    return PlanSlice(str(table.column("target")[0]), str(table.column("where")[0]), table, points_path(path))
 
 
 def units_of(path: Path, name: str, images: int, rows_per_unit: int, first: int) -> Iterator[Unit]:

@@ -12,18 +12,18 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.campaign.folder.engine import Bench
+from testbed.campaign.folder.engine import CampaignEngine
 from testbed.core.errors import GateFailed
 from testbed.core.fault import masks_for
 from testbed.core.formats import Format
 from testbed.core.site import Site
-from testbed.engines.runner import WeightStriker, struck_weight
+from testbed.engines.runner import WeightInjector, faulty_weight
 from testbed.instrument.ports.feed import NO_SITE, PortFeed
 from testbed.semantics import as_words
 
 PLACE = "the same row gives other bits elsewhere in the batch, or beside other fault-free rows"
 LOUD = "a row gives other bits beside rows of large, infinite or NaN inputs"
-STRUCK = "a row gives other bits beside rows in which faults were injected"
+BESIDE_FAULTS = "a row gives other bits beside rows in which faults were injected"
 NOT_DETERMINISTIC = "the same batch, run twice, gives other bits: this engine is not deterministic; try threads = 1"
 _TRIES = 5
 _LOUD = {  # NaN, both infinities, the largest numbers, a large one
@@ -59,7 +59,7 @@ def input_influence(run: Callable[[NDArray[np.float32]], NDArray], images: NDArr
     return ""
 
 
-def row_influence(bench: Bench, seed: int) -> str:
+def row_influence(bench: CampaignEngine, seed: int) -> str:
     """The same of an engine that faults are injected into: with faults in the other rows, or, of weights, for all.
 
     Raises GateFailed where the same batch twice gives other bits.
@@ -70,7 +70,7 @@ def row_influence(bench: Bench, seed: int) -> str:
     return _beside_faults(bench, rng) if bench.where == "activation" else _under_faults(bench, rng)
 
 
-def _beside_faults(bench: Bench, rng: np.random.Generator) -> str:
+def _beside_faults(bench: CampaignEngine, rng: np.random.Generator) -> str:
     golden, size = bench.golden, bench.batch
     sites = [site for site in bench.table if site.where == "activation"]
     if why := _elsewhere(bench, golden, rng, PortFeed.idle(size)):
@@ -81,7 +81,7 @@ def _beside_faults(bench: Bench, rng: np.random.Generator) -> str:
         faults = _loud(bench, sites, loud, rng)
         found = bench.run(rows, faults)[0]
         if not same_rows(found[~loud], golden[rows[~loud]]).all():
-            return STRUCK
+            return BESIDE_FAULTS
         # the struck rows themselves, in other places and with most of their company at rest
         order = rng.permutation(size)
         kept = loud[order] & (rng.random(size) < 0.25)
@@ -89,27 +89,29 @@ def _beside_faults(bench: Bench, rng: np.random.Generator) -> str:
         site = np.where(kept[:, None], faults.site[order], NO_SITE)
         again = bench.run(rows[order], PortFeed.writing(site, faults.index[order], faults.or_mask[order]))[0]
         if not same_rows(again[kept], found[alone[kept]]).all():
-            return STRUCK
+            return BESIDE_FAULTS
     return ""
 
 
-def _under_faults(bench: Bench, rng: np.random.Generator) -> str:
+def _under_faults(bench: CampaignEngine, rng: np.random.Generator) -> str:
     """Weights are struck for all rows alike, so only places and fault-free company change."""
     if why := _elsewhere(bench, bench.golden, rng, None):
         return why
     sites, runner = [site for site in bench.table if site.where == "weight"], bench.runner
-    assert isinstance(runner, WeightStriker)
+    assert isinstance(runner, WeightInjector)
     for site in rng.choice(np.array(sites, object), size=min(_TRIES, len(sites)), replace=False):
         index = site.stored_index(int(rng.integers(site.elements)))
-        with struck_weight(runner, site.tensor, index, masks_for("flip", site.format, site.format.bits - 2)):
+        with faulty_weight(runner, site.tensor, index, masks_for("flip", site.format, site.format.bits - 2)):
             faulty = bench.outputs()
             rows = rng.integers(len(faulty), size=bench.batch)
             if not same_rows(bench.run(rows, None)[0], faulty[rows]).all():
-                return STRUCK
+                return BESIDE_FAULTS
     return ""
 
 
-def _elsewhere(bench: Bench, golden: NDArray[np.float32], rng: np.random.Generator, ports: PortFeed | None) -> str:
+def _elsewhere(
+    bench: CampaignEngine, golden: NDArray[np.float32], rng: np.random.Generator, ports: PortFeed | None
+) -> str:
     """Fault-free rows in other places, until every image had some."""
     every = np.arange(len(golden))
     order = np.concatenate([rng.permutation(every) for _ in range(_TRIES)])
@@ -123,7 +125,7 @@ def _elsewhere(bench: Bench, golden: NDArray[np.float32], rng: np.random.Generat
     return ""
 
 
-def _loud(bench: Bench, sites: list[Site], struck: NDArray[np.bool_], rng: np.random.Generator) -> PortFeed:
+def _loud(bench: CampaignEngine, sites: list[Site], struck: NDArray[np.bool_], rng: np.random.Generator) -> PortFeed:
     """A loud word each at a random element of a random site, in these rows."""
     site, index = np.full(len(struck), NO_SITE, np.int64), np.zeros(len(struck), np.int64)
     words = np.zeros(len(struck), np.uint32)

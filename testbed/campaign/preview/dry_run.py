@@ -84,7 +84,7 @@ def _dead(sections: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
-class Measured(NamedTuple):
+class MeasuredTarget(NamedTuple):
     """A target's sites, engine seconds per batch of its fault-free twin here and now, and its plain file."""
 
     table: SiteTable
@@ -92,7 +92,7 @@ class Measured(NamedTuple):
     plain: bytes
 
 
-def sites_and_speed(spec: CampaignSpec, subject: Subject, target: str) -> Measured:
+def sites_and_speed(spec: CampaignSpec, subject: Subject, target: str) -> MeasuredTarget:
     engine = spec.engine
     plain, batch = subject.sketch(target)
     table = subject.site_table(plain, target)
@@ -110,7 +110,7 @@ def sites_and_speed(spec: CampaignSpec, subject: Subject, target: str) -> Measur
         start = time.perf_counter()
         for _ in range(_TIMED_BATCHES):
             runner.run(feeds)
-        return Measured(table, (time.perf_counter() - start) / _TIMED_BATCHES, plain)
+        return MeasuredTarget(table, (time.perf_counter() - start) / _TIMED_BATCHES, plain)
 
 
 @dataclass

@@ -62,7 +62,7 @@ class _PartSums:
     seconds: Counter[str] = field(default_factory=Counter)
 
 
-class Plan:
+class Preview:
     """A spec's strata as ``by`` puts them together. ``parts`` tells them; then ``totals`` has their sums.
 
     by: dimensions (`testbed.campaign.spec.stop.dimensions`). seconds_per_row: what a row costs; None if not known. measured:

@@ -45,7 +45,7 @@ def contributions(
     exposure = {site: weight for site, weight in site_exposures(spec, tables).items() if weight > 0}
     if spec.exposure is None:
         return None
-    struck = _struck_sites(spec, tables)
+    struck = _faulty_sites(spec, tables)
     models: list[dict[str, Any]] = []
     wholes: dict[FaultModel, dict[str, Contribution]] = {}
     for rates in fault_models(tally, population, spec.confidence):
@@ -97,7 +97,7 @@ def _totals(wholes: Mapping[FaultModel, Mapping[str, Contribution]]) -> Iterator
             }
 
 
-def _struck_sites(spec: CampaignSpec, tables: Mapping[str, SiteTable]) -> dict[FaultModel, Sequence[str]]:
+def _faulty_sites(spec: CampaignSpec, tables: Mapping[str, SiteTable]) -> dict[FaultModel, Sequence[str]]:
     """The sites of each fault model of single tensors, drawn from or not."""
     found: dict[FaultModel, dict[str, None]] = {}
     for section in spec.faults:

@@ -133,7 +133,7 @@ Drop = Callable[[Sequence[Unit]], None]
 Tick = Callable[[int], None]
 
 
-class Crew(Protocol):
+class WorkerPool(Protocol):
     """Workers that stay open between runs (rounds of an adaptive campaign). Local, or on a cluster."""
 
     def run(self, units: Iterable[Unit], keep: Keep, tick: Tick = ..., drop: Drop = ...) -> Report:

@@ -14,7 +14,7 @@ from typing import NamedTuple, Self
 from testbed.campaign.plan.unit import Unit
 from testbed.campaign.work.contract import Drop, Keep, Limits, Opener, Report, Tick
 from testbed.campaign.work.inprocess import InProcess
-from testbed.campaign.work.slot import CannotOpen, Left, Seat, SlotTally
+from testbed.campaign.work.slot import CannotOpen, Left, SlotTally, WorkerSlot
 from testbed.core.errors import TestbedError
 from testbed.core.process.isolate import Stopped
 
@@ -29,7 +29,7 @@ class _Done(NamedTuple):
     tally: SlotTally
 
 
-class _Given(NamedTuple):
+class _GivenUp(NamedTuple):
     """Given up: the unit is left."""
 
     unit: Unit
@@ -37,25 +37,25 @@ class _Given(NamedTuple):
     tally: SlotTally
 
 
-class _Gone(NamedTuple):
+class _SlotClosed(NamedTuple):
     """This seat can open no worker; the others go on."""
 
     why: CannotOpen
 
 
-_News = _Done | _Given | _Gone | BaseException
-_Queue = queue.Queue[_News | None]  # None: a thread has ended
+_Event = _Done | _GivenUp | _SlotClosed | BaseException
+_Queue = queue.Queue[_Event | None]  # None: a thread has ended
 
 
-class LocalCrew:
+class LocalPool:
     """``children`` isolated processes; with 0, everything runs in this process. Ends them all on leaving the block."""
 
     def __init__(self, opener: Opener, children: int, limits: Limits | None = None) -> None:
         self._limits = limits or Limits()
         if children:
-            self._seats = [Seat(opener, self._limits) for _ in range(children)]
+            self._seats = [WorkerSlot(opener, self._limits) for _ in range(children)]
         else:
-            self._seats = [Seat(opener, self._limits, make=InProcess)]
+            self._seats = [WorkerSlot(opener, self._limits, make=InProcess)]
         self._threaded = children > 0
 
     def run(
@@ -65,7 +65,7 @@ class LocalCrew:
         tick: Tick = lambda workers: None,
         drop: Drop = lambda units: None,
     ) -> Report:
-        """See `testbed.campaign.work.contract.Crew`."""
+        """See `testbed.campaign.work.contract.WorkerPool`."""
         report, start = Report(), time.perf_counter()
         log_of = _Log(report, keep, self._limits)
         try:
@@ -90,7 +90,7 @@ class LocalCrew:
         threads = [threading.Thread(target=_serve, args=(seat, source, news), daemon=True) for seat in self._seats]
         for thread in threads:
             thread.start()
-        told = _Told(news, len(threads))
+        told = _Events(news, len(threads))
         try:
             for item in told.until_quiet(tick):
                 log_of.note(item)
@@ -125,10 +125,10 @@ class _Log:
         self.gone: CannotOpen | None = None
         self.writable = True
 
-    def note(self, item: _News) -> None:
+    def note(self, item: _Event) -> None:
         if isinstance(item, BaseException):
             raise item
-        if isinstance(item, _Gone):
+        if isinstance(item, _SlotClosed):
             self.gone = item.why
             log.warning("a worker is out: %s", item.why)
             return
@@ -191,12 +191,12 @@ class _UnitQueue:
             self._changed.notify_all()
 
 
-def _attempt(seat: Seat, unit: Unit) -> _News:
+def _attempt(seat: WorkerSlot, unit: Unit) -> _Event:
     """What came of it; a BaseException is to be raised by the one who hears of it."""
     try:
         return _Done(unit, seat.finish(unit), seat.tally)
     except Left as left:
-        return _Given(unit, str(left), seat.tally)
+        return _GivenUp(unit, str(left), seat.tally)
     except BaseException as error:
         return error
 
@@ -209,13 +209,13 @@ def _end(threads: Sequence[threading.Thread], news: _Queue) -> None:
                 news.get(timeout=0.1)
 
 
-def _serve(seat: Seat, source: _UnitQueue, news: _Queue) -> None:
+def _serve(seat: WorkerSlot, source: _UnitQueue, news: _Queue) -> None:
     """A thread's life: one unit after the other, until there are none or no worker can be had."""
     try:
         while (unit := source.take()) is not None:
             item = _attempt(seat, unit)
             if isinstance(item, CannotOpen):
-                news.put(_Gone(item))
+                news.put(_SlotClosed(item))
                 source.done(back=unit)
                 return
             if not isinstance(item, Stopped):
@@ -227,13 +227,13 @@ def _serve(seat: Seat, source: _UnitQueue, news: _Queue) -> None:
         news.put(None)
 
 
-class _Told:
+class _Events:
     """What the threads tell."""
 
     def __init__(self, news: _Queue, threads: int) -> None:
         self._news, self._alive = news, threads
 
-    def until_quiet(self, tick: Tick = lambda workers: None) -> Iterator[_News]:
+    def until_quiet(self, tick: Tick = lambda workers: None) -> Iterator[_Event]:
         """Everything, until the threads have ended."""
         ticked = time.monotonic()
         while self._alive:

@@ -61,7 +61,7 @@ class SlotTally:
             setattr(other, field.name, getattr(other, field.name) + getattr(self, field.name))
 
 
-class Seat:
+class WorkerSlot:
     """Used by one thread; `stop` comes from any."""
 
     def __init__(

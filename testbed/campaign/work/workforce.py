@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from testbed.campaign.work.contract import Crew, Limits, Opener
+from testbed.campaign.work.contract import Limits, Opener, WorkerPool
 from testbed.campaign.work.dask.access import check_address
 from testbed.core.folder.runfolder import RunFolder
 
@@ -38,15 +38,15 @@ class Workforce:
         folder: RunFolder,
         limits: Limits | None = None,
         expect: Expect = lambda unit, rows: None,
-    ) -> AbstractContextManager[Crew]:
+    ) -> AbstractContextManager[WorkerPool]:
         """expect: why rows cannot be a unit's. Raises UsageError where the cluster's libraries are missing or its address
         is not safe, TestbedError where nobody answers there."""
         if self.scheduler is not None:
             from testbed.campaign.work.dask.checks import Recheck
-            from testbed.campaign.work.dask.pool import ClusterCrew
+            from testbed.campaign.work.dask.pool import ClusterPool
 
             checked = Recheck(self.recheck, expect)
-            return ClusterCrew(opener, self.scheduler, folder, limits, recheck=checked, insecure=self.insecure)
-        from testbed.campaign.work.pool import LocalCrew
+            return ClusterPool(opener, self.scheduler, folder, limits, recheck=checked, insecure=self.insecure)
+        from testbed.campaign.work.pool import LocalPool
 
-        return LocalCrew(opener, self.workers, limits)
+        return LocalPool(opener, self.workers, limits)

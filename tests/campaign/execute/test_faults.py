@@ -14,18 +14,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from testbed.campaign.evaluate.contract import Evaluated, NotDeterministic, Strikes
+from testbed.campaign.evaluate.contract import Evaluated, Injections, NotDeterministic
 from testbed.campaign.evaluate.golden_words import golden_words as golden_words_of
 from testbed.campaign.evaluate.whole import WholeTwin
-from testbed.campaign.execute.faults import Activations, Weights
-from testbed.campaign.execute.worker import open_worker, strike_for
+from testbed.campaign.execute.faults import ActivationFaultRunner, WeightFaultRunner
+from testbed.campaign.execute.worker import fault_runner_for, open_worker
 from testbed.campaign.files import PLAN, words_file
-from testbed.campaign.folder.engine import Bench
+from testbed.campaign.folder.engine import CampaignEngine
 from testbed.campaign.folder.images import Inputs, NamedImages
 from testbed.campaign.folder.judge import Judge
 from testbed.campaign.folder.workplace import Workplace
-from testbed.campaign.plan.table import Leg, fault_row, legs, read_plan, table_of
-from testbed.campaign.plan.units import leg_of, units_of
+from testbed.campaign.plan.table import PlanSlice, fault_row, plan_slices, read_plan, table_of
+from testbed.campaign.plan.units import plan_slice_of, units_of
 from testbed.core.errors import EngineError
 from testbed.core.fault import masks_for
 from testbed.core.folder.runfolder import RunFolder
@@ -62,23 +62,23 @@ class Engine(BaseRunner):
         return {"logits": struck, LIVE: live[rows, feeds[INDEX][:, 0]][:, None]}
 
 
-def bench(where: str = "activation", inputs: Inputs = lambda rows: PIXELS[rows]) -> Bench:
-    return Bench("model", where, TABLE, Engine(), inputs, "x", "logits", IMAGES, BATCH)
+def bench(where: str = "activation", inputs: Inputs = lambda rows: PIXELS[rows]) -> CampaignEngine:
+    return CampaignEngine("model", where, TABLE, Engine(), inputs, "x", "logits", IMAGES, BATCH)
 
 
-def activations(at: Bench | None = None) -> Activations:
+def activations(at: CampaignEngine | None = None) -> ActivationFaultRunner:
     at = at or bench()
-    return Activations(at, WholeTwin(at), JUDGE)
+    return ActivationFaultRunner(at, WholeTwin(at), JUDGE)
 
 
-def weights() -> Weights:
-    return Weights(bench("weight"), JUDGE)
+def weights() -> WeightFaultRunner:
+    return WeightFaultRunner(bench("weight"), JUDGE)
 
 
 NO_WORDS = np.zeros(0, np.uint32)
 
 
-def leg(where: str, faults: Sequence[tuple[int, int]]) -> Leg:
+def leg(where: str, faults: Sequence[tuple[int, int]]) -> PlanSlice:
     """One fault per (index, bit); activations of image after image."""
     site = TABLE["head" if where == "activation" else "w"]
     rows = []
@@ -86,7 +86,7 @@ def leg(where: str, faults: Sequence[tuple[int, int]]) -> Leg:
         image = IMAGES.ids[number % 3] if where == "activation" else None
         row = fault_row("model", site, "flip", bit, index, masks_for("flip", site.format, bit), image)
         rows.append(row | {"fault_id": number})
-    return Leg("model", where, table_of(rows))
+    return PlanSlice("model", where, table_of(rows))
 
 
 FAULTS = [(number % WIDTH, 8 + number) for number in range(21)]
@@ -158,12 +158,12 @@ def test_a_negative_zero_is_not_taken_for_zero() -> None:
 
 def test_outputs_that_come_in_pieces_and_out_of_order_are_put_in_order() -> None:
     class Backwards(WholeTwin):
-        def evaluate(self, strikes: Strikes) -> Iterator[Evaluated]:
+        def evaluate(self, strikes: Injections) -> Iterator[Evaluated]:
             yield from reversed(list(super().evaluate(strikes)))
 
     at, part, words = bench(), leg("activation", FAULTS), golden_words(FAULTS)
     wanted = activations().rows(part, words)
-    assert Activations(at, Backwards(at), JUDGE).rows(part, words).equals(wanted)
+    assert ActivationFaultRunner(at, Backwards(at), JUDGE).rows(part, words).equals(wanted)
 
 
 # ---- weights
@@ -215,12 +215,14 @@ def test_no_row_depends_on_its_batch_or_the_order_of_work(
 ) -> None:
     """A shuffled part of the plan, with a tail that is not a whole batch, gives the stored rows bit for bit."""
     (faults,) = (
-        leg.table for leg in legs(read_plan(tiny_run / "faults.parquet")) if (leg.target, leg.where) == (target, where)
+        leg.table
+        for leg in plan_slices(read_plan(tiny_run / "faults.parquet"))
+        if (leg.target, leg.where) == (target, where)
     )
     chosen = np.random.default_rng(0).permutation(faults.num_rows)[: 16 * 9 + 5]
-    part = Leg(target, where, faults.take(pa.array(chosen)).combine_chunks())
+    part = PlanSlice(target, where, faults.take(pa.array(chosen)).combine_chunks())
     words = golden_words_of(place, part) if where == "activation" else NO_WORDS
-    rows = strike_for(place, target, where).rows(part, words).to_pylist()
+    rows = fault_runner_for(place, target, where).rows(part, words).to_pylist()
     assert len(rows) == len(chosen) * (1 if where == "activation" else 6)
     assert all(same(row, stored[row["fault_id"], row["image_id"]]) for row in rows)
 
@@ -258,7 +260,11 @@ def test_units_cover_the_plan_once_and_in_order_whatever_their_size(tiny_run: Pa
     assert units[-1].word + units[-1].words == len(words)
     for unit in units[:: max(1, len(units) // 5)]:
         part = plan.slice(unit.start, len(unit))
-        assert leg_of(tiny_run / PLAN, unit.start, unit.stop).table.column("fault_id").equals(part.column("fault_id"))
+        assert (
+            plan_slice_of(tiny_run / PLAN, unit.start, unit.stop)
+            .table.column("fault_id")
+            .equals(part.column("fault_id"))
+        )
         weights = part.column("where")[0].as_py() == "weight"
         assert unit.rows == len(unit) * (6 if weights else 1) <= max(rows, 6)
         assert unit.words == (0 if weights else len(unit))

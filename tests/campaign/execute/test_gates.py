@@ -18,9 +18,9 @@ from onnx import numpy_helper
 from testbed.campaign.evaluate.golden_words import golden_words
 from testbed.campaign.evaluate.weights import in_place as weight_gate
 from testbed.campaign.evaluate.whole import WholeTwin
-from testbed.campaign.execute.checks import Bounds, failing, parity, zero_fault, zero_fault_leg
-from testbed.campaign.execute.faults import Activations
-from testbed.campaign.execute.worker import strike_for
+from testbed.campaign.execute.checks import Bounds, failing, parity, zero_fault, zero_fault_slice
+from testbed.campaign.execute.faults import ActivationFaultRunner
+from testbed.campaign.execute.worker import fault_runner_for
 from testbed.campaign.files import RESULTS, STORE
 from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.pipeline import Campaign
@@ -195,10 +195,12 @@ def test_a_section_that_has_nothing_left_to_strike_is_refused(
 def test_zero_faults_arm_the_ports_at_many_sites_and_images(campaign: Campaign) -> None:
     bench = campaign.bench("model", "activation")
     sites = bench.table.select("activation", ["*"])
-    leg = zero_fault_leg("model", "activation", sites, bench.images.ids, 64, seed=1)
+    leg = zero_fault_slice("model", "activation", sites, bench.images.ids, 64, seed=1)
     assert set(leg.sites) == {site.name for site in sites}
     assert set(leg.image_ids) == set(bench.images.ids)
-    assert zero_fault(strike_for(campaign.place, "model", "activation"), leg, golden_words(campaign.place, leg)) == (
+    assert zero_fault(
+        fault_runner_for(campaign.place, "model", "activation"), leg, golden_words(campaign.place, leg)
+    ) == (
         64,
         0,
     )
@@ -207,13 +209,13 @@ def test_zero_faults_arm_the_ports_at_many_sites_and_images(campaign: Campaign) 
 def test_zero_fault_rows_that_differ_are_counted(campaign: Campaign) -> None:
     """The same path with one mask that does change a bit: as many mismatches as rows it touches."""
     bench = campaign.bench("model", "activation")
-    leg = zero_fault_leg(
+    leg = zero_fault_slice(
         "model", "activation", bench.table.select("activation", ["head"]), bench.images.ids, 20, seed=1
     )
     masks = [np.array(mask) for mask in leg.masks]
     masks[2][:3] = 1 << 30
     leg.__dict__["masks"] = tuple(masks)
-    strike = Activations(bench, WholeTwin(bench), campaign.place.judge)
+    strike = ActivationFaultRunner(bench, WholeTwin(bench), campaign.place.judge)
     assert zero_fault(strike, leg, golden_words(campaign.place, leg)) == (20, 3)
 
 
@@ -267,7 +269,7 @@ def test_rows_that_only_faults_let_influence_each_other_are_run_alone(
     monkeypatch.setattr(Workplace, "open", shared)
     summary = run_spec(tiny_spec, tiny_copy)
     assert summary["engine"]["batch"] == 1
-    assert summary["notes"] == [f"batch 1 instead of 16: {row_gate.STRUCK}"]
+    assert summary["notes"] == [f"batch 1 instead of 16: {row_gate.BESIDE_FAULTS}"]
 
 
 def test_only_the_same_batch_run_twice_is_called_not_deterministic(

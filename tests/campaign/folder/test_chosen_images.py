@@ -37,7 +37,7 @@ from testbed.golden.recording import record_golden
 from testbed.golden.reference import LOGITS
 from testbed.models.runs import MODEL, DataSource, write_model_run
 from testbed.models.weights import load_model
-from testbed.sweep.noise import NoiseBench
+from testbed.sweep.noise import NoiseEngines
 
 SECTION = {"target": "model", "where": "activation", "sites": ["head"], "per_stratum": 1}
 
@@ -110,7 +110,7 @@ def test_another_seed_names_others_and_the_same_seed_the_same(finished: Preparat
 
 
 def test_noise_is_of_the_named_images_and_of_more_that_are_chosen_alike(finished: Preparation) -> None:
-    bench = NoiseBench(Workplace(finished.folder, finished.spec))
+    bench = NoiseEngines(Workplace(finished.folder, finished.spec))
     few, many = bench._images("model", 10), bench._images("model", 60)
     assert few.position.tolist() == finished.images.positions.tolist()
     assert np.bincount(many.tier).tolist() == [60, 60]

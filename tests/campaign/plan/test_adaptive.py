@@ -14,7 +14,7 @@ from scipy.stats import binom
 from testbed.analysis.stratified import StratumTally
 from testbed.analysis.survey import SurveyDesign
 from testbed.campaign.plan.adaptive import AdaptivePlanner
-from testbed.campaign.plan.table import legs
+from testbed.campaign.plan.table import plan_slices
 from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
 from testbed.core.errors import StaleArtefact, UsageError
 from testbed.core.schema import PLAN_COLUMNS, arrow_schema
@@ -106,7 +106,7 @@ def test_plans_have_the_plans_columns_and_go_on_where_the_last_one_ended(finishe
     assert whole.column("fault_id").to_pylist() == list(range(whole.num_rows))
     for number, plan in enumerate(plans):
         assert set(plan.column("round").to_pylist()) == {number}
-        assert [(leg.target, leg.where) for leg in legs(plan)] == [
+        assert [(leg.target, leg.where) for leg in plan_slices(plan)] == [
             (target, where)
             for target, where in (("model", "activation"), ("model", "weight"))
             if where in plan.column("where").to_pylist()

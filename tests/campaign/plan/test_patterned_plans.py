@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from testbed.campaign.plan.draw import Stratum, draws, most_points, strata
 from testbed.campaign.plan.points import points_path
 from testbed.campaign.plan.table import in_parts, planned_fault, read_plan, widest, write_plan
-from testbed.campaign.plan.units import leg_of
+from testbed.campaign.plan.units import plan_slice_of
 from testbed.campaign.spec.faults import FaultSpec
 from testbed.core.errors import StaleArtefact, UsageError
 from testbed.core.site import Site, SiteTable
@@ -274,7 +274,7 @@ def test_a_legs_points_are_the_words_of_its_faults(
     start = data.draw(st.integers(0, plan.num_rows - 1))
     wheres = plan.column("where").to_pylist()
     end = next((i for i in range(start, len(wheres)) if wheres[i] != wheres[start]), len(wheres))
-    leg = leg_of(path, start, data.draw(st.integers(start + 1, end)))
+    leg = plan_slice_of(path, start, data.draw(st.integers(start + 1, end)))
     if data.draw(st.booleans()):
         leg = leg.take(sorted(data.draw(st.sets(st.integers(0, len(leg) - 1), min_size=1))))
     points = leg.points
@@ -295,7 +295,7 @@ def test_a_legs_points_are_the_words_of_its_faults(
 def test_weights_are_struck_where_they_are_stored(mixed: Path) -> None:
     words, plan = expected_words(mixed), read_plan(mixed)
     weights = np.flatnonzero(np.array(plan.column("where").to_pylist()) == "weight")
-    leg = leg_of(mixed, int(weights[0]), plan.num_rows)
+    leg = plan_slice_of(mixed, int(weights[0]), plan.num_rows)
     for row, fault in enumerate(leg.column("fault_id")):
         (place,) = leg.points.weights(row, TABLE)
         site = TABLE[words[fault][0][0]]
@@ -310,10 +310,10 @@ def test_points_that_are_damaged_or_missing_are_refused(mixed: Path) -> None:
     points = pq.read_table(points_path(mixed))
     pq.write_table(points.slice(8), points_path(mixed))
     with pytest.raises(StaleArtefact, match=r"faults\.points\.parquet lacks words of the plan's faults"):
-        _ = leg_of(mixed, several, several + 1).points
+        _ = plan_slice_of(mixed, several, several + 1).points
     points_path(mixed).write_bytes(b"PAR1")
     with pytest.raises(
         StaleArtefact, match="not a readable list of struck words; rerun with `testbed campaign run SPEC --redo plan`"
     ):
-        _ = leg_of(mixed, several, several + 1).points
-    _ = leg_of(mixed, 0, 2).points  # single faults need no such file
+        _ = plan_slice_of(mixed, several, several + 1).points
+    _ = plan_slice_of(mixed, 0, 2).points  # single faults need no such file

@@ -26,7 +26,7 @@ from testbed.golden.recording import record_golden
 from testbed.golden.reference import LOGITS, module_files, record_reference
 from testbed.models.runs import MODEL, DataSource, write_model_run
 from testbed.models.weights import load_model
-from testbed.sweep.noise import NoiseBench
+from testbed.sweep.noise import NoiseEngines
 
 BOTH = ("inputs/attention.npy", "golden/attention.npy")
 
@@ -109,7 +109,7 @@ def test_a_folder_whose_golden_is_of_all_images_goes_on_with_it(
     assert reference is not None
     named = read_array(whole / files[1])[old.images.positions]
     assert np.array_equal(reference, named)
-    images = NoiseBench(Workplace(folder, tiny_spec))._images("attention", 5)
+    images = NoiseEngines(Workplace(folder, tiny_spec))._images("attention", 5)
     rows = np.arange(len(images.ids))
     assert np.array_equal(images.golden(rows), read_array(whole / files[1])[images.position])
     for file in BOTH:  # interrupted before its inputs were written
@@ -120,7 +120,7 @@ def test_a_folder_whose_golden_is_of_all_images_goes_on_with_it(
 
 
 def test_noise_of_more_images_than_the_named_ones(tiny_run: Path, tiny_spec: CampaignSpec, whole: Path) -> None:
-    images = NoiseBench(Workplace(RunFolder.existing(tiny_run), tiny_spec))._images("attention", 5)
+    images = NoiseEngines(Workplace(RunFolder.existing(tiny_run), tiny_spec))._images("attention", 5)
     rows = np.array([0, 3, len(images.ids) - 1])
     assert len(images.ids) > 6
     for found, file in zip((images.inputs, images.golden), module_files("block.0.attn"), strict=True):

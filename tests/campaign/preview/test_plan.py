@@ -12,7 +12,7 @@ from testbed.analysis.stats import leveugle
 from testbed.campaign.prepare.subjects import subject_of
 from testbed.campaign.preview import plan as planning
 from testbed.campaign.preview.dry_run import dry_run_plan
-from testbed.campaign.preview.plan import Plan, Wanted, wanted_of
+from testbed.campaign.preview.plan import Preview, Wanted, wanted_of
 from testbed.campaign.preview.sites import sketched_sites
 from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
 from testbed.campaign.spec.stop import dimensions
@@ -56,7 +56,7 @@ def drawable(part: dict[str, Any]) -> float:
 
 
 def test_every_stratum_is_told_with_its_population_and_what_is_drawn(spec: CampaignSpec) -> None:
-    plan, dry = Plan(spec, WANTED), dry_run_plan(spec)
+    plan, dry = Preview(spec, WANTED), dry_run_plan(spec)
     parts = list(plan.parts())
     assert len(parts) == sum(section["strata"] for section in dry["sections"]) == plan.totals()["strata"]
     assert sum(part["population"] for part in parts) == sum(section["population"] for section in dry["sections"])
@@ -76,7 +76,7 @@ def test_every_stratum_is_told_with_its_population_and_what_is_drawn(spec: Campa
 
 @pytest.mark.parametrize("by", ["block", "bit_class", "kind x tier", "all", "site x bit x tier"])
 def test_strata_put_together_add_up(spec: CampaignSpec, by: str) -> None:
-    finest, plan = list(Plan(spec, WANTED).parts()), Plan(spec, WANTED, dimensions(by))
+    finest, plan = list(Preview(spec, WANTED).parts()), Preview(spec, WANTED, dimensions(by))
     parts = list(plan.parts())
     keys = ["target", "where", "op", "pattern", "scope", *plan.by]
     assert len({tuple(part[key] for key in keys) for part in parts}) == len(parts)
@@ -87,7 +87,7 @@ def test_strata_put_together_add_up(spec: CampaignSpec, by: str) -> None:
 
 def test_a_relative_margin_asks_for_more_where_the_rate_is_small(spec: CampaignSpec) -> None:
     wanted = Wanted(0.2, 0.9, rate=0.1, relative=True)
-    parts = list(Plan(spec, wanted, dimensions("all")).parts())
+    parts = list(Preview(spec, wanted, dimensions("all")).parts())
     assert all(part["leveugle"] == leveugle(drawable(part), 0.02, 0.9, 0.1) for part in parts)
 
 
@@ -105,7 +105,7 @@ def test_a_stratum_that_two_sections_name_is_of_the_one_that_asks_for_more(tiny_
     tiers = len(spec.tiers.images)
     assert [section["strata"] for section in dry["sections"]] == [tiers, tiers, 0]
     assert [section["faults"] for section in dry["sections"]] == [2 * tiers, 5 * tiers, 0]
-    plan = Plan(spec, WANTED)
+    plan = Preview(spec, WANTED)
     assert sum(part["drawn"] for part in plan.parts()) == dry["faults"] == 7 * tiers
     assert plan_tables(dry)
 
@@ -114,7 +114,7 @@ def test_strata_are_told_as_they_come(spec: CampaignSpec, monkeypatch: pytest.Mo
     """However many there are: the first ones do not wait for the last."""
     real = planning.sampled_strata
     monkeypatch.setattr(planning, "sampled_strata", lambda *a: itertools.chain(itertools.islice(real(*a), 3), _fall()))
-    parts = Plan(spec, WANTED).parts()
+    parts = Preview(spec, WANTED).parts()
     assert len(list(itertools.islice(parts, 3))) == 3
     with pytest.raises(AssertionError, match="a fourth was asked for"):
         next(parts)
@@ -127,23 +127,23 @@ def _fall() -> Any:
 
 def test_seconds_are_those_of_a_row_that_was_told(spec: CampaignSpec) -> None:
     for seconds in (0.25, None):
-        plan = Plan(spec, WANTED, dimensions("block"), seconds_per_row=seconds)
+        plan = Preview(spec, WANTED, dimensions("block"), seconds_per_row=seconds)
         list(plan.parts())
         for cost in (plan.totals()["drawn"], plan.totals()["leveugle"]):
             assert cost["seconds"] == (None if seconds is None else pytest.approx(cost["rows"] * seconds, abs=0.06))
-    measured = Plan(spec, WANTED, dimensions("all"), measured=True)
+    measured = Preview(spec, WANTED, dimensions("all"), measured=True)
     list(measured.parts())
     assert measured.totals()["drawn"]["seconds"] > 0
 
 
 def test_an_adaptive_campaign_tells_its_first_round_and_its_bounds(adaptive: CampaignSpec) -> None:
-    plan = Plan(adaptive, wanted_of(adaptive, None, None, 0.5, False))
+    plan = Preview(adaptive, wanted_of(adaptive, None, None, 0.5, False))
     parts, bounds = list(plan.parts()), plan.head()["adaptive"]
     assert plan.by == ("site", "block", "bit_class")
     assert [part["drawn"] for part in parts] == plan.planner.first_round().tolist()
     assert all(part["drawn"] >= min(2, part["population"]) for part in parts)
     assert (bounds["domains"], bounds["strata"]) == (len(plan.planner.domains), len(parts))
-    per_block = Plan(adaptive, plan.wanted, dimensions("block"))
+    per_block = Preview(adaptive, plan.wanted, dimensions("block"))
     assert bounds["leveugle"] == sum(part["leveugle"] for part in per_block.parts())
     assert bounds["faults_at_least"] < bounds["leveugle"]
     assert per_block.totals()["drawn"]["faults"] == sum(part["drawn"] for part in parts)
@@ -158,7 +158,7 @@ def test_what_is_not_said_is_as_the_spec_has_it(spec: CampaignSpec, adaptive: Ca
 @pytest.mark.parametrize("wanted", [Wanted(0, 0.95), Wanted(0.1, 1), Wanted(0.1, 0.95, rate=0)])
 def test_margins_that_no_sample_has_are_refused_at_once(spec: CampaignSpec, wanted: Wanted) -> None:
     with pytest.raises(UsageError):
-        Plan(spec, wanted)
+        Preview(spec, wanted)
 
 
 def test_a_dry_run_of_an_adaptive_campaign_points_to_its_plan(adaptive: CampaignSpec) -> None:

@@ -21,8 +21,8 @@ from testbed.campaign.results.arrow import from_stream
 from testbed.campaign.work import pool as crew_module
 from testbed.campaign.work.contract import Limits, Opener, Report
 from testbed.campaign.work.inprocess import InProcess
-from testbed.campaign.work.pool import LocalCrew
-from testbed.campaign.work.slot import OtherGolden, Seat
+from testbed.campaign.work.pool import LocalPool
+from testbed.campaign.work.slot import OtherGolden, WorkerSlot
 from testbed.core.errors import TestbedError
 from tests.support.toy_handler import open_toy
 
@@ -53,7 +53,7 @@ class Site:
         self.kept[unit.number] = from_stream(rows)
 
     def run(self, n: int, children: int = 2, limits: Limits = PATIENT, opening: str = "", **more: Any) -> Report:
-        with LocalCrew(self.opener(opening=opening), children, limits) as crew:
+        with LocalPool(self.opener(opening=opening), children, limits) as crew:
             return crew.run(units(n), more.pop("keep", self.keep), **more)
 
     @property
@@ -97,7 +97,7 @@ def test_every_unit_is_run_once_whoever_runs_it(site: Site, children: int) -> No
 
 
 def test_a_crew_stays_for_several_rounds(site: Site) -> None:
-    with LocalCrew(site.opener(), 2, PATIENT) as crew:
+    with LocalPool(site.opener(), 2, PATIENT) as crew:
         crew.run(units(6)[:3], site.keep)
         crew.run(units(6)[3:], site.keep)
         crew.run([], site.keep)
@@ -128,7 +128,7 @@ def test_several_in_one_unit_of_one_and_a_whole_unit(site: Site) -> None:
 @pytest.mark.parametrize("deed", ["hang", "lock"])
 def test_a_fault_that_hangs_is_found_by_the_clock(site: Site, deed: str) -> None:
     site.order({1: f"{deed} always"})
-    with LocalCrew(site.opener(), 1, Limits(floor_s=1.5, open_s=60)) as crew:
+    with LocalPool(site.opener(), 1, Limits(floor_s=1.5, open_s=60)) as crew:
         report = crew.run([Unit(0, "plan", 0, 2)], site.keep)
     assert [row["due"] for row in site.rows] == [None, "hang"]
     assert report.hangs >= 4  # on a loaded machine the fault beside it may take too long, too, once or twice
@@ -147,7 +147,7 @@ def test_the_clock_allows_ten_times_the_golden_run_of_the_same_work(site: Site) 
             return super().call(method, *arguments, timeout_s=timeout_s)
 
     for floor_s, alone_s in ((0.0, 0.01), (0.03, 0.03)):
-        seat = Seat(site.opener(), Limits(floor_s=floor_s, open_s=77.0), make=Clocked)
+        seat = WorkerSlot(site.opener(), Limits(floor_s=floor_s, open_s=77.0), make=Clocked)
         seat.finish(units(1)[0])
         seat.close()
         assert allowed["run", SIZE] == pytest.approx(0.08)
@@ -199,7 +199,7 @@ def test_a_unit_whose_workers_are_always_lost_is_left_and_the_others_are_done(si
     )
     assert caught.value.exit_code == 1
     (site.folder / str(SIZE + 1)).unlink()  # memory was found
-    with LocalCrew(site.opener(), 1, PATIENT) as crew:
+    with LocalPool(site.opener(), 1, PATIENT) as crew:
         crew.run([units(4)[1]], site.keep).check_complete()
     assert_rows(site.rows, 4)
 
@@ -214,7 +214,7 @@ def test_a_machine_on_which_nothing_works_any_more_is_given_up(site: Site) -> No
 
 def test_a_worker_with_other_golden_bits_gets_no_work(site: Site) -> None:
     with (
-        LocalCrew(site.opener(golden="another"), 2, PATIENT) as crew,
+        LocalPool(site.opener(golden="another"), 2, PATIENT) as crew,
         pytest.raises(OtherGolden, match=r"^the engine on .+ \(.+\) gives other golden bits .*start anew"),
     ):
         crew.run(units(3), site.keep)
@@ -266,7 +266,7 @@ def test_ctrl_c_ends_the_workers_at_once_and_keeps_what_is_done(site: Site) -> N
             children.extend(psutil.Process().children())
             signal.raise_signal(signal.SIGINT)
 
-    with LocalCrew(site.opener(), 2, PATIENT) as crew, pytest.raises(KeyboardInterrupt):
+    with LocalPool(site.opener(), 2, PATIENT) as crew, pytest.raises(KeyboardInterrupt):
         crew.run(units(20), site.keep, tick)
     assert time.monotonic() - start < 20  # the hanging ones are not waited for
     assert sorted(site.kept) == [0, 1, 2]
@@ -323,7 +323,7 @@ def test_units_come_one_by_one(site: Site) -> None:
         ahead.append(len(asked) - len(site.kept))
         site.keep(unit, rows)
 
-    with LocalCrew(site.opener(), 2, PATIENT) as crew:
+    with LocalPool(site.opener(), 2, PATIENT) as crew:
         crew.run(stream(), keep)
     assert max(ahead) <= 2 + 4 + 2
 
@@ -333,7 +333,7 @@ def test_a_broken_source_of_units_is_told(site: Site) -> None:
         yield units(1)[0]
         raise TestbedError("the plan was cut")
 
-    with LocalCrew(site.opener(), 2, PATIENT) as crew, pytest.raises(TestbedError, match=r"^the plan was cut$"):
+    with LocalPool(site.opener(), 2, PATIENT) as crew, pytest.raises(TestbedError, match=r"^the plan was cut$"):
         crew.run(stream(), site.keep)
 
 

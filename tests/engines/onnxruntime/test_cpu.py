@@ -21,7 +21,7 @@ from testbed.core.fault import Masks, masks_for
 from testbed.core.formats import FP32
 from testbed.core.site import Site, SiteTable
 from testbed.engines.onnxruntime.cpu import OrtCpuRunner
-from testbed.engines.runner import EngineRequest, check_engine, open_engine, request_from, struck_weight
+from testbed.engines.runner import EngineRequest, check_engine, faulty_weight, open_engine, request_from
 from testbed.export.onnx import export_onnx
 from testbed.instrument.table import site_table
 from testbed.models.config import ViTConfig
@@ -90,7 +90,7 @@ def test_a_struck_weight_acts_as_in_a_rebuilt_engine_for_every_tensor(
     for site in table.select("weight", ["*"]):
         for masks in (LOUD, masks_for("random", FP32, value=int(rng.integers(2**32)))):
             index = int(rng.integers(site.elements))
-            with struck_weight(mutable, site.tensor, site.stored_index(index), masks):
+            with faulty_weight(mutable, site.tensor, site.stored_index(index), masks):
                 faulty = output(mutable)
             with rebuilt(model, site, index, masks) as fresh:
                 assert faulty.tobytes() == output(fresh).tobytes(), site.name
@@ -100,7 +100,7 @@ def test_a_struck_weight_acts_as_in_a_rebuilt_engine_for_every_tensor(
 def test_a_loud_fault_changes_the_output_for_every_tensor(table: SiteTable, mutable: OrtCpuRunner) -> None:
     golden = output(mutable)
     for site in table.select("weight", ["*"]):
-        with struck_weight(mutable, site.tensor, site.elements // 3, LOUD):
+        with faulty_weight(mutable, site.tensor, site.elements // 3, LOUD):
             assert output(mutable).tobytes() != golden.tobytes(), site.name
 
 
@@ -108,7 +108,7 @@ def test_a_loud_fault_changes_the_output_for_every_tensor(table: SiteTable, muta
 def test_a_weight_is_restored_bit_for_bit(mutable: OrtCpuRunner, data: st.DataObject, masks: Any) -> None:
     before = mutable.weight("head.weight").tobytes()
     index = data.draw(st.integers(0, 23))
-    with struck_weight(mutable, "head.weight", index, Masks(*masks)) as (value, faulty):
+    with faulty_weight(mutable, "head.weight", index, Masks(*masks)) as (value, faulty):
         assert as_words(mutable.weight("head.weight").reshape(-1))[index] == as_words(faulty)[0]
         assert corrupt(value, *masks).tobytes() == faulty.tobytes()
     assert mutable.weight("head.weight").tobytes() == before
@@ -116,7 +116,7 @@ def test_a_weight_is_restored_bit_for_bit(mutable: OrtCpuRunner, data: st.DataOb
 
 def test_a_weight_is_restored_when_the_run_fails(mutable: OrtCpuRunner) -> None:
     before = mutable.weight("head.bias").tobytes()
-    with pytest.raises(EngineError), struck_weight(mutable, "head.bias", 0, LOUD):
+    with pytest.raises(EngineError), faulty_weight(mutable, "head.bias", 0, LOUD):
         mutable.run({})
     assert mutable.weight("head.bias").tobytes() == before
 
@@ -124,7 +124,7 @@ def test_a_weight_is_restored_when_the_run_fails(mutable: OrtCpuRunner) -> None:
 def test_two_engines_do_not_share_their_weights(model: bytes, mutable: OrtCpuRunner) -> None:
     with OrtCpuRunner(EngineRequest(model, "sha", "id", mutable_weights=True)) as other:
         golden = output(other)
-        with struck_weight(mutable, "head.bias", 0, LOUD):
+        with faulty_weight(mutable, "head.bias", 0, LOUD):
             assert output(other).tobytes() == golden.tobytes()
 
 
@@ -132,7 +132,7 @@ def test_an_engine_as_deployed_refuses_to_be_struck(model: bytes) -> None:
     with (
         OrtCpuRunner(EngineRequest(model, "sha", "id")) as runner,
         pytest.raises(EngineError, match=r"'head\.bias' cannot be struck here: the engine was built without mutable"),
-        struck_weight(runner, "head.bias", 0, LOUD),
+        faulty_weight(runner, "head.bias", 0, LOUD),
     ):
         pass
 

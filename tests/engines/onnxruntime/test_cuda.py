@@ -18,7 +18,7 @@ from testbed.engines.gpu import cuda_devices
 from testbed.engines.onnxruntime import cuda as onnxruntime_cuda
 from testbed.engines.onnxruntime.cpu import ort_value
 from testbed.engines.onnxruntime.cuda import PROVIDER, OrtCudaRunner
-from testbed.engines.runner import EngineRequest, available, open_engine, struck_weight
+from testbed.engines.runner import EngineRequest, available, faulty_weight, open_engine
 from testbed.instrument.ports.feed import DTYPES
 from testbed.instrument.ports.insertion import ELEMENTS
 from testbed.semantics import as_words
@@ -59,9 +59,9 @@ def test_weights_are_copied_to_the_device_when_they_change(copied_to_the_device:
     with OnTheCpu(product(mutable_weights=True)) as runner:
         golden = runner.run({"x": X})["y"]
         np.testing.assert_array_equal(golden, X @ np.arange(12).reshape(3, 4) + 1)
-        with struck_weight(runner, "w", 11, masks_for("flip", FP32, 31)):
+        with faulty_weight(runner, "w", 11, masks_for("flip", FP32, 31)):
             assert (runner.run({"x": X})["y"][:, 3] != golden[:, 3]).all()
-        with struck_weight(runner, "b", 0, masks_for("flip", FP32, 31)):
+        with faulty_weight(runner, "b", 0, masks_for("flip", FP32, 31)):
             np.testing.assert_array_equal(runner.run({"x": X})["y"] - golden, [[-2, 0, 0, 0]] * 2)
         assert runner.run({"x": X})["y"].tobytes() == golden.tobytes()
 

@@ -22,7 +22,7 @@ from testbed.core.folder.files import sha256_bytes
 from testbed.core.formats import FP32
 from testbed.engines import cuda
 from testbed.engines.gpu import cuda_devices
-from testbed.engines.runner import EngineRequest, available, struck_weight
+from testbed.engines.runner import EngineRequest, available, faulty_weight
 from testbed.engines.signature import loaded, signature_of
 from testbed.engines.tensorrt import build as tensorrt_build
 from testbed.engines.tensorrt import runner as tensorrt
@@ -361,7 +361,7 @@ def test_an_engine_computes_and_tells_what_it_is(stand_in: Any, model: bytes) ->
 def test_weights_are_refitted_and_restored(stand_in: Any, model: bytes) -> None:
     with TensorRtRunner(request(model, mutable_weights=True)) as runner:
         golden = runner.run({"image": IMAGES})["head"]
-        with struck_weight(runner, "head.bias", 1, masks_for("flip", FP32, 30)):
+        with faulty_weight(runner, "head.bias", 1, masks_for("flip", FP32, 30)):
             assert (runner.run({"image": IMAGES})["head"][:, 1] != golden[:, 1]).all()
         np.testing.assert_array_equal(runner.run({"image": IMAGES})["head"], golden)
 

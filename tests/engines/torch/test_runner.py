@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 from testbed.core.errors import EngineError
 from testbed.core.fault import masks_for
 from testbed.core.formats import FP32
-from testbed.engines.runner import EngineRequest, WeightStriker, open_engine, struck_weight
+from testbed.engines.runner import EngineRequest, WeightInjector, faulty_weight, open_engine
 from testbed.engines.torch.host import host_values
 from testbed.engines.torch.runner import TorchRunner
 from testbed.export.onnx import export_onnx
@@ -100,16 +100,16 @@ def test_fault_ports_act_and_idle_ports_change_no_bit(exported):
 def test_a_weight_fault_acts_at_once_and_is_undone(exported):
     _, plain = exported()
     with open_engine("torch", request(plain, mutable_weights=True)) as runner:
-        assert isinstance(runner, WeightStriker)
+        assert isinstance(runner, WeightInjector)
         golden = runner.run({"image": IMAGES})["head"]
-        with struck_weight(runner, "block.0.mlp.fc1.weight", 3, masks_for("flip", FP32, 30)) as (before, after):
+        with faulty_weight(runner, "block.0.mlp.fc1.weight", 3, masks_for("flip", FP32, 30)) as (before, after):
             assert before != after
             assert not np.array_equal(runner.run({"image": IMAGES})["head"], golden)
         assert np.array_equal(runner.run({"image": IMAGES})["head"], golden)
         with pytest.raises(EngineError, match="cannot be struck"):
             runner.weight("no.such.weight")
     with open_engine("torch", request(plain)) as fixed:
-        assert isinstance(fixed, WeightStriker)
+        assert isinstance(fixed, WeightInjector)
         with pytest.raises(EngineError, match="without mutable weights"):
             fixed.weight("block.0.mlp.fc1.weight")
 
@@ -220,7 +220,7 @@ def test_weights_are_copied_to_the_device_when_they_change(exported):
     _, plain = exported()
     with WithCopies(request(plain, mutable_weights=True)) as runner:
         golden = runner.run({"image": IMAGES})["head"]
-        with struck_weight(runner, "head.bias", 3, masks_for("flip", FP32, 31)):
+        with faulty_weight(runner, "head.bias", 3, masks_for("flip", FP32, 31)):
             assert (runner.run({"image": IMAGES})["head"][:, 3] != golden[:, 3]).all()
         assert np.array_equal(runner.run({"image": IMAGES})["head"], golden)
 

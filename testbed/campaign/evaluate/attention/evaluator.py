@@ -25,7 +25,7 @@ from testbed.campaign.evaluate.attention.graphs import KINDS, projection_weight,
 from testbed.campaign.evaluate.attention.rows import FaultyElements, RowPath
 from testbed.campaign.evaluate.attention.stage_engines import Sizes, StageEngines
 from testbed.campaign.evaluate.attention.suffix import SuffixPath
-from testbed.campaign.evaluate.contract import Evaluated, Evaluator, NotDeterministic, Strikes
+from testbed.campaign.evaluate.contract import Evaluated, Evaluator, Injections, NotDeterministic
 from testbed.core.arrays import Float32s, Float64s, Int64s
 from testbed.core.outcome import How
 from testbed.instrument.ports.feed import NO_SITE
@@ -98,7 +98,7 @@ class AttentionEvaluator:
             "fallback_share": fallbacks / eligible if eligible else 0.0,
         }
 
-    def evaluate(self, strikes: Strikes) -> Iterator[Evaluated]:
+    def evaluate(self, strikes: Injections) -> Iterator[Evaluated]:
         for found in self._found(strikes):
             for how in How:
                 self._counts[how.name.lower()] += int((found.how == how).sum())
@@ -110,7 +110,7 @@ class AttentionEvaluator:
         self.suffix.close()
         self.rows.stages.close()
 
-    def _found(self, strikes: Strikes) -> Iterator[Evaluated]:
+    def _found(self, strikes: Injections) -> Iterator[Evaluated]:
         strikes.ports.as_inputs(self.target.table)  # refuses an index past a tensor's end
         kind, point = self._kind(strikes)
         whole = np.flatnonzero(kind < 0)
@@ -125,7 +125,7 @@ class AttentionEvaluator:
             for number in np.unique(kind[here]):
                 yield from self._of_kind(KINDS[number], strikes, point, here[kind[here] == number], goldens)
 
-    def _kind(self, strikes: Strikes) -> tuple[Int64s, Int64s]:
+    def _kind(self, strikes: Injections) -> tuple[Int64s, Int64s]:
         """(n,) number in KINDS, -1 for what goes the whole way; (n,) which of a strike's points is the one struck."""
         struck = strikes.ports.site != NO_SITE
         point = struck.argmax(axis=1)
@@ -134,7 +134,7 @@ class AttentionEvaluator:
         return np.where((kind >= 0) & known[kind], kind, -1), point
 
     def _of_kind(
-        self, kind: str, strikes: Strikes, point: Int64s, rows: Int64s, goldens: Mapping[int, ImageGolden]
+        self, kind: str, strikes: Injections, point: Int64s, rows: Int64s, goldens: Mapping[int, ImageGolden]
     ) -> Iterator[Evaluated]:
         rows = rows[np.argsort(strikes.image[rows], kind="stable")]
         at = rows, point[rows]

@@ -14,7 +14,7 @@ from testbed.campaign.evaluate.attention.golden import AttentionGoldens, Attenti
 from testbed.campaign.evaluate.attention.graphs import KINDS, projection_weight, stages
 from testbed.campaign.evaluate.attention.rows import USES, FaultyElements
 from testbed.campaign.evaluate.attention.stage_engines import Sizes, proven
-from testbed.campaign.evaluate.contract import Evaluator, NotDeterministic, Strikes
+from testbed.campaign.evaluate.contract import Evaluator, Injections, NotDeterministic
 from testbed.campaign.evaluate.suffix.sample import loud_words
 from testbed.core.arrays import Float32s
 from testbed.core.errors import EngineError
@@ -88,7 +88,7 @@ def random_flips(
     faults: int,
     rng: np.random.Generator,
     loud: float = 0.0,
-) -> Strikes:
+) -> Injections:
     """Each at a random element of a random image: one random bit, or, of a share ``loud`` of them, a word so large that it
     overflows in what follows."""
     site = target.sites.site[kind]
@@ -103,7 +103,7 @@ def random_flips(
     written = np.where(large, rng.choice(np.array(loud_words(site.format, rng), np.uint32), size=faults), none)
     port = np.full(faults, target.table.ports[site.name], np.int64)
     feed = PortFeed(port, index, np.where(large, none, ~none), written, np.where(large, none, flips), words)
-    return Strikes(image, feed)
+    return Injections(image, feed)
 
 
 def _share_of_bound(
@@ -111,7 +111,7 @@ def _share_of_bound(
     fallback: Evaluator,
     kind: str,
     sizes: Sizes,
-    strikes: Strikes,
+    strikes: Injections,
     wanted: Float32s,
     goldens: dict[int, ImageGolden],
 ) -> float | None:
@@ -134,7 +134,7 @@ def _share_of_bound(
     return float(np.nan_to_num(off, nan=np.inf).max(initial=0.0))
 
 
-def _evaluated(target: AttentionTarget, fallback: Evaluator, paths: AttentionPaths, strikes: Strikes) -> Float32s:
+def _evaluated(target: AttentionTarget, fallback: Evaluator, paths: AttentionPaths, strikes: Injections) -> Float32s:
     evaluator = AttentionEvaluator(target, fallback, paths, np.zeros(len(fallback.golden)), 0.0)
     try:
         return _outputs(evaluator, strikes)
@@ -142,14 +142,14 @@ def _evaluated(target: AttentionTarget, fallback: Evaluator, paths: AttentionPat
         evaluator.close()
 
 
-def _outputs(evaluator: Evaluator, strikes: Strikes) -> Float32s:
+def _outputs(evaluator: Evaluator, strikes: Injections) -> Float32s:
     found = np.empty((len(strikes), *evaluator.golden.shape[1:]), np.float32)
     for part in _parts(evaluator, strikes):
         found[part[0]] = part[1]
     return found
 
 
-def _parts(evaluator: Evaluator, strikes: Strikes) -> Iterator[tuple[NDArray[np.int64], Float32s]]:
+def _parts(evaluator: Evaluator, strikes: Injections) -> Iterator[tuple[NDArray[np.int64], Float32s]]:
     for part in evaluator.evaluate(strikes):
         yield part.rows, part.outputs
 

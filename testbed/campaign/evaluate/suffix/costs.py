@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.campaign.evaluate.suffix.routes import Routes, Way
-from testbed.campaign.evaluate.suffix.segments import Pieces
+from testbed.campaign.evaluate.suffix.segments import Segments
 from testbed.instrument.cut.stages import StagePart, Stages
 from testbed.instrument.cut.work import macs
 
@@ -16,7 +16,7 @@ from testbed.instrument.cut.work import macs
 class Costs:
     """In shares of the multiply-accumulates of a whole inference."""
 
-    def __init__(self, stages: Stages, pieces: Pieces, routes: Routes) -> None:
+    def __init__(self, stages: Stages, pieces: Segments, routes: Routes) -> None:
         self._stages, self._pieces, self._routes = stages, pieces, routes
         self._flow, self._plan = stages.flow, pieces.plan
         self._whole = macs(self._flow, range(len(self._flow.nodes))) or 1.0

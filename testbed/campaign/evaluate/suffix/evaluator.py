@@ -12,14 +12,14 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.campaign.evaluate.contract import Evaluated, Evaluator, Strikes, check_live, same_words
+from testbed.campaign.evaluate.contract import Evaluated, Evaluator, Injections, check_live, same_words
 from testbed.campaign.evaluate.suffix.costs import Costs
 from testbed.campaign.evaluate.suffix.entries import SuffixEntry, read_words, write_words
 from testbed.campaign.evaluate.suffix.golden import SuffixGoldens
 from testbed.campaign.evaluate.suffix.replay import Replay, ReplayContext, chunks, replayed
 from testbed.campaign.evaluate.suffix.routes import Routes, Way
-from testbed.campaign.evaluate.suffix.segments import OpenSegment, Pieces
-from testbed.campaign.evaluate.suffix.shortcuts import SuffixPlan
+from testbed.campaign.evaluate.suffix.segments import OpenSegment, Segments
+from testbed.campaign.evaluate.suffix.shortcuts import Shortcuts
 from testbed.campaign.folder.images import Inputs
 from testbed.core.outcome import How
 from testbed.instrument.cut.stages import Stages
@@ -35,7 +35,7 @@ class SuffixEvaluator:
     def __init__(
         self,
         stages: Stages,
-        plan: SuffixPlan,
+        plan: Shortcuts,
         open_: OpenSegment,
         whole: Evaluator,
         inputs: Inputs,
@@ -48,7 +48,7 @@ class SuffixEvaluator:
         """inputs: of rows of the named images, ``images`` in all; batch: the campaign's frozen one. golden_bytes,
         weight_bytes: about how much memory golden values, and weights of suffixes, may take."""
         self.stages, self.plan, self.whole = stages, plan, whole
-        self.pieces = Pieces(stages, plan, open_, batch, weight_bytes)
+        self.pieces = Segments(stages, plan, open_, batch, weight_bytes)
         self.routes = Routes(stages, plan)
         self.costs = Costs(stages, self.pieces, self.routes)
         self._inputs, self._batch = inputs, batch
@@ -86,7 +86,7 @@ class SuffixEvaluator:
                     same[found.rows] &= same_words(found.outputs, self.golden[found.rows])
         return same
 
-    def relative_cost(self, strikes: Strikes) -> NDArray[np.float64]:
+    def relative_cost(self, strikes: Injections) -> NDArray[np.float64]:
         """(n,) share of a whole inference's multiply-accumulates that each strike leaves to be run, padding not counted,
         and as if no strike were found to be unchanged on its way."""
         ways, ports, _ = self.routes.ways(strikes)
@@ -101,7 +101,7 @@ class SuffixEvaluator:
         self.pieces.close()
         self._goldens.close()
 
-    def evaluate(self, strikes: Strikes) -> Iterator[Evaluated]:
+    def evaluate(self, strikes: Injections) -> Iterator[Evaluated]:
         ways, ports, tokens = self.routes.ways(strikes)
         self._work += self.costs.of(ways, ports).sum()
         self._evaluated += len(strikes)
@@ -119,7 +119,7 @@ class SuffixEvaluator:
                 for found in run.evaluate():
                     yield Evaluated(rows[found.rows], found.outputs, found.how, found.bound)
 
-    def _of_golden(self, strikes: Strikes, rows: NDArray[np.int64], struck: bool) -> NDArray[np.float32]:
+    def _of_golden(self, strikes: Injections, rows: NDArray[np.int64], struck: bool) -> NDArray[np.float32]:
         outputs = self.golden[strikes.image[rows]]
         if struck:
             part = strikes.ports.take(rows)

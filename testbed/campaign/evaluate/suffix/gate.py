@@ -9,18 +9,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.campaign.evaluate.contract import Evaluator, NotDeterministic, Strikes, same_words
+from testbed.campaign.evaluate.contract import Evaluator, Injections, NotDeterministic, same_words
 from testbed.campaign.evaluate.suffix.evaluator import SuffixEvaluator
 from testbed.campaign.evaluate.suffix.routes import Way
 from testbed.campaign.evaluate.suffix.sample import sample
-from testbed.campaign.evaluate.suffix.shortcuts import BARE, SHORTCUTS, SuffixPlan
+from testbed.campaign.evaluate.suffix.shortcuts import BARE, SHORTCUTS, Shortcuts
 from testbed.core.arrays import Words32
 from testbed.core.errors import EngineError
 from testbed.core.site import Site
 from testbed.instrument.cut.flow import CannotCut
 
-MakeSuffixEvaluator = Callable[[SuffixPlan], SuffixEvaluator]
-Live = Callable[[Strikes], Words32]
+MakeSuffixEvaluator = Callable[[Shortcuts], SuffixEvaluator]
+Live = Callable[[Injections], Words32]
 """Golden words (n, K) of strikes whose own are not known yet; 0 where there is no point."""
 
 
@@ -28,10 +28,10 @@ _COARSE = 4
 
 
 @dataclass(frozen=True)
-class Proof:
+class SuffixProof:
     """``plan``: what may be used; None where nothing may, and the whole twin is run. ``record``: JSON-ready."""
 
-    plan: SuffixPlan | None
+    plan: Shortcuts | None
     record: dict[str, Any]
 
 
@@ -60,7 +60,7 @@ def prove(
     seed: int,
     per_site_kind: int = 4,
     sites: Sequence[Site] | None = None,
-) -> Proof:
+) -> SuffixProof:
     """Evaluates a seeded sample of real faults of every kind of site in the first, a middle and the last block, both ways.
 
     make: an evaluator by a plan, over the same strikes, images and golden as ``whole``. sites: the activations that the
@@ -69,10 +69,10 @@ def prove(
     look. Everything is on if all bits are equal; else each shortcut is tried by itself. Raises EngineError when the whole
     twin fails.
     """
-    wanted: tuple[Strikes, NDArray[np.float32]] | None = None
+    wanted: tuple[Injections, NDArray[np.float32]] | None = None
     tried: list[dict[str, Any]] = []
 
-    def trial(plan: SuffixPlan) -> _Trial:
+    def trial(plan: Shortcuts) -> _Trial:
         nonlocal wanted
         found = _Trial()
         try:
@@ -103,7 +103,7 @@ def prove(
         "tried": tried,
         "error": last.error,
     }
-    return Proof(plan, record)
+    return SuffixProof(plan, record)
 
 
 def _tells_all(evaluator: SuffixEvaluator) -> bool:
@@ -111,11 +111,11 @@ def _tells_all(evaluator: SuffixEvaluator) -> bool:
     return all(site.format.bits == 32 for site in evaluator.stages.table if site.where == "activation")
 
 
-def _search(trial: Callable[[SuffixPlan], _Trial]) -> tuple[SuffixPlan | None, _Trial]:
+def _search(trial: Callable[[Shortcuts], _Trial]) -> tuple[Shortcuts | None, _Trial]:
     """The plan with as many shortcuts as pass, and its trial (or that of the last one that did not)."""
-    found = trial(SuffixPlan())
+    found = trial(Shortcuts())
     if found.passed:
-        return SuffixPlan(), found
+        return Shortcuts(), found
     for style in ("opaque", "ported"):
         plan = BARE.with_(style=style)
         found = trial(plan)
@@ -130,7 +130,7 @@ def _search(trial: Callable[[SuffixPlan], _Trial]) -> tuple[SuffixPlan | None, _
     return plan, found
 
 
-def _compared(evaluator: SuffixEvaluator, whole: Evaluator, strikes: Strikes, wanted: NDArray[np.float32]) -> _Trial:
+def _compared(evaluator: SuffixEvaluator, whole: Evaluator, strikes: Injections, wanted: NDArray[np.float32]) -> _Trial:
     trial = _Trial(golden=int((~evaluator.golden_by_pieces()).sum()))
     if trial.golden:
         return trial
@@ -142,7 +142,7 @@ def _compared(evaluator: SuffixEvaluator, whole: Evaluator, strikes: Strikes, wa
     return trial
 
 
-def outputs_of(evaluator: Evaluator, strikes: Strikes) -> NDArray[np.float32]:
+def outputs_of(evaluator: Evaluator, strikes: Injections) -> NDArray[np.float32]:
     """(n, ...) of all strikes, in their order."""
     parts = list(evaluator.evaluate(strikes))
     order = np.argsort(np.concatenate([part.rows for part in parts]), kind="stable")

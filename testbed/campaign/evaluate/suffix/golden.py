@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.campaign.evaluate.suffix.segments import Piece
+from testbed.campaign.evaluate.suffix.segments import Segment
 from testbed.campaign.folder.images import Inputs
 from testbed.engines.batches import pad_rows
 
@@ -17,7 +17,7 @@ class SuffixGoldens:
 
     def __init__(
         self,
-        tapped: Callable[[], Piece],
+        tapped: Callable[[], Segment],
         names: Sequence[str],
         output: str,
         bytes_per_image: int,
@@ -28,7 +28,7 @@ class SuffixGoldens:
     ) -> None:
         self._tapped, self._names, self._output, self._inputs = tapped, list(names), output, inputs
         self._batch = batch
-        self._piece: Piece | None = None
+        self._piece: Segment | None = None
         self.capacity = int(np.clip(budget_bytes // max(1, bytes_per_image), batch, max(batch, images)))
         self._slot = np.full(images, -1, np.int64)
         self._image = np.full(self.capacity, -1, np.int64)

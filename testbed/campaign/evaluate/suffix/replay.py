@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.campaign.evaluate.contract import Evaluated, Strikes, check_live, same_words
+from testbed.campaign.evaluate.contract import Evaluated, Injections, check_live, same_words
 from testbed.campaign.evaluate.suffix.entries import (
     ChangedRows,
     ChangedWords,
@@ -22,7 +22,7 @@ from testbed.campaign.evaluate.suffix.entries import (
 from testbed.campaign.evaluate.suffix.golden import SuffixGoldens
 from testbed.campaign.evaluate.suffix.routes import Routes, Way
 from testbed.campaign.evaluate.suffix.rows import RowRunner, golden_rows
-from testbed.campaign.evaluate.suffix.segments import Pieces
+from testbed.campaign.evaluate.suffix.segments import Segments
 from testbed.campaign.folder.images import Inputs
 from testbed.core.outcome import How
 from testbed.engines.batches import pad_rows
@@ -40,7 +40,7 @@ class ReplayContext:
     """What strikes are followed with. golden: (images, ...) outputs."""
 
     stages: Stages
-    pieces: Pieces
+    pieces: Segments
     routes: Routes
     goldens: SuffixGoldens
     golden: NDArray[np.float32]
@@ -64,7 +64,7 @@ class Replay:
     def __init__(
         self,
         replay: ReplayContext,
-        strikes: Strikes,
+        strikes: Injections,
         ways: NDArray[np.int8],
         ports: NDArray[np.int64],
         tokens: NDArray[np.int64],

@@ -8,8 +8,8 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.campaign.evaluate.contract import Strikes
-from testbed.campaign.evaluate.suffix.shortcuts import SuffixPlan
+from testbed.campaign.evaluate.contract import Injections
+from testbed.campaign.evaluate.suffix.shortcuts import Shortcuts
 from testbed.core.site import Site
 from testbed.instrument.cut.stages import Stages
 from testbed.instrument.ports.feed import NO_SITE, OP
@@ -65,13 +65,13 @@ class Route:
 class Routes:
     """Of every site of the whole twin, by its port number."""
 
-    def __init__(self, stages: Stages, plan: SuffixPlan) -> None:
+    def __init__(self, stages: Stages, plan: Shortcuts) -> None:
         self._stages, self._plan = stages, plan
         sites = [site for site in stages.table if site.where == "activation"]
         self.routes = [self._route(site) for site in sites]
         self._dead = [self._dead_tokens(site) if plan.dead else None for site in sites]
 
-    def ways(self, strikes: Strikes) -> tuple[NDArray[np.int8], NDArray[np.int64], NDArray[np.int64]]:
+    def ways(self, strikes: Injections) -> tuple[NDArray[np.int8], NDArray[np.int64], NDArray[np.int64]]:
         """(n,) the way of each strike, its (first) port number, and the token it keeps to, -1 where there is none."""
         site, index = strikes.ports.site, strikes.ports.index
         used = site != NO_SITE
@@ -100,7 +100,7 @@ class Routes:
         return ways, np.where(alone & (route.axis is not None), own[:, 0], -1)
 
     def _in_one_stage(
-        self, strikes: Strikes, ways: NDArray[np.int8], first: NDArray[np.int64], same: NDArray[np.bool_]
+        self, strikes: Injections, ways: NDArray[np.int8], first: NDArray[np.int64], same: NDArray[np.bool_]
     ) -> NDArray[np.int8]:
         """A strike at several sites of one stage is run with that stage's ports, if these can be armed together."""
         if self._stages.table.mechanism != OP or same.all():

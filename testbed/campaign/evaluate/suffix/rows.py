@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from testbed.campaign.evaluate.contract import NotDeterministic, check_live, same_words
 from testbed.campaign.evaluate.suffix.golden import SuffixGoldens
-from testbed.campaign.evaluate.suffix.segments import PortedPiece
+from testbed.campaign.evaluate.suffix.segments import PortedSegment
 from testbed.engines.batches import pad_rows
 from testbed.instrument.cut.stages import StagePart
 from testbed.instrument.cut.tokens import ROWS
@@ -19,7 +19,7 @@ from testbed.instrument.ports.feed import PortFeed
 class RowRunner:
     """One part of one stage. ``size``: strikes at a time."""
 
-    def __init__(self, piece: PortedPiece, part: StagePart, golden: SuffixGoldens, size: int) -> None:
+    def __init__(self, piece: PortedSegment, part: StagePart, golden: SuffixGoldens, size: int) -> None:
         self._piece, self._part, self._golden, self._size = piece, part, golden, size
 
     def __call__(

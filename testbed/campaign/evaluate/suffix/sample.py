@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.campaign.evaluate.contract import Strikes
+from testbed.campaign.evaluate.contract import Injections
 from testbed.core.arrays import Words32
 from testbed.core.formats import Format
 from testbed.core.site import Site
@@ -26,11 +26,11 @@ _SQUARES = 4  # binades on each side of the largest number's root
 def sample(
     ports: Mapping[str, int],
     sites: Iterable[Site],
-    live: Callable[[Strikes], Words32],
+    live: Callable[[Injections], Words32],
     images: int,
     per_kind: int,
     seed: int,
-) -> Strikes:
+) -> Injections:
     """Flips of one bit, at one element and at two; then large numbers and infinity.
 
     ports: of the twin, by site. sites: of which kinds they are. live: golden words of strikes that have none yet.
@@ -57,10 +57,10 @@ def sample(
     and_, or_, xor = np.moveaxis(np.array(masks, np.uint32), 2, 0)
     none = np.zeros_like(xor)
     unknown = PortFeed(np.array(site, np.int64), np.array(index, np.int64), and_, or_, xor, none)
-    strikes = Strikes(rng.integers(images, size=len(site)), unknown)
+    strikes = Injections(rng.integers(images, size=len(site)), unknown)
     words = np.where(unknown.site == NO_SITE, 0, live(strikes)).astype(np.uint32)
     known = PortFeed(unknown.site, unknown.index, unknown.and_mask, unknown.or_mask, unknown.xor_mask, words)
-    return Strikes(strikes.image, known)
+    return Injections(strikes.image, known)
 
 
 def loud_words(form: Format, rng: np.random.Generator) -> list[int]:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from testbed.campaign.evaluate.suffix.shortcuts import SuffixPlan
+from testbed.campaign.evaluate.suffix.shortcuts import Shortcuts
 from testbed.core.arrays import Words32
 from testbed.core.site import Site, SiteTable
 from testbed.engines.runner import Runner
@@ -40,7 +40,7 @@ class Clock:
 
 
 @dataclass
-class Piece:
+class Segment:
     """An engine for a part of the model. ``constants``: what it is always fed; ``weights``: those it holds."""
 
     runner: Runner
@@ -58,7 +58,7 @@ class Piece:
 
 
 @dataclass
-class PortedPiece(Piece):
+class PortedSegment(Segment):
     """With fault ports at ``table``'s sites. ``port_of``: port number of the whole twin -> the piece's own."""
 
     table: SiteTable | None = None
@@ -78,28 +78,28 @@ class PortedPiece(Piece):
         return replace(ports, site=np.where(ports.site == NO_SITE, NO_SITE, self.port_of[ports.site]))
 
 
-class Pieces:
+class Segments:
     """``batch``: of all but the pieces of rows. ``weight_bytes``: about how much memory all weights of suffixes may take.
 
     A suffix runs in one engine from its block to the output, as memory is then hot; every block's weights are held once
     per suffix. Where that takes too much, suffixes end at fixed blocks, and go on in the next one's engine.
     """
 
-    def __init__(self, stages: Stages, plan: SuffixPlan, open_: OpenSegment, batch: int, weight_bytes: int) -> None:
+    def __init__(self, stages: Stages, plan: Shortcuts, open_: OpenSegment, batch: int, weight_bytes: int) -> None:
         self.stages, self.plan, self.batch = stages, plan, batch
         self.clock = Clock()
         self.row_batch = max(batch, ROW_BATCH)
         self._open, self._weight_bytes = open_, weight_bytes
-        self._built: dict[tuple[object, ...], PortedPiece] = {}
+        self._built: dict[tuple[object, ...], PortedSegment] = {}
 
     # ---- what there is
 
-    def tapped(self, tensors: Sequence[str]) -> Piece:
+    def tapped(self, tensors: Sequence[str]) -> Segment:
         """The whole model with these tensors as outputs, beside its own. Not kept."""
         flow = self.stages.flow
         return self._kept_apart(segment(flow, [flow.input], [*tensors, flow.output]), [flow.input], {})
 
-    def suffix(self, stage: int, inside: bool) -> list[Piece]:
+    def suffix(self, stage: int, inside: bool) -> list[Segment]:
         """From the stage's start, or from its attention's inputs, to the output: to be run one after the other."""
         stop = self.stop_of(stage)
         pieces = [self._span(stage, inside, stop)]
@@ -109,20 +109,20 @@ class Pieces:
         """The stage at which an engine that starts with ``stage`` ends."""
         return next(end for end in self._ends if end > stage)
 
-    def twin(self, stage: int) -> PortedPiece:
+    def twin(self, stage: int) -> PortedSegment:
         """A whole stage with a port at each of its sites but its end's."""
 
-        def build() -> PortedPiece:
+        def build() -> PortedSegment:
             flow, found = self.stages.flow, self.stages.stages[stage]
             inside = [site for site in found.sites if site.tensor != found.end]
             return self._ported(segment(flow, [found.start], [found.end]), [found.start], inside, {}, self.batch)
 
         return self._kept(("twin", stage), build)
 
-    def part(self, stage: int, name: str) -> PortedPiece:
+    def part(self, stage: int, name: str) -> PortedSegment:
         """The stage's "front", "middle" or "tail" for `ROWS` rows per image, with a port at each confined site."""
 
-        def build() -> PortedPiece:
+        def build() -> PortedSegment:
             found = self.stages.stages[stage]
             part: StagePart = getattr(found.rowed, name)
             few = self.part_model(part)
@@ -143,8 +143,8 @@ class Pieces:
 
     # ---- how it is built
 
-    def _span(self, stage: int, inside: bool, stop: int) -> Piece:
-        def build() -> PortedPiece:
+    def _span(self, stage: int, inside: bool, stop: int) -> Segment:
+        def build() -> PortedSegment:
             few, inputs = self.span_model(stage, inside, stop)
             return self._kept_apart(few.proto, inputs, few.shapes)
 
@@ -173,14 +173,14 @@ class Pieces:
     def _ends(self) -> list[int]:
         return group_ends(self.stages.weight_bytes, self._weight_bytes)
 
-    def _kept(self, key: tuple[object, ...], build: Callable[[], PortedPiece]) -> PortedPiece:
+    def _kept(self, key: tuple[object, ...], build: Callable[[], PortedSegment]) -> PortedSegment:
         if key not in self._built:
             self._built[key] = build()
         return self._built[key]
 
     def _kept_apart(
         self, proto: ModelProto, inputs: Sequence[str], shapes: Mapping[str, tuple[int, ...]]
-    ) -> PortedPiece:
+    ) -> PortedSegment:
         """No fusion over a struck tensor, as in the twin."""
         sites = sites_inside(proto, self.stages.table)
         if self.plan.style == "ported":
@@ -188,7 +188,7 @@ class Pieces:
             if piece.table is not None:
                 piece.constants |= PortFeed.idle(self.batch).as_inputs(piece.table)
             return piece
-        return opaque_piece(self._open, proto, inputs, sites, shapes, self.batch, self.clock)
+        return opaque_segment(self._open, proto, inputs, sites, shapes, self.batch, self.clock)
 
     def _ported(
         self,
@@ -197,9 +197,9 @@ class Pieces:
         sites: Sequence[Site],
         shapes: Mapping[str, tuple[int, ...]],
         batch: int,
-    ) -> PortedPiece:
+    ) -> PortedSegment:
         if not sites:
-            return opaque_piece(self._open, proto, inputs, sites, shapes, batch, self.clock)
+            return opaque_segment(self._open, proto, inputs, sites, shapes, batch, self.clock)
         whole = self.stages.table
         own = tuple(replace(site, shape=shapes.get(site.tensor, site.shape)) for site in sites)
         table = SiteTable(whole.target, whole.deployment_id, whole.mechanism, own)
@@ -208,10 +208,10 @@ class Pieces:
             port_of[whole.ports[name]] = number
         model = instrument(proto.SerializeToString(), table).SerializeToString()
         runner = self._open(model, batch, False)
-        return PortedPiece(runner, tuple(inputs), self.clock, table=table, port_of=port_of)
+        return PortedSegment(runner, tuple(inputs), self.clock, table=table, port_of=port_of)
 
 
-def opaque_piece(
+def opaque_segment(
     open_: OpenSegment,
     proto: ModelProto,
     inputs: Sequence[str],
@@ -220,13 +220,13 @@ def opaque_piece(
     batch: int,
     clock: Clock,
     mutable: bool = False,
-) -> PortedPiece:
+) -> PortedSegment:
     """An engine that fuses nothing over the sites' tensors. shapes: of those that have only some rows."""
     model = opaque(proto, {site.tensor: shapes.get(site.tensor, site.shape) for site in sites})
     constants = {FLAT: FLAT_SHAPE} if any(v.name == FLAT for v in model.graph.input) else {}
     weights = frozenset(tensor.name for tensor in proto.graph.initializer)
     runner = open_(model.SerializeToString(), batch, mutable)
-    return PortedPiece(runner, tuple(inputs), clock, constants, weights)
+    return PortedSegment(runner, tuple(inputs), clock, constants, weights)
 
 
 def sites_inside(proto: ModelProto, table: SiteTable) -> list[Site]:

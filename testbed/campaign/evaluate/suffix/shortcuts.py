@@ -13,7 +13,7 @@ SHORTCUTS = ("last", "inside", "rows", "dead")
 
 
 @dataclass(frozen=True)
-class SuffixPlan:
+class Shortcuts:
     """``style``: segments keep the twin's tensors apart by opaque reshapes, or by idle ports.
 
     ``last``: in the last block only the tokens that the head looks at. ``inside``: a block is resumed from struck q, k
@@ -27,14 +27,14 @@ class SuffixPlan:
     rows: bool = True
     dead: bool = True
 
-    def with_(self, **changes: Any) -> SuffixPlan:
+    def with_(self, **changes: Any) -> Shortcuts:
         return replace(self, **changes)
 
     def record(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
-    def from_record(cls, values: Mapping[str, Any]) -> SuffixPlan:
+    def from_record(cls, values: Mapping[str, Any]) -> Shortcuts:
         """Raises StaleArtefact for a record that another version wrote."""
         if set(values) != {f.name for f in fields(cls)} or values["style"] not in get_args(Style):
             raise StaleArtefact(
@@ -44,5 +44,5 @@ class SuffixPlan:
         return cls(**values)
 
 
-BARE = SuffixPlan(last=False, inside=False, rows=False, dead=False)
+BARE = Shortcuts(last=False, inside=False, rows=False, dead=False)
 """Whole blocks from the fault's own on."""

@@ -16,14 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from testbed.campaign.evaluate.contract import RunWhole, StruckWeights, WordChanges
-from testbed.campaign.evaluate.suffix.segments import Clock, OpenSegment, Piece, group_ends
+from testbed.campaign.evaluate.contract import FaultyRun, RunWhole, WordChanges
+from testbed.campaign.evaluate.suffix.segments import Clock, OpenSegment, Segment, group_ends
 from testbed.campaign.evaluate.weights.entry_points import EntryPoints, may_fuse
 from testbed.campaign.folder.images import Inputs
 from testbed.core.errors import StaleArtefact
 from testbed.core.outcome import How
 from testbed.engines.batches import batches, pad_values
-from testbed.engines.runner import StruckWords, WeightStriker, struck_weights
+from testbed.engines.runner import WeightFault, WeightInjector, faulty_weights
 from testbed.instrument.cut.flow import CannotCut
 from testbed.instrument.cut.segments import segment
 from testbed.instrument.cut.stages import Stages
@@ -36,7 +36,7 @@ GIB = 2**30
 
 
 @dataclass(frozen=True)
-class WeightPlan:
+class WeightShortcuts:
     """``start``: suffixes start right before the struck weight, or before its block. ``last``: in the last block only the
     tokens that the head looks at are run."""
 
@@ -47,7 +47,7 @@ class WeightPlan:
         return asdict(self)
 
     @classmethod
-    def from_record(cls, values: dict[str, Any]) -> WeightPlan:
+    def from_record(cls, values: dict[str, Any]) -> WeightShortcuts:
         """Raises StaleArtefact for a record that another version wrote."""
         if set(values) != {f.name for f in fields(cls)} or values["start"] not in get_args(Start):
             raise StaleArtefact(
@@ -63,7 +63,7 @@ class WeightSuffix:
     def __init__(
         self,
         stages: Stages,
-        plan: WeightPlan,
+        plan: WeightShortcuts,
         open_: OpenSegment,
         whole: RunWhole,
         inputs: Inputs,
@@ -79,7 +79,7 @@ class WeightSuffix:
         self._inputs, self._images, self._batch = inputs, images, batch
         self._clock = Clock()
         self._weight_bytes = weight_bytes
-        self._built: dict[tuple[str, str], Piece] = {}
+        self._built: dict[tuple[str, str], Segment] = {}
         self.entries = EntryPoints(stages, images, golden_bytes, inside_blocks=plan.start == "weight")
 
     @property
@@ -91,7 +91,7 @@ class WeightSuffix:
             piece.runner.close()
         self._built.clear()
 
-    def inject(self, places: Sequence[StruckWords]) -> StruckWeights:
+    def inject(self, places: Sequence[WeightFault]) -> FaultyRun:
         """Outputs of all images while these weights are struck. Raises EngineError."""
         entry = self.entries.before([place.tensor for place in places])
         if entry is None:
@@ -100,8 +100,8 @@ class WeightSuffix:
         with ExitStack() as stack:
             words = self._strike(stack, pieces, places)
             if all(np.array_equal(as_words(before), as_words(after)) for before, after in words):
-                return StruckWeights(self.golden.copy(), words, How.UNCHANGED)
-            return StruckWeights(self._run(entry, pieces), words, How.SUFFIX)
+                return FaultyRun(self.golden.copy(), words, How.UNCHANGED)
+            return FaultyRun(self._run(entry, pieces), words, How.SUFFIX)
 
     @cached_property
     def golden(self) -> NDArray[np.float32]:
@@ -123,16 +123,16 @@ class WeightSuffix:
             start = stop
         return cost / (macs(flow, range(len(flow.nodes))) or 1.0)
 
-    def _strike(self, stack: ExitStack, pieces: Sequence[Piece], places: Sequence[StruckWords]) -> WordChanges:
+    def _strike(self, stack: ExitStack, pieces: Sequence[Segment], places: Sequence[WeightFault]) -> WordChanges:
         """In the order of ``places``. A weight lives in the piece that holds it."""
         words: WordChanges = []
         for place in places:
             piece = next(p for p in pieces if place.tensor in p.weights)
-            assert isinstance(piece.runner, WeightStriker)
-            words += stack.enter_context(struck_weights(piece.runner, [place]))
+            assert isinstance(piece.runner, WeightInjector)
+            words += stack.enter_context(faulty_weights(piece.runner, [place]))
         return words
 
-    def _run(self, entry: str, pieces: Sequence[Piece]) -> NDArray:
+    def _run(self, entry: str, pieces: Sequence[Segment]) -> NDArray:
         golden, parts = self._golden_values[entry], []
         for start in range(0, self._images, self._batch):
             held = {entry: pad_values(golden[start : start + self._batch], self._batch, filler=golden[0])}
@@ -156,7 +156,7 @@ class WeightSuffix:
 
     # ---- engines
 
-    def _suffix(self, entry: str) -> list[Piece]:
+    def _suffix(self, entry: str) -> list[Segment]:
         pieces, start = [], entry
         for stop in self._stops(entry):
             if (start, stop) not in self._built:
@@ -186,7 +186,7 @@ class WeightSuffix:
                 return restricted(flow, flow.between([start], [stop]), [start], {stop: None}, picked)
         return Restricted(segment(flow, [start], [stop]), {})
 
-    def _piece(self, proto: ModelProto, start: str) -> Piece:
+    def _piece(self, proto: ModelProto, start: str) -> Segment:
         weights = frozenset(tensor.name for tensor in proto.graph.initializer)
         runner = self._open(proto.SerializeToString(), self._batch, True)
-        return Piece(runner, (start,), self._clock, weights=weights)
+        return Segment(runner, (start,), self._clock, weights=weights)

@@ -10,16 +10,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.campaign.evaluate.contract import RunWhole, StruckWeights, same_words
-from testbed.campaign.evaluate.weights.evaluator import WeightPlan, WeightSuffix
+from testbed.campaign.evaluate.contract import FaultyRun, RunWhole, same_words
+from testbed.campaign.evaluate.weights.evaluator import WeightShortcuts, WeightSuffix
 from testbed.core.errors import EngineError
 from testbed.core.site import Site
-from testbed.engines.runner import StruckWords
+from testbed.engines.runner import WeightFault
 from testbed.instrument.cut.flow import CannotCut
 from testbed.semantics import as_words
 
-MakeWeightSuffix = Callable[[WeightPlan], WeightSuffix]
-_PLANS = (WeightPlan(), WeightPlan("block"), WeightPlan(last=False), WeightPlan("block", last=False))
+MakeWeightSuffix = Callable[[WeightShortcuts], WeightSuffix]
+_PLANS = (
+    WeightShortcuts(),
+    WeightShortcuts("block"),
+    WeightShortcuts(last=False),
+    WeightShortcuts("block", last=False),
+)
 
 
 _NAMELESS = 6  # tensors of a kind whose names say only where the exporter counted: several kinds may be among them
@@ -29,7 +34,7 @@ _NAMELESS = 6  # tensors of a kind whose names say only where the exporter count
 class WeightProof:
     """``plan``: what may be used; None where nothing may. ``record``: JSON-ready."""
 
-    plan: WeightPlan | None
+    plan: WeightShortcuts | None
     record: dict[str, Any]
 
 
@@ -65,7 +70,7 @@ def prove_weights(
     return WeightProof(None, {"plan": None, "faults": len(faults), "tried": tried})
 
 
-def _wrong(suffix: WeightSuffix, faults: list[list[StruckWords]], wanted: list[StruckWeights], golden: NDArray) -> str:
+def _wrong(suffix: WeightSuffix, faults: list[list[WeightFault]], wanted: list[FaultyRun], golden: NDArray) -> str:
     """What differs; empty where nothing does."""
     entries = {suffix.entries.before([place.tensor for place in fault]) for fault in faults} - {None}
     if any(not same_words(suffix.golden_by_pieces(str(entry)), golden).all() for entry in entries):
@@ -86,7 +91,7 @@ def _equal(one: tuple[NDArray, NDArray], other: tuple[NDArray, NDArray]) -> bool
     return all(np.array_equal(as_words(a), as_words(b)) for a, b in zip(one, other, strict=True))
 
 
-def _sample(struck: Sequence[Site], per_kind: int, seed: int) -> Iterator[list[StruckWords]]:
+def _sample(struck: Sequence[Site], per_kind: int, seed: int) -> Iterator[list[WeightFault]]:
     rng = np.random.default_rng([seed, per_kind, 1])
     sites = list(_of_each_kind(struck))
     for site in sites:
@@ -108,10 +113,10 @@ def _of_each_kind(struck: Sequence[Site]) -> Iterator[Site]:
         yield from dict.fromkeys(sites[int(place)] for place in places)
 
 
-def _flip(site: Site, rng: np.random.Generator, which: int | None = None) -> StruckWords:
+def _flip(site: Site, rng: np.random.Generator, which: int | None = None) -> WeightFault:
     """Of a random bit unless said."""
     index = site.stored_index(int(rng.integers(site.elements)))
     full = (1 << site.format.bits) - 1
     bit = 1 << (int(rng.integers(site.format.bits)) if which is None else which)
     masks = (np.array([mask], np.uint32) for mask in (full, 0, bit))
-    return StruckWords(site.tensor, np.array([index]), *masks)
+    return WeightFault(site.tensor, np.array([index]), *masks)

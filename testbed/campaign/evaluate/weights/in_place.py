@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, numpy_helper
 
 from testbed.campaign.files import Files
-from testbed.campaign.folder.engine import Bench
+from testbed.campaign.folder.engine import CampaignEngine
 from testbed.campaign.folder.workplace import Workplace
 from testbed.core.errors import EngineError
 from testbed.core.fault import Masks, masks_for, masks_for_bits
 from testbed.core.folder.files import sha256_bytes
 from testbed.core.site import Site
-from testbed.engines.runner import Runner, WeightStriker, struck_weight
+from testbed.engines.runner import Runner, WeightInjector, faulty_weight
 from testbed.semantics import as_words, corrupt
 
 log = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ class WeightGate:
 
 
 def weight_gate(
-    bench: Bench,
+    bench: CampaignEngine,
     sites: Sequence[Site],
     plain: bytes,
     rebuild: Rebuild,
@@ -116,7 +116,10 @@ def weight_gate(
 
 
 def weight_gate_of(
-    place: Workplace, bench: Bench, sites: Sequence[Site], advance: Callable[[int], None] = lambda tensors: None
+    place: Workplace,
+    bench: CampaignEngine,
+    sites: Sequence[Site],
+    advance: Callable[[int], None] = lambda tensors: None,
 ) -> WeightGate:
     """`weight_gate` of a campaign's engine."""
     request = place.request(bench.target, Files(bench.target).plain, mutable_weights=True)
@@ -127,7 +130,7 @@ def weight_gate_of(
     return weight_gate(bench, sites, request.onnx, rebuild, place.spec.seed, advance)
 
 
-def weight_canary(bench: Bench, sites: Sequence[Site]) -> None:
+def weight_canary(bench: CampaignEngine, sites: Sequence[Site]) -> None:
     """Raises EngineError naming the tensors in which no loud fault is heard, or where the output is not restored."""
     deaf = [site.name for site in sites if not heard(bench, site)]
     if deaf:
@@ -139,13 +142,13 @@ def weight_canary(bench: Bench, sites: Sequence[Site]) -> None:
     check_restored(bench)
 
 
-def check_restored(bench: Bench) -> None:
+def check_restored(bench: CampaignEngine) -> None:
     """Raises EngineError unless the engine, with nothing struck, gives its golden outputs."""
     if bench.outputs().tobytes() != bench.golden.tobytes():
         raise EngineError("the engine's output is not restored after weight faults were undone")
 
 
-def heard(bench: Bench, site: Site) -> bool:
+def heard(bench: CampaignEngine, site: Site) -> bool:
     """Whether a loud fault in some element of the weight changes the output; then, for scalars, one in any bit."""
     rng = np.random.default_rng([site.elements, len(site.name)])
     places = rng.choice(site.elements, size=min(_CANARY_TRIES, site.elements), replace=False)
@@ -162,7 +165,7 @@ def _tries(places: NDArray[np.int64], loud: Sequence[Masks], other: Sequence[Mas
     yield from ((int(places[number % len(places)]), masks) for number, masks in enumerate(other))
 
 
-def _judged(bench: Bench, file: _PlainFile, site: Site, silent: bool, seed: int) -> str | None:
+def _judged(bench: CampaignEngine, file: _PlainFile, site: Site, silent: bool, seed: int) -> str | None:
     """Why the tensor may not be struck in place; None where it may."""
     rng = np.random.default_rng([seed, site.elements, len(site.name), 1])
     faults = [_visible(site)]
@@ -185,11 +188,11 @@ def _visible(site: Site) -> Masks:
     return masks_for_bits("flip", form, [form.mantissa, form.bits - 1] if form.exponent else [form.bits // 2])
 
 
-def _struck(bench: Bench, site: Site, index: int, masks: Masks) -> NDArray[np.float32]:
+def _struck(bench: CampaignEngine, site: Site, index: int, masks: Masks) -> NDArray[np.float32]:
     """(images, ...)"""
     runner = bench.runner
-    assert isinstance(runner, WeightStriker)
-    with struck_weight(runner, site.tensor, site.stored_index(index), masks):
+    assert isinstance(runner, WeightInjector)
+    with faulty_weight(runner, site.tensor, site.stored_index(index), masks):
         return bench.outputs()
 
 
@@ -221,7 +224,7 @@ class _PlainFile:
             if uses[name] > 1 or name in quantised or tensor.data_type not in _FLOATS
         }
 
-    def outputs(self, bench: Bench) -> NDArray[np.float32]:
+    def outputs(self, bench: CampaignEngine) -> NDArray[np.float32]:
         """(images, ...) of an engine built from the file as it is now."""
         with self._rebuild(self._proto.SerializeToString()) as runner:
             return bench.on(runner).outputs()

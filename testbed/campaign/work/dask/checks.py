@@ -11,7 +11,7 @@ from testbed.campaign.plan.unit import Unit
 from testbed.campaign.work.contract import Limits, Opener
 from testbed.campaign.work.dask.members import Member
 from testbed.campaign.work.row_check import Expect, read_rows
-from testbed.campaign.work.slot import Seat
+from testbed.campaign.work.slot import WorkerSlot
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Checks:
 
     def __init__(self, recheck: Recheck, opener: Opener, limits: Limits) -> None:
         self._recheck = recheck
-        self._seat, self._retries = Seat(opener, limits), limits.retries
+        self._seat, self._retries = WorkerSlot(opener, limits), limits.retries
         self._seen: set[str] = set()  # addresses of workers with a unit that was, or is being, run again
         self._held: dict[int, Held] = {}  # by the unit's number
         self._waiting: deque[Held] = deque()
@@ -125,7 +125,7 @@ class Checks:
         return [held.unit for held in thrown if not held.asked]
 
     def here(self, unit: Unit) -> bytes:
-        """The unit's rows as this machine's own engine gives them. Raises as `Seat.finish`."""
+        """The unit's rows as this machine's own engine gives them. Raises as `WorkerSlot.finish`."""
         self.rows += unit.rows
         return self._seat.finish(unit)
 

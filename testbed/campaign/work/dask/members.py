@@ -52,14 +52,14 @@ class Member:
         return f"{self.address}, {self.name}" if self.name else self.address
 
 
-class News(NamedTuple):
+class TaskEnd(NamedTuple):
     """A task that is over, one way or another."""
 
     member: Member
     future: Future
 
 
-class Roster:
+class Members:
     """All workers that a scheduler knows. Each is told of one job, and runs only tasks that are pinned to it."""
 
     def __init__(self, address: str, insecure: bool = False) -> None:
@@ -69,7 +69,7 @@ class Roster:
         check_certificates(address)
         self.address, self._insecure = address, insecure
         self.members: dict[str, Member] = {}
-        self.news: queue.Queue[News] = queue.Queue()
+        self.news: queue.Queue[TaskEnd] = queue.Queue()
         self._seen = time.monotonic()
         self._job: Job | None = None
         try:
@@ -120,7 +120,7 @@ class Roster:
             return member
         name = _task_name(introduce)
         member.hello = self._client.submit(introduce, self._job, key=name, workers=[address], pure=False)
-        member.hello.add_done_callback(lambda done: self.news.put(News(member, done)))
+        member.hello.add_done_callback(lambda done: self.news.put(TaskEnd(member, done)))
         return member
 
     def _check_anyone(self) -> None:
@@ -166,7 +166,7 @@ class Roster:
             task, self._job, unit, key=_task_name(task), workers=[member.address], allow_other_workers=False, pure=False
         )
         member.units[str(future.key)] = (future, unit)
-        future.add_done_callback(lambda done: self.news.put(News(member, done)))
+        future.add_done_callback(lambda done: self.news.put(TaskEnd(member, done)))
 
     def take_back(self, member: Member) -> Iterator[Unit]:
         """What it was given and has not answered; it need not go on with that."""

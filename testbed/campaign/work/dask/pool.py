@@ -20,7 +20,7 @@ from typing import Self
 from testbed.campaign.plan.unit import Unit
 from testbed.campaign.work.contract import Drop, Keep, Limits, Opener, Report, Tick
 from testbed.campaign.work.dask.checks import Checks, Recheck
-from testbed.campaign.work.dask.members import Member, News, OtherProgram, Roster, gathered
+from testbed.campaign.work.dask.members import Member, Members, OtherProgram, TaskEnd, gathered
 from testbed.campaign.work.dask.worker import Answer, Job, work
 from testbed.campaign.work.row_check import difference
 from testbed.campaign.work.slot import Left
@@ -30,11 +30,11 @@ from testbed.core.folder.runfolder import MANIFEST, RunFolder
 
 log = logging.getLogger(__name__)
 
-_MUSTER_S = 0.5
+_POLL_S = 0.5
 _TICK_S = 1.0
 
 
-class ClusterCrew:
+class ClusterPool:
     """All workers that are known to the scheduler at ``address``, those that join later included."""
 
     def __init__(
@@ -52,7 +52,7 @@ class ClusterCrew:
         self._opener, self._folder = opener, folder
         self._limits = limits or Limits()
         self._token = uuid.uuid4().hex
-        self._roster = Roster(address, insecure)
+        self._roster = Members(address, insecure)
         self._checks = Checks(recheck or Recheck(), opener, self._limits)
 
     def run(
@@ -62,7 +62,7 @@ class ClusterCrew:
         tick: Tick = lambda workers: None,
         drop: Drop = lambda units: None,
     ) -> Report:
-        """See `contract.Crew`. Raises TestbedError when no fit worker is left, or the scheduler is gone."""
+        """See `contract.WorkerPool`. Raises TestbedError when no fit worker is left, or the scheduler is gone."""
         path = self._folder.path.resolve()
         job = Job(
             token=self._token,
@@ -73,7 +73,7 @@ class ClusterCrew:
             limits=self._limits,
         )
         self._roster.begin(job)
-        shift, start = _Shift(self._roster, self._checks, self._limits, units, keep, drop), time.perf_counter()
+        shift, start = _PoolRun(self._roster, self._checks, self._limits, units, keep, drop), time.perf_counter()
         try:
             shift.run(tick)
         except BaseException:
@@ -93,11 +93,11 @@ class ClusterCrew:
         self._roster.close()
 
 
-class _Shift:
+class _PoolRun:
     """One run of units."""
 
     def __init__(
-        self, roster: Roster, checks: Checks, limits: Limits, units: Iterable[Unit], keep: Keep, drop: Drop
+        self, roster: Members, checks: Checks, limits: Limits, units: Iterable[Unit], keep: Keep, drop: Drop
     ) -> None:
         self._roster, self._checks, self._limits = roster, checks, limits
         self._units, self._keep, self._drop = iter(units), keep, drop
@@ -113,10 +113,10 @@ class _Shift:
         ticked = time.perf_counter()
         while self._hand_out():
             with contextlib.suppress(queue.Empty):
-                self._hear(self._roster.news.get(timeout=_MUSTER_S))
+                self._hear(self._roster.news.get(timeout=_POLL_S))
                 while True:  # all that is there, before the next look around
                     self._hear(self._roster.news.get_nowait())
-            if time.perf_counter() - self._mustered >= _MUSTER_S:
+            if time.perf_counter() - self._mustered >= _POLL_S:
                 self._muster()
             if time.perf_counter() - ticked >= _TICK_S:
                 ticked = time.perf_counter()
@@ -178,7 +178,7 @@ class _Shift:
 
     # ---- what they say
 
-    def _hear(self, news: News) -> None:
+    def _hear(self, news: TaskEnd) -> None:
         member, future = news
         if self._roster.members.get(member.address) is not member:  # it was forgotten meanwhile
             return
@@ -192,7 +192,7 @@ class _Shift:
         if member.refused is not None:
             self._refused(member)
 
-    def _answered(self, news: News, unit: Unit) -> None:
+    def _answered(self, news: TaskEnd, unit: Unit) -> None:
         member, future = news
         if future.status == "error":
             error = future.exception()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from testbed.campaign.plan.unit import Unit
 from testbed.campaign.work.contract import Limits, Opener
-from testbed.campaign.work.slot import CannotOpen, Left, OtherGolden, Seat, SlotTally, place
+from testbed.campaign.work.slot import CannotOpen, Left, OtherGolden, SlotTally, WorkerSlot, place
 from testbed.core.folder.files import sha256_file
 from testbed.core.folder.provenance import installed_version
 from testbed.core.folder.runfolder import MANIFEST
@@ -54,21 +54,21 @@ class _Pool:
     """The children of one campaign in this process: as many as it runs units at a time."""
 
     job: Job
-    free: list[Seat] = field(default_factory=list)
-    all: list[Seat] = field(default_factory=list)
+    free: list[WorkerSlot] = field(default_factory=list)
+    all: list[WorkerSlot] = field(default_factory=list)
     stopped: bool = False
 
-    def take(self) -> Seat:
+    def take(self) -> WorkerSlot:
         with _LOCK:
             if self.stopped:
                 raise Stopped("stopped")
             if self.free:
                 return self.free.pop()
-            seat = Seat(self.job.opener, self.job.limits, idle_s=_IDLE_S)
+            seat = WorkerSlot(self.job.opener, self.job.limits, idle_s=_IDLE_S)
             self.all.append(seat)
             return seat
 
-    def put_back(self, seat: Seat) -> None:
+    def put_back(self, seat: WorkerSlot) -> None:
         with _LOCK:
             self.free.append(seat)
 

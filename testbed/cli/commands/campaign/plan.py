@@ -16,7 +16,7 @@ from testbed.cli.options.numbers import Confidence, Number, Whole
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from testbed.campaign.preview.plan import Plan
+    from testbed.campaign.preview.plan import Preview
 
 Record = Mapping[str, Any]
 
@@ -66,12 +66,12 @@ def plan(
     Leveugle's formula asks for to know its rate to within the margin, and how many the spec draws. A campaign with a
     [stop] table draws in rounds: its first one is told, and between which bounds it will end.
     """
-    from testbed.campaign.preview.plan import Plan, asked_dimensions, wanted_of
+    from testbed.campaign.preview.plan import Preview, asked_dimensions, wanted_of
     from testbed.campaign.spec.campaign import load_spec
 
     loaded = load_spec(spec, changes)
     wanted = wanted_of(loaded, margin, confidence, rate, relative)
-    found = Plan(loaded, wanted, asked_dimensions(by), seconds_per_row, measure)
+    found = Preview(loaded, wanted, asked_dimensions(by), seconds_per_row, measure)
     if as_json:
         for piece in _json(found):
             click.echo(piece)
@@ -79,7 +79,7 @@ def plan(
         emit(None, False, lambda: _tables(found, rows))
 
 
-def _json(found: Plan) -> Iterator[str]:
+def _json(found: Preview) -> Iterator[str]:
     """One JSON object, a part per line: there may be very many."""
     head = json.dumps(json_value(found.head()), allow_nan=False)
     yield head.removesuffix("}") + ', "parts": ['
@@ -90,7 +90,7 @@ def _json(found: Plan) -> Iterator[str]:
     yield f'], "totals": {json.dumps(json_value(found.totals()), allow_nan=False)}}}'
 
 
-def _tables(found: Plan, rows: int) -> RenderableType:
+def _tables(found: Preview, rows: int) -> RenderableType:
     from testbed.cli.tables.fitting import FittedTable
     from testbed.cli.tables.prose import stacked
 

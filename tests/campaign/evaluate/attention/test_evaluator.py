@@ -20,9 +20,9 @@ from testbed.campaign.evaluate.attention.golden import AttentionGoldens, Attenti
 from testbed.campaign.evaluate.attention.graphs import KINDS, attention_sites, projection_weight, stages
 from testbed.campaign.evaluate.attention.rows import FaultyElements, RowPath
 from testbed.campaign.evaluate.attention.stage_engines import Sizes, StageEngines, proven
-from testbed.campaign.evaluate.contract import NotDeterministic, Strikes
+from testbed.campaign.evaluate.contract import Injections, NotDeterministic
 from testbed.campaign.evaluate.whole import WholeTwin
-from testbed.campaign.folder.engine import Bench
+from testbed.campaign.folder.engine import CampaignEngine
 from testbed.campaign.folder.images import NamedImages
 from testbed.core.errors import EngineError, UsageError
 from testbed.core.folder.files import sha256_bytes
@@ -56,15 +56,15 @@ class Case:
         paths = AttentionPaths(path, self.sizes)
         return AttentionEvaluator(self.target, self.whole, paths, np.full(IMAGES, atol), rtol, **options)
 
-    def flips(self, kind: str, faults: int, seed: int = 0) -> Strikes:
+    def flips(self, kind: str, faults: int, seed: int = 0) -> Injections:
         return random_flips(self.target, kind, self.goldens, faults, np.random.default_rng(seed))
 
-    def writes(self, kind: str, value: float, faults: int) -> Strikes:
+    def writes(self, kind: str, value: float, faults: int) -> Injections:
         """Sets random elements to a value."""
         strikes = self.flips(kind, faults)
         words = np.full(faults, np.float32(value).view(np.uint32))
         feed = PortFeed.writing(strikes.ports.site[:, 0], strikes.ports.index[:, 0], words)
-        return Strikes(strikes.image, replace(feed, golden=strikes.ports.golden))
+        return Injections(strikes.image, replace(feed, golden=strikes.ports.golden))
 
 
 def case(attention: str = "softmax", loudness: float = 1.0, backend: str = "ort-cpu", bias: bool = True) -> Case:
@@ -86,7 +86,7 @@ def case(attention: str = "softmax", loudness: float = 1.0, backend: str = "ort-
     inputs = np.random.default_rng(4).standard_normal(shape).astype(np.float32)
     number = np.arange(IMAGES)
     images = NamedImages(tuple(map(str, number)), number, np.zeros(IMAGES, np.int16), number)
-    bench = Bench(
+    bench = CampaignEngine(
         "attention", "activation", table, opened(twin), lambda rows: inputs[rows], "hidden",
         table["block.0.attn.proj"].tensor, images, BATCH,
     )  # fmt: skip
@@ -109,7 +109,7 @@ def each_case(request: pytest.FixtureRequest) -> Case:
     return case(loudness=request.param)
 
 
-def together(evaluator: Any, strikes: Strikes) -> tuple[NDArray[np.float32], NDArray[np.int8], NDArray[np.float32]]:
+def together(evaluator: Any, strikes: Injections) -> tuple[NDArray[np.float32], NDArray[np.int8], NDArray[np.float32]]:
     """outputs, how, bound of all strikes, each found once."""
     parts = list(evaluator.evaluate(strikes))
     rows = np.concatenate([part.rows for part in parts])
@@ -123,11 +123,11 @@ def same_bits(found: NDArray, wanted: NDArray) -> bool:
     return bool(((found.view(np.uint32) == wanted.view(np.uint32)) | either_nan).all())
 
 
-def joined(*strikes: Strikes) -> Strikes:
+def joined(*strikes: Injections) -> Injections:
     ports = [s.ports for s in strikes]
     names = ("site", "index", "and_mask", "or_mask", "xor_mask", "golden")
     feed = PortFeed(*(np.concatenate([getattr(port, name) for port in ports]) for name in names))
-    return Strikes(np.concatenate([s.image for s in strikes]), feed)
+    return Injections(np.concatenate([s.image for s in strikes]), feed)
 
 
 class TestExactPaths:
@@ -173,7 +173,7 @@ class TestExactPaths:
         first, second = np.arange(0, 40) % 10 < 5, np.arange(0, 40) % 10 >= 5
         names = ("site", "index", "and_mask", "or_mask", "xor_mask", "golden")
         two = PortFeed(*(np.hstack([getattr(ports, name)[rows] for rows in (first, second)]) for name in names))
-        strikes = Strikes(np.zeros(20, np.int64), two)
+        strikes = Injections(np.zeros(20, np.int64), two)
         strikes = _with_golden_words(plain_case, strikes)
         evaluator = plain_case.evaluator(dict.fromkeys(KINDS, "rows") | {"k": "incremental", "v": "incremental"})
         outputs, how, _ = together(evaluator, strikes)
@@ -185,13 +185,13 @@ class TestExactPaths:
         idle = PortFeed.idle(6)
         names = ("site", "index", "and_mask", "or_mask", "xor_mask", "golden")
         feed = PortFeed(*(np.hstack([getattr(idle, name), getattr(one, name)]) for name in names))
-        strikes = Strikes(plain_case.flips("q", 6).image, feed)
+        strikes = Injections(plain_case.flips("q", 6).image, feed)
         outputs, how, _ = together(plain_case.evaluator({"q": "rows"}), strikes)
         assert set(how.tolist()) <= {How.ROWS, How.UNCHANGED}
         assert same_bits(outputs, together(plain_case.whole, plain_case.flips("q", 6))[0])
 
     def test_strikes_nowhere_and_at_sites_without_a_path_go_the_whole_way(self, plain_case: Case) -> None:
-        strikes = joined(Strikes(np.zeros(3, np.int64), PortFeed.idle(3)), plain_case.flips("q", 3))
+        strikes = joined(Injections(np.zeros(3, np.int64), PortFeed.idle(3)), plain_case.flips("q", 3))
         _, how, _ = together(plain_case.evaluator({"v": "rows"}), strikes)
         assert set(how.tolist()) == {How.WHOLE}
 
@@ -364,7 +364,7 @@ def _case_of(attention: str) -> Case:
     return case(attention)
 
 
-def _with_golden_words(subject: Case, strikes: Strikes) -> Strikes:
+def _with_golden_words(subject: Case, strikes: Injections) -> Injections:
     kinds = {subject.target.table.ports[site.name]: kind for kind, site in subject.target.sites.site.items()}
     ports = strikes.ports
     words = np.zeros_like(ports.golden)
@@ -375,7 +375,7 @@ def _with_golden_words(subject: Case, strikes: Strikes) -> Strikes:
     return replace(strikes, ports=replace(ports, golden=words))
 
 
-def _incremental(subject: Case, kind: str, strikes: Strikes) -> tuple[NDArray, NDArray, NDArray]:
+def _incremental(subject: Case, kind: str, strikes: Injections) -> tuple[NDArray, NDArray, NDArray]:
     """(found, wanted, bound) of the strikes that the analysis covers, near a decision or not."""
     target = subject.target
     weight = projection_weight(target.plain, target.sites)
@@ -390,7 +390,7 @@ def _incremental(subject: Case, kind: str, strikes: Strikes) -> tuple[NDArray, N
     return found, together(subject.whole, strikes.take(usable))[0], changes.bound[usable]
 
 
-def _check_outcomes(subject: Case, strikes: Strikes, atol: float, rtol: float) -> NDArray[np.int8]:
+def _check_outcomes(subject: Case, strikes: Injections, atol: float, rtol: float) -> NDArray[np.int8]:
     """Also that what is not incremental is exact, and what is lies within its bound."""
     path = dict.fromkeys(KINDS, "rows") | {"k": "incremental", "v": "incremental"}
     found, how, bound = together(subject.evaluator(path, atol, rtol), strikes)
@@ -403,7 +403,7 @@ def _check_outcomes(subject: Case, strikes: Strikes, atol: float, rtol: float) -
     return how
 
 
-def _same_outcomes(subject: Case, strikes: Strikes, found: NDArray, atol: float, rtol: float) -> None:
+def _same_outcomes(subject: Case, strikes: Injections, found: NDArray, atol: float, rtol: float) -> None:
     wanted = together(subject.whole, strikes)[0]
     side = GoldenSide.of(subject.whole.golden, has_classes=False).take(strikes.image)
     judged = [classify(y, side, atol, rtol, (0.0,), has_classes=False) for y in (found, wanted)]

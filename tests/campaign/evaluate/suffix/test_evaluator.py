@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from testbed.campaign.evaluate.contract import NotDeterministic, Strikes
+from testbed.campaign.evaluate.contract import Injections, NotDeterministic
 from testbed.campaign.evaluate.suffix.routes import Way
-from testbed.campaign.evaluate.suffix.shortcuts import BARE, SuffixPlan
+from testbed.campaign.evaluate.suffix.shortcuts import BARE, Shortcuts
 from testbed.engines.availability import available
 from testbed.instrument.adopt.file import adopt
 from tests.support.exporters import randomised, written
@@ -18,10 +18,10 @@ from tests.support.libraries import LIBRARIES
 from tests.support.suffix_lab import CONFIGS, Lab, bits, evaluated, exported, with_words
 
 PLANS = {
-    "all": SuffixPlan(),
+    "all": Shortcuts(),
     "bare": BARE,
-    "idle ports": SuffixPlan(style="ported"),
-    "no rows": SuffixPlan(rows=False),
+    "idle ports": Shortcuts(style="ported"),
+    "no rows": Shortcuts(rows=False),
     "rows only": BARE.with_(rows=True),
     "inside only": BARE.with_(inside=True),
 }
@@ -38,11 +38,11 @@ def model(request: pytest.FixtureRequest) -> Lab:
 
 
 @pytest.fixture(params=PLANS)
-def plan(request: pytest.FixtureRequest) -> SuffixPlan:
+def plan(request: pytest.FixtureRequest) -> Shortcuts:
     return PLANS[request.param]
 
 
-def same(model: Lab, strikes: Strikes, plan: SuffixPlan, **budgets: int) -> list[str]:
+def same(model: Lab, strikes: Injections, plan: Shortcuts, **budgets: int) -> list[str]:
     """Asserts that the outputs are the whole twin's; how they were found."""
     evaluator = model.evaluator(plan, **budgets)
     found, how = evaluated(evaluator, strikes)
@@ -52,13 +52,13 @@ def same(model: Lab, strikes: Strikes, plan: SuffixPlan, **budgets: int) -> list
     return how
 
 
-def test_faults_at_every_site_give_the_whole_twins_bits(model: Lab, plan: SuffixPlan) -> None:
+def test_faults_at_every_site_give_the_whole_twins_bits(model: Lab, plan: Shortcuts) -> None:
     how = same(model, model.strikes(300, seed=1), plan)
     assert "WHOLE" not in how
 
 
-@pytest.mark.parametrize("plan", [SuffixPlan(), SuffixPlan(inside=False)], ids=["all", "not inside"])
-def test_faults_of_several_elements_give_the_whole_twins_bits(model: Lab, plan: SuffixPlan) -> None:
+@pytest.mark.parametrize("plan", [Shortcuts(), Shortcuts(inside=False)], ids=["all", "not inside"])
+def test_faults_of_several_elements_give_the_whole_twins_bits(model: Lab, plan: Shortcuts) -> None:
     how = same(model, model.strikes(120, seed=2, points=3), plan)
     assert "WHOLE" not in how
 
@@ -106,7 +106,7 @@ def test_a_fault_that_is_rounded_away_stops_in_its_own_block() -> None:
     strikes = model.strikes(60, seed=7, sites=model.sites("mlp.fc1"))
     nothing = strikes.ports.golden  # written over with what is there
     p = strikes.ports
-    idle = Strikes(strikes.image, type(p)(p.site, p.index, p.and_mask * 0, nothing, p.xor_mask * 0, p.golden))
+    idle = Injections(strikes.image, type(p)(p.site, p.index, p.and_mask * 0, nothing, p.xor_mask * 0, p.golden))
     evaluator = model.evaluator()
     outputs, how = evaluated(evaluator, idle)
     assert set(how) == {"UNCHANGED", "DEAD"}
@@ -116,7 +116,7 @@ def test_a_fault_that_is_rounded_away_stops_in_its_own_block() -> None:
 def test_little_memory_gives_the_same_bits() -> None:
     model = lab("pruned")
     strikes = model.strikes(200, seed=8)
-    same(model, strikes, SuffixPlan(), golden_bytes=1, weight_bytes=1)
+    same(model, strikes, Shortcuts(), golden_bytes=1, weight_bytes=1)
     same(model, strikes, BARE, golden_bytes=1, weight_bytes=4000)
 
 
@@ -132,7 +132,7 @@ def test_golden_values_that_made_room_for_others_are_computed_again() -> None:
 def test_a_batch_of_one_and_one_that_does_not_divide_give_the_same_bits() -> None:
     for batch in (1, 5):
         model = Lab(exported("pre-norm"), batch=batch)
-        same(model, model.strikes(150, seed=9), SuffixPlan())
+        same(model, model.strikes(150, seed=9), Shortcuts())
 
 
 @pytest.mark.parametrize("mechanism", ["xor", "op"])
@@ -140,8 +140,8 @@ def test_other_ports_give_the_same_bits(mechanism: str) -> None:
     if mechanism == "op" and not _has_op():
         pytest.skip("testbed::FaultPort was not built")
     model = Lab(exported("pre-norm"), mechanism=mechanism)
-    same(model, model.strikes(150, seed=10), SuffixPlan())
-    same(model, model.strikes(60, seed=10, points=2), SuffixPlan())
+    same(model, model.strikes(150, seed=10), Shortcuts())
+    same(model, model.strikes(60, seed=10, points=2), Shortcuts())
 
 
 def test_several_sites_of_one_stage_run_that_stage_and_others_the_whole() -> None:
@@ -154,9 +154,9 @@ def test_several_sites_of_one_stage_run_that_stage_and_others_the_whole() -> Non
     far = [model.table.ports[name] for name in ("block.0.attn.q", "block.2.attn.scores")]
     p = strikes.ports
     site = np.stack([rng.permutation(near)[:2] if row % 2 else far for row in range(80)])
-    mixed = Strikes(strikes.image, type(p)(site, p.index % 64, p.and_mask, p.or_mask, p.xor_mask, p.golden))
+    mixed = Injections(strikes.image, type(p)(site, p.index % 64, p.and_mask, p.or_mask, p.xor_mask, p.golden))
     mixed = with_words(mixed, model.live(mixed))
-    assert set(same(model, mixed, SuffixPlan())) <= {"WHOLE", "SUFFIX", "UNCHANGED"}
+    assert set(same(model, mixed, Shortcuts())) <= {"WHOLE", "SUFFIX", "UNCHANGED"}
     assert set(model.evaluator().routes.ways(mixed)[0]) == {Way.WHOLE, Way.TWIN}
 
 
@@ -172,7 +172,7 @@ def test_openvino_gives_its_own_whole_twins_bits() -> None:
         pytest.skip(why)
     for name in ("pre-norm", "post-norm, mean"):
         model = Lab(exported(name), backend="openvino")
-        same(model, model.strikes(150, seed=12), SuffixPlan())
+        same(model, model.strikes(150, seed=12), Shortcuts())
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_files_of_other_libraries_give_the_whole_twins_bits(library: str, export
     """Their attention is written otherwise: batch and heads joined, masks added, tokens before the batch."""
     file = written(randomised(LIBRARIES[library].model()), tmp_path / "model.onnx", exporter)
     model = Lab(adopt(file).plain)
-    how = same(model, model.strikes(200, seed=19), SuffixPlan())
+    how = same(model, model.strikes(200, seed=19), Shortcuts())
     assert how.count("ROWS") + how.count("SUFFIX") > 100
     assert "DEAD" in how
 

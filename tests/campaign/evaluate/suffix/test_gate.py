@@ -11,13 +11,13 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from testbed.campaign.evaluate.contract import Evaluated, Strikes
+from testbed.campaign.evaluate.contract import Evaluated, Injections
 from testbed.campaign.evaluate.suffix import segments as suffix_pieces
 from testbed.campaign.evaluate.suffix.evaluator import SuffixEvaluator
-from testbed.campaign.evaluate.suffix.gate import Proof, prove
+from testbed.campaign.evaluate.suffix.gate import SuffixProof, prove
 from testbed.campaign.evaluate.suffix.rows import RowRunner
 from testbed.campaign.evaluate.suffix.sample import loud_words, sample
-from testbed.campaign.evaluate.suffix.shortcuts import BARE, SuffixPlan
+from testbed.campaign.evaluate.suffix.shortcuts import BARE, Shortcuts
 from testbed.core.errors import EngineError, StaleArtefact
 from testbed.core.formats import format_named
 from testbed.export.precision import Calibration, cast_model, quantise
@@ -30,14 +30,14 @@ def model() -> Lab:
     return Lab(exported("pre-norm"))
 
 
-def proof(model: Lab) -> Proof:
+def proof(model: Lab) -> SuffixProof:
     return prove(model.evaluator, model.whole, model.live, IMAGES, seed=1, per_site_kind=2)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_everything_is_on_where_all_bits_are_the_same(name: str) -> None:
     found = proof(Lab(exported(name)))
-    assert found.plan == SuffixPlan()
+    assert found.plan == Shortcuts()
     assert found.record["golden_mismatches"] == 0
     assert not any(way["mismatches"] for way in found.record["ways"].values())
     assert found.record["rows"] >= 4 * len({site.kind for site in Lab(exported(name)).sites()})
@@ -60,9 +60,9 @@ def test_in_other_precisions_what_the_gate_lets_through_holds(precision: str) ->
 
 def test_the_record_is_json_and_gives_the_plan_back(model: Lab) -> None:
     found = proof(model)
-    assert SuffixPlan.from_record(json.loads(json.dumps(found.record))["plan"]) == found.plan
+    assert Shortcuts.from_record(json.loads(json.dumps(found.record))["plan"]) == found.plan
     with pytest.raises(StaleArtefact, match="redo gates"):
-        SuffixPlan.from_record({"style": "opaque"})
+        Shortcuts.from_record({"style": "opaque"})
 
 
 def test_the_sample_is_seeded_and_has_dead_faults_among_it(model: Lab) -> None:
@@ -85,7 +85,7 @@ def test_rows_that_differ_are_switched_off_alone(model: Lab, monkeypatch: pytest
 
     monkeypatch.setattr(RowRunner, "_row", wrong)
     found = proof(model)
-    assert found.plan == SuffixPlan(rows=False)
+    assert found.plan == Shortcuts(rows=False)
     assert any(not tried["passed"] for tried in found.record["tried"])
 
 
@@ -93,22 +93,22 @@ def test_rows_that_the_engine_computes_otherwise_are_switched_off_alone(
     model: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The row that runs along unharmed tells: here a kernel whose rows depend on how many there are."""
-    part = suffix_pieces.PortedPiece.struck
+    part = suffix_pieces.PortedSegment.struck
 
     def wrong(self: Any, feeds: Any, ports: Any) -> Any:
         outputs, live = part(self, feeds, ports)
         rows = any(value.ndim > 2 and 2 in value.shape[1:-1] for value in feeds.values())
         return ({name: off_by_a_bit(v) for name, v in outputs.items()} if rows else outputs), live
 
-    monkeypatch.setattr(suffix_pieces.PortedPiece, "struck", wrong)
-    assert proof(model).plan == SuffixPlan(rows=False)
+    monkeypatch.setattr(suffix_pieces.PortedSegment, "struck", wrong)
+    assert proof(model).plan == Shortcuts(rows=False)
 
 
 def test_rows_that_overflow_where_the_whole_does_not_are_switched_off(
     model: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As where a scale of one half is fused into a product in one graph, and follows it in the other."""
-    part = suffix_pieces.PortedPiece.struck
+    part = suffix_pieces.PortedSegment.struck
 
     def scaled_later(self: Any, feeds: Any, ports: Any) -> Any:
         outputs, live = part(self, feeds, ports)
@@ -116,8 +116,8 @@ def test_rows_that_overflow_where_the_whole_does_not_are_switched_off(
         with np.errstate(over="ignore"):
             return ({name: (v * 2) * np.float32(0.5) for name, v in outputs.items()} if rows else outputs), live
 
-    monkeypatch.setattr(suffix_pieces.PortedPiece, "struck", scaled_later)
-    assert proof(model).plan == SuffixPlan(rows=False)
+    monkeypatch.setattr(suffix_pieces.PortedSegment, "struck", scaled_later)
+    assert proof(model).plan == Shortcuts(rows=False)
 
 
 @pytest.mark.parametrize("name", ["fp32", "fp16", "bf16"])
@@ -145,7 +145,7 @@ def test_a_proof_of_death_that_is_wrong_is_found(model: Lab, monkeypatch: pytest
     live_site = model.sites("block.1.mlp.gelu")[0].name
     monkeypatch.setitem(model.stages.dead, live_site, None)
     found = proof(model)
-    assert found.plan == SuffixPlan(dead=False)
+    assert found.plan == Shortcuts(dead=False)
 
 
 def test_a_last_block_that_differs_is_run_in_full(model: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,7 +159,7 @@ def test_a_last_block_that_differs_is_run_in_full(model: Lab, monkeypatch: pytes
         return found
 
     monkeypatch.setattr(suffix_pieces, "restricted", wrong)
-    assert proof(model).plan == SuffixPlan(last=False)
+    assert proof(model).plan == Shortcuts(last=False)
 
 
 def test_segments_that_fuse_otherwise_get_idle_ports(model: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,7 +181,7 @@ def test_segments_that_fuse_otherwise_get_idle_ports(model: Lab, monkeypatch: py
 def test_where_nothing_gives_the_same_bits_the_whole_is_run(model: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     evaluate = SuffixEvaluator.evaluate
 
-    def wrong(self: SuffixEvaluator, strikes: Strikes) -> Iterator[Evaluated]:
+    def wrong(self: SuffixEvaluator, strikes: Injections) -> Iterator[Evaluated]:
         for found in evaluate(self, strikes):
             yield Evaluated(found.rows, off_by_a_bit(found.outputs), found.how, found.bound)
 
@@ -205,7 +205,7 @@ def test_an_engine_that_refuses_pieces_leaves_the_whole(model: Lab) -> None:
 
 
 def test_a_plan_from_the_record_works_in_another_place(model: Lab) -> None:
-    plan = SuffixPlan.from_record(proof(model).record["plan"])
+    plan = Shortcuts.from_record(proof(model).record["plan"])
     strikes = model.strikes(50, seed=3)
     found, _ = evaluated(Lab(exported("pre-norm")).evaluator(plan), strikes)
     np.testing.assert_array_equal(bits(found), bits(evaluated(model.whole, strikes)[0]))
@@ -215,7 +215,7 @@ def test_a_plan_from_the_record_works_in_another_place(model: Lab) -> None:
 def test_only_what_the_campaign_strikes_is_shown(model: Lab) -> None:
     struck = [site for site in model.stages.table if site.name in ("block.0.attn.v", "head")]
     found = prove(model.evaluator, model.whole, model.live, IMAGES, seed=0, per_site_kind=4, sites=struck)
-    assert found.plan == SuffixPlan()
+    assert found.plan == Shortcuts()
     sample_of_two = sample(model.stages.table.ports, struck, model.live, IMAGES, 4, seed=0)
     assert found.record["rows"] == len(sample_of_two)
     ports = {model.stages.table.ports[site.name] for site in struck}

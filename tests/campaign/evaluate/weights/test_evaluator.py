@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from testbed.campaign.evaluate.contract import StruckWeights
+from testbed.campaign.evaluate.contract import FaultyRun
 from testbed.campaign.evaluate.weights import evaluator as suffix_weights
-from testbed.campaign.evaluate.weights.evaluator import WeightPlan, WeightSuffix
+from testbed.campaign.evaluate.weights.evaluator import WeightShortcuts, WeightSuffix
 from testbed.campaign.evaluate.weights.gate import prove_weights
 from testbed.core.errors import EngineError, StaleArtefact
 from testbed.core.outcome import How
 from testbed.core.site import Site
 from testbed.engines.availability import available
-from testbed.engines.runner import Runner, StruckWords, WeightStriker, struck_weights
+from testbed.engines.runner import Runner, WeightFault, WeightInjector, faulty_weights
 from tests.support.suffix_lab import CONFIGS, IMAGES, Lab, bits, exported
 
 
@@ -30,10 +30,10 @@ class WeightLab(Lab):
     def striker(self) -> Runner:
         return self.open(self.plain, self.batch, True)
 
-    def strike(self, places: Sequence[StruckWords]) -> StruckWeights:
-        assert isinstance(self.striker, WeightStriker)
-        with struck_weights(self.striker, places) as words:
-            return StruckWeights(self._outputs(), words, How.WHOLE)
+    def strike(self, places: Sequence[WeightFault]) -> FaultyRun:
+        assert isinstance(self.striker, WeightInjector)
+        with faulty_weights(self.striker, places) as words:
+            return FaultyRun(self._outputs(), words, How.WHOLE)
 
     def _outputs(self) -> NDArray:
         parts = []
@@ -43,10 +43,10 @@ class WeightLab(Lab):
             parts.append(self.striker.run({"image": self.images[padded]})["head"][: len(rows)])
         return np.concatenate(parts)
 
-    def suffix(self, plan: WeightPlan | None = None, **budgets: int) -> WeightSuffix:
+    def suffix(self, plan: WeightShortcuts | None = None, **budgets: int) -> WeightSuffix:
         return WeightSuffix(
             self.stages,
-            plan or WeightPlan(),
+            plan or WeightShortcuts(),
             self.open,
             self.strike,
             lambda rows: self.images[rows],
@@ -59,15 +59,15 @@ class WeightLab(Lab):
     def weights(self) -> list[Site]:
         return [site for site in self.table if site.where == "weight"]
 
-    def faults(self, per_weight: int, seed: int) -> Iterator[list[StruckWords]]:
+    def faults(self, per_weight: int, seed: int) -> Iterator[list[WeightFault]]:
         rng = np.random.default_rng(seed)
         for site in self.weights:
             for _ in range(per_weight):
                 yield [self.flip(site, int(rng.integers(site.elements)), int(rng.integers(32)))]
 
-    def flip(self, site: Site, index: int, bit: int) -> StruckWords:
+    def flip(self, site: Site, index: int, bit: int) -> WeightFault:
         masks = (np.array([mask], np.uint32) for mask in (0xFFFFFFFF, 0, 1 << bit))
-        return StruckWords(site.tensor, np.array([site.stored_index(index)]), *masks)
+        return WeightFault(site.tensor, np.array([site.stored_index(index)]), *masks)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def model() -> WeightLab:
     return WeightLab(exported("pre-norm"))
 
 
-def same(model: WeightLab, suffix: WeightSuffix, places: Sequence[StruckWords]) -> How:
+def same(model: WeightLab, suffix: WeightSuffix, places: Sequence[WeightFault]) -> How:
     found, wanted = suffix.inject(places), model.strike(places)
     np.testing.assert_array_equal(bits(found.outputs), bits(wanted.outputs))
     for one, other in zip(found.words, wanted.words, strict=True):
@@ -84,8 +84,8 @@ def same(model: WeightLab, suffix: WeightSuffix, places: Sequence[StruckWords]) 
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-@pytest.mark.parametrize("plan", [WeightPlan(), WeightPlan("block", last=False)], ids=["least", "blocks"])
-def test_every_weight_gives_the_whole_engines_bits(name: str, plan: WeightPlan) -> None:
+@pytest.mark.parametrize("plan", [WeightShortcuts(), WeightShortcuts("block", last=False)], ids=["least", "blocks"])
+def test_every_weight_gives_the_whole_engines_bits(name: str, plan: WeightShortcuts) -> None:
     model = WeightLab(exported(name))
     suffix = model.suffix(plan)
     hows = [same(model, suffix, places) for places in model.faults(3, seed=1)]
@@ -127,7 +127,7 @@ def test_a_fault_that_changes_no_bit_is_not_run(model: WeightLab) -> None:
     suffix.inject([model.flip(model.weights[-1], 0, 30)])  # opens what there is to open
     site = next(site for site in model.weights if site.name == "head.bias")
     place = model.flip(site, 0, 3)
-    nothing = StruckWords(place.tensor, place.index, place.and_mask, place.or_mask, place.xor_mask * 0)
+    nothing = WeightFault(place.tensor, place.index, place.and_mask, place.or_mask, place.xor_mask * 0)
     seconds = suffix.engine_seconds
     assert same(model, suffix, [nothing]) == How.UNCHANGED
     assert suffix.engine_seconds == seconds
@@ -141,9 +141,9 @@ def test_the_gate_finds_a_plan(backend: str) -> None:
     model = WeightLab(exported("pre-norm"), backend=backend)
     proof = prove_weights(model.suffix, model.strike, model.weights, seed=1, per_site_kind=2)
     assert proof.plan is not None
-    assert WeightPlan.from_record(json.loads(json.dumps(proof.record))["plan"]) == proof.plan
+    assert WeightShortcuts.from_record(json.loads(json.dumps(proof.record))["plan"]) == proof.plan
     with pytest.raises(StaleArtefact, match="redo gates"):
-        WeightPlan.from_record({"start": "weight"})
+        WeightShortcuts.from_record({"start": "weight"})
 
 
 def test_a_last_block_that_differs_is_run_in_full(model: WeightLab, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,7 +158,7 @@ def test_a_last_block_that_differs_is_run_in_full(model: WeightLab, monkeypatch:
 
     monkeypatch.setattr(suffix_weights, "restricted", wrong)
     proof = prove_weights(model.suffix, model.strike, model.weights, seed=1, per_site_kind=1)
-    assert proof.plan == WeightPlan(last=False)
+    assert proof.plan == WeightShortcuts(last=False)
     assert "golden" in proof.record["tried"][0]["wrong"]
 
 
@@ -194,13 +194,13 @@ def test_the_gate_strikes_only_what_the_campaign_strikes(model: WeightLab) -> No
     struck = [site for site in model.weights if site.name in ("head.bias", "block.0.attn.qkv.weight")]
     seen = set()
 
-    def whole(places: Sequence[StruckWords]) -> StruckWeights:
+    def whole(places: Sequence[WeightFault]) -> FaultyRun:
         seen.update(place.tensor for place in places)
         return model.strike(places)
 
     proof = prove_weights(model.suffix, whole, struck, seed=1, per_site_kind=2)
     assert seen == {site.tensor for site in struck}
-    assert proof.plan == WeightPlan()
+    assert proof.plan == WeightShortcuts()
     assert proof.record["faults"] == 2 * 3
 
 

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from testbed.campaign.evaluate.weights.in_place import COPIED, HALF_APPLIED, NO_EFFECT, WeightGate, weight_gate
-from testbed.campaign.folder.engine import Bench
+from testbed.campaign.folder.engine import CampaignEngine
 from testbed.campaign.folder.images import NamedImages
 from testbed.core.errors import EngineError
 from testbed.core.fault import masks_for
 from testbed.core.folder.files import sha256_bytes
 from testbed.core.site import Site, SiteTable
-from testbed.engines.runner import EngineRequest, Runner, WeightStriker, open_engine, struck_weight
+from testbed.engines.runner import EngineRequest, Runner, WeightInjector, faulty_weight, open_engine
 from testbed.semantics import as_words, corrupt
 
 IMAGES = np.random.default_rng(3).normal(size=(8, 4, 6)).astype(np.float32)
@@ -86,22 +86,22 @@ def rebuild(model: bytes, backend: str = "ort-cpu") -> Runner:
 
 
 @pytest.fixture
-def bench() -> Iterator[Bench]:
+def bench() -> Iterator[CampaignEngine]:
     with rebuild(quantised()) as runner:
         yield bench_of(runner)
 
 
-def bench_of(runner: Runner) -> Bench:
+def bench_of(runner: Runner) -> CampaignEngine:
     images = NamedImages(tuple(map(str, range(8))), np.zeros(8, np.int64), np.zeros(8, np.int16), np.arange(8))
     table = SiteTable("model", "id", "op", sites())
-    return Bench("model", "weight", table, runner, lambda rows: IMAGES[rows], "image", "logits", images, 8)
+    return CampaignEngine("model", "weight", table, runner, lambda rows: IMAGES[rows], "image", "logits", images, 8)
 
 
-def gated(bench: Bench) -> WeightGate:
+def gated(bench: CampaignEngine) -> WeightGate:
     return weight_gate(bench, sites(), quantised(), rebuild, seed=1)
 
 
-def test_every_tensor_is_told_as_it_is_done(bench: Bench) -> None:
+def test_every_tensor_is_told_as_it_is_done(bench: CampaignEngine) -> None:
     seen: list[int] = []
     found = weight_gate(bench, sites(), quantised(), rebuild, seed=1, advance=seen.append)
     assert sum(seen) == len(sites()) == found.tensors
@@ -126,7 +126,7 @@ def by_file(site: Site, bit: int) -> NDArray[np.float32]:
     return outputs
 
 
-def test_a_tensor_whose_faults_would_be_half_applied_is_left_out(bench: Bench) -> None:
+def test_a_tensor_whose_faults_would_be_half_applied_is_left_out(bench: CampaignEngine) -> None:
     found = reasons(gated(bench))
     pair = {f"{name}.{part}" for name in ("p", "c") for part in ("scale", "zero_point")}
     assert {name for name, reason in found.items() if reason == HALF_APPLIED} == pair
@@ -134,16 +134,16 @@ def test_a_tensor_whose_faults_would_be_half_applied_is_left_out(bench: Bench) -
     assert set(found) == pair | {"unused"}
 
 
-def test_what_is_kept_acts_as_the_edited_file_and_what_is_left_out_does_not(bench: Bench) -> None:
+def test_what_is_kept_acts_as_the_edited_file_and_what_is_left_out_does_not(bench: CampaignEngine) -> None:
     """Every bit of the first element, against the file's own arithmetic: steps of an integer may round otherwise in a
     fused engine, so the bound is one step of the output."""
     left_out, wrong = reasons(gated(bench)), set()
-    assert isinstance(bench.runner, WeightStriker)
+    assert isinstance(bench.runner, WeightInjector)
     for site in sites():
         for bit in range(site.format.bits - 1):
             if site.name.endswith("scale") and bit > 26:
                 continue  # clipped everywhere: nothing is told apart
-            with struck_weight(bench.runner, site.tensor, 0, masks_for("flip", site.format, bit)):
+            with faulty_weight(bench.runner, site.tensor, 0, masks_for("flip", site.format, bit)):
                 if np.abs(bench.outputs() - by_file(site, bit)).max() > 0.2001:
                     wrong.add(site.name)
     assert wrong == {name for name, reason in left_out.items() if reason == HALF_APPLIED}
@@ -171,7 +171,7 @@ class Copying:
 
 
 @pytest.mark.parametrize("copied", ["bias", "w", "x.scale", "y.zero_point"])
-def test_a_weight_that_the_engine_copied_is_left_out(bench: Bench, copied: str) -> None:
+def test_a_weight_that_the_engine_copied_is_left_out(bench: CampaignEngine, copied: str) -> None:
     bench.runner = Copying(bench.runner, copied)  # type: ignore[assignment]
     assert {name for name, reason in reasons(gated(bench)).items() if reason == COPIED} == {copied}
 
@@ -184,14 +184,14 @@ class Forgetful(Copying):
         return {name: value + np.float32(1e-3) * self._runs for name, value in super().run(feeds).items()}
 
 
-def test_an_engine_that_is_not_restored_is_refused(bench: Bench) -> None:
+def test_an_engine_that_is_not_restored_is_refused(bench: CampaignEngine) -> None:
     assert len(bench.golden) == 8  # run before the engine begins to forget
     bench.runner = Forgetful(bench.runner, "")  # type: ignore[assignment]
     with pytest.raises(EngineError, match="not restored after weight faults were undone"):
         gated(bench)
 
 
-def test_every_tensor_at_risk_is_compared_with_a_rebuilt_engine(bench: Bench) -> None:
+def test_every_tensor_at_risk_is_compared_with_a_rebuilt_engine(bench: CampaignEngine) -> None:
     found = gated(bench)
     assert (found.tensors, found.compared) == (len(sites()), len(sites()))  # two plain ones are in the sample
 

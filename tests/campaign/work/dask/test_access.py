@@ -13,7 +13,7 @@ from testbed.campaign.pipeline import run_campaign
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.campaign.work.dask import members as cluster_roster
 from testbed.campaign.work.dask.access import check_address, is_safe
-from testbed.campaign.work.dask.pool import ClusterCrew
+from testbed.campaign.work.dask.pool import ClusterPool
 from testbed.campaign.work.workforce import Workforce
 from testbed.core.errors import TestbedError, UsageError
 from tests.support.clusters import LIMITS, Campaign, Cluster
@@ -109,7 +109,7 @@ def test_a_cluster_over_tls_works_and_lets_nobody_else_in(
     with dask.config.set(ours):
         assert campaign.run(cluster.address, 6).done == 6
         campaign.assert_rows_are_those_of_one_worker_here(6)
-        with ClusterCrew(campaign.opener(), cluster.address, campaign.folder, LIMITS) as crew:
+        with ClusterPool(campaign.opener(), cluster.address, campaign.folder, LIMITS) as crew:
             assert len(crew._roster._present()) == 1
     with (
         dask.config.set(theirs),

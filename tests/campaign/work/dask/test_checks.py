@@ -19,10 +19,10 @@ from testbed.campaign.work.contract import Report
 from testbed.campaign.work.dask import checks as cluster_checks
 from testbed.campaign.work.dask import members as cluster_roster
 from testbed.campaign.work.dask.checks import Recheck
-from testbed.campaign.work.dask.pool import ClusterCrew
+from testbed.campaign.work.dask.pool import ClusterPool
 from testbed.campaign.work.dask.worker import Answer, Hello, introduce
 from testbed.campaign.work.inprocess import InProcess
-from testbed.campaign.work.slot import Seat
+from testbed.campaign.work.slot import WorkerSlot
 from testbed.core.errors import TestbedError
 from tests.support.clusters import LIMITS, SIZE, Campaign
 from tests.support.toy_handler import Toy
@@ -89,7 +89,7 @@ class Client:
 @pytest.fixture
 def campaign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Campaign:
     monkeypatch.setattr(cluster_roster, "Client", Client)
-    monkeypatch.setattr(cluster_checks, "Seat", functools.partial(Seat, make=InProcess))
+    monkeypatch.setattr(cluster_checks, "Seat", functools.partial(WorkerSlot, make=InProcess))
     Client.ran, Client.when = [], lambda number: True
     return Campaign(tmp_path / "run")
 
@@ -102,7 +102,7 @@ def run(campaign: Campaign, n: int, recheck: Recheck) -> Report:
         for unit in units:
             del campaign.kept[unit.number]
 
-    with ClusterCrew(campaign.opener(), "tcp://127.0.0.1:0", campaign.folder, LIMITS, recheck=recheck) as crew:
+    with ClusterPool(campaign.opener(), "tcp://127.0.0.1:0", campaign.folder, LIMITS, recheck=recheck) as crew:
         return crew.run(campaign.units(n), campaign.keep, drop=drop)
 
 

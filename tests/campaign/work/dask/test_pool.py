@@ -21,7 +21,7 @@ from testbed.campaign.plan.unit import Unit
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.campaign.work.contract import Opener, Report
 from testbed.campaign.work.dask import members as cluster_roster
-from testbed.campaign.work.dask.pool import ClusterCrew
+from testbed.campaign.work.dask.pool import ClusterPool
 from testbed.campaign.work.dask.worker import Hello, Job, introduce, stop, work
 from testbed.campaign.work.workforce import Workforce
 from testbed.core.errors import TestbedError, UsageError
@@ -56,7 +56,7 @@ def test_units_are_spread_and_a_crash_in_a_child_never_kills_a_worker(cluster: C
     workers = [cluster.start("one"), cluster.start("two", threads=2)]
     campaign.order({5: "abort always", 6: "slow always", 30: "engine 3"} | dict.fromkeys(range(40, 60), "slow always"))
     units = campaign.units(20)
-    with ClusterCrew(campaign.opener(), cluster.address, campaign.folder, LIMITS) as crew:
+    with ClusterPool(campaign.opener(), cluster.address, campaign.folder, LIMITS) as crew:
         report = crew.run(units[:18], campaign.keep)
         (campaign.folder / "another-plan").touch()  # the next round
         campaign.folder.manifest["stages"]["plan-1"] = {"inputs": {}, "outputs": {}, "facts": {}}
@@ -123,7 +123,7 @@ def test_a_worker_that_turns_out_unfit_later_gives_back_what_it_has(cluster: Clu
             until(lambda: len(crew._roster._present()) == 2)
         campaign.keep(unit, rows)
 
-    with ClusterCrew(campaign.opener(), cluster.address, campaign.folder, LIMITS) as crew:
+    with ClusterPool(campaign.opener(), cluster.address, campaign.folder, LIMITS) as crew:
         report = crew.run(campaign.units(8), keep)
     campaign.assert_rows_are_those_of_one_worker_here(8)
     assert len(report.refused) == 1
@@ -146,14 +146,14 @@ def test_ctrl_c_ends_the_children_and_keeps_what_is_done(cluster: Cluster, campa
         if len(campaign.kept) == 2:
             signal.raise_signal(signal.SIGINT)
 
-    with ClusterCrew(campaign.opener(), cluster.address, campaign.folder, LIMITS) as crew:
+    with ClusterPool(campaign.opener(), cluster.address, campaign.folder, LIMITS) as crew:
         with pytest.raises(KeyboardInterrupt):
             crew.run(campaign.units(5), campaign.keep, tick)
         assert sorted(campaign.kept) == [0, 1]
         until(lambda: not any(map(alive, psutil.Process(worker.pid).children())))
     (campaign.folder / str(SIZE * 2)).unlink()
     report = Report()
-    with ClusterCrew(campaign.opener(), cluster.address, campaign.folder, LIMITS) as crew:
+    with ClusterPool(campaign.opener(), cluster.address, campaign.folder, LIMITS) as crew:
         report = crew.run(campaign.units(5)[2:], campaign.keep)
     assert report.done == 3
 
@@ -170,7 +170,7 @@ def test_nobody_there(cluster: Cluster, campaign: Campaign, monkeypatch: pytest.
     with pytest.raises(TestbedError, match=r"^no Dask scheduler answers at tcp://127\.0\.0\.1:1; start one"):
         campaign.run("tcp://127.0.0.1:1", 3)
     with (
-        ClusterCrew(campaign.opener(), cluster.address, campaign.folder, replace(LIMITS, join_s=1)) as crew,
+        ClusterPool(campaign.opener(), cluster.address, campaign.folder, replace(LIMITS, join_s=1)) as crew,
         pytest.raises(
             TestbedError, match=r"^no worker has come to tcp://\S+ for 1 s; start some with `dask worker tcp"
         ),
