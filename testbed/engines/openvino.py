@@ -50,6 +50,8 @@ def shared_core() -> Any:
 class OpenVinoRunner(BaseRunner):
     """Raises EngineError for a file that OpenVINO cannot read or compile."""
 
+    library = "OpenVINO"
+
     def __init__(self, request: EngineRequest) -> None:
         self._signature = signature_of(loaded(request.onnx))
         self._weights: dict[str, NDArray] = {}
@@ -70,8 +72,7 @@ class OpenVinoRunner(BaseRunner):
         self.info = _info(request, compiled)
 
     def run(self, feeds: Arrays) -> dict[str, NDArray]:
-        if self._request is None:
-            raise EngineError("this OpenVINO engine is closed")
+        self._opened(self._request)
         arrays = self._signature.checked(feeds)
         try:
             self._request.infer({name: _shared(np.array(array)) for name, array in arrays.items()})
@@ -81,9 +82,7 @@ class OpenVinoRunner(BaseRunner):
 
     def weight(self, tensor: str) -> NDArray:
         """The array that the engine is fed; changes act on the next run. Raises EngineError without mutable weights."""
-        if tensor not in self._weights:
-            raise EngineError(f"weight {tensor!r} cannot be struck here: the engine was built without mutable weights")
-        return self._weights[tensor]
+        return self._mutable_weight(self._weights, tensor)
 
     def close(self) -> None:
         self._request = None

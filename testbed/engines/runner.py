@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, Protocol, Self, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -148,10 +148,28 @@ def faulty_weight(
         yield word
 
 
-class BaseRunner:
-    """What most runners share."""
+_Handle = TypeVar("_Handle")
 
+
+class BaseRunner:
+    """What most runners share: when a call is refused, and how an engine is closed."""
+
+    library = "engine"
+    """Name of the engine's library, as messages say it."""
     info: EngineInfo
+
+    def _opened(self, handle: _Handle | None) -> _Handle:
+        """The library's handle, which closing takes away. Raises EngineError for an engine that was closed."""
+        if handle is None or handle is False:
+            raise EngineError(f"this {self.library} engine is closed")
+        return handle
+
+    @staticmethod
+    def _mutable_weight(weights: Mapping[str, NDArray], tensor: str) -> NDArray:
+        """One of the weights that the engine can change. Raises EngineError for any other tensor."""
+        if tensor not in weights:
+            raise EngineError(f"weight {tensor!r} cannot be struck here: the engine was built without mutable weights")
+        return weights[tensor]
 
     def close(self) -> None:
         """Frees what the engine holds. May be called twice."""

@@ -50,6 +50,8 @@ _SOURCE = "/onnxruntime_src/"  # where ONNX Runtime was built
 class OrtCpuRunner(BaseRunner):
     """Raises EngineError when ONNX Runtime refuses the model or falls back to another provider."""
 
+    library = "ONNX Runtime"
+
     def __init__(self, request: EngineRequest) -> None:
         proto = loaded(request.onnx)
         self._signature = signature_of(proto)
@@ -63,8 +65,7 @@ class OrtCpuRunner(BaseRunner):
         self.info = _info(request)
 
     def run(self, feeds: Arrays) -> dict[str, NDArray]:
-        if self._session is None:
-            raise EngineError("this ONNX Runtime engine is closed")
+        self._opened(self._session)
         arrays = self._signature.checked(feeds)
         try:
             return dict(zip(self._signature.outputs, self._session.run(None, arrays), strict=True))
@@ -73,9 +74,7 @@ class OrtCpuRunner(BaseRunner):
 
     def weight(self, tensor: str) -> NDArray:
         """The stored tensor itself; changes act on the next run. Raises EngineError without mutable weights."""
-        if tensor not in self._weights:
-            raise EngineError(f"weight {tensor!r} cannot be struck here: the engine was built without mutable weights")
-        return self._weights[tensor]
+        return self._mutable_weight(self._weights, tensor)
 
     def close(self) -> None:
         self._session = None

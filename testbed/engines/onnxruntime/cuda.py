@@ -35,6 +35,7 @@ PROVIDER_OPTIONS = {
 class OrtCudaRunner(BaseRunner):
     """Raises EngineError when ONNX Runtime refuses the model or falls back to the CPU."""
 
+    library = "ONNX Runtime"
     provider: Any = (PROVIDER, PROVIDER_OPTIONS)
     device = "cuda"
 
@@ -52,8 +53,7 @@ class OrtCudaRunner(BaseRunner):
         self.info = self._info(request)
 
     def run(self, feeds: Arrays) -> dict[str, NDArray]:
-        if self._session is None:
-            raise EngineError("this ONNX Runtime engine is closed")
+        self._opened(self._session)
         arrays = self._signature.checked(feeds)
         try:
             binding = self._session.io_binding()
@@ -92,9 +92,7 @@ class OrtCudaRunner(BaseRunner):
 
     def weight(self, tensor: str) -> NDArray:
         """The host's copy; a change acts after ``weight_changed``. Raises EngineError without mutable weights."""
-        if tensor not in self._weights:
-            raise EngineError(f"weight {tensor!r} cannot be struck here: the engine was built without mutable weights")
-        return self._weights[tensor]
+        return self._mutable_weight(self._weights, tensor)
 
     def weight_changed(self, tensor: str) -> None:
         self._on_device[tensor] = ort_value(self._weights[tensor], self.device)

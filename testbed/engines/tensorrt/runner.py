@@ -29,6 +29,7 @@ _NULL_OUTPUT_BOUND = {"fp32": 1e-4, "fp16": 1e-2, "bf16": 1e-1, "int8": 1e-1}  #
 class TensorRtRunner(BaseRunner):
     """Raises EngineError where the model cannot be built, or the engine file not be used on this GPU."""
 
+    library = "TensorRT"
     backend = "tensorrt"
 
     _engine: _LoadedEngine | None
@@ -79,17 +80,14 @@ class TensorRtRunner(BaseRunner):
         return engine.run(arrays)
 
     def _open(self) -> _LoadedEngine:
-        if self._engine is None:
-            raise EngineError("this TensorRT engine is closed")
-        return self._engine
+        return self._opened(self._engine)
 
     def weight(self, tensor: str) -> NDArray:
         """The host's copy; a change acts after ``weight_changed``. Raises EngineError without mutable weights, and for
         a tensor that this engine cannot be refitted with."""
-        if tensor not in self._weights:
-            raise EngineError(f"weight {tensor!r} cannot be struck here: the engine was built without mutable weights")
+        weight = self._mutable_weight(self._weights, tensor)
         self._open().require_refittable(tensor)
-        return self._weights[tensor]
+        return weight
 
     def weight_changed(self, tensor: str) -> None:
         self._open().refit(tensor, self._weights[tensor])

@@ -44,6 +44,7 @@ class _NodeStep(NamedTuple):
 class TorchRunner(BaseRunner):
     """Raises EngineError for a file that is not ONNX or holds an operator that ``OPERATORS`` lacks."""
 
+    library = "torch"
     backend = "torch"
     device = "cpu"
 
@@ -64,8 +65,7 @@ class TorchRunner(BaseRunner):
             self.info = self._info(request)
 
     def run(self, feeds: Arrays) -> dict[str, NDArray]:
-        if not self._open:
-            raise EngineError("this torch engine is closed")
+        self._opened(self._open)
         arrays = self._signature.checked(feeds)
         with self._settings(), torch.inference_mode():
             outputs = self._computed(self._given(arrays))
@@ -83,9 +83,7 @@ class TorchRunner(BaseRunner):
     def weight(self, tensor: str) -> NDArray:
         """The stored tensor; changes act on the next run, on a GPU after ``weight_changed``. Raises EngineError without
         mutable weights."""
-        if tensor not in self._stored:
-            raise EngineError(f"weight {tensor!r} cannot be struck here: the engine was built without mutable weights")
-        return self._stored[tensor]
+        return self._mutable_weight(self._stored, tensor)
 
     def weight_changed(self, tensor: str) -> None:
         self._constants[tensor].copy_(from_numpy(self._stored[tensor]))  # onto itself, on the CPU
