@@ -16,7 +16,7 @@ from testbed.core.folder.runfolder import MANIFEST, RunFolder
 
 _Count = Annotated[int, Field(ge=0, le=10**15)]
 _Seconds = Annotated[float, Field(ge=0, le=1e10, allow_inf_nan=False)]
-_Deviation = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 _Share = Annotated[float, Field(ge=0, le=1)]
 _Table = dict[str, JsonValue]
 
@@ -90,14 +90,14 @@ class TuneFacts(Form):
 class _Parity(Form):
     target: str
     pair: str
-    max_abs_diff: _Deviation
+    max_abs_diff: _NonNegativeFloat
     top1_agreement: _Share | None
-    bound: _Deviation
+    bound: _NonNegativeFloat
 
 
 class _Drift(Form):
-    max_abs_diff: _Deviation
-    bound: _Deviation
+    max_abs_diff: _NonNegativeFloat
+    bound: _NonNegativeFloat
 
 
 class _ZeroFault(Form):
@@ -139,7 +139,7 @@ class _Domain(Form):
     where: str
     op: str
     faults: _Count
-    half_width: _Deviation
+    half_width: _NonNegativeFloat
 
 
 class _Round(Form):
@@ -148,7 +148,7 @@ class _Round(Form):
 
 class _Stop(Form):
     per: str
-    margin: _Deviation | None
+    margin: _NonNegativeFloat | None
     confidence: _Share | None
     history: Annotated[list[_Round], Field(min_length=1)]
 

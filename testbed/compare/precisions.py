@@ -22,7 +22,7 @@ PLACE = (*SITE, "op", "index", "image_id", "role")
 MEASURES = ("sdc1", "outside", "nonfinite")
 ROLES = ("sign", "exponent", "mantissa", "magnitude", "word")
 ALL = "all"
-Rates = dict[str, Estimate]  # per measure
+RatesByMeasure = dict[str, Estimate]  # per measure
 METHOD = (
     "Rates are of the sites and images that both campaigns have, by the number format of the site on either side, and"
     " weigh by the population of their stratum; images under one fault are a cluster. The two sides are taken as"
@@ -122,10 +122,10 @@ def _roles(a: pd.DataFrame, b: pd.DataFrame, pairs: pd.DataFrame, confidence: fl
             }
 
 
-def _rates(rows: pd.DataFrame, confidence: float) -> dict[tuple[str, str, str], Rates]:
+def _rates(rows: pd.DataFrame, confidence: float) -> dict[tuple[str, str, str], RatesByMeasure]:
     """(format of A, format of B, role) -> measure -> rate, of the common rows of one target, place and operation."""
     design = design_of(rows)
-    found: dict[tuple[str, str, str], Rates] = {}
+    found: dict[tuple[str, str, str], RatesByMeasure] = {}
     for roles in (rows["role"], pd.Series(ALL, rows.index)):
         names = list(zip(rows["format_a"], rows["format_b"], roles, strict=True))
         codes, labels = pd.factorize(pd.Series(names).where(rows["common"].to_numpy(), None))
@@ -136,12 +136,12 @@ def _rates(rows: pd.DataFrame, confidence: float) -> dict[tuple[str, str, str], 
     return found
 
 
-def _counts(found: Rates | None) -> dict[str, int] | None:
+def _counts(found: RatesByMeasure | None) -> dict[str, int] | None:
     return None if found is None else {"faults": found["outside"].n_clusters, "rows": found["outside"].n_rows}
 
 
 def _sides(
-    a: Rates | None, b: Rates | None, has_classes: bool, joint: dict[str, float] | None = None
+    a: RatesByMeasure | None, b: RatesByMeasure | None, has_classes: bool, joint: dict[str, float] | None = None
 ) -> dict[str, Any]:
     """Measure -> both rates, and their difference where both exist. joint: correlation of the two sides' rates."""
     told: dict[str, Any] = {}

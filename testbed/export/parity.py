@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from testbed.analysis.outputs.compare import max_abs_diff, smallest_atol
 from testbed.analysis.outputs.confidence import top1
 
-Tiers = Mapping[str, NDArray[np.int64]]
+ImagesByTier = Mapping[str, NDArray[np.int64]]
 """Name of a tier -> rows of the outputs, in the order to be told."""
 
 
 def parity_by_tier(
-    outputs: NDArray[np.float32], golden: NDArray[np.float32], tiers: Tiers, rtol: float, has_classes: bool
+    outputs: NDArray[np.float32], golden: NDArray[np.float32], tiers: ImagesByTier, rtol: float, has_classes: bool
 ) -> list[dict[str, Any]]:
     """Per tier: n, largest |d|, the smallest atol that lets every image pass at ``rtol``, share of equal top-1.
 

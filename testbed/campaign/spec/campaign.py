@@ -12,7 +12,7 @@ from testbed.analysis.outputs.outcome import DETECTORS
 from testbed.campaign.spec.consistency import Tables, contradictions
 from testbed.campaign.spec.errors import complaints, refusal
 from testbed.campaign.spec.faults import FaultSpec
-from testbed.campaign.spec.fields import Confidence, Strict, refuse
+from testbed.campaign.spec.fields import ConfidenceLevel, Strict, refuse
 from testbed.campaign.spec.loading import change, read_toml
 from testbed.campaign.spec.stop import StopSpec
 from testbed.campaign.spec.tables import (
@@ -55,7 +55,7 @@ class CampaignSpec(Strict):
         description="Seed of every random choice: draws of faults, named images and, unless `model.training` has its own, "
         "the training.",
     )
-    confidence: Confidence = Field(default=0.95, description="Confidence of every interval that is reported.")
+    confidence: ConfidenceLevel = Field(default=0.95, description="Confidence of every interval that is reported.")
     detector: str = Field(
         default="none",
         json_schema_extra={"enum": list(DETECTORS)},

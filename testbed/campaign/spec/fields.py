@@ -56,7 +56,7 @@ WholeNumber = Annotated[int, Field(ge=1)]
 Count = Annotated[WholeNumber, AtMost((1 << 31) - 1, "it is counted in 32 bits")]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), AtMost(1e38, "float32 holds no larger number")]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), AtMost(1e38, "float32 holds no larger number")]
-Confidence = Annotated[float, Field(ge=0.01, le=1 - 1e-9, allow_inf_nan=False)]
+ConfidenceLevel = Annotated[float, Field(ge=0.01, le=1 - 1e-9, allow_inf_nan=False)]
 """Of intervals; beyond these bounds, quantiles lose their digits."""
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 from pydantic import Field, field_validator
 
 from testbed.campaign.spec.faults import FaultSpec
-from testbed.campaign.spec.fields import AtMost, Complaint, Confidence, Count, Strict, WholeNumber
+from testbed.campaign.spec.fields import AtMost, Complaint, ConfidenceLevel, Count, Strict, WholeNumber
 from testbed.core.errors import UsageError
 from testbed.core.words.nearest import unknown
 
@@ -41,7 +41,7 @@ class StopSpec(Strict):
         lt=0.5,
         description="Half the width that every interval may have: 0.01 is one point up and down, whatever the rate.",
     )
-    confidence: Confidence | None = Field(
+    confidence: ConfidenceLevel | None = Field(
         default=None, description="Confidence of each interval, at all looks together; the campaign's unless stated."
     )
     per: str = Field(

@@ -59,7 +59,7 @@ _OPTIONS = (
 
 
 @dataclass(frozen=True)
-class ScoreOptions:
+class ScoreOptionValues:
     """The options' values; `made` when something heavy may be imported."""
 
     values: dict[str, Any]
@@ -77,7 +77,7 @@ def score_options(command: Command) -> Command:
     @wraps(command)
     def gathered(**arguments: Any) -> Any:
         values = {name: arguments.pop(name) for name in names}
-        return command(settings=ScoreOptions(values), **arguments)
+        return command(settings=ScoreOptionValues(values), **arguments)
 
     decorated: Any = gathered
     for option in reversed(_OPTIONS):

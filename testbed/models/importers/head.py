@@ -10,12 +10,12 @@ from torch import Tensor
 
 from testbed.core.errors import TestbedError, UsageError
 from testbed.models.importers.facts.ledger import INSTEAD, Told
-from testbed.models.importers.layout import Names
+from testbed.models.importers.layout import KeyNames
 from testbed.models.importers.read.checkpoint import WeightSet
 from testbed.models.keys import listed
 
 
-def with_head(path: Path, names: Names, chosen: WeightSet, asked: str | None) -> tuple[dict[str, Tensor], Told]:
+def with_head(path: Path, names: KeyNames, chosen: WeightSet, asked: str | None) -> tuple[dict[str, Tensor], Told]:
     """The tensors with the head under the name that the layout gives it, and what was found.
 
     A linear layer that replaces the library's, alone or in a Sequential, is taken when it is the only one there.

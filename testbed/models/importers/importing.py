@@ -15,7 +15,7 @@ from testbed.core.folder.files import sha256_file, sha256_json
 from testbed.models.config import ViTConfig
 from testbed.models.importers.facts.described import CONFIG, Described, described
 from testbed.models.importers.facts.inference import inferred_config
-from testbed.models.importers.facts.ledger import INSTEAD, Ledger, Source, Told, assumed
+from testbed.models.importers.facts.ledger import INSTEAD, FactSource, Ledger, Told, assumed
 from testbed.models.importers.facts.stated import stated as checked
 from testbed.models.importers.facts.unsupported import (
     refuse_gated_mlps,
@@ -24,7 +24,7 @@ from testbed.models.importers.facts.unsupported import (
     refuse_named_features,
 )
 from testbed.models.importers.head import with_head
-from testbed.models.importers.layout import Layout, Names
+from testbed.models.importers.layout import KeyNames, Layout
 from testbed.models.importers.layouts import ANCHORS, names_in, recognised
 from testbed.models.importers.read.checkpoint import WeightSet, as_float32, loaded, weight_set
 from testbed.models.importers.read.files import WeightsFile, weights_file
@@ -82,7 +82,7 @@ def import_weights(
     chosen = replace(chosen, tensors={name: t for name, t in chosen.tensors.items() if t.numel()})
     known = _recognised(file.path, chosen, layout)
     config_json, config_row = _config_json(file.path.parent, known, values)
-    said: dict[Source, Mapping[str, Any]] = {"stated": values, "data set": data_set or {}}
+    said: dict[FactSource, Mapping[str, Any]] = {"stated": values, "data set": data_set or {}}
     if config_json is not None:
         said["config.json"] = config_json.values
     ledger = Ledger(said, str(file.path.parent / CONFIG))
@@ -155,7 +155,7 @@ def _file_rows(chosen: WeightSet, values: Mapping[str, Any]) -> list[Told]:
 
 def _complete(
     path: Path, known: Layout, chosen: WeightSet, head: str | None, ledger: Ledger
-) -> tuple[dict[str, Tensor], Names]:
+) -> tuple[dict[str, Tensor], KeyNames]:
     """The tensors, float32, and their names, every one of which is there; TestbedError that says what is not."""
     traits, names = names_in(known, chosen.tensors)
     tensors, row = with_head(path, names, chosen, head)
@@ -204,7 +204,7 @@ def _empty(config: ViTConfig) -> ViT:
         return ViT(config)
 
 
-def _expected(model: ViT, names: Names) -> dict[str, tuple[int, ...]]:
+def _expected(model: ViT, names: KeyNames) -> dict[str, tuple[int, ...]]:
     """The shape that each tensor of the file must have."""
     expected = {}
     for ours, parameter in model.named_parameters():
@@ -214,7 +214,7 @@ def _expected(model: ViT, names: Names) -> dict[str, tuple[int, ...]]:
     return expected
 
 
-def _with_batch(name: str, shape: tuple[int, ...], names: Names) -> tuple[int, ...]:
+def _with_batch(name: str, shape: tuple[int, ...], names: KeyNames) -> tuple[int, ...]:
     """Newer vit-pytorch stores CLS and positions without the leading 1."""
     tables = (*names.get("pos_embed", ()), *names.get("cls_token", ()))
     return (1, *shape) if name in tables and len(shape) == 2 else shape

@@ -10,7 +10,7 @@ from math import isqrt
 from testbed.models.config import FinalNorm, Patchify
 
 # Our parameter -> the parameter of the file, or the three (q, k, v) that are stacked to make it.
-Names = dict[str, tuple[str, ...]]
+KeyNames = dict[str, tuple[str, ...]]
 PUBLISHED_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}  # by width: tiny, small, base, large, huge
 
 
@@ -67,9 +67,9 @@ class Layout:
             final_norm=final_norms[0] if final_norms else next(iter(self.final)),
         )
 
-    def names(self, t: Traits) -> Names:
+    def names(self, t: Traits) -> KeyNames:
         """Every parameter of a model with these traits."""
-        names: Names = {}
+        names: KeyNames = {}
 
         def module(ours: str, *theirs: str, bias: bool = True) -> None:
             for kind in ("weight", "bias") if bias else ("weight",):

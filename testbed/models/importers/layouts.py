@@ -10,7 +10,7 @@ from torch import Tensor
 from testbed.core.errors import TestbedError, UsageError
 from testbed.core.words.nearest import unknown
 from testbed.models.importers.facts.ledger import INSTEAD
-from testbed.models.importers.layout import Layout, Names, Traits
+from testbed.models.importers.layout import KeyNames, Layout, Traits
 from testbed.models.keys import listed
 
 
@@ -142,7 +142,7 @@ ANCHORS: tuple[str, ...] = tuple(dict.fromkeys(f"{layout.patch_embed['proj']}.we
 LAYOUT_NAMES: tuple[str, ...] = tuple(dict.fromkeys(layout.name for layout in LAYOUTS))
 
 
-def names_in(layout: Layout, tensors: Mapping[str, Tensor]) -> tuple[Traits, Names]:
+def names_in(layout: Layout, tensors: Mapping[str, Tensor]) -> tuple[Traits, KeyNames]:
     """What the file's names say of the model, and the names that such a model would have in this layout."""
     table = tensors.get(layout.pos_embed)
     traits = layout.traits(tensors.keys(), table.shape[-2] if table is not None and table.dim() > 1 else 0)

@@ -21,8 +21,8 @@ from testbed.sensitivity.circuits.ablation import Ablation, Replacements, logits
 from testbed.sensitivity.circuits.analysis_set import AnalysisSet
 from testbed.sensitivity.circuits.components import Component, KeptComponents
 
-Rule = Literal["incremental", "cumulative"]
-RULES: tuple[Rule, ...] = ("incremental", "cumulative")
+PruningRule = Literal["incremental", "cumulative"]
+RULES: tuple[PruningRule, ...] = ("incremental", "cumulative")
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def acdc(
     parts: Sequence[Component],
     tau: float,
     *,
-    rule: Rule = "incremental",
+    rule: PruningRule = "incremental",
     ablation: Ablation = "zero",
     seed: int = 0,
 ) -> Circuit:

@@ -20,7 +20,7 @@ from testbed.sensitivity.fuzziness.log import EpochFuzziness
 
 _DPI = 100
 _SHOWN_FRAME_MS = 600
-Limits = tuple[float, float]
+AxisLimits = tuple[float, float]
 Spread = Mapping[str, float]
 
 
@@ -44,7 +44,7 @@ def layers_figure(
     told: Sequence[str],
     *,
     spread: Spread | None = None,
-    limits: Limits | None = None,
+    limits: AxisLimits | None = None,
 ) -> Figure:
     """Fuzziness against the layer, linear and logarithmic; first and last layer stand out, fits are dashed.
 
@@ -105,7 +105,7 @@ def accuracy_figure(log: Sequence[EpochFuzziness], title: str, spread: Sequence[
     return figure
 
 
-def limits_of(log: Sequence[EpochFuzziness]) -> Limits | None:
+def limits_of(log: Sequence[EpochFuzziness]) -> AxisLimits | None:
     """The smallest and largest positive fuzziness of all epochs; None where there is none."""
     values = [value for row in log for value in row.layers.values() if 0 < value < np.inf]
     return (min(values), max(values)) if values else None

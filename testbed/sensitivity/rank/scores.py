@@ -19,7 +19,7 @@ from testbed.golden.source import dataset_of
 from testbed.models.runs import ModelRun
 from testbed.models.vit import ViT
 from testbed.sensitivity.circuits.ablation import Ablation
-from testbed.sensitivity.circuits.acdc import Rule, acdc
+from testbed.sensitivity.circuits.acdc import PruningRule, acdc
 from testbed.sensitivity.circuits.analysis_set import AnalysisSet, Corruption
 from testbed.sensitivity.circuits.components import Component, components
 from testbed.sensitivity.circuits.eap import Loss, eap
@@ -40,7 +40,7 @@ class ScoreSettings:
     seed: int = 0
     chunks: int = 8
     tau: float = 0.05
-    rule: Rule = "incremental"
+    rule: PruningRule = "incremental"
     ablation: Ablation = "zero"
     loss: Loss = "task"
     corrupt: Corruption = "other_class"

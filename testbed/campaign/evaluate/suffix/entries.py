@@ -78,7 +78,7 @@ def read_words(values: NDArray, slot: NDArray[np.int64], index: NDArray[np.int64
     return found
 
 
-class Batch(NamedTuple):
+class SuffixBatch(NamedTuple):
     """strike: (b,) of its first b rows; how: (b,)."""
 
     strike: NDArray[np.int64]
@@ -86,7 +86,9 @@ class Batch(NamedTuple):
     feeds: dict[str, NDArray]
 
 
-def batches(entries: Sequence[SuffixEntry], names: Sequence[str], golden: SuffixGoldens, size: int) -> Iterator[Batch]:
+def batches(
+    entries: Sequence[SuffixEntry], names: Sequence[str], golden: SuffixGoldens, size: int
+) -> Iterator[SuffixBatch]:
     """The entries' strikes in full batches; the last one is filled up with golden rows. Feeds are written anew each
     time."""
     feeds = {name: np.empty((size, *golden[name].shape[1:]), golden[name].dtype) for name in names}
@@ -105,7 +107,9 @@ def batches(entries: Sequence[SuffixEntry], names: Sequence[str], golden: Suffix
         yield _filled(waiting, feeds, golden)
 
 
-def _filled(waiting: Sequence[tuple[SuffixEntry, slice]], feeds: dict[str, NDArray], golden: SuffixGoldens) -> Batch:
+def _filled(
+    waiting: Sequence[tuple[SuffixEntry, slice]], feeds: dict[str, NDArray], golden: SuffixGoldens
+) -> SuffixBatch:
     for name, buffer in feeds.items():
         at = 0
         for entry, part in waiting:
@@ -115,4 +119,4 @@ def _filled(waiting: Sequence[tuple[SuffixEntry, slice]], feeds: dict[str, NDArr
         buffer[at:] = golden[name][waiting[0][0].slot[0]]
     strike = np.concatenate([entry.strike[part] for entry, part in waiting])
     how = np.concatenate([np.full(part.stop - part.start, entry.how, np.int8) for entry, part in waiting])
-    return Batch(strike, how, feeds)
+    return SuffixBatch(strike, how, feeds)

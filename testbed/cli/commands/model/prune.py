@@ -9,7 +9,7 @@ import click
 
 from testbed.cli.common import emit, example, json_option, say
 from testbed.cli.options.numbers import Whole
-from testbed.cli.options.scores import ScoreOptions, score_options
+from testbed.cli.options.scores import ScoreOptionValues, score_options
 from testbed.cli.options.types import GridOption
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def prune(
     kinds: str,
     finetune: int | None,
     finetune_recipe: str,
-    settings: ScoreOptions,
+    settings: ScoreOptionValues,
     as_json: bool,
 ) -> None:
     """Cut heads and MLP neurons out of the model in DIR, and write what is left as a model like any other.

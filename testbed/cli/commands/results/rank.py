@@ -9,7 +9,7 @@ import click
 
 from testbed.cli.common import emit, example, json_option
 from testbed.cli.options.numbers import Number
-from testbed.cli.options.scores import ScoreOptions, score_options
+from testbed.cli.options.scores import ScoreOptionValues, score_options
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -56,7 +56,7 @@ def rank(
     validate: Path | None,
     picture: Path | None,
     tau: float,
-    settings: ScoreOptions,
+    settings: ScoreOptionValues,
     as_json: bool,
 ) -> None:
     """Score the blocks, heads or neurons of the model in DIR; with --validate, say whether a campaign bears it out.

@@ -7,13 +7,13 @@ from math import isqrt, prod
 from testbed.core.errors import TestbedError, UsageError
 from testbed.models.config import Pooling, ViTConfig
 from testbed.models.importers.facts.ledger import INSTEAD, Ledger
-from testbed.models.importers.layout import Layout, Names, Traits
+from testbed.models.importers.layout import KeyNames, Layout, Traits
 from testbed.models.keys import KeyShapes
 
 _CHANNELS_NAMED = 16  # of the readings of a patch, those of up to as many channels are named
 
 
-def inferred_config(layout: Layout, traits: Traits, names: Names, shapes: KeyShapes, ledger: Ledger) -> ViTConfig:
+def inferred_config(layout: Layout, traits: Traits, names: KeyNames, shapes: KeyShapes, ledger: Ledger) -> ViTConfig:
     """The architecture; a row of ``ledger`` for each of its parts.
 
     ``shapes`` are the file's, and hold every one of ``names``. Raises UsageError when something must be, or is wrongly,

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from testbed.core.errors import TestbedError, UsageError
 
-Source = Literal["file", "config.json", "stated", "data set", "usual"]
+FactSource = Literal["file", "config.json", "stated", "data set", "usual"]
 INSTEAD = "export it to ONNX with its own library and name the file in the spec: [model] onnx = FILE"
 _NOUNS = {
     "classes": "the weights are for {have} classes, not {said}: another data set's weights? Where the data set has only some"
@@ -27,7 +27,7 @@ class Told:
 
     key: str
     value: Any
-    source: Source
+    source: FactSource
     note: str = ""
 
     def to_dict(self) -> dict[str, Any]:
@@ -42,7 +42,7 @@ class Ledger:
     config.json does not.
     """
 
-    def __init__(self, said: Mapping[Source, Mapping[str, Any]], config: str = "config.json") -> None:
+    def __init__(self, said: Mapping[FactSource, Mapping[str, Any]], config: str = "config.json") -> None:
         self.said, self.config = said, config
         self.rows: list[Told] = []
 
@@ -83,7 +83,7 @@ class Ledger:
         """What was said of ``key``, by the first source that speaks of it; None where none does."""
         return next((values[key] for values in self.said.values() if key in values), None)
 
-    def _contradiction(self, source: Source, key: str, said: Any, have: Any) -> TestbedError:
+    def _contradiction(self, source: FactSource, key: str, said: Any, have: Any) -> TestbedError:
         if source == "config.json":
             return TestbedError(
                 f"{self.config} describes {key} {said}, the weights beside it have {have}; it is another model's: remove it"
