@@ -34,6 +34,7 @@ from testbed.campaign.work import spans
 from testbed.campaign.work.contract import Limits
 from testbed.campaign.work.workforce import Workforce
 from testbed.cli.main import main
+from tests.support.exports import remembered_exports
 
 torch.set_num_threads(1)
 crew.Limits = functools.partial(Limits, backoff_s=0.05)  # type: ignore[misc,assignment]
@@ -134,4 +135,5 @@ def serve() -> None:
 
 
 if __name__ == "__main__":
-    serve()
+    with remembered_exports(Path(os.environ["TESTBED_CACHE"]).with_name("exports")):
+        serve()
