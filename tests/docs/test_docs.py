@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import re
 from collections.abc import Iterator
 from functools import cached_property
@@ -15,6 +16,7 @@ import pytest
 from pydantic import BaseModel
 
 from testbed.campaign.spec.campaign import CampaignSpec
+from testbed.campaign.summary.keys import SUMMARY_KEYS
 from testbed.cli.main import COMMANDS, cli
 from testbed.core.folder.run_files import ANY_FOLDER, CAMPAIGN_FOLDER, MODEL_FOLDER, RunFile, described
 from testbed.core.schema import PLAN_COLUMNS, RESULT_COLUMNS
@@ -101,6 +103,38 @@ def test_every_column_has_its_meaning_on_the_reference_page(site: Path, table: s
         assert row[0] == column.name
         assert row[2] == column.meaning
         assert len(row[2]) >= SHORT
+
+
+# ---- the summary
+
+
+def test_every_key_of_a_summary_has_its_meaning_on_the_reference_page(
+    site: Path, tiny_run: Path, adaptive_run: Path
+) -> None:
+    page = read_page(site / "reference" / "summary.html")
+    documented = {key.name: key.meaning for key in SUMMARY_KEYS}
+    found = {
+        key for run in (tiny_run, adaptive_run) for key in summary_keys(json.loads((run / "summary.json").read_text()))
+    }
+    assert found - set(documented) == set()
+    assert set(documented) - found <= {"tiers[].asked"}  # only where a tier has too few images
+    for name, meaning in documented.items():
+        assert page.rows[name.replace("[]", "")] == [name, meaning]
+
+
+def summary_keys(summary: dict[str, Any]) -> Iterator[str]:
+    """To the second level; the model's description and what an adaptive stop and the shortcuts did are one key each."""
+    for name, value in summary.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            yield f"{name}[]"
+            yield from {f"{name}[].{key}" for entry in value for key in entry}
+        else:
+            yield name
+            if isinstance(value, dict) and name not in ("model", "stop", "evaluated_by"):
+                yield from (f"{name}.{key}" for key in value)
+    yield from (
+        f"model.{key}" for key in ("test_accuracy", "test_images", "no_better_than_guessing") if key in summary["model"]
+    )
 
 
 # ---- files

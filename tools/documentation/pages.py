@@ -9,6 +9,7 @@ from documentation.cli_pages import cli_pages
 from documentation.column_page import column_page
 from documentation.folder_page import folder_page
 from documentation.spec_page import spec_page
+from documentation.summary_page import summary_page
 from testbed.campaign.spec.schema import SCHEMA_FILE, schema_text
 
 _CHANGELOG = Path(__file__).resolve().parents[2] / "CHANGELOG.md"
@@ -21,6 +22,7 @@ def pages() -> dict[str, str]:
         f"reference/{SCHEMA_FILE}": schema_text(),
         **{f"reference/cli/{name}": text for name, text in cli_pages().items()},
         "reference/columns.md": column_page(),
+        "reference/summary.md": summary_page(),
         "reference/folder.md": folder_page(),
         "reference/api.md": api_page(),
         "changelog.md": _CHANGELOG.read_text(),
