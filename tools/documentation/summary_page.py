@@ -13,7 +13,7 @@ def summary_page() -> str:
         [
             "# Keys of the summary\n",
             "`summary.json` in the run folder is what `testbed campaign run --json` and `testbed campaign show --json` print."
-            " Rates are weighted, and mix no two fault models: target, where, op, pattern and scope. `[]` stands after a list.\n",
+            " Rates are weighted, and mix no two fault models (target, where, op, pattern, scope). `[]` stands after a list.\n",
             table(["key", "meaning"], rows),
         ]
     )

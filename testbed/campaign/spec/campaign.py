@@ -111,6 +111,7 @@ class CampaignSpec(Strict):
 
     @property
     def targets(self) -> tuple[str, ...]:
+        """The targets of all sections, each once, in their order."""
         return tuple(dict.fromkeys(fault.target for fault in self.faults))
 
     @property

@@ -124,7 +124,16 @@ SUMMARY_KEYS: tuple[SummaryKey, ...] = (
     SummaryKey("evaluation[].rows", "rows"),
     SummaryKey("evaluation[].how", "rows and share of each way: the values of the column evaluation"),
     SummaryKey("evaluation[].due", "rows and share of each kind of DUE"),
-    SummaryKey("exposure", "contributions to a failure rate; null without [exposure]"),
+    SummaryKey("exposure", "contributions to a failure rate; null without [exposure] in the spec"),
+    SummaryKey("exposure.unit", "their unit"),
+    SummaryKey("exposure.per_bit", "the weights are per bit"),
+    SummaryKey("exposure.weights", "weight of each site pattern, as in the spec"),
+    SummaryKey(
+        "exposure.models",
+        "each fault model: sdc1, outside and nonfinite over all exposed sites and of each site, as exposure, value, low and"
+        " high; not_sampled are sites of which no fault was drawn. Models are alternatives: they do not add up",
+    ),
+    SummaryKey("exposure.totals", "activations and weights together, of one operation and pattern"),
     SummaryKey("timing[]", "how long each stage took"),
     SummaryKey("timing[].stage", "its name"),
     SummaryKey("timing[].seconds", "wall time; what was reused took next to none"),
