@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from testbed.api.campaigns import load_run, open_run, plan, run
     from testbed.api.models import ScoreOptions, bench_models, prune_model, rank_components, validate_ranking
     from testbed.api.progress import ProgressBar
+    from testbed.api.publishing import draw_figures, gather_rates, list_runs
     from testbed.api.specs import load_spec
     from testbed.api.studies import compare_runs, sweep_bit_errors, sweep_tolerances, write_report
     from testbed.campaign.results.progress import Snapshot
@@ -39,6 +40,9 @@ __all__ = [
     "bench_models",
     "compare_runs",
     "diagnose",
+    "draw_figures",
+    "gather_rates",
+    "list_runs",
     "load_run",
     "load_spec",
     "open_run",
@@ -64,6 +68,9 @@ _HOMES = {
     "bench_models": "testbed.api.models",
     "compare_runs": "testbed.api.studies",
     "diagnose": "testbed.doctor.report",
+    "draw_figures": "testbed.api.publishing",
+    "gather_rates": "testbed.api.publishing",
+    "list_runs": "testbed.api.publishing",
     "load_run": "testbed.api.campaigns",
     "load_spec": "testbed.api.specs",
     "open_run": "testbed.api.campaigns",

@@ -43,6 +43,13 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Give an ONNX file fault ports and list its sites.",
     ),
     "campaign": ("testbed.cli.commands.campaign.run:campaign", "Run fault-injection campaigns."),
+    "runs": ("testbed.cli.commands.results.runs:runs", "List the run folders in a folder."),
+    "show": ("testbed.cli.commands.campaign.show:top_show", "Print the summary of a finished campaign."),
+    "results": (
+        "testbed.cli.commands.results.rates:results",
+        "Tell rates of finished campaigns, several in one table: text, CSV, LaTeX, ...",
+    ),
+    "figures": ("testbed.cli.commands.results.figures:figures", "Draw rates of finished campaigns for a paper."),
     "fuzziness": (
         "testbed.cli.commands.results.fuzziness:fuzziness",
         "Measure how far each layer separates the classes.",

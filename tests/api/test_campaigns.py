@@ -167,6 +167,17 @@ def test_the_page_is_written_again(tiny_copy: Path) -> None:
     assert (tiny_copy / "report.html").stat().st_size > 1000
 
 
+# ---- several runs
+
+
+def test_several_runs_in_one_table_and_figure(run: testbed.Run, tiny_copy: Path, tmp_path: Path) -> None:
+    rates = testbed.gather_rates([run, tiny_copy], by="block", ops=["flip"])
+    assert set(rates.run) == {str(run.path), str(tiny_copy)}
+    assert testbed.draw_figures([run], tmp_path, by=["block"], form="png") == [tmp_path / "rates-by-block.png"]
+    (entry,) = testbed.list_runs(tiny_copy.parent).to_dict("records")
+    assert (entry["run"], entry["engine"]) == (str(tiny_copy), "ort-cpu")
+
+
 # ---- models
 
 

@@ -28,13 +28,7 @@ def rate_table(
     where, op, pattern, scope, those of ``by``, estimate, low, high (0 to 1), n (rows) and faults. Raises UsageError for a
     dimension or measure that there is none of.
     """
-    dimensions = (by,) if isinstance(by, str) else tuple(by)
-    for name in dimensions:
-        if name not in (*DIMENSIONS, "format"):
-            raise UsageError(f"rates are told by {', '.join(DIMENSIONS)} and format, not by {name!r}")
-    if "bit" in dimensions and "format" not in dimensions:  # bit 7 is a sign in int8, and a mantissa bit in fp32
-        at = dimensions.index("bit")
-        dimensions = (*dimensions[:at], "format", *dimensions[at:])
+    dimensions = checked_dimensions(by)
     if measure not in MEASURES:
         raise UsageError(f"there is no rate of {measure!r}; known: {', '.join(MEASURES)}")
     _, population = populations([plan])
@@ -56,6 +50,50 @@ def _lines(
         (*rates.model.told().values(), *values, found.rate, found.low, found.high, found.n_rows, found.n_clusters)
         for values, found in ((values, group.rates[measure]) for values, group in rates.by_all(dimensions, formats))
     ]
+
+
+def checked_dimensions(by: Sequence[str] | str) -> tuple[str, ...]:
+    """The columns that rates are told apart by; "format" goes with "bit". Raises UsageError for one that there is not."""
+    dimensions = (by,) if isinstance(by, str) else tuple(by)
+    for name in dimensions:
+        if name not in (*DIMENSIONS, "format"):
+            raise UsageError(f"rates are told by {', '.join(DIMENSIONS)} and format, not by {name!r}")
+    if "bit" in dimensions and "format" not in dimensions:  # bit 7 is a sign in int8, and a mantissa bit in fp32
+        at = dimensions.index("bit")
+        dimensions = (*dimensions[:at], "format", *dimensions[at:])
+    return dimensions
+
+
+def measure_table(
+    results: Path,
+    plan: Path,
+    formats: Mapping[str, Mapping[str, str]],
+    confidence: float,
+    by: Sequence[str] | str = (),
+) -> pd.DataFrame:
+    """`rate_table` of every measure side by side, from one reading of the rows.
+
+    Columns: target, where, op, pattern, scope, those of ``by``, faults, n, and per measure its name (the rate), NAME_low
+    and NAME_high; missing for "sdc1" of the attention module on its own.
+    """
+    dimensions = checked_dimensions(by)
+    _, population = populations([plan])
+    records = []
+    for rates in fault_models(Tally.of(results), population, confidence):
+        for values, group in rates.by_all(dimensions, formats[rates.model.target]):
+            outside = group.rates["outside"]
+            record = {**rates.model.told(), **dict(zip(dimensions, values, strict=True))}
+            record |= {"faults": outside.n_clusters, "n": outside.n_rows}
+            for measure in MEASURES:
+                rate = None if measure == "sdc1" and rates.model.target != "model" else group.rates[measure]
+                record[measure] = None if rate is None else rate.rate
+                record |= {f"{measure}_low": rate and rate.low, f"{measure}_high": rate and rate.high}
+            records.append(record)
+    table = pd.DataFrame(records)
+    numbers = [f"{measure}{end}" for measure in MEASURES for end in ("", "_low", "_high")]
+    return table.astype(
+        {name: "Int64" for name in dimensions if name in ("tier", "block", "bit")} | dict.fromkeys(numbers, float)
+    )
 
 
 def with_weights(rows: pd.DataFrame, plan: pd.DataFrame) -> pd.DataFrame:

@@ -1,0 +1,54 @@
+"""One self-contained page of several runs: what each is, their rates in one table, their figures."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from pathlib import Path
+
+from testbed.core.errors import UsageError
+from testbed.core.words import html
+from testbed.publish.display import rates_display
+from testbed.publish.figures import STYLES, figure_bytes
+from testbed.publish.rates import RUN_COLUMNS, RunRates, read_rates
+
+_STYLE = """
+:root { color-scheme: light dark; }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: 1rem 0; }
+th, td { padding: .15rem .8rem .15rem 0; text-align: left; border-bottom: 1px solid #8884; white-space: nowrap; }
+figure { display: inline-block; margin: 1rem 1rem 1rem 0; background: #fff; }
+.wide { overflow-x: auto; }
+"""
+_FIGURES = ("block", "bit", "kind")
+
+
+def rates_page(paths: Sequence[Path], rates: RunRates, measures: Sequence[str]) -> str:
+    """Make the page. Figures are of the first measure and the first fault model that has it."""
+    display = rates_display(rates, measures)
+    runs = rates.table[list(RUN_COLUMNS)].drop_duplicates("run").to_numpy().tolist()
+    body = [
+        "<h1>Fault-injection campaigns side by side</h1>",
+        f'<div class="wide">{html.table(RUN_COLUMNS, runs)}</div>',
+        html.paragraph(display.caption),
+        f'<div class="wide">{html.table(display.headings, display.rows)}</div>',
+        *_figures(paths, rates, measures[0]),
+    ]
+    head = f'<meta charset="utf-8"><title>{len(paths)} campaigns</title><style>{_STYLE}</style>'
+    return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n' + "\n".join(body) + "\n</body></html>\n"
+
+
+def _figures(paths: Sequence[Path], rates: RunRates, measure: str) -> list[str]:
+    ops = list(rates.table[rates.table[measure].notna()].op)
+    drawn = []
+    for dimension in _FIGURES if ops else ():
+        try:
+            figure = figure_bytes(
+                read_rates(paths, dimension, ops[:1]), dimension, measure, ops[0], "svg", STYLES["paper"]
+            )
+        except UsageError:  # faults of whole words have no bit
+            continue
+        source = base64.b64encode(figure).decode()
+        caption = f"{ops[0]} by {dimension}"
+        drawn.append(f'<figure><img alt="{html.escaped(caption)}" src="data:image/svg+xml;base64,{source}"></figure>')
+    return drawn
