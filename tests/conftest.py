@@ -28,7 +28,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 _ROOT = str(Path(__file__).parents[1])
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [_ROOT, os.environ.get("PYTHONPATH")]))
 
-_NOT_QUICK = Path(__file__).with_name("not_quick.txt")
+_TESTS = Path(__file__).parent
+_NOT_QUICK = set((_TESTS / "not_quick.txt").read_text().splitlines())  # files, and functions of files
 
 settings.register_profile(
     "testbed",
@@ -41,13 +42,20 @@ settings.register_profile(
 settings.load_profile("testbed")
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Do not even import files of which nothing is quick, where nothing else is asked for: it takes as long as the tests."""
+    if config.option.markexpr != "quick":
+        return None
+    return collection_path.relative_to(_TESTS).as_posix() in _NOT_QUICK or None
+
+
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark as quick what is neither slow, nor for a GPU, nor named in not_quick.txt."""
-    named = set(_NOT_QUICK.read_text().splitlines())
     for item in items:
-        names = {item.path.name, f"{item.path.name}::{getattr(item, 'originalname', item.name)}"}
-        if not names & named and not any(map(item.get_closest_marker, ("slow", "gpu"))):
+        file = item.path.relative_to(_TESTS).as_posix()
+        names = {file, f"{file}::{getattr(item, 'originalname', item.name)}"}
+        if not names & _NOT_QUICK and not any(map(item.get_closest_marker, ("slow", "gpu"))):
             item.add_marker(pytest.mark.quick)
 
 

@@ -37,3 +37,10 @@ def test_the_citation_names_the_version_and_its_day() -> None:
     (day,) = re.findall(r"^date-released: (.+)$", citation, re.MULTILINE)
     assert version == VERSION
     assert f"## {version} - {day}\n" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_every_test_that_is_not_quick_is_there() -> None:
+    lines = (ROOT / "tests" / "not_quick.txt").read_text().splitlines()
+    for line in (line for line in lines if not line.startswith("#")):
+        file, _, function = line.partition("::")
+        assert f"def {function}" in (ROOT / "tests" / file).read_text(), f"tests/not_quick.txt: there is no {line}"

@@ -26,17 +26,17 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 NOT_QUICK = ROOT / "tests" / "not_quick.txt"
-CASE, FUNCTION, FIXTURE, SHARE = 0.4, 1.0, 0.6, 0.1
+CASE, FUNCTION, FIXTURE, SHARE = 0.2, 0.5, 0.6, 0.1
 LOADED_ONCE = (  # testbed first: it switches off what some of the others send
     *("testbed", "torch", "onnx", "onnxruntime", "openvino"),
     *("pandas", "pyarrow.parquet", "scipy.stats", "sklearn", "matplotlib.pyplot"),
 )
 HEADER = """\
-# Test files and functions that `tools/test quick` leaves out, by name without folder. Made by tools/measure_tests.py.
+# Test files and functions that `tools/test quick` leaves out, by path below tests/. Made by tools/measure_tests.py.
 """
 
 Function = tuple[str, str]
-"""A file's name, and a test function of it."""
+"""A file, by its path below tests/, and a test function of it."""
 
 
 @dataclass(eq=False)  # pytest keeps plugins in sets
@@ -50,7 +50,7 @@ class Costs:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Function) -> Iterator[None]:
-        function = (item.path.name, item.originalname)
+        function = (item.path.relative_to(NOT_QUICK.parent).as_posix(), item.originalname)
         definitions = item._fixtureinfo.name2fixturedefs.items()
         self.asked[function] = {f"{name} of {found[-1].baseid}" for name, found in definitions}
         with _measured() as cost:
