@@ -31,7 +31,7 @@ from testbed.campaign.plan.units import plan_slice_of, units_of
 from testbed.campaign.results.reader import ROW_SCHEMA
 from testbed.campaign.results.store import ResultStore
 from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
-from testbed.campaign.summary.rates import DIMENSIONS, fault_models
+from testbed.campaign.summary.rates import RATE_DIMENSIONS, fault_models
 from testbed.campaign.summary.tally import Tally, populations
 from testbed.core.outcome import How
 from testbed.core.site import Site, SiteTable
@@ -113,7 +113,9 @@ def summary(folder: Path) -> dict[str, Any]:
     faults, population = populations([folder / PLAN])
     told = 0
     for rates in fault_models(tally, population, 0.95):
-        told += len(rates.cells()) + len(rates.outcomes_by_cell()) + sum(len(rates.by(name)) for name in DIMENSIONS)
+        told += (
+            len(rates.cells()) + len(rates.outcomes_by_cell()) + sum(len(rates.by(name)) for name in RATE_DIMENSIONS)
+        )
     return {"faults": faults, "rows": tally.rows, "rates": told}
 
 

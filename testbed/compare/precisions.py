@@ -15,11 +15,10 @@ from testbed.analysis.survey import Estimate
 from testbed.compare.side import Side, design_of
 from testbed.core.errors import UsageError
 from testbed.core.formats import format_named
-from testbed.core.outcome import Outcome
+from testbed.core.outcome import MEASURES, Outcome
 
 SITE = ("target", "where", "site")
 PLACE = (*SITE, "op", "index", "image_id", "role")
-MEASURES = ("sdc1", "outside", "nonfinite")
 ROLES = ("sign", "exponent", "mantissa", "magnitude", "word")
 ALL = "all"
 RatesByMeasure = dict[str, Estimate]  # per measure

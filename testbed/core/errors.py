@@ -13,6 +13,11 @@ class TestbedError(Exception):
     exit_code = 1
 
 
+def first_line(error: Exception) -> str:
+    """The first line of what a foreign library raised, at most 200 characters; its class where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
 class UsageError(TestbedError):
     """The request itself is wrong: an unknown name, key or value."""
 

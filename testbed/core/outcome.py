@@ -40,3 +40,10 @@ HOWS: tuple[str, ...] = tuple(how.name.lower() for how in How)
 
 
 DUES = ("crash", "hang", "nonfinite")
+
+MEASURE_NAMES = {"sdc1": "SDC-1", "outside": "outside", "nonfinite": "non-finite"}
+"""What rates are given of, and how each is written: a changed top-1 class, any output outside the tolerance, an output that
+is not finite."""
+MEASURES: tuple[str, ...] = tuple(MEASURE_NAMES)
+EVENTS = {"sdc1": "SDC-1", "any": "any corruption"}
+"""What a tolerance is to detect, and how each is written."""

@@ -6,6 +6,8 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from testbed.core.errors import first_line
+
 NEEDS_DRIVER = "an NVIDIA GPU with its driver"
 
 
@@ -29,7 +31,3 @@ def probe(name: str, ask: Callable[[str], Finding], install: str) -> Finding:
         return Finding(name, False, None, f"{error.name} is not installed", install)
     except Exception as error:  # whatever a foreign library raises is a finding here, never a crash
         return Finding(name, False, None, f"does not work: {first_line(error)}", f"{install} --force-reinstall")
-
-
-def first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -5,14 +5,13 @@ from __future__ import annotations
 import importlib
 import os
 import platform
-import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
+from testbed.core.folder.provenance import processor
 from testbed.doctor.findings import NEEDS_DRIVER, Finding, first_line, probe
 from testbed.doctor.kernels import kernel_findings
 from testbed.engines.gpu import cuda_devices
@@ -194,20 +193,12 @@ def _host() -> dict[str, Any]:
     return {
         "platform": platform.platform(),
         "machine": platform.machine(),
-        "cpu": _cpu_model(),
+        "cpu": processor(),
         "usable_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_gib": _memory_gib(),
         "gpus": devices,
         "gpu_reason": reason or None,
     }
-
-
-def _cpu_model() -> str:
-    try:
-        model = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    except OSError:  # not Linux
-        model = None
-    return model[1] if model else platform.processor() or platform.machine()
 
 
 def _memory_gib() -> float | None:

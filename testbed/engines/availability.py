@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 
+from testbed.core.errors import first_line
 from testbed.engines.gpu import cuda_devices
 
 
@@ -31,8 +32,7 @@ def _version(module: str, install: str) -> str:
     except ModuleNotFoundError as error:
         raise _Missing(f"{error.name} is not installed: {install}") from error
     except Exception as error:  # a library that breaks on import: of another CUDA, of another glibc
-        why = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise _Missing(f"{module} does not import ({why}): {install} --force-reinstall") from error
+        raise _Missing(f"{module} does not import ({first_line(error)}): {install} --force-reinstall") from error
 
 
 def _gpu() -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from testbed.core.arrays import UInt8s
-from testbed.core.errors import EngineError
+from testbed.core.errors import EngineError, first_line
 
 
 class Driver(Protocol):
@@ -40,9 +40,9 @@ def open_driver(number: int = 0, binding: str | None = None) -> Driver:
             try:
                 return opened(number)
             except ImportError as error:
-                reasons.append(f"{name}: {_first_line(error)}")
+                reasons.append(f"{name}: {first_line(error)}")
             except (OSError, RuntimeError) as error:
-                raise EngineError(f"{name} finds no usable GPU: {_first_line(error)}") from error
+                raise EngineError(f"{name} finds no usable GPU: {first_line(error)}") from error
     install = "pycuda" if binding == "pycuda" else "cuda-bindings"
     raise EngineError(f"no Python binding of CUDA works ({'; '.join(reasons)}); pip install {install}")
 
@@ -65,7 +65,7 @@ class _PyCuda:
         try:
             return call(*arguments)
         except self._cuda.Error as error:
-            raise EngineError(f"CUDA, through PyCUDA: {_first_line(error)}") from error
+            raise EngineError(f"CUDA, through PyCUDA: {first_line(error)}") from error
 
     def allocate(self, nbytes: int) -> int:
         memory = self._ask(self._cuda.mem_alloc, nbytes)
@@ -139,7 +139,3 @@ def _retained(key: tuple[str, int], retain: Callable[[], Any]) -> Any:
         _contexts[key] = retain()
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(_contexts[key]))
     return _contexts[key]
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.analysis.roc import smallest_without_alarm
-from testbed.analysis.stats import proportion_interval
+from testbed.analysis.stats import proportion_interval, rounded_share
+from testbed.core.outcome import EVENTS
 from testbed.sweep.detection import Detection, DetectionRate, Tier
 from testbed.sweep.noise import Floor
 from testbed.sweep.thresholds import Thresholds
 
 _ROC_POINTS = 21
-EVENTS = {"sdc1": "SDC-1", "any": "any corruption"}
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,12 @@ class Curves:
         clean = self._clean(floor, rtol, tier)
         alarms, n = int((clean > atol).sum()), len(clean)
         low, high = proportion_interval(alarms, n, self.confidence)
-        return {"rate": _rounded(alarms / n), "low": _rounded(float(low)), "high": _rounded(float(high)), "n": n}
+        return {
+            "rate": rounded_share(alarms / n),
+            "low": rounded_share(float(low)),
+            "high": rounded_share(float(high)),
+            "n": n,
+        }
 
     def false_alarms(self) -> Iterator[dict[str, Any]]:
         """Of every fault-free engine at every tolerance of the grid, over all images and per tier."""
@@ -147,7 +152,7 @@ class Curves:
             atol, bound = smallest_without_alarm(clean, self.confidence)
             detected = {f"detection_{e}": told(self._detected(e, tier, rtol, atol)) for e in EVENTS}
             points.append(
-                {"rtol": rtol, "smallest_atol": finite(atol), "false_alarm_upper": _rounded(bound), **detected}
+                {"rtol": rtol, "smallest_atol": finite(atol), "false_alarm_upper": rounded_share(bound), **detected}
             )
         return {**source_told(floor), "n": len(floor.of_tier(tier)), "floors": points}
 
@@ -212,12 +217,12 @@ class Curves:
                 areas = detection.areas(rtol, partial(self._clean, floor, rtol))
                 for tier, area in areas.items():
                     what = {"event": event, "tier": tier, "source": str(floor.source), "rtol": rtol}
-                    found.append({**what, "auc": _rounded(area.rate), **_limits(area)})
+                    found.append({**what, "auc": rounded_share(area.rate), **_limits(area)})
         return found
 
 
 def _limits(area: DetectionRate) -> dict[str, Any]:
-    return {"low": _rounded(area.low), "high": _rounded(area.high), "n": area.n, "faults": area.faults}
+    return {"low": rounded_share(area.low), "high": rounded_share(area.high), "n": area.n, "faults": area.faults}
 
 
 def source_told(floor: Floor) -> dict[str, Any]:
@@ -236,7 +241,7 @@ def source_told(floor: Floor) -> dict[str, Any]:
 def told(rate: DetectionRate | None) -> dict[str, Any] | None:
     if rate is None:
         return None
-    found: dict[str, Any] = {name: _rounded(getattr(rate, name)) for name in ("rate", "low", "high")}
+    found: dict[str, Any] = {name: rounded_share(getattr(rate, name)) for name in ("rate", "low", "high")}
     found |= {"n": rate.n, "faults": rate.faults}
     return found | {"undecided": rate.undecided} if rate.undecided else found
 
@@ -244,11 +249,6 @@ def told(rate: DetectionRate | None) -> dict[str, Any] | None:
 def finite(value: float) -> float | None:
     """None for infinity, for which JSON has no word."""
     return value if math.isfinite(value) else None
-
-
-def _rounded(share: float) -> float:
-    """Nine decimals: far below any interval's width, and free of the noise of summation."""
-    return round(share, 9)
 
 
 def _why_not(at_zero: DetectionRate, rtol: float, wanted: float) -> str:

@@ -10,7 +10,7 @@ from testbed.campaign.folder.images import NamedImages
 from testbed.campaign.plan.table import PlanSlice
 from testbed.core.arrays import Words32
 from testbed.core.site import SiteTable
-from testbed.instrument.ports.feed import NO_SITE, PortFeed
+from testbed.instrument.ports.feed import NO_SITE
 
 
 def injections_of(leg: PlanSlice, table: SiteTable, images: NamedImages) -> tuple[NDArray[np.int64], Injections]:
@@ -34,5 +34,4 @@ def with_golden_words(strikes: Injections, words: Words32) -> Injections:
     ports = strikes.ports
     golden = np.zeros(ports.site.shape, np.uint32)
     golden[ports.site != NO_SITE] = words
-    feed = PortFeed(ports.site, ports.index, ports.and_mask, ports.or_mask, ports.xor_mask, golden)
-    return Injections(strikes.image, feed)
+    return Injections(strikes.image, ports.with_golden(golden))

@@ -17,6 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from testbed.analysis.adaptive.sequential import Monitor
+from testbed.analysis.stats import rounded_share
 from testbed.analysis.stratified import SamplingFrame, StratumTally, domain_rates
 from testbed.campaign.plan.groups import FaultModel, Group, Values, all_strata, grouped
 from testbed.campaign.plan.permutation import draw_of, group_places, members_of
@@ -228,7 +229,7 @@ class AdaptivePlanner:
                     "round": verdict.rounds - 1,
                     "faults": verdict.faults,
                     "seconds": when,
-                    "widest": _rounded(verdict.widest),
+                    "widest": rounded_share(verdict.widest),
                     "open": sum(domain.open for domain in verdict.domains),
                     "domains": [self.told(domain) for domain in verdict.domains],
                 }
@@ -238,7 +239,7 @@ class AdaptivePlanner:
     def told(self, domain: DomainDecision) -> dict[str, Any]:
         """JSON-ready."""
         numbers = {
-            name: _rounded(getattr(domain, name)) for name in ("rate", "low", "high", "half_width", "confidence")
+            name: rounded_share(getattr(domain, name)) for name in ("rate", "low", "high", "half_width", "confidence")
         }
         return {
             **domain.model.told(),
@@ -296,7 +297,3 @@ def _ranks(groups: Sequence[Group], scores: Float64s) -> NDArray[np.int64]:
         rank = np.searchsorted(np.sort(scores[mine]), scores[mine])
         found[mine] = rank * _PROXY_CLASSES // int(mine.sum())
     return found
-
-
-def _rounded(share: float) -> float:
-    return round(share, 9)

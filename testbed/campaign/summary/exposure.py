@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from testbed.analysis.exposure import Contribution, contribution, exposures, summed, with_unsampled
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.campaign.summary.rates import fault_models
-from testbed.campaign.summary.tally import MEASURES, Tally
+from testbed.campaign.summary.tally import Tally
 from testbed.core.fault import FaultModel
+from testbed.core.outcome import MEASURES
 from testbed.core.site import SiteTable
 
 _USUAL_SCOPE = {"activation": "inference", "weight": "persistent"}

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from testbed.campaign.summary.rates import DIMENSIONS, ModelRates, fault_models
-from testbed.campaign.summary.tally import MEASURES, Tally, populations
+from testbed.campaign.summary.rates import RATE_DIMENSIONS, ModelRates, fault_models
+from testbed.campaign.summary.tally import Tally, populations
 from testbed.core.errors import UsageError
+from testbed.core.outcome import MEASURES
 
 
 def rate_table(
@@ -56,8 +57,8 @@ def checked_dimensions(by: Sequence[str] | str) -> tuple[str, ...]:
     """The columns that rates are told apart by; "format" goes with "bit". Raises UsageError for one that there is not."""
     dimensions = (by,) if isinstance(by, str) else tuple(by)
     for name in dimensions:
-        if name not in (*DIMENSIONS, "format"):
-            raise UsageError(f"rates are told by {', '.join(DIMENSIONS)} and format, not by {name!r}")
+        if name not in (*RATE_DIMENSIONS, "format"):
+            raise UsageError(f"rates are told by {', '.join(RATE_DIMENSIONS)} and format, not by {name!r}")
     if "bit" in dimensions and "format" not in dimensions:  # bit 7 is a sign in int8, and a mantissa bit in fp32
         at = dimensions.index("bit")
         dimensions = (*dimensions[:at], "format", *dimensions[at:])

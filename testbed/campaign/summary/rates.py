@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.analysis.domains import Cells, Domains, Estimate, Strata, sums_by
-from testbed.campaign.summary.tally import MEASURES, Profile, Tally
+from testbed.campaign.summary.tally import Profile, Tally
 from testbed.core.arrays import Float64s, Int64s
 from testbed.core.fault import FaultModel
-from testbed.core.outcome import DUES, HOWS, OUTCOMES
+from testbed.core.outcome import DUES, HOWS, MEASURES, OUTCOMES
 
-DIMENSIONS = ("tier", "kind", "bit_class", "bit", "block", "site")
+RATE_DIMENSIONS = ("tier", "kind", "bit_class", "bit", "block", "site")
 
 
 class Cell(NamedTuple):
@@ -93,7 +93,7 @@ class ModelRates:
         return self._grouped(lambda profile: True)[0]
 
     def by(self, dimension: str) -> list[tuple[str | int, RateGroup]]:
-        """(value, rates) by one of `DIMENSIONS`, in the order of the strata; faults that have no value are left out."""
+        """(value, rates) by one of `RATE_DIMENSIONS`, in the order of the strata; faults that have no value are left out."""
         if dimension == "tier":
             return [(int(group.tier or 0), group) for group in self._grouped(lambda profile: True, by_tier=True)]
         return [(group.value, group) for group in self._grouped(lambda profile: getattr(profile, dimension))]
@@ -107,8 +107,8 @@ class ModelRates:
         return [(group.value, group) for group in groups]
 
     def by_all(self, dimensions: Sequence[str], formats: Mapping[str, str]) -> list[tuple[tuple[Any, ...], RateGroup]]:
-        """(values, rates) by several of `DIMENSIONS`, and "format", at once, in the order of the strata; None where a fault
-        has no value. formats: of the words of each site."""
+        """(values, rates) by several of `RATE_DIMENSIONS`, and "format", at once, in the order of the strata; None where
+        a fault has no value. formats: of the words of each site."""
         others = [name for name in dimensions if name != "tier"]
 
         def value_of(profile: Profile) -> tuple[Any, ...]:

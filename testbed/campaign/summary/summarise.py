@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 
 from testbed.analysis.domains import Estimate
+from testbed.analysis.stats import rounded_share
 from testbed.campaign.files import PLAN, TIERS
 from testbed.campaign.folder.claim import recorded_spec
 from testbed.campaign.folder.images import read_tiers
 from testbed.campaign.prepare.stages import Preparation
 from testbed.campaign.summary.exposure import contributions
-from testbed.campaign.summary.rates import DIMENSIONS, ModelRates, RateGroup, fault_models
+from testbed.campaign.summary.rates import RATE_DIMENSIONS, ModelRates, RateGroup, fault_models
 from testbed.campaign.summary.record import load_summary
 from testbed.campaign.summary.tally import Tally, populations
 from testbed.core.folder.runfolder import RunFolder
@@ -124,7 +125,7 @@ def _marginals(rates: ModelRates, has_classes: bool, formats: Mapping[str, str])
     """Rates over everything, then by each dimension's values; by bit within each number format, which is told too.
     formats: of the words of each site."""
     groups: list[tuple[dict[str, Any], RateGroup]] = [({"by": "all", "value": None}, rates.over_all())]
-    for by in DIMENSIONS:
+    for by in RATE_DIMENSIONS:
         if by == "bit":
             found = rates.by_bit(formats)
             groups += [({"by": by, "value": bit, "format": name or None}, group) for (name, bit), group in found]
@@ -148,12 +149,12 @@ def _strata(rates: ModelRates, has_classes: bool) -> Iterator[dict[str, Any]]:
             "n": outside.n_rows,
             "faults": outside.n_clusters,
             **{name: counts[cell][name] for name in (*OUTCOMES, "nonfinite")},
-            "sdc1_rate": _rounded(sdc1.rate) if has_classes else None,
-            "sdc1_low": _rounded(sdc1.low) if has_classes else None,
-            "sdc1_high": _rounded(sdc1.high) if has_classes else None,
-            "outside_rate": _rounded(outside.rate),
-            "outside_low": _rounded(outside.low),
-            "outside_high": _rounded(outside.high),
+            "sdc1_rate": rounded_share(sdc1.rate) if has_classes else None,
+            "sdc1_low": rounded_share(sdc1.low) if has_classes else None,
+            "sdc1_high": rounded_share(sdc1.high) if has_classes else None,
+            "outside_rate": rounded_share(outside.rate),
+            "outside_low": rounded_share(outside.low),
+            "outside_high": rounded_share(outside.high),
         }
 
 
@@ -163,7 +164,7 @@ def _evaluation(rates: ModelRates) -> dict[str, Any]:
     rows = sum(found.values())
 
     def shared(counts: Mapping[str, int]) -> dict[str, dict[str, Any]]:
-        return {name: {"rows": count, "share": _rounded(count / rows)} for name, count in counts.items()}
+        return {name: {"rows": count, "share": rounded_share(count / rows)} for name, count in counts.items()}
 
     return {
         "rows": rows,
@@ -173,12 +174,7 @@ def _evaluation(rates: ModelRates) -> dict[str, Any]:
 
 
 def _rate(found: Estimate) -> dict[str, float]:
-    return {"rate": _rounded(found.rate), "low": _rounded(found.low), "high": _rounded(found.high)}
-
-
-def _rounded(share: float) -> float:
-    """Nine decimals: far below any interval's width, and free of the noise of summation."""
-    return round(share, 9)
+    return {"rate": rounded_share(found.rate), "low": rounded_share(found.low), "high": rounded_share(found.high)}
 
 
 def _data(preparation: Preparation) -> dict[str, Any]:

@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 
 from testbed.campaign.results.reader import PLAN_TABLE, RESULT_TABLE
 from testbed.core.arrays import Int64s
-from testbed.core.outcome import DUES, HOWS, OUTCOMES, Outcome
+from testbed.core.outcome import DUES, HOWS, MEASURES, OUTCOMES, Outcome
 
-MEASURES = ("sdc1", "outside", "nonfinite")
 _INSIDE = [OUTCOMES.index(Outcome.IDENTICAL), OUTCOMES.index(Outcome.MASKED)]
 _SDC1 = OUTCOMES.index(Outcome.SDC1)
 _NUMBERS: dict[str, dict[str | None, int]] = {

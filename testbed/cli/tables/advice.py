@@ -6,8 +6,9 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from testbed.core.outcome import EVENTS
+
 Record = Mapping[str, Any]
-EVENTS = {"sdc1": "SDC-1", "any": "any corruption"}
 
 
 def deployed(swept: Record) -> Iterator[str]:

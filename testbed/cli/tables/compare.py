@@ -9,6 +9,7 @@ from rich.console import RenderableType
 
 from testbed.cli.tables.fitting import FittedTable
 from testbed.cli.tables.prose import Prose, stacked
+from testbed.core.outcome import MEASURE_NAMES
 
 Record = Mapping[str, Any]
 _CAUSES = {
@@ -19,7 +20,6 @@ _CAUSES = {
     "tolerance": "the tolerance lies between them",
 }
 _SIDES = ("A", "B", "A - B")
-_MEASURES = {"sdc1": "SDC-1", "outside": "outside", "nonfinite": "non-finite"}
 
 
 def compare_tables(compared: Record, rows: int) -> RenderableType:
@@ -220,7 +220,7 @@ def _paired(title: str, records: Sequence[Record]) -> FittedTable:
 def _add_measures(table: FittedTable, name: str, rates: Record, counts: Sequence[str]) -> None:
     """A row per measure; only the first one repeats what all have in common."""
     table.add_section()
-    for measure, title in _MEASURES.items():
+    for measure, title in MEASURE_NAMES.items():
         if rates[measure] is not None:
             sides = (_percent(rates[measure][side]) for side in ("a", "b", "difference"))
             table.add_row(name, title, *sides, *counts)

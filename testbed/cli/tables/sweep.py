@@ -8,9 +8,10 @@ from typing import Any
 from rich.console import RenderableType
 
 from testbed.analysis.outputs.confidence import interval_name
-from testbed.cli.tables.advice import EVENTS, deployed, percent, rounded_down, rounded_up
+from testbed.cli.tables.advice import deployed, percent, rounded_down, rounded_up
 from testbed.cli.tables.fitting import FittedTable
 from testbed.cli.tables.prose import Prose, stacked
+from testbed.core.outcome import EVENTS
 
 Record = Mapping[str, Any]
 _LINK = {

@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx
 from onnx import ModelProto, TensorProto, checker, helper
 
-from testbed.core.errors import EngineError, TestbedError, UsageError
+from testbed.core.errors import EngineError, TestbedError, UsageError, first_line
 from testbed.core.folder.file_kinds import is_safetensors, other_format, start_of, unusable
 from testbed.instrument.adopt.mend import mend
 from testbed.instrument.probe import open_probe
@@ -30,14 +30,14 @@ def read_onnx(path: Path) -> tuple[ModelProto, list[str]]:
     try:
         beside = _beside(path)
     except Exception as error:  # protobuf's error types come without stubs
-        raise TestbedError(f"{path} is not ONNX, or is cut off: {_first_line(error)}") from error
+        raise TestbedError(f"{path} is not ONNX, or is cut off: {first_line(error)}") from error
     _check_size(path, path.stat().st_size + sum(beside))
     try:
         proto = onnx.load(str(path))
     except (FileNotFoundError, checker.ValidationError) as error:
-        raise TestbedError(f"{path}: the weights kept beside it cannot be read: {_first_line(error)}") from error
+        raise TestbedError(f"{path}: the weights kept beside it cannot be read: {first_line(error)}") from error
     except Exception as error:  # protobuf's error types come without stubs
-        raise TestbedError(f"{path} is not ONNX, or is cut off: {_first_line(error)}") from error
+        raise TestbedError(f"{path} is not ONNX, or is cut off: {first_line(error)}") from error
     if not proto.graph.node or not proto.graph.output:
         raise TestbedError(f"{path} is not ONNX, or is cut off: it has no graph")
     if beside:
@@ -46,7 +46,7 @@ def read_onnx(path: Path) -> tuple[ModelProto, list[str]]:
     try:
         checker.check_model(proto)
     except Exception as error:  # it knows no operators of other domains, but raises for much else
-        raise TestbedError(f"{path} is not valid ONNX: {_first_line(error)}; {_verdict(proto)}") from error
+        raise TestbedError(f"{path} is not valid ONNX: {first_line(error)}; {_verdict(proto)}") from error
     opset = next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 0)
     if opset < _OLDEST_OPSET:
         raise TestbedError(f"{path} is of opset {opset}; fault ports need {_OLDEST_OPSET} or later: export it again")
@@ -98,7 +98,3 @@ def _verdict(proto: ModelProto) -> str:
     except EngineError:
         return "ONNX Runtime refuses it, too: export it again"
     return "ONNX Runtime runs it all the same, but what a fault would strike is not certain: export it again"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import ml_dtypes
 import numpy as np
@@ -98,6 +98,14 @@ class PortFeed:
 
     def take(self, rows: NDArray[np.int64]) -> PortFeed:
         return PortFeed(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+    def with_golden(self, golden: Words32) -> PortFeed:
+        """The same faults, once it is known what their elements hold without them. golden: (B, K)."""
+        return replace(self, golden=golden)
+
+    def at(self, index: NDArray[np.int64]) -> PortFeed:
+        """The same faults at other elements of their sites. index: (B, K)."""
+        return replace(self, index=index)
 
     def padded(self, rows: int) -> PortFeed:
         """With idle rows at the end."""

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from testbed.core.outcome import MEASURES
 from testbed.report.formatting import MEASURE_NAMES, amount, count, model_name
 from testbed.report.read.evidence import Evidence
 from testbed.report.sections.swept import Table
 
-_MEASURES = ("sdc1", "outside", "nonfinite")
 _SITES = 12
 _PLACES = {"activation": "activations", "weight": "weights"}
 Record = Mapping[str, Any]
@@ -33,7 +33,7 @@ def failure_rate(evidence: Evidence) -> FailureRate | None:
     if not told or not told["models"]:
         return None
     totals = [(name, record) for name, record in totals_of(told)]
-    measures = [measure for measure in _MEASURES if any(measure in record for _, record in totals)]
+    measures = [measure for measure in MEASURES if any(measure in record for _, record in totals)]
     tables = [_table("failure-rate-totals", "All exposed sites", totals, measures)]
     for model in told["models"]:
         most = sorted(model["sites"], key=lambda site: -site[_main(model)]["value"])[:_SITES]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from testbed.core.outcome import EVENTS
 from testbed.report.charts import roc
 from testbed.report.formatting import at_least, at_most, percent, rate, tolerance
 from testbed.report.read.evidence import Evidence
@@ -22,8 +23,6 @@ from testbed.report.sections.swept import (
     tier_name,
     title_of,
 )
-
-EVENTS = {"sdc1": "SDC-1", "any": "any corruption"}
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from testbed.campaign.summary.rates import DIMENSIONS
+from testbed.campaign.summary.rates import RATE_DIMENSIONS
 from testbed.core.outcome import HOWS
 
 OUTCOMES = ["identical", "masked", "sdc_tolerable", "sdc1", "sdc", "due"]
@@ -103,7 +103,7 @@ def test_the_rate_of_every_cell_is_weighted_by_population(finished: Finished) ->
 
 
 def test_marginals_are_weighted_by_population_too(finished: Finished) -> None:
-    wanted = {by: finished.cells([*LEG, by]) for by in DIMENSIONS} | {"all": finished.cells(LEG)}
+    wanted = {by: finished.cells([*LEG, by]) for by in RATE_DIMENSIONS} | {"all": finished.cells(LEG)}
     for marginal in finished.summary["marginals"]:
         by = marginal["by"]
         mine = wanted[by][(*(marginal[key] for key in LEG), *([] if by == "all" else [marginal["value"]]))]
@@ -117,7 +117,7 @@ def test_marginals_are_weighted_by_population_too(finished: Finished) -> None:
 
 
 def test_every_fault_model_has_its_marginals_and_no_rate_mixes_two(finished: Finished) -> None:
-    for by in ("all", *DIMENSIONS):
+    for by in ("all", *RATE_DIMENSIONS):
         told = [(tuple(m[key] for key in LEG), m["n"]) for m in finished.summary["marginals"] if m["by"] == by]
         found = finished.rows.groupby(LEG, observed=True)["fault_id" if by == "all" else by].count()
         assert {leg for leg, _ in told} == {leg for leg, n in found.items() if n}

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from testbed.analysis.survey import SurveyDesign
 from testbed.campaign.results.reader import ROW_SCHEMA
 from testbed.campaign.summary import tally as tally_module
-from testbed.campaign.summary.rates import DIMENSIONS, ModelRates, fault_models
+from testbed.campaign.summary.rates import RATE_DIMENSIONS, ModelRates, fault_models
 from testbed.campaign.summary.tally import KeyCounts, Tally, populations
 from testbed.core.fault import FaultModel
 from testbed.core.outcome import DUES, HOWS, OUTCOMES
@@ -123,7 +123,7 @@ def assert_same_rates(rates: ModelRates, rows: pd.DataFrame) -> None:
     }
     everything = np.zeros(len(rows), int)
     groupings: list[tuple[list[Any], Any, np.ndarray]] = [([None], [rates.over_all()], everything)]
-    for by in DIMENSIONS:
+    for by in RATE_DIMENSIONS:
         codes, values = pd.factorize(rows[by])
         found = rates.by(by)
         assert sorted(value for value, _ in found) == sorted(values)

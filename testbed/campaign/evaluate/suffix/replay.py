@@ -246,9 +246,7 @@ class Replay:
         return values
 
     def _in_rows(self, rows: NDArray[np.int64]) -> PortFeed:
-        ports = self._strikes.ports.take(rows)
-        index = self._row_index(rows, ROWS)
-        return PortFeed(ports.site, index, ports.and_mask, ports.or_mask, ports.xor_mask, ports.golden)
+        return self._strikes.ports.take(rows).at(self._row_index(rows, ROWS))
 
     def _row_index(self, rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
         """(m, K) indices in ``count`` rows of each tensor, of which the first is the struck one."""

@@ -59,8 +59,7 @@ def sample(
     unknown = PortFeed(np.array(site, np.int64), np.array(index, np.int64), and_, or_, xor, none)
     strikes = Injections(rng.integers(images, size=len(site)), unknown)
     words = np.where(unknown.site == NO_SITE, 0, live(strikes)).astype(np.uint32)
-    known = PortFeed(unknown.site, unknown.index, unknown.and_mask, unknown.or_mask, unknown.xor_mask, words)
-    return Injections(strikes.image, known)
+    return Injections(strikes.image, unknown.with_golden(words))
 
 
 def loud_words(form: Format, rng: np.random.Generator) -> list[int]:
