@@ -32,8 +32,8 @@ class Kappa:
 
 @dataclass(frozen=True)
 class Agreement:
-    """counts, shares: (K, K) rows and population shares, first judge down, second across. agreement: the share of the
-    population judged alike."""
+    """How two judges' verdicts agree. counts, shares: (K, K) rows and population shares, first judge down, second
+    across. agreement: the share of the population judged alike."""
 
     categories: tuple[str, ...]
     counts: NDArray[np.int64]

@@ -90,7 +90,7 @@ class Domains:
     """One grouping of a sample. Inside: pairs are (group, stratum) that meet."""
 
     def __init__(self, strata: Strata, labels: Sequence[Hashable], cells: Cells) -> None:
-        """labels: of the cells' groups."""
+        """Groups cells by label. labels: of the cells' groups."""
         self.strata, self.labels, self.cells = strata, labels, cells
         pairs, self.pair_of_cell = np.unique(cells.group * len(strata) + cells.stratum, return_inverse=True)
         self.pair_group, self.pair_stratum = np.divmod(pairs, len(strata))
@@ -184,7 +184,8 @@ class Domains:
         return Estimate(rate, *limits, rows, clusters, effective, float(np.sqrt(variance)))
 
     def _one_more_of_all(self, part: Float64s, struck: Float64s, room: Float64s) -> OneMore:
-        """As `_one_more`, over all groups: the heaviest cluster in any of them, a group's weight being its ``part``."""
+        """The same as `_one_more`, over all groups: the heaviest cluster in any of them, a group's weight being its
+        ``part``."""
         cells = self.cells
         clusters = sums_by(self.pair_of_cell, cells.count)
         unsampled = self.strata.unsampled[self.pair_stratum]

@@ -1,4 +1,5 @@
-"""From rates to failures: how often a fault of each site does harm, times how much of the site there is to be struck.
+"""Failure rates from rates and exposure: how often a fault of each site does harm, times how much of the site there is
+to be struck.
 
 A rate is of faults that have happened. With an exposure w per site (raw faults per time: bits resident x time they hold
 what is used x raw rate of a bit) a site's contribution to the failure rate is ``w p``, and the whole is
@@ -34,7 +35,7 @@ class RateWithInterval(Protocol):
 
 @dataclass(frozen=True)
 class Contribution:
-    """To a failure rate, in the exposure's unit."""
+    """A contribution to a failure rate, in the exposure's unit."""
 
     exposure: float
     value: float
@@ -61,7 +62,8 @@ def exposures(sites: Iterable[Site], weights: Mapping[str, float], per_bit: bool
 
 
 def contribution(exposure: float, rate: RateWithInterval) -> Contribution:
-    """Of what has this exposure and this rate: one site, or several with the rate that weighs them by exposure."""
+    """The contribution of what has this exposure and this rate: one site, or several with the rate that weighs them by
+    exposure."""
     return Contribution(exposure, exposure * rate.rate, exposure * rate.low, exposure * rate.high)
 
 

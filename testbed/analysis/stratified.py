@@ -38,7 +38,7 @@ class StratumTally:
 
     @classmethod
     def of_events(cls, n: ArrayLike, events: ArrayLike) -> StratumTally:
-        """Of values that are 0 or 1."""
+        """Tallies values that are 0 or 1."""
         x = np.asarray(events, np.float64)
         return cls(np.asarray(n, np.float64), x, x)
 

@@ -77,7 +77,8 @@ def _drawn(found: Tradeoff, soft: str) -> Figure:
 
 
 def _names(entries: Sequence[TradeoffEntry]) -> list[str]:
-    """Of the folders, with those above them where two are alike. Long ones are broken, or nothing is left to draw in."""
+    """Names of the folders, with those above them where two are alike. Long ones are broken, or nothing is left to draw
+    in."""
     folders = [Path(entry.model) for entry in entries]
     short = [folder.name for folder in folders]
     names = [name if short.count(name) == 1 else str(folder) for name, folder in zip(short, folders, strict=True)]

@@ -35,7 +35,8 @@ class Quality:
 
 
 def quality(logits: NDArray[np.float32], labels: NDArray[np.int64], classes: Sequence[str]) -> Quality:
-    """logits: (n, K); labels: (n,). Raises TestbedError for logits that are not finite, or no image."""
+    """Measures accuracy and calibration. logits: (n, K); labels: (n,). Raises TestbedError for logits that are not
+    finite, or no image."""
     if not len(labels):
         raise TestbedError("there are no images to judge the model by")
     if not np.isfinite(logits).all():

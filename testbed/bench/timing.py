@@ -65,7 +65,7 @@ def percentiles(latency_ms: NDArray[np.float64]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Ratio:
-    """Of medians, with a bootstrap interval over the rounds; None below `LEAST_ROUNDS` of them."""
+    """A ratio of medians, with a bootstrap interval over the rounds; None below `LEAST_ROUNDS` of them."""
 
     value: float
     low: float | None

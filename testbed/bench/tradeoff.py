@@ -63,7 +63,8 @@ class TradeoffEntry:
 
 @dataclass(frozen=True)
 class Tradeoff:
-    """entries in the order asked for; batch: the one that ``accuracy_per_ms``, Pareto front and recommendation rest on."""
+    """Models compared by accuracy, latency and SDC-1. entries in the order asked for; batch: the one that
+    ``accuracy_per_ms``, Pareto front and recommendation rest on."""
 
     batch: int
     entries: tuple[TradeoffEntry, ...]
@@ -78,7 +79,8 @@ def tradeoff(
     allowed_drop: float = 0.01,
     told: Callable[[str], None] = lambda _: None,
 ) -> Tradeoff:
-    """allowed_drop: of accuracy below the best model's, that a recommended model may have.
+    """Compares models by accuracy, latency and SDC-1. allowed_drop: of accuracy below the best model's, that a
+    recommended model may have.
 
     Raises UsageError for a campaign of none of the models, or of another file of one of them.
     """

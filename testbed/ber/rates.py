@@ -114,7 +114,7 @@ def _bits(sites: Sequence[Site]) -> int:
 
 
 def _probability(rate: float, bits: int) -> float:
-    """Of at least one flip."""
+    """Probability of at least one flip."""
     return 1.0 if rate == 1 else -math.expm1(bits * math.log1p(-rate))
 
 
@@ -139,7 +139,7 @@ def flipped(sites: Sequence[Site], rate: float, seed: int, repeat: int) -> list[
 def _over_repeats(
     seen: NDArray[np.bool_], golden: NDArray[np.bool_], struck: FlippedRepeats, confidence: float
 ) -> dict[str, Any]:
-    """seen: (repeats, images); golden: (images,), what is seen without flips."""
+    """Estimates a rate over repeats. seen: (repeats, images); golden: (images,), what is seen without flips."""
     part, without, share = seen[struck.repeats].mean(axis=1), float(golden.mean()), struck.probability
     limits = bounded_mean_interval(part, confidence)
     with_flips = (float(part.mean()) if len(part) else without, float(limits.low), float(limits.high))

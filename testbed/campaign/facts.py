@@ -79,7 +79,7 @@ class PictureFacts(Form):
 
 
 class TuneFacts(Form):
-    """unit_rows: of a unit of work. why_batch: of one row that is not the spec's, why."""
+    """Facts of the stage "tune". unit_rows: of a unit of work. why_batch: of one row that is not the spec's, why."""
 
     batch: Annotated[int, Field(ge=1, le=1_000_000)]
     threads: Annotated[int, Field(ge=1, le=100_000)]
@@ -176,7 +176,7 @@ class _NoiseSource(Form):
 
 
 class NoiseFacts(Form):
-    """Of the stages "noise.*" of a sweep."""
+    """Facts of the stages "noise.*" of a sweep."""
 
     source: _NoiseSource
     target: Literal["model", "attention"]
@@ -186,7 +186,7 @@ class NoiseFacts(Form):
 
 
 class LinkFacts(Form):
-    """Of the stage "link" of a sweep. sites: the module's."""
+    """Facts of the stage "link" of a sweep. sites: the module's."""
 
     sites: list[str]
 

@@ -146,7 +146,7 @@ class Campaign:
 
     @cached_property
     def _planner(self) -> AdaptivePlanner | None:
-        """Of an adaptive campaign."""
+        """The planner of an adaptive campaign."""
         if self.spec.stop is None:
             return None
         tables = self.place.plannable

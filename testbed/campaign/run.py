@@ -242,7 +242,7 @@ class Run:
         return self._injected(self.sites(row["target"])[row["site"]], row)
 
     def _injected(self, site: Site, row: dict[str, Any]) -> Injection:
-        """Through the whole twin, whatever the campaign used: the reference of all other evaluations."""
+        """Runs a fault through the whole twin, whatever the campaign used: the reference of all other evaluations."""
         target, image = row["target"], self.place.images.row(row["image_id"])
         bench, judge = self.place.bench(target, site.where), self.place.judge
         leg = PlanSlice(target, site.where, table_of([row]), points_path(self.folder / PLAN))

@@ -35,7 +35,7 @@ class Failure(click.ClickException):
     """Ends the command: ``error: <one line>`` on stderr, and this exit status."""
 
     def __init__(self, message: str, exit_code: int, lines: bool = False) -> None:
-        """lines: whether the message is several, one for each thing that is wrong."""
+        """Takes the message. lines: whether the message is several, one for each thing that is wrong."""
         whole = message.split("\n") if lines else [" ".join(message.splitlines())]
         super().__init__("\n".join(map(visible, whole)))
         self.exit_code = exit_code  # type: ignore[misc]  # click reads it from the instance

@@ -32,7 +32,7 @@ _ending = threading.RLock()  # a third signal may interrupt what the second bega
 
 
 def listen() -> None:
-    """From now on, stops this process as the module says. Called once, by its main thread.
+    """Begins to listen: from now on, stops this process as the module says. Called once, by its main thread.
 
     A signal that whoever started us had ignored (nohup, a shell's background job) stays ignored.
     """

@@ -56,7 +56,7 @@ def _lines(side: Side) -> Iterator[dict[str, Any]]:
 
 
 def _bits(side: Side, model: FaultModel, site: Site, table: SiteTable) -> int:
-    """Of each word, that the model strikes: all, unless the spec names some."""
+    """Bits of each word that the model strikes: all, unless the spec names some."""
     if model.op == "random":
         return site.format.bits
     persistent = model.scope == "persistent"

@@ -57,7 +57,7 @@ def compare_roles(a: Side, b: Side) -> dict[str, Any]:
 
 
 def _with_roles(rows: pd.DataFrame) -> pd.DataFrame:
-    """With ``role`` and one 0/1 column per measure."""
+    """Adds ``role`` and one 0/1 column per measure."""
     struck = rows[["format", "bit"]].drop_duplicates()
     role = {
         (name, bit): "word" if bit < 0 else format_named(name).role(int(bit))
@@ -78,7 +78,7 @@ def _formats(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _marked(rows: pd.DataFrame, common: pd.DataFrame, images: set[str]) -> pd.DataFrame:
-    """With the formats of both sides; ``common`` says which rows are of a site and image of both. Rows of whole strata
+    """Adds the formats of both sides; ``common`` says which rows are of a site and image of both. Rows of whole strata
     are kept for the design, of which the common ones are a part."""
     marked = rows.merge(common, on=list(SITE), how="left")
     marked["common"] = marked["format_a"].notna() & marked["image_id"].isin(images)

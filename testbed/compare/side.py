@@ -69,7 +69,8 @@ class Side:
 
     @property
     def model_hash(self) -> str | None:
-        """Of the trained weights, which every precision is made from; None where the run holds no such file."""
+        """The hash of the trained weights, which every precision is made from; None where the run holds no such
+        file."""
         outputs = self.folder.manifest["stages"].get("train", {}).get("outputs", {})
         return outputs.get(MODEL)
 
@@ -126,9 +127,9 @@ class Side:
 
 
 def design_of(rows: pd.DataFrame) -> SurveyDesign:
-    """rows: columns stratum, population, fault_id, site, op, bit_class. Strata of one site, operation and bit class
-    lend each other their variance where only one fault was drawn from each. (A stratum of faults at several sites goes by
-    the first that was drawn.)"""
+    """The survey design of rows. rows: columns stratum, population, fault_id, site, op, bit_class. Strata of one site,
+    operation and bit class lend each other their variance where only one fault was drawn from each. (A stratum of
+    faults at several sites goes by the first that was drawn.)"""
     site = rows.groupby("stratum", sort=False)["site"].transform("first")
     alike = rows.assign(site=site).groupby(["site", "op", "bit_class"], sort=False).ngroup().to_numpy()
     return SurveyDesign(rows["stratum"].to_numpy(), rows["population"].to_numpy(), rows["fault_id"].to_numpy(), alike)

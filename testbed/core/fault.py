@@ -77,5 +77,5 @@ class FaultModel(NamedTuple):
         return f"{self.op}{several}" + (f", {self.scope}" if self.scope == _ODD_SCOPE[self.where] else "")
 
     def told(self) -> dict[str, str]:
-        """op: the label, by which readers tell fault models of one target and place apart."""
+        """The model as a record. op: the label, by which readers tell fault models of one target and place apart."""
         return {**self._asdict(), "op": self.label}

@@ -24,7 +24,8 @@ class Format:
         return f"uint{self.bits}"
 
     def role(self, bit: int) -> str:
-        """sign, exponent, mantissa or magnitude: the roles that formats share, for comparisons across precisions."""
+        """The bit's role, sign, exponent, mantissa or magnitude: the roles that formats share, for comparisons across
+        precisions."""
         if not 0 <= bit < self.bits:
             raise UsageError(f"bit {bit} is not in {self.name}, whose bits are 0 to {self.bits - 1}")
         if bit == self.bits - 1 and not self.name.startswith("uint"):

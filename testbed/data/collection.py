@@ -105,7 +105,7 @@ class Examples:
 
 
 def _checked_images(name: str, images: np.ndarray) -> np.ndarray:
-    """As uint8, uint16, bool or float32, a single channel without its axis; other types are refused.
+    """Images as uint8, uint16, bool or float32, a single channel without its axis; other types are refused.
 
     A type whose range is known is converted by it. Advice for the others must not wrap or clip a value.
     """

@@ -39,7 +39,7 @@ class Split:
         return len(self.rows)
 
     def pixels(self, position: int) -> np.ndarray:
-        """As stored: (H, W) or (H, W, 3); uint8, or float32 in [0, 1]. Raises TestbedError naming a bad file."""
+        """Pixels as stored: (H, W) or (H, W, 3); uint8, or float32 in [0, 1]. Raises TestbedError naming a bad file."""
         return self.examples.images.pixels(int(self.rows[position]))
 
     def fitted(self, positions: Positions) -> np.ndarray:
@@ -75,7 +75,8 @@ class Split:
         return replace(self, rows=self.rows[picked])
 
     def chosen(self, images: int, seed: int, purpose: str) -> Split:
-        """So many of the split, in its order: a seeded random choice with the classes in proportion (`choose`)."""
+        """Chooses so many images of the split, in its order: a seeded random choice with the classes in proportion
+        (`choose`)."""
         return self.subset(choose(self.ids, self.labels, images, seed, purpose))
 
     def sha256(self) -> str:

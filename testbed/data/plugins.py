@@ -66,7 +66,7 @@ def _named() -> list[str]:
 
 
 def _load_file(path: str) -> None:
-    """As a module of the file's name, so that what it defines can be sent to other processes."""
+    """Loads the file as a module of the file's name, so that what it defines can be sent to other processes."""
     spec = importlib.util.spec_from_file_location(Path(path).stem, path)
     assert spec is not None
     assert spec.loader is not None

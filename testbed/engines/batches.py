@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 
 class Batch(NamedTuple):
-    """rows: (n,) what is asked for; padded: (size,) the same, and row 0 (or the first of them) until the batch is full."""
+    """The rows of one batch. rows: (n,) what is asked for; padded: (size,) the same, and row 0 (or the first of them)
+    until the batch is full."""
 
     rows: NDArray[np.int64]
     padded: NDArray[np.int64]

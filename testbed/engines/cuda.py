@@ -47,7 +47,7 @@ class Buffer:
 
 
 class _Faults(ctypes.Structure):
-    """testbed::Faults of kernels/port.h."""
+    """The struct testbed::Faults of kernels/port.h."""
 
     _fields_ = [
         *((name, ctypes.c_int64) for name in ("rows", "slots", "elements", "port")),

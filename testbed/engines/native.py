@@ -86,7 +86,7 @@ def check_width(dtype: np.dtype) -> None:
 
 
 def fault_indices(indices: ArrayLike) -> NDArray[np.int64]:
-    """At least one-dimensional. Raises EngineError for what are no integers."""
+    """Indices as an array, at least one-dimensional. Raises EngineError for what are no integers."""
     places = np.atleast_1d(np.asarray(indices))
     if places.size and places.dtype.kind not in "iu":
         raise EngineError(f"fault indices must be integers, not {places.dtype}")

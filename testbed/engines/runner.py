@@ -85,7 +85,7 @@ class WeightInjector(Protocol):
         ...
 
     def weight_changed(self, tensor: str) -> None:
-        """To be called after each change: an engine on another device copies the tensor there now."""
+        """Tells the engine of a change, after each one: an engine on another device copies the tensor there now."""
         ...
 
 

@@ -1,4 +1,5 @@
-"""torch -> plain ONNX whose tensors carry the sites' names and whose initializers are the parameters, one for one.
+"""Export of a torch model to plain ONNX whose tensors carry the sites' names and whose initializers are the parameters,
+one for one.
 
 The model's taps are exported as extra outputs, which names the tensors, and are then taken off the list of outputs
 again:

@@ -25,7 +25,7 @@ class ArrayWriter:
         self._written = 0
 
     def append(self, batch: NDArray) -> None:
-        """batch: (b, ...). Raises TestbedError when the shape changes or too many rows come."""
+        """Appends a batch (b, ...). Raises TestbedError when the shape changes or too many rows come."""
         if self._shape is None:
             self._shape = batch.shape[1:]
             header = {

@@ -54,7 +54,8 @@ def working_in(path: Path) -> Iterator[ModelRun]:
 
 
 class GoldenImages(Form):
-    """ids, labels: of each recorded image. positions: theirs in the test split, where they are not one run of it."""
+    """The images of a golden. ids, labels: of each recorded image. positions: theirs in the test split, where they are
+    not one run of it."""
 
     ids: list[str]
     labels: list[Annotated[int, Field(ge=0, lt=1 << 31)]]
@@ -109,7 +110,7 @@ class Golden:
 
     @property
     def accuracy(self) -> float:
-        """In [0, 1]."""
+        """Accuracy in [0, 1]."""
         return float(self._record["facts"]["accuracy"])
 
     @property
@@ -191,7 +192,7 @@ class Golden:
         return found
 
     def file(self, module: str, which: int) -> str:
-        """Of its inputs (0) or outputs (1). Raises UsageError for a module that was not recorded."""
+        """The file of its inputs (0) or outputs (1). Raises UsageError for a module that was not recorded."""
         file = module_files(module)[which]
         if file not in self._record["outputs"] and not self._can_compute(module):
             raise UsageError(
@@ -202,7 +203,7 @@ class Golden:
         return file
 
     def array(self, file: str) -> NDArray[np.float32]:
-        """Of a golden file, memory-mapped."""
+        """The array of a golden file, memory-mapped."""
         if file not in self._record["outputs"]:
             return read_array(self._computed / file)
         self.run.folder.verify(STAGE, [file])

@@ -163,5 +163,5 @@ def accuracy_of(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float
 
 @contextmanager
 def untold() -> Iterator[Advance]:
-    """For work whose progress nobody watches."""
+    """An `Advance` for work whose progress nobody watches."""
     yield lambda images: None

@@ -202,7 +202,8 @@ def _one_thread() -> Iterator[None]:
 
 
 def compute_device(name: str) -> torch.device:
-    """cpu, cuda, cuda:N, or auto: cuda where there is one. Raises UsageError for others and for a GPU that is not there."""
+    """The device to compute on: cpu, cuda, cuda:N, or auto: cuda where there is one. Raises UsageError for others and
+    for a GPU that is not there."""
     try:
         device = torch.device(name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
     except RuntimeError as error:

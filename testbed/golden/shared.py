@@ -13,7 +13,7 @@ from testbed.data.dataset import Split
 
 
 def array_name(file: str) -> str:
-    """Of a golden's file: "logits", "block.0.attn.input"."""
+    """The array's name in a golden's file: "logits", "block.0.attn.input"."""
     return PurePosixPath(file).name.removesuffix(".npy")
 
 

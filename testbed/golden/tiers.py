@@ -75,7 +75,7 @@ def recorded_edges(golden: Golden) -> TierEdges | None:
 
 
 def edges_of(tiers: int | None, edges: str | None) -> TierEdges:
-    """From the options --tiers and --edges, of which one may be given; 4 tiers without. Raises UsageError."""
+    """Edges from the options --tiers and --edges, of which one may be given; 4 tiers without. Raises UsageError."""
     if edges is None:
         return TierEdges.preset(4 if tiers is None else tiers)
     if tiers is not None:

@@ -24,8 +24,8 @@ from testbed.golden.tiers import golden_tiers, recorded_edges
 
 @dataclass(frozen=True)
 class TierDeviation:
-    """Of the tier (low, high]. The last two are None for a tier without images; ``smallest_atol`` is at the given
-    rtol; both are infinite (null in JSON) where one side is not finite."""
+    """Deviations of the tier (low, high]. The last two are None for a tier without images; ``smallest_atol`` is at the
+    given rtol; both are infinite (null in JSON) where one side is not finite."""
 
     low: float
     high: float

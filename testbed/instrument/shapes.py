@@ -134,7 +134,7 @@ def _element_types(proto: ModelProto) -> dict[str, int]:
 
 
 def _typed_by_the_engine(proto: ModelProto) -> ModelProto:
-    """With the element types of what operators give that ONNX does not know, as ONNX Runtime has them."""
+    """Adds the element types of what operators give that ONNX does not know, as ONNX Runtime has them."""
     known = {value.name for value in (*proto.graph.value_info, *proto.graph.output)}
     foreign = [node for node in proto.graph.node if node.domain not in ("", "ai.onnx")]
     names = [name for node in foreign for name in node.output if name and name not in known]
@@ -152,7 +152,7 @@ def _typed_by_the_engine(proto: ModelProto) -> ModelProto:
 
 
 def input_name(model: bytes) -> str:
-    """Of what the model is fed; a twin's ports' inputs follow it."""
+    """The name of what the model is fed; a twin's ports' inputs follow it."""
     return str(inputs_of(onnx.load_from_string(model))[0].name)
 
 

@@ -52,7 +52,7 @@ class DataSource:
         return {key: value for key, value in asdict(self).items() if key != "name"}
 
     def to_dict(self) -> dict[str, Any]:
-        """For manifests, in which folders of earlier versions name no classes."""
+        """A record for manifests, in which folders of earlier versions name no classes."""
         return {key: value for key, value in asdict(self).items() if key != "classes" or value is not None}
 
 
@@ -66,7 +66,8 @@ class ModelRun:
 
     @cached_property
     def model(self) -> ViT:
-        """On the CPU, in eval mode. Raises StaleArtefact when the file is not the one that the stage wrote."""
+        """The model on the CPU, in eval mode. Raises StaleArtefact when the file is not the one that the stage
+        wrote."""
         self.folder.verify(self.stage)
         return load_model(self.folder / MODEL)
 

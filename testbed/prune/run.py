@@ -1,4 +1,4 @@
-"""From a run folder to the run folder of a smaller model, with what was cut and why."""
+"""Pruning of the model in a run folder, into the run folder of a smaller model, with what was cut and why."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class PruneRequest:
 
 @dataclass(frozen=True)
 class Pruned:
-    """accuracy: of test images, [0, 1], of the new model; before: of the old one."""
+    """A pruned model. accuracy: of test images, [0, 1], of the new model; before: of the old one."""
 
     run: str
     method: str
@@ -170,7 +170,8 @@ def _least(model: ViT, images: AnalysisSet, parts: Sequence[Component], order: P
 
 
 def _largest_difference(model: ViT, smaller: ViT, kept: KeptComponents, images: AnalysisSet) -> float:
-    """Between the pruned model and the masked original, relative to the size of the logits where that is above 1.
+    """Largest difference between the pruned model and the masked original, relative to the size of the logits where
+    that is above 1.
 
     Raises UsageError when it is more than rounding: that model must not be written.
     """

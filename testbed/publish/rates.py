@@ -88,7 +88,7 @@ def _of_run(path: Path, dimensions: Sequence[str]) -> tuple[pd.DataFrame, float]
 
 
 def run_labels(table: pd.DataFrame) -> dict[str, str]:
-    """By its folder, what tells each run from the others in few words: "openvino fp32"."""
+    """Labels of runs by folder: what tells each run from the others in few words: "openvino fp32"."""
     runs = table[list(RUN_COLUMNS)].drop_duplicates("run")
     names = [c for c in ("model", "data", "engine", "precision") if runs[c].nunique() > 1]
     labels = runs[names].agg(" ".join, axis=1) if names else runs.run.map(lambda run: Path(run).name)

@@ -74,7 +74,7 @@ def rate(estimate: RateEstimate | None) -> str:
 
 
 def rate_only(estimate: RateEstimate) -> str:
-    """As precise as its interval; a rate above zero never looks like zero."""
+    """A rate as precise as its interval; a rate above zero never looks like zero."""
     return percent(estimate.rate, max(interval_decimals(estimate), _decimals(100 * estimate.rate, digits=1)))
 
 

@@ -42,7 +42,8 @@ class ToleranceGrid:
 
 @dataclass(frozen=True)
 class Curves:
-    """floors: of the same target, the campaign's own plain engine first. wanted: detection rate that is asked for."""
+    """The curves of one target and place. floors: of the same target, the campaign's own plain engine first. wanted:
+    detection rate that is asked for."""
 
     rows: Thresholds
     floors: Sequence[Floor]
@@ -115,7 +116,7 @@ class Curves:
         return self.grid.atols(tier, [self._without_alarm(floor, tier, rtol) for floor in self.floors])
 
     def all_atols(self, rtol: float) -> list[float]:
-        """Of the grids of all tiers."""
+        """Absolute tolerances of the grids of all tiers."""
         return sorted({atol for tier in self.tiers for atol in self._atols(tier, rtol)})
 
     def _without_alarm(self, floor: Floor, tier: Tier, rtol: float) -> float:
@@ -133,7 +134,7 @@ class Curves:
         }
 
     def false_alarms(self) -> Iterator[dict[str, Any]]:
-        """Of every fault-free engine at every tolerance of the grid, over all images and per tier."""
+        """False alarms of every fault-free engine at every tolerance of the grid, over all images and per tier."""
         for tier in self.tiers:
             for floor in self.floors:
                 points = [
@@ -165,7 +166,7 @@ class Curves:
         }
 
     def _roc(self, floor: Floor, tier: Tier) -> dict[str, Any]:
-        """At the scores of the fault-free images themselves: there the false-alarm rate steps."""
+        """The ROC at the scores of the fault-free images themselves: there the false-alarm rate steps."""
         rtol = self.grid.main
         clean = self._clean(floor, rtol, tier)
         levels = np.unique(np.append(clean[np.isfinite(clean)], 0.0))
@@ -208,7 +209,7 @@ class Curves:
         return found | {"atol": atol, "detection": detected, "feasible": feasible, "reason": told_floor}
 
     def _areas(self) -> list[dict[str, Any]]:
-        """Of every fault-free engine at the main rtol, and of the first at every rtol."""
+        """Areas under the curve of every fault-free engine at the main rtol, and of the first at every rtol."""
         columns = [(floor, self.grid.main) for floor in self.floors]
         columns += [(self.floors[0], rtol) for rtol in self.grid.rtols if rtol != self.grid.main]
         found = []

@@ -33,7 +33,8 @@ _TABLE = form_of(
 
 
 def read_exact(place: Workplace) -> pd.DataFrame:
-    """fault_id, image_id, masking_atol (per rtol of the spec's grid) of the rows evaluated so far, for these results."""
+    """Reads fault_id, image_id, masking_atol (per rtol of the spec's grid) of the rows evaluated so far, for these
+    results."""
     record = place.folder.manifest["stages"].get(STAGE)
     if record is None or record["inputs"].get("results") != place.folder.output_hash("execute", RESULTS):
         return pd.DataFrame({"fault_id": np.zeros(0, np.int64), "image_id": [], "masking_atol": []})

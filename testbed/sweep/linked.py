@@ -75,7 +75,8 @@ def _rate(found: Estimate) -> DetectionRate:
 
 @dataclass(frozen=True)
 class Followed:
-    """fault_id, image_id: (n,); atol: (n, rtols) the smallest absolute tolerance at which the module's output passes."""
+    """Faults that were followed. fault_id, image_id: (n,); atol: (n, rtols) the smallest absolute tolerance at which
+    the module's output passes."""
 
     fault_id: NDArray[np.int64]
     image_id: NDArray[np.object_]
@@ -151,7 +152,7 @@ def _records(part: Linked, grid: ToleranceGrid) -> Iterator[dict[str, Any]]:
 
 
 def _module_floor(floor: Floor, place: Workplace, grid: ToleranceGrid) -> dict[str, Any]:
-    """Of the module on its own, as the campaign's second target."""
+    """The floor of the module on its own, as the campaign's second target."""
     columns = [place.spec.tolerance.rtol_grid.index(rtol) for rtol in grid.rtols]
     floors = [
         {"rtol": rtol, "smallest_atol": finite(float(floor.atol[:, column].max()))}

@@ -75,8 +75,8 @@ InputsOf = Callable[[NDArray[np.int64]], NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class NoiseImages:
-    """ids, tier, position in the test split: (n,) each. ``inputs``: engine inputs of these rows; ``golden``: their
-    reference golden."""
+    """Images that noise is measured on. ids, tier, position in the test split: (n,) each. ``inputs``: engine inputs of
+    these rows; ``golden``: their reference golden."""
 
     ids: Sequence[str]
     tier: NDArray[np.int64]

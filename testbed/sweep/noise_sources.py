@@ -32,7 +32,7 @@ class Source:
 
     @property
     def key(self) -> str:
-        """For file names."""
+        """A key for file names."""
         return f"{self.backend}-{self.precision}-b{self.batch}-{self.file}"
 
 
@@ -72,7 +72,8 @@ def _missing(source: Source) -> str | None:
 
 
 def named_sources(names: Sequence[str], spec: CampaignSpec, batch: int) -> list[Source]:
-    """From BACKEND[:PRECISION][@BATCH], or "twin": the campaign's own. The campaign's plain engine always comes first.
+    """Sources from BACKEND[:PRECISION][@BATCH], or "twin": the campaign's own. The campaign's plain engine always comes
+    first.
 
     What is left out is as in the campaign. Raises UsageError for anything else, EngineError for an engine that cannot
     run here.

@@ -53,9 +53,10 @@ DEFINITIONS = {
 
 @dataclass(frozen=True)
 class SweepRequest:
-    """atol, rtol: None for the default grids. noise: names of fault-free engines, None for the default ones. images: of
-    each tier they are measured on, at least the campaign's. link, limit: follow (so many) faults of the first attention
-    module. exact: evaluate rows exactly whose error bound straddles a tolerance of the grid."""
+    """What a sweep is asked to do. atol, rtol: None for the default grids. noise: names of fault-free engines, None for
+    the default ones. images: of each tier they are measured on, at least the campaign's. link, limit: follow (so many)
+    faults of the first attention module. exact: evaluate rows exactly whose error bound straddles a tolerance of the
+    grid."""
 
     atol: tuple[float, ...] | None = None
     rtol: tuple[float, ...] | None = None

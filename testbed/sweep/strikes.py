@@ -20,8 +20,8 @@ from testbed.core.arrays import Words32
 def planned_injections(
     place: Workplace, target: str, plan: pa.Table, chosen: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], Injections]:
-    """chosen: rows of the plan, activation faults of this target. Returns fault_id (n,), and one strike per fault and
-    image: (n,)."""
+    """Injections of chosen rows of the plan. chosen: rows of the plan, activation faults of this target. Returns
+    fault_id (n,), and one strike per fault and image: (n,)."""
     leg = PlanSlice(target, "activation", plan.take(pa.array(chosen)), points_path(place.folder / PLAN))
     fault, strikes = injections_of(leg, place.table(target), place.images)
     fault_id: NDArray[np.int64] = leg.column("fault_id")[fault]
@@ -29,7 +29,7 @@ def planned_injections(
 
 
 def _words(place: Workplace, plan: pa.Table, chosen: NDArray[np.int64], leg: PlanSlice) -> Words32:
-    """As they were stored, or found again where the plan was joined of several rounds'."""
+    """Golden words as they were stored, or found again where the plan was joined of several rounds'."""
     file = words_file(PLAN)
     if not (place.folder / file).exists():
         return golden_words(place, leg)

@@ -47,7 +47,8 @@ class Thresholds:
 
     @property
     def fault_model(self) -> dict[str, str]:
-        """As the summary tells it: ``op`` is the label that tells fault models of one target and place apart."""
+        """The fault model as the summary tells it: ``op`` is the label that tells fault models of one target and place
+        apart."""
         return FaultModel(*(str(self.rows[name].iloc[0]) for name in FaultModel._fields)).told()
 
     @cached_property

@@ -18,7 +18,7 @@ _FORMAT = "testbed training checkpoint 1"
 
 @dataclass
 class State:
-    """Of a training that has done ``epoch`` epochs. ``best`` is a copy of the weights of ``best_epoch``."""
+    """The state of a training that has done ``epoch`` epochs. ``best`` is a copy of the weights of ``best_epoch``."""
 
     model: dict[str, Tensor]
     optimiser: dict[str, Any]

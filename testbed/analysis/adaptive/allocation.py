@@ -80,7 +80,8 @@ def smallest_sample(margin: float, confidence: float) -> float:
 def first_allocation(
     frame: SamplingFrame, least: int, per_domain: float, deviation: Float64s | None = None
 ) -> Float64s:
-    """Before anything is known: ``least`` of each stratum or more, up to ``per_domain`` in proportion to population.
+    """Allocates the first round, before anything is known: ``least`` of each stratum or more, up to ``per_domain`` in
+    proportion to population.
 
     deviation: (H,) guesses; half of ``per_domain`` is then Neyman's allocation with them. Whole numbers.
     """
@@ -111,7 +112,7 @@ def cheapest_allocation(
 
 
 def half_width(rate: Float64s, variance: Float64s, heaviest: Float64s, z: float) -> Float64s:
-    """About half the width of `weighted_interval`'s interval, by the Cornish-Fisher expansion of its quantiles.
+    """Approximates half the width of `weighted_interval`'s interval, by the Cornish-Fisher expansion of its quantiles.
 
     heaviest: share of the domain that one fault stands for.
     """

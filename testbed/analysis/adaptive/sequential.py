@@ -69,7 +69,8 @@ class StopRule:
 
     @property
     def aimed_confidence(self) -> float:
-        """Of the interval of a domain whose first look is at information time 1: the most that is ever asked of one."""
+        """Confidence of the interval of a domain whose first look is at information time 1: the most that is ever asked
+        of one."""
         return 1 - (1 - self.confidence) * (1 - _KEPT_BACK)
 
     def spent(self, time: float, late: int, final: bool) -> float:
@@ -92,7 +93,8 @@ class Monitor:
     def __init__(
         self, frame: SamplingFrame, rule: StopRule, campaigns: int = 1, deviation: Float64s | None = None
     ) -> None:
-        """deviation: (H,) guesses of the strata's standard deviations for the first round."""
+        """Takes guesses for the first round. deviation: (H,) guesses of the strata's standard deviations for the first
+        round."""
         self.frame, self.rule, self.deviation = frame, rule, deviation
         shape = (campaigns, frame.domains)
         self.tally = StratumTally.empty(campaigns, len(frame))

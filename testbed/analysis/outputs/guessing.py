@@ -14,9 +14,9 @@ _CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Of ``images`` images of a problem with ``classes`` classes. ``value`` with its exact 95 % interval, and what guessing
-    gets right: the larger of 1 / classes and the share on which these predictions and these labels would agree if they
-    had nothing to do with one another, as in Cohen's kappa. All are shares in [0, 1]."""
+    """The accuracy on ``images`` images of a problem with ``classes`` classes. ``value`` with its exact 95 % interval,
+    and what guessing gets right: the larger of 1 / classes and the share on which these predictions and these labels
+    would agree if they had nothing to do with one another, as in Cohen's kappa. All are shares in [0, 1]."""
 
     value: float
     low: float
@@ -31,7 +31,7 @@ class Accuracy:
         return self.classes > 1 and self.low <= self.guessed
 
     def told(self) -> str:
-        """For a warning or a refusal, to come after the name of the data."""
+        """Words for a warning or a refusal, to come after the name of the data."""
         limits = f"[{100 * self.low:.2f}, {100 * self.high:.2f}]"
         return (
             f"accuracy {100 * self.value:.2f} % {limits} of {self.images:,} images is no more than guessing gives"
@@ -41,8 +41,9 @@ class Accuracy:
 
 
 def accuracy_against_guessing(predicted: ArrayLike, labels: ArrayLike, classes: int) -> Accuracy:
-    """predicted: (n,) integers, -1 for none; labels: (n,), n at least 1. Images of one class only, on which any
-    predictions seem to have nothing to do with the labels, are held against 1 / classes alone."""
+    """Compares predictions with guessing. predicted: (n,) integers, -1 for none; labels: (n,), n at least 1. Images of
+    one class only, on which any predictions seem to have nothing to do with the labels, are held against 1 / classes
+    alone."""
     found, truth = np.asarray(predicted, np.int64), np.asarray(labels, np.int64)
     n, right = len(truth), int((found == truth).sum())
     shares = np.bincount(truth, minlength=classes) / n

@@ -59,7 +59,7 @@ class GoldenSide:
 
     @property
     def elements(self) -> int:
-        """Of each row."""
+        """Number of elements of each row."""
         return math.prod(self.stored.shape[1:])
 
     @property
@@ -73,7 +73,8 @@ class GoldenSide:
 
     @classmethod
     def of(cls, values: NDArray, has_classes: bool) -> GoldenSide:
-        """values: (n, K) logits if ``has_classes``, else (n, ...). Raises TestbedError if a golden logit is NaN."""
+        """Describes golden outputs. values: (n, K) logits if ``has_classes``, else (n, ...). Raises TestbedError if a
+        golden logit is NaN."""
         if not has_classes:
             return cls(values)
         best = top1(values)

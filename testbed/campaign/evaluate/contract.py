@@ -91,7 +91,7 @@ WordChanges = list[tuple[NDArray, NDArray]]
 
 
 class FaultyRun(NamedTuple):
-    """outputs: of all named images (n, ...)."""
+    """What an engine gives while weights are faulty. outputs: of all named images (n, ...)."""
 
     outputs: NDArray[np.float32]
     words: WordChanges

@@ -1,4 +1,4 @@
-"""From planned faults to what an engine is fed: one strike per (fault, image)."""
+"""What an engine is fed for planned faults: one injection per (fault, image)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ def injections_of(leg: PlanSlice, table: SiteTable, images: NamedImages) -> tupl
 
 
 def with_golden_words(strikes: Injections, words: Words32) -> Injections:
-    """words: (entries,) golden words of the struck elements, strike after strike, as `words_of` counts them."""
+    """Adds the golden words to injections. words: (entries,) golden words of the struck elements, strike after strike,
+    as `words_of` counts them."""
     ports = strikes.ports
     golden = np.zeros(ports.site.shape, np.uint32)
     golden[ports.site != NO_SITE] = words

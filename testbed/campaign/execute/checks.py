@@ -44,14 +44,14 @@ class Bounds:
         return cls(spec.engine.precision, spec.gates.parity_max_abs, spec.gates.drift_max_abs)
 
     def of_pair(self, pair: str, largest: float) -> float:
-        """largest: magnitude of any output."""
+        """The bound for one pair of outputs. largest: magnitude of any output."""
         stated = self.drift if pair == DRIFT else self.parity
         return max(_LEAST[pair], _SHARES[pair][self.precision] * largest) if stated is None else stated
 
 
 def parity(pairs: Sequence[tuple[str, NDArray, NDArray]], target: str, bounds: Bounds) -> list[dict[str, Any]]:
-    """pairs: (name, outputs, outputs), each (n, ...). Largest |d| with its bound, and top-1 agreement where there are
-    classes."""
+    """Compares pairs of outputs. pairs: (name, outputs, outputs), each (n, ...). Largest |d| with its bound, and top-1
+    agreement where there are classes."""
     records = []
     for name, a, b in pairs:
         agreement = float((a.argmax(1) == b.argmax(1)).mean()) if target == "model" else None

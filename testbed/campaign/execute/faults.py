@@ -1,4 +1,4 @@
-"""From faults to result rows: activation faults through an evaluator, weight faults one at a time over all images.
+"""Result rows of faults: activation faults through an evaluator, weight faults one at a time over all images.
 
 A row's bits do not depend on which other rows are run, on the order of work, or on a restart: the batch size is frozen,
 and what is judged is one row against its engine's golden.
@@ -80,7 +80,7 @@ class ActivationFaultRunner:
 
 
 def _known(fault: NDArray[np.int64], strikes: Injections) -> RowFacts:
-    """fault: (n,) of each strike. Of the first struck element of each."""
+    """What is known of the first struck element of each injection. fault: (n,)."""
     ports = strikes.ports
     return RowFacts(fault, strikes.image, ports.golden[:, 0], ports.faulty[:, 0])
 
@@ -149,7 +149,8 @@ class WeightFaultRunner:
 
 
 class FaultyOutputs(NamedTuple):
-    """outputs: of all named images (n, ...); words of the first struck tensor, before and after."""
+    """What one weight fault gives. outputs: of all named images (n, ...); words of the first struck tensor, before and
+    after."""
 
     outputs: NDArray[np.float32]
     before: Words32
@@ -158,7 +159,7 @@ class FaultyOutputs(NamedTuple):
 
 
 def _words(struck: list[FaultyOutputs], images: int) -> tuple[Words32, Words32]:
-    """Of the first struck element of each fault, for every image."""
+    """Words before and after of the first struck element of each fault, for every image."""
     return (
         np.repeat(np.array([one.before[0] for one in struck], np.uint32), images),
         np.repeat(np.array([one.after[0] for one in struck], np.uint32), images),

@@ -100,7 +100,7 @@ class _Gates:
         return parity([*original, (DRIFT, plain, twin)], target, bounds)
 
     def _plain_outputs(self, target: str) -> NDArray[np.float32]:
-        """Of the engine as it would be deployed: the plain file, prepacked weights."""
+        """Outputs of the engine as it would be deployed: the plain file, prepacked weights."""
         bench = self.place.bench(target, "activation")
         with self.place.open(self.place.request(target, Files(target).plain)) as runner:
 
@@ -139,7 +139,8 @@ class _Gates:
         return zero_fault(fault_runner_for(self.place, target, where), leg, words)
 
     def _evaluation(self, target: str, where: str, sites: Sequence[Site]) -> tuple[str, dict[str, Any]]:
-        """Under "model" for activations, "model.weight" for weights: what runs less than the whole, and gives the same."""
+        """The proven evaluations: under "model" for activations, "model.weight" for weights: what runs less than the
+        whole, and gives the same."""
         found = (prove if where == "activation" else prove_weights)(self.place, target, sites)
         why = f" ({found['why']})" if found.get("why") else ""
         log.info("gates: faults in %ss of %s are evaluated by: %s%s", where, target, found["by"], why)

@@ -45,8 +45,8 @@ class RowFacts:
 
 @dataclass(frozen=True)
 class Injected:
-    """logits: (n, K), None for outputs without classes. how, bound: see `evaluation.Evaluated`. due: "crash" or "hang"
-    where there is no output at all."""
+    """What running faults gave. logits: (n, K), None for outputs without classes. how, bound: see
+    `evaluation.Evaluated`. due: "crash" or "hang" where there is no output at all."""
 
     known: RowFacts
     logits: NDArray[np.float32] | None
@@ -58,7 +58,7 @@ class Injected:
 def result_rows(
     plan: pa.Table, injected: Injected, outcomes: Outcomes, images: NamedImages, engine: EngineInfo
 ) -> pa.Table:
-    """plan: the leg's plan, from which the fault's columns are taken."""
+    """Makes the table of result rows. plan: the leg's plan, from which the fault's columns are taken."""
     known = injected.known
     n = len(known.fault)
     faults = plan.select(_FAULT_NAMES).take(pa.array(known.fault))
@@ -97,7 +97,7 @@ def result_rows(
 
 
 def unknown_outcomes(side: GoldenSide, rtols: int) -> Outcomes:
-    """Of rows without any output: what is known is the golden's side; no tolerance would have masked them."""
+    """Outcomes of rows without any output: what is known is the golden's side; no tolerance would have masked them."""
     n = len(side)
     never = np.full(n, np.inf)
     return Outcomes(
@@ -132,7 +132,7 @@ def _cast(array: pa.Array | None, kind: pa.DataType, n: int) -> pa.Array:
 
 
 def _dictionary(codes: NDArray, names: tuple[str, ...], known: NDArray[np.bool_] | None = None) -> pa.Array:
-    """known: False where the value is null."""
+    """A dictionary column. known: False where the value is null."""
     indices = pa.array(codes.astype(np.int32), mask=None if known is None else ~known)
     return pa.DictionaryArray.from_arrays(indices, pa.array(names, pa.string()))
 

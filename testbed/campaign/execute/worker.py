@@ -76,7 +76,7 @@ class Worker:
 
 
 def open_worker(folder: str) -> Worker:
-    """In a process of its own, from nothing but the folder."""
+    """Opens a worker in a process of its own, from nothing but the folder."""
     return Worker(Workplace.at(Path(folder)))
 
 

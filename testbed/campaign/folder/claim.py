@@ -94,7 +94,8 @@ def _kept(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> tuple[str, ...]
 
 
 def _settings(recorded: Any) -> dict[str, Any]:
-    """Of a recorded spec, without any place; as they are written where they are those of another version."""
+    """The settings of a recorded spec, without any place; as they are written where they are those of another
+    version."""
     try:
         return placeless(parse_spec(recorded).identity())
     except UsageError:

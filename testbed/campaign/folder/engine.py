@@ -65,7 +65,7 @@ class CampaignEngine:
 
     @cached_property
     def seconds_per_batch(self) -> float:
-        """Of a fault-free run, once the engine is warm."""
+        """Duration of a fault-free run, once the engine is warm."""
         rows, ports = np.zeros(self.batch, np.int64), None
         if self.where == "activation":
             ports = PortFeed.idle(self.batch)

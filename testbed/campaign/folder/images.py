@@ -18,7 +18,8 @@ from testbed.core.folder.forms import Form, read_form
 
 @dataclass(frozen=True)
 class NamedImages:
-    """ids, labels, tiers (n,): in campaign order. ``positions``: their rows in the test split and the goldens."""
+    """The images of a campaign. ids, labels, tiers (n,): in campaign order. ``positions``: their rows in the test split
+    and the goldens."""
 
     ids: tuple[str, ...]
     labels: NDArray[np.int64]

@@ -30,7 +30,7 @@ class Judge:
         return self.atol[images.tiers]
 
     def outcomes(self, bench: CampaignEngine, outputs: NDArray[np.float32], image: NDArray[np.int64]) -> Outcomes:
-        """outputs: (n, ...) of ``image``: (n,) rows of the named images."""
+        """Judges outputs. outputs: (n, ...) of ``image``: (n,) rows of the named images."""
         side, atol = bench.side, self.of_images(bench.images, image)
         return classify(
             outputs,

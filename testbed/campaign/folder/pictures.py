@@ -43,7 +43,7 @@ def read_pictures(path: Path) -> LoadImage:
 
 
 def as_uint8(pixels: NDArray) -> NDArray[np.uint8]:
-    """float32 pixels in [0, 1] become 0..255; a single channel loses its axis."""
+    """Converts float32 pixels in [0, 1] to 0..255; a single channel loses its axis."""
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[..., 0]
     if pixels.dtype == np.uint8:

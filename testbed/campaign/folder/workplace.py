@@ -66,7 +66,8 @@ class Workplace:
         return int(self.tuned["batch"])
 
     def run_alone(self, why: str) -> None:
-        """From now on one row at a time: nothing that was run before counts. why: for whoever reads the results."""
+        """Sets the batch to one row from now on: nothing that was run before counts. why: for whoever reads the
+        results."""
         self.close()
         self.folder.manifest["stages"]["tune"]["facts"] |= {"batch": 1, "why_batch": why}
         self.folder.save()

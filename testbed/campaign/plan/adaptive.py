@@ -58,8 +58,8 @@ class DomainDecision:
 
 @dataclass(frozen=True)
 class StopDecision:
-    """After ``rounds`` completed rounds. done: there is no next round. met: every margin was reached. widest: half the
-    widest interval, each taken by itself, as if nobody had looked before."""
+    """Whether to stop after ``rounds`` completed rounds. done: there is no next round. met: every margin was reached.
+    widest: half the widest interval, each taken by itself, as if nobody had looked before."""
 
     rounds: int
     faults: int
@@ -79,8 +79,9 @@ class AdaptivePlanner:
         tier_images: Sequence[Sequence[str]],
         guess: Callable[[Sequence[Group]], Float64s] | None = None,
     ) -> None:
-        """tables: sites by target. tier_images: ids of the named images per tier. guess: each group's rate, 0 to 1, as a
-        proxy has it (`testbed.campaign.plan.proxy`), if the spec asks for one. It steers and nothing else.
+        """Prepares the groups and domains of a campaign. tables: sites by target. tier_images: ids of the named images
+        per tier. guess: each group's rate, 0 to 1, as a proxy has it (`testbed.campaign.plan.proxy`), if the spec asks
+        for one. It steers and nothing else.
 
         Raises UsageError without a [stop] table, for a proxy that is asked for and not given, and for rates by bit of
         words in several number formats.
@@ -122,7 +123,8 @@ class AdaptivePlanner:
         return in_parts(self._faults(number, before, additions), int(before.sum()))
 
     def _faults(self, number: int, before: NDArray[np.int64], additions: NDArray[np.int64]) -> Iterator[PlannedFault]:
-        """In the order of the strata that the spec names, so that faults of one site are next to each other."""
+        """Planned faults, in the order of the strata that the spec names, so that faults of one site are next to each
+        other."""
         group_of, draw_of_row, member_of, place_of, order_of = (
             np.concatenate(column) for column in zip(*self._places(before, additions), strict=True)
         )

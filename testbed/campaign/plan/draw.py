@@ -30,7 +30,8 @@ _MOST = (1 << 63) - 1
 
 @dataclass(frozen=True)
 class Stratum:
-    """site x op x bit (x tier). ``images``: the image ids a fault here may strike; empty where every image is run.
+    """A stratum: site x op x bit (x tier). ``images``: the image ids a fault here may strike; empty where every image
+    is run.
 
     ``section``: what it is a stratum of; None for single faults. ``sites``: what faults at several sites choose from;
     ``site`` is then the first of these, and not what is struck.
@@ -248,5 +249,5 @@ def _below(rng: np.random.Generator, size: int) -> int:
 
 
 def seed_of(campaign: int, name: str, number: int) -> int:
-    """Of draw ``number`` in what is called ``name``."""
+    """The seed of draw ``number`` in what is called ``name``."""
     return int.from_bytes(hashlib.blake2b(f"{campaign}/{name}/{number}".encode(), digest_size=16).digest(), "little")

@@ -81,7 +81,7 @@ def all_strata(
 
 
 def grouped(found: Iterable[Stratum], by: Sequence[StopDimension]) -> list[Group]:
-    """In the order of their first strata."""
+    """Groups strata; groups are in the order of their first strata."""
     members: dict[tuple[FaultModel, Values], list[tuple[int, Stratum]]] = {}
     for number, stratum in enumerate(found):
         members.setdefault((model_of(stratum), values_of(stratum, by)), []).append((number, stratum))

@@ -120,7 +120,7 @@ def stored_indices(site: Site, index: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def points_path(plan: Path) -> Path:
-    """Of the file beside a plan."""
+    """The path of the points file beside a plan."""
     return plan.with_name(points_file(plan.name))
 
 

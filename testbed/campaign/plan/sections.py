@@ -18,7 +18,8 @@ from testbed.core.site import Site, SiteTable
 
 
 class Sampled(NamedTuple):
-    """section: number of the one it belongs to; wanted: faults that this one asks for."""
+    """A stratum with how many of its faults are asked for. section: number of the one it belongs to; wanted: faults
+    that this one asks for."""
 
     section: int
     stratum: Stratum
@@ -32,7 +33,7 @@ class Sampled(NamedTuple):
 def sampled_strata(
     sections: Sequence[FaultSpec], tables: Mapping[str, SiteTable], tier_images: Sequence[Sequence[str]]
 ) -> Iterator[Sampled]:
-    """In the order of the plan: section by section, each in a fixed order. tier_images: image ids per tier.
+    """Strata in the order of the plan: section by section, each in a fixed order. tier_images: image ids per tier.
 
     Raises UsageError for a tensor that has no room for a section's pattern, and for sections that cannot be told apart.
     """

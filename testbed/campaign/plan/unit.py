@@ -30,7 +30,7 @@ class Unit:
 
     @property
     def numbers(self) -> range:
-        """Of the store's units that it holds."""
+        """Numbers of the store's units that it holds."""
         return range(self.number, self.number + self.count)
 
     def precedes(self, other: Self) -> bool:

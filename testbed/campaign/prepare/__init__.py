@@ -1,1 +1,1 @@
-"""From a spec to instrumented engines' files: model, golden, tiers, twins, tuning."""
+"""The files of instrumented engines, made from a spec: model, golden, tiers, twins, tuning."""

@@ -33,7 +33,7 @@ _ROWS = 64  # copied at once
 
 
 def shared_golden(spec: CampaignSpec, model_hash: str, test: Split) -> SharedGolden:
-    """Of a model that PyTorch runs."""
+    """The shared golden of a model that PyTorch runs."""
     return SharedGolden(model_hash, test, arithmetic(torch.device("cpu"), BATCH, spec.engine.sketched_threads))
 
 

@@ -71,14 +71,14 @@ def _are_scores(values: Any, n: int) -> bool:
 
 
 def _pixels(preparation: Preparation, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Of these named images, (n, C, S, S)."""
+    """Pixels of these named images, (n, C, S, S)."""
     if "model" in preparation.spec.targets:
         return read_array(preparation.folder / Files("model").inputs)[rows]
     return preparation.dataset.test.batch(preparation.images.positions[rows])
 
 
 def model_samples(model: ViT, images: NDArray[np.float32], seed: int = 0) -> Samples:
-    """images: (n, C, S, S). By site and place, some values of every tap and parameter.
+    """Samples by site and place. images: (n, C, S, S). Some values of every tap and parameter.
 
     slope: for an activation, of its own image's lead of the largest logit over the second; for a weight, of the mean
     lead, over the mean lead.

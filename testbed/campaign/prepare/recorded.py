@@ -60,7 +60,7 @@ class RecordedSubject:
 
     @property
     def data_source(self) -> DataSource | None:
-        """With the full path where that is recorded beside it."""
+        """The data source, with the full path where that is recorded beside it."""
         source = self.facts["data"]["source"]
         return None if source is None else DataSource(**with_sources({"data": source}, self.folder.path)["data"])
 

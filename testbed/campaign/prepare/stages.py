@@ -1,4 +1,5 @@
-"""From spec to instrumented engines' files: data, model, golden, tiers, plain ONNX, twins, site tables."""
+"""The stages that make instrumented engines' files from a spec: data, model, golden, tiers, plain ONNX, twins, site
+tables."""
 
 from __future__ import annotations
 
@@ -69,7 +70,7 @@ class Preparation:
 
     @classmethod
     def finished(cls, spec: CampaignSpec, folder: RunFolder) -> Self:
-        """Of a prepared campaign, to be read; its data set is opened only if it is asked for.
+        """The preparation of a prepared campaign, to be read; its data set is opened only if it is asked for.
 
         Raises StaleArtefact for files that were changed.
         """

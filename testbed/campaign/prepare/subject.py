@@ -51,8 +51,8 @@ class Subject(Protocol):
         """The stage that writes the target's plain ONNX file."""
 
     def described(self, folder: RunFolder) -> dict[str, Any]:
-        """For the summary: ``preset`` (a name for people), ``parameters``, ``sha256``, ``reference``, ``changes`` (what was
-        done to the file, for people)."""
+        """Describes the model for the summary: ``preset`` (a name for people), ``parameters``, ``sha256``,
+        ``reference``, ``changes`` (what was done to the file, for people)."""
 
 
 def stages_of(spec: CampaignSpec) -> list[str]:
@@ -91,7 +91,7 @@ def dataset_of(spec: CampaignSpec, source: DataSource | None, image: int | None)
 
 
 def _part(dataset: Dataset, images: int, seed: int) -> Split:
-    """Of the test images. All of them where there are fewer."""
+    """A part of the test images, all of them where there are fewer."""
     return dataset.test.chosen(min(images, len(dataset.test)), seed, TEST_IMAGES)
 
 

@@ -20,8 +20,8 @@ log = logging.getLogger(__name__)
 
 
 def subject_of(spec: CampaignSpec, folder: RunFolder | None = None) -> Subject:
-    """folder: the campaign's, where it may have been begun before. What is recorded there stands in for a model or data
-    that are gone, once the campaign is prepared.
+    """Opens the subject of a spec. folder: the campaign's, where it may have been begun before. What is recorded there
+    stands in for a model or data that are gone, once the campaign is prepared.
 
     Raises UsageError for what the spec names and is not there, and for threads and memory that this machine has not."""
     require_threads(spec.engine.sketched_threads, "engine.threads")
@@ -32,7 +32,8 @@ def subject_of(spec: CampaignSpec, folder: RunFolder | None = None) -> Subject:
 
 
 def finished_subject(spec: CampaignSpec, folder: RunFolder) -> Subject:
-    """Of a prepared campaign, for commands that only read it: neither model nor data are opened before they are used."""
+    """The subject of a prepared campaign, for commands that only read it: neither model nor data are opened before they
+    are used."""
     return RecordedSubject(spec, folder) if is_recorded(folder, spec) else subject_of(spec, folder)
 
 

@@ -87,7 +87,7 @@ class TorchSubject:
         return asked.root if asked else None
 
     def known(self) -> KnownModel:
-        """Of the model of that folder, or of one that was trained before."""
+        """What is known of the model of that folder, or of one that was trained before."""
         if self.recipe is None:
             assert self.trained is not None
             model_hash: str | None = self.trained.model_hash
@@ -129,7 +129,7 @@ class TorchSubject:
         return found | {(name, "weight"): tuple(p.shape) for name, p in module.named_parameters()}
 
     def sketch(self, target: str) -> tuple[bytes, NDArray[np.float32]]:
-        """Of an untrained model, the same one each time; the caller's random numbers stay what they were."""
+        """Sketches an untrained model, the same one each time; the caller's random numbers stay what they were."""
         config, engine = self.config, self.spec.engine
         with torch.random.fork_rng(devices=[]):
             torch.random.default_generator.manual_seed(0)

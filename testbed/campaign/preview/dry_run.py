@@ -115,7 +115,7 @@ def sites_and_speed(spec: CampaignSpec, subject: Subject, target: str) -> Measur
 
 @dataclass
 class _SectionSums:
-    """Of the strata of one section. sampled: faults per (fault model, display cell's name)."""
+    """Sums over the strata of one section. sampled: faults per (fault model, display cell's name)."""
 
     sampled: Counter[tuple[str, str]] = field(default_factory=Counter)
     population: int = 0

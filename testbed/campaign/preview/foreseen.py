@@ -72,7 +72,8 @@ def _of_golden(spec: CampaignSpec, dataset: Dataset, known: KnownModel) -> tuple
 
 
 def bytes_needed(rows: int, images: int, dataset: Dataset, plain: Mapping[str, bytes]) -> int:
-    """Of the disk, at least: files of every target, inputs of the named images, the golden's logits, the rows."""
+    """Bytes of the disk that are needed at least: files of every target, inputs of the named images, the golden's
+    logits, the rows."""
     files = _FILES_PER_TARGET * sum(map(len, plain.values()))
     inputs = 4 * images * dataset.channels * dataset.image**2 * len(plain)
     logits = 4 * len(dataset.test) * len(dataset.classes)

@@ -15,7 +15,7 @@ def to_stream(table: pa.Table) -> bytes:
 
 
 def from_stream(stream: bytes, columns: Sequence[str] | None = None) -> pa.Table:
-    """columns: only these are read (those that there are), in the stream's order."""
+    """Reads a stream. columns: only these are read (those that there are), in the stream's order."""
     if columns is None:
         return pa.ipc.open_stream(stream).read_all()
     names = pa.ipc.open_stream(stream).schema.names

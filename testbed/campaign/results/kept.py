@@ -11,7 +11,7 @@ from testbed.core.folder.runfolder import RunFolder
 
 
 def kept_told(path: Path) -> str:
-    """For whoever pressed Ctrl-C: what need not be done again, and what must."""
+    """Words for whoever pressed Ctrl-C: what need not be done again, and what must."""
     try:
         stages = list(RunFolder(path).manifest.get("stages", {}))
     except (TestbedError, OSError):

@@ -71,7 +71,7 @@ Watch = Callable[[str, int, str], AbstractContextManager[Advance]]
 
 @contextlib.contextmanager
 def unwatched(stage: str, total: int, what: str) -> Iterator[Advance]:
-    """For work that nobody watches."""
+    """A `Watch` for work that nobody watches."""
     yield lambda done: None
 
 
@@ -105,7 +105,8 @@ Show = Callable[[Snapshot], None]
 
 
 def widest_domain(domains: Sequence[Mapping[str, Any]], stop: Mapping[str, Any], confidence: float) -> Widest:
-    """Of an adaptive campaign. domains: as the history of its rounds tells them; stop: its [stop] table."""
+    """The widest domain of an adaptive campaign. domains: as the history of its rounds tells them; stop: its [stop]
+    table."""
     worst = max(domains, key=lambda domain: float(domain["half_width"]))
     parts = [f"{worst['target']} {worst['where']}", str(worst["op"])]
     for dimension in dimensions(stop["per"]):
@@ -128,7 +129,7 @@ class OutcomeCounts:
         self._groups: dict[tuple[str, str, int | None], list[float]] = {}  # faults, and their critical shares' sum
 
     def add(self, rows: pa.Table, times: int = 1) -> None:
-        """rows: at least `COLUMNS`; all rows of a fault in the same table. times: -1 takes them back."""
+        """Counts rows. rows: at least `COLUMNS`; all rows of a fault in the same table. times: -1 takes them back."""
         rows = rows.select(COLUMNS)
         rows = rows.set_column(4, "outcome", rows.column("outcome").cast(pa.string()))
         for name in ("target", "where"):

@@ -62,8 +62,8 @@ class TableForm:
     optional: frozenset[str] = frozenset()
 
     def read(self, path: Path, columns: Sequence[str] | None = None, filters: Any = None) -> pa.Table:
-        """columns: all that the file has unless said. filters: as `pyarrow.parquet.read_table` takes them, also by columns
-        that are not read. Raises StaleArtefact, naming the file and the column."""
+        """Reads a table. columns: all that the file has unless said. filters: as `pyarrow.parquet.read_table` takes
+        them, also by columns that are not read. Raises StaleArtefact, naming the file and the column."""
         self._opened(path, columns, () if filters is None else _FILTERED)
         with self._readable(path):
             return self._conformed(pq.read_table(path, columns=_listed(columns), filters=filters), path)
@@ -76,7 +76,7 @@ class TableForm:
                 yield self._conformed(pa.table(batch), path)
 
     def row_groups(self, path: Path, columns: Sequence[str]) -> Iterator[pa.Table]:
-        """As the file is divided. Raises StaleArtefact as `read` does."""
+        """Reads the table as the file is divided. Raises StaleArtefact as `read` does."""
         file = self._opened(path, columns)
         with self._readable(path):
             for group in range(file.num_row_groups):
@@ -147,7 +147,7 @@ class TableForm:
 def form_of(
     what: str, fix: str, schema: pa.Schema, never_null: Collection[str] = (), optional: Collection[str] = ()
 ) -> TableForm:
-    """never_null: besides the columns of faults that never are."""
+    """The form of a table with these columns. never_null: besides the columns of faults that never are."""
     return TableForm(what, fix, schema, frozenset({*_NEVER_NULL, *never_null} & {*schema.names}), frozenset(optional))
 
 

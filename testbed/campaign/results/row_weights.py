@@ -22,14 +22,14 @@ _ROWS_AT_ONCE = 1 << 16
 
 @dataclass(frozen=True)
 class RowWeights:
-    """By the stratum's number: its population, and the rows that its faults give."""
+    """Weights of rows, by the stratum's number: its population, and the rows that its faults give."""
 
     population: NDArray[np.int64]
     rows: NDArray[np.int64]
 
     @classmethod
     def of(cls, plans: Sequence[Path], images: int) -> RowWeights:
-        """From the plan's files, of all rounds. images: rows of a fault that has no image of its own."""
+        """Reads weights from the plan's files, of all rounds. images: rows of a fault that has no image of its own."""
         population, rows = np.zeros(0, np.int64), np.zeros(0, np.int64)
         for path in plans:
             for batch in PLAN_TABLE.batches(path, ["stratum", "population", "image_id"], _ROWS_AT_ONCE):

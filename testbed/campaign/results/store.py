@@ -236,7 +236,7 @@ def discard_log(folder: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """So that a new file's name survives a power cut, where the system can do that."""
+    """Syncs the folder, so that a new file's name survives a power cut, where the system can do that."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

@@ -106,7 +106,7 @@ class CampaignSpec(Strict):
 
     @property
     def training_seed(self) -> int:
-        """Of the model's training and of the data set's splits."""
+        """The seed of the model's training and of the data set's splits."""
         return int(self.model.training.get("seed", self.seed))
 
     @property

@@ -33,7 +33,7 @@ _EXPLAINED = {
 
 
 def refusal(found: Sequence[Complaint], name: str) -> UsageError:
-    """name: of the file, or what else the spec is from."""
+    """The error for a spec with something wrong. name: of the file, or what else the spec is from."""
     lines = [f"{complaint.key}: {complaint.message}" if complaint.key else complaint.message for complaint in found]
     if len(lines) == 1:
         return UsageError(f"{name}: {lines[0]}")
@@ -41,7 +41,8 @@ def refusal(found: Sequence[Complaint], name: str) -> UsageError:
 
 
 def complaints(error: ValidationError, values: Any, model: type[BaseModel]) -> list[Complaint]:
-    """Of what pydantic refused, each once, in the order of the file. values: what it was given, as of ``model``."""
+    """Lines on what pydantic refused, each once, in the order of the file. values: what it was given, as of
+    ``model``."""
     problems = [
         (_path(problem["loc"], values, problem["type"]), problem) for problem in error.errors(include_url=False)
     ]
@@ -55,7 +56,7 @@ def complaints(error: ValidationError, values: Any, model: type[BaseModel]) -> l
 
 
 def key_path(path: KeyPath) -> str:
-    """As the file has it: faults[0].bits."""
+    """The key as the file has it: faults[0].bits."""
     told = ""
     for part in path:
         if isinstance(part, int):
@@ -187,7 +188,7 @@ def _as_list(path: KeyPath, value: Any, members: Sequence[tuple[Any, Any]]) -> s
 
 
 def shown(value: Any) -> str:
-    """As TOML has it, if that is short."""
+    """The value as TOML has it, if that is short."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float) and not math.isfinite(value):

@@ -67,7 +67,8 @@ class Strict(BaseModel):
 
 
 class Complaint(NamedTuple):
-    """key: of what is wrong, from the table that complains: "bits", "atol[1]"; "" for the table itself."""
+    """One thing that is wrong. key: of what is wrong, from the table that complains: "bits", "atol[1]"; "" for the
+    table itself."""
 
     key: str
     message: str

@@ -56,7 +56,8 @@ def where_specs_are(missing: Path) -> str:
 
 
 def _folder() -> Path:
-    """In an installed package; in a checkout, or an editable install of one, ``campaigns/`` beside the package."""
+    """The folder in an installed package; in a checkout, or an editable install of one, ``campaigns/`` beside the
+    package."""
     package = Path(__file__).parents[2]  # testbed/
     packed = package / "campaigns"
     return packed if packed.is_dir() else package.parent / "campaigns"

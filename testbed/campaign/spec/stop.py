@@ -103,12 +103,12 @@ class StopSpec(Strict):
 
     @property
     def sampled_by(self) -> tuple[StopDimension, ...]:
-        """Of the strata: what is asked for, and what domains and classes are told apart by."""
+        """Dimensions of the strata: what is asked for, and what domains and classes are told apart by."""
         asked = {*dimensions(self.strata), *self.domains, *self.steered_by}
         return tuple(dimension for dimension in DIMENSIONS if dimension in asked)
 
     def rule(self, confidence: float) -> StopRule:
-        """confidence: the campaign's."""
+        """The rule of stopping. confidence: the campaign's."""
         from testbed.analysis.adaptive.sequential import (
             StopRule,  # scipy's optimiser, which no worker needs to wait for
         )
@@ -124,7 +124,7 @@ class StopSpec(Strict):
         )
 
     def complaints(self, sections: Mapping[int, FaultSpec]) -> Iterator[Complaint]:
-        """Of sections, by their number, that do not go with it."""
+        """Complaints of sections, by their number, that do not go with it."""
         for number, section in sections.items():
             if section.per_stratum != 1:
                 yield Complaint(

@@ -1,1 +1,1 @@
-"""From rows to rates: tally, estimates, exposure, and the summary's record."""
+"""Rates from rows: tally, estimates, exposure, and the summary's record."""

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 
 class SummaryKey(NamedTuple):
-    """name: with its table in front, ``engine.batch``; ``[]`` after a list, of which each entry has the key."""
+    """A key of the summary. name: with its table in front, ``engine.batch``; ``[]`` after a list, of which each entry
+    has the key."""
 
     name: str
     meaning: str

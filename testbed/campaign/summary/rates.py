@@ -1,4 +1,4 @@
-"""From counts to rates: one fault model's rates with their intervals, over everything and by what the faults have in
+"""Rates from counts: one fault model's rates with their intervals, over everything and by what the faults have in
 common."""
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ class Cell(NamedTuple):
 
 
 class RateGroup(NamedTuple):
-    """value: what its profiles have in common; tier: None where tiers are not told apart. rates: by measure."""
+    """The rates of one group of faults. value: what its profiles have in common; tier: None where tiers are not told
+    apart. rates: by measure."""
 
     value: Any
     tier: int | None
@@ -35,7 +36,7 @@ class RateGroup(NamedTuple):
 
 
 def fault_models(tally: Tally, population: NDArray[np.int64], confidence: float) -> Iterator[ModelRates]:
-    """In the order of their strata. population: of each stratum, by its number."""
+    """The rows of each fault model, in the order of their strata. population: of each stratum, by its number."""
     profiles = tally.profiles
     models = [FaultModel(p.target, p.where, p.op, p.pattern, p.scope) for p in profiles]
     numbers = {model: number for number, model in enumerate(dict.fromkeys(models))}
@@ -58,7 +59,8 @@ class ModelRates:
         population: NDArray[np.int64],
         confidence: float,
     ) -> None:
-        """profiles: all the tally's; mine: which of them are of this model. population: of each stratum, by its number."""
+        """Takes one model's rows of a tally. profiles: all the tally's; mine: which of them are of this model.
+        population: of each stratum, by its number."""
         self.model, self.confidence = model, confidence
         self.profiles = [profile for profile, own in zip(profiles, mine, strict=True) if own]
         number = np.cumsum(mine) - 1
@@ -123,12 +125,12 @@ class ModelRates:
         return [(values_of(group), group) for group in groups]
 
     def cells(self) -> list[tuple[Cell, RateGroup]]:
-        """By tier, site and bit class."""
+        """Rates by tier, site and bit class."""
         groups = self._grouped(lambda profile: (profile.site, profile.kind, profile.bit_class), by_tier=True)
         return [(Cell(int(group.tier or 0), *group.value), group) for group in groups]
 
     def over_sites(self, importance: Mapping[str, float]) -> dict[str, Estimate]:
-        """By measure, the rates of the sites that have an importance as one, in which each site weighs by it."""
+        """Rates by measure: those of the sites that have an importance as one, in which each site weighs by it."""
         sites = list(dict.fromkeys(p.site for p in self.profiles if p.site in importance))
         code_of_profile = np.array([sites.index(p.site) if p.site in importance else -1 for p in self.profiles])
         position, weights = np.arange(len(sites)), np.array([importance[site] for site in sites])
@@ -139,7 +141,7 @@ class ModelRates:
         return found
 
     def _grouped(self, value_of: Callable[[Profile], Any], by_tier: bool = False) -> list[RateGroup]:
-        """value_of: None for faults that are in no group."""
+        """Groups faults by a value. value_of: None for faults that are in no group."""
         tables = self.tiers if by_tier else self.faults
         values = [value_of(profile) for profile in self.profiles]
         codes = {value: code for code, value in enumerate(dict.fromkeys(v for v in values if v is not None))}
@@ -171,7 +173,7 @@ class ModelRates:
     def _estimates(
         self, table: dict[str, Int64s], label: Int64s, position: Int64s, labels: list[int]
     ) -> dict[Hashable, Estimate]:
-        """By label; rows of the table with none, -1, are in no group."""
+        """Estimates by label; rows of the table with none, -1, are in no group."""
         domains, events = self._domains(table, label, position, labels)
         return domains.estimates_of(events, self.confidence)
 

@@ -100,8 +100,8 @@ class SummaryFile(Form):
 
 
 def load_summary(path: Path) -> dict[str, Any]:
-    """As it was written, JSON's own types. Raises StaleArtefact for another schema version, and for what is no summary,
-    saying which value."""
+    """Loads the summary as it was written, JSON's own types. Raises StaleArtefact for another schema version, and for
+    what is no summary, saying which value."""
     found = read_json(path, _WHAT, _FIX)
     version = found.get("schema_version") if isinstance(found, dict) else None
     if isinstance(version, int) and version not in READABLE_VERSIONS:

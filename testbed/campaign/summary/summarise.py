@@ -1,4 +1,4 @@
-"""results.parquet -> summary.json: counts per stratum, and population-weighted rates with intervals.
+"""The summary of a table of results: counts per stratum, and population-weighted rates with intervals.
 
 A rate never mixes fault models: every one is of one target, one place, one operation, pattern and scope. "sdc1" is a
 changed top-1, "outside" any output outside the tolerance (or none at all), "nonfinite" a NaN or infinity in the output.
@@ -117,7 +117,7 @@ def read_summary(path: Path) -> dict[str, Any]:
 
 
 def _share(engine_seconds: float, worker_seconds: float) -> float | None:
-    """Of the workers' time that they spent in the engine; None where none of them had anything left to do."""
+    """Share of the workers' time that they spent in the engine; None where none of them had anything left to do."""
     return round(engine_seconds / worker_seconds, 4) if worker_seconds else None
 
 

@@ -1,4 +1,5 @@
-"""results.parquet read once, in pieces: how often each combination was seen, which is all that the summary needs.
+"""A tally of ``results.parquet``, read once, in pieces: how often each combination was seen, which is all that the
+summary needs.
 
 Memory is bounded by strata, sites and images, not by rows: faults that are alike in stratum, struck tensor, bit and
 outcomes are counted together. A fault's rows lie together in the file.
@@ -47,7 +48,8 @@ class Profile(NamedTuple):
     bit_class: str
 
     def of_several(self) -> Profile:
-        """Of faults at several sites, which are of none of them: their first one is no site to tell rates by."""
+        """The profile of faults at several sites, which are of none of them: their first one is no site to tell rates
+        by."""
         return self._replace(site="several", kind="several", block=None, bit=None, bit_class="word")
 
 
@@ -137,7 +139,7 @@ class Tally:
         return rows
 
     def _add(self, rows: KeyColumns) -> None:
-        """rows: of whole faults."""
+        """Adds rows of whole faults."""
         rows = _by_tier(rows)
         n = len(rows["fault_id"])
         self.rows += n

@@ -112,7 +112,7 @@ class WorkerSlot:
         yield from self._pieces(unit, faults[middle:])
 
     def _verdict(self, unit: Unit, fault: range) -> bytes:
-        """Of a fault that failed alone: DUE if it fails each time again, else its rows."""
+        """Rows of a fault that failed alone: DUE if it fails each time again."""
         due: Due = "crash"
         for _ in range(self._limits.confirmations):
             self._discard()

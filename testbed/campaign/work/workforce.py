@@ -18,9 +18,9 @@ RECHECK = 0.02
 
 @dataclass(frozen=True)
 class Workforce:
-    """workers: isolated processes on this machine; 0: this process. scheduler: address of a Dask cluster, used instead;
-    insecure: also one that anybody can join; recheck: share of its workers' units that are run again elsewhere, besides
-    the first of each; 0 for none."""
+    """Who runs a campaign's faults. workers: isolated processes on this machine; 0: this process. scheduler: address of
+    a Dask cluster, used instead; insecure: also one that anybody can join; recheck: share of its workers' units that
+    are run again elsewhere, besides the first of each; 0 for none."""
 
     workers: int = 1
     scheduler: str | None = None
@@ -39,8 +39,8 @@ class Workforce:
         limits: Limits | None = None,
         expect: Expect = lambda unit, rows: None,
     ) -> AbstractContextManager[WorkerPool]:
-        """expect: why rows cannot be a unit's. Raises UsageError where the cluster's libraries are missing or its address
-        is not safe, TestbedError where nobody answers there."""
+        """Opens the workers. expect: why rows cannot be a unit's. Raises UsageError where the cluster's libraries are
+        missing or its address is not safe, TestbedError where nobody answers there."""
         if self.scheduler is not None:
             from testbed.campaign.work.dask.checks import Recheck
             from testbed.campaign.work.dask.pool import ClusterPool

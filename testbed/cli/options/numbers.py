@@ -46,14 +46,14 @@ class Number(click.FloatRange):
 
 
 class Confidence(Number):
-    """Of intervals: as in a spec."""
+    """A confidence of intervals: as in a spec."""
 
     def __init__(self) -> None:
         super().__init__(0.01, 1 - 1e-9)
 
 
 class Threads(Whole):
-    """As many as the machine has use for."""
+    """A number of threads, as many as the machine has use for."""
 
     def __init__(self) -> None:
         super().__init__(1)

@@ -19,7 +19,8 @@ def deployed(swept: Record) -> Iterator[str]:
 
 
 def _sentence(swept: Record, part: Record) -> str:
-    """Of all images, of the place's first fault model: SDC-1 where there are classes, else any corruption."""
+    """The advice in a sentence: of all images, of the place's first fault model: SDC-1 where there are classes, else
+    any corruption."""
     event = "any" if part["n_sdc1"] is None else "sdc1"
     place = f"{part['target']} {'activations' if part['where'] == 'activation' else 'weights'}"
     wanted = f"{100 * swept['wanted_detection']:g} %"

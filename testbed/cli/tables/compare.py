@@ -23,7 +23,7 @@ _SIDES = ("A", "B", "A - B")
 
 
 def compare_tables(compared: Record, rows: int) -> RenderableType:
-    """rows: disagreeing rows to show per cause."""
+    """Tables of a comparison. rows: disagreeing rows to show per cause."""
     body = _engines(compared, rows) if compared["mode"] == "engines" else _precisions(compared)
     parts: list[RenderableType] = [
         *_headline(compared),

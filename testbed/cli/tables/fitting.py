@@ -24,7 +24,7 @@ _GAP = 3  # between the figures of a row that is told in lines
 
 @dataclass(frozen=True)
 class _Column:
-    """right: cells are aligned right. whole: a cell stays on one line, as numbers and their intervals do."""
+    """A column. right: cells are aligned right. whole: a cell stays on one line, as numbers and their intervals do."""
 
     name: str
     right: bool
@@ -60,7 +60,7 @@ class FittedTable:
         return len(self._rows)
 
     def add_column(self, name: str, justify: str = "left", no_wrap: bool = False) -> None:
-        """justify: left or right."""
+        """Adds a column. justify: left or right."""
         self._columns.append(_Column(name, right=justify == "right", whole=no_wrap or justify == "right"))
 
     def add_row(self, *cells: str | Text, style: StyleType | None = None) -> None:
@@ -162,7 +162,7 @@ class FittedTable:
     def _table(
         self, columns: Sequence[int], widths: Sequence[int], rows: Sequence[_Row], gap: int | None = None
     ) -> Table:
-        """gap: blanks between columns; None for a ruled table."""
+        """A table of these columns. gap: blanks between columns; None for a ruled table."""
         if gap is None:
             form = Table()
         else:

@@ -23,8 +23,8 @@ _SHORT = ("tier", "block", "kind", "bit_class")
 
 @dataclass(frozen=True)
 class Details:
-    """by: what rates are told apart by, of every fault model, or of those in ``ops`` where it names any. Without either:
-    the usual, of the first fault model."""
+    """What tables of rates show. by: what rates are told apart by, of every fault model, or of those in ``ops`` where
+    it names any. Without either: the usual, of the first fault model."""
 
     by: tuple[str, ...] = ()
     ops: tuple[str, ...] = ()

@@ -83,7 +83,7 @@ def _is_whole(part: Record, target: str) -> bool:
 
 
 def _advice(swept: Record, records: Sequence[Record]) -> FittedTable:
-    """records: of one target, and of one place or without tiers."""
+    """Advice on tolerances. records: of one target, and of one place or without tiers."""
     wanted = f"{100 * swept['wanted_detection']:g} %"
     places = dict.fromkeys(part["where"] for part in records)
     about = _leg(records[0]["target"], records[0]["where"]) if len(places) == 1 else records[0]["target"]
@@ -159,7 +159,7 @@ def _shown(swept: Record, part: Record) -> Iterator[Record]:
 
 
 def _link(swept: Record, full: bool) -> Iterator[RenderableType]:
-    """full: of every fault model, not of each place's first alone."""
+    """A table of the link. full: of every fault model, not of each place's first alone."""
     link = swept["link"]
     limit = f" (limited to {link['limit']:,})" if link["limit"] else ""
     yield (

@@ -70,7 +70,8 @@ def checksummed(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Damage(NamedTuple):
-    """wrong: in a few words; command: the one that makes the stage, as far as that can still be read."""
+    """What is wrong with a stage. wrong: in a few words; command: the one that makes the stage, as far as that can
+    still be read."""
 
     wrong: str
     command: str | None

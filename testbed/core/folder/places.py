@@ -23,7 +23,8 @@ _PARTS = ("train", "test", "val")  # a data set's own folders: their name alone 
 
 
 def near(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Of relative paths that do not exist here but in ``folder``, those there; all others stay as they are written."""
+    """Replaces relative paths that do not exist here but in ``folder``, those there; all others stay as they are
+    written."""
 
     def found(text: str) -> str:
         path = Path(text).expanduser()
@@ -43,12 +44,12 @@ def absolute(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def portable(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Without the folders of this machine: the last part of each path."""
+    """A value without the folders of this machine: the last part of each path."""
     return _with_each(values, last_part)
 
 
 def placeless(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Without any path: what two specs have in common that differ only in where things lie."""
+    """A value without any path: what two specs have in common that differ only in where things lie."""
     found = _with_each(values, lambda text: "")
     if isinstance(found.get("data"), dict):
         found["data"].pop("root", None)

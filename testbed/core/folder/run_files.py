@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 
 class RunFile(NamedTuple):
-    """name: path in the run folder; TARGET stands for model or attention, N for a number, other capitals for a name."""
+    """A file of a run folder. name: path in the run folder; TARGET stands for model or attention, N for a number, other
+    capitals for a name."""
 
     name: str
     written_by: str
@@ -16,7 +17,7 @@ class RunFile(NamedTuple):
 
     @property
     def pattern(self) -> str:
-        """For `fnmatch`: a star for each word of capitals."""
+        """A pattern for `fnmatch`: a star for each word of capitals."""
         stem = self.name
         for word in _PLACEHOLDERS:
             stem = stem.replace(word, "*")

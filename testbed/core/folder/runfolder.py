@@ -131,8 +131,8 @@ class RunFolder:
         self._damaged = {}
 
     def clean(self, others: Callable[[], Iterable[str]] = tuple) -> None:
-        """After a restart: removes the files of the stages that were given up, the ``others`` that no stage names, and
-        folders that are then empty. What else lies in the folder stays."""
+        """Cleans up after a restart: removes the files of the stages that were given up, the ``others`` that no stage
+        names, and folders that are then empty. What else lies in the folder stays."""
         if self._left is None:
             return
         home = self.path.resolve()
@@ -243,7 +243,8 @@ class RunFolder:
         return self._redo(stage)
 
     def _redo(self, stage: str) -> str:
-        """By the one command that has the option; commands that only read the folder say this, too."""
+        """How to redo a stage: by the one command that has the option; commands that only read the folder say so,
+        too."""
         if self.manifest.get("kind") == CAMPAIGN:
             return f"rerun it with `testbed campaign run SPEC --run {self.path} --redo {stage}`"
         if stage == TRAINED:

@@ -32,7 +32,7 @@ VALUE, ERROR, MEMORY, BUG = "value", "error", "memory", "bug"
 
 
 def main(descriptor: int, idle_s: float | None) -> None:
-    """idle_s: ends by itself when no call comes for so long."""
+    """Serves calls. idle_s: ends by itself when no call comes for so long."""
     end_with_parent()
     be_expendable()
     connection = Connection(descriptor)

@@ -143,7 +143,7 @@ class Isolated:
         return Lost(told) if code == 0 or name in _SENT else Crashed(told)
 
     def kill(self) -> None:
-        """From any thread; the thread that waits for an answer gets Stopped."""
+        """Kills the process, from any thread; the thread that waits for an answer gets Stopped."""
         self._killed = True
         self._process.kill()
 
@@ -207,7 +207,8 @@ class _OutputTail:
         return self._bytes.decode(errors="replace")
 
     def close(self) -> None:
-        """After the process ended; something that it started may still hold the pipe, and is not waited for."""
+        """Closes the pipe after the process ended; something that it started may still hold the pipe, and is not waited
+        for."""
         self._thread.join(1.0)
         if not self._thread.is_alive():
             self._file.close()

@@ -58,7 +58,7 @@ def _left_of_group(folder: Path) -> int | None:
 
 
 def told_bytes(count: float) -> str:
-    """For people: "37.3 GiB"."""
+    """A size for people: "37.3 GiB"."""
     units = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB")
     power = min((max(int(count), 1).bit_length() - 1) // 10, len(units) - 1)
     return f"{count:.0f} bytes" if not power else f"{count / 1024**power:.1f} {units[power]}"

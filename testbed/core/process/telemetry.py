@@ -18,7 +18,7 @@ _OPENVINO = "openvino_telemetry"
 
 
 def switch_off() -> None:
-    """For this process and those that it starts. Imports neither library."""
+    """Switches telemetry off for this process and those that it starts. Imports neither library."""
     os.environ.setdefault(ONNXRUNTIME, "1")
     if "openvino" not in sys.modules:  # without its package for telemetry, OpenVINO takes a stub of its own
         sys.modules.setdefault(_OPENVINO, ModuleType(_OPENVINO))

@@ -33,7 +33,7 @@ _told: set[str] = set()
 
 
 def natural_key(name: str) -> list[Any]:
-    """As timm sorts: numbers by their value, letters without case."""
+    """A key to sort as timm does: numbers by their value, letters without case."""
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name.lower())]
 
 
@@ -171,7 +171,8 @@ def ordered(collection: Collection, classes: Classes | None, name: str) -> Colle
 
 
 def _positions(stated: Sequence[str], collection: Collection) -> dict[str, int]:
-    """Of the classes that are among the stated ones, by any of their names; however their accents are encoded."""
+    """Positions of the classes that are among the stated ones, by any of their names; however their accents are
+    encoded."""
     by_name = {unicodedata.normalize("NFC", alias): n for n, one in enumerate(stated) for alias in _aliases(one)}
     found: dict[str, int] = {}
     for one, folder in zip(collection.classes, collection.folders or collection.classes, strict=True):
@@ -205,7 +206,7 @@ def _aliases(stated: str) -> tuple[str, ...]:
 
 
 def _name(value: Any) -> str:
-    """Of {index: [wnid, name]} both, in one."""
+    """A class's name; of {index: [wnid, name]} both, in one."""
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 

@@ -1,1 +1,1 @@
-"""From stored pixels to model input, and how preprocessing is stated."""
+"""Model input from stored pixels, and how preprocessing is stated."""

@@ -23,7 +23,7 @@ _OF_LABELS = {"do_reduce_labels"}
 
 
 def timm_part(values: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """timm's data configuration in ``values``, if it is one or holds one."""
+    """The data configuration of timm in ``values``, if it is one or holds one."""
     for key in ("pretrained_cfg", "default_cfg"):
         if isinstance(values.get(key), Mapping):
             inner: Mapping[str, Any] = values[key]

@@ -184,7 +184,7 @@ def _pairs(text: str) -> dict[str, Any]:
 
 
 def _parts(text: str) -> list[str]:
-    """At commas outside brackets."""
+    """Splits at commas outside brackets."""
     parts, depth = [""], 0
     for letter in text:
         depth += {"[": 1, "]": -1}.get(letter, 0)
@@ -221,7 +221,7 @@ def _processor_type(values: Mapping[str, Any]) -> object:
 
 
 def _model_type(path: Path) -> str | None:
-    """Of the model's config.json beside a preprocessor_config.json that does not say what it is for."""
+    """The model type in the config.json beside a preprocessor_config.json that does not say what it is for."""
     try:
         values = json_value(path.read_bytes())
     except (OSError, ValueError):

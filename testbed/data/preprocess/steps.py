@@ -1,4 +1,4 @@
-"""From stored pixels to model input: resize, centre crop, scale, normalise."""
+"""Model input from stored pixels: resize, centre crop, scale, normalise."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Preprocess:
     offset: Offset = "round"
 
     def describe(self) -> dict[str, Any]:
-        """For manifests: name, mean, std, margin, interpolation; the rest where it is not the default."""
+        """A record for manifests: name, mean, std, margin, interpolation; the rest where it is not the default."""
         antialiased = "" if self.interpolation == "nearest" else ", antialiased"
         always = {"margin": self.margin, "interpolation": self.interpolation + antialiased}
         return self.to_dict() | always
@@ -196,7 +196,7 @@ def preprocess_named(name: str) -> Preprocess:
 
 
 def _resized(pixels: np.ndarray, target: tuple[int, int], interpolation: str) -> np.ndarray:
-    """To ``target`` (height, width)."""
+    """Resizes to ``target`` (height, width)."""
     to_width_and_height, filter_ = target[::-1], Image.Resampling[interpolation.upper()]
     if pixels.dtype == np.uint8:
         return np.asarray(Image.fromarray(pixels).resize(to_width_and_height, filter_))

@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits: 1,797 real 8 x 8 images that come with the package, nothing to download."""
+"""The handwritten digits of scikit-learn: 1,797 real 8 x 8 images that come with the package, nothing to download."""
 
 from __future__ import annotations
 

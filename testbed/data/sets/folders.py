@@ -74,7 +74,7 @@ def class_names(folder: Path) -> list[str]:
 
 
 def is_hidden(name: str) -> bool:
-    """Of what notebooks, archives and file systems leave beside the data."""
+    """Whether a file is of what notebooks, archives and file systems leave beside the data."""
     return name.startswith((".", "__MACOSX", "__pycache__", "@eaDir", "$RECYCLE.BIN")) or name == "lost+found"
 
 

@@ -48,7 +48,8 @@ def imagenet_s(request: Request) -> Collection:
 
 
 def segmentation_mask(root: Path, image_id: str) -> np.ndarray:
-    """int64 (H, W) of a test image: 0 no class, 1.. the class's number in the published list, ``IGNORED`` left open.
+    """The mask of a test image, int64 (H, W): 0 no class, 1.. the class's number in the published list, ``IGNORED``
+    left open.
 
     Same size as the stored image. Raises UsageError for an id that is not of the validation part.
     """

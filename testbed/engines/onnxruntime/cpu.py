@@ -202,7 +202,7 @@ def first_line(error: Exception) -> str:
 
 
 def _without_place(line: str) -> str:
-    """Without "/onnxruntime_src/FILE:LINE FUNCTION(ARGUMENTS) "."""
+    """A message without "/onnxruntime_src/FILE:LINE FUNCTION(ARGUMENTS) "."""
     before, source, after = line.partition(_SOURCE)
     depth = 0
     for place, letter in enumerate(after if source else ""):

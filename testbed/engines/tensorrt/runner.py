@@ -179,7 +179,7 @@ class _LoadedEngine:
         self._device.synchronize()
 
     def close(self) -> None:
-        """Before the device goes, and in the order that TensorRT asks for."""
+        """Frees the engine before the device goes, and in the order that TensorRT asks for."""
         self._refitter = self._context = self._engine = None
 
 

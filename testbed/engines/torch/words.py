@@ -61,7 +61,7 @@ def bit_cast(x: Tensor, *, to: int) -> Tensor:
 
 
 def bitwise(of: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
-    """On words of any sign: torch has these for signed ones only."""
+    """Bitwise operations on words of any sign: torch has these for signed ones only."""
 
     def operator(a: Tensor, b: Tensor) -> Tensor:
         word = _WORDS[a.element_size()]
@@ -121,8 +121,8 @@ def _along(x: Tensor, parameter: Any, axis: int, block_size: int) -> Any:
 def fault_port(
     x: Tensor, site: Tensor, index: Tensor, and_mask: Tensor, or_mask: Tensor, xor_mask: Tensor, *, port: int
 ) -> tuple[Tensor, Tensor]:
-    """testbed.FaultPort: x with each fault of this port applied to its row, in the order of the K faults per row, and
-    what each found, (B, K), 0 for faults of other ports."""
+    """The operator testbed.FaultPort: x with each fault of this port applied to its row, in the order of the K faults
+    per row, and what each found, (B, K), 0 for faults of other ports."""
     word = _WORDS[x.element_size()]
     masks = [mask.view(torch.int32).to(word) for mask in (and_mask, or_mask, xor_mask)]
     mine = site == port

@@ -31,7 +31,7 @@ Sources = dict[str, int | None]
 
 
 def sources(flow: Flow, node: NodeProto, axis: int) -> Sources:
-    """For row t along ``axis`` (not negative) of the node's first output."""
+    """What row t of each input gives, for row t along ``axis`` (not negative) of the node's first output."""
     live = flow.live_inputs(node)
     everything: Sources = dict.fromkeys(live)
     output = flow.shapes.get(node.output[0])
@@ -119,7 +119,7 @@ def _elements(shape: Shape) -> tuple[int, int]:
 
 
 def _gather(flow: Flow, node: NodeProto, axis: int, output: Shape) -> Sources | None:
-    """By constant indices along another axis."""
+    """Gather by constant indices along another axis."""
     data, indices = node.input
     chosen = flow.constant(indices)
     if chosen is None or data not in flow.live:

@@ -111,7 +111,7 @@ class Flow:
         return list(found)
 
     def live_inputs(self, node: NodeProto) -> list[str]:
-        """Without a repeated one."""
+        """Live inputs without a repeated one."""
         return [] if node.op_type in FROM_SHAPE else [n for n in dict.fromkeys(node.input) if n in self.live]
 
     def between(self, inputs: Collection[str], outputs: Collection[str]) -> list[int]:

@@ -156,7 +156,7 @@ def _known_shape(flow: Flow, node: NodeProto, batch: str) -> Iterator[NodeProto]
 
 
 def _ordered(nodes: Sequence[NodeProto], given: set[str]) -> list[NodeProto]:
-    """So that each follows what it needs; otherwise as they come."""
+    """Orders nodes so that each follows what it needs; otherwise as they come."""
     known, ordered, waiting = set(given) | {""}, [], list(nodes)
     while waiting:
         left = []

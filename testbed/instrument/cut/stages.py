@@ -55,7 +55,7 @@ class Rowed:
 
 @dataclass(frozen=True)
 class Stage:
-    """From one cut of the stream to the next. ``sites``: those made on the way, its end's among them."""
+    """The graph from one cut of the stream to the next. ``sites``: those made on the way, its end's among them."""
 
     number: int
     start: str
@@ -112,7 +112,7 @@ class Stages:
 
     @cached_property
     def weight_bytes(self) -> list[int]:
-        """Of each stage."""
+        """Bytes of the weights of each stage."""
         found = []
         for stage in self.stages:
             nodes = [self.flow.nodes[place] for place in self.flow.between([stage.start], [stage.end])]
@@ -126,7 +126,8 @@ class Stages:
 
 
 def _cuts(flow: Flow, table: SiteTable) -> Iterator[str]:
-    """Between blocks, and after the last: the last site there through which everything goes, or else the last tensor."""
+    """Cuts between blocks, and after the last: the last site there through which everything goes, or else the last
+    tensor."""
     sites = {s.tensor: s for s in table if s.where == "activation" and s.tensor in flow.producer}
     places: dict[int, list[int]] = {}
     for tensor, site in sites.items():

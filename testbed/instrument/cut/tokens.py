@@ -35,7 +35,7 @@ Need = AxisRows | None
 
 @dataclass
 class Needs:
-    """Of each tensor that is needed at all, and of each (node's place, its input).
+    """What is needed of each tensor that is needed at all, and of each (node's place, its input).
 
     ``made_in_full``: tensors of which rows are needed, but that are made from no rows of anything.
     """

@@ -108,7 +108,7 @@ class PortFeed:
         return replace(self, index=index)
 
     def padded(self, rows: int) -> PortFeed:
-        """With idle rows at the end."""
+        """Pads with idle rows at the end."""
         rest = PortFeed.idle(rows - len(self), self.points)
         return PortFeed(*(np.concatenate([getattr(self, f.name), getattr(rest, f.name)]) for f in fields(self)))
 

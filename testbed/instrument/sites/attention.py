@@ -41,7 +41,7 @@ class AttentionTensors:
 def attentions(
     graph: Graph, outputs: Mapping[str, Linear], norms: Mapping[str, Norm], shapes: SiteShapes
 ) -> Iterator[AttentionTensors]:
-    """In execution order. ``outputs``, ``norms``: linear maps and layer norms by output."""
+    """Attention modules in execution order. ``outputs``, ``norms``: linear maps and layer norms by output."""
     for node in graph.nodes:
         if node.op == ATTENTION and len(node.inputs) == 3:
             yield _fused(graph, node, outputs, norms)
@@ -99,7 +99,8 @@ def _fused(graph: Graph, node: Node, outputs: Mapping[str, Linear], norms: Mappi
 
 
 def _operand(graph: Graph, tensor: str, heads: int, tokens: int, shapes: SiteShapes, turned: bool = False) -> str:
-    """q, k or v as (heads, tokens, width) if the graph has it so, before it is scaled; else as it enters the product.
+    """An operand, q, k or v, as (heads, tokens, width) if the graph has it so, before it is scaled; else as it enters
+    the product.
 
     turned: the product is given (heads, width, tokens).
     """

@@ -140,7 +140,7 @@ def _quantised_copies(proto: ModelProto) -> dict[str, str]:
 
 
 def _weights(proto: ModelProto, names: Names, missing: dict[str, str]) -> list[Site]:
-    """In the order in which the graph takes them. missing: names are added to it."""
+    """Weights in the order in which the graph takes them. missing: names are added to it."""
     stored = {tensor.name: tensor for tensor in stored_weights(proto)}
     used = [name for node in proto.graph.node for name in node.input]
     sites = []

@@ -75,7 +75,7 @@ def _hidden(outputs: Tensors, part: str) -> str:
 
 
 def _attention_with_weights(inputs: Tensors, outputs: Tensors) -> list[OperatorPart]:
-    """com.microsoft Attention: (x, weights of q, k and v, bias) -> context."""
+    """The operator com.microsoft Attention: (x, weights of q, k and v, bias) -> context."""
     product, packed = _hidden(outputs, "product"), _hidden(outputs, "qkv")
     parts: list[OperatorPart] = [("MatMul", inputs[:2], [product])]
     if any(inputs[2:3]):
@@ -92,7 +92,8 @@ def _attention(inputs: Tensors, outputs: Tensors) -> list[OperatorPart]:
 
 
 def _skip_norm(inputs: Tensors, outputs: Tensors) -> list[OperatorPart]:
-    """com.microsoft SkipLayerNormalization: (x, skip, gain, shift, bias of x) -> norm(x + bias + skip), ..., sum."""
+    """The operator com.microsoft SkipLayerNormalization: (x, skip, gain, shift, bias of x) -> norm(x + bias + skip),
+    ..., sum."""
     x, total = inputs[0], "".join(outputs[3:4]) or _hidden(outputs, "sum")
     parts: list[OperatorPart] = []
     if any(inputs[4:5]):
@@ -102,7 +103,7 @@ def _skip_norm(inputs: Tensors, outputs: Tensors) -> list[OperatorPart]:
 
 
 def _bias_gelu(inputs: Tensors, outputs: Tensors) -> list[OperatorPart]:
-    """com.microsoft BiasGelu, FastGelu: (x, bias) -> gelu(x + bias)."""
+    """The operators com.microsoft BiasGelu, FastGelu: (x, bias) -> gelu(x + bias)."""
     if not any(inputs[1:2]):
         return [("Gelu", inputs[:1], outputs)]
     biased = _hidden(outputs, "biased")

@@ -45,7 +45,8 @@ class Joint:
 
 
 def joints(graph: Graph) -> Iterator[Joint]:
-    """In execution order. A branch has a product, of a weight or of two live tensors: activation functions add, too."""
+    """Joints in execution order. A branch has a product, of a weight or of two live tensors: activation functions add,
+    too."""
     for node in graph.nodes:
         live = list(dict.fromkeys(graph.live_inputs(node))) if node.op == "Add" else []
         if len(live) != 2:

@@ -38,7 +38,7 @@ class Norm:
 
 
 def linears(graph: Graph) -> dict[str, Linear]:
-    """By output."""
+    """Linear maps by output."""
     found = (_linear(graph, node) for node in graph.nodes)
     return {linear.output: linear for linear in found if linear is not None}
 
@@ -93,7 +93,7 @@ def _elements(graph: Graph, weight: Weight) -> int:
 
 
 def norms(graph: Graph) -> dict[str, Norm]:
-    """By output."""
+    """Layer norms by output."""
     found: dict[str, Norm] = {}
     for node in graph.nodes:
         if node.op in _NORMS:
@@ -122,7 +122,7 @@ def _decomposed_norm(graph: Graph, node: Node) -> Norm | None:
 
 
 def _decomposed_rms_norm(graph: Graph, node: Node) -> Norm | None:
-    """x / sqrt(mean(x^2) + eps) * gain, or x times the reciprocal of that root."""
+    """An RMS norm: x / sqrt(mean(x^2) + eps) * gain, or x times the reciprocal of that root."""
     if node.op not in ("Mul", "Div") or len(node.inputs) != 2:
         return None
     for x, divisor in (node.inputs, node.inputs[::-1]) if node.op == "Mul" else (node.inputs,):

@@ -13,7 +13,8 @@ from testbed.instrument.sites.pattern_graph import Graph, Weight
 
 @dataclass
 class Names:
-    """tensors: tensor -> name. weights: initializer -> name and whether it is stored transposed.
+    """Names of what a graph holds. tensors: tensor -> name. weights: initializer -> name and whether it is stored
+    transposed.
 
     ``missing``: name -> why there is no such tensor. ``shared``: initializer -> names it would have.
     """

@@ -193,7 +193,7 @@ def _vit_pytorch_sizes(c: ViTConfig) -> dict[str, int]:
 
 
 def _set_eps(model: nn.Module, eps: float) -> None:
-    """vit-pytorch has no argument for the epsilon of its LayerNorms."""
+    """Sets the epsilon: vit-pytorch has no argument for the epsilon of its LayerNorms."""
     for module in model.modules():
         if isinstance(module, nn.LayerNorm):
             module.eps = eps

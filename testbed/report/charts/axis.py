@@ -1,4 +1,4 @@
-"""From a number to a place on the page, and the ticks in between."""
+"""Axes: a number's position on the page, and the ticks in between."""
 
 from __future__ import annotations
 
@@ -81,7 +81,8 @@ class LogAxis:
         return self.length * math.log(inside / self.low) / math.log(self.high / self.low)
 
     def ticks(self, apart: float) -> list[tuple[float, str]]:
-        """As many as there is room for: of every 1, 2 and 5, of every power of ten, of every second one, and so on."""
+        """Ticks, as many as there is room for: of every 1, 2 and 5, of every power of ten, of every second one, and so
+        on."""
         steps = [step for step in _STEPS if self.low <= step <= self.high]
         decades = [step for step in steps if f"{step:e}".startswith("1.0")]
         choices = [steps, *(decades[::every] for every in range(1, len(decades)))]
@@ -94,5 +95,5 @@ def _is_round(step: float) -> bool:
 
 
 def _label(tick: float) -> str:
-    """Without digits that say nothing."""
+    """A label without digits that say nothing."""
     return f"{round(100 * tick, 6):g}"

@@ -20,7 +20,8 @@ BitSeries = Mapping[str, RateEstimate]
 
 
 def bit_chart(bits: Mapping[int, BitSeries], fmt: Format, top: float, label: str) -> Markup:
-    """bits: by position; one that was not sampled stays empty. ``top``: the highest rate the axis must reach."""
+    """A chart of rates by bit. bits: by position; one that was not sampled stays empty. ``top``: the highest rate the
+    axis must reach."""
     column = (_WIDTH - _LEFT) / fmt.bits
     axis = RateAxis.reaching([top], _PLOT, square_root=True)
     parts = [*_bands(fmt, column), *_grid(axis)]

@@ -27,7 +27,8 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class Curve:
-    """series: its CSS class. faint: one that is there to compare with, without points and interval."""
+    """One line of a chart. series: its CSS class. faint: one that is there to compare with, without points and
+    interval."""
 
     series: str
     points: Sequence[CurvePoint]

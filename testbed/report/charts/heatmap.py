@@ -51,7 +51,7 @@ class SiteGrid:
 
     @classmethod
     def of(cls, names: Sequence[str]) -> SiteGrid:
-        """names: in order of execution."""
+        """Lays sites out. names: in order of execution."""
         inside: dict[int, list[str]] = {}
         before: list[str] = []
         after: list[str] = []
@@ -96,7 +96,8 @@ def heat_map(
     left: float,
     label: str,
 ) -> Markup:
-    """estimates: by site name; totals: by block, shown as a row of their own beneath; left: the ``label_width``.
+    """A heat map of rates by site. estimates: by site name; totals: by block, shown as a row of their own beneath;
+    left: the ``label_width``.
 
     Two drawings side by side: the rows' names, which stay in sight where the other, the cells, is scrolled.
     """

@@ -37,7 +37,7 @@ class Panel:
 
 
 def roc_panels(panels: Sequence[Panel], names: Mapping[str, str], label: str) -> Markup:
-    """names: of the events."""
+    """A panel per event. names: of the events."""
     frame = PlotFrame(RateAxis(1.0, _SIDE), RateAxis(1.0, _SIDE), _SIDE, _SIDE)
     width, height = frame.outer
     height += _NAME
@@ -55,7 +55,7 @@ def roc_panels(panels: Sequence[Panel], names: Mapping[str, str], label: str) ->
 
 
 def _points(levels: Sequence[Level], name: str) -> list[CurvePoint]:
-    """From where nothing is flagged to where everything is; between levels, ties are broken by a coin."""
+    """Points from where nothing is flagged to where everything is; between levels, ties are broken by a coin."""
     inner = [
         _point(
             level,
@@ -78,7 +78,8 @@ def by_tolerance(
     names: Mapping[str, str],
     label: str,
 ) -> Markup:
-    """series: (atol, rate) of what is told by its name; an atol of 0 is drawn at the axis' start."""
+    """A chart by tolerance. series: (atol, rate) of what is told by its name; an atol of 0 is drawn at the axis'
+    start."""
     atols = [atol for told in series.values() for atol, _ in told] + [rule.x or 0.0 for rule in rules]
     frame = PlotFrame(LogAxis.holding(atols, _WIDTH, tolerance), RateAxis(1.0, _HEIGHT), _WIDTH, _HEIGHT)
     curves = [

@@ -75,7 +75,7 @@ class WorstFault:
 
 
 def compositions(run: Path) -> dict[tuple[str, str, str, str], Composition]:
-    """By (target, where, fault model, bit class), and "all" for every bit class together.
+    """Compositions by (target, where, fault model, bit class), and "all" for every bit class together.
 
     A row stands for population / rows of its stratum, so that the shares agree with the summary's rates.
     """

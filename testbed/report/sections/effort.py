@@ -33,7 +33,7 @@ Record = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class EvaluationShares:
-    """shares: of the rows of each column; None where there were none."""
+    """The shares of one way of evaluation. shares: of the rows of each column; None where there were none."""
 
     name: str
     told: str

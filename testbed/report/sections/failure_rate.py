@@ -19,7 +19,8 @@ Record = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class FailureRate:
-    """unit: as the spec calls it. tables: totals of each fault model, then the sites that contribute most."""
+    """Contributions to a failure rate. unit: as the spec calls it. tables: totals of each fault model, then the sites
+    that contribute most."""
 
     unit: str
     per_bit: bool

@@ -47,7 +47,7 @@ class FaultCard:
 def fault_card(
     fault: WorstFault, classes: list[str], table: SiteTable | None, load_image: LoadImage | None
 ) -> FaultCard:
-    """table: the model's site table, for the element's coordinates; None shows the flat index."""
+    """A card for one fault. table: the model's site table, for the element's coordinates; None shows the flat index."""
     site, fmt = table[fault.site] if table else None, format_named(fault.format_name)
     command = ["testbed", "fault", "replay", "DIR", str(fault.fault_id), "--image", fault.image_id]
     return FaultCard(

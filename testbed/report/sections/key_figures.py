@@ -43,7 +43,7 @@ def key_figures(evidence: Evidence) -> list[KeyFigure]:
 
 
 def _rates(evidence: Evidence) -> Iterator[KeyFigure]:
-    """Of the model; of the attention module where the model was not struck."""
+    """Rates of the model; of the attention module where the model was not struck."""
     m = evidence.marginals
     target, measure = ("model", "sdc1") if any(m.ops("model", where) for where in PLACES) else ("attention", "outside")
     for where, place in PLACES.items():
@@ -60,7 +60,7 @@ def _rate(name: str, estimate: RateEstimate) -> KeyFigure:
 
 
 def _accuracy(evidence: Evidence) -> KeyFigure:
-    """With its Wilson interval: a proportion of independent test images."""
+    """The accuracy with its Wilson interval: a proportion of independent test images."""
     accuracy, images = evidence.summary["model"]["test_accuracy"], int(evidence.summary["model"]["test_images"])
     low, high = wilson(round(accuracy * images), images, evidence.summary["confidence"])
     estimate = RateEstimate(accuracy, float(low), float(high), images, images)

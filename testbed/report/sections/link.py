@@ -79,7 +79,7 @@ def _link_by_tolerance(swept: Record, part: Record) -> Table:
 
 
 def _link_by_tier(swept: Record, parts: Sequence[Record]) -> Table:
-    """At the campaign's own tolerance, or the nearest that was swept."""
+    """The link by tier, at the campaign's own tolerance, or the nearest that was swept."""
     rows = []
     for part in parts:
         tier = part["tier"]

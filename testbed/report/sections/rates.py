@@ -1,4 +1,4 @@
-"""From evidence to figures: which rates each one shows. No rate is computed here: all are the summary's."""
+"""Figures of the evidence: which rates each one shows. No rate is computed here: all are the summary's."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def heat_maps(evidence: Evidence) -> tuple[list[Figure], Markup | None]:
 
 
 def bit_charts(evidence: Evidence, target: str) -> list[Figure]:
-    """By bit position, activations and weights on one axis; number formats apart."""
+    """Charts by bit position, activations and weights on one axis; number formats apart."""
     measures = _MODEL if target == "model" else _ATTENTION
     charts = []
     for where, op in _legs(evidence, target):
@@ -103,7 +103,7 @@ def _tier(tier: Mapping[str, Any], series: RateSeries) -> Category:
 
 
 def op_plots(evidence: Evidence) -> list[Figure]:
-    """By fault model, all sites and bits together."""
+    """Plots by fault model, all sites and bits together."""
 
     def categories(where: str, _: str) -> list[Category]:
         ops = evidence.marginals.ops("model", where)
@@ -143,7 +143,7 @@ def _by_part(
 
 
 def attention_plots(evidence: Evidence) -> list[Figure]:
-    """Of the attention module alone, by site."""
+    """Plots of the attention module alone, by site."""
 
     def categories(where: str, op: str) -> list[Category]:
         whole = Category("all sites", _measured(evidence, "attention", where, op, _ATTENTION))
@@ -182,7 +182,7 @@ Compositions = Mapping[tuple[str, str, str, str], Composition]
 
 
 def outcome_bars(evidence: Evidence, target: str, compositions: Compositions) -> tuple[list[Figure], list[str]]:
-    """By class of bit, and the outcomes that occur (for the key)."""
+    """Bars by class of bit, and the outcomes that occur (for the key)."""
     measure = "sdc1" if target == "model" else "outside"
     figures, occurring = [], set()
     for where, op in _legs(evidence, target):

@@ -22,8 +22,9 @@ Record = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Look:
-    """After a round. held: half the widest interval of those that hold at all looks together, which the stop rule goes
-    by; alone: taken by itself, as if nobody had looked before. widest: the part of the campaign that held is of."""
+    """What is known after a round. held: half the widest interval of those that hold at all looks together, which the
+    stop rule goes by; alone: taken by itself, as if nobody had looked before. widest: the part of the campaign that
+    held is of."""
 
     round: int
     faults: int

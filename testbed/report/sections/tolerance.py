@@ -27,7 +27,8 @@ from testbed.report.sections.swept import (
 
 @dataclass(frozen=True)
 class Sweep:
-    """link: what was seen of the first attention module, None where it was not followed."""
+    """What the section on tolerances shows. link: what was seen of the first attention module, None where it was not
+    followed."""
 
     rtol: str
     wanted: str

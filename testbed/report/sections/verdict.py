@@ -133,7 +133,7 @@ def _nonfinite(estimate: RateEstimate | None) -> list[Markup]:
 
 
 def _attention(evidence: Evidence) -> list[Markup]:
-    """For a campaign without the full model."""
+    """The verdict for a campaign without the full model."""
     m = evidence.marginals
     sentences = []
     for where in ("activation", "weight"):

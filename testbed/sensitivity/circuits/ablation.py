@@ -71,7 +71,7 @@ def logits_of(
 
 @contextmanager
 def ablated(model: ViT, kept: KeptComponents, replaced: Replacements, rows: slice) -> Iterator[None]:
-    """For the length of the block: what is not kept is replaced, for these rows of the analysis set."""
+    """Ablates for the length of the block: what is not kept is replaced, for these rows of the analysis set."""
     handles = []
     for number, block in enumerate(model.block):
         assert isinstance(block, Block)

@@ -37,7 +37,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Circuit:
-    """steps: in the order of the visits; kl: of what is kept, in nats."""
+    """The components that are kept. steps: in the order of the visits; kl: of what is kept, in nats."""
 
     kept: KeptComponents
     steps: tuple[Step, ...]
@@ -63,7 +63,7 @@ def acdc(
     ablation: Ablation = "zero",
     seed: int = 0,
 ) -> Circuit:
-    """parts: in the order of the forward pass (as `components` gives them). tau: nats.
+    """Finds the circuit by ACDC. parts: in the order of the forward pass (as `components` gives them). tau: nats.
 
     Raises UsageError for a tau that is not above 0, an unknown rule or ablation, or no parts.
     """

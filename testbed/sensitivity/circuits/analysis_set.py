@@ -25,7 +25,8 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class AnalysisSet:
-    """images: (n, C, S, S) float32, normalised; labels: (n,) int64; ids: n distinct names."""
+    """Images to analyse a model with. images: (n, C, S, S) float32, normalised; labels: (n,) int64; ids: n distinct
+    names."""
 
     images: Tensor
     labels: Tensor

@@ -35,7 +35,8 @@ EMBED, OUTPUT = "embed", "output"
 
 @dataclass(frozen=True)
 class Attribution:
-    """nodes: component -> signed score; edges: (from, to) -> signed score, empty for a post-norm model."""
+    """Scores of nodes and edges. nodes: component -> signed score; edges: (from, to) -> signed score, empty for a
+    post-norm model."""
 
     nodes: dict[str, float]
     edges: dict[tuple[str, str], float] = field(default_factory=dict)
@@ -190,7 +191,8 @@ class _Scores:
         output: Tensor,
         weight: float,
     ) -> None:
-        """For every reader: its own gradient of the stream, and from there every node that comes before it."""
+        """Adds edges for every reader: its own gradient of the stream, and from there every node that comes before
+        it."""
         model = self._model
         written = [changes[EMBED], *(_contribution(model, part, changes) for part in self._parts)]
         orders = [(-1, 0), *((part.block, 0 if part.kind == "head" else 1) for part in self._parts)]

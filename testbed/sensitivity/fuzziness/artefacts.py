@@ -134,7 +134,8 @@ def recorder_for(path: Path, data: Dataset, *, every: int, epochs: int) -> Recor
 
 
 def finish_log(path: Path, recorder: Recorder) -> list[EpochFuzziness]:
-    """After the training: writes the pictures of the log, and returns it. The same call again changes nothing.
+    """Finishes the log after the training: writes the pictures of the log, and returns it. The same call again changes
+    nothing.
 
     Raises UsageError where a training that was finished before had not recorded what ``recorder`` is to, StaleArtefact
     where the log was edited.

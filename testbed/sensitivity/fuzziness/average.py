@@ -73,7 +73,7 @@ def check_alike(paths: Sequence[Path]) -> None:
 
 
 def average(measured: Sequence[RunFuzziness]) -> Average:
-    """Of runs for which `check_alike` holds, measured alike."""
+    """The average of runs for which `check_alike` holds, measured alike."""
     first = measured[0]
     layers = {name: _mean([one.found.layers[name] for one in measured]) for name in first.found.layers}
     return Average(
@@ -88,7 +88,8 @@ def average(measured: Sequence[RunFuzziness]) -> Average:
 
 
 def recorded_average(paths: Sequence[Path]) -> list[EpochAverage]:
-    """Of the epochs that the trainings in all these folders recorded. Raises UsageError where there is none."""
+    """The average of the epochs that the trainings in all these folders recorded. Raises UsageError where there is
+    none."""
     logs = [{row.epoch: row for row in recorded_log(path)} for path in paths]
     epochs = sorted(set.intersection(*(set(log) for log in logs)))
     if not epochs:

@@ -58,7 +58,7 @@ class Fits:
 
 
 def both_fits(values: ArrayLike) -> Fits:
-    """Of (L,) fuzziness of the interior layers; a law that cannot be fitted is None."""
+    """Both fits of (L,) fuzziness of the interior layers; a law that cannot be fitted is None."""
     y = np.asarray(values, np.float64)
     if len(y) < _LEAST_LAYERS:
         return Fits(None, None, f"a fit takes {_LEAST_LAYERS} blocks, and there are {len(y)}")

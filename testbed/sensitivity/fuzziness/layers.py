@@ -41,7 +41,7 @@ class LayerFuzziness:
 
 
 def layer_names(model: ViT) -> list[str]:
-    """In the order of the forward pass."""
+    """Layer names in the order of the forward pass."""
     return [PIXELS, *(f"block.{number}" for number in range(model.config.depth)), LOGITS]
 
 

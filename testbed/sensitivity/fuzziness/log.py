@@ -24,8 +24,8 @@ _CURVES = ("train_loss", "train_accuracy", "test_accuracy")
 
 @dataclass(frozen=True)
 class EpochFuzziness:
-    """After ``epoch`` (from 1): training loss (nats) and accuracy as ``EpochRecord`` has them, accuracy on the test
-    images, and layer -> fuzziness of the test images. Accuracies in [0, 1]."""
+    """Fuzziness after ``epoch`` (from 1): training loss (nats) and accuracy as ``EpochRecord`` has them, accuracy on
+    the test images, and layer -> fuzziness of the test images. Accuracies in [0, 1]."""
 
     epoch: int
     train_loss: float

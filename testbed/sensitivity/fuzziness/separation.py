@@ -100,7 +100,8 @@ class ClassMoments:
 
 @dataclass(frozen=True)
 class DiscriminantFrame:
-    """means: (K, d); weight: (K,) of one sample of each class in Sw; axes: (r, d) rows u_i; scales: (r,) s_i."""
+    """Class means and the axes between them. means: (K, d); weight: (K,) of one sample of each class in Sw; axes: (r,
+    d) rows u_i; scales: (r,) s_i."""
 
     classes: NDArray[np.int64]
     means: Float64s

@@ -47,8 +47,8 @@ class MeasuredRows:
 
 
 def read_rows(path: Path) -> MeasuredRows:
-    """Of a finished campaign. Raises UsageError for a folder without one, or without single flips of the model's
-    activations; StaleArtefact for files that were changed."""
+    """Reads the rows of a finished campaign. Raises UsageError for a folder without one, or without single flips of the
+    model's activations; StaleArtefact for files that were changed."""
     folder = RunFolder.existing(path)
     recorded_spec(folder)
     for file in (PLAN, RESULTS):

@@ -13,7 +13,8 @@ from testbed.core.words.text import drawn
 
 
 def validation_picture(path: Path, found: dict[str, Any]) -> None:
-    """found: of `ranking.check`. A scatter per method with the rates' intervals, and the protection curves."""
+    """A picture of the validation. found: of `ranking.check`. A scatter per method with the rates' intervals, and the
+    protection curves."""
     methods, curves = list(found["by"]), found["protection"]
     count = len(methods) + bool(curves)
     columns = 2 if count == 4 else min(count, 3)

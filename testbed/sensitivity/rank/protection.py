@@ -26,7 +26,8 @@ class ProtectionCurve:
 
 
 def protection_curve(by: str, scores: NDArray[np.float64], contributions: NDArray[np.float64]) -> ProtectionCurve:
-    """scores, contributions: (n,). Equal scores share what they cover evenly. Raises UsageError where there is no SDC-1."""
+    """The curve of what protection covers. scores, contributions: (n,). Equal scores share what they cover evenly.
+    Raises UsageError where there is no SDC-1."""
     total = contributions.sum()
     if not total > 0:
         raise UsageError("no SDC-1 was measured in these components; there is nothing to protect against")
@@ -45,5 +46,5 @@ def ideal(contributions: NDArray[np.float64]) -> ProtectionCurve:
 
 
 def random_order(contributions: NDArray[np.float64]) -> ProtectionCurve:
-    """On average over all orders: the diagonal."""
+    """The curve on average over all orders: the diagonal."""
     return protection_curve("random", np.zeros(len(contributions)), contributions)

@@ -27,8 +27,8 @@ KINDS = ("block", "head", "chunk", "neuron")
 
 @dataclass(frozen=True)
 class Ranking:
-    """scores: (component, score) in the order of the forward pass; higher matters more. sites: what of the campaign belongs to
-    each component. settings: what the scores rest on."""
+    """Components with their scores. scores: (component, score) in the order of the forward pass; higher matters more.
+    sites: what of the campaign belongs to each component. settings: what the scores rest on."""
 
     by: str
     kind: str
@@ -37,7 +37,8 @@ class Ranking:
 
 
 def rank(path: Path, by: str, kind: str, settings: ScoreSettings, campaign: Path | None = None) -> Ranking:
-    """by: a method of `scores`, or "measured": the SDC-1 rate in ``campaign``. Raises UsageError for what does not go."""
+    """Ranks the components. by: a method of `scores`, or "measured": the SDC-1 rate in ``campaign``. Raises UsageError
+    for what does not go."""
     run = open_model_run(path)
     parts = components(run.model.config, [kind], settings.chunks)
     if by == MEASURED:

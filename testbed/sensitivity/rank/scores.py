@@ -30,8 +30,8 @@ METHODS = ("acdc", "eap", "eap-ig", "fuzziness")
 
 @dataclass(frozen=True)
 class ScoreSettings:
-    """images: of the validation split (the training split where there is none), chosen by the seed, classes in turn; of
-    another data set's where ``data`` names one (testbed.data.another).
+    """What scores rest on. images: of the validation split (the training split where there is none), chosen by the
+    seed, classes in turn; of another data set's where ``data`` names one (testbed.data.another).
 
     ACDC scores do not depend on ``tau`` where nothing is removed; it decides what later visits are measured against.
     """
@@ -102,7 +102,7 @@ def _by_turns(split: Split, wanted: int, seed: int) -> NDArray[np.int64]:
 
 
 def scores(model: ViT, dataset: Dataset, by: str, kind: str, settings: ScoreSettings) -> list[ComponentScore]:
-    """By "acdc", "eap", "eap-ig" or "fuzziness"; of every "block", "head", "chunk" or "neuron", forward order.
+    """Scores by "acdc", "eap", "eap-ig" or "fuzziness"; of every "block", "head", "chunk" or "neuron", forward order.
 
     acdc: the rise of the divergence (nats) when the component goes, visited from the output back. eap, eap-ig: the size
     of the summed effect of its edges; a block's is that of its parts' signed sum. fuzziness, of blocks only: by how much

@@ -100,7 +100,8 @@ def validate(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Validation:
-    """scores: of every component of ``truth``, higher meaning that it matters more. k: a third of them unless given.
+    """Compares scores with measured rates. scores: of every component of ``truth``, higher meaning that it matters
+    more. k: a third of them unless given.
 
     Raises UsageError for missing scores.
     """

@@ -45,14 +45,14 @@ _EXP = 4.0  # units in the last place that an engine's exp may err by
 
 
 class OutputScale(NamedTuple):
-    """Of one image: P and G of the bounds."""
+    """The scales P and G of the bounds, for one image."""
 
     partial: float
     largest: float
 
 
 class HeadScale(NamedTuple):
-    """Of one head of one image: sqrt(C^2 + E^2 + Z^2), V, O, Y, and u times what max|c| is multiplied by."""
+    """The scales of one head of one image: sqrt(C^2 + E^2 + Z^2), V, O, Y, and u times what max|c| is multiplied by."""
 
     deviation: float
     value: float
@@ -62,7 +62,7 @@ class HeadScale(NamedTuple):
 
 
 def output_scale(golden: ImageGolden, weight: Float32s) -> OutputScale:
-    """weight: W (H d, D)."""
+    """Computes an image's `OutputScale`. weight: W (H d, D)."""
 
     def made() -> OutputScale:
         partial = U * math.sqrt(2 / 3) * _partial_norm(golden["context"], weight)
@@ -78,7 +78,7 @@ def head_output(golden: ImageGolden, head: int, weight: Float32s) -> Float32s:
 
 
 def head_scale(golden: ImageGolden, head: int, weight: Float32s) -> HeadScale:
-    """weight: (d, D), the head's rows of W."""
+    """Computes a head's `HeadScale`. weight: (d, D), the head's rows of W."""
     return golden.noted(f"head_scale.{head}", lambda: _head_scale(golden, head, weight))
 
 

@@ -30,7 +30,8 @@ _AMPLIFIED = 64.0  # a row that looked at the struck key alone: what is left whe
 
 
 class SettledOutcomes(NamedTuple):
-    """Of n incremental results, (n,) each; what is neither may have another outcome when evaluated exactly.
+    """Which of n incremental results have a certain outcome, (n,) each; what is neither may have another outcome when
+    evaluated exactly.
 
     settled: its outcome is the exact one. faint: as well, if any bit of the exact output differs from the golden.
     """
@@ -40,9 +41,9 @@ class SettledOutcomes(NamedTuple):
 
 
 class Changes:
-    """Of n strikes, ``down (across - drawn_from)`` each. down (n, N); across (n, D); drawn_from: n arrays (N, D), or None for
-    zeros. usable (n,): the analysis applies; of the others nothing is said. least, most (n,): what the largest |change|
-    lies between; bound (n,): of any output element's distance from exact evaluation."""
+    """Changes that n injections make: ``down (across - drawn_from)`` each. down (n, N); across (n, D); drawn_from: n
+    arrays (N, D), or None for zeros. usable (n,): the analysis applies; of the others nothing is said. least, most
+    (n,): what the largest |change| lies between; bound (n,): of any output element's distance from exact evaluation."""
 
     usable: NDArray[np.bool_]
     least: Float64s
@@ -65,7 +66,8 @@ class Changes:
         return np.multiply(self.down[strike][:, None], across, out=into)
 
     def verdict(self, image: Int64s, golden: Float32s, span: Float64s, atol: Float64s, rtol: float) -> SettledOutcomes:
-        """image, span, atol (n,): of each strike; span is its largest |golden|. Nothing that is not usable is settled.
+        """Says which outcomes are certain. image, span, atol (n,): of each strike; span is its largest |golden|.
+        Nothing that is not usable is settled.
 
         Outcomes: bit-identical to the golden, every element inside ``atol + rtol |golden|``, or not.
         """
@@ -105,7 +107,8 @@ class ValueChanges(Changes):
         weight: Float32s,
         sites: AttentionSites,
     ) -> None:
-        """columns, before: (n, N) the struck column of the context, with and without the fault. weight: W (H d, D)."""
+        """Follows faults in v. columns, before: (n, N) the struck column of the context, with and without the fault.
+        weight: W (H d, D)."""
         head, _, column = np.unravel_index(struck.index, sites.site["v"].shape)
         self.across = weight[head * sites.head_width + column]
         with np.errstate(all="ignore"):  # what is not finite is not usable
@@ -128,7 +131,8 @@ class KeyChanges(Changes):
         weight: Float32s,
         sites: AttentionSites,
     ) -> None:
-        """columns, before: (n, N) the struck key's column of the scores, with and without the fault. weight: W."""
+        """Follows faults in k. columns, before: (n, N) the struck key's column of the scores, with and without the
+        fault. weight: W."""
         head, key, _ = (place.tolist() for place in np.unravel_index(struck.index, sites.site["k"].shape))
         golden = [goldens[image] for image in struck.image.tolist()]
         parts = [weight[h * sites.head_width : (h + 1) * sites.head_width] for h in head]

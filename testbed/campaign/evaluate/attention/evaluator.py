@@ -38,7 +38,8 @@ _PIECE_BYTES = 16 * 2**20  # outputs of a piece: more amortise what is done once
 
 @dataclass(frozen=True)
 class AttentionPaths:
-    """path: kind of site -> incremental, rows, suffix or whole; sizes: see `StageEngines`."""
+    """How each kind of site is evaluated. path: kind of site -> incremental, rows, suffix or whole; sizes: see
+    `StageEngines`."""
 
     path: Mapping[str, str]
     sizes: Sizes
@@ -69,7 +70,8 @@ class AttentionEvaluator:
         rtol: float,
         budget: int = _BUDGET_BYTES,
     ) -> None:
-        """fallback: the whole twin. budget: bytes of golden tensors that may be kept. Raises EngineError."""
+        """Takes what the gates have proven. fallback: the whole twin. budget: bytes of golden tensors that may be kept.
+        Raises EngineError."""
         self.target, self.fallback, self.paths = target, fallback, paths
         self.atol, self.rtol = atol, rtol
         self.goldens = AttentionGoldens(target, fallback.golden, budget)
@@ -218,6 +220,6 @@ class AttentionEvaluator:
 
 
 def rounded_up(values: Float64s) -> Float32s:
-    """float32, never below."""
+    """Rounds to float32, never below the value."""
     narrow = values.astype(np.float32)
     return np.where(narrow < values, np.nextafter(narrow, np.float32(np.inf)), narrow)

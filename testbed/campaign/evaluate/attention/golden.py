@@ -78,7 +78,8 @@ class AttentionGoldens:
         self.runs = 0
 
     def load(self, images: Sequence[int]) -> dict[int, ImageGolden]:
-        """images: at most ``most`` rows of the named images. Raises EngineError, NotDeterministic."""
+        """Holds the golden tensors of these images, computing those that are not kept. images: at most ``most`` rows of
+        the named images. Raises EngineError, NotDeterministic."""
         missing = [image for image in images if image not in self._kept]
         for image in images:
             if image in self._kept:
@@ -89,7 +90,7 @@ class AttentionGoldens:
         return {image: self._kept[image] for image in images}
 
     def _make_room(self, images: int) -> None:
-        """By letting go of those that were not asked for the longest."""
+        """Evicts the least recently used images."""
         while self._kept and len(self._kept) + images > self.most:
             self._kept.popitem(last=False)
 

@@ -111,7 +111,8 @@ def stages(plain: bytes, sites: AttentionSites) -> dict[str, bytes]:
 
 
 def suffix(plain: bytes, sites: AttentionSites, kind: str) -> bytes:
-    """From the tensor of this kind on, at the file's own shapes; what else it needs are inputs by their own names."""
+    """The graph from the tensor of this kind on, at the file's own shapes; what else it needs are inputs by their own
+    names."""
     proto = onnx.load_from_string(plain)
     struck = sites.site[kind].tensor
     changed = _descendants(proto, struck)

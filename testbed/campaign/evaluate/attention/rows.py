@@ -167,7 +167,7 @@ class RowPath:
     def _of_columns(
         self, struck: FaultyElements, group: _Group, columns: Float32s, changed: NDArray[np.bool_]
     ) -> ContextRows:
-        """columns, changed: (n, N) of all strikes."""
+        """Context rows that changed columns give. columns, changed: (n, N) of all strikes."""
         member, token = np.nonzero(changed[group.members])
         strike = group.members[member]
         words = as_words(columns[strike, token])
@@ -178,7 +178,7 @@ class RowPath:
         return self._of_maps(group, strike, token, self.stages.softmax_rows(scores) if len(scores) else scores)
 
     def _of_maps(self, group: _Group, strike: Int64s, token: Int64s, maps: Float32s) -> ContextRows:
-        """maps (m, N): rows of the group's head, by token."""
+        """Context rows that changed attention maps give. maps (m, N): rows of the group's head, by token."""
         before = group.golden["context"][token]
         after = before.copy()
         if len(maps):

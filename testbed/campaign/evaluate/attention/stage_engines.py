@@ -57,11 +57,11 @@ class StageEngines(AbstractContextManager):
         return all(self.sizes[use] for use in uses)
 
     def score_rows(self, q: Float32s, keys: Float32s) -> Float32s:
-        """q (n, d), keys (N, d) -> scores (n, N)."""
+        """Computes rows of the scores. q (n, d), keys (N, d) -> scores (n, N)."""
         return self._rows("scores", q, lambda rows: (rows, keys))
 
     def score_columns(self, queries: Float32s, k: Float32s) -> Float32s:
-        """queries (N, d), k (n, d) -> scores (N, n)."""
+        """Computes columns of the scores. queries (N, d), k (n, d) -> scores (N, n)."""
         columns = [
             self._run("scores", queries, padded)[:, :count]
             for padded, count in _padded(k, self.sizes["scores.columns"])
@@ -73,11 +73,12 @@ class StageEngines(AbstractContextManager):
         return self._rows("softmax", scores, lambda rows: (rows,))
 
     def head_rows(self, maps: Float32s, values: Float32s) -> Float32s:
-        """maps (n, N), values (N, d) -> one head's part of the context (n, d)."""
+        """Computes rows of a head's output. maps (n, N), values (N, d) -> one head's part of the context (n, d)."""
         return self._rows("heads", maps, lambda rows: (rows, values))
 
     def head_columns(self, maps: Float32s, v: Float32s) -> Float32s:
-        """maps (N, N), v (n, N), one column of values each -> columns of the head's part of the context (N, n)."""
+        """Computes columns of a head's output. maps (N, N), v (n, N), one column of values each -> columns of the
+        head's part of the context (N, n)."""
         columns = []
         for padded, count in _padded(v, self.sizes["heads.columns"]):
             columns.append(self._run("heads", maps, np.ascontiguousarray(padded.T))[:, :count])

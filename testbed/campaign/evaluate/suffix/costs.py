@@ -14,7 +14,7 @@ from testbed.instrument.cut.work import macs
 
 
 class Costs:
-    """In shares of the multiply-accumulates of a whole inference."""
+    """Costs of evaluations, as shares of the multiply-accumulates of a whole inference."""
 
     def __init__(self, stages: Stages, pieces: Segments, routes: Routes) -> None:
         self._stages, self._pieces, self._routes = stages, pieces, routes
@@ -50,7 +50,7 @@ class Costs:
         return middle + self._macs_of_part(rowed.tail) + self._entering(route.stage + 1)
 
     def _entering(self, number: int) -> float:
-        """Of one changed token at the start of a stage."""
+        """Cost of one changed token at the start of a stage."""
         rowed = self._stages.stages[number].rowed
         if rowed is not None and self._plan.rows:
             if rowed.middle is None:

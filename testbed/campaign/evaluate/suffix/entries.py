@@ -34,7 +34,8 @@ class ChangedWords:
 
 @dataclass(frozen=True)
 class SuffixEntry:
-    """m strikes that enter one suffix. strike, image, slot, token: (m,); token: of ``rows``. whole: (m, ...) each."""
+    """A set of m injections that enter one suffix. strike, image, slot, token: (m,); token: of ``rows``. whole: (m,
+    ...) each."""
 
     strike: NDArray[np.int64]
     slot: NDArray[np.int64]
@@ -63,7 +64,7 @@ class SuffixEntry:
 
 
 def write_words(values: NDArray, index: NDArray[np.int64], words: Words32, used: NDArray[np.bool_]) -> None:
-    """In place. values: (m, ...), contiguous; the others (m, K)."""
+    """Writes words in place. values: (m, ...), contiguous; the others (m, K)."""
     flat = as_words(values.reshape(len(values), -1))
     row, point = np.nonzero(used)
     flat[row, index[row, point]] = words[row, point].astype(flat.dtype)
@@ -79,7 +80,7 @@ def read_words(values: NDArray, slot: NDArray[np.int64], index: NDArray[np.int64
 
 
 class SuffixBatch(NamedTuple):
-    """strike: (b,) of its first b rows; how: (b,)."""
+    """What a suffix is fed at a time. strike: (b,) of its first b rows; how: (b,)."""
 
     strike: NDArray[np.int64]
     how: NDArray[np.int8]

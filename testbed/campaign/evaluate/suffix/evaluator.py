@@ -45,8 +45,9 @@ class SuffixEvaluator:
         golden_bytes: int = GIB,
         weight_bytes: int = GIB,
     ) -> None:
-        """inputs: of rows of the named images, ``images`` in all; batch: the campaign's frozen one. golden_bytes,
-        weight_bytes: about how much memory golden values, and weights of suffixes, may take."""
+        """Sets the engines' sizes and budgets. inputs: of rows of the named images, ``images`` in all; batch: the
+        campaign's frozen one. golden_bytes, weight_bytes: about how much memory golden values, and weights of suffixes,
+        may take."""
         self.stages, self.plan, self.whole = stages, plan, whole
         self.pieces = Segments(stages, plan, open_, batch, weight_bytes)
         self.routes = Routes(stages, plan)

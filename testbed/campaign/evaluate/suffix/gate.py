@@ -107,7 +107,8 @@ def prove(
 
 
 def _tells_all(evaluator: SuffixEvaluator) -> bool:
-    """In coarse formats a difference on the way is often rounded away before the output: more faults must be seen."""
+    """Whether all differences show in the output: in coarse formats one on the way is often rounded away before the
+    output: more faults must be seen."""
     return all(site.format.bits == 32 for site in evaluator.stages.table if site.where == "activation")
 
 

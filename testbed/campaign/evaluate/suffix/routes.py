@@ -35,7 +35,8 @@ class Way(IntEnum):
 
 @dataclass(frozen=True)
 class Route:
-    """Of strikes at one site. ``one``: of those at one token; ``any``: of others. axis: of the tokens, per image.
+    """How injections at one site are evaluated. ``one``: of those at one token; ``any``: of others. axis: of the
+    tokens, per image.
 
     ``armed``: the element is struck by a port; otherwise it is an input of its piece, and struck before it is fed.
     """
@@ -48,7 +49,7 @@ class Route:
     armed: bool = True
 
     def tokens(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Of flat indices; 0 where the site has no tokens that matter."""
+        """The tokens of flat indices; 0 where the site has no tokens that matter."""
         if self.axis is None:
             return np.zeros_like(index)
         inner = int(np.prod(self.site.shape[self.axis + 1 :], dtype=np.int64))
@@ -63,7 +64,7 @@ class Route:
 
 
 class Routes:
-    """Of every site of the whole twin, by its port number."""
+    """The routes of all sites of the whole twin, by its port number."""
 
     def __init__(self, stages: Stages, plan: Shortcuts) -> None:
         self._stages, self._plan = stages, plan

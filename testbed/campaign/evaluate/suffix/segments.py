@@ -59,7 +59,8 @@ class Segment:
 
 @dataclass
 class PortedSegment(Segment):
-    """With fault ports at ``table``'s sites. ``port_of``: port number of the whole twin -> the piece's own."""
+    """A segment with fault ports at ``table``'s sites. ``port_of``: port number of the whole twin -> the piece's
+    own."""
 
     table: SiteTable | None = None
     port_of: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
@@ -100,7 +101,8 @@ class Segments:
         return self._kept_apart(segment(flow, [flow.input], [*tensors, flow.output]), [flow.input], {})
 
     def suffix(self, stage: int, inside: bool) -> list[Segment]:
-        """From the stage's start, or from its attention's inputs, to the output: to be run one after the other."""
+        """The segments from the stage's start, or from its attention's inputs, to the output: to be run one after the
+        other."""
         stop = self.stop_of(stage)
         pieces = [self._span(stage, inside, stop)]
         return pieces if stop == len(self.stages.stages) else [*pieces, *self.suffix(stop, False)]

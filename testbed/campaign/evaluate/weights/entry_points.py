@@ -1,4 +1,4 @@
-"""From where on a struck weight must be run: the last tensor before its use through which everything goes."""
+"""Where the run of a faulty weight may begin: the last tensor before its use through which everything goes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class EntryPoints:
     """``names``: of the tensors whose golden values are kept, in execution order; as many as fit the budget."""
 
     def __init__(self, stages: Stages, images: int, golden_bytes: int, inside_blocks: bool) -> None:
-        """inside_blocks: not only between blocks."""
+        """Finds the entry points. inside_blocks: not only between blocks."""
         self._inside = inside_blocks
         self._flow, self._stages = stages.flow, stages
         wanted = sorted({p for p in map(self._point, self._uses) if p is not None})

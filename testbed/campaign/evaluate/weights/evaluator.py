@@ -73,8 +73,9 @@ class WeightSuffix:
         golden_bytes: int = GIB,
         weight_bytes: int = GIB,
     ) -> None:
-        """inputs: of rows of the named images, ``images`` in all; batch: the campaign's frozen one. golden_bytes,
-        weight_bytes: about how much memory golden values, and weights of suffixes, may take."""
+        """Sets the engines' sizes and budgets. inputs: of rows of the named images, ``images`` in all; batch: the
+        campaign's frozen one. golden_bytes, weight_bytes: about how much memory golden values, and weights of suffixes,
+        may take."""
         self.stages, self.plan, self._open, self._whole = stages, plan, open_, whole
         self._inputs, self._images, self._batch = inputs, images, batch
         self._clock = Clock()
@@ -124,7 +125,7 @@ class WeightSuffix:
         return cost / (macs(flow, range(len(flow.nodes))) or 1.0)
 
     def _strike(self, stack: ExitStack, pieces: Sequence[Segment], places: Sequence[WeightFault]) -> WordChanges:
-        """In the order of ``places``. A weight lives in the piece that holds it."""
+        """Injects the faults, in the order of ``places``. A weight lives in the piece that holds it."""
         words: WordChanges = []
         for place in places:
             piece = next(p for p in pieces if place.tensor in p.weights)
@@ -173,7 +174,8 @@ class WeightSuffix:
 
     @cached_property
     def _all_stops(self) -> list[str]:
-        """As few as memory allows: a stage's weights are held about once for each entry in it, and before it."""
+        """The stages at which suffixes end, as few as memory allows: a stage's weights are held about once for each
+        entry in it, and before it."""
         sizes = [self.entries.per_stage * size for size in self.stages.weight_bytes]
         ends = [self.stages.stages[number - 1].end for number in group_ends(sizes, self._weight_bytes)]
         return [end for end in ends if end == self.stages.flow.output or not may_fuse(self.stages.flow, end)]

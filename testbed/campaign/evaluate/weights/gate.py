@@ -114,7 +114,7 @@ def _of_each_kind(struck: Sequence[Site]) -> Iterator[Site]:
 
 
 def _flip(site: Site, rng: np.random.Generator, which: int | None = None) -> WeightFault:
-    """Of a random bit unless said."""
+    """A flip, of a random bit unless said."""
     index = site.stored_index(int(rng.integers(site.elements)))
     full = (1 << site.format.bits) - 1
     bit = 1 << (int(rng.integers(site.format.bits)) if which is None else which)

@@ -16,8 +16,9 @@ from testbed.campaign.work.slot import WorkerSlot
 
 @dataclass(frozen=True)
 class Recheck:
-    """share: of a worker's units, besides its first, that are run again on another. expect: what every unit's rows are held
-    against. seed: of the draw; new for each run, as a worker that knew it could lie where nobody looks."""
+    """How much of a cluster's work is run again. share: of a worker's units, besides its first, that are run again on
+    another. expect: what every unit's rows are held against. seed: of the draw; new for each run, as a worker that knew
+    it could lie where nobody looks."""
 
     share: float = 0.02
     expect: Expect = lambda unit, rows: None
@@ -40,7 +41,7 @@ class Held:
 
 
 class Checks:
-    """Of one campaign on a cluster, all its rounds."""
+    """The checks of one campaign on a cluster, all its rounds."""
 
     def __init__(self, recheck: Recheck, opener: Opener, limits: Limits) -> None:
         self._recheck = recheck

@@ -63,8 +63,8 @@ class Members:
     """All workers that a scheduler knows. Each is told of one job, and runs only tasks that are pinned to it."""
 
     def __init__(self, address: str, insecure: bool = False) -> None:
-        """insecure: also where anybody can join. Raises UsageError for an address that is not safe, TestbedError where no
-        scheduler answers."""
+        """Connects to the scheduler. insecure: also where anybody can join. Raises UsageError for an address that is
+        not safe, TestbedError where no scheduler answers."""
         check_address(address, insecure)
         check_certificates(address)
         self.address, self._insecure = address, insecure
@@ -85,7 +85,7 @@ class Members:
         return [member for member in self.members.values() if member.fit]
 
     def begin(self, job: Job) -> None:
-        """Of another job than before, whoever is not at work yet hears anew."""
+        """Begins a job. If it changed, members that have not loaded the one before are greeted anew."""
         if job != self._job:
             self.members = {address: member for address, member in self.members.items() if member.fit}
         self._job = job

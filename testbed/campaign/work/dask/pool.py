@@ -47,8 +47,8 @@ class ClusterPool:
         recheck: Recheck | None = None,
         insecure: bool = False,
     ) -> None:
-        """insecure: also where anybody can join. Raises UsageError for an address that is not safe, TestbedError where no
-        scheduler answers."""
+        """Connects to the scheduler. insecure: also where anybody can join. Raises UsageError for an address that is
+        not safe, TestbedError where no scheduler answers."""
         self._opener, self._folder = opener, folder
         self._limits = limits or Limits()
         self._token = uuid.uuid4().hex
@@ -227,7 +227,7 @@ class _PoolRun:
                 self._roster.refuse(member, answer.refused)
 
     def _again(self, unit: Unit) -> None:
-        """By somebody else, for no fault of the unit's."""
+        """Queues the unit again for another worker; it was no fault of the unit's."""
         if not self._checks.back(unit):
             self._back.append(unit)
 
@@ -278,7 +278,7 @@ class _PoolRun:
             self._again(unit)
 
     def _write(self, unit: Unit, rows: bytes, member: Member | None) -> None:
-        """member: whose rows they are; None for this machine's own."""
+        """Writes a unit's rows. member: whose rows they are; None for this machine's own."""
         self._writes(lambda: self._keep(unit, rows))
         if member is not None:
             self._checks.kept.setdefault(member.address, []).append(unit)
@@ -300,7 +300,7 @@ class _PoolRun:
             self.report.check_complete()
 
     def keep_finished(self) -> None:
-        """After an interruption: what is finished, and need not be run again, is fetched and kept, the rest taken back."""
+        """Fetches and keeps what is finished after an interruption, and takes the rest back."""
         for member in self._roster.members.values():
             for future, unit in list(member.units.values()):
                 if not self._writable or self._checks.is_check(unit) or member.refused is not None:

@@ -41,7 +41,8 @@ class Hello:
 
 @dataclass(frozen=True)
 class Answer:
-    """rows: of a unit that was finished. left: why it was not. refused: why this worker can do no unit at all."""
+    """What a worker answers. rows: of a unit that was finished. left: why it was not. refused: why this worker can do
+    no unit at all."""
 
     rows: bytes | None = None
     left: str | None = None

@@ -187,7 +187,8 @@ def _preprocess_rows(dataset: Dataset | None, how: Any, folder: Path, config: Vi
 
 
 def _make_torchvision_importable(folder: Path, check: bool) -> None:
-    """timm and transformers import it, and cannot beside PyTorch of another build; ``_torchvision`` says why."""
+    """Makes torchvision importable: timm and transformers import it, and cannot beside PyTorch of another build;
+    ``_torchvision`` says why."""
     if check or (folder / "config.json").is_file():
         import testbed.data._torchvision  # noqa: F401
 

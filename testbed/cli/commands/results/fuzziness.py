@@ -247,7 +247,7 @@ def _epochs_text(rows: Sequence[EpochFuzziness | EpochAverage], names: Sequence[
 
 
 def _cell(value: Any, form: str, factor: float = 1) -> str:
-    """Of a number, or of a mean with its standard deviation."""
+    """The cell of a number, or of a mean with its standard deviation."""
     if isinstance(value, float):
         return f"{factor * value:{form}}"
     return f"{factor * value.value:{form}} ± {factor * value.std:{form}}"

@@ -55,7 +55,7 @@ def importable(name: str) -> Any:
 
 
 def built(architecture: str, arguments: Mapping[str, Any], device: str) -> nn.Module:
-    """timm's own model with random weights; on "meta" without any. No argument makes it read or fetch a file.
+    """The library's own model with random weights; on "meta" without any. No argument makes it read or fetch a file.
 
     Raises UsageError where timm has none such.
     """

@@ -227,7 +227,8 @@ def _by_prefix(where: str, tensors: dict[str, Tensor], anchors: list[str]) -> li
 
 
 def _unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Without what torch.compile, FSDP and activation checkpointing put into the names of the parts they wrap."""
+    """A name without what torch.compile, FSDP and activation checkpointing put into the names of the parts they
+    wrap."""
     return {_INSIDE.sub("", name): tensor for name, tensor in tensors.items()}
 
 
