@@ -10,9 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, helper
 
 from testbed.campaign.evaluate.contract import Injections
 from testbed.campaign.evaluate.strikes import injections_of
@@ -23,11 +21,10 @@ from testbed.campaign.plan.table import PlanSlice, widest
 from testbed.campaign.plan.units import plan_slice_of, units_of
 from testbed.core.arrays import Words32
 from testbed.core.errors import StaleArtefact
-from testbed.core.site import SiteTable
 from testbed.engines.batches import pad_rows
 from testbed.golden.arrays import array_writer, read_array
 from testbed.instrument.ports.feed import NO_SITE, PortFeed, to_words
-from testbed.instrument.ports.insertion import ELEMENTS
+from testbed.instrument.ports.prefix import with_live_outputs
 
 _PROBE_BYTES = 256 * 2**20
 
@@ -121,11 +118,11 @@ def _probed(place: Workplace, bench: CampaignEngine, strikes: Injections) -> Wor
         return words
     by_site = dict(entries.by_site(list(bench.table.ports)))
     twin = place.request(bench.target, Files(bench.target).twin)
-    probe = with_live_outputs(twin.onnx, bench.table, list(by_site))
+    probe = with_live_outputs(twin.onnx, map(bench.table.__getitem__, by_site))
     bytes_per_image = sum(bench.table[site].elements for site in by_site) * 4
     chunk = int(np.clip(_PROBE_BYTES // bytes_per_image, 1, bench.batch))
     wanted = np.unique(entries.image)
-    with place.open(replace(twin, onnx=probe.SerializeToString(), file_sha256="probe")) as runner:
+    with place.open(replace(twin, onnx=probe, file_sha256="probe")) as runner:
         for start in range(0, len(wanted), chunk):
             images = wanted[start : start + chunk]
             ports = PortFeed.idle(chunk).as_inputs(bench.table)
@@ -136,13 +133,3 @@ def _probed(place: Workplace, bench: CampaignEngine, strikes: Injections) -> Wor
                 place_of = np.searchsorted(images, entries.image[here])
                 words[here] = to_words(flat[place_of, entries.index[here]])
     return words
-
-
-def with_live_outputs(twin: bytes, table: SiteTable, sites: list[str]) -> ModelProto:
-    """The twin with the tensors before these sites' ports as outputs."""
-    proto = onnx.load_from_string(twin)
-    for site in map(table.__getitem__, sites):
-        shape: list[str | int | None] = ["batch", *site.shape]
-        value = helper.make_tensor_value_info(f"{site.tensor}/live", ELEMENTS[site.format_name], shape)
-        proto.graph.output.append(value)
-    return proto

@@ -11,12 +11,13 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from testbed.campaign.evaluate.attention.graphs import KINDS, AttentionSites, probe
+from testbed.campaign.evaluate.attention.graphs import KINDS, AttentionSites
 from testbed.campaign.evaluate.contract import NotDeterministic
 from testbed.campaign.folder.images import Inputs
 from testbed.core.site import SiteTable
 from testbed.engines.runner import Runner
 from testbed.instrument.ports.feed import PortFeed
+from testbed.instrument.ports.prefix import with_live_outputs
 from testbed.instrument.shapes import inputs_of
 from testbed.semantics import as_words
 
@@ -103,7 +104,7 @@ class AttentionGoldens:
     def _run(self, images: list[int]) -> dict[int, ImageGolden]:
         target = self.target
         if self._runner is None:
-            self._runner = target.open(probe(target.twin, target.sites))
+            self._runner = target.open(with_live_outputs(target.twin, target.sites.site.values()))
         rows = np.array(images + images[:1] * (target.batch - len(images)), np.int64)  # the batch the golden was run in
         idle = PortFeed.idle(target.batch).as_inputs(target.table)
         outputs = self._runner.run({self._input_name: target.inputs(rows), **idle})

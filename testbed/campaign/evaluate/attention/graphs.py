@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from testbed.core.site import Site, SiteTable
 from testbed.instrument.sites.pattern_graph import LAYOUT
+from testbed.instrument.slicing import backward_slice, descendants
 
 KINDS = ("q", "k", "v", "scores", "softmax", "context", "proj")
 _SITE = re.compile(r"^(?P<module>.*)\.(?P<kind>q|k|v|scores|softmax|context|proj)$")
@@ -67,17 +68,6 @@ def attention_sites(table: SiteTable, plain: bytes) -> AttentionSites | None:
     return AttentionSites(sites, heads, tokens, width) if fits else None
 
 
-def probe(twin: bytes, sites: AttentionSites) -> bytes:
-    """The twin with the tensors before these sites' ports as outputs ``SITE'S TENSOR/live``."""
-    proto = onnx.load_from_string(twin)
-    declared = {value.name for value in proto.graph.output}
-    for site in sites.site.values():
-        name = f"{site.tensor}/live"
-        if name not in declared:
-            proto.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *site.shape]))
-    return proto.SerializeToString()
-
-
 def stages(plain: bytes, sites: AttentionSites) -> dict[str, bytes]:
     """Stage -> a graph of its own, inputs in the order of use; a stage that only works at the file's shapes is left out.
 
@@ -115,7 +105,7 @@ def suffix(plain: bytes, sites: AttentionSites, kind: str) -> bytes:
     names."""
     proto = onnx.load_from_string(plain)
     struck = sites.site[kind].tensor
-    changed = _descendants(proto, struck)
+    changed = descendants(proto, struck)
     inputs: dict[str, Dims] = {
         site.tensor: ("batch", *site.shape) for site in sites.site.values() if site.tensor not in changed
     }
@@ -136,7 +126,7 @@ def projection_weight(plain: bytes, sites: AttentionSites) -> NDArray[np.float32
 
 def cut(proto: ModelProto, inputs: Mapping[str, Dims], outputs: Mapping[str, Dims]) -> ModelProto:
     """The nodes between; of ``inputs``, those that are needed, and any input of the graph itself that is."""
-    nodes, needed = _between(proto, inputs, outputs)
+    nodes, needed = backward_slice(proto, outputs, given=inputs)
     graph = proto.graph
     given = [_declared(name, shape) for name, shape in inputs.items() if name in needed]
     given += [value for value in graph.input if value.name in needed]
@@ -148,24 +138,6 @@ def cut(proto: ModelProto, inputs: Mapping[str, Dims], outputs: Mapping[str, Dim
         [tensor for tensor in graph.initializer if tensor.name in needed],
     )
     return helper.make_model(part, opset_imports=proto.opset_import, ir_version=proto.ir_version)
-
-
-def _between(proto: ModelProto, inputs: Mapping[str, Dims], outputs: Mapping[str, Dims]) -> tuple[list[NodeProto], set]:
-    """Nodes in execution order, and every tensor that is looked at."""
-    nodes, needed = [], set(outputs)
-    for node in reversed(proto.graph.node):
-        if any(name in needed and name not in inputs for name in node.output):
-            nodes.append(node)
-            needed.update(node.input)
-    return nodes[::-1], needed
-
-
-def _descendants(proto: ModelProto, tensor: str) -> set[str]:
-    found = {tensor}
-    for node in proto.graph.node:
-        if found.intersection(node.input):
-            found.update(node.output)
-    return found - {tensor}
 
 
 def _product(proto: ModelProto, context: str) -> str:
