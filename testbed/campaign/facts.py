@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import ConfigDict, Field, JsonValue, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, JsonValue, ValidationError
 
+from testbed.campaign.proofs import WHOLE, EvaluatedBy, Proof
 from testbed.core.errors import StaleArtefact
 from testbed.core.folder.forms import Form, first_wrong
 from testbed.core.folder.runfolder import MANIFEST, RunFolder
+from testbed.core.site import Where
 
 _Count = Annotated[int, Field(ge=0, le=10**15)]
 _Seconds = Annotated[float, Field(ge=0, le=1e10, allow_inf_nan=False)]
@@ -26,18 +28,31 @@ class TrainFacts(Form):
 
 
 class GoldenFacts(Form):
+    """``source``, ``engine_hash``: of a golden that a user's own file gave. rows_influence: why each of its images was run
+    alone."""
+
     accuracy: _Share
     images: Annotated[int, Field(ge=1)]
+    source: str | None = None
     engine_hash: str | None = None
     rows_influence: str = ""
 
 
+class AbsentSite(Form):
+    """A site that other models have and this file has not."""
+
+    site: str
+    why: str
+
+
 class ExportFacts(Form):
+    """What was changed in a user's own ONNX file when it was taken; nothing for a model that is exported here."""
+
     changes: list[str] = Field(default_factory=list)
-    not_there: list[str] = Field(default_factory=list)
+    not_there: list[AbsentSite] = Field(default_factory=list)
 
 
-class _Accuracy(Form):
+class AccuracyFacts(Form):
     model_config = ConfigDict(extra="forbid")
 
     value: _Share
@@ -48,34 +63,41 @@ class _Accuracy(Form):
     classes: _Count
 
 
-class _ModelTold(Form):
+class DescribedModel(Form):
+    """What the summary says of the model."""
+
     preset: str
     parameters: _Count
     sha256: str
     reference: str
     changes: list[str]
-    not_there: list[str] = Field(default_factory=list)
+    not_there: list[AbsentSite] = Field(default_factory=list)
 
 
 class _Images(Form):
+    train: _Count = 0
+    validation: _Count = 0
     test: _Count
 
 
-class _DataTold(Form):
+class DescribedData(Form):
+    """What the summary says of the data set."""
+
     name: str
     classes: list[str]
     channels: _Count
     image: _Count
     images: _Images
     preprocess: _Table
+    seed: int = 0
     preprocess_told: str
     source: _Table | None
 
 
 class PictureFacts(Form):
-    model: _ModelTold
-    data: _DataTold
-    accuracy: _Accuracy
+    model: DescribedModel
+    data: DescribedData
+    accuracy: AccuracyFacts
 
 
 class TuneFacts(Form):
@@ -87,7 +109,9 @@ class TuneFacts(Form):
     why_batch: str | None = None
 
 
-class _Parity(Form):
+class ParityFacts(Form):
+    """How far two engines' outputs differ, and how far they may. ``top1_agreement``: None where there are no classes."""
+
     target: str
     pair: str
     max_abs_diff: _NonNegativeFloat
@@ -95,67 +119,126 @@ class _Parity(Form):
     bound: _NonNegativeFloat
 
 
-class _Drift(Form):
+class DriftFacts(Form):
     max_abs_diff: _NonNegativeFloat
     bound: _NonNegativeFloat
 
 
-class _ZeroFault(Form):
+class ZeroFaultFacts(Form):
     rows: _Count
     mismatches: _Count
 
 
-class _LeftOut(Form):
+class LeftOut(Form):
+    """A tensor that is not struck, and why."""
+
+    target: str = ""
     site: str
     reason: str
 
 
-class _WeightGate(Form):
-    left_out: list[_LeftOut]
+class WeightGate(Form):
+    """Which weights may be struck in place. ``compared``: tensors of which a fault in place was compared with a rebuilt
+    engine; none where a rebuilt one gives other bits without any fault."""
+
+    tensors: _Count = 0
+    compared: _Count = 0
+    left_out: list[LeftOut]
+
+    def by_reason(self) -> dict[str, list[str]]:
+        """Names of the sites left out, by why they are."""
+        names: dict[str, list[str]] = {}
+        for left_out in self.left_out:
+            names.setdefault(left_out.reason, []).append(left_out.site)
+        return names
 
 
-class _Evaluation(Form):
-    by: str
+class EvaluationFacts(Form):
+    """A `Proof`, without the target and the place that it is of."""
+
+    by: EvaluatedBy
     why: str | None = None
     record: _Table = Field(default_factory=dict)
 
 
 class GateFacts(Form):
-    parity: list[_Parity]
-    drift: _Drift
-    zero_fault: _ZeroFault
-    goldens: dict[str, str]
-    evaluation: dict[str, _Evaluation]
-    weights: dict[str, _WeightGate] = Field(default_factory=dict)
+    parity: list[ParityFacts]
+    drift: DriftFacts
+    zero_fault: ZeroFaultFacts
+    weights: dict[str, WeightGate] = Field(default_factory=dict)
     notes: list[str] = Field(default_factory=list)
+    goldens: dict[str, str]
+    evaluation: dict[str, EvaluationFacts]
+
+    def proof(self, target: str, where: Where) -> Proof:
+        """Return the proof for faults in the target's activations or weights."""
+        whole = Proof(target, where, WHOLE)
+        facts = self.evaluation.get(whole.key)
+        return whole if facts is None else Proof(target, where, facts.by, facts.why, facts.record)
+
+    def left_out(self, target: str) -> dict[str, str]:
+        """Weights that cannot be struck rightly, and why."""
+        gate = self.weights.get(target)
+        return {} if gate is None else {left_out.site: left_out.reason for left_out in gate.left_out}
 
 
 class PlanFacts(Form):
     faults: _Count
 
 
-class _Domain(Form):
+class DomainFacts(Form):
+    """A rate that an adaptive campaign stopped for, after a round. What else is told: its values of the dimensions."""
+
+    model_config = ConfigDict(extra="allow")
+
     target: str
-    where: str
+    where: Where
     op: str
+    pattern: str = "single"
     faults: _Count
     half_width: _NonNegativeFloat
 
+    def value(self, dimension: str) -> str | int | None:
+        """Raises KeyError for a dimension that the rates are not told apart by."""
+        value: str | int | None = (self.model_extra or {})[dimension]
+        return value
 
-class _Round(Form):
-    domains: Annotated[list[_Domain], Field(min_length=1)]
+
+class RoundFacts(Form):
+    """State after a round. ``widest``: half the widest interval, taken by itself; ``open``: rates that must still be narrowed;
+    ``seconds``: since the campaign began, where it was not interrupted."""
+
+    round: _Count
+    faults: _Count
+    seconds: _Seconds | None = None
+    widest: float
+    open: _Count
+    domains: Annotated[list[DomainFacts], Field(min_length=1)]
 
 
-class _Stop(Form):
-    per: str
-    margin: _NonNegativeFloat | None
+class StopFacts(Form):
+    """How an adaptive campaign came to its end: its [stop] table, and what its rounds reached."""
+
+    margin: _NonNegativeFloat
     confidence: _Share | None
-    history: Annotated[list[_Round], Field(min_length=1)]
+    per: str
+    measure: Literal["sdc1", "outside"]
+    max_faults: _Count | None = None
+    max_rounds: _Count | None = None
+    met: bool
+    history: Annotated[list[RoundFacts], Field(min_length=1)]
+
+
+def _is_stop(stop: _Table) -> _Table:
+    StopFacts.model_validate(stop)
+    return stop
 
 
 class ExecuteFacts(Form):
-    faults: _Count
+    """``stop``: of an adaptive campaign, as it was written; `stopped` reads it."""
+
     rows: _Count
+    faults: _Count
     rows_this_process: _Count
     wall_seconds: _Seconds
     engine_seconds: _Seconds
@@ -165,7 +248,11 @@ class ExecuteFacts(Form):
     losses: _Count
     blamed: _Count
     refused: list[str]
-    stop: _Stop | None = None
+    stop: Annotated[_Table, AfterValidator(_is_stop)] | None = None
+
+    @property
+    def stopped(self) -> StopFacts | None:
+        return None if self.stop is None else StopFacts.model_validate(self.stop)
 
 
 class _NoiseSource(Form):

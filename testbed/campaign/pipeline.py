@@ -14,7 +14,7 @@ from testbed.campaign.evaluate.golden_words import write_plan_words
 from testbed.campaign.execute.gates import passed
 from testbed.campaign.execute.rounds import AdaptivePlans, OnePlan, run_plans
 from testbed.campaign.execute.worker import open_worker
-from testbed.campaign.facts import check_facts
+from testbed.campaign.facts import ExecuteFacts, GateFacts, PlanFacts, check_facts, facts_of
 from testbed.campaign.files import PLAN, RESULTS, STORE, TIERS, Files, plan_file, points_file, words_file
 from testbed.campaign.folder.claim import claimed, clean
 from testbed.campaign.folder.engine import CampaignEngine
@@ -109,10 +109,11 @@ class Campaign:
 
     # ---- gates
 
-    def gate(self) -> dict[str, Any]:
+    def gate(self) -> GateFacts:
         inputs = {"engines": self.engines, "gates": self.spec.gates.model_dump(mode="json")}
-        facts = self.folder.stage("gates", inputs, [], lambda: passed(self.place, self.preparation))
-        if facts["goldens"] != self.place.golden_hashes():
+        self.folder.stage("gates", inputs, [], lambda: passed(self.place, self.preparation))
+        facts = facts_of(self.folder, "gates", GateFacts)
+        if facts.goldens != self.place.golden_hashes():
             raise TestbedError(
                 "this machine's engine gives other golden bits than the one this campaign was begun on;"
                 " go on there, or start anew in another folder"
@@ -132,14 +133,14 @@ class Campaign:
         if any(self.place.left_out.values()):
             inputs["left_out"] = self.place.left_out
 
-        def build() -> dict[str, Any]:
+        def build() -> PlanFacts:
             parts: Iterator[PlanPart] | None
             tier_images = self.place.images.per_tier(len(self.spec.tiers.edges))
             parts = planned(self.spec, tables, tier_images) if self._planner is None else self._planner.round(0, [])
             assert parts is not None
             faults = write_plan(self.folder / self._first_plan, parts)
             write_plan_words(self.place, self._first_plan)
-            return {"faults": faults}
+            return PlanFacts(faults=faults)
 
         plan = self._first_plan
         self.folder.stage("plan", inputs, [plan, points_file(plan), words_file(plan)], build)
@@ -161,11 +162,11 @@ class Campaign:
         plan_hash = self.folder.output_hash("plan", self._first_plan)
         inputs = {"plan": plan_hash, "engines": self.engines}
 
-        def build() -> dict[str, Any]:
+        def build() -> ExecuteFacts:
             self.place.close()  # the workers open their own
-            goldens = self.folder.manifest["stages"]["gates"]["facts"]["goldens"]
+            goldens = facts_of(self.folder, "gates", GateFacts).goldens
             opener = Opener(open_worker, (str(self.folder.path.resolve()),), goldens)
-            identity = sha256_json([plan_hash, self.place.tuned["unit_rows"]])
+            identity = sha256_json([plan_hash, self.place.tuned.unit_rows])
             plans = OnePlan() if self._planner is None else AdaptivePlans(self.place, self._planner)
             with (
                 ResultStore(self.folder / STORE, identity) as store,

@@ -142,7 +142,7 @@ class NoiseEngines:
             "golden": stages[(reference := Reference.of(self.folder, target)).stage]["outputs"][reference.file],
             "tiers": stages["tiers"]["outputs"],
             "rtol_grid": list(self.place.spec.tolerance.rtol_grid),
-            "threads": self.place.tuned["threads"],
+            "threads": self.place.tuned.threads,
             "per_tier": per_tier,
         }
 
@@ -240,7 +240,7 @@ class NoiseEngines:
     def _request(self, source: Source, target: str) -> EngineRequest:
         options: dict[str, Any] = {
             "precision": source.precision,
-            "threads": self.place.tuned["threads"],
+            "threads": self.place.tuned.threads,
             "max_batch": source.batch,
         }
         if source.file == TWIN:

@@ -91,7 +91,7 @@ class Lab:
             target="model",
             where="activation",
             table=self.table,
-            runner=self.open(instrument(plain, self.table).SerializeToString(), batch, False),
+            runner=self.open(instrument(plain, self.table).SerializeToString(), batch=batch),
             inputs=lambda rows: self.images[rows],
             input_name=value.name,
             output_name=proto.graph.output[0].name,
@@ -99,9 +99,11 @@ class Lab:
             batch=batch,
         )
 
-    def open(self, model: bytes, batch: int, mutable: bool) -> Runner:
+    def open(self, model: bytes, *, batch: int | None = None, mutable_weights: bool = False) -> Runner:
         self.opened += 1
-        request = EngineRequest(model, "sha", "id", precision=self.precision, max_batch=batch, mutable_weights=mutable)
+        request = EngineRequest(
+            model, "sha", "id", precision=self.precision, max_batch=batch or self.batch, mutable_weights=mutable_weights
+        )
         return open_engine(self.backend, request)
 
     @cached_property

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import onnx
 
@@ -24,75 +23,78 @@ from testbed.campaign.evaluate.whole import WholeTwin, whole_weights
 from testbed.campaign.files import Files
 from testbed.campaign.folder.engine import CampaignEngine
 from testbed.campaign.folder.workplace import Workplace
+from testbed.campaign.proofs import WHOLE, AttentionRecord, Proof, SuffixRecord, WeightRecord
 from testbed.core.errors import StaleArtefact
 from testbed.core.site import Site
-from testbed.engines.runner import Runner
 from testbed.instrument.cut.flow import CannotCut, Flow
 from testbed.instrument.cut.stages import Stages
 
-WHOLE = "whole"
+_ASKED = "the spec asks for it"
 
 
-def prove(place: Workplace, target: str, sites: Sequence[Site]) -> dict[str, Any]:
-    """What the gates found of the target's faster evaluations, JSON-ready; `evaluator_for` applies it anywhere.
+def prove(place: Workplace, target: str, sites: Sequence[Site]) -> Proof:
+    """What the gates found of the target's faster evaluations; `evaluator_for` applies it anywhere.
 
     sites: the activations that the campaign strikes.
     """
     bench = place.bench(target, "activation")
     if place.spec.engine.evaluation == WHOLE:
-        return {"by": WHOLE, "why": "the spec asks for it"}
+        return Proof(target, "activation", WHOLE, _ASKED)
     return _prove_attention(place, bench) if target == "attention" else _prove_suffix(place, bench, sites)
 
 
-def prove_weights(place: Workplace, target: str, sites: Sequence[Site]) -> dict[str, Any]:
+def prove_weights(place: Workplace, target: str, sites: Sequence[Site]) -> Proof:
     """The same of faults in the weights that the campaign strikes; `weights_for` applies it."""
     if place.spec.engine.evaluation == WHOLE:
-        return {"by": WHOLE, "why": "the spec asks for it"}
+        return Proof(target, "weight", WHOLE, _ASKED)
     bench = place.bench(target, "weight")
     try:
         stages = _stages(place, bench)
     except CannotCut as error:
-        return {"by": WHOLE, "why": str(error)}
+        return Proof(target, "weight", WHOLE, str(error))
     proof = prove_weight_suffix(
         lambda plan: _weight_suffix(place, bench, stages, plan), whole_weights(bench), sites, place.spec.seed
     )
     if proof.plan is None:
-        return {"by": WHOLE, "why": "parts do not give the whole's bits", "record": proof.record}
-    return {"by": "suffix", "record": proof.record}
+        return Proof(target, "weight", WHOLE, "parts do not give the whole's bits", proof.record.to_json())
+    return Proof(target, "weight", "suffix", record=proof.record.to_json())
 
 
 def weights_for(place: Workplace, bench: CampaignEngine) -> RunWhole:
     """The whole engine until the gates have proven parts of it."""
-    proven = place.proven.get(f"{bench.target}.weight", {"by": WHOLE})
-    if proven["by"] != "suffix":
+    proof = place.proof(bench.target, "weight")
+    if proof.by != "suffix":
         return whole_weights(bench)
     with _as_recorded(place):
-        plan = WeightShortcuts.from_record(proven["record"]["plan"])
+        seen = proof.seen
+        assert isinstance(seen, WeightRecord)
+        plan = WeightShortcuts.from_record(seen.plan or {})
     return _weight_suffix(place, bench, _stages(place, bench), plan).inject
 
 
 def _weight_suffix(place: Workplace, bench: CampaignEngine, stages: Stages, plan: WeightShortcuts) -> WeightSuffix:
-    opened = opener(place, bench)
-
-    def open_(model: bytes, batch: int, mutable_weights: bool) -> Runner:
-        return opened(model, mutable_weights, batch)
-
-    return WeightSuffix(stages, plan, open_, whole_weights(bench), bench.inputs, len(bench.images), bench.batch)
+    return WeightSuffix(
+        stages, plan, opener(place, bench), whole_weights(bench), bench.inputs, len(bench.images), bench.batch
+    )
 
 
 def evaluator_for(place: Workplace, bench: CampaignEngine) -> Evaluator:
     """The whole twin until the gates have proven another."""
-    proven = place.proven.get(bench.target, {"by": WHOLE})
+    proof = place.proof(bench.target, "activation")
     whole = WholeTwin(bench)
-    if proven["by"] == "attention":
+    if proof.by == "attention":
         target = _attention(place, bench)
         assert target is not None
         with _as_recorded(place):
-            paths = AttentionPaths.of(proven["record"])
+            seen = proof.seen
+            assert isinstance(seen, AttentionRecord)
+            paths = AttentionPaths.of(seen)
         return AttentionEvaluator(target, whole, paths, place.judge.per_image(bench.images), place.judge.rtol)
-    if proven["by"] == "suffix":
+    if proof.by == "suffix":
         with _as_recorded(place):
-            plan = Shortcuts.from_record(proven["record"]["plan"])
+            seen = proof.seen
+            assert isinstance(seen, SuffixRecord)
+            plan = Shortcuts.from_record(seen.plan or {})
         return _suffix(place, bench, whole, _stages(place, bench), plan)
     return whole
 
@@ -109,12 +111,12 @@ def _as_recorded(place: Workplace) -> Iterator[None]:
         ) from error
 
 
-def _prove_suffix(place: Workplace, bench: CampaignEngine, sites: Sequence[Site]) -> dict[str, Any]:
+def _prove_suffix(place: Workplace, bench: CampaignEngine, sites: Sequence[Site]) -> Proof:
     whole = WholeTwin(bench)
     try:
         stages = _stages(place, bench)
     except CannotCut as error:
-        return {"by": WHOLE, "why": str(error)}
+        return Proof(bench.target, "activation", WHOLE, str(error))
 
     def make(plan: Shortcuts) -> SuffixEvaluator:
         return _suffix(place, bench, whole, stages, plan)
@@ -123,11 +125,11 @@ def _prove_suffix(place: Workplace, bench: CampaignEngine, sites: Sequence[Site]
         make, whole, lambda strikes: read_live(bench, strikes), len(bench.images), place.spec.seed, sites=sites
     )
     if proof.plan is None:
-        tried = [trial["wrong"] for trial in proof.record["tried"]]
-        found = " ".join(str(proof.record["error"] or (tried[-1] if tried else "")).split())  # refused, or other bits
+        tried = [trial.wrong for trial in proof.record.tried]
+        found = " ".join((proof.record.error or (tried[-1] if tried else "")).split())  # refused, or other bits
         why = "parts do not give the whole's bits" + (f": {found}" if found else "")
-        return {"by": WHOLE, "why": why, "record": proof.record}
-    return {"by": "suffix", "record": proof.record}
+        return Proof(bench.target, "activation", WHOLE, why, proof.record.to_json())
+    return Proof(bench.target, "activation", "suffix", record=proof.record.to_json())
 
 
 def _stages(place: Workplace, bench: CampaignEngine) -> Stages:
@@ -138,22 +140,18 @@ def _stages(place: Workplace, bench: CampaignEngine) -> Stages:
 def _suffix(
     place: Workplace, bench: CampaignEngine, whole: WholeTwin, stages: Stages, plan: Shortcuts
 ) -> SuffixEvaluator:
-    opened = opener(place, bench)
-
-    def open_(model: bytes, batch: int, mutable_weights: bool) -> Runner:
-        return opened(model, mutable_weights, batch)
-
-    return SuffixEvaluator(stages, plan, open_, whole, bench.inputs, len(bench.images), bench.batch)
+    return SuffixEvaluator(stages, plan, opener(place, bench), whole, bench.inputs, len(bench.images), bench.batch)
 
 
-def _prove_attention(place: Workplace, bench: CampaignEngine) -> dict[str, Any]:
+def _prove_attention(place: Workplace, bench: CampaignEngine) -> Proof:
     target = _attention(place, bench)
     if target is None:
-        return {"by": WHOLE, "why": "not an attention module in fp32"}
+        return Proof(bench.target, "activation", WHOLE, "not an attention module in fp32")
     record = prove_attention(target, WholeTwin(bench), len(bench.images), place.spec.seed)
     if not AttentionPaths.of(record).useful:
-        return {"by": WHOLE, "why": record["why"] or "no faster path gave the whole twin's bits", "record": record}
-    return {"by": "attention", "record": record}
+        why = record.why or "no faster path gave the whole twin's bits"
+        return Proof(bench.target, "activation", WHOLE, why, record.to_json())
+    return Proof(bench.target, "activation", "attention", record=record.to_json())
 
 
 def _attention(place: Workplace, bench: CampaignEngine) -> AttentionTarget | None:

@@ -13,7 +13,7 @@ from testbed.core.arrays import Words32
 from testbed.core.errors import TestbedError
 from testbed.core.outcome import How
 from testbed.core.site import SiteTable
-from testbed.engines.runner import WeightFault
+from testbed.engines.runner import Runner, WeightFault
 from testbed.instrument.ports.feed import NO_SITE, PortFeed
 from testbed.semantics import as_words
 
@@ -84,6 +84,13 @@ class Evaluator(Protocol):
     def golden(self) -> NDArray[np.float32]: ...
 
     def evaluate(self, strikes: Injections) -> Iterator[Evaluated]: ...
+
+
+class OpenPart(Protocol):
+    """Opens an engine of the campaign's kind for a part of the graph. batch: largest one; the campaign's own unless given.
+    mutable_weights: whether its weights are to be struck."""
+
+    def __call__(self, model: bytes, *, batch: int | None = None, mutable_weights: bool = False) -> Runner: ...
 
 
 WordChanges = list[tuple[NDArray, NDArray]]

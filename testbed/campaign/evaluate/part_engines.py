@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 from numpy.typing import NDArray
 
+from testbed.campaign.evaluate.contract import OpenPart
 from testbed.campaign.files import Files
 from testbed.campaign.folder.engine import CampaignEngine
 from testbed.campaign.folder.workplace import Workplace
 from testbed.engines.runner import Arrays, BaseRunner, EngineRequest, Runner
 
 
-def opener(place: Workplace, bench: CampaignEngine) -> Callable[..., Runner]:
+def opener(place: Workplace, bench: CampaignEngine) -> OpenPart:
     """Opens engines for parts of the target's graph, as the whole is opened; their time counts as the bench's."""
     whole = place.request(bench.target, Files(bench.target).twin)
 
-    def opened(model: bytes, mutable_weights: bool = False, max_batch: int | None = None) -> Runner:
+    def opened(model: bytes, *, batch: int | None = None, mutable_weights: bool = False) -> Runner:
         request = EngineRequest.of_bytes(
             model,
             whole.deployment_id,
             precision=whole.precision,
             threads=whole.threads,
             mutable_weights=mutable_weights,
-            max_batch=max_batch or whole.max_batch,
+            max_batch=batch or whole.max_batch,
         )
         return Timed(place.open(request), bench)
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -49,26 +48,41 @@ class Bounds:
         return max(_LEAST[pair], _SHARES[pair][self.precision] * largest) if stated is None else stated
 
 
-def parity(pairs: Sequence[tuple[str, NDArray, NDArray]], target: str, bounds: Bounds) -> list[dict[str, Any]]:
-    """Compares pairs of outputs. pairs: (name, outputs, outputs), each (n, ...). Largest |d| with its bound, and top-1
-    agreement where there are classes."""
-    records = []
+@dataclass(frozen=True)
+class OutputDeviation:
+    """Largest |d| between two outputs of a target, with its bound. ``top1_agreement``: None where there are no classes."""
+
+    target: str
+    pair: str
+    max_abs_diff: float
+    top1_agreement: float | None
+    bound: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether it is within the bound; a NaN is not."""
+        return self.max_abs_diff <= self.bound
+
+
+def parity(pairs: Sequence[tuple[str, NDArray, NDArray]], target: str, bounds: Bounds) -> list[OutputDeviation]:
+    """Compares pairs of outputs. pairs: (name, outputs, outputs), each (n, ...)."""
+    deviations = []
     for name, a, b in pairs:
         agreement = float((a.argmax(1) == b.argmax(1)).mean()) if target == "model" else None
         differs = float(np.abs(a.astype(np.float64) - b.astype(np.float64)).max())
-        record = {"target": target, "pair": name, "max_abs_diff": differs, "top1_agreement": agreement}
-        records.append(record | {"bound": bounds.of_pair(name, float(np.abs(a).max()))})
-    return records
+        bound = bounds.of_pair(name, float(np.abs(a).max()))
+        deviations.append(OutputDeviation(target, name, differs, agreement, bound))
+    return deviations
 
 
-def failing(records: Sequence[dict[str, Any]]) -> Iterator[str]:
+def failing(deviations: Sequence[OutputDeviation]) -> Iterator[str]:
     """Per pair that deviates by more than its bound, what to say."""
-    for record in records:
-        if not record["max_abs_diff"] <= record["bound"]:
-            key = "gates.drift_max_abs" if record["pair"] == DRIFT else "gates.parity_max_abs"
+    for deviation in deviations:
+        if not deviation.holds:
+            key = "gates.drift_max_abs" if deviation.pair == DRIFT else "gates.parity_max_abs"
             yield (
-                f"{record['target']}: {record['pair']} differ by {record['max_abs_diff']:.3g}, above {key} ="
-                f" {record['bound']:.3g}; the engine does not compute the model, or the bound is too tight for it"
+                f"{deviation.target}: {deviation.pair} differ by {deviation.max_abs_diff:.3g}, above {key} ="
+                f" {deviation.bound:.3g}; the engine does not compute the model, or the bound is too tight for it"
             )
 
 

@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import asdict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from testbed.campaign.evaluate.choose import prove, prove_weights
 from testbed.campaign.evaluate.golden_words import golden_words
-from testbed.campaign.evaluate.weights.in_place import WeightGate, weight_gate_of
-from testbed.campaign.execute.checks import DRIFT, Bounds, failing, parity, zero_fault, zero_fault_slice
+from testbed.campaign.evaluate.weights.in_place import weight_gate_of
+from testbed.campaign.execute.checks import (
+    DRIFT,
+    Bounds,
+    OutputDeviation,
+    failing,
+    parity,
+    zero_fault,
+    zero_fault_slice,
+)
 from testbed.campaign.execute.worker import fault_runner_for
+from testbed.campaign.facts import DriftFacts, EvaluationFacts, GateFacts, ParityFacts, WeightGate, ZeroFaultFacts
 from testbed.campaign.files import Files
 from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.prepare.row_gate import row_influence
 from testbed.campaign.prepare.stages import Preparation
-from testbed.core.errors import GateFailed, UsageError
+from testbed.campaign.proofs import Proof
+from testbed.core.errors import GateFailed, TestbedError, UsageError
 from testbed.core.site import Site, Where
 from testbed.engines.batches import run_batched
 
@@ -27,8 +37,8 @@ log = logging.getLogger(__name__)
 _ZERO_FAULT = "rows armed with a fault that changes nothing are not the golden, bit for bit"
 
 
-def passed(place: Workplace, preparation: Preparation) -> dict[str, Any]:
-    """What the gates found, JSON-ready. Where rows influence each other, the campaign goes on with one row at a time.
+def passed(place: Workplace, preparation: Preparation) -> GateFacts:
+    """What the gates found. Where rows influence each other, the campaign goes on with one row at a time.
 
     Raises GateFailed with every gate that does not hold.
     """
@@ -36,10 +46,15 @@ def passed(place: Workplace, preparation: Preparation) -> dict[str, Any]:
     gates = _Gates(place, preparation)
     if why := gates.influence():
         return gates.alone(why)
-    facts, wrong = gates.facts()
-    if wrong and place.batch > 1:
-        return gates.alone(f"{wrong} of {facts['zero_fault']['rows']} {_ZERO_FAULT}, in batches of {place.batch}")
-    return facts
+    try:
+        return gates.facts()
+    except _RowsDiffer as differ:
+        why = f"{differ}, in batches of {place.batch}"
+    return gates.alone(why)
+
+
+class _RowsDiffer(TestbedError):
+    """Zero-fault rows are not the golden, in batches that can still be made smaller."""
 
 
 class _Gates:
@@ -53,46 +68,48 @@ class _Gates:
                 return why
         return ""
 
-    def alone(self, why: str) -> dict[str, Any]:
+    def alone(self, why: str) -> GateFacts:
         log.warning("gates: batch 1 instead of %d: %s", self.place.batch, why)
         self.place.run_alone(why)
-        return self.facts()[0]
+        return self.facts()
 
-    def facts(self) -> tuple[dict[str, Any], int]:
-        """The record, and how many zero-fault rows differ in batches that can still be made smaller."""
+    def facts(self) -> GateFacts:
+        """Raises GateFailed, or _RowsDiffer."""
         spec, bounds = self.spec, Bounds.of(self.spec)
-        records = [record for target in spec.targets for record in self._parity(target, bounds)]
+        deviations = [deviation for target in spec.targets for deviation in self._parity(target, bounds)]
         weights = {t: self._weights(t, sites) for (t, where), sites in spec.legs.items() if where == "weight"}
         chosen = {leg: self._strikable(*leg, sites, weights) for leg, sites in spec.legs.items()}
         zero = [self._zero_fault(*leg, sites) for leg, sites in chosen.items()]
         rows, mismatches = (int(sum(column)) for column in zip(*zero, strict=True))
-        complaints = list(failing(records))
+        complaints = list(failing(deviations))
+        differ = f"{mismatches} of {rows} {_ZERO_FAULT}"
         if mismatches and self.place.batch == 1:
-            complaints.append(f"{mismatches} of {rows} {_ZERO_FAULT}; {self._arithmetic()}")
+            complaints.append(f"{differ}; {self._arithmetic()}")
         if complaints:
             raise GateFailed("; ".join(complaints))
-        drifts = [record for record in records if record["pair"] == DRIFT]
-        worst = max(drifts, key=lambda record: record["max_abs_diff"] / record["bound"])
-        facts = {
-            "parity": records,
-            "drift": {"max_abs_diff": worst["max_abs_diff"], "bound": worst["bound"]},
-            "zero_fault": {"rows": rows, "mismatches": mismatches},
-            "weights": {target: found.record() for target, found in weights.items()},
-            "notes": list(self._notes()),
-            "goldens": self.place.golden_hashes(),
-        }
         if mismatches:
-            return facts, mismatches
+            raise _RowsDiffer(differ)
+        drifts = [deviation for deviation in deviations if deviation.pair == DRIFT]
+        worst = max(drifts, key=lambda drift: drift.max_abs_diff / drift.bound)
+        notes, goldens = list(self._notes()), self.place.golden_hashes()
+        proofs = []
         with self.preparation.watch("gates", len(chosen), "ways to evaluate faults") as advance:
-            evaluation: dict[str, Any] = {}
             for leg, sites in chosen.items():
-                evaluation |= [self._evaluation(*leg, sites)]
+                proofs.append(self._evaluation(*leg, sites))
                 advance(1)
-        return facts | {"evaluation": evaluation}, 0
+        return GateFacts(
+            parity=[ParityFacts(**asdict(deviation)) for deviation in deviations],
+            drift=DriftFacts(max_abs_diff=worst.max_abs_diff, bound=worst.bound),
+            zero_fault=ZeroFaultFacts(rows=rows, mismatches=mismatches),
+            weights=weights,
+            notes=notes,
+            goldens=goldens,
+            evaluation={proof.key: EvaluationFacts(**proof.to_json()) for proof in proofs},
+        )
 
     # ---- the gates
 
-    def _parity(self, target: str, bounds: Bounds) -> list[dict[str, Any]]:
+    def _parity(self, target: str, bounds: Bounds) -> list[OutputDeviation]:
         reference = self.preparation.reference(target)
         plain = self._plain_outputs(target)
         twin = self.place.bench(target, "activation").golden
@@ -138,19 +155,18 @@ class _Gates:
         words = golden_words(self.place, leg) if where == "activation" else np.zeros(0, np.uint32)
         return zero_fault(fault_runner_for(self.place, target, where), leg, words)
 
-    def _evaluation(self, target: str, where: str, sites: Sequence[Site]) -> tuple[str, dict[str, Any]]:
-        """The proven evaluations: under "model" for activations, "model.weight" for weights: what runs less than the
-        whole, and gives the same."""
-        found = (prove if where == "activation" else prove_weights)(self.place, target, sites)
-        why = f" ({found['why']})" if found.get("why") else ""
-        log.info("gates: faults in %ss of %s are evaluated by: %s%s", where, target, found["by"], why)
-        return (target if where == "activation" else f"{target}.weight"), found
+    def _evaluation(self, target: str, where: Where, sites: Sequence[Site]) -> Proof:
+        """What runs less than the whole, and gives the same."""
+        proof = (prove if where == "activation" else prove_weights)(self.place, target, sites)
+        why = f" ({proof.why})" if proof.why else ""
+        log.info("gates: faults in %ss of %s are evaluated by: %s%s", where, target, proof.by, why)
+        return proof
 
     # ---- what is told
 
     def _notes(self) -> Iterator[str]:
         """Whatever was decided otherwise than the spec says."""
-        if why := self.place.tuned.get("why_batch"):
+        if why := self.place.tuned.why_batch:
             yield f"batch 1 instead of {self.spec.engine.batch}: {why}"
         for (target, where), sites in self.spec.legs.items():
             patterns = dict.fromkeys(pattern for own in sites for pattern in own)

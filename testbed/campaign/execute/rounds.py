@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import pyarrow.parquet as pq
+from pydantic import JsonValue
 
 from testbed.analysis.stratified import StratumTally
 from testbed.campaign.evaluate.golden_words import write_plan_words
+from testbed.campaign.facts import DomainFacts, ExecuteFacts
 from testbed.campaign.files import PLAN, RESULTS, plan_file
 from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.plan.adaptive import AdaptivePlanner
@@ -52,8 +54,8 @@ class PlanSource(Protocol):
     def next(self, done: Sequence[Round], store: ResultStore) -> str | None:
         """Name of the plan file after these completed rounds; None when there is no more to do."""
 
-    def finish(self, done: Sequence[Round]) -> dict[str, Any]:
-        """Facts for the manifest, once all rounds are done."""
+    def finish(self, done: Sequence[Round]) -> Mapping[str, JsonValue] | None:
+        """Once all rounds are done: what they reached (`ExecuteFacts.stop`); None where there was one plan."""
 
 
 class OnePlan:
@@ -65,8 +67,8 @@ class OnePlan:
     def next(self, done: Sequence[Round], store: ResultStore) -> str | None:
         return None if done else PLAN
 
-    def finish(self, done: Sequence[Round]) -> dict[str, Any]:
-        return {}
+    def finish(self, done: Sequence[Round]) -> None:
+        """There is nothing to tell of rounds."""
 
 
 class AdaptivePlans:
@@ -89,9 +91,8 @@ class AdaptivePlans:
             self._counts.append(self._planner.counts_of(read_plan(self._folder / last.plan), rows))
             self._seconds.append(round(time.perf_counter() - self._begun, 3))
             verdict = self._planner.verdict(self._counts)
-            told = [self._planner.told(domain) for domain in verdict.domains]
-            stop = self._planner.stop.model_dump(mode="json")
-            self.widest = widest_domain(told, stop, self._planner.spec.confidence)
+            domains = [DomainFacts.model_validate(self._planner.told(domain)) for domain in verdict.domains]
+            self.widest = widest_domain(domains, self._planner.stop, self._planner.spec.confidence)
             log.info("round %d: widest half-width %.4f after %d faults", len(done), verdict.widest, verdict.faults)
         number = len(done)
         plan = plan_file(number)
@@ -103,18 +104,16 @@ class AdaptivePlans:
             write_plan_words(self._place, plan)
         return plan
 
-    def finish(self, done: Sequence[Round]) -> dict[str, Any]:
+    def finish(self, done: Sequence[Round]) -> Mapping[str, JsonValue]:
         write_plan(self._folder / PLAN, self._joined(done))
         verdict = self._planner.verdict(self._counts)
         stop = self._planner.stop
         return {
-            "stop": {
-                **stop.model_dump(mode="json"),
-                "rounds": verdict.rounds,
-                "met": verdict.met,
-                "widest": verdict.widest,
-                "history": self._planner.history(self._counts, self._seconds),
-            }
+            **stop.model_dump(mode="json"),
+            "rounds": verdict.rounds,
+            "met": verdict.met,
+            "widest": verdict.widest,
+            "history": self._planner.history(self._counts, self._seconds),
         }
 
     def _joined(self, done: Sequence[Round]) -> Iterator[PlanPart]:
@@ -125,7 +124,7 @@ class AdaptivePlans:
 
 def run_plans(
     place: Workplace, plans: PlanSource, store: ResultStore, crew: WorkerPool, progress: Progress
-) -> dict[str, Any]:
+) -> ExecuteFacts:
     """Runs every round that is not in the store, compacts the rows, returns facts for the manifest.
 
     Raises TestbedError when units are left undone, or what the crew raises.
@@ -135,39 +134,35 @@ def run_plans(
     while (plan := plans.next(done, store)) is not None:
         first = sum(len(one.units) for one in done)
         path, images = place.folder / plan, len(place.images)
-        found = Round(plan, tuple(units_of(path, plan, images, place.tuned["unit_rows"], first)))
+        found = Round(plan, tuple(units_of(path, plan, images, place.tuned.unit_rows, first)))
         before += sum(unit.rows for unit in found.units if unit.number in store)
-        _run_round(found, len(done), store, crew, progress, total, plans)
+        total += _run_round(found, len(done), store, crew, progress, plans)
         done.append(found)
     weights = RowWeights.of([place.folder / one.plan for one in done], len(place.images))
     units = range(sum(len(one.units) for one in done))
     rows = store.compact(place.folder / RESULTS, units, RESULT_SCHEMA, weights.added)
     progress.end(plans.widest)
-    return {
-        "rows": rows,
-        "faults": sum(one.faults for one in done),
-        "rows_this_process": rows - before,
-        "wall_seconds": round(time.perf_counter() - start, 3),
-        "engine_seconds": round(total.engine_seconds, 3),
-        "worker_seconds": round(total.worker_seconds, 3),
-        "crashes": total.crashes,
-        "hangs": total.hangs,
-        "losses": total.losses,
-        "blamed": total.blamed,
-        "refused": total.refused,
-        **plans.finish(done),
-    }
+    wall_seconds = round(time.perf_counter() - start, 3)
+    stop = plans.finish(done)
+    return ExecuteFacts(
+        rows=rows,
+        faults=sum(one.faults for one in done),
+        rows_this_process=rows - before,
+        wall_seconds=wall_seconds,
+        engine_seconds=round(total.engine_seconds, 3),
+        worker_seconds=round(total.worker_seconds, 3),
+        crashes=total.crashes,
+        hangs=total.hangs,
+        losses=total.losses,
+        blamed=total.blamed,
+        refused=total.refused,
+        **({} if stop is None else {"stop": dict(stop)}),
+    )
 
 
 def _run_round(
-    found: Round,
-    number: int,
-    store: ResultStore,
-    crew: WorkerPool,
-    progress: Progress,
-    total: Report,
-    plans: PlanSource,
-) -> None:
+    found: Round, number: int, store: ResultStore, crew: WorkerPool, progress: Progress, plans: PlanSource
+) -> Report:
     left = [unit for unit in found.units if unit.number not in store]
     by_number = {unit.number: unit for unit in found.units}
     frames = store.frames(number for number in by_number if number in store)
@@ -208,7 +203,5 @@ def _run_round(
             store.drop(unit.numbers)
 
     report = crew.run(spans, keep, progress.tick, drop)
-    for field in ("engine_seconds", "worker_seconds", "crashes", "hangs", "losses", "blamed"):
-        setattr(total, field, getattr(total, field) + getattr(report, field))
-    total.refused += report.refused
     report.check_complete()
+    return report

@@ -7,21 +7,23 @@ from __future__ import annotations
 
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from testbed.campaign.facts import GateFacts, TuneFacts, facts_of
 from testbed.campaign.files import TIERS, Files
 from testbed.campaign.folder.claim import recorded_spec
 from testbed.campaign.folder.engine import CampaignEngine
 from testbed.campaign.folder.images import NamedImages, named_images
 from testbed.campaign.folder.judge import Judge
 from testbed.campaign.plan.draw import most_points
+from testbed.campaign.proofs import WHOLE, Proof
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.core.folder.files import sha256_bytes
 from testbed.core.folder.runfolder import RunFolder
-from testbed.core.site import SiteTable
+from testbed.core.site import SiteTable, Where
 from testbed.engines.runner import EngineRequest, Runner, open_engine, request_from
 from testbed.golden.arrays import read_array
 from testbed.instrument.shapes import input_name, output_name
@@ -56,14 +58,13 @@ class Workplace:
         return Judge(atol, tolerance.rtol, tolerance.rtol_grid, self.spec.detector)
 
     @property
-    def tuned(self) -> dict[str, Any]:
-        """``batch``, ``threads``, and ``unit_rows`` of a unit of work: frozen when the campaign began. ``why_batch``: of
-        one row that is not the spec's, why."""
-        return dict(self.folder.manifest["stages"]["tune"]["facts"])
+    def tuned(self) -> TuneFacts:
+        """Frozen when the campaign began."""
+        return facts_of(self.folder, "tune", TuneFacts)
 
     @property
     def batch(self) -> int:
-        return int(self.tuned["batch"])
+        return self.tuned.batch
 
     def run_alone(self, why: str) -> None:
         """Sets the batch to one row from now on: nothing that was run before counts. why: for whoever reads the
@@ -73,20 +74,20 @@ class Workplace:
         self.folder.save()
 
     @property
-    def proven(self) -> dict[str, Any]:
-        """Per target, what the gates found of faster evaluations; nothing before they have passed."""
-        gates = self.folder.manifest["stages"].get("gates")
-        return {} if gates is None else dict(gates["facts"]["evaluation"])
+    def gates(self) -> GateFacts | None:
+        """What the gates found; None before they have passed."""
+        return facts_of(self.folder, "gates", GateFacts) if "gates" in self.folder.manifest["stages"] else None
+
+    def proof(self, target: str, where: Where) -> Proof:
+        """Which evaluation the gates found for these faults; the whole engine before they have passed."""
+        gates = self.gates
+        return Proof(target, where, WHOLE) if gates is None else gates.proof(target, where)
 
     @property
     def left_out(self) -> dict[str, dict[str, str]]:
         """Per target, weights that the gates found cannot be struck rightly, and why; nothing before they have passed."""
-        gates = self.folder.manifest["stages"].get("gates")
-        weights = {} if gates is None else gates["facts"].get("weights", {})
-        return {
-            target: {left_out["site"]: left_out["reason"] for left_out in found["left_out"]}
-            for target, found in weights.items()
-        }
+        gates = self.gates
+        return {} if gates is None else {target: gates.left_out(target) for target in gates.weights}
 
     @property
     def plannable(self) -> dict[str, SiteTable]:
@@ -100,9 +101,9 @@ class Workplace:
             self.folder / file,
             self.table(target).deployment_id,
             precision=self.spec.engine.precision,
-            threads=tuned["threads"],
+            threads=tuned.threads,
             mutable_weights=mutable_weights,
-            max_batch=tuned["batch"],
+            max_batch=tuned.batch,
             max_points=most_points(self.spec.faults, self.table(target)),
         )
 

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
+from testbed.campaign.facts import AbsentSite, DescribedModel, ExportFacts, GoldenFacts, facts_of
 from testbed.campaign.plan.sections import check_sections
 from testbed.campaign.prepare.as_trained import check_like_library
 from testbed.campaign.prepare.known import KnownModel, cached_logits
@@ -123,19 +123,16 @@ class OnnxSubject:
     def make_golden(self, folder: RunFolder, watch: Watch = unwatched) -> None:
         """Takes the file into the folder, and runs it on every test image."""
         missing = self._catalogue.missing
-        told = {
-            "changes": list(self.adopted.changes),
-            "not_there": [{"site": name, "why": why} for name, why in missing.items()],
-        }
 
-        def take() -> dict[str, Any]:
+        def take() -> ExportFacts:
             log.info("model: %s", "; ".join((str(self.spec.model.onnx), *self.adopted.changes)))
             write_bytes(folder / PLAIN, self.adopted.plain)
             if missing:
                 some = "; ".join(f"{name}, {why}" for name, why in list(missing.items())[:_LISTED])
                 more = f"; and {len(missing) - _LISTED} more" if len(missing) > _LISTED else ""
                 log.warning("model: not there, and left out of every pattern of sites: %s%s", some, more)
-            return told
+            absent = [AbsentSite(site=name, why=why) for name, why in missing.items()]
+            return ExportFacts(changes=list(self.adopted.changes), not_there=absent)
 
         folder.stage(_STAGE, {"plain": sha256_bytes(self.adopted.plain)}, [PLAIN], take)
         test, engine = self.dataset.test, self.spec.engine
@@ -146,7 +143,7 @@ class OnnxSubject:
             "engine": engine.model_dump(mode="json"),
         }
 
-        def build() -> dict[str, Any]:
+        def build() -> GoldenFacts:
             log.info("golden: logits of %d test images, by the plain engine itself", len(test))
             engine_hash, influence = self._run(folder, watch)
             logits = read_array(folder / LOGITS)
@@ -155,12 +152,13 @@ class OnnxSubject:
             predictions = logits.argmax(1)
             warn_of_order(predictions, test.labels, self.dataset.classes)
             accuracy = float((predictions == test.labels).mean())
-            facts = {"accuracy": accuracy, "images": len(test), "source": "plain engine", "engine_hash": engine_hash}
-            return facts | ({"rows_influence": influence} if influence else {})
+            facts = GoldenFacts(accuracy=accuracy, images=len(test), source="plain engine", engine_hash=engine_hash)
+            return facts.model_copy(update={"rows_influence": influence}) if influence else facts
 
-        facts = folder.stage("golden", inputs, [LOGITS], build)
+        folder.stage("golden", inputs, [LOGITS], build)
+        accuracy = facts_of(folder, "golden", GoldenFacts).accuracy
         fix = "is the data set, or its preprocessing (data.preprocess), the one it was trained for? Correct it"
-        check_accuracy(facts["accuracy"], self.spec.gates.test_accuracy, fix)
+        check_accuracy(accuracy, self.spec.gates.test_accuracy, fix)
 
     def _run(self, folder: RunFolder, watch: Watch) -> tuple[str, str]:
         """Writes the logits (n, K) of all test images; returns the engine's hash, and why its rows influence each other:
@@ -218,16 +216,16 @@ class OnnxSubject:
     def make_plain(self, folder: RunFolder, target: str) -> None:
         """It is there already."""
 
-    def described(self, folder: RunFolder) -> dict[str, Any]:
-        taken = folder.manifest["stages"][_STAGE]["facts"]
-        return {
-            "preset": Path(str(self.spec.model.onnx)).name,
-            "parameters": parameters(self._proto),
-            "sha256": folder.output_hash(_STAGE, PLAIN),
-            "reference": "the plain engine itself",
-            "changes": list(taken["changes"]),
-            "not_there": list(taken.get("not_there", ())),
-        }
+    def described(self, folder: RunFolder) -> DescribedModel:
+        taken = facts_of(folder, _STAGE, ExportFacts)
+        return DescribedModel(
+            preset=Path(str(self.spec.model.onnx)).name,
+            parameters=parameters(self._proto),
+            sha256=folder.output_hash(_STAGE, PLAIN),
+            reference="the plain engine itself",
+            changes=taken.changes,
+            not_there=taken.not_there,
+        )
 
     @cached_property
     def _proto(self) -> ModelProto:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from testbed.campaign.facts import DescribedModel, GoldenFacts, PictureFacts, facts_of
 from testbed.campaign.files import Files
 from testbed.campaign.prepare.known import KnownModel
 from testbed.campaign.prepare.subject import check_accuracy, dataset_of, stages_of
@@ -41,15 +41,15 @@ class RecordedSubject:
     folder: RunFolder
 
     @property
-    def facts(self) -> dict[str, Any]:
-        return dict(self.folder.manifest["stages"][STAGE]["facts"])
+    def facts(self) -> PictureFacts:
+        return facts_of(self.folder, STAGE, PictureFacts)
 
     @cached_property
     def dataset(self) -> Dataset:
         """Where it is at hand. Raises TestbedError where it is not, or is another than the one the campaign was made on."""
-        told, source = self.facts["data"], self.data_source
+        told, source = self.facts.data, self.data_source
         try:
-            found = dataset_of(self.spec, source, told["image"])
+            found = dataset_of(self.spec, source, told.image)
         except TestbedError as error:
             raise TestbedError(f"this asks for more than the run folder holds: {error}") from error
         if found.test.sha256() != self.folder.manifest["stages"]["golden"]["inputs"].get("test"):
@@ -61,7 +61,7 @@ class RecordedSubject:
     @property
     def data_source(self) -> DataSource | None:
         """The data source, with the full path where that is recorded beside it."""
-        source = self.facts["data"]["source"]
+        source = self.facts.data.source
         return None if source is None else DataSource(**with_sources({"data": source}, self.folder.path)["data"])
 
     def known(self) -> KnownModel:
@@ -82,11 +82,11 @@ class RecordedSubject:
     def make_golden(self, folder: RunFolder, watch: Watch = unwatched) -> None:
         for stage in stages_of(self.spec)[:2]:
             folder.verify(stage)
-        accuracy = folder.manifest["stages"]["golden"]["facts"]["accuracy"]
+        accuracy = facts_of(folder, "golden", GoldenFacts).accuracy
         check_accuracy(accuracy, self.spec.gates.test_accuracy, "it is the recorded one: begin anew")
 
     def make_plain(self, folder: RunFolder, target: str) -> None:
         folder.verify(f"export.{target}")
 
-    def described(self, folder: RunFolder) -> dict[str, Any]:
-        return dict(self.facts["model"])
+    def described(self, folder: RunFolder) -> DescribedModel:
+        return self.facts.model

@@ -3,6 +3,7 @@ tables."""
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -16,6 +17,7 @@ from testbed.analysis.outputs.choice import choose_per_tier, tier_order, too_sma
 from testbed.analysis.outputs.classes import class_counts, one_class_warning
 from testbed.analysis.outputs.confidence import TierEdges, Tiers, tiers_from_logits, top1
 from testbed.analysis.outputs.guessing import Accuracy, accuracy_against_guessing
+from testbed.campaign.facts import AccuracyFacts, DescribedData, GoldenFacts, PictureFacts, TuneFacts, facts_of
 from testbed.campaign.files import PICTURES, TIERS, Files
 from testbed.campaign.folder.images import NamedImages, named_images
 from testbed.campaign.folder.pictures import write_pictures
@@ -178,26 +180,27 @@ class Preparation:
     def _pictures(self) -> None:
         """The named images for people, and what the summary says of model and data: all that is left to take from them."""
 
-        def build() -> dict[str, Any]:
+        def build() -> PictureFacts:
             write_pictures(self.folder / PICTURES, self.dataset.test, self.images)
-            return {
-                "model": self.subject.described(self.folder),
-                "data": self._described_data(),
-                "accuracy": asdict(self.guessing),
-            }
+            return PictureFacts(
+                model=self.subject.described(self.folder),
+                data=self._described_data(),
+                accuracy=AccuracyFacts(**asdict(self.guessing)),
+            )
 
         self.folder.stage(STAGE, {"tiers": self._hash("tiers", TIERS)}, [PICTURES], build)
 
-    def _described_data(self) -> dict[str, Any]:
+    def _described_data(self) -> DescribedData:
         """``source``: of a model that says which data it is for; without the folders of this machine, as all of it."""
         source = self.subject.data_source
         told = self.dataset.describe()
-        return {
+        content = {
             **told,
             "name": data_name(told["name"]),
             "preprocess_told": self.dataset.preprocess.told(self.dataset.image),
             "source": None if source is None else portable({"data": asdict(source)})["data"],
         }
+        return DescribedData.model_validate(json.loads(json.dumps(content)))
 
     def _sources(self) -> dict[str, Any]:
         source = self.subject.data_source
@@ -227,12 +230,13 @@ class Preparation:
             return {name: inputs[rows], **PortFeed.idle(batch).as_inputs(table)}
 
         made_from = {"twin": self._hash(f"instrument.{target}", files.twin), "backend": engine.backend}
-        influence = self.folder.manifest["stages"]["golden"]["facts"].get("rows_influence", "")
+        influence = facts_of(self.folder, "golden", GoldenFacts).rows_influence
 
-        def build() -> dict[str, Any]:
+        def build() -> TuneFacts:
             if not influence:
                 return tune(engine, opened, feeds)
-            return tune(engine.model_copy(update={"batch": 1}), opened, feeds) | {"why_batch": influence}
+            alone = tune(engine.model_copy(update={"batch": 1}), opened, feeds)
+            return alone.model_copy(update={"why_batch": influence})
 
         self.folder.stage("tune", made_from, [], build)
 
@@ -266,14 +270,14 @@ class Preparation:
     def guessing(self) -> Accuracy:
         """The reference golden's accuracy on the test images, against guessing."""
         if self._is_described:
-            return Accuracy(**self.described["accuracy"])
+            return Accuracy(**self.described.accuracy.to_json())
         predicted = top1(read_array(self.folder / LOGITS))
         return accuracy_against_guessing(predicted, self.dataset.test.labels, len(self.classes))
 
     @property
     def classes(self) -> list[str]:
         """Names, in the order of the logits."""
-        return list(self.described["data"]["classes"] if self._is_described else self.dataset.classes)
+        return list(self.described.data.classes if self._is_described else self.dataset.classes)
 
     @property
     def _is_described(self) -> bool:
@@ -281,12 +285,12 @@ class Preparation:
 
     @property
     def accuracy(self) -> float:
-        return float(self.folder.manifest["stages"]["golden"]["facts"]["accuracy"])
+        return facts_of(self.folder, "golden", GoldenFacts).accuracy
 
     @property
-    def described(self) -> dict[str, Any]:
-        """``model``, ``data``, and the ``accuracy`` against guessing: what the summary says of them."""
-        return dict(self.folder.manifest["stages"][STAGE]["facts"])
+    def described(self) -> PictureFacts:
+        """What the summary says of model and data, and the accuracy against guessing."""
+        return facts_of(self.folder, STAGE, PictureFacts)
 
     def table(self, target: str) -> SiteTable:
         if target not in self._tables:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from testbed.analysis.outputs.choice import TEST_IMAGES
+from testbed.campaign.facts import DescribedModel
 from testbed.campaign.prepare.as_trained import check_like_model_run
 from testbed.campaign.prepare.known import KnownModel
 from testbed.campaign.results.progress import Watch
@@ -50,9 +51,8 @@ class Subject(Protocol):
     def make_plain(self, folder: RunFolder, target: str) -> None:
         """The stage that writes the target's plain ONNX file."""
 
-    def described(self, folder: RunFolder) -> dict[str, Any]:
-        """Describes the model for the summary: ``preset`` (a name for people), ``parameters``, ``sha256``,
-        ``reference``, ``changes`` (what was done to the file, for people)."""
+    def described(self, folder: RunFolder) -> DescribedModel:
+        """Describes the model for the summary."""
 
 
 def stages_of(spec: CampaignSpec) -> list[str]:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from testbed.campaign.facts import DescribedModel, GoldenFacts, TrainFacts, facts_of
 from testbed.campaign.plan.sections import check_sections
 from testbed.campaign.prepare.known import KnownModel, cached_logits
 from testbed.campaign.prepare.module_golden import shared_golden
@@ -169,10 +170,10 @@ class TorchSubject:
     def _train(self, folder: RunFolder, chosen: Recipe, watch: Watch) -> None:
         kept = self._kept(chosen)
 
-        def build() -> dict[str, Any]:
+        def build() -> TrainFacts:
             if kept.taken(folder / MODEL) is not None:
                 log.info("model: reused, trained before from the same data, recipe and seed")
-                return {"key": kept.key}
+                return TrainFacts(key=kept.key)
             log.info("model: training %s on %s, %d epochs", self.spec.model.preset, self.dataset.name, chosen.epochs)
             with watch("train", chosen.epochs, "epochs") as advance:
                 trained = train(
@@ -186,7 +187,7 @@ class TorchSubject:
                 )
             save_model(folder / MODEL, trained.model)
             kept.keep(folder / MODEL)
-            return {"key": kept.key}
+            return TrainFacts(key=kept.key)
 
         folder.stage("train", self._made_from(chosen), [MODEL], build)
 
@@ -211,7 +212,7 @@ class TorchSubject:
             "torch": torch.__version__,
         }
 
-        def build() -> dict[str, Any]:
+        def build() -> GoldenFacts:
             torch.set_num_threads(self.spec.engine.sketched_threads)
             shared, rows = shared_golden(self.spec, model_hash, test), range(len(test))
             logits = {array_name(LOGITS): folder / LOGITS}
@@ -227,11 +228,11 @@ class TorchSubject:
             predictions = read_array(folder / LOGITS).argmax(1)
             warn_of_order(predictions, test.labels, self.dataset.classes)
             accuracy = float((predictions == test.labels).mean())
-            return {"accuracy": accuracy, "images": len(rows)}
+            return GoldenFacts(accuracy=accuracy, images=len(rows))
 
-        facts = folder.stage("golden", inputs, [LOGITS], build)
+        folder.stage("golden", inputs, [LOGITS], build)
         fix = "train longer (model.training.epochs)"
-        check_accuracy(facts["accuracy"], self.spec.gates.test_accuracy, fix)
+        check_accuracy(facts_of(folder, "golden", GoldenFacts).accuracy, self.spec.gates.test_accuracy, fix)
 
     def make_plain(self, folder: RunFolder, target: str) -> None:
         file, engine = f"{target}.onnx", self.spec.engine
@@ -258,15 +259,15 @@ class TorchSubject:
 
         folder.stage(f"export.{target}", inputs, [file], build)
 
-    def described(self, folder: RunFolder) -> dict[str, Any]:
+    def described(self, folder: RunFolder) -> DescribedModel:
         name = str(self.trained.folder.manifest["name"]) if self.trained else "trained here"
-        return {
-            "preset": self.spec.model.preset or name,
-            "parameters": sum(parameter.numel() for parameter in load_model(folder / MODEL).parameters()),
-            "sha256": folder.output_hash("train", MODEL),
-            "reference": "PyTorch, float32",
-            "changes": [],
-        }
+        return DescribedModel(
+            preset=self.spec.model.preset or name,
+            parameters=sum(parameter.numel() for parameter in load_model(folder / MODEL).parameters()),
+            sha256=folder.output_hash("train", MODEL),
+            reference="PyTorch, float32",
+            changes=[],
+        )
 
 
 def _check_fit(config: ViTConfig, dataset: Dataset) -> None:

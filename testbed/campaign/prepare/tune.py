@@ -12,6 +12,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from testbed.campaign.facts import TuneFacts
 from testbed.campaign.spec.campaign import EngineSpec
 from testbed.engines.runner import Runner
 
@@ -29,8 +30,8 @@ Feeds = Callable[[int], dict[str, NDArray]]
 """batch -> what it is fed."""
 
 
-def tune(engine: EngineSpec, opened: Opened, feeds: Feeds) -> dict[str, int]:
-    """``batch``, ``threads`` and ``unit_rows``. Only what the spec leaves open is tried out."""
+def tune(engine: EngineSpec, opened: Opened, feeds: Feeds) -> TuneFacts:
+    """Only what the spec leaves open is tried out."""
     threads = [engine.threads] if engine.threads != AUTO else _powers(os.cpu_count() or 1)
     batches = [engine.batch] if engine.batch != AUTO else list(_BATCHES)
     rates: dict[tuple[int, int], float] = {}
@@ -45,7 +46,7 @@ def tune(engine: EngineSpec, opened: Opened, feeds: Feeds) -> dict[str, int]:
     best = max(rates.values())
     batch, count = next(found for found, rate in sorted(rates.items()) if rate >= _GOOD_ENOUGH * best)
     rows = engine.unit or int(np.clip(rates[batch, count] * count * _UNIT_SECONDS, _LEAST_ROWS, _MOST_ROWS))
-    return {"batch": batch, "threads": count, "unit_rows": max(1, rows // batch) * batch}
+    return TuneFacts(batch=batch, threads=count, unit_rows=max(1, rows // batch) * batch)
 
 
 def _seconds_per_batch(runner: Runner, feeds: dict[str, NDArray]) -> float:

@@ -14,13 +14,14 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from testbed.analysis.stats import proportion_interval
+from testbed.campaign.facts import DomainFacts
 from testbed.campaign.results.arrow import from_stream
 from testbed.campaign.spec.stop import dimensions
 from testbed.core.errors import TestbedError
@@ -104,20 +105,32 @@ class FinishedUnits(NamedTuple):
 Show = Callable[[Snapshot], None]
 
 
-def widest_domain(domains: Sequence[Mapping[str, Any]], stop: Mapping[str, Any], confidence: float) -> Widest:
-    """The widest domain of an adaptive campaign. domains: as the history of its rounds tells them; stop: its [stop]
-    table."""
-    worst = max(domains, key=lambda domain: float(domain["half_width"]))
-    parts = [f"{worst['target']} {worst['where']}", str(worst["op"])]
-    for dimension in dimensions(stop["per"]):
-        value = worst[dimension]
+class Stop(Protocol):
+    """The [stop] table of an adaptive campaign, of its spec or of its manifest."""
+
+    @property
+    def per(self) -> str: ...
+
+    @property
+    def margin(self) -> float: ...
+
+    @property
+    def confidence(self) -> float | None: ...
+
+
+def widest_domain(domains: Sequence[DomainFacts], stop: Stop, confidence: float) -> Widest:
+    """The widest domain of an adaptive campaign. domains: as the history of its rounds tells them."""
+    worst = max(domains, key=lambda domain: domain.half_width)
+    parts = [f"{worst.target} {worst.where}", worst.op]
+    for dimension in dimensions(stop.per):
+        value = worst.value(dimension)
         parts.append(f"outside the {dimension}s" if value is None else f"{dimension} {value}")
     return Widest(
         ", ".join(parts),
-        worst["faults"],
-        round(worst["half_width"], 6),
-        stop["confidence"] or confidence,
-        stop["margin"],
+        worst.faults,
+        round(worst.half_width, 6),
+        stop.confidence or confidence,
+        stop.margin,
     )
 
 

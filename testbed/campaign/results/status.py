@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import asdict
 from itertools import count, takewhile
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from testbed.campaign.facts import check_facts
+from testbed.campaign.facts import ExecuteFacts, PlanFacts, check_facts, facts_of
 from testbed.campaign.files import RESULTS, STORE, plan_file
 from testbed.campaign.results.arrow import from_stream
 from testbed.campaign.results.progress import COLUMNS, STATUS, OutcomeCounts, widest_domain
@@ -100,28 +99,28 @@ def _from_rows(folder: RunFolder, stages: list[str]) -> dict[str, Any]:
         told["widest"] = None if widest is None else asdict(widest)
     else:  # rounds are not told from each other by their rows: what was said last stands, and in the end the verdict
         told["units"] = None
-        if (stop := _facts(folder, "execute").get("stop")) is not None:
+        if (executed := _executed(folder)) is not None and (stop := executed.stopped) is not None:
             confidence = folder.manifest["spec"]["confidence"]
-            told["widest"] = asdict(widest_domain(stop["history"][-1]["domains"], stop, confidence))
+            told["widest"] = asdict(widest_domain(stop.history[-1].domains, stop, confidence))
     return told
 
 
 def _planned(folder: RunFolder) -> int | None:
     """Faults in the plans that there are: of an adaptive campaign, those of the rounds so far."""
-    if (faults := _facts(folder, "execute").get("faults")) is not None:
-        return int(faults)
+    if (executed := _executed(folder)) is not None:
+        return executed.faults
     rounds = takewhile(Path.exists, (folder / plan_file(number) for number in count()))
     try:
         sizes = [PLAN_TABLE.rows(path) for path in rounds]
     except StaleArtefact:
         return None
-    found = sum(sizes) if sizes else _facts(folder, "plan").get("faults")
-    return None if found is None else int(found)
+    if sizes:
+        return sum(sizes)
+    return facts_of(folder, "plan", PlanFacts).faults if "plan" in folder.manifest["stages"] else None
 
 
-def _facts(folder: RunFolder, stage: str) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = folder.manifest["stages"].get(stage, {}).get("facts", {})
-    return found
+def _executed(folder: RunFolder) -> ExecuteFacts | None:
+    return facts_of(folder, "execute", ExecuteFacts) if "execute" in folder.manifest["stages"] else None
 
 
 def _add(counts: OutcomeCounts, rows: pa.Table) -> int:

@@ -14,6 +14,7 @@ import numpy as np
 
 from testbed.analysis.domains import Estimate
 from testbed.analysis.stats import rounded_share
+from testbed.campaign.facts import ExecuteFacts, GateFacts, TuneFacts, facts_of
 from testbed.campaign.files import PLAN, TIERS
 from testbed.campaign.folder.claim import recorded_spec
 from testbed.campaign.folder.images import read_tiers
@@ -44,8 +45,8 @@ def summarise(
     tally = Tally.of(folder.path / results)
     faults, population = populations([folder.path / plan for plan in plans])
     stages = folder.manifest["stages"]
-    tuned = stages["tune"]["facts"]
-    gates, execute = stages["gates"]["facts"], stages["execute"]["facts"]
+    tuned = facts_of(folder, "tune", TuneFacts)
+    gates, execute = facts_of(folder, "gates", GateFacts), facts_of(folder, "execute", ExecuteFacts)
     strata, marginals, evaluation = [], [], []
     for rates in fault_models(tally, population, spec.confidence):
         told, has_classes = rates.model.told(), rates.model.target == "model"
@@ -61,9 +62,9 @@ def summarise(
         "faults": faults,
         "rows": tally.rows,
         "model": {
-            **preparation.described["model"],
+            **preparation.described.model.to_json(),
             "test_accuracy": preparation.accuracy,
-            "test_images": preparation.described["data"]["images"]["test"],
+            "test_images": preparation.described.data.images.test,
             "no_better_than_guessing": preparation.guessing.is_guessing,
         },
         "data": _data(preparation),
@@ -74,15 +75,15 @@ def summarise(
             "hash": main["hash"],
             "deployment_id": main["deployment_id"],
             "precision": spec.engine.precision,
-            "batch": tuned["batch"],
-            "threads": tuned["threads"],
+            "batch": tuned.batch,
+            "threads": tuned.threads,
         },
         "engines": list(engines),
-        "zero_fault": gates["zero_fault"],
-        "drift": gates["drift"],
-        "parity": gates["parity"],
-        "notes": gates.get("notes", []),
-        "left_out": [left_out for found in gates.get("weights", {}).values() for left_out in found["left_out"]],
+        "zero_fault": gates.zero_fault.to_json(),
+        "drift": gates.drift.to_json(),
+        "parity": [parity.to_json() for parity in gates.parity],
+        "notes": gates.notes,
+        "left_out": [left_out.to_json() for gate in gates.weights.values() for left_out in gate.left_out],
         "tolerance": {
             "atol": list(spec.tolerance.per_tier(len(spec.tiers.edges))),
             "rtol": spec.tolerance.rtol,
@@ -95,14 +96,14 @@ def summarise(
         "evaluation": evaluation,
         "exposure": contributions(spec, tables, tally, population),
         "timing": [{"stage": name, "seconds": record["seconds"]} for name, record in stages.items()],
-        "wall_seconds": execute["wall_seconds"],
-        "engine_seconds": execute["engine_seconds"],
-        "worker_seconds": execute["worker_seconds"],
-        "scaling_efficiency": _share(execute["engine_seconds"], execute["worker_seconds"]),
-        "failures": {name: execute[name] for name in ("crashes", "hangs", "losses", "blamed", "refused")},
-        "stop": execute.get("stop"),
-        "evaluated_by": gates["evaluation"],
-        "injections_per_second": round(execute["rows_this_process"] / max(execute["wall_seconds"], 1e-9), 1),
+        "wall_seconds": execute.wall_seconds,
+        "engine_seconds": execute.engine_seconds,
+        "worker_seconds": execute.worker_seconds,
+        "scaling_efficiency": _share(execute.engine_seconds, execute.worker_seconds),
+        "failures": {name: getattr(execute, name) for name in ("crashes", "hangs", "losses", "blamed", "refused")},
+        "stop": execute.stop,
+        "evaluated_by": {key: evaluation.to_json() for key, evaluation in gates.evaluation.items()},
+        "injections_per_second": round(execute.rows_this_process / max(execute.wall_seconds, 1e-9), 1),
         "statement": _statement(preparation),
     }
 
@@ -179,7 +180,7 @@ def _rate(found: Estimate) -> dict[str, float]:
 
 def _data(preparation: Preparation) -> dict[str, Any]:
     """``preprocess_told``: in one line."""
-    told = preparation.described["data"]
+    told = preparation.described.data.to_json()
     return {key: told[key] for key in ("name", "classes", "preprocess", "preprocess_told")}
 
 

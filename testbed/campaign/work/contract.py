@@ -111,6 +111,21 @@ class Report:
     blamed: int = 0  # faults found to be DUE
     refused: list[str] = field(default_factory=list)  # workers that got no work, by name, and why
 
+    def __add__(self, other: Report) -> Report:
+        """Add up two runs, one after the other."""
+        return Report(
+            done=self.done + other.done,
+            left=self.left | other.left,
+            engine_seconds=self.engine_seconds + other.engine_seconds,
+            worker_seconds=self.worker_seconds + other.worker_seconds,
+            wall_seconds=self.wall_seconds + other.wall_seconds,
+            crashes=self.crashes + other.crashes,
+            hangs=self.hangs + other.hangs,
+            losses=self.losses + other.losses,
+            blamed=self.blamed + other.blamed,
+            refused=self.refused + other.refused,
+        )
+
     @property
     def efficiency(self) -> float:
         """Share of the workers' time that was spent in the engine."""

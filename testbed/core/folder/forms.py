@@ -4,7 +4,7 @@ wrong with which file."""
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -16,6 +16,10 @@ class Form(BaseModel):
     """Types as they are written, none converted; keys of later versions are let through."""
 
     model_config = ConfigDict(strict=True, frozen=True)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready, in the order of the fields; a field that was not given is left out."""
+        return self.model_dump(exclude_unset=True)
 
 
 AnyForm = TypeVar("AnyForm", bound=Form)

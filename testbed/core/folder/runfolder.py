@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 
 from testbed.core.errors import StaleArtefact, TestbedError, UsageError
 from testbed.core.folder.files import is_utf8, sha256_file, sha256_json, unfinished, write_errors, write_json
+from testbed.core.folder.forms import Form
 from testbed.core.folder.manifest import Damage, checksummed, read_manifest
 from testbed.core.folder.provenance import provenance
 from testbed.core.schema import SCHEMA_VERSION
@@ -200,13 +201,13 @@ class RunFolder:
         name: str,
         inputs: Any,
         files: Sequence[str],
-        build: Callable[[], Mapping[str, Any] | None],
+        build: Callable[[], Form | Mapping[str, Any] | None],
         *,
         command: str | None = None,
     ) -> dict[str, Any]:
         """Runs ``build`` unless it has been done with the same inputs; returns the facts it reported.
 
-        ``build`` writes every one of ``files`` (whole or not at all) and may return JSON facts, which are kept in the
+        ``build`` writes every one of ``files`` (whole or not at all) and may return facts, which are kept in the
         manifest. Raises StaleArtefact for files that changed since, or for other inputs. With ``command``, the one that
         the user gave to have this very stage made ("testbed golden"), it is made again instead.
         """
@@ -220,7 +221,8 @@ class RunFolder:
                 if command is None:
                     raise
         start = time.perf_counter()
-        facts = dict(build() or {})
+        built = build()
+        facts = built.to_json() if isinstance(built, Form) else dict(built or {})
         self.manifest["stages"][name] = {
             "inputs": json.loads(json.dumps(inputs)),
             "outputs": {file: sha256_file(self.path / file) for file in files},

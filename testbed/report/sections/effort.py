@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from testbed.campaign.proofs import WHOLE, AttentionRecord, Proof, SuffixRecord, WeightRecord
 from testbed.report.formatting import count, percent
 from testbed.report.read.evidence import Evidence
 
@@ -61,6 +62,7 @@ def effort(evidence: Evidence) -> Effort:
         ways = legs.setdefault(leg, {})
         for way, found in record["how"].items():
             ways[way] = ways.get(way, 0) + found["rows"]
+    proofs = [Proof.of(key, found) for key, found in evidence.summary["evaluated_by"].items()]
     occurring = [way for way in _WAYS if any(way in ways for ways in legs.values())]
     failures = evidence.summary["failures"]
     return Effort(
@@ -70,7 +72,7 @@ def effort(evidence: Evidence) -> Effort:
             EvaluationShares(*_WAYS[way], tuple(_share(legs[leg], way, totals[leg]) for leg in legs))
             for way in occurring
         ),
-        proofs=tuple((_proven(key), _proof(found)) for key, found in evidence.summary["evaluated_by"].items()),
+        proofs=tuple((_leg(proof.target, proof.where), _proof(proof)) for proof in proofs),
         dues=tuple(_dues(records)),
         failures=tuple(_counted(failures[name], *words) for name, words in _FAILURES.items() if failures[name]),
         refused=tuple(failures["refused"]),
@@ -83,12 +85,6 @@ def _share(ways: Mapping[str, int], way: str, total: int) -> float | None:
 
 def _leg(target: str, where: str) -> str:
     return f"{target}, {'activations' if where == 'activation' else 'weights'}"
-
-
-def _proven(key: str) -> str:
-    """The gates keep those of weights under "model.weight"."""
-    target, _, where = key.partition(".")
-    return _leg(target, where or "activation")
 
 
 def _dues(records: list[Record]) -> Iterator[str]:
@@ -104,38 +100,41 @@ def _counted(number: int, one: str, several: str) -> str:
     return f"{count(number)} {one if number == 1 else several}"
 
 
-def _proof(found: Record) -> str:
+def _proof(proof: Proof) -> str:
     """What the gate of this target's evaluation saw, in a sentence."""
-    record = found.get("record") or {}
-    if found["by"] == "suffix" and "ways" in record:
-        return _suffix(record)
-    if found["by"] == "suffix":
-        return f"{count(record.get('faults'))} sampled faults gave the bits of the whole engine both ways."
-    if found["by"] == "attention":
-        return _attention(record)
-    return f"Everything was run for every fault: {found.get('why') or 'nothing faster is known'}."
+    if proof.by == WHOLE:
+        return f"Everything was run for every fault: {proof.why or 'nothing faster is known'}."
+    match proof.seen:
+        case SuffixRecord() as record:
+            return _suffix(record)
+        case AttentionRecord() as record:
+            return _attention(record)
+        case WeightRecord() as record:
+            return f"{count(record.faults)} sampled faults gave the bits of the whole engine both ways."
+        case None:
+            return "The gates recorded nothing of it."
 
 
-def _suffix(record: Record) -> str:
-    wrong = sum(way["mismatches"] for way in record["ways"].values())
-    off = [name for name in ("last", "inside", "rows", "dead") if not record["plan"].get(name, True)]
+def _suffix(record: SuffixRecord) -> str:
+    plan = record.plan or {}
+    off = [name for name in ("last", "inside", "rows", "dead") if not plan.get(name, True)]
     without = f" Left off, as their bits differed or they gained nothing: {', '.join(off)}." if off else ""
-    dead = record["ways"].get("dead")
-    run = f", {count(dead['rows'])} of them taken for dead and run all the same" if dead else ""
+    dead = record.ways.get("dead")
+    run = f", {count(dead.rows)} of them taken for dead and run all the same" if dead else ""
     return (
-        f"{count(record['rows'])} sampled faults by {len(record['ways'])} ways{run}: {count(wrong)} differ from the whole"
-        f" engine in any bit; nor do {count(record['golden_images'])} fault-free images"
-        f" ({count(record['golden_mismatches'])} differ).{without}"
+        f"{count(record.rows)} sampled faults by {len(record.ways)} ways{run}: {count(record.mismatches)} differ from the"
+        f" whole engine in any bit; nor do {count(record.golden_images)} fault-free images"
+        f" ({count(record.golden_mismatches)} differ).{without}"
     )
 
 
-def _attention(record: Record) -> str:
-    sites = record["sites"]
-    faults = sum(site["faults"] for site in sites.values())
+def _attention(record: AttentionRecord) -> str:
+    sites = record.sites
+    faults = sum(site.faults for site in sites.values())
     paths: dict[str, list[str]] = {}
     for name, site in sites.items():
-        paths.setdefault(site["path"], []).append(name)
+        paths.setdefault(site.path, []).append(name)
     told = "; ".join(f"{path} for {', '.join(names)}" for path, names in paths.items())
-    shares = [site["incremental"] for site in sites.values() if site.get("incremental") is not None]
+    shares = [site.incremental for site in sites.values() if site.incremental is not None]
     bound = f" Incremental results used at most {percent(max(shares))} of their error bound." if shares else ""
     return f"{count(faults)} sampled faults, the exact paths bit for bit against the whole engine: {told}.{bound}"

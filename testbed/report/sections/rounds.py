@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -10,6 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from testbed.campaign.facts import DomainFacts, RoundFacts, StopFacts
 from testbed.campaign.results.progress import widest_domain
 from testbed.report.charts.axis import LogAxis
 from testbed.report.charts.curve import Curve, CurvePoint, PlotFrame, Rule, chart
@@ -52,45 +52,37 @@ class Rounds:
 
 def rounds(evidence: Evidence) -> Rounds | None:
     """None for a campaign that planned all its faults at once."""
-    stop = evidence.summary["stop"]
-    if not stop or not stop["history"]:
+    if not evidence.summary["stop"]:
         return None
-    looks = tuple(_look(record, stop["per"]) for record in stop["history"])
-    figures = [_figure(looks, [look.faults for look in looks], stop["margin"], "faults")]
+    stop = StopFacts.model_validate(evidence.summary["stop"])
+    looks = tuple(_look(done, stop.per) for done in stop.history)
+    figures = [_figure(looks, [look.faults for look in looks], stop.margin, "faults")]
     seconds = [look.seconds for look in looks if look.seconds is not None]
     if len(seconds) == len(looks) and seconds[0] > 0 and all(a < b for a, b in pairwise(seconds)):
-        figures.append(_figure(looks, seconds, stop["margin"], "time"))
-    return Rounds(_told(evidence, stop, looks), looks, len(stop["history"][-1]["domains"]), tuple(figures))
+        figures.append(_figure(looks, seconds, stop.margin, "time"))
+    return Rounds(_told(evidence, stop, looks), looks, len(stop.history[-1].domains), tuple(figures))
 
 
-def _look(record: Record, per: str) -> Look:
-    widest = max(record["domains"], key=lambda domain: float(domain["half_width"]))
-    return Look(
-        record["round"],
-        record["faults"],
-        record["seconds"],
-        widest["half_width"],
-        record["widest"],
-        _part(widest, per),
-        record["open"],
-    )
+def _look(done: RoundFacts, per: str) -> Look:
+    widest = max(done.domains, key=lambda domain: domain.half_width)
+    return Look(done.round, done.faults, done.seconds, widest.half_width, done.widest, _part(widest, per), done.open)
 
 
-def _part(domain: Record, per: str) -> str:
+def _part(domain: DomainFacts, per: str) -> str:
     """ "activation bit flips, block 3"."""
-    op = domain["op"] if domain["pattern"] == "single" else f"{domain['op']} x {domain['pattern']}"
-    named = [f"{domain['where']} {model_name(op)}"]
+    op = domain.op if domain.pattern == "single" else f"{domain.op} x {domain.pattern}"
+    named = [f"{domain.where} {model_name(op)}"]
     for dimension in per.split(" x ") if per != "all" else ():
-        value = domain.get(dimension.strip())
+        value = domain.value(dimension.strip())
         named.append(f"outside the {dimension}s" if value is None else f"{dimension} {value}")
     return ", ".join(named)
 
 
-def _told(evidence: Evidence, stop: Record, looks: Sequence[Look]) -> str:
-    confidence = stop["confidence"] or evidence.summary["confidence"]
-    per = "one rate per fault model" if stop["per"] == "all" else f"a rate per {stop['per']} and fault model"
+def _told(evidence: Evidence, stop: StopFacts, looks: Sequence[Look]) -> str:
+    confidence = stop.confidence or evidence.summary["confidence"]
+    per = "one rate per fault model" if stop.per == "all" else f"a rate per {stop.per} and fault model"
     asked = (
-        f"Asked for: {per} of {MEASURE_NAMES[stop['measure']]}, each to ± {percent(stop['margin'])}"
+        f"Asked for: {per} of {MEASURE_NAMES[stop.measure]}, each to ± {percent(stop.margin)}"
         f" at {percent(confidence)} confidence."
     )
     return f"{asked} {_outcome(stop).capitalize()}."
@@ -98,26 +90,26 @@ def _told(evidence: Evidence, stop: Record, looks: Sequence[Look]) -> str:
 
 def stop_verdict(summary: Record) -> str | None:
     """Whether an adaptive campaign came to its margin, and the part it knows least of; None for any other campaign."""
-    stop = summary["stop"]
-    if not stop or not stop["history"]:
+    if not summary["stop"]:
         return None
-    widest = widest_domain(stop["history"][-1]["domains"], stop, summary["confidence"])
+    stop = StopFacts.model_validate(summary["stop"])
+    widest = widest_domain(stop.history[-1].domains, stop, summary["confidence"])
     return (
-        f"{_outcome(stop)}; widest: ±{100 * widest.halfwidth:.2g} points of {MEASURE_NAMES[stop['measure']]} at"
-        f" {100 * widest.confidence:g} %, asked for ±{100 * stop['margin']:g}, {widest.group} ({widest.faults:,} faults)"
+        f"{_outcome(stop)}; widest: ±{100 * widest.halfwidth:.2g} points of {MEASURE_NAMES[stop.measure]} at"
+        f" {100 * widest.confidence:g} %, asked for ±{100 * stop.margin:g}, {widest.group} ({widest.faults:,} faults)"
     )
 
 
-def _outcome(stop: Record) -> str:
+def _outcome(stop: StopFacts) -> str:
     """ "reached after 5 rounds and 12,345 faults"."""
-    rounds, faults = len(stop["history"]), stop["history"][-1]["faults"]
+    rounds, faults = len(stop.history), stop.history[-1].faults
     end = f"reached after {rounds} {'round' if rounds == 1 else 'rounds'} and {count(faults)} faults"
-    if stop["met"]:
+    if stop.met:
         return end
-    if (most := stop.get("max_faults")) is not None and faults >= most:
+    if (most := stop.max_faults) is not None and faults >= most:
         why = f"max_faults = {most} came first"
-    elif rounds >= stop.get("max_rounds", math.inf):
-        why = f"max_rounds = {stop['max_rounds']} came first"
+    elif stop.max_rounds is not None and rounds >= stop.max_rounds:
+        why = f"max_rounds = {stop.max_rounds} came first"
     else:
         why = "there were no more faults to draw"
     return f"not {end}: {why}"

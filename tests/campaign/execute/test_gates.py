@@ -63,15 +63,15 @@ def tamper(path: Path, tensor: str, change: float) -> None:
 def test_a_sound_engine_passes(campaign: Campaign) -> None:
     forget_gates(campaign.folder)
     facts = campaign.gate()
-    assert facts["zero_fault"]["mismatches"] == 0
+    assert facts.zero_fault.mismatches == 0
     weights = len(campaign.preparation.table("model").select("weight", ["*.fc1.weight", "head.bias"]))
     attention = len(campaign.preparation.table("attention").select("weight", ["*"]))
-    assert facts["zero_fault"]["rows"] == 2 * 64 + (weights + attention) * 6
-    assert facts["drift"]["max_abs_diff"] <= facts["drift"]["bound"] == 1e-5
-    assert {(record["target"], record["pair"]) for record in facts["parity"]} >= {
+    assert facts.zero_fault.rows == 2 * 64 + (weights + attention) * 6
+    assert facts.drift.max_abs_diff <= facts.drift.bound == 1e-5
+    assert {(found.target, found.pair) for found in facts.parity} >= {
         (target, pair) for target in ("model", "attention") for pair in ("torch-plain", "plain-twin")
     }
-    assert all(record["top1_agreement"] == 1 for record in facts["parity"] if record["target"] == "model")
+    assert all(found.top1_agreement == 1 for found in facts.parity if found.target == "model")
 
 
 def test_a_twin_that_computes_something_else_is_stopped(campaign: Campaign) -> None:
@@ -156,11 +156,11 @@ def test_the_accuracy_gate_stops_before_anything_is_exported(
 
 def test_no_weight_of_a_sound_engine_is_left_out(campaign: Campaign) -> None:
     forget_gates(campaign.folder)
-    weights = campaign.gate()["weights"]
+    weights = campaign.gate().weights
     assert set(weights) == {"model", "attention"}
     for target, found in weights.items():
-        assert found["left_out"] == []
-        assert 0 < found["compared"] <= found["tensors"], target
+        assert found.left_out == []
+        assert 0 < found.compared <= found.tensors, target
 
 
 def test_weights_left_out_are_not_planned_and_are_told(
@@ -290,6 +290,6 @@ def test_exclusions_that_no_site_answers_to_are_told(campaign: Campaign) -> None
     faults = list(campaign.spec.faults)
     faults[1] = section.model_copy(update={"sites": (*section.sites, "!head.bias.scale")})
     campaign.spec = campaign.place.spec = campaign.spec.model_copy(update={"faults": tuple(faults)})
-    assert campaign.gate()["notes"] == [
+    assert campaign.gate().notes == [
         "'!head.bias.scale' excludes no weight of model: there is none of that name in fp32"
     ]

@@ -26,6 +26,7 @@ from testbed.campaign.evaluate.attention.rows import FaultyElements, RowPath
 from testbed.campaign.evaluate.attention.stage_engines import Sizes, StageEngines
 from testbed.campaign.evaluate.attention.suffix import SuffixPath
 from testbed.campaign.evaluate.contract import Evaluated, Evaluator, Injections, NotDeterministic
+from testbed.campaign.proofs import AttentionRecord
 from testbed.core.arrays import Float32s, Float64s, Int64s
 from testbed.core.outcome import How
 from testbed.instrument.ports.feed import NO_SITE
@@ -45,12 +46,9 @@ class AttentionPaths:
     sizes: Sizes
 
     @classmethod
-    def of(cls, record: Mapping[str, Any]) -> AttentionPaths:
-        """What a record of `attention_gate.prove` allows. Raises ValueError, KeyError or TypeError for what is none."""
-        sizes = record["sizes"]
-        if not all(type(size) is int and size > 0 for stage in sizes.values() for size in stage):
-            raise ValueError("a size is no positive number")
-        return cls({kind: site["path"] for kind, site in record["sites"].items()}, sizes)
+    def of(cls, record: AttentionRecord) -> AttentionPaths:
+        """What the gate (`testbed.campaign.evaluate.attention.gate.prove`) allows."""
+        return cls({kind: site.path for kind, site in record.sites.items()}, record.sizes)
 
     @property
     def useful(self) -> bool:

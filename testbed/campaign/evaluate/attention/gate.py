@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +15,7 @@ from testbed.campaign.evaluate.attention.rows import USES, FaultyElements
 from testbed.campaign.evaluate.attention.stage_engines import Sizes, proven
 from testbed.campaign.evaluate.contract import Evaluator, Injections, NotDeterministic
 from testbed.campaign.evaluate.suffix.sample import loud_words
+from testbed.campaign.proofs import AttentionRecord, SiteProof
 from testbed.core.arrays import Float32s
 from testbed.core.errors import EngineError
 from testbed.instrument.ports.feed import PortFeed
@@ -25,8 +25,8 @@ _IMAGES = 2
 _EXACT_PATHS = ("rows", "suffix")
 
 
-def prove(target: AttentionTarget, fallback: Evaluator, images: int, seed: int, faults: int = 48) -> dict[str, Any]:
-    """A JSON-ready record, applied anywhere with `AttentionPaths.of`; whatever fails stays off.
+def prove(target: AttentionTarget, fallback: Evaluator, images: int, seed: int, faults: int = 48) -> AttentionRecord:
+    """What was seen, applied anywhere with `AttentionPaths.of`; whatever fails stays off.
 
     images: how many the campaign names; faults: single random bits that are tried per site and path. Sizes of stages are
     tried on golden rows, then paths on faults, all against the whole twin (``fallback``), bit for bit (two NaN are the
@@ -38,12 +38,12 @@ def prove(target: AttentionTarget, fallback: Evaluator, images: int, seed: int, 
     try:
         goldens = source.load(rows)
     except (EngineError, NotDeterministic) as error:
-        return {"sizes": {}, "sites": {}, "why": str(error)}
+        return AttentionRecord(sizes={}, sites={}, why=str(error))
     finally:
         source.close()
     sizes = proven(stages(target.plain, target.sites), target.open, list(goldens.values()), seed)
     sites = {kind: _proved(target, fallback, kind, sizes, goldens, faults, rng) for kind in KINDS}
-    return {"sizes": {use: list(found) for use, found in sizes.items()}, "sites": sites, "why": ""}
+    return AttentionRecord(sizes={use: list(found) for use, found in sizes.items()}, sites=sites, why="")
 
 
 def _proved(
@@ -54,31 +54,31 @@ def _proved(
     goldens: dict[int, ImageGolden],
     faults: int,
     rng: np.random.Generator,
-) -> dict[str, Any]:
+) -> SiteProof:
     """The site's path, and what was seen of each that was tried: mismatching faults, or the share of the bound used."""
     strikes = random_flips(target, kind, goldens, faults, rng, loud=1 / 3)
     wanted = _outputs(fallback, strikes)
-    record: dict[str, Any] = {"path": "whole", "faults": faults}
+    proven, seen = "whole", dict[str, int | str]()
     for path in _EXACT_PATHS:
         lacking = [use for use in USES[kind] if not sizes[use]]
         if path == "rows" and lacking:
-            record[path] = f"no number of rows or columns gives the whole twin's bits: {', '.join(lacking)}"
+            seen[path] = f"no number of rows or columns gives the whole twin's bits: {', '.join(lacking)}"
             continue
         try:
             found = _evaluated(target, fallback, AttentionPaths({kind: path}, sizes), strikes)
         except (EngineError, NotDeterministic) as error:
-            record[path] = str(error)
+            seen[path] = str(error)
             continue
-        record[path] = int((~_same(found, wanted)).sum())
-        if not record[path]:
-            record["path"] = path
+        seen[path] = int((~_same(found, wanted)).sum())
+        if not seen[path]:
+            proven = path
             break
-    if record["path"] == "rows" and kind in CHANGES:
-        share = _share_of_bound(target, fallback, kind, sizes, strikes, wanted, goldens)
-        record["incremental"] = share
-        if share is not None and share <= 1:
-            record["path"] = "incremental"
-    return record
+    if proven != "rows" or kind not in CHANGES:
+        return SiteProof.model_validate({"path": proven, "faults": faults, **seen})
+    share = _share_of_bound(target, fallback, kind, sizes, strikes, wanted, goldens)
+    if share is not None and share <= 1:
+        proven = "incremental"
+    return SiteProof.model_validate({"path": proven, "faults": faults, **seen, "incremental": share})
 
 
 def random_flips(

@@ -12,13 +12,13 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.campaign.evaluate.contract import Evaluated, Evaluator, Injections, check_live, same_words
+from testbed.campaign.evaluate.contract import Evaluated, Evaluator, Injections, OpenPart, check_live, same_words
 from testbed.campaign.evaluate.suffix.costs import Costs
 from testbed.campaign.evaluate.suffix.entries import SuffixEntry, read_words, write_words
 from testbed.campaign.evaluate.suffix.golden import SuffixGoldens
 from testbed.campaign.evaluate.suffix.replay import Replay, ReplayContext, chunks, replayed
 from testbed.campaign.evaluate.suffix.routes import Routes, Way
-from testbed.campaign.evaluate.suffix.segments import OpenSegment, Segments
+from testbed.campaign.evaluate.suffix.segments import Segments
 from testbed.campaign.evaluate.suffix.shortcuts import Shortcuts
 from testbed.campaign.folder.images import Inputs
 from testbed.core.outcome import How
@@ -36,7 +36,7 @@ class SuffixEvaluator:
         self,
         stages: Stages,
         plan: Shortcuts,
-        open_: OpenSegment,
+        open_: OpenPart,
         whole: Evaluator,
         inputs: Inputs,
         images: int,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +13,7 @@ from testbed.campaign.evaluate.suffix.evaluator import SuffixEvaluator
 from testbed.campaign.evaluate.suffix.routes import Way
 from testbed.campaign.evaluate.suffix.sample import sample
 from testbed.campaign.evaluate.suffix.shortcuts import BARE, SHORTCUTS, Shortcuts
+from testbed.campaign.proofs import SuffixRecord, SuffixTrial, WayCheck
 from testbed.core.arrays import Words32
 from testbed.core.errors import EngineError
 from testbed.core.site import Site
@@ -29,10 +29,10 @@ _COARSE = 4
 
 @dataclass(frozen=True)
 class SuffixProof:
-    """``plan``: what may be used; None where nothing may, and the whole twin is run. ``record``: JSON-ready."""
+    """``plan``: what may be used; None where nothing may, and the whole twin is run. ``record``: what was seen."""
 
     plan: Shortcuts | None
-    record: dict[str, Any]
+    record: SuffixRecord
 
 
 @dataclass
@@ -70,7 +70,7 @@ def prove(
     twin fails.
     """
     wanted: tuple[Injections, NDArray[np.float32]] | None = None
-    tried: list[dict[str, Any]] = []
+    tried: list[SuffixTrial] = []
 
     def trial(plan: Shortcuts) -> _Trial:
         nonlocal wanted
@@ -90,19 +90,19 @@ def prove(
             found.error = str(error)
         finally:
             evaluator.close()
-        tried.append({"plan": plan.record(), "passed": found.passed, "wrong": found.told()})
+        tried.append(SuffixTrial(plan=plan.record(), passed=found.passed, wrong=found.told()))
         return found
 
     plan, last = _search(trial)
-    record = {
-        "plan": None if plan is None else plan.record(),
-        "golden_images": images,
-        "golden_mismatches": last.golden,
-        "rows": sum(rows for rows, _ in last.ways.values()),
-        "ways": {way: {"rows": rows, "mismatches": wrong} for way, (rows, wrong) in sorted(last.ways.items())},
-        "tried": tried,
-        "error": last.error,
-    }
+    record = SuffixRecord(
+        plan=None if plan is None else plan.record(),
+        golden_images=images,
+        golden_mismatches=last.golden,
+        rows=sum(rows for rows, _ in last.ways.values()),
+        ways={way: WayCheck(rows=rows, mismatches=wrong) for way, (rows, wrong) in sorted(last.ways.items())},
+        tried=tried,
+        error=last.error,
+    )
     return SuffixProof(plan, record)
 
 

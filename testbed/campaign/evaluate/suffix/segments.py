@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
+from testbed.campaign.evaluate.contract import OpenPart
 from testbed.campaign.evaluate.suffix.shortcuts import Shortcuts
 from testbed.core.arrays import Words32
 from testbed.core.site import Site, SiteTable
@@ -24,8 +25,6 @@ from testbed.instrument.cut.tokens import ROWS, Need, Restricted, restricted
 from testbed.instrument.ports.feed import NO_SITE, PortFeed, live_words
 from testbed.instrument.ports.insertion import instrument
 
-OpenSegment = Callable[[bytes, int, bool], Runner]
-"""(ONNX file, largest batch, whether its weights are to be struck) -> an engine of the campaign's kind."""
 Arrays = Mapping[str, NDArray]
 _COPIES = 2  # of each weight: engines keep the file's beside the one that they packed
 ROW_BATCH = 16
@@ -86,7 +85,7 @@ class Segments:
     per suffix. Where that takes too much, suffixes end at fixed blocks, and go on in the next one's engine.
     """
 
-    def __init__(self, stages: Stages, plan: Shortcuts, open_: OpenSegment, batch: int, weight_bytes: int) -> None:
+    def __init__(self, stages: Stages, plan: Shortcuts, open_: OpenPart, batch: int, weight_bytes: int) -> None:
         self.stages, self.plan, self.batch = stages, plan, batch
         self.clock = Clock()
         self.row_batch = max(batch, ROW_BATCH)
@@ -209,12 +208,12 @@ class Segments:
         for name, number in table.ports.items():
             port_of[whole.ports[name]] = number
         model = instrument(proto.SerializeToString(), table).SerializeToString()
-        runner = self._open(model, batch, False)
+        runner = self._open(model, batch=batch)
         return PortedSegment(runner, tuple(inputs), self.clock, table=table, port_of=port_of)
 
 
 def opaque_segment(
-    open_: OpenSegment,
+    open_: OpenPart,
     proto: ModelProto,
     inputs: Sequence[str],
     sites: Iterable[Site],
@@ -227,7 +226,7 @@ def opaque_segment(
     model = opaque(proto, {site.tensor: shapes.get(site.tensor, site.shape) for site in sites})
     constants = {FLAT: FLAT_SHAPE} if any(v.name == FLAT for v in model.graph.input) else {}
     weights = frozenset(tensor.name for tensor in proto.graph.initializer)
-    runner = open_(model.SerializeToString(), batch, mutable)
+    runner = open_(model.SerializeToString(), batch=batch, mutable_weights=mutable)
     return PortedSegment(runner, tuple(inputs), clock, constants, weights)
 
 

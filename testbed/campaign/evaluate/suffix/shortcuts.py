@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
+from pydantic import JsonValue
+
 from testbed.core.errors import StaleArtefact
 
 Style = Literal["opaque", "ported"]
@@ -30,7 +32,7 @@ class Shortcuts:
     def with_(self, **changes: Any) -> Shortcuts:
         return replace(self, **changes)
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> dict[str, JsonValue]:
         return asdict(self)
 
     @classmethod

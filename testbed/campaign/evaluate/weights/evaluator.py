@@ -6,7 +6,7 @@ engine is rebuilt. The bits are those of the whole engine with weights that can 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
@@ -15,9 +15,10 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
+from pydantic import JsonValue
 
-from testbed.campaign.evaluate.contract import FaultyRun, RunWhole, WordChanges
-from testbed.campaign.evaluate.suffix.segments import Clock, OpenSegment, Segment, group_ends
+from testbed.campaign.evaluate.contract import FaultyRun, OpenPart, RunWhole, WordChanges
+from testbed.campaign.evaluate.suffix.segments import Clock, Segment, group_ends
 from testbed.campaign.evaluate.weights.entry_points import EntryPoints, may_fuse
 from testbed.campaign.folder.images import Inputs
 from testbed.core.errors import StaleArtefact
@@ -43,11 +44,11 @@ class WeightShortcuts:
     start: Start = "weight"
     last: bool = True
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> dict[str, JsonValue]:
         return asdict(self)
 
     @classmethod
-    def from_record(cls, values: dict[str, Any]) -> WeightShortcuts:
+    def from_record(cls, values: Mapping[str, Any]) -> WeightShortcuts:
         """Raises StaleArtefact for a record that another version wrote."""
         if set(values) != {f.name for f in fields(cls)} or values["start"] not in get_args(Start):
             raise StaleArtefact(
@@ -64,7 +65,7 @@ class WeightSuffix:
         self,
         stages: Stages,
         plan: WeightShortcuts,
-        open_: OpenSegment,
+        open_: OpenPart,
         whole: RunWhole,
         inputs: Inputs,
         images: int,
@@ -190,5 +191,5 @@ class WeightSuffix:
 
     def _piece(self, proto: ModelProto, start: str) -> Segment:
         weights = frozenset(tensor.name for tensor in proto.graph.initializer)
-        runner = self._open(proto.SerializeToString(), self._batch, True)
+        runner = self._open(proto.SerializeToString(), batch=self._batch, mutable_weights=True)
         return Segment(runner, (start,), self._clock, weights=weights)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from testbed.campaign.evaluate.contract import FaultyRun, RunWhole, same_words
 from testbed.campaign.evaluate.weights.evaluator import WeightShortcuts, WeightSuffix
+from testbed.campaign.proofs import WeightRecord, WeightTrial
 from testbed.core.errors import EngineError
 from testbed.core.site import Site
 from testbed.engines.runner import WeightFault
@@ -32,10 +32,10 @@ _NAMELESS = 6  # tensors of a kind whose names say only where the exporter count
 
 @dataclass(frozen=True)
 class WeightProof:
-    """``plan``: what may be used; None where nothing may. ``record``: JSON-ready."""
+    """``plan``: what may be used; None where nothing may. ``record``: what was seen."""
 
     plan: WeightShortcuts | None
-    record: dict[str, Any]
+    record: WeightRecord
 
 
 def prove_weights(
@@ -51,12 +51,12 @@ def prove_weights(
     faults = list(_sample(sites, per_site_kind, seed))
     wanted = [whole(fault) for fault in faults]
     golden = whole([]).outputs
-    tried: list[dict[str, Any]] = []
+    tried: list[WeightTrial] = []
     for plan in _PLANS:
         try:
             suffix = make(plan)
         except CannotCut as error:
-            tried.append({"plan": plan.record(), "wrong": str(error)})
+            tried.append(WeightTrial(plan=plan.record(), wrong=str(error)))
             continue
         try:
             wrong = _wrong(suffix, faults, wanted, golden)
@@ -64,10 +64,10 @@ def prove_weights(
             wrong = str(error)
         finally:
             suffix.close()
-        tried.append({"plan": plan.record(), "wrong": wrong})
+        tried.append(WeightTrial(plan=plan.record(), wrong=wrong))
         if not wrong:
-            return WeightProof(plan, {"plan": plan.record(), "faults": len(faults), "tried": tried})
-    return WeightProof(None, {"plan": None, "faults": len(faults), "tried": tried})
+            return WeightProof(plan, WeightRecord(plan=plan.record(), faults=len(faults), tried=tried))
+    return WeightProof(None, WeightRecord(plan=None, faults=len(faults), tried=tried))
 
 
 def _wrong(suffix: WeightSuffix, faults: list[list[WeightFault]], wanted: list[FaultyRun], golden: NDArray) -> str:

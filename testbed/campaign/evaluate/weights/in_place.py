@@ -12,14 +12,14 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, numpy_helper
 
+from testbed.campaign.facts import LeftOut, WeightGate
 from testbed.campaign.files import Files
 from testbed.campaign.folder.engine import CampaignEngine
 from testbed.campaign.folder.workplace import Workplace
@@ -51,36 +51,6 @@ Rebuild = Callable[[bytes], Runner]
 """The content of a plain ONNX file -> an engine with weights that can be struck, built as the bench's own."""
 
 
-@dataclass(frozen=True)
-class LeftOut:
-    """A tensor that is not struck, and why."""
-
-    target: str
-    site: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class WeightGate:
-    """``compared``: tensors of which a fault in place was compared with a rebuilt engine; none where a rebuilt one gives
-    other bits without any fault."""
-
-    tensors: int
-    compared: int
-    left_out: tuple[LeftOut, ...]
-
-    def record(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return asdict(self) | {"left_out": [asdict(left_out) for left_out in self.left_out]}
-
-    def by_reason(self) -> dict[str, list[str]]:
-        """Names of the sites left out, by why they are."""
-        names: dict[str, list[str]] = {}
-        for left_out in self.left_out:
-            names.setdefault(left_out.reason, []).append(left_out.site)
-        return names
-
-
 def weight_gate(
     bench: CampaignEngine,
     sites: Sequence[Site],
@@ -109,10 +79,10 @@ def weight_gate(
         reason = _judged(bench, file, site, silent, seed) if wanted else UNHEARD if silent else None
         compared += wanted
         if reason is not None:
-            left_out.append(LeftOut(bench.target, site.name, reason))
+            left_out.append(LeftOut(target=bench.target, site=site.name, reason=reason))
         advance(1)
     check_restored(bench)
-    return WeightGate(len(sites), compared, tuple(left_out))
+    return WeightGate(tensors=len(sites), compared=compared, left_out=left_out)
 
 
 def weight_gate_of(

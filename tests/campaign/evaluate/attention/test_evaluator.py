@@ -24,6 +24,7 @@ from testbed.campaign.evaluate.contract import Injections, NotDeterministic
 from testbed.campaign.evaluate.whole import WholeTwin
 from testbed.campaign.folder.engine import CampaignEngine
 from testbed.campaign.folder.images import NamedImages
+from testbed.campaign.proofs import AttentionRecord
 from testbed.core.errors import EngineError, UsageError
 from testbed.core.folder.files import sha256_bytes
 from testbed.core.outcome import How
@@ -268,7 +269,9 @@ class TestGate:
     @pytest.mark.parametrize("backend", ["ort-cpu", "openvino", "torch"])
     def test_what_is_proven_on_an_engine_gives_its_whole_twins_outcomes(self, backend: str) -> None:
         subject = case(backend=backend, bias=False)
-        record = json.loads(json.dumps(prove(subject.target, subject.whole, IMAGES, seed=7)))
+        record = AttentionRecord.model_validate(
+            json.loads(json.dumps(prove(subject.target, subject.whole, IMAGES, seed=7).to_json()))
+        )
         paths = AttentionPaths.of(record)
         assert paths.useful
         if backend == "ort-cpu":
@@ -286,7 +289,7 @@ class TestGate:
         honest = plain_case.target.open
         target = replace(plain_case.target, open=lambda model: Rounding(honest(model), only_parts=True))
         record = prove(target, plain_case.whole, IMAGES, seed=7)
-        assert not any(record["sizes"].values())
+        assert not any(record.sizes.values())
         paths = AttentionPaths.of(record).path
         assert paths == dict.fromkeys(KINDS, "suffix") | {"proj": "rows"}
 
@@ -301,7 +304,7 @@ class TestGate:
             raise EngineError("no")
 
         record = prove(replace(plain_case.target, open=refusing), plain_case.whole, IMAGES, seed=7)
-        assert record["why"] == "no"
+        assert record.why == "no"
         assert not AttentionPaths.of(record).useful
 
     def test_results_outside_their_bound_switch_incremental_evaluation_off(

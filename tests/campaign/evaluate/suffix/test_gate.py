@@ -38,9 +38,9 @@ def proof(model: Lab) -> SuffixProof:
 def test_everything_is_on_where_all_bits_are_the_same(name: str) -> None:
     found = proof(Lab(exported(name)))
     assert found.plan == Shortcuts()
-    assert found.record["golden_mismatches"] == 0
-    assert not any(way["mismatches"] for way in found.record["ways"].values())
-    assert found.record["rows"] >= 4 * len({site.kind for site in Lab(exported(name)).sites()})
+    assert found.record.golden_mismatches == 0
+    assert not any(way.mismatches for way in found.record.ways.values())
+    assert found.record.rows >= 4 * len({site.kind for site in Lab(exported(name)).sites()})
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
@@ -60,7 +60,7 @@ def test_in_other_precisions_what_the_gate_lets_through_holds(precision: str) ->
 
 def test_the_record_is_json_and_gives_the_plan_back(model: Lab) -> None:
     found = proof(model)
-    assert Shortcuts.from_record(json.loads(json.dumps(found.record))["plan"]) == found.plan
+    assert Shortcuts.from_record(json.loads(json.dumps(found.record.to_json()))["plan"]) == found.plan
     with pytest.raises(StaleArtefact, match="redo gates"):
         Shortcuts.from_record({"style": "opaque"})
 
@@ -68,7 +68,7 @@ def test_the_record_is_json_and_gives_the_plan_back(model: Lab) -> None:
 def test_the_sample_is_seeded_and_has_dead_faults_among_it(model: Lab) -> None:
     one, two = proof(model).record, proof(model).record
     assert one == two
-    assert one["ways"]["dead"]["rows"] > 0
+    assert one.ways["dead"].rows > 0
 
 
 def off_by_a_bit(values: NDArray) -> NDArray:
@@ -86,7 +86,7 @@ def test_rows_that_differ_are_switched_off_alone(model: Lab, monkeypatch: pytest
     monkeypatch.setattr(RowRunner, "_row", wrong)
     found = proof(model)
     assert found.plan == Shortcuts(rows=False)
-    assert any(not tried["passed"] for tried in found.record["tried"])
+    assert any(not tried.passed for tried in found.record.tried)
 
 
 def test_rows_that_the_engine_computes_otherwise_are_switched_off_alone(
@@ -188,24 +188,24 @@ def test_where_nothing_gives_the_same_bits_the_whole_is_run(model: Lab, monkeypa
     monkeypatch.setattr(SuffixEvaluator, "evaluate", wrong)
     found = proof(model)
     assert found.plan is None
-    assert found.record["plan"] is None
-    assert len(found.record["tried"]) == 3
+    assert found.record.plan is None
+    assert len(found.record.tried) == 3
 
 
 def test_an_engine_that_refuses_pieces_leaves_the_whole(model: Lab) -> None:
     class Refusing(Lab):
-        def open(self, model: bytes, batch: int, mutable: bool) -> Any:
+        def open(self, model: bytes, *, batch: int | None = None, mutable_weights: bool = False) -> Any:
             if self.opened:
                 raise EngineError("no part of a model for me")
-            return super().open(model, batch, mutable)
+            return super().open(model, batch=batch, mutable_weights=mutable_weights)
 
     found = proof(Refusing(exported("pre-norm")))
     assert found.plan is None
-    assert "no part of a model" in found.record["error"]
+    assert "no part of a model" in found.record.error
 
 
 def test_a_plan_from_the_record_works_in_another_place(model: Lab) -> None:
-    plan = Shortcuts.from_record(proof(model).record["plan"])
+    plan = Shortcuts.from_record(proof(model).record.plan or {})
     strikes = model.strikes(50, seed=3)
     found, _ = evaluated(Lab(exported("pre-norm")).evaluator(plan), strikes)
     np.testing.assert_array_equal(bits(found), bits(evaluated(model.whole, strikes)[0]))
@@ -217,6 +217,6 @@ def test_only_what_the_campaign_strikes_is_shown(model: Lab) -> None:
     found = prove(model.evaluator, model.whole, model.live, IMAGES, seed=0, per_site_kind=4, sites=struck)
     assert found.plan == Shortcuts()
     sample_of_two = sample(model.stages.table.ports, struck, model.live, IMAGES, 4, seed=0)
-    assert found.record["rows"] == len(sample_of_two)
+    assert found.record.rows == len(sample_of_two)
     ports = {model.stages.table.ports[site.name] for site in struck}
     assert set(sample_of_two.ports.site.ravel().tolist()) - {NO_SITE} == ports

@@ -28,7 +28,7 @@ class WeightLab(Lab):
 
     @cached_property
     def striker(self) -> Runner:
-        return self.open(self.plain, self.batch, True)
+        return self.open(self.plain, batch=self.batch, mutable_weights=True)
 
     def strike(self, places: Sequence[WeightFault]) -> FaultyRun:
         assert isinstance(self.striker, WeightInjector)
@@ -141,7 +141,7 @@ def test_the_gate_finds_a_plan(backend: str) -> None:
     model = WeightLab(exported("pre-norm"), backend=backend)
     proof = prove_weights(model.suffix, model.strike, model.weights, seed=1, per_site_kind=2)
     assert proof.plan is not None
-    assert WeightShortcuts.from_record(json.loads(json.dumps(proof.record))["plan"]) == proof.plan
+    assert WeightShortcuts.from_record(json.loads(json.dumps(proof.record.to_json()))["plan"]) == proof.plan
     with pytest.raises(StaleArtefact, match="redo gates"):
         WeightShortcuts.from_record({"start": "weight"})
 
@@ -159,14 +159,14 @@ def test_a_last_block_that_differs_is_run_in_full(model: WeightLab, monkeypatch:
     monkeypatch.setattr(suffix_weights, "restricted", wrong)
     proof = prove_weights(model.suffix, model.strike, model.weights, seed=1, per_site_kind=1)
     assert proof.plan == WeightShortcuts(last=False)
-    assert "golden" in proof.record["tried"][0]["wrong"]
+    assert "golden" in proof.record.tried[0].wrong
 
 
 def test_engines_that_do_not_hear_a_struck_weight_stay_off(model: WeightLab) -> None:
     class Deaf(WeightLab):
-        def open(self, file: bytes, batch: int, mutable: bool) -> Runner:
-            runner = super().open(file, batch, mutable)
-            if mutable and file != self.plain:
+        def open(self, model: bytes, *, batch: int | None = None, mutable_weights: bool = False) -> Runner:
+            runner = super().open(model, batch=batch, mutable_weights=mutable_weights)
+            if mutable_weights and model != self.plain:
                 copies = {name: array.copy() for name, array in runner._weights.items()}  # type: ignore[attr-defined]
                 runner.weight = copies.__getitem__  # type: ignore[attr-defined]
             return runner
@@ -174,20 +174,20 @@ def test_engines_that_do_not_hear_a_struck_weight_stay_off(model: WeightLab) -> 
     deaf = Deaf(exported("pre-norm"))
     proof = prove_weights(deaf.suffix, deaf.strike, deaf.weights, seed=1, per_site_kind=2)
     assert proof.plan is None
-    assert "faults" in proof.record["tried"][0]["wrong"]
+    assert "faults" in proof.record.tried[0].wrong
 
 
 def test_an_engine_that_refuses_pieces_leaves_the_whole(model: WeightLab) -> None:
     class Refusing(WeightLab):
-        def open(self, file: bytes, batch: int, mutable: bool) -> Runner:
-            if mutable and file != self.plain:
+        def open(self, model: bytes, *, batch: int | None = None, mutable_weights: bool = False) -> Runner:
+            if mutable_weights and model != self.plain:
                 raise EngineError("no part of a model for me")
-            return super().open(file, batch, mutable)
+            return super().open(model, batch=batch, mutable_weights=mutable_weights)
 
     refusing = Refusing(exported("pre-norm"))
     proof = prove_weights(refusing.suffix, refusing.strike, refusing.weights, seed=1, per_site_kind=1)
     assert proof.plan is None
-    assert "no part" in proof.record["tried"][0]["wrong"]
+    assert "no part" in proof.record.tried[0].wrong
 
 
 def test_the_gate_strikes_only_what_the_campaign_strikes(model: WeightLab) -> None:
@@ -201,11 +201,11 @@ def test_the_gate_strikes_only_what_the_campaign_strikes(model: WeightLab) -> No
     proof = prove_weights(model.suffix, whole, struck, seed=1, per_site_kind=2)
     assert seen == {site.tensor for site in struck}
     assert proof.plan == WeightShortcuts()
-    assert proof.record["faults"] == 2 * 3
+    assert proof.record.faults == 2 * 3
 
 
 def test_tensors_with_numbers_for_names_are_one_kind_and_scalars_get_fewer_faults(model: WeightLab) -> None:
     base = next(site for site in model.weights if site.name == "head.weight")
     scales = [Site(f"val_{number}.scale", "weight", (), tensor=base.tensor) for number in range(40)]
     proof = prove_weights(model.suffix, model.strike, scales, seed=1, per_site_kind=2)
-    assert proof.record["faults"] == 6 * 2
+    assert proof.record.faults == 6 * 2
