@@ -20,7 +20,6 @@ from scipy.stats import binom
 
 from testbed.campaign.folder.images import named_images
 from testbed.campaign.plan.adaptive import AdaptivePlanner
-from testbed.campaign.plan.table import plan_table
 from testbed.campaign.results.reader import ROW_SCHEMA
 from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
 from testbed.campaign.summary.rates import fault_models
@@ -29,6 +28,7 @@ from testbed.core.site import SiteTable
 from testbed.data import load
 from testbed.models.vit import ViT
 from testbed.models.weights import load_model
+from tests.support.plans import plan_table
 
 pytestmark = pytest.mark.slow
 

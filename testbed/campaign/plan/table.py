@@ -107,12 +107,6 @@ def in_parts(faults: Iterable[PlannedFault], first: int = 0) -> Iterator[PlanPar
         yield PlanPart(table_of(rows), _points(several))
 
 
-def plan_table(spec: CampaignSpec, tables: Mapping[str, SiteTable], tier_images: Sequence[Sequence[str]]) -> pa.Table:
-    """The faults of `planned` in one table, for plans that fit in memory."""
-    parts = [part.faults for part in planned(spec, tables, tier_images)]
-    return pa.concat_tables(parts).unify_dictionaries().combine_chunks()
-
-
 def fault_row(
     target: str, site: Site, op: str, bit: int | None, index: int, masks: Masks, image_id: str | None
 ) -> dict[str, Any]:

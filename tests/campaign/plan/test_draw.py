@@ -18,10 +18,11 @@ from scipy.stats import chisquare
 from testbed.campaign.files import PLAN
 from testbed.campaign.folder.images import named_images
 from testbed.campaign.plan.draw import Draw, Stratum, drawn, draws, strata
-from testbed.campaign.plan.table import plan_table, read_plan, write_plan
+from testbed.campaign.plan.table import read_plan, write_plan
 from testbed.campaign.spec.campaign import CampaignSpec, FaultSpec, parse_spec
 from testbed.core.errors import StaleArtefact
 from testbed.core.site import Site, SiteTable
+from tests.support.plans import plan_table
 
 TABLE = SiteTable(
     "model",

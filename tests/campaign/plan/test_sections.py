@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from testbed.campaign.plan.groups import all_strata, grouped
 from testbed.campaign.plan.sections import bits_named, check_sections, sampled_strata
-from testbed.campaign.plan.table import plan_table
 from testbed.campaign.spec.campaign import CampaignSpec, FaultSpec, parse_spec
 from testbed.core.errors import UsageError
 from testbed.core.site import Site, SiteTable
+from tests.support.plans import plan_table
 
 SITES = ("block.0.attn.softmax", "block.0.mlp.fc1", "head")
 TABLE = SiteTable("model", "id", "op", tuple(Site(name, "activation", (3, 2)) for name in SITES))
