@@ -28,7 +28,8 @@ def check_address(address: str, insecure: bool) -> None:
     if not insecure and not is_safe(address):
         raise UsageError(
             f"the scheduler at {address} is neither tls:// nor on this machine: whoever reaches it can run code on this one"
-            " and forge rows; start it with certificates (see "On a cluster" in the documentation), or accept that with --insecure"
+            " and forge rows; start it with certificates (in the documentation: On a cluster), or accept that with"
+            " --insecure"
         )
 
 
