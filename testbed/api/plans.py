@@ -38,7 +38,9 @@ class CampaignPlan:
 
     def _repr_html_(self) -> str:
         columns = list(self.records[0]) if self.records else []
-        rows = [["" if record[name] is None else _told(record[name]) for name in columns] for record in self.records]
+        rows = [
+            ["" if record[name] is None else _format_value(record[name]) for name in columns] for record in self.records
+        ]
         drawn = self.totals["drawn"]
         more = f"; {len(rows) - _SHOWN:,} more parts" if len(rows) > _SHOWN else ""
         return (
@@ -50,5 +52,5 @@ class CampaignPlan:
         )
 
 
-def _told(value: object) -> str:
+def _format_value(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)

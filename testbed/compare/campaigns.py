@@ -32,8 +32,8 @@ def compare_campaigns(first: Path, second: Path) -> dict[str, Any]:
     compared = compare_engines(a, b) if within else compare_roles(a, b)
     return {
         "mode": "engines" if within else "precisions",
-        "a": a.told(),
-        "b": b.told(),
+        "a": a.to_json(),
+        "b": b.to_json(),
         "confidence": a.spec.confidence,
         "headline": {"a": headline(a), "b": headline(b)},
         "notes": list(_notes(a, b)),

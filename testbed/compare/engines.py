@@ -92,10 +92,10 @@ def _agreement(part: pd.DataFrame, confidence: float) -> dict[str, Any]:
         "rows": merged.agreement.n_rows,
         "same_golden_word": float(same_word.mean()),
         "disagreeing_rows": int(merged.counts.sum() - np.trace(merged.counts)),
-        "agreement": _rate(merged.agreement),
+        "agreement": _rate_to_json(merged.agreement),
         "kappa": _kappa(merged.kappa),
         "matrix": _matrix(merged),
-        "agreement_all": _rate(told_apart.agreement),
+        "agreement_all": _rate_to_json(told_apart.agreement),
         "kappa_all": _kappa(told_apart.kappa),
         "matrix_all": _matrix(told_apart),
     }
@@ -111,7 +111,7 @@ def _matrix(found: Agreement) -> dict[str, Any]:
     }
 
 
-def _rate(found: Estimate) -> dict[str, float]:
+def _rate_to_json(found: Estimate) -> dict[str, float]:
     return {"rate": found.rate, "low": found.low, "high": found.high}
 
 

@@ -148,7 +148,7 @@ def _sides(
         if measure == "sdc1" and not has_classes:
             told[measure] = None
             continue
-        told[measure] = {"a": a and _rate(a[measure]), "b": b and _rate(b[measure]), "difference": None}
+        told[measure] = {"a": a and _rate_to_json(a[measure]), "b": b and _rate_to_json(b[measure]), "difference": None}
         if a and b:
             value, low, high = difference(a[measure], b[measure], (joint or {}).get(measure, 0.0))
             told[measure]["difference"] = {"value": value, "low": low, "high": high}
@@ -182,5 +182,5 @@ def _bits(bits: pd.Series) -> list[int]:
     return sorted(int(bit) for bit in bits.unique() if bit >= 0)
 
 
-def _rate(found: Estimate) -> dict[str, float]:
+def _rate_to_json(found: Estimate) -> dict[str, float]:
     return {"rate": found.rate, "low": found.low, "high": found.high}

@@ -108,7 +108,7 @@ class Side:
         frame["population"] = populations_of(frame["fault_id"].to_numpy(np.int64), self.folder / PLAN)
         return frame
 
-    def told(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """What ran, JSON-ready."""
         engine, tolerance = self.spec.engine, self.spec.tolerance
         return {

@@ -76,6 +76,6 @@ class FaultModel(NamedTuple):
         several = "" if self.pattern == "single" else f" x {self.pattern}"
         return f"{self.op}{several}" + (f", {self.scope}" if self.scope == _ODD_SCOPE[self.where] else "")
 
-    def told(self) -> dict[str, str]:
+    def to_json(self) -> dict[str, str]:
         """The model as a record. op: the label, by which readers tell fault models of one target and place apart."""
         return {**self._asdict(), "op": self.label}

@@ -108,11 +108,11 @@ def faulty_weights(runner: WeightInjector, places: Iterable[WeightFault]) -> Ite
     Raises EngineError if a restored word is not the one that was there before.
     """
     with ExitStack() as stack:
-        yield [stack.enter_context(_struck(runner, place)) for place in places]
+        yield [stack.enter_context(_faulty(runner, place)) for place in places]
 
 
 @contextmanager
-def _struck(runner: WeightInjector, place: WeightFault) -> Iterator[tuple[NDArray, NDArray]]:
+def _faulty(runner: WeightInjector, place: WeightFault) -> Iterator[tuple[NDArray, NDArray]]:
     flat = runner.weight(place.tensor).reshape(-1)
     before = flat[place.index]
     after = corrupt(before, place.and_mask, place.or_mask, place.xor_mask)

@@ -18,7 +18,7 @@ from testbed.export.parity import parity_by_tier
 from testbed.export.precision import Calibration
 from testbed.golden.deployment import ends_of, plain_engine, plain_file
 from testbed.golden.recorded import Golden, working_in
-from testbed.golden.recording import Advance, untold
+from testbed.golden.recording import Advance, no_progress
 from testbed.golden.tiers import golden_tiers, recorded_edges
 from testbed.golden.verify import Cases, cases_of
 
@@ -95,7 +95,7 @@ def _outputs(
 ) -> NDArray[np.float32]:
     feed, output = ends_of(request.onnx)
     parts = []
-    with progress(len(cases.rows)) if progress else untold() as advance:
+    with progress(len(cases.rows)) if progress else no_progress() as advance:
         for start in range(0, len(cases.rows), batch):
             end = min(start + batch, len(cases.rows))
             parts.append(runner.run({feed: cases.inputs(start, end)})[output])

@@ -93,10 +93,10 @@ def record_golden(
         arrays = {array_name(file): path / file for file in golden_files(names) if file != IMAGES}
 
         def build() -> dict[str, Any]:
-            if shared.take(arrays) is not None:
+            if shared.write_cached(arrays) is not None:
                 log.info("golden: reused, recorded before of the same model and images")
             else:
-                with progress(len(recorded)) if progress else untold() as advance:
+                with progress(len(recorded)) if progress else no_progress() as advance:
                     record_reference(
                         run.model,
                         recorded,
@@ -162,6 +162,6 @@ def accuracy_of(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float
 
 
 @contextmanager
-def untold() -> Iterator[Advance]:
+def no_progress() -> Iterator[Advance]:
     """An `Advance` for work whose progress nobody watches."""
     yield lambda images: None

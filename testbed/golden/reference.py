@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from testbed.core.errors import TestbedError, UsageError
 from testbed.core.folder.files import atomic_path
 from testbed.core.folder.provenance import processor
-from testbed.core.process.resources import told_bytes
+from testbed.core.process.resources import format_bytes
 from testbed.data.dataset import Split
 from testbed.golden.arrays import array_writer
 
@@ -225,7 +225,7 @@ def check_space(run: Path, needed: int, images: int, fix: str) -> None:
     free = shutil.disk_usage(run).free
     if needed > free:
         raise TestbedError(
-            f"the golden of {images} images needs {told_bytes(needed)} in {run}, where {told_bytes(free)} are free; {fix}"
+            f"the golden of {images} images needs {format_bytes(needed)} in {run}, where {format_bytes(free)} are free; {fix}"
         )
 
 

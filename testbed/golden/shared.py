@@ -28,7 +28,7 @@ class SharedGolden:
     images: Split
     computed_by: Mapping[str, Any]
 
-    def take(self, wanted: Mapping[str, Path], rows: Sequence[int] | None = None) -> dict[str, Any] | None:
+    def write_cached(self, wanted: Mapping[str, Path], rows: Sequence[int] | None = None) -> dict[str, Any] | None:
         """Writes these arrays (name -> file) and returns what was kept with them; None, and no file, where one is missing.
 
         rows: of so many images only, in this order; of all unless given.

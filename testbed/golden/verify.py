@@ -16,7 +16,7 @@ from testbed.engines.runner import check_engine, open_engine
 from testbed.golden.deployment import ends_of, plain_engine
 from testbed.golden.injections import INJECTED_IMAGES, check_images, injected
 from testbed.golden.recorded import Golden, is_campaign, open_golden, working_in
-from testbed.golden.recording import Advance, module_name, untold
+from testbed.golden.recording import Advance, module_name, no_progress
 from testbed.golden.reference import LOGITS
 from testbed.golden.subset import recorded_subset
 from testbed.golden.tiers import golden_tiers, recorded_edges
@@ -90,7 +90,10 @@ def verify_golden(
         request = plain_engine(golden.run, target, threads=threads)
         feed, output = ends_of(request.onnx)
         faulty, largest, atols = [], [], []
-        with open_engine(engine, request) as runner, progress(len(cases.rows)) if progress else untold() as advance:
+        with (
+            open_engine(engine, request) as runner,
+            progress(len(cases.rows)) if progress else no_progress() as advance,
+        ):
             for start in range(0, len(cases.rows), batch):
                 end = min(start + batch, len(cases.rows))
                 wanted = injected(cases.golden[start:end], start) if inject else cases.golden[start:end]

@@ -38,7 +38,7 @@ def _pair(op: str) -> Callable[[Sequence[str]], PlainOperator]:
     return lambda i: (op, (i[0], i[3]))
 
 
-def _one(op: str) -> Callable[[Sequence[str]], PlainOperator]:
+def _unary(op: str) -> Callable[[Sequence[str]], PlainOperator]:
     return lambda i: (op, (i[0],))
 
 
@@ -52,11 +52,11 @@ PLAIN: dict[str, Callable[[Sequence[str]], PlainOperator]] = {
     "QGemm": _gemm,
     "QLinearAdd": _pair("Add"),
     "QLinearMul": _pair("Mul"),
-    "QLinearSoftmax": _one("Softmax"),
-    "QLinearSigmoid": _one("Sigmoid"),
-    "QLinearLeakyRelu": _one("LeakyRelu"),
-    "QLinearReduceMean": _one("ReduceMean"),
-    "QLinearGlobalAveragePool": _one("GlobalAveragePool"),
+    "QLinearSoftmax": _unary("Softmax"),
+    "QLinearSigmoid": _unary("Sigmoid"),
+    "QLinearLeakyRelu": _unary("LeakyRelu"),
+    "QLinearReduceMean": _unary("ReduceMean"),
+    "QLinearGlobalAveragePool": _unary("GlobalAveragePool"),
     "QLinearConcat": lambda i: ("Concat", i[2::3]),
     "MatMulInteger": lambda i: ("MatMul", (i[0], i[1])),
     "ConvInteger": lambda i: ("Conv", (i[0], i[1])),

@@ -65,7 +65,7 @@ class PruneRequest:
             "method": self.method,
             "amount": self.amount,
             "components": list(self.kinds),
-            **settings.told(self.method),
+            **settings.used_by(self.method),
             "finetune": self.finetune.to_dict() if self.finetune else None,
         }
 

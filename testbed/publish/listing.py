@@ -57,10 +57,10 @@ def list_run_folders(folder: Path) -> list[RunEntry]:
     """Every run folder in ``folder``, itself included, sorted by path. Raises UsageError where there is no such folder."""
     if not folder.is_dir():
         raise UsageError(f"{folder} is no folder; name one that holds run folders, such as runs")
-    return [_entry(path) for path in sorted(_found(folder, _DEEPEST))]
+    return [_entry(path) for path in sorted(_run_folders(folder, _DEEPEST))]
 
 
-def _found(folder: Path, deepest: int) -> Iterator[Path]:
+def _run_folders(folder: Path, deepest: int) -> Iterator[Path]:
     if (folder / MANIFEST).is_file():
         yield folder
         return
@@ -71,7 +71,7 @@ def _found(folder: Path, deepest: int) -> Iterator[Path]:
     except OSError:  # not ours to read
         return
     for path in inner:
-        yield from _found(path, deepest - 1)
+        yield from _run_folders(path, deepest - 1)
 
 
 def _entry(path: Path) -> RunEntry:

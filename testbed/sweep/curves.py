@@ -151,7 +151,7 @@ class Curves:
         for rtol in self.grid.rtols:
             clean = self._clean(floor, rtol, tier)
             atol, bound = smallest_without_alarm(clean, self.confidence)
-            detected = {f"detection_{e}": told(self._detected(e, tier, rtol, atol)) for e in EVENTS}
+            detected = {f"detection_{e}": rate_to_json(self._detected(e, tier, rtol, atol)) for e in EVENTS}
             points.append(
                 {"rtol": rtol, "smallest_atol": finite(atol), "false_alarm_upper": rounded_share(bound), **detected}
             )
@@ -162,7 +162,7 @@ class Curves:
             "atol": atol,
             "rtol": rtol,
             "false_alarm": self._false_alarm(self.floors[0], tier, rtol, atol),
-            **{f"detection_{event}": told(self._detected(event, tier, rtol, atol)) for event in EVENTS},
+            **{f"detection_{event}": rate_to_json(self._detected(event, tier, rtol, atol)) for event in EVENTS},
         }
 
     def _roc(self, floor: Floor, tier: Tier) -> dict[str, Any]:
@@ -176,7 +176,7 @@ class Curves:
             {
                 "atol": atol,
                 "false_alarm": float((clean > atol).mean()),
-                **{event: told(self._detected(event, tier, rtol, atol)) for event in EVENTS},
+                **{event: rate_to_json(self._detected(event, tier, rtol, atol)) for event in EVENTS},
             }
             for atol in levels[::-1].tolist()
         ]
@@ -198,12 +198,12 @@ class Curves:
             return found | {"reason": self._reasons(tier)[event]}
         atol = self._detections[event].largest_atol(rtol, tier, self.wanted)
         if atol is None:
-            return found | {"detection": told(at_zero), "reason": _why_not(at_zero, rtol, self.wanted)}
+            return found | {"detection": rate_to_json(at_zero), "reason": _why_not(at_zero, rtol, self.wanted)}
         if atol == math.inf:
             most = self._detected(event, tier, rtol, np.finfo(np.float64).max)
             reason = "any atol will do: enough of these outputs are not finite, or there is none"
-            return found | {"detection": told(most), "feasible": floor < math.inf, "reason": reason}
-        detected = told(self._detected(event, tier, rtol, atol))
+            return found | {"detection": rate_to_json(most), "feasible": floor < math.inf, "reason": reason}
+        detected = rate_to_json(self._detected(event, tier, rtol, atol))
         feasible = floor <= atol
         told_floor = None if feasible else f"the fault-free engine needs {floor:.3g}, or it raises false alarms"
         return found | {"atol": atol, "detection": detected, "feasible": feasible, "reason": told_floor}
@@ -239,7 +239,7 @@ def source_told(floor: Floor) -> dict[str, Any]:
     }
 
 
-def told(rate: DetectionRate | None) -> dict[str, Any] | None:
+def rate_to_json(rate: DetectionRate | None) -> dict[str, Any] | None:
     if rate is None:
         return None
     found: dict[str, Any] = {name: rounded_share(getattr(rate, name)) for name in ("rate", "low", "high")}

@@ -18,7 +18,7 @@ from testbed.campaign.facts import LinkFacts, facts_of
 from testbed.campaign.files import RESULTS
 from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.results.reader import list_values
-from testbed.sweep.curves import ToleranceGrid, finite, source_told, told
+from testbed.sweep.curves import ToleranceGrid, finite, rate_to_json, source_told
 from testbed.sweep.detection import DetectionRate, Tier
 from testbed.sweep.link import LINK, LINK_TABLE, MODULE, OUTPUT, STAGE, VERSION
 from testbed.sweep.noise import Floor
@@ -65,11 +65,11 @@ class Linked:
             for group, tiers in groupings:
                 rates = self.rows.design.by_group(which, np.where(among, group, _NOT_ASKED), self._confidence)
                 for label, tier in tiers.items():
-                    found[tier][name] = _rate(rates[label]) if label in rates else None
+                    found[tier][name] = _detection_rate(rates[label]) if label in rates else None
         return found
 
 
-def _rate(found: Estimate) -> DetectionRate:
+def _detection_rate(found: Estimate) -> DetectionRate:
     return DetectionRate(found.rate, found.low, found.high, found.n_rows, found.n_clusters)
 
 
@@ -144,7 +144,11 @@ def _records(part: Linked, grid: ToleranceGrid) -> Iterator[dict[str, Any]]:
             "n_faults": len(np.unique(part.rows.rows["fault_id"].to_numpy()[mine])),
             "n_sdc1": int((part.changed & mine).sum()),
             "grid": [
-                {"atol": atol, "rtol": rtol, **{name: told(rate) for name, rate in part.at(rtol, atol)[tier].items()}}
+                {
+                    "atol": atol,
+                    "rtol": rtol,
+                    **{name: rate_to_json(rate) for name, rate in part.at(rtol, atol)[tier].items()},
+                }
                 for rtol in grid.rtols
                 for atol in grid.atols(None, ())
             ],

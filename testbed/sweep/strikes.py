@@ -25,10 +25,10 @@ def planned_injections(
     leg = PlanSlice(target, "activation", plan.take(pa.array(chosen)), points_path(place.folder / PLAN))
     fault, strikes = injections_of(leg, place.table(target), place.images)
     fault_id: NDArray[np.int64] = leg.column("fault_id")[fault]
-    return fault_id, with_golden_words(strikes, _words(place, plan, chosen, leg))
+    return fault_id, with_golden_words(strikes, _stored_golden_words(place, plan, chosen, leg))
 
 
-def _words(place: Workplace, plan: pa.Table, chosen: NDArray[np.int64], leg: PlanSlice) -> Words32:
+def _stored_golden_words(place: Workplace, plan: pa.Table, chosen: NDArray[np.int64], leg: PlanSlice) -> Words32:
     """Golden words as they were stored, or found again where the plan was joined of several rounds'."""
     file = words_file(PLAN)
     if not (place.folder / file).exists():

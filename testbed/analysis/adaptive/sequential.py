@@ -188,7 +188,7 @@ class _Looks:
         self.spent: tuple[float, ...] = ()
         self.late, self.power = 0, _NEVER
 
-    def take(self, time: float, rule: StopRule, final: bool) -> float | None:
+    def critical_value(self, time: float, rule: StopRule, final: bool) -> float | None:
         """Critical value of a look at this information time; None where no look is worth while: less information than
         at the last one, as when rates turn out higher than they seemed."""
         power = math.floor(_GRAIN * math.log2(time) + _ROUNDING)

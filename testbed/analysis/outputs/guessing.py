@@ -30,7 +30,7 @@ class Accuracy:
         """Whether the interval does not lie above what guessing gets right; of one class, nothing can be told."""
         return self.classes > 1 and self.low <= self.guessed
 
-    def told(self) -> str:
+    def describe(self) -> str:
         """Words for a warning or a refusal, to come after the name of the data."""
         limits = f"[{100 * self.low:.2f}, {100 * self.high:.2f}]"
         return (
@@ -71,4 +71,4 @@ def _held_against(right: int, images: int, classes: int, by_chance: float) -> Ac
 
 
 def _warning(found: Accuracy) -> str | None:
-    return found.told() if found.is_guessing else None
+    return found.describe() if found.is_guessing else None

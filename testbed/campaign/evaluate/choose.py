@@ -8,14 +8,14 @@ from contextlib import contextmanager
 import onnx
 
 from testbed.campaign.evaluate.attention.evaluator import AttentionEvaluator, AttentionPaths
-from testbed.campaign.evaluate.attention.gate import prove as prove_attention
+from testbed.campaign.evaluate.attention.gate import prove_attention
 from testbed.campaign.evaluate.attention.golden import AttentionTarget
 from testbed.campaign.evaluate.attention.graphs import attention_sites
 from testbed.campaign.evaluate.contract import Evaluator, RunWhole
 from testbed.campaign.evaluate.golden_words import read_live
 from testbed.campaign.evaluate.part_engines import opener
 from testbed.campaign.evaluate.suffix.evaluator import SuffixEvaluator
-from testbed.campaign.evaluate.suffix.gate import prove as prove_suffix
+from testbed.campaign.evaluate.suffix.gate import prove_suffix
 from testbed.campaign.evaluate.suffix.shortcuts import Shortcuts
 from testbed.campaign.evaluate.weights.evaluator import WeightShortcuts, WeightSuffix
 from testbed.campaign.evaluate.weights.gate import prove_weights as prove_weight_suffix
@@ -32,7 +32,7 @@ from testbed.instrument.cut.stages import Stages
 _ASKED = "the spec asks for it"
 
 
-def prove(place: Workplace, target: str, sites: Sequence[Site]) -> Proof:
+def prove_activations(place: Workplace, target: str, sites: Sequence[Site]) -> Proof:
     """What the gates found of the target's faster evaluations; `evaluator_for` applies it anywhere.
 
     sites: the activations that the campaign strikes.

@@ -119,7 +119,7 @@ class WeightFaultRunner:
         image = np.tile(np.arange(n), len(leg))
         outputs = np.concatenate([one.outputs for one in done])
         injected = Injected(
-            RowFacts(np.repeat(np.arange(len(leg)), n), image, *_words(done, n)),
+            RowFacts(np.repeat(np.arange(len(leg)), n), image, *_first_words(done, n)),
             logits=outputs if self.bench.side.has_classes else None,
             how=np.repeat(np.array([one.how for one in done], np.int8), n),
             bound=np.zeros(len(image), np.float32),
@@ -129,8 +129,8 @@ class WeightFaultRunner:
 
     def blamed(self, leg: PlanSlice, words: Words32, due: str) -> pa.Table:
         n = len(self.bench.images)
-        found = [self._words(leg, fault) for fault in range(len(leg))]
-        known = RowFacts(np.repeat(np.arange(len(leg)), n), np.tile(np.arange(n), len(leg)), *_words(found, n))
+        found = [self._fault_words(leg, fault) for fault in range(len(leg))]
+        known = RowFacts(np.repeat(np.arange(len(leg)), n), np.tile(np.arange(n), len(leg)), *_first_words(found, n))
         return _blamed(self.bench, self.judge, leg, known, due)
 
     def inject(self, leg: PlanSlice, fault: int) -> FaultyOutputs:
@@ -139,7 +139,7 @@ class WeightFaultRunner:
         before, after = found.words[0]
         return FaultyOutputs(found.outputs, to_words(before), to_words(after), found.how)
 
-    def _words(self, leg: PlanSlice, fault: int) -> FaultyOutputs:
+    def _fault_words(self, leg: PlanSlice, fault: int) -> FaultyOutputs:
         runner = self.bench.runner
         assert isinstance(runner, WeightInjector)
         place = leg.points.weights(fault, self.bench.table)[0]
@@ -158,7 +158,7 @@ class FaultyOutputs(NamedTuple):
     how: How
 
 
-def _words(struck: list[FaultyOutputs], images: int) -> tuple[Words32, Words32]:
+def _first_words(struck: list[FaultyOutputs], images: int) -> tuple[Words32, Words32]:
     """Words before and after of the first struck element of each fault, for every image."""
     return (
         np.repeat(np.array([one.before[0] for one in struck], np.uint32), images),

@@ -9,7 +9,7 @@ from dataclasses import asdict
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.campaign.evaluate.choose import prove, prove_weights
+from testbed.campaign.evaluate.choose import prove_activations, prove_weights
 from testbed.campaign.evaluate.golden_words import golden_words
 from testbed.campaign.evaluate.weights.in_place import weight_gate_of
 from testbed.campaign.execute.checks import (
@@ -157,7 +157,7 @@ class _Gates:
 
     def _evaluation(self, target: str, where: Where, sites: Sequence[Site]) -> Proof:
         """What runs less than the whole, and gives the same."""
-        proof = (prove if where == "activation" else prove_weights)(self.place, target, sites)
+        proof = (prove_activations if where == "activation" else prove_weights)(self.place, target, sites)
         why = f" ({proof.why})" if proof.why else ""
         log.info("gates: faults in %ss of %s are evaluated by: %s%s", where, target, proof.by, why)
         return proof

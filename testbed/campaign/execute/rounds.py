@@ -91,7 +91,7 @@ class AdaptivePlans:
             self._counts.append(self._planner.counts_of(read_plan(self._folder / last.plan), rows))
             self._seconds.append(round(time.perf_counter() - self._begun, 3))
             verdict = self._planner.verdict(self._counts)
-            domains = [DomainFacts.model_validate(self._planner.told(domain)) for domain in verdict.domains]
+            domains = [DomainFacts.model_validate(self._planner.domain_to_json(domain)) for domain in verdict.domains]
             self.widest = widest_domain(domains, self._planner.stop, self._planner.spec.confidence)
             log.info("round %d: widest half-width %.4f after %d faults", len(done), verdict.widest, verdict.faults)
         number = len(done)

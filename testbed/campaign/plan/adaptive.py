@@ -233,18 +233,18 @@ class AdaptivePlanner:
                     "seconds": when,
                     "widest": rounded_share(verdict.widest),
                     "open": sum(domain.open for domain in verdict.domains),
-                    "domains": [self.told(domain) for domain in verdict.domains],
+                    "domains": [self.domain_to_json(domain) for domain in verdict.domains],
                 }
             )
         return records
 
-    def told(self, domain: DomainDecision) -> dict[str, Any]:
+    def domain_to_json(self, domain: DomainDecision) -> dict[str, Any]:
         """JSON-ready."""
         numbers = {
             name: rounded_share(getattr(domain, name)) for name in ("rate", "low", "high", "half_width", "confidence")
         }
         return {
-            **domain.model.told(),
+            **domain.model.to_json(),
             **dict(zip(self.stop.domains, domain.values, strict=True)),
             **numbers,
             "faults": domain.faults,

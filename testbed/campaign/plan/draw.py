@@ -202,11 +202,11 @@ def draw_at(stratum: Stratum, number: int, chosen: int, rng: np.random.Generator
     if stratum.pattern == "single":
         word = int(rng.integers(1 << stratum.site.format.bits)) if stratum.op == "random" else 0
         return Draw(number, place, masks_for(stratum.op, stratum.site.format, stratum.bit, word), image_id)
-    struck = _struck(stratum, place, rng)
+    struck = _draw_words(stratum, place, rng)
     return Draw(number, *struck.first, image_id, struck)
 
 
-def _struck(stratum: Stratum, place: int, rng: np.random.Generator) -> FaultWords:
+def _draw_words(stratum: Stratum, place: int, rng: np.random.Generator) -> FaultWords:
     section, site = stratum.section, stratum.site
     assert section is not None
     if section.pattern == "sites":

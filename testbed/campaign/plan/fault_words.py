@@ -62,12 +62,12 @@ def _masks(fmt: Format, op: str, bits: Sequence[int], words: int, rng: np.random
         masks[:, 1] = rng.integers(1 << fmt.bits, size=words, dtype=np.uint64)
         return masks
     if len(bits) == 1:
-        return np.repeat(_table(fmt.name, op)[[bits[0]]], words, axis=0)
-    return _table(fmt.name, op)[np.asarray(bits)[rng.integers(len(bits), size=words)]]
+        return np.repeat(_mask_table(fmt.name, op)[[bits[0]]], words, axis=0)
+    return _mask_table(fmt.name, op)[np.asarray(bits)[rng.integers(len(bits), size=words)]]
 
 
 @cache
-def _table(format_name: str, op: str) -> NDArray[np.uint32]:
+def _mask_table(format_name: str, op: str) -> NDArray[np.uint32]:
     """(bits, 3): the masks for each bit of a format."""
     fmt = format_named(format_name)
     return np.array([masks_for(op, fmt, bit) for bit in range(fmt.bits)], np.uint32)

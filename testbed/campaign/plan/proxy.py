@@ -65,7 +65,7 @@ def score(proxy: Proxy, sample: Sample, fmt: Format, op: str, bit: int | None) -
     """The mean of ``r / (1 + r)``. bit: None for random words, of which each value gets one."""
     with np.errstate(all="ignore"):  # NaN and infinities count as moved beyond all bounds
         values = sample.values.astype(_DTYPES[fmt.name])
-        change = np.abs(_struck(values, fmt, op, bit).astype(np.float64) - values.astype(np.float64))
+        change = np.abs(_faulty_values(values, fmt, op, bit).astype(np.float64) - values.astype(np.float64))
         if proxy == "magnitude":
             distance = change / max(float(np.sqrt(np.mean(sample.values**2))), _LEAST)
         else:
@@ -74,7 +74,7 @@ def score(proxy: Proxy, sample: Sample, fmt: Format, op: str, bit: int | None) -
     return float(np.mean(1 - 1 / (1 + np.where(bounded, distance, np.inf))))
 
 
-def _struck(values: NDArray, fmt: Format, op: str, bit: int | None) -> NDArray:
+def _faulty_values(values: NDArray, fmt: Format, op: str, bit: int | None) -> NDArray:
     if op != "random":
         return corrupt(values, *masks_for(op, fmt, bit))
     words = np.random.default_rng(0).integers(1 << fmt.bits, size=len(values), dtype=np.uint64)

@@ -37,8 +37,8 @@ def check_like_library(asked: DataSpec, dataset: Dataset, folder: Path) -> None:
 def _check_preprocess(dataset: Dataset, theirs: Preprocess, where: str) -> None:
     if not theirs.alike(dataset.preprocess, dataset.image):
         raise UsageError(
-            f"data.preprocess is not stated: {dataset.name} has {dataset.preprocess.told(dataset.image)}; {where} has"
-            f" {theirs.told(dataset.image)}; state the one that is meant, a preset's name or a file"
+            f"data.preprocess is not stated: {dataset.name} has {dataset.preprocess.one_line(dataset.image)}; {where} has"
+            f" {theirs.one_line(dataset.image)}; state the one that is meant, a preset's name or a file"
         )
 
 

@@ -124,7 +124,7 @@ class OnnxSubject:
         """Takes the file into the folder, and runs it on every test image."""
         missing = self._catalogue.missing
 
-        def take() -> ExportFacts:
+        def adopt_file() -> ExportFacts:
             log.info("model: %s", "; ".join((str(self.spec.model.onnx), *self.adopted.changes)))
             write_bytes(folder / PLAIN, self.adopted.plain)
             if missing:
@@ -134,7 +134,7 @@ class OnnxSubject:
             absent = [AbsentSite(site=name, why=why) for name, why in missing.items()]
             return ExportFacts(changes=list(self.adopted.changes), not_there=absent)
 
-        folder.stage(_STAGE, {"plain": sha256_bytes(self.adopted.plain)}, [PLAIN], take)
+        folder.stage(_STAGE, {"plain": sha256_bytes(self.adopted.plain)}, [PLAIN], adopt_file)
         test, engine = self.dataset.test, self.spec.engine
         inputs = {
             "plain": folder.output_hash(_STAGE, PLAIN),
@@ -178,7 +178,7 @@ class OnnxSubject:
                 batch = 1
             shared = self._shared(runner, batch)
             logits = {array_name(LOGITS): folder / LOGITS}
-            if shared.take(logits) is not None:
+            if shared.write_cached(logits) is not None:
                 log.info("golden: reused, recorded before of the same file and images")
             else:
                 self._record(run, batch, folder / LOGITS, watch)

@@ -107,7 +107,7 @@ class Preparation:
     def _check_not_guessing(self) -> None:
         """Raises GateFailed where the model gets no more right than guessing does, unless the spec allows it."""
         if self.guessing.is_guessing:
-            told = f"test {self.guessing.told()}"
+            told = f"test {self.guessing.describe()}"
             if not self.spec.gates.allow_chance_accuracy:
                 raise GateFailed(f"{told} To strike such a model all the same, set gates.allow_chance_accuracy = true")
             log.warning("golden: %s", told)
@@ -197,7 +197,7 @@ class Preparation:
         content = {
             **told,
             "name": data_name(told["name"]),
-            "preprocess_told": self.dataset.preprocess.told(self.dataset.image),
+            "preprocess_told": self.dataset.preprocess.one_line(self.dataset.image),
             "source": None if source is None else portable({"data": asdict(source)})["data"],
         }
         return DescribedData.model_validate(json.loads(json.dumps(content)))

@@ -86,11 +86,11 @@ def dataset_of(spec: CampaignSpec, source: DataSource | None, image: int | None)
         stated = {key: value for key, value in stated.items() if value is not None}
         dataset = load(source.name, image=image, **(source.options | stated))
     if asked is not None and asked.images is not None:
-        dataset = replace(dataset, test=_part(dataset, asked.images, spec.seed))
+        dataset = replace(dataset, test=_test_part(dataset, asked.images, spec.seed))
     return dataset
 
 
-def _part(dataset: Dataset, images: int, seed: int) -> Split:
+def _test_part(dataset: Dataset, images: int, seed: int) -> Split:
     """A part of the test images, all of them where there are fewer."""
     return dataset.test.chosen(min(images, len(dataset.test)), seed, TEST_IMAGES)
 

@@ -216,7 +216,7 @@ class TorchSubject:
             torch.set_num_threads(self.spec.engine.sketched_threads)
             shared, rows = shared_golden(self.spec, model_hash, test), range(len(test))
             logits = {array_name(LOGITS): folder / LOGITS}
-            if shared.take(logits) is not None:
+            if shared.write_cached(logits) is not None:
                 log.info("golden: reused, recorded before of the same model and %s images", f"{len(test):,}")
             else:
                 log.info("golden: logits of %s test images", f"{len(test):,}")

@@ -15,7 +15,7 @@ from testbed.campaign.prepare.subject import Subject, check_accuracy
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.campaign.summary.exposure import site_exposures
 from testbed.core.errors import GateFailed, TestbedError
-from testbed.core.process.resources import told_bytes
+from testbed.core.process.resources import format_bytes
 from testbed.core.site import SiteTable
 from testbed.data import Dataset
 
@@ -61,9 +61,9 @@ def _of_golden(spec: CampaignSpec, dataset: Dataset, known: KnownModel) -> tuple
     if guessing.is_guessing:
         if not spec.gates.allow_chance_accuracy:
             raise GateFailed(
-                f"test {guessing.told()} To strike it all the same, set gates.allow_chance_accuracy = true"
+                f"test {guessing.describe()} To strike it all the same, set gates.allow_chance_accuracy = true"
             )
-        warnings.append(f"test {guessing.told()}")
+        warnings.append(f"test {guessing.describe()}")
     tiers = tiers_from_logits(known.logits, test.labels, TierEdges(spec.tiers.edges), test.ids)
     check_sizes_or_any(tiers, spec.tiers.images, spec.tiers.exact)
     warnings += [f"tier {told}; all of them would be taken" for told in too_small(tiers, spec.tiers.images)]
@@ -86,6 +86,6 @@ def check_disk(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(there).free
     if needed > free:
         raise TestbedError(
-            f"the run needs about {told_bytes(needed)} in {folder}, where {told_bytes(free)} are free; free some space, ask"
+            f"the run needs about {format_bytes(needed)} in {folder}, where {format_bytes(free)} are free; free some space, ask"
             " for fewer faults (per_stratum), or name another disk with --run"
         )

@@ -105,7 +105,7 @@ class Preview:
             leveugle_n = self.wanted.faults(part.drawable)
             self._add(model, part, leveugle_n)
             yield {
-                **model.told(),
+                **model.to_json(),
                 **dict(zip(self.by, values, strict=True)),
                 "strata": part.strata,
                 "population": part.population,

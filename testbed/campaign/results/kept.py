@@ -10,7 +10,7 @@ from testbed.core.errors import TestbedError
 from testbed.core.folder.runfolder import RunFolder
 
 
-def kept_told(path: Path) -> str:
+def describe_kept(path: Path) -> str:
     """Words for whoever pressed Ctrl-C: what need not be done again, and what must."""
     try:
         stages = list(RunFolder(path).manifest.get("stages", {}))

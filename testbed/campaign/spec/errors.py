@@ -51,7 +51,7 @@ def complaints(error: ValidationError, values: Any, model: type[BaseModel]) -> l
     for path, problem in problems:
         if _is_of_a_union(problem["type"]) and any(_says_more(other, kind, path) for other, kind in known):
             continue
-        found |= dict.fromkeys(_told(path, problem, model))
+        found |= dict.fromkeys(_complaints_of(path, problem, model))
     return list(found)
 
 
@@ -89,7 +89,7 @@ def _says_more(other: KeyPath, kind: str, path: KeyPath) -> bool:
     return (len(other) > len(path) and other[: len(path)] == path) or (other == path and kind == "value_error")
 
 
-def _told(path: KeyPath, problem: Mapping[str, Any], model: type[BaseModel]) -> Iterator[Complaint]:
+def _complaints_of(path: KeyPath, problem: Mapping[str, Any], model: type[BaseModel]) -> Iterator[Complaint]:
     key, kind = key_path(path), problem["type"]
     if kind == "extra_forbidden":
         yield Complaint(key, _unknown_key(path, model))
@@ -222,10 +222,10 @@ def _of_member(base: Any, metadata: Sequence[Any], several: bool) -> str:
         return "tables" if several else "a table"
     bounds = _bounds(metadata, whole=base is int)
     names = {int: ("a whole number", "whole numbers"), float: ("a number", "numbers"), bool: ("true or false",) * 2}
-    return names.get(base, (_text(metadata),) * 2)[several] + bounds
+    return names.get(base, (_text_kind(metadata),) * 2)[several] + bounds
 
 
-def _text(metadata: Sequence[Any]) -> str:
+def _text_kind(metadata: Sequence[Any]) -> str:
     if any(getattr(one, "pattern", None) for one in metadata):
         return "a name of letters, digits, dots, dashes and underscores that begins with a letter or a digit"
     return "text"

@@ -30,7 +30,7 @@ class AtMost:
     def checked(self, value: Any) -> Any:
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, int | float) and number > self.most:
-                raise ValueError(f"at most {_told(self.most)}: {self.why}; not {_told(number)}")
+                raise ValueError(f"at most {_format_number(self.most)}: {self.why}; not {_format_number(number)}")
         return value
 
 
@@ -46,7 +46,7 @@ def _bounded(schema: JsonSchemaValue, most: float) -> JsonSchemaValue:
     return bounded
 
 
-def _told(number: float) -> str:
+def _format_number(number: float) -> str:
     if isinstance(number, float):
         return f"{number:g}"
     return f"{number:,}" if number < 1 << 64 else f"one of {number.bit_length()} bits"

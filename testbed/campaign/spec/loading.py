@@ -59,7 +59,7 @@ def change(values: dict[str, Any], asked: str) -> None:
     """Sets one key: "engine.backend=openvino", "faults[0].sites=["*.softmax"]", or "faults.0.sites=..."; the value is TOML,
     and a bare word is text."""
     key, equals, text = asked.partition("=")
-    *tables, last = _parts(key.strip(), asked)
+    *tables, last = _key_parts(key.strip(), asked)
     if not equals:
         raise UsageError(f"--set {asked}: write KEY=VALUE, such as engine.backend=openvino")
     if len(tables) >= DEEPEST:
@@ -82,7 +82,7 @@ def change(values: dict[str, Any], asked: str) -> None:
     place[last if isinstance(place, dict) else _entry(place, last, asked)] = value
 
 
-def _parts(key: str, asked: str) -> list[str]:
+def _key_parts(key: str, asked: str) -> list[str]:
     """The names and numbers of faults[0].sites, exposure.sites."*.softmax", tiers.images.3."""
     found: list[str] = []
     at = 0

@@ -62,7 +62,7 @@ def contributions(
         wholes[rates.model] = whole
         models.append(
             {
-                **rates.model.told(),
+                **rates.model.to_json(),
                 **{measure: asdict(found) for measure, found in whole.items()},
                 "not_sampled": missing,
                 "sites": [

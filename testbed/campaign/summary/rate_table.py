@@ -48,7 +48,7 @@ def _lines(
     rates: ModelRates, dimensions: Sequence[str], formats: Mapping[str, str], measure: str
 ) -> list[tuple[object, ...]]:
     return [
-        (*rates.model.told().values(), *values, found.rate, found.low, found.high, found.n_rows, found.n_clusters)
+        (*rates.model.to_json().values(), *values, found.rate, found.low, found.high, found.n_rows, found.n_clusters)
         for values, found in ((values, group.rates[measure]) for values, group in rates.by_all(dimensions, formats))
     ]
 
@@ -83,7 +83,7 @@ def measure_table(
     for rates in fault_models(Tally.of(results), population, confidence):
         for values, group in rates.by_all(dimensions, formats[rates.model.target]):
             outside = group.rates["outside"]
-            record = {**rates.model.told(), **dict(zip(dimensions, values, strict=True))}
+            record = {**rates.model.to_json(), **dict(zip(dimensions, values, strict=True))}
             record |= {"faults": outside.n_clusters, "n": outside.n_rows}
             for measure in MEASURES:
                 rate = None if measure == "sdc1" and rates.model.target != "model" else group.rates[measure]

@@ -49,7 +49,7 @@ def summarise(
     gates, execute = facts_of(folder, "gates", GateFacts), facts_of(folder, "execute", ExecuteFacts)
     strata, marginals, evaluation = [], [], []
     for rates in fault_models(tally, population, spec.confidence):
-        told, has_classes = rates.model.told(), rates.model.target == "model"
+        told, has_classes = rates.model.to_json(), rates.model.target == "model"
         strata += [{**told, **cell} for cell in _strata(rates, has_classes)]
         formats = {site.name: site.format_name for site in tables.get(rates.model.target, ())}
         marginals += [{**told, **marginal} for marginal in _marginals(rates, has_classes, formats)]
@@ -133,7 +133,7 @@ def _marginals(rates: ModelRates, has_classes: bool, formats: Mapping[str, str])
         else:
             groups += [({"by": by, "value": value}, group) for value, group in rates.by(by)]
     for of, group in groups:
-        told: dict[str, Any] = {measure: _rate(found) for measure, found in group.rates.items()}
+        told: dict[str, Any] = {measure: _rate_to_json(found) for measure, found in group.rates.items()}
         if not has_classes:
             told["sdc1"] = None
         some = group.rates["outside"]
@@ -174,7 +174,7 @@ def _evaluation(rates: ModelRates) -> dict[str, Any]:
     }
 
 
-def _rate(found: Estimate) -> dict[str, float]:
+def _rate_to_json(found: Estimate) -> dict[str, float]:
     return {"rate": rounded_share(found.rate), "low": rounded_share(found.low), "high": rounded_share(found.high)}
 
 

@@ -159,7 +159,7 @@ class _UnitQueue:
         self._closed = False
         self._changed = threading.Condition()
 
-    def take(self) -> Unit | None:
+    def next_unit(self) -> Unit | None:
         """None when there is nothing left to do, which may not be known before others are done."""
         with self._changed:
             while not self._closed:
@@ -212,7 +212,7 @@ def _end(threads: Sequence[threading.Thread], news: _Queue) -> None:
 def _serve(seat: WorkerSlot, source: _UnitQueue, news: _Queue) -> None:
     """A thread's life: one unit after the other, until there are none or no worker can be had."""
     try:
-        while (unit := source.take()) is not None:
+        while (unit := source.next_unit()) is not None:
             item = _attempt(seat, unit)
             if isinstance(item, CannotOpen):
                 news.put(_SlotClosed(item))

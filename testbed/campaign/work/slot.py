@@ -171,7 +171,7 @@ class WorkerSlot:
                 raise
             except WorkerFailed as failure:
                 why = str(failure)
-        raise CannotOpen(f"no worker can be opened on {place()}: {why}; run the same command again to go on")
+        raise CannotOpen(f"no worker can be opened on {machine_name()}: {why}; run the same command again to go on")
 
     def _open_one(self) -> Host:
         worker = self._make(self._opener.factory, self._opener.arguments, idle_s=self._idle_s)
@@ -188,7 +188,7 @@ class WorkerSlot:
         if dict(found) != dict(self._opener.golden):
             self._discard()
             raise OtherGolden(
-                f"the engine on {place()} gives other golden bits than the one this campaign was begun on; go on there,"
+                f"the engine on {machine_name()} gives other golden bits than the one this campaign was begun on; go on there,"
                 " or start anew in another folder"
             )
         self._worked = True
@@ -222,6 +222,6 @@ class WorkerSlot:
         self._discard()
 
 
-def place() -> str:
+def machine_name() -> str:
     """Where this process runs, for people."""
     return f"{platform.node()} ({processor()})"

@@ -91,7 +91,7 @@ def _engines(compared: Record, rows: int) -> Iterator[RenderableType]:
 
 def _agreement(compared: Record) -> FittedTable:
     level = f"{100 * compared['confidence']:g} %"
-    table = _table(
+    table = _new_table(
         f"agreement of the outcomes, with {level} intervals",
         ["", "faults", "rows", "differ", "agreement, %", "kappa", "kappa, all outcomes", "same\nbits"],
         right=("faults", "rows", "differ", "same\nbits"),
@@ -122,7 +122,7 @@ def _agreement(compared: Record) -> FittedTable:
 
 def _matrix(record: Record) -> FittedTable:
     matrix = record["matrix_all"]
-    table = _table(f"{_leg(record)}, rows", ["A \\ B", *matrix["outcomes"]], right=matrix["outcomes"])
+    table = _new_table(f"{_leg(record)}, rows", ["A \\ B", *matrix["outcomes"]], right=matrix["outcomes"])
     for outcome, counts in zip(matrix["outcomes"], matrix["rows"], strict=True):
         table.add_row(outcome, *(f"{count:,}" for count in counts))
     return table
@@ -132,7 +132,7 @@ def _disagreements(disagreements: Record, rows: int) -> Iterator[RenderableType]
     if not disagreements["rows"]:
         yield "no row disagrees by more than identical against masked"
         return
-    table = _table(
+    table = _new_table(
         f"{disagreements['rows']:,} rows disagree by more than identical against masked",
         ["", "why", "rows", "faults", "furthest from the tolerance", "largest margin"],
         right=("rows", "faults", "furthest from the tolerance", "largest margin"),
@@ -156,7 +156,7 @@ def _disagreements(disagreements: Record, rows: int) -> Iterator[RenderableType]
 def _rows(title: str, of_cause: Sequence[Record], rows: int) -> FittedTable:
     shown = of_cause[:rows]
     more = f", the first {len(shown)} of {len(of_cause):,} (--rows, --json and --to FILE give more)"
-    table = _table(
+    table = _new_table(
         f"{title}{more if len(shown) < len(of_cause) else ''}",
         ["fault", "image", "outcome", "largest |d|", "from the tolerance", "top-1", "margin"],
     )
@@ -166,11 +166,11 @@ def _rows(title: str, of_cause: Sequence[Record], rows: int) -> FittedTable:
             f"{row['target']} {row['site']}[{row['index']}] {row['op']}{bit}",
             row["image_id"],
             *(
-                f"{_told(row[f'{name}_a'])} | {_told(row[f'{name}_b'])}"
+                f"{_format_cell(row[f'{name}_a'])} | {_format_cell(row[f'{name}_b'])}"
                 for name in ("outcome", "max_abs_diff", "distance")
             ),
-            f"{_told(row['top1_faulty_a'])} | {_told(row['top1_faulty_b'])}",
-            f"{_told(row['margin_faulty_a'])} | {_told(row['margin_faulty_b'])}",
+            f"{_format_cell(row['top1_faulty_a'])} | {_format_cell(row['top1_faulty_b'])}",
+            f"{_format_cell(row['margin_faulty_a'])} | {_format_cell(row['margin_faulty_b'])}",
         )
     return table
 
@@ -199,7 +199,7 @@ def _precisions(compared: Record) -> Iterator[RenderableType]:
 
 
 def _roles(title: str, records: Sequence[Record]) -> FittedTable:
-    table = _table(title, ["", "", *_SIDES, "faults A", "faults B"], ("faults A", "faults B"), _SIDES)
+    table = _new_table(title, ["", "", *_SIDES, "faults A", "faults B"], ("faults A", "faults B"), _SIDES)
     for record in records:
         faults = [_faults(record[side]) for side in ("a", "b")]
         _add_measures(table, f"{record['op']}, {record['role']}", record["rates"], faults)
@@ -207,7 +207,7 @@ def _roles(title: str, records: Sequence[Record]) -> FittedTable:
 
 
 def _paired(title: str, records: Sequence[Record]) -> FittedTable:
-    table = _table(title, ["", "", *_SIDES, "faults", "bits in A", "bits in B"], ("faults",), _SIDES)
+    table = _new_table(title, ["", "", *_SIDES, "faults", "bits in A", "bits in B"], ("faults",), _SIDES)
     for record in records:
         paired = record["paired"]
         if paired is not None:
@@ -245,7 +245,7 @@ def _ranges(bits: Sequence[int]) -> str:
 # ---- cells
 
 
-def _table(title: str, columns: Iterable[str], right: Iterable[str] = (), whole: Iterable[str] = ()) -> FittedTable:
+def _new_table(title: str, columns: Iterable[str], right: Iterable[str] = (), whole: Iterable[str] = ()) -> FittedTable:
     table = FittedTable(title=title)
     for name in columns:
         table.add_column(name, justify="right" if name in right else "left", no_wrap=name in whole)
@@ -273,7 +273,7 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.3g}"
 
 
-def _told(value: Any) -> str:
+def _format_cell(value: Any) -> str:
     if value is None:
         return "-"
     if value == -1:

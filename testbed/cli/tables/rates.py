@@ -38,10 +38,10 @@ def rate_tables(summary: Record, details: Details) -> Iterator[FittedTable]:
         (m["target"], m["where"]) for m in summary["marginals"] if not details.ops or m["op"] in details.ops
     )
     for target, where in legs:
-        yield _table(summary, target, where, details)
+        yield _rates_table(summary, target, where, details)
 
 
-def _table(summary: Record, target: str, where: str, details: Details) -> FittedTable:
+def _rates_table(summary: Record, target: str, where: str, details: Details) -> FittedTable:
     records = [m for m in summary["marginals"] if (m["target"], m["where"]) == (target, where)]
     has_classes = any(m["rates"]["sdc1"] for m in records)
     confidence = f"{100 * summary['confidence']:g} %"
@@ -79,11 +79,11 @@ def _value(summary: Record, part: Sequence[Record], record: Record) -> str:
 
 def _add(table: FittedTable, name: str, record: Record, has_classes: bool, style: str | None = None) -> None:
     rates = record["rates"]
-    cells = [_rate(rates[key]) for key in ("sdc1", "outside", "nonfinite") if key != "sdc1" or has_classes]
+    cells = [_format_rate(rates[key]) for key in ("sdc1", "outside", "nonfinite") if key != "sdc1" or has_classes]
     table.add_row(name, f"{record['faults']:,}", f"{record['n']:,}", *cells, style=style)
 
 
-def _rate(rate: Record | None) -> str:
+def _format_rate(rate: Record | None) -> str:
     if rate is None:
         return ""
     return f"{100 * rate['rate']:6.2f} [{100 * rate['low']:.2f}, {100 * rate['high']:.2f}]"

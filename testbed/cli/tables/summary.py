@@ -13,7 +13,7 @@ from testbed.analysis.outputs.confidence import interval_name
 from testbed.cli.tables.fitting import FittedTable
 from testbed.cli.tables.prose import Prose, stacked
 from testbed.cli.tables.rates import USUAL, Details, rate_tables
-from testbed.core.process.resources import told_bytes
+from testbed.core.process.resources import format_bytes
 from testbed.report.sections.rounds import stop_verdict
 
 Record = Mapping[str, Any]
@@ -137,7 +137,7 @@ def plan_tables(plan: Record) -> RenderableType:
     total = (
         f"{plan['faults']:,} faults, {plan['rows']:,} rows on {plan['images']} images;"
         f" about {plan['estimated_seconds']:.0f} s of engine time here, {_begins_with(plan)}; about"
-        f" {told_bytes(plan['bytes'])} of disk"
+        f" {format_bytes(plan['bytes'])} of disk"
     )
     told = [f"warning: {warning}" for warning in plan["warnings"]]
     told += [f"not checked: {unchecked}" for unchecked in plan["unchecked"]]

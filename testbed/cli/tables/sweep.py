@@ -58,7 +58,7 @@ def _noise(swept: Record, target: str, full: bool) -> FittedTable:
     records = [part for part in swept["tiers"] if part["target"] == target and (full or part["tier"] is None)]
     first = records[0]
     mine = [part for part in records if _model(part) == _model(first)]
-    table = _table(
+    table = _new_table(
         f"{target}: smallest atol without a false alarm",
         ["fault-free engine", "images", *(_tier(swept, part["tier"]) for part in mine), "then alarms are\nat most, %"],
         left=("fault-free engine",),
@@ -93,7 +93,7 @@ def _advice(swept: Record, records: Sequence[Record]) -> FittedTable:
         "rows",
         *(column for e in events for column in (EVENTS[e], f"AUC, {EVENTS[e]}", f"{wanted} up to")),
     ]
-    table = _table(f"{about}: how well tolerances tell faults from noise", columns, left=("",))
+    table = _new_table(f"{about}: how well tolerances tell faults from noise", columns, left=("",))
     by_tier = any(part["tier"] is not None for part in records)
     place = None
     for part in records:
@@ -127,7 +127,7 @@ def _grid(swept: Record, target: str, where: str) -> FittedTable:
     events = [event for event in EVENTS if part[f"n_{'sdc1' if event == 'sdc1' else 'corrupted'}"] is not None]
     sources = [noise for noise in part["noise"] if noise["file"] == "plain"]
     heads = [f"{source['engine']} {source['precision']}\nbatch {source['batch']}" for source in sources]
-    table = _table(
+    table = _new_table(
         f"{_leg(target, where)}, {_named(part)}, all images: at rtol {swept['rtol']['main']:g}, false alarms of"
         " fault-free engines, and faults flagged, %",
         ["atol", *heads, *(f"{EVENTS[event]}\nflagged" for event in events)],
@@ -175,7 +175,7 @@ def _link(swept: Record, full: bool) -> Iterator[RenderableType]:
                 f"{_leg(part['target'], part['where'])}, {_named(part)}: top-1 changed in {part['n_sdc1']:,} of"
                 f" {part['n_rows']:,} rows; rates in %"
             )
-            table = _table(title, ["atol", *_LINK.values()], left=())
+            table = _new_table(title, ["atol", *_LINK.values()], left=())
             for point in _shown(swept, part):
                 table.add_row(f"{point['atol']:.3g}", *(_percent(point[name]) for name in _LINK))
             yield table
@@ -184,7 +184,7 @@ def _link(swept: Record, full: bool) -> Iterator[RenderableType]:
 # ---- cells
 
 
-def _table(title: str, columns: Iterable[str], left: Iterable[str]) -> FittedTable:
+def _new_table(title: str, columns: Iterable[str], left: Iterable[str]) -> FittedTable:
     table = FittedTable(title=title)
     for name in columns:
         table.add_column(name, justify="left" if name in left else "right")

@@ -53,9 +53,9 @@ def unusable(path: Path, wanted: str) -> str | None:
     if not start:
         return f"is empty {_FETCH_AGAIN}"
     for magic, told in _UNUSABLE.items():
-        if start.startswith(magic) or (magic[:1] == b"<" and _text(start).startswith(magic)):
+        if start.startswith(magic) or (magic[:1] == b"<" and _text_start(start).startswith(magic)):
             return told.format(wanted=wanted)
-    if _text(start).startswith(b"<?xml") and b"<net" not in start:
+    if _text_start(start).startswith(b"<?xml") and b"<net" not in start:
         return f"is XML, not {wanted} {_FETCH_AGAIN}"
     if start[_TAR[0] :].startswith(_TAR[1]):
         return "is a tar archive; unpack it first (tar -xf) and name the file in it"
@@ -65,11 +65,11 @@ def unusable(path: Path, wanted: str) -> str | None:
 def other_format(path: Path) -> str | None:
     """Which format of models or numbers the file has, of those that are neither ONNX nor weights of PyTorch."""
     start = start_of(path)
-    if _text(start).startswith(b"<?xml") and b"<net" in start:
+    if _text_start(start).startswith(b"<?xml") and b"<net" in start:
         return "an OpenVINO model (IR), made from another file"
     known = (told for place, magic, told in _FORMATS if start[place:].startswith(magic))
     return next(known, _BY_NAME.get(path.suffix))
 
 
-def _text(start: bytes) -> bytes:
+def _text_start(start: bytes) -> bytes:
     return start.removeprefix(b"\xef\xbb\xbf").lstrip().lower()

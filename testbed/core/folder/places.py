@@ -32,7 +32,7 @@ def near(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
     placed = _with_each(values, found)
     for key in ("preprocess", "classes"):  # names, or files whose content will be kept
-        text = _text(placed, "data", key)
+        text = _text_value(placed, "data", key)
         if text is not None and Path(text).suffix:
             placed["data"][key] = found(text)
     return placed
@@ -73,7 +73,7 @@ def write_sources(folder: Path, values: Mapping[str, Any]) -> None:
     full = absolute(values)
     kept: dict[str, dict[str, str]] = {}
     for table, key in (*_PATHS, *_DATA):
-        text = _text(full, table, key)
+        text = _text_value(full, table, key)
         if text is not None and ((table, key) not in _DATA or ":" in text):
             kept.setdefault(table, {})[key] = text
     if kept and _read(folder) != kept:
@@ -102,7 +102,7 @@ def _read(folder: Path) -> dict[str, dict[str, str]]:
         return {}
     found: dict[str, dict[str, str]] = {}
     for table, key in (*_PATHS, *_DATA):
-        text = _text(kept, table, key) if isinstance(kept, dict) else None
+        text = _text_value(kept, table, key) if isinstance(kept, dict) else None
         if text is not None:
             found.setdefault(table, {})[key] = text
     return found
@@ -111,17 +111,17 @@ def _read(folder: Path) -> dict[str, dict[str, str]]:
 def _with_each(values: Mapping[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
     found = copy.deepcopy(dict(values))
     for table, key in _PATHS:
-        text = _text(found, table, key)
+        text = _text_value(found, table, key)
         if text is not None:
             found[table][key] = change(text)
     for table, key in _DATA:
-        kind, _, path = (_text(found, table, key) or "").partition(":")
+        kind, _, path = (_text_value(found, table, key) or "").partition(":")
         if path:
             found[table][key] = f"{kind}:{change(path)}"
     return found
 
 
-def _text(values: Mapping[str, Any], table: str, key: str) -> str | None:
+def _text_value(values: Mapping[str, Any], table: str, key: str) -> str | None:
     part = values.get(table)
     text = part.get(key) if isinstance(part, dict) else None
     return text if isinstance(text, str) and text else None

@@ -20,7 +20,9 @@ def require_memory(wanted: float, what: str, fix: str) -> None:
     """
     free = available_bytes()
     if wanted > _SHARE * free:
-        raise UsageError(f"{what} needs {told_bytes(wanted)} of memory, of which {told_bytes(free)} are free; {fix}")
+        raise UsageError(
+            f"{what} needs {format_bytes(wanted)} of memory, of which {format_bytes(free)} are free; {fix}"
+        )
 
 
 def require_threads(count: int, what: str = "threads") -> None:
@@ -57,7 +59,7 @@ def _left_of_group(folder: Path) -> int | None:
         return None
 
 
-def told_bytes(count: float) -> str:
+def format_bytes(count: float) -> str:
     """A size for people: "37.3 GiB"."""
     units = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB")
     power = min((max(int(count), 1).bit_length() - 1) // 10, len(units) - 1)

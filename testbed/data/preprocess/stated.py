@@ -168,7 +168,7 @@ def checked(chosen: Preprocess, where: str) -> Preprocess:
 def _pairs(text: str) -> dict[str, Any]:
     """ "imagenet,crop=0.9,mean=0.1 0.2 0.3": a list has spaces or slashes between its numbers, or is bracketed."""
     values: dict[str, Any] = {}
-    for part in _parts(text):
+    for part in _split_at_commas(text):
         key, equals, value = (piece.strip() for piece in part.partition("="))
         if not equals:
             if values or key not in PREPROCESS:
@@ -183,7 +183,7 @@ def _pairs(text: str) -> dict[str, Any]:
     return values
 
 
-def _parts(text: str) -> list[str]:
+def _split_at_commas(text: str) -> list[str]:
     """Splits at commas outside brackets."""
     parts, depth = [""], 0
     for letter in text:

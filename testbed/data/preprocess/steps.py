@@ -64,7 +64,7 @@ class Preprocess:
         defaults = {field.name: field.default for field in fields(self)}
         return {name: value for name, value in asdict(self).items() if name in needed or value != defaults[name]}
 
-    def told(self, size: int | None = None) -> str:
+    def one_line(self, size: int | None = None) -> str:
         """One line for people; ``size`` (pixels) of the model input, where it is known."""
         side = self.size or size
         if self.resize == "none":

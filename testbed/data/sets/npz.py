@@ -11,7 +11,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from testbed.core.errors import TestbedError, UsageError
-from testbed.core.process.resources import require_memory, told_bytes
+from testbed.core.process.resources import format_bytes, require_memory
 from testbed.data.collection import Collection, Examples
 from testbed.data.registry import Request, register
 
@@ -83,14 +83,14 @@ def _check_memory(path: Path) -> None:
             claimed = math.prod(shape) * dtype.itemsize
             if not dtype.hasobject and (min(shape, default=1) < 0 or claimed > entry.file_size):
                 raise TestbedError(
-                    f"{path}: array {entry.filename} claims shape {shape} and holds {told_bytes(entry.file_size)}; write the"
+                    f"{path}: array {entry.filename} claims shape {shape} and holds {format_bytes(entry.file_size)}; write the"
                     " file again"
                 )
             held += entry.file_size
             if entry.file_size > _INFLATES * path.stat().st_size + _SMALL:
                 raise TestbedError(
-                    f"{path}: array {entry.filename} unpacks to {told_bytes(entry.file_size)} of a file of"
-                    f" {told_bytes(path.stat().st_size)}, as no images do; write it again with numpy.savez"
+                    f"{path}: array {entry.filename} unpacks to {format_bytes(entry.file_size)} of a file of"
+                    f" {format_bytes(path.stat().st_size)}, as no images do; write it again with numpy.savez"
                 )
     require_memory(held, f"reading {path}", "name fewer images, or an image folder")
 

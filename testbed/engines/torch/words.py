@@ -47,7 +47,7 @@ def to_numpy(tensor: Tensor) -> NDArray:
     return tensor.numpy()
 
 
-def _words(x: Tensor) -> Tensor:
+def _as_words(x: Tensor) -> Tensor:
     """The bits: torch's own gather and scatter quiet the signalling NaNs of 16-bit formats."""
     return x.view(_WORDS[x.element_size()])
 
@@ -75,7 +75,7 @@ def from_front(indices: Tensor, size: int) -> Tensor:
 
 
 def gather_elements(x: Tensor, indices: Tensor, *, axis: int = 0) -> Tensor:
-    return _words(x).gather(axis, from_front(indices, x.shape[axis])).view(x.dtype)
+    return _as_words(x).gather(axis, from_front(indices, x.shape[axis])).view(x.dtype)
 
 
 def scatter_elements(
@@ -84,7 +84,7 @@ def scatter_elements(
     if reduction != b"none":
         raise NotImplementedError(f"ScatterElements with reduction {reduction.decode()}")
     places = from_front(indices, x.shape[axis])
-    return _words(x).scatter(axis, places, _words(updates)).view(x.dtype)
+    return _as_words(x).scatter(axis, places, _as_words(updates)).view(x.dtype)
 
 
 def quantize(
@@ -127,7 +127,7 @@ def fault_port(
     masks = [mask.view(torch.int32).to(word) for mask in (and_mask, or_mask, xor_mask)]
     mine = site == port
     where = torch.where(mine, index, 0)
-    words, found = _words(x.reshape(x.shape[0], -1)), []
+    words, found = _as_words(x.reshape(x.shape[0], -1)), []
     for k in range(site.shape[1]):
         one = slice(k, k + 1)
         current = words.gather(1, where[:, one])

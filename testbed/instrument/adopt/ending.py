@@ -37,7 +37,7 @@ class _Ending:
     is_log: bool
 
     @property
-    def told(self) -> str:
+    def describe(self) -> str:
         logged = self.is_log and self.node.op_type != "LogSoftmax"
         return f"Log of {self.node.op_type}" if logged else str(self.node.op_type)
 
@@ -64,12 +64,12 @@ def with_logits(proto: ModelProto, file: str) -> tuple[ModelProto, str]:
     atol = (_SAME_QUANTISED if quantised else _SAME) * probabilities.max()
     if ours.shape != theirs.shape or not np.allclose(softmax(ours), probabilities, rtol=0, atol=atol):
         raise UsageError(
-            f"{file} ends in {tail.told}, though not over its classes alone: its output cannot be judged; export the"
+            f"{file} ends in {tail.describe}, though not over its classes alone: its output cannot be judged; export the"
             " logits"
         )
     return (
         cut,
-        f"it ends in {tail.told}, which is cut: its output is now the logits, of which the testbed takes the softmax",
+        f"it ends in {tail.describe}, which is cut: its output is now the logits, of which the testbed takes the softmax",
     )
 
 

@@ -174,11 +174,11 @@ def _rowed(flow: Flow, places: Sequence[int], start: str, end: str, struck: set[
     if not meeting:
         if apart != set(places):
             return None
-        return Rowed((start,), None, None, _part(flow, places, {end: AxisRows(TOKENS)}, struck))
+        return Rowed((start,), None, None, _stage_part(flow, places, {end: AxisRows(TOKENS)}, struck))
     back = {p for p in apart if p in meeting or any(p in _reaches(flow, places, m) for m in meeting)}
     tail = {p for p in back if p not in meeting and not _reaches(flow, places, p) & meeting}
     middle = _with_layout(flow, back - tail, struck)
-    tail_part = _part(flow, sorted(tail), {end: AxisRows(TOKENS)}, struck)
+    tail_part = _stage_part(flow, sorted(tail), {end: AxisRows(TOKENS)}, struck)
     out: dict[str, AxisRows] = {}
     made = {n for p in middle for n in flow.nodes[p].output}
     for name, need in tail_part.inputs.items():
@@ -186,7 +186,7 @@ def _rowed(flow: Flow, places: Sequence[int], start: str, end: str, struck: set[
             return None
         if name in made:
             out[name] = need
-    middle_part = _part(flow, sorted(middle), out, struck)
+    middle_part = _stage_part(flow, sorted(middle), out, struck)
     inputs = list(dict.fromkeys((*middle_part.inputs, *(n for n in tail_part.inputs if n not in made))))
     for name in (*inputs, *out):
         flow.per_image(name)
@@ -203,7 +203,7 @@ def _front(flow: Flow, start: str, outputs: Sequence[str], struck: set[str]) -> 
     return StagePart({start: AxisRows(TOKENS)}, {name: AxisRows(axes[name]) for name in outputs}, inside)
 
 
-def _part(flow: Flow, places: Sequence[int], outputs: Mapping[str, AxisRows], struck: set[str]) -> StagePart:
+def _stage_part(flow: Flow, places: Sequence[int], outputs: Mapping[str, AxisRows], struck: set[str]) -> StagePart:
     found = needs(flow, places, outputs)
     made = {name for place in places for name in flow.nodes[place].output}
     inputs = {name: need for name, need in found.tensors.items() if name not in made}

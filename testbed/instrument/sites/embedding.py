@@ -16,7 +16,7 @@ def name_embedding(
 
     linears, norms: by output. Names of patches and tokens are given only where all the way is understood.
     """
-    namer.place("embed", list(graph.upstream(stream, LAYOUT)))
+    namer.add_name("embed", list(graph.upstream(stream, LAYOUT)))
     tensor, patches, outer = stream, "", None
     claims: list[tuple[str, Weight]] = []
     while tensor not in linears:
@@ -37,7 +37,7 @@ def name_embedding(
         if inner is None:
             return
     if patches:
-        namer.place("patch_embed", list(graph.upstream(patches, LAYOUT)))
+        namer.add_name("patch_embed", list(graph.upstream(patches, LAYOUT)))
     for name, weight in claims:
         if name:
             namer.claim(name, weight)

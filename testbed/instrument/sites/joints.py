@@ -89,14 +89,14 @@ def ancestors(graph: Graph, tensor: str) -> set[int]:
 
 def own_numbers(graph: Graph, blocks: Sequence[Sequence[Joint]]) -> list[int]:
     """Each block's number: the file's own where its names number every block, each once and upwards; else their order."""
-    told = [[number for joint in block if (number := _told(graph, joint)) is not None] for block in blocks]
+    told = [[number for joint in block if (number := _common_number(graph, joint)) is not None] for block in blocks]
     numbers = [next(iter(set(found)), -1) if len(set(found)) == 1 else -1 for found in told]
     if -1 in numbers or sorted(set(numbers)) != numbers:
         return list(range(len(blocks)))
     return numbers
 
 
-def _told(graph: Graph, joint: Joint) -> int | None:
+def _common_number(graph: Graph, joint: Joint) -> int | None:
     """The number that most names of the branch carry: names of nodes or, where these say nothing, of weights."""
     for names in (
         [node.proto.name for node in joint.branch],

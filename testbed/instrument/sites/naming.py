@@ -34,7 +34,7 @@ class Namer:
         self._claims: dict[str, list[tuple[str, bool]]] = {}
         self._norms: set[str] = set()
 
-    def place(self, name: str, tensors: Sequence[str]) -> None:
+    def add_name(self, name: str, tensors: Sequence[str]) -> None:
         """The first of ``tensors``, which hold the same numbers, that leads with the batch."""
         found = next((tensor for tensor in tensors if tensor in self._shapes), None)
         hidden = next((self._graph.inside[tensor] for tensor in tensors if tensor in self._graph.inside), None)
@@ -57,7 +57,7 @@ class Namer:
             self.lacks(name, "not recognised")
 
     def place_norm(self, name: str, norm: Norm) -> None:
-        self.place(name, [norm.output])
+        self.add_name(name, [norm.output])
         self.norm_weights(name, norm)
 
     def norm_weights(self, name: str, norm: Norm) -> None:

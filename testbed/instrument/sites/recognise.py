@@ -156,7 +156,7 @@ class _Recogniser:
         norm = self._entry_norm(step.joint)
         if norm is not None:
             self.namer.place_norm(f"{block}.norm{1 if step.kind == 'attn' else 2}", norm)
-        self.namer.place(f"{block}.{step.kind}.residual", [step.joint.residual])
+        self.namer.add_name(f"{block}.{step.kind}.residual", [step.joint.residual])
         return step.joint.residual
 
     def _entry_norm(self, joint: Joint) -> Norm | None:
@@ -185,7 +185,7 @@ class _Recogniser:
                 yield _Mlp(found[0].index, *found, second)
 
     def _attention(self, block: str, found: AttentionTensors, joint: Joint) -> str:
-        site, place = f"{block}.attn", self.namer.place
+        site, place = f"{block}.attn", self.namer.add_name
         projection, source = self._projection(found.context), found.sources[0]
         assert projection is not None
         assert source is not None
@@ -212,9 +212,9 @@ class _Recogniser:
 
     def _mlp(self, block: str, found: _Mlp, joint: Joint) -> str:
         site = f"{block}.mlp"
-        self.namer.place(f"{site}.fc1", self._after(found.first.output))
-        self.namer.place(f"{site}.gelu", [found.activated])
-        self.namer.place(f"{site}.fc2", self._after(found.second.output))
+        self.namer.add_name(f"{site}.fc1", self._after(found.first.output))
+        self.namer.add_name(f"{site}.gelu", [found.activated])
+        self.namer.add_name(f"{site}.fc2", self._after(found.second.output))
         self.namer.linear_weights(f"{site}.fc1", found.first)
         self.namer.linear_weights(f"{site}.fc2", found.second)
         return self._joined(site, f"{block}.norm2", found.first, found.second, joint)
@@ -230,7 +230,7 @@ class _Recogniser:
             self.namer.place_norm(norm_name, norm)
         else:
             self.namer.lacks(norm_name, "no norm of this branch alone is recognised")
-        self.namer.place(f"{site}.residual", [joint.residual])
+        self.namer.add_name(f"{site}.residual", [joint.residual])
         for scale in added.scales:
             self.namer.claim(f"{site}.layerscale", scale)
         return after.output if after else joint.residual
@@ -287,7 +287,7 @@ class _Recogniser:
         ends = [name for output in self.graph.outputs for name in self.graph.upstream(output, _TO_LOGITS)]
         logits = next((self.linears[name] for name in ends if name in self.linears), None)
         if logits is not None:
-            self.namer.place("head", self._after(logits.output))
+            self.namer.add_name("head", self._after(logits.output))
             self.namer.linear_weights("head", logits)
 
     # ---- the same numbers in another shape or order

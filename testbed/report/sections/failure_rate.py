@@ -35,7 +35,7 @@ def failure_rate(evidence: Evidence) -> FailureRate | None:
         return None
     totals = [(name, record) for name, record in totals_of(told)]
     measures = [measure for measure in MEASURES if any(measure in record for _, record in totals)]
-    tables = [_table("failure-rate-totals", "All exposed sites", totals, measures)]
+    tables = [_contribution_table("failure-rate-totals", "All exposed sites", totals, measures)]
     for model in told["models"]:
         most = sorted(model["sites"], key=lambda site: -site[_main(model)]["value"])[:_SITES]
         if len(model["sites"]) > 1:
@@ -44,7 +44,7 @@ def failure_rate(evidence: Evidence) -> FailureRate | None:
                 f"{_name(model)}: {'the sites that contribute most' if len(most) < len(model['sites']) else 'by site'}"
             )
             of = [measure for measure in measures if measure in model]
-            tables.append(_table(f"failure-rate-{len(tables)}", title, shown, of))
+            tables.append(_contribution_table(f"failure-rate-{len(tables)}", title, shown, of))
     missing = dict.fromkeys(site for model in told["models"] for site in model.get("not_sampled", ()))
     return FailureRate(told["unit"], told["per_bit"], tuple(tables), tuple(missing))
 
@@ -70,7 +70,7 @@ def _main(model: Record) -> str:
     return "sdc1" if "sdc1" in model else "outside"
 
 
-def _table(id_: str, title: str, named: Sequence[tuple[str, Record]], measures: Sequence[str]) -> Table:
+def _contribution_table(id_: str, title: str, named: Sequence[tuple[str, Record]], measures: Sequence[str]) -> Table:
     rows = tuple(
         (name, amount(record[measures[-1]]["exposure"]), *(contribution_text(record.get(m)) for m in measures))
         for name, record in named

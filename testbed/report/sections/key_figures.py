@@ -49,13 +49,13 @@ def _rates(evidence: Evidence) -> Iterator[KeyFigure]:
     for where, place in PLACES.items():
         op = m.main_op(target, where)
         if op and (estimate := m.estimate(target, where, op, measure)):
-            yield _rate(f"{MEASURE_NAMES[measure]}, {place.lower()}, {model_name(op)}", estimate)
+            yield _rate_figure(f"{MEASURE_NAMES[measure]}, {place.lower()}, {model_name(op)}", estimate)
     op = m.main_op(target, "activation")
     if op and (estimate := m.estimate(target, "activation", op, "nonfinite")):
-        yield _rate("nonfinite output, activations", estimate)
+        yield _rate_figure("nonfinite output, activations", estimate)
 
 
-def _rate(name: str, estimate: RateEstimate) -> KeyFigure:
+def _rate_figure(name: str, estimate: RateEstimate) -> KeyFigure:
     return KeyFigure(name[0].upper() + name[1:], rate_only(estimate), f"{interval(estimate)}, {sample(estimate)}")
 
 

@@ -60,15 +60,17 @@ def rounds(evidence: Evidence) -> Rounds | None:
     seconds = [look.seconds for look in looks if look.seconds is not None]
     if len(seconds) == len(looks) and seconds[0] > 0 and all(a < b for a, b in pairwise(seconds)):
         figures.append(_figure(looks, seconds, stop.margin, "time"))
-    return Rounds(_told(evidence, stop, looks), looks, len(stop.history[-1].domains), tuple(figures))
+    return Rounds(_describe_stop(evidence, stop, looks), looks, len(stop.history[-1].domains), tuple(figures))
 
 
 def _look(done: RoundFacts, per: str) -> Look:
     widest = max(done.domains, key=lambda domain: domain.half_width)
-    return Look(done.round, done.faults, done.seconds, widest.half_width, done.widest, _part(widest, per), done.open)
+    return Look(
+        done.round, done.faults, done.seconds, widest.half_width, done.widest, _domain_name(widest, per), done.open
+    )
 
 
-def _part(domain: DomainFacts, per: str) -> str:
+def _domain_name(domain: DomainFacts, per: str) -> str:
     """ "activation bit flips, block 3"."""
     op = domain.op if domain.pattern == "single" else f"{domain.op} x {domain.pattern}"
     named = [f"{domain.where} {model_name(op)}"]
@@ -78,7 +80,7 @@ def _part(domain: DomainFacts, per: str) -> str:
     return ", ".join(named)
 
 
-def _told(evidence: Evidence, stop: StopFacts, looks: Sequence[Look]) -> str:
+def _describe_stop(evidence: Evidence, stop: StopFacts, looks: Sequence[Look]) -> str:
     confidence = stop.confidence or evidence.summary["confidence"]
     per = "one rate per fault model" if stop.per == "all" else f"a rate per {stop.per} and fault model"
     asked = (

@@ -33,7 +33,7 @@ def verdict(evidence: Evidence) -> list[Markup]:
         sentences = [_headline(overall, _events(op), where)]
         sentences += _bits(evidence, where, op, overall) if op in _EVENTS and op != "random" else []
         if where == "activation":
-            sentences += [*_place(evidence, op), *_confidence(evidence, op)]
+            sentences += [*_worst_place(evidence, op), *_confidence(evidence, op)]
         sentences += _nonfinite(m.estimate("model", where, op, "nonfinite"))
         paragraphs.append(Markup(" ").join(sentences))
     return paragraphs or [Markup(" ").join(_attention(evidence))]
@@ -100,7 +100,7 @@ def _bit_name(evidence: Evidence, bit: int) -> str:
     return f"The {top}{role} bit ({bit})"
 
 
-def _place(evidence: Evidence, op: str) -> list[Markup]:
+def _worst_place(evidence: Evidence, op: str) -> list[Markup]:
     m = evidence.marginals
     sites = m.values("model", "activation", op, "site")
     found = {s: e for s in sites if (e := m.estimate("model", "activation", op, "sdc1", "site", s))}

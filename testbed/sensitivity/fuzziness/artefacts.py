@@ -22,7 +22,7 @@ from testbed.core.folder.files import write_text
 from testbed.core.folder.runfolder import RunFolder
 from testbed.data import Dataset, Split
 from testbed.golden.recorded import is_campaign, working_in
-from testbed.golden.recording import untold
+from testbed.golden.recording import no_progress
 from testbed.golden.reference import compute_device
 from testbed.golden.source import dataset_of
 from testbed.models.runs import ModelRun, open_model_run
@@ -90,7 +90,7 @@ def measure_run(
 
     def measured(run: ModelRun, data: Dataset, test: Split, names: Sequence[str]) -> LayerFuzziness:
         model = run.model.to(target)
-        with progress(2 * len(test)) if progress else untold() as advance:
+        with progress(2 * len(test)) if progress else no_progress() as advance:
             found = measure_layers(model, test, layers=names, weighted=weighted, advance=advance)
         if warning := share_warning(found.accuracy, found.images, len(data.classes)):
             log.warning("fuzziness: %s", warning)

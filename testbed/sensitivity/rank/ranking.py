@@ -51,7 +51,7 @@ def rank(path: Path, by: str, kind: str, settings: ScoreSettings, campaign: Path
         return Ranking(by, kind, _with_sites(told, parts), {"campaign": str(source)})
     dataset = scored_on(run, settings)
     values = scores(run.model, dataset, by, kind, settings)
-    used = settings.told(by) | {"images": images_used(dataset, by, settings)}
+    used = settings.used_by(by) | {"images": images_used(dataset, by, settings)}
     return Ranking(by, kind, _with_sites([asdict(value) for value in values], parts), used)
 
 
@@ -94,11 +94,11 @@ def check(
         "measured": _measured(truth, confidence),
         "scores": {by: dict(values) for by, values in given.items()},
         "protection": _curves(truth, given),
-        "settings": _told(settings) | _images_used(dataset, settings, found),
+        "settings": _settings_to_json(settings) | _images_used(dataset, settings, found),
     }
 
 
-def _told(settings: ScoreSettings) -> dict[str, Any]:
+def _settings_to_json(settings: ScoreSettings) -> dict[str, Any]:
     told = asdict(settings)
     return told | {"data": None if settings.data is None else data_name(settings.data)}
 

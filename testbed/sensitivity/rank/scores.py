@@ -48,7 +48,7 @@ class ScoreSettings:
     steps: int = 5
     data: str | None = None
 
-    def told(self, by: str) -> dict[str, Any]:
+    def used_by(self, by: str) -> dict[str, Any]:
         """Those that the method's scores depend on."""
         used = {"acdc": ("tau", "rule", "ablation"), "fuzziness": ()}
         names = used.get(by, ("loss", "corrupt", "snr_db", *(("steps",) if by == "eap-ig" else ())))

@@ -17,7 +17,7 @@ def of(right, n, classes=10):
 def test_a_tenth_of_ten_classes_is_guessing():
     found = of(20, 200)
     assert found.is_guessing
-    assert found.told() == (
+    assert found.describe() == (
         "accuracy 10.00 % [6.22, 15.02] of 200 images is no more than guessing gives (10.00 % of 10 classes); are"
         " preprocessing, order of the classes and weights those it was trained with?"
     )
@@ -68,7 +68,7 @@ def test_no_prediction_is_a_wrong_one_and_one_class_tells_nothing():
 
 
 def test_a_share_alone_is_held_against_one_in_so_many():
-    assert share_warning(0.1, 200, 10) == of(20, 200).told()
+    assert share_warning(0.1, 200, 10) == of(20, 200).describe()
     assert share_warning(0.7, 200, 10) is None
     assert share_warning(float("nan"), 0, 10) is None
     assert guessing_warning([], [], 10) is None

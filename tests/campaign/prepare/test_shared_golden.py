@@ -15,7 +15,7 @@ from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.prepare import module_golden
 from testbed.campaign.prepare import torch_model as torch_subject
 from testbed.campaign.prepare.stages import Preparation
-from testbed.campaign.results.kept import kept_told
+from testbed.campaign.results.kept import describe_kept
 from testbed.campaign.results.progress import Progress, Snapshot
 from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
 from testbed.cli.main import cli
@@ -154,7 +154,7 @@ def test_progress_is_told_in_images(
             for _ in range(4):
                 clock[0] += 10
                 advance(100)
-            told = kept_told(tmp_path)
+            told = describe_kept(tmp_path)
     assert [s.steps.done for s in seen if s.steps] == [0, 100, 200, 300, 400, 400]
     last = seen[-1].steps
     assert last is not None
@@ -167,9 +167,9 @@ def test_progress_is_told_in_images(
 
 
 def test_what_is_kept_is_told_of_the_stage_it_ended_in(gated: Path) -> None:
-    assert kept_told(gated).startswith("kept: train, golden, tiers")
+    assert describe_kept(gated).startswith("kept: train, golden, tiers")
     folder = RunFolder.existing(gated)
     folder.stage("plan", {}, [], dict)
-    assert kept_told(gated) == "every finished batch is kept"
+    assert describe_kept(gated) == "every finished batch is kept"
     folder.stage("execute", {}, [], dict)
-    assert kept_told(gated) == "all rows are kept"
+    assert describe_kept(gated) == "all rows are kept"

@@ -223,7 +223,7 @@ def test_fault_models_are_told_apart_by_their_names(folder: Path) -> None:
     rows = pd.concat([some_rows(seed).assign(stratum=lambda r, s=seed: r["stratum"] + STRATA * s) for seed in range(8)])
     rows = rows.drop_duplicates("stratum").assign(fault_id=range(8 * STRATA))
     models = list(fault_models(Tally.of(written(rows, folder / "results.parquet", 9)), np.ones(8 * STRATA, int), 0.95))
-    told = [(m.model.told()["target"], m.model.told()["where"], m.model.told()["op"]) for m in models]
+    told = [(m.model.to_json()["target"], m.model.to_json()["where"], m.model.to_json()["op"]) for m in models]
     assert len(set(told)) == len(told) == rows.groupby(MODEL).ngroups
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from testbed.core.errors import UsageError
 from testbed.core.process import resources
-from testbed.core.process.resources import available_bytes, require_memory, require_threads, told_bytes
+from testbed.core.process.resources import available_bytes, format_bytes, require_memory, require_threads
 
 
 def test_no_more_is_free_than_the_machine_says() -> None:
@@ -54,4 +54,4 @@ def test_threads_go_by_the_cores() -> None:
     [(0, "0 bytes"), (1000, "1000 bytes"), (1536, "1.5 KiB"), (2**30, "1.0 GiB"), (2**60, "1024.0 PiB")],
 )
 def test_bytes_are_told_for_people(count: int, told: str) -> None:
-    assert told_bytes(count) == told
+    assert format_bytes(count) == told

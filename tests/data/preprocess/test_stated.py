@@ -128,7 +128,7 @@ def test_one_statement_in_every_form(tmp_path):
     found = [preprocess_asked(form) for form in forms]
     assert all(one == found[0] for one in found)
     assert (found[0].resize, found[0].size, found[0].resized_side(224)) == ("squash", 224, 248)
-    assert found[0].told() == ("stated: both sides to 248 (bicubic), centre 224, values / 255, mean 0.5, std 0.25")
+    assert found[0].one_line() == ("stated: both sides to 248 (bicubic), centre 224, values / 255, mean 0.5, std 0.25")
     # what is kept is the values, wherever they came from, and it reads back as the same
     assert kept(text) == kept(str(tmp_path / "p.toml"))
     assert json.loads(json.dumps(kept(text))) == kept(text)

@@ -47,7 +47,7 @@ class AttentionPaths:
 
     @classmethod
     def of(cls, record: AttentionRecord) -> AttentionPaths:
-        """What the gate (`testbed.campaign.evaluate.attention.gate.prove`) allows."""
+        """What the gate (`testbed.campaign.evaluate.attention.gate.prove_attention`) allows."""
         return cls({kind: site.path for kind, site in record.sites.items()}, record.sizes)
 
     @property
@@ -99,7 +99,7 @@ class AttentionEvaluator:
         }
 
     def evaluate(self, strikes: Injections) -> Iterator[Evaluated]:
-        for found in self._found(strikes):
+        for found in self._evaluated(strikes):
             for how in How:
                 self._counts[how.name.lower()] += int((found.how == how).sum())
             yield found
@@ -110,7 +110,7 @@ class AttentionEvaluator:
         self.suffix.close()
         self.rows.stages.close()
 
-    def _found(self, strikes: Injections) -> Iterator[Evaluated]:
+    def _evaluated(self, strikes: Injections) -> Iterator[Evaluated]:
         strikes.ports.as_inputs(self.target.table)  # refuses an index past a tensor's end
         kind, point = self._kind(strikes)
         whole = np.flatnonzero(kind < 0)

@@ -25,7 +25,9 @@ _IMAGES = 2
 _EXACT_PATHS = ("rows", "suffix")
 
 
-def prove(target: AttentionTarget, fallback: Evaluator, images: int, seed: int, faults: int = 48) -> AttentionRecord:
+def prove_attention(
+    target: AttentionTarget, fallback: Evaluator, images: int, seed: int, faults: int = 48
+) -> AttentionRecord:
     """What was seen, applied anywhere with `AttentionPaths.of`; whatever fails stays off.
 
     images: how many the campaign names; faults: single random bits that are tried per site and path. Sizes of stages are
@@ -144,12 +146,12 @@ def _evaluated(target: AttentionTarget, fallback: Evaluator, paths: AttentionPat
 
 def _outputs(evaluator: Evaluator, strikes: Injections) -> Float32s:
     found = np.empty((len(strikes), *evaluator.golden.shape[1:]), np.float32)
-    for part in _parts(evaluator, strikes):
+    for part in _output_parts(evaluator, strikes):
         found[part[0]] = part[1]
     return found
 
 
-def _parts(evaluator: Evaluator, strikes: Injections) -> Iterator[tuple[NDArray[np.int64], Float32s]]:
+def _output_parts(evaluator: Evaluator, strikes: Injections) -> Iterator[tuple[NDArray[np.int64], Float32s]]:
     for part in evaluator.evaluate(strikes):
         yield part.rows, part.outputs
 

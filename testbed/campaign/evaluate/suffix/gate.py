@@ -47,12 +47,12 @@ class _Trial:
     def passed(self) -> bool:
         return not self.error and not self.golden and not any(wrong for _, wrong in self.ways.values())
 
-    def told(self) -> str:
+    def describe(self) -> str:
         wrong = [f"{way.lower()} {bad} of {rows}" for way, (rows, bad) in self.ways.items() if bad]
         return self.error or "; ".join([*([f"golden {self.golden} images"] if self.golden else []), *wrong])
 
 
-def prove(
+def prove_suffix(
     make: MakeSuffixEvaluator,
     whole: Evaluator,
     live: Live,
@@ -90,7 +90,7 @@ def prove(
             found.error = str(error)
         finally:
             evaluator.close()
-        tried.append(SuffixTrial(plan=plan.record(), passed=found.passed, wrong=found.told()))
+        tried.append(SuffixTrial(plan=plan.record(), passed=found.passed, wrong=found.describe()))
         return found
 
     plan, last = _search(trial)

@@ -125,7 +125,7 @@ def heard(bench: CampaignEngine, site: Site) -> bool:
     loud = [masks_for("flip", site.format, site.format.bits - 2)]
     other = [masks_for("flip", site.format, bit) for bit in range(site.format.bits) if bit != site.format.bits - 2]
     return any(
-        not np.array_equal(_struck(bench, site, int(index), masks), bench.golden, equal_nan=True)
+        not np.array_equal(_faulty_outputs(bench, site, int(index), masks), bench.golden, equal_nan=True)
         for index, masks in _tries(places, loud, other)
     )
 
@@ -144,7 +144,7 @@ def _judged(bench: CampaignEngine, file: _PlainFile, site: Site, silent: bool, s
         faults += [masks_for("flip", site.format, bit) for bit in bits]
     for masks in faults:
         index = int(rng.integers(site.elements))
-        in_place = _struck(bench, site, index, masks)
+        in_place = _faulty_outputs(bench, site, index, masks)
         with file.faulty(site, index, masks):
             from_file = file.outputs(bench)
         if not _same(in_place, from_file):
@@ -158,7 +158,7 @@ def _visible(site: Site) -> Masks:
     return masks_for_bits("flip", form, [form.mantissa, form.bits - 1] if form.exponent else [form.bits // 2])
 
 
-def _struck(bench: CampaignEngine, site: Site, index: int, masks: Masks) -> NDArray[np.float32]:
+def _faulty_outputs(bench: CampaignEngine, site: Site, index: int, masks: Masks) -> NDArray[np.float32]:
     """(images, ...)"""
     runner = bench.runner
     assert isinstance(runner, WeightInjector)

@@ -218,7 +218,7 @@ class _PoolRun:
         else:
             answer.tally.add_to(self.report)
         if answer.rows is not None:
-            self._told(member, unit, answer.rows)
+            self._receive_rows(member, unit, answer.rows)
         elif answer.left is not None and not self._checks.is_check(unit):
             self._leave(unit, f"{answer.left}, at {member}")
         else:
@@ -231,7 +231,7 @@ class _PoolRun:
         if not self._checks.back(unit):
             self._back.append(unit)
 
-    def _told(self, member: Member, unit: Unit, rows: bytes) -> None:
+    def _receive_rows(self, member: Member, unit: Unit, rows: bytes) -> None:
         """Rows are kept when they can be the unit's and, where they have to wait for another's, those are the same."""
         if (why := self._checks.impossible(unit, rows)) is not None:
             self._again(unit)

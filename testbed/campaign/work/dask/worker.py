@@ -9,7 +9,7 @@ from pathlib import Path
 
 from testbed.campaign.plan.unit import Unit
 from testbed.campaign.work.contract import Limits, Opener
-from testbed.campaign.work.slot import CannotOpen, Left, OtherGolden, SlotTally, WorkerSlot, place
+from testbed.campaign.work.slot import CannotOpen, Left, OtherGolden, SlotTally, WorkerSlot, machine_name
 from testbed.core.folder.files import sha256_file
 from testbed.core.folder.provenance import installed_version
 from testbed.core.folder.runfolder import MANIFEST
@@ -59,7 +59,7 @@ class _Pool:
     all: list[WorkerSlot] = field(default_factory=list)
     stopped: bool = False
 
-    def take(self) -> WorkerSlot:
+    def borrow(self) -> WorkerSlot:
         with _LOCK:
             if self.stopped:
                 raise Stopped("stopped")
@@ -83,20 +83,20 @@ def introduce(job: Job) -> Hello:
     refused = _unfit(job)
     if refused is None:
         pool = _pool(job)
-        seat = pool.take()
+        seat = pool.borrow()
         try:
             seat.open()
         except (CannotOpen, OtherGolden) as failure:
             refused = str(failure)
         finally:
             pool.put_back(seat)
-    return Hello(place(), refused)
+    return Hello(machine_name(), refused)
 
 
 def work(job: Job, unit: Unit) -> Answer:
     """Raises what a handler raised and what is neither its engine's failure nor this worker's."""
     pool = _pool(job)
-    seat = pool.take()
+    seat = pool.borrow()
     try:
         _appears(Path(job.folder) / unit.plan, job.limits.share_s)
         return Answer(rows=seat.finish(unit), tally=seat.tally)

@@ -78,10 +78,10 @@ def ber(
         seed=seed,
         progress=lambda total: progress_on_stderr(total, "images"),
     )
-    emit(found, as_json, lambda: _table(found))
+    emit(found, as_json, lambda: _rates_table(found))
 
 
-def _table(found: Mapping[str, Any]) -> RenderableType:
+def _rates_table(found: Mapping[str, Any]) -> RenderableType:
 
     from testbed.cli.tables.fitting import FittedTable
     from testbed.cli.tables.prose import Prose, stacked

@@ -93,10 +93,10 @@ def list_(as_json: bool) -> None:
         {"name": ready.path.stem, "about": ready.about, "model": model, "file": str(ready.path)}
         for ready, model in rows
     ]
-    emit({"specs": known}, as_json, lambda: _table(rows))
+    emit({"specs": known}, as_json, lambda: _specs_table(rows))
 
 
-def _table(rows: list[tuple[ReadyMade, str]]) -> FittedTable:
+def _specs_table(rows: list[tuple[ReadyMade, str]]) -> FittedTable:
     from testbed.cli.tables.fitting import FittedTable
 
     table = FittedTable("name", "what it shows", "model", boxed=False)

@@ -97,7 +97,7 @@ def _run(
     loaded: CampaignSpec, folder: Path, redo: str | None, fresh: bool, workforce: Workforce, again: str
 ) -> dict[str, Any]:
     from testbed.campaign.pipeline import run_campaign
-    from testbed.campaign.results.kept import kept_told
+    from testbed.campaign.results.kept import describe_kept
     from testbed.cli.progress import log_to_stderr
     from testbed.cli.watch import watch_on_stderr
     from testbed.report.stage import report_stage
@@ -108,7 +108,7 @@ def _run(
             summary = run_campaign(loaded, folder, redo=redo, fresh=fresh, workforce=workforce, show=show)
         report_stage(folder)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"{kept_told(folder)}; go on with: testbed campaign run {again}") from None
+        raise KeyboardInterrupt(f"{describe_kept(folder)}; go on with: testbed campaign run {again}") from None
     sys.stderr.flush()
     return summary
 

@@ -22,10 +22,10 @@ def status(folder: Path, as_json: bool) -> None:
     from testbed.campaign.results.status import campaign_status
 
     found = campaign_status(folder)
-    emit(found, as_json, lambda: _text(found))
+    emit(found, as_json, lambda: _status_lines(found))
 
 
-def _text(found: Mapping[str, Any]) -> list[str]:
+def _status_lines(found: Mapping[str, Any]) -> list[str]:
     from testbed.api.progress_text import duration, lines
 
     head = f"{found['name']}: {found['state']}"

@@ -26,10 +26,10 @@ def tiers(folder: Path, count: int | None, edges: str | None, as_json: bool) -> 
     from testbed.golden.tiers import edges_of, record_tiers
 
     content = record_tiers(folder, edges_of(count, edges))
-    emit(content, as_json, lambda: _text(content))
+    emit(content, as_json, lambda: _tier_lines(content))
 
 
-def _text(content: dict[str, Any]) -> list[str]:
+def _tier_lines(content: dict[str, Any]) -> list[str]:
     from testbed.analysis.outputs.confidence import interval_name
 
     lines = [f"{content['correct']:,} images correct, {content['incorrect']:,} incorrect; of the correct ones"]

@@ -38,10 +38,10 @@ def cache(context: click.Context, as_json: bool) -> None:
     if context.invoked_subcommand is not None:
         return
     from testbed.core.folder.cache import cache_folder, limit_bytes, usage
-    from testbed.core.process.resources import told_bytes
+    from testbed.core.process.resources import format_bytes
 
     found, limit = usage(), limit_bytes()
-    lines = [f"{cache_folder()}, at most {told_bytes(limit)}", *_lines(found)]
+    lines = [f"{cache_folder()}, at most {format_bytes(limit)}", *_lines(found)]
     emit({"folder": cache_folder(), "limit_bytes": limit, "kinds": found}, as_json, lambda: lines)
 
 
@@ -58,6 +58,6 @@ def clear(only: str | None, as_json: bool) -> None:
 
 
 def _lines(found: Sequence[Usage]) -> list[str]:
-    from testbed.core.process.resources import told_bytes
+    from testbed.core.process.resources import format_bytes
 
-    return [f"{one.kind:9}{one.files:6,} files {told_bytes(one.bytes):>11}  {_WHAT[one.kind]}" for one in found]
+    return [f"{one.kind:9}{one.files:6,} files {format_bytes(one.bytes):>11}  {_WHAT[one.kind]}" for one in found]

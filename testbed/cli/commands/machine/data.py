@@ -56,7 +56,7 @@ def list_(root: Path | None, as_json: bool) -> None:
                 "get": how_to_get(name, entry, folder) if absent else "",
             }
         )
-    emit({"root": str(folder), "data_sets": known}, as_json, lambda: _table(folder, known))
+    emit({"root": str(folder), "data_sets": known}, as_json, lambda: _datasets_table(folder, known))
 
 
 @data.command(
@@ -98,7 +98,7 @@ def check(
     else:
         report["opened"] = _open_files(dataset)
         report["decoded"] = _read_some(dataset)
-    emit(report, as_json, lambda: _text(report, dataset.preprocess.told(dataset.image)))
+    emit(report, as_json, lambda: _dataset_lines(report, dataset.preprocess.one_line(dataset.image)))
 
 
 def _where(entry: DatasetEntry, root: Path) -> str | None:
@@ -150,7 +150,7 @@ def _read_all(dataset: Dataset, part: str) -> str | None:
     return split.sha256() if len(split) else None
 
 
-def _table(root: Path, known: list[dict[str, Any]]) -> FittedTable:
+def _datasets_table(root: Path, known: list[dict[str, Any]]) -> FittedTable:
     from testbed.cli.tables.fitting import FittedTable
 
     table = FittedTable("name", "here", "what, or how to get it", title=f"data folder: {root}", boxed=False)
@@ -164,7 +164,7 @@ def _table(root: Path, known: list[dict[str, Any]]) -> FittedTable:
     return table
 
 
-def _text(report: dict[str, Any], preprocess: str) -> list[str]:
+def _dataset_lines(report: dict[str, Any], preprocess: str) -> list[str]:
     images, classes = report["images"], report["classes"]
     shown = ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
     lines = [

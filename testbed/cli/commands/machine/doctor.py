@@ -40,11 +40,11 @@ def _report(diagnosis: Diagnosis) -> RenderableType:
         f"GPU: {gpus}",
     ]
     for title in ("engines", "kernels", "libraries"):
-        lines += ["", _table(title.capitalize(), getattr(diagnosis, title))]
+        lines += ["", _findings_table(title.capitalize(), getattr(diagnosis, title))]
     return stacked([*lines, "", "'pip' is that of the Python above."])
 
 
-def _table(title: str, findings: list[Finding]) -> FittedTable:
+def _findings_table(title: str, findings: list[Finding]) -> FittedTable:
     from rich.text import Text
 
     from testbed.cli.tables.fitting import FittedTable

@@ -89,7 +89,7 @@ def bench(
         engine, precision, tuple(batches), threads, Budget(seconds=seconds, runs=max(runs, LEAST_ROUNDS))
     )
     rows = measure(folders, question, baseline, say)
-    emit({"rows": rows}, as_json, lambda: _text(rows))
+    emit({"rows": rows}, as_json, lambda: _latency_table(rows))
     slower = [
         row
         for row in rows
@@ -104,7 +104,7 @@ def bench(
         )
 
 
-def _text(rows: list[LatencyRow]) -> RenderableType:
+def _latency_table(rows: list[LatencyRow]) -> RenderableType:
     from testbed.cli.tables.fitting import FittedTable
     from testbed.cli.tables.prose import stacked
 

@@ -88,13 +88,13 @@ def export(
         threads=threads,
         progress=lambda total: progress_on_stderr(total, "images"),
     )
-    emit(found, as_json, lambda: _text(found))
+    emit(found, as_json, lambda: _parity_text(found))
     needed = worst(found.parity, "smallest_atol")
     if atol is not None and not needed <= atol:
         raise GateFailed(f"{target} in {precision} needs atol {needed:.3g} at rtol {rtol:g}, above the stated {atol:g}")
 
 
-def _text(found: Deployed) -> RenderableType:
+def _parity_text(found: Deployed) -> RenderableType:
     from testbed.cli.tables.fitting import FittedTable
     from testbed.cli.tables.prose import stacked
 

@@ -114,7 +114,7 @@ def import_(
     name = Path(os.path.abspath(file)).name  # of "." too; a link keeps its own name
     write_model_run(run, imported.model, stage="import", name=name, made_from=made_from, data=source, facts=facts)
     report = {"run": run, "model": run / MODEL, **facts, "config": config, "data": source}
-    emit(report, as_json, lambda: _text(file, run, imported, rows, checked, source))
+    emit(report, as_json, lambda: _import_text(file, run, imported, rows, checked, source))
 
 
 def _stated(settings: tuple[str, ...], heads: int | None, pooling: Any, norm_eps: float | None) -> dict[str, Any]:
@@ -171,7 +171,7 @@ def _preprocess_rows(dataset: Dataset | None, how: Any, folder: Path, config: Vi
         if file is None:
             return []
         try:
-            told = preprocess_from(file).told(config.image)
+            told = preprocess_from(file).one_line(config.image)
         except UsageError as error:  # in the way only of data that is prepared so
             return [Told("preprocess", "not read", "config.json", str(error))]
         return [Told("preprocess", told, "config.json", f"{file.name}; kept when a data set is named: --data NAME")]
@@ -181,7 +181,7 @@ def _preprocess_rows(dataset: Dataset | None, how: Any, folder: Path, config: Vi
     notes = {"usual": "the data set's own; if the model was trained with another, state --preprocess"}
     notes |= {"config.json": file.name} if file else {}
     return [
-        Told("preprocess", dataset.preprocess.told(config.image), how, notes.get(how, "")),
+        Told("preprocess", dataset.preprocess.one_line(config.image), how, notes.get(how, "")),
         Told("resize", size, "data set", "the first image"),
     ]
 
@@ -210,7 +210,7 @@ def _assumed(rows: list[Told]) -> list[str]:
     return list(assumed(rows))
 
 
-def _text(
+def _import_text(
     file: Path,
     run: Path,
     imported: ImportedModel,

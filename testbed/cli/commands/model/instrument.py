@@ -49,10 +49,10 @@ def instrument(file: Path, sites: Sequence[str], ports: str, to: Path | None, as
     from testbed.instrument.twin import make_twin
 
     made = make_twin(file, to or file.parent, sites or ("*",), ports)
-    emit(made, as_json, lambda: _told(made))
+    emit(made, as_json, lambda: _sites_table(made))
 
 
-def _told(made: dict[str, Any]) -> RenderableType:
+def _sites_table(made: dict[str, Any]) -> RenderableType:
     from testbed.cli.tables.fitting import FittedTable
     from testbed.cli.tables.prose import stacked
 

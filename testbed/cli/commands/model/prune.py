@@ -79,10 +79,10 @@ def prune(
     orders = [PruneRequest(method, amount, chosen, settings.made(), training) for amount in amounts]
     places = [to] if len(orders) == 1 else [to / order.name for order in orders]
     found = prune_runs(folder, list(zip(orders, places, strict=True)), say)
-    emit(found[0] if len(found) == 1 else {"runs": found}, as_json, lambda: _table(found))
+    emit(found[0] if len(found) == 1 else {"runs": found}, as_json, lambda: _pruned_table(found))
 
 
-def _table(found: list[Pruned]) -> FittedTable:
+def _pruned_table(found: list[Pruned]) -> FittedTable:
     from testbed.cli.tables.fitting import FittedTable
 
     table = FittedTable(title=f"pruned from {100 * found[0].accuracy_before:.2f} % test accuracy")

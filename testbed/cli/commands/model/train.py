@@ -103,7 +103,7 @@ def _trained(
 ) -> dict[str, Any]:
     from testbed.train.runs import train_run
 
-    callbacks: list[Callback] = [] if sys.stderr.isatty() else [_told]
+    callbacks: list[Callback] = [] if sys.stderr.isatty() else [_say_epoch]
     if recorder:
         callbacks.append(recorder)
     try:
@@ -126,7 +126,7 @@ def _recorded(run: Path, recorder: Recorder) -> dict[str, Any]:
     return {"fuzziness": {"log": str(run / LOG), "epochs": [row.epoch for row in log]}}
 
 
-def _told(epoch: int, model: Any, record: Any) -> None:
+def _say_epoch(epoch: int, model: Any, record: Any) -> None:
     """A line per epoch, where no progress bar is shown."""
     say(
         f"epoch {epoch}: loss {record.train_loss:.4f}, validation {100 * record.validation_accuracy:.2f} %,"

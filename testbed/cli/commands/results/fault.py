@@ -37,7 +37,7 @@ def replay(folder: Path, fault_id: int, image: str | None, as_json: bool) -> Non
         hit = run.replay(fault_id, image)
         stored = run.stored_row(fault_id, hit.image_id)
     record = _record(fault_id, hit, stored)
-    emit(record, as_json, lambda: _told(record))
+    emit(record, as_json, lambda: _fault_lines(record))
 
 
 def _record(fault_id: int, hit: Injection, stored: dict[str, Any] | None) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def _record(fault_id: int, hit: Injection, stored: dict[str, Any] | None) -> dic
     return record
 
 
-def _told(record: dict[str, Any]) -> list[str]:
+def _fault_lines(record: dict[str, Any]) -> list[str]:
     what = record["op"] if record["bit"] is None else f"{record['op']} of bit {record['bit']}"
     lines = [
         f"fault {record['fault_id']}: {what} at {record['site']}[{record['index']}] of target {record['target']}",

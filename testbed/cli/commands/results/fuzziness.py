@@ -94,7 +94,7 @@ def fuzziness(
         for folder in folders
     ]
     if not averaged:
-        emit(_told(found[0]), as_json, lambda: _layers_text(found[0]))
+        emit(_to_json(found[0]), as_json, lambda: _layers_text(found[0]))
         return
     from testbed.sensitivity.fuzziness.average import all_recorded, average, recorded_average, write_average
 
@@ -121,11 +121,11 @@ def _recorded(folders: Sequence[Path], wanted: list[str] | None, averaged: bool,
     emit(report, as_json, lambda: _epochs_text(rows, names))
 
 
-def _told(measured: RunFuzziness) -> dict[str, Any]:
+def _to_json(measured: RunFuzziness) -> dict[str, Any]:
     found = measured.found
     return {
         "layers": [{"name": name, "fuzziness": value} for name, value in found.layers.items()],
-        "fits": _fits_told(measured.fits),
+        "fits": _fits_to_json(measured.fits),
         "images": found.images,
         "classes": found.classes,
         "data": measured.data,
@@ -135,14 +135,14 @@ def _told(measured: RunFuzziness) -> dict[str, Any]:
     }
 
 
-def _fits_told(fits: Fits) -> dict[str, Any]:
+def _fits_to_json(fits: Fits) -> dict[str, Any]:
     return {"exponential": fits.exponential, "separation": fits.separation, "why_not": fits.why_not or None}
 
 
 def _average_told(mean: Average) -> dict[str, Any]:
     return {
         "layers": [{"name": name, "fuzziness": one.value, "std": one.std} for name, one in mean.layers.items()],
-        "fits": _fits_told(mean.fits),
+        "fits": _fits_to_json(mean.fits),
         "images": mean.images,
         "data": mean.data,
         "accuracy": mean.accuracy,
@@ -168,7 +168,7 @@ def _epoch_told(row: EpochFuzziness | EpochAverage, names: Sequence[str] | None 
         "train_accuracy": row.train_accuracy,
         "test_accuracy": row.test_accuracy,
         "layers": layers,
-        "fits": _fits_told(fits_of(values, depth)),
+        "fits": _fits_to_json(fits_of(values, depth)),
     }
 
 

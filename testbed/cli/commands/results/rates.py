@@ -76,15 +76,15 @@ def results(
     rates, wanted = read_rates(folders, by, ops), checked_measures(measures)
     form = "json" if as_json else form
     if to is not None:
-        write_text(to, _text(form, folders, rates, wanted))
+        write_text(to, _formatted(form, folders, rates, wanted))
         emit({"written": to}, as_json, lambda: str(to))
     elif form in ("table", "json"):
-        emit(rates_record(rates, wanted), form == "json", lambda: _table(rates, wanted))
+        emit(rates_record(rates, wanted), form == "json", lambda: _rates_table(rates, wanted))
     else:
-        click.echo(_text(form, folders, rates, wanted), nl=False)
+        click.echo(_formatted(form, folders, rates, wanted), nl=False)
 
 
-def _text(form: str, folders: tuple[Path, ...], rates: RunRates, measures: tuple[str, ...]) -> str:
+def _formatted(form: str, folders: tuple[Path, ...], rates: RunRates, measures: tuple[str, ...]) -> str:
     import json
 
     from testbed.publish import formats
@@ -109,11 +109,11 @@ def _plain(rates: RunRates, measures: tuple[str, ...]) -> str:
     from testbed.core.words.console import PlainConsole
 
     screen = PlainConsole(file=io.StringIO(), width=140, highlight=False)
-    screen.print(_table(rates, measures), crop=False)
+    screen.print(_rates_table(rates, measures), crop=False)
     return str(screen.file.getvalue())  # type: ignore[attr-defined]
 
 
-def _table(rates: RunRates, measures: tuple[str, ...]) -> FittedTable:
+def _rates_table(rates: RunRates, measures: tuple[str, ...]) -> FittedTable:
     from testbed.cli.tables.fitting import FittedTable
     from testbed.publish.display import rates_display
 

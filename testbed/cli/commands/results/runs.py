@@ -28,10 +28,10 @@ def runs(folder: Path, as_json: bool) -> None:
     from testbed.publish.listing import list_run_folders
 
     entries = list_run_folders(folder)
-    emit({"runs": entries}, as_json, lambda: _table(folder, entries))
+    emit({"runs": entries}, as_json, lambda: _runs_table(folder, entries))
 
 
-def _table(folder: Path, entries: Sequence[RunEntry]) -> RenderableType:
+def _runs_table(folder: Path, entries: Sequence[RunEntry]) -> RenderableType:
     from testbed.cli.tables.fitting import FittedTable
     from testbed.cli.tables.prose import stacked
 

@@ -94,10 +94,10 @@ def tradeoff(
     write_text(to / "metrics.json", json.dumps(json_value(found), indent=1, allow_nan=False) + "\n")
     tradeoff_figure(to / "tradeoff.png", found)
     write_page(to / "tradeoff.html", found)
-    emit(found, as_json, lambda: _text(found, to))
+    emit(found, as_json, lambda: _tradeoff_text(found, to))
 
 
-def _text(found: Tradeoff, to: Path) -> RenderableType:
+def _tradeoff_text(found: Tradeoff, to: Path) -> RenderableType:
     from testbed.cli.tables.fitting import FittedTable
     from testbed.cli.tables.prose import stacked
 

@@ -28,27 +28,29 @@ def inferred_config(layout: Layout, traits: Traits, names: KeyNames, shapes: Key
     else:
         image = _image(ours["pos_embed"], traits.cls_token, patch, ledger)
     width, classes = ours["patch_embed.proj.weight"][0], ours["head.weight"][0]
-    ledger.found("width", width)
-    ledger.found("depth", traits.depth)
-    ledger.found("classes", classes)
+    ledger.add_from_file("width", width)
+    ledger.add_from_file("depth", traits.depth)
+    ledger.add_from_file("classes", classes)
     inner = [prod(ours[f"block.{n}.attn.qkv.weight"][:1]) * len(layout.qkv) // 3 for n in range(traits.depth)]
     head_width = _head_width(layout, width, inner, ledger)
     mlp = tuple(ours[f"block.{n}.mlp.fc1.weight"][0] for n in range(traits.depth))
-    ledger.found("mlp", mlp[0] if len(set(mlp)) == 1 else list(mlp))
+    ledger.add_from_file("mlp", mlp[0] if len(set(mlp)) == 1 else list(mlp))
     activation = ledger.chosen("activation", "gelu", "", "gelu_tanh, quick_gelu, relu and silu have the same names")
     norm_order = ledger.chosen(
         "norm_order", "pre", "", "x + f(norm(x)); residual_post, x + norm(f(x)), has the same names"
     )
     norm_eps = ledger.chosen("eps", layout.norm_eps, "", f"{layout.name.removesuffix('-old')}'s own")
-    ledger.found("qkv_bias", traits.qkv_bias)
-    ledger.found("cls_token", traits.cls_token)
+    ledger.add_from_file("qkv_bias", traits.qkv_bias)
+    ledger.add_from_file("cls_token", traits.cls_token)
     if layout.fixed_positions:
         ledger.implied(
             "position", "sincos_2d", "the table is in no file; the 1-D and 3-D SimpleViT have the same names"
         )
     else:
-        ledger.found("position", "1d", "learned, one for each token")
-    ledger.found("final_norm", traits.final_norm, "where the last LayerNorm sits: all tokens, or the pooled one")
+        ledger.add_from_file("position", "1d", "learned, one for each token")
+    ledger.add_from_file(
+        "final_norm", traits.final_norm, "where the last LayerNorm sits: all tokens, or the pooled one"
+    )
     return ViTConfig(
         image=image,
         patch=patch,
@@ -77,8 +79,8 @@ def _patch(shape: tuple[int, ...], ledger: Ledger) -> tuple[int, int]:
     if len(shape) == 4:
         if shape[2] != shape[3]:
             raise TestbedError(f"patches of {shape[2]} x {shape[3]} pixels are not square: not supported; {INSTEAD}")
-        ledger.found("channels", shape[1])
-        ledger.found("patch", shape[2])
+        ledger.add_from_file("channels", shape[1])
+        ledger.add_from_file("patch", shape[2])
         return shape[1], shape[2]
     values = prod(shape[1:])
     said, said_patch = ledger.value("channels"), ledger.value("patch")

@@ -46,7 +46,7 @@ class Ledger:
         self.said, self.config = said, config
         self.rows: list[Told] = []
 
-    def found(self, key: str, value: Any, note: str = "") -> None:
+    def add_from_file(self, key: str, value: Any, note: str = "") -> None:
         """The file tells ``value``; whatever else is said must agree."""
         for source, values in self.said.items():
             if key in values and values[key] != value:

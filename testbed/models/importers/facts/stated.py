@@ -71,13 +71,13 @@ def _flag(key: str, value: Any) -> bool:
     return flags[str(value).lower()]
 
 
-def _text(key: str, value: Any) -> str:
+def _as_text(key: str, value: Any) -> str:
     return str(value)
 
 
 _KEYS: dict[str, Callable[[str, Any], Any]] = {
-    "weights": _text,
-    "head": _text,
+    "weights": _as_text,
+    "head": _as_text,
     "activation": _one_of(ACTIVATIONS),
     "eps": _small,
     "heads": _whole,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from testbed.core.errors import TestbedError
-from testbed.core.process.resources import require_memory, told_bytes
+from testbed.core.process.resources import format_bytes, require_memory
 from testbed.models.keys import listed
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
@@ -35,7 +35,8 @@ def check_files(paths: Iterable[Path]) -> None:
         unpacked = _unpacked(path) if is_zipfile(path) else size
         if unpacked > _INFLATES * size + _SMALL:
             raise TestbedError(
-                f"{path} has {told_bytes(size)} and unpacks to {told_bytes(unpacked)}, as no weights do; save the model again"
+                f"{path} has {format_bytes(size)} and unpacks to {format_bytes(unpacked)}, as no weights do; save the"
+                " model again"
             )
         held += max(size, unpacked)
     require_memory(held, f"reading {path}", "name a file of the weights alone, without the optimiser's state")

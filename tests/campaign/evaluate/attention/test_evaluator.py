@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from testbed.analysis.outputs.outcome import GoldenSide, classify
 from testbed.campaign.evaluate.attention.changes import CHANGES
 from testbed.campaign.evaluate.attention.evaluator import AttentionEvaluator, AttentionPaths
-from testbed.campaign.evaluate.attention.gate import prove, random_flips
+from testbed.campaign.evaluate.attention.gate import prove_attention, random_flips
 from testbed.campaign.evaluate.attention.golden import AttentionGoldens, AttentionTarget, ImageGolden
 from testbed.campaign.evaluate.attention.graphs import KINDS, attention_sites, projection_weight, stages
 from testbed.campaign.evaluate.attention.rows import FaultyElements, RowPath
@@ -270,7 +270,7 @@ class TestGate:
     def test_what_is_proven_on_an_engine_gives_its_whole_twins_outcomes(self, backend: str) -> None:
         subject = case(backend=backend, bias=False)
         record = AttentionRecord.model_validate(
-            json.loads(json.dumps(prove(subject.target, subject.whole, IMAGES, seed=7).to_json()))
+            json.loads(json.dumps(prove_attention(subject.target, subject.whole, IMAGES, seed=7).to_json()))
         )
         paths = AttentionPaths.of(record)
         assert paths.useful
@@ -282,13 +282,13 @@ class TestGate:
 
     def test_differential_attention_is_exact_from_the_site_on(self) -> None:
         subject = _case_of("differential")
-        paths = AttentionPaths.of(prove(subject.target, subject.whole, IMAGES, seed=7)).path
+        paths = AttentionPaths.of(prove_attention(subject.target, subject.whole, IMAGES, seed=7)).path
         assert paths == dict.fromkeys(KINDS, "suffix") | {"context": "rows", "proj": "rows"}
 
     def test_kernels_with_other_bits_for_fewer_rows_are_not_used(self, plain_case: Case) -> None:
         honest = plain_case.target.open
         target = replace(plain_case.target, open=lambda model: Rounding(honest(model), only_parts=True))
-        record = prove(target, plain_case.whole, IMAGES, seed=7)
+        record = prove_attention(target, plain_case.whole, IMAGES, seed=7)
         assert not any(record.sizes.values())
         paths = AttentionPaths.of(record).path
         assert paths == dict.fromkeys(KINDS, "suffix") | {"proj": "rows"}
@@ -296,14 +296,14 @@ class TestGate:
     def test_suffixes_with_other_bits_are_not_used_either(self, plain_case: Case) -> None:
         honest = plain_case.target.open
         target = replace(plain_case.target, open=lambda model: Rounding(honest(model), only_parts=False))
-        paths = AttentionPaths.of(prove(target, plain_case.whole, IMAGES, seed=7)).path
+        paths = AttentionPaths.of(prove_attention(target, plain_case.whole, IMAGES, seed=7)).path
         assert paths == dict.fromkeys(KINDS, "whole") | {"proj": "rows"}
 
     def test_an_engine_that_refuses_the_parts_leaves_everything_to_the_whole_twin(self, plain_case: Case) -> None:
         def refusing(model: bytes) -> Runner:
             raise EngineError("no")
 
-        record = prove(replace(plain_case.target, open=refusing), plain_case.whole, IMAGES, seed=7)
+        record = prove_attention(replace(plain_case.target, open=refusing), plain_case.whole, IMAGES, seed=7)
         assert record.why == "no"
         assert not AttentionPaths.of(record).useful
 
@@ -314,7 +314,7 @@ class TestGate:
         assert weight is not None
         wrong = weight * np.float32(1.001)
         monkeypatch.setattr("testbed.campaign.evaluate.attention.gate.projection_weight", lambda *_: wrong)
-        paths = AttentionPaths.of(prove(plain_case.target, plain_case.whole, IMAGES, seed=7)).path
+        paths = AttentionPaths.of(prove_attention(plain_case.target, plain_case.whole, IMAGES, seed=7)).path
         assert paths["k"] == paths["v"] == "rows"
 
 

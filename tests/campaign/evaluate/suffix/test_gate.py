@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from testbed.campaign.evaluate.contract import Evaluated, Injections
 from testbed.campaign.evaluate.suffix import segments as suffix_pieces
 from testbed.campaign.evaluate.suffix.evaluator import SuffixEvaluator
-from testbed.campaign.evaluate.suffix.gate import SuffixProof, prove
+from testbed.campaign.evaluate.suffix.gate import SuffixProof, prove_suffix
 from testbed.campaign.evaluate.suffix.rows import RowRunner
 from testbed.campaign.evaluate.suffix.sample import loud_words, sample
 from testbed.campaign.evaluate.suffix.shortcuts import BARE, Shortcuts
@@ -31,7 +31,7 @@ def model() -> Lab:
 
 
 def proof(model: Lab) -> SuffixProof:
-    return prove(model.evaluator, model.whole, model.live, IMAGES, seed=1, per_site_kind=2)
+    return prove_suffix(model.evaluator, model.whole, model.live, IMAGES, seed=1, per_site_kind=2)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -214,7 +214,7 @@ def test_a_plan_from_the_record_works_in_another_place(model: Lab) -> None:
 
 def test_only_what_the_campaign_strikes_is_shown(model: Lab) -> None:
     struck = [site for site in model.stages.table if site.name in ("block.0.attn.v", "head")]
-    found = prove(model.evaluator, model.whole, model.live, IMAGES, seed=0, per_site_kind=4, sites=struck)
+    found = prove_suffix(model.evaluator, model.whole, model.live, IMAGES, seed=0, per_site_kind=4, sites=struck)
     assert found.plan == Shortcuts()
     sample_of_two = sample(model.stages.table.ports, struck, model.live, IMAGES, 4, seed=0)
     assert found.record.rows == len(sample_of_two)
