@@ -15,6 +15,8 @@ from testbed.core.folder.provenance import processor
 from testbed.doctor.findings import NEEDS_DRIVER, Finding, first_line, probe
 from testbed.doctor.kernels import kernel_findings
 from testbed.engines.gpu import cuda_devices
+from testbed.engines.plugins import EnginePlugin, engine_plugins
+from testbed.engines.runner import BACKENDS
 
 _ORT_CUDA = "CUDAExecutionProvider"
 
@@ -60,11 +62,21 @@ def diagnose() -> Diagnosis:
     return Diagnosis(
         python={"version": platform.python_version(), "executable": sys.executable},
         host=_host(),
-        engines=[probe(*engine) for engine in engines],
+        engines=[*(probe(*engine) for engine in engines), *map(_plugin, engine_plugins().values())],
         kernels=kernel_findings(f"pip install {_ort_package()}"),
         libraries=[_library(name, required=True) for name in REQUIRED]
         + [_library(name, required=False) for name in OPTIONAL],
     )
+
+
+def _plugin(plugin: EnginePlugin) -> Finding:
+    """An engine of another package."""
+    if plugin.name in BACKENDS:
+        return Finding(plugin.name, False, plugin.version, f"{plugin} is not used: the testbed has one of that name")
+    usable, detail = plugin.available()
+    if not usable:
+        return Finding(plugin.name, False, plugin.version, detail, f"pip install --force-reinstall {plugin.package}")
+    return Finding(plugin.name, True, detail, f"of package {plugin.package}")
 
 
 def _torch_cpu(name: str) -> Finding:

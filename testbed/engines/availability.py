@@ -9,13 +9,16 @@ from importlib import import_module
 
 from testbed.core.errors import first_line
 from testbed.engines.gpu import cuda_devices
+from testbed.engines.plugins import engine_plugins
 
 
 def available(backend: str) -> tuple[bool, str]:
     """Whether the engine can run here, and its version, or in one line why not and what to install.
 
-    Imports the engine's library. Raises KeyError for a backend that is not in ``runner.BACKENDS``.
+    Imports the engine's library. Raises KeyError for a backend that nobody offers.
     """
+    if backend not in _ASKED:
+        return engine_plugins()[backend].available()
     try:
         return True, _ASKED[backend]()
     except _Missing as missing:

@@ -19,6 +19,7 @@ from testbed.core.folder.files import sha256_bytes, sha256_json
 from testbed.core.process.resources import require_threads
 from testbed.core.words.nearest import unknown
 from testbed.engines.availability import available
+from testbed.engines.plugins import engine_plugins
 from testbed.semantics import as_words, corrupt
 
 Arrays = Mapping[str, NDArray]
@@ -211,12 +212,29 @@ PRECISIONS: dict[str, Sequence[str]] = dict.fromkeys(BACKENDS, _ALL) | {
 }
 
 
+def is_known_engine(backend: str) -> bool:
+    """Whether this version, or a package that is installed, offers an engine of this name."""
+    return backend in BACKENDS or backend in engine_plugins()
+
+
+def known_engines() -> list[str]:
+    """Names of all engines, on whatever machine; those of other packages come last."""
+    return list(dict.fromkeys([*BACKENDS, *engine_plugins()]))
+
+
+def precisions_of(backend: str) -> Sequence[str]:
+    """What a known engine offers. Raises EngineError for one of another package that does not load."""
+    return PRECISIONS[backend] if backend in PRECISIONS else engine_plugins()[backend].precisions
+
+
 def check_engine(backend: str, precision: str) -> None:
-    """Raises UsageError for an engine or a precision that this version does not offer, on whatever machine."""
-    if backend not in BACKENDS:
-        raise UsageError(unknown("engine", backend, BACKENDS))
-    if precision not in PRECISIONS[backend]:
-        raise UsageError(f"engine {backend!r} does not offer {precision!r}; it offers {', '.join(PRECISIONS[backend])}")
+    """Raises UsageError for an engine or a precision that this version does not offer, on whatever machine, EngineError for
+    an engine of another package that does not load."""
+    if not is_known_engine(backend):
+        raise UsageError(unknown("engine", backend, known_engines()))
+    offered = precisions_of(backend)
+    if precision not in offered:
+        raise UsageError(f"engine {backend!r} does not offer {precision!r}; it offers {', '.join(offered)}")
 
 
 def require_engine(backend: str) -> None:
@@ -232,7 +250,9 @@ def open_engine(backend: str, request: EngineRequest) -> Runner:
     check_engine(backend, request.precision)
     require_threads(request.threads)
     require_engine(backend)
-    return BACKENDS[backend](request)
+    build = BACKENDS[backend] if backend in BACKENDS else engine_plugins()[backend].runner
+    runner: Runner = build(request)
+    return runner
 
 
 def request_from(path: Path, deployment_id: str, **options: Any) -> EngineRequest:

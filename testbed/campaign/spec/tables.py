@@ -10,12 +10,12 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from testbed.analysis.outputs.confidence import TierEdges
 from testbed.campaign.spec.errors import shown
 from testbed.campaign.spec.fields import AtMost, Complaint, Count, NonNegative, Positive, Strict, WholeNumber, refuse
-from testbed.core.errors import TestbedError, UsageError
+from testbed.core.errors import EngineError, TestbedError, UsageError
 from testbed.core.formats import FORMATS
 from testbed.core.words.nearest import unknown
 from testbed.data.classes.order import kept_classes
 from testbed.data.preprocess.stated import kept
-from testbed.engines.runner import BACKENDS, check_engine
+from testbed.engines.runner import BACKENDS, check_engine, is_known_engine, known_engines
 from testbed.export.calibration import TRAIN
 from testbed.export.precision import CALIBRATION_METHODS, PRECISIONS, Calibration
 from testbed.instrument.ports.feed import GATED_REPLACE, MECHANISMS
@@ -233,8 +233,8 @@ class EngineSpec(Strict):
         return self
 
     def _complaints(self) -> Iterator[Complaint]:
-        if self.backend not in BACKENDS:
-            yield Complaint("backend", unknown("engine", self.backend, BACKENDS))
+        if not is_known_engine(self.backend):
+            yield Complaint("backend", unknown("engine", self.backend, known_engines()))
             if self.precision not in FORMATS:
                 yield Complaint("precision", unknown("precision", self.precision, FORMATS))
         else:
@@ -242,6 +242,8 @@ class EngineSpec(Strict):
                 check_engine(self.backend, self.precision)
             except UsageError as error:
                 yield Complaint("precision", str(error))
+            except EngineError as error:  # of another package, and broken
+                yield Complaint("backend", str(error))
         if self.ports not in MECHANISMS:
             yield Complaint("ports", unknown("ports", self.ports, MECHANISMS))
         elif self.backend == "openvino" and self.ports != GATED_REPLACE:
