@@ -6,7 +6,7 @@ MARGIN = 0.03
 spec = {
     "name": "adaptive",
     "data": {"name": "digits"},
-    "model": {"preset": "digits", "training": {"epochs": 10, "learning_rate": 0.01}},
+    "model": {"preset": "digits", "recipe": "digits", "training": {"epochs": 10, "learning_rate": 0.01}},
     "tiers": {"edges": [0.5, 1.0], "images": [3, 3]},
     "tolerance": {"atol": 1e-4, "rtol": 1e-4},
     "stop": {"margin": MARGIN, "per": "block"},
