@@ -34,7 +34,14 @@ from testbed.cli.options.types import WordsOption
     show_default=True,
     help="Which rate: another top-1, outside the tolerance, a NaN or infinity in the output.",
 )
-@click.option("--format", "form", type=click.Choice(["svg", "pdf", "png"]), default="svg", show_default=True)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["svg", "pdf", "png"]),
+    default="svg",
+    show_default=True,
+    help="Kind of file: letters are outlines in svg, embedded fonts in pdf.",
+)
 @click.option(
     "--style",
     type=click.Choice(["paper", "wide", "slides"]),
