@@ -168,7 +168,7 @@ class Monitor:
         level = self.level.copy()
         for campaign, domain in zip(*np.nonzero(self.open), strict=True):
             final = bool(out[campaign] or known[campaign, domain])
-            critical = self.history[campaign][domain].take(float(times[campaign, domain]), rule, final)
+            critical = self.history[campaign][domain].critical_value(float(times[campaign, domain]), rule, final)
             if critical is not None:
                 looked[campaign, domain] = True
                 level[campaign, domain] = 2 * ndtr(critical) - 1
