@@ -10,9 +10,8 @@ import torch
 
 from testbed.core.errors import UsageError
 from testbed.data import load
-from testbed.sensitivity.fuzziness import separation as fuzziness
 from testbed.sensitivity.fuzziness.layers import layer_fuzziness, layer_names, measure_layers
-from testbed.sensitivity.fuzziness.separation import streamed_fuzziness
+from testbed.sensitivity.fuzziness.separation import fuzziness, streamed_fuzziness
 from testbed.train import evaluate
 
 

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from testbed.core.errors import UsageError
-from testbed.sensitivity.fuzziness import separation as fuzziness
-from testbed.sensitivity.fuzziness.separation import streamed_fuzziness
+from testbed.sensitivity.fuzziness.separation import fuzziness, streamed_fuzziness
 
 
 def dense(x: NDArray, y: NDArray, weighted: bool = False) -> float:
