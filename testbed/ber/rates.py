@@ -52,7 +52,7 @@ def ber_sweep(
     if repeats < 2:
         raise UsageError(f"intervals are over repeats: two at least, not {repeats}")
     _check_heard(bench, sites)
-    told = {
+    record = {
         "images": len(bench.images),
         "accuracy": _accuracy(bench.golden, bench),
         "sites": [site.name for site in sites],
@@ -64,7 +64,7 @@ def ber_sweep(
     }
     if bench.outputs().tobytes() != bench.golden.tobytes():
         raise EngineError("the engine's output is not restored after the flipped bits were put back")
-    return told
+    return record
 
 
 def _at(
@@ -81,17 +81,17 @@ def _at(
     labels, golden = bench.images.labels, top1(bench.golden)
     flips, predictions, nonfinite = [], [], []
     for repeat in range(repeats):
-        places = flipped(sites, rate, seed, repeat)
-        flips.append(int(sum(np.bitwise_count(place.xor_mask).sum() for place in places)))
-        with faulty_weights(runner, places):
+        faults = flipped(sites, rate, seed, repeat)
+        flips.append(int(sum(np.bitwise_count(fault.xor_mask).sum() for fault in faults)))
+        with faulty_weights(runner, faults):
             outputs = bench.outputs()
         predictions.append(top1(outputs))
         nonfinite.append(~np.isfinite(outputs).all(axis=1))
         advance(len(outputs))
-    found = np.stack(predictions)
+    predicted = np.stack(predictions)
     measures = {
-        "accuracy": (found == labels, golden == labels),
-        "sdc1": (found != golden, np.zeros(len(golden), bool)),
+        "accuracy": (predicted == labels, golden == labels),
+        "sdc1": (predicted != golden, np.zeros(len(golden), bool)),
         "nonfinite": (np.stack(nonfinite), ~np.isfinite(bench.golden).all(axis=1)),
     }
     struck = FlippedRepeats(np.array(flips) > 0, _probability(rate, _bits(sites)))

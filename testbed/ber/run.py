@@ -81,7 +81,7 @@ def run_ber(
     with _bench(preparation, images) as bench, progress(len(rates) * repeats * len(bench.images)) as advance:
         gate = _gate(preparation, bench, bench.table.select("weight", sites))
         chosen = bench.table.without(left_out.site for left_out in gate.left_out).select("weight", sites)
-        found = ber_sweep(bench, chosen, rates, repeats, spec.seed if seed is None else seed, spec.confidence, advance)
+        swept = ber_sweep(bench, chosen, rates, repeats, spec.seed if seed is None else seed, spec.confidence, advance)
         if warning := guessing_warning(top1(bench.golden), bench.images.labels, len(classes)):
             log.warning("without flips: %s", warning)
         engine = {
@@ -94,7 +94,7 @@ def run_ber(
         }
         images_by_class = class_counts(bench.images.labels, classes)
     left_out = [asdict(each) for each in gate.left_out]
-    return {"name": spec.name, "engine": engine, "left_out": left_out, "classes": images_by_class, **found}
+    return {"name": spec.name, "engine": engine, "left_out": left_out, "classes": images_by_class, **swept}
 
 
 def _gate(preparation: Preparation, bench: CampaignEngine, sites: Sequence[Site]) -> WeightGate:
@@ -104,31 +104,31 @@ def _gate(preparation: Preparation, bench: CampaignEngine, sites: Sequence[Site]
     few = NamedImages(
         tuple(images.ids[row] for row in some), images.labels[some], images.tiers[some], images.positions[some]
     )
-    place = Workplace(preparation.folder, spec)
-    found = weight_gate_of(place, replace(bench, images=few, inputs=lambda rows: inputs(some[rows])), sites)
-    for reason, names in found.by_reason().items():
+    workplace = Workplace(preparation.folder, spec)
+    gate = weight_gate_of(workplace, replace(bench, images=few, inputs=lambda rows: inputs(some[rows])), sites)
+    for reason, names in gate.by_reason().items():
         log.warning("%d weights are left out (%s): %s", len(names), ", ".join(names), reason)
-    return found
+    return gate
 
 
 @contextmanager
 def _bench(preparation: Preparation, images: int | None) -> Iterator[CampaignEngine]:
     if "model" not in preparation.spec.targets:
         raise UsageError('a bit-error-rate sweep needs the whole model: a section of the spec with target = "model"')
-    place, plain = Workplace(preparation.folder, preparation.spec), Files("model").plain
-    request = place.request("model", plain, mutable_weights=True)
+    workplace, plain = Workplace(preparation.folder, preparation.spec), Files("model").plain
+    request = workplace.request("model", plain, mutable_weights=True)
     asked = _asked(preparation.dataset.test, images, preparation.spec.seed)
-    with place.open(request) as runner:
+    with workplace.open(request) as runner:
         yield CampaignEngine(
             target="model",
             where="weight",
-            table=place.table("model"),
+            table=workplace.table("model"),
             runner=runner,
             inputs=_inputs(asked),
             input_name=input_name(request.onnx),
             output_name=output_name(request.onnx),
             images=_named(asked),
-            batch=place.batch,
+            batch=workplace.batch,
         )
 
 

@@ -83,9 +83,9 @@ def _agreements(pairs: pd.DataFrame, confidence: float) -> Iterator[dict[str, An
 
 def _agreement(part: pd.DataFrame, confidence: float) -> dict[str, Any]:
     design = design_of(part)
-    one, two = part["code"].to_numpy(), part["code_b"].to_numpy()
-    told_apart = agreement(one, two, OUTCOMES, design, confidence)
-    merged = agreement(_MERGED_CODE[one], _MERGED_CODE[two], MERGED, design, confidence)
+    codes_a, codes_b = part["code"].to_numpy(), part["code_b"].to_numpy()
+    apart = agreement(codes_a, codes_b, OUTCOMES, design, confidence)
+    merged = agreement(_MERGED_CODE[codes_a], _MERGED_CODE[codes_b], MERGED, design, confidence)
     same_word = part["golden_word"].to_numpy() == part["golden_word_b"].to_numpy()
     return {
         "faults": merged.agreement.n_clusters,
@@ -95,19 +95,19 @@ def _agreement(part: pd.DataFrame, confidence: float) -> dict[str, Any]:
         "agreement": _rate_to_json(merged.agreement),
         "kappa": _kappa(merged.kappa),
         "matrix": _matrix(merged),
-        "agreement_all": _rate_to_json(told_apart.agreement),
-        "kappa_all": _kappa(told_apart.kappa),
-        "matrix_all": _matrix(told_apart),
+        "agreement_all": _rate_to_json(apart.agreement),
+        "kappa_all": _kappa(apart.kappa),
+        "matrix_all": _matrix(apart),
     }
 
 
-def _matrix(found: Agreement) -> dict[str, Any]:
+def _matrix(result: Agreement) -> dict[str, Any]:
     """A down, B across; only the outcomes that were seen."""
-    seen = np.flatnonzero(found.counts.sum(axis=0) + found.counts.sum(axis=1))
+    seen = np.flatnonzero(result.counts.sum(axis=0) + result.counts.sum(axis=1))
     return {
-        "outcomes": [found.categories[code] for code in seen],
-        "rows": found.counts[np.ix_(seen, seen)].tolist(),
-        "shares": found.shares[np.ix_(seen, seen)].tolist(),
+        "outcomes": [result.categories[code] for code in seen],
+        "rows": result.counts[np.ix_(seen, seen)].tolist(),
+        "shares": result.shares[np.ix_(seen, seen)].tolist(),
     }
 
 
@@ -115,8 +115,8 @@ def _rate_to_json(found: Estimate) -> dict[str, float]:
     return {"rate": found.rate, "low": found.low, "high": found.high}
 
 
-def _kappa(found: Kappa) -> dict[str, Any]:
-    return {"value": found.value, "low": found.low, "high": found.high, "undefined": found.undefined}
+def _kappa(kappa: Kappa) -> dict[str, Any]:
+    return {"value": kappa.value, "low": kappa.low, "high": kappa.high, "undefined": kappa.undefined}
 
 
 # ---- the disagreeing rows

@@ -36,22 +36,22 @@ def _lines(side: Side) -> Iterator[dict[str, Any]]:
         if model.target != _TARGET:
             continue
         group = rates.over_all()
-        found = group.rates["sdc1"]
+        rate = group.rates["sdc1"]
         sites = {profile.site for profile in rates.profiles}
         struck = [site for site in table if site.name in sites and site.where == model.where]
         bits = sum(site.elements * _bits(side, model, site, table) for site in struck)
         yield {
             "where": model.where,
             "op": model.label,
-            "rate": found.rate,
-            "low": found.low,
-            "high": found.high,
-            "faults": found.n_clusters,
-            "n": found.n_rows,
+            "rate": rate.rate,
+            "low": rate.low,
+            "high": rate.high,
+            "faults": rate.n_clusters,
+            "n": rate.n_rows,
             "bits": bits,
-            "sdc1_bits": found.rate * bits,
-            "sdc1_bits_low": found.low * bits,
-            "sdc1_bits_high": found.high * bits,
+            "sdc1_bits": rate.rate * bits,
+            "sdc1_bits_low": rate.low * bits,
+            "sdc1_bits_high": rate.high * bits,
         }
 
 

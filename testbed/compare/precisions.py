@@ -91,9 +91,9 @@ def _pairs(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
     for rows in (a, b):
         ranked = rows[rows["common"]].sort_values("bit", ascending=False, kind="stable")
         numbered.append(ranked.assign(nth=ranked.groupby(list(PLACE), sort=False).cumcount()))
-    mine, theirs = numbered
+    rows_a, rows_b = numbered
     columns = [*PLACE, "nth", "bit", *MEASURES]
-    return mine.merge(theirs[columns], on=[*PLACE, "nth"], suffixes=("", "_b"), validate="one_to_one")
+    return rows_a.merge(rows_b[columns], on=[*PLACE, "nth"], suffixes=("", "_b"), validate="one_to_one")
 
 
 def _roles(a: pd.DataFrame, b: pd.DataFrame, pairs: pd.DataFrame, confidence: float) -> Iterator[dict[str, Any]]:
@@ -124,35 +124,39 @@ def _roles(a: pd.DataFrame, b: pd.DataFrame, pairs: pd.DataFrame, confidence: fl
 def _rates(rows: pd.DataFrame, confidence: float) -> dict[tuple[str, str, str], RatesByMeasure]:
     """(format of A, format of B, role) -> measure -> rate, of the common rows of one target, place and operation."""
     design = design_of(rows)
-    found: dict[tuple[str, str, str], RatesByMeasure] = {}
+    rates: dict[tuple[str, str, str], RatesByMeasure] = {}
     for roles in (rows["role"], pd.Series(ALL, rows.index)):
         names = list(zip(rows["format_a"], rows["format_b"], roles, strict=True))
         codes, labels = pd.factorize(pd.Series(names).where(rows["common"].to_numpy(), None))
         domains = design.domains(codes)
         estimates = {measure: domains.estimates(rows[measure].to_numpy(), confidence) for measure in MEASURES}
         for code, label in enumerate(labels):
-            found[label] = {measure: estimates[measure][code] for measure in MEASURES}
-    return found
+            rates[label] = {measure: estimates[measure][code] for measure in MEASURES}
+    return rates
 
 
-def _counts(found: RatesByMeasure | None) -> dict[str, int] | None:
-    return None if found is None else {"faults": found["outside"].n_clusters, "rows": found["outside"].n_rows}
+def _counts(rates: RatesByMeasure | None) -> dict[str, int] | None:
+    return None if rates is None else {"faults": rates["outside"].n_clusters, "rows": rates["outside"].n_rows}
 
 
 def _sides(
     a: RatesByMeasure | None, b: RatesByMeasure | None, has_classes: bool, joint: dict[str, float] | None = None
 ) -> dict[str, Any]:
     """Measure -> both rates, and their difference where both exist. joint: correlation of the two sides' rates."""
-    told: dict[str, Any] = {}
+    measures: dict[str, Any] = {}
     for measure in MEASURES:
         if measure == "sdc1" and not has_classes:
-            told[measure] = None
+            measures[measure] = None
             continue
-        told[measure] = {"a": a and _rate_to_json(a[measure]), "b": b and _rate_to_json(b[measure]), "difference": None}
+        measures[measure] = {
+            "a": a and _rate_to_json(a[measure]),
+            "b": b and _rate_to_json(b[measure]),
+            "difference": None,
+        }
         if a and b:
             value, low, high = difference(a[measure], b[measure], (joint or {}).get(measure, 0.0))
-            told[measure]["difference"] = {"value": value, "low": low, "high": high}
-    return told
+            measures[measure]["difference"] = {"value": value, "low": low, "high": high}
+    return measures
 
 
 def _paired(pairs: pd.DataFrame | None, confidence: float, has_classes: bool) -> dict[str, Any] | None:

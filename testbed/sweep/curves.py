@@ -56,15 +56,15 @@ class Curves:
         """Over all images (tier None), then per tier, JSON-ready."""
         areas = self._areas()
         for tier in self.tiers:
-            mine = np.ones(len(self.rows.tier), bool) if tier is None else self.rows.tier == tier
+            selected = np.ones(len(self.rows.tier), bool) if tier is None else self.rows.tier == tier
             yield {
                 **self.rows.fault_model,
                 "tier": tier,
-                "n_rows": int(mine.sum()),
-                "n_faults": len(np.unique(self.rows.rows["fault_id"].to_numpy()[mine])),
-                "n_sdc1": None if self.rows.sdc1 is None else int((self.rows.sdc1 & mine).sum()),
-                "n_corrupted": int((self.rows.corrupted & mine).sum()),
-                "n_ended": int((self.rows.ended & mine).sum()),
+                "n_rows": int(selected.sum()),
+                "n_faults": len(np.unique(self.rows.rows["fault_id"].to_numpy()[selected])),
+                "n_sdc1": None if self.rows.sdc1 is None else int((self.rows.sdc1 & selected).sum()),
+                "n_corrupted": int((self.rows.corrupted & selected).sum()),
+                "n_ended": int((self.rows.ended & selected).sum()),
                 "reasons": self._reasons(tier),
                 "noise": [self._floor(floor, tier) for floor in self.floors],
                 "grid": [self._point(tier, rtol, atol) for rtol in self.grid.rtols for atol in self._atols(tier, rtol)],
@@ -92,20 +92,20 @@ class Curves:
 
     def _detected(self, event: str, tier: Tier, rtol: float, atol: float) -> DetectionRate | None:
         """None where no row of the tier has the event."""
-        found = self._detections.get(event)
-        return found.at(rtol, atol).get(tier) if found else None
+        detection = self._detections.get(event)
+        return detection.at(rtol, atol).get(tier) if detection else None
 
     def _reasons(self, tier: Tier) -> dict[str, str]:
         """Why there are no rates of an event, where there are none."""
-        found = {}
+        reasons = {}
         for event in EVENTS:
             detection = self._detections.get(event)
             if detection is None:
-                found[event] = "outputs of this target have no classes"
+                reasons[event] = "outputs of this target have no classes"
             elif not detection.rows(tier).any():
                 what = "changed the top-1" if event == "sdc1" else "changed a bit of the output"
-                found[event] = f"no row of this tier {what}, so no rate of detecting it can be told"
-        return found
+                reasons[event] = f"no row of this tier {what}, so no rate of detecting it can be told"
+        return reasons
 
     # ---- what is asked of the fault-free engines
 
@@ -155,7 +155,7 @@ class Curves:
             points.append(
                 {"rtol": rtol, "smallest_atol": finite(atol), "false_alarm_upper": rounded_share(bound), **detected}
             )
-        return {**source_told(floor), "n": len(floor.of_tier(tier)), "floors": points}
+        return {**describe_source(floor), "n": len(floor.of_tier(tier)), "floors": points}
 
     def _point(self, tier: Tier, rtol: float, atol: float) -> dict[str, Any]:
         return {
@@ -185,7 +185,7 @@ class Curves:
     def _advice(self, event: str, tier: Tier, rtol: float) -> dict[str, Any]:
         """The largest atol that detects as much as is wanted, whether it is free of false alarms, or why there is none."""
         floor = self._without_alarm(self.floors[0], tier, rtol)
-        found: dict[str, Any] = {
+        advice: dict[str, Any] = {
             "rtol": rtol,
             "atol": None,
             "detection": None,
@@ -195,38 +195,38 @@ class Curves:
         }
         at_zero = self._detected(event, tier, rtol, 0.0)
         if at_zero is None:
-            return found | {"reason": self._reasons(tier)[event]}
+            return advice | {"reason": self._reasons(tier)[event]}
         atol = self._detections[event].largest_atol(rtol, tier, self.wanted)
         if atol is None:
-            return found | {"detection": rate_to_json(at_zero), "reason": _why_not(at_zero, rtol, self.wanted)}
+            return advice | {"detection": rate_to_json(at_zero), "reason": _why_not(at_zero, rtol, self.wanted)}
         if atol == math.inf:
             most = self._detected(event, tier, rtol, np.finfo(np.float64).max)
             reason = "any atol will do: enough of these outputs are not finite, or there is none"
-            return found | {"detection": rate_to_json(most), "feasible": floor < math.inf, "reason": reason}
+            return advice | {"detection": rate_to_json(most), "feasible": floor < math.inf, "reason": reason}
         detected = rate_to_json(self._detected(event, tier, rtol, atol))
         feasible = floor <= atol
-        told_floor = None if feasible else f"the fault-free engine needs {floor:.3g}, or it raises false alarms"
-        return found | {"atol": atol, "detection": detected, "feasible": feasible, "reason": told_floor}
+        why_not = None if feasible else f"the fault-free engine needs {floor:.3g}, or it raises false alarms"
+        return advice | {"atol": atol, "detection": detected, "feasible": feasible, "reason": why_not}
 
     def _areas(self) -> list[dict[str, Any]]:
         """Areas under the curve of every fault-free engine at the main rtol, and of the first at every rtol."""
         columns = [(floor, self.grid.main) for floor in self.floors]
         columns += [(self.floors[0], rtol) for rtol in self.grid.rtols if rtol != self.grid.main]
-        found = []
+        records = []
         for event, detection in self._detections.items():
             for floor, rtol in columns:
                 areas = detection.areas(rtol, partial(self._clean, floor, rtol))
                 for tier, area in areas.items():
                     what = {"event": event, "tier": tier, "source": str(floor.source), "rtol": rtol}
-                    found.append({**what, "auc": rounded_share(area.rate), **_limits(area)})
-        return found
+                    records.append({**what, "auc": rounded_share(area.rate), **_limits(area)})
+        return records
 
 
 def _limits(area: DetectionRate) -> dict[str, Any]:
     return {"low": rounded_share(area.low), "high": rounded_share(area.high), "n": area.n, "faults": area.faults}
 
 
-def source_told(floor: Floor) -> dict[str, Any]:
+def describe_source(floor: Floor) -> dict[str, Any]:
     source = floor.source
     return {
         "source": str(source),

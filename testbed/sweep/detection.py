@@ -37,7 +37,7 @@ class Detection:
     def __init__(self, thresholds: Thresholds, event: NDArray[np.bool_], confidence: float) -> None:
         self._thresholds, self.event, self._confidence = thresholds, event, confidence
         self._tier = np.where(event, thresholds.tier, _OTHERS)
-        self._found: dict[tuple[float, ...], dict[Tier, DetectionRate]] = {}
+        self._rates_of: dict[tuple[float, ...], dict[Tier, DetectionRate]] = {}
 
     @cached_property
     def _groupings(self) -> tuple[RowDomains, RowDomains]:
@@ -54,14 +54,14 @@ class Detection:
         sets = flagged, flagged & ~undecided, flagged | undecided
         # Sets at one rtol lie within each other, so that their sizes tell them apart.
         key = (rtol, *(int((rows & self.event).sum()) for rows in sets))
-        if key not in self._found:
-            self._found[key] = self._rates(*sets, undecided)
-        return self._found[key]
+        if key not in self._rates_of:
+            self._rates_of[key] = self._rates(*sets, undecided)
+        return self._rates_of[key]
 
     def _rates(
         self, flagged: NDArray, surely: NDArray, possibly: NDArray, undecided: NDArray
     ) -> dict[Tier, DetectionRate]:
-        found: dict[Tier, DetectionRate] = {}
+        rates: dict[Tier, DetectionRate] = {}
         by_tier, overall = self._groupings
         exact = not (undecided & self.event).any()
         tiers_of: tuple[tuple[RowDomains, dict[Any, Tier]], ...] = (
@@ -76,7 +76,7 @@ class Detection:
             for label, tier in tiers.items():
                 if label == _OTHERS or label not in middle:
                     continue
-                found[tier] = DetectionRate(
+                rates[tier] = DetectionRate(
                     middle[label].rate,
                     low[label].low,
                     high[label].high,
@@ -84,7 +84,7 @@ class Detection:
                     middle[label].n_clusters,
                     int((undecided & self.rows(tier)).sum()),
                 )
-        return found
+        return rates
 
     def areas(self, rtol: float, clean: Callable[[Tier], NDArray[np.float64]]) -> dict[Tier, DetectionRate]:
         """Area under the ROC curve per tier, and over all (None). clean: the fault-free scores of a tier.
@@ -95,13 +95,13 @@ class Detection:
         score, error = rows.atol[:, rows.rtols.index(rtol)], rows.error
         sides = [score] * 3 if rows.is_exact else [score, score - error, score + error]
         tiers = [tier for tier in np.unique(self._tier).tolist() if tier != _OTHERS]
-        found: dict[Tier, DetectionRate] = {}
+        areas_by_tier: dict[Tier, DetectionRate] = {}
         for domains, labels in ((overall, {0: None} if tiers else {}), (by_tier, {tier: tier for tier in tiers})):
             ranked = [areas(domains, self._ranks(side, labels.values(), clean), self._confidence) for side in sides]
             for label, tier in labels.items():
                 middle, low, high = (side[label] for side in ranked)
-                found[tier] = DetectionRate(middle.rate, low.low, high.high, middle.n_rows, middle.n_clusters)
-        return found
+                areas_by_tier[tier] = DetectionRate(middle.rate, low.low, high.high, middle.n_rows, middle.n_clusters)
+        return areas_by_tier
 
     def _ranks(
         self, scores: NDArray[np.float64], tiers: Iterable[Tier], clean: Callable[[Tier], NDArray[np.float64]]
@@ -109,8 +109,8 @@ class Detection:
         """(n,) of each row among the fault-free images of its tier."""
         ranks = np.zeros(len(scores))
         for tier in tiers:
-            mine = self.rows(tier)
-            ranks[mine] = rank_among(scores[mine], clean(tier))
+            of_tier = self.rows(tier)
+            ranks[of_tier] = rank_among(scores[of_tier], clean(tier))
         return ranks
 
     def largest_atol(self, rtol: float, tier: Tier, wanted: float) -> float | None:

@@ -32,27 +32,27 @@ _TABLE = form_of(
 )
 
 
-def read_exact(place: Workplace) -> pd.DataFrame:
+def read_exact(workplace: Workplace) -> pd.DataFrame:
     """Reads fault_id, image_id, masking_atol (per rtol of the spec's grid) of the rows evaluated so far, for these
     results."""
-    record = place.folder.manifest["stages"].get(STAGE)
-    if record is None or record["inputs"].get("results") != place.folder.output_hash("execute", RESULTS):
+    record = workplace.folder.manifest["stages"].get(STAGE)
+    if record is None or record["inputs"].get("results") != workplace.folder.output_hash("execute", RESULTS):
         return pd.DataFrame({"fault_id": np.zeros(0, np.int64), "image_id": [], "masking_atol": []})
-    place.folder.verify(STAGE)
-    return _TABLE.read(place.folder / EXACT).to_pandas()
+    workplace.folder.verify(STAGE)
+    return _TABLE.read(workplace.folder / EXACT).to_pandas()
 
 
-def evaluate_exactly(place: Workplace, wanted: pd.DataFrame, progress: ProgressOpener) -> pd.DataFrame:
+def evaluate_exactly(workplace: Workplace, wanted: pd.DataFrame, progress: ProgressOpener) -> pd.DataFrame:
     """`read_exact`, with the rows ``wanted`` (target, fault_id, image_id; activation faults) among it: those that are not
     there yet are run in the whole engine now."""
-    known = read_exact(place)
+    known = read_exact(workplace)
     missing = wanted[~_keys(wanted).isin(_keys(known))]
     if not len(missing):
         return known
     for target in missing["target"].unique():
-        place.folder.verify_file(Files(target).twin)
+        workplace.folder.verify_file(Files(target).twin)
     made_from = {
-        "results": place.folder.output_hash("execute", RESULTS),
+        "results": workplace.folder.output_hash("execute", RESULTS),
         "rows": sha256_json(sorted([*_keys(known).tolist(), *_keys(missing).tolist()])),
     }
 
@@ -60,51 +60,51 @@ def evaluate_exactly(place: Workplace, wanted: pd.DataFrame, progress: ProgressO
         with progress(len(missing), "rows evaluated exactly") as advance:
             parts = [known]
             for target, rows in missing.groupby("target", sort=False):
-                parts.append(_evaluated(place, str(target), rows))
+                parts.append(_evaluated(workplace, str(target), rows))
                 advance(len(rows))
         table = pd.concat([part for part in parts if len(part)]).sort_values(KEY)
-        with atomic_path(place.folder / EXACT) as temporary:
+        with atomic_path(workplace.folder / EXACT) as temporary:
             pq.write_table(pa.Table.from_pandas(table, _TABLE.schema, preserve_index=False), temporary)
         return {"rows": len(table)}
 
-    place.folder.stage(STAGE, made_from, [EXACT], build, command=COMMAND)
-    return read_exact(place)
+    workplace.folder.stage(STAGE, made_from, [EXACT], build, command=COMMAND)
+    return read_exact(workplace)
 
 
-def _evaluated(place: Workplace, target: str, rows: pd.DataFrame) -> pd.DataFrame:
-    plan = read_plan(place.folder / PLAN)
+def _evaluated(workplace: Workplace, target: str, rows: pd.DataFrame) -> pd.DataFrame:
+    plan = read_plan(workplace.folder / PLAN)
     chosen = np.flatnonzero(np.isin(plan.column("fault_id").to_numpy(), rows["fault_id"].to_numpy()))
-    fault_id, strikes = planned_injections(place, target, plan, chosen)
-    image_id = np.array(place.images.ids, object)[strikes.image]
-    mine = np.flatnonzero(pd.MultiIndex.from_arrays([fault_id, image_id]).isin(_keys(rows)))
-    evaluator = WholeTwin(place.bench(target, "activation"))
-    grid = place.spec.tolerance.rtol_grid
-    atol = np.empty((len(mine), len(grid)))
-    for found in evaluator.evaluate(strikes.take(mine)):
-        deviation = Deviation(found.outputs, evaluator.golden[strikes.image[mine[found.rows]]])
-        atol[found.rows] = np.stack([deviation.smallest_atol(rtol) for rtol in grid], axis=1)
-    return pd.DataFrame({"fault_id": fault_id[mine], "image_id": image_id[mine], "masking_atol": list(atol)})
+    fault_id, strikes = planned_injections(workplace, target, plan, chosen)
+    image_id = np.array(workplace.images.ids, object)[strikes.image]
+    selected = np.flatnonzero(pd.MultiIndex.from_arrays([fault_id, image_id]).isin(_keys(rows)))
+    evaluator = WholeTwin(workplace.bench(target, "activation"))
+    grid = workplace.spec.tolerance.rtol_grid
+    atol = np.empty((len(selected), len(grid)))
+    for evaluated in evaluator.evaluate(strikes.take(selected)):
+        deviation = Deviation(evaluated.outputs, evaluator.golden[strikes.image[selected[evaluated.rows]]])
+        atol[evaluated.rows] = np.stack([deviation.smallest_atol(rtol) for rtol in grid], axis=1)
+    return pd.DataFrame({"fault_id": fault_id[selected], "image_id": image_id[selected], "masking_atol": list(atol)})
 
 
 def straddling(rows: Thresholds, atols: Sequence[Sequence[float]]) -> NDArray[np.bool_]:
     """(n,) rows that are undecided at one of these tolerances at least. atols: (ascending) of each of the rows' rtols."""
-    found = np.zeros(len(rows.error), bool)
+    undecided = np.zeros(len(rows.error), bool)
     for column, grid in enumerate(atols):
         low = np.searchsorted(grid, rows.atol[:, column] - rows.error, "left")
-        found |= low < np.searchsorted(grid, rows.atol[:, column] + rows.error, "right")
-    return found & (rows.error > 0)
+        undecided |= low < np.searchsorted(grid, rows.atol[:, column] + rows.error, "right")
+    return undecided & (rows.error > 0)
 
 
 def with_exact(rows: Thresholds, exact: pd.DataFrame, rtol_grid: Sequence[float]) -> Thresholds:
     """The rows, those that are in ``exact`` with the thresholds found there."""
     if rows.is_exact or not len(exact):
         return rows
-    place = _keys(exact).get_indexer(_keys(rows.rows))
+    index = _keys(exact).get_indexer(_keys(rows.rows))
     columns = [list(rtol_grid).index(rtol) for rtol in rows.rtols]
     atol, error = rows.atol.copy(), rows.error.copy()
-    here = place >= 0
+    here = index >= 0
     if here.any():
-        atol[here] = np.stack(exact["masking_atol"].to_numpy()[place[here]].tolist())[:, columns]
+        atol[here] = np.stack(exact["masking_atol"].to_numpy()[index[here]].tolist())[:, columns]
         error[here] = 0.0
     return Thresholds(rows.rows, rows.rtols, atol, error, rows.sdc1, rows.corrupted, rows.ended)
 

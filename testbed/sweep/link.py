@@ -61,7 +61,7 @@ _CHECKED_ROWS = 256
 _GOLDEN_BYTES = 256 * 2**20
 
 
-def measure_link(place: Workplace, limit: int | None, progress: ProgressOpener) -> dict[str, Any]:
+def measure_link(workplace: Workplace, limit: int | None, progress: ProgressOpener) -> dict[str, Any]:
     """Writes ``link.parquet``, unless it is there: per (fault, image) the deviation of the module's output.
 
     limit: at most so many faults, the first draws of every stratum. Returns the facts of the stage: ``sites`` of the
@@ -71,10 +71,10 @@ def measure_link(place: Workplace, limit: int | None, progress: ProgressOpener) 
 
     Raises UsageError for a campaign without such faults, EngineError where the engine gives other bits than it did.
     """
-    folder = place.folder
+    folder = workplace.folder
     for file in (PLAN, RESULTS):
         folder.verify_file(file)
-    measurement = _Measurement(place, limit)
+    measurement = _Measurement(workplace, limit)
     made_from = {
         "results": folder.output_hash("execute", RESULTS),
         "twin": folder.output_hash(f"instrument.{_TARGET}", Files(_TARGET).twin),
@@ -98,31 +98,31 @@ class _Rows:
 
 
 class _Measurement:
-    def __init__(self, place: Workplace, limit: int | None) -> None:
-        self.place, self.limit = place, limit
-        if _TARGET not in place.spec.targets or OUTPUT not in place.table(_TARGET).ports:
+    def __init__(self, workplace: Workplace, limit: int | None) -> None:
+        self.workplace, self.limit = workplace, limit
+        if _TARGET not in workplace.spec.targets or OUTPUT not in workplace.table(_TARGET).ports:
             raise UsageError(f"this campaign strikes no model with a tensor {OUTPUT}; there is no such link to look at")
-        self.table, self.images = place.table(_TARGET), place.images
+        self.table, self.images = workplace.table(_TARGET), workplace.images
         self.output = self.table[OUTPUT]
-        self.inputs = read_array(place.folder / Files(_TARGET).inputs)
-        self.rtols = place.spec.tolerance.rtol_grid
+        self.inputs = read_array(workplace.folder / Files(_TARGET).inputs)
+        self.rtols = workplace.spec.tolerance.rtol_grid
 
     @cached_property
     def _inside(self) -> list[str]:
         """The module's sites: those of its name that its output is made from."""
-        prefix = onnx.load_from_string(up_to((self.place.folder / Files(_TARGET).twin).read_bytes(), self.output))
+        prefix = onnx.load_from_string(up_to((self.workplace.folder / Files(_TARGET).twin).read_bytes(), self.output))
         made = {name for node in prefix.graph.node for name in node.output}
         return [name for name in self.table.ports if name.startswith(f"{MODULE}.") and self.table[name].tensor in made]
 
     @cached_property
     def rows(self) -> _Rows:
-        plan = read_plan(self.place.folder / PLAN)
+        plan = read_plan(self.workplace.folder / PLAN)
         chosen = _chosen(plan, self._inside, self.limit)
         if not len(chosen):
             raise UsageError(
                 f"no planned fault strikes {MODULE}.* of the model; add such a section of activation faults"
             )
-        fault_id, strikes = planned_injections(self.place, _TARGET, plan, chosen)
+        fault_id, strikes = planned_injections(self.workplace, _TARGET, plan, chosen)
         inside = np.array([*(name in self._inside for name in self.table.ports), True])  # NO_SITE indexes the last
         kept = inside[strikes.ports.site].all(axis=1)
         ended = kept & self._ended(fault_id, strikes.image)
@@ -135,8 +135,8 @@ class _Measurement:
     def _ended(self, fault_id: NDArray[np.int64], image: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Rows whose fault ended the engine: they are not run again."""
         ended = pc.field("due").isin(list(ENDED))
-        found = RESULT_TABLE.read(self.place.folder / RESULTS, ["fault_id", "image_id"], ended)
-        keys = set(zip(found.column("fault_id").to_pylist(), found.column("image_id").to_pylist(), strict=True))
+        results = RESULT_TABLE.read(self.workplace.folder / RESULTS, ["fault_id", "image_id"], ended)
+        keys = set(zip(results.column("fault_id").to_pylist(), results.column("image_id").to_pylist(), strict=True))
         ids = self.images.ids
         return np.array([(f, ids[i]) in keys for f, i in zip(fault_id.tolist(), image.tolist(), strict=True)], bool)
 
@@ -144,16 +144,16 @@ class _Measurement:
         rows = self.rows
         if not len(rows):
             raise UsageError(f"no fault strikes {MODULE}.* alone and lets the engine live; there is nothing to follow")
-        twin = self.place.request(_TARGET, Files(_TARGET).twin)
+        twin = self.workplace.request(_TARGET, Files(_TARGET).twin)
         prefix = replace(twin, onnx=up_to(twin.onnx, self.output), file_sha256=f"{twin.file_sha256} to {OUTPUT}")
         whole = replace(twin, onnx=with_output(twin.onnx, self.output), file_sha256=f"{twin.file_sha256} and {OUTPUT}")
-        with self.place.open(prefix) as short:
+        with self.workplace.open(prefix) as short:
             same = self._checked(short, whole)
             request, how = (prefix, "prefix") if same else (whole, "whole")
         with (
-            self.place.open(request) as runner,
+            self.workplace.open(request) as runner,
             progress(len(rows), "rows followed") as advance,
-            atomic_path(self.place.folder / LINK) as temporary,
+            atomic_path(self.workplace.folder / LINK) as temporary,
             pq.ParquetWriter(temporary, LINK_TABLE.schema) as writer,
         ):
             for part in self._parts(runner):
@@ -183,9 +183,9 @@ class _Measurement:
         sample = self._sample
         name = output_name(whole.onnx)
         same, wrong = True, 0
-        with self.place.open(whole) as runner:
-            for start in range(0, len(sample), self.place.batch):
-                rows = sample[start : start + self.place.batch]
+        with self.workplace.open(whole) as runner:
+            for start in range(0, len(sample), self.workplace.batch):
+                rows = sample[start : start + self.workplace.batch]
                 results = self._run(runner, rows)
                 stored = self._stored_logits(rows)
                 wrong += int((~identical(results[name], stored)).sum())
@@ -203,14 +203,14 @@ class _Measurement:
         fault_id, image = self.rows.fault_id[rows], self.rows.strikes.image[rows]
         wanted = pc.field("fault_id").isin(fault_id.tolist())
         columns = ["fault_id", "image_id", "logits"]
-        path = self.place.folder / RESULTS
-        found = RESULT_TABLE.read(path, columns, wanted & ~pc.field("due").isin(ENDED))
-        ids = found.column("image_id").cast(pa.string()).to_pylist()
-        place_of = {key: n for n, key in enumerate(zip(found.column("fault_id").to_pylist(), ids, strict=True))}
-        lists = found.column("logits").combine_chunks()
-        logits = pc.list_flatten(lists).to_numpy(zero_copy_only=False).reshape(found.num_rows, -1)
+        path = self.workplace.folder / RESULTS
+        results = RESULT_TABLE.read(path, columns, wanted & ~pc.field("due").isin(ENDED))
+        ids = results.column("image_id").cast(pa.string()).to_pylist()
+        index_of = {key: n for n, key in enumerate(zip(results.column("fault_id").to_pylist(), ids, strict=True))}
+        lists = results.column("logits").combine_chunks()
+        logits = pc.list_flatten(lists).to_numpy(zero_copy_only=False).reshape(results.num_rows, -1)
         keys = zip(fault_id.tolist(), (self.images.ids[i] for i in image), strict=True)
-        return logits[[place_of[key] for key in keys]]
+        return logits[[index_of[key] for key in keys]]
 
     # ---- running
 
@@ -220,13 +220,13 @@ class _Measurement:
         return self._fed(runner, strikes.image, strikes.ports)
 
     def _fed(self, runner: Runner, image: NDArray[np.int64], ports: PortFeed) -> dict[str, NDArray]:
-        batch, n = self.place.batch, len(image)
+        batch, n = self.workplace.batch, len(image)
         feeds = {self._input: self.inputs[pad_rows(image, batch)], **ports.padded(batch).as_inputs(self.table)}
         return {name: values[:n] for name, values in runner.run(feeds).items()}
 
     @cached_property
     def _input(self) -> str:
-        return input_name((self.place.folder / Files(_TARGET).twin).read_bytes())
+        return input_name((self.workplace.folder / Files(_TARGET).twin).read_bytes())
 
     def _parts(self, runner: Runner) -> Iterator[pa.Table]:
         """The rows' deviations, batch by batch, keeping the golden outputs of some images at a time."""
@@ -238,15 +238,15 @@ class _Measurement:
             low, high = np.searchsorted(image, [first, last])
             if low < high:
                 golden = self._golden(runner, first, last)
-                for start in range(low, high, self.place.batch):
-                    rows = np.arange(start, min(start + self.place.batch, high))
+                for start in range(low, high, self.workplace.batch):
+                    rows = np.arange(start, min(start + self.workplace.batch, high))
                     faulty = self._run(runner, rows)[self.output.tensor]
                     yield self._compared(rows, faulty, golden[image[rows] - first])
 
     def _golden(self, runner: Runner, first: int, last: int) -> NDArray:
         parts = []
-        for start in range(first, last, self.place.batch):
-            images = np.arange(start, min(start + self.place.batch, last))
+        for start in range(first, last, self.workplace.batch):
+            images = np.arange(start, min(start + self.workplace.batch, last))
             parts.append(self._fed(runner, images, PortFeed.idle(len(images)))[self.output.tensor])
         return np.concatenate(parts)
 
@@ -273,8 +273,8 @@ def _chosen(plan: pa.Table, sites: Sequence[str], limit: int | None) -> NDArray[
     inside = pc.is_in(text["site"], value_set=pa.array(sites))
     inside = pc.and_(inside, pc.equal(text["target"], _TARGET))
     inside = pc.and_(inside, pc.equal(text["where"], _PLACE))
-    found = np.flatnonzero(np.asarray(inside))
-    if limit is None or limit >= len(found):
-        return found
-    order = np.lexsort([plan.column(name).to_numpy()[found] for name in ("fault_id", "draw", "round")])
-    return np.sort(found[order[:limit]])
+    positions = np.flatnonzero(np.asarray(inside))
+    if limit is None or limit >= len(positions):
+        return positions
+    order = np.lexsort([plan.column(name).to_numpy()[positions] for name in ("fault_id", "draw", "round")])
+    return np.sort(positions[order[:limit]])

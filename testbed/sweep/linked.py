@@ -18,7 +18,7 @@ from testbed.campaign.facts import LinkFacts, facts_of
 from testbed.campaign.files import RESULTS
 from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.results.reader import list_values
-from testbed.sweep.curves import ToleranceGrid, finite, rate_to_json, source_told
+from testbed.sweep.curves import ToleranceGrid, describe_source, finite, rate_to_json
 from testbed.sweep.detection import DetectionRate, Tier
 from testbed.sweep.link import LINK, LINK_TABLE, MODULE, OUTPUT, STAGE, VERSION
 from testbed.sweep.noise import Floor
@@ -35,7 +35,7 @@ class Linked:
         assert rows.sdc1 is not None
         self.rows, self.module, self.changed, self._confidence = rows, module, rows.sdc1, confidence
         self.tiers: list[Tier] = [None, *np.unique(rows.tier).tolist()]
-        self._found: dict[tuple[float, int], dict[Tier, dict[str, DetectionRate | None]]] = {}
+        self._rates_of: dict[tuple[float, int], dict[Tier, dict[str, DetectionRate | None]]] = {}
 
     def of_tier(self, tier: Tier) -> NDArray[np.bool_]:
         return np.ones(len(self.changed), bool) if tier is None else self.rows.tier == tier
@@ -45,9 +45,9 @@ class Linked:
         values ppv P(changed | out), npv P(not changed | in); None where nothing is to be divided by."""
         out = self.module[:, self.rows.rtols.index(rtol)] > atol
         key = rtol, int(out.sum())  # sets at one rtol lie within each other
-        if key not in self._found:
-            self._found[key] = self._rates(out)
-        return self._found[key]
+        if key not in self._rates_of:
+            self._rates_of[key] = self._rates(out)
+        return self._rates_of[key]
 
     def _rates(self, out: NDArray[np.bool_]) -> dict[Tier, dict[str, DetectionRate | None]]:
         asked = {
@@ -56,7 +56,7 @@ class Linked:
             "ppv": (out, self.changed),
             "npv": (~out, ~self.changed),
         }
-        found: dict[Tier, dict[str, DetectionRate | None]] = {tier: dict.fromkeys(asked) for tier in self.tiers}
+        rates_by_tier: dict[Tier, dict[str, DetectionRate | None]] = {tier: dict.fromkeys(asked) for tier in self.tiers}
         groupings: list[tuple[NDArray[np.int64], dict[Any, Tier]]] = [
             (np.zeros(len(out), np.int64), {0: None}),
             (self.rows.tier, {tier: tier for tier in self.tiers if tier is not None}),
@@ -65,8 +65,8 @@ class Linked:
             for group, tiers in groupings:
                 rates = self.rows.design.by_group(which, np.where(among, group, _NOT_ASKED), self._confidence)
                 for label, tier in tiers.items():
-                    found[tier][name] = _detection_rate(rates[label]) if label in rates else None
-        return found
+                    rates_by_tier[tier][name] = _detection_rate(rates[label]) if label in rates else None
+        return rates_by_tier
 
 
 def _detection_rate(found: Estimate) -> DetectionRate:
@@ -83,14 +83,14 @@ class Followed:
     atol: NDArray[np.float64]
 
 
-def read_link(place: Workplace, rtols: Sequence[float]) -> Followed | None:
+def read_link(workplace: Workplace, rtols: Sequence[float]) -> Followed | None:
     """The stored link at some rtols of the spec's grid; None where there is none, or none of these results."""
-    record = place.folder.manifest["stages"].get(STAGE)
-    wanted = {"results": place.folder.output_hash("execute", RESULTS), "version": VERSION}
+    record = workplace.folder.manifest["stages"].get(STAGE)
+    wanted = {"results": workplace.folder.output_hash("execute", RESULTS), "version": VERSION}
     if record is None or any(record["inputs"].get(name) != value for name, value in wanted.items()):
         return None
-    place.folder.verify(STAGE)
-    path, grid = place.folder / LINK, place.spec.tolerance.rtol_grid
+    workplace.folder.verify(STAGE)
+    path, grid = workplace.folder / LINK, workplace.spec.tolerance.rtol_grid
     table = LINK_TABLE.read(path)
     lists = table.column("module_masking_atol")
     atol = [list_values(lists, grid.index(rtol), len(grid), path, LINK_TABLE) for rtol in rtols]
@@ -117,32 +117,32 @@ def _of_module(rows: Thresholds, sites: Sequence[str]) -> Thresholds:
     return replace(rows, rows=rows.rows.assign(population=rows.rows["population"] * share))
 
 
-def link_told(
-    place: Workplace, grid: ToleranceGrid, models: Sequence[Thresholds], kept: Followed, floors: Sequence[Floor]
+def describe_link(
+    workplace: Workplace, grid: ToleranceGrid, models: Sequence[Thresholds], kept: Followed, floors: Sequence[Floor]
 ) -> dict[str, Any]:
     """JSON-ready: what was followed, and the four rates at every tolerance, per fault model and tier."""
-    record = place.folder.manifest["stages"][STAGE]
-    sites = facts_of(place.folder, STAGE, LinkFacts).sites
-    parts = linked(models, kept, sites, place.spec.confidence)
+    record = workplace.folder.manifest["stages"][STAGE]
+    sites = facts_of(workplace.folder, STAGE, LinkFacts).sites
+    parts = linked(models, kept, sites, workplace.spec.confidence)
     return {
         "module": MODULE,
         "output": OUTPUT,
         "limit": record["inputs"].get("limit"),
         **record["facts"],
-        "models": [one for part in parts for one in _records(part, grid)],
-        "noise": [_module_floor(floor, place, grid) for floor in floors if floor.target == "attention"],
+        "models": [entry for part in parts for entry in _records(part, grid)],
+        "noise": [_module_floor(floor, workplace, grid) for floor in floors if floor.target == "attention"],
     }
 
 
 def _records(part: Linked, grid: ToleranceGrid) -> Iterator[dict[str, Any]]:
     for tier in part.tiers:
-        mine = part.of_tier(tier)
+        selected = part.of_tier(tier)
         yield {
             **part.rows.fault_model,
             "tier": tier,
-            "n_rows": int(mine.sum()),
-            "n_faults": len(np.unique(part.rows.rows["fault_id"].to_numpy()[mine])),
-            "n_sdc1": int((part.changed & mine).sum()),
+            "n_rows": int(selected.sum()),
+            "n_faults": len(np.unique(part.rows.rows["fault_id"].to_numpy()[selected])),
+            "n_sdc1": int((part.changed & selected).sum()),
             "grid": [
                 {
                     "atol": atol,
@@ -155,11 +155,11 @@ def _records(part: Linked, grid: ToleranceGrid) -> Iterator[dict[str, Any]]:
         }
 
 
-def _module_floor(floor: Floor, place: Workplace, grid: ToleranceGrid) -> dict[str, Any]:
+def _module_floor(floor: Floor, workplace: Workplace, grid: ToleranceGrid) -> dict[str, Any]:
     """The floor of the module on its own, as the campaign's second target."""
-    columns = [place.spec.tolerance.rtol_grid.index(rtol) for rtol in grid.rtols]
+    columns = [workplace.spec.tolerance.rtol_grid.index(rtol) for rtol in grid.rtols]
     floors = [
         {"rtol": rtol, "smallest_atol": finite(float(floor.atol[:, column].max()))}
         for rtol, column in zip(grid.rtols, columns, strict=True)
     ]
-    return {**source_told(floor), "n": len(floor.tier), "floors": floors}
+    return {**describe_source(floor), "n": len(floor.tier), "floors": floors}

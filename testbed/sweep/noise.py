@@ -88,12 +88,12 @@ class NoiseImages:
 class NoiseEngines:
     """Measures noise floors of a campaign's targets, each as a stage of its run folder."""
 
-    def __init__(self, place: Workplace) -> None:
-        self.place = place
+    def __init__(self, workplace: Workplace) -> None:
+        self.workplace = workplace
 
     @property
     def folder(self) -> RunFolder:
-        return self.place.folder
+        return self.workplace.folder
 
     def measured(self, sources: Sequence[Source], per_tier: int | None, progress: ProgressOpener) -> list[Floor]:
         """Floors of these engines for every target; those that were measured before are only read.
@@ -105,7 +105,7 @@ class NoiseEngines:
         return [
             self._measured(source, target, per_tier, progress)
             for source in sources
-            for target in self.place.spec.targets
+            for target in self.workplace.spec.targets
         ]
 
     def _measured(self, source: Source, target: str, per_tier: int | None, progress: ProgressOpener) -> Floor:
@@ -141,8 +141,8 @@ class NoiseEngines:
             "plain": stages[f"export.{target}"]["outputs"],
             "golden": stages[(reference := Reference.of(self.folder, target)).stage]["outputs"][reference.file],
             "tiers": stages["tiers"]["outputs"],
-            "rtol_grid": list(self.place.spec.tolerance.rtol_grid),
-            "threads": self.place.tuned.threads,
+            "rtol_grid": list(self.workplace.spec.tolerance.rtol_grid),
+            "threads": self.workplace.tuned.threads,
             "per_tier": per_tier,
         }
 
@@ -152,8 +152,8 @@ class NoiseEngines:
         source = _source(facts)
         path = self.folder / _names(source, facts.target)[1]
         table = _TABLE.read(path)
-        lists, width = table.column("smallest_atol"), len(self.place.spec.tolerance.rtol_grid)
-        atol = [list_values(lists, place, width, path, _TABLE) for place in range(width)]
+        lists, width = table.column("smallest_atol"), len(self.workplace.spec.tolerance.rtol_grid)
+        atol = [list_values(lists, column, width, path, _TABLE) for column in range(width)]
         return Floor(
             source,
             facts.target,
@@ -169,11 +169,11 @@ class NoiseEngines:
     @cached_property
     def _preparation(self) -> Preparation:
         """Opens the data set: only for images beyond the campaign's own."""
-        return Preparation.finished(self.place.spec, self.folder)
+        return Preparation.finished(self.workplace.spec, self.folder)
 
     def _images(self, target: str, per_tier: int) -> NoiseImages:
-        named = self.place.images
-        own = np.bincount(named.tiers, minlength=len(self.place.spec.tiers.edges))
+        named = self.workplace.images
+        own = np.bincount(named.tiers, minlength=len(self.workplace.spec.tiers.edges))
         reference = Reference.of(self.folder, target)
         self.folder.verify(reference.stage, [reference.file])
         if per_tier <= own[own > 0].min():
@@ -200,12 +200,12 @@ class NoiseEngines:
         """Inputs and outputs of the module for these test images, in files that are gone with this object."""
         folder = scratch_folder(self)
         files = folder / "inputs.npy", folder / "outputs.npy"
-        write_attention(self.place.spec, self.folder, test, position, files)
+        write_attention(self.workplace.spec, self.folder, test, position, files)
         inputs, outputs = map(read_array, files)
         return (lambda rows: inputs[rows]), (lambda rows: outputs[rows])
 
     def _measure(self, source: Source, target: str, images: NoiseImages, progress: ProgressOpener) -> dict[str, Any]:
-        grid = self.place.spec.tolerance.rtol_grid
+        grid = self.workplace.spec.tolerance.rtol_grid
         atol, differing = np.empty((len(images.ids), len(grid))), []
         request = self._request(source, target)
         with open_engine(source.backend, request) as runner, progress(len(images.ids), f"{source}: images") as advance:
@@ -240,12 +240,12 @@ class NoiseEngines:
     def _request(self, source: Source, target: str) -> EngineRequest:
         options: dict[str, Any] = {
             "precision": source.precision,
-            "threads": self.place.tuned.threads,
+            "threads": self.workplace.tuned.threads,
             "max_batch": source.batch,
         }
         if source.file == TWIN:
-            return request_from(self.folder / Files(target).twin, self.place.table(target).deployment_id, **options)
-        plain = plain_in(self.place, target, source.precision)
+            return request_from(self.folder / Files(target).twin, self.workplace.table(target).deployment_id, **options)
+        plain = plain_in(self.workplace, target, source.precision)
         return EngineRequest.of_bytes(plain, deployment_id(plain), **options)
 
     def _outputs(
@@ -253,7 +253,7 @@ class NoiseEngines:
     ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
         """(rows, outputs) batch by batch; the last one padded."""
         given, wanted = input_name(request.onnx), output_name(request.onnx)
-        ports = PortFeed.idle(source.batch).as_inputs(self.place.table(target)) if source.file == TWIN else {}
+        ports = PortFeed.idle(source.batch).as_inputs(self.workplace.table(target)) if source.file == TWIN else {}
         for batch in batches(len(images.ids), source.batch):
             outputs = runner.run({given: images.inputs(batch.padded), **ports})[wanted]
             yield batch.rows, outputs[: len(batch.rows)]
@@ -265,8 +265,8 @@ def _source(facts: NoiseFacts) -> Source:
 
 def _per_tier(record: Mapping[str, Any]) -> int:
     """0 where that is not recorded as it should be: the inputs are then others, and the floor is measured anew."""
-    found = record["inputs"].get("per_tier") if isinstance(record["inputs"], dict) else None
-    return found if type(found) is int and found >= 0 else 0
+    per_tier = record["inputs"].get("per_tier") if isinstance(record["inputs"], dict) else None
+    return per_tier if type(per_tier) is int and per_tier >= 0 else 0
 
 
 def _extended(own: NDArray[np.int64], order: NDArray[np.int64], size: int) -> NDArray[np.int64]:

@@ -54,14 +54,14 @@ def default_sources(spec: CampaignSpec, batch: int) -> tuple[list[Source], list[
     ]
     if spec.model.onnx is None or own.precision == "fp32":  # a file in another precision is all there is of its model
         wanted.append(Source(own.backend, other_precision, batch))
-    found, missing = [], []
+    available, missing = [], []
     for source in wanted:
         reason = _missing(source)
         if reason is None:
-            found.append(source)
+            available.append(source)
         else:
             missing.append(f"{source} was not measured: {reason}")
-    return found, missing
+    return available, missing
 
 
 def _missing(source: Source) -> str | None:
@@ -79,10 +79,10 @@ def named_sources(names: Sequence[str], spec: CampaignSpec, batch: int) -> list[
     run here.
     """
     own = own_source(spec, batch)
-    found = [own]
+    sources = [own]
     for name in names:
         if name == TWIN:
-            found.append(Source(own.backend, own.precision, own.batch, TWIN))
+            sources.append(Source(own.backend, own.precision, own.batch, TWIN))
             continue
         parts = _WRITTEN.match(name)
         if parts is None:
@@ -95,5 +95,5 @@ def named_sources(names: Sequence[str], spec: CampaignSpec, batch: int) -> list[
         )
         check_engine(source.backend, source.precision)
         require_engine(source.backend)
-        found.append(source)
-    return list(dict.fromkeys(found))
+        sources.append(source)
+    return list(dict.fromkeys(sources))

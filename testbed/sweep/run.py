@@ -24,11 +24,11 @@ from testbed.core.folder.files import atomic_path, sha256_json, write_text
 from testbed.core.folder.parsing import read_json
 from testbed.core.folder.runfolder import RunFolder
 from testbed.golden.reference import LOGITS
-from testbed.sweep.curves import Curves, ToleranceGrid, source_told
+from testbed.sweep.curves import Curves, ToleranceGrid, describe_source
 from testbed.sweep.exact import KEY, evaluate_exactly, read_exact, straddling, with_exact
 from testbed.sweep.exact import STAGE as EXACT_STAGE
 from testbed.sweep.link import LINK, STAGE, measure_link
-from testbed.sweep.linked import Followed, link_told, read_link
+from testbed.sweep.linked import Followed, describe_link, read_link
 from testbed.sweep.noise import COMMAND, Floor, NoiseEngines, ProgressOpener
 from testbed.sweep.noise_sources import default_sources, named_sources, own_source
 from testbed.sweep.thresholds import Thresholds, read_thresholds
@@ -74,32 +74,32 @@ def sweep_campaign(path: Path, request: SweepRequest, progress: ProgressOpener) 
     Raises UsageError for a folder without a campaign and for tolerances that the rows do not tell about, StaleArtefact
     for a campaign that is not finished or whose files were changed.
     """
-    place = Workplace.at(path)
-    folder, spec = place.folder, place.spec
+    workplace = Workplace.at(path)
+    folder, spec = workplace.folder, workplace.spec
     rtols = swept_rtols(spec, request.rtol)
     for file in (TIERS, PLAN, RESULTS):
         folder.verify_file(file)
     try:
         with folder.locked():
-            floors, notes = _floors(place, request, progress)
+            floors, notes = _floors(workplace, request, progress)
             if request.link:
-                measure_link(place, request.limit, progress)
-            kept = read_link(place, rtols)
+                measure_link(workplace, request.limit, progress)
+            kept = read_link(workplace, rtols)
             main = spec.tolerance.rtol if spec.tolerance.rtol in rtols else rtols[0]
             grid = ToleranceGrid(request.atol, rtols, main, spec.tolerance.per_tier(len(spec.tiers.edges)))
 
-            exact = read_exact(place)
+            exact = read_exact(workplace)
             if request.exact:
-                exact = evaluate_exactly(place, _straddling(place, grid, floors), progress)
+                exact = evaluate_exactly(workplace, _straddling(workplace, grid, floors), progress)
 
             def build() -> None:
-                models = [with_exact(rows, exact, spec.tolerance.rtol_grid) for rows in _models(place, grid)]
-                swept = _swept(place, request, grid, models, floors, notes, kept)
+                models = [with_exact(rows, exact, spec.tolerance.rtol_grid) for rows in _models(workplace, grid)]
+                swept = _swept(workplace, request, grid, models, floors, notes, kept)
                 write_text(folder / SWEEP, json.dumps(swept, allow_nan=False))  # many numbers: no indentation
 
             folder.stage("sweep", _made_from(folder, request, floors, kept), [SWEEP], build, command=COMMAND)
     finally:
-        place.close()
+        workplace.close()
     return _read(folder / SWEEP)
 
 
@@ -113,19 +113,19 @@ def read_sweep(folder: RunFolder) -> dict[str, Any] | None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    found = read_json(path, "a sweep", f"run `{COMMAND} {path.parent}` again")
-    if not isinstance(found, dict):
+    swept = read_json(path, "a sweep", f"run `{COMMAND} {path.parent}` again")
+    if not isinstance(swept, dict):
         raise StaleArtefact(f"{path} is not a sweep; run `{COMMAND} {path.parent}` again")
-    return found
+    return swept
 
 
 def undecided_rows(path: Path, atol: float, rtol: float) -> pd.DataFrame:
     """Rows whose stored threshold cannot tell whether this tolerance flags them: fault_id, image_id, masking_atol,
     error_bound, for `Run.replay`, which evaluates exactly. Raises as `sweep_campaign` does."""
-    place = Workplace.at(path)
-    (wanted,) = swept_rtols(place.spec, (rtol,))
+    workplace = Workplace.at(path)
+    (wanted,) = swept_rtols(workplace.spec, (rtol,))
     parts = []
-    for rows in read_thresholds(place.folder, place.spec.tolerance.rtol_grid, (wanted,)):
+    for rows in read_thresholds(workplace.folder, workplace.spec.tolerance.rtol_grid, (wanted,)):
         which = rows.undecided(wanted, atol)
         frame = rows.rows.loc[which, ["fault_id", "image_id"]].astype({"image_id": str})
         parts.append(frame.assign(masking_atol=rows.atol[which, 0], error_bound=rows.error[which]))
@@ -149,18 +149,20 @@ def swept_rtols(spec: CampaignSpec, asked: Sequence[float] | None) -> tuple[floa
     return tuple(sorted(set(asked or grid)))
 
 
-def _floors(place: Workplace, request: SweepRequest, progress: ProgressOpener) -> tuple[list[Floor], list[str]]:
+def _floors(workplace: Workplace, request: SweepRequest, progress: ProgressOpener) -> tuple[list[Floor], list[str]]:
     """The fault-free engines that were asked for, or the default ones and whatever was measured before; and notes."""
-    bench = NoiseEngines(place)
+    bench = NoiseEngines(workplace)
     if request.noise is not None:
-        return bench.measured(named_sources(request.noise, place.spec, place.batch), request.images, progress), []
-    sources, notes = default_sources(place.spec, place.batch)
+        return bench.measured(
+            named_sources(request.noise, workplace.spec, workplace.batch), request.images, progress
+        ), []
+    sources, notes = default_sources(workplace.spec, workplace.batch)
     floors = []
     for source in sources:
         try:
             floors += bench.measured([source], request.images, progress)
         except TestbedError as error:
-            if source == own_source(place.spec, place.batch):
+            if source == own_source(workplace.spec, workplace.batch):
                 raise
             notes.append(f"{source} was not measured: {error}")
     known = {(floor.source, floor.target) for floor in floors}
@@ -185,28 +187,30 @@ def _made_from(
     }
 
 
-def _models(place: Workplace, grid: ToleranceGrid) -> Iterator[Thresholds]:
-    return read_thresholds(place.folder, place.spec.tolerance.rtol_grid, grid.rtols)
+def _models(workplace: Workplace, grid: ToleranceGrid) -> Iterator[Thresholds]:
+    return read_thresholds(workplace.folder, workplace.spec.tolerance.rtol_grid, grid.rtols)
 
 
-def _straddling(place: Workplace, grid: ToleranceGrid, floors: Sequence[Floor]) -> pd.DataFrame:
+def _straddling(workplace: Workplace, grid: ToleranceGrid, floors: Sequence[Floor]) -> pd.DataFrame:
     """Rows that a tolerance of the grid, of whatever tier, cannot decide: target, fault_id, image_id."""
     parts = []
-    for rows in _models(place, grid):
-        curves = _curves(place, rows, floors, grid, 0.5)
+    for rows in _models(workplace, grid):
+        curves = _curves(workplace, rows, floors, grid, 0.5)
         atols = [curves.all_atols(rtol) for rtol in grid.rtols]
         parts.append(rows.rows.loc[straddling(rows, atols), ["target", *KEY]].astype({"target": str, "image_id": str}))
     return pd.concat(parts, ignore_index=True)
 
 
-def _curves(place: Workplace, rows: Thresholds, floors: Sequence[Floor], grid: ToleranceGrid, wanted: float) -> Curves:
-    spec = place.spec
-    mine = [floor for floor in floors if floor.target == rows.fault_model["target"]]
-    return Curves(rows, mine, spec.tolerance.rtol_grid, grid, spec.confidence, wanted)
+def _curves(
+    workplace: Workplace, rows: Thresholds, floors: Sequence[Floor], grid: ToleranceGrid, wanted: float
+) -> Curves:
+    spec = workplace.spec
+    of_target = [floor for floor in floors if floor.target == rows.fault_model["target"]]
+    return Curves(rows, of_target, spec.tolerance.rtol_grid, grid, spec.confidence, wanted)
 
 
 def _swept(
-    place: Workplace,
+    workplace: Workplace,
     request: SweepRequest,
     grid: ToleranceGrid,
     models: Sequence[Thresholds],
@@ -214,12 +218,12 @@ def _swept(
     notes: Sequence[str],
     kept: Followed | None,
 ) -> dict[str, Any]:
-    spec = place.spec
+    spec = workplace.spec
     bounds = TierEdges(spec.tiers.edges).bounds
     tiers: list[dict[str, Any]] = []
     alarms: dict[str, list[dict[str, Any]]] = {}
     for rows in models:
-        curves = _curves(place, rows, floors, grid, request.detect)
+        curves = _curves(workplace, rows, floors, grid, request.detect)
         tiers += curves.records()
         target = rows.fault_model["target"]
         alarms[target] = alarms.get(target) or list(curves.false_alarms())
@@ -239,13 +243,13 @@ def _swept(
         "goldens": _goldens(spec),
         "definitions": DEFINITIONS,
         "sources": [
-            {"target": floor.target, **source_told(floor), "n": len(floor.tier), "other_top1": floor.other_top1}
+            {"target": floor.target, **describe_source(floor), "n": len(floor.tier), "other_top1": floor.other_top1}
             for floor in floors
         ],
         "notes": list(notes),
         "false_alarms": [record for records in alarms.values() for record in records],
         "tiers": tiers,
-        "link": None if kept is None else link_told(place, grid, models, kept, floors),
+        "link": None if kept is None else describe_link(workplace, grid, models, kept, floors),
     }
 
 

@@ -18,14 +18,14 @@ from testbed.core.arrays import Words32
 
 
 def planned_injections(
-    place: Workplace, target: str, plan: pa.Table, chosen: NDArray[np.int64]
+    workplace: Workplace, target: str, plan: pa.Table, chosen: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], Injections]:
     """Injections of chosen rows of the plan. chosen: rows of the plan, activation faults of this target. Returns
     fault_id (n,), and one strike per fault and image: (n,)."""
-    leg = PlanSlice(target, "activation", plan.take(pa.array(chosen)), points_path(place.folder / PLAN))
-    fault, strikes = injections_of(leg, place.table(target), place.images)
+    leg = PlanSlice(target, "activation", plan.take(pa.array(chosen)), points_path(workplace.folder / PLAN))
+    fault, strikes = injections_of(leg, workplace.table(target), workplace.images)
     fault_id: NDArray[np.int64] = leg.column("fault_id")[fault]
-    return fault_id, with_golden_words(strikes, _stored_golden_words(place, plan, chosen, leg))
+    return fault_id, with_golden_words(strikes, _stored_golden_words(workplace, plan, chosen, leg))
 
 
 def _stored_golden_words(place: Workplace, plan: pa.Table, chosen: NDArray[np.int64], leg: PlanSlice) -> Words32:
