@@ -25,12 +25,12 @@ _LINE_LETTERS, _LINES = 28, 4  # of a name
 _LINE = 0.075  # height of a name, as a share of its panel
 
 
-def tradeoff_figure(path: Path, found: Tradeoff) -> None:
+def tradeoff_figure(path: Path, tradeoff: Tradeoff) -> None:
     """The picture as a PNG file."""
-    write_bytes(path, tradeoff_png(found))
+    write_bytes(path, tradeoff_png(tradeoff))
 
 
-def tradeoff_png(found: Tradeoff, dark: bool = False) -> bytes:
+def tradeoff_png(tradeoff: Tradeoff, dark: bool = False) -> bytes:
     """The picture; ``dark``: for a page with a dark background."""
     page, panel, ink, soft, rule, series = _DARK if dark else _LIGHT
     colours = {"figure.facecolor": page, "axes.facecolor": panel, "savefig.facecolor": page, "text.color": ink}
@@ -39,22 +39,22 @@ def tradeoff_png(found: Tradeoff, dark: bool = False) -> bytes:
     spines = {"axes.spines.top": False, "axes.spines.right": False, "grid.color": rule, "axes.axisbelow": True}
     style: dict[Any, Any] = {**colours, **fonts, **spines, "axes.prop_cycle": cycler(color=series)}
     with mpl.rc_context(style):
-        figure, made = _drawn(found, soft), io.BytesIO()
+        figure, made = _drawn(tradeoff, soft), io.BytesIO()
         figure.savefig(made, format="png", dpi=120)
     return made.getvalue()
 
 
-def _drawn(found: Tradeoff, soft: str) -> Figure:
-    entries = list(found.entries)
+def _drawn(tradeoff: Tradeoff, soft: str) -> Figure:
+    entries = list(tradeoff.entries)
     names = _names(entries)
     figure = Figure(
         figsize=(14, 5.4 + 0.9 * max(0, len(entries) - 2)),
     )
     figure.set_layout_engine("constrained", w_pad=0.12, h_pad=0.12)
     panels = figure.subplots(2, 3)
-    _front(panels[0, 0], entries, names, found.batch, soft)
+    _front(panels[0, 0], entries, names, tradeoff.batch, soft)
     quantiles = {q: [getattr(e.latency[0], f"{q}_ms") for e in entries] for q in ("p50", "p90", "p99")}
-    _dots(panels[0, 1], names, quantiles, "Latency", f"ms at batch {found.batch}")
+    _dots(panels[0, 1], names, quantiles, "Latency", f"ms at batch {tradeoff.batch}")
     _sdc(panels[0, 2], entries, names, soft)
     first = entries[0].latency[0]
     ratios = {
@@ -92,9 +92,9 @@ def _front(axes: Any, entries: Sequence[TradeoffEntry], names: Sequence[str], ba
     axes.margins(0.3, 0.3)
     low, high = axes.get_ylim()
     middle = (x.min() + x.max()) / 2
-    for n, place in zip(np.argsort(y), apart(((np.sort(y) - low) / (high - low)).tolist(), _LINE), strict=True):
+    for n, level in zip(np.argsort(y), apart(((np.sort(y) - low) / (high - low)).tolist(), _LINE), strict=True):
         side = 1 if x[n] <= middle else -1
-        at = low + place * (high - low)
+        at = low + level * (high - low)
         axes.annotate(
             names[n],
             (x[n], y[n]),
@@ -110,11 +110,11 @@ def _front(axes: Any, entries: Sequence[TradeoffEntry], names: Sequence[str], ba
     axes.grid(alpha=0.6)
 
 
-def apart(places: Sequence[float], least: float) -> list[float]:
+def apart(levels: Sequence[float], least: float) -> list[float]:
     """Ascending places, moved as little as a pass upwards needs so that neighbours are ``least`` apart."""
     moved: list[float] = []
-    for place in places:
-        moved.append(max(float(place), moved[-1] + least) if moved else float(place))
+    for level in levels:
+        moved.append(max(float(level), moved[-1] + least) if moved else float(level))
     return moved
 
 

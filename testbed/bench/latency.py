@@ -79,7 +79,7 @@ def measure(
     paths: Sequence[Path],
     question: Question,
     baseline: Path | None = None,
-    told: Callable[[str], None] = lambda _: None,
+    notify: Callable[[str], None] = lambda _: None,
 ) -> list[LatencyRow]:
     """One row per folder and batch size, in that order; folders are measured in turns, round by round.
 
@@ -93,8 +93,8 @@ def measure(
         raise UsageError("a folder is named twice; name each model once")
     with ExitStack() as stack:
         subjects = [_opened(path, question, stack) for path in wanted]
-        rows = [row for batch in question.batches for row in _rows(subjects, batch, question, baseline, told)]
-    order = {str(path): place for place, path in enumerate(wanted)}
+        rows = [row for batch in question.batches for row in _rows(subjects, batch, question, baseline, notify)]
+    order = {str(path): position for position, path in enumerate(wanted)}
     return sorted(rows, key=lambda row: (order[row.model], row.batch))
 
 
@@ -113,16 +113,16 @@ def _subject(path: Path, run: ModelRun, question: Question, stack: ExitStack) ->
 
 
 def _rows(
-    subjects: Sequence[_Subject], batch: int, question: Question, baseline: Path | None, told: Callable[[str], None]
+    subjects: Sequence[_Subject], batch: int, question: Question, baseline: Path | None, notify: Callable[[str], None]
 ) -> list[LatencyRow]:
-    told(f"batch {batch}: {len(subjects)} engine(s) in turns")
+    notify(f"batch {batch}: {len(subjects)} engine(s) in turns")
     feeds = [{subject.input_name: subject.images(batch)} for subject in subjects]
     calls = [_call(subject.runner, fed) for subject, fed in zip(subjects, feeds, strict=True)]
     samples = interleaved(calls, question.budget)
-    reference = next((mine for s, mine in zip(subjects, samples, strict=True) if s.path == baseline), None)
+    reference = next((times for s, times in zip(subjects, samples, strict=True) if s.path == baseline), None)
     return [
-        _row(subject, batch, question, mine, None if reference is None else ratio_to(reference, mine), fed)
-        for subject, mine, fed in zip(subjects, samples, feeds, strict=True)
+        _row(subject, batch, question, times, None if reference is None else ratio_to(reference, times), fed)
+        for subject, times, fed in zip(subjects, samples, feeds, strict=True)
     ]
 
 
@@ -165,8 +165,8 @@ def _phases(runner: Runner, feeds: dict[str, NDArray[np.float32]], runs: int = 2
     """Medians over a few runs of their own, where the engine can tell the copies from the computation."""
     if not isinstance(runner, PhasedRunner):
         return None
-    found = [runner.phases(feeds) for _ in range(runs)]
-    return {name: float(np.median([phase[name] for phase in found])) for name in found[0]}
+    phases = [runner.phases(feeds) for _ in range(runs)]
+    return {name: float(np.median([phase[name] for phase in phases])) for name in phases[0]}
 
 
 def peak_memory_mb() -> float:

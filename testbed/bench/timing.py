@@ -45,8 +45,8 @@ def interleaved(
             len(samples[0]) < LEAST_ROUNDS or min(spent_ns) / 1e9 < budget.seconds
         ):
             first = len(samples[0]) % len(subjects)
-            for place in range(len(subjects)):
-                number = (first + place) % len(subjects)
+            for turn in range(len(subjects)):
+                number = (first + turn) % len(subjects)
                 begin = clock()
                 subjects[number]()
                 took = clock() - begin
@@ -55,7 +55,7 @@ def interleaved(
     finally:
         if collecting:
             gc.enable()
-    return [np.array(mine, np.float64) / 1e6 for mine in samples]
+    return [np.array(times, np.float64) / 1e6 for times in samples]
 
 
 def percentiles(latency_ms: NDArray[np.float64]) -> dict[str, float]:

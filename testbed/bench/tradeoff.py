@@ -77,7 +77,7 @@ def tradeoff(
     campaigns: Sequence[Path],
     question: Question,
     allowed_drop: float = 0.01,
-    told: Callable[[str], None] = lambda _: None,
+    notify: Callable[[str], None] = lambda _: None,
 ) -> Tradeoff:
     """Compares models by accuracy, latency and SDC-1. allowed_drop: of accuracy below the best model's, that a
     recommended model may have.
@@ -87,20 +87,22 @@ def tradeoff(
     check_engine(question.engine, question.precision)
     deployed = {str(path): _plain(path, question).deployment_id for path in models}
     known = _vulnerabilities(models, campaigns, deployed)  # before anything is timed
-    rows = measure(models, question, models[0], told)
+    rows = measure(models, question, models[0], notify)
     by_model = {str(path): tuple(row for row in rows if row.model == str(path)) for path in models}
-    batch, found = question.batches[0], []
+    batch, measured = question.batches[0], []
     for path in models:
-        told(f"{path}: accuracy of the plain engine")
+        notify(f"{path}: accuracy of the plain engine")
         judged, engine_hash, classes = _quality(path, question)
         if warning := share_warning(judged.top1, judged.images, classes):
             log.warning("%s: %s", path, warning)
-        mine = by_model[str(path)]
-        found.append((path, judged, engine_hash, mine, known.get(str(path)), judged.top1 / mine[0].p50_ms))
-    front = pareto([(q.top1, -mine[0].p50_ms, *(() if v is None else (-v.rate,))) for _, q, _, mine, v, _ in found])
+        of_model = by_model[str(path)]
+        measured.append((path, judged, engine_hash, of_model, known.get(str(path)), judged.top1 / of_model[0].p50_ms))
+    front = pareto(
+        [(q.top1, -of_model[0].p50_ms, *(() if v is None else (-v.rate,))) for _, q, _, of_model, v, _ in measured]
+    )
     entries = tuple(
-        TradeoffEntry(str(path), mine[0].deployment_id, judged, engine_hash, mine, hit, per_ms, best)
-        for (path, judged, engine_hash, mine, hit, per_ms), best in zip(found, front, strict=True)
+        TradeoffEntry(str(path), of_model[0].deployment_id, judged, engine_hash, of_model, hit, per_ms, best)
+        for (path, judged, engine_hash, of_model, hit, per_ms), best in zip(measured, front, strict=True)
     )
     name, why = recommend(entries, allowed_drop)
     return Tradeoff(batch, entries, name, why)
@@ -113,7 +115,9 @@ def pareto(points: Sequence[tuple[float, ...]]) -> list[bool]:
     """
     width = min(map(len, points))
     values = np.array([point[:width] for point in points])
-    return [not any((other >= mine).all() and (other > mine).any() for other in values) for mine in values]
+    return [
+        not any((other >= candidate).all() and (other > candidate).any() for other in values) for candidate in values
+    ]
 
 
 def recommend(entries: Sequence[TradeoffEntry], allowed_drop: float) -> tuple[str, str]:
@@ -129,16 +133,16 @@ def recommend(entries: Sequence[TradeoffEntry], allowed_drop: float) -> tuple[st
         f" {ratio:.2f} of the most accurate model's time"
     )
     if chosen.vulnerability and best.vulnerability and chosen is not best:
-        mine, theirs = chosen.vulnerability, best.vulnerability
-        apart = mine.low > theirs.high or mine.high < theirs.low
-        why += f"; SDC-1 {_percent(mine)} against {_percent(theirs)}, " + (
+        chosen_rate, best_rate = chosen.vulnerability, best.vulnerability
+        apart = chosen_rate.low > best_rate.high or chosen_rate.high < best_rate.low
+        why += f"; SDC-1 {_percent(chosen_rate)} against {_percent(best_rate)}, " + (
             "a difference" if apart else "no difference shown: the intervals overlap"
         )
     return chosen.model, why + "."
 
 
-def _percent(found: Vulnerability) -> str:
-    return f"{100 * found.rate:.2f} % [{100 * found.low:.2f}, {100 * found.high:.2f}]"
+def _percent(vulnerability: Vulnerability) -> str:
+    return f"{100 * vulnerability.rate:.2f} % [{100 * vulnerability.low:.2f}, {100 * vulnerability.high:.2f}]"
 
 
 def _plain(path: Path, question: Question) -> EngineRequest:
@@ -166,7 +170,7 @@ def _vulnerabilities(
     models: Sequence[Path], campaigns: Sequence[Path], deployed: dict[str, str]
 ) -> dict[str, Vulnerability]:
     of_model = {open_model_run(path).model_hash: str(path) for path in models}
-    found = {}
+    by_model = {}
     for path in campaigns:
         folder = RunFolder.existing(path)
         recorded_spec(folder)
@@ -180,8 +184,8 @@ def _vulnerabilities(
                 f"the campaign in {path} struck another file of {model} (deployed as {summary['engine']['deployment_id']},"
                 f" here {deployed[model]}): another precision or export; use the same --precision and versions"
             )
-        found[model] = _of_summary(path, summary)
-    return found
+        by_model[model] = _of_summary(path, summary)
+    return by_model
 
 
 def _of_summary(path: Path, summary: dict[str, Any]) -> Vulnerability:

@@ -130,5 +130,5 @@ def _assert_weights_survive(proto: ModelProto, model: nn.Module) -> None:
     stored = {i.name for i in proto.graph.initializer}
     for name, _ in model.named_parameters():
         if name not in stored or uses.count(name) != 1:
-            found = f"{uses.count(name)} consumers" if name in stored else "no initializer"
-            raise TestbedError(f"export: weight {name} has {found} in the ONNX graph instead of exactly one")
+            problem = f"{uses.count(name)} consumers" if name in stored else "no initializer"
+            raise TestbedError(f"export: weight {name} has {problem} in the ONNX graph instead of exactly one")

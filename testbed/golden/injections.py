@@ -36,6 +36,6 @@ def injected(golden: NDArray[np.float32], start: int) -> NDArray[np.float32]:
     for (image, *where), value in INJECTIONS.items():
         if start <= image < start + len(golden):
             sizes = golden.shape[1:]
-            place = tuple(i % size for i, size in zip(where[-len(sizes) :], sizes, strict=True))
-            changed[image - start, *place] = value
+            position = tuple(i % size for i, size in zip(where[-len(sizes) :], sizes, strict=True))
+            changed[image - start, *position] = value
     return changed

@@ -97,8 +97,8 @@ class Golden:
         try:
             _Recorded.model_validate(record)
         except ValidationError as error:
-            told = f"what {self.run.folder.path} records of its golden is damaged ({first_wrong(error)})"
-            raise StaleArtefact(f"{told}; {self.run.folder.again(STAGE)}") from error
+            problem = f"what {self.run.folder.path} records of its golden is damaged ({first_wrong(error)})"
+            raise StaleArtefact(f"{problem}; {self.run.folder.again(STAGE)}") from error
         if record["inputs"]["model"] != self.run.model_hash:
             raise StaleArtefact(
                 f"the golden in {self.run.folder.path} was recorded of another model; {self.run.folder.again(STAGE)}"
@@ -186,10 +186,10 @@ class Golden:
         """What the golden's list of images holds."""
         self.run.folder.verify(STAGE, [IMAGES])
         again = self.run.folder.again(STAGE)
-        found = read_form(self.run.folder / IMAGES, GoldenImages, "a golden's list of images", again)
-        if not len(found.ids) == len(found.labels) == len(self):
+        images = read_form(self.run.folder / IMAGES, GoldenImages, "a golden's list of images", again)
+        if not len(images.ids) == len(images.labels) == len(self):
             raise StaleArtefact(f"{self.run.folder / IMAGES} has not as many images as the golden; {again}")
-        return found
+        return images
 
     def file(self, module: str, which: int) -> str:
         """The file of its inputs (0) or outputs (1). Raises UsageError for a module that was not recorded."""

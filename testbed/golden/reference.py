@@ -62,14 +62,14 @@ def record_reference(
     when the files will not fit on the disk.
     """
     target = device or torch.device("cpu")
-    found = dict(model.named_modules())
+    named = dict(model.named_modules())
     for name in modules:
-        if not name or name not in found:
-            raise UsageError(f"the model has no module {name!r}; attention modules: {_attention_modules(found)}")
+        if not name or name not in named:
+            raise UsageError(f"the model has no module {name!r}; attention modules: {_attention_modules(named)}")
     noted = _Noted()
     with ExitStack() as stack:
         for name in modules:
-            stack.callback(found[name].register_forward_hook(noted.hook(name)).remove)
+            stack.callback(named[name].register_forward_hook(noted.hook(name)).remove)
         files = [LOGITS, *(file for name in modules for file in module_files(name))]
         writers = {file: stack.enter_context(array_writer(run / file, len(rows))) for file in files}
         # Convolutions on a GPU would round their inputs to 10 bits of mantissa (TF32); matrix products do not by default.
@@ -84,12 +84,12 @@ def record_reference(
                 return {file: tensor.cpu().numpy() for file, tensor in seen.items()}
 
         batches = stack.enter_context(closing(_in_order(outputs, range(0, len(rows), batch), workers)))
-        for number, found_in_batch in enumerate(batches):
+        for number, arrays in enumerate(batches):
             if not number:
-                _check_first_batch(found_in_batch, modules, len(rows), run, fix)
+                _check_first_batch(arrays, modules, len(rows), run, fix)
             for file, writer in writers.items():
-                writer.append(found_in_batch[file])
-            advance(len(found_in_batch[LOGITS]))
+                writer.append(arrays[file])
+            advance(len(arrays[LOGITS]))
 
 
 def record_module(
@@ -110,9 +110,9 @@ def record_module(
     """
     noted = _Noted()
     model.eval()
-    found = dict(model.named_modules())[module]
+    layer = dict(model.named_modules())[module]
     with ExitStack() as stack:
-        stack.callback(found.register_forward_hook(noted.hook(module, last=True)).remove)
+        stack.callback(layer.register_forward_hook(noted.hook(module, last=True)).remove)
         stack.enter_context(torch.inference_mode())
         temporary = [stack.enter_context(atomic_path(file)) for file in files]
         arrays: list[np.memmap] = []
@@ -127,10 +127,10 @@ def record_module(
                     open_memmap(path, "w+", np.float32, (len(positions), *part.shape[1:]), version=(2, 0))
                     for path, part in zip(temporary, both, strict=True)
                 ]
-            mine = np.flatnonzero(positions // batch * batch == start)
+            selected = np.flatnonzero(positions // batch * batch == start)
             for array, part in zip(arrays, both, strict=True):
-                array[mine] = part[positions[mine] - start]
-            advance(len(mine))
+                array[selected] = part[positions[selected] - start]
+            advance(len(selected))
         for array in arrays:
             array.flush()
 
@@ -229,6 +229,6 @@ def check_space(run: Path, needed: int, images: int, fix: str) -> None:
         )
 
 
-def _attention_modules(found: Mapping[str, nn.Module]) -> str:
-    names = [name for name in found if name.endswith(".attn")]
+def _attention_modules(named: Mapping[str, nn.Module]) -> str:
+    names = [name for name in named if name.endswith(".attn")]
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

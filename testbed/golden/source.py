@@ -19,14 +19,14 @@ def dataset_of(run: ModelRun) -> Dataset:
     if source is None:
         raise UsageError(f"{path} names no data set; import the weights again with --data NAME")
     dataset = load(source.name, image=config.image, **source.options)
-    for what, wanted, found in (
+    for what, wanted, actual in (
         ("classes", config.classes, len(dataset.classes)),
         ("channels", config.channels, dataset.channels),
     ):
-        if wanted != found:
+        if wanted != actual:
             raise UsageError(
-                f"the model in {path} is for {wanted} {what}, data set {dataset.name!r} has {found};"
+                f"the model in {path} is for {wanted} {what}, data set {dataset.name!r} has {actual};"
                 " import or train it with the data set it is for"
-                + (f"; {ONLY_SOME}" if what == "classes" and wanted > found else "")
+                + (f"; {ONLY_SOME}" if what == "classes" and wanted > actual else "")
             )
     return dataset

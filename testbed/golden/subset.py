@@ -138,8 +138,8 @@ class Subset:
         """Rows of the golden."""
         folder = self.golden.run.folder
         folder.verify(STAGE, [SUBSET])
-        found = read_form(folder / SUBSET, _Chosen, "a subset's list of images", folder.again(STAGE))
-        positions = np.array(found.positions, np.int64)
+        chosen = read_form(folder / SUBSET, _Chosen, "a subset's list of images", folder.again(STAGE))
+        positions = np.array(chosen.positions, np.int64)
         if not np.isin(positions, self.golden.positions).all():
             raise StaleArtefact(f"{folder / SUBSET} names images that the golden has not; {folder.again(STAGE)}")
         return np.searchsorted(self.golden.positions, positions)

@@ -97,8 +97,8 @@ def verify_golden(
             for start in range(0, len(cases.rows), batch):
                 end = min(start + batch, len(cases.rows))
                 wanted = injected(cases.golden[start:end], start) if inject else cases.golden[start:end]
-                found = runner.run({feed: cases.inputs(start, end)})[output]
-                deviation = Deviation(found, wanted)
+                outputs = runner.run({feed: cases.inputs(start, end)})[output]
+                deviation = Deviation(outputs, wanted)
                 faulty.append(by_row(deviation.mismatch(tolerance.atol, tolerance.rtol)).any(axis=1))
                 largest.append(deviation.max_abs())
                 atols.append(deviation.smallest_atol(tolerance.rtol))
@@ -141,12 +141,12 @@ def _by_tier(
     """Correctly classified images only, as tiers are."""
     edges = recorded_edges(golden) or TierEdges.preset(4)
     tier_of = golden_tiers(golden, edges).tier_of[rows]
-    found = []
+    tiers = []
     for tier, (low, high) in enumerate(zip((0.0, *edges.edges), edges.edges, strict=False)):
-        mine = tier_of == tier
-        worst = (float(largest[mine].max()), float(atols[mine].max())) if mine.any() else (None, None)
-        found.append(TierDeviation(low, high, int(mine.sum()), int(faulty[mine].sum()), *worst))
-    return found
+        of_tier = tier_of == tier
+        worst = (float(largest[of_tier].max()), float(atols[of_tier].max())) if of_tier.any() else (None, None)
+        tiers.append(TierDeviation(low, high, int(of_tier.sum()), int(faulty[of_tier].sum()), *worst))
+    return tiers
 
 
 @contextmanager

@@ -90,7 +90,7 @@ class Pruned:
 
 
 def prune_runs(
-    source: Path, orders: Sequence[tuple[PruneRequest, Path]], told: Callable[[str], None] = lambda _: None
+    source: Path, orders: Sequence[tuple[PruneRequest, Path]], notify: Callable[[str], None] = lambda _: None
 ) -> list[Pruned]:
     """Writes one run folder per order. Raises UsageError for what cannot be pruned; nothing is written for it."""
     run = open_model_run(source)
@@ -102,16 +102,16 @@ def prune_runs(
     model, dataset = run.model, scored_on(run, orders[0][0].settings) if orders else dataset_of(run)
     before = accuracy(model, dataset.test)
     images = analysis_set(dataset, orders[0][0].settings) if orders else None
-    found = []
+    pruned = []
     for order, path in orders:
         assert images is not None
-        told(f"{order.name}: scoring components on {len(images)} images")
+        notify(f"{order.name}: scoring components on {len(images)} images")
         kept = choose(model, images, order)
         smaller = prune(model, kept)
         difference = _largest_difference(model, smaller, kept, images)
         cut = accuracy(smaller, dataset.test)
         if order.finetune:
-            told(f"{order.name}: fine-tuning {order.finetune.epochs} epochs")
+            notify(f"{order.name}: fine-tuning {order.finetune.epochs} epochs")
             smaller = _finetuned(smaller, dataset, order)
         record = Pruned(
             run=str(path),
@@ -132,18 +132,18 @@ def prune_runs(
         facts = asdict(record) | {"from": str(source)}
         name = f"{run.folder.manifest['name']}-{order.name}"
         write_model_run(path, smaller, stage=STAGE, name=name, made_from=made_from, data=run.data, facts=facts)
-        found.append(record)
-    return found
+        pruned.append(record)
+    return pruned
 
 
 def choose(model: ViT, images: AnalysisSet, order: PruneRequest) -> KeptComponents:
     """What stays. Raises UsageError where nothing would."""
     settings, parts = order.settings, components(model.config, order.kinds, order.settings.chunks)
     if order.method == "acdc":
-        found = acdc(
+        circuit = acdc(
             model, images, parts, order.amount, rule=settings.rule, ablation=settings.ablation, seed=settings.seed
         )
-        kept = found.kept
+        kept = circuit.kept
     else:
         kept = KeptComponents.all_of(model.config).without(_least(model, images, parts, order))
     if kept.is_empty:
@@ -177,10 +177,10 @@ def _largest_difference(model: ViT, smaller: ViT, kept: KeptComponents, images: 
     """
     some = images.images[:_CHECKED_IMAGES]
     with torch.inference_mode():
-        found = smaller(some)
+        logits = smaller(some)
         with masked(model, kept):
             wanted = model(some)
-    difference = float(((found - wanted).abs() / wanted.abs().clamp(min=1)).max())
+    difference = float(((logits - wanted).abs() / wanted.abs().clamp(min=1)).max())
     if not difference <= _EQUAL_TO:
         raise UsageError(
             f"the pruned model is {difference:.3g} off the masked one; its weights are too large for float32"
@@ -205,8 +205,8 @@ def accuracy(model: ViT, split: Split) -> float:
 def _described(kept: KeptComponents, model: ViT) -> dict[str, Any]:
     """Heads by their numbers in the original; of neurons their count, and which, as runs "0-31,64-127"."""
     return {
-        "heads": [list(mine) for mine in kept.heads],
-        "neurons": [_runs(np.array(mine, np.int64)) for mine in kept.neurons],
+        "heads": [list(indices) for indices in kept.heads],
+        "neurons": [_runs(np.array(indices, np.int64)) for indices in kept.neurons],
         "of_heads": list(model.config.heads),
         "of_neurons": list(model.config.mlp),
     }

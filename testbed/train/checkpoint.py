@@ -78,10 +78,10 @@ def _read(file: BinaryIO) -> tuple[State, dict[str, Any]]:
 def _differences(kept: Any, asked: Any, name: str = "") -> dict[str, tuple[Any, Any]]:
     """Dotted name -> (kept, asked) wherever two nested dictionaries differ."""
     if isinstance(kept, dict) and isinstance(asked, dict):
-        found: dict[str, tuple[Any, Any]] = {}
+        differences: dict[str, tuple[Any, Any]] = {}
         for key in sorted({*kept, *asked}):
-            found |= _differences(kept.get(key), asked.get(key), f"{name}.{key}" if name else key)
-        return found
+            differences |= _differences(kept.get(key), asked.get(key), f"{name}.{key}" if name else key)
+        return differences
     return {} if _plain(kept) == _plain(asked) else {name: (kept, asked)}
 
 

@@ -58,15 +58,15 @@ def logits_of(
     model: ViT, images: AnalysisSet, kept: KeptComponents | None = None, replaced: Replacements | None = None
 ) -> Tensor:
     """(n, K) of the model, or of what is kept of it."""
-    found = []
+    parts = []
     with torch.inference_mode():
         for rows in images.batches():
             if kept is None or replaced is None:
-                found.append(model(images.images[rows]))
+                parts.append(model(images.images[rows]))
                 continue
             with ablated(model, kept, replaced, rows):
-                found.append(model(images.images[rows]))
-    return torch.cat(found)
+                parts.append(model(images.images[rows]))
+    return torch.cat(parts)
 
 
 @contextmanager

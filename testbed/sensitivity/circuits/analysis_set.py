@@ -76,13 +76,13 @@ class AnalysisSet:
         by_class = sorted(order, key=lambda row: labels[row])  # stable: random within a class
         n, most = len(order), max(labels.count(label) for label in set(labels))
         partner = torch.empty(n, dtype=torch.long)
-        for place, row in enumerate(by_class):
+        for position, row in enumerate(by_class):
             # a shift by the largest class's size leaves every class; where that class is more than half, its own
             # images may come round again, so go on to the next one of another class
             other = next(
-                by_class[(place + most + step) % n]
+                by_class[(position + most + step) % n]
                 for step in range(n)
-                if labels[by_class[(place + most + step) % n]] != labels[row]
+                if labels[by_class[(position + most + step) % n]] != labels[row]
             )
             partner[row] = other
         return partner

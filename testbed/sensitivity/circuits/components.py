@@ -48,18 +48,18 @@ def components(config: ViTConfig, kinds: Collection[str] = ("head", "chunk"), ch
         raise UsageError(f"unknown kind of component {unknown[0]!r}; kinds: {', '.join(KINDS)}")
     if not kinds or chunks < 1:
         raise UsageError("name at least one kind of component, and one chunk or more per MLP")
-    found: list[Component] = []
+    chosen: list[Component] = []
     for block, (heads, neurons) in enumerate(zip(config.heads, config.mlp, strict=True)):
         if "head" in kinds:
-            found += [Component("head", block, heads=(head,), number=head) for head in range(heads)]
+            chosen += [Component("head", block, heads=(head,), number=head) for head in range(heads)]
         if "chunk" in kinds and neurons:
             runs = np.array_split(np.arange(neurons), min(chunks, neurons))
-            found += [Component("chunk", block, neurons=tuple(run.tolist()), number=n) for n, run in enumerate(runs)]
+            chosen += [Component("chunk", block, neurons=tuple(run.tolist()), number=n) for n, run in enumerate(runs)]
         if "neuron" in kinds:
-            found += [Component("neuron", block, neurons=(n,), number=n) for n in range(neurons)]
+            chosen += [Component("neuron", block, neurons=(n,), number=n) for n in range(neurons)]
         if "block" in kinds and (heads or neurons):
-            found.append(Component("block", block, tuple(range(heads)), tuple(range(neurons)), block))
-    return found
+            chosen.append(Component("block", block, tuple(range(heads)), tuple(range(neurons)), block))
+    return chosen
 
 
 @dataclass(frozen=True)
@@ -77,12 +77,12 @@ class KeptComponents:
         return cls(tuple(tuple(range(n)) for n in config.heads), tuple(tuple(range(n)) for n in config.mlp))
 
     def without(self, removed: Iterable[Component]) -> KeptComponents:
-        heads, neurons = [set(mine) for mine in self.heads], [set(mine) for mine in self.neurons]
+        heads, neurons = [set(indices) for indices in self.heads], [set(indices) for indices in self.neurons]
         for component in removed:
             heads[component.block] -= set(component.heads)
             neurons[component.block] -= set(component.neurons)
         return KeptComponents(
-            tuple(tuple(sorted(mine)) for mine in heads), tuple(tuple(sorted(mine)) for mine in neurons)
+            tuple(tuple(sorted(indices)) for indices in heads), tuple(tuple(sorted(indices)) for indices in neurons)
         )
 
     def holds(self, component: Component) -> bool:
@@ -96,10 +96,10 @@ class KeptComponents:
 
     def check(self, config: ViTConfig) -> None:
         """Raises UsageError when it is not of this model."""
-        for what, mine, sizes in (("heads", self.heads, config.heads), ("neurons", self.neurons, config.mlp)):
-            if len(mine) != len(sizes):
-                raise UsageError(f"{len(mine)} blocks name the {what} to keep, the model has {len(sizes)}")
-            for block, (chosen, size) in enumerate(zip(mine, sizes, strict=True)):
+        for what, kept, sizes in (("heads", self.heads, config.heads), ("neurons", self.neurons, config.mlp)):
+            if len(kept) != len(sizes):
+                raise UsageError(f"{len(kept)} blocks name the {what} to keep, the model has {len(sizes)}")
+            for block, (chosen, size) in enumerate(zip(kept, sizes, strict=True)):
                 if list(chosen) != sorted(set(chosen)) or (chosen and not 0 <= chosen[0] <= chosen[-1] < size):
                     raise UsageError(f"block {block} has {what} 0 to {size - 1}; each can be kept once: {chosen}")
 
@@ -107,11 +107,11 @@ class KeptComponents:
 def by_name(available: Sequence[Component], names: Iterable[str]) -> list[Component]:
     """Raises UsageError for a name that none of them has."""
     known = {component.name: component for component in available}
-    found = []
+    chosen = []
     for name in names:
         if name not in known:
             raise UsageError(
                 f"there is no component {name!r}; there are {len(known)}: {', '.join(list(known)[:6])}, ..."
             )
-        found.append(known[name])
-    return found
+        chosen.append(known[name])
+    return chosen

@@ -150,12 +150,12 @@ def _noting(model: ViT, suffixes: tuple[str, ...], keep_graph: bool) -> Iterator
 
 def _changes(model: ViT, clean: Tensor, bad: Tensor) -> dict[str, Tensor]:
     """What each written site, and the embedding, would change by: corrupt minus clean."""
-    found = []
+    values = []
     for images in (clean, bad):
         with torch.no_grad(), _noting(model, (*_WRITTEN, EMBED), keep_graph=False) as seen:
             model(images)
-        found.append(seen)
-    return {site: found[1][site] - value for site, value in found[0].items() if site != "patch_embed"}
+        values.append(seen)
+    return {site: values[1][site] - value for site, value in values[0].items() if site != "patch_embed"}
 
 
 class _Scores:
@@ -198,9 +198,11 @@ class _Scores:
         orders = [(-1, 0), *((part.block, 0 if part.kind == "head" else 1) for part in self._parts)]
         readers = [*((part, _reading(model, part, streams, grads)) for part in self._parts), (None, output)]
         for column, (reader, gradient) in enumerate(readers):
-            place = (model.config.depth, 0) if reader is None else (reader.block, 0 if reader.kind == "head" else 1)
+            reader_order = (
+                (model.config.depth, 0) if reader is None else (reader.block, 0 if reader.kind == "head" else 1)
+            )
             for row, (change, order) in enumerate(zip(written, orders, strict=True)):
-                if order < place:
+                if order < reader_order:
                     self._table[row, column] += weight * float((change.double() * gradient.double()).sum())
 
     def attribution(self) -> Attribution:
@@ -273,16 +275,16 @@ def _reading(model: ViT, part: Component, streams: dict[str, Tensor], grads: dic
     assert isinstance(normed, Tensor)
     with torch.enable_grad():
         x = stream.clone().requires_grad_(True)
-        (found,) = torch.autograd.grad(norm(x), x, normed)
-    return found
+        (gradient,) = torch.autograd.grad(norm(x), x, normed)
+    return gradient
 
 
 def _before(model: ViT, block: int, branch: str, streams: dict[str, Tensor]) -> Tensor:
     """The stream as a branch of a pre-norm block reads it."""
-    places = [EMBED]
+    names = [EMBED]
     for number in range(block + 1):
         if number < block or branch == "mlp":
-            places.append(f"block.{number}.attn.residual")
+            names.append(f"block.{number}.attn.residual")
         if number < block:
-            places.append(f"block.{number}.mlp.residual")
-    return streams[next(place for place in reversed(places) if place in streams)]
+            names.append(f"block.{number}.mlp.residual")
+    return streams[next(name for name in reversed(names) if name in streams)]

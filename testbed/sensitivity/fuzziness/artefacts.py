@@ -50,16 +50,16 @@ Advance = Callable[[int], None]
 
 @dataclass(frozen=True)
 class RunFuzziness:
-    """``found`` of the model in ``run``, on test images of ``data``."""
+    """``result`` of the model in ``run``, on test images of ``data``."""
 
     run: str
     data: str
     depth: int
-    found: LayerFuzziness
+    result: LayerFuzziness
 
     @property
     def fits(self) -> Fits:
-        return fits_of(self.found.layers, self.depth)
+        return fits_of(self.result.layers, self.depth)
 
 
 def fits_of(layers: Mapping[str, float], depth: int) -> Fits:
@@ -91,10 +91,10 @@ def measure_run(
     def measured(run: ModelRun, data: Dataset, test: Split, names: Sequence[str]) -> LayerFuzziness:
         model = run.model.to(target)
         with progress(2 * len(test)) if progress else no_progress() as advance:
-            found = measure_layers(model, test, layers=names, weighted=weighted, advance=advance)
-        if warning := share_warning(found.accuracy, found.images, len(data.classes)):
+            result = measure_layers(model, test, layers=names, weighted=weighted, advance=advance)
+        if warning := share_warning(result.accuracy, result.images, len(data.classes)):
             log.warning("fuzziness: %s", warning)
-        return found
+        return result
 
     def opened(run: ModelRun) -> tuple[Dataset, Split, list[str]]:
         names = chosen_layers(run.model, layers)
@@ -118,9 +118,9 @@ def measure_run(
         }
 
         def build() -> dict[str, Any]:
-            found = measured(run, data, test, names)
-            _write(path, RunFuzziness(path.resolve().name, data.name, depth, found))
-            return {key: value for key, value in asdict(found).items() if key != "layers"}
+            result = measured(run, data, test, names)
+            _write(path, RunFuzziness(path.resolve().name, data.name, depth, result))
+            return {key: value for key, value in asdict(result).items() if key != "layers"}
 
         facts = run.folder.stage(STAGE, inputs, [TABLE, PICTURE], build, command=COMMAND)
     return RunFuzziness(str(path), data.name, depth, LayerFuzziness(_read(path / TABLE), **facts))
@@ -214,13 +214,13 @@ def _draw(path: Path, log: Sequence[EpochFuzziness], title: str, depth: int) -> 
     limits = limits_of(log)  # one scale for all epochs: they are looked at side by side, and as an animation
     pictures = []
     for row in log:
-        told = [
+        text = [
             f"train loss {row.train_loss:.4f}",
             f"train accuracy {100 * row.train_accuracy:.2f} %",
             f"test accuracy {100 * row.test_accuracy:.2f} %",
         ]
         fits = fits_of(row.layers, depth)
-        figure = layers_figure(row.layers, fits, f"{title}, epoch {row.epoch}", told, limits=limits)
+        figure = layers_figure(row.layers, fits, f"{title}, epoch {row.epoch}", text, limits=limits)
         pictures.append(rendered(figure))
         save_png(path / _epoch_file(row.epoch), pictures[-1])
     save_gif(path / "fuzziness/epochs.gif", pictures)
@@ -231,12 +231,12 @@ def _draw(path: Path, log: Sequence[EpochFuzziness], title: str, depth: int) -> 
 
 
 def _write(path: Path, measured: RunFuzziness) -> None:
-    found = measured.found
-    lines = [f"{name},{value!r}\n" for name, value in found.layers.items()]
+    result = measured.result
+    lines = [f"{name},{value!r}\n" for name, value in result.layers.items()]
     write_text(path / TABLE, "layer,fuzziness\n" + "".join(lines))
-    told = [f"accuracy {100 * found.accuracy:.2f} %", f"loss {found.loss:.4f} nats", f"{found.images:,} test images"]
+    text = [f"accuracy {100 * result.accuracy:.2f} %", f"loss {result.loss:.4f} nats", f"{result.images:,} test images"]
     save_png(
-        path / PICTURE, layers_figure(found.layers, measured.fits, f"{measured.run} on {short(measured.data)}", told)
+        path / PICTURE, layers_figure(result.layers, measured.fits, f"{measured.run} on {short(measured.data)}", text)
     )
 
 

@@ -66,7 +66,8 @@ def check_alike(paths: Sequence[Path]) -> None:
                 f"the model in {path} is of another architecture than that in {paths[0]}; average equal ones"
             )
         named = [
-            None if one.data is None else (one.data.name, one.data.preprocess, one.data.classes) for one in (first, run)
+            None if side.data is None else (side.data.name, side.data.preprocess, side.data.classes)
+            for side in (first, run)
         ]
         if named[0] != named[1]:
             raise UsageError(f"the model in {path} is for other data than that in {paths[0]}; average equal ones")
@@ -75,14 +76,14 @@ def check_alike(paths: Sequence[Path]) -> None:
 def average(measured: Sequence[RunFuzziness]) -> Average:
     """The average of runs for which `check_alike` holds, measured alike."""
     first = measured[0]
-    layers = {name: _mean([one.found.layers[name] for one in measured]) for name in first.found.layers}
+    layers = {name: _mean([run.result.layers[name] for run in measured]) for name in first.result.layers}
     return Average(
-        runs=[one.run for one in measured],
+        runs=[run.run for run in measured],
         data=first.data,
-        images=first.found.images,
+        images=first.result.images,
         layers=layers,
-        accuracy=_mean([one.found.accuracy for one in measured]),
-        loss=_mean([one.found.loss for one in measured]),
+        accuracy=_mean([run.result.accuracy for run in measured]),
+        loss=_mean([run.result.loss for run in measured]),
         fits=fits_of(_values(layers), first.depth),
     )
 
@@ -101,20 +102,22 @@ def all_recorded(paths: Sequence[Path]) -> bool:
     return all((RunFolder.existing(path) / LOG).exists() for path in paths)
 
 
-def write_average(folder: Path, found: Average, epochs: Sequence[EpochAverage]) -> list[Path]:
+def write_average(folder: Path, mean_of_runs: Average, epochs: Sequence[EpochAverage]) -> list[Path]:
     """Table and picture over the layers and, where there are ``epochs``, over those; returns the files."""
-    n = len(found.runs)
+    n = len(mean_of_runs.runs)
     _write_csv(
         folder / TABLE,
         ["layer", "fuzziness_mean", "fuzziness_std"],
-        [[name, mean.value, mean.std] for name, mean in found.layers.items()],
+        [[name, mean.value, mean.std] for name, mean in mean_of_runs.layers.items()],
     )
-    told = [
-        f"accuracy {100 * found.accuracy.value:.2f} ± {100 * found.accuracy.std:.2f} %",
-        f"loss {found.loss.value:.4f} ± {found.loss.std:.4f} nats",
+    text = [
+        f"accuracy {100 * mean_of_runs.accuracy.value:.2f} ± {100 * mean_of_runs.accuracy.std:.2f} %",
+        f"loss {mean_of_runs.loss.value:.4f} ± {mean_of_runs.loss.std:.4f} nats",
     ]
-    title = f"mean and standard deviation of {n} models on {short(found.data)}"
-    figure = layers_figure(_values(found.layers), found.fits, title, told, spread=_spreads(found.layers))
+    title = f"mean and standard deviation of {n} models on {short(mean_of_runs.data)}"
+    figure = layers_figure(
+        _values(mean_of_runs.layers), mean_of_runs.fits, title, text, spread=_spreads(mean_of_runs.layers)
+    )
     save_png(folder / PICTURE, figure)
     if not epochs:
         return [folder / TABLE, folder / PICTURE]
@@ -133,7 +136,7 @@ def write_average(folder: Path, found: Average, epochs: Sequence[EpochAverage]) 
         for row in epochs
     ]
     spread = [_spreads(epoch_columns(row)) for row in epochs]
-    save_png(folder / EPOCHS_PICTURE, epochs_figure(means, found.layers, title, spread))
+    save_png(folder / EPOCHS_PICTURE, epochs_figure(means, mean_of_runs.layers, title, spread))
     save_png(folder / ACCURACY_PICTURE, accuracy_figure(means, title, spread))
     names = (TABLE, PICTURE, EPOCHS_TABLE, EPOCHS_PICTURE, ACCURACY_PICTURE)
     return [folder / name for name in names]

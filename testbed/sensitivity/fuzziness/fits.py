@@ -86,11 +86,11 @@ def exponential_fit(values: ArrayLike) -> ExponentialFit | None:
     try:
         with warnings.catch_warnings(), np.errstate(over="ignore"):  # the search may try any rate
             warnings.simplefilter("ignore", OptimizeWarning)
-            found, covariance = curve_fit(_exponential, x, y, p0=_START, maxfev=20_000)
-            converged = _determined(y, _exponential(x, *found), covariance)
+            parameters, covariance = curve_fit(_exponential, x, y, p0=_START, maxfev=20_000)
+            converged = _determined(y, _exponential(x, *parameters), covariance)
     except RuntimeError:  # so many steps, and still no end
-        found = flat
-    a, b, c = found if converged else flat
+        parameters = flat
+    a, b, c = parameters if converged else flat
     return ExponentialFit(float(a), float(b), float(c), _r2(y, _exponential(x, a, b, c)), converged)
 
 
@@ -109,9 +109,9 @@ def separation_fit(values: ArrayLike) -> SeparationFit | None:
     logs = np.log(y)
     if np.ptp(logs) == 0:
         return SeparationFit(0.0, float(logs[0]), 1.0, None, None)
-    found = linregress(np.arange(1, len(y) + 1, dtype=np.float64), logs)
-    r = float(found.rvalue)
-    return SeparationFit(float(found.slope), float(found.intercept), float(np.exp(found.slope)), r * r, r)
+    line = linregress(np.arange(1, len(y) + 1, dtype=np.float64), logs)
+    r = float(line.rvalue)
+    return SeparationFit(float(line.slope), float(line.intercept), float(np.exp(line.slope)), r * r, r)
 
 
 def _exponential(x: NDArray[np.float64], a: float, b: float, c: float) -> NDArray[np.float64]:

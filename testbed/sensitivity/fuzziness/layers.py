@@ -88,24 +88,24 @@ def measure_layers(
             hit, nats = _scored(features[LOGITS], labels)
             correct, loss = correct + hit, loss + nats
             advance(len(labels))
-        spreads = {name: WithinSpread(found.frame(weighted=weighted, rcond=rcond)) for name, found in moments.items()}
+        spreads = {name: WithinSpread(sums.frame(weighted=weighted, rcond=rcond)) for name, sums in moments.items()}
         for features, labels in _features(model, split):
             for name in wanted:
                 spreads[name].add(features[name], labels)
             advance(len(labels))
     n = len(split)
-    found = {name: spread.fuzziness() for name, spread in spreads.items()}
-    return LayerFuzziness(found, n, len(np.unique(split.labels)), correct / n, loss / n)
+    by_layer = {name: spread.fuzziness() for name, spread in spreads.items()}
+    return LayerFuzziness(by_layer, n, len(np.unique(split.labels)), correct / n, loss / n)
 
 
 def check_images(split: Split, classes: int) -> None:
     """Raises UsageError for a split whose fuzziness could not be measured, whatever the features."""
     if len(split) < classes:
         raise UsageError(f"{len(split)} images for {classes} classes; fuzziness needs one image per class at least")
-    found = np.unique(split.labels)
-    if len(found) < 2:
+    classes_seen = np.unique(split.labels)
+    if len(classes_seen) < 2:
         raise UsageError(
-            f"fuzziness compares classes, and all {len(split)} images are of class {found[0]}; use data with two or more"
+            f"fuzziness compares classes, and all {len(split)} images are of class {classes_seen[0]}; use data with two or more"
         )
 
 

@@ -60,9 +60,9 @@ class Recorder:
         kept = read_log(self.path) if self.path.exists() else []
         rows = [row for row in kept if row.epoch < epoch]
         if due(epoch, self.every, self.epochs):
-            found = measure_layers(model, self.test, weighted=self.weighted)
+            result = measure_layers(model, self.test, weighted=self.weighted)
             rows.append(
-                EpochFuzziness(epoch, record.train_loss, record.train_accuracy, found.accuracy, dict(found.layers))
+                EpochFuzziness(epoch, record.train_loss, record.train_accuracy, result.accuracy, dict(result.layers))
             )
         if rows != kept:
             write_log(self.path, rows)

@@ -41,14 +41,14 @@ def layers_figure(
     layers: Mapping[str, float],
     fits: Fits,
     title: str,
-    told: Sequence[str],
+    text: Sequence[str],
     *,
     spread: Spread | None = None,
     limits: AxisLimits | None = None,
 ) -> Figure:
     """Fuzziness against the layer, linear and logarithmic; first and last layer stand out, fits are dashed.
 
-    ``told``: lines of the text box, the R^2 are added to them. ``spread``: +- of each layer. ``limits``: of the values, for
+    ``text``: lines of the text box, the R^2 are added to them. ``spread``: +- of each layer. ``limits``: of the values, for
     pictures that are to be compared.
     """
     figure = Figure(figsize=(12, 4.5))
@@ -73,7 +73,7 @@ def layers_figure(
         linear.set_ylim(-0.05 * high, 1.1 * high)
     beside.axis("off")
     frame = {"boxstyle": "round", "facecolor": "white"}
-    beside.text(0, 1, "\n".join([*map(drawn, told), *_r2_lines(fits)]), va="top", fontsize="small", bbox=frame)
+    beside.text(0, 1, "\n".join([*map(drawn, text), *_r2_lines(fits)]), va="top", fontsize="small", bbox=frame)
     return figure
 
 
@@ -85,7 +85,7 @@ def epochs_figure(
     figure, axes = _single(right=0.82)
     for name, colour in zip(names, colormaps["viridis"](np.linspace(0, 0.9, len(names))), strict=True):
         values = [row.layers[name] for row in log]
-        _line(axes, log, values, [one[name] for one in spread] if spread else None, name, colour)
+        _line(axes, log, values, [of_epoch[name] for of_epoch in spread] if spread else None, name, colour)
     if all(0 < row.layers[name] < np.inf for row in log for name in names):
         _log_scale(axes)
     axes.set(title=drawn(title), xlabel="epoch", ylabel="fuzziness D")
@@ -99,7 +99,7 @@ def accuracy_figure(log: Sequence[EpochFuzziness], title: str, spread: Sequence[
     for part, colour in (("train", "tab:blue"), ("test", "tab:orange")):
         key = f"{part}_accuracy"
         values = [100 * getattr(row, key) for row in log]
-        _line(axes, log, values, [100 * one[key] for one in spread] if spread else None, part, colour)
+        _line(axes, log, values, [100 * of_epoch[key] for of_epoch in spread] if spread else None, part, colour)
     axes.set(title=drawn(title), xlabel="epoch", ylabel="accuracy (%)")
     axes.legend()
     return figure
@@ -132,8 +132,8 @@ def _levels(axes: Axes, layers: Mapping[str, float], spread: Spread | None) -> N
     x = np.arange(len(names))
     errors = None if spread is None else [spread[name] for name in names]
     axes.errorbar(x, shown, errors, color="tab:blue", marker="o", markersize=4, linewidth=1, capsize=3)
-    for place, colour in ((0, "tab:red"), (len(names) - 1, "tab:green")):
-        axes.plot(x[place], shown[place], "o", color=colour, markersize=9, zorder=3)
+    for index, colour in ((0, "tab:red"), (len(names) - 1, "tab:green")):
+        axes.plot(x[index], shown[index], "o", color=colour, markersize=9, zorder=3)
     axes.set_xticks(x, names, rotation=45, ha="right", fontsize="small")
     axes.set_title("fuzziness D", fontsize="small", loc="left")  # beside the axis there is room for the numbers only
     axes.grid(alpha=0.3)

@@ -77,15 +77,17 @@ class ClassMoments:
     def add(self, features: ArrayLike, labels: ArrayLike) -> None:
         x, y = _checked(features, labels)
         for label in np.unique(y).tolist():
-            mine = x[y == label]
-            self._sums[label] = self._sums.get(label, np.zeros(x.shape[1])) + mine.sum(axis=0)
-            self._counts[label] = self._counts.get(label, 0) + len(mine)
+            of_class = x[y == label]
+            self._sums[label] = self._sums.get(label, np.zeros(x.shape[1])) + of_class.sum(axis=0)
+            self._counts[label] = self._counts.get(label, 0) + len(of_class)
 
     def frame(self, *, weighted: bool, rcond: float) -> DiscriminantFrame:
         """The space between the class means. Raises UsageError for fewer than two classes."""
         if len(self._counts) < 2:
-            found = f"only class {next(iter(self._counts))}" if self._counts else "no sample at all"
-            raise UsageError(f"fuzziness compares classes, and there is {found}; use data with two classes or more")
+            classes_seen = f"only class {next(iter(self._counts))}" if self._counts else "no sample at all"
+            raise UsageError(
+                f"fuzziness compares classes, and there is {classes_seen}; use data with two classes or more"
+            )
         classes = np.array(sorted(self._counts), np.int64)
         counts = np.array([self._counts[label] for label in classes.tolist()], np.float64)
         means = np.stack([self._sums[label] for label in classes.tolist()]) / counts[:, None]

@@ -78,14 +78,14 @@ def read_rows(path: Path) -> MeasuredRows:
 
 def members(rows: MeasuredRows, parts: Sequence[Component], config: ViTConfig) -> NDArray[np.bool_]:
     """(parts, rows): is the row's struck element part of the component?"""
-    found = np.zeros((len(parts), len(rows)), bool)
+    membership = np.zeros((len(parts), len(rows)), bool)
     for name in dict.fromkeys(rows.site):
-        mine = np.flatnonzero(rows.site == name)
+        of_site = np.flatnonzero(rows.site == name)
         site = rows.table[str(name)]
         for number, part in enumerate(parts):
             if site.block == part.block:
-                found[number, mine] = _holds(part, site, rows.index[mine], config)
-    return found
+                membership[number, of_site] = _holds(part, site, rows.index[of_site], config)
+    return membership
 
 
 def _holds(part: Component, site: Site, index: NDArray[np.int64], config: ViTConfig) -> NDArray[np.bool_]:

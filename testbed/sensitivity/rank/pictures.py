@@ -12,10 +12,10 @@ from testbed.core.folder.files import atomic_path
 from testbed.core.words.text import drawn
 
 
-def validation_picture(path: Path, found: dict[str, Any]) -> None:
+def validation_picture(path: Path, validation: dict[str, Any]) -> None:
     """A picture of the validation. found: of `ranking.check`. A scatter per method with the rates' intervals, and the
     protection curves."""
-    methods, curves = list(found["by"]), found["protection"]
+    methods, curves = list(validation["by"]), validation["protection"]
     count = len(methods) + bool(curves)
     columns = 2 if count == 4 else min(count, 3)
     rows = -(-count // columns)
@@ -23,9 +23,9 @@ def validation_picture(path: Path, found: dict[str, Any]) -> None:
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for unused in panels[count:]:
         unused.remove()
-    measured = {one["component"]: one for one in found["measured"]}
+    measured = {rates["component"]: rates for rates in validation["measured"]}
     for axes, by in zip(panels, methods, strict=False):
-        _scatter(axes, by, found["by"][by], found["scores"][by], measured)
+        _scatter(axes, by, validation["by"][by], validation["scores"][by], measured)
     if curves:
         _protection(panels[count - 1], curves)
     with atomic_path(path) as temporary:
@@ -42,8 +42,8 @@ def _scatter(axes: Any, by: str, validation: Any, scores: dict[str, float], meas
             label = drawn(name.removeprefix("block."))
             axes.annotate(label, (a, b), xytext=(3, 3), textcoords="offset points", fontsize=7)
     spearman = validation.spearman
-    told = "not defined" if spearman.low is None else f"{spearman.value:.2f} [{spearman.low:.2f}, {spearman.high:.2f}]"
-    axes.set(title=f"{by}: Spearman {told}", xlabel=f"{by} score", ylabel="SDC-1 rate (%)")
+    text = "not defined" if spearman.low is None else f"{spearman.value:.2f} [{spearman.low:.2f}, {spearman.high:.2f}]"
+    axes.set(title=f"{by}: Spearman {text}", xlabel=f"{by} score", ylabel="SDC-1 rate (%)")
     axes.grid(alpha=0.3)
 
 

@@ -44,11 +44,13 @@ def rank(path: Path, by: str, kind: str, settings: ScoreSettings, campaign: Path
     if by == MEASURED:
         source = _campaign_of(path, campaign)
         rows = read_rows(source)
-        found = rates(members(rows, parts, run.model.config), rows)
-        told = [{"component": p.name, "score": float(r)} for p, r in zip(parts, found, strict=True) if np.isfinite(r)]
-        if not told:
+        measured = rates(members(rows, parts, run.model.config), rows)
+        ranked = [
+            {"component": p.name, "score": float(r)} for p, r in zip(parts, measured, strict=True) if np.isfinite(r)
+        ]
+        if not ranked:
             raise UsageError(f"{source} struck none of the model's {kind}s")
-        return Ranking(by, kind, _with_sites(told, parts), {"campaign": str(source)})
+        return Ranking(by, kind, _with_sites(ranked, parts), {"campaign": str(source)})
     dataset = scored_on(run, settings)
     values = scores(run.model, dataset, by, kind, settings)
     used = settings.used_by(by) | {"images": images_used(dataset, by, settings)}
@@ -73,28 +75,28 @@ def check(
     source = _campaign_of(path, campaign)
     rows, config = read_rows(source), run.model.config
     truth = MeasuredRates(rows, components(config, [kind], settings.chunks), config, settings.seed)
-    found: dict[str, Validation] = {}
+    validations: dict[str, Validation] = {}
     given: dict[str, Mapping[str, float]] = {}
     left_out: dict[str, str] = {}
     dataset = scored_on(run, settings)
     for by in methods:
         try:
-            given[by] = {one.component: one.score for one in scores(run.model, dataset, by, kind, settings)}
-            found[by] = validate(by, given[by], truth, confidence=confidence, seed=settings.seed)
+            given[by] = {score.component: score.score for score in scores(run.model, dataset, by, kind, settings)}
+            validations[by] = validate(by, given[by], truth, confidence=confidence, seed=settings.seed)
         except UsageError as error:
             left_out[by] = str(error)
-    if not found:
+    if not validations:
         raise UsageError(f"no method could score the {kind}s: {next(iter(left_out.values()))}")
     return {
         "campaign": str(source),
         "kind": kind,
         "confidence": confidence,
-        "by": found,
+        "by": validations,
         "left_out": left_out,
         "measured": _measured(truth, confidence),
         "scores": {by: dict(values) for by, values in given.items()},
         "protection": _curves(truth, given),
-        "settings": _settings_to_json(settings) | _images_used(dataset, settings, found),
+        "settings": _settings_to_json(settings) | _images_used(dataset, settings, validations),
     }
 
 
@@ -113,8 +115,8 @@ def _campaign_of(path: Path, campaign: Path | None) -> Path:
     source = campaign or path
     folder = RunFolder.existing(source)
     recorded_spec(folder)
-    theirs, mine = open_model_run(source).model_hash, open_model_run(path).model_hash
-    if theirs != mine:
+    campaign_hash, model_hash = open_model_run(source).model_hash, open_model_run(path).model_hash
+    if campaign_hash != model_hash:
         raise UsageError(
             f"the campaign in {source} is of another model than {path}; run one on this: [model] run = {path}"
         )
@@ -149,9 +151,9 @@ def _curves(truth: MeasuredRates, given: Mapping[str, Mapping[str, float]]) -> l
     return [ideal(contributions), *own, random_order(contributions)]
 
 
-def _with_sites(told: list[dict[str, Any]], parts: Sequence[Component]) -> list[dict[str, Any]]:
+def _with_sites(records: list[dict[str, Any]], parts: Sequence[Component]) -> list[dict[str, Any]]:
     by_name = {part.name: part for part in parts}
-    return [{**one, "sites": sites_of(by_name[one["component"]])} for one in told]
+    return [{**record, "sites": sites_of(by_name[record["component"]])} for record in records]
 
 
 def sites_of(part: Component) -> list[str]:

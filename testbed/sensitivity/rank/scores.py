@@ -117,10 +117,10 @@ def scores(model: ViT, dataset: Dataset, by: str, kind: str, settings: ScoreSett
     parts = components(model.config, [kind], settings.chunks)
     images = analysis_set(dataset, settings)
     if by == "acdc":
-        found = acdc(
+        effects = acdc(
             model, images, parts, settings.tau, rule=settings.rule, ablation=settings.ablation, seed=settings.seed
         ).scores
-        return [ComponentScore(part.name, found[part.name]) for part in parts]
+        return [ComponentScore(part.name, effects[part.name]) for part in parts]
     inner = components(model.config, ["head", "chunk"], 1) if kind == "block" else parts
     nodes = _attribution(model, images, inner, settings, settings.steps if by == "eap-ig" else 0)
     if kind == "block":
@@ -150,12 +150,12 @@ def _by_fuzziness(model: ViT, dataset: Dataset, kind: str) -> list[ComponentScor
         raise UsageError(f"fuzziness is of layers: it scores blocks, not each {kind}")
     levels = layer_fuzziness(model, dataset.test)
     before = levels[PIXELS]
-    found = []
+    drops = []
     for part in components(model.config, ["block"]):
         after = levels[part.name]
         drop = float(np.log(before) - np.log(after)) if 0 < after < np.inf and 0 < before < np.inf else float("nan")
-        found.append(ComponentScore(part.name, drop))
+        drops.append(ComponentScore(part.name, drop))
         before = after
-    if any(not np.isfinite(one.score) for one in found):
+    if any(not np.isfinite(score.score) for score in drops):
         raise UsageError("a layer's classes do not vary, or are not apart at all: its fuzziness is 0 or infinite")
-    return found
+    return drops

@@ -107,15 +107,15 @@ def validate(
     """
     if missing := [part.name for part in truth.parts if part.name not in scores]:
         raise UsageError(f"{by} has no score of {missing[0]}; score the same components as the campaign struck")
-    mine = np.array([scores[part.name] for part in truth.parts])
-    n = len(mine)
+    values = np.array([scores[part.name] for part in truth.parts])
+    n = len(values)
     chosen = min(k or max(1, round(n / 3)), n)
-    spearmans = _interval(spearman(mine, truth.rates), [spearman(mine, r) for r in truth.replicates], confidence)
-    kendalls = _interval(kendall(mine, truth.rates), [kendall(mine, r) for r in truth.replicates], confidence)
+    spearmans = _interval(spearman(values, truth.rates), [spearman(values, r) for r in truth.replicates], confidence)
+    kendalls = _interval(kendall(values, truth.rates), [kendall(values, r) for r in truth.replicates], confidence)
     tops = _interval(
-        top_overlap(mine, truth.rates, chosen), [top_overlap(mine, r, chosen) for r in truth.replicates], confidence
+        top_overlap(values, truth.rates, chosen), [top_overlap(values, r, chosen) for r in truth.replicates], confidence
     )
-    control = _control(mine, truth.rates, seed)
+    control = _control(values, truth.rates, seed)
     passed, verdict = _verdict(by, spearmans, control, n, confidence)
     return Validation(by, n, spearmans, kendalls, tops, chosen, control, passed, verdict)
 
@@ -130,8 +130,8 @@ def spearman(a: NDArray[np.float64], b: NDArray[np.float64]) -> float | None:
 
 def kendall(a: NDArray[np.float64], b: NDArray[np.float64]) -> float | None:
     """Tau-b; None where one of them does not vary."""
-    found = float(kendalltau(a, b).statistic) if np.ptp(a) and np.ptp(b) else float("nan")
-    return found if np.isfinite(found) else None
+    tau = float(kendalltau(a, b).statistic) if np.ptp(a) and np.ptp(b) else float("nan")
+    return tau if np.isfinite(tau) else None
 
 
 def top_overlap(a: NDArray[np.float64], b: NDArray[np.float64], k: int) -> float:
@@ -155,20 +155,22 @@ def _control(scores: NDArray[np.float64], measured: NDArray[np.float64], seed: i
         return None
     rng = np.random.default_rng(seed)
     by_chance = [spearman(rng.permutation(scores), measured) for _ in range(_PERMUTATIONS)]
-    as_good = sum(1 for found in by_chance if found is not None and found >= value - 1e-12)
+    as_good = sum(1 for correlation in by_chance if correlation is not None and correlation >= value - 1e-12)
     return (1 + as_good) / (1 + _PERMUTATIONS)
 
 
-def _verdict(by: str, found: CorrelationInterval, control: float | None, n: int, confidence: float) -> tuple[bool, str]:
+def _verdict(
+    by: str, correlation: CorrelationInterval, control: float | None, n: int, confidence: float
+) -> tuple[bool, str]:
     level = f"{100 * confidence:g} % interval"
-    if found.value is None or found.low is None or found.high is None or control is None:
+    if correlation.value is None or correlation.low is None or correlation.high is None or control is None:
         return False, f"{by} cannot be judged: the {n} components have equal scores, or equal measured rates."
-    told = f"Spearman {found.value:.2f}, {level} {found.low:.2f} to {found.high:.2f}, {n} components"
+    text = f"Spearman {correlation.value:.2f}, {level} {correlation.low:.2f} to {correlation.high:.2f}, {n} components"
     chance = f"a permuted score does as well in {100 * control:.1f} % of cases"
-    if found.high < 0:
-        return False, f"{by} ranks the components the wrong way round ({told})."
-    if found.low <= 0:
-        return False, f"{by} is not shown to rank the components as the campaign does ({told})."
+    if correlation.high < 0:
+        return False, f"{by} ranks the components the wrong way round ({text})."
+    if correlation.low <= 0:
+        return False, f"{by} is not shown to rank the components as the campaign does ({text})."
     if control > _CONTROL_SHARE:
-        return False, f"{by} agrees with the campaign ({told}), but {chance}: too few components to tell it from luck."
-    return True, f"{by} ranks the components as the campaign does ({told}; {chance})."
+        return False, f"{by} agrees with the campaign ({text}), but {chance}: too few components to tell it from luck."
+    return True, f"{by} ranks the components as the campaign does ({text}; {chance})."

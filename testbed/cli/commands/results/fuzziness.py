@@ -122,7 +122,7 @@ def _recorded(folders: Sequence[Path], wanted: list[str] | None, averaged: bool,
 
 
 def _to_json(measured: RunFuzziness) -> dict[str, Any]:
-    found = measured.found
+    found = measured.result
     return {
         "layers": [{"name": name, "fuzziness": value} for name, value in found.layers.items()],
         "fits": _fits_to_json(measured.fits),
@@ -175,7 +175,7 @@ def _epoch_told(row: EpochFuzziness | EpochAverage, names: Sequence[str] | None 
 def _layers_text(measured: RunFuzziness) -> RenderableType:
     from testbed.cli.tables.prose import stacked
 
-    found, fits = measured.found, measured.fits
+    found, fits = measured.result, measured.fits
     table = _layers_table(found.layers, fits)
     tail = (
         f"{found.images:,} test images of {measured.data}, {found.classes} classes: accuracy"
