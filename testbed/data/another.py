@@ -57,8 +57,8 @@ def _as_own(dataset: Dataset, other: Dataset, name: str) -> Split:
     return replace(other.train if len(other.train) else other.test, preprocess=dataset.preprocess)
 
 
-def _share_images(one: Split, test: Split) -> bool:
+def _share_images(split: Split, test: Split) -> bool:
     """Has any of some images of the same id the same pixels, too?"""
-    both = sorted(set(one.ids) & set(test.ids))
+    both = sorted(set(split.ids) & set(test.ids))
     some = both[:: max(1, len(both) // _COMPARED)][:_COMPARED]
-    return any(np.array_equal(one.pixels(one.position(name)), test.pixels(test.position(name))) for name in some)
+    return any(np.array_equal(split.pixels(split.position(name)), test.pixels(test.position(name))) for name in some)

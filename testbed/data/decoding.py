@@ -28,7 +28,7 @@ _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT, _ORIENTATION = 258, 262, 339, 274  # TIFF's
 _SIGNED = 2
 _CONVERT = "write it with 8 or 16 bits, unsigned, or as floats in [0, 1]"
 _SEVERAL = ("TIFF", "WEBP", "PNG")  # formats with pages or frames
-_told: set[tuple[str, Path]] = set()
+_warned: set[tuple[str, Path]] = set()
 
 
 def decoded(path: Path) -> np.ndarray:
@@ -121,7 +121,7 @@ def _alpha(image: Image.Image) -> np.ndarray:
 
 def _once(kind: str, path: Path, text: str) -> None:
     """Warns once for a data set and process."""
-    place = (kind, path.parent.parent)
-    if place not in _told:
-        _told.add(place)
+    key = (kind, path.parent.parent)
+    if key not in _warned:
+        _warned.add(key)
         log.warning("%s", text)

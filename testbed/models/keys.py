@@ -8,14 +8,14 @@ KeyShapes = Mapping[str, tuple[int, ...]]
 _LISTED = 6
 
 
-def misfits(wanted: KeyShapes, found: KeyShapes) -> str | None:
-    """One line that lists the names missing from, extra in or misshapen in ``found``; None when everything fits."""
-    missing = [name for name in wanted if name not in found]
-    extra = [name for name in found if name not in wanted]
+def misfits(wanted: KeyShapes, given: KeyShapes) -> str | None:
+    """One line that lists the names missing from, extra in or misshapen in ``given``; None when everything fits."""
+    missing = [name for name in wanted if name not in given]
+    extra = [name for name in given if name not in wanted]
     misshapen = [
-        f"{name} {_shape(found[name])} instead of {_shape(shape)}"
+        f"{name} {_shape(given[name])} instead of {_shape(shape)}"
         for name, shape in wanted.items()
-        if name in found and tuple(found[name]) != tuple(shape)
+        if name in given and tuple(given[name]) != tuple(shape)
     ]
     parts = [
         f"{what} {len(names)}: {listed(names)}"

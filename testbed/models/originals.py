@@ -91,8 +91,8 @@ def write_attention_dataset(path: Path, inputs: NDArray[np.float32], outputs: ND
 
 def read_attention_weights(path: Path, heads: int | None = None) -> Subnetwork:
     """The first attention as a model of its own. The file does not tell ``heads``; by default they are 64 wide."""
-    found = {name.removeprefix("fn."): tensor for name, tensor in read_checkpoint(path).items()}
-    qkv = found.get("to_qkv.weight")
+    tensors = {name.removeprefix("fn."): tensor for name, tensor in read_checkpoint(path).items()}
+    qkv = tensors.get("to_qkv.weight")
     if qkv is None or qkv.dim() != 2:
         raise TestbedError(f"{path} is no attention subnetwork: it has no matrix to_qkv.weight")
     inner, width = qkv.shape[0] // 3, qkv.shape[1]
@@ -100,10 +100,10 @@ def read_attention_weights(path: Path, heads: int | None = None) -> Subnetwork:
     if heads < 1 or inner % heads:
         raise UsageError(f"{path}: q is {inner} wide, which {heads} heads cannot share; state heads=N (--heads N)")
     wanted = {"to_qkv.weight": (3 * inner, width), "to_out.0.weight": (width, inner), "to_out.0.bias": (width,)}
-    if problem := misfits(wanted, {name: tuple(t.shape) for name, t in found.items()}):
+    if problem := misfits(wanted, {name: tuple(t.shape) for name, t in tensors.items()}):
         raise TestbedError(f"{path} does not fit together as an attention subnetwork of width {width}: {problem}")
     attention = Attention(_attention_only(width, heads, inner // heads), 0)
-    attention.load_state_dict({ours: found[theirs] for ours, theirs in _ATTENTION_KEYS.items()})
+    attention.load_state_dict({ours: tensors[theirs] for ours, theirs in _ATTENTION_KEYS.items()})
     return Subnetwork(attention, SubnetworkPlace("attention", 0))
 
 
@@ -111,11 +111,11 @@ def write_attention_weights(path: Path, model: ViT | Subnetwork) -> None:
     """The first attention of a model, or an attention subnetwork. Raises UsageError if the file cannot hold it."""
     part = subnetwork(model, "attention") if isinstance(model, ViT) else model
     prefix = f"block.{part.part.block}.attn."
-    found = {name.removeprefix(prefix): p.detach().cpu().clone() for name, p in part.named_parameters()}
-    if found.keys() != _ATTENTION_KEYS.keys():
-        unlike = ", ".join(sorted(found.keys() - _ATTENTION_KEYS.keys()))
+    tensors = {name.removeprefix(prefix): p.detach().cpu().clone() for name, p in part.named_parameters()}
+    if tensors.keys() != _ATTENTION_KEYS.keys():
+        unlike = ", ".join(sorted(tensors.keys() - _ATTENTION_KEYS.keys()))
         raise UsageError(f"a part_att file holds qkv.weight, proj.weight and proj.bias only; it cannot hold {unlike}")
-    _save(path, {theirs: found[ours] for ours, theirs in _ATTENTION_KEYS.items()})
+    _save(path, {theirs: tensors[ours] for ours, theirs in _ATTENTION_KEYS.items()})
 
 
 def read_tier_indices(path: Path) -> TierIndices:
@@ -205,8 +205,8 @@ def _stacked(path: Path, parts: Sequence[Tensor], dimensions: int) -> Tensor:
     batches = [part[None] if part.dim() == dimensions - 1 else part for part in parts]
     shapes = {tuple(batch.shape[1:]) for batch in batches}
     if len(shapes) != 1 or any(b.dim() != dimensions or not b.is_floating_point() for b in batches):
-        found = ", ".join(sorted({f"{tuple(p.shape)} {p.dtype}" for p in parts})[:4])
-        raise TestbedError(f"{path} holds {found}, which make no float array of {dimensions} dimensions")
+        kinds = ", ".join(sorted({f"{tuple(p.shape)} {p.dtype}" for p in parts})[:4])
+        raise TestbedError(f"{path} holds {kinds}, which make no float array of {dimensions} dimensions")
     return (batches[0] if len(batches) == 1 else torch.cat(batches)).float()
 
 

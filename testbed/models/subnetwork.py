@@ -46,18 +46,18 @@ class Subnetwork(nn.Module):
 
 def part_named(model: ViT, target: str) -> SubnetworkPlace:
     """What "attention", "attention:N" or "block:N" means in ``model``. Raises UsageError when it has no such part."""
-    found = _TARGET.fullmatch(target)
-    if not found or (found[1] == "block" and found[2] is None):
+    match = _TARGET.fullmatch(target)
+    if not match or (match[1] == "block" and match[2] is None):
         raise UsageError(f"unknown target {target!r}; targets: model, attention, attention:N, block:N")
     attending = [i for i, heads in enumerate(model.config.heads) if heads]
-    number = int(found[2]) if found[2] is not None else next(iter(attending), 0)
+    number = int(match[2]) if match[2] is not None else next(iter(attending), 0)
     if number >= model.config.depth:
         raise UsageError(f"target {target!r}: the model has {model.config.depth} blocks, numbered from 0")
-    if found[1] == "attention" and number not in attending:
+    if match[1] == "attention" and number not in attending:
         raise UsageError(f"target {target!r}: block {number} has no attention")
-    if found[1] == "block" and not (model.config.heads[number] or model.config.mlp[number]):
+    if match[1] == "block" and not (model.config.heads[number] or model.config.mlp[number]):
         raise UsageError(f"target {target!r}: block {number} is empty, all of it has been pruned")
-    return SubnetworkPlace(found[1], number)
+    return SubnetworkPlace(match[1], number)
 
 
 def target_module(model: ViT, target: str) -> nn.Module:

@@ -36,8 +36,8 @@ def load_model(path: Path) -> ViT:
     config, tensors = _read(path)
     model = ViT(config)
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    if problem := misfits(wanted, found):
+    stored = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if problem := misfits(wanted, stored):
         raise StaleArtefact(f"{path} does not fit its own description: {problem}; write the model again")
     wrong = [name for name, tensor in tensors.items() if tensor.dtype != torch.float32]
     if wrong:

@@ -35,7 +35,7 @@ def tiff(path, values, *, sample_format=UNSIGNED, bits=None, photometric=1, litt
 
 @pytest.fixture(autouse=True)
 def nothing_told_before(monkeypatch):
-    monkeypatch.setattr(decoding, "_told", set())
+    monkeypatch.setattr(decoding, "_warned", set())
 
 
 def written(path, image, **options):

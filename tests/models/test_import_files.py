@@ -242,7 +242,7 @@ def test_types_that_hold_no_plain_weights_and_weights_that_are_no_numbers(tmp_pa
 
 def test_half_precision_is_told(tmp_path, state_dict):
     torch.save({n: t.bfloat16() for n, t in state_dict.items()}, tmp_path / "w.pth")
-    row = next(row for row in import_weights(tmp_path / "w.pth").told if row.key == "stored_as")
+    row = next(row for row in import_weights(tmp_path / "w.pth").facts if row.key == "stored_as")
     assert (row.value, row.source, row.note) == ("bfloat16", "file", "widened to float32, exactly")
 
 

@@ -171,13 +171,13 @@ def test_wrong_statements_about_the_weights(tmp_path, state_dict, options, said)
 
 def test_right_statements_about_the_weights(tmp_path, state_dict):
     path = written(tmp_path, state_dict)
-    usual = {row.key: row.value for row in import_weights(path).told if row.source == "usual"}
+    usual = {row.key: row.value for row in import_weights(path).facts if row.source == "usual"}
     everything_else: dict[str, Any] = {"activation": "gelu", "norm_order": "pre", "eps": 1e-5, "pooling": "cls"}
     assert usual == {"channels": 3, "patch": 2, "image": 8, "heads": 2} | everything_else
     imported = import_weights(path, classes=10, image=8, heads=4, channels=3, patch=2)
     assert imported.config.heads == (4, 4, 4)
     assert imported.config.head_width == 32
-    assert {row.key: row.value for row in imported.told if row.source == "usual"} == everything_else
+    assert {row.key: row.value for row in imported.facts if row.source == "usual"} == everything_else
     assert [line.split()[0] for line in imported.assumed] == list(everything_else)
     assert not import_weights(path, classes=10, image=8, heads=4, channels=3, patch=2, **everything_else).assumed
 

@@ -56,7 +56,7 @@ def difference(imported, library, x=None):
 
 
 def told(imported):
-    return {row.key: (row.value, row.source) for row in imported.told}
+    return {row.key: (row.value, row.source) for row in imported.facts}
 
 
 @pytest.mark.parametrize("name", ["gelu", "gelu_tanh", "quick_gelu", "relu", "silu"])
@@ -202,7 +202,7 @@ def test_the_only_set_is_taken_whatever_lies_beside_it(tmp_path):
     path = saved(tmp_path, {"state_dict": model | metrics, "optim": adam.state_dict(), "hyper_parameters": {"lr": 0.1}})
     imported = import_weights(path, heads=3)
     assert difference(imported, library) < 1e-5
-    left_out = next(row for row in imported.told if row.key == "left_out")
+    left_out = next(row for row in imported.facts if row.key == "left_out")
     assert left_out.value == 2
     assert "train_acc.tp, criterion.weight" in left_out.note
 
@@ -304,7 +304,7 @@ def test_timm_features_say_their_name_and_what_to_do(tmp_path, changes, said):
     changes = {key: classes.get(value, value) if isinstance(value, str) else value for key, value in changes.items()}
     path = saved(tmp_path, timm_vit(**changes).state_dict())
     if said is None:  # as many patches as a square: told as an assumption
-        row = next(row for row in import_weights(path, heads=3).told if row.key == "image")
+        row = next(row for row in import_weights(path, heads=3).facts if row.key == "image")
         assert (row.value, row.source) == (8, "usual")
         assert "16 patches tell no shape" in row.note
         return
@@ -425,7 +425,7 @@ def test_whatever_a_config_says_there_is_a_model_or_one_line(huggingface_folder,
     (folder / "config.json").write_text(json.dumps(content | {key: data.draw(_JSON)}))
     said = ""
     try:
-        assert import_weights(folder).told
+        assert import_weights(folder).facts
     except TestbedError as error:
         said = str(error)
     assert "\n" not in said
@@ -438,14 +438,14 @@ def test_a_config_of_something_else_is_told_and_not_read(tmp_path):
         ({"model_type": "vit"}, "it is huggingface's"),
     ):
         (tmp_path / "config.json").write_text(json.dumps(content))
-        row = next(row for row in import_weights(path, heads=3).told if row.key == "config.json")
+        row = next(row for row in import_weights(path, heads=3).facts if row.key == "config.json")
         assert (row.value, said in row.note) == ("not read", True)
 
 
 def test_what_is_stated_wins_over_config_json_and_is_told(tmp_path):
     huggingface().save_pretrained(tmp_path)
     imported = import_weights(tmp_path, activation="relu")
-    row = next(row for row in imported.told if row.key == "activation")
+    row = next(row for row in imported.facts if row.key == "activation")
     assert (row.value, row.source, row.note) == ("relu", "stated", "config.json says gelu")
     with pytest.raises(GateFailed, match="logits differ from transformers"):
         check_against_library(imported).raise_if_failed()

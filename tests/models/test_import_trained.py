@@ -17,7 +17,7 @@ def test_trained_weights_are_recognised_and_written_back_bit_for_bit():
     assert imported.layout == "vit-pytorch-old"
     assert (config.image, config.patch, config.width, config.classes) == (32, 4, 192, 10)
     assert (config.heads, config.mlp, config.head_width) == ((3,) * 6, (768,) * 6, 64)
-    assert [row.value for row in imported.told if row.key == "heads" and row.source == "usual"] == [3]
+    assert [row.value for row in imported.facts if row.key == "heads" and row.source == "usual"] == [3]
     original = torch.load(WEIGHTS, weights_only=True)["model_state_dict"]
     written = export_vit_pytorch(imported.model)
     assert written.keys() == original.keys()

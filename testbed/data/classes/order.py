@@ -29,7 +29,7 @@ ONLY_SOME = (
     " in a spec [data] classes = FILE"
 )
 _WNID = re.compile(r"n\d{8}\b")
-_told: set[str] = set()
+_warned: set[str] = set()
 
 
 def natural_key(name: str) -> list[Any]:
@@ -67,12 +67,12 @@ def classes_in(path: Path) -> list[str]:
     if path.suffix != ".json" and not text.lstrip().startswith(("{", "[")):
         return _checked([line.strip() for line in text.splitlines() if line.strip()], str(path))
     try:
-        found = classes_told(json_value(text), str(path))
+        names = classes_told(json_value(text), str(path))
     except ValueError as error:
         raise UsageError(f"classes: {path} is not JSON: {error}") from error
-    if found is None:
+    if names is None:
         raise UsageError(f"{path} names no classes: give a list, {{index: name}}, or a config.json with id2label")
-    return found
+    return names
 
 
 def classes_told(values: Any, where: str = "classes") -> list[str] | None:
@@ -144,15 +144,15 @@ def ordered(collection: Collection, classes: Classes | None, name: str) -> Colle
     asked = kept_classes(classes)
     stated = ORDERS[asked](collection.classes) if isinstance(asked, str) else list(asked or ())
     position = _positions(stated, collection)
-    unknown = [one for one in collection.classes if one not in position]
+    unknown = [class_name for class_name in collection.classes if class_name not in position]
     if unknown:
         more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
         raise UsageError(
             f"data set {name!r}: its class {unknown[0]!r}{more} is not one of the {len(stated)} stated, such as"
             f" {stated[0]!r}; name the classes as the data set does, or take its images out"
         )
-    to_label = np.array([position[one] for one in collection.classes])
-    absent = [one for index, one in enumerate(stated) if index not in set(to_label.tolist())]
+    to_label = np.array([position[class_name] for class_name in collection.classes])
+    absent = [class_name for index, class_name in enumerate(stated) if index not in set(to_label.tolist())]
     if absent:
         shown = ", ".join(absent[:3]) + (", ..." if len(absent) > 3 else "")
         _once(f"data set {name!r}: no images of {len(absent)} of the {len(stated)} stated classes: {shown}")
@@ -173,13 +173,15 @@ def ordered(collection: Collection, classes: Classes | None, name: str) -> Colle
 def _positions(stated: Sequence[str], collection: Collection) -> dict[str, int]:
     """Positions of the classes that are among the stated ones, by any of their names; however their accents are
     encoded."""
-    by_name = {unicodedata.normalize("NFC", alias): n for n, one in enumerate(stated) for alias in _aliases(one)}
-    found: dict[str, int] = {}
-    for one, folder in zip(collection.classes, collection.folders or collection.classes, strict=True):
-        for name in (one, folder):
+    by_name = {
+        unicodedata.normalize("NFC", alias): n for n, class_name in enumerate(stated) for alias in _aliases(class_name)
+    }
+    positions: dict[str, int] = {}
+    for class_name, folder in zip(collection.classes, collection.folders or collection.classes, strict=True):
+        for name in (class_name, folder):
             if (normal := unicodedata.normalize("NFC", name)) in by_name:
-                found.setdefault(one, by_name[normal])
-    return found
+                positions.setdefault(class_name, by_name[normal])
+    return positions
 
 
 def _warn_of_numbers(names: Sequence[str], name: str) -> None:
@@ -196,8 +198,8 @@ def _warn_of_numbers(names: Sequence[str], name: str) -> None:
 
 def _once(text: str) -> None:
     """Warns once for a process: a command loads its data set several times."""
-    if text not in _told:
-        _told.add(text)
+    if text not in _warned:
+        _warned.add(text)
         log.warning("%s", text)
 
 
@@ -214,6 +216,6 @@ def _checked(names: list[str], where: str) -> list[str]:
     if not names:
         raise UsageError(f"{where}: names no classes; give one a line, in the order of the model's outputs")
     if len(set(names)) < len(names):
-        twice = next(one for one in names if names.count(one) > 1)
+        twice = next(name for name in names if names.count(name) > 1)
         raise UsageError(f"{where}: class {twice!r} is told twice; each of the model's outputs is one class")
     return names

@@ -54,24 +54,24 @@ def warn_of_order(
     predictions: NDArray[np.integer], labels: NDArray[np.integer], class_names: Sequence[str]
 ) -> ClassOrder | None:
     """``better_order``, told in one line."""
-    found = better_order(predictions, labels, class_names)
-    if found is None:
+    better = better_order(predictions, labels, class_names)
+    if better is None:
         return None
-    rates = f"accuracy is {100 * found.stated:.2f} %, and would be {100 * found.accuracy:.2f} %"
-    if found.name:
+    rates = f"accuracy is {100 * better.stated:.2f} %, and would be {100 * better.accuracy:.2f} %"
+    if better.name:
         log.warning(
             "%s with the classes in %s order; state it: --classes %s, in a spec [data] classes",
-            *(rates, found.name, found.name),
+            *(rates, better.name, better.name),
         )
-        return found
-    moved = [n for n, (old, new) in enumerate(zip(class_names, found.classes, strict=True)) if old != new]
-    shown = ", ".join(f"{n} {found.classes[n]!r}" for n in moved[:3]) + (", ..." if len(moved) > 3 else "")
+        return better
+    moved = [n for n, (old, new) in enumerate(zip(class_names, better.classes, strict=True)) if old != new]
+    shown = ", ".join(f"{n} {better.classes[n]!r}" for n in moved[:3]) + (", ..." if len(moved) > 3 else "")
     log.warning(
         "%s with %d classes in another order: outputs %s; state the model's order: --classes FILE, in a spec [data]"
         " classes",
         *(rates, len(moved), shown),
     )
-    return found
+    return better
 
 
 def _permuted(
@@ -86,11 +86,11 @@ def _permuted(
     half = np.random.default_rng(0).permutation(len(labels)) % 2 == 0
 
     def assigned(of: NDArray[np.bool_]) -> NDArray[np.intp]:
-        found = np.zeros((count, count))
+        confusion = np.zeros((count, count))
         known = of & (predictions >= 0)
-        np.add.at(found, (predictions[known], labels[known]), 1)
-        found[np.diag_indices(count)] += 1e-3  # a class without images stays where it is
-        return np.asarray(linear_sum_assignment(found, maximize=True)[1])
+        np.add.at(confusion, (predictions[known], labels[known]), 1)
+        confusion[np.diag_indices(count)] += 1e-3  # a class without images stays where it is
+        return np.asarray(linear_sum_assignment(confusion, maximize=True)[1])
 
     hits = np.zeros(len(labels), bool)
     for part in (half, ~half):

@@ -172,12 +172,12 @@ class _PreprocessorConfig:
     def mean_and_std(self) -> tuple[PerChannel, PerChannel]:
         if not self.values.get("do_normalize", True):
             return (0.0,), (1.0,)
-        found = []
+        both = []
         for which, key in enumerate(("image_mean", "image_std")):
             value = self.values.get(key)
             value = self.usual(key).mean_and_std[which] if value is None else value
-            found.append(tuple(map(float, value if isinstance(value, (list, tuple)) else [value])))
-        return found[0], found[1]
+            both.append(tuple(map(float, value if isinstance(value, (list, tuple)) else [value])))
+        return both[0], both[1]
 
     def sides(self) -> tuple[Any, int, int]:
         """How it is resized, to what side, and the side of the model input: pixels."""
@@ -214,9 +214,9 @@ class _PreprocessorConfig:
 
     def _cut(self) -> int | None:
         """The side of the crop; None where the whole is kept."""
-        told = self.values.get("do_center_crop")
+        crops = self.values.get("do_center_crop")
         known = _USUAL.get(self.kind)
-        if not (told if told is not None else known is not None and known.crop_size is not None):
+        if not (crops if crops is not None else known is not None and known.crop_size is not None):
             return None
         size = self.values.get("crop_size")
         size = self.usual("crop_size").crop_size if size is None else size

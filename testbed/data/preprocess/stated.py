@@ -47,10 +47,10 @@ def preprocess_from(source: str | Path | Mapping[str, Any]) -> Preprocess:
         return _from_mapping(source, "preprocess")
     path = Path(source).expanduser()
     if path.is_dir():
-        found = [path / name for name in _FILES if (path / name).is_file()]
-        if not found:
+        files = [path / name for name in _FILES if (path / name).is_file()]
+        if not files:
             raise UsageError(f"preprocess: {path} holds no {' and no '.join(_FILES)}; name the file, or state the keys")
-        path = found[0]
+        path = files[0]
     values = _read(path)
     if is_huggingface(values) and not _processor_type(values):
         values = {**values, "image_processor_type": _model_type(path.parent / "config.json")}
@@ -231,7 +231,7 @@ def _model_type(path: Path) -> str | None:
 
 def _floats(value: Any, key: str, where: str) -> PerChannel:
     values = value if isinstance(value, (list, tuple)) else [value]
-    return tuple(_number(one, key, where) for one in values)
+    return tuple(_number(item, key, where) for item in values)
 
 
 def _number(value: Any, key: str, where: str) -> float:

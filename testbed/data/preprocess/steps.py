@@ -71,7 +71,7 @@ class Preprocess:
             first = "not resized"
         else:
             what = "shorter side" if self.resize == "shorter" else "both sides"
-            first = f"{what} to {self._side_told(side)} ({self.interpolation})"
+            first = f"{what} to {self._describe_side(side)} ({self.interpolation})"
         scaled = "values / 255" if self.scale == PER_8_BIT else f"values * {self.scale:.6g}"
         if (self.mean, self.std) == ((0.0,), (1.0,)):
             normalised = "not normalised"
@@ -97,10 +97,12 @@ class Preprocess:
     def alike(self, other: Preprocess, size: int) -> bool:
         """Do both do the same, whatever their names, for a model input of ``size`` pixels?"""
 
-        def done(one: Preprocess) -> tuple[Any, ...]:
-            per_channel = [values * 3 if len(values) == 1 else values for values in (one.mean, one.std)]
-            resizing = None if one.resize == "none" else (one.resized_side(size), one.interpolation)
-            return one.resize, resizing, per_channel, one.scale, one.size or size
+        def done(preprocess: Preprocess) -> tuple[Any, ...]:
+            per_channel = [values * 3 if len(values) == 1 else values for values in (preprocess.mean, preprocess.std)]
+            resizing = (
+                None if preprocess.resize == "none" else (preprocess.resized_side(size), preprocess.interpolation)
+            )
+            return preprocess.resize, resizing, per_channel, preprocess.scale, preprocess.size or size
 
         return done(self) == done(other)
 
@@ -159,7 +161,7 @@ class Preprocess:
         """Rounded as torchvision does, or as Hugging Face does."""
         return round(spare / 2) if self.offset == "round" else spare // 2
 
-    def _side_told(self, size: int | None) -> str:
+    def _describe_side(self, size: int | None) -> str:
         if size is not None:
             return str(self.resized_side(size))
         if self.crop is not None:

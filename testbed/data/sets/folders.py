@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 _PARTS = ("train", "test", "val")
 _OTHER_PARTS = {"training", "testing", "valid", "validation", "eval", "dev"}  # as other tools name them
 _OTHER_IMAGES = {".gif", ".jfif", ".jp2", ".heic", ".heif", ".avif", ".exr", ".npy", ".npz", ".dcm"}  # not read
-_told: set[str] = set()
+_warned: set[str] = set()
 
 
 @register("imagefolder", takes_path=True, note="class folders of images, or train/ and test/ (or val/) of such")
@@ -103,20 +103,20 @@ def class_folders(folder: Path, classes: list[str], base: Path) -> Examples:
             return names, {name: index for index, name in enumerate(names)}
 
     try:
-        found = ClassFolders(folder, is_valid_file=is_image)
+        dataset = ClassFolders(folder, is_valid_file=is_image)
     except FileNotFoundError as error:
         empty = str(error).partition("classes ")[2].partition(". ")[0].rstrip(".") or str(error)
         raise TestbedError(f"{folder}: no images in class folder {empty}; fill it or take it out") from error
     if other:
         _once(f"{folder}: {len(other)} files are left out, such as {other[0]}: convert them to PNG to have them read")
-    paths = [Path(path) for path, _ in found.samples]
-    to_label = np.array([classes.index(name) for name in found.classes])
+    paths = [Path(path) for path, _ in dataset.samples]
+    to_label = np.array([classes.index(name) for name in dataset.classes])
     ids = [path.relative_to(base).as_posix() for path in paths]
-    return Examples(ids, to_label[found.targets], FileImages(paths))
+    return Examples(ids, to_label[dataset.targets], FileImages(paths))
 
 
 def _once(text: str) -> None:
     """Warns once for a process: a command loads its data set several times."""
-    if text not in _told:
-        _told.add(text)
+    if text not in _warned:
+        _warned.add(text)
         log.warning("%s", text)

@@ -108,7 +108,7 @@ def _classes(arrays: dict[str, np.ndarray], training: Examples) -> list[str]:
         if stored.dtype.kind == "S":
             stored = np.char.decode(stored, "utf-8")
         names = [str(name) for name in stored]
-        if twice := next((one for one in names if names.count(one) > 1), None):
+        if twice := next((class_name for class_name in names if names.count(class_name) > 1), None):
             raise UsageError(f"array classes names {twice!r} twice; each of the model's outputs is one class")
         return names
     return [str(label) for label in range(min(int(training.labels.max(initial=0)), 2**16) + 1)]

@@ -77,7 +77,7 @@ def check_against_library(imported: ImportedModel) -> LibraryCheck:
         max_abs_difference=(ours - theirs).abs().max().item(),
         max_abs_logit=largest,
         bound=RELATIVE_BOUND * max(1.0, largest),
-        same_assumptions=tuple(row.key for row in imported.told if row.source == "usual"),
+        same_assumptions=tuple(row.key for row in imported.facts if row.source == "usual"),
     )
 
 

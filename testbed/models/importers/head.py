@@ -45,12 +45,12 @@ def with_head(path: Path, names: KeyNames, chosen: WeightSet, asked: str | None)
         return dict(chosen.tensors), Told("head", own, "file")
     if len(inside) == 1 and len(others) == 2:
         alone = re.fullmatch(rf"{re.escape(root)}(\.head)?(\.0)?", inside[0])
-        told = Told("head", inside[0], "file" if alone else "usual", "" if alone else "before it: dropout at most")
-        return _renamed(chosen.tensors, everything, inside[0], own), told
+        head = Told("head", inside[0], "file" if alone else "usual", "" if alone else "before it: dropout at most")
+        return _renamed(chosen.tensors, everything, inside[0], own), head
     if others:
-        one = f"; if only one is used, state it: --set head={inside[0]}" if inside else ""
+        choice = f"; if only one is used, state it: --set head={inside[0]}" if inside else ""
         raise TestbedError(
-            f"{path}: its head is not one linear layer ({listed(others)}): not supported{one}; else {INSTEAD}"
+            f"{path}: its head is not one linear layer ({listed(others)}): not supported{choice}; else {INSTEAD}"
         )
     elsewhere = [name for name in linear if not re.search(r"\d", name)]
     hint = f"; if {elsewhere[0]} is it, state --set head={elsewhere[0]}" if elsewhere else ""
@@ -60,9 +60,9 @@ def with_head(path: Path, names: KeyNames, chosen: WeightSet, asked: str | None)
 
 
 def _renamed(
-    tensors: Mapping[str, Tensor], everything: Mapping[str, Tensor], found: str, own: str
+    tensors: Mapping[str, Tensor], everything: Mapping[str, Tensor], candidate: str, own: str
 ) -> dict[str, Tensor]:
-    """``found`` under the layout's own name, and no other candidate beside it."""
-    head = {f"{own}.{kind}": everything[f"{found}.{kind}"] for kind in ("weight", "bias")}
-    rest = {n: t for n, t in tensors.items() if n.rpartition(".")[0] not in (found, own)}
+    """``candidate`` under the layout's own name, and no other candidate beside it."""
+    head = {f"{own}.{kind}": everything[f"{candidate}.{kind}"] for kind in ("weight", "bias")}
+    rest = {n: t for n, t in tensors.items() if n.rpartition(".")[0] not in (candidate, own)}
     return rest | head

@@ -37,13 +37,13 @@ _ALWAYS_FROM_THE_FILE = ("image", "channels", "classes")
 
 @dataclass(frozen=True)
 class ImportedModel:
-    """``model`` is in eval mode. ``told``: every fact of it and where each is from. ``tensors`` are the file's, under
+    """``model`` is in eval mode. ``facts``: every fact of it and where each is from. ``tensors`` are the file's, under
     the names of the library's own state dict; ``sha256`` is of the file or files, ``config_json`` the one beside it."""
 
     model: ViT
     config: ViTConfig
     layout: str
-    told: tuple[Told, ...]
+    facts: tuple[Told, ...]
     file: Path
     sha256: str
     tensors: Mapping[str, Tensor]
@@ -52,12 +52,12 @@ class ImportedModel:
     @property
     def assumed(self) -> tuple[str, ...]:
         """A line for each fact that neither the file nor anybody told and that was taken as is usual."""
-        return assumed(self.told)
+        return assumed(self.facts)
 
     @property
     def weights(self) -> str:
         """The set of weights in the file, "" where the file is one."""
-        return next((str(row.value) for row in self.told if row.key == "weights"), "")
+        return next((str(row.value) for row in self.facts if row.key == "weights"), "")
 
 
 def import_weights(
@@ -69,7 +69,7 @@ def import_weights(
     The layout is recognised from the names of the keys unless given, the architecture from the shapes. What shapes
     cannot tell is, first come first served, what is ``stated`` (the keys of ``STATED_KEYS``: ``heads``, ``activation``,
     ``eps``, ``weights``, ...), what the ``data_set`` has (classes, channels), what a config.json beside the file says
-    (timm's or Hugging Face's), or the library's default; ``told`` says which. What the shapes tell must agree.
+    (timm's or Hugging Face's), or the library's default; ``facts`` says which. What the shapes tell must agree.
 
     Raises UsageError for what must be stated or is wrongly stated; TestbedError for an unreadable file (nothing in it
     is executed), for missing, extra or misshapen keys (listed) and for features that ``ViT`` does not have.
@@ -123,20 +123,20 @@ def _recognised(path: Path, chosen: WeightSet, asked: str | None) -> Layout:
 
 def _config_json(folder: Path, known: Layout, values: Mapping[str, Any]) -> tuple[Described | None, list[Told]]:
     """The config.json beside the weights, if it is of the library that they are of, and the row that says so."""
-    found = described(folder)
-    if found is None:
+    description = described(folder)
+    if description is None:
         there = (folder / CONFIG).is_file()
         return None, [Told("config.json", "not read", "file", "neither timm's nor Hugging Face's")] if there else []
-    if found.library != known.name:
+    if description.library != known.name:
         return None, [
-            Told("config.json", "not read", "file", f"it is {found.library}'s, the weights are {known.name}'s")
+            Told("config.json", "not read", "file", f"it is {description.library}'s, the weights are {known.name}'s")
         ]
-    if lacking := [key for key in found.lacks if key not in values]:
+    if lacking := [key for key in description.lacks if key not in values]:
         raise UsageError(
-            f"{found.path} names timm's architecture {found.model!r}, and only timm knows its {', '.join(lacking)}:"
+            f"{description.path} names timm's architecture {description.model!r}, and only timm knows its {', '.join(lacking)}:"
             f" pip install timm, or state them: {' '.join(f'--set {key}=...' for key in lacking)}"
         )
-    return found, [Told("config.json", found.model, "config.json", f"{found.library}, read")]
+    return description, [Told("config.json", description.model, "config.json", f"{description.library}, read")]
 
 
 def _file_rows(chosen: WeightSet, values: Mapping[str, Any]) -> list[Told]:

@@ -55,7 +55,7 @@ class Layout:
     def traits(self, keys: Collection[str], positions: int) -> Traits:
         """``positions``: rows of the position table, 0 if there is none."""
         prefix = re.compile(re.escape(self.block).replace(r"\{\}", r"(\d+)"))
-        numbers = {int(found[1]) for key in keys if (found := prefix.match(key))}
+        numbers = {int(match[1]) for key in keys if (match := prefix.match(key))}
         normed = self.normed_patch_embed or {}
         only_normed = {f"{m}.weight" for m in normed.values()} - {f"{m}.weight" for m in self.patch_embed.values()}
         final_norms = [where for where, (norm, _) in self.final.items() if f"{norm}.weight" in keys]

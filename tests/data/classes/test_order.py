@@ -20,8 +20,8 @@ TWELVE = [str(number) for number in range(12)]
 
 @pytest.fixture(autouse=True)
 def nothing_told_before(monkeypatch):
-    monkeypatch.setattr(class_order, "_told", set())
-    monkeypatch.setattr(folders, "_told", set())
+    monkeypatch.setattr(class_order, "_warned", set())
+    monkeypatch.setattr(folders, "_warned", set())
 
 
 @pytest.fixture

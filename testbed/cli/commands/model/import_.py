@@ -96,7 +96,7 @@ def import_(
     fit = {} if dataset is None else {"classes": len(dataset.classes), "channels": dataset.channels}
     _make_torchvision_importable(folder, check)
     imported = import_weights(file, layout, data_set=fit, **stated)
-    rows = [*imported.told, *_preprocess_rows(dataset, how, folder, imported.config), *order]
+    rows = [*imported.facts, *_preprocess_rows(dataset, how, folder, imported.config), *order]
     checked = _checked(imported) if check else None
     parameters = sum(p.numel() for p in imported.model.parameters())
     facts = {
@@ -109,7 +109,7 @@ def import_(
     config = imported.config.to_dict()
     made_from = {"file_sha256": imported.sha256, "layout": imported.layout, "config": config}
     made_from |= {
-        row.key: row.value for row in imported.told if row.key in ("weights", "head") and row.source == "stated"
+        row.key: row.value for row in imported.facts if row.key in ("weights", "head") and row.source == "stated"
     }
     name = Path(os.path.abspath(file)).name  # of "." too; a link keeps its own name
     write_model_run(run, imported.model, stage="import", name=name, made_from=made_from, data=source, facts=facts)

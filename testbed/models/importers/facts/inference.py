@@ -108,16 +108,16 @@ def _patch(shape: tuple[int, ...], ledger: Ledger) -> tuple[int, int]:
 
 
 def _image(positions: tuple[int, ...], cls_token: bool, patch: int, ledger: Ledger) -> int:
-    found = prod(positions[:-1])
-    side = isqrt(max(found - cls_token, 0))
-    if side**2 != found - cls_token or not side:
-        if cls_token and found and isqrt(found) ** 2 == found:
+    count = prod(positions[:-1])
+    side = isqrt(max(count - cls_token, 0))
+    if side**2 != count - cls_token or not side:
+        if cls_token and count and isqrt(count) ** 2 == count:
             raise TestbedError(
-                f"{found} positions are a square without CLS: a CLS token without position (no_embed_class) or images"
+                f"{count} positions are a square without CLS: a CLS token without position (no_embed_class) or images"
                 f" that are not square: not supported; {INSTEAD}"
             )
         raise TestbedError(
-            f"{found} positions are not {'CLS and ' * cls_token}a square of patches: images that are not square are"
+            f"{count} positions are not {'CLS and ' * cls_token}a square of patches: images that are not square are"
             f" not supported; {INSTEAD}"
         )
     ledger.implied("image", side * patch, f"square: {side**2} patches tell no shape")

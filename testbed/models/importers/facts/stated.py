@@ -98,15 +98,15 @@ STATED_KEYS: tuple[str, ...] = tuple(_KEYS)
 
 def settings(texts: Iterable[str]) -> dict[str, str]:
     """``KEY=VALUE`` texts -> a dict. Raises UsageError for one without "=" and for a key with two values."""
-    found: dict[str, str] = {}
+    values: dict[str, str] = {}
     for text in texts:
         key, equals, value = text.partition("=")
         key = _OTHER_NAMES.get(key.strip(), key.strip())
         if not equals or not value.strip():
             raise UsageError(f"--set {text}: write KEY=VALUE; keys: {', '.join(_KEYS)}")
-        if found.setdefault(key, value.strip()) != value.strip():
-            raise UsageError(f"{key} was stated twice: {found[key]} and {value.strip()}")
-    return found
+        if values.setdefault(key, value.strip()) != value.strip():
+            raise UsageError(f"{key} was stated twice: {values[key]} and {value.strip()}")
+    return values
 
 
 def stated(values: Mapping[str, Any]) -> dict[str, Any]:

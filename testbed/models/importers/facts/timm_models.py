@@ -88,7 +88,7 @@ def _inspected(architecture: str, model: Any) -> dict[str, Any]:
                 raise UsageError(f"architecture {architecture!r} has {type(part).__name__}: not supported; {INSTEAD}")
     norms = [module for module in model.modules() if isinstance(module, nn.LayerNorm)]
     epsilons, heads = {norm.eps for norm in norms}, {block.attn.num_heads for block in model.blocks}
-    if any(len(found) != 1 for found in (epsilons, heads, orders)):
+    if any(len(distinct) != 1 for distinct in (epsilons, heads, orders)):
         raise UsageError(f"architecture {architecture!r} has unequal blocks, norms or heads: not supported; {INSTEAD}")
     pooling = _pooling(model.global_pool)
     return {

@@ -91,14 +91,14 @@ def weight_set(path: Path, content: Any, asked: str | None, anchors: Iterable[st
     where there is none.
     """
     anchors = list(anchors)
-    entries = [(place, _unwrapped(tensors)) for place, tensors in _entries(path, content)]
+    entries = [(where, _unwrapped(tensors)) for where, tensors in _entries(path, content)]
     sets = [part for entry in entries for part in _by_prefix(*entry, anchors)]
     sets = [part for part in sets if not part.tensors.keys().isdisjoint(anchors)] or sets
     names = [part.name for part in sets]
     if asked is None and len(sets) == 1:
-        if (only := sets[0]).name and (place := _unnamed_average(content, only.tensors)):
+        if (only := sets[0]).name and (where := _unnamed_average(content, only.tensors)):
             raise UsageError(
-                f"{path} holds an average of the weights, too, without names ({place}, as torch_ema keeps it); state"
+                f"{path} holds an average of the weights, too, without names ({where}, as torch_ema keeps it); state"
                 f" --set weights={only.name}, or save the model with the average in it (ema.copy_to(parameters))"
             )
         return sets[0]
@@ -174,15 +174,15 @@ def _entries(path: Path, content: Any, where: str = "") -> list[tuple[str, dict[
         raise TestbedError(f"{path} holds {type(content).__name__}, not a state dict; save model.state_dict()")
     if content and all(isinstance(value, Tensor) for value in content.values()):
         return [(where, {str(key): value for key, value in content.items()})]
-    found = [
+    entries = [
         entry
         for key, value in content.items()
         if _holds_weights(value)
         for entry in _entries(path, value, f"{where}.{key}".lstrip("."))
     ]
-    if not found:
+    if not entries:
         raise TestbedError(f"{path} holds no state dict; its entries: {listed(map(str, content)) or 'none at all'}")
-    return found
+    return entries
 
 
 def _unnamed_average(content: Any, tensors: Mapping[str, Tensor], where: str = "") -> str:
@@ -193,7 +193,7 @@ def _unnamed_average(content: Any, tensors: Mapping[str, Tensor], where: str = "
     if not isinstance(content, (list, tuple)) or not _AVERAGE.search(where.lower()):
         return ""
     shapes = {tuple(tensor.shape) for tensor in tensors.values()}
-    listed = [tuple(one.shape) if isinstance(one, Tensor) else None for one in content]
+    listed = [tuple(item.shape) if isinstance(item, Tensor) else None for item in content]
     return where if len(listed) >= _SEVERAL and shapes.issuperset(listed) else ""
 
 
@@ -221,8 +221,8 @@ def _by_prefix(where: str, tensors: dict[str, Tensor], anchors: list[str]) -> li
         own = [name for name in tensors if name.startswith(start) and not name.startswith(longer)]
         inside = {name.removeprefix(start): tensors[name] for name in own}
         left_out = {name: t for name, t in tensors.items() if name not in set(own)}
-        place = ".".join(part for part in (where, start.removesuffix(".") or "plain") if part)
-        sets.append(WeightSet(place if len(starts) > 1 else where, inside, left_out))
+        set_name = ".".join(part for part in (where, start.removesuffix(".") or "plain") if part)
+        sets.append(WeightSet(set_name if len(starts) > 1 else where, inside, left_out))
     return sets
 
 

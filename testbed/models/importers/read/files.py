@@ -93,8 +93,8 @@ def refuse_other_kinds(path: Path) -> None:
 
     Not for safetensors files: they begin with a number, whose bytes can be any.
     """
-    if told := unusable(path, "weights"):
-        raise TestbedError(f"{path} {told}")
+    if reason := unusable(path, "weights"):
+        raise TestbedError(f"{path} {reason}")
     start = start_of(path)
     if start[:1] == b"{" and path.suffix == ".json":
         raise TestbedError(f"{path} is JSON, not weights; name the .safetensors or .pth beside it, or the folder")

@@ -55,13 +55,13 @@ def refuse_raw_bytes(path: Path) -> None:
     try:
         if is_zipfile(path):
             with ZipFile(path) as archive:
-                found = any(_RAW in archive.read(name) for name in archive.namelist() if name.endswith(".pkl"))
+                has_raw = any(_RAW in archive.read(name) for name in archive.namelist() if name.endswith(".pkl"))
         else:
             with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                found = content.find(_RAW) >= 0
+                has_raw = content.find(_RAW) >= 0
     except (BadZipFile, OSError, ValueError, NotImplementedError, zlib.error):
         return  # told where it is read
-    if found:
+    if has_raw:
         raise TestbedError(f"{path} holds raw bytes (a bytearray) beside tensors; save model.state_dict() alone")
 
 
