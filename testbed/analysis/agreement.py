@@ -67,17 +67,19 @@ def agreement(
     disagreement was seen the interval still tells how many could have been missed. Raises ValueError for lengths that
     differ or codes without a category.
     """
-    one, two = np.asarray(first), np.asarray(second)
+    codes_a, codes_b = np.asarray(first), np.asarray(second)
     k = len(categories)
-    if one.shape != two.shape or one.shape != design.cluster_of_row.shape:
-        raise ValueError(f"{one.shape} and {two.shape} judgements were given for {len(design.cluster_of_row)} rows")
-    if not ((one >= 0) & (one < k) & (two >= 0) & (two < k)).all():
+    if codes_a.shape != codes_b.shape or codes_a.shape != design.cluster_of_row.shape:
+        raise ValueError(
+            f"{codes_a.shape} and {codes_b.shape} judgements were given for {len(design.cluster_of_row)} rows"
+        )
+    if not ((codes_a >= 0) & (codes_a < k) & (codes_b >= 0) & (codes_b < k)).all():
         raise ValueError(f"a judgement is the position of one of the {k} categories")
-    cell = one * k + two
+    cell = codes_a * k + codes_b
     weight = _row_weight(design)
     counts = np.bincount(cell, minlength=k * k).reshape(k, k)
     shares: Float64s = np.bincount(cell, weight / weight.sum(), minlength=k * k).astype(np.float64).reshape(k, k)
-    alike = design.estimate((one == two).astype(np.int8), confidence)
+    alike = design.estimate((codes_a == codes_b).astype(np.int8), confidence)
     return Agreement(tuple(categories), counts, shares, alike, _kappa(cell, shares, alike, tuple(categories), design))
 
 
@@ -155,5 +157,5 @@ def _row_weight(design: SurveyDesign) -> Float64s:
     return design.row_weight[design.stratum_of_cluster[design.cluster_of_row]]
 
 
-def _joined(one: float, two: float, correlation: float) -> float:
-    return math.sqrt(max(0.0, one**2 + two**2 - 2 * correlation * one * two))
+def _joined(first: float, second: float, correlation: float) -> float:
+    return math.sqrt(max(0.0, first**2 + second**2 - 2 * correlation * first * second))

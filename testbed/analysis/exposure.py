@@ -49,7 +49,7 @@ def exposures(sites: Iterable[Site], weights: Mapping[str, float], per_bit: bool
     weights: site pattern -> weight of each site that it matches, or, if ``per_bit``, of each bit of its tensor. Raises
     UsageError for a pattern that matches no site, and for a weight that is negative or not finite.
     """
-    found: dict[str, float] = {}
+    exposure_of: dict[str, float] = {}
     sites = list(sites)
     for pattern, weight in weights.items():
         if not (np.isfinite(weight) and weight >= 0):
@@ -57,8 +57,8 @@ def exposures(sites: Iterable[Site], weights: Mapping[str, float], per_bit: bool
         hits = [site for site in sites if fnmatch.fnmatchcase(site.name, pattern)]
         if not hits:
             raise UsageError(f"exposure.sites: no site that was struck matches {pattern!r}")
-        found |= {site.name: weight * (site.elements * site.format.bits if per_bit else 1) for site in hits}
-    return found
+        exposure_of |= {site.name: weight * (site.elements * site.format.bits if per_bit else 1) for site in hits}
+    return exposure_of
 
 
 def contribution(exposure: float, rate: RateWithInterval) -> Contribution:

@@ -193,10 +193,10 @@ def variances(frame: SamplingFrame, tally: StratumTally) -> Float64s:
 
 def _rates(frame: SamplingFrame, tally: StratumTally) -> Float64s:
     """(..., D): the strata of which nothing was drawn have no say."""
-    found = frame.sums(frame.share * (tally.total / np.maximum(tally.n, 1)))
+    rates = frame.sums(frame.share * (tally.total / np.maximum(tally.n, 1)))
     some = tally.n > 0
     sampled = frame.sums(np.where(some, frame.share, 0))
-    return np.where(frame.sums((~some).astype(np.float64)) > 0, found / np.maximum(sampled, 1e-300), found)
+    return np.where(frame.sums((~some).astype(np.float64)) > 0, rates / np.maximum(sampled, 1e-300), rates)
 
 
 def _one_more(frame: SamplingFrame, weight: Float64s, room: Float64s, total: Float64s, squares: Float64s) -> OneMore:

@@ -137,8 +137,8 @@ def _constant(values: NDArray, label: NDArray[np.int64], otherwise: str) -> NDAr
     """(labels,) the one value of each label. Raises UsageError saying ``otherwise`` if a label has several."""
     if len(values) != len(label):
         raise ValueError("stratum, weight, cluster and collapse must have one element per row")
-    found = np.empty(label.max() + 1, values.dtype)
-    found[label] = values
-    if not (found[label] == values).all():
+    constants = np.empty(label.max() + 1, values.dtype)
+    constants[label] = values
+    if not (constants[label] == values).all():
         raise UsageError(f"{otherwise}; check the stratum, weight and cluster of the rows")
-    return found
+    return constants

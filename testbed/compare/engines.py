@@ -111,8 +111,8 @@ def _matrix(result: Agreement) -> dict[str, Any]:
     }
 
 
-def _rate_to_json(found: Estimate) -> dict[str, float]:
-    return {"rate": found.rate, "low": found.low, "high": found.high}
+def _rate_to_json(estimate: Estimate) -> dict[str, float]:
+    return {"rate": estimate.rate, "low": estimate.low, "high": estimate.high}
 
 
 def _kappa(kappa: Kappa) -> dict[str, Any]:

@@ -186,5 +186,5 @@ def _bits(bits: pd.Series) -> list[int]:
     return sorted(int(bit) for bit in bits.unique() if bit >= 0)
 
 
-def _rate_to_json(found: Estimate) -> dict[str, float]:
-    return {"rate": found.rate, "low": found.low, "high": found.high}
+def _rate_to_json(estimate: Estimate) -> dict[str, float]:
+    return {"rate": estimate.rate, "low": estimate.low, "high": estimate.high}

@@ -41,8 +41,8 @@ def masks_for(op: str, fmt: Format, bit: int | None = None, value: int = 0) -> M
         raise UsageError(unknown("fault operation", op, OPS))
     if bit is None or not 0 <= bit < fmt.bits:
         raise UsageError(f"{op} needs a bit from 0 to {fmt.bits - 1} of {fmt.name}, not {bit}")
-    one = 1 << bit
-    return {"flip": Masks(full, 0, one), "stuck0": Masks(full ^ one, 0, 0), "stuck1": Masks(full, one, 0)}[op]
+    mask = 1 << bit
+    return {"flip": Masks(full, 0, mask), "stuck0": Masks(full ^ mask, 0, 0), "stuck1": Masks(full, mask, 0)}[op]
 
 
 def masks_for_bits(op: str, fmt: Format, bits: Iterable[int]) -> Masks:

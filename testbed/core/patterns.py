@@ -142,8 +142,8 @@ class TilePattern:
 
     def elements(self, of: Matrices, position: int) -> list[int]:
         down, across = self._grid(of)
-        matrix, place = divmod(position, down * across)
-        top, left = (self.rows * (place // across), self.columns * (place % across))
+        matrix, tile = divmod(position, down * across)
+        top, left = (self.rows * (tile // across), self.columns * (tile % across))
         bottom, right = min(top + self.rows, of.rows), min(left + self.columns, of.columns)
         first = matrix * of.rows * of.columns
         return [first + row * of.columns + column for row in range(top, bottom) for column in range(left, right)]
@@ -166,14 +166,14 @@ def subset(items: int, size: int, number: int) -> tuple[int, ...]:
     """
     if not 0 <= number < math.comb(items, size):
         raise ValueError(f"there is no subset {number} of {size} of {items}")
-    found = []
+    chosen = []
     for left in range(size, 0, -1):
         item = left - 1
         while math.comb(item + 1, left) <= number:
             item += 1
         number -= math.comb(item, left)
-        found.append(item)
-    return tuple(reversed(found))
+        chosen.append(item)
+    return tuple(reversed(chosen))
 
 
 def combinations(sizes: Sequence[int], parts: int) -> int:
@@ -188,7 +188,7 @@ def combination(sizes: Sequence[int], parts: int, number: int) -> list[tuple[int
     ways = _symmetric(sizes, parts)
     if not 0 <= number < ways[0][parts]:
         raise ValueError(f"there is no combination {number} of {parts} of {len(sizes)} tensors")
-    found = []
+    chosen = []
     for tensor, size in enumerate(sizes):
         if not parts:
             break
@@ -197,9 +197,9 @@ def combination(sizes: Sequence[int], parts: int, number: int) -> list[tuple[int
             continue
         element, number = divmod(number - without, ways[tensor + 1][parts - 1])
         assert element < size
-        found.append((tensor, element))
+        chosen.append((tensor, element))
         parts -= 1
-    return found
+    return chosen
 
 
 def _symmetric(sizes: Sequence[int], parts: int) -> list[list[int]]:

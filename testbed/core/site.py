@@ -61,8 +61,8 @@ class Site:
 
     @property
     def block(self) -> int | None:
-        found = _BLOCK.match(self.name)
-        return int(found[1]) if found else None
+        match = _BLOCK.match(self.name)
+        return int(match[1]) if match else None
 
     @property
     def format(self) -> Format:
@@ -174,15 +174,15 @@ class SiteTable:
 
         Raises UsageError if a pattern not led by "!" matches none, or if nothing is left.
         """
-        mine = [s for s in self.sites if s.where == where]
+        sites = [s for s in self.sites if s.where == where]
         chosen: set[str] = set()
         for pattern in patterns:
-            hits = {s.name for s in mine if fnmatch.fnmatchcase(s.name, pattern.removeprefix("!"))}
+            hits = {s.name for s in sites if fnmatch.fnmatchcase(s.name, pattern.removeprefix("!"))}
             if not hits and not pattern.startswith("!"):
-                more = f" and {len(mine) - _LISTED} more" if len(mine) > _LISTED else ""
-                some = ", ".join(s.name for s in mine[:_LISTED])
+                more = f" and {len(sites) - _LISTED} more" if len(sites) > _LISTED else ""
+                some = ", ".join(s.name for s in sites[:_LISTED])
                 raise UsageError(
-                    f"no {where} site of target {self.target!r} matches {pattern!r}{_like(pattern, mine)}; sites: {some}{more}"
+                    f"no {where} site of target {self.target!r} matches {pattern!r}{_like(pattern, sites)}; sites: {some}{more}"
                 )
             chosen = chosen - hits if pattern.startswith("!") else chosen | hits
         if not chosen:
@@ -192,7 +192,7 @@ class SiteTable:
                 f"every {where} of target {self.target!r} that {', '.join(patterns)} names was left out, as it cannot be"
                 f" struck here: {', '.join(sorted(chosen)[:_LISTED])}"
             )
-        return [s for s in mine if s.name in chosen - self.left_out]
+        return [s for s in sites if s.name in chosen - self.left_out]
 
     def select_any(self, where: str, selections: Iterable[Sequence[str]]) -> list[Site]:
         """Sites that any of several selections has, each once: see `select`."""
@@ -206,6 +206,6 @@ class SiteTable:
 
     @classmethod
     def load(cls, path: Path) -> SiteTable:
-        found = read_form(path, _TableFile, "a site table", "export the model again")
-        sites = tuple(Site(**{**dict(site), "shape": tuple(site.shape)}) for site in found.sites)
-        return cls(found.target, found.deployment_id, found.mechanism, sites)
+        table_file = read_form(path, _TableFile, "a site table", "export the model again")
+        sites = tuple(Site(**{**dict(site), "shape": tuple(site.shape)}) for site in table_file.sites)
+        return cls(table_file.target, table_file.deployment_id, table_file.mechanism, sites)

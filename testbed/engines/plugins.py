@@ -59,12 +59,12 @@ class EnginePlugin:
 
 
 def engine_plugins() -> dict[str, EnginePlugin]:
-    """By name, the first of each name. Loads none of them."""
-    found: dict[str, EnginePlugin] = {}
+    """Installed engine plugins by name, the first of each; none of them is loaded."""
+    plugins: dict[str, EnginePlugin] = {}
     for entry in metadata.entry_points(group=GROUP):
         package, version = (entry.dist.name, entry.dist.version) if entry.dist else ("?", "?")
-        found.setdefault(entry.name, EnginePlugin(entry.name, package, version, entry))
-    return found
+        plugins.setdefault(entry.name, EnginePlugin(entry.name, package, version, entry))
+    return plugins
 
 
 def _first_line(error: Exception) -> str:

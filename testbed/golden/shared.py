@@ -34,15 +34,15 @@ class SharedGolden:
         rows: of so many images only, in this order; of all unless given.
         """
         cached, facts = {name: self.cached(name, rows) for name in wanted}, dict[str, Any]()
-        if any(one.facts() is None for one in cached.values()):
+        if any(array.facts() is None for array in cached.values()):
             return None
         for name, path in wanted.items():
-            found = cached[name].taken(path)
-            if found is None:
+            array_facts = cached[name].taken(path)
+            if array_facts is None:
                 for written in wanted.values():
                     written.unlink(missing_ok=True)
                 return None
-            facts |= found
+            facts |= array_facts
         return facts
 
     def keep(

@@ -42,8 +42,10 @@ def _unary(op: str) -> Callable[[Sequence[str]], PlainOperator]:
     return lambda i: (op, (i[0],))
 
 
-def _with_bias(place: int) -> Callable[[Sequence[str]], PlainOperator]:
-    return lambda i: ("Gemm", (i[0], i[1], i[place])) if any(i[place : place + 1]) else ("MatMul", (i[0], i[1]))
+def _with_bias(position: int) -> Callable[[Sequence[str]], PlainOperator]:
+    return lambda i: (
+        ("Gemm", (i[0], i[1], i[position])) if any(i[position : position + 1]) else ("MatMul", (i[0], i[1]))
+    )
 
 
 PLAIN: dict[str, Callable[[Sequence[str]], PlainOperator]] = {

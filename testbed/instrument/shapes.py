@@ -50,12 +50,12 @@ def per_image(proto: ModelProto) -> dict[str, PerImage]:
     types = _element_types(proto)
     names = [name for node in proto.graph.node for name in node.output if types.get(name) in _STRUCK]
     first, second = (measured_shapes(proto, names, batch) for batch in _BATCHES)
-    found = {}
+    by_name = {}
     for name in names:
         small, large = first[name], second[name]
         if len(small) > 1 and (small[0], large[0]) == _BATCHES and small[1:] == large[1:] and 0 not in small:
-            found[name] = PerImage(small[1:], FORMATS[types[name]])
-    return found
+            by_name[name] = PerImage(small[1:], FORMATS[types[name]])
+    return by_name
 
 
 def measured_shapes(proto: ModelProto, names: list[str], batch: int) -> dict[str, tuple[int, ...]]:
@@ -84,8 +84,8 @@ def model_input(proto: ModelProto) -> onnx.ValueInfoProto:
     """The graph's one input. Raises UsageError where there are more, or it is no batch of numbers."""
     inputs = inputs_of(proto)
     if len(inputs) != 1:
-        told = ", ".join(value.name for value in inputs) or "none"
-        raise UsageError(f"the model has {len(inputs)} inputs ({told}); it must have one, the images")
+        names = ", ".join(value.name for value in inputs) or "none"
+        raise UsageError(f"the model has {len(inputs)} inputs ({names}); it must have one, the images")
     kind = inputs[0].type.tensor_type
     if len(kind.shape.dim) < 2 or kind.elem_type not in FLOATS:
         raise UsageError(f"the model's input {inputs[0].name!r} is no batch of images; export it with float images")
@@ -99,9 +99,9 @@ def input_shape(proto: ModelProto) -> tuple[int, ...]:
     """
     shape = _stated_shape(proto)
     if min(shape) < 1 or math.prod(shape) > _LARGEST_IMAGE:
-        told = ", ".join(map(str, shape))
+        sizes = ", ".join(map(str, shape))
         raise UsageError(
-            f"the model's input {model_input(proto).name!r} declares images of ({told}); sizes must be 1 or more, and"
+            f"the model's input {model_input(proto).name!r} declares images of ({sizes}); sizes must be 1 or more, and"
             f" {_LARGEST_IMAGE:,} numbers in all at most: export it again"
         )
     return shape
@@ -144,9 +144,9 @@ def _typed_by_the_engine(proto: ModelProto) -> ModelProto:
 
     typed = ModelProto()
     typed.CopyFrom(proto)
-    found = element_types(proto, names)
+    types = element_types(proto, names)
     typed.graph.value_info.extend(
-        helper.make_tensor_value_info(name, element, None) for name, element in found.items() if element
+        helper.make_tensor_value_info(name, element, None) for name, element in types.items() if element
     )
     return typed
 

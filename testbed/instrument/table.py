@@ -26,12 +26,12 @@ def site_table(plain: bytes, target: str, mechanism: str = GATED_REPLACE, also: 
 
 
 def table_of(
-    found: Catalogue, plain: bytes, target: str, mechanism: str = GATED_REPLACE, also: Sequence[str] = ()
+    catalogue: Catalogue, plain: bytes, target: str, mechanism: str = GATED_REPLACE, also: Sequence[str] = ()
 ) -> SiteTable:
     """`site_table` of a file whose catalogue is there already."""
-    if not found.recognised:
+    if not catalogue.recognised:
         raise TestbedError(
             f"target {target!r}: the ONNX file names no sites, and no ViT's attention is recognised in it; `testbed"
             " instrument FILE.onnx --sites all` lists its tensors"
         )
-    return SiteTable(target, deployment_id(plain), mechanism, found.with_tensors(also))
+    return SiteTable(target, deployment_id(plain), mechanism, catalogue.with_tensors(also))

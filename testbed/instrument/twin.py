@@ -22,10 +22,10 @@ def make_twin(file: Path, folder: Path, patterns: Sequence[str], mechanism: str)
     lacking. Raises UsageError, TestbedError and EngineError as ``adopt``, ``catalogue`` and ``instrument`` do.
     """
     adopted = adopt(file)
-    found = catalogue(adopted.plain)
-    if not found.recognised and patterns == ("*",):
+    catalogued = catalogue(adopted.plain)
+    if not catalogued.recognised and patterns == ("*",):
         raise UsageError(f"{file}: no ViT's attention is recognised in it; --sites all takes every tensor there is")
-    chosen = found.select(patterns)
+    chosen = catalogued.select(patterns)
     if all(site.where == "weight" for site in chosen):
         raise UsageError(
             "the selection holds weights only; ports are for activations, weights are struck in the plain file"
@@ -39,7 +39,7 @@ def make_twin(file: Path, folder: Path, patterns: Sequence[str], mechanism: str)
     written = folder / f"{file.stem}.twin.onnx", folder / f"{file.stem}.sites.json"
     write_bytes(written[0], twin.SerializeToString(deterministic=True))
     table.save(written[1])
-    recognised = {site.name for site in found.recognised}
+    recognised = {site.name for site in catalogued.recognised}
     return {
         "file": str(file),
         "plain": str(plain),
@@ -48,8 +48,8 @@ def make_twin(file: Path, folder: Path, patterns: Sequence[str], mechanism: str)
         "deployment_id": table.deployment_id,
         "ports": mechanism,
         "changes": list(adopted.changes),
-        "missing": [{"site": name, "why": why} for name, why in found.missing.items()],
-        "shared": [{"tensor": tensor, "uses": list(uses)} for tensor, uses in found.shared.items()],
+        "missing": [{"site": name, "why": why} for name, why in catalogued.missing.items()],
+        "shared": [{"tensor": tensor, "uses": list(uses)} for tensor, uses in catalogued.shared.items()],
         "sites": [
             {
                 "name": site.name,

@@ -152,8 +152,8 @@ class _Series:
     shift: float
 
     def rows(self, table: pd.DataFrame) -> pd.DataFrame:
-        mine = table[table.run == self.run]
-        return mine if self.format is None else mine[mine.format == self.format]
+        of_run = table[table.run == self.run]
+        return of_run if self.format is None else of_run[of_run.format == self.format]
 
 
 def _series(rates: RunRates, table: pd.DataFrame, dimension: str) -> list[_Series]:
@@ -182,9 +182,9 @@ def _ordered_panel(axis: Any, part: pd.DataFrame, series: Sequence[_Series], dim
     if part[dimension].isna().any():
         values, names = [*values, None], [*names, "outside"]
     places: Mapping[Any, float] = {value: float(at) for at, value in enumerate(values)}
-    for one, rows, positions in _drawn(part, series, dimension, places):
+    for line, rows, positions in _drawn(part, series, dimension, places):
         y, errors = _percent(rows, measure)
-        axis.errorbar(positions, y, errors, fmt=one.marker, color=one.colour, label=drawn(one.label), elinewidth=0.8)
+        axis.errorbar(positions, y, errors, fmt=line.marker, color=line.colour, label=drawn(line.label), elinewidth=0.8)
     axis.set_ylim(bottom=_below_zero(axis.get_ylim()[1]))
     axis.set_xlabel(AXIS_NAMES[dimension])
     axis.set_ylabel(f"{MEASURE_NAMES[measure]} (%)")
@@ -194,16 +194,16 @@ def _ordered_panel(axis: Any, part: pd.DataFrame, series: Sequence[_Series], dim
 def _named_panel(axis: Any, part: pd.DataFrame, series: Sequence[_Series], dimension: str, measure: str) -> None:
     names = list(dict.fromkeys(part[dimension]))
     places = {name: float(-at) for at, name in enumerate(names)}
-    for one, rows, positions in _drawn(part, series, dimension, places, upwards=False):
+    for line, rows, positions in _drawn(part, series, dimension, places, upwards=False):
         x, errors = _percent(rows, measure)
         axis.errorbar(
             x,
             positions,
             None,
             errors,
-            fmt=one.marker,
-            color=one.colour,
-            label=drawn(one.label),
+            fmt=line.marker,
+            color=line.colour,
+            label=drawn(line.label),
             elinewidth=0.8,
             capsize=0,
         )
@@ -219,10 +219,10 @@ def _drawn(
     places: Mapping[Any, float],
     upwards: bool = True,
 ) -> Iterator[tuple[_Series, pd.DataFrame, list[float]]]:
-    for one in series:
-        rows = one.rows(part)
+    for line in series:
+        rows = line.rows(part)
         keys = [None if pd.isna(value) else value for value in rows[dimension]]
-        yield one, rows, [places[key] + (one.shift if upwards else -one.shift) for key in keys]
+        yield line, rows, [places[key] + (line.shift if upwards else -line.shift) for key in keys]
 
 
 def _below_zero(top: float) -> float:

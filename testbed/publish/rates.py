@@ -74,7 +74,7 @@ def _of_run(path: Path, dimensions: Sequence[str]) -> tuple[pd.DataFrame, float]
         folder.verify_file(sites)
         formats[target] = {site.name: site.format_name for site in SiteTable.load(folder / sites)}
     table = measure_table(folder / RESULTS, folder / PLAN, formats, spec.confidence, dimensions)
-    told = (
+    described = (
         str(path),
         summary["name"],
         summary["model"].get("preset") or "",
@@ -82,7 +82,7 @@ def _of_run(path: Path, dimensions: Sequence[str]) -> tuple[pd.DataFrame, float]
         summary["engine"].get("backend", ""),
         summary["engine"]["precision"],
     )
-    for at, (column, value) in enumerate(zip(RUN_COLUMNS, told, strict=True)):
+    for at, (column, value) in enumerate(zip(RUN_COLUMNS, described, strict=True)):
         table.insert(at, column, value)
     return table, spec.confidence
 

@@ -242,9 +242,9 @@ def describe_source(floor: Floor) -> dict[str, Any]:
 def rate_to_json(rate: DetectionRate | None) -> dict[str, Any] | None:
     if rate is None:
         return None
-    found: dict[str, Any] = {name: rounded_share(getattr(rate, name)) for name in ("rate", "low", "high")}
-    found |= {"n": rate.n, "faults": rate.faults}
-    return found | {"undecided": rate.undecided} if rate.undecided else found
+    record: dict[str, Any] = {name: rounded_share(getattr(rate, name)) for name in ("rate", "low", "high")}
+    record |= {"n": rate.n, "faults": rate.faults}
+    return record | {"undecided": rate.undecided} if rate.undecided else record
 
 
 def finite(value: float) -> float | None:

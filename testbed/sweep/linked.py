@@ -69,8 +69,8 @@ class Linked:
         return rates_by_tier
 
 
-def _detection_rate(found: Estimate) -> DetectionRate:
-    return DetectionRate(found.rate, found.low, found.high, found.n_rows, found.n_clusters)
+def _detection_rate(estimate: Estimate) -> DetectionRate:
+    return DetectionRate(estimate.rate, estimate.low, estimate.high, estimate.n_rows, estimate.n_clusters)
 
 
 @dataclass(frozen=True)

@@ -28,14 +28,14 @@ def planned_injections(
     return fault_id, with_golden_words(strikes, _stored_golden_words(workplace, plan, chosen, leg))
 
 
-def _stored_golden_words(place: Workplace, plan: pa.Table, chosen: NDArray[np.int64], leg: PlanSlice) -> Words32:
+def _stored_golden_words(workplace: Workplace, plan: pa.Table, chosen: NDArray[np.int64], leg: PlanSlice) -> Words32:
     """Golden words as they were stored, or found again where the plan was joined of several rounds'."""
     file = words_file(PLAN)
-    if not (place.folder / file).exists():
-        return golden_words(place, leg)
-    place.folder.verify_file(file)
-    counts = word_counts(plan, len(place.images))
+    if not (workplace.folder / file).exists():
+        return golden_words(workplace, leg)
+    workplace.folder.verify_file(file)
+    counts = word_counts(plan, len(workplace.images))
     starts = np.cumsum(counts) - counts
-    stored = read_words(place.folder / file)
+    stored = read_words(workplace.folder / file)
     words = [np.asarray(stored[starts[fault] : starts[fault] + counts[fault]]) for fault in chosen]
     return np.concatenate([np.zeros(0, np.uint32), *words])

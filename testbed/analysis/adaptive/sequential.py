@@ -173,8 +173,8 @@ class Monitor:
                 looked[campaign, domain] = True
                 level[campaign, domain] = 2 * ndtr(critical) - 1
         now = domain_rates(frame, self.tally, np.where(looked, level, rule.aimed_confidence))
-        for mine, new in ((self.rate, now.rate), (self.low, now.low), (self.high, now.high), (self.level, level)):
-            mine[looked] = new[looked]
+        for stored, new in ((self.rate, now.rate), (self.low, now.low), (self.high, now.high), (self.level, level)):
+            stored[looked] = new[looked]
         met = looked & ((now.half_width <= rule.margin) | known)
         self.met |= met
         self.open &= ~(met | out[:, None])

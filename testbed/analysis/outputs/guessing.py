@@ -44,12 +44,12 @@ def accuracy_against_guessing(predicted: ArrayLike, labels: ArrayLike, classes: 
     """Compares predictions with guessing. predicted: (n,) integers, -1 for none; labels: (n,), n at least 1. Images of
     one class only, on which any predictions seem to have nothing to do with the labels, are held against 1 / classes
     alone."""
-    found, truth = np.asarray(predicted, np.int64), np.asarray(labels, np.int64)
-    n, right = len(truth), int((found == truth).sum())
+    prediction, truth = np.asarray(predicted, np.int64), np.asarray(labels, np.int64)
+    n, right = len(truth), int((prediction == truth).sum())
     shares = np.bincount(truth, minlength=classes) / n
     by_chance = 0.0
     if (shares > 0).sum() > 1:
-        by_chance = float(shares @ (np.bincount(found[found >= 0], minlength=len(shares))[: len(shares)] / n))
+        by_chance = float(shares @ (np.bincount(prediction[prediction >= 0], minlength=len(shares))[: len(shares)] / n))
     return _held_against(right, n, classes, by_chance)
 
 
@@ -70,5 +70,5 @@ def _held_against(right: int, images: int, classes: int, by_chance: float) -> Ac
     return Accuracy(right / images, low, high, max(1 / classes, by_chance), images, classes)
 
 
-def _warning(found: Accuracy) -> str | None:
-    return found.describe() if found.is_guessing else None
+def _warning(accuracy: Accuracy) -> str | None:
+    return accuracy.describe() if accuracy.is_guessing else None

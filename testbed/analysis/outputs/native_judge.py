@@ -56,7 +56,7 @@ def judge(
     faulty, golden = np.ascontiguousarray(faulty), np.ascontiguousarray(golden)
     bounds, grid = np.ascontiguousarray(atol, np.float64), np.array(rtol_grid, np.float64)
     places = None if golden_row is None else np.ascontiguousarray(golden_row, np.int64)
-    found = Judged(
+    judged = Judged(
         np.empty(rows, np.bool_),
         np.empty(rows, np.bool_),
         np.empty(rows, np.int32),
@@ -75,9 +75,9 @@ def judge(
         grid.ctypes.data,
         rtols,
         SETS.index(instruction_set or sets()[-1]),
-        *(column.ctypes.data for column in found),
+        *(column.ctypes.data for column in judged),
     )
-    return found if status == _OK else None
+    return judged if status == _OK else None
 
 
 def _library() -> ctypes.CDLL | None:

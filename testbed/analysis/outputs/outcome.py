@@ -160,28 +160,28 @@ def classify(
     if side.has_classes != has_classes:
         raise ValueError("the golden side was made with the other value of has_classes")
 
-    found = _measure(faulty, side, atol, rtol, rtol_grid)
-    detected = found.nonfinite if detector == "nonfinite" else np.zeros_like(found.nonfinite)
+    judged = _measure(faulty, side, atol, rtol, rtol_grid)
+    detected = judged.nonfinite if detector == "nonfinite" else np.zeros_like(judged.nonfinite)
     classes = _class_measures(faulty, side) if has_classes else {}
     if has_classes:
         changed = classes["top1_faulty"] != classes["top1_golden"]
         outside = np.where(changed, _CODES[Outcome.SDC1], _CODES[Outcome.SDC_TOLERABLE])
     else:
         outside = np.full(len(faulty), _CODES[Outcome.SDC])
-    code = np.where(found.mismatches == 0, _CODES[Outcome.MASKED], outside)
-    code = np.where(found.identical, _CODES[Outcome.IDENTICAL], code)
+    code = np.where(judged.mismatches == 0, _CODES[Outcome.MASKED], outside)
+    code = np.where(judged.identical, _CODES[Outcome.IDENTICAL], code)
     code = np.where(detected, _CODES[Outcome.DUE], code)
     return Outcomes(
-        code, found.nonfinite, detected.copy(), found.max_abs_diff, found.mismatches, found.masking_atol, **classes
+        code, judged.nonfinite, detected.copy(), judged.max_abs_diff, judged.mismatches, judged.masking_atol, **classes
     )
 
 
 def _measure(faulty: NDArray, side: GoldenSide, atol: ArrayLike, rtol: float, rtol_grid: Sequence[float]) -> Judged:
     bounds = np.broadcast_to(np.asarray(atol, np.float64), (len(faulty),))
-    found = None
+    judged = None
     if len(faulty) == len(side):
-        found = judge(faulty, side.stored, side.row, bounds, rtol, rtol_grid)
-    return measured(faulty, side.values, bounds, rtol, rtol_grid) if found is None else found
+        judged = judge(faulty, side.stored, side.row, bounds, rtol, rtol_grid)
+    return measured(faulty, side.values, bounds, rtol, rtol_grid) if judged is None else judged
 
 
 def measured(

@@ -154,11 +154,11 @@ class Usage:
 
 
 def usage() -> list[Usage]:
-    found = []
+    usages = []
     for kind in KINDS:
         sizes = [size for _, size, _ in _files(kind)]
-        found.append(Usage(kind, len(sizes), sum(sizes)))
-    return found
+        usages.append(Usage(kind, len(sizes), sum(sizes)))
+    return usages
 
 
 def clear(kinds: tuple[str, ...] = KINDS) -> list[Usage]:
@@ -189,8 +189,8 @@ def _files(kind: str) -> Iterator[tuple[Path, int, float]]:
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path.suffix not in (".json", _OLD_RECORD) and not path.name.startswith("."):
             with suppress(OSError):
-                found = path.stat()
-                yield path, found.st_size, found.st_mtime
+                stat = path.stat()
+                yield path, stat.st_size, stat.st_mtime
 
 
 def _remove(path: Path) -> bool:

@@ -52,9 +52,9 @@ def unusable(path: Path, wanted: str) -> str | None:
     start = start_of(path)
     if not start:
         return f"is empty {_FETCH_AGAIN}"
-    for magic, told in _UNUSABLE.items():
+    for magic, problem in _UNUSABLE.items():
         if start.startswith(magic) or (magic[:1] == b"<" and _text_start(start).startswith(magic)):
-            return told.format(wanted=wanted)
+            return problem.format(wanted=wanted)
     if _text_start(start).startswith(b"<?xml") and b"<net" not in start:
         return f"is XML, not {wanted} {_FETCH_AGAIN}"
     if start[_TAR[0] :].startswith(_TAR[1]):
@@ -67,7 +67,7 @@ def other_format(path: Path) -> str | None:
     start = start_of(path)
     if _text_start(start).startswith(b"<?xml") and b"<net" in start:
         return "an OpenVINO model (IR), made from another file"
-    known = (told for place, magic, told in _FORMATS if start[place:].startswith(magic))
+    known = (kind for offset, magic, kind in _FORMATS if start[offset:].startswith(magic))
     return next(known, _BY_NAME.get(path.suffix))
 
 

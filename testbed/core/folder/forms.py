@@ -40,8 +40,8 @@ def read_form(path: Path, form: type[AnyForm], what: str, fix: str) -> AnyForm:
 def first_wrong(error: ValidationError) -> str:
     """What is wrong first, in a few words: where, and why."""
     first = error.errors(include_url=False, include_input=False)[0]
-    place, message = ".".join(map(str, first["loc"])), first["msg"]
+    where, message = ".".join(map(str, first["loc"])), first["msg"]
     if first["type"] == "missing":
-        return f"{place} is missing"
+        return f"{where} is missing"
     why = message[:1].lower() + message[1:]
-    return f"{place}: {why}" if place else why
+    return f"{where}: {why}" if where else why

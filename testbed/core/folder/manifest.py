@@ -107,8 +107,8 @@ def _checksums(manifest: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """None in a manifest of before there were any; empty where they are missing."""
     if "format" not in manifest and _CHECKSUMS not in manifest:
         return None
-    found = manifest.get(_CHECKSUMS)
-    return found if isinstance(found, dict) else {}
+    checksums = manifest.get(_CHECKSUMS)
+    return checksums if isinstance(checksums, dict) else {}
 
 
 def _head_edited(manifest: Mapping[str, Any], sums: Mapping[str, Any] | None) -> str | None:

@@ -34,29 +34,29 @@ def toml_value(text: str) -> dict[str, Any]:
     if any(part.count(".") > _MOST_DOTS for part in _BETWEEN_DOTTED_KEYS.split(text)):
         raise ValueError(_DEEP)  # tomllib takes minutes for a key of 100,000 parts
     try:
-        found = tomllib.loads(text)
+        value = tomllib.loads(text)
     except tomllib.TOMLDecodeError:
         raise
     except RecursionError as error:
         raise ValueError(_DEEP) from error
     except ValueError as error:  # of int(), for thousands of digits
         raise ValueError(_LARGE) from error
-    check_plain(found)
-    return found
+    check_plain(value)
+    return value
 
 
 def json_value(text: str | bytes) -> Any:
     """The value of a JSON file. Raises ValueError as `toml_value` does, and for NaN and infinities: JSON has none."""
     try:
-        found = json.loads(text, parse_constant=_no_number, parse_float=_finite)
+        value = json.loads(text, parse_constant=_no_number, parse_float=_finite)
     except (json.JSONDecodeError, UnicodeDecodeError, _NotJson):
         raise
     except RecursionError as error:
         raise ValueError(_DEEP) from error
     except ValueError as error:
         raise ValueError(_LARGE) from error
-    check_plain(found)
-    return found
+    check_plain(value)
+    return value
 
 
 def read_json(path: Path, what: str, fix: str) -> Any:

@@ -26,15 +26,15 @@ def near(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Replaces relative paths that do not exist here but in ``folder``, those there; all others stay as they are
     written."""
 
-    def found(text: str) -> str:
+    def nearby_path(text: str) -> str:
         path = Path(text).expanduser()
         return str(folder / path) if not path.exists() and (folder / path).exists() else text
 
-    placed = _with_each(values, found)
+    placed = _with_each(values, nearby_path)
     for key in ("preprocess", "classes"):  # names, or files whose content will be kept
         text = _text_value(placed, "data", key)
         if text is not None and Path(text).suffix:
-            placed["data"][key] = found(text)
+            placed["data"][key] = nearby_path(text)
     return placed
 
 
@@ -50,10 +50,10 @@ def portable(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def placeless(values: Mapping[str, Any]) -> dict[str, Any]:
     """A value without any path: what two specs have in common that differ only in where things lie."""
-    found = _with_each(values, lambda text: "")
-    if isinstance(found.get("data"), dict):
-        found["data"].pop("root", None)
-    return found
+    changed = _with_each(values, lambda text: "")
+    if isinstance(changed.get("data"), dict):
+        changed["data"].pop("root", None)
+    return changed
 
 
 def last_part(path: str) -> str:
@@ -82,11 +82,11 @@ def write_sources(folder: Path, values: Mapping[str, Any]) -> None:
 
 def with_sources(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """``values`` as recorded in a run folder, with the full paths as far as they are recorded too."""
-    found = copy.deepcopy(dict(values))
+    filled = copy.deepcopy(dict(values))
     for table, paths in _read(folder).items():
-        if isinstance(found.get(table), dict) and not _leaves_name_to_model(found, table):
-            found[table].update(paths)
-    return found
+        if isinstance(filled.get(table), dict) and not _leaves_name_to_model(filled, table):
+            filled[table].update(paths)
+    return filled
 
 
 def _leaves_name_to_model(values: Mapping[str, Any], table: str) -> bool:
@@ -100,25 +100,25 @@ def _read(folder: Path) -> dict[str, dict[str, str]]:
         kept = json_value((folder / SOURCES).read_bytes())
     except (OSError, ValueError):
         return {}
-    found: dict[str, dict[str, str]] = {}
+    paths: dict[str, dict[str, str]] = {}
     for table, key in (*_PATHS, *_DATA):
         text = _text_value(kept, table, key) if isinstance(kept, dict) else None
         if text is not None:
-            found.setdefault(table, {})[key] = text
-    return found
+            paths.setdefault(table, {})[key] = text
+    return paths
 
 
 def _with_each(values: Mapping[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
-    found = copy.deepcopy(dict(values))
+    changed = copy.deepcopy(dict(values))
     for table, key in _PATHS:
-        text = _text_value(found, table, key)
+        text = _text_value(changed, table, key)
         if text is not None:
-            found[table][key] = change(text)
+            changed[table][key] = change(text)
     for table, key in _DATA:
-        kind, _, path = (_text_value(found, table, key) or "").partition(":")
+        kind, _, path = (_text_value(changed, table, key) or "").partition(":")
         if path:
-            found[table][key] = f"{kind}:{change(path)}"
-    return found
+            changed[table][key] = f"{kind}:{change(path)}"
+    return changed
 
 
 def _text_value(values: Mapping[str, Any], table: str, key: str) -> str | None:

@@ -38,13 +38,13 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._found = self._content()
+        self._manifest_bytes = self._content()
         self.manifest: dict[str, Any] = {}
         self._left: set[str] | None = None  # by a restart: files that are no longer part of the run
         self._damaged: dict[str, Damage] = {}
         """Stages whose records were edited or damaged, and how; they are not in ``manifest``."""
-        if self._found is not None:
-            self.manifest, self._damaged = read_manifest(self._found, path / MANIFEST)
+        if self._manifest_bytes is not None:
+            self.manifest, self._damaged = read_manifest(self._manifest_bytes, path / MANIFEST)
 
     def _content(self) -> bytes | None:
         file = self.path / MANIFEST
@@ -57,12 +57,12 @@ class RunFolder:
         """Raises StaleArtefact for the first stage whose record was edited or damaged, saying how it is made again. One
         that a command of its own makes counts as not made, which is told."""
         for stage, damage in self._damaged.items():
-            told = f"what {self.path / MANIFEST} records of stage {stage!r} was edited or damaged ({damage.wrong})"
+            problem = f"what {self.path / MANIFEST} records of stage {stage!r} was edited or damaged ({damage.wrong})"
             if self.manifest["kind"] == CAMPAIGN:
-                raise StaleArtefact(f"{told}; {self._redo(stage)}")
+                raise StaleArtefact(f"{problem}; {self._redo(stage)}")
             if damage.command is None:
-                raise StaleArtefact(f"{told}; start again in another folder")
-            log.warning("%s, and is not used; run `%s %s` again", told, damage.command, self.path)
+                raise StaleArtefact(f"{problem}; start again in another folder")
+            log.warning("%s, and is not used; run `%s %s` again", problem, damage.command, self.path)
 
     @classmethod
     def existing(cls, path: Path) -> RunFolder:
@@ -138,12 +138,12 @@ class RunFolder:
             return
         home = self.path.resolve()
         places = [self.path / file for file in sorted({*self._left, *others()})]
-        mine = [
-            place for place in places if place.parent.resolve().is_relative_to(home)
+        inside = [
+            path for path in places if path.parent.resolve().is_relative_to(home)
         ]  # not through a link to elsewhere
-        for place in mine:
-            place.unlink(missing_ok=True)
-        for folder in sorted({place.parent for place in mine} - {self.path}, reverse=True):
+        for path in inside:
+            path.unlink(missing_ok=True)
+        for folder in sorted({path.parent for path in inside} - {self.path}, reverse=True):
             with suppress(OSError):
                 folder.rmdir()
         self._left = None
@@ -178,7 +178,7 @@ class RunFolder:
                     f"another process is working in {self.path}; wait or choose another folder"
                 ) from error
         try:
-            if self._content() != self._found:
+            if self._content() != self._manifest_bytes:
                 raise TestbedError(f"another process has just worked in {self.path}; run the same command again")
             for file in unfinished(self.path):
                 file.unlink(missing_ok=True)
@@ -194,7 +194,7 @@ class RunFolder:
     def save(self) -> None:
         self.manifest.update(checksummed(self.manifest))
         write_json(self.path / MANIFEST, self.manifest)
-        self._found = self._content()
+        self._manifest_bytes = self._content()
 
     def stage(
         self,

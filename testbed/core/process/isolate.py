@@ -137,10 +137,10 @@ class Isolated:
         name = _signal_name(-code) if code < 0 else None
         tail = self._tail.text()
         how = f"ended by {name} {doing}" if name else f"ended with exit code {code} {doing}"
-        told = f"{how}: {_one_line(tail)}" if tail.strip() else how
+        reason = f"{how}: {_one_line(tail)}" if tail.strip() else how
         if OUT_OF_MEMORY.search(tail):
-            return OutOfMemory(told)
-        return Lost(told) if code == 0 or name in _SENT else Crashed(told)
+            return OutOfMemory(reason)
+        return Lost(reason) if code == 0 or name in _SENT else Crashed(reason)
 
     def kill(self) -> None:
         """Kills the process, from any thread; the thread that waits for an answer gets Stopped."""

@@ -62,15 +62,15 @@ def _candidates(name: str) -> list[Path]:
 
 @cache
 def _load(name: str, abi_version: int, *candidates: Path) -> tuple[ctypes.CDLL, Path]:
-    found = next((path for path in candidates if path.is_file()), None)
-    if found is None:
+    file = next((path for path in candidates if path.is_file()), None)
+    if file is None:
         where = f" at {candidates[0]} (TESTBED_NATIVE)" if os.environ.get("TESTBED_NATIVE") else ""
         raise EngineError(f"{name} was not built{where}; install testbed again with {needed_for(name)}")
     try:
-        library = ctypes.CDLL(str(found))
+        library = ctypes.CDLL(str(file))
         version = library.testbed_abi_version()
     except (OSError, AttributeError) as error:
-        raise EngineError(f"{found} is not a native library of testbed ({error}); install testbed again") from error
+        raise EngineError(f"{file} is not a native library of testbed ({error}); install testbed again") from error
     if version != abi_version:
-        raise EngineError(f"{found} has ABI version {version}, not {abi_version}; install testbed again")
-    return library, found
+        raise EngineError(f"{file} has ABI version {version}, not {abi_version}; install testbed again")
+    return library, file

@@ -37,16 +37,16 @@ def available_bytes() -> int:
     """What this process can still take: of the machine, of its control group (a container), and of its own limit."""
     import psutil
 
-    found = [int(psutil.virtual_memory().available)]
+    limits = [int(psutil.virtual_memory().available)]
     if (group := _left_of_group(_CONTROL_GROUP)) is not None:
-        found.append(group)
+        limits.append(group)
     if sys.platform != "win32":
         import resource
 
         limit = resource.getrlimit(resource.RLIMIT_AS)[0]
         if limit != resource.RLIM_INFINITY:
-            found.append(limit - int(psutil.Process().memory_info().vms))
-    return max(0, min(found))
+            limits.append(limit - int(psutil.Process().memory_info().vms))
+    return max(0, min(limits))
 
 
 def _left_of_group(folder: Path) -> int | None:

@@ -14,9 +14,9 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
     folded: dict[str, str] = {}
     for name in known:
         folded.setdefault(name.casefold(), name)
-    found = difflib.get_close_matches(word.casefold(), folded, 1, _LIKE)
-    if found or len(word) < _BEGINNING:
-        return folded[found[0]] if found else None
+    matches = difflib.get_close_matches(word.casefold(), folded, 1, _LIKE)
+    if matches or len(word) < _BEGINNING:
+        return folded[matches[0]] if matches else None
     return next((name for name in folded.values() if name.casefold().startswith(word.casefold())), None)
 
 

@@ -42,10 +42,10 @@ def with_dynamic_batch(proto: ModelProto) -> tuple[ModelProto, str]:
         dynamic = _rewritten(proto)
         images = _images(proto, _ROWS)
         wanted = np.concatenate([run_rows(proto, images[row : row + 1]) for row in range(_ROWS)])
-        found = run_rows(dynamic, images)
+        outputs = run_rows(dynamic, images)
     except EngineError as error:
         raise UsageError(advice) from error
-    if found.shape != wanted.shape or not np.allclose(found, wanted, rtol=_SAME, atol=_SAME * np.abs(wanted).max()):
+    if outputs.shape != wanted.shape or not np.allclose(outputs, wanted, rtol=_SAME, atol=_SAME * np.abs(wanted).max()):
         raise UsageError(advice)
     held = "fixed at 1" if declared else "said to be dynamic but held to one image"
     return dynamic, f"its batch, {held}, is made dynamic; checked to give the same rows"
@@ -140,9 +140,9 @@ def _widened(graph: Graph, node: NodeProto) -> list[NodeProto]:
     """Nodes that repeat each operand that does not carry the image as often as there are images."""
     like = next(name for name in node.input if name in graph.live)
     made = []
-    for place, name in enumerate(node.input):
+    for position, name in enumerate(node.input):
         if name not in graph.live:
-            stem = f"{node.output[0]}/{place}"
+            stem = f"{node.output[0]}/{position}"
             made += [
                 helper.make_node("Shape", [like], [f"{stem}/like"]),
                 helper.make_node("Gather", [f"{stem}/like", "batch/zero"], [f"{stem}/images"]),
@@ -151,7 +151,7 @@ def _widened(graph: Graph, node: NodeProto) -> list[NodeProto]:
                 helper.make_node("Concat", [f"{stem}/images", f"{stem}/rest"], [f"{stem}/shape"], axis=0),
                 helper.make_node("Expand", [name, f"{stem}/shape"], [f"{stem}/wide"]),
             ]
-            node.input[place] = f"{stem}/wide"
+            node.input[position] = f"{stem}/wide"
     return made
 
 

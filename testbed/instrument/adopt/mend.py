@@ -110,24 +110,24 @@ def _keep_last_weights(graph: GraphProto) -> int:
 def _describe_ends(proto: ModelProto) -> list[str]:
     """Names of outputs, and of weights that are listed as inputs, whose type or shape was missing and is now there."""
     graph = proto.graph
-    found = []
+    described = []
     stored = {tensor.name: tensor for tensor in graph.initializer}
     for value in graph.input:
         if value.name in stored and not _is_described(value):
             tensor = stored[value.name]
             value.CopyFrom(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
-            found.append(value.name)
+            described.append(value.name)
     open_ends = [value for value in graph.output if not _is_described(value)]
     if open_ends:
         try:
             inferred = {value.name: value for value in onnx.shape_inference.infer_shapes(proto).graph.output}
         except Exception:  # onnx's own error types differ by version; the checker will say what is wrong
-            return found
+            return described
         for value in open_ends:
             if _is_described(inferred[value.name]):
                 value.CopyFrom(inferred[value.name])
-                found.append(value.name)
-    return found
+                described.append(value.name)
+    return described
 
 
 def _is_described(value: onnx.ValueInfoProto) -> bool:

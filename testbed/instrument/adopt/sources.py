@@ -55,8 +55,8 @@ def read_onnx(path: Path) -> tuple[ModelProto, list[str]]:
 
 def _refuse_other_kinds(path: Path) -> None:
     """Raises TestbedError for a file whose first bytes say that it is something else, saying what to do."""
-    if told := unusable(path, "ONNX"):
-        raise TestbedError(f"{path} {told}")
+    if reason := unusable(path, "ONNX"):
+        raise TestbedError(f"{path} {reason}")
     if other := other_format(path):
         raise TestbedError(f"{path} is {other}, not ONNX; export the original model to ONNX")
     start = start_of(path)

@@ -40,12 +40,12 @@ def sources(flow: Flow, node: NodeProto, axis: int) -> Sources:
     if any(flow.shapes.get(name) is None for name in node.output if name):
         return everything
     rule = _elementwise if node.op_type in _ELEMENTWISE else _RULES.get(node.op_type)
-    found = rule(flow, node, axis, output) if rule else None
-    return everything if found is None else found
+    axes = rule(flow, node, axis, output) if rule else None
+    return everything if axes is None else axes
 
 
 def _elementwise(flow: Flow, node: NodeProto, axis: int, output: Shape) -> Sources | None:
-    found: Sources = {}
+    axes: Sources = {}
     if node.op_type in ("QuantizeLinear", "DequantizeLinear") and _channel(flow, node, len(output)) == axis:
         return None
     for name in dict.fromkeys(n for n in node.input if n):
@@ -55,10 +55,10 @@ def _elementwise(flow: Flow, node: NodeProto, axis: int, output: Shape) -> Sourc
         own = axis - (len(output) - len(shape))
         broadcast = own < 0 or (shape[own] == 1 and output[axis] != 1)
         if name in flow.live:
-            found[name] = None if broadcast else own
+            axes[name] = None if broadcast else own
         elif not broadcast and output[axis] != 1:
             return None  # a constant with rows of its own: another one for each
-    return found
+    return axes
 
 
 def _channel(flow: Flow, node: NodeProto, rank: int) -> int | None:
@@ -73,7 +73,7 @@ def _matmul(flow: Flow, node: NodeProto, axis: int, output: Shape) -> Sources | 
     rank = len(output)
     if shapes[0] is None or shapes[1] is None or min(len(shapes[0]), len(shapes[1])) < 2 or left == right:
         return None
-    found: Sources = {}
+    axes: Sources = {}
     for name, shape, own_column in ((left, shapes[0], rank - 2), (right, shapes[1], rank - 1)):
         own: int | None = axis - (rank - len(shape))
         if axis >= rank - 2 and axis != own_column:
@@ -81,10 +81,10 @@ def _matmul(flow: Flow, node: NodeProto, axis: int, output: Shape) -> Sources | 
         elif own is not None and (own < 0 or (shape[own] == 1 and output[axis] != 1)):
             own = None
         if name in flow.live:
-            found[name] = own
+            axes[name] = own
         elif own is not None and output[axis] != 1:
             return None
-    return found
+    return axes
 
 
 def _normalised(flow: Flow, node: NodeProto, axis: int, output: Shape) -> Sources | None:
@@ -164,8 +164,8 @@ def _reduced(flow: Flow, node: NodeProto, axis: int, output: Shape) -> Sources |
 
 
 def _attribute(node: NodeProto, name: str, default: Any) -> Any:
-    found = [a for a in node.attribute if a.name == name]
-    return helper.get_attribute_value(found[0]) if found else default
+    attributes = [a for a in node.attribute if a.name == name]
+    return helper.get_attribute_value(attributes[0]) if attributes else default
 
 
 def _shape(flow: Flow, tensor: str) -> Shape | None:

@@ -73,17 +73,17 @@ class Flow:
     @cached_property
     def producer(self) -> dict[str, int]:
         """Tensor -> its node's place."""
-        return {name: place for place, node in enumerate(self.nodes) for name in node.output if name}
+        return {name: index for index, node in enumerate(self.nodes) for name in node.output if name}
 
     @cached_property
     def consumers(self) -> dict[str, list[int]]:
         """Live tensor -> places of the nodes that take its values (not its shape)."""
-        found: dict[str, list[int]] = {}
-        for place, node in enumerate(self.nodes):
+        by_tensor: dict[str, list[int]] = {}
+        for index, node in enumerate(self.nodes):
             if node.op_type not in FROM_SHAPE:
                 for name in dict.fromkeys(node.input):
-                    found.setdefault(name, []).append(place)
-        return found
+                    by_tensor.setdefault(name, []).append(index)
+        return by_tensor
 
     @cached_property
     def opset(self) -> int:
@@ -104,11 +104,11 @@ class Flow:
     @cached_property
     def live_order(self) -> list[str]:
         """Live tensors in execution order, the image first."""
-        found = {value.name: None for value in inputs_of(self.proto)}
+        live = {value.name: None for value in inputs_of(self.proto)}
         for node in self.nodes:
-            if node.op_type not in FROM_SHAPE and any(name in found for name in node.input):
-                found |= dict.fromkeys(name for name in node.output if name)
-        return list(found)
+            if node.op_type not in FROM_SHAPE and any(name in live for name in node.input):
+                live |= dict.fromkeys(name for name in node.output if name)
+        return list(live)
 
     def live_inputs(self, node: NodeProto) -> list[str]:
         """Live inputs without a repeated one."""
@@ -119,33 +119,33 @@ class Flow:
 
         Raises CannotCut where the image is needed beside them.
         """
-        waiting, places = [name for name in outputs if name not in inputs], set()
+        waiting, indices = [name for name in outputs if name not in inputs], set()
         while waiting:
             name = waiting.pop()
             if name not in self.producer:
                 raise CannotCut(f"{few(outputs)} cannot be computed from {few(inputs)}: {name!r} is needed beside them")
-            place = self.producer[name]
-            if place not in places:
-                places.add(place)
-                waiting += [n for n in self.live_inputs(self.nodes[place]) if n not in inputs]
-        return sorted(places)
+            index = self.producer[name]
+            if index not in indices:
+                indices.add(index)
+                waiting += [n for n in self.live_inputs(self.nodes[index]) if n not in inputs]
+        return sorted(indices)
 
     def articulations(self) -> list[str]:
         """Live tensors, in execution order, through which everything that the image does to the output goes."""
         last_use = {name: max(places) for name, places in self.consumers.items() if name in self.live}
         last_use[self.output] = len(self.nodes)
         pending: set[str] = {self.input}
-        found = [self.input]
+        bottlenecks = [self.input]
         reached = {self.output}
         for node in reversed(self.nodes):  # only what the output is made from counts
             if any(name in reached for name in node.output):
                 reached.update(self.live_inputs(node))
-        for place, node in enumerate(self.nodes):
+        for index, node in enumerate(self.nodes):
             made = [name for name in node.output if name in reached and name in self.live]
             if made:
-                pending = {name for name in pending if last_use.get(name, -1) > place} | set(made)
-                found += made if len(pending) == 1 else []
-        return found
+                pending = {name for name in pending if last_use.get(name, -1) > index} | set(made)
+                bottlenecks += made if len(pending) == 1 else []
+        return bottlenecks
 
     def constant(self, tensor: str) -> NDArray | None:
         """The value of a tensor that is stored, of a Constant node, or of one of these laid out anew."""

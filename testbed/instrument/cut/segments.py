@@ -27,7 +27,7 @@ def segment(flow: Flow, inputs: Sequence[str], outputs: Sequence[str]) -> ModelP
 
     Raises CannotCut where another tensor that depends on the image is needed.
     """
-    nodes = [flow.nodes[place] for place in flow.between(inputs, outputs)]
+    nodes = [flow.nodes[index] for index in flow.between(inputs, outputs)]
     return model_of(flow, nodes, [flow.declared(n) for n in inputs], [flow.declared(n) for n in outputs], {})
 
 
@@ -56,14 +56,14 @@ def model_of(
             return
         if name not in flow.producer:
             raise CannotCut(f"the segment needs {name!r}, which is outside of it")
-        place = flow.producer[name]
-        if place in made:
+        index = flow.producer[name]
+        if index in made:
             return
-        node = flow.nodes[place]
+        node = flow.nodes[index]
         if node.op_type in FROM_SHAPE and node.input[0] in flow.live:
-            made[place] = list(_known_shape(flow, node, batch)) if node.input[0] not in sized else [node]
+            made[index] = list(_known_shape(flow, node, batch)) if node.input[0] not in sized else [node]
             return
-        made[place] = [node]
+        made[index] = [node]
         for needed in node.input:
             provide(needed)
 
@@ -71,7 +71,7 @@ def model_of(
         for name in node.input:
             provide(name)
     # only what hangs on the batch must come after the inputs, and inputs are there from the start
-    before = [node for place in sorted(made) for node in made[place]]
+    before = [node for index in sorted(made) for node in made[index]]
     held = _ordered([*before, *nodes], {v.name for v in inputs} | set(constants) | set(flow.stored))
     used = {name for node in held for name in node.input} | {v.name for v in outputs}
     graph = helper.make_graph(
@@ -143,8 +143,8 @@ def _known_shape(flow: Flow, node: NodeProto, batch: str) -> Iterator[NodeProto]
     end = attributes.get("end", len(shape))
     wanted = shape[attributes.get("start", 0) : end]
     out, parts = node.output[0], []
-    for place, size in enumerate(wanted):
-        part = f"{out}/{place}"
+    for index, size in enumerate(wanted):
+        part = f"{out}/{index}"
         if size is None:
             yield helper.make_node("Shape", [batch], [f"{part}/all"])
             yield helper.make_node("Constant", [], [f"{part}/first"], value_ints=[0])

@@ -98,8 +98,8 @@ class Stages:
     def dead(self) -> dict[str, AxisRows | None]:
         """Site -> the only rows of it that can reach the output; None where none of it can. Others are alive."""
         sites = [site for site in self.table if site.where == "activation"]
-        found = {s.name: self._needed.get(s.tensor) for s in sites if self._needed.get(s.tensor) is not None}
-        return found | {site.name: None for site in sites if site.tensor not in self._needed}
+        partial = {s.name: self._needed.get(s.tensor) for s in sites if self._needed.get(s.tensor) is not None}
+        return partial | {site.name: None for site in sites if site.tensor not in self._needed}
 
     @cached_property
     def last_rows(self) -> tuple[int, ...] | None:
@@ -113,12 +113,12 @@ class Stages:
     @cached_property
     def weight_bytes(self) -> list[int]:
         """Bytes of the weights of each stage."""
-        found = []
+        sizes = []
         for stage in self.stages:
-            nodes = [self.flow.nodes[place] for place in self.flow.between([stage.start], [stage.end])]
+            nodes = [self.flow.nodes[index] for index in self.flow.between([stage.start], [stage.end])]
             stored = {name for node in nodes for name in node.input if name in self.flow.stored}
-            found.append(sum(self.flow.stored[name].ByteSize() for name in stored))
-        return found
+            sizes.append(sum(self.flow.stored[name].ByteSize() for name in stored))
+        return sizes
 
     @cached_property
     def _needed(self) -> dict[str, Need]:
@@ -135,11 +135,11 @@ def _cuts(flow: Flow, table: SiteTable) -> Iterator[str]:
             places.setdefault(site.block, []).append(flow.producer[tensor])
     if not places:
         return
-    found = [t for t in flow.articulations() if t in flow.producer and _is_stream(flow, t)]
+    candidates = [t for t in flow.articulations() if t in flow.producer and _is_stream(flow, t)]
     previous, last = -1, max(max(p) for p in places.values())
     bounds = [*(min(p) for _, p in sorted(places.items())), last + 1]
     for before in bounds:
-        between = [t for t in found if previous < flow.producer[t] < before]
+        between = [t for t in candidates if previous < flow.producer[t] < before]
         named = [t for t in between if t in sites]
         if between:
             chosen = (named or between)[-1]
@@ -155,7 +155,7 @@ def _is_stream(flow: Flow, tensor: str) -> bool:
 
 def _stage(flow: Flow, table: SiteTable, number: int, start: str, end: str) -> Stage:
     places = flow.between([start], [end])
-    made = {name for place in places for name in flow.nodes[place].output}
+    made = {name for index in places for name in flow.nodes[index].output}
     sites = tuple(s for s in table if s.where == "activation" and s.tensor in made)
     rowed = None
     if _is_stream(flow, start) and _is_stream(flow, end):
@@ -167,10 +167,10 @@ def _stage(flow: Flow, table: SiteTable, number: int, start: str, end: str) -> S
 
 
 def _rowed(flow: Flow, places: Sequence[int], start: str, end: str, struck: set[str]) -> Rowed | None:
-    found = needs(flow, places, {end: AxisRows(TOKENS)})
-    by_rows = {p for p in places if all(_by_rows(found, name) for name in flow.nodes[p].output)}
+    needed = needs(flow, places, {end: AxisRows(TOKENS)})
+    by_rows = {p for p in places if all(_by_rows(needed, name) for name in flow.nodes[p].output)}
     apart = {p for p in by_rows if not _reaches(flow, places, p) & (set(places) - by_rows)}
-    meeting = {p for p in apart if any(found.edges[p, n] is None for n in flow.live_inputs(flow.nodes[p]))}
+    meeting = {p for p in apart if any(needed.edges[p, n] is None for n in flow.live_inputs(flow.nodes[p]))}
     if not meeting:
         if apart != set(places):
             return None
@@ -204,21 +204,21 @@ def _front(flow: Flow, start: str, outputs: Sequence[str], struck: set[str]) -> 
 
 
 def _stage_part(flow: Flow, places: Sequence[int], outputs: Mapping[str, AxisRows], struck: set[str]) -> StagePart:
-    found = needs(flow, places, outputs)
-    made = {name for place in places for name in flow.nodes[place].output}
-    inputs = {name: need for name, need in found.tensors.items() if name not in made}
-    inside = {n: need.axis for n in found.tensors if n in struck & made and (need := found.rows(n)) is not None}
+    needed = needs(flow, places, outputs)
+    made = {name for index in places for name in flow.nodes[index].output}
+    inputs = {name: need for name, need in needed.tensors.items() if name not in made}
+    inside = {n: need.axis for n in needed.tensors if n in struck & made and (need := needed.rows(n)) is not None}
     return StagePart(inputs, outputs, {n: axis for n, axis in inside.items() if n not in outputs})
 
 
-def _by_rows(found: Needs, tensor: str) -> bool:
-    return tensor not in found.tensors or found.rows(tensor) is not None
+def _by_rows(needed: Needs, tensor: str) -> bool:
+    return tensor not in needed.tensors or needed.rows(tensor) is not None
 
 
 def _with_layout(flow: Flow, places: set[int], struck: set[str]) -> set[int]:
     """And the nodes that only lay a struck tensor out anew for them: what is taken is then the struck tensor itself."""
-    made = {name for place in places for name in flow.nodes[place].output}
-    taken = {n for place in places for n in flow.live_inputs(flow.nodes[place]) if n not in made}
+    made = {name for index in places for name in flow.nodes[index].output}
+    taken = {n for index in places for n in flow.live_inputs(flow.nodes[index]) if n not in made}
     more: set[int] = set()
     for name in taken:
         path: list[int] = []
@@ -232,13 +232,13 @@ def _with_layout(flow: Flow, places: set[int], struck: set[str]) -> set[int]:
     return places | more
 
 
-def _reaches(flow: Flow, places: Sequence[int], place: int) -> set[int]:
-    """Which of the nodes take, directly or not, what the one at ``place`` makes."""
-    inside, found, waiting = set(places), set(), [place]
+def _reaches(flow: Flow, places: Sequence[int], index: int) -> set[int]:
+    """Which of the nodes take, directly or not, what the one at ``index`` makes."""
+    inside, reached, waiting = set(places), set(), [index]
     while waiting:
         for name in flow.nodes[waiting.pop()].output:
             for after in flow.consumers.get(name, ()):
-                if after in inside and after not in found:
-                    found.add(after)
+                if after in inside and after not in reached:
+                    reached.add(after)
                     waiting.append(after)
-    return found
+    return reached

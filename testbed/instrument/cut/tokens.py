@@ -55,37 +55,37 @@ class Needs:
 
 def needs(flow: Flow, places: Sequence[int], wanted: Mapping[str, Need]) -> Needs:
     """What ``wanted`` needs of the tensors that the live nodes at ``places`` (ascending) take and give."""
-    found = Needs()
+    needed = Needs()
     for tensor, need in wanted.items():
-        found.add(flow, tensor, need)
-    for place in reversed(places):
-        node = flow.nodes[place]
-        outputs = [found.tensors[name] for name in node.output if name in found.tensors]
+        needed.add(flow, tensor, need)
+    for index in reversed(places):
+        node = flow.nodes[index]
+        outputs = [needed.tensors[name] for name in node.output if name in needed.tensors]
         if not outputs:
             continue
         wanted_rows = outputs[0] if all(o == outputs[0] for o in outputs) else None
         inputs = _of_inputs(flow, node, wanted_rows)
         if wanted_rows is None or all(need is None for need in inputs.values()):
-            found.made_in_full.update(name for name in node.output if name)
+            needed.made_in_full.update(name for name in node.output if name)
         for name, need in inputs.items():
-            found.edges[place, name] = need
-            found.add(flow, name, need)
-    return found
+            needed.edges[index, name] = need
+            needed.add(flow, name, need)
+    return needed
 
 
 def rowwise(flow: Flow, places: Sequence[int], start: str, axis: int) -> dict[str, int]:
     """Tensor -> axis along which row t is made from row t of ``start`` (along ``axis``) and nothing else of the image."""
-    found = {start: axis}
-    for place in places:
-        node = flow.nodes[place]
+    axes = {start: axis}
+    for index in places:
+        node = flow.nodes[index]
         live = flow.live_inputs(node)
-        if not all(name in found for name in live):
+        if not all(name in axes for name in live):
             continue
         for own in range(len(flow.shapes.get(node.output[0], ()))):
-            if sources(flow, node, own) == {name: found[name] for name in live}:
-                found |= {name: own for name in node.output if name}
+            if sources(flow, node, own) == {name: axes[name] for name in live}:
+                axes |= {name: own for name in node.output if name}
                 break
-    return found
+    return axes
 
 
 @dataclass(frozen=True)
@@ -113,8 +113,8 @@ def restricted(
 
 
 class _Restriction:
-    def __init__(self, flow: Flow, found: Needs, rows: Sequence[int] | int) -> None:
-        self.flow, self.needs = flow, found
+    def __init__(self, flow: Flow, needed: Needs, rows: Sequence[int] | int) -> None:
+        self.flow, self.needs = flow, needed
         self.picks = not isinstance(rows, int)
         self.rows: list[int] = [] if isinstance(rows, int) else list(rows)
         self.count = rows if isinstance(rows, int) else len(rows)
@@ -129,19 +129,19 @@ class _Restriction:
         for name in inputs:
             if not self.picks and (axis := self._axis(self.needs.tensors.get(name))) is not None:
                 self._note(name, axis)
-        for place in places:
-            if any(name in self.needs.tensors for name in self.flow.nodes[place].output):
-                self._emit(place)
+        for index in places:
+            if any(name in self.needs.tensors for name in self.flow.nodes[index].output):
+                self._emit(index)
         given, had = ([self._declared(name) for name in names] for names in (inputs, outputs))
         return Restricted(model_of(self.flow, self.nodes, given, had, self.constants, self._now), self.shapes)
 
-    def _emit(self, place: int) -> None:
+    def _emit(self, index: int) -> None:
         node = NodeProto()
-        node.CopyFrom(self.flow.nodes[place])
+        node.CopyFrom(self.flow.nodes[index])
         needed = [self._axis(self.needs.rows(name)) for name in node.output if name in self.needs.tensors]
         picked = _picked(self.flow, node) if needed[0] is None else None
         for number, name in enumerate(node.input):
-            axis = self._axis(self.needs.edges.get((place, name)))
+            axis = self._axis(self.needs.edges.get((index, name)))
             if axis is None or name in self.few:
                 if axis is None and name in self.few:
                     raise CannotCut(f"{name!r} is needed in full and in rows")
@@ -205,19 +205,19 @@ class _Restriction:
         return value
 
 
-def _joined(flow: Flow, tensor: str, one: Need, other: Need) -> Need:
-    if one is None or other is None or one.axis != other.axis:
+def _joined(flow: Flow, tensor: str, need: Need, other: Need) -> Need:
+    if need is None or other is None or need.axis != other.axis:
         return None
-    if one.which is None or other.which is None:
-        return one if one.which == other.which else None
-    which = one.which | other.which
-    return None if len(which) == flow.shapes[tensor][one.axis] else AxisRows(one.axis, which)
+    if need.which is None or other.which is None:
+        return need if need.which == other.which else None
+    which = need.which | other.which
+    return None if len(which) == flow.shapes[tensor][need.axis] else AxisRows(need.axis, which)
 
 
 def _of_inputs(flow: Flow, node: NodeProto, need: Need) -> dict[str, Need]:
     if need is not None:
-        found = sources(flow, node, need.axis)
-        return {name: None if axis is None else AxisRows(axis, need.which) for name, axis in found.items()}
+        axes = sources(flow, node, need.axis)
+        return {name: None if axis is None else AxisRows(axis, need.which) for name, axis in axes.items()}
     picked = _picked(flow, node)
     if picked is not None:
         return {node.input[0]: picked}
@@ -232,18 +232,18 @@ def _picked(flow: Flow, node: NodeProto) -> AxisRows | None:
     if node.op_type == "Gather":
         chosen = flow.constant(node.input[1])
         axis = next((a.i for a in node.attribute if a.name == "axis"), 0) % len(shape)
-        found = None if chosen is None else [int(i) for i in chosen.reshape(-1)]
+        numbers = None if chosen is None else [int(i) for i in chosen.reshape(-1)]
     elif node.op_type == "Slice" and len(node.input) > 3:
         parts = [flow.constant(name) for name in node.input[1:] if name]
         if any(part is None or part.size != 1 for part in parts):
             return None
         start, end, own, *step = (int(part.reshape(-1)[0]) for part in parts if part is not None)
         axis = own % len(shape)
-        found = list(range(max(0, shape[axis] or 0)))[start : end : step[0] if step else 1]
+        numbers = list(range(max(0, shape[axis] or 0)))[start : end : step[0] if step else 1]
     else:
         return None
     size = shape[axis]
-    if not found or size is None or size < 1:
+    if not numbers or size is None or size < 1:
         return None
-    which = frozenset(number % size for number in found)
+    which = frozenset(number % size for number in numbers)
     return AxisRows(axis, which) if len(which) < size else None

@@ -15,7 +15,7 @@ _PRODUCTS = ("MatMul", "Gemm", "Conv", "FusedMatMul")
 def macs(flow: Flow, places: Iterable[int], few: Mapping[str, tuple[int, ...]] | None = None) -> float:
     """Multiply-accumulates of the nodes at ``places``. few: shapes, for one image, of tensors of which only some rows
     are computed."""
-    return float(sum(_of_node(flow, flow.nodes[place], few or {}) for place in places))
+    return float(sum(_of_node(flow, flow.nodes[index], few or {}) for index in places))
 
 
 def _of_node(flow: Flow, node: NodeProto, few: Mapping[str, tuple[int, ...]]) -> int:

@@ -176,23 +176,23 @@ def to_words(values: NDArray) -> Words32:
 def numbers(words: Words32, format_names: Iterable[str]) -> NDArray[np.float32]:
     """(n,) the words as numbers, each in its own format, for people: float32 is not exact for large int32."""
     names = np.asarray(list(format_names), object)
-    found = np.empty(len(words), np.float32)
+    values = np.empty(len(words), np.float32)
     for format_name in dict.fromkeys(names):
-        mine = slice(None) if (names == format_name).all() else names == format_name
+        of_format = slice(None) if (names == format_name).all() else names == format_name
         with np.errstate(invalid="ignore"):  # a signalling NaN may go quiet; its bits are in the word
-            found[mine] = from_words(words[mine], format_name).astype(np.float32)
-    return found
+            values[of_format] = from_words(words[of_format], format_name).astype(np.float32)
+    return values
 
 
 def live_words(outputs: Mapping[str, NDArray], table: SiteTable, site: NDArray[np.int64]) -> Words32:
     """(B, K) bits of the live values at each row's struck elements; 0 where there is none. site: (B, K) port numbers."""
     names = [s.format_name for s in table if s.where == "activation"]
-    found = np.zeros(site.shape, np.uint32)
+    words = np.zeros(site.shape, np.uint32)
     for format_name in formats(table):
         numbers = [number for number, name in enumerate(names) if name == format_name]
-        mine = np.isin(site, numbers)
-        found[mine] = to_words(outputs[live_output(format_name)][: len(site)])[mine]
-    return found
+        of_format = np.isin(site, numbers)
+        words[of_format] = to_words(outputs[live_output(format_name)][: len(site)])[of_format]
+    return words
 
 
 def feed_sites(table: SiteTable, sites: Iterable[str]) -> NDArray[np.int64]:

@@ -108,11 +108,11 @@ class _Ports:
 
     def count_points(self) -> None:
         """Nodes for 0 to K-1, the places of the current values in ``choice``, and K to 2K-1, those of the faulty ones."""
-        zero, one = self.scalar(0), self.scalar(1)
+        scalar_0, scalar_1 = self.scalar(0), self.scalar(1)
         self.shared += [
             _op("Shape", [INDEX], "port_points/shape"),
-            _op("Gather", ["port_points/shape", one], "port_points/count", axis=0),
-            _op("Range", [zero, "port_points/count", one], "port_points/closed"),
+            _op("Gather", ["port_points/shape", scalar_1], "port_points/count", axis=0),
+            _op("Range", [scalar_0, "port_points/count", scalar_1], "port_points/closed"),
             _op("Add", ["port_points/closed", "port_points/count"], "port_points/open"),
         ]
 
@@ -176,8 +176,8 @@ def _live(format_name: str, sites: list[Site], table: SiteTable, ports: _Ports) 
     """Nodes that pick, per point, the struck site's current value among all P sites of one format: (B, K)."""
     output = live_output(format_name)
     position = np.zeros(len(table.ports) + 1, np.int64)  # the last one is NO_SITE's
-    for place, site in enumerate(sites):
-        position[table.ports[site.name]] = place
+    for row, site in enumerate(sites):
+        position[table.ports[site.name]] = row
     name = f"port_constant/{format_name}/position"
     ports.constants[name] = position
     return [

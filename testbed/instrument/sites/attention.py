@@ -105,7 +105,7 @@ def _operand(graph: Graph, tensor: str, heads: int, tokens: int, shapes: SiteSha
     turned: the product is given (heads, width, tokens).
     """
     path = list(graph.upstream(tensor, LAYOUT | SCALE))
-    scaled = [place for place, name in enumerate(path[:-1]) if graph.producer[name].op in SCALE]
+    scaled = [index for index, name in enumerate(path[:-1]) if graph.producer[name].op in SCALE]
     unscaled = path[scaled[-1] + 1] if scaled else tensor
     batch_led = [name for name in graph.upstream(unscaled, LAYOUT) if name in shapes]
     fit = [name for name in batch_led if len(shapes[name]) == 3 and shapes[name][:2] == (heads, tokens)]

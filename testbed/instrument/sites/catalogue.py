@@ -158,15 +158,15 @@ def _weights(proto: ModelProto, names: Names, missing: dict[str, str]) -> list[S
 def _quantisation(proto: ModelProto, names: Names, stored: Mapping[str, TensorProto]) -> list[Site]:
     """Scales and zero points of named tensors and weights."""
     named = names.tensors | {tensor: human for tensor, (human, _) in names.weights.items()}
-    found: dict[str, Site] = {}
+    sites: dict[str, Site] = {}
     for node in proto.graph.node:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear") and node.input[0] in named:
             for part, tensor in zip(("scale", "zero_point"), node.input[1:3], strict=False):
                 if tensor in stored:
                     kind = FORMATS[stored[tensor].data_type]
                     site = Site(f"{named[node.input[0]]}.{part}", "weight", tuple(stored[tensor].dims), kind, tensor)
-                    found.setdefault(tensor, site)
-    return list(found.values())
+                    sites.setdefault(tensor, site)
+    return list(sites.values())
 
 
 def _own(tensor: str, taken: set[str]) -> str:

@@ -58,16 +58,16 @@ def _rescaled(proto: ModelProto) -> dict[str, str]:
     for node in proto.graph.node:
         for name in node.input:
             uses.setdefault(name, []).append(node)
-    found: dict[str, str] = {}
+    rescaled: dict[str, str] = {}
     for node in proto.graph.node:
         if node.op_type in ("MatMulInteger", "ConvInteger"):
             tensor, following = node.output[0], ["Cast", "Mul"]
             for op in following:
                 if len(then := uses.get(tensor, [])) != 1 or then[0].op_type != op:
                     break
-                found[tensor] = then[0].output[0]
+                rescaled[tensor] = then[0].output[0]
                 tensor = then[0].output[0]
-    return found
+    return rescaled
 
 
 def _hidden(outputs: Tensors, part: str) -> str:

@@ -60,7 +60,7 @@ def joints(graph: Graph) -> Iterator[Joint]:
 
 def _between(graph: Graph, end: str, stream: str) -> tuple[Node, ...] | None:
     """The live nodes that make ``end`` of ``stream``; None where it is made of anything else of the image, too."""
-    found: dict[int, Node] = {}
+    nodes: dict[int, Node] = {}
     waiting = [end]
     while waiting:
         tensor = waiting.pop()
@@ -69,28 +69,28 @@ def _between(graph: Graph, end: str, stream: str) -> tuple[Node, ...] | None:
         node = graph.producer.get(tensor)
         if node is None:
             return None
-        if node.index not in found:
-            found[node.index] = node
+        if node.index not in nodes:
+            nodes[node.index] = node
             waiting += graph.live_inputs(node)
-    return tuple(found[index] for index in sorted(found))
+    return tuple(nodes[index] for index in sorted(nodes))
 
 
 def ancestors(graph: Graph, tensor: str) -> set[int]:
     """Places of the live nodes that a tensor is made by."""
-    found: set[int] = set()
+    indices: set[int] = set()
     waiting = [tensor]
     while waiting:
         node = graph.producer.get(waiting.pop())
-        if node is not None and node.index not in found:
-            found.add(node.index)
+        if node is not None and node.index not in indices:
+            indices.add(node.index)
             waiting += graph.live_inputs(node)
-    return found
+    return indices
 
 
 def own_numbers(graph: Graph, blocks: Sequence[Sequence[Joint]]) -> list[int]:
     """Each block's number: the file's own where its names number every block, each once and upwards; else their order."""
-    told = [[number for joint in block if (number := _common_number(graph, joint)) is not None] for block in blocks]
-    numbers = [next(iter(set(found)), -1) if len(set(found)) == 1 else -1 for found in told]
+    by_block = [[number for joint in block if (number := _common_number(graph, joint)) is not None] for block in blocks]
+    numbers = [next(iter(set(candidates)), -1) if len(set(candidates)) == 1 else -1 for candidates in by_block]
     if -1 in numbers or sorted(set(numbers)) != numbers:
         return list(range(len(blocks)))
     return numbers
@@ -102,8 +102,8 @@ def _common_number(graph: Graph, joint: Joint) -> int | None:
         [node.proto.name for node in joint.branch],
         [name for node in joint.branch for name in node.inputs if name in graph.initializers],
     ):
-        found = Counter(int(hits[-1][1]) for name in names if len(hits := _NUMBERED.findall(name)) > 0)
-        if found:
-            number, count = found.most_common(1)[0]
-            return number if 2 * count > found.total() else None
+        counts = Counter(int(hits[-1][1]) for name in names if len(hits := _NUMBERED.findall(name)) > 0)
+        if counts:
+            number, count = counts.most_common(1)[0]
+            return number if 2 * count > counts.total() else None
     return None

@@ -39,8 +39,8 @@ class Norm:
 
 def linears(graph: Graph) -> dict[str, Linear]:
     """Linear maps by output."""
-    found = (_linear(graph, node) for node in graph.nodes)
-    return {linear.output: linear for linear in found if linear is not None}
+    maps = (_linear(graph, node) for node in graph.nodes)
+    return {linear.output: linear for linear in maps if linear is not None}
 
 
 def _linear(graph: Graph, node: Node) -> Linear | None:
@@ -94,15 +94,17 @@ def _elements(graph: Graph, weight: Weight) -> int:
 
 def norms(graph: Graph) -> dict[str, Norm]:
     """Layer norms by output."""
-    found: dict[str, Norm] = {}
+    by_output: dict[str, Norm] = {}
     for node in graph.nodes:
         if node.op in _NORMS:
             affine = [graph.weight(name) for name in node.inputs[1:3] if name]
             weight, bias = (*affine, None, None)[:2]
-            found[node.output] = Norm(node.index, node.inputs[0], node.output, weight, bias, frozenset((node.index,)))
+            by_output[node.output] = Norm(
+                node.index, node.inputs[0], node.output, weight, bias, frozenset((node.index,))
+            )
         elif norm := _decomposed_norm(graph, node) or _decomposed_rms_norm(graph, node):
-            found[norm.output] = norm
-    return found
+            by_output[norm.output] = norm
+    return by_output
 
 
 def _decomposed_norm(graph: Graph, node: Node) -> Norm | None:

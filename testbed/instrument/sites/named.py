@@ -101,7 +101,7 @@ def _transposed(proto: ModelProto) -> set[str]:
 
 def _human(tensor: str) -> str:
     """``block.0.attn.qkv.weight_quantized`` -> ``block.0.attn.qkv.weight``; ``..._scale`` -> ``....scale``."""
-    found = _QUANTISED.match(tensor)
-    if found is None:  # of more lines than one
+    match = _QUANTISED.match(tensor)
+    if match is None:  # of more lines than one
         return tensor
-    return found["name"] + (f".{found['part']}" if found["part"] else "")
+    return match["name"] + (f".{match['part']}" if match["part"] else "")

@@ -36,10 +36,10 @@ class Namer:
 
     def add_name(self, name: str, tensors: Sequence[str]) -> None:
         """The first of ``tensors``, which hold the same numbers, that leads with the batch."""
-        found = next((tensor for tensor in tensors if tensor in self._shapes), None)
+        batch_led = next((tensor for tensor in tensors if tensor in self._shapes), None)
         hidden = next((self._graph.inside[tensor] for tensor in tensors if tensor in self._graph.inside), None)
-        if found is not None:
-            self._names.tensors.setdefault(found, name)
+        if batch_led is not None:
+            self._names.tensors.setdefault(batch_led, name)
         elif hidden is not None:
             self.is_inside(name, hidden)
         else:
@@ -56,7 +56,7 @@ class Namer:
         for name in {*names} - {*self._names.tensors.values()} - self._names.missing.keys():
             self.lacks(name, "not recognised")
 
-    def place_norm(self, name: str, norm: Norm) -> None:
+    def name_norm(self, name: str, norm: Norm) -> None:
         self.add_name(name, [norm.output])
         self.norm_weights(name, norm)
 

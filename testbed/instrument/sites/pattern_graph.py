@@ -37,8 +37,8 @@ class Node:
         return self.outputs[0]
 
     def attribute(self, name: str, default: Any = None) -> Any:
-        found = [a for a in self.proto.attribute if a.name == name]
-        return helper.get_attribute_value(found[0]) if found else default
+        attributes = [a for a in self.proto.attribute if a.name == name]
+        return helper.get_attribute_value(attributes[0]) if attributes else default
 
 
 @dataclass(frozen=True)
@@ -66,11 +66,11 @@ class Graph:
 
     @cached_property
     def live(self) -> set[str]:
-        found = set(self.inputs)
+        live = set(self.inputs)
         for node in self.nodes:
-            if node.op not in FROM_SHAPE and any(name in found for name in node.inputs):
-                found.update(node.outputs)
-        return found
+            if node.op not in FROM_SHAPE and any(name in live for name in node.inputs):
+                live.update(node.outputs)
+        return live
 
     def live_inputs(self, node: Node) -> list[str]:
         return [name for name in node.inputs if name in self.live]

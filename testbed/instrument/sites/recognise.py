@@ -73,8 +73,8 @@ class _Recogniser:
         self.norm_of = {norm.input: norm for norm in reversed(self.norms.values())}
 
     def run(self) -> Names:
-        found = list(attentions(self.graph, self.linears, self.norms, self.shapes))
-        steps = list(self._steps(found))
+        recognised = list(attentions(self.graph, self.linears, self.norms, self.shapes))
+        steps = list(self._steps(recognised))
         if not any(step.part for step in steps) or not any(step.joint.attends for step in steps):
             return Names()
         if not self._is_one_stream(steps):
@@ -86,7 +86,7 @@ class _Recogniser:
                 last = self._step(f"block.{number}", step)
             for kind in {"attn", "mlp"} - {step.kind for step in block} if block[0].kind != "both" else ():
                 self.namer.lacks(f"block.{number}.{kind}", "no such branch is recognised in this block")
-        self._outside(found, steps)
+        self._outside(recognised, steps)
         if self._is_first(steps[0].joint.stream):
             name_embedding(self.graph, self.namer, self.linears, self.norms, steps[0].joint.stream)
         self._head(last)
@@ -95,7 +95,7 @@ class _Recogniser:
 
     # ---- steps of the stream, and the blocks they make
 
-    def _steps(self, found: list[AttentionTensors]) -> Iterator[_Joint]:
+    def _steps(self, recognised: list[AttentionTensors]) -> Iterator[_Joint]:
         """Joints without joints inside, those of the pooled vector after the blocks left out."""
         mlps, all_joints = list(self._mlps()), list(joints(self.graph))
         for joint in all_joints:
@@ -107,7 +107,7 @@ class _Recogniser:
             products = sum(linear.index in joint.places for linear in self.linears.values())
             parts: list[AttentionTensors | _Mlp] = []
             if kind == "attn" and maps == 1:
-                parts += [part for part in found if part.index in joint.places and self._ends(part, joint)]
+                parts += [part for part in recognised if part.index in joint.places and self._ends(part, joint)]
             elif kind == "mlp" and products == 2:
                 parts += [part for part in mlps if part.index in joint.places and self._ends(part, joint)]
             yield _Joint(joint, kind, parts[0] if len(parts) == 1 else None)
@@ -135,7 +135,8 @@ class _Recogniser:
         """Whether each step's stream is made of the step's before; models with several side by side have no one order."""
         places = {node.output: node.index for node in self.graph.nodes}
         return all(
-            places[one.joint.residual] in ancestors(self.graph, two.joint.stream) for one, two in pairwise(steps)
+            places[before.joint.residual] in ancestors(self.graph, after.joint.stream)
+            for before, after in pairwise(steps)
         )
 
     def _follows(self, step: _Joint, before: _Joint) -> bool:
@@ -155,7 +156,7 @@ class _Recogniser:
         self.namer.lacks(f"{block}.{step.kind}", _UNKNOWN[step.kind])
         norm = self._entry_norm(step.joint)
         if norm is not None:
-            self.namer.place_norm(f"{block}.norm{1 if step.kind == 'attn' else 2}", norm)
+            self.namer.name_norm(f"{block}.norm{1 if step.kind == 'attn' else 2}", norm)
         self.namer.add_name(f"{block}.{step.kind}.residual", [step.joint.residual])
         return step.joint.residual
 
@@ -165,9 +166,9 @@ class _Recogniser:
         norm = self.norm_of.get(joint.stream)
         return norm if norm and norm.index in joint.places and all(use.index in norm.takes for use in takes) else None
 
-    def _outside(self, found: list[AttentionTensors], steps: list[_Joint]) -> None:
-        places = {place for step in steps for place in step.joint.places}
-        if left := sum(part.index not in places for part in found):
+    def _outside(self, recognised: list[AttentionTensors], steps: list[_Joint]) -> None:
+        places = {index for step in steps for index in step.joint.places}
+        if left := sum(part.index not in places for part in recognised):
             self.namer.lacks(f"{left} attention{'s' * (left > 1)}", "outside the stream of blocks")
 
     def _is_first(self, stream: str) -> bool:
@@ -180,44 +181,44 @@ class _Recogniser:
 
     def _mlps(self) -> Iterator[_Mlp]:
         for second in self.linears.values():
-            found = activation(self.graph, second.input, self.linears)
-            if found is not None:
-                yield _Mlp(found[0].index, *found, second)
+            activated = activation(self.graph, second.input, self.linears)
+            if activated is not None:
+                yield _Mlp(activated[0].index, *activated, second)
 
-    def _attention(self, block: str, found: AttentionTensors, joint: Joint) -> str:
-        site, place = f"{block}.attn", self.namer.add_name
-        projection, source = self._projection(found.context), found.sources[0]
+    def _attention(self, block: str, tensors: AttentionTensors, joint: Joint) -> str:
+        site, add_name = f"{block}.attn", self.namer.add_name
+        projection, source = self._projection(tensors.context), tensors.sources[0]
         assert projection is not None
         assert source is not None
-        for name, tensor in zip("qkv", (found.q, found.k, found.v), strict=True):
-            place(f"{site}.{name}", [tensor])
-        for name, tensor in (("scores", found.scores), ("softmax", found.softmax)):
+        for name, tensor in zip("qkv", (tensors.q, tensors.k, tensors.v), strict=True):
+            add_name(f"{site}.{name}", [tensor])
+        for name, tensor in (("scores", tensors.scores), ("softmax", tensors.softmax)):
             if tensor:
-                place(f"{site}.{name}", [tensor])
+                add_name(f"{site}.{name}", [tensor])
             else:
-                self.namer.is_inside(f"{site}.{name}", found.inside)
-        place(f"{site}.context", self._before(projection.input))
-        self._qkv_weights(site, found)
-        place(f"{site}.proj", self._after(projection.output))
+                self.namer.is_inside(f"{site}.{name}", tensors.inside)
+        add_name(f"{site}.context", self._before(projection.input))
+        self._qkv_weights(site, tensors)
+        add_name(f"{site}.proj", self._after(projection.output))
         self.namer.linear_weights(f"{site}.proj", projection)
         return self._joined(site, f"{block}.norm1", source, projection, joint)
 
-    def _qkv_weights(self, site: str, found: AttentionTensors) -> None:
-        packed = len({source.output for source in found.sources if source}) == 1
-        for name, source, norm in zip("qkv", found.sources, found.norms, strict=True):
+    def _qkv_weights(self, site: str, tensors: AttentionTensors) -> None:
+        packed = len({source.output for source in tensors.sources if source}) == 1
+        for name, source, norm in zip("qkv", tensors.sources, tensors.norms, strict=True):
             if source and (not packed or name == "q"):
                 self.namer.linear_weights(f"{site}.{'qkv' if packed else name}", source)
             if norm:
                 self.namer.norm_weights(f"{site}.{name}_norm", norm)
 
-    def _mlp(self, block: str, found: _Mlp, joint: Joint) -> str:
+    def _mlp(self, block: str, mlp: _Mlp, joint: Joint) -> str:
         site = f"{block}.mlp"
-        self.namer.add_name(f"{site}.fc1", self._after(found.first.output))
-        self.namer.add_name(f"{site}.gelu", [found.activated])
-        self.namer.add_name(f"{site}.fc2", self._after(found.second.output))
-        self.namer.linear_weights(f"{site}.fc1", found.first)
-        self.namer.linear_weights(f"{site}.fc2", found.second)
-        return self._joined(site, f"{block}.norm2", found.first, found.second, joint)
+        self.namer.add_name(f"{site}.fc1", self._after(mlp.first.output))
+        self.namer.add_name(f"{site}.gelu", [mlp.activated])
+        self.namer.add_name(f"{site}.fc2", self._after(mlp.second.output))
+        self.namer.linear_weights(f"{site}.fc1", mlp.first)
+        self.namer.linear_weights(f"{site}.fc2", mlp.second)
+        return self._joined(site, f"{block}.norm2", mlp.first, mlp.second, joint)
 
     def _joined(self, site: str, norm_name: str, first: Linear, last: Linear, joint: Joint) -> str:
         """Names the branch's residual and norm. first, last: its outermost linear maps."""
@@ -227,7 +228,7 @@ class _Recogniser:
             after = None if added.norm else self._only_norm(joint.residual)
             norm = added.norm or after
         if norm is not None and not self.namer.has(norm):
-            self.namer.place_norm(norm_name, norm)
+            self.namer.name_norm(norm_name, norm)
         else:
             self.namer.lacks(norm_name, "no norm of this branch alone is recognised")
         self.namer.add_name(f"{site}.residual", [joint.residual])
@@ -278,11 +279,11 @@ class _Recogniser:
 
     def _head(self, stream: str) -> None:
         """Final norm, which is all that takes the last block's stream, and classifier."""
-        norms = {place for norm in self.norms.values() for place in norm.takes}
+        norms = {index for norm in self.norms.values() for index in norm.takes}
         if all(node.op in _POOL or node.index in norms for node in self.graph.downstream(stream, _POOL)):
             for norm in self.norms.values():
                 if not self.namer.has(norm) and stream in self.graph.upstream(norm.input, _POOL):
-                    self.namer.place_norm("norm", norm)
+                    self.namer.name_norm("norm", norm)
                     break
         ends = [name for output in self.graph.outputs for name in self.graph.upstream(output, _TO_LOGITS)]
         logits = next((self.linears[name] for name in ends if name in self.linears), None)

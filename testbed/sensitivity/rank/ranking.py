@@ -101,8 +101,8 @@ def check(
 
 
 def _settings_to_json(settings: ScoreSettings) -> dict[str, Any]:
-    told = asdict(settings)
-    return told | {"data": None if settings.data is None else data_name(settings.data)}
+    record = asdict(settings)
+    return record | {"data": None if settings.data is None else data_name(settings.data)}
 
 
 def _images_used(dataset: Dataset, settings: ScoreSettings, methods: Iterable[str]) -> dict[str, int]:

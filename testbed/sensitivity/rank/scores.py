@@ -52,8 +52,8 @@ class ScoreSettings:
         """Those that the method's scores depend on."""
         used = {"acdc": ("tau", "rule", "ablation"), "fuzziness": ()}
         names = used.get(by, ("loss", "corrupt", "snr_db", *(("steps",) if by == "eap-ig" else ())))
-        told = {name: asdict(self)[name] for name in ("images", "seed", "chunks", *names)}
-        return told if self.data is None else told | {"data": data_name(self.data)}
+        settings = {name: asdict(self)[name] for name in ("images", "seed", "chunks", *names)}
+        return settings if self.data is None else settings | {"data": data_name(self.data)}
 
 
 @dataclass(frozen=True)
