@@ -91,10 +91,12 @@ def store(folder: Path) -> dict[str, Any]:
     units = list(units_of(folder / PLAN, PLAN, len(images), ROWS_PER_UNIT, 0))
     with ResultStore(folder / STORE, "made-up") as log:
         for unit in units:
-            leg = plan_slice_of(folder / PLAN, unit.start, unit.stop)
-            persistent = leg.where == "weight"
-            fault = np.repeat(np.arange(len(leg)), len(images) if persistent else 1)
-            image = np.tile(np.arange(len(images)), len(leg)) if persistent else images.rows(leg.image_ids)
+            plan_slice = plan_slice_of(folder / PLAN, unit.start, unit.stop)
+            persistent = plan_slice.where == "weight"
+            fault = np.repeat(np.arange(len(plan_slice)), len(images) if persistent else 1)
+            image = (
+                np.tile(np.arange(len(images)), len(plan_slice)) if persistent else images.rows(plan_slice.image_ids)
+            )
             noise = rng.normal(size=(len(image), CLASSES)) * 10.0 ** rng.integers(-6, 1, (len(image), 1))
             outputs = (golden.values[image] + noise).astype(np.float32)
             words = rng.integers(0, 2**32, len(image), dtype=np.uint32)
@@ -102,7 +104,8 @@ def store(folder: Path) -> dict[str, Any]:
             how, bound = np.full(len(image), How.WHOLE, np.int8), np.zeros(len(image), np.float32)
             outcomes = classify(outputs, golden.take(image), 1e-4, 1e-4, GRID)
             log.append(
-                unit.number, result_rows(leg.table, Injected(known, outputs, how, bound), outcomes, images, engine)
+                unit.number,
+                result_rows(plan_slice.table, Injected(known, outputs, how, bound), outcomes, images, engine),
             )
         rows = log.compact(folder / RESULTS, range(len(units)), ROW_SCHEMA)
     return {"rows": rows, "bytes": (folder / RESULTS).stat().st_size}

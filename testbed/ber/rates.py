@@ -32,7 +32,7 @@ _CANARY_IMAGES = 32
 
 
 def ber_sweep(
-    bench: CampaignEngine,
+    engine: CampaignEngine,
     sites: Sequence[Site],
     rates: Sequence[float],
     repeats: int,
@@ -42,7 +42,7 @@ def ber_sweep(
 ) -> dict[str, Any]:
     """Accuracy against the labels, and SDC-1 against the engine's golden, at each rate; JSON-ready.
 
-    bench: of weights, with the images to ask about. rates: probability of each bit to flip. Each repeat has flips of its
+    engine: of weights, with the images to ask about. rates: probability of each bit to flip. Each repeat has flips of its
     own, which depend on (seed, rate, repeat, site) alone. ``advance`` is called with the images that were run. Raises
     UsageError for a rate that is no probability, EngineError for a weight that is not heard or not restored.
     """
@@ -51,24 +51,24 @@ def ber_sweep(
             raise UsageError(f"a bit-error rate is a probability, from 0 to 1; {rate} is not")
     if repeats < 2:
         raise UsageError(f"intervals are over repeats: two at least, not {repeats}")
-    _check_heard(bench, sites)
+    _check_heard(engine, sites)
     record = {
-        "images": len(bench.images),
-        "accuracy": _accuracy(bench.golden, bench),
+        "images": len(engine.images),
+        "accuracy": _accuracy(engine.golden, engine),
         "sites": [site.name for site in sites],
         "bits": _bits(sites),
         "repeats": repeats,
         "seed": seed,
         "confidence": confidence,
-        "rates": [_at(bench, sites, rate, repeats, seed, confidence, advance) for rate in rates],
+        "rates": [_at(engine, sites, rate, repeats, seed, confidence, advance) for rate in rates],
     }
-    if bench.outputs().tobytes() != bench.golden.tobytes():
+    if engine.outputs().tobytes() != engine.golden.tobytes():
         raise EngineError("the engine's output is not restored after the flipped bits were put back")
     return record
 
 
 def _at(
-    bench: CampaignEngine,
+    engine: CampaignEngine,
     sites: Sequence[Site],
     rate: float,
     repeats: int,
@@ -76,15 +76,15 @@ def _at(
     confidence: float,
     advance: Callable[[int], None],
 ) -> dict[str, Any]:
-    runner = bench.runner
+    runner = engine.runner
     assert isinstance(runner, WeightInjector)
-    labels, golden = bench.images.labels, top1(bench.golden)
+    labels, golden = engine.images.labels, top1(engine.golden)
     flips, predictions, nonfinite = [], [], []
     for repeat in range(repeats):
         faults = flipped(sites, rate, seed, repeat)
         flips.append(int(sum(np.bitwise_count(fault.xor_mask).sum() for fault in faults)))
         with faulty_weights(runner, faults):
-            outputs = bench.outputs()
+            outputs = engine.outputs()
         predictions.append(top1(outputs))
         nonfinite.append(~np.isfinite(outputs).all(axis=1))
         advance(len(outputs))
@@ -92,7 +92,7 @@ def _at(
     measures = {
         "accuracy": (predicted == labels, golden == labels),
         "sdc1": (predicted != golden, np.zeros(len(golden), bool)),
-        "nonfinite": (np.stack(nonfinite), ~np.isfinite(bench.golden).all(axis=1)),
+        "nonfinite": (np.stack(nonfinite), ~np.isfinite(engine.golden).all(axis=1)),
     }
     struck = FlippedRepeats(np.array(flips) > 0, _probability(rate, _bits(sites)))
     return {
@@ -147,12 +147,12 @@ def _over_repeats(
     return {"rate": rate, "low": low, "high": high, "per_repeat": seen.mean(axis=1).tolist()}
 
 
-def _accuracy(outputs: NDArray[np.float32], bench: CampaignEngine) -> float:
-    return float((top1(outputs) == bench.images.labels).mean())
+def _accuracy(outputs: NDArray[np.float32], engine: CampaignEngine) -> float:
+    return float((top1(outputs) == engine.images.labels).mean())
 
 
-def _check_heard(bench: CampaignEngine, sites: Sequence[Site]) -> None:
+def _check_heard(engine: CampaignEngine, sites: Sequence[Site]) -> None:
     """One loud fault per tensor, on a few images."""
-    images, some = bench.images, slice(0, _CANARY_IMAGES)
+    images, some = engine.images, slice(0, _CANARY_IMAGES)
     few = NamedImages(images.ids[some], images.labels[some], images.tiers[some], images.positions[some])
-    weight_canary(replace(bench, images=few), sites)
+    weight_canary(replace(engine, images=few), sites)

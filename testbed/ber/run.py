@@ -78,7 +78,7 @@ def run_ber(
     campaign's seed. sites: patterns of weights. seed: of the flips; the campaign's unless said. progress: given the
     images there are to run in all, gives what to tell of some done."""
     spec, classes = preparation.spec, preparation.dataset.classes
-    with _bench(preparation, images) as bench, progress(len(rates) * repeats * len(bench.images)) as advance:
+    with _weight_engine(preparation, images) as bench, progress(len(rates) * repeats * len(bench.images)) as advance:
         gate = _gate(preparation, bench, bench.table.select("weight", sites))
         chosen = bench.table.without(left_out.site for left_out in gate.left_out).select("weight", sites)
         swept = ber_sweep(bench, chosen, rates, repeats, spec.seed if seed is None else seed, spec.confidence, advance)
@@ -97,22 +97,22 @@ def run_ber(
     return {"name": spec.name, "engine": engine, "left_out": left_out, "classes": images_by_class, **swept}
 
 
-def _gate(preparation: Preparation, bench: CampaignEngine, sites: Sequence[Site]) -> WeightGate:
+def _gate(preparation: Preparation, engine: CampaignEngine, sites: Sequence[Site]) -> WeightGate:
     """Which weights may be struck in place, on a few images; what may not is told."""
-    images, spec, inputs = bench.images, preparation.spec, bench.inputs
+    images, spec, inputs = engine.images, preparation.spec, engine.inputs
     some = choose(images.ids, images.labels, min(_GATE_IMAGES, len(images)), spec.seed, BIT_ERROR_RATE)
     few = NamedImages(
         tuple(images.ids[row] for row in some), images.labels[some], images.tiers[some], images.positions[some]
     )
     workplace = Workplace(preparation.folder, spec)
-    gate = weight_gate_of(workplace, replace(bench, images=few, inputs=lambda rows: inputs(some[rows])), sites)
+    gate = weight_gate_of(workplace, replace(engine, images=few, inputs=lambda rows: inputs(some[rows])), sites)
     for reason, names in gate.by_reason().items():
         log.warning("%d weights are left out (%s): %s", len(names), ", ".join(names), reason)
     return gate
 
 
 @contextmanager
-def _bench(preparation: Preparation, images: int | None) -> Iterator[CampaignEngine]:
+def _weight_engine(preparation: Preparation, images: int | None) -> Iterator[CampaignEngine]:
     if "model" not in preparation.spec.targets:
         raise UsageError('a bit-error-rate sweep needs the whole model: a section of the spec with target = "model"')
     workplace, plain = Workplace(preparation.folder, preparation.spec), Files("model").plain

@@ -89,8 +89,8 @@ class Campaign:
         self.place = Workplace(self.folder, self.spec)
         stack.callback(self.place.close)
 
-    def bench(self, target: str, where: str) -> CampaignEngine:
-        return self.place.bench(target, where)
+    def engine(self, target: str, where: str) -> CampaignEngine:
+        return self.place.engine(target, where)
 
     @cached_property
     def engines(self) -> list[dict[str, Any]]:
@@ -98,13 +98,13 @@ class Campaign:
             {
                 "target": target,
                 "where": where,
-                "hash": (info := self.bench(target, where).runner.info).hash,
+                "hash": (info := self.engine(target, where).runner.info).hash,
                 "deployment_id": info.deployment_id,
                 "file": Files(target).twin if where == "activation" else Files(target).plain,
                 "options": dict(info.options),
                 "versions": dict(info.versions),
             }
-            for target, where in self.spec.legs
+            for target, where in self.spec.target_places
         ]
 
     # ---- gates
@@ -170,9 +170,9 @@ class Campaign:
             plans = OnePlan() if self._planner is None else AdaptivePlans(self.place, self._planner)
             with (
                 ResultStore(self.folder / STORE, identity) as store,
-                workforce.crew(opener, self.folder, expect=planned_rows(self.folder.path, self.place.images)) as crew,
+                workforce.pool(opener, self.folder, expect=planned_rows(self.folder.path, self.place.images)) as pool,
             ):
-                return run_plans(self.place, plans, store, crew, progress)
+                return run_plans(self.place, plans, store, pool, progress)
 
         files = [RESULTS] if self.spec.stop is None else [RESULTS, PLAN, points_file(PLAN)]
         self.folder.stage("execute", inputs, files, build)

@@ -244,19 +244,19 @@ class Run:
     def _injected(self, site: Site, row: dict[str, Any]) -> Injection:
         """Runs a fault through the whole twin, whatever the campaign used: the reference of all other evaluations."""
         target, image = row["target"], self.place.images.row(row["image_id"])
-        bench, judge = self.place.bench(target, site.where), self.place.judge
-        leg = PlanSlice(target, site.where, table_of([row]), points_path(self.folder / PLAN))
+        engine, judge = self.place.engine(target, site.where), self.place.judge
+        target_place = PlanSlice(target, site.where, table_of([row]), points_path(self.folder / PLAN))
         if site.where == "activation":
-            words = golden_words(self.place, leg)
-            _, strikes = injections_of(leg, bench.table, bench.images)
+            words = golden_words(self.place, target_place)
+            _, strikes = injections_of(target_place, engine.table, engine.images)
             ports = with_golden_words(strikes, words).ports
-            strike = ActivationFaultRunner(bench, (kept := _Kept(WholeTwin(bench))), judge)
-            rows, at = strike.rows(leg, words), 0
+            strike = ActivationFaultRunner(engine, (kept := _Kept(WholeTwin(engine))), judge)
+            rows, at = strike.rows(target_place, words), 0
             faulty, before, after = kept.outputs[0], ports.golden[0, :1], ports.faulty[0, :1]
         else:
-            weights = WeightFaultRunner(bench, judge)
-            outputs, before, after, _ = weights.inject(leg, 0)
-            rows, at, faulty = weights.rows(leg, np.zeros(0, np.uint32)), image, outputs[image]
+            weights = WeightFaultRunner(engine, judge)
+            outputs, before, after, _ = weights.inject(target_place, 0)
+            rows, at, faulty = weights.rows(target_place, np.zeros(0, np.uint32)), image, outputs[image]
         outcome = rows.column("outcome")[at].as_py()
         return Injection(
             target=target,
@@ -265,13 +265,13 @@ class Run:
             op=row["op"],
             bit=row["bit"],
             image_id=row["image_id"],
-            label=int(bench.images.labels[image]),
+            label=int(engine.images.labels[image]),
             golden_value=float(numbers(before, [site.format_name])[0]),
             faulty_value=float(numbers(after, [site.format_name])[0]),
-            golden=bench.golden[image],
+            golden=engine.golden[image],
             faulty=faulty,
             outcome=str(outcome),
-            engine_hash=bench.runner.info.hash,
+            engine_hash=engine.runner.info.hash,
         )
 
     def plain_file(self, target: str = "model") -> Path:

@@ -74,10 +74,10 @@ def _pairs(a: Side, b: Side) -> pd.DataFrame:
 
 def _agreements(pairs: pd.DataFrame, confidence: float) -> Iterator[dict[str, Any]]:
     """Per target and place: over all operations (op None), then for each."""
-    for (target, where), leg in pairs.groupby(["target", "where"], sort=False):
-        ops = leg["op"].unique()
+    for (target, where), target_place in pairs.groupby(["target", "where"], sort=False):
+        ops = target_place["op"].unique()
         for op in (None, *ops) if len(ops) > 1 else ops:
-            part = leg if op is None else leg[leg["op"] == op]
+            part = target_place if op is None else target_place[target_place["op"] == op]
             yield {"target": target, "where": where, "op": op, **_agreement(part, confidence)}
 
 

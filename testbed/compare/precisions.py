@@ -97,27 +97,27 @@ def _pairs(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
 
 
 def _roles(a: pd.DataFrame, b: pd.DataFrame, pairs: pd.DataFrame, confidence: float) -> Iterator[dict[str, Any]]:
-    leg = ["target", "where", "op"]
-    kinds = [*leg, "format_a", "format_b"]
+    target_place = ["target", "where", "op"]
+    kinds = [*target_place, "format_a", "format_b"]
     rates_a, rates_b = (
-        {key: _rates(part, confidence) for key, part in rows.groupby(leg, sort=False)} for rows in (a, b)
+        {key: _rates(part, confidence) for key, part in rows.groupby(target_place, sort=False)} for rows in (a, b)
     )
     paired = dict(iter(pairs.groupby([*kinds, "role"], sort=False)))
     both = pd.concat([rows.loc[rows["common"], kinds] for rows in (a, b)]).drop_duplicates()
     for key in both.itertuples(index=False, name=None):
-        leg_key, formats = key[:3], key[3:]
-        sides = [rates.get(leg_key, {}) for rates in (rates_a, rates_b)]
+        target_key, formats = key[:3], key[3:]
+        sides = [rates.get(target_key, {}) for rates in (rates_a, rates_b)]
         for role in (ALL, *ROLES):
             found_a, found_b = (side.get((*formats, role)) for side in sides)
-            if (not found_a and not found_b) or (role == ALL and leg_key[2].startswith("random")):
+            if (not found_a and not found_b) or (role == ALL and target_key[2].startswith("random")):
                 continue  # a whole word is its only role
             yield {
                 **dict(zip([*kinds], key, strict=True)),
                 "role": role,
                 "a": _counts(found_a),
                 "b": _counts(found_b),
-                "rates": _sides(found_a, found_b, leg_key[0] == "model"),
-                "paired": _paired(paired.get((*key, role)), confidence, leg_key[0] == "model"),
+                "rates": _sides(found_a, found_b, target_key[0] == "model"),
+                "paired": _paired(paired.get((*key, role)), confidence, target_key[0] == "model"),
             }
 
 

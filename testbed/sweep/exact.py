@@ -77,7 +77,7 @@ def _evaluated(workplace: Workplace, target: str, rows: pd.DataFrame) -> pd.Data
     fault_id, strikes = planned_injections(workplace, target, plan, chosen)
     image_id = np.array(workplace.images.ids, object)[strikes.image]
     selected = np.flatnonzero(pd.MultiIndex.from_arrays([fault_id, image_id]).isin(_keys(rows)))
-    evaluator = WholeTwin(workplace.bench(target, "activation"))
+    evaluator = WholeTwin(workplace.engine(target, "activation"))
     grid = workplace.spec.tolerance.rtol_grid
     atol = np.empty((len(selected), len(grid)))
     for evaluated in evaluator.evaluate(strikes.take(selected)):

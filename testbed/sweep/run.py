@@ -151,22 +151,22 @@ def swept_rtols(spec: CampaignSpec, asked: Sequence[float] | None) -> tuple[floa
 
 def _floors(workplace: Workplace, request: SweepRequest, progress: ProgressOpener) -> tuple[list[Floor], list[str]]:
     """The fault-free engines that were asked for, or the default ones and whatever was measured before; and notes."""
-    bench = NoiseEngines(workplace)
+    engine = NoiseEngines(workplace)
     if request.noise is not None:
-        return bench.measured(
+        return engine.measured(
             named_sources(request.noise, workplace.spec, workplace.batch), request.images, progress
         ), []
     sources, notes = default_sources(workplace.spec, workplace.batch)
     floors = []
     for source in sources:
         try:
-            floors += bench.measured([source], request.images, progress)
+            floors += engine.measured([source], request.images, progress)
         except TestbedError as error:
             if source == own_source(workplace.spec, workplace.batch):
                 raise
             notes.append(f"{source} was not measured: {error}")
     known = {(floor.source, floor.target) for floor in floors}
-    return floors + [floor for floor in bench.kept() if (floor.source, floor.target) not in known], notes
+    return floors + [floor for floor in engine.kept() if (floor.source, floor.target) not in known], notes
 
 
 def _made_from(

@@ -22,17 +22,19 @@ def planned_injections(
 ) -> tuple[NDArray[np.int64], Injections]:
     """Injections of chosen rows of the plan. chosen: rows of the plan, activation faults of this target. Returns
     fault_id (n,), and one strike per fault and image: (n,)."""
-    leg = PlanSlice(target, "activation", plan.take(pa.array(chosen)), points_path(workplace.folder / PLAN))
-    fault, strikes = injections_of(leg, workplace.table(target), workplace.images)
-    fault_id: NDArray[np.int64] = leg.column("fault_id")[fault]
-    return fault_id, with_golden_words(strikes, _stored_golden_words(workplace, plan, chosen, leg))
+    plan_slice = PlanSlice(target, "activation", plan.take(pa.array(chosen)), points_path(workplace.folder / PLAN))
+    fault, strikes = injections_of(plan_slice, workplace.table(target), workplace.images)
+    fault_id: NDArray[np.int64] = plan_slice.column("fault_id")[fault]
+    return fault_id, with_golden_words(strikes, _stored_golden_words(workplace, plan, chosen, plan_slice))
 
 
-def _stored_golden_words(workplace: Workplace, plan: pa.Table, chosen: NDArray[np.int64], leg: PlanSlice) -> Words32:
+def _stored_golden_words(
+    workplace: Workplace, plan: pa.Table, chosen: NDArray[np.int64], plan_slice: PlanSlice
+) -> Words32:
     """Golden words as they were stored, or found again where the plan was joined of several rounds'."""
     file = words_file(PLAN)
     if not (workplace.folder / file).exists():
-        return golden_words(workplace, leg)
+        return golden_words(workplace, plan_slice)
     workplace.folder.verify_file(file)
     counts = word_counts(plan, len(workplace.images))
     starts = np.cumsum(counts) - counts

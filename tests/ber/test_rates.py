@@ -17,7 +17,7 @@ from onnx import numpy_helper
 
 from testbed.analysis.outputs.choice import BIT_ERROR_RATE, choose
 from testbed.ber.rates import FlippedRepeats, _over_repeats, ber_sweep, flipped
-from testbed.ber.run import _bench, prepared, run_ber
+from testbed.ber.run import _weight_engine, prepared, run_ber
 from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
 from testbed.core.errors import StaleArtefact, UsageError
 from testbed.core.folder.files import sha256_bytes
@@ -195,11 +195,11 @@ def test_intervals_cover_the_truth() -> None:
 
 
 def test_the_bits_are_put_back(tiny_run: Path) -> None:
-    with _bench(prepared(tiny_run), 16) as bench:
-        sites = bench.table.select("weight", ["*"])
-        stored = {site.tensor: bench.runner.weight(site.tensor).tobytes() for site in sites}  # type: ignore[attr-defined]
-        ber_sweep(bench, sites, [1e-3], 2, 1, 0.95)
-        assert {name: bench.runner.weight(name).tobytes() for name in stored} == stored  # type: ignore[attr-defined]
+    with _weight_engine(prepared(tiny_run), 16) as engine:
+        sites = engine.table.select("weight", ["*"])
+        stored = {site.tensor: engine.runner.weight(site.tensor).tobytes() for site in sites}  # type: ignore[attr-defined]
+        ber_sweep(engine, sites, [1e-3], 2, 1, 0.95)
+        assert {name: engine.runner.weight(name).tobytes() for name in stored} == stored  # type: ignore[attr-defined]
 
 
 def test_all_test_images_are_asked_about_and_chosen_weights_struck(tiny_run: Path) -> None:

@@ -38,8 +38,8 @@ def words(values: Any) -> bytes:
 @pytest.mark.parametrize("target", ["model", "attention"])
 @pytest.mark.parametrize("where", ["activation", "weight"])
 def test_replayed_faults_are_the_stored_rows_bit_for_bit(run: Run, rows: pd.DataFrame, target: str, where: str) -> None:
-    of_leg = rows[(rows.target == target) & (rows["where"] == where)]
-    for row in of_leg.sample(12, random_state=0).itertuples():
+    of_target = rows[(rows.target == target) & (rows["where"] == where)]
+    for row in of_target.sample(12, random_state=0).itertuples():
         hit = run.replay(row.fault_id, row.image_id)
         assert (hit.site, hit.index, hit.op, hit.outcome) == (row.site, row.index, row.op, row.outcome)
         assert (hit.image_id, hit.label, hit.engine_hash) == (row.image_id, row.label, row.engine_hash)

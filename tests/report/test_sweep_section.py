@@ -107,7 +107,7 @@ def linked(tier: int | None) -> dict[str, Any]:
 
 
 def swept(link: bool) -> dict[str, Any]:
-    legs = [("model", "activation"), ("model", "weight"), ("attention", "activation")]
+    target_places = [("model", "activation"), ("model", "weight"), ("attention", "activation")]
     facts = {
         "module": "block.0.attn",
         "output": "block.0.attn.proj",
@@ -123,7 +123,7 @@ def swept(link: bool) -> dict[str, Any]:
         "rtol": {"swept": [0.0, 1e-4], "main": 1e-4},
         "tier_edges": [{"tier": t, "low": t / 4, "high": (t + 1) / 4} for t in range(4)],
         "goldens": {"false_alarm": "the reference", "detection": "the engine golden", "link": "its own"},
-        "tiers": [part(*leg, tier) for leg in legs for tier in (None, *range(4))],
+        "tiers": [part(*target_place, tier) for target_place in target_places for tier in (None, *range(4))],
         "link": facts | {"models": [linked(t) for t in (None, *range(4))], "noise": []} if link else None,
     }
 

@@ -102,8 +102,8 @@ class Campaign:
         self.kept[unit.number] = from_stream(rows)
 
     def run(self, address: str, n: int, **more: Any) -> Report:
-        with ClusterPool(self.opener(more.pop("golden", "toy")), address, self.folder, LIMITS) as crew:
-            return crew.run(self.units(n), self.keep, **more)
+        with ClusterPool(self.opener(more.pop("golden", "toy")), address, self.folder, LIMITS) as pool:
+            return pool.run(self.units(n), self.keep, **more)
 
     def log(self, word: str) -> list[str]:
         file = self.folder / "log"
@@ -111,8 +111,8 @@ class Campaign:
 
     def assert_rows_are_those_of_one_worker_here(self, n: int) -> None:
         mine, self.kept = self.kept, {}
-        with LocalPool(self.opener(), 0, LIMITS) as crew:
-            crew.run(self.units(n), self.keep)
+        with LocalPool(self.opener(), 0, LIMITS) as pool:
+            pool.run(self.units(n), self.keep)
         assert sorted(mine) == list(range(n))
         names = ["fault_id", "value"]
         for number, table in self.kept.items():

@@ -87,7 +87,7 @@ class Lab:
         self.images = np.random.default_rng(1).standard_normal((IMAGES, *shape)).astype(dtype)
         none = np.zeros(IMAGES, np.int64)
         named = NamedImages(tuple(map(str, range(IMAGES))), none, none.astype(np.int16), none)
-        self.bench = CampaignEngine(
+        self.engine = CampaignEngine(
             target="model",
             where="activation",
             table=self.table,
@@ -108,7 +108,7 @@ class Lab:
 
     @cached_property
     def whole(self) -> WholeTwin:
-        return WholeTwin(self.bench)
+        return WholeTwin(self.engine)
 
     def evaluator(self, plan: Shortcuts | None = None, **budgets: int) -> SuffixEvaluator:
         return SuffixEvaluator(
@@ -129,7 +129,7 @@ class Lab:
             for start in range(0, len(strikes), self.batch):
                 rows = np.arange(start, min(start + self.batch, len(strikes)))
                 site, index = strikes.ports.site[rows, point], strikes.ports.index[rows, point]
-                _, live = self.bench.run(
+                _, live = self.engine.run(
                     strikes.image[rows], PortFeed.writing(site, index, np.zeros(len(rows), np.uint32))
                 )
                 assert live is not None

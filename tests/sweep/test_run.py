@@ -90,7 +90,7 @@ def test_detection_is_the_weighted_share_of_outputs_outside(
     rows = rows[(rows.target == "model") & (rows["where"] == "activation") & (rows.op == op)]
     rows = rows if tier is None else rows[rows.tier == tier]
     with testbed.load_run(own) as run:
-        golden = dict(zip(run.image_ids, run.place.bench("model", "activation").golden, strict=True))
+        golden = dict(zip(run.image_ids, run.place.engine("model", "activation").golden, strict=True))
     with np.errstate(invalid="ignore"):  # signalling NaN
         faulty = np.stack(rows.logits).astype(np.float64)
     right = np.stack([golden[image] for image in rows.image_id]).astype(np.float64)

@@ -45,19 +45,21 @@ class Prepared:
     """Faults of one target and place, with the golden words of what they strike: ready to be timed."""
 
     strike: FaultRunner
-    leg: PlanSlice
+    plan_slice: PlanSlice
     words: Words32
 
     def __len__(self) -> int:
-        return len(self.leg)
+        return len(self.plan_slice)
 
     def rows(self) -> pa.Table:
-        return self.strike.rows(self.leg, self.words)
+        return self.strike.rows(self.plan_slice, self.words)
 
     def take(self, faults: NDArray[np.int64]) -> Prepared:
         """Some of the faults, which last one inference each."""
-        leg = PlanSlice(self.leg.target, self.leg.where, self.leg.table.take(pa.array(faults)))
-        return Prepared(self.strike, leg, self.words[faults] if len(self.words) else self.words)
+        plan_slice = PlanSlice(
+            self.plan_slice.target, self.plan_slice.where, self.plan_slice.table.take(pa.array(faults))
+        )
+        return Prepared(self.strike, plan_slice, self.words[faults] if len(self.words) else self.words)
 
 
 @dataclass
@@ -73,8 +75,8 @@ class Ours:
     def batch(self) -> int:
         return self.campaign.place.batch
 
-    def bench(self, target: str, where: str) -> CampaignEngine:
-        return self.campaign.place.bench(target, where)
+    def engine(self, target: str, where: str) -> CampaignEngine:
+        return self.campaign.place.engine(target, where)
 
     def inputs(self, target: str) -> NDArray[np.float32]:
         """(n, ...): what the target is fed for the named images."""
@@ -101,9 +103,9 @@ class Ours:
             masks = masks_for("flip", site.format, bit)
             row = fault_row(target, site, "flip", bit, int(index[number]), masks, image)
             rows.append(row | {"fault_id": number})
-        leg = PlanSlice(target, where, table_of(rows))
-        words = golden_words(self.campaign.place, leg) if where == "activation" else np.zeros(0, np.uint32)
-        return Prepared(self._strike(target, where), leg, words)
+        plan_slice = PlanSlice(target, where, table_of(rows))
+        words = golden_words(self.campaign.place, plan_slice) if where == "activation" else np.zeros(0, np.uint32)
+        return Prepared(self._strike(target, where), plan_slice, words)
 
     def _strike(self, target: str, where: str) -> FaultRunner:
         key = (target, where)
@@ -113,14 +115,14 @@ class Ours:
 
     def bare(self, target: str) -> Callable[[int], int]:
         """Runs the plain engine, as deployed, on so many batches of the campaign's size; returns the images."""
-        place, bench = self.campaign.place, self.bench(target, "activation")
+        place, engine = self.campaign.place, self.engine(target, "activation")
         runner = place.open(place.request(target, Files(target).plain))
-        feeds = {bench.input_name: bench.inputs(np.arange(bench.batch) % len(bench.images))}
+        feeds = {engine.input_name: engine.inputs(np.arange(engine.batch) % len(engine.images))}
 
         def run(batches: int) -> int:
             for _ in range(batches):
                 runner.run(feeds)
-            return batches * bench.batch
+            return batches * engine.batch
 
         run(1)
         return run

@@ -97,7 +97,9 @@ def stage_facts(folder: Path) -> Section:
     return {
         "seconds": {name: stage["seconds"] for name, stage in stages.items()},
         "rows": pq.read_metadata(folder / RESULTS).num_rows,
-        "evaluation": {leg: {"by": how["by"], "why": how.get("why")} for leg, how in gates["evaluation"].items()},
+        "evaluation": {
+            plan_slice: {"by": how["by"], "why": how.get("why")} for plan_slice, how in gates["evaluation"].items()
+        },
         "parity": gates["parity"],
     }
 
@@ -107,7 +109,7 @@ def _golden_drift(a: Path, b: Path) -> Section:
     goldens = []
     for folder in (a, b):
         place = Workplace.at(folder)
-        goldens.append(place.bench("model", "activation").golden)
+        goldens.append(place.engine("model", "activation").golden)
         place.close()
     return {
         "images": len(goldens[0]),

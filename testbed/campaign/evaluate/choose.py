@@ -37,65 +37,65 @@ def prove_activations(place: Workplace, target: str, sites: Sequence[Site]) -> P
 
     sites: the activations that the campaign strikes.
     """
-    bench = place.bench(target, "activation")
+    engine = place.engine(target, "activation")
     if place.spec.engine.evaluation == WHOLE:
         return Proof(target, "activation", WHOLE, _ASKED)
-    return _prove_attention(place, bench) if target == "attention" else _prove_suffix(place, bench, sites)
+    return _prove_attention(place, engine) if target == "attention" else _prove_suffix(place, engine, sites)
 
 
 def prove_weights(place: Workplace, target: str, sites: Sequence[Site]) -> Proof:
     """The same of faults in the weights that the campaign strikes; `weights_for` applies it."""
     if place.spec.engine.evaluation == WHOLE:
         return Proof(target, "weight", WHOLE, _ASKED)
-    bench = place.bench(target, "weight")
+    engine = place.engine(target, "weight")
     try:
-        stages = _stages(place, bench)
+        stages = _stages(place, engine)
     except CannotCut as error:
         return Proof(target, "weight", WHOLE, str(error))
     proof = prove_weight_suffix(
-        lambda plan: _weight_suffix(place, bench, stages, plan), whole_weights(bench), sites, place.spec.seed
+        lambda plan: _weight_suffix(place, engine, stages, plan), whole_weights(engine), sites, place.spec.seed
     )
     if proof.plan is None:
         return Proof(target, "weight", WHOLE, "parts do not give the whole's bits", proof.record.to_json())
     return Proof(target, "weight", "suffix", record=proof.record.to_json())
 
 
-def weights_for(place: Workplace, bench: CampaignEngine) -> RunWhole:
+def weights_for(place: Workplace, engine: CampaignEngine) -> RunWhole:
     """The whole engine until the gates have proven parts of it."""
-    proof = place.proof(bench.target, "weight")
+    proof = place.proof(engine.target, "weight")
     if proof.by != "suffix":
-        return whole_weights(bench)
+        return whole_weights(engine)
     with _as_recorded(place):
         seen = proof.seen
         assert isinstance(seen, WeightRecord)
         plan = WeightShortcuts.from_record(seen.plan or {})
-    return _weight_suffix(place, bench, _stages(place, bench), plan).inject
+    return _weight_suffix(place, engine, _stages(place, engine), plan).inject
 
 
-def _weight_suffix(place: Workplace, bench: CampaignEngine, stages: Stages, plan: WeightShortcuts) -> WeightSuffix:
+def _weight_suffix(place: Workplace, engine: CampaignEngine, stages: Stages, plan: WeightShortcuts) -> WeightSuffix:
     return WeightSuffix(
-        stages, plan, opener(place, bench), whole_weights(bench), bench.inputs, len(bench.images), bench.batch
+        stages, plan, opener(place, engine), whole_weights(engine), engine.inputs, len(engine.images), engine.batch
     )
 
 
-def evaluator_for(place: Workplace, bench: CampaignEngine) -> Evaluator:
+def evaluator_for(place: Workplace, engine: CampaignEngine) -> Evaluator:
     """The whole twin until the gates have proven another."""
-    proof = place.proof(bench.target, "activation")
-    whole = WholeTwin(bench)
+    proof = place.proof(engine.target, "activation")
+    whole = WholeTwin(engine)
     if proof.by == "attention":
-        target = _attention(place, bench)
+        target = _attention(place, engine)
         assert target is not None
         with _as_recorded(place):
             seen = proof.seen
             assert isinstance(seen, AttentionRecord)
             paths = AttentionPaths.of(seen)
-        return AttentionEvaluator(target, whole, paths, place.judge.per_image(bench.images), place.judge.rtol)
+        return AttentionEvaluator(target, whole, paths, place.judge.per_image(engine.images), place.judge.rtol)
     if proof.by == "suffix":
         with _as_recorded(place):
             seen = proof.seen
             assert isinstance(seen, SuffixRecord)
             plan = Shortcuts.from_record(seen.plan or {})
-        return _suffix(place, bench, whole, _stages(place, bench), plan)
+        return _suffix(place, engine, whole, _stages(place, engine), plan)
     return whole
 
 
@@ -111,53 +111,53 @@ def _as_recorded(place: Workplace) -> Iterator[None]:
         ) from error
 
 
-def _prove_suffix(place: Workplace, bench: CampaignEngine, sites: Sequence[Site]) -> Proof:
-    whole = WholeTwin(bench)
+def _prove_suffix(place: Workplace, engine: CampaignEngine, sites: Sequence[Site]) -> Proof:
+    whole = WholeTwin(engine)
     try:
-        stages = _stages(place, bench)
+        stages = _stages(place, engine)
     except CannotCut as error:
-        return Proof(bench.target, "activation", WHOLE, str(error))
+        return Proof(engine.target, "activation", WHOLE, str(error))
 
     def make(plan: Shortcuts) -> SuffixEvaluator:
-        return _suffix(place, bench, whole, stages, plan)
+        return _suffix(place, engine, whole, stages, plan)
 
     proof = prove_suffix(
-        make, whole, lambda strikes: read_live(bench, strikes), len(bench.images), place.spec.seed, sites=sites
+        make, whole, lambda strikes: read_live(engine, strikes), len(engine.images), place.spec.seed, sites=sites
     )
     if proof.plan is None:
         tried = [trial.wrong for trial in proof.record.tried]
         found = " ".join((proof.record.error or (tried[-1] if tried else "")).split())  # refused, or other bits
         why = "parts do not give the whole's bits" + (f": {found}" if found else "")
-        return Proof(bench.target, "activation", WHOLE, why, proof.record.to_json())
-    return Proof(bench.target, "activation", "suffix", record=proof.record.to_json())
+        return Proof(engine.target, "activation", WHOLE, why, proof.record.to_json())
+    return Proof(engine.target, "activation", "suffix", record=proof.record.to_json())
 
 
-def _stages(place: Workplace, bench: CampaignEngine) -> Stages:
+def _stages(place: Workplace, engine: CampaignEngine) -> Stages:
     """Raises CannotCut."""
-    return Stages.of(Flow.of(onnx.load(place.folder / Files(bench.target).plain)), bench.table)
+    return Stages.of(Flow.of(onnx.load(place.folder / Files(engine.target).plain)), engine.table)
 
 
 def _suffix(
-    place: Workplace, bench: CampaignEngine, whole: WholeTwin, stages: Stages, plan: Shortcuts
+    place: Workplace, engine: CampaignEngine, whole: WholeTwin, stages: Stages, plan: Shortcuts
 ) -> SuffixEvaluator:
-    return SuffixEvaluator(stages, plan, opener(place, bench), whole, bench.inputs, len(bench.images), bench.batch)
+    return SuffixEvaluator(stages, plan, opener(place, engine), whole, engine.inputs, len(engine.images), engine.batch)
 
 
-def _prove_attention(place: Workplace, bench: CampaignEngine) -> Proof:
-    target = _attention(place, bench)
+def _prove_attention(place: Workplace, engine: CampaignEngine) -> Proof:
+    target = _attention(place, engine)
     if target is None:
-        return Proof(bench.target, "activation", WHOLE, "not an attention module in fp32")
-    record = prove_attention(target, WholeTwin(bench), len(bench.images), place.spec.seed)
+        return Proof(engine.target, "activation", WHOLE, "not an attention module in fp32")
+    record = prove_attention(target, WholeTwin(engine), len(engine.images), place.spec.seed)
     if not AttentionPaths.of(record).useful:
         why = record.why or "no faster path gave the whole twin's bits"
-        return Proof(bench.target, "activation", WHOLE, why, record.to_json())
-    return Proof(bench.target, "activation", "attention", record=record.to_json())
+        return Proof(engine.target, "activation", WHOLE, why, record.to_json())
+    return Proof(engine.target, "activation", "attention", record=record.to_json())
 
 
-def _attention(place: Workplace, bench: CampaignEngine) -> AttentionTarget | None:
-    files = Files(bench.target)
+def _attention(place: Workplace, engine: CampaignEngine) -> AttentionTarget | None:
+    files = Files(engine.target)
     plain, twin = ((place.folder / name).read_bytes() for name in (files.plain, files.twin))
-    sites = attention_sites(bench.table, plain)
+    sites = attention_sites(engine.table, plain)
     if sites is None:
         return None
-    return AttentionTarget(plain, twin, bench.table, sites, opener(place, bench), bench.inputs, bench.batch)
+    return AttentionTarget(plain, twin, engine.table, sites, opener(place, engine), engine.inputs, engine.batch)

@@ -36,17 +36,17 @@ def write_plan_words(place: Workplace, plan: str) -> None:
     """Writes the words of a plan file of the folder, beside it."""
     path, images = place.folder / plan, len(place.images)
     parts = list(units_of(path, plan, images, max(1, _WORDS_AT_ONCE // widest(path)), 0))
-    legs = (plan_slice_of(path, unit.start, unit.stop) for unit in parts)
-    write_words(place, plan, (unit.words for unit in parts), legs)
+    target_places = (plan_slice_of(path, unit.start, unit.stop) for unit in parts)
+    write_words(place, plan, (unit.words for unit in parts), target_places)
 
 
 def write_words(place: Workplace, plan: str, counts: Iterable[int], parts: Iterable[PlanSlice]) -> None:
-    """Writes the words of one plan. counts: words of each part; parts: its legs, cut as small as memory asks."""
+    """Writes the words of one plan. counts: words of each part; parts: its plan slices, cut as small as memory asks."""
     total = int(sum(counts))
     with array_writer(place.folder / words_file(plan), total, np.uint32) as writer:
-        for leg in parts:
-            if leg.where == "activation":
-                writer.append(golden_words(place, leg))
+        for plan_slice in parts:
+            if plan_slice.where == "activation":
+                writer.append(golden_words(place, plan_slice))
         if not total:
             writer.append(np.zeros(0, np.uint32))
 
@@ -59,18 +59,18 @@ def read_words(path: Path) -> NDArray[np.uint32]:
     return words
 
 
-def golden_words(place: Workplace, leg: PlanSlice) -> Words32:
-    """(entries,) of a leg of activation faults, strike after strike, element after element."""
-    bench = place.bench(leg.target, leg.where)
-    _, strikes = injections_of(leg, bench.table, bench.images)
+def golden_words(place: Workplace, plan_slice: PlanSlice) -> Words32:
+    """(entries,) of a plan slice of activation faults, strike after strike, element after element."""
+    engine = place.engine(plan_slice.target, plan_slice.where)
+    _, strikes = injections_of(plan_slice, engine.table, engine.images)
     if place.spec.engine.precision == "fp32":
-        return _probed(place, bench, strikes)
-    return read_live(bench, strikes)[
+        return _probed(place, engine, strikes)
+    return read_live(engine, strikes)[
         strikes.ports.site != NO_SITE
     ]  # in other formats, outputs added to a graph can change where it is rounded
 
 
-def read_live(bench: CampaignEngine, strikes: Injections) -> Words32:
+def read_live(engine: CampaignEngine, strikes: Injections) -> Words32:
     """(n, K): what the twin itself tells of each element while something is written there: nothing before a port changes.
 
     One element at a time, as a value written at one site would change what the next one holds.
@@ -79,11 +79,11 @@ def read_live(bench: CampaignEngine, strikes: Injections) -> Words32:
     words = np.zeros(struck.shape, np.uint32)
     for point in range(strikes.ports.points):
         rows = np.flatnonzero(struck[:, point])
-        for start in range(0, len(rows), bench.batch):
-            part = rows[start : start + bench.batch]
+        for start in range(0, len(rows), engine.batch):
+            part = rows[start : start + engine.batch]
             site, index = strikes.ports.site[part, point], strikes.ports.index[part, point]
             feed = PortFeed.writing(site, index, np.zeros(len(part), np.uint32))
-            _, live = bench.run(strikes.image[part], feed)
+            _, live = engine.run(strikes.image[part], feed)
             assert live is not None
             words[part, point] = live[:, 0]
     return words
@@ -110,26 +110,26 @@ class _Entries:
             yield names[site], part
 
 
-def _probed(place: Workplace, bench: CampaignEngine, strikes: Injections) -> Words32:
+def _probed(place: Workplace, engine: CampaignEngine, strikes: Injections) -> Words32:
     """One fault-free pass over the images, through the twin with its live tensors as extra outputs."""
     entries = _Entries.of(strikes)
     words = np.empty(len(entries.index), np.uint32)
     if not len(words):
         return words
-    by_site = dict(entries.by_site(list(bench.table.ports)))
-    twin = place.request(bench.target, Files(bench.target).twin)
-    probe = with_live_outputs(twin.onnx, map(bench.table.__getitem__, by_site))
-    bytes_per_image = sum(bench.table[site].elements for site in by_site) * 4
-    chunk = int(np.clip(_PROBE_BYTES // bytes_per_image, 1, bench.batch))
+    by_site = dict(entries.by_site(list(engine.table.ports)))
+    twin = place.request(engine.target, Files(engine.target).twin)
+    probe = with_live_outputs(twin.onnx, map(engine.table.__getitem__, by_site))
+    bytes_per_image = sum(engine.table[site].elements for site in by_site) * 4
+    chunk = int(np.clip(_PROBE_BYTES // bytes_per_image, 1, engine.batch))
     wanted = np.unique(entries.image)
     with place.open(replace(twin, onnx=probe, file_sha256="probe")) as runner:
         for start in range(0, len(wanted), chunk):
             images = wanted[start : start + chunk]
-            ports = PortFeed.idle(chunk).as_inputs(bench.table)
-            outputs = runner.run({bench.input_name: bench.inputs(pad_rows(images, chunk)), **ports})
+            ports = PortFeed.idle(chunk).as_inputs(engine.table)
+            outputs = runner.run({engine.input_name: engine.inputs(pad_rows(images, chunk)), **ports})
             for site, mine in by_site.items():
                 here = mine[(entries.image[mine] >= images[0]) & (entries.image[mine] <= images[-1])]
-                flat = outputs[f"{bench.table[site].tensor}/live"].reshape(chunk, -1)
+                flat = outputs[f"{engine.table[site].tensor}/live"].reshape(chunk, -1)
                 place_of = np.searchsorted(images, entries.image[here])
                 words[here] = to_words(flat[place_of, entries.index[here]])
     return words

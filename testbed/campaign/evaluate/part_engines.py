@@ -13,9 +13,9 @@ from testbed.campaign.folder.workplace import Workplace
 from testbed.engines.runner import Arrays, BaseRunner, EngineRequest, Runner
 
 
-def opener(place: Workplace, bench: CampaignEngine) -> OpenPart:
-    """Opens engines for parts of the target's graph, as the whole is opened; their time counts as the bench's."""
-    whole = place.request(bench.target, Files(bench.target).twin)
+def opener(place: Workplace, engine: CampaignEngine) -> OpenPart:
+    """Opens engines for parts of the target's graph, as the whole is opened; their time counts as the engine's."""
+    whole = place.request(engine.target, Files(engine.target).twin)
 
     def opened(model: bytes, *, batch: int | None = None, mutable_weights: bool = False) -> Runner:
         request = EngineRequest.of_bytes(
@@ -26,23 +26,23 @@ def opener(place: Workplace, bench: CampaignEngine) -> OpenPart:
             mutable_weights=mutable_weights,
             max_batch=batch or whole.max_batch,
         )
-        return Timed(place.open(request), bench)
+        return Timed(place.open(request), engine)
 
     return opened
 
 
 class Timed(BaseRunner):
-    """Adds its runs to a bench's engine time."""
+    """Adds the time of its runs to an engine's."""
 
-    def __init__(self, runner: Runner, bench: CampaignEngine) -> None:
-        self._runner, self._bench, self.info = runner, bench, runner.info
+    def __init__(self, runner: Runner, engine: CampaignEngine) -> None:
+        self._runner, self._engine, self.info = runner, engine, runner.info
 
     def run(self, feeds: Arrays) -> dict[str, NDArray]:
         start = time.perf_counter()
         try:
             return self._runner.run(feeds)
         finally:
-            self._bench.engine_seconds += time.perf_counter() - start
+            self._engine.engine_seconds += time.perf_counter() - start
 
     def weight(self, tensor: str) -> NDArray:
         return self._runner.weight(tensor)  # type: ignore[attr-defined]

@@ -13,19 +13,19 @@ from testbed.core.site import SiteTable
 from testbed.instrument.ports.feed import NO_SITE
 
 
-def injections_of(leg: PlanSlice, table: SiteTable, images: NamedImages) -> tuple[NDArray[np.int64], Injections]:
-    """(n,) which fault of the leg each strike belongs to, and the strikes, their golden words still unknown (0).
+def injections_of(plan_slice: PlanSlice, table: SiteTable, images: NamedImages) -> tuple[NDArray[np.int64], Injections]:
+    """(n,) which fault of the plan slice each strike belongs to, and the strikes, their golden words still unknown (0).
 
     A persistent fault strikes every named image, in their order; any other the one it was drawn for.
     """
-    places = leg.points.feed(table)
-    persistent = np.array([image is None for image in leg.image_ids])
+    places = plan_slice.points.feed(table)
+    persistent = np.array([image is None for image in plan_slice.image_ids])
     each = np.where(persistent, len(images), 1)
-    fault = np.repeat(np.arange(len(leg)), each)
+    fault = np.repeat(np.arange(len(plan_slice)), each)
     image = np.empty(len(fault), np.int64)
     of_all = persistent[fault]
     image[of_all] = np.tile(np.arange(len(images)), int(persistent.sum()))
-    image[~of_all] = images.rows([name for name in leg.image_ids if name is not None])
+    image[~of_all] = images.rows([name for name in plan_slice.image_ids if name is not None])
     return fault, Injections(image, places.take(fault))
 
 

@@ -16,33 +16,33 @@ from testbed.engines.runner import WeightFault, WeightInjector, faulty_weights
 class WholeTwin:
     """An `Evaluator`. Raises EngineError when the engine fails, NotDeterministic when a live word is not golden."""
 
-    def __init__(self, bench: CampaignEngine) -> None:
-        self.bench = bench
+    def __init__(self, engine: CampaignEngine) -> None:
+        self.engine = engine
 
     @property
     def golden(self) -> NDArray[np.float32]:
-        return self.bench.golden
+        return self.engine.golden
 
     def evaluate(self, strikes: Injections) -> Iterator[Evaluated]:
-        for start in range(0, len(strikes), self.bench.batch):
-            rows = np.arange(start, min(start + self.bench.batch, len(strikes)))
+        for start in range(0, len(strikes), self.engine.batch):
+            rows = np.arange(start, min(start + self.engine.batch, len(strikes)))
             part = strikes.take(rows)
-            outputs, live = self.bench.run(part.image, part.ports)
+            outputs, live = self.engine.run(part.image, part.ports)
             assert live is not None
-            check_live(part.ports, live, self.bench.table)
+            check_live(part.ports, live, self.engine.table)
             yield Evaluated.exact(rows, outputs, How.WHOLE)
 
 
-def whole_weights(bench: CampaignEngine) -> RunWhole:
-    """Strikes weights of the bench's own engine, and runs all of it."""
+def whole_weights(engine: CampaignEngine) -> RunWhole:
+    """Injects faults into the engine's weights, and runs all of it."""
 
-    runner = bench.runner
+    runner = engine.runner
     assert isinstance(runner, WeightInjector)
 
     def strike(places: Sequence[WeightFault]) -> FaultyRun:
         if not places:
-            return FaultyRun(bench.golden, [], How.WHOLE)
+            return FaultyRun(engine.golden, [], How.WHOLE)
         with faulty_weights(runner, places) as words:
-            return FaultyRun(bench.outputs(), list(words), How.WHOLE)
+            return FaultyRun(engine.outputs(), list(words), How.WHOLE)
 
     return strike

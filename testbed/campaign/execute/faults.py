@@ -34,23 +34,23 @@ _JUDGED_BYTES = 2**20  # of outputs, at a time
 class FaultRunner(Protocol):
     """Runs faults of one kind of place in one engine."""
 
-    bench: CampaignEngine
+    engine: CampaignEngine
 
-    def rows(self, leg: PlanSlice, words: Words32) -> pa.Table:
-        """Result rows of all the leg's faults, in plan order, images in campaign order under each."""
+    def rows(self, plan_slice: PlanSlice, words: Words32) -> pa.Table:
+        """Result rows of all the plan slice's faults, in plan order, images in campaign order under each."""
 
-    def blamed(self, leg: PlanSlice, words: Words32, due: str) -> pa.Table:
+    def blamed(self, plan_slice: PlanSlice, words: Words32, due: str) -> pa.Table:
         """The rows of faults that the engine did not survive; nothing is run."""
 
 
 class ActivationFaultRunner:
     """Faults that strike tensors while the engine runs. words: golden words (see `strikes.with_golden_words`)."""
 
-    def __init__(self, bench: CampaignEngine, evaluator: Evaluator, judge: Judge) -> None:
-        self.bench, self.evaluator, self.judge = bench, evaluator, judge
+    def __init__(self, engine: CampaignEngine, evaluator: Evaluator, judge: Judge) -> None:
+        self.engine, self.evaluator, self.judge = engine, evaluator, judge
 
-    def rows(self, leg: PlanSlice, words: Words32) -> pa.Table:
-        fault, strikes = self._strikes(leg, words)
+    def rows(self, plan_slice: PlanSlice, words: Words32) -> pa.Table:
+        fault, strikes = self._strikes(plan_slice, words)
         parts = list(self._judged(strikes))
         order = np.argsort(np.concatenate([part.rows for part in parts]), kind="stable")
         injected = Injected(
@@ -60,22 +60,22 @@ class ActivationFaultRunner:
             bound=np.concatenate([part.bound for part in parts])[order],
         )
         outcomes = joined_outcomes([part.outcomes for part in parts], order)
-        return result_rows(leg.table, injected, outcomes, self.bench.images, self.bench.runner.info)
+        return result_rows(plan_slice.table, injected, outcomes, self.engine.images, self.engine.runner.info)
 
-    def blamed(self, leg: PlanSlice, words: Words32, due: str) -> pa.Table:
-        known = _known(*self._strikes(leg, words))
-        return _blamed(self.bench, self.judge, leg, known, due)
+    def blamed(self, plan_slice: PlanSlice, words: Words32, due: str) -> pa.Table:
+        known = _known(*self._strikes(plan_slice, words))
+        return _blamed(self.engine, self.judge, plan_slice, known, due)
 
-    def _strikes(self, leg: PlanSlice, words: Words32) -> tuple[NDArray[np.int64], Injections]:
-        """(n,) which fault of the leg each strike belongs to, and the strikes with their golden words."""
-        fault, strikes = injections_of(leg, self.bench.table, self.bench.images)
+    def _strikes(self, plan_slice: PlanSlice, words: Words32) -> tuple[NDArray[np.int64], Injections]:
+        """(n,) which fault of the plan slice each strike belongs to, and the strikes with their golden words."""
+        fault, strikes = injections_of(plan_slice, self.engine.table, self.engine.images)
         return fault, with_golden_words(strikes, words)
 
     def _judged(self, strikes: Injections) -> Iterator[_OutcomesPart]:
         """Piece by piece, so that outputs of many elements are never all in memory; not too small ones, as each costs."""
         for found in gathered(self.evaluator.evaluate(strikes), _JUDGED_BYTES):
-            outcomes = self.judge.outcomes(self.bench, found.outputs, strikes.image[found.rows])
-            logits = found.outputs if self.bench.side.has_classes else None
+            outcomes = self.judge.outcomes(self.engine, found.outputs, strikes.image[found.rows])
+            logits = found.outputs if self.engine.side.has_classes else None
             yield _OutcomesPart(found, outcomes, logits)
 
 
@@ -109,43 +109,45 @@ class WeightFaultRunner:
     strike: gives the outputs while some weights are struck; the whole engine's unless a faster one is given.
     """
 
-    def __init__(self, bench: CampaignEngine, judge: Judge, strike: RunWhole | None = None) -> None:
-        self.bench, self.judge = bench, judge
-        self._strike = strike or whole_weights(bench)
+    def __init__(self, engine: CampaignEngine, judge: Judge, strike: RunWhole | None = None) -> None:
+        self.engine, self.judge = engine, judge
+        self._strike = strike or whole_weights(engine)
 
-    def rows(self, leg: PlanSlice, words: Words32) -> pa.Table:
-        n = len(self.bench.images)
-        done = [self.inject(leg, fault) for fault in range(len(leg))]
-        image = np.tile(np.arange(n), len(leg))
+    def rows(self, plan_slice: PlanSlice, words: Words32) -> pa.Table:
+        n = len(self.engine.images)
+        done = [self.inject(plan_slice, fault) for fault in range(len(plan_slice))]
+        image = np.tile(np.arange(n), len(plan_slice))
         outputs = np.concatenate([one.outputs for one in done])
         injected = Injected(
-            RowFacts(np.repeat(np.arange(len(leg)), n), image, *_first_words(done, n)),
-            logits=outputs if self.bench.side.has_classes else None,
+            RowFacts(np.repeat(np.arange(len(plan_slice)), n), image, *_first_words(done, n)),
+            logits=outputs if self.engine.side.has_classes else None,
             how=np.repeat(np.array([one.how for one in done], np.int8), n),
             bound=np.zeros(len(image), np.float32),
         )
-        outcomes = self.judge.outcomes(self.bench, outputs, image)
-        return result_rows(leg.table, injected, outcomes, self.bench.images, self.bench.runner.info)
+        outcomes = self.judge.outcomes(self.engine, outputs, image)
+        return result_rows(plan_slice.table, injected, outcomes, self.engine.images, self.engine.runner.info)
 
-    def blamed(self, leg: PlanSlice, words: Words32, due: str) -> pa.Table:
-        n = len(self.bench.images)
-        found = [self._fault_words(leg, fault) for fault in range(len(leg))]
-        known = RowFacts(np.repeat(np.arange(len(leg)), n), np.tile(np.arange(n), len(leg)), *_first_words(found, n))
-        return _blamed(self.bench, self.judge, leg, known, due)
+    def blamed(self, plan_slice: PlanSlice, words: Words32, due: str) -> pa.Table:
+        n = len(self.engine.images)
+        found = [self._fault_words(plan_slice, fault) for fault in range(len(plan_slice))]
+        known = RowFacts(
+            np.repeat(np.arange(len(plan_slice)), n), np.tile(np.arange(n), len(plan_slice)), *_first_words(found, n)
+        )
+        return _blamed(self.engine, self.judge, plan_slice, known, due)
 
-    def inject(self, leg: PlanSlice, fault: int) -> FaultyOutputs:
+    def inject(self, plan_slice: PlanSlice, fault: int) -> FaultyOutputs:
         """Raises EngineError."""
-        found = self._strike(leg.points.weights(fault, self.bench.table))
+        found = self._strike(plan_slice.points.weights(fault, self.engine.table))
         before, after = found.words[0]
         return FaultyOutputs(found.outputs, to_words(before), to_words(after), found.how)
 
-    def _fault_words(self, leg: PlanSlice, fault: int) -> FaultyOutputs:
-        runner = self.bench.runner
+    def _fault_words(self, plan_slice: PlanSlice, fault: int) -> FaultyOutputs:
+        runner = self.engine.runner
         assert isinstance(runner, WeightInjector)
-        place = leg.points.weights(fault, self.bench.table)[0]
+        place = plan_slice.points.weights(fault, self.engine.table)[0]
         before = runner.weight(place.tensor).reshape(-1)[place.index]
         after = corrupt(before, place.and_mask, place.or_mask, place.xor_mask)
-        return FaultyOutputs(self.bench.golden, to_words(before), to_words(after), How.WHOLE)
+        return FaultyOutputs(self.engine.golden, to_words(before), to_words(after), How.WHOLE)
 
 
 class FaultyOutputs(NamedTuple):
@@ -166,12 +168,12 @@ def _first_words(struck: list[FaultyOutputs], images: int) -> tuple[Words32, Wor
     )
 
 
-def _blamed(bench: CampaignEngine, judge: Judge, leg: PlanSlice, known: RowFacts, due: str) -> pa.Table:
+def _blamed(engine: CampaignEngine, judge: Judge, plan_slice: PlanSlice, known: RowFacts, due: str) -> pa.Table:
     n = len(known.fault)
-    logits = np.full((n, *bench.golden.shape[1:]), np.nan, np.float32) if bench.side.has_classes else None
+    logits = np.full((n, *engine.golden.shape[1:]), np.nan, np.float32) if engine.side.has_classes else None
     injected = Injected(known, logits, np.full(n, How.WHOLE, np.int8), np.zeros(n, np.float32), due)
-    outcomes = unknown_outcomes(bench.side.take(known.image), len(judge.rtol_grid))
-    return result_rows(leg.table, injected, outcomes, bench.images, bench.runner.info)
+    outcomes = unknown_outcomes(engine.side.take(known.image), len(judge.rtol_grid))
+    return result_rows(plan_slice.table, injected, outcomes, engine.images, engine.runner.info)
 
 
 def _joined(parts: list[NDArray[np.float32] | None], order: NDArray[np.int64]) -> NDArray[np.float32] | None:

@@ -63,8 +63,8 @@ class _Gates:
 
     def influence(self) -> str:
         """Why the rows of a batch influence each other, of the first engine in which they do."""
-        for target, where in self.spec.legs:
-            if why := row_influence(self.place.bench(target, where), self.spec.seed):
+        for target, where in self.spec.target_places:
+            if why := row_influence(self.place.engine(target, where), self.spec.seed):
                 return why
         return ""
 
@@ -77,9 +77,12 @@ class _Gates:
         """Raises GateFailed, or _RowsDiffer."""
         spec, bounds = self.spec, Bounds.of(self.spec)
         deviations = [deviation for target in spec.targets for deviation in self._parity(target, bounds)]
-        weights = {t: self._weights(t, sites) for (t, where), sites in spec.legs.items() if where == "weight"}
-        chosen = {leg: self._strikable(*leg, sites, weights) for leg, sites in spec.legs.items()}
-        zero = [self._zero_fault(*leg, sites) for leg, sites in chosen.items()]
+        weights = {t: self._weights(t, sites) for (t, where), sites in spec.target_places.items() if where == "weight"}
+        chosen = {
+            target_place: self._strikable(*target_place, sites, weights)
+            for target_place, sites in spec.target_places.items()
+        }
+        zero = [self._zero_fault(*target_place, sites) for target_place, sites in chosen.items()]
         rows, mismatches = (int(sum(column)) for column in zip(*zero, strict=True))
         complaints = list(failing(deviations))
         differ = f"{mismatches} of {rows} {_ZERO_FAULT}"
@@ -94,8 +97,8 @@ class _Gates:
         notes, goldens = list(self._notes()), self.place.golden_hashes()
         proofs = []
         with self.preparation.watch("gates", len(chosen), "ways to evaluate faults") as advance:
-            for leg, sites in chosen.items():
-                proofs.append(self._evaluation(*leg, sites))
+            for target_place, sites in chosen.items():
+                proofs.append(self._evaluation(*target_place, sites))
                 advance(1)
         return GateFacts(
             parity=[ParityFacts(**asdict(deviation)) for deviation in deviations],
@@ -112,26 +115,26 @@ class _Gates:
     def _parity(self, target: str, bounds: Bounds) -> list[OutputDeviation]:
         reference = self.preparation.reference(target)
         plain = self._plain_outputs(target)
-        twin = self.place.bench(target, "activation").golden
+        twin = self.place.engine(target, "activation").golden
         original = [] if reference is None else [("torch-plain", reference, plain)]
         return parity([*original, (DRIFT, plain, twin)], target, bounds)
 
     def _plain_outputs(self, target: str) -> NDArray[np.float32]:
         """Outputs of the engine as it would be deployed: the plain file, prepacked weights."""
-        bench = self.place.bench(target, "activation")
+        engine = self.place.engine(target, "activation")
         with self.place.open(self.place.request(target, Files(target).plain)) as runner:
 
             def run(rows: NDArray[np.int64]) -> NDArray[np.float32]:
-                return runner.run({bench.input_name: bench.inputs(rows)})[bench.output_name]
+                return runner.run({engine.input_name: engine.inputs(rows)})[engine.output_name]
 
-            return run_batched(run, len(bench.images), bench.batch)
+            return run_batched(run, len(engine.images), engine.batch)
 
     def _weights(self, target: str, sites: Sequence[Sequence[str]]) -> WeightGate:
         """Which weights may be struck in place; what may not is told."""
-        bench = self.place.bench(target, "weight")
-        chosen = bench.table.select_any("weight", sites)
+        engine = self.place.engine(target, "weight")
+        chosen = engine.table.select_any("weight", sites)
         with self.preparation.watch("gates", len(chosen), f"weights of {target}") as advance:
-            found = weight_gate_of(self.place, bench, chosen, advance)
+            found = weight_gate_of(self.place, engine, chosen, advance)
         for reason, names in found.by_reason().items():
             log.warning("gates: %d weights of %s are left out (%s): %s", len(names), target, ", ".join(names), reason)
         return found
@@ -140,7 +143,7 @@ class _Gates:
         self, target: str, where: Where, sites: Sequence[Sequence[str]], weights: Mapping[str, WeightGate]
     ) -> list[Site]:
         """Raises GateFailed where a section has nothing left to strike."""
-        table = self.place.bench(target, where).table
+        table = self.place.engine(target, where).table
         if where == "weight":
             table = table.without(left_out.site for left_out in weights[target].left_out)
         try:
@@ -149,11 +152,11 @@ class _Gates:
             raise GateFailed(str(error)) from error
 
     def _zero_fault(self, target: str, where: str, chosen: Sequence[Site]) -> tuple[int, int]:
-        bench = self.place.bench(target, where)
+        engine = self.place.engine(target, where)
         rows = len(chosen) if where == "weight" else self.spec.gates.zero_fault_rows
-        leg = zero_fault_slice(target, where, chosen, bench.images.ids, rows, self.spec.seed)
-        words = golden_words(self.place, leg) if where == "activation" else np.zeros(0, np.uint32)
-        return zero_fault(fault_runner_for(self.place, target, where), leg, words)
+        target_place = zero_fault_slice(target, where, chosen, engine.images.ids, rows, self.spec.seed)
+        words = golden_words(self.place, target_place) if where == "activation" else np.zeros(0, np.uint32)
+        return zero_fault(fault_runner_for(self.place, target, where), target_place, words)
 
     def _evaluation(self, target: str, where: Where, sites: Sequence[Site]) -> Proof:
         """What runs less than the whole, and gives the same."""
@@ -168,13 +171,13 @@ class _Gates:
         """Whatever was decided otherwise than the spec says."""
         if why := self.place.tuned.why_batch:
             yield f"batch 1 instead of {self.spec.engine.batch}: {why}"
-        for (target, where), sites in self.spec.legs.items():
+        for (target, where), sites in self.spec.target_places.items():
             patterns = dict.fromkeys(pattern for own in sites for pattern in own)
             for pattern in self.place.table(target).unmatched_exclusions(where, patterns):
                 yield f"{pattern!r} excludes no {where} of {target}: there is none of that name in {self.spec.engine.precision}"
 
     def _arithmetic(self) -> str:
-        computes = self.place.bench(*next(iter(self.spec.legs))).runner.info.options.get("arithmetic", "")
+        computes = self.place.engine(*next(iter(self.spec.target_places))).runner.info.options.get("arithmetic", "")
         if str(computes).startswith("emulated"):
             return f"the engine's arithmetic is {computes}, and a port rounds what it writes to {self.spec.engine.precision}"
         return "a port changes what it should leave alone"

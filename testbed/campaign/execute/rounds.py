@@ -1,4 +1,4 @@
-"""Runs a plan, or the rounds of an adaptive one: units to the crew, their rows to the log, the log to one table."""
+"""Runs a plan, or the rounds of an adaptive one: units to the pool, their rows to the log, the log to one table."""
 
 from __future__ import annotations
 
@@ -123,11 +123,11 @@ class AdaptivePlans:
 
 
 def run_plans(
-    place: Workplace, plans: PlanSource, store: ResultStore, crew: WorkerPool, progress: Progress
+    place: Workplace, plans: PlanSource, store: ResultStore, pool: WorkerPool, progress: Progress
 ) -> ExecuteFacts:
     """Runs every round that is not in the store, compacts the rows, returns facts for the manifest.
 
-    Raises TestbedError when units are left undone, or what the crew raises.
+    Raises TestbedError when units are left undone, or what the pool raises.
     """
     start, done = time.perf_counter(), list[Round]()
     total, before = Report(), 0
@@ -136,7 +136,7 @@ def run_plans(
         path, images = place.folder / plan, len(place.images)
         found = Round(plan, tuple(units_of(path, plan, images, place.tuned.unit_rows, first)))
         before += sum(unit.rows for unit in found.units if unit.number in store)
-        total += _run_round(found, len(done), store, crew, progress, plans)
+        total += _run_round(found, len(done), store, pool, progress, plans)
         done.append(found)
     weights = RowWeights.of([place.folder / one.plan for one in done], len(place.images))
     units = range(sum(len(one.units) for one in done))
@@ -161,7 +161,7 @@ def run_plans(
 
 
 def _run_round(
-    found: Round, number: int, store: ResultStore, crew: WorkerPool, progress: Progress, plans: PlanSource
+    found: Round, number: int, store: ResultStore, pool: WorkerPool, progress: Progress, plans: PlanSource
 ) -> Report:
     left = [unit for unit in found.units if unit.number not in store]
     by_number = {unit.number: unit for unit in found.units}
@@ -202,6 +202,6 @@ def _run_round(
             progress.dropped(FinishedUnits(unit.count, len(unit), store.stream(unit.number)))
             store.drop(unit.numbers)
 
-    report = crew.run(spans, keep, progress.tick, drop)
+    report = pool.run(spans, keep, progress.tick, drop)
     report.check_complete()
     return report

@@ -34,7 +34,7 @@ _MADE_FROM_OUTPUTS = (
 
 @dataclass(frozen=True)
 class RowFacts:
-    """What is known of each row before anything is run. ``fault``: row of the leg's plan; ``image``: row of the named
+    """What is known of each row before anything is run. ``fault``: row of the plan slice's plan; ``image``: row of the named
     images; words: of the first struck element."""
 
     fault: NDArray[np.int64]
@@ -58,7 +58,7 @@ class Injected:
 def result_rows(
     plan: pa.Table, injected: Injected, outcomes: Outcomes, images: NamedImages, engine: EngineInfo
 ) -> pa.Table:
-    """Makes the table of result rows. plan: the leg's plan, from which the fault's columns are taken."""
+    """Makes the table of result rows. plan: the plan slice's plan, from which the fault's columns are taken."""
     known = injected.known
     n = len(known.fault)
     faults = plan.select(_FAULT_NAMES).take(pa.array(known.fault))

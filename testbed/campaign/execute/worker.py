@@ -33,20 +33,20 @@ class Worker:
         return self.place.golden_hashes()
 
     def golden_seconds(self, unit: Unit, faults: int) -> float:
-        leg, _ = self._work(unit, [0])
-        self._strike(leg)  # opens the engine, and its evaluation
-        bench = self.place.bench(leg.target, leg.where)
+        plan_slice, _ = self._work(unit, [0])
+        self._strike(plan_slice)  # opens the engine, and its evaluation
+        engine = self.place.engine(plan_slice.target, plan_slice.where)
         rows = faults * unit.rows / len(unit)
-        return bench.seconds_per_batch * math.ceil(rows / bench.batch)
+        return engine.seconds_per_batch * math.ceil(rows / engine.batch)
 
     def run(self, unit: Unit, faults: Sequence[int] | None = None, retried: bool = False) -> bytes:
-        leg, words = self._work(unit, faults)
-        rows = self._strike(leg).rows(leg, words)
+        plan_slice, words = self._work(unit, faults)
+        rows = self._strike(plan_slice).rows(plan_slice, words)
         return as_stream(flagged(rows) if retried else rows)
 
     def blame(self, unit: Unit, faults: Sequence[int], due: Due) -> bytes:
-        leg, words = self._work(unit, faults)
-        return as_stream(self._strike(leg).blamed(leg, words, due))
+        plan_slice, words = self._work(unit, faults)
+        return as_stream(self._strike(plan_slice).blamed(plan_slice, words, due))
 
     def engine_seconds(self) -> float:
         return self.place.engine_seconds
@@ -54,25 +54,25 @@ class Worker:
     def close(self) -> None:
         self.place.close()
 
-    def _strike(self, leg: PlanSlice) -> FaultRunner:
-        key = (leg.target, leg.where)
+    def _strike(self, plan_slice: PlanSlice) -> FaultRunner:
+        key = (plan_slice.target, plan_slice.where)
         if key not in self._strikes:
             self._strikes[key] = fault_runner_for(self.place, *key)
         return self._strikes[key]
 
     def _work(self, unit: Unit, faults: Sequence[int] | None) -> tuple[PlanSlice, NDArray[np.uint32]]:
         """The faults of a unit, or some of them, with their golden words."""
-        leg = plan_slice_of(self.place.folder / unit.plan, unit.start, unit.stop)
+        plan_slice = plan_slice_of(self.place.folder / unit.plan, unit.start, unit.stop)
         if not unit.words:
             words = np.zeros(0, np.uint32)
         else:
             words = read_words(self.place.folder / words_file(unit.plan))[unit.word : unit.word + unit.words]
         if faults is None:
-            return leg, words
-        counts = word_counts(leg.table, len(self.place.images))
+            return plan_slice, words
+        counts = word_counts(plan_slice.table, len(self.place.images))
         ends = np.cumsum(counts)
         kept = [words[ends[fault] - counts[fault] : ends[fault]] for fault in faults]
-        return leg.take(faults), np.concatenate(kept)
+        return plan_slice.take(faults), np.concatenate(kept)
 
 
 def open_worker(folder: str) -> Worker:
@@ -81,10 +81,10 @@ def open_worker(folder: str) -> Worker:
 
 
 def fault_runner_for(place: Workplace, target: str, where: str) -> FaultRunner:
-    bench = place.bench(target, where)
+    engine = place.engine(target, where)
     if where == "weight":
-        return WeightFaultRunner(bench, place.judge, weights_for(place, bench))
-    return ActivationFaultRunner(bench, evaluator_for(place, bench), place.judge)
+        return WeightFaultRunner(engine, place.judge, weights_for(place, engine))
+    return ActivationFaultRunner(engine, evaluator_for(place, engine), place.judge)
 
 
 def as_stream(rows: pa.Table) -> bytes:

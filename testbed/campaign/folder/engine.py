@@ -1,4 +1,4 @@
-"""An engine on the bench: with its inputs, in batches of one frozen size, its golden run once and kept."""
+"""An engine of a campaign: with its inputs, in batches of one frozen size, its golden run once and kept."""
 
 from __future__ import annotations
 

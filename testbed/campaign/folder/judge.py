@@ -29,9 +29,9 @@ class Judge:
         """(images,) the absolute tolerance of each named image's tier."""
         return self.atol[images.tiers]
 
-    def outcomes(self, bench: CampaignEngine, outputs: NDArray[np.float32], image: NDArray[np.int64]) -> Outcomes:
+    def outcomes(self, engine: CampaignEngine, outputs: NDArray[np.float32], image: NDArray[np.int64]) -> Outcomes:
         """Judges outputs. outputs: (n, ...) of ``image``: (n,) rows of the named images."""
-        side, atol = bench.side, self.of_images(bench.images, image)
+        side, atol = engine.side, self.of_images(engine.images, image)
         return classify(
             outputs,
             side.take(image),

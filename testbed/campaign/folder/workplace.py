@@ -35,7 +35,7 @@ TargetPlace = tuple[str, str]
 class Workplace:
     def __init__(self, folder: RunFolder, spec: CampaignSpec) -> None:
         self.folder, self.spec = folder, spec
-        self._benches: dict[TargetPlace, CampaignEngine] = {}
+        self._engines: dict[TargetPlace, CampaignEngine] = {}
         self.table = cache(self._table)
 
     @classmethod
@@ -110,15 +110,15 @@ class Workplace:
     def open(self, request: EngineRequest) -> Runner:
         return open_engine(self.spec.engine.backend, request)
 
-    def bench(self, target: str, where: str) -> CampaignEngine:
+    def engine(self, target: str, where: str) -> CampaignEngine:
         """Activation faults run in the twin, weight faults in the plain engine with weights that can be struck. Kept
         until ``close``."""
-        leg = (target, where)
-        if leg not in self._benches:
+        target_place = (target, where)
+        if target_place not in self._engines:
             files, twin = Files(target), where == "activation"
             request = self.request(target, files.twin if twin else files.plain, mutable_weights=not twin)
             inputs = read_array(self.folder / files.inputs)
-            self._benches[leg] = CampaignEngine(
+            self._engines[target_place] = CampaignEngine(
                 target=target,
                 where=where,
                 table=self.table(target),
@@ -129,20 +129,22 @@ class Workplace:
                 images=self.images,
                 batch=self.batch,
             )
-        return self._benches[leg]
+        return self._engines[target_place]
 
     def golden_hashes(self) -> dict[str, str]:
         """Content of each engine's golden: another instruction set gives other bits, and must not be mixed in."""
-        return {f"{target}.{where}": _hash(self.bench(target, where).golden) for target, where in self.spec.legs}
+        return {
+            f"{target}.{where}": _hash(self.engine(target, where).golden) for target, where in self.spec.target_places
+        }
 
     @property
     def engine_seconds(self) -> float:
-        return sum(bench.engine_seconds for bench in self._benches.values())
+        return sum(engine.engine_seconds for engine in self._engines.values())
 
     def close(self) -> None:
-        for bench in self._benches.values():
-            bench.runner.close()
-        self._benches.clear()
+        for engine in self._engines.values():
+            engine.runner.close()
+        self._engines.clear()
 
 
 def _hash(golden: NDArray[np.float32]) -> str:

@@ -1,4 +1,4 @@
-"""A plan cut into units of work: each a slice of one leg, small enough to lose, large enough to fill batches."""
+"""A plan cut into units of work: each a slice of one plan slice, small enough to lose, large enough to fill batches."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def plan_slice_of(path: Path, start: int, stop: int) -> PlanSlice:
 
 
 def units_of(path: Path, name: str, images: int, rows_per_unit: int, first: int) -> Iterator[Unit]:
-    """Units of one plan file, numbered from ``first``. A unit holds one leg's faults, of about ``rows_per_unit`` rows in
+    """Units of one plan file, numbered from ``first``. A unit holds one plan slice's faults, of about ``rows_per_unit`` rows in
     all, at least one fault."""
     number, words = first, 0
     for start, stop, each, entries in _runs(path, images):

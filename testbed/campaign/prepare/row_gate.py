@@ -59,27 +59,27 @@ def input_influence(run: Callable[[NDArray[np.float32]], NDArray], images: NDArr
     return ""
 
 
-def row_influence(bench: CampaignEngine, seed: int) -> str:
+def row_influence(engine: CampaignEngine, seed: int) -> str:
     """The same of an engine that faults are injected into: with faults in the other rows, or, of weights, for all.
 
     Raises GateFailed where the same batch twice gives other bits.
     """
-    if bench.batch == 1:
+    if engine.batch == 1:
         return ""
-    rng = np.random.default_rng([seed, bench.batch, len(bench.images)])
-    return _beside_faults(bench, rng) if bench.where == "activation" else _under_faults(bench, rng)
+    rng = np.random.default_rng([seed, engine.batch, len(engine.images)])
+    return _beside_faults(engine, rng) if engine.where == "activation" else _under_faults(engine, rng)
 
 
-def _beside_faults(bench: CampaignEngine, rng: np.random.Generator) -> str:
-    golden, size = bench.golden, bench.batch
-    sites = [site for site in bench.table if site.where == "activation"]
-    if why := _elsewhere(bench, golden, rng, PortFeed.idle(size)):
+def _beside_faults(engine: CampaignEngine, rng: np.random.Generator) -> str:
+    golden, size = engine.golden, engine.batch
+    sites = [site for site in engine.table if site.where == "activation"]
+    if why := _elsewhere(engine, golden, rng, PortFeed.idle(size)):
         return why
     for _ in range(_TRIES):
         rows, loud = rng.integers(len(golden), size=size), rng.random(size) < 0.5
         loud[rng.integers(size)] = True
-        faults = _loud(bench, sites, loud, rng)
-        found = bench.run(rows, faults)[0]
+        faults = _loud(engine, sites, loud, rng)
+        found = engine.run(rows, faults)[0]
         if not same_rows(found[~loud], golden[rows[~loud]]).all():
             return BESIDE_FAULTS
         # the struck rows themselves, in other places and with most of their company at rest
@@ -87,51 +87,51 @@ def _beside_faults(bench: CampaignEngine, rng: np.random.Generator) -> str:
         kept = loud[order] & (rng.random(size) < 0.25)
         alone = np.where(kept, order, -1)
         site = np.where(kept[:, None], faults.site[order], NO_SITE)
-        again = bench.run(rows[order], PortFeed.writing(site, faults.index[order], faults.or_mask[order]))[0]
+        again = engine.run(rows[order], PortFeed.writing(site, faults.index[order], faults.or_mask[order]))[0]
         if not same_rows(again[kept], found[alone[kept]]).all():
             return BESIDE_FAULTS
     return ""
 
 
-def _under_faults(bench: CampaignEngine, rng: np.random.Generator) -> str:
+def _under_faults(engine: CampaignEngine, rng: np.random.Generator) -> str:
     """Weights are struck for all rows alike, so only places and fault-free company change."""
-    if why := _elsewhere(bench, bench.golden, rng, None):
+    if why := _elsewhere(engine, engine.golden, rng, None):
         return why
-    sites, runner = [site for site in bench.table if site.where == "weight"], bench.runner
+    sites, runner = [site for site in engine.table if site.where == "weight"], engine.runner
     assert isinstance(runner, WeightInjector)
     for site in rng.choice(np.array(sites, object), size=min(_TRIES, len(sites)), replace=False):
         index = site.stored_index(int(rng.integers(site.elements)))
         with faulty_weight(runner, site.tensor, index, masks_for("flip", site.format, site.format.bits - 2)):
-            faulty = bench.outputs()
-            rows = rng.integers(len(faulty), size=bench.batch)
-            if not same_rows(bench.run(rows, None)[0], faulty[rows]).all():
+            faulty = engine.outputs()
+            rows = rng.integers(len(faulty), size=engine.batch)
+            if not same_rows(engine.run(rows, None)[0], faulty[rows]).all():
                 return BESIDE_FAULTS
     return ""
 
 
 def _elsewhere(
-    bench: CampaignEngine, golden: NDArray[np.float32], rng: np.random.Generator, ports: PortFeed | None
+    engine: CampaignEngine, golden: NDArray[np.float32], rng: np.random.Generator, ports: PortFeed | None
 ) -> str:
     """Fault-free rows in other places, until every image had some."""
     every = np.arange(len(golden))
     order = np.concatenate([rng.permutation(every) for _ in range(_TRIES)])
-    for start in range(0, len(order), bench.batch):
-        rows = np.resize(order[start : start + bench.batch], bench.batch)
-        found = bench.run(rows, ports)[0]
+    for start in range(0, len(order), engine.batch):
+        rows = np.resize(order[start : start + engine.batch], engine.batch)
+        found = engine.run(rows, ports)[0]
         if not same_rows(found, golden[rows]).all():
-            if not same_rows(bench.run(rows, ports)[0], found).all():
+            if not same_rows(engine.run(rows, ports)[0], found).all():
                 raise GateFailed(NOT_DETERMINISTIC)
             return PLACE
     return ""
 
 
-def _loud(bench: CampaignEngine, sites: list[Site], struck: NDArray[np.bool_], rng: np.random.Generator) -> PortFeed:
+def _loud(engine: CampaignEngine, sites: list[Site], struck: NDArray[np.bool_], rng: np.random.Generator) -> PortFeed:
     """A loud word each at a random element of a random site, in these rows."""
     site, index = np.full(len(struck), NO_SITE, np.int64), np.zeros(len(struck), np.int64)
     words = np.zeros(len(struck), np.uint32)
     for row in np.flatnonzero(struck):
         chosen = sites[int(rng.integers(len(sites)))]
-        site[row], index[row] = bench.table.ports[chosen.name], int(rng.integers(chosen.elements))
+        site[row], index[row] = engine.table.ports[chosen.name], int(rng.integers(chosen.elements))
         words[row] = _word(chosen.format, rng)
     return PortFeed.writing(site, index, words)
 

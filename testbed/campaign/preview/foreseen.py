@@ -38,7 +38,7 @@ def foreseen(spec: CampaignSpec, subject: Subject, known: KnownModel, tables: Ma
     site_exposures(spec, tables)
     warnings = [
         f"{pattern!r} excludes no {where} of {target}: there is none of that name"
-        for (target, where), sections in spec.legs.items()
+        for (target, where), sections in spec.target_places.items()
         for pattern in dict.fromkeys(pattern for patterns in sections for pattern in patterns)
         if pattern in tables[target].unmatched_exclusions(where, [pattern])
     ]

@@ -115,7 +115,7 @@ class CampaignSpec(Strict):
         return tuple(dict.fromkeys(fault.target for fault in self.faults))
 
     @property
-    def legs(self) -> dict[tuple[str, Where], tuple[tuple[str, ...], ...]]:
+    def target_places(self) -> dict[tuple[str, Where], tuple[tuple[str, ...], ...]]:
         """(target, place) -> site patterns of each section: what one engine each is opened for."""
         found: dict[tuple[str, Where], dict[tuple[str, ...], None]] = {}
         for fault in self.faults:

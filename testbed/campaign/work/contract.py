@@ -26,7 +26,7 @@ class Handler(Protocol):
     """
 
     def golden(self) -> dict[str, str]:
-        """Hash of each leg's golden outputs, computed by this very process: compared with the campaign's."""
+        """Hash of each target place's golden outputs, computed by this very process: compared with the campaign's."""
         ...
 
     def golden_seconds(self, unit: Unit, faults: int) -> float:

@@ -38,7 +38,7 @@ class _GivenUp(NamedTuple):
 
 
 class _SlotClosed(NamedTuple):
-    """This seat can open no worker; the others go on."""
+    """This slot can open no worker; the others go on."""
 
     why: CannotOpen
 
@@ -53,9 +53,9 @@ class LocalPool:
     def __init__(self, opener: Opener, children: int, limits: Limits | None = None) -> None:
         self._limits = limits or Limits()
         if children:
-            self._seats = [WorkerSlot(opener, self._limits) for _ in range(children)]
+            self._slots = [WorkerSlot(opener, self._limits) for _ in range(children)]
         else:
-            self._seats = [WorkerSlot(opener, self._limits, make=InProcess)]
+            self._slots = [WorkerSlot(opener, self._limits, make=InProcess)]
         self._threaded = children > 0
 
     def run(
@@ -75,36 +75,36 @@ class LocalPool:
                 self._run_here(units, log_of, tick)
         finally:
             report.wall_seconds = time.perf_counter() - start
-            report.worker_seconds = report.wall_seconds * len(self._seats)
+            report.worker_seconds = report.wall_seconds * len(self._slots)
         return report
 
     def _run_here(self, units: Iterable[Unit], log_of: _Log, tick: Tick) -> None:
-        (seat,) = self._seats
+        (slot,) = self._slots
         for unit in units:
-            log_of.note(_attempt(seat, unit))
+            log_of.note(_attempt(slot, unit))
             tick(1)
 
     def _run_threads(self, units: Iterable[Unit], log_of: _Log, tick: Tick) -> None:
         source = _UnitQueue(units)
-        news: _Queue = queue.Queue(maxsize=2 * len(self._seats))  # a slow disk slows the workers, memory stays flat
-        threads = [threading.Thread(target=_serve, args=(seat, source, news), daemon=True) for seat in self._seats]
+        events: _Queue = queue.Queue(maxsize=2 * len(self._slots))  # a slow disk slows the workers, memory stays flat
+        threads = [threading.Thread(target=_serve, args=(slot, source, events), daemon=True) for slot in self._slots]
         for thread in threads:
             thread.start()
-        told = _Events(news, len(threads))
+        told = _Events(events, len(threads))
         try:
             for item in told.until_quiet(tick):
                 log_of.note(item)
         except BaseException:
             source.close()
-            for seat in self._seats:
-                seat.stop()
+            for slot in self._slots:
+                slot.stop()
             for item in told.until_quiet():
                 if isinstance(item, _Done) and log_of.writable:
                     log_of.note(item)
             raise
         finally:  # also of a second Ctrl-C, anywhere above
             source.close()
-            _end(threads, news)
+            _end(threads, events)
         if source.left():
             raise log_of.gone or TestbedError("no worker is left; run the same command again to go on")
 
@@ -112,8 +112,8 @@ class LocalPool:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for seat in self._seats:
-            seat.close()
+        for slot in self._slots:
+            slot.close()
 
 
 class _Log:
@@ -150,7 +150,7 @@ class _Log:
 
 
 class _UnitQueue:
-    """Units for the threads to take. One that a seat could not even begin is given to another."""
+    """Units for the threads to take. One that a slot could not even begin is given to another."""
 
     def __init__(self, units: Iterable[Unit]) -> None:
         self._units = iter(units)
@@ -191,54 +191,54 @@ class _UnitQueue:
             self._changed.notify_all()
 
 
-def _attempt(seat: WorkerSlot, unit: Unit) -> _Event:
+def _attempt(slot: WorkerSlot, unit: Unit) -> _Event:
     """What came of it; a BaseException is to be raised by the one who hears of it."""
     try:
-        return _Done(unit, seat.finish(unit), seat.tally)
+        return _Done(unit, slot.finish(unit), slot.tally)
     except Left as left:
-        return _GivenUp(unit, str(left), seat.tally)
+        return _GivenUp(unit, str(left), slot.tally)
     except BaseException as error:
         return error
 
 
-def _end(threads: Sequence[threading.Thread], news: _Queue) -> None:
+def _end(threads: Sequence[threading.Thread], events: _Queue) -> None:
     """Waits for the threads, whose last words nobody may have heard: they must not wait for that."""
     for thread in threads:
         while thread.is_alive():
             with contextlib.suppress(queue.Empty):
-                news.get(timeout=0.1)
+                events.get(timeout=0.1)
 
 
-def _serve(seat: WorkerSlot, source: _UnitQueue, news: _Queue) -> None:
+def _serve(slot: WorkerSlot, source: _UnitQueue, events: _Queue) -> None:
     """A thread's life: one unit after the other, until there are none or no worker can be had."""
     try:
         while (unit := source.next_unit()) is not None:
-            item = _attempt(seat, unit)
+            item = _attempt(slot, unit)
             if isinstance(item, CannotOpen):
-                news.put(_SlotClosed(item))
+                events.put(_SlotClosed(item))
                 source.done(back=unit)
                 return
             if not isinstance(item, Stopped):
-                news.put(item)
+                events.put(item)
             source.done()
     except BaseException as error:  # of what makes the units
-        news.put(error)
+        events.put(error)
     finally:
-        news.put(None)
+        events.put(None)
 
 
 class _Events:
     """What the threads tell."""
 
-    def __init__(self, news: _Queue, threads: int) -> None:
-        self._news, self._alive = news, threads
+    def __init__(self, events: _Queue, threads: int) -> None:
+        self._events, self._alive = events, threads
 
     def until_quiet(self, tick: Tick = lambda workers: None) -> Iterator[_Event]:
         """Everything, until the threads have ended."""
         ticked = time.monotonic()
         while self._alive:
             with contextlib.suppress(queue.Empty):
-                item = self._news.get(timeout=_TICK_S)
+                item = self._events.get(timeout=_TICK_S)
                 if item is None:
                     self._alive -= 1
                 else:

@@ -32,7 +32,7 @@ class Workforce:
         if self.scheduler is not None:
             check_address(self.scheduler, self.insecure)
 
-    def crew(
+    def pool(
         self,
         opener: Opener,
         folder: RunFolder,

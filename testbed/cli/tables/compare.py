@@ -99,11 +99,11 @@ def _agreement(compared: Record) -> FittedTable:
     )
     told: set[str] = set()
     for record in compared["agreement"]:
-        leg = _leg(record)
-        if leg not in told:
+        target_place = _target_place(record)
+        if target_place not in told:
             table.add_section()
-            told.add(leg)
-            name = leg if record["op"] is None else f"{leg}, {record['op']}"
+            told.add(target_place)
+            name = target_place if record["op"] is None else f"{target_place}, {record['op']}"
         else:
             name = f"  {record['op']}"
         table.add_row(
@@ -122,7 +122,7 @@ def _agreement(compared: Record) -> FittedTable:
 
 def _matrix(record: Record) -> FittedTable:
     matrix = record["matrix_all"]
-    table = _new_table(f"{_leg(record)}, rows", ["A \\ B", *matrix["outcomes"]], right=matrix["outcomes"])
+    table = _new_table(f"{_target_place(record)}, rows", ["A \\ B", *matrix["outcomes"]], right=matrix["outcomes"])
     for outcome, counts in zip(matrix["outcomes"], matrix["rows"], strict=True):
         table.add_row(outcome, *(f"{count:,}" for count in counts))
     return table
@@ -139,7 +139,7 @@ def _disagreements(disagreements: Record, rows: int) -> Iterator[RenderableType]
     )
     for cause in disagreements["by_cause"]:
         table.add_row(
-            _leg(cause),
+            _target_place(cause),
             _CAUSES[cause["differ_by"]],
             f"{cause['rows']:,}",
             f"{cause['faults']:,}",
@@ -176,7 +176,7 @@ def _rows(title: str, of_cause: Sequence[Record], rows: int) -> FittedTable:
 
 
 def _has_all(compared: Record, record: Record) -> bool:
-    return any(other["op"] is None and _leg(other) == _leg(record) for other in compared["agreement"])
+    return any(other["op"] is None and _target_place(other) == _target_place(record) for other in compared["agreement"])
 
 
 # ---- two precisions
@@ -187,14 +187,14 @@ def _precisions(compared: Record) -> Iterator[RenderableType]:
     first_op: dict[str, str] = {}
     kinds: dict[tuple[str, str, str], list[Record]] = {}
     for record in compared["roles"]:
-        leg = _leg(record)
-        if first_op.setdefault(leg, record["op"]) == record["op"] or record["role"] in ("all", "word"):
-            kinds.setdefault((leg, record["format_a"], record["format_b"]), []).append(record)
-    for (leg, a, b), records in kinds.items():
-        title = f"{leg}, {a} in A and {b} in B: rates in %, with {level} intervals"
+        target_place = _target_place(record)
+        if first_op.setdefault(target_place, record["op"]) == record["op"] or record["role"] in ("all", "word"):
+            kinds.setdefault((target_place, record["format_a"], record["format_b"]), []).append(record)
+    for (target_place, a, b), records in kinds.items():
+        title = f"{target_place}, {a} in A and {b} in B: rates in %, with {level} intervals"
         yield from ("", _roles(title, records))
         if any(record["paired"] for record in records):
-            yield from ("", _paired(f"{leg}, {a} in A and {b} in B: the faults that pair", records))
+            yield from ("", _paired(f"{target_place}, {a} in A and {b} in B: the faults that pair", records))
     yield Prose("the roles of every operation are in --json and --to FILE", style="dim")
 
 
@@ -252,7 +252,7 @@ def _new_table(title: str, columns: Iterable[str], right: Iterable[str] = (), wh
     return table
 
 
-def _leg(record: Record) -> str:
+def _target_place(record: Record) -> str:
     return f"{record['target']} {'activations' if record['where'] == 'activation' else 'weights'}"
 
 

@@ -34,10 +34,10 @@ USUAL = Details()
 
 
 def rate_tables(summary: Record, details: Details) -> Iterator[FittedTable]:
-    legs = dict.fromkeys(
+    target_places = dict.fromkeys(
         (m["target"], m["where"]) for m in summary["marginals"] if not details.ops or m["op"] in details.ops
     )
-    for target, where in legs:
+    for target, where in target_places:
         yield _rates_table(summary, target, where, details)
 
 

@@ -27,12 +27,12 @@ def sweep_tables(swept: Record, full: bool = False) -> RenderableType:
     parts: list[RenderableType] = [*_head(swept)]
     for target in dict.fromkeys(source["target"] for source in swept["sources"]):
         parts += ["", _noise(swept, target, full)]
-    legs = dict.fromkeys((part["target"], part["where"]) for part in swept["tiers"])
-    for target in dict.fromkeys(target for target, _ in legs):
+    target_places = dict.fromkeys((part["target"], part["where"]) for part in swept["tiers"])
+    for target in dict.fromkeys(target for target, _ in target_places):
         parts += [] if full else ["", _advice(swept, [part for part in swept["tiers"] if _is_whole(part, target)])]
-    for leg in legs if full else ():
-        of_leg = [part for part in swept["tiers"] if (part["target"], part["where"]) == leg]
-        parts += ["", _advice(swept, of_leg), "", _grid(swept, *leg)]
+    for target_place in target_places if full else ():
+        of_target = [part for part in swept["tiers"] if (part["target"], part["where"]) == target_place]
+        parts += ["", _advice(swept, of_target), "", _grid(swept, *target_place)]
     if swept["link"] is not None:
         parts += ["", *_link(swept, full)]
     more = "" if full else "Each tier and tolerance: --full. "
@@ -86,7 +86,7 @@ def _advice(swept: Record, records: Sequence[Record]) -> FittedTable:
     """Advice on tolerances. records: of one target, and of one place or without tiers."""
     wanted = f"{100 * swept['wanted_detection']:g} %"
     places = dict.fromkeys(part["where"] for part in records)
-    about = _leg(records[0]["target"], records[0]["where"]) if len(places) == 1 else records[0]["target"]
+    about = _target_place(records[0]["target"], records[0]["where"]) if len(places) == 1 else records[0]["target"]
     events = [event for event in EVENTS if event == "any" or records[0]["n_sdc1"] is not None]
     columns = [
         "",
@@ -128,7 +128,7 @@ def _grid(swept: Record, target: str, where: str) -> FittedTable:
     sources = [noise for noise in part["noise"] if noise["file"] == "plain"]
     heads = [f"{source['engine']} {source['precision']}\nbatch {source['batch']}" for source in sources]
     table = _new_table(
-        f"{_leg(target, where)}, {_named(part)}, all images: at rtol {swept['rtol']['main']:g}, false alarms of"
+        f"{_target_place(target, where)}, {_named(part)}, all images: at rtol {swept['rtol']['main']:g}, false alarms of"
         " fault-free engines, and faults flagged, %",
         ["atol", *heads, *(f"{EVENTS[event]}\nflagged" for event in events)],
         left=(),
@@ -172,7 +172,7 @@ def _link(swept: Record, full: bool) -> Iterator[RenderableType]:
         is_first = first.setdefault(part["where"], _model(part)) == _model(part)
         if part["tier"] is None and (full or is_first):
             title = (
-                f"{_leg(part['target'], part['where'])}, {_named(part)}: top-1 changed in {part['n_sdc1']:,} of"
+                f"{_target_place(part['target'], part['where'])}, {_named(part)}: top-1 changed in {part['n_sdc1']:,} of"
                 f" {part['n_rows']:,} rows; rates in %"
             )
             table = _new_table(title, ["atol", *_LINK.values()], left=())
@@ -191,7 +191,7 @@ def _new_table(title: str, columns: Iterable[str], left: Iterable[str]) -> Fitte
     return table
 
 
-def _leg(target: str, where: str) -> str:
+def _target_place(target: str, where: str) -> str:
     return f"{target} {'activations' if where == 'activation' else 'weights'}"
 
 

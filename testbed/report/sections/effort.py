@@ -54,25 +54,28 @@ class Effort:
 
 def effort(evidence: Evidence) -> Effort:
     records = evidence.summary["evaluation"]
-    legs: dict[tuple[str, str], dict[str, int]] = {}
+    target_places: dict[tuple[str, str], dict[str, int]] = {}
     totals: dict[tuple[str, str], int] = {}
     for record in records:
-        leg = record["target"], record["where"]
-        totals[leg] = totals.get(leg, 0) + record["rows"]
-        ways = legs.setdefault(leg, {})
+        target_place = record["target"], record["where"]
+        totals[target_place] = totals.get(target_place, 0) + record["rows"]
+        ways = target_places.setdefault(target_place, {})
         for way, found in record["how"].items():
             ways[way] = ways.get(way, 0) + found["rows"]
     proofs = [Proof.of(key, found) for key, found in evidence.summary["evaluated_by"].items()]
-    occurring = [way for way in _WAYS if any(way in ways for ways in legs.values())]
+    occurring = [way for way in _WAYS if any(way in ways for ways in target_places.values())]
     failures = evidence.summary["failures"]
     return Effort(
-        columns=tuple(_leg(*leg) for leg in legs),
+        columns=tuple(_target_place(*target_place) for target_place in target_places),
         rows=tuple(totals.values()),
         ways=tuple(
-            EvaluationShares(*_WAYS[way], tuple(_share(legs[leg], way, totals[leg]) for leg in legs))
+            EvaluationShares(
+                *_WAYS[way],
+                tuple(_share(target_places[target_place], way, totals[target_place]) for target_place in target_places),
+            )
             for way in occurring
         ),
-        proofs=tuple((_leg(proof.target, proof.where), _proof(proof)) for proof in proofs),
+        proofs=tuple((_target_place(proof.target, proof.where), _proof(proof)) for proof in proofs),
         dues=tuple(_dues(records)),
         failures=tuple(_counted(failures[name], *words) for name, words in _FAILURES.items() if failures[name]),
         refused=tuple(failures["refused"]),
@@ -83,7 +86,7 @@ def _share(ways: Mapping[str, int], way: str, total: int) -> float | None:
     return ways[way] / total if way in ways else None
 
 
-def _leg(target: str, where: str) -> str:
+def _target_place(target: str, where: str) -> str:
     return f"{target}, {'activations' if where == 'activation' else 'weights'}"
 
 

@@ -45,7 +45,7 @@ class Figure:
 def heat_maps(evidence: Evidence) -> tuple[list[Figure], Markup | None]:
     """SDC-1 by site, one map per place, and their common colour key (None without any map)."""
     maps = []
-    for where, op in _legs(evidence, "model"):
+    for where, op in _target_places(evidence, "model"):
         sites = _in_order(evidence, "model", _series(evidence, "model", where, op, "site", ("sdc1",)))
         blocks = _series(evidence, "model", where, op, "block", ("sdc1",))
         if sites:
@@ -70,7 +70,7 @@ def bit_charts(evidence: Evidence, target: str) -> list[Figure]:
     """Charts by bit position, activations and weights on one axis; number formats apart."""
     measures = _MODEL if target == "model" else _ATTENTION
     charts = []
-    for where, op in _legs(evidence, target):
+    for where, op in _target_places(evidence, target):
         formats = evidence.marginals.bit_formats(target, where, op)
         for fmt in formats:
             found = _series(evidence, target, where, op, "bit" if fmt is None else bits_of(fmt.name), measures)
@@ -119,7 +119,7 @@ def other_models(evidence: Evidence) -> list[Figure]:
     """What the figures show of the main fault model, of every other one, in numbers: no drawing."""
     found = []
     for target, measures in (("model", _MODEL), ("attention", _ATTENTION)):
-        for where, main in _legs(evidence, target):
+        for where, main in _target_places(evidence, target):
             for number, op in enumerate(evidence.marginals.ops(target, where)):
                 if op != main:
                     title = f"{target.capitalize()}, {PLACES[where].lower()}, {model_name(op)}"
@@ -162,7 +162,7 @@ def _plots(
 ) -> list[Figure]:
     """One forest plot per place, on one axis. categories: of a place and its main fault model."""
     made = []
-    for where, op in _legs(evidence, target):
+    for where, op in _target_places(evidence, target):
         shown = [category for category in categories(where, op) if category.estimates]
         if shown:
             made.append((where, PLACES[where] if compares_ops else f"{PLACES[where]}, {model_name(op)}", shown))
@@ -185,7 +185,7 @@ def outcome_bars(evidence: Evidence, target: str, compositions: Compositions) ->
     """Bars by class of bit, and the outcomes that occur (for the key)."""
     measure = "sdc1" if target == "model" else "outside"
     figures, occurring = [], set()
-    for where, op in _legs(evidence, target):
+    for where, op in _target_places(evidence, target):
         bars = []
         for bit_class in ("all", *CLASS_NAMES):
             composition = compositions.get((target, where, op, bit_class))
@@ -202,7 +202,7 @@ def outcome_bars(evidence: Evidence, target: str, compositions: Compositions) ->
     return figures, [outcome for outcome in stack.OUTCOMES if outcome in occurring]
 
 
-def _legs(evidence: Evidence, target: str) -> list[tuple[str, str]]:
+def _target_places(evidence: Evidence, target: str) -> list[tuple[str, str]]:
     """(place, main fault model) of every place that was struck."""
     return [(where, op) for where in PLACES if (op := evidence.marginals.main_op(target, where))]
 

@@ -47,8 +47,13 @@ def sweep(evidence: Evidence) -> Sweep | None:
     swept = evidence.sweep
     if swept is None or not swept["tiers"]:
         return None
-    legs = [leg for target in ("model", "attention") for where in PLACES if (leg := _leg(swept, target, where))]
-    own, *others = legs[0][0]["noise"]
+    target_places = [
+        target_place
+        for target in ("model", "attention")
+        for where in PLACES
+        if (target_place := _target_place(swept, target, where))
+    ]
+    own, *others = target_places[0][0]["noise"]
     others = [source for source in others if floor_of(swept, source) > floor_of(swept, own)]
     noisiest = max(others, key=lambda source: floor_of(swept, source), default=None)
     return Sweep(
@@ -56,16 +61,19 @@ def sweep(evidence: Evidence) -> Sweep | None:
         wanted=percent(swept["wanted_detection"]),
         own=own["source"],
         noisiest=None if noisiest is None else noisiest["source"],
-        floors=tuple(_floors(swept, legs, target) for target in dict.fromkeys(leg[0]["target"] for leg in legs)),
-        advice=tuple(_advice(swept, leg) for leg in legs),
-        rocs=tuple(_roc(swept, leg, noisiest and noisiest["source"]) for leg in legs),
-        detection=tuple(_detection(swept, leg) for leg in legs),
+        floors=tuple(
+            _floors(swept, target_places, target)
+            for target in dict.fromkeys(target_place[0]["target"] for target_place in target_places)
+        ),
+        advice=tuple(_advice(swept, target_place) for target_place in target_places),
+        rocs=tuple(_roc(swept, target_place, noisiest and noisiest["source"]) for target_place in target_places),
+        detection=tuple(_detection(swept, target_place) for target_place in target_places),
         goldens=swept["goldens"],
         link=followed(swept),
     )
 
 
-def _leg(swept: Record, target: str, where: str) -> list[Record]:
+def _target_place(swept: Record, target: str, where: str) -> list[Record]:
     """All images, then each tier, of the place's first fault model: the one that the other figures show."""
     mine = [part for part in swept["tiers"] if (part["target"], part["where"]) == (target, where)]
     return [part for part in mine if fault_model(part) == fault_model(mine[0])]
@@ -78,29 +86,29 @@ def _events(part: Record) -> list[str]:
 # ---- tables
 
 
-def _floors(swept: Record, legs: Sequence[Sequence[Record]], target: str) -> Table:
-    leg = next(leg for leg in legs if leg[0]["target"] == target)
+def _floors(swept: Record, target_places: Sequence[Sequence[Record]], target: str) -> Table:
+    target_place = next(target_place for target_place in target_places if target_place[0]["target"] == target)
     rows = []
-    for number, source in enumerate(leg[0]["noise"]):
-        found = [at_main(swept, part["noise"][number]["floors"])[0] for part in leg]
+    for number, source in enumerate(target_place[0]["noise"]):
+        found = [at_main(swept, part["noise"][number]["floors"])[0] for part in target_place]
         floors = ["none" if f["smallest_atol"] is None else at_least(f["smallest_atol"]) for f in found]
         most = percent(found[0]["false_alarm_upper"])
         emulated = f" ({source['arithmetic']})" if "emulated" in source["arithmetic"] else ""
         rows.append((source["source"] + emulated, str(source["n"]), *floors, most))
-    tiers = (tier_name(swept, part["tier"]) for part in leg)
+    tiers = (tier_name(swept, part["tier"]) for part in target_place)
     columns = ("fault-free engine", "images", *tiers, "alarms then, at most")
     return Table(
         f"floors-{target}", f"{target.capitalize()}: smallest atol without a false alarm", columns, tuple(rows)
     )
 
 
-def _advice(swept: Record, leg: Sequence[Record]) -> Table:
-    events, wanted = _events(leg[0]), percent(swept["wanted_detection"])
+def _advice(swept: Record, target_place: Sequence[Record]) -> Table:
+    events, wanted = _events(target_place[0]), percent(swept["wanted_detection"])
     columns = ["images", "no alarm from atol"]
     for event in events:
         columns += [f"{EVENTS[event]} detected there", f"{wanted} of {EVENTS[event]} up to atol"]
     rows, notes = [], []
-    for part in leg:
+    for part in target_place:
         floor = at_main(swept, part["noise"][0]["floors"])[0]
         atol = floor["smallest_atol"]
         cells = [tier_name(swept, part["tier"]), "none" if atol is None else at_least(atol)]
@@ -113,8 +121,8 @@ def _advice(swept: Record, leg: Sequence[Record]) -> Table:
                 reasons.append(f"{EVENTS[event]}: {advice['reason']}")
         rows.append(tuple(cells))
         notes.append("; ".join(reasons))
-    name = f"advice-{leg[0]['target']}-{leg[0]['where']}"
-    return Table(name, title_of(leg[0]), tuple(columns), tuple(rows), tuple(notes))
+    name = f"advice-{target_place[0]['target']}-{target_place[0]['where']}"
+    return Table(name, title_of(target_place[0]), tuple(columns), tuple(rows), tuple(notes))
 
 
 def _up_to(advice: Record) -> str:
@@ -132,9 +140,9 @@ def _up_to(advice: Record) -> str:
 # ---- figures
 
 
-def _roc(swept: Record, leg: Sequence[Record], noisiest: str | None) -> Figure:
+def _roc(swept: Record, target_place: Sequence[Record], noisiest: str | None) -> Figure:
     panels, lines = [], []
-    for part in leg:
+    for part in target_place:
         name = tier_name(swept, part["tier"])
         own, *others = part["roc"]
         series = {event: _levels(own, event) for event in _events(part)}
@@ -147,7 +155,7 @@ def _roc(swept: Record, leg: Sequence[Record], noisiest: str | None) -> Figure:
                 Line(name, f"area, {EVENTS[event]}, {area['source']}", estimate(area, "auc"))
                 for area in at_main(swept, part["auc"][event])
             ]
-    first = leg[0]
+    first = target_place[0]
     drawing = roc.roc_panels(panels, EVENTS, f"ROC per tier. {title_of(first)}")
     return Figure(f"roc-{first['target']}-{first['where']}", title_of(first), drawing, tuple(lines))
 
@@ -160,8 +168,8 @@ def _levels(curve: Record, event: str) -> list[roc.Level]:
     ]
 
 
-def _detection(swept: Record, leg: Sequence[Record]) -> Figure:
-    part = leg[0]
+def _detection(swept: Record, target_place: Sequence[Record]) -> Figure:
+    part = target_place[0]
     points = at_main(swept, part["grid"])
     series = {
         event: [(p["atol"], estimate(p[f"detection_{event}"])) for p in points if p[f"detection_{event}"]]

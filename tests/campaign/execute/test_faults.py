@@ -62,23 +62,23 @@ class Engine(BaseRunner):
         return {"logits": struck, LIVE: live[rows, feeds[INDEX][:, 0]][:, None]}
 
 
-def bench(where: str = "activation", inputs: Inputs = lambda rows: PIXELS[rows]) -> CampaignEngine:
+def engine(where: str = "activation", inputs: Inputs = lambda rows: PIXELS[rows]) -> CampaignEngine:
     return CampaignEngine("model", where, TABLE, Engine(), inputs, "x", "logits", IMAGES, BATCH)
 
 
 def activations(at: CampaignEngine | None = None) -> ActivationFaultRunner:
-    at = at or bench()
+    at = at or engine()
     return ActivationFaultRunner(at, WholeTwin(at), JUDGE)
 
 
 def weights() -> WeightFaultRunner:
-    return WeightFaultRunner(bench("weight"), JUDGE)
+    return WeightFaultRunner(engine("weight"), JUDGE)
 
 
 NO_WORDS = np.zeros(0, np.uint32)
 
 
-def leg(where: str, faults: Sequence[tuple[int, int]]) -> PlanSlice:
+def plan_slice(where: str, faults: Sequence[tuple[int, int]]) -> PlanSlice:
     """One fault per (index, bit); activations of image after image."""
     site = TABLE["head" if where == "activation" else "w"]
     rows = []
@@ -109,7 +109,7 @@ def same(some: dict[str, Any], other: dict[str, Any], but: set[str] = frozenset(
 
 
 def test_rows_say_what_was_struck_and_what_came_of_it() -> None:
-    rows = activations().rows(leg("activation", FAULTS), golden_words(FAULTS)).to_pylist()
+    rows = activations().rows(plan_slice("activation", FAULTS), golden_words(FAULTS)).to_pylist()
     assert [row["fault_id"] for row in rows] == list(range(21))
     for row in rows:
         image = IMAGES.ids.index(row["image_id"])
@@ -123,7 +123,7 @@ def test_rows_say_what_was_struck_and_what_came_of_it() -> None:
 
 
 def test_faults_that_the_engine_did_not_survive_are_due_and_have_no_output() -> None:
-    part, words = leg("activation", FAULTS), golden_words(FAULTS)
+    part, words = plan_slice("activation", FAULTS), golden_words(FAULTS)
     calm = activations().rows(part, words).to_pylist()
     rows = activations().blamed(part, words, "crash").to_pylist()
     for row, other in zip(rows, calm, strict=True):
@@ -146,14 +146,14 @@ def test_an_engine_that_gives_other_bits_than_its_golden_is_refused() -> None:
     words = golden_words(FAULTS)
     words[5] ^= 1
     with pytest.raises(NotDeterministic, match=r"head\[1\] was 0x.* in the engine and .*not deterministic") as caught:
-        activations().rows(leg("activation", FAULTS), words)
+        activations().rows(plan_slice("activation", FAULTS), words)
     assert not isinstance(caught.value, EngineError)  # which would be taken for the fault's doing
 
 
 def test_a_negative_zero_is_not_taken_for_zero() -> None:
-    zeros = bench(inputs=lambda rows: np.zeros((len(rows), WIDTH), np.float32))
+    zeros = engine(inputs=lambda rows: np.zeros((len(rows), WIDTH), np.float32))
     with pytest.raises(NotDeterministic):
-        activations(zeros).rows(leg("activation", FAULTS), np.full(len(FAULTS), 0x80000000, np.uint32))
+        activations(zeros).rows(plan_slice("activation", FAULTS), np.full(len(FAULTS), 0x80000000, np.uint32))
 
 
 def test_outputs_that_come_in_pieces_and_out_of_order_are_put_in_order() -> None:
@@ -161,7 +161,7 @@ def test_outputs_that_come_in_pieces_and_out_of_order_are_put_in_order() -> None
         def evaluate(self, strikes: Injections) -> Iterator[Evaluated]:
             yield from reversed(list(super().evaluate(strikes)))
 
-    at, part, words = bench(), leg("activation", FAULTS), golden_words(FAULTS)
+    at, part, words = engine(), plan_slice("activation", FAULTS), golden_words(FAULTS)
     wanted = activations().rows(part, words)
     assert ActivationFaultRunner(at, Backwards(at), JUDGE).rows(part, words).equals(wanted)
 
@@ -171,7 +171,7 @@ def test_outputs_that_come_in_pieces_and_out_of_order_are_put_in_order() -> None
 
 def test_a_weight_fault_strikes_every_image_and_is_undone() -> None:
     strike = weights()
-    rows = strike.rows(leg("weight", FAULTS), NO_WORDS).to_pylist()
+    rows = strike.rows(plan_slice("weight", FAULTS), NO_WORDS).to_pylist()
     assert [(row["fault_id"], row["image_id"]) for row in rows] == [(f, i) for f in range(21) for i in IMAGES.ids]
     for row in rows:
         struck = np.ones(WIDTH, np.float32)
@@ -179,11 +179,11 @@ def test_a_weight_fault_strikes_every_image_and_is_undone() -> None:
         with np.errstate(over="ignore"):
             wanted = PIXELS[IMAGES.ids.index(row["image_id"])] * struck
         np.testing.assert_array_equal(np.float32(row["logits"]), wanted)
-    assert strike.bench.runner.w.tolist() == [1.0] * WIDTH  # type: ignore[attr-defined]
+    assert strike.engine.runner.w.tolist() == [1.0] * WIDTH  # type: ignore[attr-defined]
 
 
 def test_a_weight_fault_that_the_engine_did_not_survive_is_due_for_every_image() -> None:
-    part = leg("weight", FAULTS)
+    part = plan_slice("weight", FAULTS)
     calm, rows = weights().rows(part, NO_WORDS).to_pylist(), weights().blamed(part, NO_WORDS, "hang").to_pylist()
     assert {(row["outcome"], row["due"], row["logits"]) for row in rows} == {("due", "hang", None)}  # type: ignore[comparison-overlap]
     for row, other in zip(rows, calm, strict=True):
@@ -215,9 +215,9 @@ def test_no_row_depends_on_its_batch_or_the_order_of_work(
 ) -> None:
     """A shuffled part of the plan, with a tail that is not a whole batch, gives the stored rows bit for bit."""
     (faults,) = (
-        leg.table
-        for leg in plan_slices(read_plan(tiny_run / "faults.parquet"))
-        if (leg.target, leg.where) == (target, where)
+        plan_slice.table
+        for plan_slice in plan_slices(read_plan(tiny_run / "faults.parquet"))
+        if (plan_slice.target, plan_slice.where) == (target, where)
     )
     chosen = np.random.default_rng(0).permutation(faults.num_rows)[: 16 * 9 + 5]
     part = PlanSlice(target, where, faults.take(pa.array(chosen)).combine_chunks())

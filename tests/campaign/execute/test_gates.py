@@ -168,7 +168,7 @@ def test_weights_left_out_are_not_planned_and_are_told(
 ) -> None:
     """As where the engine holds a copy of one of them."""
     real = weight_gate.heard
-    monkeypatch.setattr(weight_gate, "heard", lambda bench, site: site.name != "head.bias" and real(bench, site))
+    monkeypatch.setattr(weight_gate, "heard", lambda engine, site: site.name != "head.bias" and real(engine, site))
     monkeypatch.setattr(
         weight_gate, "_same", lambda one, other: False
     )  # a rebuilt engine has other bits: no comparison
@@ -187,19 +187,21 @@ def test_a_section_that_has_nothing_left_to_strike_is_refused(
     campaign: Campaign, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forget_gates(campaign.folder)
-    monkeypatch.setattr(weight_gate, "heard", lambda bench, site: bench.target != "attention")
+    monkeypatch.setattr(weight_gate, "heard", lambda engine, site: engine.target != "attention")
     with pytest.raises(GateFailed, match=r"every weight of target 'attention' that .* names was left out"):
         campaign.gate()
 
 
 def test_zero_faults_arm_the_ports_at_many_sites_and_images(campaign: Campaign) -> None:
-    bench = campaign.bench("model", "activation")
-    sites = bench.table.select("activation", ["*"])
-    leg = zero_fault_slice("model", "activation", sites, bench.images.ids, 64, seed=1)
-    assert set(leg.sites) == {site.name for site in sites}
-    assert set(leg.image_ids) == set(bench.images.ids)
+    engine = campaign.engine("model", "activation")
+    sites = engine.table.select("activation", ["*"])
+    target_place = zero_fault_slice("model", "activation", sites, engine.images.ids, 64, seed=1)
+    assert set(target_place.sites) == {site.name for site in sites}
+    assert set(target_place.image_ids) == set(engine.images.ids)
     assert zero_fault(
-        fault_runner_for(campaign.place, "model", "activation"), leg, golden_words(campaign.place, leg)
+        fault_runner_for(campaign.place, "model", "activation"),
+        target_place,
+        golden_words(campaign.place, target_place),
     ) == (
         64,
         0,
@@ -208,15 +210,15 @@ def test_zero_faults_arm_the_ports_at_many_sites_and_images(campaign: Campaign) 
 
 def test_zero_fault_rows_that_differ_are_counted(campaign: Campaign) -> None:
     """The same path with one mask that does change a bit: as many mismatches as rows it touches."""
-    bench = campaign.bench("model", "activation")
-    leg = zero_fault_slice(
-        "model", "activation", bench.table.select("activation", ["head"]), bench.images.ids, 20, seed=1
+    engine = campaign.engine("model", "activation")
+    target_place = zero_fault_slice(
+        "model", "activation", engine.table.select("activation", ["head"]), engine.images.ids, 20, seed=1
     )
-    masks = [np.array(mask) for mask in leg.masks]
+    masks = [np.array(mask) for mask in target_place.masks]
     masks[2][:3] = 1 << 30
-    leg.__dict__["masks"] = tuple(masks)
-    strike = ActivationFaultRunner(bench, WholeTwin(bench), campaign.place.judge)
-    assert zero_fault(strike, leg, golden_words(campaign.place, leg)) == (20, 3)
+    target_place.__dict__["masks"] = tuple(masks)
+    strike = ActivationFaultRunner(engine, WholeTwin(engine), campaign.place.judge)
+    assert zero_fault(strike, target_place, golden_words(campaign.place, target_place)) == (20, 3)
 
 
 def test_a_machine_with_other_golden_bits_may_not_go_on(campaign: Campaign) -> None:
@@ -276,9 +278,9 @@ def test_only_the_same_batch_run_twice_is_called_not_deterministic(
     campaign: Campaign, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forget_gates(campaign.folder)
-    bench = campaign.bench("model", "activation")
-    assert len(bench.golden) == 6
-    bench.runner = Sharing(bench.runner, noise=1e-3)  # type: ignore[assignment]
+    engine = campaign.engine("model", "activation")
+    assert len(engine.golden) == 6
+    engine.runner = Sharing(engine.runner, noise=1e-3)  # type: ignore[assignment]
     with pytest.raises(GateFailed, match="the same batch, run twice, gives other bits"):
         campaign.gate()
 

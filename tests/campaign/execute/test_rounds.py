@@ -46,8 +46,8 @@ class Crew:
         return Report(done=len(kept))
 
 
-def run(store: ResultStore, progress: Progress, found: Round, crew: Any) -> None:
-    _run_round(found, 0, store, crew, progress, Report(), OnePlan())
+def run(store: ResultStore, progress: Progress, found: Round, pool: Any) -> None:
+    _run_round(found, 0, store, pool, progress, Report(), OnePlan())
 
 
 def test_rows_that_are_dropped_are_gone_and_their_units_are_kept_again(

@@ -110,8 +110,8 @@ def test_another_seed_names_others_and_the_same_seed_the_same(finished: Preparat
 
 
 def test_noise_is_of_the_named_images_and_of_more_that_are_chosen_alike(finished: Preparation) -> None:
-    bench = NoiseEngines(Workplace(finished.folder, finished.spec))
-    few, many = bench._images("model", 10), bench._images("model", 60)
+    engine = NoiseEngines(Workplace(finished.folder, finished.spec))
+    few, many = engine._images("model", 10), engine._images("model", 60)
     assert few.position.tolist() == finished.images.positions.tolist()
     assert np.bincount(many.tier).tolist() == [60, 60]
     assert set(few.position) < set(many.position)

@@ -147,9 +147,9 @@ def test_a_damaged_record_of_a_faster_evaluation_is_refused(
     at = ("stages", "gates", "facts", "evaluation", target, "record", *place)
     (tiny_copy / "manifest.json").write_text(json.dumps(Edit(at, value).of(manifest)))
     found = Workplace.at(tiny_copy)
-    bench = found.bench(target.removesuffix(".weight"), where)
+    engine = found.engine(target.removesuffix(".weight"), where)
     with pytest.raises(StaleArtefact, match="--redo gates"):
-        (evaluator_for if where == "activation" else weights_for)(found, bench)
+        (evaluator_for if where == "activation" else weights_for)(found, engine)
     found.close()
 
 

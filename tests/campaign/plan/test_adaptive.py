@@ -106,7 +106,7 @@ def test_plans_have_the_plans_columns_and_go_on_where_the_last_one_ended(finishe
     assert whole.column("fault_id").to_pylist() == list(range(whole.num_rows))
     for number, plan in enumerate(plans):
         assert set(plan.column("round").to_pylist()) == {number}
-        assert [(leg.target, leg.where) for leg in plan_slices(plan)] == [
+        assert [(plan_slice.target, plan_slice.where) for plan_slice in plan_slices(plan)] == [
             (target, where)
             for target, where in (("model", "activation"), ("model", "weight"))
             if where in plan.column("where").to_pylist()

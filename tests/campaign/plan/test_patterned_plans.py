@@ -274,18 +274,18 @@ def test_a_legs_points_are_the_words_of_its_faults(
     start = data.draw(st.integers(0, plan.num_rows - 1))
     wheres = plan.column("where").to_pylist()
     end = next((i for i in range(start, len(wheres)) if wheres[i] != wheres[start]), len(wheres))
-    leg = plan_slice_of(path, start, data.draw(st.integers(start + 1, end)))
+    plan_slice = plan_slice_of(path, start, data.draw(st.integers(start + 1, end)))
     if data.draw(st.booleans()):
-        leg = leg.take(sorted(data.draw(st.sets(st.integers(0, len(leg) - 1), min_size=1))))
-    points = leg.points
+        plan_slice = plan_slice.take(sorted(data.draw(st.sets(st.integers(0, len(plan_slice) - 1), min_size=1))))
+    points = plan_slice.points
     assert points.site.shape == points.and_mask.shape
-    for row, fault in enumerate(leg.column("fault_id")):
+    for row, fault in enumerate(plan_slice.column("fault_id")):
         own = points.site[row] != NO_SITE
         assert own.tolist() == [True] * len(words[fault]) + [False] * (points.site.shape[1] - len(words[fault]))
         columns = (points.index, points.and_mask, points.or_mask, points.xor_mask)
         found = zip(points.site[row][own], *(column[row][own].tolist() for column in columns), strict=True)
         assert [(points.names[site], *rest) for site, *rest in found] == words[fault]
-    if leg.where == "activation":
+    if plan_slice.where == "activation":
         feed = points.feed(TABLE)
         assert feed.site.tolist() == [
             [TABLE.ports[points.names[site]] if site != NO_SITE else NO_SITE for site in row] for row in points.site
@@ -295,9 +295,9 @@ def test_a_legs_points_are_the_words_of_its_faults(
 def test_weights_are_struck_where_they_are_stored(mixed: Path) -> None:
     words, plan = expected_words(mixed), read_plan(mixed)
     weights = np.flatnonzero(np.array(plan.column("where").to_pylist()) == "weight")
-    leg = plan_slice_of(mixed, int(weights[0]), plan.num_rows)
-    for row, fault in enumerate(leg.column("fault_id")):
-        (place,) = leg.points.weights(row, TABLE)
+    plan_slice = plan_slice_of(mixed, int(weights[0]), plan.num_rows)
+    for row, fault in enumerate(plan_slice.column("fault_id")):
+        (place,) = plan_slice.points.weights(row, TABLE)
         site = TABLE[words[fault][0][0]]
         canonical = np.arange(site.elements).reshape(site.shape)
         stored = (canonical.T if site.transposed else canonical).reshape(-1)

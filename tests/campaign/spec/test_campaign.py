@@ -182,13 +182,13 @@ def test_one_tolerance_stands_for_every_tier(tiny_values: dict[str, Any]) -> Non
 
 
 def test_legs_name_every_engine_that_is_needed_once(tiny_spec: CampaignSpec) -> None:
-    assert list(tiny_spec.legs) == [
+    assert list(tiny_spec.target_places) == [
         ("model", "activation"),
         ("model", "weight"),
         ("attention", "activation"),
         ("attention", "weight"),
     ]
-    assert tiny_spec.legs["model", "weight"] == (("*.fc1.weight", "head.bias"),)
+    assert tiny_spec.target_places["model", "weight"] == (("*.fc1.weight", "head.bias"),)
     assert tiny_spec.targets == ("model", "attention")
 
 

@@ -120,22 +120,24 @@ def test_every_fault_model_has_its_marginals_and_no_rate_mixes_two(finished: Fin
     for by in ("all", *RATE_DIMENSIONS):
         told = [(tuple(m[key] for key in LEG), m["n"]) for m in finished.summary["marginals"] if m["by"] == by]
         found = finished.rows.groupby(LEG, observed=True)["fault_id" if by == "all" else by].count()
-        assert {leg for leg, _ in told} == {leg for leg, n in found.items() if n}
-        assert all(sum(n for other, n in told if other == leg) == found[leg] for leg, _ in told)
+        assert {target_place for target_place, _ in told} == {target_place for target_place, n in found.items() if n}
+        assert all(
+            sum(n for other, n in told if other == target_place) == found[target_place] for target_place, _ in told
+        )
         assert by != "all" or len(told) == len(found)
 
 
 def test_it_is_told_how_the_outputs_of_each_fault_model_were_found(finished: Finished) -> None:
     told = {tuple(one[key] for key in LEG): one for one in finished.summary["evaluation"]}
     groups = finished.rows.groupby(LEG, observed=True)
-    assert {leg: one["rows"] for leg, one in told.items()} == groups.size().to_dict()
+    assert {target_place: one["rows"] for target_place, one in told.items()} == groups.size().to_dict()
     assert sum(one["rows"] for one in told.values()) == len(finished.rows)
-    for leg, rows in groups:
+    for target_place, rows in groups:
         for kind, column in (("how", "evaluation"), ("due", "due")):
             counted = rows[column].value_counts()
             wanted = {name: {"rows": n, "share": round(n / len(rows), 9)} for name, n in counted.items() if n}
-            assert told[leg][kind] == wanted
-        assert list(told[leg]["how"]) == [how for how in HOWS if how in told[leg]["how"]]
+            assert told[target_place][kind] == wanted
+        assert list(told[target_place]["how"]) == [how for how in HOWS if how in told[target_place]["how"]]
 
 
 def test_populations_are_what_the_site_tables_say(tiny_run: Path) -> None:

@@ -53,8 +53,8 @@ class Site:
         self.kept[unit.number] = from_stream(rows)
 
     def run(self, n: int, children: int = 2, limits: Limits = PATIENT, opening: str = "", **more: Any) -> Report:
-        with LocalPool(self.opener(opening=opening), children, limits) as crew:
-            return crew.run(units(n), more.pop("keep", self.keep), **more)
+        with LocalPool(self.opener(opening=opening), children, limits) as pool:
+            return pool.run(units(n), more.pop("keep", self.keep), **more)
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -97,10 +97,10 @@ def test_every_unit_is_run_once_whoever_runs_it(site: Site, children: int) -> No
 
 
 def test_a_crew_stays_for_several_rounds(site: Site) -> None:
-    with LocalPool(site.opener(), 2, PATIENT) as crew:
-        crew.run(units(6)[:3], site.keep)
-        crew.run(units(6)[3:], site.keep)
-        crew.run([], site.keep)
+    with LocalPool(site.opener(), 2, PATIENT) as pool:
+        pool.run(units(6)[:3], site.keep)
+        pool.run(units(6)[3:], site.keep)
+        pool.run([], site.keep)
     assert_rows(site.rows, 6)
     assert len(site.log("opened")) <= 2
 
@@ -128,8 +128,8 @@ def test_several_in_one_unit_of_one_and_a_whole_unit(site: Site) -> None:
 @pytest.mark.parametrize("deed", ["hang", "lock"])
 def test_a_fault_that_hangs_is_found_by_the_clock(site: Site, deed: str) -> None:
     site.order({1: f"{deed} always"})
-    with LocalPool(site.opener(), 1, Limits(floor_s=1.5, open_s=60)) as crew:
-        report = crew.run([Unit(0, "plan", 0, 2)], site.keep)
+    with LocalPool(site.opener(), 1, Limits(floor_s=1.5, open_s=60)) as pool:
+        report = pool.run([Unit(0, "plan", 0, 2)], site.keep)
     assert [row["due"] for row in site.rows] == [None, "hang"]
     assert report.hangs >= 4  # on a loaded machine the fault beside it may take too long, too, once or twice
     assert (report.crashes, report.blamed) == (0, 1)
@@ -147,9 +147,9 @@ def test_the_clock_allows_ten_times_the_golden_run_of_the_same_work(site: Site) 
             return super().call(method, *arguments, timeout_s=timeout_s)
 
     for floor_s, alone_s in ((0.0, 0.01), (0.03, 0.03)):
-        seat = WorkerSlot(site.opener(), Limits(floor_s=floor_s, open_s=77.0), make=Clocked)
-        seat.finish(units(1)[0])
-        seat.close()
+        slot = WorkerSlot(site.opener(), Limits(floor_s=floor_s, open_s=77.0), make=Clocked)
+        slot.finish(units(1)[0])
+        slot.close()
         assert allowed["run", SIZE] == pytest.approx(0.08)
         assert allowed["run", 1] == pytest.approx(alone_s)
         assert {s for (method, _), s in allowed.items() if method != "run"} == {77.0}
@@ -199,8 +199,8 @@ def test_a_unit_whose_workers_are_always_lost_is_left_and_the_others_are_done(si
     )
     assert caught.value.exit_code == 1
     (site.folder / str(SIZE + 1)).unlink()  # memory was found
-    with LocalPool(site.opener(), 1, PATIENT) as crew:
-        crew.run([units(4)[1]], site.keep).check_complete()
+    with LocalPool(site.opener(), 1, PATIENT) as pool:
+        pool.run([units(4)[1]], site.keep).check_complete()
     assert_rows(site.rows, 4)
 
 
@@ -214,10 +214,10 @@ def test_a_machine_on_which_nothing_works_any_more_is_given_up(site: Site) -> No
 
 def test_a_worker_with_other_golden_bits_gets_no_work(site: Site) -> None:
     with (
-        LocalPool(site.opener(golden="another"), 2, PATIENT) as crew,
+        LocalPool(site.opener(golden="another"), 2, PATIENT) as pool,
         pytest.raises(OtherGolden, match=r"^the engine on .+ \(.+\) gives other golden bits .*start anew"),
     ):
-        crew.run(units(3), site.keep)
+        pool.run(units(3), site.keep)
     assert not site.kept
     assert site.log("run") == []
 
@@ -247,7 +247,7 @@ def test_no_worker_at_all(site: Site) -> None:
 
 
 def test_where_memory_is_for_one_worker_only_one_does_it_all(site: Site) -> None:
-    """The first two of six openings fail: with one retry, that can be one seat's two tries."""
+    """The first two of six openings fail: with one retry, that can be one slot's two tries."""
     report = site.run(6, limits=Limits(open_s=60, retries=0), opening="memory 1")
     assert_rows(site.rows, 6)
     assert report.done == 6
@@ -266,8 +266,8 @@ def test_ctrl_c_ends_the_workers_at_once_and_keeps_what_is_done(site: Site) -> N
             children.extend(psutil.Process().children())
             signal.raise_signal(signal.SIGINT)
 
-    with LocalPool(site.opener(), 2, PATIENT) as crew, pytest.raises(KeyboardInterrupt):
-        crew.run(units(20), site.keep, tick)
+    with LocalPool(site.opener(), 2, PATIENT) as pool, pytest.raises(KeyboardInterrupt):
+        pool.run(units(20), site.keep, tick)
     assert time.monotonic() - start < 20  # the hanging ones are not waited for
     assert sorted(site.kept) == [0, 1, 2]
     assert children
@@ -323,8 +323,8 @@ def test_units_come_one_by_one(site: Site) -> None:
         ahead.append(len(asked) - len(site.kept))
         site.keep(unit, rows)
 
-    with LocalPool(site.opener(), 2, PATIENT) as crew:
-        crew.run(stream(), keep)
+    with LocalPool(site.opener(), 2, PATIENT) as pool:
+        pool.run(stream(), keep)
     assert max(ahead) <= 2 + 4 + 2
 
 
@@ -333,8 +333,8 @@ def test_a_broken_source_of_units_is_told(site: Site) -> None:
         yield units(1)[0]
         raise TestbedError("the plan was cut")
 
-    with LocalPool(site.opener(), 2, PATIENT) as crew, pytest.raises(TestbedError, match=r"^the plan was cut$"):
-        crew.run(stream(), site.keep)
+    with LocalPool(site.opener(), 2, PATIENT) as pool, pytest.raises(TestbedError, match=r"^the plan was cut$"):
+        pool.run(stream(), site.keep)
 
 
 def test_efficiency_is_the_engines_share_of_the_workers_time(site: Site) -> None:

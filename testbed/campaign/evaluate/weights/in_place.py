@@ -52,7 +52,7 @@ Rebuild = Callable[[bytes], Runner]
 
 
 def weight_gate(
-    bench: CampaignEngine,
+    engine: CampaignEngine,
     sites: Sequence[Site],
     plain: bytes,
     rebuild: Rebuild,
@@ -66,66 +66,66 @@ def weight_gate(
     ``advance`` is told of tensors that are done. Raises EngineError where the output is not restored.
     """
     file = _PlainFile(plain, rebuild)
-    comparable = _same(file.outputs(bench), bench.golden)
-    inputs = bench.runner.info.options.get("weights") == "inputs"
+    comparable = _same(file.outputs(engine), engine.golden)
+    inputs = engine.runner.info.options.get("weights") == "inputs"
     at_risk = set() if inputs else file.at_risk()
     rng = np.random.default_rng([seed, len(sites)])
     others = [site.name for site in sites if site.tensor not in at_risk]
     sample = set(rng.permutation(others)[: _SAMPLED_INPUTS if inputs else _SAMPLED].tolist())
     compared, left_out = 0, []
     for site in sites:
-        silent = not heard(bench, site)
+        silent = not heard(engine, site)
         wanted = comparable and (silent or site.tensor in at_risk or site.name in sample)
-        reason = _judged(bench, file, site, silent, seed) if wanted else UNHEARD if silent else None
+        reason = _judged(engine, file, site, silent, seed) if wanted else UNHEARD if silent else None
         compared += wanted
         if reason is not None:
-            left_out.append(LeftOut(target=bench.target, site=site.name, reason=reason))
+            left_out.append(LeftOut(target=engine.target, site=site.name, reason=reason))
         advance(1)
-    check_restored(bench)
+    check_restored(engine)
     return WeightGate(tensors=len(sites), compared=compared, left_out=left_out)
 
 
 def weight_gate_of(
     place: Workplace,
-    bench: CampaignEngine,
+    engine: CampaignEngine,
     sites: Sequence[Site],
     advance: Callable[[int], None] = lambda tensors: None,
 ) -> WeightGate:
     """`weight_gate` of a campaign's engine."""
-    request = place.request(bench.target, Files(bench.target).plain, mutable_weights=True)
+    request = place.request(engine.target, Files(engine.target).plain, mutable_weights=True)
 
     def rebuild(model: bytes) -> Runner:
         return place.open(replace(request, onnx=model, file_sha256=sha256_bytes(model)))
 
-    return weight_gate(bench, sites, request.onnx, rebuild, place.spec.seed, advance)
+    return weight_gate(engine, sites, request.onnx, rebuild, place.spec.seed, advance)
 
 
-def weight_canary(bench: CampaignEngine, sites: Sequence[Site]) -> None:
+def weight_canary(engine: CampaignEngine, sites: Sequence[Site]) -> None:
     """Raises EngineError naming the tensors in which no loud fault is heard, or where the output is not restored."""
-    deaf = [site.name for site in sites if not heard(bench, site)]
+    deaf = [site.name for site in sites if not heard(engine, site)]
     if deaf:
         leave_out = ", ".join(f'"!{name}"' for name in deaf)
         raise EngineError(
             f"weight {', '.join(deaf)} can be changed without any effect: the engine holds a copy of it, or does not use it;"
             f" leave it out: {leave_out}"
         )
-    check_restored(bench)
+    check_restored(engine)
 
 
-def check_restored(bench: CampaignEngine) -> None:
+def check_restored(engine: CampaignEngine) -> None:
     """Raises EngineError unless the engine, with nothing struck, gives its golden outputs."""
-    if bench.outputs().tobytes() != bench.golden.tobytes():
+    if engine.outputs().tobytes() != engine.golden.tobytes():
         raise EngineError("the engine's output is not restored after weight faults were undone")
 
 
-def heard(bench: CampaignEngine, site: Site) -> bool:
+def heard(engine: CampaignEngine, site: Site) -> bool:
     """Whether a loud fault in some element of the weight changes the output; then, for scalars, one in any bit."""
     rng = np.random.default_rng([site.elements, len(site.name)])
     places = rng.choice(site.elements, size=min(_CANARY_TRIES, site.elements), replace=False)
     loud = [masks_for("flip", site.format, site.format.bits - 2)]
     other = [masks_for("flip", site.format, bit) for bit in range(site.format.bits) if bit != site.format.bits - 2]
     return any(
-        not np.array_equal(_faulty_outputs(bench, site, int(index), masks), bench.golden, equal_nan=True)
+        not np.array_equal(_faulty_outputs(engine, site, int(index), masks), engine.golden, equal_nan=True)
         for index, masks in _tries(places, loud, other)
     )
 
@@ -135,7 +135,7 @@ def _tries(places: NDArray[np.int64], loud: Sequence[Masks], other: Sequence[Mas
     yield from ((int(places[number % len(places)]), masks) for number, masks in enumerate(other))
 
 
-def _judged(bench: CampaignEngine, file: _PlainFile, site: Site, silent: bool, seed: int) -> str | None:
+def _judged(engine: CampaignEngine, file: _PlainFile, site: Site, silent: bool, seed: int) -> str | None:
     """Why the tensor may not be struck in place; None where it may."""
     rng = np.random.default_rng([seed, site.elements, len(site.name), 1])
     faults = [_visible(site)]
@@ -144,9 +144,9 @@ def _judged(bench: CampaignEngine, file: _PlainFile, site: Site, silent: bool, s
         faults += [masks_for("flip", site.format, bit) for bit in bits]
     for masks in faults:
         index = int(rng.integers(site.elements))
-        in_place = _faulty_outputs(bench, site, index, masks)
+        in_place = _faulty_outputs(engine, site, index, masks)
         with file.faulty(site, index, masks):
-            from_file = file.outputs(bench)
+            from_file = file.outputs(engine)
         if not _same(in_place, from_file):
             return COPIED if silent else HALF_APPLIED
     return NO_EFFECT if silent else None
@@ -158,12 +158,12 @@ def _visible(site: Site) -> Masks:
     return masks_for_bits("flip", form, [form.mantissa, form.bits - 1] if form.exponent else [form.bits // 2])
 
 
-def _faulty_outputs(bench: CampaignEngine, site: Site, index: int, masks: Masks) -> NDArray[np.float32]:
+def _faulty_outputs(engine: CampaignEngine, site: Site, index: int, masks: Masks) -> NDArray[np.float32]:
     """(images, ...)"""
-    runner = bench.runner
+    runner = engine.runner
     assert isinstance(runner, WeightInjector)
     with faulty_weight(runner, site.tensor, site.stored_index(index), masks):
-        return bench.outputs()
+        return engine.outputs()
 
 
 def _same(one: NDArray, other: NDArray) -> bool:
@@ -194,10 +194,10 @@ class _PlainFile:
             if uses[name] > 1 or name in quantised or tensor.data_type not in _FLOATS
         }
 
-    def outputs(self, bench: CampaignEngine) -> NDArray[np.float32]:
+    def outputs(self, engine: CampaignEngine) -> NDArray[np.float32]:
         """(images, ...) of an engine built from the file as it is now."""
         with self._rebuild(self._proto.SerializeToString()) as runner:
-            return bench.on(runner).outputs()
+            return engine.on(runner).outputs()
 
     @contextmanager
     def faulty(self, site: Site, index: int, masks: Masks) -> Iterator[None]:

@@ -45,7 +45,7 @@ class Checks:
 
     def __init__(self, recheck: Recheck, opener: Opener, limits: Limits) -> None:
         self._recheck = recheck
-        self._seat, self._retries = WorkerSlot(opener, limits), limits.retries
+        self._slot, self._retries = WorkerSlot(opener, limits), limits.retries
         self._seen: set[str] = set()  # addresses of workers with a unit that was, or is being, run again
         self._held: dict[int, Held] = {}  # by the unit's number
         self._waiting: deque[Held] = deque()
@@ -128,7 +128,7 @@ class Checks:
     def here(self, unit: Unit) -> bytes:
         """The unit's rows as this machine's own engine gives them. Raises as `WorkerSlot.finish`."""
         self.rows += unit.rows
-        return self._seat.finish(unit)
+        return self._slot.finish(unit)
 
     def close(self) -> None:
-        self._seat.close()
+        self._slot.close()

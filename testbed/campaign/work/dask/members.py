@@ -69,7 +69,7 @@ class Members:
         check_certificates(address)
         self.address, self._insecure = address, insecure
         self.members: dict[str, Member] = {}
-        self.news: queue.Queue[TaskEnd] = queue.Queue()
+        self.events: queue.Queue[TaskEnd] = queue.Queue()
         self._seen = time.monotonic()
         self._job: Job | None = None
         try:
@@ -91,7 +91,7 @@ class Members:
         self._job = job
         self._seen = time.monotonic()
 
-    def muster(self) -> list[Member]:
+    def poll(self) -> list[Member]:
         """Greets who has come and forgets who has gone; returns these. Raises TestbedError where nobody can work."""
         present = self._present()
         gone = [self.members.pop(address) for address in list(self.members) if address not in present]
@@ -120,7 +120,7 @@ class Members:
             return member
         name = _task_name(introduce)
         member.hello = self._client.submit(introduce, self._job, key=name, workers=[address], pure=False)
-        member.hello.add_done_callback(lambda done: self.news.put(TaskEnd(member, done)))
+        member.hello.add_done_callback(lambda done: self.events.put(TaskEnd(member, done)))
         return member
 
     def _check_anyone(self) -> None:
@@ -161,12 +161,12 @@ class Members:
         log.warning("worker %s, is refused: %s", member, why)
 
     def give(self, member: Member, task: Callable[..., Any], unit: Unit) -> None:
-        """Its end will be in the news."""
+        """Submits the unit to the member; its end arrives among the events."""
         future = self._client.submit(
             task, self._job, unit, key=_task_name(task), workers=[member.address], allow_other_workers=False, pure=False
         )
         member.units[str(future.key)] = (future, unit)
-        future.add_done_callback(lambda done: self.news.put(TaskEnd(member, done)))
+        future.add_done_callback(lambda done: self.events.put(TaskEnd(member, done)))
 
     def take_back(self, member: Member) -> Iterator[Unit]:
         """What it was given and has not answered; it need not go on with that."""

@@ -52,7 +52,7 @@ class ClusterPool:
         self._opener, self._folder = opener, folder
         self._limits = limits or Limits()
         self._token = uuid.uuid4().hex
-        self._roster = Members(address, insecure)
+        self._members = Members(address, insecure)
         self._checks = Checks(recheck or Recheck(), opener, self._limits)
 
     def run(
@@ -72,52 +72,52 @@ class ClusterPool:
             opener=self._opener,
             limits=self._limits,
         )
-        self._roster.begin(job)
-        shift, start = _PoolRun(self._roster, self._checks, self._limits, units, keep, drop), time.perf_counter()
+        self._members.begin(job)
+        pool_run, start = _PoolRun(self._members, self._checks, self._limits, units, keep, drop), time.perf_counter()
         try:
-            shift.run(tick)
+            pool_run.run(tick)
         except BaseException:
-            self._roster.stop()
-            shift.keep_finished()
+            self._members.stop()
+            pool_run.keep_finished()
             raise
         finally:
-            shift.report.wall_seconds = time.perf_counter() - start
+            pool_run.report.wall_seconds = time.perf_counter() - start
         log.info("cluster: %s rows were run again elsewhere so far", f"{self._checks.rows:,}")
-        return shift.report
+        return pool_run.report
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._checks.close()
-        self._roster.close()
+        self._members.close()
 
 
 class _PoolRun:
     """One run of units."""
 
     def __init__(
-        self, roster: Members, checks: Checks, limits: Limits, units: Iterable[Unit], keep: Keep, drop: Drop
+        self, members: Members, checks: Checks, limits: Limits, units: Iterable[Unit], keep: Keep, drop: Drop
     ) -> None:
-        self._roster, self._checks, self._limits = roster, checks, limits
+        self._members, self._checks, self._limits = members, checks, limits
         self._units, self._keep, self._drop = iter(units), keep, drop
         self._back: deque[Unit] = deque()
         self._losses: Counter[int] = Counter()
         self._left_in_a_row = 0
         self._writable = True
-        self._mustered = time.perf_counter()
+        self._polled = time.perf_counter()
         self.report = Report()
 
     def run(self, tick: Tick) -> None:
-        self._muster()
+        self._poll()
         ticked = time.perf_counter()
         while self._hand_out():
             with contextlib.suppress(queue.Empty):
-                self._hear(self._roster.news.get(timeout=_POLL_S))
+                self._receive(self._members.events.get(timeout=_POLL_S))
                 while True:  # all that is there, before the next look around
-                    self._hear(self._roster.news.get_nowait())
-            if time.perf_counter() - self._mustered >= _POLL_S:
-                self._muster()
+                    self._receive(self._members.events.get_nowait())
+            if time.perf_counter() - self._polled >= _POLL_S:
+                self._poll()
             if time.perf_counter() - ticked >= _TICK_S:
                 ticked = time.perf_counter()
                 tick(self._threads)
@@ -125,24 +125,24 @@ class _PoolRun:
 
     @property
     def _threads(self) -> int:
-        return sum(member.threads for member in self._roster.fit)
+        return sum(member.threads for member in self._members.fit)
 
     def _hand_out(self) -> bool:
         """Fills every fit worker, one unit each in turn; False when everything is done."""
         more = True
         while more:
             more = False
-            for member in [member for member in self._roster.fit if member.has_room]:
+            for member in [member for member in self._members.fit if member.has_room]:
                 unit = self._checks.next_for(member) or self._next()
                 if unit is not None:
-                    self._roster.give(member, work, unit)
+                    self._members.give(member, work, unit)
                     more = True
-        for held in self._checks.alone(list(self._roster.members.values())):
+        for held in self._checks.alone(list(self._members.members.values())):
             self._settle(held.unit, {held.member: held.rows})
         unit = self._next()  # nobody has room, or there is no more: is there anything to wait for?
         if unit is not None:
             self._back.appendleft(unit)
-        busy = any(member.units for member in self._roster.members.values())
+        busy = any(member.units for member in self._members.members.values())
         return unit is not None or busy or self._checks.pending
 
     def _next(self) -> Unit | None:
@@ -150,22 +150,22 @@ class _PoolRun:
 
     # ---- who is there
 
-    def _muster(self) -> None:
+    def _poll(self) -> None:
         self._count_time()
-        for member in self._roster.muster():
+        for member in self._members.poll():
             self._vanished(member)
 
     def _count_time(self) -> None:
         """Runs that check others' count as work, those on this machine do not."""
         now = time.perf_counter()
-        self.report.worker_seconds += (now - self._mustered) * self._threads
-        self._mustered = now
+        self.report.worker_seconds += (now - self._polled) * self._threads
+        self._polled = now
 
     def _vanished(self, member: Member) -> None:
         if member.units:
             log.warning("worker %s, is gone; its units go to others", member)
             self.report.losses += 1
-        for unit in self._roster.take_back(member):
+        for unit in self._members.take_back(member):
             if not self._checks.back(unit):
                 self._lost(unit, f"its worker vanished: {member}")
 
@@ -178,22 +178,22 @@ class _PoolRun:
 
     # ---- what they say
 
-    def _hear(self, news: TaskEnd) -> None:
-        member, future = news
-        if self._roster.members.get(member.address) is not member:  # it was forgotten meanwhile
+    def _receive(self, events: TaskEnd) -> None:
+        member, future = events
+        if self._members.members.get(member.address) is not member:  # it was forgotten meanwhile
             return
         if member.hello is not None and future.key == member.hello.key:
-            self._roster.greeted(member)
+            self._members.greeted(member)
         else:
             given = member.units.pop(str(future.key), None)
             if given is None:
                 return
-            self._answered(news, given[1])
+            self._answered(events, given[1])
         if member.refused is not None:
             self._refused(member)
 
-    def _answered(self, news: TaskEnd, unit: Unit) -> None:
-        member, future = news
+    def _answered(self, events: TaskEnd, unit: Unit) -> None:
+        member, future = events
         if future.status == "error":
             error = future.exception()
             assert error is not None
@@ -224,7 +224,7 @@ class _PoolRun:
         else:
             self._again(unit)
             if answer.refused is not None:
-                self._roster.refuse(member, answer.refused)
+                self._members.refuse(member, answer.refused)
 
     def _again(self, unit: Unit) -> None:
         """Queues the unit again for another worker; it was no fault of the unit's."""
@@ -261,7 +261,7 @@ class _PoolRun:
     def _distrust(self, member: Member, why: str) -> None:
         """Takes no more from this worker, and throws away what it has given."""
         if member.refused is None:
-            self._roster.refuse(member, f"{why}; what it did is thrown away and done again")
+            self._members.refuse(member, f"{why}; what it did is thrown away and done again")
         self._refused(member)
         self._back.extend(self._checks.forget(member))
         thrown = self._checks.kept.pop(member.address, [])
@@ -274,7 +274,7 @@ class _PoolRun:
         named = f"{member}: {member.refused}"
         if named not in self.report.refused:
             self.report.refused.append(named)
-        for unit in self._roster.take_back(member):
+        for unit in self._members.take_back(member):
             self._again(unit)
 
     def _write(self, unit: Unit, rows: bytes, member: Member | None) -> None:
@@ -301,7 +301,7 @@ class _PoolRun:
 
     def keep_finished(self) -> None:
         """Fetches and keeps what is finished after an interruption, and takes the rest back."""
-        for member in self._roster.members.values():
+        for member in self._members.members.values():
             for future, unit in list(member.units.values()):
                 if not self._writable or self._checks.is_check(unit) or member.refused is not None:
                     continue
@@ -310,5 +310,5 @@ class _PoolRun:
                     possible = rows is not None and self._checks.impossible(unit, rows) is None
                     if rows is not None and possible and not self._checks.wants(member, unit):
                         self._write(unit, rows, member)
-            for _ in self._roster.take_back(member):
+            for _ in self._members.take_back(member):
                 pass

@@ -65,13 +65,13 @@ class _Pool:
                 raise Stopped("stopped")
             if self.free:
                 return self.free.pop()
-            seat = WorkerSlot(self.job.opener, self.job.limits, idle_s=_IDLE_S)
-            self.all.append(seat)
-            return seat
+            slot = WorkerSlot(self.job.opener, self.job.limits, idle_s=_IDLE_S)
+            self.all.append(slot)
+            return slot
 
-    def put_back(self, seat: WorkerSlot) -> None:
+    def put_back(self, slot: WorkerSlot) -> None:
         with _LOCK:
-            self.free.append(seat)
+            self.free.append(slot)
 
 
 _LOCK = threading.Lock()
@@ -83,29 +83,29 @@ def introduce(job: Job) -> Hello:
     refused = _unfit(job)
     if refused is None:
         pool = _pool(job)
-        seat = pool.borrow()
+        slot = pool.borrow()
         try:
-            seat.open()
+            slot.open()
         except (CannotOpen, OtherGolden) as failure:
             refused = str(failure)
         finally:
-            pool.put_back(seat)
+            pool.put_back(slot)
     return Hello(machine_name(), refused)
 
 
 def work(job: Job, unit: Unit) -> Answer:
     """Raises what a handler raised and what is neither its engine's failure nor this worker's."""
     pool = _pool(job)
-    seat = pool.borrow()
+    slot = pool.borrow()
     try:
         _appears(Path(job.folder) / unit.plan, job.limits.share_s)
-        return Answer(rows=seat.finish(unit), tally=seat.tally)
+        return Answer(rows=slot.finish(unit), tally=slot.tally)
     except Left as left:
-        return Answer(left=str(left), tally=seat.tally)
+        return Answer(left=str(left), tally=slot.tally)
     except (CannotOpen, OtherGolden) as failure:
-        return Answer(refused=str(failure), tally=seat.tally)
+        return Answer(refused=str(failure), tally=slot.tally)
     finally:
-        pool.put_back(seat)
+        pool.put_back(slot)
 
 
 def stop(token: str) -> None:
@@ -115,11 +115,11 @@ def stop(token: str) -> None:
         if pool is None:
             return
         pool.stopped = True
-        seats, idle = list(pool.all), list(pool.free)
-    for seat in seats:
-        seat.stop()
-    for seat in idle:
-        seat.close()
+        slots, idle = list(pool.all), list(pool.free)
+    for slot in slots:
+        slot.stop()
+    for slot in idle:
+        slot.close()
 
 
 def _pool(job: Job) -> _Pool:

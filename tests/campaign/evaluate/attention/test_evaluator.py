@@ -87,14 +87,14 @@ def case(attention: str = "softmax", loudness: float = 1.0, backend: str = "ort-
     inputs = np.random.default_rng(4).standard_normal(shape).astype(np.float32)
     number = np.arange(IMAGES)
     images = NamedImages(tuple(map(str, number)), number, np.zeros(IMAGES, np.int16), number)
-    bench = CampaignEngine(
+    engine = CampaignEngine(
         "attention", "activation", table, opened(twin), lambda rows: inputs[rows], "hidden",
         table["block.0.attn.proj"].tensor, images, BATCH,
     )  # fmt: skip
     sites = attention_sites(table, plain)
     assert sites is not None
     target = AttentionTarget(plain, twin, table, sites, opened, lambda rows: inputs[rows], BATCH)
-    whole = WholeTwin(bench)
+    whole = WholeTwin(engine)
     source = AttentionGoldens(target, whole.golden, 2**40)
     goldens = source.load([0, 1, 2, 3]) | source.load([4, 5])
     return Case(target, whole, goldens, proven(stages(plain, sites), opened, list(goldens.values()), 0))

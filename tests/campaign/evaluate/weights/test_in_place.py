@@ -86,7 +86,7 @@ def rebuild(model: bytes, backend: str = "ort-cpu") -> Runner:
 
 
 @pytest.fixture
-def bench() -> Iterator[CampaignEngine]:
+def engine() -> Iterator[CampaignEngine]:
     with rebuild(quantised()) as runner:
         yield bench_of(runner)
 
@@ -97,13 +97,13 @@ def bench_of(runner: Runner) -> CampaignEngine:
     return CampaignEngine("model", "weight", table, runner, lambda rows: IMAGES[rows], "image", "logits", images, 8)
 
 
-def gated(bench: CampaignEngine) -> WeightGate:
-    return weight_gate(bench, sites(), quantised(), rebuild, seed=1)
+def gated(engine: CampaignEngine) -> WeightGate:
+    return weight_gate(engine, sites(), quantised(), rebuild, seed=1)
 
 
-def test_every_tensor_is_told_as_it_is_done(bench: CampaignEngine) -> None:
+def test_every_tensor_is_told_as_it_is_done(engine: CampaignEngine) -> None:
     seen: list[int] = []
-    found = weight_gate(bench, sites(), quantised(), rebuild, seed=1, advance=seen.append)
+    found = weight_gate(engine, sites(), quantised(), rebuild, seed=1, advance=seen.append)
     assert sum(seen) == len(sites()) == found.tensors
 
 
@@ -126,25 +126,25 @@ def by_file(site: Site, bit: int) -> NDArray[np.float32]:
     return outputs
 
 
-def test_a_tensor_whose_faults_would_be_half_applied_is_left_out(bench: CampaignEngine) -> None:
-    found = reasons(gated(bench))
+def test_a_tensor_whose_faults_would_be_half_applied_is_left_out(engine: CampaignEngine) -> None:
+    found = reasons(gated(engine))
     pair = {f"{name}.{part}" for name in ("p", "c") for part in ("scale", "zero_point")}
     assert {name for name, reason in found.items() if reason == HALF_APPLIED} == pair
     assert {name for name, reason in found.items() if reason == NO_EFFECT} == {"unused"}
     assert set(found) == pair | {"unused"}
 
 
-def test_what_is_kept_acts_as_the_edited_file_and_what_is_left_out_does_not(bench: CampaignEngine) -> None:
+def test_what_is_kept_acts_as_the_edited_file_and_what_is_left_out_does_not(engine: CampaignEngine) -> None:
     """Every bit of the first element, against the file's own arithmetic: steps of an integer may round otherwise in a
     fused engine, so the bound is one step of the output."""
-    left_out, wrong = reasons(gated(bench)), set()
-    assert isinstance(bench.runner, WeightInjector)
+    left_out, wrong = reasons(gated(engine)), set()
+    assert isinstance(engine.runner, WeightInjector)
     for site in sites():
         for bit in range(site.format.bits - 1):
             if site.name.endswith("scale") and bit > 26:
                 continue  # clipped everywhere: nothing is told apart
-            with faulty_weight(bench.runner, site.tensor, 0, masks_for("flip", site.format, bit)):
-                if np.abs(bench.outputs() - by_file(site, bit)).max() > 0.2001:
+            with faulty_weight(engine.runner, site.tensor, 0, masks_for("flip", site.format, bit)):
+                if np.abs(engine.outputs() - by_file(site, bit)).max() > 0.2001:
                     wrong.add(site.name)
     assert wrong == {name for name, reason in left_out.items() if reason == HALF_APPLIED}
 
@@ -171,9 +171,9 @@ class Copying:
 
 
 @pytest.mark.parametrize("copied", ["bias", "w", "x.scale", "y.zero_point"])
-def test_a_weight_that_the_engine_copied_is_left_out(bench: CampaignEngine, copied: str) -> None:
-    bench.runner = Copying(bench.runner, copied)  # type: ignore[assignment]
-    assert {name for name, reason in reasons(gated(bench)).items() if reason == COPIED} == {copied}
+def test_a_weight_that_the_engine_copied_is_left_out(engine: CampaignEngine, copied: str) -> None:
+    engine.runner = Copying(engine.runner, copied)  # type: ignore[assignment]
+    assert {name for name, reason in reasons(gated(engine)).items() if reason == COPIED} == {copied}
 
 
 class Forgetful(Copying):
@@ -184,15 +184,15 @@ class Forgetful(Copying):
         return {name: value + np.float32(1e-3) * self._runs for name, value in super().run(feeds).items()}
 
 
-def test_an_engine_that_is_not_restored_is_refused(bench: CampaignEngine) -> None:
-    assert len(bench.golden) == 8  # run before the engine begins to forget
-    bench.runner = Forgetful(bench.runner, "")  # type: ignore[assignment]
+def test_an_engine_that_is_not_restored_is_refused(engine: CampaignEngine) -> None:
+    assert len(engine.golden) == 8  # run before the engine begins to forget
+    engine.runner = Forgetful(engine.runner, "")  # type: ignore[assignment]
     with pytest.raises(EngineError, match="not restored after weight faults were undone"):
-        gated(bench)
+        gated(engine)
 
 
-def test_every_tensor_at_risk_is_compared_with_a_rebuilt_engine(bench: CampaignEngine) -> None:
-    found = gated(bench)
+def test_every_tensor_at_risk_is_compared_with_a_rebuilt_engine(engine: CampaignEngine) -> None:
+    found = gated(engine)
     assert (found.tensors, found.compared) == (len(sites()), len(sites()))  # two plain ones are in the sample
 
 

@@ -109,8 +109,8 @@ def test_a_cluster_over_tls_works_and_lets_nobody_else_in(
     with dask.config.set(ours):
         assert campaign.run(cluster.address, 6).done == 6
         campaign.assert_rows_are_those_of_one_worker_here(6)
-        with ClusterPool(campaign.opener(), cluster.address, campaign.folder, LIMITS) as crew:
-            assert len(crew._roster._present()) == 1
+        with ClusterPool(campaign.opener(), cluster.address, campaign.folder, LIMITS) as pool:
+            assert len(pool._members._present()) == 1
     with (
         dask.config.set(theirs),
         pytest.raises(TestbedError, match=r"^no Dask scheduler answers at tls://\S+; .*certificate"),

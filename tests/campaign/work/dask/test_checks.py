@@ -89,7 +89,7 @@ class Client:
 @pytest.fixture
 def campaign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Campaign:
     monkeypatch.setattr(cluster_roster, "Client", Client)
-    monkeypatch.setattr(cluster_checks, "Seat", functools.partial(WorkerSlot, make=InProcess))
+    monkeypatch.setattr(cluster_checks, "WorkerSlot", functools.partial(WorkerSlot, make=InProcess))
     Client.ran, Client.when = [], lambda number: True
     return Campaign(tmp_path / "run")
 
@@ -102,8 +102,8 @@ def run(campaign: Campaign, n: int, recheck: Recheck) -> Report:
         for unit in units:
             del campaign.kept[unit.number]
 
-    with ClusterPool(campaign.opener(), "tcp://127.0.0.1:0", campaign.folder, LIMITS, recheck=recheck) as crew:
-        return crew.run(campaign.units(n), campaign.keep, drop=drop)
+    with ClusterPool(campaign.opener(), "tcp://127.0.0.1:0", campaign.folder, LIMITS, recheck=recheck) as pool:
+        return pool.run(campaign.units(n), campaign.keep, drop=drop)
 
 
 def changed(name: str, change: Callable[[list[Any]], list[Any]]) -> Lie:

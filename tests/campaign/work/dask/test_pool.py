@@ -56,12 +56,12 @@ def test_units_are_spread_and_a_crash_in_a_child_never_kills_a_worker(cluster: C
     workers = [cluster.start("one"), cluster.start("two", threads=2)]
     campaign.order({5: "abort always", 6: "slow always", 30: "engine 3"} | dict.fromkeys(range(40, 60), "slow always"))
     units = campaign.units(20)
-    with ClusterPool(campaign.opener(), cluster.address, campaign.folder, LIMITS) as crew:
-        report = crew.run(units[:18], campaign.keep)
+    with ClusterPool(campaign.opener(), cluster.address, campaign.folder, LIMITS) as pool:
+        report = pool.run(units[:18], campaign.keep)
         (campaign.folder / "another-plan").touch()  # the next round
         campaign.folder.manifest["stages"]["plan-1"] = {"inputs": {}, "outputs": {}, "facts": {}}
         campaign.folder.save()
-        assert crew.run(units[18:], campaign.keep).done == 2
+        assert pool.run(units[18:], campaign.keep).done == 2
     assert (report.done, report.blamed, report.left, report.refused) == (18, 1, {}, [])
     assert sorted(campaign.kept) == list(range(20))
     due = [row["fault_id"] for table in campaign.kept.values() for row in table.to_pylist() if row["due"]]
@@ -120,11 +120,11 @@ def test_a_worker_that_turns_out_unfit_later_gives_back_what_it_has(cluster: Clu
         if not campaign.kept:
             (campaign.folder / "other").write_text("other bits")
             cluster.start("good")
-            until(lambda: len(crew._roster._present()) == 2)
+            until(lambda: len(pool._members._present()) == 2)
         campaign.keep(unit, rows)
 
-    with ClusterPool(campaign.opener(), cluster.address, campaign.folder, LIMITS) as crew:
-        report = crew.run(campaign.units(8), keep)
+    with ClusterPool(campaign.opener(), cluster.address, campaign.folder, LIMITS) as pool:
+        report = pool.run(campaign.units(8), keep)
     campaign.assert_rows_are_those_of_one_worker_here(8)
     assert len(report.refused) == 1
     assert report.losses == 1
@@ -146,15 +146,15 @@ def test_ctrl_c_ends_the_children_and_keeps_what_is_done(cluster: Cluster, campa
         if len(campaign.kept) == 2:
             signal.raise_signal(signal.SIGINT)
 
-    with ClusterPool(campaign.opener(), cluster.address, campaign.folder, LIMITS) as crew:
+    with ClusterPool(campaign.opener(), cluster.address, campaign.folder, LIMITS) as pool:
         with pytest.raises(KeyboardInterrupt):
-            crew.run(campaign.units(5), campaign.keep, tick)
+            pool.run(campaign.units(5), campaign.keep, tick)
         assert sorted(campaign.kept) == [0, 1]
         until(lambda: not any(map(alive, psutil.Process(worker.pid).children())))
     (campaign.folder / str(SIZE * 2)).unlink()
     report = Report()
-    with ClusterPool(campaign.opener(), cluster.address, campaign.folder, LIMITS) as crew:
-        report = crew.run(campaign.units(5)[2:], campaign.keep)
+    with ClusterPool(campaign.opener(), cluster.address, campaign.folder, LIMITS) as pool:
+        report = pool.run(campaign.units(5)[2:], campaign.keep)
     assert report.done == 3
 
 
@@ -170,12 +170,12 @@ def test_nobody_there(cluster: Cluster, campaign: Campaign, monkeypatch: pytest.
     with pytest.raises(TestbedError, match=r"^no Dask scheduler answers at tcp://127\.0\.0\.1:1; start one"):
         campaign.run("tcp://127.0.0.1:1", 3)
     with (
-        ClusterPool(campaign.opener(), cluster.address, campaign.folder, replace(LIMITS, join_s=1)) as crew,
+        ClusterPool(campaign.opener(), cluster.address, campaign.folder, replace(LIMITS, join_s=1)) as pool,
         pytest.raises(
             TestbedError, match=r"^no worker has come to tcp://\S+ for 1 s; start some with `dask worker tcp"
         ),
     ):
-        crew.run(campaign.units(3), campaign.keep)
+        pool.run(campaign.units(3), campaign.keep)
 
 
 def test_a_scheduler_that_goes_is_told(tmp_path: Path, campaign: Campaign, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,4 +270,4 @@ def test_without_dask_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_pa
         monkeypatch.delitem(sys.modules, name)
     opener = Opener(print, (), {})  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=r"^--scheduler needs Dask: pip install 'testbed\[cluster\]'$"):
-        Workforce(scheduler="tcp://127.0.0.1:1").crew(opener, RunFolder(tmp_path))
+        Workforce(scheduler="tcp://127.0.0.1:1").pool(opener, RunFolder(tmp_path))

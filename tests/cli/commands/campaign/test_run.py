@@ -322,8 +322,8 @@ def test_replay_as_json(tiny_run: Path, rows: pd.DataFrame) -> None:
 
 @pytest.mark.parametrize("target", ["model", "attention"])
 def test_a_weight_fault_is_replayed_for_any_image(tiny_run: Path, rows: pd.DataFrame, target: str) -> None:
-    of_leg = rows[(rows["where"] == "weight") & (rows.target == target)]
-    row = of_leg[of_leg.image_id == of_leg.image_id.iloc[4]].iloc[-1]
+    of_target = rows[(rows["where"] == "weight") & (rows.target == target)]
+    row = of_target[of_target.image_id == of_target.image_id.iloc[4]].iloc[-1]
     told = json.loads(invoke("fault", "replay", tiny_run, row.fault_id, "--image", row.image_id, "--json").stdout)
     assert (told["image_id"], told["outcome"], told["same_as_stored"]) == (row.image_id, row.outcome, True)
 

@@ -51,9 +51,9 @@ def test_it_is_short_and_ends_with_what_to_deploy(run: Path) -> None:
     assert len(lines) < 90
     assert not any("false alarms of fault-free engines" in line for line in lines)
     last = " ".join(" ".join(lines).partition("--to FILE.csv.")[2].split())
-    legs = list(dict.fromkeys((part["target"], part["where"]) for part in swept["tiers"]))
-    assert last.count("deploy atol") == len(legs) > 1
-    for target, where in legs:
+    target_places = list(dict.fromkeys((part["target"], part["where"]) for part in swept["tiers"]))
+    assert last.count("deploy atol") == len(target_places) > 1
+    for target, where in target_places:
         part = next(p for p in swept["tiers"] if (p["target"], p["where"], p["tier"]) == (target, where, None))
         place = f"{target} {'activations' if where == 'activation' else 'weights'}"
         found = re.search(rf"deploy atol (\S+) \(rtol 0.0001\) on {place}: ", last)
