@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from documentation.markdown import table
 
-MODULES = ("testbed", "testbed.data")
+MODULES = ("testbed", "testbed.data", "testbed.testing")
 
 
 def api_page() -> str:
