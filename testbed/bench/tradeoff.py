@@ -10,7 +10,6 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +18,7 @@ from testbed.analysis.outputs.guessing import share_warning
 from testbed.bench.latency import LatencyRow, Question, measure
 from testbed.bench.quality import Quality, quality
 from testbed.campaign.folder.claim import recorded_spec
-from testbed.campaign.summary.record import load_summary
+from testbed.campaign.summary.record import Summary, load_summary
 from testbed.campaign.summary.summarise import SUMMARY
 from testbed.core.errors import UsageError
 from testbed.core.folder.runfolder import RunFolder
@@ -179,32 +178,23 @@ def _vulnerabilities(
         model = of_model.get(open_model_run(path).model_hash)
         if model is None:
             raise UsageError(f"the campaign in {path} is of none of these models; run one on them: [model] run = DIR")
-        if summary["engine"]["deployment_id"] != deployed[model]:
+        if summary.engine.deployment_id != deployed[model]:
             raise UsageError(
-                f"the campaign in {path} struck another file of {model} (deployed as {summary['engine']['deployment_id']},"
+                f"the campaign in {path} struck another file of {model} (deployed as {summary.engine.deployment_id},"
                 f" here {deployed[model]}): another precision or export; use the same --precision and versions"
             )
         by_model[model] = _of_summary(path, summary)
     return by_model
 
 
-def _of_summary(path: Path, summary: dict[str, Any]) -> Vulnerability:
-    wanted = {"target": "model", "where": "activation", "op": "flip", "by": "all"}
-    for marginal in summary["marginals"]:
-        if (
-            all(marginal[key] == value for key, value in wanted.items())
-            and marginal.get("pattern", "single") == "single"
-            and marginal.get("scope", "inference") == "inference"
-        ):
-            rate = marginal["rates"]["sdc1"]
-            engine = next(e for e in summary["engines"] if (e["target"], e["where"]) == ("model", "activation"))
-            return Vulnerability(
-                rate["rate"],
-                rate["low"],
-                rate["high"],
-                marginal["faults"],
-                engine["hash"],
-                summary["drift"]["max_abs_diff"],
-                str(path),
-            )
+def _of_summary(path: Path, summary: Summary) -> Vulnerability:
+    wanted = ("model", "activation", "flip", "all", "single", "inference")
+    for marginal in summary.marginals:
+        scope = marginal.scope or "inference"
+        if (marginal.target, marginal.where, marginal.op, marginal.by, marginal.pattern, scope) == wanted:
+            rate = marginal.rate("sdc1")
+            assert rate is not None
+            engine = next(e for e in summary.engines if (e.target, e.where) == ("model", "activation"))
+            drift = summary.drift.max_abs_diff
+            return Vulnerability(rate.rate, rate.low, rate.high, marginal.faults, engine.hash, drift, str(path))
     raise UsageError(f"the campaign in {path} struck no activation of the model with single flips")

@@ -234,6 +234,10 @@ def _is_stop(stop: _Table) -> _Table:
     return stop
 
 
+StopTable = Annotated[_Table, AfterValidator(_is_stop)]
+"""An adaptive campaign's end as it was written; `StopFacts` reads it."""
+
+
 class ExecuteFacts(Form):
     """``stop``: of an adaptive campaign, as it was written; `stopped` reads it."""
 
@@ -248,7 +252,7 @@ class ExecuteFacts(Form):
     losses: _Count
     blamed: _Count
     refused: list[str]
-    stop: Annotated[_Table, AfterValidator(_is_stop)] | None = None
+    stop: StopTable | None = None
 
     @property
     def stopped(self) -> StopFacts | None:

@@ -190,9 +190,8 @@ class Campaign:
 
         def build() -> None:
             log.info("summary: rates and intervals of %s", RESULTS)
-            write_json(
-                self.folder / SUMMARY, summarise(self.preparation, self.engines, RESULTS, tables=self.place.plannable)
-            )
+            summary = summarise(self.preparation, self.engines, RESULTS, tables=self.place.plannable)
+            write_json(self.folder / SUMMARY, summary.to_json())
 
         self.folder.stage("summary", inputs, [SUMMARY], build)
         summary: dict[str, Any] = json.loads((self.folder / SUMMARY).read_text())

@@ -108,7 +108,7 @@ class Run:
         Raises:
             StaleArtefact: When the campaign is not finished or its files were changed.
         """
-        return read_summary(self.path)
+        return read_summary(self.path).to_json()
 
     @property
     def image_ids(self) -> tuple[str, ...]:

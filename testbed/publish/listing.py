@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from testbed.campaign.results.status import is_locked
-from testbed.campaign.summary.record import load_summary
+from testbed.campaign.summary.record import Summary, load_summary
 from testbed.campaign.summary.summarise import SUMMARY
 from testbed.core.errors import TestbedError, UsageError
 from testbed.core.folder.runfolder import CAMPAIGN, MANIFEST, RunFolder
@@ -109,10 +109,10 @@ def _readable(path: Path, folder: RunFolder) -> RunEntry:
     )
 
 
-def _measured(summary: Mapping[str, Any]) -> dict[str, Any]:
-    totals = [m for m in summary["marginals"] if m["by"] == "all" and m["rates"].get("sdc1")]
-    known = {"model": summary["model"].get("preset"), "faults": summary["faults"]}
-    if not totals:
-        return known
-    rate, noun = totals[0]["rates"]["sdc1"], "activations" if totals[0]["where"] == "activation" else "weights"
-    return known | {"op": f"{totals[0]['op']} in {noun}", **{end: rate[end] for end in ("rate", "low", "high")}}
+def _measured(summary: Summary) -> dict[str, Any]:
+    known = {"model": summary.model.preset or None, "faults": summary.faults}
+    for total in summary.marginals:
+        if total.by == "all" and (rate := total.rate("sdc1")):
+            noun = "activations" if total.where == "activation" else "weights"
+            return known | {"op": f"{total.op} in {noun}", "rate": rate.rate, "low": rate.low, "high": rate.high}
+    return known

@@ -76,11 +76,11 @@ def _of_run(path: Path, dimensions: Sequence[str]) -> tuple[pd.DataFrame, float]
     table = measure_table(folder / RESULTS, folder / PLAN, formats, spec.confidence, dimensions)
     described = (
         str(path),
-        summary["name"],
-        summary["model"].get("preset") or "",
-        summary["data"]["name"],
-        summary["engine"].get("backend", ""),
-        summary["engine"]["precision"],
+        summary.name,
+        summary.model.preset,
+        summary.data.name,
+        summary.engine.backend,
+        summary.engine.precision,
     )
     for at, (column, value) in enumerate(zip(RUN_COLUMNS, described, strict=True)):
         table.insert(at, column, value)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from testbed.analysis.outputs.classes import classes_told
 from testbed.campaign.folder.pictures import LoadImage
+from testbed.campaign.summary.record import Summary, ToleranceRecord
 from testbed.core.folder.files import write_text
 from testbed.core.words.text import visible_lines
 from testbed.report import formatting
@@ -75,7 +74,7 @@ def render(evidence: Evidence, load_image: LoadImage | None) -> str:
         command=shlex.join(evidence.manifest["argv"]),
         style=Markup(_package_file("style.css")),
         outcome_names=formatting.OUTCOME_NAMES,
-        tolerance=_tolerance(evidence.summary["tolerance"]),
+        tolerance=_tolerance(evidence.summary.tolerance),
         verdict=verdict(evidence),
         key_figures=key_figures(evidence),
         heat_maps=heat,
@@ -106,17 +105,17 @@ def _package_file(name: str) -> str:
     return (resources.files("testbed.report") / "templates" / name).read_text(encoding="utf-8")
 
 
-def _tolerance(tolerance: Mapping[str, Any]) -> str:
+def _tolerance(tolerance: ToleranceRecord) -> str:
     """ "atol 1e-4, rtol 1e-5"; several atol are those of the tiers."""
-    per_tier = [formatting.small(atol) for atol in tolerance["atol"]]
+    per_tier = [formatting.small(atol) for atol in tolerance.atol]
     absolute = per_tier[0] if len(set(per_tier)) == 1 else f"by tier {', '.join(per_tier)}"
-    return f"atol {absolute}, rtol {formatting.small(tolerance['rtol'])}"
+    return f"atol {absolute}, rtol {formatting.small(tolerance.rtol)}"
 
 
-def _named(summary: Mapping[str, Any]) -> str:
+def _named(summary: Summary) -> str:
     """The classes of the named images; empty for a run that does not tell them."""
-    counts = summary.get("images", {}).get("classes")
-    return classes_told(counts, len(summary["data"]["classes"])) if counts else ""
+    counts = summary.images.classes if summary.images else None
+    return classes_told(counts, len(summary.data.classes)) if counts else ""
 
 
 @dataclass(frozen=True)

@@ -293,7 +293,9 @@ def summary_of(folder: Path, spec: CampaignSpec) -> dict[str, Any]:
     run = RunFolder(folder)
     identity = {"hash": "cafe", "deployment_id": "deploy"}
     engine = {**identity, "target": "model", "where": "activation", "file": "m.onnx", "options": {}}
-    return summarise(Preparation(spec, run, RecordedSubject(spec, run)), [engine], "results.parquet", tables={})
+    return summarise(
+        Preparation(spec, run, RecordedSubject(spec, run)), [engine], "results.parquet", tables={}
+    ).to_json()
 
 
 @pytest.fixture(scope="session")

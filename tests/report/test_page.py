@@ -376,11 +376,11 @@ def test_bits_of_two_number_formats_have_two_charts(run_of: Callable[..., Path])
     evidence = read_evidence(run_of())
     assert [figure.id for figure in bit_charts(evidence, "model")] == ["bits-model-activation", "bits-model-weight"]
     records = []
-    for record in evidence.summary["marginals"]:
-        if record["by"] == "bit":
-            records.append(record | {"format": "fp32"})
-            if record["where"] == "weight" and record["value"] < 8:
-                records.append(record | {"format": "int8", "n": 7})
+    for record in evidence.summary.marginals:
+        if record.by == "bit":
+            records.append(record.model_copy(update={"format": "fp32"}))
+            if record.where == "weight" and isinstance(record.value, int) and record.value < 8:
+                records.append(record.model_copy(update={"format": "int8", "n": 7}))
         else:
             records.append(record)
     figures = {f.id: f for f in bit_charts(replace(evidence, marginals=Marginals(records)), "model")}

@@ -16,6 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from testbed.campaign.facts import StopFacts
+from testbed.campaign.summary.record import Summary
 from testbed.report.charts.axis import LogAxis
 from testbed.report.page import render
 from testbed.report.read.evidence import Evidence, read_evidence
@@ -48,10 +50,17 @@ STOP = {
         look(2, 90000, 190.0, 0.016, 0.017, 0.016),
     ],
 }
+ALL = {"rows": 40, "share": 1.0}
 EVALUATION = [
-    {**MODEL, "rows": 60, "how": {"suffix": {"rows": 45}, "dead": {"rows": 15}}, "due": {}},
-    {**MODEL, "pattern": "row", "rows": 40, "how": {"suffix": {"rows": 40}}, "due": {"crash": {"rows": 2}}},
-    {**MODEL, "where": "weight", "rows": 8, "how": {"whole": {"rows": 8}}, "due": {}},
+    {**MODEL, "rows": 60, "how": {"suffix": {"rows": 45, "share": 0.5}, "dead": {"rows": 15, "share": 0.5}}, "due": {}},
+    {
+        **MODEL,
+        "pattern": "row",
+        "rows": 40,
+        "how": {"suffix": {"rows": 40, "share": 0.5}},
+        "due": {"crash": {"rows": 2, "share": 0.5}},
+    },
+    {**MODEL, "where": "weight", "rows": 8, "how": {"whole": {"rows": 8, "share": 0.5}}, "due": {}},
 ]
 WAYS = {"cut": {"rows": 29, "mismatches": 0}, "dead": {"rows": 43, "mismatches": 0}}
 PROVEN = {
@@ -75,7 +84,7 @@ def evidence(run_of: Callable[..., Path]) -> Evidence:
 
 
 def with_summary(evidence: Evidence, **values: Any) -> Evidence:
-    return dataclasses.replace(evidence, summary={**evidence.summary, **values})
+    return dataclasses.replace(evidence, summary=Summary.model_validate(evidence.summary.to_json() | values))
 
 
 def text_of(markup: str) -> str:
@@ -103,11 +112,11 @@ def test_a_fixed_campaign_shows_no_rounds(evidence: Evidence) -> None:
     ],
 )
 def test_the_stop_rule_s_verdict_is_a_line(limits: dict[str, Any], told: str) -> None:
-    verdict = stop_verdict({"stop": STOP | {"met": False, "max_faults": None} | limits, "confidence": 0.95})
+    verdict = stop_verdict(StopFacts.model_validate(STOP | {"met": False, "max_faults": None} | limits), 0.95)
     assert verdict is not None
     assert verdict.startswith(told)
     assert verdict.endswith("model activation, flip, outside the blocks (70 faults)")
-    assert stop_verdict({"stop": None, "confidence": 0.95}) is None
+    assert stop_verdict(None, 0.95) is None
 
 
 def test_rounds_show_the_widest_of_each(evidence: Evidence) -> None:
@@ -146,7 +155,7 @@ def test_no_time_where_it_is_not_known(evidence: Evidence) -> None:
 
 
 def test_work_not_done_adds_fault_models_up(evidence: Evidence) -> None:
-    failures = {**evidence.summary["failures"], "losses": 1}
+    failures = evidence.summary.failures.to_json() | {"losses": 1}
     found = effort(with_summary(evidence, evaluation=EVALUATION, evaluated_by=PROVEN, failures=failures))
     assert found.columns == ("model, activations", "model, weights")
     assert found.rows == (100, 8)

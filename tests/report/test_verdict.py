@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from testbed.campaign.summary.record import Marginal, Summary, SummaryEngine, SummaryTier
 from testbed.report.read.evidence import Evidence, Marginals
 from testbed.report.sections.verdict import verdict
 
@@ -22,8 +23,11 @@ def record(
 
 
 def told(*records: dict[str, Any]) -> str:
-    tiers = [{"tier": 0, "low": 0, "high": 0.5}, {"tier": 1, "low": 0.5, "high": 1}]
-    evidence = Evidence(Path("run"), {"engine": {"precision": "fp32"}, "tiers": tiers}, {}, Marginals(records))
+    edges = ((0, 0.5), (0.5, 1))
+    tiers = [SummaryTier(tier=n, low=low, high=high, available=9, images=9) for n, (low, high) in enumerate(edges)]
+    engine = SummaryEngine(deployment_id="", precision="fp32", threads=1)
+    summary = Summary.model_construct(engine=engine, tiers=tiers)
+    evidence = Evidence(Path("run"), summary, {}, Marginals(map(Marginal.model_validate, records)))
     plain = re.sub(r"<[^>]*>", "", "\n".join(str(paragraph) for paragraph in verdict(evidence)))
     return plain.replace("\u202f", " ").replace("\u00a0", " ")
 

@@ -1,12 +1,23 @@
-"""``summary.json`` as it is read: what tables, the page and trade-offs take from it is held to a form."""
+"""The summary of a finished campaign, ``summary.json``: made by `summarise`, read by tables, the page and trade-offs."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, JsonValue
+from pydantic import ConfigDict, Field, JsonValue
 
+from testbed.campaign.facts import (
+    AbsentSite,
+    DriftFacts,
+    EvaluationFacts,
+    LeftOut,
+    ParityFacts,
+    StopFacts,
+    StopTable,
+    ZeroFaultFacts,
+)
+from testbed.campaign.proofs import Proof
 from testbed.core.errors import StaleArtefact
 from testbed.core.folder.forms import Form, read_form
 from testbed.core.folder.parsing import read_json
@@ -19,93 +30,208 @@ _Share = Annotated[float, Field(ge=0, le=1)]
 _Table = dict[str, JsonValue]
 
 
-class _Rate(Form):
+class SummaryPart(Form):
+    """A part of the summary. Keys that another version writes are kept; what older versions lack has a default."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class RateRecord(SummaryPart):
+    """A rate with its interval."""
+
     rate: _Share
     low: _Share
     high: _Share
 
 
-class _Marginal(Form):
-    """A rate of one fault model, over all or by one value of a dimension."""
+class Marginal(SummaryPart):
+    """The rates of one fault model, over all or by one value of a dimension.
+
+    ``op``: the fault model's label. ``format``: of the words whose bit ``value`` is. ``rates``: by measure; None where
+    it has no meaning for the target.
+    """
 
     target: str
     where: str
     op: str
+    pattern: str = "single"
+    scope: str | None = None
     by: str
     value: str | int | None
+    format: str | None = None
     faults: _NonNegative
     n: _NonNegative
-    rates: dict[str, _Rate | None]
+    rates: dict[str, RateRecord | None]
+
+    def rate(self, measure: str) -> RateRecord | None:
+        return self.rates.get(measure)
 
 
-class _Model(Form):
-    test_accuracy: _Share
-    test_images: _NonNegative
+class RowShare(SummaryPart):
+    """A number of rows, and their share of all."""
+
+    rows: _NonNegative
+    share: _Share
 
 
-class _Data(Form):
-    name: str
-    classes: list[str]
+class EvaluatedRows(SummaryPart):
+    """How the outputs of one fault model's rows were obtained, and which came to none that anybody could use."""
 
-
-class _EngineSummary(Form):
-    deployment_id: str
-    precision: str
-    threads: _NonNegative
-
-
-class _Engines(Form):
     target: str
     where: str
-    hash: str
+    op: str
+    pattern: str = "single"
+    scope: str | None = None
+    rows: _NonNegative
+    how: dict[str, RowShare]
+    due: dict[str, RowShare]
 
 
-class _TierSummary(Form):
+class SummaryModel(SummaryPart):
+    """The model that was struck."""
+
+    preset: str = ""
+    parameters: _NonNegative = 0
+    sha256: str = ""
+    reference: str = ""
+    changes: list[str] = Field(default_factory=list)
+    not_there: list[AbsentSite] = Field(default_factory=list)
+    test_accuracy: _Share
+    test_images: _NonNegative
+    no_better_than_guessing: bool = False
+
+
+class SummaryData(SummaryPart):
+    """The data set that the model was judged on."""
+
+    name: str
+    classes: list[str]
+    preprocess: _Table = Field(default_factory=dict)
+    preprocess_told: str = ""
+
+
+class SummaryTier(SummaryPart):
+    """A confidence tier. ``asked``: images asked for, where it has fewer."""
+
     tier: _NonNegative
     low: float
     high: float
-    images: _NonNegative
     available: _NonNegative
+    images: _NonNegative
+    asked: _NonNegative | None = None
+    thin: bool = False
+    classes: dict[str, int] = Field(default_factory=dict)
 
 
-class _Tolerance(Form):
+class SummaryImages(SummaryPart):
+    """The named images: how many, of which classes."""
+
+    named: _NonNegative = 0
+    classes: dict[str, int] = Field(default_factory=dict)
+
+
+class SummaryEngine(SummaryPart):
+    """The engine of the first target."""
+
+    backend: str = ""
+    hash: str = ""
+    deployment_id: str
+    precision: str
+    batch: _NonNegative = 0
+    threads: _NonNegative
+
+
+class StruckEngine(SummaryPart):
+    """An engine in which faults were run."""
+
+    target: str
+    where: str
+    hash: str
+    deployment_id: str = ""
+    file: str = ""
+    options: dict[str, Any] = Field(default_factory=dict)
+    versions: dict[str, Any] = Field(default_factory=dict)
+
+
+class ToleranceRecord(SummaryPart):
+    """What outputs were judged by. ``atol``: per tier."""
+
     atol: list[float]
     rtol: float
+    rtol_grid: list[float] = Field(default_factory=list)
 
 
-class _Deviation(Form):
-    max_abs_diff: float
+class StageSeconds(SummaryPart):
+    """How long a stage took."""
+
+    stage: str
+    seconds: float
 
 
-class SummaryFile(Form):
+class Failures(SummaryPart):
+    """Runs that ended in a failure, and workers that got no work."""
+
+    crashes: _NonNegative = 0
+    hangs: _NonNegative = 0
+    losses: _NonNegative = 0
+    blamed: _NonNegative = 0
+    refused: list[str] = Field(default_factory=list)
+
+
+class Summary(SummaryPart):
+    """A finished campaign: what ran, whether the gates hold, and its rates."""
+
     name: str
+    schema_version: int | None = None
+    seed: int = 0
     faults: _NonNegative
     rows: _NonNegative
-    model: _Model
-    data: _Data
-    tiers: list[_TierSummary]
-    engine: _EngineSummary
-    engines: list[_Engines]
-    zero_fault: _Table
-    drift: _Deviation
-    tolerance: _Tolerance
+    model: SummaryModel
+    data: SummaryData
+    tiers: list[SummaryTier]
+    images: SummaryImages | None = None
+    engine: SummaryEngine
+    engines: list[StruckEngine]
+    zero_fault: ZeroFaultFacts
+    drift: DriftFacts
+    parity: list[ParityFacts] = Field(default_factory=list)
+    notes: list[str] = Field(default_factory=list)
+    left_out: list[LeftOut] = Field(default_factory=list)
+    tolerance: ToleranceRecord
     confidence: Annotated[float, Field(gt=0, lt=1)]
-    strata: list[_Table]
-    marginals: list[_Marginal]
-    timing: list[_Table]
-    failures: _Table
+    detector: str = "none"
+    strata: list[dict[str, str | int | float | None]]
+    marginals: list[Marginal]
+    evaluation: list[EvaluatedRows] = Field(default_factory=list)
+    exposure: dict[str, Any] | None = None
+    timing: list[StageSeconds]
+    wall_seconds: float = 0.0
+    engine_seconds: float = 0.0
+    worker_seconds: float = 0.0
+    scaling_efficiency: float | None = None
+    failures: Failures
+    stop: StopTable | None = None
+    evaluated_by: dict[str, EvaluationFacts] = Field(default_factory=dict)
     injections_per_second: float
     statement: str
-    stop: _Table | None = None
+
+    @property
+    def stopped(self) -> StopFacts | None:
+        """How an adaptive campaign came to its end; None for any other."""
+        return None if self.stop is None else StopFacts.model_validate(self.stop)
+
+    @property
+    def proofs(self) -> list[Proof]:
+        """Which evaluation the gates found for each target's activations and weights."""
+        return [Proof.of(key, facts.to_json()) for key, facts in self.evaluated_by.items()]
 
 
-def load_summary(path: Path) -> dict[str, Any]:
-    """Loads the summary as it was written, JSON's own types. Raises StaleArtefact for another schema version, and for
-    what is no summary, saying which value."""
-    found = read_json(path, _WHAT, _FIX)
-    version = found.get("schema_version") if isinstance(found, dict) else None
+def load_summary(path: Path) -> Summary:
+    """Loads the summary. Raises StaleArtefact for another schema version, and for what is no summary, saying which
+    value."""
+    content = read_json(path, _WHAT, _FIX)
+    version = content.get("schema_version") if isinstance(content, dict) else None
     if isinstance(version, int) and version not in READABLE_VERSIONS:
         readable = ", ".join(map(str, READABLE_VERSIONS))
         raise StaleArtefact(f"{path} has schema version {version}, this testbed reads {readable}; {_FIX}")
-    read_form(path, SummaryFile, _WHAT, _FIX)
-    return dict(found)
+    return read_form(path, Summary, _WHAT, _FIX)

@@ -14,14 +14,30 @@ import numpy as np
 
 from testbed.analysis.domains import Estimate
 from testbed.analysis.stats import rounded_share
-from testbed.campaign.facts import ExecuteFacts, GateFacts, TuneFacts, facts_of
+from testbed.campaign.facts import DescribedData, ExecuteFacts, GateFacts, TuneFacts, facts_of
 from testbed.campaign.files import PLAN, TIERS
 from testbed.campaign.folder.claim import recorded_spec
 from testbed.campaign.folder.images import read_tiers
 from testbed.campaign.prepare.stages import Preparation
 from testbed.campaign.summary.exposure import contributions
 from testbed.campaign.summary.rates import RATE_DIMENSIONS, ModelRates, RateGroup, fault_models
-from testbed.campaign.summary.record import load_summary
+from testbed.campaign.summary.record import (
+    EvaluatedRows,
+    Failures,
+    Marginal,
+    RateRecord,
+    RowShare,
+    StageSeconds,
+    StruckEngine,
+    Summary,
+    SummaryData,
+    SummaryEngine,
+    SummaryImages,
+    SummaryModel,
+    SummaryTier,
+    ToleranceRecord,
+    load_summary,
+)
 from testbed.campaign.summary.tally import Tally, populations
 from testbed.core.folder.runfolder import RunFolder
 from testbed.core.outcome import OUTCOMES
@@ -38,8 +54,8 @@ def summarise(
     plans: Sequence[str] = (PLAN,),
     *,
     tables: Mapping[str, SiteTable],
-) -> dict[str, Any]:
-    """The summary of a finished campaign, JSON-ready. results: file name of the rows; plans: of their faults; tables: the
+) -> Summary:
+    """The summary of a finished campaign. results: file name of the rows; plans: of their faults; tables: the
     sites that were struck, by target."""
     spec, folder = preparation.spec, preparation.folder
     tally = Tally.of(folder.path / results)
@@ -47,68 +63,76 @@ def summarise(
     stages = folder.manifest["stages"]
     tuned = facts_of(folder, "tune", TuneFacts)
     gates, execute = facts_of(folder, "gates", GateFacts), facts_of(folder, "execute", ExecuteFacts)
-    strata, marginals, evaluation = [], [], []
+    strata: list[dict[str, str | int | float | None]] = []
+    marginals: list[Marginal] = []
+    evaluation: list[EvaluatedRows] = []
     for rates in fault_models(tally, population, spec.confidence):
-        told, has_classes = rates.model.to_json(), rates.model.target == "model"
-        strata += [{**told, **cell} for cell in _strata(rates, has_classes)]
+        has_classes = rates.model.target == "model"
+        strata += [{**rates.model.to_json(), **cell} for cell in _strata(rates, has_classes)]
         formats = {site.name: site.format_name for site in tables.get(rates.model.target, ())}
-        marginals += [{**told, **marginal} for marginal in _marginals(rates, has_classes, formats)]
-        evaluation.append({**told, **_evaluation(rates)})
-    main = engines[0]
-    return {
-        "name": spec.name,
-        "schema_version": SCHEMA_VERSION,
-        "seed": spec.seed,
-        "faults": faults,
-        "rows": tally.rows,
-        "model": {
-            **preparation.described.model.to_json(),
-            "test_accuracy": preparation.accuracy,
-            "test_images": preparation.described.data.images.test,
-            "no_better_than_guessing": preparation.guessing.is_guessing,
-        },
-        "data": _data(preparation),
-        "tiers": _tiers(preparation),
-        "images": _images(preparation),
-        "engine": {
-            "backend": spec.engine.backend,
-            "hash": main["hash"],
-            "deployment_id": main["deployment_id"],
-            "precision": spec.engine.precision,
-            "batch": tuned.batch,
-            "threads": tuned.threads,
-        },
-        "engines": list(engines),
-        "zero_fault": gates.zero_fault.to_json(),
-        "drift": gates.drift.to_json(),
-        "parity": [parity.to_json() for parity in gates.parity],
-        "notes": gates.notes,
-        "left_out": [left_out.to_json() for gate in gates.weights.values() for left_out in gate.left_out],
-        "tolerance": {
-            "atol": list(spec.tolerance.per_tier(len(spec.tiers.edges))),
-            "rtol": spec.tolerance.rtol,
-            "rtol_grid": list(spec.tolerance.rtol_grid),
-        },
-        "confidence": spec.confidence,
-        "detector": spec.detector,
-        "strata": strata,
-        "marginals": marginals,
-        "evaluation": evaluation,
-        "exposure": contributions(spec, tables, tally, population),
-        "timing": [{"stage": name, "seconds": record["seconds"]} for name, record in stages.items()],
-        "wall_seconds": execute.wall_seconds,
-        "engine_seconds": execute.engine_seconds,
-        "worker_seconds": execute.worker_seconds,
-        "scaling_efficiency": _share(execute.engine_seconds, execute.worker_seconds),
-        "failures": {name: getattr(execute, name) for name in ("crashes", "hangs", "losses", "blamed", "refused")},
-        "stop": execute.stop,
-        "evaluated_by": {key: evaluation.to_json() for key, evaluation in gates.evaluation.items()},
-        "injections_per_second": round(execute.rows_this_process / max(execute.wall_seconds, 1e-9), 1),
-        "statement": _statement(preparation),
-    }
+        marginals += _marginals(rates, has_classes, formats)
+        evaluation.append(_evaluation(rates))
+    main, described = engines[0], preparation.described
+    return Summary(
+        name=spec.name,
+        schema_version=SCHEMA_VERSION,
+        seed=spec.seed,
+        faults=faults,
+        rows=tally.rows,
+        model=SummaryModel(
+            **described.model.to_json(),
+            test_accuracy=preparation.accuracy,
+            test_images=described.data.images.test,
+            no_better_than_guessing=preparation.guessing.is_guessing,
+        ),
+        data=_data(described.data),
+        tiers=_tiers(preparation),
+        images=SummaryImages(named=len(preparation.images), classes=preparation.classes_of(None)),
+        engine=SummaryEngine(
+            backend=spec.engine.backend,
+            hash=main["hash"],
+            deployment_id=main["deployment_id"],
+            precision=spec.engine.precision,
+            batch=tuned.batch,
+            threads=tuned.threads,
+        ),
+        engines=[StruckEngine.model_validate(engine) for engine in engines],
+        zero_fault=gates.zero_fault,
+        drift=gates.drift,
+        parity=gates.parity,
+        notes=gates.notes,
+        left_out=[left_out for gate in gates.weights.values() for left_out in gate.left_out],
+        tolerance=ToleranceRecord(
+            atol=list(spec.tolerance.per_tier(len(spec.tiers.edges))),
+            rtol=spec.tolerance.rtol,
+            rtol_grid=list(spec.tolerance.rtol_grid),
+        ),
+        confidence=spec.confidence,
+        detector=spec.detector,
+        strata=strata,
+        marginals=marginals,
+        evaluation=evaluation,
+        exposure=contributions(spec, tables, tally, population),
+        timing=[StageSeconds(stage=name, seconds=record["seconds"]) for name, record in stages.items()],
+        wall_seconds=execute.wall_seconds,
+        engine_seconds=execute.engine_seconds,
+        worker_seconds=execute.worker_seconds,
+        scaling_efficiency=_share(execute.engine_seconds, execute.worker_seconds),
+        failures=Failures(
+            crashes=execute.crashes,
+            hangs=execute.hangs,
+            losses=execute.losses,
+            blamed=execute.blamed,
+            refused=execute.refused,
+        ),
+        stop=execute.stop,
+        evaluated_by=gates.evaluation,
+        injections_per_second=round(execute.rows_this_process / max(execute.wall_seconds, 1e-9), 1),
+        statement=_statement(preparation),
+    )
 
 
-def read_summary(path: Path) -> dict[str, Any]:
+def read_summary(path: Path) -> Summary:
     """The summary in a finished campaign's folder. Raises UsageError for a folder without a campaign, StaleArtefact for
     one that is not finished or was edited."""
     folder = RunFolder.existing(path)
@@ -122,7 +146,7 @@ def _share(engine_seconds: float, worker_seconds: float) -> float | None:
     return round(engine_seconds / worker_seconds, 4) if worker_seconds else None
 
 
-def _marginals(rates: ModelRates, has_classes: bool, formats: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+def _marginals(rates: ModelRates, has_classes: bool, formats: Mapping[str, str]) -> Iterator[Marginal]:
     """Rates over everything, then by each dimension's values; by bit within each number format, which is told too.
     formats: of the words of each site."""
     groups: list[tuple[dict[str, Any], RateGroup]] = [({"by": "all", "value": None}, rates.over_all())]
@@ -133,14 +157,14 @@ def _marginals(rates: ModelRates, has_classes: bool, formats: Mapping[str, str])
         else:
             groups += [({"by": by, "value": value}, group) for value, group in rates.by(by)]
     for of, group in groups:
-        told: dict[str, Any] = {measure: _rate_to_json(found) for measure, found in group.rates.items()}
+        records: dict[str, RateRecord | None] = {measure: _rate_record(rate) for measure, rate in group.rates.items()}
         if not has_classes:
-            told["sdc1"] = None
+            records["sdc1"] = None
         some = group.rates["outside"]
-        yield {**of, "faults": some.n_clusters, "n": some.n_rows, "rates": told}
+        yield Marginal(**rates.model.to_json(), **of, faults=some.n_clusters, n=some.n_rows, rates=records)
 
 
-def _strata(rates: ModelRates, has_classes: bool) -> Iterator[dict[str, Any]]:
+def _strata(rates: ModelRates, has_classes: bool) -> Iterator[dict[str, str | int | float | None]]:
     """Counts of the outcomes, and the rates, per tier, site and bit class."""
     counts = rates.outcomes_by_cell()
     for cell, group in rates.cells():
@@ -159,52 +183,43 @@ def _strata(rates: ModelRates, has_classes: bool) -> Iterator[dict[str, Any]]:
         }
 
 
-def _evaluation(rates: ModelRates) -> dict[str, Any]:
+def _evaluation(rates: ModelRates) -> EvaluatedRows:
     """How the outputs were found, and what came to none that anybody could use: rows, and their share."""
     found, dues = rates.evaluations(), rates.dues()
     rows = sum(found.values())
 
-    def shared(counts: Mapping[str, int]) -> dict[str, dict[str, Any]]:
-        return {name: {"rows": count, "share": rounded_share(count / rows)} for name, count in counts.items()}
+    def shared(counts: Mapping[str, int]) -> dict[str, RowShare]:
+        return {name: RowShare(rows=count, share=rounded_share(count / rows)) for name, count in counts.items()}
 
-    return {
-        "rows": rows,
-        "how": shared(found),
-        "due": shared(dues),
-    }
+    return EvaluatedRows(**rates.model.to_json(), rows=rows, how=shared(found), due=shared(dues))
 
 
-def _rate_to_json(found: Estimate) -> dict[str, float]:
-    return {"rate": rounded_share(found.rate), "low": rounded_share(found.low), "high": rounded_share(found.high)}
+def _rate_record(rate: Estimate) -> RateRecord:
+    return RateRecord(rate=rounded_share(rate.rate), low=rounded_share(rate.low), high=rounded_share(rate.high))
 
 
-def _data(preparation: Preparation) -> dict[str, Any]:
-    """``preprocess_told``: in one line."""
-    told = preparation.described.data.to_json()
-    return {key: told[key] for key in ("name", "classes", "preprocess", "preprocess_told")}
+def _data(data: DescribedData) -> SummaryData:
+    return SummaryData(
+        name=data.name, classes=data.classes, preprocess=data.preprocess, preprocess_told=data.preprocess_told
+    )
 
 
-def _tiers(preparation: Preparation) -> list[dict[str, Any]]:
+def _tiers(preparation: Preparation) -> list[SummaryTier]:
     spec, recorded = preparation.spec.tiers, read_tiers(preparation.folder / TIERS).tiers
     named = np.bincount(preparation.images.tiers, minlength=len(spec.images)).tolist()
     return [
-        {
-            "tier": number,
-            "low": tier.low,
-            "high": tier.high,
-            "available": len(tier.images),
-            "images": have,
+        SummaryTier(
+            tier=number,
+            low=tier.low,
+            high=tier.high,
+            available=len(tier.images),
+            images=have,
             **({"asked": wanted} if have < wanted else {}),
-            "thin": have < max(spec.thin, wanted),
-            "classes": preparation.classes_of(number),
-        }
+            thin=have < max(spec.thin, wanted),
+            classes=preparation.classes_of(number),
+        )
         for number, (tier, wanted, have) in enumerate(zip(recorded, spec.images, named, strict=True))
     ]
-
-
-def _images(preparation: Preparation) -> dict[str, Any]:
-    """The named images: how many, of which classes."""
-    return {"named": len(preparation.images), "classes": preparation.classes_of(None)}
 
 
 def _statement(preparation: Preparation) -> str:

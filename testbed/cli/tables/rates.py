@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from testbed.analysis.outputs.confidence import interval_name
+from testbed.campaign.summary.record import Marginal, RateRecord, Summary
 from testbed.cli.tables.fitting import FittedTable
 
-Record = Mapping[str, Any]
 BY = {
     "tier": "by confidence tier",
     "block": "by block",
@@ -33,29 +32,29 @@ class Details:
 USUAL = Details()
 
 
-def rate_tables(summary: Record, details: Details) -> Iterator[FittedTable]:
+def rate_tables(summary: Summary, details: Details) -> Iterator[FittedTable]:
     target_places = dict.fromkeys(
-        (m["target"], m["where"]) for m in summary["marginals"] if not details.ops or m["op"] in details.ops
+        (m.target, m.where) for m in summary.marginals if not details.ops or m.op in details.ops
     )
     for target, where in target_places:
         yield _rates_table(summary, target, where, details)
 
 
-def _rates_table(summary: Record, target: str, where: str, details: Details) -> FittedTable:
-    records = [m for m in summary["marginals"] if (m["target"], m["where"]) == (target, where)]
-    has_classes = any(m["rates"]["sdc1"] for m in records)
-    confidence = f"{100 * summary['confidence']:g} %"
+def _rates_table(summary: Summary, target: str, where: str, details: Details) -> FittedTable:
+    records = [m for m in summary.marginals if (m.target, m.where) == (target, where)]
+    has_classes = any(m.rate("sdc1") for m in records)
+    confidence = f"{100 * summary.confidence:g} %"
     noun = "activations" if where == "activation" else "weights"
     table = FittedTable(title=f"{target}: faults in {noun}, rates in % with {confidence} intervals")
     for name in ("", "faults", "n", *(["SDC-1"] if has_classes else []), "outside tolerance", "non-finite"):
         table.add_column(name, justify="right" if name in ("faults", "n") else "left", no_wrap=True)
-    totals = [m for m in records if m["by"] == "all" and (not details.ops or m["op"] in details.ops)]
+    totals = [m for m in records if m.by == "all" and (not details.ops or m.op in details.ops)]
     for record in totals:
-        _add(table, f"{record['op']}, all", record, has_classes, style="bold")
-    ops = [record["op"] for record in totals]
+        _add(table, f"{record.op}, all", record, has_classes, style="bold")
+    ops = [record.op for record in totals]
     for op in ops if details.by or details.ops else ops[:1]:
         for by in details.by or _SHORT:
-            part = [m for m in records if m["by"] == by and m["op"] == op]
+            part = [m for m in records if m.by == by and m.op == op]
             if len(part) > 1 or (part and details.by):
                 table.add_section()
                 table.add_row(f"{op}, {BY[by]}", style="italic")
@@ -64,26 +63,25 @@ def _rates_table(summary: Record, target: str, where: str, details: Details) -> 
     return table
 
 
-def _value(summary: Record, part: Sequence[Record], record: Record) -> str:
-    by, value = record["by"], record["value"]
-    if by == "tier":
-        tier = summary["tiers"][value]
-        return f"{interval_name(tier['low'], tier['high'])}{' thin' if tier['thin'] else ''}"
+def _value(summary: Summary, part: Sequence[Marginal], record: Marginal) -> str:
+    by, value = record.by, record.value
+    if by == "tier" and isinstance(value, int):
+        tier = summary.tiers[value]
+        return f"{interval_name(tier.low, tier.high)}{' thin' if tier.thin else ''}"
     if by == "block":
         return "outside the blocks" if value is None else f"block {value}"
     if by == "bit":
-        formats = dict.fromkeys(other.get("format") for other in part)
-        return f"bit {value}" + (f" of {record['format']}" if len(formats) > 1 else "")
+        formats = dict.fromkeys(other.format for other in part)
+        return f"bit {value}" + (f" of {record.format}" if len(formats) > 1 else "")
     return str(value)
 
 
-def _add(table: FittedTable, name: str, record: Record, has_classes: bool, style: str | None = None) -> None:
-    rates = record["rates"]
-    cells = [_format_rate(rates[key]) for key in ("sdc1", "outside", "nonfinite") if key != "sdc1" or has_classes]
-    table.add_row(name, f"{record['faults']:,}", f"{record['n']:,}", *cells, style=style)
+def _add(table: FittedTable, name: str, record: Marginal, has_classes: bool, style: str | None = None) -> None:
+    cells = [_format_rate(record.rate(key)) for key in ("sdc1", "outside", "nonfinite") if key != "sdc1" or has_classes]
+    table.add_row(name, f"{record.faults:,}", f"{record.n:,}", *cells, style=style)
 
 
-def _format_rate(rate: Record | None) -> str:
+def _format_rate(rate: RateRecord | None) -> str:
     if rate is None:
         return ""
-    return f"{100 * rate['rate']:6.2f} [{100 * rate['low']:.2f}, {100 * rate['high']:.2f}]"
+    return f"{100 * rate.rate:6.2f} [{100 * rate.low:.2f}, {100 * rate.high:.2f}]"

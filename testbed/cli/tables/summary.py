@@ -10,6 +10,7 @@ from rich.console import RenderableType
 
 from testbed.analysis.outputs.classes import classes_told
 from testbed.analysis.outputs.confidence import interval_name
+from testbed.campaign.summary.record import Summary, SummaryModel, SummaryTier
 from testbed.cli.tables.fitting import FittedTable
 from testbed.cli.tables.prose import Prose, stacked
 from testbed.cli.tables.rates import USUAL, Details, rate_tables
@@ -19,7 +20,7 @@ from testbed.report.sections.rounds import stop_verdict
 Record = Mapping[str, Any]
 
 
-def summary_tables(summary: Record, folder: Path, details: Details = USUAL) -> RenderableType:
+def summary_tables(summary: Summary, folder: Path, details: Details = USUAL) -> RenderableType:
     """What ran, whether the gates hold, and the rates with n and interval."""
     parts: list[RenderableType] = [
         part if isinstance(part, Prose) else Prose(part, indent=8) for part in _head(summary)
@@ -28,73 +29,73 @@ def summary_tables(summary: Record, folder: Path, details: Details = USUAL) -> R
         parts += ["", table]
     if not details.by:
         parts += ["", f"of every fault model, by site or bit too: testbed campaign show {folder} --by site,bit"]
-    if summary.get("exposure"):
+    if summary.exposure:
         parts += ["", *_failure_rate(summary)]
-    parts += ["", Prose(summary["statement"], style="dim"), f"report: {folder / 'report.html'}"]
+    parts += ["", Prose(summary.statement, style="dim"), f"report: {folder / 'report.html'}"]
     return stacked(parts)
 
 
-def _head(summary: Record) -> Iterable[str | Prose]:
-    model, engine, zero, drift = (summary[key] for key in ("model", "engine", "zero_fault", "drift"))
-    faults, rows = summary["faults"], summary["rows"]
+def _head(summary: Summary) -> Iterable[str | Prose]:
+    model, engine, zero, drift = summary.model, summary.engine, summary.zero_fault, summary.drift
     yield Prose(
-        f"{summary['name']}: {faults:,} faults, {rows:,} rows (fault x image), seed {summary['seed']}",
-        bold=len(summary["name"]),
+        f"{summary.name}: {summary.faults:,} faults, {summary.rows:,} rows (fault x image), seed {summary.seed}",
+        bold=len(summary.name),
     )
     yield (
-        f"model   {model['preset']} on {summary['data']['name']}, {model['parameters']:,} parameters,"
-        f" test accuracy {100 * model['test_accuracy']:.2f} % of {model['test_images']:,}{_guessing(model)}"
+        f"model   {model.preset} on {summary.data.name}, {model.parameters:,} parameters,"
+        f" test accuracy {100 * model.test_accuracy:.2f} % of {model.test_images:,}{_guessing(model)}"
     )
-    if told := summary["data"].get("preprocess_told"):
-        yield f"input   {told}"
-    for change in model.get("changes", ()):
+    if summary.data.preprocess_told:
+        yield f"input   {summary.data.preprocess_told}"
+    for change in model.changes:
         yield f"        {change}"
-    for absent in model.get("not_there", ()):
-        yield f"        not there: {absent['site']}, {absent['why']}"
+    for absent in model.not_there:
+        yield f"        not there: {absent.site}, {absent.why}"
     yield (
-        f"engine  {engine['backend']} {engine['precision']}, batch {engine['batch']}, {engine['threads']} thread(s),"
-        f" {engine['hash']}, deployed model {engine['deployment_id']}"
+        f"engine  {engine.backend} {engine.precision}, batch {engine.batch}, {engine.threads} thread(s),"
+        f" {engine.hash}, deployed model {engine.deployment_id}"
     )
     yield (
-        f"gates   {zero['rows']:,} zero-fault rows, {zero['mismatches']} not bit-identical;"
-        f" plain to twin {drift['max_abs_diff']:.2g} (bound {drift['bound']:.2g})"
+        f"gates   {zero.rows:,} zero-fault rows, {zero.mismatches} not bit-identical;"
+        f" plain to twin {drift.max_abs_diff:.2g} (bound {drift.bound:.2g})"
     )
     yield from _decided(summary)
-    yield f"images  {'; '.join(_tier_text(tier) for tier in summary['tiers'])}"
-    if stop := stop_verdict(summary):
+    yield f"images  {'; '.join(_tier_text(tier) for tier in summary.tiers)}"
+    if stop := stop_verdict(summary.stopped, summary.confidence):
         yield f"stop    {stop}"
-    if "images" in summary:
-        yield f"named   {classes_told(summary['images']['classes'], len(summary['data']['classes']))}"
-    yield f"speed   {summary['injections_per_second']:,.0f} injections/s, {summary['wall_seconds']:.1f} s"
+    if summary.images:
+        yield f"named   {classes_told(summary.images.classes, len(summary.data.classes))}"
+    yield f"speed   {summary.injections_per_second:,.0f} injections/s, {summary.wall_seconds:.1f} s"
 
 
-def _decided(summary: Record) -> Iterable[str]:
+def _decided(summary: Summary) -> Iterable[str]:
     """What the gates chose by themselves, and the weights that they left out."""
-    yield from (f"note    {note}" for note in summary.get("notes", ()))
+    yield from (f"note    {note}" for note in summary.notes)
     reasons: dict[str, list[str]] = {}
-    for left_out in summary.get("left_out", ()):
-        name = left_out["site"] if left_out["target"] == "model" else f"{left_out['target']}: {left_out['site']}"
-        reasons.setdefault(left_out["reason"], []).append(name)
+    for left_out in summary.left_out:
+        name = left_out.site if left_out.target == "model" else f"{left_out.target}: {left_out.site}"
+        reasons.setdefault(left_out.reason, []).append(name)
     yield from (f"left out {len(names)} weights ({', '.join(names)}): {why}" for why, names in reasons.items())
 
 
-def _guessing(model: Record) -> str:
-    return " (no more than guessing gives)" if model.get("no_better_than_guessing") else ""
+def _guessing(model: SummaryModel) -> str:
+    return " (no more than guessing gives)" if model.no_better_than_guessing else ""
 
 
-def _tier_text(tier: Record) -> str:
-    thin = " (thin: wide intervals)" if tier["thin"] else ""
-    asked = f", {tier['asked']} asked for" if tier.get("asked") else ""
-    return f"{interval_name(tier['low'], tier['high'])} {tier['images']:,} of {tier['available']:,}{asked}{thin}"
+def _tier_text(tier: SummaryTier) -> str:
+    thin = " (thin: wide intervals)" if tier.thin else ""
+    asked = f", {tier.asked} asked for" if tier.asked else ""
+    return f"{interval_name(tier.low, tier.high)} {tier.images:,} of {tier.available:,}{asked}{thin}"
 
 
-def _failure_rate(summary: Record) -> Iterable[RenderableType]:
+def _failure_rate(summary: Summary) -> Iterable[RenderableType]:
     """Contributions to the failure rate, of all exposed sites together."""
     from testbed.report.formatting import amount
     from testbed.report.sections.failure_rate import contribution_text, not_sampled_text, totals_of
 
-    told = summary["exposure"]
-    confidence = f"{100 * summary['confidence']:g} %"
+    told = summary.exposure
+    assert told is not None
+    confidence = f"{100 * summary.confidence:g} %"
     table = FittedTable(title=f"exposed sites, in {told['unit']} with {confidence} intervals")
     for name in ("", "exposure", "SDC-1", "outside tolerance", "non-finite"):
         table.add_column(name, justify="right" if name == "exposure" else "left", no_wrap=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from testbed.campaign.summary.record import load_summary
+from testbed.campaign.summary.record import Marginal, Summary, load_summary
 from testbed.core.fault import OPS
 from testbed.core.folder.runfolder import RunFolder
 from testbed.core.formats import FORMATS, Format, format_named
@@ -28,12 +28,11 @@ def bits_of(name: str) -> str:
 class Marginals:
     """The summary's rates, found by what they are a rate of."""
 
-    def __init__(self, records: Iterable[Mapping[str, Any]]) -> None:
-        self._records: dict[tuple[str, str, str, str], dict[Value, Mapping[str, Any]]] = {}
+    def __init__(self, records: Iterable[Marginal]) -> None:
+        self._records: dict[tuple[str, str, str, str], dict[Value, Marginal]] = {}
         for record in records:
-            by = bits_of(record["format"]) if record.get("format") else record["by"]
-            key = (record["target"], record["where"], record["op"], by)
-            self._records.setdefault(key, {})[record["value"]] = record
+            by = bits_of(record.format) if record.format else record.by
+            self._records.setdefault((record.target, record.where, record.op, by), {})[record.value] = record
 
     def estimate(
         self, target: str, where: str, op: str, measure: str, by: str = "all", value: Value = None
@@ -41,10 +40,10 @@ class Marginals:
         """None where nothing was sampled, or where the measure has no meaning for the target."""
         records = self._records.get((target, where, op, by), {})
         record = next(iter(records.values()), None) if by == "all" else records.get(value)
-        found = (record or {}).get("rates", {}).get(measure)
-        if record is None or found is None:
+        rate = None if record is None else record.rate(measure)
+        if record is None or rate is None:
             return None
-        return RateEstimate(found["rate"], found["low"], found["high"], record["faults"], record["n"])
+        return RateEstimate(rate.rate, rate.low, rate.high, record.faults, record.n)
 
     def values(self, target: str, where: str, op: str, by: str) -> list[Value]:
         return list(self._records.get((target, where, op, by), {}))
@@ -68,7 +67,7 @@ class Marginals:
 @dataclass(frozen=True)
 class Evidence:
     run: Path
-    summary: Mapping[str, Any]
+    summary: Summary
     manifest: Mapping[str, Any]
     marginals: Marginals
     sweep: Mapping[str, Any] | None = None
@@ -77,11 +76,11 @@ class Evidence:
     @property
     def format(self) -> Format:
         """Number format of the struck words."""
-        return format_named(self.summary["engine"]["precision"])
+        return format_named(self.summary.engine.precision)
 
     @property
     def classes(self) -> list[str]:
-        return [str(name) for name in self.summary["data"]["classes"]]
+        return self.summary.data.classes
 
     def site_table(self, target: str) -> SiteTable | None:
         path = self.run / f"{target}.sites.json"
@@ -94,5 +93,5 @@ def read_evidence(run: Path) -> Evidence:
     for file in READ_FILES:
         folder.verify_file(file)
     summary = load_summary(run / SUMMARY)
-    marginals = Marginals(summary["marginals"])
+    marginals = Marginals(summary.marginals)
     return Evidence(run, summary, folder.manifest, marginals, read_sweep(folder))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from testbed.campaign.proofs import WHOLE, AttentionRecord, Proof, SuffixRecord, WeightRecord
+from testbed.campaign.summary.record import EvaluatedRows
 from testbed.report.formatting import count, percent
 from testbed.report.read.evidence import Evidence
 
@@ -29,7 +29,6 @@ _FAILURES = {
     "losses": ("worker lost, its work done again", "workers lost, their work done again"),
     "blamed": ("fault that fails on its own", "faults that fail on their own"),
 }
-Record = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -53,18 +52,16 @@ class Effort:
 
 
 def effort(evidence: Evidence) -> Effort:
-    records = evidence.summary["evaluation"]
+    records, failures = evidence.summary.evaluation, evidence.summary.failures
     target_places: dict[tuple[str, str], dict[str, int]] = {}
     totals: dict[tuple[str, str], int] = {}
     for record in records:
-        target_place = record["target"], record["where"]
-        totals[target_place] = totals.get(target_place, 0) + record["rows"]
+        target_place = record.target, record.where
+        totals[target_place] = totals.get(target_place, 0) + record.rows
         ways = target_places.setdefault(target_place, {})
-        for way, found in record["how"].items():
-            ways[way] = ways.get(way, 0) + found["rows"]
-    proofs = [Proof.of(key, found) for key, found in evidence.summary["evaluated_by"].items()]
+        for way, share in record.how.items():
+            ways[way] = ways.get(way, 0) + share.rows
     occurring = [way for way in _WAYS if any(way in ways for ways in target_places.values())]
-    failures = evidence.summary["failures"]
     return Effort(
         columns=tuple(_target_place(*target_place) for target_place in target_places),
         rows=tuple(totals.values()),
@@ -75,10 +72,12 @@ def effort(evidence: Evidence) -> Effort:
             )
             for way in occurring
         ),
-        proofs=tuple((_target_place(proof.target, proof.where), _proof(proof)) for proof in proofs),
+        proofs=tuple((_target_place(proof.target, proof.where), _proof(proof)) for proof in evidence.summary.proofs),
         dues=tuple(_dues(records)),
-        failures=tuple(_counted(failures[name], *words) for name, words in _FAILURES.items() if failures[name]),
-        refused=tuple(failures["refused"]),
+        failures=tuple(
+            _counted(number, *words) for name, words in _FAILURES.items() if (number := getattr(failures, name))
+        ),
+        refused=tuple(failures.refused),
     )
 
 
@@ -90,13 +89,13 @@ def _target_place(target: str, where: str) -> str:
     return f"{target}, {'activations' if where == 'activation' else 'weights'}"
 
 
-def _dues(records: list[Record]) -> Iterator[str]:
+def _dues(records: Sequence[EvaluatedRows]) -> Iterator[str]:
     """Rows without a usable output, by cause."""
     for cause, words in _DUES.items():
-        found = [record["due"][cause]["rows"] for record in records if cause in record["due"]]
-        if found:
-            rows = sum(record["rows"] for record in records)
-            yield f"{count(sum(found))} rows ({percent(sum(found) / rows)}) {words}"
+        shares = [record.due[cause].rows for record in records if cause in record.due]
+        if shares:
+            rows = sum(record.rows for record in records)
+            yield f"{count(sum(shares))} rows ({percent(sum(shares) / rows)}) {words}"
 
 
 def _counted(number: int, one: str, several: str) -> str:

@@ -30,7 +30,7 @@ class FailureRate:
 
 def failure_rate(evidence: Evidence) -> FailureRate | None:
     """None for a campaign without exposures."""
-    told = evidence.summary.get("exposure")
+    told = evidence.summary.exposure
     if not told or not told["models"]:
         return None
     totals = [(name, record) for name, record in totals_of(told)]

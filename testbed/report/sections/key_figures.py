@@ -33,11 +33,11 @@ class KeyFigure:
 
 def key_figures(evidence: Evidence) -> list[KeyFigure]:
     summary = evidence.summary
-    faults = KeyFigure("Faults", count(summary["faults"]), f"{count(summary['rows'])} rows, one per fault and image")
+    faults = KeyFigure("Faults", count(summary.faults), f"{count(summary.rows)} rows, one per fault and image")
     figures = [faults, *_rates(evidence), _accuracy(evidence), _zero_fault(evidence), _drift(evidence)]
-    if speed := summary["injections_per_second"]:
-        threads = summary["engine"]["threads"]
-        note = f"{threads} {'thread' if threads == 1 else 'threads'}, batch {summary['engine']['batch']}"
+    if speed := summary.injections_per_second:
+        threads = summary.engine.threads
+        note = f"{threads} {'thread' if threads == 1 else 'threads'}, batch {summary.engine.batch}"
         figures.append(KeyFigure("Injections per second", count(round(speed)), note))
     return figures
 
@@ -61,19 +61,19 @@ def _rate_figure(name: str, estimate: RateEstimate) -> KeyFigure:
 
 def _accuracy(evidence: Evidence) -> KeyFigure:
     """The accuracy with its Wilson interval: a proportion of independent test images."""
-    accuracy, images = evidence.summary["model"]["test_accuracy"], int(evidence.summary["model"]["test_images"])
-    low, high = wilson(round(accuracy * images), images, evidence.summary["confidence"])
+    accuracy, images = evidence.summary.model.test_accuracy, evidence.summary.model.test_images
+    low, high = wilson(round(accuracy * images), images, evidence.summary.confidence)
     estimate = RateEstimate(accuracy, float(low), float(high), images, images)
     return KeyFigure("Test accuracy", percent(accuracy, 2), f"{interval(estimate)}, {count(images)} test images")
 
 
 def _zero_fault(evidence: Evidence) -> KeyFigure:
-    rows, wrong = (evidence.summary["zero_fault"][name] for name in ("rows", "mismatches"))
+    rows, wrong = evidence.summary.zero_fault.rows, evidence.summary.zero_fault.mismatches
     note = f"{count(wrong)} of {count(rows)} fault-free rows differ from the golden"
     return KeyFigure("Zero-fault gate", f"{count(wrong)} differ" if wrong else "exact", note, wrong == 0)
 
 
 def _drift(evidence: Evidence) -> KeyFigure:
-    largest, bound = (evidence.summary["drift"][name] for name in ("max_abs_diff", "bound"))
+    largest, bound = evidence.summary.drift.max_abs_diff, evidence.summary.drift.bound
     note = f"largest |difference|; bound {small(bound)}"
     return KeyFigure("Drift, plain to instrumented", small(largest), note, largest <= bound)

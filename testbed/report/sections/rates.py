@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from markupsafe import Markup
 
 from testbed.analysis.outputs.confidence import interval_name
+from testbed.campaign.summary.record import SummaryTier
 from testbed.report.charts import bitchart, forest, heatmap, stack
 from testbed.report.charts.forest import Category
 from testbed.report.estimate import Composition, RateEstimate
@@ -91,15 +92,15 @@ def bit_charts(evidence: Evidence, target: str) -> list[Figure]:
 def tier_plots(evidence: Evidence) -> list[Figure]:
     def categories(where: str, op: str) -> list[Category]:
         found = _series(evidence, "model", where, op, "tier", _MODEL)
-        return [_tier(tier, found[tier["tier"]]) for tier in evidence.summary["tiers"] if tier["tier"] in found]
+        return [_tier(tier, found[tier.tier]) for tier in evidence.summary.tiers if tier.tier in found]
 
     return _plots(evidence, "tiers", "model", categories)
 
 
-def _tier(tier: Mapping[str, Any], series: RateSeries) -> Category:
-    images = f"{count(tier['images'])} of {count(tier['available'])} images"
-    thin = ", thin" if tier["thin"] else ""
-    return Category(f"margin {interval_name(tier['low'], tier['high'])}", series, images + thin)
+def _tier(tier: SummaryTier, series: RateSeries) -> Category:
+    images = f"{count(tier.images)} of {count(tier.available)} images"
+    thin = ", thin" if tier.thin else ""
+    return Category(f"margin {interval_name(tier.low, tier.high)}", series, images + thin)
 
 
 def op_plots(evidence: Evidence) -> list[Figure]:
@@ -134,8 +135,8 @@ def _by_part(
     for by, before in _PARTS.items():
         for value, series in _series(evidence, target, where, op, by, measures).items():
             if by == "tier" and isinstance(value, int):
-                tier = evidence.summary["tiers"][value]
-                yield f"margin {interval_name(tier['low'], tier['high'])}", series
+                tier = evidence.summary.tiers[value]
+                yield f"margin {interval_name(tier.low, tier.high)}", series
             elif by == "block" and value is None:
                 yield "outside the blocks", series
             else:

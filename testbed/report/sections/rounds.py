@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 from markupsafe import Markup
 
@@ -17,7 +16,6 @@ from testbed.report.formatting import MEASURE_NAMES, count, duration, model_name
 from testbed.report.read.evidence import Evidence
 
 _WIDTH, _HEIGHT = 430, 210
-Record = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -52,9 +50,9 @@ class Rounds:
 
 def rounds(evidence: Evidence) -> Rounds | None:
     """None for a campaign that planned all its faults at once."""
-    if not evidence.summary["stop"]:
+    stop = evidence.summary.stopped
+    if stop is None:
         return None
-    stop = StopFacts.model_validate(evidence.summary["stop"])
     looks = tuple(_look(done, stop.per) for done in stop.history)
     figures = [_figure(looks, [look.faults for look in looks], stop.margin, "faults")]
     seconds = [look.seconds for look in looks if look.seconds is not None]
@@ -81,7 +79,7 @@ def _domain_name(domain: DomainFacts, per: str) -> str:
 
 
 def _describe_stop(evidence: Evidence, stop: StopFacts, looks: Sequence[Look]) -> str:
-    confidence = stop.confidence or evidence.summary["confidence"]
+    confidence = stop.confidence or evidence.summary.confidence
     per = "one rate per fault model" if stop.per == "all" else f"a rate per {stop.per} and fault model"
     asked = (
         f"Asked for: {per} of {MEASURE_NAMES[stop.measure]}, each to ± {percent(stop.margin)}"
@@ -90,12 +88,11 @@ def _describe_stop(evidence: Evidence, stop: StopFacts, looks: Sequence[Look]) -
     return f"{asked} {_outcome(stop).capitalize()}."
 
 
-def stop_verdict(summary: Record) -> str | None:
+def stop_verdict(stop: StopFacts | None, confidence: float) -> str | None:
     """Whether an adaptive campaign came to its margin, and the part it knows least of; None for any other campaign."""
-    if not summary["stop"]:
+    if stop is None:
         return None
-    stop = StopFacts.model_validate(summary["stop"])
-    widest = widest_domain(stop.history[-1].domains, stop, summary["confidence"])
+    widest = widest_domain(stop.history[-1].domains, stop, confidence)
     return (
         f"{_outcome(stop)}; widest: ±{100 * widest.halfwidth:.2g} points of {MEASURE_NAMES[stop.measure]} at"
         f" {100 * widest.confidence:g} %, asked for ±{100 * stop.margin:g}, {widest.group} ({widest.faults:,} faults)"

@@ -115,8 +115,8 @@ def _confidence(evidence: Evidence, op: str) -> list[Markup]:
     m = evidence.marginals
     found = [
         (tier, estimate)
-        for tier in evidence.summary["tiers"]
-        if (estimate := m.estimate("model", "activation", op, "sdc1", "tier", tier["tier"]))
+        for tier in evidence.summary.tiers
+        if (estimate := m.estimate("model", "activation", op, "sdc1", "tier", tier.tier))
     ]
     if len(found) < 2 or not any(estimate.rate for _, estimate in found):
         return []

@@ -47,7 +47,7 @@ class Crew:
 
 
 def run(store: ResultStore, progress: Progress, found: Round, pool: Any) -> None:
-    _run_round(found, 0, store, pool, progress, Report(), OnePlan())
+    _run_round(found, 0, store, pool, progress, OnePlan())
 
 
 def test_rows_that_are_dropped_are_gone_and_their_units_are_kept_again(

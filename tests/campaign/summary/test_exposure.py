@@ -20,6 +20,7 @@ from rich.console import Console
 from testbed.campaign.folder.workplace import recorded_spec
 from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
 from testbed.campaign.summary.exposure import contributions
+from testbed.campaign.summary.record import Summary
 from testbed.campaign.summary.tally import Tally, populations
 from testbed.cli.tables.summary import summary_tables
 from testbed.core.errors import UsageError
@@ -136,7 +137,7 @@ def test_activations_and_weights_of_one_fault_model_are_added_up(adaptive_run: P
 def test_totals_are_told_in_the_terminal_and_on_the_page(adaptive_run: Path) -> None:
     summary = json.loads((adaptive_run / "summary.json").read_text())
     console = Console(file=io.StringIO(), width=200)
-    console.print(summary_tables(summary, adaptive_run))
+    console.print(summary_tables(Summary.model_validate(summary), adaptive_run))
     assert isinstance(console.file, io.StringIO)
     terminal = console.file.getvalue()
     page = " ".join(html.unescape(re.sub("<[^>]*>", " ", render(read_evidence(adaptive_run), None))).split())

@@ -88,9 +88,10 @@ def run(
     again = shlex.join([str(spec), *sets, "--run", str(folder), *words_of(workforce)])
     summary = _run(loaded, folder, redo, fresh, workforce, again)
 
+    from testbed.campaign.summary.record import Summary
     from testbed.cli.tables.summary import summary_tables
 
-    emit(summary, as_json, lambda: summary_tables(summary, folder))
+    emit(summary, as_json, lambda: summary_tables(Summary.model_validate(summary), folder))
 
 
 def _run(

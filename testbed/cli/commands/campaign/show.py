@@ -46,10 +46,10 @@ def show_command(words: str) -> click.Command:
         from testbed.cli.tables.summary import summary_tables
 
         summary = read_summary(folder)
-        known = dict.fromkeys(record["op"] for record in summary["marginals"])
+        known = dict.fromkeys(record.op for record in summary.marginals)
         if strange := [op for op in ops if op not in known]:
             raise UsageError(unknown("fault model", strange[0], known))
-        emit(summary, as_json, lambda: summary_tables(summary, folder, Details(by, ops)))
+        emit(summary.to_json(), as_json, lambda: summary_tables(summary, folder, Details(by, ops)))
 
     return show
 

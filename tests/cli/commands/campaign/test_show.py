@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from click.testing import Result
 
+from testbed.campaign.summary.record import Summary
 from testbed.cli.tables.summary import summary_tables
 from tests.support.commands import invoke
 from tests.support.narrow import shown
@@ -97,5 +98,5 @@ def test_an_adaptive_campaign_tells_whether_it_reached_its_margin(adaptive_run: 
     assert "asked for ±8" in line
     widest = max(domain["half_width"] for domain in summary["stop"]["history"][-1]["domains"])
     assert f"widest: ±{100 * widest:.2g} points of SDC-1" in line
-    narrow = shown(summary_tables(summary, adaptive_run), 60)
+    narrow = shown(summary_tables(Summary.model_validate(summary), adaptive_run), 60)
     assert any("stop " in text for text in narrow)
