@@ -44,7 +44,7 @@ from benchmarks.setting import Setting, faster  # noqa: E402
 from benchmarks.subject import subject  # noqa: E402
 from benchmarks.verdict import Tolerance  # noqa: E402
 
-from testbed.core.errors import TestbedError  # noqa: E402
+from testbed import TestbedError  # noqa: E402
 
 FAULTS, QUICK_FAULTS = 640, 200
 REPEATS = 5

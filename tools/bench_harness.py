@@ -18,10 +18,10 @@ import torch
 
 from testbed.bench.timing import Budget, interleaved, ratio_to
 from testbed.core.folder.files import sha256_bytes
-from testbed.engines.runner import EngineRequest, open_engine
 from testbed.export.target import export_target
 from testbed.models.presets import preset
 from testbed.models.vit import ViT
+from testbed.testing import EngineRequest, open_engine
 
 MODELS = {"vit-tiny-16-224": (1, 8), "cifar10": (1, 8)}
 

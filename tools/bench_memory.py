@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from testbed import CampaignSpec
 from testbed.analysis.outputs.outcome import GoldenSide, classify
 from testbed.campaign.execute.rows import Injected, RowFacts, result_rows
 from testbed.campaign.files import PLAN, RESULTS, STORE
@@ -30,12 +31,12 @@ from testbed.campaign.plan.table import planned, write_plan
 from testbed.campaign.plan.units import plan_slice_of, units_of
 from testbed.campaign.results.reader import ROW_SCHEMA
 from testbed.campaign.results.store import ResultStore
-from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
+from testbed.campaign.spec.campaign import parse_spec
 from testbed.campaign.summary.rates import RATE_DIMENSIONS, fault_models
 from testbed.campaign.summary.tally import Tally, populations
 from testbed.core.outcome import How
 from testbed.core.site import Site, SiteTable
-from testbed.engines.runner import EngineInfo
+from testbed.testing import EngineInfo
 
 PHASES = ("plan", "store", "summary")
 BLOCKS, TOKENS, WIDTH, CLASSES, IMAGES_PER_TIER, TIERS = 4, 65, 48, 10, 4, 4

@@ -20,16 +20,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from testbed.core.errors import TestbedError
+from testbed import TestbedError
 from testbed.core.folder.files import sha256_bytes
 from testbed.core.site import SiteTable
-from testbed.engines.runner import EngineRequest, Runner, open_engine
 from testbed.export.target import export_target
 from testbed.instrument.ports.feed import MECHANISMS, PortFeed
 from testbed.instrument.ports.insertion import instrument
 from testbed.instrument.table import site_table
 from testbed.models.presets import preset
 from testbed.models.vit import ViT
+from testbed.testing import EngineRequest, Runner, open_engine
 
 
 def some_sites(table: SiteTable, count: int | None) -> SiteTable:

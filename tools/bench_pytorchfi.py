@@ -36,7 +36,7 @@ from benchmarks.setting import Setting  # noqa: E402
 from benchmarks.subject import subject  # noqa: E402
 from benchmarks.verdict import Tolerance  # noqa: E402
 
-from testbed.core.errors import TestbedError  # noqa: E402
+from testbed import TestbedError  # noqa: E402
 from testbed.core.folder.provenance import processor  # noqa: E402
 
 WORKLOADS = ("neuron", "weight", "attention")

@@ -23,10 +23,10 @@ try:
 except ImportError:
     sys.exit("error: Dask is not installed: pip install 'testbed[cluster]'")
 
+from testbed import load_spec
 from testbed.campaign.files import RESULTS
 from testbed.campaign.pipeline import run_campaign
 from testbed.campaign.results.arrow import to_stream
-from testbed.campaign.spec.campaign import load_spec
 from testbed.campaign.work.dask.checks import Checks
 from testbed.campaign.work.row_check import difference
 from testbed.campaign.work.workforce import Workforce

@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 
+from testbed import load_spec
 from testbed.campaign.files import RESULTS
 from testbed.campaign.pipeline import run_campaign
-from testbed.campaign.spec.campaign import load_spec
 from testbed.campaign.work import spans
 from testbed.campaign.work.workforce import Workforce
 

@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from benchmarks.faults import Layer
 from benchmarks.ours import Ours
+from testbed import Snapshot
 from testbed.analysis.adaptive.sequential import StopRule
 from testbed.analysis.adaptive.simulation import SimulatedTruth, play
 from testbed.analysis.stats import leveugle
 from testbed.analysis.stratified import SamplingFrame
-from testbed.campaign.results.progress import Progress, Snapshot
+from testbed.campaign.results.progress import Progress
 from testbed.campaign.work.workforce import Workforce
-from testbed.core.formats import FP32
+from testbed.testing import FP32
 
 LINEAR_SITES = [f"block.*.{name}" for name in ("attn.q", "attn.k", "attn.v", "attn.proj", "mlp.fc1", "mlp.fc2")]
 _SIMULATED = 40  # uniform campaigns whose mean size is taken

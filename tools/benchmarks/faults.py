@@ -9,8 +9,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.core.formats import FP32
 from testbed.models.config import ViTConfig
+from testbed.testing import FP32
 
 
 @dataclass(frozen=True)

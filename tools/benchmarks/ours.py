@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from benchmarks.faults import Layer, NeuronFaults, WeightFaults, neuron_places, weight_places
 from benchmarks.subject import Subject
 from benchmarks.verdict import Tolerance, of_names
+from testbed import CampaignSpec
 from testbed.campaign.evaluate.golden_words import golden_words
 from testbed.campaign.execute.faults import FaultRunner
 from testbed.campaign.execute.worker import fault_runner_for
@@ -31,10 +32,10 @@ from testbed.campaign.pipeline import Campaign
 from testbed.campaign.plan.table import PlanSlice, fault_row, table_of
 from testbed.campaign.prepare.stages import Preparation
 from testbed.campaign.prepare.torch_model import TorchSubject
-from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
+from testbed.campaign.spec.campaign import parse_spec
 from testbed.core.arrays import Words32
-from testbed.core.fault import masks_for
 from testbed.golden.arrays import read_array
+from testbed.testing import masks_for
 
 ZERO_FAULT_ROWS = 64
 LINEAR_WEIGHTS = [f"block.*.{name}.weight" for name in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")]

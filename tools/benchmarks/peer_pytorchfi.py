@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from benchmarks.faults import Layer, NeuronFaults, WeightFaults
 from benchmarks.verdict import Tolerance, judged
-from testbed.core.errors import TestbedError
+from testbed import TestbedError
 
 MISSING = "PyTorchFI is not installed: pip install 'testbed[bench]', or pip install --no-deps pytorchfi==0.6.0"
 

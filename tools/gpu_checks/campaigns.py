@@ -10,10 +10,11 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
+from testbed import CampaignSpec
 from testbed.campaign.files import RESULTS
 from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.pipeline import run_campaign
-from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
+from testbed.campaign.spec.campaign import parse_spec
 from testbed.campaign.work.workforce import Workforce
 from testbed.core.errors import EngineError
 from testbed.core.folder.runfolder import RunFolder

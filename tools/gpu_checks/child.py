@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gpu_checks.common import Absent, Section, Setting, plain
-from testbed.core.errors import TestbedError
+from testbed import TestbedError
 from testbed.core.folder.files import write_json
 from testbed.doctor.findings import first_line
 

@@ -9,18 +9,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.core.errors import TestbedError
-from testbed.core.fault import masks_for
+from testbed import TestbedError
 from testbed.core.folder.files import sha256_bytes
-from testbed.core.formats import FP32
 from testbed.core.site import SiteTable
 from testbed.engines.availability import available
-from testbed.engines.runner import PRECISIONS, EngineRequest, Runner, WeightInjector, faulty_weight, open_engine
+from testbed.engines.runner import PRECISIONS, WeightInjector, faulty_weight
 from testbed.instrument.ports.feed import DTYPES, NO_SITE, PortFeed, feed_sites, live_words, to_words
 from testbed.instrument.ports.insertion import instrument
 from testbed.instrument.shapes import input_name, output_name
 from testbed.instrument.table import deployment_id, site_table
-from testbed.semantics import as_words
+from testbed.testing import FP32, EngineRequest, Runner, as_words, masks_for, open_engine
 
 from .common import Section, Setting, require
 from .subject import SMALL, exported, random_subject

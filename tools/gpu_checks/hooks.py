@@ -17,16 +17,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from testbed.core.fault import masks_for
 from testbed.core.folder.files import sha256_bytes
-from testbed.core.formats import FP32
 from testbed.core.site import SiteTable
-from testbed.engines.runner import EngineRequest, Runner, open_engine
 from testbed.instrument.ports.feed import PortFeed, feed_sites, live_words
 from testbed.instrument.ports.insertion import instrument
 from testbed.instrument.table import deployment_id, site_table
 from testbed.models.vit import ViT, taps
-from testbed.semantics import as_words, corrupt
+from testbed.testing import FP32, EngineRequest, Runner, as_words, corrupt, masks_for, open_engine
 
 from .common import Section, Setting, require
 from .subject import exported, subject

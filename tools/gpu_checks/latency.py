@@ -8,14 +8,15 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.core.errors import TestbedError
+from testbed import TestbedError
 from testbed.engines.availability import available
-from testbed.engines.runner import PhasedRunner, Runner, open_engine, request_from
+from testbed.engines.runner import PhasedRunner, request_from
 from testbed.engines.signature import loaded, signature_of
 from testbed.instrument.ports.feed import PortFeed
 from testbed.instrument.ports.insertion import instrument
 from testbed.instrument.table import deployment_id, site_table
 from testbed.models.vit import ViT
+from testbed.testing import Runner, open_engine
 
 from .common import Absent, Section, Setting
 from .subject import BASE, SMALL, exported, random_subject

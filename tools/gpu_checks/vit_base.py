@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
+from testbed import CampaignSpec
 from testbed.campaign.pipeline import run_campaign
-from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
+from testbed.campaign.spec.campaign import parse_spec
 from testbed.campaign.work.workforce import Workforce
 from testbed.core.folder.runfolder import RunFolder
 
