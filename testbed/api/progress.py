@@ -89,15 +89,15 @@ def steps_of(progress: ProgressCallback | None, stage: str) -> StepCounter:
     @contextmanager
     def counted(total: int, what: str = "faults") -> Iterator[Advance]:
         with shown(progress) as show:
-            begun = told = time.monotonic()
+            begun = shown_at = time.monotonic()
             done = 0
 
             def advance(more: int) -> None:
-                nonlocal done, told
+                nonlocal done, shown_at
                 done += more
                 now = time.monotonic()
-                if now - told >= _EVERY_S or done >= total:
-                    told = now
+                if now - shown_at >= _EVERY_S or done >= total:
+                    shown_at = now
                     rate = round(done / (now - begun), 3) if now > begun else None
                     eta = round((total - done) / rate, 1) if rate else None
                     show(_snapshot(stage, Steps(what, total, done, rate, eta)))

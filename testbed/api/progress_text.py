@@ -6,38 +6,38 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def lines(told: Mapping[str, Any]) -> list[str]:
+def lines(snapshot: Mapping[str, Any]) -> list[str]:
     """A snapshot, or a status, for people: one line each for work, outcomes and interval, where they are known."""
-    return [line for line in (work_line(told), _outcomes(told), _widest(told)) if line]
+    return [line for line in (work_line(snapshot), _outcomes(snapshot), _widest(snapshot)) if line]
 
 
-def work_line(told: Mapping[str, Any], with_bar: bool = True) -> str:
-    if steps := told.get("steps"):
+def work_line(snapshot: Mapping[str, Any], with_bar: bool = True) -> str:
+    if steps := snapshot.get("steps"):
         share = steps["done"] / max(1, steps["total"])
         parts = [f"{steps['done']:,} of {steps['total']:,} {steps['what']} ({100 * share:.0f} %)"]
         if steps["per_second"]:
             parts.append(f"{steps['per_second']:,.3g}/s")
         if steps["eta_s"] is not None and steps["done"] < steps["total"]:
             parts.append(f"about {duration(steps['eta_s'])} to go")
-        return (f"{told['stage']} {bar(share, 12)} " if with_bar else "") + ", ".join(parts)
-    done, faults = told["faults_done"], told["faults"]
+        return (f"{snapshot['stage']} {bar(share, 12)} " if with_bar else "") + ", ".join(parts)
+    done, faults = snapshot["faults_done"], snapshot["faults"]
     if done is None:
         return ""
     parts = [f"{done:,} faults"]
     if faults:
         drawn = f"{bar(done / faults)} " if with_bar else ""
         parts = [f"{drawn}{done:,} of {faults:,} faults ({100 * done / faults:.0f} %)"]
-    if told["faults_per_second"]:
-        parts.append(f"{told['faults_per_second']:,.3g}/s")
-    if told["eta_s"] is not None:
-        parts.append(f"about {duration(told['eta_s'])} to go")
-    if told["workers"]:
-        parts.append(f"{told['workers']} worker{'s' if told['workers'] > 1 else ''}")
+    if snapshot["faults_per_second"]:
+        parts.append(f"{snapshot['faults_per_second']:,.3g}/s")
+    if snapshot["eta_s"] is not None:
+        parts.append(f"about {duration(snapshot['eta_s'])} to go")
+    if snapshot["workers"]:
+        parts.append(f"{snapshot['workers']} worker{'s' if snapshot['workers'] > 1 else ''}")
     return ", ".join(parts)
 
 
-def _outcomes(told: Mapping[str, Any]) -> str:
-    outcomes = told["outcomes"]
+def _outcomes(snapshot: Mapping[str, Any]) -> str:
+    outcomes = snapshot["outcomes"]
     rows = sum(outcomes.values())
     return ", ".join(
         f"{name} {count:,} ({100 * count / rows:.2g} %)"
@@ -45,8 +45,8 @@ def _outcomes(told: Mapping[str, Any]) -> str:
     )
 
 
-def _widest(told: Mapping[str, Any]) -> str:
-    widest = told["widest"]
+def _widest(snapshot: Mapping[str, Any]) -> str:
+    widest = snapshot["widest"]
     if widest is None:
         return ""
     half, group = 100 * widest["halfwidth"], f"{widest['group']} ({widest['faults']:,} faults)"

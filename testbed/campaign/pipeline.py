@@ -86,11 +86,11 @@ class Campaign:
 
     def __init__(self, preparation: Preparation, stack: ExitStack) -> None:
         self.preparation, self.spec, self.folder = preparation, preparation.spec, preparation.folder
-        self.place = Workplace(self.folder, self.spec)
-        stack.callback(self.place.close)
+        self.workplace = Workplace(self.folder, self.spec)
+        stack.callback(self.workplace.close)
 
     def engine(self, target: str, where: str) -> CampaignEngine:
-        return self.place.engine(target, where)
+        return self.workplace.engine(target, where)
 
     @cached_property
     def engines(self) -> list[dict[str, Any]]:
@@ -111,9 +111,9 @@ class Campaign:
 
     def gate(self) -> GateFacts:
         inputs = {"engines": self.engines, "gates": self.spec.gates.model_dump(mode="json")}
-        self.folder.stage("gates", inputs, [], lambda: passed(self.place, self.preparation))
+        self.folder.stage("gates", inputs, [], lambda: passed(self.workplace, self.preparation))
         facts = facts_of(self.folder, "gates", GateFacts)
-        if facts.goldens != self.place.golden_hashes():
+        if facts.goldens != self.workplace.golden_hashes():
             raise TestbedError(
                 "this machine's engine gives other golden bits than the one this campaign was begun on;"
                 " go on there, or start anew in another folder"
@@ -123,23 +123,23 @@ class Campaign:
     # ---- plan and run
 
     def plan(self) -> None:
-        tables = self.place.plannable
+        tables = self.workplace.plannable
         site_exposures(self.spec, tables)  # refuses a wrong one before anything is run for it
         inputs: dict[str, Any] = {
             "tiers": self.folder.output_hash("tiers", TIERS),
             "sites": {t: self.folder.output_hash(f"instrument.{t}", Files(t).sites) for t in self.spec.targets},
         }
 
-        if any(self.place.left_out.values()):
-            inputs["left_out"] = self.place.left_out
+        if any(self.workplace.left_out.values()):
+            inputs["left_out"] = self.workplace.left_out
 
         def build() -> PlanFacts:
             parts: Iterator[PlanPart] | None
-            tier_images = self.place.images.per_tier(len(self.spec.tiers.edges))
+            tier_images = self.workplace.images.per_tier(len(self.spec.tiers.edges))
             parts = planned(self.spec, tables, tier_images) if self._planner is None else self._planner.round(0, [])
             assert parts is not None
             faults = write_plan(self.folder / self._first_plan, parts)
-            write_plan_words(self.place, self._first_plan)
+            write_plan_words(self.workplace, self._first_plan)
             return PlanFacts(faults=faults)
 
         plan = self._first_plan
@@ -150,8 +150,8 @@ class Campaign:
         """The planner of an adaptive campaign."""
         if self.spec.stop is None:
             return None
-        tables = self.place.plannable
-        tier_images = self.place.images.per_tier(len(self.spec.tiers.edges))
+        tables = self.workplace.plannable
+        tier_images = self.workplace.images.per_tier(len(self.spec.tiers.edges))
         return AdaptivePlanner(self.spec, tables, tier_images, guess_of(self.preparation))
 
     @property
@@ -163,16 +163,18 @@ class Campaign:
         inputs = {"plan": plan_hash, "engines": self.engines}
 
         def build() -> ExecuteFacts:
-            self.place.close()  # the workers open their own
+            self.workplace.close()  # the workers open their own
             goldens = facts_of(self.folder, "gates", GateFacts).goldens
             opener = Opener(open_worker, (str(self.folder.path.resolve()),), goldens)
-            identity = sha256_json([plan_hash, self.place.tuned.unit_rows])
-            plans = OnePlan() if self._planner is None else AdaptivePlans(self.place, self._planner)
+            identity = sha256_json([plan_hash, self.workplace.tuned.unit_rows])
+            plans = OnePlan() if self._planner is None else AdaptivePlans(self.workplace, self._planner)
             with (
                 ResultStore(self.folder / STORE, identity) as store,
-                workforce.pool(opener, self.folder, expect=planned_rows(self.folder.path, self.place.images)) as pool,
+                workforce.pool(
+                    opener, self.folder, expect=planned_rows(self.folder.path, self.workplace.images)
+                ) as pool,
             ):
-                return run_plans(self.place, plans, store, pool, progress)
+                return run_plans(self.workplace, plans, store, pool, progress)
 
         files = [RESULTS] if self.spec.stop is None else [RESULTS, PLAN, points_file(PLAN)]
         self.folder.stage("execute", inputs, files, build)
@@ -190,7 +192,7 @@ class Campaign:
 
         def build() -> None:
             log.info("summary: rates and intervals of %s", RESULTS)
-            summary = summarise(self.preparation, self.engines, RESULTS, tables=self.place.plannable)
+            summary = summarise(self.preparation, self.engines, RESULTS, tables=self.workplace.plannable)
             write_json(self.folder / SUMMARY, summary.to_json())
 
         self.folder.stage("summary", inputs, [SUMMARY], build)

@@ -94,7 +94,7 @@ class Run:
         self.folder = RunFolder.existing(Path(path))
         self.spec: CampaignSpec = recorded_spec(self.folder)
         verify_prepared(self.folder, self.spec)
-        self.place = Workplace(self.folder, self.spec)
+        self.workplace = Workplace(self.folder, self.spec)
 
     @property
     def path(self) -> Path:
@@ -113,13 +113,13 @@ class Run:
     @property
     def image_ids(self) -> tuple[str, ...]:
         """The campaign's named images."""
-        return self.place.images.ids
+        return self.workplace.images.ids
 
     def sites(self, target: str = "model") -> SiteTable:
         """Every tensor of a target that faults can be injected into, by name, with shape, block, kind and number format."""
         if target not in self.spec.targets:
             raise UsageError(f"this campaign has no target {target!r}; it has {', '.join(self.spec.targets)}")
-        return self.place.table(target)
+        return self.workplace.table(target)
 
     @cached_property
     def results(self) -> pd.DataFrame:
@@ -183,14 +183,14 @@ class Run:
         Raises:
             UsageError: For anything that does not exist.
         """
-        place = self.sites(target)[site]
-        place.stored_index(index)
+        tensor = self.sites(target)[site]
+        tensor.stored_index(index)
         if op == "random" and value is None:
             raise UsageError("op 'random' writes a value; give value=")
         word = int(np.float32(0 if value is None else value).view(np.uint32))
-        masks = masks_for(op, place.format, bit, word)
-        row = fault_row(target, place, op, bit, index, masks, image or self.image_ids[0])
-        return self._injected(place, row)
+        masks = masks_for(op, tensor.format, bit, word)
+        row = fault_row(target, tensor, op, bit, index, masks, image or self.image_ids[0])
+        return self._injected(tensor, row)
 
     def stored(self, fault_id: int) -> dict[str, Any]:
         """Look up the planned fault of that number.
@@ -200,10 +200,10 @@ class Run:
         """
         self.folder.verify_file(PLAN)
         plan = read_plan(self.folder / PLAN)
-        found = plan.filter(pc.equal(plan.column("fault_id"), fault_id)).to_pylist()
-        if not found:
+        rows = plan.filter(pc.equal(plan.column("fault_id"), fault_id)).to_pylist()
+        if not rows:
             raise UsageError(f"there is no fault {fault_id}; this campaign's are numbered 0 to {plan.num_rows - 1}")
-        return dict(found[0])
+        return dict(rows[0])
 
     def stored_row(self, fault_id: int, image_id: str) -> dict[str, Any] | None:
         """Look up the stored row of that fault and image, logits (K,) float32; None while the campaign is not finished."""
@@ -243,11 +243,11 @@ class Run:
 
     def _injected(self, site: Site, row: dict[str, Any]) -> Injection:
         """Runs a fault through the whole twin, whatever the campaign used: the reference of all other evaluations."""
-        target, image = row["target"], self.place.images.row(row["image_id"])
-        engine, judge = self.place.engine(target, site.where), self.place.judge
+        target, image = row["target"], self.workplace.images.row(row["image_id"])
+        engine, judge = self.workplace.engine(target, site.where), self.workplace.judge
         target_place = PlanSlice(target, site.where, table_of([row]), points_path(self.folder / PLAN))
         if site.where == "activation":
-            words = golden_words(self.place, target_place)
+            words = golden_words(self.workplace, target_place)
             _, strikes = injections_of(target_place, engine.table, engine.images)
             ports = with_golden_words(strikes, words).ports
             strike = ActivationFaultRunner(engine, (kept := _Kept(WholeTwin(engine))), judge)
@@ -280,7 +280,7 @@ class Run:
 
     def close(self) -> None:
         """Close the engines that faults were injected into; later injections open them again."""
-        self.place.close()
+        self.workplace.close()
 
     def __repr__(self) -> str:
         return f"<testbed.Run {self.spec.name!r} in {str(self.path)!r}>"
@@ -309,9 +309,9 @@ class _Kept:
         return self._evaluator.golden
 
     def evaluate(self, strikes: Injections) -> Iterator[Evaluated]:
-        for found in self._evaluator.evaluate(strikes):
-            self.outputs.extend(found.outputs)
-            yield found
+        for evaluated in self._evaluator.evaluate(strikes):
+            self.outputs.extend(evaluated.outputs)
+            yield evaluated
 
 
 def run_html(run: Run) -> str:

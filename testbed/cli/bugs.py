@@ -34,22 +34,22 @@ def concerns(run: Path) -> None:
 def bug_line(error: BaseException) -> str:
     """What to tell of ``error``, in one line. Writes its traceback to a file, and says to which."""
     message = " ".join((str(error).strip().splitlines() or [""])[-1].split())
-    told = visible(f"{type(error).__name__}: {message[:_LONGEST]}" if message else type(error).__name__)
+    summary = visible(f"{type(error).__name__}: {message[:_LONGEST]}" if message else type(error).__name__)
     file = _written(_details(error))
     where = f"details in {file}" if file else f"no folder takes the details: set {DEBUG}=1 to see them"
     if isinstance(error, MemoryError):
-        return f"out of memory; if asking for less does not help, this is a bug, please report it: {told}; {where}"
-    return f"this is a bug, please report it: {told}; {where}"
+        return f"out of memory; if asking for less does not help, this is a bug, please report it: {summary}; {where}"
+    return f"this is a bug, please report it: {summary}; {where}"
 
 
 def watch_threads() -> None:
     """Tells what a thread raises, and what Python cannot raise anywhere, in the same way or not at all."""
 
-    def told(failed: threading.ExceptHookArgs) -> None:
+    def print_failure(failed: threading.ExceptHookArgs) -> None:
         if failed.exc_value is not None and not isinstance(failed.exc_value, SystemExit):
             print(f"error: {bug_line(failed.exc_value)}", file=sys.stderr)
 
-    threading.excepthook = told
+    threading.excepthook = print_failure
     sys.unraisablehook = lambda failed: lost(failed.exc_type)
 
 
@@ -58,7 +58,7 @@ def _details(error: BaseException) -> str:
     import shlex
     import traceback
 
-    versions = [f"{name} {found}" for name in _LIBRARIES if (found := _version(name))]
+    versions = [f"{name} {version}" for name in _LIBRARIES if (version := _version(name))]
     trace = "".join(traceback.format_exception(error))
     head = [f"testbed {shlex.join(sys.argv[1:])}", f"Python {sys.version}", platform.platform(), ", ".join(versions)]
     return "\n".join([*map(visible, head), "", trace])

@@ -67,12 +67,12 @@ def no_such_command(name: str, known: list[str]) -> str:
 
 def usage_line(error: click.UsageError) -> str:
     """What is wrong with a command line, what may have been meant, and whose help to read."""
-    told = error.format_message().rstrip(".")
+    message = error.format_message().rstrip(".")
     if isinstance(error, click.NoSuchOption):
-        told = f"No such option {error.option_name!r}{meant(error.option_name, error.possibilities or [])}"
+        message = f"No such option {error.option_name!r}{meant(error.option_name, error.possibilities or [])}"
     elif isinstance(error, click.BadParameter) and error.param is not None:
         choices = getattr(error.param.type, "choices", None)
-        if choices and (found := _NOT_ONE_OF.search(told)):
-            told += meant(found["value"], map(str, choices))
+        if choices and (match := _NOT_ONE_OF.search(message)):
+            message += meant(match["value"], map(str, choices))
     command = error.ctx.command_path if error.ctx else "testbed"
-    return f"{told}{' See' if told.endswith('?') else '; see'} '{command} -h'"
+    return f"{message}{' See' if message.endswith('?') else '; see'} '{command} -h'"

@@ -35,7 +35,7 @@ def log_to_stderr(level: int = logging.INFO) -> None:
 def quiet_libraries() -> None:
     """Neither warnings nor logs of libraries reach the terminal: what a user must know, we say."""
     if not sys.warnoptions:
-        warnings.showwarning = lambda *told, **more: None
+        warnings.showwarning = lambda *arguments, **more: None
     root = logging.getLogger()
     if not root.handlers:  # else the logging module prints them itself
         root.addHandler(logging.NullHandler())

@@ -92,13 +92,13 @@ def _importing(frame: FrameType | None) -> bool:
     return frame is not None
 
 
-def _end_now(number: int, told: str = "stopped at once") -> NoReturn:
+def _end_now(number: int, reason: str = "stopped at once") -> NoReturn:
     """Ends the process without waiting for anything. Workers end with it; of files, only whole ones are left."""
     if not _ending.acquire(blocking=False):  # both threads may hear the second signal: one says so
         while True:
             time.sleep(1)
     remove_unfinished()
-    text = f"error: {told}; run the same command again to start over or go on\n".encode() if told else b""
+    text = f"error: {reason}; run the same command again to start over or go on\n".encode() if reason else b""
     if os.isatty(2):
         text = _SHOW_CURSOR + b"\n" + text
     if select.select([], [2], [], 0)[1]:  # nor for a reader

@@ -37,9 +37,9 @@ def rounded_ports(model: bytes, precision: str) -> bytes:
     nodes: list[NodeProto] = []
     for node in proto.graph.node:
         nodes.append(node)
-        for place, name in enumerate(node.output):
+        for index, name in enumerate(node.output):
             if name.endswith(_LIVE):
-                node.output[place] = f"{name}/unrounded"
+                node.output[index] = f"{name}/unrounded"
                 nodes.extend(_rounded(f"{name}/unrounded", name, precision))
     del proto.graph.node[:]
     proto.graph.node.extend(nodes)

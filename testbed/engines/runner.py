@@ -102,32 +102,32 @@ class WeightFault:
 
 
 @contextmanager
-def faulty_weights(runner: WeightInjector, places: Iterable[WeightFault]) -> Iterator[list[tuple[NDArray, NDArray]]]:
+def faulty_weights(runner: WeightInjector, faults: Iterable[WeightFault]) -> Iterator[list[tuple[NDArray, NDArray]]]:
     """Corrupts stored weights for the length of the block; yields (before, after) of each place, and restores them all
     bit for bit.
 
     Raises EngineError if a restored word is not the one that was there before.
     """
     with ExitStack() as stack:
-        yield [stack.enter_context(_faulty(runner, place)) for place in places]
+        yield [stack.enter_context(_faulty(runner, fault)) for fault in faults]
 
 
 @contextmanager
-def _faulty(runner: WeightInjector, place: WeightFault) -> Iterator[tuple[NDArray, NDArray]]:
-    flat = runner.weight(place.tensor).reshape(-1)
-    before = flat[place.index]
-    after = corrupt(before, place.and_mask, place.or_mask, place.xor_mask)
-    as_words(flat)[place.index] = as_words(after)
+def _faulty(runner: WeightInjector, fault: WeightFault) -> Iterator[tuple[NDArray, NDArray]]:
+    flat = runner.weight(fault.tensor).reshape(-1)
+    before = flat[fault.index]
+    after = corrupt(before, fault.and_mask, fault.or_mask, fault.xor_mask)
+    as_words(flat)[fault.index] = as_words(after)
     try:
-        runner.weight_changed(place.tensor)
+        runner.weight_changed(fault.tensor)
         yield before, after
     finally:
-        as_words(flat)[place.index] = as_words(before)
-        runner.weight_changed(place.tensor)
-        wrong = np.flatnonzero(as_words(flat)[place.index] != as_words(before))
+        as_words(flat)[fault.index] = as_words(before)
+        runner.weight_changed(fault.tensor)
+        wrong = np.flatnonzero(as_words(flat)[fault.index] != as_words(before))
         if len(wrong):
-            element = place.index[wrong[0]]
-            raise EngineError(f"weight {place.tensor}[{element}] could not be restored; the engine must be rebuilt")
+            element = fault.index[wrong[0]]
+            raise EngineError(f"weight {fault.tensor}[{element}] could not be restored; the engine must be rebuilt")
 
 
 @runtime_checkable
@@ -144,8 +144,8 @@ def faulty_weight(
     runner: WeightInjector, tensor: str, stored_index: int, masks: Masks
 ) -> Iterator[tuple[NDArray, NDArray]]:
     """`faulty_weights` of one word; yields its (before, after), (1,) each."""
-    place = WeightFault(tensor, np.array([stored_index]), *(np.array([mask], np.uint32) for mask in masks))
-    with faulty_weights(runner, [place]) as (word,):
+    fault = WeightFault(tensor, np.array([stored_index]), *(np.array([mask], np.uint32) for mask in masks))
+    with faulty_weights(runner, [fault]) as (word,):
         yield word
 
 

@@ -67,8 +67,8 @@ class Signature:
 def _fits(shape: Sequence[int], wanted: Sequence[AxisSize], sizes: dict[str, int]) -> bool:
     """Notes the size of each named dimension at its first use."""
     return len(shape) == len(wanted) and all(
-        size == (place if isinstance(place, int) else size if place == "?" else sizes.setdefault(place, size))
-        for size, place in zip(shape, wanted, strict=True)
+        size == (axis if isinstance(axis, int) else size if axis == "?" else sizes.setdefault(axis, size))
+        for size, axis in zip(shape, wanted, strict=True)
     )
 
 

@@ -127,11 +127,14 @@ class WorstGroup:
 def _worst(evidence: Evidence, load_image: LoadImage | None) -> list[WorstGroup]:
     table = evidence.site_table("model")
     groups = []
-    for where, place in PLACES.items():
+    for where, heading in PLACES.items():
         for title, faults in (
-            (f"{place}: surest predictions overturned, output finite", worst_predictions(evidence.run, where, _WORST)),
-            (f"{place}: nonfinite output", worst_nonfinite(evidence.run, where, _WORST_NONFINITE)),
-            (f"{place}: no output, the engine ended", worst_ended(evidence.run, where, _WORST_NONFINITE)),
+            (
+                f"{heading}: surest predictions overturned, output finite",
+                worst_predictions(evidence.run, where, _WORST),
+            ),
+            (f"{heading}: nonfinite output", worst_nonfinite(evidence.run, where, _WORST_NONFINITE)),
+            (f"{heading}: no output, the engine ended", worst_ended(evidence.run, where, _WORST_NONFINITE)),
         ):
             if faults:
                 cards = [fault_card(fault, evidence.classes, table, load_image) for fault in faults]

@@ -15,12 +15,12 @@ from testbed.core.folder.files import write_text
 from testbed.core.words.text import visible_lines
 
 
-def write_page(path: Path, found: Tradeoff) -> None:
+def write_page(path: Path, comparison: Tradeoff) -> None:
     """The picture is there twice, for a light and for a dark page."""
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(_package_file("tradeoff.html.j2"))
-    light, dark = (base64.b64encode(tradeoff_png(found, dark)).decode() for dark in (False, True))
-    page = template.render(found=found, light=light, dark=dark, style=Markup(_package_file("style.css")))
+    light, dark = (base64.b64encode(tradeoff_png(comparison, dark)).decode() for dark in (False, True))
+    page = template.render(comparison=comparison, light=light, dark=dark, style=Markup(_package_file("style.css")))
     write_text(path, visible_lines(page))
 
 

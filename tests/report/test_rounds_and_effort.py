@@ -128,7 +128,7 @@ def test_rounds_show_the_widest_of_each(evidence: Evidence) -> None:
         (0.017, "activation bit flips, outside the blocks"),
     ]
     assert [one.open for one in found.looks] == [2, 1, 0]
-    assert "Reached after 3 rounds and 90,000 faults" in found.told
+    assert "Reached after 3 rounds and 90,000 faults" in found.introduction
     assert [figure.id for figure in found.figures] == ["rounds-faults", "rounds-time"]
     for figure in found.figures:
         drawing = parsed(figure.drawing)

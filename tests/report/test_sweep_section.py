@@ -249,7 +249,7 @@ def test_a_curve_goes_through_its_points() -> None:
     drawing = parsed(roc_panels([Panel("all images", {"any": levels}, {})], {"any": "any corruption"}, "label"))
     line = next(str(e.get("points")) for e in drawing.iter() if e.get("class") == "line any")
     frame = PlotFrame(RateAxis(1.0, 138), RateAxis(1.0, 138), 138, 138, top=20)
-    expected = [frame.place(x, y) for x, y in ((0, 0), (0, 0.5), (0.25, 0.75), (1, 1))]
+    expected = [frame.position(x, y) for x, y in ((0, 0), (0, 0.5), (0.25, 0.75), (1, 1))]
     assert [tuple(map(float, pair.split(","))) for pair in line.split()] == expected
     titles = [str(title.text) for title in drawing.iter() if title.tag.endswith("title")]
     assert any(

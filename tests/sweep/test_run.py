@@ -90,7 +90,7 @@ def test_detection_is_the_weighted_share_of_outputs_outside(
     rows = rows[(rows.target == "model") & (rows["where"] == "activation") & (rows.op == op)]
     rows = rows if tier is None else rows[rows.tier == tier]
     with testbed.load_run(own) as run:
-        golden = dict(zip(run.image_ids, run.place.engine("model", "activation").golden, strict=True))
+        golden = dict(zip(run.image_ids, run.workplace.engine("model", "activation").golden, strict=True))
     with np.errstate(invalid="ignore"):  # signalling NaN
         faulty = np.stack(rows.logits).astype(np.float64)
     right = np.stack([golden[image] for image in rows.image_id]).astype(np.float64)
@@ -211,7 +211,7 @@ def test_areas_are_scikit_learns(own: Path, result: dict[str, Any]) -> None:
     rows = stored_rows(own)
     rows = rows[(rows.target == "model") & (rows["where"] == "activation") & (rows.op == "flip") & (rows.tier == 1)]
     with testbed.load_run(own) as run:
-        clean = _plain_deviation(run, run.place.images.tiers == 1, 1e-4)
+        clean = _plain_deviation(run, run.workplace.images.tiers == 1, 1e-4)
     for event, which in (("sdc1", rows.top1_faulty != rows.top1_golden), ("any", rows.outcome != "identical")):
         scores = np.minimum(np.stack(rows.masking_atol)[which, 3], 1e99)
         expected = roc_auc_score(
@@ -234,7 +234,7 @@ def _plain_deviation(run: testbed.Run, which: np.ndarray, rtol: float) -> np.nda
     session = onnxruntime.InferenceSession(run.plain_file().read_bytes(), providers=["CPUExecutionProvider"])
     images = read_array(run.folder / "inputs" / "model.npy")
     outputs = session.run(None, {session.get_inputs()[0].name: np.asarray(images)})[0].astype(np.float64)
-    golden = read_array(run.folder / "golden" / "logits.npy")[run.place.images.positions].astype(np.float64)
+    golden = read_array(run.folder / "golden" / "logits.npy")[run.workplace.images.positions].astype(np.float64)
     found: np.ndarray = np.maximum(np.abs(outputs - golden) - rtol * np.abs(golden), 0).max(1)[which]
     return found
 
@@ -275,7 +275,7 @@ def test_out_of_reach_and_too_few_are_told_apart(own: Path) -> None:
 
 def test_floors_are_the_engines_distance_from_torch(own: Path, result: dict[str, Any]) -> None:
     with testbed.load_run(own) as run:
-        deviation = {rtol: _plain_deviation(run, run.place.images.tiers >= 0, rtol) for rtol in (0.0, 1e-6)}
+        deviation = {rtol: _plain_deviation(run, run.workplace.images.tiers >= 0, rtol) for rtol in (0.0, 1e-6)}
     noise = part_of(result)["noise"]
     assert [n["source"] for n in noise] == [
         "ort-cpu fp32, batch 16",
@@ -292,7 +292,7 @@ def test_floors_are_the_engines_distance_from_torch(own: Path, result: dict[str,
 
 def test_false_alarms_are_counted_against_the_reference(own: Path, result: dict[str, Any]) -> None:
     with testbed.load_run(own) as run:
-        deviation = _plain_deviation(run, run.place.images.tiers >= 0, 0.0)
+        deviation = _plain_deviation(run, run.workplace.images.tiers >= 0, 0.0)
     middle = float(np.median(deviation))
     part = part_of(swept(own, atol=(middle, 1.0), rtol=(0.0,)))
     alarms = [point["false_alarm"] for point in part["grid"]]

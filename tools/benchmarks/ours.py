@@ -74,10 +74,10 @@ class Ours:
 
     @property
     def batch(self) -> int:
-        return self.campaign.place.batch
+        return self.campaign.workplace.batch
 
     def engine(self, target: str, where: str) -> CampaignEngine:
-        return self.campaign.place.engine(target, where)
+        return self.campaign.workplace.engine(target, where)
 
     def inputs(self, target: str) -> NDArray[np.float32]:
         """(n, ...): what the target is fed for the named images."""
@@ -87,7 +87,7 @@ class Ours:
         subject = self.campaign.preparation.subject
         assert isinstance(subject, TorchSubject)  # the benchmark's model has a preset
         sites, index = neuron_places(faults, layers, subject.config)
-        images = [self.campaign.place.images.ids[row] for row in faults.image]
+        images = [self.campaign.workplace.images.ids[row] for row in faults.image]
         return self._prepared(target, "activation", sites, index, faults.bit, images)
 
     def weights(self, faults: WeightFaults, layers: Sequence[Layer]) -> Prepared:
@@ -97,7 +97,7 @@ class Ours:
     def _prepared(
         self, target: str, where: str, sites: Sequence[str], index: NDArray, bits: NDArray, images: Sequence[str | None]
     ) -> Prepared:
-        table = self.campaign.place.table(target)
+        table = self.campaign.workplace.table(target)
         rows = []
         for number, (name, image) in enumerate(zip(sites, images, strict=True)):
             site, bit = table[name], int(bits[number])
@@ -105,19 +105,19 @@ class Ours:
             row = fault_row(target, site, "flip", bit, int(index[number]), masks, image)
             rows.append(row | {"fault_id": number})
         plan_slice = PlanSlice(target, where, table_of(rows))
-        words = golden_words(self.campaign.place, plan_slice) if where == "activation" else np.zeros(0, np.uint32)
+        words = golden_words(self.campaign.workplace, plan_slice) if where == "activation" else np.zeros(0, np.uint32)
         return Prepared(self._strike(target, where), plan_slice, words)
 
     def _strike(self, target: str, where: str) -> FaultRunner:
         key = (target, where)
         if key not in self._strikes:
-            self._strikes[key] = fault_runner_for(self.campaign.place, target, where)
+            self._strikes[key] = fault_runner_for(self.campaign.workplace, target, where)
         return self._strikes[key]
 
     def bare(self, target: str) -> Callable[[int], int]:
         """Runs the plain engine, as deployed, on so many batches of the campaign's size; returns the images."""
-        place, engine = self.campaign.place, self.engine(target, "activation")
-        runner = place.open(place.request(target, Files(target).plain))
+        workplace, engine = self.campaign.workplace, self.engine(target, "activation")
+        runner = workplace.open(workplace.request(target, Files(target).plain))
         feeds = {engine.input_name: engine.inputs(np.arange(engine.batch) % len(engine.images))}
 
         def run(batches: int) -> int:

@@ -73,10 +73,10 @@ class ActivationFaultRunner:
 
     def _judged(self, strikes: Injections) -> Iterator[_OutcomesPart]:
         """Piece by piece, so that outputs of many elements are never all in memory; not too small ones, as each costs."""
-        for found in gathered(self.evaluator.evaluate(strikes), _JUDGED_BYTES):
-            outcomes = self.judge.outcomes(self.engine, found.outputs, strikes.image[found.rows])
-            logits = found.outputs if self.engine.side.has_classes else None
-            yield _OutcomesPart(found, outcomes, logits)
+        for evaluated in gathered(self.evaluator.evaluate(strikes), _JUDGED_BYTES):
+            outcomes = self.judge.outcomes(self.engine, evaluated.outputs, strikes.image[evaluated.rows])
+            logits = evaluated.outputs if self.engine.side.has_classes else None
+            yield _OutcomesPart(evaluated, outcomes, logits)
 
 
 def _known(fault: NDArray[np.int64], strikes: Injections) -> RowFacts:
@@ -86,21 +86,21 @@ def _known(fault: NDArray[np.int64], strikes: Injections) -> RowFacts:
 
 
 class _OutcomesPart(NamedTuple):
-    found: Evaluated
+    evaluated: Evaluated
     outcomes: Outcomes
     logits: NDArray[np.float32] | None
 
     @property
     def rows(self) -> NDArray[np.int64]:
-        return self.found.rows
+        return self.evaluated.rows
 
     @property
     def how(self) -> NDArray[np.int8]:
-        return self.found.how
+        return self.evaluated.how
 
     @property
     def bound(self) -> NDArray[np.float32]:
-        return self.found.bound
+        return self.evaluated.bound
 
 
 class WeightFaultRunner:
@@ -115,13 +115,13 @@ class WeightFaultRunner:
 
     def rows(self, plan_slice: PlanSlice, words: Words32) -> pa.Table:
         n = len(self.engine.images)
-        done = [self.inject(plan_slice, fault) for fault in range(len(plan_slice))]
+        faulty = [self.inject(plan_slice, fault) for fault in range(len(plan_slice))]
         image = np.tile(np.arange(n), len(plan_slice))
-        outputs = np.concatenate([one.outputs for one in done])
+        outputs = np.concatenate([struck.outputs for struck in faulty])
         injected = Injected(
-            RowFacts(np.repeat(np.arange(len(plan_slice)), n), image, *_first_words(done, n)),
+            RowFacts(np.repeat(np.arange(len(plan_slice)), n), image, *_first_words(faulty, n)),
             logits=outputs if self.engine.side.has_classes else None,
-            how=np.repeat(np.array([one.how for one in done], np.int8), n),
+            how=np.repeat(np.array([struck.how for struck in faulty], np.int8), n),
             bound=np.zeros(len(image), np.float32),
         )
         outcomes = self.judge.outcomes(self.engine, outputs, image)
@@ -129,24 +129,24 @@ class WeightFaultRunner:
 
     def blamed(self, plan_slice: PlanSlice, words: Words32, due: str) -> pa.Table:
         n = len(self.engine.images)
-        found = [self._fault_words(plan_slice, fault) for fault in range(len(plan_slice))]
+        faulty = [self._fault_words(plan_slice, fault) for fault in range(len(plan_slice))]
         known = RowFacts(
-            np.repeat(np.arange(len(plan_slice)), n), np.tile(np.arange(n), len(plan_slice)), *_first_words(found, n)
+            np.repeat(np.arange(len(plan_slice)), n), np.tile(np.arange(n), len(plan_slice)), *_first_words(faulty, n)
         )
         return _blamed(self.engine, self.judge, plan_slice, known, due)
 
     def inject(self, plan_slice: PlanSlice, fault: int) -> FaultyOutputs:
         """Raises EngineError."""
-        found = self._strike(plan_slice.points.weights(fault, self.engine.table))
-        before, after = found.words[0]
-        return FaultyOutputs(found.outputs, to_words(before), to_words(after), found.how)
+        faulty = self._strike(plan_slice.points.weights(fault, self.engine.table))
+        before, after = faulty.words[0]
+        return FaultyOutputs(faulty.outputs, to_words(before), to_words(after), faulty.how)
 
     def _fault_words(self, plan_slice: PlanSlice, fault: int) -> FaultyOutputs:
         runner = self.engine.runner
         assert isinstance(runner, WeightInjector)
-        place = plan_slice.points.weights(fault, self.engine.table)[0]
-        before = runner.weight(place.tensor).reshape(-1)[place.index]
-        after = corrupt(before, place.and_mask, place.or_mask, place.xor_mask)
+        struck = plan_slice.points.weights(fault, self.engine.table)[0]
+        before = runner.weight(struck.tensor).reshape(-1)[struck.index]
+        after = corrupt(before, struck.and_mask, struck.or_mask, struck.xor_mask)
         return FaultyOutputs(self.engine.golden, to_words(before), to_words(after), How.WHOLE)
 
 
@@ -163,8 +163,8 @@ class FaultyOutputs(NamedTuple):
 def _first_words(struck: list[FaultyOutputs], images: int) -> tuple[Words32, Words32]:
     """Words before and after of the first struck element of each fault, for every image."""
     return (
-        np.repeat(np.array([one.before[0] for one in struck], np.uint32), images),
-        np.repeat(np.array([one.after[0] for one in struck], np.uint32), images),
+        np.repeat(np.array([outputs.before[0] for outputs in struck], np.uint32), images),
+        np.repeat(np.array([outputs.after[0] for outputs in struck], np.uint32), images),
     )
 
 
@@ -177,8 +177,8 @@ def _blamed(engine: CampaignEngine, judge: Judge, plan_slice: PlanSlice, known: 
 
 
 def _joined(parts: list[NDArray[np.float32] | None], order: NDArray[np.int64]) -> NDArray[np.float32] | None:
-    found = [part for part in parts if part is not None]
-    return np.concatenate(found)[order] if found else None
+    filled = [part for part in parts if part is not None]
+    return np.concatenate(filled)[order] if filled else None
 
 
 def joined_outcomes(parts: list[Outcomes], order: NDArray[np.int64]) -> Outcomes:

@@ -37,19 +37,19 @@ log = logging.getLogger(__name__)
 _ZERO_FAULT = "rows armed with a fault that changes nothing are not the golden, bit for bit"
 
 
-def passed(place: Workplace, preparation: Preparation) -> GateFacts:
+def passed(workplace: Workplace, preparation: Preparation) -> GateFacts:
     """What the gates found. Where rows influence each other, the campaign goes on with one row at a time.
 
     Raises GateFailed with every gate that does not hold.
     """
     log.info("gates: rows, parity, drift, zero-fault rows, live weights")
-    gates = _Gates(place, preparation)
+    gates = _Gates(workplace, preparation)
     if why := gates.influence():
         return gates.alone(why)
     try:
         return gates.facts()
     except _RowsDiffer as differ:
-        why = f"{differ}, in batches of {place.batch}"
+        why = f"{differ}, in batches of {workplace.batch}"
     return gates.alone(why)
 
 
@@ -58,19 +58,19 @@ class _RowsDiffer(TestbedError):
 
 
 class _Gates:
-    def __init__(self, place: Workplace, preparation: Preparation) -> None:
-        self.place, self.spec, self.preparation = place, place.spec, preparation
+    def __init__(self, workplace: Workplace, preparation: Preparation) -> None:
+        self.workplace, self.spec, self.preparation = workplace, workplace.spec, preparation
 
     def influence(self) -> str:
         """Why the rows of a batch influence each other, of the first engine in which they do."""
         for target, where in self.spec.target_places:
-            if why := row_influence(self.place.engine(target, where), self.spec.seed):
+            if why := row_influence(self.workplace.engine(target, where), self.spec.seed):
                 return why
         return ""
 
     def alone(self, why: str) -> GateFacts:
-        log.warning("gates: batch 1 instead of %d: %s", self.place.batch, why)
-        self.place.run_alone(why)
+        log.warning("gates: batch 1 instead of %d: %s", self.workplace.batch, why)
+        self.workplace.run_alone(why)
         return self.facts()
 
     def facts(self) -> GateFacts:
@@ -86,7 +86,7 @@ class _Gates:
         rows, mismatches = (int(sum(column)) for column in zip(*zero, strict=True))
         complaints = list(failing(deviations))
         differ = f"{mismatches} of {rows} {_ZERO_FAULT}"
-        if mismatches and self.place.batch == 1:
+        if mismatches and self.workplace.batch == 1:
             complaints.append(f"{differ}; {self._arithmetic()}")
         if complaints:
             raise GateFailed("; ".join(complaints))
@@ -94,7 +94,7 @@ class _Gates:
             raise _RowsDiffer(differ)
         drifts = [deviation for deviation in deviations if deviation.pair == DRIFT]
         worst = max(drifts, key=lambda drift: drift.max_abs_diff / drift.bound)
-        notes, goldens = list(self._notes()), self.place.golden_hashes()
+        notes, goldens = list(self._notes()), self.workplace.golden_hashes()
         proofs = []
         with self.preparation.watch("gates", len(chosen), "ways to evaluate faults") as advance:
             for target_place, sites in chosen.items():
@@ -115,14 +115,14 @@ class _Gates:
     def _parity(self, target: str, bounds: Bounds) -> list[OutputDeviation]:
         reference = self.preparation.reference(target)
         plain = self._plain_outputs(target)
-        twin = self.place.engine(target, "activation").golden
+        twin = self.workplace.engine(target, "activation").golden
         original = [] if reference is None else [("torch-plain", reference, plain)]
         return parity([*original, (DRIFT, plain, twin)], target, bounds)
 
     def _plain_outputs(self, target: str) -> NDArray[np.float32]:
         """Outputs of the engine as it would be deployed: the plain file, prepacked weights."""
-        engine = self.place.engine(target, "activation")
-        with self.place.open(self.place.request(target, Files(target).plain)) as runner:
+        engine = self.workplace.engine(target, "activation")
+        with self.workplace.open(self.workplace.request(target, Files(target).plain)) as runner:
 
             def run(rows: NDArray[np.int64]) -> NDArray[np.float32]:
                 return runner.run({engine.input_name: engine.inputs(rows)})[engine.output_name]
@@ -131,19 +131,19 @@ class _Gates:
 
     def _weights(self, target: str, sites: Sequence[Sequence[str]]) -> WeightGate:
         """Which weights may be struck in place; what may not is told."""
-        engine = self.place.engine(target, "weight")
+        engine = self.workplace.engine(target, "weight")
         chosen = engine.table.select_any("weight", sites)
         with self.preparation.watch("gates", len(chosen), f"weights of {target}") as advance:
-            found = weight_gate_of(self.place, engine, chosen, advance)
-        for reason, names in found.by_reason().items():
+            gate = weight_gate_of(self.workplace, engine, chosen, advance)
+        for reason, names in gate.by_reason().items():
             log.warning("gates: %d weights of %s are left out (%s): %s", len(names), target, ", ".join(names), reason)
-        return found
+        return gate
 
     def _strikable(
         self, target: str, where: Where, sites: Sequence[Sequence[str]], weights: Mapping[str, WeightGate]
     ) -> list[Site]:
         """Raises GateFailed where a section has nothing left to strike."""
-        table = self.place.engine(target, where).table
+        table = self.workplace.engine(target, where).table
         if where == "weight":
             table = table.without(left_out.site for left_out in weights[target].left_out)
         try:
@@ -152,15 +152,15 @@ class _Gates:
             raise GateFailed(str(error)) from error
 
     def _zero_fault(self, target: str, where: str, chosen: Sequence[Site]) -> tuple[int, int]:
-        engine = self.place.engine(target, where)
+        engine = self.workplace.engine(target, where)
         rows = len(chosen) if where == "weight" else self.spec.gates.zero_fault_rows
         target_place = zero_fault_slice(target, where, chosen, engine.images.ids, rows, self.spec.seed)
-        words = golden_words(self.place, target_place) if where == "activation" else np.zeros(0, np.uint32)
-        return zero_fault(fault_runner_for(self.place, target, where), target_place, words)
+        words = golden_words(self.workplace, target_place) if where == "activation" else np.zeros(0, np.uint32)
+        return zero_fault(fault_runner_for(self.workplace, target, where), target_place, words)
 
     def _evaluation(self, target: str, where: Where, sites: Sequence[Site]) -> Proof:
         """What runs less than the whole, and gives the same."""
-        proof = (prove_activations if where == "activation" else prove_weights)(self.place, target, sites)
+        proof = (prove_activations if where == "activation" else prove_weights)(self.workplace, target, sites)
         why = f" ({proof.why})" if proof.why else ""
         log.info("gates: faults in %ss of %s are evaluated by: %s%s", where, target, proof.by, why)
         return proof
@@ -169,15 +169,21 @@ class _Gates:
 
     def _notes(self) -> Iterator[str]:
         """Whatever was decided otherwise than the spec says."""
-        if why := self.place.tuned.why_batch:
+        if why := self.workplace.tuned.why_batch:
             yield f"batch 1 instead of {self.spec.engine.batch}: {why}"
         for (target, where), sites in self.spec.target_places.items():
             patterns = dict.fromkeys(pattern for own in sites for pattern in own)
-            for pattern in self.place.table(target).unmatched_exclusions(where, patterns):
-                yield f"{pattern!r} excludes no {where} of {target}: there is none of that name in {self.spec.engine.precision}"
+            for pattern in self.workplace.table(target).unmatched_exclusions(where, patterns):
+                yield (
+                    f"{pattern!r} excludes no {where} of {target}: there is none of that name in"
+                    f" {self.spec.engine.precision}"
+                )
 
     def _arithmetic(self) -> str:
-        computes = self.place.engine(*next(iter(self.spec.target_places))).runner.info.options.get("arithmetic", "")
+        computes = self.workplace.engine(*next(iter(self.spec.target_places))).runner.info.options.get("arithmetic", "")
         if str(computes).startswith("emulated"):
-            return f"the engine's arithmetic is {computes}, and a port rounds what it writes to {self.spec.engine.precision}"
+            return (
+                f"the engine's arithmetic is {computes}, and a port rounds what it writes to"
+                f" {self.spec.engine.precision}"
+            )
         return "a port changes what it should leave alone"

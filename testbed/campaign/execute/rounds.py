@@ -77,8 +77,8 @@ class AdaptivePlans:
 
     rounds = True
 
-    def __init__(self, place: Workplace, planner: AdaptivePlanner) -> None:
-        self._place, self._planner, self._folder = place, planner, place.folder.path
+    def __init__(self, workplace: Workplace, planner: AdaptivePlanner) -> None:
+        self._workplace, self._planner, self._folder = workplace, planner, workplace.folder.path
         self._counts: list[StratumTally] = []
         self._seconds: list[float | None] = []
         self.widest: Widest | None = None
@@ -101,7 +101,7 @@ class AdaptivePlans:
             if parts is None:
                 return None
             write_plan(self._folder / plan, parts)
-            write_plan_words(self._place, plan)
+            write_plan_words(self._workplace, plan)
         return plan
 
     def finish(self, done: Sequence[Round]) -> Mapping[str, JsonValue]:
@@ -117,13 +117,13 @@ class AdaptivePlans:
         }
 
     def _joined(self, done: Sequence[Round]) -> Iterator[PlanPart]:
-        for one in done:
-            path = self._folder / one.plan
+        for round_ in done:
+            path = self._folder / round_.plan
             yield PlanPart(read_plan(path), pq.read_table(points_path(path)))
 
 
 def run_plans(
-    place: Workplace, plans: PlanSource, store: ResultStore, pool: WorkerPool, progress: Progress
+    workplace: Workplace, plans: PlanSource, store: ResultStore, pool: WorkerPool, progress: Progress
 ) -> ExecuteFacts:
     """Runs every round that is not in the store, compacts the rows, returns facts for the manifest.
 
@@ -132,21 +132,21 @@ def run_plans(
     start, done = time.perf_counter(), list[Round]()
     total, before = Report(), 0
     while (plan := plans.next(done, store)) is not None:
-        first = sum(len(one.units) for one in done)
-        path, images = place.folder / plan, len(place.images)
-        found = Round(plan, tuple(units_of(path, plan, images, place.tuned.unit_rows, first)))
-        before += sum(unit.rows for unit in found.units if unit.number in store)
-        total += _run_round(found, len(done), store, pool, progress, plans)
-        done.append(found)
-    weights = RowWeights.of([place.folder / one.plan for one in done], len(place.images))
-    units = range(sum(len(one.units) for one in done))
-    rows = store.compact(place.folder / RESULTS, units, RESULT_SCHEMA, weights.added)
+        first = sum(len(round_.units) for round_ in done)
+        path, images = workplace.folder / plan, len(workplace.images)
+        round_ = Round(plan, tuple(units_of(path, plan, images, workplace.tuned.unit_rows, first)))
+        before += sum(unit.rows for unit in round_.units if unit.number in store)
+        total += _run_round(round_, len(done), store, pool, progress, plans)
+        done.append(round_)
+    weights = RowWeights.of([workplace.folder / round_.plan for round_ in done], len(workplace.images))
+    units = range(sum(len(round_.units) for round_ in done))
+    rows = store.compact(workplace.folder / RESULTS, units, RESULT_SCHEMA, weights.added)
     progress.end(plans.widest)
     wall_seconds = round(time.perf_counter() - start, 3)
     stop = plans.finish(done)
     return ExecuteFacts(
         rows=rows,
-        faults=sum(one.faults for one in done),
+        faults=sum(round_.faults for round_ in done),
         rows_this_process=rows - before,
         wall_seconds=wall_seconds,
         engine_seconds=round(total.engine_seconds, 3),
@@ -161,10 +161,10 @@ def run_plans(
 
 
 def _run_round(
-    found: Round, number: int, store: ResultStore, pool: WorkerPool, progress: Progress, plans: PlanSource
+    round_: Round, number: int, store: ResultStore, pool: WorkerPool, progress: Progress, plans: PlanSource
 ) -> Report:
-    left = [unit for unit in found.units if unit.number not in store]
-    by_number = {unit.number: unit for unit in found.units}
+    left = [unit for unit in round_.units if unit.number not in store]
+    by_number = {unit.number: unit for unit in round_.units}
     frames = store.frames(number for number in by_number if number in store)
     kept = (
         FinishedUnits(
@@ -176,11 +176,11 @@ def _run_round(
     log.info(
         "%s: %s faults in %s units of work, %s done before",
         name,
-        f"{found.faults:,}",
-        f"{len(found.units):,}",
-        f"{len(found.units) - len(left):,}",
+        f"{round_.faults:,}",
+        f"{len(round_.units):,}",
+        f"{len(round_.units) - len(left):,}",
     )
-    progress.begin(name, len(found.units), found.faults, kept, rounds=plans.rounds, widest=plans.widest)
+    progress.begin(name, len(round_.units), round_.faults, kept, rounds=plans.rounds, widest=plans.widest)
 
     spans = Spans(left)
 
@@ -190,12 +190,13 @@ def _run_round(
         progress.finished(FinishedUnits(unit.count, len(unit), rows))
 
     def drop(units: Sequence[Unit]) -> None:
-        if units and min(unit.number for unit in units) < found.units[0].number:
+        if units and min(unit.number for unit in units) < round_.units[0].number:
             first = min(unit.number for unit in units)
             for frame in list(store.frames(sorted(number for number in store if number >= first))):
                 store.drop(frame.units)
             raise TestbedError(
-                "earlier rounds followed from rows that are not believed any more (see above); they and what came after are"
+                "earlier rounds followed from rows that are not believed any more (see above); they and what came after"
+                " are"
                 " thrown away; run the same command again to go on"
             )
         for unit in units:

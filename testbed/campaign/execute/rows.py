@@ -115,8 +115,8 @@ def unknown_outcomes(side: GoldenSide, rtols: int) -> Outcomes:
 
 def flagged(rows: pa.Table) -> pa.Table:
     """The same rows, of faults that failed when nobody else can have been at fault, and then did not fail again."""
-    place = rows.column_names.index("infrastructure_failure")
-    return rows.set_column(place, ROW_SCHEMA.field(place), pa.array(np.ones(rows.num_rows, bool)))
+    column = rows.column_names.index("infrastructure_failure")
+    return rows.set_column(column, ROW_SCHEMA.field(column), pa.array(np.ones(rows.num_rows, bool)))
 
 
 def _numbers(faults: pa.Table, words: Words32) -> NDArray[np.float32]:

@@ -25,17 +25,17 @@ from testbed.campaign.work.contract import Due
 class Worker:
     """A `work.Handler` over one workplace."""
 
-    def __init__(self, place: Workplace) -> None:
-        self.place = place
+    def __init__(self, workplace: Workplace) -> None:
+        self.workplace = workplace
         self._strikes: dict[tuple[str, str], FaultRunner] = {}
 
     def golden(self) -> dict[str, str]:
-        return self.place.golden_hashes()
+        return self.workplace.golden_hashes()
 
     def golden_seconds(self, unit: Unit, faults: int) -> float:
         plan_slice, _ = self._work(unit, [0])
         self._strike(plan_slice)  # opens the engine, and its evaluation
-        engine = self.place.engine(plan_slice.target, plan_slice.where)
+        engine = self.workplace.engine(plan_slice.target, plan_slice.where)
         rows = faults * unit.rows / len(unit)
         return engine.seconds_per_batch * math.ceil(rows / engine.batch)
 
@@ -49,27 +49,27 @@ class Worker:
         return as_stream(self._strike(plan_slice).blamed(plan_slice, words, due))
 
     def engine_seconds(self) -> float:
-        return self.place.engine_seconds
+        return self.workplace.engine_seconds
 
     def close(self) -> None:
-        self.place.close()
+        self.workplace.close()
 
     def _strike(self, plan_slice: PlanSlice) -> FaultRunner:
         key = (plan_slice.target, plan_slice.where)
         if key not in self._strikes:
-            self._strikes[key] = fault_runner_for(self.place, *key)
+            self._strikes[key] = fault_runner_for(self.workplace, *key)
         return self._strikes[key]
 
     def _work(self, unit: Unit, faults: Sequence[int] | None) -> tuple[PlanSlice, NDArray[np.uint32]]:
         """The faults of a unit, or some of them, with their golden words."""
-        plan_slice = plan_slice_of(self.place.folder / unit.plan, unit.start, unit.stop)
+        plan_slice = plan_slice_of(self.workplace.folder / unit.plan, unit.start, unit.stop)
         if not unit.words:
             words = np.zeros(0, np.uint32)
         else:
-            words = read_words(self.place.folder / words_file(unit.plan))[unit.word : unit.word + unit.words]
+            words = read_words(self.workplace.folder / words_file(unit.plan))[unit.word : unit.word + unit.words]
         if faults is None:
             return plan_slice, words
-        counts = word_counts(plan_slice.table, len(self.place.images))
+        counts = word_counts(plan_slice.table, len(self.workplace.images))
         ends = np.cumsum(counts)
         kept = [words[ends[fault] - counts[fault] : ends[fault]] for fault in faults]
         return plan_slice.take(faults), np.concatenate(kept)
@@ -80,11 +80,11 @@ def open_worker(folder: str) -> Worker:
     return Worker(Workplace.at(Path(folder)))
 
 
-def fault_runner_for(place: Workplace, target: str, where: str) -> FaultRunner:
-    engine = place.engine(target, where)
+def fault_runner_for(workplace: Workplace, target: str, where: str) -> FaultRunner:
+    engine = workplace.engine(target, where)
     if where == "weight":
-        return WeightFaultRunner(engine, place.judge, weights_for(place, engine))
-    return ActivationFaultRunner(engine, evaluator_for(place, engine), place.judge)
+        return WeightFaultRunner(engine, workplace.judge, weights_for(workplace, engine))
+    return ActivationFaultRunner(engine, evaluator_for(workplace, engine), workplace.judge)
 
 
 def as_stream(rows: pa.Table) -> bytes:

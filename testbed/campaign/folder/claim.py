@@ -34,24 +34,25 @@ def claimed(path: Path, spec: CampaignSpec, *, redo: bool = False, fresh: bool =
     Where the model and the data lie is no part of what a campaign is, so that a copied folder goes on on another
     machine: their content is checked by the stages that read them.
     """
-    mine, identity = placeless(spec.identity()), portable(spec.identity())
+    wanted, identity = placeless(spec.identity()), portable(spec.identity())
     if path.is_dir() and (held := RunFolder(path)).manifest:
         if held.manifest["kind"] != CAMPAIGN:
             raise UsageError(
-                f"{path} holds a {held.manifest['kind']} ({held.manifest['name']!r}), not a campaign; choose another folder"
+                f"{path} holds a {held.manifest['kind']} ({held.manifest['name']!r}), not a campaign; choose another"
+                " folder"
                 " with --run"
             )
-        theirs = _settings(held.manifest["spec"])
+        held_settings = _settings(held.manifest["spec"])
         if fresh:
             held.restart(spec.name, identity, current_argv())
             return held
-        if theirs != mine:
-            return _respecified(held, spec, mine, theirs)
+        if held_settings != wanted:
+            return _respecified(held, spec, wanted, held_settings)
     elif fresh and path.is_dir() and not set(path.iterdir()) <= {path / LOCK}:
         raise UsageError(f"{path} is not empty and holds no run: --fresh removes nothing there; choose another folder")
 
     def same(recorded: Any) -> bool:
-        return _settings(recorded) == mine
+        return _settings(recorded) == wanted
 
     return RunFolder.claimed(path, CAMPAIGN, spec.name, identity, current_argv(), same, redo=redo)
 
@@ -67,28 +68,34 @@ def clean(folder: RunFolder) -> None:
     folder.clean(others)
 
 
-def _respecified(held: RunFolder, spec: CampaignSpec, mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> RunFolder:
+def _respecified(
+    held: RunFolder, spec: CampaignSpec, wanted: Mapping[str, Any], recorded: Mapping[str, Any]
+) -> RunFolder:
     """The folder for other settings, if no fault was run there. Raises UsageError with what differs if one was."""
     held.check_records()
-    told = differences(theirs, mine)
+    differing = differences(recorded, wanted)
     if "execute" in held.manifest["stages"] or len(ResultLog(held / STORE)):
         raise UsageError(
-            f"{held.path} holds another run (campaign {held.manifest['name']!r}), and faults were run in it. What differs"
-            f" here: {told}. Go back to its settings, choose another folder with --run, or give up its rows with --fresh"
+            f"{held.path} holds another run (campaign {held.manifest['name']!r}), and faults were run in it. What"
+            " differs"
+            f" here: {differing}. Go back to its settings, choose another folder with --run, or give up its rows with"
+            " --fresh"
         )
     log.info(
-        "%s: begun with other settings, and no fault was run; it is made anew where they count: %s", held.path, told
+        "%s: begun with other settings, and no fault was run; it is made anew where they count: %s",
+        held.path,
+        differing,
     )
-    held.restart(spec.name, portable(spec.identity()), current_argv(), _kept(mine, theirs))
+    held.restart(spec.name, portable(spec.identity()), current_argv(), _kept(wanted, recorded))
     return held
 
 
-def _kept(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> tuple[str, ...]:
+def _kept(wanted: Mapping[str, Any], recorded: Mapping[str, Any]) -> tuple[str, ...]:
     """Stages that other settings leave as they are: the costly ones. The rest is made again."""
-    if any(mine.get(key) != theirs.get(key) for key in ("model", "data", "seed")):
+    if any(wanted.get(key) != recorded.get(key) for key in ("model", "data", "seed")):
         return ()
-    ours, other = mine["engine"], theirs.get("engine", {})
-    if mine["model"].get("onnx") is not None:
+    ours, other = wanted["engine"], recorded.get("engine", {})
+    if wanted["model"].get("onnx") is not None:
         return ("export.model", "golden") if ours == other else ("export.model",)
     return ("train", "golden") if ours["threads"] == other.get("threads") else ("train",)
 
@@ -106,18 +113,18 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     """The settings that differ, for people: "tiers.images: [16, 16] -> [8, 8]; seed: 1 -> 2"."""
     before, after = dict(_flat(old)), dict(_flat(new))
     keys = [key for key in dict.fromkeys((*before, *after)) if before.get(key, _UNSET) != after.get(key, _UNSET)]
-    told = [f"{key}: {before.get(key, _UNSET)} -> {after.get(key, _UNSET)}" for key in keys[:_TOLD]]
-    return "; ".join(told) + (f"; and {len(keys) - _TOLD} more" if len(keys) > _TOLD else "")
+    changes = [f"{key}: {before.get(key, _UNSET)} -> {after.get(key, _UNSET)}" for key in keys[:_TOLD]]
+    return "; ".join(changes) + (f"; and {len(keys) - _TOLD} more" if len(keys) > _TOLD else "")
 
 
-def _flat(values: Any, place: str = "") -> Iterator[tuple[str, str]]:
+def _flat(values: Any, key_path: str = "") -> Iterator[tuple[str, str]]:
     """(dotted key, value as short JSON); tables in lists are numbered, as --set numbers them."""
-    if isinstance(values, Mapping) or (isinstance(values, list) and any(isinstance(one, Mapping) for one in values)):
+    if isinstance(values, Mapping) or (isinstance(values, list) and any(isinstance(item, Mapping) for item in values)):
         for key, value in values.items() if isinstance(values, Mapping) else enumerate(values):
-            yield from _flat(value, f"{place}.{key}" if place else str(key))
+            yield from _flat(value, f"{key_path}.{key}" if key_path else str(key))
     elif values is not None:
         text = json.dumps(values)
-        yield place, text if len(text) <= _LONGEST else text[: _LONGEST - 4] + " ..."
+        yield key_path, text if len(text) <= _LONGEST else text[: _LONGEST - 4] + " ..."
 
 
 def recorded_spec(folder: RunFolder) -> CampaignSpec:

@@ -38,8 +38,8 @@ def write_pictures(path: Path, test: Split, images: NamedImages) -> None:
 def read_pictures(path: Path) -> LoadImage:
     """Raises StaleArtefact for a file that holds no pictures."""
     table = _TABLE.read(path)
-    found = dict(zip(table.column("image_id").to_pylist(), table.column("png").to_pylist(), strict=True))
-    return lambda image_id: np.asarray(Image.open(io.BytesIO(found[image_id])))
+    pngs = dict(zip(table.column("image_id").to_pylist(), table.column("png").to_pylist(), strict=True))
+    return lambda image_id: np.asarray(Image.open(io.BytesIO(pngs[image_id])))
 
 
 def as_uint8(pixels: NDArray) -> NDArray[np.uint8]:

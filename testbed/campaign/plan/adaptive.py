@@ -145,9 +145,9 @@ class AdaptivePlanner:
         """Per group: (group, draw number, member, place in it, the member's place among all strata) of its new draws."""
         for h in np.flatnonzero(additions).tolist():
             group, start, stop = self.groups[h], int(before[h]), int(before[h] + additions[h])
-            member, place = members_of(group, group_places(group, self.spec.seed, start, stop))
+            member, position = members_of(group, group_places(group, self.spec.seed, start, stop))
             order = np.array([number for number, _ in group.members], np.int64)
-            yield np.full(stop - start, h), np.arange(start, stop), member, place, order[member]
+            yield np.full(stop - start, h), np.arange(start, stop), member, position, order[member]
 
     # ---- counts
 
@@ -162,10 +162,10 @@ class AdaptivePlanner:
         seen, events = np.zeros(faults), np.zeros(faults)
         for piece in rows:
             number = piece.column("fault_id").to_numpy() - first
-            mine = (number >= 0) & (number < faults)
+            of_round = (number >= 0) & (number < faults)
             event = self._is_event(piece.column("outcome"))
-            seen += np.bincount(number[mine], minlength=faults)
-            events += np.bincount(number[mine], event[mine], faults)
+            seen += np.bincount(number[of_round], minlength=faults)
+            events += np.bincount(number[of_round], event[of_round], faults)
         if not seen.all():
             missing = int(first + np.flatnonzero(seen == 0)[0])
             raise StaleArtefact(
@@ -197,10 +197,10 @@ class AdaptivePlanner:
     def _verdict(self, monitor: Monitor) -> StopDecision:
         faults = self.frame.sums(monitor.tally.n)[0].astype(int)
         columns = (monitor.rate, monitor.low, monitor.high, monitor.level, monitor.met, monitor.open)
-        told = zip(self.domains, faults.tolist(), *(column[0].tolist() for column in columns), strict=True)
+        estimates = zip(self.domains, faults.tolist(), *(column[0].tolist() for column in columns), strict=True)
         domains = tuple(
             DomainDecision(model, values, rate, low, high, level, n, met, still_open)
-            for (model, values), n, rate, low, high, level, met, still_open in told
+            for (model, values), n, rate, low, high, level, met, still_open in estimates
         )
         alone = domain_rates(self.frame, monitor.tally, self._confidence)
         return StopDecision(
@@ -263,7 +263,8 @@ def _check_bits(groups: Sequence[Group], stop: StopSpec) -> None:
     for model, names in formats.items():
         if len(names) > 1 and model.op != "random":
             raise UsageError(
-                f"stop.per: {model.op} faults strike words in {' and '.join(sorted(names))}, whose bits have nothing to do"
+                f"stop.per: {model.op} faults strike words in {' and '.join(sorted(names))}, whose bits have nothing to"
+                " do"
                 ' with one another; ask for rates per "bit_class" or "site x bit"'
             )
 
@@ -293,9 +294,9 @@ def _ranks(groups: Sequence[Group], scores: Float64s) -> NDArray[np.int64]:
     if len(scores) != len(groups):
         raise ValueError(f"{len(scores)} scores were given for {len(groups)} groups")
     models = [group.model for group in groups]
-    found = np.zeros(len(groups), np.int64)
+    ranks = np.zeros(len(groups), np.int64)
     for model in dict.fromkeys(models):
-        mine = np.array([other == model for other in models])
-        rank = np.searchsorted(np.sort(scores[mine]), scores[mine])
-        found[mine] = rank * _PROXY_CLASSES // int(mine.sum())
-    return found
+        of_model = np.array([other == model for other in models])
+        rank = np.searchsorted(np.sort(scores[of_model]), scores[of_model])
+        ranks[of_model] = rank * _PROXY_CLASSES // int(of_model.sum())
+    return ranks

@@ -197,30 +197,30 @@ def drawn(stratum: Stratum, wanted: int, seed: int) -> Iterator[Draw]:
 
 def draw_at(stratum: Stratum, number: int, chosen: int, rng: np.random.Generator) -> Draw:
     """The fault at position ``chosen`` of the stratum's ``size``. rng: for what is drawn together with it."""
-    image, place = divmod(chosen, stratum.places)
+    image, position = divmod(chosen, stratum.places)
     image_id = stratum.images[image] if stratum.images else None
     if stratum.pattern == "single":
         word = int(rng.integers(1 << stratum.site.format.bits)) if stratum.op == "random" else 0
-        return Draw(number, place, masks_for(stratum.op, stratum.site.format, stratum.bit, word), image_id)
-    struck = _draw_words(stratum, place, rng)
+        return Draw(number, position, masks_for(stratum.op, stratum.site.format, stratum.bit, word), image_id)
+    struck = _draw_words(stratum, position, rng)
     return Draw(number, *struck.first, image_id, struck)
 
 
-def _draw_words(stratum: Stratum, place: int, rng: np.random.Generator) -> FaultWords:
+def _draw_words(stratum: Stratum, position: int, rng: np.random.Generator) -> FaultWords:
     section, site = stratum.section, stratum.site
     assert section is not None
     if section.pattern == "sites":
-        sizes = [one.elements for one in stratum.sites]
-        words = [(stratum.sites[i], element) for i, element in combination(sizes, section.count or 0, place)]
+        sizes = [member.elements for member in stratum.sites]
+        words = [(stratum.sites[i], element) for i, element in combination(sizes, section.count or 0, position)]
         return words_at_sites(words, stratum.op, section.bits, rng)
     if section.pattern == "bits":
-        number, element = divmod(place, site.elements)
+        number, element = divmod(position, site.elements)
         if stratum.bit is None:
             chosen = [stratum.bits[i] for i in subset(len(stratum.bits), section.count or 0, number)]
         else:
             chosen = list(range(stratum.bit + 1 - (section.count or 0), stratum.bit + 1))
         return words_of_bits(site, element, stratum.op, chosen)
-    elements = section.geometry.elements(Matrices.of(site.shape, site.where), place)
+    elements = section.geometry.elements(Matrices.of(site.shape, site.where), position)
     return words_of_elements(
         site, elements, stratum.op, [stratum.bit] if stratum.bit is not None else stratum.bits, rng
     )
@@ -243,9 +243,9 @@ def _below(rng: np.random.Generator, size: int) -> int:
         return int(rng.integers(size))
     width = (size - 1).bit_length()
     while True:
-        found = int.from_bytes(rng.bytes(-(-width // 8)), "little") & ((1 << width) - 1)
-        if found < size:
-            return found
+        number = int.from_bytes(rng.bytes(-(-width // 8)), "little") & ((1 << width) - 1)
+        if number < size:
+            return number
 
 
 def seed_of(campaign: int, name: str, number: int) -> int:

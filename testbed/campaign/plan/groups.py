@@ -77,13 +77,13 @@ def all_strata(
     spec: CampaignSpec, tables: Mapping[str, SiteTable], tier_images: Sequence[Sequence[str]]
 ) -> Iterator[Stratum]:
     """Every stratum of the campaign, in the order of the plan. tier_images: ids of the named images per tier."""
-    return (one.stratum for one in sampled_strata(spec.faults, tables, tier_images))
+    return (sampled.stratum for sampled in sampled_strata(spec.faults, tables, tier_images))
 
 
-def grouped(found: Iterable[Stratum], by: Sequence[StopDimension]) -> list[Group]:
+def grouped(strata: Iterable[Stratum], by: Sequence[StopDimension]) -> list[Group]:
     """Groups strata; groups are in the order of their first strata."""
     members: dict[tuple[FaultModel, Values], list[tuple[int, Stratum]]] = {}
-    for number, stratum in enumerate(found):
+    for number, stratum in enumerate(strata):
         members.setdefault((model_of(stratum), values_of(stratum, by)), []).append((number, stratum))
     return [
         Group(model, values, _name(model, values, by, own[0][1]), tuple(own))
@@ -94,5 +94,5 @@ def grouped(found: Iterable[Stratum], by: Sequence[StopDimension]) -> list[Group
 def _name(model: FaultModel, values: Values, by: Sequence[StopDimension], first: Stratum) -> str:
     """Bits go by their role, so that campaigns in two precisions draw the same faults."""
     fmt = first.site.format
-    told = [fmt.role_name(value) if dimension == "bit" else value for dimension, value in zip(by, values, strict=True)]
-    return "/".join(map(str, (*model, *told)))
+    parts = [fmt.role_name(value) if dimension == "bit" else value for dimension, value in zip(by, values, strict=True)]
+    return "/".join(map(str, (*model, *parts)))

@@ -73,19 +73,19 @@ def _mixed(words: Words64) -> Words64:
     return words ^ (words >> np.uint64(31))
 
 
-def members_of(group: Group, places: Int64s) -> tuple[Int64s, Int64s]:
-    """(which member each place is in, its place there)."""
-    member = np.searchsorted(group.starts, places, side="right") - 1
-    return member, places - group.starts[member]
+def members_of(group: Group, positions: Int64s) -> tuple[Int64s, Int64s]:
+    """(which member each position is in, its position there)."""
+    member = np.searchsorted(group.starts, positions, side="right") - 1
+    return member, positions - group.starts[member]
 
 
-def draw_of(group: Group, number: int, stratum: Stratum, place: int, seed: int) -> Draw:
-    """Draw ``number`` of the group, which fell on ``place`` of a member. What is drawn together with a place is seeded by
+def draw_of(group: Group, number: int, stratum: Stratum, position: int, seed: int) -> Draw:
+    """Draw ``number`` of the group, which fell on ``position`` of a member. What is drawn together with a place is seeded by
     (seed, group name, number)."""
     rng = _UNUSED
     if stratum.op == "random" or stratum.pattern != "single":
         rng = np.random.default_rng(seed_of(seed, group.name, number + 1))
-    return draw_at(stratum, number, place, rng)
+    return draw_at(stratum, number, position, rng)
 
 
 _UNUSED = np.random.default_rng(0)  # for faults that are told by their place alone

@@ -72,10 +72,10 @@ class Points:
         """Where one fault strikes stored weights."""
         sites, places = self.site[fault], []
         for code in dict.fromkeys(sites[sites != NO_SITE]):
-            mine = sites == code
+            at_site = sites == code
             site = table[self.names[code]]
-            masks = (mask[fault, mine] for mask in (self.and_mask, self.or_mask, self.xor_mask))
-            places.append(WeightFault(site.tensor, stored_indices(site, self.index[fault, mine]), *masks))
+            masks = (mask[fault, at_site] for mask in (self.and_mask, self.or_mask, self.xor_mask))
+            places.append(WeightFault(site.tensor, stored_indices(site, self.index[fault, at_site]), *masks))
         return places
 
     def with_more(self, faults: NDArray[np.int64], more: pa.Table) -> Points:
@@ -131,15 +131,15 @@ def read_points(path: Path, fault_ids: NDArray[np.int64]) -> pa.Table:
     """
     low, high = int(fault_ids[0]), int(fault_ids[-1])
     try:
-        found = pq.read_table(path, filters=[("fault_id", ">=", low), ("fault_id", "<=", high)])
+        points = pq.read_table(path, filters=[("fault_id", ">=", low), ("fault_id", "<=", high)])
     except (OSError, pa.ArrowException) as error:
         raise StaleArtefact(
             f"{path} is not a readable list of struck words; rerun with `testbed campaign run SPEC --redo plan`"
         ) from error
-    found = found.unify_dictionaries().combine_chunks()
-    ids = found.column("fault_id").to_numpy()
+    points = points.unify_dictionaries().combine_chunks()
+    ids = points.column("fault_id").to_numpy()
     if not np.isin(fault_ids, ids).all():
         raise StaleArtefact(
             f"{path} lacks words of the plan's faults; rerun with `testbed campaign run SPEC --redo plan`"
         )
-    return found.filter(pa.array(np.isin(ids, fault_ids))) if len(np.unique(ids)) > len(fault_ids) else found
+    return points.filter(pa.array(np.isin(ids, fault_ids))) if len(np.unique(ids)) > len(fault_ids) else points

@@ -60,14 +60,14 @@ def bits_named(
     sections: Sequence[FaultSpec], table: SiteTable, site: Site, op: str, pattern: str, persistent: bool
 ) -> frozenset[int]:
     """Which bits of a site's words any section of one fault model strikes."""
-    found: set[int] = set()
+    bits: set[int] = set()
     for section in sections:
-        mine = (section.target, section.where, section.persistent) == (table.target, site.where, persistent)
-        if not mine or op not in section.ops or section.pattern_name(op) != pattern:
+        same_model = (section.target, section.where, section.persistent) == (table.target, site.where, persistent)
+        if not same_model or op not in section.ops or section.pattern_name(op) != pattern:
             continue
-        if any(one.name == site.name for one in table.select(section.where, section.sites)):
-            found |= set(range(site.format.bits) if section.bits == "all" else section.bits)
-    return frozenset(found)
+        if any(other.name == site.name for other in table.select(section.where, section.sites)):
+            bits |= set(range(site.format.bits) if section.bits == "all" else section.bits)
+    return frozenset(bits)
 
 
 class _Overlaps:
@@ -79,8 +79,8 @@ class _Overlaps:
     def rivals(self, number: int, op: str) -> tuple[int, ...]:
         """All sections with faults of the same model, this one among them; empty where it is alone."""
         if (number, op) not in self._rivals:
-            mine = _model(self.sections[number], op)
-            alike = tuple(n for n, other in enumerate(self.sections) if op in other.ops and _model(other, op) == mine)
+            model = _model(self.sections[number], op)
+            alike = tuple(n for n, other in enumerate(self.sections) if op in other.ops and _model(other, op) == model)
             self._rivals[number, op] = alike if len(alike) > 1 else ()
         return self._rivals[number, op]
 
@@ -94,14 +94,15 @@ class _Overlaps:
         section = self.sections[other]
         if other not in self._sites:
             table = self.tables[section.target]
-            self._sites[other] = frozenset(one.name for one in table.select(section.where, section.sites))
+            self._sites[other] = frozenset(member.name for member in table.select(section.where, section.sites))
         if site.name not in self._sites[other] or bit not in bits_of(section, site, op):
             return False
         if bit is None and op != "random" and section.bits != self.sections[number].bits:
             first, second = sorted((other, number))
             raise UsageError(
                 f"faults[{second}] strikes {site.name} with {op!r} and pattern {section.pattern_name(op)!r} as"
-                f" faults[{first}] does, but chooses among other bits: faults of both would be counted in two populations;"
+                f" faults[{first}] does, but chooses among other bits: faults of both would be counted in two"
+                " populations;"
                 " name the same bits, other sites, or run it as a campaign of its own"
             )
         return True

@@ -61,13 +61,13 @@ def planned(
 def _faults(
     spec: CampaignSpec, tables: Mapping[str, SiteTable], tier_images: Sequence[Sequence[str]]
 ) -> Iterator[PlannedFault]:
-    faults = sum(one.drawn for one in sampled_strata(spec.faults, tables, tier_images))
+    faults = sum(sampled.drawn for sampled in sampled_strata(spec.faults, tables, tier_images))
     if faults > _MOST_FAULTS:
         raise UsageError(
             f"faults.per_stratum: the plan would have {faults:,} faults; ask for fewer, {_MOST_FAULTS:,} in all at most"
         )
-    for number, one in enumerate(sampled_strata(spec.faults, tables, tier_images)):
-        stratum, chosen = one.stratum, one.drawn
+    for number, sampled in enumerate(sampled_strata(spec.faults, tables, tier_images)):
+        stratum, chosen = sampled.stratum, sampled.drawn
         facts = {"stratum": number, "inclusion": stratum.inclusion(chosen)}
         for draw in drawn(stratum, chosen, spec.seed):
             yield planned_fault(stratum, draw, tables[stratum.target], facts)
@@ -233,10 +233,10 @@ class PlanSlice:
 def read_plan(path: Path) -> pa.Table:
     """Raises StaleArtefact for a damaged file, columns that are not a plan's, or another schema version."""
     table = PLAN_TABLE.read(path).unify_dictionaries().combine_chunks()
-    found = (table.schema.metadata or {}).get(b"schema_version", b"").decode()
-    if found not in map(str, READABLE_VERSIONS):
+    version = (table.schema.metadata or {}).get(b"schema_version", b"").decode()
+    if version not in map(str, READABLE_VERSIONS):
         readable = ", ".join(map(str, READABLE_VERSIONS))
-        raise PLAN_TABLE.refused(path, f"it has schema version {found or 'none'}, this testbed reads {readable}")
+        raise PLAN_TABLE.refused(path, f"it has schema version {version or 'none'}, this testbed reads {readable}")
     return table
 
 

@@ -94,7 +94,8 @@ class OnnxSubject:
         computes, precisions = _computes_in(table)
         if not precisions:
             raise UsageError(
-                f"{self.spec.model.onnx} computes in {computes}, which campaigns do not offer; quantise its activations to"
+                f"{self.spec.model.onnx} computes in {computes}, which campaigns do not offer; quantise its activations"
+                " to"
                 " 8 bits"
             )
         if self.spec.engine.precision not in precisions:
@@ -242,9 +243,9 @@ def _computes_in(table: SiteTable) -> tuple[str, tuple[str, ...]]:
         return wide, ()
     if whole := next((name for name in ("int8", "uint8") if name in activations), ""):
         return whole, ("int8",)
-    found = next((name for name in ("bf16", "fp16") if name in activations), "fp32")
+    widest = next((name for name in ("bf16", "fp16") if name in activations), "fp32")
     narrow = next((name for name in ("int8", "uint8") if name in weights), "")
-    return (f"{found} with {narrow} weights", ("int8", found)) if narrow else (found, (found,))
+    return (f"{widest} with {narrow} weights", ("int8", widest)) if narrow else (widest, (widest,))
 
 
 def _judged(adopted: Adopted, file: str) -> Adopted:
@@ -264,8 +265,8 @@ def _image_side(proto: ModelProto) -> int:
     if value.type.tensor_type.elem_type != TensorProto.FLOAT:
         raise UsageError(f"the model's input {value.name!r} is not float32; export it with float32 images, cast inside")
     if len(shape) != 3 or shape[1] != shape[2]:
-        told = ", ".join(("B", *map(str, shape)))
-        raise UsageError(f"the model's input {value.name!r} is ({told}); a campaign needs square images (B, C, S, S)")
+        axes = ", ".join(("B", *map(str, shape)))
+        raise UsageError(f"the model's input {value.name!r} is ({axes}); a campaign needs square images (B, C, S, S)")
     return shape[1]
 
 
@@ -276,11 +277,11 @@ def _check_fit(proto: ModelProto, dataset: Dataset, file: str) -> None:
         raise UsageError(f"{file} has {len(outputs)} outputs ({', '.join(outputs)}); export it with the logits alone")
     rows, *rest = measured_shapes(proto, outputs, 2)[outputs[0]]
     if rows != 2 or len(rest) != 1:
-        told = ", ".join(("B" if rows == 2 else str(rows), *map(str, rest)))
-        raise UsageError(f"{file}: its output {outputs[0]!r} is ({told}); a campaign needs logits (B, classes)")
-    found = (input_shape(proto)[0], rest[0])
+        axes = ", ".join(("B" if rows == 2 else str(rows), *map(str, rest)))
+        raise UsageError(f"{file}: its output {outputs[0]!r} is ({axes}); a campaign needs logits (B, classes)")
+    own = (input_shape(proto)[0], rest[0])
     wanted = (dataset.channels, len(dataset.classes))
-    for name, have, want in zip(("channels", "classes"), found, wanted, strict=True):
+    for name, have, want in zip(("channels", "classes"), own, wanted, strict=True):
         if have != want:
             raise UsageError(
                 f"{file} has {have} {name} but data set {dataset.name!r} has {want}; choose another file or data set"

@@ -17,42 +17,49 @@ from testbed.export.precision import cast_model
 from testbed.models.runs import MODEL
 
 
-def plain_in(place: Workplace, target: str, precision: str) -> bytes:
+def plain_in(workplace: Workplace, target: str, precision: str) -> bytes:
     """The plain ONNX file of the campaign's target in this precision. An int8 model is calibrated as the spec says.
 
     Raises UsageError for a file that is the only source of its model and cannot be cast, TestbedError where weights
     overflow the format.
     """
     file = Files(target).plain
-    own = place.spec.engine.precision
+    own = workplace.spec.engine.precision
     if precision == own:
-        return (place.folder / file).read_bytes()
+        return (workplace.folder / file).read_bytes()
     if own == "fp32" and precision in ("fp16", "bf16"):
-        return cast_model(onnx.load(place.folder / file), precision).SerializeToString(deterministic=True)
-    if place.spec.model.onnx is not None:
+        return cast_model(onnx.load(workplace.folder / file), precision).SerializeToString(deterministic=True)
+    if workplace.spec.model.onnx is not None:
         raise UsageError(
-            f"{place.spec.model.onnx} computes in {own}; there is no {precision} model of it to compare with"
+            f"{workplace.spec.model.onnx} computes in {own}; there is no {precision} model of it to compare with"
         )
-    return _exported(place, target, precision)
+    return _exported(workplace, target, precision)
 
 
-def _exported(place: Workplace, target: str, precision: str) -> bytes:
+def _exported(workplace: Workplace, target: str, precision: str) -> bytes:
     from testbed.export.calibration import calibration_split
     from testbed.export.target import export_target
     from testbed.models.weights import load_model
 
-    place.folder.verify("train", [MODEL])
+    workplace.folder.verify("train", [MODEL])
     calibration = images = None
     if precision == "int8":
-        preparation = Preparation.finished(place.spec, place.folder)
-        kept = with_sources({"engine": {"calibration_data": place.spec.engine.calibration_data}}, place.folder.path)
-        wanted = replace(place.spec.engine.calibration, source=kept["engine"]["calibration_data"])
-        asked = place.spec.named_data or preparation.subject.data_source
+        preparation = Preparation.finished(workplace.spec, workplace.folder)
+        kept = with_sources(
+            {"engine": {"calibration_data": workplace.spec.engine.calibration_data}}, workplace.folder.path
+        )
+        wanted = replace(workplace.spec.engine.calibration, source=kept["engine"]["calibration_data"])
+        asked = workplace.spec.named_data or preparation.subject.data_source
         chosen = calibration_split(preparation.dataset, wanted, asked.root if asked else None)
         calibration, images = replace(wanted, images=len(chosen)), chosen.batch(slice(None))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "plain.onnx"
         export_target(
-            load_model(place.folder / MODEL), target, path, precision=precision, images=images, calibration=calibration
+            load_model(workplace.folder / MODEL),
+            target,
+            path,
+            precision=precision,
+            images=images,
+            calibration=calibration,
         )
         return path.read_bytes()

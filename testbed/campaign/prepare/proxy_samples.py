@@ -84,7 +84,9 @@ def model_samples(model: ViT, images: NDArray[np.float32], seed: int = 0) -> Sam
     lead, over the mean lead.
     """
     rng = np.random.default_rng(seed)
-    found: dict[tuple[str, str], list[tuple[Float64s, Float64s]]] = {(site, "activation"): [] for site in taps(model)}
+    parts_of: dict[tuple[str, str], list[tuple[Float64s, Float64s]]] = {
+        (site, "activation"): [] for site in taps(model)
+    }
     parameters = dict(model.named_parameters())
     gradients = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
     total = 0.0
@@ -94,8 +96,8 @@ def model_samples(model: ViT, images: NDArray[np.float32], seed: int = 0) -> Sam
         for site, value in values.items():
             flat = value.detach().double().flatten().numpy()
             at = rng.integers(len(flat), size=min(_VALUES, len(flat)))
-            found[site, "activation"].append((flat[at], slopes[site].double().flatten().numpy()[at] / lead))
-    samples = {key: Sample(*map(np.concatenate, zip(*parts, strict=True))) for key, parts in found.items()}
+            parts_of[site, "activation"].append((flat[at], slopes[site].double().flatten().numpy()[at] / lead))
+    samples = {key: Sample(*map(np.concatenate, zip(*parts, strict=True))) for key, parts in parts_of.items()}
     for name, parameter in parameters.items():
         flat = parameter.detach().double().flatten().numpy()
         at = rng.integers(len(flat), size=min(_VALUES * len(images), len(flat)))

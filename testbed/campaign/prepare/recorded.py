@@ -47,16 +47,16 @@ class RecordedSubject:
     @cached_property
     def dataset(self) -> Dataset:
         """Where it is at hand. Raises TestbedError where it is not, or is another than the one the campaign was made on."""
-        told, source = self.facts.data, self.data_source
+        recorded, source = self.facts.data, self.data_source
         try:
-            found = dataset_of(self.spec, source, told.image)
+            dataset = dataset_of(self.spec, source, recorded.image)
         except TestbedError as error:
             raise TestbedError(f"this asks for more than the run folder holds: {error}") from error
-        if found.test.sha256() != self.folder.manifest["stages"]["golden"]["inputs"].get("test"):
+        if dataset.test.sha256() != self.folder.manifest["stages"]["golden"]["inputs"].get("test"):
             raise StaleArtefact(
-                f"data set {found.name!r} has other test images than the ones that {self.folder.path} was made on"
+                f"data set {dataset.name!r} has other test images than the ones that {self.folder.path} was made on"
             )
-        return found
+        return dataset
 
     @property
     def data_source(self) -> DataSource | None:

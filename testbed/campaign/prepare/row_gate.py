@@ -79,8 +79,8 @@ def _beside_faults(engine: CampaignEngine, rng: np.random.Generator) -> str:
         rows, loud = rng.integers(len(golden), size=size), rng.random(size) < 0.5
         loud[rng.integers(size)] = True
         faults = _loud(engine, sites, loud, rng)
-        found = engine.run(rows, faults)[0]
-        if not same_rows(found[~loud], golden[rows[~loud]]).all():
+        outputs = engine.run(rows, faults)[0]
+        if not same_rows(outputs[~loud], golden[rows[~loud]]).all():
             return BESIDE_FAULTS
         # the struck rows themselves, in other places and with most of their company at rest
         order = rng.permutation(size)
@@ -88,7 +88,7 @@ def _beside_faults(engine: CampaignEngine, rng: np.random.Generator) -> str:
         alone = np.where(kept, order, -1)
         site = np.where(kept[:, None], faults.site[order], NO_SITE)
         again = engine.run(rows[order], PortFeed.writing(site, faults.index[order], faults.or_mask[order]))[0]
-        if not same_rows(again[kept], found[alone[kept]]).all():
+        if not same_rows(again[kept], outputs[alone[kept]]).all():
             return BESIDE_FAULTS
     return ""
 
@@ -117,9 +117,9 @@ def _elsewhere(
     order = np.concatenate([rng.permutation(every) for _ in range(_TRIES)])
     for start in range(0, len(order), engine.batch):
         rows = np.resize(order[start : start + engine.batch], engine.batch)
-        found = engine.run(rows, ports)[0]
-        if not same_rows(found, golden[rows]).all():
-            if not same_rows(engine.run(rows, ports)[0], found).all():
+        outputs = engine.run(rows, ports)[0]
+        if not same_rows(outputs, golden[rows]).all():
+            if not same_rows(engine.run(rows, ports)[0], outputs).all():
                 raise GateFailed(NOT_DETERMINISTIC)
             return PLACE
     return ""
@@ -141,9 +141,9 @@ def _word(form: Format, rng: np.random.Generator) -> int:
     return int(known[int(rng.integers(len(known)))])
 
 
-def same_rows(one: NDArray, other: NDArray) -> NDArray[np.bool_]:
+def same_rows(a: NDArray, b: NDArray) -> NDArray[np.bool_]:
     """(n,) whether all elements have the same bits, or are both NaN."""
-    one, other = (np.ascontiguousarray(a) for a in (one, other))
-    equal = (as_words(one) == as_words(other)) | (np.isnan(one) & np.isnan(other))
+    a, b = np.ascontiguousarray(a), np.ascontiguousarray(b)
+    equal = (as_words(a) == as_words(b)) | (np.isnan(a) & np.isnan(b))
     rows: NDArray[np.bool_] = equal.all(axis=tuple(range(1, equal.ndim)))
     return rows

@@ -107,10 +107,12 @@ class Preparation:
     def _check_not_guessing(self) -> None:
         """Raises GateFailed where the model gets no more right than guessing does, unless the spec allows it."""
         if self.guessing.is_guessing:
-            told = f"test {self.guessing.describe()}"
+            warning = f"test {self.guessing.describe()}"
             if not self.spec.gates.allow_chance_accuracy:
-                raise GateFailed(f"{told} To strike such a model all the same, set gates.allow_chance_accuracy = true")
-            log.warning("golden: %s", told)
+                raise GateFailed(
+                    f"{warning} To strike such a model all the same, set gates.allow_chance_accuracy = true"
+                )
+            log.warning("golden: %s", warning)
 
     def _tiers(self) -> None:
         tiers = self.spec.tiers
@@ -121,18 +123,19 @@ class Preparation:
         }
         if self._begun_with_the_first():
             log.warning(
-                "tiers: this campaign was begun with the first images of each tier in data set order, and goes on with them;"
+                "tiers: this campaign was begun with the first images of each tier in data set order, and goes on with"
+                " them;"
                 " for a random choice, all classes in proportion, begin it anew in another folder"
             )
         else:
             inputs |= {"choice": {"by": "class", "seed": self.spec.seed}}
 
         def build() -> None:
-            found, test = self.tiers, self.dataset.test
-            chosen = choose_per_tier(found, tiers.images, test.ids, test.labels, self.spec.seed, tiers.exact)
-            for told in too_small(found, tiers.images):
-                log.warning("tiers: %s; all of them are taken, and its rates are marked as thin", told)
-            write_json(self.folder / TIERS, _tiers_file(found, test.ids, chosen, test.labels))
+            assigned, test = self.tiers, self.dataset.test
+            chosen = choose_per_tier(assigned, tiers.images, test.ids, test.labels, self.spec.seed, tiers.exact)
+            for warning in too_small(assigned, tiers.images):
+                log.warning("tiers: %s; all of them are taken, and its rates are marked as thin", warning)
+            write_json(self.folder / TIERS, _tiers_file(assigned, test.ids, chosen, test.labels))
 
         self.folder.stage("tiers", inputs, [TIERS], build)
 
@@ -193,10 +196,10 @@ class Preparation:
     def _described_data(self) -> DescribedData:
         """``source``: of a model that says which data it is for; without the folders of this machine, as all of it."""
         source = self.subject.data_source
-        told = self.dataset.describe()
+        described = self.dataset.describe()
         content = {
-            **told,
-            "name": data_name(told["name"]),
+            **described,
+            "name": data_name(described["name"]),
             "preprocess_told": self.dataset.preprocess.one_line(self.dataset.image),
             "source": None if source is None else portable({"data": asdict(source)})["data"],
         }
@@ -204,8 +207,8 @@ class Preparation:
 
     def _sources(self) -> dict[str, Any]:
         source = self.subject.data_source
-        found = self.spec.identity()
-        return found if source is None else {**found, "data": asdict(source)}
+        identity = self.spec.identity()
+        return identity if source is None else {**identity, "data": asdict(source)}
 
     def _tune(self) -> None:
         engine, target = self.spec.engine, self.spec.targets[0]
@@ -263,8 +266,8 @@ class Preparation:
     def classes_of(self, tier: int | None) -> dict[str, int]:
         """Class name -> named images of it, in a tier or (None) in all."""
         images = self.images
-        mine = images.labels if tier is None else images.labels[images.tiers == tier]
-        return class_counts(mine, self.classes)
+        labels = images.labels if tier is None else images.labels[images.tiers == tier]
+        return class_counts(labels, self.classes)
 
     @cached_property
     def guessing(self) -> Accuracy:

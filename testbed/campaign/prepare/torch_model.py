@@ -116,18 +116,18 @@ class TorchSubject:
     def shapes(self, target: str) -> dict[tuple[str, Where], tuple[int, ...]]:
         """(site, place) -> canonical shape, activations in the order of the forward pass: all sites but what quantisation
         adds. Costs no memory: the model's tensors have no content."""
-        found: dict[tuple[str, Where], tuple[int, ...]] = {}
+        shapes: dict[tuple[str, Where], tuple[int, ...]] = {}
         with torch.device("meta"), torch.inference_mode():
             model = ViT(self.config).eval()
             module = model if target == "model" else subnetwork(model, target)
             for name in taps(module):
 
                 def note(_: torch.nn.Module, __: object, output: torch.Tensor, name: str = name) -> None:
-                    found[name, "activation"] = tuple(output.shape[1:])
+                    shapes[name, "activation"] = tuple(output.shape[1:])
 
                 taps(model)[name].register_forward_hook(note)
             model(torch.zeros(1, self.config.channels, self.config.image, self.config.image))
-        return found | {(name, "weight"): tuple(p.shape) for name, p in module.named_parameters()}
+        return shapes | {(name, "weight"): tuple(p.shape) for name, p in module.named_parameters()}
 
     def sketch(self, target: str) -> tuple[bytes, NDArray[np.float32]]:
         """Sketches an untrained model, the same one each time; the caller's random numbers stay what they were."""
@@ -272,8 +272,8 @@ class TorchSubject:
 
 def _check_fit(config: ViTConfig, dataset: Dataset) -> None:
     wanted = (config.image, config.channels, config.classes)
-    found = (dataset.image, dataset.channels, len(dataset.classes))
-    for name, want, have in zip(("image", "channels", "classes"), wanted, found, strict=True):
+    own = (dataset.image, dataset.channels, len(dataset.classes))
+    for name, want, have in zip(("image", "channels", "classes"), wanted, own, strict=True):
         if want != have:
             raise UsageError(
                 f"the model has {name} = {want} but data set {dataset.name!r} has {have};"

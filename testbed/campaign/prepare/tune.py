@@ -44,7 +44,7 @@ def tune(engine: EngineSpec, opened: Opened, feeds: Feeds) -> TuneFacts:
             if seconds > _LONGEST_SECONDS:
                 slow.add(count)
     best = max(rates.values())
-    batch, count = next(found for found, rate in sorted(rates.items()) if rate >= _GOOD_ENOUGH * best)
+    batch, count = next(setting for setting, rate in sorted(rates.items()) if rate >= _GOOD_ENOUGH * best)
     rows = engine.unit or int(np.clip(rates[batch, count] * count * _UNIT_SECONDS, _LEAST_ROWS, _MOST_ROWS))
     return TuneFacts(batch=batch, threads=count, unit_rows=max(1, rows // batch) * batch)
 

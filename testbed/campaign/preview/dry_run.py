@@ -46,7 +46,7 @@ def dry_run_plan(spec: CampaignSpec, folder: Path | None = None, *, fresh: bool 
     known = subject.known()
     sections = []
     measured = {target: sites_and_speed(spec, subject, target) for target in spec.targets}
-    tables = {target: one.table for target, one in measured.items()}
+    tables = {target: sketched.table for target, sketched in measured.items()}
     ahead = foreseen(spec, subject, known, tables)
     images = sum(ahead.tier_images)
     tier_images = [[f"{tier}/{n}" for n in range(count)] for tier, count in enumerate(ahead.tier_images)]
@@ -56,7 +56,9 @@ def dry_run_plan(spec: CampaignSpec, folder: Path | None = None, *, fresh: bool 
             if section.target == target:
                 sections.append(_section(spec, section, table, own, images, seconds))
     rows = sum(s["rows"] for s in sections)
-    needed = bytes_needed(rows, images, subject.dataset, {target: one.plain for target, one in measured.items()})
+    needed = bytes_needed(
+        rows, images, subject.dataset, {target: sketched.plain for target, sketched in measured.items()}
+    )
     if folder is not None:
         check_disk(folder, needed)
     return {
@@ -121,13 +123,13 @@ class _SectionSums:
     population: int = 0
     per_stratum: list[int] = field(default_factory=list)
 
-    def add(self, one: Sampled, section: FaultSpec) -> None:
-        stratum = one.stratum
+    def add(self, sampled: Sampled, section: FaultSpec) -> None:
+        stratum = sampled.stratum
         model = section.label(stratum.op)
         for cell in ("all", f"site {stratum.site.name}", f"bit class {stratum.site.format.bit_class(stratum.bit)}"):
-            self.sampled[(model, cell)] += one.drawn
+            self.sampled[(model, cell)] += sampled.drawn
         self.population += stratum.population
-        self.per_stratum.append(one.drawn)
+        self.per_stratum.append(sampled.drawn)
 
 
 def _by_section(
@@ -135,8 +137,8 @@ def _by_section(
 ) -> list[_SectionSums]:
     """A stratum that several sections name is one of the section that asks for most of it."""
     sums = [_SectionSums() for _ in spec.faults]
-    for one in sampled_strata(spec.faults, tables, tier_images):
-        sums[one.section].add(one, spec.faults[one.section])
+    for sampled in sampled_strata(spec.faults, tables, tier_images):
+        sums[sampled.section].add(sampled, spec.faults[sampled.section])
     return sums
 
 

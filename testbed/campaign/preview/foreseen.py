@@ -48,8 +48,8 @@ def foreseen(spec: CampaignSpec, subject: Subject, known: KnownModel, tables: Ma
     if known.logits is None:
         unchecked += ["accuracy and images per tier: the golden of this model and these images is not recorded yet"]
         return Foreseen(tuple(spec.tiers.images), tuple(warnings), tuple(unchecked))
-    images, told = _of_golden(spec, subject.dataset, known)
-    return Foreseen(images, (*warnings, *told), tuple(unchecked))
+    images, more_warnings = _of_golden(spec, subject.dataset, known)
+    return Foreseen(images, (*warnings, *more_warnings), tuple(unchecked))
 
 
 def _of_golden(spec: CampaignSpec, dataset: Dataset, known: KnownModel) -> tuple[tuple[int, ...], Sequence[str]]:
@@ -66,7 +66,7 @@ def _of_golden(spec: CampaignSpec, dataset: Dataset, known: KnownModel) -> tuple
         warnings.append(f"test {guessing.describe()}")
     tiers = tiers_from_logits(known.logits, test.labels, TierEdges(spec.tiers.edges), test.ids)
     check_sizes_or_any(tiers, spec.tiers.images, spec.tiers.exact)
-    warnings += [f"tier {told}; all of them would be taken" for told in too_small(tiers, spec.tiers.images)]
+    warnings += [f"tier {warning}; all of them would be taken" for warning in too_small(tiers, spec.tiers.images)]
     have = zip(tiers.positions, spec.tiers.images, strict=True)
     return tuple(min(len(positions), wanted) for positions, wanted in have), warnings
 
@@ -82,10 +82,11 @@ def bytes_needed(rows: int, images: int, dataset: Dataset, plain: Mapping[str, b
 
 def check_disk(folder: Path, needed: int) -> None:
     """Raises TestbedError where that will not fit. folder: need not exist yet."""
-    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
     free = shutil.disk_usage(there).free
     if needed > free:
         raise TestbedError(
-            f"the run needs about {format_bytes(needed)} in {folder}, where {format_bytes(free)} are free; free some space, ask"
+            f"the run needs about {format_bytes(needed)} in {folder}, where {format_bytes(free)} are free; free some"
+            " space, ask"
             " for fewer faults (per_stratum), or name another disk with --run"
         )

@@ -120,14 +120,14 @@ class Preview:
             for stratum, drawn in self._drawn():
                 yield self._key(stratum), _PreviewPart(1, stratum.population, drawn, stratum.drawable)
             return
-        found: dict[tuple[FaultModel, Values], _PreviewPart] = {}
+        parts: dict[tuple[FaultModel, Values], _PreviewPart] = {}
         for stratum, drawn in self._drawn():
-            part = found.setdefault(self._key(stratum), _PreviewPart())
+            part = parts.setdefault(self._key(stratum), _PreviewPart())
             part.strata += 1
             part.population += stratum.population
             part.drawn += drawn
             part.drawable += stratum.drawable
-        yield from found.items()
+        yield from parts.items()
 
     def _key(self, stratum: Stratum) -> tuple[FaultModel, Values]:
         return model_of(stratum), values_of(stratum, self.by)
@@ -137,8 +137,8 @@ class Preview:
         if self.spec.stop is not None:
             yield from self._first_round()
             return
-        for one in sampled_strata(self.spec.faults, self.tables, self.tier_images):
-            yield one.stratum, one.drawn
+        for sampled in sampled_strata(self.spec.faults, self.tables, self.tier_images):
+            yield sampled.stratum, sampled.drawn
 
     def _first_round(self) -> Iterator[tuple[Stratum, int]]:
         """An adaptive campaign's strata as they are sampled: its faults are told of the first stratum of each."""

@@ -19,7 +19,7 @@ def from_stream(stream: bytes, columns: Sequence[str] | None = None) -> pa.Table
     if columns is None:
         return pa.ipc.open_stream(stream).read_all()
     names = pa.ipc.open_stream(stream).schema.names
-    wanted = [place for place, name in enumerate(names) if name in columns]
+    wanted = [index for index, name in enumerate(names) if name in columns]
     return pa.ipc.open_stream(stream, options=pa.ipc.IpcReadOptions(included_fields=wanted)).read_all()
 
 

@@ -27,7 +27,7 @@ def describe_kept(path: Path) -> str:
 
 def _begun(path: Path) -> str:
     """The stage that was counting its work, and how far it was: "golden (3,200 of 10,000 images)"."""
-    told = read_status(path / STATUS)
-    if (steps := told["steps"]) is None or told["stage"] is None:
+    snapshot = read_status(path / STATUS)
+    if (steps := snapshot["steps"]) is None or snapshot["stage"] is None:
         return ""
-    return f"{told['stage']} ({steps['done']:,} of {steps['total']:,} {steps['what']})"
+    return f"{snapshot['stage']} ({steps['done']:,} of {steps['total']:,} {steps['what']})"

@@ -172,8 +172,8 @@ class OutcomeCounts:
         half = (interval.high - interval.low) / 2
         worst = int(half.argmax())
         target, where, block = names[worst]
-        place = "outside the blocks" if block is None else f"block {block}"
-        return Widest(f"{target} {where}, {place}", int(faults[worst]), round(float(half[worst]), 6))
+        depth = "outside the blocks" if block is None else f"block {block}"
+        return Widest(f"{target} {where}, {depth}", int(faults[worst]), round(float(half[worst]), 6))
 
 
 class Progress:

@@ -108,7 +108,7 @@ class TableForm:
             raise self.refused(path, f"column {field.name!r} is of type {field.type}, not {wanted}")
 
     def _conformed(self, table: pa.Table, path: Path) -> pa.Table:
-        for place, name in enumerate(table.column_names):
+        for index, name in enumerate(table.column_names):
             if name not in self.schema.names:
                 continue
             column, wanted = table.column(name), self.schema.field(name).type
@@ -117,7 +117,7 @@ class TableForm:
                     column = _made(column, wanted)
                 except pa.ArrowException as error:
                     raise self.refused(path, f"column {name!r} does not fit {wanted} ({error})") from error
-                table = table.set_column(place, name, column)
+                table = table.set_column(index, name, column)
             if wrong := self._wrong(name, column):
                 raise self.refused(path, f"column {name!r} {wrong}")
         return table
@@ -166,18 +166,18 @@ def populations_of(fault_ids: NDArray[np.int64], plan: Path) -> NDArray[np.int64
     table = PLAN_TABLE.read(plan, ["fault_id", "population"])
     known, population = (table.column(name).to_numpy() for name in ("fault_id", "population"))
     order = np.argsort(known, kind="stable")
-    place = np.searchsorted(known, fault_ids, sorter=order)
-    found = order[np.minimum(place, len(known) - 1)] if len(known) else np.zeros(len(fault_ids), np.int64)
-    if len(fault_ids) and (not len(known) or (known[found] != fault_ids).any()):
+    position = np.searchsorted(known, fault_ids, sorter=order)
+    row = order[np.minimum(position, len(known) - 1)] if len(known) else np.zeros(len(fault_ids), np.int64)
+    if len(fault_ids) and (not len(known) or (known[row] != fault_ids).any()):
         raise PLAN_TABLE.refused(plan, "it lacks faults that there are results of")
-    values: NDArray[np.int64] = population[found]
+    values: NDArray[np.int64] = population[row]
     return values
 
 
 def list_values(
-    column: pa.ChunkedArray, place: int, width: int, path: Path, form: TableForm = RESULT_TABLE
+    column: pa.ChunkedArray, position: int, width: int, path: Path, form: TableForm = RESULT_TABLE
 ) -> NDArray[np.float64]:
-    """The value at ``place`` of each row's list of ``width``; NaN where there is no list.
+    """The value at ``position`` of each row's list of ``width``; NaN where there is no list.
 
     Raises StaleArtefact for lists of another length.
     """
@@ -187,7 +187,7 @@ def list_values(
         raise form.refused(path, f"the lists of a column have {lengths} values, not {width}, as the spec says")
     if not len(lists):
         return np.zeros(0)
-    values: NDArray[np.float64] = pc.list_element(lists, place).to_numpy(zero_copy_only=False)
+    values: NDArray[np.float64] = pc.list_element(lists, position).to_numpy(zero_copy_only=False)
     return values
 
 

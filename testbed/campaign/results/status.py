@@ -36,15 +36,15 @@ def campaign_status(path: Path) -> dict[str, Any]:
     check_facts(folder)
     stages = list(folder.manifest["stages"])
     running = is_locked(path)
-    told = read_status(path / STATUS)
-    age = age_s(told["updated"])
+    snapshot = read_status(path / STATUS)
+    age = age_s(snapshot["updated"])
     finished = "summary" in stages
     status = {
         "folder": str(path),
         "name": folder.manifest["name"],
         "state": "finished" if finished else "running" if running else "interrupted",
         "stages": stages,
-        **told,
+        **snapshot,
         "age_s": age,
     }
     if not running:
@@ -91,18 +91,18 @@ def _from_rows(folder: RunFolder, stages: list[str]) -> dict[str, Any]:
             done = {"units_done": len(log)}
     except (OSError, KeyError, pa.ArrowException, StaleArtefact):  # tidied up at this very moment, or damaged
         return {}
-    told: dict[str, Any] = {"faults_done": faults, "outcomes": dict(counts.outcomes), **done}
+    fields: dict[str, Any] = {"faults_done": faults, "outcomes": dict(counts.outcomes), **done}
     if (planned := _planned(folder)) is not None:
-        told["faults"] = planned
+        fields["faults"] = planned
     if folder.manifest.get("spec", {}).get("stop") is None:
         widest = counts.widest
-        told["widest"] = None if widest is None else asdict(widest)
+        fields["widest"] = None if widest is None else asdict(widest)
     else:  # rounds are not told from each other by their rows: what was said last stands, and in the end the verdict
-        told["units"] = None
+        fields["units"] = None
         if (executed := _executed(folder)) is not None and (stop := executed.stopped) is not None:
             confidence = folder.manifest["spec"]["confidence"]
-            told["widest"] = asdict(widest_domain(stop.history[-1].domains, stop, confidence))
-    return told
+            fields["widest"] = asdict(widest_domain(stop.history[-1].domains, stop, confidence))
+    return fields
 
 
 def _planned(folder: RunFolder) -> int | None:

@@ -63,21 +63,21 @@ _READERS: dict[str, TypeAdapter[Any]] = {
 def read_status(path: Path) -> dict[str, Any]:
     """The fields of a `testbed.campaign.results.progress.Snapshot`; null (or no outcomes) where one is missing or absurd."""
     try:
-        told = json_value(path.read_bytes())
+        written = json_value(path.read_bytes())
     except (OSError, ValueError):
         return dict(EMPTY)
-    found = dict(EMPTY)
-    for name, reader in _READERS.items() if isinstance(told, dict) else ():
+    fields = dict(EMPTY)
+    for name, reader in _READERS.items() if isinstance(written, dict) else ():
         try:
-            reader.validate_python(told.get(name))
+            reader.validate_python(written.get(name))
         except ValidationError:
             continue
-        found[name] = told[name]
-    if found["faults"] is not None and (found["faults_done"] or 0) > found["faults"]:
-        found |= {"faults": None, "faults_done": None}
-    if age_s(found["updated"]) is None:
-        found["updated"] = None
-    return found
+        fields[name] = written[name]
+    if fields["faults"] is not None and (fields["faults_done"] or 0) > fields["faults"]:
+        fields |= {"faults": None, "faults_done": None}
+    if age_s(fields["updated"]) is None:
+        fields["updated"] = None
+    return fields
 
 
 def age_s(updated: str | None) -> float | None:

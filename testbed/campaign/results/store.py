@@ -120,13 +120,13 @@ class ResultStore(ResultLog):
         owner = folder / "plan"
         if not owner.exists():
             write_text(owner, identity)
-        found = owner.read_bytes() if owner.is_file() else b""
-        if not re.fullmatch(rb"[0-9a-f]{64}", found) and found != identity.encode():
+        written = owner.read_bytes() if owner.is_file() else b""
+        if not re.fullmatch(rb"[0-9a-f]{64}", written) and written != identity.encode():
             raise TestbedError(
                 f"{owner} is damaged: whose results lie there is not known; rerun with"
                 " `testbed campaign run SPEC --redo execute`"
             )
-        if found != identity.encode():
+        if written != identity.encode():
             raise TestbedError(
                 f"{folder} holds results of another plan; rerun with `testbed campaign run SPEC --redo plan`"
             )

@@ -117,10 +117,10 @@ class CampaignSpec(Strict):
     @property
     def target_places(self) -> dict[tuple[str, Where], tuple[tuple[str, ...], ...]]:
         """(target, place) -> site patterns of each section: what one engine each is opened for."""
-        found: dict[tuple[str, Where], dict[tuple[str, ...], None]] = {}
+        legs: dict[tuple[str, Where], dict[tuple[str, ...], None]] = {}
         for fault in self.faults:
-            found.setdefault((fault.target, fault.where), {})[fault.sites] = None
-        return {key: tuple(sites) for key, sites in found.items()}
+            legs.setdefault((fault.target, fault.where), {})[fault.sites] = None
+        return {key: tuple(sites) for key, sites in legs.items()}
 
     def identity(self) -> dict[str, Any]:
         """Everything that decides the rows, as JSON."""
@@ -149,9 +149,9 @@ def parse_spec(values: dict[str, Any], name: str = "spec") -> CampaignSpec:
     try:
         return CampaignSpec.model_validate(values)
     except ValidationError as error:
-        found = complaints(error, values, CampaignSpec)
-        found += [one for one in contradictions(_right_tables(values)) if one not in found]
-        raise refusal(found, name) from error
+        wrong = complaints(error, values, CampaignSpec)
+        wrong += [complaint for complaint in contradictions(_right_tables(values)) if complaint not in wrong]
+        raise refusal(wrong, name) from error
 
 
 def _right_tables(values: dict[str, Any]) -> Tables:
@@ -164,7 +164,9 @@ def _right_tables(values: dict[str, Any]) -> Tables:
         return _right(field.annotation, values[key])
 
     stated = values.get("faults")
-    sections = [_right(FaultSpec, one) for one in stated] if isinstance(stated, list | tuple) else []
+    sections = (
+        [_right(FaultSpec, section_values) for section_values in stated] if isinstance(stated, list | tuple) else []
+    )
     return Tables(
         **{
             key: None if key == "model" and key not in values else table(key)

@@ -72,12 +72,13 @@ def _on_engine(key: str, section: FaultSpec, engine: EngineSpec) -> Iterator[Com
 def _mixed(sections: Mapping[int, FaultSpec]) -> Iterator[Complaint]:
     """Sections whose faults at several sites would be told as one fault model, though they choose among others."""
     several = {number: section for number, section in sections.items() if section.pattern == "sites"}
-    for (first, one), (second, other) in combinations(several.items(), 2):
-        both = [op for op in one.ops if op in other.ops]
-        alike = all(getattr(one, key) == getattr(other, key) for key in ("target", "where", "count", "persistent"))
-        if both and alike and (one.sites, one.bits) != (other.sites, other.bits):
+    for (first, section), (second, other) in combinations(several.items(), 2):
+        both = [op for op in section.ops if op in other.ops]
+        alike = all(getattr(section, key) == getattr(other, key) for key in ("target", "where", "count", "persistent"))
+        if both and alike and (section.sites, section.bits) != (other.sites, other.bits):
             yield Complaint(
                 f"faults[{second}]",
-                f"chooses {other.count} among other sites or bits than faults[{first}], with {both[0]!r} too: faults of both"
+                f"chooses {other.count} among other sites or bits than faults[{first}], with {both[0]!r} too: faults of"
+                " both"
                 " would be counted in two populations; name the same sites and bits, or run it as a campaign of its own",
             )

@@ -32,9 +32,9 @@ _EXPLAINED = {
 }
 
 
-def refusal(found: Sequence[Complaint], name: str) -> UsageError:
+def refusal(reasons: Sequence[Complaint], name: str) -> UsageError:
     """The error for a spec with something wrong. name: of the file, or what else the spec is from."""
-    lines = [f"{complaint.key}: {complaint.message}" if complaint.key else complaint.message for complaint in found]
+    lines = [f"{complaint.key}: {complaint.message}" if complaint.key else complaint.message for complaint in reasons]
     if len(lines) == 1:
         return UsageError(f"{name}: {lines[0]}")
     return SeveralErrors(f"{name}: {len(lines)} things are wrong", lines)
@@ -47,23 +47,23 @@ def complaints(error: ValidationError, values: Any, model: type[BaseModel]) -> l
         (_path(problem["loc"], values, problem["type"]), problem) for problem in error.errors(include_url=False)
     ]
     known = [(path, problem["type"]) for path, problem in problems]
-    found: dict[Complaint, None] = {}
+    lines: dict[Complaint, None] = {}
     for path, problem in problems:
         if _is_of_a_union(problem["type"]) and any(_says_more(other, kind, path) for other, kind in known):
             continue
-        found |= dict.fromkeys(_complaints_of(path, problem, model))
-    return list(found)
+        lines |= dict.fromkeys(_complaints_of(path, problem, model))
+    return list(lines)
 
 
 def key_path(path: KeyPath) -> str:
     """The key as the file has it: faults[0].bits."""
-    told = ""
+    text = ""
     for part in path:
         if isinstance(part, int):
-            told += f"[{part}]"
+            text += f"[{part}]"
         else:
-            told += ("." if told else "") + (part if _BARE.match(part) else json.dumps(part, ensure_ascii=False))
-    return told
+            text += ("." if text else "") + (part if _BARE.match(part) else json.dumps(part, ensure_ascii=False))
+    return text
 
 
 def _path(location: Sequence[str | int], values: Any, kind: str) -> KeyPath:
@@ -206,8 +206,8 @@ def shown(value: Any) -> str:
 
 def wanted(annotation: Any, metadata: Sequence[Any] = (), several: bool = False) -> str:
     """ "a whole number from 0 to 31", "text", "one of flip, stuck0 or a list of text"; several: in the plural."""
-    told = [_of_member(base, [*metadata, *own], several) for base, own in _members(annotation)]
-    return " or ".join(dict.fromkeys(told))
+    kinds = [_of_member(base, [*metadata, *own], several) for base, own in _members(annotation)]
+    return " or ".join(dict.fromkeys(kinds))
 
 
 def _of_member(base: Any, metadata: Sequence[Any], several: bool) -> str:
@@ -226,27 +226,34 @@ def _of_member(base: Any, metadata: Sequence[Any], several: bool) -> str:
 
 
 def _text_kind(metadata: Sequence[Any]) -> str:
-    if any(getattr(one, "pattern", None) for one in metadata):
+    if any(getattr(constraint, "pattern", None) for constraint in metadata):
         return "a name of letters, digits, dots, dashes and underscores that begins with a letter or a digit"
     return "text"
 
 
 def _bounds(metadata: Sequence[Any], whole: bool) -> str:
-    limits = {name: getattr(one, name) for one in metadata for name in ("ge", "gt", "le", "lt") if hasattr(one, name)}
+    limits = {
+        name: getattr(constraint, name)
+        for constraint in metadata
+        for name in ("ge", "gt", "le", "lt")
+        if hasattr(constraint, name)
+    }
     if whole and "lt" in limits:
         limits["le"] = limits.pop("lt") - 1
     if "ge" in limits and "le" in limits:
         return f" from {limits['ge']} to {limits['le']}"
     words = {"ge": "of at least", "gt": "above", "le": "of at most", "lt": "below"}
-    told = [f"{words[name]} {limits[name]}" for name in words if name in limits]
-    return " " + " and ".join(told) if told else ""
+    bounds = [f"{words[name]} {limits[name]}" for name in words if name in limits]
+    return " " + " and ".join(bounds) if bounds else ""
 
 
 def _members(annotation: Any) -> list[tuple[Any, list[Any]]]:
     """(type, what else is asked of it) of each member of a union but None; of another type, itself."""
     if get_origin(annotation) is Annotated:
         base, *more = get_args(annotation)
-        asked = [one for part in more for one in (part.metadata if isinstance(part, FieldInfo) else [part])]
+        asked = [
+            constraint for part in more for constraint in (part.metadata if isinstance(part, FieldInfo) else [part])
+        ]
         return [(member, [*own, *asked]) for member, own in _members(base)]
     if get_origin(annotation) in (Union, types.UnionType):
         return [member for part in get_args(annotation) if part is not type(None) for member in _members(part)]

@@ -48,7 +48,7 @@ def _bits_of(asked: Any) -> Any:
     if not isinstance(asked, str) or asked == "all":
         return asked
     ranges = [_RANGE.fullmatch(part) for part in asked.split(",")]
-    found: list[int] = []
+    bits: list[int] = []
     for part in ranges:
         low, high = (int(part[1]), int(part[2] or part[1])) if part else (1, 0)
         if low > high:
@@ -57,8 +57,8 @@ def _bits_of(asked: Any) -> Any:
             )
         if high > _TOP_BIT:
             raise ValueError(f"{asked!r}: there are bits 0 to {_TOP_BIT}")
-        found += range(low, high + 1)
-    return found
+        bits += range(low, high + 1)
+    return bits
 
 
 class FaultSpec(Strict):

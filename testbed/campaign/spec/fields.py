@@ -84,5 +84,5 @@ class Refused(ValueError):
 
 def refuse(complaints: Iterable[Complaint]) -> None:
     """Raises Refused if there are any."""
-    if found := tuple(complaints):
-        raise Refused(found)
+    if reasons := tuple(complaints):
+        raise Refused(reasons)

@@ -29,7 +29,8 @@ def read_toml(path: Path) -> dict[str, Any]:
         before = error.object[: error.start]
         line, column = before.count(b"\n") + 1, error.start - before.rfind(b"\n")
         raise UsageError(
-            f"{path} is not TOML: line {line}, column {column}: byte 0x{error.object[error.start]:02x} is not UTF-8; save"
+            f"{path} is not TOML: line {line}, column {column}: byte 0x{error.object[error.start]:02x} is not UTF-8;"
+            " save"
             " the file as UTF-8 text"
         ) from error
     except ValueError as error:
@@ -44,15 +45,15 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 def _placed(complaint: str, text: str) -> str:
     """Where, what, and the line itself."""
-    found = _PLACE.search(complaint)
-    if found is None:
+    match = _PLACE.search(complaint)
+    if match is None:
         return complaint
-    place, lines = found["place"], text.split("\n")
-    if place.startswith("end"):  # the last line that has anything
+    position, lines = match["place"], text.split("\n")
+    if position.startswith("end"):  # the last line that has anything
         line = max((number for number, own in enumerate(lines, 1) if own.strip()), default=1)
-        place = f"line {line}, column {len(lines[line - 1]) + 1}"
-    own = lines[int(place.split()[1].rstrip(",")) - 1].strip()
-    return f"{place}: {complaint[: found.start()]}" + (f": {own[:80]}" if own else "")
+        position = f"line {line}, column {len(lines[line - 1]) + 1}"
+    own = lines[int(position.split()[1].rstrip(",")) - 1].strip()
+    return f"{position}: {complaint[: match.start()]}" + (f": {own[:80]}" if own else "")
 
 
 def change(values: dict[str, Any], asked: str) -> None:
@@ -64,13 +65,13 @@ def change(values: dict[str, Any], asked: str) -> None:
         raise UsageError(f"--set {asked}: write KEY=VALUE, such as engine.backend=openvino")
     if len(tables) >= DEEPEST:
         raise UsageError(f"--set {key[:40]}...: no key of a spec lies {len(tables)} tables deep")
-    place: Any = values
+    container: Any = values
     for depth, table in enumerate(tables):
-        if isinstance(place, dict):
-            place = place.setdefault(table, {})
+        if isinstance(container, dict):
+            container = container.setdefault(table, {})
         else:
-            place = place[_entry(place, table, asked)]
-        if not isinstance(place, dict | list):
+            container = container[_entry(container, table, asked)]
+        if not isinstance(container, dict | list):
             name = ".".join(tables[: depth + 1])
             raise UsageError(f"--set {asked}: {name} is not a table or a list of the spec")
     try:
@@ -79,28 +80,29 @@ def change(values: dict[str, Any], asked: str) -> None:
         value = text.strip()
     except ValueError as error:
         raise UsageError(f"--set {key}: {error}") from error
-    place[last if isinstance(place, dict) else _entry(place, last, asked)] = value
+    container[last if isinstance(container, dict) else _entry(container, last, asked)] = value
 
 
 def _key_parts(key: str, asked: str) -> list[str]:
     """The names and numbers of faults[0].sites, exposure.sites."*.softmax", tiers.images.3."""
-    found: list[str] = []
+    parts: list[str] = []
     at = 0
     for part in _PART.finditer(key):
-        between = "." if found and part["entry"] is None else ""
-        if key[at : part.start()] != between or not (found or part["entry"] is None):
+        between = "." if parts and part["entry"] is None else ""
+        if key[at : part.start()] != between or not (parts or part["entry"] is None):
             break
-        found.append(next(own for own in part.groups() if own is not None))
+        parts.append(next(own for own in part.groups() if own is not None))
         at = part.end()
-    if not found or at < len(key):
+    if not parts or at < len(key):
         raise UsageError(f"--set {asked}: write KEY=VALUE, such as engine.backend=openvino or faults[0].per_stratum=1")
-    return found
+    return parts
 
 
 def _entry(entries: list[Any], number: str, asked: str) -> int:
     if not (number.isdecimal() and len(number) < 10) or int(number) >= len(entries):
         raise UsageError(
-            f"--set {asked}: that list's entries are numbered 0 to {len(entries) - 1}, not {number!r}; write, for example,"
+            f"--set {asked}: that list's entries are numbered 0 to {len(entries) - 1}, not {number!r}; write, for"
+            " example,"
             " faults[0].per_stratum=1"
         )
     return int(number)

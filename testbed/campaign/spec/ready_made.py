@@ -34,11 +34,11 @@ class ReadyMade:
 @cache
 def ready_made() -> dict[str, ReadyMade]:
     """Name -> spec, sorted by name."""
-    found = {}
+    specs = {}
     for path in sorted(_folder().glob("*.toml"), key=lambda path: path.stem):
         text = path.read_text()
-        found[path.stem] = ReadyMade(str(tomllib.loads(text)["name"]), path, _about(text))
-    return found
+        specs[path.stem] = ReadyMade(str(tomllib.loads(text)["name"]), path, _about(text))
+    return specs
 
 
 def ready_made_named(name: str) -> ReadyMade:

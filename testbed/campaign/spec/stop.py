@@ -137,6 +137,6 @@ class StopSpec(Strict):
                 )
         if self.measure == "sdc1" and any(section.target == "attention" for section in sections.values()):
             yield Complaint("stop.measure", 'the attention module has no classes; ask for measure = "outside"')
-        for key, told in (("per", self.domains), ("steer", self.steered_by)):
-            if "tier" in told and any(section.persistent for section in sections.values()):
+        for key, dimensions in (("per", self.domains), ("steer", self.steered_by)):
+            if "tier" in dimensions and any(section.persistent for section in sections.values()):
                 yield Complaint(f"stop.{key}", "persistent faults strike the images of all tiers; leave out tier")

@@ -63,14 +63,14 @@ def contributions(
         models.append(
             {
                 **rates.model.to_json(),
-                **{measure: asdict(found) for measure, found in whole.items()},
+                **{measure: asdict(estimate) for measure, estimate in whole.items()},
                 "not_sampled": missing,
                 "sites": [
                     {
                         "site": site,
-                        **{measure: asdict(contribution(exposure[site], found[measure])) for measure in measures},
+                        **{measure: asdict(contribution(exposure[site], estimates[measure])) for measure in measures},
                     }
-                    for site, found in by_site.items()
+                    for site, estimates in by_site.items()
                 ],
             }
         )
@@ -94,13 +94,13 @@ def _totals(wholes: Mapping[FaultModel, Mapping[str, Contribution]]) -> Iterator
                 "target": model.target,
                 "op": model.label,
                 "pattern": model.pattern,
-                **{name: asdict(summed((found, wholes[other][name]))) for name, found in activations.items()},
+                **{name: asdict(summed((estimate, wholes[other][name]))) for name, estimate in activations.items()},
             }
 
 
 def _faulty_sites(spec: CampaignSpec, tables: Mapping[str, SiteTable]) -> dict[FaultModel, Sequence[str]]:
     """The sites of each fault model of single tensors, drawn from or not."""
-    found: dict[FaultModel, dict[str, None]] = {}
+    by_model: dict[FaultModel, dict[str, None]] = {}
     for section in spec.faults:
         if section.pattern == "sites":
             continue
@@ -108,5 +108,5 @@ def _faulty_sites(spec: CampaignSpec, tables: Mapping[str, SiteTable]) -> dict[F
         scope = "persistent" if section.persistent else "inference"
         for op in section.ops:
             model = FaultModel(section.target, section.where, op, section.pattern_name(op), scope)
-            found.setdefault(model, {}).update(dict.fromkeys(names))
-    return {model: list(names) for model, names in found.items()}
+            by_model.setdefault(model, {}).update(dict.fromkeys(names))
+    return {model: list(names) for model, names in by_model.items()}

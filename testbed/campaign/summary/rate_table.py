@@ -48,8 +48,16 @@ def _lines(
     rates: ModelRates, dimensions: Sequence[str], formats: Mapping[str, str], measure: str
 ) -> list[tuple[object, ...]]:
     return [
-        (*rates.model.to_json().values(), *values, found.rate, found.low, found.high, found.n_rows, found.n_clusters)
-        for values, found in ((values, group.rates[measure]) for values, group in rates.by_all(dimensions, formats))
+        (
+            *rates.model.to_json().values(),
+            *values,
+            estimate.rate,
+            estimate.low,
+            estimate.high,
+            estimate.n_rows,
+            estimate.n_clusters,
+        )
+        for values, estimate in ((values, group.rates[measure]) for values, group in rates.by_all(dimensions, formats))
     ]
 
 

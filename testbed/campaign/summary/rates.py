@@ -43,8 +43,8 @@ def fault_models(tally: Tally, population: NDArray[np.int64], confidence: float)
     model_of_profile = np.array([numbers[model] for model in models])
     faults = tally.faults[MEASURES[0]].table()
     for number in by_first_stratum(model_of_profile[faults["profile"]], faults["stratum"]):
-        mine = model_of_profile == number
-        yield ModelRates(models[int(np.argmax(mine))], tally, profiles, mine, population, confidence)
+        of_model = model_of_profile == number
+        yield ModelRates(models[int(np.argmax(of_model))], tally, profiles, of_model, population, confidence)
 
 
 class ModelRates:
@@ -55,18 +55,18 @@ class ModelRates:
         model: FaultModel,
         tally: Tally,
         profiles: Sequence[Profile],
-        mine: NDArray[np.bool_],
+        is_own: NDArray[np.bool_],
         population: NDArray[np.int64],
         confidence: float,
     ) -> None:
-        """Takes one model's rows of a tally. profiles: all the tally's; mine: which of them are of this model.
+        """Takes one model's rows of a tally. profiles: all the tally's; is_own: which of them are of this model.
         population: of each stratum, by its number."""
         self.model, self.confidence = model, confidence
-        self.profiles = [profile for profile, own in zip(profiles, mine, strict=True) if own]
-        number = np.cumsum(mine) - 1
+        self.profiles = [profile for profile, own in zip(profiles, is_own, strict=True) if own]
+        number = np.cumsum(is_own) - 1
 
         def of_model(table: dict[str, Int64s]) -> dict[str, Int64s]:
-            kept = mine[table["profile"]]
+            kept = is_own[table["profile"]]
             own = {name: column[kept] for name, column in table.items()}
             return {**own, "profile": number[own["profile"]]}
 
@@ -81,14 +81,14 @@ class ModelRates:
         numbers, first, stratum = np.unique(faults["stratum"], return_index=True, return_inverse=True)
         count, rows = faults["count"], faults["cluster_rows"]
         # strata of one site and bit class lend each other their variance where only one fault was drawn from each
-        places = [(self.profiles[p].site, self.profiles[p].bit_class) for p in faults["profile"][first]]
-        labels = {place: number for number, place in enumerate(dict.fromkeys(places))}
+        cells = [(self.profiles[p].site, self.profiles[p].bit_class) for p in faults["profile"][first]]
+        labels = {cell: number for number, cell in enumerate(dict.fromkeys(cells))}
         return numbers, Strata(
             weight=population[numbers].astype(np.float64),
             clusters=np.bincount(stratum, count).astype(np.int64),
             rows=np.bincount(stratum, count * rows).astype(np.int64),
             square_rows=sums_by(stratum, count * rows**2),
-            alike=np.array([labels[place] for place in places]),
+            alike=np.array([labels[cell] for cell in cells]),
         )
 
     def over_all(self) -> RateGroup:
@@ -134,11 +134,11 @@ class ModelRates:
         sites = list(dict.fromkeys(p.site for p in self.profiles if p.site in importance))
         code_of_profile = np.array([sites.index(p.site) if p.site in importance else -1 for p in self.profiles])
         position, weights = np.arange(len(sites)), np.array([importance[site] for site in sites])
-        found = {}
+        estimates = {}
         for measure, table in self.faults.items():
             domains, events = self._domains(table, code_of_profile[table["profile"]], position, position.tolist())
-            found[measure] = domains.combined(events, weights, self.confidence)
-        return found
+            estimates[measure] = domains.combined(events, weights, self.confidence)
+        return estimates
 
     def _grouped(self, value_of: Callable[[Profile], Any], by_tier: bool = False) -> list[RateGroup]:
         """Groups faults by a value. value_of: None for faults that are in no group."""
@@ -165,7 +165,7 @@ class ModelRates:
             RateGroup(
                 names[label // tiers],
                 label % tiers if by_tier else None,
-                {m: found[label] for m, found in rates.items()},
+                {m: by_label[label] for m, by_label in rates.items()},
             )
             for label in labels.tolist()
         ]
@@ -195,14 +195,14 @@ class ModelRates:
 
     def outcomes_by_cell(self) -> dict[Cell, Counter[str]]:
         """Rows by outcome, and "nonfinite" ones, in each of `cells`."""
-        found: dict[Cell, Counter[str]] = {}
+        by_cell: dict[Cell, Counter[str]] = {}
         columns = (self.outcomes[name].tolist() for name in ("profile", "tier", "outcome", "nonfinite", "count"))
         for number, tier, outcome, nonfinite, count in zip(*columns, strict=True):
             profile = self.profiles[number]
-            counter = found.setdefault(Cell(tier, profile.site, profile.kind, profile.bit_class), Counter())
+            counter = by_cell.setdefault(Cell(tier, profile.site, profile.kind, profile.bit_class), Counter())
             counter[OUTCOMES[outcome]] += count
             counter["nonfinite"] += nonfinite * count
-        return found
+        return by_cell
 
     def evaluations(self) -> dict[str, int]:
         """Rows by how their output was found."""

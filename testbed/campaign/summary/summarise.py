@@ -152,8 +152,8 @@ def _marginals(rates: ModelRates, has_classes: bool, formats: Mapping[str, str])
     groups: list[tuple[dict[str, Any], RateGroup]] = [({"by": "all", "value": None}, rates.over_all())]
     for by in RATE_DIMENSIONS:
         if by == "bit":
-            found = rates.by_bit(formats)
-            groups += [({"by": by, "value": bit, "format": name or None}, group) for (name, bit), group in found]
+            by_bit = rates.by_bit(formats)
+            groups += [({"by": by, "value": bit, "format": name or None}, group) for (name, bit), group in by_bit]
         else:
             groups += [({"by": by, "value": value}, group) for value, group in rates.by(by)]
     for of, group in groups:
@@ -185,13 +185,13 @@ def _strata(rates: ModelRates, has_classes: bool) -> Iterator[dict[str, str | in
 
 def _evaluation(rates: ModelRates) -> EvaluatedRows:
     """How the outputs were found, and what came to none that anybody could use: rows, and their share."""
-    found, dues = rates.evaluations(), rates.dues()
-    rows = sum(found.values())
+    ways, dues = rates.evaluations(), rates.dues()
+    rows = sum(ways.values())
 
     def shared(counts: Mapping[str, int]) -> dict[str, RowShare]:
         return {name: RowShare(rows=count, share=rounded_share(count / rows)) for name, count in counts.items()}
 
-    return EvaluatedRows(**rates.model.to_json(), rows=rows, how=shared(found), due=shared(dues))
+    return EvaluatedRows(**rates.model.to_json(), rows=rows, how=shared(ways), due=shared(dues))
 
 
 def _rate_record(rate: Estimate) -> RateRecord:

@@ -157,28 +157,28 @@ class Tally:
             struck = np.add.reduceat(event.astype(np.int64), fault)
             self.faults[measure].add(stratum[fault], profile[fault], fault_rows, struck)
             struck = np.add.reduceat(event.astype(np.int64), cell)
-            place = stratum[cell], profile[cell], tier[cell], cluster_rows[cell]
-            self.tiers[measure].add(*place, cell_rows, struck)
+            cells = stratum[cell], profile[cell], tier[cell], cluster_rows[cell]
+            self.tiers[measure].add(*cells, cell_rows, struck)
 
     def _profile(self, rows: KeyColumns) -> Int64s:
         """(rows,) number of each row's profile."""
         columns = [rows[name] for name in Profile._fields]
         start = _starts(*columns)
         keys = zip(*(column[start].tolist() for column in columns), strict=True)
-        found = [self._known.setdefault(key, len(self._known)) for key in keys]
-        return np.repeat(np.array(found, np.int64), np.diff(start, append=len(columns[0])))
+        numbers = [self._known.setdefault(key, len(self._known)) for key in keys]
+        return np.repeat(np.array(numbers, np.int64), np.diff(start, append=len(columns[0])))
 
     @property
     def profiles(self) -> list[Profile]:
         names = {name: list(words) for name, words in self._words.items()}
 
-        def told(name: str, number: int) -> str | int | None:
+        def value_of(name: str, number: int) -> str | int | None:
             if name in names:
                 return names[name][number]
             return None if number < 0 else number
 
-        found = (Profile(*map(told, Profile._fields, key)) for key in self._known)  # type: ignore[arg-type]
-        return [profile.of_several() if profile.pattern.startswith(_SEVERAL) else profile for profile in found]
+        profiles = (Profile(*map(value_of, Profile._fields, key)) for key in self._known)  # type: ignore[arg-type]
+        return [profile.of_several() if profile.pattern.startswith(_SEVERAL) else profile for profile in profiles]
 
 
 KeyColumns = dict[str, Int64s]
@@ -189,9 +189,9 @@ def _coded(column: pa.DictionaryArray, numbers: dict[str | None, int]) -> Int64s
     names = [*column.dictionary.to_pylist(), None]
     codes = pc.fill_null(column.indices, len(names) - 1).to_numpy()
     used = np.unique(codes)
-    found = np.zeros(len(names), np.int64)
-    found[used] = [numbers.setdefault(names[code], len(numbers)) for code in used]
-    return found[codes]
+    new_codes = np.zeros(len(names), np.int64)
+    new_codes[used] = [numbers.setdefault(names[code], len(numbers)) for code in used]
+    return new_codes[codes]
 
 
 def _pieces(path: Path, numbered: Callable[[pa.RecordBatch], KeyColumns]) -> Iterator[KeyColumns]:
@@ -234,12 +234,12 @@ def _starts(*columns: Int64s) -> Int64s:
 
 def populations(plans: Sequence[Path]) -> tuple[int, NDArray[np.int64]]:
     """(faults, population of each stratum by its number) of the plan's files; 0 for numbers that no stratum has."""
-    faults, found = 0, np.zeros(0, np.int64)
+    faults, by_stratum = 0, np.zeros(0, np.int64)
     for path in plans:
         for batch in PLAN_TABLE.batches(path, ["stratum", "population"], _ROWS_AT_ONCE):
             faults += batch.num_rows
             stratum, population = (batch.column(name).to_numpy() for name in ("stratum", "population"))
-            missing = int(stratum.max(initial=-1)) + 1 - len(found)
-            found = np.pad(found, (0, max(0, missing)))
-            found[stratum] = population
-    return faults, found
+            missing = int(stratum.max(initial=-1)) + 1 - len(by_stratum)
+            by_stratum = np.pad(by_stratum, (0, max(0, missing)))
+            by_stratum[stratum] = population
+    return faults, by_stratum

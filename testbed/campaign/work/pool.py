@@ -90,15 +90,15 @@ class LocalPool:
         threads = [threading.Thread(target=_serve, args=(slot, source, events), daemon=True) for slot in self._slots]
         for thread in threads:
             thread.start()
-        told = _Events(events, len(threads))
+        queued = _Events(events, len(threads))
         try:
-            for item in told.until_quiet(tick):
+            for item in queued.until_quiet(tick):
                 log_of.note(item)
         except BaseException:
             source.close()
             for slot in self._slots:
                 slot.stop()
-            for item in told.until_quiet():
+            for item in queued.until_quiet():
                 if isinstance(item, _Done) and log_of.writable:
                     log_of.note(item)
             raise

@@ -55,36 +55,36 @@ def read_rows(rows: bytes) -> pa.Table:
     return table
 
 
-def difference(told: bytes, again: bytes) -> str | None:
+def difference(first: bytes, second: bytes) -> str | None:
     """How rows differ from those of the same unit, run again elsewhere; None where every bit is the same."""
     try:
-        mine, theirs = read_rows(told), read_rows(again)
+        given, wanted = read_rows(first), read_rows(second)
     except ValueError as error:
         return str(error)
-    if mine.schema.names != theirs.schema.names or mine.schema.types != theirs.schema.types:
-        return _other_columns(mine.schema, theirs.schema)
-    return _difference(mine, theirs)
+    if given.schema.names != wanted.schema.names or given.schema.types != wanted.schema.types:
+        return _other_columns(given.schema, wanted.schema)
+    return _difference(given, wanted)
 
 
-def _other_columns(found: pa.Schema, wanted: pa.Schema) -> str:
-    missing = [name for name in wanted.names if name not in found.names]
-    more = [name for name in found.names if name not in wanted.names]
-    kinds = [name for name in wanted.names if name in found.names and found.field(name).type != wanted.field(name).type]
+def _other_columns(given: pa.Schema, wanted: pa.Schema) -> str:
+    missing = [name for name in wanted.names if name not in given.names]
+    more = [name for name in given.names if name not in wanted.names]
+    kinds = [name for name in wanted.names if name in given.names and given.field(name).type != wanted.field(name).type]
     named = [f"without {name}" for name in missing[:1]] + [f"with {name!r}" for name in more[:1]]
-    named += [f"{name} as {found.field(name).type}" for name in kinds[:1]]
+    named += [f"{name} as {given.field(name).type}" for name in kinds[:1]]
     return f"its rows have other columns ({', '.join(named) or 'in another order'})"
 
 
-def _difference(told: pa.Table, wanted: pa.Table) -> str | None:
-    if told.num_rows != wanted.num_rows:
-        return f"it gave {told.num_rows} rows where there are {wanted.num_rows}"
+def _difference(given: pa.Table, wanted: pa.Table) -> str | None:
+    if given.num_rows != wanted.num_rows:
+        return f"it gave {given.num_rows} rows where there are {wanted.num_rows}"
     for name in wanted.column_names:
         if name in _OF_THE_WORKER:
             continue
-        mine, theirs = _bits(told.column(name)), _bits(wanted.column(name))
-        if not mine.equals(theirs):
-            pairs = list(zip(mine.to_pylist(), theirs.to_pylist(), strict=True))
-            wrong = [row for row, (one, other) in enumerate(pairs) if one != other]
+        given_bits, wanted_bits = _bits(given.column(name)), _bits(wanted.column(name))
+        if not given_bits.equals(wanted_bits):
+            pairs = list(zip(given_bits.to_pylist(), wanted_bits.to_pylist(), strict=True))
+            wrong = [row for row, (given_bit, wanted_bit) in enumerate(pairs) if given_bit != wanted_bit]
             fault = wanted.column("fault_id")[wrong[0]] if "fault_id" in wanted.column_names else "?"
             return f"{name} is another in {len(wrong)} of {len(pairs)} rows, first of fault {fault}"
     return None

@@ -181,14 +181,15 @@ class WorkerSlot:
                 worker.kill()
         try:
             worker.open(self._limits.open_s)
-            found = worker.call("golden", timeout_s=self._limits.open_s)
+            golden = worker.call("golden", timeout_s=self._limits.open_s)
         except BaseException:
             self._discard()
             raise
-        if dict(found) != dict(self._opener.golden):
+        if dict(golden) != dict(self._opener.golden):
             self._discard()
             raise OtherGolden(
-                f"the engine on {machine_name()} gives other golden bits than the one this campaign was begun on; go on there,"
+                f"the engine on {machine_name()} gives other golden bits than the one this campaign was begun on; go on"
+                " there,"
                 " or start anew in another folder"
             )
         self._worked = True

@@ -25,10 +25,10 @@ class Whole(click.IntRange):
         self.most = most
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        found = super().convert(_short(self, value, param, ctx), param, ctx)
-        if found > self.most:
-            self.fail(f"at most {self.most:,}, not {found:,}", param, ctx)
-        return found
+        number = super().convert(_short(self, value, param, ctx), param, ctx)
+        if number > self.most:
+            self.fail(f"at most {self.most:,}, not {number:,}", param, ctx)
+        return number
 
 
 class Number(click.FloatRange):
@@ -39,10 +39,10 @@ class Number(click.FloatRange):
         self.most = most
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        found = super().convert(_short(self, value, param, ctx), param, ctx)
-        if not -LARGEST <= found <= LARGEST:  # nor is NaN
+        number = super().convert(_short(self, value, param, ctx), param, ctx)
+        if not -LARGEST <= number <= LARGEST:  # nor is NaN
             self.fail(f"{value} is not a number of at most {LARGEST:g}", param, ctx)
-        return found
+        return number
 
 
 class Confidence(Number):

@@ -18,12 +18,12 @@ class ImageRange(click.ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
         first, colon, end = str(value).partition(":")
         try:
-            found = int(first or 0), int(end)
+            bounds = int(first or 0), int(end)
         except ValueError:
             self.fail(f"{value!r} is no range; write A:B, such as 0:250", param, ctx)
-        if not colon or not 0 <= found[0] < found[1] <= MOST:
+        if not colon or not 0 <= bounds[0] < bounds[1] <= MOST:
             self.fail(f"{value!r} is no range of images; write A:B with A below B, such as 0:250", param, ctx)
-        return found
+        return bounds
 
 
 class ImagesOption(ImageRange):
@@ -57,12 +57,12 @@ class CountsOption(click.ParamType):
         if isinstance(value, tuple):
             return value
         try:
-            found = tuple(int(part) for part in str(value).split(","))
+            counts = tuple(int(part) for part in str(value).split(","))
         except ValueError:
             self.fail(f"{value!r}: write whole numbers separated by commas, such as 64,64,128,256", param, ctx)
-        if not all(0 <= count <= self.most for count in found):
+        if not all(0 <= count <= self.most for count in counts):
             self.fail(f"{value!r}: whole numbers from 0 to {self.most:,} are wanted", param, ctx)
-        return found
+        return counts
 
 
 class WordsOption(click.ParamType):
@@ -91,9 +91,9 @@ class GridOption(click.ParamType):
         if isinstance(value, tuple):
             return value
         try:
-            found = tuple(float(part) for part in str(value).split(","))
+            numbers = tuple(float(part) for part in str(value).split(","))
         except ValueError:
             self.fail(f"{value!r}: write numbers separated by commas, such as .9,.8,.5", param, ctx)
-        if not all(-LARGEST <= number <= LARGEST for number in found):  # nor is NaN
+        if not all(-LARGEST <= number <= LARGEST for number in numbers):  # nor is NaN
             self.fail(f"{value!r}: numbers of at most {LARGEST:g} are wanted", param, ctx)
-        return found
+        return numbers

@@ -22,29 +22,38 @@ def _sentence(swept: Record, part: Record) -> str:
     """The advice in a sentence: of all images, of the place's first fault model: SDC-1 where there are classes, else
     any corruption."""
     event = "any" if part["n_sdc1"] is None else "sdc1"
-    place = f"{part['target']} {'activations' if part['where'] == 'activation' else 'weights'}"
+    target = f"{part['target']} {'activations' if part['where'] == 'activation' else 'weights'}"
     wanted = f"{100 * swept['wanted_detection']:g} %"
-    floor, advice = (_at_main(swept, found) for found in (part["noise"][0]["floors"], part["recommended"][event]))
+    floor, advice = (_at_main(swept, records) for records in (part["noise"][0]["floors"], part["recommended"][event]))
     engine, most = part["noise"][0]["source"], f"{100 * floor['false_alarm_upper']:.2g} %"
     if floor["smallest_atol"] is None:
-        return f"deploy no tolerance on {place}: at each one {engine} raises a false alarm"
+        return f"deploy no tolerance on {target}: at each one {engine} raises a false alarm"
     if advice["atol"] is not None and advice["feasible"]:
-        told = f"deploy atol {rounded_down(advice['atol'])}", advice["detection"], f"the largest that shows {wanted}"
+        deploy, detection, reason = (
+            f"deploy atol {rounded_down(advice['atol'])}",
+            advice["detection"],
+            f"the largest that shows {wanted}",
+        )
     else:
         why = advice["reason"] or f"{wanted} would take atol {rounded_down(advice['atol'] or 0)}"
         lowest = f"the smallest without a false alarm; {wanted} is not shown: {why}"
-        told = f"deploy atol {rounded_up(floor['smallest_atol'])}", floor[f"detection_{event}"], lowest
-    deploy, found, reason = told
-    flagged = "no such row" if found is None else f"{percent(found)} % of {EVENTS[event]} ({part['op']}) flagged"
+        deploy, detection, reason = (
+            f"deploy atol {rounded_up(floor['smallest_atol'])}",
+            floor[f"detection_{event}"],
+            lowest,
+        )
+    flagged = (
+        "no such row" if detection is None else f"{percent(detection)} % of {EVENTS[event]} ({part['op']}) flagged"
+    )
     return (
-        f"{deploy} (rtol {swept['rtol']['main']:g}) on {place}: {flagged}, {reason}; false alarms of {engine} at most"
+        f"{deploy} (rtol {swept['rtol']['main']:g}) on {target}: {flagged}, {reason}; false alarms of {engine} at most"
         f" {most}"
     )
 
 
 def _at_main(swept: Record, records: Any) -> Record:
-    found: Record = next(record for record in records if record["rtol"] == swept["rtol"]["main"])
-    return found
+    main: Record = next(record for record in records if record["rtol"] == swept["rtol"]["main"])
+    return main
 
 
 def percent(rate: Record) -> str:

@@ -40,10 +40,11 @@ def _headline(compared: Record) -> Iterator[RenderableType]:
     for side in ("a", "b"):
         engine = compared[side]["engine"]
         for line in compared["headline"][side]:
-            place = "activations" if line["where"] == "activation" else "weights"
+            kind = "activations" if line["where"] == "activation" else "weights"
             name = f"{side.upper()}  {engine['precision']} on {engine['backend']}"
             yield Prose(
-                f"{name}, {place}, {line['op']}: SDC-1 {_percent(line)} %, n {line['n']:,} ({line['faults']:,} faults); of"
+                f"{name}, {kind}, {line['op']}: SDC-1 {_percent(line)} %, n {line['n']:,} ({line['faults']:,} faults);"
+                " of"
                 f" {line['bits']:,} bits held {line['sdc1_bits']:,.0f} [{line['sdc1_bits_low']:,.0f},"
                 f" {line['sdc1_bits_high']:,.0f}]",
                 indent=3,
@@ -54,11 +55,12 @@ def _headline(compared: Record) -> Iterator[RenderableType]:
 
 def _head(compared: Record) -> Iterator[RenderableType]:
     for side in ("a", "b"):
-        told = compared[side]
-        engine = told["engine"]
-        name = f"{side.upper()}  {told['folder']}"
+        campaign = compared[side]
+        engine = campaign["engine"]
+        name = f"{side.upper()}  {campaign['folder']}"
         yield Prose(
-            f"{name}: {told['name']}, seed {told['seed']}, {told['faults']:,} faults, {told['rows']:,} rows",
+            f"{name}: {campaign['name']}, seed {campaign['seed']}, {campaign['faults']:,} faults, {campaign['rows']:,}"
+            " rows",
             indent=3,
             bold=len(name),
         )
@@ -97,12 +99,12 @@ def _agreement(compared: Record) -> FittedTable:
         right=("faults", "rows", "differ", "same\nbits"),
         whole=("agreement, %", "kappa", "kappa, all outcomes"),
     )
-    told: set[str] = set()
+    named: set[str] = set()
     for record in compared["agreement"]:
         target_place = _target_place(record)
-        if target_place not in told:
+        if target_place not in named:
             table.add_section()
-            told.add(target_place)
+            named.add(target_place)
             name = target_place if record["op"] is None else f"{target_place}, {record['op']}"
         else:
             name = f"  {record['op']}"
@@ -256,17 +258,17 @@ def _target_place(record: Record) -> str:
     return f"{record['target']} {'activations' if record['where'] == 'activation' else 'weights'}"
 
 
-def _percent(found: Record | None) -> str:
-    if found is None:
+def _percent(estimate: Record | None) -> str:
+    if estimate is None:
         return ""
-    middle = found["rate"] if "rate" in found else found["value"]
-    return f"{100 * middle:.2f} [{100 * found['low']:.2f}, {100 * found['high']:.2f}]"
+    middle = estimate["rate"] if "rate" in estimate else estimate["value"]
+    return f"{100 * middle:.2f} [{100 * estimate['low']:.2f}, {100 * estimate['high']:.2f}]"
 
 
-def _kappa(found: Record) -> str:
-    if found["value"] is None:
+def _kappa(estimate: Record) -> str:
+    if estimate["value"] is None:
         return "one outcome only"
-    return f"{found['value']:.4f} [{found['low']:.4f}, {found['high']:.4f}]"
+    return f"{estimate['value']:.4f} [{estimate['low']:.4f}, {estimate['high']:.4f}]"
 
 
 def _number(value: float | None) -> str:

@@ -123,8 +123,8 @@ class FittedTable:
         widths, wanted = self._least(columns), self._widest(columns)
         left = room - sum(widths)
         lacking = sorted((n for n in range(len(widths)) if wanted[n] > widths[n]), key=lambda n: wanted[n] - widths[n])
-        for place, n in enumerate(lacking):
-            more = min(wanted[n] - widths[n], left // (len(lacking) - place))
+        for position, n in enumerate(lacking):
+            more = min(wanted[n] - widths[n], left // (len(lacking) - position))
             widths[n] += more
             left -= more
         return widths
@@ -168,8 +168,10 @@ class FittedTable:
         else:
             form = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, gap - 1, 0, 0))
         for column, width in zip(columns, widths, strict=True):
-            told = self._columns[column]
-            form.add_column(Lines(told.name), justify="right" if told.right else "left", width=width, overflow="fold")
+            heading = self._columns[column]
+            form.add_column(
+                Lines(heading.name), justify="right" if heading.right else "left", width=width, overflow="fold"
+            )
         for row in rows:
             if row.begins_section:
                 form.add_section()

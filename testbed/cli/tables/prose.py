@@ -36,10 +36,10 @@ class Prose:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         for number, line in enumerate(broken(visible(self.text), options.max_width, self.indent)):
-            told = Text(line, style=self.style, no_wrap=True, overflow="ignore")
+            text = Text(line, style=self.style, no_wrap=True, overflow="ignore")
             if number == 0 and self.bold:
-                told.stylize("bold", 0, self.bold)
-            yield told
+                text.stylize("bold", 0, self.bold)
+            yield text
 
 
 def broken(text: str, width: int, indent: int = 0) -> list[str]:

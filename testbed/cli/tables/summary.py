@@ -93,20 +93,20 @@ def _failure_rate(summary: Summary) -> Iterable[RenderableType]:
     from testbed.report.formatting import amount
     from testbed.report.sections.failure_rate import contribution_text, not_sampled_text, totals_of
 
-    told = summary.exposure
-    assert told is not None
+    exposure = summary.exposure
+    assert exposure is not None
     confidence = f"{100 * summary.confidence:g} %"
-    table = FittedTable(title=f"exposed sites, in {told['unit']} with {confidence} intervals")
+    table = FittedTable(title=f"exposed sites, in {exposure['unit']} with {confidence} intervals")
     for name in ("", "exposure", "SDC-1", "outside tolerance", "non-finite"):
         table.add_column(name, justify="right" if name == "exposure" else "left", no_wrap=True)
-    totals = list(totals_of(told))
+    totals = list(totals_of(exposure))
     for number, (name, record) in enumerate(totals):
-        if number == len(told["models"]):
+        if number == len(exposure["models"]):
             table.add_section()
         cells = [contribution_text(record.get(measure)) for measure in ("sdc1", "outside", "nonfinite")]
         table.add_row(name, amount(record["outside"]["exposure"]), *cells)
     yield table
-    missing = list(dict.fromkeys(site for model in told["models"] for site in model.get("not_sampled", ())))
+    missing = list(dict.fromkeys(site for model in exposure["models"] for site in model.get("not_sampled", ())))
     if missing:
         yield not_sampled_text(missing)
 
@@ -140,9 +140,9 @@ def plan_tables(plan: Record) -> RenderableType:
         f" about {plan['estimated_seconds']:.0f} s of engine time here, {_begins_with(plan)}; about"
         f" {format_bytes(plan['bytes'])} of disk"
     )
-    told = [f"warning: {warning}" for warning in plan["warnings"]]
-    told += [f"not checked: {unchecked}" for unchecked in plan["unchecked"]]
-    return stacked([table, widths, total, *told])
+    notes = [f"warning: {warning}" for warning in plan["warnings"]]
+    notes += [f"not checked: {unchecked}" for unchecked in plan["unchecked"]]
+    return stacked([table, widths, total, *notes])
 
 
 def _begins_with(plan: Record) -> str:

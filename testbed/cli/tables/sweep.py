@@ -57,14 +57,14 @@ def _head(swept: Record) -> Iterator[RenderableType]:
 def _noise(swept: Record, target: str, full: bool) -> FittedTable:
     records = [part for part in swept["tiers"] if part["target"] == target and (full or part["tier"] is None)]
     first = records[0]
-    mine = [part for part in records if _model(part) == _model(first)]
+    tiers = [part for part in records if _model(part) == _model(first)]
     table = _new_table(
         f"{target}: smallest atol without a false alarm",
-        ["fault-free engine", "images", *(_tier(swept, part["tier"]) for part in mine), "then alarms are\nat most, %"],
+        ["fault-free engine", "images", *(_tier(swept, part["tier"]) for part in tiers), "then alarms are\nat most, %"],
         left=("fault-free engine",),
     )
     for number, source in enumerate(first["noise"]):
-        floors = [_at_main(swept, part["noise"][number]["floors"]) for part in mine]
+        floors = [_at_main(swept, part["noise"][number]["floors"]) for part in tiers]
         table.add_row(
             f"{source['source']}{_emulated(source)}",
             f"{source['n']:,}",
@@ -95,12 +95,12 @@ def _advice(swept: Record, records: Sequence[Record]) -> FittedTable:
     ]
     table = _new_table(f"{about}: how well tolerances tell faults from noise", columns, left=("",))
     by_tier = any(part["tier"] is not None for part in records)
-    place = None
+    previous = None
     for part in records:
-        if part["where"] != place or (by_tier and part["tier"] is None):
+        if part["where"] != previous or (by_tier and part["tier"] is None):
             table.add_section()
-            place = part["where"]
-        kind = "" if len(places) == 1 else "activations, " if place == "activation" else "weights, "
+            previous = part["where"]
+        kind = "" if len(places) == 1 else "activations, " if part["where"] == "activation" else "weights, "
         name = f"{kind}{_named(part)}" if part["tier"] is None else f"  {_tier(swept, part['tier'])}"
         cells = [cell for event in events for cell in _cells(swept, part, event)]
         table.add_row(name, f"{part['n_rows']:,}", *cells, style="bold" if part["tier"] is None else None)
@@ -128,7 +128,8 @@ def _grid(swept: Record, target: str, where: str) -> FittedTable:
     sources = [noise for noise in part["noise"] if noise["file"] == "plain"]
     heads = [f"{source['engine']} {source['precision']}\nbatch {source['batch']}" for source in sources]
     table = _new_table(
-        f"{_target_place(target, where)}, {_named(part)}, all images: at rtol {swept['rtol']['main']:g}, false alarms of"
+        f"{_target_place(target, where)}, {_named(part)}, all images: at rtol {swept['rtol']['main']:g}, false alarms"
+        " of"
         " fault-free engines, and faults flagged, %",
         ["atol", *heads, *(f"{EVENTS[event]}\nflagged" for event in events)],
         left=(),
@@ -144,7 +145,7 @@ def _grid(swept: Record, target: str, where: str) -> FittedTable:
         is_own = point["atol"] in tolerance["atol"] and point["rtol"] == tolerance["rtol"]
         rates = [_percent(point[f"detection_{event}"]) for event in events]
         clean = [alarms[source["source"], point["rtol"], point["atol"]] for source in sources]
-        others = [f"{100 * found['rate']:.2f}" for found in clean[1:]]
+        others = [f"{100 * alarm['rate']:.2f}" for alarm in clean[1:]]
         style = "bold" if is_own else None
         table.add_row(f"{point['atol']:.3g}", _percent(clean[0]), *others, *rates, style=style)
     return table
@@ -163,7 +164,8 @@ def _link(swept: Record, full: bool) -> Iterator[RenderableType]:
     link = swept["link"]
     limit = f" (limited to {link['limit']:,})" if link["limit"] else ""
     yield (
-        f"Is {link['output']} out of tolerance a sign that the top-1 will change? {link['faults']:,} faults{limit} inside"
+        f"Is {link['output']} out of tolerance a sign that the top-1 will change? {link['faults']:,} faults{limit}"
+        " inside"
         f" {link['module']}, {link['rows']:,} rows; {link['checked']:,} of them run to the end again, with the stored"
         " logits, bit for bit."
     )
@@ -172,7 +174,8 @@ def _link(swept: Record, full: bool) -> Iterator[RenderableType]:
         is_first = first.setdefault(part["where"], _model(part)) == _model(part)
         if part["tier"] is None and (full or is_first):
             title = (
-                f"{_target_place(part['target'], part['where'])}, {_named(part)}: top-1 changed in {part['n_sdc1']:,} of"
+                f"{_target_place(part['target'], part['where'])}, {_named(part)}: top-1 changed in {part['n_sdc1']:,}"
+                " of"
                 f" {part['n_rows']:,} rows; rates in %"
             )
             table = _new_table(title, ["atol", *_LINK.values()], left=())

@@ -143,8 +143,8 @@ def element_types(proto: ModelProto, tensors: Sequence[str]) -> dict[str, int]:
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
     made = session(probe.SerializeToString(), probe, options, ["CPUExecutionProvider"])
-    told = {output.name: _ELEMENTS.get(output.type, 0) for output in made.get_outputs()}
-    return {name: told.get(name, 0) for name in tensors}
+    inferred = {output.name: _ELEMENTS.get(output.type, 0) for output in made.get_outputs()}
+    return {name: inferred.get(name, 0) for name in tensors}
 
 
 def session_options(request: EngineRequest) -> Any:
@@ -205,8 +205,8 @@ def _without_place(line: str) -> str:
     """A message without "/onnxruntime_src/FILE:LINE FUNCTION(ARGUMENTS) "."""
     before, source, after = line.partition(_SOURCE)
     depth = 0
-    for place, letter in enumerate(after if source else ""):
+    for position, letter in enumerate(after if source else ""):
         depth += (letter == "(") - (letter == ")")
         if letter == ")" and not depth:
-            return before + after[place + 1 :].removeprefix(" const").lstrip()
+            return before + after[position + 1 :].removeprefix(" const").lstrip()
     return line

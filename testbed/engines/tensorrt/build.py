@@ -169,11 +169,13 @@ def _sized(value: Input, batch: int, points: int) -> tuple[int, ...]:
 
 
 def _parser_reason(parser: Any, errors: list[str]) -> str:
-    found = [parser.get_error(number) for number in range(parser.num_errors)]
-    if not found:
+    parser_errors = [parser.get_error(number) for number in range(parser.num_errors)]
+    if not parser_errors:
         return explain(errors)
     return _one_line(
-        f"{found[0].node_name()}: {found[0].desc()}" if hasattr(found[0], "node_name") else found[0].desc()
+        f"{parser_errors[0].node_name()}: {parser_errors[0].desc()}"
+        if hasattr(parser_errors[0], "node_name")
+        else parser_errors[0].desc()
     )
 
 

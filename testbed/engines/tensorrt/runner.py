@@ -101,8 +101,8 @@ class TensorRtRunner(BaseRunner):
         feeds = _example(self._signature)
         with type(self)(replace(request, mutable_weights=False)) as plain:
             wanted = plain.run(feeds)
-        found = self._open().run(self._signature.checked(feeds))
-        for name, ours in found.items():
+        outputs = self._open().run(self._signature.checked(feeds))
+        for name, ours in outputs.items():
             theirs = wanted[name].astype(np.float64)
             scale = max(1.0, float(np.abs(theirs).max(initial=0)))
             worst = float(np.abs(ours.astype(np.float64) - theirs).max(initial=0)) / scale

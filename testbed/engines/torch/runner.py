@@ -211,10 +211,10 @@ def _step(node: NodeProto, devices: Sequence[str], last_uses: Sequence[str]) -> 
 def _take(step: _NodeStep, values: dict[str, Tensor]) -> None:
     """Computes one node's outputs into ``values`` and drops what is no longer needed."""
     try:
-        found = step.operator(*(values[name] if name else None for name in step.inputs), **step.attributes)
+        returned = step.operator(*(values[name] if name else None for name in step.inputs), **step.attributes)
     except (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError) as error:
         raise EngineError(f"torch failed at node {step.node!r}: {str(error).splitlines()[0][:300]}") from error
-    outputs = found if isinstance(found, tuple) else (found,)
+    outputs = returned if isinstance(returned, tuple) else (returned,)
     placed = zip(step.outputs, outputs, step.devices, strict=False)
     values.update((name, value.to(device)) for name, value, device in placed)
     for name in step.last_uses:

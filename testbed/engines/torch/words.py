@@ -125,13 +125,13 @@ def fault_port(
     per row, and what each found, (B, K), 0 for faults of other ports."""
     word = _WORDS[x.element_size()]
     masks = [mask.view(torch.int32).to(word) for mask in (and_mask, or_mask, xor_mask)]
-    mine = site == port
-    where = torch.where(mine, index, 0)
-    words, found = _as_words(x.reshape(x.shape[0], -1)), []
+    of_port = site == port
+    where = torch.where(of_port, index, 0)
+    words, originals = _as_words(x.reshape(x.shape[0], -1)), []
     for k in range(site.shape[1]):
-        one = slice(k, k + 1)
-        current = words.gather(1, where[:, one])
-        faulty = ((current & masks[0][:, one]) | masks[1][:, one]) ^ masks[2][:, one]
-        words = words.scatter(1, where[:, one], torch.where(mine[:, one], faulty, current))
-        found.append(torch.where(mine[:, one], current, 0))
-    return words.view(x.dtype).reshape(x.shape), torch.cat(found, 1).view(x.dtype)
+        column = slice(k, k + 1)
+        current = words.gather(1, where[:, column])
+        faulty = ((current & masks[0][:, column]) | masks[1][:, column]) ^ masks[2][:, column]
+        words = words.scatter(1, where[:, column], torch.where(of_port[:, column], faulty, current))
+        originals.append(torch.where(of_port[:, column], current, 0))
+    return words.view(x.dtype).reshape(x.shape), torch.cat(originals, 1).view(x.dtype)

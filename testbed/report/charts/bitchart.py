@@ -63,10 +63,10 @@ def _grid(axis: RateAxis) -> list[Markup]:
 
 def _column(x: float, width: float, bit: int, fmt: Format, series: BitSeries, axis: RateAxis) -> Markup:
     base = _TOP + _PLOT
-    told = [f"{MEASURE_NAMES[measure]} {rate(estimate)}" for measure, estimate in series.items()]
+    rates = [f"{MEASURE_NAMES[measure]} {rate(estimate)}" for measure, estimate in series.items()]
     sampled = sample(next(iter(series.values())))
     parts = [
-        svg.tooltip(f"bit {bit} ({fmt.role(bit)}): {'; '.join(told)}; {sampled}"),
+        svg.tooltip(f"bit {bit} ({fmt.role(bit)}): {'; '.join(rates)}; {sampled}"),
         svg.rect(x - width / 2, _TOP, width, _PLOT, "hover"),
     ]
     step = min(11.0, width / (len(series) + 1))

@@ -16,13 +16,13 @@ _LEFT, _TOP, _RIGHT, _BOTTOM = 44, 24, 26, 42
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """``told``: what pointing at it says. low, high: ends of its interval."""
+    """A point of a curve. low, high: ends of its interval; tooltip: what pointing at it says."""
 
     x: float
     y: float
     low: float
     high: float
-    told: str
+    tooltip: str
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Curve:
 class Rule:
     """A line across the plot, at ``x`` or at ``y``."""
 
-    told: str
+    tooltip: str
     class_: str
     x: float | None = None
     y: float | None = None
@@ -61,7 +61,7 @@ class PlotFrame:
         """Width and height with everything around the plot."""
         return _LEFT + self.width + _RIGHT, _TOP + self.height + _BOTTOM
 
-    def place(self, x: float, y: float) -> Place:
+    def position(self, x: float, y: float) -> Place:
         return self.left + _LEFT + self.x(x), self.top + _TOP + self.height - self.y(y)
 
     def grid(self, x_name: str, y_name: str, x_apart: float = 46) -> list[Markup]:
@@ -71,9 +71,9 @@ class PlotFrame:
         for height, name in self.y.ticks(apart=18):
             parts.append(svg.line(left, bottom - height, right, bottom - height, "grid"))
             parts.append(svg.text(left - 7, bottom - height + 4, name, "axis", "end"))
-        for place, name in self.x.ticks(apart=x_apart):
-            parts.append(svg.line(left + place, top, left + place, bottom, "grid"))
-            parts.append(svg.text(left + place, bottom + 16, name, "axis", "middle"))
+        for at, name in self.x.ticks(apart=x_apart):
+            parts.append(svg.line(left + at, top, left + at, bottom, "grid"))
+            parts.append(svg.text(left + at, bottom + 16, name, "axis", "middle"))
         parts.append(svg.text(left + self.width / 2, bottom + 34, x_name, "axis", "middle"))
         return parts
 
@@ -87,7 +87,7 @@ class PlotFrame:
             else:
                 y = top + self.height - self.y(rule.y or 0.0)
                 ends = (left, y, left + self.width, y)
-            parts.append(svg.group([svg.tooltip(rule.told), svg.line(*ends, f"rule {rule.class_}")]))
+            parts.append(svg.group([svg.tooltip(rule.tooltip), svg.line(*ends, f"rule {rule.class_}")]))
         return parts
 
     def curves(self, curves: Iterable[Curve]) -> list[Markup]:
@@ -95,21 +95,23 @@ class PlotFrame:
         shown = [curve for curve in curves if curve.points]
         bands = [self._band(curve) for curve in shown if not curve.faint]
         lines = [
-            svg.polyline((self.place(p.x, p.y) for p in curve.points), f"line {curve.series}" + " faint" * curve.faint)
+            svg.polyline(
+                (self.position(p.x, p.y) for p in curve.points), f"line {curve.series}" + " faint" * curve.faint
+            )
             for curve in shown
         ]
         marks = [self._mark(curve.series, point) for curve in shown if not curve.faint for point in curve.points]
         return [*bands, *lines, *marks]
 
     def _band(self, curve: Curve) -> Markup:
-        upper = [self.place(point.x, point.high) for point in curve.points]
-        lower = [self.place(point.x, point.low) for point in curve.points]
+        upper = [self.position(point.x, point.high) for point in curve.points]
+        lower = [self.position(point.x, point.low) for point in curve.points]
         return svg.polygon([*upper, *reversed(lower)], f"band {curve.series}")
 
     def _mark(self, series: str, point: CurvePoint) -> Markup:
-        x, y = self.place(point.x, point.y)
+        x, y = self.position(point.x, point.y)
         return svg.group(
-            [svg.tooltip(point.told), svg.rect(x - 5, y - 8, 10, 16, "hover"), svg.marker(x, y, series, size=2.4)]
+            [svg.tooltip(point.tooltip), svg.rect(x - 5, y - 8, 10, 16, "hover"), svg.marker(x, y, series, size=2.4)]
         )
 
 

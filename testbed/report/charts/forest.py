@@ -31,8 +31,8 @@ def forest(categories: Sequence[Category], top: float, label: str, square_root: 
     heights = [_BETWEEN + _LINE * max(len(c.estimates), 1 + bool(c.note)) for c in categories]
     bottom = sum(heights) + 4
     parts = []
-    for place, name in axis.ticks(apart=38):
-        x = _LABELS + place
+    for at, name in axis.ticks(apart=38):
+        x = _LABELS + at
         parts += [svg.line(x, 2, x, bottom, "grid"), svg.text(x, bottom + 16, name, "axis", "middle")]
     y = 2.0
     for category, height in zip(categories, heights, strict=True):
@@ -53,9 +53,9 @@ def _category(category: Category, y: float, axis: RateAxis) -> Markup:
     for number, (measure, estimate) in enumerate(category.estimates.items()):
         at = first + number * _LINE
         x = _LABELS + axis(estimate.rate)
-        told = f"{category.name}, {MEASURE_NAMES[measure]}: {rate(estimate)}; {sample(estimate)}"
+        tooltip = f"{category.name}, {MEASURE_NAMES[measure]}: {rate(estimate)}; {sample(estimate)}"
         drawn = [
-            svg.tooltip(told),
+            svg.tooltip(tooltip),
             svg.rect(_LABELS, at - _LINE / 2, _PLOT + _NUMBERS, _LINE, "hover"),
             svg.whisker(_LABELS + axis(estimate.low), at, _LABELS + axis(estimate.high), at, measure),
             svg.marker(x, at, measure, hollow=estimate.rate == 0),

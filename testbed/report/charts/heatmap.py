@@ -57,8 +57,8 @@ class SiteGrid:
         after: list[str] = []
         sites: dict[tuple[str, str | int], str] = {}
         for name in names:
-            if found := _BLOCK.match(name):
-                block, row = int(found[1]), found[2]
+            if match := _BLOCK.match(name):
+                block, row = int(match[1]), match[2]
                 inside.setdefault(block, []).append(row)
                 sites[row, block] = name
             else:
@@ -74,12 +74,12 @@ def _merged(sequences: Iterable[Sequence[str]]) -> list[str]:
     """Every name once, each before the names that follow it: blocks may lack rows that others have."""
     merged: list[str] = []
     for names in sequences:
-        place = len(merged)
+        position = len(merged)
         for name in reversed(names):
             if name in merged:
-                place = merged.index(name)
+                position = merged.index(name)
             else:
-                merged.insert(place, name)
+                merged.insert(position, name)
     return merged
 
 

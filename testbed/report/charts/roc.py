@@ -67,9 +67,9 @@ def _points(levels: Sequence[Level], name: str) -> list[CurvePoint]:
     return [CurvePoint(0, 0, 0, 0, "nothing flagged"), *inner, CurvePoint(1, 1, 1, 1, "everything flagged")]
 
 
-def _point(level: Level, told: str) -> CurvePoint:
-    found = level.detected
-    return CurvePoint(level.false_alarm, found.rate, found.low, found.high, told)
+def _point(level: Level, tooltip: str) -> CurvePoint:
+    detected = level.detected
+    return CurvePoint(level.false_alarm, detected.rate, detected.low, detected.high, tooltip)
 
 
 def by_tolerance(
@@ -80,7 +80,7 @@ def by_tolerance(
 ) -> Markup:
     """A chart by tolerance. series: (atol, rate) of what is told by its name; an atol of 0 is drawn at the axis'
     start."""
-    atols = [atol for told in series.values() for atol, _ in told] + [rule.x or 0.0 for rule in rules]
+    atols = [atol for estimates in series.values() for atol, _ in estimates] + [rule.x or 0.0 for rule in rules]
     frame = PlotFrame(LogAxis.holding(atols, _WIDTH, tolerance), RateAxis(1.0, _HEIGHT), _WIDTH, _HEIGHT)
     curves = [
         Curve(
@@ -89,9 +89,9 @@ def by_tolerance(
                 CurvePoint(
                     atol, e.rate, e.low, e.high, f"atol {tolerance(atol)}, {names[name]}: {rate(e)} of {e.rows:,}"
                 )
-                for atol, e in told
+                for atol, e in estimates
             ],
         )
-        for name, told in series.items()
+        for name, estimates in series.items()
     ]
     return chart(frame, curves, rules, "absolute tolerance", "share of rows", label)

@@ -24,11 +24,11 @@ class Bar:
     estimate: RateEstimate | None
 
 
-def stacked_bars(bars: Sequence[Bar], told: str, label: str) -> Markup:
-    """``told``: heading of the rates at the right."""
+def stacked_bars(bars: Sequence[Bar], heading: str, label: str) -> Markup:
+    """A chart of stacked bars. heading: of the rates at the right."""
     bottom = _HEADER + _ROW * len(bars)
     right = _LABELS + _BAR + _NUMBERS
-    parts = [svg.text(right, 13, told, "axis", "end")]
+    parts = [svg.text(right, 13, heading, "axis", "end")]
     for tenth in range(0, 11, 2):
         x = _LABELS + _BAR * tenth / 10
         parts.append(svg.line(x, _HEADER, x, bottom, "grid"))
@@ -52,8 +52,10 @@ def _bar(bar: Bar, y: float, right: float) -> list[Markup]:
         width = share * _BAR
         if share <= 0:
             continue
-        told = f"{OUTCOME_NAMES[outcome]} {percent(share)} of the population, from {count(bar.composition.rows)} rows"
-        segment = [svg.tooltip(f"{bar.name}: {told}"), svg.rect(x, top, width, _THICK, f"outcome {outcome}")]
+        share_text = (
+            f"{OUTCOME_NAMES[outcome]} {percent(share)} of the population, from {count(bar.composition.rows)} rows"
+        )
+        segment = [svg.tooltip(f"{bar.name}: {share_text}"), svg.rect(x, top, width, _THICK, f"outcome {outcome}")]
         if width >= 44:
             segment.append(svg.text(x + width / 2, middle + 4, percent(share), f"inside on-{outcome}", "middle"))
         parts.append(svg.group(segment))

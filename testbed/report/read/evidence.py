@@ -51,13 +51,13 @@ class Marginals:
     def bit_formats(self, target: str, where: str, op: str) -> list[Format | None]:
         """Number formats that rates are told by bit of; [None] of a summary that tells no format."""
         known = [key[3] for key in self._records if key[:3] == (target, where, op)]
-        found: list[Format | None] = [FORMATS[name] for name in FORMATS if bits_of(name) in known]
-        return found or ([None] if "bit" in known else [])
+        formats: list[Format | None] = [FORMATS[name] for name in FORMATS if bits_of(name) in known]
+        return formats or ([None] if "bit" in known else [])
 
     def ops(self, target: str, where: str) -> list[str]:
         """Fault models that were run: single faults in their usual order, then what strikes more, as it was asked for."""
-        found = [op for t, w, op, by in self._records if (t, w, by) == (target, where, "all")]
-        return sorted(found, key=lambda op: OPS.index(op) if op in OPS else len(OPS))
+        ops = [op for t, w, op, by in self._records if (t, w, by) == (target, where, "all")]
+        return sorted(ops, key=lambda op: OPS.index(op) if op in OPS else len(OPS))
 
     def main_op(self, target: str, where: str) -> str | None:
         """The fault model that the figures show: single bit flips, where there are any."""

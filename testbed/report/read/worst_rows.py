@@ -92,16 +92,16 @@ def compositions(run: Path) -> dict[tuple[str, str, str, str], Composition]:
 def _outcome_counts(path: Path) -> pa.Table:
     """Rows (``count_all``) per stratum, bit class and outcome, read in pieces: there may be many more than fit."""
     cells = [*_STRATUM, "outcome"]
-    found: pa.Table | None = None
+    total: pa.Table | None = None
     for piece in _pieces(path, cells):
         counts = _plain(piece).group_by(cells).aggregate([([], "count_all")])
-        if found is not None:
-            both = pa.concat_tables([found, counts])
+        if total is not None:
+            both = pa.concat_tables([total, counts])
             counts = both.group_by(cells).aggregate([("count_all", "sum")]).rename_columns([*cells, "count_all"])
-        found = counts
-    if found is None:
+        total = counts
+    if total is None:
         raise StaleArtefact(f"{path} holds no rows; rerun with `testbed campaign run SPEC --redo execute`")
-    return found
+    return total
 
 
 def _pieces(path: Path, columns: Sequence[str]) -> Iterator[pa.Table]:
@@ -116,10 +116,10 @@ def _composition(rows: pd.DataFrame) -> Composition:
 
 
 def _population(run: Path) -> dict[int, int]:
-    found: dict[int, int] = {}
+    population: dict[int, int] = {}
     for piece in _pieces(run / PLAN, ["stratum", "population"]):
-        found.update(zip(*(piece[name].to_pylist() for name in ("stratum", "population")), strict=True))
-    return found
+        population.update(zip(*(piece[name].to_pylist() for name in ("stratum", "population")), strict=True))
+    return population
 
 
 def worst_predictions(run: Path, where: str, limit: int) -> list[WorstFault]:
@@ -142,8 +142,8 @@ def _worst(run: Path, where: str, condition: pc.Expression, limit: int) -> list[
     chosen = (pc.field("target") == "model") & (pc.field("where") == where) & condition
     best: Any = pd.DataFrame()
     for piece in _pieces(run / RESULTS, [*_SHOWN, "target", "outcome", "nonfinite"]):
-        found = _plain(piece).filter(chosen).select(_SHOWN)
-        frame = found.to_pandas(types_mapper={pa.int16(): pd.Int16Dtype()}.get)
+        rows = _plain(piece).filter(chosen).select(_SHOWN)
+        frame = rows.to_pandas(types_mapper={pa.int16(): pd.Int16Dtype()}.get)
         best = _ranked(pd.concat([best, frame]) if len(best) else frame).groupby("image_id", sort=False).head(limit)
     return _distinct((_fault(row) for row in _ranked(best).to_dict("records")), limit)
 

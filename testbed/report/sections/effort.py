@@ -36,7 +36,7 @@ class EvaluationShares:
     """The shares of one way of evaluation. shares: of the rows of each column; None where there were none."""
 
     name: str
-    told: str
+    description: str
     shares: tuple[float | None, ...]
 
 
@@ -98,8 +98,8 @@ def _dues(records: Sequence[EvaluatedRows]) -> Iterator[str]:
             yield f"{count(sum(shares))} rows ({percent(sum(shares) / rows)}) {words}"
 
 
-def _counted(number: int, one: str, several: str) -> str:
-    return f"{count(number)} {one if number == 1 else several}"
+def _counted(number: int, singular: str, plural: str) -> str:
+    return f"{count(number)} {singular if number == 1 else plural}"
 
 
 def _proof(proof: Proof) -> str:
@@ -124,7 +124,8 @@ def _suffix(record: SuffixRecord) -> str:
     dead = record.ways.get("dead")
     run = f", {count(dead.rows)} of them taken for dead and run all the same" if dead else ""
     return (
-        f"{count(record.rows)} sampled faults by {len(record.ways)} ways{run}: {count(record.mismatches)} differ from the"
+        f"{count(record.rows)} sampled faults by {len(record.ways)} ways{run}: {count(record.mismatches)} differ from"
+        " the"
         f" whole engine in any bit; nor do {count(record.golden_images)} fault-free images"
         f" ({count(record.golden_mismatches)} differ).{without}"
     )
@@ -136,7 +137,7 @@ def _attention(record: AttentionRecord) -> str:
     paths: dict[str, list[str]] = {}
     for name, site in sites.items():
         paths.setdefault(site.path, []).append(name)
-    told = "; ".join(f"{path} for {', '.join(names)}" for path, names in paths.items())
+    path_text = "; ".join(f"{path} for {', '.join(names)}" for path, names in paths.items())
     shares = [site.incremental for site in sites.values() if site.incremental is not None]
     bound = f" Incremental results used at most {percent(max(shares))} of their error bound." if shares else ""
-    return f"{count(faults)} sampled faults, the exact paths bit for bit against the whole engine: {told}.{bound}"
+    return f"{count(faults)} sampled faults, the exact paths bit for bit against the whole engine: {path_text}.{bound}"

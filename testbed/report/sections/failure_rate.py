@@ -30,13 +30,13 @@ class FailureRate:
 
 def failure_rate(evidence: Evidence) -> FailureRate | None:
     """None for a campaign without exposures."""
-    told = evidence.summary.exposure
-    if not told or not told["models"]:
+    exposure = evidence.summary.exposure
+    if not exposure or not exposure["models"]:
         return None
-    totals = [(name, record) for name, record in totals_of(told)]
+    totals = [(name, record) for name, record in totals_of(exposure)]
     measures = [measure for measure in MEASURES if any(measure in record for _, record in totals)]
     tables = [_contribution_table("failure-rate-totals", "All exposed sites", totals, measures)]
-    for model in told["models"]:
+    for model in exposure["models"]:
         most = sorted(model["sites"], key=lambda site: -site[_main(model)]["value"])[:_SITES]
         if len(model["sites"]) > 1:
             shown = [(site["site"], site) for site in most]
@@ -45,8 +45,8 @@ def failure_rate(evidence: Evidence) -> FailureRate | None:
             )
             of = [measure for measure in measures if measure in model]
             tables.append(_contribution_table(f"failure-rate-{len(tables)}", title, shown, of))
-    missing = dict.fromkeys(site for model in told["models"] for site in model.get("not_sampled", ()))
-    return FailureRate(told["unit"], told["per_bit"], tuple(tables), tuple(missing))
+    missing = dict.fromkeys(site for model in exposure["models"] for site in model.get("not_sampled", ()))
+    return FailureRate(exposure["unit"], exposure["per_bit"], tuple(tables), tuple(missing))
 
 
 def totals_of(exposure: Record) -> Iterator[tuple[str, Record]]:
@@ -57,9 +57,11 @@ def totals_of(exposure: Record) -> Iterator[tuple[str, Record]]:
         yield f"{total['target']}, activations and weights, {model_name(total['op'])}", total
 
 
-def contribution_text(found: Record | None) -> str:
+def contribution_text(contribution: Record | None) -> str:
     """ "542 [498, 590]"; nothing where there is no such measure."""
-    return f"{amount(found['value'])} [{amount(found['low'])}, {amount(found['high'])}]" if found else ""
+    if not contribution:
+        return ""
+    return f"{amount(contribution['value'])} [{amount(contribution['low'])}, {amount(contribution['high'])}]"
 
 
 def _name(model: Record) -> str:

@@ -77,8 +77,8 @@ def _element(index: int, shape: tuple[int, ...] | None) -> str:
     """ "526 = [16, 14] of 17 x 32"."""
     if shape is None or len(shape) < 2 or index >= math.prod(shape):
         return str(index)
-    place = ", ".join(str(int(i)) for i in np.unravel_index(index, shape))
-    return f"{index} = [{place}] of {' × '.join(map(str, shape))}"
+    position = ", ".join(str(int(i)) for i in np.unravel_index(index, shape))
+    return f"{index} = [{position}] of {' × '.join(map(str, shape))}"
 
 
 def _done(fault: WorstFault, fmt: Format) -> str:

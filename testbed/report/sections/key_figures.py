@@ -46,10 +46,10 @@ def _rates(evidence: Evidence) -> Iterator[KeyFigure]:
     """Rates of the model; of the attention module where the model was not struck."""
     m = evidence.marginals
     target, measure = ("model", "sdc1") if any(m.ops("model", where) for where in PLACES) else ("attention", "outside")
-    for where, place in PLACES.items():
+    for where, title in PLACES.items():
         op = m.main_op(target, where)
         if op and (estimate := m.estimate(target, where, op, measure)):
-            yield _rate_figure(f"{MEASURE_NAMES[measure]}, {place.lower()}, {model_name(op)}", estimate)
+            yield _rate_figure(f"{MEASURE_NAMES[measure]}, {title.lower()}, {model_name(op)}", estimate)
     op = m.main_op(target, "activation")
     if op and (estimate := m.estimate(target, "activation", op, "nonfinite")):
         yield _rate_figure("nonfinite output, activations", estimate)

@@ -25,7 +25,7 @@ _LINK = {"sensitivity": "sensitivity", "specificity": "specificity", "ppv": "PPV
 
 @dataclass(frozen=True)
 class Link:
-    told: str
+    introduction: str
     figures: tuple[Figure, ...]
     tables: tuple[Table, ...]
 

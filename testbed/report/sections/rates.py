@@ -74,8 +74,8 @@ def bit_charts(evidence: Evidence, target: str) -> list[Figure]:
     for where, op in _target_places(evidence, target):
         formats = evidence.marginals.bit_formats(target, where, op)
         for fmt in formats:
-            found = _series(evidence, target, where, op, "bit" if fmt is None else bits_of(fmt.name), measures)
-            bits = {bit: series for bit, series in found.items() if isinstance(bit, int)}
+            by_bit = _series(evidence, target, where, op, "bit" if fmt is None else bits_of(fmt.name), measures)
+            bits = {bit: series for bit, series in by_bit.items() if isinstance(bit, int)}
             if bits:
                 charts.append((where, op, fmt if len(formats) > 1 else None, fmt or evidence.format, bits))
     top = bitchart.highest([bits for *_, bits in charts])
@@ -91,8 +91,8 @@ def bit_charts(evidence: Evidence, target: str) -> list[Figure]:
 
 def tier_plots(evidence: Evidence) -> list[Figure]:
     def categories(where: str, op: str) -> list[Category]:
-        found = _series(evidence, "model", where, op, "tier", _MODEL)
-        return [_tier(tier, found[tier.tier]) for tier in evidence.summary.tiers if tier.tier in found]
+        by_tier = _series(evidence, "model", where, op, "tier", _MODEL)
+        return [_tier(tier, by_tier[tier.tier]) for tier in evidence.summary.tiers if tier.tier in by_tier]
 
     return _plots(evidence, "tiers", "model", categories)
 
@@ -118,15 +118,15 @@ _PARTS = {"tier": "tier ", "block": "block ", "kind": "", "bit_class": "", "site
 
 def other_models(evidence: Evidence) -> list[Figure]:
     """What the figures show of the main fault model, of every other one, in numbers: no drawing."""
-    found = []
+    figures = []
     for target, measures in (("model", _MODEL), ("attention", _ATTENTION)):
         for where, main in _target_places(evidence, target):
             for number, op in enumerate(evidence.marginals.ops(target, where)):
                 if op != main:
                     title = f"{target.capitalize()}, {PLACES[where].lower()}, {model_name(op)}"
                     lines = _lines(_by_part(evidence, target, where, op, measures))
-                    found.append(Figure(f"other-{target}-{where}-{number}", title, Markup(), lines))
-    return [figure for figure in found if figure.lines]
+                    figures.append(Figure(f"other-{target}-{where}-{number}", title, Markup(), lines))
+    return [figure for figure in figures if figure.lines]
 
 
 def _by_part(
@@ -220,8 +220,8 @@ def _series(
 ) -> dict[Value, RateSeries]:
     """Estimates by value, then measure; values without any are left out."""
     values = evidence.marginals.values(target, where, op, by)
-    found = {value: _measured(evidence, target, where, op, measures, by, value) for value in values}
-    return {value: series for value, series in found.items() if series}
+    by_value = {value: _measured(evidence, target, where, op, measures, by, value) for value in values}
+    return {value: series for value, series in by_value.items() if series}
 
 
 def _in_order(evidence: Evidence, target: str, by_site: Mapping[Value, Item]) -> dict[str, Item]:

@@ -42,7 +42,7 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Rounds:
-    told: str
+    introduction: str
     looks: tuple[Look, ...]
     parts: int
     figures: tuple[Drawing, ...]

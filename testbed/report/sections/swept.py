@@ -26,9 +26,9 @@ class Table:
     notes: tuple[str, ...] = ()
 
 
-def estimate(told: Record, value: str = "rate") -> RateEstimate:
-    """A rate as the sweep tells it. ``n``: rows, or images of a fault-free engine, which are no faults."""
-    return RateEstimate(told[value], told["low"], told["high"], told.get("faults", 0), told["n"])
+def estimate(record: Record, value: str = "rate") -> RateEstimate:
+    """A rate that the sweep records. ``n``: rows, or images of a fault-free engine, which are no faults."""
+    return RateEstimate(record[value], record["low"], record["high"], record.get("faults", 0), record["n"])
 
 
 def at_main(swept: Record, records: Sequence[Record]) -> list[Record]:
@@ -57,8 +57,8 @@ def tier_name(swept: Record, tier: int | None) -> str:
 
 def floor_of(swept: Record, source: Record) -> float:
     """Smallest absolute tolerance without a false alarm; infinite where none is large enough."""
-    found = at_main(swept, source["floors"])[0]["smallest_atol"]
-    return float("inf") if found is None else float(found)
+    atol = at_main(swept, source["floors"])[0]["smallest_atol"]
+    return float("inf") if atol is None else float(atol)
 
 
 def own_rules(swept: Record) -> Iterator[Rule]:
@@ -71,5 +71,5 @@ def floor_rules(swept: Record, sources: Sequence[Record]) -> Iterator[Rule]:
     for number, source in enumerate(sources):
         floor = floor_of(swept, source)
         if 0 < floor < float("inf"):
-            told = f"no false alarm of {source['source']} from atol {at_least(floor)}"
-            yield Rule(told, "other" if number else "floor", x=floor)
+            tooltip = f"no false alarm of {source['source']} from atol {at_least(floor)}"
+            yield Rule(tooltip, "other" if number else "floor", x=floor)

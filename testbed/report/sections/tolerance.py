@@ -75,8 +75,8 @@ def sweep(evidence: Evidence) -> Sweep | None:
 
 def _target_place(swept: Record, target: str, where: str) -> list[Record]:
     """All images, then each tier, of the place's first fault model: the one that the other figures show."""
-    mine = [part for part in swept["tiers"] if (part["target"], part["where"]) == (target, where)]
-    return [part for part in mine if fault_model(part) == fault_model(mine[0])]
+    parts = [part for part in swept["tiers"] if (part["target"], part["where"]) == (target, where)]
+    return [part for part in parts if fault_model(part) == fault_model(parts[0])]
 
 
 def _events(part: Record) -> list[str]:
@@ -90,9 +90,9 @@ def _floors(swept: Record, target_places: Sequence[Sequence[Record]], target: st
     target_place = next(target_place for target_place in target_places if target_place[0]["target"] == target)
     rows = []
     for number, source in enumerate(target_place[0]["noise"]):
-        found = [at_main(swept, part["noise"][number]["floors"])[0] for part in target_place]
-        floors = ["none" if f["smallest_atol"] is None else at_least(f["smallest_atol"]) for f in found]
-        most = percent(found[0]["false_alarm_upper"])
+        records = [at_main(swept, part["noise"][number]["floors"])[0] for part in target_place]
+        floors = ["none" if f["smallest_atol"] is None else at_least(f["smallest_atol"]) for f in records]
+        most = percent(records[0]["false_alarm_upper"])
         emulated = f" ({source['arithmetic']})" if "emulated" in source["arithmetic"] else ""
         rows.append((source["source"] + emulated, str(source["n"]), *floors, most))
     tiers = (tier_name(swept, part["tier"]) for part in target_place)
@@ -114,9 +114,9 @@ def _advice(swept: Record, target_place: Sequence[Record]) -> Table:
         cells = [tier_name(swept, part["tier"]), "none" if atol is None else at_least(atol)]
         reasons = []
         for event in events:
-            found = floor[f"detection_{event}"]
+            detection = floor[f"detection_{event}"]
             advice = at_main(swept, part["recommended"][event])[0]
-            cells += ["no such row" if found is None else rate(estimate(found)), _up_to(advice)]
+            cells += ["no such row" if detection is None else rate(estimate(detection)), _up_to(advice)]
             if advice["reason"]:
                 reasons.append(f"{EVENTS[event]}: {advice['reason']}")
         rows.append(tuple(cells))
@@ -180,6 +180,8 @@ def _detection(swept: Record, target_place: Sequence[Record]) -> Figure:
     names = {**{event: f"{EVENTS[event]} flagged" for event in EVENTS}, "alarm": "false alarms"}
     drawing = roc.by_tolerance({**series, "alarm": alarms}, rules, names, f"Flagged by tolerance. {title_of(part)}")
     lines = [
-        Line(f"atol {tolerance(atol)}", names[event], found) for event, told in series.items() for atol, found in told
+        Line(f"atol {tolerance(atol)}", names[event], detected)
+        for event, curve in series.items()
+        for atol, detected in curve
     ]
     return Figure(f"detection-{part['target']}-{part['where']}", title_of(part), drawing, tuple(lines))

@@ -40,17 +40,17 @@ def verdict(evidence: Evidence) -> list[Markup]:
 
 
 def _headline(overall: RateEstimate, events: str, where: str) -> Markup:
-    place = _PLACES[where]
+    noun = _PLACES[where]
     if overall.rate == 0:
         return Markup(
             "<strong>None of {} sampled {} of {} changed a prediction</strong> ({} predictions looked at):"
             " the rate is {}, so at most {}."
-        ).format(count(overall.faults), events, place, count(overall.rows), rate(overall), percent(overall.high))
+        ).format(count(overall.faults), events, noun, count(overall.rows), rate(overall), percent(overall.high))
     if where == "weight":
         text = "Under {1} of {2}, about <strong>{0}</strong> predictions changes: <strong>{3}</strong>."
     else:
         text = "About <strong>{0}</strong> {1} of {2} changes the model's prediction: <strong>{3}</strong>."
-    return Markup(text).format(one_in(overall.rate), events, place, rate(overall))
+    return Markup(text).format(one_in(overall.rate), events, noun, rate(overall))
 
 
 def _bits(evidence: Evidence, where: str, op: str, overall: RateEstimate) -> list[Markup]:
@@ -59,34 +59,34 @@ def _bits(evidence: Evidence, where: str, op: str, overall: RateEstimate) -> lis
     if len(formats) != 1:
         return []  # nothing, or bits that stand for more or fewer faults than one another
     by = bits_of(formats[0].name) if formats[0] else "bit"
-    found = {
+    by_bit = {
         bit: estimate
         for bit in evidence.marginals.values("model", where, op, by)
         if isinstance(bit, int) and (estimate := evidence.marginals.estimate("model", where, op, "sdc1", by, bit))
     }
-    if overall.rate == 0 or len(found) < 2:
+    if overall.rate == 0 or len(by_bit) < 2:
         return []
-    worst = max(found, key=lambda bit: found[bit].rate)
-    share = found[worst].rate / sum(estimate.rate for estimate in found.values())
+    worst = max(by_bit, key=lambda bit: by_bit[bit].rate)
+    share = by_bit[worst].rate / sum(estimate.rate for estimate in by_bit.values())
     sentences = [
         Markup(
             "{} alone is responsible for about <strong>{}</strong> of that: struck there, {} of predictions change."
-        ).format(_bit_name(evidence, worst), percent(share), rate(found[worst]))
+        ).format(_bit_name(evidence, worst), percent(share), rate(by_bit[worst]))
     ]
-    harmless = _harmless(found)
+    harmless = _harmless(by_bit)
     if len(harmless) > 1:
-        rows = sum(found[bit].rows for bit in harmless)
+        rows = sum(by_bit[bit].rows for bit in harmless)
         unbroken = harmless[-1] - harmless[0] + 1 == len(harmless)
         which = f"{'Bits' if unbroken else 'The sampled bits from'} {harmless[0]} to {harmless[-1]}"
         sentences.append(Markup("{} changed none of {} predictions.").format(which, count(rows)))
     return sentences
 
 
-def _harmless(found: dict[int, RateEstimate]) -> list[int]:
+def _harmless(by_bit: dict[int, RateEstimate]) -> list[int]:
     """The run of bits, from the lowest up, that never changed a prediction."""
     low: list[int] = []
-    for bit in sorted(found):
-        if found[bit].rate > 0:
+    for bit in sorted(by_bit):
+        if by_bit[bit].rate > 0:
             break
         low.append(bit)
     return low
@@ -103,24 +103,24 @@ def _bit_name(evidence: Evidence, bit: int) -> str:
 def _worst_place(evidence: Evidence, op: str) -> list[Markup]:
     m = evidence.marginals
     sites = m.values("model", "activation", op, "site")
-    found = {s: e for s in sites if (e := m.estimate("model", "activation", op, "sdc1", "site", s))}
-    if len(found) < 2 or not any(e.rate for e in found.values()):
+    by_site = {s: e for s in sites if (e := m.estimate("model", "activation", op, "sdc1", "site", s))}
+    if len(by_site) < 2 or not any(e.rate for e in by_site.values()):
         return []
-    worst = max(found, key=lambda site: found[site].rate)
+    worst = max(by_site, key=lambda site: by_site[site].rate)
     text = "The highest estimate of any tensor is that of <code>{}</code>: {}."
-    return [Markup(text).format(str(worst), rate(found[worst]))]
+    return [Markup(text).format(str(worst), rate(by_site[worst]))]
 
 
 def _confidence(evidence: Evidence, op: str) -> list[Markup]:
     m = evidence.marginals
-    found = [
+    by_tier = [
         (tier, estimate)
         for tier in evidence.summary.tiers
         if (estimate := m.estimate("model", "activation", op, "sdc1", "tier", tier.tier))
     ]
-    if len(found) < 2 or not any(estimate.rate for _, estimate in found):
+    if len(by_tier) < 2 or not any(estimate.rate for _, estimate in by_tier):
         return []
-    (_, unsure), (_, sure) = found[0], found[-1]
+    (_, unsure), (_, sure) = by_tier[0], by_tier[-1]
     apart = unsure.low > sure.high or sure.low > unsure.high
     text = "From the least to the most confident images the rate goes from {} to {}; these intervals {}."
     return [Markup(text).format(rate(unsure), rate(sure), "do not overlap" if apart else "overlap")]

@@ -229,7 +229,7 @@ def test_struck_logits_are_the_golden_ones_with_the_words_changed(finished: Path
     rows = rows[(rows.site == "head") & (rows["where"] == "activation") & ~rows.pattern.str.startswith("sites")]
     assert rows.pattern.nunique() >= 8
     with Run(finished) as run:
-        golden = run.place.engine("model", "activation").golden
+        golden = run.workplace.engine("model", "activation").golden
     for row in rows.itertuples():
         image = oracle.images.row(row.image_id)
         expected = struck(golden[image : image + 1], oracle.words_of(row))[0]

@@ -199,9 +199,9 @@ def test_zero_faults_arm_the_ports_at_many_sites_and_images(campaign: Campaign) 
     assert set(target_place.sites) == {site.name for site in sites}
     assert set(target_place.image_ids) == set(engine.images.ids)
     assert zero_fault(
-        fault_runner_for(campaign.place, "model", "activation"),
+        fault_runner_for(campaign.workplace, "model", "activation"),
         target_place,
-        golden_words(campaign.place, target_place),
+        golden_words(campaign.workplace, target_place),
     ) == (
         64,
         0,
@@ -217,8 +217,8 @@ def test_zero_fault_rows_that_differ_are_counted(campaign: Campaign) -> None:
     masks = [np.array(mask) for mask in target_place.masks]
     masks[2][:3] = 1 << 30
     target_place.__dict__["masks"] = tuple(masks)
-    strike = ActivationFaultRunner(engine, WholeTwin(engine), campaign.place.judge)
-    assert zero_fault(strike, target_place, golden_words(campaign.place, target_place)) == (20, 3)
+    strike = ActivationFaultRunner(engine, WholeTwin(engine), campaign.workplace.judge)
+    assert zero_fault(strike, target_place, golden_words(campaign.workplace, target_place)) == (20, 3)
 
 
 def test_a_machine_with_other_golden_bits_may_not_go_on(campaign: Campaign) -> None:
@@ -291,7 +291,7 @@ def test_exclusions_that_no_site_answers_to_are_told(campaign: Campaign) -> None
     section = campaign.spec.faults[1]
     faults = list(campaign.spec.faults)
     faults[1] = section.model_copy(update={"sites": (*section.sites, "!head.bias.scale")})
-    campaign.spec = campaign.place.spec = campaign.spec.model_copy(update={"faults": tuple(faults)})
+    campaign.spec = campaign.workplace.spec = campaign.spec.model_copy(update={"faults": tuple(faults)})
     assert campaign.gate().notes == [
         "'!head.bias.scale' excludes no weight of model: there is none of that name in fp32"
     ]

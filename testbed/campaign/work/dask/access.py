@@ -27,7 +27,8 @@ def check_address(address: str, insecure: bool) -> None:
     """Raises UsageError for a scheduler that anybody can join, unless that is what was asked for."""
     if not insecure and not is_safe(address):
         raise UsageError(
-            f"the scheduler at {address} is neither tls:// nor on this machine: whoever reaches it can run code on this one"
+            f"the scheduler at {address} is neither tls:// nor on this machine: whoever reaches it can run code on this"
+            " one"
             " and forge rows; start it with certificates (in the documentation: On a cluster), or accept that with"
             " --insecure"
         )
@@ -51,7 +52,7 @@ def _is_loopback(address: str) -> bool:
     """Every address that the host's name stands for."""
     try:
         host = urlsplit(address if "://" in address else f"tcp://{address}").hostname
-        found = {str(entry[4][0]) for entry in socket.getaddrinfo(host, None)} if host else set()
-        return bool(found) and all(ipaddress.ip_address(one.split("%")[0]).is_loopback for one in found)
+        addresses = {str(entry[4][0]) for entry in socket.getaddrinfo(host, None)} if host else set()
+        return bool(addresses) and all(ipaddress.ip_address(ip.split("%")[0]).is_loopback for ip in addresses)
     except (OSError, ValueError):
         return False

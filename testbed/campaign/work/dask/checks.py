@@ -91,11 +91,11 @@ class Checks:
         """Those for which there is nobody else, now or soon, or others could not do it: they are taken from here, and must
         be run on this machine."""
         others = {member.address for member in members if member.refused is None}
-        found = [held for held in self._waiting if held.failed > self._retries or not others - {held.member.address}]
-        for held in found:
+        stranded = [held for held in self._waiting if held.failed > self._retries or not others - {held.member.address}]
+        for held in stranded:
             self._waiting.remove(held)
             del self._held[held.unit.number]
-        return found
+        return stranded
 
     def is_check(self, unit: Unit) -> bool:
         return unit.number in self._held

@@ -246,7 +246,7 @@ class _PoolRun:
         else:
             self._write(unit, rows, member)
 
-    def _settle(self, unit: Unit, told: Mapping[Member, bytes]) -> None:
+    def _settle(self, unit: Unit, answers: Mapping[Member, bytes]) -> None:
         """This machine's own engine says what is right, where two workers differ or there is only one."""
         try:
             rows = self._checks.here(unit)
@@ -254,7 +254,7 @@ class _PoolRun:
             self._leave(unit, f"{left}, on this machine")
             return
         self._write(unit, rows, None)
-        for member, theirs in told.items():
+        for member, theirs in answers.items():
             if (why := difference(theirs, rows)) is not None:
                 self._distrust(member, why)
 

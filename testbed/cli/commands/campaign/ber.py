@@ -69,7 +69,7 @@ def ber(
             spec,
             lambda stage, total, what: progress_on_stderr(total, f"{stage}: {what}"),
         )
-    found = run_ber(
+    result = run_ber(
         preparation,
         rates,
         repeats,
@@ -78,27 +78,27 @@ def ber(
         seed=seed,
         progress=lambda total: progress_on_stderr(total, "images"),
     )
-    emit(found, as_json, lambda: _rates_table(found))
+    emit(result, as_json, lambda: _rates_table(result))
 
 
-def _rates_table(found: Mapping[str, Any]) -> RenderableType:
+def _rates_table(result: Mapping[str, Any]) -> RenderableType:
 
     from testbed.cli.tables.fitting import FittedTable
     from testbed.cli.tables.prose import Prose, stacked
 
-    engine, confidence = found["engine"], f"{100 * found['confidence']:g} %"
+    engine, confidence = result["engine"], f"{100 * result['confidence']:g} %"
     head = Prose(
-        f"{found['name']}: {engine['backend']} {engine['precision']}, {found['images']:,} test images of"
-        f" {len(found['classes'])} classes, {len(found['sites'])} weights of {found['bits']:,} bits, accuracy"
-        f" {100 * found['accuracy']:.2f} % without flips",
-        bold=len(found["name"]),
+        f"{result['name']}: {engine['backend']} {engine['precision']}, {result['images']:,} test images of"
+        f" {len(result['classes'])} classes, {len(result['sites'])} weights of {result['bits']:,} bits, accuracy"
+        f" {100 * result['accuracy']:.2f} % without flips",
+        bold=len(result["name"]),
     )
     table = FittedTable(
-        title=f"{found['repeats']} repeats per rate, seed {found['seed']}; in %, {confidence} intervals over repeats",
+        title=f"{result['repeats']} repeats per rate, seed {result['seed']}; in %, {confidence} intervals over repeats",
     )
     for name in ("bit-error rate", "flips", "accuracy", "SDC-1", "non-finite"):
         table.add_column(name, justify="right" if name in ("bit-error rate", "flips") else "left", no_wrap=True)
-    for record in found["rates"]:
+    for record in result["rates"]:
         cells = [_percent(record[measure]) for measure in ("accuracy", "sdc1", "nonfinite")]
         table.add_row(f"{record['rate']:g}", f"{record['flips']['mean']:,.1f}", *cells)
     return stacked([head, table])

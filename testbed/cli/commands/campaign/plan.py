@@ -71,30 +71,30 @@ def plan(
 
     loaded = load_spec(spec, changes)
     wanted = wanted_of(loaded, margin, confidence, rate, relative)
-    found = Preview(loaded, wanted, asked_dimensions(by), seconds_per_row, measure)
+    preview = Preview(loaded, wanted, asked_dimensions(by), seconds_per_row, measure)
     if as_json:
-        for piece in _json(found):
+        for piece in _json(preview):
             click.echo(piece)
     else:
-        emit(None, False, lambda: _tables(found, rows))
+        emit(None, False, lambda: _tables(preview, rows))
 
 
-def _json(found: Preview) -> Iterator[str]:
+def _json(preview: Preview) -> Iterator[str]:
     """One JSON object, a part per line: there may be very many."""
-    head = json.dumps(json_value(found.head()), allow_nan=False)
+    head = json.dumps(json_value(preview.head()), allow_nan=False)
     yield head.removesuffix("}") + ', "parts": ['
     comma = ""
-    for part in found.parts():
+    for part in preview.parts():
         yield comma + json.dumps(json_value(part), allow_nan=False)
         comma = ","
-    yield f'], "totals": {json.dumps(json_value(found.totals()), allow_nan=False)}}}'
+    yield f'], "totals": {json.dumps(json_value(preview.totals()), allow_nan=False)}}}'
 
 
-def _tables(found: Preview, rows: int) -> RenderableType:
+def _tables(preview: Preview, rows: int) -> RenderableType:
     from testbed.cli.tables.fitting import FittedTable
     from testbed.cli.tables.prose import stacked
 
-    head, parts = found.head(), found.parts()
+    head, parts = preview.head(), preview.parts()
     shown = list(itertools.islice(parts, rows))
     margin = f"{head['margin']:g} of {head['rate']:g}" if head["relative"] else f"{head['margin']:g}"
     table = FittedTable(
@@ -109,7 +109,7 @@ def _tables(found: Preview, rows: int) -> RenderableType:
         table.add_row(part["target"], part["where"], part["op"], *values, *counts)
     more = sum(1 for _ in parts)
     others = [f"... and {more:,} more; --by block tells fewer, --json all"] if more else []
-    return stacked([table, *others, *_lines(head, found.totals())])
+    return stacked([table, *others, *_lines(head, preview.totals())])
 
 
 def _lines(head: Record, totals: Record) -> Iterable[str]:

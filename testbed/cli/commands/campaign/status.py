@@ -21,20 +21,20 @@ def status(folder: Path, as_json: bool) -> None:
     """
     from testbed.campaign.results.status import campaign_status
 
-    found = campaign_status(folder)
-    emit(found, as_json, lambda: _status_lines(found))
+    report = campaign_status(folder)
+    emit(report, as_json, lambda: _status_lines(report))
 
 
-def _status_lines(found: Mapping[str, Any]) -> list[str]:
+def _status_lines(report: Mapping[str, Any]) -> list[str]:
     from testbed.api.progress_text import duration, lines
 
-    head = f"{found['name']}: {found['state']}"
-    if found["state"] == "running":
-        head += f", {found['stage'] or 'preparing'}"
-        if found["age_s"] is not None:
-            head += f", last heard of {duration(found['age_s'])} ago"
-    elif found["state"] == "interrupted":
-        last = found["stages"][-1] if found["stages"] else None
+    head = f"{report['name']}: {report['state']}"
+    if report["state"] == "running":
+        head += f", {report['stage'] or 'preparing'}"
+        if report["age_s"] is not None:
+            head += f", last heard of {duration(report['age_s'])} ago"
+    elif report["state"] == "interrupted":
+        last = report["stages"][-1] if report["stages"] else None
         head += f" after stage {last!r}" if last else " before its first stage was done"
         head += "; the command that began it goes on with it"
-    return [head, *lines(found)]
+    return [head, *lines(report)]

@@ -101,7 +101,7 @@ def record(
     from testbed.golden.recording import DEFAULT_MODULES, record_golden
 
     log_to_stderr()
-    found = record_golden(
+    recorded = record_golden(
         folder,
         images=images,
         modules=() if logits_only else modules or DEFAULT_MODULES,
@@ -111,16 +111,17 @@ def record(
         progress=lambda total: progress_on_stderr(total, "images"),
     )
     report = {
-        "images": len(found),
-        "accuracy": found.accuracy,
-        "range": found.range,
-        "classes": found.classes,
-        "modules": found.modules,
-        "files": found.hashes,
+        "images": len(recorded),
+        "accuracy": recorded.accuracy,
+        "range": recorded.range,
+        "classes": recorded.classes,
+        "modules": recorded.modules,
+        "files": recorded.hashes,
     }
     text = [
-        f"accuracy {100 * found.accuracy:.2f} % of {classes_told(found.classes, found.run.model.config.classes)}",
-        f"recorded in {folder}/golden: logits{''.join(f', {name}' for name in found.modules)}",
+        f"accuracy {100 * recorded.accuracy:.2f} % of"
+        f" {classes_told(recorded.classes, recorded.run.model.config.classes)}",
+        f"recorded in {folder}/golden: logits{''.join(f', {name}' for name in recorded.modules)}",
     ]
     emit(report, as_json, lambda: text)
 
@@ -162,7 +163,7 @@ def verify(
     from testbed.golden.verify import verify_golden
 
     log_to_stderr()
-    found = verify_golden(
+    verification = verify_golden(
         folder,
         target,
         engine,
@@ -172,9 +173,9 @@ def verify(
         threads=threads,
         progress=lambda total: progress_on_stderr(total, "images"),
     )
-    emit(found, as_json, lambda: _verification_text(found))
-    if found.faulty_images != found.expected:
-        raise GateFailed(_verdict(found))
+    emit(verification, as_json, lambda: _verification_text(verification))
+    if verification.faulty_images != verification.expected:
+        raise GateFailed(_verdict(verification))
 
 
 @golden.command(
@@ -230,22 +231,30 @@ def import_originals(
     from testbed.golden.originals import import_originals as take
 
     log_to_stderr()
-    found = take(folder, golden_file, attention_file=attention, tiers_file=tiers, images=images)
-    report = {"images": len(found), "accuracy": found.accuracy, "modules": found.modules}
-    emit(report, as_json, lambda: f"{len(found):,} images, accuracy {100 * found.accuracy:.2f} %; taken into {folder}")
-
-
-def _verdict(found: Verification) -> str:
-    faulty = len(found.faulty_images)
-    if found.injected:
-        return f"the injected images are {found.expected}, but the comparison found {faulty}: {found.faulty_images[:9]}"
-    return (
-        f"{faulty} of {found.images} images are not reproduced by {found.engine} within atol {found.atol:g} and rtol"
-        f" {found.rtol:g}; the largest deviation is {found.max_abs_diff:.3g}"
+    imported = take(folder, golden_file, attention_file=attention, tiers_file=tiers, images=images)
+    report = {"images": len(imported), "accuracy": imported.accuracy, "modules": imported.modules}
+    emit(
+        report,
+        as_json,
+        lambda: f"{len(imported):,} images, accuracy {100 * imported.accuracy:.2f} %; taken into {folder}",
     )
 
 
-def _verification_text(found: Verification) -> RenderableType:
+def _verdict(verification: Verification) -> str:
+    faulty = len(verification.faulty_images)
+    if verification.injected:
+        return (
+            f"the injected images are {verification.expected}, but the comparison found {faulty}:"
+            f" {verification.faulty_images[:9]}"
+        )
+    return (
+        f"{faulty} of {verification.images} images are not reproduced by {verification.engine} within atol"
+        f" {verification.atol:g} and rtol"
+        f" {verification.rtol:g}; the largest deviation is {verification.max_abs_diff:.3g}"
+    )
+
+
+def _verification_text(verification: Verification) -> RenderableType:
     from testbed.analysis.outputs.confidence import interval_name
     from testbed.cli.tables.fitting import FittedTable
     from testbed.cli.tables.prose import stacked
@@ -253,10 +262,17 @@ def _verification_text(found: Verification) -> RenderableType:
     table = FittedTable(boxed=False)
     for heading in ("confidence", "images", "faulty", "largest deviation", "smallest atol that passes"):
         table.add_column(heading, justify="left" if heading == "confidence" else "right")
-    for tier in found.tiers:
+    for tier in verification.tiers:
         worst = ["-" if value is None else f"{value:.3g}" for value in (tier.max_abs_diff, tier.smallest_atol)]
         table.add_row(interval_name(tier.low, tier.high), f"{tier.n}", f"{tier.faulty}", *worst)
-    head = f"{found.target} in {found.engine}, engine {found.engine_hash}, atol {found.atol:g}, rtol {found.rtol:g}"
-    shown = ", ".join(map(str, found.faulty_images[:20])) + (", ..." if len(found.faulty_images) > 20 else "")
-    faulty = f"faulty: {len(found.faulty_images)} of {found.images} images" + (f", at {shown}" if shown else "")
-    return stacked([head, table, f"{faulty}; largest deviation {found.max_abs_diff:.3g}"])
+    head = (
+        f"{verification.target} in {verification.engine}, engine {verification.engine_hash}, atol"
+        f" {verification.atol:g}, rtol {verification.rtol:g}"
+    )
+    shown = ", ".join(map(str, verification.faulty_images[:20])) + (
+        ", ..." if len(verification.faulty_images) > 20 else ""
+    )
+    faulty = f"faulty: {len(verification.faulty_images)} of {verification.images} images" + (
+        f", at {shown}" if shown else ""
+    )
+    return stacked([head, table, f"{faulty}; largest deviation {verification.max_abs_diff:.3g}"])

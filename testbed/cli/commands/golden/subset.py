@@ -55,9 +55,9 @@ def subset(
     content = record_subset(folder, per_tier=per_tier, positions=positions, stratified=stratified, seed=seed)
 
     def text() -> list[str]:
-        told = classes_told(content["classes"], open_model_run(folder).model.config.classes)
+        named = classes_told(content["classes"], open_model_run(folder).model.config.classes)
         how = ", the first of each tier in data set order" if per_tier and not stratified else ""
         files = [f"  {folder / file}" for file in content["files"]]
-        return [f"{told}{how}", f"chosen ({folder}/subset.json); their goldens:", *files]
+        return [f"{named}{how}", f"chosen ({folder}/subset.json); their goldens:", *files]
 
     emit(content, as_json, text)

@@ -40,9 +40,9 @@ def cache(context: click.Context, as_json: bool) -> None:
     from testbed.core.folder.cache import cache_folder, limit_bytes, usage
     from testbed.core.process.resources import format_bytes
 
-    found, limit = usage(), limit_bytes()
-    lines = [f"{cache_folder()}, at most {format_bytes(limit)}", *_lines(found)]
-    emit({"folder": cache_folder(), "limit_bytes": limit, "kinds": found}, as_json, lambda: lines)
+    usages, limit = usage(), limit_bytes()
+    lines = [f"{cache_folder()}, at most {format_bytes(limit)}", *_lines(usages)]
+    emit({"folder": cache_folder(), "limit_bytes": limit, "kinds": usages}, as_json, lambda: lines)
 
 
 @cache.command(epilog=example("testbed cache clear", "testbed cache clear --only goldens"))
@@ -57,7 +57,9 @@ def clear(only: str | None, as_json: bool) -> None:
     emit(report, as_json, lambda: [f"removed from {kept.cache_folder()}", *_lines(gone)])
 
 
-def _lines(found: Sequence[Usage]) -> list[str]:
+def _lines(usages: Sequence[Usage]) -> list[str]:
     from testbed.core.process.resources import format_bytes
 
-    return [f"{one.kind:9}{one.files:6,} files {format_bytes(one.bytes):>11}  {_WHAT[one.kind]}" for one in found]
+    return [
+        f"{usage.kind:9}{usage.files:6,} files {format_bytes(usage.bytes):>11}  {_WHAT[usage.kind]}" for usage in usages
+    ]

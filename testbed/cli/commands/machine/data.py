@@ -89,8 +89,8 @@ def check(
     folder = data_root(root)
     absent = missing(entry, folder, path)
     if absent and as_json and not download:
-        found = {"name": name, "root": str(folder), "found": False, "missing": [str(p) for p in absent]}
-        emit(found | {"get": how_to_get(name, entry, folder)}, as_json, str)
+        lacking = {"name": name, "root": str(folder), "found": False, "missing": [str(p) for p in absent]}
+        emit(lacking | {"get": how_to_get(name, entry, folder)}, as_json, str)
     dataset = load(name, root=root, preprocess=preprocess, classes=classes, download=download)
     report = {"root": str(folder), "found": True, "missing": []} | dataset.describe()
     if full:

@@ -18,8 +18,8 @@ def help_(ctx: click.Context, command: tuple[str, ...]) -> None:
         group = shown.command
         if not isinstance(group, click.Group):
             shown.fail(f"'{shown.command_path}' has no commands of its own")
-        found = group.get_command(shown, word)
-        if found is None:
+        subcommand = group.get_command(shown, word)
+        if subcommand is None:
             shown.fail(no_such_command(word, group.list_commands(shown)))
-        shown = click.Context(found, parent=shown, info_name=word, **found.context_settings)
+        shown = click.Context(subcommand, parent=shown, info_name=word, **subcommand.context_settings)
     click.echo(shown.get_help())

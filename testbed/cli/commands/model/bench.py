@@ -99,7 +99,8 @@ def bench(
         worst = max(slower, key=lambda row: row.ratio_to_baseline.value if row.ratio_to_baseline else 0.0)
         assert worst.ratio_to_baseline is not None
         raise GateFailed(
-            f"{worst.model} at batch {worst.batch} takes {worst.ratio_to_baseline.value:.3f} of the baseline's time, above"
+            f"{worst.model} at batch {worst.batch} takes {worst.ratio_to_baseline.value:.3f} of the baseline's time,"
+            " above"
             f" --max-ratio {max_ratio:g}"
         )
 
@@ -139,6 +140,6 @@ def _latency_table(rows: list[LatencyRow]) -> RenderableType:
     parts: list[RenderableType] = [table]
     for row in rows:
         if row.phases_ms:
-            told = ", ".join(f"{name.removesuffix('_ms')} {value:.3g} ms" for name, value in row.phases_ms.items())
-            parts.append(f"{row.model}, batch {row.batch}: {told}")
+            phases = ", ".join(f"{name.removesuffix('_ms')} {value:.3g} ms" for name, value in row.phases_ms.items())
+            parts.append(f"{row.model}, batch {row.batch}: {phases}")
     return stacked(parts)

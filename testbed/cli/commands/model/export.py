@@ -77,7 +77,7 @@ def export(
     from testbed.golden.deploy import deploy
 
     log_to_stderr()
-    found = deploy(
+    deployed = deploy(
         folder,
         target,
         precision,
@@ -88,26 +88,27 @@ def export(
         threads=threads,
         progress=lambda total: progress_on_stderr(total, "images"),
     )
-    emit(found, as_json, lambda: _parity_text(found))
-    needed = worst(found.parity, "smallest_atol")
+    emit(deployed, as_json, lambda: _parity_text(deployed))
+    needed = worst(deployed.parity, "smallest_atol")
     if atol is not None and not needed <= atol:
         raise GateFailed(f"{target} in {precision} needs atol {needed:.3g} at rtol {rtol:g}, above the stated {atol:g}")
 
 
-def _parity_text(found: Deployed) -> RenderableType:
+def _parity_text(deployed: Deployed) -> RenderableType:
     from testbed.cli.tables.fitting import FittedTable
     from testbed.cli.tables.prose import stacked
 
-    kind = f" ({found.options['arithmetic']})" if "arithmetic" in found.options else ""
-    table = FittedTable(title=f"parity with the reference golden, {found.images} images, rtol {found.rtol:g}")
+    kind = f" ({deployed.options['arithmetic']})" if "arithmetic" in deployed.options else ""
+    table = FittedTable(title=f"parity with the reference golden, {deployed.images} images, rtol {deployed.rtol:g}")
     for name in ("tier", "n", "largest |d|", "smallest atol", "top-1 agreement"):
         table.add_column(name, justify="left" if name == "tier" else "right")
-    for record in found.parity:
+    for record in deployed.parity:
         figures = [record["max_abs_diff"], record["smallest_atol"]]
         agreement = record["top1_agreement"]
         cells = ["" if figure is None else f"{figure:.3g}" for figure in figures]
         table.add_row(record["tier"], str(record["n"]), *cells, "" if agreement is None else f"{100 * agreement:.2f} %")
     head = (
-        f"{found.file}: {found.engine} {found.precision}{kind}, engine {found.engine_hash}, model {found.deployment_id}"
+        f"{deployed.file}: {deployed.engine} {deployed.precision}{kind}, engine {deployed.engine_hash}, model"
+        f" {deployed.deployment_id}"
     )
     return stacked([head, table])

@@ -171,10 +171,12 @@ def _preprocess_rows(dataset: Dataset | None, how: Any, folder: Path, config: Vi
         if file is None:
             return []
         try:
-            told = preprocess_from(file).one_line(config.image)
+            description = preprocess_from(file).one_line(config.image)
         except UsageError as error:  # in the way only of data that is prepared so
             return [Told("preprocess", "not read", "config.json", str(error))]
-        return [Told("preprocess", told, "config.json", f"{file.name}; kept when a data set is named: --data NAME")]
+        return [
+            Told("preprocess", description, "config.json", f"{file.name}; kept when a data set is named: --data NAME")
+        ]
     dataset.preprocess.check_size(config.image)
     height, width = dataset.test.pixels(0).shape[:2]
     size = f"{height} x {width} -> {config.image} x {config.image}"

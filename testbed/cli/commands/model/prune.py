@@ -78,29 +78,29 @@ def prune(
     chosen = tuple(kinds.split(","))
     orders = [PruneRequest(method, amount, chosen, settings.made(), training) for amount in amounts]
     places = [to] if len(orders) == 1 else [to / order.name for order in orders]
-    found = prune_runs(folder, list(zip(orders, places, strict=True)), say)
-    emit(found[0] if len(found) == 1 else {"runs": found}, as_json, lambda: _pruned_table(found))
+    pruned = prune_runs(folder, list(zip(orders, places, strict=True)), say)
+    emit(pruned[0] if len(pruned) == 1 else {"runs": pruned}, as_json, lambda: _pruned_table(pruned))
 
 
-def _pruned_table(found: list[Pruned]) -> FittedTable:
+def _pruned_table(pruned: list[Pruned]) -> FittedTable:
     from testbed.cli.tables.fitting import FittedTable
 
-    table = FittedTable(title=f"pruned from {100 * found[0].accuracy_before:.2f} % test accuracy")
+    table = FittedTable(title=f"pruned from {100 * pruned[0].accuracy_before:.2f} % test accuracy")
     for name in ("run", "amount", "heads", "neurons", "parameters", "MACs", "of the MACs", "accuracy %"):
         table.add_column(name, justify="left" if name == "run" else "right")
-    for one in found:
-        heads = sum(map(len, one.kept["heads"]))
-        neurons = sum(_counted(runs) for runs in one.kept["neurons"])
-        tuned = f" (before fine-tuning {100 * one.accuracy_before_finetuning:.2f})" if one.finetuned_epochs else ""
+    for model in pruned:
+        heads = sum(map(len, model.kept["heads"]))
+        neurons = sum(_counted(runs) for runs in model.kept["neurons"])
+        tuned = f" (before fine-tuning {100 * model.accuracy_before_finetuning:.2f})" if model.finetuned_epochs else ""
         table.add_row(
-            one.run,
-            f"{one.amount:g}",
-            f"{heads} of {sum(one.kept['of_heads'])}",
-            f"{neurons} of {sum(one.kept['of_neurons'])}",
-            f"{one.parameters:,}",
-            f"{one.macs / 1e6:.4g} M",
-            f"{one.macs / one.macs_before:.3f}",
-            f"{100 * one.accuracy:.2f}{tuned}",
+            model.run,
+            f"{model.amount:g}",
+            f"{heads} of {sum(model.kept['of_heads'])}",
+            f"{neurons} of {sum(model.kept['of_neurons'])}",
+            f"{model.parameters:,}",
+            f"{model.macs / 1e6:.4g} M",
+            f"{model.macs / model.macs_before:.3f}",
+            f"{100 * model.accuracy:.2f}{tuned}",
         )
     return table
 

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
         "testbed train digits --dataset digits --run runs/digits-model",
         "testbed train cifar10 --dataset cifar10 --set augmentation=cutout --set patch=8 --run runs/cutout",
         "testbed train fashion-mnist --dataset fashion-mnist --fuzziness-every 10 --run runs/fashion",
-        "for mlp in 64 128 256; do testbed train fashion-mnist --dataset fashion-mnist --set mlp=$mlp --run runs/mlp-$mlp;"
+        "for mlp in 64 128 256; do testbed train fashion-mnist --dataset fashion-mnist --set mlp=$mlp --run"
+        " runs/mlp-$mlp;"
         " done",
         "testbed train vit-base-16-224 --dataset imagefolder:photos/test --epochs 0 --run runs/random",
     )
@@ -196,6 +197,6 @@ def _result_text(report: dict[str, Any]) -> list[str]:
         f" test accuracy {100 * report['test_accuracy']:.2f} % of {report['dataset']['images']['test']:,}",
         f"model: {report['run']}/model.safetensors, curves: {report['run']}/curves.png",
     ]
-    if found := report.get("fuzziness"):
-        lines.append(f"fuzziness of {len(found['epochs'])} epochs: {found['log']}, pictures beside it")
+    if fuzziness := report.get("fuzziness"):
+        lines.append(f"fuzziness of {len(fuzziness['epochs'])} epochs: {fuzziness['log']}, pictures beside it")
     return lines

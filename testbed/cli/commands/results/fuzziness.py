@@ -82,7 +82,7 @@ def fuzziness(
     from testbed.sensitivity.fuzziness.artefacts import measure_run
 
     torch.set_num_threads(threads)
-    found = [
+    runs = [
         measure_run(
             folder,
             layers=wanted,
@@ -94,11 +94,11 @@ def fuzziness(
         for folder in folders
     ]
     if not averaged:
-        emit(_to_json(found[0]), as_json, lambda: _layers_text(found[0]))
+        emit(_to_json(runs[0]), as_json, lambda: _layers_text(runs[0]))
         return
     from testbed.sensitivity.fuzziness.average import all_recorded, average, recorded_average, write_average
 
-    mean = average(found)
+    mean = average(runs)
     epochs = recorded_average(folders) if all_recorded(folders) else []
     files = write_average(to, mean, epochs) if to else []
     report = _average_told(mean) | {"epochs": [_epoch_told(row) for row in epochs], "files": files}
@@ -122,15 +122,15 @@ def _recorded(folders: Sequence[Path], wanted: list[str] | None, averaged: bool,
 
 
 def _to_json(measured: RunFuzziness) -> dict[str, Any]:
-    found = measured.result
+    result = measured.result
     return {
-        "layers": [{"name": name, "fuzziness": value} for name, value in found.layers.items()],
+        "layers": [{"name": name, "fuzziness": value} for name, value in result.layers.items()],
         "fits": _fits_to_json(measured.fits),
-        "images": found.images,
-        "classes": found.classes,
+        "images": result.images,
+        "classes": result.classes,
         "data": measured.data,
-        "accuracy": found.accuracy,
-        "loss": found.loss,
+        "accuracy": result.accuracy,
+        "loss": result.loss,
         "run": measured.run,
     }
 
@@ -141,7 +141,7 @@ def _fits_to_json(fits: Fits) -> dict[str, Any]:
 
 def _average_told(mean: Average) -> dict[str, Any]:
     return {
-        "layers": [{"name": name, "fuzziness": one.value, "std": one.std} for name, one in mean.layers.items()],
+        "layers": [{"name": name, "fuzziness": layer.value, "std": layer.std} for name, layer in mean.layers.items()],
         "fits": _fits_to_json(mean.fits),
         "images": mean.images,
         "data": mean.data,
@@ -155,12 +155,12 @@ def _epoch_told(row: EpochFuzziness | EpochAverage, names: Sequence[str] | None 
     from testbed.sensitivity.fuzziness.artefacts import fits_of
     from testbed.sensitivity.fuzziness.average import EpochAverage
 
-    values = {name: one.value for name, one in row.layers.items()} if isinstance(row, EpochAverage) else row.layers
+    values = {name: layer.value for name, layer in row.layers.items()} if isinstance(row, EpochAverage) else row.layers
     depth = sum(name.startswith("block.") for name in row.layers)
     layers: list[dict[str, Any]] = []
     for name in names or row.layers:
-        one = row.layers[name]
-        spread = {} if isinstance(one, float) else {"std": one.std}
+        layer = row.layers[name]
+        spread = {} if isinstance(layer, float) else {"std": layer.std}
         layers.append({"name": name, "fuzziness": values[name], **spread})
     return {
         "epoch": row.epoch,
@@ -175,20 +175,20 @@ def _epoch_told(row: EpochFuzziness | EpochAverage, names: Sequence[str] | None 
 def _layers_text(measured: RunFuzziness) -> RenderableType:
     from testbed.cli.tables.prose import stacked
 
-    found, fits = measured.result, measured.fits
-    table = _layers_table(found.layers, fits)
+    result, fits = measured.result, measured.fits
+    table = _layers_table(result.layers, fits)
     tail = (
-        f"{found.images:,} test images of {measured.data}, {found.classes} classes: accuracy"
-        f" {100 * found.accuracy:.2f} %, loss {found.loss:.4f} nats"
+        f"{result.images:,} test images of {measured.data}, {result.classes} classes: accuracy"
+        f" {100 * result.accuracy:.2f} %, loss {result.loss:.4f} nats"
     )
-    return stacked([table, *_fit_lines(fits, found.layers), tail])
+    return stacked([table, *_fit_lines(fits, result.layers), tail])
 
 
 def _average_text(mean: Average, files: Sequence[Path]) -> RenderableType:
     from testbed.cli.tables.prose import stacked
 
-    values = {name: one.value for name, one in mean.layers.items()}
-    spreads = {name: one.std for name, one in mean.layers.items()}
+    values = {name: layer.value for name, layer in mean.layers.items()}
+    spreads = {name: layer.std for name, layer in mean.layers.items()}
     table = _layers_table(values, mean.fits, spreads)
     tail = (
         f"{len(mean.runs)} models on {mean.images:,} test images of {mean.data}: accuracy"

@@ -79,12 +79,12 @@ def rank(
         return
     if by == "measured":
         raise click.UsageError("--validate holds scores against what was measured; --by measured is no score")
-    found = check(folder, validate, kind, made, (by,) if by else METHODS)
+    validation = check(folder, validate, kind, made, (by,) if by else METHODS)
     if picture is not None:
         from testbed.sensitivity.rank.pictures import validation_picture
 
-        validation_picture(picture, found)
-    emit(found, as_json, lambda: _validation(found))
+        validation_picture(picture, validation)
+    emit(validation, as_json, lambda: _validation(validation))
 
 
 def _ranking(ranking: Ranking) -> FittedTable:
@@ -93,32 +93,37 @@ def _ranking(ranking: Ranking) -> FittedTable:
     table = FittedTable(title=f"{ranking.kind}s by {ranking.by}, the first matter most")
     for name in ("rank", ranking.kind, "score"):
         table.add_column(name, justify="left" if name == ranking.kind else "right")
-    for place, one in enumerate(sorted(ranking.scores, key=lambda one: -one["score"]), 1):
-        table.add_row(str(place), one["component"], f"{one['score']:.4g}")
+    for position, entry in enumerate(sorted(ranking.scores, key=lambda entry: -entry["score"]), 1):
+        table.add_row(str(position), entry["component"], f"{entry['score']:.4g}")
     return table
 
 
-def _validation(found: dict[str, Any]) -> RenderableType:
+def _validation(validation: dict[str, Any]) -> RenderableType:
     from testbed.cli.tables.fitting import FittedTable
     from testbed.cli.tables.prose import stacked
 
-    level = f"{100 * found['confidence']:g} % intervals"
-    table = FittedTable(title=f"scores of {found['kind']}s against {found['campaign']}, {level}")
+    level = f"{100 * validation['confidence']:g} % intervals"
+    table = FittedTable(title=f"scores of {validation['kind']}s against {validation['campaign']}, {level}")
     for name in ("score", "Spearman", "Kendall", "top k", "k", "chance", "SDC-1 removed, area"):
         table.add_column(name, justify="left" if name == "score" else "right")
-    areas = {curve.by: curve.area for curve in found["protection"]}
-    for by, one in found["by"].items():
-        cells = [_interval(one.spearman), _interval(one.kendall), _interval(one.top_k), str(one.k)]
-        chance = "" if one.control is None else f"{100 * one.control:.1f} %"
+    areas = {curve.by: curve.area for curve in validation["protection"]}
+    for by, correlation in validation["by"].items():
+        cells = [
+            _interval(correlation.spearman),
+            _interval(correlation.kendall),
+            _interval(correlation.top_k),
+            str(correlation.k),
+        ]
+        chance = "" if correlation.control is None else f"{100 * correlation.control:.1f} %"
         table.add_row(by, *cells, chance, f"{areas[by]:.3f}" if by in areas else "")
-    for by, told in (("measured", "measured ideal"), ("random", "random order")):
+    for by, title in (("measured", "measured ideal"), ("random", "random order")):
         if by in areas:
-            table.add_row(told, "", "", "", "", "", f"{areas[by]:.3f}")
-    left_out = [f"{by} left out: {why}" for by, why in found["left_out"].items()]
-    return stacked([table, *(one.verdict for one in found["by"].values()), *left_out])
+            table.add_row(title, "", "", "", "", "", f"{areas[by]:.3f}")
+    left_out = [f"{by} left out: {why}" for by, why in validation["left_out"].items()]
+    return stacked([table, *(correlation.verdict for correlation in validation["by"].values()), *left_out])
 
 
-def _interval(found: Any) -> str:
-    if found.value is None:
+def _interval(estimate: Any) -> str:
+    if estimate.value is None:
         return "not defined"
-    return f"{found.value:.2f}" + ("" if found.low is None else f" [{found.low:.2f}, {found.high:.2f}]")
+    return f"{estimate.value:.2f}" + ("" if estimate.low is None else f" [{estimate.low:.2f}, {estimate.high:.2f}]")

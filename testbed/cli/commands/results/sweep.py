@@ -24,12 +24,12 @@ class Tolerances(click.ParamType):
             return value
         text = str(value)
         try:
-            found = self._range(text) if ":" in text else tuple(float(part) for part in text.split(","))
+            tolerances = self._range(text) if ":" in text else tuple(float(part) for part in text.split(","))
         except ValueError:
             self.fail(f"{text!r} is no grid; write 1e-6,1e-5,1e-4 or LOW:HIGH:COUNT, such as 1e-8:1:17", param, ctx)
-        if not all(0 <= tolerance <= LARGEST for tolerance in found) or len(found) > _MOST:
+        if not all(0 <= tolerance <= LARGEST for tolerance in tolerances) or len(tolerances) > _MOST:
             self.fail(f"{text!r}: at most {_MOST} tolerances from 0 to {LARGEST:g} are wanted", param, ctx)
-        return tuple(sorted(set(found)))
+        return tuple(sorted(set(tolerances)))
 
     def _range(self, text: str) -> tuple[float, ...]:
         low, high, count = text.split(":")

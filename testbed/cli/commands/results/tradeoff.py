@@ -90,25 +90,25 @@ def tradeoff(
     question = Question(
         engine, precision, tuple(batches), threads, Budget(seconds=seconds, runs=max(runs, LEAST_ROUNDS))
     )
-    found = joined(folders, campaigns, question, allowed_drop / 100, say)
-    write_text(to / "metrics.json", json.dumps(json_value(found), indent=1, allow_nan=False) + "\n")
-    tradeoff_figure(to / "tradeoff.png", found)
-    write_page(to / "tradeoff.html", found)
-    emit(found, as_json, lambda: _tradeoff_text(found, to))
+    comparison = joined(folders, campaigns, question, allowed_drop / 100, say)
+    write_text(to / "metrics.json", json.dumps(json_value(comparison), indent=1, allow_nan=False) + "\n")
+    tradeoff_figure(to / "tradeoff.png", comparison)
+    write_page(to / "tradeoff.html", comparison)
+    emit(comparison, as_json, lambda: _tradeoff_text(comparison, to))
 
 
-def _tradeoff_text(found: Tradeoff, to: Path) -> RenderableType:
+def _tradeoff_text(comparison: Tradeoff, to: Path) -> RenderableType:
     from testbed.cli.tables.fitting import FittedTable
     from testbed.cli.tables.prose import stacked
 
-    plain = FittedTable(title=f"plain engines, batch {found.batch}")
+    plain = FittedTable(title=f"plain engines, batch {comparison.batch}")
     for name in ("model", "engine", "accuracy %", "p50 ms", "time ratio", "MACs ratio", "accuracy per ms", "Pareto"):
         plain.add_column(name, justify="left" if name in ("model", "engine") else "right")
-    first = found.entries[0].latency[0]
+    first = comparison.entries[0].latency[0]
     twins = FittedTable(title="their twins: SDC-1 of single flips in activations, 95 % intervals")
     for name in ("model", "twin engine", "SDC-1 %", "faults", "drift from plain"):
         twins.add_column(name, justify="left" if name in ("model", "twin engine") else "right")
-    for entry in found.entries:
+    for entry in comparison.entries:
         row, ratio = entry.latency[0], entry.latency[0].ratio_to_baseline
         plain.add_row(
             entry.model,
@@ -124,4 +124,4 @@ def _tradeoff_text(found: Tradeoff, to: Path) -> RenderableType:
             rate = f"{100 * v.rate:.2f} [{100 * v.low:.2f}, {100 * v.high:.2f}]"
             twins.add_row(entry.model, v.engine_hash, rate, f"{v.faults:,}", f"{v.drift_max_abs:.3g}")
     parts = [plain, *([twins] if twins.row_count else [])]
-    return stacked([*parts, found.why, f"page: {to / 'tradeoff.html'}"])
+    return stacked([*parts, comparison.why, f"page: {to / 'tradeoff.html'}"])
