@@ -24,12 +24,14 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
+from testbed.campaign.facts import check_facts
 from testbed.campaign.pipeline import run_campaign
 from testbed.campaign.preview.dry_run import dry_run_plan
 from testbed.campaign.run import Run
 from testbed.campaign.spec.campaign import parse_spec
 from testbed.campaign.work.workforce import Workforce
 from testbed.core.errors import GateFailed, StaleArtefact, UsageError
+from testbed.core.folder.runfolder import RunFolder
 from testbed.data import load
 from testbed.instrument.sites.catalogue import catalogue
 from testbed.report.page import build_report
@@ -366,6 +368,7 @@ def test_sites_that_are_not_recognised_are_told(
     assert "not there, and left out of every pattern of sites: block.0.mlp, a branch of a kind" in caplog.text
     facts = json.loads((tmp_path / "run" / "manifest.json").read_text())["stages"]["export.model"]["facts"]
     assert [entry["site"] for entry in facts["not_there"]] == ["block.0.mlp", "block.1.mlp"]
+    check_facts(RunFolder.existing(tmp_path / "run"))  # so that it can be gone on with
 
 
 def test_independent_probabilities_are_refused(finished: Finished, tmp_path: Path) -> None:
