@@ -28,7 +28,7 @@ def test_the_version_is_read_only_when_asked_for() -> None:
 
 def test_unknown_attributes_are_refused() -> None:
     with pytest.raises(AttributeError, match="no attribute 'version'"):
-        _ = testbed.version  # type: ignore[attr-defined]
+        _ = testbed.version
 
 
 def test_the_citation_names_the_version_and_its_day() -> None:

@@ -30,7 +30,7 @@ def counted(y, stratum, weight, cluster, group, collapse, finite):
     """Strata and cells with nothing kept of single clusters, counted in plain Python."""
     numbers = sorted(set(stratum.tolist()))
     facts = {h: [0, 0, 0] for h in numbers}
-    cells = {}
+    cells: dict[tuple[int, int, int, int, int], int] = {}
     for fault in np.unique(cluster):
         mine = cluster == fault
         h, rows = int(stratum[mine][0]), int(mine.sum())
@@ -40,9 +40,9 @@ def counted(y, stratum, weight, cluster, group, collapse, finite):
             key = (int(label), numbers.index(h), int(part.sum()), rows, int(y[part].sum()))
             cells[key] = cells.get(key, 0) + 1
     of_stratum = [np.flatnonzero(stratum == h)[0] for h in numbers]
-    clusters, rows, squares = (np.array(column) for column in zip(*facts.values(), strict=True))
+    counts_of, rows_of, squares = (np.array(column) for column in zip(*facts.values(), strict=True))
     strata = Strata(
-        weight[of_stratum].astype(float), clusters, rows, squares.astype(float), collapse[of_stratum], finite
+        weight[of_stratum].astype(float), counts_of, rows_of, squares.astype(float), collapse[of_stratum], finite
     )
     labels = sorted({key[0] for key in cells})
     keys = np.array(list(cells), float)[:: -1 if len(cells) % 2 else 1]  # in any order

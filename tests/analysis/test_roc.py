@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -16,8 +18,8 @@ scores = st.lists(st.sampled_from([0.0, 1e-9, 0.5, 1.0, 1.5, 2.0, np.inf]), min_
 
 
 @given(scores, scores, st.randoms(use_true_random=False))
-def test_areas_are_scikit_learns(positive: list[float], negative: list[float], random: object) -> None:
-    weight = np.array([random.randint(1, 9) for _ in positive], float)  # type: ignore[attr-defined]
+def test_areas_are_scikit_learns(positive: list[float], negative: list[float], random: Random) -> None:
+    weight = np.array([random.randint(1, 9) for _ in positive], np.float64)
     finite = {np.inf: 99.0}
     labels = [1] * len(positive) + [0] * len(negative)
     expected = roc_auc_score(

@@ -1,3 +1,6 @@
+from collections.abc import Iterator
+from typing import Any, cast
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -5,7 +8,7 @@ from hypothesis import strategies as st
 
 from testbed.analysis.stats import clopper_pearson
 from testbed.analysis.stratified import SamplingFrame, StratumTally, domain_rates
-from testbed.analysis.survey import SurveyDesign
+from testbed.analysis.survey import Estimate, SurveyDesign
 from testbed.core.errors import UsageError
 
 
@@ -19,9 +22,16 @@ def counted(seed, images=1):
     y = rng.random((len(stratum), images)) < rng.choice([0, 0.1, 0.5, 1], strata)[stratum, None]
     values = y.mean(1)
     domain = np.unique(rng.integers(0, 3, strata), return_inverse=True)[1]
-    tally = StratumTally(n.astype(float), np.bincount(stratum, values), np.bincount(stratum, values**2))
+    tally = StratumTally(
+        n.astype(float), np.bincount(stratum, values).astype(float), np.bincount(stratum, values**2).astype(float)
+    )
     fault = np.repeat(np.arange(len(stratum)), images)
     return SamplingFrame.of(population, domain), tally, (y.ravel(), stratum[fault], population[stratum[fault]], fault)
+
+
+def by_domain(design: SurveyDesign, y, domain, confidence: float = 0.95) -> Iterator[tuple[int, Estimate]]:
+    for label, estimate in design.by_group(y, domain, confidence).items():
+        yield int(cast(Any, label)), estimate
 
 
 @given(st.integers(0, 2**32), st.sampled_from([0.8, 0.95]))
@@ -29,9 +39,12 @@ def test_of_whole_strata_it_is_the_survey_estimate(seed, confidence):
     frame, tally, (y, stratum, weight, fault) = counted(seed)
     design = SurveyDesign(stratum, weight, fault, finite_population=True)
     rates = domain_rates(frame, tally, confidence)
-    for domain, wanted in design.by_group(y, frame.domain[stratum], confidence).items():
-        found = [part[domain] for part in (rates.rate, rates.low, rates.high, rates.error)]
-        assert found == pytest.approx([wanted.rate, wanted.low, wanted.high, wanted.standard_error], abs=1e-9)
+    for domain, wanted in by_domain(design, y, frame.domain[stratum], confidence):
+        found = [part[domain] for part in (rates.rate, rates.low, rates.high)]
+        assert found == pytest.approx([wanted.rate, wanted.low, wanted.high], abs=1e-9)
+        assert rates.error[domain] == pytest.approx(
+            wanted.standard_error, abs=1e-7
+        )  # a root: of rounding, where it is 0
 
 
 @given(st.integers(0, 2**32))
@@ -39,7 +52,7 @@ def test_faults_that_strike_several_images_have_the_same_rate_and_no_narrower_an
     frame, tally, (y, stratum, weight, fault) = counted(seed, images=4)
     design = SurveyDesign(stratum, weight, fault, finite_population=True)
     rates = domain_rates(frame, tally, 0.95)
-    for domain, wanted in design.by_group(y, frame.domain[stratum]).items():
+    for domain, wanted in by_domain(design, y, frame.domain[stratum]):
         assert rates.rate[domain] == pytest.approx(wanted.rate, abs=1e-9)
         assert rates.error[domain] == pytest.approx(wanted.standard_error, abs=1e-7)
         assert rates.low[domain] <= wanted.low + 1e-9

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -144,10 +146,11 @@ def test_images_that_fail_together_count_once():
     """Eight copies of each row, in the row's cluster: nothing is known better than before."""
     y, stratum, weight, cluster, _ = sample(images=1)
     once = survey_proportion(y, stratum, weight, cluster)
-    eight = survey_proportion(*(np.repeat(v, 8) for v in (y, stratum, weight, cluster)))
+    y8, stratum8, weight8, cluster8 = (np.repeat(v, 8) for v in (y, stratum, weight, cluster))
+    eight = survey_proportion(y8, stratum8, weight8, cluster8)
     assert eight.n_rows == 8 * once.n_rows
     assert vars(eight) | {"n_rows": 0} == pytest.approx(vars(once) | {"n_rows": 0})
-    unclustered = survey_proportion(*(np.repeat(v, 8) for v in (y, stratum, weight)), np.arange(8 * len(y)))
+    unclustered = survey_proportion(y8, stratum8, weight8, np.arange(8 * len(y)))
     assert unclustered.high - unclustered.low < 0.5 * (eight.high - eight.low)
 
 
@@ -276,7 +279,7 @@ STRATA = 30
 SKEWED = np.random.default_rng(5).lognormal(0, 1.2, STRATA)
 MIXED = np.r_[np.zeros(10), np.ones(10), np.linspace(0.1, 0.9, 10)]
 
-SCENARIOS = {
+SCENARIOS: dict[str, tuple[Any, Any, Any, int, float]] = {
     "one stratum": ([1], 40, [0.1], 1, 0),
     "equal strata": (np.ones(STRATA), 10, np.full(STRATA, 0.2), 1, 0),
     "unequal weights": (SKEWED, 10, np.full(STRATA, 0.1), 1, 0),
@@ -316,8 +319,10 @@ def coverage(estimates, truth):
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_the_interval_covers_the_population_rate(scenario):
     weights, _, rates, _, _ = SCENARIOS[scenario]
-    replication, *rows = simulate(*SCENARIOS[scenario])
-    assert coverage(survey_by_group(*rows, replication), np.average(rates, weights=weights)) >= LEAST
+    replication, y, stratum, weight, cluster = simulate(*SCENARIOS[scenario])
+    assert (
+        coverage(survey_by_group(y, stratum, weight, cluster, replication), np.average(rates, weights=weights)) >= LEAST
+    )
 
 
 @pytest.mark.parametrize("scenario", ["unequal weights and rates", "images fail together"])
@@ -344,8 +349,8 @@ def test_the_interval_is_not_much_wider_than_it_must_be(scenario, most):
     weights, rates = np.asarray(weights) / np.sum(weights), np.asarray(rates)
     design_effect = (1 + (images - 1) * correlation) / images
     error = np.sqrt((weights**2 * rates * (1 - rates) / clusters).sum() * design_effect)
-    replication, *rows = simulate(*SCENARIOS[scenario])
-    widths = [e.high - e.low for e in survey_by_group(*rows, replication).values()]
+    replication, y, stratum, weight, cluster = simulate(*SCENARIOS[scenario])
+    widths = [e.high - e.low for e in survey_by_group(y, stratum, weight, cluster, replication).values()]
     assert np.median(widths) < most * 2 * 1.96 * error
 
 
@@ -356,4 +361,4 @@ def test_the_interval_covers_the_rate_of_some_of_the_images_of_each_fault():
     groups = survey_by_group(y, stratum, weight, cluster, 2 * replication + tier)
     truth = np.average([0.3, 0.1, 0.05], weights=[1, 5, 20])
     for wanted in (0, 1):
-        assert coverage({k: e for k, e in groups.items() if k % 2 == wanted}, truth) >= LEAST
+        assert coverage({k: e for k, e in groups.items() if int(str(k)) % 2 == wanted}, truth) >= LEAST

@@ -26,8 +26,9 @@ from testbed.campaign.summary.rates import fault_models
 from testbed.campaign.summary.tally import Tally
 from testbed.core.site import SiteTable
 from testbed.data import load
-from testbed.models.vit import ViT
+from testbed.models.vit import ViT, taps
 from testbed.models.weights import load_model
+from tests.support.blocks import blocks_of
 from tests.support.plans import plan_table
 
 pytestmark = pytest.mark.slow
@@ -66,10 +67,10 @@ class Truth(NamedTuple):
 
 
 def modules(model: ViT) -> dict[str, torch.nn.Module]:
-    named = {one.site: one for one in model.modules() if hasattr(one, "site")}
+    blocks = blocks_of(model)
     return {
-        "block.1.norm1": model.block[1].norm1,
-        "block.2.attn.softmax": named["block.2.attn.softmax"],
+        "block.1.norm1": blocks[1].norm1,
+        "block.2.attn.softmax": taps(model)["block.2.attn.softmax"],
         "norm": model.norm,
         "head": model.head,
     }

@@ -17,8 +17,10 @@ import torch
 
 from testbed.campaign.folder.images import named_images
 from testbed.data import load
-from testbed.models.vit import ViT
+from testbed.models.vit import ViT, taps
 from testbed.models.weights import load_model
+from tests.support.blocks import blocks_of
+from tests.support.records import records
 
 SAMPLED = 600
 NOISE = 2e-5  # of torch against the engine, on outputs of order 1
@@ -47,12 +49,17 @@ def word_of(value: float) -> int:
 def place(model: ViT, site: str) -> tuple[torch.nn.Module, Any]:
     """Where PyTorch computes the site's tensor: a module to hook, and how to pick the tensor in its output (no
     taps)."""
-    outside = {"patch_embed": model.patch_embed, "embed": model.embed_drop, "norm": model.norm, "head": model.head}
+    outside: dict[str, torch.nn.Module] = {
+        "patch_embed": model.patch_embed,
+        "embed": model.embed_drop,
+        "norm": model.norm,
+        "head": model.head,
+    }
     if site in outside:
         return outside[site], None
     _, number, rest = site.split(".", 2)
-    block = model.block[int(number)]
-    direct = {
+    block = blocks_of(model)[int(number)]
+    direct: dict[str, torch.nn.Module] = {
         "norm1": block.norm1,
         "norm2": block.norm2,
         "attn.proj": block.attn.proj,
@@ -64,7 +71,7 @@ def place(model: ViT, site: str) -> tuple[torch.nn.Module, Any]:
         return direct[rest], None
     if rest in ("attn.q", "attn.k", "attn.v"):
         return block.attn.qkv, "qkv".index(rest[-1])
-    return {m.site: m for m in model.modules() if hasattr(m, "site")}[site], None
+    return taps(model)[site], None
 
 
 @contextmanager
@@ -104,17 +111,17 @@ def weight_struck(model: ViT, row: Any) -> Iterator[list[tuple[float, float]]]:
         parameter[row.index] = before
 
 
-def layer_norm_as_onnx_defines_it(norm: torch.nn.LayerNorm) -> torch.nn.Module:
+class LayerNormOfOnnx(torch.nn.LayerNorm):
     """d = x - mean; d / sqrt(mean(d^2) + eps). Where d^2 overflows this gives 0, and PyTorch's own kernel NaN."""
 
-    class Defined(torch.nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            d = x - x.mean(-1, keepdim=True)
-            return d / ((d * d).mean(-1, keepdim=True) + norm.eps).sqrt() * self.weight + self.bias
+    def __init__(self, norm: torch.nn.Module) -> None:
+        assert isinstance(norm, torch.nn.LayerNorm)
+        super().__init__(norm.normalized_shape, norm.eps)
+        self.weight, self.bias = norm.weight, norm.bias
 
-    module = Defined()
-    module.weight, module.bias = norm.weight, norm.bias
-    return module
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        d = x - x.mean(-1, keepdim=True)
+        return d / ((d * d).mean(-1, keepdim=True) + self.eps).sqrt() * self.weight + self.bias
 
 
 class Oracle:
@@ -124,20 +131,20 @@ class Oracle:
         torch.set_num_threads(1)
         self.model = load_model(run / "model.safetensors")
         if not own_layer_norm:
-            self.model.norm = layer_norm_as_onnx_defines_it(self.model.norm)
-            for block in self.model.block:
-                block.norm1 = layer_norm_as_onnx_defines_it(block.norm1)
-                block.norm2 = layer_norm_as_onnx_defines_it(block.norm2)
+            self.model.norm = LayerNormOfOnnx(self.model.norm)
+            for block in blocks_of(self.model):
+                block.norm1, block.norm2 = LayerNormOfOnnx(block.norm1), LayerNormOfOnnx(block.norm2)
+        self.first = blocks_of(self.model)[0]
         images = named_images(run / "tiers.json")
         self.row = {image_id: i for i, image_id in enumerate(images.ids)}
         self.images = torch.from_numpy(load("digits", seed=42).test.batch(images.positions))
         with torch.no_grad():
-            self.hidden = self.model.block[0].norm1(self.model.embedded(self.images))
+            self.hidden = self.first.norm1(self.model.embedded(self.images))
 
     def output(self, target: str, image: int) -> np.ndarray:
         one = slice(image, image + 1)
         with torch.no_grad():
-            whole = self.model(self.images[one]) if target == "model" else self.model.block[0].attn(self.hidden[one])
+            whole = self.model(self.images[one]) if target == "model" else self.first.attn(self.hidden[one])
         return whole[0].numpy()
 
 
@@ -174,7 +181,7 @@ def test_outcomes_agree_with_plain_pytorch(digits_run: Path, target: str, where:
     oracle = Oracle(digits_run)
     strike = hooked if where == "activation" else weight_struck
     wrong, excluded = [], 0
-    for row in chosen.itertuples():
+    for row in records(chosen):
         assert row.golden_word == word_of(row.golden_value)
         assert row.faulty_word == struck_word(row.golden_word, row)
         assert row.faulty_value == as_float(row.faulty_word) or np.isnan(row.faulty_value)
@@ -203,7 +210,7 @@ def test_eager_pytorch_differs_where_a_layer_norm_overflows(digits_run: Path) ->
     rows: pd.DataFrame = pq.read_table(digits_run / "results.parquet", filters=filters).to_pandas()
     eager, defined = Oracle(digits_run, own_layer_norm=True), Oracle(digits_run)
     differ = 0
-    for row in rows.sample(400, random_state=0).itertuples():
+    for row in records(rows.sample(400, random_state=0)):
         image = eager.row[row.image_id]
         with hooked(eager.model, row):
             theirs = eager.output("model", image)

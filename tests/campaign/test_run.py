@@ -16,6 +16,7 @@ import testbed
 from testbed.campaign.run import Run
 from testbed.core.errors import StaleArtefact, TestbedError, UsageError
 from testbed.core.folder.runfolder import RunFolder
+from tests.support.records import records
 
 SITE = "block.0.attn.softmax"
 
@@ -39,7 +40,7 @@ def words(values: Any) -> bytes:
 @pytest.mark.parametrize("where", ["activation", "weight"])
 def test_replayed_faults_are_the_stored_rows_bit_for_bit(run: Run, rows: pd.DataFrame, target: str, where: str) -> None:
     of_target = rows[(rows.target == target) & (rows["where"] == where)]
-    for row in of_target.sample(12, random_state=0).itertuples():
+    for row in records(of_target.sample(12, random_state=0)):
         hit = run.replay(row.fault_id, row.image_id)
         assert (hit.site, hit.index, hit.op, hit.outcome) == (row.site, row.index, row.op, row.outcome)
         assert (hit.image_id, hit.label, hit.engine_hash) == (row.image_id, row.label, row.engine_hash)
@@ -55,7 +56,7 @@ def test_replayed_faults_are_the_stored_rows_bit_for_bit(run: Run, rows: pd.Data
 @pytest.mark.parametrize("op", ["flip", "stuck0", "stuck1"])
 def test_a_chosen_fault_is_the_planned_one(run: Run, rows: pd.DataFrame, op: str) -> None:
     planned = rows[(rows.op == op) & (rows.target == "model")].groupby("where", observed=True).head(5)
-    for row in planned.itertuples():
+    for row in records(planned):
         hit = run.inject(row.site, row.index, int(row.bit), row.image_id, op=op)
         assert words(hit.faulty) == words(row.logits)
         assert hit.outcome == row.outcome

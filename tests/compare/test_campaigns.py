@@ -149,8 +149,9 @@ def test_every_disagreement_is_told_with_both_sides(tiny_run: Path, tmp_path: Pa
         inside, moved, burst = tolerable
         frame.loc[inside, "outcome"] = "masked"
         lists[inside] = [0.0, 0.0, 0.0, 3e-5, 0.0, 0.0]
-        frame.loc[moved, ["outcome", "top1_faulty"]] = ["sdc1", 7]
-        frame.loc[burst, ["outcome", "nonfinite", "top1_faulty"]] = ["sdc1", True, -1]
+        frame.loc[[moved, burst], "outcome"] = "sdc1"
+        frame.loc[moved, "top1_faulty"], frame.loc[burst, "top1_faulty"] = 7, -1
+        frame.loc[burst, "nonfinite"] = True
         frame.loc[burst, ["max_abs_diff", "margin_faulty"]] = [np.inf, np.nan]
         lists[burst] = [np.inf] * 6
         return frame.assign(masking_atol=lists)
@@ -265,7 +266,7 @@ def test_the_table_holds_every_disagreement_or_every_role(
     table = read(path)
     assert len(table) == len(compared["roles"])
     assert table["rates.outside.a.rate"].dropna().between(0, 1).all()
-    changed = edited(tiny_run, tmp_path / "b", with_outcome("sdc", lambda rows: rows.index % 5 == 0))
+    changed = edited(tiny_run, tmp_path / "b", with_outcome("sdc", lambda rows: rows.index.to_series() % 5 == 0))
     compared = compare_campaigns(tiny_run, changed)
     write_table(compared, path)
     table = read(path)

@@ -50,7 +50,8 @@ def test_every_command_and_option_has_its_place_on_the_reference_page(site: Path
             if isinstance(option, click.Option):
                 name = max(option.opts, key=len)
                 row = page.rows.get(f"{anchor}{name}", ["", ""])
-                if name not in row[0] or len(option.help or "") < SHORT or option.help.split()[0] not in row[1]:
+                text = option.help or ""
+                if name not in row[0] or len(text) < SHORT or text.split()[0] not in row[1]:
                     missing.append(f"{anchor} {name}")
     assert missing == []
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -24,7 +25,7 @@ from testbed.models.config import ViTConfig
 from testbed.models.subnetwork import subnetwork
 from testbed.models.vit import ViT
 
-_BASE = {"image": 4, "patch": 2, "channels": 1, "width": 8, "classes": 3, "head_width": 4}
+_BASE: dict[str, Any] = {"image": 4, "patch": 2, "channels": 1, "width": 8, "classes": 3, "head_width": 4}
 CONFIGS = {
     "pre-norm, unequal blocks": ViTConfig(heads=(2, 1), mlp=(8, 6), qkv_bias=True, patch_norm=True, **_BASE),
     "post-norm, conv, sinusoidal, mean": ViTConfig(

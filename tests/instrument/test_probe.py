@@ -40,8 +40,8 @@ def loop(trips: int | None, name: str = "spin", opset: int = 20) -> ModelProto:
 
 
 def model(nodes: list[NodeProto], stored: list[TensorProto], opset: int = 20) -> ModelProto:
-    ends = [[value(name, _FLOAT, ["batch", 4])] for name in ("in", "out")]
-    graph = helper.make_graph(nodes, "graph", *ends, stored)
+    first, last = ([value(name, _FLOAT, ["batch", 4])] for name in ("in", "out"))
+    graph = helper.make_graph(nodes, "graph", first, last, stored)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
 
 

@@ -35,7 +35,7 @@ def statically(activations: str, weights: str, style: str = "QDQ", **extra: Any)
     def quantise(source: Path, target: Path) -> None:
         library = imported("onnxruntime.quantization")
 
-        class Reader(library.CalibrationDataReader):  # type: ignore[misc, name-defined]
+        class Reader(library.CalibrationDataReader):  # type: ignore[name-defined]
             batches = iter([{"images": IMAGES}])
 
             def get_next(self) -> Any:

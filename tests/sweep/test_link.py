@@ -247,7 +247,7 @@ def test_rates_are_weighted_shares_of_the_two_by_two_table(finished: Path, tier:
     changed = rows.top1_faulty != rows.top1_golden
     assert (part["n_rows"], part["n_sdc1"]) == (len(rows), changed.sum())
     for point in part["grid"]:
-        out = np.stack(rows.module_masking_atol)[:, RTOLS.index(point["rtol"])] > point["atol"]
+        out = np.stack(rows.module_masking_atol.tolist())[:, RTOLS.index(point["rtol"])] > point["atol"]
         for name, among, which in (
             ("sensitivity", changed, out),
             ("specificity", ~changed, ~out),
@@ -295,7 +295,7 @@ def test_a_stratum_that_holds_other_sites_too_weighs_by_its_part_in_the_module(o
         followed = followed[(followed.pattern == "single") & (followed.scope == "inference")]
         share = inside.groupby(every.stratum).mean()
         weight = followed.stratum.map(100000 * share) / followed.groupby("stratum")["fault_id"].transform("size")
-        out = np.stack(followed.module_masking_atol)[:, 0] > 1e-2
+        out = np.stack(followed.module_masking_atol.tolist())[:, 0] > 1e-2
         changed = followed.top1_faulty != followed.top1_golden
         (point,) = part["grid"]
         assert point["ppv"]["rate"] == pytest.approx(np.average(changed[out], weights=weight[out]), abs=1e-8)

@@ -26,6 +26,7 @@ from testbed.golden.arrays import read_array
 from testbed.sweep.noise import Floor
 from testbed.sweep.run import SweepRequest, read_sweep, sweep_campaign, swept_rtols, undecided_rows
 from tests.support.campaigns import TINY
+from tests.support.records import records
 
 GRID = (1e-8, 1e-6, 1e-4, 1e-2, 1.0)
 
@@ -92,16 +93,18 @@ def test_detection_is_the_weighted_share_of_outputs_outside(
     with testbed.load_run(own) as run:
         golden = dict(zip(run.image_ids, run.workplace.engine("model", "activation").golden, strict=True))
     with np.errstate(invalid="ignore"):  # signalling NaN
-        faulty = np.stack(rows.logits).astype(np.float64)
+        faulty = np.stack(rows.logits.tolist()).astype(np.float64)
     right = np.stack([golden[image] for image in rows.image_id]).astype(np.float64)
     changed = (faulty.argmax(1) != right.argmax(1)) | np.isnan(faulty).any(1)
-    corrupted = (np.stack(rows.logits).view(np.uint32) != right.astype(np.float32).view(np.uint32)).any(1)
+    differs = np.not_equal(np.stack(rows.logits.tolist()).view(np.uint32), right.astype(np.float32).view(np.uint32))
+    corrupted = np.asarray(differs.any(1))
     part = part_of(result, tier, op=op)
     assert (part["n_rows"], part["n_sdc1"], part["n_corrupted"]) == (len(rows), changed.sum(), corrupted.sum())
     assert len(part["grid"]) == 6 * len(GRID)
     for point in part["grid"]:
         with np.errstate(invalid="ignore"):
-            outside = ~np.isclose(faulty, right, atol=point["atol"], rtol=point["rtol"]).all(1)
+            near = np.asarray(np.isclose(faulty, right, atol=point["atol"], rtol=point["rtol"]))
+        outside = np.asarray(~near.all(1))
         for name, event in (("detection_sdc1", changed), ("detection_any", corrupted)):
             told = point[name]
             assert told["n"] == event.sum()
@@ -213,7 +216,7 @@ def test_areas_are_scikit_learns(own: Path, result: dict[str, Any]) -> None:
     with testbed.load_run(own) as run:
         clean = _plain_deviation(run, run.workplace.images.tiers == 1, 1e-4)
     for event, which in (("sdc1", rows.top1_faulty != rows.top1_golden), ("any", rows.outcome != "identical")):
-        scores = np.minimum(np.stack(rows.masking_atol)[which, 3], 1e99)
+        scores = np.minimum(np.stack(rows.masking_atol.tolist())[which, 3], 1e99)
         expected = roc_auc_score(
             [1] * len(scores) + [0] * len(clean),
             [*scores, *clean],
@@ -459,7 +462,7 @@ def test_undecided_rows_are_listed(tiny_copy: Path) -> None:
     assert len(found)
     assert (np.abs(found.masking_atol - 1e-3) <= found.error_bound).all()
     with testbed.load_run(tiny_copy) as run:
-        for row in found.head(3).itertuples():
+        for row in records(found.head(3)):
             hit = run.replay(int(row.fault_id), row.image_id)
             deviation = np.abs(hit.faulty.astype(float) - hit.golden)
             assert max(0, (deviation - 1e-4 * np.abs(hit.golden)).max()) == pytest.approx(

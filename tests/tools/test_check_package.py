@@ -7,10 +7,9 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+import check_package
 import pytest
-
-from tools import check_package
-from tools.check_package import Failed, check_sdist, check_wheel
+from check_package import Failed, check_sdist, check_wheel
 
 TRACKED = [
     ".ci/run",

@@ -153,7 +153,8 @@ from tests.tools.test_gpu_check import fake, run_fakes
 run_fakes(Path({str(fakes)!r}), fake("fine"), fake("hangs_with_a_child"), fake("wrong"), budget_s=500)
 """
     tool = subprocess.Popen([sys.executable, "-c", program])
-    report, written = fakes / "report.json", {}
+    report = fakes / "report.json"
+    written: dict[str, Any] = {}
     try:
         end = time.monotonic() + 60
         while time.monotonic() < end and not written.get("hangs_with_a_child", {}).get("facts"):

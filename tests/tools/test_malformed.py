@@ -10,15 +10,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+import malformed
 import numpy as np
 import pytest
+from malformed_inputs.case import Base, Case
+from malformed_inputs.running import run_case
+from malformed_inputs.sound import made
+from malformed_inputs.values import ABSURD, as_json, as_toml, places, random_edit
 
 from testbed.cli import main as cli
-from tools import malformed
-from tools.malformed_inputs.case import Base, Case  # type: ignore[import-not-found]
-from tools.malformed_inputs.running import run_case
-from tools.malformed_inputs.sound import made
-from tools.malformed_inputs.values import ABSURD, as_json, as_toml, places, random_edit
 
 TOOL = Path(__file__).parents[2] / "tools" / "malformed.py"
 FEW = {"spec": 10, "onnx": 20, "weights": 15, "golden": 4, "run folder": 10, "results": 6}

@@ -1,3 +1,5 @@
+from typing import Any, cast
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -33,7 +35,7 @@ def test_it_goes_on_until_every_domain_is_known_to_within_the_margin():
 
 
 def test_a_domain_that_is_closed_gets_no_more_faults_and_keeps_its_interval():
-    kept = {}
+    kept: dict[Any, tuple[float, float, float]] = {}
     for monitor, added, was_open, _ in rounds(TRUTH, StopRule(0.005)):
         closed = ~was_open[0]
         assert (added[0][closed[FRAME.domain]] == 0).all()
@@ -160,4 +162,4 @@ def test_strata_and_looks_each_save_faults():
 
 def test_an_unknown_design_is_refused():
     with pytest.raises(UsageError, match="unknown design 'best'; known: leveugle, uniform, adaptive"):
-        faults_needed(FRAME, np.zeros(9), StopRule(0.01), "best")
+        faults_needed(FRAME, np.zeros(9), StopRule(0.01), cast(Any, "best"))

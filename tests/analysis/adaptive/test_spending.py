@@ -28,7 +28,7 @@ def test_one_look_is_the_normal_quantile():
 
 
 def test_equal_increments_at_one_alpha_are_wider_than_one_look_and_narrower_than_bonferroni():
-    spent = np.arange(1, 6) / 100
+    spent = (np.arange(1, 6) / 100).tolist()
     found = critical_values(LOOKS, spent)
     assert found[0] == pytest.approx(norm.isf(0.005))
     assert all(norm.isf(0.025) < c < norm.isf(0.005) for c in found[1:])
@@ -50,7 +50,7 @@ def test_a_brownian_motion_leaves_first_at_each_look_as_often_as_was_spent(times
     spent = np.array([spending_named(name)(time / times[-1], 0.2) for time in times])
     rng = np.random.default_rng(0)
     steps = rng.standard_normal((200_000, len(times))) * np.sqrt(np.diff(times, prepend=0))
-    outside = np.abs(steps.cumsum(1) / np.sqrt(times)) > critical_values(times, spent)
+    outside = np.abs(steps.cumsum(1) / np.sqrt(times)) > critical_values(times.tolist(), spent.tolist())
     first = np.bincount(np.where(outside.any(1), outside.argmax(1), len(times)), minlength=len(times) + 1)[:-1]
     np.testing.assert_allclose(first.cumsum() / 200_000, spent, atol=0.004)
 

@@ -38,7 +38,7 @@ def test_softmax_takes_infinities_to_their_limit():
 
 
 def test_a_row_with_nan_is_nan_and_the_others_are_not():
-    rows = [[NAN, 0, 1], [INF, NAN, 1], [-INF, NAN, -INF], [0, 0, 0]]
+    rows = np.array([[NAN, 0, 1], [INF, NAN, 1], [-INF, NAN, -INF], [0, 0, 0]])
     np.testing.assert_array_equal(np.isnan(softmax(rows)).all(axis=1), [True, True, True, False])
     np.testing.assert_array_equal(np.isnan(margin(rows)), [True, True, True, False])
     np.testing.assert_array_equal(top1(rows), [-1, -1, -1, 0])

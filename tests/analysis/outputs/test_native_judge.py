@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,6 +52,7 @@ def assert_same(faulty, golden, atol, rtol, grid, golden_row=None):
         expected = measured(faulty, golden[rows], atol, rtol, grid)
     for instruction_set in native_judge.sets():
         found = judge(faulty, golden, golden_row, atol, rtol, grid, instruction_set)
+        assert found is not None
         for name, value in found._asdict().items():
             wanted = getattr(expected, name)
             assert value.dtype == wanted.dtype
@@ -120,7 +122,9 @@ def test_at_the_very_tolerance_that_masks_and_just_below_it(kernel):
         atol = measured(faulty, golden, np.zeros(200), 0.0, (rtol,)).masking_atol[:, 0]
         assert_same(faulty, golden, atol, rtol, (rtol,))
         assert_same(faulty, golden, np.maximum(np.nextafter(atol, 0), 0), rtol, (rtol,))
-        assert not judge(faulty, golden, None, atol, rtol, ()).mismatches.any()
+        found = judge(faulty, golden, None, atol, rtol, ())
+        assert found is not None
+        assert not found.mismatches.any()
 
 
 def test_ties_in_several_blocks_are_all_looked_at(kernel):
@@ -147,7 +151,7 @@ def test_a_strided_view_is_judged_by_its_elements(kernel):
 @pytest.mark.parametrize("atol", [-1.0, NAN, INF])
 @pytest.mark.parametrize("where", ["atol", "rtol", "grid"])
 def test_what_is_no_tolerance_is_left_to_the_reference(kernel, where, atol):
-    bounds = {"atol": np.zeros(2), "rtol": 0.0, "rtol_grid": (0.0, 1.0)}
+    bounds: dict[str, Any] = {"atol": np.zeros(2), "rtol": 0.0, "rtol_grid": (0.0, 1.0)}
     bounds |= {"atol": {"atol": np.array([0.0, atol])}, "rtol": {"rtol": atol}, "grid": {"rtol_grid": (0.0, atol)}}[
         where
     ]

@@ -14,9 +14,8 @@ GOLDEN = np.array([[4, 3, 2, 1, 0, -1, -2]], np.float32)
 TINY = np.nextafter(np.float32(4), np.float32(5))
 
 
-def of_one(faulty, golden=GOLDEN, **options):
-    options = {"atol": 1e-6, "rtol": 1e-5, "rtol_grid": (0.0,)} | options
-    return classify(np.array([faulty], np.float32), golden, **options)
+def of_one(faulty, golden=GOLDEN, atol=1e-6, rtol=1e-5, rtol_grid=(0.0,), **options):
+    return classify(np.array([faulty], np.float32), golden, atol, rtol, rtol_grid, **options)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +115,7 @@ def test_without_classes_there_is_only_sdc():
     result = classify(faulty, golden, 1e-6, 1e-5, (0.0, 1.0), has_classes=False)
     assert result.names().tolist() == ["identical", "masked", "sdc", "sdc"]
     assert result.mismatches.tolist() == [0, 0, 1, 6]
-    assert result.top1_golden is result.sdc5 is result.margin_faulty is None
+    assert (result.top1_golden, result.sdc5, result.margin_faulty) == (None, None, None)
     np.testing.assert_array_equal(result.masking_atol[2:], [[4, 3], [INF, INF]])
 
 
@@ -137,6 +136,10 @@ def test_the_rows_agree_with_the_single_measures(seed, classes, per_row):
     inside = np.isin(result.names(), ["identical", "masked"])
     np.testing.assert_array_equal(inside, result.masking_atol[:, 1] <= atol)
     np.testing.assert_array_equal(result.names() == "sdc1", ~inside & (result.top1_faulty != result.top1_golden))
+    assert result.top1_faulty is not None
+    assert result.margin_faulty is not None
+    assert result.margin_golden is not None
+    assert result.probability_golden is not None
     rank = (golden > np.take_along_axis(golden, result.top1_faulty[:, None], axis=1)).sum(axis=1)
     np.testing.assert_array_equal(result.sdc5, (rank >= 5) | (result.top1_faulty == -1))
     np.testing.assert_allclose(result.margin_faulty, margin(faulty), rtol=1e-6)

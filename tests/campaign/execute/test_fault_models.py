@@ -29,6 +29,7 @@ from testbed.core.site import Site, SiteTable
 from testbed.engines import native
 from testbed.golden.arrays import read_array
 from tests.support.campaigns import run_here
+from tests.support.records import records
 
 ACTIVATIONS: list[dict[str, Any]] = [
     {"ops": ["flip"], "bits": [1, 25, 30], "pattern": "bits", "count": 2},
@@ -120,7 +121,7 @@ class Oracle:
             del proto.graph.output[:]
             proto.graph.output.extend(kept)
             for site in (site for site in self.table if site.tensor in tensors):
-                shape = ["batch", *site.shape]
+                shape: list[str | int | None] = ["batch", *site.shape]
                 proto.graph.input.append(helper.make_tensor_value_info(site.tensor, 1, shape))
                 proto.graph.output.append(helper.make_tensor_value_info(f"{site.tensor}/own", 1, shape))
             self._sessions[tensors] = session(proto)
@@ -209,7 +210,7 @@ def test_struck_activations_give_what_numpy_and_the_rest_of_the_graph_give(
     }
     assert set(rows.pattern) == {*patterns, "single", *(["sites-3"] if mechanism == "op" else [])}
     wrong = []
-    for row in rows.groupby("pattern", observed=True).sample(25, random_state=0).itertuples():
+    for row in records(rows.groupby("pattern", observed=True).sample(25, random_state=0)):
         expected = oracle.struck_activations(row, oracle.images.row(row.image_id))
         if not same(row.logits, expected):
             wrong.append((row.fault_id, row.site, row.pattern, row.op, row.bit, row.logits, expected))
@@ -230,7 +231,7 @@ def test_struck_logits_are_the_golden_ones_with_the_words_changed(finished: Path
     assert rows.pattern.nunique() >= 8
     with Run(finished) as run:
         golden = run.workplace.engine("model", "activation").golden
-    for row in rows.itertuples():
+    for row in records(rows):
         image = oracle.images.row(row.image_id)
         expected = struck(golden[image : image + 1], oracle.words_of(row))[0]
         assert np.asarray(row.logits, np.float32).tobytes() == expected.tobytes()
@@ -246,7 +247,7 @@ def test_struck_weights_give_what_the_changed_file_gives(finished: Path, oracle:
     for fault, part in rows.groupby("fault_id"):
         expected = oracle.struck_weights(next(part.itertuples()))
         assert [oracle.images.row(image) for image in part.image_id] == list(range(len(oracle.images)))
-        assert same(np.stack(part.logits), expected), fault
+        assert same(np.stack(part.logits.tolist()), expected), fault
 
 
 def test_a_persistent_fault_strikes_every_image(finished: Path, oracle: Oracle) -> None:

@@ -107,7 +107,8 @@ def test_a_tampered_twin_is_refused_by_the_whole_campaign_too(
 
 
 def test_a_bound_that_is_too_tight_fails() -> None:
-    pairs = [("torch-plain", np.zeros((2, 3)), np.full((2, 3), 2e-6)), ("plain-twin", *[np.ones((2, 3))] * 2)]
+    ones = np.ones((2, 3))
+    pairs = [("torch-plain", np.zeros((2, 3)), np.full((2, 3), 2e-6)), ("plain-twin", ones, ones)]
     assert not list(failing(parity(pairs, "model", Bounds("fp32", 2e-6, 1e-9))))
     (told,) = failing(parity(pairs, "model", Bounds("fp32", 1e-6, 1e-9)))
     assert "torch-plain differ by 2e-06, above gates.parity_max_abs = 1e-06" in told
@@ -280,7 +281,7 @@ def test_only_the_same_batch_run_twice_is_called_not_deterministic(
     forget_gates(campaign.folder)
     engine = campaign.engine("model", "activation")
     assert len(engine.golden) == 6
-    engine.runner = Sharing(engine.runner, noise=1e-3)  # type: ignore[assignment]
+    engine.runner = Sharing(engine.runner, noise=1e-3)
     with pytest.raises(GateFailed, match="the same batch, run twice, gives other bits"):
         campaign.gate()
 

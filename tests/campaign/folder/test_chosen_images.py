@@ -45,7 +45,8 @@ SECTION = {"target": "model", "where": "activation", "sites": ["head"], "per_str
 @pytest.fixture(scope="module")
 def by_class(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The digits, sorted by class: as a folder of class folders is read."""
-    digits, arrays = load("digits", seed=42), {}
+    digits = load("digits", seed=42)
+    arrays: dict[str, Any] = {}
     for name, split in (("train", digits.train), ("val", digits.validation), ("test", digits.test)):
         order = np.argsort(split.labels, kind="stable")
         arrays[f"{name}_images"] = np.stack([split.pixels(i) for i in order])

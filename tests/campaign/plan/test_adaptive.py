@@ -291,7 +291,11 @@ def truths(where: str) -> list[float]:
         names = [s for s in TABLE if s.where == where and s.block == block]
         bits = range(32) if where == "activation" else (0, 30, 31)
         found.append(
-            np.mean([fails(s.name, b, i, m) for s in names for b in bits for i in range(s.elements) for m in IMAGES])
+            float(
+                np.mean(
+                    [fails(s.name, b, i, m) for s in names for b in bits for i in range(s.elements) for m in IMAGES]
+                )
+            )
         )
     return found
 

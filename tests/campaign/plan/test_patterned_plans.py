@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from testbed.campaign.plan.draw import Stratum, draws, most_points, strata
 from testbed.campaign.plan.points import points_path
@@ -107,13 +108,19 @@ def test_words_of_one_fault_share_their_bit_or_have_their_own(seed: int, site: s
     assert (put <= full).all()
 
 
+def masks_of(stratum: Stratum, seed: int) -> NDArray:
+    """The masks (words, 3) of four draws from a stratum."""
+    struck = [draw.struck for draw in draws(stratum, 4, seed)]
+    return np.concatenate([words.masks for words in struck if words is not None])
+
+
 def test_own_bits_and_random_words_are_spread_evenly() -> None:
     own = strata_of(sites=("scores",), ops=("flip",), pattern="tile", rows=3, columns=4, same_bit=False)[0]
-    bits = Counter(int(m).bit_length() - 1 for s in range(60) for d in draws(own, 4, s) for m in d.struck.masks[:, 2])
+    bits = Counter(int(m).bit_length() - 1 for s in range(60) for m in masks_of(own, s)[:, 2])
     assert set(bits) == set(range(32))
     assert max(bits.values()) < 2 * min(bits.values())
     random = strata_of(sites=("scores",), ops=("random",), pattern="row")[0]
-    words = {int(word) for s in range(60) for d in draws(random, 4, s) for word in d.struck.masks[:, 1]}
+    words = {int(word) for s in range(60) for word in masks_of(random, s)[:, 1]}
     assert len(words) > 950  # of 960: no word is used twice but by chance
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,8 +32,9 @@ TABLE = SiteTable(
 TIERS = [["a", "b"], [], ["c", "d", "e"]]
 
 
-def all_of(by: str, **section: object) -> list:
-    spec = FaultSpec(**{"target": "model", "where": "activation", "ops": ("flip",), **section})
+def all_of(by: str, **section: Any) -> list:
+    values: dict[str, Any] = {"target": "model", "where": "activation", "ops": ("flip",), **section}
+    spec = FaultSpec(**values)
     return grouped(strata(spec, TABLE, TIERS), dimensions(by))
 
 
@@ -110,7 +112,7 @@ def test_all_is_one_group_per_fault_model() -> None:
 def test_places_of_a_group_are_the_faults_of_its_members() -> None:
     (group,) = all_of("all", bits=(3, 30))
     member, place = members_of(group, np.arange(group.population))
-    found = Counter()
+    found: Counter[Any] = Counter()
     for i, at in zip(member.tolist(), place.tolist(), strict=True):
         stratum: Stratum = group.members[i][1]
         draw = draw_of(group, 0, stratum, at, seed=1)

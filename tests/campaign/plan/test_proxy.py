@@ -51,7 +51,7 @@ def test_scores_are_shares_whatever_the_values(name: str, op: str) -> None:
     for bit in (None,) if op == "random" else range(fmt.bits):
         for proxy in ("magnitude", "gradient"):
             with np.errstate(all="ignore"):
-                assert 0 <= score(proxy, odd, fmt, op, bit) <= 1  # type: ignore[arg-type]
+                assert 0 <= score(proxy, odd, fmt, op, bit) <= 1
 
 
 def test_a_group_has_the_mean_score_of_its_faults() -> None:
@@ -69,7 +69,7 @@ def model() -> ViT:
     model = ViT(preset("digits", heads=[2, 2], mlp=[32, 32], width=16, head_width=8)).eval()
     with torch.no_grad():  # biases that differ: a sampled value is found again by what it is
         for parameter in model.parameters():
-            parameter += 0.1 * torch.randn_like(parameter)
+            parameter.add_(0.1 * torch.randn_like(parameter))
     return model
 
 

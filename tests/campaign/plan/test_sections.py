@@ -24,7 +24,7 @@ TABLES = {"model": TABLE}
 TIERS = [["a", "b"], ["c"]]
 FAULTS = {"target": "model", "where": "activation"}
 
-some_sections = st.lists(
+some_sections: st.SearchStrategy[list[dict[str, Any]]] = st.lists(
     st.builds(
         dict,
         sites=st.lists(st.sampled_from(SITES), min_size=1, unique=True),

@@ -27,6 +27,7 @@ def photos(tmp_path: Path) -> str:
 
 
 def loaded(data: DataSpec) -> Dataset:
+    assert data.name is not None
     return load(data.name, preprocess=data.preprocess, classes=data.classes)
 
 

@@ -35,6 +35,7 @@ from testbed.core.folder.runfolder import RunFolder
 from testbed.data import load
 from testbed.instrument.sites.catalogue import catalogue
 from testbed.report.page import build_report
+from tests.support.records import records
 
 FC1_OUTPUT = "block.1.mlp.fc1"
 
@@ -172,7 +173,7 @@ def test_a_weights_fault_is_that_weights_fault_in_pytorch(finished: Finished, ro
     images = images_of(finished)
     struck = rows[(rows["where"] == "weight") & ~rows["nonfinite"].astype(bool)]
     assert len(struck["site"].unique()) == 6
-    for row in struck.sample(60, random_state=0).itertuples():
+    for row in records(struck.sample(60, random_state=0)):
         model = copy.deepcopy(finished.model)
         parameter = model.get_parameter(row.site.replace("block.", "blocks."))
         with torch.no_grad():
@@ -187,7 +188,7 @@ def test_an_activations_fault_is_that_activations_fault_in_pytorch(finished: Fin
     model: Any = finished.model
     modules = {FC1_OUTPUT: model.blocks[1].mlp.fc1, "embed": model.norm_pre}
     struck = rows[rows["site"].isin(modules) & ~rows["nonfinite"].astype(bool)]
-    for row in struck.sample(40, random_state=0).itertuples():
+    for row in records(struck.sample(40, random_state=0)):
 
         def strike(_module: Any, _inputs: Any, output: torch.Tensor, row: Any = row) -> torch.Tensor:
             assert output.reshape(-1)[row.index].item() == pytest.approx(row.golden_value, abs=1e-5)

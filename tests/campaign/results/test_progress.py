@@ -188,7 +188,7 @@ def test_the_lock_is_seen_and_left_alone(tmp_path: Path) -> None:
 
 def started(folder: Path, stages: dict[str, Any]) -> RunFolder:
     run = RunFolder.claimed(folder, "campaign", "toy", {"seed": 1}, ["testbed"])
-    record = {"inputs": {}, "outputs": {}}
+    record: dict[str, Any] = {"inputs": {}, "outputs": {}}
     run.manifest["stages"] = {name: record | {"facts": facts} for name, facts in stages.items()}
     folder.mkdir(exist_ok=True)
     run.save()

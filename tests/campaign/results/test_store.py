@@ -44,7 +44,7 @@ def segment(folder: Path) -> Path:
     return found
 
 
-def rewritten(file: Path, content: bytes) -> None:
+def rewritten(file: Path, content: bytes | bytearray) -> None:
     file.unlink()  # file systems are slow to truncate and write in place
     file.write_bytes(content)
 

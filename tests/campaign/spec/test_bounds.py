@@ -23,7 +23,11 @@ from testbed.train import Recipe, recipe
 
 _HUGE = (1 << 31, 10**12, (1 << 63) - 1, 1 << 63, 1 << 70, 10**5000)
 _NO_FLOATS = (math.nan, math.inf, -math.inf, 1e39, 1e308)
-_TABLES = {"data": {"name": "digits"}, "stop": {"margin": 0.1}, "exposure": {"sites": {"*": 1.0}}}
+_TABLES: dict[Any, dict[str, Any]] = {
+    "data": {"name": "digits"},
+    "stop": {"margin": 0.1},
+    "exposure": {"sites": {"*": 1.0}},
+}
 
 
 def _base() -> dict[str, Any]:

@@ -149,7 +149,7 @@ def test_populations_are_what_the_site_tables_say(tiny_run: Path) -> None:
         for site in json.loads((tiny_run / f"{target}.sites.json").read_text())["sites"]
     }
     images = np.where(plan["where"] == "activation", 3, 1)
-    wanted = [elements[key] for key in zip(plan.target, plan.site, strict=True)] * images
+    wanted = np.array([elements[key] for key in zip(plan.target, plan.site, strict=True)]) * images
     assert plan.population.tolist() == wanted.tolist()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,12 @@ def some_rows(seed: int, most: int = 6) -> pd.DataFrame:
     return pd.DataFrame(found).astype({"nonfinite": object, "bit": "Int16", "block": "Int16"})
 
 
+def rows_of_seeds(seeds: int) -> pd.DataFrame:
+    """Rows of several seeds, each in strata of its own."""
+    parts = [some_rows(seed) for seed in range(seeds)]
+    return pd.concat([part.assign(stratum=part["stratum"] + STRATA * seed) for seed, part in enumerate(parts)])
+
+
 def written(rows: pd.DataFrame, path: Path, group_rows: int) -> Path:
     """As the store compacts them: dictionaries of their own in every row group."""
     schema = pa.schema([field for field in ROW_SCHEMA if field.name in rows.columns])
@@ -106,7 +113,7 @@ def test_rows_read_in_any_pieces_give_the_rates_of_all_rows_together(
         tally = Tally.of(path)
     assert tally.rows == len(rows)
     rows = with_several(rows)
-    models = {tuple(rates.model): rates for rates in fault_models(tally, population, 0.95)}
+    models: dict[Hashable, ModelRates] = {tuple(rates.model): rates for rates in fault_models(tally, population, 0.95)}
     assert list(models) == list(rows.sort_values("stratum", kind="stable").groupby(MODEL, sort=False).groups)
     for key, part in rows.groupby(MODEL):
         assert_same_rates(models[key], part.reset_index(drop=True))
@@ -132,11 +139,10 @@ def assert_same_rates(rates: ModelRates, rows: pd.DataFrame) -> None:
         assert first == sorted(first)
         groupings.append((list(values), [order[value] for value in values], codes))
     keys = ["tier", "site", "kind", "bit_class"]
-    codes = rows.groupby(keys).ngroup().to_numpy()
-    cells = dict(rates.cells())
-    values = list(rows.groupby(keys).groups)
-    assert {tuple(cell) for cell in cells} == set(values)
-    groupings.append((values, [cells[value] for value in values], codes))
+    cells: dict[Any, Any] = dict(rates.cells())
+    named = list(rows.groupby(keys).groups)
+    assert {tuple(cell) for cell in cells} == set(named)
+    groupings.append((named, [cells[name] for name in named], rows.groupby(keys).ngroup().to_numpy()))
     for _, groups, codes in groupings:
         for measure, y in measures.items():
             wanted = design.by_group(y, codes)
@@ -155,7 +161,7 @@ def assert_same_counts(rates: ModelRates, rows: pd.DataFrame) -> None:
 
 def test_bits_of_different_number_formats_are_told_apart(folder: Path) -> None:
     """Bit 7 of an integer is its sign, of a float one of the mantissa: their rates have nothing to do with one another."""
-    rows = pd.concat([some_rows(seed).assign(stratum=lambda r, s=seed: r["stratum"] + STRATA * s) for seed in range(6)])
+    rows = rows_of_seeds(6)
     rows["fault_id"] = rows.groupby(["stratum", "fault_id"], sort=False).ngroup()
     rows["bit"] = rows["bit"] % 3
     rows = with_several(rows.reset_index(drop=True))
@@ -220,7 +226,7 @@ def test_keys_of_any_size_are_told_apart() -> None:
 
 
 def test_fault_models_are_told_apart_by_their_names(folder: Path) -> None:
-    rows = pd.concat([some_rows(seed).assign(stratum=lambda r, s=seed: r["stratum"] + STRATA * s) for seed in range(8)])
+    rows = rows_of_seeds(8)
     rows = rows.drop_duplicates("stratum").assign(fault_id=range(8 * STRATA))
     models = list(fault_models(Tally.of(written(rows, folder / "results.parquet", 9)), np.ones(8 * STRATA, int), 0.95))
     told = [(m.model.to_json()["target"], m.model.to_json()["where"], m.model.to_json()["op"]) for m in models]

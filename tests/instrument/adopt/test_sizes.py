@@ -68,7 +68,7 @@ def test_so_are_images_that_are_none(tmp_path: Path, sides: tuple[int, int]) -> 
 
 
 def test_what_fits_is_adopted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stored = {"s": np.array([1, 100]), "one": np.ones((1, 1), np.float32)}
+    stored: dict[str, Any] = {"s": np.array([1, 100]), "one": np.ones((1, 1), np.float32)}
     file = _file(tmp_path, _grown("Expand", "one", "s"), **stored)
     assert adopt(file).plain
     monkeypatch.setattr(resources, "available_bytes", lambda: 440)  # of c's 400, nine tenths of what is free are 396

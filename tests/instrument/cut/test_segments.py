@@ -174,6 +174,7 @@ def test_elements_that_are_not_needed_change_nothing(exported: Any, flow: Flow, 
     for name, need in found.items():
         if name not in values or need is None or need.axis == 0:
             continue
+        assert need.which is not None
         outside = [row for row in range(values[name].shape[need.axis]) if row not in need.which]
         for rows, moves in ((outside, False), (sorted(need.which), True)):
             disturbed = np.moveaxis(values[name].copy(), need.axis, 0)

@@ -16,6 +16,7 @@ from testbed.sensitivity.circuits.ablation import Replacements, logits_of
 from testbed.sensitivity.circuits.acdc import acdc, backwards, divergence
 from testbed.sensitivity.circuits.analysis_set import AnalysisSet
 from testbed.sensitivity.circuits.components import KeptComponents, components
+from tests.support.blocks import blocks_of
 
 
 def circuit_of(make_model: Callable[..., ViT], needed: set[str]) -> ViT:
@@ -23,13 +24,13 @@ def circuit_of(make_model: Callable[..., ViT], needed: set[str]) -> ViT:
     model = make_model(pooling="mean")
     with torch.no_grad():
         for part in components(model.config, ["head", "chunk"], chunks=2):
-            block, factor = model.block[part.block], 1.0 if part.name in needed else 1e-4
+            block, factor = blocks_of(model)[part.block], 1.0 if part.name in needed else 1e-4
             if part.kind == "head":
                 columns = slice(part.heads[0] * 4, (part.heads[0] + 1) * 4)
                 block.attn.proj.weight[:, columns] *= factor
             else:
                 block.mlp.fc2.weight[:, list(part.neurons)] *= factor
-        for block in model.block:
+        for block in blocks_of(model):
             block.attn.proj.bias.zero_()
             block.mlp.fc2.bias.zero_()
     return model
@@ -53,11 +54,11 @@ def test_the_kept_set_is_the_smallest_that_keeps_the_output(
     def kl(gone: Any) -> float:
         return divergence(full, logits_of(model, analysis, KeptComponents.all_of(model.config).without(gone), replaced))
 
-    for size in range(len(parts), -1, -1):  # most removed first
-        fitting = [set(gone) for gone in itertools.combinations(parts, size) if kl(gone) < tau]
-        if fitting:
-            break
-    assert fitting == [set(found.removed)]
+    by_size = (  # most removed first
+        [set(gone) for gone in itertools.combinations(parts, size) if kl(gone) < tau]
+        for size in range(len(parts), -1, -1)
+    )
+    assert next(filter(None, by_size)) == [set(found.removed)]
     assert {part.name for part in parts} - {part.name for part in found.removed} == NEEDED
     assert found.kl == pytest.approx(kl(found.removed))
     assert found.kl == pytest.approx(sum(step.increment for step in found.steps if step.removed))
@@ -115,6 +116,6 @@ def test_what_makes_no_sense_is_refused(make_model: Callable[..., ViT], analysis
         ({"tau": 0.1, "ablation": "noise"}, "unknown ablation"),
     ):
         with pytest.raises(UsageError, match=told):
-            acdc(model, analysis, parts, **arguments)  # type: ignore[arg-type]
+            acdc(model, analysis, parts, **arguments)
     with pytest.raises(UsageError, match="no such components"):
         acdc(model, analysis, [], 0.1)

@@ -15,6 +15,7 @@ from testbed.models.vit import ViT, taps
 from testbed.sensitivity.circuits.analysis_set import AnalysisSet
 from testbed.sensitivity.circuits.components import Component, components
 from testbed.sensitivity.circuits.eap import EMBED, OUTPUT, eap
+from tests.support.blocks import blocks_of
 
 
 def recorded(model: ViT, images: Tensor) -> dict[str, Tensor]:
@@ -33,11 +34,11 @@ def written(model: ViT, part: Component | None, seen: dict[str, Tensor]) -> Tens
     """What a node adds to the stream."""
     if part is None:
         return seen["embed"]
-    block = model.block[part.block]
+    block = blocks_of(model)[part.block]
     if part.kind == "head":
         d = block.attn.head_width
-        columns = slice(part.heads[0] * d, (part.heads[0] + 1) * d)
-        return seen[f"block.{part.block}.attn.context"][..., columns] @ block.attn.proj.weight[:, columns].T
+        own = slice(part.heads[0] * d, (part.heads[0] + 1) * d)
+        return seen[f"block.{part.block}.attn.context"][..., own] @ block.attn.proj.weight[:, own].T
     columns = list(part.neurons)
     return seen[f"block.{part.block}.mlp.gelu"][..., columns] @ block.mlp.fc2.weight[:, columns].T
 
@@ -45,7 +46,7 @@ def written(model: ViT, part: Component | None, seen: dict[str, Tensor]) -> Tens
 def forward_with(model: ViT, images: Tensor, change: Tensor, reader: Component | None) -> Tensor:
     """Logits when one reader, and it alone, reads the stream changed by ``change``. Written out, block by block."""
     x = model.embedded(images)
-    for number, block in enumerate(model.block):
+    for number, block in enumerate(blocks_of(model)):
         for branch in ("attn", "mlp"):
             norm = block.norm1 if branch == "attn" else block.norm2
             module = getattr(block, branch)
@@ -144,8 +145,9 @@ def test_integrated_gradients_of_the_whole_stream_add_up_to_the_change_of_the_lo
     """
     model = make_model(depth=1, pooling="mean").double()
     with torch.no_grad():  # the block adds next to nothing
-        model.block[0].attn.proj.weight.mul_(1e-9)
-        model.block[0].mlp.fc2.weight.mul_(1e-9)
+        (block,) = blocks_of(model)
+        block.attn.proj.weight.mul_(1e-9)
+        block.mlp.fc2.weight.mul_(1e-9)
     images = replace(analysis, images=analysis.images.double())
     bad = images.corrupted("other_class")
     found = eap(model, images, components(model.config), steps=200)
@@ -173,7 +175,7 @@ def test_what_makes_no_sense_is_refused(make_model: Callable[..., ViT], analysis
         ({"steps": -1}, "0 or more"),
     ):
         with pytest.raises(UsageError, match=told):
-            eap(model, analysis, parts, **arguments)  # type: ignore[arg-type]
+            eap(model, analysis, parts, **arguments)
     with pytest.raises(UsageError, match=r"block\.0 is scored by its parts"):
         eap(model, analysis, components(model.config, ["block"]))
     one = AnalysisSet(analysis.images[:2], torch.zeros(2, dtype=torch.long), ("a", "b"))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.GifImagePlugin import GifImageFile
 
 from testbed.core.errors import StaleArtefact, UsageError
 from testbed.data import load
@@ -133,6 +134,7 @@ def test_fits_are_of_the_blocks_alone():
     assert fits.exponential is not None
     assert (fits.exponential.a, np.exp(-fits.exponential.b), fits.exponential.c) == pytest.approx((30, 0.5, 2))
     assert fits.separation is not None
+    assert fits.separation.r2 is not None
     assert fits.separation.r2 < 0.999
     del blocks["block.3"]
     assert fits_of(blocks, 6).why_not == "fits are of all blocks, and some were left out"
@@ -174,17 +176,18 @@ def test_the_picture_marks_both_ends_and_draws_every_value_there_is(tmp_path):
         1,
         1,
     ]
-    assert linear.lines[0].get_ydata().tolist() == list(LAYERS.values())
+    assert np.asarray(linear.lines[0].get_ydata()).tolist() == list(LAYERS.values())
     large = [line for line in linear.lines if line.get_markersize() > 8]
-    assert [line.get_xdata().tolist() for line in large] == [[0], [4]]
+    assert [np.asarray(line.get_xdata()).tolist() for line in large] == [[0], [4]]
     assert logarithmic.get_yscale() == "log"
     text = beside.texts[0].get_text()
     assert "loss 1" in text
     assert "exponential: 1.0000" in text
     assert "separation: 1.0000" in text
     dashed = next(line for line in linear.lines if line.get_linestyle() == "--")
-    assert (dashed.get_xdata()[0], dashed.get_xdata()[-1]) == (1, 3)  # over the blocks, which stand at 1 to 3
-    assert (dashed.get_ydata()[0], dashed.get_ydata()[-1]) == pytest.approx((9, 1), abs=1e-3)
+    x, y = np.asarray(dashed.get_xdata()), np.asarray(dashed.get_ydata())
+    assert (x[0], x[-1]) == (1, 3)  # over the blocks, which stand at 1 to 3
+    assert (y[0], y[-1]) == pytest.approx((9, 1), abs=1e-3)
 
 
 def test_what_is_zero_or_infinite_is_drawn_without_complaint(tmp_path):
@@ -204,6 +207,7 @@ def test_the_animation_has_a_frame_per_epoch_on_one_scale(tmp_path):
     assert len({figure.axes[1].get_ylim() for figure in figures}) == 1
     save_gif(tmp_path / "a.gif", [rendered(figure) for figure in figures])
     with Image.open(tmp_path / "a.gif") as animation:
+        assert isinstance(animation, GifImageFile)
         assert animation.n_frames == 3
         frames = []
         for frame in range(3):

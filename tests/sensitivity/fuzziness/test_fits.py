@@ -33,6 +33,7 @@ def test_r2_is_of_the_linear_scale_and_falls_with_noise() -> None:
     found = exponential_fit(noisy)
     assert found is not None
     assert found.r2 == pytest.approx(1 - ((noisy - found.at(X)) ** 2).sum() / ((noisy - noisy.mean()) ** 2).sum())
+    assert found.r2 is not None
     assert 0.5 < found.r2 < 0.99
 
 

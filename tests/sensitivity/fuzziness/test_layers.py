@@ -110,7 +110,7 @@ def test_only_the_layers_asked_for_in_the_order_of_the_forward_pass(digits_model
 
 def test_accuracy_and_loss_are_those_of_the_evaluation(digits_model, images):
     model = digits_model()
-    told = []
+    told: list[int] = []
     found = measure_layers(model, images, advance=told.append)
     expected = evaluate(model, images)
     assert (found.accuracy, found.loss) == pytest.approx((expected.accuracy, expected.loss), rel=1e-6)

@@ -37,6 +37,7 @@ from testbed.instrument.table import site_table
 from testbed.models.presets import preset
 from testbed.models.subnetwork import subnetwork
 from testbed.models.vit import ViT
+from tests.support.blocks import blocks_of
 
 IMAGES, BATCH = 6, 4
 EXACT = {How.WHOLE, How.SUFFIX, How.ROWS, How.UNCHANGED}
@@ -73,7 +74,7 @@ def case(attention: str = "softmax", loudness: float = 1.0, backend: str = "ort-
     torch.manual_seed(3)
     model = ViT(preset("digits", attention=attention, qkv_bias=bias)).eval()
     with torch.no_grad():
-        for parameter in model.block[0].attn.qkv.parameters():
+        for parameter in blocks_of(model)[0].attn.qkv.parameters():
             parameter.mul_(loudness)
     example = torch.zeros(2, model.config.tokens, model.config.width)
     plain = plain_onnx(subnetwork(model, "attention"), example, input_name=input_name("attention")).SerializeToString()
@@ -116,7 +117,10 @@ def together(evaluator: Any, strikes: Injections) -> tuple[NDArray[np.float32], 
     rows = np.concatenate([part.rows for part in parts])
     assert sorted(rows.tolist()) == list(range(len(strikes)))
     order = np.argsort(rows)
-    return tuple(np.concatenate([getattr(p, name) for p in parts])[order] for name in ("outputs", "how", "bound"))
+    outputs, how, bound = (
+        np.concatenate([getattr(p, name) for p in parts])[order] for name in ("outputs", "how", "bound")
+    )
+    return outputs, how, bound
 
 
 def same_bits(found: NDArray, wanted: NDArray) -> bool:

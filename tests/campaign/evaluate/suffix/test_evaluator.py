@@ -195,7 +195,7 @@ def test_a_word_that_is_not_golden_is_refused_on_every_way() -> None:
     for way in set(ways) - {Way.DEAD}:
         one = strikes.take(np.flatnonzero(ways == way)[:1])
         with pytest.raises(NotDeterministic, match="in its golden run"):
-            list(evaluator.evaluate(with_words(one, one.ports.golden ^ 1)))
+            list(evaluator.evaluate(with_words(one, one.ports.golden ^ np.uint32(1))))
 
 
 def test_work_is_less_the_later_the_fault_and_none_where_it_is_dead() -> None:

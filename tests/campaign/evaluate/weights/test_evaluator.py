@@ -96,8 +96,9 @@ def test_every_weight_gives_the_whole_engines_bits(name: str, plan: WeightShortc
 
 
 def test_little_memory_gives_the_same_bits(model: WeightLab) -> None:
+    budgets: dict[str, Any]
     for budgets in ({"golden_bytes": 1}, {"weight_bytes": 1}, {"golden_bytes": 40_000, "weight_bytes": 20_000}):
-        suffix = model.suffix(**budgets)
+        suffix = model.suffix(None, **budgets)
         hows = {same(model, suffix, places) for places in model.faults(1, seed=2)}
         assert hows <= ({How.WHOLE} if "weight_bytes" not in budgets else {How.WHOLE, How.SUFFIX})
 
@@ -192,7 +193,7 @@ def test_an_engine_that_refuses_pieces_leaves_the_whole(model: WeightLab) -> Non
 
 def test_the_gate_strikes_only_what_the_campaign_strikes(model: WeightLab) -> None:
     struck = [site for site in model.weights if site.name in ("head.bias", "block.0.attn.qkv.weight")]
-    seen = set()
+    seen: set[str] = set()
 
     def whole(places: Sequence[WeightFault]) -> FaultyRun:
         seen.update(place.tensor for place in places)

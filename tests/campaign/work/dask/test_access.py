@@ -105,7 +105,7 @@ def test_a_cluster_over_tls_works_and_lets_nobody_else_in(
     assert cluster.address.startswith("tls://")
     monkeypatch.setattr(cluster_roster, "_CONNECT_S", 3.0)
     campaign, theirs = Campaign(tmp_path / "run"), certificates(tmp_path / "theirs")
-    cluster.start("intruder", **environment(theirs))
+    cluster.start("intruder", 1, **environment(theirs))
     with dask.config.set(ours):
         assert campaign.run(cluster.address, 6).done == 6
         campaign.assert_rows_are_those_of_one_worker_here(6)
