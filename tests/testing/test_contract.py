@@ -22,7 +22,7 @@ def model(tiny_run: Path) -> InstrumentedModel:
 
 @pytest.fixture(scope="module")
 def images(tiny_run: Path) -> NDArray[np.float32]:
-    return np.load(tiny_run / "inputs" / "model.npy")[:4]  # type: ignore[no-any-return]
+    return np.load(tiny_run / "inputs" / "model.npy")[:4]
 
 
 @pytest.mark.parametrize("engine", ["ort-cpu", "torch", OrtCpuRunner])

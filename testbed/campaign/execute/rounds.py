@@ -136,7 +136,7 @@ def run_plans(
         path, images = workplace.folder / plan, len(workplace.images)
         round_ = Round(plan, tuple(units_of(path, plan, images, workplace.tuned.unit_rows, first)))
         before += sum(unit.rows for unit in round_.units if unit.number in store)
-        total += _run_round(round_, len(done), store, pool, progress, plans)
+        total += run_round(round_, len(done), store, pool, progress, plans)
         done.append(round_)
     weights = RowWeights.of([workplace.folder / round_.plan for round_ in done], len(workplace.images))
     units = range(sum(len(round_.units) for round_ in done))
@@ -160,9 +160,13 @@ def run_plans(
     )
 
 
-def _run_round(
+def run_round(
     round_: Round, number: int, store: ResultStore, pool: WorkerPool, progress: Progress, plans: PlanSource
 ) -> Report:
+    """Runs those units of a round that are not in the store, and keeps their rows there. number: of the round, from 0.
+
+    Raises TestbedError when units are left undone or an earlier round's rows are not believed, or what the pool raises.
+    """
     left = [unit for unit in round_.units if unit.number not in store]
     by_number = {unit.number: unit for unit in round_.units}
     frames = store.frames(number for number in by_number if number in store)

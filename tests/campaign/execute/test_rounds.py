@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from testbed.campaign.execute.rounds import OnePlan, Round, _run_round
+from testbed.campaign.execute.rounds import OnePlan, Round, run_round
 from testbed.campaign.plan.unit import Unit
 from testbed.campaign.results.arrow import to_stream
 from testbed.campaign.results.progress import COLUMNS, Progress
@@ -47,7 +47,7 @@ class Crew:
 
 
 def run(store: ResultStore, progress: Progress, found: Round, pool: Any) -> None:
-    _run_round(found, 0, store, pool, progress, OnePlan())
+    run_round(found, 0, store, pool, progress, OnePlan())
 
 
 def test_rows_that_are_dropped_are_gone_and_their_units_are_kept_again(
