@@ -259,7 +259,7 @@ def test_a_tier_with_too_few_images_gives_all_it_has_unless_they_must_be_exact(
     assert np.bincount(named.tiers).tolist() == [20, have]
     assert named.positions[:20].tolist() == finished.images.positions[:20].tolist()
     told = _tiers(preparation)
-    assert [(tier["images"], tier.get("asked"), tier["thin"]) for tier in told] == [
+    assert [(tier.images, tier.asked, tier.thin) for tier in told] == [
         (20, None, False),
         (have, have + 5, True),
     ]
