@@ -1,4 +1,5 @@
-"""For tests and tools: a model with fault ports, the NumPy reference of faults, and a check of what an engine promises."""
+"""Help for tests and tools: a model with fault ports, the NumPy reference of faults, and a check of what an engine
+promises."""
 
 from testbed.core.fault import masks_for
 from testbed.core.formats import FP32, Format

@@ -11,12 +11,12 @@ from testbed.core.errors import EngineError, TestbedError
 from testbed.core.fault import masks_for
 from testbed.engines.runner import WeightInjector, faulty_weight
 from testbed.semantics import as_words, corrupt
-from testbed.testing.instrumented import Build, InstrumentedModel
+from testbed.testing.instrumented import BuildRunner, InstrumentedModel
 
 _BITS = (0, 12, 23, 30, 31)
 
 
-def check_engine_contract(engine: str | Build, model: InstrumentedModel, images: NDArray) -> list[str]:
+def check_engine_contract(engine: str | BuildRunner, model: InstrumentedModel, images: NDArray) -> list[str]:
     """Check the promises of an engine on a model of fp32; `docs/developer/add-an-engine.md` lists them.
 
     Args:
@@ -39,7 +39,7 @@ def check_engine_contract(engine: str | Build, model: InstrumentedModel, images:
     return [*_plain(engine, model, images), *_outputs(engine, model, images), *_weights(engine, model, images)]
 
 
-def _plain(engine: str | Build, model: InstrumentedModel, images: NDArray) -> Iterator[str]:
+def _plain(engine: str | BuildRunner, model: InstrumentedModel, images: NDArray) -> Iterator[str]:
     feeds, name = {model.input_name: images}, model.output_name
     with model.open_plain(engine) as runner:
         first = runner.run(feeds)[name]
@@ -67,7 +67,7 @@ def _plain(engine: str | Build, model: InstrumentedModel, images: NDArray) -> It
             yield "an engine that is built again gives other bits"
 
 
-def _outputs(engine: str | Build, model: InstrumentedModel, images: NDArray) -> Iterator[str]:
+def _outputs(engine: str | BuildRunner, model: InstrumentedModel, images: NDArray) -> Iterator[str]:
     """Faults in the output's own port: every operation against the NumPy reference."""
     name = model.output_name
     if name not in model.sites.ports:
@@ -86,7 +86,7 @@ def _outputs(engine: str | Build, model: InstrumentedModel, images: NDArray) -> 
                     yield f"{op} of bit {bit} in {name} is not what the NumPy reference makes of it"
 
 
-def _weights(engine: str | Build, model: InstrumentedModel, images: NDArray) -> Iterator[str]:
+def _weights(engine: str | BuildRunner, model: InstrumentedModel, images: NDArray) -> Iterator[str]:
     feeds, name = {model.input_name: images}, model.output_name
     with model.open_plain(engine, mutable_weights=True) as runner:
         if not isinstance(runner, WeightInjector):

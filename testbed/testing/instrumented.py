@@ -18,7 +18,7 @@ from testbed.instrument.ports.insertion import instrument
 from testbed.instrument.shapes import input_name, output_name
 from testbed.instrument.table import deployment_id, site_table
 
-Build = Callable[[EngineRequest], Runner]
+BuildRunner = Callable[[EngineRequest], Runner]
 """Builds an engine: a runner class, or `functools.partial(open_engine, "ort-cpu")`."""
 
 
@@ -70,11 +70,11 @@ class InstrumentedModel:
         """Name of the output that outcomes are judged by."""
         return output_name(self.plain)
 
-    def open_plain(self, engine: str | Build, **options: Any) -> Runner:
+    def open_plain(self, engine: str | BuildRunner, **options: Any) -> Runner:
         """Open the plain file in an engine, by name or runner class; options are those of `EngineRequest`."""
         return _build(engine)(self._request(self.plain, options))
 
-    def open_twin(self, engine: str | Build, **options: Any) -> Runner:
+    def open_twin(self, engine: str | BuildRunner, **options: Any) -> Runner:
         """Open the twin in an engine, by name or runner class; options are those of `EngineRequest`."""
         return _build(engine)(self._request(self.twin, options))
 
@@ -103,5 +103,5 @@ class InstrumentedModel:
         return EngineRequest.of_bytes(onnx, deployment_id(self.plain), **({"precision": self.precision} | options))
 
 
-def _build(engine: str | Build) -> Build:
+def _build(engine: str | BuildRunner) -> BuildRunner:
     return partial(open_engine, engine) if isinstance(engine, str) else engine
