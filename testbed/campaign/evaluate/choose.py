@@ -32,132 +32,134 @@ from testbed.instrument.cut.stages import Stages
 _ASKED = "the spec asks for it"
 
 
-def prove_activations(place: Workplace, target: str, sites: Sequence[Site]) -> Proof:
+def prove_activations(workplace: Workplace, target: str, sites: Sequence[Site]) -> Proof:
     """What the gates found of the target's faster evaluations; `evaluator_for` applies it anywhere.
 
     sites: the activations that the campaign strikes.
     """
-    engine = place.engine(target, "activation")
-    if place.spec.engine.evaluation == WHOLE:
+    engine = workplace.engine(target, "activation")
+    if workplace.spec.engine.evaluation == WHOLE:
         return Proof(target, "activation", WHOLE, _ASKED)
-    return _prove_attention(place, engine) if target == "attention" else _prove_suffix(place, engine, sites)
+    return _prove_attention(workplace, engine) if target == "attention" else _prove_suffix(workplace, engine, sites)
 
 
-def prove_weights(place: Workplace, target: str, sites: Sequence[Site]) -> Proof:
+def prove_weights(workplace: Workplace, target: str, sites: Sequence[Site]) -> Proof:
     """The same of faults in the weights that the campaign strikes; `weights_for` applies it."""
-    if place.spec.engine.evaluation == WHOLE:
+    if workplace.spec.engine.evaluation == WHOLE:
         return Proof(target, "weight", WHOLE, _ASKED)
-    engine = place.engine(target, "weight")
+    engine = workplace.engine(target, "weight")
     try:
-        stages = _stages(place, engine)
+        stages = _stages(workplace, engine)
     except CannotCut as error:
         return Proof(target, "weight", WHOLE, str(error))
     proof = prove_weight_suffix(
-        lambda plan: _weight_suffix(place, engine, stages, plan), whole_weights(engine), sites, place.spec.seed
+        lambda plan: _weight_suffix(workplace, engine, stages, plan), whole_weights(engine), sites, workplace.spec.seed
     )
     if proof.plan is None:
         return Proof(target, "weight", WHOLE, "parts do not give the whole's bits", proof.record.to_json())
     return Proof(target, "weight", "suffix", record=proof.record.to_json())
 
 
-def weights_for(place: Workplace, engine: CampaignEngine) -> RunWhole:
+def weights_for(workplace: Workplace, engine: CampaignEngine) -> RunWhole:
     """The whole engine until the gates have proven parts of it."""
-    proof = place.proof(engine.target, "weight")
+    proof = workplace.proof(engine.target, "weight")
     if proof.by != "suffix":
         return whole_weights(engine)
-    with _as_recorded(place):
+    with _as_recorded(workplace):
         seen = proof.seen
         assert isinstance(seen, WeightRecord)
         plan = WeightShortcuts.from_record(seen.plan or {})
-    return _weight_suffix(place, engine, _stages(place, engine), plan).inject
+    return _weight_suffix(workplace, engine, _stages(workplace, engine), plan).inject
 
 
-def _weight_suffix(place: Workplace, engine: CampaignEngine, stages: Stages, plan: WeightShortcuts) -> WeightSuffix:
+def _weight_suffix(workplace: Workplace, engine: CampaignEngine, stages: Stages, plan: WeightShortcuts) -> WeightSuffix:
     return WeightSuffix(
-        stages, plan, opener(place, engine), whole_weights(engine), engine.inputs, len(engine.images), engine.batch
+        stages, plan, opener(workplace, engine), whole_weights(engine), engine.inputs, len(engine.images), engine.batch
     )
 
 
-def evaluator_for(place: Workplace, engine: CampaignEngine) -> Evaluator:
+def evaluator_for(workplace: Workplace, engine: CampaignEngine) -> Evaluator:
     """The whole twin until the gates have proven another."""
-    proof = place.proof(engine.target, "activation")
+    proof = workplace.proof(engine.target, "activation")
     whole = WholeTwin(engine)
     if proof.by == "attention":
-        target = _attention(place, engine)
+        target = _attention(workplace, engine)
         assert target is not None
-        with _as_recorded(place):
+        with _as_recorded(workplace):
             seen = proof.seen
             assert isinstance(seen, AttentionRecord)
             paths = AttentionPaths.of(seen)
-        return AttentionEvaluator(target, whole, paths, place.judge.per_image(engine.images), place.judge.rtol)
+        return AttentionEvaluator(target, whole, paths, workplace.judge.per_image(engine.images), workplace.judge.rtol)
     if proof.by == "suffix":
-        with _as_recorded(place):
+        with _as_recorded(workplace):
             seen = proof.seen
             assert isinstance(seen, SuffixRecord)
             plan = Shortcuts.from_record(seen.plan or {})
-        return _suffix(place, engine, whole, _stages(place, engine), plan)
+        return _suffix(workplace, engine, whole, _stages(workplace, engine), plan)
     return whole
 
 
 @contextmanager
-def _as_recorded(place: Workplace) -> Iterator[None]:
+def _as_recorded(workplace: Workplace) -> Iterator[None]:
     """Raises StaleArtefact where what the gates recorded of an evaluation is not what they write."""
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        folder = place.folder
+        folder = workplace.folder
         raise StaleArtefact(
             f"what the gates recorded in {folder.path} of a faster evaluation is damaged ({error}); {folder.again('gates')}"
         ) from error
 
 
-def _prove_suffix(place: Workplace, engine: CampaignEngine, sites: Sequence[Site]) -> Proof:
+def _prove_suffix(workplace: Workplace, engine: CampaignEngine, sites: Sequence[Site]) -> Proof:
     whole = WholeTwin(engine)
     try:
-        stages = _stages(place, engine)
+        stages = _stages(workplace, engine)
     except CannotCut as error:
         return Proof(engine.target, "activation", WHOLE, str(error))
 
     def make(plan: Shortcuts) -> SuffixEvaluator:
-        return _suffix(place, engine, whole, stages, plan)
+        return _suffix(workplace, engine, whole, stages, plan)
 
     proof = prove_suffix(
-        make, whole, lambda strikes: read_live(engine, strikes), len(engine.images), place.spec.seed, sites=sites
+        make, whole, lambda strikes: read_live(engine, strikes), len(engine.images), workplace.spec.seed, sites=sites
     )
     if proof.plan is None:
         tried = [trial.wrong for trial in proof.record.tried]
-        found = " ".join((proof.record.error or (tried[-1] if tried else "")).split())  # refused, or other bits
-        why = "parts do not give the whole's bits" + (f": {found}" if found else "")
+        reason = " ".join((proof.record.error or (tried[-1] if tried else "")).split())  # refused, or other bits
+        why = "parts do not give the whole's bits" + (f": {reason}" if reason else "")
         return Proof(engine.target, "activation", WHOLE, why, proof.record.to_json())
     return Proof(engine.target, "activation", "suffix", record=proof.record.to_json())
 
 
-def _stages(place: Workplace, engine: CampaignEngine) -> Stages:
+def _stages(workplace: Workplace, engine: CampaignEngine) -> Stages:
     """Raises CannotCut."""
-    return Stages.of(Flow.of(onnx.load(place.folder / Files(engine.target).plain)), engine.table)
+    return Stages.of(Flow.of(onnx.load(workplace.folder / Files(engine.target).plain)), engine.table)
 
 
 def _suffix(
-    place: Workplace, engine: CampaignEngine, whole: WholeTwin, stages: Stages, plan: Shortcuts
+    workplace: Workplace, engine: CampaignEngine, whole: WholeTwin, stages: Stages, plan: Shortcuts
 ) -> SuffixEvaluator:
-    return SuffixEvaluator(stages, plan, opener(place, engine), whole, engine.inputs, len(engine.images), engine.batch)
+    return SuffixEvaluator(
+        stages, plan, opener(workplace, engine), whole, engine.inputs, len(engine.images), engine.batch
+    )
 
 
-def _prove_attention(place: Workplace, engine: CampaignEngine) -> Proof:
-    target = _attention(place, engine)
+def _prove_attention(workplace: Workplace, engine: CampaignEngine) -> Proof:
+    target = _attention(workplace, engine)
     if target is None:
         return Proof(engine.target, "activation", WHOLE, "not an attention module in fp32")
-    record = prove_attention(target, WholeTwin(engine), len(engine.images), place.spec.seed)
+    record = prove_attention(target, WholeTwin(engine), len(engine.images), workplace.spec.seed)
     if not AttentionPaths.of(record).useful:
         why = record.why or "no faster path gave the whole twin's bits"
         return Proof(engine.target, "activation", WHOLE, why, record.to_json())
     return Proof(engine.target, "activation", "attention", record=record.to_json())
 
 
-def _attention(place: Workplace, engine: CampaignEngine) -> AttentionTarget | None:
+def _attention(workplace: Workplace, engine: CampaignEngine) -> AttentionTarget | None:
     files = Files(engine.target)
-    plain, twin = ((place.folder / name).read_bytes() for name in (files.plain, files.twin))
+    plain, twin = ((workplace.folder / name).read_bytes() for name in (files.plain, files.twin))
     sites = attention_sites(engine.table, plain)
     if sites is None:
         return None
-    return AttentionTarget(plain, twin, engine.table, sites, opener(place, engine), engine.inputs, engine.batch)
+    return AttentionTarget(plain, twin, engine.table, sites, opener(workplace, engine), engine.inputs, engine.batch)

@@ -126,8 +126,8 @@ def check_live(ports: PortFeed, live: Words32, table: SiteTable) -> None:
         )
 
 
-def same_words(one: NDArray, other: NDArray) -> NDArray[np.bool_]:
+def same_words(left: NDArray, right: NDArray) -> NDArray[np.bool_]:
     """(m,) whether all bits are equal."""
-    words = (as_words(one).reshape(len(one), -1), as_words(other).reshape(len(other), -1))
+    words = (as_words(left).reshape(len(left), -1), as_words(right).reshape(len(right), -1))
     equal: NDArray[np.bool_] = (words[0] == words[1]).all(axis=1)
     return equal

@@ -32,21 +32,21 @@ _PROBE_BYTES = 256 * 2**20
 _WORDS_AT_ONCE = 1 << 18  # that are read in one pass over the images
 
 
-def write_plan_words(place: Workplace, plan: str) -> None:
+def write_plan_words(workplace: Workplace, plan: str) -> None:
     """Writes the words of a plan file of the folder, beside it."""
-    path, images = place.folder / plan, len(place.images)
+    path, images = workplace.folder / plan, len(workplace.images)
     parts = list(units_of(path, plan, images, max(1, _WORDS_AT_ONCE // widest(path)), 0))
     target_places = (plan_slice_of(path, unit.start, unit.stop) for unit in parts)
-    write_words(place, plan, (unit.words for unit in parts), target_places)
+    write_words(workplace, plan, (unit.words for unit in parts), target_places)
 
 
-def write_words(place: Workplace, plan: str, counts: Iterable[int], parts: Iterable[PlanSlice]) -> None:
+def write_words(workplace: Workplace, plan: str, counts: Iterable[int], parts: Iterable[PlanSlice]) -> None:
     """Writes the words of one plan. counts: words of each part; parts: its plan slices, cut as small as memory asks."""
     total = int(sum(counts))
-    with array_writer(place.folder / words_file(plan), total, np.uint32) as writer:
+    with array_writer(workplace.folder / words_file(plan), total, np.uint32) as writer:
         for plan_slice in parts:
             if plan_slice.where == "activation":
-                writer.append(golden_words(place, plan_slice))
+                writer.append(golden_words(workplace, plan_slice))
         if not total:
             writer.append(np.zeros(0, np.uint32))
 
@@ -59,12 +59,12 @@ def read_words(path: Path) -> NDArray[np.uint32]:
     return words
 
 
-def golden_words(place: Workplace, plan_slice: PlanSlice) -> Words32:
+def golden_words(workplace: Workplace, plan_slice: PlanSlice) -> Words32:
     """(entries,) of a plan slice of activation faults, strike after strike, element after element."""
-    engine = place.engine(plan_slice.target, plan_slice.where)
+    engine = workplace.engine(plan_slice.target, plan_slice.where)
     _, strikes = injections_of(plan_slice, engine.table, engine.images)
-    if place.spec.engine.precision == "fp32":
-        return _probed(place, engine, strikes)
+    if workplace.spec.engine.precision == "fp32":
+        return _probed(workplace, engine, strikes)
     return read_live(engine, strikes)[
         strikes.ports.site != NO_SITE
     ]  # in other formats, outputs added to a graph can change where it is rounded
@@ -105,30 +105,30 @@ class _Entries:
 
     def by_site(self, names: list[str]) -> Iterator[tuple[str, NDArray[np.int64]]]:
         order = np.argsort(self.site, kind="stable")
-        found, starts = np.unique(self.site[order], return_index=True)
-        for site, part in zip(found, np.split(order, starts[1:]), strict=True):
+        sites, starts = np.unique(self.site[order], return_index=True)
+        for site, part in zip(sites, np.split(order, starts[1:]), strict=True):
             yield names[site], part
 
 
-def _probed(place: Workplace, engine: CampaignEngine, strikes: Injections) -> Words32:
+def _probed(workplace: Workplace, engine: CampaignEngine, strikes: Injections) -> Words32:
     """One fault-free pass over the images, through the twin with its live tensors as extra outputs."""
     entries = _Entries.of(strikes)
     words = np.empty(len(entries.index), np.uint32)
     if not len(words):
         return words
     by_site = dict(entries.by_site(list(engine.table.ports)))
-    twin = place.request(engine.target, Files(engine.target).twin)
+    twin = workplace.request(engine.target, Files(engine.target).twin)
     probe = with_live_outputs(twin.onnx, map(engine.table.__getitem__, by_site))
     bytes_per_image = sum(engine.table[site].elements for site in by_site) * 4
     chunk = int(np.clip(_PROBE_BYTES // bytes_per_image, 1, engine.batch))
     wanted = np.unique(entries.image)
-    with place.open(replace(twin, onnx=probe, file_sha256="probe")) as runner:
+    with workplace.open(replace(twin, onnx=probe, file_sha256="probe")) as runner:
         for start in range(0, len(wanted), chunk):
             images = wanted[start : start + chunk]
             ports = PortFeed.idle(chunk).as_inputs(engine.table)
             outputs = runner.run({engine.input_name: engine.inputs(pad_rows(images, chunk)), **ports})
-            for site, mine in by_site.items():
-                here = mine[(entries.image[mine] >= images[0]) & (entries.image[mine] <= images[-1])]
+            for site, at_site in by_site.items():
+                here = at_site[(entries.image[at_site] >= images[0]) & (entries.image[at_site] <= images[-1])]
                 flat = outputs[f"{engine.table[site].tensor}/live"].reshape(chunk, -1)
                 place_of = np.searchsorted(images, entries.image[here])
                 words[here] = to_words(flat[place_of, entries.index[here]])

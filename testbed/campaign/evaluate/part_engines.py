@@ -13,9 +13,9 @@ from testbed.campaign.folder.workplace import Workplace
 from testbed.engines.runner import Arrays, BaseRunner, EngineRequest, Runner
 
 
-def opener(place: Workplace, engine: CampaignEngine) -> OpenPart:
+def opener(workplace: Workplace, engine: CampaignEngine) -> OpenPart:
     """Opens engines for parts of the target's graph, as the whole is opened; their time counts as the engine's."""
-    whole = place.request(engine.target, Files(engine.target).twin)
+    whole = workplace.request(engine.target, Files(engine.target).twin)
 
     def opened(model: bytes, *, batch: int | None = None, mutable_weights: bool = False) -> Runner:
         request = EngineRequest.of_bytes(
@@ -26,7 +26,7 @@ def opener(place: Workplace, engine: CampaignEngine) -> OpenPart:
             mutable_weights=mutable_weights,
             max_batch=batch or whole.max_batch,
         )
-        return Timed(place.open(request), engine)
+        return Timed(workplace.open(request), engine)
 
     return opened
 

@@ -199,8 +199,7 @@ def run_round(
             for frame in list(store.frames(sorted(number for number in store if number >= first))):
                 store.drop(frame.units)
             raise TestbedError(
-                "earlier rounds followed from rows that are not believed any more (see above); they and what came after"
-                " are"
+                "earlier rounds followed from rows that are not believed any more (see above); they and what came after are"
                 " thrown away; run the same command again to go on"
             )
         for unit in units:

@@ -38,8 +38,7 @@ def claimed(path: Path, spec: CampaignSpec, *, redo: bool = False, fresh: bool =
     if path.is_dir() and (held := RunFolder(path)).manifest:
         if held.manifest["kind"] != CAMPAIGN:
             raise UsageError(
-                f"{path} holds a {held.manifest['kind']} ({held.manifest['name']!r}), not a campaign; choose another"
-                " folder"
+                f"{path} holds a {held.manifest['kind']} ({held.manifest['name']!r}), not a campaign; choose another folder"
                 " with --run"
             )
         held_settings = _settings(held.manifest["spec"])
@@ -76,8 +75,7 @@ def _respecified(
     differing = differences(recorded, wanted)
     if "execute" in held.manifest["stages"] or len(ResultLog(held / STORE)):
         raise UsageError(
-            f"{held.path} holds another run (campaign {held.manifest['name']!r}), and faults were run in it. What"
-            " differs"
+            f"{held.path} holds another run (campaign {held.manifest['name']!r}), and faults were run in it. What differs"
             f" here: {differing}. Go back to its settings, choose another folder with --run, or give up its rows with"
             " --fresh"
         )

@@ -263,8 +263,7 @@ def _check_bits(groups: Sequence[Group], stop: StopSpec) -> None:
     for model, names in formats.items():
         if len(names) > 1 and model.op != "random":
             raise UsageError(
-                f"stop.per: {model.op} faults strike words in {' and '.join(sorted(names))}, whose bits have nothing to"
-                " do"
+                f"stop.per: {model.op} faults strike words in {' and '.join(sorted(names))}, whose bits have nothing to do"
                 ' with one another; ask for rates per "bit_class" or "site x bit"'
             )
 

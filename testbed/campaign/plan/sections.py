@@ -101,8 +101,7 @@ class _Overlaps:
             first, second = sorted((other, number))
             raise UsageError(
                 f"faults[{second}] strikes {site.name} with {op!r} and pattern {section.pattern_name(op)!r} as"
-                f" faults[{first}] does, but chooses among other bits: faults of both would be counted in two"
-                " populations;"
+                f" faults[{first}] does, but chooses among other bits: faults of both would be counted in two populations;"
                 " name the same bits, other sites, or run it as a campaign of its own"
             )
         return True

@@ -94,8 +94,7 @@ class OnnxSubject:
         computes, precisions = _computes_in(table)
         if not precisions:
             raise UsageError(
-                f"{self.spec.model.onnx} computes in {computes}, which campaigns do not offer; quantise its activations"
-                " to"
+                f"{self.spec.model.onnx} computes in {computes}, which campaigns do not offer; quantise its activations to"
                 " 8 bits"
             )
         if self.spec.engine.precision not in precisions:

@@ -123,8 +123,7 @@ class Preparation:
         }
         if self._begun_with_the_first():
             log.warning(
-                "tiers: this campaign was begun with the first images of each tier in data set order, and goes on with"
-                " them;"
+                "tiers: this campaign was begun with the first images of each tier in data set order, and goes on with them;"
                 " for a random choice, all classes in proportion, begin it anew in another folder"
             )
         else:

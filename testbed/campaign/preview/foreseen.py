@@ -86,7 +86,6 @@ def check_disk(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(there).free
     if needed > free:
         raise TestbedError(
-            f"the run needs about {format_bytes(needed)} in {folder}, where {format_bytes(free)} are free; free some"
-            " space, ask"
+            f"the run needs about {format_bytes(needed)} in {folder}, where {format_bytes(free)} are free; free some space, ask"
             " for fewer faults (per_stratum), or name another disk with --run"
         )

@@ -78,7 +78,6 @@ def _mixed(sections: Mapping[int, FaultSpec]) -> Iterator[Complaint]:
         if both and alike and (section.sites, section.bits) != (other.sites, other.bits):
             yield Complaint(
                 f"faults[{second}]",
-                f"chooses {other.count} among other sites or bits than faults[{first}], with {both[0]!r} too: faults of"
-                " both"
+                f"chooses {other.count} among other sites or bits than faults[{first}], with {both[0]!r} too: faults of both"
                 " would be counted in two populations; name the same sites and bits, or run it as a campaign of its own",
             )

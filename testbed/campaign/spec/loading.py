@@ -29,8 +29,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         before = error.object[: error.start]
         line, column = before.count(b"\n") + 1, error.start - before.rfind(b"\n")
         raise UsageError(
-            f"{path} is not TOML: line {line}, column {column}: byte 0x{error.object[error.start]:02x} is not UTF-8;"
-            " save"
+            f"{path} is not TOML: line {line}, column {column}: byte 0x{error.object[error.start]:02x} is not UTF-8; save"
             " the file as UTF-8 text"
         ) from error
     except ValueError as error:
@@ -101,8 +100,7 @@ def _key_parts(key: str, asked: str) -> list[str]:
 def _entry(entries: list[Any], number: str, asked: str) -> int:
     if not (number.isdecimal() and len(number) < 10) or int(number) >= len(entries):
         raise UsageError(
-            f"--set {asked}: that list's entries are numbered 0 to {len(entries) - 1}, not {number!r}; write, for"
-            " example,"
+            f"--set {asked}: that list's entries are numbered 0 to {len(entries) - 1}, not {number!r}; write, for example,"
             " faults[0].per_stratum=1"
         )
     return int(number)

@@ -188,8 +188,7 @@ class WorkerSlot:
         if dict(golden) != dict(self._opener.golden):
             self._discard()
             raise OtherGolden(
-                f"the engine on {machine_name()} gives other golden bits than the one this campaign was begun on; go on"
-                " there,"
+                f"the engine on {machine_name()} gives other golden bits than the one this campaign was begun on; go on there,"
                 " or start anew in another folder"
             )
         self._worked = True

@@ -128,8 +128,7 @@ def _grid(swept: Record, target: str, where: str) -> FittedTable:
     sources = [noise for noise in part["noise"] if noise["file"] == "plain"]
     heads = [f"{source['engine']} {source['precision']}\nbatch {source['batch']}" for source in sources]
     table = _new_table(
-        f"{_target_place(target, where)}, {_named(part)}, all images: at rtol {swept['rtol']['main']:g}, false alarms"
-        " of"
+        f"{_target_place(target, where)}, {_named(part)}, all images: at rtol {swept['rtol']['main']:g}, false alarms of"
         " fault-free engines, and faults flagged, %",
         ["atol", *heads, *(f"{EVENTS[event]}\nflagged" for event in events)],
         left=(),
@@ -164,8 +163,7 @@ def _link(swept: Record, full: bool) -> Iterator[RenderableType]:
     link = swept["link"]
     limit = f" (limited to {link['limit']:,})" if link["limit"] else ""
     yield (
-        f"Is {link['output']} out of tolerance a sign that the top-1 will change? {link['faults']:,} faults{limit}"
-        " inside"
+        f"Is {link['output']} out of tolerance a sign that the top-1 will change? {link['faults']:,} faults{limit} inside"
         f" {link['module']}, {link['rows']:,} rows; {link['checked']:,} of them run to the end again, with the stored"
         " logits, bit for bit."
     )
@@ -174,8 +172,7 @@ def _link(swept: Record, full: bool) -> Iterator[RenderableType]:
         is_first = first.setdefault(part["where"], _model(part)) == _model(part)
         if part["tier"] is None and (full or is_first):
             title = (
-                f"{_target_place(part['target'], part['where'])}, {_named(part)}: top-1 changed in {part['n_sdc1']:,}"
-                " of"
+                f"{_target_place(part['target'], part['where'])}, {_named(part)}: top-1 changed in {part['n_sdc1']:,} of"
                 f" {part['n_rows']:,} rows; rates in %"
             )
             table = _new_table(title, ["atol", *_LINK.values()], left=())

@@ -124,8 +124,7 @@ def _suffix(record: SuffixRecord) -> str:
     dead = record.ways.get("dead")
     run = f", {count(dead.rows)} of them taken for dead and run all the same" if dead else ""
     return (
-        f"{count(record.rows)} sampled faults by {len(record.ways)} ways{run}: {count(record.mismatches)} differ from"
-        " the"
+        f"{count(record.rows)} sampled faults by {len(record.ways)} ways{run}: {count(record.mismatches)} differ from the"
         f" whole engine in any bit; nor do {count(record.golden_images)} fault-free images"
         f" ({count(record.golden_mismatches)} differ).{without}"
     )

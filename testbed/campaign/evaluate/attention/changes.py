@@ -91,10 +91,10 @@ class Changes:
         compiled = add_changes(golden, image, self.down[strikes], self.across[strikes], drawn_from)
         if compiled is not None:
             return compiled
-        found = np.empty((len(strikes), *golden.shape[1:]), np.float32)
-        for place, (strike, row) in enumerate(zip(strikes.tolist(), image.tolist(), strict=True)):
-            np.add(self.change(strike, found[place]), golden[row], out=found[place])
-        return found
+        outputs = np.empty((len(strikes), *golden.shape[1:]), np.float32)
+        for position, (strike, row) in enumerate(zip(strikes.tolist(), image.tolist(), strict=True)):
+            np.add(self.change(strike, outputs[position]), golden[row], out=outputs[position])
+        return outputs
 
 
 class ValueChanges(Changes):
@@ -133,7 +133,7 @@ class KeyChanges(Changes):
     ) -> None:
         """Follows faults in k. columns, before: (n, N) the struck key's column of the scores, with and without the
         fault. weight: W."""
-        head, key, _ = (place.tolist() for place in np.unravel_index(struck.index, sites.site["k"].shape))
+        head, key, _ = (axis.tolist() for axis in np.unravel_index(struck.index, sites.site["k"].shape))
         golden = [goldens[image] for image in struck.image.tolist()]
         parts = [weight[h * sites.head_width : (h + 1) * sites.head_width] for h in head]
         maps = np.stack([g["softmax"][h, :, s] for g, h, s in zip(golden, head, key, strict=True)])

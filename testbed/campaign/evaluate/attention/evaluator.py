@@ -99,10 +99,10 @@ class AttentionEvaluator:
         }
 
     def evaluate(self, strikes: Injections) -> Iterator[Evaluated]:
-        for found in self._evaluated(strikes):
+        for evaluated in self._evaluated(strikes):
             for how in How:
-                self._counts[how.name.lower()] += int((found.how == how).sum())
-            yield found
+                self._counts[how.name.lower()] += int((evaluated.how == how).sum())
+            yield evaluated
 
     def close(self) -> None:
         """The engines that it opened; the fallback is the caller's."""
@@ -115,13 +115,13 @@ class AttentionEvaluator:
         kind, point = self._kind(strikes)
         whole = np.flatnonzero(kind < 0)
         if len(whole):
-            for found in self.fallback.evaluate(strikes.take(whole)):
-                yield replace(found, rows=whole[found.rows])
-        mine = np.flatnonzero(kind >= 0)
-        images = np.unique(strikes.image[mine]).tolist()
+            for evaluated in self.fallback.evaluate(strikes.take(whole)):
+                yield replace(evaluated, rows=whole[evaluated.rows])
+        in_parts = np.flatnonzero(kind >= 0)
+        images = np.unique(strikes.image[in_parts]).tolist()
         for start in range(0, len(images), self.goldens.most):
             goldens = self.goldens.load(images[start : start + self.goldens.most])
-            here = mine[np.isin(strikes.image[mine], list(goldens))]
+            here = in_parts[np.isin(strikes.image[in_parts], list(goldens))]
             for number in np.unique(kind[here]):
                 yield from self._of_kind(KINDS[number], strikes, point, here[kind[here] == number], goldens)
 
@@ -143,8 +143,8 @@ class AttentionEvaluator:
         evaluate = {"incremental": self._incremental, "rows": self._exact, "suffix": self._from_site}
         for start in range(0, len(rows), self._piece):
             piece = np.arange(start, min(start + self._piece, len(rows)))
-            for found in evaluate[self.paths.path[kind]](struck.take(piece), goldens):
-                yield replace(found, rows=rows[piece[found.rows]])
+            for evaluated in evaluate[self.paths.path[kind]](struck.take(piece), goldens):
+                yield replace(evaluated, rows=rows[piece[evaluated.rows]])
 
     def _check(self, struck: FaultyElements, words: NDArray[np.uint32], goldens: Mapping[int, ImageGolden]) -> None:
         """Raises NotDeterministic where the golden run does not hold the word that the fault was computed from."""
@@ -166,9 +166,9 @@ class AttentionEvaluator:
         self, struck: FaultyElements, goldens: Mapping[int, ImageGolden], columns: Float32s | None = None
     ) -> Iterator[Evaluated]:
         outputs, unchanged = self.rows.outputs(struck, goldens, self.golden, columns)
-        found = Evaluated.exact(np.arange(len(struck)), outputs, How.ROWS)
-        found.how[unchanged] = How.UNCHANGED
-        yield found
+        evaluated = Evaluated.exact(np.arange(len(struck)), outputs, How.ROWS)
+        evaluated.how[unchanged] = How.UNCHANGED
+        yield evaluated
 
     def _from_site(self, struck: FaultyElements, goldens: Mapping[int, ImageGolden]) -> Iterator[Evaluated]:
         yield Evaluated.exact(np.arange(len(struck)), self.suffix.outputs(struck, goldens), How.SUFFIX)
@@ -190,8 +190,8 @@ class AttentionEvaluator:
             how = np.full(len(taken), How.INCREMENTAL, np.int8)
             yield Evaluated(taken, outputs, how, rounded_up(changes.bound[taken]))
         if len(rest):
-            for found in self._exact(struck.take(rest), goldens, columns[rest]):
-                yield replace(found, rows=rest[found.rows])
+            for evaluated in self._exact(struck.take(rest), goldens, columns[rest]):
+                yield replace(evaluated, rows=rest[evaluated.rows])
 
     def _telling_rows(
         self,
@@ -211,8 +211,8 @@ class AttentionEvaluator:
         most = min(_TELLING_ROWS, columns.shape[1] - 1)
         tokens = np.zeros((len(asked), columns.shape[1]), bool)
         np.put_along_axis(tokens, np.argpartition(-changes.rows[asked], most, axis=1)[:, :most], True, axis=1)
-        place, token, rows = self.rows.rows(struck.take(asked), goldens, columns[asked], tokens)
-        strike = asked[place]
+        position, token, rows = self.rows.rows(struck.take(asked), goldens, columns[asked], tokens)
+        strike = asked[position]
         differ = (as_words(rows) != as_words(self.golden[struck.image[strike], token])).any(axis=1)
         return strike[differ], token[differ], rows[differ]
 

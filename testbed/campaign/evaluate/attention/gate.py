@@ -45,7 +45,7 @@ def prove_attention(
         source.close()
     sizes = proven(stages(target.plain, target.sites), target.open, list(goldens.values()), seed)
     sites = {kind: _proved(target, fallback, kind, sizes, goldens, faults, rng) for kind in KINDS}
-    return AttentionRecord(sizes={use: list(found) for use, found in sizes.items()}, sites=sites, why="")
+    return AttentionRecord(sizes={use: list(batch_sizes) for use, batch_sizes in sizes.items()}, sites=sites, why="")
 
 
 def _proved(
@@ -67,11 +67,11 @@ def _proved(
             seen[path] = f"no number of rows or columns gives the whole twin's bits: {', '.join(lacking)}"
             continue
         try:
-            found = _evaluated(target, fallback, AttentionPaths({kind: path}, sizes), strikes)
+            outputs = _evaluated(target, fallback, AttentionPaths({kind: path}, sizes), strikes)
         except (EngineError, NotDeterministic) as error:
             seen[path] = str(error)
             continue
-        seen[path] = int((~_same(found, wanted)).sum())
+        seen[path] = int((~_same(outputs, wanted)).sum())
         if not seen[path]:
             proven = path
             break
@@ -130,9 +130,9 @@ def _share_of_bound(
         evaluator.close()
     changes = CHANGES[kind](struck, columns, before, goldens, weight, target.sites)
     usable = np.flatnonzero(changes.usable)
-    found = changes.outputs(usable, strikes.image[usable], fallback.golden).astype(np.float64)
+    incremental = changes.outputs(usable, strikes.image[usable], fallback.golden).astype(np.float64)
     with np.errstate(invalid="ignore"):
-        off = np.abs(found - wanted[usable]).max(axis=(1, 2)) / changes.bound[usable]
+        off = np.abs(incremental - wanted[usable]).max(axis=(1, 2)) / changes.bound[usable]
     return float(np.nan_to_num(off, nan=np.inf).max(initial=0.0))
 
 
@@ -145,10 +145,10 @@ def _evaluated(target: AttentionTarget, fallback: Evaluator, paths: AttentionPat
 
 
 def _outputs(evaluator: Evaluator, strikes: Injections) -> Float32s:
-    found = np.empty((len(strikes), *evaluator.golden.shape[1:]), np.float32)
+    outputs = np.empty((len(strikes), *evaluator.golden.shape[1:]), np.float32)
     for part in _output_parts(evaluator, strikes):
-        found[part[0]] = part[1]
-    return found
+        outputs[part[0]] = part[1]
+    return outputs
 
 
 def _output_parts(evaluator: Evaluator, strikes: Injections) -> Iterator[tuple[NDArray[np.int64], Float32s]]:

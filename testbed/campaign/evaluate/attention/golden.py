@@ -71,7 +71,7 @@ class AttentionGoldens:
     def __init__(self, target: AttentionTarget, golden: NDArray[np.float32], budget: int) -> None:
         self.target, self.golden = target, golden
         site = target.sites.site
-        elements = sum(one.elements for one in site.values()) + target.sites.heads * site["proj"].elements  # and notes
+        elements = sum(own.elements for own in site.values()) + target.sites.heads * site["proj"].elements  # and notes
         self.most = max(1, budget // (4 * elements))
         self._kept: OrderedDict[int, ImageGolden] = OrderedDict()
         self._input_name = target.input_name
@@ -109,13 +109,13 @@ class AttentionGoldens:
         idle = PortFeed.idle(target.batch).as_inputs(target.table)
         outputs = self._runner.run({self._input_name: target.inputs(rows), **idle})
         self.runs += 1
-        found = {}
-        for place, image in enumerate(images):
-            tensors = {kind: outputs[f"{target.sites.site[kind].tensor}/live"][place].copy() for kind in KINDS}
+        goldens = {}
+        for position, image in enumerate(images):
+            tensors = {kind: outputs[f"{target.sites.site[kind].tensor}/live"][position].copy() for kind in KINDS}
             if not np.array_equal(as_words(tensors["proj"]), as_words(self.golden[image])):
                 raise NotDeterministic(
                     f"image row {image}: the twin with its inner tensors as outputs does not give its golden output"
                 )
             tensors["proj"] = self.golden[image]
-            found[image] = ImageGolden(image, tensors)
-        return found
+            goldens[image] = ImageGolden(image, tensors)
+        return goldens

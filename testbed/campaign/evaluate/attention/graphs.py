@@ -46,9 +46,9 @@ def attention_sites(table: SiteTable, plain: bytes) -> AttentionSites | None:
     """The sites of a target that is one attention module in fp32; None for any other target."""
     modules: dict[str, dict[str, Site]] = {}
     for site in table:
-        found = _SITE.match(site.name)
-        if site.where == "activation" and found:
-            modules.setdefault(found["module"], {})[found["kind"]] = site
+        match = _SITE.match(site.name)
+        if site.where == "activation" and match:
+            modules.setdefault(match["module"], {})[match["kind"]] = site
     whole = [sites for sites in modules.values() if len(sites) == len(KINDS)]
     if len(whole) != 1 or any(site.format_name != "fp32" for site in whole[0].values()):
         return None
@@ -91,13 +91,13 @@ def stages(plain: bytes, sites: AttentionSites) -> dict[str, bytes]:
             ("b", "r", sites.site["proj"].shape[1]),
         ),
     }
-    found = {}
+    graphs = {}
     for name, (inputs, output, shape) in wanted.items():
         stage = cut(proto, inputs, {output: shape})
         operators = {node.op_type for node in stage.graph.node}
         if operators <= _SHAPELESS and [value.name for value in stage.graph.input] == list(inputs):
-            found[name] = stage.SerializeToString()
-    return found
+            graphs[name] = stage.SerializeToString()
+    return graphs
 
 
 def suffix(plain: bytes, sites: AttentionSites, kind: str) -> bytes:

@@ -43,9 +43,9 @@ def add_changes(
     rows = np.ascontiguousarray(golden_row, np.int64)
     sources = None if drawn_from is None else [np.ascontiguousarray(array) for array in drawn_from]
     places = None if sources is None else np.array([array.ctypes.data for array in sources], np.uintp)
-    found = np.empty((m, tokens, width), np.float32)
+    outputs = np.empty((m, tokens, width), np.float32)
     status = library.testbed_add_changes(
-        found.ctypes.data,
+        outputs.ctypes.data,
         m,
         tokens,
         width,
@@ -58,7 +58,7 @@ def add_changes(
     )
     if status != _OK:
         raise ValueError(f"there are {len(golden)} golden outputs; not all of those that were named")
-    return found
+    return outputs
 
 
 def _library() -> ctypes.CDLL | None:

@@ -110,27 +110,27 @@ class RowPath:
 
     def columns(self, struck: FaultyElements, goldens: Mapping[int, ImageGolden]) -> Float32s:
         """(n, N): of k, the struck key's column of the scores; of v, the struck column of its head's context."""
-        found = np.empty((len(struck), self.sites.tokens), np.float32)
+        columns = np.empty((len(struck), self.sites.tokens), np.float32)
         for group in self._groups(struck, goldens):
             golden, head = group.golden, group.head
             words = struck.words[group.members]
             if struck.kind == "k":
                 keys = _with(golden["k"][head][group.row], group.column, words)
-                found[group.members] = self.stages.score_columns(golden["q"][head], keys).T
+                columns[group.members] = self.stages.score_columns(golden["q"][head], keys).T
             else:
                 values = _with(np.ascontiguousarray(golden["v"][head].T[group.column]), group.row, words)
-                found[group.members] = self.stages.head_columns(golden["softmax"][head], values).T
-        return found
+                columns[group.members] = self.stages.head_columns(golden["softmax"][head], values).T
+        return columns
 
     def golden_columns(self, struck: FaultyElements, goldens: Mapping[int, ImageGolden]) -> Float32s:
         """(n, N): what `columns` are without the fault."""
-        found = np.empty((len(struck), self.sites.tokens), np.float32)
+        columns = np.empty((len(struck), self.sites.tokens), np.float32)
         for group in self._groups(struck, goldens):
             if struck.kind == "k":
-                found[group.members] = group.golden["scores"][group.head].T[group.row]
+                columns[group.members] = group.golden["scores"][group.head].T[group.row]
             else:
-                found[group.members] = group.golden["context"].T[group.head * self.sites.head_width + group.column]
-        return found
+                columns[group.members] = group.golden["context"].T[group.head * self.sites.head_width + group.column]
+        return columns
 
     def _context_rows(
         self,
@@ -172,8 +172,8 @@ class RowPath:
         strike = group.members[member]
         words = as_words(columns[strike, token])
         if struck.kind == "v":
-            place = group.head * self.sites.head_width + group.column
-            return ContextRows(strike, token, _with(group.golden["context"][token], place[member], words))
+            context_column = group.head * self.sites.head_width + group.column
+            return ContextRows(strike, token, _with(group.golden["context"][token], context_column[member], words))
         scores = _with(group.golden["scores"][group.head][token], group.row[member], words)
         return self._of_maps(group, strike, token, self.stages.softmax_rows(scores) if len(scores) else scores)
 

@@ -129,9 +129,9 @@ def _reproduces(use: Use, size: int, stages: StageEngines, goldens: Sequence[Ima
     stages.sizes[use] = [size]
     try:
         return all(
-            np.array_equal(as_words(found), as_words(wanted))
+            np.array_equal(as_words(given), as_words(wanted))
             for golden in [*goldens] * _DRAWS
-            for found, wanted in _checks(use, size, stages, golden, rng)
+            for given, wanted in _checks(use, size, stages, golden, rng)
         )
     except EngineError:
         return False

@@ -24,10 +24,10 @@ class Costs:
 
     def of(self, ways: NDArray[np.int8], ports: NDArray[np.int64]) -> NDArray[np.float64]:
         """(n,) of strikes by their way and port number."""
-        found = np.empty(len(ways))
+        shares = np.empty(len(ways))
         for way, port in set(zip(ways.tolist(), ports.tolist(), strict=True)):
-            found[(ways == way) & (ports == port)] = self._of(Way(way), port) / self._whole
-        return found
+            shares[(ways == way) & (ports == port)] = self._of(Way(way), port) / self._whole
+        return shares
 
     def _macs_of(self, way: Way, port: int) -> float:
         stages, route = self._stages.stages, self._routes.routes[port]

@@ -73,10 +73,10 @@ def write_words(values: NDArray, index: NDArray[np.int64], words: Words32, used:
 def read_words(values: NDArray, slot: NDArray[np.int64], index: NDArray[np.int64], used: NDArray[np.bool_]) -> Words32:
     """(m, K) bits of golden values by slot, 0 where none is used. values: (slots, ...)."""
     flat = as_words(values.reshape(len(values), -1))
-    found = np.zeros(index.shape, np.uint32)
+    words = np.zeros(index.shape, np.uint32)
     row, point = np.nonzero(used)
-    found[row, point] = flat[slot[row], index[row, point]]
-    return found
+    words[row, point] = flat[slot[row], index[row, point]]
+    return words
 
 
 class SuffixBatch(NamedTuple):

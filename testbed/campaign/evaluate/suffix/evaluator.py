@@ -81,10 +81,10 @@ class SuffixEvaluator:
         for group in self._goldens.groups(np.arange(len(same))):
             same[group] &= same_words(self._goldens.outputs(group), self.golden[group])
             for stage, inside in entries:
-                mine = group if stage == 1 else group[group < self._batch]
-                entry = SuffixEntry(mine, self._goldens.slots(mine), How.SUFFIX)
-                for found in replayed(self._replay, stage, inside, [entry]):
-                    same[found.rows] &= same_words(found.outputs, self.golden[found.rows])
+                images = group if stage == 1 else group[group < self._batch]
+                entry = SuffixEntry(images, self._goldens.slots(images), How.SUFFIX)
+                for evaluated in replayed(self._replay, stage, inside, [entry]):
+                    same[evaluated.rows] &= same_words(evaluated.outputs, self.golden[evaluated.rows])
         return same
 
     def relative_cost(self, strikes: Injections) -> NDArray[np.float64]:
@@ -110,15 +110,15 @@ class SuffixEvaluator:
             for rows in chunks(np.flatnonzero(ways == way), self._batch):
                 yield Evaluated.exact(rows, self._of_golden(strikes, rows, way == Way.OUTPUT), how)
         if len(rows := np.flatnonzero(ways == Way.WHOLE)):
-            for found in self.whole.evaluate(strikes.take(rows)):
-                yield Evaluated(rows[found.rows], found.outputs, found.how, found.bound)
+            for evaluated in self.whole.evaluate(strikes.take(rows)):
+                yield Evaluated(rows[evaluated.rows], evaluated.outputs, evaluated.how, evaluated.bound)
         left = np.flatnonzero(~np.isin(ways, (Way.DEAD, Way.OUTPUT, Way.WHOLE)))
         for group in self._goldens.groups(strikes.image[left]):
             for rows in chunks(left[group], _STRIKES_AT_ONCE):
                 slot = self._goldens.slots(strikes.image[rows])
                 run = Replay(self._replay, strikes.take(rows), ways[rows], ports[rows], tokens[rows], slot)
-                for found in run.evaluate():
-                    yield Evaluated(rows[found.rows], found.outputs, found.how, found.bound)
+                for evaluated in run.evaluate():
+                    yield Evaluated(rows[evaluated.rows], evaluated.outputs, evaluated.how, evaluated.bound)
 
     def _of_golden(self, strikes: Injections, rows: NDArray[np.int64], struck: bool) -> NDArray[np.float32]:
         outputs = self.golden[strikes.image[rows]]

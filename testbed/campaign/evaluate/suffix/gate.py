@@ -74,7 +74,7 @@ def prove_suffix(
 
     def trial(plan: Shortcuts) -> _Trial:
         nonlocal wanted
-        found = _Trial()
+        outcome = _Trial()
         try:
             evaluator = make(plan)
         except CannotCut as error:
@@ -85,13 +85,13 @@ def prove_suffix(
                 table = evaluator.stages.table
                 strikes = sample(table.ports, table if sites is None else sites, live, images, each, seed)
                 wanted = strikes, outputs_of(whole, strikes)
-            found = _compared(evaluator, whole, *wanted)
+            outcome = _compared(evaluator, whole, *wanted)
         except (EngineError, NotDeterministic, CannotCut) as error:
-            found.error = str(error)
+            outcome.error = str(error)
         finally:
             evaluator.close()
-        tried.append(SuffixTrial(plan=plan.record(), passed=found.passed, wrong=found.describe()))
-        return found
+        tried.append(SuffixTrial(plan=plan.record(), passed=outcome.passed, wrong=outcome.describe()))
+        return outcome
 
     plan, last = _search(trial)
     record = SuffixRecord(
@@ -114,21 +114,21 @@ def _tells_all(evaluator: SuffixEvaluator) -> bool:
 
 def _search(trial: Callable[[Shortcuts], _Trial]) -> tuple[Shortcuts | None, _Trial]:
     """The plan with as many shortcuts as pass, and its trial (or that of the last one that did not)."""
-    found = trial(Shortcuts())
-    if found.passed:
-        return Shortcuts(), found
+    last = trial(Shortcuts())
+    if last.passed:
+        return Shortcuts(), last
     for style in ("opaque", "ported"):
         plan = BARE.with_(style=style)
-        found = trial(plan)
-        if found.passed:
+        last = trial(plan)
+        if last.passed:
             break
     else:
-        return None, found
+        return None, last
     for shortcut in SHORTCUTS:
         more = trial(plan.with_(**{shortcut: True}))
         if more.passed:
-            plan, found = plan.with_(**{shortcut: True}), more
-    return plan, found
+            plan, last = plan.with_(**{shortcut: True}), more
+    return plan, last
 
 
 def _compared(evaluator: SuffixEvaluator, whole: Evaluator, strikes: Injections, wanted: NDArray[np.float32]) -> _Trial:
@@ -138,8 +138,8 @@ def _compared(evaluator: SuffixEvaluator, whole: Evaluator, strikes: Injections,
     same = same_words(outputs_of(evaluator, strikes), wanted)
     ways, _, _ = evaluator.routes.ways(strikes)
     for way in np.unique(ways):
-        mine = ways == way
-        trial.ways[Way(way).name.lower()] = [int(mine.sum()), int((~same[mine]).sum())]
+        by_way = ways == way
+        trial.ways[Way(way).name.lower()] = [int(by_way.sum()), int((~same[by_way]).sum())]
     return trial
 
 

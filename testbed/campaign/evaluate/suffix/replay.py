@@ -51,10 +51,10 @@ def replayed(replay: ReplayContext, stage: int, inside: bool, entries: Sequence[
     """Outputs of strikes that enter a suffix, in batches; ``rows`` are the entries' own numbers."""
     first, *others = replay.pieces.suffix(stage, inside)
     for batch in batches(entries, first.inputs, replay.goldens, replay.pieces.batch):
-        found = first(batch.feeds)
+        tensors = first(batch.feeds)
         for piece in others:
-            found = piece({name: found[name] for name in piece.inputs})
-        outputs = found[replay.stages.flow.output][: len(batch.strike)]
+            tensors = piece({name: tensors[name] for name in piece.inputs})
+        outputs = tensors[replay.stages.flow.output][: len(batch.strike)]
         yield Evaluated(batch.strike, outputs, batch.how, np.zeros(len(outputs), np.float32))
 
 
@@ -82,12 +82,12 @@ class Replay:
 
     def evaluate(self) -> Iterator[Evaluated]:
         for stage in self._stages:
-            mine = self._stage_of == stage.number
-            self._cut(stage, np.flatnonzero(mine & (self._ways == Way.CUT)))
-            self._inside(stage, np.flatnonzero(mine & (self._ways == Way.INSIDE)))
+            of_stage = self._stage_of == stage.number
+            self._cut(stage, np.flatnonzero(of_stage & (self._ways == Way.CUT)))
+            self._inside(stage, np.flatnonzero(of_stage & (self._ways == Way.INSIDE)))
             for way in _PARTS:
-                self._by_rows(stage, way, np.flatnonzero(mine & (self._ways == way)))
-            yield from self._with_ports(stage, np.flatnonzero(mine & (self._ways == Way.TWIN)))
+                self._by_rows(stage, way, np.flatnonzero(of_stage & (self._ways == way)))
+            yield from self._with_ports(stage, np.flatnonzero(of_stage & (self._ways == Way.TWIN)))
             for rows in chunks(np.concatenate([np.zeros(0, np.int64), *self._unchanged]), self._pieces.batch):
                 golden = self._replay.golden[self._strikes.image[rows]]
                 yield Evaluated.exact(rows, golden, How.UNCHANGED)
@@ -111,32 +111,32 @@ class Replay:
     def _inside(self, stage: Stage, rows: NDArray[np.int64]) -> None:
         """The struck tensor is one that the stage's attention takes."""
         for port in np.unique(self._ports[rows]):
-            mine = rows[self._ports[rows] == port]
+            at_port = rows[self._ports[rows] == port]
             tensor = self._routes[port].site.tensor
-            self._check_golden(tensor, mine)
-            self._enter(stage.number, True, mine, words=self._words(tensor, mine))
+            self._check_golden(tensor, at_port)
+            self._enter(stage.number, True, at_port, words=self._words(tensor, at_port))
 
     def _by_rows(self, stage: Stage, way: Way, rows: NDArray[np.int64]) -> None:
         """The struck token is followed alone, from the part of the stage where it is struck."""
         part = _PARTS[way]
         by_route = [(port, rows[self._ports[rows] == port]) for port in np.unique(self._ports[rows])]
-        armed = [mine for port, mine in by_route if self._routes[port].armed]
+        armed = [members for port, members in by_route if self._routes[port].armed]
         groups = [(np.concatenate(armed), "")] if armed else []
-        groups += [(mine, self._routes[p].site.tensor) for p, mine in by_route if not self._routes[p].armed]
-        for mine, tensor in groups:
+        groups += [(members, self._routes[p].site.tensor) for p, members in by_route if not self._routes[p].armed]
+        for members, tensor in groups:
             changed, ports = {}, None
             if tensor:
-                self._check_golden(tensor, mine)
-                changed = {tensor: self._struck_rows(tensor, getattr(stage.rowed, part).rows[tensor], mine)}
+                self._check_golden(tensor, members)
+                changed = {tensor: self._struck_rows(tensor, getattr(stage.rowed, part).rows[tensor], members)}
             else:
-                ports = self._in_rows(mine)
-            found = self._follow(stage, part, mine, self._tokens[mine], changed, ports)
+                ports = self._in_rows(members)
+            followed = self._follow(stage, part, members, self._tokens[members], changed, ports)
             if way == Way.FRONT:
-                self._enter_inside(stage, mine, self._tokens[mine], found, How.ROWS)
+                self._enter_inside(stage, members, self._tokens[members], followed, How.ROWS)
                 continue
             if way == Way.MIDDLE:
-                found = self._follow(stage, "tail", mine, self._tokens[mine], found, None)
-            self._row_ends(stage, mine, found[stage.end])
+                followed = self._follow(stage, "tail", members, self._tokens[members], followed, None)
+            self._row_ends(stage, members, followed[stage.end])
 
     def _with_ports(self, stage: Stage, rows: NDArray[np.int64]) -> Iterator[Evaluated]:
         """The whole stage is run, with ports; what differs then goes on at once."""
@@ -179,21 +179,21 @@ class Replay:
         """A stage whose start differs from the golden one in one token."""
         stage, token, plan = self._stages[number], self._tokens[rows], self._pieces.plan
         if stage.rowed is not None and stage.rowed.middle is None and plan.rows:
-            found = self._follow(stage, "tail", rows, token, {stage.start: values}, None)
-            self._row_ends(stage, rows, found[stage.end])
+            followed = self._follow(stage, "tail", rows, token, {stage.start: values}, None)
+            self._row_ends(stage, rows, followed[stage.end])
         elif stage.rowed is not None and stage.rowed.front is not None and plan.rows and plan.inside:
-            found = self._follow(stage, "front", rows, token, {stage.start: values}, None)
-            self._enter_inside(stage, rows, token, found | {stage.start: values}, how)
+            followed = self._follow(stage, "front", rows, token, {stage.start: values}, None)
+            self._enter_inside(stage, rows, token, followed | {stage.start: values}, how)
         else:
             self._enter(number, False, rows, token, {stage.start: ChangedRows(TOKENS, values)}, how=how)
 
     def _enter_inside(
-        self, stage: Stage, rows: NDArray[np.int64], token: NDArray[np.int64], found: dict[str, NDArray], how: How
+        self, stage: Stage, rows: NDArray[np.int64], token: NDArray[np.int64], followed: dict[str, NDArray], how: How
     ) -> None:
         assert stage.rowed is not None
         assert stage.rowed.front is not None
         axes = stage.rowed.front.rows
-        changed = {name: ChangedRows(axes[name], values) for name, values in found.items()}
+        changed = {name: ChangedRows(axes[name], values) for name, values in followed.items()}
         self._enter(stage.number, True, rows, token, changed, how=how)
 
     def _follow(
@@ -252,8 +252,8 @@ class Replay:
         """(m, K) indices in ``count`` rows of each tensor, of which the first is the struck one."""
         index = np.zeros_like(self._strikes.ports.index[rows])
         for port in np.unique(self._ports[rows]):
-            mine = self._ports[rows] == port
-            index[mine] = self._routes[port].in_row(self._strikes.ports.index[rows[mine]], count)
+            at_port = self._ports[rows] == port
+            index[at_port] = self._routes[port].in_row(self._strikes.ports.index[rows[at_port]], count)
         return index
 
 

@@ -35,7 +35,7 @@ class Way(IntEnum):
 
 @dataclass(frozen=True)
 class Route:
-    """How injections at one site are evaluated. ``one``: of those at one token; ``any``: of others. axis: of the
+    """How injections at one site are evaluated. ``single``: of those at one token; ``any``: of others. axis: of the
     tokens, per image.
 
     ``armed``: the element is struck by a port; otherwise it is an input of its piece, and struck before it is fed.
@@ -43,7 +43,7 @@ class Route:
 
     site: Site
     stage: int
-    one: Way
+    single: Way
     any: Way
     axis: int | None = None
     armed: bool = True
@@ -92,11 +92,11 @@ class Routes:
         token = route.tokens(index)
         own = np.take_along_axis(token, used.argmax(axis=1)[:, None], 1)
         alone = (~used | (token == own)).all(axis=1)
-        ways = np.where(alone, route.one, route.any).astype(np.int8)
+        ways = np.where(alone, route.single, route.any).astype(np.int8)
         alive = self._dead[number]
         if alive is not None:
             axis, which = alive
-            rows = Route(route.site, 0, route.one, route.any, axis).tokens(index)
+            rows = Route(route.site, 0, route.single, route.any, axis).tokens(index)
             ways[(~used | ~np.isin(rows, which)).all(axis=1)] = Way.DEAD
         return ways, np.where(alone & (route.axis is not None), own[:, 0], -1)
 
@@ -109,8 +109,8 @@ class Routes:
         ends = {stage.end for stage in self._stages.stages}
         stage_of = np.array([NO_SITE if r.site.tensor in ends else r.stage for r in self.routes])
         for row in np.flatnonzero(~same):
-            found = set(stage_of[strikes.ports.site[row][strikes.ports.site[row] != NO_SITE]])
-            if len(found) == 1 and NO_SITE not in found:
+            stages = set(stage_of[strikes.ports.site[row][strikes.ports.site[row] != NO_SITE]])
+            if len(stages) == 1 and NO_SITE not in stages:
                 ways[row] = Way.TWIN
         return ways
 

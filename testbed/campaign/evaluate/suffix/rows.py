@@ -69,10 +69,10 @@ class RowRunner:
         rows = np.moveaxis(values, need.axis, 1)[slot, token]
         return np.ascontiguousarray(np.repeat(np.expand_dims(rows, need.axis), ROWS, need.axis))
 
-    def _row(self, name: str, found: NDArray, slot: NDArray[np.int64], token: NDArray[np.int64]) -> NDArray:
+    def _row(self, name: str, values: NDArray, slot: NDArray[np.int64], token: NDArray[np.int64]) -> NDArray:
         """The struck row, once the other is seen to be golden."""
         axis = self._part.outputs[name].axis
-        rows = np.moveaxis(found, axis, 1)
+        rows = np.moveaxis(values, axis, 1)
         along = np.ascontiguousarray(rows[:, 1])
         if not same_words(along, golden_rows(self._golden, name, axis, slot, token)).all():
             raise NotDeterministic(

@@ -114,9 +114,9 @@ class Segments:
         """A whole stage with a port at each of its sites but its end's."""
 
         def build() -> PortedSegment:
-            flow, found = self.stages.flow, self.stages.stages[stage]
-            inside = [site for site in found.sites if site.tensor != found.end]
-            return self._ported(segment(flow, [found.start], [found.end]), [found.start], inside, {}, self.batch)
+            flow, own = self.stages.flow, self.stages.stages[stage]
+            inside = [site for site in own.sites if site.tensor != own.end]
+            return self._ported(segment(flow, [own.start], [own.end]), [own.start], inside, {}, self.batch)
 
         return self._kept(("twin", stage), build)
 
@@ -124,10 +124,10 @@ class Segments:
         """The stage's "front", "middle" or "tail" for `ROWS` rows per image, with a port at each confined site."""
 
         def build() -> PortedSegment:
-            found = self.stages.stages[stage]
-            part: StagePart = getattr(found.rowed, name)
+            own = self.stages.stages[stage]
+            part: StagePart = getattr(own.rowed, name)
             few = self.part_model(part)
-            sites = [site for site in found.sites if site.tensor in part.axes and site.tensor in few.shapes]
+            sites = [site for site in own.sites if site.tensor in part.axes and site.tensor in few.shapes]
             return self._ported(few.proto, list(part.inputs), sites, few.shapes, self.row_batch)
 
         return self._kept(("part", stage, name), build)

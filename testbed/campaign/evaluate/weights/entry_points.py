@@ -24,7 +24,7 @@ class EntryPoints:
         self._inside = inside_blocks
         self._flow, self._stages = stages.flow, stages
         wanted = sorted({p for p in map(self._point, self._uses) if p is not None})
-        names = [self._points[place] for place in wanted]
+        names = [self._points[node] for node in wanted]
         while names and sum(map(self._bytes, names)) * images > golden_bytes:
             names = names[1::2]
         self.names = names
@@ -47,35 +47,35 @@ class EntryPoints:
     def _points(self) -> dict[int, str]:
         """Place -> tensor through which everything goes, and that can be kept per image."""
         flow = self._flow
-        found: dict[int, str] = {}
+        points: dict[int, str] = {}
         between = {stage.start for stage in self._stages.stages}
         for name in flow.articulations():
             if name not in flow.producer or name == flow.output or may_fuse(flow, name) or not _can_be_kept(flow, name):
                 continue
             if self._inside or name in between:
-                found[flow.producer[name]] = name
-        return found
+                points[flow.producer[name]] = name
+        return points
 
     def _point(self, weight: str) -> int | None:
         places = sorted(self._points)
-        found = bisect_right(places, self._uses[weight] - 1)
-        return places[found - 1] if found else None
+        before = bisect_right(places, self._uses[weight] - 1)
+        return places[before - 1] if before else None
 
     @cached_property
     def _uses(self) -> dict[str, int]:
         """Weight -> place of the first node that joins it to the image, through whatever is computed from it before."""
         flow = self._flow
-        found: dict[str, int] = {}
+        first_uses: dict[str, int] = {}
         carried: dict[str, set[str]] = {name: {name} for name in flow.stored}
-        for place, node in enumerate(flow.nodes):
+        for position, node in enumerate(flow.nodes):
             weights = set().union(*(carried.get(name, set()) for name in node.input))
             if flow.live_inputs(node):
                 for weight in weights:
-                    found.setdefault(weight, place)
+                    first_uses.setdefault(weight, position)
             else:
                 for name in node.output:
                     carried[name] = weights
-        return found
+        return first_uses
 
     def _bytes(self, name: str) -> int:
         dtype = np.dtype(helper.tensor_dtype_to_np_dtype(self._flow.types[name]))
@@ -85,7 +85,7 @@ class EntryPoints:
 def may_fuse(flow: Flow, tensor: str) -> bool:
     """A sum that goes into a norm and nowhere else: engines make one operator of both, and round differently if cut."""
     uses = flow.consumers.get(tensor, [])
-    norms = [place for place in uses if flow.nodes[place].op_type in _NORMS]
+    norms = [position for position in uses if flow.nodes[position].op_type in _NORMS]
     return flow.nodes[flow.producer[tensor]].op_type == "Add" and len(uses) == len(norms) == 1
 
 

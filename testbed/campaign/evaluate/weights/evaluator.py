@@ -93,14 +93,14 @@ class WeightSuffix:
             piece.runner.close()
         self._built.clear()
 
-    def inject(self, places: Sequence[WeightFault]) -> FaultyRun:
+    def inject(self, faults: Sequence[WeightFault]) -> FaultyRun:
         """Outputs of all images while these weights are struck. Raises EngineError."""
-        entry = self.entries.before([place.tensor for place in places])
+        entry = self.entries.before([fault.tensor for fault in faults])
         if entry is None:
-            return self._whole(places)
+            return self._whole(faults)
         pieces = self._suffix(entry)
         with ExitStack() as stack:
-            words = self._strike(stack, pieces, places)
+            words = self._strike(stack, pieces, faults)
             if all(np.array_equal(as_words(before), as_words(after)) for before, after in words):
                 return FaultyRun(self.golden.copy(), words, How.UNCHANGED)
             return FaultyRun(self._run(entry, pieces), words, How.SUFFIX)
@@ -125,13 +125,13 @@ class WeightSuffix:
             start = stop
         return cost / (macs(flow, range(len(flow.nodes))) or 1.0)
 
-    def _strike(self, stack: ExitStack, pieces: Sequence[Segment], places: Sequence[WeightFault]) -> WordChanges:
-        """Injects the faults, in the order of ``places``. A weight lives in the piece that holds it."""
+    def _strike(self, stack: ExitStack, pieces: Sequence[Segment], faults: Sequence[WeightFault]) -> WordChanges:
+        """Injects the faults, in the order of ``faults``. A weight lives in the piece that holds it."""
         words: WordChanges = []
-        for place in places:
-            piece = next(p for p in pieces if place.tensor in p.weights)
+        for fault in faults:
+            piece = next(p for p in pieces if fault.tensor in p.weights)
             assert isinstance(piece.runner, WeightInjector)
-            words += stack.enter_context(faulty_weights(piece.runner, [place]))
+            words += stack.enter_context(faulty_weights(piece.runner, [fault]))
         return words
 
     def _run(self, entry: str, pieces: Sequence[Segment]) -> NDArray:
@@ -170,8 +170,8 @@ class WeightSuffix:
 
     def _stops(self, entry: str) -> list[str]:
         """Where the engines from an entry on end, one after the other."""
-        place = self.stages.flow.producer
-        return [stop for stop in self._all_stops if place[stop] > place[entry]]
+        position = self.stages.flow.producer
+        return [stop for stop in self._all_stops if position[stop] > position[entry]]
 
     @cached_property
     def _all_stops(self) -> list[str]:

@@ -72,14 +72,14 @@ def prove_weights(
 
 def _wrong(suffix: WeightSuffix, faults: list[list[WeightFault]], wanted: list[FaultyRun], golden: NDArray) -> str:
     """What differs; empty where nothing does."""
-    entries = {suffix.entries.before([place.tensor for place in fault]) for fault in faults} - {None}
+    entries = {suffix.entries.before([word.tensor for word in fault]) for fault in faults} - {None}
     if any(not same_words(suffix.golden_by_pieces(str(entry)), golden).all() for entry in entries):
         return "golden of a suffix"
     differ = 0
     for fault, whole in zip(faults, wanted, strict=True):
-        found = suffix.inject(fault)
-        same = all(_equal(*pair) for pair in zip(found.words, whole.words, strict=True))
-        differ += not (same and same_words(found.outputs, whole.outputs).all())
+        run = suffix.inject(fault)
+        same = all(_equal(*pair) for pair in zip(run.words, whole.words, strict=True))
+        differ += not (same and same_words(run.outputs, whole.outputs).all())
     if differ:
         return f"{differ} of {len(faults)} faults"
     if any(not same_words(suffix.golden_by_pieces(str(entry)), golden).all() for entry in entries):
@@ -87,8 +87,8 @@ def _wrong(suffix: WeightSuffix, faults: list[list[WeightFault]], wanted: list[F
     return ""
 
 
-def _equal(one: tuple[NDArray, NDArray], other: tuple[NDArray, NDArray]) -> bool:
-    return all(np.array_equal(as_words(a), as_words(b)) for a, b in zip(one, other, strict=True))
+def _equal(left: tuple[NDArray, NDArray], right: tuple[NDArray, NDArray]) -> bool:
+    return all(np.array_equal(as_words(a), as_words(b)) for a, b in zip(left, right, strict=True))
 
 
 def _sample(struck: Sequence[Site], per_kind: int, seed: int) -> Iterator[list[WeightFault]]:
@@ -110,7 +110,7 @@ def _of_each_kind(struck: Sequence[Site]) -> Iterator[Site]:
         by_kind.setdefault(re.sub(r"_\d+", "_#", name), []).append(site)
     for kind, sites in by_kind.items():
         places = np.linspace(0, len(sites) - 1, _NAMELESS if "_#" in kind else 3).round().astype(int)
-        yield from dict.fromkeys(sites[int(place)] for place in places)
+        yield from dict.fromkeys(sites[int(position)] for position in places)
 
 
 def _flip(site: Site, rng: np.random.Generator, which: int | None = None) -> WeightFault:

@@ -86,18 +86,18 @@ def weight_gate(
 
 
 def weight_gate_of(
-    place: Workplace,
+    workplace: Workplace,
     engine: CampaignEngine,
     sites: Sequence[Site],
     advance: Callable[[int], None] = lambda tensors: None,
 ) -> WeightGate:
     """`weight_gate` of a campaign's engine."""
-    request = place.request(engine.target, Files(engine.target).plain, mutable_weights=True)
+    request = workplace.request(engine.target, Files(engine.target).plain, mutable_weights=True)
 
     def rebuild(model: bytes) -> Runner:
-        return place.open(replace(request, onnx=model, file_sha256=sha256_bytes(model)))
+        return workplace.open(replace(request, onnx=model, file_sha256=sha256_bytes(model)))
 
-    return weight_gate(engine, sites, request.onnx, rebuild, place.spec.seed, advance)
+    return weight_gate(engine, sites, request.onnx, rebuild, workplace.spec.seed, advance)
 
 
 def weight_canary(engine: CampaignEngine, sites: Sequence[Site]) -> None:
@@ -166,9 +166,9 @@ def _faulty_outputs(engine: CampaignEngine, site: Site, index: int, masks: Masks
         return engine.outputs()
 
 
-def _same(one: NDArray, other: NDArray) -> bool:
+def _same(left: NDArray, right: NDArray) -> bool:
     """Whether all elements have the same bits, or are both NaN."""
-    return bool(((as_words(one) == as_words(other)) | (np.isnan(one) & np.isnan(other))).all())
+    return bool(((as_words(left) == as_words(right)) | (np.isnan(left) & np.isnan(right))).all())
 
 
 class _PlainFile:

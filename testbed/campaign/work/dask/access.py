@@ -27,8 +27,7 @@ def check_address(address: str, insecure: bool) -> None:
     """Raises UsageError for a scheduler that anybody can join, unless that is what was asked for."""
     if not insecure and not is_safe(address):
         raise UsageError(
-            f"the scheduler at {address} is neither tls:// nor on this machine: whoever reaches it can run code on this"
-            " one"
+            f"the scheduler at {address} is neither tls:// nor on this machine: whoever reaches it can run code on this one"
             " and forge rows; start it with certificates (in the documentation: On a cluster), or accept that with"
             " --insecure"
         )

@@ -99,8 +99,7 @@ def bench(
         worst = max(slower, key=lambda row: row.ratio_to_baseline.value if row.ratio_to_baseline else 0.0)
         assert worst.ratio_to_baseline is not None
         raise GateFailed(
-            f"{worst.model} at batch {worst.batch} takes {worst.ratio_to_baseline.value:.3f} of the baseline's time,"
-            " above"
+            f"{worst.model} at batch {worst.batch} takes {worst.ratio_to_baseline.value:.3f} of the baseline's time, above"
             f" --max-ratio {max_ratio:g}"
         )
 

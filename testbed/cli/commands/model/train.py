@@ -27,8 +27,7 @@ if TYPE_CHECKING:
         "testbed train digits --dataset digits --run runs/digits-model",
         "testbed train cifar10 --dataset cifar10 --set augmentation=cutout --set patch=8 --run runs/cutout",
         "testbed train fashion-mnist --dataset fashion-mnist --fuzziness-every 10 --run runs/fashion",
-        "for mlp in 64 128 256; do testbed train fashion-mnist --dataset fashion-mnist --set mlp=$mlp --run"
-        " runs/mlp-$mlp;"
+        "for mlp in 64 128 256; do testbed train fashion-mnist --dataset fashion-mnist --set mlp=$mlp --run runs/mlp-$mlp;"
         " done",
         "testbed train vit-base-16-224 --dataset imagefolder:photos/test --epochs 0 --run runs/random",
     )
