@@ -98,7 +98,7 @@ def _at(
     return {
         "rate": rate,
         "flips": {"mean": float(np.mean(flips)), "least": min(flips), "most": max(flips)},
-        **{name: _over_repeats(*seen, struck, confidence) for name, seen in measures.items()},
+        **{name: rate_over_repeats(*seen, struck, confidence) for name, seen in measures.items()},
     }
 
 
@@ -136,7 +136,7 @@ def flipped(sites: Sequence[Site], rate: float, seed: int, repeat: int) -> list[
     return places
 
 
-def _over_repeats(
+def rate_over_repeats(
     seen: NDArray[np.bool_], golden: NDArray[np.bool_], struck: FlippedRepeats, confidence: float
 ) -> dict[str, Any]:
     """Estimates a rate over repeats. seen: (repeats, images); golden: (images,), what is seen without flips."""

@@ -78,7 +78,7 @@ def run_ber(
     campaign's seed. sites: patterns of weights. seed: of the flips; the campaign's unless said. progress: given the
     images there are to run in all, gives what to tell of some done."""
     spec, classes = preparation.spec, preparation.dataset.classes
-    with _weight_engine(preparation, images) as bench, progress(len(rates) * repeats * len(bench.images)) as advance:
+    with weight_engine(preparation, images) as bench, progress(len(rates) * repeats * len(bench.images)) as advance:
         gate = _gate(preparation, bench, bench.table.select("weight", sites))
         chosen = bench.table.without(left_out.site for left_out in gate.left_out).select("weight", sites)
         swept = ber_sweep(bench, chosen, rates, repeats, spec.seed if seed is None else seed, spec.confidence, advance)
@@ -112,7 +112,8 @@ def _gate(preparation: Preparation, engine: CampaignEngine, sites: Sequence[Site
 
 
 @contextmanager
-def _weight_engine(preparation: Preparation, images: int | None) -> Iterator[CampaignEngine]:
+def weight_engine(preparation: Preparation, images: int | None) -> Iterator[CampaignEngine]:
+    """An engine whose weights can be struck, with so many test images, or all. Raises UsageError where it has no model."""
     if "model" not in preparation.spec.targets:
         raise UsageError('a bit-error-rate sweep needs the whole model: a section of the spec with target = "model"')
     workplace, plain = Workplace(preparation.folder, preparation.spec), Files("model").plain

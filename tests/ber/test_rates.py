@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +14,18 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from testbed.analysis.outputs.choice import BIT_ERROR_RATE, choose
-from testbed.ber.rates import FlippedRepeats, _over_repeats, ber_sweep, flipped
-from testbed.ber.run import _weight_engine, prepared, run_ber
+from testbed.ber.rates import FlippedRepeats, ber_sweep, flipped, rate_over_repeats
+from testbed.ber.run import prepared, run_ber, weight_engine
 from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
 from testbed.core.errors import StaleArtefact, UsageError
 from testbed.core.folder.files import sha256_bytes
 from testbed.core.site import Site
 from testbed.data import load
 from testbed.engines.runner import EngineRequest, open_engine
+from tests.support.progress import no_progress
 
 SITES = [Site("a", "weight", (40, 60), transposed=True), Site("b", "weight", (25,), "int8")]
 RATES = [0.0, 1e-5, 1e-3, 1e-2]
-
-
-@contextlib.contextmanager
-def no_progress(total: int) -> Iterator[Callable[[int], None]]:
-    yield lambda images: None
 
 
 # ---- which bits flip
@@ -170,13 +164,13 @@ def test_repeats_without_flips_are_not_counted_but_weighed() -> None:
     golden = np.array([True, True, False, True])
     seen = np.array([[1, 1, 0, 1], [1, 0, 0, 0], [1, 1, 0, 1], [0, 1, 1, 0]], bool)
     struck = FlippedRepeats(np.array([False, True, False, True]), 0.25)
-    found = _over_repeats(seen, golden, struck, 0.95)
+    found = rate_over_repeats(seen, golden, struck, 0.95)
     assert found["rate"] == pytest.approx(0.75 * 0.75 + 0.25 * 3 / 8)
     assert found["per_repeat"] == [0.75, 0.25, 0.75, 0.5]
     assert 0.75 * 0.75 <= found["low"] < found["rate"] < found["high"] <= 0.75 * 0.75 + 0.25
-    nothing = _over_repeats(seen[:1], golden, FlippedRepeats(np.array([False]), 0.1), 0.95)
+    nothing = rate_over_repeats(seen[:1], golden, FlippedRepeats(np.array([False]), 0.1), 0.95)
     assert (nothing["low"], nothing["rate"], nothing["high"]) == pytest.approx((0.675, 0.75, 0.775))
-    (single,) = {_over_repeats(seen[1:2], golden, FlippedRepeats(np.array([True]), 1.0), 0.95)["high"]}
+    (single,) = {rate_over_repeats(seen[1:2], golden, FlippedRepeats(np.array([True]), 1.0), 0.95)["high"]}
     assert single > 0.8  # one repeat tells little
 
 
@@ -189,13 +183,13 @@ def test_intervals_cover_the_truth() -> None:
         struck = rng.random(repeats) < probability
         chance = np.where(rng.random(repeats) < 0.2, 0.9, 0.1) * struck
         seen = rng.random((repeats, images)) < chance[:, None]
-        found = _over_repeats(seen, np.zeros(images, bool), FlippedRepeats(struck, probability), 0.9)
+        found = rate_over_repeats(seen, np.zeros(images, bool), FlippedRepeats(struck, probability), 0.9)
         held += found["low"] <= truth <= found["high"]
     assert held >= 0.9 * 200 - 3 * np.sqrt(0.9 * 0.1 * 200)
 
 
 def test_the_bits_are_put_back(tiny_run: Path) -> None:
-    with _weight_engine(prepared(tiny_run), 16) as engine:
+    with weight_engine(prepared(tiny_run), 16) as engine:
         sites = engine.table.select("weight", ["*"])
         stored = {site.tensor: engine.runner.weight(site.tensor).tobytes() for site in sites}  # type: ignore[attr-defined]
         ber_sweep(engine, sites, [1e-3], 2, 1, 0.95)

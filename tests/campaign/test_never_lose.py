@@ -10,7 +10,6 @@ import random
 import shutil
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -26,13 +25,6 @@ from testbed.campaign.work.contract import Limits
 from testbed.campaign.work.workforce import Workforce
 from tests.support.sabotage import CRASHES, HANGS, open_sabotaged
 from tests.support.victims import KILLED, Victims, assert_same_rows, assert_same_tables, leftovers
-
-
-@pytest.fixture(scope="module")
-def victims(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Victims]:
-    found = Victims(tmp_path_factory.mktemp("victims") / "log")
-    yield found
-    found.close()
 
 
 def kill_at_random(victims: Victims, begun: Path, folder: Path, whole: Path, kills: int, seed: int) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,6 @@ import pytest
 
 from tests.support.campaigns import TINY
 from tests.support.victims import KILLED, Victims, assert_same_rows, leftovers
-
-
-@pytest.fixture(scope="module")
-def victims(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Victims]:
-    found = Victims(tmp_path_factory.mktemp("victims") / "log")
-    yield found
-    found.close()
 
 
 def test_killed_before_any_change_to_its_folder(victims: Victims, gated: Path, tiny_run: Path) -> None:

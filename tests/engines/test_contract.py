@@ -41,6 +41,7 @@ from testbed.instrument.table import site_table
 from testbed.models.config import ViTConfig
 from testbed.models.vit import ViT
 from testbed.semantics import as_words, corrupt
+from tests.support.engine_requests import asked
 
 ROWS = 16
 IMAGES = np.random.default_rng(0).standard_normal((ROWS, 1, 4, 4)).astype(np.float32)
@@ -83,10 +84,6 @@ def backend(request: pytest.FixtureRequest) -> str:
     if not usable:
         pytest.skip(f"{name}: {reason}")
     return name
-
-
-def asked(model: bytes, **settings: Any) -> EngineRequest:
-    return EngineRequest(model, sha256_bytes(model), "deployment", **settings)
 
 
 @pytest.fixture(scope="module")

@@ -19,12 +19,11 @@ from onnx import TensorProto, helper
 
 from testbed.core.errors import EngineError, UsageError
 from testbed.core.fault import masks_for
-from testbed.core.folder.files import sha256_bytes
 from testbed.core.site import Site, SiteTable
 from testbed.engines import native
 from testbed.engines.availability import available
 from testbed.engines.onnxruntime.cpu import PROVIDER, OrtCpuRunner, session, session_options
-from testbed.engines.runner import BACKENDS, PRECISIONS, EngineRequest, Runner, faulty_weight, open_engine
+from testbed.engines.runner import BACKENDS, PRECISIONS, Runner, faulty_weight, open_engine
 from testbed.engines.signature import signature_of
 from testbed.export.onnx import export_onnx
 from testbed.export.precision import Calibration, cast_model, quantise
@@ -34,6 +33,7 @@ from testbed.instrument.table import site_table
 from testbed.models.config import ViTConfig
 from testbed.models.vit import ViT
 from testbed.semantics import as_words
+from tests.support.engine_requests import asked
 
 ON_GPU = {"ort-cuda", "torch-cuda", "tensorrt", "tensorrt-rtx"}
 PRECISION_OF = {name: name if name in ("fp32", "fp16", "bf16") else "int8" for name in ELEMENTS}
@@ -46,10 +46,6 @@ CORNERS = {
     2: [0x7E01, 0xFF81, 0x7C01, 0x7C00, 0xFC00, 0, 0x8000, 1, 0x8001, 0x03FF, 0x7F81, 0x7F80, 0xFF80],
     1: [0, 0x80, 0xFF, 0x7F, 1],
 }
-
-
-def asked(model: bytes, **settings: Any) -> EngineRequest:
-    return EngineRequest(model, sha256_bytes(model), "deployment", **settings)
 
 
 # ---- ports

@@ -1,7 +1,6 @@
 """Moving over from the original workflow in the middle, and back."""
 
 import logging
-import os
 
 import numpy as np
 import pytest
@@ -16,6 +15,7 @@ from testbed.golden.recording import record_golden
 from testbed.golden.subset import record_subset
 from testbed.golden.tiers import record_tiers, recorded_edges
 from testbed.models.originals import TierIndices, write_golden, write_tier_indices
+from tests.support.bomb import Bomb
 
 from .conftest import sharp_model
 
@@ -144,14 +144,6 @@ def test_an_image_on_an_edge_may_be_in_either_tier(recorded, model_run, tmp_path
     write_tier_indices(tmp_path / "t.pt", wrong)
     with pytest.raises(UsageError, match="1 of 719 images belong elsewhere"):  # it is correct, on whichever side
         import_originals(model_run("again"), logits, tiers_file=tmp_path / "t.pt")
-
-
-class Bomb:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
 
 
 @pytest.mark.parametrize("which", range(3))

@@ -1,7 +1,6 @@
 """What cannot be imported is refused in one clear line, and nothing in a file is ever executed."""
 
 import argparse
-import os
 import pickle
 import re
 from typing import Any
@@ -15,6 +14,7 @@ from testbed.models.importers import export_vit_pytorch, import_weights, save_vi
 from testbed.models.presets import preset
 from testbed.models.vit import ViT
 from testbed.models.weights import save_model
+from tests.support.bomb import Bomb
 
 OLD = {"image": 8, "patch": 2, "channels": 3, "width": 12, "classes": 10, "head_width": 64, "qkv_bias": False}
 
@@ -95,14 +95,6 @@ def test_a_truncated_file_of_the_older_format(tmp_path, state_dict):
 def written(tmp_path, content, name="whole.pth"):
     torch.save(content, tmp_path / name)
     return tmp_path / name
-
-
-class Bomb:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
 
 
 @pytest.mark.parametrize("how", ["zip", "legacy", "plain pickle"])

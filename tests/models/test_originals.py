@@ -1,5 +1,3 @@
-import os
-
 import numpy as np
 import pytest
 import torch
@@ -21,6 +19,7 @@ from testbed.models.originals import (
 from testbed.models.presets import preset
 from testbed.models.subnetwork import subnetwork
 from testbed.models.vit import ViT
+from tests.support.bomb import Bomb
 
 RNG = np.random.default_rng(0)
 LOGITS = RNG.standard_normal((6, 10), np.float32)
@@ -195,14 +194,6 @@ def test_other_contents_are_one_clear_line(tmp_path, read, value, said):
         read(path)
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
-
-
-class Bomb:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
 
 
 @pytest.mark.parametrize("read", [read_golden, read_attention_dataset, read_attention_weights, read_tier_indices])

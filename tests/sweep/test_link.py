@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import json
 import shutil
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +30,10 @@ from testbed.sweep.link import measure_link
 from testbed.sweep.linked import Followed, read_link
 from testbed.sweep.run import SweepRequest, sweep_campaign
 from tests.support.campaigns import TINY, run_here
+from tests.support.progress import no_progress
 
 OUTPUT = "block.0.attn.proj"
 RTOLS = (0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
-
-
-@contextlib.contextmanager
-def quiet(total: int, what: str = "") -> Iterator[Callable[[int], None]]:
-    yield lambda done: None
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +60,7 @@ def own(finished: Path, tmp_path: Path) -> Path:
 def measured(folder: Path, limit: int | None = None) -> dict[str, Any]:
     place = Workplace.at(folder)
     with place.folder.locked():
-        facts = measure_link(place, limit, quiet)
+        facts = measure_link(place, limit, no_progress)
     place.close()
     return facts
 
@@ -236,7 +231,7 @@ def test_a_campaign_without_such_faults_has_no_link(tmp_path: Path) -> None:
 def test_rates_are_weighted_shares_of_the_two_by_two_table(finished: Path, tier: int | None, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(finished, tmp_path / "own"))
     asked = SweepRequest(atol=(1e-6, 1e-2, 1.0), rtol=(0.0, 1e-4), noise=())
-    link = sweep_campaign(folder, asked, quiet)["link"]
+    link = sweep_campaign(folder, asked, no_progress)["link"]
     (part,) = [p for p in link["models"] if (p["pattern"], p["scope"], p["tier"]) == ("single", "inference", tier)]
     rows = joined(folder)
     plan = pq.read_table(folder / "faults.parquet", columns=["fault_id", "population"]).to_pandas()
@@ -285,7 +280,7 @@ def test_a_stratum_that_holds_other_sites_too_weighs_by_its_part_in_the_module(o
         measured(own, limit)
         (part,) = [
             p
-            for p in sweep_campaign(own, asked, quiet)["link"]["models"]
+            for p in sweep_campaign(own, asked, no_progress)["link"]["models"]
             if (p["pattern"], p["scope"], p["tier"]) == ("single", "inference", None)
         ]
         every = pq.read_table(own / "results.parquet").to_pandas()

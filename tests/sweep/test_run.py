@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +25,14 @@ from testbed.golden.arrays import read_array
 from testbed.sweep.noise import Floor
 from testbed.sweep.run import SweepRequest, read_sweep, sweep_campaign, swept_rtols, undecided_rows
 from tests.support.campaigns import TINY
+from tests.support.progress import no_progress
 from tests.support.records import records
 
 GRID = (1e-8, 1e-6, 1e-4, 1e-2, 1.0)
 
 
-@contextlib.contextmanager
-def quiet(total: int, what: str = "") -> Iterator[Callable[[int], None]]:
-    yield lambda done: None
-
-
 def swept(folder: Path, **asked: Any) -> dict[str, Any]:
-    return sweep_campaign(folder, SweepRequest(**{"noise": (), **asked}), quiet)
+    return sweep_campaign(folder, SweepRequest(**{"noise": (), **asked}), no_progress)
 
 
 @pytest.fixture(scope="module")

@@ -134,7 +134,7 @@ class Preparation:
             chosen = choose_per_tier(assigned, tiers.images, test.ids, test.labels, self.spec.seed, tiers.exact)
             for warning in too_small(assigned, tiers.images):
                 log.warning("tiers: %s; all of them are taken, and its rates are marked as thin", warning)
-            write_json(self.folder / TIERS, _tiers_file(assigned, test.ids, chosen, test.labels))
+            write_json(self.folder / TIERS, tiers_file(assigned, test.ids, chosen, test.labels))
 
         self.folder.stage("tiers", inputs, [TIERS], build)
 
@@ -306,7 +306,8 @@ class Preparation:
         return Reference.of(self.folder, target).rows(self.folder, self.images)
 
 
-def _tiers_file(tiers: Tiers, ids: Sequence[str], chosen: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+def tiers_file(tiers: Tiers, ids: Sequence[str], chosen: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """The content of tiers.json. chosen: positions of the named images."""
     lows = (0.0, *tiers.edges.edges)
     return {
         "tiers": [

@@ -86,7 +86,7 @@ def summarise(
             no_better_than_guessing=preparation.guessing.is_guessing,
         ),
         data=_data(described.data),
-        tiers=_tiers(preparation),
+        tiers=tiers_of(preparation),
         images=SummaryImages(named=len(preparation.images), classes=preparation.classes_of(None)),
         engine=SummaryEngine(
             backend=spec.engine.backend,
@@ -204,7 +204,8 @@ def _data(data: DescribedData) -> SummaryData:
     )
 
 
-def _tiers(preparation: Preparation) -> list[SummaryTier]:
+def tiers_of(preparation: Preparation) -> list[SummaryTier]:
+    """The confidence tiers, with the images that were named of each."""
     spec, recorded = preparation.spec.tiers, read_tiers(preparation.folder / TIERS).tiers
     named = np.bincount(preparation.images.tiers, minlength=len(spec.images)).tolist()
     return [

@@ -60,7 +60,7 @@ def _head(summary: Summary) -> Iterable[str | Prose]:
         f" plain to twin {drift.max_abs_diff:.2g} (bound {drift.bound:.2g})"
     )
     yield from _decided(summary)
-    yield f"images  {'; '.join(_tier_text(tier) for tier in summary.tiers)}"
+    yield f"images  {'; '.join(tier_text(tier) for tier in summary.tiers)}"
     if stop := stop_verdict(summary.stopped, summary.confidence):
         yield f"stop    {stop}"
     if summary.images:
@@ -82,7 +82,8 @@ def _guessing(model: SummaryModel) -> str:
     return " (no more than guessing gives)" if model.no_better_than_guessing else ""
 
 
-def _tier_text(tier: SummaryTier) -> str:
+def tier_text(tier: SummaryTier) -> str:
+    """A tier's interval and images, in words."""
     thin = " (thin: wide intervals)" if tier.thin else ""
     asked = f", {tier.asked} asked for" if tier.asked else ""
     return f"{interval_name(tier.low, tier.high)} {tier.images:,} of {tier.available:,}{asked}{thin}"

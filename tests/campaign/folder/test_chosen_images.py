@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,11 +18,11 @@ from testbed.analysis.outputs.confidence import TierEdges, first_of_each, tiers_
 from testbed.ber.run import _asked, _named
 from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.prepare.precisions import plain_in
-from testbed.campaign.prepare.stages import Preparation, _tiers_file
+from testbed.campaign.prepare.stages import Preparation, tiers_file
 from testbed.campaign.prepare.subjects import subject_of
 from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
-from testbed.campaign.summary.summarise import _tiers
-from testbed.cli.tables.summary import _tier_text
+from testbed.campaign.summary.summarise import tiers_of
+from testbed.cli.tables.summary import tier_text
 from testbed.core.errors import GateFailed, UsageError
 from testbed.core.folder.files import write_json
 from testbed.core.folder.runfolder import RunFolder
@@ -82,11 +80,6 @@ def prepared(spec: CampaignSpec, path: Path) -> Preparation:
 @pytest.fixture(scope="module")
 def finished(model_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Preparation:
     return prepared(spec_of(model_run), tmp_path_factory.mktemp("campaign") / "run")
-
-
-@contextlib.contextmanager
-def no_progress(total: int, what: str = "") -> Iterator[Callable[[int], None]]:
-    yield lambda images: None
 
 
 def test_each_tier_has_its_classes_in_proportion(finished: Preparation) -> None:
@@ -236,7 +229,7 @@ def test_a_campaign_goes_on_with_the_images_that_it_was_begun_with(
             "tiers",
             inputs,
             ["tiers.json"],
-            lambda: write_json(path / "tiers.json", _tiers_file(tiers, test.ids, first, test.labels)),
+            lambda: write_json(path / "tiers.json", tiers_file(tiers, test.ids, first, test.labels)),
         )
     with caplog.at_level(logging.WARNING):
         again = prepared(spec, path)
@@ -258,12 +251,12 @@ def test_a_tier_with_too_few_images_gives_all_it_has_unless_they_must_be_exact(
     named = preparation.images
     assert np.bincount(named.tiers).tolist() == [20, have]
     assert named.positions[:20].tolist() == finished.images.positions[:20].tolist()
-    told = _tiers(preparation)
+    told = tiers_of(preparation)
     assert [(tier.images, tier.asked, tier.thin) for tier in told] == [
         (20, None, False),
         (have, have + 5, True),
     ]
-    assert _tier_text(told[1]) == f"(0.5, 1] {have} of {have}, {have + 5} asked for (thin: wide intervals)"
+    assert tier_text(told[1]) == f"(0.5, 1] {have} of {have}, {have + 5} asked for (thin: wide intervals)"
     assert "exact" not in spec.identity()["tiers"]  # folders of before are the same
     with pytest.raises(UsageError, match=rf"tier 1 \(0\.5, 1\] has {have} images and {have + 5} were asked for"):
         prepared(spec_of(model_run, tiers=tiers | {"exact": True}), tmp_path / "exact")

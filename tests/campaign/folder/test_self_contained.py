@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,7 @@ from testbed.report.rebuild import rebuild_report
 from testbed.sweep.run import SweepRequest, sweep_campaign
 from testbed.train import recipe
 from testbed.train.runs import TrainingPlan, train_run
+from tests.support.progress import no_progress
 
 SPEC = """
 name = "{name}"
@@ -194,14 +194,10 @@ def test_it_goes_on_where_it_stopped_and_gives_the_same_rows(elsewhere: Machine,
         assert summary[key] == before[key]
 
 
-def quiet(total: int, what: str = "") -> AbstractContextManager[Callable[[int], None]]:
-    return nullcontext(lambda done: None)
-
-
 def test_a_sweep_is_the_same(machine: Machine, elsewhere: Machine, name: str) -> None:
     away = machine.home.with_name(machine.home.name + "-away")
     folders = (elsewhere.campaign(name), away / "runs" / name)
-    here, there = (sweep_campaign(folder, SweepRequest(noise=("twin",)), quiet) for folder in folders)
+    here, there = (sweep_campaign(folder, SweepRequest(noise=("twin",)), no_progress) for folder in folders)
     assert here == there
 
 
