@@ -14,9 +14,8 @@ MAY_PRINT = {
     "cli/bugs.py",  # a line made visible
     "cli/main.py",  # the version
     "cli/commands/machine/help.py",  # what a command says of itself
-    "cli/commands/campaign/new.py",  # a JSON schema, byte for byte
     "cli/commands/campaign/plan.py",  # JSON, part by part
-    "cli/commands/results/rates.py",  # a table in the format of a file
+    "core/words/console.py",
 }
 
 

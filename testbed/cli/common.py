@@ -118,6 +118,12 @@ def say(line: str) -> None:
     click.echo(visible(line), err=True)
 
 
+def emit_document(text: str) -> None:
+    """A document on stdout, as a file would hold it, with nothing in it that a terminal obeys."""
+    for line in text.splitlines():
+        click.echo(visible(line))
+
+
 def emit(value: Any, as_json: bool, text: Callable[[], RenderableType | list[str]]) -> None:
     """The command's result on stdout: ``value`` as one JSON object, or what ``text`` makes for people.
 

@@ -1,5 +1,5 @@
 """What the doctor asks of the native libraries: those of the engines' tests."""
 
-from tests.engines.conftest import native_build
+from tests.engines.conftest import emulated_cuda_build, native_build
 
-__all__ = ["native_build"]
+__all__ = ["emulated_cuda_build", "native_build"]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from testbed.cli.common import emit, example, json_option
+from testbed.cli.common import emit, emit_document, example, json_option
 
 if TYPE_CHECKING:
     from testbed.campaign.spec.ready_made import ReadyMade
@@ -77,7 +77,7 @@ def schema() -> None:
     """
     from testbed.campaign.spec.schema import schema_text
 
-    click.echo(schema_text(), nl=False)
+    emit_document(schema_text())
 
 
 @click.command("list", epilog=example("testbed campaign list", "testbed campaign list --json"))

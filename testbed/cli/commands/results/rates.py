@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from testbed.cli.common import emit, example, json_option
+from testbed.cli.common import emit, emit_document, example, json_option
 from testbed.cli.options.types import WordsOption
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def results(
     elif form in ("table", "json"):
         emit(rates_record(rates, wanted), form == "json", lambda: _rates_table(rates, wanted))
     else:
-        click.echo(_formatted(form, folders, rates, wanted), nl=False)
+        emit_document(_formatted(form, folders, rates, wanted))
 
 
 def _formatted(form: str, folders: tuple[Path, ...], rates: RunRates, measures: tuple[str, ...]) -> str:
