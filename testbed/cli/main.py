@@ -47,7 +47,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "show": ("testbed.cli.commands.campaign.show:top_show", "Print the summary of a finished campaign."),
     "results": (
         "testbed.cli.commands.results.rates:results",
-        "Tell rates of finished campaigns, several in one table: text, CSV, LaTeX, ...",
+        "Tell rates of finished campaigns, of several in one table: text, CSV or LaTeX.",
     ),
     "figures": ("testbed.cli.commands.results.figures:figures", "Draw rates of finished campaigns for a paper."),
     "fuzziness": (

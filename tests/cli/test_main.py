@@ -129,7 +129,7 @@ def test_help_of_every_command_fits_80_columns(monkeypatch: pytest.MonkeyPatch) 
     wide = [line for result in told.values() for line in result.stdout.splitlines() if len(line) > 80]
     assert wide == []
     shell = told["campaign run"].stdout.split("Example:")[1].replace("\\\n", "")  # as a shell joins lines
-    whole = "testbed campaign run campaigns/digits.toml --set engine.backend=openvino --run runs/digits-openvino"
+    whole = "testbed campaign run digits.toml --set engine.backend=openvino --run runs/digits-openvino"
     assert whole.split() in [line.split() for line in shell.splitlines()]
 
 

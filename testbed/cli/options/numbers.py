@@ -38,6 +38,10 @@ class Number(click.FloatRange):
         super().__init__(None if least == -LARGEST else least, None if most == LARGEST else most)
         self.most = most
 
+    def _describe_range(self) -> str:
+        """Nothing where there is no bound; click would write "x<=None"."""
+        return "" if self.min is None and self.max is None else super()._describe_range()
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         number = super().convert(_short(self, value, param, ctx), param, ctx)
         if not -LARGEST <= number <= LARGEST:  # nor is NaN

@@ -23,7 +23,7 @@ RATES = "1e-9,1e-8,1e-7,1e-6,1e-5,1e-4"
     "ber",
     epilog=example(
         "testbed campaign ber runs/digits",
-        "testbed campaign ber campaigns/digits.toml --rates 1e-6,1e-5,1e-4 --repeats 20",
+        "testbed campaign ber digits.toml --rates 1e-6,1e-5,1e-4 --repeats 20",
         'testbed campaign ber runs/digits --site "block.0.*" --images 500 --json > ber.json',
     ),
 )

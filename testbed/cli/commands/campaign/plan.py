@@ -23,10 +23,10 @@ Record = Mapping[str, Any]
 
 @click.command(
     epilog=example(
-        "testbed campaign plan campaigns/digits.toml --by block",
-        "testbed campaign plan campaigns/digits.toml --by 'site x bit_class' --margin 0.02",
-        "testbed campaign plan campaigns/digits.toml --by site --margin 0.1 --relative --rate 0.05",
-        "testbed campaign plan campaigns/digits.toml --measure --json > plan.json",
+        "testbed campaign plan digits.toml --by block",
+        "testbed campaign plan digits.toml --by 'site x bit_class' --margin 0.02",
+        "testbed campaign plan digits.toml --by site --margin 0.1 --relative --rate 0.05",
+        "testbed campaign plan digits.toml --measure --json > plan.json",
     )
 )
 @click.argument("spec", type=click.Path(path_type=Path))

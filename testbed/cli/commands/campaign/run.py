@@ -33,10 +33,10 @@ def campaign() -> None:
 
 @campaign.command(
     epilog=example(
-        "testbed campaign run campaigns/digits.toml --dry-run",
-        "testbed campaign run campaigns/digits.toml --run runs/digits",
-        "testbed campaign run campaigns/digits.toml --set engine.backend=openvino --run runs/digits-openvino",
-        "testbed campaign run campaigns/digits.toml --run runs/digits --json > summary.json",
+        "testbed campaign run digits.toml --dry-run",
+        "testbed campaign run digits.toml --run runs/digits",
+        "testbed campaign run digits.toml --set engine.backend=openvino --run runs/digits-openvino",
+        "testbed campaign run digits.toml --run runs/digits --json > summary.json",
     )
 )
 @click.argument("spec", type=click.Path(path_type=Path))
