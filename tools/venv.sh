@@ -30,7 +30,11 @@ find_python() {
 
 # Says what an install depends on; changes when any of it does.
 fingerprint() {
-    { "$venv/bin/python" -V && cat "$root/pyproject.toml" "$root/CMakeLists.txt" "$root"/kernels/*; } | cksum
+    {
+        "$venv/bin/python" -V && cat "$root/pyproject.toml" "$root/CMakeLists.txt" "$root"/kernels/*
+        # an editable install remembers which packages there are: a module that became a folder is not found without this
+        cd "$root" && find testbed -type d ! -name __pycache__ | sort
+    } | cksum
 }
 
 usable_venv() {
