@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import tomllib
 from pathlib import Path
+from types import ModuleType
 
 ROOT = Path(__file__).parents[1]
 MOST_MODULES = 14
@@ -32,3 +35,14 @@ def test_every_package_with_packages_has_an_exhaustive_contract() -> None:
     }
     with_packages = {dotted(folder.parent) for folder in packages() if folder.name != "testbed"}
     assert with_packages == held
+
+
+def test_no_name_hides_a_module() -> None:
+    """A package that hands on a function of the name of one of its modules makes that module unreachable by its path."""
+    hidden = []
+    for folder in packages():
+        package = importlib.import_module(dotted(folder))
+        for module in pkgutil.iter_modules([str(folder)]):
+            if not isinstance(vars(package).get(module.name, package), ModuleType):
+                hidden.append(f"{package.__name__}.{module.name}")
+    assert hidden == []

@@ -8,7 +8,7 @@ from testbed.sensitivity.circuits.components import components
 from testbed.sensitivity.circuits.eap import eap
 from testbed.sensitivity.fuzziness.fits import exponential_fit, separation_fit
 from testbed.sensitivity.fuzziness.layers import layer_fuzziness
-from testbed.sensitivity.fuzziness.separation import fuzziness
+from testbed.sensitivity.fuzziness.separation import separation_fuzziness
 
 __all__ = [
     "AnalysisSet",
@@ -16,7 +16,7 @@ __all__ = [
     "components",
     "eap",
     "exponential_fit",
-    "fuzziness",
     "layer_fuzziness",
     "separation_fit",
+    "separation_fuzziness",
 ]

@@ -31,7 +31,9 @@ Batches = Callable[[], Iterable[tuple[ArrayLike, ArrayLike]]]
 """A fresh pass over (features (b, ...), labels (b,))."""
 
 
-def fuzziness(features: ArrayLike, labels: ArrayLike, *, weighted: bool = False, rcond: float = RCOND) -> float:
+def separation_fuzziness(
+    features: ArrayLike, labels: ArrayLike, *, weighted: bool = False, rcond: float = RCOND
+) -> float:
     """D of features (n, ...), flattened, in float64; labels (n,) integers.
 
     0 where no class varies; infinite where classes vary and their means do not differ. Raises UsageError for fewer than
@@ -44,7 +46,7 @@ def fuzziness(features: ArrayLike, labels: ArrayLike, *, weighted: bool = False,
 
 
 def streamed_fuzziness(batches: Batches, *, weighted: bool = False, rcond: float = RCOND) -> float:
-    """`fuzziness` of features that never are in memory together: two passes, of which each may come in any order."""
+    """`separation_fuzziness` of features that never are in memory together: two passes, in any order each."""
     moments = ClassMoments()
     for x, y in batches():
         moments.add(x, y)

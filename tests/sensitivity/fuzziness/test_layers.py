@@ -11,7 +11,7 @@ import torch
 from testbed.core.errors import UsageError
 from testbed.data import load
 from testbed.sensitivity.fuzziness.layers import layer_fuzziness, layer_names, measure_layers
-from testbed.sensitivity.fuzziness.separation import fuzziness, streamed_fuzziness
+from testbed.sensitivity.fuzziness.separation import separation_fuzziness, streamed_fuzziness
 from testbed.train import evaluate
 
 
@@ -42,7 +42,7 @@ def by_hand(model, split, pooled=lambda tokens: tokens[:, 0]):
 
 
 def of_features(features, split, **how):
-    return {name: fuzziness(values.numpy(), split.labels, **how) for name, values in features.items()}
+    return {name: separation_fuzziness(values.numpy(), split.labels, **how) for name, values in features.items()}
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -151,7 +151,7 @@ def test_streaming_takes_no_more_memory_than_class_means_and_a_batch():
 def test_the_measures_are_functions_of_the_package(images):
     import testbed.sensitivity as package
 
-    assert callable(package.fuzziness)
+    assert callable(package.separation_fuzziness)
     assert callable(package.acdc)
     assert callable(package.eap)
-    assert isinstance(package.fuzziness(images.batch(slice(None)), images.labels), float)
+    assert isinstance(package.separation_fuzziness(images.batch(slice(None)), images.labels), float)

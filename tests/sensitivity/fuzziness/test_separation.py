@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from testbed.core.errors import UsageError
-from testbed.sensitivity.fuzziness.separation import fuzziness, streamed_fuzziness
+from testbed.sensitivity.fuzziness.separation import separation_fuzziness, streamed_fuzziness
 
 
 def dense(x: NDArray, y: NDArray, weighted: bool = False) -> float:
@@ -47,21 +47,21 @@ def test_the_thin_factor_gives_what_the_definition_gives(
     seed: int, n: int, d: int, classes: int, weighted: bool
 ) -> None:
     x, y = cloud(seed, n, d, classes)
-    assert fuzziness(x, y, weighted=weighted) == pytest.approx(dense(x, y, weighted), rel=1e-6)
+    assert separation_fuzziness(x, y, weighted=weighted) == pytest.approx(dense(x, y, weighted), rel=1e-6)
 
 
 def test_two_classes_on_a_line_by_hand() -> None:
     """Means 1 and 5, variances 1 and 4: Sw = 2.5, Sb = 4, D = 0.625."""
     x, y = np.array([[0.0], [2.0], [3.0], [7.0]]), np.array([0, 0, 1, 1])
-    assert fuzziness(x, y) == pytest.approx(0.625, rel=1e-12)
+    assert separation_fuzziness(x, y) == pytest.approx(0.625, rel=1e-12)
 
 
 def test_an_imbalanced_mean_is_the_samples_and_not_the_classes() -> None:
     """Class 0: 0, 0, 0; class 1: 3, 5. m = 8/5, Sb = ((8/5)^2 + (12/5)^2) / 2, Sw = 1/2."""
     x, y = np.array([[0.0], [0.0], [0.0], [3.0], [5.0]]), np.array([0, 0, 0, 1, 1])
-    assert fuzziness(x, y) == pytest.approx(0.5 / ((1.6**2 + 2.4**2) / 2), rel=1e-12)
+    assert separation_fuzziness(x, y) == pytest.approx(0.5 / ((1.6**2 + 2.4**2) / 2), rel=1e-12)
     weighted = (2 / 5) / (3 / 5 * 1.6**2 + 2 / 5 * 2.4**2)
-    assert fuzziness(x, y, weighted=True) == pytest.approx(weighted, rel=1e-12)
+    assert separation_fuzziness(x, y, weighted=True) == pytest.approx(weighted, rel=1e-12)
 
 
 @given(seed=st.integers(0, 1000))
@@ -71,7 +71,9 @@ def test_it_does_not_change_with_scale_shift_rotation_or_the_order_of_samples(se
     rng = np.random.default_rng(seed)
     turn, _ = np.linalg.qr(rng.standard_normal((8, 8)))
     order = rng.permutation(60)
-    assert fuzziness((5 * x @ turn - 2)[order], y[order]) == pytest.approx(fuzziness(x, y), rel=1e-8)
+    assert separation_fuzziness((5 * x @ turn - 2)[order], y[order]) == pytest.approx(
+        separation_fuzziness(x, y), rel=1e-8
+    )
 
 
 def test_streaming_in_uneven_batches_gives_the_same() -> None:
@@ -85,21 +87,21 @@ def test_streaming_in_uneven_batches_gives_the_same() -> None:
         order = np.random.default_rng(passes).permutation(101)  # in another order each time
         return [(x[order[a:b]], y[order[a:b]]) for a, b in pairwise(cuts)]
 
-    assert streamed_fuzziness(batches) == pytest.approx(fuzziness(x, y), rel=1e-10)
+    assert streamed_fuzziness(batches) == pytest.approx(separation_fuzziness(x, y), rel=1e-10)
     assert passes == 2
 
 
 def test_images_are_flattened() -> None:
     x, y = cloud(0, 30, 12, 3)
-    assert fuzziness(x.reshape(30, 3, 2, 2), y) == fuzziness(x, y)
+    assert separation_fuzziness(x.reshape(30, 3, 2, 2), y) == separation_fuzziness(x, y)
 
 
 def test_limits() -> None:
     y = np.array([0, 0, 1, 1])
-    assert fuzziness([[1.0], [1.0], [2.0], [2.0]], y) == 0.0
-    assert math.isinf(fuzziness([[1.0], [3.0], [1.0], [3.0]], y))
-    assert math.isinf(fuzziness([[0.1], [0.3], [0.3], [0.1]], y))  # whose means differ by rounding only
-    assert fuzziness([[1.0], [1.0], [1.0], [1.0]], y) == 0.0
+    assert separation_fuzziness([[1.0], [1.0], [2.0], [2.0]], y) == 0.0
+    assert math.isinf(separation_fuzziness([[1.0], [3.0], [1.0], [3.0]], y))
+    assert math.isinf(separation_fuzziness([[0.1], [0.3], [0.3], [0.1]], y))  # whose means differ by rounding only
+    assert separation_fuzziness([[1.0], [1.0], [1.0], [1.0]], y) == 0.0
 
 
 def test_a_direction_in_which_the_means_do_not_differ_does_not_count() -> None:
@@ -108,8 +110,8 @@ def test_a_direction_in_which_the_means_do_not_differ_does_not_count() -> None:
     beside = rng.standard_normal((40, 1))
     beside -= np.array([beside[y == label].mean() for label in (0, 1)])[y][:, None]
     both = np.concatenate([x, 1e3 * beside], axis=1)
-    assert fuzziness(both, y) == pytest.approx(dense(both, y), rel=1e-6)
-    assert fuzziness(both, y) < 1e3
+    assert separation_fuzziness(both, y) == pytest.approx(dense(both, y), rel=1e-6)
+    assert separation_fuzziness(both, y) < 1e3
 
 
 @pytest.mark.parametrize(
@@ -124,4 +126,4 @@ def test_a_direction_in_which_the_means_do_not_differ_does_not_count() -> None:
 )
 def test_what_has_no_fuzziness_is_refused(features: NDArray, labels: NDArray, told: str) -> None:
     with pytest.raises(UsageError, match=told):
-        fuzziness(features, labels)
+        separation_fuzziness(features, labels)

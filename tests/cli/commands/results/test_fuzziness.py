@@ -12,7 +12,7 @@ from testbed.core.folder.runfolder import RunFolder
 from testbed.data import load
 from testbed.models.runs import MODEL, open_model_run
 from testbed.sensitivity.fuzziness.layers import layer_fuzziness
-from testbed.sensitivity.fuzziness.separation import fuzziness as measure
+from testbed.sensitivity.fuzziness.separation import separation_fuzziness as measure
 from testbed.train import checkpoint, loop
 from tests.data.conftest import idx_bytes
 from tests.support.commands import answer_of, invoke
