@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from testbed.campaign.facts import StopFacts
 from testbed.campaign.summary.record import Summary
+from testbed.core.errors import StaleArtefact
 from testbed.report.charts.axis import LogAxis
 from testbed.report.page import render
 from testbed.report.read.evidence import Evidence, read_evidence
@@ -188,3 +189,9 @@ def test_a_logarithmic_axis_holds_its_values_in_order(values: list[float], lengt
     assert len(ticks) >= 2
     assert all(later - earlier >= 40 - 1e-9 for earlier, later in pairwise(ticks))
     assert axis(axis.low * (axis.high / axis.low) ** 0.5) == pytest.approx(length / 2)
+
+
+def test_a_gate_record_of_another_version_is_refused_by_name(evidence: Evidence) -> None:
+    proven = {"model": {"by": "suffix", "record": {"of": "another version"}}}
+    with pytest.raises(StaleArtefact, match=r"'model' is not of this version.*--redo gates"):
+        effort(with_summary(evidence, evaluation=EVALUATION, evaluated_by=proven))

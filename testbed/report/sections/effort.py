@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from testbed.campaign.proofs import WHOLE, AttentionRecord, Proof, SuffixRecord, WeightRecord
 from testbed.campaign.summary.record import EvaluatedRows
+from testbed.core.errors import StaleArtefact
 from testbed.report.formatting import count, percent
 from testbed.report.read.evidence import Evidence
 
@@ -103,10 +104,17 @@ def _counted(number: int, singular: str, plural: str) -> str:
 
 
 def _proof(proof: Proof) -> str:
-    """What the gate of this target's evaluation saw, in a sentence."""
+    """What the gate of this target's evaluation saw, in a sentence. Raises StaleArtefact for another version's record."""
     if proof.by == WHOLE:
         return f"Everything was run for every fault: {proof.why or 'nothing faster is known'}."
-    match proof.seen:
+    try:
+        seen = proof.seen
+    except ValueError as error:  # of pydantic
+        raise StaleArtefact(
+            f"the summary's record of the evaluation {proof.key!r} is not of this version;"
+            " rerun with `testbed campaign run SPEC --redo gates`"
+        ) from error
+    match seen:
         case SuffixRecord() as record:
             return _suffix(record)
         case AttentionRecord() as record:
