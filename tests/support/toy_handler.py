@@ -35,6 +35,12 @@ def hang_with_the_lock() -> None:
     ctypes.PyDLL(None).pause()
 
 
+def kill_the_turned() -> None:
+    """Only on a machine that has come to give other bits (see `Toy.golden`)."""
+    if Path(os.environ.get("TOY_GOLDEN", "nowhere")).exists():
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 def overflow() -> None:
     sys.stderr.write("terminate called after throwing an instance of 'std::bad_alloc'\n  what():  std::bad_alloc\n")
     sys.stderr.flush()
@@ -68,6 +74,7 @@ DEEDS: dict[str, Callable[[], Any]] = {
     "exit": lambda: os._exit(7),
     "hang": hang,
     "lock": hang_with_the_lock,
+    "kill-the-turned": kill_the_turned,
     "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "overflow": overflow,
     "memory": memory_error,
