@@ -16,10 +16,10 @@ constexpr std::int64_t kThreads = 128;
 constexpr std::int64_t kMaxEntries = kThreads * INT32_MAX;
 
 template <typename Word>
-__global__ void strike_kernel(Faults faults, Word* values, Word* current, std::int32_t* refused) {
+__global__ void inject_kernel(Faults faults, Word* values, Word* current, std::int32_t* refused) {
   const std::int64_t entry = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (entry >= faults.rows * faults.slots) return;
-  const bool in_range = testbed::strike_entry<Word>(faults, entry, values, current);
+  const bool in_range = testbed::inject_entry<Word>(faults, entry, values, current);
   if (!in_range && refused != nullptr) atomicAdd(refused, 1);
 }
 
@@ -30,7 +30,7 @@ cudaError_t launch(const Faults& faults, void* values, void* current, std::int32
   config.gridDim = dim3(static_cast<unsigned>((entries + kThreads - 1) / kThreads));
   config.blockDim = dim3(static_cast<unsigned>(kThreads));
   config.stream = stream;
-  return cudaLaunchKernelEx(&config, strike_kernel<Word>, faults, static_cast<Word*>(values),
+  return cudaLaunchKernelEx(&config, inject_kernel<Word>, faults, static_cast<Word*>(values),
                             static_cast<Word*>(current), refused);
 }
 
@@ -80,7 +80,7 @@ TESTBED_EXPORT const char* testbed_cuda_status_text(std::int32_t status) {
   }
 }
 
-TESTBED_EXPORT std::int32_t testbed_cuda_strike(void* device_values, std::int32_t width, const Faults* faults,
+TESTBED_EXPORT std::int32_t testbed_cuda_inject(void* device_values, std::int32_t width, const Faults* faults,
                                                 void* device_current, std::int32_t* device_refused, void* stream) {
   const std::int32_t status = check(width, *faults);
   if (status != cudaSuccess || faults->rows * faults->slots == 0) return status;
@@ -95,7 +95,7 @@ TESTBED_EXPORT std::int32_t testbed_cuda_strike(void* device_values, std::int32_
   }
 }
 
-TESTBED_EXPORT std::int32_t testbed_cuda_strike_from_host(void* device_values, std::int32_t width, const Faults* faults,
+TESTBED_EXPORT std::int32_t testbed_cuda_inject_from_host(void* device_values, std::int32_t width, const Faults* faults,
                                                           void* device_current, std::int32_t* device_refused,
                                                           void* stream) {
   std::int32_t status = check(width, *faults);
@@ -115,7 +115,7 @@ TESTBED_EXPORT std::int32_t testbed_cuda_strike_from_host(void* device_values, s
   status = cudaMemcpyAsync(device, host.get(), bytes, cudaMemcpyHostToDevice, on_stream);
   if (status == cudaSuccess) {
     const Faults on_device = packed(*faults, entries, static_cast<unsigned char*>(device), false);
-    status = testbed_cuda_strike(device_values, width, &on_device, device_current, device_refused, stream);
+    status = testbed_cuda_inject(device_values, width, &on_device, device_current, device_refused, stream);
   }
   const std::int32_t freed = cudaFreeAsync(device, on_stream);
   return status != cudaSuccess ? status : freed;

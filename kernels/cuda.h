@@ -24,11 +24,11 @@ TESTBED_EXPORT const char* testbed_cuda_status_text(std::int32_t status);
 // Applies faults to device_values, (rows, elements) values of `width` bytes, in place; the arrays of `faults` lie in device
 // memory too. device_current: (rows, slots) values or null. device_refused: the count of entries whose index was out of
 // range is added to it; such entries write nothing, the others are applied. Null: not counted.
-TESTBED_EXPORT std::int32_t testbed_cuda_strike(void* device_values, std::int32_t width, const testbed::Faults* faults,
+TESTBED_EXPORT std::int32_t testbed_cuda_inject(void* device_values, std::int32_t width, const testbed::Faults* faults,
                                                 void* device_current, std::int32_t* device_refused, void* stream);
 
 // The same with the arrays of `faults` in host memory; they may be freed at once.
-TESTBED_EXPORT std::int32_t testbed_cuda_strike_from_host(void* device_values, std::int32_t width,
+TESTBED_EXPORT std::int32_t testbed_cuda_inject_from_host(void* device_values, std::int32_t width,
                                                           const testbed::Faults* faults, void* device_current,
                                                           std::int32_t* device_refused, void* stream);
 

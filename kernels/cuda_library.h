@@ -15,7 +15,7 @@ namespace testbed {
 
 struct CudaLibrary {
   decltype(&testbed_cuda_status_text) status_text = nullptr;
-  decltype(&testbed_cuda_strike_from_host) strike_from_host = nullptr;
+  decltype(&testbed_cuda_inject_from_host) inject_from_host = nullptr;
   decltype(&testbed_cuda_copy) copy = nullptr;
   decltype(&testbed_cuda_clear) clear = nullptr;
 };
@@ -44,7 +44,7 @@ inline const CudaLibrary* load_cuda_library(const void* own_symbol) {
   decltype(&testbed_abi_version) abi_version = nullptr;
   const bool usable = find(library, "testbed_abi_version", abi_version) && abi_version() == kAbiVersion &&
                       find(library, "testbed_cuda_status_text", found.status_text) &&
-                      find(library, "testbed_cuda_strike_from_host", found.strike_from_host) &&
+                      find(library, "testbed_cuda_inject_from_host", found.inject_from_host) &&
                       find(library, "testbed_cuda_copy", found.copy) &&
                       find(library, "testbed_cuda_clear", found.clear);
   return usable ? &found : nullptr;

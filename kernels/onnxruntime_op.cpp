@@ -118,23 +118,23 @@ struct Kernel {
 };
 
 template <typename Word>
-void strike(const Faults& faults, void* y, void* current) {
+void inject(const Faults& faults, void* y, void* current) {
   for (std::int64_t entry = 0; entry < faults.rows * faults.slots; ++entry) {
-    testbed::strike_entry<Word>(faults, entry, static_cast<Word*>(y), static_cast<Word*>(current));
+    testbed::inject_entry<Word>(faults, entry, static_cast<Word*>(y), static_cast<Word*>(current));
   }
 }
 
-void strike_on_cpu(const Kernel& kernel, const Faults& faults, const void* x, void* y, void* current) {
+void inject_on_cpu(const Kernel& kernel, const Faults& faults, const void* x, void* y, void* current) {
   const auto bytes = static_cast<std::size_t>(faults.rows * faults.elements) * static_cast<std::size_t>(kernel.width);
   if (y != x && bytes > 0) std::memcpy(y, x, bytes);
-  if (kernel.width == 1) strike<std::uint8_t>(faults, y, current);
-  if (kernel.width == 2) strike<std::uint16_t>(faults, y, current);
-  if (kernel.width == 4) strike<std::uint32_t>(faults, y, current);
+  if (kernel.width == 1) inject<std::uint8_t>(faults, y, current);
+  if (kernel.width == 2) inject<std::uint16_t>(faults, y, current);
+  if (kernel.width == 4) inject<std::uint32_t>(faults, y, current);
 }
 
 // x, y and current lie in device memory; the faults in host memory, where they were checked. A port without a fault of
 // its own, which is most of them in most runs, launches no kernel.
-void strike_on_cuda(const Kernel& kernel, const Faults& faults, std::int64_t active, ort::KernelContext* context,
+void inject_on_cuda(const Kernel& kernel, const Faults& faults, std::int64_t active, ort::KernelContext* context,
                     const void* x, void* y, void* current) {
   void* stream = nullptr;
   check(kernel.api(ort::kKernelContextGetGpuComputeStream)(context, &stream));
@@ -143,7 +143,7 @@ void strike_on_cuda(const Kernel& kernel, const Faults& faults, std::int64_t act
   };
   if (y != x) succeed(kernel.cuda->copy(y, x, faults.rows * faults.elements * kernel.width, stream));
   if (active > 0) {
-    succeed(kernel.cuda->strike_from_host(y, kernel.width, &faults, current, nullptr, stream));
+    succeed(kernel.cuda->inject_from_host(y, kernel.width, &faults, current, nullptr, stream));
   } else {
     succeed(kernel.cuda->clear(current, faults.rows * faults.slots * kernel.width, stream));
   }
@@ -156,9 +156,9 @@ void run_port(const Kernel& kernel, ort::KernelContext* context) {
   void* y = output(kernel.api, context, 0, x.shape);
   void* current = output(kernel.api, context, 1, {faults.rows, faults.slots});
   if (kernel.cuda != nullptr) {
-    strike_on_cuda(kernel, faults, active, context, x.data, y, current);
+    inject_on_cuda(kernel, faults, active, context, x.data, y, current);
   } else {
-    strike_on_cpu(kernel, faults, x.data, y, current);
+    inject_on_cpu(kernel, faults, x.data, y, current);
   }
 }
 

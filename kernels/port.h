@@ -9,7 +9,7 @@
 
 namespace testbed {
 
-// The faults of a batch, one list of `slots` per batch row; all arrays are (rows, slots). An entry strikes the port whose
+// The faults of a batch, one list of `slots` per batch row; all arrays are (rows, slots). An entry changes the port whose
 // number `site` holds; without `site` every entry does. `index` is flat within the row, 0 to elements - 1. Masks wider
 // than the value are cut to its width. Plain data: it is passed by value to kernels and from Python.
 struct Faults {
@@ -36,7 +36,7 @@ TESTBED_HOST_DEVICE constexpr bool is_active(const Faults& faults, std::int64_t 
 // values: (rows, elements). current: (rows, slots) or null; gets the value at each active entry's element before any of
 // these faults, and 0 at the others. Returns false, having written nothing but 0 to `current`, for an index out of range.
 template <typename Word>
-TESTBED_HOST_DEVICE constexpr bool strike_entry(const Faults& faults, std::int64_t entry, Word* values, Word* current) {
+TESTBED_HOST_DEVICE constexpr bool inject_entry(const Faults& faults, std::int64_t entry, Word* values, Word* current) {
   const bool active = is_active(faults, entry);
   const std::int64_t index = faults.index[entry];
   if (!active || !in_bounds(index, faults.elements)) {

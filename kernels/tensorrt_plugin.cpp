@@ -43,7 +43,7 @@ constexpr std::int32_t kOutputs = 3;
 constexpr std::int32_t kSuccess = 0;
 constexpr std::int32_t kFailure = 1;
 
-// 0 for types that a port cannot strike.
+// 0 for types that a port cannot inject into.
 std::int32_t width_of(DataType type) {
   switch (type) {
     case DataType::kINT8:
@@ -176,7 +176,7 @@ class FaultPortPlugin final : public nvinfer1::IPluginV3,
     if (status == kSuccess && y != in[kX]) {
       status = testbed_cuda_copy(y, in[kX], faults.rows * faults.elements * width, stream);
     }
-    if (status == kSuccess) status = testbed_cuda_strike(y, width, &faults, out[kCurrent - kInputs], refused, stream);
+    if (status == kSuccess) status = testbed_cuda_inject(y, width, &faults, out[kCurrent - kInputs], refused, stream);
     return status;
   }
 

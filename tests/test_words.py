@@ -19,6 +19,9 @@ PREPOSITIONS = {
     "through", "to", "under", "until", "with", "without",
 }  # fmt: skip
 
+METAPHORS = {"piece", "pieces", "strike", "striker", "strikes", "struck", "workforce"}
+"""They stand where the field has a word: segment, injection, inject, faulty, worker."""
+
 EMPTY_NAMES_LEFT: dict[str, int] = {}
 """How often a package may still give a thing one of these names; one that is not here, never. Lower them only."""
 
@@ -113,6 +116,10 @@ def test_aliases_of_arrays_live_in_one_module() -> None:
 
 def test_things_are_named_for_what_they_are() -> None:
     assert above(empty_names(), EMPTY_NAMES_LEFT) == {}
+
+
+def test_nothing_is_named_by_a_metaphor_where_the_field_has_a_word() -> None:
+    assert per_package(lambda module: sum(name.strip("_") in METAPHORS for name in given_names(module))) == {}
 
 
 def test_the_first_line_of_a_docstring_stands_alone() -> None:

@@ -29,7 +29,7 @@ from testbed.campaign.pipeline import run_campaign
 from testbed.campaign.results.arrow import to_stream
 from testbed.campaign.work.dask.checks import Checks
 from testbed.campaign.work.row_check import difference
-from testbed.campaign.work.workforce import Workforce
+from testbed.campaign.work.worker_setup import WorkerSetup
 
 
 def measured(spec: Path, shares: list[float], repeats: int) -> dict[str, Any]:
@@ -48,8 +48,8 @@ def measured(spec: Path, shares: list[float], repeats: int) -> dict[str, Any]:
         for _ in range(repeats):
             for share in shares:
                 redo = "execute" if folder.exists() else None
-                workforce = Workforce(scheduler=cluster.scheduler_address, recheck=share)
-                run_campaign(asked, folder, redo=redo, workforce=workforce)
+                worker_setup = WorkerSetup(scheduler=cluster.scheduler_address, recheck=share)
+                run_campaign(asked, folder, redo=redo, worker_setup=worker_setup)
                 facts = json.loads((folder / "manifest.json").read_text())["stages"]["execute"]["facts"]
                 wall[share].append(float(facts["wall_seconds"]))
                 again.setdefault(share, []).append(counts[-1])

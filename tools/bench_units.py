@@ -24,7 +24,7 @@ from testbed import load_spec
 from testbed.campaign.files import RESULTS
 from testbed.campaign.pipeline import run_campaign
 from testbed.campaign.work import spans
-from testbed.campaign.work.workforce import Workforce
+from testbed.campaign.work.worker_setup import WorkerSetup
 
 SIDES = ("measured", "asked", "one by one")
 
@@ -49,7 +49,7 @@ def execute(spec: Path, unit: int | None, folder: Path, workers: int, joined: bo
     before, spans.SPAN_S = spans.SPAN_S, spans.SPAN_S if joined else 0.0
     start = processor_s()
     try:
-        run_campaign(asked, folder, redo="execute" if again else None, workforce=Workforce(workers))
+        run_campaign(asked, folder, redo="execute" if again else None, worker_setup=WorkerSetup(workers))
     finally:
         spans.SPAN_S = before
     manifest = json.loads((folder / "manifest.json").read_text())

@@ -126,17 +126,17 @@ class Domains:
         cells = self.cells
         seen = events * cells.count
         pair_rate = sums_by(self.pair_of_cell, seen) / self.pair_rows
-        rows, struck_rows = sums_by(self.pair_group, self.pair_rows), sums_by(cells.group, seen)
+        rows, faulty_rows = sums_by(self.pair_group, self.pair_rows), sums_by(cells.group, seen)
         rate = np.where(
-            struck_rows == rows, 1.0, np.minimum(sums_by(self.pair_group, self.pair_share * pair_rate), 1.0)
+            faulty_rows == rows, 1.0, np.minimum(sums_by(self.pair_group, self.pair_share * pair_rate), 1.0)
         )
         variance = self._variance(events, rate)
-        struck = events / cells.rows
+        faulty = events / cells.rows
         interval = weighted_interval(
             rate,
             variance * self._inflation(confidence),
-            self._one_more(struck, 1 - pair_rate),
-            self._one_more(1 - struck, pair_rate),
+            self._one_more(faulty, 1 - pair_rate),
+            self._one_more(1 - faulty, pair_rate),
             confidence,
         )
         columns = zip(
@@ -169,12 +169,12 @@ class Domains:
         excess = row_weight[cells.stratum] * (events - rates[cells.group] * cells.rows)
         whole = Domains(self.strata, ["all"], replace(cells, group=np.zeros_like(cells.group)))
         variance = float(whole._between((part / population)[cells.group] * excess)[0])
-        struck = events / cells.rows
+        faulty = events / cells.rows
         interval = weighted_interval(
             rate,
             variance * whole._inflation(confidence)[0],
-            self._one_more_of_all(part, struck, 1 - pair_rate),
-            self._one_more_of_all(part, 1 - struck, pair_rate),
+            self._one_more_of_all(part, faulty, 1 - pair_rate),
+            self._one_more_of_all(part, 1 - faulty, pair_rate),
             confidence,
         )
         rows, n = int(self.pair_rows.sum()), float(interval.n_effective)
@@ -183,7 +183,7 @@ class Domains:
         limits = float(interval.low), float(interval.high)
         return Estimate(rate, *limits, rows, clusters, effective, float(np.sqrt(variance)))
 
-    def _one_more_of_all(self, part: Float64s, struck: Float64s, room: Float64s) -> OneMore:
+    def _one_more_of_all(self, part: Float64s, faulty: Float64s, room: Float64s) -> OneMore:
         """The same as `_one_more`, over all groups: the heaviest cluster in any of them, a group's weight being its
         ``part``."""
         cells = self.cells
@@ -191,7 +191,7 @@ class Domains:
         unsampled = self.strata.unsampled[self.pair_stratum]
         weight = part[self.pair_group] * self.pair_share * unsampled / clusters
         heaviest = int(np.argmax(weight * room))
-        losing = float(struck @ cells.count), float((struck > 0) @ cells.count)
+        losing = float(faulty @ cells.count), float((faulty > 0) @ cells.count)
         return OneMore(weight[heaviest] * (1 + losing[0]) / (1 + losing[1]), room[heaviest])
 
     def _variance(self, events: Float64s, rate: Float64s) -> Float64s:
@@ -228,7 +228,7 @@ class Domains:
         quantile = 0.5 + confidence / 2
         return (stdtrit(np.maximum(df, 1), quantile) / stdtrit(np.maximum(n - 1, 1), quantile)) ** 2
 
-    def _one_more(self, struck: Float64s, room: Float64s) -> OneMore:
+    def _one_more(self, faulty: Float64s, room: Float64s) -> OneMore:
         """(groups,) the heaviest cluster that could yet have been struck.
 
         struck: (cells,) share of its rows; room: (pairs,) share of rows not struck. How much of that cluster would be
@@ -241,7 +241,7 @@ class Domains:
         order = np.argsort(weight * room, kind="stable")
         heaviest = np.zeros(len(self.labels), np.int64)
         heaviest[self.pair_group[order]] = order  # the last of each group stays
-        losing = sums_by(cells.group, struck * cells.count), sums_by(cells.group, (struck > 0) * cells.count)
+        losing = sums_by(cells.group, faulty * cells.count), sums_by(cells.group, (faulty > 0) * cells.count)
         loss = (1 + losing[0]) / (1 + losing[1])
         return OneMore(weight[heaviest] * loss, room[heaviest])
 

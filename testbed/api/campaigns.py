@@ -103,14 +103,14 @@ def run(
         ```
     """
     from testbed.campaign.pipeline import run_campaign
-    from testbed.campaign.work.workforce import RECHECK, Workforce
+    from testbed.campaign.work.worker_setup import RECHECK, WorkerSetup
     from testbed.report.stage import report_stage
 
     loaded = load_spec(spec)
     path = Path("runs") / loaded.name if folder is None else Path(folder)
-    workforce = Workforce(workers, scheduler, insecure, RECHECK if recheck is None else recheck)
+    worker_setup = WorkerSetup(workers, scheduler, insecure, RECHECK if recheck is None else recheck)
     with shown(progress) as show:
-        run_campaign(loaded, path, redo=redo, fresh=fresh, workforce=workforce, show=show)
+        run_campaign(loaded, path, redo=redo, fresh=fresh, worker_setup=worker_setup, show=show)
     report_stage(path)
     return Run(path)
 

@@ -94,11 +94,11 @@ def _at(
         "sdc1": (predicted != golden, np.zeros(len(golden), bool)),
         "nonfinite": (np.stack(nonfinite), ~np.isfinite(engine.golden).all(axis=1)),
     }
-    struck = FlippedRepeats(np.array(flips) > 0, _probability(rate, _bits(sites)))
+    faulty = FlippedRepeats(np.array(flips) > 0, _probability(rate, _bits(sites)))
     return {
         "rate": rate,
         "flips": {"mean": float(np.mean(flips)), "least": min(flips), "most": max(flips)},
-        **{name: rate_over_repeats(*seen, struck, confidence) for name, seen in measures.items()},
+        **{name: rate_over_repeats(*seen, faulty, confidence) for name, seen in measures.items()},
     }
 
 
@@ -137,10 +137,10 @@ def flipped(sites: Sequence[Site], rate: float, seed: int, repeat: int) -> list[
 
 
 def rate_over_repeats(
-    seen: NDArray[np.bool_], golden: NDArray[np.bool_], struck: FlippedRepeats, confidence: float
+    seen: NDArray[np.bool_], golden: NDArray[np.bool_], faulty: FlippedRepeats, confidence: float
 ) -> dict[str, Any]:
     """Estimates a rate over repeats. seen: (repeats, images); golden: (images,), what is seen without flips."""
-    part, without, share = seen[struck.repeats].mean(axis=1), float(golden.mean()), struck.probability
+    part, without, share = seen[faulty.repeats].mean(axis=1), float(golden.mean()), faulty.probability
     limits = bounded_mean_interval(part, confidence)
     with_flips = (float(part.mean()) if len(part) else without, float(limits.low), float(limits.high))
     rate, low, high = ((1 - share) * without + share * value for value in with_flips)

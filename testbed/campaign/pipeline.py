@@ -30,7 +30,7 @@ from testbed.campaign.summary.exposure import site_exposures
 from testbed.campaign.summary.summarise import SUMMARY, summarise
 from testbed.campaign.work.contract import Opener
 from testbed.campaign.work.row_check import planned_rows
-from testbed.campaign.work.workforce import Workforce
+from testbed.campaign.work.worker_setup import WorkerSetup
 from testbed.core.errors import TestbedError
 from testbed.core.folder.files import sha256_json, write_json
 from testbed.engines.runner import require_engine
@@ -46,19 +46,19 @@ def run_campaign(
     *,
     redo: str | None = None,
     fresh: bool = False,
-    workforce: Workforce | None = None,
+    worker_setup: WorkerSetup | None = None,
     show: Show = lambda snapshot: None,
 ) -> dict[str, Any]:
     """Runs or resumes the campaign in ``path`` up to its summary, which is returned.
 
     redo: a stage to forget, with all later ones. fresh: whatever campaign the folder holds is given up, with its files.
-    workforce: who runs the faults; one isolated process unless said. show: is told how far it is, about once a second.
+    worker_setup: who runs the faults; one isolated process unless said. show: is told how far it is, about once a second.
 
     Raises UsageError for a folder with another campaign, StaleArtefact for files that were changed, GateFailed for a
     bound that does not hold.
     """
-    workforce = workforce or Workforce()
-    workforce.check()
+    worker_setup = worker_setup or WorkerSetup()
+    worker_setup.check()
     folder = claimed(path, spec, redo=redo is not None, fresh=fresh)
     require_engine(spec.engine.backend)  # before anything is trained for it
     progress = Progress(folder.path, show)
@@ -77,7 +77,7 @@ def run_campaign(
             campaign = Campaign(preparation, stack)
             campaign.gate()
             campaign.plan()
-            campaign.execute(workforce, progress)
+            campaign.execute(worker_setup, progress)
             return campaign.summarise()
 
 
@@ -158,7 +158,7 @@ class Campaign:
     def _first_plan(self) -> str:
         return PLAN if self.spec.stop is None else plan_file(0)
 
-    def execute(self, workforce: Workforce, progress: Progress) -> None:
+    def execute(self, worker_setup: WorkerSetup, progress: Progress) -> None:
         plan_hash = self.folder.output_hash("plan", self._first_plan)
         inputs = {"plan": plan_hash, "engines": self.engines}
 
@@ -170,7 +170,7 @@ class Campaign:
             plans = OnePlan() if self._planner is None else AdaptivePlans(self.workplace, self._planner)
             with (
                 ResultStore(self.folder / STORE, identity) as store,
-                workforce.pool(
+                worker_setup.pool(
                     opener, self.folder, expect=planned_rows(self.folder.path, self.workplace.images)
                 ) as pool,
             ):

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from testbed.campaign.evaluate.contract import Evaluated, Injections
 from testbed.campaign.evaluate.golden_words import golden_words
-from testbed.campaign.evaluate.strikes import injections_of, with_golden_words
+from testbed.campaign.evaluate.injections import injections_of, with_golden_words
 from testbed.campaign.evaluate.whole import WholeTwin
 from testbed.campaign.execute.faults import ActivationFaultRunner, WeightFaultRunner
 from testbed.campaign.files import PLAN, RESULTS, Files
@@ -248,10 +248,10 @@ class Run:
         target_place = PlanSlice(target, site.where, table_of([row]), points_path(self.folder / PLAN))
         if site.where == "activation":
             words = golden_words(self.workplace, target_place)
-            _, strikes = injections_of(target_place, engine.table, engine.images)
-            ports = with_golden_words(strikes, words).ports
-            strike = ActivationFaultRunner(engine, (kept := _Kept(WholeTwin(engine))), judge)
-            rows, at = strike.rows(target_place, words), 0
+            _, injections = injections_of(target_place, engine.table, engine.images)
+            ports = with_golden_words(injections, words).ports
+            runner = ActivationFaultRunner(engine, (kept := _Kept(WholeTwin(engine))), judge)
+            rows, at = runner.rows(target_place, words), 0
             faulty, before, after = kept.outputs[0], ports.golden[0, :1], ports.faulty[0, :1]
         else:
             weights = WeightFaultRunner(engine, judge)
@@ -308,8 +308,8 @@ class _Kept:
     def golden(self) -> NDArray[np.float32]:
         return self._evaluator.golden
 
-    def evaluate(self, strikes: Injections) -> Iterator[Evaluated]:
-        for evaluated in self._evaluator.evaluate(strikes):
+    def evaluate(self, injections: Injections) -> Iterator[Evaluated]:
+        for evaluated in self._evaluator.evaluate(injections):
             self.outputs.extend(evaluated.outputs)
             yield evaluated
 

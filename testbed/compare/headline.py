@@ -38,8 +38,8 @@ def _lines(side: Side) -> Iterator[dict[str, Any]]:
         group = rates.over_all()
         rate = group.rates["sdc1"]
         sites = {profile.site for profile in rates.profiles}
-        struck = [site for site in table if site.name in sites and site.where == model.where]
-        bits = sum(site.elements * _bits(side, model, site, table) for site in struck)
+        faulty = [site for site in table if site.name in sites and site.where == model.where]
+        bits = sum(site.elements * _bits(side, model, site, table) for site in faulty)
         yield {
             "where": model.where,
             "op": model.label,

@@ -58,10 +58,10 @@ def compare_roles(a: Side, b: Side) -> dict[str, Any]:
 
 def _with_roles(rows: pd.DataFrame) -> pd.DataFrame:
     """Adds ``role`` and one 0/1 column per measure."""
-    struck = rows[["format", "bit"]].drop_duplicates()
+    faulty = rows[["format", "bit"]].drop_duplicates()
     role = {
         (name, bit): "word" if bit < 0 else format_named(name).role(int(bit))
-        for name, bit in struck.itertuples(index=False)
+        for name, bit in faulty.itertuples(index=False)
     }
     inside = (Outcome.IDENTICAL, Outcome.MASKED)
     return rows.assign(

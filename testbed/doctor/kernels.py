@@ -65,9 +65,9 @@ def _onnxruntime_op(name: str) -> Finding:
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     words = [np.array([[word]], np.uint32) for word in (2**32 - 1, 0, 1 << 31)]
     feeds = [np.ones((1, 1), np.float32), *[np.zeros((1, 1), np.int64)] * 2, *words]
-    struck, current = session.run(None, {f"in{i}": array for i, array in enumerate(feeds)})
+    faulty, current = session.run(None, {f"in{i}": array for i, array in enumerate(feeds)})
     providers = "CPU and CUDA providers" if native.op_runs_on_cuda() else "CPU provider"
-    right = struck.item() == -1 and current.item() == 1
+    right = faulty.item() == -1 and current.item() == 1
     return Finding(name, right, _ABI, f"computes, for the {providers}: {built.detail}")
 
 

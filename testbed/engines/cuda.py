@@ -166,7 +166,7 @@ def launch(
     rows, elements = faults.record.rows, faults.record.elements
     if values.size != rows * elements or (current and current.size != rows * faults.record.slots):
         raise EngineError(f"faults for {rows} rows of {elements} elements do not fit a buffer of {values.shape}")
-    status = _kernels().testbed_cuda_strike(
+    status = _kernels().testbed_cuda_inject(
         values.pointer,
         values.dtype.itemsize,
         ctypes.byref(faults.record),
@@ -220,7 +220,7 @@ def _kernels() -> Any:
     pointer, number, status = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
     library.testbed_cuda_status_text.argtypes = [status]
     library.testbed_cuda_status_text.restype = ctypes.c_char_p
-    library.testbed_cuda_strike.argtypes = [pointer, status, ctypes.POINTER(_Faults), pointer, pointer, pointer]
+    library.testbed_cuda_inject.argtypes = [pointer, status, ctypes.POINTER(_Faults), pointer, pointer, pointer]
     library.testbed_cuda_copy.argtypes = [pointer, pointer, number, pointer]
     return library
 

@@ -31,7 +31,7 @@ def apply_faults(
     Masks: scalars or (N,), cut to the value's width. Raises EngineError when the kernel is not available or a request
     is wrong; the buffer is then unchanged.
     """
-    strike = libraries.load(libraries.CPU)[0].testbed_apply_faults
+    inject = libraries.load(libraries.CPU)[0].testbed_apply_faults
     if not (buffer.flags.c_contiguous and buffer.flags.writeable):
         raise EngineError("faults act in place: the buffer must be C-contiguous and writeable")
     check_width(buffer.dtype)
@@ -41,12 +41,12 @@ def apply_faults(
         raise EngineError(f"no element {outside[0]} in a buffer of {buffer.size}; nothing was changed")
     masks = [mask_words(mask, places.shape) for mask in (and_masks, or_masks, xor_masks)]
     pointer, number = ctypes.c_void_p, ctypes.c_int64
-    strike.restype = ctypes.c_int32
-    strike.argtypes = [
+    inject.restype = ctypes.c_int32
+    inject.argtypes = [
         *(pointer, number, ctypes.c_int32),  # buffer, elements, width in bytes
         *(number, pointer, pointer, pointer, pointer),  # faults, indices, and, or, xor
     ]
-    status = strike(
+    status = inject(
         buffer.ctypes.data,
         buffer.size,
         buffer.dtype.itemsize,

@@ -29,7 +29,7 @@ FORMATS: dict[int, str] = {
     TensorProto.INT32: "int32",
 }
 _INTEGERS = (TensorProto.INT8, TensorProto.UINT8, TensorProto.INT16, TensorProto.UINT16)
-_STRUCK = (*FLOATS, *_INTEGERS)
+_FAULTY = (*FLOATS, *_INTEGERS)
 _BATCHES = (2, 3)
 _LARGEST_IMAGE = 1 << 26  # numbers: 4096 x 4096 pixels of 4 channels; three such are run to find out a file's shapes
 
@@ -48,7 +48,7 @@ def per_image(proto: ModelProto) -> dict[str, PerImage]:
     Raises EngineError when the engine refuses the file, UsageError for inputs other than one.
     """
     types = _element_types(proto)
-    names = [name for node in proto.graph.node for name in node.output if types.get(name) in _STRUCK]
+    names = [name for node in proto.graph.node for name in node.output if types.get(name) in _FAULTY]
     first, second = (measured_shapes(proto, names, batch) for batch in _BATCHES)
     by_name = {}
     for name in names:

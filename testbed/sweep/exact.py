@@ -17,8 +17,8 @@ from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.plan.table import read_plan
 from testbed.campaign.results.reader import form_of
 from testbed.core.folder.files import atomic_path, sha256_json
+from testbed.sweep.injections import planned_injections
 from testbed.sweep.noise import COMMAND, ProgressOpener
-from testbed.sweep.strikes import planned_injections
 from testbed.sweep.thresholds import Thresholds
 
 EXACT = "exact.parquet"
@@ -74,14 +74,14 @@ def evaluate_exactly(workplace: Workplace, wanted: pd.DataFrame, progress: Progr
 def _evaluated(workplace: Workplace, target: str, rows: pd.DataFrame) -> pd.DataFrame:
     plan = read_plan(workplace.folder / PLAN)
     chosen = np.flatnonzero(np.isin(plan.column("fault_id").to_numpy(), rows["fault_id"].to_numpy()))
-    fault_id, strikes = planned_injections(workplace, target, plan, chosen)
-    image_id = np.array(workplace.images.ids, object)[strikes.image]
+    fault_id, injections = planned_injections(workplace, target, plan, chosen)
+    image_id = np.array(workplace.images.ids, object)[injections.image]
     selected = np.flatnonzero(pd.MultiIndex.from_arrays([fault_id, image_id]).isin(_keys(rows)))
     evaluator = WholeTwin(workplace.engine(target, "activation"))
     grid = workplace.spec.tolerance.rtol_grid
     atol = np.empty((len(selected), len(grid)))
-    for evaluated in evaluator.evaluate(strikes.take(selected)):
-        deviation = Deviation(evaluated.outputs, evaluator.golden[strikes.image[selected[evaluated.rows]]])
+    for evaluated in evaluator.evaluate(injections.take(selected)):
+        deviation = Deviation(evaluated.outputs, evaluator.golden[injections.image[selected[evaluated.rows]]])
         atol[evaluated.rows] = np.stack([deviation.smallest_atol(rtol) for rtol in grid], axis=1)
     return pd.DataFrame({"fault_id": fault_id[selected], "image_id": image_id[selected], "masking_atol": list(atol)})
 

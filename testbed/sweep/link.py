@@ -32,8 +32,8 @@ from testbed.golden.arrays import read_array
 from testbed.instrument.ports.feed import PortFeed
 from testbed.instrument.ports.prefix import up_to, with_output
 from testbed.instrument.shapes import input_name, output_name
+from testbed.sweep.injections import planned_injections
 from testbed.sweep.noise import COMMAND, ProgressOpener
-from testbed.sweep.strikes import planned_injections
 from testbed.sweep.thresholds import ENDED
 
 LINK = "link.parquet"
@@ -90,7 +90,7 @@ class _Rows:
     """What is to be run. fault_id, image: (n,); strikes: with their golden words; ended: rows left out."""
 
     fault_id: NDArray[np.int64]
-    strikes: Injections
+    injections: Injections
     ended: int
 
     def __len__(self) -> int:
@@ -122,15 +122,15 @@ class _Measurement:
             raise UsageError(
                 f"no planned fault strikes {MODULE}.* of the model; add such a section of activation faults"
             )
-        fault_id, strikes = planned_injections(self.workplace, _TARGET, plan, chosen)
+        fault_id, injections = planned_injections(self.workplace, _TARGET, plan, chosen)
         inside = np.array([*(name in self._inside for name in self.table.ports), True])  # NO_SITE indexes the last
-        kept = inside[strikes.ports.site].all(axis=1)
-        ended = kept & self._ended(fault_id, strikes.image)
+        kept = inside[injections.ports.site].all(axis=1)
+        ended = kept & self._ended(fault_id, injections.image)
         rows = np.flatnonzero(kept & ~ended)
         rows = rows[
-            np.argsort(strikes.image[rows], kind="stable")
+            np.argsort(injections.image[rows], kind="stable")
         ]  # image after image: their goldens need not all be kept
-        return _Rows(fault_id[rows], strikes.take(rows), int(ended.sum()))
+        return _Rows(fault_id[rows], injections.take(rows), int(ended.sum()))
 
     def _ended(self, fault_id: NDArray[np.int64], image: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Rows whose fault ended the engine: they are not run again."""
@@ -200,7 +200,7 @@ class _Measurement:
 
     def _stored_logits(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """(n, K), NaN payloads included."""
-        fault_id, image = self.rows.fault_id[rows], self.rows.strikes.image[rows]
+        fault_id, image = self.rows.fault_id[rows], self.rows.injections.image[rows]
         wanted = pc.field("fault_id").isin(fault_id.tolist())
         columns = ["fault_id", "image_id", "logits"]
         path = self.workplace.folder / RESULTS
@@ -216,8 +216,8 @@ class _Measurement:
 
     def _run(self, runner: Runner, rows: NDArray[np.int64]) -> dict[str, NDArray]:
         """Outputs of at most a batch of the rows."""
-        strikes = self.rows.strikes.take(rows)
-        return self._fed(runner, strikes.image, strikes.ports)
+        injections = self.rows.injections.take(rows)
+        return self._fed(runner, injections.image, injections.ports)
 
     def _fed(self, runner: Runner, image: NDArray[np.int64], ports: PortFeed) -> dict[str, NDArray]:
         batch, n = self.workplace.batch, len(image)
@@ -230,7 +230,7 @@ class _Measurement:
 
     def _parts(self, runner: Runner) -> Iterator[pa.Table]:
         """The rows' deviations, batch by batch, keeping the golden outputs of some images at a time."""
-        image = self.rows.strikes.image
+        image = self.rows.injections.image
         per_image = self.output.elements * 4
         at_once = max(1, _GOLDEN_BYTES // per_image)
         for first in range(0, len(self.images), at_once):
@@ -257,7 +257,7 @@ class _Measurement:
         finite = np.isfinite(by_row(np.asarray(faulty, np.float32))).all(axis=1)
         columns = [
             pa.array(self.rows.fault_id[rows]),
-            pa.array([self.images.ids[image] for image in self.rows.strikes.image[rows]]),
+            pa.array([self.images.ids[image] for image in self.rows.injections.image[rows]]),
             pa.array(deviation.max_abs()),
             pa.FixedSizeListArray.from_arrays(atol.reshape(-1), width).cast(pa.list_(pa.float64())),
             pa.array(~finite),

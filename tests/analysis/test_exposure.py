@@ -71,13 +71,13 @@ def drawn(rng: np.random.Generator, population: np.ndarray, truth: np.ndarray, n
     """A sample of strata (rows) that reach over sites (columns): (H, S) populations and rates, (H,) faults drawn; the
     events are counted as a campaign's are."""
     seen = np.stack([rng.multivariate_hypergeometric(sizes, k) for sizes, k in zip(population, n, strict=True)])
-    struck = rng.binomial(seen, truth)
+    faulty = rng.binomial(seen, truth)
     strata = Strata(
         weight=population.sum(1).astype(float), clusters=n, rows=n, square_rows=n.astype(float), alike=np.arange(len(n))
     )
     cells = []
     for h, site in zip(*np.nonzero(seen), strict=True):
-        hits = struck[h, site]
+        hits = faulty[h, site]
         cells += [(site, h, n, event) for n, event in ((hits, 1), (seen[h, site] - hits, 0)) if n]
     return strata, np.array(cells, float)
 

@@ -57,6 +57,6 @@ def test_a_function_documents_its_arguments_result_and_an_example(name: str) -> 
 
 def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="'testbed' has no attribute 'strike'"):
-        testbed.strike  # noqa: B018
+        testbed.injection  # noqa: B018
     assert testbed.__version__
     assert {*testbed.__all__, "__version__"} <= {*dir(testbed)}

@@ -163,8 +163,8 @@ def test_repeats_without_flips_are_not_counted_but_weighed() -> None:
     """By hand: P = 1/4 of having flips at all, of which one half and all images change."""
     golden = np.array([True, True, False, True])
     seen = np.array([[1, 1, 0, 1], [1, 0, 0, 0], [1, 1, 0, 1], [0, 1, 1, 0]], bool)
-    struck = FlippedRepeats(np.array([False, True, False, True]), 0.25)
-    found = rate_over_repeats(seen, golden, struck, 0.95)
+    faulty = FlippedRepeats(np.array([False, True, False, True]), 0.25)
+    found = rate_over_repeats(seen, golden, faulty, 0.95)
     assert found["rate"] == pytest.approx(0.75 * 0.75 + 0.25 * 3 / 8)
     assert found["per_repeat"] == [0.75, 0.25, 0.75, 0.5]
     assert 0.75 * 0.75 <= found["low"] < found["rate"] < found["high"] <= 0.75 * 0.75 + 0.25
@@ -180,10 +180,10 @@ def test_intervals_cover_the_truth() -> None:
     truth = probability * (0.2 * 0.9 + 0.8 * 0.1)
     held = 0
     for _ in range(200):
-        struck = rng.random(repeats) < probability
-        chance = np.where(rng.random(repeats) < 0.2, 0.9, 0.1) * struck
+        faulty = rng.random(repeats) < probability
+        chance = np.where(rng.random(repeats) < 0.2, 0.9, 0.1) * faulty
         seen = rng.random((repeats, images)) < chance[:, None]
-        found = rate_over_repeats(seen, np.zeros(images, bool), FlippedRepeats(struck, probability), 0.9)
+        found = rate_over_repeats(seen, np.zeros(images, bool), FlippedRepeats(faulty, probability), 0.9)
         held += found["low"] <= truth <= found["high"]
     assert held >= 0.9 * 200 - 3 * np.sqrt(0.9 * 0.1 * 200)
 

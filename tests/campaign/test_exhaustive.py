@@ -93,13 +93,13 @@ def all_activation_flips(model: ViT, module: torch.nn.Module, image: torch.Tenso
         rows = slice(start, start + BATCH)
         at, which = torch.from_numpy(index[rows]), torch.from_numpy(bit[rows].astype(np.int32))
 
-        def strike(_: Any, __: Any, output: torch.Tensor, at: torch.Tensor = at, which: torch.Tensor = which) -> Any:
+        def inject(_: Any, __: Any, output: torch.Tensor, at: torch.Tensor = at, which: torch.Tensor = which) -> Any:
             flat = output.clone().reshape(len(at), -1)
             n = torch.arange(len(at))
             flat[n, at] = flipped(flat[n, at], which)
             return flat.reshape(output.shape)
 
-        handle = module.register_forward_hook(strike)
+        handle = module.register_forward_hook(inject)
         try:
             found.append(top1(model(image.expand(len(at), *image.shape))) != golden)
         finally:

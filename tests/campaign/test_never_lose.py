@@ -22,7 +22,7 @@ from testbed.campaign.pipeline import run_campaign
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.campaign.work import pool as crew
 from testbed.campaign.work.contract import Limits
-from testbed.campaign.work.workforce import Workforce
+from testbed.campaign.work.worker_setup import WorkerSetup
 from tests.support.sabotage import CRASHES, HANGS, open_sabotaged
 from tests.support.victims import KILLED, Victims, assert_same_rows, assert_same_tables, leftovers
 
@@ -114,7 +114,7 @@ def test_faults_that_crash_or_hang_the_engine_are_due_and_all_others_have_their_
 ) -> None:
     monkeypatch.setattr(pipeline, "open_worker", open_sabotaged)
     monkeypatch.setattr(crew, "Limits", functools.partial(Limits, floor_s=5.0))
-    summary = run_campaign(tiny_spec, gated, workforce=Workforce(2))
+    summary = run_campaign(tiny_spec, gated, worker_setup=WorkerSetup(2))
     assert summary["failures"]["blamed"] == 3
     assert summary["failures"]["losses"] == 0
     mine, theirs = (pq.read_table(run / "results.parquet") for run in (gated, tiny_run))

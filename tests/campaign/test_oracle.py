@@ -28,14 +28,14 @@ ATOL = RTOL = 1e-4  # campaigns/digits.toml
 INSIDE = {"identical", "masked"}
 
 
-def struck_word(word: int, row: Any) -> int:
+def injected_word(word: int, row: Any) -> int:
     """v' = ((v & and) | or) ^ xor, on Python's integers: no NumPy, no code of ours."""
     return int(((word & row.and_mask) | row.or_mask) ^ row.xor_mask)
 
 
-def struck(value: float, row: Any) -> float:
+def injected(value: float, row: Any) -> float:
     word = struct.unpack("<I", struct.pack("<f", value))[0]
-    return float(struct.unpack("<f", struct.pack("<I", struck_word(word, row)))[0])
+    return float(struct.unpack("<f", struct.pack("<I", injected_word(word, row)))[0])
 
 
 def as_float(word: int) -> float:
@@ -89,7 +89,7 @@ def hooked(model: ViT, row: Any) -> Iterator[list[tuple[float, float]]]:
             head, token, column = np.unravel_index(index, (heads, output.shape[1], width))
             index = int(token) * 3 * heads * width + part * heads * width + int(head) * width + int(column)
         before = float(flat[index])
-        flat[index] = struck(before, row)
+        flat[index] = injected(before, row)
         seen.append((before, float(flat[index])))
         return output
 
@@ -101,10 +101,10 @@ def hooked(model: ViT, row: Any) -> Iterator[list[tuple[float, float]]]:
 
 
 @contextmanager
-def weight_struck(model: ViT, row: Any) -> Iterator[list[tuple[float, float]]]:
+def weight_faulty(model: ViT, row: Any) -> Iterator[list[tuple[float, float]]]:
     parameter = dict(model.named_parameters())[row.site].data.view(-1)
     before = float(parameter[row.index])
-    parameter[row.index] = struck(before, row)
+    parameter[row.index] = injected(before, row)
     try:
         yield [(before, float(parameter[row.index]))]
     finally:
@@ -179,15 +179,15 @@ def test_outcomes_agree_with_plain_pytorch(digits_run: Path, target: str, where:
     chosen = faults.sample(min(SAMPLED, len(faults)), random_state=1)
     assert len(chosen) >= min(500, rows.fault_id.nunique())
     oracle = Oracle(digits_run)
-    strike = hooked if where == "activation" else weight_struck
+    inject = hooked if where == "activation" else weight_faulty
     wrong, excluded = [], 0
     for row in records(chosen):
         assert row.golden_word == word_of(row.golden_value)
-        assert row.faulty_word == struck_word(row.golden_word, row)
+        assert row.faulty_word == injected_word(row.golden_word, row)
         assert row.faulty_value == as_float(row.faulty_word) or np.isnan(row.faulty_value)
         image = oracle.row[row.image_id]
         golden = oracle.output(target, image)
-        with strike(oracle.model, row) as seen:
+        with inject(oracle.model, row) as seen:
             faulty = oracle.output(target, image)
         before, after = seen[0]
         if where == "weight":

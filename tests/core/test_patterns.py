@@ -63,8 +63,8 @@ def test_positions_are_the_slices_of_the_tensor(shape: tuple[int, ...], pattern:
     expected = slices(np.arange(math.prod(shape)), shape, pattern)
     found = [list(pattern.elements(of, position)) for position in range(pattern.positions(of))]
     assert sorted(found) == sorted(expected)
-    assert len({tuple(struck) for struck in found}) == len(found)
-    assert all(struck == sorted(set(struck)) for struck in found)
+    assert len({tuple(faulty) for faulty in found}) == len(found)
+    assert all(faulty == sorted(set(faulty)) for faulty in found)
     if found:
         assert pattern.most(of) == max(map(len, found))
 

@@ -89,8 +89,8 @@ def cases(draw: st.DrawFn, dtype: np.dtype) -> Case:
     inside = array(st.integers(0, elements - 1), (rows, slots), np.int64)
     anywhere = array(st.integers(-(2**63), 2**63 - 1), (rows, slots), np.int64)
     x = array(words(dtype.itemsize), (rows, elements), f"u{dtype.itemsize}").view(dtype)
-    struck = [array(masks(), (rows, slots), np.uint32) for _ in range(3)]
-    return Case(x, site, np.where(site == PORT, inside, anywhere), *struck)
+    faulty = [array(masks(), (rows, slots), np.uint32) for _ in range(3)]
+    return Case(x, site, np.where(site == PORT, inside, anywhere), *faulty)
 
 
 def one_fault(x: NDArray, index: int = 0, xor: int = 1, port: int = PORT) -> Case:

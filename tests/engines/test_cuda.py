@@ -84,8 +84,8 @@ def test_a_list_of_faults_is_bit_equal_to_the_reference(binding: str, format_nam
     faults = data.draw(st.lists(st.tuples(st.integers(0, len(bits) - 1), masks(), masks(), masks()), max_size=12))
     before = np.array(bits, f"u{dtype.itemsize}").view(dtype)
     expected = before.copy()
-    for index, *struck in faults:  # one at a time, in order
-        expected[index : index + 1] = corrupt(expected[index : index + 1], *struck)
+    for index, *faulty in faults:  # one at a time, in order
+        expected[index : index + 1] = corrupt(expected[index : index + 1], *faulty)
     with cuda.Device(binding=binding) as device:
         values = device.upload(before)
         cuda.apply_faults_on_device(device, values, *np.array(faults, np.int64).reshape(-1, 4).T)
@@ -99,8 +99,8 @@ def test_many_faults_in_one_launch(device: cuda.Device, format_name: str, rows: 
     dtype, random = FORMATS[format_name], np.random.default_rng(rows)
     x = random.integers(0, 2 ** (8 * dtype.itemsize), (rows, 37), f"u{dtype.itemsize}", endpoint=False).view(dtype)
     site, index = random.integers(PORT, PORT + 2, (rows, slots)), random.integers(0, 37, (rows, slots))
-    struck = [random.integers(0, 2**32, (rows, slots), np.uint32) for _ in range(3)]
-    check_port(device, Case(x, site, index, *struck))
+    faulty = [random.integers(0, 2**32, (rows, slots), np.uint32) for _ in range(3)]
+    check_port(device, Case(x, site, index, *faulty))
 
 
 def test_faults_on_one_element_act_in_their_order(device: cuda.Device) -> None:
@@ -173,7 +173,7 @@ def test_faults_may_come_from_host_memory(device: cuda.Device) -> None:
     freed = [array.copy() for array in arrays]
     record = cuda._Faults(200, 1, 3, PORT, *(array.ctypes.data for array in freed))
     pointers = [ctypes.c_void_p(pointer) for pointer in (values.pointer, current.pointer)]
-    status = library.testbed_cuda_strike_from_host(pointers[0], 4, ctypes.byref(record), pointers[1], None, None)
+    status = library.testbed_cuda_inject_from_host(pointers[0], 4, ctypes.byref(record), pointers[1], None, None)
     for array in freed:
         array.fill(-1 if array.dtype == np.int64 else 0)
     assert status == 0
@@ -208,13 +208,13 @@ def test_the_kernels_themselves_refuse_what_they_cannot_do(device: cuda.Device) 
     """Callers other than cuda.py rely on it."""
     values = device.upload(np.zeros((2, 3), np.float32))
     faults = cuda.upload_faults(device, 3, [[0], [0]], 0, 2**32 - 1, 0)
-    strike = cuda._kernels().testbed_cuda_strike
-    assert strike(values.pointer, 8, faults.record, None, None, None) == -1
-    assert strike(values.pointer, 0, faults.record, None, None, None) == -1
+    inject = cuda._kernels().testbed_cuda_inject
+    assert inject(values.pointer, 8, faults.record, None, None, None) == -1
+    assert inject(values.pointer, 0, faults.record, None, None, None) == -1
     for name, size in (("rows", -1), ("slots", -1), ("elements", -1), ("rows", 2**62), ("slots", 2**62)):
         record = cuda._Faults.from_buffer_copy(faults.record)
         setattr(record, name, size)
-        assert strike(values.pointer, 4, record, None, None, None) == -2
+        assert inject(values.pointer, 4, record, None, None, None) == -2
     assert not device.download(values).any()
 
 

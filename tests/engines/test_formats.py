@@ -122,9 +122,9 @@ def test_a_port_does_exactly_what_the_masks_say(port: tuple[SiteTable, Runner, n
     site, index = drawn(st.sampled_from([NO_SITE, 0, 1])), drawn(st.integers(0, WIDTH - 1))
     and_mask, or_mask, xor_mask = drawn(a_word), drawn(a_word), drawn(a_word)
     golden = [row[place] for row, place in zip(held, index, strict=True)]
-    struck = [row for row in range(ROWS) if site[row] != NO_SITE]
+    faulty = [row for row in range(ROWS) if site[row] != NO_SITE]
     expected = [list(row) for row in held]
-    for row in struck:
+    for row in faulty:
         expected[row][index[row]] = ((golden[row] & and_mask[row]) | or_mask[row]) ^ xor_mask[row]
 
     words = [np.array(column, np.uint32) for column in (and_mask, or_mask, xor_mask, golden)]
@@ -135,7 +135,7 @@ def test_a_port_does_exactly_what_the_masks_say(port: tuple[SiteTable, Runner, n
     assert found["second"].dtype == dtype
     assert as_words(found["second"]).tolist() == expected
     live = live_words(found, table, feed.site)
-    assert [live[row, 0] for row in struck] == [golden[row] for row in struck]
+    assert [live[row, 0] for row in faulty] == [golden[row] for row in faulty]
 
 
 @settings(max_examples=25)
@@ -169,8 +169,8 @@ def test_a_port_strikes_several_elements_of_a_row(
     found = twin.run({"x": x, **feed.as_inputs(table)})
 
     assert as_words(found["second"]).tolist() == expected
-    struck = site != NO_SITE
-    assert live_words(found, table, site)[struck].tolist() == found_there[struck].tolist()
+    faulty = site != NO_SITE
+    assert live_words(found, table, site)[faulty].tolist() == found_there[faulty].tolist()
 
 
 @pytest.mark.parametrize("mechanism", MECHANISMS)
@@ -247,7 +247,7 @@ def case(request: pytest.FixtureRequest) -> tuple[str, str]:
 
 
 @pytest.fixture(scope="module")
-def striker(case: tuple[str, str], lowered: Callable[[str], bytes]) -> Iterator[Any]:
+def injector(case: tuple[str, str], lowered: Callable[[str], bytes]) -> Iterator[Any]:
     backend, precision = case
     with open_engine(backend, asked(lowered(precision), precision=precision, mutable_weights=True)) as runner:
         yield runner
@@ -259,7 +259,7 @@ def only_output(runner: Runner) -> NDArray[np.float32]:
 
 
 def test_it_computes_the_model_in_every_precision(
-    case: tuple[str, str], lowered: Callable[[str], bytes], striker: Any
+    case: tuple[str, str], lowered: Callable[[str], bytes], injector: Any
 ) -> None:
     backend, precision = case
     bound = {"fp32": 1e-5, "fp16": 1e-2, "bf16": 8e-2, "int8": 8e-2}[precision]
@@ -269,34 +269,34 @@ def test_it_computes_the_model_in_every_precision(
         assert runner.info.precision == precision
         own_kernels = backend == "openvino" and precision == "int8"  # whose sums saturate on CPUs without VNNI
         np.testing.assert_allclose(only_output(runner), expected, rtol=0, atol=0.5 if own_kernels else bound)
-    np.testing.assert_allclose(only_output(striker), expected, rtol=0, atol=bound)
+    np.testing.assert_allclose(only_output(injector), expected, rtol=0, atol=bound)
 
 
 def test_weights_of_every_format_act_and_are_restored(
-    case: tuple[str, str], lowered: Callable[[str], bytes], striker: Any
+    case: tuple[str, str], lowered: Callable[[str], bytes], injector: Any
 ) -> None:
     backend, precision = case
     sites = site_table(lowered(precision), "model").select("weight", ["*"])
-    golden = only_output(striker)
-    stored = {site.tensor: striker.weight(site.tensor).tobytes() for site in sites}
-    ignored = {site.name for site in sites if not acts(striker, site, golden)}
+    golden = only_output(injector)
+    stored = {site.tensor: injector.weight(site.tensor).tobytes() for site in sites}
+    ignored = {site.name for site in sites if not acts(injector, site, golden)}
     allowed = {site.name for site in sites if site.name.endswith("zero_point")}  # their steps may all be clipped
     if backend.startswith("ort") and precision == "int8":
         allowed |= {"head.bias.scale"}  # QGemm takes its bias at the product of the other scales
     assert ignored <= allowed
     assert len(ignored) <= len(sites) // 8
-    assert only_output(striker).tobytes() == golden.tobytes()
-    assert {name: striker.weight(name).tobytes() for name in stored} == stored
+    assert only_output(injector).tobytes() == golden.tobytes()
+    assert {name: injector.weight(name).tobytes() for name in stored} == stored
 
 
-def acts(striker: Any, site: Site, golden: NDArray[np.float32]) -> bool:
+def acts(injector: Any, site: Site, golden: NDArray[np.float32]) -> bool:
     """Whether a loud fault in one of a few elements changes the output."""
     loud = masks_for("flip", site.format, site.format.bits - 2)
     for index in np.random.default_rng(0).integers(0, site.elements, 6):
-        with faulty_weight(striker, site.tensor, site.stored_index(int(index)), loud) as (before, after):
+        with faulty_weight(injector, site.tensor, site.stored_index(int(index)), loud) as (before, after):
             assert before.dtype == DTYPES[site.format_name]
             assert as_words(before)[0] ^ as_words(after)[0] == loud.xor_mask
-            if only_output(striker).tobytes() != golden.tobytes():
+            if only_output(injector).tobytes() != golden.tobytes():
                 return True
     return False
 
@@ -386,8 +386,8 @@ def test_bf16_is_not_offered_on_the_cpu_provider_because_it_has_no_kernels(lower
         OrtCpuRunner(asked(lowered("bf16"), precision="bf16"))
 
 
-def test_initializers_that_shape_the_graph_are_no_weights(lowered: Callable[[str], bytes], striker: Any) -> None:
+def test_initializers_that_shape_the_graph_are_no_weights(lowered: Callable[[str], bytes], injector: Any) -> None:
     proto = onnx.load_from_string(lowered("fp32"))
     for name in (t.name for t in proto.graph.initializer if t.data_type == TensorProto.INT64):
         with pytest.raises(EngineError, match="cannot be struck"):
-            striker.weight(name)
+            injector.weight(name)

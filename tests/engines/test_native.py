@@ -48,8 +48,8 @@ def buffers_and_faults(draw: st.DrawFn) -> tuple[np.ndarray, list[tuple[int, int
 def test_bit_equal_to_the_reference(kernel: None, case: tuple[np.ndarray, list[tuple[int, int, int, int]]]) -> None:
     buffer, faults = case
     expected = buffer.copy()
-    for index, *struck in faults:  # one at a time, in order: later faults see what earlier ones did
-        expected[index : index + 1] = corrupt(expected[index : index + 1], *struck)
+    for index, *faulty in faults:  # one at a time, in order: later faults see what earlier ones did
+        expected[index : index + 1] = corrupt(expected[index : index + 1], *faulty)
 
     columns = np.array(faults, np.int64).reshape(-1, 4).T
     native.apply_faults(buffer, *columns)

@@ -143,8 +143,8 @@ def test_a_fault_strikes_the_stored_word(session: Any, plain: bytes) -> None:
         feed = PortFeed(port, np.full(3, index), ~none, none, none | np.uint32(1 << bit), words)
         found = twin({"images": IMAGES, **feed.as_inputs(table)})
         wanted: NDArray = golden[site.tensor].copy()
-        struck = wanted.reshape(3, -1)[1:2, index : index + 1]
-        struck[:] = (to_words(struck) ^ np.uint32(1 << bit)).astype(site.format.word).view(struck.dtype)
+        faulty = wanted.reshape(3, -1)[1:2, index : index + 1]
+        faulty[:] = (to_words(faulty) ^ np.uint32(1 << bit)).astype(site.format.word).view(faulty.dtype)
         np.testing.assert_array_equal(found[site.tensor], wanted)
         assert live_words(found, table, port[:, None])[1, 0] == words[1]
 

@@ -85,9 +85,9 @@ def make_run(folder: Path, shape: Shape) -> Path:
     rows: list[dict[str, Any]] = []
     for target, sites in tables.items():
         SiteTable(target, "deploy", "gated_replace", tuple(sites)).save(folder / f"{target}.sites.json")
-        for fault, struck in _faults(shape, target, sites, images, len(plan), rng):
+        for fault, injected in _faults(shape, target, sites, images, len(plan), rng):
             plan.append(fault)
-            rows += [_row(fault, image, shape, rng) for image in struck]
+            rows += [_row(fault, image, shape, rng) for image in injected]
     _write(folder / "faults.parquet", plan, PLAN_COLUMNS)
     _write(folder / "results.parquet", rows, ROW_COLUMNS)
     (folder / "tiers.json").write_text(json.dumps(tiers_of(shape, images)))
@@ -148,7 +148,7 @@ def _faults(
             for bit in (None,) if op == "random" else BITS:
                 for tier in range(shape.tiers) if site.where == "activation" else (None,):
                     pool = [image for image in images if tier is None or image[2] == tier]
-                    struck = pool if tier is None else [pool[rng.integers(len(pool))]]
+                    injected = pool if tier is None else [pool[rng.integers(len(pool))]]
                     masks = masks_for(op, FP32, bit, int(rng.integers(1 << 32)))
                     population = site.elements * (1 if tier is None else len(pool))
                     yield (
@@ -175,10 +175,10 @@ def _faults(
                             "draw": 0,
                             "population": population,
                             "inclusion": 1 / population,
-                            "image_id": None if tier is None else struck[0][0],
+                            "image_id": None if tier is None else injected[0][0],
                             "tier": tier,
                         },
-                        struck,
+                        injected,
                     )
                     number += 1
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from testbed.campaign.pipeline import run_campaign
 from testbed.campaign.spec.campaign import CampaignSpec
-from testbed.campaign.work.workforce import Workforce
+from testbed.campaign.work.worker_setup import WorkerSetup
 
 TINY = Path(__file__).with_name("tiny.toml")
 
@@ -21,4 +21,4 @@ def tiny_values() -> dict[str, Any]:
 
 def run_here(spec: CampaignSpec, folder: Path, redo: str | None = None) -> dict[str, Any]:
     """Run the campaign in this process, from wherever it stands; return its summary."""
-    return run_campaign(spec, folder, redo=redo, workforce=Workforce(0))
+    return run_campaign(spec, folder, redo=redo, worker_setup=WorkerSetup(0))

@@ -16,10 +16,10 @@ CRASHES, HANGS = {77, 4700}, {5100}  # numbers in the tiny plan: an activation, 
 
 class Sabotaged(Worker):
     def run(self, unit: Unit, faults: Sequence[int] | None = None, retried: bool = False) -> bytes:
-        struck = {unit.start + fault for fault in (range(len(unit)) if faults is None else faults)}
-        if struck & CRASHES:
+        faulty = {unit.start + fault for fault in (range(len(unit)) if faults is None else faults)}
+        if faulty & CRASHES:
             os.abort()
-        if struck & HANGS:
+        if faulty & HANGS:
             ctypes.CDLL(None).pause()
         return super().run(unit, faults, retried)
 

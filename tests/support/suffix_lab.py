@@ -67,7 +67,7 @@ def exported(name: str) -> bytes:
 
 
 class Lab:
-    """One model on one engine. ``opened``: how many engines were opened for pieces of it."""
+    """One model on one engine. ``opened``: how many engines were opened for segments of it."""
 
     def __init__(
         self,
@@ -122,15 +122,15 @@ class Lab:
             **budgets,
         )
 
-    def live(self, strikes: Injections) -> Words32:
+    def live(self, injections: Injections) -> Words32:
         """Golden words, as the whole twin tells them."""
-        words = np.zeros(strikes.ports.site.shape, np.uint32)
-        for point in range(strikes.ports.points):
-            for start in range(0, len(strikes), self.batch):
-                rows = np.arange(start, min(start + self.batch, len(strikes)))
-                site, index = strikes.ports.site[rows, point], strikes.ports.index[rows, point]
+        words = np.zeros(injections.ports.site.shape, np.uint32)
+        for point in range(injections.ports.points):
+            for start in range(0, len(injections), self.batch):
+                rows = np.arange(start, min(start + self.batch, len(injections)))
+                site, index = injections.ports.site[rows, point], injections.ports.index[rows, point]
                 _, live = self.engine.run(
-                    strikes.image[rows], PortFeed.writing(site, index, np.zeros(len(rows), np.uint32))
+                    injections.image[rows], PortFeed.writing(site, index, np.zeros(len(rows), np.uint32))
                 )
                 assert live is not None
                 words[rows, point] = live[:, 0]
@@ -139,35 +139,35 @@ class Lab:
     def sites(self, suffix: str = "") -> list[Site]:
         return [site for site in self.table if site.where == "activation" and site.name.endswith(suffix)]
 
-    def strikes(self, count: int, seed: int, sites: Sequence[Site] | None = None, points: int = 1) -> Injections:
+    def injections(self, count: int, seed: int, sites: Sequence[Site] | None = None, points: int = 1) -> Injections:
         """Flips of random bits in random elements of each site in turn; a third of them in the first token."""
         rng = np.random.default_rng(seed)
         sites = sites or self.sites()
         site, index, flip = (np.full((count, points), NO_SITE, np.int64) for _ in range(3))
         for row in range(count):
-            struck = sites[row % len(sites)]
+            faulty = sites[row % len(sites)]
             near = int(rng.integers(3)) == 0
-            most = max(points, struck.shape[-1]) if near else struck.elements
-            some = rng.choice(most, size=min(points, struck.elements), replace=False)
-            site[row, : len(some)], index[row, : len(some)] = self.table.ports[struck.name], some
-            bits = rng.integers(struck.format.bits, size=points)
-            flip[row] = [masks_for("flip", struck.format, int(bit)).xor_mask for bit in bits]
+            most = max(points, faulty.shape[-1]) if near else faulty.elements
+            some = rng.choice(most, size=min(points, faulty.elements), replace=False)
+            site[row, : len(some)], index[row, : len(some)] = self.table.ports[faulty.name], some
+            bits = rng.integers(faulty.format.bits, size=points)
+            flip[row] = [masks_for("flip", faulty.format, int(bit)).xor_mask for bit in bits]
         none = np.zeros((count, points), np.uint32)
         ports = PortFeed(site, index, ~none, none, flip.astype(np.uint32), none)
-        strikes = Injections(rng.integers(IMAGES, size=count), ports)
-        return with_words(strikes, self.live(strikes))
+        injections = Injections(rng.integers(IMAGES, size=count), ports)
+        return with_words(injections, self.live(injections))
 
 
-def with_words(strikes: Injections, words: Words32) -> Injections:
-    p = strikes.ports
-    return Injections(strikes.image, PortFeed(p.site, p.index, p.and_mask, p.or_mask, p.xor_mask, words))
+def with_words(injections: Injections, words: Words32) -> Injections:
+    p = injections.ports
+    return Injections(injections.image, PortFeed(p.site, p.index, p.and_mask, p.or_mask, p.xor_mask, words))
 
 
-def evaluated(evaluator: Evaluator, strikes: Injections) -> tuple[NDArray[np.float32], list[str]]:
+def evaluated(evaluator: Evaluator, injections: Injections) -> tuple[NDArray[np.float32], list[str]]:
     """(n, ...) outputs and how each was found; every strike exactly once."""
-    parts = list(evaluator.evaluate(strikes))
+    parts = list(evaluator.evaluate(injections))
     rows = np.concatenate([part.rows for part in parts])
-    assert sorted(rows) == list(range(len(strikes)))
+    assert sorted(rows) == list(range(len(injections)))
     assert all(not part.bound.any() for part in parts)
     order = np.argsort(rows)
     how = np.concatenate([part.how for part in parts])[order]

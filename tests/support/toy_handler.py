@@ -109,7 +109,7 @@ class Toy:
         self._log(f"run {unit.number} {unit.start + chosen[0]} {len(chosen)}")
         start = time.perf_counter()
         for fault in chosen:
-            self._strike(unit.start + fault, alone=len(chosen) == 1)
+            self._inject(unit.start + fault, alone=len(chosen) == 1)
         self._seconds += time.perf_counter() - start
         return to_stream(rows([unit.start + fault for fault in chosen], retried=retried))
 
@@ -142,7 +142,7 @@ class Toy:
             sys.stdout.write(text)
             sys.stderr.write(text)
 
-    def _strike(self, fault: int, alone: bool) -> None:
+    def _inject(self, fault: int, alone: bool) -> None:
         order = self.folder / str(fault)
         if order.exists():
             self._do(order.read_text(), alone, fault)

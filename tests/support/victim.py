@@ -32,7 +32,7 @@ from testbed.campaign.spec.campaign import load_spec
 from testbed.campaign.work import pool as crew
 from testbed.campaign.work import spans
 from testbed.campaign.work.contract import Limits
-from testbed.campaign.work.workforce import Workforce
+from testbed.campaign.work.worker_setup import WorkerSetup
 from testbed.cli.main import main
 from tests.support.exports import remembered_exports
 
@@ -109,7 +109,7 @@ def child(request: dict[str, Any]) -> None:
     if "argv" in request:
         sys.argv = ["testbed", *request["argv"]]
         main()
-    run_campaign(load_spec(Path(request["spec"])), Path(request["run"]), workforce=Workforce(request["workers"]))
+    run_campaign(load_spec(Path(request["spec"])), Path(request["run"]), worker_setup=WorkerSetup(request["workers"]))
 
 
 def serve() -> None:

@@ -112,16 +112,16 @@ def test_the_output_moves_as_torch_says(finished: Path, site: str) -> None:
     for row in rows.itertuples():
         seen: list[torch.Tensor] = []
 
-        def strike(_module: Any, _inputs: Any, output: torch.Tensor, row: Any = row) -> torch.Tensor:
-            struck = output.clone(memory_format=torch.contiguous_format)
-            struck.reshape(-1)[row.index] = float(row.faulty_value)
-            return struck
+        def inject(_module: Any, _inputs: Any, output: torch.Tensor, row: Any = row) -> torch.Tensor:
+            faulty = output.clone(memory_format=torch.contiguous_format)
+            faulty.reshape(-1)[row.index] = float(row.faulty_value)
+            return faulty
 
         image = torch.from_numpy(np.array(images[[ids.index(row.image_id)]]))
         watch = tapped[OUTPUT].register_forward_hook(lambda _m, _i, output, seen=seen: seen.append(output.clone()))
         with torch.inference_mode():
             model(image)
-            handle = tapped[row.site].register_forward_hook(strike)
+            handle = tapped[row.site].register_forward_hook(inject)
             model(image)
             handle.remove()
         watch.remove()

@@ -35,7 +35,7 @@ def some_faults(model: ViT, count: int) -> tuple[list[lists.Layer], lists.Neuron
     return layers, lists.neuron_faults(layers, model.config.tokens, 3, count, seed=1)
 
 
-def struck_at_site(model: ViT, image: np.ndarray, site: str, index: int, bit: int) -> torch.Tensor:
+def faulty_at_site(model: ViT, image: np.ndarray, site: str, index: int, bit: int) -> torch.Tensor:
     """Output when one bit of a site's element is flipped, through the model's own tap."""
 
     def flip(_module: torch.nn.Module, _inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
@@ -74,7 +74,7 @@ def test_pytorchfi_strikes_the_element_that_the_site_names(batch: int) -> None:
     theirs = peer_pytorchfi.PyTorchFI(model, images, layers, batch).outputs(found)
     for row in range(len(found)):
         image = images[found.image[row]]
-        mine = struck_at_site(model, image, sites[row], int(index[row]), int(found.bit[row]))
+        mine = faulty_at_site(model, image, sites[row], int(index[row]), int(found.bit[row]))
         np.testing.assert_allclose(theirs[row], mine[0], rtol=1e-3, atol=1e-5)
 
 

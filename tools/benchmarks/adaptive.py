@@ -18,7 +18,7 @@ from testbed.analysis.adaptive.simulation import SimulatedTruth, play
 from testbed.analysis.stats import leveugle
 from testbed.analysis.stratified import SamplingFrame
 from testbed.campaign.results.progress import Progress
-from testbed.campaign.work.workforce import Workforce
+from testbed.campaign.work.worker_setup import WorkerSetup
 from testbed.testing import FP32
 
 LINEAR_SITES = [f"block.*.{name}" for name in ("attn.q", "attn.k", "attn.v", "attn.proj", "mlp.fc1", "mlp.fc2")]
@@ -53,7 +53,7 @@ def run(ours: Ours) -> Adaptive:
     campaign = ours.campaign
     wall, cpu = time.perf_counter(), time.process_time()
     campaign.plan()
-    campaign.execute(Workforce(workers=0), Progress(campaign.folder.path, _quiet))
+    campaign.execute(WorkerSetup(workers=0), Progress(campaign.folder.path, _quiet))
     seconds = time.process_time() - cpu, time.perf_counter() - wall
     facts = campaign.folder.manifest["stages"]["execute"]["facts"]
     domains = sorted(facts["stop"]["history"][-1]["domains"], key=lambda domain: domain["block"])

@@ -45,7 +45,7 @@ LINEAR_WEIGHTS = [f"block.*.{name}.weight" for name in ("attn.qkv", "attn.proj",
 class Prepared:
     """Faults of one target and place, with the golden words of what they strike: ready to be timed."""
 
-    strike: FaultRunner
+    runner: FaultRunner
     plan_slice: PlanSlice
     words: Words32
 
@@ -53,14 +53,14 @@ class Prepared:
         return len(self.plan_slice)
 
     def rows(self) -> pa.Table:
-        return self.strike.rows(self.plan_slice, self.words)
+        return self.runner.rows(self.plan_slice, self.words)
 
     def take(self, faults: NDArray[np.int64]) -> Prepared:
         """Some of the faults, which last one inference each."""
         plan_slice = PlanSlice(
             self.plan_slice.target, self.plan_slice.where, self.plan_slice.table.take(pa.array(faults))
         )
-        return Prepared(self.strike, plan_slice, self.words[faults] if len(self.words) else self.words)
+        return Prepared(self.runner, plan_slice, self.words[faults] if len(self.words) else self.words)
 
 
 @dataclass
@@ -70,7 +70,7 @@ class Ours:
     backend: str
     campaign: Campaign
     setup_cpu_seconds: float
-    _strikes: dict[tuple[str, str], FaultRunner] = field(default_factory=dict)
+    _injections: dict[tuple[str, str], FaultRunner] = field(default_factory=dict)
 
     @property
     def batch(self) -> int:
@@ -106,13 +106,13 @@ class Ours:
             rows.append(row | {"fault_id": number})
         plan_slice = PlanSlice(target, where, table_of(rows))
         words = golden_words(self.campaign.workplace, plan_slice) if where == "activation" else np.zeros(0, np.uint32)
-        return Prepared(self._strike(target, where), plan_slice, words)
+        return Prepared(self._inject(target, where), plan_slice, words)
 
-    def _strike(self, target: str, where: str) -> FaultRunner:
+    def _inject(self, target: str, where: str) -> FaultRunner:
         key = (target, where)
-        if key not in self._strikes:
-            self._strikes[key] = fault_runner_for(self.campaign.workplace, target, where)
-        return self._strikes[key]
+        if key not in self._injections:
+            self._injections[key] = fault_runner_for(self.campaign.workplace, target, where)
+        return self._injections[key]
 
     def bare(self, target: str) -> Callable[[int], int]:
         """Runs the plain engine, as deployed, on so many batches of the campaign's size; returns the images."""

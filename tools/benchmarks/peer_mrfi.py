@@ -58,9 +58,9 @@ class Mrfi:
         found = []
         for rows in batches(len(faults), self.batch):
             part = faults.take(rows)
-            struck = self._arm(part, tokens)
+            faulty = self._arm(part, tokens)
             found.append(judged(self._forward(part.image), self.golden[part.image], tolerance))
-            for layer in struck:
+            for layer in faulty:
                 self.config[layer].enabled = False
         return np.concatenate(found)
 
@@ -68,11 +68,11 @@ class Mrfi:
         """Enables the struck layers and returns them."""
         width = self.outputs_per_token[part.layer]
         position = (np.arange(len(part)) * tokens + part.token) * width + part.feature
-        struck = np.unique(part.layer).tolist()
-        for layer in struck:
+        faulty = np.unique(part.layer).tolist()
+        for layer in faulty:
             mine = part.layer == layer
             config = self.config[layer]
             config.selector.args.positions = position[mine].tolist()
             config.error_mode.args.bit = part.bit[mine].tolist()
             config.enabled = True
-        return struck
+        return faulty

@@ -48,8 +48,8 @@ class PyTorchFI:
         found = []
         for rows in batches(len(faults), self.batch):
             part = faults.take(rows)
-            struck = self.declare(part)
-            found.append(judged(self.forward(struck, part.image), self.golden[part.image], tolerance))
+            faulty = self.declare(part)
+            found.append(judged(self.forward(faulty, part.image), self.golden[part.image], tolerance))
         return np.concatenate(found)
 
     def declare(self, part: NeuronFaults) -> nn.Module:
@@ -74,11 +74,11 @@ class PyTorchFI:
         """(n, images) verdicts. declared_per_batch: anew for each batch of images, not once per fault."""
         found = []
         for fault in range(len(faults)):
-            struck = self._declare_weight(faults, fault)
+            faulty = self._declare_weight(faults, fault)
             for rows in batches(len(self.inputs), self.batch):
                 if declared_per_batch and rows[0]:
-                    struck = self._declare_weight(faults, fault)
-                found.append(judged(self.forward(struck, rows), self.golden[rows], tolerance))
+                    faulty = self._declare_weight(faults, fault)
+                found.append(judged(self.forward(faulty, rows), self.golden[rows], tolerance))
         return np.concatenate(found).reshape(len(faults), len(self.inputs))
 
     def weight_output(self, faults: WeightFaults, fault: int, image: int) -> Tensor:

@@ -15,7 +15,7 @@ from testbed.campaign.files import RESULTS
 from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.pipeline import run_campaign
 from testbed.campaign.spec.campaign import parse_spec
-from testbed.campaign.work.workforce import Workforce
+from testbed.campaign.work.worker_setup import WorkerSetup
 from testbed.core.errors import EngineError
 from testbed.core.folder.runfolder import RunFolder
 
@@ -76,7 +76,7 @@ def _side(setting: Setting, side: str, backend: str) -> Path:
 def _run(setting: Setting, checked: Subject, backend: str, folder: Path, evaluation: str) -> None:
     model = checked.run_folder(setting.folder / "model")
     spec = _spec(setting, checked, model, backend, evaluation)
-    run_campaign(spec, folder, workforce=_workforce(backend))
+    run_campaign(spec, folder, worker_setup=_worker_setup(backend))
 
 
 def cpu_kernels() -> str:
@@ -86,9 +86,9 @@ def cpu_kernels() -> str:
         return f"none: {error}"  # campaigns do without
 
 
-def _workforce(backend: str) -> Workforce:
+def _worker_setup(backend: str) -> WorkerSetup:
     """Isolated processes: one on a GPU, several on the cores of a CPU."""
-    return Workforce(workers=1 if backend.endswith("cuda") else min(8, max(1, (os.cpu_count() or 1) - 1)))
+    return WorkerSetup(workers=1 if backend.endswith("cuda") else min(8, max(1, (os.cpu_count() or 1) - 1)))
 
 
 def stage_facts(folder: Path) -> Section:

@@ -160,14 +160,14 @@ def _wrong_words(subject: _Subject, twin: Runner, golden: NDArray, faults: list[
     keep, put, turn = (
         np.repeat(column[:, None], POINTS, 1) for column in np.array(masks, np.int64).astype(np.uint32).T
     )
-    struck = np.take_along_axis(to_words(golden), index, 1)
+    injected = np.take_along_axis(to_words(golden), index, 1)
     (port,) = feed_sites(subject.table, [OUTPUT])
-    feed = PortFeed(np.where(used, port, NO_SITE), index, keep, put, turn, struck)
+    feed = PortFeed(np.where(used, port, NO_SITE), index, keep, put, turn, injected)
     found = twin.run(_feeds(subject, feed))
     wanted = to_words(golden).copy()
-    np.put_along_axis(wanted, index, np.where(used, feed.faulty, struck), 1)
+    np.put_along_axis(wanted, index, np.where(used, feed.faulty, injected), 1)
     live = live_words(found, subject.table, feed.site)
-    return int(((to_words(found[OUTPUT]) != wanted).any(1) | (used & (live != struck)).any(1)).sum())
+    return int(((to_words(found[OUTPUT]) != wanted).any(1) | (used & (live != injected)).any(1)).sum())
 
 
 def _written(subject: _Subject, site: str, twin: Runner, reference: Runner) -> float:
@@ -200,13 +200,13 @@ def _weight_faults(subject: _Subject) -> Section:
         null = _worst(golden, reference.run(feeds)[OUTPUT])
         for site in weights:
             try:
-                ours = _struck(runner, site.tensor, feeds)
+                ours = _faulty(runner, site.tensor, feeds)
             except TestbedError as error:
                 refused[site.name] = str(error)
                 continue
             if _same(ours, golden):
                 unheard.append(site.name)
-            off[site.name] = _worst(ours, _struck(reference, site.tensor, feeds))
+            off[site.name] = _worst(ours, _faulty(reference, site.tensor, feeds))
         restored = _same(runner.run(feeds)[OUTPUT], golden)
     worst = max(off.values(), default=float("inf"))  # infinite where every weight was refused
     good = restored and not unheard and null <= BOUND and worst <= BOUND
@@ -249,7 +249,7 @@ def _precisions(subject: _Subject) -> Section:
     return {"ok": not bad, **({"reason": ", ".join(bad)} if bad else {}), **found}
 
 
-def _struck(runner: Any, tensor: str, feeds: dict[str, NDArray]) -> NDArray:
+def _faulty(runner: Any, tensor: str, feeds: dict[str, NDArray]) -> NDArray:
     with faulty_weight(runner, tensor, 0, masks_for("random", FP32, value=TWO)):
         output: NDArray = runner.run(feeds)[OUTPUT]
         return output

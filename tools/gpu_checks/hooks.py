@@ -136,30 +136,30 @@ class _Hooked:
     ) -> tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.float32]]:
         """Words before and after in each row's struck element (B,), and logits (B, K)."""
         before, after = (np.zeros(len(faults), np.uint32) for _ in range(2))
-        with exact(), torch.inference_mode(), self._struck(faults, before, after):
+        with exact(), torch.inference_mode(), self._faulty(faults, before, after):
             logits = self._model(torch.from_numpy(images).to(self._device))
             return before, after, logits.cpu().numpy()
 
     @contextmanager
-    def _struck(self, faults: list[_Fault], before: NDArray[np.uint32], after: NDArray[np.uint32]) -> Iterator[None]:
+    def _faulty(self, faults: list[_Fault], before: NDArray[np.uint32], after: NDArray[np.uint32]) -> Iterator[None]:
         at: dict[str, list[int]] = {}
         for row, fault in enumerate(faults):
             at.setdefault(fault.site, []).append(row)
 
-        def strike(rows: list[int], output: Tensor) -> Tensor:
-            struck = output.clone(memory_format=torch.contiguous_format)
-            words = struck.view(len(struck), -1).view(torch.int32)  # as integers: no payload is lost on the way
+        def inject(rows: list[int], output: Tensor) -> Tensor:
+            injected = output.clone(memory_format=torch.contiguous_format)
+            words = injected.view(len(injected), -1).view(torch.int32)  # as integers: no payload is lost on the way
             for row in rows:
                 place = (row, faults[row].index)
                 held = np.array([words[place].item()], np.int32).view(np.float32)
                 made = corrupt(held, *faults[row].masks)
                 before[row], after[row] = as_words(held)[0], as_words(made)[0]
                 words[place] = int(made.view(np.int32)[0])
-            return struck
+            return injected
 
         known = taps(self._model)
         handles = [
-            known[site].register_forward_hook(lambda module, inputs, output, rows=rows: strike(rows, output))
+            known[site].register_forward_hook(lambda module, inputs, output, rows=rows: inject(rows, output))
             for site, rows in at.items()
         ]
         try:

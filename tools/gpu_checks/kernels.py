@@ -122,9 +122,9 @@ def refused(device: cuda.Device) -> Section:
 
 
 def _apply_on_host(values: NDArray, indices: NDArray[np.int64], *masks: Words) -> NDArray:
-    struck = values.copy()
-    native.apply_faults(struck, indices, *masks)
-    return struck
+    faulty = values.copy()
+    native.apply_faults(faulty, indices, *masks)
+    return faulty
 
 
 def _counted(apply: Apply, elements: int) -> dict[str, dict[str, dict[str, int]]]:
@@ -166,13 +166,13 @@ def _values(dtype: np.dtype, elements: int, rng: np.random.Generator) -> NDArray
 
 def _reference(values: NDArray, indices: NDArray[np.int64], *masks: Words) -> NDArray:
     """One fault after the other where an element is struck twice; else all at once, which is the same."""
-    struck = values.copy()
+    faulty = values.copy()
     if len(np.unique(indices)) == len(indices):
-        struck[indices] = corrupt(struck[indices], *masks)
-        return struck
+        faulty[indices] = corrupt(faulty[indices], *masks)
+        return faulty
     for index, *mask in zip(indices, *masks, strict=True):
-        struck[index : index + 1] = corrupt(struck[index : index + 1], *mask)
-    return struck
+        faulty[index : index + 1] = corrupt(faulty[index : index + 1], *mask)
+    return faulty
 
 
 def _port_mismatches(device: cuda.Device, dtype: np.dtype, rows: int, slots: int, elements: int, port: int = 7) -> int:
@@ -230,17 +230,17 @@ def bandwidth(setting: Setting) -> Section:
             one = device.upload(np.zeros((1, 1), dtype))
             alone = cuda.upload_faults(device, 1, np.zeros((1, 1), np.int64), 2**32 - 1, 0, 1)
             copy_s = _seconds(device, launches, partial(cuda.copy, target, values))
-            strike_s = _seconds(device, launches, partial(cuda.launch, values, faults))
+            inject_s = _seconds(device, launches, partial(cuda.launch, values, faults))
             launch_s = _seconds(device, launches, partial(cuda.launch, one, alone))
-            copy, strike = 2 * values.nbytes / copy_s, (2 * values.nbytes + 20 * elements) / strike_s
+            copy, injection = 2 * values.nbytes / copy_s, (2 * values.nbytes + 20 * elements) / inject_s
             found.append(
                 {
                     "format": name,
                     "elements": elements,
                     "copy_gb_per_s": copy / 1e9,
-                    "strike_gb_per_s": strike / 1e9,
-                    "ratio": strike / copy,
-                    "strikes_per_s": elements / strike_s,
+                    "strike_gb_per_s": injection / 1e9,
+                    "ratio": injection / copy,
+                    "strikes_per_s": elements / inject_s,
                     "single_launch_us": launch_s * 1e6,
                 }
             )

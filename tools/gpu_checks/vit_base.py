@@ -10,7 +10,7 @@ import torch
 from testbed import CampaignSpec
 from testbed.campaign.pipeline import run_campaign
 from testbed.campaign.spec.campaign import parse_spec
-from testbed.campaign.work.workforce import Workforce
+from testbed.campaign.work.worker_setup import WorkerSetup
 from testbed.core.folder.runfolder import RunFolder
 
 from .campaigns import cpu_kernels, stage_facts
@@ -36,7 +36,7 @@ def vit_base(setting: Setting) -> Section:
         folder = setting.folder / evaluation
         if setting.gpu:
             torch.cuda.reset_peak_memory_stats()
-        summary = run_campaign(_spec(setting, checked, file, evaluation), folder, workforce=Workforce(workers=0))
+        summary = run_campaign(_spec(setting, checked, file, evaluation), folder, worker_setup=WorkerSetup(workers=0))
         found[evaluation] = {**_speed(folder, summary), **_memory(setting)}
         setting.tell(found)
     return {"ok": True, **found}

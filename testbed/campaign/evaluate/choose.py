@@ -122,7 +122,12 @@ def _prove_suffix(workplace: Workplace, engine: CampaignEngine, sites: Sequence[
         return _suffix(workplace, engine, whole, stages, plan)
 
     proof = prove_suffix(
-        make, whole, lambda strikes: read_live(engine, strikes), len(engine.images), workplace.spec.seed, sites=sites
+        make,
+        whole,
+        lambda injections: read_live(engine, injections),
+        len(engine.images),
+        workplace.spec.seed,
+        sites=sites,
     )
     if proof.plan is None:
         tried = [trial.wrong for trial in proof.record.tried]

@@ -52,13 +52,13 @@ class Evaluated:
         return cls(rows, outputs, np.full(n, how, np.int8), np.zeros(n, np.float32))
 
 
-def gathered(pieces: Iterable[Evaluated], least_bytes: int) -> Iterator[Evaluated]:
+def gathered(chunks: Iterable[Evaluated], least_bytes: int) -> Iterator[Evaluated]:
     """The same strikes in pieces whose outputs hold about ``least_bytes`` or more, but for the last one."""
     waiting: list[Evaluated] = []
     held = 0
-    for piece in pieces:
-        waiting.append(piece)
-        held += piece.outputs.nbytes
+    for chunk in chunks:
+        waiting.append(chunk)
+        held += chunk.outputs.nbytes
         if held >= least_bytes:
             yield _together(waiting)
             waiting, held = [], 0
@@ -66,10 +66,10 @@ def gathered(pieces: Iterable[Evaluated], least_bytes: int) -> Iterator[Evaluate
         yield _together(waiting)
 
 
-def _together(pieces: list[Evaluated]) -> Evaluated:
-    if len(pieces) == 1:
-        return pieces[0]
-    columns = (np.concatenate([getattr(piece, f.name) for piece in pieces]) for f in fields(Evaluated))
+def _together(chunks: list[Evaluated]) -> Evaluated:
+    if len(chunks) == 1:
+        return chunks[0]
+    columns = (np.concatenate([getattr(chunk, f.name) for chunk in chunks]) for f in fields(Evaluated))
     return Evaluated(*columns)
 
 
@@ -83,7 +83,7 @@ class Evaluator(Protocol):
     @property
     def golden(self) -> NDArray[np.float32]: ...
 
-    def evaluate(self, strikes: Injections) -> Iterator[Evaluated]: ...
+    def evaluate(self, injections: Injections) -> Iterator[Evaluated]: ...
 
 
 class OpenPart(Protocol):
@@ -114,9 +114,9 @@ def check_live(ports: PortFeed, live: Words32, table: SiteTable) -> None:
 
     Of a strike at several sites only the first is looked at: what is struck there may change what the others hold.
     """
-    struck = ports.site != NO_SITE
-    first = np.where(struck, ports.site, np.iinfo(np.int64).max).min(axis=1, keepdims=True)
-    wrong = np.argwhere(struck & (ports.site == first) & (live != ports.golden))
+    faulty = ports.site != NO_SITE
+    first = np.where(faulty, ports.site, np.iinfo(np.int64).max).min(axis=1, keepdims=True)
+    wrong = np.argwhere(faulty & (ports.site == first) & (live != ports.golden))
     if len(wrong):
         row, point = wrong[0]
         name = list(table.ports)[ports.site[row, point]]

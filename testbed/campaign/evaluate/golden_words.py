@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.campaign.evaluate.contract import Injections
-from testbed.campaign.evaluate.strikes import injections_of
+from testbed.campaign.evaluate.injections import injections_of
 from testbed.campaign.files import Files, words_file
 from testbed.campaign.folder.engine import CampaignEngine
 from testbed.campaign.folder.workplace import Workplace
@@ -62,28 +62,28 @@ def read_words(path: Path) -> NDArray[np.uint32]:
 def golden_words(workplace: Workplace, plan_slice: PlanSlice) -> Words32:
     """(entries,) of a plan slice of activation faults, strike after strike, element after element."""
     engine = workplace.engine(plan_slice.target, plan_slice.where)
-    _, strikes = injections_of(plan_slice, engine.table, engine.images)
+    _, injections = injections_of(plan_slice, engine.table, engine.images)
     if workplace.spec.engine.precision == "fp32":
-        return _probed(workplace, engine, strikes)
-    return read_live(engine, strikes)[
-        strikes.ports.site != NO_SITE
+        return _probed(workplace, engine, injections)
+    return read_live(engine, injections)[
+        injections.ports.site != NO_SITE
     ]  # in other formats, outputs added to a graph can change where it is rounded
 
 
-def read_live(engine: CampaignEngine, strikes: Injections) -> Words32:
+def read_live(engine: CampaignEngine, injections: Injections) -> Words32:
     """(n, K): what the twin itself tells of each element while something is written there: nothing before a port changes.
 
     One element at a time, as a value written at one site would change what the next one holds.
     """
-    struck = strikes.ports.site != NO_SITE
-    words = np.zeros(struck.shape, np.uint32)
-    for point in range(strikes.ports.points):
-        rows = np.flatnonzero(struck[:, point])
+    faulty = injections.ports.site != NO_SITE
+    words = np.zeros(faulty.shape, np.uint32)
+    for point in range(injections.ports.points):
+        rows = np.flatnonzero(faulty[:, point])
         for start in range(0, len(rows), engine.batch):
             part = rows[start : start + engine.batch]
-            site, index = strikes.ports.site[part, point], strikes.ports.index[part, point]
+            site, index = injections.ports.site[part, point], injections.ports.index[part, point]
             feed = PortFeed.writing(site, index, np.zeros(len(part), np.uint32))
-            _, live = engine.run(strikes.image[part], feed)
+            _, live = engine.run(injections.image[part], feed)
             assert live is not None
             words[part, point] = live[:, 0]
     return words
@@ -98,10 +98,10 @@ class _Entries:
     index: NDArray[np.int64]
 
     @classmethod
-    def of(cls, strikes: Injections) -> _Entries:
-        rows, points = np.nonzero(strikes.ports.site != NO_SITE)
-        ports = strikes.ports
-        return cls(strikes.image[rows], ports.site[rows, points], ports.index[rows, points])
+    def of(cls, injections: Injections) -> _Entries:
+        rows, points = np.nonzero(injections.ports.site != NO_SITE)
+        ports = injections.ports
+        return cls(injections.image[rows], ports.site[rows, points], ports.index[rows, points])
 
     def by_site(self, names: list[str]) -> Iterator[tuple[str, NDArray[np.int64]]]:
         order = np.argsort(self.site, kind="stable")
@@ -110,9 +110,9 @@ class _Entries:
             yield names[site], part
 
 
-def _probed(workplace: Workplace, engine: CampaignEngine, strikes: Injections) -> Words32:
+def _probed(workplace: Workplace, engine: CampaignEngine, injections: Injections) -> Words32:
     """One fault-free pass over the images, through the twin with its live tensors as extra outputs."""
-    entries = _Entries.of(strikes)
+    entries = _Entries.of(injections)
     words = np.empty(len(entries.index), np.uint32)
     if not len(words):
         return words

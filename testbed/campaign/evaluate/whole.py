@@ -23,10 +23,10 @@ class WholeTwin:
     def golden(self) -> NDArray[np.float32]:
         return self.engine.golden
 
-    def evaluate(self, strikes: Injections) -> Iterator[Evaluated]:
-        for start in range(0, len(strikes), self.engine.batch):
-            rows = np.arange(start, min(start + self.engine.batch, len(strikes)))
-            part = strikes.take(rows)
+    def evaluate(self, injections: Injections) -> Iterator[Evaluated]:
+        for start in range(0, len(injections), self.engine.batch):
+            rows = np.arange(start, min(start + self.engine.batch, len(injections)))
+            part = injections.take(rows)
             outputs, live = self.engine.run(part.image, part.ports)
             assert live is not None
             check_live(part.ports, live, self.engine.table)
@@ -39,10 +39,10 @@ def whole_weights(engine: CampaignEngine) -> RunWhole:
     runner = engine.runner
     assert isinstance(runner, WeightInjector)
 
-    def strike(places: Sequence[WeightFault]) -> FaultyRun:
+    def inject(places: Sequence[WeightFault]) -> FaultyRun:
         if not places:
             return FaultyRun(engine.golden, [], How.WHOLE)
         with faulty_weights(runner, places) as words:
             return FaultyRun(engine.outputs(), list(words), How.WHOLE)
 
-    return strike
+    return inject

@@ -100,8 +100,8 @@ def zero_fault_slice(
     return PlanSlice(target, where, table_of(faults))
 
 
-def zero_fault(strike: FaultRunner, plan_slice: PlanSlice, words: Words32) -> tuple[int, int]:
+def zero_fault(runner: FaultRunner, plan_slice: PlanSlice, words: Words32) -> tuple[int, int]:
     """(rows run, rows that are not bit-identical to the engine golden). words: golden words of the plan slice's elements."""
-    table = strike.rows(plan_slice, words)
+    table = runner.rows(plan_slice, words)
     outcomes = table.column("outcome").cast(pa.string()).to_pylist()
     return table.num_rows, sum(outcome != "identical" for outcome in outcomes)

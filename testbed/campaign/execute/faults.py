@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from testbed.analysis.outputs.outcome import Outcomes
 from testbed.campaign.evaluate.contract import Evaluated, Evaluator, Injections, RunWhole, gathered
-from testbed.campaign.evaluate.strikes import injections_of, with_golden_words
+from testbed.campaign.evaluate.injections import injections_of, with_golden_words
 from testbed.campaign.evaluate.whole import whole_weights
 from testbed.campaign.execute.rows import Injected, RowFacts, result_rows, unknown_outcomes
 from testbed.campaign.folder.engine import CampaignEngine
@@ -44,17 +44,17 @@ class FaultRunner(Protocol):
 
 
 class ActivationFaultRunner:
-    """Faults that strike tensors while the engine runs. words: golden words (see `strikes.with_golden_words`)."""
+    """Faults that strike tensors while the engine runs. words: golden words (see `injections.with_golden_words`)."""
 
     def __init__(self, engine: CampaignEngine, evaluator: Evaluator, judge: Judge) -> None:
         self.engine, self.evaluator, self.judge = engine, evaluator, judge
 
     def rows(self, plan_slice: PlanSlice, words: Words32) -> pa.Table:
-        fault, strikes = self._strikes(plan_slice, words)
-        parts = list(self._judged(strikes))
+        fault, injections = self._injections(plan_slice, words)
+        parts = list(self._judged(injections))
         order = np.argsort(np.concatenate([part.rows for part in parts]), kind="stable")
         injected = Injected(
-            _known(fault, strikes),
+            _known(fault, injections),
             logits=_joined([part.logits for part in parts], order),
             how=np.concatenate([part.how for part in parts])[order],
             bound=np.concatenate([part.bound for part in parts])[order],
@@ -63,26 +63,26 @@ class ActivationFaultRunner:
         return result_rows(plan_slice.table, injected, outcomes, self.engine.images, self.engine.runner.info)
 
     def blamed(self, plan_slice: PlanSlice, words: Words32, due: str) -> pa.Table:
-        known = _known(*self._strikes(plan_slice, words))
+        known = _known(*self._injections(plan_slice, words))
         return _blamed(self.engine, self.judge, plan_slice, known, due)
 
-    def _strikes(self, plan_slice: PlanSlice, words: Words32) -> tuple[NDArray[np.int64], Injections]:
+    def _injections(self, plan_slice: PlanSlice, words: Words32) -> tuple[NDArray[np.int64], Injections]:
         """(n,) which fault of the plan slice each strike belongs to, and the strikes with their golden words."""
-        fault, strikes = injections_of(plan_slice, self.engine.table, self.engine.images)
-        return fault, with_golden_words(strikes, words)
+        fault, injections = injections_of(plan_slice, self.engine.table, self.engine.images)
+        return fault, with_golden_words(injections, words)
 
-    def _judged(self, strikes: Injections) -> Iterator[_OutcomesPart]:
+    def _judged(self, injections: Injections) -> Iterator[_OutcomesPart]:
         """Piece by piece, so that outputs of many elements are never all in memory; not too small ones, as each costs."""
-        for evaluated in gathered(self.evaluator.evaluate(strikes), _JUDGED_BYTES):
-            outcomes = self.judge.outcomes(self.engine, evaluated.outputs, strikes.image[evaluated.rows])
+        for evaluated in gathered(self.evaluator.evaluate(injections), _JUDGED_BYTES):
+            outcomes = self.judge.outcomes(self.engine, evaluated.outputs, injections.image[evaluated.rows])
             logits = evaluated.outputs if self.engine.side.has_classes else None
             yield _OutcomesPart(evaluated, outcomes, logits)
 
 
-def _known(fault: NDArray[np.int64], strikes: Injections) -> RowFacts:
+def _known(fault: NDArray[np.int64], injections: Injections) -> RowFacts:
     """What is known of the first struck element of each injection. fault: (n,)."""
-    ports = strikes.ports
-    return RowFacts(fault, strikes.image, ports.golden[:, 0], ports.faulty[:, 0])
+    ports = injections.ports
+    return RowFacts(fault, injections.image, ports.golden[:, 0], ports.faulty[:, 0])
 
 
 class _OutcomesPart(NamedTuple):
@@ -109,19 +109,19 @@ class WeightFaultRunner:
     strike: gives the outputs while some weights are struck; the whole engine's unless a faster one is given.
     """
 
-    def __init__(self, engine: CampaignEngine, judge: Judge, strike: RunWhole | None = None) -> None:
+    def __init__(self, engine: CampaignEngine, judge: Judge, run_whole: RunWhole | None = None) -> None:
         self.engine, self.judge = engine, judge
-        self._strike = strike or whole_weights(engine)
+        self._run_whole = run_whole or whole_weights(engine)
 
     def rows(self, plan_slice: PlanSlice, words: Words32) -> pa.Table:
         n = len(self.engine.images)
         faulty = [self.inject(plan_slice, fault) for fault in range(len(plan_slice))]
         image = np.tile(np.arange(n), len(plan_slice))
-        outputs = np.concatenate([struck.outputs for struck in faulty])
+        outputs = np.concatenate([injected.outputs for injected in faulty])
         injected = Injected(
             RowFacts(np.repeat(np.arange(len(plan_slice)), n), image, *_first_words(faulty, n)),
             logits=outputs if self.engine.side.has_classes else None,
-            how=np.repeat(np.array([struck.how for struck in faulty], np.int8), n),
+            how=np.repeat(np.array([injected.how for injected in faulty], np.int8), n),
             bound=np.zeros(len(image), np.float32),
         )
         outcomes = self.judge.outcomes(self.engine, outputs, image)
@@ -137,16 +137,16 @@ class WeightFaultRunner:
 
     def inject(self, plan_slice: PlanSlice, fault: int) -> FaultyOutputs:
         """Raises EngineError."""
-        faulty = self._strike(plan_slice.points.weights(fault, self.engine.table))
+        faulty = self._run_whole(plan_slice.points.weights(fault, self.engine.table))
         before, after = faulty.words[0]
         return FaultyOutputs(faulty.outputs, to_words(before), to_words(after), faulty.how)
 
     def _fault_words(self, plan_slice: PlanSlice, fault: int) -> FaultyOutputs:
         runner = self.engine.runner
         assert isinstance(runner, WeightInjector)
-        struck = plan_slice.points.weights(fault, self.engine.table)[0]
-        before = runner.weight(struck.tensor).reshape(-1)[struck.index]
-        after = corrupt(before, struck.and_mask, struck.or_mask, struck.xor_mask)
+        injected = plan_slice.points.weights(fault, self.engine.table)[0]
+        before = runner.weight(injected.tensor).reshape(-1)[injected.index]
+        after = corrupt(before, injected.and_mask, injected.or_mask, injected.xor_mask)
         return FaultyOutputs(self.engine.golden, to_words(before), to_words(after), How.WHOLE)
 
 
@@ -160,11 +160,11 @@ class FaultyOutputs(NamedTuple):
     how: How
 
 
-def _first_words(struck: list[FaultyOutputs], images: int) -> tuple[Words32, Words32]:
+def _first_words(injected: list[FaultyOutputs], images: int) -> tuple[Words32, Words32]:
     """Words before and after of the first struck element of each fault, for every image."""
     return (
-        np.repeat(np.array([outputs.before[0] for outputs in struck], np.uint32), images),
-        np.repeat(np.array([outputs.after[0] for outputs in struck], np.uint32), images),
+        np.repeat(np.array([outputs.before[0] for outputs in injected], np.uint32), images),
+        np.repeat(np.array([outputs.after[0] for outputs in injected], np.uint32), images),
     )
 
 

@@ -27,26 +27,26 @@ class Worker:
 
     def __init__(self, workplace: Workplace) -> None:
         self.workplace = workplace
-        self._strikes: dict[tuple[str, str], FaultRunner] = {}
+        self._injections: dict[tuple[str, str], FaultRunner] = {}
 
     def golden(self) -> dict[str, str]:
         return self.workplace.golden_hashes()
 
     def golden_seconds(self, unit: Unit, faults: int) -> float:
         plan_slice, _ = self._work(unit, [0])
-        self._strike(plan_slice)  # opens the engine, and its evaluation
+        self._inject(plan_slice)  # opens the engine, and its evaluation
         engine = self.workplace.engine(plan_slice.target, plan_slice.where)
         rows = faults * unit.rows / len(unit)
         return engine.seconds_per_batch * math.ceil(rows / engine.batch)
 
     def run(self, unit: Unit, faults: Sequence[int] | None = None, retried: bool = False) -> bytes:
         plan_slice, words = self._work(unit, faults)
-        rows = self._strike(plan_slice).rows(plan_slice, words)
+        rows = self._inject(plan_slice).rows(plan_slice, words)
         return as_stream(flagged(rows) if retried else rows)
 
     def blame(self, unit: Unit, faults: Sequence[int], due: Due) -> bytes:
         plan_slice, words = self._work(unit, faults)
-        return as_stream(self._strike(plan_slice).blamed(plan_slice, words, due))
+        return as_stream(self._inject(plan_slice).blamed(plan_slice, words, due))
 
     def engine_seconds(self) -> float:
         return self.workplace.engine_seconds
@@ -54,11 +54,11 @@ class Worker:
     def close(self) -> None:
         self.workplace.close()
 
-    def _strike(self, plan_slice: PlanSlice) -> FaultRunner:
+    def _inject(self, plan_slice: PlanSlice) -> FaultRunner:
         key = (plan_slice.target, plan_slice.where)
-        if key not in self._strikes:
-            self._strikes[key] = fault_runner_for(self.workplace, *key)
-        return self._strikes[key]
+        if key not in self._injections:
+            self._injections[key] = fault_runner_for(self.workplace, *key)
+        return self._injections[key]
 
     def _work(self, unit: Unit, faults: Sequence[int] | None) -> tuple[PlanSlice, NDArray[np.uint32]]:
         """The faults of a unit, or some of them, with their golden words."""

@@ -160,10 +160,10 @@ class AdaptivePlanner:
         ids = plan.column("fault_id").to_numpy()
         first, faults = int(ids[0]), len(ids)
         seen, events = np.zeros(faults), np.zeros(faults)
-        for piece in rows:
-            number = piece.column("fault_id").to_numpy() - first
+        for chunk in rows:
+            number = chunk.column("fault_id").to_numpy() - first
             of_round = (number >= 0) & (number < faults)
-            event = self._is_event(piece.column("outcome"))
+            event = self._is_event(chunk.column("outcome"))
             seen += np.bincount(number[of_round], minlength=faults)
             events += np.bincount(number[of_round], event[of_round], faults)
         if not seen.all():

@@ -142,7 +142,7 @@ class Draw:
     index: int
     masks: Masks
     image_id: str | None
-    struck: FaultWords | None = field(default=None, compare=False)
+    faulty: FaultWords | None = field(default=None, compare=False)
 
 
 def strata(spec: FaultSpec, table: SiteTable, tier_images: Sequence[Sequence[str]]) -> Iterator[Stratum]:
@@ -202,8 +202,8 @@ def draw_at(stratum: Stratum, number: int, chosen: int, rng: np.random.Generator
     if stratum.pattern == "single":
         word = int(rng.integers(1 << stratum.site.format.bits)) if stratum.op == "random" else 0
         return Draw(number, position, masks_for(stratum.op, stratum.site.format, stratum.bit, word), image_id)
-    struck = _draw_words(stratum, position, rng)
-    return Draw(number, *struck.first, image_id, struck)
+    faulty = _draw_words(stratum, position, rng)
+    return Draw(number, *faulty.first, image_id, faulty)
 
 
 def _draw_words(stratum: Stratum, position: int, rng: np.random.Generator) -> FaultWords:

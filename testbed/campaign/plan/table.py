@@ -37,7 +37,7 @@ class PlannedFault(NamedTuple):
     """One row of the plan, and all its words where they are more than one."""
 
     row: dict[str, Any]
-    struck: FaultWords | None
+    faulty: FaultWords | None
 
 
 class PlanPart(NamedTuple):
@@ -75,11 +75,11 @@ def _faults(
 
 def planned_fault(stratum: Stratum, draw: Draw, table: SiteTable, facts: Mapping[str, Any]) -> PlannedFault:
     """A draw as a row of the plan. facts: what the stratum does not know: its number, the inclusion probability, ..."""
-    struck = draw.struck
-    site = stratum.site if struck is None else table[struck.sites[0]]
+    faulty = draw.faulty
+    site = stratum.site if faulty is None else table[faulty.sites[0]]
     row = fault_row(stratum.target, site, stratum.op, stratum.bit, draw.index, draw.masks, draw.image_id)
     row |= {
-        "points": 1 if struck is None else len(struck),
+        "points": 1 if faulty is None else len(faulty),
         "pattern": stratum.pattern,
         "scope": "persistent" if stratum.persistent else "inference",
         "draw": draw.number,
@@ -87,7 +87,7 @@ def planned_fault(stratum: Stratum, draw: Draw, table: SiteTable, facts: Mapping
         "tier": stratum.tier,
         **facts,
     }
-    return PlannedFault(row, struck)
+    return PlannedFault(row, faulty)
 
 
 def in_parts(faults: Iterable[PlannedFault], first: int = 0) -> Iterator[PlanPart]:
@@ -97,9 +97,9 @@ def in_parts(faults: Iterable[PlannedFault], first: int = 0) -> Iterator[PlanPar
     words, parts = 0, 0
     for number, fault in enumerate(faults, first):
         rows.append(fault.row | {"fault_id": number})
-        if fault.struck is not None and len(fault.struck) > 1:
-            several.append((number, fault.struck))
-            words += len(fault.struck)
+        if fault.faulty is not None and len(fault.faulty) > 1:
+            several.append((number, fault.faulty))
+            words += len(fault.faulty)
         if len(rows) >= _PART_FAULTS or words >= _PART_WORDS:
             yield PlanPart(table_of(rows), _points(several))
             rows, several, words, parts = [], [], 0, parts + 1
@@ -145,14 +145,14 @@ def table_of(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
 
 
 def _points(several: Sequence[tuple[int, FaultWords]]) -> pa.Table:
-    sizes = [len(struck) for _, struck in several]
-    masks = np.concatenate([np.zeros((0, 3), np.uint32), *(struck.masks for _, struck in several)])
-    sites = [name for _, struck in several for name in struck.sites]
+    sizes = [len(faulty) for _, faulty in several]
+    masks = np.concatenate([np.zeros((0, 3), np.uint32), *(faulty.masks for _, faulty in several)])
+    sites = [name for _, faulty in several for name in faulty.sites]
     columns = {
         "fault_id": np.repeat(np.array([number for number, _ in several], np.int64), sizes),
         "point": np.concatenate([np.zeros(0, np.int32), *(np.arange(size, dtype=np.int32) for size in sizes)]),
         "site": pa.array(sites, pa.string()).dictionary_encode(),
-        "index": np.concatenate([np.zeros(0, np.int64), *(struck.index for _, struck in several)]),
+        "index": np.concatenate([np.zeros(0, np.int64), *(faulty.index for _, faulty in several)]),
         "and_mask": masks[:, 0],
         "or_mask": masks[:, 1],
         "xor_mask": masks[:, 2],

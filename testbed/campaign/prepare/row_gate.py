@@ -125,11 +125,11 @@ def _elsewhere(
     return ""
 
 
-def _loud(engine: CampaignEngine, sites: list[Site], struck: NDArray[np.bool_], rng: np.random.Generator) -> PortFeed:
+def _loud(engine: CampaignEngine, sites: list[Site], injected: NDArray[np.bool_], rng: np.random.Generator) -> PortFeed:
     """A loud word each at a random element of a random site, in these rows."""
-    site, index = np.full(len(struck), NO_SITE, np.int64), np.zeros(len(struck), np.int64)
-    words = np.zeros(len(struck), np.uint32)
-    for row in np.flatnonzero(struck):
+    site, index = np.full(len(injected), NO_SITE, np.int64), np.zeros(len(injected), np.int64)
+    words = np.zeros(len(injected), np.uint32)
+    for row in np.flatnonzero(injected):
         chosen = sites[int(rng.integers(len(sites)))]
         site[row], index[row] = engine.table.ports[chosen.name], int(rng.integers(chosen.elements))
         words[row] = _word(chosen.format, rng)

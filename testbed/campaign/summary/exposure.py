@@ -25,12 +25,12 @@ def site_exposures(spec: CampaignSpec, tables: Mapping[str, SiteTable]) -> dict[
     pattern that matches none of them."""
     if spec.exposure is None:
         return {}
-    struck = {
+    faulty = {
         site.name: site
         for section in spec.faults
         for site in tables[section.target].select(section.where, section.sites)
     }
-    return exposures(struck.values(), spec.exposure.sites, spec.exposure.per_bit)
+    return exposures(faulty.values(), spec.exposure.sites, spec.exposure.per_bit)
 
 
 def contributions(
@@ -46,7 +46,7 @@ def contributions(
     exposure = {site: weight for site, weight in site_exposures(spec, tables).items() if weight > 0}
     if spec.exposure is None:
         return None
-    struck = _faulty_sites(spec, tables)
+    faulty = _faulty_sites(spec, tables)
     models: list[dict[str, Any]] = []
     wholes: dict[FaultModel, dict[str, Contribution]] = {}
     for rates in fault_models(tally, population, spec.confidence):
@@ -55,7 +55,7 @@ def contributions(
         if not by_site:
             continue
         sampled = sum(exposure[site] for site in by_site)
-        missing = [site for site in struck.get(rates.model, ()) if site in exposure and site not in by_site]
+        missing = [site for site in faulty.get(rates.model, ()) if site in exposure and site not in by_site]
         unsampled = sum(exposure[site] for site in missing)
         rate = rates.over_sites(exposure)
         whole = {measure: with_unsampled(contribution(sampled, rate[measure]), unsampled) for measure in measures}

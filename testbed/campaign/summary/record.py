@@ -141,7 +141,7 @@ class SummaryEngine(SummaryPart):
     threads: _NonNegative
 
 
-class StruckEngine(SummaryPart):
+class FaultyEngine(SummaryPart):
     """An engine in which faults were run."""
 
     target: str
@@ -191,7 +191,7 @@ class Summary(SummaryPart):
     tiers: list[SummaryTier]
     images: SummaryImages | None = None
     engine: SummaryEngine
-    engines: list[StruckEngine]
+    engines: list[FaultyEngine]
     zero_fault: ZeroFaultFacts
     drift: DriftFacts
     parity: list[ParityFacts] = Field(default_factory=list)

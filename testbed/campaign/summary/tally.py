@@ -121,7 +121,7 @@ class Tally:
     @classmethod
     def of(cls, results: Path) -> Tally:
         tally = cls()
-        for rows in _whole_faults(_pieces(results, tally._numbered)):
+        for rows in _whole_faults(_chunks(results, tally._numbered)):
             tally._add(rows)
         return tally
 
@@ -154,11 +154,11 @@ class Tally:
             "nonfinite": rows["nonfinite"],
         }
         for measure, event in seen.items():
-            struck = np.add.reduceat(event.astype(np.int64), fault)
-            self.faults[measure].add(stratum[fault], profile[fault], fault_rows, struck)
-            struck = np.add.reduceat(event.astype(np.int64), cell)
+            faulty = np.add.reduceat(event.astype(np.int64), fault)
+            self.faults[measure].add(stratum[fault], profile[fault], fault_rows, faulty)
+            faulty = np.add.reduceat(event.astype(np.int64), cell)
             cells = stratum[cell], profile[cell], tier[cell], cluster_rows[cell]
-            self.tiers[measure].add(*cells, cell_rows, struck)
+            self.tiers[measure].add(*cells, cell_rows, faulty)
 
     def _profile(self, rows: KeyColumns) -> Int64s:
         """(rows,) number of each row's profile."""
@@ -194,16 +194,16 @@ def _coded(column: pa.DictionaryArray, numbers: dict[str | None, int]) -> Int64s
     return new_codes[codes]
 
 
-def _pieces(path: Path, numbered: Callable[[pa.RecordBatch], KeyColumns]) -> Iterator[KeyColumns]:
+def _chunks(path: Path, numbered: Callable[[pa.RecordBatch], KeyColumns]) -> Iterator[KeyColumns]:
     for rows in RESULT_TABLE.batches(path, _COLUMNS, _ROWS_AT_ONCE):
         yield from map(numbered, rows.combine_chunks().to_batches())
 
 
-def _whole_faults(pieces: Iterator[KeyColumns]) -> Iterator[KeyColumns]:
+def _whole_faults(chunks: Iterator[KeyColumns]) -> Iterator[KeyColumns]:
     """The same rows, cut only between faults."""
     rest: KeyColumns = {}
-    for piece in pieces:
-        rows = {name: np.concatenate([rest[name], piece[name]]) for name in piece} if rest else piece
+    for chunk in chunks:
+        rows = {name: np.concatenate([rest[name], chunk[name]]) for name in chunk} if rest else chunk
         last = int(_starts(rows["fault_id"])[-1]) if len(rows["fault_id"]) else 0
         rest = {name: column[last:] for name, column in rows.items()}
         if last:

@@ -91,14 +91,14 @@ class WorkerSlot:
         for delay_s in self._delays():
             self._wait(delay_s)
             try:
-                return join_streams(list(self._pieces(unit, range(len(unit)))))
+                return join_streams(list(self._chunks(unit, range(len(unit)))))
             except Lost as loss:
                 self.tally.losses += 1
                 why = str(loss)
                 self._discard()
         raise Left(why)
 
-    def _pieces(self, unit: Unit, faults: range) -> Iterator[bytes]:
+    def _chunks(self, unit: Unit, faults: range) -> Iterator[bytes]:
         try:
             yield self._run(unit, faults)
             return
@@ -108,8 +108,8 @@ class WorkerSlot:
             yield self._verdict(unit, faults)
             return
         middle = len(faults) // 2
-        yield from self._pieces(unit, faults[:middle])
-        yield from self._pieces(unit, faults[middle:])
+        yield from self._chunks(unit, faults[:middle])
+        yield from self._chunks(unit, faults[middle:])
 
     def _verdict(self, unit: Unit, fault: range) -> bytes:
         """Rows of a fault that failed alone: DUE if it fails each time again."""

@@ -196,15 +196,15 @@ class FittedTable:
 class _Flow:
     """Pieces of text in lines, indented; none is broken that fits a line."""
 
-    pieces: Sequence[str]
+    chunks: Sequence[str]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         line = ""
-        for piece in self.pieces:
-            longer = f"{line}{' ' * _GAP}{piece}" if line else f"  {piece}"
+        for chunk in self.chunks:
+            longer = f"{line}{' ' * _GAP}{chunk}" if line else f"  {chunk}"
             if line and cell_len(longer) > options.max_width:
                 yield Prose(line, indent=4)
-                longer = f"  {piece}"
+                longer = f"  {chunk}"
             line = longer
         yield Prose(line, indent=4)
 

@@ -169,7 +169,7 @@ def _pairs(text: str) -> dict[str, Any]:
     """ "imagenet,crop=0.9,mean=0.1 0.2 0.3": a list has spaces or slashes between its numbers, or is bracketed."""
     values: dict[str, Any] = {}
     for part in _split_at_commas(text):
-        key, equals, value = (piece.strip() for piece in part.partition("="))
+        key, equals, value = (chunk.strip() for chunk in part.partition("="))
         if not equals:
             if values or key not in PREPROCESS:
                 raise UsageError(

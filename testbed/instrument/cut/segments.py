@@ -22,7 +22,7 @@ FLAT_SHAPE: NDArray[np.int64] = np.array([0, -1], np.int64)
 """What a segment's input ``FLAT`` is to be fed."""
 
 
-def segment(flow: Flow, inputs: Sequence[str], outputs: Sequence[str]) -> ModelProto:
+def cut_segment(flow: Flow, inputs: Sequence[str], outputs: Sequence[str]) -> ModelProto:
     """``outputs`` as a function of ``inputs``, both led by the batch.
 
     Raises CannotCut where another tensor that depends on the image is needed.

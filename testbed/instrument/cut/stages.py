@@ -166,7 +166,7 @@ def _stage(flow: Flow, table: SiteTable, number: int, start: str, end: str) -> S
     return Stage(number, start, end, sites, rowed)
 
 
-def _rowed(flow: Flow, places: Sequence[int], start: str, end: str, struck: set[str]) -> Rowed | None:
+def _rowed(flow: Flow, places: Sequence[int], start: str, end: str, faulty: set[str]) -> Rowed | None:
     needed = needs(flow, places, {end: AxisRows(TOKENS)})
     by_rows = {p for p in places if all(_by_rows(needed, name) for name in flow.nodes[p].output)}
     apart = {p for p in by_rows if not _reaches(flow, places, p) & (set(places) - by_rows)}
@@ -174,11 +174,11 @@ def _rowed(flow: Flow, places: Sequence[int], start: str, end: str, struck: set[
     if not meeting:
         if apart != set(places):
             return None
-        return Rowed((start,), None, None, _stage_part(flow, places, {end: AxisRows(TOKENS)}, struck))
+        return Rowed((start,), None, None, _stage_part(flow, places, {end: AxisRows(TOKENS)}, faulty))
     back = {p for p in apart if p in meeting or any(p in _reaches(flow, places, m) for m in meeting)}
     tail = {p for p in back if p not in meeting and not _reaches(flow, places, p) & meeting}
-    middle = _with_layout(flow, back - tail, struck)
-    tail_part = _stage_part(flow, sorted(tail), {end: AxisRows(TOKENS)}, struck)
+    middle = _with_layout(flow, back - tail, faulty)
+    tail_part = _stage_part(flow, sorted(tail), {end: AxisRows(TOKENS)}, faulty)
     out: dict[str, AxisRows] = {}
     made = {n for p in middle for n in flow.nodes[p].output}
     for name, need in tail_part.inputs.items():
@@ -186,28 +186,28 @@ def _rowed(flow: Flow, places: Sequence[int], start: str, end: str, struck: set[
             return None
         if name in made:
             out[name] = need
-    middle_part = _stage_part(flow, sorted(middle), out, struck)
+    middle_part = _stage_part(flow, sorted(middle), out, faulty)
     inputs = list(dict.fromkeys((*middle_part.inputs, *(n for n in tail_part.inputs if n not in made))))
     for name in (*inputs, *out):
         flow.per_image(name)
-    front = _front(flow, start, [n for n in inputs if n != start], struck)
+    front = _front(flow, start, [n for n in inputs if n != start], faulty)
     return Rowed(tuple(inputs), front, middle_part, tail_part)
 
 
-def _front(flow: Flow, start: str, outputs: Sequence[str], struck: set[str]) -> StagePart | None:
+def _front(flow: Flow, start: str, outputs: Sequence[str], faulty: set[str]) -> StagePart | None:
     places = flow.between([start], outputs)
     axes = rowwise(flow, places, start, TOKENS)
     if any(name not in axes for name in outputs):
         return None
-    inside = {name: axis for name, axis in axes.items() if name in struck and name not in outputs}
+    inside = {name: axis for name, axis in axes.items() if name in faulty and name not in outputs}
     return StagePart({start: AxisRows(TOKENS)}, {name: AxisRows(axes[name]) for name in outputs}, inside)
 
 
-def _stage_part(flow: Flow, places: Sequence[int], outputs: Mapping[str, AxisRows], struck: set[str]) -> StagePart:
+def _stage_part(flow: Flow, places: Sequence[int], outputs: Mapping[str, AxisRows], faulty: set[str]) -> StagePart:
     needed = needs(flow, places, outputs)
     made = {name for index in places for name in flow.nodes[index].output}
     inputs = {name: need for name, need in needed.tensors.items() if name not in made}
-    inside = {n: need.axis for n in needed.tensors if n in struck & made and (need := needed.rows(n)) is not None}
+    inside = {n: need.axis for n in needed.tensors if n in faulty & made and (need := needed.rows(n)) is not None}
     return StagePart(inputs, outputs, {n: axis for n, axis in inside.items() if n not in outputs})
 
 
@@ -215,20 +215,20 @@ def _by_rows(needed: Needs, tensor: str) -> bool:
     return tensor not in needed.tensors or needed.rows(tensor) is not None
 
 
-def _with_layout(flow: Flow, places: set[int], struck: set[str]) -> set[int]:
+def _with_layout(flow: Flow, places: set[int], faulty: set[str]) -> set[int]:
     """And the nodes that only lay a struck tensor out anew for them: what is taken is then the struck tensor itself."""
     made = {name for index in places for name in flow.nodes[index].output}
     taken = {n for index in places for n in flow.live_inputs(flow.nodes[index]) if n not in made}
     more: set[int] = set()
     for name in taken:
         path: list[int] = []
-        while name not in struck and name in flow.producer:
+        while name not in faulty and name in flow.producer:
             node = flow.nodes[flow.producer[name]]
             if node.op_type not in LAYOUT or len(flow.live_inputs(node)) != 1:
                 break
             path.append(flow.producer[name])
             (name,) = flow.live_inputs(node)
-        more |= set(path) if name in struck else set()
+        more |= set(path) if name in faulty else set()
     return places | more
 
 

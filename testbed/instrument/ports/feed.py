@@ -87,8 +87,8 @@ class PortFeed:
         return cls(site, index, none, words, none, none)
 
     def _check(self, table: SiteTable) -> None:
-        struck = self.site != NO_SITE
-        index, sites = self.index[struck], self.site[struck]
+        injected = self.site != NO_SITE
+        index, sites = self.index[injected], self.site[injected]
         sizes = _sizes(table)[sites]
         if len(wrong := np.flatnonzero((index < 0) | (index >= sizes))):
             name = list(table.ports)[sites[wrong[0]]]
@@ -141,9 +141,9 @@ class PortFeed:
         A port of standard operators writes all points of a row: what is not meant for it, as the value that it found in
         element 0. Repeated points write one value to one element, and a row of one site leaves no port with both.
         """
-        struck = self.site != NO_SITE
-        a_used = struck.argmax(axis=1)[:, None]
-        order = np.where(struck, np.arange(self.points), a_used)
+        injected = self.site != NO_SITE
+        a_used = injected.argmax(axis=1)[:, None]
+        order = np.where(injected, np.arange(self.points), a_used)
         filled = PortFeed(*(np.take_along_axis(getattr(self, field.name), order, 1) for field in fields(self)))
         if len(mixed := np.flatnonzero((filled.site != filled.site[:, :1]).any(axis=1))):
             names = list(table.ports)
@@ -152,7 +152,7 @@ class PortFeed:
                 f"a fault at several sites ({several}) in one inference cannot be fed to ports = {table.mechanism!r};"
                 f" set engine.ports = {OP!r}"
             )
-        own = np.sort(np.where(struck, self.index, -1 - np.arange(self.points)), axis=1)
+        own = np.sort(np.where(injected, self.index, -1 - np.arange(self.points)), axis=1)
         if (own[:, 1:] == own[:, :-1]).any():
             raise ValueError("two points of one fault strike the same element: combine their masks")
         return filled

@@ -74,10 +74,10 @@ def instrument(plain: bytes, table: SiteTable) -> ModelProto:
         raise TestbedError(f"the ONNX graph has no tensor named {missing[0]!r}; instrument the file it was listed from")
     nodes = ports.shared
     for node in graph.node:
-        struck = [by_tensor[name] for name in node.output if name in by_tensor]
+        faulty = [by_tensor[name] for name in node.output if name in by_tensor]
         node.output[:] = [f"{name}/live" if name in by_tensor else name for name in node.output]
         nodes.append(node)
-        for site in struck:
+        for site in faulty:
             nodes.extend(build(ports, site, table.ports[site.name]))
     for format_name in formats(table):
         nodes.extend(_live(format_name, [s for s in by_tensor.values() if s.format_name == format_name], table, ports))

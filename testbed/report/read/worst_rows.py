@@ -93,8 +93,8 @@ def _outcome_counts(path: Path) -> pa.Table:
     """Rows (``count_all``) per stratum, bit class and outcome, read in pieces: there may be many more than fit."""
     cells = [*_STRATUM, "outcome"]
     total: pa.Table | None = None
-    for piece in _pieces(path, cells):
-        counts = _plain(piece).group_by(cells).aggregate([([], "count_all")])
+    for chunk in _chunks(path, cells):
+        counts = _plain(chunk).group_by(cells).aggregate([([], "count_all")])
         if total is not None:
             both = pa.concat_tables([total, counts])
             counts = both.group_by(cells).aggregate([("count_all", "sum")]).rename_columns([*cells, "count_all"])
@@ -104,7 +104,7 @@ def _outcome_counts(path: Path) -> pa.Table:
     return total
 
 
-def _pieces(path: Path, columns: Sequence[str]) -> Iterator[pa.Table]:
+def _chunks(path: Path, columns: Sequence[str]) -> Iterator[pa.Table]:
     """Raises StaleArtefact for an unreadable file or one without these columns."""
     yield from (PLAN_TABLE if path.name == PLAN else RESULT_TABLE).batches(path, columns)
 
@@ -117,8 +117,8 @@ def _composition(rows: pd.DataFrame) -> Composition:
 
 def _population(run: Path) -> dict[int, int]:
     population: dict[int, int] = {}
-    for piece in _pieces(run / PLAN, ["stratum", "population"]):
-        population.update(zip(*(piece[name].to_pylist() for name in ("stratum", "population")), strict=True))
+    for chunk in _chunks(run / PLAN, ["stratum", "population"]):
+        population.update(zip(*(chunk[name].to_pylist() for name in ("stratum", "population")), strict=True))
     return population
 
 
@@ -141,8 +141,8 @@ def worst_ended(run: Path, where: str, limit: int) -> list[WorstFault]:
 def _worst(run: Path, where: str, condition: pc.Expression, limit: int) -> list[WorstFault]:
     chosen = (pc.field("target") == "model") & (pc.field("where") == where) & condition
     best: Any = pd.DataFrame()
-    for piece in _pieces(run / RESULTS, [*_SHOWN, "target", "outcome", "nonfinite"]):
-        rows = _plain(piece).filter(chosen).select(_SHOWN)
+    for chunk in _chunks(run / RESULTS, [*_SHOWN, "target", "outcome", "nonfinite"]):
+        rows = _plain(chunk).filter(chosen).select(_SHOWN)
         frame = rows.to_pandas(types_mapper={pa.int16(): pd.Int16Dtype()}.get)
         best = _ranked(pd.concat([best, frame]) if len(best) else frame).groupby("image_id", sort=False).head(limit)
     return _distinct((_fault(row) for row in _ranked(best).to_dict("records")), limit)

@@ -59,13 +59,13 @@ class MeasuredRates:
     def __init__(self, rows: MeasuredRows, parts: Sequence[Component], config: ViTConfig, seed: int = 0) -> None:
         """Raises UsageError for fewer than three components that the campaign struck."""
         inside = members(rows, parts, config)
-        struck: NDArray[np.bool_] = np.asarray(inside.any(axis=1))
-        if struck.sum() < _LEAST_COMPONENTS:
+        faulty: NDArray[np.bool_] = np.asarray(inside.any(axis=1))
+        if faulty.sum() < _LEAST_COMPONENTS:
             raise UsageError(
-                f"the campaign struck {int(struck.sum())} of these {len(parts)} components; a ranking needs three or more"
+                f"the campaign struck {int(faulty.sum())} of these {len(parts)} components; a ranking needs three or more"
             )
-        self.parts = [part for part, hit in zip(parts, struck, strict=True) if hit]
-        inside = inside[struck]
+        self.parts = [part for part, hit in zip(parts, faulty, strict=True) if hit]
+        inside = inside[faulty]
         self.rates = rates(inside, rows)
         self.share = inside @ rows.weight / rows.weight.sum()
         self.n = inside.sum(axis=1)

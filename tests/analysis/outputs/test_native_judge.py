@@ -77,9 +77,9 @@ def outputs(draw):
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     large = rng.standard_normal((rows, elements)).astype(np.float32)
     change = draw(st.just(0.0) | st.integers(-23, -3).map(lambda power: 2.0**power))
-    struck, places = large * np.float32(1 + change), rng.choice(elements, some, replace=False)
-    large[:, places], struck[:, places] = golden, faulty
-    return struck, large
+    injected, places = large * np.float32(1 + change), rng.choice(elements, some, replace=False)
+    large[:, places], injected[:, places] = golden, faulty
+    return injected, large
 
 
 TOLERANCES = st.sampled_from([0.0, 1e-16, 1e-7, 1e-5, 0.1, 1.0, 2.0, 1e300]) | st.floats(0, 4)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from testbed.campaign.evaluate.contract import Evaluated, gathered
 
 
-def piece(start: int, size: int) -> Evaluated:
+def chunk(start: int, size: int) -> Evaluated:
     rows = np.arange(start, start + size)
     outputs = np.repeat(rows[:, None], 4, axis=1).astype(np.float32)
     return Evaluated(rows, outputs, (rows % 5).astype(np.int8), rows.astype(np.float32))
@@ -22,11 +22,11 @@ def piece(start: int, size: int) -> Evaluated:
 @given(st.lists(st.integers(0, 5), max_size=12), st.integers(1, 200))
 def test_the_same_strikes_in_larger_pieces(sizes: list[int], least_bytes: int) -> None:
     starts = np.concatenate([[0], np.cumsum(sizes)]).tolist()
-    pieces = [piece(start, size) for start, size in zip(starts, sizes, strict=False)]
-    found = list(gathered(iter(pieces), least_bytes))
+    chunks = [chunk(start, size) for start, size in zip(starts, sizes, strict=False)]
+    found = list(gathered(iter(chunks), least_bytes))
     for field in fields(Evaluated):
         parts = [getattr(one, field.name) for one in found]
-        wanted = [getattr(one, field.name) for one in pieces]
+        wanted = [getattr(one, field.name) for one in chunks]
         if wanted:
             np.testing.assert_array_equal(np.concatenate(parts), np.concatenate(wanted))
             assert {part.dtype for part in parts} == {part.dtype for part in wanted}
@@ -37,19 +37,19 @@ def test_the_same_strikes_in_larger_pieces(sizes: list[int], least_bytes: int) -
 def test_a_large_piece_is_passed_on_before_the_next_is_made() -> None:
     made = []
 
-    def pieces() -> Iterator[Evaluated]:
+    def chunks() -> Iterator[Evaluated]:
         for start in (0, 4):
             made.append(start)
-            yield piece(start, 4)
+            yield chunk(start, 4)
 
-    assert next(gathered(pieces(), 64)).rows.tolist() == [0, 1, 2, 3]
+    assert next(gathered(chunks(), 64)).rows.tolist() == [0, 1, 2, 3]
     assert made == [0]
 
 
 def test_what_fails_in_the_middle_fails() -> None:
-    def pieces() -> Iterator[Evaluated]:
-        yield piece(0, 1)
+    def chunks() -> Iterator[Evaluated]:
+        yield chunk(0, 1)
         raise RuntimeError("no")
 
     with pytest.raises(RuntimeError, match=r"^no$"):
-        list(gathered(pieces(), 64))
+        list(gathered(chunks(), 64))

@@ -131,7 +131,7 @@ class Oracle:
         found = session(proto).run(names, {"image": self.inputs[rows], **feeds})
         return dict(zip(names, found, strict=True))
 
-    def struck_activations(self, row: Any, image: int) -> NDArray[np.float32]:
+    def faulty_activations(self, row: Any, image: int) -> NDArray[np.float32]:
         """Logits of one image. Site after site, each from what the sites before it made of its values."""
         words = self.words_of(row)
         sites = list(dict.fromkeys(self.table[word["site"]] for word in words))
@@ -141,12 +141,12 @@ class Oracle:
         for site in sites:
             run = self.replaced(tensors)
             (own,) = run.run([f"{site.tensor}/own"], {"image": self.inputs[one], **feeds})
-            feeds[site.tensor] = struck(own, [word for word in words if word["site"] == site.name])
+            feeds[site.tensor] = injected(own, [word for word in words if word["site"] == site.name])
         if sites[-1].name == "head":
             return feeds[sites[-1].tensor][0]
         return self.replaced(tensors).run(["head"], {"image": self.inputs[one], **feeds})[0][0]
 
-    def struck_weights(self, row: Any) -> NDArray[np.float32]:
+    def faulty_weights(self, row: Any) -> NDArray[np.float32]:
         """Logits of all images."""
         proto = copy.deepcopy(self.plain)
         for tensor in proto.graph.initializer:
@@ -156,7 +156,7 @@ class Oracle:
                 assert isinstance(site, Site)
                 stored = numpy_helper.to_array(tensor)
                 canonical = stored.T if site.transposed else stored
-                faulty = struck(np.ascontiguousarray(canonical)[None], mine)[0]
+                faulty = injected(np.ascontiguousarray(canonical)[None], mine)[0]
                 tensor.CopyFrom(numpy_helper.from_array(faulty.T if site.transposed else faulty, tensor.name))
         return self.run(proto, {}, slice(None), ["head"])["head"]
 
@@ -168,7 +168,7 @@ def session(proto: onnx.ModelProto) -> ort.InferenceSession:
     return ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
-def struck(values: NDArray[np.float32], words: list[dict[str, Any]]) -> NDArray[np.float32]:
+def injected(values: NDArray[np.float32], words: list[dict[str, Any]]) -> NDArray[np.float32]:
     """One row of values with v' = ((v & and) | or) ^ xor at each word, on Python's integers."""
     bits = [int(word) for word in np.ascontiguousarray(values).reshape(-1).view(np.uint32)]
     for word in words:
@@ -211,7 +211,7 @@ def test_struck_activations_give_what_numpy_and_the_rest_of_the_graph_give(
     assert set(rows.pattern) == {*patterns, "single", *(["sites-3"] if mechanism == "op" else [])}
     wrong = []
     for row in records(rows.groupby("pattern", observed=True).sample(25, random_state=0)):
-        expected = oracle.struck_activations(row, oracle.images.row(row.image_id))
+        expected = oracle.faulty_activations(row, oracle.images.row(row.image_id))
         if not same(row.logits, expected):
             wrong.append((row.fault_id, row.site, row.pattern, row.op, row.bit, row.logits, expected))
     assert not wrong
@@ -233,7 +233,7 @@ def test_struck_logits_are_the_golden_ones_with_the_words_changed(finished: Path
         golden = run.workplace.engine("model", "activation").golden
     for row in records(rows):
         image = oracle.images.row(row.image_id)
-        expected = struck(golden[image : image + 1], oracle.words_of(row))[0]
+        expected = injected(golden[image : image + 1], oracle.words_of(row))[0]
         assert np.asarray(row.logits, np.float32).tobytes() == expected.tobytes()
         first = oracle.words_of(row)[0]["index"]
         assert row.golden_word == golden[image].view(np.uint32)[first]
@@ -245,7 +245,7 @@ def test_struck_weights_give_what_the_changed_file_gives(finished: Path, oracle:
     rows = rows[rows["where"] == "weight"]
     assert set(rows.pattern) == {"bits-2", "burst-3", "row", "column", "tile-2x2", "sites-2"}
     for fault, part in rows.groupby("fault_id"):
-        expected = oracle.struck_weights(next(part.itertuples()))
+        expected = oracle.faulty_weights(next(part.itertuples()))
         assert [oracle.images.row(image) for image in part.image_id] == list(range(len(oracle.images)))
         assert same(np.stack(part.logits.tolist()), expected), fault
 

@@ -57,9 +57,9 @@ class Engine(BaseRunner):
         if SITE not in feeds:
             return {"logits": live}
         rows, site = np.arange(BATCH), feeds[SITE][:, 0]
-        struck = live.copy()
-        struck[rows[site >= 0], feeds[INDEX][site >= 0, 0]] = feeds[VALUE][site >= 0, 0]
-        return {"logits": struck, LIVE: live[rows, feeds[INDEX][:, 0]][:, None]}
+        faulty = live.copy()
+        faulty[rows[site >= 0], feeds[INDEX][site >= 0, 0]] = feeds[VALUE][site >= 0, 0]
+        return {"logits": faulty, LIVE: live[rows, feeds[INDEX][:, 0]][:, None]}
 
 
 def engine(where: str = "activation", inputs: Inputs = lambda rows: PIXELS[rows]) -> CampaignEngine:
@@ -158,8 +158,8 @@ def test_a_negative_zero_is_not_taken_for_zero() -> None:
 
 def test_outputs_that_come_in_pieces_and_out_of_order_are_put_in_order() -> None:
     class Backwards(WholeTwin):
-        def evaluate(self, strikes: Injections) -> Iterator[Evaluated]:
-            yield from reversed(list(super().evaluate(strikes)))
+        def evaluate(self, injections: Injections) -> Iterator[Evaluated]:
+            yield from reversed(list(super().evaluate(injections)))
 
     at, part, words = engine(), plan_slice("activation", FAULTS), golden_words(FAULTS)
     wanted = activations().rows(part, words)
@@ -170,16 +170,16 @@ def test_outputs_that_come_in_pieces_and_out_of_order_are_put_in_order() -> None
 
 
 def test_a_weight_fault_strikes_every_image_and_is_undone() -> None:
-    strike = weights()
-    rows = strike.rows(plan_slice("weight", FAULTS), NO_WORDS).to_pylist()
+    runner = weights()
+    rows = runner.rows(plan_slice("weight", FAULTS), NO_WORDS).to_pylist()
     assert [(row["fault_id"], row["image_id"]) for row in rows] == [(f, i) for f in range(21) for i in IMAGES.ids]
     for row in rows:
-        struck = np.ones(WIDTH, np.float32)
-        struck[row["index"]] = row["faulty_value"]
+        faulty = np.ones(WIDTH, np.float32)
+        faulty[row["index"]] = row["faulty_value"]
         with np.errstate(over="ignore"):
-            wanted = PIXELS[IMAGES.ids.index(row["image_id"])] * struck
+            wanted = PIXELS[IMAGES.ids.index(row["image_id"])] * faulty
         np.testing.assert_array_equal(np.float32(row["logits"]), wanted)
-    assert strike.engine.runner.w.tolist() == [1.0] * WIDTH  # type: ignore[attr-defined]
+    assert runner.engine.runner.w.tolist() == [1.0] * WIDTH  # type: ignore[attr-defined]
 
 
 def test_a_weight_fault_that_the_engine_did_not_survive_is_due_for_every_image() -> None:

@@ -218,8 +218,8 @@ def test_zero_fault_rows_that_differ_are_counted(campaign: Campaign) -> None:
     masks = [np.array(mask) for mask in target_place.masks]
     masks[2][:3] = 1 << 30
     target_place.__dict__["masks"] = tuple(masks)
-    strike = ActivationFaultRunner(engine, WholeTwin(engine), campaign.workplace.judge)
-    assert zero_fault(strike, target_place, golden_words(campaign.workplace, target_place)) == (20, 3)
+    runner = ActivationFaultRunner(engine, WholeTwin(engine), campaign.workplace.judge)
+    assert zero_fault(runner, target_place, golden_words(campaign.workplace, target_place)) == (20, 3)
 
 
 def test_a_machine_with_other_golden_bits_may_not_go_on(campaign: Campaign) -> None:

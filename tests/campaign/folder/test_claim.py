@@ -13,7 +13,7 @@ from testbed.campaign.folder.claim import claimed, clean, differences
 from testbed.campaign.pipeline import run_campaign
 from testbed.campaign.results.store import ResultStore
 from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
-from testbed.campaign.work.workforce import Workforce
+from testbed.campaign.work.worker_setup import WorkerSetup
 from testbed.core.errors import UsageError
 from testbed.core.folder.files import sha256_file
 from testbed.core.folder.runfolder import RunFolder
@@ -46,8 +46,8 @@ def test_a_folder_without_faults_takes_other_settings_and_gives_the_rows_of_a_ne
     (gated / "notes.txt").write_text("mine")
     with caplog.at_level(logging.INFO):
         logging.getLogger("testbed").propagate = True
-        summary = run_campaign(fewer, gated, workforce=Workforce(0))
-    fresh = run_campaign(fewer, tmp_path / "new", workforce=Workforce(0))
+        summary = run_campaign(fewer, gated, worker_setup=WorkerSetup(0))
+    fresh = run_campaign(fewer, tmp_path / "new", worker_setup=WorkerSetup(0))
     assert (
         "no fault was run; it is made anew where they count: tiers.images: [3, 3] -> [2, 2]; engine.batch: 16 -> 8"
         in caplog.text

@@ -13,7 +13,7 @@ import pytest
 import testbed
 from testbed.campaign.pipeline import run_campaign
 from testbed.campaign.spec.campaign import CampaignSpec
-from testbed.campaign.work.workforce import Workforce
+from testbed.campaign.work.worker_setup import WorkerSetup
 from testbed.core.errors import TestbedError
 from tests.support.victims import assert_same_rows
 
@@ -67,7 +67,7 @@ def attack(whole: Path, folder: Path, name: str, damage: Damage, spec: CampaignS
     damage(folder / name, dice)
     told = f"{name} {damage.__name__}"
     try:
-        run_campaign(spec, folder, workforce=Workforce(0))
+        run_campaign(spec, folder, worker_setup=WorkerSetup(0))
     except TestbedError as error:
         message = str(error)
         assert "\n" not in message, told

@@ -20,7 +20,7 @@ import testbed
 from testbed.ber.run import prepared
 from testbed.campaign.pipeline import run_campaign
 from testbed.campaign.spec.campaign import CampaignSpec, load_spec
-from testbed.campaign.work.workforce import Workforce
+from testbed.campaign.work.worker_setup import WorkerSetup
 from testbed.cli.main import cli
 from testbed.compare.campaigns import compare_campaigns
 from testbed.core.errors import StaleArtefact, TestbedError, UsageError
@@ -120,7 +120,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
             model, data = tables[name]
             spec = home / "specs" / f"{name}.toml"
             spec.write_text(SPEC.format(name=name, model=model, data=data))
-            run_campaign(load_spec(spec), home / "runs" / name, workforce=Workforce(0))
+            run_campaign(load_spec(spec), home / "runs" / name, worker_setup=WorkerSetup(0))
             shutil.copy(home / "runs" / "trained" / "model.onnx", home / "specs" / "model.onnx")
     finally:
         os.chdir(before)
@@ -187,7 +187,7 @@ def test_it_goes_on_where_it_stopped_and_gives_the_same_rows(elsewhere: Machine,
     folder.save()
     for file in ("faults.parquet", "results.parquet", "summary.json"):
         (copy / file).unlink()
-    summary = run_campaign(load_spec(elsewhere.spec(name)), copy, workforce=Workforce(0))
+    summary = run_campaign(load_spec(elsewhere.spec(name)), copy, worker_setup=WorkerSetup(0))
     assert sha256_file(copy / "results.parquet") == rows
     assert (copy / "sources.json").read_bytes() == sources  # where they were, as they are nowhere here
     for key in ("model", "data", "tiers", "marginals", "strata", "statement"):
@@ -213,7 +213,7 @@ def test_a_preset_is_neither_trained_nor_timed_again(
     monkeypatch.setenv("TESTBED_CACHE", str(tmp_path / "empty"))
     monkeypatch.chdir(tmp_path)
     before = (tiny_copy / "manifest.json").read_bytes()
-    assert run_campaign(tiny_spec, tiny_copy, workforce=Workforce(0)) == shown(tiny_copy)
+    assert run_campaign(tiny_spec, tiny_copy, worker_setup=WorkerSetup(0)) == shown(tiny_copy)
     assert (tiny_copy / "manifest.json").read_bytes() == before
     assert not (tmp_path / "empty").exists()
 
@@ -232,7 +232,7 @@ def test_a_folder_of_before_opens_and_goes_on(
     folder.save()
     with testbed.load_run(copy) as run:
         assert run.replay(0).outcome == run.results.query("fault_id == 0")["outcome"].iloc[0]
-    assert run_campaign(spec, copy, workforce=Workforce(0)) == shown(copy)
+    assert run_campaign(spec, copy, worker_setup=WorkerSetup(0)) == shown(copy)
     assert (copy / "pictures.parquet").is_file()
 
 
@@ -264,7 +264,7 @@ def test_a_spec_that_states_only_the_number_of_images_has_the_models_data(
 ) -> None:
     monkeypatch.chdir(machine.home)
     spec = load_spec(machine.spec("trained"), ["data.images=12", "data.preprocess=half"])
-    run_campaign(spec, tmp_path / "part", workforce=Workforce(0))
+    run_campaign(spec, tmp_path / "part", worker_setup=WorkerSetup(0))
     told = shown(tmp_path / "part")["data"]
     assert told["name"] == "imagefolder:photos"
     whole = prepared(machine.campaign("trained")).dataset
@@ -274,7 +274,7 @@ def test_a_spec_that_states_only_the_number_of_images_has_the_models_data(
     assert (whole.preprocess.name, part.preprocess.name) == ("none", "half")
     with testbed.load_run(tmp_path / "part") as run:
         assert run.replay(0).outcome == run.results.query("fault_id == 0")["outcome"].iloc[0]
-    assert run_campaign(spec, tmp_path / "part", workforce=Workforce(0)) == shown(tmp_path / "part")
+    assert run_campaign(spec, tmp_path / "part", worker_setup=WorkerSetup(0)) == shown(tmp_path / "part")
 
 
 def test_another_model_is_refused_wherever_it_lies(machine: Machine, elsewhere: Machine) -> None:
@@ -288,6 +288,6 @@ def test_another_model_is_refused_wherever_it_lies(machine: Machine, elsewhere: 
         spec = elsewhere.spec("file")
         spec.write_text(spec.read_text().replace("../photos", str(machine.home / "photos")))
         with pytest.raises((StaleArtefact, UsageError), match="another plain"):
-            run_campaign(load_spec(spec), elsewhere.campaign("file"), workforce=Workforce(0))
+            run_campaign(load_spec(spec), elsewhere.campaign("file"), worker_setup=WorkerSetup(0))
     finally:
         machine.home.rename(away)

@@ -169,8 +169,8 @@ def test_counts_are_those_of_the_rows_in_whatever_pieces(finished: Any) -> None:
     adaptive, counts, plans = finished
     rows = pa.concat_tables([ran(plan) for plan in plans])  # of all rounds, as they may lie in one file
     for plan, tally in zip(plans, counts, strict=True):
-        for pieces in ([rows], rows.to_batches(max_chunksize=7)):
-            again = adaptive.counts_of(plan, pieces)
+        for chunks in ([rows], rows.to_batches(max_chunksize=7)):
+            again = adaptive.counts_of(plan, chunks)
             for name in ("n", "total", "squares"):
                 np.testing.assert_array_equal(getattr(again, name), getattr(tally, name))
     assert sum(tally.n.sum() for tally in counts) == sum(plan.num_rows for plan in plans)

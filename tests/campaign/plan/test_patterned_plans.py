@@ -71,7 +71,7 @@ def test_a_stratum_holds_every_place_of_its_pattern_for_every_image(pattern: str
         assert stratum.population == stratum.size == count * len(stratum.images)
         found = draws(stratum, 10**6, seed=0)
         assert len(found) == stratum.size
-        assert len({(d.image_id, *d.struck.index, *d.struck.masks.ravel()) for d in found if d.struck}) == len(found)
+        assert len({(d.image_id, *d.faulty.index, *d.faulty.masks.ravel()) for d in found if d.faulty}) == len(found)
 
 
 @given(st.sampled_from(list(PATTERNS)), st.integers(1, 20), st.integers(1, 20), st.integers(0, 2**32 - 1))
@@ -80,9 +80,9 @@ def test_more_draws_only_add_faults(pattern: str, few: int, more: int, seed: int
     first, second = draws(stratum, few, seed), draws(stratum, few + more, seed)
     assert first == second[: len(first)]
     for one, other in zip(first, second, strict=False):
-        assert one.struck is not None
-        assert other.struck is not None
-        assert one.struck.masks.tolist() == other.struck.masks.tolist()
+        assert one.faulty is not None
+        assert other.faulty is not None
+        assert one.faulty.masks.tolist() == other.faulty.masks.tolist()
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from(["scores", "q"]))
@@ -92,17 +92,17 @@ def test_words_of_one_fault_share_their_bit_or_have_their_own(seed: int, site: s
     assert [stratum.bit for stratum in shared] == [2, 2, 6, 6]
     for stratum in shared:
         (draw,) = draws(stratum, 1, seed)
-        assert draw.struck is not None
-        assert draw.struck.masks.tolist() == [[full, 0, 1 << (stratum.bit or 0)]] * 4
+        assert draw.faulty is not None
+        assert draw.faulty.masks.tolist() == [[full, 0, 1 << (stratum.bit or 0)]] * 4
     own = strata_of(sites=(site,), ops=("stuck1",), bits=(2, 6), pattern="row", same_bit=False)
     assert [stratum.bit for stratum in own] == [None, None]
     (draw,) = draws(own[0], 1, seed)
-    assert draw.struck is not None
-    assert all(mask in ([full, 4, 0], [full, 64, 0]) for mask in draw.struck.masks.tolist())
+    assert draw.faulty is not None
+    assert all(mask in ([full, 4, 0], [full, 64, 0]) for mask in draw.faulty.masks.tolist())
     random = strata_of(sites=(site,), ops=("random",), pattern="row")
     (draw,) = draws(random[0], 1, seed)
-    assert draw.struck is not None
-    keep, put, turn = draw.struck.masks.T
+    assert draw.faulty is not None
+    keep, put, turn = draw.faulty.masks.T
     assert not keep.any()
     assert not turn.any()
     assert (put <= full).all()
@@ -110,8 +110,8 @@ def test_words_of_one_fault_share_their_bit_or_have_their_own(seed: int, site: s
 
 def masks_of(stratum: Stratum, seed: int) -> NDArray:
     """The masks (words, 3) of four draws from a stratum."""
-    struck = [draw.struck for draw in draws(stratum, 4, seed)]
-    return np.concatenate([words.masks for words in struck if words is not None])
+    faulty = [draw.faulty for draw in draws(stratum, 4, seed)]
+    return np.concatenate([words.masks for words in faulty if words is not None])
 
 
 def test_own_bits_and_random_words_are_spread_evenly() -> None:
@@ -145,15 +145,15 @@ def test_several_sites_are_different_ones_in_the_engines_order(count: int, seed:
     assert first.population == ways * 2
     drawn = draws(first, 50, seed)
     for draw in drawn:
-        assert draw.struck is not None
-        ports = [TABLE.ports[site] for site in draw.struck.sites]
+        assert draw.faulty is not None
+        ports = [TABLE.ports[site] for site in draw.faulty.sites]
         assert ports == sorted(set(ports))
         assert len(ports) == count
-        for site, index, masks in zip(draw.struck.sites, draw.struck.index, draw.struck.masks, strict=True):
+        for site, index, masks in zip(draw.faulty.sites, draw.faulty.index, draw.faulty.masks, strict=True):
             assert index < TABLE[site].elements
             assert int(masks[2]).bit_count() == 1
             assert masks[2] < 1 << TABLE[site].format.bits
-    assert len({(d.image_id, *d.struck.sites, *d.struck.index) for d in drawn if d.struck}) == len(drawn)
+    assert len({(d.image_id, *d.faulty.sites, *d.faulty.index) for d in drawn if d.faulty}) == len(drawn)
 
 
 def test_several_large_sites_are_drawn_from_and_weighed_although_they_are_beyond_counting() -> None:
@@ -161,7 +161,7 @@ def test_several_large_sites_are_drawn_from_and_weighed_although_they_are_beyond
     one, other = strata(section(ops=("flip",), pattern="sites", count=8), large, [["a"], ["b", "c", "d"]])
     assert one.size > 2**63
     assert other.population == 3 * one.population < 2**63
-    assert len({tuple(draw.struck.index) for draw in draws(one, 20, 0) if draw.struck}) == 20
+    assert len({tuple(draw.faulty.index) for draw in draws(one, 20, 0) if draw.faulty}) == 20
 
 
 def test_a_persistent_activation_fault_has_neither_image_nor_tier() -> None:

@@ -136,8 +136,8 @@ def test_faults_of_several_words_are_drawn_too() -> None:
     for number, place in enumerate(drawn_places(group.population, 0, group.name, 0, 30)):
         member, at = members_of(group, np.array([place]))
         draw = draw_of(group, number, group.members[int(member[0])][1], int(at[0]), seed=0)
-        assert draw.struck is not None
-        assert np.diff(draw.struck.index).tolist() == [1] * (len(draw.struck) - 1)
+        assert draw.faulty is not None
+        assert np.diff(draw.faulty.index).tolist() == [1] * (len(draw.faulty) - 1)
 
 
 def test_dimensions_are_read_in_any_order_and_told_when_wrong() -> None:

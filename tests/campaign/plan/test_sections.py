@@ -178,13 +178,13 @@ def test_a_campaign_of_overlapping_sections_has_the_rows_of_those_that_do_not(
         known[tuple(row[name] for name in fault)] == str([row[name] for name in found]) for row in mine
     )  # NaN too
 
-    def struck(rows: list[dict[str, Any]]) -> set[tuple[Any, ...]]:
+    def faulty(rows: list[dict[str, Any]]) -> set[tuple[Any, ...]]:
         ours = (
             row for row in rows if row["target"] == "model" and row["site"].endswith("softmax") and row["bit"] == 30
         )
         return {tuple(row[name] for name in fault) for row in ours}
 
-    assert struck(mine) == struck(theirs)
-    assert len(struck(mine)) == 3 * 2 * 30  # operations, tiers
+    assert faulty(mine) == faulty(theirs)
+    assert len(faulty(mine)) == 3 * 2 * 30  # operations, tiers
     everywhere = [m for m in summary["marginals"] if m["op"] == "flip" and m["by"] == "all"]
     assert [m["faults"] for m in everywhere] == [sum(row["op"] == "flip" for row in mine)]

@@ -30,10 +30,10 @@ def test_a_new_draw_of_the_same_model(
     assert outputs(tmp_path / "again", "train") == outputs(tiny_run, "train")
     again, before = (pq.read_table(run / "faults.parquet").to_pylist() for run in (tmp_path / "again", tiny_run))
 
-    def struck(faults: list[dict[str, Any]]) -> set[tuple[Any, ...]]:
+    def faulty(faults: list[dict[str, Any]]) -> set[tuple[Any, ...]]:
         return {(fault["index"], fault["image_id"]) for fault in faults if fault["site"] == "head"}
 
-    assert struck(again) != struck(before)
+    assert faulty(again) != faulty(before)
 
 
 def test_without_one_of_its_own_the_model_follows_the_campaigns(tiny_values: dict[str, Any]) -> None:

@@ -29,7 +29,7 @@ from testbed.campaign.pipeline import run_campaign
 from testbed.campaign.preview.dry_run import dry_run_plan
 from testbed.campaign.run import Run
 from testbed.campaign.spec.campaign import parse_spec
-from testbed.campaign.work.workforce import Workforce
+from testbed.campaign.work.worker_setup import WorkerSetup
 from testbed.core.errors import GateFailed, StaleArtefact, UsageError
 from testbed.core.folder.runfolder import RunFolder
 from testbed.data import load
@@ -117,7 +117,7 @@ def spec_values(file: Path) -> dict[str, Any]:
 
 
 def run(values: dict[str, Any], folder: Path) -> dict[str, Any]:
-    return run_campaign(parse_spec(values), folder, workforce=Workforce(0))
+    return run_campaign(parse_spec(values), folder, worker_setup=WorkerSetup(0))
 
 
 @pytest.fixture(scope="module")
@@ -171,9 +171,9 @@ def same(stored: Any, computed: torch.Tensor, message: str) -> None:
 
 def test_a_weights_fault_is_that_weights_fault_in_pytorch(finished: Finished, rows: pd.DataFrame) -> None:
     images = images_of(finished)
-    struck = rows[(rows["where"] == "weight") & ~rows["nonfinite"].astype(bool)]
-    assert len(struck["site"].unique()) == 6
-    for row in records(struck.sample(60, random_state=0)):
+    faulty = rows[(rows["where"] == "weight") & ~rows["nonfinite"].astype(bool)]
+    assert len(faulty["site"].unique()) == 6
+    for row in records(faulty.sample(60, random_state=0)):
         model = copy.deepcopy(finished.model)
         parameter = model.get_parameter(row.site.replace("block.", "blocks."))
         with torch.no_grad():
@@ -187,14 +187,14 @@ def test_an_activations_fault_is_that_activations_fault_in_pytorch(finished: Fin
     images = images_of(finished)
     model: Any = finished.model
     modules = {FC1_OUTPUT: model.blocks[1].mlp.fc1, "embed": model.norm_pre}
-    struck = rows[rows["site"].isin(modules) & ~rows["nonfinite"].astype(bool)]
-    for row in records(struck.sample(40, random_state=0)):
+    faulty = rows[rows["site"].isin(modules) & ~rows["nonfinite"].astype(bool)]
+    for row in records(faulty.sample(40, random_state=0)):
 
-        def strike(_module: Any, _inputs: Any, output: torch.Tensor, row: Any = row) -> torch.Tensor:
+        def inject(_module: Any, _inputs: Any, output: torch.Tensor, row: Any = row) -> torch.Tensor:
             assert output.reshape(-1)[row.index].item() == pytest.approx(row.golden_value, abs=1e-5)
             return flipped(output, row.index, row)
 
-        handle = modules[row.site].register_forward_hook(strike)
+        handle = modules[row.site].register_forward_hook(inject)
         with torch.no_grad():
             same(row.logits, model(images[row.image_id]), f"{row.site}[{row.index}] bit {row.bit}")
         handle.remove()

@@ -19,7 +19,7 @@ from onnxruntime.quantization import quantize_dynamic
 from testbed.campaign.pipeline import run_campaign
 from testbed.campaign.prepare.row_gate import LOUD, PLACE, input_influence
 from testbed.campaign.spec.campaign import parse_spec
-from testbed.campaign.work.workforce import Workforce
+from testbed.campaign.work.worker_setup import WorkerSetup
 from testbed.core.errors import GateFailed
 from testbed.export.onnx import export_onnx
 from testbed.models.config import ViTConfig
@@ -94,7 +94,7 @@ def campaign(file: Path, batch: int, folder: Path, images: int) -> tuple[dict[st
              "per_stratum": 2},
         ],
     }  # fmt: skip
-    summary = run_campaign(parse_spec(values), folder, workforce=Workforce(0))
+    summary = run_campaign(parse_spec(values), folder, worker_setup=WorkerSetup(0))
     columns = ["site", "index", "bit", "image_id", "outcome", "max_abs_diff"]
     return summary, pq.read_table(folder / "results.parquet", columns=columns).to_pandas()
 

@@ -13,7 +13,7 @@ from testbed.campaign.folder.images import named_images
 from testbed.campaign.pipeline import run_campaign
 from testbed.campaign.preview.dry_run import dry_run_plan
 from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
-from testbed.campaign.work.workforce import Workforce
+from testbed.campaign.work.worker_setup import WorkerSetup
 from testbed.cli.tables.summary import plan_tables
 from testbed.core.errors import GateFailed, TestbedError, UsageError
 
@@ -61,7 +61,7 @@ def test_too_few_images_are_told_or_refused_as_by_the_run(values: dict[str, Any]
     (warning,) = plan["warnings"]
     assert "(0.5, 1] has " in warning
     assert f"warning: {warning}" in told(plan)
-    summary = run_campaign(parse_spec(values), tmp_path / "run", workforce=Workforce(0))
+    summary = run_campaign(parse_spec(values), tmp_path / "run", worker_setup=WorkerSetup(0))
     assert plan["tier_images"] == [tier["images"] for tier in summary["tiers"]]
     assert (plan["faults"], plan["rows"]) == (summary["faults"], summary["rows"])
     values["tiers"]["exact"] = True
@@ -85,7 +85,7 @@ def refused(values: dict[str, Any], folder: Path, kind: type[TestbedError]) -> s
         dry_run_plan(spec)
     words.append(str(caught.value))
     with pytest.raises(kind) as caught:
-        run_campaign(spec, folder, workforce=Workforce(0))
+        run_campaign(spec, folder, worker_setup=WorkerSetup(0))
     words.append(str(caught.value))
     assert words[0].partition(";")[0] == words[1].partition(";")[0]
     return words[0]

@@ -39,7 +39,7 @@ def filled(folder: Path, units: list[int]) -> None:
             store.append(unit, rows(unit))
 
 
-def segment(folder: Path) -> Path:
+def cut_segment(folder: Path) -> Path:
     (found,) = folder.glob("segment-*.log")
     return found
 
@@ -55,7 +55,7 @@ def frame_ends(folder: Path, units: list[int]) -> list[int]:
     with ResultStore(folder, "plan") as store:
         for unit in units:
             store.append(unit, rows(unit))
-            ends.append(segment(folder).stat().st_size)
+            ends.append(cut_segment(folder).stat().st_size)
     return ends
 
 
@@ -74,7 +74,7 @@ def test_what_was_appended_is_there_after_reopening_and_more_can_be_added(tmp_pa
 
 def test_cut_at_every_byte_only_the_cut_frame_is_lost(tmp_path: Path) -> None:
     units = [0, 1, 2]
-    ends, log = frame_ends(tmp_path, units), segment(tmp_path)
+    ends, log = frame_ends(tmp_path, units), cut_segment(tmp_path)
     whole = log.read_bytes()
     for length in range(len(whole)):
         rewritten(log, whole[:length])
@@ -85,7 +85,7 @@ def test_cut_at_every_byte_only_the_cut_frame_is_lost(tmp_path: Path) -> None:
 
 def test_a_flipped_byte_never_gives_a_wrong_row(tmp_path: Path) -> None:
     units = [0, 1, 2]
-    ends, log = frame_ends(tmp_path, units), segment(tmp_path)
+    ends, log = frame_ends(tmp_path, units), cut_segment(tmp_path)
     whole = log.read_bytes()
     for place in range(len(whole)):
         damaged = bytearray(whole)
@@ -97,16 +97,16 @@ def test_a_flipped_byte_never_gives_a_wrong_row(tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [0, 2**31, 2**62, 2**64 - 1])
 def test_a_frame_of_any_claimed_size_is_seen_through(tmp_path: Path, size: int) -> None:
     filled(tmp_path, [0])
-    end = segment(tmp_path).stat().st_size
-    with open(segment(tmp_path), "ab") as file:
+    end = cut_segment(tmp_path).stat().st_size
+    with open(cut_segment(tmp_path), "ab") as file:
         file.write(b"TBF1" + (1).to_bytes(4, "little") + size.to_bytes(8, "little") + bytes(32))
     assert_holds(tmp_path, [0])
-    assert segment(tmp_path).stat().st_size == end
+    assert cut_segment(tmp_path).stat().st_size == end
 
 
 def test_units_lost_to_a_cut_can_be_appended_again(tmp_path: Path) -> None:
     filled(tmp_path, [0, 1])
-    segment(tmp_path).write_bytes(segment(tmp_path).read_bytes()[:-1])
+    cut_segment(tmp_path).write_bytes(cut_segment(tmp_path).read_bytes()[:-1])
     filled(tmp_path, [1, 2])
     assert_holds(tmp_path, [0, 1, 2])
 
@@ -206,10 +206,10 @@ def test_a_frame_of_several_units_has_them_all_or_none(tmp_path: Path) -> None:
     with ResultStore(tmp_path, "plan") as store:
         for span in spans:
             store.append(span.start, several(span), len(span))
-            ends.append(segment(tmp_path).stat().st_size)
-    whole = segment(tmp_path).read_bytes()
+            ends.append(cut_segment(tmp_path).stat().st_size)
+    whole = cut_segment(tmp_path).read_bytes()
     for length in range(len(whole) + 1):
-        rewritten(segment(tmp_path), whole[:length])
+        rewritten(cut_segment(tmp_path), whole[:length])
         held = [span for span, end in zip(spans, ends, strict=True) if end <= length]
         log = ResultLog(tmp_path)
         assert list(log) == [unit for span in held for unit in span]
@@ -233,12 +233,12 @@ def test_a_frame_with_a_unit_of_another_frame_is_as_if_it_were_not_there(tmp_pat
 @pytest.mark.parametrize("payload", [b"", b"\1\0", bytes(4), b"\xff" * 4])
 def test_a_frame_of_no_or_very_many_units_is_no_frame(tmp_path: Path, payload: bytes) -> None:
     filled(tmp_path, [0])
-    end = segment(tmp_path).stat().st_size
+    end = cut_segment(tmp_path).stat().st_size
     header = b"TBF2" + (1).to_bytes(4, "little") + len(payload).to_bytes(8, "little")
-    with open(segment(tmp_path), "ab") as file:
+    with open(cut_segment(tmp_path), "ab") as file:
         file.write(header + hashlib.sha256((1).to_bytes(4, "little") + payload).digest() + payload)
     assert_holds(tmp_path, [0])
-    assert segment(tmp_path).stat().st_size == end
+    assert cut_segment(tmp_path).stat().st_size == end
 
 
 # ---- rows that are taken out again
@@ -258,15 +258,15 @@ def test_what_was_dropped_is_gone_for_good_and_can_be_appended_again(tmp_path: P
 
 def test_a_drop_that_was_cut_short_has_not_happened(tmp_path: Path) -> None:
     filled(tmp_path, [0, 1])
-    end = segment(tmp_path).stat().st_size
+    end = cut_segment(tmp_path).stat().st_size
     with ResultStore(tmp_path, "plan") as store:
-        store._file = FileIO(segment(tmp_path), "r+")  # the segment that there is
+        store._file = FileIO(cut_segment(tmp_path), "r+")  # the segment that there is
         store.drop(range(1))
-    whole = segment(tmp_path).read_bytes()
+    whole = cut_segment(tmp_path).read_bytes()
     for length in range(end, len(whole)):
-        rewritten(segment(tmp_path), whole[:length])
+        rewritten(cut_segment(tmp_path), whole[:length])
         assert list(ResultLog(tmp_path)) == [0, 1]
-    rewritten(segment(tmp_path), whole)
+    rewritten(cut_segment(tmp_path), whole)
     assert_holds(tmp_path, [1])
 
 
@@ -275,7 +275,7 @@ def test_a_drop_that_was_cut_short_has_not_happened(tmp_path: Path) -> None:
 
 def test_looking_changes_nothing_and_sees_what_is_whole(tmp_path: Path) -> None:
     units = [0, 1, 2]
-    ends, log = frame_ends(tmp_path, units), segment(tmp_path)
+    ends, log = frame_ends(tmp_path, units), cut_segment(tmp_path)
     whole = log.read_bytes()
     for length in range(0, len(whole), 7):
         rewritten(log, whole[:length])
@@ -345,12 +345,12 @@ def limited(size: int) -> Iterator[None]:
 def test_a_frame_the_disk_takes_half_of_is_taken_back(tmp_path: Path) -> None:
     with ResultStore(tmp_path, "plan") as store:
         store.append(0, rows(0))
-        end = segment(tmp_path).stat().st_size
+        end = cut_segment(tmp_path).stat().st_size
         with limited(end + 100), pytest.raises(TestbedError, match=f"cannot write {tmp_path}: ") as caught:
             store.append(1, rows(1))
         assert "\n" not in str(caught.value)
         assert 1 not in store
-        assert segment(tmp_path).stat().st_size == end
+        assert cut_segment(tmp_path).stat().st_size == end
         store.append(1, rows(1))  # space was made
     assert_holds(tmp_path, [0, 1])
 

@@ -43,11 +43,11 @@ def some_rows(seed: int, most: int = 6) -> pd.DataFrame:
         site = int(rng.integers(0, 4))
         for _ in range(int(rng.choice([1, 1, 2, most]))):
             images = rng.permutation(np.repeat(np.arange(TIERS), 2)) if scope == "persistent" else [tier]
-            struck = int(rng.integers(0, 4)) if pattern == "sites-2" else site
+            faulty = int(rng.integers(0, 4)) if pattern == "sites-2" else site
             bit_class = "word" if bit is None else ["mantissa", "exponent", "sign"][bit // 12]
             fault = {
                 "fault_id": number, "target": "model", "where": where, "op": op, "pattern": pattern, "scope": scope,
-                "site": f"s{struck}", "kind": f"k{struck % 2}", "block": None if struck == 3 else struck, "bit": bit,
+                "site": f"s{faulty}", "kind": f"k{faulty % 2}", "block": None if faulty == 3 else faulty, "bit": bit,
                 "bit_class": bit_class, "stratum": stratum, "population": int(1000 + 17 * stratum),
             }  # fmt: skip
             number += 1
@@ -103,13 +103,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @settings(max_examples=8, deadline=None, phases=[Phase.reuse, Phase.generate])  # shrinking would take minutes
 @given(st.integers(0, 2**32 - 1), st.sampled_from([5, 40, 1000]), st.sampled_from([3, 17, 10_000]))
 def test_rows_read_in_any_pieces_give_the_rates_of_all_rows_together(
-    folder: Path, seed: int, group_rows: int, piece_rows: int
+    folder: Path, seed: int, group_rows: int, chunk_rows: int
 ) -> None:
     rows = some_rows(seed)
     path = written(rows, folder / "results.parquet", group_rows)
     population = rows.groupby("stratum")["population"].first().reindex(range(STRATA), fill_value=0).to_numpy()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tally_module, "_ROWS_AT_ONCE", piece_rows)
+        patch.setattr(tally_module, "_ROWS_AT_ONCE", chunk_rows)
         tally = Tally.of(path)
     assert tally.rows == len(rows)
     rows = with_several(rows)

@@ -16,7 +16,7 @@ from testbed.campaign.results.store import ResultStore
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.campaign.work import spans
 from testbed.campaign.work.spans import SPAN_ROWS, SPAN_S, Spans
-from testbed.campaign.work.workforce import Workforce
+from testbed.campaign.work.worker_setup import WorkerSetup
 from tests.support.victims import assert_same_rows
 
 
@@ -107,7 +107,7 @@ def test_a_campaigns_rows_are_the_same_however_its_units_are_joined(
 
     monkeypatch.setattr(spans, "SPAN_S", seconds)
     monkeypatch.setattr(ResultStore, "append", counted)
-    run_campaign(tiny_spec, gated, workforce=Workforce(0))
+    run_campaign(tiny_spec, gated, worker_setup=WorkerSetup(0))
     assert_same_rows(gated, tiny_run)
     assert sum(counts) == len(list(units_of(gated / PLAN, PLAN, 6, 64, 0)))
     assert (max(counts) == 1) == (seconds == 0)

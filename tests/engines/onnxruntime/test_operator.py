@@ -150,9 +150,9 @@ def test_the_input_of_the_graph_is_left_alone(library: str) -> None:
 def test_an_index_is_flat_within_the_row(library: str, shape: tuple[int, ...]) -> None:
     x = np.zeros(shape, np.float32)
     y, _ = plain_port(library, x_shape=["B", *shape[1:]]).run(None, one_fault(x, index=11, xor=1 << 30).feeds())
-    struck = y.reshape(2, 12)
-    np.testing.assert_array_equal(struck[:, 11], [2, 2])
-    assert not struck[:, :11].any()
+    faulty = y.reshape(2, 12)
+    np.testing.assert_array_equal(faulty[:, 11], [2, 2])
+    assert not faulty[:, :11].any()
 
 
 @pytest.mark.parametrize("shape", [(0, 4), (3, 4), (2, 0)])

@@ -202,8 +202,8 @@ def test_half_precision_by_onnx_runtimes_converter_is_taken(
     np.testing.assert_allclose(logits(session, adopted.plain, images), wanted, rtol=0, atol=0.05 * np.abs(wanted).max())
     table = site_table(adopted.plain, "model")
     twin = session(instrument(adopted.plain, table).SerializeToString())
-    struck = twin({"images": images, **PortFeed.idle(3).as_inputs(table)})["logits"]
-    np.testing.assert_allclose(struck, wanted, rtol=0, atol=0.05 * np.abs(wanted).max())
+    faulty = twin({"images": images, **PortFeed.idle(3).as_inputs(table)})["logits"]
+    np.testing.assert_allclose(faulty, wanted, rtol=0, atol=0.05 * np.abs(wanted).max())
 
 
 def test_a_larger_fixed_batch_is_refused(dynamic: Path, tmp_path: Path) -> None:

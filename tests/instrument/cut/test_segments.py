@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from testbed.instrument.cut.flow import CannotCut, Flow
-from testbed.instrument.cut.segments import FLAT, FLAT_SHAPE, opaque, segment
+from testbed.instrument.cut.segments import FLAT, FLAT_SHAPE, cut_segment, opaque
 from testbed.instrument.cut.stages import Stages
 from testbed.instrument.cut.tokens import AxisRows, needs, restricted
 from testbed.instrument.ports.feed import PortFeed
@@ -64,12 +64,12 @@ def test_a_chain_of_stages_is_the_whole(exported: Any, stages: Stages, run: Run,
     assert len(stages.stages) >= 3
     held = exported.example
     for stage in stages.stages:
-        held = run(segment(stages.flow, [stage.start], [stage.end]), {stage.start: held})[stage.end]
+        held = run(cut_segment(stages.flow, [stage.start], [stage.end]), {stage.start: held})[stage.end]
         np.testing.assert_array_equal(held, values[stage.end])
 
 
 def test_a_segment_holds_no_more_than_it_needs(exported: Any, stages: Stages) -> None:
-    protos = [segment(stages.flow, [s.start], [s.end]) for s in stages.stages]
+    protos = [cut_segment(stages.flow, [s.start], [s.end]) for s in stages.stages]
     held = [{tensor.name for tensor in proto.graph.initializer} for proto in protos]
     for name, _ in exported.module.named_parameters():
         assert sum(name in some for some in held) == 1, name
@@ -78,7 +78,7 @@ def test_a_segment_holds_no_more_than_it_needs(exported: Any, stages: Stages) ->
 def test_what_needs_more_of_the_image_is_refused(first: Any) -> None:
     flow = Flow.of(onnx.load_from_string(first.plain))
     with pytest.raises(CannotCut, match="needed beside"):
-        segment(flow, ["block.0.norm1"], ["block.0.mlp.residual"])
+        cut_segment(flow, ["block.0.norm1"], ["block.0.mlp.residual"])
 
 
 def test_a_graph_with_control_flow_is_refused() -> None:
@@ -155,7 +155,7 @@ def test_only_the_first_token_is_computed_where_the_head_looks_at_it_alone(first
     start = stages.stages[-2].start
     few = restricted(flow, flow.between([start], ["head"]), [start], {"head": None}, [0, 0])
     assert few.shapes["block.1.mlp.fc1"] == (2, 6)
-    (stream,) = run(segment(flow, ["image"], [start]), first.feeds()).values()
+    (stream,) = run(cut_segment(flow, ["image"], [start]), first.feeds()).values()
     wanted = run(flow.proto, first.feeds())["head"]
     np.testing.assert_allclose(run(few.proto, {start: stream})["head"], wanted, rtol=1e-5, atol=1e-6)
 

@@ -27,9 +27,9 @@ def bits(values: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(values).view(np.uint32)
 
 
-def feed(struck: list[tuple[int, int, int]]) -> PortFeed:
+def feed(faulty: list[tuple[int, int, int]]) -> PortFeed:
     """(port, index, word) per row."""
-    ports, index, word = (np.array(column, np.int64) for column in zip(*struck, strict=True))
+    ports, index, word = (np.array(column, np.int64) for column in zip(*faulty, strict=True))
     return PortFeed.writing(ports, index, word.astype(np.uint32))
 
 
@@ -52,12 +52,12 @@ def test_a_fault_is_exactly_the_element_asked_for(first: Any, data: st.DataObjec
     """A batch of different faults: each row's site holds the word there, and the live value everywhere else."""
     names = list(first.table.ports)
     rows = data.draw(st.integers(1, 3))
-    struck = []
+    faulty = []
     for _ in range(rows):
         port = data.draw(st.integers(0, len(names) - 1))
-        struck.append((port, data.draw(st.integers(0, first.table[names[port]].elements - 1)), data.draw(words)))
-    found = first.probe(first.feeds(feed(struck), rows))
-    for row, (port, index, word) in enumerate(struck):
+        faulty.append((port, data.draw(st.integers(0, first.table[names[port]].elements - 1)), data.draw(words)))
+    found = first.probe(first.feeds(feed(faulty), rows))
+    for row, (port, index, word) in enumerate(faulty):
         for number, name in enumerate(names):
             live, after = (bits(found[n][row]).reshape(-1) for n in (f"{name}/live", name))
             if number == port:

@@ -160,8 +160,8 @@ def test_each_port_strikes_one_row_and_reaches_the_output(foreign: Any, session:
         feed = PortFeed.writing(
             np.array([NO_SITE, port, NO_SITE]), np.zeros(3, np.int64), np.full(3, 0x41200000, np.uint32)
         )
-        struck = twin({"images": file.images, **feed.as_inputs(table)})["logits"]
-        rows = (struck.view(np.uint32) != golden.view(np.uint32)).any(1)
+        faulty = twin({"images": file.images, **feed.as_inputs(table)})["logits"]
+        rows = (faulty.view(np.uint32) != golden.view(np.uint32)).any(1)
         assert rows.tolist() == [False, True, False], site  # element 0 is the class token's: it always reaches the head
 
 

@@ -58,12 +58,12 @@ class Changes:
         """(n, N): how much each token's row changes, on some scale."""
         return np.abs(self.down)
 
-    def change(self, strike: int, into: Float32s) -> Float32s:
+    def change(self, injection: int, into: Float32s) -> Float32s:
         """(N, D), written to ``into``."""
-        across = self.across[strike]
+        across = self.across[injection]
         if self.drawn_from is not None:
-            across = np.subtract(across, self.drawn_from[strike], out=into)
-        return np.multiply(self.down[strike][:, None], across, out=into)
+            across = np.subtract(across, self.drawn_from[injection], out=into)
+        return np.multiply(self.down[injection][:, None], across, out=into)
 
     def verdict(self, image: Int64s, golden: Float32s, span: Float64s, atol: Float64s, rtol: float) -> SettledOutcomes:
         """Says which outcomes are certain. image, span, atol (n,): of each strike; span is its largest |golden|.
@@ -75,32 +75,34 @@ class Changes:
         inside = self.usable & (most + bound < atol)
         outside = self.usable & (least - bound > atol + rtol * span)
         change = np.empty(golden.shape[1:], np.float32)
-        for strike in np.flatnonzero(self.usable & ~inside & ~outside):  # settled by the element that is furthest out
-            excess = np.abs(self.change(int(strike), change))
-            least[strike] = excess.max()
-            excess -= np.float32(rtol) * np.abs(golden[image[strike]])
-            margin = bound[strike] + 2.0**-21 * (least[strike] + rtol * span[strike])
-            inside[strike] = excess.max() + margin < atol[strike]
-            outside[strike] = excess.max() - margin > atol[strike]
+        for injection in np.flatnonzero(
+            self.usable & ~inside & ~outside
+        ):  # settled by the element that is furthest out
+            excess = np.abs(self.change(int(injection), change))
+            least[injection] = excess.max()
+            excess -= np.float32(rtol) * np.abs(golden[image[injection]])
+            margin = bound[injection] + 2.0**-21 * (least[injection] + rtol * span[injection])
+            inside[injection] = excess.max() + margin < atol[injection]
+            outside[injection] = excess.max() - margin > atol[injection]
         differs = least > bound
         return SettledOutcomes(outside | (inside & differs), inside & ~differs)
 
-    def outputs(self, strikes: Int64s, image: Int64s, golden: Float32s) -> Float32s:
+    def outputs(self, injections: Int64s, image: Int64s, golden: Float32s) -> Float32s:
         """(m, N, D) golden outputs with the changes; image (m,)."""
-        drawn_from = self.drawn_from and [self.drawn_from[strike] for strike in strikes.tolist()]
-        compiled = add_changes(golden, image, self.down[strikes], self.across[strikes], drawn_from)
+        drawn_from = self.drawn_from and [self.drawn_from[injection] for injection in injections.tolist()]
+        compiled = add_changes(golden, image, self.down[injections], self.across[injections], drawn_from)
         if compiled is not None:
             return compiled
-        outputs = np.empty((len(strikes), *golden.shape[1:]), np.float32)
-        for position, (strike, row) in enumerate(zip(strikes.tolist(), image.tolist(), strict=True)):
-            np.add(self.change(strike, outputs[position]), golden[row], out=outputs[position])
+        outputs = np.empty((len(injections), *golden.shape[1:]), np.float32)
+        for position, (injection, row) in enumerate(zip(injections.tolist(), image.tolist(), strict=True)):
+            np.add(self.change(injection, outputs[position]), golden[row], out=outputs[position])
         return outputs
 
 
 class ValueChanges(Changes):
     def __init__(
         self,
-        struck: FaultyElements,
+        faulty: FaultyElements,
         columns: Float32s,
         before: Float32s,
         goldens: Mapping[int, ImageGolden],
@@ -109,14 +111,14 @@ class ValueChanges(Changes):
     ) -> None:
         """Follows faults in v. columns, before: (n, N) the struck column of the context, with and without the fault.
         weight: W (H d, D)."""
-        head, _, column = np.unravel_index(struck.index, sites.site["v"].shape)
+        head, _, column = np.unravel_index(faulty.index, sites.site["v"].shape)
         self.across = weight[head * sites.head_width + column]
         with np.errstate(all="ignore"):  # what is not finite is not usable
             self.down = columns - before
             largest = self.rows.max(axis=1).astype(np.float64) * np.abs(self.across).max(axis=1)
         usable = np.isfinite(columns).all(axis=1) & (largest < _LARGEST)
         self.least = self.most = np.where(usable, largest, 0.0)
-        scales = [output_scale(goldens[image], weight) for image in struck.image.tolist()]
+        scales = [output_scale(goldens[image], weight) for image in faulty.image.tolist()]
         self.bound = bound_of_v(scales, len(weight), self.most)
         self.usable = usable & np.isfinite(self.bound)
 
@@ -124,7 +126,7 @@ class ValueChanges(Changes):
 class KeyChanges(Changes):
     def __init__(
         self,
-        struck: FaultyElements,
+        faulty: FaultyElements,
         columns: Float32s,
         before: Float32s,
         goldens: Mapping[int, ImageGolden],
@@ -133,8 +135,8 @@ class KeyChanges(Changes):
     ) -> None:
         """Follows faults in k. columns, before: (n, N) the struck key's column of the scores, with and without the
         fault. weight: W."""
-        head, key, _ = (axis.tolist() for axis in np.unravel_index(struck.index, sites.site["k"].shape))
-        golden = [goldens[image] for image in struck.image.tolist()]
+        head, key, _ = (axis.tolist() for axis in np.unravel_index(faulty.index, sites.site["k"].shape))
+        golden = [goldens[image] for image in faulty.image.tolist()]
         parts = [weight[h * sites.head_width : (h + 1) * sites.head_width] for h in head]
         maps = np.stack([g["softmax"][h, :, s] for g, h, s in zip(golden, head, key, strict=True)])
         with np.errstate(all="ignore"):  # what is not finite is not usable
@@ -158,13 +160,13 @@ class KeyChanges(Changes):
             )
             self.most = 2 * largest * np.array([scale.value for scale in scales])
         self.usable = usable & np.isfinite(self.bound) & (self.most < _LARGEST)
-        self.least = np.array([self._most_moved(n, heads[n]) if self.usable[n] else 0.0 for n in range(len(struck))])
+        self.least = np.array([self._most_moved(n, heads[n]) if self.usable[n] else 0.0 for n in range(len(faulty))])
 
-    def _most_moved(self, strike: int, head: Float32s) -> float:
+    def _most_moved(self, injection: int, head: Float32s) -> float:
         """Largest |change| of the token whose attention moves most. head: (N, D) of `head_output`."""
-        token = self.rows[strike].argmax()
-        row = self.across[strike] - head[token]
-        return float(np.abs(row).max() * self.rows[strike, token])
+        token = self.rows[injection].argmax()
+        row = self.across[injection] - head[token]
+        return float(np.abs(row).max() * self.rows[injection, token])
 
 
 CHANGES: dict[str, type[ValueChanges] | type[KeyChanges]] = {"v": ValueChanges, "k": KeyChanges}

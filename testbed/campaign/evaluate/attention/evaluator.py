@@ -34,7 +34,7 @@ from testbed.semantics import as_words
 
 _BUDGET_BYTES = 512 * 2**20
 _TELLING_ROWS = 4
-_PIECE_BYTES = 16 * 2**20  # outputs of a piece: more amortise what is done once per piece, and still stay near
+_CHUNK_BYTES = 16 * 2**20  # outputs of a piece: more amortise what is done once per piece, and still stay near
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class AttentionEvaluator:
         self.suffix = SuffixPath(target)
         self._weight = projection_weight(target.plain, target.sites)
         self._kinds = target.sites.kind_of_port(target.table)
-        self._piece = max(2, _PIECE_BYTES // (4 * target.sites.site["proj"].elements))
+        self._chunk = max(2, _CHUNK_BYTES // (4 * target.sites.site["proj"].elements))
         self._counts: Counter[str] = Counter()
 
     @property
@@ -98,8 +98,8 @@ class AttentionEvaluator:
             "fallback_share": fallbacks / eligible if eligible else 0.0,
         }
 
-    def evaluate(self, strikes: Injections) -> Iterator[Evaluated]:
-        for evaluated in self._evaluated(strikes):
+    def evaluate(self, injections: Injections) -> Iterator[Evaluated]:
+        for evaluated in self._evaluated(injections):
             for how in How:
                 self._counts[how.name.lower()] += int((evaluated.how == how).sum())
             yield evaluated
@@ -110,92 +110,94 @@ class AttentionEvaluator:
         self.suffix.close()
         self.rows.stages.close()
 
-    def _evaluated(self, strikes: Injections) -> Iterator[Evaluated]:
-        strikes.ports.as_inputs(self.target.table)  # refuses an index past a tensor's end
-        kind, point = self._kind(strikes)
+    def _evaluated(self, injections: Injections) -> Iterator[Evaluated]:
+        injections.ports.as_inputs(self.target.table)  # refuses an index past a tensor's end
+        kind, point = self._kind(injections)
         whole = np.flatnonzero(kind < 0)
         if len(whole):
-            for evaluated in self.fallback.evaluate(strikes.take(whole)):
+            for evaluated in self.fallback.evaluate(injections.take(whole)):
                 yield replace(evaluated, rows=whole[evaluated.rows])
         in_parts = np.flatnonzero(kind >= 0)
-        images = np.unique(strikes.image[in_parts]).tolist()
+        images = np.unique(injections.image[in_parts]).tolist()
         for start in range(0, len(images), self.goldens.most):
             goldens = self.goldens.load(images[start : start + self.goldens.most])
-            here = in_parts[np.isin(strikes.image[in_parts], list(goldens))]
+            here = in_parts[np.isin(injections.image[in_parts], list(goldens))]
             for number in np.unique(kind[here]):
-                yield from self._of_kind(KINDS[number], strikes, point, here[kind[here] == number], goldens)
+                yield from self._of_kind(KINDS[number], injections, point, here[kind[here] == number], goldens)
 
-    def _kind(self, strikes: Injections) -> tuple[Int64s, Int64s]:
+    def _kind(self, injections: Injections) -> tuple[Int64s, Int64s]:
         """(n,) number in KINDS, -1 for what goes the whole way; (n,) which of a strike's points is the one struck."""
-        struck = strikes.ports.site != NO_SITE
-        point = struck.argmax(axis=1)
-        kind = np.where(struck.sum(axis=1) == 1, self._kinds[strikes.ports.site[np.arange(len(strikes)), point]], -1)
+        injected = injections.ports.site != NO_SITE
+        point = injected.argmax(axis=1)
+        kind = np.where(
+            injected.sum(axis=1) == 1, self._kinds[injections.ports.site[np.arange(len(injections)), point]], -1
+        )
         known = np.array([self.paths.path.get(name, "whole") != "whole" for name in KINDS])
         return np.where((kind >= 0) & known[kind], kind, -1), point
 
     def _of_kind(
-        self, kind: str, strikes: Injections, point: Int64s, rows: Int64s, goldens: Mapping[int, ImageGolden]
+        self, kind: str, injections: Injections, point: Int64s, rows: Int64s, goldens: Mapping[int, ImageGolden]
     ) -> Iterator[Evaluated]:
-        rows = rows[np.argsort(strikes.image[rows], kind="stable")]
+        rows = rows[np.argsort(injections.image[rows], kind="stable")]
         at = rows, point[rows]
-        struck = FaultyElements(kind, strikes.image[rows], strikes.ports.index[at], strikes.ports.faulty[at])
-        self._check(struck, strikes.ports.golden[at], goldens)
+        injected = FaultyElements(kind, injections.image[rows], injections.ports.index[at], injections.ports.faulty[at])
+        self._check(injected, injections.ports.golden[at], goldens)
         evaluate = {"incremental": self._incremental, "rows": self._exact, "suffix": self._from_site}
-        for start in range(0, len(rows), self._piece):
-            piece = np.arange(start, min(start + self._piece, len(rows)))
-            for evaluated in evaluate[self.paths.path[kind]](struck.take(piece), goldens):
-                yield replace(evaluated, rows=rows[piece[evaluated.rows]])
+        for start in range(0, len(rows), self._chunk):
+            chunk = np.arange(start, min(start + self._chunk, len(rows)))
+            for evaluated in evaluate[self.paths.path[kind]](injected.take(chunk), goldens):
+                yield replace(evaluated, rows=rows[chunk[evaluated.rows]])
 
-    def _check(self, struck: FaultyElements, words: NDArray[np.uint32], goldens: Mapping[int, ImageGolden]) -> None:
+    def _check(self, injected: FaultyElements, words: NDArray[np.uint32], goldens: Mapping[int, ImageGolden]) -> None:
         """Raises NotDeterministic where the golden run does not hold the word that the fault was computed from."""
         held = np.array(
             [
-                as_words(goldens[image][struck.kind].reshape(-1))[index]
-                for image, index in zip(struck.image.tolist(), struck.index.tolist(), strict=True)
+                as_words(goldens[image][injected.kind].reshape(-1))[index]
+                for image, index in zip(injected.image.tolist(), injected.index.tolist(), strict=True)
             ],
             np.uint32,
         )
         if len(wrong := np.flatnonzero(held != words)):
             first = wrong[0]
             raise NotDeterministic(
-                f"{self.target.sites.site[struck.kind].name}[{struck.index[first]}] was {held[first]:#x} in one golden run"
+                f"{self.target.sites.site[injected.kind].name}[{injected.index[first]}] was {held[first]:#x} in one golden run"
                 f" and {words[first]:#x} in another: this engine is not deterministic at these settings"
             )
 
     def _exact(
-        self, struck: FaultyElements, goldens: Mapping[int, ImageGolden], columns: Float32s | None = None
+        self, injected: FaultyElements, goldens: Mapping[int, ImageGolden], columns: Float32s | None = None
     ) -> Iterator[Evaluated]:
-        outputs, unchanged = self.rows.outputs(struck, goldens, self.golden, columns)
-        evaluated = Evaluated.exact(np.arange(len(struck)), outputs, How.ROWS)
+        outputs, unchanged = self.rows.outputs(injected, goldens, self.golden, columns)
+        evaluated = Evaluated.exact(np.arange(len(injected)), outputs, How.ROWS)
         evaluated.how[unchanged] = How.UNCHANGED
         yield evaluated
 
-    def _from_site(self, struck: FaultyElements, goldens: Mapping[int, ImageGolden]) -> Iterator[Evaluated]:
-        yield Evaluated.exact(np.arange(len(struck)), self.suffix.outputs(struck, goldens), How.SUFFIX)
+    def _from_site(self, injected: FaultyElements, goldens: Mapping[int, ImageGolden]) -> Iterator[Evaluated]:
+        yield Evaluated.exact(np.arange(len(injected)), self.suffix.outputs(injected, goldens), How.SUFFIX)
 
-    def _incremental(self, struck: FaultyElements, goldens: Mapping[int, ImageGolden]) -> Iterator[Evaluated]:
+    def _incremental(self, injected: FaultyElements, goldens: Mapping[int, ImageGolden]) -> Iterator[Evaluated]:
         assert self._weight is not None
-        columns, before = self.rows.columns(struck, goldens), self.rows.golden_columns(struck, goldens)
-        changes = CHANGES[struck.kind](struck, columns, before, goldens, self._weight, self.target.sites)
-        span = np.array([output_scale(goldens[image], self._weight).largest for image in struck.image.tolist()])
-        settled, faint = changes.verdict(struck.image, self.golden, span, self.atol[struck.image], self.rtol)
-        strike, token, exact = self._telling_rows(struck, goldens, columns, changes, faint)
-        settled[strike] = True
+        columns, before = self.rows.columns(injected, goldens), self.rows.golden_columns(injected, goldens)
+        changes = CHANGES[injected.kind](injected, columns, before, goldens, self._weight, self.target.sites)
+        span = np.array([output_scale(goldens[image], self._weight).largest for image in injected.image.tolist()])
+        settled, faint = changes.verdict(injected.image, self.golden, span, self.atol[injected.image], self.rtol)
+        injection, token, exact = self._telling_rows(injected, goldens, columns, changes, faint)
+        settled[injection] = True
         self._counts["near"] += int((changes.usable & ~settled).sum())
         self._counts["unusable"] += int((~changes.usable).sum())
         taken, rest = np.flatnonzero(settled), np.flatnonzero(~settled)
         if len(taken):
-            outputs = changes.outputs(taken, struck.image[taken], self.golden)
-            outputs[np.searchsorted(taken, strike), token] = exact
+            outputs = changes.outputs(taken, injected.image[taken], self.golden)
+            outputs[np.searchsorted(taken, injection), token] = exact
             how = np.full(len(taken), How.INCREMENTAL, np.int8)
             yield Evaluated(taken, outputs, how, rounded_up(changes.bound[taken]))
         if len(rest):
-            for evaluated in self._exact(struck.take(rest), goldens, columns[rest]):
+            for evaluated in self._exact(injected.take(rest), goldens, columns[rest]):
                 yield replace(evaluated, rows=rest[evaluated.rows])
 
     def _telling_rows(
         self,
-        struck: FaultyElements,
+        injected: FaultyElements,
         goldens: Mapping[int, ImageGolden],
         columns: Float32s,
         changes: Changes,
@@ -211,10 +213,10 @@ class AttentionEvaluator:
         most = min(_TELLING_ROWS, columns.shape[1] - 1)
         tokens = np.zeros((len(asked), columns.shape[1]), bool)
         np.put_along_axis(tokens, np.argpartition(-changes.rows[asked], most, axis=1)[:, :most], True, axis=1)
-        position, token, rows = self.rows.rows(struck.take(asked), goldens, columns[asked], tokens)
-        strike = asked[position]
-        differ = (as_words(rows) != as_words(self.golden[struck.image[strike], token])).any(axis=1)
-        return strike[differ], token[differ], rows[differ]
+        position, token, rows = self.rows.rows(injected.take(asked), goldens, columns[asked], tokens)
+        injection = asked[position]
+        differ = (as_words(rows) != as_words(self.golden[injected.image[injection], token])).any(axis=1)
+        return injection[differ], token[differ], rows[differ]
 
 
 def rounded_up(values: Float64s) -> Float32s:

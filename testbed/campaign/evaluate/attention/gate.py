@@ -58,8 +58,8 @@ def _proved(
     rng: np.random.Generator,
 ) -> SiteProof:
     """The site's path, and what was seen of each that was tried: mismatching faults, or the share of the bound used."""
-    strikes = random_flips(target, kind, goldens, faults, rng, loud=1 / 3)
-    wanted = _outputs(fallback, strikes)
+    injections = random_flips(target, kind, goldens, faults, rng, loud=1 / 3)
+    wanted = _outputs(fallback, injections)
     proven, seen = "whole", dict[str, int | str]()
     for path in _EXACT_PATHS:
         lacking = [use for use in USES[kind] if not sizes[use]]
@@ -67,7 +67,7 @@ def _proved(
             seen[path] = f"no number of rows or columns gives the whole twin's bits: {', '.join(lacking)}"
             continue
         try:
-            outputs = _evaluated(target, fallback, AttentionPaths({kind: path}, sizes), strikes)
+            outputs = _evaluated(target, fallback, AttentionPaths({kind: path}, sizes), injections)
         except (EngineError, NotDeterministic) as error:
             seen[path] = str(error)
             continue
@@ -77,7 +77,7 @@ def _proved(
             break
     if proven != "rows" or kind not in CHANGES:
         return SiteProof.model_validate({"path": proven, "faults": faults, **seen})
-    share = _share_of_bound(target, fallback, kind, sizes, strikes, wanted, goldens)
+    share = _share_of_bound(target, fallback, kind, sizes, injections, wanted, goldens)
     if share is not None and share <= 1:
         proven = "incremental"
     return SiteProof.model_validate({"path": proven, "faults": faults, **seen, "incremental": share})
@@ -113,7 +113,7 @@ def _share_of_bound(
     fallback: Evaluator,
     kind: str,
     sizes: Sizes,
-    strikes: Injections,
+    injections: Injections,
     wanted: Float32s,
     goldens: dict[int, ImageGolden],
 ) -> float | None:
@@ -124,35 +124,35 @@ def _share_of_bound(
     never = np.zeros(len(fallback.golden))
     evaluator = AttentionEvaluator(target, fallback, AttentionPaths({kind: "rows"}, sizes), never, 0.0)
     try:
-        struck = FaultyElements(kind, strikes.image, strikes.ports.index[:, 0], strikes.ports.faulty[:, 0])
-        columns, before = evaluator.rows.columns(struck, goldens), evaluator.rows.golden_columns(struck, goldens)
+        injected = FaultyElements(kind, injections.image, injections.ports.index[:, 0], injections.ports.faulty[:, 0])
+        columns, before = evaluator.rows.columns(injected, goldens), evaluator.rows.golden_columns(injected, goldens)
     finally:
         evaluator.close()
-    changes = CHANGES[kind](struck, columns, before, goldens, weight, target.sites)
+    changes = CHANGES[kind](injected, columns, before, goldens, weight, target.sites)
     usable = np.flatnonzero(changes.usable)
-    incremental = changes.outputs(usable, strikes.image[usable], fallback.golden).astype(np.float64)
+    incremental = changes.outputs(usable, injections.image[usable], fallback.golden).astype(np.float64)
     with np.errstate(invalid="ignore"):
         off = np.abs(incremental - wanted[usable]).max(axis=(1, 2)) / changes.bound[usable]
     return float(np.nan_to_num(off, nan=np.inf).max(initial=0.0))
 
 
-def _evaluated(target: AttentionTarget, fallback: Evaluator, paths: AttentionPaths, strikes: Injections) -> Float32s:
+def _evaluated(target: AttentionTarget, fallback: Evaluator, paths: AttentionPaths, injections: Injections) -> Float32s:
     evaluator = AttentionEvaluator(target, fallback, paths, np.zeros(len(fallback.golden)), 0.0)
     try:
-        return _outputs(evaluator, strikes)
+        return _outputs(evaluator, injections)
     finally:
         evaluator.close()
 
 
-def _outputs(evaluator: Evaluator, strikes: Injections) -> Float32s:
-    outputs = np.empty((len(strikes), *evaluator.golden.shape[1:]), np.float32)
-    for part in _output_parts(evaluator, strikes):
+def _outputs(evaluator: Evaluator, injections: Injections) -> Float32s:
+    outputs = np.empty((len(injections), *evaluator.golden.shape[1:]), np.float32)
+    for part in _output_parts(evaluator, injections):
         outputs[part[0]] = part[1]
     return outputs
 
 
-def _output_parts(evaluator: Evaluator, strikes: Injections) -> Iterator[tuple[NDArray[np.int64], Float32s]]:
-    for part in evaluator.evaluate(strikes):
+def _output_parts(evaluator: Evaluator, injections: Injections) -> Iterator[tuple[NDArray[np.int64], Float32s]]:
+    for part in evaluator.evaluate(injections):
         yield part.rows, part.outputs
 
 

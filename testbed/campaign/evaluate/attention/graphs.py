@@ -104,8 +104,8 @@ def suffix(plain: bytes, sites: AttentionSites, kind: str) -> bytes:
     """The graph from the tensor of this kind on, at the file's own shapes; what else it needs are inputs by their own
     names."""
     proto = onnx.load_from_string(plain)
-    struck = sites.site[kind].tensor
-    changed = descendants(proto, struck)
+    faulty = sites.site[kind].tensor
+    changed = descendants(proto, faulty)
     inputs: dict[str, Dims] = {
         site.tensor: ("batch", *site.shape) for site in sites.site.values() if site.tensor not in changed
     }

@@ -53,7 +53,7 @@ class FaultyElements:
 class ContextRows:
     """Rows of the context whose bits a fault changed. strike, token (m,); values (m, H d)."""
 
-    strike: Int64s
+    injection: Int64s
     token: Int64s
     values: Float32s
 
@@ -75,7 +75,7 @@ class RowPath:
 
     def outputs(
         self,
-        struck: FaultyElements,
+        faulty: FaultyElements,
         goldens: Mapping[int, ImageGolden],
         golden: Float32s,
         columns: Float32s | None = None,
@@ -84,37 +84,37 @@ class RowPath:
 
         golden: (images, N, D). columns: of k and v, what `columns` gave, if it was asked before.
         """
-        outputs = golden[struck.image]
-        if struck.kind == "proj":
-            as_words(outputs.reshape(len(struck), -1))[np.arange(len(struck)), struck.index] = struck.words
-            return outputs, np.zeros(len(struck), bool)
-        rows = self._context_rows(struck, goldens, columns)
-        outputs[rows.strike, rows.token] = self._projected(rows)
-        unchanged = np.ones(len(struck), bool)
-        unchanged[rows.strike] = False
+        outputs = golden[faulty.image]
+        if faulty.kind == "proj":
+            as_words(outputs.reshape(len(faulty), -1))[np.arange(len(faulty)), faulty.index] = faulty.words
+            return outputs, np.zeros(len(faulty), bool)
+        rows = self._context_rows(faulty, goldens, columns)
+        outputs[rows.injection, rows.token] = self._projected(rows)
+        unchanged = np.ones(len(faulty), bool)
+        unchanged[rows.injection] = False
         return outputs, unchanged
 
     def rows(
-        self, struck: FaultyElements, goldens: Mapping[int, ImageGolden], columns: Float32s, tokens: NDArray[np.bool_]
+        self, faulty: FaultyElements, goldens: Mapping[int, ImageGolden], columns: Float32s, tokens: NDArray[np.bool_]
     ) -> tuple[Int64s, Int64s, Float32s]:
         """Exact rows of the outputs of strikes on k or v: (strike, token, rows (m, D)) of those of ``tokens`` (n, N) that
         are not golden where they enter the projection. columns: what `columns` gave."""
-        rows = self._context_rows(struck, goldens, columns, tokens)
-        return rows.strike, rows.token, self._projected(rows)
+        rows = self._context_rows(faulty, goldens, columns, tokens)
+        return rows.injection, rows.token, self._projected(rows)
 
     def _projected(self, rows: ContextRows) -> Float32s:
         """(m, D)."""
-        if not len(rows.strike):
+        if not len(rows.injection):
             return np.empty((0, self.sites.site["proj"].shape[1]), np.float32)
         return self.stages.project(rows.values)
 
-    def columns(self, struck: FaultyElements, goldens: Mapping[int, ImageGolden]) -> Float32s:
+    def columns(self, faulty: FaultyElements, goldens: Mapping[int, ImageGolden]) -> Float32s:
         """(n, N): of k, the struck key's column of the scores; of v, the struck column of its head's context."""
-        columns = np.empty((len(struck), self.sites.tokens), np.float32)
-        for group in self._groups(struck, goldens):
+        columns = np.empty((len(faulty), self.sites.tokens), np.float32)
+        for group in self._groups(faulty, goldens):
             golden, head = group.golden, group.head
-            words = struck.words[group.members]
-            if struck.kind == "k":
+            words = faulty.words[group.members]
+            if faulty.kind == "k":
                 keys = _with(golden["k"][head][group.row], group.column, words)
                 columns[group.members] = self.stages.score_columns(golden["q"][head], keys).T
             else:
@@ -122,11 +122,11 @@ class RowPath:
                 columns[group.members] = self.stages.head_columns(golden["softmax"][head], values).T
         return columns
 
-    def golden_columns(self, struck: FaultyElements, goldens: Mapping[int, ImageGolden]) -> Float32s:
+    def golden_columns(self, faulty: FaultyElements, goldens: Mapping[int, ImageGolden]) -> Float32s:
         """(n, N): what `columns` are without the fault."""
-        columns = np.empty((len(struck), self.sites.tokens), np.float32)
-        for group in self._groups(struck, goldens):
-            if struck.kind == "k":
+        columns = np.empty((len(faulty), self.sites.tokens), np.float32)
+        for group in self._groups(faulty, goldens):
+            if faulty.kind == "k":
                 columns[group.members] = group.golden["scores"][group.head].T[group.row]
             else:
                 columns[group.members] = group.golden["context"].T[group.head * self.sites.head_width + group.column]
@@ -134,65 +134,65 @@ class RowPath:
 
     def _context_rows(
         self,
-        struck: FaultyElements,
+        faulty: FaultyElements,
         goldens: Mapping[int, ImageGolden],
         columns: Float32s | None,
         tokens: NDArray[np.bool_] | None = None,
     ) -> ContextRows:
-        if struck.kind == "context":
-            return self._of_context(struck, goldens)
-        if struck.kind not in _COLUMNS:
-            return _joined([self._of_rows(struck, group) for group in self._groups(struck, goldens)])
+        if faulty.kind == "context":
+            return self._of_context(faulty, goldens)
+        if faulty.kind not in _COLUMNS:
+            return _joined([self._of_rows(faulty, group) for group in self._groups(faulty, goldens)])
         if columns is None:
-            columns = self.columns(struck, goldens)
-        changed = as_words(columns) != as_words(self.golden_columns(struck, goldens))
+            columns = self.columns(faulty, goldens)
+        changed = as_words(columns) != as_words(self.golden_columns(faulty, goldens))
         if tokens is not None:
             changed &= tokens
-        return _joined([self._of_columns(struck, group, columns, changed) for group in self._groups(struck, goldens)])
+        return _joined([self._of_columns(faulty, group, columns, changed) for group in self._groups(faulty, goldens)])
 
-    def _of_context(self, struck: FaultyElements, goldens: Mapping[int, ImageGolden]) -> ContextRows:
-        token, column = np.divmod(struck.index, self.sites.site["context"].shape[1])
-        before = np.stack([goldens[image]["context"][t] for image, t in zip(struck.image.tolist(), token, strict=True)])
-        return _changed(np.arange(len(struck)), token, before, _with(before.copy(), column, struck.words))
+    def _of_context(self, faulty: FaultyElements, goldens: Mapping[int, ImageGolden]) -> ContextRows:
+        token, column = np.divmod(faulty.index, self.sites.site["context"].shape[1])
+        before = np.stack([goldens[image]["context"][t] for image, t in zip(faulty.image.tolist(), token, strict=True)])
+        return _changed(np.arange(len(faulty)), token, before, _with(before.copy(), column, faulty.words))
 
-    def _of_rows(self, struck: FaultyElements, group: _Group) -> ContextRows:
-        golden, head, words = group.golden, group.head, struck.words[group.members]
-        rows = _with(golden[struck.kind][head][group.row], group.column, words)
-        if struck.kind == "q":
+    def _of_rows(self, faulty: FaultyElements, group: _Group) -> ContextRows:
+        golden, head, words = group.golden, group.head, faulty.words[group.members]
+        rows = _with(golden[faulty.kind][head][group.row], group.column, words)
+        if faulty.kind == "q":
             rows = self.stages.score_rows(rows, golden["k"][head])
-        if struck.kind in ("q", "scores"):
+        if faulty.kind in ("q", "scores"):
             rows = self.stages.softmax_rows(rows)
         return self._of_maps(group, group.members, group.row, rows)
 
     def _of_columns(
-        self, struck: FaultyElements, group: _Group, columns: Float32s, changed: NDArray[np.bool_]
+        self, faulty: FaultyElements, group: _Group, columns: Float32s, changed: NDArray[np.bool_]
     ) -> ContextRows:
         """Context rows that changed columns give. columns, changed: (n, N) of all strikes."""
         member, token = np.nonzero(changed[group.members])
-        strike = group.members[member]
-        words = as_words(columns[strike, token])
-        if struck.kind == "v":
+        injection = group.members[member]
+        words = as_words(columns[injection, token])
+        if faulty.kind == "v":
             context_column = group.head * self.sites.head_width + group.column
-            return ContextRows(strike, token, _with(group.golden["context"][token], context_column[member], words))
+            return ContextRows(injection, token, _with(group.golden["context"][token], context_column[member], words))
         scores = _with(group.golden["scores"][group.head][token], group.row[member], words)
-        return self._of_maps(group, strike, token, self.stages.softmax_rows(scores) if len(scores) else scores)
+        return self._of_maps(group, injection, token, self.stages.softmax_rows(scores) if len(scores) else scores)
 
-    def _of_maps(self, group: _Group, strike: Int64s, token: Int64s, maps: Float32s) -> ContextRows:
+    def _of_maps(self, group: _Group, injection: Int64s, token: Int64s, maps: Float32s) -> ContextRows:
         """Context rows that changed attention maps give. maps (m, N): rows of the group's head, by token."""
         before = group.golden["context"][token]
         after = before.copy()
         if len(maps):
             part = slice(group.head * self.sites.head_width, (group.head + 1) * self.sites.head_width)
             after[:, part] = self.stages.head_rows(maps, group.golden["v"][group.head])
-        return _changed(strike, token, before, after)
+        return _changed(injection, token, before, after)
 
-    def _groups(self, struck: FaultyElements, goldens: Mapping[int, ImageGolden]) -> Iterator[_Group]:
-        head, row, column = np.unravel_index(struck.index, self.sites.site[struck.kind].shape)
-        key = struck.image * self.sites.heads + head
+    def _groups(self, faulty: FaultyElements, goldens: Mapping[int, ImageGolden]) -> Iterator[_Group]:
+        head, row, column = np.unravel_index(faulty.index, self.sites.site[faulty.kind].shape)
+        key = faulty.image * self.sites.heads + head
         order = np.argsort(key, kind="stable")
         for members in np.split(order, np.flatnonzero(np.diff(key[order])) + 1):
             first = members[0]
-            yield _Group(goldens[int(struck.image[first])], int(head[first]), members, row[members], column[members])
+            yield _Group(goldens[int(faulty.image[first])], int(head[first]), members, row[members], column[members])
 
 
 def _with(rows: Float32s, column: Int64s, words: NDArray[np.uint32]) -> Float32s:
@@ -201,14 +201,14 @@ def _with(rows: Float32s, column: Int64s, words: NDArray[np.uint32]) -> Float32s
     return rows
 
 
-def _changed(strike: Int64s, token: Int64s, before: Float32s, after: Float32s) -> ContextRows:
+def _changed(injection: Int64s, token: Int64s, before: Float32s, after: Float32s) -> ContextRows:
     changed = (as_words(before) != as_words(after)).any(axis=1)
-    return ContextRows(strike[changed], token[changed], after[changed])
+    return ContextRows(injection[changed], token[changed], after[changed])
 
 
 def _joined(parts: list[ContextRows]) -> ContextRows:
     return ContextRows(
-        np.concatenate([part.strike for part in parts]),
+        np.concatenate([part.injection for part in parts]),
         np.concatenate([part.token for part in parts]),
         np.concatenate([part.values for part in parts]),
     )

@@ -169,10 +169,10 @@ def _padded(rows: Float32s, sizes: Sequence[int]) -> Iterator[tuple[Float32s, in
     while start < len(rows):
         left = len(rows) - start
         size = next((size for size in sizes if size >= left), sizes[-1])
-        piece = rows[start : start + size]
-        if len(piece) < size:
-            piece = np.concatenate([piece, np.zeros((size - len(piece), rows.shape[1]), rows.dtype)])
-        yield piece, min(left, size)
+        chunk = rows[start : start + size]
+        if len(chunk) < size:
+            chunk = np.concatenate([chunk, np.zeros((size - len(chunk), rows.shape[1]), rows.dtype)])
+        yield chunk, min(left, size)
         start += size
 
 

@@ -25,17 +25,17 @@ class SuffixPath:
         self._kind_of = {site.tensor: kind for kind, site in target.sites.site.items()}
         self._input_name = target.input_name
 
-    def outputs(self, struck: FaultyElements, goldens: Mapping[int, ImageGolden]) -> Float32s:
+    def outputs(self, faulty: FaultyElements, goldens: Mapping[int, ImageGolden]) -> Float32s:
         """(n, N, D). Raises EngineError."""
-        runner, inputs = self._opened(struck.kind)
+        runner, inputs = self._opened(faulty.kind)
         batch, output = self.target.batch, self.target.sites.site["proj"].tensor
         parts = []
-        for start in range(0, len(struck), batch):
-            part = struck.take(np.arange(start, min(start + batch, len(struck))))
+        for start in range(0, len(faulty), batch):
+            part = faulty.take(np.arange(start, min(start + batch, len(faulty))))
             idle = batch - len(part)
             images = [*part.image.tolist(), *([int(part.image[0])] * idle)]
             feeds = {name: self._golden(name, images, goldens) for name in inputs}
-            flat = as_words(feeds[self.target.sites.site[struck.kind].tensor].reshape(batch, -1))
+            flat = as_words(feeds[self.target.sites.site[faulty.kind].tensor].reshape(batch, -1))
             flat[np.arange(len(part)), part.index] = part.words
             parts.append(runner.run(feeds)[output][: len(part)])
         return np.concatenate(parts)

@@ -16,9 +16,9 @@ from testbed.instrument.cut.work import macs
 class Costs:
     """Costs of evaluations, as shares of the multiply-accumulates of a whole inference."""
 
-    def __init__(self, stages: Stages, pieces: Segments, routes: Routes) -> None:
-        self._stages, self._pieces, self._routes = stages, pieces, routes
-        self._flow, self._plan = stages.flow, pieces.plan
+    def __init__(self, stages: Stages, segments: Segments, routes: Routes) -> None:
+        self._stages, self._segments, self._routes = stages, segments, routes
+        self._flow, self._plan = stages.flow, segments.plan
         self._whole = macs(self._flow, range(len(self._flow.nodes))) or 1.0
         self._suffix, self._of = cache(self._macs_of_suffix), cache(self._macs_of)
 
@@ -63,10 +63,10 @@ class Costs:
         if part is None:
             return 0.0
         places = self._flow.between([*part.inputs], [*part.outputs])
-        return macs(self._flow, places, self._pieces.part_model(part).shapes)
+        return macs(self._flow, places, self._segments.part_model(part).shapes)
 
     def _macs_of_suffix(self, stage: int, inside: bool) -> float:
-        stop = self._pieces.stop_of(stage)
-        few, inputs = self._pieces.span_model(stage, inside, stop)
+        stop = self._segments.stop_of(stage)
+        few, inputs = self._segments.span_model(stage, inside, stop)
         own = macs(self._flow, self._flow.between(inputs, [self._stages.stages[stop - 1].end]), few.shapes)
         return own if stop == len(self._stages.stages) else own + self._suffix(stop, False)

@@ -37,7 +37,7 @@ class SuffixEntry:
     """A set of m injections that enter one suffix. strike, image, slot, token: (m,); token: of ``rows``. whole: (m,
     ...) each."""
 
-    strike: NDArray[np.int64]
+    injection: NDArray[np.int64]
     slot: NDArray[np.int64]
     how: How
     token: NDArray[np.int64] | None = None
@@ -46,7 +46,7 @@ class SuffixEntry:
     whole: Mapping[str, NDArray] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        return len(self.strike)
+        return len(self.injection)
 
     def put(self, name: str, into: NDArray, part: slice, golden: SuffixGoldens) -> None:
         """Writes these strikes' values of a tensor: the golden ones, and what they have changed."""
@@ -82,7 +82,7 @@ def read_words(values: NDArray, slot: NDArray[np.int64], index: NDArray[np.int64
 class SuffixBatch(NamedTuple):
     """What a suffix is fed at a time. strike: (b,) of its first b rows; how: (b,)."""
 
-    strike: NDArray[np.int64]
+    injection: NDArray[np.int64]
     how: NDArray[np.int8]
     feeds: dict[str, NDArray]
 
@@ -118,6 +118,6 @@ def _filled(
             entry.put(name, buffer[at : at + size], part, golden)
             at += size
         buffer[at:] = golden[name][waiting[0][0].slot[0]]
-    strike = np.concatenate([entry.strike[part] for entry, part in waiting])
+    injection = np.concatenate([entry.injection[part] for entry, part in waiting])
     how = np.concatenate([np.full(part.stop - part.start, entry.how, np.int8) for entry, part in waiting])
-    return SuffixBatch(strike, how, feeds)
+    return SuffixBatch(injection, how, feeds)

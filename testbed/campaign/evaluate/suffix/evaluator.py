@@ -26,7 +26,7 @@ from testbed.instrument.cut.stages import Stages
 from testbed.instrument.ports.feed import NO_SITE
 
 GIB = 2**30
-_STRIKES_AT_ONCE = 8192
+_INJECTIONS_AT_ONCE = 8192
 
 
 class SuffixEvaluator:
@@ -49,15 +49,15 @@ class SuffixEvaluator:
         campaign's frozen one. golden_bytes, weight_bytes: about how much memory golden values, and weights of suffixes,
         may take."""
         self.stages, self.plan, self.whole = stages, plan, whole
-        self.pieces = Segments(stages, plan, open_, batch, weight_bytes)
+        self.segments = Segments(stages, plan, open_, batch, weight_bytes)
         self.routes = Routes(stages, plan)
-        self.costs = Costs(stages, self.pieces, self.routes)
+        self.costs = Costs(stages, self.segments, self.routes)
         self._inputs, self._batch = inputs, batch
         self._work, self._evaluated = 0.0, 0
         names = self._kept()
         size = sum(int(np.prod(stages.flow.per_image(n))) for n in names) * 4
         self._goldens = SuffixGoldens(
-            lambda: self.pieces.tapped(names), names, stages.flow.output, size, inputs, images, batch, golden_bytes
+            lambda: self.segments.tapped(names), names, stages.flow.output, size, inputs, images, batch, golden_bytes
         )
 
     @property
@@ -66,12 +66,12 @@ class SuffixEvaluator:
 
     @cached_property
     def _replay(self) -> ReplayContext:
-        return ReplayContext(self.stages, self.pieces, self.routes, self._goldens, self.golden, self._inputs)
+        return ReplayContext(self.stages, self.segments, self.routes, self._goldens, self.golden, self._inputs)
 
     @property
     def engine_seconds(self) -> float:
-        """Time spent inside the pieces' engines, golden values included; the whole twin's is its own."""
-        return self.pieces.clock.seconds
+        """Time spent inside the segments' engines, golden values included; the whole twin's is its own."""
+        return self.segments.clock.seconds
 
     def golden_by_pieces(self) -> NDArray[np.bool_]:
         """(images,) whether the whole twin's golden outputs are given, bit for bit, by the graph that golden values are
@@ -87,10 +87,10 @@ class SuffixEvaluator:
                     same[evaluated.rows] &= same_words(evaluated.outputs, self.golden[evaluated.rows])
         return same
 
-    def relative_cost(self, strikes: Injections) -> NDArray[np.float64]:
+    def relative_cost(self, injections: Injections) -> NDArray[np.float64]:
         """(n,) share of a whole inference's multiply-accumulates that each strike leaves to be run, padding not counted,
         and as if no strike were found to be unchanged on its way."""
-        ways, ports, _ = self.routes.ways(strikes)
+        ways, ports, _ = self.routes.ways(injections)
         return self.costs.of(ways, ports)
 
     @property
@@ -99,31 +99,31 @@ class SuffixEvaluator:
         return self._work / self._evaluated if self._evaluated else 0.0
 
     def close(self) -> None:
-        self.pieces.close()
+        self.segments.close()
         self._goldens.close()
 
-    def evaluate(self, strikes: Injections) -> Iterator[Evaluated]:
-        ways, ports, tokens = self.routes.ways(strikes)
+    def evaluate(self, injections: Injections) -> Iterator[Evaluated]:
+        ways, ports, tokens = self.routes.ways(injections)
         self._work += self.costs.of(ways, ports).sum()
-        self._evaluated += len(strikes)
+        self._evaluated += len(injections)
         for way, how in ((Way.DEAD, How.DEAD), (Way.OUTPUT, How.SUFFIX)):
             for rows in chunks(np.flatnonzero(ways == way), self._batch):
-                yield Evaluated.exact(rows, self._of_golden(strikes, rows, way == Way.OUTPUT), how)
+                yield Evaluated.exact(rows, self._of_golden(injections, rows, way == Way.OUTPUT), how)
         if len(rows := np.flatnonzero(ways == Way.WHOLE)):
-            for evaluated in self.whole.evaluate(strikes.take(rows)):
+            for evaluated in self.whole.evaluate(injections.take(rows)):
                 yield Evaluated(rows[evaluated.rows], evaluated.outputs, evaluated.how, evaluated.bound)
         left = np.flatnonzero(~np.isin(ways, (Way.DEAD, Way.OUTPUT, Way.WHOLE)))
-        for group in self._goldens.groups(strikes.image[left]):
-            for rows in chunks(left[group], _STRIKES_AT_ONCE):
-                slot = self._goldens.slots(strikes.image[rows])
-                run = Replay(self._replay, strikes.take(rows), ways[rows], ports[rows], tokens[rows], slot)
+        for group in self._goldens.groups(injections.image[left]):
+            for rows in chunks(left[group], _INJECTIONS_AT_ONCE):
+                slot = self._goldens.slots(injections.image[rows])
+                run = Replay(self._replay, injections.take(rows), ways[rows], ports[rows], tokens[rows], slot)
                 for evaluated in run.evaluate():
                     yield Evaluated(rows[evaluated.rows], evaluated.outputs, evaluated.how, evaluated.bound)
 
-    def _of_golden(self, strikes: Injections, rows: NDArray[np.int64], struck: bool) -> NDArray[np.float32]:
-        outputs = self.golden[strikes.image[rows]]
-        if struck:
-            part = strikes.ports.take(rows)
+    def _of_golden(self, injections: Injections, rows: NDArray[np.int64], injected: bool) -> NDArray[np.float32]:
+        outputs = self.golden[injections.image[rows]]
+        if injected:
+            part = injections.ports.take(rows)
             used = part.site != NO_SITE
             live = read_words(outputs, np.arange(len(rows)), part.index, used)
             check_live(part, live, self.stages.table)

@@ -83,8 +83,8 @@ def prove_suffix(
             if wanted is None:
                 each = per_site_kind if _tells_all(evaluator) else _COARSE * per_site_kind
                 table = evaluator.stages.table
-                strikes = sample(table.ports, table if sites is None else sites, live, images, each, seed)
-                wanted = strikes, outputs_of(whole, strikes)
+                injections = sample(table.ports, table if sites is None else sites, live, images, each, seed)
+                wanted = injections, outputs_of(whole, injections)
             outcome = _compared(evaluator, whole, *wanted)
         except (EngineError, NotDeterministic, CannotCut) as error:
             outcome.error = str(error)
@@ -131,20 +131,22 @@ def _search(trial: Callable[[Shortcuts], _Trial]) -> tuple[Shortcuts | None, _Tr
     return plan, last
 
 
-def _compared(evaluator: SuffixEvaluator, whole: Evaluator, strikes: Injections, wanted: NDArray[np.float32]) -> _Trial:
+def _compared(
+    evaluator: SuffixEvaluator, whole: Evaluator, injections: Injections, wanted: NDArray[np.float32]
+) -> _Trial:
     trial = _Trial(golden=int((~evaluator.golden_by_pieces()).sum()))
     if trial.golden:
         return trial
-    same = same_words(outputs_of(evaluator, strikes), wanted)
-    ways, _, _ = evaluator.routes.ways(strikes)
+    same = same_words(outputs_of(evaluator, injections), wanted)
+    ways, _, _ = evaluator.routes.ways(injections)
     for way in np.unique(ways):
         by_way = ways == way
         trial.ways[Way(way).name.lower()] = [int(by_way.sum()), int((~same[by_way]).sum())]
     return trial
 
 
-def outputs_of(evaluator: Evaluator, strikes: Injections) -> NDArray[np.float32]:
+def outputs_of(evaluator: Evaluator, injections: Injections) -> NDArray[np.float32]:
     """(n, ...) of all strikes, in their order."""
-    parts = list(evaluator.evaluate(strikes))
+    parts = list(evaluator.evaluate(injections))
     order = np.argsort(np.concatenate([part.rows for part in parts]), kind="stable")
     return np.ascontiguousarray(np.concatenate([part.outputs for part in parts])[order])

@@ -28,7 +28,7 @@ class SuffixGoldens:
     ) -> None:
         self._tapped, self._names, self._output, self._inputs = tapped, list(names), output, inputs
         self._batch = batch
-        self._piece: Segment | None = None
+        self._segment: Segment | None = None
         self.capacity = int(np.clip(budget_bytes // max(1, bytes_per_image), batch, max(batch, images)))
         self._slot = np.full(images, -1, np.int64)
         self._image = np.full(self.capacity, -1, np.int64)
@@ -66,13 +66,13 @@ class SuffixGoldens:
         return self._outputs[images]
 
     def close(self) -> None:
-        if self._piece is not None:
-            self._piece.runner.close()
-            self._piece = None
+        if self._segment is not None:
+            self._segment.runner.close()
+            self._segment = None
 
     def _compute(self, images: NDArray[np.int64]) -> None:
-        self._piece = self._piece or self._tapped()
-        outputs = self._piece({self._piece.inputs[0]: self._inputs(pad_rows(images, self._batch))})
+        self._segment = self._segment or self._tapped()
+        outputs = self._segment({self._segment.inputs[0]: self._inputs(pad_rows(images, self._batch))})
         own = outputs[self._output]
         if self._outputs is None:
             self._outputs = np.zeros((len(self._slot), *own.shape[1:]), own.dtype)

@@ -40,7 +40,7 @@ class ReplayContext:
     """What strikes are followed with. golden: (images, ...) outputs."""
 
     stages: Stages
-    pieces: Segments
+    segments: Segments
     routes: Routes
     goldens: SuffixGoldens
     golden: NDArray[np.float32]
@@ -49,13 +49,13 @@ class ReplayContext:
 
 def replayed(replay: ReplayContext, stage: int, inside: bool, entries: Sequence[SuffixEntry]) -> Iterator[Evaluated]:
     """Outputs of strikes that enter a suffix, in batches; ``rows`` are the entries' own numbers."""
-    first, *others = replay.pieces.suffix(stage, inside)
-    for batch in batches(entries, first.inputs, replay.goldens, replay.pieces.batch):
+    first, *others = replay.segments.suffix(stage, inside)
+    for batch in batches(entries, first.inputs, replay.goldens, replay.segments.batch):
         tensors = first(batch.feeds)
-        for piece in others:
-            tensors = piece({name: tensors[name] for name in piece.inputs})
-        outputs = tensors[replay.stages.flow.output][: len(batch.strike)]
-        yield Evaluated(batch.strike, outputs, batch.how, np.zeros(len(outputs), np.float32))
+        for segment in others:
+            tensors = segment({name: tensors[name] for name in segment.inputs})
+        outputs = tensors[replay.stages.flow.output][: len(batch.injection)]
+        yield Evaluated(batch.injection, outputs, batch.how, np.zeros(len(outputs), np.float32))
 
 
 class Replay:
@@ -64,15 +64,15 @@ class Replay:
     def __init__(
         self,
         replay: ReplayContext,
-        strikes: Injections,
+        injections: Injections,
         ways: NDArray[np.int8],
         ports: NDArray[np.int64],
         tokens: NDArray[np.int64],
         slot: NDArray[np.int64],
     ) -> None:
-        self._replay, self._pieces, self._golden = replay, replay.pieces, replay.goldens
+        self._replay, self._segments, self._golden = replay, replay.segments, replay.goldens
         self._stages, self._routes = replay.stages.stages, replay.routes.routes
-        self._strikes, self._ways, self._ports, self._tokens, self._slot = strikes, ways, ports, tokens, slot
+        self._injections, self._ways, self._ports, self._tokens, self._slot = injections, ways, ports, tokens, slot
         self._entries: Entries = defaultdict(list)
         self._unchanged: list[NDArray[np.int64]] = []
 
@@ -88,8 +88,8 @@ class Replay:
             for way in _PARTS:
                 self._by_rows(stage, way, np.flatnonzero(of_stage & (self._ways == way)))
             yield from self._with_ports(stage, np.flatnonzero(of_stage & (self._ways == Way.TWIN)))
-            for rows in chunks(np.concatenate([np.zeros(0, np.int64), *self._unchanged]), self._pieces.batch):
-                golden = self._replay.golden[self._strikes.image[rows]]
+            for rows in chunks(np.concatenate([np.zeros(0, np.int64), *self._unchanged]), self._segments.batch):
+                golden = self._replay.golden[self._injections.image[rows]]
                 yield Evaluated.exact(rows, golden, How.UNCHANGED)
             self._unchanged.clear()
         for (number, inside), entries in sorted(self._entries.items(), key=lambda item: item[0]):
@@ -104,7 +104,7 @@ class Replay:
         self._check_golden(stage.end, rows)
         token = self._tokens[rows]
         if len(alone := rows[token >= 0]):
-            self._row_enters(stage.number + 1, alone, self._struck_rows(stage.end, TOKENS, alone), How.ROWS)
+            self._row_enters(stage.number + 1, alone, self._faulty_rows(stage.end, TOKENS, alone), How.ROWS)
         if len(spread := rows[token < 0]):
             self._enter(stage.number + 1, False, spread, words=self._words(stage.end, spread))
 
@@ -127,7 +127,7 @@ class Replay:
             changed, ports = {}, None
             if tensor:
                 self._check_golden(tensor, members)
-                changed = {tensor: self._struck_rows(tensor, getattr(stage.rowed, part).rows[tensor], members)}
+                changed = {tensor: self._faulty_rows(tensor, getattr(stage.rowed, part).rows[tensor], members)}
             else:
                 ports = self._in_rows(members)
             followed = self._follow(stage, part, members, self._tokens[members], changed, ports)
@@ -142,15 +142,15 @@ class Replay:
         """The whole stage is run, with ports; what differs then goes on at once."""
         if not len(rows):
             return
-        piece, size = self._pieces.twin(stage.number), self._pieces.batch
+        segment, size = self._segments.twin(stage.number), self._segments.batch
         for some in chunks(rows, size):
             padded = pad_rows(some, size, filler=some[0])
             start = self._golden[stage.start][self._slot[padded]] if stage.number else self._images(padded)
-            own = piece.own(self._strikes.ports.take(some))
-            outputs, live = piece.struck({stage.start: start}, own)
+            own = segment.own(self._injections.ports.take(some))
+            outputs, live = segment.faulty({stage.start: start}, own)
             assert live is not None
-            assert piece.table is not None
-            check_live(own, live[: len(some)], piece.table)
+            assert segment.table is not None
+            check_live(own, live[: len(some)], segment.table)
             ends = outputs[stage.end][: len(some)]
             if stage.number + 1 == len(self._stages):
                 yield Evaluated.exact(some, ends, How.SUFFIX)
@@ -177,7 +177,7 @@ class Replay:
 
     def _row_enters(self, number: int, rows: NDArray[np.int64], values: NDArray, how: How) -> None:
         """A stage whose start differs from the golden one in one token."""
-        stage, token, plan = self._stages[number], self._tokens[rows], self._pieces.plan
+        stage, token, plan = self._stages[number], self._tokens[rows], self._segments.plan
         if stage.rowed is not None and stage.rowed.middle is None and plan.rows:
             followed = self._follow(stage, "tail", rows, token, {stage.start: values}, None)
             self._row_ends(stage, rows, followed[stage.end])
@@ -205,8 +205,8 @@ class Replay:
         changed: dict[str, NDArray],
         ports: PortFeed | None,
     ) -> dict[str, NDArray]:
-        piece = self._pieces.part(stage.number, name)
-        run = RowRunner(piece, getattr(stage.rowed, name), self._golden, self._pieces.row_batch)
+        segment = self._segments.part(stage.number, name)
+        run = RowRunner(segment, getattr(stage.rowed, name), self._golden, self._segments.row_batch)
         return run(self._slot[rows], token, changed, ports)
 
     # ---- suffixes
@@ -227,33 +227,33 @@ class Replay:
     # ---- struck values
 
     def _images(self, rows: NDArray[np.int64]) -> NDArray:
-        return self._replay.inputs(self._strikes.image[rows])
+        return self._replay.inputs(self._injections.image[rows])
 
     def _check_golden(self, tensor: str, rows: NDArray[np.int64]) -> None:
-        ports = self._strikes.ports.take(rows)
+        ports = self._injections.ports.take(rows)
         live = read_words(self._golden[tensor], self._slot[rows], ports.index, ports.site != NO_SITE)
         check_live(ports, live, self._replay.stages.table)
 
     def _words(self, tensor: str, rows: NDArray[np.int64]) -> ChangedWords:
-        ports = self._strikes.ports.take(rows)
+        ports = self._injections.ports.take(rows)
         return ChangedWords(tensor, ports.index, ports.faulty, ports.site != NO_SITE)
 
-    def _struck_rows(self, tensor: str, axis: int, rows: NDArray[np.int64]) -> NDArray:
+    def _faulty_rows(self, tensor: str, axis: int, rows: NDArray[np.int64]) -> NDArray:
         """(m, ...) the golden rows of the strikes' tokens with their words written."""
         values = golden_rows(self._golden, tensor, axis, self._slot[rows], self._tokens[rows])
-        ports = self._strikes.ports.take(rows)
+        ports = self._injections.ports.take(rows)
         write_words(values, self._row_index(rows, 1), ports.faulty, ports.site != NO_SITE)
         return values
 
     def _in_rows(self, rows: NDArray[np.int64]) -> PortFeed:
-        return self._strikes.ports.take(rows).at(self._row_index(rows, ROWS))
+        return self._injections.ports.take(rows).at(self._row_index(rows, ROWS))
 
     def _row_index(self, rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
         """(m, K) indices in ``count`` rows of each tensor, of which the first is the struck one."""
-        index = np.zeros_like(self._strikes.ports.index[rows])
+        index = np.zeros_like(self._injections.ports.index[rows])
         for port in np.unique(self._ports[rows]):
             at_port = self._ports[rows] == port
-            index[at_port] = self._routes[port].in_row(self._strikes.ports.index[rows[at_port]], count)
+            index[at_port] = self._routes[port].in_row(self._injections.ports.index[rows[at_port]], count)
         return index
 
 

@@ -1,4 +1,4 @@
-"""Which way a strike goes through the pieces: decided by its site, and by whether it keeps to one token."""
+"""Which way a strike goes through the segments: decided by its site, and by whether it keeps to one token."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Route:
     """How injections at one site are evaluated. ``single``: of those at one token; ``any``: of others. axis: of the
     tokens, per image.
 
-    ``armed``: the element is struck by a port; otherwise it is an input of its piece, and struck before it is fed.
+    ``armed``: the element is struck by a port; otherwise it is an input of its segment, and struck before it is fed.
     """
 
     site: Site
@@ -72,9 +72,9 @@ class Routes:
         self.routes = [self._route(site) for site in sites]
         self._dead = [self._dead_tokens(site) if plan.dead else None for site in sites]
 
-    def ways(self, strikes: Injections) -> tuple[NDArray[np.int8], NDArray[np.int64], NDArray[np.int64]]:
+    def ways(self, injections: Injections) -> tuple[NDArray[np.int8], NDArray[np.int64], NDArray[np.int64]]:
         """(n,) the way of each strike, its (first) port number, and the token it keeps to, -1 where there is none."""
-        site, index = strikes.ports.site, strikes.ports.index
+        site, index = injections.ports.site, injections.ports.index
         used = site != NO_SITE
         first = np.where(used.any(axis=1), np.take_along_axis(site, used.argmax(axis=1)[:, None], 1)[:, 0], 0)
         same = (~used | (site == first[:, None])).all(axis=1) & used.any(axis=1)
@@ -83,7 +83,7 @@ class Routes:
         for number in np.unique(first[same]):
             rows = np.flatnonzero(same & (first == number))
             ways[rows], tokens[rows] = self._at(int(number), index[rows], used[rows])
-        return self._in_one_stage(strikes, ways, first, same), first, tokens
+        return self._in_one_stage(injections, ways, first, same), first, tokens
 
     def _at(
         self, number: int, index: NDArray[np.int64], used: NDArray[np.bool_]
@@ -101,7 +101,7 @@ class Routes:
         return ways, np.where(alone & (route.axis is not None), own[:, 0], -1)
 
     def _in_one_stage(
-        self, strikes: Injections, ways: NDArray[np.int8], first: NDArray[np.int64], same: NDArray[np.bool_]
+        self, injections: Injections, ways: NDArray[np.int8], first: NDArray[np.int64], same: NDArray[np.bool_]
     ) -> NDArray[np.int8]:
         """A strike at several sites of one stage is run with that stage's ports, if these can be armed together."""
         if self._stages.table.mechanism != OP or same.all():
@@ -109,7 +109,7 @@ class Routes:
         ends = {stage.end for stage in self._stages.stages}
         stage_of = np.array([NO_SITE if r.site.tensor in ends else r.stage for r in self.routes])
         for row in np.flatnonzero(~same):
-            stages = set(stage_of[strikes.ports.site[row][strikes.ports.site[row] != NO_SITE]])
+            stages = set(stage_of[injections.ports.site[row][injections.ports.site[row] != NO_SITE]])
             if len(stages) == 1 and NO_SITE not in stages:
                 ways[row] = Way.TWIN
         return ways

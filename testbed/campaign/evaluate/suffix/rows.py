@@ -19,8 +19,8 @@ from testbed.instrument.ports.feed import PortFeed
 class RowRunner:
     """One part of one stage. ``size``: strikes at a time."""
 
-    def __init__(self, piece: PortedSegment, part: StagePart, golden: SuffixGoldens, size: int) -> None:
-        self._piece, self._part, self._golden, self._size = piece, part, golden, size
+    def __init__(self, segment: PortedSegment, part: StagePart, golden: SuffixGoldens, size: int) -> None:
+        self._segment, self._part, self._golden, self._size = segment, part, golden, size
 
     def __call__(
         self,
@@ -50,15 +50,15 @@ class RowRunner:
         changed: Mapping[str, NDArray],
         ports: PortFeed | None,
     ) -> dict[str, NDArray]:
-        piece, count = self._piece, len(slot)
+        segment, count = self._segment, len(slot)
         slots, tokens = pad_rows(slot, self._size), pad_rows(token, self._size)
-        feeds = {name: self._input(name, slots, tokens) for name in piece.inputs}
+        feeds = {name: self._input(name, slots, tokens) for name in segment.inputs}
         for name, values in changed.items():
             np.moveaxis(feeds[name], self._part.rows[name], 1)[:count, 0] = values
-        own = None if ports is None else piece.own(ports)
-        outputs, live = piece.struck(feeds, own)
-        if own is not None and live is not None and piece.table is not None:
-            check_live(own, live[:count], piece.table)
+        own = None if ports is None else segment.own(ports)
+        outputs, live = segment.faulty(feeds, own)
+        if own is not None and live is not None and segment.table is not None:
+            check_live(own, live[:count], segment.table)
         return {name: self._row(name, outputs[name][:count], slot, token) for name in self._part.outputs}
 
     def _input(self, name: str, slot: NDArray[np.int64], token: NDArray[np.int64]) -> NDArray:

@@ -38,28 +38,28 @@ def sample(
     rng = np.random.default_rng([seed, per_kind])
     site, index, masks = [], [], []
 
-    def add(struck_site: Site, places: NDArray[np.int64], what: list[tuple[int, int, int]]) -> None:
+    def add(faulty_site: Site, places: NDArray[np.int64], what: list[tuple[int, int, int]]) -> None:
         unused = 2 - len(places)
-        site.append([ports[struck_site.name]] * len(places) + [NO_SITE] * unused)
+        site.append([ports[faulty_site.name]] * len(places) + [NO_SITE] * unused)
         index.append([*places, *[0] * unused])
         masks.append(what)
 
     kinds = list(_kinds(sites))
-    for struck_site in (struck_site for alike in kinds for struck_site in alike):
+    for faulty_site in (faulty_site for alike in kinds for faulty_site in alike):
         for number in range(2 * per_kind):
-            points = 1 + number % 2 if struck_site.elements > 1 else 1
-            places = _elements(struck_site, points, number < per_kind, rng)
-            add(struck_site, places, [(_ALL, 0, 1 << int(rng.integers(struck_site.format.bits))) for _ in range(2)])
+            points = 1 + number % 2 if faulty_site.elements > 1 else 1
+            places = _elements(faulty_site, points, number < per_kind, rng)
+            add(faulty_site, places, [(_ALL, 0, 1 << int(rng.integers(faulty_site.format.bits))) for _ in range(2)])
     for alike in kinds:
         for number, word in enumerate(loud_words(alike[0].format, rng)):
-            struck_site = alike[number % len(alike)]
-            add(struck_site, _elements(struck_site, 1, number % 2 == 0, rng), [(0, word, 0), (_ALL, 0, 0)])
+            faulty_site = alike[number % len(alike)]
+            add(faulty_site, _elements(faulty_site, 1, number % 2 == 0, rng), [(0, word, 0), (_ALL, 0, 0)])
     and_, or_, xor = np.moveaxis(np.array(masks, np.uint32), 2, 0)
     none = np.zeros_like(xor)
     unknown = PortFeed(np.array(site, np.int64), np.array(index, np.int64), and_, or_, xor, none)
-    strikes = Injections(rng.integers(images, size=len(site)), unknown)
-    words = np.where(unknown.site == NO_SITE, 0, live(strikes)).astype(np.uint32)
-    return Injections(strikes.image, unknown.with_golden(words))
+    injections = Injections(rng.integers(images, size=len(site)), unknown)
+    words = np.where(unknown.site == NO_SITE, 0, live(injections)).astype(np.uint32)
+    return Injections(injections.image, unknown.with_golden(words))
 
 
 def loud_words(form: Format, rng: np.random.Generator) -> list[int]:

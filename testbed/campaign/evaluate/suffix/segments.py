@@ -1,4 +1,4 @@
-"""The compiled pieces of a model that suffix evaluation is made of: each is built when it is first needed."""
+"""The compiled segments of a model that suffix evaluation is made of: each is built when it is first needed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from testbed.core.arrays import Words32
 from testbed.core.site import Site, SiteTable
 from testbed.engines.runner import Runner
 from testbed.instrument.cut.flow import CannotCut
-from testbed.instrument.cut.segments import FLAT, FLAT_SHAPE, opaque, segment
+from testbed.instrument.cut.segments import FLAT, FLAT_SHAPE, cut_segment, opaque
 from testbed.instrument.cut.stages import StagePart, Stages
 from testbed.instrument.cut.tokens import ROWS, Need, Restricted, restricted
 from testbed.instrument.ports.feed import NO_SITE, PortFeed, live_words
@@ -58,14 +58,14 @@ class Segment:
 
 @dataclass
 class PortedSegment(Segment):
-    """A segment with fault ports at ``table``'s sites. ``port_of``: port number of the whole twin -> the piece's
+    """A segment with fault ports at ``table``'s sites. ``port_of``: port number of the whole twin -> the segment's
     own."""
 
     table: SiteTable | None = None
     port_of: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
 
-    def struck(self, feeds: Arrays, ports: PortFeed | None) -> tuple[dict[str, NDArray], Words32 | None]:
-        """Outputs, and the live words (B, K). ports: (B, K), numbered as the piece's own; None: none is armed."""
+    def faulty(self, feeds: Arrays, ports: PortFeed | None) -> tuple[dict[str, NDArray], Words32 | None]:
+        """Outputs, and the live words (B, K). ports: (B, K), numbered as the segment's own; None: none is armed."""
         if self.table is None:
             return self(feeds), None
         size = len(next(iter(feeds.values())))
@@ -74,12 +74,12 @@ class PortedSegment(Segment):
         return outputs, live_words(outputs, self.table, ports.site)
 
     def own(self, ports: PortFeed) -> PortFeed:
-        """The same strikes, numbered as this piece's."""
+        """The same strikes, numbered as this segment's."""
         return replace(ports, site=np.where(ports.site == NO_SITE, NO_SITE, self.port_of[ports.site]))
 
 
 class Segments:
-    """``batch``: of all but the pieces of rows. ``weight_bytes``: about how much memory all weights of suffixes may take.
+    """``batch``: of all but the segments of rows. ``weight_bytes``: about how much memory all weights of suffixes may take.
 
     A suffix runs in one engine from its block to the output, as memory is then hot; every block's weights are held once
     per suffix. Where that takes too much, suffixes end at fixed blocks, and go on in the next one's engine.
@@ -97,14 +97,14 @@ class Segments:
     def tapped(self, tensors: Sequence[str]) -> Segment:
         """The whole model with these tensors as outputs, beside its own. Not kept."""
         flow = self.stages.flow
-        return self._kept_apart(segment(flow, [flow.input], [*tensors, flow.output]), [flow.input], {})
+        return self._kept_apart(cut_segment(flow, [flow.input], [*tensors, flow.output]), [flow.input], {})
 
     def suffix(self, stage: int, inside: bool) -> list[Segment]:
         """The segments from the stage's start, or from its attention's inputs, to the output: to be run one after the
         other."""
         stop = self.stop_of(stage)
-        pieces = [self._span(stage, inside, stop)]
-        return pieces if stop == len(self.stages.stages) else [*pieces, *self.suffix(stop, False)]
+        segments = [self._span(stage, inside, stop)]
+        return segments if stop == len(self.stages.stages) else [*segments, *self.suffix(stop, False)]
 
     def stop_of(self, stage: int) -> int:
         """The stage at which an engine that starts with ``stage`` ends."""
@@ -116,7 +116,7 @@ class Segments:
         def build() -> PortedSegment:
             flow, own = self.stages.flow, self.stages.stages[stage]
             inside = [site for site in own.sites if site.tensor != own.end]
-            return self._ported(segment(flow, [own.start], [own.end]), [own.start], inside, {}, self.batch)
+            return self._ported(cut_segment(flow, [own.start], [own.end]), [own.start], inside, {}, self.batch)
 
         return self._kept(("twin", stage), build)
 
@@ -138,8 +138,8 @@ class Segments:
         return restricted(flow, flow.between([*part.inputs], [*part.outputs]), [*part.inputs], wanted, ROWS)
 
     def close(self) -> None:
-        for piece in self._built.values():
-            piece.runner.close()
+        for segment in self._built.values():
+            segment.runner.close()
         self._built.clear()
 
     # ---- how it is built
@@ -159,10 +159,10 @@ class Segments:
         end = stages[stop - 1].end
         rows = self.last_rows if end == flow.output else None
         if rows is None or stage == len(stages) - 1:
-            return Restricted(segment(flow, inputs, [end]), {}), inputs
+            return Restricted(cut_segment(flow, inputs, [end]), {}), inputs
         with suppress(CannotCut):  # what cannot be restricted is run in full
             return restricted(flow, flow.between(inputs, [end]), inputs, {end: None}, rows), inputs
-        return Restricted(segment(flow, inputs, [end]), {}), inputs
+        return Restricted(cut_segment(flow, inputs, [end]), {}), inputs
 
     @cached_property
     def last_rows(self) -> tuple[int, ...] | None:
@@ -185,10 +185,10 @@ class Segments:
         """No fusion over a struck tensor, as in the twin."""
         sites = sites_inside(proto, self.stages.table)
         if self.plan.style == "ported":
-            piece = self._ported(proto, inputs, sites, shapes, self.batch)
-            if piece.table is not None:
-                piece.constants |= PortFeed.idle(self.batch).as_inputs(piece.table)
-            return piece
+            segment = self._ported(proto, inputs, sites, shapes, self.batch)
+            if segment.table is not None:
+                segment.constants |= PortFeed.idle(self.batch).as_inputs(segment.table)
+            return segment
         return opaque_segment(self._open, proto, inputs, sites, shapes, self.batch, self.clock)
 
     def _ported(

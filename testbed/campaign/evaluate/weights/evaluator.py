@@ -26,7 +26,7 @@ from testbed.core.outcome import How
 from testbed.engines.batches import batches, pad_values
 from testbed.engines.runner import WeightFault, WeightInjector, faulty_weights
 from testbed.instrument.cut.flow import CannotCut
-from testbed.instrument.cut.segments import segment
+from testbed.instrument.cut.segments import cut_segment
 from testbed.instrument.cut.stages import Stages
 from testbed.instrument.cut.tokens import ROWS, Restricted, restricted
 from testbed.instrument.cut.work import macs
@@ -89,8 +89,8 @@ class WeightSuffix:
         return self._clock.seconds
 
     def close(self) -> None:
-        for piece in self._built.values():
-            piece.runner.close()
+        for segment in self._built.values():
+            segment.runner.close()
         self._built.clear()
 
     def inject(self, faults: Sequence[WeightFault]) -> FaultyRun:
@@ -98,12 +98,12 @@ class WeightSuffix:
         entry = self.entries.before([fault.tensor for fault in faults])
         if entry is None:
             return self._whole(faults)
-        pieces = self._suffix(entry)
+        segments = self._suffix(entry)
         with ExitStack() as stack:
-            words = self._strike(stack, pieces, faults)
+            words = self._inject(stack, segments, faults)
             if all(np.array_equal(as_words(before), as_words(after)) for before, after in words):
                 return FaultyRun(self.golden.copy(), words, How.UNCHANGED)
-            return FaultyRun(self._run(entry, pieces), words, How.SUFFIX)
+            return FaultyRun(self._run(entry, segments), words, How.SUFFIX)
 
     @cached_property
     def golden(self) -> NDArray[np.float32]:
@@ -125,21 +125,21 @@ class WeightSuffix:
             start = stop
         return cost / (macs(flow, range(len(flow.nodes))) or 1.0)
 
-    def _strike(self, stack: ExitStack, pieces: Sequence[Segment], faults: Sequence[WeightFault]) -> WordChanges:
-        """Injects the faults, in the order of ``faults``. A weight lives in the piece that holds it."""
+    def _inject(self, stack: ExitStack, segments: Sequence[Segment], faults: Sequence[WeightFault]) -> WordChanges:
+        """Injects the faults, in the order of ``faults``. A weight lives in the segment that holds it."""
         words: WordChanges = []
         for fault in faults:
-            piece = next(p for p in pieces if fault.tensor in p.weights)
-            assert isinstance(piece.runner, WeightInjector)
-            words += stack.enter_context(faulty_weights(piece.runner, [fault]))
+            segment = next(p for p in segments if fault.tensor in p.weights)
+            assert isinstance(segment.runner, WeightInjector)
+            words += stack.enter_context(faulty_weights(segment.runner, [fault]))
         return words
 
-    def _run(self, entry: str, pieces: Sequence[Segment]) -> NDArray:
+    def _run(self, entry: str, segments: Sequence[Segment]) -> NDArray:
         golden, parts = self._golden_values[entry], []
         for start in range(0, self._images, self._batch):
             held = {entry: pad_values(golden[start : start + self._batch], self._batch, filler=golden[0])}
-            for piece in pieces:
-                held = piece({name: held[name] for name in piece.inputs})
+            for segment in segments:
+                held = segment({name: held[name] for name in segment.inputs})
             parts.append(held[self.stages.flow.output][: self._images - start])
         return np.concatenate(parts)
 
@@ -147,26 +147,26 @@ class WeightSuffix:
     def _golden_values(self) -> dict[str, NDArray]:
         """(images, ...) of every entry, from the engine with weights that can be struck."""
         flow, names = self.stages.flow, self.entries.names
-        piece = self._piece(segment(flow, [flow.input], [*names, flow.output]), flow.input)
+        segment = self._segment(cut_segment(flow, [flow.input], [*names, flow.output]), flow.input)
         parts: dict[str, list[NDArray]] = {name: [] for name in names}
         for batch in batches(self._images, self._batch):
-            outputs = piece({flow.input: self._inputs(batch.padded)})
+            outputs = segment({flow.input: self._inputs(batch.padded)})
             for name in names:
                 parts[name].append(outputs[name][: len(batch.rows)])
-        piece.runner.close()
+        segment.runner.close()
         return {name: np.concatenate(some) for name, some in parts.items()}
 
     # ---- engines
 
     def _suffix(self, entry: str) -> list[Segment]:
-        pieces, start = [], entry
+        segments, start = [], entry
         for stop in self._stops(entry):
             if (start, stop) not in self._built:
                 few = self._model(start, stop)
-                self._built[start, stop] = self._piece(few.proto, start)
-            pieces.append(self._built[start, stop])
+                self._built[start, stop] = self._segment(few.proto, start)
+            segments.append(self._built[start, stop])
             start = stop
-        return pieces
+        return segments
 
     def _stops(self, entry: str) -> list[str]:
         """Where the engines from an entry on end, one after the other."""
@@ -187,9 +187,9 @@ class WeightSuffix:
             with suppress(CannotCut):
                 picked = (rows * ROWS)[: max(ROWS, len(rows))]
                 return restricted(flow, flow.between([start], [stop]), [start], {stop: None}, picked)
-        return Restricted(segment(flow, [start], [stop]), {})
+        return Restricted(cut_segment(flow, [start], [stop]), {})
 
-    def _piece(self, proto: ModelProto, start: str) -> Segment:
+    def _segment(self, proto: ModelProto, start: str) -> Segment:
         weights = frozenset(tensor.name for tensor in proto.graph.initializer)
         runner = self._open(proto.SerializeToString(), batch=self._batch, mutable_weights=True)
         return Segment(runner, (start,), self._clock, weights=weights)

@@ -91,21 +91,21 @@ def _equal(left: tuple[NDArray, NDArray], right: tuple[NDArray, NDArray]) -> boo
     return all(np.array_equal(as_words(a), as_words(b)) for a, b in zip(left, right, strict=True))
 
 
-def _sample(struck: Sequence[Site], per_kind: int, seed: int) -> Iterator[list[WeightFault]]:
+def _sample(faulty: Sequence[Site], per_kind: int, seed: int) -> Iterator[list[WeightFault]]:
     rng = np.random.default_rng([seed, per_kind, 1])
-    sites = list(_of_each_kind(struck))
+    sites = list(_of_each_kind(faulty))
     for site in sites:
         for number in range(per_kind if site.elements > 1 else 1):
             other = sites[int(rng.integers(len(sites)))]
             both = number % 2 and other.tensor != site.tensor
-            yield [_flip(struck, rng) for struck in ([site, other] if both else [site])]
+            yield [_flip(faulty, rng) for faulty in ([site, other] if both else [site])]
         yield [_flip(site, rng, site.format.bits - 2)]  # small numbers become so large that they overflow
 
 
-def _of_each_kind(struck: Sequence[Site]) -> Iterator[Site]:
+def _of_each_kind(faulty: Sequence[Site]) -> Iterator[Site]:
     """The first, a middle and the last of each kind, and more where a kind's name is only a number of the exporter's."""
     by_kind: dict[str, list[Site]] = {}
-    for site in struck:
+    for site in faulty:
         name = site.name.removeprefix(f"block.{site.block}.")
         by_kind.setdefault(re.sub(r"_\d+", "_#", name), []).append(site)
     for kind, sites in by_kind.items():

@@ -73,8 +73,8 @@ def plan(
     wanted = wanted_of(loaded, margin, confidence, rate, relative)
     preview = Preview(loaded, wanted, asked_dimensions(by), seconds_per_row, measure)
     if as_json:
-        for piece in _json(preview):
-            click.echo(piece)
+        for chunk in _json(preview):
+            click.echo(chunk)
     else:
         emit(None, False, lambda: _tables(preview, rows))
 

@@ -18,12 +18,12 @@ from testbed.cli.commands.campaign.status import status
 from testbed.cli.common import emit, example, json_option, run_option
 from testbed.cli.groups import CommandGroup
 from testbed.cli.options.numbers import Whole
-from testbed.cli.options.workforce import words_of, work_options
+from testbed.cli.options.worker_setup import words_of, work_options
 from testbed.core.errors import UsageError
 
 if TYPE_CHECKING:
     from testbed.campaign.spec.campaign import CampaignSpec
-    from testbed.campaign.work.workforce import Workforce
+    from testbed.campaign.work.worker_setup import WorkerSetup
 
 
 @click.group(cls=CommandGroup, epilog=example("testbed campaign new digits", "testbed campaign run digits.toml"))
@@ -59,7 +59,7 @@ def run(
     dry_run: bool,
     redo: str | None,
     fresh: bool,
-    workforce: Workforce,
+    worker_setup: WorkerSetup,
     changes: tuple[str, ...],
     as_json: bool,
 ) -> None:
@@ -85,8 +85,8 @@ def run(
         return
     concerns(folder)
     sets = [word for change in changes for word in ("--set", change)]
-    again = shlex.join([str(spec), *sets, "--run", str(folder), *words_of(workforce)])
-    summary = _run(loaded, folder, redo, fresh, workforce, again)
+    again = shlex.join([str(spec), *sets, "--run", str(folder), *words_of(worker_setup)])
+    summary = _run(loaded, folder, redo, fresh, worker_setup, again)
 
     from testbed.campaign.summary.record import Summary
     from testbed.cli.tables.summary import summary_tables
@@ -95,7 +95,7 @@ def run(
 
 
 def _run(
-    loaded: CampaignSpec, folder: Path, redo: str | None, fresh: bool, workforce: Workforce, again: str
+    loaded: CampaignSpec, folder: Path, redo: str | None, fresh: bool, worker_setup: WorkerSetup, again: str
 ) -> dict[str, Any]:
     from testbed.campaign.pipeline import run_campaign
     from testbed.campaign.results.kept import describe_kept
@@ -106,7 +106,7 @@ def _run(
     log_to_stderr()
     try:
         with watch_on_stderr() as show:
-            summary = run_campaign(loaded, folder, redo=redo, fresh=fresh, workforce=workforce, show=show)
+            summary = run_campaign(loaded, folder, redo=redo, fresh=fresh, worker_setup=worker_setup, show=show)
         report_stage(folder)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"{describe_kept(folder)}; go on with: testbed campaign run {again}") from None

@@ -63,10 +63,10 @@ class Case:
 
     def writes(self, kind: str, value: float, faults: int) -> Injections:
         """Sets random elements to a value."""
-        strikes = self.flips(kind, faults)
+        injections = self.flips(kind, faults)
         words = np.full(faults, np.float32(value).view(np.uint32))
-        feed = PortFeed.writing(strikes.ports.site[:, 0], strikes.ports.index[:, 0], words)
-        return Injections(strikes.image, replace(feed, golden=strikes.ports.golden))
+        feed = PortFeed.writing(injections.ports.site[:, 0], injections.ports.index[:, 0], words)
+        return Injections(injections.image, replace(feed, golden=injections.ports.golden))
 
 
 def case(attention: str = "softmax", loudness: float = 1.0, backend: str = "ort-cpu", bias: bool = True) -> Case:
@@ -111,11 +111,13 @@ def each_case(request: pytest.FixtureRequest) -> Case:
     return case(loudness=request.param)
 
 
-def together(evaluator: Any, strikes: Injections) -> tuple[NDArray[np.float32], NDArray[np.int8], NDArray[np.float32]]:
+def together(
+    evaluator: Any, injections: Injections
+) -> tuple[NDArray[np.float32], NDArray[np.int8], NDArray[np.float32]]:
     """outputs, how, bound of all strikes, each found once."""
-    parts = list(evaluator.evaluate(strikes))
+    parts = list(evaluator.evaluate(injections))
     rows = np.concatenate([part.rows for part in parts])
-    assert sorted(rows.tolist()) == list(range(len(strikes)))
+    assert sorted(rows.tolist()) == list(range(len(injections)))
     order = np.argsort(rows)
     outputs, how, bound = (
         np.concatenate([getattr(p, name) for p in parts])[order] for name in ("outputs", "how", "bound")
@@ -128,19 +130,19 @@ def same_bits(found: NDArray, wanted: NDArray) -> bool:
     return bool(((found.view(np.uint32) == wanted.view(np.uint32)) | either_nan).all())
 
 
-def joined(*strikes: Injections) -> Injections:
-    ports = [s.ports for s in strikes]
+def joined(*injections: Injections) -> Injections:
+    ports = [s.ports for s in injections]
     names = ("site", "index", "and_mask", "or_mask", "xor_mask", "golden")
     feed = PortFeed(*(np.concatenate([getattr(port, name) for port in ports]) for name in names))
-    return Injections(np.concatenate([s.image for s in strikes]), feed)
+    return Injections(np.concatenate([s.image for s in injections]), feed)
 
 
 class TestExactPaths:
     @pytest.mark.parametrize("kind", KINDS)
     def test_rows_give_the_bits_of_the_whole_twin(self, each_case: Case, kind: str) -> None:
-        strikes = each_case.flips(kind, 160)
-        outputs, how, bound = together(each_case.evaluator({kind: "rows"}), strikes)
-        assert same_bits(outputs, together(each_case.whole, strikes)[0])
+        injections = each_case.flips(kind, 160)
+        outputs, how, bound = together(each_case.evaluator({kind: "rows"}), injections)
+        assert same_bits(outputs, together(each_case.whole, injections)[0])
         assert set(how.tolist()) <= {How.ROWS, How.UNCHANGED}
         assert not bound.any()
 
@@ -148,27 +150,27 @@ class TestExactPaths:
     @pytest.mark.parametrize("attention", ["softmax", "differential"])
     def test_suffixes_give_the_bits_of_the_whole_twin(self, attention: str, kind: str) -> None:
         subject = _case_of(attention)
-        strikes = subject.flips(kind, 60)
-        outputs, how, _ = together(subject.evaluator({kind: "suffix"}), strikes)
-        assert same_bits(outputs, together(subject.whole, strikes)[0])
+        injections = subject.flips(kind, 60)
+        outputs, how, _ = together(subject.evaluator({kind: "suffix"}), injections)
+        assert same_bits(outputs, together(subject.whole, injections)[0])
         assert set(how.tolist()) == {How.SUFFIX}
 
     @pytest.mark.parametrize("kind", KINDS)
     def test_what_leaves_every_bit_golden_is_called_unchanged(self, plain_case: Case, kind: str) -> None:
-        strikes = plain_case.flips(kind, 8)
-        none = np.zeros_like(strikes.ports.xor_mask)
-        strikes = replace(strikes, ports=replace(strikes.ports, xor_mask=none))
-        outputs, how, _ = together(plain_case.evaluator({kind: "rows"}), strikes)
-        assert same_bits(outputs, plain_case.whole.golden[strikes.image])
+        injections = plain_case.flips(kind, 8)
+        none = np.zeros_like(injections.ports.xor_mask)
+        injections = replace(injections, ports=replace(injections.ports, xor_mask=none))
+        outputs, how, _ = together(plain_case.evaluator({kind: "rows"}), injections)
+        assert same_bits(outputs, plain_case.whole.golden[injections.image])
         assert set(how.tolist()) == {How.ROWS if kind == "proj" else How.UNCHANGED}
 
     @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38, -1e30, 1e20, 1e-40, -0.0])
     def test_huge_and_tiny_values_have_their_exact_outputs(self, plain_case: Case, value: float) -> None:
         evaluator = plain_case.evaluator(dict.fromkeys(KINDS, "rows") | {"k": "incremental", "v": "incremental"})
-        strikes = joined(*(plain_case.writes(kind, value, 12) for kind in KINDS))
-        outputs, how, _ = together(evaluator, strikes)
+        injections = joined(*(plain_case.writes(kind, value, 12) for kind in KINDS))
+        outputs, how, _ = together(evaluator, injections)
         exact = how != How.INCREMENTAL
-        assert same_bits(outputs[exact], together(plain_case.whole, strikes)[0][exact])
+        assert same_bits(outputs[exact], together(plain_case.whole, injections)[0][exact])
         if not abs(value) < 1e21:
             assert exact.all()
 
@@ -178,26 +180,26 @@ class TestExactPaths:
         first, second = np.arange(0, 40) % 10 < 5, np.arange(0, 40) % 10 >= 5
         names = ("site", "index", "and_mask", "or_mask", "xor_mask", "golden")
         two = PortFeed(*(np.hstack([getattr(ports, name)[rows] for rows in (first, second)]) for name in names))
-        strikes = Injections(np.zeros(20, np.int64), two)
-        strikes = _with_golden_words(plain_case, strikes)
+        injections = Injections(np.zeros(20, np.int64), two)
+        injections = _with_golden_words(plain_case, injections)
         evaluator = plain_case.evaluator(dict.fromkeys(KINDS, "rows") | {"k": "incremental", "v": "incremental"})
-        outputs, how, _ = together(evaluator, strikes)
+        outputs, how, _ = together(evaluator, injections)
         assert set(how.tolist()) == {How.WHOLE}
-        assert same_bits(outputs, together(plain_case.whole, strikes)[0])
+        assert same_bits(outputs, together(plain_case.whole, injections)[0])
 
     def test_a_single_point_among_idle_ones_takes_its_path(self, plain_case: Case) -> None:
         one = plain_case.flips("q", 6).ports
         idle = PortFeed.idle(6)
         names = ("site", "index", "and_mask", "or_mask", "xor_mask", "golden")
         feed = PortFeed(*(np.hstack([getattr(idle, name), getattr(one, name)]) for name in names))
-        strikes = Injections(plain_case.flips("q", 6).image, feed)
-        outputs, how, _ = together(plain_case.evaluator({"q": "rows"}), strikes)
+        injections = Injections(plain_case.flips("q", 6).image, feed)
+        outputs, how, _ = together(plain_case.evaluator({"q": "rows"}), injections)
         assert set(how.tolist()) <= {How.ROWS, How.UNCHANGED}
         assert same_bits(outputs, together(plain_case.whole, plain_case.flips("q", 6))[0])
 
     def test_strikes_nowhere_and_at_sites_without_a_path_go_the_whole_way(self, plain_case: Case) -> None:
-        strikes = joined(Injections(np.zeros(3, np.int64), PortFeed.idle(3)), plain_case.flips("q", 3))
-        _, how, _ = together(plain_case.evaluator({"v": "rows"}), strikes)
+        injections = joined(Injections(np.zeros(3, np.int64), PortFeed.idle(3)), plain_case.flips("q", 3))
+        _, how, _ = together(plain_case.evaluator({"v": "rows"}), injections)
         assert set(how.tolist()) == {How.WHOLE}
 
 
@@ -218,8 +220,8 @@ class TestIncremental:
 
     @pytest.mark.parametrize(("atol", "rtol"), [(1e-6, 1e-5), (2e-7, 0.0), (1e-4, 1e-3)])
     def test_outcomes_are_those_of_exact_evaluation(self, each_case: Case, atol: float, rtol: float) -> None:
-        strikes = joined(*(each_case.flips(kind, 125, seed=2) for kind in ("k", "v")))
-        how = _check_outcomes(each_case, strikes, atol, rtol)
+        injections = joined(*(each_case.flips(kind, 125, seed=2) for kind in ("k", "v")))
+        how = _check_outcomes(each_case, injections, atol, rtol)
         assert (how == How.INCREMENTAL).any()
 
     @pytest.mark.slow
@@ -228,14 +230,14 @@ class TestIncremental:
         for seed, loudness in enumerate((1.0, 3.0)):
             subject = case(loudness=loudness, backend=backend)
             shares = dict.fromkeys(KINDS, 400) | {"k": 4000, "v": 4000}
-            strikes = joined(*(subject.flips(kind, n, seed) for kind, n in shares.items()))
-            how = _check_outcomes(subject, strikes, 1e-6, 1e-5)
+            injections = joined(*(subject.flips(kind, n, seed) for kind, n in shares.items()))
+            how = _check_outcomes(subject, injections, 1e-6, 1e-5)
             assert (how == How.INCREMENTAL).mean() > 0.4
 
     def test_marks_and_bounds_tell_incremental_rows_from_exact_ones(self, plain_case: Case) -> None:
         evaluator = plain_case.evaluator({"v": "incremental"})
-        strikes = plain_case.flips("v", 300)
-        _, how, bound = together(evaluator, strikes)
+        injections = plain_case.flips("v", 300)
+        _, how, bound = together(evaluator, injections)
         assert ((bound > 0) == (how == How.INCREMENTAL)).all()
         counts = evaluator.counts()
         assert counts["strikes"] == 300
@@ -247,24 +249,24 @@ class TestIncremental:
     @pytest.mark.parametrize("kind", ["k", "v"])
     def test_a_tolerance_within_the_bound_of_the_change_is_decided_exactly(self, plain_case: Case, kind: str) -> None:
         evaluator = plain_case.evaluator({kind: "incremental"}, rtol=0.0)
-        strikes = plain_case.flips(kind, 200)
-        outputs, how, bound = together(evaluator, strikes)
-        largest = np.abs(outputs - plain_case.whole.golden[strikes.image]).max(axis=(1, 2))
+        injections = plain_case.flips(kind, 200)
+        outputs, how, bound = together(evaluator, injections)
+        largest = np.abs(outputs - plain_case.whole.golden[injections.image]).max(axis=(1, 2))
         places = np.flatnonzero((how == How.INCREMENTAL) & (largest > 4 * bound))[:12]
         assert len(places)
         for place in places:
             for side in (-0.5, 0.5):
                 atol = float(largest[place] + side * bound[place])
                 close = plain_case.evaluator({kind: "incremental"}, atol=atol, rtol=0.0)
-                assert together(close, strikes.take(places[places == place]))[1][0] in EXACT
+                assert together(close, injections.take(places[places == place]))[1][0] in EXACT
 
     @pytest.mark.parametrize("kind", KINDS)
     def test_no_row_depends_on_the_company_it_is_evaluated_in(self, plain_case: Case, kind: str) -> None:
         evaluator = plain_case.evaluator(dict.fromkeys(KINDS, "rows") | {"k": "incremental", "v": "incremental"})
-        strikes = plain_case.flips(kind, 60)
-        outputs, how, bound = together(evaluator, strikes)
+        injections = plain_case.flips(kind, 60)
+        outputs, how, bound = together(evaluator, injections)
         for row in range(0, 60, 7):
-            alone = together(evaluator, strikes.take(np.array([row])))
+            alone = together(evaluator, injections.take(np.array([row])))
             assert same_bits(alone[0][0], outputs[row])
             assert (alone[1][0], alone[2][0]) == (how[row], bound[row])
 
@@ -281,8 +283,8 @@ class TestGate:
         if backend == "ort-cpu":
             assert paths.path == dict.fromkeys(KINDS, "rows") | {"k": "incremental", "v": "incremental"}
         evaluator = AttentionEvaluator(subject.target, subject.whole, paths, np.full(IMAGES, 1e-6), 1e-5)
-        strikes = joined(*(subject.flips(kind, 40, seed=8) for kind in KINDS))
-        _same_outcomes(subject, strikes, together(evaluator, strikes)[0], 1e-6, 1e-5)
+        injections = joined(*(subject.flips(kind, 40, seed=8) for kind in KINDS))
+        _same_outcomes(subject, injections, together(evaluator, injections)[0], 1e-6, 1e-5)
 
     def test_differential_attention_is_exact_from_the_site_on(self) -> None:
         subject = _case_of("differential")
@@ -324,22 +326,22 @@ class TestGate:
 
 class TestGoldens:
     def test_a_small_budget_changes_nothing_but_the_number_of_runs(self, plain_case: Case) -> None:
-        strikes = joined(*(plain_case.flips(kind, 30) for kind in ("q", "v")))
+        injections = joined(*(plain_case.flips(kind, 30) for kind in ("q", "v")))
         path = {"q": "rows", "v": "incremental"}
         roomy, tight = plain_case.evaluator(path), plain_case.evaluator(path, budget=1)
         for _ in range(2):
-            assert same_bits(together(tight, strikes)[0], together(roomy, strikes)[0])
+            assert same_bits(together(tight, injections)[0], together(roomy, injections)[0])
         assert roomy.goldens.runs < tight.goldens.runs
 
     def test_a_golden_word_that_the_engine_does_not_hold_is_reported(self, plain_case: Case) -> None:
-        strikes = plain_case.flips("v", 4)
-        wrong = replace(strikes, ports=replace(strikes.ports, golden=strikes.ports.golden ^ np.uint32(1)))
+        injections = plain_case.flips("v", 4)
+        wrong = replace(injections, ports=replace(injections.ports, golden=injections.ports.golden ^ np.uint32(1)))
         with pytest.raises(NotDeterministic, match=r"block\.0\.attn\.v\["):
             list(plain_case.evaluator({"v": "rows"}).evaluate(wrong))
 
     def test_an_index_past_a_tensors_end_is_refused(self, plain_case: Case) -> None:
-        strikes = plain_case.flips("v", 1)
-        past = replace(strikes, ports=replace(strikes.ports, index=strikes.ports.index + 10**6))
+        injections = plain_case.flips("v", 1)
+        past = replace(injections, ports=replace(injections.ports, index=injections.ports.index + 10**6))
         with pytest.raises(UsageError, match="there is no element"):
             list(plain_case.evaluator({"v": "rows"}).evaluate(past))
 
@@ -371,38 +373,38 @@ def _case_of(attention: str) -> Case:
     return case(attention)
 
 
-def _with_golden_words(subject: Case, strikes: Injections) -> Injections:
+def _with_golden_words(subject: Case, injections: Injections) -> Injections:
     kinds = {subject.target.table.ports[site.name]: kind for kind, site in subject.target.sites.site.items()}
-    ports = strikes.ports
+    ports = injections.ports
     words = np.zeros_like(ports.golden)
     for place in np.argwhere(ports.site != NO_SITE):
         row, point = place
-        golden = subject.goldens[int(strikes.image[row])][kinds[int(ports.site[row, point])]]
+        golden = subject.goldens[int(injections.image[row])][kinds[int(ports.site[row, point])]]
         words[row, point] = golden.reshape(-1).view(np.uint32)[ports.index[row, point]]
-    return replace(strikes, ports=replace(ports, golden=words))
+    return replace(injections, ports=replace(ports, golden=words))
 
 
-def _incremental(subject: Case, kind: str, strikes: Injections) -> tuple[NDArray, NDArray, NDArray]:
+def _incremental(subject: Case, kind: str, injections: Injections) -> tuple[NDArray, NDArray, NDArray]:
     """(found, wanted, bound) of the strikes that the analysis covers, near a decision or not."""
     target = subject.target
     weight = projection_weight(target.plain, target.sites)
     assert weight is not None
-    struck = FaultyElements(kind, strikes.image, strikes.ports.index[:, 0], strikes.ports.faulty[:, 0])
+    injected = FaultyElements(kind, injections.image, injections.ports.index[:, 0], injections.ports.faulty[:, 0])
     with StageEngines(stages(target.plain, target.sites), target.open, subject.sizes) as parts:
         rows = RowPath(target.sites, parts)
-        columns, before = rows.columns(struck, subject.goldens), rows.golden_columns(struck, subject.goldens)
-    changes = CHANGES[kind](struck, columns, before, subject.goldens, weight, target.sites)
+        columns, before = rows.columns(injected, subject.goldens), rows.golden_columns(injected, subject.goldens)
+    changes = CHANGES[kind](injected, columns, before, subject.goldens, weight, target.sites)
     usable = np.flatnonzero(changes.usable)
-    found = changes.outputs(usable, strikes.image[usable], subject.whole.golden)
-    return found, together(subject.whole, strikes.take(usable))[0], changes.bound[usable]
+    found = changes.outputs(usable, injections.image[usable], subject.whole.golden)
+    return found, together(subject.whole, injections.take(usable))[0], changes.bound[usable]
 
 
-def _check_outcomes(subject: Case, strikes: Injections, atol: float, rtol: float) -> NDArray[np.int8]:
+def _check_outcomes(subject: Case, injections: Injections, atol: float, rtol: float) -> NDArray[np.int8]:
     """Also that what is not incremental is exact, and what is lies within its bound."""
     path = dict.fromkeys(KINDS, "rows") | {"k": "incremental", "v": "incremental"}
-    found, how, bound = together(subject.evaluator(path, atol, rtol), strikes)
-    wanted = together(subject.whole, strikes)[0]
-    _same_outcomes(subject, strikes, found, atol, rtol)
+    found, how, bound = together(subject.evaluator(path, atol, rtol), injections)
+    wanted = together(subject.whole, injections)[0]
+    _same_outcomes(subject, injections, found, atol, rtol)
     exact = how != How.INCREMENTAL
     assert same_bits(found[exact], wanted[exact])
     off = np.abs(found[~exact].astype(np.float64) - wanted[~exact]).max(axis=(1, 2), initial=0)
@@ -410,9 +412,9 @@ def _check_outcomes(subject: Case, strikes: Injections, atol: float, rtol: float
     return how
 
 
-def _same_outcomes(subject: Case, strikes: Injections, found: NDArray, atol: float, rtol: float) -> None:
-    wanted = together(subject.whole, strikes)[0]
-    side = GoldenSide.of(subject.whole.golden, has_classes=False).take(strikes.image)
+def _same_outcomes(subject: Case, injections: Injections, found: NDArray, atol: float, rtol: float) -> None:
+    wanted = together(subject.whole, injections)[0]
+    side = GoldenSide.of(subject.whole.golden, has_classes=False).take(injections.image)
     judged = [classify(y, side, atol, rtol, (0.0,), has_classes=False) for y in (found, wanted)]
     assert (judged[0].outcome != judged[1].outcome).sum() == 0
     assert (judged[0].nonfinite == judged[1].nonfinite).all()

@@ -92,11 +92,11 @@ def test_without_the_kernel_outputs_are_the_same(
     golden, rows, down, across, drawn = given_
     found = Changes()
     found.down, found.across, found.drawn_from = down, across, drawn
-    strikes = np.arange(len(rows))[::-1]
+    injections = np.arange(len(rows))[::-1]
     with pytest.MonkeyPatch.context() as patch, np.errstate(all="ignore"):
-        compiled = found.outputs(strikes, rows[strikes], golden)
+        compiled = found.outputs(injections, rows[injections], golden)
         patch.setenv("TESTBED_NATIVE", str(tmp_path_factory.getbasetemp()))
-        plain = found.outputs(strikes, rows[strikes], golden)
+        plain = found.outputs(injections, rows[injections], golden)
     np.testing.assert_array_equal(compiled, plain)
     numbers = ~np.isnan(plain)
     np.testing.assert_array_equal(np.signbit(compiled[numbers]), np.signbit(plain[numbers]))

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from testbed.campaign.evaluate.contract import Evaluated, Injections
-from testbed.campaign.evaluate.suffix import segments as suffix_pieces
+from testbed.campaign.evaluate.suffix import segments as suffix_segments
 from testbed.campaign.evaluate.suffix.evaluator import SuffixEvaluator
 from testbed.campaign.evaluate.suffix.gate import SuffixProof, prove_suffix
 from testbed.campaign.evaluate.suffix.rows import RowRunner
@@ -52,9 +52,9 @@ def test_in_other_precisions_what_the_gate_lets_through_holds(precision: str) ->
     plan = proof(model).plan
     assert plan is not None or precision == "fp16"  # emulated: whatever is cut is rounded where the whole is not
     if plan is not None:
-        strikes = model.strikes(300, seed=5)
-        found, how = evaluated(model.evaluator(plan), strikes)
-        np.testing.assert_array_equal(bits(found), bits(evaluated(model.whole, strikes)[0]))
+        injections = model.injections(300, seed=5)
+        found, how = evaluated(model.evaluator(plan), injections)
+        np.testing.assert_array_equal(bits(found), bits(evaluated(model.whole, injections)[0]))
         assert "WHOLE" not in how
 
 
@@ -93,14 +93,14 @@ def test_rows_that_the_engine_computes_otherwise_are_switched_off_alone(
     model: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The row that runs along unharmed tells: here a kernel whose rows depend on how many there are."""
-    part = suffix_pieces.PortedSegment.struck
+    part = suffix_segments.PortedSegment.faulty
 
     def wrong(self: Any, feeds: Any, ports: Any) -> Any:
         outputs, live = part(self, feeds, ports)
         rows = any(value.ndim > 2 and 2 in value.shape[1:-1] for value in feeds.values())
         return ({name: off_by_a_bit(v) for name, v in outputs.items()} if rows else outputs), live
 
-    monkeypatch.setattr(suffix_pieces.PortedSegment, "struck", wrong)
+    monkeypatch.setattr(suffix_segments.PortedSegment, "faulty", wrong)
     assert proof(model).plan == Shortcuts(rows=False)
 
 
@@ -108,7 +108,7 @@ def test_rows_that_overflow_where_the_whole_does_not_are_switched_off(
     model: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As where a scale of one half is fused into a product in one graph, and follows it in the other."""
-    part = suffix_pieces.PortedSegment.struck
+    part = suffix_segments.PortedSegment.faulty
 
     def scaled_later(self: Any, feeds: Any, ports: Any) -> Any:
         outputs, live = part(self, feeds, ports)
@@ -116,7 +116,7 @@ def test_rows_that_overflow_where_the_whole_does_not_are_switched_off(
         with np.errstate(over="ignore"):
             return ({name: (v * 2) * np.float32(0.5) for name, v in outputs.items()} if rows else outputs), live
 
-    monkeypatch.setattr(suffix_pieces.PortedSegment, "struck", scaled_later)
+    monkeypatch.setattr(suffix_segments.PortedSegment, "faulty", scaled_later)
     assert proof(model).plan == Shortcuts(rows=False)
 
 
@@ -134,8 +134,8 @@ def test_loud_words_are_as_large_as_numbers_get_and_include_infinity(name: str) 
 
 
 def test_every_kind_of_site_is_struck_by_loud_words(model: Lab) -> None:
-    strikes = sample(model.stages.table.ports, model.stages.table, model.live, len(model.images), 1, seed=1)
-    ports, names = strikes.ports, list(model.table.ports)
+    injections = sample(model.stages.table.ports, model.stages.table, model.live, len(model.images), 1, seed=1)
+    ports, names = injections.ports, list(model.table.ports)
     loud = (ports.and_mask[:, 0] == 0) & (ports.or_mask[:, 0] & 0x7F800000 >= 0x7F000000)
     kinds = {model.table[names[port]].kind for port in ports.site[loud, 0]}
     assert kinds == {site.kind for site in model.table if site.where == "activation"}
@@ -149,7 +149,7 @@ def test_a_proof_of_death_that_is_wrong_is_found(model: Lab, monkeypatch: pytest
 
 
 def test_a_last_block_that_differs_is_run_in_full(model: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = suffix_pieces.restricted
+    real = suffix_segments.restricted
 
     def wrong(flow: Any, places: Any, inputs: Any, wanted: Any, rows: Any) -> Any:
         found = real(flow, places, inputs, wanted, rows)
@@ -158,12 +158,12 @@ def test_a_last_block_that_differs_is_run_in_full(model: Lab, monkeypatch: pytes
             bias.raw_data = (np.frombuffer(bias.raw_data, np.float32) + 1).tobytes()
         return found
 
-    monkeypatch.setattr(suffix_pieces, "restricted", wrong)
+    monkeypatch.setattr(suffix_segments, "restricted", wrong)
     assert proof(model).plan == Shortcuts(last=False)
 
 
 def test_segments_that_fuse_otherwise_get_idle_ports(model: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = suffix_pieces.opaque
+    real = suffix_segments.opaque
 
     def wrong(proto: Any, tensors: Any) -> Any:
         done = real(proto, tensors)
@@ -172,7 +172,7 @@ def test_segments_that_fuse_otherwise_get_idle_ports(model: Lab, monkeypatch: py
                 tensor.raw_data = (np.frombuffer(tensor.raw_data, np.float32) * np.float32(1.0001)).tobytes()
         return done
 
-    monkeypatch.setattr(suffix_pieces, "opaque", wrong)
+    monkeypatch.setattr(suffix_segments, "opaque", wrong)
     found = proof(model)
     assert found.plan is not None
     assert found.plan.style == "ported"
@@ -181,8 +181,8 @@ def test_segments_that_fuse_otherwise_get_idle_ports(model: Lab, monkeypatch: py
 def test_where_nothing_gives_the_same_bits_the_whole_is_run(model: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     evaluate = SuffixEvaluator.evaluate
 
-    def wrong(self: SuffixEvaluator, strikes: Injections) -> Iterator[Evaluated]:
-        for found in evaluate(self, strikes):
+    def wrong(self: SuffixEvaluator, injections: Injections) -> Iterator[Evaluated]:
+        for found in evaluate(self, injections):
             yield Evaluated(found.rows, off_by_a_bit(found.outputs), found.how, found.bound)
 
     monkeypatch.setattr(SuffixEvaluator, "evaluate", wrong)
@@ -206,17 +206,17 @@ def test_an_engine_that_refuses_pieces_leaves_the_whole(model: Lab) -> None:
 
 def test_a_plan_from_the_record_works_in_another_place(model: Lab) -> None:
     plan = Shortcuts.from_record(proof(model).record.plan or {})
-    strikes = model.strikes(50, seed=3)
-    found, _ = evaluated(Lab(exported("pre-norm")).evaluator(plan), strikes)
-    np.testing.assert_array_equal(bits(found), bits(evaluated(model.whole, strikes)[0]))
+    injections = model.injections(50, seed=3)
+    found, _ = evaluated(Lab(exported("pre-norm")).evaluator(plan), injections)
+    np.testing.assert_array_equal(bits(found), bits(evaluated(model.whole, injections)[0]))
     assert plan != BARE
 
 
 def test_only_what_the_campaign_strikes_is_shown(model: Lab) -> None:
-    struck = [site for site in model.stages.table if site.name in ("block.0.attn.v", "head")]
-    found = prove_suffix(model.evaluator, model.whole, model.live, IMAGES, seed=0, per_site_kind=4, sites=struck)
+    faulty = [site for site in model.stages.table if site.name in ("block.0.attn.v", "head")]
+    found = prove_suffix(model.evaluator, model.whole, model.live, IMAGES, seed=0, per_site_kind=4, sites=faulty)
     assert found.plan == Shortcuts()
-    sample_of_two = sample(model.stages.table.ports, struck, model.live, IMAGES, 4, seed=0)
+    sample_of_two = sample(model.stages.table.ports, faulty, model.live, IMAGES, 4, seed=0)
     assert found.record.rows == len(sample_of_two)
-    ports = {model.stages.table.ports[site.name] for site in struck}
+    ports = {model.stages.table.ports[site.name] for site in faulty}
     assert set(sample_of_two.ports.site.ravel().tolist()) - {NO_SITE} == ports

@@ -27,12 +27,12 @@ class WeightLab(Lab):
     """And the whole engine with weights that can be struck."""
 
     @cached_property
-    def striker(self) -> Runner:
+    def injector(self) -> Runner:
         return self.open(self.plain, batch=self.batch, mutable_weights=True)
 
-    def strike(self, places: Sequence[WeightFault]) -> FaultyRun:
-        assert isinstance(self.striker, WeightInjector)
-        with faulty_weights(self.striker, places) as words:
+    def inject(self, places: Sequence[WeightFault]) -> FaultyRun:
+        assert isinstance(self.injector, WeightInjector)
+        with faulty_weights(self.injector, places) as words:
             return FaultyRun(self._outputs(), words, How.WHOLE)
 
     def _outputs(self) -> NDArray:
@@ -40,7 +40,7 @@ class WeightLab(Lab):
         for start in range(0, IMAGES, self.batch):
             rows = np.arange(start, min(start + self.batch, IMAGES))
             padded = np.concatenate([rows, np.zeros(self.batch - len(rows), np.int64)])
-            parts.append(self.striker.run({"image": self.images[padded]})["head"][: len(rows)])
+            parts.append(self.injector.run({"image": self.images[padded]})["head"][: len(rows)])
         return np.concatenate(parts)
 
     def suffix(self, plan: WeightShortcuts | None = None, **budgets: int) -> WeightSuffix:
@@ -48,7 +48,7 @@ class WeightLab(Lab):
             self.stages,
             plan or WeightShortcuts(),
             self.open,
-            self.strike,
+            self.inject,
             lambda rows: self.images[rows],
             IMAGES,
             self.batch,
@@ -76,7 +76,7 @@ def model() -> WeightLab:
 
 
 def same(model: WeightLab, suffix: WeightSuffix, places: Sequence[WeightFault]) -> How:
-    found, wanted = suffix.inject(places), model.strike(places)
+    found, wanted = suffix.inject(places), model.inject(places)
     np.testing.assert_array_equal(bits(found.outputs), bits(wanted.outputs))
     for one, other in zip(found.words, wanted.words, strict=True):
         np.testing.assert_array_equal(bits(np.stack(one)), bits(np.stack(other)))
@@ -140,7 +140,7 @@ def test_the_gate_finds_a_plan(backend: str) -> None:
     if not usable:
         pytest.skip(why)
     model = WeightLab(exported("pre-norm"), backend=backend)
-    proof = prove_weights(model.suffix, model.strike, model.weights, seed=1, per_site_kind=2)
+    proof = prove_weights(model.suffix, model.inject, model.weights, seed=1, per_site_kind=2)
     assert proof.plan is not None
     assert WeightShortcuts.from_record(json.loads(json.dumps(proof.record.to_json()))["plan"]) == proof.plan
     with pytest.raises(StaleArtefact, match="redo gates"):
@@ -158,7 +158,7 @@ def test_a_last_block_that_differs_is_run_in_full(model: WeightLab, monkeypatch:
         return found
 
     monkeypatch.setattr(suffix_weights, "restricted", wrong)
-    proof = prove_weights(model.suffix, model.strike, model.weights, seed=1, per_site_kind=1)
+    proof = prove_weights(model.suffix, model.inject, model.weights, seed=1, per_site_kind=1)
     assert proof.plan == WeightShortcuts(last=False)
     assert "golden" in proof.record.tried[0].wrong
 
@@ -173,7 +173,7 @@ def test_engines_that_do_not_hear_a_struck_weight_stay_off(model: WeightLab) -> 
             return runner
 
     deaf = Deaf(exported("pre-norm"))
-    proof = prove_weights(deaf.suffix, deaf.strike, deaf.weights, seed=1, per_site_kind=2)
+    proof = prove_weights(deaf.suffix, deaf.inject, deaf.weights, seed=1, per_site_kind=2)
     assert proof.plan is None
     assert "faults" in proof.record.tried[0].wrong
 
@@ -186,21 +186,21 @@ def test_an_engine_that_refuses_pieces_leaves_the_whole(model: WeightLab) -> Non
             return super().open(model, batch=batch, mutable_weights=mutable_weights)
 
     refusing = Refusing(exported("pre-norm"))
-    proof = prove_weights(refusing.suffix, refusing.strike, refusing.weights, seed=1, per_site_kind=1)
+    proof = prove_weights(refusing.suffix, refusing.inject, refusing.weights, seed=1, per_site_kind=1)
     assert proof.plan is None
     assert "no part" in proof.record.tried[0].wrong
 
 
 def test_the_gate_strikes_only_what_the_campaign_strikes(model: WeightLab) -> None:
-    struck = [site for site in model.weights if site.name in ("head.bias", "block.0.attn.qkv.weight")]
+    faulty = [site for site in model.weights if site.name in ("head.bias", "block.0.attn.qkv.weight")]
     seen: set[str] = set()
 
     def whole(places: Sequence[WeightFault]) -> FaultyRun:
         seen.update(place.tensor for place in places)
-        return model.strike(places)
+        return model.inject(places)
 
-    proof = prove_weights(model.suffix, whole, struck, seed=1, per_site_kind=2)
-    assert seen == {site.tensor for site in struck}
+    proof = prove_weights(model.suffix, whole, faulty, seed=1, per_site_kind=2)
+    assert seen == {site.tensor for site in faulty}
     assert proof.plan == WeightShortcuts()
     assert proof.record.faults == 2 * 3
 
@@ -208,5 +208,5 @@ def test_the_gate_strikes_only_what_the_campaign_strikes(model: WeightLab) -> No
 def test_tensors_with_numbers_for_names_are_one_kind_and_scalars_get_fewer_faults(model: WeightLab) -> None:
     base = next(site for site in model.weights if site.name == "head.weight")
     scales = [Site(f"val_{number}.scale", "weight", (), tensor=base.tensor) for number in range(40)]
-    proof = prove_weights(model.suffix, model.strike, scales, seed=1, per_site_kind=2)
+    proof = prove_weights(model.suffix, model.inject, scales, seed=1, per_site_kind=2)
     assert proof.record.faults == 6 * 2

@@ -14,7 +14,7 @@ from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.campaign.work.dask import members as cluster_roster
 from testbed.campaign.work.dask.access import check_address, is_safe
 from testbed.campaign.work.dask.pool import ClusterPool
-from testbed.campaign.work.workforce import Workforce
+from testbed.campaign.work.worker_setup import WorkerSetup
 from testbed.core.errors import TestbedError, UsageError
 from tests.support.clusters import LIMITS, Campaign, Cluster
 
@@ -63,7 +63,7 @@ def test_a_name_is_as_safe_as_every_address_it_stands_for(monkeypatch: pytest.Mo
 
 def test_an_unsafe_address_is_told_before_anything_is_prepared(tiny_spec: CampaignSpec, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"tcp://10\.0\.0\.1:8786 is neither tls:// nor on this machine"):
-        run_campaign(tiny_spec, tmp_path / "run", workforce=Workforce(scheduler="tcp://10.0.0.1:8786"))
+        run_campaign(tiny_spec, tmp_path / "run", worker_setup=WorkerSetup(scheduler="tcp://10.0.0.1:8786"))
     assert not (tmp_path / "run").exists()
 
 

@@ -23,7 +23,7 @@ from testbed.campaign.work.contract import Opener, Report
 from testbed.campaign.work.dask import members as cluster_roster
 from testbed.campaign.work.dask.pool import ClusterPool
 from testbed.campaign.work.dask.worker import Hello, Job, introduce, stop, work
-from testbed.campaign.work.workforce import Workforce
+from testbed.campaign.work.worker_setup import WorkerSetup
 from testbed.core.errors import TestbedError, UsageError
 from testbed.core.folder.files import sha256_file
 from testbed.core.folder.provenance import installed_version
@@ -202,7 +202,7 @@ def test_a_campaigns_rows_are_the_same_on_a_cluster_and_in_one_process(
 ) -> None:
     cluster.start("one")
     cluster.start("two")
-    summary = run_campaign(tiny_spec, gated, workforce=Workforce(scheduler=cluster.address))
+    summary = run_campaign(tiny_spec, gated, worker_setup=WorkerSetup(scheduler=cluster.address))
     assert_same_rows(gated, tiny_run)
     assert summary["failures"] == {"crashes": 0, "hangs": 0, "losses": 0, "blamed": 0, "refused": []}
     assert 0 < summary["engine_seconds"] < summary["worker_seconds"]
@@ -216,7 +216,7 @@ def test_a_campaign_with_a_forger_among_its_workers_has_the_same_rows(
     monkeypatch.setattr(pipeline, "open_worker", open_forger)
     cluster.start("forger", TESTBED_FORGES=how)
     cluster.start("honest")
-    summary = run_campaign(tiny_spec, gated, workforce=Workforce(scheduler=cluster.address))
+    summary = run_campaign(tiny_spec, gated, worker_setup=WorkerSetup(scheduler=cluster.address))
     assert_same_rows(gated, tiny_run)
     (named,) = summary["failures"]["refused"]
     assert ("margin_faulty is another in" if how == "margin" else "it gave ") in named
@@ -270,4 +270,4 @@ def test_without_dask_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_pa
         monkeypatch.delitem(sys.modules, name)
     opener = Opener(print, (), {})  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=r"^--scheduler needs Dask: pip install 'testbed\[cluster\]'$"):
-        Workforce(scheduler="tcp://127.0.0.1:1").pool(opener, RunFolder(tmp_path))
+        WorkerSetup(scheduler="tcp://127.0.0.1:1").pool(opener, RunFolder(tmp_path))

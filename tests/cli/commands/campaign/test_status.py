@@ -13,8 +13,8 @@ from click.testing import CliRunner
 
 from testbed.api.progress_text import bar, duration
 from testbed.campaign.results.progress import Snapshot, Widest
-from testbed.campaign.work.workforce import Workforce
-from testbed.cli.options.workforce import words_of, work_options
+from testbed.campaign.work.worker_setup import WorkerSetup
+from testbed.cli.options.worker_setup import words_of, work_options
 from testbed.cli.watch import watch_on_stderr
 from testbed.core.folder.runfolder import RunFolder
 from tests.support.commands import invoke
@@ -93,22 +93,22 @@ def test_durations_and_bars() -> None:
 @click.command()
 @work_options
 @click.argument("name")
-def working(name: str, workforce: Workforce) -> None:
-    click.echo(f"{name} {workforce}")
+def working(name: str, worker_setup: WorkerSetup) -> None:
+    click.echo(f"{name} {worker_setup}")
 
 
 @pytest.mark.parametrize(
     ("arguments", "wanted"),
     [
-        ([], Workforce(1, None)),
-        (["--workers", "0"], Workforce(0, None)),
-        (["--workers", "3"], Workforce(3, None)),
-        (["--scheduler", "tcp://h:1"], Workforce(1, "tcp://h:1")),
-        (["--scheduler", "tcp://h:1", "--insecure"], Workforce(1, "tcp://h:1", insecure=True)),
-        (["--scheduler", "tls://h:1", "--recheck", "0.1"], Workforce(1, "tls://h:1", recheck=0.1)),
+        ([], WorkerSetup(1, None)),
+        (["--workers", "0"], WorkerSetup(0, None)),
+        (["--workers", "3"], WorkerSetup(3, None)),
+        (["--scheduler", "tcp://h:1"], WorkerSetup(1, "tcp://h:1")),
+        (["--scheduler", "tcp://h:1", "--insecure"], WorkerSetup(1, "tcp://h:1", insecure=True)),
+        (["--scheduler", "tls://h:1", "--recheck", "0.1"], WorkerSetup(1, "tls://h:1", recheck=0.1)),
     ],
 )
-def test_who_works_is_one_option_or_the_other(arguments: list[str], wanted: Workforce) -> None:
+def test_who_works_is_one_option_or_the_other(arguments: list[str], wanted: WorkerSetup) -> None:
     result = CliRunner().invoke(working, ["x", *arguments])
     assert result.output == f"x {wanted}\n"
     assert words_of(wanted) == arguments

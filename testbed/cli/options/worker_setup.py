@@ -11,14 +11,14 @@ import click
 from testbed.cli.options.numbers import Number, Workers
 
 if TYPE_CHECKING:
-    from testbed.campaign.work.workforce import Workforce
+    from testbed.campaign.work.worker_setup import WorkerSetup
 
 
 def work_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Passed on together, as ``workforce`` (a `testbed.campaign.work.workforce.Workforce`)."""
+    """Passed on together, as ``worker_setup`` (a `testbed.campaign.work.worker_setup.WorkerSetup`)."""
 
     @functools.wraps(command)
-    def with_workforce(
+    def with_setup(
         *arguments: Any,
         workers: int | None,
         scheduler: str | None,
@@ -26,15 +26,15 @@ def work_options(command: Callable[..., Any]) -> Callable[..., Any]:
         recheck: float | None,
         **options: Any,
     ) -> Any:
-        from testbed.campaign.work.workforce import RECHECK, Workforce
+        from testbed.campaign.work.worker_setup import RECHECK, WorkerSetup
 
         if scheduler is not None and workers is not None:
             raise click.UsageError("--workers counts processes of this machine; the cluster of --scheduler has its own")
         if scheduler is None and (insecure or recheck is not None):
             raise click.UsageError("--insecure and --recheck speak of the cluster of --scheduler, which is not named")
         share = RECHECK if recheck is None else recheck
-        workforce = Workforce(1 if workers is None else workers, scheduler, insecure, share)
-        return command(*arguments, workforce=workforce, **options)
+        worker_setup = WorkerSetup(1 if workers is None else workers, scheduler, insecure, share)
+        return command(*arguments, worker_setup=worker_setup, **options)
 
     workers = click.option(
         "--workers",
@@ -59,15 +59,15 @@ def work_options(command: Callable[..., Any]) -> Callable[..., Any]:
         help="Share of each worker's units that another worker of the cluster, or this machine, runs again, besides its"
         " first: 0.02 unless said, 0 for none. A worker with other rows is refused; all its rows are done again.",
     )
-    return workers(scheduler(insecure(recheck(with_workforce))))
+    return workers(scheduler(insecure(recheck(with_setup))))
 
 
-def words_of(workforce: Workforce) -> list[str]:
+def words_of(worker_setup: WorkerSetup) -> list[str]:
     """The options that ask for it; none where nothing was said."""
-    from testbed.campaign.work.workforce import RECHECK
+    from testbed.campaign.work.worker_setup import RECHECK
 
-    if workforce.scheduler is not None:
-        insecure = ["--insecure"] if workforce.insecure else []
-        recheck = [] if workforce.recheck == RECHECK else ["--recheck", f"{workforce.recheck:g}"]
-        return ["--scheduler", workforce.scheduler, *insecure, *recheck]
-    return [] if workforce.workers == 1 else ["--workers", str(workforce.workers)]
+    if worker_setup.scheduler is not None:
+        insecure = ["--insecure"] if worker_setup.insecure else []
+        recheck = [] if worker_setup.recheck == RECHECK else ["--recheck", f"{worker_setup.recheck:g}"]
+        return ["--scheduler", worker_setup.scheduler, *insecure, *recheck]
+    return [] if worker_setup.workers == 1 else ["--workers", str(worker_setup.workers)]

@@ -29,10 +29,10 @@ def injections_of(plan_slice: PlanSlice, table: SiteTable, images: NamedImages) 
     return fault, Injections(image, places.take(fault))
 
 
-def with_golden_words(strikes: Injections, words: Words32) -> Injections:
+def with_golden_words(injections: Injections, words: Words32) -> Injections:
     """Adds the golden words to injections. words: (entries,) golden words of the struck elements, strike after strike,
     as `words_of` counts them."""
-    ports = strikes.ports
+    ports = injections.ports
     golden = np.zeros(ports.site.shape, np.uint32)
     golden[ports.site != NO_SITE] = words
-    return Injections(strikes.image, ports.with_golden(golden))
+    return Injections(injections.image, ports.with_golden(golden))

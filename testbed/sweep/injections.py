@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from testbed.campaign.evaluate.contract import Injections
 from testbed.campaign.evaluate.golden_words import golden_words, read_words
-from testbed.campaign.evaluate.strikes import injections_of, with_golden_words
+from testbed.campaign.evaluate.injections import injections_of, with_golden_words
 from testbed.campaign.files import PLAN, words_file
 from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.plan.points import points_path
@@ -23,9 +23,9 @@ def planned_injections(
     """Injections of chosen rows of the plan. chosen: rows of the plan, activation faults of this target. Returns
     fault_id (n,), and one strike per fault and image: (n,)."""
     plan_slice = PlanSlice(target, "activation", plan.take(pa.array(chosen)), points_path(workplace.folder / PLAN))
-    fault, strikes = injections_of(plan_slice, workplace.table(target), workplace.images)
+    fault, injections = injections_of(plan_slice, workplace.table(target), workplace.images)
     fault_id: NDArray[np.int64] = plan_slice.column("fault_id")[fault]
-    return fault_id, with_golden_words(strikes, _stored_golden_words(workplace, plan, chosen, plan_slice))
+    return fault_id, with_golden_words(injections, _stored_golden_words(workplace, plan, chosen, plan_slice))
 
 
 def _stored_golden_words(

@@ -17,7 +17,7 @@ RECHECK = 0.02
 
 
 @dataclass(frozen=True)
-class Workforce:
+class WorkerSetup:
     """Who runs a campaign's faults. workers: isolated processes on this machine; 0: this process. scheduler: address of
     a Dask cluster, used instead; insecure: also one that anybody can join; recheck: share of its workers' units that
     are run again elsewhere, besides the first of each; 0 for none."""
