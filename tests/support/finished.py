@@ -93,6 +93,12 @@ def tiny_copy(tiny_run: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_run, tmp_path / "tiny"))
 
 
+@pytest.fixture(scope="session")
+def swept_run(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished tiny campaign that tests sweep, and change in no other way."""
+    return Path(shutil.copytree(tiny_run, tmp_path_factory.mktemp("swept") / "tiny"))
+
+
 @pytest.fixture
 def gated(tiny_copy: Path) -> Path:
     """A tiny campaign that has its model and twins, and nothing of what follows."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +21,8 @@ def sweep(*arguments: object) -> Result:
     return invoke("sweep", *arguments)
 
 
-@pytest.fixture(scope="module")
-def run(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return Path(shutil.copytree(tiny_run, tmp_path_factory.mktemp("sweep") / "tiny"))
-
-
-def test_the_tables_tell_noise_detection_and_the_link(run: Path) -> None:
-    result = sweep(run, "--noise", "twin", "--link", "--full")
+def test_the_tables_tell_noise_detection_and_the_link(swept_run: Path) -> None:
+    result = sweep(swept_run, "--noise", "twin", "--link", "--full")
     assert result.exit_code == 0, result.output
     for part in (
         "against the reference golden (PyTorch",
@@ -45,9 +39,9 @@ def test_the_tables_tell_noise_detection_and_the_link(run: Path) -> None:
     assert result.stderr == ""
 
 
-def test_it_is_short_and_ends_with_what_to_deploy(run: Path) -> None:
-    swept = json.loads(sweep(run, "--noise", "twin", "--json").stdout)
-    lines = sweep(run, "--noise", "twin").stdout.splitlines()
+def test_it_is_short_and_ends_with_what_to_deploy(swept_run: Path) -> None:
+    swept = json.loads(sweep(swept_run, "--noise", "twin", "--json").stdout)
+    lines = sweep(swept_run, "--noise", "twin").stdout.splitlines()
     assert len(lines) < 90
     assert not any("false alarms of fault-free engines" in line for line in lines)
     last = " ".join(" ".join(lines).partition("--to FILE.csv.")[2].split())
@@ -62,46 +56,46 @@ def test_it_is_short_and_ends_with_what_to_deploy(run: Path) -> None:
         assert float(found[1]) >= floor  # never a tolerance at which the engine itself raises an alarm
 
 
-def test_json_is_one_object_without_nan(run: Path) -> None:
+def test_json_is_one_object_without_nan(swept_run: Path) -> None:
     def refuse(word: str) -> None:
         raise AssertionError(word)
 
-    swept = json.loads(sweep(run, "--noise", "twin", "--json").stdout, parse_constant=refuse)
+    swept = json.loads(sweep(swept_run, "--noise", "twin", "--json").stdout, parse_constant=refuse)
     assert {"tiers", "sources", "goldens", "definitions", "link", "notes"} <= swept.keys()
-    assert swept == json.loads((run / "sweep.json").read_text())
+    assert swept == json.loads((swept_run / "sweep.json").read_text())
     assert {part["tier"] for part in swept["tiers"]} == {None, 0, 1}
 
 
-def test_grids_are_taken_as_they_are_given(run: Path) -> None:
-    swept = json.loads(sweep(run, "--noise", "", "--atol", "1e-6:1:4", "--rtol", "1e-3,0", "--json").stdout)
+def test_grids_are_taken_as_they_are_given(swept_run: Path) -> None:
+    swept = json.loads(sweep(swept_run, "--noise", "", "--atol", "1e-6:1:4", "--rtol", "1e-3,0", "--json").stdout)
     points = swept["tiers"][0]["grid"]
     assert [(p["rtol"], p["atol"]) for p in points] == [
         (rtol, atol) for rtol in (0.0, 1e-3) for atol in (1e-6, 1e-4, 1e-2, 1.0)
     ]
-    shown = sweep(run, "--noise", "", "--atol", "0.03", "--rtol", "0").stdout
+    shown = sweep(swept_run, "--noise", "", "--atol", "0.03", "--rtol", "0").stdout
     assert "0.03" in shown
 
 
-def test_to_writes_every_point(run: Path, tmp_path: Path) -> None:
-    swept = json.loads(sweep(run, "--noise", "", "--atol", "1e-4,1", "--json", "--to", tmp_path / "g.csv").stdout)
+def test_to_writes_every_point(swept_run: Path, tmp_path: Path) -> None:
+    swept = json.loads(sweep(swept_run, "--noise", "", "--atol", "1e-4,1", "--json", "--to", tmp_path / "g.csv").stdout)
     table = pd.read_csv(tmp_path / "g.csv")
     assert len(table) == sum(len(part["grid"]) for part in swept["tiers"])
     assert {"tier", "atol", "rtol", "false_alarm.rate", "detection_sdc1.low", "detection_any.high"} <= {*table.columns}
-    sweep(run, "--noise", "", "--atol", "1e-4,1", "--to", tmp_path / "g.parquet")
+    sweep(swept_run, "--noise", "", "--atol", "1e-4,1", "--to", tmp_path / "g.parquet")
     assert len(pd.read_parquet(tmp_path / "g.parquet")) == len(table)
 
 
-def test_mistakes_are_one_line(run: Path, tmp_path: Path) -> None:
+def test_mistakes_are_one_line(swept_run: Path, tmp_path: Path) -> None:
     assert "holds no run" in error_of(sweep(tmp_path / "none"), 2)
-    assert "rtol 0.5 cannot be swept" in error_of(sweep(run, "--rtol", "0.5"), 2)
-    assert "is no grid" in error_of(sweep(run, "--atol", "1e-6;1e-5"), 2)
-    assert "is no grid" in error_of(sweep(run, "--atol", "1:1e-6:4"), 2)
-    assert "tolerances from 0 to" in error_of(sweep(run, "--atol", "-1"), 2)
-    assert "tolerances from 0 to" in error_of(sweep(run, "--atol", "nan"), 2)
-    assert "--detect" in error_of(sweep(run, "--detect", "1"), 2)
-    assert ".csv or .parquet" in error_of(sweep(run, "--to", tmp_path / "grid.xlsx"), 2)
-    assert "give both" in error_of(sweep(run, "--limit", "5"), 2)
-    assert "unknown engine" in error_of(sweep(run, "--noise", "magic"), 2)
+    assert "rtol 0.5 cannot be swept" in error_of(sweep(swept_run, "--rtol", "0.5"), 2)
+    assert "is no grid" in error_of(sweep(swept_run, "--atol", "1e-6;1e-5"), 2)
+    assert "is no grid" in error_of(sweep(swept_run, "--atol", "1:1e-6:4"), 2)
+    assert "tolerances from 0 to" in error_of(sweep(swept_run, "--atol", "-1"), 2)
+    assert "tolerances from 0 to" in error_of(sweep(swept_run, "--atol", "nan"), 2)
+    assert "--detect" in error_of(sweep(swept_run, "--detect", "1"), 2)
+    assert ".csv or .parquet" in error_of(sweep(swept_run, "--to", tmp_path / "grid.xlsx"), 2)
+    assert "give both" in error_of(sweep(swept_run, "--limit", "5"), 2)
+    assert "unknown engine" in error_of(sweep(swept_run, "--noise", "magic"), 2)
 
 
 def test_an_unfinished_campaign_is_one_line(gated: Path) -> None:
@@ -135,11 +129,11 @@ def test_printed_tolerances_err_on_the_safe_side(value: float) -> None:
     assert up - down <= 0.011 * value
 
 
-def test_tables_survive_rates_that_do_not_exist(run: Path) -> None:
+def test_tables_survive_rates_that_do_not_exist(swept_run: Path) -> None:
     from testbed.cli.common import console
     from testbed.cli.tables.sweep import sweep_tables
 
-    swept: dict[str, Any] = json.loads(sweep(run, "--noise", "", "--json").stdout)
+    swept: dict[str, Any] = json.loads(sweep(swept_run, "--noise", "", "--json").stdout)
     for part in swept["tiers"]:
         part["n_sdc1"] = 0 if part["n_sdc1"] is not None else None
         part["auc"]["sdc1"] = []
