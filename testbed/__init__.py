@@ -5,6 +5,16 @@
 ...     print(run.rates(by=["block", "bit_class"]))
 ...     hit = run.inject("block.1.attn.softmax", index=5, bit=30, image=run.image_ids[0])
 ...     print(hit.golden_value, "->", hit.faulty_value, hit.outcome)
+
+Each name has its own help: help(testbed.run).
+
+specs      load_spec, CampaignSpec
+campaigns  plan, run, open_run, list_runs; Run, Injection; ProgressBar, Snapshot
+results    gather_rates, draw_figures, write_report, compare_runs, sweep_tolerances, sweep_bit_errors
+models     bench_models, prune_model, rank_components, validate_ranking; ScoreOptions
+machine    diagnose; TestbedError, which every error is that a user can put right
+
+Also public: testbed.data (data sets of one's own) and testbed.testing (tests of engines). All else may change at any time.
 """
 
 from __future__ import annotations
@@ -17,7 +27,7 @@ from testbed.core.process.telemetry import switch_off
 if TYPE_CHECKING:
     __version__: str
 
-    from testbed.api.campaigns import load_run, open_run, plan, run
+    from testbed.api.campaigns import open_run, plan, run
     from testbed.api.models import ScoreOptions, bench_models, prune_model, rank_components, validate_ranking
     from testbed.api.progress import ProgressBar
     from testbed.api.publishing import draw_figures, gather_rates, list_runs
@@ -43,7 +53,6 @@ __all__ = [
     "draw_figures",
     "gather_rates",
     "list_runs",
-    "load_run",
     "load_spec",
     "open_run",
     "plan",
@@ -71,7 +80,6 @@ _HOMES = {
     "draw_figures": "testbed.api.publishing",
     "gather_rates": "testbed.api.publishing",
     "list_runs": "testbed.api.publishing",
-    "load_run": "testbed.api.campaigns",
     "load_spec": "testbed.api.specs",
     "open_run": "testbed.api.campaigns",
     "plan": "testbed.api.campaigns",
@@ -92,6 +100,11 @@ def __getattr__(name: str) -> object:
         from importlib.metadata import version
 
         return version("testbed")
+    if name == "load_run":  # until version 0.2
+        from warnings import warn
+
+        warn("testbed.load_run is deprecated; call testbed.open_run", DeprecationWarning, stacklevel=2)
+        return import_module(_HOMES["open_run"]).open_run
     if name not in _HOMES:
         raise AttributeError(f"module 'testbed' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

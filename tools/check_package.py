@@ -101,9 +101,9 @@ def check_use(python: Path, folder: Path) -> None:
     small = ["--set", "engine.backend=openvino", "--set", "tiers.images=[1,1,1,1]", "--run", "runs/openvino"]
     run([testbed, "campaign", "run", "digits.toml", *small], cwd=folder)
     run([testbed, "fault", "replay", "runs/digits", "4711"], cwd=folder)
-    code = "import testbed\nwith testbed.load_run('runs/digits') as run: print(len(run.results))"
+    code = "import testbed\nwith testbed.open_run('runs/digits') as run: print(len(run.results))"
     if int(run([python, "-c", code], cwd=folder)) != summary["rows"]:
-        raise Failed("load_run finds other rows than the campaign told of")
+        raise Failed("open_run finds other rows than the campaign told of")
     print(f"package: {summary['faults']:,} faults, {summary['rows']:,} rows from another folder; torch {torch(python)}")
 
 

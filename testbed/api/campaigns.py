@@ -135,15 +135,3 @@ def open_run(folder: str | os.PathLike[str]) -> Run:
         ```
     """
     return Run(os.fspath(folder))
-
-
-def load_run(folder: str | os.PathLike[str]) -> Run:
-    """Open a run; the earlier name of `open_run`.
-
-    Args:
-        folder: The run folder.
-
-    Returns:
-        The run.
-    """
-    return open_run(folder)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import inspect
+import pydoc
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -50,13 +52,25 @@ def test_a_function_documents_its_arguments_result_and_an_example(name: str) -> 
         shown = f"**{parameter.name}" if parameter.kind is parameter.VAR_KEYWORD else parameter.name
         assert f"\n    {shown}: " in documented, parameter.name
     assert "\nReturns:\n" in documented
-    if name not in ("load_run", "diagnose"):
-        assert "\nExample:\n" in documented
-        assert f"testbed.{name}(" in documented
+    assert "\nExample:\n" in documented
+    assert f"testbed.{name}(" in documented
 
 
 def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
-    with pytest.raises(AttributeError, match="'testbed' has no attribute 'strike'"):
-        testbed.injection  # noqa: B018
+    with pytest.raises(AttributeError, match="'testbed' has no attribute 'prune_models'"):
+        testbed.prune_models  # noqa: B018
     assert testbed.__version__
     assert {*testbed.__all__, "__version__"} <= {*dir(testbed)}
+
+
+def test_the_help_begins_with_a_table_of_all_names() -> None:
+    shown = pydoc.plain(pydoc.render_doc(testbed))
+    first_page = "\n".join(shown.splitlines()[:60])
+    assert [name for name in testbed.__all__ if not re.search(rf"\b{name}\b", first_page)] == []
+    assert "model_validate" not in shown
+
+
+def test_the_earlier_name_of_open_run_says_so() -> None:
+    with pytest.warns(DeprecationWarning, match=r"testbed\.open_run"):
+        assert testbed.load_run is testbed.open_run
+    assert "load_run" not in dir(testbed)

@@ -23,7 +23,7 @@ SITE = "block.0.attn.softmax"
 
 @pytest.fixture(scope="module")
 def run(tiny_run: Path) -> Iterator[Run]:
-    with testbed.load_run(tiny_run) as found:
+    with testbed.open_run(tiny_run) as found:
         yield found
 
 
@@ -139,12 +139,12 @@ def test_what_does_not_exist_is_told_in_one_line(run: Run, call: Any, told: str)
 
 def test_a_folder_without_a_campaign_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds no run"):
-        testbed.load_run(tmp_path)
+        testbed.open_run(tmp_path)
     folder = RunFolder.claimed(tmp_path / "other", "golden", "x", 1, [])
     with folder.locked():
         folder.save()
     with pytest.raises(UsageError, match="holds no campaign but a golden"):
-        testbed.load_run(tmp_path / "other")
+        testbed.open_run(tmp_path / "other")
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "tiers.json", "model.twin.onnx", "golden/logits.npy"])
@@ -152,7 +152,7 @@ def test_a_changed_file_is_refused_before_anything_is_injected(tiny_copy: Path, 
     with open(tiny_copy / name, "ab") as file:
         file.write(b" ")
     with pytest.raises(StaleArtefact, match=rf"{name} was edited or truncated .*--redo"):
-        testbed.load_run(tiny_copy)
+        testbed.open_run(tiny_copy)
 
 
 def test_an_edited_spec_is_refused(tiny_copy: Path) -> None:
@@ -161,12 +161,12 @@ def test_an_edited_spec_is_refused(tiny_copy: Path) -> None:
     folder.manifest["spec"]["tolerance"]["atol"] = 1.0
     folder.save()
     with pytest.raises(StaleArtefact, match=r"the spec in .*manifest\.json was edited"):
-        testbed.load_run(tiny_copy)
+        testbed.open_run(tiny_copy)
 
 
 def test_changed_results_are_refused_when_they_are_asked_for(tiny_copy: Path) -> None:
     (tiny_copy / "results.parquet").write_bytes(b"PAR1")
-    with testbed.load_run(tiny_copy) as run:
+    with testbed.open_run(tiny_copy) as run:
         assert run.inject(SITE, 0, 30).outcome
         for call in (lambda: run.results, lambda: run.stored_row(0, run.image_ids[0])):
             with pytest.raises(StaleArtefact, match=r"results\.parquet .*--redo execute"):
@@ -178,7 +178,7 @@ def test_an_unfinished_campaign_can_be_looked_at(gated: Path, tiny_run: Path) ->
     shutil.copy(tiny_run / "faults.parquet", gated)
     folder.manifest["stages"]["plan"] = RunFolder.existing(tiny_run).manifest["stages"]["plan"]
     folder.save()
-    with testbed.load_run(gated) as run:
+    with testbed.open_run(gated) as run:
         hit = run.replay(0)
         assert hit.outcome
         assert run.stored_row(0, hit.image_id) is None
@@ -191,7 +191,7 @@ def test_a_campaign_that_only_began_says_so(tiny_copy: Path) -> None:
     folder.redo("golden", list(folder.manifest["stages"]))
     folder.save()
     with pytest.raises(TestbedError, match="no 'golden' stage yet; run the campaign to the end first"):
-        testbed.load_run(tiny_copy)
+        testbed.open_run(tiny_copy)
 
 
 def test_names_of_the_package_load_on_first_use() -> None:

@@ -22,7 +22,7 @@ def test_detection_is_the_weighted_share_of_outputs_outside(
     rows = stored_rows(swept_run)
     rows = rows[(rows.target == "model") & (rows["where"] == "activation") & (rows.op == op)]
     rows = rows if tier is None else rows[rows.tier == tier]
-    with testbed.load_run(swept_run) as run:
+    with testbed.open_run(swept_run) as run:
         golden = dict(zip(run.image_ids, run.workplace.engine("model", "activation").golden, strict=True))
     with np.errstate(invalid="ignore"):  # signalling NaN
         faulty = np.stack(rows.logits.tolist()).astype(np.float64)

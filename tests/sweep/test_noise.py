@@ -18,7 +18,7 @@ from tests.support.sweeps import part_of, plain_deviation, swept
 
 
 def test_floors_are_the_engines_distance_from_torch(swept_run: Path, result: dict[str, Any]) -> None:
-    with testbed.load_run(swept_run) as run:
+    with testbed.open_run(swept_run) as run:
         deviation = {rtol: plain_deviation(run, run.workplace.images.tiers >= 0, rtol) for rtol in (0.0, 1e-6)}
     noise = part_of(result)["noise"]
     assert [n["source"] for n in noise] == [
@@ -35,7 +35,7 @@ def test_floors_are_the_engines_distance_from_torch(swept_run: Path, result: dic
 
 
 def test_false_alarms_are_counted_against_the_reference(swept_run: Path, result: dict[str, Any]) -> None:
-    with testbed.load_run(swept_run) as run:
+    with testbed.open_run(swept_run) as run:
         deviation = plain_deviation(run, run.workplace.images.tiers >= 0, 0.0)
     middle = float(np.median(deviation))
     part = part_of(swept(swept_run, atol=(middle, 1.0), rtol=(0.0,)))

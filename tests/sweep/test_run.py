@@ -59,7 +59,7 @@ def test_undecided_rows_are_listed(tiny_copy: Path) -> None:
     found = undecided_rows(tiny_copy, 1e-3, 1e-4)
     assert len(found)
     assert (np.abs(found.masking_atol - 1e-3) <= found.error_bound).all()
-    with testbed.load_run(tiny_copy) as run:
+    with testbed.open_run(tiny_copy) as run:
         for row in records(found.head(3)):
             hit = run.replay(int(row.fault_id), row.image_id)
             deviation = np.abs(hit.faulty.astype(float) - hit.golden)

@@ -16,7 +16,7 @@ from tests.support.sweeps import part_of, plain_deviation, stored_rows, swept
 def test_areas_are_scikit_learns(swept_run: Path, result: dict[str, Any]) -> None:
     rows = stored_rows(swept_run)
     rows = rows[(rows.target == "model") & (rows["where"] == "activation") & (rows.op == "flip") & (rows.tier == 1)]
-    with testbed.load_run(swept_run) as run:
+    with testbed.open_run(swept_run) as run:
         clean = plain_deviation(run, run.workplace.images.tiers == 1, 1e-4)
     for event, which in (("sdc1", rows.top1_faulty != rows.top1_golden), ("any", rows.outcome != "identical")):
         scores = np.minimum(np.stack(rows.masking_atol.tolist())[which, 3], 1e99)

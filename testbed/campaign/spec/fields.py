@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
@@ -60,7 +60,22 @@ ConfidenceLevel = Annotated[float, Field(ge=0.01, le=1 - 1e-9, allow_inf_nan=Fal
 """Of intervals; beyond these bounds, quantiles lose their digits."""
 
 
-class Strict(BaseModel):
+if TYPE_CHECKING:
+    _BriefModel = BaseModel
+else:
+
+    class _BriefType(type(BaseModel)):
+        """`help` and tab completion show what a table has, not what pydantic adds to every class."""
+
+        def __dir__(cls) -> list[str]:
+            hidden = {*dir(BaseModel)} - {*dir(object)}
+            return [name for name in super().__dir__() if name not in hidden and not name.startswith("__pydantic")]
+
+    class _BriefModel(BaseModel, metaclass=_BriefType):
+        """A pydantic model whose help is brief."""
+
+
+class Strict(_BriefModel):
     """A table of the spec. The description of each key is printed in the reference and stands in the JSON schema."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)

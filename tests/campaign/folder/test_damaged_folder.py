@@ -118,7 +118,7 @@ def test_a_damaged_folder_is_looked_at_without_a_surprise(tiny_run: Path, tmp_pa
 def seen(folder: Path) -> object:
     """The stored outcomes and a fault that is run again, or what is said instead."""
     try:
-        with testbed.load_run(folder) as run:
+        with testbed.open_run(folder) as run:
             rows = run.results
             return rows.outcome.tolist(), run.replay(int(rows.fault_id.iloc[0])).outcome
     except TestbedError as error:

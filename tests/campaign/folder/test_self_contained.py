@@ -169,7 +169,7 @@ def test_its_summary_is_shown_and_its_page_is_the_same(machine: Machine, elsewhe
 
 def test_every_stored_row_is_replayed_and_faults_are_injected(elsewhere: Machine, name: str) -> None:
     rows = pq.read_table(elsewhere.campaign(name) / "results.parquet").to_pandas()
-    with testbed.load_run(elsewhere.campaign(name)) as run:
+    with testbed.open_run(elsewhere.campaign(name)) as run:
         for row in rows.sample(12, random_state=0).itertuples():
             hits = [run.replay(row.fault_id, row.image_id)]
             if row.op != "random":
@@ -230,7 +230,7 @@ def test_a_folder_of_before_opens_and_goes_on(
     del folder.manifest["stages"]["pictures"]
     folder.manifest |= {"spec": spec.identity(), "identity": sha256_json(spec.identity())}
     folder.save()
-    with testbed.load_run(copy) as run:
+    with testbed.open_run(copy) as run:
         assert run.replay(0).outcome == run.results.query("fault_id == 0")["outcome"].iloc[0]
     assert run_campaign(spec, copy, worker_setup=WorkerSetup(0)) == shown(copy)
     assert (copy / "pictures.parquet").is_file()
@@ -272,7 +272,7 @@ def test_a_spec_that_states_only_the_number_of_images_has_the_models_data(
     assert len(part.test) == 12
     assert set(part.test.ids) < set(whole.test.ids)
     assert (whole.preprocess.name, part.preprocess.name) == ("none", "half")
-    with testbed.load_run(tmp_path / "part") as run:
+    with testbed.open_run(tmp_path / "part") as run:
         assert run.replay(0).outcome == run.results.query("fault_id == 0")["outcome"].iloc[0]
     assert run_campaign(spec, tmp_path / "part", worker_setup=WorkerSetup(0)) == shown(tmp_path / "part")
 

@@ -37,7 +37,7 @@ def events(rows: pd.DataFrame) -> dict[str, pd.Series]:
 
 
 def test_weighted_means_of_rows_are_the_told_rates(finished: Path) -> None:
-    with testbed.load_run(finished) as run:
+    with testbed.open_run(finished) as run:
         rows = run.results
     seen, apart, checked = events(rows), 0.0, 0
     for told in json.loads((finished / "summary.json").read_text())["marginals"]:
@@ -67,7 +67,7 @@ def test_the_weights_of_a_stratum_add_up_to_its_population(finished: Path) -> No
 @pytest.mark.parametrize("by", ["block", "bit_class", "tier", "bit"])
 @pytest.mark.parametrize("measure", ["sdc1", "outside"])
 def test_rates_as_a_table_are_the_summarys(finished: Path, by: str, measure: str) -> None:
-    with testbed.load_run(finished) as run:
+    with testbed.open_run(finished) as run:
         table = run.rates(by=[by], measure=measure).dropna(subset=[by])
     told = [m for m in json.loads((finished / "summary.json").read_text())["marginals"] if m["by"] == by]
     told = [m for m in told if m["rates"][measure]]
@@ -80,7 +80,7 @@ def test_rates_as_a_table_are_the_summarys(finished: Path, by: str, measure: str
 
 
 def test_rates_by_several_dimensions_at_once(tiny_run: Path) -> None:
-    with testbed.load_run(tiny_run) as run:
+    with testbed.open_run(tiny_run) as run:
         table, rows, whole = (
             run.rates(by=["site", "tier"], measure="outside"),
             run.results,
@@ -101,7 +101,7 @@ def test_rates_by_several_dimensions_at_once(tiny_run: Path) -> None:
 
 
 def test_flags_are_booleans_also_where_there_are_no_classes(tiny_run: Path) -> None:
-    with testbed.load_run(tiny_run) as run:
+    with testbed.open_run(tiny_run) as run:
         rows = run.results
     for flag in ("sdc5", "sdc10", "sdc20", "nonfinite", "detected"):
         assert rows[flag].dtype == "boolean"
@@ -111,7 +111,7 @@ def test_flags_are_booleans_also_where_there_are_no_classes(tiny_run: Path) -> N
 
 def test_tables_of_older_campaigns_are_still_read(tiny_copy: Path) -> None:
     """As version 2 left them: without weights."""
-    with testbed.load_run(tiny_copy) as run:
+    with testbed.open_run(tiny_copy) as run:
         wanted, rates = run.results, run.rates(by="block")
     for file in ("results.parquet", "faults.parquet"):
         table = pq.read_table(tiny_copy / file)
@@ -126,7 +126,7 @@ def test_tables_of_older_campaigns_are_still_read(tiny_copy: Path) -> None:
         manifest["stages"][stage]["outputs"][file] = sha256_file(tiny_copy / file)
     (tiny_copy / "manifest.json").write_text(json.dumps(checksummed(manifest)))
     assert RunFolder.existing(tiny_copy).manifest["schema_version"] == 2
-    with testbed.load_run(tiny_copy) as run:
+    with testbed.open_run(tiny_copy) as run:
         found = run.results
         pd.testing.assert_frame_equal(run.rates(by="block"), rates)
     np.testing.assert_allclose(found.weight, wanted.weight)

@@ -171,7 +171,7 @@ def test_a_file_that_is_no_spec_is_refused_by_name(tmp_path: Path, write: Callab
 
 
 def test_the_spec_survives_the_manifest(tiny_spec: CampaignSpec) -> None:
-    """What `load_run` reads back is the spec that was run."""
+    """What `open_run` reads back is the spec that was run."""
     assert parse_spec(tiny_spec.identity()) == tiny_spec
 
 
