@@ -159,7 +159,8 @@ class Collection:
     """What a loader returns. Without ``validation``, a seeded part of ``train`` becomes it; without ``train``, both are
     empty. ``image`` is the side of the model input in pixels, unless the caller asks for another.
     ``sorted_by_name``: nothing but the names of folders tells the order of the classes.
-    ``folders``: what the classes are called on disk, where that is another name."""
+    ``folders``: what the classes are called on disk, where that is another name.
+    ``seeded_test``: the test images are a draw by the seed, so that another seed's model was trained on some of them."""
 
     classes: list[str]
     test: Examples
@@ -169,3 +170,4 @@ class Collection:
     image: int | None = None
     sorted_by_name: bool = False
     folders: list[str] | None = None
+    seeded_test: bool = False

@@ -106,7 +106,7 @@ class Split:
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """Images of ``channels`` x ``image`` x ``image`` in three splits that share no image. ``train`` and ``validation``
-    may be empty (a test-only data set)."""
+    may be empty (a test-only data set). ``seeded_test``: ``seed`` chose the test images, too."""
 
     name: str
     classes: list[str]
@@ -117,6 +117,7 @@ class Dataset:
     test: Split
     preprocess: Preprocess
     seed: int
+    seeded_test: bool = False
 
     @property
     def mean(self) -> PerChannel:

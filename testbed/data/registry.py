@@ -154,7 +154,9 @@ def load(
 
     test = split(collection.test, np.arange(len(collection.test.ids)))
     train, validation = _train_and_validation(collection, seed, split)
-    return Dataset(name, collection.classes, channels, side, train, validation, test, chosen, seed)
+    return Dataset(
+        name, collection.classes, channels, side, train, validation, test, chosen, seed, collection.seeded_test
+    )
 
 
 def missing(entry: DatasetEntry, root: Path, path: Path | None) -> list[Path]:

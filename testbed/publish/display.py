@@ -43,6 +43,7 @@ def rates_display(rates: RunRates, measures: Sequence[str]) -> RatesDisplay:
     constant = [table[name].iloc[0] for name in RUN_COLUMNS[1:] if name not in varying and len(table)]
     faults = [str(table[name].iloc[0]) for name in _OF_FAULTS if name not in keys and len(table)]
     shown = [measure for measure in measures if table[measure].notna().any()]
+    measured = table.dropna(subset=shown, how="all") if shown else table  # an attention module has no top-1 to change
     levels = dict.fromkeys(f"{100 * level:g} %" for level in rates.confidence.values())
     caption = ", ".join(filter(None, map(str, dict.fromkeys([*constant, *faults]))))
     caption = f"{caption}; " if caption else ""
@@ -53,7 +54,7 @@ def rates_display(rates: RunRates, measures: Sequence[str]) -> RatesDisplay:
             f"{record['n']:,}",
             *(percent(record, measure) for measure in shown),
         )
-        for record in table.to_dict("records")
+        for record in measured.to_dict("records")
     ]
     headings = (*keys, "faults", "n", *shown)
     return RatesDisplay(

@@ -49,6 +49,15 @@ def test_rates_are_weighted_means_of_the_rows(tiny_run: Path) -> None:
         np.testing.assert_allclose(joined[measure], joined.expected, rtol=1e-9, atol=1e-12)
 
 
+def test_what_has_none_of_the_shown_rates_has_no_line(tiny_run: Path) -> None:
+    rates = read_rates([tiny_run])
+    assert rates.table.sdc1.isna().any()  # an attention module has no top-1
+    lines = rates_display(rates, ("sdc1",)).rows
+    assert len(lines) == rates.table.sdc1.notna().sum()
+    assert all(all(line) for line in lines)
+    assert len(rates_display(rates, MEASURES).rows) == len(rates.table)
+
+
 def test_they_are_those_of_the_run_itself(tiny_run: Path) -> None:
     table = read_rates([tiny_run], "bit").table
     with testbed.open_run(tiny_run) as run:

@@ -73,6 +73,7 @@ class OnnxSubject:
         assert spec.data is not None
         check_like_library(spec.data, dataset, path.parent)
         _check_fit(proto, dataset, spec.model.onnx)
+        _warn_of_split(spec, dataset)
         check_memory(proto, spec.model.onnx, spec.engine.sketched_batch)
         return cls(spec, dataset, adopted)
 
@@ -267,6 +268,17 @@ def _image_side(proto: ModelProto) -> int:
         axes = ", ".join(("B", *map(str, shape)))
         raise UsageError(f"the model's input {value.name!r} is ({axes}); a campaign needs square images (B, C, S, S)")
     return shape[1]
+
+
+def _warn_of_split(spec: CampaignSpec, dataset: Dataset) -> None:
+    """A file does not say which draw of the test images it was trained without."""
+    if dataset.seeded_test and spec.seed and "seed" not in spec.model.training:
+        log.warning(
+            "data: the test images of %s are a draw by seed %d, the campaign's; a file trained with another seed has seen"
+            " some of them. Name its seed: model.training = { seed = N }",
+            dataset.name,
+            spec.seed,
+        )
 
 
 def _check_fit(proto: ModelProto, dataset: Dataset, file: str) -> None:

@@ -75,7 +75,9 @@ class RunFolder:
                 if path.exists()
                 else "there is no such folder"
             )
-            raise UsageError(f"{path} holds no run ({why}); name a folder written by `testbed ... --run {path}`")
+            raise UsageError(
+                f"{path} holds no run ({why}); name a folder that a command wrote, as `testbed runs` lists them"
+            )
         folder = cls(path)
         folder.check_records()
         return folder

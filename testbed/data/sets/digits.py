@@ -26,4 +26,5 @@ def digits(request: Request) -> Collection:
         validation=pick(whole, validation),
         test=pick(whole, test),
         preprocess="digits",
+        seeded_test=True,
     )

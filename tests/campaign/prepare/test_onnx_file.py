@@ -26,6 +26,7 @@ from torch import nn
 
 from testbed.campaign.facts import check_facts
 from testbed.campaign.pipeline import run_campaign
+from testbed.campaign.prepare.onnx_file import OnnxSubject
 from testbed.campaign.preview.dry_run import dry_run_plan
 from testbed.campaign.run import Run
 from testbed.campaign.spec.campaign import parse_spec
@@ -254,6 +255,19 @@ def changed(finished: Finished, **tables: Any) -> dict[str, Any]:
     for name, table in tables.items():
         values[name] = {**values[name], **table} if isinstance(table, dict) else table
     return values
+
+
+def test_the_split_that_the_file_was_trained_on_can_be_named(
+    finished: Finished, caplog: pytest.LogCaptureFixture
+) -> None:
+    theirs = OnnxSubject.of(parse_spec(finished.values), None)
+    assert "a draw by seed 3, the campaign's" in caplog.text
+    caplog.clear()
+    named = changed(finished, model={"training": {"seed": 0}})
+    subject = OnnxSubject.of(parse_spec(named), None)
+    assert caplog.text == ""
+    assert subject.dataset.test.ids == load("digits", image=16, seed=0).test.ids
+    assert subject.dataset.test.ids != theirs.dataset.test.ids
 
 
 def test_a_spec_that_does_not_fit_the_file_is_refused_before_anything_is_written(
