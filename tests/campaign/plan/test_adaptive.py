@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,81 +14,22 @@ from testbed.analysis.stratified import StratumTally
 from testbed.analysis.survey import SurveyDesign
 from testbed.campaign.plan.adaptive import AdaptivePlanner
 from testbed.campaign.plan.table import plan_slices
-from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
+from testbed.campaign.spec.campaign import parse_spec
 from testbed.core.errors import StaleArtefact, UsageError
 from testbed.core.schema import PLAN_COLUMNS, arrow_schema
-from testbed.core.site import Site, SiteTable
-
-TABLE = SiteTable(
-    "model",
-    "id",
-    "gated_replace",
-    (
-        Site("embed", "activation", (40,)),
-        *(Site(f"block.{b}.mlp.{name}", "activation", (5, 16)) for b in (0, 1) for name in ("fc1", "fc2")),
-        *(Site(f"block.{b}.mlp.fc1.weight", "weight", (16, 16)) for b in (0, 1)),
-    ),
+from tests.support.adaptive_plans import (
+    IMAGES,
+    SPEC,
+    TABLE,
+    TABLES,
+    TIERS,
+    campaign,
+    fails,
+    planner,
+    ran,
+    spec_with,
+    table_of,
 )
-TABLES = {"model": TABLE}
-TIERS = [[f"low {n}" for n in range(6)], [f"high {n}" for n in range(4)]]
-IMAGES = [image for tier in TIERS for image in tier]
-SPEC: dict[str, Any] = {
-    "name": "adaptive",
-    "seed": 5,
-    "model": {"preset": "digits", "recipe": "digits"},
-    "data": {"name": "digits"},
-    "tiers": {"edges": [0.5, 1.0], "images": [6, 4]},
-    "stop": {"margin": 0.05, "per": "block"},
-    "faults": [
-        {"target": "model", "where": "activation", "sites": ["block.*"], "ops": ["flip"]},
-        {"target": "model", "where": "weight", "ops": ["flip"], "bits": [0, 30, 31]},
-    ],
-}
-
-
-def spec_with(**stop: Any) -> CampaignSpec:
-    values = copy.deepcopy(SPEC)
-    values["stop"] |= stop
-    return parse_spec(values)
-
-
-def planner(spec: CampaignSpec | None = None) -> AdaptivePlanner:
-    return AdaptivePlanner(spec or parse_spec(SPEC), TABLES, TIERS)
-
-
-def fails(site: str, bit: int, index: int, image: str) -> bool:
-    """A population that is known exhaustively: upper bits fail often in block 0, sometimes in block 1."""
-    chance = {31: 0.2, 30: 0.8}.get(bit, 0.02 if bit > 23 else 0.0) * (0.3 if site.startswith("block.1") else 1)
-    place = index * 7919 + IMAGES.index(image) * 104729 + bit * 1299709 + len(site) * 15485863
-    return place * 2654435761 % 2**32 / 2**32 < chance
-
-
-def ran(plan: pa.Table) -> pa.Table:
-    """Rows of a plan: persistent faults strike all images."""
-    rows = []
-    for fault in plan.select(["fault_id", "site", "bit", "index", "image_id"]).to_pylist():
-        for image in [fault["image_id"]] if fault["image_id"] else IMAGES:
-            failed = fails(fault["site"], fault["bit"], fault["index"], image)
-            rows.append((fault["fault_id"], "sdc1" if failed else "masked"))
-    ids, outcomes = zip(*rows, strict=True)
-    return pa.table({"fault_id": ids, "outcome": pa.array(outcomes).dictionary_encode()})
-
-
-def table_of(parts: Any) -> pa.Table:
-    return pa.concat_tables([part.faults for part in parts]).unify_dictionaries().combine_chunks()
-
-
-def campaign(
-    adaptive: AdaptivePlanner, look: Callable[[pa.Table], None] = lambda plan: None
-) -> tuple[list[StratumTally], list[pa.Table]]:
-    """Counts and plans of all rounds of a campaign, run to its end."""
-    counts: list[StratumTally] = []
-    plans: list[pa.Table] = []
-    while (parts := adaptive.round(len(counts), counts)) is not None:
-        plans.append(table_of(parts))
-        look(plans[-1])
-        counts.append(adaptive.counts_of(plans[-1], [ran(plans[-1])]))
-    return counts, plans
 
 
 @pytest.fixture(scope="module")
@@ -310,71 +250,6 @@ def test_campaigns_of_many_seeds_cover_the_known_rates() -> None:
     assert held.min() >= binom.ppf(1e-4, campaigns, 0.95)
 
 
-# --- faults whose content is drawn with their place ----------------------------------------------------------------
-
-SMALL = {"model": SiteTable("model", "id", "gated_replace", (Site("head", "activation", (4, 2)),))}
-FEW = [["a", "b"], ["c"]]
-OWN_BITS = {"ops": ["flip"], "pattern": "row", "same_bit": False}
-LIMITS = {"random": [2, 9, 40, 77, 5, 0, 120, 31], "flip": [1, 5, 0, 2]}  # of 256 upper bytes; of a row's 32 bits
-
-
-def small_spec(seed: int, margin: float, section: dict[str, Any]) -> CampaignSpec:
-    values = copy.deepcopy(SPEC) | {"seed": seed, "stop": {"margin": margin, "per": "all", "strata": "site"}}
-    values["tiers"]["images"] = [2, 1]
-    values["faults"] = [{"target": "model", "where": "activation", **section}]
-    return parse_spec(values)
-
-
-def word_fails(fault: dict[str, Any]) -> bool:
-    """A random word by its upper byte, a row by which bit of its first word was struck: rates are known exactly."""
-    if fault["op"] == "random":
-        return bool(fault["or_mask"] >> 24 < LIMITS["random"][fault["index"]])
-    return bool(fault["xor_mask"].bit_length() <= LIMITS["flip"][fault["index"] // 2])
-
-
-def small_campaign(seed: int, margin: float, section: dict[str, Any]) -> Any:
-    adaptive = AdaptivePlanner(small_spec(seed, margin, section), SMALL, FEW)
-    counts: list[StratumTally] = []
-    while (parts := adaptive.round(len(counts), counts)) is not None:
-        plan = table_of(parts)
-        outcome = ["sdc1" if word_fails(fault) else "masked" for fault in plan.to_pylist()]
-        rows = pa.table({"fault_id": plan.column("fault_id"), "outcome": pa.array(outcome).dictionary_encode()})
-        counts.append(adaptive.counts_of(plan, [rows]))
-        assert plan.column("inclusion").null_count == plan.num_rows  # never a census
-    verdict = adaptive.verdict(counts)
-    assert verdict.met
-    return verdict.domains[0]
-
-
-@pytest.mark.parametrize(
-    ("section", "margin", "campaigns"),
-    [
-        ({"ops": ["random"]}, 0.08, 8),
-        (OWN_BITS, 0.08, 8),
-        pytest.param({"ops": ["random"]}, 0.02, 60, marks=pytest.mark.slow),
-        pytest.param({"ops": ["random"]}, 0.05, 100, marks=pytest.mark.slow),
-        pytest.param({"ops": ["random"]}, 0.1, 100, marks=pytest.mark.slow),
-        pytest.param(OWN_BITS, 0.03, 60, marks=pytest.mark.slow),
-        pytest.param(OWN_BITS, 0.1, 100, marks=pytest.mark.slow),
-    ],
-)
-def test_no_place_is_known_when_it_was_drawn_once_if_what_strikes_it_is_random(
-    section: dict[str, Any], margin: float, campaigns: int
-) -> None:
-    """24 places of a random word each, or 12 of rows whose words are struck in a bit of their own: far fewer than
-    faults that the margin asks for, and not a word of them is known."""
-    op = section["ops"][0]
-    truth = float(np.mean(LIMITS[op])) / {"random": 256, "flip": 32}[op]
-    domains = [small_campaign(seed, margin, section) for seed in range(campaigns)]
-    held = sum(domain.low <= truth <= domain.high for domain in domains)
-    assert held >= binom.ppf(1e-4, campaigns, 0.95)
-    assert all(domain.half_width > margin / 4 for domain in domains)
-    assert max(domain.faults for domain in domains) > 24  # more than there are places
-
-
-# --- proxies ---------------------------------------------------------------------------------------------------------
-
-
 def test_scores_steer_the_first_round_and_what_is_learnt_together() -> None:
     spec = spec_with(proxy="magnitude", steer="all", margin=0.005)
     groups = planner(spec_with(steer="all", margin=0.005)).groups
@@ -397,65 +272,3 @@ def test_scores_that_are_asked_for_must_be_given_and_only_then() -> None:
         AdaptivePlanner(parse_spec(SPEC), TABLES, TIERS, lambda groups: np.zeros(3))
     with pytest.raises(ValueError, match="3 scores were given for"):
         AdaptivePlanner(spec_with(proxy="magnitude"), TABLES, TIERS, lambda groups: np.zeros(3))
-
-
-def test_a_campaign_that_is_planned_at_once_has_no_rounds() -> None:
-    values = {key: value for key, value in SPEC.items() if key != "stop"}
-    with pytest.raises(UsageError, match=r"no \[stop\] table"):
-        planner(parse_spec(values))
-
-
-# --- the spec --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("path", "value", "told"),
-    [
-        ("stop.margin", 0, r"stop\.margin"),
-        ("stop.margin", 0.6, r"stop\.margin"),
-        ("stop.per", "blocks", r"stop\.per: unknown dimension 'blocks'"),
-        ("stop.strata", "site x site", r"stop\.strata: 'site x site' names a dimension twice"),
-        ("stop.spending", "none", r"stop\.spending"),
-        ("stop.growth", 1.0, r"stop\.growth"),
-        (
-            "stop.marginn",
-            1,
-            r"stop\.marginn: unknown key; did you mean 'margin'\? Known keys there: margin, confidence, per",
-        ),
-        ("stop.per", "tier", r"persistent faults strike the images of all tiers"),
-        ("faults.0.per_stratum", 4, r"faults\[0\]\.per_stratum: \[stop\] decides how many"),
-        ("faults.0.target", "attention", r'stop\.measure: the attention module has no classes; .* "outside"'),
-    ],
-)
-def test_stop_tables_that_cannot_be_are_refused(path: str, value: Any, told: str) -> None:
-    values = copy.deepcopy(SPEC)
-    *parents, last = path.split(".")
-    at: Any = values
-    for part in parents:
-        at = at[int(part)] if part.isdigit() else at[part]
-    at[last] = value
-    with pytest.raises(UsageError, match=told):
-        parse_spec(values)
-
-
-def test_rates_by_bit_are_of_one_number_format() -> None:
-    mixed = SiteTable("model", "id", "gated_replace", (*TABLE, Site("block.2.mlp.fc1", "activation", (5, 16), "int8")))
-    for per, refused in (("bit", True), ("block x bit", True), ("site x bit", False), ("bit_class", False)):
-        spec = spec_with(per=per, steer="bit_class")
-        if refused:
-            with pytest.raises(UsageError, match=r"stop\.per: flip faults strike words in fp32 and int8"):
-                AdaptivePlanner(spec, {"model": mixed}, TIERS)
-        else:
-            AdaptivePlanner(spec, {"model": mixed}, TIERS)
-        planner(spec)
-
-
-def test_confidence_is_the_campaigns_unless_said() -> None:
-    values = copy.deepcopy(SPEC) | {"confidence": 0.9}
-    spec = parse_spec(values)
-    assert spec.stop is not None
-    assert spec.stop.rule(spec.confidence).confidence == 0.9
-    values["stop"]["confidence"] = 0.99
-    spec = parse_spec(values)
-    assert spec.stop is not None
-    assert spec.stop.rule(spec.confidence).confidence == 0.99

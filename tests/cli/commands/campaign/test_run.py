@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import os
-import resource
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from testbed.core.folder.files import sha256_file
 from testbed.core.folder.runfolder import RunFolder
 from tests.support.campaigns import TINY
 from tests.support.commands import invoke, last_error_of
+from tests.support.disks import disk_of
 
 OUTCOMES = ["identical", "masked", "sdc_tolerable", "sdc1", "due"]
 
@@ -37,17 +36,6 @@ def variant(folder: Path, old: str, new: str) -> Path:
     path = folder / "changed.toml"
     path.write_text(text.replace(old, new, 1))
     return path
-
-
-@contextlib.contextmanager
-def disk_of(size: int) -> Iterator[None]:
-    """No file may grow beyond ``size`` bytes."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 # ---- results
