@@ -84,6 +84,13 @@ class StateRecorder:
             tokens = states.residual_out
             del states
 
+    def run(self, tokens: Tensor) -> Tensor:
+        """(B, N, D) -> (B, N, D): all blocks, for their last output alone."""
+        for states in self.blocks(tokens):
+            tokens = states.residual_out
+            del states
+        return tokens
+
     def classify(self, tokens: Tensor) -> Tensor:
         """(B, N, D) the last block's output -> (B, K) logits."""
         return self.model.classified(tokens)

@@ -1,0 +1,1 @@
+"""Which image tokens a class rests on: relevance by several methods, and what removing tokens in its order does."""
