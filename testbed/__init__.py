@@ -11,7 +11,7 @@ Each name has its own help: help(testbed.run).
 specs      load_spec, CampaignSpec
 campaigns  plan, run, open_run, list_runs; Run, Injection; ProgressBar, Snapshot
 results    gather_rates, draw_figures, write_report, compare_runs, sweep_tolerances, sweep_bit_errors
-models     bench_models, prune_model, rank_components, validate_ranking; ScoreOptions
+models     bench_models, measure_class_space, prune_model, rank_components, validate_ranking; ScoreOptions
 machine    diagnose; TestbedError, which every error is that a user can put right
 
 Also public: testbed.data (data sets of one's own) and testbed.testing (tests of engines). All else may change at any time.
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     __version__: str
 
     from testbed.api.campaigns import open_run, plan, run
+    from testbed.api.class_space import measure_class_space
     from testbed.api.models import ScoreOptions, bench_models, prune_model, rank_components, validate_ranking
     from testbed.api.progress import ProgressBar
     from testbed.api.publishing import draw_figures, gather_rates, list_runs
@@ -54,6 +55,7 @@ __all__ = [
     "gather_rates",
     "list_runs",
     "load_spec",
+    "measure_class_space",
     "open_run",
     "plan",
     "prune_model",
@@ -80,6 +82,7 @@ _HOMES = {
     "draw_figures": "testbed.api.publishing",
     "gather_rates": "testbed.api.publishing",
     "list_runs": "testbed.api.publishing",
+    "measure_class_space": "testbed.api.class_space",
     "load_spec": "testbed.api.specs",
     "open_run": "testbed.api.campaigns",
     "plan": "testbed.api.campaigns",

@@ -54,6 +54,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "testbed.cli.commands.results.fuzziness:fuzziness",
         "Measure how far each layer separates the classes.",
     ),
+    "classspace": (
+        "testbed.cli.commands.results.classspace:classspace",
+        "Say what every hidden state of a model knows of the classes.",
+    ),
     "rank": (
         "testbed.cli.commands.results.rank:rank",
         "Score blocks, heads and neurons, and hold the scores against a campaign.",

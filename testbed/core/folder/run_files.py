@@ -114,11 +114,42 @@ COMPARISON_FOLDER: tuple[RunFile, ...] = (
 )
 """In the folder that --to names, of commands that put several models side by side."""
 
+CLASS_SPACE_FOLDER: tuple[RunFile, ...] = (
+    RunFile("class_space.json", "classspace", "all tables but those of single memories, with settings and chance"),
+    RunFile("identifiability.csv", "classspace", "class identifiability of every state, of trained and random weights"),
+    RunFile("similarity_change.csv", "classspace", "share of tokens whose true-class logit attention or MLP raises"),
+    RunFile(
+        "residual_match.csv", "classspace", "whose top-1 the block's output has: its input's, attention's, the MLP's"
+    ),
+    RunFile(
+        "class_value_agreement.csv", "classspace", "largest cosine of class and value per layer, tested against random"
+    ),
+    RunFile(
+        "key_value_agreement.csv", "classspace", "share of tokens whose largest keys meet the true class's memories"
+    ),
+    RunFile("top_memories.csv", "classspace", "the memories closest to each class"),
+    RunFile("memory_classes.csv", "classspace", "the class closest to each memory"),
+    RunFile(
+        "perturbation.csv", "classspace", "accuracy and identifiability when attention is cut or tokens are dropped"
+    ),
+    RunFile("explanation.csv", "classspace", "accuracy while tokens are dropped in the order of their relevance"),
+    RunFile("explanation_area.csv", "classspace", "areas under those curves, and against a random order"),
+    RunFile("probe.csv", "classspace", "test accuracy of a linear probe per state and token position"),
+    RunFile("identifiability.png", "classspace", "identifiability over the blocks"),
+    RunFile("branches.png", "classspace", "similarity change and residual match over the blocks"),
+    RunFile("memories.png", "classspace", "both agreements over the blocks"),
+    RunFile("perturbation.png", "classspace", "what each perturbation leaves"),
+    RunFile("explanation.png", "classspace", "the perturbation curves"),
+    RunFile("probe.png", "classspace", "probes over blocks and positions"),
+)
+"""In the folder that --to of classspace names."""
+
 FOLDERS = {
     "Every run folder": ANY_FOLDER,
     "The folder of a model": MODEL_FOLDER,
     "The folder of a campaign": CAMPAIGN_FOLDER,
     "The folder of a comparison (--to DIR)": COMPARISON_FOLDER,
+    "The folder of a study in class space (--to DIR)": CLASS_SPACE_FOLDER,
 }
 
 

@@ -81,10 +81,10 @@ def perturbation_curves(
 
 
 def tokens_left(relevance: Tensor, order: DroppingOrder, share: float) -> Tensor:
-    """(B, left) the image tokens that are left when a share of them has been dropped, in ascending order. relevance:
-    (B, T); of equal relevance the earlier token counts as more relevant."""
+    """(B, left) the image tokens that are left when a share of them has been dropped, one at least, in ascending order.
+    relevance: (B, T); of equal relevance the token that comes first goes first."""
     ranked = torch.sort(relevance, dim=-1, descending=order == "most_first", stable=True).indices
-    dropped = round(share * relevance.shape[1])
+    dropped = min(round(share * relevance.shape[1]), relevance.shape[1] - 1)
     return ranked[:, dropped:].sort(-1).values
 
 
@@ -113,7 +113,7 @@ def _hits(model: ViT, tokens: Tensor, labels: Tensor, relevance: Tensor, order: 
     with recorded(model) as recorder, torch.no_grad():
         for share in DROPPED:
             left = tokens_left(relevance, order, share) + first
-            kept = torch.cat([torch.zeros_like(left[:, :first]), left], dim=1)
+            kept = torch.cat([left.new_zeros(len(left), first), left], dim=1)
             chosen = tokens.gather(1, kept[..., None].expand(-1, -1, tokens.shape[2]))
             logits = recorder.classify(recorder.run(chosen))
             hits.append((logits.argmax(-1) == labels).double())

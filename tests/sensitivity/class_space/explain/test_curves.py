@@ -24,6 +24,7 @@ def test_tokens_go_in_the_order_of_their_relevance():
     assert tokens_left(relevance, "most_first", 0.0).tolist() == [[0, 1, 2, 3, 4]]
     assert tokens_left(relevance, "most_first", 0.2).tolist() == [[0, 2, 3, 4]]
     assert tokens_left(relevance, "most_first", 0.6).tolist() == [[0, 4]]
+    assert tokens_left(relevance, "most_first", 0.9).tolist() == [[4]]  # one stays
     assert tokens_left(relevance, "least_first", 0.4).tolist() == [[1, 2, 3]]
 
 
