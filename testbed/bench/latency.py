@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from testbed.bench.counts import mac_count, parameter_count
 from testbed.bench.timing import Budget, Ratio, interleaved, percentiles, ratio_to
 from testbed.core.errors import UsageError
-from testbed.engines.runner import PhasedRunner, Runner, check_engine, open_engine, require_engine
+from testbed.engines.backends import check_engine, require_engine
+from testbed.engines.runner import PhasedRunner, Runner, open_engine
 from testbed.golden.deployment import ends_of, plain_engine
 from testbed.golden.recorded import working_in
 from testbed.models.config import ViTConfig

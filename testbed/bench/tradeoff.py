@@ -22,7 +22,8 @@ from testbed.campaign.summary.record import Summary, load_summary
 from testbed.campaign.summary.summarise import SUMMARY
 from testbed.core.errors import UsageError
 from testbed.core.folder.runfolder import RunFolder
-from testbed.engines.runner import EngineRequest, check_engine, open_engine
+from testbed.engines.backends import check_engine
+from testbed.engines.runner import EngineRequest, open_engine
 from testbed.golden.deployment import ends_of, plain_engine
 from testbed.golden.recorded import working_in
 from testbed.golden.source import dataset_of

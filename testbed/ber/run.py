@@ -30,7 +30,7 @@ from testbed.core.errors import UsageError
 from testbed.core.folder.runfolder import RunFolder
 from testbed.core.site import Site
 from testbed.data import Split
-from testbed.engines.runner import require_engine
+from testbed.engines.backends import require_engine
 from testbed.instrument.shapes import input_name, output_name
 
 log = logging.getLogger(__name__)

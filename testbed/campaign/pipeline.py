@@ -33,7 +33,7 @@ from testbed.campaign.work.row_check import planned_rows
 from testbed.campaign.work.worker_setup import WorkerSetup
 from testbed.core.errors import TestbedError
 from testbed.core.folder.files import sha256_json, write_json
-from testbed.engines.runner import require_engine
+from testbed.engines.backends import require_engine
 
 log = logging.getLogger(__name__)
 

@@ -68,6 +68,8 @@ FORMATS = {
     )
 }
 FP32 = FORMATS["fp32"]
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+"""Number formats that a deployed model may be in; its weights then may have others of them too, such as int32 biases."""
 
 
 def format_named(name: str) -> Format:

@@ -1,4 +1,4 @@
-"""Which engines this machine can run; where it cannot run one, why, and what would help."""
+"""How an engine's library is asked whether it works on this machine; where it does not, what would help."""
 
 from __future__ import annotations
 
@@ -9,91 +9,60 @@ from importlib import import_module
 
 from testbed.core.errors import first_line
 from testbed.engines.gpu import cuda_devices
-from testbed.engines.plugins import engine_plugins
+
+Ask = Callable[[str, str], str]
+"""(module of the library, package that pip installs) -> the library's version. Raises MissingLibrary."""
+
+_ON_LINUX_X86 = sys.platform == "linux" and platform.machine() == "x86_64"
+ORT_PACKAGE = "onnxruntime-gpu" if _ON_LINUX_X86 else "onnxruntime"
+"""The package of ONNX Runtime's CPU provider: on Linux x86-64 the GPU build, which has it too and conflicts with the plain
+one."""
 
 
-def available(backend: str) -> tuple[bool, str]:
-    """Whether the engine can run here, and its version, or in one line why not and what to install.
-
-    Imports the engine's library. Raises KeyError for a backend that nobody offers.
-    """
-    if backend not in _ASKED:
-        return engine_plugins()[backend].available()
-    try:
-        return True, _ASKED[backend]()
-    except _Missing as missing:
-        return False, str(missing)
-
-
-class _Missing(Exception):
+class MissingLibrary(Exception):
     """Says what is missing, and what would help."""
 
 
-def _version(module: str, install: str) -> str:
+def ask_library(library: str, package: str) -> str:
+    """Import it."""
     try:
-        return str(import_module(module).__version__)
+        return str(import_module(library).__version__)
     except ModuleNotFoundError as error:
-        raise _Missing(f"{error.name} is not installed: {install}") from error
+        raise MissingLibrary(f"{error.name} is not installed: pip install {package}") from error
     except Exception as error:  # a library that breaks on import: of another CUDA, of another glibc
-        raise _Missing(f"{module} does not import ({first_line(error)}): {install} --force-reinstall") from error
+        problem = f"{library} does not import ({first_line(error)})"
+        raise MissingLibrary(f"{problem}: pip install {package} --force-reinstall") from error
 
 
-def _gpu() -> None:
-    devices, reason = cuda_devices()
-    if not devices:
-        raise _Missing(f"{reason}; it needs an NVIDIA GPU with its driver")
+def ask_library_and_gpu(library: str, package: str) -> str:
+    """Import it, and ask the driver for a GPU."""
+    version = ask_library(library, package)
+    _require_gpu()
+    return version
 
 
-def _ort_cpu() -> str:
-    on_linux_x86 = sys.platform == "linux" and platform.machine() == "x86_64"
-    return _version("onnxruntime", f"pip install {'onnxruntime-gpu' if on_linux_x86 else 'onnxruntime'}")
+def ask_torch_cuda(library: str, package: str) -> str:
+    """Import PyTorch, and ask it for CUDA and the driver for a GPU."""
+    version = ask_library(library, package)
+    if import_module(library).version.cuda is None:
+        raise MissingLibrary(f"this build of torch ({version}) has no CUDA: install a CUDA build of torch")
+    _require_gpu()
+    return version
 
 
-def _ort_cuda() -> str:
-    version = _version("onnxruntime", "pip install onnxruntime-gpu")
-    if "CUDAExecutionProvider" not in import_module("onnxruntime").get_available_providers():
-        raise _Missing(
+def ask_onnxruntime_cuda(library: str, package: str) -> str:
+    """Import ONNX Runtime, and ask it for its CUDA provider and the driver for a GPU."""
+    version = ask_library(library, package)
+    if "CUDAExecutionProvider" not in import_module(library).get_available_providers():
+        raise MissingLibrary(
             f"this build of onnxruntime ({version}) has no CUDA provider:"
             " pip uninstall onnxruntime, then pip install onnxruntime-gpu"
         )
-    _gpu()
+    _require_gpu()
     return version
 
 
-def _torch() -> str:
-    return _version("torch", "pip install torch")
-
-
-def _torch_cuda() -> str:
-    version = _torch()
-    if import_module("torch").version.cuda is None:
-        raise _Missing(f"this build of torch ({version}) has no CUDA: install a CUDA build of torch")
-    _gpu()
-    return version
-
-
-def _openvino() -> str:
-    return _version("openvino", "pip install openvino")
-
-
-def _tensorrt() -> str:
-    version = _version("tensorrt", "pip install tensorrt")
-    _gpu()
-    return version
-
-
-def _tensorrt_rtx() -> str:
-    version = _version("tensorrt_rtx", "pip install tensorrt-rtx-cu13")
-    _gpu()
-    return version
-
-
-_ASKED: dict[str, Callable[[], str]] = {
-    "ort-cpu": _ort_cpu,
-    "ort-cuda": _ort_cuda,
-    "torch": _torch,
-    "torch-cuda": _torch_cuda,
-    "openvino": _openvino,
-    "tensorrt": _tensorrt,
-    "tensorrt-rtx": _tensorrt_rtx,
-}
+def _require_gpu() -> None:
+    devices, reason = cuda_devices()
+    if not devices:
+        raise MissingLibrary(f"{reason}; it needs an NVIDIA GPU with its driver")

@@ -12,9 +12,11 @@ from functools import cached_property
 from importlib import metadata
 from typing import Any
 
-from testbed.core.errors import EngineError
+from testbed.core.errors import EngineError, first_line
 
 GROUP = "testbed.engines"
+ENGINE_NAME = r"^[\w.-]+$"
+"""Names that entry points should have, as the packaging standard wants them."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class EnginePlugin:
         except ModuleNotFoundError as error:
             raise EngineError(f"{self} does not load: {error.name} is not installed") from error
         except Exception as error:  # whatever somebody else's module raises
-            raise EngineError(f"{self} does not load: {type(error).__name__}: {_first_line(error)}") from error
+            raise EngineError(f"{self} does not load: {type(error).__name__}: {first_line(error)}") from error
         if not callable(runner):
             raise EngineError(f"{self} does not load: {self.entry.value} is not a runner class")
         return runner
@@ -52,7 +54,7 @@ class EnginePlugin:
         except EngineError as error:
             return False, str(error)
         except Exception as error:
-            return False, f"{self}: {_first_line(error)}"
+            return False, f"{self}: {first_line(error)}"
 
     def __str__(self) -> str:
         return f"engine {self.name!r} of package {self.package!r}"
@@ -65,7 +67,3 @@ def engine_plugins() -> dict[str, EnginePlugin]:
         package, version = (entry.dist.name, entry.dist.version) if entry.dist else ("?", "?")
         plugins.setdefault(entry.name, EnginePlugin(entry.name, package, version, entry))
     return plugins
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

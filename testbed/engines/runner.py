@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
-from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar, runtime_checkable
@@ -13,13 +12,11 @@ from typing import Any, Protocol, Self, TypeVar, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.core.errors import EngineError, UsageError
+from testbed.core.errors import EngineError
 from testbed.core.fault import Masks
 from testbed.core.folder.files import sha256_bytes, sha256_json
 from testbed.core.process.resources import require_threads
-from testbed.core.words.nearest import unknown
-from testbed.engines.availability import available
-from testbed.engines.plugins import engine_plugins
+from testbed.engines.backends import check_engine, registered_engine, require_engine
 from testbed.semantics import as_words, corrupt
 
 Arrays = Mapping[str, NDArray]
@@ -187,71 +184,13 @@ class BaseRunner:
         self.close()
 
 
-def _lazily(module: str, runner: str) -> Callable[[EngineRequest], Runner]:
-    """A constructor whose module, and the engine's library with it, is imported when it is first called."""
-
-    def build(request: EngineRequest) -> Runner:
-        built: Runner = getattr(import_module(f"testbed.engines.{module}"), runner)(request)
-        return built
-
-    return build
-
-
-BACKENDS: dict[str, Callable[[EngineRequest], Runner]] = {
-    "ort-cpu": _lazily("onnxruntime.cpu", "OrtCpuRunner"),
-    "ort-cuda": _lazily("onnxruntime.cuda", "OrtCudaRunner"),
-    "torch": _lazily("torch.runner", "TorchRunner"),
-    "torch-cuda": _lazily("torch.runner", "TorchCudaRunner"),
-    "openvino": _lazily("openvino", "OpenVinoRunner"),
-    "tensorrt": _lazily("tensorrt.runner", "TensorRtRunner"),
-    "tensorrt-rtx": _lazily("tensorrt.runner", "TensorRtRtxRunner"),
-}
-_ALL = ("fp32", "fp16", "bf16", "int8")
-PRECISIONS: dict[str, Sequence[str]] = dict.fromkeys(BACKENDS, _ALL) | {
-    "ort-cpu": ("fp32", "fp16", "int8"),  # its CPU provider has no bf16 MatMul
-}
-
-
-def is_known_engine(backend: str) -> bool:
-    """Whether this version, or a package that is installed, offers an engine of this name."""
-    return backend in BACKENDS or backend in engine_plugins()
-
-
-def known_engines() -> list[str]:
-    """Names of all engines, on whatever machine; those of other packages come last."""
-    return list(dict.fromkeys([*BACKENDS, *engine_plugins()]))
-
-
-def precisions_of(backend: str) -> Sequence[str]:
-    """What a known engine offers. Raises EngineError for one of another package that does not load."""
-    return PRECISIONS[backend] if backend in PRECISIONS else engine_plugins()[backend].precisions
-
-
-def check_engine(backend: str, precision: str) -> None:
-    """Raises UsageError for an engine or a precision that this version does not offer, on whatever machine, EngineError for
-    an engine of another package that does not load."""
-    if not is_known_engine(backend):
-        raise UsageError(unknown("engine", backend, known_engines()))
-    offered = precisions_of(backend)
-    if precision not in offered:
-        raise UsageError(f"engine {backend!r} does not offer {precision!r}; it offers {', '.join(offered)}")
-
-
-def require_engine(backend: str) -> None:
-    """Raises EngineError saying why this machine cannot run the engine, and what to install."""
-    usable, reason = available(backend)
-    if not usable:
-        raise EngineError(f"engine {backend!r} cannot run here: {reason}")
-
-
 def open_engine(backend: str, request: EngineRequest) -> Runner:
     """Builds an engine. Raises UsageError for an unknown backend or far too many threads, EngineError when it cannot be
     built."""
     check_engine(backend, request.precision)
     require_threads(request.threads)
     require_engine(backend)
-    build = BACKENDS[backend] if backend in BACKENDS else engine_plugins()[backend].runner
-    runner: Runner = build(request)
+    runner: Runner = registered_engine(backend).runner(request)
     return runner
 
 

@@ -24,7 +24,6 @@ from onnx import AttributeProto, ModelProto, TensorProto, helper, numpy_helper
 from testbed.core.errors import TestbedError, UsageError
 from testbed.core.words.nearest import unknown
 
-PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 CALIBRATION_METHODS = ("MinMax", "Entropy", "Percentile")  # of ONNX Runtime's that its quantiser takes for int8
 _TYPES = {
     "fp16": (TensorProto.FLOAT16, np.dtype(np.float16)),

@@ -12,10 +12,11 @@ from onnx import ModelProto
 
 from testbed.core.errors import UsageError
 from testbed.core.folder.files import write_bytes
+from testbed.core.formats import PRECISIONS
 from testbed.core.words.nearest import unknown
 from testbed.export.layout import TRANSPOSED
 from testbed.export.onnx import plain_onnx
-from testbed.export.precision import PRECISIONS, Calibration, cast_model, quantise
+from testbed.export.precision import Calibration, cast_model, quantise
 from testbed.models.subnetwork import subnetwork, target_module
 from testbed.models.vit import ViT
 

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from testbed.analysis.outputs.confidence import TierEdges
 from testbed.core.errors import UsageError
-from testbed.engines.runner import EngineRequest, Runner, check_engine, open_engine
+from testbed.engines.backends import check_engine
+from testbed.engines.runner import EngineRequest, Runner, open_engine
 from testbed.export.parity import parity_by_tier
 from testbed.export.precision import Calibration
 from testbed.golden.deployment import ends_of, plain_engine, plain_file

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from testbed.analysis.outputs.compare import Deviation, Tolerance, by_row
 from testbed.analysis.outputs.confidence import TierEdges
-from testbed.engines.runner import check_engine, open_engine
+from testbed.engines.backends import check_engine
+from testbed.engines.runner import open_engine
 from testbed.golden.deployment import ends_of, plain_engine
 from testbed.golden.injections import INJECTED_IMAGES, check_images, injected
 from testbed.golden.recorded import Golden, is_campaign, open_golden, working_in

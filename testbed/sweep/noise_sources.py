@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.core.errors import UsageError
-from testbed.engines.availability import available
-from testbed.engines.runner import PRECISIONS, check_engine, precisions_of, require_engine
+from testbed.engines.backends import available, check_engine, precisions_of, require_engine
 
 PLAIN, TWIN = "plain", "twin"
 _WRITTEN = re.compile(r"^(?P<backend>[a-z][a-z0-9-]*)(:(?P<precision>[a-z0-9]+))?(@(?P<batch>[1-9][0-9]*))?$")
@@ -65,7 +64,7 @@ def default_sources(spec: CampaignSpec, batch: int) -> tuple[list[Source], list[
 
 
 def _missing(source: Source) -> str | None:
-    if source.precision not in (PRECISIONS.get(source.backend) or precisions_of(source.backend)):
+    if source.precision not in precisions_of(source.backend):
         return f"{source.backend} does not offer {source.precision}"
     usable, reason = available(source.backend)
     return None if usable else reason

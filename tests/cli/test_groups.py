@@ -59,7 +59,11 @@ def test_the_versions_of_a_bug_report(option: str) -> None:
 
 
 def test_a_shell_completes_commands_and_options() -> None:
-    for words, wanted in (("testbed camp", "campaign"), ("testbed campaign run --dry", "--dry-run")):
+    for words, wanted in (
+        ("testbed camp", "campaign"),
+        ("testbed campaign run --dry", "--dry-run"),
+        ("testbed export runs/vit --engine openv", "openvino"),
+    ):
         environment = {"_TESTBED_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
         done = subprocess.run(
             [sys.executable, "-c", "from testbed.cli.main import main; main()"],

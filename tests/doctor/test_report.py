@@ -12,9 +12,10 @@ import pytest
 from click.testing import CliRunner
 
 from testbed.cli.main import cli
+from testbed.doctor import engines
 from testbed.doctor import report as doctor
+from testbed.engines.backends import BACKENDS
 from testbed.engines.gpu import cuda_devices
-from testbed.engines.runner import BACKENDS
 
 ENGINES = ["torch", "torch-cuda", "ort-cpu", "ort-cuda", "openvino", "tensorrt", "tensorrt-rtx"]
 KERNELS = ["cpu kernel", "onnxruntime op", "cuda kernel", "tensorrt plugin", "nvcc"]
@@ -114,9 +115,9 @@ def test_an_onnxruntime_without_cuda_says_which_package_has_it(monkeypatch: pyte
 def test_a_silent_fallback_to_the_cpu_is_not_called_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     import onnxruntime
 
-    if doctor._ORT_CUDA not in onnxruntime.get_available_providers():
+    if engines._ORT_CUDA not in onnxruntime.get_available_providers():
         pytest.skip("this build of onnxruntime has no CUDA provider that could fall back")
-    monkeypatch.setattr(doctor, "cuda_devices", lambda: (["a GPU"], ""))
+    monkeypatch.setattr(engines, "cuda_devices", lambda: (["a GPU"], ""))
     fallen = finding("ort-cuda")
     assert not fallen.available
     assert "fell back to CPUExecutionProvider" in fallen.detail

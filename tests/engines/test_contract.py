@@ -20,19 +20,15 @@ from testbed.core.fault import Masks, masks_for
 from testbed.core.folder.files import sha256_bytes
 from testbed.core.formats import FP32
 from testbed.core.site import Site, SiteTable
-from testbed.engines.availability import available
+from testbed.engines.backends import BACKENDS, available, check_engine, precisions_of, require_engine
 from testbed.engines.runner import (
-    BACKENDS,
-    PRECISIONS,
     EngineRequest,
     Runner,
     WeightFault,
     WeightInjector,
-    check_engine,
     faulty_weight,
     faulty_weights,
     open_engine,
-    require_engine,
 )
 from testbed.export.onnx import export_onnx
 from testbed.instrument.ports.feed import PortFeed
@@ -402,7 +398,6 @@ def test_sites_as_further_outputs_change_no_bit_of_a_twin(plain: bytes, table: S
 
 
 def test_every_backend_says_whether_it_can_run_here_and_what_to_install() -> None:
-    assert set(PRECISIONS) == set(BACKENDS)
     for name in BACKENDS:
         usable, reason = available(name)
         assert reason
@@ -433,7 +428,7 @@ def test_a_missing_library_is_named_with_what_installs_it(monkeypatch: pytest.Mo
 @pytest.mark.parametrize("name", BACKENDS)
 def test_any_machine_knows_the_engines_and_their_precisions(name: str) -> None:
     """A finished campaign can be looked at where its engine cannot run."""
-    for precision in PRECISIONS[name]:
+    for precision in precisions_of(name):
         check_engine(name, precision)
     with pytest.raises(UsageError, match="does not offer 'fp8'"):
         check_engine(name, "fp8")

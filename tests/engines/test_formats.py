@@ -21,9 +21,9 @@ from testbed.core.errors import EngineError, UsageError
 from testbed.core.fault import masks_for
 from testbed.core.site import Site, SiteTable
 from testbed.engines import native
-from testbed.engines.availability import available
+from testbed.engines.backends import BACKENDS, available, precisions_of
 from testbed.engines.onnxruntime.cpu import PROVIDER, OrtCpuRunner, session, session_options
-from testbed.engines.runner import BACKENDS, PRECISIONS, Runner, faulty_weight, open_engine
+from testbed.engines.runner import Runner, faulty_weight, open_engine
 from testbed.engines.signature import signature_of
 from testbed.export.onnx import export_onnx
 from testbed.export.precision import Calibration, cast_model, quantise
@@ -84,7 +84,7 @@ PORTS = [
     for name in DTYPES
     if takes(backend, mechanism)
     and not (mechanism == "op" and name in NOT_IN_OP)
-    and PRECISION_OF[name] in PRECISIONS[backend]
+    and PRECISION_OF[name] in precisions_of(backend)
 ]
 
 
@@ -232,7 +232,7 @@ LOWERED = [
         (backend, precision), marks=[pytest.mark.gpu] if backend in ON_GPU else [], id=f"{backend}-{precision}"
     )
     for backend in BACKENDS
-    for precision in PRECISIONS[backend]
+    for precision in precisions_of(backend)
 ]
 
 

@@ -106,7 +106,7 @@ def test_an_engine_that_is_not_there_is_noted_or_refused(tiny_copy: Path, monkey
         "testbed.sweep.noise_sources.available",
         lambda backend: (backend != "openvino", f"{backend} is not installed: pip install {backend}"),
     )
-    monkeypatch.setattr("testbed.sweep.noise_sources.PRECISIONS", {"ort-cpu": ("fp32",), "openvino": ("fp32",)})
+    monkeypatch.setattr("testbed.sweep.noise_sources.precisions_of", lambda _: ("fp32",))
     assert swept(tiny_copy, noise=None)["notes"] == [
         "openvino fp32, batch 16 was not measured: openvino is not installed: pip install openvino",
         "ort-cpu fp16, batch 16 was not measured: ort-cpu does not offer fp16",

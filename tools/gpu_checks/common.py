@@ -78,7 +78,7 @@ class Setting:
 
 def require(backend: str) -> None:
     """Raises Absent where the engine's library, or what it runs on, is not here."""
-    from testbed.engines.availability import available
+    from testbed.engines.backends import available
 
     usable, reason = available(backend)
     if not usable:

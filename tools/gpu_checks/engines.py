@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from testbed import TestbedError
 from testbed.core.folder.files import sha256_bytes
 from testbed.core.site import SiteTable
-from testbed.engines.availability import available
-from testbed.engines.runner import PRECISIONS, WeightInjector, faulty_weight
+from testbed.engines.backends import available, precisions_of
+from testbed.engines.runner import WeightInjector, faulty_weight
 from testbed.instrument.ports.feed import DTYPES, NO_SITE, PortFeed, feed_sites, live_words, to_words
 from testbed.instrument.ports.insertion import instrument
 from testbed.instrument.shapes import input_name, output_name
@@ -228,7 +228,7 @@ def _precisions(subject: _Subject) -> Section:
     on the CPU, which computes in them too."""
     found: Section = {}
     for precision, bound in (("fp16", 2e-2), ("bf16", 2e-1)):
-        if precision not in PRECISIONS[subject.backend]:
+        if precision not in precisions_of(subject.backend):
             continue
         plain = exported(subject.setting, SMALL, subject.model, precision=precision).read_bytes()
         table = site_table(plain, "model")

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed import TestbedError
-from testbed.engines.availability import available
+from testbed.engines.backends import available
 from testbed.engines.runner import PhasedRunner, request_from
 from testbed.engines.signature import loaded, signature_of
 from testbed.instrument.ports.feed import PortFeed

@@ -18,7 +18,8 @@ from testbed.campaign.preview.foreseen import bytes_needed, check_disk, foreseen
 from testbed.campaign.spec.campaign import CampaignSpec, FaultSpec
 from testbed.core.errors import UsageError
 from testbed.core.site import SiteTable
-from testbed.engines.runner import EngineRequest, open_engine, require_engine
+from testbed.engines.backends import require_engine
+from testbed.engines.runner import EngineRequest, open_engine
 from testbed.instrument.ports.feed import PortFeed
 from testbed.instrument.ports.insertion import instrument
 from testbed.instrument.shapes import input_name

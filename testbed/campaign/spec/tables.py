@@ -11,13 +11,14 @@ from testbed.analysis.outputs.confidence import TierEdges
 from testbed.campaign.spec.errors import shown
 from testbed.campaign.spec.fields import AtMost, Complaint, Count, NonNegative, Positive, Strict, WholeNumber, refuse
 from testbed.core.errors import EngineError, TestbedError, UsageError
-from testbed.core.formats import FORMATS
+from testbed.core.formats import FORMATS, PRECISIONS
 from testbed.core.words.nearest import unknown
 from testbed.data.classes.order import kept_classes
 from testbed.data.preprocess.stated import kept
-from testbed.engines.runner import BACKENDS, check_engine, is_known_engine, known_engines
+from testbed.engines.backends import check_engine, is_known_engine, known_engines
+from testbed.engines.plugins import ENGINE_NAME
 from testbed.export.calibration import TRAIN
-from testbed.export.precision import CALIBRATION_METHODS, PRECISIONS, Calibration
+from testbed.export.precision import CALIBRATION_METHODS, Calibration
 from testbed.instrument.ports.feed import GATED_REPLACE, MECHANISMS
 
 SEEDS = 2**32
@@ -166,12 +167,18 @@ class TierSpec(Strict):
             yield Complaint("images", f"asks for more than {_MOST_IMAGES:,} in all: {_NAMED_ARE_HELD}")
 
 
+def _any_engine(schema: dict[str, Any]) -> None:
+    """Let editors complete the engines that are known here, and mark none wrong that another package may register."""
+    del schema["type"]
+    schema["anyOf"] = [{"enum": known_engines()}, {"type": "string", "pattern": ENGINE_NAME}]
+
+
 class EngineSpec(Strict):
     """The compiled engine. Batch and threads are frozen with the campaign: they decide the last bits of an output."""
 
     backend: str = Field(
         default="ort-cpu",
-        json_schema_extra={"enum": list(BACKENDS)},
+        json_schema_extra=_any_engine,
         description="Name of the engine; `testbed doctor` says which of them work here.",
     )
     precision: str = Field(

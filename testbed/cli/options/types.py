@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from testbed.cli.options.numbers import LARGEST, MOST
 from testbed.core.words.nearest import unknown
+from testbed.engines.backends import known_engines
 
 
 class ImageRange(click.ParamType):
@@ -63,6 +65,19 @@ class CountsOption(click.ParamType):
         if not all(0 <= count <= self.most for count in counts):
             self.fail(f"{value!r}: whole numbers from 0 to {self.most:,} are wanted", param, ctx)
         return counts
+
+
+class EngineOption(click.ParamType):
+    """The name of an engine, which the shell completes. Whether there is one, and in which precisions, the work that needs it
+    says."""
+
+    name = "engine"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return str(value)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return [CompletionItem(name) for name in known_engines() if name.startswith(incomplete)]
 
 
 class WordsOption(click.ParamType):

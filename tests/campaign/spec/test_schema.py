@@ -15,6 +15,7 @@ from testbed.campaign.spec.campaign import parse_spec
 from testbed.campaign.spec.ready_made import ready_made
 from testbed.campaign.spec.schema import SCHEMA_FILE, spec_schema
 from testbed.core.errors import UsageError
+from testbed.engines.backends import BACKENDS
 
 SPEC: dict[str, Any] = {
     "name": "small",
@@ -70,7 +71,7 @@ def test_an_unknown_key_does_not_fit_at_its_place(key: str) -> None:
         ("data.preprocess", ["cifar10", {"preset": "imagenet", "crop": 0.9}], [7]),
         ("tiers.images", [[0, 1, 2, 1_000], [999_997, 1, 1, 1]], [[-1, 1, 1, 1], [1_000_001, 1, 1, 1], 3]),
         ("tiers.exact", [True], ["perhaps"]),
-        ("engine.backend", ["ort-cpu", "openvino", "torch"], ["onnxruntime"]),
+        ("engine.backend", ["ort-cpu", "openvino", "torch"], ["", "ort cpu", 1]),
         ("engine.precision", ["fp32", "int8"], ["int4", "uint8"]),
         ("engine.batch", [1, 8192, "auto"], [0, 8193, "automatic"]),
         ("engine.unit", [1, 1_000_000], [0, 1_000_001]),
@@ -98,6 +99,26 @@ def test_a_value_fits_where_the_spec_takes_it(key: str, right: list[Any], wrong:
         with pytest.raises(UsageError):
             parse_spec(changed(key, value))
         assert not CHECK.is_valid(changed(key, value)), value
+
+
+def test_an_engine_of_another_package_fits_and_is_completed_where_it_is_installed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    values = changed("engine.backend", "vendor-npu_2.1")
+    CHECK.validate(values)  # in a schema that was written elsewhere
+    with pytest.raises(UsageError, match=r"unknown engine 'vendor-npu_2\.1'"):
+        parse_spec(values)
+    (package := tmp_path / "vendor-1.0.dist-info").mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: vendor\nVersion: 1.0\n")
+    (package / "entry_points.txt").write_text(
+        "[testbed.engines]\nvendor-npu_2.1 = testbed.engines.onnxruntime.cpu:OrtCpuRunner\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert parse_spec(values).engine.backend == "vendor-npu_2.1"
+    schema = spec_schema()
+    jsonschema.Draft7Validator(schema).validate(values)
+    completed = schema["definitions"]["EngineSpec"]["properties"]["backend"]["anyOf"][0]["enum"]
+    assert completed == [*BACKENDS, "vendor-npu_2.1"]
 
 
 def test_what_is_missing_does_not_fit() -> None:

@@ -14,11 +14,12 @@ from testbed.core.errors import EngineError
 from testbed.core.fault import masks_for
 from testbed.core.formats import FORMATS, FP32
 from testbed.engines import availability
+from testbed.engines.backends import available
 from testbed.engines.gpu import cuda_devices
 from testbed.engines.onnxruntime import cuda as onnxruntime_cuda
 from testbed.engines.onnxruntime.cpu import ort_value
 from testbed.engines.onnxruntime.cuda import PROVIDER, OrtCudaRunner
-from testbed.engines.runner import EngineRequest, available, faulty_weight, open_engine
+from testbed.engines.runner import EngineRequest, faulty_weight, open_engine
 from testbed.instrument.ports.feed import DTYPES
 from testbed.instrument.ports.insertion import ELEMENTS
 from testbed.semantics import as_words
@@ -114,6 +115,6 @@ def test_a_build_without_cuda_says_which_package_has_it(monkeypatch: pytest.Monk
 def test_falling_back_to_the_cpu_is_an_error_and_not_a_result(monkeypatch: pytest.MonkeyPatch) -> None:
     if PROVIDER not in ort.get_available_providers():
         pytest.skip("this build of onnxruntime has no CUDA provider that could fall back")
-    monkeypatch.setattr(availability, "_gpu", lambda: None)  # as with a GPU but without the CUDA libraries
+    monkeypatch.setattr(availability, "_require_gpu", lambda: None)  # as with a GPU but without the CUDA libraries
     with pytest.raises(EngineError, match="fell back to CPUExecutionProvider although CUDAExecutionProvider was asked"):
         open_engine("ort-cuda", product())

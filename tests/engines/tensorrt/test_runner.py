@@ -21,8 +21,9 @@ from testbed.core.fault import masks_for
 from testbed.core.folder.files import sha256_bytes
 from testbed.core.formats import FP32
 from testbed.engines import cuda
+from testbed.engines.backends import available
 from testbed.engines.gpu import cuda_devices
-from testbed.engines.runner import EngineRequest, available, faulty_weight
+from testbed.engines.runner import EngineRequest, faulty_weight
 from testbed.engines.signature import loaded, signature_of
 from testbed.engines.tensorrt import build as tensorrt_build
 from testbed.engines.tensorrt import runner as tensorrt

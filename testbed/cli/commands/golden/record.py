@@ -10,7 +10,7 @@ import click
 from testbed.cli.common import Command, emit, example, json_option
 from testbed.cli.groups import DefaultGroup
 from testbed.cli.options.numbers import LARGEST_BATCH, Number, Threads, Whole
-from testbed.cli.options.types import ImageRange, ImagesOption
+from testbed.cli.options.types import EngineOption, ImageRange, ImagesOption
 from testbed.core.errors import GateFailed, UsageError
 
 if TYPE_CHECKING:
@@ -135,7 +135,13 @@ def record(
 )
 @folder_argument
 @click.option("--target", default="model", show_default=True, help="model, attention, attention:N or block:N.")
-@click.option("--engine", default="ort-cpu", show_default=True, help="What runs it, such as torch or ort-cpu.")
+@click.option(
+    "--engine",
+    type=EngineOption(),
+    default="ort-cpu",
+    show_default=True,
+    help="What runs it, such as torch or ort-cpu.",
+)
 @click.option("--atol", type=Number(0), default=1e-6, show_default=True, help="Absolute tolerance.")
 @click.option("--rtol", type=Number(0), default=1e-5, show_default=True, help="Tolerance relative to the golden value.")
 @click.option("--inject", is_flag=True, help="Put a fixed list of wrong values into the golden; they must be found.")

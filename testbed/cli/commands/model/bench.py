@@ -9,8 +9,10 @@ import click
 
 from testbed.cli.common import emit, example, json_option, say
 from testbed.cli.options.numbers import LARGEST_BATCH, Number, Threads, Whole
-from testbed.cli.options.types import CountsOption
+from testbed.cli.options.types import CountsOption, EngineOption
 from testbed.core.errors import GateFailed
+from testbed.core.formats import PRECISIONS
+from testbed.engines.backends import BACKENDS
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -27,11 +29,15 @@ if TYPE_CHECKING:
 )
 @click.argument("folders", nargs=-1, required=True, type=click.Path(file_okay=False, path_type=Path), metavar="DIR...")
 @click.option(
-    "--engine", default="ort-cpu", show_default=True, help="ort-cpu, ort-cuda, openvino, tensorrt, torch, ..."
+    "--engine",
+    type=EngineOption(),
+    default="ort-cpu",
+    show_default=True,
+    help=f"{', '.join(BACKENDS)}, or one of another package.",
 )
 @click.option(
     "--precision",
-    type=click.Choice(["fp32", "fp16", "bf16", "int8"]),
+    type=click.Choice(PRECISIONS),
     default="fp32",
     show_default=True,
     help="Number format of the timed engines.",

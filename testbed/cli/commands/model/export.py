@@ -10,7 +10,9 @@ import click
 from testbed.cli.commands.golden.record import batch_option, folder_argument
 from testbed.cli.common import emit, example, json_option
 from testbed.cli.options.numbers import Number, Threads, Whole
+from testbed.cli.options.types import EngineOption
 from testbed.core.errors import GateFailed
+from testbed.core.formats import PRECISIONS
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -37,12 +39,18 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--precision",
-    type=click.Choice(["fp32", "fp16", "bf16", "int8"]),
+    type=click.Choice(PRECISIONS),
     default="fp32",
     show_default=True,
     help="Number format of the file.",
 )
-@click.option("--engine", default="ort-cpu", show_default=True, help="What runs the parity check on an ONNX file.")
+@click.option(
+    "--engine",
+    type=EngineOption(),
+    default="ort-cpu",
+    show_default=True,
+    help="What runs the parity check on an ONNX file.",
+)
 @click.option("--atol", type=Number(0), help="Refuse (exit 3) if any image needs a larger one; without, only report.")
 @click.option("--rtol", type=Number(0), default=1e-5, show_default=True, help="Tolerance relative to the golden value.")
 @click.option("--calibration-images", type=Whole(1), default=256, show_default=True, help="For int8.")

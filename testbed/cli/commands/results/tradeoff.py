@@ -9,7 +9,8 @@ import click
 
 from testbed.cli.common import emit, example, json_option, json_value, say
 from testbed.cli.options.numbers import LARGEST_BATCH, Number, Threads, Whole
-from testbed.cli.options.types import CountsOption
+from testbed.cli.options.types import CountsOption, EngineOption
+from testbed.core.formats import PRECISIONS
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -35,10 +36,10 @@ if TYPE_CHECKING:
 @click.option(
     "--to", type=click.Path(file_okay=False, path_type=Path), required=True, metavar="DIR", help="For the page."
 )
-@click.option("--engine", default="ort-cpu", show_default=True, help="Of latency and accuracy.")
+@click.option("--engine", type=EngineOption(), default="ort-cpu", show_default=True, help="Of latency and accuracy.")
 @click.option(
     "--precision",
-    type=click.Choice(["fp32", "fp16", "bf16", "int8"]),
+    type=click.Choice(PRECISIONS),
     default="fp32",
     show_default=True,
     help="Number format of the timed engines.",

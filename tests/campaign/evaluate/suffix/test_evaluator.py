@@ -11,7 +11,7 @@ import pytest
 from testbed.campaign.evaluate.contract import Injections, NotDeterministic
 from testbed.campaign.evaluate.suffix.routes import Way
 from testbed.campaign.evaluate.suffix.shortcuts import BARE, Shortcuts
-from testbed.engines.availability import available
+from testbed.engines.backends import available
 from testbed.instrument.adopt.file import adopt
 from tests.support.exporters import randomised, written
 from tests.support.libraries import LIBRARIES

@@ -18,7 +18,7 @@ from testbed.campaign.evaluate.weights.gate import prove_weights
 from testbed.core.errors import EngineError, StaleArtefact
 from testbed.core.outcome import How
 from testbed.core.site import Site
-from testbed.engines.availability import available
+from testbed.engines.backends import available
 from testbed.engines.runner import Runner, WeightFault, WeightInjector, faulty_weights
 from tests.support.suffix_lab import CONFIGS, IMAGES, Lab, bits, exported
 
