@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import json
-import math
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -20,6 +18,7 @@ from testbed.cli.bugs import concerns
 from testbed.cli.groups import usage_line
 from testbed.cli.signals import stopped_by
 from testbed.core.errors import SeveralErrors, TestbedError
+from testbed.core.json_types import json_ready
 from testbed.core.words.text import visible
 
 if TYPE_CHECKING:
@@ -131,7 +130,7 @@ def emit(value: Any, as_json: bool, text: Callable[[], RenderableType | list[str
     names are in it.
     """
     if as_json:
-        click.echo(json.dumps(json_value(value), indent=1, allow_nan=False))
+        click.echo(json.dumps(json_ready(value), indent=1, allow_nan=False))
         return
     rendered = text()
     if isinstance(rendered, (str, list)) and not sys.stdout.isatty():
@@ -141,20 +140,3 @@ def emit(value: Any, as_json: bool, text: Callable[[], RenderableType | list[str
     from testbed.cli.tables.prose import stacked
 
     console().print(stacked(rendered if isinstance(rendered, list) else [rendered]), crop=False)
-
-
-def json_value(value: Any) -> Any:
-    """``value`` in JSON's own types. NaN and infinities become null: JSON has no word for them."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return json_value({field.name: getattr(value, field.name) for field in dataclasses.fields(value)})
-    if isinstance(value, Mapping):
-        return {str(key): json_value(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [json_value(item) for item in value]
-    if isinstance(value, PurePath):
-        return str(value)
-    if hasattr(value, "tolist"):  # a NumPy array or scalar
-        return json_value(value.tolist())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

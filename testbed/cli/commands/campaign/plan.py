@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from testbed.cli.common import emit, example, json_option, json_value
+from testbed.cli.common import emit, example, json_option
 from testbed.cli.options.numbers import Confidence, Number, Whole
+from testbed.core.json_types import json_ready
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -81,13 +82,13 @@ def plan(
 
 def _json(preview: Preview) -> Iterator[str]:
     """One JSON object, a part per line: there may be very many."""
-    head = json.dumps(json_value(preview.head()), allow_nan=False)
+    head = json.dumps(json_ready(preview.head()), allow_nan=False)
     yield head.removesuffix("}") + ', "parts": ['
     comma = ""
     for part in preview.parts():
-        yield comma + json.dumps(json_value(part), allow_nan=False)
+        yield comma + json.dumps(json_ready(part), allow_nan=False)
         comma = ","
-    yield f'], "totals": {json.dumps(json_value(preview.totals()), allow_nan=False)}}}'
+    yield f'], "totals": {json.dumps(json_ready(preview.totals()), allow_nan=False)}}}'
 
 
 def _tables(preview: Preview, rows: int) -> RenderableType:

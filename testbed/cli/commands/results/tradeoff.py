@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from testbed.cli.common import emit, example, json_option, json_value, say
+from testbed.cli.common import emit, example, json_option, say
 from testbed.cli.options.numbers import LARGEST_BATCH, Number, Threads, Whole
 from testbed.cli.options.types import CountsOption, EngineOption
 from testbed.core.formats import PRECISIONS
+from testbed.core.json_types import json_ready
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -92,7 +93,7 @@ def tradeoff(
         engine, precision, tuple(batches), threads, Budget(seconds=seconds, runs=max(runs, LEAST_ROUNDS))
     )
     comparison = joined(folders, campaigns, question, allowed_drop / 100, say)
-    write_text(to / "metrics.json", json.dumps(json_value(comparison), indent=1, allow_nan=False) + "\n")
+    write_text(to / "metrics.json", json.dumps(json_ready(comparison), indent=1, allow_nan=False) + "\n")
     tradeoff_figure(to / "tradeoff.png", comparison)
     write_page(to / "tradeoff.html", comparison)
     emit(comparison, as_json, lambda: _tradeoff_text(comparison, to))
