@@ -8,11 +8,12 @@
 
 Each name has its own help: help(testbed.run).
 
-specs      load_spec, CampaignSpec
-campaigns  plan, run, open_run, list_runs; Run, Injection; ProgressBar, Snapshot
+specs      load_spec, write_spec, list_specs, CampaignSpec
+campaigns  plan, dry_run, run, read_status, open_run, list_runs; Run, Injection; ProgressBar, Snapshot
 results    gather_rates, draw_figures, write_report, compare_runs, sweep_tolerances, sweep_bit_errors
-models     bench_models, measure_class_space, prune_model, rank_components, validate_ranking; ScoreOptions
-machine    diagnose; TestbedError, which every error is that a user can put right
+models     Model (golden, tiers, images, export), instrument_model, bench_models, compare_models,
+           prune_model, rank_components, validate_ranking, measure_fuzziness, measure_class_space; ScoreOptions
+machine    diagnose, list_cache, clear_cache; TestbedError, which every error is that a user can put right
 
 Also public: testbed.data (data sets of one's own) and testbed.testing (tests of engines). All else may change at any time.
 """
@@ -27,12 +28,17 @@ from testbed.core.process.telemetry import switch_off
 if TYPE_CHECKING:
     __version__: str
 
-    from testbed.api.campaigns import open_run, plan, run
+    from testbed.api.campaigns import dry_run, open_run, plan, read_status, run
     from testbed.api.class_space import measure_class_space
+    from testbed.api.machine import clear_cache, list_cache
+    from testbed.api.model.folder import Model
+    from testbed.api.model.fuzziness import measure_fuzziness
+    from testbed.api.model.instrumenting import instrument_model
+    from testbed.api.model.tradeoff import compare_models
     from testbed.api.models import ScoreOptions, bench_models, prune_model, rank_components, validate_ranking
     from testbed.api.progress import ProgressBar
     from testbed.api.publishing import draw_figures, gather_rates, list_runs
-    from testbed.api.specs import load_spec
+    from testbed.api.specs import list_specs, load_spec, write_spec
     from testbed.api.studies import compare_runs, sweep_bit_errors, sweep_tolerances, write_report
     from testbed.campaign.results.progress import Snapshot
     from testbed.campaign.run import Injection, Run
@@ -43,56 +49,76 @@ if TYPE_CHECKING:
 __all__ = [
     "CampaignSpec",
     "Injection",
+    "Model",
     "ProgressBar",
     "Run",
     "ScoreOptions",
     "Snapshot",
     "TestbedError",
     "bench_models",
+    "clear_cache",
+    "compare_models",
     "compare_runs",
     "diagnose",
     "draw_figures",
+    "dry_run",
     "gather_rates",
+    "instrument_model",
+    "list_cache",
     "list_runs",
+    "list_specs",
     "load_spec",
     "measure_class_space",
+    "measure_fuzziness",
     "open_run",
     "plan",
     "prune_model",
     "rank_components",
+    "read_status",
     "run",
     "sweep_bit_errors",
     "sweep_tolerances",
     "validate_ranking",
     "write_report",
+    "write_spec",
 ]
 
 # Each name loads its module when it is first used: `import testbed` takes milliseconds.
 _HOMES = {
     "CampaignSpec": "testbed.campaign.spec.campaign",
     "Injection": "testbed.campaign.run",
+    "Model": "testbed.api.model.folder",
     "ProgressBar": "testbed.api.progress",
     "Run": "testbed.campaign.run",
     "ScoreOptions": "testbed.api.models",
     "Snapshot": "testbed.campaign.results.progress",
     "TestbedError": "testbed.core.errors",
     "bench_models": "testbed.api.models",
+    "clear_cache": "testbed.api.machine",
+    "compare_models": "testbed.api.model.tradeoff",
     "compare_runs": "testbed.api.studies",
     "diagnose": "testbed.doctor.report",
     "draw_figures": "testbed.api.publishing",
+    "dry_run": "testbed.api.campaigns",
     "gather_rates": "testbed.api.publishing",
+    "instrument_model": "testbed.api.model.instrumenting",
+    "list_cache": "testbed.api.machine",
     "list_runs": "testbed.api.publishing",
-    "measure_class_space": "testbed.api.class_space",
+    "list_specs": "testbed.api.specs",
     "load_spec": "testbed.api.specs",
+    "measure_class_space": "testbed.api.class_space",
+    "measure_fuzziness": "testbed.api.model.fuzziness",
     "open_run": "testbed.api.campaigns",
     "plan": "testbed.api.campaigns",
     "prune_model": "testbed.api.models",
     "rank_components": "testbed.api.models",
+    "read_status": "testbed.api.campaigns",
     "run": "testbed.api.campaigns",
     "sweep_bit_errors": "testbed.api.studies",
     "sweep_tolerances": "testbed.api.studies",
     "validate_ranking": "testbed.api.models",
     "write_report": "testbed.api.studies",
+    "write_spec": "testbed.api.specs",
 }
 
 switch_off()

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from testbed.api.plans import CampaignPlan
+from testbed.api.plans import CampaignPlan, CampaignStatus, DryRun
 from testbed.api.progress import ProgressCallback, shown
 from testbed.api.specs import load_spec
 from testbed.campaign.run import Run
@@ -60,6 +60,33 @@ def plan(
     planned = preview.Preview(loaded, wanted, preview.asked_dimensions(by), seconds_per_row, measure)
     parts = list(planned.parts())
     return CampaignPlan(planned.head(), parts, planned.totals())
+
+
+def dry_run(spec: SpecSource, folder: str | os.PathLike[str] | None = None, *, fresh: bool = False) -> DryRun:
+    """Say how many faults a campaign would run, how wide its intervals would be and how long it would take.
+
+    Refuses what `run` would refuse, as far as it is known. Nothing is written.
+
+    Args:
+        spec: A spec, or whatever `load_spec` takes.
+        folder: Where the campaign would be run. Default: `runs/NAME`.
+        fresh: Whether whatever campaign the folder holds would be given up.
+
+    Returns:
+        Faults, rows, seconds and bytes, per fault section and in all, with warnings.
+
+    Raises:
+        UsageError: For whatever the run would refuse, and for an adaptive campaign: see `plan`.
+
+    Example:
+        ```py
+        print(testbed.dry_run("digits").sections[["where", "faults", "estimated_seconds"]])
+        ```
+    """
+    from testbed.campaign.preview.dry_run import dry_run_plan
+
+    loaded = load_spec(spec)
+    return DryRun(dry_run_plan(loaded, Path("runs") / loaded.name if folder is None else Path(folder), fresh=fresh))
 
 
 def run(
@@ -135,3 +162,26 @@ def open_run(folder: str | os.PathLike[str]) -> Run:
         ```
     """
     return Run(os.fspath(folder))
+
+
+def read_status(folder: str | os.PathLike[str]) -> CampaignStatus:
+    """Say how far the campaign in a folder is, while it runs or afterwards. Nothing is changed.
+
+    Args:
+        folder: The run folder.
+
+    Returns:
+        Its state, stages, faults done and planned, rate, time to go and outcomes so far.
+
+    Raises:
+        UsageError: For a folder without a campaign.
+
+    Example:
+        ```py
+        status = testbed.read_status("runs/digits")
+        print(status.state, status.faults_done, "of", status.faults)
+        ```
+    """
+    from testbed.campaign.results.status import campaign_status
+
+    return CampaignStatus(campaign_status(Path(folder)))

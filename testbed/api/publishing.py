@@ -12,6 +12,7 @@ import pandas as pd
 
 from testbed.api.studies import RunSource, folder_of
 
+Measure = Literal["sdc1", "outside", "nonfinite"]
 Dimension = Literal["block", "bit", "kind", "bit_class", "tier", "site"]
 
 
@@ -39,13 +40,23 @@ def list_runs(folder: str | os.PathLike[str] = "runs") -> pd.DataFrame:
     return pd.DataFrame(entries, columns=[field.name for field in fields(RunEntry)])
 
 
-def gather_rates(runs: Sequence[RunSource], by: str | Sequence[str] = (), *, ops: Sequence[str] = ()) -> pd.DataFrame:
+def gather_rates(
+    runs: Sequence[RunSource],
+    by: str | Sequence[str] = (),
+    *,
+    ops: Sequence[str] = (),
+    to: str | os.PathLike[str] | None = None,
+    measures: Sequence[Measure] = ("sdc1", "outside", "nonfinite"),
+) -> pd.DataFrame:
     """Gather the rates of several finished runs in one table: models, precisions, engines side by side.
 
     Args:
         runs: Finished runs, or their folders. Neither spec, model nor data are needed.
         by: One or several of "tier", "kind", "bit_class", "bit", "format", "block" and "site".
         ops: Only these fault models: "flip".
+        to: Writes the table there, too, in the form of the file's ending: .csv, .json, .tex, .md, or .html, a page with
+            figures.
+        measures: Which rates are written.
 
     Returns:
         One row per run, fault model and value of `by`: which run, the fault model, faults, n, and for each of "sdc1",
@@ -61,9 +72,15 @@ def gather_rates(runs: Sequence[RunSource], by: str | Sequence[str] = (), *, ops
         print(rates[["precision", "where", "block", "sdc1", "sdc1_low", "sdc1_high"]])
         ```
     """
-    from testbed.publish.rates import read_rates
+    from testbed.publish.rates import checked_measures, read_rates
 
-    return read_rates([folder_of(run) for run in runs], by, ops).table
+    folders = [folder_of(run) for run in runs]
+    rates = read_rates(folders, by, ops)
+    if to is not None:
+        from testbed.publish.writing import write_rates
+
+        write_rates(Path(to), folders, rates, checked_measures(measures))
+    return rates.table
 
 
 def draw_figures(
@@ -71,7 +88,7 @@ def draw_figures(
     to: str | os.PathLike[str],
     *,
     by: Sequence[Dimension] = ("block", "bit", "kind"),
-    measure: Literal["sdc1", "outside", "nonfinite"] = "sdc1",
+    measure: Measure = "sdc1",
     op: str = "flip",
     form: Literal["svg", "pdf", "png"] = "svg",
     style: Literal["paper", "wide", "slides"] = "paper",

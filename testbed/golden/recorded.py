@@ -79,6 +79,19 @@ class _Recorded(Form):
     facts: _Facts
 
 
+@dataclass(frozen=True)
+class GoldenContent:
+    """What a golden holds. accuracy: in [0, 1]; range: [a, b) in the test split; classes: name -> images; files: name ->
+    SHA-256."""
+
+    images: int
+    accuracy: float
+    range: Range | None
+    classes: dict[str, int]
+    modules: list[str]
+    files: dict[str, str]
+
+
 @dataclass
 class Golden:
     """What was recorded. Row i is test image ``positions[i]``. Every file is checked against its hash before it is read.
@@ -163,6 +176,11 @@ class Golden:
     def classes(self) -> dict[str, int]:
         """Class name -> recorded images of it."""
         return class_counts(self.labels, dataset_of(self.run).classes)
+
+    @property
+    def content(self) -> GoldenContent:
+        """What it holds, for people and programs."""
+        return GoldenContent(len(self), self.accuracy, self.range, self.classes, self.modules, self.hashes)
 
     @cached_property
     def split(self) -> Split:

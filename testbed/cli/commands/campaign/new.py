@@ -10,7 +10,7 @@ import click
 from testbed.cli.common import emit, emit_document, example, json_option
 
 if TYPE_CHECKING:
-    from testbed.campaign.spec.ready_made import ReadyMade
+    from testbed.campaign.spec.new_spec import SpecEntry
     from testbed.cli.tables.fitting import FittedTable
 
 
@@ -38,31 +38,17 @@ def new(name: str, source: str | None, to: Path | None, with_schema: bool, as_js
 
     No spec is overwritten. `testbed campaign list` shows what there is to begin with.
     """
-    from testbed.campaign.spec.campaign import load_spec, parse_spec
-    from testbed.campaign.spec.ready_made import ready_made, ready_made_named
-    from testbed.core.errors import UsageError
-    from testbed.core.folder.files import write_bytes
-    from testbed.core.words.nearest import nearest
+    from testbed.campaign.spec.new_spec import write_ready_made
 
-    if source is None and name not in ready_made() and (near := nearest(name, ready_made())):
-        raise UsageError(f"no ready-made spec is called {name!r}: did you mean {near}? Else say --from {near}")
-    begun_with = ready_made_named(source or (name if name in ready_made() else "digits"))
-    parse_spec(load_spec(begun_with.path).model_dump(mode="json", exclude_none=True) | {"name": name}, f"NAME {name!r}")
-    file = to or Path(f"{name}.toml")
-    if file.exists():
-        raise UsageError(f"{file} is there already; name another file: --to FILE")
-    write_bytes(file, begun_with.text_named(name, with_schema).encode())
-    written = {"file": str(file), "from": begun_with.path.stem, "run": f"testbed campaign run {file}"}
-    if with_schema:
-        from testbed.campaign.spec.schema import SCHEMA_FILE, schema_text
-
-        write_bytes(file.parent / SCHEMA_FILE, schema_text().encode())
-        written["schema"] = str(file.parent / SCHEMA_FILE)
-    beside = f", and {written['schema']}" if with_schema else ""
+    made = write_ready_made(name, source, to, with_schema)
+    written = {"file": str(made.file), "from": made.source, "run": f"testbed campaign run {made.file}"}
+    if made.schema is not None:
+        written["schema"] = str(made.schema)
+    beside = "" if made.schema is None else f", and {made.schema}"
     emit(
         written,
         as_json,
-        lambda: f"wrote {file}, a copy of {begun_with.path.stem}{beside}; run it with: {written['run']}",
+        lambda: f"wrote {made.file}, a copy of {made.source}{beside}; run it with: {written['run']}",
     )
 
 
@@ -84,22 +70,16 @@ def schema() -> None:
 @json_option
 def list_(as_json: bool) -> None:
     """List the ready-made specs: what each shows, and the model it needs."""
-    from testbed.campaign.spec.campaign import load_spec
-    from testbed.campaign.spec.ready_made import ready_made
+    from testbed.campaign.spec.new_spec import ready_made_entries
 
-    specs = {name: (ready, load_spec(ready.path).model) for name, ready in ready_made().items()}
-    rows = [(ready, model.run or f"preset {model.preset}, trained on first use") for ready, model in specs.values()]
-    known = [
-        {"name": ready.path.stem, "about": ready.about, "model": model, "file": str(ready.path)}
-        for ready, model in rows
-    ]
-    emit({"specs": known}, as_json, lambda: _specs_table(rows))
+    entries = ready_made_entries()
+    emit({"specs": entries}, as_json, lambda: _specs_table(entries))
 
 
-def _specs_table(rows: list[tuple[ReadyMade, str]]) -> FittedTable:
+def _specs_table(entries: list[SpecEntry]) -> FittedTable:
     from testbed.cli.tables.fitting import FittedTable
 
     table = FittedTable("name", "what it shows", "model", boxed=False)
-    for ready, model in rows:
-        table.add_row(ready.path.stem, ready.about, model)
+    for entry in entries:
+        table.add_row(entry.name, entry.about, entry.model)
     return table

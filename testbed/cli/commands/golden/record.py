@@ -110,20 +110,12 @@ def record(
         threads=threads,
         progress=lambda total: progress_on_stderr(total, "images"),
     )
-    report = {
-        "images": len(recorded),
-        "accuracy": recorded.accuracy,
-        "range": recorded.range,
-        "classes": recorded.classes,
-        "modules": recorded.modules,
-        "files": recorded.hashes,
-    }
     text = [
         f"accuracy {100 * recorded.accuracy:.2f} % of"
         f" {classes_told(recorded.classes, recorded.run.model.config.classes)}",
         f"recorded in {folder}/golden: logits{''.join(f', {name}' for name in recorded.modules)}",
     ]
-    emit(report, as_json, lambda: text)
+    emit(recorded.content, as_json, lambda: text)
 
 
 @golden.command(

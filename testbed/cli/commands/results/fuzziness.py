@@ -80,6 +80,7 @@ def fuzziness(
 
     from testbed.cli.progress import progress_on_stderr
     from testbed.sensitivity.fuzziness.artefacts import measure_run
+    from testbed.sensitivity.fuzziness.records import AverageRecord, FuzzinessRecord
 
     torch.set_num_threads(threads)
     runs = [
@@ -94,82 +95,22 @@ def fuzziness(
         for folder in folders
     ]
     if not averaged:
-        emit(_to_json(runs[0]), as_json, lambda: _layers_text(runs[0]))
+        emit(FuzzinessRecord.of(runs[0]), as_json, lambda: _layers_text(runs[0]))
         return
     from testbed.sensitivity.fuzziness.average import all_recorded, average, recorded_average, write_average
 
     mean = average(runs)
     epochs = recorded_average(folders) if all_recorded(folders) else []
     files = write_average(to, mean, epochs) if to else []
-    report = _average_told(mean) | {"epochs": [_epoch_told(row) for row in epochs], "files": files}
-    emit(report, as_json, lambda: _average_text(mean, files))
+    emit(AverageRecord.of(mean, epochs, files), as_json, lambda: _average_text(mean, files))
 
 
 def _recorded(folders: Sequence[Path], wanted: list[str] | None, averaged: bool, as_json: bool) -> None:
     """Shows the training's log, or the mean of several."""
-    from testbed.core.errors import UsageError
-    from testbed.sensitivity.fuzziness.artefacts import recorded_log
-    from testbed.sensitivity.fuzziness.average import recorded_average
+    from testbed.sensitivity.fuzziness.records import recorded_epochs
 
-    rows: Sequence[EpochFuzziness | EpochAverage]
-    rows = recorded_average(folders) if averaged else recorded_log(folders[0])
-    known = list(rows[0].layers) if rows else []
-    if unknown := [name for name in wanted or [] if rows and name not in known]:
-        raise UsageError(f"the model has no layer {unknown[0]!r}; layers: {', '.join(known)}")
-    names = [name for name in known if wanted is None or name in wanted]
-    report = {"run": [str(folder) for folder in folders], "epochs": [_epoch_told(row, names) for row in rows]}
-    emit(report, as_json, lambda: _epochs_text(rows, names))
-
-
-def _to_json(measured: RunFuzziness) -> dict[str, Any]:
-    result = measured.result
-    return {
-        "layers": [{"name": name, "fuzziness": value} for name, value in result.layers.items()],
-        "fits": _fits_to_json(measured.fits),
-        "images": result.images,
-        "classes": result.classes,
-        "data": measured.data,
-        "accuracy": result.accuracy,
-        "loss": result.loss,
-        "run": measured.run,
-    }
-
-
-def _fits_to_json(fits: Fits) -> dict[str, Any]:
-    return {"exponential": fits.exponential, "separation": fits.separation, "why_not": fits.why_not or None}
-
-
-def _average_told(mean: Average) -> dict[str, Any]:
-    return {
-        "layers": [{"name": name, "fuzziness": layer.value, "std": layer.std} for name, layer in mean.layers.items()],
-        "fits": _fits_to_json(mean.fits),
-        "images": mean.images,
-        "data": mean.data,
-        "accuracy": mean.accuracy,
-        "loss": mean.loss,
-        "runs": mean.runs,
-    }
-
-
-def _epoch_told(row: EpochFuzziness | EpochAverage, names: Sequence[str] | None = None) -> dict[str, Any]:
-    from testbed.sensitivity.fuzziness.artefacts import fits_of
-    from testbed.sensitivity.fuzziness.average import EpochAverage
-
-    values = {name: layer.value for name, layer in row.layers.items()} if isinstance(row, EpochAverage) else row.layers
-    depth = sum(name.startswith("block.") for name in row.layers)
-    layers: list[dict[str, Any]] = []
-    for name in names or row.layers:
-        layer = row.layers[name]
-        spread = {} if isinstance(layer, float) else {"std": layer.std}
-        layers.append({"name": name, "fuzziness": values[name], **spread})
-    return {
-        "epoch": row.epoch,
-        "train_loss": row.train_loss,
-        "train_accuracy": row.train_accuracy,
-        "test_accuracy": row.test_accuracy,
-        "layers": layers,
-        "fits": _fits_to_json(fits_of(values, depth)),
-    }
+    recorded = recorded_epochs(folders, wanted, averaged)
+    emit(recorded.record, as_json, lambda: _epochs_text(recorded.rows, recorded.names))
 
 
 def _layers_text(measured: RunFuzziness) -> RenderableType:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -85,22 +84,9 @@ def results(
 
 
 def _formatted(form: str, folders: tuple[Path, ...], rates: RunRates, measures: tuple[str, ...]) -> str:
-    import json
+    from testbed.publish.writing import format_rates
 
-    from testbed.publish import formats
-
-    if form == "html":
-        from testbed.publish.page import rates_page
-
-        return rates_page(folders, rates, measures)
-    makers: dict[str, Callable[[RunRates, tuple[str, ...]], str]] = {
-        "csv": formats.rates_csv,
-        "latex": formats.rates_latex,
-        "markdown": formats.rates_markdown,
-        "json": lambda *of: json.dumps(formats.rates_record(*of), indent=1, allow_nan=False) + "\n",
-        "table": _plain,
-    }
-    return makers[form](rates, measures)
+    return _plain(rates, measures) if form == "table" else format_rates(form, folders, rates, measures)
 
 
 def _plain(rates: RunRates, measures: tuple[str, ...]) -> str:

@@ -11,7 +11,6 @@ from testbed.cli.common import emit, example, json_option, say
 from testbed.cli.options.numbers import LARGEST_BATCH, Number, Threads, Whole
 from testbed.cli.options.types import CountsOption, EngineOption
 from testbed.core.formats import PRECISIONS
-from testbed.core.json_types import json_ready
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -76,15 +75,11 @@ def tradeoff(
     Writes metrics.json, tradeoff.png (six views) and tradeoff.html into --to, with the Pareto front and a recommendation
     that says why. Every number carries the hash of the engine it was measured on.
     """
-    import json
-
-    from testbed.bench.figure import tradeoff_figure
     from testbed.bench.latency import Question
     from testbed.bench.timing import LEAST_ROUNDS, Budget
     from testbed.bench.tradeoff import tradeoff as joined
     from testbed.cli.progress import log_to_stderr
-    from testbed.core.folder.files import write_text
-    from testbed.report.tradeoff import write_page
+    from testbed.report.tradeoff import write_tradeoff
 
     if min(batches) < 1:
         raise click.UsageError("--batch names images per run: 1 or more")
@@ -93,9 +88,7 @@ def tradeoff(
         engine, precision, tuple(batches), threads, Budget(seconds=seconds, runs=max(runs, LEAST_ROUNDS))
     )
     comparison = joined(folders, campaigns, question, allowed_drop / 100, say)
-    write_text(to / "metrics.json", json.dumps(json_ready(comparison), indent=1, allow_nan=False) + "\n")
-    tradeoff_figure(to / "tradeoff.png", comparison)
-    write_page(to / "tradeoff.html", comparison)
+    write_tradeoff(to, comparison)
     emit(comparison, as_json, lambda: _tradeoff_text(comparison, to))
 
 

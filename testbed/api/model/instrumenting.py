@@ -1,0 +1,44 @@
+"""Fault ports for an ONNX file of whatever origin, from Python."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from testbed.api.model.results import InstrumentedFiles
+
+
+def instrument_model(
+    file: str | os.PathLike[str],
+    to: str | os.PathLike[str] | None = None,
+    *,
+    sites: Sequence[str] = ("*",),
+    ports: Literal["gated_replace", "xor", "op"] = "gated_replace",
+) -> InstrumentedFiles:
+    """Give an ONNX file of a Vision Transformer a fault port at each site: write NAME.twin.onnx and NAME.sites.json.
+
+    Args:
+        file: The ONNX file, of `Model.export` or of any other exporter.
+        to: Folder for the files. Default: beside the file.
+        sites: Patterns of site names; `"!PATTERN"` leaves sites out, and "all" takes every tensor, recognised or not.
+        ports: How values are changed: in portable operators, by bit operators (opset 26), by a custom operator.
+
+    Returns:
+        The files, the sites, and what was changed in the file.
+
+    Raises:
+        UsageError: For a file in which no attention is recognised, and for patterns that fit nothing.
+        TestbedError: For a file that is no ONNX model, or that ONNX Runtime refuses.
+
+    Example:
+        ```py
+        made = testbed.instrument_model("runs/digits/model.onnx", "twins", sites=["block.0.*"])
+        print(made.sites[["name", "shape"]])
+        ```
+    """
+    from testbed.instrument.twin import make_twin
+
+    path = Path(file)
+    return InstrumentedFiles(make_twin(path, path.parent if to is None else Path(to), tuple(sites), ports))
