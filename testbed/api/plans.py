@@ -89,16 +89,16 @@ class DryRun:
         return pd.DataFrame(self.to_json()["sections"])
 
     def _repr_html_(self) -> str:
-        told = self.to_json()
+        values = self.to_json()
         rows = [
             (s["target"], s["where"], ", ".join(s["ops"]), f"{s['strata']:,}", f"{s['faults']:,}", f"{s['rows']:,}")
-            for s in told["sections"]
+            for s in values["sections"]
         ]
         headings = ("target", "faults in", "operations", "strata", "faults", "rows")
         return (
-            html.heading(f"Dry run of {told['name']}: {told['faults']:,} faults, nothing was run")
+            html.heading(f"Dry run of {values['name']}: {values['faults']:,} faults, nothing was run")
             + html.table(headings, rows)
-            + "".join(map(html.paragraph, told["warnings"]))
+            + "".join(map(html.paragraph, values["warnings"]))
         )
 
 
@@ -143,12 +143,12 @@ class CampaignStatus:
         return dict(self.to_json()["outcomes"] or {})
 
     def _repr_html_(self) -> str:
-        told = self.to_json()
+        values = self.to_json()
         facts: dict[str, object] = {
             "stages done": ", ".join(self.stages),
             "faults": f"{self.faults_done:,} of {self.faults:,}",
         }
-        return html.heading(f"Campaign {told['name']}: {self.state}") + html.facts(facts | self.outcomes)
+        return html.heading(f"Campaign {values['name']}: {self.state}") + html.facts(facts | self.outcomes)
 
 
 def _format_value(value: object) -> str:

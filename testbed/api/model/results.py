@@ -67,13 +67,13 @@ class GoldenVerification(ModelResult):
         return pd.DataFrame(self.to_json()["tiers"])
 
     def _repr_html_(self) -> str:
-        told = self.to_json()
+        values = self.to_json()
         verdict = "as it should be" if self.passed else "not as it should be"
         rows = [
             (f"{row['low']:g} to {row['high']:g}", row["n"], row["faulty"], _figure(row["max_abs_diff"]))
-            for row in told["tiers"]
+            for row in values["tiers"]
         ]
-        return html.heading(f"{told['target']} in {told['engine']}: {verdict}") + html.table(
+        return html.heading(f"{values['target']} in {values['engine']}: {verdict}") + html.table(
             ("confidence", "images", "faulty", "largest deviation"), rows
         )
 
@@ -87,9 +87,9 @@ class ConfidenceTiers(ModelResult):
         return pd.DataFrame(self.to_json()["tiers"])
 
     def _repr_html_(self) -> str:
-        told = self.to_json()
-        rows = [(f"{row['low']:g} to {row['high']:g}", f"{len(row['images']):,}") for row in told["tiers"]]
-        title = f"{told['correct']:,} images correct, {told['incorrect']:,} not; of the correct ones"
+        values = self.to_json()
+        rows = [(f"{row['low']:g} to {row['high']:g}", f"{len(row['images']):,}") for row in values["tiers"]]
+        title = f"{values['correct']:,} images correct, {values['incorrect']:,} not; of the correct ones"
         return html.heading(title) + html.table(("confidence", "images"), rows)
 
 
@@ -99,13 +99,13 @@ class ImageSubset(ModelResult):
     @property
     def images(self) -> pd.DataFrame:
         """One row per image: its id, label, and position in the test split."""
-        told = self.to_json()
-        return pd.DataFrame({"id": told["ids"], "label": told["labels"], "position": told["positions"]})
+        values = self.to_json()
+        return pd.DataFrame({"id": values["ids"], "label": values["labels"], "position": values["positions"]})
 
     def _repr_html_(self) -> str:
-        told = self.to_json()
-        return html.heading(f"{told['images']:,} images chosen") + html.table(
-            ("class", "images"), told["classes"].items()
+        values = self.to_json()
+        return html.heading(f"{values['images']:,} images chosen") + html.table(
+            ("class", "images"), values["classes"].items()
         )
 
 
@@ -123,12 +123,12 @@ class ExportedModel(ModelResult):
         return pd.DataFrame(self.to_json()["parity"])
 
     def _repr_html_(self) -> str:
-        told = self.to_json()
+        values = self.to_json()
         rows = [
             (row["tier"], row["n"], _figure(row["max_abs_diff"]), _figure(row["smallest_atol"]))
-            for row in told["parity"]
+            for row in values["parity"]
         ]
-        return html.heading(f"{told['file']}: {told['engine']} {told['precision']}") + html.table(
+        return html.heading(f"{values['file']}: {values['engine']} {values['precision']}") + html.table(
             ("tier", "n", "largest deviation", "smallest atol"), rows
         )
 

@@ -145,5 +145,5 @@ def recorded_epochs(folders: Sequence[Path], layers: Sequence[str] | None, avera
     if unknown := [name for name in layers or [] if rows and name not in known]:
         raise UsageError(f"the model has no layer {unknown[0]!r}; layers: {', '.join(known)}")
     names = tuple(name for name in known if layers is None or name in layers)
-    told = tuple(EpochRow.of(row, names) for row in rows)
-    return RecordedEpochs(rows, names, EpochsRecord(tuple(map(str, folders)), told))
+    epochs = tuple(EpochRow.of(row, names) for row in rows)
+    return RecordedEpochs(rows, names, EpochsRecord(tuple(map(str, folders)), epochs))
