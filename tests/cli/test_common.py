@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from rich.table import Table
 
-from testbed.cli.common import emit, json_value
+from testbed.cli.common import emit
+from testbed.core.json_types import json_ready
 
 
 class Colour(StrEnum):
@@ -22,7 +23,7 @@ class Nested:
     values: dict[int, float]
 
 
-def test_json_value_speaks_only_json() -> None:
+def test_json_ready_speaks_only_json() -> None:
     value = Nested(Path("a/b"), {1: float("nan"), 2: float("-inf"), 3: 0.5})
     mixed = {
         "nested": value,
@@ -30,7 +31,7 @@ def test_json_value_speaks_only_json() -> None:
         "scalar": np.int64(3),
         "tuple": (Colour.RED, None, True),
     }
-    assert json.loads(json.dumps(json_value(mixed), allow_nan=False)) == {
+    assert json.loads(json.dumps(json_ready(mixed), allow_nan=False)) == {
         "nested": {"path": "a/b", "values": {"1": None, "2": None, "3": 0.5}},
         "array": [1.0, None],
         "scalar": 3,

@@ -107,7 +107,7 @@ def test_weights_for_other_tools_are_the_commands(tmp_path: Path) -> None:
     write_model_run(tmp_path / "model", without_bias, stage="import", name="x", made_from={}, data=None)
     model = testbed.Model(tmp_path / "model")
     for part in ("model", "attention"):
-        ours = torch.load(model.export_weights(tmp_path / "ours.pth", part))  # type: ignore[arg-type]
+        ours = torch.load(model.export_weights(tmp_path / "ours.pth", part))
         answer("export-weights", model.path, "--to", tmp_path / "theirs.pth", "--part", part)
         theirs = torch.load(tmp_path / "theirs.pth")
         assert all(torch.equal(ours[name], theirs[name]) for name in ours | theirs)
