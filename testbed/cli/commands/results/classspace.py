@@ -13,7 +13,7 @@ from testbed.cli.options.numbers import LARGEST_SEED, Confidence, Threads, Whole
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
-class Positions(click.ParamType):
+class TokenPositions(click.ParamType):
     """``all``, ``cls``, or token positions separated by commas."""
 
     name = "positions"
@@ -69,7 +69,7 @@ class Positions(click.ParamType):
 )
 @click.option(
     "--positions",
-    type=Positions(),
+    type=TokenPositions(),
     default="all",
     show_default=True,
     help="Probed tokens: all, cls, or numbers, as 0,1,17.",
