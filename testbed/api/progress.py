@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
-from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Protocol
 
 from testbed.api.progress_text import lines
 from testbed.campaign.results.progress import Snapshot, Steps
+from testbed.core.closing import Closing
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -24,7 +24,7 @@ Advance = Callable[[int], None]
 _EVERY_S = 1.0
 
 
-class ProgressBar:
+class ProgressBar(Closing):
     """A bar on stderr, with outcomes so far and the widest interval. Pass it as `progress=`.
 
     Where stderr is no terminal it shows nothing. It may be used once or many times, and as a context manager.
@@ -57,14 +57,6 @@ class ProgressBar:
         if self._live is not None:
             self._live.stop()
             self._live = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 @contextmanager

@@ -6,8 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,6 +29,7 @@ from testbed.campaign.results.reader import RESULT_TABLE
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.campaign.summary.rate_table import rate_table, with_weights
 from testbed.campaign.summary.summarise import read_summary
+from testbed.core.closing import Closing
 from testbed.core.errors import StaleArtefact, UsageError
 from testbed.core.fault import masks_for
 from testbed.core.folder.runfolder import RunFolder
@@ -73,7 +73,7 @@ class Injection:
     engine_hash: str
 
 
-class Run:
+class Run(Closing):
     """The run of a campaign: its files as tables, and its engines for faults of one's own.
 
     Use it as a context manager, or call `close`: it holds engines. `open_run` opens one.
@@ -287,14 +287,6 @@ class Run:
 
     def _repr_html_(self) -> str:
         return run_html(self)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class _Kept:

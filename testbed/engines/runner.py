@@ -6,12 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from testbed.core.closing import Closing
 from testbed.core.errors import EngineError
 from testbed.core.fault import Masks
 from testbed.core.folder.files import sha256_bytes, sha256_json
@@ -149,7 +149,7 @@ def faulty_weight(
 _Handle = TypeVar("_Handle")
 
 
-class BaseRunner:
+class BaseRunner(Closing):
     """What most runners share: when a call is refused, and how an engine is closed."""
 
     library = "engine"
@@ -174,14 +174,6 @@ class BaseRunner:
 
     def weight_changed(self, tensor: str) -> None:
         """Nothing to do where the engine reads the very array that was changed."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def open_engine(backend: str, request: EngineRequest) -> Runner:

@@ -17,13 +17,13 @@ import struct
 from collections.abc import Callable, Iterable, Iterator
 from io import FileIO
 from pathlib import Path
-from types import TracebackType
-from typing import BinaryIO, NamedTuple, Self
+from typing import BinaryIO, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from testbed.campaign.results.arrow import from_stream, to_stream
+from testbed.core.closing import Closing
 from testbed.core.errors import TestbedError
 from testbed.core.folder.files import atomic_path, write_errors, write_text
 
@@ -110,7 +110,7 @@ class ResultLog:
         return (self.read(frame.units.start) for frame in self.frames(units))
 
 
-class ResultStore(ResultLog):
+class ResultStore(ResultLog, Closing):
     """The log in a folder of segments. One writer at a time (the run folder's lock sees to it)."""
 
     def __init__(self, folder: Path, identity: str) -> None:
@@ -214,14 +214,6 @@ class ResultStore(ResultLog):
         if self._file is not None:
             self._file.close()
             self._file = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def discard_log(folder: Path) -> None:

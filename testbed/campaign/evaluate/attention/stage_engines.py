@@ -7,7 +7,6 @@ own. So a stage is only run at sizes at which it was seen to reproduce golden ro
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -15,6 +14,7 @@ import onnx
 
 from testbed.campaign.evaluate.attention.golden import ImageGolden, OpenRunner
 from testbed.core.arrays import Float32s
+from testbed.core.closing import Closing
 from testbed.core.errors import EngineError
 from testbed.engines.runner import Runner
 from testbed.semantics import as_words
@@ -46,7 +46,7 @@ class _Stage(NamedTuple):
     output: str
 
 
-class StageEngines(AbstractContextManager):
+class StageEngines(Closing):
     """Raises EngineError where the engine refuses a stage. ``sizes``: empty for a use that is not to be relied on."""
 
     def __init__(self, models: Mapping[str, bytes], open_engine: OpenRunner, sizes: Sizes) -> None:
@@ -91,9 +91,6 @@ class StageEngines(AbstractContextManager):
     def close(self) -> None:
         for stage in self._stages.values():
             stage.runner.close()
-
-    def __exit__(self, *_raised: object) -> None:
-        self.close()
 
     def _rows(self, name: str, rows: Float32s, operands: Callable[[Float32s], tuple[Float32s, ...]]) -> Float32s:
         return np.concatenate(
