@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
+from testbed.core.words.bounds import percent_at_least
 from testbed.report.estimate import RateEstimate
 
 _SPACE = "\u202f"  # narrow, and no line is broken there
@@ -42,6 +42,11 @@ def count(value: int | None) -> str:
 def percent(share: float, decimals: int | None = None) -> str:
     """ "3.1 %": two significant digits unless told otherwise."""
     return f"{percent_number(share, decimals)}{_SPACE}%"
+
+
+def percent_bound(share: float) -> str:
+    """An upper bound, never understated: "18 %"."""
+    return f"{percent_at_least(share)}{_SPACE}%"
 
 
 def percent_number(share: float, decimals: int | None = None) -> str:
@@ -127,31 +132,6 @@ def small(number: float | None) -> str:
 def amount(number: float) -> str:
     """A quantity that has a unit of its own: "12,345", "542", "0.0041"."""
     return f"{number:,.0f}" if abs(number) >= 1000 else f"{number:.3g}"
-
-
-def at_least(bound: float) -> str:
-    """A bound in three digits that are never below it: "3.46e-7"."""
-    return _rounded(bound, math.ceil)
-
-
-def at_most(bound: float) -> str:
-    """A bound in three digits that are never above it."""
-    return _rounded(bound, math.floor)
-
-
-def _rounded(bound: float, towards: Callable[[float], int]) -> str:
-    if bound == 0:
-        return "0"
-    unit = 10.0 ** (math.floor(math.log10(bound)) - 2)
-    return tolerance(towards(bound / unit) * unit)
-
-
-def tolerance(number: float) -> str:
-    """ "1e-4", "0.01", "1.23e-7": at most three digits."""
-    if number == 0 or 0.001 < abs(number) < 1000:
-        return f"{number:.3g}"
-    mantissa, _, exponent = f"{number:.2e}".partition("e")
-    return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
 
 
 def duration(seconds: float) -> str:

@@ -8,10 +8,11 @@ from typing import Any
 from rich.console import RenderableType
 
 from testbed.analysis.outputs.confidence import interval_name
-from testbed.cli.tables.advice import deployed, percent, rounded_down, rounded_up
+from testbed.cli.tables.advice import deployed, percent
 from testbed.cli.tables.fitting import FittedTable
 from testbed.cli.tables.prose import Prose, stacked
 from testbed.core.outcome import EVENTS
+from testbed.core.words.bounds import at_least, at_most, percent_at_least
 
 Record = Mapping[str, Any]
 _LINK = {
@@ -68,8 +69,8 @@ def _noise(swept: Record, target: str, full: bool) -> FittedTable:
         table.add_row(
             f"{source['source']}{_emulated(source)}",
             f"{source['n']:,}",
-            *(rounded_up(floor["smallest_atol"]) for floor in floors),
-            f"{100 * floors[0]['false_alarm_upper']:.2g}",
+            *("none" if (atol := floor["smallest_atol"]) is None else at_least(atol) for floor in floors),
+            percent_at_least(floors[0]["false_alarm_upper"]),
         )
     return table
 
@@ -114,7 +115,7 @@ def _cells(swept: Record, part: Record, event: str) -> Iterator[str]:
     yield "n/a" if own is None else f"{own['auc']:.3f} [{own['low']:.3f}, {own['high']:.3f}]"
     advice = _at_main(swept, part["recommended"][event])
     if advice["atol"] is not None:
-        yield rounded_down(advice["atol"]) + ("" if advice["feasible"] else " (in noise)")
+        yield at_most(advice["atol"]) + ("" if advice["feasible"] else " (in noise)")
     elif count == 0:
         yield "n/a"
     else:

@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 
 from markupsafe import Markup
 
+from testbed.core.words.bounds import tolerance
 from testbed.report.charts import svg
 from testbed.report.charts.axis import LogAxis, RateAxis
 from testbed.report.charts.curve import Curve, CurvePoint, PlotFrame, Rule, chart
 from testbed.report.estimate import RateEstimate
-from testbed.report.formatting import percent, rate, sample, tolerance
+from testbed.report.formatting import percent, rate, sample
 
 __all__ = ["Level", "Panel", "Rule", "by_tolerance", "roc_panels"]
 _SIDE, _PER_LINE, _NAME = 138, 5, 20

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from testbed.campaign.proofs import WHOLE, AttentionRecord, Proof, SuffixRecord, WeightRecord
 from testbed.campaign.summary.record import EvaluatedRows
 from testbed.core.errors import StaleArtefact
-from testbed.report.formatting import count, percent
+from testbed.report.formatting import count, percent, percent_bound
 from testbed.report.read.evidence import Evidence
 
 _WAYS = {
@@ -146,5 +146,5 @@ def _attention(record: AttentionRecord) -> str:
         paths.setdefault(site.path, []).append(name)
     path_text = "; ".join(f"{path} for {', '.join(names)}" for path, names in paths.items())
     shares = [site.incremental for site in sites.values() if site.incremental is not None]
-    bound = f" Incremental results used at most {percent(max(shares))} of their error bound." if shares else ""
+    bound = f" Incremental results used at most {percent_bound(max(shares))} of their error bound." if shares else ""
     return f"{count(faults)} sampled faults, the exact paths bit for bit against the whole engine: {path_text}.{bound}"

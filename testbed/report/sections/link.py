@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from testbed.core.words.bounds import tolerance
 from testbed.report.charts import roc
-from testbed.report.formatting import rate, tolerance
+from testbed.report.formatting import rate
 from testbed.report.sections.rates import Figure, Line
 from testbed.report.sections.swept import (
     Record,

@@ -8,9 +8,10 @@ from typing import Any
 
 from testbed.analysis.outputs.confidence import interval_name
 from testbed.core.fault import FaultModel
+from testbed.core.words.bounds import at_least, tolerance
 from testbed.report.charts.curve import Rule
 from testbed.report.estimate import RateEstimate
-from testbed.report.formatting import at_least, model_name, tolerance
+from testbed.report.formatting import model_name
 
 Record = Mapping[str, Any]
 

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from testbed.core.outcome import EVENTS
+from testbed.core.words.bounds import at_least, at_most, tolerance
 from testbed.report.charts import roc
-from testbed.report.formatting import at_least, at_most, percent, rate, tolerance
+from testbed.report.formatting import percent, percent_bound, rate
 from testbed.report.read.evidence import Evidence
 from testbed.report.sections.link import Link, followed
 from testbed.report.sections.rates import PLACES, Figure, Line
@@ -92,7 +93,7 @@ def _floors(swept: Record, target_places: Sequence[Sequence[Record]], target: st
     for number, source in enumerate(target_place[0]["noise"]):
         records = [at_main(swept, part["noise"][number]["floors"])[0] for part in target_place]
         floors = ["none" if f["smallest_atol"] is None else at_least(f["smallest_atol"]) for f in records]
-        most = percent(records[0]["false_alarm_upper"])
+        most = percent_bound(records[0]["false_alarm_upper"])
         emulated = f" ({source['arithmetic']})" if "emulated" in source["arithmetic"] else ""
         rows.append((source["source"] + emulated, str(source["n"]), *floors, most))
     tiers = (tier_name(swept, part["tier"]) for part in target_place)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from markupsafe import Markup
 
 from testbed.report.estimate import RateEstimate
-from testbed.report.formatting import count, model_name, one_in, percent, rate
+from testbed.report.formatting import count, model_name, one_in, percent, percent_bound, rate
 from testbed.report.read.evidence import Evidence, bits_of
 
 _EVENTS = {
@@ -45,7 +45,7 @@ def _headline(overall: RateEstimate, events: str, where: str) -> Markup:
         return Markup(
             "<strong>None of {} sampled {} of {} changed a prediction</strong> ({} predictions looked at):"
             " the rate is {}, so at most {}."
-        ).format(count(overall.faults), events, noun, count(overall.rows), rate(overall), percent(overall.high))
+        ).format(count(overall.faults), events, noun, count(overall.rows), rate(overall), percent_bound(overall.high))
     if where == "weight":
         text = "Under {1} of {2}, about <strong>{0}</strong> predictions changes: <strong>{3}</strong>."
     else:

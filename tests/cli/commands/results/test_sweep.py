@@ -12,8 +12,6 @@ import pytest
 from click.testing import Result
 
 from testbed.cli.commands.results.sweep import Tolerances
-from testbed.cli.tables.advice import rounded_down as _down
-from testbed.cli.tables.advice import rounded_up as _up
 from tests.support.commands import error_of, invoke
 
 
@@ -50,7 +48,7 @@ def test_it_is_short_and_ends_with_what_to_deploy(swept_run: Path) -> None:
     for target, where in target_places:
         part = next(p for p in swept["tiers"] if (p["target"], p["where"], p["tier"]) == (target, where, None))
         place = f"{target} {'activations' if where == 'activation' else 'weights'}"
-        found = re.search(rf"deploy atol (\S+) \(rtol 0.0001\) on {place}: ", last)
+        found = re.search(rf"deploy atol (\S+) \(rtol 1e-4\) on {place}: ", last)
         assert found
         floor = next(f["smallest_atol"] for f in part["noise"][0]["floors"] if f["rtol"] == 1e-4)
         assert float(found[1]) >= floor  # never a tolerance at which the engine itself raises an alarm
@@ -119,14 +117,6 @@ def test_help_has_an_example() -> None:
 )
 def test_grids(text: str, expected: tuple[float, ...]) -> None:
     assert Tolerances().convert(text, None, None) == pytest.approx(expected)
-
-
-@pytest.mark.parametrize("value", [5.3644e-8, 1.0, 0.99951, 123.456, 2.0**-40, 9.999e-5])
-def test_printed_tolerances_err_on_the_safe_side(value: float) -> None:
-    up, down = float(_up(value)), float(_down(value))
-    assert down <= value * (1 + 1e-12)
-    assert up >= value * (1 - 1e-12)
-    assert up - down <= 0.011 * value
 
 
 def test_tables_survive_rates_that_do_not_exist(swept_run: Path) -> None:
