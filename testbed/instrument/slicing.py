@@ -6,6 +6,9 @@ from collections.abc import Collection
 
 from onnx import ModelProto, NodeProto
 
+FROM_SHAPE = ("Shape", "Size")
+"""Operators that take a tensor's shape alone, none of its values."""
+
 
 def backward_slice(
     proto: ModelProto, outputs: Collection[str], given: Collection[str] = ()

@@ -13,10 +13,10 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, num
 
 from testbed.core.errors import TestbedError
 from testbed.instrument.shapes import inputs_of, measured_shapes, model_input
+from testbed.instrument.slicing import FROM_SHAPE
 
 Shape = tuple[int | None, ...]
 """None is the batch, -n is n times the batch (axes joined with it), 0 what depends on it in another way."""
-FROM_SHAPE = ("Shape", "Size")
 _BATCHES = (2, 3)
 _FOLDED = ("Cast", "Identity", "Reshape")
 

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from testbed.instrument.cut.flow import FROM_SHAPE, CannotCut, Flow, Shape, is_number
+from testbed.instrument.cut.flow import CannotCut, Flow, Shape, is_number
+from testbed.instrument.slicing import FROM_SHAPE
 
 FLAT = "opaque_shape"
 FLAT_SHAPE: NDArray[np.int64] = np.array([0, -1], np.int64)

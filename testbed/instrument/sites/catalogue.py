@@ -18,8 +18,8 @@ from testbed.core.site import Site
 from testbed.instrument.quantised import not_storable, stored_weights
 from testbed.instrument.shapes import FORMATS, PerImage, per_image
 from testbed.instrument.sites.named import is_own, named_sites
-from testbed.instrument.sites.pattern_graph import FROM_SHAPE
 from testbed.instrument.sites.recognise import Names, recognise
+from testbed.instrument.slicing import FROM_SHAPE
 
 ALL = "all"
 

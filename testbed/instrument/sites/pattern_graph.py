@@ -13,11 +13,12 @@ from typing import Any
 
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
+from testbed.instrument.slicing import FROM_SHAPE
+
 # Give a tensor another shape, order or format.
 LAYOUT = frozenset(("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Cast", "Dropout"))
 SELECT = frozenset(("Split", "Slice", "Gather", "SplitToSequence", "SequenceAt"))
 SCALE = frozenset(("Mul", "Div"))
-FROM_SHAPE = ("Shape", "Size")
 _WEIGHT_PATH = LAYOUT | {"Expand", "Slice", "Tile"}
 
 

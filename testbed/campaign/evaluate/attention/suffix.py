@@ -14,6 +14,7 @@ from testbed.campaign.evaluate.attention.golden import AttentionTarget, ImageGol
 from testbed.campaign.evaluate.attention.graphs import suffix
 from testbed.campaign.evaluate.attention.rows import FaultyElements
 from testbed.core.arrays import Float32s
+from testbed.engines.batches import pad_rows
 from testbed.engines.runner import Runner
 from testbed.semantics import as_words
 
@@ -32,8 +33,7 @@ class SuffixPath:
         parts = []
         for start in range(0, len(faulty), batch):
             part = faulty.take(np.arange(start, min(start + batch, len(faulty))))
-            idle = batch - len(part)
-            images = [*part.image.tolist(), *([int(part.image[0])] * idle)]
+            images = pad_rows(part.image, batch, int(part.image[0])).tolist()
             feeds = {name: self._golden(name, images, goldens) for name in inputs}
             flat = as_words(feeds[self.target.sites.site[faulty.kind].tensor].reshape(batch, -1))
             flat[np.arange(len(part)), part.index] = part.words
