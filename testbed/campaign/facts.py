@@ -13,7 +13,8 @@ from pydantic import AfterValidator, ConfigDict, Field, JsonValue, ValidationErr
 from testbed.campaign.proofs import WHOLE, EvaluatedBy, Proof
 from testbed.core.errors import StaleArtefact
 from testbed.core.folder.forms import Form, first_wrong
-from testbed.core.folder.runfolder import MANIFEST, RunFolder
+from testbed.core.folder.manifest import MANIFEST
+from testbed.core.folder.runfolder import RunFolder
 from testbed.core.site import Where
 
 _Count = Annotated[int, Field(ge=0, le=10**15)]

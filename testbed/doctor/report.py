@@ -8,7 +8,6 @@ import platform
 import sys
 from dataclasses import dataclass
 from importlib import metadata
-from typing import Any
 
 from testbed.core.errors import first_line
 from testbed.core.folder.provenance import processor
@@ -31,9 +30,32 @@ OPTIONAL = (
 
 
 @dataclass(frozen=True)
+class PythonFinding:
+    """The Python that runs the testbed."""
+
+    version: str
+    executable: str
+
+
+@dataclass(frozen=True)
+class HostFinding:
+    """This machine. memory_gib: None where psutil is missing; gpu_reason: why ``gpus`` is empty."""
+
+    platform: str
+    machine: str
+    cpu: str
+    usable_cores: int | None
+    memory_gib: float | None
+    gpus: list[str]
+    gpu_reason: str | None
+
+
+@dataclass(frozen=True)
 class Diagnosis:
-    python: dict[str, str]
-    host: dict[str, Any]
+    """What `testbed doctor` says."""
+
+    python: PythonFinding
+    host: HostFinding
     engines: list[Finding]
     kernels: list[Finding]
     libraries: list[Finding]
@@ -53,7 +75,7 @@ def diagnose() -> Diagnosis:
         ```
     """
     return Diagnosis(
-        python={"version": platform.python_version(), "executable": sys.executable},
+        python=PythonFinding(platform.python_version(), sys.executable),
         host=_host(),
         engines=engine_findings(),
         kernels=kernel_findings(f"pip install {ORT_PACKAGE}"),
@@ -93,17 +115,17 @@ def _torchvision(name: str) -> Finding:
     return Finding(name, True, version, "required")
 
 
-def _host() -> dict[str, Any]:
+def _host() -> HostFinding:
     devices, reason = cuda_devices()
-    return {
-        "platform": platform.platform(),
-        "machine": platform.machine(),
-        "cpu": processor(),
-        "usable_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "memory_gib": _memory_gib(),
-        "gpus": devices,
-        "gpu_reason": reason or None,
-    }
+    return HostFinding(
+        platform=platform.platform(),
+        machine=platform.machine(),
+        cpu=processor(),
+        usable_cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        memory_gib=_memory_gib(),
+        gpus=devices,
+        gpu_reason=reason or None,
+    )
 
 
 def _memory_gib() -> float | None:

@@ -104,7 +104,7 @@ def _say_emulated(precision: str) -> None:
     log.warning("openvino: this CPU computes %s in fp32; results are labelled emulated", precision)
 
 
-def _config(request: EngineRequest, hint: str) -> dict[str, Any]:
+def _config(request: EngineRequest, hint: str) -> dict[str, str | int]:
     return {
         "INFERENCE_PRECISION_HINT": hint,
         "EXECUTION_MODE_HINT": "ACCURACY",

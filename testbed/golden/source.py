@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from testbed.core.errors import UsageError
+from testbed.core.folder.manifest import CAMPAIGN
 from testbed.core.folder.places import with_sources
-from testbed.core.folder.runfolder import CAMPAIGN
 from testbed.data import Dataset, load
 from testbed.data.classes.order import ONLY_SOME
 from testbed.models.runs import ModelRun

@@ -11,7 +11,7 @@ from testbed.analysis.outputs.confidence import TierEdges, Tiers, tiers_from_log
 from testbed.core.errors import StaleArtefact, UsageError
 from testbed.core.folder.files import write_json
 from testbed.core.folder.forms import Form, first_wrong
-from testbed.core.folder.runfolder import MANIFEST
+from testbed.core.folder.manifest import MANIFEST
 from testbed.golden.recorded import IMAGES, Golden, is_campaign, open_golden, working_in
 from testbed.golden.reference import LOGITS
 

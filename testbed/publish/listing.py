@@ -11,7 +11,8 @@ from testbed.campaign.results.status import is_locked
 from testbed.campaign.summary.record import Summary, load_summary
 from testbed.campaign.summary.summarise import SUMMARY
 from testbed.core.errors import TestbedError, UsageError
-from testbed.core.folder.runfolder import CAMPAIGN, MANIFEST, RunFolder
+from testbed.core.folder.manifest import CAMPAIGN, MANIFEST
+from testbed.core.folder.runfolder import RunFolder
 
 _DEEPEST = 3  # folders below the one that is named: runs/pruned/eap-keep0.5
 

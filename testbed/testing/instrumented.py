@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Self
 
@@ -72,11 +72,11 @@ class InstrumentedModel:
 
     def open_plain(self, engine: str | BuildRunner, **options: Any) -> Runner:
         """Open the plain file in an engine, by name or runner class; options are those of `EngineRequest`."""
-        return _build(engine)(self._request(self.plain, options))
+        return _build(engine)(self._request(self.plain, **options))
 
     def open_twin(self, engine: str | BuildRunner, **options: Any) -> Runner:
         """Open the twin in an engine, by name or runner class; options are those of `EngineRequest`."""
-        return _build(engine)(self._request(self.twin, options))
+        return _build(engine)(self._request(self.twin, **options))
 
     def feeds(self, images: NDArray, faults: PortFeed | None = None) -> dict[str, NDArray]:
         """What a twin is fed: images, and a fault per row; without faults it computes what the plain file does."""
@@ -99,8 +99,9 @@ class InstrumentedModel:
         ports = feed_sites(self.sites, [site] * len(index))
         return PortFeed(ports, np.asarray(index, np.int64), keep, put, turn, to_words(golden))
 
-    def _request(self, onnx: bytes, options: dict[str, Any]) -> EngineRequest:
-        return EngineRequest.of_bytes(onnx, deployment_id(self.plain), **({"precision": self.precision} | options))
+    def _request(self, onnx: bytes, **options: Any) -> EngineRequest:
+        request = EngineRequest.of_bytes(onnx, deployment_id(self.plain), precision=self.precision)
+        return replace(request, **options)
 
 
 def _build(engine: str | BuildRunner) -> BuildRunner:

@@ -37,6 +37,9 @@ def test_json_has_the_promised_shape() -> None:
     assert result.exit_code == 0
     report = json.loads(result.stdout)
     assert list(report) == ["python", "host", "engines", "kernels", "libraries"]
+    assert list(report["python"]) == ["version", "executable"]
+    assert list(report["host"])[:4] == ["platform", "machine", "cpu", "usable_cores"]
+    assert list(report["host"])[4:] == ["memory_gib", "gpus", "gpu_reason"]
     assert [engine["name"] for engine in report["engines"]] == ENGINES
     assert set(ENGINES) == set(BACKENDS)  # by the names that a spec has them under
     assert [kernel["name"] for kernel in report["kernels"]] == KERNELS

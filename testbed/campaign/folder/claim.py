@@ -14,8 +14,9 @@ from testbed.campaign.results.progress import STATUS
 from testbed.campaign.results.store import ResultLog
 from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
 from testbed.core.errors import UsageError
+from testbed.core.folder.manifest import CAMPAIGN
 from testbed.core.folder.places import SOURCES, placeless, portable, with_sources
-from testbed.core.folder.runfolder import CAMPAIGN, LOCK, RunFolder, current_argv
+from testbed.core.folder.runfolder import LOCK, RunFolder, current_argv
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,8 @@ from testbed.campaign.prepare.subject import Subject
 from testbed.campaign.prepare.torch_model import TorchSubject
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.core.errors import UsageError
-from testbed.core.folder.runfolder import MANIFEST, RunFolder
+from testbed.core.folder.manifest import MANIFEST
+from testbed.core.folder.runfolder import RunFolder
 from testbed.core.process.resources import require_threads
 from testbed.data.registry import data_root, find, missing
 from testbed.models.runs import open_model_run

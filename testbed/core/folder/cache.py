@@ -17,9 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field, JsonValue, ValidationError
+
 from testbed.core.errors import TestbedError, UsageError
 from testbed.core.folder.files import atomic_path, sha256_file, unfinished, write_json
-from testbed.core.folder.parsing import json_value
+from testbed.core.folder.forms import Form
+from testbed.core.folder.parsing import json_copy, json_value
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +54,13 @@ def limit_bytes() -> int:
     return int(limit * 2**30)
 
 
+class CacheRecord(Form):
+    """What lies beside a cached file. facts: what its maker wants to know of it again."""
+
+    sha256: str
+    facts: dict[str, JsonValue] = Field(default_factory=dict)
+
+
 @dataclass(frozen=True)
 class Cached:
     """One file of the cache: of a kind, named by the hash of what it is made from (``key``), with the name's ending."""
@@ -67,17 +77,17 @@ class Cached:
     def _record(self) -> Path:
         return self.path.with_suffix(".json")
 
-    def facts(self) -> dict[str, Any] | None:
+    def facts(self) -> dict[str, JsonValue] | None:
         """What was kept with it; None where it is not there. Its content is not checked."""
         recorded = self._recorded()
-        return None if recorded is None or not self.path.is_file() else dict(recorded.get("facts", {}))
+        return None if recorded is None or not self.path.is_file() else recorded.facts
 
     def digest(self) -> str | None:
         """Its SHA-256 as recorded; None where it is not there."""
         recorded = self._recorded()
-        return None if recorded is None or not self.path.is_file() else str(recorded["sha256"])
+        return None if recorded is None or not self.path.is_file() else recorded.sha256
 
-    def taken(self, wanted: Path) -> dict[str, Any] | None:
+    def taken(self, wanted: Path) -> dict[str, JsonValue] | None:
         """Writes it to ``wanted`` and returns what was kept with it; None where there is none, or a damaged one.
 
         Raises TestbedError where ``wanted`` cannot be written.
@@ -88,13 +98,13 @@ class Cached:
         try:
             with atomic_path(wanted) as temporary:
                 _link_or_copy(self.path, temporary)
-                if sha256_file(temporary) != recorded["sha256"]:
+                if sha256_file(temporary) != recorded.sha256:
                     raise _Unusable
         except _Unusable:
             return None
         with suppress(OSError):
             os.utime(self.path)  # used last: the last to go
-        return dict(recorded.get("facts", {}))
+        return recorded.facts
 
     def keep(self, made: Path, facts: Mapping[str, Any] | None = None) -> None:
         """Into the cache, if that can be written and is large enough; nobody needs it."""
@@ -104,22 +114,22 @@ class Cached:
                 return
             with atomic_path(self.path) as temporary:
                 _link_or_copy(made, temporary)
-            write_json(self._record, {"sha256": sha256_file(self.path), "facts": dict(facts or {})})
+            record = CacheRecord(sha256=sha256_file(self.path), facts=json_copy(dict(facts or {})))
+            write_json(self._record, record.to_json())
             make_room()
         except (TestbedError, OSError, _Unusable) as error:
             log.info("cache: %s not kept (%s)", made.name, error)
 
-    def _recorded(self) -> dict[str, Any] | None:
+    def _recorded(self) -> CacheRecord | None:
         try:
-            recorded = json_value(self._record.read_bytes())
+            return CacheRecord.model_validate(json_value(self._record.read_bytes()))
+        except ValidationError:
+            return None
         except (OSError, ValueError):
             try:
-                return {"sha256": self.path.with_suffix(_OLD_RECORD).read_text().strip()}
+                return CacheRecord(sha256=self.path.with_suffix(_OLD_RECORD).read_text().strip())
             except (OSError, ValueError):
                 return None
-        if not isinstance(recorded, dict) or not isinstance(recorded.get("facts", {}), dict):
-            return None
-        return recorded if isinstance(recorded.get("sha256"), str) else None
 
 
 class _Unusable(Exception):
@@ -151,6 +161,23 @@ class Usage:
     kind: str
     files: int
     bytes: int
+
+
+@dataclass(frozen=True)
+class CacheUsage:
+    """What the cache folder holds, by kind."""
+
+    folder: Path
+    limit_bytes: int
+    kinds: list[Usage]
+
+
+@dataclass(frozen=True)
+class CacheCleared:
+    """What was removed from the cache folder, by kind."""
+
+    folder: Path
+    removed: list[Usage]
 
 
 def usage() -> list[Usage]:

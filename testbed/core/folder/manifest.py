@@ -22,6 +22,9 @@ from testbed.core.folder.forms import Form, first_wrong
 from testbed.core.folder.parsing import json_value
 from testbed.core.schema import READABLE_VERSIONS
 
+MANIFEST = "manifest.json"
+CAMPAIGN = "campaign"  # the kind whose stages are made again with --redo
+TRAINED = "train"  # the one stage of other kinds that is, too
 FORMAT = 2  # 1, which was not written down: without checksums
 _CHECKSUMS = "checksums"
 _OTHER = "its checksum is of another content"
@@ -41,19 +44,26 @@ def _inside(file: str) -> str:
 Relative = Annotated[str, AfterValidator(_inside)]
 
 
-class _Head(Form):
+class ManifestForm(Form):
+    """What a manifest says, without its checksums. identity: hash of ``spec``; stages: by name, each a `StageRecord`."""
+
     kind: Annotated[str, Field(min_length=1)]
     name: str
     identity: Sha256
+    schema_version: int
     argv: list[str]
     created: str
     git_revision: str | None
     host: dict[str, str | int | None]
     versions: dict[str, str]
+    spec: JsonValue = None
     stages: dict[str, JsonValue]
 
 
-class _Record(Form):
+class StageRecord(Form):
+    """What a manifest says of one stage. outputs: file -> SHA-256; facts: what the stage reported; command: the one that a
+    person gives to have it made, where it has one of its own."""
+
     inputs: dict[str, JsonValue]
     outputs: dict[Relative, Sha256]
     facts: dict[str, JsonValue]
@@ -90,7 +100,7 @@ def read_manifest(content: bytes, path: Path) -> tuple[dict[str, Any], dict[str,
         readable = " or ".join(map(str, READABLE_VERSIONS))
         raise StaleArtefact(f"{path} is not a manifest of schema version {readable}; use another folder")
     sums = _checksums(manifest)
-    wrong = _misformed(_Head, manifest)
+    wrong = _misformed(ManifestForm, manifest)
     if wrong is None and manifest["identity"] != sha256_json(manifest.get("spec")):
         raise StaleArtefact(f"the spec in {path} was edited; start again in another folder")
     if wrong := wrong or _head_edited(manifest, sums):
@@ -126,7 +136,7 @@ def _damaged_stages(stages: Mapping[str, Any], sums: Mapping[str, Any] | None) -
     for name in (*known, *(name for name in stages if name not in known)):
         if name not in stages:
             damaged[name] = Damage("it is missing", None)
-        elif wrong := _misformed(_Record, stages[name]):
+        elif wrong := _misformed(StageRecord, stages[name]):
             damaged[name] = Damage(wrong, _command(stages[name]))
         elif sums is not None and known.get(name) != _of_stage(name, stages[name]):
             wrong = _OTHER if name in known else "its checksum is missing"

@@ -70,6 +70,11 @@ def read_json(path: Path, what: str, fix: str) -> Any:
         raise StaleArtefact(f"{path} is not {what} ({error}); {fix}") from error
 
 
+def json_copy(value: Any) -> Any:
+    """The value as its JSON file will give it back: tuples are lists. Raises TypeError for what JSON cannot hold."""
+    return json.loads(json.dumps(value))
+
+
 def text_of(path: Path) -> str:
     """A text file that people write. Raises ValueError where it is not UTF-8 or longer than `LARGEST_TEXT`; OSError."""
     with path.open("rb") as file:

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+
+from testbed.core.folder.forms import Form
 
 RECORD_HOST = "TESTBED_RECORD_HOST"  # environment variable: 1 records the names of the machine and the user too
 _REPORTED = (
@@ -27,21 +28,45 @@ _REPORTED = (
 )
 
 
-def provenance(argv: Sequence[str]) -> dict[str, Any]:
-    return {
-        "argv": list(argv),
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "git_revision": git_revision(),
-        "host": {
-            "machine": platform.machine(),
-            "system": platform.platform(),
-            "processor": processor(),
-            "cores": os.cpu_count(),
-            "python": platform.python_version(),
-            **who(),
-        },
-        "versions": {name: v for name in _REPORTED if (v := installed_version(name))},
-    }
+class HostInfo(Form):
+    """The machine that a run was begun on. name, user: only where they are asked for."""
+
+    machine: str
+    system: str
+    processor: str
+    cores: int | None
+    python: str
+    name: str | None = None
+    user: str | None = None
+
+
+class Provenance(Form):
+    """Where a run is from. created: UTC, ISO 8601; versions: of the libraries that are installed."""
+
+    argv: list[str]
+    created: str
+    git_revision: str | None
+    host: HostInfo
+    versions: dict[str, str]
+
+
+def provenance(argv: Sequence[str]) -> Provenance:
+    """The provenance of a run that is begun now."""
+    host = HostInfo(
+        machine=platform.machine(),
+        system=platform.platform(),
+        processor=processor(),
+        cores=os.cpu_count(),
+        python=platform.python_version(),
+        **who(),
+    )
+    return Provenance(
+        argv=list(argv),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        git_revision=git_revision(),
+        host=host,
+        versions={name: v for name in _REPORTED if (v := installed_version(name))},
+    )
 
 
 def installed_version(distribution: str) -> str | None:

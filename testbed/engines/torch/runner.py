@@ -118,7 +118,7 @@ class TorchRunner(BaseRunner):
         hashes = (request.file_sha256, request.deployment_id)
         return EngineInfo(self.backend, request.precision, *hashes, options, versions)
 
-    def _device_options(self) -> dict[str, Any]:
+    def _device_options(self) -> dict[str, str | bool]:
         return {"cpu_capability": torch.backends.cpu.get_cpu_capability()}
 
     def _device_versions(self) -> dict[str, str]:
@@ -164,7 +164,7 @@ class TorchCudaRunner(TorchRunner):
         names = ("h2d_ms", "compute_ms", "d2h_ms")
         return {name: a.elapsed_time(b) for name, a, b in zip(names, marks, marks[1:], strict=False)}
 
-    def _device_options(self) -> dict[str, Any]:
+    def _device_options(self) -> dict[str, str | bool]:
         return {"gpu": torch.cuda.get_device_name(), "tf32": False, "deterministic_algorithms": True}
 
     def _device_versions(self) -> dict[str, str]:

@@ -13,7 +13,8 @@ import pytest
 
 from testbed.core.errors import StaleArtefact, UsageError
 from testbed.core.folder.files import write_text
-from testbed.core.folder.runfolder import MANIFEST, RunFolder
+from testbed.core.folder.manifest import MANIFEST
+from testbed.core.folder.runfolder import RunFolder
 
 ORDER = ["first", "second", "third"]
 Edit = Callable[[dict[str, Any]], Any]

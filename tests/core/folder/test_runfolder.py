@@ -18,7 +18,8 @@ import pytest
 
 from testbed.core.errors import StaleArtefact, TestbedError, UsageError
 from testbed.core.folder.files import write_text
-from testbed.core.folder.runfolder import MANIFEST, RunFolder
+from testbed.core.folder.manifest import MANIFEST
+from testbed.core.folder.runfolder import RunFolder
 
 ORDER = ["first", "second", "third"]
 
@@ -304,7 +305,7 @@ def test_how_a_stage_is_made_again_names_the_command_that_has_the_option(
 ) -> None:
     folder = RunFolder.claimed(tmp_path / "run", kind, "demo", 1, ["testbed"])
     with folder.locked():
-        folder.stage(stage, 1, ["file.txt"], lambda: write_text(folder / "file.txt", "whole"))
+        folder.stage(stage, {"of": 1}, ["file.txt"], lambda: write_text(folder / "file.txt", "whole"))
     (folder / "file.txt").write_text("half")
     with pytest.raises(StaleArtefact, match=re.escape(told.format(path=folder.path))):
         folder.verify(stage)

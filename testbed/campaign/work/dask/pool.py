@@ -25,8 +25,9 @@ from testbed.campaign.work.dask.worker import Answer, Job, work
 from testbed.campaign.work.row_check import difference
 from testbed.campaign.work.slot import Left
 from testbed.core.folder.files import sha256_file
+from testbed.core.folder.manifest import MANIFEST
 from testbed.core.folder.provenance import installed_version
-from testbed.core.folder.runfolder import MANIFEST, RunFolder
+from testbed.core.folder.runfolder import RunFolder
 
 log = logging.getLogger(__name__)
 

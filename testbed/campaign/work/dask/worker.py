@@ -11,8 +11,8 @@ from testbed.campaign.plan.unit import Unit
 from testbed.campaign.work.contract import Limits, Opener
 from testbed.campaign.work.slot import CannotOpen, Left, OtherGolden, SlotTally, WorkerSlot, machine_name
 from testbed.core.folder.files import sha256_file
+from testbed.core.folder.manifest import MANIFEST
 from testbed.core.folder.provenance import installed_version
-from testbed.core.folder.runfolder import MANIFEST
 from testbed.core.process.isolate import Stopped
 
 _IDLE_S = 120.0  # a child whose campaign has vanished goes too

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -37,12 +37,11 @@ def cache(context: click.Context, as_json: bool) -> None:
     """
     if context.invoked_subcommand is not None:
         return
-    from testbed.core.folder.cache import cache_folder, limit_bytes, usage
+    from testbed.core.folder.cache import CacheUsage, cache_folder, limit_bytes, usage
     from testbed.core.process.resources import format_bytes
 
-    usages, limit = usage(), limit_bytes()
-    lines = [f"{cache_folder()}, at most {format_bytes(limit)}", *_lines(usages)]
-    emit({"folder": cache_folder(), "limit_bytes": limit, "kinds": usages}, as_json, lambda: lines)
+    held = CacheUsage(cache_folder(), limit_bytes(), usage())
+    emit(held, as_json, lambda: [f"{held.folder}, at most {format_bytes(held.limit_bytes)}", *_lines(held.kinds)])
 
 
 @cache.command(epilog=example("testbed cache clear", "testbed cache clear --only goldens"))
@@ -52,9 +51,8 @@ def clear(only: str | None, as_json: bool) -> None:
     """Remove what is kept; data sets that lie in the cache folder stay."""
     from testbed.core.folder import cache as kept
 
-    gone = kept.clear(kept.KINDS if only is None else (only,))
-    report: dict[str, Any] = {"folder": kept.cache_folder(), "removed": gone}
-    emit(report, as_json, lambda: [f"removed from {kept.cache_folder()}", *_lines(gone)])
+    gone = kept.CacheCleared(kept.cache_folder(), kept.clear(kept.KINDS if only is None else (only,)))
+    emit(gone, as_json, lambda: [f"removed from {gone.folder}", *_lines(gone.removed)])
 
 
 def _lines(usages: Sequence[Usage]) -> list[str]:

@@ -33,10 +33,10 @@ def _report(diagnosis: Diagnosis) -> RenderableType:
     from testbed.cli.tables.prose import stacked
 
     host = diagnosis.host
-    gpus = ", ".join(host["gpus"]) or f"none: {host['gpu_reason']}"
+    gpus = ", ".join(host.gpus) or f"none: {host.gpu_reason}"
     lines: list[RenderableType] = [
-        f"Python {diagnosis.python['version']}, {diagnosis.python['executable']}",
-        f"{host['platform']}; {host['cpu']}, {host['usable_cores']} cores, {host['memory_gib']} GiB",
+        f"Python {diagnosis.python.version}, {diagnosis.python.executable}",
+        f"{host.platform}; {host.cpu}, {host.usable_cores} cores, {host.memory_gib} GiB",
         f"GPU: {gpus}",
     ]
     for title in ("engines", "kernels", "libraries"):
