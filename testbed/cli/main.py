@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Write a model's weights for other tools.",
     ),
     "train": ("testbed.cli.commands.model.train:train", "Train a Vision Transformer."),
+    "study": ("testbed.cli.commands.model.study:study", "Train the variants of a design choice, and compare them."),
     "golden": ("testbed.cli.commands.golden.record:golden", "Record and verify golden outputs."),
     "tiers": ("testbed.cli.commands.golden.tiers:tiers", "Sort images into confidence tiers."),
     "subset": ("testbed.cli.commands.golden.subset:subset", "Choose images by tier."),

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from testbed.analysis.outputs.choice import choose
+from testbed.analysis.outputs.choice import TRAIN_IMAGES, VALIDATION_IMAGES, choose
 from testbed.core.errors import UsageError
 from testbed.data.collection import Examples
 from testbed.data.preprocess.steps import PerChannel, Preprocess
@@ -128,6 +128,25 @@ class Dataset:
     def std(self) -> PerChannel:
         """One number per channel."""
         return self._per_channel(self.preprocess.std)
+
+    def with_train_images(self, wanted: int) -> Dataset:
+        """Chooses ``wanted`` training images, and validation images in the same proportion: a seeded random choice with
+        the classes in proportion, each present. The test images stay.
+
+        Raises UsageError for more than there are, and for fewer than one of each class.
+        """
+        have = len(self.train)
+        if wanted > have:
+            raise UsageError(f"{wanted:,} training images are asked for, data set {self.name!r} has {have:,}")
+        least = len(np.unique(self.train.labels))
+        if wanted < least:
+            raise UsageError(f"{wanted} training images are too few for {least} classes; ask for {least} or more")
+        validation = min(len(self.validation), max(least, round(len(self.validation) * wanted / have)))
+        return replace(
+            self,
+            train=self.train.chosen(wanted, self.seed, TRAIN_IMAGES),
+            validation=self.validation.chosen(validation, self.seed, VALIDATION_IMAGES),
+        )
 
     def describe(self) -> dict[str, Any]:
         """JSON-ready; all that decides the model input but the images themselves (``Split.sha256``)."""

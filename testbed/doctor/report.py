@@ -25,7 +25,7 @@ REQUIRED = (
 )
 OPTIONAL = (
     *(backend.package for backend in BACKENDS.values() if backend.library not in REQUIRED),
-    *("pycuda", "cuda-bindings", "dask", "distributed"),
+    *("pycuda", "cuda-bindings", "dask", "distributed", "tensorboard", "wandb"),
 )
 
 

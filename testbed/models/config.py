@@ -43,7 +43,7 @@ _MOST = {
     "heads": 1024,
     "mlp": 1 << 18,
 }
-_MOST_BLOCKS = 512
+MOST_BLOCKS = 512
 
 
 @dataclass(frozen=True)
@@ -91,9 +91,9 @@ class ViTConfig:
             values = getattr(self, name)
             if not isinstance(values, list | tuple) or any(not _whole(v) or v < 0 for v in values):
                 raise UsageError(f"model: {name} must list one number per block, 0 or more, not {values!r}")
-            if len(values) > _MOST_BLOCKS or max(values, default=0) > _MOST[name]:
+            if len(values) > MOST_BLOCKS or max(values, default=0) > _MOST[name]:
                 raise UsageError(
-                    f"model: {name} must be at most {_MOST[name]:,} in each of at most {_MOST_BLOCKS} blocks: no ViT has more"
+                    f"model: {name} must be at most {_MOST[name]:,} in each of at most {MOST_BLOCKS} blocks: no ViT has more"
                 )
             object.__setattr__(self, name, tuple(int(v) for v in values))
         for name in _COUNTS:

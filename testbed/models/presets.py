@@ -6,7 +6,7 @@ from typing import Any
 
 from testbed.core.errors import UsageError
 from testbed.core.words.nearest import unknown
-from testbed.models.config import ViTConfig, uniform
+from testbed.models.config import MOST_BLOCKS, ViTConfig, uniform
 
 _CIFAR10: dict[str, Any] = {
     "image": 32,
@@ -58,14 +58,23 @@ PRESETS: dict[str, ViTConfig] = {
 }
 
 
+DEPTH = "depth"
+"""The one setting of a preset that is no field of ``ViTConfig``: so many blocks, all like the preset's first."""
+
+
 def preset(name: str, **overrides: Any) -> ViTConfig:
     """The named architecture, with fields of ``ViTConfig`` replaced by ``overrides``; a single number for ``heads`` or
-    ``mlp`` is every block's.
+    ``mlp`` is every block's, and ``depth`` is how many blocks there are.
 
     Raises UsageError for an unknown preset (naming the known ones) or field, and for values that do not fit together.
     """
     if name not in PRESETS:
         raise UsageError(unknown("model preset", name, PRESETS))
     base = PRESETS[name]
-    blocks = {key: (overrides[key],) * base.depth for key in ("heads", "mlp") if isinstance(overrides.get(key), int)}
+    depth = overrides.pop(DEPTH, base.depth)
+    if isinstance(depth, bool) or not isinstance(depth, int) or not 0 <= depth <= MOST_BLOCKS:
+        raise UsageError(f"model: depth must be a whole number of blocks, 0 to {MOST_BLOCKS}, not {depth!r}")
+    alike = {"heads": base.heads[0], "mlp": base.mlp[0]} if depth != base.depth else {}
+    each = {key: overrides.get(key, alike.get(key)) for key in ("heads", "mlp")}
+    blocks = {key: (value,) * depth for key, value in each.items() if isinstance(value, int)}
     return ViTConfig.from_dict(base.to_dict() | overrides | blocks)

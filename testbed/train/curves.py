@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from testbed.core.errors import StaleArtefact
 from testbed.core.folder.files import atomic_path, write_text
 from testbed.core.words.text import drawn
 from testbed.train.record import EpochRecord
@@ -24,6 +25,16 @@ def write_csv(path: Path, curves: Sequence[EpochRecord]) -> None:
     table.writeheader()
     table.writerows(record.to_dict() for record in curves)
     write_text(path, text.getvalue())
+
+
+def read_csv(path: Path) -> list[EpochRecord]:
+    """What `write_csv` wrote. Raises StaleArtefact for another file."""
+    try:
+        with open(path, newline="") as file:
+            rows = [{name: float(text) for name, text in row.items()} for row in csv.DictReader(file, strict=True)]
+            return [EpochRecord(epoch=int(row.pop("epoch")), **row) for row in rows]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, csv.Error) as error:
+        raise StaleArtefact(f"{path} is no table of a training's curves; delete it to have it written again") from error
 
 
 def write_png(path: Path, curves: Sequence[EpochRecord], best_epoch: int, title: str) -> None:

@@ -20,6 +20,7 @@ from testbed.models.vit import ViT
 from testbed.models.weights import save_model
 from testbed.train.curves import write_csv, write_png
 from testbed.train.evaluation import evaluate
+from testbed.train.loggers import check_loggers, log_finished, logging_to
 from testbed.train.loop import Trained, check_fit, compute_device, train
 from testbed.train.recipes import Recipe
 from testbed.train.record import Callback
@@ -45,17 +46,39 @@ class TrainingPlan:
 
     @classmethod
     def of(
-        cls, name: str, source: DataSource, recipe: Recipe, *, seed: int = 0, overrides: dict[str, Any] | None = None
+        cls,
+        name: str,
+        source: DataSource,
+        recipe: Recipe,
+        *,
+        seed: int = 0,
+        overrides: dict[str, Any] | None = None,
+        train_images: int | None = None,
     ) -> TrainingPlan:
         """The preset with ``overrides``; its input channels and classes follow the data set unless they are overridden.
+        ``train_images``: only so many (`Dataset.with_train_images`).
 
         Raises UsageError for unknown names and for what does not fit together, TestbedError for bad data.
         """
-        changes = overrides or {}
-        base = preset(name, **changes)
-        dataset = load(source.name, image=base.image, **source.options)
+        dataset = load(source.name, image=preset(name, **(overrides or {})).image, **source.options)
+        if train_images is not None:
+            dataset = dataset.with_train_images(train_images)
+        return cls.on(dataset, name, source, recipe, seed=seed, overrides=overrides)
+
+    @classmethod
+    def on(
+        cls,
+        dataset: Dataset,
+        name: str,
+        source: DataSource,
+        recipe: Recipe,
+        *,
+        seed: int,
+        overrides: dict[str, Any] | None = None,
+    ) -> TrainingPlan:
+        """The same on a data set that is loaded already, from ``source``."""
         followed = {"channels": dataset.channels, "classes": len(dataset.classes)}
-        config = preset(name, **(followed | changes))
+        config = preset(name, **(followed | (overrides or {})))
         check_fit(config, dataset, recipe)
         return cls(name, config, source, dataset, recipe, seed)
 
@@ -70,10 +93,26 @@ class TrainingPlan:
             "images": images if self.recipe.epochs else None,
         }
 
+    @property
+    def title(self) -> str:
+        """What people read above its curves."""
+        return f"{self.name} on {self.dataset.name}, recipe {self.recipe.name}, seed {self.seed}"
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers are trained."""
+        with torch.device("meta"):  # counts without memory for the weights
+            return sum(parameter.numel() for parameter in ViT(self.config).parameters())
+
+    def settings(self) -> dict[str, Any]:
+        """What a logger keeps beside the figures: flat, JSON-ready."""
+        chosen = {"preset": self.name, "dataset": self.dataset.name, "seed": self.seed}
+        return chosen | self.config.to_dict() | {f"recipe.{key}": value for key, value in self.recipe.to_dict().items()}
+
     def describe(self) -> dict[str, Any]:
         return {
             "preset": self.name,
-            "parameters": _parameters(self.config),
+            "parameters": self.parameters,
             "model": self.config.to_dict(),
             "dataset": self.dataset.describe(),
             "recipe": self.recipe.to_dict(),
@@ -88,31 +127,35 @@ def train_run(
     threads: int = 1,
     device: str = "cpu",
     callbacks: Sequence[Callback] = (),
+    loggers: Sequence[str] = (),
     progress: bool = True,
     redo: bool = False,
 ) -> dict[str, Any]:
     """Trains into the folder ``path`` and returns the facts kept in its manifest (accuracies in [0, 1]).
 
     An interrupted training goes on from the folder's checkpoint; a finished one is not repeated unless ``redo``.
+    ``loggers``: of `LOGGERS`, what is given each epoch's figures beside the table of curves.
     Raises UsageError when the folder holds something else, StaleArtefact when its files were changed, and as ``train``.
     """
     target = compute_device(device)
+    check_loggers(loggers)
     folder = claim_model_run(path, plan.name, plan.made_from(), plan.source)
     checkpoint = folder / CHECKPOINT
     files = [MODEL, CURVES, CURVES_PICTURE] if plan.recipe.epochs else [MODEL]
 
     def build() -> dict[str, Any]:
-        trained = train(
-            plan.config,
-            plan.dataset,
-            plan.recipe,
-            seed=plan.seed,
-            threads=threads,
-            device=target,
-            checkpoint=checkpoint if plan.recipe.epochs else None,
-            callbacks=callbacks,
-            progress=progress,
-        )
+        with logging_to(folder / CURVES, loggers, plan.title, plan.settings()) as log_epoch:
+            trained = train(
+                plan.config,
+                plan.dataset,
+                plan.recipe,
+                seed=plan.seed,
+                threads=threads,
+                device=target,
+                checkpoint=checkpoint if plan.recipe.epochs else None,
+                callbacks=[log_epoch, *callbacks],
+                progress=progress,
+            )
         with process_state_kept(target, threads):
             return {"device": str(target), "threads": threads} | _written(plan, folder, trained, target)
 
@@ -123,6 +166,8 @@ def train_run(
         folder.save()
         facts = folder.stage(STAGE, plan.made_from(), files, build)
         checkpoint.unlink(missing_ok=True)  # three times the model's size, and no longer needed
+        if plan.recipe.epochs:
+            log_finished(folder / CURVES, loggers, plan.title, plan.settings())
     return facts
 
 
@@ -130,12 +175,11 @@ def _written(plan: TrainingPlan, folder: RunFolder, trained: Trained, device: to
     """Writes the model and its curves; the chosen model sees the test images here, once."""
     save_model(folder / MODEL, trained.model)
     curves, best = trained.curves, trained.best_epoch
-    facts: dict[str, Any] = {"parameters": _parameters(plan.config), "epochs": len(curves), "best_epoch": best}
+    facts: dict[str, Any] = {"parameters": plan.parameters, "epochs": len(curves), "best_epoch": best}
     if not curves:
         return facts
     write_csv(folder / CURVES, curves)
-    title = f"{plan.name} on {plan.dataset.name}, recipe {plan.recipe.name}, seed {plan.seed}"
-    write_png(folder / CURVES_PICTURE, curves, best, title)
+    write_png(folder / CURVES_PICTURE, curves, best, plan.title)
     test = evaluate(trained.model.to(device), plan.dataset.test)
     if warning := share_warning(test.accuracy, len(plan.dataset.test), len(plan.dataset.classes)):
         log.warning("trained: test %s", warning)
@@ -144,8 +188,3 @@ def _written(plan: TrainingPlan, folder: RunFolder, trained: Trained, device: to
         "test_accuracy": test.accuracy,
         "seconds": round(sum(record.seconds for record in curves), 3),
     }
-
-
-def _parameters(config: ViTConfig) -> int:
-    with torch.device("meta"):  # counts without memory for the weights
-        return sum(parameter.numel() for parameter in ViT(config).parameters())

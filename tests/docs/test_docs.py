@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import json
 import re
@@ -18,8 +19,9 @@ from pydantic import BaseModel
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.campaign.summary.keys import SUMMARY_KEYS
 from testbed.cli.main import COMMANDS, cli
-from testbed.core.folder.run_files import ANY_FOLDER, CAMPAIGN_FOLDER, MODEL_FOLDER, RunFile, described
+from testbed.core.folder.run_files import ANY_FOLDER, CAMPAIGN_FOLDER, MODEL_FOLDER, STUDY_FOLDER, RunFile, described
 from testbed.core.schema import PLAN_COLUMNS, RESULT_COLUMNS
+from testbed.train.loggers import LOGGERS
 from tests.support.commands import invoke
 from tests.support.html import read_page
 
@@ -152,8 +154,10 @@ def test_every_file_of_an_adaptive_campaign_is_listed(site: Path, adaptive_run: 
 
 def test_every_file_of_a_model_s_folder_is_listed(site: Path, tmp_path: Path) -> None:
     run = tmp_path / "vit"
+    loggers = [name for name in LOGGERS if importlib.util.find_spec(name)]
+    logged = [word for name in loggers for word in ("--log", name)]
     for command in (
-        ("train", "digits", "--dataset", "digits", "--epochs", "4", "--run", run, "--fuzziness-every", "1"),
+        ("train", "digits", "--dataset", "digits", "--epochs", "4", "--run", run, "--fuzziness-every", "1", *logged),
         ("golden", run),
         ("tiers", run),
         ("subset", run, "--range", "0:4"),
@@ -164,7 +168,19 @@ def test_every_file_of_a_model_s_folder_is_listed(site: Path, tmp_path: Path) ->
         result = invoke(*command)
         assert result.exit_code == 0, result.output
     found = _check_files(site, run, MODEL_FOLDER)
-    assert {file.name for file in MODEL_FOLDER} - found == {"training.checkpoint"}  # gone when the training is finished
+    absent = {file.name for file in MODEL_FOLDER} - found
+    absent -= {name for name in absent if name.partition("/")[0] in {*LOGGERS} - {*loggers}}  # not installed here
+    assert absent == {"training.checkpoint"}  # gone when the training is finished
+
+
+def test_every_file_of_a_study_s_folder_is_listed(site: Path, tmp_path: Path) -> None:
+    sizes = ["image=8", "patch=4", "width=8", "heads=1", "head_width=8", "depth=1", "mlp=8"]
+    small = [word for size in sizes for word in ("--set", size)]
+    limits = ["--epochs", "1", "--seeds", "1", "--train-images", "20", "--test-images", "20"]
+    done = invoke("study", "attention", "--dataset", "digits", *small, *limits, "--to", tmp_path / "study")
+    assert done.exit_code == 0, done.output
+    found = _check_files(site, tmp_path / "study", STUDY_FOLDER)
+    assert {file.name for file in STUDY_FOLDER} == found
 
 
 def _check_files(site: Path, run: Path, folder: tuple[RunFile, ...]) -> set[str]:

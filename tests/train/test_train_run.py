@@ -235,3 +235,30 @@ def test_on_a_gpu_it_learns_with_amp_and_resumes(tmp_path, digits, tiny, quick):
     again = train(tiny, digits, chosen, seed=0, device="cuda", checkpoint=tmp_path / "training.checkpoint")
     assert all(torch.equal(a, b) for a, b in zip(again.model.parameters(), trained.model.parameters(), strict=True))
     assert again.curves == trained.curves
+
+
+def test_fewer_training_images_are_a_choice_by_class(tmp_path):
+    done = answer_of(run(tmp_path / "run", "--epochs", 1, "--train-images", 100, "--json"))
+    whole = load("digits")
+    assert done["dataset"]["images"] == {"train": 100, "validation": 20, "test": 719} | {
+        "validation": round(len(whole.validation) * 100 / len(whole.train))
+    }
+    part = whole.with_train_images(100)
+    assert set(part.train.ids) < set(whole.train.ids)
+    assert set(part.validation.ids) < set(whole.validation.ids)
+    assert set(np.bincount(part.train.labels)) == {10}
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (9, "9 training images are too few for 10 classes; ask for 10 or more"),
+        (5000, "5,000 training images are asked"),
+    ],
+)
+def test_too_few_or_too_many_training_images_are_one_line(tmp_path, images, message):
+    done = run(tmp_path / "run", "--train-images", images)
+    assert done.exit_code == 2
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "run").exists()

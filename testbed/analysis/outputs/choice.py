@@ -17,6 +17,7 @@ from testbed.analysis.outputs.confidence import Tiers, check_sizes
 from testbed.core.errors import UsageError
 
 TEST_IMAGES = "test images"  # purposes: choices for different ones have nothing to do with one another
+TRAIN_IMAGES, VALIDATION_IMAGES = "training images", "validation images"
 NAMED_IMAGES = "named images"
 BIT_ERROR_RATE = "bit-error rate"
 CALIBRATION = "calibration"

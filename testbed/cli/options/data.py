@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 import click
 
+from testbed.cli.options.numbers import Whole
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -29,4 +31,15 @@ def classes_option(command: Command) -> Command:
         help="The order of the model's outputs: a file of the class names, one a line (or JSON: a list, {index: name}, a"
         " config.json), or 'natural' (0, 1, 2, ..., 10) or 'text' (0, 1, 10, 2, ...); by default the data set's own,"
         " which is text order for class folders.",
+    )(command)
+
+
+def train_images_option(command: Command) -> Command:
+    """``--train-images N``, passed on as ``train_images``."""
+    return click.option(
+        "--train-images",
+        type=Whole(1),
+        metavar="N",
+        help="Train on N images only, and choose the epoch by validation images in the same proportion: a random choice"
+        " by class.",
     )(command)

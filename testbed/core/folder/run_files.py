@@ -24,7 +24,10 @@ class RunFile(NamedTuple):
         return stem
 
 
-_PLACEHOLDERS = ("TARGET", "PRECISION", "SOURCE", "LAYER", "MODULE", "NNNNN", "NNNN", "NNN", "TIME")
+_PLACEHOLDERS = (
+    *("TARGET", "PRECISION", "SOURCE", "LAYER", "MODULE", "NNNNN", "NNNN", "NNN", "TIME"),
+    *("NAME", "NUMBER", "VARIANT", "FILE"),
+)
 
 ANY_FOLDER: tuple[RunFile, ...] = (
     RunFile(
@@ -41,8 +44,17 @@ ANY_FOLDER: tuple[RunFile, ...] = (
 MODEL_FOLDER: tuple[RunFile, ...] = (
     RunFile("model.safetensors", "train, import, prune", "weights, with the architecture in the file's metadata"),
     RunFile("training.checkpoint", "train", "the state of a training that is not finished; removed at its end"),
-    RunFile("curves.csv", "train", "loss and accuracy of each epoch"),
+    RunFile("curves.csv", "train", "loss and accuracy of each epoch, kept up to date while it trains"),
     RunFile("curves.png", "train", "the same as a picture"),
+    RunFile("tensorboard/events.out.tfevents.NAME", "train --log tensorboard", "the same for TensorBoard"),
+    RunFile(
+        "wandb/offline-run-TIME/run-NAME.wandb",
+        "train --log wandb",
+        "the same for Weights & Biases, to be sent with `wandb sync`",
+    ),
+    RunFile("wandb/offline-run-TIME/files/NAME", "train --log wandb", "versions of the installed packages, for that"),
+    RunFile("wandb/offline-run-TIME/logs/NAME", "train --log wandb", "what the library of Weights & Biases logs"),
+    RunFile("wandb/NAME", "train --log wandb", "links to the logs of the latest run"),
     RunFile("golden/logits.npy", "golden", "reference golden: logits (images, classes) of the original model, float32"),
     RunFile("golden/MODULE.input.npy", "golden", "what the first attention module is fed, image by image, float32"),
     RunFile("golden/MODULE.output.npy", "golden", "what it gives, float32"),
@@ -144,9 +156,21 @@ CLASS_SPACE_FOLDER: tuple[RunFile, ...] = (
 )
 """In the folder that --to of classspace names."""
 
+STUDY_FOLDER: tuple[RunFile, ...] = (
+    RunFile("study.json", "study", "mean test accuracies with intervals, every training's scores, paired differences"),
+    RunFile("study.csv", "study", "a row for each training: accuracies, chosen epoch, seconds"),
+    RunFile("study.png", "study", "the variants' accuracies with intervals"),
+    RunFile("NAME.json", "study", "test accuracies in per cent by variant, under the published study's file name"),
+    RunFile("curves.csv", "study", "loss and accuracy of each epoch of each training"),
+    RunFile("curves.png", "study", "training and validation loss as a picture"),
+    RunFile("runs/VARIANT/seed-NUMBER/FILE", "study", "the folder of a model, for each variant and seed"),
+)
+"""In the folder of a study."""
+
 FOLDERS = {
     "Every run folder": ANY_FOLDER,
     "The folder of a model": MODEL_FOLDER,
+    "The folder of a study": STUDY_FOLDER,
     "The folder of a campaign": CAMPAIGN_FOLDER,
     "The folder of a comparison (--to DIR)": COMPARISON_FOLDER,
     "The folder of a study in class space (--to DIR)": CLASS_SPACE_FOLDER,

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
-import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from testbed.cli.common import emit, example, json_option, run_option, say
-from testbed.cli.options.data import classes_option, preprocess_option
+from testbed.cli.options.data import classes_option, preprocess_option, train_images_option
+from testbed.cli.options.loggers import log_option
 from testbed.cli.options.numbers import LARGEST_SEED, Threads, Whole
-from testbed.core.errors import UsageError
-from testbed.core.folder.parsing import toml_value
+from testbed.cli.options.settings import device_named, parsed_settings, set_option
 
 if TYPE_CHECKING:
     from testbed.sensitivity.fuzziness.log import Recorder
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
         "testbed train digits --dataset digits --run runs/digits-model",
         "testbed train cifar10 --dataset cifar10 --set augmentation=cutout --set patch=8 --run runs/cutout",
         "testbed train fashion-mnist --dataset fashion-mnist --fuzziness-every 10 --run runs/fashion",
+        "testbed train digits --dataset digits --log tensorboard --log wandb --run runs/logged",
         "for mlp in 64 128 256; do testbed train fashion-mnist --dataset fashion-mnist --set mlp=$mlp --run runs/mlp-$mlp;"
         " done",
         "testbed train vit-base-16-224 --dataset imagefolder:photos/test --epochs 0 --run runs/random",
@@ -37,10 +37,11 @@ if TYPE_CHECKING:
 @click.option("--root", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help="The data folder.")
 @preprocess_option("the data set's own")
 @classes_option
+@train_images_option
 @click.option("--recipe", "recipe_name", metavar="R", help="How to train; by default the one of the preset's study.")
 @click.option("--epochs", type=Whole(0), help="0: seeded random weights.")
 @click.option("--seed", type=Whole(0, LARGEST_SEED), default=0, show_default=True, help="Of split and training.")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a key of the recipe or the model.")
+@set_option
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, or auto: cuda where there is one.")
 @click.option("--threads", type=Threads(), default=1, show_default=True, help="CPU threads.")
 @click.option(
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     metavar="N",
     help="Record every layer's separation fuzziness every N epochs and after the last, in DIR/fuzziness.",
 )
+@log_option
 @run_option()
 @click.option("--redo", type=click.Choice(["train"]), help="Forget what the folder holds and train again.")
 @click.option("--dry-run", is_flag=True, help="Say what would be trained; trains and writes nothing.")
@@ -59,6 +61,7 @@ def train(
     root: Path | None,
     preprocess: str | None,
     classes: str | None,
+    train_images: int | None,
     recipe_name: str | None,
     epochs: int | None,
     seed: int,
@@ -66,6 +69,7 @@ def train(
     device: str,
     threads: int,
     fuzziness_every: int | None,
+    loggers: tuple[str, ...],
     run: Path,
     redo: str | None,
     dry_run: bool,
@@ -81,25 +85,32 @@ def train(
     from testbed.models.runs import DataSource
     from testbed.train import recipe, recipe_of_preset
     from testbed.train.runs import TrainingPlan
+    from testbed.train.settings import split_settings
 
-    of_recipe, of_model = _split_settings(settings)
+    of_recipe, of_model = split_settings(parsed_settings(settings), "--set")
     if epochs is not None:
         of_recipe["epochs"] = epochs
     chosen = recipe(recipe_name or recipe_of_preset(preset), **of_recipe)
     source = DataSource(dataset, str(root) if root else None, kept(preprocess), seed, kept_classes(classes))
-    plan = TrainingPlan.of(preset, source, chosen, seed=seed, overrides=of_model)
+    plan = TrainingPlan.of(preset, source, chosen, seed=seed, overrides=of_model, train_images=train_images)
     described = {"run": str(run)} | plan.describe()
     if dry_run:
         emit(described, as_json, lambda: _plan_text(described))
         return
     recorder = _recorder(plan, run, fuzziness_every) if fuzziness_every else None
-    facts = _trained(plan, run, _device(device), threads, redo is not None, recorder)
+    facts = _trained(plan, run, device_named(device), threads, redo is not None, recorder, loggers)
     report = described | facts | (_recorded(run, recorder) if recorder else {})
     emit(report, as_json, lambda: _result_text(report))
 
 
 def _trained(
-    plan: TrainingPlan, run: Path, device: str, threads: int, redo: bool, recorder: Recorder | None
+    plan: TrainingPlan,
+    run: Path,
+    device: str,
+    threads: int,
+    redo: bool,
+    recorder: Recorder | None,
+    loggers: Sequence[str],
 ) -> dict[str, Any]:
     from testbed.train.runs import train_run
 
@@ -107,7 +118,7 @@ def _trained(
     if recorder:
         callbacks.append(recorder)
     try:
-        return train_run(plan, run, threads=threads, device=device, callbacks=callbacks, redo=redo)
+        return train_run(plan, run, threads=threads, device=device, callbacks=callbacks, loggers=loggers, redo=redo)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("every finished epoch is kept; go on with the same command") from None
 
@@ -132,46 +143,6 @@ def _say_epoch(epoch: int, model: Any, record: Any) -> None:
         f"epoch {epoch}: loss {record.train_loss:.4f}, validation {100 * record.validation_accuracy:.2f} %,"
         f" {record.seconds:.1f} s"
     )
-
-
-def _device(name: str) -> str:
-    import torch
-
-    if name != "auto":
-        return name
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _split_settings(settings: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """``--set`` values as (the recipe's, the model's); their keys are distinct."""
-    from testbed.models.config import ViTConfig
-    from testbed.train import Recipe
-
-    recipe_keys, model_keys = ([field.name for field in dataclasses.fields(kind)] for kind in (Recipe, ViTConfig))
-    of_recipe: dict[str, Any] = {}
-    of_model: dict[str, Any] = {}
-    for setting in settings:
-        key, equals, text = setting.partition("=")
-        if not equals:
-            raise UsageError(f"--set {setting}: write KEY=VALUE")
-        if key not in recipe_keys[1:] + model_keys:
-            from testbed.core.words.nearest import meant
-
-            near = meant(key, recipe_keys[1:] + model_keys)
-            known = f"of the recipe {', '.join(recipe_keys[1:])}; of the model {', '.join(model_keys)}"
-            raise UsageError(f"--set: unknown key {key!r}{near or ';'} {'Known' if near else 'known'} keys {known}")
-        (of_model if key in model_keys else of_recipe)[key] = _value(text)
-    return of_recipe, of_model
-
-
-def _value(text: str) -> Any:
-    """A TOML value (number, true, [2, 2]); anything else is a name."""
-    try:
-        return toml_value(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
-    except ValueError as error:
-        raise UsageError(f"--set {text[:40]}: {error}") from error
 
 
 def _plan_text(plan: dict[str, Any]) -> list[str]:

@@ -1,0 +1,1 @@
+"""Architecture studies: the variants of one design choice, trained on several seeds and compared on the test images."""
