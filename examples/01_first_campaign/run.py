@@ -19,7 +19,7 @@ plan = testbed.plan(spec, by="block")
 print(f"{plan.totals['drawn']['faults']:,} of {plan.totals['population']:,} possible faults will be run")
 
 with testbed.run(spec, "runs/01_first_campaign", progress=testbed.ProgressBar()) as run:
-    print(f"test accuracy {100 * run.summary['model']['test_accuracy']:.1f} % without faults")
+    print(f"test accuracy {100 * run.summary.model.test_accuracy:.1f} % without faults")
     print(run.rates(by="block")[["where", "block", "estimate", "low", "high", "n"]].round(4).to_string(index=False))
 
     hit = run.inject("block.1.attn.softmax", index=5, bit=30, image=run.image_ids[0])

@@ -48,7 +48,7 @@ spec = {
     "faults": [{"target": "model", "where": "activation", "ops": ["flip"], "bits": [12, 22, 28, 30, 31]}],
 }
 with testbed.run(spec, "runs/03_your_onnx_file") as run:
-    print(f"test accuracy {100 * run.summary['model']['test_accuracy']:.1f} %")
+    print(f"test accuracy {100 * run.summary.model.test_accuracy:.1f} %")
     print([site.name for site in run.sites()][:8], "...")
     rates = run.rates(by="kind").sort_values("estimate", ascending=False)
     print(rates[["kind", "estimate", "low", "high", "n"]].head(6).round(4).to_string(index=False))

@@ -17,6 +17,6 @@ print(f"uniform sampling would need {bounds['leveugle']:,} faults")
 
 with testbed.run(spec, "runs/04_adaptive_stop", progress=testbed.ProgressBar()) as run:
     rates = run.rates(by="block")
-    print(f"this campaign ran {run.summary['faults']:,}, in {len(run.summary['stop']['history'])} round(s)")
+    print(f"this campaign ran {run.summary.faults:,}, in {len(run.summary.stop.history)} round(s)")
     print(rates[["block", "estimate", "low", "high", "n"]].round(4).to_string(index=False))
     assert ((rates.high - rates.low) / 2 <= MARGIN).all()

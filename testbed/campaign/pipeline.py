@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -14,11 +13,12 @@ from testbed.campaign.evaluate.golden_words import write_plan_words
 from testbed.campaign.execute.gates import passed
 from testbed.campaign.execute.rounds import AdaptivePlans, OnePlan, run_plans
 from testbed.campaign.execute.worker import open_worker
-from testbed.campaign.facts import ExecuteFacts, GateFacts, PlanFacts, check_facts, facts_of
+from testbed.campaign.facts import ExecuteFacts, PlanFacts, check_facts, facts_of
 from testbed.campaign.files import PLAN, RESULTS, STORE, TIERS, Files, plan_file, points_file, words_file
 from testbed.campaign.folder.claim import claimed, clean
 from testbed.campaign.folder.engine import CampaignEngine
 from testbed.campaign.folder.workplace import Workplace
+from testbed.campaign.gate_facts import GateFacts
 from testbed.campaign.plan.adaptive import AdaptivePlanner
 from testbed.campaign.plan.table import PlanPart, planned, write_plan
 from testbed.campaign.prepare.proxy_samples import guess_of
@@ -27,6 +27,7 @@ from testbed.campaign.results.progress import Progress, Show
 from testbed.campaign.results.store import ResultStore, discard_log
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.campaign.summary.exposure import site_exposures
+from testbed.campaign.summary.record import FaultyEngine, Summary, load_summary
 from testbed.campaign.summary.summarise import SUMMARY, summarise
 from testbed.campaign.work.contract import Opener
 from testbed.campaign.work.row_check import planned_rows
@@ -34,6 +35,7 @@ from testbed.campaign.work.worker_setup import WorkerSetup
 from testbed.core.errors import TestbedError
 from testbed.core.folder.files import sha256_json, write_json
 from testbed.engines.backends import require_engine
+from testbed.core.site import Where
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +50,7 @@ def run_campaign(
     fresh: bool = False,
     worker_setup: WorkerSetup | None = None,
     show: Show = lambda snapshot: None,
-) -> dict[str, Any]:
+) -> Summary:
     """Runs or resumes the campaign in ``path`` up to its summary, which is returned.
 
     redo: a stage to forget, with all later ones. fresh: whatever campaign the folder holds is given up, with its files.
@@ -89,28 +91,32 @@ class Campaign:
         self.workplace = Workplace(self.folder, self.spec)
         stack.callback(self.workplace.close)
 
-    def engine(self, target: str, where: str) -> CampaignEngine:
+    def engine(self, target: str, where: Where) -> CampaignEngine:
         return self.workplace.engine(target, where)
 
     @cached_property
-    def engines(self) -> list[dict[str, Any]]:
+    def engines(self) -> list[FaultyEngine]:
         return [
-            {
-                "target": target,
-                "where": where,
-                "hash": (info := self.engine(target, where).runner.info).hash,
-                "deployment_id": info.deployment_id,
-                "file": Files(target).twin if where == "activation" else Files(target).plain,
-                "options": dict(info.options),
-                "versions": dict(info.versions),
-            }
+            FaultyEngine(
+                target=target,
+                where=where,
+                hash=(info := self.engine(target, where).runner.info).hash,
+                deployment_id=info.deployment_id,
+                file=Files(target).twin if where == "activation" else Files(target).plain,
+                options=dict(info.options),
+                versions=dict(info.versions),
+            )
             for target, where in self.spec.target_places
         ]
+
+    @property
+    def _engine_inputs(self) -> list[dict[str, Any]]:
+        return [engine.to_json() for engine in self.engines]
 
     # ---- gates
 
     def gate(self) -> GateFacts:
-        inputs = {"engines": self.engines, "gates": self.spec.gates.model_dump(mode="json")}
+        inputs = {"engines": self._engine_inputs, "gates": self.spec.gates.model_dump(mode="json")}
         self.folder.stage("gates", inputs, [], lambda: passed(self.workplace, self.preparation))
         facts = facts_of(self.folder, "gates", GateFacts)
         if facts.goldens != self.workplace.golden_hashes():
@@ -160,7 +166,7 @@ class Campaign:
 
     def execute(self, worker_setup: WorkerSetup, progress: Progress) -> None:
         plan_hash = self.folder.output_hash("plan", self._first_plan)
-        inputs = {"plan": plan_hash, "engines": self.engines}
+        inputs = {"plan": plan_hash, "engines": self._engine_inputs}
 
         def build() -> ExecuteFacts:
             self.workplace.close()  # the workers open their own
@@ -180,7 +186,7 @@ class Campaign:
         self.folder.stage("execute", inputs, files, build)
         discard_log(self.folder / STORE)  # not before the stage is recorded: a kill in between would lose every row
 
-    def summarise(self) -> dict[str, Any]:
+    def summarise(self) -> Summary:
         inputs: dict[str, Any] = {"results": self.folder.output_hash("execute", RESULTS)}
         if self.spec.exposure is not None:
             inputs["exposure"] = self.spec.exposure.model_dump(mode="json")
@@ -196,8 +202,7 @@ class Campaign:
             write_json(self.folder / SUMMARY, summary.to_json())
 
         self.folder.stage("summary", inputs, [SUMMARY], build)
-        summary: dict[str, Any] = json.loads((self.folder / SUMMARY).read_text())
-        return summary
+        return load_summary(self.folder / SUMMARY)
 
 
 def _differ_in_exposure(recorded: dict[str, Any], inputs: dict[str, Any]) -> bool:

@@ -28,10 +28,11 @@ from testbed.campaign.prepare.stages import verify_prepared
 from testbed.campaign.results.reader import RESULT_TABLE
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.campaign.summary.rate_table import rate_table, with_weights
+from testbed.campaign.summary.record import RateRecord, Summary
 from testbed.campaign.summary.summarise import read_summary
 from testbed.core.closing import Closing
 from testbed.core.errors import StaleArtefact, UsageError
-from testbed.core.fault import masks_for
+from testbed.core.fault import Op, masks_for
 from testbed.core.folder.runfolder import RunFolder
 from testbed.core.site import Site, SiteTable
 from testbed.core.words import html
@@ -61,7 +62,7 @@ class Injection:
     target: str
     site: str
     index: int
-    op: str
+    op: Op
     bit: int | None
     image_id: str
     label: int
@@ -102,13 +103,13 @@ class Run(Closing):
         return self.folder.path
 
     @cached_property
-    def summary(self) -> dict[str, Any]:
-        """The summary of a finished campaign, as `testbed show DIR --json` prints it.
+    def summary(self) -> Summary:
+        """The summary of a finished campaign; its `to_json()` is what `testbed show DIR --json` prints.
 
         Raises:
             StaleArtefact: When the campaign is not finished or its files were changed.
         """
-        return read_summary(self.path).to_json()
+        return read_summary(self.path)
 
     @property
     def image_ids(self) -> tuple[str, ...]:
@@ -162,7 +163,7 @@ class Run(Closing):
         bit: int | None = None,
         image: str | None = None,
         *,
-        op: str = "flip",
+        op: Op = "flip",
         value: float | None = None,
         target: str = "model",
     ) -> Injection:
@@ -314,30 +315,30 @@ def run_html(run: Run) -> str:
         stages = ", ".join(run.folder.manifest["stages"])
         return html.heading(f"Campaign {spec.name}: not finished") + html.facts(facts | {"stages done": stages})
     summary = run.summary
-    model = summary["model"]
+    model = summary.model
     facts |= {
-        "model": f"{model.get('preset')} on {summary['data']['name']}, test accuracy {100 * model['test_accuracy']:.2f} %",
-        "faults": f"{summary['faults']:,}",
-        "rows": f"{summary['rows']:,}",
+        "model": f"{model.preset} on {summary.data.name}, test accuracy {100 * model.test_accuracy:.2f} %",
+        "faults": f"{summary.faults:,}",
+        "rows": f"{summary.rows:,}",
     }
     measures = ("sdc1", "outside", "nonfinite")
     rows = [
-        (m["target"], m["where"], m["op"], f"{m['faults']:,}", *(_percent(m["rates"][measure]) for measure in measures))
-        for m in summary["marginals"]
-        if m["by"] == "all"
+        (m.target, m.where, m.op, f"{m.faults:,}", *(_percent(m.rate(measure)) for measure in measures))
+        for m in summary.marginals
+        if m.by == "all"
     ]
     headings = ("target", "faults in", "fault", "faults", "SDC-1", "outside tolerance", "non-finite")
-    title = f"Rates in % with {100 * summary['confidence']:g} % intervals"
+    title = f"Rates in % with {100 * summary.confidence:g} % intervals"
     return (
         html.heading(f"Campaign {spec.name}")
         + html.facts(facts)
         + html.paragraph(title)
         + html.table(headings, rows)
-        + html.paragraph(summary["statement"])
+        + html.paragraph(summary.statement)
     )
 
 
-def _percent(rate: dict[str, float] | None) -> str:
+def _percent(rate: RateRecord | None) -> str:
     if rate is None:
         return ""
-    return f"{100 * rate['rate']:.2f} [{100 * rate['low']:.2f}, {100 * rate['high']:.2f}]"
+    return f"{100 * rate.rate:.2f} [{100 * rate.low:.2f}, {100 * rate.high:.2f}]"

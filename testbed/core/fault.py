@@ -7,15 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import reduce
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from testbed.core.errors import UsageError
 from testbed.core.formats import Format
+from testbed.core.site import Where
 from testbed.core.words.nearest import unknown
 
-Op = Literal["flip", "stuck0", "stuck1", "random", "identity"]
+DrawnOp = Literal["flip", "stuck0", "stuck1", "random"]
+Op = Literal[DrawnOp, "identity"]
 Scope = Literal["inference", "persistent"]
-OPS: tuple[str, ...] = ("flip", "stuck0", "stuck1", "random")
+OPS: tuple[DrawnOp, ...] = get_args(DrawnOp)
+"""What campaigns draw; "identity" is the gates'."""
 
 
 class Masks(NamedTuple):
@@ -26,7 +29,7 @@ class Masks(NamedTuple):
     xor_mask: int
 
 
-def masks_for(op: str, fmt: Format, bit: int | None = None, value: int = 0) -> Masks:
+def masks_for(op: Op, fmt: Format, bit: int | None = None, value: int = 0) -> Masks:
     """The masks of a fault model.
 
     ``flip``, ``stuck0`` and ``stuck1`` need ``bit``; ``random`` sets the word to the bit pattern ``value``;
@@ -45,7 +48,7 @@ def masks_for(op: str, fmt: Format, bit: int | None = None, value: int = 0) -> M
     return {"flip": Masks(full, 0, mask), "stuck0": Masks(full ^ mask, 0, 0), "stuck1": Masks(full, mask, 0)}[op]
 
 
-def masks_for_bits(op: str, fmt: Format, bits: Iterable[int]) -> Masks:
+def masks_for_bits(op: Op, fmt: Format, bits: Iterable[int]) -> Masks:
     """``flip``, ``stuck0`` or ``stuck1`` of several bits of one word. Raises UsageError for a bit the format lacks."""
     return reduce(then, (masks_for(op, fmt, bit) for bit in bits), masks_for("identity", fmt))
 
@@ -58,17 +61,17 @@ def then(first: Masks, second: Masks) -> Masks:
     return Masks(follows, always, of_zeros & ~always)
 
 
-_ODD_SCOPE = {"activation": "persistent", "weight": "inference"}
+_ODD_SCOPE: dict[Where, Scope] = {"activation": "persistent", "weight": "inference"}
 
 
 class FaultModel(NamedTuple):
     """What no rate mixes."""
 
     target: str
-    where: str
-    op: str
+    where: Where
+    op: Op
     pattern: str
-    scope: str
+    scope: Scope
 
     @property
     def label(self) -> str:

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from testbed.core.site import Where
+
 
 class Matrices(NamedTuple):
     """A tensor as the equal matrices that a GEMM reads or writes, one after another in its flat order."""
@@ -20,7 +22,7 @@ class Matrices(NamedTuple):
     columns: int
 
     @classmethod
-    def of(cls, shape: Sequence[int], where: str) -> Matrices:
+    def of(cls, shape: Sequence[int], where: Where) -> Matrices:
         """An activation's last two axes are a matrix, the axes before them number the matrices; a weight is one matrix of its
         first axis (outputs) by the rest (inputs). A vector is one row."""
         if len(shape) < 2:

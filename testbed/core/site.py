@@ -84,7 +84,7 @@ class Site:
         return column * rows + row
 
 
-def site_kind(name: str, where: str) -> str:
+def site_kind(name: str, where: Where) -> str:
     parts = _BLOCK.sub("", name).split(".")
     if parts[-1] in ("scale", "zero_point"):  # of a quantised tensor
         of = name.rpartition(".")[0]
@@ -163,12 +163,12 @@ class SiteTable:
         """The same table, of which these sites are not selected."""
         return replace(self, left_out=self.left_out | frozenset(names))
 
-    def unmatched_exclusions(self, where: str, patterns: Iterable[str]) -> list[str]:
+    def unmatched_exclusions(self, where: Where, patterns: Iterable[str]) -> list[str]:
         """Patterns led by "!" that match no site of this kind of place."""
         names = [s.name for s in self.sites if s.where == where]
         return [p for p in patterns if p.startswith("!") and not fnmatch.filter(names, p[1:])]
 
-    def select(self, where: str, patterns: Sequence[str]) -> list[Site]:
+    def select(self, where: Where, patterns: Sequence[str]) -> list[Site]:
         """Sites of one kind of place whose names match any shell pattern, less those that match one led by "!", and less
         those of ``left_out``.
 
@@ -194,7 +194,7 @@ class SiteTable:
             )
         return [s for s in sites if s.name in chosen - self.left_out]
 
-    def select_any(self, where: str, selections: Iterable[Sequence[str]]) -> list[Site]:
+    def select_any(self, where: Where, selections: Iterable[Sequence[str]]) -> list[Site]:
         """Sites that any of several selections has, each once: see `select`."""
         chosen = {site.name for patterns in selections for site in self.select(where, patterns)}
         return [site for site in self.sites if site.where == where and site.name in chosen]

@@ -49,7 +49,7 @@ class Thresholds:
     def fault_model(self) -> dict[str, str]:
         """The fault model as the summary tells it: ``op`` is the label that tells fault models of one target and place
         apart."""
-        return FaultModel(*(str(self.rows[name].iloc[0]) for name in FaultModel._fields)).to_json()
+        return FaultModel._make(str(self.rows[name].iloc[0]) for name in FaultModel._fields).to_json()
 
     @cached_property
     def design(self) -> SurveyDesign:

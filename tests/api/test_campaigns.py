@@ -76,9 +76,9 @@ def test_a_campaign_runs_with_progress_and_is_the_same_campaign(
 ) -> None:
     snapshots: list[testbed.Snapshot] = []
     with testbed.run(tiny_values, tmp_path / "run", workers=0, progress=snapshots.append) as run:
-        assert snapshots[-1].faults_done == snapshots[-1].faults == run.summary["faults"]
+        assert snapshots[-1].faults_done == snapshots[-1].faults == run.summary.faults
         with testbed.open_run(tiny_run) as other:
-            assert run.summary["marginals"] == other.summary["marginals"]
+            assert run.summary.marginals == other.summary.marginals
     assert (tmp_path / "run" / "report.html").is_file()
 
 
@@ -100,9 +100,11 @@ def test_a_bar_that_nobody_sees_shows_nothing(capsys: pytest.CaptureFixture[str]
 def test_a_run_shows_itself(run: testbed.Run, tiny_run: Path) -> None:
     assert repr(run) == f"<testbed.Run 'tiny' in '{tiny_run}'>"
     text = html_of(run)
-    assert run.summary["statement"] in text
-    total = next(m for m in run.summary["marginals"] if m["by"] == "all" and m["rates"]["sdc1"])
-    assert f"{100 * total['rates']['sdc1']['rate']:.2f} [" in text
+    assert run.summary.statement in text
+    total = next(m for m in run.summary.marginals if m.by == "all" and m.rate("sdc1"))
+    rate = total.rate("sdc1")
+    assert rate is not None
+    assert f"{100 * rate.rate:.2f} [" in text
 
 
 def test_a_run_that_is_not_finished_says_so(gated: Path) -> None:

@@ -115,8 +115,8 @@ def test_faults_that_crash_or_hang_the_engine_are_due_and_all_others_have_their_
     monkeypatch.setattr(pipeline, "open_worker", open_sabotaged)
     monkeypatch.setattr(crew, "Limits", functools.partial(Limits, floor_s=5.0))
     summary = run_campaign(tiny_spec, gated, worker_setup=WorkerSetup(2))
-    assert summary["failures"]["blamed"] == 3
-    assert summary["failures"]["losses"] == 0
+    assert summary.failures.blamed == 3
+    assert summary.failures.losses == 0
     mine, theirs = (pq.read_table(run / "results.parquet") for run in (gated, tiny_run))
     bad = pc.is_in(mine.column("fault_id"), value_set=pa.array([*CRASHES, *HANGS]))
     blamed = mine.filter(bad).to_pylist()

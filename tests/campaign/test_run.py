@@ -15,6 +15,7 @@ import pytest
 import testbed
 from testbed.campaign.run import Run
 from testbed.core.errors import StaleArtefact, TestbedError, UsageError
+from testbed.core.fault import Op
 from testbed.core.folder.runfolder import RunFolder
 from tests.support.records import records
 
@@ -54,7 +55,7 @@ def test_replayed_faults_are_the_stored_rows_bit_for_bit(run: Run, rows: pd.Data
 
 
 @pytest.mark.parametrize("op", ["flip", "stuck0", "stuck1"])
-def test_a_chosen_fault_is_the_planned_one(run: Run, rows: pd.DataFrame, op: str) -> None:
+def test_a_chosen_fault_is_the_planned_one(run: Run, rows: pd.DataFrame, op: Op) -> None:
     planned = rows[(rows.op == op) & (rows.target == "model")].groupby("where", observed=True).head(5)
     for row in records(planned):
         hit = run.inject(row.site, row.index, int(row.bit), row.image_id, op=op)

@@ -17,8 +17,9 @@ from testbed.analysis.outputs.guessing import Accuracy
 from testbed.campaign.prepare.recorded import RecordedSubject
 from testbed.campaign.prepare.stages import Preparation
 from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
+from testbed.campaign.summary.record import FaultyEngine
 from testbed.campaign.summary.summarise import summarise
-from testbed.core.fault import masks_for
+from testbed.core.fault import Op, masks_for
 from testbed.core.folder.files import sha256_file, sha256_json
 from testbed.core.folder.manifest import checksummed
 from testbed.core.folder.runfolder import RunFolder
@@ -42,7 +43,7 @@ class Shape:
     model: bool = True
     tiers: int = 4
     images: int = 4  # per tier
-    ops: tuple[str, ...] = ("flip", "stuck0", "stuck1", "random")
+    ops: tuple[Op, ...] = ("flip", "stuck0", "stuck1", "random")
     harm: float = 1.0  # 0: no fault ever changes a prediction
     classes: tuple[str, ...] = ("cat", "dog", "<script>alert(1)</script>")
     preset: str = "toy"  # or the name of a file
@@ -291,8 +292,9 @@ def facts_of(shape: Shape, rows: int) -> dict[str, dict[str, Any]]:
 def summary_of(folder: Path, spec: CampaignSpec) -> dict[str, Any]:
     """By the real summariser, of a folder that has all but the summary."""
     run = RunFolder(folder)
-    identity = {"hash": "cafe", "deployment_id": "deploy"}
-    engine = {**identity, "target": "model", "where": "activation", "file": "m.onnx", "options": {}}
+    engine = FaultyEngine(
+        hash="cafe", deployment_id="deploy", target="model", where="activation", file="m.onnx", options={}
+    )
     return summarise(
         Preparation(spec, run, RecordedSubject(spec, run)), [engine], "results.parquet", tables={}
     ).to_json()

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from testbed.campaign.facts import StopFacts
+from testbed.campaign.stop_facts import StopFacts
 from testbed.campaign.summary.record import Summary
 from testbed.core.errors import StaleArtefact
 from testbed.report.charts.axis import LogAxis

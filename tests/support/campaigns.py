@@ -9,6 +9,7 @@ from typing import Any
 
 from testbed.campaign.pipeline import run_campaign
 from testbed.campaign.spec.campaign import CampaignSpec
+from testbed.campaign.summary.record import Summary
 from testbed.campaign.work.worker_setup import WorkerSetup
 
 TINY = Path(__file__).with_name("tiny.toml")
@@ -19,6 +20,6 @@ def tiny_values() -> dict[str, Any]:
     return copy.deepcopy(tomllib.loads(TINY.read_text()))
 
 
-def run_here(spec: CampaignSpec, folder: Path, redo: str | None = None) -> dict[str, Any]:
+def run_here(spec: CampaignSpec, folder: Path, redo: str | None = None) -> Summary:
     """Run the campaign in this process, from wherever it stands; return its summary."""
     return run_campaign(spec, folder, redo=redo, worker_setup=WorkerSetup(0))

@@ -18,6 +18,7 @@ from tests.support.once import made_once
 
 if TYPE_CHECKING:
     from testbed.campaign.spec.campaign import CampaignSpec
+    from testbed.campaign.summary.record import Summary
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,7 +32,7 @@ def finished(folder: Path, values: dict[str, Any]) -> Path:
 
 
 @pytest.fixture
-def run_spec() -> Callable[..., dict[str, Any]]:
+def run_spec() -> Callable[..., Summary]:
     """Runs a campaign in this process: see `tests.support.campaigns.run_here`."""
     from tests.support.campaigns import run_here
 

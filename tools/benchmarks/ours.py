@@ -28,12 +28,14 @@ from testbed.campaign.execute.worker import fault_runner_for
 from testbed.campaign.files import Files
 from testbed.campaign.folder.claim import claimed
 from testbed.campaign.folder.engine import CampaignEngine
+from testbed.campaign.folder.workplace import TargetPlace
 from testbed.campaign.pipeline import Campaign
 from testbed.campaign.plan.table import PlanSlice, fault_row, table_of
 from testbed.campaign.prepare.stages import Preparation
 from testbed.campaign.prepare.torch_model import TorchSubject
 from testbed.campaign.spec.campaign import parse_spec
 from testbed.core.arrays import Words32
+from testbed.core.site import Where
 from testbed.golden.arrays import read_array
 from testbed.testing import masks_for
 
@@ -70,13 +72,13 @@ class Ours:
     backend: str
     campaign: Campaign
     setup_cpu_seconds: float
-    _injections: dict[tuple[str, str], FaultRunner] = field(default_factory=dict)
+    _injections: dict[TargetPlace, FaultRunner] = field(default_factory=dict)
 
     @property
     def batch(self) -> int:
         return self.campaign.workplace.batch
 
-    def engine(self, target: str, where: str) -> CampaignEngine:
+    def engine(self, target: str, where: Where) -> CampaignEngine:
         return self.campaign.workplace.engine(target, where)
 
     def inputs(self, target: str) -> NDArray[np.float32]:
@@ -95,7 +97,13 @@ class Ours:
         return self._prepared("model", "weight", sites, index, faults.bit, [None] * len(faults))
 
     def _prepared(
-        self, target: str, where: str, sites: Sequence[str], index: NDArray, bits: NDArray, images: Sequence[str | None]
+        self,
+        target: str,
+        where: Where,
+        sites: Sequence[str],
+        index: NDArray,
+        bits: NDArray,
+        images: Sequence[str | None],
     ) -> Prepared:
         table = self.campaign.workplace.table(target)
         rows = []
@@ -108,7 +116,7 @@ class Ours:
         words = golden_words(self.campaign.workplace, plan_slice) if where == "activation" else np.zeros(0, np.uint32)
         return Prepared(self._inject(target, where), plan_slice, words)
 
-    def _inject(self, target: str, where: str) -> FaultRunner:
+    def _inject(self, target: str, where: Where) -> FaultRunner:
         key = (target, where)
         if key not in self._injections:
             self._injections[key] = fault_runner_for(self.campaign.workplace, target, where)

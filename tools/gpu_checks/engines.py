@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed import TestbedError
+from testbed.core.fault import Op
 from testbed.core.folder.files import sha256_bytes
 from testbed.core.site import SiteTable
 from testbed.engines.backends import available, precisions_of
@@ -26,6 +27,7 @@ from .subject import SMALL, exported, random_subject
 BATCH, POINTS = 32, 3  # rows, and the most struck elements in one
 OUTPUT = "head"  # the site that is the model's output: what is written there must come out, bit for bit
 TWO = 0x40000000  # 2.0: not a value that these weights hold, and one that lets no engine overflow
+_OF_BITS: tuple[Op, ...] = ("flip", "stuck0", "stuck1")
 BOUND = 1e-3  # |d| <= BOUND * (1 + |golden|), engine against engine
 
 
@@ -127,7 +129,7 @@ def _activation_faults(subject: _Subject) -> Section:
     with subject.open(subject.twin) as twin, subject.open(subject.twin, subject.reference) as reference:
         idle = twin.run(_feeds(subject, PortFeed.idle(BATCH)))[OUTPUT]
         drift = _worst(idle, reference.run(_feeds(subject, PortFeed.idle(BATCH)))[OUTPUT])
-        faults: list[tuple[str, int | None]] = [(op, bit) for op in ("flip", "stuck0", "stuck1") for bit in range(32)]
+        faults: list[tuple[Op, int | None]] = [(op, bit) for op in _OF_BITS for bit in range(32)]
         faults += [("random", None)] * 32
         wrong = 0
         for start in range(0, len(faults), BATCH):
@@ -149,7 +151,7 @@ def _activation_faults(subject: _Subject) -> Section:
     }
 
 
-def _wrong_words(subject: _Subject, twin: Runner, golden: NDArray, faults: list[tuple[str, int | None]]) -> int:
+def _wrong_words(subject: _Subject, twin: Runner, golden: NDArray, faults: list[tuple[Op, int | None]]) -> int:
     """Rows in which the output is not the golden one with just the struck elements' bits changed: one element in the
     first row, two in the second, and so on up to POINTS, and again."""
     rng = np.random.default_rng(len(faults))

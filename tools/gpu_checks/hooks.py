@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from testbed.core.fault import Op
 from testbed.core.folder.files import sha256_bytes
 from testbed.core.site import SiteTable
 from testbed.instrument.ports.feed import PortFeed, feed_sites, live_words
@@ -31,7 +32,7 @@ from .subject import exported, subject
 OUTPUT = "head"
 CLOSE = 1e-3  # |d| <= CLOSE * (1 + |logit|): the module as it is trained, against the engine
 LEAST_CLOSE = 0.9  # share of rows: a fault in an exponent makes any rounding large
-_OPS = ("flip", "stuck0", "stuck1", "random")
+_OPS: tuple[Op, ...] = ("flip", "stuck0", "stuck1", "random")
 
 
 def hooks(setting: Setting) -> Section:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.core.errors import EngineError
-from testbed.core.fault import OPS, masks_for
+from testbed.core.fault import OPS, Op, masks_for
 from testbed.core.formats import FORMATS, Format
 from testbed.engines import cuda, native
 from testbed.semantics import as_words, corrupt
@@ -146,7 +146,8 @@ def _fault_lists(
 ) -> Iterator[tuple[str, NDArray[np.int64], Words, Words, Words]]:
     """Every operation on every bit, on half of the elements; and all operations on few elements, many times each."""
     half = elements // 2
-    for op in (*OPS, "identity"):
+    ops: tuple[Op, ...] = (*OPS, "identity")
+    for op in ops:
         for bit in range(kind.bits) if op in ("flip", "stuck0", "stuck1") else (None,):
             words = rng.integers(0, 1 << kind.bits, half) if op == "random" else np.zeros(1, np.int64)
             masks = np.array([masks_for(op, kind, bit, int(word)) for word in words], np.int64).astype(np.uint32)

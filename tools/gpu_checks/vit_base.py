@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from testbed import CampaignSpec
 from testbed.campaign.pipeline import run_campaign
 from testbed.campaign.spec.campaign import parse_spec
+from testbed.campaign.summary.record import Summary
 from testbed.campaign.work.worker_setup import WorkerSetup
 from testbed.core.folder.runfolder import RunFolder
 
@@ -42,9 +42,9 @@ def vit_base(setting: Setting) -> Section:
     return {"ok": True, **found}
 
 
-def _speed(folder: Path, summary: dict[str, Any]) -> Section:
+def _speed(folder: Path, summary: Summary) -> Section:
     seconds = RunFolder.existing(folder).manifest["stages"]["execute"]["seconds"]
-    rows = int(summary["rows"])
+    rows = summary.rows
     return {"injections": rows, "execute_s": seconds, "injections_per_s": rows / seconds, **stage_facts(folder)}
 
 

@@ -17,7 +17,7 @@ from testbed.campaign.plan.table import PlanSlice, fault_row, table_of
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.core.arrays import Words32
 from testbed.core.fault import masks_for
-from testbed.core.site import Site
+from testbed.core.site import Site, Where
 
 DRIFT = "plain-twin"
 PARITY = "torch-plain"
@@ -87,7 +87,7 @@ def failing(deviations: Sequence[OutputDeviation]) -> Iterator[str]:
 
 
 def zero_fault_slice(
-    target: str, where: str, sites: Sequence[Site], images: Sequence[str], rows: int, seed: int
+    target: str, where: Where, sites: Sequence[Site], images: Sequence[str], rows: int, seed: int
 ) -> PlanSlice:
     """Identity masks at random sites, elements and images: the campaign's own path, with nothing changed."""
     rng = np.random.default_rng([seed, 0])

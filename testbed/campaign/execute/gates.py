@@ -22,9 +22,9 @@ from testbed.campaign.execute.checks import (
     zero_fault_slice,
 )
 from testbed.campaign.execute.worker import fault_runner_for
-from testbed.campaign.facts import DriftFacts, EvaluationFacts, GateFacts, ParityFacts, WeightGate, ZeroFaultFacts
 from testbed.campaign.files import Files
 from testbed.campaign.folder.workplace import Workplace
+from testbed.campaign.gate_facts import DriftFacts, EvaluationFacts, GateFacts, ParityFacts, WeightGate, ZeroFaultFacts
 from testbed.campaign.prepare.row_gate import row_influence
 from testbed.campaign.prepare.stages import Preparation
 from testbed.campaign.proofs import Proof
@@ -151,7 +151,7 @@ class _Gates:
         except UsageError as error:
             raise GateFailed(str(error)) from error
 
-    def _zero_fault(self, target: str, where: str, chosen: Sequence[Site]) -> tuple[int, int]:
+    def _zero_fault(self, target: str, where: Where, chosen: Sequence[Site]) -> tuple[int, int]:
         engine = self.workplace.engine(target, where)
         rows = len(chosen) if where == "weight" else self.spec.gates.zero_fault_rows
         target_place = zero_fault_slice(target, where, chosen, engine.images.ids, rows, self.spec.seed)

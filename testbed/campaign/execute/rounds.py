@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import pyarrow.parquet as pq
-from pydantic import JsonValue
 
 from testbed.analysis.stratified import StratumTally
 from testbed.campaign.evaluate.golden_words import write_plan_words
-from testbed.campaign.facts import DomainFacts, ExecuteFacts
+from testbed.campaign.facts import ExecuteFacts
 from testbed.campaign.files import PLAN, RESULTS, plan_file
 from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.plan.adaptive import AdaptivePlanner
@@ -25,6 +24,7 @@ from testbed.campaign.results.progress import FinishedUnits, Progress, Widest, w
 from testbed.campaign.results.reader import RESULT_SCHEMA
 from testbed.campaign.results.row_weights import RowWeights
 from testbed.campaign.results.store import ResultStore
+from testbed.campaign.stop_facts import StopFacts
 from testbed.campaign.work.contract import Report, WorkerPool
 from testbed.campaign.work.spans import Spans
 from testbed.core.errors import TestbedError
@@ -54,7 +54,7 @@ class PlanSource(Protocol):
     def next(self, done: Sequence[Round], store: ResultStore) -> str | None:
         """Name of the plan file after these completed rounds; None when there is no more to do."""
 
-    def finish(self, done: Sequence[Round]) -> Mapping[str, JsonValue] | None:
+    def finish(self, done: Sequence[Round]) -> StopFacts | None:
         """Once all rounds are done: what they reached (`ExecuteFacts.stop`); None where there was one plan."""
 
 
@@ -91,7 +91,7 @@ class AdaptivePlans:
             self._counts.append(self._planner.counts_of(read_plan(self._folder / last.plan), rows))
             self._seconds.append(round(time.perf_counter() - self._begun, 3))
             verdict = self._planner.verdict(self._counts)
-            domains = [DomainFacts.model_validate(self._planner.domain_to_json(domain)) for domain in verdict.domains]
+            domains = [self._planner.facts_of_domain(domain) for domain in verdict.domains]
             self.widest = widest_domain(domains, self._planner.stop, self._planner.spec.confidence)
             log.info("round %d: widest half-width %.4f after %d faults", len(done), verdict.widest, verdict.faults)
         number = len(done)
@@ -104,17 +104,17 @@ class AdaptivePlans:
             write_plan_words(self._workplace, plan)
         return plan
 
-    def finish(self, done: Sequence[Round]) -> Mapping[str, JsonValue]:
+    def finish(self, done: Sequence[Round]) -> StopFacts:
         write_plan(self._folder / PLAN, self._joined(done))
         verdict = self._planner.verdict(self._counts)
         stop = self._planner.stop
-        return {
+        return StopFacts(
             **stop.model_dump(mode="json"),
-            "rounds": verdict.rounds,
-            "met": verdict.met,
-            "widest": verdict.widest,
-            "history": self._planner.history(self._counts, self._seconds),
-        }
+            rounds=verdict.rounds,
+            met=verdict.met,
+            widest=verdict.widest,
+            history=self._planner.history(self._counts, self._seconds),
+        )
 
     def _joined(self, done: Sequence[Round]) -> Iterator[PlanPart]:
         for round_ in done:
@@ -156,7 +156,7 @@ def run_plans(
         losses=total.losses,
         blamed=total.blamed,
         refused=total.refused,
-        **({} if stop is None else {"stop": dict(stop)}),
+        **({} if stop is None else {"stop": stop}),
     )
 
 

@@ -15,11 +15,12 @@ from testbed.campaign.evaluate.golden_words import read_words
 from testbed.campaign.execute.faults import ActivationFaultRunner, FaultRunner, WeightFaultRunner
 from testbed.campaign.execute.rows import flagged
 from testbed.campaign.files import words_file
-from testbed.campaign.folder.workplace import Workplace
+from testbed.campaign.folder.workplace import TargetPlace, Workplace
 from testbed.campaign.plan.table import PlanSlice
 from testbed.campaign.plan.unit import Unit
 from testbed.campaign.plan.units import plan_slice_of, word_counts
 from testbed.campaign.work.contract import Due
+from testbed.core.site import Where
 
 
 class Worker:
@@ -27,7 +28,7 @@ class Worker:
 
     def __init__(self, workplace: Workplace) -> None:
         self.workplace = workplace
-        self._injections: dict[tuple[str, str], FaultRunner] = {}
+        self._injections: dict[TargetPlace, FaultRunner] = {}
 
     def golden(self) -> dict[str, str]:
         return self.workplace.golden_hashes()
@@ -80,7 +81,7 @@ def open_worker(folder: str) -> Worker:
     return Worker(Workplace.at(Path(folder)))
 
 
-def fault_runner_for(workplace: Workplace, target: str, where: str) -> FaultRunner:
+def fault_runner_for(workplace: Workplace, target: str, where: Where) -> FaultRunner:
     engine = workplace.engine(target, where)
     if where == "weight":
         return WeightFaultRunner(engine, workplace.judge, weights_for(workplace, engine))

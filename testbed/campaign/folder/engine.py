@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from testbed.analysis.outputs.outcome import GoldenSide
 from testbed.campaign.folder.images import Inputs, NamedImages
 from testbed.core.arrays import Words32
-from testbed.core.site import SiteTable
+from testbed.core.site import SiteTable, Where
 from testbed.engines.batches import pad_rows
 from testbed.engines.runner import Runner
 from testbed.instrument.ports.feed import PortFeed, live_words
@@ -24,7 +24,7 @@ class CampaignEngine:
     of activations is the twin."""
 
     target: str
-    where: str
+    where: Where
     table: SiteTable
     runner: Runner
     inputs: Inputs

@@ -12,12 +12,13 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.campaign.facts import GateFacts, TuneFacts, facts_of
+from testbed.campaign.facts import TuneFacts, facts_of
 from testbed.campaign.files import TIERS, Files
 from testbed.campaign.folder.claim import recorded_spec
 from testbed.campaign.folder.engine import CampaignEngine
 from testbed.campaign.folder.images import NamedImages, named_images
 from testbed.campaign.folder.judge import Judge
+from testbed.campaign.gate_facts import GateFacts
 from testbed.campaign.plan.draw import most_points
 from testbed.campaign.proofs import WHOLE, Proof
 from testbed.campaign.spec.campaign import CampaignSpec
@@ -28,7 +29,7 @@ from testbed.engines.runner import EngineRequest, Runner, open_engine, request_f
 from testbed.golden.arrays import read_array
 from testbed.instrument.shapes import input_name, output_name
 
-TargetPlace = tuple[str, str]
+TargetPlace = tuple[str, Where]
 """(target, where): what one engine each is opened for."""
 
 
@@ -110,7 +111,7 @@ class Workplace:
     def open(self, request: EngineRequest) -> Runner:
         return open_engine(self.spec.engine.backend, request)
 
-    def engine(self, target: str, where: str) -> CampaignEngine:
+    def engine(self, target: str, where: Where) -> CampaignEngine:
         """Activation faults run in the twin, weight faults in the plain engine with weights that can be struck. Kept
         until ``close``."""
         target_place = (target, where)

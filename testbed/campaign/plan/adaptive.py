@@ -24,6 +24,7 @@ from testbed.campaign.plan.permutation import draw_of, group_places, members_of
 from testbed.campaign.plan.table import PlannedFault, PlanPart, in_parts, planned_fault
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.campaign.spec.stop import StopSpec
+from testbed.campaign.stop_facts import DomainFacts, RoundFacts
 from testbed.core.arrays import Float64s
 from testbed.core.errors import StaleArtefact, UsageError
 from testbed.core.outcome import Outcome
@@ -218,8 +219,8 @@ class AdaptivePlanner:
 
     def history(
         self, counts: Sequence[StratumTally], seconds: Sequence[float | None] | None = None
-    ) -> list[dict[str, Any]]:
-        """JSON-ready, one record per completed round: how narrow the intervals had become. seconds: when each round was
+    ) -> list[RoundFacts]:
+        """One record per completed round: how narrow the intervals had become. seconds: when each round was
         complete, since the campaign began."""
         monitor = self._monitor([])
         records = []
@@ -227,30 +228,35 @@ class AdaptivePlanner:
             monitor.observe(StratumTally(tally.n[None], tally.total[None], tally.squares[None]))
             verdict = self._verdict(monitor)
             records.append(
-                {
-                    "round": verdict.rounds - 1,
-                    "faults": verdict.faults,
-                    "seconds": when,
-                    "widest": rounded_share(verdict.widest),
-                    "open": sum(domain.open for domain in verdict.domains),
-                    "domains": [self.domain_to_json(domain) for domain in verdict.domains],
-                }
+                RoundFacts(
+                    round=verdict.rounds - 1,
+                    faults=verdict.faults,
+                    seconds=when,
+                    widest=rounded_share(verdict.widest),
+                    open=sum(domain.open for domain in verdict.domains),
+                    domains=[self.facts_of_domain(domain) for domain in verdict.domains],
+                )
             )
         return records
 
-    def domain_to_json(self, domain: DomainDecision) -> dict[str, Any]:
-        """JSON-ready."""
-        numbers = {
-            name: rounded_share(getattr(domain, name)) for name in ("rate", "low", "high", "half_width", "confidence")
-        }
-        return {
-            **domain.model.to_json(),
+    def facts_of_domain(self, domain: DomainDecision) -> DomainFacts:
+        """The decision as manifests and summaries have it."""
+        return DomainFacts(
+            target=domain.model.target,
+            where=domain.model.where,
+            op=domain.model.label,
+            pattern=domain.model.pattern,
+            scope=domain.model.scope,
             **dict(zip(self.stop.domains, domain.values, strict=True)),
-            **numbers,
-            "faults": domain.faults,
-            "met": domain.met,
-            "open": domain.open,
-        }
+            rate=rounded_share(domain.rate),
+            low=rounded_share(domain.low),
+            high=rounded_share(domain.high),
+            half_width=rounded_share(domain.half_width),
+            confidence=rounded_share(domain.confidence),
+            faults=domain.faults,
+            met=domain.met,
+            open=domain.open,
+        )
 
 
 def _check_bits(groups: Sequence[Group], stop: StopSpec) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 from testbed.campaign.plan.fault_words import FaultWords, words_at_sites, words_of_bits, words_of_elements
 from testbed.campaign.spec.faults import FaultSpec
 from testbed.core.errors import UsageError
-from testbed.core.fault import Masks, masks_for
+from testbed.core.fault import Masks, Op, masks_for
 from testbed.core.patterns import Matrices, combination, combinations, subset, windows
 from testbed.core.site import Site, SiteTable
 
@@ -39,7 +39,7 @@ class Stratum:
 
     target: str
     site: Site
-    op: str
+    op: Op
     bit: int | None
     tier: int | None
     images: tuple[str, ...]
@@ -164,7 +164,7 @@ def strata(spec: FaultSpec, table: SiteTable, tier_images: Sequence[Sequence[str
                     yield stratum
 
 
-def bits_of(spec: FaultSpec, site: Site, op: str) -> Sequence[int | None]:
+def bits_of(spec: FaultSpec, site: Site, op: Op) -> Sequence[int | None]:
     """What strata of a site and an op there are: one per bit; of adjacent bits, per uppermost one."""
     asked = range(site.format.bits) if spec.bits == "all" else spec.bits
     if op == "random" or not spec.same_bit or spec.pattern == "sites":

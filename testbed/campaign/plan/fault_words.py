@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.core.fault import Masks, masks_for, masks_for_bits
+from testbed.core.fault import Masks, Op, masks_for, masks_for_bits
 from testbed.core.formats import Format, format_named
 from testbed.core.site import Site
 
@@ -31,14 +31,14 @@ class FaultWords:
         return int(self.index[0]), Masks(*map(int, self.masks[0]))
 
 
-def words_of_bits(site: Site, element: int, op: str, bits: Sequence[int]) -> FaultWords:
+def words_of_bits(site: Site, element: int, op: Op, bits: Sequence[int]) -> FaultWords:
     """Several bits of one word."""
     masks = np.array([masks_for_bits(op, site.format, bits)], np.uint32)
     return FaultWords([site.name], np.array([element], np.int64), masks)
 
 
 def words_of_elements(
-    site: Site, elements: Sequence[int], op: str, bits: Sequence[int], rng: np.random.Generator
+    site: Site, elements: Sequence[int], op: Op, bits: Sequence[int], rng: np.random.Generator
 ) -> FaultWords:
     """Several words of one tensor, each in a bit that is drawn from ``bits``, or set to a word of its own."""
     index = np.asarray(elements, np.int64)
@@ -46,7 +46,7 @@ def words_of_elements(
 
 
 def words_at_sites(
-    words: Sequence[tuple[Site, int]], op: str, bits: Literal["all"] | Sequence[int], rng: np.random.Generator
+    words: Sequence[tuple[Site, int]], op: Op, bits: Literal["all"] | Sequence[int], rng: np.random.Generator
 ) -> FaultWords:
     """One word at each of several sites, in the table's order."""
     masks = [_masks(site.format, op, range(site.format.bits) if bits == "all" else bits, 1, rng) for site, _ in words]
@@ -55,7 +55,7 @@ def words_at_sites(
     )
 
 
-def _masks(fmt: Format, op: str, bits: Sequence[int], words: int, rng: np.random.Generator) -> NDArray[np.uint32]:
+def _masks(fmt: Format, op: Op, bits: Sequence[int], words: int, rng: np.random.Generator) -> NDArray[np.uint32]:
     """(words, 3). A draw is made only where there is a choice."""
     if op == "random":
         masks = np.zeros((words, 3), np.uint32)
@@ -67,7 +67,7 @@ def _masks(fmt: Format, op: str, bits: Sequence[int], words: int, rng: np.random
 
 
 @cache
-def _mask_table(format_name: str, op: str) -> NDArray[np.uint32]:
+def _mask_table(format_name: str, op: Op) -> NDArray[np.uint32]:
     """(bits, 3): the masks for each bit of a format."""
     fmt = format_named(format_name)
     return np.array([masks_for(op, fmt, bit) for bit in range(fmt.bits)], np.uint32)

@@ -17,14 +17,14 @@ from testbed.campaign.plan.draw import Stratum
 from testbed.campaign.plan.sections import sampled_strata
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.campaign.spec.stop import StopDimension
-from testbed.core.fault import FaultModel
+from testbed.core.fault import FaultModel, Scope
 from testbed.core.site import SiteTable
 
 Values = tuple[Any, ...]
 
 
 def model_of(stratum: Stratum) -> FaultModel:
-    scope = "persistent" if stratum.persistent else "inference"
+    scope: Scope = "persistent" if stratum.persistent else "inference"
     return FaultModel(stratum.target, stratum.site.where, stratum.op, stratum.pattern, scope)
 
 

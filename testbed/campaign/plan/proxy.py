@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from testbed.campaign.plan.draw import Stratum
 from testbed.campaign.plan.groups import Group
 from testbed.core.arrays import Float64s
-from testbed.core.fault import masks_for
+from testbed.core.fault import Op, masks_for
 from testbed.core.formats import Format
 from testbed.semantics import corrupt
 
@@ -61,7 +61,7 @@ def scores(proxy: Proxy, samples: Samples) -> Callable[[Sequence[Group]], Float6
     return of_groups
 
 
-def score(proxy: Proxy, sample: Sample, fmt: Format, op: str, bit: int | None) -> float:
+def score(proxy: Proxy, sample: Sample, fmt: Format, op: Op, bit: int | None) -> float:
     """The mean of ``r / (1 + r)``. bit: None for random words, of which each value gets one."""
     with np.errstate(all="ignore"):  # NaN and infinities count as moved beyond all bounds
         values = sample.values.astype(_DTYPES[fmt.name])
@@ -74,7 +74,7 @@ def score(proxy: Proxy, sample: Sample, fmt: Format, op: str, bit: int | None) -
     return float(np.mean(1 - 1 / (1 + np.where(bounded, distance, np.inf))))
 
 
-def _faulty_values(values: NDArray, fmt: Format, op: str, bit: int | None) -> NDArray:
+def _faulty_values(values: NDArray, fmt: Format, op: Op, bit: int | None) -> NDArray:
     if op != "random":
         return corrupt(values, *masks_for(op, fmt, bit))
     words = np.random.default_rng(0).integers(1 << fmt.bits, size=len(values), dtype=np.uint64)

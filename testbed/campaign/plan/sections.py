@@ -14,6 +14,7 @@ from typing import NamedTuple
 from testbed.campaign.plan.draw import Stratum, bits_of, strata
 from testbed.campaign.spec.faults import FaultSpec
 from testbed.core.errors import UsageError
+from testbed.core.fault import Op
 from testbed.core.site import Site, SiteTable
 
 
@@ -57,7 +58,7 @@ def check_sections(sections: Sequence[FaultSpec], tables: Mapping[str, SiteTable
 
 
 def bits_named(
-    sections: Sequence[FaultSpec], table: SiteTable, site: Site, op: str, pattern: str, persistent: bool
+    sections: Sequence[FaultSpec], table: SiteTable, site: Site, op: Op, pattern: str, persistent: bool
 ) -> frozenset[int]:
     """Which bits of a site's words any section of one fault model strikes."""
     bits: set[int] = set()
@@ -76,7 +77,7 @@ class _Overlaps:
         self._rivals: dict[tuple[int, str], tuple[int, ...]] = {}
         self._sites: dict[int, frozenset[str]] = {}
 
-    def rivals(self, number: int, op: str) -> tuple[int, ...]:
+    def rivals(self, number: int, op: Op) -> tuple[int, ...]:
         """All sections with faults of the same model, this one among them; empty where it is alone."""
         if (number, op) not in self._rivals:
             model = _model(self.sections[number], op)
@@ -84,12 +85,12 @@ class _Overlaps:
             self._rivals[number, op] = alike if len(alike) > 1 else ()
         return self._rivals[number, op]
 
-    def owner(self, number: int, site: Site, op: str, bit: int | None) -> int:
+    def owner(self, number: int, site: Site, op: Op, bit: int | None) -> int:
         """Which section the stratum of section ``number`` belongs to: the first of those that ask for most of it."""
         sharing = [n for n in self.rivals(number, op) if n == number or self._names(n, number, site, op, bit)]
         return max(sharing, key=lambda n: self.sections[n].per_stratum, default=number)
 
-    def _names(self, other: int, number: int, site: Site, op: str, bit: int | None) -> bool:
+    def _names(self, other: int, number: int, site: Site, op: Op, bit: int | None) -> bool:
         """Whether section ``other`` has the stratum too."""
         section = self.sections[other]
         if other not in self._sites:
@@ -107,6 +108,6 @@ class _Overlaps:
         return True
 
 
-def _model(section: FaultSpec, op: str) -> tuple[object, ...]:
+def _model(section: FaultSpec, op: Op) -> tuple[object, ...]:
     """What no rate mixes."""
     return section.target, section.where, section.pattern_name(op), section.persistent

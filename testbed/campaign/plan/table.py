@@ -23,10 +23,10 @@ from testbed.campaign.plan.sections import sampled_strata
 from testbed.campaign.results.reader import PLAN_TABLE
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.core.errors import StaleArtefact, UsageError
-from testbed.core.fault import Masks
+from testbed.core.fault import Masks, Op
 from testbed.core.folder.files import atomic_path
 from testbed.core.schema import PLAN_COLUMNS, READABLE_VERSIONS, arrow_schema
-from testbed.core.site import Site, SiteTable
+from testbed.core.site import Site, SiteTable, Where
 
 _MOST_FAULTS = 1_000_000_000
 _PART_FAULTS = 1 << 14
@@ -108,7 +108,7 @@ def in_parts(faults: Iterable[PlannedFault], first: int = 0) -> Iterator[PlanPar
 
 
 def fault_row(
-    target: str, site: Site, op: str, bit: int | None, index: int, masks: Masks, image_id: str | None
+    target: str, site: Site, op: Op, bit: int | None, index: int, masks: Masks, image_id: str | None
 ) -> dict[str, Any]:
     """One planned fault, outside any stratum (a sampler adds where it was drawn from)."""
     return {
@@ -190,7 +190,7 @@ class PlanSlice:
     """
 
     target: str
-    where: str
+    where: Where
     table: pa.Table
     points_path: Path | None = None
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +18,7 @@ from testbed.campaign.plan.points import points_path
 from testbed.campaign.plan.table import PlanSlice
 from testbed.campaign.plan.unit import Unit
 from testbed.campaign.results.reader import PLAN_TABLE
+from testbed.core.site import Where
 
 
 def slice_of(path: Path, start: int, stop: int) -> pa.Table:
@@ -46,7 +48,8 @@ def _row_group(path: Path, modified: int, size: int, group: int) -> pa.Table:
 
 def plan_slice_of(path: Path, start: int, stop: int) -> PlanSlice:
     table = slice_of(path, start, stop)
-    return PlanSlice(str(table.column("target")[0]), str(table.column("where")[0]), table, points_path(path))
+    where = cast(Where, str(table.column("where")[0]))
+    return PlanSlice(str(table.column("target")[0]), where, table, points_path(path))
 
 
 def units_of(path: Path, name: str, images: int, rows_per_unit: int, first: int) -> Iterator[Unit]:

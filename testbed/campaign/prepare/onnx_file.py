@@ -13,7 +13,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
-from testbed.campaign.facts import AbsentSite, DescribedModel, ExportFacts, GoldenFacts, facts_of
+from testbed.campaign.described import AbsentSite, DescribedModel
+from testbed.campaign.facts import ExportFacts, GoldenFacts, facts_of
 from testbed.campaign.plan.sections import check_sections
 from testbed.campaign.prepare.as_trained import check_like_library
 from testbed.campaign.prepare.known import KnownModel, cached_logits

@@ -8,7 +8,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.campaign.facts import DescribedModel, GoldenFacts, PictureFacts, facts_of
+from testbed.campaign.described import DescribedModel, PictureFacts
+from testbed.campaign.facts import GoldenFacts, facts_of
 from testbed.campaign.files import Files
 from testbed.campaign.prepare.known import KnownModel
 from testbed.campaign.prepare.subject import check_accuracy, dataset_of, stages_of

@@ -17,7 +17,8 @@ from testbed.analysis.outputs.choice import choose_per_tier, tier_order, too_sma
 from testbed.analysis.outputs.classes import class_counts, one_class_warning
 from testbed.analysis.outputs.confidence import TierEdges, Tiers, tiers_from_logits, top1
 from testbed.analysis.outputs.guessing import Accuracy, accuracy_against_guessing
-from testbed.campaign.facts import AccuracyFacts, DescribedData, GoldenFacts, PictureFacts, TuneFacts, facts_of
+from testbed.campaign.described import AccuracyFacts, DescribedData, PictureFacts
+from testbed.campaign.facts import GoldenFacts, TuneFacts, facts_of
 from testbed.campaign.files import PICTURES, TIERS, Files
 from testbed.campaign.folder.images import NamedImages, named_images
 from testbed.campaign.folder.pictures import write_pictures

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.analysis.outputs.choice import TEST_IMAGES
-from testbed.campaign.facts import DescribedModel
+from testbed.campaign.described import DescribedModel
 from testbed.campaign.prepare.as_trained import check_like_model_run
 from testbed.campaign.prepare.known import KnownModel
 from testbed.campaign.results.progress import Watch

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from testbed.campaign.facts import DescribedModel, GoldenFacts, TrainFacts, facts_of
+from testbed.campaign.described import DescribedModel
+from testbed.campaign.facts import GoldenFacts, TrainFacts, facts_of
 from testbed.campaign.plan.sections import check_sections
 from testbed.campaign.prepare.known import KnownModel, cached_logits
 from testbed.campaign.prepare.module_golden import shared_golden

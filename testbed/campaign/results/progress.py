@@ -21,9 +21,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from testbed.analysis.stats import proportion_interval
-from testbed.campaign.facts import DomainFacts
 from testbed.campaign.results.arrow import from_stream
 from testbed.campaign.spec.stop import dimensions
+from testbed.campaign.stop_facts import DomainFacts
 from testbed.core.errors import TestbedError
 from testbed.core.folder.files import write_json
 from testbed.core.folder.provenance import who

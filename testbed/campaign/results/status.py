@@ -99,7 +99,7 @@ def _from_rows(folder: RunFolder, stages: list[str]) -> dict[str, Any]:
         fields["widest"] = None if widest is None else asdict(widest)
     else:  # rounds are not told from each other by their rows: what was said last stands, and in the end the verdict
         fields["units"] = None
-        if (executed := _executed(folder)) is not None and (stop := executed.stopped) is not None:
+        if (executed := _executed(folder)) is not None and (stop := executed.stop) is not None:
             confidence = folder.manifest["spec"]["confidence"]
             fields["widest"] = asdict(widest_domain(stop.history[-1].domains, stop, confidence))
     return fields

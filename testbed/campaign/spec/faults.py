@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
 
 from testbed.campaign.spec.fields import AtMost, Complaint, Count, Strict, refuse
-from testbed.core.fault import OPS, Scope
+from testbed.core.fault import OPS, DrawnOp, Op, Scope
 from testbed.core.patterns import BurstPattern, ColumnPattern, ElementPattern, Pattern, RowPattern, TilePattern
 from testbed.core.site import Where
 
@@ -79,8 +79,8 @@ class FaultSpec(Strict):
         default=("*",),
         description='Patterns of site names, such as "block.*.attn.softmax"; all sites of the target unless stated.',
     )
-    ops: tuple[Literal["flip", "stuck0", "stuck1", "random"], ...] = Field(
-        default=OPS,  # type: ignore[arg-type]
+    ops: tuple[DrawnOp, ...] = Field(
+        default=OPS,
         description='What happens to the bits: "flip"; "stuck0" or "stuck1", to 0 or 1; "random", any word. All of them '
         'unless stated, but "random" with pattern = "bits".',
     )
@@ -189,12 +189,12 @@ class FaultSpec(Strict):
         whole: dict[str, Pattern] = {"row": RowPattern(), "column": ColumnPattern()}
         return whole.get(self.pattern, ElementPattern())
 
-    def label(self, op: str) -> str:
+    def label(self, op: Op) -> str:
         """A fault model's name, among those of one target and place: "flip", "flip x burst-4", "stuck0, persistent"."""
         name = op if self.pattern == "single" else f"{op} x {self.pattern_name(op)}"
         return f"{name}, persistent" if self.where == "activation" and self.persistent else name
 
-    def pattern_name(self, op: str) -> str:
+    def pattern_name(self, op: Op) -> str:
         """The pattern with its size, as rows tell it: "single", "bits-3-adjacent", "tile-4x16-any-bit", "sites-2"."""
         if self.pattern in ("bits", "sites"):
             return f"{self.pattern}-{self.count}" + ("-adjacent" if self.adjacent else "")

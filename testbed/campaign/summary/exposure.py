@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -11,13 +10,20 @@ from numpy.typing import NDArray
 
 from testbed.analysis.exposure import Contribution, contribution, exposures, summed, with_unsampled
 from testbed.campaign.spec.campaign import CampaignSpec
+from testbed.campaign.summary.exposed import (
+    ContributionRecord,
+    ExposureRecord,
+    ModelContribution,
+    SiteContribution,
+    TotalContribution,
+)
 from testbed.campaign.summary.rates import fault_models
 from testbed.campaign.summary.tally import Tally
-from testbed.core.fault import FaultModel
+from testbed.core.fault import FaultModel, Scope
 from testbed.core.outcome import MEASURES
-from testbed.core.site import SiteTable
+from testbed.core.site import SiteTable, Where
 
-_USUAL_SCOPE = {"activation": "inference", "weight": "persistent"}
+_USUAL_SCOPE: dict[Where, Scope] = {"activation": "inference", "weight": "persistent"}
 
 
 def site_exposures(spec: CampaignSpec, tables: Mapping[str, SiteTable]) -> dict[str, float]:
@@ -35,10 +41,10 @@ def site_exposures(spec: CampaignSpec, tables: Mapping[str, SiteTable]) -> dict[
 
 def contributions(
     spec: CampaignSpec, tables: Mapping[str, SiteTable], tally: Tally, population: NDArray[np.int64]
-) -> dict[str, Any] | None:
+) -> ExposureRecord | None:
     """Per fault model: the failure rate of all exposed sites together, and of each; None for a spec without exposure.
 
-    JSON-ready, in the spec's unit. ``totals``: activations and weights together, of one operation and pattern. Fault
+    In the spec's unit. ``totals``: activations and weights together, of one operation and pattern. Fault
     models are alternatives, not parts: their totals do not add up. Those at several sites have no site of their own, and
     no contribution. ``not_sampled``: exposed sites of which no fault was drawn; they are in the upper limit with all of
     their exposure, and in the value with none.
@@ -47,7 +53,7 @@ def contributions(
     if spec.exposure is None:
         return None
     faulty = _faulty_sites(spec, tables)
-    models: list[dict[str, Any]] = []
+    models: list[ModelContribution] = []
     wholes: dict[FaultModel, dict[str, Contribution]] = {}
     for rates in fault_models(tally, population, spec.confidence):
         measures = [measure for measure in MEASURES if measure != "sdc1" or rates.model.target == "model"]
@@ -60,42 +66,48 @@ def contributions(
         rate = rates.over_sites(exposure)
         whole = {measure: with_unsampled(contribution(sampled, rate[measure]), unsampled) for measure in measures}
         wholes[rates.model] = whole
+        sites = [
+            SiteContribution(
+                site=site,
+                **_records({measure: contribution(exposure[site], estimates[measure]) for measure in measures}),
+            )
+            for site, estimates in by_site.items()
+        ]
         models.append(
-            {
-                **rates.model.to_json(),
-                **{measure: asdict(estimate) for measure, estimate in whole.items()},
-                "not_sampled": missing,
-                "sites": [
-                    {
-                        "site": site,
-                        **{measure: asdict(contribution(exposure[site], estimates[measure])) for measure in measures},
-                    }
-                    for site, estimates in by_site.items()
-                ],
-            }
+            ModelContribution(
+                target=rates.model.target,
+                where=rates.model.where,
+                op=rates.model.label,
+                pattern=rates.model.pattern,
+                scope=rates.model.scope,
+                **_records(whole),
+                not_sampled=missing,
+                sites=sites,
+            )
         )
-    return {
-        "unit": spec.exposure.unit,
-        "per_bit": spec.exposure.per_bit,
-        "weights": dict(spec.exposure.sites),
-        "models": models,
-        "totals": list(_totals(wholes)),
-    }
+    return ExposureRecord(
+        unit=spec.exposure.unit,
+        per_bit=spec.exposure.per_bit,
+        weights=dict(spec.exposure.sites),
+        models=models,
+        totals=list(_totals(wholes)),
+    )
 
 
-def _totals(wholes: Mapping[FaultModel, Mapping[str, Contribution]]) -> Iterator[dict[str, Any]]:
+def _records(contributions: Mapping[str, Contribution]) -> dict[str, Any]:
+    """Keyword arguments of a record: one per measure that has a meaning."""
+    return {measure: ContributionRecord.of(contribution) for measure, contribution in contributions.items()}
+
+
+def _totals(wholes: Mapping[FaultModel, Mapping[str, Contribution]]) -> Iterator[TotalContribution]:
     """Activations and weights together, where both were struck by the same operation and pattern."""
     for model, activations in wholes.items():
         if model.where != "activation" or model.scope != _USUAL_SCOPE["activation"]:
             continue
         other = model._replace(where="weight", scope=_USUAL_SCOPE["weight"])
         if other in wholes:
-            yield {
-                "target": model.target,
-                "op": model.label,
-                "pattern": model.pattern,
-                **{name: asdict(summed((estimate, wholes[other][name]))) for name, estimate in activations.items()},
-            }
+            together = {name: summed((estimate, wholes[other][name])) for name, estimate in activations.items()}
+            yield TotalContribution(target=model.target, op=model.label, pattern=model.pattern, **_records(together))
 
 
 def _faulty_sites(spec: CampaignSpec, tables: Mapping[str, SiteTable]) -> dict[FaultModel, Sequence[str]]:
@@ -105,7 +117,7 @@ def _faulty_sites(spec: CampaignSpec, tables: Mapping[str, SiteTable]) -> dict[F
         if section.pattern == "sites":
             continue
         names = [site.name for site in tables[section.target].select(section.where, section.sites)]
-        scope = "persistent" if section.persistent else "inference"
+        scope: Scope = "persistent" if section.persistent else "inference"
         for op in section.ops:
             model = FaultModel(section.target, section.where, op, section.pattern_name(op), scope)
             by_model.setdefault(model, {}).update(dict.fromkeys(names))

@@ -5,35 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, JsonValue
+from pydantic import Field, JsonValue
 
-from testbed.campaign.facts import (
-    AbsentSite,
-    DriftFacts,
-    EvaluationFacts,
-    LeftOut,
-    ParityFacts,
-    StopFacts,
-    StopTable,
-    ZeroFaultFacts,
-)
+from testbed.campaign.described import AbsentSite
+from testbed.campaign.gate_facts import DriftFacts, EvaluationFacts, LeftOut, ParityFacts, ZeroFaultFacts
 from testbed.campaign.proofs import Proof
+from testbed.campaign.stop_facts import StopFacts
+from testbed.campaign.summary.exposed import ExposureRecord
+from testbed.campaign.summary.part import SummaryPart
 from testbed.core.errors import StaleArtefact
-from testbed.core.folder.forms import Form, read_form
+from testbed.core.folder.forms import read_form
 from testbed.core.folder.parsing import read_json
 from testbed.core.schema import READABLE_VERSIONS
+from testbed.core.site import Where
 
 _WHAT = "a campaign's summary"
 _FIX = "rerun with `testbed campaign run SPEC --redo summary`"
 _NonNegative = Annotated[int, Field(ge=0)]
 _Share = Annotated[float, Field(ge=0, le=1)]
 _Table = dict[str, JsonValue]
-
-
-class SummaryPart(Form):
-    """A part of the summary. Keys that another version writes are kept; what older versions lack has a default."""
-
-    model_config = ConfigDict(extra="allow")
 
 
 class RateRecord(SummaryPart):
@@ -52,7 +42,7 @@ class Marginal(SummaryPart):
     """
 
     target: str
-    where: str
+    where: Where
     op: str
     pattern: str = "single"
     scope: str | None = None
@@ -67,6 +57,39 @@ class Marginal(SummaryPart):
         return self.rates.get(measure)
 
 
+class StratumRecord(SummaryPart):
+    """Counts and rates of one cell: a fault model, a tier, a site and a class of bits.
+
+    ``op``: the fault model's label. ``n``: rows; of each outcome, and of outputs that are not finite. ``sdc1_*``: None
+    where there are no classes.
+    """
+
+    target: str
+    where: Where
+    op: str
+    pattern: str = "single"
+    scope: str | None = None
+    tier: int
+    site: str
+    kind: str
+    bit_class: str | None
+    n: _NonNegative
+    faults: _NonNegative
+    identical: _NonNegative = 0
+    masked: _NonNegative = 0
+    sdc_tolerable: _NonNegative = 0
+    sdc1: _NonNegative = 0
+    sdc: _NonNegative = 0
+    due: _NonNegative = 0
+    nonfinite: _NonNegative = 0
+    sdc1_rate: _Share | None = None
+    sdc1_low: _Share | None = None
+    sdc1_high: _Share | None = None
+    outside_rate: _Share | None = None
+    outside_low: _Share | None = None
+    outside_high: _Share | None = None
+
+
 class RowShare(SummaryPart):
     """A number of rows, and their share of all."""
 
@@ -78,7 +101,7 @@ class EvaluatedRows(SummaryPart):
     """How the outputs of one fault model's rows were obtained, and which came to none that anybody could use."""
 
     target: str
-    where: str
+    where: Where
     op: str
     pattern: str = "single"
     scope: str | None = None
@@ -145,7 +168,7 @@ class FaultyEngine(SummaryPart):
     """An engine in which faults were run."""
 
     target: str
-    where: str
+    where: Where
     hash: str
     deployment_id: str = ""
     file: str = ""
@@ -200,25 +223,20 @@ class Summary(SummaryPart):
     tolerance: ToleranceRecord
     confidence: Annotated[float, Field(gt=0, lt=1)]
     detector: str = "none"
-    strata: list[dict[str, str | int | float | None]]
+    strata: list[StratumRecord]
     marginals: list[Marginal]
     evaluation: list[EvaluatedRows] = Field(default_factory=list)
-    exposure: dict[str, Any] | None = None
+    exposure: ExposureRecord | None = None
     timing: list[StageSeconds]
     wall_seconds: float = 0.0
     engine_seconds: float = 0.0
     worker_seconds: float = 0.0
     scaling_efficiency: float | None = None
     failures: Failures
-    stop: StopTable | None = None
+    stop: StopFacts | None = None
     evaluated_by: dict[str, EvaluationFacts] = Field(default_factory=dict)
     injections_per_second: float
     statement: str
-
-    @property
-    def stopped(self) -> StopFacts | None:
-        """How an adaptive campaign came to its end; None for any other."""
-        return None if self.stop is None else StopFacts.model_validate(self.stop)
 
     @property
     def proofs(self) -> list[Proof]:

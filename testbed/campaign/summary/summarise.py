@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
 from testbed.analysis.domains import Estimate
 from testbed.analysis.stats import rounded_share
-from testbed.campaign.facts import DescribedData, ExecuteFacts, GateFacts, TuneFacts, facts_of
+from testbed.campaign.described import DescribedData
+from testbed.campaign.facts import ExecuteFacts, TuneFacts, facts_of
 from testbed.campaign.files import PLAN, TIERS
 from testbed.campaign.folder.claim import recorded_spec
 from testbed.campaign.folder.images import read_tiers
+from testbed.campaign.gate_facts import GateFacts
 from testbed.campaign.prepare.stages import Preparation
 from testbed.campaign.summary.exposure import contributions
 from testbed.campaign.summary.rates import RATE_DIMENSIONS, ModelRates, RateGroup, fault_models
@@ -29,6 +31,7 @@ from testbed.campaign.summary.record import (
     RateRecord,
     RowShare,
     StageSeconds,
+    StratumRecord,
     Summary,
     SummaryData,
     SummaryEngine,
@@ -39,17 +42,28 @@ from testbed.campaign.summary.record import (
     load_summary,
 )
 from testbed.campaign.summary.tally import Tally, populations
+from testbed.core.fault import FaultModel
 from testbed.core.folder.runfolder import RunFolder
 from testbed.core.outcome import OUTCOMES
 from testbed.core.schema import SCHEMA_VERSION
-from testbed.core.site import SiteTable
+from testbed.core.site import SiteTable, Where
 
 SUMMARY = "summary.json"
 
 
+class _FaultModelFields(TypedDict):
+    """The fields of a record that say of which fault model it is. ``op``: its label."""
+
+    target: str
+    where: Where
+    op: str
+    pattern: str
+    scope: str
+
+
 def summarise(
     preparation: Preparation,
-    engines: Sequence[Mapping[str, Any]],
+    engines: Sequence[FaultyEngine],
     results: str,
     plans: Sequence[str] = (PLAN,),
     *,
@@ -63,12 +77,12 @@ def summarise(
     stages = folder.manifest["stages"]
     tuned = facts_of(folder, "tune", TuneFacts)
     gates, execute = facts_of(folder, "gates", GateFacts), facts_of(folder, "execute", ExecuteFacts)
-    strata: list[dict[str, str | int | float | None]] = []
+    strata: list[StratumRecord] = []
     marginals: list[Marginal] = []
     evaluation: list[EvaluatedRows] = []
     for rates in fault_models(tally, population, spec.confidence):
         has_classes = rates.model.target == "model"
-        strata += [{**rates.model.to_json(), **cell} for cell in _strata(rates, has_classes)]
+        strata += _strata(rates, has_classes)
         formats = {site.name: site.format_name for site in tables.get(rates.model.target, ())}
         marginals += _marginals(rates, has_classes, formats)
         evaluation.append(_evaluation(rates))
@@ -90,13 +104,13 @@ def summarise(
         images=SummaryImages(named=len(preparation.images), classes=preparation.classes_of(None)),
         engine=SummaryEngine(
             backend=spec.engine.backend,
-            hash=main["hash"],
-            deployment_id=main["deployment_id"],
+            hash=main.hash,
+            deployment_id=main.deployment_id,
             precision=spec.engine.precision,
             batch=tuned.batch,
             threads=tuned.threads,
         ),
-        engines=[FaultyEngine.model_validate(engine) for engine in engines],
+        engines=list(engines),
         zero_fault=gates.zero_fault,
         drift=gates.drift,
         parity=gates.parity,
@@ -161,26 +175,30 @@ def _marginals(rates: ModelRates, has_classes: bool, formats: Mapping[str, str])
         if not has_classes:
             records["sdc1"] = None
         some = group.rates["outside"]
-        yield Marginal(**rates.model.to_json(), **of, faults=some.n_clusters, n=some.n_rows, rates=records)
+        yield Marginal(**_named(rates.model), **of, faults=some.n_clusters, n=some.n_rows, rates=records)
 
 
-def _strata(rates: ModelRates, has_classes: bool) -> Iterator[dict[str, str | int | float | None]]:
+def _strata(rates: ModelRates, has_classes: bool) -> Iterator[StratumRecord]:
     """Counts of the outcomes, and the rates, per tier, site and bit class."""
     counts = rates.outcomes_by_cell()
     for cell, group in rates.cells():
         sdc1, outside = group.rates["sdc1"], group.rates["outside"]
-        yield {
-            **cell._asdict(),
-            "n": outside.n_rows,
-            "faults": outside.n_clusters,
+        yield StratumRecord(
+            **_named(rates.model),
+            tier=cell.tier,
+            site=cell.site,
+            kind=cell.kind,
+            bit_class=cell.bit_class,
+            n=outside.n_rows,
+            faults=outside.n_clusters,
             **{name: counts[cell][name] for name in (*OUTCOMES, "nonfinite")},
-            "sdc1_rate": rounded_share(sdc1.rate) if has_classes else None,
-            "sdc1_low": rounded_share(sdc1.low) if has_classes else None,
-            "sdc1_high": rounded_share(sdc1.high) if has_classes else None,
-            "outside_rate": rounded_share(outside.rate),
-            "outside_low": rounded_share(outside.low),
-            "outside_high": rounded_share(outside.high),
-        }
+            sdc1_rate=rounded_share(sdc1.rate) if has_classes else None,
+            sdc1_low=rounded_share(sdc1.low) if has_classes else None,
+            sdc1_high=rounded_share(sdc1.high) if has_classes else None,
+            outside_rate=rounded_share(outside.rate),
+            outside_low=rounded_share(outside.low),
+            outside_high=rounded_share(outside.high),
+        )
 
 
 def _evaluation(rates: ModelRates) -> EvaluatedRows:
@@ -191,7 +209,17 @@ def _evaluation(rates: ModelRates) -> EvaluatedRows:
     def shared(counts: Mapping[str, int]) -> dict[str, RowShare]:
         return {name: RowShare(rows=count, share=rounded_share(count / rows)) for name, count in counts.items()}
 
-    return EvaluatedRows(**rates.model.to_json(), rows=rows, how=shared(ways), due=shared(dues))
+    return EvaluatedRows(**_named(rates.model), rows=rows, how=shared(ways), due=shared(dues))
+
+
+def _named(model: FaultModel) -> _FaultModelFields:
+    return {
+        "target": model.target,
+        "where": model.where,
+        "op": model.label,
+        "pattern": model.pattern,
+        "scope": model.scope,
+    }
 
 
 def _rate_record(rate: Estimate) -> RateRecord:

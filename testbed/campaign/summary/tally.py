@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 
 from testbed.campaign.results.reader import PLAN_TABLE, RESULT_TABLE
 from testbed.core.arrays import Int64s
+from testbed.core.fault import Op, Scope
 from testbed.core.outcome import DUES, HOWS, MEASURES, OUTCOMES, Outcome
+from testbed.core.site import Where
 
 _INSIDE = [OUTCOMES.index(Outcome.IDENTICAL), OUTCOMES.index(Outcome.MASKED)]
 _SDC1 = OUTCOMES.index(Outcome.SDC1)
@@ -37,10 +39,10 @@ class Profile(NamedTuple):
     """What faults of one kind have in common, besides their stratum. Of several struck words it is the first's."""
 
     target: str
-    where: str
-    op: str
+    where: Where
+    op: Op
     pattern: str
-    scope: str
+    scope: Scope
     site: str
     kind: str
     block: int | None

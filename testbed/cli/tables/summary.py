@@ -61,7 +61,7 @@ def _head(summary: Summary) -> Iterable[str | Prose]:
     )
     yield from _decided(summary)
     yield f"images  {'; '.join(tier_text(tier) for tier in summary.tiers)}"
-    if stop := stop_verdict(summary.stopped, summary.confidence):
+    if stop := stop_verdict(summary.stop, summary.confidence):
         yield f"stop    {stop}"
     if summary.images:
         yield f"named   {classes_told(summary.images.classes, len(summary.data.classes))}"
@@ -97,19 +97,18 @@ def _failure_rate(summary: Summary) -> Iterable[RenderableType]:
     exposure = summary.exposure
     assert exposure is not None
     confidence = f"{100 * summary.confidence:g} %"
-    table = FittedTable(title=f"exposed sites, in {exposure['unit']} with {confidence} intervals")
+    table = FittedTable(title=f"exposed sites, in {exposure.unit} with {confidence} intervals")
     for name in ("", "exposure", "SDC-1", "outside tolerance", "non-finite"):
         table.add_column(name, justify="right" if name == "exposure" else "left", no_wrap=True)
     totals = list(totals_of(exposure))
     for number, (name, record) in enumerate(totals):
-        if number == len(exposure["models"]):
+        if number == len(exposure.models):
             table.add_section()
-        cells = [contribution_text(record.get(measure)) for measure in ("sdc1", "outside", "nonfinite")]
-        table.add_row(name, amount(record["outside"]["exposure"]), *cells)
+        cells = [contribution_text(record.contribution(measure)) for measure in ("sdc1", "outside", "nonfinite")]
+        table.add_row(name, amount(record.outside.exposure), *cells)
     yield table
-    missing = list(dict.fromkeys(site for model in exposure["models"] for site in model.get("not_sampled", ())))
-    if missing:
-        yield not_sampled_text(missing)
+    if exposure.not_sampled:
+        yield not_sampled_text(exposure.not_sampled)
 
 
 def plan_tables(plan: Record) -> RenderableType:

@@ -3,10 +3,16 @@ contributions as tables."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from testbed.campaign.summary.exposed import (
+    ContributionRecord,
+    ExposureRecord,
+    ModelContribution,
+    SiteContribution,
+    TotalContribution,
+)
 from testbed.core.outcome import MEASURES
 from testbed.report.formatting import MEASURE_NAMES, amount, count, model_name
 from testbed.report.read.evidence import Evidence
@@ -14,7 +20,6 @@ from testbed.report.sections.swept import Table
 
 _SITES = 12
 _PLACES = {"activation": "activations", "weight": "weights"}
-Record = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -31,50 +36,57 @@ class FailureRate:
 def failure_rate(evidence: Evidence) -> FailureRate | None:
     """None for a campaign without exposures."""
     exposure = evidence.summary.exposure
-    if not exposure or not exposure["models"]:
+    if exposure is None or not exposure.models:
         return None
-    totals = [(name, record) for name, record in totals_of(exposure)]
-    measures = [measure for measure in MEASURES if any(measure in record for _, record in totals)]
+    totals = list(totals_of(exposure))
+    measures = [measure for measure in MEASURES if any(record.contribution(measure) for _, record in totals)]
     tables = [_contribution_table("failure-rate-totals", "All exposed sites", totals, measures)]
-    for model in exposure["models"]:
-        most = sorted(model["sites"], key=lambda site: -site[_main(model)]["value"])[:_SITES]
-        if len(model["sites"]) > 1:
-            shown = [(site["site"], site) for site in most]
-            title = (
-                f"{_name(model)}: {'the sites that contribute most' if len(most) < len(model['sites']) else 'by site'}"
-            )
-            of = [measure for measure in measures if measure in model]
+    for model in exposure.models:
+        most = sorted(model.sites, key=lambda site: -_value(site, model.main_measure))[:_SITES]
+        if len(model.sites) > 1:
+            shown = [(site.site, site) for site in most]
+            title = f"{_name(model)}: {'the sites that contribute most' if len(most) < len(model.sites) else 'by site'}"
+            of = [measure for measure in measures if measure in model.measures]
             tables.append(_contribution_table(f"failure-rate-{len(tables)}", title, shown, of))
-    missing = dict.fromkeys(site for model in exposure["models"] for site in model.get("not_sampled", ()))
-    return FailureRate(exposure["unit"], exposure["per_bit"], tuple(tables), tuple(missing))
+    return FailureRate(exposure.unit, exposure.per_bit, tuple(tables), tuple(exposure.not_sampled))
 
 
-def totals_of(exposure: Record) -> Iterator[tuple[str, Record]]:
+def totals_of(exposure: ExposureRecord) -> Iterator[tuple[str, ModelContribution | TotalContribution]]:
     """(name, contribution per measure) of each fault model's exposed sites, and of activations and weights together."""
-    for model in exposure["models"]:
+    for model in exposure.models:
         yield _name(model), model
-    for total in exposure.get("totals", ()):
-        yield f"{total['target']}, activations and weights, {model_name(total['op'])}", total
+    for total in exposure.totals:
+        yield f"{total.target}, activations and weights, {model_name(total.op)}", total
 
 
-def contribution_text(contribution: Record | None) -> str:
+def contribution_text(contribution: ContributionRecord | None) -> str:
     """ "542 [498, 590]"; nothing where there is no such measure."""
-    if not contribution:
+    if contribution is None:
         return ""
-    return f"{amount(contribution['value'])} [{amount(contribution['low'])}, {amount(contribution['high'])}]"
+    return f"{amount(contribution.value)} [{amount(contribution.low)}, {amount(contribution.high)}]"
 
 
-def _name(model: Record) -> str:
-    return f"{model['target']}, {_PLACES[model['where']]}, {model_name(model['op'])}"
+def _name(model: ModelContribution) -> str:
+    return f"{model.target}, {_PLACES[model.where]}, {model_name(model.op)}"
 
 
-def _main(model: Record) -> str:
-    return "sdc1" if "sdc1" in model else "outside"
+def _value(site: SiteContribution, measure: str) -> float:
+    contribution = site.contribution(measure)
+    return 0.0 if contribution is None else contribution.value
 
 
-def _contribution_table(id_: str, title: str, named: Sequence[tuple[str, Record]], measures: Sequence[str]) -> Table:
+def _contribution_table(
+    id_: str,
+    title: str,
+    named: Sequence[tuple[str, SiteContribution | ModelContribution | TotalContribution]],
+    measures: Sequence[str],
+) -> Table:
     rows = tuple(
-        (name, amount(record[measures[-1]]["exposure"]), *(contribution_text(record.get(m)) for m in measures))
+        (
+            name,
+            amount(record.outside.exposure),
+            *(contribution_text(record.contribution(measure)) for measure in measures),
+        )
         for name, record in named
     )
     return Table(id_, title, ("", "exposure", *(MEASURE_NAMES[measure] for measure in measures)), rows)

@@ -8,8 +8,8 @@ from itertools import pairwise
 
 from markupsafe import Markup
 
-from testbed.campaign.facts import DomainFacts, RoundFacts, StopFacts
 from testbed.campaign.results.progress import widest_domain
+from testbed.campaign.stop_facts import DomainFacts, RoundFacts, StopFacts
 from testbed.report.charts.axis import LogAxis
 from testbed.report.charts.curve import Curve, CurvePoint, PlotFrame, Rule, chart
 from testbed.report.formatting import MEASURE_NAMES, count, duration, model_name, percent
@@ -50,7 +50,7 @@ class Rounds:
 
 def rounds(evidence: Evidence) -> Rounds | None:
     """None for a campaign that planned all its faults at once."""
-    stop = evidence.summary.stopped
+    stop = evidence.summary.stop
     if stop is None:
         return None
     looks = tuple(_look(done, stop.per) for done in stop.history)

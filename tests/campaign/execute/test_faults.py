@@ -29,7 +29,7 @@ from testbed.campaign.plan.units import plan_slice_of, units_of
 from testbed.core.errors import EngineError
 from testbed.core.fault import masks_for
 from testbed.core.folder.runfolder import RunFolder
-from testbed.core.site import Site, SiteTable
+from testbed.core.site import Site, SiteTable, Where
 from testbed.engines.runner import BaseRunner, EngineInfo
 from testbed.instrument.ports.feed import INDEX, LIVE, SITE, VALUE
 
@@ -62,7 +62,7 @@ class Engine(BaseRunner):
         return {"logits": faulty, LIVE: live[rows, feeds[INDEX][:, 0]][:, None]}
 
 
-def engine(where: str = "activation", inputs: Inputs = lambda rows: PIXELS[rows]) -> CampaignEngine:
+def engine(where: Where = "activation", inputs: Inputs = lambda rows: PIXELS[rows]) -> CampaignEngine:
     return CampaignEngine("model", where, TABLE, Engine(), inputs, "x", "logits", IMAGES, BATCH)
 
 
@@ -78,7 +78,7 @@ def weights() -> WeightFaultRunner:
 NO_WORDS = np.zeros(0, np.uint32)
 
 
-def plan_slice(where: str, faults: Sequence[tuple[int, int]]) -> PlanSlice:
+def plan_slice(where: Where, faults: Sequence[tuple[int, int]]) -> PlanSlice:
     """One fault per (index, bit); activations of image after image."""
     site = TABLE["head" if where == "activation" else "w"]
     rows = []
@@ -211,7 +211,7 @@ def stored(tiny_run: Path) -> dict[tuple[int, str], dict[str, Any]]:
 @pytest.mark.parametrize("target", ["model", "attention"])
 @pytest.mark.parametrize("where", ["activation", "weight"])
 def test_no_row_depends_on_its_batch_or_the_order_of_work(
-    place: Workplace, stored: dict[tuple[int, str], dict[str, Any]], tiny_run: Path, target: str, where: str
+    place: Workplace, stored: dict[tuple[int, str], dict[str, Any]], tiny_run: Path, target: str, where: Where
 ) -> None:
     """A shuffled part of the plan, with a tail that is not a whole batch, gives the stored rows bit for bit."""
     (faults,) = (

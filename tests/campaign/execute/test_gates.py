@@ -177,8 +177,8 @@ def test_weights_left_out_are_not_planned_and_are_told(
     campaign.folder.save()
     discard_log(campaign.folder / STORE)
     summary = run_spec(tiny_spec, campaign.folder.path)
-    assert [(each["target"], each["site"]) for each in summary["left_out"]] == [("model", "head.bias")]
-    assert summary["left_out"][0]["reason"] == weight_gate.UNHEARD
+    assert [(each.target, each.site) for each in summary.left_out] == [("model", "head.bias")]
+    assert summary.left_out[0].reason == weight_gate.UNHEARD
     sites = pq.read_table(campaign.folder / RESULTS).filter(pc.equal(pc.field("where"), "weight"))["site"]
     assert "head.bias" not in set(sites.to_pylist())
     assert "block.0.mlp.fc1.weight" in set(sites.to_pylist())
@@ -271,8 +271,8 @@ def test_rows_that_only_faults_let_influence_each_other_are_run_alone(
 
     monkeypatch.setattr(Workplace, "open", shared)
     summary = run_spec(tiny_spec, tiny_copy)
-    assert summary["engine"]["batch"] == 1
-    assert summary["notes"] == [f"batch 1 instead of 16: {row_gate.BESIDE_FAULTS}"]
+    assert summary.engine.batch == 1
+    assert summary.notes == [f"batch 1 instead of 16: {row_gate.BESIDE_FAULTS}"]
 
 
 def test_only_the_same_batch_run_twice_is_called_not_deterministic(

@@ -53,7 +53,7 @@ def test_a_folder_without_faults_takes_other_settings_and_gives_the_rows_of_a_ne
         in caplog.text
     )
     assert sha256_file(gated / "results.parquet") == sha256_file(tmp_path / "new" / "results.parquet")
-    assert summary["marginals"] == fresh["marginals"]
+    assert summary.marginals == fresh.marginals
     after = RunFolder.existing(gated).manifest["stages"]
     for stage in ("train", "golden"):
         assert after[stage] == before[stage]  # not made again

@@ -19,6 +19,7 @@ from testbed.campaign.evaluate.choose import evaluator_for, weights_for
 from testbed.campaign.folder.workplace import Workplace
 from testbed.core.errors import StaleArtefact
 from testbed.core.folder.files import sha256_file
+from testbed.core.site import Where
 from tests.support.campaigns import TINY
 from tests.support.commands import invoke
 
@@ -140,7 +141,7 @@ def test_all_edits(tiny_copy: Path, older: bool) -> None:
     ],
 )
 def test_a_damaged_record_of_a_faster_evaluation_is_refused(
-    tiny_copy: Path, target: str, where: str, place: Place, value: Any
+    tiny_copy: Path, target: str, where: Where, place: Place, value: Any
 ) -> None:
     """Before any engine runs a part of the model by it."""
     manifest = unsigned(json.loads((tiny_copy / "manifest.json").read_text()))

@@ -151,15 +151,15 @@ def test_the_verdict_is_the_survey_estimate_of_the_rows(finished: Any) -> None:
 def test_the_history_tells_every_round(finished: Any) -> None:
     adaptive, counts, plans = finished
     history = adaptive.history(counts, [2.5 * (n + 1) for n in range(len(counts))])
-    assert [record["faults"] for record in history] == np.cumsum([plan.num_rows for plan in plans]).tolist()
-    assert [record["round"] for record in history] == list(range(len(plans)))
-    assert history[1]["seconds"] == 5.0
-    assert history[0]["open"] == 4
-    assert history[-1]["open"] == 0
-    assert history[-1]["widest"] < history[0]["widest"]
-    assert history[-1]["domains"][1]["block"] == 1
-    assert history[-1]["domains"][3]["where"] == "weight"
-    assert all(domain["met"] for domain in history[-1]["domains"])
+    assert [record.faults for record in history] == np.cumsum([plan.num_rows for plan in plans]).tolist()
+    assert [record.round for record in history] == list(range(len(plans)))
+    assert history[1].seconds == 5.0
+    assert history[0].open == 4
+    assert history[-1].open == 0
+    assert history[-1].widest < history[0].widest
+    assert history[-1].domains[1].block == 1
+    assert history[-1].domains[3].where == "weight"
+    assert all(domain.met for domain in history[-1].domains)
 
 
 def test_rounds_are_counted_from_nought() -> None:

@@ -21,6 +21,7 @@ from testbed.campaign.plan.draw import Draw, Stratum, drawn, draws, strata
 from testbed.campaign.plan.table import read_plan, write_plan
 from testbed.campaign.spec.campaign import CampaignSpec, FaultSpec, parse_spec
 from testbed.core.errors import StaleArtefact
+from testbed.core.fault import Op
 from testbed.core.site import Site, SiteTable
 from tests.support.plans import plan_table
 
@@ -37,7 +38,7 @@ TABLE = SiteTable(
 TIERS = [["a", "b"], [], ["c", "d", "e"]]
 
 
-def stratum(site: str = "embed", op: str = "flip", bit: int | None = 30, images: str = "abcde") -> Stratum:
+def stratum(site: str = "embed", op: Op = "flip", bit: int | None = 30, images: str = "abcde") -> Stratum:
     return Stratum("model", TABLE[site], op, bit, 0, tuple(images))
 
 

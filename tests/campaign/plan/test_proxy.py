@@ -16,6 +16,7 @@ from testbed.campaign.prepare.proxy_samples import PROXY, model_samples
 from testbed.campaign.spec.campaign import parse_spec
 from testbed.campaign.spec.faults import FaultSpec
 from testbed.core.errors import UsageError
+from testbed.core.fault import Op
 from testbed.core.formats import format_named
 from testbed.core.site import Site, SiteTable
 from testbed.models.presets import preset
@@ -45,7 +46,7 @@ def test_the_gradient_weighs_what_matters() -> None:
 
 @pytest.mark.parametrize("name", ["fp32", "fp16", "bf16"])
 @pytest.mark.parametrize("op", ["flip", "stuck0", "stuck1", "random"])
-def test_scores_are_shares_whatever_the_values(name: str, op: str) -> None:
+def test_scores_are_shares_whatever_the_values(name: str, op: Op) -> None:
     fmt = format_named(name)
     odd = Sample(np.array([np.inf, -np.inf, np.nan, 1e30, 0.0, -1e-40]), np.array([0.0, 1, 1, 1e30, 0, np.inf]))
     for bit in (None,) if op == "random" else range(fmt.bits):
@@ -146,4 +147,4 @@ def test_a_steered_campaign_runs_to_its_margin_and_keeps_its_scores(
     values = tiny_values | {"stop": {"margin": 0.05, "proxy": proxy}, "faults": [section]}
     summary = run_spec(parse_spec(values), tmp_path / "run")
     assert (tmp_path / "run" / PROXY).exists()
-    assert summary["faults"] > 50
+    assert summary.faults > 50

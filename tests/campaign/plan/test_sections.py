@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from testbed.campaign.plan.groups import all_strata, grouped
 from testbed.campaign.plan.sections import bits_named, check_sections, sampled_strata
 from testbed.campaign.spec.campaign import CampaignSpec, FaultSpec, parse_spec
+from testbed.campaign.summary.record import Summary
 from testbed.core.errors import UsageError
 from testbed.core.site import Site, SiteTable
 from tests.support.plans import plan_table
@@ -164,7 +165,7 @@ def test_what_one_section_excludes_another_may_strike() -> None:
 
 
 def test_a_campaign_of_overlapping_sections_has_the_rows_of_those_that_do_not(
-    tiny_values: dict[str, Any], tiny_run: Path, tmp_path: Path, run_spec: Callable[..., dict[str, Any]]
+    tiny_values: dict[str, Any], tiny_run: Path, tmp_path: Path, run_spec: Callable[..., Summary]
 ) -> None:
     """The tiny campaign strikes softmax 30 times per stratum, along with others; here only softmax is struck as often."""
     everything = tiny_values["faults"][0] | {"per_stratum": 2}
@@ -186,5 +187,5 @@ def test_a_campaign_of_overlapping_sections_has_the_rows_of_those_that_do_not(
 
     assert faulty(mine) == faulty(theirs)
     assert len(faulty(mine)) == 3 * 2 * 30  # operations, tiers
-    everywhere = [m for m in summary["marginals"] if m["op"] == "flip" and m["by"] == "all"]
-    assert [m["faults"] for m in everywhere] == [sum(row["op"] == "flip" for row in mine)]
+    everywhere = [m for m in summary.marginals if m.op == "flip" and m.by == "all"]
+    assert [m.faults for m in everywhere] == [sum(row["op"] == "flip" for row in mine)]

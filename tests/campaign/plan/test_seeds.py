@@ -10,10 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from testbed.campaign.spec.campaign import parse_spec
+from testbed.campaign.summary.record import Summary
 from testbed.core.errors import StaleArtefact, UsageError
 from testbed.core.folder.runfolder import RunFolder
 
-RunSpec = Callable[..., dict[str, Any]]
+RunSpec = Callable[..., Summary]
 
 
 def outputs(folder: Path, stage: str) -> dict[str, str]:
@@ -62,8 +63,9 @@ def test_another_exposure_of_finished_rows_needs_no_word(
     before = run_spec(first, tiny_copy)
     rows = (tiny_copy / "results.parquet").read_bytes()
     exposed = run_spec(parse_spec(tiny_values | {"exposure": {"sites": {"*": 2.0}}}), tiny_copy)
-    assert (before["exposure"], exposed["exposure"]["weights"]) == (None, {"*": 2.0})
-    assert run_spec(first, tiny_copy)["exposure"] is None
+    assert exposed.exposure is not None
+    assert (before.exposure, exposed.exposure.weights) == (None, {"*": 2.0})
+    assert run_spec(first, tiny_copy).exposure is None
     assert (tiny_copy / "results.parquet").read_bytes() == rows
     (tiny_copy / "summary.json").write_text("{}")
     with pytest.raises(StaleArtefact, match=r"summary\.json was edited"):

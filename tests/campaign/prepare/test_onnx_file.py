@@ -30,6 +30,7 @@ from testbed.campaign.prepare.onnx_file import OnnxSubject
 from testbed.campaign.preview.dry_run import dry_run_plan
 from testbed.campaign.run import Run
 from testbed.campaign.spec.campaign import parse_spec
+from testbed.campaign.summary.record import Summary
 from testbed.campaign.work.worker_setup import WorkerSetup
 from testbed.core.errors import GateFailed, StaleArtefact, UsageError
 from testbed.core.folder.runfolder import RunFolder
@@ -48,7 +49,7 @@ class Finished:
     model: nn.Module
     file: Path
     folder: Path
-    summary: dict[str, Any]
+    summary: Summary
     values: dict[str, Any]
 
 
@@ -117,7 +118,7 @@ def spec_values(file: Path) -> dict[str, Any]:
     }
 
 
-def run(values: dict[str, Any], folder: Path) -> dict[str, Any]:
+def run(values: dict[str, Any], folder: Path) -> Summary:
     return run_campaign(parse_spec(values), folder, worker_setup=WorkerSetup(0))
 
 
@@ -139,19 +140,19 @@ def rows(finished: Finished) -> pd.DataFrame:
 
 def test_the_golden_is_the_files_own_and_says_so(finished: Finished) -> None:
     summary = finished.summary
-    assert summary["model"]["preset"] == "vit.onnx"
-    assert summary["model"]["reference"] == "the plain engine itself"
-    assert summary["model"]["parameters"] == sum(p.numel() for p in finished.model.parameters())
-    assert {record["pair"] for record in summary["parity"]} == {"plain-twin"}
-    assert summary["zero_fault"]["mismatches"] == 0
-    assert "nothing else vouches" in summary["statement"]
+    assert summary.model.preset == "vit.onnx"
+    assert summary.model.reference == "the plain engine itself"
+    assert summary.model.parameters == sum(p.numel() for p in finished.model.parameters())
+    assert {record.pair for record in summary.parity} == {"plain-twin"}
+    assert summary.zero_fault.mismatches == 0
+    assert "nothing else vouches" in summary.statement
     assert (finished.folder / "model.onnx").read_bytes() == finished.file.read_bytes()
     test = load("digits", image=16, seed=3).test
     with torch.no_grad():
         logits = finished.model(torch.from_numpy(test.batch(slice(None)))).numpy()
     golden = np.load(finished.folder / "golden" / "logits.npy")
     np.testing.assert_allclose(golden, logits, rtol=0, atol=1e-4)
-    assert summary["model"]["test_accuracy"] == pytest.approx((logits.argmax(1) == test.labels).mean(), abs=2e-3)
+    assert summary.model.test_accuracy == pytest.approx((logits.argmax(1) == test.labels).mean(), abs=2e-3)
 
 
 def images_of(finished: Finished) -> dict[str, torch.Tensor]:
@@ -230,10 +231,11 @@ def test_a_file_that_was_changed_since_is_refused(finished: Finished) -> None:
 
 def test_the_plan_can_be_seen_before(finished: Finished) -> None:
     plan = dry_run_plan(parse_spec(finished.values))
-    assert plan["faults"] == finished.summary["faults"]
+    assert plan["faults"] == finished.summary.faults
     assert plan["training_epochs"] == 0
     assert plan["unchecked"] == ["the gates: parity, drift, zero-fault rows, live weights"]  # its golden is known
-    assert plan["images"] == finished.summary["images"]["named"]
+    assert finished.summary.images is not None
+    assert plan["images"] == finished.summary.images.named
 
 
 def test_an_unrecognised_tensor_can_be_struck_by_its_own_name(finished: Finished, tmp_path: Path) -> None:
@@ -356,10 +358,10 @@ def test_a_file_that_ends_in_softmax_has_the_tiers_of_its_own_probabilities(
     values["faults"] = [{**values["faults"][0], "sites": ["embed"], "bits": [30], "per_stratum": 1}]
     with caplog.at_level(logging.INFO):
         summary = run(values, tmp_path / "run")
-    assert summary["tiers"] == finished.summary["tiers"]
+    assert summary.tiers == finished.summary.tiers
     told = "it ends in Softmax, which is cut"
     assert told in caplog.text
-    assert any(change.startswith(told) for change in summary["model"]["changes"])
+    assert any(change.startswith(told) for change in summary.model.changes)
     assert told in build_report(tmp_path / "run").read_text()
     kept, theirs = (np.load(folder / "golden" / "logits.npy") for folder in (tmp_path / "run", finished.folder))
     np.testing.assert_array_equal(kept, theirs)
@@ -368,7 +370,7 @@ def test_a_file_that_ends_in_softmax_has_the_tiers_of_its_own_probabilities(
 def test_sites_that_are_not_recognised_are_told(
     finished: Finished, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert finished.summary["model"]["not_there"] == []
+    assert finished.summary.model.not_there == []
     library = importlib.import_module("timm.models.vision_transformer")
     gated = importlib.import_module("timm.layers").SwiGLU
     model = library.VisionTransformer(

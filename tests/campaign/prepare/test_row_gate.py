@@ -19,6 +19,7 @@ from onnxruntime.quantization import quantize_dynamic
 from testbed.campaign.pipeline import run_campaign
 from testbed.campaign.prepare.row_gate import LOUD, PLACE, input_influence
 from testbed.campaign.spec.campaign import parse_spec
+from testbed.campaign.summary.record import Summary
 from testbed.campaign.work.worker_setup import WorkerSetup
 from testbed.core.errors import GateFailed
 from testbed.export.onnx import export_onnx
@@ -80,7 +81,7 @@ def dynamic(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return base / "dynamic.onnx"
 
 
-def campaign(file: Path, batch: int, folder: Path, images: int) -> tuple[dict[str, Any], Any]:
+def campaign(file: Path, batch: int, folder: Path, images: int) -> tuple[Summary, Any]:
     values = {
         "name": "dynamic",
         "seed": 3,
@@ -106,6 +107,6 @@ def test_a_dynamically_quantised_file_has_the_same_outcomes_at_any_batch_that_is
     """With one image too, where every fault-free row is the same."""
     (eight, rows), (one, alone) = (campaign(dynamic, b, tmp_path / str(b), images) for b in (8, 1))
     assert rows.equals(alone)
-    assert eight["engine"]["batch"] == one["engine"]["batch"] == 1
-    assert eight["notes"] == [f"batch 1 instead of 8: {LOUD}"]
-    assert one["notes"] == []
+    assert eight.engine.batch == one.engine.batch == 1
+    assert eight.notes == [f"batch 1 instead of 8: {LOUD}"]
+    assert one.notes == []

@@ -62,8 +62,8 @@ def test_too_few_images_are_told_or_refused_as_by_the_run(values: dict[str, Any]
     assert "(0.5, 1] has " in warning
     assert f"warning: {warning}" in told(plan)
     summary = run_campaign(parse_spec(values), tmp_path / "run", worker_setup=WorkerSetup(0))
-    assert plan["tier_images"] == [tier["images"] for tier in summary["tiers"]]
-    assert (plan["faults"], plan["rows"]) == (summary["faults"], summary["rows"])
+    assert plan["tier_images"] == [tier.images for tier in summary.tiers]
+    assert (plan["faults"], plan["rows"]) == (summary.faults, summary.rows)
     values["tiers"]["exact"] = True
     assert refused(values, tmp_path / "exact", UsageError).startswith("tier 1 (0.5, 1] has ")
 

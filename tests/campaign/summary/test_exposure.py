@@ -62,13 +62,14 @@ def weight_of(site: str, tables: dict[str, SiteTable], target: str) -> float:
 
 
 def test_contributions_are_exposure_times_rate_and_the_total_is_their_sum(
-    tiny_spec: CampaignSpec, tiny_copy: Path, run_spec: Callable[..., dict[str, Any]]
+    tiny_spec: CampaignSpec, tiny_copy: Path, run_spec: Callable[..., Summary]
 ) -> None:
     results = sha256_file(tiny_copy / "results.parquet")
     spec = exposed(tiny_spec, sites=WEIGHTS, per_bit=True, unit="failures in 10^9 h")
     summary = run_spec(spec, tiny_copy, redo="summary")
     assert sha256_file(tiny_copy / "results.parquet") == results
-    told = summary["exposure"]
+    assert summary.exposure is not None
+    told = summary.exposure.to_json()
     assert (told["unit"], told["per_bit"], told["weights"]) == ("failures in 10^9 h", True, WEIGHTS)
     tables = {target: SiteTable.load(tiny_copy / f"{target}.sites.json") for target in spec.targets}
     expected = by_hand(tiny_copy, spec)
@@ -173,29 +174,29 @@ def test_exposed_sites_without_a_fault_are_told_and_widen_the_upper_limit_alone(
         pq.write_table(pa.Table.from_pandas(left, schema, preserve_index=False), f"{folder}/results.parquet")
         part = contributions(spec, tables, Tally.of(Path(folder) / "results.parquet"), population)
     assert part is not None
-    before, after = whole["models"][2], part["models"][2]
-    (lost,) = [site["outside"]["exposure"] for site in before["sites"] if site["site"] == "head.bias"]
-    assert after["not_sampled"] == ["head.bias"]
-    assert after["outside"]["exposure"] == pytest.approx(before["outside"]["exposure"])
-    assert after["outside"]["value"] == pytest.approx(sum(site["outside"]["value"] for site in after["sites"]))
-    assert after["outside"]["high"] >= lost
+    before, after = whole.models[2], part.models[2]
+    (lost,) = [site.outside.exposure for site in before.sites if site.site == "head.bias"]
+    assert after.not_sampled == ["head.bias"]
+    assert after.outside.exposure == pytest.approx(before.outside.exposure)
+    assert after.outside.value == pytest.approx(sum(site.outside.value for site in after.sites))
+    assert after.outside.high >= lost
 
 
 def test_other_exposures_need_only_another_summary(
-    tiny_spec: CampaignSpec, tiny_copy: Path, run_spec: Callable[..., dict[str, Any]]
+    tiny_spec: CampaignSpec, tiny_copy: Path, run_spec: Callable[..., Summary]
 ) -> None:
     assert json.loads((tiny_copy / "summary.json").read_text())["exposure"] is None
-    one, two = (
-        run_spec(exposed(tiny_spec, sites={"*.fc1": weight}), tiny_copy)["exposure"]["models"] for weight in (2.0, 6.0)
-    )
-    values = pd.DataFrame([(a["outside"]["value"], b["outside"]["value"]) for a, b in zip(one, two, strict=True)])
+    one, two = (run_spec(exposed(tiny_spec, sites={"*.fc1": weight}), tiny_copy).exposure for weight in (2.0, 6.0))
+    assert one is not None
+    assert two is not None
+    values = pd.DataFrame([(a.outside.value, b.outside.value) for a, b in zip(one.models, two.models, strict=True)])
     assert (values[1] - 3 * values[0]).abs().max() < 1e-9
     assert values[0].min() > 0
-    assert run_spec(tiny_spec, tiny_copy)["exposure"] is None
+    assert run_spec(tiny_spec, tiny_copy).exposure is None
 
 
 def test_an_exposure_of_no_struck_site_is_refused_before_a_fault_is_run(
-    tiny_spec: CampaignSpec, gated: Path, run_spec: Callable[..., dict[str, Any]]
+    tiny_spec: CampaignSpec, gated: Path, run_spec: Callable[..., Summary]
 ) -> None:
     with pytest.raises(UsageError, match=r"exposure\.sites: no site that was struck matches 'patch_embed'"):
         run_spec(exposed(tiny_spec, sites={"patch_embed": 1.0}), gated)

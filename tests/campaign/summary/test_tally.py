@@ -236,15 +236,15 @@ def test_fault_models_are_told_apart_by_their_names(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("model", "label"),
     [
-        (("activation", "flip", "single", "inference"), "flip"),
-        (("weight", "stuck0", "single", "persistent"), "stuck0"),
-        (("activation", "flip", "single", "persistent"), "flip, persistent"),
-        (("weight", "flip", "burst-4", "persistent"), "flip x burst-4"),
-        (("activation", "random", "tile-4x16", "persistent"), "random x tile-4x16, persistent"),
+        (FaultModel("model", "activation", "flip", "single", "inference"), "flip"),
+        (FaultModel("model", "weight", "stuck0", "single", "persistent"), "stuck0"),
+        (FaultModel("model", "activation", "flip", "single", "persistent"), "flip, persistent"),
+        (FaultModel("model", "weight", "flip", "burst-4", "persistent"), "flip x burst-4"),
+        (FaultModel("model", "activation", "random", "tile-4x16", "persistent"), "random x tile-4x16, persistent"),
     ],
 )
-def test_what_is_usual_is_not_named(model: tuple[str, str, str, str], label: str) -> None:
-    assert FaultModel("model", *model).label == label
+def test_what_is_usual_is_not_named(model: FaultModel, label: str) -> None:
+    assert model.label == label
 
 
 def test_populations_come_from_every_plan_of_the_campaign(folder: Path) -> None:

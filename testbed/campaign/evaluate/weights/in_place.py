@@ -19,10 +19,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, numpy_helper
 
-from testbed.campaign.facts import LeftOut, WeightGate
 from testbed.campaign.files import Files
 from testbed.campaign.folder.engine import CampaignEngine
 from testbed.campaign.folder.workplace import Workplace
+from testbed.campaign.gate_facts import LeftOut, WeightGate
 from testbed.core.errors import EngineError
 from testbed.core.fault import Masks, masks_for, masks_for_bits
 from testbed.core.folder.files import sha256_bytes

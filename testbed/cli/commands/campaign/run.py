@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -23,6 +23,7 @@ from testbed.core.errors import UsageError
 
 if TYPE_CHECKING:
     from testbed.campaign.spec.campaign import CampaignSpec
+    from testbed.campaign.summary.record import Summary
     from testbed.campaign.work.worker_setup import WorkerSetup
 
 
@@ -88,15 +89,14 @@ def run(
     again = shlex.join([str(spec), *sets, "--run", str(folder), *words_of(worker_setup)])
     summary = _run(loaded, folder, redo, fresh, worker_setup, again)
 
-    from testbed.campaign.summary.record import Summary
     from testbed.cli.tables.summary import summary_tables
 
-    emit(summary, as_json, lambda: summary_tables(Summary.model_validate(summary), folder))
+    emit(summary.to_json(), as_json, lambda: summary_tables(summary, folder))
 
 
 def _run(
     loaded: CampaignSpec, folder: Path, redo: str | None, fresh: bool, worker_setup: WorkerSetup, again: str
-) -> dict[str, Any]:
+) -> Summary:
     from testbed.campaign.pipeline import run_campaign
     from testbed.campaign.results.kept import describe_kept
     from testbed.cli.progress import log_to_stderr

@@ -204,8 +204,8 @@ def test_a_campaigns_rows_are_the_same_on_a_cluster_and_in_one_process(
     cluster.start("two")
     summary = run_campaign(tiny_spec, gated, worker_setup=WorkerSetup(scheduler=cluster.address))
     assert_same_rows(gated, tiny_run)
-    assert summary["failures"] == {"crashes": 0, "hangs": 0, "losses": 0, "blamed": 0, "refused": []}
-    assert 0 < summary["engine_seconds"] < summary["worker_seconds"]
+    assert summary.failures.to_json() == {"crashes": 0, "hangs": 0, "losses": 0, "blamed": 0, "refused": []}
+    assert 0 < summary.engine_seconds < summary.worker_seconds
 
 
 @pytest.mark.slow
@@ -218,7 +218,7 @@ def test_a_campaign_with_a_forger_among_its_workers_has_the_same_rows(
     cluster.start("honest")
     summary = run_campaign(tiny_spec, gated, worker_setup=WorkerSetup(scheduler=cluster.address))
     assert_same_rows(gated, tiny_run)
-    (named,) = summary["failures"]["refused"]
+    (named,) = summary.failures.refused
     assert ("margin_faulty is another in" if how == "margin" else "it gave ") in named
     assert named.endswith("what it did is thrown away and done again")
 

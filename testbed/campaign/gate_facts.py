@@ -1,0 +1,88 @@
+"""What the gates of a campaign report of themselves in the manifest."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, JsonValue
+
+from testbed.campaign.proofs import WHOLE, EvaluatedBy, Proof
+from testbed.core.folder.forms import Form
+from testbed.core.site import Where
+
+_Count = Annotated[int, Field(ge=0, le=10**15)]
+_NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class ParityFacts(Form):
+    """How far two engines' outputs differ, and how far they may. ``top1_agreement``: None where there are no classes."""
+
+    target: str
+    pair: str
+    max_abs_diff: _NonNegativeFloat
+    top1_agreement: _Share | None
+    bound: _NonNegativeFloat
+
+
+class DriftFacts(Form):
+    max_abs_diff: _NonNegativeFloat
+    bound: _NonNegativeFloat
+
+
+class ZeroFaultFacts(Form):
+    rows: _Count
+    mismatches: _Count
+
+
+class LeftOut(Form):
+    """A tensor that is not struck, and why."""
+
+    target: str = ""
+    site: str
+    reason: str
+
+
+class WeightGate(Form):
+    """Which weights may be struck in place. ``compared``: tensors of which a fault in place was compared with a rebuilt
+    engine; none where a rebuilt one gives other bits without any fault."""
+
+    tensors: _Count = 0
+    compared: _Count = 0
+    left_out: list[LeftOut]
+
+    def by_reason(self) -> dict[str, list[str]]:
+        """Names of the sites left out, by why they are."""
+        names: dict[str, list[str]] = {}
+        for left_out in self.left_out:
+            names.setdefault(left_out.reason, []).append(left_out.site)
+        return names
+
+
+class EvaluationFacts(Form):
+    """A `Proof`, without the target and the place that it is of."""
+
+    by: EvaluatedBy
+    why: str | None = None
+    record: dict[str, JsonValue] = Field(default_factory=dict)
+
+
+class GateFacts(Form):
+    parity: list[ParityFacts]
+    drift: DriftFacts
+    zero_fault: ZeroFaultFacts
+    weights: dict[str, WeightGate] = Field(default_factory=dict)
+    notes: list[str] = Field(default_factory=list)
+    goldens: dict[str, str]
+    evaluation: dict[str, EvaluationFacts]
+
+    def proof(self, target: str, where: Where) -> Proof:
+        """Return the proof for faults in the target's activations or weights."""
+        whole = Proof(target, where, WHOLE)
+        facts = self.evaluation.get(whole.key)
+        return whole if facts is None else Proof(target, where, facts.by, facts.why, facts.record)
+
+    def left_out(self, target: str) -> dict[str, str]:
+        """Weights that cannot be struck rightly, and why."""
+        gate = self.weights.get(target)
+        return {} if gate is None else {left_out.site: left_out.reason for left_out in gate.left_out}
