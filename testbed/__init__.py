@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from testbed.api.publishing import draw_figures, gather_rates, list_runs
     from testbed.api.specs import list_specs, load_spec, write_spec
     from testbed.api.studies import compare_runs, sweep_bit_errors, sweep_tolerances, write_report
-    from testbed.campaign.results.progress import Snapshot
+    from testbed.campaign.results.snapshot import Snapshot
     from testbed.campaign.run import Injection, Run
     from testbed.campaign.spec.campaign import CampaignSpec
     from testbed.core.errors import TestbedError
@@ -91,7 +91,7 @@ _HOMES = {
     "ProgressBar": "testbed.api.progress",
     "Run": "testbed.campaign.run",
     "ScoreOptions": "testbed.api.models",
-    "Snapshot": "testbed.campaign.results.progress",
+    "Snapshot": "testbed.campaign.results.snapshot",
     "TestbedError": "testbed.core.errors",
     "bench_models": "testbed.api.models",
     "clear_cache": "testbed.api.machine",

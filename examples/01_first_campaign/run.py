@@ -16,7 +16,7 @@ spec = testbed.load_spec(
     }
 )
 plan = testbed.plan(spec, by="block")
-print(f"{plan.totals['drawn']['faults']:,} of {plan.totals['population']:,} possible faults will be run")
+print(f"{plan.totals.drawn.faults:,} of {plan.totals.population:,} possible faults will be run")
 
 with testbed.run(spec, "runs/01_first_campaign", progress=testbed.ProgressBar()) as run:
     print(f"test accuracy {100 * run.summary.model.test_accuracy:.1f} % without faults")

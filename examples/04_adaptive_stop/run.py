@@ -12,8 +12,8 @@ spec = {
     "stop": {"margin": MARGIN, "per": "block"},
     "faults": [{"target": "model", "where": "activation", "ops": ["flip"]}],
 }
-bounds = testbed.plan(spec, by="block").head["adaptive"]
-print(f"uniform sampling would need {bounds['leveugle']:,} faults")
+bounds = testbed.plan(spec, by="block").head.adaptive
+print(f"uniform sampling would need {bounds.leveugle:,} faults")
 
 with testbed.run(spec, "runs/04_adaptive_stop", progress=testbed.ProgressBar()) as run:
     rates = run.rates(by="block")

@@ -50,7 +50,7 @@ def plan(
     Example:
         ```py
         plan = testbed.plan("digits", by="block", margin=0.02)
-        print(plan.totals["drawn"]["faults"], plan.parts)
+        print(plan.totals.drawn.faults, plan.parts)
         ```
     """
     from testbed.campaign.preview import plan as preview

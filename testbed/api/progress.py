@@ -6,12 +6,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
 
 from testbed.api.progress_text import lines
-from testbed.campaign.results.progress import Snapshot, Steps
+from testbed.campaign.results.snapshot import Snapshot, Steps
 from testbed.core.closing import Closing
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ class ProgressBar(Closing):
         if self._live is None:
             self._live = Live(console=plain_console(stderr=True), transient=True, auto_refresh=False)
             self._live.start()
-        self._live.update(Group(*lines(asdict(snapshot))), refresh=True)
+        self._live.update(Group(*lines(snapshot)), refresh=True)
 
     def close(self) -> None:
         """Take the bar away."""

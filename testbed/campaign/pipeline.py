@@ -34,8 +34,8 @@ from testbed.campaign.work.row_check import planned_rows
 from testbed.campaign.work.worker_setup import WorkerSetup
 from testbed.core.errors import TestbedError
 from testbed.core.folder.files import sha256_json, write_json
-from testbed.engines.backends import require_engine
 from testbed.core.site import Where
+from testbed.engines.backends import require_engine
 
 log = logging.getLogger(__name__)
 

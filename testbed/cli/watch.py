@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from testbed.api.progress_text import lines, work_line
 
 if TYPE_CHECKING:
-    from testbed.campaign.results.progress import Snapshot
+    from testbed.campaign.results.snapshot import Snapshot
 
 log = logging.getLogger(__name__)
 
@@ -34,9 +34,7 @@ def watch_on_stderr() -> Iterator[Callable[[Snapshot], None]]:
     with Live(console=console(stderr=True), transient=True, auto_refresh=False) as live:
 
         def show(snapshot: Snapshot) -> None:
-            from dataclasses import asdict
-
-            live.update(Group(*lines(asdict(snapshot))), refresh=True)
+            live.update(Group(*lines(snapshot)), refresh=True)
 
         yield show
 
@@ -48,11 +46,10 @@ class _StageLines:
         self._stage, self._said = "", 0.0
 
     def show(self, snapshot: Snapshot) -> None:
-        from dataclasses import asdict
 
         now = time.monotonic()
         if snapshot.stage != self._stage:  # its beginning is logged by whoever begins it
             self._stage, self._said = snapshot.stage, now
         elif now - self._said >= _EVERY_S:
             self._said = now
-            log.info("%s: %s", snapshot.stage, work_line(asdict(snapshot), with_bar=False))
+            log.info("%s: %s", snapshot.stage, work_line(snapshot, with_bar=False))

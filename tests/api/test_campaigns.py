@@ -67,8 +67,8 @@ def test_a_plan_is_the_command_lines(tiny_values: dict[str, Any]) -> None:
     assert json.loads(json.dumps(plan.to_json())) == answer(
         "campaign", "plan", TINY, "--by", "block", "--margin", "0.05"
     )
-    assert plan.parts.drawn.sum() == plan.totals["drawn"]["faults"]
-    assert f"{plan.totals['drawn']['faults']:,} faults" in html_of(plan)
+    assert plan.parts.drawn.sum() == plan.totals.drawn.faults
+    assert f"{plan.totals.drawn.faults:,} faults" in html_of(plan)
 
 
 def test_a_campaign_runs_with_progress_and_is_the_same_campaign(

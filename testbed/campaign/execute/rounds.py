@@ -20,9 +20,10 @@ from testbed.campaign.plan.points import points_path
 from testbed.campaign.plan.table import PlanPart, read_plan, write_plan
 from testbed.campaign.plan.unit import Unit
 from testbed.campaign.plan.units import units_of
-from testbed.campaign.results.progress import FinishedUnits, Progress, Widest, widest_domain
+from testbed.campaign.results.progress import FinishedUnits, Progress
 from testbed.campaign.results.reader import RESULT_SCHEMA
 from testbed.campaign.results.row_weights import RowWeights
+from testbed.campaign.results.snapshot import Widest, widest_domain
 from testbed.campaign.results.store import ResultStore
 from testbed.campaign.stop_facts import StopFacts
 from testbed.campaign.work.contract import Report, WorkerPool

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from testbed.analysis.stats import wilson
 from testbed.campaign.folder.claim import claimed
@@ -15,6 +15,7 @@ from testbed.campaign.plan.sections import Sampled, sampled_strata
 from testbed.campaign.prepare.subject import Subject
 from testbed.campaign.prepare.subjects import subject_of
 from testbed.campaign.preview.foreseen import bytes_needed, check_disk, foreseen
+from testbed.campaign.preview.records import DryRunReport, FaultsPerStratum, HalfWidths, SectionPreview
 from testbed.campaign.spec.campaign import CampaignSpec, FaultSpec
 from testbed.core.errors import UsageError
 from testbed.core.site import SiteTable
@@ -27,7 +28,7 @@ from testbed.instrument.shapes import input_name
 _TIMED_BATCHES = 5
 
 
-def dry_run_plan(spec: CampaignSpec, folder: Path | None = None, *, fresh: bool = False) -> dict[str, Any]:
+def dry_run_plan(spec: CampaignSpec, folder: Path | None = None, *, fresh: bool = False) -> DryRunReport:
     """The plan in numbers, per [[faults]] section. Sites come from an untrained model of the same architecture.
 
     folder: where the campaign would be run, with or without ``fresh``. Where the model's golden is known, its accuracy and
@@ -45,7 +46,7 @@ def dry_run_plan(spec: CampaignSpec, folder: Path | None = None, *, fresh: bool 
     subject = subject_of(spec, held)
     subject.check_sites()
     known = subject.known()
-    sections = []
+    sections: list[SectionPreview] = []
     measured = {target: sites_and_speed(spec, subject, target) for target in spec.targets}
     tables = {target: sketched.table for target, sketched in measured.items()}
     ahead = foreseen(spec, subject, known, tables)
@@ -56,34 +57,34 @@ def dry_run_plan(spec: CampaignSpec, folder: Path | None = None, *, fresh: bool 
         for section, own in zip(spec.faults, sampled, strict=True):
             if section.target == target:
                 sections.append(_section(spec, section, table, own, images, seconds))
-    rows = sum(s["rows"] for s in sections)
+    rows = sum(section.rows for section in sections)
     needed = bytes_needed(
         rows, images, subject.dataset, {target: sketched.plain for target, sketched in measured.items()}
     )
     if folder is not None:
         check_disk(folder, needed)
-    return {
-        "name": spec.name,
-        "faults": sum(s["faults"] for s in sections),
-        "rows": rows,
-        "images": images,
-        "tier_images": list(ahead.tier_images),
-        "training_epochs": known.training_epochs,
-        "bytes": needed,
-        "warnings": [*ahead.warnings, *_dead(sections)],
-        "unchecked": list(ahead.unchecked),
-        "confidence": spec.confidence,
-        "sections": sections,
-        "estimated_seconds": round(sum(s["estimated_seconds"] for s in sections), 1),
-    }
+    return DryRunReport(
+        name=spec.name,
+        faults=sum(section.faults for section in sections),
+        rows=rows,
+        images=images,
+        tier_images=list(ahead.tier_images),
+        training_epochs=known.training_epochs,
+        bytes=needed,
+        warnings=[*ahead.warnings, *_dead(sections)],
+        unchecked=list(ahead.unchecked),
+        confidence=spec.confidence,
+        sections=sections,
+        estimated_seconds=round(sum(section.estimated_seconds for section in sections), 1),
+    )
 
 
-def _dead(sections: Sequence[Mapping[str, Any]]) -> list[str]:
+def _dead(sections: Sequence[SectionPreview]) -> list[str]:
     """What to warn of sections that add no fault."""
     return [
         f"faults.{number} adds no fault: every stratum it names is another section's, which asks for as many or more"
         for number, section in enumerate(sections)
-        if not section["faults"]
+        if not section.faults
     ]
 
 
@@ -145,40 +146,46 @@ def _by_section(
 
 def _section(
     spec: CampaignSpec, section: FaultSpec, table: SiteTable, own: _SectionSums, images: int, seconds_per_batch: float
-) -> dict[str, Any]:
+) -> SectionPreview:
     faults = sum(own.per_stratum)
     rows = faults * (images if section.persistent else 1)
     size = spec.engine.sketched_batch
     batches = faults * -(-images // size) if section.where == "weight" else -(-rows // size)
-    return {
-        "target": section.target,
-        "where": section.where,
-        "ops": list(section.ops),
-        "pattern": section.pattern_name("flip"),
-        "scope": "persistent" if section.persistent else "inference",
-        "sites": len(table.select(section.where, section.sites)),
-        "strata": len(own.per_stratum),
-        "faults_per_stratum": {"least": min(own.per_stratum, default=0), "most": max(own.per_stratum, default=0)},
-        "population": own.population,
-        "faults": faults,
-        "rows": rows,
-        "half_width": _half_widths(own.sampled, spec.confidence),
-        "estimated_seconds": round(batches * seconds_per_batch, 1),
-    }
+    return SectionPreview(
+        target=section.target,
+        where=section.where,
+        ops=section.ops,
+        pattern=section.pattern_name("flip"),
+        scope="persistent" if section.persistent else "inference",
+        sites=len(table.select(section.where, section.sites)),
+        strata=len(own.per_stratum),
+        faults_per_stratum=FaultsPerStratum(min(own.per_stratum, default=0), max(own.per_stratum, default=0)),
+        population=own.population,
+        faults=faults,
+        rows=rows,
+        half_width=_half_widths(own.sampled, spec.confidence),
+        estimated_seconds=round(batches * seconds_per_batch, 1),
+    )
 
 
-def _half_widths(sampled: Counter[tuple[str, str]], confidence: float) -> dict[str, dict[str, float]]:
+def _half_widths(sampled: Counter[tuple[str, str]], confidence: float) -> dict[str, HalfWidths]:
     """Per fault model: half the width of the interval of a rate of one half (the widest), over everything, over the
     smallest site and over the smallest bit class. Faults count as independent; images of one fault add nothing."""
-    widths: dict[str, dict[str, float]] = {}
+    widths: dict[str, HalfWidths] = {}
     for model in dict.fromkeys(model for model, _ in sampled):
-        smallest = {
-            "all": sampled[(model, "all")],
-            "site": min(n for (of, cell), n in sampled.items() if of == model and cell.startswith("site ")),
-            "bit_class": min(n for (of, cell), n in sampled.items() if of == model and cell.startswith("bit class ")),
-        }
-        widths[model] = {}
-        for cell, n in smallest.items():
-            low, high = wilson(n / 2, n, confidence)
-            widths[model][cell] = float(high - low) / 2
+        widths[model] = HalfWidths(
+            all=_half_width(sampled[(model, "all")], confidence),
+            site=_half_width(_fewest(sampled, model, "site "), confidence),
+            bit_class=_half_width(_fewest(sampled, model, "bit class "), confidence),
+        )
     return widths
+
+
+def _fewest(sampled: Counter[tuple[str, str]], model: str, cells: str) -> int:
+    """Faults of a model in the smallest of the cells whose name begins so."""
+    return min(n for (of, cell), n in sampled.items() if of == model and cell.startswith(cells))
+
+
+def _half_width(faults: int, confidence: float) -> float:
+    low, high = wilson(faults / 2, faults, confidence)
+    return float(high - low) / 2

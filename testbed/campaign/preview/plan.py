@@ -5,12 +5,10 @@ Strata are told one at a time: their number may be large, what is kept is not.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
-from typing import Any
 
 from testbed.analysis.adaptive.allocation import smallest_sample
 from testbed.analysis.stats import leveugle
@@ -20,6 +18,7 @@ from testbed.campaign.plan.groups import Values, model_of, values_of
 from testbed.campaign.plan.sections import sampled_strata
 from testbed.campaign.prepare.subjects import subject_of
 from testbed.campaign.preview.dry_run import sites_and_speed
+from testbed.campaign.preview.records import AdaptiveBounds, PartPreview, PreviewCost, PreviewHead, PreviewTotals
 from testbed.campaign.preview.sites import sketched_sites
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.campaign.spec.stop import StopDimension, dimensions
@@ -52,14 +51,29 @@ class _PreviewPart:
 
 
 @dataclass
+class _CostSums:
+    faults: int = 0
+    rows: int = 0
+    seconds: float | None = None
+
+    def add(self, faults: int, rows_each: int, seconds_per_row: float | None) -> None:
+        self.faults += faults
+        self.rows += faults * rows_each
+        if seconds_per_row is not None:
+            self.seconds = (self.seconds or 0) + faults * rows_each * seconds_per_row
+
+    @property
+    def cost(self) -> PreviewCost:
+        return PreviewCost(self.faults, self.rows, None if self.seconds is None else round(self.seconds, 1))
+
+
+@dataclass
 class _PartSums:
     parts: int = 0
     strata: int = 0
     population: int = 0
-    drawn: int = 0
-    leveugle: int = 0
-    rows: Counter[str] = field(default_factory=Counter)
-    seconds: Counter[str] = field(default_factory=Counter)
+    drawn: _CostSums = field(default_factory=_CostSums)
+    leveugle: _CostSums = field(default_factory=_CostSums)
 
 
 class Preview:
@@ -98,20 +112,13 @@ class Preview:
 
     # ---- parts
 
-    def parts(self) -> Iterator[dict[str, Any]]:
-        """One JSON-ready record per part, fault models apart: its population N, Leveugle's n, and what the spec draws."""
+    def parts(self) -> Iterator[PartPreview]:
+        """One record per part, fault models apart: its population N, Leveugle's n, and what the spec draws."""
         self._sums = _PartSums()
         for (model, values), part in self._parts():
             leveugle_n = self.wanted.faults(part.drawable)
             self._add(model, part, leveugle_n)
-            yield {
-                **model.to_json(),
-                **dict(zip(self.by, values, strict=True)),
-                "strata": part.strata,
-                "population": part.population,
-                "leveugle": leveugle_n,
-                "drawn": part.drawn,
-            }
+            yield PartPreview(model, self.by, values, part.strata, part.population, leveugle_n, part.drawn)
 
     def _parts(self) -> Iterator[tuple[tuple[FaultModel, Values], _PreviewPart]]:
         if (
@@ -159,44 +166,30 @@ class Preview:
     def _add(self, model: FaultModel, part: _PreviewPart, leveugle_n: int) -> None:
         sums, rows_each = self._sums, self.images if model.scope == "persistent" else 1
         sums.parts += 1
-        for name, count in (("drawn", part.drawn), ("leveugle", leveugle_n)):
-            setattr(sums, name, getattr(sums, name) + count)
-            sums.rows[name] += count * rows_each
-            if (seconds := self._seconds[model.target]) is not None:
-                sums.seconds[name] += count * rows_each * seconds  # type: ignore[assignment]  # Counters add floats too
+        seconds = self._seconds[model.target]
+        sums.drawn.add(part.drawn, rows_each, seconds)
+        sums.leveugle.add(leveugle_n, rows_each, seconds)
         sums.strata += part.strata
         sums.population += part.population
 
-    def totals(self) -> dict[str, Any]:
-        """JSON-ready sums over the parts that were told, for the spec's own draws and for Leveugle's n of every part."""
+    def totals(self) -> PreviewTotals:
+        """Sums over the parts that were told."""
         sums = self._sums
+        return PreviewTotals(sums.parts, sums.strata, sums.population, sums.drawn.cost, sums.leveugle.cost)
 
-        def cost(name: str) -> dict[str, Any]:
-            seconds = round(sums.seconds[name], 1) if name in sums.seconds else None
-            return {"faults": getattr(sums, name), "rows": sums.rows[name], "seconds": seconds}
+    def head(self) -> PreviewHead:
+        return PreviewHead(
+            name=self.spec.name,
+            by=list(self.by),
+            margin=self.wanted.margin,
+            relative=self.wanted.relative,
+            rate=self.wanted.rate,
+            confidence=self.wanted.confidence,
+            images=self.images,
+            adaptive=self._bounds(),
+        )
 
-        return {
-            "parts": sums.parts,
-            "strata": sums.strata,
-            "population": sums.population,
-            "drawn": cost("drawn"),
-            "leveugle": cost("leveugle"),
-        }
-
-    def head(self) -> dict[str, Any]:
-        """JSON-ready: what was asked for. ``adaptive``: bounds of a [stop] campaign, whose "drawn" is its first round."""
-        return {
-            "name": self.spec.name,
-            "by": list(self.by),
-            "margin": self.wanted.margin,
-            "relative": self.wanted.relative,
-            "rate": self.wanted.rate,
-            "confidence": self.wanted.confidence,
-            "images": self.images,
-            "adaptive": self._bounds(),
-        }
-
-    def _bounds(self) -> Mapping[str, Any] | None:
+    def _bounds(self) -> AdaptiveBounds | None:
         """No adaptive campaign needs fewer faults than exact intervals without an event do; one whose rates are all 1/2,
         with nothing to tell strata apart, needs Leveugle's n and what the looks cost."""
         if self.spec.stop is None:
@@ -204,13 +197,13 @@ class Preview:
         planner, stop = self.planner, self.spec.stop
         rule = stop.rule(self.spec.confidence)
         sizes = planner.frame.sums(planner.frame.drawable).tolist()
-        return {
-            "per": stop.per,
-            "domains": len(sizes),
-            "strata": len(planner.groups),
-            "faults_at_least": sum(int(min(smallest_sample(rule.margin, rule.confidence), size)) for size in sizes),
-            "leveugle": sum(leveugle(size, rule.margin, rule.confidence) for size in sizes),
-        }
+        return AdaptiveBounds(
+            per=stop.per,
+            domains=len(sizes),
+            strata=len(planner.groups),
+            faults_at_least=sum(int(min(smallest_sample(rule.margin, rule.confidence), size)) for size in sizes),
+            leveugle=sum(leveugle(size, rule.margin, rule.confidence) for size in sizes),
+        )
 
 
 def wanted_of(

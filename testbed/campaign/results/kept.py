@@ -28,6 +28,6 @@ def describe_kept(path: Path) -> str:
 def _begun(path: Path) -> str:
     """The stage that was counting its work, and how far it was: "golden (3,200 of 10,000 images)"."""
     snapshot = read_status(path / STATUS)
-    if (steps := snapshot["steps"]) is None or snapshot["stage"] is None:
+    if (steps := snapshot.steps) is None or snapshot.stage is None:
         return ""
-    return f"{snapshot['stage']} ({steps['done']:,} of {steps['total']:,} {steps['what']})"
+    return f"{snapshot.stage} ({steps.done:,} of {steps.total:,} {steps.what})"

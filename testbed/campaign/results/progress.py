@@ -8,59 +8,24 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-
-from testbed.analysis.stats import proportion_interval
 from testbed.campaign.results.arrow import from_stream
-from testbed.campaign.spec.stop import dimensions
-from testbed.campaign.stop_facts import DomainFacts
+from testbed.campaign.results.outcome_counts import COLUMNS, OutcomeCounts
+from testbed.campaign.results.snapshot import Snapshot, Steps, Widest
 from testbed.core.errors import TestbedError
 from testbed.core.folder.files import write_json
 from testbed.core.folder.provenance import who
-from testbed.core.outcome import Outcome
 
 STATUS = "status.json"
-COLUMNS = ["fault_id", "target", "where", "block", "outcome"]
-_CRITICAL = pa.array([Outcome.SDC1, Outcome.SDC], pa.string())
 _WINDOW_S = 60.0
 _EVERY_S = 1.0
-
-
-@dataclass(frozen=True)
-class Widest:
-    """The group of faults whose rate is known least. halfwidth: of its interval, as a share of 1.
-
-    In an adaptive campaign it is what the stop rule goes by after the completed rounds, and ``margin`` is what was asked
-    for. Otherwise an estimate for watching only: faults are counted alike, whatever their stratum, and all rows of a
-    fault as one.
-    """
-
-    group: str
-    faults: int
-    halfwidth: float
-    confidence: float = 0.95
-    margin: float | None = None
-
-
-@dataclass(frozen=True)
-class Steps:
-    """Work of a stage that runs no faults. what: is counted, such as "images"; per_second: over the last minute."""
-
-    what: str
-    total: int
-    done: int
-    per_second: float | None
-    eta_s: float | None
 
 
 Advance = Callable[[int], None]
@@ -76,24 +41,6 @@ def unwatched(stage: str, total: int, what: str) -> Iterator[Advance]:
     yield lambda done: None
 
 
-@dataclass(frozen=True)
-class Snapshot:
-    """``faults_per_second`` over the last minute. updated: ISO 8601, UTC. ``steps``: of a stage before the faults."""
-
-    stage: str
-    units: int
-    units_done: int
-    faults: int
-    faults_done: int
-    faults_per_second: float | None
-    eta_s: float | None
-    outcomes: Mapping[str, int]
-    widest: Widest | None
-    workers: int
-    updated: str
-    steps: Steps | None = None
-
-
 class FinishedUnits(NamedTuple):
     """Finished units: how many, their faults, and their rows as an Arrow IPC stream."""
 
@@ -103,77 +50,6 @@ class FinishedUnits(NamedTuple):
 
 
 Show = Callable[[Snapshot], None]
-
-
-class Stop(Protocol):
-    """The [stop] table of an adaptive campaign, of its spec or of its manifest."""
-
-    @property
-    def per(self) -> str: ...
-
-    @property
-    def margin(self) -> float: ...
-
-    @property
-    def confidence(self) -> float | None: ...
-
-
-def widest_domain(domains: Sequence[DomainFacts], stop: Stop, confidence: float) -> Widest:
-    """The widest domain of an adaptive campaign. domains: as the history of its rounds tells them."""
-    worst = max(domains, key=lambda domain: domain.half_width)
-    parts = [f"{worst.target} {worst.where}", worst.op]
-    for dimension in dimensions(stop.per):
-        value = worst.value(dimension)
-        parts.append(f"outside the {dimension}s" if value is None else f"{dimension} {value}")
-    return Widest(
-        ", ".join(parts),
-        worst.faults,
-        round(worst.half_width, 6),
-        stop.confidence or confidence,
-        stop.margin,
-    )
-
-
-class OutcomeCounts:
-    """Outcomes of rows, and the rate of critical ones (SDC-1, or SDC where there are no classes) per block."""
-
-    def __init__(self) -> None:
-        self.outcomes: Counter[str] = Counter()
-        self._groups: dict[tuple[str, str, int | None], list[float]] = {}  # faults, and their critical shares' sum
-
-    def add(self, rows: pa.Table, times: int = 1) -> None:
-        """Counts rows. rows: at least `COLUMNS`; all rows of a fault in the same table. times: -1 takes them back."""
-        rows = rows.select(COLUMNS)
-        rows = rows.set_column(4, "outcome", rows.column("outcome").cast(pa.string()))
-        for name in ("target", "where"):
-            rows = rows.set_column(rows.column_names.index(name), name, rows.column(name).cast(pa.string()))
-        counted = pc.value_counts(rows.column("outcome").combine_chunks())
-        self.outcomes.update({str(item["values"]): times * int(item["counts"]) for item in counted.to_pylist()})
-        hit = pc.cast(pc.is_in(rows.column("outcome"), value_set=_CRITICAL), pa.float64())
-        keys = ["target", "where", "block"]
-        groups = (
-            rows.append_column("hit", hit).group_by(keys).aggregate([("hit", "mean"), ("fault_id", "count_distinct")])
-        )
-        for group in groups.to_pylist():
-            of_group = self._groups.setdefault((group["target"], group["where"], group["block"]), [0, 0.0])
-            of_group[0] += times * group["fault_id_count_distinct"]
-            of_group[1] += times * group["fault_id_count_distinct"] * group["hit_mean"]
-        if times < 0:
-            self.outcomes = +self.outcomes
-            self._groups = {name: of_group for name, of_group in self._groups.items() if of_group[0]}
-
-    @property
-    def widest(self) -> Widest | None:
-        if not self._groups:
-            return None
-        names = list(self._groups)
-        faults, hits = np.array(list(self._groups.values())).T
-        interval = proportion_interval(np.minimum(hits, faults), faults)
-        half = (interval.high - interval.low) / 2
-        worst = int(half.argmax())
-        target, where, block = names[worst]
-        depth = "outside the blocks" if block is None else f"block {block}"
-        return Widest(f"{target} {where}, {depth}", int(faults[worst]), round(float(half[worst]), 6))
 
 
 class Progress:

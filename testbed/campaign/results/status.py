@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from itertools import count, takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 
 from testbed.campaign.facts import ExecuteFacts, PlanFacts, check_facts, facts_of
 from testbed.campaign.files import RESULTS, STORE, plan_file
 from testbed.campaign.results.arrow import from_stream
-from testbed.campaign.results.progress import COLUMNS, STATUS, OutcomeCounts, widest_domain
+from testbed.campaign.results.outcome_counts import COLUMNS, OutcomeCounts
+from testbed.campaign.results.progress import STATUS
 from testbed.campaign.results.reader import PLAN_TABLE, RESULT_TABLE
+from testbed.campaign.results.snapshot import RecordedSnapshot, widest_domain
 from testbed.campaign.results.status_file import age_s, read_status
 from testbed.campaign.results.store import ResultLog
 from testbed.core.errors import StaleArtefact, UsageError
@@ -23,10 +25,35 @@ from testbed.core.folder.runfolder import LOCK, RunFolder
 _STALE_S = 60.0
 
 
-def campaign_status(path: Path) -> dict[str, Any]:
-    """Keys: folder, name, state (running, finished, interrupted), stages (done so far), and those of `Snapshot`, null
-    where unknown; age_s since it was updated. Raises UsageError where there is no campaign, StaleArtefact where its
-    manifest is damaged; `status.json` and the rows may be in any state.
+CampaignState = Literal["running", "finished", "interrupted"]
+
+
+@dataclass(frozen=True)
+class StatusReport:
+    """What a campaign's folder says of it. ``stages``: done so far. ``age_s``: since the snapshot was written."""
+
+    folder: str
+    name: str
+    state: CampaignState
+    stages: list[str]
+    snapshot: RecordedSnapshot
+    age_s: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """One flat object, the snapshot's fields among the others."""
+        return {
+            "folder": self.folder,
+            "name": self.name,
+            "state": self.state,
+            "stages": self.stages,
+            **asdict(self.snapshot),
+            "age_s": self.age_s,
+        }
+
+
+def campaign_status(path: Path) -> StatusReport:
+    """Raises UsageError where there is no campaign, StaleArtefact where its manifest is damaged; `status.json` and the rows
+    may be in any state.
 
     Where nobody works, and where somebody has said nothing for a minute, outcomes are counted from the rows themselves.
     """
@@ -37,21 +64,13 @@ def campaign_status(path: Path) -> dict[str, Any]:
     stages = list(folder.manifest["stages"])
     running = is_locked(path)
     snapshot = read_status(path / STATUS)
-    age = age_s(snapshot["updated"])
-    finished = "summary" in stages
-    status = {
-        "folder": str(path),
-        "name": folder.manifest["name"],
-        "state": "finished" if finished else "running" if running else "interrupted",
-        "stages": stages,
-        **snapshot,
-        "age_s": age,
-    }
+    age = age_s(snapshot.updated)
     if not running:
-        status |= {"stage": None, "workers": 0, "faults_per_second": None, "eta_s": None, "steps": None}
+        snapshot = replace(snapshot, stage=None, workers=0, faults_per_second=None, eta_s=None, steps=None)
     if not running or age is None or age > _STALE_S:
-        status |= _from_rows(folder, stages)
-    return status
+        snapshot = _counted(snapshot, folder, stages)
+    state: CampaignState = "finished" if "summary" in stages else "running" if running else "interrupted"
+    return StatusReport(str(path), folder.manifest["name"], state, stages, snapshot, age)
 
 
 def is_locked(path: Path) -> bool:
@@ -77,10 +96,9 @@ def is_locked(path: Path) -> bool:
         os.close(handle)
 
 
-def _from_rows(folder: RunFolder, stages: list[str]) -> dict[str, Any]:
-    """Outcomes counted from the finished table, or from the log of a campaign that is not finished."""
-    counts, done = OutcomeCounts(), {}
-    faults = 0
+def _counted(snapshot: RecordedSnapshot, folder: RunFolder, stages: list[str]) -> RecordedSnapshot:
+    """With outcomes counted from the finished table, or from the log of a campaign that is not finished."""
+    counts, faults, units_done = OutcomeCounts(), 0, snapshot.units_done
     try:
         if "execute" in stages:
             faults = int(sum(_add(counts, table) for table in RESULT_TABLE.row_groups(folder / RESULTS, COLUMNS)))
@@ -88,21 +106,20 @@ def _from_rows(folder: RunFolder, stages: list[str]) -> dict[str, Any]:
             log = ResultLog(folder / STORE)
             for frame in log.frames(log):
                 faults += _add(counts, from_stream(log.stream(frame.units.start), COLUMNS))
-            done = {"units_done": len(log)}
+            units_done = len(log)
     except (OSError, KeyError, pa.ArrowException, StaleArtefact):  # tidied up at this very moment, or damaged
-        return {}
-    fields: dict[str, Any] = {"faults_done": faults, "outcomes": dict(counts.outcomes), **done}
+        return snapshot
+    snapshot = replace(snapshot, faults_done=faults, outcomes=dict(counts.outcomes), units_done=units_done)
     if (planned := _planned(folder)) is not None:
-        fields["faults"] = planned
+        snapshot = replace(snapshot, faults=planned)
     if folder.manifest.get("spec", {}).get("stop") is None:
-        widest = counts.widest
-        fields["widest"] = None if widest is None else asdict(widest)
-    else:  # rounds are not told from each other by their rows: what was said last stands, and in the end the verdict
-        fields["units"] = None
-        if (executed := _executed(folder)) is not None and (stop := executed.stop) is not None:
-            confidence = folder.manifest["spec"]["confidence"]
-            fields["widest"] = asdict(widest_domain(stop.history[-1].domains, stop, confidence))
-    return fields
+        return replace(snapshot, widest=counts.widest)
+    # rounds are not told from each other by their rows: what was said last stands, and in the end the verdict
+    snapshot = replace(snapshot, units=None)
+    if (executed := _executed(folder)) is not None and (stop := executed.stop) is not None:
+        confidence = folder.manifest["spec"]["confidence"]
+        return replace(snapshot, widest=widest_domain(stop.history[-1].domains, stop, confidence))
+    return snapshot
 
 
 def _planned(folder: RunFolder) -> int | None:

@@ -8,8 +8,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
+from testbed.campaign.results.snapshot import RecordedSnapshot, Steps, Widest
 from testbed.core.folder.parsing import json_value
 from testbed.core.outcome import OUTCOMES
 
@@ -17,6 +18,16 @@ _Count = Annotated[int, Field(ge=0, le=10**15)]
 _StatusSeconds = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
 _Text = Annotated[str, Field(max_length=500)]
 _Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def _or_none(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
+    try:
+        return read(value)
+    except ValidationError:
+        return None
+
+
+_OrNone = WrapValidator(_or_none)
 
 
 class _Widest(BaseModel):
@@ -39,45 +50,49 @@ class _Steps(BaseModel):
     eta_s: _StatusSeconds | None
 
 
-_FIELDS: dict[str, tuple[Any, Any]] = {
-    "stage": (_Text, None),
-    "units": (_Count, None),
-    "units_done": (_Count, None),
-    "faults": (_Count, None),
-    "faults_done": (_Count, None),
-    "faults_per_second": (_StatusSeconds, None),
-    "eta_s": (_StatusSeconds, None),
-    "outcomes": (dict[Literal[OUTCOMES], _Count], {}),  # type: ignore[valid-type]
-    "widest": (_Widest, None),
-    "workers": (_Count, None),
-    "updated": (_Text, None),
-    "steps": (_Steps, None),
-}
-EMPTY: dict[str, Any] = {name: default for name, (_, default) in _FIELDS.items()}
-_READERS: dict[str, TypeAdapter[Any]] = {
-    name: TypeAdapter(kind, config=None if kind in (_Widest, _Steps) else ConfigDict(strict=True))
-    for name, (kind, _) in _FIELDS.items()
-}
+class _StatusFile(BaseModel):
+    """The file, field by field: one that is absurd says nothing of the others."""
+
+    model_config = ConfigDict(strict=True)
+
+    stage: Annotated[_Text | None, _OrNone] = None
+    units: Annotated[_Count | None, _OrNone] = None
+    units_done: Annotated[_Count | None, _OrNone] = None
+    faults: Annotated[_Count | None, _OrNone] = None
+    faults_done: Annotated[_Count | None, _OrNone] = None
+    faults_per_second: Annotated[_StatusSeconds | None, _OrNone] = None
+    eta_s: Annotated[_StatusSeconds | None, _OrNone] = None
+    outcomes: Annotated[dict[Literal[OUTCOMES], _Count] | None, _OrNone] = None  # type: ignore[valid-type]
+    widest: Annotated[_Widest | None, _OrNone] = None
+    workers: Annotated[_Count | None, _OrNone] = None
+    updated: Annotated[_Text | None, _OrNone] = None
+    steps: Annotated[_Steps | None, _OrNone] = None
 
 
-def read_status(path: Path) -> dict[str, Any]:
-    """The fields of a `testbed.campaign.results.progress.Snapshot`; null (or no outcomes) where one is missing or absurd."""
+def read_status(path: Path) -> RecordedSnapshot:
+    """What was last said of a campaign; nothing where the file is missing or damaged."""
     try:
-        written = json_value(path.read_bytes())
+        content = json_value(path.read_bytes())
     except (OSError, ValueError):
-        return dict(EMPTY)
-    fields = dict(EMPTY)
-    for name, reader in _READERS.items() if isinstance(written, dict) else ():
-        try:
-            reader.validate_python(written.get(name))
-        except ValidationError:
-            continue
-        fields[name] = written[name]
-    if fields["faults"] is not None and (fields["faults_done"] or 0) > fields["faults"]:
-        fields |= {"faults": None, "faults_done": None}
-    if age_s(fields["updated"]) is None:
-        fields["updated"] = None
-    return fields
+        return RecordedSnapshot()
+    if not isinstance(content, dict):
+        return RecordedSnapshot()
+    written = _StatusFile.model_validate(content)
+    possible = written.faults is None or (written.faults_done or 0) <= written.faults
+    return RecordedSnapshot(
+        stage=written.stage,
+        units=written.units,
+        units_done=written.units_done,
+        faults=written.faults if possible else None,
+        faults_done=written.faults_done if possible else None,
+        faults_per_second=written.faults_per_second,
+        eta_s=written.eta_s,
+        outcomes=written.outcomes or {},
+        widest=None if written.widest is None else Widest(**written.widest.model_dump()),
+        workers=written.workers,
+        updated=None if age_s(written.updated) is None else written.updated,
+        steps=None if written.steps is None else Steps(**written.steps.model_dump()),
+    )
 
 
 def age_s(updated: str | None) -> float | None:

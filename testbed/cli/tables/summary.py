@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from rich.console import RenderableType
 
 from testbed.analysis.outputs.classes import classes_told
 from testbed.analysis.outputs.confidence import interval_name
+from testbed.campaign.preview.records import DryRunReport
 from testbed.campaign.summary.record import Summary, SummaryModel, SummaryTier
 from testbed.cli.tables.fitting import FittedTable
 from testbed.cli.tables.prose import Prose, stacked
 from testbed.cli.tables.rates import USUAL, Details, rate_tables
 from testbed.core.process.resources import format_bytes
 from testbed.report.sections.rounds import stop_verdict
-
-Record = Mapping[str, Any]
 
 
 def summary_tables(summary: Summary, folder: Path, details: Details = USUAL) -> RenderableType:
@@ -111,40 +109,40 @@ def _failure_rate(summary: Summary) -> Iterable[RenderableType]:
         yield not_sampled_text(exposure.not_sampled)
 
 
-def plan_tables(plan: Record) -> RenderableType:
+def plan_tables(plan: DryRunReport) -> RenderableType:
     """What a campaign would do."""
-    table = FittedTable(title=f"plan of {plan['name']}: nothing was run")
+    table = FittedTable(title=f"plan of {plan.name}: nothing was run")
     for name in ("target", "place", "sites", "strata", "faults per stratum", "faults", "rows", "population", "time"):
         table.add_column(name, justify="left" if name in ("target", "place") else "right")
-    widths = FittedTable(title=f"half-width of a rate of 50 %, in points, {100 * plan['confidence']:g} %")
+    widths = FittedTable(title=f"half-width of a rate of 50 %, in points, {100 * plan.confidence:g} %")
     for name in ("target", "place", "operation", "over everything", "over one site", "over the rarest bit class"):
         widths.add_column(name, justify="left" if name in ("target", "place", "operation") else "right")
-    for section in plan["sections"]:
-        least, most = section["faults_per_stratum"]["least"], section["faults_per_stratum"]["most"]
+    for section in plan.sections:
+        least, most = section.faults_per_stratum.least, section.faults_per_stratum.most
         table.add_row(
-            section["target"],
-            section["where"],
-            str(section["sites"]),
-            f"{section['strata']:,}",
+            section.target,
+            section.where,
+            str(section.sites),
+            f"{section.strata:,}",
             str(least) if least == most else f"{least} to {most}",
-            f"{section['faults']:,}",
-            f"{section['rows']:,}",
-            f"{section['population']:,}",
-            f"{section['estimated_seconds']:.0f} s",
+            f"{section.faults:,}",
+            f"{section.rows:,}",
+            f"{section.population:,}",
+            f"{section.estimated_seconds:.0f} s",
         )
-        for op, half in section["half_width"].items():
-            cells = [f"{100 * half[cell]:.1f}" for cell in ("all", "site", "bit_class")]
-            widths.add_row(section["target"], section["where"], op, *cells)
+        for op, half in section.half_width.items():
+            cells = [f"{100 * width:.1f}" for width in (half.all, half.site, half.bit_class)]
+            widths.add_row(section.target, section.where, op, *cells)
     total = (
-        f"{plan['faults']:,} faults, {plan['rows']:,} rows on {plan['images']} images;"
-        f" about {plan['estimated_seconds']:.0f} s of engine time here, {_begins_with(plan)}; about"
-        f" {format_bytes(plan['bytes'])} of disk"
+        f"{plan.faults:,} faults, {plan.rows:,} rows on {plan.images} images;"
+        f" about {plan.estimated_seconds:.0f} s of engine time here, {_begins_with(plan)}; about"
+        f" {format_bytes(plan.bytes)} of disk"
     )
-    notes = [f"warning: {warning}" for warning in plan["warnings"]]
-    notes += [f"not checked: {unchecked}" for unchecked in plan["unchecked"]]
+    notes = [f"warning: {warning}" for warning in plan.warnings]
+    notes += [f"not checked: {unchecked}" for unchecked in plan.unchecked]
     return stacked([table, widths, total, *notes])
 
 
-def _begins_with(plan: Record) -> str:
-    epochs = plan["training_epochs"]
+def _begins_with(plan: DryRunReport) -> str:
+    epochs = plan.training_epochs
     return f"after {epochs} epochs of training" if epochs else "on a model that is there already"

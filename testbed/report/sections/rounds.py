@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from markupsafe import Markup
 
-from testbed.campaign.results.progress import widest_domain
+from testbed.campaign.results.snapshot import widest_domain
 from testbed.campaign.stop_facts import DomainFacts, RoundFacts, StopFacts
 from testbed.report.charts.axis import LogAxis
 from testbed.report.charts.curve import Curve, CurvePoint, PlotFrame, Rule, chart

@@ -296,12 +296,12 @@ def test_several_activations_in_one_inference_are_refused_without_the_op(tiny_va
 
 def test_a_dry_run_tells_fault_models_apart() -> None:
     plan = dry_run_plan(load_spec(Path(__file__).parents[3] / "campaigns" / "fault-models.toml"))
-    models = [(section["where"], *section["half_width"]) for section in plan["sections"]]
+    models = [(section.where, *section.half_width) for section in plan.sections]
     assert ("activation", "flip x bits-2-adjacent") in models
     assert ("activation", "stuck1, persistent") in models
     assert ("weight", "flip x burst-8") in models
-    for section in plan["sections"]:
-        assert section["rows"] == section["faults"] * (32 if section["scope"] == "persistent" else 1)
+    for section in plan.sections:
+        assert section.rows == section.faults * (32 if section.scope == "persistent" else 1)
 
 
 def test_campaigns_of_fault_models_are_compared_model_by_model(finished: Path, campaign: Callable[[str], Path]) -> None:

@@ -12,7 +12,8 @@ import pytest
 from testbed.campaign.execute.rounds import OnePlan, Round, run_round
 from testbed.campaign.plan.unit import Unit
 from testbed.campaign.results.arrow import to_stream
-from testbed.campaign.results.progress import COLUMNS, Progress
+from testbed.campaign.results.outcome_counts import COLUMNS
+from testbed.campaign.results.progress import Progress
 from testbed.campaign.results.store import ResultStore
 from testbed.campaign.work import spans
 from testbed.campaign.work.contract import Report

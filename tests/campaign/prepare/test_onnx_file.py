@@ -231,11 +231,11 @@ def test_a_file_that_was_changed_since_is_refused(finished: Finished) -> None:
 
 def test_the_plan_can_be_seen_before(finished: Finished) -> None:
     plan = dry_run_plan(parse_spec(finished.values))
-    assert plan["faults"] == finished.summary.faults
-    assert plan["training_epochs"] == 0
-    assert plan["unchecked"] == ["the gates: parity, drift, zero-fault rows, live weights"]  # its golden is known
+    assert plan.faults == finished.summary.faults
+    assert plan.training_epochs == 0
+    assert plan.unchecked == ["the gates: parity, drift, zero-fault rows, live weights"]  # its golden is known
     assert finished.summary.images is not None
-    assert plan["images"] == finished.summary.images.named
+    assert plan.images == finished.summary.images.named
 
 
 def test_an_unrecognised_tensor_can_be_struck_by_its_own_name(finished: Finished, tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from testbed.campaign.prepare import module_golden
 from testbed.campaign.prepare import torch_model as torch_subject
 from testbed.campaign.prepare.stages import Preparation
 from testbed.campaign.results.kept import describe_kept
-from testbed.campaign.results.progress import Progress, Snapshot
+from testbed.campaign.results.progress import Progress
+from testbed.campaign.results.snapshot import Snapshot
 from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
 from testbed.cli.main import cli
 from testbed.cli.watch import _StageLines
@@ -159,9 +160,7 @@ def test_progress_is_told_in_images(
     last = seen[-1].steps
     assert last is not None
     assert (last.per_second, last.eta_s) == (10, 60)
-    assert lines({"outcomes": {}, "widest": None, **vars(seen[-1]), "steps": vars(last)})[0].endswith(
-        "400 of 1,000 images (40 %), 10/s, about 1 min to go"
-    )
+    assert lines(seen[-1])[0].endswith("400 of 1,000 images (40 %), 10/s, about 1 min to go")
     assert set(caplog.messages) == {"golden: 300 of 1,000 images (30 %), 10/s, about 1 min 10 s to go"}
     assert told == "golden (400 of 1,000 images) begins anew; no stage was done yet"
 

@@ -12,6 +12,7 @@ import pytest
 from testbed.campaign.folder.images import named_images
 from testbed.campaign.pipeline import run_campaign
 from testbed.campaign.preview.dry_run import dry_run_plan
+from testbed.campaign.preview.records import DryRunReport
 from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
 from testbed.campaign.work.worker_setup import WorkerSetup
 from testbed.cli.tables.summary import plan_tables
@@ -27,7 +28,7 @@ def values(tiny_run: Path, tiny_values: dict[str, Any]) -> dict[str, Any]:
     return tiny_values | {"faults": [copy.deepcopy(SECTION)]}
 
 
-def told(plan: dict[str, Any]) -> str:
+def told(plan: DryRunReport) -> str:
     from rich.console import Console
 
     console = Console(width=200)
@@ -38,32 +39,32 @@ def told(plan: dict[str, Any]) -> str:
 
 def test_a_model_and_a_golden_that_are_there_are_known(values: dict[str, Any], tiny_run: Path, tmp_path: Path) -> None:
     plan = dry_run_plan(parse_spec(values), tmp_path / "run")
-    assert plan["training_epochs"] == 0
+    assert plan.training_epochs == 0
     assert "on a model that is there already" in told(plan)
-    assert plan["unchecked"] == ["the gates: parity, drift, zero-fault rows, live weights"]
-    assert plan["warnings"] == []
-    assert plan["images"] == len(named_images(tiny_run / "tiers.json").ids) == 6
+    assert plan.unchecked == ["the gates: parity, drift, zero-fault rows, live weights"]
+    assert plan.warnings == []
+    assert plan.images == len(named_images(tiny_run / "tiers.json").ids) == 6
     assert not (tmp_path / "run").exists()
 
 
 def test_what_is_not_there_yet_is_said(values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TESTBED_CACHE", str(tmp_path / "empty"))
     plan = dry_run_plan(parse_spec(values))
-    assert plan["training_epochs"] == 6
+    assert plan.training_epochs == 6
     assert "after 6 epochs of training" in told(plan)
-    assert NO_GOLDEN in plan["unchecked"]
+    assert NO_GOLDEN in plan.unchecked
     assert f"not checked: {NO_GOLDEN}" in told(plan)
 
 
 def test_too_few_images_are_told_or_refused_as_by_the_run(values: dict[str, Any], tmp_path: Path) -> None:
     values["tiers"] = {"edges": [0.5, 1.0], "images": [3, 700]}
     plan = dry_run_plan(parse_spec(values))
-    (warning,) = plan["warnings"]
+    (warning,) = plan.warnings
     assert "(0.5, 1] has " in warning
     assert f"warning: {warning}" in told(plan)
     summary = run_campaign(parse_spec(values), tmp_path / "run", worker_setup=WorkerSetup(0))
-    assert plan["tier_images"] == [tier.images for tier in summary.tiers]
-    assert (plan["faults"], plan["rows"]) == (summary.faults, summary.rows)
+    assert plan.tier_images == [tier.images for tier in summary.tiers]
+    assert (plan.faults, plan.rows) == (summary.faults, summary.rows)
     values["tiers"]["exact"] = True
     assert refused(values, tmp_path / "exact", UsageError).startswith("tier 1 (0.5, 1] has ")
 
@@ -93,7 +94,7 @@ def refused(values: dict[str, Any], folder: Path, kind: type[TestbedError]) -> s
 
 def test_exclusions_of_nothing_and_sections_without_a_stratum_are_warned_of(values: dict[str, Any]) -> None:
     values["faults"] = [SECTION | {"sites": ["head", "!nobody"]}, SECTION | {"per_stratum": 5}]
-    assert dry_run_plan(parse_spec(values))["warnings"] == [
+    assert dry_run_plan(parse_spec(values)).warnings == [
         "'!nobody' excludes no activation of model: there is none of that name",
         "faults.0 adds no fault: every stratum it names is another section's, which asks for as many or more",
     ]
@@ -106,7 +107,7 @@ def test_the_folder_and_the_disk_are_looked_at(
     with pytest.raises(UsageError, match=r"holds another run .campaign 'tiny'., and faults were run in it"):
         dry_run_plan(spec, tiny_copy)
     before = sorted(tiny_copy.rglob("*"))
-    assert dry_run_plan(spec, tiny_copy, fresh=True)["faults"] > 0
+    assert dry_run_plan(spec, tiny_copy, fresh=True).faults > 0
     assert sorted(tiny_copy.rglob("*")) == before
     usage = shutil.disk_usage("/")._replace(free=1000)
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage)

@@ -13,6 +13,7 @@ from testbed.campaign.prepare.subjects import subject_of
 from testbed.campaign.preview import plan as planning
 from testbed.campaign.preview.dry_run import dry_run_plan
 from testbed.campaign.preview.plan import Preview, Wanted, wanted_of
+from testbed.campaign.preview.records import PartPreview
 from testbed.campaign.preview.sites import sketched_sites
 from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
 from testbed.campaign.spec.stop import dimensions
@@ -50,20 +51,20 @@ def test_sketched_sites_are_those_of_the_export(
     assert [(s.name, s.where, s.shape, s.format_name) for s in sketched_sites(spec, subject, target)] == wanted
 
 
-def drawable(part: dict[str, Any]) -> float:
+def drawable(part: PartPreview) -> float:
     """A random word is one of 2^32: its places are no bound to how many can be drawn."""
-    return math.inf if part["op"] == "random" else part["population"]
+    return math.inf if part.model.op == "random" else part.population
 
 
 def test_every_stratum_is_told_with_its_population_and_what_is_drawn(spec: CampaignSpec) -> None:
     plan, dry = Preview(spec, WANTED), dry_run_plan(spec)
     parts = list(plan.parts())
-    assert len(parts) == sum(section["strata"] for section in dry["sections"]) == plan.totals()["strata"]
-    assert sum(part["population"] for part in parts) == sum(section["population"] for section in dry["sections"])
-    assert sum(part["drawn"] for part in parts) == dry["faults"] == plan.totals()["drawn"]["faults"]
-    assert plan.totals()["drawn"]["rows"] == dry["rows"]
-    assert all(part["leveugle"] == leveugle(drawable(part), 0.05) for part in parts)
-    first = parts[0]
+    assert len(parts) == sum(section.strata for section in dry.sections) == plan.totals().strata
+    assert sum(part.population for part in parts) == sum(section.population for section in dry.sections)
+    assert sum(part.drawn for part in parts) == dry.faults == plan.totals().drawn.faults
+    assert plan.totals().drawn.rows == dry.rows
+    assert all(part.leveugle == leveugle(drawable(part), 0.05) for part in parts)
+    first = parts[0].to_json()
     assert {key: first[key] for key in ("target", "where", "op", "bit", "tier", "strata")} == {
         "target": "model",
         "where": "activation",
@@ -79,16 +80,16 @@ def test_strata_put_together_add_up(spec: CampaignSpec, by: str) -> None:
     finest, plan = list(Preview(spec, WANTED).parts()), Preview(spec, WANTED, dimensions(by))
     parts = list(plan.parts())
     keys = ["target", "where", "op", "pattern", "scope", *plan.by]
-    assert len({tuple(part[key] for key in keys) for part in parts}) == len(parts)
+    assert len({tuple(part.to_json()[key] for key in keys) for part in parts}) == len(parts)
     for name in ("population", "drawn", "strata"):
-        assert sum(part[name] for part in parts) == sum(part[name] for part in finest)
-    assert plan.totals()["parts"] == len(parts)
+        assert sum(getattr(part, name) for part in parts) == sum(getattr(part, name) for part in finest)
+    assert plan.totals().parts == len(parts)
 
 
 def test_a_relative_margin_asks_for_more_where_the_rate_is_small(spec: CampaignSpec) -> None:
     wanted = Wanted(0.2, 0.9, rate=0.1, relative=True)
     parts = list(Preview(spec, wanted, dimensions("all")).parts())
-    assert all(part["leveugle"] == leveugle(drawable(part), 0.02, 0.9, 0.1) for part in parts)
+    assert all(part.leveugle == leveugle(drawable(part), 0.02, 0.9, 0.1) for part in parts)
 
 
 def test_a_stratum_that_two_sections_name_is_of_the_one_that_asks_for_more(tiny_values: dict[str, Any]) -> None:
@@ -103,10 +104,10 @@ def test_a_stratum_that_two_sections_name_is_of_the_one_that_asks_for_more(tiny_
     spec = parse_spec(tiny_values | {"faults": [few, more, few]})
     dry = dry_run_plan(spec)
     tiers = len(spec.tiers.images)
-    assert [section["strata"] for section in dry["sections"]] == [tiers, tiers, 0]
-    assert [section["faults"] for section in dry["sections"]] == [2 * tiers, 5 * tiers, 0]
+    assert [section.strata for section in dry.sections] == [tiers, tiers, 0]
+    assert [section.faults for section in dry.sections] == [2 * tiers, 5 * tiers, 0]
     plan = Preview(spec, WANTED)
-    assert sum(part["drawn"] for part in plan.parts()) == dry["faults"] == 7 * tiers
+    assert sum(part.drawn for part in plan.parts()) == dry.faults == 7 * tiers
     assert plan_tables(dry)
 
 
@@ -129,24 +130,25 @@ def test_seconds_are_those_of_a_row_that_was_told(spec: CampaignSpec) -> None:
     for seconds in (0.25, None):
         plan = Preview(spec, WANTED, dimensions("block"), seconds_per_row=seconds)
         list(plan.parts())
-        for cost in (plan.totals()["drawn"], plan.totals()["leveugle"]):
-            assert cost["seconds"] == (None if seconds is None else pytest.approx(cost["rows"] * seconds, abs=0.06))
+        for cost in (plan.totals().drawn, plan.totals().leveugle):
+            assert cost.seconds == (None if seconds is None else pytest.approx(cost.rows * seconds, abs=0.06))
     measured = Preview(spec, WANTED, dimensions("all"), measured=True)
     list(measured.parts())
-    assert measured.totals()["drawn"]["seconds"] > 0
+    assert (measured.totals().drawn.seconds or 0) > 0
 
 
 def test_an_adaptive_campaign_tells_its_first_round_and_its_bounds(adaptive: CampaignSpec) -> None:
     plan = Preview(adaptive, wanted_of(adaptive, None, None, 0.5, False))
-    parts, bounds = list(plan.parts()), plan.head()["adaptive"]
+    parts, bounds = list(plan.parts()), plan.head().adaptive
+    assert bounds is not None
     assert plan.by == ("site", "block", "bit_class")
-    assert [part["drawn"] for part in parts] == plan.planner.first_round().tolist()
-    assert all(part["drawn"] >= min(2, part["population"]) for part in parts)
-    assert (bounds["domains"], bounds["strata"]) == (len(plan.planner.domains), len(parts))
+    assert [part.drawn for part in parts] == plan.planner.first_round().tolist()
+    assert all(part.drawn >= min(2, part.population) for part in parts)
+    assert (bounds.domains, bounds.strata) == (len(plan.planner.domains), len(parts))
     per_block = Preview(adaptive, plan.wanted, dimensions("block"))
-    assert bounds["leveugle"] == sum(part["leveugle"] for part in per_block.parts())
-    assert bounds["faults_at_least"] < bounds["leveugle"]
-    assert per_block.totals()["drawn"]["faults"] == sum(part["drawn"] for part in parts)
+    assert bounds.leveugle == sum(part.leveugle for part in per_block.parts())
+    assert bounds.faults_at_least < bounds.leveugle
+    assert per_block.totals().drawn.faults == sum(part.drawn for part in parts)
 
 
 def test_what_is_not_said_is_as_the_spec_has_it(spec: CampaignSpec, adaptive: CampaignSpec) -> None:

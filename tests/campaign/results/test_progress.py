@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,9 @@ from testbed.analysis.stats import proportion_interval
 from testbed.api.progress_text import lines
 from testbed.campaign.results import progress as progress_module
 from testbed.campaign.results.arrow import to_stream
-from testbed.campaign.results.progress import FinishedUnits, OutcomeCounts, Progress, Snapshot, Widest
+from testbed.campaign.results.outcome_counts import OutcomeCounts
+from testbed.campaign.results.progress import FinishedUnits, Progress
+from testbed.campaign.results.snapshot import Snapshot, Widest
 from testbed.campaign.results.status import campaign_status, is_locked
 from testbed.campaign.results.store import ResultStore
 from testbed.core.errors import TestbedError, UsageError
@@ -206,11 +207,18 @@ def test_a_running_one_is_as_it_last_said(tmp_path: Path) -> None:
     progress.end()
     with at_work(tmp_path / "run"):
         status = campaign_status(tmp_path / "run")
-    assert (status["state"], status["stage"], status["workers"]) == ("running", "execute", 2)
-    assert (status["units"], status["units_done"], status["faults"], status["faults_done"]) == (5, 1, 10, 2)
-    assert status["outcomes"] == {"masked": 1, "sdc1": 1}
-    assert status["faults_per_second"] > 0
-    assert status["age_s"] < 60
+    assert (status.state, status.snapshot.stage, status.snapshot.workers) == ("running", "execute", 2)
+    assert (status.snapshot.units, status.snapshot.units_done, status.snapshot.faults, status.snapshot.faults_done) == (
+        5,
+        1,
+        10,
+        2,
+    )
+    assert status.snapshot.outcomes == {"masked": 1, "sdc1": 1}
+    assert status.snapshot.faults_per_second is not None
+    assert status.snapshot.faults_per_second > 0
+    assert status.age_s is not None
+    assert status.age_s < 60
 
 
 @pytest.mark.parametrize("stale", [True, False])
@@ -229,12 +237,13 @@ def test_a_killed_one_is_counted_from_its_log(tmp_path: Path, stale: bool) -> No
         file.write(b"TBF1 and then it was killed")
     before = segment.read_bytes()
     status = campaign_status(folder)
-    assert (status["state"], status["stage"]) == ("interrupted", None)
-    assert (status["faults_done"], status["faults"], status["units_done"]) == (6, 10, 3)
-    assert status["units"] == (5 if stale else None)
-    assert status["outcomes"] == {"masked": 3, "sdc1": 3}
-    assert status["widest"]["group"] == "model activation, block 0"
-    assert status["workers"] == 0
+    assert (status.state, status.snapshot.stage) == ("interrupted", None)
+    assert (status.snapshot.faults_done, status.snapshot.faults, status.snapshot.units_done) == (6, 10, 3)
+    assert status.snapshot.units == (5 if stale else None)
+    assert status.snapshot.outcomes == {"masked": 3, "sdc1": 3}
+    assert status.snapshot.widest is not None
+    assert status.snapshot.widest.group == "model activation, block 0"
+    assert status.snapshot.workers == 0
     assert segment.read_bytes() == before
 
 
@@ -244,12 +253,12 @@ def test_one_that_runs_and_has_said_nothing_for_long_is_counted_too(tmp_path: Pa
     with ResultStore(folder / "store", "id") as store, at_work(folder):
         store.append(4, UNIT[4])
         status = campaign_status(folder)
-        assert (status["state"], status["faults_done"]) == ("running", 2)
+        assert (status.state, status.snapshot.faults_done) == ("running", 2)
         (folder / "status.json").write_text('{"updated": "2001-01-01T00:00:00+00:00", "faults_done": 0, "units": 5}')
         status = campaign_status(folder)
-        assert (status["faults_done"], status["units"]) == (2, 5)
+        assert (status.snapshot.faults_done, status.snapshot.units) == (2, 5)
         (folder / "status.json").write_text("[1, 2")
-        assert campaign_status(folder)["faults_done"] == 2
+        assert campaign_status(folder).snapshot.faults_done == 2
 
 
 def test_a_finished_one_is_counted_from_its_table(tmp_path: Path) -> None:
@@ -261,8 +270,8 @@ def test_a_finished_one_is_counted_from_its_table(tmp_path: Path) -> None:
     table = pa.concat_tables([rows([0, 1], 0, ["masked", "sdc1"]), rows([2, 3], 1, ["due", "sdc1"])])
     pq.write_table(table.unify_dictionaries(), folder / "results.parquet", row_group_size=2)
     status = campaign_status(folder)
-    assert (status["state"], status["faults_done"], status["faults"]) == ("finished", 4, 4)
-    assert status["outcomes"] == {"masked": 1, "sdc1": 2, "due": 1}
+    assert (status.state, status.snapshot.faults_done, status.snapshot.faults) == ("finished", 4, 4)
+    assert status.snapshot.outcomes == {"masked": 1, "sdc1": 2, "due": 1}
 
 
 def test_a_finished_adaptive_one_has_all_rounds_and_the_width_of_the_verdict(
@@ -277,14 +286,14 @@ def test_a_finished_adaptive_one_has_all_rounds_and_the_width_of_the_verdict(
         if not kept:
             (copy / "status.json").unlink()
         status = campaign_status(copy)
-        assert status["faults"] == status["faults_done"] == summary["faults"]
-        assert status["widest"]["halfwidth"] == pytest.approx(max(one["half_width"] for one in domains), abs=1e-6)
-        assert (status["widest"]["margin"], status["widest"]["confidence"]) == (0.08, 0.95)
-        work, _, widest = lines(status)
+        assert status.snapshot.faults == status.snapshot.faults_done == summary["faults"]
+        widest = status.snapshot.widest
+        assert widest is not None
+        assert widest.halfwidth == pytest.approx(max(one["half_width"] for one in domains), abs=1e-6)
+        assert (widest.margin, widest.confidence) == (0.08, 0.95)
+        work, _, interval = lines(status.snapshot)
         assert work.endswith(f"{summary['faults']:,} of {summary['faults']:,} faults (100 %)")
-        assert widest.startswith(
-            f"widest interval ±{100 * status['widest']['halfwidth']:.2g} points at 95 %, asked for ±8"
-        )
+        assert interval.startswith(f"widest interval ±{100 * widest.halfwidth:.2g} points at 95 %, asked for ±8")
     assert sum(one["faults"] for one in domains) == summary["faults"]
 
 
@@ -304,8 +313,8 @@ def test_a_killed_adaptive_one_has_the_faults_of_the_rounds_that_were_planned(tm
         for number in range(3):
             store.append(number, UNIT[number])
     status = campaign_status(folder)
-    assert (status["faults_done"], status["faults"], status["units"]) == (6, 10, None)
-    assert status["widest"] == asdict(widest)
+    assert (status.snapshot.faults_done, status.snapshot.faults, status.snapshot.units) == (6, 10, None)
+    assert status.snapshot.widest == widest
 
 
 def test_of_the_first_round_of_an_adaptive_one_no_width_is_told(tmp_path: Path, clock: Clock) -> None:
@@ -334,7 +343,7 @@ def test_a_real_campaigns_rows_have_what_is_counted(tiny_copy: Path) -> None:
     table = pq.read_table(tiny_copy / "results.parquet")
     before = {file: file.stat().st_mtime_ns for file in tiny_copy.rglob("*")}
     status = campaign_status(tiny_copy)
-    assert status["state"] == "finished"
-    assert sum(status["outcomes"].values()) == table.num_rows
-    assert status["faults_done"] == len(table.column("fault_id").unique())
+    assert status.state == "finished"
+    assert sum(status.snapshot.outcomes.values()) == table.num_rows
+    assert status.snapshot.faults_done == len(table.column("fault_id").unique())
     assert {file: file.stat().st_mtime_ns for file in tiny_copy.rglob("*")} == before

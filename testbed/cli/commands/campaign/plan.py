@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from testbed.campaign.preview.plan import Preview
-
-Record = Mapping[str, Any]
+    from testbed.campaign.preview.records import PreviewCost, PreviewHead, PreviewTotals
 
 
 @click.command(
@@ -82,13 +81,13 @@ def plan(
 
 def _json(preview: Preview) -> Iterator[str]:
     """One JSON object, a part per line: there may be very many."""
-    head = json.dumps(json_ready(preview.head()), allow_nan=False)
+    head = json.dumps(json_ready(preview.head().to_json()), allow_nan=False)
     yield head.removesuffix("}") + ', "parts": ['
     comma = ""
     for part in preview.parts():
-        yield comma + json.dumps(json_ready(part), allow_nan=False)
+        yield comma + json.dumps(json_ready(part.to_json()), allow_nan=False)
         comma = ","
-    yield f'], "totals": {json.dumps(json_ready(preview.totals()), allow_nan=False)}}}'
+    yield f'], "totals": {json.dumps(json_ready(preview.totals().to_json()), allow_nan=False)}}}'
 
 
 def _tables(preview: Preview, rows: int) -> RenderableType:
@@ -97,37 +96,34 @@ def _tables(preview: Preview, rows: int) -> RenderableType:
 
     head, parts = preview.head(), preview.parts()
     shown = list(itertools.islice(parts, rows))
-    margin = f"{head['margin']:g} of {head['rate']:g}" if head["relative"] else f"{head['margin']:g}"
+    margin = f"{head.margin:g} of {head.rate:g}" if head.relative else f"{head.margin:g}"
     table = FittedTable(
-        title=f"plan of {head['name']}: nothing was run; n for +-{margin} at {100 * head['confidence']:g} %",
+        title=f"plan of {head.name}: nothing was run; n for +-{margin} at {100 * head.confidence:g} %",
     )
     numbers = ("strata", "N", "Leveugle's n", "drawn")
-    for name in ("target", "place", "operation", *head["by"], *numbers):
+    for name in ("target", "place", "operation", *head.by, *numbers):
         table.add_column(name, justify="right" if name in numbers else "left")
     for part in shown:
-        values = ("" if part[name] is None else str(part[name]) for name in head["by"])
-        counts = (f"{part[name]:,}" for name in ("strata", "population", "leveugle", "drawn"))
-        table.add_row(part["target"], part["where"], part["op"], *values, *counts)
+        values = ("" if value is None else str(value) for value in part.values)
+        counts = (f"{count:,}" for count in (part.strata, part.population, part.leveugle, part.drawn))
+        table.add_row(part.model.target, part.model.where, part.model.label, *values, *counts)
     more = sum(1 for _ in parts)
     others = [f"... and {more:,} more; --by block tells fewer, --json all"] if more else []
     return stacked([table, *others, *_lines(head, preview.totals())])
 
 
-def _lines(head: Record, totals: Record) -> Iterable[str]:
-    yield (
-        f"{totals['parts']:,} parts of {totals['strata']:,} strata, {totals['population']:,} faults on"
-        f" {head['images']} images"
-    )
-    adaptive = head["adaptive"]
+def _lines(head: PreviewHead, totals: PreviewTotals) -> Iterable[str]:
+    yield (f"{totals.parts:,} parts of {totals.strata:,} strata, {totals.population:,} faults on {head.images} images")
+    adaptive = head.adaptive
     own = "the spec draws" if adaptive is None else "the first round draws"
-    yield f"{own} {_cost(totals['drawn'])}; Leveugle's n of every part: {_cost(totals['leveugle'])}"
+    yield f"{own} {_cost(totals.drawn)}; Leveugle's n of every part: {_cost(totals.leveugle)}"
     if adaptive is not None:
         yield (
-            f"[stop] ends with {adaptive['faults_at_least']:,} faults or more; uniform sampling of its"
-            f" {adaptive['domains']} parts per {adaptive['per']} needs {adaptive['leveugle']:,}"
+            f"[stop] ends with {adaptive.faults_at_least:,} faults or more; uniform sampling of its"
+            f" {adaptive.domains} parts per {adaptive.per} needs {adaptive.leveugle:,}"
         )
 
 
-def _cost(record: Record) -> str:
-    seconds = "" if record["seconds"] is None else f", about {record['seconds']:,.0f} s"
-    return f"{record['faults']:,} faults, {record['rows']:,} rows{seconds}"
+def _cost(cost: PreviewCost) -> str:
+    seconds = "" if cost.seconds is None else f", about {cost.seconds:,.0f} s"
+    return f"{cost.faults:,} faults, {cost.rows:,} rows{seconds}"

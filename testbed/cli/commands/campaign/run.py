@@ -82,7 +82,7 @@ def run(
         from testbed.cli.tables.summary import plan_tables
 
         dry = dry_run_plan(loaded, folder, fresh=fresh)
-        emit(dry, as_json, lambda: plan_tables(dry))
+        emit(dry.to_json(), as_json, lambda: plan_tables(dry))
         return
     concerns(folder)
     sets = [word for change in changes for word in ("--set", change)]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from testbed.cli.common import emit, example, json_option
+
+if TYPE_CHECKING:
+    from testbed.campaign.results.status import StatusReport
 
 
 @click.command(epilog=example("testbed campaign status runs/digits", "watch -n 5 testbed campaign status runs/digits"))
@@ -22,19 +24,19 @@ def status(folder: Path, as_json: bool) -> None:
     from testbed.campaign.results.status import campaign_status
 
     report = campaign_status(folder)
-    emit(report, as_json, lambda: _status_lines(report))
+    emit(report.to_json(), as_json, lambda: _status_lines(report))
 
 
-def _status_lines(report: Mapping[str, Any]) -> list[str]:
+def _status_lines(report: StatusReport) -> list[str]:
     from testbed.api.progress_text import duration, lines
 
-    head = f"{report['name']}: {report['state']}"
-    if report["state"] == "running":
-        head += f", {report['stage'] or 'preparing'}"
-        if report["age_s"] is not None:
-            head += f", last heard of {duration(report['age_s'])} ago"
-    elif report["state"] == "interrupted":
-        last = report["stages"][-1] if report["stages"] else None
+    head = f"{report.name}: {report.state}"
+    if report.state == "running":
+        head += f", {report.snapshot.stage or 'preparing'}"
+        if report.age_s is not None:
+            head += f", last heard of {duration(report.age_s)} ago"
+    elif report.state == "interrupted":
+        last = report.stages[-1] if report.stages else None
         head += f" after stage {last!r}" if last else " before its first stage was done"
         head += "; the command that began it goes on with it"
-    return [head, *lines(report)]
+    return [head, *lines(report.snapshot)]

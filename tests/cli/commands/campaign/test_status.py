@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from testbed.api.progress_text import bar, duration
-from testbed.campaign.results.progress import Snapshot, Widest
+from testbed.campaign.results.snapshot import Snapshot, Widest
 from testbed.campaign.work.worker_setup import WorkerSetup
 from testbed.cli.options.worker_setup import words_of, work_options
 from testbed.cli.watch import watch_on_stderr
