@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
-from typing import Any, Protocol, Self
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, Self
 
 from numpy.typing import NDArray
 from onnx import AttributeProto, ModelProto, NodeProto
@@ -66,6 +67,15 @@ def _here(model: bytes, purpose: str) -> Runner:
     return open_engine("ort-cpu", EngineRequest.of_bytes(model, purpose))
 
 
+@dataclass(frozen=True)
+class _RunFile:
+    feeds: Arrays
+    name: ClassVar[str] = "run"
+
+    def __call__(self, runner: Runner) -> dict[str, NDArray]:
+        return dict(runner.run(self.feeds))
+
+
 class _Isolated:
     """The engine in a process of its own."""
 
@@ -83,7 +93,7 @@ class _Isolated:
 
     def run(self, feeds: Arrays) -> dict[str, NDArray]:
         try:
-            return dict(self._process.call("run", feeds, timeout_s=RUN_S))
+            return self._process.call(_RunFile(feeds), RUN_S)
         except WorkerFailed as failure:
             raise self._refused(failure) from failure
 

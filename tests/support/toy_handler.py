@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,17 @@ DEEDS: dict[str, Callable[[], Any]] = {
     "bug": bug,
     "slow": lambda: time.sleep(0.1),
 }
+
+
+@dataclass(frozen=True)
+class Ask:
+    """Calls a method of a `Toy` in its process."""
+
+    name: str
+    arguments: tuple[Any, ...] = ()
+
+    def __call__(self, handler: Toy) -> Any:
+        return getattr(handler, self.name)(*self.arguments)
 
 
 class Toy:

@@ -97,6 +97,17 @@ class Limits:
 
 
 @dataclass
+class SlotTally:
+    """What happened on the way to a unit's rows, as `Report` counts it."""
+
+    engine_seconds: float = 0.0
+    crashes: int = 0
+    hangs: int = 0
+    losses: int = 0
+    blamed: int = 0
+
+
+@dataclass
 class Report:
     """What a run of units came to. worker_seconds: workers x wall, while they could have worked."""
 
@@ -110,6 +121,14 @@ class Report:
     losses: int = 0  # infrastructure failures
     blamed: int = 0  # faults found to be DUE
     refused: list[str] = field(default_factory=list)  # workers that got no work, by name, and why
+
+    def count(self, tally: SlotTally) -> None:
+        """Count what happened on the way to a unit's rows."""
+        self.engine_seconds += tally.engine_seconds
+        self.crashes += tally.crashes
+        self.hangs += tally.hangs
+        self.losses += tally.losses
+        self.blamed += tally.blamed
 
     def __add__(self, other: Report) -> Report:
         """Add up two runs, one after the other."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from testbed.campaign.work.calls import HandlerCall, Returned
+from testbed.campaign.work.contract import Handler
 from testbed.core.errors import EngineError
 from testbed.core.process.child import OUT_OF_MEMORY
 from testbed.core.process.isolate import OutOfMemory
@@ -16,18 +18,20 @@ class InProcess:
     """What `testbed.core.process.isolate.Isolated` is, in this process."""
 
     def __init__(
-        self, factory: Callable[..., Any], arguments: tuple[Any, ...] = (), *, idle_s: float | None = None
+        self, factory: Callable[..., Handler], arguments: tuple[Any, ...] = (), *, idle_s: float | None = None
     ) -> None:
         self._make = lambda: factory(*arguments)
-        self._handler: Any = None
+        self._handler: Handler | None = None
         self.alive = True
 
     def open(self, timeout_s: float) -> None:
         self._handler = _guarded(self._make)
 
-    def call(self, method: str, *arguments: Any, timeout_s: float) -> Any:
-        """Raises OutOfMemory, or what the method raised."""
-        return _guarded(lambda: getattr(self._handler, method)(*arguments))
+    def call(self, call: HandlerCall[Returned], timeout_s: float) -> Returned:
+        """Raises OutOfMemory, or what the handler raised."""
+        assert self._handler is not None
+        handler = self._handler
+        return _guarded(lambda: call(handler))
 
     def kill(self) -> None:
         """Nothing can be killed here; `close` follows."""

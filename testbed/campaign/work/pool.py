@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, Self
 
 from testbed.campaign.plan.unit import Unit
-from testbed.campaign.work.contract import Drop, Keep, Limits, Opener, Report, Tick
+from testbed.campaign.work.contract import Drop, Keep, Limits, Opener, Report, SlotTally, Tick
 from testbed.campaign.work.inprocess import InProcess
-from testbed.campaign.work.slot import CannotOpen, Left, SlotTally, WorkerSlot
+from testbed.campaign.work.slot import CannotOpen, Left, WorkerSlot
 from testbed.core.errors import TestbedError
 from testbed.core.process.isolate import Stopped
 
@@ -132,7 +132,7 @@ class _Log:
             self.gone = item.why
             log.warning("a worker is out: %s", item.why)
             return
-        item.tally.add_to(self._report)
+        self._report.count(item.tally)
         if isinstance(item, _Done):
             try:
                 self._keep(item.unit, item.rows)

@@ -10,12 +10,20 @@ from __future__ import annotations
 import platform
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
-from typing import Any, Protocol
+from typing import Protocol
 
 from testbed.campaign.plan.unit import Unit
 from testbed.campaign.results.arrow import join_streams
-from testbed.campaign.work.contract import Due, Limits, Opener
+from testbed.campaign.work.calls import (
+    BlameFaults,
+    GetEngineSeconds,
+    GetGolden,
+    GetGoldenSeconds,
+    HandlerCall,
+    Returned,
+    RunUnit,
+)
+from testbed.campaign.work.contract import Due, Limits, Opener, SlotTally
 from testbed.core.errors import EngineError, TestbedError
 from testbed.core.folder.provenance import processor
 from testbed.core.process.isolate import Crashed, Hung, Isolated, Lost, Stopped, WorkerFailed
@@ -41,24 +49,9 @@ class Host(Protocol):
     @property
     def alive(self) -> bool: ...
     def open(self, timeout_s: float) -> None: ...
-    def call(self, method: str, *arguments: Any, timeout_s: float) -> Any: ...
+    def call(self, call: HandlerCall[Returned], timeout_s: float) -> Returned: ...
     def kill(self) -> None: ...
     def close(self) -> None: ...
-
-
-@dataclass
-class SlotTally:
-    """What happened on the way to a unit's rows; see `testbed.campaign.work.contract.Report`."""
-
-    engine_seconds: float = 0.0
-    crashes: int = 0
-    hangs: int = 0
-    losses: int = 0
-    blamed: int = 0
-
-    def add_to(self, other: Any) -> None:
-        for field in fields(self):
-            setattr(other, field.name, getattr(other, field.name) + getattr(self, field.name))
 
 
 class WorkerSlot:
@@ -121,30 +114,30 @@ class WorkerSlot:
             except _ENGINE_FAILED as failure:
                 due = "hang" if isinstance(failure, Hung) else "crash"
         self.tally.blamed += 1
-        return bytes(self._aside("blame", unit, list(fault), due))
+        return self._aside(BlameFaults(unit, list(fault), due))
 
     def _run(self, unit: Unit, faults: range, retried: bool = False) -> bytes:
         """Raises one of _ENGINE_FAILED, and then the worker is gone."""
-        golden_s = float(self._aside("golden_seconds", unit, len(faults)))
+        golden_s = self._aside(GetGoldenSeconds(unit, len(faults)))
         named = None if len(faults) == len(unit) else list(faults)
         timeout_s = self._limits.timeout_s(golden_s)
-        before_s = float(self._aside("engine_seconds"))
+        before_s = self._aside(GetEngineSeconds())
         worker = self._opened()
         try:
-            rows = bytes(worker.call("run", unit, named, retried, timeout_s=timeout_s))
+            rows = worker.call(RunUnit(unit, named, retried), timeout_s)
         except _ENGINE_FAILED as failure:
             self.tally.crashes += not isinstance(failure, Hung)
             self.tally.hangs += isinstance(failure, Hung)
             self._discard()
             raise
-        self.tally.engine_seconds += float(self._aside("engine_seconds")) - before_s
+        self.tally.engine_seconds += self._aside(GetEngineSeconds()) - before_s
         return rows
 
-    def _aside(self, method: str, *arguments: Any) -> Any:
+    def _aside(self, call: HandlerCall[Returned]) -> Returned:
         """A call that strikes nothing: if the worker dies of it, no fault is to blame."""
         worker = self._opened()
         try:
-            return worker.call(method, *arguments, timeout_s=self._limits.open_s)
+            return worker.call(call, self._limits.open_s)
         except _ENGINE_FAILED as failure:
             raise Lost(str(failure)) from failure
 
@@ -181,11 +174,11 @@ class WorkerSlot:
                 worker.kill()
         try:
             worker.open(self._limits.open_s)
-            golden = worker.call("golden", timeout_s=self._limits.open_s)
+            golden = worker.call(GetGolden(), self._limits.open_s)
         except BaseException:
             self._discard()
             raise
-        if dict(golden) != dict(self._opener.golden):
+        if golden != dict(self._opener.golden):
             self._discard()
             raise OtherGolden(
                 f"the engine on {machine_name()} gives other golden bits than the one this campaign was begun on; go on there,"

@@ -49,13 +49,13 @@ def main(descriptor: int, idle_s: float | None) -> None:
 
 
 def _answered(handler: Any, request: bytes) -> tuple[Any, bytes]:
-    """The first request opens the handler: (factory, arguments); the others call it: (method, arguments)."""
+    """The first request opens the handler: (factory, arguments); the others are applied to it: (call, ())."""
     try:
-        called, arguments = pickle.loads(request)
+        call, arguments = pickle.loads(request)
         if handler is None:
-            handler = called(*arguments)
+            handler = call(*arguments)
             return handler, pickle.dumps((VALUE, None))
-        return handler, pickle.dumps((VALUE, getattr(handler, called)(*arguments)))
+        return handler, pickle.dumps((VALUE, call(handler)))
     except MemoryError as error:
         return handler, pickle.dumps((MEMORY, str(error) or "MemoryError"))
     except TestbedError as error:

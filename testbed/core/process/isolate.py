@@ -14,7 +14,7 @@ import sys
 import threading
 from collections.abc import Callable
 from multiprocessing import Pipe
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from testbed.core.errors import TestbedError
 from testbed.core.process.child import BUG, ERROR, MEMORY, OUT_OF_MEMORY
@@ -53,6 +53,18 @@ class WorkerBug(RuntimeError):
     """Something that neither an engine nor a user can cause went wrong in the child; has its traceback."""
 
 
+Returned = TypeVar("Returned", covariant=True)
+
+
+class IsolatedCall(Protocol[Returned]):
+    """What is done there with the object that was made. ``name``: for messages."""
+
+    @property
+    def name(self) -> str: ...
+
+    def __call__(self, handler: Any, /) -> Returned: ...
+
+
 class Isolated:
     """One child process with the object that ``factory(*arguments)`` makes there. Used by one thread, killed by any."""
 
@@ -89,13 +101,14 @@ class Isolated:
         """Makes the object. Raises as `call` does."""
         self._ask(self._opening, timeout_s, "while it was opened")
 
-    def call(self, method: str, *arguments: Any, timeout_s: float) -> Any:
-        """What the object's method returns.
+    def call(self, call: IsolatedCall[Returned], timeout_s: float) -> Returned:
+        """What ``call``, which travels by pickle, returns of the object.
 
-        Raises Crashed, Hung, Lost, OutOfMemory or Stopped when the child is gone or unusable; the TestbedError that the
-        method raised, as itself; WorkerBug for any other exception.
+        Raises Crashed, Hung, Lost, OutOfMemory or Stopped when the child is gone or unusable; the TestbedError that it
+        raised, as itself; WorkerBug for any other exception.
         """
-        return self._ask((method, arguments), timeout_s, f"in {method}")
+        answer: Returned = self._ask((call, ()), timeout_s, f"in {call.name}")
+        return answer
 
     def _ask(self, request: tuple[Any, tuple[Any, ...]], timeout_s: float, doing: str) -> Any:
         self._tail.forget()

@@ -19,6 +19,7 @@ import pytest
 from testbed.campaign.plan.unit import Unit
 from testbed.campaign.results.arrow import from_stream
 from testbed.campaign.work import pool as crew_module
+from testbed.campaign.work.calls import HandlerCall, Returned, RunUnit
 from testbed.campaign.work.contract import Limits, Opener, Report
 from testbed.campaign.work.inprocess import InProcess
 from testbed.campaign.work.pool import LocalPool
@@ -141,10 +142,11 @@ def test_the_clock_allows_ten_times_the_golden_run_of_the_same_work(site: Site) 
     allowed: dict[tuple[str, int], float] = {}
 
     class Clocked(InProcess):
-        def call(self, method: str, *arguments: Any, timeout_s: float) -> Any:
-            faults = SIZE if method != "run" or arguments[1] is None else len(arguments[1])
-            allowed[method, faults] = timeout_s
-            return super().call(method, *arguments, timeout_s=timeout_s)
+        def call(self, call: HandlerCall[Returned], timeout_s: float) -> Returned:
+            asked: object = call
+            faults = len(asked.faults) if isinstance(asked, RunUnit) and asked.faults is not None else SIZE
+            allowed[call.name, faults] = timeout_s
+            return super().call(call, timeout_s)
 
     for floor_s, alone_s in ((0.0, 0.01), (0.03, 0.03)):
         slot = WorkerSlot(site.opener(), Limits(floor_s=floor_s, open_s=77.0), make=Clocked)

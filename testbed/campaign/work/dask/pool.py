@@ -217,7 +217,7 @@ class _PoolRun:
         if self._checks.is_check(unit):  # what became of the unit is told already
             self.report.engine_seconds += answer.tally.engine_seconds
         else:
-            answer.tally.add_to(self.report)
+            self.report.count(answer.tally)
         if answer.rows is not None:
             self._receive_rows(member, unit, answer.rows)
         elif answer.left is not None and not self._checks.is_check(unit):

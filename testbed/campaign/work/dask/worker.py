@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from testbed.campaign.plan.unit import Unit
-from testbed.campaign.work.contract import Limits, Opener
-from testbed.campaign.work.slot import CannotOpen, Left, OtherGolden, SlotTally, WorkerSlot, machine_name
+from testbed.campaign.work.contract import Limits, Opener, SlotTally
+from testbed.campaign.work.slot import CannotOpen, Left, OtherGolden, WorkerSlot, machine_name
 from testbed.core.folder.files import sha256_file
 from testbed.core.folder.manifest import MANIFEST
 from testbed.core.folder.provenance import installed_version
