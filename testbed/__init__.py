@@ -40,8 +40,9 @@ if TYPE_CHECKING:
     from testbed.api.publishing import draw_figures, gather_rates, list_runs
     from testbed.api.specs import list_specs, load_spec, write_spec
     from testbed.api.studies import compare_runs, sweep_bit_errors, sweep_tolerances, write_report
+    from testbed.campaign.injection import Injection
     from testbed.campaign.results.snapshot import Snapshot
-    from testbed.campaign.run import Injection, Run
+    from testbed.campaign.run import Run
     from testbed.campaign.spec.campaign import CampaignSpec
     from testbed.core.errors import TestbedError
     from testbed.doctor.report import diagnose
@@ -86,7 +87,7 @@ __all__ = [
 # Each name loads its module when it is first used: `import testbed` takes milliseconds.
 _HOMES = {
     "CampaignSpec": "testbed.campaign.spec.campaign",
-    "Injection": "testbed.campaign.run",
+    "Injection": "testbed.campaign.injection",
     "Model": "testbed.api.model.folder",
     "ProgressBar": "testbed.api.progress",
     "Run": "testbed.campaign.run",

@@ -102,8 +102,8 @@ def test_stored_rows_can_be_asked_for(run: Run, rows: pd.DataFrame) -> None:
     row = rows.iloc[17]
     stored = run.stored_row(int(row.fault_id), row.image_id)
     assert stored is not None
-    assert stored["outcome"] == row.outcome
-    assert words(stored["logits"]) == words(row.logits)
+    assert stored.outcome == row.outcome
+    assert words(stored.logits) == words(row.logits)
     assert run.stored_row(10**6, row.image_id) is None
     assert len(run.results) == len(rows)
 

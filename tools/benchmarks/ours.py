@@ -30,7 +30,8 @@ from testbed.campaign.folder.claim import claimed
 from testbed.campaign.folder.engine import CampaignEngine
 from testbed.campaign.folder.workplace import TargetPlace
 from testbed.campaign.pipeline import Campaign
-from testbed.campaign.plan.table import PlanSlice, fault_row, table_of
+from testbed.campaign.plan.row import PlanRow, table_of
+from testbed.campaign.plan.table import PlanSlice
 from testbed.campaign.prepare.stages import Preparation
 from testbed.campaign.prepare.torch_model import TorchSubject
 from testbed.campaign.spec.campaign import parse_spec
@@ -110,8 +111,7 @@ class Ours:
         for number, (name, image) in enumerate(zip(sites, images, strict=True)):
             site, bit = table[name], int(bits[number])
             masks = masks_for("flip", site.format, bit)
-            row = fault_row(target, site, "flip", bit, int(index[number]), masks, image)
-            rows.append(row | {"fault_id": number})
+            rows.append(PlanRow.single(target, site, "flip", bit, int(index[number]), masks, image, number))
         plan_slice = PlanSlice(target, where, table_of(rows))
         words = golden_words(self.campaign.workplace, plan_slice) if where == "activation" else np.zeros(0, np.uint32)
         return Prepared(self._inject(target, where), plan_slice, words)

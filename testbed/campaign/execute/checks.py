@@ -13,7 +13,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from testbed.campaign.execute.faults import FaultRunner
-from testbed.campaign.plan.table import PlanSlice, fault_row, table_of
+from testbed.campaign.plan.row import PlanRow, table_of
+from testbed.campaign.plan.table import PlanSlice
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.core.arrays import Words32
 from testbed.core.fault import masks_for
@@ -96,7 +97,7 @@ def zero_fault_slice(
         site = sites[number % len(sites)]
         image = images[int(rng.integers(len(images)))] if where == "activation" else None
         index, masks = int(rng.integers(site.elements)), masks_for("identity", site.format)
-        faults.append(fault_row(target, site, "identity", None, index, masks, image) | {"fault_id": number})
+        faults.append(PlanRow.single(target, site, "identity", None, index, masks, image, number))
     return PlanSlice(target, where, table_of(faults))
 
 

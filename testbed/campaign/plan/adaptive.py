@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from testbed.analysis.stats import rounded_share
 from testbed.analysis.stratified import SamplingFrame, StratumTally, domain_rates
 from testbed.campaign.plan.groups import FaultModel, Group, Values, all_strata, grouped
 from testbed.campaign.plan.permutation import draw_of, group_places, members_of
-from testbed.campaign.plan.table import PlannedFault, PlanPart, in_parts, planned_fault
+from testbed.campaign.plan.table import Origin, PlannedFault, PlanPart, in_parts, planned_fault
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.campaign.spec.stop import StopSpec
 from testbed.campaign.stop_facts import DomainFacts, RoundFacts
@@ -121,7 +122,7 @@ class AdaptivePlanner:
         if not additions.any():
             return None
         before = monitor.tally.n[0].astype(np.int64)
-        return in_parts(self._faults(number, before, additions), int(before.sum()))
+        return in_parts(self._faults(number, before, additions))
 
     def _faults(self, number: int, before: NDArray[np.int64], additions: NDArray[np.int64]) -> Iterator[PlannedFault]:
         """Planned faults, in the order of the strata that the spec names, so that faults of one site are next to each
@@ -129,18 +130,15 @@ class AdaptivePlanner:
         group_of, draw_of_row, member_of, place_of, order_of = (
             np.concatenate(column) for column in zip(*self._places(before, additions), strict=True)
         )
+        fault_ids = count(int(before.sum()))
         for row in np.lexsort((draw_of_row, group_of, order_of)).tolist():
             h, draw_number = int(group_of[row]), int(draw_of_row[row])
             group = self.groups[h]
             stratum = group.members[member_of[row]][1]
             draw = draw_of(group, draw_number, stratum, int(place_of[row]), self.spec.seed)
-            facts = {
-                "stratum": h,
-                "round": number,
-                "population": group.population,
-                "inclusion": None if group.endless else int(before[h] + additions[h]) / group.population,
-            }
-            yield planned_fault(stratum, draw, self.tables[stratum.target], facts)
+            inclusion = None if group.endless else int(before[h] + additions[h]) / group.population
+            origin = Origin(h, group.population, inclusion, number)
+            yield planned_fault(next(fault_ids), stratum, draw, self.tables[stratum.target], origin)
 
     def _places(self, before: NDArray[np.int64], additions: NDArray[np.int64]) -> Iterator[tuple[NDArray, ...]]:
         """Per group: (group, draw number, member, place in it, the member's place among all strata) of its new draws."""

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import count
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
@@ -19,14 +20,14 @@ from testbed.campaign.plan import points
 from testbed.campaign.plan.draw import Draw, Stratum, drawn
 from testbed.campaign.plan.fault_words import FaultWords
 from testbed.campaign.plan.points import Points, read_points
+from testbed.campaign.plan.row import PlanRow, table_of
 from testbed.campaign.plan.sections import sampled_strata
 from testbed.campaign.results.reader import PLAN_TABLE
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.core.errors import StaleArtefact, UsageError
-from testbed.core.fault import Masks, Op
 from testbed.core.folder.files import atomic_path
 from testbed.core.schema import PLAN_COLUMNS, READABLE_VERSIONS, arrow_schema
-from testbed.core.site import Site, SiteTable, Where
+from testbed.core.site import SiteTable, Where
 
 _MOST_FAULTS = 1_000_000_000
 _PART_FAULTS = 1 << 14
@@ -36,7 +37,7 @@ _PART_WORDS = 1 << 18
 class PlannedFault(NamedTuple):
     """One row of the plan, and all its words where they are more than one."""
 
-    row: dict[str, Any]
+    row: PlanRow
     faulty: FaultWords | None
 
 
@@ -66,82 +67,72 @@ def _faults(
         raise UsageError(
             f"faults.per_stratum: the plan would have {faults:,} faults; ask for fewer, {_MOST_FAULTS:,} in all at most"
         )
+    fault_ids = count()
     for number, sampled in enumerate(sampled_strata(spec.faults, tables, tier_images)):
         stratum, chosen = sampled.stratum, sampled.drawn
-        facts = {"stratum": number, "inclusion": stratum.inclusion(chosen)}
+        origin = Origin(number, stratum.population, stratum.inclusion(chosen))
         for draw in drawn(stratum, chosen, spec.seed):
-            yield planned_fault(stratum, draw, tables[stratum.target], facts)
+            yield planned_fault(next(fault_ids), stratum, draw, tables[stratum.target], origin)
 
 
-def planned_fault(stratum: Stratum, draw: Draw, table: SiteTable, facts: Mapping[str, Any]) -> PlannedFault:
-    """A draw as a row of the plan. facts: what the stratum does not know: its number, the inclusion probability, ..."""
+class Origin(NamedTuple):
+    """Where a fault was drawn from: the number of its stratum in the plan, that stratum's population, the probability that
+    it was drawn, and in which round."""
+
+    stratum: int
+    population: int
+    inclusion: float | None
+    round: int = 0
+
+
+def planned_fault(fault_id: int, stratum: Stratum, draw: Draw, table: SiteTable, origin: Origin) -> PlannedFault:
+    """A draw as a row of the plan."""
     faulty = draw.faulty
     site = stratum.site if faulty is None else table[faulty.sites[0]]
-    row = fault_row(stratum.target, site, stratum.op, stratum.bit, draw.index, draw.masks, draw.image_id)
-    row |= {
-        "points": 1 if faulty is None else len(faulty),
-        "pattern": stratum.pattern,
-        "scope": "persistent" if stratum.persistent else "inference",
-        "draw": draw.number,
-        "population": stratum.population,
-        "tier": stratum.tier,
-        **facts,
-    }
+    row = PlanRow(
+        fault_id=fault_id,
+        target=stratum.target,
+        where=site.where,
+        site=site.name,
+        kind=site.kind,
+        block=site.block,
+        index=draw.index,
+        format=site.format_name,
+        op=stratum.op,
+        bit=stratum.bit,
+        bit_class=site.format.bit_class(stratum.bit),
+        and_mask=draw.masks.and_mask,
+        or_mask=draw.masks.or_mask,
+        xor_mask=draw.masks.xor_mask,
+        points=1 if faulty is None else len(faulty),
+        pattern=stratum.pattern,
+        scope="persistent" if stratum.persistent else "inference",
+        stratum=origin.stratum,
+        round=origin.round,
+        draw=draw.number,
+        population=origin.population,
+        inclusion=origin.inclusion,
+        image_id=draw.image_id,
+        tier=stratum.tier,
+    )
     return PlannedFault(row, faulty)
 
 
-def in_parts(faults: Iterable[PlannedFault], first: int = 0) -> Iterator[PlanPart]:
-    """The faults, numbered from ``first``, as tables of bounded size; at least one, which may be empty."""
-    rows: list[dict[str, Any]] = []
+def in_parts(faults: Iterable[PlannedFault]) -> Iterator[PlanPart]:
+    """The faults as tables of bounded size; at least one, which may be empty."""
+    rows: list[PlanRow] = []
     several: list[tuple[int, FaultWords]] = []
     words, parts = 0, 0
-    for number, fault in enumerate(faults, first):
-        rows.append(fault.row | {"fault_id": number})
+    for fault in faults:
+        rows.append(fault.row)
         if fault.faulty is not None and len(fault.faulty) > 1:
-            several.append((number, fault.faulty))
+            several.append((fault.row.fault_id, fault.faulty))
             words += len(fault.faulty)
         if len(rows) >= _PART_FAULTS or words >= _PART_WORDS:
             yield PlanPart(table_of(rows), _points(several))
             rows, several, words, parts = [], [], 0, parts + 1
     if rows or not parts:
         yield PlanPart(table_of(rows), _points(several))
-
-
-def fault_row(
-    target: str, site: Site, op: Op, bit: int | None, index: int, masks: Masks, image_id: str | None
-) -> dict[str, Any]:
-    """One planned fault, outside any stratum (a sampler adds where it was drawn from)."""
-    return {
-        "fault_id": 0,
-        "target": target,
-        "where": site.where,
-        "site": site.name,
-        "kind": site.kind,
-        "block": site.block,
-        "index": index,
-        "format": site.format_name,
-        "op": op,
-        "bit": bit,
-        "bit_class": site.format.bit_class(bit),
-        "and_mask": masks.and_mask,
-        "or_mask": masks.or_mask,
-        "xor_mask": masks.xor_mask,
-        "points": 1,
-        "pattern": "single",
-        "scope": "inference" if site.where == "activation" else "persistent",
-        "round": 0,
-        "stratum": 0,
-        "draw": 0,
-        "population": 1,
-        "inclusion": 1.0,
-        "image_id": image_id,
-        "tier": None,
-    }
-
-
-def table_of(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
-    columns = {column.name: [row[column.name] for row in rows] for column in PLAN_COLUMNS}
-    return pa.table(columns, schema=arrow_schema(PLAN_COLUMNS)).combine_chunks()
 
 
 def _points(several: Sequence[tuple[int, FaultWords]]) -> pa.Table:
@@ -255,5 +246,5 @@ def plan_slices(plan: pa.Table) -> Iterator[PlanSlice]:
     start = 0
     for end in range(1, len(targets) + 1):
         if end == len(targets) or (targets[end], places[end]) != (targets[start], places[start]):
-            yield PlanSlice(targets[start], places[start], plan.slice(start, end - start).combine_chunks())
+            yield PlanSlice(targets[start], cast(Where, places[start]), plan.slice(start, end - start).combine_chunks())
             start = end

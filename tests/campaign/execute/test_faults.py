@@ -24,7 +24,8 @@ from testbed.campaign.folder.engine import CampaignEngine
 from testbed.campaign.folder.images import Inputs, NamedImages
 from testbed.campaign.folder.judge import Judge
 from testbed.campaign.folder.workplace import Workplace
-from testbed.campaign.plan.table import PlanSlice, fault_row, plan_slices, read_plan, table_of
+from testbed.campaign.plan.row import PlanRow, table_of
+from testbed.campaign.plan.table import PlanSlice, plan_slices, read_plan
 from testbed.campaign.plan.units import plan_slice_of, units_of
 from testbed.core.errors import EngineError
 from testbed.core.fault import masks_for
@@ -84,8 +85,8 @@ def plan_slice(where: Where, faults: Sequence[tuple[int, int]]) -> PlanSlice:
     rows = []
     for number, (index, bit) in enumerate(faults):
         image = IMAGES.ids[number % 3] if where == "activation" else None
-        row = fault_row("model", site, "flip", bit, index, masks_for("flip", site.format, bit), image)
-        rows.append(row | {"fault_id": number})
+        masks = masks_for("flip", site.format, bit)
+        rows.append(PlanRow.single("model", site, "flip", bit, index, masks, image, number))
     return PlanSlice("model", where, table_of(rows))
 
 

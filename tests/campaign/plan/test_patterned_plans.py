@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from testbed.campaign.plan.draw import Stratum, draws, most_points, strata
 from testbed.campaign.plan.points import points_path
-from testbed.campaign.plan.table import in_parts, planned_fault, read_plan, widest, write_plan
+from testbed.campaign.plan.table import Origin, in_parts, planned_fault, read_plan, widest, write_plan
 from testbed.campaign.plan.units import plan_slice_of
 from testbed.campaign.spec.faults import FaultSpec
 from testbed.core.errors import StaleArtefact, UsageError
@@ -212,8 +213,9 @@ def test_the_most_points_of_a_fault_in_one_inference() -> None:
 
 
 def plan_of(path: Path, *sections: FaultSpec, per_stratum: int = 2) -> None:
+    fault_ids = count()
     faults = (
-        planned_fault(stratum, draw, TABLE, {"stratum": 0, "inclusion": 1.0})
+        planned_fault(next(fault_ids), stratum, draw, TABLE, Origin(0, stratum.population, 1.0))
         for one in sections
         for stratum in strata(one, TABLE, TIERS)
         for draw in draws(stratum, per_stratum, 8)

@@ -12,7 +12,7 @@ from testbed.cli.groups import CommandGroup
 from testbed.cli.options.numbers import Whole
 
 if TYPE_CHECKING:
-    from testbed.campaign.run import Injection
+    from testbed.campaign.injection import Injection, StoredRow
 
 
 @click.group(cls=CommandGroup, epilog=example("testbed fault replay runs/digits 4711"))
@@ -40,7 +40,7 @@ def replay(folder: Path, fault_id: int, image: str | None, as_json: bool) -> Non
     emit(record, as_json, lambda: _fault_lines(record))
 
 
-def _record(fault_id: int, hit: Injection, stored: dict[str, Any] | None) -> dict[str, Any]:
+def _record(fault_id: int, hit: Injection, stored: StoredRow | None) -> dict[str, Any]:
     from testbed.analysis.outputs.compare import max_abs_diff
 
     record: dict[str, Any] = {
@@ -56,16 +56,16 @@ def _record(fault_id: int, hit: Injection, stored: dict[str, Any] | None) -> dic
         "value_after": hit.faulty_value,
         "outcome": hit.outcome,
         "engine_hash": hit.engine_hash,
-        "stored_outcome": stored["outcome"] if stored else None,
+        "stored_outcome": stored.outcome if stored else None,
         "same_as_stored": None,
         "max_abs_diff": float(max_abs_diff(hit.faulty[None], hit.golden[None])[0]),
     }
     if hit.target == "model":
         record |= {"golden_logits": hit.golden, "faulty_logits": hit.faulty}
-        if stored and stored["logits"] is not None:
-            record["same_as_stored"] = stored["logits"].tobytes() == hit.faulty.tobytes()
+        if stored and stored.logits is not None:
+            record["same_as_stored"] = stored.logits.tobytes() == hit.faulty.tobytes()
     elif stored:
-        record["same_as_stored"] = stored["outcome"] == hit.outcome
+        record["same_as_stored"] = stored.outcome == hit.outcome
     return record
 
 
