@@ -19,7 +19,7 @@ from testbed.campaign.injection import Injection, StoredRow, inject
 from testbed.campaign.notebook import finished_html, unfinished_html
 from testbed.campaign.plan.row import PlanRow, rows_of
 from testbed.campaign.plan.table import read_plan
-from testbed.campaign.prepare.stages import verify_prepared
+from testbed.campaign.prepare.recorded import verify_prepared
 from testbed.campaign.results.reader import RESULT_TABLE
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.campaign.summary.rate_table import rate_table, with_weights

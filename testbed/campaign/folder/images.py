@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
+from testbed.analysis.outputs.confidence import Tiers
 from testbed.core.errors import UsageError
 from testbed.core.folder.forms import Form, read_form
 
@@ -60,13 +61,19 @@ class _TierImages(Form):
 
 class _Named(Form):
     id: str
+    position: Annotated[int, Field(ge=0, lt=1 << 40)]
     label: Annotated[int, Field(ge=0, lt=1 << 31)]
     tier: Annotated[int, Field(ge=0, lt=1 << 15)]
-    position: Annotated[int, Field(ge=0, lt=1 << 40)]
 
 
 class TiersFile(Form):
+    """The content of tiers.json: every tier's images, how many the model gets right and which it does not, and the images
+    that faults are run on."""
+
     tiers: list[_TierImages]
+    correct: int = 0
+    incorrect: int = 0
+    incorrect_images: list[str] = Field(default_factory=list)
     named: Annotated[list[_Named], Field(min_length=1)]
 
     @model_validator(mode="after")
@@ -76,6 +83,23 @@ class TiersFile(Form):
         if len({image.id for image in self.named}) < len(self.named):
             raise ValueError("an image is named twice")
         return self
+
+    @classmethod
+    def of(cls, tiers: Tiers, ids: Sequence[str], chosen: NDArray[np.int64], labels: NDArray[np.int64]) -> Self:
+        """chosen: positions of the named images."""
+        lows = (0.0, *tiers.edges.edges)
+        return cls(
+            tiers=[
+                _TierImages(low=lows[i], high=lows[i + 1], images=[ids[p] for p in positions])
+                for i, positions in enumerate(tiers.positions)
+            ],
+            correct=len(tiers.correct),
+            incorrect=len(tiers.incorrect),
+            incorrect_images=[ids[p] for p in tiers.incorrect],
+            named=[
+                _Named(id=ids[p], position=int(p), label=int(labels[p]), tier=int(tiers.tier_of[p])) for p in chosen
+            ],
+        )
 
 
 def read_tiers(path: Path) -> TiersFile:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,19 +18,18 @@ from numpy.typing import NDArray
 
 from testbed.analysis.adaptive.sequential import Monitor
 from testbed.analysis.stats import rounded_share
-from testbed.analysis.stratified import SamplingFrame, StratumTally, domain_rates
+from testbed.analysis.stratified import StratumTally, domain_rates
+from testbed.campaign.plan.frame import check_bits, sampling_frame
 from testbed.campaign.plan.groups import FaultModel, Group, Values, all_strata, grouped
 from testbed.campaign.plan.permutation import draw_of, group_places, members_of
 from testbed.campaign.plan.table import Origin, PlannedFault, PlanPart, in_parts, planned_fault
 from testbed.campaign.spec.campaign import CampaignSpec
-from testbed.campaign.spec.stop import StopSpec
 from testbed.campaign.stop_facts import DomainFacts, RoundFacts
 from testbed.core.arrays import Float64s
 from testbed.core.errors import StaleArtefact, UsageError
 from testbed.core.outcome import Outcome
 from testbed.core.site import SiteTable
 
-_PROXY_CLASSES = 5
 _INSIDE = (Outcome.IDENTICAL, Outcome.MASKED)
 
 
@@ -97,8 +95,8 @@ class AdaptivePlanner:
                 f"stop.proxy is {self.stop.proxy!r}, and a proxy is {'not ' if guess is None else ''}given"
             )
         scores = None if guess is None else guess(self.groups)
-        _check_bits(self.groups, self.stop)
-        self.frame, self.domains = _frame(self.groups, self.stop, scores)
+        check_bits(self.groups, self.stop)
+        self.frame, self.domains = sampling_frame(self.groups, self.stop, scores)
         self._deviation = None if scores is None else np.sqrt(np.clip(scores * (1 - scores), 1e-4, None))
 
     # ---- rounds
@@ -255,51 +253,3 @@ class AdaptivePlanner:
             met=domain.met,
             open=domain.open,
         )
-
-
-def _check_bits(groups: Sequence[Group], stop: StopSpec) -> None:
-    """Bit 7 is a sign in int8 and a mantissa bit in fp32: one rate of both is a rate of nothing."""
-    if "bit" not in stop.domains or "site" in stop.domains:
-        return
-    formats: dict[FaultModel, set[str]] = {}
-    for group in groups:
-        formats.setdefault(group.model, set()).update(stratum.site.format_name for _, stratum in group.members)
-    for model, names in formats.items():
-        if len(names) > 1 and model.op != "random":
-            raise UsageError(
-                f"stop.per: {model.op} faults strike words in {' and '.join(sorted(names))}, whose bits have nothing to do"
-                ' with one another; ask for rates per "bit_class" or "site x bit"'
-            )
-
-
-def _frame(
-    groups: Sequence[Group], stop: StopSpec, scores: Float64s | None
-) -> tuple[SamplingFrame, list[tuple[FaultModel, Values]]]:
-    """The groups as strata, and the domains in the order in which they are numbered."""
-    dimensions = stop.sampled_by
-    domain_at = [dimensions.index(dimension) for dimension in stop.domains]
-    domains: dict[tuple[FaultModel, Values], int] = {}
-    classes: dict[Any, int] = {}
-    ranks = np.zeros(len(groups), np.int64) if scores is None else _ranks(groups, scores)
-    steered_by = [at for at, dimension in enumerate(dimensions) if dimension in stop.steered_by]
-    codes = np.zeros((2, len(groups)), np.int64)
-    for h, group in enumerate(groups):
-        key = (group.model, tuple(group.values[at] for at in domain_at))
-        alike = (group.model, tuple(group.values[at] for at in steered_by), int(ranks[h]))
-        codes[:, h] = domains.setdefault(key, len(domains)), classes.setdefault(alike, len(classes))
-    population = np.array([group.population for group in groups], np.float64)
-    endless = np.array([group.endless for group in groups])
-    return SamplingFrame(population, codes[0], codes[1], endless), list(domains)
-
-
-def _ranks(groups: Sequence[Group], scores: Float64s) -> NDArray[np.int64]:
-    """(groups,) which fifth of its fault model's groups each one's score is in."""
-    if len(scores) != len(groups):
-        raise ValueError(f"{len(scores)} scores were given for {len(groups)} groups")
-    models = [group.model for group in groups]
-    ranks = np.zeros(len(groups), np.int64)
-    for model in dict.fromkeys(models):
-        of_model = np.array([other == model for other in models])
-        rank = np.searchsorted(np.sort(scores[of_model]), scores[of_model])
-        ranks[of_model] = rank * _PROXY_CLASSES // int(of_model.sum())
-    return ranks

@@ -34,6 +34,18 @@ def is_recorded(folder: RunFolder, spec: CampaignSpec) -> bool:
     return all(stage in stages for stage in (*stages_of(spec), STAGE))
 
 
+def preparation_stages(spec: CampaignSpec) -> list[str]:
+    """The stages before the first fault, in the order in which they run."""
+    return [*stages_of(spec), *(f"inputs.{target}" for target in spec.targets), STAGE, "tune"]
+
+
+def verify_prepared(folder: RunFolder, spec: CampaignSpec) -> None:
+    """Raises StaleArtefact for a campaign that is not prepared, or whose files were changed since."""
+    for stage in preparation_stages(spec):
+        if stage != STAGE or stage in folder.manifest["stages"]:  # which older folders do not have
+            folder.verify(stage)
+
+
 @dataclass(frozen=True)
 class RecordedSubject:
     """Only to be read: its stages are those recorded, and are checked to be whole."""

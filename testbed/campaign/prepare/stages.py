@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cached_property
 from typing import Any, Self
@@ -20,12 +19,12 @@ from testbed.analysis.outputs.guessing import Accuracy, accuracy_against_guessin
 from testbed.campaign.described import AccuracyFacts, DescribedData, PictureFacts
 from testbed.campaign.facts import GoldenFacts, TuneFacts, facts_of
 from testbed.campaign.files import PICTURES, TIERS, Files
-from testbed.campaign.folder.images import NamedImages, named_images
+from testbed.campaign.folder.images import NamedImages, TiersFile, named_images
 from testbed.campaign.folder.pictures import write_pictures
 from testbed.campaign.plan.draw import most_points
 from testbed.campaign.prepare.module_golden import TARGET, Reference, write_attention
-from testbed.campaign.prepare.recorded import STAGE
-from testbed.campaign.prepare.subject import Subject, stages_of
+from testbed.campaign.prepare.recorded import STAGE, preparation_stages, verify_prepared
+from testbed.campaign.prepare.subject import Subject
 from testbed.campaign.prepare.subjects import finished_subject, missing_source, subject_of
 from testbed.campaign.prepare.tune import tune
 from testbed.campaign.results.progress import Watch, unwatched
@@ -46,18 +45,6 @@ from testbed.instrument.shapes import input_name
 log = logging.getLogger(__name__)
 
 _INPUT_ROWS = 64  # read and written at once
-
-
-def preparation_stages(spec: CampaignSpec) -> list[str]:
-    """The stages before the first fault, in the order in which they run."""
-    return [*stages_of(spec), *(f"inputs.{target}" for target in spec.targets), STAGE, "tune"]
-
-
-def verify_prepared(folder: RunFolder, spec: CampaignSpec) -> None:
-    """Raises StaleArtefact for a campaign that is not prepared, or whose files were changed since."""
-    for stage in preparation_stages(spec):
-        if stage != STAGE or stage in folder.manifest["stages"]:  # which older folders do not have
-            folder.verify(stage)
 
 
 class Preparation:
@@ -135,7 +122,8 @@ class Preparation:
             chosen = choose_per_tier(assigned, tiers.images, test.ids, test.labels, self.spec.seed, tiers.exact)
             for warning in too_small(assigned, tiers.images):
                 log.warning("tiers: %s; all of them are taken, and its rates are marked as thin", warning)
-            write_json(self.folder / TIERS, tiers_file(assigned, test.ids, chosen, test.labels))
+            content = TiersFile.of(assigned, test.ids, chosen, test.labels)
+            write_json(self.folder / TIERS, content.to_json())
 
         self.folder.stage("tiers", inputs, [TIERS], build)
 
@@ -305,20 +293,3 @@ class Preparation:
         if self.spec.model.onnx is not None:
             return None
         return Reference.of(self.folder, target).rows(self.folder, self.images)
-
-
-def tiers_file(tiers: Tiers, ids: Sequence[str], chosen: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """The content of tiers.json. chosen: positions of the named images."""
-    lows = (0.0, *tiers.edges.edges)
-    return {
-        "tiers": [
-            {"low": lows[i], "high": lows[i + 1], "images": [ids[p] for p in positions]}
-            for i, positions in enumerate(tiers.positions)
-        ],
-        "correct": len(tiers.correct),
-        "incorrect": len(tiers.incorrect),
-        "incorrect_images": [ids[p] for p in tiers.incorrect],
-        "named": [
-            {"id": ids[p], "position": int(p), "label": int(labels[p]), "tier": int(tiers.tier_of[p])} for p in chosen
-        ],
-    }

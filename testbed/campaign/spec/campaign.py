@@ -14,17 +14,9 @@ from testbed.campaign.spec.errors import complaints, refusal
 from testbed.campaign.spec.faults import FaultSpec
 from testbed.campaign.spec.fields import ConfidenceLevel, Strict, refuse
 from testbed.campaign.spec.loading import change, read_toml
+from testbed.campaign.spec.sources import SEEDS, DataSpec, ModelSpec
 from testbed.campaign.spec.stop import StopSpec
-from testbed.campaign.spec.tables import (
-    SEEDS,
-    DataSpec,
-    EngineSpec,
-    ExposureSpec,
-    GateSpec,
-    ModelSpec,
-    TierSpec,
-    ToleranceSpec,
-)
+from testbed.campaign.spec.tables import EngineSpec, ExposureSpec, GateSpec, TierSpec, ToleranceSpec
 from testbed.core.folder.places import near
 from testbed.core.site import Where
 from testbed.core.words.nearest import unknown

@@ -14,7 +14,8 @@ from testbed.core.formats import format_named
 from testbed.instrument.ports.feed import OP
 
 if TYPE_CHECKING:
-    from testbed.campaign.spec.tables import DataSpec, EngineSpec, ModelSpec, TierSpec, ToleranceSpec
+    from testbed.campaign.spec.sources import DataSpec, ModelSpec
+    from testbed.campaign.spec.tables import EngineSpec, TierSpec, ToleranceSpec
 
 
 @dataclass(frozen=True)

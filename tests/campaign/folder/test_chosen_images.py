@@ -16,9 +16,10 @@ import torch
 
 from testbed.analysis.outputs.confidence import TierEdges, first_of_each, tiers_from_logits
 from testbed.ber.run import _asked, _named
+from testbed.campaign.folder.images import TiersFile
 from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.prepare.precisions import plain_in
-from testbed.campaign.prepare.stages import Preparation, tiers_file
+from testbed.campaign.prepare.stages import Preparation
 from testbed.campaign.prepare.subjects import subject_of
 from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
 from testbed.campaign.summary.summarise import tiers_of
@@ -229,7 +230,7 @@ def test_a_campaign_goes_on_with_the_images_that_it_was_begun_with(
             "tiers",
             inputs,
             ["tiers.json"],
-            lambda: write_json(path / "tiers.json", tiers_file(tiers, test.ids, first, test.labels)),
+            lambda: write_json(path / "tiers.json", TiersFile.of(tiers, test.ids, first, test.labels).to_json()),
         )
     with caplog.at_level(logging.WARNING):
         again = prepared(spec, path)
