@@ -79,7 +79,7 @@ class ModelSpec(Strict):
         default_factory=dict,
         description="What differs from the recipe, such as `{ epochs = 5 }`, and `seed`, that of the training and of the "
         "data set's split (the campaign's unless stated). With a seed of its own the model stays the same "
-        "when the campaign's seed changes.",
+        "when the campaign's seed changes. For an `onnx` file, `{ seed = 0 }` alone: that of the split it was trained on.",
     )
     run: str | None = Field(
         default=None,
@@ -101,10 +101,12 @@ class ModelSpec(Strict):
 
     @model_validator(mode="after")
     def _one_source(self) -> ModelSpec:
-        others = self.preset or self.recipe or self.overrides or self.training
+        others = self.preset or self.recipe or self.overrides or self.recipe_changes
         if self.onnx is not None and (others or self.run is not None):
-            raise ValueError("onnx names a finished model; leave out run, preset, overrides, recipe and training")
-        if self.run is not None and others:
+            raise ValueError(
+                "onnx names a finished model; leave out run, preset, overrides, recipe and training (but for its seed)"
+            )
+        if self.run is not None and (others or self.training):
             raise ValueError("run names a trained model; leave out preset, overrides, recipe and training")
         if self.run is None and self.onnx is None and (self.preset is None or self.recipe is None):
             raise ValueError(

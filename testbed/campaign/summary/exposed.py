@@ -11,7 +11,7 @@ from testbed.campaign.summary.part import SummaryPart
 from testbed.core.outcome import MEASURES
 from testbed.core.site import Where
 
-_NonNegativeFloat = Annotated[float, Field(ge=0)]
+_NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class ContributionRecord(SummaryPart):
