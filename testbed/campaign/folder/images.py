@@ -86,7 +86,7 @@ class TiersFile(Form):
 
     @classmethod
     def of(cls, tiers: Tiers, ids: Sequence[str], chosen: NDArray[np.int64], labels: NDArray[np.int64]) -> Self:
-        """chosen: positions of the named images."""
+        """Assemble the content. chosen: positions of the named images."""
         lows = (0.0, *tiers.edges.edges)
         return cls(
             tiers=[

@@ -5,7 +5,7 @@ Whoever runs faults (this process, a child, another machine that sees the same f
 
 from __future__ import annotations
 
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Self
 
@@ -37,7 +37,7 @@ class Workplace:
     def __init__(self, folder: RunFolder, spec: CampaignSpec) -> None:
         self.folder, self.spec = folder, spec
         self._engines: dict[TargetPlace, CampaignEngine] = {}
-        self.table = cache(self._table)
+        self._tables: dict[str, SiteTable] = {}
 
     @classmethod
     def at(cls, path: Path) -> Self:
@@ -49,8 +49,10 @@ class Workplace:
     def images(self) -> NamedImages:
         return named_images(self.folder / TIERS)
 
-    def _table(self, target: str) -> SiteTable:
-        return SiteTable.load(self.folder / Files(target).sites)
+    def table(self, target: str) -> SiteTable:
+        if target not in self._tables:
+            self._tables[target] = SiteTable.load(self.folder / Files(target).sites)
+        return self._tables[target]
 
     @cached_property
     def judge(self) -> Judge:

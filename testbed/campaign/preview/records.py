@@ -119,7 +119,7 @@ class PreviewTotals:
 
 @dataclass(frozen=True)
 class AdaptiveBounds:
-    """Between which numbers of faults an adaptive campaign ends. ``leveugle``: what uniform sampling would need."""
+    """The numbers of faults between which an adaptive campaign ends. ``leveugle``: what uniform sampling would need."""
 
     per: str
     domains: int

@@ -97,7 +97,7 @@ def is_locked(path: Path) -> bool:
 
 
 def _counted(snapshot: RecordedSnapshot, folder: RunFolder, stages: list[str]) -> RecordedSnapshot:
-    """With outcomes counted from the finished table, or from the log of a campaign that is not finished."""
+    """The snapshot with outcomes counted from the finished table, or from the log of a campaign that is not finished."""
     counts, faults, units_done = OutcomeCounts(), 0, snapshot.units_done
     try:
         if "execute" in stages:
