@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +55,18 @@ class AttentionPaths:
         return any(path != "whole" for path in self.path.values())
 
 
+@dataclass(frozen=True)
+class EvaluationCounts:
+    """Injections by how they were evaluated. ``fallback_share``: of those that could be incremental, the share that was
+    not, near a decision or not covered by the bound."""
+
+    injections: int
+    how: dict[str, int]
+    near_decision: int
+    not_covered: int
+    fallback_share: float
+
+
 class AttentionEvaluator:
     """An `Evaluator`. atol: (images,) of each named image, and rtol: what outcomes are judged by."""
 
@@ -85,18 +96,18 @@ class AttentionEvaluator:
     def golden(self) -> Float32s:
         return self.fallback.golden
 
-    def counts(self) -> dict[str, Any]:
-        """Strikes so far by how they were evaluated; of those that could be incremental, the share that was not."""
+    def counts(self) -> EvaluationCounts:
+        """Count the injections so far."""
         eligible = self._counts["incremental"] + self._counts["near"] + self._counts["unusable"]
         fallbacks = self._counts["near"] + self._counts["unusable"]
         how = {how.name.lower(): self._counts[how.name.lower()] for how in How if self._counts[how.name.lower()]}
-        return {
-            "strikes": sum(how.values()),
-            "how": how,
-            "near_decision": self._counts["near"],
-            "not_covered": self._counts["unusable"],
-            "fallback_share": fallbacks / eligible if eligible else 0.0,
-        }
+        return EvaluationCounts(
+            injections=sum(how.values()),
+            how=how,
+            near_decision=self._counts["near"],
+            not_covered=self._counts["unusable"],
+            fallback_share=fallbacks / eligible if eligible else 0.0,
+        )
 
     def evaluate(self, injections: Injections) -> Iterator[Evaluated]:
         for evaluated in self._evaluated(injections):

@@ -82,11 +82,11 @@ class TestIncremental:
         _, how, bound = together(evaluator, injections)
         assert ((bound > 0) == (how == How.INCREMENTAL)).all()
         counts = evaluator.counts()
-        assert counts["strikes"] == 300
-        assert counts["how"]["incremental"] == (how == How.INCREMENTAL).sum()
-        fallbacks = counts["near_decision"] + counts["not_covered"]
+        assert counts.injections == 300
+        assert counts.how["incremental"] == (how == How.INCREMENTAL).sum()
+        fallbacks = counts.near_decision + counts.not_covered
         assert fallbacks == (how != How.INCREMENTAL).sum()
-        assert counts["fallback_share"] == pytest.approx(fallbacks / 300)
+        assert counts.fallback_share == pytest.approx(fallbacks / 300)
 
     @pytest.mark.parametrize("kind", ["k", "v"])
     def test_a_tolerance_within_the_bound_of_the_change_is_decided_exactly(self, plain_case: Case, kind: str) -> None:
