@@ -59,6 +59,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "testbed.cli.commands.results.classspace:classspace",
         "Say what every hidden state of a model knows of the classes.",
     ),
+    "attention": (
+        "testbed.cli.commands.results.attention:attention",
+        "Show where a model looks, also while a fault acts.",
+    ),
     "rank": (
         "testbed.cli.commands.results.rank:rank",
         "Score blocks, heads and neurons, and hold the scores against a campaign.",

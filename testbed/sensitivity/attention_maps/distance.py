@@ -1,0 +1,66 @@
+"""Attention distance: how far, in pixels, a head looks (Dosovitskiy et al., ICLR 2021, appendix D.7).
+
+For each query patch the mean of the distances between its centre and those of all patches, weighted by the attention that
+it pays them (weights of CLS are left out, the rest made to sum to 1); then the mean over the query patches.
+
+Shapes: B images, H heads, N tokens (CLS included), P = grid^2 patches.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import stats
+from torch import Tensor
+
+from testbed.models.config import ViTConfig
+
+
+def patch_distances(config: ViTConfig) -> Tensor:
+    """(P, P) float64, in pixels, between the centres of patches in row-major order."""
+    line = torch.arange(config.grid, dtype=torch.float64) * config.patch
+    row, column = torch.meshgrid(line, line, indexing="ij")
+    centres = torch.stack([row.flatten(), column.flatten()], -1)
+    return torch.cdist(centres, centres, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def head_distances(attention: Tensor, config: ViTConfig) -> Tensor:
+    """(B, H) float64 pixels. attention: (B, H, N, N); negative weights, of differential attention, count by their size."""
+    patches = slice(config.tokens - config.grid**2, None)
+    weights = attention[:, :, patches, patches].double().abs()
+    weights = weights / weights.sum(-1, keepdim=True).clamp(min=1e-300)
+    distances = patch_distances(config).to(weights.device)
+    return (weights * distances).sum(-1).mean(-1)
+
+
+@dataclass(frozen=True)
+class HeadDistance:
+    """One head's attention distance over the images. low, high: of the mean, by Student's t; images are independent."""
+
+    block: int
+    head: int
+    mean_px: float
+    std_px: float
+    low_px: float
+    high_px: float
+    images: int
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready; std, low and high are null for a single image."""
+        return {key: None if value != value else value for key, value in asdict(self).items()}
+
+
+def summarise_distances(block: int, distances: NDArray[np.float64], confidence: float = 0.95) -> list[HeadDistance]:
+    """A record for each head. distances: (images, H) pixels of one block."""
+    n = len(distances)
+    records = []
+    for head, values in enumerate(distances.T):
+        mean = float(values.mean())
+        std = float(values.std(ddof=1)) if n > 1 else float("nan")
+        half = float(stats.t.ppf((1 + confidence) / 2, n - 1)) * std / n**0.5 if n > 1 else float("nan")
+        records.append(HeadDistance(block, head, mean, std, max(0.0, mean - half) if n > 1 else half, mean + half, n))
+    return records

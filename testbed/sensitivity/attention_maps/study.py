@@ -1,0 +1,321 @@
+"""``testbed attention``: pictures of a run folder's model, or of one stored fault in it, with the numbers behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from testbed.analysis.outputs.choice import TEST_IMAGES
+from testbed.campaign.files import Files
+from testbed.campaign.run import Run
+from testbed.core.arrays import Float32s
+from testbed.core.errors import UsageError
+from testbed.core.folder.runfolder import RunFolder
+from testbed.data import Dataset, Split
+from testbed.golden.arrays import read_array
+from testbed.golden.recording import no_progress
+from testbed.golden.reference import compute_device
+from testbed.golden.source import dataset_of
+from testbed.models.runs import open_model_run
+from testbed.models.vit import ViT
+from testbed.sensitivity.attention_maps import draw
+from testbed.sensitivity.attention_maps.distance import HeadDistance
+from testbed.sensitivity.attention_maps.gather import (
+    BATCH,
+    ImageAttention,
+    attention_of,
+    check_attends,
+    gathered_attention,
+    measure_distances,
+)
+from testbed.sensitivity.attention_maps.pictures import (
+    PictureFormat,
+    folder_of,
+    image_pictures,
+    write_numbers,
+    write_page,
+    write_pictures,
+)
+from testbed.sensitivity.attention_maps.positions import position_embedding, position_similarity
+from testbed.sensitivity.stored_fault import StoredFault, as_deployed, faulty_states, read_stored_fault, values_of
+
+Progress = Callable[[int], AbstractContextManager[Callable[[int], None]]]
+
+SHOWN = 4
+"""Images that are drawn unless some are named."""
+
+
+@dataclass(frozen=True)
+class ImageResult:
+    """One drawn image. top1: the class that the model says; focus: where the rollout is largest, (row, column) of the
+    patch grid, and share: what part of the relevance of all patches is there."""
+
+    image_id: str
+    label: int
+    top1: int
+    focus: tuple[int, int]
+    share: float
+
+    @classmethod
+    def of(cls, image_id: str, label: int, attention: ImageAttention) -> ImageResult:
+        relevance = attention.rollout
+        row, column = np.unravel_index(int(relevance.argmax()), relevance.shape)
+        total = float(relevance.sum())
+        share = float(relevance.max()) / total if total > 0 else 0.0
+        return cls(image_id, label, int(attention.logits.argmax()), (int(row), int(column)), share)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "image_id": self.image_id,
+            "label": self.label,
+            "top1": self.top1,
+            "focus": list(self.focus),
+            "share": self.share,
+        }
+
+
+@dataclass(frozen=True)
+class BlockChange:
+    """What a fault did to one block's attention. moved: mean over the queries of half the L1 distance between the golden
+    and the faulty row, over all heads: the share of attention that went elsewhere; None where it is not finite."""
+
+    block: int
+    moved: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {"block": self.block, "moved": self.moved}
+
+
+@dataclass(frozen=True)
+class FaultAttention:
+    """A stored fault and what it did to the attention. golden_top1, faulty_top1: of the eager model; agrees: whether the
+    latter is the campaign's own, None where the campaign stored none."""
+
+    fault: StoredFault
+    golden_top1: int
+    faulty_top1: int
+    changes: tuple[BlockChange, ...]
+
+    @property
+    def agrees(self) -> bool | None:
+        """Whether the eager model's faulty prediction is the stored one."""
+        stored = self.fault.stored_top1
+        return None if stored is None else stored == self.faulty_top1
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready."""
+        fault = self.fault
+        values = values_of(fault.words[0])
+        return {
+            "fault_id": fault.fault_id,
+            "target": fault.target,
+            "where": fault.where,
+            "site": fault.site,
+            "index": fault.words[0].index.tolist(),
+            "op": fault.op,
+            "pattern": fault.pattern,
+            "bit": fault.bit,
+            "golden_values": None if values is None else [_finite(value) for value in values[0]],
+            "faulty_values": None if values is None else [_finite(value) for value in values[1]],
+            "stored_outcome": fault.stored_outcome,
+            "stored_top1": fault.stored_top1,
+            "golden_top1": self.golden_top1,
+            "faulty_top1": self.faulty_top1,
+            "agrees": self.agrees,
+            "blocks": [change.to_json() for change in self.changes],
+        }
+
+
+@dataclass(frozen=True)
+class AttentionStudy:
+    """What was measured, and the files that were written. distances: over ``measured`` test images; empty for a fault."""
+
+    run: str
+    data: str | None
+    images: tuple[ImageResult, ...]
+    distances: tuple[HeadDistance, ...] = ()
+    fault: FaultAttention | None = None
+    files: tuple[Path, ...] = field(default=(), compare=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready: what --json prints and attention.json holds (that one without ``files``)."""
+        return {
+            "run": self.run,
+            "data": self.data,
+            "images": [image.to_json() for image in self.images],
+            "distances": [distance.to_json() for distance in self.distances],
+            "fault": None if self.fault is None else self.fault.to_json(),
+            "files": [str(path) for path in self.files],
+        }
+
+
+@dataclass(frozen=True)
+class PictureOptions:
+    """Where pictures go, and how. to: None draws nothing; files: also one file of each."""
+
+    to: Path | None = None
+    form: PictureFormat = "svg"
+    files: bool = False
+
+
+def study_attention(
+    path: Path,
+    *,
+    image_ids: Sequence[str] = (),
+    over: int | None = None,
+    options: PictureOptions | None = None,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> AttentionStudy:
+    """Look at the attention of the model in a run folder.
+
+    image_ids: test images to draw, by default the first `SHOWN`. over: how many test images distances are measured over, a
+    random choice with the classes in proportion; all unless stated. Raises UsageError for a folder without model or data,
+    an image that is not in the test split, and a model that does not attend.
+    """
+    options = options or PictureOptions()
+    run = open_model_run(path)
+    data = dataset_of(run)
+    model = run.model.to(compute_device(device)).eval()
+    check_attends(model)
+    ids = list(image_ids or data.test.ids[:SHOWN])
+    drawn = data.test.subset([data.test.position(image_id) for image_id in ids])
+    inputs = drawn.batch(slice(None))
+    attentions = [attention_of(model, image) for image in inputs]
+    part = data.test if over is None else data.test.chosen(min(over, len(data.test)), data.seed, TEST_IMAGES)
+    distances = measure_distances(model, _batches(part, progress))
+    results = map(ImageResult.of, drawn.ids, drawn.labels.tolist(), attentions)
+    study = AttentionStudy(str(path), data.name, tuple(results), tuple(distances))
+    if options.to is None:
+        return study
+    pictures = _model_pictures(model, distances)
+    for image_id, image, attention in zip(ids, inputs, attentions, strict=True):
+        shown = denormalised(image, data.mean, data.std)
+        pictures |= image_pictures(image_id, shown, attention, each_head=options.files)
+    facts = {"model": path, "data": data.name, "images": ", ".join(ids), "distances over": f"{len(part):,} test images"}
+    return _written(study, f"Attention of {path.resolve().name}", facts, pictures, options)
+
+
+def study_fault(
+    path: Path, fault_id: int, *, image: str | None = None, options: PictureOptions | None = None
+) -> AttentionStudy:
+    """Look at the attention of a campaign's model while one stored fault acts, beside the golden run.
+
+    image: for a fault that acts on every image. Raises UsageError for a folder without a campaign of a model of the
+    testbed, a fault or image that it does not have, and a model that does not attend.
+    """
+    options = options or PictureOptions()
+    folder = RunFolder.existing(path)
+    if folder.manifest.get("kind") != "campaign":
+        raise UsageError(f"{path} is not a campaign's folder: --fault is of a campaign's stored fault; name its folder")
+    with Run(path) as run:
+        if run.spec.model.onnx is not None:
+            raise UsageError(
+                f"{path} is a campaign on an ONNX file: the inside of a fault is looked at in a model of the testbed;"
+                " import its weights with `testbed import` and run the campaign on that"
+            )
+        fault = read_stored_fault(run, fault_id, image)
+        model = as_deployed(open_model_run(path).model)
+        check_attends(model)
+        stored = read_array(run.folder / Files("model").inputs) if "model" in run.spec.targets else None
+        pixels = (
+            _input_of(path, fault.image_id)
+            if stored is None
+            else np.array(stored[run.workplace.images.row(fault.image_id)], np.float32)
+        )
+        preprocess = run.folder.manifest["stages"]["golden"]["inputs"]["preprocess"]
+    golden = attention_of(model, pixels)
+    with faulty_states(model, fault) as recorder:
+        faulty = gathered_attention(recorder, pixels)
+    pairs = zip(golden.blocks, faulty.blocks, strict=True)
+    changes = tuple(_change(before.block, before.maps, after.maps) for before, after in pairs)
+    record = FaultAttention(fault, int(golden.logits.argmax()), int(faulty.logits.argmax()), changes)
+    result = ImageResult.of(fault.image_id, fault.label, golden)
+    study = AttentionStudy(str(path), None, (result,), fault=record)
+    if options.to is None:
+        return study
+    shown = denormalised(pixels, preprocess["mean"], preprocess["std"])
+    title = f"fault {fault_id}: {fault.op} at {fault.site}, image {fault.image_id}"
+    pictures = {f"{folder_of(fault.image_id)}/fault_{fault_id}": draw.faulty_figure(golden, faulty, title)}
+    for name, attention in (("golden", golden), ("faulty", faulty)):
+        made = image_pictures(fault.image_id, shown, attention, each_head=options.files)
+        pictures |= {f"{name}/{file}": figure for file, figure in made.items()}
+    facts = {
+        "campaign": path,
+        "fault": f"{fault_id}: {fault.op} at {fault.site}",
+        "image": f"{fault.image_id}, label {fault.label}",
+        "top-1 golden, faulty": f"{record.golden_top1}, {record.faulty_top1}",
+        "stored outcome": fault.stored_outcome,
+    }
+    return _written(study, title, facts, pictures, options)
+
+
+def denormalised(image: NDArray[np.float32], mean: Sequence[float], std: Sequence[float]) -> Float32s:
+    """(C, S, S) model input -> (S, S) or (S, S, 3) in [0, 1], for people."""
+    channels = len(image)
+    scale = np.resize(np.asarray(std, np.float32), channels)[:, None, None]
+    shift = np.resize(np.asarray(mean, np.float32), channels)[:, None, None]
+    pixels = np.clip(image * scale + shift, 0, 1).transpose(1, 2, 0)
+    return pixels if channels == 3 else pixels[..., 0]
+
+
+def _input_of(path: Path, image_id: str) -> NDArray[np.float32]:
+    data: Dataset = dataset_of(open_model_run(path))
+    position = data.test.position(image_id)
+    return data.test.batch(slice(position, position + 1))[0]
+
+
+def _change(block: int, golden: Float32s, faulty: Float32s) -> BlockChange:
+    with np.errstate(invalid="ignore", over="ignore"):
+        moved = float(np.abs(faulty.astype(np.float64) - golden).sum(-1).mean()) / 2
+    return BlockChange(block, moved if np.isfinite(moved) else None)
+
+
+def _finite(value: np.float32) -> float | str:
+    """A number for JSON; NaN and infinities as text."""
+    return float(value) if np.isfinite(value) else str(float(value))
+
+
+def _batches(part: Split, progress: Progress | None) -> Iterator[NDArray[np.float32]]:
+    with progress(len(part)) if progress else no_progress() as advance:
+        for batch, _ in part.batches(BATCH):
+            yield batch
+            advance(len(batch))
+
+
+def _model_pictures(model: ViT, distances: Sequence[HeadDistance]) -> dict[str, Figure]:
+    pictures = {
+        "attention_distance": draw.distances_figure(distances, "attention distance of every head, mean with 95 %")
+    }
+    embedding = position_embedding(model)
+    if embedding is not None:
+        similarity = position_similarity(embedding.to(torch.float64)).cpu().numpy()
+        pictures["position_similarity"] = draw.positions_figure(similarity, "cosine similarity of position embeddings")
+    return pictures
+
+
+def _written(
+    study: AttentionStudy,
+    title: str,
+    facts: dict[str, object],
+    pictures: dict[str, Figure],
+    options: PictureOptions,
+) -> AttentionStudy:
+    assert options.to is not None
+    options.to.mkdir(parents=True, exist_ok=True)
+    files = [write_page(options.to, title, facts, pictures, options.form)]
+    record = {key: value for key, value in study.to_json().items() if key != "files"}
+    files += write_numbers(options.to, record, study.distances)
+    if options.files:
+        files += write_pictures(options.to, pictures, options.form)
+    return replace(study, files=tuple(files))
