@@ -12,7 +12,8 @@ specs      load_spec, write_spec, list_specs, CampaignSpec
 campaigns  plan, dry_run, run, read_status, open_run, list_runs; Run, Injection; ProgressBar, Snapshot
 results    gather_rates, draw_figures, write_report, compare_runs, sweep_tolerances, sweep_bit_errors
 models     Model (golden, tiers, images, export), instrument_model, bench_models, compare_models,
-           prune_model, rank_components, validate_ranking, measure_fuzziness, measure_class_space; ScoreOptions
+           prune_model, rank_components, validate_ranking, measure_fuzziness, measure_class_space,
+           measure_attention; ScoreOptions
 machine    diagnose, list_cache, clear_cache; TestbedError, which every error is that a user can put right
 
 Also public: testbed.data (data sets of one's own) and testbed.testing (tests of engines). All else may change at any time.
@@ -28,6 +29,7 @@ from testbed.core.process.telemetry import switch_off
 if TYPE_CHECKING:
     __version__: str
 
+    from testbed.api.attention import measure_attention
     from testbed.api.campaigns import dry_run, open_run, plan, read_status, run
     from testbed.api.class_space import measure_class_space
     from testbed.api.machine import clear_cache, list_cache
@@ -69,6 +71,7 @@ __all__ = [
     "list_runs",
     "list_specs",
     "load_spec",
+    "measure_attention",
     "measure_class_space",
     "measure_fuzziness",
     "open_run",
@@ -107,6 +110,7 @@ _HOMES = {
     "list_runs": "testbed.api.publishing",
     "list_specs": "testbed.api.specs",
     "load_spec": "testbed.api.specs",
+    "measure_attention": "testbed.api.attention",
     "measure_class_space": "testbed.api.class_space",
     "measure_fuzziness": "testbed.api.model.fuzziness",
     "open_run": "testbed.api.campaigns",

@@ -126,6 +126,15 @@ COMPARISON_FOLDER: tuple[RunFile, ...] = (
 )
 """In the folder that --to names, of commands that put several models side by side."""
 
+ATTENTION_FOLDER: tuple[RunFile, ...] = (
+    RunFile("attention.html", "attention", "one page with every picture"),
+    RunFile("attention.json", "attention", "distances of heads, top-1 and focus of each image, what a fault moved"),
+    RunFile("distances.csv", "attention", "attention distance of every head, with the interval of its mean"),
+    RunFile("attention_distance.svg", "attention --files", "distance of every head over the blocks"),
+    RunFile("position_similarity.svg", "attention --files", "cosine similarity of the embeddings of positions"),
+)
+"""In the folder that --to of attention names; with --files also a folder of pictures for each image."""
+
 CLASS_SPACE_FOLDER: tuple[RunFile, ...] = (
     RunFile("class_space.json", "classspace", "all tables but those of single memories, with settings and chance"),
     RunFile("identifiability.csv", "classspace", "class identifiability of every state, of trained and random weights"),
@@ -173,6 +182,7 @@ FOLDERS = {
     "The folder of a study": STUDY_FOLDER,
     "The folder of a campaign": CAMPAIGN_FOLDER,
     "The folder of a comparison (--to DIR)": COMPARISON_FOLDER,
+    "The folder of attention (--to DIR)": ATTENTION_FOLDER,
     "The folder of a study in class space (--to DIR)": CLASS_SPACE_FOLDER,
 }
 
