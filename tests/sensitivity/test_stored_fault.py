@@ -16,6 +16,7 @@ from testbed.golden.arrays import read_array
 from testbed.models.runs import open_model_run
 from testbed.models.vit import ViT, taps
 from testbed.sensitivity.stored_fault import StoredFault, as_deployed, faulty_states, read_stored_fault
+from tests.support.records import records
 
 SAMPLED = 60
 
@@ -48,7 +49,7 @@ def test_the_faulty_model_says_what_the_engine_said(digits_run: Path, model: ViT
     before = [parameter.clone() for parameter in model.parameters()]
     differ = 0
     with Run(digits_run) as run:
-        for row in rows.sample(SAMPLED, random_state=3).itertuples():
+        for row in records(rows.sample(SAMPLED, random_state=3)):
             fault = read_stored_fault(run, row.fault_id, row.image_id)
             logits = faulty_logits(model, run, fault)
             assert fault.stored_outcome == row.outcome
@@ -65,7 +66,7 @@ def test_the_very_bits_stand_at_the_site(digits_run: Path, model: ViT) -> None:
     rows = rows_of(digits_run, "activation").sample(40, random_state=5)
     seen: dict[str, torch.Tensor] = {}
     with Run(digits_run) as run:
-        for row in rows.itertuples():
+        for row in records(rows):
             fault = read_stored_fault(run, row.fault_id)
             words = fault.words[0]
             assert words.golden is not None
