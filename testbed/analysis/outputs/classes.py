@@ -11,9 +11,10 @@ _LISTED = 12  # classes that a line names one by one
 
 
 def class_counts(labels: ArrayLike, classes: Sequence[str]) -> dict[str, int]:
-    """Class name -> images, of the classes that are there, in class order. labels: (n,) integers below len(classes)."""
+    """Class name -> images, of the classes that are there, in class order. labels: (n,); one without a name goes by its
+    number."""
     counts = np.bincount(np.asarray(labels, np.int64), minlength=len(classes))
-    return {classes[k]: int(counts[k]) for k in np.flatnonzero(counts).tolist()}
+    return {classes[k] if k < len(classes) else str(k): int(counts[k]) for k in np.flatnonzero(counts).tolist()}
 
 
 def classes_told(counts: Mapping[str, int], known: int) -> str:

@@ -47,7 +47,7 @@ from testbed.sensitivity.attention_maps.pictures import (
 from testbed.sensitivity.attention_maps.positions import position_embedding, position_similarity
 from testbed.sensitivity.stored_fault import StoredFault, as_deployed, faulty_states, read_stored_fault, values_of
 
-Progress = Callable[[int], AbstractContextManager[Callable[[int], None]]]
+CountedProgress = Callable[[int], AbstractContextManager[Callable[[int], None]]]
 
 SHOWN = 4
 """Images that are drawn unless some are named."""
@@ -175,7 +175,7 @@ def study_attention(
     over: int | None = None,
     options: PictureOptions | None = None,
     device: str = "cpu",
-    progress: Progress | None = None,
+    progress: CountedProgress | None = None,
 ) -> AttentionStudy:
     """Look at the attention of the model in a run folder.
 
@@ -286,7 +286,7 @@ def _finite(value: np.float32) -> float | str:
     return float(value) if np.isfinite(value) else str(float(value))
 
 
-def _batches(part: Split, progress: Progress | None) -> Iterator[NDArray[np.float32]]:
+def _batches(part: Split, progress: CountedProgress | None) -> Iterator[NDArray[np.float32]]:
     with progress(len(part)) if progress else no_progress() as advance:
         for batch, _ in part.batches(BATCH):
             yield batch

@@ -5,6 +5,11 @@ NAMES = ["cat", "dog", "owl"]
 
 def test_the_classes_that_are_there_in_class_order():
     assert class_counts([2, 0, 2], NAMES) == {"cat": 1, "owl": 2}
+    assert class_counts([2, 0, 5], NAMES[:1]) == {
+        "cat": 1,
+        "2": 1,
+        "5": 1,
+    }  # named in an older manifest that was edited
 
 
 def test_a_few_are_listed():
