@@ -58,7 +58,7 @@ def check_attends(model: ViT) -> None:
 
 
 def attention_of(model: ViT, image: NDArray[np.float32]) -> ImageAttention:
-    """image: (C, S, S), as the model takes it. Raises UsageError as `check_attends`."""
+    """Run one image and keep its attention. image: (C, S, S), as the model takes it. Raises UsageError as `check_attends`."""
     with recorded(model) as recorder:
         return gathered_attention(recorder, image)
 
