@@ -97,7 +97,7 @@ def test_a_report_section(clone: Clone) -> None:
 
 def test_an_engine(clone: Clone) -> None:
     clone.follow("add-an-engine.md")
-    assert "passed" in clone.tests("tests/engines/test_contract.py", "-k", "ort-plain")
+    assert "passed" in clone.tests("tests/engines/contract", "-k", "ort-plain")
     clone.campaign("plain", "engine.backend=ort-plain")
     assert "kappa" in clone.testbed("campaign", "compare", "runs/stripes", "runs/plain")
 

@@ -23,9 +23,8 @@ from testbed.instrument.ports.insertion import ELEMENTS, instrument
 from testbed.instrument.quantised import parameters
 from testbed.instrument.sites.catalogue import catalogue
 from testbed.instrument.table import site_table
-from tests.instrument.sites.test_recognise import SITES
-from tests.support.exporters import quiet, randomised, written
-from tests.support.libraries import LIBRARIES, imported
+from tests.support.exporters import calibration_of, quiet, randomised, written
+from tests.support.libraries import LIBRARIES, SITES, imported
 
 IMAGES = np.random.default_rng(2).standard_normal((3, 3, 16, 16)).astype(np.float32)
 Quantise = Callable[[Path, Path], None]
@@ -35,18 +34,14 @@ def statically(activations: str, weights: str, style: str = "QDQ", **extra: Any)
     def quantise(source: Path, target: Path) -> None:
         library = imported("onnxruntime.quantization")
 
-        class Reader(library.CalibrationDataReader):  # type: ignore[name-defined]
-            batches = iter([{"images": IMAGES}])
-
-            def get_next(self) -> Any:
-                return next(self.batches, None)
-
         kinds = {
             "activation_type": getattr(library.QuantType, activations),
             "weight_type": getattr(library.QuantType, weights),
         }
         form = getattr(library.QuantFormat, style)
-        library.quantize_static(str(source), str(target), Reader(), quant_format=form, extra_options=extra, **kinds)
+        library.quantize_static(
+            str(source), str(target), calibration_of(IMAGES), quant_format=form, extra_options=extra, **kinds
+        )
 
     return quantise
 

@@ -28,6 +28,7 @@ from testbed.core.schema import FAULT_COLUMNS, PLAN_COLUMNS, ROW_COLUMNS, SCHEMA
 from testbed.core.site import Site, SiteTable, site_kind
 from testbed.report import build_report
 from testbed.semantics import as_words, corrupt
+from tests.support.report_pages import SHAPES
 
 BITS = (31, 30, 29, 23, 22, 11, 0)
 
@@ -331,3 +332,8 @@ def report_of(run_of: Callable[..., Path]) -> Callable[..., Path]:
 def toy_image(image_id: str) -> np.ndarray:
     """(8, 8) uint8, another one for every id."""
     return np.random.default_rng(int(image_id.removeprefix("toy/"))).integers(0, 256, (8, 8), dtype=np.uint8)
+
+
+@pytest.fixture(params=list(SHAPES), ids=str)
+def shape(request: pytest.FixtureRequest) -> dict[str, Any]:
+    return SHAPES[request.param]

@@ -16,7 +16,7 @@ from testbed.core.folder.manifest import checksummed
 from testbed.core.schema import ROW_COLUMNS, arrow_schema
 from testbed.report import build_report
 from testbed.report.read.worst_rows import worst_ended, worst_nonfinite, worst_predictions
-from tests.report.test_page import Page, worst_articles
+from tests.support.report_pages import Page, worst_articles
 
 ENDED = {"outcome": "due", "nonfinite": None, "top1_faulty": None, "margin_faulty": None, "mismatches": None}
 

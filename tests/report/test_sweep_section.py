@@ -23,7 +23,7 @@ from testbed.report.charts.roc import Level, Panel, Rule, by_tolerance, roc_pane
 from testbed.report.estimate import RateEstimate
 from testbed.report.stage import report_stage
 from tests.report.test_figures import assert_legible, boxes, drawings, parsed
-from tests.report.test_page import Page, assert_shown
+from tests.support.report_pages import Page, assert_shown
 
 SOURCES = ("ort-cpu fp32, batch 64", "ort-cpu fp16, batch 64")
 FLOORS = {SOURCES[0]: 3.4567e-7, SOURCES[1]: 2.1e-3}

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 
@@ -62,3 +63,16 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(logging.NOTSET)
+
+
+def calibration_of(images: NDArray) -> Any:
+    """What ONNX Runtime's static quantiser reads: these images once, as input ``images``."""
+    from onnxruntime.quantization import CalibrationDataReader
+
+    class Reader(CalibrationDataReader):
+        batches = iter([{"images": images}])
+
+        def get_next(self) -> Any:
+            return next(self.batches, None)
+
+    return Reader()

@@ -13,6 +13,14 @@ import torch
 from torch import Tensor, nn
 
 HEADS, TOKENS, HEAD, WIDTH, BLOCKS = 2, 5, 16, 32, 2
+BRANCHES = ("q", "k", "v", "scores", "softmax", "context", "proj", "residual")
+IN_BLOCK = [
+    "norm1",
+    "norm2",
+    *(f"attn.{b}" for b in BRANCHES),
+    *(f"mlp.{b}" for b in ("fc1", "gelu", "fc2", "residual")),
+]
+SITES = {"patch_embed", "embed", "norm", "head"} | {f"block.{i}.{name}" for i in range(BLOCKS) for name in IN_BLOCK}
 
 
 def imported(name: str) -> Any:
@@ -50,7 +58,7 @@ class Seen:
 
 def by_heads(x: Tensor) -> Tensor:
     """(B, N, D) -> (B, H, N, d)."""
-    return x.reshape(len(x), TOKENS, HEADS, HEAD).transpose(1, 2)
+    return x.reshape(len(x), -1, HEADS, HEAD).transpose(1, 2)
 
 
 def attention(block: int, q: Tensor, k: Tensor, v: Tensor) -> dict[str, Tensor]:
@@ -181,25 +189,31 @@ def vit_pytorch_model() -> nn.Module:
 
 def vit_pytorch_tensors(model: Any, seen: Seen) -> dict[str, Tensor]:
     transformer = model.transformer
-    found = {
+    return {
         "patch_embed": seen.out(model.to_patch_embedding),
         "embed": seen.fed(transformer),
         "norm": seen.out(transformer.norm),
         "head": seen.logits,
-    }
+    } | vit_pytorch_blocks(transformer, seen)
+
+
+def vit_pytorch_blocks(transformer: Any, seen: Seen) -> dict[str, Tensor]:
+    """Values of the sites in the blocks of any transformer of that library."""
+    found: dict[str, Tensor] = {}
     layers = list(transformer.layers)
     for i, (a, mlp) in enumerate(layers):
         following = layers[i + 1][0].norm if i + 1 < len(layers) else transformer.norm
+        norm, fc1, fc2 = (m for m in mlp.net if isinstance(m, nn.LayerNorm | nn.Linear))
         found |= attention(i, *(by_heads(part) for part in seen.out(a.to_qkv).chunk(3, -1)))
         found |= {
             f"block.{i}.norm1": seen.out(a.norm),
-            f"block.{i}.norm2": seen.out(mlp.net[0]),
+            f"block.{i}.norm2": seen.out(norm),
             f"block.{i}.attn.context": seen.fed(a.to_out),
             f"block.{i}.attn.proj": seen.out(a.to_out),
-            f"block.{i}.attn.residual": seen.fed(mlp.net[0]),
-            f"block.{i}.mlp.fc1": seen.out(mlp.net[1]),
-            f"block.{i}.mlp.gelu": seen.out(mlp.net[2]),
-            f"block.{i}.mlp.fc2": seen.out(mlp.net[4]),
+            f"block.{i}.attn.residual": seen.fed(norm),
+            f"block.{i}.mlp.fc1": seen.out(fc1),
+            f"block.{i}.mlp.gelu": seen.fed(fc2),
+            f"block.{i}.mlp.fc2": seen.out(fc2),
             f"block.{i}.mlp.residual": seen.fed(following),
         }
     return found

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from testbed.instrument.adopt.file import adopt
 from testbed.instrument.sites.catalogue import catalogue
-from tests.instrument.sites.test_recognise import SITES, values
 from tests.support.exporters import randomised, written
-from tests.support.libraries import BLOCKS, HEADS, WIDTH, Seen, imported, timm_model
+from tests.support.libraries import BLOCKS, HEADS, SITES, WIDTH, Seen, imported, timm_model, vit_pytorch_blocks
+from tests.support.onnx_files import site_values
 
 IMAGES = np.random.default_rng(1).standard_normal((3, 3, 16, 16)).astype(np.float32)
 BASE = {"img_size": 16, "patch_size": 8, "num_classes": 5, "embed_dim": WIDTH, "depth": BLOCKS, "num_heads": HEADS}
@@ -112,26 +112,7 @@ def simple_tensors(model: Any, seen: Seen) -> Tensors:
     found = {"embed": seen.fed(transformer), "norm": seen.out(transformer.norm), "head": seen.logits}
     with torch.no_grad():  # what the module returned has the positions added to it, in place
         found["patch_embed"] = model.to_patch_embedding(torch.from_numpy(IMAGES))
-    layers = list(transformer.layers)
-    for i, (attention, mlp) in enumerate(layers):
-        following = layers[i + 1][0].norm if i + 1 < len(layers) else transformer.norm
-        q, k, v = (
-            part.reshape(len(part), -1, HEADS, WIDTH // HEADS).transpose(1, 2)
-            for part in seen.out(attention.to_qkv).chunk(3, -1)
-        )
-        found |= of_attention(i, q, k, v, None, None)
-        found |= {
-            f"block.{i}.norm1": seen.out(attention.norm),
-            f"block.{i}.norm2": seen.out(mlp.net[0]),
-            f"block.{i}.attn.context": seen.fed(attention.to_out),
-            f"block.{i}.attn.proj": seen.out(attention.to_out),
-            f"block.{i}.attn.residual": seen.fed(mlp.net[0]),
-            f"block.{i}.mlp.fc1": seen.out(mlp.net[1]),
-            f"block.{i}.mlp.gelu": seen.fed(mlp.net[3]),
-            f"block.{i}.mlp.fc2": seen.out(mlp.net[3]),
-            f"block.{i}.mlp.residual": seen.fed(following),
-        }
-    return found
+    return found | vit_pytorch_blocks(transformer, seen)
 
 
 def vit(**changes: Any) -> Callable[[], nn.Module]:
@@ -210,7 +191,7 @@ def test_every_name_is_the_librarys_own_tensor(
     with torch.no_grad():
         seen = Seen(model, torch.from_numpy(IMAGES))
         wanted = attended.tensors() | oracle(model, seen)
-    computed = values(session, plain, IMAGES, sites)
+    computed = site_values(session, plain, IMAGES, sites)
     for site in sites:
         want, have = wanted[site.name].numpy(), computed[site.name]
         if site.name.endswith("attn.k") and have.shape != want.shape:
@@ -274,7 +255,7 @@ def test_differential_attention_is_one_attention_a_block(session: Any, tmp_path:
     assert found.missing == {f"block.{i}.attn": "an attention of a kind that is not recognised" for i in (0, 1)}
     with torch.no_grad():
         wanted = timm_tensors(model, Seen(model, torch.from_numpy(IMAGES)))
-    computed = values(session, plain, IMAGES, sites)
+    computed = site_values(session, plain, IMAGES, sites)
     for site in sites:
         np.testing.assert_allclose(
             computed[site.name], wanted[site.name].numpy(), rtol=1e-4, atol=1e-3, err_msg=site.name

@@ -16,7 +16,7 @@ import onnx
 import pytest
 import torch
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import numpy_helper
 from torch import nn
 
 from testbed.instrument.adopt.file import adopt
@@ -26,17 +26,8 @@ from testbed.instrument.sites.catalogue import Catalogue, catalogue
 from testbed.instrument.sites.named import named_sites
 from testbed.instrument.table import deployment_id, site_table
 from tests.support.exporters import randomised, written
-from tests.support.libraries import BLOCKS, LIBRARIES, Library, Seen, imported, timm_model
-
-BRANCHES = ("q", "k", "v", "scores", "softmax", "context", "proj", "residual")
-IN_BLOCK = [
-    "norm1",
-    "norm2",
-    *(f"attn.{b}" for b in BRANCHES),
-    *(f"mlp.{b}" for b in ("fc1", "gelu", "fc2", "residual")),
-]
-SITES = {"patch_embed", "embed", "norm", "head"} | {f"block.{i}.{name}" for i in range(BLOCKS) for name in IN_BLOCK}
-
+from tests.support.libraries import LIBRARIES, SITES, Library, Seen, imported, timm_model
+from tests.support.onnx_files import site_values
 
 EXPORTERS = ("dynamo", "torchscript")
 
@@ -82,17 +73,6 @@ SOME_SLOW = [
 every_file = pytest.mark.parametrize(("name", "exporter"), SOME_SLOW)
 
 
-def values(session: Any, plain: bytes, images: NDArray, sites: Any) -> dict[str, NDArray]:
-    """What an engine computes at these sites' tensors."""
-    proto = onnx.load_from_string(plain)
-    known = {output.name for output in proto.graph.output}
-    for site in sites:
-        if site.tensor not in known:
-            proto.graph.output.append(helper.make_tensor_value_info(site.tensor, TensorProto.FLOAT, None))
-    found = session(proto.SerializeToString())({proto.graph.input[0].name: images})
-    return {site.name: found[site.tensor] for site in sites}
-
-
 # ---- the tests
 
 
@@ -107,7 +87,7 @@ def test_every_site_is_the_tensor_that_the_librarys_modules_compute(
     assert not found.missing
     with torch.no_grad():
         wanted = file.library.tensors(file.model, Seen(file.model, torch.from_numpy(file.images)))
-    computed = values(session, adopt(file.file).plain, file.images, activations)
+    computed = site_values(session, adopt(file.file).plain, file.images, activations)
     for site in activations:
         want = wanted[site.name].numpy()
         if site.name.endswith("attn.k") and site.shape != want.shape[1:]:
@@ -188,7 +168,7 @@ def test_other_architectures(session: Any, tmp_path: Path, variant: str) -> None
     found = [site for site in catalogue(plain).recognised if site.where == "activation"]
     assert {site.name for site in found} == SITES
     images = np.random.default_rng(1).standard_normal((3, 3, 16, 16)).astype(np.float32)
-    computed = values(session, plain, images, found)
+    computed = site_values(session, plain, images, found)
     with torch.no_grad():
         seen = Seen(model, torch.from_numpy(images))
     wanted = {"embed": seen.fed(model.blocks[0]), "head": seen.logits}

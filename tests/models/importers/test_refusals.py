@@ -15,13 +15,12 @@ from testbed.models.presets import preset
 from testbed.models.vit import ViT
 from testbed.models.weights import save_model
 from tests.support.bomb import Bomb
-
-OLD = {"image": 8, "patch": 2, "channels": 3, "width": 12, "classes": 10, "head_width": 64, "qkv_bias": False}
+from tests.support.weights import VIT_PYTORCH_SIZES
 
 
 def model(**changes):
     torch.manual_seed(0)
-    return ViT(preset("digits", **{**OLD, **changes})).eval()
+    return ViT(preset("digits", **{**VIT_PYTORCH_SIZES, **changes})).eval()
 
 
 @pytest.fixture

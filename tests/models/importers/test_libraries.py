@@ -9,21 +9,10 @@ import torch
 
 import testbed.data._torchvision  # noqa: F401  # makes torchvision importable for the libraries below
 from testbed.models.importers import export_vit_pytorch, import_weights, save_vit_pytorch
+from tests.support.exporters import randomised
+from tests.support.weights import images, saved
 
 SIZES = {"image_size": 8, "patch_size": 2, "num_classes": 5}
-
-
-def randomised(model, seed=0):
-    """Every parameter random, so that none (zero biases, unit gains) can be left out unnoticed."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
-    return model.eval()
-
-
-def images(channels=3, size=8):
-    return torch.randn(6, channels, size, size, generator=torch.Generator().manual_seed(9))
 
 
 def assert_same_logits(path, library, x, layout, **options):
@@ -35,11 +24,6 @@ def assert_same_logits(path, library, x, layout, **options):
         want = getattr(want, "logits", want)
         torch.testing.assert_close(imported.model(x), want, atol=1e-5, rtol=1e-5)
     return imported
-
-
-def saved(tmp_path, state_dict, name="weights.pth"):
-    torch.save(state_dict, tmp_path / name)
-    return tmp_path / name
 
 
 def vit_pytorch(**changes):

@@ -19,14 +19,13 @@ from testbed.models.importers import export_vit_pytorch, import_weights
 from testbed.models.presets import preset
 from testbed.models.vit import ViT
 from testbed.models.weights import load_model, save_model
-
-SIZES = {"image": 8, "patch": 2, "channels": 3, "width": 12, "classes": 10, "head_width": 64, "qkv_bias": False}
+from tests.support.weights import VIT_PYTORCH_SIZES
 
 
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    return ViT(preset("digits", **SIZES)).eval()
+    return ViT(preset("digits", **VIT_PYTORCH_SIZES)).eval()
 
 
 @pytest.fixture

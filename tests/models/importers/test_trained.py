@@ -7,7 +7,7 @@ import torch
 
 from testbed.models.importers import export_vit_pytorch, import_weights
 
-WEIGHTS = Path(__file__).parents[3] / "shared" / "data" / "vit_cifar_d6.pth"
+WEIGHTS = Path(__file__).parents[4] / "shared" / "data" / "vit_cifar_d6.pth"
 
 
 @pytest.mark.skipif(not WEIGHTS.is_file(), reason="the shared trained weights are not here")

@@ -1,0 +1,100 @@
+"""Fixed batches of a user's file: made dynamic where that changes nothing, refused with the way to export otherwise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from numpy.typing import NDArray
+from onnx import helper
+
+from testbed.core.errors import UsageError
+from testbed.instrument.adopt.file import adopt
+from tests.support.exporters import randomised, written
+from tests.support.libraries import LIBRARIES, SITES
+from tests.support.onnx_files import by_hand, file_of, logits, site_names, torch_logits
+
+
+@pytest.mark.parametrize("name", ["timm", "hugging face"])
+@pytest.mark.parametrize("exporter", ["dynamo", "torchscript"])
+def test_a_batch_fixed_at_one_is_made_dynamic(
+    images: NDArray, session: Any, tmp_path: Path, name: str, exporter: str
+) -> None:
+    fixed = randomised(LIBRARIES[name].model())
+    adopted = adopt(written(fixed, tmp_path / "vit.onnx", exporter, batch=1))
+    assert any("made dynamic" in change for change in adopted.changes)
+    assert site_names(adopted.plain) == SITES
+    with torch.no_grad():
+        output = fixed(torch.from_numpy(images))
+    wanted = getattr(output, "logits", output).numpy()
+    np.testing.assert_allclose(logits(session, adopted.plain, images), wanted, rtol=0, atol=1e-5)
+
+
+def test_a_fixed_batch_that_cannot_be_made_dynamic_is_refused_with_the_way_to_export(tmp_path: Path) -> None:
+    file = written(randomised(LIBRARIES["torchvision"].model()), tmp_path / "vit.onnx", "torchscript", batch=1)
+    with pytest.raises(
+        UsageError, match=r"fixed at 1; export it with a dynamic batch: torch.onnx.export\(...,"
+    ) as told:
+        adopt(file)
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("name", ["timm", "torchvision"])
+def test_a_batch_that_is_dynamic_in_name_only_is_one_of_one(
+    images: NDArray, session: Any, tmp_path: Path, name: str
+) -> None:
+    fixed = randomised(LIBRARIES[name].model())
+    proto = onnx.load(written(fixed, tmp_path / "vit.onnx", "torchscript", batch=1))
+    for value in (proto.graph.input[0], proto.graph.output[0]):
+        value.type.tensor_type.shape.dim[0].dim_param = "N"
+    onnx.save(proto, tmp_path / "claims.onnx")
+    if name == "torchvision":
+        told = "declares a dynamic batch, but its graph holds it to one image; export it with a dynamic batch: torch"
+        with pytest.raises(UsageError, match=told):
+            adopt(tmp_path / "claims.onnx")
+        return
+    adopted = adopt(tmp_path / "claims.onnx")
+    assert any("said to be dynamic but held to one image" in change for change in adopted.changes)
+    np.testing.assert_allclose(logits(session, adopted.plain, images), torch_logits(fixed, images), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("held", [2, 3])
+def test_a_batch_that_is_held_to_the_number_of_images_it_was_exported_with_is_refused(
+    tmp_path: Path, held: int
+) -> None:
+    """As a class token written as ``token.expand(len(x), -1)`` leaves it."""
+    content = by_hand([helper.make_node("Reshape", ["x", "many"], ["y"])], many=np.array([held, 4]))
+    with pytest.raises(UsageError, match=f"its graph holds it to {held} images; export it with a dynamic batch"):
+        adopt(file_of(tmp_path, content))
+
+
+def test_a_larger_batch_that_is_dynamic_in_name_only_is_refused(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Reshape", ["x", "eight"], ["y"])]
+    content = by_hand(nodes, eight=np.array([8, 4]))
+    with pytest.raises(
+        UsageError, match=r"neither with one image nor with two \(ONNX Runtime failed.*; export it with a"
+    ):
+        adopt(file_of(tmp_path, content))
+
+
+def test_a_larger_fixed_batch_is_refused(dynamic: Path, tmp_path: Path) -> None:
+    proto = onnx.load(dynamic)
+    proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 8
+    onnx.save(proto, tmp_path / "eight.onnx")
+    with pytest.raises(UsageError, match="fixed at 8; export it with a dynamic batch"):
+        adopt(tmp_path / "eight.onnx")
+
+
+def test_a_model_whose_rows_depend_on_each_other_keeps_its_fixed_batch(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("ReduceMean", ["x", "over the batch"], ["mean"]),
+        helper.make_node("Sub", ["x", "mean"], ["centred"]),
+        helper.make_node("Add", ["centred", "w"], ["y"]),
+    ]
+    content = by_hand(nodes, batch=1, w=np.ones(4, np.float32), **{"over the batch": np.array([0])})
+    with pytest.raises(UsageError, match="export it with a dynamic batch"):
+        adopt(file_of(tmp_path, content))
