@@ -3,39 +3,19 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-GUIDE = ROOT / "docs" / "developer"
-_BLOCK = re.compile(r'^```(?P<kind>\w+) title="(?P<file>[^"]+)"\n(?P<text>.*?)^```$', re.MULTILINE | re.DOTALL)
+from tests.support.guide import ROOT, blocks, is_of_the_tree, patched
+
 _WITHOUT_THE_INSTALLED_ONE = """\
 import sys
 sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__name__ != "ScikitBuildRedirectingFinder"]
 """
-
-
-def blocks(page: str) -> Iterator[tuple[str, str, str]]:
-    """(kind, file, text) of a page's titled code blocks."""
-    for found in _BLOCK.finditer((GUIDE / page).read_text()):
-        yield found["kind"], found["file"], found["text"]
-
-
-def patched(text: str, diff: str) -> str:
-    """Hunks are parted by "@@" and say lines as they are (" "), that go ("-") and that come ("+")."""
-    for hunk in re.split(r"^@@.*\n", diff, flags=re.MULTILINE):
-        lines = [line or " " for line in hunk.splitlines()]
-        before = "".join(f"{line[1:]}\n" for line in lines if line[0] in " -")
-        after = "".join(f"{line[1:]}\n" for line in lines if line[0] in " +")
-        assert text.count(before) == 1, f"not once in the file:\n{before}"
-        text = text.replace(before, after)
-    return text
 
 
 class Clone:
@@ -53,7 +33,7 @@ class Clone:
     def follow(self, page: str) -> None:
         """Does what the page says: writes its files, changes those that are there."""
         for kind, name, text in blocks(page):
-            file = (self.tree if name.startswith(("testbed/", "tests/", "pyproject")) else self.folder) / name
+            file = (self.tree if is_of_the_tree(name) else self.folder) / name
             if kind == "diff":
                 text = patched(file.read_text(), text)
             else:
@@ -114,11 +94,3 @@ def test_an_evaluator(clone: Clone) -> None:
 def test_a_pass(clone: Clone) -> None:
     clone.follow("add-a-pass.md")
     assert "1 passed" in clone.tests("tests/instrument/test_dropout.py")
-
-
-def test_the_map_names_every_package() -> None:
-    told = (GUIDE / "map.md").read_text()
-    packages = [init.parent.relative_to(ROOT).parts for init in sorted((ROOT / "testbed").rglob("__init__.py"))]
-    top = [f"`testbed/{names[1]}/`" for names in packages if len(names) == 2]
-    inside = [f"`{names[2]}/`" for names in packages if len(names) == 3]
-    assert [name for name in (*top, *inside) if name not in told] == []
