@@ -48,7 +48,7 @@ def test_of_whole_strata_it_is_the_survey_estimate(seed, confidence):
 
 
 @given(st.integers(0, 2**32))
-def test_faults_that_strike_several_images_have_the_same_rate_and_no_narrower_an_interval(seed):
+def test_faults_of_several_images_have_the_same_rate_and_no_narrower_an_interval(seed):
     frame, tally, (y, stratum, weight, fault) = counted(seed, images=4)
     design = SurveyDesign(stratum, weight, fault, finite_population=True)
     rates = domain_rates(frame, tally, 0.95)

@@ -88,7 +88,7 @@ def test_flips_depend_on_seed_rate_repeat_and_site_alone(seed: int, repeat: int)
     assert all(other["a"] != whole["a"] for other in others)
 
 
-def test_the_same_canonical_weights_are_struck_however_they_are_stored() -> None:
+def test_the_same_canonical_weights_are_flipped_however_they_are_stored() -> None:
     turned, plain = SITES[0], Site("a", "weight", (40, 60))
     stored = np.arange(2400).reshape(40, 60).T.reshape(-1)  # canonical index of each stored element
     found = {int(stored[index]): mask for index, mask in flips([turned], 0.01, 5)["a"].items()}
@@ -196,7 +196,7 @@ def test_the_bits_are_put_back(tiny_run: Path) -> None:
         assert {name: engine.runner.weight(name).tobytes() for name in stored} == stored  # type: ignore[attr-defined]
 
 
-def test_all_test_images_are_asked_about_and_chosen_weights_struck(tiny_run: Path) -> None:
+def test_all_test_images_are_asked_about_and_chosen_weights_flipped(tiny_run: Path) -> None:
     found = run_ber(prepared(tiny_run), [1e-4], 2, sites=["*.fc1.weight"], seed=5, progress=no_progress)
     assert found["images"] == len(load("digits", seed=42).test)
     assert found["sites"] == ["block.0.mlp.fc1.weight"]

@@ -222,7 +222,7 @@ def test_eager_pytorch_differs_where_a_layer_norm_overflows(digits_run: Path) ->
     assert differ > 0
 
 
-def test_every_site_and_weight_was_struck(digits_run: Path) -> None:
+def test_every_site_and_weight_had_a_fault(digits_run: Path) -> None:
     plan = pq.read_table(digits_run / "faults.parquet", columns=["target", "where", "site", "op", "bit"]).to_pandas()
     model = plan[plan.target == "model"]
     weights = {name for name, _ in load_model(digits_run / "model.safetensors").named_parameters()}

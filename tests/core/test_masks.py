@@ -72,7 +72,7 @@ def test_an_unknown_operation_is_refused_naming_the_known_ones() -> None:
 
 
 @given(places(), st.data())
-def test_masks_of_several_bits_strike_them_all(place: tuple[Format, int, int], data: st.DataObject) -> None:
+def test_masks_of_several_bits_change_them_all(place: tuple[Format, int, int], data: st.DataObject) -> None:
     fmt, word, _ = place
     op: Op = data.draw(st.sampled_from(["flip", "stuck0", "stuck1"]))
     bits = data.draw(st.sets(st.integers(0, fmt.bits - 1)))

@@ -47,7 +47,7 @@ def test_special_values_go_through_untouched(word: int) -> None:
 
 @pytest.mark.parametrize("dtype", [np.float16, np.int8, np.uint8, np.int32, np.float32])
 @given(data=st.data())
-def test_every_width_is_struck_in_its_own_word(dtype: type, data: st.DataObject) -> None:
+def test_every_width_is_changed_in_its_own_word(dtype: type, data: st.DataObject) -> None:
     bits = 8 * np.dtype(dtype).itemsize
     word = data.draw(st.integers(0, 2**bits - 1))
     masks = data.draw(st.tuples(*[st.integers(0, 2**bits - 1)] * 3))
@@ -65,7 +65,7 @@ def test_masks_broadcast_and_the_input_is_left_alone() -> None:
     np.testing.assert_array_equal(values, before)
 
 
-def test_a_view_with_strides_is_struck_by_position() -> None:
+def test_a_view_with_strides_is_changed_by_position() -> None:
     values = np.arange(12, dtype=np.float32).reshape(3, 4).T
     np.testing.assert_array_equal(corrupt(values, 2**32 - 1, 0, 1 << 31), -values)
 

@@ -144,7 +144,7 @@ def test_the_flag_counts_over_launches(device: cuda.Device) -> None:
     assert device.download(refused)[0] == 6
 
 
-def test_nothing_to_strike(device: cuda.Device) -> None:
+def test_nothing_to_inject(device: cuda.Device) -> None:
     values = device.upload(np.ones((2, 3), np.float32))
     none = np.zeros((2, 0), np.int64)
     assert cuda.inject_at_port_on_device(device, values, cuda.upload_faults(device, 3, none, 0, 0, 0)).shape == (2, 0)

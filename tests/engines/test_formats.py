@@ -140,7 +140,7 @@ def test_a_port_does_exactly_what_the_masks_say(port: tuple[SiteTable, Runner, n
 
 @settings(max_examples=25)
 @given(st.data())
-def test_a_port_strikes_several_elements_of_a_row(
+def test_a_port_changes_several_elements_of_a_row(
     port: tuple[SiteTable, Runner, np.dtype], data: st.DataObject
 ) -> None:
     """Each row its own number of distinct elements; by the op also at several sites, the later of which see what the

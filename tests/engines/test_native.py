@@ -57,7 +57,7 @@ def test_bit_equal_to_the_reference(kernel: None, case: tuple[np.ndarray, list[t
     np.testing.assert_array_equal(as_words(buffer), as_words(expected))
 
 
-def test_strikes_flat_indices_of_any_shape(kernel: None) -> None:
+def test_flat_indices_are_of_any_shape(kernel: None) -> None:
     buffer = np.zeros((2, 3, 4), np.float32)
     native.apply_faults(buffer, [23, 5], 0xFFFFFFFF, 0, [1 << 31, 1 << 30])
     words = as_words(buffer)

@@ -125,7 +125,7 @@ def with_outputs(proto: ModelProto, sites: list[Site]) -> bytes:
     return proto.SerializeToString()
 
 
-def test_a_fault_strikes_the_stored_word(session: Any, plain: bytes) -> None:
+def test_a_fault_is_in_the_stored_word(session: Any, plain: bytes) -> None:
     table = site_table(plain, "model")
     sites = [table[name] for name in ("block.0.norm1", "block.1.attn.context", "block.1.mlp.fc2")]
     golden = session(with_outputs(onnx.load_from_string(plain), sites), optimised=False)({"images": IMAGES})
@@ -164,7 +164,7 @@ def test_what_a_campaign_takes_a_file_for(formats: Any, told: str, precisions: t
     assert _computes_in(table_of(*formats)) == (told, precisions)
 
 
-def test_a_tensor_with_two_quantised_copies_is_struck_before_them(source: Path, tmp_path: Path) -> None:
+def test_a_tensor_with_two_quantised_copies_is_injected_before_them(source: Path, tmp_path: Path) -> None:
     with quiet():
         statically("QInt8", "QInt8", DedicatedQDQPair=True)(source, tmp_path / "vit.onnx")
     sites = {site.name: site for site in catalogue(adopt(tmp_path / "vit.onnx").plain).recognised}

@@ -94,7 +94,7 @@ def test_small_numbers(number: float | None, shown: str) -> None:
         (-0.0, "-0"),
     ],
 )
-def test_struck_values(number: float, shown: str) -> None:
+def test_faulty_values(number: float, shown: str) -> None:
     assert formatting.value(number) == shown
 
 

@@ -67,7 +67,7 @@ def test_faults_are_spread_over_elements_not_layers() -> None:
 
 @needs_pytorchfi
 @pytest.mark.parametrize("batch", [1, 4])
-def test_pytorchfi_strikes_the_element_that_the_site_names(batch: int) -> None:
+def test_pytorchfi_changes_the_element_that_the_site_names(batch: int) -> None:
     model, images = toy()
     layers, found = some_faults(model, 40)
     sites, index = lists.neuron_places(found, layers, model.config)
@@ -91,7 +91,7 @@ def test_mrfi_gives_the_verdicts_that_pytorchfi_gives() -> None:
 
 
 @needs_pytorchfi
-def test_pytorchfi_strikes_the_weight_that_the_site_names() -> None:
+def test_pytorchfi_changes_the_weight_that_the_site_names() -> None:
     model, images = toy()
     layers = lists.linear_layers(model.config)
     found = lists.weight_faults(layers, 12, seed=2)
@@ -136,7 +136,7 @@ def test_nothing_is_left_of_a_fault_exactly_where_the_output_does_not_depend_on_
     assert 0 < np.mean(reached) < 1
 
 
-def test_less_is_left_the_later_a_fault_strikes() -> None:
+def test_less_is_left_the_later_a_fault_comes() -> None:
     model, _ = toy()
     layers = lists.linear_layers(model.config)
     work = Work(model.config)

@@ -112,7 +112,7 @@ def test_the_steps_of_an_engine(setting: Setting) -> None:
     assert found["precisions"]["fp16"]["ok"]
 
 
-def test_an_engine_that_strikes_the_wrong_bit_is_found(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_that_flips_the_wrong_bit_is_found(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
     from testbed.engines.torch.runner import TorchRunner
 
     right = TorchRunner.run

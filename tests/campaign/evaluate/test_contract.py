@@ -20,7 +20,7 @@ def chunk(start: int, size: int) -> Evaluated:
 
 
 @given(st.lists(st.integers(0, 5), max_size=12), st.integers(1, 200))
-def test_the_same_strikes_in_larger_pieces(sizes: list[int], least_bytes: int) -> None:
+def test_the_same_injections_in_larger_parts(sizes: list[int], least_bytes: int) -> None:
     starts = np.concatenate([[0], np.cumsum(sizes)]).tolist()
     chunks = [chunk(start, size) for start, size in zip(starts, sizes, strict=False)]
     found = list(gathered(iter(chunks), least_bytes))
@@ -34,7 +34,7 @@ def test_the_same_strikes_in_larger_pieces(sizes: list[int], least_bytes: int) -
     assert all(one.outputs.nbytes < least_bytes + 5 * 16 for one in found)
 
 
-def test_a_large_piece_is_passed_on_before_the_next_is_made() -> None:
+def test_a_large_part_is_passed_on_before_the_next_is_made() -> None:
     made = []
 
     def chunks() -> Iterator[Evaluated]:

@@ -193,7 +193,7 @@ def oracle(finished: Path) -> Oracle:
     return Oracle(finished)
 
 
-def test_struck_activations_give_what_numpy_and_the_rest_of_the_graph_give(
+def test_faulty_activations_give_what_numpy_and_the_rest_of_the_graph_give(
     finished: Path, oracle: Oracle, mechanism: str
 ) -> None:
     rows = rows_of(finished)
@@ -223,7 +223,7 @@ def test_most_faults_of_many_words_are_felt(finished: Path) -> None:
     assert (felt > 0.05).all(), felt  # a stuck bit is often what it was anyway, and most tokens die in the last block
 
 
-def test_struck_logits_are_the_golden_ones_with_the_words_changed(finished: Path, oracle: Oracle) -> None:
+def test_faulty_logits_are_the_golden_ones_with_the_words_changed(finished: Path, oracle: Oracle) -> None:
     """Bit for bit: nothing is computed after the head."""
     plan = pq.read_table(finished / "faults.parquet", columns=["fault_id", "stratum"]).to_pandas()
     rows = rows_of(finished).merge(plan, on="fault_id", suffixes=("", "_plan"))
@@ -240,7 +240,7 @@ def test_struck_logits_are_the_golden_ones_with_the_words_changed(finished: Path
         assert row.faulty_word == expected.view(np.uint32)[first]
 
 
-def test_struck_weights_give_what_the_changed_file_gives(finished: Path, oracle: Oracle) -> None:
+def test_faulty_weights_give_what_the_changed_file_gives(finished: Path, oracle: Oracle) -> None:
     rows = rows_of(finished)
     rows = rows[rows["where"] == "weight"]
     assert set(rows.pattern) == {"bits-2", "burst-3", "row", "column", "tile-2x2", "sites-2"}
@@ -250,7 +250,7 @@ def test_struck_weights_give_what_the_changed_file_gives(finished: Path, oracle:
         assert same(np.stack(part.logits.tolist()), expected), fault
 
 
-def test_a_persistent_fault_strikes_every_image(finished: Path, oracle: Oracle) -> None:
+def test_a_persistent_fault_is_of_every_image(finished: Path, oracle: Oracle) -> None:
     rows = rows_of(finished)
     rows = rows[(rows["where"] == "activation") & (rows.scope == "persistent")]
     assert len(rows) > 50

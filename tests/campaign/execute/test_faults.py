@@ -109,7 +109,7 @@ def same(some: dict[str, Any], other: dict[str, Any], but: set[str] = frozenset(
 # ---- activations
 
 
-def test_rows_say_what_was_struck_and_what_came_of_it() -> None:
+def test_rows_say_what_was_injected_and_what_came_of_it() -> None:
     rows = activations().rows(plan_slice("activation", FAULTS), golden_words(FAULTS)).to_pylist()
     assert [row["fault_id"] for row in rows] == list(range(21))
     for row in rows:
@@ -157,7 +157,7 @@ def test_a_negative_zero_is_not_taken_for_zero() -> None:
         activations(zeros).rows(plan_slice("activation", FAULTS), np.full(len(FAULTS), 0x80000000, np.uint32))
 
 
-def test_outputs_that_come_in_pieces_and_out_of_order_are_put_in_order() -> None:
+def test_outputs_that_come_in_parts_and_out_of_order_are_put_in_order() -> None:
     class Backwards(WholeTwin):
         def evaluate(self, injections: Injections) -> Iterator[Evaluated]:
             yield from reversed(list(super().evaluate(injections)))
@@ -170,7 +170,7 @@ def test_outputs_that_come_in_pieces_and_out_of_order_are_put_in_order() -> None
 # ---- weights
 
 
-def test_a_weight_fault_strikes_every_image_and_is_undone() -> None:
+def test_a_weight_fault_is_of_every_image_and_is_undone() -> None:
     runner = weights()
     rows = runner.rows(plan_slice("weight", FAULTS), NO_WORDS).to_pylist()
     assert [(row["fault_id"], row["image_id"]) for row in rows] == [(f, i) for f in range(21) for i in IMAGES.ids]

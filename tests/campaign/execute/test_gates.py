@@ -184,7 +184,7 @@ def test_weights_left_out_are_not_planned_and_are_told(
     assert "block.0.mlp.fc1.weight" in set(sites.to_pylist())
 
 
-def test_a_section_that_has_nothing_left_to_strike_is_refused(
+def test_a_section_that_has_nothing_left_to_inject_is_refused(
     campaign: Campaign, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forget_gates(campaign.folder)

@@ -154,7 +154,7 @@ def test_a_bit_error_rate_is_of_all_classes(finished: Preparation) -> None:
     assert _asked(finished.dataset.test, None, seed=0) is finished.dataset.test
 
 
-def test_an_int8_campaign_strikes_the_file_that_export_writes(
+def test_an_int8_campaign_is_of_the_file_that_export_writes(
     finished: Preparation, model_run: Path, tmp_path: Path
 ) -> None:
     spec = spec_of(model_run, engine={"precision": "int8", "calibration_images": 50})
@@ -293,7 +293,7 @@ def test_a_model_that_only_guesses_is_refused(guessing_run: Path, tmp_path: Path
     assert caught.value.exit_code == 3
 
 
-def test_it_is_struck_all_the_same_where_the_spec_allows_it(
+def test_it_is_injected_all_the_same_where_the_spec_allows_it(
     guessing_run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     tiers = {"edges": [1.0], "images": [5]}

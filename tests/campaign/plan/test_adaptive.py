@@ -105,7 +105,7 @@ def test_other_rows_lead_to_another_round() -> None:
     assert rounds[0].num_rows > rounds[1].num_rows
 
 
-def test_counts_are_those_of_the_rows_in_whatever_pieces(finished: Any) -> None:
+def test_counts_are_those_of_the_rows_in_whatever_parts(finished: Any) -> None:
     adaptive, counts, plans = finished
     rows = pa.concat_tables([ran(plan) for plan in plans])  # of all rounds, as they may lie in one file
     for plan, tally in zip(plans, counts, strict=True):

@@ -62,7 +62,7 @@ def small_campaign(seed: int, margin: float, section: dict[str, Any]) -> Any:
         pytest.param(OWN_BITS, 0.1, 100, marks=pytest.mark.slow),
     ],
 )
-def test_no_place_is_known_when_it_was_drawn_once_if_what_strikes_it_is_random(
+def test_no_place_is_known_when_it_was_drawn_once_if_its_fault_is_random(
     section: dict[str, Any], margin: float, campaigns: int
 ) -> None:
     """24 places of a random word each, or 12 of rows whose words are struck in a bit of their own: far fewer than

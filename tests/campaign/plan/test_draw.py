@@ -211,7 +211,7 @@ def test_the_plan_says_how_likely_each_fault_was(tiny_run: Path) -> None:
     assert (plan.inclusion < 1).any()
 
 
-def test_activation_faults_strike_an_image_of_their_tier(tiny_run: Path, tier_images: list[list[str]]) -> None:
+def test_activation_faults_are_of_an_image_of_their_tier(tiny_run: Path, tier_images: list[list[str]]) -> None:
     plan = pq.read_table(tiny_run / PLAN).to_pandas()
     activations = plan[plan["where"] == "activation"]
     assert all(

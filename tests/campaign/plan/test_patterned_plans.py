@@ -301,7 +301,7 @@ def test_a_legs_points_are_the_words_of_its_faults(
         ]
 
 
-def test_weights_are_struck_where_they_are_stored(mixed: Path) -> None:
+def test_weight_faults_are_where_weights_are_stored(mixed: Path) -> None:
     words, plan = expected_words(mixed), read_plan(mixed)
     weights = np.flatnonzero(np.array(plan.column("where").to_pylist()) == "weight")
     plan_slice = plan_slice_of(mixed, int(weights[0]), plan.num_rows)

@@ -149,7 +149,7 @@ def test_dimensions_are_read_in_any_order_and_told_when_wrong() -> None:
         dimensions("bit x bit")
 
 
-def test_values_are_those_of_the_struck_tensor() -> None:
+def test_values_are_those_of_the_faulty_tensor() -> None:
     stratum = all_of("site", bits=(31,))[0].members[0][1]
     by = dimensions("site x kind x block x bit x bit_class x tier")
     assert values_of(stratum, by) == ("block.0.mlp.fc1", "fc1", 0, 31, "sign", 0)

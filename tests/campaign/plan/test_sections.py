@@ -73,7 +73,7 @@ def test_every_stratum_comes_once_with_the_most_that_anybody_asks_for(asked: lis
 
 
 @given(some_sections)
-def test_the_bits_that_are_struck_are_those_of_the_strata(asked: list[dict[str, Any]]) -> None:
+def test_the_faulty_bits_are_those_of_the_strata(asked: list[dict[str, Any]]) -> None:
     sections = [section(**keys) for keys in asked]
     strata = [one.stratum for one in sampled_strata(sections, TABLES, TIERS) if one.stratum.op == "flip"]
     for persistent in (True, False):
@@ -159,7 +159,7 @@ def test_faults_at_several_sites_choose_from_one_set(tiny_values: dict[str, Any]
         parse_spec(tiny_values)
 
 
-def test_what_one_section_excludes_another_may_strike() -> None:
+def test_what_one_section_excludes_another_may_inject() -> None:
     chosen = TABLE.select_any("activation", [("*.softmax",), ("*", "!*.softmax", "!head")])
     assert [site.name for site in chosen] == list(SITES[:2])
 

@@ -238,7 +238,7 @@ def test_the_plan_can_be_seen_before(finished: Finished) -> None:
     assert plan.images == finished.summary.images.named
 
 
-def test_an_unrecognised_tensor_can_be_struck_by_its_own_name(finished: Finished, tmp_path: Path) -> None:
+def test_an_unrecognised_tensor_can_be_injected_by_its_own_name(finished: Finished, tmp_path: Path) -> None:
     found = catalogue(finished.file.read_bytes())
     tensor = next(site.name for site in found.others if site.where == "activation")
     values = copy.deepcopy(finished.values)

@@ -132,7 +132,7 @@ def test_tables_of_older_campaigns_are_still_read(tiny_copy: Path) -> None:
     np.testing.assert_allclose(found.weight, wanted.weight)
 
 
-def test_a_fault_that_strikes_every_image_has_a_row_for_each(tmp_path: Path) -> None:
+def test_a_fault_of_every_image_has_a_row_for_each(tmp_path: Path) -> None:
     columns: dict[str, Any] = {
         "stratum": pa.array([2, 2, 0, 2], pa.int32()),
         "population": pa.array([50, 50, 7, 50], pa.int64()),

@@ -170,7 +170,7 @@ def test_streams_are_kept_as_they_came(tmp_path: Path) -> None:
     assert_holds(tmp_path, [0])
 
 
-def test_pieces_of_a_unit_are_joined_in_order() -> None:
+def test_parts_of_a_unit_are_joined_in_order() -> None:
     joined = from_stream(join_streams([to_stream(rows(unit)) for unit in (0, 3, 1)]))
     assert joined.to_pylist() == pa.concat_tables([rows(0), rows(3), rows(1)]).to_pylist()
     assert from_stream(to_stream(rows(0)), columns=["value", "nothing"]).equals(rows(0).select(["value"]))

@@ -80,7 +80,7 @@ def test_all_operations_on_some_bits_of_a_word_are_those_that_have_bits() -> Non
     assert section.ops == ("flip", "stuck0", "stuck1")
 
 
-def test_weights_are_struck_for_every_image_and_activations_if_asked() -> None:
+def test_weight_faults_are_of_every_image_and_activation_faults_if_asked() -> None:
     scopes = [("weight", None), ("weight", "persistent"), ("activation", "persistent"), ("activation", None)]
     assert [FaultSpec(target="model", where=w, scope=s).persistent for w, s in scopes] == [True, True, True, False]  # type: ignore[arg-type]
 

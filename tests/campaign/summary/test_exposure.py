@@ -195,7 +195,7 @@ def test_other_exposures_need_only_another_summary(
     assert run_spec(tiny_spec, tiny_copy).exposure is None
 
 
-def test_an_exposure_of_no_struck_site_is_refused_before_a_fault_is_run(
+def test_an_exposure_of_no_site_with_faults_is_refused_before_a_fault_is_run(
     tiny_spec: CampaignSpec, gated: Path, run_spec: Callable[..., Summary]
 ) -> None:
     with pytest.raises(UsageError, match=r"exposure\.sites: no site that was struck matches 'patch_embed'"):

@@ -102,7 +102,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @settings(max_examples=8, deadline=None, phases=[Phase.reuse, Phase.generate])  # shrinking would take minutes
 @given(st.integers(0, 2**32 - 1), st.sampled_from([5, 40, 1000]), st.sampled_from([3, 17, 10_000]))
-def test_rows_read_in_any_pieces_give_the_rates_of_all_rows_together(
+def test_rows_read_in_any_parts_give_the_rates_of_all_rows_together(
     folder: Path, seed: int, group_rows: int, chunk_rows: int
 ) -> None:
     rows = some_rows(seed)

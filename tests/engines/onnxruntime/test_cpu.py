@@ -83,7 +83,7 @@ def rebuilt(model: bytes, site: Site, index: int, masks: Masks) -> OrtCpuRunner:
     return OrtCpuRunner(EngineRequest(proto.SerializeToString(), "sha", "id", mutable_weights=True))
 
 
-def test_a_struck_weight_acts_as_in_a_rebuilt_engine_for_every_tensor(
+def test_a_faulty_weight_acts_as_in_a_rebuilt_engine_for_every_tensor(
     model: bytes, table: SiteTable, mutable: OrtCpuRunner
 ) -> None:
     golden = output(mutable)
@@ -129,7 +129,7 @@ def test_two_engines_do_not_share_their_weights(model: bytes, mutable: OrtCpuRun
             assert output(other).tobytes() == golden.tobytes()
 
 
-def test_an_engine_as_deployed_refuses_to_be_struck(model: bytes) -> None:
+def test_an_engine_as_deployed_refuses_weight_faults(model: bytes) -> None:
     with (
         OrtCpuRunner(EngineRequest(model, "sha", "id")) as runner,
         pytest.raises(EngineError, match=r"'head\.bias' cannot be struck here: the engine was built without mutable"),

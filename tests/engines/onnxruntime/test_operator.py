@@ -156,7 +156,7 @@ def test_an_index_is_flat_within_the_row(library: str, shape: tuple[int, ...]) -
 
 
 @pytest.mark.parametrize("shape", [(0, 4), (3, 4), (2, 0)])
-def test_nothing_to_strike(library: str, shape: tuple[int, int]) -> None:
+def test_nothing_to_inject(library: str, shape: tuple[int, int]) -> None:
     """No rows, no faults, no elements."""
     x = np.ones(shape, np.float32)
     places, masks = np.zeros((shape[0], 0), np.int64), np.zeros((shape[0], 0), np.uint32)

@@ -21,7 +21,7 @@ from tests.support.libraries import SITES, imported
 from tests.support.onnx_files import by_hand
 
 
-def test_a_quantised_file_is_struck_at_its_integers(dynamic: Path, images: NDArray, tmp_path: Path) -> None:
+def test_a_quantised_file_is_injected_at_its_integers(dynamic: Path, images: NDArray, tmp_path: Path) -> None:
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
     file = tmp_path / "int8.onnx"

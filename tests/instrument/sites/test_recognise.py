@@ -130,7 +130,7 @@ def test_a_twin_with_idle_ports_is_the_file_bit_for_bit(foreign: Any, session: A
     np.testing.assert_array_equal(outputs[twin.outputs[0]].view(np.uint32), wanted.view(np.uint32))
 
 
-def test_each_port_strikes_one_row_and_reaches_the_output(foreign: Any, session: Any) -> None:
+def test_each_port_changes_one_row_and_reaches_the_output(foreign: Any, session: Any) -> None:
     file = foreign("timm", "torchscript")
     plain = adopt(file.file).plain
     table = site_table(plain, "model")

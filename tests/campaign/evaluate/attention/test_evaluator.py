@@ -57,7 +57,7 @@ class TestExactPaths:
         if not abs(value) < 1e21:
             assert exact.all()
 
-    def test_a_strike_at_several_elements_goes_through_the_whole_twin(self, plain_case: Case) -> None:
+    def test_an_injection_at_several_elements_goes_through_the_whole_twin(self, plain_case: Case) -> None:
         pairs = [joined(*(plain_case.flips(kind, 5, seed) for seed in (1, 2))) for kind in ("v", "k", "q", "proj")]
         ports = joined(*pairs).ports
         first, second = np.arange(0, 40) % 10 < 5, np.arange(0, 40) % 10 >= 5
@@ -80,7 +80,7 @@ class TestExactPaths:
         assert set(how.tolist()) <= {How.ROWS, How.UNCHANGED}
         assert same_bits(outputs, together(plain_case.whole, plain_case.flips("q", 6))[0])
 
-    def test_strikes_nowhere_and_at_sites_without_a_path_go_the_whole_way(self, plain_case: Case) -> None:
+    def test_injections_nowhere_and_at_sites_without_a_path_go_the_whole_way(self, plain_case: Case) -> None:
         injections = joined(Injections(np.zeros(3, np.int64), PortFeed.idle(3)), plain_case.flips("q", 3))
         _, how, _ = together(plain_case.evaluator({"v": "rows"}), injections)
         assert set(how.tolist()) == {How.WHOLE}

@@ -213,7 +213,7 @@ def test_work_is_less_the_later_the_fault_and_none_where_it_is_dead() -> None:
     assert evaluator.engine_seconds > 0
 
 
-def test_engines_are_opened_only_for_what_is_struck() -> None:
+def test_engines_are_opened_only_for_sites_with_faults() -> None:
     model = lab("pre-norm")
     before = model.opened
     evaluated(model.evaluator(), model.injections(40, seed=15, sites=model.sites("block.2.mlp.fc1")))

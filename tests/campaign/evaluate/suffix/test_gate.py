@@ -133,7 +133,7 @@ def test_loud_words_are_as_large_as_numbers_get_and_include_infinity(name: str) 
     assert not np.isnan(size).any()
 
 
-def test_every_kind_of_site_is_struck_by_loud_words(model: Lab) -> None:
+def test_every_kind_of_site_is_injected_with_loud_words(model: Lab) -> None:
     injections = sample(model.stages.table.ports, model.stages.table, model.live, len(model.images), 1, seed=1)
     ports, names = injections.ports, list(model.table.ports)
     loud = (ports.and_mask[:, 0] == 0) & (ports.or_mask[:, 0] & 0x7F800000 >= 0x7F000000)
@@ -192,7 +192,7 @@ def test_where_nothing_gives_the_same_bits_the_whole_is_run(model: Lab, monkeypa
     assert len(found.record.tried) == 3
 
 
-def test_an_engine_that_refuses_pieces_leaves_the_whole(model: Lab) -> None:
+def test_an_engine_that_refuses_segments_leaves_the_whole(model: Lab) -> None:
     class Refusing(Lab):
         def open(self, model: bytes, *, batch: int | None = None, mutable_weights: bool = False) -> Any:
             if self.opened:
@@ -212,7 +212,7 @@ def test_a_plan_from_the_record_works_in_another_place(model: Lab) -> None:
     assert plan != BARE
 
 
-def test_only_what_the_campaign_strikes_is_shown(model: Lab) -> None:
+def test_only_sites_of_the_campaign_are_shown(model: Lab) -> None:
     faulty = [site for site in model.stages.table if site.name in ("block.0.attn.v", "head")]
     found = prove_suffix(model.evaluator, model.whole, model.live, IMAGES, seed=0, per_site_kind=4, sites=faulty)
     assert found.plan == Shortcuts()

@@ -163,7 +163,7 @@ def test_a_last_block_that_differs_is_run_in_full(model: WeightLab, monkeypatch:
     assert "golden" in proof.record.tried[0].wrong
 
 
-def test_engines_that_do_not_hear_a_struck_weight_stay_off(model: WeightLab) -> None:
+def test_engines_that_do_not_hear_a_faulty_weight_stay_off(model: WeightLab) -> None:
     class Deaf(WeightLab):
         def open(self, model: bytes, *, batch: int | None = None, mutable_weights: bool = False) -> Runner:
             runner = super().open(model, batch=batch, mutable_weights=mutable_weights)
@@ -178,7 +178,7 @@ def test_engines_that_do_not_hear_a_struck_weight_stay_off(model: WeightLab) -> 
     assert "faults" in proof.record.tried[0].wrong
 
 
-def test_an_engine_that_refuses_pieces_leaves_the_whole(model: WeightLab) -> None:
+def test_an_engine_that_refuses_segments_leaves_the_whole(model: WeightLab) -> None:
     class Refusing(WeightLab):
         def open(self, model: bytes, *, batch: int | None = None, mutable_weights: bool = False) -> Runner:
             if mutable_weights and model != self.plain:
@@ -191,7 +191,7 @@ def test_an_engine_that_refuses_pieces_leaves_the_whole(model: WeightLab) -> Non
     assert "no part" in proof.record.tried[0].wrong
 
 
-def test_the_gate_strikes_only_what_the_campaign_strikes(model: WeightLab) -> None:
+def test_the_gate_injects_only_where_the_campaign_does(model: WeightLab) -> None:
     faulty = [site for site in model.weights if site.name in ("head.bias", "block.0.attn.qkv.weight")]
     seen: set[str] = set()
 
