@@ -31,7 +31,7 @@ def write_scores_picture(path: Path, report: StudyReport) -> None:
             axes.plot(x - 0.15, 100 * variant.published, "D", color="tab:orange", mfc="none", label="published")
     axes.set_xticks(range(len(report.variants)), [drawn(variant.name) for variant in report.variants], rotation=20)
     axes.set(ylabel="test accuracy (%)", xlim=(-0.6, len(report.variants) - 0.4))
-    axes.set_title(drawn(f"study {report.study} on {report.dataset.partition(':')[0]}, {report.epochs} epochs"))
+    axes.set_title(drawn(f"study {report.study} on {short(report.dataset)}, {report.epochs} epochs"))
     axes.grid(axis="y", alpha=0.3)
     handles, labels = axes.get_legend_handles_labels()
     unique = dict(zip(labels, handles, strict=True))
@@ -43,7 +43,7 @@ def write_curves_picture(path: Path, curves: Mapping[str, Mapping[int, Sequence[
     """Training and validation loss against the epoch: a colour per variant, thin lines for seeds, a thick one for their
     mean."""
     figure = Figure(figsize=(11, 4.5), layout="constrained")
-    figure.suptitle(drawn(title.partition(":")[0]))
+    figure.suptitle(drawn(title))
     panels = figure.subplots(1, 2)
     colours = colormaps["tab10" if len(curves) <= 10 else "viridis"]
     for axes, measure, label in zip(
@@ -66,6 +66,12 @@ def _lines(axes: Axes, by_seed: Mapping[int, Sequence[EpochRecord]], measure: st
         axes.plot(epochs, values, color=colour, linewidth=0.6, alpha=0.5)
     marker = "." if len(epochs) < 3 else ""
     axes.plot(epochs, np.mean(every, axis=0), color=colour, linewidth=1.8, marker=marker, label=drawn(name))
+
+
+def short(data: str) -> str:
+    """Name of a data set for a title: without the folders of its path."""
+    kind, colon, path = data.partition(":")
+    return f"{kind}{colon}{Path(path).name}"
 
 
 def _save(figure: Figure, path: Path) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from testbed.core.folder.files import write_json, write_text
 from testbed.core.folder.runfolder import RunFolder, current_argv
-from testbed.study.figures import write_curves_picture, write_scores_picture
+from testbed.study.figures import short, write_curves_picture, write_scores_picture
 from testbed.study.plan import StudyPlan, VariantPlan
 from testbed.study.results import CONFIDENCE, SeedScore, StudyReport, VariantScore, differences_of
 from testbed.train.curves import read_csv
@@ -125,7 +125,7 @@ def _write(plan: StudyPlan, path: Path, report: StudyReport) -> None:
     _write_scores(path / TABLE, report)
     write_scores_picture(path / PICTURE, report)
     _write_curves(path / STUDY_CURVES, curves)
-    write_curves_picture(path / STUDY_CURVES_PICTURE, curves, f"study {report.study} on {report.dataset}")
+    write_curves_picture(path / STUDY_CURVES_PICTURE, curves, f"study {report.study} on {short(report.dataset)}")
 
 
 def _write_scores(path: Path, report: StudyReport) -> None:

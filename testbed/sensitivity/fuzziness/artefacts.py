@@ -28,7 +28,7 @@ from testbed.golden.source import dataset_of
 from testbed.models.runs import ModelRun, open_model_run
 from testbed.sensitivity.fuzziness.fits import Fits, both_fits
 from testbed.sensitivity.fuzziness.layers import LayerFuzziness, chosen_layers, measure_layers
-from testbed.sensitivity.fuzziness.log import EpochFuzziness, Recorder, due, read_log
+from testbed.sensitivity.fuzziness.log import EpochFuzziness, Recorder, due, read_log, write_log
 from testbed.sensitivity.fuzziness.plots import (
     accuracy_figure,
     epochs_figure,
@@ -174,6 +174,22 @@ def recorded_log(path: Path) -> list[EpochFuzziness]:
     if not (folder / LOG).exists() and LOG_STAGE not in folder.manifest["stages"]:
         raise UsageError(f"the training in {path} recorded no fuzziness; train with --fuzziness-every N")
     return _log_in(folder)
+
+
+def write_recorded(path: Path, to: Path) -> list[str]:
+    """Writes the log of the training in run folder ``path``, so far, and its pictures below ``to``; returns their names.
+
+    Raises as `recorded_log`, and UsageError where ``to`` is the run folder itself: it holds its own.
+    """
+    if to.resolve() == path.resolve():
+        raise UsageError(f"{path} holds its own pictures when its training is finished; name another folder with --to")
+    log = recorded_log(path)
+    if not log:
+        raise UsageError(f"the training in {path} has recorded no epoch yet; look again later")
+    write_log(to / LOG, log)
+    depth = sum(name.startswith("block.") for name in log[-1].layers)
+    _draw(to, log, str(RunFolder.existing(path).manifest["name"]), depth)
+    return _log_files(log)
 
 
 def _log_in(folder: RunFolder) -> list[EpochFuzziness]:

@@ -27,6 +27,7 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
         "testbed fuzziness runs/vit",
         "testbed fuzziness runs/vit --layers block.0,block.1,block.2,logits --images 1000 --json",
         "testbed fuzziness runs/vit --per-epoch",
+        "testbed fuzziness runs/vit --per-epoch --to runs/pictures",
         "testbed fuzziness runs/seed-0 runs/seed-1 runs/seed-2 --average --to runs/average",
     )
 )
@@ -41,7 +42,9 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
 @click.option("--weighted", is_flag=True, help="Classes weigh by their number of images, not equally.")
 @click.option("--per-epoch", is_flag=True, help="What `testbed train --fuzziness-every` recorded; measures nothing.")
 @click.option("--average", "averaged", is_flag=True, help="Mean and standard deviation over several folders.")
-@click.option("--to", type=_FOLDER, metavar="DIR", help="With --average: write its tables and pictures there.")
+@click.option(
+    "--to", type=_FOLDER, metavar="DIR", help="With --average or --per-epoch: write tables and pictures there."
+)
 @click.option("--threads", type=Threads(), default=1, show_default=True, help="CPU threads.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, or auto: cuda where there is one.")
 @json_option
@@ -64,17 +67,17 @@ def fuzziness(
     """
     if len(folders) > 1 and not averaged:
         raise click.UsageError("several folders are averaged: add --average")
-    if to and not averaged:
-        raise click.UsageError("--to goes with --average; a single folder holds its own artefacts")
-    if per_epoch and (images or weighted or to):
-        raise click.UsageError("--per-epoch shows what was recorded; it takes no --images, --weighted or --to")
+    if to and averaged == per_epoch:
+        raise click.UsageError("--to goes with --average or --per-epoch; a single folder holds its own artefacts")
+    if per_epoch and (images or weighted):
+        raise click.UsageError("--per-epoch shows what was recorded; it takes no --images or --weighted")
     wanted = None if layers is None else layers.split(",")
     if averaged:
         from testbed.sensitivity.fuzziness.average import check_alike
 
         check_alike(folders)
     if per_epoch:
-        _recorded(folders, wanted, averaged, as_json)
+        _recorded(folders, wanted, averaged, to, as_json)
         return
     import torch
 
@@ -105,11 +108,16 @@ def fuzziness(
     emit(AverageRecord.of(mean, epochs, files), as_json, lambda: _average_text(mean, files))
 
 
-def _recorded(folders: Sequence[Path], wanted: list[str] | None, averaged: bool, as_json: bool) -> None:
+def _recorded(
+    folders: Sequence[Path], wanted: list[str] | None, averaged: bool, to: Path | None, as_json: bool
+) -> None:
     """Shows the training's log, or the mean of several."""
+    from testbed.sensitivity.fuzziness.artefacts import write_recorded
     from testbed.sensitivity.fuzziness.records import recorded_epochs
 
     recorded = recorded_epochs(folders, wanted, averaged)
+    if to:
+        write_recorded(folders[0], to)
     emit(recorded.record, as_json, lambda: _epochs_text(recorded.rows, recorded.names))
 
 

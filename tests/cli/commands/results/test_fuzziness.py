@@ -133,6 +133,29 @@ def test_per_epoch_shows_what_was_recorded_and_measures_nothing(recorded, monkey
     assert "block.1" not in text
 
 
+def test_the_pictures_of_what_was_recorded_so_far_are_written_elsewhere(recorded, tmp_path):
+    folder, _ = recorded
+    unfinished = tmp_path / "run"
+    (unfinished / "fuzziness").mkdir(parents=True)
+    log = (folder / "fuzziness" / "log.csv").read_text().splitlines(keepends=True)
+    (unfinished / "fuzziness" / "log.csv").write_text("".join(log[:3]))  # the last epoch is not trained yet
+    claimed = RunFolder.claimed(tmp_path / "other", "model", "digits", {}, [])
+    with claimed.locked():
+        claimed.save()
+    shutil.copy(tmp_path / "other" / "manifest.json", unfinished)
+    assert invoke("fuzziness", unfinished, "--per-epoch", "--to", tmp_path / "to").exit_code == 0
+    names = {file.name for file in (tmp_path / "to" / "fuzziness").iterdir()}
+    assert {"log.csv", "epochs.gif", "epoch-0002.png", "epoch-0004.png", "layer-block.1.png"} <= names
+    assert "epoch-0005.png" not in names
+    with Image.open(tmp_path / "to" / "fuzziness" / "epochs.gif") as animation:
+        assert getattr(animation, "n_frames", 1) == 2
+    assert (tmp_path / "to" / "fuzziness" / "log.csv").read_text() == "".join(log[:3])
+    assert {file.name for file in (unfinished / "fuzziness").iterdir()} == {"log.csv"}
+    refused = invoke("fuzziness", folder, "--per-epoch", "--to", folder)
+    assert (refused.exit_code, refused.stderr.count("\n")) == (2, 1)
+    assert "name another folder with --to" in refused.stderr
+
+
 def test_the_same_training_again_changes_nothing(copied):
     before = {file: file.read_bytes() for file in copied.rglob("*") if file.is_file()}
     again = answer_of(small(copied, "--epochs", 5, "--fuzziness-every", 2, "--json"))
@@ -230,7 +253,7 @@ def test_only_like_models_are_averaged(copied, tmp_path):
         (["--images", 0], "0 is not in the range"),
         (["--device", "gpu"], "unknown device 'gpu'"),
         (["--to", "x"], "--to goes with --average"),
-        (["--per-epoch", "--weighted"], "it takes no --images, --weighted or --to"),
+        (["--per-epoch", "--weighted"], "it takes no --images or --weighted"),
         (["nowhere"], "add --average"),
     ],
 )
