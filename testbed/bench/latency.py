@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from testbed.bench.counts import mac_count, parameter_count
 from testbed.bench.timing import Budget, Ratio, interleaved, percentiles, ratio_to
 from testbed.core.errors import UsageError
+from testbed.core.folder.manifest import CAMPAIGN
 from testbed.engines.backends import check_engine, require_engine
 from testbed.engines.runner import PhasedRunner, Runner, open_engine
 from testbed.golden.deployment import ends_of, plain_engine
@@ -101,7 +102,7 @@ def measure(
 
 def _opened(path: Path, question: Question, stack: ExitStack) -> _Subject:
     run = open_model_run(path)
-    if run.folder.manifest.get("kind") == "campaign":
+    if run.folder.kind == CAMPAIGN:
         return _subject(path, run, question, stack)
     with working_in(path) as writable:
         return _subject(path, writable, question, stack)

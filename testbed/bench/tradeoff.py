@@ -21,6 +21,7 @@ from testbed.campaign.folder.claim import recorded_spec
 from testbed.campaign.summary.record import Summary, load_summary
 from testbed.campaign.summary.summarise import SUMMARY
 from testbed.core.errors import UsageError
+from testbed.core.folder.manifest import CAMPAIGN
 from testbed.core.folder.runfolder import RunFolder
 from testbed.engines.backends import check_engine
 from testbed.engines.runner import EngineRequest, open_engine
@@ -147,7 +148,7 @@ def _percent(vulnerability: Vulnerability) -> str:
 
 def _plain(path: Path, question: Question) -> EngineRequest:
     run = open_model_run(path)
-    if run.folder.manifest.get("kind") == "campaign":
+    if run.folder.kind == CAMPAIGN:
         return plain_engine(run, "model", precision=question.precision, threads=question.threads)
     with working_in(path) as writable:
         return plain_engine(writable, "model", precision=question.precision, threads=question.threads)

@@ -13,7 +13,7 @@ from testbed.models.runs import ModelRun
 def dataset_of(run: ModelRun) -> Dataset:
     """Raises UsageError when the folder names none or one for other classes or channels; TestbedError for bad data."""
     path, source, config = run.folder.path, run.data, run.model.config
-    if source is None and run.folder.manifest.get("kind") == CAMPAIGN:
+    if source is None and run.folder.kind == CAMPAIGN:
         model = with_sources(run.folder.manifest["spec"], path)["model"].get("run")
         raise UsageError(f"{path} is a campaign on a trained model; name that model's own folder: {model}")
     if source is None:

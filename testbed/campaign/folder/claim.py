@@ -37,9 +37,9 @@ def claimed(path: Path, spec: CampaignSpec, *, redo: bool = False, fresh: bool =
     """
     wanted, identity = placeless(spec.identity()), portable(spec.identity())
     if path.is_dir() and (held := RunFolder(path)).manifest:
-        if held.manifest["kind"] != CAMPAIGN:
+        if held.kind != CAMPAIGN:
             raise UsageError(
-                f"{path} holds a {held.manifest['kind']} ({held.manifest['name']!r}), not a campaign; choose another folder"
+                f"{path} holds a {held.kind} ({held.manifest['name']!r}), not a campaign; choose another folder"
                 " with --run"
             )
         held_settings = _settings(held.manifest["spec"])
@@ -74,7 +74,7 @@ def _respecified(
     """The folder for other settings, if no fault was run there. Raises UsageError with what differs if one was."""
     held.check_records()
     differing = differences(recorded, wanted)
-    if "execute" in held.manifest["stages"] or len(ResultLog(held / STORE)):
+    if "execute" in held.stages or len(ResultLog(held / STORE)):
         raise UsageError(
             f"{held.path} holds another run (campaign {held.manifest['name']!r}), and faults were run in it. What differs"
             f" here: {differing}. Go back to its settings, choose another folder with --run, or give up its rows with"
@@ -129,8 +129,7 @@ def _flat(values: Any, key_path: str = "") -> Iterator[tuple[str, str]]:
 def recorded_spec(folder: RunFolder) -> CampaignSpec:
     """The spec a campaign was begun with. Raises UsageError for another kind of folder, StaleArtefact where what the stages
     report of themselves is not as they write it."""
-    manifest = folder.manifest
-    if manifest.get("kind") != "campaign":
-        raise UsageError(f"{folder.path} holds no campaign but a {manifest.get('kind')}")
+    if folder.kind != CAMPAIGN:
+        raise UsageError(f"{folder.path} holds no campaign but a {folder.kind}")
     check_facts(folder)
-    return parse_spec(with_sources(manifest["spec"], folder.path), str(folder.path))
+    return parse_spec(with_sources(folder.manifest["spec"], folder.path), str(folder.path))

@@ -43,6 +43,11 @@ class StagedFolder:
             raise StaleArtefact(f"{file} cannot be read ({error.strerror}); start again in another folder") from error
 
     @property
+    def kind(self) -> str | None:
+        """What the folder holds, such as "campaign"; None where it holds nothing yet."""
+        return self.manifest.get("kind")
+
+    @property
     def stages(self) -> dict[str, StageRecord]:
         """What the manifest says of each stage, in the order they were done; its form was checked when it was read."""
         return {name: StageRecord.model_construct(**record) for name, record in self.manifest.get("stages", {}).items()}
@@ -57,7 +62,7 @@ class StagedFolder:
         that a command of its own makes counts as not made, which is told."""
         for stage, damage in self._damaged.items():
             problem = f"what {self.path / MANIFEST} records of stage {stage!r} was edited or damaged ({damage.wrong})"
-            if self.manifest["kind"] == CAMPAIGN:
+            if self.kind == CAMPAIGN:
                 raise StaleArtefact(f"{problem}; {self._redo(stage)}")
             if damage.command is None:
                 raise StaleArtefact(f"{problem}; start again in another folder")
@@ -124,7 +129,7 @@ class StagedFolder:
     def _redo(self, stage: str) -> str:
         """How to redo a stage: by the one command that has the option; commands that only read the folder say so,
         too."""
-        if self.manifest.get("kind") == CAMPAIGN:
+        if self.kind == CAMPAIGN:
             return f"rerun it with `testbed campaign run SPEC --run {self.path} --redo {stage}`"
         if stage == TRAINED:
             return f"rerun it with `testbed train ... --run {self.path} --redo {stage}`"

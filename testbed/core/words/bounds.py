@@ -5,6 +5,7 @@ A bound is taken as the number that its shortest decimal says, which is the numb
 
 from __future__ import annotations
 
+import math
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 
 _DIGITS = 3
@@ -30,8 +31,8 @@ def percent_at_least(share: float) -> str:
 
 
 def tolerance(number: float) -> str:
-    """ "1e-4", "0.01", "1.23e-7": at most three digits."""
-    if number == 0 or 0.001 < abs(number) < 1000:
+    """ "1e-4", "0.01", "1.23e-7": at most three digits; "inf" where none is enough."""
+    if number == 0 or 0.001 < abs(number) < 1000 or not math.isfinite(number):
         return f"{number:.3g}"
     mantissa, _, exponent = f"{number:.2e}".partition("e")
     return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"

@@ -42,6 +42,7 @@ def test_a_bound_of_three_digits_is_printed_as_it_is_and_the_next_one_is_not(dig
         (123.456, "124", "123"),
         (999.5, "1e3", "999"),
         (1e-4, "1e-4", "1e-4"),
+        (math.inf, "inf", "inf"),
     ],
 )
 def test_bounds(bound: float, up: str, down: str) -> None:

@@ -12,6 +12,7 @@ from testbed.cli.groups import DefaultGroup
 from testbed.cli.options.numbers import LARGEST_BATCH, Number, Threads, Whole
 from testbed.cli.options.types import EngineOption, ImageRange, ImagesOption
 from testbed.core.errors import GateFailed, UsageError
+from testbed.core.words.bounds import at_least
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -261,8 +262,9 @@ def _verification_text(verification: Verification) -> RenderableType:
     for heading in ("confidence", "images", "faulty", "largest deviation", "smallest atol that passes"):
         table.add_column(heading, justify="left" if heading == "confidence" else "right")
     for tier in verification.tiers:
-        worst = ["-" if value is None else f"{value:.3g}" for value in (tier.max_abs_diff, tier.smallest_atol)]
-        table.add_row(interval_name(tier.low, tier.high), f"{tier.n}", f"{tier.faulty}", *worst)
+        deviation = "-" if tier.max_abs_diff is None else f"{tier.max_abs_diff:.3g}"
+        atol = "-" if tier.smallest_atol is None else at_least(tier.smallest_atol)
+        table.add_row(interval_name(tier.low, tier.high), f"{tier.n}", f"{tier.faulty}", deviation, atol)
     head = (
         f"{verification.target} in {verification.engine}, engine {verification.engine_hash}, atol"
         f" {verification.atol:g}, rtol {verification.rtol:g}"

@@ -13,6 +13,7 @@ from testbed.cli.options.numbers import Number, Threads, Whole
 from testbed.cli.options.types import EngineOption
 from testbed.core.errors import GateFailed
 from testbed.core.formats import PRECISIONS
+from testbed.core.words.bounds import at_least
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -99,7 +100,9 @@ def export(
     emit(deployed, as_json, lambda: _parity_text(deployed))
     needed = worst(deployed.parity, "smallest_atol")
     if atol is not None and not needed <= atol:
-        raise GateFailed(f"{target} in {precision} needs atol {needed:.3g} at rtol {rtol:g}, above the stated {atol:g}")
+        raise GateFailed(
+            f"{target} in {precision} needs atol {at_least(needed)} at rtol {rtol:g}, above the stated {atol:g}"
+        )
 
 
 def _parity_text(deployed: Deployed) -> RenderableType:
