@@ -121,7 +121,7 @@ def compared(setting: Setting) -> dict[str, Any]:
     uniform_seconds = float((uniform * rate["seconds_per_fault"]).sum())
     blocks = sorted({layer.block for layer in layers})
     return {
-        "model": setting.subject.run.folder.manifest["name"],
+        "model": setting.subject.reference.name,
         "margin": rule.margin,
         "confidence": rule.confidence,
         "ratio": peer_seconds / campaign.cpu_seconds,

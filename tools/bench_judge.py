@@ -19,8 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.analysis.outputs import native_judge
-from testbed.analysis.outputs.outcome import measured
+from testbed.testing import outcome_judges
 
 GRID = (0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
 SIZES = {"logits": (10, 1024), "attention": (197 * 192, 128)}
@@ -51,9 +50,9 @@ def compared(target: str, kind: str, repeats: int) -> dict[str, Any]:
     golden = rng.standard_normal((16, elements)).astype(np.float32)
     row = rng.integers(0, len(golden), rows)
     faulty, atol = outputs(golden[row], kind, rng), np.full(rows, 1e-4)
-    asked: dict[str, Callable[[], Any]] = {"numpy": lambda: measured(faulty, golden[row], atol, 1e-4, GRID)}
-    for name in native_judge.sets():
-        asked[name] = partial(native_judge.judge, faulty, golden, row, atol, 1e-4, GRID, name)
+    asked: dict[str, Callable[[], Any]] = {
+        name: partial(judge, faulty, golden, row, atol, 1e-4, GRID) for name, judge in outcome_judges().items()
+    }
     taken: dict[str, list[float]] = {name: [] for name in asked}
     for _ in range(repeats + 1):
         for name, call in asked.items():

@@ -9,39 +9,17 @@ pairwise ratios, with quartiles. No fault is armed.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import sys
-import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from testbed import TestbedError
-from testbed.core.folder.files import sha256_bytes
-from testbed.core.site import SiteTable
-from testbed.export.target import export_target
-from testbed.instrument.ports.feed import MECHANISMS, PortFeed
-from testbed.instrument.ports.insertion import instrument
-from testbed.instrument.table import site_table
-from testbed.models.presets import preset
-from testbed.models.vit import ViT
-from testbed.testing import EngineRequest, Runner, open_engine
+from testbed.testing import InstrumentedModel, ReferenceModel, Runner
 
-
-def some_sites(table: SiteTable, count: int | None) -> SiteTable:
-    """Evenly spread activation sites; all where ``count`` is None."""
-    activations = [site for site in table if site.where == "activation"]
-    if count is not None and count < len(activations):
-        activations = [activations[i] for i in np.linspace(0, len(activations) - 1, count).round().astype(int)]
-    return dataclasses.replace(table, sites=tuple(activations))
-
-
-def engine(content: bytes, table: SiteTable, backend: str) -> Runner:
-    return open_engine(backend, EngineRequest(content, sha256_bytes(content), table.deployment_id))
+MECHANISMS = ("gated_replace", "xor", "op")
 
 
 def seconds(runner: Runner, feeds: dict[str, Any]) -> float:
@@ -73,12 +51,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer repeats, batch 1 only")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    torch.manual_seed(0)
-    config = preset(arguments.preset)
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "plain.onnx"
-        export_target(ViT(config), "model", file)
-        content = file.read_bytes()
+    reference = ReferenceModel.random(arguments.preset)
+    config, content = reference.config, reference.onnx()
+    total = len(InstrumentedModel.of_onnx(content).sites.ports)
     rows = []
     for batch in (1,) if arguments.quick else (1, 32):
         image = (
@@ -86,20 +61,19 @@ def main() -> None:
         )
         repeats = (7 if arguments.quick else 40) if batch == 1 else 7
         for mechanism in MECHANISMS:
-            table = site_table(content, "model", mechanism)
-            with engine(content, table, arguments.engine) as plain:
-                for count in (1, 12, None):
-                    chosen = some_sites(table, count)
-                    row = {"mechanism": mechanism, "sites": len(chosen.sites), "batch": batch, "repeats": repeats}
-                    try:
-                        twin_file = instrument(content, chosen).SerializeToString()
-                        with engine(twin_file, chosen, arguments.engine) as twin:
-                            ports = PortFeed.idle(batch).as_inputs(chosen)
-                            row |= measured(plain, twin, image, ports, repeats)
-                    except TestbedError as error:
-                        row["error"] = str(error)
-                    rows.append(row)
-                    print(row, file=sys.stderr)
+            for count in (1, 12, None):
+                sites = min(count or total, total)
+                row: dict[str, Any] = {"mechanism": mechanism, "sites": sites, "batch": batch, "repeats": repeats}
+                try:
+                    made = InstrumentedModel.of_onnx(content, ports=mechanism, most_ports=count)
+                    with made.open_plain(arguments.engine) as plain, made.open_twin(arguments.engine) as twin:
+                        feeds = made.feeds(image)
+                        ports = {name: values for name, values in feeds.items() if name != made.input_name}
+                        row |= measured(plain, twin, image, ports, repeats)
+                except TestbedError as error:
+                    row["error"] = str(error)
+                rows.append(row)
+                print(row, file=sys.stderr)
     if arguments.json:
         print(
             json.dumps({"preset": arguments.preset, "engine": arguments.engine, "threads": 1, "rows": rows}, indent=1)

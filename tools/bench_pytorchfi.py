@@ -36,8 +36,7 @@ from benchmarks.setting import Setting  # noqa: E402
 from benchmarks.subject import subject  # noqa: E402
 from benchmarks.verdict import Tolerance  # noqa: E402
 
-from testbed import TestbedError  # noqa: E402
-from testbed.core.folder.provenance import processor  # noqa: E402
+from testbed import TestbedError, diagnose  # noqa: E402
 
 WORKLOADS = ("neuron", "weight", "attention")
 FAULTS = {"neuron": 640, "weight": 40, "attention": 8000}
@@ -140,7 +139,7 @@ def report_of(arguments: argparse.Namespace, setting: Setting, found: dict[str, 
         },
         "peers": {name: version(name) for name in ("pytorchfi", "mrfi")} | {"mrfi_missing": mrfi_missing()},
         "versions": {name: version(name) for name in ("torch", "onnxruntime-gpu", "onnxruntime", "openvino", "numpy")},
-        "processor": processor(),
+        "processor": diagnose().host["cpu"],
         "counted": {
             "ours": " ".join((sys.modules["benchmarks.ours"].__doc__ or "").split()),
             "pytorchfi": " ".join((peer_pytorchfi.__doc__ or "").split()),

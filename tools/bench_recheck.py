@@ -23,17 +23,14 @@ try:
 except ImportError:
     sys.exit("error: Dask is not installed: pip install 'testbed[cluster]'")
 
-from testbed import load_spec
-from testbed.campaign.files import RESULTS
-from testbed.campaign.pipeline import run_campaign
-from testbed.campaign.results.arrow import to_stream
+from bench_units import same
+
+import testbed
 from testbed.campaign.work.dask.checks import Checks
-from testbed.campaign.work.row_check import difference
-from testbed.campaign.work.worker_setup import WorkerSetup
 
 
 def measured(spec: Path, shares: list[float], repeats: int) -> dict[str, Any]:
-    asked, again = load_spec(spec), dict[float, list[int]]()
+    asked, again = testbed.load_spec(spec), dict[float, list[int]]()
     wall: dict[float, list[float]] = {share: [] for share in shares}
     closed, counts = Checks.close, list[int]()
 
@@ -48,17 +45,16 @@ def measured(spec: Path, shares: list[float], repeats: int) -> dict[str, Any]:
         for _ in range(repeats):
             for share in shares:
                 redo = "execute" if folder.exists() else None
-                worker_setup = WorkerSetup(scheduler=cluster.scheduler_address, recheck=share)
-                run_campaign(asked, folder, redo=redo, worker_setup=worker_setup)
+                testbed.run(asked, folder, redo=redo, scheduler=cluster.scheduler_address, recheck=share).close()
                 facts = json.loads((folder / "manifest.json").read_text())["stages"]["execute"]["facts"]
                 wall[share].append(float(facts["wall_seconds"]))
                 again.setdefault(share, []).append(counts[-1])
-                tables.append(pq.read_table(folder / RESULTS))
+                tables.append(pq.read_table(folder / "results.parquet"))
     first = statistics.median(wall[shares[0]])
     return {
         "spec": spec.name,
         "rows": tables[0].num_rows,
-        "same_rows": all(difference(to_stream(table), to_stream(tables[0])) is None for table in tables[1:]),
+        "same_rows": all(same(table, tables[0]) for table in tables[1:]),
         "shares": [
             {
                 "share": share,

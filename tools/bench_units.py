@@ -20,11 +20,8 @@ from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 
-from testbed import load_spec
-from testbed.campaign.files import RESULTS
-from testbed.campaign.pipeline import run_campaign
+import testbed
 from testbed.campaign.work import spans
-from testbed.campaign.work.worker_setup import WorkerSetup
 
 SIDES = ("measured", "asked", "one by one")
 
@@ -44,12 +41,12 @@ def processor_s() -> float:
 
 def execute(spec: Path, unit: int | None, folder: Path, workers: int, joined: bool, again: bool) -> Cost:
     """Everything before the stage is made where it is not there."""
-    asked = load_spec(spec)
+    asked = testbed.load_spec(spec)
     asked = asked.model_copy(update={"engine": asked.engine.model_copy(update={"unit": unit})})
     before, spans.SPAN_S = spans.SPAN_S, spans.SPAN_S if joined else 0.0
     start = processor_s()
     try:
-        run_campaign(asked, folder, redo="execute" if again else None, worker_setup=WorkerSetup(workers))
+        testbed.run(asked, folder, redo="execute" if again else None, workers=workers).close()
     finally:
         spans.SPAN_S = before
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -65,7 +62,7 @@ def measured(spec: Path, unit: int, repeats: int, workers: int) -> dict[str, Any
                 asked = None if side == "measured" else unit
                 taken = execute(spec, asked, folder, workers, joined=side != "one by one", again=repeat > 0)
                 costs[side] += [taken] * (repeat > 0)
-        tables = [pq.read_table(folder / RESULTS) for folder in folders.values()]
+        tables = [pq.read_table(folder / "results.parquet") for folder in folders.values()]
         manifests = [json.loads((folder / "manifest.json").read_text())["stages"] for folder in folders.values()]
     rows = tables[0].num_rows
     wall = {side: statistics.median(cost.wall for cost in found) for side, found in costs.items()}

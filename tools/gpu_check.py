@@ -23,13 +23,12 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tools"), str(ROOT)]  # the checkout's, whatever is installed
 
-from gpu_checks.common import Setting  # noqa: E402
+from gpu_checks.common import Setting, write_json  # noqa: E402
 from gpu_checks.running import Report, probe, run_stages, told  # noqa: E402
 from gpu_checks.stages import STAGES, Missing, Stage, missing  # noqa: E402
 
-from testbed.core.errors import TestbedError  # noqa: E402
-from testbed.core.folder.files import write_json  # noqa: E402
-from testbed.engines.gpu import cuda_devices  # noqa: E402
+from testbed import TestbedError  # noqa: E402
+from testbed.testing import cuda_devices  # noqa: E402
 
 FORMAT = 2  # of the report
 OK, ERROR, NOT_OK = 0, 1, 3

@@ -73,6 +73,7 @@ PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 
 
 def format_named(name: str) -> Format:
+    """Look up "fp32", "fp16", "bf16", "int8", "uint8", "int16", "uint16" or "int32". Raises UsageError for another."""
     if name not in FORMATS:
         raise UsageError(unknown("number format", name, FORMATS))
     return FORMATS[name]

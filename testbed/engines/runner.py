@@ -71,7 +71,9 @@ class Runner(AbstractContextManager["Runner"], Protocol):
         """Output name -> array. Raises EngineError when the engine refuses or fails."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Let go of the engine and its memory; it does not run again."""
+        ...
 
 
 @runtime_checkable

@@ -131,6 +131,7 @@ class ViTConfig:
 
     @property
     def depth(self) -> int:
+        """Number of blocks."""
         return len(self.heads)
 
     @property
@@ -179,6 +180,7 @@ class ViTConfig:
             raise UsageError(f"model: {str(error).replace('ViTConfig.__init__() ', '')}") from error
 
     def with_(self, **changes: Any) -> ViTConfig:
+        """The same with other values of these fields."""
         return replace(self, **changes)
 
 

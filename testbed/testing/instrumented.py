@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Self
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from testbed.core.fault import Masks
 from testbed.core.site import SiteTable
 from testbed.engines.runner import EngineRequest, Runner, open_engine
-from testbed.instrument.ports.feed import PortFeed, feed_sites, to_words
+from testbed.instrument.ports.feed import GATED_REPLACE, PortFeed, feed_sites, live_words, to_words
 from testbed.instrument.ports.insertion import instrument
 from testbed.instrument.shapes import input_name, output_name
 from testbed.instrument.table import deployment_id, site_table
@@ -39,13 +39,23 @@ class InstrumentedModel:
     precision: str = "fp32"
 
     @classmethod
-    def of_onnx(cls, onnx: bytes, target: str = "model", precision: str = "fp32") -> Self:
+    def of_onnx(
+        cls,
+        onnx: bytes,
+        target: str = "model",
+        precision: str = "fp32",
+        *,
+        ports: str = GATED_REPLACE,
+        most_ports: int | None = None,
+    ) -> Self:
         """Instrument a file.
 
         Args:
             onnx: Content of the file.
             target: "model", or "attention" for an attention module alone.
             precision: Number format of the file; it is recorded, never converted to.
+            ports: How values are changed: "gated_replace", "xor" or "op".
+            most_ports: Give ports to so many activations at most, evenly spread. Default: to all.
 
         Returns:
             The model.
@@ -57,7 +67,11 @@ class InstrumentedModel:
                 print(twin.run(model.feeds(images)))
             ```
         """
-        table = site_table(onnx, target)
+        table = site_table(onnx, target, ports)
+        activations = [site for site in table if site.where == "activation"]
+        if most_ports is not None and most_ports < len(activations):
+            spread = np.linspace(0, len(activations) - 1, most_ports).round().astype(int)
+            table = replace(table, sites=tuple(activations[number] for number in spread))
         return cls(onnx, instrument(onnx, table).SerializeToString(deterministic=True), table, precision)
 
     @property
@@ -98,6 +112,14 @@ class InstrumentedModel:
         keep, put, turn = (np.full(len(index), mask, np.uint32) for mask in masks)
         ports = feed_sites(self.sites, [site] * len(index))
         return PortFeed(ports, np.asarray(index, np.int64), keep, put, turn, to_words(golden))
+
+    def port_numbers(self, sites: Sequence[str]) -> NDArray[np.int64]:
+        """Numbers of the ports of these activations, as `PortFeed` takes them."""
+        return feed_sites(self.sites, sites)
+
+    def live_words(self, outputs: Mapping[str, NDArray], faults: PortFeed) -> NDArray[np.uint32]:
+        """Read from a twin's outputs the bits that the elements held before the faults, (rows, points)."""
+        return live_words(outputs, self.sites, faults.site)
 
     def _request(self, onnx: bytes, **options: Any) -> EngineRequest:
         request = EngineRequest.of_bytes(onnx, deployment_id(self.plain), precision=self.precision)

@@ -196,7 +196,7 @@ def _check_files(site: Path, run: Path, folder: tuple[RunFile, ...]) -> set[str]
 # ---- public names
 
 
-@pytest.mark.parametrize("module", ["testbed", "testbed.data"])
+@pytest.mark.parametrize("module", ["testbed", "testbed.data", "testbed.testing"])
 def test_every_public_name_and_member_has_a_docstring_and_its_place(site: Path, module: str) -> None:
     page = read_page(site / "reference" / "api.html")
     for name in importlib.import_module(module).__all__:

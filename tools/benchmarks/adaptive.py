@@ -12,13 +12,10 @@ from numpy.typing import NDArray
 
 from benchmarks.faults import Layer
 from benchmarks.ours import Ours
-from testbed import Snapshot
 from testbed.analysis.adaptive.sequential import StopRule
 from testbed.analysis.adaptive.simulation import SimulatedTruth, play
 from testbed.analysis.stats import leveugle
 from testbed.analysis.stratified import SamplingFrame
-from testbed.campaign.results.progress import Progress
-from testbed.campaign.work.worker_setup import WorkerSetup
 from testbed.testing import FP32
 
 LINEAR_SITES = [f"block.*.{name}" for name in ("attn.q", "attn.k", "attn.v", "attn.proj", "mlp.fc1", "mlp.fc2")]
@@ -50,22 +47,15 @@ class Adaptive:
 
 def run(ours: Ours) -> Adaptive:
     """Plans and runs the campaign to its end in this process, engines opened anew; all of it is timed."""
-    campaign = ours.campaign
     wall, cpu = time.perf_counter(), time.process_time()
-    campaign.plan()
-    campaign.execute(WorkerSetup(workers=0), Progress(campaign.folder.path, _quiet))
+    facts = ours.campaign.run()
     seconds = time.process_time() - cpu, time.perf_counter() - wall
-    facts = campaign.folder.manifest["stages"]["execute"]["facts"]
     domains = sorted(facts["stop"]["history"][-1]["domains"], key=lambda domain: domain["block"])
     rate, low, high = (np.array([domain[name] for domain in domains]) for name in ("rate", "low", "high"))
     n = np.array([domain["faults"] for domain in domains])
     return Adaptive(
         rate, low, high, n, facts["stop"]["met"], facts["stop"]["rounds"], *seconds, facts["engine_seconds"]
     )
-
-
-def _quiet(snapshot: Snapshot) -> None:
-    pass
 
 
 def populations(layers: Sequence[Layer], tokens: int, images: int) -> NDArray[np.int64]:

@@ -17,18 +17,17 @@ from benchmarks.clock import ratio, table
 from benchmarks.faults import Layer, NeuronFaults, linear_layers, neuron_faults, neuron_places
 from benchmarks.neuron import PYTORCHFI, Peers, Runs, agreements, measured, side_of
 from benchmarks.setting import Setting, faster
-from testbed.models.config import ViTConfig
-from testbed.models.subnetwork import part_named, subnetwork
+from testbed.testing import ViTConfig
 
 LOW_RANK, ROW, SAME = "incremental", "rows", "unchanged"  # names of `How`
 _ONE_ROW = ("q", "proj")
 
 
 def run(setting: Setting) -> dict[str, Any]:
-    config, model = setting.subject.config, setting.subject.model
-    layers = linear_layers(config, [part_named(model, "attention").block], attention_only=True)
+    config, reference = setting.subject.config, setting.subject.reference
+    layers = linear_layers(config, [reference.block_of("attention")], attention_only=True)
     faults = neuron_faults(layers, config.tokens, setting.subject.images, setting.faults["attention"], setting.seed)
-    module = subnetwork(model, "attention")
+    module = reference.part("attention")
     peers = Peers(setting, module, setting.first.inputs("attention"), layers, faults)
     runs = Runs(setting, "attention", layers, faults)
     classes = {name: reaches(faults, layers, config, runs.hows[name]) for name in setting.engines}

@@ -9,8 +9,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.models.config import ViTConfig
-from testbed.testing import FP32
+from testbed.testing import FP32, ViTConfig
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,12 @@ from torch import nn
 from benchmarks import peer_mrfi
 from benchmarks.clock import Side, Timing, taking_turns, timed
 from benchmarks.faults import Layer, NeuronFaults, neuron_places
-from benchmarks.ours import Prepared, hows, verdicts
+from benchmarks.ours import hows, verdicts
 from benchmarks.peer_mrfi import Mrfi
 from benchmarks.peer_pytorchfi import PyTorchFI
 from benchmarks.setting import PEER_BATCHES, Setting, parts
 from benchmarks.verdict import agreement
-from testbed.analysis.outputs.confidence import margin
+from testbed.testing import PreparedFaults
 
 PYTORCHFI, MRFI = "pytorchfi", "mrfi"
 _SEARCH_FAULTS = 16
@@ -114,7 +114,7 @@ class Runs:
         self.hows = {name: hows(rows) for name, rows in self.rows.items()}
         self.verdicts = {name: verdicts(rows) for name, rows in self.rows.items()}
 
-    def part(self, name: str, kept: Callable[[NDArray], NDArray]) -> Prepared:
+    def part(self, name: str, kept: Callable[[NDArray], NDArray]) -> PreparedFaults:
         """The faults of an engine whose evaluations ``kept`` says yes to."""
         return self.whole[name].take(np.flatnonzero(kept(self.hows[name])))
 
@@ -126,7 +126,7 @@ class Runs:
         }
 
 
-def side_of(prepared: Prepared) -> Side:
+def side_of(prepared: PreparedFaults) -> Side:
     def run(_repeat: int) -> int:
         return int(prepared.rows().num_rows)
 
@@ -171,7 +171,7 @@ def theirs_told(output: torch.Tensor, golden: torch.Tensor) -> dict[str, Any]:
     return {
         "theirs_nonfinite": not bool(output.isfinite().all()),
         "theirs_max_abs_diff": finite(float((output - golden).abs().max())),
-        "theirs_margin": finite(float(margin(output.numpy())[0])) if output.dim() == 2 else None,
+        "theirs_margin": finite(_margin(output)) if output.dim() == 2 else None,
     }
 
 
@@ -183,6 +183,12 @@ def ours_told(row: dict[str, Any]) -> dict[str, Any]:
         "ours_max_abs_diff": finite(row["max_abs_diff"]),
         "ours_margin": None if row["margin_faulty"] is None else finite(row["margin_faulty"]),
     }
+
+
+def _margin(logits: torch.Tensor) -> float:
+    """Between the two best probabilities of (1, K) logits."""
+    best = logits.double().softmax(1).topk(2).values[0]
+    return float(best[0] - best[1])
 
 
 def finite(value: float) -> float | None:

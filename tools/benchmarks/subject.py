@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 from torch.nn.functional import interpolate
 
 from testbed.data import load
-from testbed.models.config import ViTConfig
-from testbed.models.presets import PRESETS, preset
-from testbed.models.runs import DataSource, ModelRun, open_model_run, write_model_run
-from testbed.models.vit import ViT
+from testbed.testing import ReferenceModel, ViTConfig
 
 LOGIT_SPREAD = 2.0  # over images, of a random model's logits: top-1 margins like those of a trained one
 _IMAGES = "images.npz"
@@ -22,19 +20,21 @@ _IMAGES = "images.npz"
 
 @dataclass(frozen=True)
 class Subject:
-    """``images``: how many of its run's the model is shown; ``told``: where both come from, for people."""
+    """``run``: its folder; ``images``: how many of its run's the model is shown; ``told``: where both come from, for
+    people."""
 
-    run: ModelRun
+    run: Path
+    reference: ReferenceModel
     images: int
     told: str
 
     @property
-    def model(self) -> ViT:
-        return self.run.model
+    def model(self) -> nn.Module:
+        return self.reference.module
 
     @property
     def config(self) -> ViTConfig:
-        return self.run.model.config
+        return self.reference.config
 
 
 def subject(name: str, run: Path | None, images: int, seed: int, folder: Path) -> Subject:
@@ -45,39 +45,43 @@ def subject(name: str, run: Path | None, images: int, seed: int, folder: Path) -
     """
     if run is not None:
         return Subject(
-            open_model_run(run), images, f"trained model {run.name}, a choice of the test images that it gets right"
+            run,
+            ReferenceModel.of_run(run),
+            images,
+            f"trained model {run.name}, a choice of the test images that it gets right",
         )
     return _random(name, images, seed, folder)
 
 
 def preset_name(name: str) -> str:
     full = f"vit-{name}-16-224"
-    return full if full in PRESETS else name
+    return full if full in ReferenceModel.presets() else name
 
 
 def _random(name: str, images: int, seed: int, folder: Path) -> Subject:
     """Cls token and positions start small, as in most ViTs, or they would drown the image. The head is centred on these
     images and scaled, or a random model would give all of them one class by a hair's breadth."""
-    config = preset(preset_name(name), init="trunc")
+    reference = replace(ReferenceModel.random(preset_name(name), seed, init="trunc"), name=name)
+    config = reference.config
     folder.mkdir(parents=True, exist_ok=True)
-    pixels, source = random_pixels(images, config, seed), DataSource(f"npz:{folder / _IMAGES}", preprocess="half")
+    pixels, source = random_pixels(images, config, seed), f"npz:{folder / _IMAGES}"
     _write_images(folder, pixels, np.zeros(images, np.int64), config)
-    torch.manual_seed(seed)
-    model = ViT(config).eval()
-    dataset = load(source.name, preprocess=source.preprocess, image=config.image)
-    scale, classes = _centre_head(model, torch.from_numpy(dataset.test.batch(list(range(images)))))
+    dataset = load(source, preprocess="half", image=config.image)
+    shown = torch.from_numpy(dataset.test.batch(list(range(images))))
+    scale, classes = _centre_head(reference, shown)
     _write_images(folder, pixels, classes, config)
     made_from = {"preset": name, "seed": seed, "images": images}
-    run = write_model_run(folder / "model", model, stage="import", name=name, made_from=made_from, data=source)
+    run = reference.write_run(folder / "model", source, preprocess="half", made_from=made_from)
     told = (
         f"random weights (seed {seed}), head centred and scaled by {scale:.2f} so that logits spread by {LOGIT_SPREAD}"
         f" over the images; {images} seeded noise images; a label is the fault-free top-1"
     )
-    return Subject(run, images, told)
+    return Subject(run, reference, images, told)
 
 
-def _centre_head(model: ViT, shown: torch.Tensor) -> tuple[float, NDArray[np.int64]]:
+def _centre_head(reference: ReferenceModel, shown: torch.Tensor) -> tuple[float, NDArray[np.int64]]:
     """The scale, and the (n,) classes that the model now gives the images."""
+    model = reference.module
     with torch.inference_mode():
         logits = model(shown)
     deviation = float(logits.std(0, correction=0).mean())

@@ -11,11 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from testbed.core.outcome import Outcome
-
 MASKED, SDC, SDC1 = 0, 1, 2
 NAMES = ("masked", "outside tolerance", "top-1 changed")
-_OF_OUTCOME = {Outcome.IDENTICAL: MASKED, Outcome.MASKED: MASKED, Outcome.SDC1: SDC1}
+_OF_OUTCOME = {"identical": MASKED, "masked": MASKED, "sdc1": SDC1}
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ def judged(faulty: Tensor, golden: Tensor, tolerance: Tolerance) -> NDArray[np.i
 
 def of_names(outcomes: Sequence[str]) -> NDArray[np.int8]:
     """The campaign's outcomes, by name, as verdicts."""
-    return np.array([_OF_OUTCOME.get(Outcome(name), SDC) for name in outcomes], np.int8)
+    return np.array([_OF_OUTCOME.get(name, SDC) for name in outcomes], np.int8)
 
 
 def agreement(

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.faults import Layer, NeuronFaults
-from testbed.models.config import ViTConfig
+from testbed.testing import ViTConfig
 
 
 @dataclass(frozen=True)

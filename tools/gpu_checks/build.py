@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from testbed.core.errors import EngineError
+from testbed import TestbedError
 from testbed.core.process import libraries
 
 from .common import Absent, Section
@@ -32,17 +32,17 @@ _GIVEN = "TESTBED_NATIVE"
 
 
 def use_cpu_kernels() -> Section:
-    """``testbed_cpu`` where campaigns look for it: as it is installed, else compiled. Raises Absent, EngineError."""
+    """``testbed_cpu`` where campaigns look for it: as it is installed, else compiled. Raises Absent, TestbedError."""
     try:
         return {"file": libraries.load(libraries.CPU)[1].name, "given": True}
-    except EngineError:
+    except TestbedError:
         sources = [KERNELS / name for name in ("cpu.cpp", "judge.cpp", "changes.cpp")]
         return _used(libraries.CPU, [_compiler(), *_CPP, *map(str, sources)])
 
 
 def use_cuda_kernels(gpu: bool) -> Section:
     """``testbed_cuda``, always compiled from this checkout, by nvcc for the GPU that is here; without one, for the host
-    (tests/engines/cuda_emulation). Raises Absent where there is no compiler, EngineError where it fails."""
+    (tests/engines/cuda_emulation). Raises Absent where there is no compiler, TestbedError where it fails."""
     if gpu:
         return _used(libraries.CUDA, nvcc_command(architecture()))
     found = _used(libraries.CUDA, [_compiler(), *_CPP, "-x", "c++", f"-I{EMULATION}", str(KERNELS / "cuda.cu"), "-ldl"])
@@ -104,7 +104,7 @@ def _compile(command: list[str], target: Path) -> None:
     if done.returncode:
         made.unlink(missing_ok=True)
         said = next((line for line in (done.stderr + done.stdout).splitlines() if "error" in line.lower()), "no word")
-        raise EngineError(f"{target.stem} does not compile: {said.strip()[:300]}")
+        raise TestbedError(f"{target.stem} does not compile: {said.strip()[:300]}")
     made.chmod(0o755)
     os.replace(made, target)
 
@@ -120,7 +120,7 @@ def _folder(command: list[str]) -> Path:
         except OSError:  # a checkout that is read-only
             continue
         return base / name
-    raise EngineError("there is no folder to compile into: neither build/ nor the system's temporary folder")
+    raise TestbedError("there is no folder to compile into: neither build/ nor the system's temporary folder")
 
 
 def _emulate_driver() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
-from testbed import CampaignSpec
-from testbed.campaign.files import RESULTS
-from testbed.campaign.folder.workplace import Workplace
-from testbed.campaign.pipeline import run_campaign
-from testbed.campaign.spec.campaign import parse_spec
-from testbed.campaign.work.worker_setup import WorkerSetup
-from testbed.core.errors import EngineError
-from testbed.core.folder.runfolder import RunFolder
+import testbed
 
 from . import build
 from .common import Absent, Section, Setting, require
@@ -76,28 +70,34 @@ def _side(setting: Setting, side: str, backend: str) -> Path:
 def _run(setting: Setting, checked: Subject, backend: str, folder: Path, evaluation: str) -> None:
     model = checked.run_folder(setting.folder / "model")
     spec = _spec(setting, checked, model, backend, evaluation)
-    run_campaign(spec, folder, worker_setup=_worker_setup(backend))
+    testbed.run(spec, folder, workers=_workers(backend)).close()
 
 
 def cpu_kernels() -> str:
     try:
         return Path(build.use_cpu_kernels()["file"]).name
-    except (Absent, EngineError) as error:
+    except (Absent, testbed.TestbedError) as error:
         return f"none: {error}"  # campaigns do without
 
 
-def _worker_setup(backend: str) -> WorkerSetup:
+def _workers(backend: str) -> int:
     """Isolated processes: one on a GPU, several on the cores of a CPU."""
-    return WorkerSetup(workers=1 if backend.endswith("cuda") else min(8, max(1, (os.cpu_count() or 1) - 1)))
+    return 1 if backend.endswith("cuda") else min(8, max(1, (os.cpu_count() or 1) - 1))
+
+
+def stages_of(folder: Path) -> dict[str, Any]:
+    """What the manifest of a run folder says of each stage."""
+    stages: dict[str, Any] = json.loads((folder / "manifest.json").read_text())["stages"]
+    return stages
 
 
 def stage_facts(folder: Path) -> Section:
     """Seconds of each stage, how faults were evaluated, and how far engine and original model are apart."""
-    stages = RunFolder.existing(folder).manifest["stages"]
+    stages = stages_of(folder)
     gates = stages["gates"]["facts"]
     return {
         "seconds": {name: stage["seconds"] for name, stage in stages.items()},
-        "rows": pq.read_metadata(folder / RESULTS).num_rows,
+        "rows": pq.read_metadata(folder / "results.parquet").num_rows,
         "evaluation": {
             plan_slice: {"by": how["by"], "why": how.get("why")} for plan_slice, how in gates["evaluation"].items()
         },
@@ -109,9 +109,9 @@ def _golden_drift(a: Path, b: Path) -> Section:
     """Of the engines' goldens of the same images: the largest difference, and images of another class."""
     goldens = []
     for folder in (a, b):
-        place = Workplace.at(folder)
-        goldens.append(place.engine("model", "activation").golden)
-        place.close()
+        with testbed.open_run(folder) as run:
+            kept = [run.inject("head", 0, image=image, op="identity").golden for image in run.image_ids]
+            goldens.append(np.stack(kept))
     return {
         "images": len(goldens[0]),
         "max_abs_diff": float(np.abs(goldens[0].astype(np.float64) - goldens[1]).max()),
@@ -143,17 +143,17 @@ def compare(a: pd.DataFrame, b: pd.DataFrame) -> dict[str, Any]:
 
 
 def _rows(folder: Path) -> pd.DataFrame:
-    rows = pd.read_parquet(folder / RESULTS)
+    rows = pd.read_parquet(folder / "results.parquet")
     for name in ("target", "where", "site", "op", "image_id", "outcome"):
         rows[name] = rows[name].astype(str)
     rows["bit"] = rows["bit"].fillna(-1).astype(int)  # whole-word faults
     return rows[[*FAULT, "outcome", "max_abs_diff", "margin_faulty"]]
 
 
-def _spec(setting: Setting, checked: Subject, model: Path, backend: str, evaluation: str) -> CampaignSpec:
+def _spec(setting: Setting, checked: Subject, model: Path, backend: str, evaluation: str) -> testbed.CampaignSpec:
     """Few sites, bits and images; gates that leave another engine its rounding."""
     bits, draws = [0, 10, 22, 23, 26, 30, 31], 1 if setting.quick else 2
-    blocks = checked.model.config.depth
+    blocks = checked.config.depth
     some = sorted({0, blocks // 2, blocks - 1})
     activations = ["patch_embed", "head", *(f"block.{b}.{s}" for b in some for s in ("attn.*", "mlp.*"))]
     weights = ["head.weight", *(f"block.{b}.{s}.weight" for b in some for s in ("attn.qkv", "mlp.fc1"))]
@@ -174,9 +174,8 @@ def _spec(setting: Setting, checked: Subject, model: Path, backend: str, evaluat
         "faults": faults if not setting.quick else [dict(f, bits=[0, 30], ops=["flip"]) for f in faults],
     }
     if setting.data is not None:
-        source = checked.source
-        values["data"] = {"name": source.name, "preprocess": source.preprocess, "images": 1000}
-    return parse_spec(values, "gpu-check")
+        values["data"] = {"name": checked.data, "preprocess": checked.preprocess, "images": 1000}
+    return testbed.load_spec(values)
 
 
 def _tiers(setting: Setting) -> dict[str, Any]:

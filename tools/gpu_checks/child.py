@@ -10,10 +10,8 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from gpu_checks.common import Absent, Section, Setting, plain
+from gpu_checks.common import Absent, Section, Setting, plain, write_json
 from testbed import TestbedError
-from testbed.core.folder.files import write_json
-from testbed.doctor.findings import first_line
 
 _PR_SET_PDEATHSIG = 1
 
@@ -30,7 +28,8 @@ def run_section(section: Callable[[Setting], Section], setting: Setting) -> Sect
         traceback.print_exc()
         frame = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{Path(frame.filename).name}:{frame.lineno}"
-        return {"ran": True, "ok": False, "reason": f"{type(error).__name__} at {place}: {first_line(error)}"}
+        first = next(iter(str(error).splitlines()), "")[:300]
+        return {"ran": True, "ok": False, "reason": f"{type(error).__name__} at {place}: {first}"}
 
 
 def _end_with_parent() -> None:

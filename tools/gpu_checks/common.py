@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
+
+from testbed import TestbedError
 
 Section = dict[str, Any]
 """What a check found: ``ok``, ``reason`` where it is not, and facts."""
@@ -78,11 +81,22 @@ class Setting:
 
 def require(backend: str) -> None:
     """Raises Absent where the engine's library, or what it runs on, is not here."""
-    from testbed.engines.backends import available
+    from testbed.testing import available
 
     usable, reason = available(backend)
     if not usable:
         raise Absent(reason)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """The whole file or nothing, so that whoever reads it meanwhile reads one that is whole. Raises TestbedError."""
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
+        os.replace(part, path)
+    except OSError as error:
+        raise TestbedError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def plain(value: Any) -> Any:

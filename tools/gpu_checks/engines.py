@@ -4,29 +4,35 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
 from testbed import TestbedError
-from testbed.core.fault import Op
-from testbed.core.folder.files import sha256_bytes
-from testbed.core.site import SiteTable
-from testbed.engines.backends import available, precisions_of
-from testbed.engines.runner import WeightInjector, faulty_weight
-from testbed.instrument.ports.feed import DTYPES, NO_SITE, PortFeed, feed_sites, live_words, to_words
-from testbed.instrument.ports.insertion import instrument
-from testbed.instrument.shapes import input_name, output_name
-from testbed.instrument.table import deployment_id, site_table
-from testbed.testing import FP32, EngineRequest, Runner, as_words, masks_for, open_engine
+from testbed.testing import (
+    FP32,
+    InstrumentedModel,
+    PortFeed,
+    Runner,
+    WeightInjector,
+    as_words,
+    available,
+    faulty_weight,
+    masks_for,
+    precisions_of,
+    to_words,
+)
 
 from .common import Section, Setting, require
 from .subject import SMALL, exported, random_subject
 
+NO_SITE = -1  # of a point that is not used
 BATCH, POINTS = 32, 3  # rows, and the most struck elements in one
 OUTPUT = "head"  # the site that is the model's output: what is written there must come out, bit for bit
 TWO = 0x40000000  # 2.0: not a value that these weights hold, and one that lets no engine overflow
+Op = Literal["flip", "stuck0", "stuck1", "random"]
 _OF_BITS: tuple[Op, ...] = ("flip", "stuck0", "stuck1")
 BOUND = 1e-3  # |d| <= BOUND * (1 + |golden|), engine against engine
 
@@ -76,18 +82,17 @@ class _Subject:
     PyTorch, on the CPU."""
 
     def __init__(self, setting: Setting, backend: str) -> None:
-        self.setting, self.model = setting, random_subject(setting, SMALL).model
-        self.backend, self.plain = backend, exported(setting, SMALL, self.model).read_bytes()
+        self.setting, self.reference_model = setting, random_subject(setting, SMALL).reference
+        self.backend = backend
+        self.made = InstrumentedModel.of_onnx(exported(setting, SMALL, self.reference_model).read_bytes())
         self.reference = "ort-cpu" if available("ort-cpu")[0] else "torch"
-        self.table: SiteTable = site_table(self.plain, "model")
-        self.twin = instrument(self.plain, self.table).SerializeToString(deterministic=True)
         self.images = np.random.default_rng(0).standard_normal((BATCH, 1, 8, 8)).astype(np.float32)
 
-    def open(self, file: bytes, backend: str | None = None, **options: Any) -> Runner:
-        request = EngineRequest(
-            file, sha256_bytes(file), deployment_id(self.plain), max_batch=BATCH, max_points=POINTS, **options
-        )
-        return open_engine(backend or self.backend, request)
+    def open_plain(self, backend: str | None = None, **options: Any) -> Runner:
+        return self.made.open_plain(backend or self.backend, max_batch=BATCH, max_points=POINTS, **options)
+
+    def open_twin(self, backend: str | None = None) -> Runner:
+        return self.made.open_twin(backend or self.backend, max_batch=BATCH, max_points=POINTS)
 
 
 def _told(step: Callable[[_Subject], Section], subject: _Subject) -> Section:
@@ -99,12 +104,12 @@ def _told(step: Callable[[_Subject], Section], subject: _Subject) -> Section:
 
 def _plain(subject: _Subject) -> Section:
     """Built, then opened again (from the cached engine file, where there is one), and run at several batch sizes."""
-    with subject.open(subject.plain, subject.reference) as reference:
+    with subject.open_plain(subject.reference) as reference:
         golden = reference.run({"image": subject.images})[OUTPUT]
     seconds, outputs, alone, hashes = [], [], [], []
     for _ in range(2):
         start = time.perf_counter()
-        with subject.open(subject.plain) as runner:
+        with subject.open_plain() as runner:
             seconds.append(time.perf_counter() - start)
             hashes.append(runner.info.hash)
             outputs += [runner.run({"image": subject.images})[OUTPUT] for _ in range(2)]
@@ -125,8 +130,8 @@ def _plain(subject: _Subject) -> Section:
 
 def _activation_faults(subject: _Subject) -> Section:
     """The twin without faults; every operation and bit in its output; and 2.0 written into every site."""
-    ports = subject.table.ports
-    with subject.open(subject.twin) as twin, subject.open(subject.twin, subject.reference) as reference:
+    ports = subject.made.sites.ports
+    with subject.open_twin() as twin, subject.open_twin(subject.reference) as reference:
         idle = twin.run(_feeds(subject, PortFeed.idle(BATCH)))[OUTPUT]
         drift = _worst(idle, reference.run(_feeds(subject, PortFeed.idle(BATCH)))[OUTPUT])
         faults: list[tuple[Op, int | None]] = [(op, bit) for op in _OF_BITS for bit in range(32)]
@@ -163,26 +168,26 @@ def _wrong_words(subject: _Subject, twin: Runner, golden: NDArray, faults: list[
         np.repeat(column[:, None], POINTS, 1) for column in np.array(masks, np.int64).astype(np.uint32).T
     )
     injected = np.take_along_axis(to_words(golden), index, 1)
-    (port,) = feed_sites(subject.table, [OUTPUT])
+    (port,) = subject.made.port_numbers([OUTPUT])
     feed = PortFeed(np.where(used, port, NO_SITE), index, keep, put, turn, injected)
     found = twin.run(_feeds(subject, feed))
     wanted = to_words(golden).copy()
     np.put_along_axis(wanted, index, np.where(used, feed.faulty, injected), 1)
-    live = live_words(found, subject.table, feed.site)
+    live = subject.made.live_words(found, feed)
     return int(((to_words(found[OUTPUT]) != wanted).any(1) | (used & (live != injected)).any(1)).sum())
 
 
 def _written(subject: _Subject, site: str, twin: Runner, reference: Runner) -> float:
     """How far the outputs of both engines are apart with 2.0 in one element of the site, another one in every row."""
     rng = np.random.default_rng(len(site))
-    index = rng.integers(0, subject.table[site].elements, BATCH)
+    index = rng.integers(0, subject.made.sites[site].elements, BATCH)
     words = np.full(BATCH, TWO, np.uint32)
-    feeds = _feeds(subject, PortFeed.writing(feed_sites(subject.table, [site] * BATCH), index, words))
+    feeds = _feeds(subject, PortFeed.writing(subject.made.port_numbers([site] * BATCH), index, words))
     return _worst(twin.run(feeds)[OUTPUT], reference.run(feeds)[OUTPUT])
 
 
 def _feeds(subject: _Subject, ports: PortFeed) -> dict[str, NDArray]:
-    return {"image": subject.images, **ports.as_inputs(subject.table)}
+    return subject.made.feeds(subject.images, ports)
 
 
 def _weight_faults(subject: _Subject) -> Section:
@@ -191,10 +196,10 @@ def _weight_faults(subject: _Subject) -> Section:
     feeds = {"image": subject.images}
     refused: dict[str, str] = {}
     unheard, off = [], {}
-    weights = [site for site in subject.table if site.where == "weight"]
+    weights = [site for site in subject.made.sites if site.where == "weight"]
     with (
-        subject.open(subject.plain, mutable_weights=True) as runner,
-        subject.open(subject.plain, subject.reference, mutable_weights=True) as reference,
+        subject.open_plain(mutable_weights=True) as runner,
+        subject.open_plain(subject.reference, mutable_weights=True) as reference,
     ):
         assert isinstance(runner, WeightInjector)
         assert isinstance(reference, WeightInjector)
@@ -232,20 +237,20 @@ def _precisions(subject: _Subject) -> Section:
     for precision, bound in (("fp16", 2e-2), ("bf16", 2e-1)):
         if precision not in precisions_of(subject.backend):
             continue
-        plain = exported(subject.setting, SMALL, subject.model, precision=precision).read_bytes()
-        table = site_table(plain, "model")
-        twin = instrument(plain, table).SerializeToString(deterministic=True)
-        request = EngineRequest(twin, sha256_bytes(twin), deployment_id(plain), precision=precision, max_batch=BATCH)
-        (one,) = as_words(np.ones(1, DTYPES[precision])).astype(np.uint32)
-        sites = list(table.ports)
+        plain = exported(subject.setting, SMALL, subject.reference_model, precision=precision).read_bytes()
+        made = InstrumentedModel.of_onnx(plain, precision=precision)
+        (one,) = as_words(np.ones(1, np.float16 if precision == "fp16" else ml_dtypes.bfloat16)).astype(np.uint32)
+        sites = list(made.sites.ports)
         named = [sites[row % len(sites)] for row in range(BATCH)]
-        written = PortFeed.writing(feed_sites(table, named), np.zeros(BATCH, np.int64), np.full(BATCH, one))
-        with open_engine(subject.backend, request) as runner, open_engine("torch", request) as reference:
+        written = PortFeed.writing(made.port_numbers(named), np.zeros(BATCH, np.int64), np.full(BATCH, one))
+        with (
+            made.open_twin(subject.backend, max_batch=BATCH) as runner,
+            made.open_twin("torch", max_batch=BATCH) as reference,
+        ):
             worst = {}
             for name, feed in (("idle", PortFeed.idle(BATCH)), ("written", written)):
-                feeds = {input_name(twin): subject.images, **feed.as_inputs(table)}
-                output = output_name(twin)
-                worst[name] = _worst(runner.run(feeds)[output], reference.run(feeds)[output])
+                feeds = made.feeds(subject.images, feed)
+                worst[name] = _worst(runner.run(feeds)[made.output_name], reference.run(feeds)[made.output_name])
         found[precision] = {"worst": worst, "bound": bound, "ok": max(worst.values()) <= bound}
     bad = [f"{name} is {max(part['worst'].values()):.3g} off" for name, part in found.items() if not part["ok"]]
     return {"ok": not bad, **({"reason": ", ".join(bad)} if bad else {}), **found}

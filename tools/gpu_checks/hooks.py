@@ -10,27 +10,21 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from testbed.core.fault import Op
-from testbed.core.folder.files import sha256_bytes
-from testbed.core.site import SiteTable
-from testbed.instrument.ports.feed import PortFeed, feed_sites, live_words
-from testbed.instrument.ports.insertion import instrument
-from testbed.instrument.table import deployment_id, site_table
-from testbed.models.vit import ViT, taps
-from testbed.testing import FP32, EngineRequest, Runner, as_words, corrupt, masks_for, open_engine
+from testbed.testing import FP32, InstrumentedModel, PortFeed, ReferenceModel, Runner, as_words, corrupt, masks_for
 
 from .common import Section, Setting, require
 from .subject import exported, subject
 
 OUTPUT = "head"
 CLOSE = 1e-3  # |d| <= CLOSE * (1 + |logit|): the module as it is trained, against the engine
+Op = Literal["flip", "stuck0", "stuck1", "random"]
 LEAST_CLOSE = 0.9  # share of rows: a fault in an exponent makes any rounding large
 _OPS: tuple[Op, ...] = ("flip", "stuck0", "stuck1", "random")
 
@@ -41,21 +35,19 @@ def hooks(setting: Setting) -> Section:
     checked = subject(setting)
     batch = 8 if setting.quick else 32
     batches = 12 if setting.quick else 64
-    plain = exported(setting, checked.name, checked.model).read_bytes()
-    table = site_table(plain, "model")
-    twin = instrument(plain, table).SerializeToString(deterministic=True)
+    made = InstrumentedModel.of_onnx(exported(setting, checked.name, checked.reference).read_bytes())
     images = checked.images(batch * batches)
-    request = EngineRequest(twin, sha256_bytes(twin), deployment_id(plain), max_batch=batch)
     counts: dict[str, Any] = {
         **dict.fromkeys(("faults", "wrong_before", "wrong_after", "wrong_logits", "not_finite"), 0),
         "close_as_trained": 0,
         "same_class_as_trained": 0,
     }
-    with open_engine(setting.backend, request) as runner:
-        same, trained = (_Hooked(model, setting.device) for model in (_as_exported(checked.model), checked.model))
+    trained_model = checked.reference.module
+    with made.open_twin(setting.backend, max_batch=batch) as runner:
+        same, trained = (_Hooked(model, setting.device) for model in (_as_exported(trained_model), trained_model))
         for number in range(batches):
             part = images[number * batch : (number + 1) * batch]
-            _one_batch(_faults(table, len(part), number), part, table, runner, same, trained, counts)
+            _one_batch(_faults(made, len(part), number), part, made, runner, same, trained, counts)
             setting.tell({"subject": checked.origin, **counts})
             if setting.left_s < 10:
                 break
@@ -71,7 +63,7 @@ def hooks(setting: Setting) -> Section:
         "subject": checked.origin,
         "engine": setting.backend,
         "batch": batch,
-        "sites": len(table.ports),
+        "sites": len(made.sites.ports),
         **counts,
     }
 
@@ -83,22 +75,22 @@ class _Fault:
         self.site, self.index, self.masks = site, index, masks
 
 
-def _faults(table: SiteTable, rows: int, seed: int) -> list[_Fault]:
+def _faults(made: InstrumentedModel, rows: int, seed: int) -> list[_Fault]:
     """Sites and bits in turn, so that a few batches meet each."""
     rng = np.random.default_rng(seed)
-    names, found = list(table.ports), []
+    names, found = list(made.sites.ports), []
     for row in range(rows):
         number = seed * rows + row
         site, op = names[number % len(names)], _OPS[number % len(_OPS)]
         bit, word = None if op == "random" else (31 - number) % 32, int(rng.integers(0, 1 << 32))
-        found.append(_Fault(site, int(rng.integers(0, table[site].elements)), masks_for(op, FP32, bit, word)))
+        found.append(_Fault(site, int(rng.integers(0, made.sites[site].elements)), masks_for(op, FP32, bit, word)))
     return found
 
 
 def _one_batch(
     faults: list[_Fault],
     images: NDArray[np.float32],
-    table: SiteTable,
+    made: InstrumentedModel,
     runner: Runner,
     same: _Hooked,
     trained: _Hooked,
@@ -107,9 +99,9 @@ def _one_batch(
     before, after, logits = same.run(images, faults)
     and_, or_, xor = np.array([fault.masks for fault in faults], np.int64).astype(np.uint32).T
     index = np.array([fault.index for fault in faults])
-    feed = PortFeed(feed_sites(table, [fault.site for fault in faults]), index, and_, or_, xor, before)
-    found = runner.run({"image": images, **feed.as_inputs(table)})
-    live = live_words(found, table, feed.site)[:, 0]
+    feed = PortFeed(made.port_numbers([fault.site for fault in faults]), index, and_, or_, xor, before)
+    found = runner.run(made.feeds(images, feed))
+    live = made.live_words(found, feed)[:, 0]
     ours, theirs = as_words(found[OUTPUT]), as_words(logits)
     both_nan = np.isnan(found[OUTPUT]) & np.isnan(logits)  # a payload is no result
     counts["faults"] += len(faults)
@@ -129,7 +121,7 @@ def _one_batch(
 class _Hooked:
     """A model on a device, struck by forward hooks on its taps: plain PyTorch, and the NumPy reference for the bits."""
 
-    def __init__(self, model: ViT, device: str) -> None:
+    def __init__(self, model: nn.Module, device: str) -> None:
         self._model, self._device = copy.deepcopy(model).to(device).eval(), device
 
     def run(
@@ -158,7 +150,7 @@ class _Hooked:
                 words[place] = int(made.view(np.int32)[0])
             return injected
 
-        known = taps(self._model)
+        known = ReferenceModel.taps(self._model)
         handles = [
             known[site].register_forward_hook(lambda module, inputs, output, rows=rows: inject(rows, output))
             for site, rows in at.items()
@@ -204,13 +196,13 @@ class _Product(nn.Module):
         return product if self.bias is None else product + self.bias
 
 
-def _as_exported(model: ViT) -> ViT:
+def _as_exported(model: nn.Module) -> nn.Module:
     """Every linear layer a product and a sum; tensors contiguous where the graph has them so."""
     plain = copy.deepcopy(model)
     for module in list(plain.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, nn.Linear):
                 setattr(module, name, _Product(child))
-    for tap in taps(plain).values():
+    for tap in ReferenceModel.taps(plain).values():
         tap.register_forward_hook(lambda module, inputs, output: output.contiguous())
     return plain

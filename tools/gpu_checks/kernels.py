@@ -5,17 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.core.errors import EngineError
-from testbed.core.fault import OPS, Op, masks_for
-from testbed.core.formats import FORMATS, Format
+from testbed import TestbedError
 from testbed.engines import cuda, native
-from testbed.semantics import as_words, corrupt
+from testbed.testing import Format, as_words, corrupt, format_named, masks_for
 
 from . import build
 from .common import Section, Setting
@@ -34,6 +32,8 @@ CORNERS = {
     16: (0x7E01, 0xFF81, 0x7C01, 0x7C00, 0xFC00, 0, 0x8000, 1, 0x8001, 0x3C00, 0x7F81, 0x7F80),
     8: (0, 0x80, 0xFF, 0x7F, 1),
 }
+Op = Literal["flip", "stuck0", "stuck1", "random", "identity"]
+OPS: tuple[Op, ...] = ("flip", "stuck0", "stuck1", "random")
 Words = NDArray[np.uint32]
 Apply = Callable[[NDArray, NDArray[np.int64], Words, Words, Words], NDArray]
 """(values, indices, and, or, xor) -> the values with all faults applied, in their order."""
@@ -56,7 +56,7 @@ def kernels(setting: Setting) -> Section:
     for name, part in parts.items():
         try:
             found[name] = part()
-        except EngineError as error:
+        except TestbedError as error:
             found[name] = {"ok": False, "reason": str(error)}
         setting.tell(found)
         if name == "build" and not found[name]["ok"]:
@@ -133,7 +133,7 @@ def _counted(apply: Apply, elements: int) -> dict[str, dict[str, dict[str, int]]
     for name, dtype in DTYPES.items():
         rng = np.random.default_rng([elements, len(counts)])
         counts[name] = {op: {"faults": 0, "mismatches": 0} for op in (*OPS, "identity", "repeated")}
-        for op, indices, and_, or_, xor in _fault_lists(FORMATS[name], elements, rng):
+        for op, indices, and_, or_, xor in _fault_lists(format_named(name), elements, rng):
             values = _values(dtype, elements, rng)
             found, wanted = apply(values, indices, and_, or_, xor), _reference(values, indices, and_, or_, xor)
             counts[name][op]["faults"] += len(indices)
@@ -210,7 +210,7 @@ def _refuses(device: cuda.Device) -> bool:
     buffer = device.upload(np.zeros(6, np.int8))
     try:
         cuda.apply_faults_on_device(device, buffer, [6, 5, -1], 0, 9, 0)
-    except EngineError:
+    except TestbedError:
         return device.download(buffer).tolist() == [0, 0, 0, 0, 0, 9]
     return False
 

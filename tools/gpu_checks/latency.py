@@ -9,14 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed import TestbedError
-from testbed.engines.backends import available
-from testbed.engines.runner import PhasedRunner, request_from
-from testbed.engines.signature import loaded, signature_of
-from testbed.instrument.ports.feed import PortFeed
-from testbed.instrument.ports.insertion import instrument
-from testbed.instrument.table import deployment_id, site_table
-from testbed.models.vit import ViT
-from testbed.testing import Runner, open_engine
+from testbed.testing import InstrumentedModel, PhasedRunner, ReferenceModel, Runner, available
 
 from .common import Absent, Section, Setting
 from .subject import BASE, SMALL, exported, random_subject
@@ -35,7 +28,7 @@ def latency(setting: Setting) -> Section:
     backends = [backend for backend in (ON_GPU if setting.gpu else (setting.backend,)) if available(backend)[0]]
     if not backends:
         raise Absent(f"none of these engines runs here: {', '.join(ON_GPU)}")
-    model = random_subject(setting, SMALL if setting.quick else BASE).model
+    model = random_subject(setting, SMALL if setting.quick else BASE).reference
     cases = list(_cases(setting, backends))
     measured: list[Section] = []
     for number, (backend, precision, target, batches) in enumerate(cases):
@@ -60,33 +53,28 @@ def _cases(setting: Setting, backends: list[str]) -> Iterator[tuple[str, str, st
 
 
 def _of_engine(
-    setting: Setting, model: ViT, backend: str, precision: str, target: str, batches: tuple[int, ...]
+    setting: Setting, model: ReferenceModel, backend: str, precision: str, target: str, batches: tuple[int, ...]
 ) -> Iterator[Section]:
     """The plain engine; and for the whole model its twin, without any fault."""
     try:
         plain = exported(setting, SMALL if setting.quick else BASE, model, target, precision).read_bytes()
-        table = site_table(plain, target)
-        files = {"plain": plain}
-        if target == "model":
-            files["twin"] = instrument(plain, table).SerializeToString(deterministic=True)
-        for name, file in files.items():
-            path = setting.folder / "engine.onnx"
-            path.write_bytes(file)
-            request = request_from(path, deployment_id(plain), precision=precision, max_batch=max(batches))
-            with open_engine(backend, request) as runner:
+        made = InstrumentedModel.of_onnx(plain, target, precision)
+        for name in ("plain", "twin") if target == "model" else ("plain",):
+            opened = made.open_plain if name == "plain" else made.open_twin
+            with opened(backend, max_batch=max(batches)) as runner:
                 for batch in batches:
-                    feeds = _feeds(plain, batch)
-                    if name == "twin":
-                        feeds |= PortFeed.idle(batch).as_inputs(table)
+                    images = _inputs(model, target, precision, batch)
+                    feeds = {made.input_name: images} if name == "plain" else made.feeds(images)
                     yield {"engine": name, **_timed(setting, runner, feeds, batch)}
     except TestbedError as error:
         yield {"ok": False, "reason": str(error)}
 
 
-def _feeds(file: bytes, batch: int) -> dict[str, NDArray]:
-    (value,) = signature_of(loaded(file)).inputs
-    shape = (batch, *(size for size in value.shape[1:] if isinstance(size, int)))
-    return {value.name: np.random.default_rng(0).standard_normal(shape).astype(value.dtype)}
+def _inputs(model: ReferenceModel, target: str, precision: str, batch: int) -> NDArray:
+    config = model.config
+    image = (config.channels, config.image, config.image)
+    shape = (batch, *(image if target == "model" else (config.tokens, config.width)))
+    return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
 
 
 def _timed(setting: Setting, runner: Runner, feeds: dict[str, NDArray], batch: int) -> Section:

@@ -18,9 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from testbed.core.folder.files import write_json
-
-from .common import Setting
+from .common import Setting, write_json
 from .stages import Missing, Stage
 
 PASSED, FAILED, SKIPPED, TIMEOUT, NOT_RUN = "passed", "failed", "skipped", "timeout", "not run"

@@ -6,14 +6,9 @@ from pathlib import Path
 
 import torch
 
-from testbed import CampaignSpec
-from testbed.campaign.pipeline import run_campaign
-from testbed.campaign.spec.campaign import parse_spec
-from testbed.campaign.summary.record import Summary
-from testbed.campaign.work.worker_setup import WorkerSetup
-from testbed.core.folder.runfolder import RunFolder
+import testbed
 
-from .campaigns import cpu_kernels, stage_facts
+from .campaigns import cpu_kernels, stage_facts, stages_of
 from .common import Section, Setting, require
 from .subject import BASE, SMALL, Subject, exported, random_subject
 
@@ -27,7 +22,7 @@ def vit_base(setting: Setting) -> Section:
     """
     require(setting.backend)
     checked = random_subject(setting, SMALL if setting.quick else BASE)
-    file = exported(setting, checked.name, checked.model)
+    file = exported(setting, checked.name, checked.reference)
     found: Section = {"subject": checked.origin, "engine": setting.backend, "kernels": cpu_kernels()}
     for evaluation in ("whole", "fastest"):
         if evaluation == "fastest" and setting.left_s < 0.5 * setting.limit_s:
@@ -36,15 +31,15 @@ def vit_base(setting: Setting) -> Section:
         folder = setting.folder / evaluation
         if setting.gpu:
             torch.cuda.reset_peak_memory_stats()
-        summary = run_campaign(_spec(setting, checked, file, evaluation), folder, worker_setup=WorkerSetup(workers=0))
-        found[evaluation] = {**_speed(folder, summary), **_memory(setting)}
+        with testbed.run(_spec(setting, checked, file, evaluation), folder, workers=0) as run:
+            rows = len(run.results)
+        found[evaluation] = {**_speed(folder, rows), **_memory(setting)}
         setting.tell(found)
     return {"ok": True, **found}
 
 
-def _speed(folder: Path, summary: Summary) -> Section:
-    seconds = RunFolder.existing(folder).manifest["stages"]["execute"]["seconds"]
-    rows = summary.rows
+def _speed(folder: Path, rows: int) -> Section:
+    seconds = stages_of(folder)["execute"]["seconds"]
     return {"injections": rows, "execute_s": seconds, "injections_per_s": rows / seconds, **stage_facts(folder)}
 
 
@@ -60,14 +55,14 @@ def _memory(setting: Setting) -> Section:
     }
 
 
-def _spec(setting: Setting, checked: Subject, file: Path, evaluation: str) -> CampaignSpec:
+def _spec(setting: Setting, checked: Subject, file: Path, evaluation: str) -> testbed.CampaignSpec:
     images, bits = (8, [30]) if setting.quick else (32, [0, 22, 30, 31])
-    return parse_spec(
+    return testbed.load_spec(
         {
             "name": "gpu-check-vit-base",
             "seed": 7,
             "model": {"onnx": str(file)},
-            "data": {"name": checked.source.name},
+            "data": {"name": checked.data},
             "tiers": {"edges": [1.0], "images": [images]},
             "engine": {"backend": setting.backend, "batch": 8 if setting.quick else 64, "evaluation": evaluation},
             "gates": {"parity_max_abs": 1e-3, "drift_max_abs": 1e-4, "zero_fault_rows": 64},
@@ -81,6 +76,5 @@ def _spec(setting: Setting, checked: Subject, file: Path, evaluation: str) -> Ca
                     "per_stratum": 1 if setting.quick else 8,
                 },
             ],
-        },
-        "gpu-check",
+        }
     )

@@ -51,7 +51,7 @@ def formats(table: SiteTable) -> list[str]:
 class PortFeed:
     """One fault of up to K points per batch row, (B, K) each; (B,) is taken as K = 1.
 
-    site: port number, or NO_SITE where a row has fewer points; index: flat, canonical; masks and words: zero-extended
+    site: port number, or -1 where a row has fewer points; index: flat, canonical; masks and words: zero-extended
     bits. ``golden``: what the element holds without the fault, which the gated replace is computed from; the other
     mechanisms strike the live value.
     """
@@ -73,10 +73,12 @@ class PortFeed:
 
     @property
     def points(self) -> int:
+        """K, the most points of a row."""
         return int(self.site.shape[1])
 
     @classmethod
     def idle(cls, rows: int, points: int = 1) -> PortFeed:
+        """Make rows without a fault."""
         none = np.zeros((rows, points), np.uint32)
         return cls(np.full_like(none, NO_SITE, np.int64), np.zeros_like(none, np.int64), ~none, none, none, none)
 
@@ -97,6 +99,7 @@ class PortFeed:
             )
 
     def take(self, rows: NDArray[np.int64]) -> PortFeed:
+        """Take some of the rows."""
         return PortFeed(*(getattr(self, field.name)[rows] for field in fields(self)))
 
     def with_golden(self, golden: Words32) -> PortFeed:
