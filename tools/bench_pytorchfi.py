@@ -139,7 +139,7 @@ def report_of(arguments: argparse.Namespace, setting: Setting, found: dict[str, 
         },
         "peers": {name: version(name) for name in ("pytorchfi", "mrfi")} | {"mrfi_missing": mrfi_missing()},
         "versions": {name: version(name) for name in ("torch", "onnxruntime-gpu", "onnxruntime", "openvino", "numpy")},
-        "processor": diagnose().host["cpu"],
+        "processor": diagnose().host.cpu,
         "counted": {
             "ours": " ".join((sys.modules["benchmarks.ours"].__doc__ or "").split()),
             "pytorchfi": " ".join((peer_pytorchfi.__doc__ or "").split()),
