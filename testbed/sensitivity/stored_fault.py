@@ -92,10 +92,10 @@ def read_stored_fault(run: Run, fault_id: int, image: str | None = None) -> Stor
     that does not exist, and for words that are integers: the eager model has no such words.
     """
     row = run.stored(fault_id)
-    target, where = row["target"], row["where"]
-    if image is not None and row["image_id"] not in (None, image):
+    target, where = row.target, row.where
+    if image is not None and row.image_id not in (None, image):
         raise UsageError(f"fault {fault_id} is in an activation of image {row['image_id']!r}; it has no other image")
-    image = row["image_id"] or image or run.image_ids[0]
+    image = row.image_id or image or run.image_ids[0]
     position = run.workplace.images.row(image)
     table = run.sites(target)
     plan = read_plan(run.folder / PLAN)
@@ -103,19 +103,19 @@ def read_stored_fault(run: Run, fault_id: int, image: str | None = None) -> Stor
     points = PlanSlice(target, where, plan.take(pa.array(chosen)), points_path(run.folder / PLAN)).points
     golden, faulty = _stored_words(run, target, plan, chosen, position) if where == "activation" else (None, None)
     stored = run.stored_row(fault_id, image)
-    logits = None if stored is None else stored["logits"]
+    logits = None if stored is None else stored.logits
     return StoredFault(
         fault_id=fault_id,
         target=target,
         where=where,
-        op=row["op"],
-        pattern=row["pattern"],
-        bit=row["bit"],
-        block=table[row["site"]].block,
+        op=row.op,
+        pattern=row.pattern,
+        bit=row.bit,
+        block=table[row.site].block,
         image_id=image,
         label=int(run.workplace.images.labels[position]),
         words=tuple(_by_site(points, table, golden, faulty)),
-        stored_outcome=None if stored is None else str(stored["outcome"]),
+        stored_outcome=None if stored is None else str(stored.outcome),
         stored_top1=None if logits is None or not len(logits) else _top1(logits),
     )
 
