@@ -12,7 +12,7 @@ from testbed.analysis.outputs import native_judge
 from testbed.analysis.outputs.outcome import measured
 
 
-class Judge(Protocol):
+class OutcomeJudge(Protocol):
     """Measures outputs against goldens. faulty: (n, K); golden: (m, K); row: (n,) which golden each is held against."""
 
     def __call__(
@@ -26,7 +26,7 @@ class Judge(Protocol):
     ) -> Any: ...
 
 
-def outcome_judges() -> dict[str, Judge]:
+def outcome_judges() -> dict[str, OutcomeJudge]:
     """Name every judge of this machine: "numpy", the reference, and the compiled one for each instruction set.
 
     Returns:
@@ -53,7 +53,7 @@ def _numpy_judge(
     return measured(faulty, golden[row], atol, rtol, rtol_grid)
 
 
-def _compiled(name: str) -> Judge:
+def _compiled(name: str) -> OutcomeJudge:
     def judge(
         faulty: NDArray[np.float32],
         golden: NDArray[np.float32],
