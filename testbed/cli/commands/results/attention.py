@@ -13,7 +13,7 @@ from testbed.cli.options.numbers import Threads, Whole
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from testbed.sensitivity.attention_maps.study import AttentionStudy
+    from testbed.sensitivity.attention_maps.records import AttentionStudy
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 
