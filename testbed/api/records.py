@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from testbed.core.words import html
+
+if TYPE_CHECKING:
+    from testbed.ber.record import BitErrorRecord
+    from testbed.compare.campaigns import Comparison
+    from testbed.sweep.record import SweepRecord
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,47 +31,57 @@ class StudyResult:
         return dict(self.record)
 
 
+@dataclass(frozen=True, eq=False)
 class ToleranceSweep(StudyResult):
-    """What tolerances would detect and alarm at, per fault model and confidence tier."""
+    """What tolerances would detect and alarm at, per fault model and confidence tier.
+
+    Attributes:
+        content: The record with fields instead of keys: `sweep.content.tiers[0].grid[0].false_alarm.rate`.
+    """
+
+    content: SweepRecord
 
     @property
     def grid(self) -> pd.DataFrame:
         """One row per fault model, tier and tolerance, as `--to FILE` writes it."""
         from testbed.sweep.run import grid_table
 
-        return grid_table(self.record)
+        return grid_table(self.content)
 
     @property
     def false_alarms(self) -> pd.DataFrame:
         """One row per fault-free engine and tier: the smallest tolerance without a false alarm, and the bound on its rate."""
-        return pd.json_normalize(self.record["false_alarms"])
+        return pd.json_normalize([alarms.to_json() for alarms in self.content.false_alarms])
 
     def _repr_html_(self) -> str:
-        sources = [(source["source"], source["target"], f"{source['n']:,}") for source in self.record["sources"]]
-        detected = f"{100 * self.record['wanted_detection']:g} % detection wanted"
+        sources = [(source.source, source.target, f"{source.n:,}") for source in self.content.sources]
+        detected = f"{100 * self.content.wanted_detection:g} % detection wanted"
         return (
-            html.heading(f"Tolerance sweep of {self.record['name']}: {detected}")
+            html.heading(f"Tolerance sweep of {self.content.name}: {detected}")
             + html.table(("fault-free engine", "target", "images"), sources)
             + html.paragraph(f"{len(self.grid):,} points: .grid; false alarms: .false_alarms")
         )
 
 
+@dataclass(frozen=True, eq=False)
 class BitErrorSweep(StudyResult):
-    """Accuracy against the bit-error rate of the weights."""
+    """Accuracy against the bit-error rate of the weights.
+
+    Attributes:
+        content: The record with fields instead of keys: `sweep.content.rates[0].accuracy.low`.
+    """
+
+    content: BitErrorRecord
 
     @property
     def rates(self) -> pd.DataFrame:
         """One row per bit-error rate: flips, accuracy, SDC-1 and non-finite outputs with their intervals."""
         rows = []
-        for record in self.record["rates"]:
-            row: dict[str, Any] = {"bit_error_rate": record["rate"], "flips": record["flips"]["mean"]}
-            for measure in ("accuracy", "sdc1", "nonfinite"):
-                estimate = record[measure]
-                row |= {
-                    measure: estimate["rate"],
-                    f"{measure}_low": estimate["low"],
-                    f"{measure}_high": estimate["high"],
-                }
+        for record in self.content.rates:
+            row: dict[str, Any] = {"bit_error_rate": record.rate, "flips": record.flips.mean}
+            measures = {"accuracy": record.accuracy, "sdc1": record.sdc1, "nonfinite": record.nonfinite}
+            for measure, share in measures.items():
+                row |= {measure: share.rate, f"{measure}_low": share.low, f"{measure}_high": share.high}
             rows.append(row)
         return pd.DataFrame(rows)
 
@@ -75,31 +90,40 @@ class BitErrorSweep(StudyResult):
             (f"{row['bit_error_rate']:g}", f"{row['flips']:,.1f}", *(percent_of(row, m) for m in ("accuracy", "sdc1")))
             for row in self.rates.to_dict("records")
         ]
-        return html.heading(f"Bit errors in the weights of {self.record['name']}, in %") + html.table(
+        return html.heading(f"Bit errors in the weights of {self.content.name}, in %") + html.table(
             ("bit-error rate", "flips", "accuracy", "SDC-1"), rows
         )
 
 
+@dataclass(frozen=True, eq=False)
 class RunComparison(StudyResult):
-    """Two campaigns of one model, side by side."""
+    """Two campaigns of one model, side by side.
+
+    Attributes:
+        content: The record with fields instead of keys: `comparison.content.headline.a[0].rate`.
+    """
+
+    content: Comparison
 
     @property
     def mode(self) -> str:
         """ "engines" within one precision, "precisions" across two."""
-        return str(self.record["mode"])
+        return self.content.mode
 
     @property
     def headline(self) -> pd.DataFrame:
         """SDC-1 of each fault model of the whole model, with intervals: one row per side."""
-        sides = [pd.DataFrame(list(self.record["headline"][side])).assign(side=side) for side in ("a", "b")]
-        table = pd.concat(sides, ignore_index=True)
+        sides = (("a", self.content.headline.a), ("b", self.content.headline.b))
+        tables = [pd.DataFrame([line.to_json() for line in lines]).assign(side=side) for side, lines in sides]
+        table = pd.concat(tables, ignore_index=True)
         return table[["side", *(name for name in table.columns if name != "side")]]
 
     @property
     def differences(self) -> pd.DataFrame:
         """Disagreeing rows of two engines, or rates per role of the bit of two precisions, as `--to FILE` writes them."""
-        of_engines = self.mode == "engines"
-        return pd.json_normalize(self.record["disagreements"]["listed"] if of_engines else self.record["roles"])
+        from testbed.compare.campaigns import table_of
+
+        return table_of(self.content)
 
     def _repr_html_(self) -> str:
         rows = [
@@ -109,7 +133,7 @@ class RunComparison(StudyResult):
         return (
             html.heading(f"Two {self.mode}: A and B")
             + html.table(("", "faults in", "fault", "faults", "SDC-1 %"), rows)
-            + "".join(map(html.paragraph, self.record["notes"]))
+            + "".join(map(html.paragraph, self.content.notes))
         )
 
 

@@ -70,7 +70,8 @@ def sweep_tolerances(
 
     names = None if noise is None else tuple(noise)
     request = SweepRequest(numbers(atol), numbers(rtol), detect, names, noise_images, link, limit, exact)
-    return ToleranceSweep(sweep_campaign(folder_of(run), request, steps_of(progress, "sweep")))
+    swept = sweep_campaign(folder_of(run), request, steps_of(progress, "sweep"))
+    return ToleranceSweep(swept.to_json(), swept)
 
 
 def sweep_bit_errors(
@@ -117,7 +118,7 @@ def sweep_bit_errors(
         spec = load_spec(subject)
         path = Path("runs") / spec.name if folder is None else Path(folder)
         preparation = prepared(path, spec, lambda stage, total, what: steps_of(progress, stage)(total, what))
-    record = run_ber(
+    swept = run_ber(
         preparation,
         tuple(rates),
         repeats,
@@ -126,7 +127,7 @@ def sweep_bit_errors(
         seed=seed,
         progress=lambda total: steps(total, "images"),
     )
-    return BitErrorSweep(record)
+    return BitErrorSweep(swept.to_json(), swept)
 
 
 def compare_runs(first: RunSource, second: RunSource) -> RunComparison:
@@ -151,7 +152,8 @@ def compare_runs(first: RunSource, second: RunSource) -> RunComparison:
     """
     from testbed.compare.campaigns import compare_campaigns
 
-    return RunComparison(compare_campaigns(folder_of(first), folder_of(second)))
+    compared = compare_campaigns(folder_of(first), folder_of(second))
+    return RunComparison(compared.to_json(), compared)
 
 
 def write_report(run: RunSource) -> Path:

@@ -12,13 +12,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from testbed.analysis.bounded import bounded_mean_interval
 from testbed.analysis.outputs.confidence import top1
+from testbed.ber.record import BitErrorRate, FlipCount, RateOverRepeats
 from testbed.campaign.evaluate.weights.in_place import weight_canary
 from testbed.campaign.folder.engine import CampaignEngine
 from testbed.campaign.folder.images import NamedImages
@@ -31,6 +32,14 @@ from testbed.engines.runner import WeightFault, WeightInjector, faulty_weights
 _CANARY_IMAGES = 32
 
 
+class FlipSweep(NamedTuple):
+    """What flips in the weights do: accuracy without any, the bits that can flip, and what is left at each rate."""
+
+    accuracy: float
+    bits: int
+    rates: list[BitErrorRate]
+
+
 def ber_sweep(
     engine: CampaignEngine,
     sites: Sequence[Site],
@@ -39,8 +48,8 @@ def ber_sweep(
     seed: int,
     confidence: float,
     advance: Callable[[int], None] = lambda images: None,
-) -> dict[str, Any]:
-    """Accuracy against the labels, and SDC-1 against the engine's golden, at each rate; JSON-ready.
+) -> FlipSweep:
+    """Accuracy against the labels, and SDC-1 against the engine's golden, at each rate.
 
     engine: of weights, with the images to ask about. rates: probability of each bit to flip. Each repeat has flips of its
     own, which depend on (seed, rate, repeat, site) alone. ``advance`` is called with the images that were run. Raises
@@ -52,19 +61,11 @@ def ber_sweep(
     if repeats < 2:
         raise UsageError(f"intervals are over repeats: two at least, not {repeats}")
     _check_heard(engine, sites)
-    record = {
-        "images": len(engine.images),
-        "accuracy": _accuracy(engine.golden, engine),
-        "sites": [site.name for site in sites],
-        "bits": _bits(sites),
-        "repeats": repeats,
-        "seed": seed,
-        "confidence": confidence,
-        "rates": [_at(engine, sites, rate, repeats, seed, confidence, advance) for rate in rates],
-    }
+    accuracy = _accuracy(engine.golden, engine)
+    measured = [_at(engine, sites, rate, repeats, seed, confidence, advance) for rate in rates]
     if engine.outputs().tobytes() != engine.golden.tobytes():
         raise EngineError("the engine's output is not restored after the flipped bits were put back")
-    return record
+    return FlipSweep(accuracy, _bits(sites), measured)
 
 
 def _at(
@@ -75,7 +76,7 @@ def _at(
     seed: int,
     confidence: float,
     advance: Callable[[int], None],
-) -> dict[str, Any]:
+) -> BitErrorRate:
     runner = engine.runner
     assert isinstance(runner, WeightInjector)
     labels, golden = engine.images.labels, top1(engine.golden)
@@ -89,17 +90,18 @@ def _at(
         nonfinite.append(~np.isfinite(outputs).all(axis=1))
         advance(len(outputs))
     predicted = np.stack(predictions)
-    measures = {
-        "accuracy": (predicted == labels, golden == labels),
-        "sdc1": (predicted != golden, np.zeros(len(golden), bool)),
-        "nonfinite": (np.stack(nonfinite), ~np.isfinite(engine.golden).all(axis=1)),
-    }
     faulty = FlippedRepeats(np.array(flips) > 0, _probability(rate, _bits(sites)))
-    return {
-        "rate": rate,
-        "flips": {"mean": float(np.mean(flips)), "least": min(flips), "most": max(flips)},
-        **{name: rate_over_repeats(*seen, faulty, confidence) for name, seen in measures.items()},
-    }
+
+    def over_repeats(seen: NDArray[np.bool_], unflipped: NDArray[np.bool_]) -> RateOverRepeats:
+        return rate_over_repeats(seen, unflipped, faulty, confidence)
+
+    return BitErrorRate(
+        rate=rate,
+        flips=FlipCount(mean=float(np.mean(flips)), least=min(flips), most=max(flips)),
+        accuracy=over_repeats(predicted == labels, golden == labels),
+        sdc1=over_repeats(predicted != golden, np.zeros(len(golden), bool)),
+        nonfinite=over_repeats(np.stack(nonfinite), np.asarray(~np.isfinite(engine.golden).all(axis=1))),
+    )
 
 
 class FlippedRepeats(NamedTuple):
@@ -138,13 +140,13 @@ def flipped(sites: Sequence[Site], rate: float, seed: int, repeat: int) -> list[
 
 def rate_over_repeats(
     seen: NDArray[np.bool_], golden: NDArray[np.bool_], faulty: FlippedRepeats, confidence: float
-) -> dict[str, Any]:
+) -> RateOverRepeats:
     """Estimates a rate over repeats. seen: (repeats, images); golden: (images,), what is seen without flips."""
     part, without, share = seen[faulty.repeats].mean(axis=1), float(golden.mean()), faulty.probability
     limits = bounded_mean_interval(part, confidence)
     with_flips = (float(part.mean()) if len(part) else without, float(limits.low), float(limits.high))
     rate, low, high = ((1 - share) * without + share * value for value in with_flips)
-    return {"rate": rate, "low": low, "high": high, "per_repeat": seen.mean(axis=1).tolist()}
+    return RateOverRepeats(rate=rate, low=low, high=high, per_repeat=seen.mean(axis=1).tolist())
 
 
 def _accuracy(outputs: NDArray[np.float32], engine: CampaignEngine) -> float:

@@ -6,9 +6,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -17,6 +16,7 @@ from testbed.analysis.outputs.classes import class_counts
 from testbed.analysis.outputs.confidence import top1
 from testbed.analysis.outputs.guessing import guessing_warning
 from testbed.ber.rates import ber_sweep
+from testbed.ber.record import BitErrorRecord, FlippedEngine
 from testbed.campaign.evaluate.weights.in_place import WeightGate, weight_gate_of
 from testbed.campaign.files import Files
 from testbed.campaign.folder.claim import claimed, clean, recorded_spec
@@ -73,7 +73,7 @@ def run_ber(
     images: int | None = None,
     seed: int | None = None,
     progress: Callable[[int], AbstractContextManager[Callable[[int], None]]],
-) -> dict[str, Any]:
+) -> BitErrorRecord:
     """`ber_sweep` on the test images, or on so many of them: a random choice with the classes in proportion, by the
     campaign's seed. sites: patterns of weights. seed: of the flips; the campaign's unless said. progress: given the
     images there are to run in all, gives what to tell of some done."""
@@ -81,20 +81,31 @@ def run_ber(
     with weight_engine(preparation, images) as bench, progress(len(rates) * repeats * len(bench.images)) as advance:
         gate = _gate(preparation, bench, bench.table.select("weight", sites))
         chosen = bench.table.without(left_out.site for left_out in gate.left_out).select("weight", sites)
-        swept = ber_sweep(bench, chosen, rates, repeats, spec.seed if seed is None else seed, spec.confidence, advance)
+        seed = spec.seed if seed is None else seed
+        swept = ber_sweep(bench, chosen, rates, repeats, seed, spec.confidence, advance)
         if warning := guessing_warning(top1(bench.golden), bench.images.labels, len(classes)):
             log.warning("without flips: %s", warning)
-        engine = {
-            "backend": spec.engine.backend,
-            "precision": spec.engine.precision,
-            "batch": bench.batch,
-            "hash": bench.runner.info.hash,
-            "deployment_id": bench.runner.info.deployment_id,
-            "options": dict(bench.runner.info.options),
-        }
-        images_by_class = class_counts(bench.images.labels, classes)
-    left_out = [asdict(each) for each in gate.left_out]
-    return {"name": spec.name, "engine": engine, "left_out": left_out, "classes": images_by_class, **swept}
+        return BitErrorRecord(
+            name=spec.name,
+            engine=FlippedEngine(
+                backend=spec.engine.backend,
+                precision=spec.engine.precision,
+                batch=bench.batch,
+                hash=bench.runner.info.hash,
+                deployment_id=bench.runner.info.deployment_id,
+                options=dict(bench.runner.info.options),
+            ),
+            left_out=gate.left_out,
+            classes=class_counts(bench.images.labels, classes),
+            images=len(bench.images),
+            accuracy=swept.accuracy,
+            sites=[site.name for site in chosen],
+            bits=swept.bits,
+            repeats=repeats,
+            seed=seed,
+            confidence=spec.confidence,
+            rates=swept.rates,
+        )
 
 
 def _gate(preparation: Preparation, engine: CampaignEngine, sites: Sequence[Site]) -> WeightGate:

@@ -17,6 +17,7 @@ from testbed.core.errors import StaleArtefact
 from testbed.core.folder.forms import Form, first_wrong
 from testbed.core.folder.manifest import MANIFEST
 from testbed.core.folder.runfolder import RunFolder
+from testbed.core.site import Target
 
 _Count = Annotated[int, Field(ge=0, le=10**15)]
 _Seconds = Annotated[float, Field(ge=0, le=1e10, allow_inf_nan=False)]
@@ -75,7 +76,9 @@ class ExecuteFacts(Form):
     stop: StopFacts | None = None
 
 
-class _NoiseSource(Form):
+class NoiseEngine(Form):
+    """A fault-free engine of a sweep."""
+
     backend: str
     precision: str
     batch: Annotated[int, Field(ge=1, le=1_000_000)]
@@ -85,17 +88,31 @@ class _NoiseSource(Form):
 class NoiseFacts(Form):
     """Facts of the stages "noise.*" of a sweep."""
 
-    source: _NoiseSource
-    target: Literal["model", "attention"]
+    source: NoiseEngine
+    target: Target
     engine_hash: str
     arithmetic: str
+    images: _Count = 0
     other_top1: _Count | None
 
 
 class LinkFacts(Form):
-    """Facts of the stage "link" of a sweep. sites: the module's."""
+    """Facts of the stage "link" of a sweep. sites: the module's. ended: rows without any output, left out. checked: rows
+    that were also run to the end, and whose logits are the stored ones, bit for bit. evaluated: "whole" where only the
+    whole engine gives those bits."""
 
     sites: list[str]
+    faults: _Count
+    rows: _Count
+    ended: _Count
+    checked: _Count
+    evaluated: Literal["prefix", "whole"]
+
+
+class ExactFacts(Form):
+    """Facts of the stage "exact" of a sweep. rows: evaluated exactly so far."""
+
+    rows: _Count
 
 
 _FORMS: dict[str, type[Form]] = {

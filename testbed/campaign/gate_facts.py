@@ -38,9 +38,9 @@ class ZeroFaultFacts(Form):
 class LeftOut(Form):
     """A tensor that is not struck, and why."""
 
-    target: str = ""
-    site: str
-    reason: str
+    target: str = Field("", description="`model` or `attention`")
+    site: str = Field(description="the tensor")
+    reason: str = Field(description="why it is left out")
 
 
 class WeightGate(Form):

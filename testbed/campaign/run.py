@@ -111,7 +111,9 @@ class Run(Closing):
         """
         for file in (PLAN, RESULTS):
             self.folder.verify_file(file)
-        formats = {t: {site.name: site.format_name for site in self.sites(t)} for t in self.spec.targets}
+        formats: dict[str, dict[str, str]] = {
+            t: {site.name: site.format_name for site in self.sites(t)} for t in self.spec.targets
+        }
         return rate_table(self.folder / RESULTS, self.folder / PLAN, formats, self.spec.confidence, by, measure)
 
     def inject(

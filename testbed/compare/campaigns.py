@@ -3,22 +3,26 @@ precisions."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
+from testbed.compare.engine_record import EngineComparison
 from testbed.compare.engines import compare_engines
 from testbed.compare.headline import headline
+from testbed.compare.precision_record import PrecisionComparison
 from testbed.compare.precisions import compare_roles
+from testbed.compare.record import CampaignComparison, Headline
 from testbed.compare.side import Side
 from testbed.core.errors import UsageError
 from testbed.core.folder.files import atomic_path
 
+Comparison = EngineComparison | PrecisionComparison
 
-def compare_campaigns(first: Path, second: Path) -> dict[str, Any]:
-    """The comparison, JSON-ready but for infinities: ``mode`` "engines" within one precision, "precisions" across two.
+
+def compare_campaigns(first: Path, second: Path) -> Comparison:
+    """The comparison: of two engines within one precision, or of two precisions.
 
     Raises UsageError for folders without a campaign, for two models, and where nothing can be paired; StaleArtefact for
     a campaign that is not finished or whose files were changed.
@@ -29,26 +33,30 @@ def compare_campaigns(first: Path, second: Path) -> dict[str, Any]:
             f"{a.path} and {b.path} are campaigns of two trained models; compare two campaigns of one model"
         )
     within = a.precision == b.precision
-    compared = compare_engines(a, b) if within else compare_roles(a, b)
-    return {
-        "mode": "engines" if within else "precisions",
-        "a": a.to_json(),
-        "b": b.to_json(),
-        "confidence": a.spec.confidence,
-        "headline": {"a": headline(a), "b": headline(b)},
-        "notes": list(_notes(a, b)),
-        **compared,
-    }
+    shared = CampaignComparison(
+        mode="engines" if within else "precisions",
+        a=a.to_record(),
+        b=b.to_record(),
+        confidence=a.spec.confidence,
+        headline=Headline(a=headline(a), b=headline(b)),
+        notes=list(_notes(a, b)),
+    )
+    return compare_engines(a, b, shared) if within else compare_roles(a, b, shared)
 
 
-def write_table(compared: Mapping[str, Any], path: Path) -> None:
-    """The disagreeing rows (two engines) or the rates per role (two precisions) as .csv or .parquet, by the name's end.
+def table_of(compared: Comparison) -> pd.DataFrame:
+    """The disagreeing rows (two engines) or the rates per role (two precisions)."""
+    records = compared.disagreements.listed if isinstance(compared, EngineComparison) else compared.roles
+    return pd.json_normalize([record.to_json() for record in records])
+
+
+def write_table(compared: Comparison, path: Path) -> None:
+    """Write `table_of` as .csv or .parquet, by the name's end.
 
     Raises UsageError for another ending, see `check_table_name`.
     """
     check_table_name(path)
-    records = compared["disagreements"]["listed"] if compared["mode"] == "engines" else compared["roles"]
-    table = pd.json_normalize(records)
+    table = table_of(compared)
     with atomic_path(path) as temporary:
         if path.suffix == ".csv":
             table.to_csv(temporary, index=False)

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
 
 from testbed.analysis.agreement import Agreement, Kappa, agreement
-from testbed.analysis.survey import Estimate
-from testbed.compare.side import Side, design_of
+from testbed.compare.engine_record import (
+    AgreementRecord,
+    DifferBy,
+    Disagreement,
+    DisagreementCause,
+    Disagreements,
+    EngineComparison,
+    FaultPairing,
+    KappaRecord,
+    OutcomeMatrix,
+)
+from testbed.compare.record import CampaignComparison
+from testbed.compare.side import Side, compared_rate, design_of
 from testbed.core.errors import UsageError
 from testbed.core.outcome import OUTCOMES, Outcome
+from testbed.core.site import Target, Where
 
 # What makes a fault of one campaign the same fault of another; their numbers may differ.
 FAULT = (
@@ -23,7 +35,7 @@ INSIDE = "inside"  # the tolerance: identical or masked
 _MERGED_NAME = [INSIDE if name in (Outcome.IDENTICAL, Outcome.MASKED) else str(name) for name in OUTCOMES]
 MERGED = tuple(dict.fromkeys(_MERGED_NAME))
 _MERGED_CODE = np.array([MERGED.index(name) for name in _MERGED_NAME])  # of each of OUTCOMES
-DIFFER_BY = ("due", "unchanged", "nonfinite", "top1", "tolerance")
+DIFFER_BY: tuple[str, ...] = get_args(DifferBy)
 _BOTH = (
     *("outcome", "faulty_value", "max_abs_diff", "atol", "masking_atol", "distance", "top1_faulty", "margin_faulty"),
 )
@@ -38,25 +50,27 @@ METHOD = (
 )
 
 
-def compare_engines(a: Side, b: Side) -> dict[str, Any]:
+def compare_engines(a: Side, b: Side, shared: CampaignComparison) -> EngineComparison:
+    """The comparison. shared: what every comparison tells. Raises UsageError where no fault is common."""
     pairs = _pairs(a, b)
     differing = _disagreements(pairs)
-    return {
-        "pairing": {
-            "by": list(FAULT),
-            "faults": int(pairs["fault_id"].nunique()),
-            "rows": len(pairs),
-            "only_a": len(a.rows) - len(pairs),
-            "only_b": len(b.rows) - len(pairs),
-        },
-        "method": METHOD,
-        "agreement": list(_agreements(pairs, a.spec.confidence)),
-        "disagreements": {
-            "rows": len(differing),
-            "by_cause": _by_cause(differing),
-            "listed": [_plain(row) for row in differing.to_dict("records")],
-        },
-    }
+    return EngineComparison(
+        **dict(shared),
+        pairing=FaultPairing(
+            by=list(FAULT),
+            faults=int(pairs["fault_id"].nunique()),
+            rows=len(pairs),
+            only_a=len(a.rows) - len(pairs),
+            only_b=len(b.rows) - len(pairs),
+        ),
+        method=METHOD,
+        agreement=list(_agreements(pairs, a.spec.confidence)),
+        disagreements=Disagreements(
+            rows=len(differing),
+            by_cause=_by_cause(differing),
+            listed=[_disagreement(row) for row in differing.to_dict("records")],
+        ),
+    )
 
 
 def _pairs(a: Side, b: Side) -> pd.DataFrame:
@@ -72,51 +86,51 @@ def _pairs(a: Side, b: Side) -> pd.DataFrame:
     return pairs
 
 
-def _agreements(pairs: pd.DataFrame, confidence: float) -> Iterator[dict[str, Any]]:
+def _agreements(pairs: pd.DataFrame, confidence: float) -> Iterator[AgreementRecord]:
     """Per target and place: over all operations (op None), then for each."""
-    for (target, where), target_place in pairs.groupby(["target", "where"], sort=False):
+    key: Any  # pandas does not say what it groups by
+    for key, target_place in pairs.groupby(["target", "where"], sort=False):
         ops = target_place["op"].unique()
         for op in (None, *ops) if len(ops) > 1 else ops:
             part = target_place if op is None else target_place[target_place["op"] == op]
-            yield {"target": target, "where": where, "op": op, **_agreement(part, confidence)}
+            yield _agreement(key[0], key[1], op, part, confidence)
 
 
-def _agreement(part: pd.DataFrame, confidence: float) -> dict[str, Any]:
+def _agreement(target: Target, where: Where, op: str | None, part: pd.DataFrame, confidence: float) -> AgreementRecord:
     design = design_of(part)
     codes_a, codes_b = part["code"].to_numpy(), part["code_b"].to_numpy()
     apart = agreement(codes_a, codes_b, OUTCOMES, design, confidence)
     merged = agreement(_MERGED_CODE[codes_a], _MERGED_CODE[codes_b], MERGED, design, confidence)
     same_word = part["golden_word"].to_numpy() == part["golden_word_b"].to_numpy()
-    return {
-        "faults": merged.agreement.n_clusters,
-        "rows": merged.agreement.n_rows,
-        "same_golden_word": float(same_word.mean()),
-        "disagreeing_rows": int(merged.counts.sum() - np.trace(merged.counts)),
-        "agreement": _rate_to_json(merged.agreement),
-        "kappa": _kappa(merged.kappa),
-        "matrix": _matrix(merged),
-        "agreement_all": _rate_to_json(apart.agreement),
-        "kappa_all": _kappa(apart.kappa),
-        "matrix_all": _matrix(apart),
-    }
+    return AgreementRecord(
+        target=target,
+        where=where,
+        op=op,
+        faults=merged.agreement.n_clusters,
+        rows=merged.agreement.n_rows,
+        same_golden_word=float(same_word.mean()),
+        disagreeing_rows=int(merged.counts.sum() - np.trace(merged.counts)),
+        agreement=compared_rate(merged.agreement),
+        kappa=_kappa(merged.kappa),
+        matrix=_matrix(merged),
+        agreement_all=compared_rate(apart.agreement),
+        kappa_all=_kappa(apart.kappa),
+        matrix_all=_matrix(apart),
+    )
 
 
-def _matrix(result: Agreement) -> dict[str, Any]:
+def _matrix(result: Agreement) -> OutcomeMatrix:
     """A down, B across; only the outcomes that were seen."""
     seen = np.flatnonzero(result.counts.sum(axis=0) + result.counts.sum(axis=1))
-    return {
-        "outcomes": [result.categories[code] for code in seen],
-        "rows": result.counts[np.ix_(seen, seen)].tolist(),
-        "shares": result.shares[np.ix_(seen, seen)].tolist(),
-    }
+    return OutcomeMatrix(
+        outcomes=[result.categories[code] for code in seen],
+        rows=result.counts[np.ix_(seen, seen)].tolist(),
+        shares=result.shares[np.ix_(seen, seen)].tolist(),
+    )
 
 
-def _rate_to_json(estimate: Estimate) -> dict[str, float]:
-    return {"rate": estimate.rate, "low": estimate.low, "high": estimate.high}
-
-
-def _kappa(kappa: Kappa) -> dict[str, Any]:
-    return {"value": kappa.value, "low": kappa.low, "high": kappa.high, "undefined": kappa.undefined}
+def _kappa(kappa: Kappa) -> KappaRecord:
+    return KappaRecord(value=kappa.value, low=kappa.low, high=kappa.high, undefined=kappa.undefined)
 
 
 # ---- the disagreeing rows
@@ -145,32 +159,34 @@ def _disagreements(pairs: pd.DataFrame) -> pd.DataFrame:
     return rows[[*columns, "margin_golden", *named]].rename(columns=named).reset_index(drop=True)
 
 
-def _by_cause(differing: pd.DataFrame) -> list[dict[str, Any]]:
+def _by_cause(differing: pd.DataFrame) -> list[DisagreementCause]:
     """Counts per target, place and kind of difference, and how far from the tolerance or from a tie the furthest is."""
     causes = []
-    for (target, where, kind), part in differing.groupby(["target", "where", "differ_by"], sort=False):
+    key: Any
+    for key, part in differing.groupby(["target", "where", "differ_by"], sort=False):
+        target, where, kind = key
         distance = part[["distance_a", "distance_b"]].replace(np.inf, np.nan).max().max()
         margin = part[["margin_faulty_a", "margin_faulty_b"]].max().max()
         causes.append(
-            {
-                "target": target,
-                "where": where,
-                "differ_by": kind,
-                "rows": len(part),
-                "faults": int(part["fault_id_a"].nunique()),
-                "largest_distance": _number(distance),
-                "largest_margin": _number(margin),
-            }
+            DisagreementCause(
+                target=target,
+                where=where,
+                differ_by=kind,
+                rows=len(part),
+                faults=int(part["fault_id_a"].nunique()),
+                largest_distance=_number(distance),
+                largest_margin=_number(margin),
+            )
         )
     return causes
 
 
-def _plain(row: dict[Any, Any]) -> dict[str, Any]:
-    """A row as JSON. Null: a whole-word fault's bit, a top-1 without classes, and what has no finite value."""
+def _disagreement(row: dict[Any, Any]) -> Disagreement:
+    """None: a whole-word fault's bit, a top-1 without classes, and what has no finite value."""
     missing = {"bit"} if row["bit"] < 0 else set()
     if row["top1_golden"] < 0:
         missing |= {"top1_golden", "top1_faulty_a", "top1_faulty_b"}
-    return {key: None if key in missing else _number(value) for key, value in row.items()}
+    return Disagreement.model_validate({key: None if key in missing else _number(value) for key, value in row.items()})
 
 
 def _number(value: Any) -> Any:

@@ -7,12 +7,12 @@ how many bits, if flipped, change the prediction. A format of fewer bits offers 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from testbed.campaign.files import PLAN, RESULTS, Files
 from testbed.campaign.plan.sections import bits_named
 from testbed.campaign.summary.rates import fault_models
 from testbed.campaign.summary.tally import Tally, populations
+from testbed.compare.record import HeadlineRate
 from testbed.compare.side import Side
 from testbed.core.fault import FaultModel
 from testbed.core.site import Site, SiteTable
@@ -20,14 +20,12 @@ from testbed.core.site import Site, SiteTable
 _TARGET = "model"
 
 
-def headline(side: Side) -> list[dict[str, Any]]:
-    """Per (place, operation): ``rate`` with ``low`` and ``high``, ``faults`` and ``n`` rows; ``bits`` that are struck, as the
-    sites hold them, and of these, as expected, ``sdc1_bits`` with ``sdc1_bits_low`` and ``sdc1_bits_high``. JSON-ready;
-    empty where the model as a whole was not struck."""
+def headline(side: Side) -> list[HeadlineRate]:
+    """One for each fault model; none where the model as a whole was not struck."""
     return list(_lines(side)) if _TARGET in side.spec.targets else []
 
 
-def _lines(side: Side) -> Iterator[dict[str, Any]]:
+def _lines(side: Side) -> Iterator[HeadlineRate]:
     tally = Tally.of(side.path / RESULTS)
     _, population = populations([side.path / PLAN])
     table = SiteTable.load(side.folder / Files(_TARGET).sites)
@@ -40,19 +38,19 @@ def _lines(side: Side) -> Iterator[dict[str, Any]]:
         sites = {profile.site for profile in rates.profiles}
         faulty = [site for site in table if site.name in sites and site.where == model.where]
         bits = sum(site.elements * _bits(side, model, site, table) for site in faulty)
-        yield {
-            "where": model.where,
-            "op": model.label,
-            "rate": rate.rate,
-            "low": rate.low,
-            "high": rate.high,
-            "faults": rate.n_clusters,
-            "n": rate.n_rows,
-            "bits": bits,
-            "sdc1_bits": rate.rate * bits,
-            "sdc1_bits_low": rate.low * bits,
-            "sdc1_bits_high": rate.high * bits,
-        }
+        yield HeadlineRate(
+            where="weight" if model.where == "weight" else "activation",
+            op=model.label,
+            rate=rate.rate,
+            low=rate.low,
+            high=rate.high,
+            faults=rate.n_clusters,
+            n=rate.n_rows,
+            bits=bits,
+            sdc1_bits=rate.rate * bits,
+            sdc1_bits_low=rate.low * bits,
+            sdc1_bits_high=rate.high * bits,
+        )
 
 
 def _bits(side: Side, model: FaultModel, site: Site, table: SiteTable) -> int:

@@ -4,7 +4,7 @@ number and order."""
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -12,15 +12,29 @@ from numpy.typing import NDArray
 
 from testbed.analysis.agreement import correlation, difference
 from testbed.analysis.survey import Estimate
-from testbed.compare.side import Side, design_of
+from testbed.compare.precision_record import (
+    ComparedMeasures,
+    ComparedSides,
+    MeasureEvents,
+    PairedRates,
+    PairEvents,
+    PrecisionComparison,
+    RateDifference,
+    Role,
+    RoleRecord,
+    SampleSize,
+    SitePairing,
+)
+from testbed.compare.record import CampaignComparison
+from testbed.compare.side import Side, compared_rate, design_of
 from testbed.core.errors import UsageError
 from testbed.core.formats import format_named
 from testbed.core.outcome import MEASURES, Outcome
 
 SITE = ("target", "where", "site")
 PLACE = (*SITE, "op", "index", "image_id", "role")
-ROLES = ("sign", "exponent", "mantissa", "magnitude", "word")
-ALL = "all"
+ALL: Role = "all"
+ROLES: tuple[Role, ...] = get_args(Role)  # ALL first
 RatesByMeasure = dict[str, Estimate]  # per measure
 METHOD = (
     "Rates are of the sites and images that both campaigns have, by the number format of the site on either side, and"
@@ -32,8 +46,9 @@ METHOD = (
 )
 
 
-def compare_roles(a: Side, b: Side) -> dict[str, Any]:
-    """Rates per target, place, operation, pair of formats and bit role. Raises UsageError where nothing is common."""
+def compare_roles(a: Side, b: Side, shared: CampaignComparison) -> PrecisionComparison:
+    """Rates per target, place, operation, pair of formats and bit role. shared: what every comparison tells. Raises
+    UsageError where nothing is common."""
     rows_a, rows_b = _with_roles(a.rows), _with_roles(b.rows)
     common = _formats(rows_a).merge(_formats(rows_b), on=list(SITE), suffixes=("_a", "_b"))
     images = set(a.images) & set(b.images)
@@ -42,18 +57,19 @@ def compare_roles(a: Side, b: Side) -> dict[str, Any]:
         raise UsageError(f"{a.path} and {b.path} have no {what} in common; run one spec in both precisions")
     marked_a, marked_b = (_marked(rows, common, images) for rows in (rows_a, rows_b))
     pairs = _pairs(marked_a, marked_b)
-    return {
-        "pairing": {
-            "by": list(PLACE),
-            "sites": len(common),
-            "sites_only_a": len(_formats(rows_a)) - len(common),
-            "sites_only_b": len(_formats(rows_b)) - len(common),
-            "faults": int(pairs["fault_id"].nunique()),
-            "rows": len(pairs),
-        },
-        "method": METHOD,
-        "roles": list(_roles(marked_a, marked_b, pairs, a.spec.confidence)),
-    }
+    return PrecisionComparison(
+        **dict(shared),
+        pairing=SitePairing(
+            by=list(PLACE),
+            sites=len(common),
+            sites_only_a=len(_formats(rows_a)) - len(common),
+            sites_only_b=len(_formats(rows_b)) - len(common),
+            faults=int(pairs["fault_id"].nunique()),
+            rows=len(pairs),
+        ),
+        method=METHOD,
+        roles=list(_roles(marked_a, marked_b, pairs, a.spec.confidence)),
+    )
 
 
 def _with_roles(rows: pd.DataFrame) -> pd.DataFrame:
@@ -96,29 +112,29 @@ def _pairs(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
     return rows_a.merge(rows_b[columns], on=[*PLACE, "nth"], suffixes=("", "_b"), validate="one_to_one")
 
 
-def _roles(a: pd.DataFrame, b: pd.DataFrame, pairs: pd.DataFrame, confidence: float) -> Iterator[dict[str, Any]]:
+def _roles(a: pd.DataFrame, b: pd.DataFrame, pairs: pd.DataFrame, confidence: float) -> Iterator[RoleRecord]:
     target_place = ["target", "where", "op"]
     kinds = [*target_place, "format_a", "format_b"]
-    rates_a, rates_b = (
+    rates_of = [
         {key: _rates(part, confidence) for key, part in rows.groupby(target_place, sort=False)} for rows in (a, b)
-    )
-    paired = dict(iter(pairs.groupby([*kinds, "role"], sort=False)))
+    ]
+    pairs_of = dict(iter(pairs.groupby([*kinds, "role"], sort=False)))
     both = pd.concat([rows.loc[rows["common"], kinds] for rows in (a, b)]).drop_duplicates()
     for key in both.itertuples(index=False, name=None):
         target_key, formats = key[:3], key[3:]
-        sides = [rates.get(target_key, {}) for rates in (rates_a, rates_b)]
-        for role in (ALL, *ROLES):
-            found_a, found_b = (side.get((*formats, role)) for side in sides)
-            if (not found_a and not found_b) or (role == ALL and target_key[2].startswith("random")):
+        sides = [rates.get(target_key, {}) for rates in rates_of]
+        for role in ROLES:
+            rates_a, rates_b = (side.get((*formats, role)) for side in sides)
+            if (not rates_a and not rates_b) or (role == ALL and target_key[2].startswith("random")):
                 continue  # a whole word is its only role
-            yield {
-                **dict(zip([*kinds], key, strict=True)),
-                "role": role,
-                "a": _counts(found_a),
-                "b": _counts(found_b),
-                "rates": _sides(found_a, found_b, target_key[0] == "model"),
-                "paired": _paired(paired.get((*key, role)), confidence, target_key[0] == "model"),
-            }
+            yield RoleRecord(
+                **dict(zip(kinds, key, strict=True)),
+                role=role,
+                a=_sample_size(rates_a),
+                b=_sample_size(rates_b),
+                rates=_measures(rates_a, rates_b, target_key[0] == "model"),
+                paired=_paired(pairs_of.get((*key, role)), confidence, target_key[0] == "model"),
+            )
 
 
 def _rates(rows: pd.DataFrame, confidence: float) -> dict[tuple[str, str, str], RatesByMeasure]:
@@ -135,56 +151,55 @@ def _rates(rows: pd.DataFrame, confidence: float) -> dict[tuple[str, str, str], 
     return rates
 
 
-def _counts(rates: RatesByMeasure | None) -> dict[str, int] | None:
-    return None if rates is None else {"faults": rates["outside"].n_clusters, "rows": rates["outside"].n_rows}
+def _sample_size(rates: RatesByMeasure | None) -> SampleSize | None:
+    return None if rates is None else SampleSize(faults=rates["outside"].n_clusters, rows=rates["outside"].n_rows)
 
 
-def _sides(
+def _measures(
     a: RatesByMeasure | None, b: RatesByMeasure | None, has_classes: bool, joint: dict[str, float] | None = None
-) -> dict[str, Any]:
-    """Measure -> both rates, and their difference where both exist. joint: correlation of the two sides' rates."""
-    measures: dict[str, Any] = {}
-    for measure in MEASURES:
-        if measure == "sdc1" and not has_classes:
-            measures[measure] = None
-            continue
-        measures[measure] = {
-            "a": a and _rate_to_json(a[measure]),
-            "b": b and _rate_to_json(b[measure]),
-            "difference": None,
-        }
-        if a and b:
-            value, low, high = difference(a[measure], b[measure], (joint or {}).get(measure, 0.0))
-            measures[measure]["difference"] = {"value": value, "low": low, "high": high}
-    return measures
+) -> ComparedMeasures:
+    """Both rates, and their difference where both exist. joint: correlation of the two sides' rates."""
+
+    def sides(measure: str) -> ComparedSides:
+        rate_a, rate_b = (None if rates is None else rates[measure] for rates in (a, b))
+        gap = None
+        if rate_a and rate_b:
+            value, low, high = difference(rate_a, rate_b, (joint or {}).get(measure, 0.0))
+            gap = RateDifference(value=value, low=low, high=high)
+        return ComparedSides(
+            a=None if rate_a is None else compared_rate(rate_a),
+            b=None if rate_b is None else compared_rate(rate_b),
+            difference=gap,
+        )
+
+    return ComparedMeasures(
+        sdc1=sides("sdc1") if has_classes else None, outside=sides("outside"), nonfinite=sides("nonfinite")
+    )
 
 
-def _paired(pairs: pd.DataFrame | None, confidence: float, has_classes: bool) -> dict[str, Any] | None:
+def _paired(pairs: pd.DataFrame | None, confidence: float, has_classes: bool) -> PairedRates | None:
     if pairs is None:
         return None
     design = design_of(pairs)
     columns: list[dict[str, NDArray]] = [{m: pairs[f"{m}{end}"].to_numpy() for m in MEASURES} for end in ("", "_b")]
     a, b = ({m: design.estimate(y, confidence) for m, y in side.items()} for side in columns)
     joint = {m: correlation(columns[0][m], columns[1][m], design) for m in MEASURES}
-    return {
-        "faults": a["outside"].n_clusters,
-        "rows": len(pairs),
-        "bits_a": _bits(pairs["bit"]),
-        "bits_b": _bits(pairs["bit_b"]),
-        "rates": _sides(a, b, has_classes, joint),
-        "events": {m: _events(columns[0][m], columns[1][m]) for m in MEASURES if m != "sdc1" or has_classes},
-    }
+    events = {m: _events(columns[0][m], columns[1][m]) for m in MEASURES if m != "sdc1" or has_classes}
+    return PairedRates(
+        faults=a["outside"].n_clusters,
+        rows=len(pairs),
+        bits_a=_bits(pairs["bit"]),
+        bits_b=_bits(pairs["bit_b"]),
+        rates=_measures(a, b, has_classes, joint),
+        events=MeasureEvents(**events),
+    )
 
 
-def _events(a: NDArray, b: NDArray) -> dict[str, int]:
+def _events(a: NDArray, b: NDArray) -> PairEvents:
     """Rows with the event on both sides, on one, on neither."""
     both, only_a, only_b = (int(which.sum()) for which in (a & b, a & ~b & 1, b & ~a & 1))
-    return {"both": both, "only_a": only_a, "only_b": only_b, "neither": len(a) - both - only_a - only_b}
+    return PairEvents(both=both, only_a=only_a, only_b=only_b, neither=len(a) - both - only_a - only_b)
 
 
 def _bits(bits: pd.Series) -> list[int]:
     return sorted(int(bit) for bit in bits.unique() if bit >= 0)
-
-
-def _rate_to_json(estimate: Estimate) -> dict[str, float]:
-    return {"rate": estimate.rate, "low": estimate.low, "high": estimate.high}

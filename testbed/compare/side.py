@@ -5,19 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from testbed.analysis.domains import Estimate
 from testbed.analysis.survey import SurveyDesign
 from testbed.campaign.files import PLAN, RESULTS, TIERS
 from testbed.campaign.folder.claim import recorded_spec
 from testbed.campaign.folder.images import read_tiers
 from testbed.campaign.results.reader import RESULT_TABLE, list_values, populations_of
 from testbed.campaign.spec.campaign import CampaignSpec
+from testbed.compare.record import ComparedCampaign, ComparedRate, ComparedTolerance
 from testbed.core.fault import FaultModel
 from testbed.core.folder.runfolder import RunFolder
 
@@ -108,22 +109,27 @@ class Side:
         frame["population"] = populations_of(frame["fault_id"].to_numpy(np.int64), self.folder / PLAN)
         return frame
 
-    def to_json(self) -> dict[str, Any]:
-        """What ran, JSON-ready."""
-        engine, tolerance = self.spec.engine, self.spec.tolerance
-        return {
-            "folder": str(self.path),
-            "name": self.spec.name,
-            "seed": self.spec.seed,
-            "engine": engine.model_dump(mode="json"),
-            "engine_hashes": sorted(self.rows["engine_hash"].unique()),
-            "deployment_ids": sorted(self.rows["deployment_id"].unique()),
-            "tolerance": {"atol": list(tolerance.per_tier(len(self.spec.tiers.edges))), "rtol": tolerance.rtol},
-            "detector": self.spec.detector,
-            "images": len(self.images),
-            "faults": int(self.rows["fault_id"].nunique()),
-            "rows": len(self.rows),
-        }
+    def to_record(self) -> ComparedCampaign:
+        """What ran."""
+        tolerance = self.spec.tolerance
+        return ComparedCampaign(
+            folder=str(self.path),
+            name=self.spec.name,
+            seed=self.spec.seed,
+            engine=self.spec.engine,
+            engine_hashes=sorted(self.rows["engine_hash"].unique()),
+            deployment_ids=sorted(self.rows["deployment_id"].unique()),
+            tolerance=ComparedTolerance(atol=list(tolerance.per_tier(len(self.spec.tiers.edges))), rtol=tolerance.rtol),
+            detector=self.spec.detector,
+            images=len(self.images),
+            faults=int(self.rows["fault_id"].nunique()),
+            rows=len(self.rows),
+        )
+
+
+def compared_rate(estimate: Estimate) -> ComparedRate:
+    """The rate without what it rests on."""
+    return ComparedRate(rate=estimate.rate, low=estimate.low, high=estimate.high)
 
 
 def design_of(rows: pd.DataFrame) -> SurveyDesign:

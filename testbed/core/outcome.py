@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import IntEnum, StrEnum
+from typing import Literal
 
 
 class Outcome(StrEnum):
@@ -45,5 +46,6 @@ MEASURE_NAMES = {"sdc1": "SDC-1", "outside": "outside", "nonfinite": "non-finite
 """What rates are given of, and how each is written: a changed top-1 class, any output outside the tolerance, an output that
 is not finite."""
 MEASURES: tuple[str, ...] = tuple(MEASURE_NAMES)
-EVENTS = {"sdc1": "SDC-1", "any": "any corruption"}
+Event = Literal["sdc1", "any"]
+EVENTS: dict[Event, str] = {"sdc1": "SDC-1", "any": "any corruption"}
 """What a tolerance is to detect, and how each is written."""

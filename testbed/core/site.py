@@ -20,6 +20,7 @@ from testbed.core.folder.forms import Form, read_form
 from testbed.core.formats import FORMATS, Format, format_named
 from testbed.core.words.nearest import meant, nearest
 
+Target = Literal["model", "attention"]
 Where = Literal["activation", "weight"]
 _BLOCK = re.compile(r"^block\.(\d+)\.")
 _LISTED = 16  # site names in an error message

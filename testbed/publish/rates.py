@@ -68,7 +68,7 @@ def _of_run(path: Path, dimensions: Sequence[str]) -> tuple[pd.DataFrame, float]
     spec = recorded_spec(folder)
     for file in (PLAN, RESULTS):
         folder.verify_file(file)
-    formats = {}
+    formats: dict[str, dict[str, str]] = {}
     for target in spec.targets:
         sites = Files(target).sites
         folder.verify_file(sites)

@@ -6,16 +6,31 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from testbed.analysis.roc import smallest_without_alarm
 from testbed.analysis.stats import proportion_interval, rounded_share
-from testbed.core.outcome import EVENTS
+from testbed.core.outcome import EVENTS, Event
 from testbed.sweep.detection import Detection, DetectionRate, Tier
-from testbed.sweep.noise import Floor
+from testbed.sweep.floor import Floor
+from testbed.sweep.points import (
+    AdviceRecord,
+    AlarmPoint,
+    AlarmRate,
+    AreaRecord,
+    DetectionRecord,
+    EventAdvice,
+    EventAreas,
+    FloorPoint,
+    RocCurve,
+    RocPoint,
+    SourceAlarms,
+    TierNoise,
+    TolerancePoint,
+)
+from testbed.sweep.record import FaultModelRecord, TierCurves
 from testbed.sweep.thresholds import Thresholds
 
 _ROC_POINTS = 21
@@ -52,29 +67,33 @@ class Curves:
     confidence: float
     wanted: float
 
-    def records(self) -> Iterator[dict[str, Any]]:
-        """Over all images (tier None), then per tier, JSON-ready."""
+    def records(self) -> Iterator[TierCurves]:
+        """Over all images (tier None), then per tier."""
         areas = self._areas()
         for tier in self.tiers:
             selected = np.ones(len(self.rows.tier), bool) if tier is None else self.rows.tier == tier
-            yield {
-                **self.rows.fault_model,
-                "tier": tier,
-                "n_rows": int(selected.sum()),
-                "n_faults": len(np.unique(self.rows.rows["fault_id"].to_numpy()[selected])),
-                "n_sdc1": None if self.rows.sdc1 is None else int((self.rows.sdc1 & selected).sum()),
-                "n_corrupted": int((self.rows.corrupted & selected).sum()),
-                "n_ended": int((self.rows.ended & selected).sum()),
-                "reasons": self._reasons(tier),
-                "noise": [self._floor(floor, tier) for floor in self.floors],
-                "grid": [self._point(tier, rtol, atol) for rtol in self.grid.rtols for atol in self._atols(tier, rtol)],
-                "roc": [self._roc(floor, tier) for floor in self.floors],
-                "auc": {event: [a for a in areas if a["event"] == event and a["tier"] == tier] for event in EVENTS},
-                "recommended": {
-                    "wanted": self.wanted,
-                    **{event: [self._advice(event, tier, rtol) for rtol in self.grid.rtols] for event in EVENTS},
-                },
-            }
+            yield TierCurves(
+                **dict(FaultModelRecord.of(self.rows.fault_model)),
+                tier=tier,
+                n_rows=int(selected.sum()),
+                n_faults=len(np.unique(self.rows.rows["fault_id"].to_numpy()[selected])),
+                n_sdc1=None if self.rows.sdc1 is None else int((self.rows.sdc1 & selected).sum()),
+                n_corrupted=int((self.rows.corrupted & selected).sum()),
+                n_ended=int((self.rows.ended & selected).sum()),
+                reasons=self._reasons(tier),
+                noise=[self._noise(floor, tier) for floor in self.floors],
+                grid=[self._point(tier, rtol, atol) for rtol in self.grid.rtols for atol in self._atols(tier, rtol)],
+                roc=[self._roc(floor, tier) for floor in self.floors],
+                auc=EventAreas(
+                    sdc1=[area for area in areas if area.event == "sdc1" and area.tier == tier],
+                    any=[area for area in areas if area.event == "any" and area.tier == tier],
+                ),
+                recommended=EventAdvice(
+                    wanted=self.wanted,
+                    sdc1=[self._advice("sdc1", tier, rtol) for rtol in self.grid.rtols],
+                    any=[self._advice("any", tier, rtol) for rtol in self.grid.rtols],
+                ),
+            )
 
     @cached_property
     def tiers(self) -> list[Tier]:
@@ -83,21 +102,25 @@ class Curves:
     # ---- what is asked of the rows
 
     @cached_property
-    def _detections(self) -> dict[str, Detection]:
+    def _detections(self) -> dict[Event, Detection]:
         return {
             event: Detection(self.rows, which, self.confidence)
             for event, which in self.rows.events.items()
             if which is not None
         }
 
-    def _detected(self, event: str, tier: Tier, rtol: float, atol: float) -> DetectionRate | None:
+    def _detected(self, event: Event, tier: Tier, rtol: float, atol: float) -> DetectionRecord | None:
         """None where no row of the tier has the event."""
+        rate = self._rate(event, tier, rtol, atol)
+        return rate.to_record() if rate else None
+
+    def _rate(self, event: Event, tier: Tier, rtol: float, atol: float) -> DetectionRate | None:
         detection = self._detections.get(event)
         return detection.at(rtol, atol).get(tier) if detection else None
 
-    def _reasons(self, tier: Tier) -> dict[str, str]:
+    def _reasons(self, tier: Tier) -> dict[Event, str]:
         """Why there are no rates of an event, where there are none."""
-        reasons = {}
+        reasons: dict[Event, str] = {}
         for event in EVENTS:
             detection = self._detections.get(event)
             if detection is None:
@@ -122,50 +145,53 @@ class Curves:
     def _without_alarm(self, floor: Floor, tier: Tier, rtol: float) -> float:
         return float(self._clean(floor, rtol, tier).max(initial=0.0))
 
-    def _false_alarm(self, floor: Floor, tier: Tier, rtol: float, atol: float) -> dict[str, Any]:
+    def _false_alarm(self, floor: Floor, tier: Tier, rtol: float, atol: float) -> AlarmRate:
         clean = self._clean(floor, rtol, tier)
         alarms, n = int((clean > atol).sum()), len(clean)
         low, high = proportion_interval(alarms, n, self.confidence)
-        return {
-            "rate": rounded_share(alarms / n),
-            "low": rounded_share(float(low)),
-            "high": rounded_share(float(high)),
-            "n": n,
-        }
+        return AlarmRate(
+            rate=rounded_share(alarms / n), low=rounded_share(float(low)), high=rounded_share(float(high)), n=n
+        )
 
-    def false_alarms(self) -> Iterator[dict[str, Any]]:
+    def false_alarms(self) -> Iterator[SourceAlarms]:
         """False alarms of every fault-free engine at every tolerance of the grid, over all images and per tier."""
         for tier in self.tiers:
             for floor in self.floors:
                 points = [
-                    {"atol": atol, "rtol": rtol, **self._false_alarm(floor, tier, rtol, atol)}
+                    AlarmPoint(atol=atol, rtol=rtol, **dict(self._false_alarm(floor, tier, rtol, atol)))
                     for rtol in self.grid.rtols
                     for atol in self._atols(tier, rtol)
                 ]
-                yield {"target": floor.target, "tier": tier, "source": str(floor.source), "grid": points}
+                yield SourceAlarms(target=floor.target, tier=tier, source=str(floor.source), grid=points)
 
     # ---- records
 
-    def _floor(self, floor: Floor, tier: Tier) -> dict[str, Any]:
+    def _noise(self, floor: Floor, tier: Tier) -> TierNoise:
         points = []
         for rtol in self.grid.rtols:
             clean = self._clean(floor, rtol, tier)
             atol, bound = smallest_without_alarm(clean, self.confidence)
-            detected = {f"detection_{e}": rate_to_json(self._detected(e, tier, rtol, atol)) for e in EVENTS}
             points.append(
-                {"rtol": rtol, "smallest_atol": finite(atol), "false_alarm_upper": rounded_share(bound), **detected}
+                FloorPoint(
+                    rtol=rtol,
+                    smallest_atol=finite(atol),
+                    false_alarm_upper=rounded_share(bound),
+                    detection_sdc1=self._detected("sdc1", tier, rtol, atol),
+                    detection_any=self._detected("any", tier, rtol, atol),
+                )
             )
-        return {**describe_source(floor), "n": len(floor.of_tier(tier)), "floors": points}
+        return TierNoise(**dict(floor.engine), n=len(floor.of_tier(tier)), floors=points)
 
-    def _point(self, tier: Tier, rtol: float, atol: float) -> dict[str, Any]:
-        return {
-            "atol": atol,
-            "rtol": rtol,
-            "false_alarm": self._false_alarm(self.floors[0], tier, rtol, atol),
-            **{f"detection_{event}": rate_to_json(self._detected(event, tier, rtol, atol)) for event in EVENTS},
-        }
+    def _point(self, tier: Tier, rtol: float, atol: float) -> TolerancePoint:
+        return TolerancePoint(
+            atol=atol,
+            rtol=rtol,
+            false_alarm=self._false_alarm(self.floors[0], tier, rtol, atol),
+            detection_sdc1=self._detected("sdc1", tier, rtol, atol),
+            detection_any=self._detected("any", tier, rtol, atol),
+        )
 
-    def _roc(self, floor: Floor, tier: Tier) -> dict[str, Any]:
+    def _roc(self, floor: Floor, tier: Tier) -> RocCurve:
         """The ROC at the scores of the fault-free images themselves: there the false-alarm rate steps."""
         rtol = self.grid.main
         clean = self._clean(floor, rtol, tier)
@@ -173,42 +199,42 @@ class Curves:
         if len(levels) > _ROC_POINTS:
             levels = levels[np.linspace(0, len(levels) - 1, _ROC_POINTS).astype(int)]
         points = [
-            {
-                "atol": atol,
-                "false_alarm": float((clean > atol).mean()),
-                **{event: rate_to_json(self._detected(event, tier, rtol, atol)) for event in EVENTS},
-            }
+            RocPoint(
+                atol=atol,
+                false_alarm=float((clean > atol).mean()),
+                sdc1=self._detected("sdc1", tier, rtol, atol),
+                any=self._detected("any", tier, rtol, atol),
+            )
             for atol in levels[::-1].tolist()
         ]
-        return {"source": str(floor.source), "rtol": rtol, "points": points}
+        return RocCurve(source=str(floor.source), rtol=rtol, points=points)
 
-    def _advice(self, event: str, tier: Tier, rtol: float) -> dict[str, Any]:
+    def _advice(self, event: Event, tier: Tier, rtol: float) -> AdviceRecord:
         """The largest atol that detects as much as is wanted, whether it is free of false alarms, or why there is none."""
         floor = self._without_alarm(self.floors[0], tier, rtol)
-        advice: dict[str, Any] = {
-            "rtol": rtol,
-            "atol": None,
-            "detection": None,
-            "no_alarm_atol": finite(floor),
-            "feasible": False,
-            "reason": None,
-        }
-        at_zero = self._detected(event, tier, rtol, 0.0)
+
+        def advice(
+            atol: float | None, detection: DetectionRecord | None, feasible: bool, reason: str | None
+        ) -> AdviceRecord:
+            return AdviceRecord(
+                rtol=rtol, atol=atol, detection=detection, no_alarm_atol=finite(floor), feasible=feasible, reason=reason
+            )
+
+        at_zero = self._rate(event, tier, rtol, 0.0)
         if at_zero is None:
-            return advice | {"reason": self._reasons(tier)[event]}
+            return advice(None, None, False, self._reasons(tier)[event])
         atol = self._detections[event].largest_atol(rtol, tier, self.wanted)
         if atol is None:
-            return advice | {"detection": rate_to_json(at_zero), "reason": _why_not(at_zero, rtol, self.wanted)}
+            return advice(None, at_zero.to_record(), False, _why_not(at_zero, rtol, self.wanted))
         if atol == math.inf:
             most = self._detected(event, tier, rtol, np.finfo(np.float64).max)
             reason = "any atol will do: enough of these outputs are not finite, or there is none"
-            return advice | {"detection": rate_to_json(most), "feasible": floor < math.inf, "reason": reason}
-        detected = rate_to_json(self._detected(event, tier, rtol, atol))
+            return advice(None, most, floor < math.inf, reason)
         feasible = floor <= atol
         why_not = None if feasible else f"the fault-free engine needs {floor:.3g}, or it raises false alarms"
-        return advice | {"atol": atol, "detection": detected, "feasible": feasible, "reason": why_not}
+        return advice(atol, self._detected(event, tier, rtol, atol), feasible, why_not)
 
-    def _areas(self) -> list[dict[str, Any]]:
+    def _areas(self) -> list[AreaRecord]:
         """Areas under the curve of every fault-free engine at the main rtol, and of the first at every rtol."""
         columns = [(floor, self.grid.main) for floor in self.floors]
         columns += [(self.floors[0], rtol) for rtol in self.grid.rtols if rtol != self.grid.main]
@@ -217,34 +243,20 @@ class Curves:
             for floor, rtol in columns:
                 areas = detection.areas(rtol, partial(self._clean, floor, rtol))
                 for tier, area in areas.items():
-                    what = {"event": event, "tier": tier, "source": str(floor.source), "rtol": rtol}
-                    records.append({**what, "auc": rounded_share(area.rate), **_limits(area)})
+                    records.append(
+                        AreaRecord(
+                            event=event,
+                            tier=tier,
+                            source=str(floor.source),
+                            rtol=rtol,
+                            auc=rounded_share(area.rate),
+                            low=rounded_share(area.low),
+                            high=rounded_share(area.high),
+                            n=area.n,
+                            faults=area.faults,
+                        )
+                    )
         return records
-
-
-def _limits(area: DetectionRate) -> dict[str, Any]:
-    return {"low": rounded_share(area.low), "high": rounded_share(area.high), "n": area.n, "faults": area.faults}
-
-
-def describe_source(floor: Floor) -> dict[str, Any]:
-    source = floor.source
-    return {
-        "source": str(source),
-        "engine": source.backend,
-        "precision": source.precision,
-        "batch": source.batch,
-        "file": source.file,
-        "arithmetic": floor.arithmetic,
-        "engine_hash": floor.engine_hash,
-    }
-
-
-def rate_to_json(rate: DetectionRate | None) -> dict[str, Any] | None:
-    if rate is None:
-        return None
-    record: dict[str, Any] = {name: rounded_share(getattr(rate, name)) for name in ("rate", "low", "high")}
-    record |= {"n": rate.n, "faults": rate.faults}
-    return record | {"undecided": rate.undecided} if rate.undecided else record
 
 
 def finite(value: float) -> float | None:

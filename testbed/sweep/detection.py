@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.analysis.roc import areas, largest_accepted, rank_among
+from testbed.analysis.stats import rounded_share
 from testbed.analysis.survey import RowDomains
+from testbed.sweep.points import DetectionRecord
 from testbed.sweep.thresholds import Thresholds
 
 Tier = int | None
@@ -29,6 +31,17 @@ class DetectionRate:
     n: int
     faults: int
     undecided: int = 0
+
+    def to_record(self) -> DetectionRecord:
+        """Round it to what is kept."""
+        return DetectionRecord(
+            rate=rounded_share(self.rate),
+            low=rounded_share(self.low),
+            high=rounded_share(self.high),
+            n=self.n,
+            faults=self.faults,
+            **({"undecided": self.undecided} if self.undecided else {}),
+        )
 
 
 class Detection:
@@ -50,7 +63,7 @@ class Detection:
 
     def at(self, rtol: float, atol: float) -> dict[Tier, DetectionRate]:
         """Rate of flagged rows per tier, and over all (None). A tier without the event is left out."""
-        flagged, undecided = (getattr(self._thresholds, which)(rtol, atol) for which in ("flagged", "undecided"))
+        flagged, undecided = self._thresholds.flagged(rtol, atol), self._thresholds.undecided(rtol, atol)
         sets = flagged, flagged & ~undecided, flagged | undecided
         # Sets at one rtol lie within each other, so that their sizes tell them apart.
         key = (rtol, *(int((rows & self.event).sum()) for rows in sets))

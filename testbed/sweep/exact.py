@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from testbed.analysis.outputs.compare import Deviation
 from testbed.campaign.evaluate.whole import WholeTwin
+from testbed.campaign.facts import ExactFacts
 from testbed.campaign.files import PLAN, RESULTS, Files
 from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.plan.table import read_plan
@@ -56,7 +57,7 @@ def evaluate_exactly(workplace: Workplace, wanted: pd.DataFrame, progress: Progr
         "rows": sha256_json(sorted([*_keys(known).tolist(), *_keys(missing).tolist()])),
     }
 
-    def build() -> dict[str, int]:
+    def build() -> ExactFacts:
         with progress(len(missing), "rows evaluated exactly") as advance:
             parts = [known]
             for target, rows in missing.groupby("target", sort=False):
@@ -65,7 +66,7 @@ def evaluate_exactly(workplace: Workplace, wanted: pd.DataFrame, progress: Progr
         table = pd.concat([part for part in parts if len(part)]).sort_values(KEY)
         with atomic_path(workplace.folder / EXACT) as temporary:
             pq.write_table(pa.Table.from_pandas(table, _TABLE.schema, preserve_index=False), temporary)
-        return {"rows": len(table)}
+        return ExactFacts(rows=len(table))
 
     workplace.folder.stage(STAGE, made_from, [EXACT], build, command=COMMAND)
     return read_exact(workplace)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import onnx
@@ -20,14 +19,17 @@ from numpy.typing import NDArray
 
 from testbed.analysis.outputs.compare import Deviation, by_row, identical
 from testbed.campaign.evaluate.contract import Injections
+from testbed.campaign.facts import LinkFacts, facts_of
 from testbed.campaign.files import PLAN, RESULTS, TIERS, Files
 from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.plan.table import read_plan
 from testbed.campaign.results.reader import RESULT_TABLE, form_of
 from testbed.core.errors import EngineError, UsageError
 from testbed.core.folder.files import atomic_path
+from testbed.core.folder.forms import Form
+from testbed.core.site import Target, Where
 from testbed.engines.batches import pad_rows
-from testbed.engines.runner import Runner
+from testbed.engines.runner import EngineRequest, Runner
 from testbed.golden.arrays import read_array
 from testbed.instrument.ports.feed import PortFeed
 from testbed.instrument.ports.prefix import up_to, with_output
@@ -56,18 +58,26 @@ LINK_TABLE = form_of(
 VERSION = 1  # of what is stored
 MODULE = "block.0.attn"
 OUTPUT = f"{MODULE}.proj"
-_TARGET, _PLACE = "model", "activation"
+_TARGET: Target = "model"
+_PLACE: Where = "activation"
 _CHECKED_ROWS = 256
 _GOLDEN_BYTES = 256 * 2**20
 
 
-def measure_link(workplace: Workplace, limit: int | None, progress: ProgressOpener) -> dict[str, Any]:
+class LinkInputs(Form):
+    """What a link is made from: hashes of files, and what was asked for."""
+
+    results: str
+    twin: str
+    tiers: str
+    limit: int | None
+    version: int
+
+
+def measure_link(workplace: Workplace, limit: int | None, progress: ProgressOpener) -> LinkFacts:
     """Writes ``link.parquet``, unless it is there: per (fault, image) the deviation of the module's output.
 
-    limit: at most so many faults, the first draws of every stratum. Returns the facts of the stage: ``sites`` of the
-    module, ``faults``, ``rows``, ``ended`` (rows without any output, left out), ``checked`` (rows that were also run to the
-    end, and whose logits are the stored ones, bit for bit) and ``evaluated`` ("prefix", or "whole" where only the whole
-    engine gives those bits).
+    limit: at most so many faults, the first draws of every stratum. Returns the facts of the stage.
 
     Raises UsageError for a campaign without such faults, EngineError where the engine gives other bits than it did.
     """
@@ -75,14 +85,15 @@ def measure_link(workplace: Workplace, limit: int | None, progress: ProgressOpen
     for file in (PLAN, RESULTS):
         folder.verify_file(file)
     measurement = _Measurement(workplace, limit)
-    made_from = {
-        "results": folder.output_hash("execute", RESULTS),
-        "twin": folder.output_hash(f"instrument.{_TARGET}", Files(_TARGET).twin),
-        "tiers": folder.output_hash("tiers", TIERS),
-        "limit": limit,
-        "version": VERSION,
-    }
-    return folder.stage(STAGE, made_from, [LINK], lambda: measurement.write(progress), command=COMMAND)
+    made_from = LinkInputs(
+        results=folder.output_hash("execute", RESULTS),
+        twin=folder.output_hash(f"instrument.{_TARGET}", Files(_TARGET).twin),
+        tiers=folder.output_hash("tiers", TIERS),
+        limit=limit,
+        version=VERSION,
+    )
+    folder.stage(STAGE, made_from.to_json(), [LINK], lambda: measurement.write(progress), command=COMMAND)
+    return facts_of(folder, STAGE, LinkFacts)
 
 
 @dataclass(frozen=True)
@@ -140,7 +151,7 @@ class _Measurement:
         ids = self.images.ids
         return np.array([(f, ids[i]) in keys for f, i in zip(fault_id.tolist(), image.tolist(), strict=True)], bool)
 
-    def write(self, progress: ProgressOpener) -> dict[str, Any]:
+    def write(self, progress: ProgressOpener) -> LinkFacts:
         rows = self.rows
         if not len(rows):
             raise UsageError(f"no fault strikes {MODULE}.* alone and lets the engine live; there is nothing to follow")
@@ -149,9 +160,8 @@ class _Measurement:
         whole = replace(twin, onnx=with_output(twin.onnx, self.output), file_sha256=f"{twin.file_sha256} and {OUTPUT}")
         with self.workplace.open(prefix) as short:
             same = self._checked(short, whole)
-            request, how = (prefix, "prefix") if same else (whole, "whole")
         with (
-            self.workplace.open(request) as runner,
+            self.workplace.open(prefix if same else whole) as runner,
             progress(len(rows), "rows followed") as advance,
             atomic_path(self.workplace.folder / LINK) as temporary,
             pq.ParquetWriter(temporary, LINK_TABLE.schema) as writer,
@@ -160,14 +170,14 @@ class _Measurement:
                 writer.write_table(part)
                 advance(part.num_rows)
         faults = len(np.unique(rows.fault_id))
-        return {
-            "sites": self._inside,
-            "faults": faults,
-            "rows": len(rows),
-            "ended": rows.ended,
-            "checked": self._sample.size,
-            "evaluated": how,
-        }
+        return LinkFacts(
+            sites=self._inside,
+            faults=faults,
+            rows=len(rows),
+            ended=rows.ended,
+            checked=self._sample.size,
+            evaluated="prefix" if same else "whole",
+        )
 
     # ---- the same bits
 
@@ -175,7 +185,7 @@ class _Measurement:
     def _sample(self) -> NDArray[np.int64]:
         return np.unique(np.linspace(0, len(self.rows) - 1, min(_CHECKED_ROWS, len(self.rows))).astype(np.int64))
 
-    def _checked(self, prefix: Runner, whole: Any) -> bool:
+    def _checked(self, prefix: Runner, whole: EngineRequest) -> bool:
         """Whether the prefix gives the module's output as the whole engine has it.
 
         Raises EngineError where the whole engine, with that output beside its own, gives other logits than it stored.

@@ -18,13 +18,36 @@ from testbed.campaign.facts import LinkFacts, facts_of
 from testbed.campaign.files import RESULTS
 from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.results.reader import list_values
-from testbed.sweep.curves import ToleranceGrid, describe_source, finite, rate_to_json
+from testbed.sweep.curves import ToleranceGrid, finite
 from testbed.sweep.detection import DetectionRate, Tier
+from testbed.sweep.floor import Floor
 from testbed.sweep.link import LINK, LINK_TABLE, MODULE, OUTPUT, STAGE, VERSION
-from testbed.sweep.noise import Floor
+from testbed.sweep.points import DetectionRecord
+from testbed.sweep.record import FaultModelRecord, LinkedModel, LinkPoint, LinkRecord, ModuleFloor, ModuleNoise
 from testbed.sweep.thresholds import Thresholds
 
 _NOT_ASKED = -1
+
+
+@dataclass(frozen=True)
+class LinkRates:
+    """Sensitivity P(out | changed), specificity P(in | not changed), and the predictive values ppv P(changed | out), npv
+    P(not changed | in); None where nothing is to be divided by."""
+
+    sensitivity: DetectionRate | None
+    specificity: DetectionRate | None
+    ppv: DetectionRate | None
+    npv: DetectionRate | None
+
+    def to_record(self, atol: float, rtol: float) -> LinkPoint:
+        return LinkPoint(
+            atol=atol,
+            rtol=rtol,
+            sensitivity=_recorded(self.sensitivity),
+            specificity=_recorded(self.specificity),
+            ppv=_recorded(self.ppv),
+            npv=_recorded(self.npv),
+        )
 
 
 class Linked:
@@ -35,38 +58,45 @@ class Linked:
         assert rows.sdc1 is not None
         self.rows, self.module, self.changed, self._confidence = rows, module, rows.sdc1, confidence
         self.tiers: list[Tier] = [None, *np.unique(rows.tier).tolist()]
-        self._rates_of: dict[tuple[float, int], dict[Tier, dict[str, DetectionRate | None]]] = {}
+        self._rates_of: dict[tuple[float, int], dict[Tier, LinkRates]] = {}
 
     def of_tier(self, tier: Tier) -> NDArray[np.bool_]:
         return np.ones(len(self.changed), bool) if tier is None else self.rows.tier == tier
 
-    def at(self, rtol: float, atol: float) -> dict[Tier, dict[str, DetectionRate | None]]:
-        """Per tier and over all (None): sensitivity P(out | changed), specificity P(in | not changed), and the predictive
-        values ppv P(changed | out), npv P(not changed | in); None where nothing is to be divided by."""
+    def at(self, rtol: float, atol: float) -> dict[Tier, LinkRates]:
+        """Rates at one tolerance, per tier and over all (None)."""
         out = self.module[:, self.rows.rtols.index(rtol)] > atol
         key = rtol, int(out.sum())  # sets at one rtol lie within each other
         if key not in self._rates_of:
             self._rates_of[key] = self._rates(out)
         return self._rates_of[key]
 
-    def _rates(self, out: NDArray[np.bool_]) -> dict[Tier, dict[str, DetectionRate | None]]:
-        asked = {
-            "sensitivity": (self.changed, out),
-            "specificity": (~self.changed, ~out),
-            "ppv": (out, self.changed),
-            "npv": (~out, ~self.changed),
+    def _rates(self, out: NDArray[np.bool_]) -> dict[Tier, LinkRates]:
+        sensitivity = self._shares(self.changed, out)
+        specificity = self._shares(~self.changed, ~out)
+        ppv = self._shares(out, self.changed)
+        npv = self._shares(~out, ~self.changed)
+        return {
+            tier: LinkRates(sensitivity.get(tier), specificity.get(tier), ppv.get(tier), npv.get(tier))
+            for tier in self.tiers
         }
-        rates_by_tier: dict[Tier, dict[str, DetectionRate | None]] = {tier: dict.fromkeys(asked) for tier in self.tiers}
-        groupings: list[tuple[NDArray[np.int64], dict[Any, Tier]]] = [
-            (np.zeros(len(out), np.int64), {0: None}),
+
+    def _shares(self, among: NDArray[np.bool_], which: NDArray[np.bool_]) -> dict[Tier, DetectionRate]:
+        """The share of ``which`` per tier, and over all (None); a tier with nothing to divide by is left out."""
+        overall = np.zeros(len(among), np.int64)
+        groupings: tuple[tuple[NDArray[np.int64], dict[Any, Tier]], ...] = (
+            (overall, {0: None}),
             (self.rows.tier, {tier: tier for tier in self.tiers if tier is not None}),
-        ]
-        for name, (among, which) in asked.items():
-            for group, tiers in groupings:
-                rates = self.rows.design.by_group(which, np.where(among, group, _NOT_ASKED), self._confidence)
-                for label, tier in tiers.items():
-                    rates_by_tier[tier][name] = _detection_rate(rates[label]) if label in rates else None
-        return rates_by_tier
+        )
+        shares: dict[Tier, DetectionRate] = {}
+        for group, tiers in groupings:
+            rates = self.rows.design.by_group(which, np.where(among, group, _NOT_ASKED), self._confidence)
+            shares |= {tier: _detection_rate(rates[label]) for label, tier in tiers.items() if label in rates}
+        return shares
+
+
+def _recorded(rate: DetectionRate | None) -> DetectionRecord | None:
+    return None if rate is None else rate.to_record()
 
 
 def _detection_rate(estimate: Estimate) -> DetectionRate:
@@ -119,47 +149,45 @@ def _of_module(rows: Thresholds, sites: Sequence[str]) -> Thresholds:
 
 def describe_link(
     workplace: Workplace, grid: ToleranceGrid, models: Sequence[Thresholds], kept: Followed, floors: Sequence[Floor]
-) -> dict[str, Any]:
-    """JSON-ready: what was followed, and the four rates at every tolerance, per fault model and tier."""
-    record = workplace.folder.manifest["stages"][STAGE]
-    sites = facts_of(workplace.folder, STAGE, LinkFacts).sites
-    parts = linked(models, kept, sites, workplace.spec.confidence)
-    return {
-        "module": MODULE,
-        "output": OUTPUT,
-        "limit": record["inputs"].get("limit"),
-        **record["facts"],
-        "models": [entry for part in parts for entry in _records(part, grid)],
-        "noise": [_module_floor(floor, workplace, grid) for floor in floors if floor.target == "attention"],
-    }
+) -> LinkRecord:
+    """What was followed, and the four rates at every tolerance, per fault model and tier."""
+    facts = facts_of(workplace.folder, STAGE, LinkFacts)
+    parts = linked(models, kept, facts.sites, workplace.spec.confidence)
+    return LinkRecord(
+        module=MODULE,
+        output=OUTPUT,
+        limit=workplace.folder.manifest["stages"][STAGE]["inputs"].get("limit"),
+        sites=facts.sites,
+        faults=facts.faults,
+        rows=facts.rows,
+        ended=facts.ended,
+        checked=facts.checked,
+        evaluated=facts.evaluated,
+        models=[entry for part in parts for entry in _records(part, grid)],
+        noise=[_module_noise(floor, workplace, grid) for floor in floors if floor.target == "attention"],
+    )
 
 
-def _records(part: Linked, grid: ToleranceGrid) -> Iterator[dict[str, Any]]:
+def _records(part: Linked, grid: ToleranceGrid) -> Iterator[LinkedModel]:
     for tier in part.tiers:
         selected = part.of_tier(tier)
-        yield {
-            **part.rows.fault_model,
-            "tier": tier,
-            "n_rows": int(selected.sum()),
-            "n_faults": len(np.unique(part.rows.rows["fault_id"].to_numpy()[selected])),
-            "n_sdc1": int((part.changed & selected).sum()),
-            "grid": [
-                {
-                    "atol": atol,
-                    "rtol": rtol,
-                    **{name: rate_to_json(rate) for name, rate in part.at(rtol, atol)[tier].items()},
-                }
-                for rtol in grid.rtols
-                for atol in grid.atols(None, ())
+        yield LinkedModel(
+            **dict(FaultModelRecord.of(part.rows.fault_model)),
+            tier=tier,
+            n_rows=int(selected.sum()),
+            n_faults=len(np.unique(part.rows.rows["fault_id"].to_numpy()[selected])),
+            n_sdc1=int((part.changed & selected).sum()),
+            grid=[
+                part.at(rtol, atol)[tier].to_record(atol, rtol) for rtol in grid.rtols for atol in grid.atols(None, ())
             ],
-        }
+        )
 
 
-def _module_floor(floor: Floor, workplace: Workplace, grid: ToleranceGrid) -> dict[str, Any]:
+def _module_noise(floor: Floor, workplace: Workplace, grid: ToleranceGrid) -> ModuleNoise:
     """The floor of the module on its own, as the campaign's second target."""
     columns = [workplace.spec.tolerance.rtol_grid.index(rtol) for rtol in grid.rtols]
     floors = [
-        {"rtol": rtol, "smallest_atol": finite(float(floor.atol[:, column].max()))}
+        ModuleFloor(rtol=rtol, smallest_atol=finite(float(floor.atol[:, column].max())))
         for rtol, column in zip(grid.rtols, columns, strict=True)
     ]
-    return {**describe_source(floor), "n": len(floor.tier), "floors": floors}
+    return ModuleNoise(**dict(floor.engine), n=len(floor.tier), floors=floors)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from testbed.analysis.outputs.compare import Deviation
 from testbed.analysis.outputs.confidence import top1
-from testbed.campaign.facts import NoiseFacts, facts_of
+from testbed.campaign.facts import NoiseEngine, NoiseFacts, facts_of
 from testbed.campaign.files import Files
 from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.prepare.module_golden import TARGET, Reference, write_attention
@@ -28,7 +28,9 @@ from testbed.campaign.prepare.stages import Preparation
 from testbed.campaign.results.reader import form_of, list_values
 from testbed.core.errors import StaleArtefact
 from testbed.core.folder.files import atomic_path, scratch_folder
+from testbed.core.folder.forms import Form
 from testbed.core.folder.runfolder import RunFolder
+from testbed.core.site import Target
 from testbed.data import Split
 from testbed.engines.batches import batches
 from testbed.engines.runner import EngineRequest, Runner, open_engine, request_from
@@ -37,6 +39,7 @@ from testbed.golden.reference import LOGITS
 from testbed.instrument.ports.feed import PortFeed
 from testbed.instrument.shapes import input_name, output_name
 from testbed.instrument.table import deployment_id
+from testbed.sweep.floor import Floor
 from testbed.sweep.noise_sources import TWIN, Source
 
 COMMAND = "testbed sweep"
@@ -53,21 +56,16 @@ class ProgressOpener(Protocol):
     def __call__(self, total: int, what: str = ...) -> AbstractContextManager[Callable[[int], None]]: ...
 
 
-@dataclass(frozen=True)
-class Floor:
-    """One fault-free engine against the reference golden. tier: (n,) of each image; atol: (n, rtols of the spec's grid)
-    the smallest absolute tolerance that lets the image pass, infinity where its output is not finite."""
+class NoiseInputs(Form):
+    """What a floor is made from: hashes of files by their names, and what was asked for."""
 
-    source: Source
-    target: str
-    engine_hash: str
-    arithmetic: str
-    tier: NDArray[np.int64]
-    atol: NDArray[np.float64]
-    other_top1: int | None
-
-    def of_tier(self, tier: int | None) -> NDArray[np.float64]:
-        return self.atol if tier is None else self.atol[self.tier == tier]
+    instrumented: dict[str, str]
+    plain: dict[str, str]
+    golden: str
+    tiers: dict[str, str]
+    rtol_grid: list[float]
+    threads: int
+    per_tier: int
 
 
 InputsOf = Callable[[NDArray[np.int64]], NDArray[np.float32]]
@@ -108,14 +106,14 @@ class NoiseEngines:
             for target in self.workplace.spec.targets
         ]
 
-    def _measured(self, source: Source, target: str, per_tier: int | None, progress: ProgressOpener) -> Floor:
+    def _measured(self, source: Source, target: Target, per_tier: int | None, progress: ProgressOpener) -> Floor:
         stage, file = _names(source, target)
         recorded = self.folder.manifest["stages"].get(stage)
         if per_tier is None:
             per_tier = _per_tier(recorded) if recorded else 0
         self.folder.stage(
             stage,
-            self._made_from(source, target, per_tier),
+            self._made_from(target, per_tier).to_json(),
             [file],
             lambda: self._measure(source, target, self._images(target, per_tier), progress),
             command=COMMAND,
@@ -129,22 +127,21 @@ class NoiseEngines:
             if stage.startswith(f"{_STAGE}."):
                 with suppress(StaleArtefact):
                     facts = facts_of(self.folder, stage, NoiseFacts)
-                    made_from = self._made_from(_source(facts), facts.target, _per_tier(record))
-                    if record["inputs"] == made_from:
+                    if record["inputs"] == self._made_from(facts.target, _per_tier(record)).to_json():
                         floors.append(self._read(stage))
         return floors
 
-    def _made_from(self, source: Source, target: str, per_tier: int) -> dict[str, Any]:
+    def _made_from(self, target: Target, per_tier: int) -> NoiseInputs:
         stages = self.folder.manifest["stages"]
-        return {
-            "instrumented": stages[f"instrument.{target}"]["outputs"],
-            "plain": stages[f"export.{target}"]["outputs"],
-            "golden": stages[(reference := Reference.of(self.folder, target)).stage]["outputs"][reference.file],
-            "tiers": stages["tiers"]["outputs"],
-            "rtol_grid": list(self.workplace.spec.tolerance.rtol_grid),
-            "threads": self.workplace.tuned.threads,
-            "per_tier": per_tier,
-        }
+        return NoiseInputs(
+            instrumented=stages[f"instrument.{target}"]["outputs"],
+            plain=stages[f"export.{target}"]["outputs"],
+            golden=stages[(reference := Reference.of(self.folder, target)).stage]["outputs"][reference.file],
+            tiers=stages["tiers"]["outputs"],
+            rtol_grid=list(self.workplace.spec.tolerance.rtol_grid),
+            threads=self.workplace.tuned.threads,
+            per_tier=per_tier,
+        )
 
     def _read(self, stage: str) -> Floor:
         self.folder.verify(stage)
@@ -204,7 +201,7 @@ class NoiseEngines:
         inputs, outputs = map(read_array, files)
         return (lambda rows: inputs[rows]), (lambda rows: outputs[rows])
 
-    def _measure(self, source: Source, target: str, images: NoiseImages, progress: ProgressOpener) -> dict[str, Any]:
+    def _measure(self, source: Source, target: Target, images: NoiseImages, progress: ProgressOpener) -> NoiseFacts:
         grid = self.workplace.spec.tolerance.rtol_grid
         atol, differing = np.empty((len(images.ids), len(grid))), []
         request = self._request(source, target)
@@ -228,14 +225,16 @@ class NoiseEngines:
         )
         with atomic_path(self.folder / _names(source, target)[1]) as temporary:
             pq.write_table(table, temporary)
-        return {
-            "source": asdict(source),
-            "target": target,
-            "engine_hash": info.hash,
-            "arithmetic": str(info.options.get("arithmetic", source.precision)),
-            "images": len(images.ids),
-            "other_top1": sum(differing) if target == "model" else None,
-        }
+        return NoiseFacts(
+            source=NoiseEngine(
+                backend=source.backend, precision=source.precision, batch=source.batch, file=source.file
+            ),
+            target=target,
+            engine_hash=info.hash,
+            arithmetic=str(info.options.get("arithmetic", source.precision)),
+            images=len(images.ids),
+            other_top1=sum(differing) if target == "model" else None,
+        )
 
     def _request(self, source: Source, target: str) -> EngineRequest:
         options: dict[str, Any] = {

@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.core.errors import UsageError
 from testbed.engines.backends import available, check_engine, precisions_of, require_engine
 
-PLAIN, TWIN = "plain", "twin"
+EngineFile = Literal["plain", "twin"]
+PLAIN: EngineFile = "plain"
+TWIN: EngineFile = "twin"
 _WRITTEN = re.compile(r"^(?P<backend>[a-z][a-z0-9-]*)(:(?P<precision>[a-z0-9]+))?(@(?P<batch>[1-9][0-9]*))?$")
 _COMPILERS = ("ort-cpu", "openvino")  # that a machine without a GPU may have
 _ANOTHER_BATCH = 16
@@ -23,7 +26,7 @@ class Source:
     backend: str
     precision: str
     batch: int
-    file: str = PLAIN
+    file: EngineFile = PLAIN
 
     def __str__(self) -> str:
         twin = ", twin" if self.file == TWIN else ""

@@ -8,10 +8,9 @@ engines are measured once (`testbed.sweep.noise`), and so is the link of the fir
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -19,18 +18,22 @@ from testbed.analysis.outputs.confidence import TierEdges
 from testbed.campaign.files import PLAN, RESULTS, TIERS
 from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.spec.campaign import CampaignSpec
-from testbed.core.errors import StaleArtefact, TestbedError, UsageError
+from testbed.campaign.summary.record import ToleranceRecord
+from testbed.core.errors import TestbedError, UsageError
 from testbed.core.folder.files import atomic_path, sha256_json, write_text
-from testbed.core.folder.parsing import read_json
+from testbed.core.folder.forms import Form, read_form
 from testbed.core.folder.runfolder import RunFolder
 from testbed.golden.reference import LOGITS
-from testbed.sweep.curves import Curves, ToleranceGrid, describe_source
+from testbed.sweep.curves import Curves, ToleranceGrid
 from testbed.sweep.exact import KEY, evaluate_exactly, read_exact, straddling, with_exact
 from testbed.sweep.exact import STAGE as EXACT_STAGE
+from testbed.sweep.floor import Floor
 from testbed.sweep.link import LINK, STAGE, measure_link
 from testbed.sweep.linked import Followed, describe_link, read_link
-from testbed.sweep.noise import COMMAND, Floor, NoiseEngines, ProgressOpener
+from testbed.sweep.noise import COMMAND, NoiseEngines, ProgressOpener
 from testbed.sweep.noise_sources import default_sources, named_sources, own_source
+from testbed.sweep.points import SourceAlarms
+from testbed.sweep.record import NoiseSource, SweepRecord, SweptGoldens, SweptRtols, TierCurves, TierEdge
 from testbed.sweep.thresholds import Thresholds, read_thresholds
 
 SWEEP = "sweep.json"
@@ -68,8 +71,22 @@ class SweepRequest:
     exact: bool = False
 
 
-def sweep_campaign(path: Path, request: SweepRequest, progress: ProgressOpener) -> dict[str, Any]:
-    """The sweep, JSON-ready, also written to ``sweep.json`` of the run folder.
+class SweepInputs(Form):
+    """What a sweep is made from: hashes of files, the engines by name, and what was asked for."""
+
+    results: str
+    floors: list[str]
+    noise: str
+    link: str | None
+    exact: dict[str, str] | None
+    atol: list[float] | None
+    rtol: list[float] | None
+    detect: float
+    version: int
+
+
+def sweep_campaign(path: Path, request: SweepRequest, progress: ProgressOpener) -> SweepRecord:
+    """The sweep, also written to ``sweep.json`` of the run folder.
 
     Raises UsageError for a folder without a campaign and for tolerances that the rows do not tell about, StaleArtefact
     for a campaign that is not finished or whose files were changed.
@@ -95,15 +112,15 @@ def sweep_campaign(path: Path, request: SweepRequest, progress: ProgressOpener) 
             def build() -> None:
                 models = [with_exact(rows, exact, spec.tolerance.rtol_grid) for rows in _models(workplace, grid)]
                 swept = _swept(workplace, request, grid, models, floors, notes, kept)
-                write_text(folder / SWEEP, json.dumps(swept, allow_nan=False))  # many numbers: no indentation
+                write_text(folder / SWEEP, json.dumps(swept.to_json(), allow_nan=False))  # many numbers: no indentation
 
-            folder.stage("sweep", _made_from(folder, request, floors, kept), [SWEEP], build, command=COMMAND)
+            folder.stage("sweep", _made_from(folder, request, floors, kept).to_json(), [SWEEP], build, command=COMMAND)
     finally:
         workplace.close()
     return _read(folder / SWEEP)
 
 
-def read_sweep(folder: RunFolder) -> dict[str, Any] | None:
+def read_sweep(folder: RunFolder) -> SweepRecord | None:
     """The last sweep of these very results, for the report; None where there is none. Raises StaleArtefact if edited."""
     record = folder.manifest["stages"].get("sweep")
     if record is None or record["inputs"].get("results") != folder.output_hash("execute", RESULTS):
@@ -112,11 +129,8 @@ def read_sweep(folder: RunFolder) -> dict[str, Any] | None:
     return _read(folder / SWEEP)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    swept = read_json(path, "a sweep", f"run `{COMMAND} {path.parent}` again")
-    if not isinstance(swept, dict):
-        raise StaleArtefact(f"{path} is not a sweep; run `{COMMAND} {path.parent}` again")
-    return swept
+def _read(path: Path) -> SweepRecord:
+    return read_form(path, SweepRecord, "a sweep", f"run `{COMMAND} {path.parent}` again")
 
 
 def undecided_rows(path: Path, atol: float, rtol: float) -> pd.DataFrame:
@@ -169,22 +183,20 @@ def _floors(workplace: Workplace, request: SweepRequest, progress: ProgressOpene
     return floors + [floor for floor in engine.kept() if (floor.source, floor.target) not in known], notes
 
 
-def _made_from(
-    folder: RunFolder, request: SweepRequest, floors: Sequence[Floor], kept: Followed | None
-) -> dict[str, Any]:
+def _made_from(folder: RunFolder, request: SweepRequest, floors: Sequence[Floor], kept: Followed | None) -> SweepInputs:
     stages = folder.manifest["stages"]
     noise = {name: record["outputs"] for name, record in stages.items() if name.startswith("noise.")}
-    return {
-        "results": folder.output_hash("execute", RESULTS),
-        "floors": [f"{floor.target} {floor.source}" for floor in floors],
-        "noise": sha256_json(noise),
-        "link": folder.output_hash(STAGE, LINK) if kept is not None else None,
-        "exact": stages[EXACT_STAGE]["outputs"] if EXACT_STAGE in stages else None,
-        "atol": None if request.atol is None else list(request.atol),
-        "rtol": None if request.rtol is None else list(request.rtol),
-        "detect": request.detect,
-        "version": _VERSION,
-    }
+    return SweepInputs(
+        results=folder.output_hash("execute", RESULTS),
+        floors=[f"{floor.target} {floor.source}" for floor in floors],
+        noise=sha256_json(noise),
+        link=folder.output_hash(STAGE, LINK) if kept is not None else None,
+        exact=stages[EXACT_STAGE]["outputs"] if EXACT_STAGE in stages else None,
+        atol=None if request.atol is None else list(request.atol),
+        rtol=None if request.rtol is None else list(request.rtol),
+        detect=request.detect,
+        version=_VERSION,
+    )
 
 
 def _models(workplace: Workplace, grid: ToleranceGrid) -> Iterator[Thresholds]:
@@ -205,7 +217,7 @@ def _curves(
     workplace: Workplace, rows: Thresholds, floors: Sequence[Floor], grid: ToleranceGrid, wanted: float
 ) -> Curves:
     spec = workplace.spec
-    of_target = [floor for floor in floors if floor.target == rows.fault_model["target"]]
+    of_target = [floor for floor in floors if floor.target == rows.fault_model.target]
     return Curves(rows, of_target, spec.tolerance.rtol_grid, grid, spec.confidence, wanted)
 
 
@@ -217,63 +229,61 @@ def _swept(
     floors: Sequence[Floor],
     notes: Sequence[str],
     kept: Followed | None,
-) -> dict[str, Any]:
+) -> SweepRecord:
     spec = workplace.spec
     bounds = TierEdges(spec.tiers.edges).bounds
-    tiers: list[dict[str, Any]] = []
-    alarms: dict[str, list[dict[str, Any]]] = {}
+    tiers: list[TierCurves] = []
+    alarms: dict[str, list[SourceAlarms]] = {}
     for rows in models:
         curves = _curves(workplace, rows, floors, grid, request.detect)
         tiers += curves.records()
-        target = rows.fault_model["target"]
+        target = rows.fault_model.target
         alarms[target] = alarms.get(target) or list(curves.false_alarms())
-    return {
-        "name": spec.name,
-        "version": _VERSION,
-        "confidence": spec.confidence,
-        "wanted_detection": request.detect,
-        "tolerance": {
-            "atol": list(grid.own),
-            "rtol": spec.tolerance.rtol,
-            "rtol_grid": list(spec.tolerance.rtol_grid),
-        },
-        "atol": None if grid.atol is None else list(grid.atol),
-        "rtol": {"swept": list(grid.rtols), "main": grid.main},
-        "tier_edges": [{"tier": t, "low": low, "high": high} for t, (low, high) in enumerate(bounds)],
-        "goldens": _goldens(spec),
-        "definitions": DEFINITIONS,
-        "sources": [
-            {"target": floor.target, **describe_source(floor), "n": len(floor.tier), "other_top1": floor.other_top1}
-            for floor in floors
-        ],
-        "notes": list(notes),
-        "false_alarms": [record for records in alarms.values() for record in records],
-        "tiers": tiers,
-        "link": None if kept is None else describe_link(workplace, grid, models, kept, floors),
-    }
+    own = ToleranceRecord(atol=list(grid.own), rtol=spec.tolerance.rtol, rtol_grid=list(spec.tolerance.rtol_grid))
+    return SweepRecord(
+        name=spec.name,
+        version=_VERSION,
+        confidence=spec.confidence,
+        wanted_detection=request.detect,
+        tolerance=own,
+        atol=None if grid.atol is None else list(grid.atol),
+        rtol=SweptRtols(swept=list(grid.rtols), main=grid.main),
+        tier_edges=[TierEdge(tier=tier, low=low, high=high) for tier, (low, high) in enumerate(bounds)],
+        goldens=_goldens(spec),
+        definitions=DEFINITIONS,
+        sources=[_source(floor) for floor in floors],
+        notes=list(notes),
+        false_alarms=[record for records in alarms.values() for record in records],
+        tiers=tiers,
+        link=None if kept is None else describe_link(workplace, grid, models, kept, floors),
+    )
 
 
-def _goldens(spec: CampaignSpec) -> dict[str, str]:
+def _source(floor: Floor) -> NoiseSource:
+    return NoiseSource(target=floor.target, **dict(floor.engine), n=len(floor.tier), other_top1=floor.other_top1)
+
+
+def _goldens(spec: CampaignSpec) -> SweptGoldens:
     """Which golden each kind of number rests on."""
     reference = "PyTorch, float32, of the original model"
     if spec.model.onnx is not None:
         reference = "the plain engine's own outputs, as there is no other model than the file"
-    return {
-        "false_alarm": f"the reference golden ({reference}), of {LOGITS}: what a detector would store",
-        "detection": "the engine golden (the same engine and batch, without a fault), which the campaign's rows were judged"
+    return SweptGoldens(
+        false_alarm=f"the reference golden ({reference}), of {LOGITS}: what a detector would store",
+        detection="the engine golden (the same engine and batch, without a fault), which the campaign's rows were judged"
         " against; a detector that stores the reference golden sees the fault-free difference of the two on top",
-        "link": "the engine's own output of the module, without a fault",
-    }
+        link="the engine's own output of the module, without a fault",
+    )
 
 
-def grid_table(swept: Mapping[str, Any]) -> pd.DataFrame:
+def grid_table(swept: SweepRecord) -> pd.DataFrame:
     """Every grid point of every fault model and tier as one row."""
-    model = ("target", "where", "op", "pattern", "scope", "tier", "n_rows", "n_faults", "n_sdc1", "n_corrupted")
-    rows = [{**{name: part[name] for name in model}, **point} for part in swept["tiers"] for point in part["grid"]]
+    model = {"target", "where", "op", "pattern", "scope", "tier", "n_rows", "n_faults", "n_sdc1", "n_corrupted"}
+    rows = [{**part.model_dump(include=model), **point.to_json()} for part in swept.tiers for point in part.grid]
     return pd.json_normalize(rows)
 
 
-def write_grid(swept: Mapping[str, Any], path: Path) -> None:
+def write_grid(swept: SweepRecord, path: Path) -> None:
     """Write `grid_table` as .csv or .parquet, by the name's end."""
     table = grid_table(swept)
     with atomic_path(path) as temporary:

@@ -17,7 +17,7 @@ from testbed.campaign.files import PLAN, RESULTS
 from testbed.campaign.results.reader import RESULT_TABLE, list_values, populations_of
 from testbed.core.fault import FaultModel
 from testbed.core.folder.runfolder import RunFolder
-from testbed.core.outcome import DUES, HOWS, How, Outcome
+from testbed.core.outcome import DUES, HOWS, Event, How, Outcome
 
 _TEXT = (*FaultModel._fields, "site", "bit_class", "image_id", "outcome", "due", "evaluation")
 _NUMBERS = ("fault_id", "stratum", "tier", "top1_golden", "top1_faulty", "error_bound")
@@ -46,10 +46,8 @@ class Thresholds:
     ended: NDArray[np.bool_]
 
     @property
-    def fault_model(self) -> dict[str, str]:
-        """The fault model as the summary tells it: ``op`` is the label that tells fault models of one target and place
-        apart."""
-        return FaultModel._make(str(self.rows[name].iloc[0]) for name in FaultModel._fields).to_json()
+    def fault_model(self) -> FaultModel:
+        return FaultModel._make(str(self.rows[name].iloc[0]) for name in FaultModel._fields)
 
     @cached_property
     def design(self) -> SurveyDesign:
@@ -69,7 +67,7 @@ class Thresholds:
         return tiers
 
     @property
-    def events(self) -> dict[str, NDArray[np.bool_] | None]:
+    def events(self) -> dict[Event, NDArray[np.bool_] | None]:
         """What is to be detected, by name."""
         return {"sdc1": self.sdc1, "any": self.corrupted}
 

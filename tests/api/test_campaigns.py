@@ -115,15 +115,20 @@ def test_a_run_that_is_not_finished_says_so(gated: Path) -> None:
 
 
 def test_nothing_in_a_name_is_taken_for_markup() -> None:
-    record = {"name": "<b>x</b>", "rates": []}
     from testbed.api.records import BitErrorSweep
+    from testbed.ber.record import BitErrorRecord
 
-    assert "<b>" not in BitErrorSweep(record | {"rates": [_bit_errors()]})._repr_html_()
+    record = _bit_errors("<b>x</b>")
+    assert "<b>" not in BitErrorSweep(record, BitErrorRecord.model_validate(record))._repr_html_()
 
 
-def _bit_errors() -> dict[str, Any]:
-    estimate = {"rate": 0.5, "low": 0.25, "high": 0.75}
-    return {"rate": 1e-6, "flips": {"mean": 2.0}, **dict.fromkeys(("accuracy", "sdc1", "nonfinite"), estimate)}
+def _bit_errors(name: str) -> dict[str, Any]:
+    share = {"rate": 0.5, "low": 0.25, "high": 0.75, "per_repeat": [0.5, 0.5]}
+    rate = {"rate": 1e-6, "flips": {"mean": 2.0, "least": 2, "most": 2}, "accuracy": share, "sdc1": share}
+    engine = {"backend": "ort-cpu", "precision": "fp32", "batch": 8, "hash": "0", "deployment_id": "1", "options": {}}
+    asked = {"sites": ["head.bias"], "bits": 64, "repeats": 2, "seed": 1, "confidence": 0.95}
+    images = {"left_out": [], "classes": {"0": 8}, "images": 8, "accuracy": 0.5}
+    return {"name": name, "engine": engine, **images, **asked, "rates": [rate | {"nonfinite": share}]}
 
 
 # ---- studies
@@ -141,6 +146,7 @@ def test_a_tolerance_sweep_is_the_command_lines(tiny_copy: Path, tmp_path: Path)
     assert counted[-1].steps.done == counted[-1].steps.total
     assert "ort-cpu" in html_of(sweep)
     assert len(sweep.false_alarms) == len(record["false_alarms"])
+    assert sweep.content.tiers[0].grid[0].false_alarm.rate == record["tiers"][0]["grid"][0]["false_alarm"]["rate"]
 
 
 def test_bit_errors_of_a_run(tiny_copy: Path) -> None:

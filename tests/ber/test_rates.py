@@ -16,6 +16,7 @@ from onnx import numpy_helper
 from testbed.analysis.outputs.choice import BIT_ERROR_RATE, choose
 from testbed.ber.rates import FlippedRepeats, ber_sweep, flipped, rate_over_repeats
 from testbed.ber.run import prepared, run_ber, weight_engine
+from testbed.campaign.gate_facts import LeftOut, WeightGate
 from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
 from testbed.core.errors import StaleArtefact, UsageError
 from testbed.core.folder.files import sha256_bytes
@@ -100,7 +101,7 @@ def test_the_same_canonical_weights_are_flipped_however_they_are_stored() -> Non
 
 @pytest.fixture(scope="module")
 def sweep(tiny_run: Path) -> dict[str, Any]:
-    return run_ber(prepared(tiny_run), RATES, 3, images=200, progress=no_progress)
+    return run_ber(prepared(tiny_run), RATES, 3, images=200, progress=no_progress).to_json()
 
 
 def faulty_outputs(
@@ -165,12 +166,12 @@ def test_repeats_without_flips_are_not_counted_but_weighed() -> None:
     seen = np.array([[1, 1, 0, 1], [1, 0, 0, 0], [1, 1, 0, 1], [0, 1, 1, 0]], bool)
     faulty = FlippedRepeats(np.array([False, True, False, True]), 0.25)
     found = rate_over_repeats(seen, golden, faulty, 0.95)
-    assert found["rate"] == pytest.approx(0.75 * 0.75 + 0.25 * 3 / 8)
-    assert found["per_repeat"] == [0.75, 0.25, 0.75, 0.5]
-    assert 0.75 * 0.75 <= found["low"] < found["rate"] < found["high"] <= 0.75 * 0.75 + 0.25
+    assert found.rate == pytest.approx(0.75 * 0.75 + 0.25 * 3 / 8)
+    assert found.per_repeat == [0.75, 0.25, 0.75, 0.5]
+    assert 0.75 * 0.75 <= found.low < found.rate < found.high <= 0.75 * 0.75 + 0.25
     nothing = rate_over_repeats(seen[:1], golden, FlippedRepeats(np.array([False]), 0.1), 0.95)
-    assert (nothing["low"], nothing["rate"], nothing["high"]) == pytest.approx((0.675, 0.75, 0.775))
-    (single,) = {rate_over_repeats(seen[1:2], golden, FlippedRepeats(np.array([True]), 1.0), 0.95)["high"]}
+    assert (nothing.low, nothing.rate, nothing.high) == pytest.approx((0.675, 0.75, 0.775))
+    (single,) = {rate_over_repeats(seen[1:2], golden, FlippedRepeats(np.array([True]), 1.0), 0.95).high}
     assert single > 0.8  # one repeat tells little
 
 
@@ -184,7 +185,7 @@ def test_intervals_cover_the_truth() -> None:
         chance = np.where(rng.random(repeats) < 0.2, 0.9, 0.1) * faulty
         seen = rng.random((repeats, images)) < chance[:, None]
         found = rate_over_repeats(seen, np.zeros(images, bool), FlippedRepeats(faulty, probability), 0.9)
-        held += found["low"] <= truth <= found["high"]
+        held += found.low <= truth <= found.high
     assert held >= 0.9 * 200 - 3 * np.sqrt(0.9 * 0.1 * 200)
 
 
@@ -198,16 +199,25 @@ def test_the_bits_are_put_back(tiny_run: Path) -> None:
 
 def test_all_test_images_are_asked_about_and_chosen_weights_flipped(tiny_run: Path) -> None:
     found = run_ber(prepared(tiny_run), [1e-4], 2, sites=["*.fc1.weight"], seed=5, progress=no_progress)
-    assert found["images"] == len(load("digits", seed=42).test)
-    assert found["sites"] == ["block.0.mlp.fc1.weight"]
-    assert (found["seed"], found["bits"]) == (5, 32 * 16 * 32)
+    assert found.images == len(load("digits", seed=42).test)
+    assert found.sites == ["block.0.mlp.fc1.weight"]
+    assert (found.seed, found.bits) == (5, 32 * 16 * 32)
 
 
 def test_a_spec_is_prepared_first(tiny_spec: CampaignSpec, tmp_path: Path, cache_dir: Path) -> None:
     values = tiny_spec.identity() | {"name": "fresh"}
     preparation = prepared(tmp_path / "fresh", parse_spec(values))
     assert (tmp_path / "fresh" / "model.onnx").is_file()
-    assert run_ber(preparation, [0.0], 2, images=8, progress=no_progress)["name"] == "fresh"
+    assert run_ber(preparation, [0.0], 2, images=8, progress=no_progress).name == "fresh"
+
+
+def test_a_weight_that_is_left_out_is_told(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left_out = LeftOut(target="model", site="head.bias", reason="it is not heard")
+    gate = WeightGate(tensors=20, compared=0, left_out=[left_out])
+    monkeypatch.setattr("testbed.ber.run.weight_gate_of", lambda *arguments: gate)
+    found = run_ber(prepared(tiny_run), [1e-4], 2, images=8, progress=no_progress)
+    assert "head.bias" not in found.sites
+    assert found.to_json()["left_out"] == [{"target": "model", "site": "head.bias", "reason": "it is not heard"}]
 
 
 @pytest.mark.parametrize(

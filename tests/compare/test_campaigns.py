@@ -16,11 +16,11 @@ from sklearn.metrics import cohen_kappa_score
 from testbed.compare.campaigns import compare_campaigns, write_table
 from testbed.core.errors import StaleArtefact, UsageError
 from testbed.core.site import SiteTable
-from tests.support.comparisons import INSIDE, KEYS, edited, one, results, rewritten, with_outcome
+from tests.support.comparisons import INSIDE, KEYS, compared_json, edited, one, results, rewritten, with_outcome
 
 
 def test_a_campaign_agrees_with_itself(tiny_run: Path) -> None:
-    compared = compare_campaigns(tiny_run, tiny_run)
+    compared = compared_json(tiny_run, tiny_run)
     assert compared["mode"] == "engines"
     assert compared["disagreements"]["rows"] == 0
     assert compared["pairing"]["rows"] == pq.read_metadata(tiny_run / "results.parquet").num_rows
@@ -35,7 +35,7 @@ def test_a_campaign_agrees_with_itself(tiny_run: Path) -> None:
 
 def test_each_side_is_headed_by_its_sdc1_rate_and_the_bits_it_holds(tiny_run: Path, torch_run: Path) -> None:
     """As the campaigns' own summaries have them; bits by the tensors' sizes in the ONNX file."""
-    compared = compare_campaigns(tiny_run, torch_run)
+    compared = compared_json(tiny_run, torch_run)
     for side, folder in (("a", tiny_run), ("b", torch_run)):
         marginals = json.loads((folder / "summary.json").read_text())["marginals"]
         own = {(m["where"], m["op"]): m for m in marginals if m["target"] == "model" and m["by"] == "all"}
@@ -58,7 +58,7 @@ def test_each_side_is_headed_by_its_sdc1_rate_and_the_bits_it_holds(tiny_run: Pa
 
 def test_the_same_faults_in_another_engine(tiny_run: Path, torch_run: Path) -> None:
     """Everything the comparison tells, recomputed from the two files."""
-    compared = compare_campaigns(tiny_run, torch_run)
+    compared = compared_json(tiny_run, torch_run)
     pairs = results(tiny_run).merge(results(torch_run), on=KEYS, suffixes=("", "_b"))
     assert compared["pairing"]["rows"] == len(pairs) == len(results(tiny_run))
     merged = {
@@ -89,7 +89,7 @@ def test_the_same_faults_in_another_engine(tiny_run: Path, torch_run: Path) -> N
 
 
 def test_two_engines_differ_by_rounding_or_say_by_what(tiny_run: Path, torch_run: Path) -> None:
-    compared = compare_campaigns(tiny_run, torch_run)
+    compared = compared_json(tiny_run, torch_run)
     for record in compared["agreement"]:
         assert record["agreement"]["rate"] > 0.97
     for row in compared["disagreements"]["listed"]:
@@ -101,7 +101,7 @@ def test_faults_pair_by_what_they_are_and_not_by_their_number(tiny_run: Path, tm
     def renumbered(frame: pd.DataFrame) -> pd.DataFrame:
         return frame.assign(fault_id=9999 - frame.fault_id, stratum=5000 - frame.stratum).iloc[::-1]
 
-    compared = compare_campaigns(tiny_run, edited(tiny_run, tmp_path / "b", renumbered, renumbered))
+    compared = compared_json(tiny_run, edited(tiny_run, tmp_path / "b", renumbered, renumbered))
     assert (compared["pairing"]["only_a"], compared["pairing"]["only_b"]) == (0, 0)
     assert compared["disagreements"]["rows"] == 0
 
@@ -109,17 +109,17 @@ def test_faults_pair_by_what_they_are_and_not_by_their_number(tiny_run: Path, tm
 def test_faults_of_one_side_only_are_counted(tiny_run: Path, tmp_path: Path) -> None:
     kept = edited(tiny_run, tmp_path / "b", lambda rows: rows[rows.fault_id % 3 != 0])
     rows = results(tiny_run)
-    compared = compare_campaigns(tiny_run, kept)
+    compared = compared_json(tiny_run, kept)
     missing = int((rows.fault_id % 3 == 0).sum())
     assert compared["pairing"]["only_a"] == missing
     assert compared["pairing"]["only_b"] == 0
     assert compared["pairing"]["rows"] == len(rows) - missing
-    assert compare_campaigns(kept, tiny_run)["pairing"]["only_b"] == missing
+    assert compared_json(kept, tiny_run)["pairing"]["only_b"] == missing
 
 
 def test_identical_against_masked_is_no_disagreement(tiny_run: Path, tmp_path: Path) -> None:
     swapped = edited(tiny_run, tmp_path / "b", with_outcome("masked", lambda rows: rows.outcome == "identical"))
-    compared = compare_campaigns(tiny_run, swapped)
+    compared = compared_json(tiny_run, swapped)
     found = one(compared, "model", "activation")
     assert found["kappa"]["value"] == 1
     assert found["disagreeing_rows"] == compared["disagreements"]["rows"] == 0
@@ -129,7 +129,7 @@ def test_identical_against_masked_is_no_disagreement(tiny_run: Path, tmp_path: P
 
 def test_an_undefined_kappa_is_null_with_its_reason(tiny_run: Path, tmp_path: Path) -> None:
     masked = edited(tiny_run, tmp_path / "b", with_outcome("masked", lambda rows: rows.outcome == rows.outcome))
-    for record in compare_campaigns(masked, masked)["agreement"]:
+    for record in compared_json(masked, masked)["agreement"]:
         assert record["kappa"] == {"value": None, "low": None, "high": None, "undefined": record["kappa"]["undefined"]}
         assert "'inside'" in record["kappa"]["undefined"]
         assert "'masked'" in record["kappa_all"]["undefined"]
@@ -156,7 +156,7 @@ def test_every_disagreement_is_told_with_both_sides(tiny_run: Path, tmp_path: Pa
         lists[burst] = [np.inf] * 6
         return frame.assign(masking_atol=lists)
 
-    compared = compare_campaigns(tiny_run, edited(tiny_run, tmp_path / "b", change))
+    compared = compared_json(tiny_run, edited(tiny_run, tmp_path / "b", change))
     listed = {row["differ_by"]: row for row in compared["disagreements"]["listed"]}
     assert [row["differ_by"] for row in compared["disagreements"]["listed"]] == ["nonfinite", "top1", "tolerance"]
     for kind, index in zip(("tolerance", "top1", "nonfinite"), tolerable, strict=True):
@@ -189,7 +189,7 @@ def test_a_bit_that_had_its_value_already_in_one_engine_is_told(tiny_run: Path, 
         frame.loc[chosen, ["outcome", "golden_word"]] = ["identical", frame.loc[chosen, "faulty_word"]]
         return frame
 
-    (row,) = compare_campaigns(tiny_run, edited(tiny_run, tmp_path / "b", change))["disagreements"]["listed"]
+    (row,) = compared_json(tiny_run, edited(tiny_run, tmp_path / "b", change))["disagreements"]["listed"]
     assert row["differ_by"] == "unchanged"
 
 
@@ -200,7 +200,7 @@ def test_a_detector_in_one_engine_only_is_told(tiny_run: Path, tmp_path: Path) -
         with_outcome("due", lambda rows: rows.nonfinite.fillna(False).astype(bool)),
         manifest=lambda manifest: manifest["spec"].update(detector="nonfinite"),
     )
-    compared = compare_campaigns(tiny_run, seen)
+    compared = compared_json(tiny_run, seen)
     assert compared["disagreements"]["rows"] > 0
     assert {row["differ_by"] for row in compared["disagreements"]["listed"]} == {"due"}
     assert compared["notes"] == ["the detectors differ: A none, B nonfinite"]
@@ -211,7 +211,7 @@ def test_what_else_differs_is_noted(tiny_run: Path, tmp_path: Path) -> None:
         manifest["spec"]["tolerance"]["atol"] = [1e-3, 1e-4]
         manifest["spec"]["confidence"] = 0.9
 
-    notes = compare_campaigns(tiny_run, edited(tiny_run, tmp_path / "b", manifest=other))["notes"]
+    notes = compared_json(tiny_run, edited(tiny_run, tmp_path / "b", manifest=other))["notes"]
     assert any("A atol 0.0001 and rtol 0.0001, B atol 0.001 0.0001 and rtol 0.0001" in note for note in notes)
     assert any("0.95" in note and "0.9" in note for note in notes)
     assert len(notes) == 2
@@ -225,31 +225,31 @@ def test_two_models_are_not_compared(tiny_run: Path, tmp_path: Path) -> None:
         manifest["stages"]["train"]["outputs"]["model.safetensors"] = "0" * 64
 
     with pytest.raises(UsageError, match="two trained models"):
-        compare_campaigns(tiny_run, edited(tiny_run, tmp_path / "b", manifest=other))
+        compared_json(tiny_run, edited(tiny_run, tmp_path / "b", manifest=other))
 
 
 def test_without_a_common_fault_there_is_nothing_to_compare(tiny_run: Path, tmp_path: Path) -> None:
     moved = edited(tiny_run, tmp_path / "b", lambda rows: rows.assign(index=rows["index"] + 10**6))
     with pytest.raises(UsageError, match="no fault and image in common"):
-        compare_campaigns(tiny_run, moved)
+        compared_json(tiny_run, moved)
 
 
 def test_an_unfinished_or_changed_campaign_is_refused(tiny_run: Path, tmp_path: Path) -> None:
     unfinished = edited(tiny_run, tmp_path / "b", manifest=lambda manifest: manifest["stages"].pop("execute"))
     with pytest.raises(StaleArtefact, match="run the campaign to the end"):
-        compare_campaigns(tiny_run, unfinished)
+        compared_json(tiny_run, unfinished)
     changed = edited(tiny_run, tmp_path / "c")
     rewritten(changed / "results.parquet", lambda rows: rows.assign(outcome="masked"))
     with pytest.raises(StaleArtefact, match=r"results\.parquet was edited"):
-        compare_campaigns(changed, tiny_run)
+        compared_json(changed, tiny_run)
 
 
 def test_a_folder_without_a_campaign_is_refused(tiny_run: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds no run"):
-        compare_campaigns(tiny_run, tmp_path)
+        compared_json(tiny_run, tmp_path)
     other = edited(tiny_run, tmp_path / "b", manifest=lambda manifest: manifest.update(kind="training"))
     with pytest.raises(UsageError, match="no campaign but a training"):
-        compare_campaigns(other, tiny_run)
+        compared_json(other, tiny_run)
 
 
 # ---- tables
@@ -261,17 +261,17 @@ def test_the_table_holds_every_disagreement_or_every_role(
 ) -> None:
     read = pd.read_csv if end == "csv" else pd.read_parquet
     path = tmp_path / f"table.{end}"
-    compared = compare_campaigns(tiny_run, fp16_run)
-    write_table(compared, path)
+    precisions = compare_campaigns(tiny_run, fp16_run)
+    write_table(precisions, path)
     table = read(path)
-    assert len(table) == len(compared["roles"])
+    assert len(table) == len(precisions.to_json()["roles"])
     assert table["rates.outside.a.rate"].dropna().between(0, 1).all()
     changed = edited(tiny_run, tmp_path / "b", with_outcome("sdc", lambda rows: rows.index.to_series() % 5 == 0))
-    compared = compare_campaigns(tiny_run, changed)
-    write_table(compared, path)
-    table = read(path)
-    assert len(table) == compared["disagreements"]["rows"] > 0
-    assert table.fault_id_a.tolist() == [row["fault_id_a"] for row in compared["disagreements"]["listed"]]
+    engines = compare_campaigns(tiny_run, changed)
+    write_table(engines, path)
+    table, disagreements = read(path), engines.to_json()["disagreements"]
+    assert len(table) == disagreements["rows"] > 0
+    assert table.fault_id_a.tolist() == [row["fault_id_a"] for row in disagreements["listed"]]
 
 
 def test_a_table_of_another_kind_is_refused(tiny_run: Path, tmp_path: Path) -> None:

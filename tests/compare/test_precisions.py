@@ -10,11 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from testbed.compare.campaigns import compare_campaigns
 from testbed.core.errors import UsageError
 from testbed.core.folder.files import sha256_file
 from testbed.core.folder.manifest import checksummed
-from tests.support.comparisons import INSIDE, LEG, edited, results, with_outcome
+from tests.support.comparisons import INSIDE, LEG, compared_json, edited, results, with_outcome
 
 
 def role(fmt: str, bit: float) -> str:
@@ -38,7 +37,7 @@ def measured(run: Path) -> pd.DataFrame:
 
 
 def test_rates_per_role_are_those_of_the_files(tiny_run: Path, fp16_run: Path) -> None:
-    compared = compare_campaigns(tiny_run, fp16_run)
+    compared = compared_json(tiny_run, fp16_run)
     assert compared["mode"] == "precisions"
     sides = {"a": measured(tiny_run), "b": measured(fp16_run)}
     checked = set()
@@ -73,7 +72,7 @@ def test_pairs_share_site_index_image_operation_and_role(tiny_run: Path, fp16_ru
     place = ["target", "where", "op", "role", "site", "index", "image_id"]
     a, b = (measured(run).groupby(place).size() for run in (tiny_run, fp16_run))
     wanted = pd.concat([a, b], axis=1).dropna().min(axis=1)
-    compared = compare_campaigns(tiny_run, fp16_run)
+    compared = compared_json(tiny_run, fp16_run)
     assert compared["pairing"]["rows"] == wanted.sum() > 0
     per_role = wanted.groupby(["target", "where", "op", "role"]).sum()
     told = {
@@ -100,7 +99,7 @@ def as_bf16(manifest: dict[str, Any]) -> None:
 def test_a_campaign_in_another_precision_with_the_same_rows_has_no_difference(tiny_run: Path, tmp_path: Path) -> None:
     """All its faults pair with themselves, and what moves together differs by nothing."""
     same = edited(tiny_run, tmp_path / "b", manifest=as_bf16)
-    compared = compare_campaigns(tiny_run, same)
+    compared = compared_json(tiny_run, same)
     assert compared["pairing"]["rows"] == len(results(tiny_run))
     for record in compared["roles"]:
         for told in filter(None, record["rates"].values()):
@@ -125,7 +124,7 @@ def test_events_of_pairs_are_told_by_side(tiny_run: Path, tmp_path: Path) -> Non
         tiny_run, tmp_path / "b", with_outcome("masked", lambda rows: rows.outcome == rows.outcome), manifest=as_bf16
     )
     rows = measured(tiny_run)
-    for record in compare_campaigns(tiny_run, tame)["roles"]:
+    for record in compared_json(tiny_run, tame)["roles"]:
         if record["role"] == "all":
             continue
         part = rows[(rows[[*LEG, "op", "role"]] == [record[key] for key in (*LEG, "op", "role")]).all(axis=1)]
@@ -152,7 +151,7 @@ def test_integers_have_a_magnitude_and_no_exponent(tiny_run: Path, tmp_path: Pat
         for section in manifest["spec"]["faults"]:
             section["bits"] = "all"
 
-    compared = compare_campaigns(tiny_run, edited(tiny_run, tmp_path / "b", quantised, manifest=int8))
+    compared = compared_json(tiny_run, edited(tiny_run, tmp_path / "b", quantised, manifest=int8))
     found = {
         (r["format_b"], r["role"]): r
         for r in compared["roles"]
@@ -185,7 +184,7 @@ def test_only_common_sites_and_images_are_compared(tiny_run: Path, fp16_run: Pat
     manifest["stages"]["tiers"]["outputs"]["tiers.json"] = sha256_file(b / "tiers.json")
     (b / "manifest.json").write_text(json.dumps(checksummed(manifest)))
 
-    compared = compare_campaigns(tiny_run, b)
+    compared = compared_json(tiny_run, b)
     pairing = compared["pairing"]
     a = measured(tiny_run)
     common = a[~a.site.str.contains("head") & (a.image_id != gone)]
@@ -203,4 +202,4 @@ def test_only_common_sites_and_images_are_compared(tiny_run: Path, fp16_run: Pat
 def test_precisions_without_a_common_site_are_refused(tiny_run: Path, fp16_run: Path, tmp_path: Path) -> None:
     other = edited(fp16_run, tmp_path / "b", lambda rows: rows.assign(site="elsewhere"))
     with pytest.raises(UsageError, match="no struck site in common"):
-        compare_campaigns(tiny_run, other)
+        compared_json(tiny_run, other)

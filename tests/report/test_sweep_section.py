@@ -22,6 +22,7 @@ from testbed.report.charts.curve import PlotFrame
 from testbed.report.charts.roc import Level, Panel, Rule, by_tolerance, roc_panels
 from testbed.report.estimate import RateEstimate
 from testbed.report.stage import report_stage
+from testbed.sweep.record import SweepRecord
 from tests.report.test_figures import assert_legible, boxes, drawings, parsed
 from tests.support.report_pages import Page, assert_shown
 
@@ -34,14 +35,20 @@ def told(value: float, n: int = 200) -> dict[str, Any]:
     return {"rate": value, "low": max(0.0, value - 0.04), "high": min(1.0, value + 0.03), "n": n, "faults": n}
 
 
+def engine(source: str) -> dict[str, Any]:
+    precision = source.split()[1].rstrip(",")
+    arithmetic = "fp32" if source == SOURCES[0] else "emulated in fp32"
+    named = {"engine": "ort-cpu", "precision": precision, "batch": 64, "file": "plain"}
+    return {"source": source, **named, "arithmetic": arithmetic, "engine_hash": "0123"}
+
+
 def part(target: str, where: str, tier: int | None) -> dict[str, Any]:
     shift = 0.01 * (0 if tier is None else 1 + tier)
     events = ["sdc1", "any"] if target == "model" else ["any"]
     detected = {"any": told(0.6 - shift), "sdc1": told(0.9 - shift) if target == "model" else None}
     noise = [
         {
-            "source": source,
-            "arithmetic": "fp32" if source == SOURCES[0] else "emulated in fp32",
+            **engine(source),
             "n": 64,
             "floors": [
                 {"rtol": rtol, "smallest_atol": floor * factor, "false_alarm_upper": 0.046}
@@ -51,7 +58,8 @@ def part(target: str, where: str, tier: int | None) -> dict[str, Any]:
         }
         for source, floor in FLOORS.items()
     ]
-    advice = {"rtol": 1e-4, "atol": 1.239e-6, "detection": told(0.99), "feasible": True, "reason": None}
+    advice = {"rtol": 1e-4, "atol": 1.239e-6, "detection": told(0.99), "no_alarm_atol": 3.4567e-7, "feasible": True}
+    advice |= {"reason": None}
     missing = advice | {"atol": None, "feasible": False, "reason": "even at atol 0 only 60 % are flagged"}
     return {
         "target": target,
@@ -64,6 +72,8 @@ def part(target: str, where: str, tier: int | None) -> dict[str, Any]:
         "n_faults": 500,
         "n_sdc1": 200 if target == "model" else None,
         "n_corrupted": 300,
+        "n_ended": 0,
+        "reasons": {} if target == "model" else {"sdc1": "outputs of this target have no classes"},
         "noise": noise,
         "grid": [
             {"atol": atol, "rtol": rtol, "false_alarm": {"rate": 0.0, "low": 0.0, "high": 0.05, "n": 64}}
@@ -87,8 +97,9 @@ def part(target: str, where: str, tier: int | None) -> dict[str, Any]:
         ],
         "auc": {
             event: [
-                {"rtol": 1e-4, "source": s, "auc": 0.8123, "low": 0.79, "high": 0.83, "n": 300, "faults": 290}
-                for s in SOURCES
+                {"event": event, "tier": tier, "source": source, "rtol": 1e-4}
+                | {"auc": 0.8123, "low": 0.79, "high": 0.83, "n": 300, "faults": 290}
+                for source in SOURCES
             ]
             if event in events
             else []
@@ -111,17 +122,27 @@ def swept(link: bool) -> dict[str, Any]:
         "module": "block.0.attn",
         "output": "block.0.attn.proj",
         "limit": None,
+        "sites": ["block.0.attn.q"],
         "faults": 90,
         "rows": 90,
+        "ended": 0,
         "checked": 9,
+        "evaluated": "prefix",
     }
     return {
+        "name": "tiny",
+        "version": 1,
+        "confidence": 0.95,
         "wanted_detection": 0.99,
         "tolerance": {"atol": [1e-4] * 4, "rtol": 1e-4, "rtol_grid": [0.0, 1e-4]},
         "atol": None,
         "rtol": {"swept": [0.0, 1e-4], "main": 1e-4},
         "tier_edges": [{"tier": t, "low": t / 4, "high": (t + 1) / 4} for t in range(4)],
         "goldens": {"false_alarm": "the reference", "detection": "the engine golden", "link": "its own"},
+        "definitions": {},
+        "sources": [{"target": "model", **engine(source), "n": 64, "other_top1": 0} for source in SOURCES],
+        "notes": [],
+        "false_alarms": [],
         "tiers": [part(*target_place, tier) for target_place in target_places for tier in (None, *range(4))],
         "link": facts | {"models": [linked(t) for t in (None, *range(4))], "noise": []} if link else None,
     }
@@ -129,7 +150,7 @@ def swept(link: bool) -> dict[str, Any]:
 
 def add_sweep(run: Path, link: bool = True) -> None:
     """As `testbed sweep` leaves it."""
-    (run / "sweep.json").write_text(json.dumps(swept(link)))
+    (run / "sweep.json").write_text(json.dumps(SweepRecord.model_validate(swept(link)).to_json()))
     manifest = json.loads((run / "manifest.json").read_text())
     manifest["stages"]["sweep"] = {
         "inputs": {"results": manifest["stages"]["execute"]["outputs"]["results.parquet"]},

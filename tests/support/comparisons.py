@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from testbed.compare.campaigns import compare_campaigns
 from testbed.core.folder.files import sha256_file, sha256_json
 from testbed.core.folder.manifest import checksummed
 
@@ -67,6 +68,11 @@ def results(run: Path) -> pd.DataFrame:
     for name in ("target", "where", "site", "format", "op", "image_id", "outcome", "bit_class"):
         rows[name] = rows[name].astype(str)
     return rows.merge(plan, on="fault_id")
+
+
+def compared_json(first: Path, second: Path) -> dict[str, Any]:
+    """The comparison as ``--json`` prints it, but for infinities."""
+    return compare_campaigns(first, second).to_json()
 
 
 def one(compared: dict[str, Any], target: str, where: str, op: str | None = None) -> dict[str, Any]:

@@ -23,7 +23,7 @@ GRID = (1e-8, 1e-6, 1e-4, 1e-2, 1.0)
 
 
 def swept(folder: Path, **asked: Any) -> dict[str, Any]:
-    return sweep_campaign(folder, SweepRequest(**{"noise": (), **asked}), no_progress)
+    return sweep_campaign(folder, SweepRequest(**{"noise": (), **asked}), no_progress).to_json()
 
 
 def part_of(result: dict[str, Any], tier: int | None = None, **model: str) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from testbed.campaign.facts import LinkFacts
 from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.spec.campaign import parse_spec
 from testbed.core.errors import EngineError, StaleArtefact, UsageError
@@ -57,7 +58,13 @@ def own(finished: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished, tmp_path / "own"))
 
 
-def measured(folder: Path, limit: int | None = None) -> dict[str, Any]:
+def linked(folder: Path, asked: SweepRequest) -> dict[str, Any]:
+    link = sweep_campaign(folder, asked, no_progress).link
+    assert link is not None
+    return link.to_json()
+
+
+def measured(folder: Path, limit: int | None = None) -> LinkFacts:
     place = Workplace.at(folder)
     with place.folder.locked():
         facts = measure_link(place, limit, no_progress)
@@ -154,7 +161,7 @@ def test_a_module_that_only_the_whole_engine_computes_alike_is_followed_in_it(
 ) -> None:
     rewrite(own, label=unlabelled)  # another result, so that the stage is made again
     monkeypatch.setattr("testbed.sweep.link._Measurement._checked", lambda *arguments: False)
-    assert measured(own)["evaluated"] == "whole"
+    assert measured(own).evaluated == "whole"
     keys = ["fault_id", "image_id"]
     tables = [pq.read_table(folder / "link.parquet").to_pandas().sort_values(keys) for folder in (own, finished)]
     for column in ("module_max_abs_diff", "module_nonfinite", "module_identical"):
@@ -173,7 +180,7 @@ def test_rows_that_ended_the_engine_are_not_run_again(own: Path) -> None:
         return change
 
     rewrite(own, due=crashed("due", "crash"), outcome=crashed("outcome", "due"), logits=crashed("logits", None))
-    assert measured(own)["ended"] == 1
+    assert measured(own).ended == 1
     assert fault not in joined(own).fault_id.to_numpy()
 
 
@@ -182,7 +189,7 @@ def test_a_limit_takes_the_first_draws_of_every_stratum(own: Path) -> None:
     inside = plan[plan.site.astype(str).str.startswith("block.0.attn.") & (plan.site != "block.0.attn.residual")]
     strata = inside.stratum.nunique()
     facts = measured(own, 2 * strata)
-    assert facts["faults"] == 2 * strata
+    assert facts.faults == 2 * strata
     chosen = plan[plan.fault_id.isin(joined(own).fault_id)]
     assert set(chosen.draw) == {0, 1}
     assert chosen.stratum.value_counts().eq(2).all()
@@ -231,7 +238,7 @@ def test_a_campaign_without_such_faults_has_no_link(tmp_path: Path) -> None:
 def test_rates_are_weighted_shares_of_the_two_by_two_table(finished: Path, tier: int | None, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(finished, tmp_path / "own"))
     asked = SweepRequest(atol=(1e-6, 1e-2, 1.0), rtol=(0.0, 1e-4), noise=())
-    link = sweep_campaign(folder, asked, no_progress)["link"]
+    link = linked(folder, asked)
     (part,) = [p for p in link["models"] if (p["pattern"], p["scope"], p["tier"]) == ("single", "inference", tier)]
     rows = joined(folder)
     plan = pq.read_table(folder / "faults.parquet", columns=["fault_id", "population"]).to_pandas()
@@ -280,7 +287,7 @@ def test_a_stratum_that_holds_other_sites_too_weighs_by_its_part_in_the_module(o
         measured(own, limit)
         (part,) = [
             p
-            for p in sweep_campaign(own, asked, no_progress)["link"]["models"]
+            for p in linked(own, asked)["models"]
             if (p["pattern"], p["scope"], p["tier"]) == ("single", "inference", None)
         ]
         every = pq.read_table(own / "results.parquet").to_pandas()

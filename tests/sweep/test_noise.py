@@ -13,7 +13,7 @@ import testbed
 from testbed.core.errors import UsageError
 from testbed.core.folder.manifest import checksummed
 from testbed.core.folder.runfolder import RunFolder
-from testbed.sweep.noise import Floor
+from testbed.sweep.floor import Floor
 from tests.support.sweeps import part_of, plain_deviation, swept
 
 
@@ -153,7 +153,7 @@ def test_an_infinite_floor_is_no_number(swept_run: Path, result: dict[str, Any])
     rows = next(read_thresholds(RunFolder.existing(swept_run), grid, (0.0,)))
     floor = Floor(Source("x", "fp16", 1), "model", "", "", np.array([0, 1]), np.full((2, 6), np.inf), 0)
     curves = Curves(rows, [floor], grid, ToleranceGrid((1e-3,), (0.0,), 0.0, (1e-4, 1e-4)), 0.95, 0.5)
-    record = next(curves.records())
+    record = next(curves.records()).to_json()
     json.dumps(record, allow_nan=False)
     assert record["noise"][0]["floors"][0]["smallest_atol"] is None
     assert record["grid"][0]["false_alarm"]["rate"] == 1

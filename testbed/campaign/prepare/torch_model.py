@@ -106,7 +106,7 @@ class TorchSubject:
             return
         with torch.device("meta"):  # names only: no memory, no initialisation
             model = ViT(self.config)
-        tables = {}
+        tables: dict[str, SiteTable] = {}
         for target in self.spec.targets:
             module = model if target == "model" else subnetwork(model, target)
             places: dict[Where, Iterable[str]] = {"activation": taps(module), "weight": dict(module.named_parameters())}

@@ -18,7 +18,7 @@ from testbed.campaign.spec.sources import SEEDS, DataSpec, ModelSpec
 from testbed.campaign.spec.stop import StopSpec
 from testbed.campaign.spec.tables import EngineSpec, ExposureSpec, GateSpec, TierSpec, ToleranceSpec
 from testbed.core.folder.places import near
-from testbed.core.site import Where
+from testbed.core.site import Target, Where
 from testbed.core.words.nearest import unknown
 from testbed.export.calibration import TRAIN
 
@@ -102,7 +102,7 @@ class CampaignSpec(Strict):
         return int(self.model.training.get("seed", self.seed))
 
     @property
-    def targets(self) -> tuple[str, ...]:
+    def targets(self) -> tuple[Target, ...]:
         """The targets of all sections, each once, in their order."""
         return tuple(dict.fromkeys(fault.target for fault in self.faults))
 

@@ -16,9 +16,8 @@ from pydantic import BeforeValidator, Field, WithJsonSchema, field_validator, mo
 from testbed.campaign.spec.fields import AtMost, Complaint, Count, Strict, refuse
 from testbed.core.fault import OPS, DrawnOp, Op, Scope
 from testbed.core.patterns import BurstPattern, ColumnPattern, ElementPattern, Pattern, RowPattern, TilePattern
-from testbed.core.site import Where
+from testbed.core.site import Target, Where
 
-Target = Literal["model", "attention"]
 PatternKind = Literal["single", "bits", "burst", "row", "column", "tile", "sites"]
 _SIZES: dict[str, tuple[str, ...]] = {
     "single": (),

@@ -179,9 +179,11 @@ class FaultyEngine(SummaryPart):
 class ToleranceRecord(SummaryPart):
     """What outputs were judged by. ``atol``: per tier."""
 
-    atol: list[float]
-    rtol: float
-    rtol_grid: list[float] = Field(default_factory=list)
+    atol: list[float] = Field(description="absolute tolerance of each tier")
+    rtol: float = Field(description="relative tolerance")
+    rtol_grid: list[float] = Field(
+        default_factory=list, description="relative tolerances for which rows store the smallest masking atol"
+    )
 
 
 class StageSeconds(SummaryPart):

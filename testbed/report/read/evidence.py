@@ -13,6 +13,7 @@ from testbed.core.folder.runfolder import RunFolder
 from testbed.core.formats import FORMATS, Format, format_named
 from testbed.core.site import SiteTable
 from testbed.report.estimate import RateEstimate
+from testbed.sweep.record import SweepRecord
 from testbed.sweep.run import read_sweep
 
 SUMMARY = "summary.json"
@@ -70,7 +71,7 @@ class Evidence:
     summary: Summary
     manifest: Mapping[str, Any]
     marginals: Marginals
-    sweep: Mapping[str, Any] | None = None
+    sweep: SweepRecord | None = None
     """Of these very results; None where there is none."""
 
     @property

@@ -10,18 +10,16 @@ from testbed.report.charts import roc
 from testbed.report.formatting import rate
 from testbed.report.sections.rates import Figure, Line
 from testbed.report.sections.swept import (
-    Record,
     Table,
-    at_main,
     estimate,
-    fault_model,
     floor_rules,
     named,
     own_rules,
     tier_name,
 )
+from testbed.sweep.record import LinkedModel, LinkPoint, LinkRate, LinkRecord, SweepRecord
 
-_LINK = {"sensitivity": "sensitivity", "specificity": "specificity", "ppv": "PPV", "npv": "NPV"}
+_LINK: dict[LinkRate, str] = {"sensitivity": "sensitivity", "specificity": "specificity", "ppv": "PPV", "npv": "NPV"}
 
 
 @dataclass(frozen=True)
@@ -31,65 +29,66 @@ class Link:
     tables: tuple[Table, ...]
 
 
-def followed(swept: Record) -> Link | None:
+def followed(swept: SweepRecord) -> Link | None:
     """None where the faults were not followed."""
-    link = swept["link"]
-    if link is None or not link["models"]:
+    link = swept.link
+    if link is None or not link.models:
         return None
-    model = fault_model(link["models"][0])
-    parts = [part for part in link["models"] if fault_model(part) == model]
+    parts = [part for part in link.models if part.model_key == link.models[0].model_key]
     return Link(
-        _link_told(swept, link, parts[0]),
+        _link_told(link, parts[0]),
         (_link_figure(swept, link, parts[0]),),
         (_link_by_tolerance(swept, parts[0]), _link_by_tier(swept, parts)),
     )
 
 
-def _link_told(swept: Record, link: Record, part: Record) -> str:
-    limit = f" (of the first {link['limit']:,} draws)" if link["limit"] else ""
+def _link_told(link: LinkRecord, part: LinkedModel) -> str:
+    limit = f" (of the first {link.limit:,} draws)" if link.limit else ""
     return (
-        f"{link['faults']:,} faults{limit} inside {link['module']} were followed from {link['output']} to the logits,"
-        f" {link['checked']:,} of them run to the end again with the stored logits, bit for bit."
-        f" Shown: {named(part)}, {part['n_sdc1']:,} of {part['n_rows']:,} rows changed the prediction."
+        f"{link.faults:,} faults{limit} inside {link.module} were followed from {link.output} to the logits,"
+        f" {link.checked:,} of them run to the end again with the stored logits, bit for bit."
+        f" Shown: {named(part)}, {part.n_sdc1:,} of {part.n_rows:,} rows changed the prediction."
     )
 
 
-def _link_figure(swept: Record, link: Record, part: Record) -> Figure:
-    points = at_main(swept, part["grid"])
-    series = {n: [(p["atol"], estimate(p[n])) for p in points if p[n]] for n in ("sensitivity", "specificity")}
-    rules = [*own_rules(swept), *floor_rules(swept, link["noise"])]
-    title = f"{named(part)[0].upper()}{named(part)[1:]} inside {link['module']}"
-    drawing = roc.by_tolerance(series, rules, _LINK, f"Module's output out of tolerance, then SDC-1. {title}")
+def _link_figure(swept: SweepRecord, link: LinkRecord, part: LinkedModel) -> Figure:
+    points = swept.at_main(part.grid)
+    series = {
+        "sensitivity": [(p.atol, estimate(p.sensitivity)) for p in points if p.sensitivity],
+        "specificity": [(p.atol, estimate(p.specificity)) for p in points if p.specificity],
+    }
+    rules = [*own_rules(swept), *floor_rules(swept, link.noise)]
+    title = f"{named(part)[0].upper()}{named(part)[1:]} inside {link.module}"
+    drawing = roc.by_tolerance(
+        series, rules, dict(_LINK.items()), f"Module's output out of tolerance, then SDC-1. {title}"
+    )
     lines = [
-        Line(f"atol {tolerance(p['atol'])}", name, estimate(p[key]))
+        Line(f"atol {tolerance(p.atol)}", name, estimate(rate))
         for key, name in _LINK.items()
         for p in points
-        if p[key]
+        if (rate := p.rates[key])
     ]
     return Figure("link-tolerance", title, drawing, tuple(lines))
 
 
-def _link_by_tolerance(swept: Record, part: Record) -> Table:
-    own = set(swept["tolerance"]["atol"])
-    points = at_main(swept, part["grid"])
-    shown = [
-        p for p in points if swept["atol"] is not None or p["atol"] in own or f"{p['atol']:e}".startswith("1.000000e")
-    ]
-    rows = [(tolerance(p["atol"]), *_link_cells(p)) for p in shown]
+def _link_by_tolerance(swept: SweepRecord, part: LinkedModel) -> Table:
+    own = set(swept.tolerance.atol)
+    points = swept.at_main(part.grid)
+    shown = [p for p in points if swept.atol is not None or p.atol in own or f"{p.atol:e}".startswith("1.000000e")]
+    rows = [(tolerance(p.atol), *_link_cells(p)) for p in shown]
     return Table("link-grid", "By tolerance, all images", ("atol", *_LINK.values()), tuple(rows))
 
 
-def _link_by_tier(swept: Record, parts: Sequence[Record]) -> Table:
+def _link_by_tier(swept: SweepRecord, parts: Sequence[LinkedModel]) -> Table:
     """The link by tier, at the campaign's own tolerance, or the nearest that was swept."""
     rows = []
     for part in parts:
-        tier = part["tier"]
-        own = swept["tolerance"]["atol"][tier or 0]
-        point = min(at_main(swept, part["grid"]), key=lambda p: abs(p["atol"] - own))
-        rows.append((tier_name(swept, tier), tolerance(point["atol"]), str(part["n_sdc1"]), *_link_cells(point)))
+        own = swept.tolerance.atol[part.tier or 0]
+        point = min(swept.at_main(part.grid), key=lambda p: abs(p.atol - own))
+        rows.append((tier_name(swept, part.tier), tolerance(point.atol), str(part.n_sdc1), *_link_cells(point)))
     columns = ("images", "atol", "SDC-1 rows", *_LINK.values())
     return Table("link-tiers", "At the campaign's tolerance, per tier", columns, tuple(rows))
 
 
-def _link_cells(point: Record) -> tuple[str, ...]:
-    return tuple("no such row" if point[name] is None else rate(estimate(point[name])) for name in _LINK)
+def _link_cells(point: LinkPoint) -> tuple[str, ...]:
+    return tuple("no such row" if share is None else rate(estimate(share)) for share in point.rates.values())

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from testbed.analysis.outputs.confidence import interval_name
-from testbed.core.fault import FaultModel
 from testbed.core.words.bounds import at_least, tolerance
 from testbed.report.charts.curve import Rule
 from testbed.report.estimate import RateEstimate
 from testbed.report.formatting import model_name
-
-Record = Mapping[str, Any]
+from testbed.sweep.points import AlarmRate, DetectionRecord, FloorPoint, TierNoise
+from testbed.sweep.record import ModuleFloor, ModuleNoise, SweepRecord, SweptModel
 
 
 @dataclass(frozen=True)
@@ -27,50 +24,43 @@ class Table:
     notes: tuple[str, ...] = ()
 
 
-def estimate(record: Record, value: str = "rate") -> RateEstimate:
-    """A rate that the sweep records. ``n``: rows, or images of a fault-free engine, which are no faults."""
-    return RateEstimate(record[value], record["low"], record["high"], record.get("faults", 0), record["n"])
+def estimate(record: DetectionRecord) -> RateEstimate:
+    return RateEstimate(record.rate, record.low, record.high, record.faults, record.n)
 
 
-def at_main(swept: Record, records: Sequence[Record]) -> list[Record]:
-    """Those at the relative tolerance that the figures are of."""
-    return [record for record in records if record["rtol"] == swept["rtol"]["main"]]
+def alarm_estimate(record: AlarmRate) -> RateEstimate:
+    """A rate of images of a fault-free engine, which are no faults."""
+    return RateEstimate(record.rate, record.low, record.high, 0, record.n)
 
 
-def fault_model(part: Record) -> FaultModel:
-    return FaultModel(*(part[name] for name in FaultModel._fields))
+def title_of(part: SweptModel) -> str:
+    return f"{part.target.capitalize()}, {part.where}s, {named(part)}"
 
 
-def title_of(part: Record) -> str:
-    return f"{part['target'].capitalize()}, {part['where']}s, {named(part)}"
+def named(part: SweptModel) -> str:
+    return model_name(part.op)
 
 
-def named(part: Record) -> str:
-    return model_name(part["op"])
+def tier_name(swept: SweepRecord, tier: int | None) -> str:
+    return "all images" if tier is None else f"margin {swept.tier_interval(tier)}"
 
 
-def tier_name(swept: Record, tier: int | None) -> str:
-    if tier is None:
-        return "all images"
-    edges = swept["tier_edges"][tier]
-    return f"margin {interval_name(edges['low'], edges['high'])}"
-
-
-def floor_of(swept: Record, source: Record) -> float:
+def floor_of(swept: SweepRecord, source: TierNoise | ModuleNoise) -> float:
     """Smallest absolute tolerance without a false alarm; infinite where none is large enough."""
-    atol = at_main(swept, source["floors"])[0]["smallest_atol"]
-    return float("inf") if atol is None else float(atol)
+    floors: Sequence[FloorPoint | ModuleFloor] = source.floors
+    atol = swept.at_main(floors)[0].smallest_atol
+    return float("inf") if atol is None else atol
 
 
-def own_rules(swept: Record) -> Iterator[Rule]:
-    if swept["tolerance"]["rtol"] == swept["rtol"]["main"]:
-        for atol in dict.fromkeys(swept["tolerance"]["atol"]):
+def own_rules(swept: SweepRecord) -> Iterator[Rule]:
+    if swept.tolerance.rtol == swept.rtol.main:
+        for atol in dict.fromkeys(swept.tolerance.atol):
             yield Rule(f"the campaign's tolerance, atol {tolerance(atol)}", "margin", x=atol)
 
 
-def floor_rules(swept: Record, sources: Sequence[Record]) -> Iterator[Rule]:
+def floor_rules(swept: SweepRecord, sources: Sequence[TierNoise | ModuleNoise]) -> Iterator[Rule]:
     for number, source in enumerate(sources):
         floor = floor_of(swept, source)
         if 0 < floor < float("inf"):
-            tooltip = f"no false alarm of {source['source']} from atol {at_least(floor)}"
+            tooltip = f"no false alarm of {source.source} from atol {at_least(floor)}"
             yield Rule(tooltip, "other" if number else "floor", x=floor)

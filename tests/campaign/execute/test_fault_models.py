@@ -23,12 +23,12 @@ from testbed.campaign.plan.points import points_path
 from testbed.campaign.preview.dry_run import dry_run_plan
 from testbed.campaign.run import Run
 from testbed.campaign.spec.campaign import load_spec, parse_spec
-from testbed.compare.campaigns import compare_campaigns
 from testbed.core.errors import UsageError
 from testbed.core.site import Site, SiteTable
 from testbed.engines import native
 from testbed.golden.arrays import read_array
 from tests.support.campaigns import run_here
+from tests.support.comparisons import compared_json
 from tests.support.records import records
 
 ACTIVATIONS: list[dict[str, Any]] = [
@@ -305,7 +305,7 @@ def test_a_dry_run_tells_fault_models_apart() -> None:
 
 
 def test_campaigns_of_fault_models_are_compared_model_by_model(finished: Path, campaign: Callable[[str], Path]) -> None:
-    compared = compare_campaigns(finished, campaign("gated_replace"))
+    compared = compared_json(finished, campaign("gated_replace"))
     told = {(one["where"], one["op"]): one for one in compared["agreement"] if one["op"]}
     assert told["activation", "flip x burst-3"]["agreement"]["rate"] == 1
     assert told["weight", "random x tile-2x2"]["disagreeing_rows"] == 0

@@ -23,6 +23,7 @@ from testbed.campaign.spec.campaign import CampaignSpec, load_spec
 from testbed.campaign.work.worker_setup import WorkerSetup
 from testbed.cli.main import cli
 from testbed.compare.campaigns import compare_campaigns
+from testbed.compare.engine_record import EngineComparison
 from testbed.core.errors import StaleArtefact, TestbedError, UsageError
 from testbed.core.folder.files import sha256_file, sha256_json
 from testbed.core.folder.runfolder import RunFolder
@@ -204,7 +205,8 @@ def test_a_sweep_is_the_same(machine: Machine, elsewhere: Machine, name: str) ->
 def test_two_copies_are_compared(machine: Machine, elsewhere: Machine, name: str) -> None:
     away = machine.home.with_name(machine.home.name + "-away")
     found = compare_campaigns(elsewhere.campaign(name), away / "runs" / name)
-    assert (found["mode"], found["disagreements"]["listed"], found["notes"]) == ("engines", [], [])
+    assert isinstance(found, EngineComparison)
+    assert (found.disagreements.listed, found.notes) == ([], [])
 
 
 def test_a_preset_is_neither_trained_nor_timed_again(

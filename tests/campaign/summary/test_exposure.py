@@ -71,7 +71,9 @@ def test_contributions_are_exposure_times_rate_and_the_total_is_their_sum(
     assert summary.exposure is not None
     told = summary.exposure.to_json()
     assert (told["unit"], told["per_bit"], told["weights"]) == ("failures in 10^9 h", True, WEIGHTS)
-    tables = {target: SiteTable.load(tiny_copy / f"{target}.sites.json") for target in spec.targets}
+    tables: dict[str, SiteTable] = {
+        target: SiteTable.load(tiny_copy / f"{target}.sites.json") for target in spec.targets
+    }
     expected = by_hand(tiny_copy, spec)
     assert {(m["target"], m["where"], m["op"]) for m in told["models"]} == set(expected)
     for model in told["models"]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,6 +14,8 @@ from testbed.core.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+    from testbed.ber.record import BitErrorRecord, RateOverRepeats
 
 RATES = "1e-9,1e-8,1e-7,1e-6,1e-5,1e-4"
 
@@ -78,31 +79,30 @@ def ber(
         seed=seed,
         progress=lambda total: progress_on_stderr(total, "images"),
     )
-    emit(result, as_json, lambda: _rates_table(result))
+    emit(result.to_json(), as_json, lambda: _rates_table(result))
 
 
-def _rates_table(result: Mapping[str, Any]) -> RenderableType:
-
+def _rates_table(result: BitErrorRecord) -> RenderableType:
     from testbed.cli.tables.fitting import FittedTable
     from testbed.cli.tables.prose import Prose, stacked
 
-    engine, confidence = result["engine"], f"{100 * result['confidence']:g} %"
+    engine, confidence = result.engine, f"{100 * result.confidence:g} %"
     head = Prose(
-        f"{result['name']}: {engine['backend']} {engine['precision']}, {result['images']:,} test images of"
-        f" {len(result['classes'])} classes, {len(result['sites'])} weights of {result['bits']:,} bits, accuracy"
-        f" {100 * result['accuracy']:.2f} % without flips",
-        bold=len(result["name"]),
+        f"{result.name}: {engine.backend} {engine.precision}, {result.images:,} test images of"
+        f" {len(result.classes)} classes, {len(result.sites)} weights of {result.bits:,} bits, accuracy"
+        f" {100 * result.accuracy:.2f} % without flips",
+        bold=len(result.name),
     )
     table = FittedTable(
-        title=f"{result['repeats']} repeats per rate, seed {result['seed']}; in %, {confidence} intervals over repeats",
+        title=f"{result.repeats} repeats per rate, seed {result.seed}; in %, {confidence} intervals over repeats",
     )
     for name in ("bit-error rate", "flips", "accuracy", "SDC-1", "non-finite"):
         table.add_column(name, justify="right" if name in ("bit-error rate", "flips") else "left", no_wrap=True)
-    for record in result["rates"]:
-        cells = [_percent(record[measure]) for measure in ("accuracy", "sdc1", "nonfinite")]
-        table.add_row(f"{record['rate']:g}", f"{record['flips']['mean']:,.1f}", *cells)
+    for record in result.rates:
+        cells = [_percent(measure) for measure in (record.accuracy, record.sdc1, record.nonfinite)]
+        table.add_row(f"{record.rate:g}", f"{record.flips.mean:,.1f}", *cells)
     return stacked([head, table])
 
 
-def _percent(rate: Mapping[str, float]) -> str:
-    return f"{100 * rate['rate']:6.2f} [{100 * rate['low']:.2f}, {100 * rate['high']:.2f}]"
+def _percent(rate: RateOverRepeats) -> str:
+    return f"{100 * rate.rate:6.2f} [{100 * rate.low:.2f}, {100 * rate.high:.2f}]"

@@ -145,7 +145,7 @@ def compare(first: Path, second: Path, rows: int, to: Path | None, as_json: bool
 
     from testbed.cli.tables.compare import compare_tables
 
-    emit(compared, as_json, lambda: compare_tables(compared, rows))
+    emit(compared.to_json(), as_json, lambda: compare_tables(compared, rows))
 
 
 campaign.add_command(ber)

@@ -125,4 +125,4 @@ def sweep(
 
     from testbed.cli.tables.sweep import sweep_tables
 
-    emit(swept, as_json, lambda: sweep_tables(swept, full))
+    emit(swept.to_json(), as_json, lambda: sweep_tables(swept, full))

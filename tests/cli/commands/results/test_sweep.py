@@ -122,14 +122,19 @@ def test_grids(text: str, expected: tuple[float, ...]) -> None:
 def test_tables_survive_rates_that_do_not_exist(swept_run: Path) -> None:
     from testbed.cli.common import console
     from testbed.cli.tables.sweep import sweep_tables
+    from testbed.sweep.record import SweepRecord
 
     swept: dict[str, Any] = json.loads(sweep(swept_run, "--noise", "", "--json").stdout)
     for part in swept["tiers"]:
         part["n_sdc1"] = 0 if part["n_sdc1"] is not None else None
         part["auc"]["sdc1"] = []
-        part["noise"][0]["floors"][0]["smallest_atol"] = None
+        for floor in part["noise"][0]["floors"]:
+            floor["smallest_atol"] = None
         for point in part["grid"]:
             point["detection_sdc1"] = None
-    with console().capture() as text:
-        console().print(sweep_tables(swept))
-    assert text is not None
+    for full in (False, True):
+        shown = console()
+        with shown.capture() as text:
+            shown.print(sweep_tables(SweepRecord.model_validate(swept), full))
+        assert "none" in text.get()
+        assert "deploy no tolerance on model activations" in " ".join(text.get().split())
