@@ -14,6 +14,7 @@ from testbed.compare.headline import headline
 from testbed.compare.precision_record import PrecisionComparison
 from testbed.compare.precisions import compare_roles
 from testbed.compare.record import CampaignComparison, Headline
+from testbed.compare.same_model import check_same_model
 from testbed.compare.side import Side
 from testbed.core.errors import UsageError
 from testbed.core.folder.files import atomic_path
@@ -28,10 +29,7 @@ def compare_campaigns(first: Path, second: Path) -> Comparison:
     a campaign that is not finished or whose files were changed.
     """
     a, b = Side.of(first), Side.of(second)
-    if None not in (a.model_hash, b.model_hash) and a.model_hash != b.model_hash:
-        raise UsageError(
-            f"{a.path} and {b.path} are campaigns of two trained models; compare two campaigns of one model"
-        )
+    unknown = check_same_model(a, b)
     within = a.precision == b.precision
     shared = CampaignComparison(
         mode="engines" if within else "precisions",
@@ -39,7 +37,7 @@ def compare_campaigns(first: Path, second: Path) -> Comparison:
         b=b.to_record(),
         confidence=a.spec.confidence,
         headline=Headline(a=headline(a), b=headline(b)),
-        notes=list(_notes(a, b)),
+        notes=[*([unknown] if unknown else []), *_notes(a, b)],
     )
     return compare_engines(a, b, shared) if within else compare_roles(a, b, shared)
 

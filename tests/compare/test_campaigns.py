@@ -11,12 +11,16 @@ import onnx
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from onnx import numpy_helper
 from sklearn.metrics import cohen_kappa_score
 
 from testbed.compare.campaigns import compare_campaigns, write_table
 from testbed.core.errors import StaleArtefact, UsageError
 from testbed.core.site import SiteTable
+from tests.support.campaigns import tiny_values
+from tests.support.commands import error_of, invoke
 from tests.support.comparisons import INSIDE, KEYS, compared_json, edited, one, results, rewritten, with_outcome
+from tests.support.finished import finished
 
 
 def test_a_campaign_agrees_with_itself(tiny_run: Path) -> None:
@@ -226,6 +230,41 @@ def test_two_models_are_not_compared(tiny_run: Path, tmp_path: Path) -> None:
 
     with pytest.raises(UsageError, match="two trained models"):
         compared_json(tiny_run, edited(tiny_run, tmp_path / "b", manifest=other))
+
+
+def file_campaign(model: Path, folder: Path) -> Path:
+    """A campaign of this run's plain file, of the tiny campaign's faults in the whole model."""
+    values = tiny_values() | {"name": folder.name, "model": {"onnx": str(model / "model.onnx")}}
+    return finished(folder, values | {"faults": values["faults"][:2]})
+
+
+def test_a_file_of_another_model_is_not_compared(tiny_run: Path, shared_folder: Path, tmp_path: Path) -> None:
+    """Each of its faults has a namesake: nothing but the weights tells that it is another model."""
+    other = tmp_path / "other"
+    other.mkdir()
+    proto = onnx.load(tiny_run / "model.onnx")
+    generator = np.random.default_rng(0)
+    for tensor in proto.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if values.dtype == np.float32 and values.size > 16:
+            moved = values + generator.normal(0, 0.05 * values.std(), values.shape).astype(np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(moved, tensor.name))
+    onnx.save(proto, other / "model.onnx")
+    same = file_campaign(tiny_run, shared_folder / "runs" / "tiny-file")
+    another = file_campaign(other, shared_folder / "runs" / "other-file")
+    for first, second in ((tiny_run, another), (another, same)):
+        with pytest.raises(UsageError, match=r"campaigns of two models: \d+ of 1\d weights differ") as refused:
+            compare_campaigns(first, second)
+        assert "\n" not in str(refused.value)
+        assert error_of(invoke("campaign", "compare", first, second), 2) == f"error: {refused.value}"
+
+
+def test_a_file_of_the_trained_model_is_compared(tiny_run: Path, fp16_run: Path, shared_folder: Path) -> None:
+    """By its weights: in the precision of the file, and in another one, to which they were rounded."""
+    same = file_campaign(tiny_run, shared_folder / "runs" / "tiny-file")
+    found = compared_json(tiny_run, same)
+    assert found["pairing"]["rows"] == found["b"]["rows"] > 1000
+    assert compared_json(fp16_run, same)["pairing"]["rows"] > 0
 
 
 def test_without_a_common_fault_there_is_nothing_to_compare(tiny_run: Path, tmp_path: Path) -> None:
