@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from testbed.core.words import html
+from testbed.core.words.text import percent_interval
 
 if TYPE_CHECKING:
     from testbed.ber.record import BitErrorRecord
@@ -140,4 +141,4 @@ class RunComparison(StudyResult):
 def percent_of(row: Mapping[Any, Any], rate: str, low: str | None = None, high: str | None = None) -> str:
     """A rate in % with its interval: "0.89 [0.76, 1.04]"."""
     ends = row[low or f"{rate}_low"], row[high or f"{rate}_high"]
-    return f"{100 * row[rate]:.2f} [{100 * ends[0]:.2f}, {100 * ends[1]:.2f}]"
+    return percent_interval(row[rate], *ends)

@@ -20,9 +20,9 @@ from testbed.campaign.results.reader import RESULT_TABLE, list_values, populatio
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.compare.record import ComparedCampaign, ComparedRate, ComparedTolerance
 from testbed.core.fault import FaultModel
+from testbed.core.folder.run_files import WEIGHTS
 from testbed.core.folder.runfolder import RunFolder
 
-MODEL = "model.safetensors"
 TEXT = (
     "target",
     "where",
@@ -73,7 +73,7 @@ class Side:
         """The hash of the trained weights, which every precision is made from; None where the run holds no such
         file."""
         outputs = self.folder.manifest["stages"].get("train", {}).get("outputs", {})
-        return outputs.get(MODEL)
+        return outputs.get(WEIGHTS)
 
     @cached_property
     def images(self) -> tuple[str, ...]:

@@ -14,11 +14,12 @@ from typing import Any
 
 from testbed.core.errors import StaleArtefact, UsageError
 from testbed.core.folder.places import with_sources
+from testbed.core.folder.run_files import WEIGHTS
 from testbed.core.folder.runfolder import RunFolder, current_argv
 from testbed.models.vit import ViT
 from testbed.models.weights import load_model, save_model
 
-MODEL = "model.safetensors"
+MODEL = WEIGHTS
 KIND = "model"
 
 

@@ -168,7 +168,7 @@ class NoiseEngines:
         """Opens the data set: only for images beyond the campaign's own."""
         return Preparation.finished(self.workplace.spec, self.folder)
 
-    def _images(self, target: str, per_tier: int) -> NoiseImages:
+    def _images(self, target: Target, per_tier: int) -> NoiseImages:
         named = self.workplace.images
         own = np.bincount(named.tiers, minlength=len(self.workplace.spec.tiers.edges))
         reference = Reference.of(self.folder, target)
@@ -236,7 +236,7 @@ class NoiseEngines:
             other_top1=sum(differing) if target == "model" else None,
         )
 
-    def _request(self, source: Source, target: str) -> EngineRequest:
+    def _request(self, source: Source, target: Target) -> EngineRequest:
         options: dict[str, Any] = {
             "precision": source.precision,
             "threads": self.workplace.tuned.threads,
@@ -248,7 +248,7 @@ class NoiseEngines:
         return EngineRequest.of_bytes(plain, deployment_id(plain), **options)
 
     def _outputs(
-        self, runner: Runner, request: EngineRequest, source: Source, target: str, images: NoiseImages
+        self, runner: Runner, request: EngineRequest, source: Source, target: Target, images: NoiseImages
     ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
         """(rows, outputs) batch by batch; the last one padded."""
         given, wanted = input_name(request.onnx), output_name(request.onnx)
@@ -274,6 +274,6 @@ def _extended(own: NDArray[np.int64], order: NDArray[np.int64], size: int) -> ND
     return np.sort(np.concatenate([own, more]))
 
 
-def _names(source: Source, target: str) -> tuple[str, str]:
+def _names(source: Source, target: Target) -> tuple[str, str]:
     """Stage and file of one floor."""
     return f"{_STAGE}.{target}.{source.key}", f"{_STAGE}/{target}.{source.key}.parquet"

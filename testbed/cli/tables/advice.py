@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from testbed.core.outcome import EVENTS, Event
 from testbed.core.words.bounds import at_least, at_most, percent_at_least, tolerance
+from testbed.core.words.text import percent_interval
 from testbed.sweep.points import AlarmPoint, DetectionRecord, detection_of
 from testbed.sweep.record import SweepRecord, TierCurves
 
@@ -42,8 +43,11 @@ def _sentence(swept: SweepRecord, part: TierCurves) -> str:
             lowest,
         )
     flagged = "no such row" if detection is None else f"{percent(detection)} % of {EVENTS[event]} ({part.op}) flagged"
-    return f"{deploy} (rtol {tolerance(swept.rtol.main)}) on {target}: {flagged}, {reason}; false alarms of {engine} at most {most}"
+    return (
+        f"{deploy} (rtol {tolerance(swept.rtol.main)}) on {target}: {flagged}, {reason}; false alarms of {engine} at"
+        f" most {most}"
+    )
 
 
 def percent(rate: DetectionRecord | AlarmPoint) -> str:
-    return f"{100 * rate.rate:.2f} [{100 * rate.low:.2f}, {100 * rate.high:.2f}]"
+    return percent_interval(rate.rate, rate.low, rate.high)

@@ -27,6 +27,7 @@ from testbed.compare.precision_record import (
 )
 from testbed.compare.record import ComparedRate, HeadlineRate
 from testbed.core.outcome import MEASURE_NAMES
+from testbed.core.words.text import percent_interval
 
 _CAUSES: dict[DifferBy, str] = {
     "due": "detected, or no output, in one only",
@@ -271,13 +272,13 @@ def _target_place(record: AgreementRecord | DisagreementCause | RoleRecord) -> s
 def _percent(estimate: ComparedRate | HeadlineRate | None) -> str:
     if estimate is None:
         return ""
-    return f"{100 * estimate.rate:.2f} [{100 * estimate.low:.2f}, {100 * estimate.high:.2f}]"
+    return percent_interval(estimate.rate, estimate.low, estimate.high)
 
 
 def _difference(difference: RateDifference | None) -> str:
     if difference is None:
         return ""
-    return f"{100 * difference.value:.2f} [{100 * difference.low:.2f}, {100 * difference.high:.2f}]"
+    return percent_interval(difference.value, difference.low, difference.high)
 
 
 def _kappa(estimate: KappaRecord) -> str:

@@ -6,6 +6,8 @@ from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
+WEIGHTS = "model.safetensors"
+
 
 class RunFile(NamedTuple):
     """A file of a run folder. name: path in the run folder; TARGET stands for model or attention, N for a number, other
@@ -42,7 +44,7 @@ ANY_FOLDER: tuple[RunFile, ...] = (
 """In every run folder."""
 
 MODEL_FOLDER: tuple[RunFile, ...] = (
-    RunFile("model.safetensors", "train, import, prune", "weights, with the architecture in the file's metadata"),
+    RunFile(WEIGHTS, "train, import, prune", "weights, with the architecture in the file's metadata"),
     RunFile("training.checkpoint", "train", "the state of a training that is not finished; removed at its end"),
     RunFile("curves.csv", "train", "loss and accuracy of each epoch, kept up to date while it trains"),
     RunFile("curves.png", "train", "the same as a picture"),
@@ -81,7 +83,7 @@ MODEL_FOLDER: tuple[RunFile, ...] = (
 
 CAMPAIGN_FOLDER: tuple[RunFile, ...] = (
     RunFile("sources.json", "campaign run", "full paths of the model and the data, for this machine; may be deleted"),
-    RunFile("model.safetensors", "campaign run", "the model's weights, where it is no ONNX file"),
+    RunFile(WEIGHTS, "campaign run", "the model's weights, where it is no ONNX file"),
     RunFile("golden/logits.npy", "campaign run", "reference golden: logits of all test images, float32"),
     RunFile("golden/attention.npy", "campaign run", "reference golden of the attention module for the named images"),
     RunFile("tiers.json", "campaign run", "edges of the confidence tiers, and the images named in each"),

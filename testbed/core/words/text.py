@@ -33,3 +33,8 @@ def _shown(character: str) -> str:
     if unicodedata.category(character) not in _OBEYED:
         return character
     return character.encode("unicode_escape").decode("ascii")
+
+
+def percent_interval(rate: float, low: float, high: float) -> str:
+    """A share and its interval, in percent: "0.89 [0.76, 1.04]"."""
+    return f"{100 * rate:.2f} [{100 * low:.2f}, {100 * high:.2f}]"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from testbed.cli.common import emit, example, json_option
+from testbed.core.words.text import percent_interval
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -47,7 +48,7 @@ def _runs_table(folder: Path, entries: Sequence[RunEntry]) -> RenderableType:
         rate = (
             ""
             if entry.rate is None or entry.low is None or entry.high is None
-            else f"{100 * entry.rate:.2f} [{100 * entry.low:.2f}, {100 * entry.high:.2f}]"
+            else percent_interval(entry.rate, entry.low, entry.high)
         )
         faults = "" if entry.faults is None else f"{entry.faults:,}"
         begun = (entry.created or "")[:16].replace("T", " ")

@@ -11,6 +11,7 @@ from testbed.cli.common import emit, example, json_option, say
 from testbed.cli.options.numbers import LARGEST_BATCH, Number, Threads, Whole
 from testbed.cli.options.types import CountsOption, EngineOption
 from testbed.core.formats import PRECISIONS
+from testbed.core.words.text import percent_interval
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -116,7 +117,7 @@ def _tradeoff_text(comparison: Tradeoff, to: Path) -> RenderableType:
             "yes" if entry.pareto else "",
         )
         if v := entry.vulnerability:
-            rate = f"{100 * v.rate:.2f} [{100 * v.low:.2f}, {100 * v.high:.2f}]"
+            rate = percent_interval(v.rate, v.low, v.high)
             twins.add_row(entry.model, v.engine_hash, rate, f"{v.faults:,}", f"{v.drift_max_abs:.3g}")
     parts = [plain, *([twins] if twins.row_count else [])]
     return stacked([*parts, comparison.why, f"page: {to / 'tradeoff.html'}"])
