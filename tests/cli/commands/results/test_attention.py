@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ DIFFERENTIAL: dict[str, Any] = {
 }  # fmt: skip
 
 
-def model_folder(path: Path, **changes: Any) -> Path:
-    model = ViT(uniform(**(DIFFERENTIAL | changes))).eval()
+def model_folder(path: Path, heads: tuple[int, ...] = (2, 2), **changes: Any) -> Path:
+    model = ViT(replace(uniform(**(DIFFERENTIAL | changes)), heads=heads)).eval()
     write_model_run(path, model, stage="import", name="small", made_from={"n": len(changes)}, data=DataSource("digits"))
     return path
 
@@ -94,6 +95,6 @@ def test_what_does_not_go_is_told_in_a_line(tiny_run: Path, words: tuple[Any, ..
 
 
 def test_a_fault_of_a_model_folder_and_a_model_without_attention(tmp_path: Path) -> None:
-    run = model_folder(tmp_path / "run", heads=[0, 0])
+    run = model_folder(tmp_path / "run", heads=(0, 0))
     assert "no block of this model attends" in error_of(invoke("attention", run), 2)
     assert "not a campaign's folder" in error_of(invoke("attention", run, "--fault", 1), 2)
