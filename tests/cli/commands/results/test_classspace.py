@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from testbed import measure_class_space
+from testbed.core.folder.run_files import CLASS_SPACE_FOLDER
 from testbed.data import load
 from testbed.models.config import uniform
 from testbed.models.runs import DataSource, open_model_run, write_model_run
@@ -57,6 +58,7 @@ def test_every_analysis_writes_its_tables_and_pictures(studied):
     memories = {"top_memories.csv", "memory_classes.csv"}
     assert names == {f"{t}.csv" for t in TABLES} | {f"{p}.png" for p in PICTURES} | memories | {"class_space.json"}
     assert {path.rpartition("/")[2] for path in record["files"]} == names
+    assert {file.name for file in CLASS_SPACE_FOLDER} == names  # the reference lists them
     for picture in PICTURES:
         with Image.open(to / f"{picture}.png") as image:
             assert min(image.size) > 300
