@@ -69,7 +69,7 @@ def _identifiability_figure(measured: Identifiability, random: Identifiability |
             axes.axhline(100 * chances[measure], color="0.8", linewidth=0.8)
             name = "mean identifiability" if measure == "identifiability" else "true class at rank 0"
             _label(axes, f"{kind} tokens", "block", f"{name} (%)")
-    panels[0][0].legend(fontsize="small")
+    _legend(panels[0][0])
     return figure
 
 
@@ -87,7 +87,7 @@ def _branches_figure(measured: Identifiability, title: str) -> Figure:
         _label(row[0], f"{kind} tokens: true-class logit rises", "block", "share of tokens (%)")
         _label(row[1], f"{kind} tokens: top-1 of the block's output is that of", "block", "share of tokens (%)")
     for axes in panels[0]:
-        axes.legend(fontsize="small")
+        _legend(axes)
     return figure
 
 
@@ -108,7 +108,7 @@ def _memories_figure(memories: Memories, title: str) -> Figure:
     _label(values, "class-value agreement", "block", "largest cosine, mean over classes")
     _label(keys, "key-value agreement, image tokens", "block", "share of tokens (%)")
     for axes in (values, keys):
-        axes.legend(fontsize="small")
+        _legend(axes)
     return figure
 
 
@@ -134,7 +134,7 @@ def _explanation_figure(curves: Sequence[PerturbationCurve], title: str) -> Figu
                 colour = _COLOURS[curve.method]
                 _line(axes, [100 * share for share in curve.dropped], list(curve.accuracy), label, colour=colour)
         _label(axes, _ORDER_TITLES[order], "image tokens dropped (%)", "accuracy (%)")
-        axes.legend(fontsize="small")
+        _legend(axes)
     return figure
 
 
@@ -155,7 +155,7 @@ def _probe_figure(probes: Sequence[ProbeAccuracy], title: str) -> Figure:
             colour=_COLOURS[state],
         )
     _label(lines, "accuracy of probes", "block", "accuracy (%)")
-    lines.legend(fontsize="small")
+    _legend(lines)
     outputs = [row for row in probes if row.state == "block"]
     blocks, positions = sorted({row.block for row in outputs}), sorted({row.position for row in outputs})
     grid = np.array([row.accuracy.value for row in outputs]).reshape(len(blocks), len(positions))
@@ -202,6 +202,13 @@ def _with_errors(estimates: Sequence[MeanEstimate]) -> tuple[Any, Any]:
     """Values in per cent, and their distances from both limits."""
     values, low, high = (100 * np.array([getattr(e, end) for e in estimates]) for end in ("value", "low", "high"))
     return values, np.maximum([values - low, high - values], 0)
+
+
+def _legend(axes: Axes) -> None:
+    """A legend above what is drawn: the axis gets room for it."""
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high + 0.4 * (high - low))
+    axes.legend(fontsize="x-small", loc="upper left", ncols=2)
 
 
 def _label(axes: Axes, title: str, x: str, y: str) -> None:
