@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Literal, TypedDict, Unpack
 
@@ -79,7 +78,7 @@ def rank_components(
     from testbed.sensitivity.rank.scores import ScoreSettings
 
     ranking = rank(Path(model), by, of, ScoreSettings(**options), None if campaign is None else Path(campaign))
-    return ComponentRanking(asdict(ranking))
+    return ComponentRanking(ranking.to_json(), ranking)
 
 
 def validate_ranking(
@@ -117,12 +116,12 @@ def validate_ranking(
     from testbed.sensitivity.rank.ranking import check
     from testbed.sensitivity.rank.scores import ScoreSettings
 
-    record = check(Path(model), Path(campaign), of, ScoreSettings(**options), tuple(methods))
+    checked = check(Path(model), Path(campaign), of, ScoreSettings(**options), tuple(methods))
     if picture is not None:
         from testbed.sensitivity.rank.pictures import validation_picture
 
-        validation_picture(Path(picture), record)
-    return RankingValidation(record)
+        validation_picture(Path(picture), checked)
+    return RankingValidation(checked.to_json(), checked)
 
 
 def prune_model(
@@ -172,7 +171,7 @@ def prune_model(
     orders = [PruneRequest(method, value, tuple(components), ScoreSettings(**options), training) for value in amounts]
     places = [Path(to)] if len(orders) == 1 else [Path(to) / order.name for order in orders]
     pruned = prune_runs(Path(model), list(zip(orders, places, strict=True)), report)
-    return PruneResult({"runs": [asdict(each) for each in pruned]})
+    return PruneResult({"runs": [each.to_json() for each in pruned]}, pruned)
 
 
 def bench_models(
@@ -223,4 +222,4 @@ def bench_models(
         raise UsageError("name one model at least, and images per run: 1 or more")
     question = Question(engine, precision, batches, threads, Budget(seconds=seconds, runs=max(runs, LEAST_ROUNDS)))
     rows = measure(folders, question, None if baseline is None else Path(baseline), report)
-    return LatencyResult({"rows": [asdict(row) for row in rows]})
+    return LatencyResult({"rows": [row.to_json() for row in rows]}, rows)

@@ -6,12 +6,12 @@ import resource
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import JsonValue
 
 from testbed.bench.counts import mac_count, parameter_count
 from testbed.bench.timing import Budget, Ratio, interleaved, percentiles, ratio_to
@@ -46,7 +46,7 @@ class LatencyRow:
     precision: str
     engine_hash: str
     deployment_id: str
-    options: dict[str, Any]
+    options: dict[str, JsonValue]
     batch: int
     threads: int
     runs: int
@@ -61,6 +61,9 @@ class LatencyRow:
     phases_ms: dict[str, float] | None
     ratio_to_baseline: Ratio | None
     latency_ms: tuple[float, ...]
+
+    def to_json(self) -> dict[str, JsonValue]:
+        return asdict(self)
 
 
 @dataclass

@@ -193,9 +193,8 @@ def _of_summary(path: Path, summary: Summary) -> Vulnerability:
     wanted = ("model", "activation", "flip", "all", "single", "inference")
     for marginal in summary.marginals:
         scope = marginal.scope or "inference"
-        if (marginal.target, marginal.where, marginal.op, marginal.by, marginal.pattern, scope) == wanted:
-            rate = marginal.rate("sdc1")
-            assert rate is not None
+        of = (marginal.target, marginal.where, marginal.op, marginal.by, marginal.pattern, scope)
+        if of == wanted and (rate := marginal.rate("sdc1")):
             engine = next(e for e in summary.engines if (e.target, e.where) == ("model", "activation"))
             drift = summary.drift.max_abs_diff
             return Vulnerability(rate.rate, rate.low, rate.high, marginal.faults, engine.hash, drift, str(path))

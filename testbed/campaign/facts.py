@@ -6,17 +6,16 @@ the facts of all stages are held to these forms when a folder is opened. Facts t
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from testbed.campaign.described import AbsentSite, PictureFacts
 from testbed.campaign.gate_facts import GateFacts
 from testbed.campaign.stop_facts import StopFacts
-from testbed.core.errors import StaleArtefact
-from testbed.core.folder.forms import Form, first_wrong
-from testbed.core.folder.manifest import MANIFEST
+from testbed.core.folder.forms import Form
 from testbed.core.folder.runfolder import RunFolder
+from testbed.core.folder.stage_facts import facts_of
 from testbed.core.site import Target
 
 _Count = Annotated[int, Field(ge=0, le=10**15)]
@@ -125,7 +124,6 @@ _FORMS: dict[str, type[Form]] = {
     "plan": PlanFacts,
     "execute": ExecuteFacts,
 }
-Facts = TypeVar("Facts", bound=Form)
 
 
 def check_facts(folder: RunFolder) -> None:
@@ -133,17 +131,3 @@ def check_facts(folder: RunFolder) -> None:
     for stage, form in _FORMS.items():
         if stage in folder.manifest["stages"]:
             facts_of(folder, stage, form)
-
-
-def facts_of(folder: RunFolder, stage: str, form: type[Facts]) -> Facts:
-    """Raises StaleArtefact where the stage has not run, or its facts are not of this form."""
-    record: Any = folder.manifest["stages"].get(stage)
-    if record is None:
-        raise StaleArtefact(f"{folder.path} has no {stage!r} stage yet; run the campaign to the end first")
-    try:
-        return form.model_validate(record["facts"])
-    except ValidationError as error:
-        raise StaleArtefact(
-            f"the facts of stage {stage!r} in {folder / MANIFEST} are not as it writes them ({first_wrong(error)});"
-            f" {folder.again(stage)}"
-        ) from error

@@ -13,7 +13,7 @@ from testbed.campaign.evaluate.golden_words import write_plan_words
 from testbed.campaign.execute.gates import passed
 from testbed.campaign.execute.rounds import AdaptivePlans, OnePlan, run_plans
 from testbed.campaign.execute.worker import open_worker
-from testbed.campaign.facts import ExecuteFacts, PlanFacts, check_facts, facts_of
+from testbed.campaign.facts import ExecuteFacts, PlanFacts, check_facts
 from testbed.campaign.files import PLAN, RESULTS, STORE, TIERS, Files, plan_file, points_file, words_file
 from testbed.campaign.folder.claim import claimed, clean
 from testbed.campaign.folder.engine import CampaignEngine
@@ -34,6 +34,7 @@ from testbed.campaign.work.row_check import planned_rows
 from testbed.campaign.work.worker_setup import WorkerSetup
 from testbed.core.errors import TestbedError
 from testbed.core.folder.files import sha256_json, write_json
+from testbed.core.folder.stage_facts import facts_of
 from testbed.core.site import Where
 from testbed.engines.backends import require_engine
 

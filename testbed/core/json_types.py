@@ -10,8 +10,11 @@ from typing import Any
 
 
 def json_ready(value: Any) -> Any:
-    """Convert a value to JSON's own types. NaN and infinities become null: JSON has no word for them."""
+    """Convert a value to JSON's own types; a record may say how, by ``to_json``. NaN and infinities become null: JSON has no
+    word for them."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        if hasattr(value, "to_json"):
+            return json_ready(value.to_json())
         return json_ready({field.name: getattr(value, field.name) for field in dataclasses.fields(value)})
     if isinstance(value, Mapping):
         return {str(key): json_ready(item) for key, item in value.items()}

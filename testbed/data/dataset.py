@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
+from pydantic import JsonValue
 
 from testbed.analysis.outputs.choice import TRAIN_IMAGES, VALIDATION_IMAGES, choose
 from testbed.core.errors import UsageError
@@ -103,6 +103,31 @@ class Split:
         return digest.hexdigest()
 
 
+@dataclass(frozen=True)
+class SplitSizes:
+    """Numbers of images."""
+
+    train: int
+    validation: int
+    test: int
+
+
+@dataclass(frozen=True)
+class DatasetDescription:
+    """What a data set is, for reports and manifests. preprocess: as `Preprocess.describe` has it."""
+
+    name: str
+    classes: list[str]
+    channels: int
+    image: int
+    images: SplitSizes
+    preprocess: dict[str, JsonValue]
+    seed: int
+
+    def to_json(self) -> dict[str, JsonValue]:
+        return asdict(self)
+
+
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """Images of ``channels`` x ``image`` x ``image`` in three splits that share no image. ``train`` and ``validation``
@@ -148,17 +173,17 @@ class Dataset:
             validation=self.validation.chosen(validation, self.seed, VALIDATION_IMAGES),
         )
 
-    def describe(self) -> dict[str, Any]:
-        """JSON-ready; all that decides the model input but the images themselves (``Split.sha256``)."""
-        return {
-            "name": self.name,
-            "classes": self.classes,
-            "channels": self.channels,
-            "image": self.image,
-            "images": {"train": len(self.train), "validation": len(self.validation), "test": len(self.test)},
-            "preprocess": self.preprocess.describe(),
-            "seed": self.seed,
-        }
+    def describe(self) -> DatasetDescription:
+        """All that decides the model input but the images themselves (``Split.sha256``)."""
+        return DatasetDescription(
+            self.name,
+            self.classes,
+            self.channels,
+            self.image,
+            SplitSizes(len(self.train), len(self.validation), len(self.test)),
+            self.preprocess.describe(),
+            self.seed,
+        )
 
     def _per_channel(self, values: PerChannel) -> PerChannel:
         return values if len(values) == self.channels else values * self.channels

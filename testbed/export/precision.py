@@ -13,13 +13,13 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import ml_dtypes
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import AttributeProto, ModelProto, TensorProto, helper, numpy_helper
+from pydantic import JsonValue
 
 from testbed.core.errors import TestbedError, UsageError
 from testbed.core.words.nearest import unknown
@@ -105,7 +105,7 @@ class Calibration:
     method: str = "MinMax"
     source: str = "train"
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, JsonValue]:
         return asdict(self)
 
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import JsonValue
 
 from testbed.analysis.outputs.confidence import TierEdges
 from testbed.core.errors import UsageError
 from testbed.engines.backends import check_engine
 from testbed.engines.runner import EngineRequest, Runner, open_engine
-from testbed.export.parity import parity_by_tier
+from testbed.export.parity import TierParity, parity_by_tier
 from testbed.export.precision import Calibration
 from testbed.golden.deployment import ends_of, plain_engine, plain_file
 from testbed.golden.recorded import Golden, working_in
@@ -34,11 +34,11 @@ class Deployed:
     engine_hash: str
     deployment_id: str
     precision: str
-    options: dict[str, Any]
-    calibration: dict[str, Any] | None
+    options: Mapping[str, JsonValue]
+    calibration: dict[str, JsonValue] | None
     rtol: float
     images: int
-    parity: list[dict[str, Any]]
+    parity: list[TierParity]
 
 
 def deploy(
@@ -106,7 +106,7 @@ def _outputs(
 
 def _parity(
     golden: Golden, cases: Cases, outputs: NDArray[np.float32], rtol: float, has_classes: bool
-) -> list[dict[str, Any]]:
+) -> list[TierParity]:
     edges = recorded_edges(golden) or TierEdges.preset(4)
     tier_of = golden_tiers(golden, edges).tier_of[cases.rows]
     tiers = {edges.name(tier): np.flatnonzero(tier_of == tier) for tier in range(len(edges))}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import onnx
+from pydantic import JsonValue
 
 from testbed.core.errors import UsageError
 from testbed.core.folder.provenance import installed_version
@@ -42,15 +42,15 @@ def plain_engine(
             raise UsageError(f"the campaign in {folder.path} has no target {target!r} in {precision}")
         folder.verify(stage)
     else:
-        versions = {name: installed_version(name) for name in ("torch", "onnx", "onnxscript")}
-        inputs: dict[str, Any] = {"model": run.model_hash, "opset": OPSET, "versions": versions}
+        versions: dict[str, JsonValue] = {name: installed_version(name) for name in ("torch", "onnx", "onnxscript")}
+        inputs: dict[str, JsonValue] = {"model": run.model_hash, "opset": OPSET, "versions": versions}
         images = None
         if precision == "int8":
             wanted = calibration or Calibration(256)
             chosen = calibration_split(dataset_of(run), wanted, run.data.root if run.data else None)
             calibration = replace(wanted, images=len(chosen))
             images = chosen.batch(slice(None))
-            inputs["calibration"] = {**calibration.to_dict(), "content": chosen.sha256()}
+            inputs["calibration"] = {**calibration.to_json(), "content": chosen.sha256()}
 
         def build() -> None:
             export_target(run.model, target, folder / file, precision=precision, images=images, calibration=calibration)

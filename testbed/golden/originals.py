@@ -19,7 +19,16 @@ from testbed.core.errors import TestbedError, UsageError
 from testbed.core.folder.files import sha256_file
 from testbed.data import Split
 from testbed.golden.arrays import array_writer
-from testbed.golden.recorded import COMMAND, STAGE, Golden, Range, checked_range, open_golden, working_in
+from testbed.golden.recorded import (
+    COMMAND,
+    STAGE,
+    Golden,
+    Range,
+    RecordingFacts,
+    checked_range,
+    open_golden,
+    working_in,
+)
 from testbed.golden.recording import golden_facts, golden_files, golden_inputs, module_name, warn_of_images
 from testbed.golden.reference import LOGITS, module_files
 from testbed.golden.source import dataset_of
@@ -92,15 +101,15 @@ def import_originals(
         _check_shapes(arrays, len(recorded), run.model, golden_file, attention_file)
         _check_values(arrays, recorded, run.model, golden_file, attention_file)
         taken = [file for file in (golden_file, attention_file) if file]
-        inputs = golden_inputs(run, recorded, (first, end), names)
-        inputs["imported"] = {file.name: sha256_file(file) for file in taken}
+        imported = {file.name: sha256_file(file) for file in taken}
+        inputs = golden_inputs(run, recorded, [first, end], names).model_copy(update={"imported": imported})
 
-        def build() -> dict[str, Any]:
+        def build() -> RecordingFacts:
             for file, array in arrays.items():
                 _write(path / file, array)
             return golden_facts(path, recorded, np.arange(first, end))
 
-        run.folder.stage(STAGE, inputs, golden_files(names), build, command=COMMAND)
+        run.folder.stage(STAGE, inputs.to_json(), golden_files(names), build, command=COMMAND)
         golden = Golden(run)
         edges = None if indices is None else TierEdges.preset(len(indices.correct))
         if indices and edges:

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError
+from pydantic import Field, JsonValue, ValidationError
 
 from testbed.analysis.outputs.classes import class_counts
 from testbed.core.errors import StaleArtefact, UsageError
@@ -62,21 +62,35 @@ class GoldenImages(Form):
     positions: list[Annotated[int, Field(ge=0, lt=1 << 40)]] | None = None
 
 
-class _Inputs(Form):
+class GoldenInputs(Form):
+    """What decides a golden. test: hash of the recorded images; images: their range in the test split, or how many were
+    chosen and by which seed; torch: the version of PyTorch; imported: hashes of the files that a golden was taken from."""
+
     model: str
     test: str
+    preprocess: dict[str, JsonValue] | None = None
+    images: list[int] | dict[str, int] | None = None
+    modules: list[str] | None = None
+    torch: str | None = None
+    imported: dict[str, str] | None = None
 
 
-class _Facts(Form):
+class RecordingFacts(Form):
+    """What the manifest says of a golden. first: position of the first image in the test split; chosen: whether the images
+    are no range of it; device, batch: of a golden that was computed here."""
+
     accuracy: Annotated[float, Field(ge=0, le=1)]
     images: Annotated[int, Field(ge=1, lt=1 << 40)]
     first: Annotated[int, Field(ge=0, lt=1 << 40)] = 0
     chosen: bool = False
+    device: str | None = None
+    batch: int | None = None
 
 
 class _Recorded(Form):
-    inputs: _Inputs
-    facts: _Facts
+    inputs: GoldenInputs
+    facts: RecordingFacts
+    outputs: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -108,30 +122,28 @@ class Golden:
                 f"{self.run.folder.path} has no golden yet; run `{COMMAND} {self.run.folder.path}` first"
             )
         try:
-            _Recorded.model_validate(record)
+            self._record = _Recorded.model_validate(record)
         except ValidationError as error:
             problem = f"what {self.run.folder.path} records of its golden is damaged ({first_wrong(error)})"
             raise StaleArtefact(f"{problem}; {self.run.folder.again(STAGE)}") from error
-        if record["inputs"]["model"] != self.run.model_hash:
+        if self._record.inputs.model != self.run.model_hash:
             raise StaleArtefact(
                 f"the golden in {self.run.folder.path} was recorded of another model; {self.run.folder.again(STAGE)}"
             )
-        self._record = record
 
     def __len__(self) -> int:
-        return int(self._record["facts"]["images"])
+        return self._record.facts.images
 
     @property
     def accuracy(self) -> float:
         """Accuracy in [0, 1]."""
-        return float(self._record["facts"]["accuracy"])
+        return self._record.facts.accuracy
 
     @property
     def range(self) -> Range | None:
         """[a, b) in the test split; None where images were chosen from all over it."""
-        facts = self._record["facts"]
-        first = int(facts.get("first", 0))
-        return None if facts.get("chosen", False) else (first, first + len(self))
+        facts = self._record.facts
+        return None if facts.chosen else (facts.first, facts.first + facts.images)
 
     @cached_property
     def positions(self) -> NDArray[np.int64]:
@@ -149,15 +161,13 @@ class Golden:
         """Names of the recorded modules."""
         ending = ".output.npy"
         return [
-            file.removeprefix("golden/").removesuffix(ending)
-            for file in self._record["outputs"]
-            if file.endswith(ending)
+            file.removeprefix("golden/").removesuffix(ending) for file in self._record.outputs if file.endswith(ending)
         ]
 
     @property
     def hashes(self) -> dict[str, str]:
         """File -> SHA-256, as recorded."""
-        return dict(self._record["outputs"])
+        return dict(self._record.outputs)
 
     @cached_property
     def logits(self) -> NDArray[np.float32]:
@@ -186,16 +196,16 @@ class Golden:
     def split(self) -> Split:
         """The recorded images as model input. Raises StaleArtefact where they, or how they are read, have changed."""
         split = dataset_of(self.run).test.subset(self.positions)
-        inputs, folder = self._record["inputs"], self.run.folder
+        inputs, folder = self._record.inputs, self.run.folder
         preprocess = split.preprocess.describe()
-        same_pixels = sha256_json(inputs.get("preprocess", preprocess)) == sha256_json(preprocess)
-        if not same_pixels or split.sha256() != inputs["test"]:
+        same_pixels = inputs.preprocess is None or sha256_json(inputs.preprocess) == sha256_json(preprocess)
+        if not same_pixels or split.sha256() != inputs.test:
             raise StaleArtefact(f"the images of {folder.path} are no longer those recorded; {folder.again(STAGE)}")
         return split
 
     @cached_property
     def _images(self) -> tuple[list[str], NDArray[np.int64]]:
-        if IMAGES not in self._record["outputs"]:  # a campaign's golden
+        if IMAGES not in self._record.outputs:  # a campaign's golden
             return self.split.ids, self.split.labels
         return self._kept.ids, np.array(self._kept.labels, np.int64)
 
@@ -212,7 +222,7 @@ class Golden:
     def file(self, module: str, which: int) -> str:
         """The file of its inputs (0) or outputs (1). Raises UsageError for a module that was not recorded."""
         file = module_files(module)[which]
-        if file not in self._record["outputs"] and not self._can_compute(module):
+        if file not in self._record.outputs and not self._can_compute(module):
             raise UsageError(
                 f"the golden in {self.run.folder.path} has no module {module!r} (it has"
                 f" {', '.join(self.modules) or 'logits only'}); record it with `{COMMAND} {self.run.folder.path}"
@@ -222,7 +232,7 @@ class Golden:
 
     def array(self, file: str) -> NDArray[np.float32]:
         """The array of a golden file, memory-mapped."""
-        if file not in self._record["outputs"]:
+        if file not in self._record.outputs:
             return read_array(self._computed / file)
         self.run.folder.verify(STAGE, [file])
         return read_array(self.run.folder / file)

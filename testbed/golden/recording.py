@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +24,9 @@ from testbed.golden.recorded import (
     IMAGES,
     STAGE,
     Golden,
+    GoldenInputs,
     Range,
+    RecordingFacts,
     checked_range,
     is_campaign,
     open_golden,
@@ -82,18 +83,18 @@ def record_golden(
         names = list(dict.fromkeys(module_name(run.model, name) for name in modules))
         if isinstance(images, int):
             positions = choose(test.ids, test.labels, images, dataset.seed, TEST_IMAGES)
-            wanted: Range | dict[str, int] = {"chosen": images, "seed": dataset.seed}
+            wanted: list[int] | dict[str, int] = {"chosen": images, "seed": dataset.seed}
         else:
             first, end = checked_range(images or (0, len(test)), 0, len(test), "the test images")
-            positions, wanted = np.arange(first, end), (first, end)
+            positions, wanted = np.arange(first, end), [first, end]
         recorded = test.subset(positions)
-        inputs = golden_inputs(run, recorded, wanted, names) | {"torch": torch.__version__}
+        inputs = golden_inputs(run, recorded, wanted, names).model_copy(update={"torch": torch.__version__})
 
         shared = SharedGolden(run.model_hash, recorded, arithmetic(target, batch, threads=1))
         arrays = {array_name(file): path / file for file in golden_files(names) if file != IMAGES}
 
-        def build() -> dict[str, Any]:
-            if shared.write_cached(arrays) is not None:
+        def build() -> RecordingFacts:
+            if shared.write_cached(arrays):
                 log.info("golden: reused, recorded before of the same model and images")
             else:
                 with progress(len(recorded)) if progress else no_progress() as advance:
@@ -110,9 +111,10 @@ def record_golden(
                     )
                 shared.keep(arrays)
             warn_of_order(top1(read_array(path / LOGITS)), recorded.labels, dataset.classes)
-            return golden_facts(path, recorded, positions) | {"device": str(target), "batch": batch}
+            facts = golden_facts(path, recorded, positions)
+            return facts.model_copy(update={"device": str(target), "batch": batch})
 
-        run.folder.stage(STAGE, inputs, golden_files(names), build, command=COMMAND)
+        run.folder.stage(STAGE, inputs.to_json(), golden_files(names), build, command=COMMAND)
     golden = Golden(run)
     warn_of_images(golden, dataset.classes)
     return golden
@@ -127,30 +129,29 @@ def warn_of_images(golden: Golden, classes: Sequence[str]) -> None:
 
 
 def golden_inputs(
-    run: ModelRun, recorded: Split, images: Range | dict[str, int], modules: Sequence[str]
-) -> dict[str, Any]:
-    """What decides a golden: JSON for the manifest."""
-    return {
-        "model": run.model_hash,
-        "test": recorded.sha256(),
-        "preprocess": recorded.preprocess.describe(),
-        "images": images if isinstance(images, dict) else list(images),
-        "modules": list(modules),
-    }
+    run: ModelRun, recorded: Split, images: list[int] | dict[str, int], modules: Sequence[str]
+) -> GoldenInputs:
+    return GoldenInputs(
+        model=run.model_hash,
+        test=recorded.sha256(),
+        preprocess=recorded.preprocess.describe(),
+        images=images,
+        modules=list(modules),
+    )
 
 
 def golden_files(modules: Sequence[str]) -> list[str]:
     return [LOGITS, IMAGES, *(file for name in modules for file in module_files(name))]
 
 
-def golden_facts(path: Path, recorded: Split, positions: NDArray[np.int64]) -> dict[str, Any]:
+def golden_facts(path: Path, recorded: Split, positions: NDArray[np.int64]) -> RecordingFacts:
     """Writes which images were recorded; returns what the manifest says of the logits, which are already there.
     positions: (n,) theirs in the test split, ascending."""
     first, n = int(positions[0]), len(positions)
     chosen = {} if positions[-1] - first == n - 1 else {"positions": positions.tolist()}
     write_json(path / IMAGES, {"ids": recorded.ids, "labels": recorded.labels.tolist(), **chosen})
     accuracy = accuracy_of(read_array(path / LOGITS), recorded.labels)
-    return {"accuracy": accuracy, "images": n, "first": first, "chosen": bool(chosen)}
+    return RecordingFacts(accuracy=accuracy, images=n, first=first, chosen=bool(chosen))
 
 
 def accuracy_of(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
+from pydantic import JsonValue
 from torch import Tensor, nn
 
 from testbed.core.errors import TestbedError, UsageError
@@ -135,7 +136,7 @@ def record_module(
             array.flush()
 
 
-def arithmetic(device: torch.device, batch: int, threads: int) -> dict[str, Any]:
+def arithmetic(device: torch.device, batch: int, threads: int) -> dict[str, JsonValue]:
     """What decides the last bits of a golden, beside model and images, as JSON. threads: of one batch."""
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     return {

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+
+from pydantic import JsonValue
 
 from testbed.core.folder.cache import GOLDENS, Cached
 from testbed.core.folder.files import sha256_json
@@ -26,30 +27,26 @@ class SharedGolden:
 
     model: str
     images: Split
-    computed_by: Mapping[str, Any]
+    computed_by: Mapping[str, JsonValue]
 
-    def write_cached(self, wanted: Mapping[str, Path], rows: Sequence[int] | None = None) -> dict[str, Any] | None:
-        """Writes these arrays (name -> file) and returns what was kept with them; None, and no file, where one is missing.
+    def write_cached(self, wanted: Mapping[str, Path], rows: Sequence[int] | None = None) -> bool:
+        """Writes these arrays (name -> file) and says that it did; no file is left where one of them is missing.
 
         rows: of so many images only, in this order; of all unless given.
         """
-        cached, facts = {name: self.cached(name, rows) for name in wanted}, dict[str, Any]()
-        if any(array.facts() is None for array in cached.values()):
-            return None
+        cached = {name: self.cached(name, rows) for name in wanted}
+        if any(array.digest() is None for array in cached.values()):
+            return False
         for name, path in wanted.items():
-            array_facts = cached[name].taken(path)
-            if array_facts is None:
+            if cached[name].taken(path) is None:
                 for written in wanted.values():
                     written.unlink(missing_ok=True)
-                return None
-            facts |= array_facts
-        return facts
+                return False
+        return True
 
-    def keep(
-        self, made: Mapping[str, Path], rows: Sequence[int] | None = None, facts: Mapping[str, Any] | None = None
-    ) -> None:
+    def keep(self, made: Mapping[str, Path], rows: Sequence[int] | None = None) -> None:
         for name, path in made.items():
-            self.cached(name, rows).keep(path, facts)
+            self.cached(name, rows).keep(path)
 
     def cached(self, name: str, rows: Sequence[int] | None = None) -> Cached:
         made_from = {

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, JsonValue
 
 from testbed.analysis.outputs.choice import choose_per_tier
 from testbed.analysis.outputs.classes import class_counts, one_class_warning
@@ -34,6 +34,47 @@ SUBSET = "subset.json"
 _CHUNK_BYTES = 64 * 2**20
 
 
+class SubsetChoice(Form):
+    """How the images of a tier were chosen: the first ones, or at random by a seed with the classes in proportion."""
+
+    by: Literal["data set order", "class"]
+    seed: int | None = None
+
+
+class ChosenBy(Form):
+    """What was asked for: a range of the test images, or numbers of images of the tiers with these edges."""
+
+    range: list[int] | None = None
+    per_tier: list[int] | None = None
+    edges: list[float] | None = None
+    choice: SubsetChoice | None = None
+
+
+@dataclass(frozen=True)
+class SubsetRecord:
+    """The content of subset.json. positions: in the test split; classes: images of each class; files: the chosen rows of
+    the golden's arrays."""
+
+    images: int
+    positions: list[int]
+    ids: list[str]
+    labels: list[int]
+    classes: dict[str, int]
+    chosen_by: ChosenBy
+    files: list[str]
+
+    def to_json(self) -> dict[str, JsonValue]:
+        return {
+            "images": self.images,
+            "positions": [*self.positions],
+            "ids": [*self.ids],
+            "labels": [*self.labels],
+            "classes": {**self.classes},
+            **self.chosen_by.to_json(),
+            "files": [*self.files],
+        }
+
+
 def subset_file(golden_file: str) -> str:
     """``subset/block.0.attn.input.npy`` of ``golden/block.0.attn.input.npy``."""
     return f"subset/{Path(golden_file).name}"
@@ -46,7 +87,7 @@ def record_subset(
     positions: Range | None = None,
     stratified: bool = False,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> SubsetRecord:
     """Writes subset.json and the chosen images' rows of every golden array; returns the content of subset.json.
 
     Either ``per_tier[i]`` images of each tier i, tier after tier: the first ones in data set order, as published, or,
@@ -59,55 +100,59 @@ def record_subset(
         raise UsageError("--stratified is a way to choose --per-tier; a range is what it is")
     with working_in(path) as run:
         golden = Golden(run)
-        rows, chosen_by = _chosen(golden, per_tier, positions, seed if stratified else None)
+        if positions is not None:
+            rows, chosen_by = _in_range(golden, positions)
+        else:
+            rows, chosen_by = _of_tiers(golden, per_tier or (), seed if stratified else None)
         classes = dataset_of(run).classes
         counts = class_counts(golden.labels[rows], classes)
         if warning := one_class_warning(counts, len(classes)):
             log.warning("subset: %s", warning)
         arrays = [LOGITS, *(file for name in golden.modules for file in module_files(name))]
-        inputs = {"golden": golden.hashes, **chosen_by}
-        content = {
-            "images": len(rows),
-            "positions": golden.positions[rows].tolist(),
-            "ids": [golden.ids[row] for row in rows],
-            "labels": [int(golden.labels[row]) for row in rows],
-            "classes": counts,
-            **chosen_by,
-            "files": [subset_file(file) for file in arrays],
-        }
+        inputs = {"golden": golden.hashes, **chosen_by.to_json()}
+        files = [subset_file(file) for file in arrays]
+        record = SubsetRecord(
+            len(rows),
+            golden.positions[rows].tolist(),
+            [golden.ids[row] for row in rows],
+            [int(golden.labels[row]) for row in rows],
+            counts,
+            chosen_by,
+            files,
+        )
 
         def build() -> None:
             for file in arrays:
                 _copy_rows(golden.array(file), rows, path / subset_file(file))
-            write_json(path / SUBSET, content)
+            write_json(path / SUBSET, record.to_json())
 
-        run.folder.stage(STAGE, inputs, [SUBSET, *content["files"]], build, command=COMMAND)
-    return content
+        run.folder.stage(STAGE, inputs, [SUBSET, *files], build, command=COMMAND)
+    return record
 
 
-def _chosen(
-    golden: Golden, per_tier: Sequence[int] | None, positions: Range | None, seed: int | None
-) -> tuple[NDArray[np.int64], dict[str, Any]]:
+def _in_range(golden: Golden, positions: Range) -> tuple[NDArray[np.int64], ChosenBy]:
+    """Rows of the golden, and how they were chosen."""
+    if golden.range is None:
+        raise UsageError("the recorded images are no range of the test images but a choice; choose with --per-tier")
+    a, b = checked_range(positions, *golden.range, "the recorded images")
+    return np.arange(a, b) - golden.range[0], ChosenBy(range=[a, b])
+
+
+def _of_tiers(golden: Golden, per_tier: Sequence[int], seed: int | None) -> tuple[NDArray[np.int64], ChosenBy]:
     """Rows of the golden, and how they were chosen. seed: of a stratified choice; None for the first of each tier."""
-    if positions is not None:
-        if golden.range is None:
-            raise UsageError("the recorded images are no range of the test images but a choice; choose with --per-tier")
-        a, b = checked_range(positions, *golden.range, "the recorded images")
-        return np.arange(a, b) - golden.range[0], {"range": [a, b]}
-    assert per_tier is not None
     path = golden.run.folder.path
     edges = recorded_edges(golden)
     if edges is None:
         raise StaleArtefact(f"{path} has no tiers yet; run `{TIERS_COMMAND} {path}` first")
     tiers = golden_tiers(golden, edges)
-    how: dict[str, Any] = {"by": "data set order"} if seed is None else {"by": "class", "seed": seed}
+    choice = SubsetChoice(by="data set order") if seed is None else SubsetChoice(by="class", seed=seed)
     if seed is None:
         rows = first_of_each(tiers, per_tier)
     else:
         rows = choose_per_tier(tiers, per_tier, golden.ids, golden.labels, seed)
     if not len(rows):
         raise UsageError("a subset needs at least one image; ask for more per tier")
-    return rows, {"per_tier": list(per_tier), "edges": list(edges.edges), "choice": how}
+    return rows, ChosenBy(per_tier=list(per_tier), edges=list(edges.edges), choice=choice)
 
 
 def _copy_rows(source: NDArray, rows: NDArray[np.int64], path: Path) -> None:

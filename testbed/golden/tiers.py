@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from pydantic import ValidationError
+from pydantic import JsonValue, ValidationError
 
 from testbed.analysis.outputs.confidence import TierEdges, Tiers, tiers_from_logits
 from testbed.core.errors import StaleArtefact, UsageError
@@ -20,6 +20,28 @@ COMMAND = "testbed tiers"
 TIERS = "tiers.json"
 
 
+@dataclass(frozen=True)
+class RecordedTier:
+    """The tier (low, high]. images: ids of those in it."""
+
+    low: float
+    high: float
+    images: list[str]
+
+
+@dataclass(frozen=True)
+class RecordedTiers:
+    """The content of tiers.json: numbers of correct and incorrect images, the tiers, and the ids of the others."""
+
+    correct: int
+    incorrect: int
+    tiers: list[RecordedTier]
+    incorrect_images: list[str]
+
+    def to_json(self) -> dict[str, JsonValue]:
+        return asdict(self)
+
+
 class _RecordedEdges(Form):
     edges: list[float]
 
@@ -29,35 +51,34 @@ def golden_tiers(golden: Golden, edges: TierEdges) -> Tiers:
     return tiers_from_logits(golden.logits, golden.labels, edges, golden.ids)
 
 
-def record_tiers(path: Path, edges: TierEdges) -> dict[str, Any]:
-    """Writes tiers.json and returns its content; see ``tiers_content``. A campaign's folder is only read."""
+def record_tiers(path: Path, edges: TierEdges) -> RecordedTiers:
+    """Writes tiers.json and returns its content. A campaign's folder is only read."""
     if is_campaign(path):
         golden = open_golden(path)
-        return tiers_content(golden, golden_tiers(golden, edges))
+        return _recorded(golden, golden_tiers(golden, edges))
     with working_in(path) as run:
         golden = Golden(run)
-        content = tiers_content(golden, golden_tiers(golden, edges))
+        recorded = _recorded(golden, golden_tiers(golden, edges))
         inputs = {
             "logits": golden.hashes[LOGITS],
             "images": golden.hashes[IMAGES],
             "edges": list(edges.edges),
         }
-        run.folder.stage(STAGE, inputs, [TIERS], lambda: write_json(path / TIERS, content), command=COMMAND)
-    return content
+        run.folder.stage(STAGE, inputs, [TIERS], lambda: write_json(path / TIERS, recorded.to_json()), command=COMMAND)
+    return recorded
 
 
-def tiers_content(golden: Golden, tiers: Tiers) -> dict[str, Any]:
-    """JSON: numbers of correct and incorrect images, the tiers with their images' ids, and the others."""
+def _recorded(golden: Golden, tiers: Tiers) -> RecordedTiers:
     ids = golden.ids
-    return {
-        "correct": len(tiers.correct),
-        "incorrect": len(tiers.incorrect),
-        "tiers": [
-            {"low": low, "high": high, "images": [ids[row] for row in rows]}
+    return RecordedTiers(
+        len(tiers.correct),
+        len(tiers.incorrect),
+        [
+            RecordedTier(low, high, [ids[row] for row in rows])
             for (low, high), rows in zip(tiers.edges.bounds, tiers.positions, strict=True)
         ],
-        "incorrect_images": [ids[row] for row in tiers.incorrect],
-    }
+        [ids[row] for row in tiers.incorrect],
+    )
 
 
 def recorded_edges(golden: Golden) -> TierEdges | None:

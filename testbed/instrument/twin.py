@@ -3,23 +3,70 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from testbed.core.errors import UsageError
 from testbed.core.folder.files import write_bytes
-from testbed.core.site import SiteTable
+from testbed.core.site import Site, SiteTable, Where
 from testbed.instrument.adopt.file import adopt
 from testbed.instrument.ports.insertion import instrument
 from testbed.instrument.sites.catalogue import catalogue
 from testbed.instrument.table import deployment_id
 
 
-def make_twin(file: Path, folder: Path, patterns: Sequence[str], mechanism: str) -> dict[str, Any]:
+@dataclass(frozen=True)
+class MissingSite:
+    """A site that a ViT would have and the file has no tensor for."""
+
+    site: str
+    why: str
+
+
+@dataclass(frozen=True)
+class SharedTensor:
+    """A weight that is stored once and used under several names."""
+
+    tensor: str
+    uses: list[str]
+
+
+@dataclass(frozen=True)
+class TwinSite:
+    """A site of the twin. recognised: by the graph's pattern; others keep their tensor's name."""
+
+    name: str
+    where: Where
+    kind: str
+    block: int | None
+    shape: list[int]
+    format: str
+    tensor: str
+    transposed: bool
+    recognised: bool
+
+
+@dataclass(frozen=True)
+class TwinFiles:
+    """The files of a twin, its sites, what was changed in the user's file and what it lacks. ports: their mechanism."""
+
+    file: str
+    plain: str
+    twin: str
+    table: str
+    deployment_id: str
+    ports: str
+    changes: list[str]
+    missing: list[MissingSite]
+    shared: list[SharedTensor]
+    sites: list[TwinSite]
+
+
+def make_twin(file: Path, folder: Path, patterns: Sequence[str], mechanism: str) -> TwinFiles:
     """Writes NAME.twin.onnx and NAME.sites.json into ``folder``, and NAME.plain.onnx where the file had to be changed.
 
-    patterns: see ``Catalogue.select``. Returns a JSON-ready record: the files, the sites, what was changed and what is
-    lacking. Raises UsageError, TestbedError and EngineError as ``adopt``, ``catalogue`` and ``instrument`` do.
+    patterns: see ``Catalogue.select``. Raises UsageError, TestbedError
+    and EngineError as ``adopt``, ``catalogue`` and ``instrument`` do.
     """
     adopted = adopt(file)
     catalogued = catalogue(adopted.plain)
@@ -40,28 +87,29 @@ def make_twin(file: Path, folder: Path, patterns: Sequence[str], mechanism: str)
     write_bytes(written[0], twin.SerializeToString(deterministic=True))
     table.save(written[1])
     recognised = {site.name for site in catalogued.recognised}
-    return {
-        "file": str(file),
-        "plain": str(plain),
-        "twin": str(written[0]),
-        "table": str(written[1]),
-        "deployment_id": table.deployment_id,
-        "ports": mechanism,
-        "changes": list(adopted.changes),
-        "missing": [{"site": name, "why": why} for name, why in catalogued.missing.items()],
-        "shared": [{"tensor": tensor, "uses": list(uses)} for tensor, uses in catalogued.shared.items()],
-        "sites": [
-            {
-                "name": site.name,
-                "where": site.where,
-                "kind": site.kind,
-                "block": site.block,
-                "shape": list(site.shape),
-                "format": site.format_name,
-                "tensor": site.tensor,
-                "transposed": site.transposed,
-                "recognised": site.name in recognised,
-            }
-            for site in chosen
-        ],
-    }
+    return TwinFiles(
+        file=str(file),
+        plain=str(plain),
+        twin=str(written[0]),
+        table=str(written[1]),
+        deployment_id=table.deployment_id,
+        ports=mechanism,
+        changes=list(adopted.changes),
+        missing=[MissingSite(name, why) for name, why in catalogued.missing.items()],
+        shared=[SharedTensor(tensor, list(uses)) for tensor, uses in catalogued.shared.items()],
+        sites=[_described(site, site.name in recognised) for site in chosen],
+    )
+
+
+def _described(site: Site, recognised: bool) -> TwinSite:
+    return TwinSite(
+        name=site.name,
+        where=site.where,
+        kind=site.kind,
+        block=site.block,
+        shape=list(site.shape),
+        format=site.format_name,
+        tensor=site.tensor,
+        transposed=site.transposed,
+        recognised=recognised,
+    )

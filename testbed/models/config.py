@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from numbers import Integral
 from typing import Any, Literal, get_args
+
+from pydantic import JsonValue
 
 from testbed.core.errors import UsageError
 from testbed.core.process.resources import require_memory
@@ -29,7 +32,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "init": get_args(Init),
     "activation": get_args(Activation),
 }
-# Left out of to_dict() at their defaults, so that files written before they were added keep their hash.
+# Left out of to_json() at their defaults, so that files written before they were added keep their hash.
 _ADDED = ("activation", "proj_bias")
 _COUNTS = ("image", "patch", "channels", "width", "classes", "head_width")
 # Beyond any ViT that was published, by a factor of ten (ViT-22B: width 6144, 48 blocks, 48 heads, MLPs of 24,576).
@@ -162,13 +165,13 @@ class ViTConfig:
         each = 4 * max(widest, self.channels * self.image**2)
         require_memory(batch * each, f"a batch of {batch} for this model", "make batch or model smaller")
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready; ``from_dict`` reads it back."""
+    def to_json(self) -> dict[str, JsonValue]:
+        """JSON-ready; ``from_json`` reads it back."""
         usual = {f.name: f.default for f in fields(self) if f.name in _ADDED}
         return {name: value for name, value in asdict(self).items() if name not in usual or value != usual[name]}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> ViTConfig:
+    def from_json(cls, values: Mapping[str, Any]) -> ViTConfig:
         """Raises UsageError for an unknown or missing key."""
         known = {f.name for f in fields(cls)}
         strange = sorted(set(values) - known)

@@ -77,4 +77,4 @@ def preset(name: str, **overrides: Any) -> ViTConfig:
     alike = {"heads": base.heads[0], "mlp": base.mlp[0]} if depth != base.depth else {}
     each = {key: overrides.get(key, alike.get(key)) for key in ("heads", "mlp")}
     blocks = {key: (value,) * depth for key, value in each.items() if isinstance(value, int)}
-    return ViTConfig.from_dict(base.to_dict() | overrides | blocks)
+    return ViTConfig.from_json(base.to_json() | overrides | blocks)

@@ -10,9 +10,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
+
+from pydantic import JsonValue
 
 from testbed.core.errors import StaleArtefact, UsageError
+from testbed.core.folder.forms import Form
 from testbed.core.folder.places import with_sources
 from testbed.core.folder.run_files import WEIGHTS
 from testbed.core.folder.runfolder import RunFolder, current_argv
@@ -21,6 +24,13 @@ from testbed.models.weights import load_model, save_model
 
 MODEL = WEIGHTS
 KIND = "model"
+
+
+class SourceOptions(TypedDict):
+    root: str | None
+    preprocess: str | dict[str, JsonValue] | None
+    seed: int
+    classes: tuple[str, ...] | str | None
 
 
 @dataclass(frozen=True)
@@ -34,7 +44,7 @@ class DataSource:
 
     name: str
     root: str | None = None
-    preprocess: str | dict[str, Any] | None = None
+    preprocess: str | dict[str, JsonValue] | None = None
     seed: int = 0
     classes: tuple[str, ...] | str | None = None
 
@@ -48,11 +58,11 @@ class DataSource:
             object.__setattr__(self, "classes", tuple(self.classes))
 
     @property
-    def options(self) -> dict[str, Any]:
+    def options(self) -> SourceOptions:
         """All but the name, as ``testbed.data.load`` takes it."""
-        return {key: value for key, value in asdict(self).items() if key != "name"}
+        return {"root": self.root, "preprocess": self.preprocess, "seed": self.seed, "classes": self.classes}
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, JsonValue]:
         """A record for manifests, in which folders of earlier versions name no classes."""
         return {key: value for key, value in asdict(self).items() if key != "classes" or value is not None}
 
@@ -77,13 +87,13 @@ class ModelRun:
         return self.folder.output_hash(self.stage, MODEL)
 
 
-def claim_model_run(path: Path, name: str, made_from: Mapping[str, Any], data: DataSource | None) -> RunFolder:
+def claim_model_run(path: Path, name: str, made_from: Mapping[str, JsonValue], data: DataSource | None) -> RunFolder:
     """The folder for one model, new or begun; lock it, ``save()`` it, then write MODEL in a stage of its own.
 
     ``name`` is for people (a preset, a file name); ``made_from`` is JSON that tells this model from others: recipe and
     seed, or the hash of the imported file. Raises UsageError when the folder holds something else.
     """
-    identity = {"made_from": dict(made_from), "data": None if data is None else data.to_dict()}
+    identity = {"made_from": dict(made_from), "data": None if data is None else data.to_json()}
     return RunFolder.claimed(path, KIND, name, identity, current_argv())
 
 
@@ -93,9 +103,9 @@ def write_model_run(
     *,
     stage: str,
     name: str,
-    made_from: Mapping[str, Any],
+    made_from: Mapping[str, JsonValue],
     data: DataSource | None,
-    facts: Mapping[str, Any] | None = None,
+    facts: Form | Mapping[str, JsonValue] | None = None,
 ) -> ModelRun:
     """A run folder with this finished model in it. The same call again changes nothing.
 
@@ -104,9 +114,9 @@ def write_model_run(
     """
     folder = claim_model_run(path, name, made_from, data)
 
-    def build() -> Mapping[str, Any]:
+    def build() -> Form | Mapping[str, JsonValue] | None:
         save_model(folder / MODEL, model)
-        return facts or {}
+        return facts
 
     with folder.locked():
         folder.save()

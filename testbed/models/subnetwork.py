@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -21,7 +22,7 @@ _TARGET = re.compile(r"(attention|block)(?::(\d+))?")
 class SubnetworkPlace:
     """``kind`` is "attention" or "block"; ``block`` the block it is (in)."""
 
-    kind: str
+    kind: Literal["attention", "block"]
     block: int
 
 
@@ -57,7 +58,7 @@ def part_named(model: ViT, target: str) -> SubnetworkPlace:
         raise UsageError(f"target {target!r}: block {number} has no attention")
     if match[1] == "block" and not (model.config.heads[number] or model.config.mlp[number]):
         raise UsageError(f"target {target!r}: block {number} is empty, all of it has been pruned")
-    return SubnetworkPlace(match[1], number)
+    return SubnetworkPlace("attention" if match[1] == "attention" else "block", number)
 
 
 def target_module(model: ViT, target: str) -> nn.Module:

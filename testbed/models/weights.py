@@ -24,7 +24,7 @@ _FORMAT = 1
 def save_model(path: Path, model: ViT) -> None:
     """Writes ``path`` whole or not at all. The same parameters and config give the same bytes on every device."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    description = json.dumps({"format": _FORMAT, "config": model.config.to_dict()}, sort_keys=True)
+    description = json.dumps({"format": _FORMAT, "config": model.config.to_json()}, sort_keys=True)
     write_bytes(path, safetensors.torch.save(tensors, {_METADATA: description}))
 
 
@@ -73,6 +73,6 @@ def _read(path: Path) -> tuple[ViTConfig, dict[str, Tensor]]:
         values = json_value(description)
         if values["format"] != _FORMAT:
             raise StaleArtefact(f"{path}: model format {values['format']} is not {_FORMAT}; write the model again")
-        return ViTConfig.from_dict(values["config"]), tensors
+        return ViTConfig.from_json(values["config"]), tensors
     except (ValueError, KeyError, TypeError, UsageError) as error:
         raise StaleArtefact(f"{path}: its description is damaged ({error}); write the model again") from error

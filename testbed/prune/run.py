@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import JsonValue
 
 from testbed.bench.counts import mac_count, parameter_count
 from testbed.core.errors import UsageError
 from testbed.core.words.nearest import unknown
-from testbed.data import Dataset, Split
-from testbed.golden.source import dataset_of
+from testbed.data import Split
 from testbed.models.runs import open_model_run, write_model_run
 from testbed.models.vit import ViT
 from testbed.prune.physical import masked, prune
@@ -26,7 +26,8 @@ from testbed.sensitivity.circuits.eap import eap
 from testbed.sensitivity.rank.scores import ScoreSettings, analysis_set, scored_on
 from testbed.train import Recipe, train
 
-METHODS = ("acdc", "eap", "eap-ig")
+PruneMethod = Literal["acdc", "eap", "eap-ig"]
+METHODS: tuple[PruneMethod, ...] = get_args(PruneMethod)
 STAGE = "prune"
 _CHECKED_IMAGES = 64
 _EQUAL_TO = 1e-5  # of logits of ordinary size
@@ -36,7 +37,7 @@ _EQUAL_TO = 1e-5  # of logits of ordinary size
 class PruneRequest:
     """One pruning. ``amount``: tau (nats) for acdc, the share of components to keep for eap and eap-ig."""
 
-    method: str
+    method: PruneMethod
     amount: float
     kinds: tuple[str, ...] = ("head", "chunk")
     settings: ScoreSettings = field(default_factory=ScoreSettings)
@@ -58,7 +59,7 @@ class PruneRequest:
         if self.method != "acdc" and not 0 < self.amount <= 1:
             raise UsageError(f"keep is the share of components that stays: above 0 and at most 1, not {self.amount:g}")
 
-    def made_from(self, model_hash: str) -> dict[str, Any]:
+    def made_from(self, model_hash: str) -> dict[str, JsonValue]:
         settings = replace(self.settings, tau=self.amount) if self.method == "acdc" else self.settings
         return {
             "model": model_hash,
@@ -66,8 +67,18 @@ class PruneRequest:
             "amount": self.amount,
             "components": list(self.kinds),
             **settings.used_by(self.method),
-            "finetune": self.finetune.to_dict() if self.finetune else None,
+            "finetune": self.finetune.to_json() if self.finetune else None,
         }
+
+
+@dataclass(frozen=True)
+class PrunedParts:
+    """What was kept, per block: heads by their numbers in the original, neurons as runs "0-31,64-127"; and of how many."""
+
+    heads: list[list[int]]
+    neurons: list[str]
+    of_heads: list[int]
+    of_neurons: list[int]
 
 
 @dataclass(frozen=True)
@@ -75,9 +86,9 @@ class Pruned:
     """A pruned model. accuracy: of test images, [0, 1], of the new model; before: of the old one."""
 
     run: str
-    method: str
+    method: PruneMethod
     amount: float
-    kept: dict[str, Any]
+    kept: PrunedParts
     parameters: int
     parameters_before: int
     macs: int
@@ -87,6 +98,9 @@ class Pruned:
     accuracy_before_finetuning: float
     finetuned_epochs: int
     largest_difference_to_masked: float
+
+    def to_json(self) -> dict[str, JsonValue]:
+        return asdict(self)
 
 
 def prune_runs(
@@ -98,13 +112,15 @@ def prune_runs(
         order.check()
         if path.resolve() == source.resolve():
             raise UsageError(f"{path} holds the model that is to be pruned; name another folder with --to")
+    if not orders:
+        return []
     torch.set_num_threads(1)
-    model, dataset = run.model, scored_on(run, orders[0][0].settings) if orders else dataset_of(run)
+    settings = orders[0][0].settings
+    model, dataset = run.model, scored_on(run, settings)
     before = accuracy(model, dataset.test)
-    images = analysis_set(dataset, orders[0][0].settings) if orders else None
+    images = analysis_set(dataset, settings)
     pruned = []
     for order, path in orders:
-        assert images is not None
         notify(f"{order.name}: scoring components on {len(images)} images")
         kept = choose(model, images, order)
         smaller = prune(model, kept)
@@ -112,7 +128,8 @@ def prune_runs(
         cut = accuracy(smaller, dataset.test)
         if order.finetune:
             notify(f"{order.name}: fine-tuning {order.finetune.epochs} epochs")
-            smaller = _finetuned(smaller, dataset, order)
+            seed = order.settings.seed
+            smaller = train(smaller.config, dataset, order.finetune, seed=seed, initial=smaller, progress=False).model
         record = Pruned(
             run=str(path),
             method=order.method,
@@ -129,7 +146,7 @@ def prune_runs(
             largest_difference_to_masked=difference,
         )
         made_from = order.made_from(run.model_hash)
-        facts = asdict(record) | {"from": str(source)}
+        facts = record.to_json() | {"from": str(source)}
         name = f"{run.folder.manifest['name']}-{order.name}"
         write_model_run(path, smaller, stage=STAGE, name=name, made_from=made_from, data=run.data, facts=facts)
         pruned.append(record)
@@ -188,11 +205,6 @@ def _largest_difference(model: ViT, smaller: ViT, kept: KeptComponents, images: 
     return difference
 
 
-def _finetuned(model: ViT, dataset: Dataset, order: PruneRequest) -> ViT:
-    assert order.finetune is not None
-    return train(model.config, dataset, order.finetune, seed=order.settings.seed, initial=model, progress=False).model
-
-
 def accuracy(model: ViT, split: Split) -> float:
     """Share of the split's images whose top-1 is their label."""
     right = 0
@@ -202,14 +214,13 @@ def accuracy(model: ViT, split: Split) -> float:
     return right / max(len(split), 1)
 
 
-def _described(kept: KeptComponents, model: ViT) -> dict[str, Any]:
-    """Heads by their numbers in the original; of neurons their count, and which, as runs "0-31,64-127"."""
-    return {
-        "heads": [list(indices) for indices in kept.heads],
-        "neurons": [_runs(np.array(indices, np.int64)) for indices in kept.neurons],
-        "of_heads": list(model.config.heads),
-        "of_neurons": list(model.config.mlp),
-    }
+def _described(kept: KeptComponents, model: ViT) -> PrunedParts:
+    return PrunedParts(
+        [list(indices) for indices in kept.heads],
+        [_runs(np.array(indices, np.int64)) for indices in kept.neurons],
+        list(model.config.heads),
+        list(model.config.mlp),
+    )
 
 
 def _runs(numbers: NDArray[np.int64]) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from pydantic import JsonValue
 
 from testbed.campaign.summary.tally import MEASURES
 from testbed.core.words.text import visible
@@ -26,16 +28,27 @@ _LATEX = {
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>|#])")
 
 
-def rates_record(rates: RunRates, measures: Sequence[str]) -> dict[str, Any]:
-    """JSON-ready: ``by``, ``measures``, ``confidence`` by run, and ``rates``, one record per row, from 0 to 1."""
+RateCell = str | float | None
+
+
+@dataclass(frozen=True)
+class PublishedRates:
+    """Rates of several runs. confidence: by run; rates: cells by column, of each row; from 0 to 1."""
+
+    by: list[str]
+    measures: list[str]
+    confidence: dict[str, float]
+    rates: list[dict[str, RateCell]]
+
+    def to_json(self) -> dict[str, JsonValue]:
+        return asdict(self)
+
+
+def rates_record(rates: RunRates, measures: Sequence[str]) -> PublishedRates:
+    """The table as a record, one row after the other."""
     table = _kept(rates, measures)
-    records = [{name: _plain(value) for name, value in record.items()} for record in table.to_dict("records")]
-    return {
-        "by": list(rates.by),
-        "measures": list(measures),
-        "confidence": dict(rates.confidence),
-        "rates": records,
-    }
+    records = [{str(name): _plain(value) for name, value in record.items()} for record in table.to_dict("records")]
+    return PublishedRates(list(rates.by), list(measures), dict(rates.confidence), records)
 
 
 def rates_csv(rates: RunRates, measures: Sequence[str]) -> str:
@@ -94,10 +107,10 @@ def _markdown_row(cells: Iterable[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any) -> RateCell:
     return None if pd.isna(value) else value.item() if isinstance(value, np.generic) else value
 
 
-def _kept(rates: RunRates, measures: Sequence[str]) -> Any:
+def _kept(rates: RunRates, measures: Sequence[str]) -> pd.DataFrame:
     left_out = [f"{m}{end}" for m in MEASURES if m not in measures for end in ("", "_low", "_high")]
     return rates.table.drop(columns=left_out)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from testbed.campaign.results.status import is_locked
 from testbed.campaign.summary.record import Summary, load_summary
@@ -15,6 +15,9 @@ from testbed.core.folder.manifest import CAMPAIGN, MANIFEST
 from testbed.core.folder.runfolder import RunFolder
 
 _DEEPEST = 3  # folders below the one that is named: runs/pruned/eap-keep0.5
+
+
+RunState = Literal["finished", "running", "interrupted", "damaged"]
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class RunEntry:
     model: str | None
     engine: str | None
     precision: str | None
-    state: str
+    state: RunState
     stage: str | None
     faults: int | None
     op: str | None
@@ -91,29 +94,44 @@ def _readable(path: Path, folder: RunFolder) -> RunEntry:
     stages = list(manifest["stages"])
     campaign = manifest["kind"] == CAMPAIGN
     finished = "summary" in stages if campaign else bool(stages)
-    state = "finished" if finished else "running" if is_locked(path) else "interrupted"
+    state: RunState = "finished" if finished else "running" if is_locked(path) else "interrupted"
     spec = manifest.get("spec") if campaign else None
     engine: Mapping[str, Any] = spec.get("engine", {}) if isinstance(spec, dict) else {}
-    entry: dict[str, Any] = dict.fromkeys(("model", "faults", "op", "rate", "low", "high"))
-    if campaign and finished:
-        entry |= _measured(load_summary(path / SUMMARY))
+    headline = _headline(load_summary(path / SUMMARY)) if campaign and finished else _Headline()
     return RunEntry(
         run=str(path),
         kind=str(manifest["kind"]),
         name=str(manifest["name"]),
+        model=headline.model,
         engine=engine.get("backend"),
         precision=engine.get("precision"),
         state=state,
         stage=stages[-1] if stages else None,
+        faults=headline.faults,
+        op=headline.op,
+        rate=headline.rate,
+        low=headline.low,
+        high=headline.high,
         created=manifest.get("created"),
-        **entry,
     )
 
 
-def _measured(summary: Summary) -> dict[str, Any]:
-    known = {"model": summary.model.preset or None, "faults": summary.faults}
+@dataclass(frozen=True)
+class _Headline:
+    """What a line says of a finished campaign; nothing of others."""
+
+    model: str | None = None
+    faults: int | None = None
+    op: str | None = None
+    rate: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+def _headline(summary: Summary) -> _Headline:
+    model = summary.model.preset or None
     for total in summary.marginals:
         if total.by == "all" and (rate := total.rate("sdc1")):
             noun = "activations" if total.where == "activation" else "weights"
-            return known | {"op": f"{total.op} in {noun}", "rate": rate.rate, "low": rate.low, "high": rate.high}
-    return known
+            return _Headline(model, summary.faults, f"{total.op} in {noun}", rate.rate, rate.low, rate.high)
+    return _Headline(model, summary.faults)

@@ -32,7 +32,7 @@ def format_rates(form: str, folders: Sequence[Path], rates: RunRates, measures: 
         "csv": formats.rates_csv,
         "latex": formats.rates_latex,
         "markdown": formats.rates_markdown,
-        "json": lambda *of: json.dumps(formats.rates_record(*of), indent=1, allow_nan=False) + "\n",
+        "json": lambda *of: json.dumps(formats.rates_record(*of).to_json(), indent=1, allow_nan=False) + "\n",
     }
     return makers[form](rates, measures)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from testbed.campaign.summary.summarise import SUMMARY
 from testbed.core.folder.runfolder import RunFolder
 from testbed.report.page import REPORT, build_report
 from testbed.sweep.run import SWEEP, read_sweep
@@ -12,7 +13,7 @@ from testbed.sweep.run import SWEEP, read_sweep
 def report_stage(run: Path) -> None:
     """Writes report.html into a finished campaign's folder, unless it is there and of this summary and this sweep."""
     folder = RunFolder.existing(run)
-    inputs = {"summary": folder.output_hash("summary", "summary.json")}
+    inputs = {"summary": folder.output_hash("summary", SUMMARY)}
     if read_sweep(folder) is not None:
         inputs["sweep"] = folder.output_hash("sweep", SWEEP)
     record = folder.manifest["stages"].get("report")

@@ -22,7 +22,7 @@ from testbed.study.plan import StudyPlan, VariantPlan
 from testbed.study.results import CONFIDENCE, SeedScore, StudyReport, VariantScore, differences_of
 from testbed.train.curves import read_csv
 from testbed.train.record import Callback, EpochRecord
-from testbed.train.runs import CURVES, TrainingPlan, train_run
+from testbed.train.runs import CURVES, TrainingFacts, TrainingPlan, train_run
 
 KIND, STAGE, COMMAND = "study", "study", "testbed study"
 REPORT, TABLE, PICTURE = "study.json", "study.csv", "study.png"
@@ -73,15 +73,19 @@ def run_study(
     return report
 
 
-def _score(planned: VariantPlan, seed: int, training: TrainingPlan, facts: dict[str, Any]) -> SeedScore:
+def _score(planned: VariantPlan, seed: int, training: TrainingPlan, facts: TrainingFacts) -> SeedScore:
+    # a study's training has an epoch or more, and validation images to select it by
+    assert facts.test_accuracy is not None
+    assert facts.validation_accuracy is not None
+    assert facts.seconds is not None
     return SeedScore.of(
         seed,
-        test_accuracy=facts["test_accuracy"],
+        test_accuracy=facts.test_accuracy,
         test_images=len(training.dataset.test),
-        validation_accuracy=facts["validation_accuracy"],
-        best_epoch=facts["best_epoch"],
-        epochs=facts["epochs"],
-        seconds=facts["seconds"],
+        validation_accuracy=facts.validation_accuracy,
+        best_epoch=facts.best_epoch,
+        epochs=facts.epochs,
+        seconds=facts.seconds,
         folder=planned.folder(seed).as_posix(),
     )
 
@@ -140,7 +144,7 @@ def _write_scores(path: Path, report: StudyReport) -> None:
 
 def _write_curves(path: Path, curves: EpochsBySeed) -> None:
     rows = [
-        {"variant": name, "seed": seed, **record.to_dict()}
+        {"variant": name, "seed": seed, **record.to_json()}
         for name, by_seed in curves.items()
         for seed, records in by_seed.items()
         for record in records

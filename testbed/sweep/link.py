@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from testbed.analysis.outputs.compare import Deviation, by_row, identical
 from testbed.campaign.evaluate.contract import Injections
-from testbed.campaign.facts import LinkFacts, facts_of
+from testbed.campaign.facts import LinkFacts
 from testbed.campaign.files import PLAN, RESULTS, TIERS, Files
 from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.plan.table import read_plan
@@ -27,6 +27,7 @@ from testbed.campaign.results.reader import RESULT_TABLE, form_of
 from testbed.core.errors import EngineError, UsageError
 from testbed.core.folder.files import atomic_path
 from testbed.core.folder.forms import Form
+from testbed.core.folder.stage_facts import facts_of
 from testbed.core.site import Target, Where
 from testbed.engines.batches import pad_rows
 from testbed.engines.runner import EngineRequest, Runner

@@ -14,10 +14,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from testbed.analysis.domains import Estimate
-from testbed.campaign.facts import LinkFacts, facts_of
+from testbed.campaign.facts import LinkFacts
 from testbed.campaign.files import RESULTS
 from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.results.reader import list_values
+from testbed.core.folder.stage_facts import facts_of
 from testbed.sweep.curves import ToleranceGrid, finite
 from testbed.sweep.detection import DetectionRate, Tier
 from testbed.sweep.floor import Floor

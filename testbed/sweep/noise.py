@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from testbed.analysis.outputs.compare import Deviation
 from testbed.analysis.outputs.confidence import top1
-from testbed.campaign.facts import NoiseEngine, NoiseFacts, facts_of
+from testbed.campaign.facts import NoiseEngine, NoiseFacts
 from testbed.campaign.files import Files
 from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.prepare.module_golden import TARGET, Reference, write_attention
@@ -30,6 +30,7 @@ from testbed.core.errors import StaleArtefact
 from testbed.core.folder.files import atomic_path, scratch_folder
 from testbed.core.folder.forms import Form
 from testbed.core.folder.runfolder import RunFolder
+from testbed.core.folder.stage_facts import facts_of
 from testbed.core.site import Target
 from testbed.data import Split
 from testbed.engines.batches import batches

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
+from pydantic import JsonValue
 from torch import Tensor
 
 from testbed.core.errors import StaleArtefact, UsageError
@@ -28,18 +29,18 @@ class State:
     curves: list[EpochRecord] = field(default_factory=list)
 
 
-def save(path: Path, state: State, identity: dict[str, Any]) -> None:
+def save(path: Path, state: State, identity: dict[str, JsonValue]) -> None:
     """Atomically. ``identity`` is what the training is of (nested names and plain values)."""
     content = vars(state) | {
         "format": _FORMAT,
         "identity": identity,
-        "curves": [record.to_dict() for record in state.curves],
+        "curves": [record.to_json() for record in state.curves],
     }
     with atomic_path(path) as temporary:
         torch.save(content, temporary)
 
 
-def load(path: Path, identity: dict[str, Any]) -> State:
+def load(path: Path, identity: dict[str, JsonValue]) -> State:
     """Raises StaleArtefact for a file that is no whole checkpoint, UsageError for one of another training."""
     try:
         with open(path, "rb") as file:
@@ -62,7 +63,7 @@ class _Damaged(Exception):
     pass
 
 
-def _read(file: BinaryIO) -> tuple[State, dict[str, Any]]:
+def _read(file: BinaryIO) -> tuple[State, dict[str, JsonValue]]:
     """The state and the identity it was saved with."""
     try:
         # Never unpickles anything but tensors and plain values, whatever the file says.

@@ -23,7 +23,7 @@ def write_csv(path: Path, curves: Sequence[EpochRecord]) -> None:
     text = io.StringIO()
     table = csv.DictWriter(text, [field.name for field in fields(EpochRecord)], lineterminator="\n")
     table.writeheader()
-    table.writerows(record.to_dict() for record in curves)
+    table.writerows(record.to_json() for record in curves)
     write_text(path, text.getvalue())
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import JsonValue
 from torch import Tensor, nn
 
 from testbed.core.errors import TestbedError, UsageError
@@ -215,12 +216,12 @@ def check_fit(config: ViTConfig, dataset: Dataset, recipe: Recipe) -> None:
         augmentation(recipe.augmentation, dataset.image)  # an unknown name is told now, not after the set-up
 
 
-def _identity(config: ViTConfig, dataset: Dataset, recipe: Recipe, seed: int) -> dict[str, Any]:
+def _identity(config: ViTConfig, dataset: Dataset, recipe: Recipe, seed: int) -> dict[str, JsonValue]:
     """What a checkpoint must agree on to be continued."""
-    content = {"train": dataset.train.sha256(), "validation": dataset.validation.sha256()}
+    content: dict[str, JsonValue] = {"train": dataset.train.sha256(), "validation": dataset.validation.sha256()}
     return {
         "seed": seed,
-        "recipe": recipe.to_dict(),
-        "model": config.to_dict(),
-        "dataset": dataset.describe() | {"content": content},
+        "recipe": recipe.to_json(),
+        "model": config.to_json(),
+        "dataset": dataset.describe().to_json() | {"content": content},
     }

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
+from pydantic import JsonValue
+
 from testbed.core.errors import UsageError
 from testbed.core.words.nearest import unknown
 
@@ -53,11 +55,11 @@ class Recipe:
             if not low <= getattr(self, name) < high:
                 raise UsageError(f"recipe: {name} must be {text}, not {getattr(self, name)}")
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, JsonValue]:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
+    def from_json(cls, values: Mapping[str, Any]) -> Recipe:
         """Raises UsageError for an unknown or missing key, or a value that cannot be."""
         _check_keys(values)
         missing = [f.name for f in fields(cls) if f.default is dataclasses.MISSING and f.name not in values]
@@ -66,8 +68,8 @@ class Recipe:
         return cls(**values)
 
     def with_(self, **changes: Any) -> Recipe:
-        """Raises UsageError as ``from_dict`` does."""
-        return Recipe.from_dict(self.to_dict() | changes)
+        """Raises UsageError as ``from_json`` does."""
+        return Recipe.from_json(self.to_json() | changes)
 
     def rate(self, epoch: int) -> float:
         """Learning rate of ``epoch``, the first being 1."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from testbed.models.vit import ViT
 
@@ -22,7 +22,7 @@ class EpochRecord:
     learning_rate: float
     seconds: float
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, float]:
         return asdict(self)
 
 

@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import JsonValue
 
 from testbed.analysis.outputs.guessing import share_warning
+from testbed.core.folder.forms import Form
 from testbed.core.folder.runfolder import RunFolder
+from testbed.core.folder.stage_facts import facts_of
 from testbed.data import Dataset, load
 from testbed.models.config import ViTConfig
 from testbed.models.presets import preset
@@ -31,6 +34,19 @@ log = logging.getLogger(__name__)
 STAGE = "train"
 CHECKPOINT = "training.checkpoint"
 CURVES, CURVES_PICTURE = "curves.csv", "curves.png"
+
+
+class TrainingFacts(Form):
+    """What the manifest says of a training. Accuracies in [0, 1], of the chosen epoch; only of one of an epoch or more."""
+
+    device: str
+    threads: int
+    parameters: int
+    epochs: int
+    best_epoch: int
+    validation_accuracy: float | None = None
+    test_accuracy: float | None = None
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -82,13 +98,16 @@ class TrainingPlan:
         check_fit(config, dataset, recipe)
         return cls(name, config, source, dataset, recipe, seed)
 
-    def made_from(self) -> dict[str, Any]:
+    def made_from(self) -> dict[str, JsonValue]:
         """What decides the weights, as JSON. Initial weights (0 epochs) do not depend on the images."""
-        images = {"train": self.dataset.train.sha256(), "validation": self.dataset.validation.sha256()}
+        images: dict[str, JsonValue] = {
+            "train": self.dataset.train.sha256(),
+            "validation": self.dataset.validation.sha256(),
+        }
         return {
             "preset": self.name,
-            "model": self.config.to_dict(),
-            "recipe": self.recipe.to_dict(),
+            "model": self.config.to_json(),
+            "recipe": self.recipe.to_json(),
             "seed": self.seed,
             "images": images if self.recipe.epochs else None,
         }
@@ -104,18 +123,19 @@ class TrainingPlan:
         with torch.device("meta"):  # counts without memory for the weights
             return sum(parameter.numel() for parameter in ViT(self.config).parameters())
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, JsonValue]:
         """What a logger keeps beside the figures: flat, JSON-ready."""
-        chosen = {"preset": self.name, "dataset": self.dataset.name, "seed": self.seed}
-        return chosen | self.config.to_dict() | {f"recipe.{key}": value for key, value in self.recipe.to_dict().items()}
+        chosen: dict[str, JsonValue] = {"preset": self.name, "dataset": self.dataset.name, "seed": self.seed}
+        return chosen | self.config.to_json() | {f"recipe.{key}": value for key, value in self.recipe.to_json().items()}
 
-    def describe(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, JsonValue]:
+        """All that is planned; of the images, how many there are."""
         return {
             "preset": self.name,
             "parameters": self.parameters,
-            "model": self.config.to_dict(),
-            "dataset": self.dataset.describe(),
-            "recipe": self.recipe.to_dict(),
+            "model": self.config.to_json(),
+            "dataset": self.dataset.describe().to_json(),
+            "recipe": self.recipe.to_json(),
             "seed": self.seed,
         }
 
@@ -130,8 +150,8 @@ def train_run(
     loggers: Sequence[str] = (),
     progress: bool = True,
     redo: bool = False,
-) -> dict[str, Any]:
-    """Trains into the folder ``path`` and returns the facts kept in its manifest (accuracies in [0, 1]).
+) -> TrainingFacts:
+    """Trains into the folder ``path`` and returns the facts kept in its manifest.
 
     An interrupted training goes on from the folder's checkpoint; a finished one is not repeated unless ``redo``.
     ``loggers``: of `LOGGERS`, what is given each epoch's figures beside the table of curves.
@@ -143,7 +163,7 @@ def train_run(
     checkpoint = folder / CHECKPOINT
     files = [MODEL, CURVES, CURVES_PICTURE] if plan.recipe.epochs else [MODEL]
 
-    def build() -> dict[str, Any]:
+    def build() -> TrainingFacts:
         with logging_to(folder / CURVES, loggers, plan.title, plan.settings()) as log_epoch:
             trained = train(
                 plan.config,
@@ -157,25 +177,29 @@ def train_run(
                 progress=progress,
             )
         with process_state_kept(target, threads):
-            return {"device": str(target), "threads": threads} | _written(plan, folder, trained, target)
+            return _written(plan, folder, trained, target, threads)
 
     with folder.locked():
         if redo:
             folder.redo(STAGE, [STAGE])
             checkpoint.unlink(missing_ok=True)
         folder.save()
-        facts = folder.stage(STAGE, plan.made_from(), files, build)
+        folder.stage(STAGE, plan.made_from(), files, build)
         checkpoint.unlink(missing_ok=True)  # three times the model's size, and no longer needed
         if plan.recipe.epochs:
             log_finished(folder / CURVES, loggers, plan.title, plan.settings())
-    return facts
+    return facts_of(folder, STAGE, TrainingFacts)
 
 
-def _written(plan: TrainingPlan, folder: RunFolder, trained: Trained, device: torch.device) -> dict[str, Any]:
+def _written(
+    plan: TrainingPlan, folder: RunFolder, trained: Trained, device: torch.device, threads: int
+) -> TrainingFacts:
     """Writes the model and its curves; the chosen model sees the test images here, once."""
     save_model(folder / MODEL, trained.model)
     curves, best = trained.curves, trained.best_epoch
-    facts: dict[str, Any] = {"parameters": plan.parameters, "epochs": len(curves), "best_epoch": best}
+    facts = TrainingFacts(
+        device=str(device), threads=threads, parameters=plan.parameters, epochs=len(curves), best_epoch=best
+    )
     if not curves:
         return facts
     write_csv(folder / CURVES, curves)
@@ -183,8 +207,10 @@ def _written(plan: TrainingPlan, folder: RunFolder, trained: Trained, device: to
     test = evaluate(trained.model.to(device), plan.dataset.test)
     if warning := share_warning(test.accuracy, len(plan.dataset.test), len(plan.dataset.classes)):
         log.warning("trained: test %s", warning)
-    return facts | {
-        "validation_accuracy": curves[best - 1].validation_accuracy if len(plan.dataset.validation) else None,
-        "test_accuracy": test.accuracy,
-        "seconds": round(sum(record.seconds for record in curves), 3),
-    }
+    return facts.model_copy(
+        update={
+            "validation_accuracy": curves[best - 1].validation_accuracy if len(plan.dataset.validation) else None,
+            "test_accuracy": test.accuracy,
+            "seconds": round(sum(record.seconds for record in curves), 3),
+        }
+    )

@@ -39,6 +39,17 @@ def test_json_ready_speaks_only_json() -> None:
     }
 
 
+def test_a_record_says_itself_how_it_is_json() -> None:
+    @dataclass(frozen=True)
+    class Flattened:
+        inner: dict[str, float]
+
+        def to_json(self) -> dict[str, float]:
+            return {"outer": 1.0, **self.inner}
+
+    assert json_ready([Flattened({"x": float("inf")})]) == [{"outer": 1.0, "x": None}]
+
+
 def test_emit_prints_one_json_object_or_the_text(capsys: pytest.CaptureFixture[str]) -> None:
     emit({"rows": 2}, as_json=True, text=lambda: pytest.fail("text made although JSON was asked for"))
     assert json.loads(capsys.readouterr().out) == {"rows": 2}

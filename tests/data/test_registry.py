@@ -141,7 +141,7 @@ def test_hash_changes_with_one_pixel_one_label_and_one_id():
 def test_the_description_is_json_and_names_what_decides_the_input():
     import json
 
-    described = json.loads(json.dumps(load("digits", seed=3, image=16, preprocess="half").describe()))
+    described = json.loads(json.dumps(load("digits", seed=3, image=16, preprocess="half").describe().to_json()))
     assert described["seed"] == 3
     assert described["image"] == 16
     assert described["preprocess"]["mean"] == [0.5]

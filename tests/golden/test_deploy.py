@@ -34,12 +34,12 @@ def test_parity_is_what_the_engine_gives(recorded: Path, target: str, precision:
     found = deploy(recorded, target, precision, calibration=Calibration(64))
     golden = open_golden(recorded)
     tiers = tiers_from_logits(golden.logits, golden.labels, TierEdges.preset(4))
-    assert [r["n"] for r in found.parity] == [*(len(rows) for rows in tiers.positions), 719]
+    assert [tier.n for tier in found.parity] == [*(len(rows) for rows in tiers.positions), 719]
     whole = found.parity[-1]
-    assert whole["max_abs_diff"] == max(r["max_abs_diff"] for r in found.parity if r["max_abs_diff"] is not None)
+    assert whole.max_abs_diff == max(t.max_abs_diff for t in found.parity if t.max_abs_diff is not None)
     bound = {"fp32": 1e-4, "fp16": 0.1, "int8": 10.0}[precision]  # logits of this model are of order 10
-    assert 0 < whole["max_abs_diff"] < bound
-    assert (whole["top1_agreement"] is None) == (target == "attention")
+    assert 0 < whole.max_abs_diff < bound
+    assert (whole.top1_agreement is None) == (target == "attention")
     assert found.precision == precision
     assert found.deployment_id == sha256_file(Path(found.file))[:16]
 

@@ -98,8 +98,8 @@ def indices_of(recorded):
     golden = open_golden(recorded)
     rows = {name: row for row, name in enumerate(golden.ids)}
     content = record_tiers(recorded, TierEdges.preset(4))
-    tiers = [[rows[name] for name in tier["images"]] for tier in content["tiers"]]
-    return tiers, [rows[name] for name in content["incorrect_images"]]
+    tiers = [[rows[name] for name in tier.images] for tier in content.tiers]
+    return tiers, [rows[name] for name in content.incorrect_images]
 
 
 def test_tiers_of_another_golden_are_refused(recorded, model_run, tmp_path):

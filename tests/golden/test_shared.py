@@ -116,8 +116,8 @@ def test_names_of_arrays_and_rows_of_their_own(model_run, tmp_path):
         "block.0.attn.output",
     ]
     (tmp_path / "some.npy").write_bytes(b"some")
-    shared.keep({"logits": tmp_path / "some.npy"}, rows=[3, 5], facts={"why": "x"})
-    assert shared.write_cached({"logits": tmp_path / "taken"}, rows=[3, 5]) == {"why": "x"}
-    assert shared.write_cached({"logits": tmp_path / "other"}) is None
-    assert shared.write_cached({"logits": tmp_path / "other", "more": tmp_path / "more"}, rows=[3, 5]) is None
+    shared.keep({"logits": tmp_path / "some.npy"}, rows=[3, 5])
+    assert shared.write_cached({"logits": tmp_path / "taken"}, rows=[3, 5])
+    assert not shared.write_cached({"logits": tmp_path / "other"})
+    assert not shared.write_cached({"logits": tmp_path / "other", "more": tmp_path / "more"}, rows=[3, 5])
     assert not (tmp_path / "other").exists()

@@ -8,7 +8,7 @@ from testbed.core.errors import StaleArtefact, UsageError
 from testbed.golden.recorded import open_golden
 from testbed.golden.recording import record_golden
 from testbed.golden.source import dataset_of
-from testbed.golden.subset import record_subset, recorded_subset
+from testbed.golden.subset import SubsetChoice, record_subset, recorded_subset
 from testbed.golden.tiers import record_tiers
 
 FILES = ["golden/logits.npy", "golden/block.0.attn.input.npy", "golden/block.0.attn.output.npy"]
@@ -25,34 +25,34 @@ def tiered(model_run):
 def test_the_first_of_each_tier_in_data_set_order(tiered):
     path, golden, tiers = tiered
     content = record_subset(path, per_tier=[2, 0, 1, 3])
-    wanted = [name for tier, n in zip(tiers["tiers"], [2, 0, 1, 3], strict=True) for name in tier["images"][:n]]
-    assert content["ids"] == wanted
-    assert content["images"] == 6
+    wanted = [name for tier, n in zip(tiers.tiers, [2, 0, 1, 3], strict=True) for name in tier.images[:n]]
+    assert content.ids == wanted
+    assert content.images == 6
     test = golden.split
-    assert [test.ids[position - 10] for position in content["positions"]] == wanted
-    assert content["labels"] == [int(test.labels[position - 10]) for position in content["positions"]]
-    assert json.loads((path / "subset.json").read_text()) == content
+    assert [test.ids[position - 10] for position in content.positions] == wanted
+    assert content.labels == [int(test.labels[position - 10]) for position in content.positions]
+    assert json.loads((path / "subset.json").read_text()) == content.to_json()
 
 
 def test_a_stratified_choice_has_the_classes_of_each_tier(model_run, by_class):
     path = model_run(data=by_class)
     golden = record_golden(path, images=300)
     tiers = record_tiers(path, TierEdges.preset(4))
-    sizes = [min(6, len(tier["images"])) for tier in tiers["tiers"]]
+    sizes = [min(6, len(tier.images)) for tier in tiers.tiers]
     content = record_subset(path, per_tier=sizes, stratified=True, seed=2)
     labels = dict(zip(golden.ids, golden.labels.tolist(), strict=True))
     start = 0
-    for tier, size in zip(tiers["tiers"], sizes, strict=True):
-        mine = content["ids"][start : start + size]
-        assert set(mine) <= set(tier["images"])
-        assert len({labels[image] for image in mine}) == min(size, len({labels[image] for image in tier["images"]}))
+    for tier, size in zip(tiers.tiers, sizes, strict=True):
+        mine = content.ids[start : start + size]
+        assert set(mine) <= set(tier.images)
+        assert len({labels[image] for image in mine}) == min(size, len({labels[image] for image in tier.images}))
         start += size
-    assert content["choice"] == {"by": "class", "seed": 2}
+    assert content.chosen_by.choice == SubsetChoice(by="class", seed=2)
     subset = recorded_subset(open_golden(path))
     assert subset is not None
-    assert [golden.split.ids[row] for row in subset.rows] == content["ids"]
-    assert [dataset_of(golden.run).test.ids[p] for p in content["positions"]] == content["ids"]
-    assert record_subset(path, per_tier=sizes)["choice"] == {"by": "data set order"}
+    assert [golden.split.ids[row] for row in subset.rows] == content.ids
+    assert [dataset_of(golden.run).test.ids[p] for p in content.positions] == content.ids
+    assert record_subset(path, per_tier=sizes).to_json()["choice"] == {"by": "data set order"}
     with pytest.raises(UsageError, match="no range of the test images but a choice"):
         record_subset(path, positions=(0, 5))
 
@@ -60,8 +60,8 @@ def test_a_stratified_choice_has_the_classes_of_each_tier(model_run, by_class):
 def test_a_range_counts_positions_in_the_data_set(tiered):
     path, golden, _ = tiered
     content = record_subset(path, positions=(20, 23))
-    assert content["positions"] == [20, 21, 22]
-    assert content["ids"] == golden.ids[10:13]
+    assert content.positions == [20, 21, 22]
+    assert content.ids == golden.ids[10:13]
 
 
 @pytest.mark.parametrize("chosen", [{"per_tier": [1, 2, 0, 3]}, {"positions": (100, 400)}])
@@ -71,8 +71,8 @@ def test_its_arrays_are_those_rows_of_the_golden(tiered, chosen, monkeypatch):
     content = record_subset(path, **chosen)
     subset = recorded_subset(open_golden(path))
     assert subset is not None
-    assert content["files"] == [file.replace("golden/", "subset/") for file in FILES]
-    assert subset.rows.tolist() == [position - 10 for position in content["positions"]]
+    assert content.files == [file.replace("golden/", "subset/") for file in FILES]
+    assert subset.rows.tolist() == [position - 10 for position in content.positions]
     for file in FILES:
         assert np.array_equal(subset.array(file), golden.array(file)[subset.rows])
 
@@ -98,7 +98,7 @@ def test_choices_that_are_none(tiered, chosen, said):
 
 def test_a_tier_that_is_too_small_is_named_with_want_and_have(tiered):
     path, _, tiers = tiered
-    have = len(tiers["tiers"][2]["images"])
+    have = len(tiers.tiers[2].images)
     record_subset(path, per_tier=[0, 0, have, 0])
     with pytest.raises(UsageError, match=rf"tier 2 \(0\.5, 0\.75\] has {have} images and {have + 1} were asked for"):
         record_subset(path, per_tier=[0, 0, have + 1, 0])

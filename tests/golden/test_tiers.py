@@ -24,13 +24,13 @@ def test_every_correct_image_is_in_the_tier_of_its_margin(model_run):
     best = shares.topk(2).values
     margins = (best[:, 0] - best[:, 1]).numpy()
     right = golden.logits.argmax(1) == golden.labels
-    assert content["correct"] == right.sum()
-    assert content["incorrect"] == (~right).sum() == len(content["incorrect_images"])
-    for tier in content["tiers"]:
-        inside = right & (margins > tier["low"]) & (margins <= tier["high"])
-        assert tier["images"] == [golden.ids[row] for row in np.flatnonzero(inside)]
-        assert tier["images"]
-    assert json.loads((path / "tiers.json").read_text()) == content
+    assert content.correct == right.sum()
+    assert content.incorrect == (~right).sum() == len(content.incorrect_images)
+    for tier in content.tiers:
+        inside = right & (margins > tier.low) & (margins <= tier.high)
+        assert tier.images == [golden.ids[row] for row in np.flatnonzero(inside)]
+        assert tier.images
+    assert json.loads((path / "tiers.json").read_text()) == content.to_json()
 
 
 def test_other_edges_replace_the_tiers(model_run):
@@ -38,8 +38,8 @@ def test_other_edges_replace_the_tiers(model_run):
     record_golden(path)
     record_tiers(path, FOUR)
     content = record_tiers(path, TierEdges((0.5, 1.0)))
-    assert [(tier["low"], tier["high"]) for tier in content["tiers"]] == [(0.0, 0.5), (0.5, 1.0)]
-    assert json.loads((path / "tiers.json").read_text()) == content
+    assert [(tier.low, tier.high) for tier in content.tiers] == [(0.0, 0.5), (0.5, 1.0)]
+    assert json.loads((path / "tiers.json").read_text()) == content.to_json()
     assert recorded_edges(open_golden(path)) == TierEdges((0.5, 1.0))
 
 
@@ -62,7 +62,7 @@ def test_tiers_need_a_golden(model_run):
 def test_a_campaign_is_only_read(campaign_run):
     before = sorted(campaign_run.rglob("*"))
     content = record_tiers(campaign_run, FOUR)
-    assert sum(len(tier["images"]) for tier in content["tiers"]) == content["correct"] > 0
+    assert sum(len(tier.images) for tier in content.tiers) == content.correct > 0
     assert sorted(campaign_run.rglob("*")) == before
 
 

@@ -74,7 +74,7 @@ def test_what_differs_is_found_counted_and_measured(recorded, monkeypatch):
     golden = open_golden(recorded)
     tiers = record_tiers(recorded, TierEdges((0.5, 1.0)))
     rows = {name: row for row, name in enumerate(golden.ids)}
-    low, high = ([rows[name] for name in tier["images"]] for tier in tiers["tiers"])
+    low, high = ([rows[name] for name in tier.images] for tier in tiers.tiers)
     wrong_image = int(np.flatnonzero(golden.logits.argmax(1) != golden.labels)[3])
     wrong = {low[1]: 1e-3, low[2]: 2e-3, high[0]: 1e-7, wrong_image: 5.0}
     monkeypatch.setattr(
@@ -109,7 +109,7 @@ def test_a_model_that_was_replaced_is_exported_anew(recorded):
 
 def test_of_a_subset_positions_are_its_own(recorded, monkeypatch):
     tiers = record_tiers(recorded, TierEdges.preset(4))
-    sizes = [len(tier["images"]) for tier in tiers["tiers"]]
+    sizes = [len(tier.images) for tier in tiers.tiers]
     record_subset(recorded, per_tier=[1, 1, 1, sizes[3]])
     monkeypatch.setattr(
         "testbed.golden.verify.open_engine", lambda name, request: Disturbed(open_engine(name, request), {2: 1.0})

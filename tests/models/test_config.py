@@ -11,18 +11,18 @@ from testbed.models.presets import PRESETS, preset
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_config_survives_json(name):
     config = preset(name)
-    assert ViTConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert ViTConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
 
 
 def test_what_was_added_is_not_written_where_it_is_usual_so_that_older_files_keep_their_hash():
-    assert not {"activation", "proj_bias"} & preset("digits").to_dict().keys()
-    assert preset("digits", activation="silu").to_dict()["activation"] == "silu"
-    assert ViTConfig.from_dict(preset("digits", activation="silu").to_dict()).activation == "silu"
+    assert not {"activation", "proj_bias"} & preset("digits").to_json().keys()
+    assert preset("digits", activation="silu").to_json()["activation"] == "silu"
+    assert ViTConfig.from_json(preset("digits", activation="silu").to_json()).activation == "silu"
 
 
 def test_numpy_counts_are_taken_as_numbers():
     config = preset("digits").with_(heads=(np.int64(2), np.int64(0)), mlp=[8, 8], width=np.int32(32))
-    assert json.loads(json.dumps(config.to_dict()))["heads"] == [2, 0]
+    assert json.loads(json.dumps(config.to_json()))["heads"] == [2, 0]
 
 
 @pytest.mark.parametrize(
@@ -56,12 +56,12 @@ def test_impossible_architectures_are_refused(changes, said):
 
 
 def test_missing_and_unknown_keys_are_named():
-    values = preset("digits").to_dict()
+    values = preset("digits").to_json()
     with pytest.raises(UsageError, match="unknown key 'widht'"):
-        ViTConfig.from_dict(values | {"widht": 3})
+        ViTConfig.from_json(values | {"widht": 3})
     del values["classes"]
     with pytest.raises(UsageError, match="classes"):
-        ViTConfig.from_dict(values)
+        ViTConfig.from_json(values)
 
 
 def test_tokens_count_cls_only_where_there_is_one():

@@ -108,7 +108,7 @@ def test_rows_that_were_changed_are_refused(tiny_copy: Path) -> None:
 def test_csv_and_json_hold_every_number(rates: RunRates) -> None:
     read = pd.read_csv(io.StringIO(formats.rates_csv(rates, MEASURES)))
     np.testing.assert_allclose(read.sdc1_low, rates.table.sdc1_low, rtol=1e-15)
-    record = json.loads(json.dumps(formats.rates_record(rates, ["outside"]), allow_nan=False))
+    record = json.loads(json.dumps(formats.rates_record(rates, ["outside"]).to_json(), allow_nan=False))
     assert [row["outside_high"] for row in record["rates"]] == list(rates.table.outside_high)
     assert "sdc1" not in record["rates"][0]
     assert {row["block"] for row in record["rates"]} == {0, None}

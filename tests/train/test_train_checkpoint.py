@@ -74,13 +74,13 @@ def kill(epoch, model, record):
 whole = load("digits", seed=0)
 digits = replace(whole, train=whole.train.subset(slice(0, 200)), validation=whole.validation.subset(slice(0, 80)))
 config, recipe, checkpoint = sys.argv[1:]
-train(ViTConfig.from_dict(eval(config)), digits, Recipe.from_dict(eval(recipe)), seed=0,
+train(ViTConfig.from_json(eval(config)), digits, Recipe.from_json(eval(recipe)), seed=0,
       checkpoint=Path(checkpoint), callbacks=[kill])
 """
 
 
 def test_killed_in_another_process_it_goes_on_to_the_same_bits(tiny, digits, quick, same, checkpoint):
-    arguments = [repr(tiny.to_dict()), repr(quick.to_dict()), str(checkpoint)]
+    arguments = [repr(tiny.to_json()), repr(quick.to_json()), str(checkpoint)]
     done = subprocess.run([sys.executable, "-c", KILLED, *arguments], capture_output=True, text=True, timeout=120)
     assert done.returncode == -signal.SIGKILL, done.stderr
     reported = []

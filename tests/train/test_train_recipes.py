@@ -20,14 +20,14 @@ PUBLISHED = {
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_recipes_are_as_published(name):
-    values = recipe(name).to_dict()
+    values = recipe(name).to_json()
     assert {key: values[key] for key in PUBLISHED[name]} == PUBLISHED[name]
     assert values["select"] == "best"
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_goes_through_plain_values_and_back(name):
-    assert Recipe.from_dict(recipe(name).to_dict()) == recipe(name)
+    assert Recipe.from_json(recipe(name).to_json()) == recipe(name)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -71,7 +71,7 @@ def test_unknown_and_incomplete_recipes_are_refused():
     ):
         recipe("digit")
     with pytest.raises(UsageError, match="epochs, batch missing"):
-        Recipe.from_dict({"name": "mine", "optimiser": "sgd", "learning_rate": 0.1})
+        Recipe.from_json({"name": "mine", "optimiser": "sgd", "learning_rate": 0.1})
 
 
 @given(st.integers(1, 200), st.integers(0, 20), st.floats(1e-6, 1.0))

@@ -12,7 +12,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.campaign.facts import TuneFacts, facts_of
+from testbed.campaign.facts import TuneFacts
 from testbed.campaign.files import TIERS, Files
 from testbed.campaign.folder.claim import recorded_spec
 from testbed.campaign.folder.engine import CampaignEngine
@@ -24,6 +24,7 @@ from testbed.campaign.proofs import WHOLE, Proof
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.core.folder.files import sha256_bytes
 from testbed.core.folder.runfolder import RunFolder
+from testbed.core.folder.stage_facts import facts_of
 from testbed.core.site import SiteTable, Where
 from testbed.engines.runner import EngineRequest, Runner, open_engine, request_from
 from testbed.golden.arrays import read_array

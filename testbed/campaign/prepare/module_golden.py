@@ -81,7 +81,7 @@ def write_attention(
     torch.set_num_threads(spec.engine.sketched_threads)
     shared = shared_golden(spec, folder.output_hash("train", MODEL), test)
     wanted = {array_name(file): path for file, path in zip(whole, files, strict=True)}
-    if shared.write_cached(wanted, positions.tolist()) is not None:
+    if shared.write_cached(wanted, positions.tolist()):
         return
     log.info("golden: first attention of %d images", len(positions))
     with watch("golden", len(positions), "images, first attention") as advance:

@@ -12,9 +12,10 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
+from pydantic import JsonValue
 
 from testbed.campaign.described import AbsentSite, DescribedModel
-from testbed.campaign.facts import ExportFacts, GoldenFacts, facts_of
+from testbed.campaign.facts import ExportFacts, GoldenFacts
 from testbed.campaign.plan.sections import check_sections
 from testbed.campaign.prepare.as_trained import check_like_library
 from testbed.campaign.prepare.known import KnownModel, cached_logits
@@ -26,6 +27,7 @@ from testbed.core.errors import UsageError
 from testbed.core.folder.files import sha256_bytes, write_bytes
 from testbed.core.folder.provenance import processor
 from testbed.core.folder.runfolder import RunFolder
+from testbed.core.folder.stage_facts import facts_of
 from testbed.core.site import SiteTable
 from testbed.data import Dataset
 from testbed.data.classes.order import ONLY_SOME
@@ -180,7 +182,7 @@ class OnnxSubject:
                 batch = 1
             shared = self._shared(runner, batch)
             logits = {array_name(LOGITS): folder / LOGITS}
-            if shared.write_cached(logits) is not None:
+            if shared.write_cached(logits):
                 log.info("golden: reused, recorded before of the same file and images")
             else:
                 self._record(run, batch, folder / LOGITS, watch)
@@ -200,7 +202,7 @@ class OnnxSubject:
         return open_engine(engine.backend, request)
 
     def _shared(self, runner: Runner, batch: int) -> SharedGolden:
-        computed_by = {"engine": runner.info.hash, "processor": processor(), "batch": batch}
+        computed_by: dict[str, JsonValue] = {"engine": runner.info.hash, "processor": processor(), "batch": batch}
         return SharedGolden(runner.info.file_sha256, self.dataset.test, computed_by)
 
     def _record(

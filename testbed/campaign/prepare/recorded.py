@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.campaign.described import DescribedModel, PictureFacts
-from testbed.campaign.facts import GoldenFacts, facts_of
+from testbed.campaign.facts import GoldenFacts
 from testbed.campaign.files import Files
 from testbed.campaign.prepare.known import KnownModel
 from testbed.campaign.prepare.subject import check_accuracy, dataset_of, stages_of
@@ -18,6 +18,7 @@ from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.core.errors import StaleArtefact, TestbedError
 from testbed.core.folder.places import with_sources
 from testbed.core.folder.runfolder import RunFolder
+from testbed.core.folder.stage_facts import facts_of
 from testbed.core.site import SiteTable
 from testbed.data import Dataset
 from testbed.golden.arrays import read_array

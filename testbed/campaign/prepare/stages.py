@@ -17,7 +17,7 @@ from testbed.analysis.outputs.classes import class_counts, one_class_warning
 from testbed.analysis.outputs.confidence import TierEdges, Tiers, tiers_from_logits, top1
 from testbed.analysis.outputs.guessing import Accuracy, accuracy_against_guessing
 from testbed.campaign.described import AccuracyFacts, DescribedData, PictureFacts
-from testbed.campaign.facts import GoldenFacts, TuneFacts, facts_of
+from testbed.campaign.facts import GoldenFacts, TuneFacts
 from testbed.campaign.files import PICTURES, TIERS, Files
 from testbed.campaign.folder.images import NamedImages, TiersFile, named_images
 from testbed.campaign.folder.pictures import write_pictures
@@ -33,6 +33,7 @@ from testbed.core.errors import GateFailed
 from testbed.core.folder.files import write_bytes, write_json
 from testbed.core.folder.places import data_name, portable, write_sources
 from testbed.core.folder.runfolder import RunFolder
+from testbed.core.folder.stage_facts import facts_of
 from testbed.core.site import SiteTable
 from testbed.data import Dataset
 from testbed.engines.runner import Runner, open_engine, request_from
@@ -186,8 +187,8 @@ class Preparation:
         source = self.subject.data_source
         described = self.dataset.describe()
         content = {
-            **described,
-            "name": data_name(described["name"]),
+            **described.to_json(),
+            "name": data_name(described.name),
             "preprocess_told": self.dataset.preprocess.one_line(self.dataset.image),
             "source": None if source is None else portable({"data": asdict(source)})["data"],
         }

@@ -82,9 +82,12 @@ def dataset_of(spec: CampaignSpec, source: DataSource | None, image: int | None)
     elif source is None:
         raise UsageError(f"{spec.model.run} does not say which data its model is for; name it: [data] name = ...")
     else:
-        stated = {} if asked is None else {"preprocess": asked.preprocess, "classes": asked.classes}
-        stated = {key: value for key, value in stated.items() if value is not None}
-        dataset = load(source.name, image=image, **(source.options | stated))
+        options = source.options
+        if asked is not None and asked.preprocess is not None:
+            options["preprocess"] = asked.preprocess
+        if asked is not None and asked.classes is not None:
+            options["classes"] = asked.classes
+        dataset = load(source.name, image=image, **options)
     if asked is not None and asked.images is not None:
         dataset = replace(dataset, test=_test_part(dataset, asked.images, spec.seed))
     return dataset

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from testbed.campaign.described import DescribedModel
-from testbed.campaign.facts import GoldenFacts, TrainFacts, facts_of
+from testbed.campaign.facts import GoldenFacts, TrainFacts
 from testbed.campaign.plan.sections import check_sections
 from testbed.campaign.prepare.known import KnownModel, cached_logits
 from testbed.campaign.prepare.module_golden import shared_golden
@@ -27,6 +27,7 @@ from testbed.core.folder.files import sha256_json, write_bytes
 from testbed.core.folder.places import data_name
 from testbed.core.folder.provenance import installed_version
 from testbed.core.folder.runfolder import RunFolder
+from testbed.core.folder.stage_facts import facts_of
 from testbed.core.site import Site, SiteTable, Where
 from testbed.data import Dataset
 from testbed.data.classes.order import ONLY_SOME
@@ -159,8 +160,8 @@ class TorchSubject:
             "train": self.dataset.train.sha256(),
             "validation": self.dataset.validation.sha256(),
             "preprocess": self.dataset.preprocess.describe(),
-            "config": self.config.to_dict(),
-            "recipe": chosen.to_dict(),
+            "config": self.config.to_json(),
+            "recipe": chosen.to_json(),
             "seed": self.spec.training_seed,
             "torch": torch.__version__,
         }
@@ -217,7 +218,7 @@ class TorchSubject:
             torch.set_num_threads(self.spec.engine.sketched_threads)
             shared, rows = shared_golden(self.spec, model_hash, test), range(len(test))
             logits = {array_name(LOGITS): folder / LOGITS}
-            if shared.write_cached(logits) is not None:
+            if shared.write_cached(logits):
                 log.info("golden: reused, recorded before of the same model and %s images", f"{len(test):,}")
             else:
                 log.info("golden: logits of %s test images", f"{len(test):,}")
@@ -249,7 +250,7 @@ class TorchSubject:
             chosen = calibration_split(self.dataset, engine.calibration, self._root)
             calibration, images = replace(engine.calibration, images=len(chosen)), chosen.batch(slice(None))
             source = data_name(calibration.source)  # without the folders of this machine
-            inputs["calibration"] = {**calibration.to_dict(), "source": source, "content": chosen.sha256()}
+            inputs["calibration"] = {**calibration.to_json(), "source": source, "content": chosen.sha256()}
 
         def build() -> None:
             log.info("export: %s -> %s (%s)", target, file, engine.precision)

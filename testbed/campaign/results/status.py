@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from testbed.campaign.facts import ExecuteFacts, PlanFacts, check_facts, facts_of
+from testbed.campaign.facts import ExecuteFacts, PlanFacts, check_facts
 from testbed.campaign.files import RESULTS, STORE, plan_file
 from testbed.campaign.results.arrow import from_stream
 from testbed.campaign.results.outcome_counts import COLUMNS, OutcomeCounts
@@ -21,6 +21,7 @@ from testbed.campaign.results.status_file import age_s, read_status
 from testbed.campaign.results.store import ResultLog
 from testbed.core.errors import StaleArtefact, UsageError
 from testbed.core.folder.runfolder import LOCK, RunFolder
+from testbed.core.folder.stage_facts import facts_of
 
 _STALE_S = 60.0
 

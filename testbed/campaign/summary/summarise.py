@@ -15,7 +15,7 @@ import numpy as np
 from testbed.analysis.domains import Estimate
 from testbed.analysis.stats import rounded_share
 from testbed.campaign.described import DescribedData
-from testbed.campaign.facts import ExecuteFacts, TuneFacts, facts_of
+from testbed.campaign.facts import ExecuteFacts, TuneFacts
 from testbed.campaign.files import PLAN, TIERS
 from testbed.campaign.folder.claim import recorded_spec
 from testbed.campaign.folder.images import read_tiers
@@ -44,6 +44,7 @@ from testbed.campaign.summary.record import (
 from testbed.campaign.summary.tally import Tally, populations
 from testbed.core.fault import FaultModel
 from testbed.core.folder.runfolder import RunFolder
+from testbed.core.folder.stage_facts import facts_of
 from testbed.core.outcome import OUTCOMES
 from testbed.core.schema import SCHEMA_VERSION
 from testbed.core.site import SiteTable, Where

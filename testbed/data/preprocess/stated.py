@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import JsonValue
+
 from testbed.core.errors import TestbedError, UsageError
 from testbed.core.folder.parsing import json_value, toml_value
 from testbed.core.words.nearest import unknown
@@ -74,12 +76,12 @@ def preprocess_asked(asked: str | Mapping[str, Any] | Preprocess) -> Preprocess:
     return preprocess_named(asked)  # refuses it, and says what is known
 
 
-def kept(asked: str | Mapping[str, Any] | Preprocess | None) -> str | dict[str, Any] | None:
+def kept(asked: str | Mapping[str, Any] | Preprocess | None) -> str | dict[str, JsonValue] | None:
     """What stands for ``asked`` in a spec or a run's record: a preset's name, or the values; never a file's path."""
     if asked is None:
         return None
     chosen = preprocess_asked(asked)
-    return chosen.name if PREPROCESS.get(chosen.name) == chosen else _as_json(chosen.to_dict())
+    return chosen.name if PREPROCESS.get(chosen.name) == chosen else chosen.to_json()
 
 
 def _from_mapping(values: Mapping[str, Any], where: str) -> Preprocess:
@@ -165,9 +167,9 @@ def checked(chosen: Preprocess, where: str) -> Preprocess:
     return chosen
 
 
-def _pairs(text: str) -> dict[str, Any]:
+def _pairs(text: str) -> dict[str, str | list[str]]:
     """ "imagenet,crop=0.9,mean=0.1 0.2 0.3": a list has spaces or slashes between its numbers, or is bracketed."""
-    values: dict[str, Any] = {}
+    values: dict[str, str | list[str]] = {}
     for part in _split_at_commas(text):
         key, equals, value = (chunk.strip() for chunk in part.partition("="))
         if not equals:
@@ -248,7 +250,3 @@ def _whole(value: Any, key: str, where: str) -> int:
     if not number.is_integer():
         raise UsageError(f"{where}: {key} is a whole number of pixels, not {value!r}")
     return int(number)
-
-
-def _as_json(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
 from PIL import Image
+from pydantic import JsonValue
 
 from testbed.core.errors import UsageError
 from testbed.core.words.nearest import unknown
@@ -52,17 +53,17 @@ class Preprocess:
     scale: float = PER_8_BIT
     offset: Offset = "round"
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, JsonValue]:
         """A record for manifests: name, mean, std, margin, interpolation; the rest where it is not the default."""
         antialiased = "" if self.interpolation == "nearest" else ", antialiased"
-        always = {"margin": self.margin, "interpolation": self.interpolation + antialiased}
-        return self.to_dict() | always
+        always: dict[str, JsonValue] = {"margin": self.margin, "interpolation": self.interpolation + antialiased}
+        return self.to_json() | always
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, JsonValue]:
         """JSON that ``preprocess_from`` reads back: name, mean, std, and what is not the default."""
         needed = {"name", "mean", "std"}
-        defaults = {field.name: field.default for field in fields(self)}
-        return {name: value for name, value in asdict(self).items() if name in needed or value != defaults[name]}
+        stated = {f.name: v for f in fields(self) if (v := getattr(self, f.name)) != f.default or f.name in needed}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in stated.items()}
 
     def one_line(self, size: int | None = None) -> str:
         """One line for people; ``size`` (pixels) of the model input, where it is known."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 from testbed.instrument.sites.attention import AttentionTensors, SiteShapes
 from testbed.instrument.sites.joints import SOFTMAX, Joint, joints
@@ -15,6 +16,9 @@ from testbed.instrument.sites.pattern_graph import LAYOUT, Graph, Weight
 
 _NORM_OPS = ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization", "Sub", "ReduceMean")
 _TO_PROJECTION = LAYOUT | {"Mul", *_NORM_OPS}
+
+
+BranchKind = Literal["attn", "mlp", "both"]
 
 
 @dataclass(frozen=True)
@@ -37,10 +41,10 @@ class BranchEnd:
 
 @dataclass(frozen=True)
 class StreamStep:
-    """A joint of the stream. ``kind``: "attn", "mlp" or "both". ``part``: None where its inside is not recognised."""
+    """A joint of the stream, and what branches off before it. ``part``: None where its inside is not recognised."""
 
     joint: Joint
-    kind: str
+    kind: BranchKind
     part: AttentionTensors | MlpTensors | None
 
 
@@ -60,7 +64,7 @@ class Branches:
             inner = any(other.index in joint.places for other in all_joints)
             if inner or self._is_pooled(joint.stream):
                 continue
-            kind = ("both" if joint.activates else "attn") if joint.attends else "mlp"
+            kind: BranchKind = ("both" if joint.activates else "attn") if joint.attends else "mlp"
             maps = sum(node.op in SOFTMAX for node in joint.branch)
             products = sum(linear.index in joint.places for linear in self.linears.values())
             parts: list[AttentionTensors | MlpTensors] = []

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from importlib import import_module, metadata
 from typing import Any
 
 import torch
+from pydantic import JsonValue
 from torch import Tensor, nn
 
 from testbed.core.errors import GateFailed, TestbedError, UsageError
@@ -39,6 +40,9 @@ class LibraryCheck:
     max_abs_logit: float
     bound: float
     same_assumptions: tuple[str, ...]
+
+    def to_json(self) -> dict[str, JsonValue]:
+        return asdict(self) | {"same_assumptions": list(self.same_assumptions)}
 
     def raise_if_failed(self) -> None:
         """Raises GateFailed where the logits differ by more than the bound, or are not finite."""

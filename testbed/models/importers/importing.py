@@ -16,6 +16,7 @@ from testbed.models.config import ViTConfig
 from testbed.models.importers.facts.described import CONFIG, Described, described
 from testbed.models.importers.facts.inference import inferred_config
 from testbed.models.importers.facts.ledger import INSTEAD, FactSource, Ledger, Told, assumed
+from testbed.models.importers.facts.stated import StatedFacts
 from testbed.models.importers.facts.stated import stated as checked
 from testbed.models.importers.facts.unsupported import (
     refuse_gated_mlps,
@@ -121,7 +122,7 @@ def _recognised(path: Path, chosen: WeightSet, asked: str | None) -> Layout:
     return known
 
 
-def _config_json(folder: Path, known: Layout, values: Mapping[str, Any]) -> tuple[Described | None, list[Told]]:
+def _config_json(folder: Path, known: Layout, values: StatedFacts) -> tuple[Described | None, list[Told]]:
     """The config.json beside the weights, if it is of the library that they are of, and the row that says so."""
     description = described(folder)
     if description is None:
@@ -139,7 +140,7 @@ def _config_json(folder: Path, known: Layout, values: Mapping[str, Any]) -> tupl
     return description, [Told("config.json", description.model, "config.json", f"{description.library}, read")]
 
 
-def _file_rows(chosen: WeightSet, values: Mapping[str, Any]) -> list[Told]:
+def _file_rows(chosen: WeightSet, values: StatedFacts) -> list[Told]:
     rows = []
     if chosen.name:
         rows.append(Told("weights", chosen.name, "stated" if "weights" in values else "file"))
@@ -175,9 +176,7 @@ def _complete(
     return tensors, names
 
 
-def _own(
-    file: WeightsFile, values: Mapping[str, Any], data_set: Mapping[str, int], layout: str | None
-) -> ImportedModel:
+def _own(file: WeightsFile, values: StatedFacts, data_set: Mapping[str, int], layout: str | None) -> ImportedModel:
     if layout is not None or set(values) - set(_ALWAYS_FROM_THE_FILE):
         raise UsageError(
             f"{file.path} says its own architecture; leave out the layout, heads, pooling and LayerNorm epsilon"
@@ -188,7 +187,7 @@ def _own(
         for want in (values.get(name), data_set.get(name)):
             if want not in (None, have):
                 raise UsageError(f"{file.path}: the model has {name} = {have}, not {want}: made for another data set?")
-    rows = (Told("layout", "testbed", "file"), *(Told(k, v, "file") for k, v in model.config.to_dict().items()))
+    rows = (Told("layout", "testbed", "file"), *(Told(k, v, "file") for k, v in model.config.to_json().items()))
     return ImportedModel(model, model.config, "testbed", rows, file.path, _sha256(file), dict(model.state_dict()))
 
 

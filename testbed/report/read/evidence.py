@@ -7,17 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from testbed.campaign.files import PLAN, RESULTS
 from testbed.campaign.summary.record import Marginal, Summary, load_summary
+from testbed.campaign.summary.summarise import SUMMARY
 from testbed.core.fault import OPS
 from testbed.core.folder.runfolder import RunFolder
 from testbed.core.formats import FORMATS, Format, format_named
-from testbed.core.site import SiteTable
+from testbed.core.site import SiteTable, Where
 from testbed.report.estimate import RateEstimate
 from testbed.sweep.record import SweepRecord
 from testbed.sweep.run import read_sweep
 
-SUMMARY = "summary.json"
-READ_FILES = ("faults.parquet", "results.parquet", SUMMARY)
+READ_FILES = (PLAN, RESULTS, SUMMARY)
 Value = str | int | None
 
 
@@ -36,7 +37,7 @@ class Marginals:
             self._records.setdefault((record.target, record.where, record.op, by), {})[record.value] = record
 
     def estimate(
-        self, target: str, where: str, op: str, measure: str, by: str = "all", value: Value = None
+        self, target: str, where: Where, op: str, measure: str, by: str = "all", value: Value = None
     ) -> RateEstimate | None:
         """None where nothing was sampled, or where the measure has no meaning for the target."""
         records = self._records.get((target, where, op, by), {})
@@ -46,21 +47,21 @@ class Marginals:
             return None
         return RateEstimate(rate.rate, rate.low, rate.high, record.faults, record.n)
 
-    def values(self, target: str, where: str, op: str, by: str) -> list[Value]:
+    def values(self, target: str, where: Where, op: str, by: str) -> list[Value]:
         return list(self._records.get((target, where, op, by), {}))
 
-    def bit_formats(self, target: str, where: str, op: str) -> list[Format | None]:
+    def bit_formats(self, target: str, where: Where, op: str) -> list[Format | None]:
         """Number formats that rates are told by bit of; [None] of a summary that tells no format."""
         known = [key[3] for key in self._records if key[:3] == (target, where, op)]
         formats: list[Format | None] = [FORMATS[name] for name in FORMATS if bits_of(name) in known]
         return formats or ([None] if "bit" in known else [])
 
-    def ops(self, target: str, where: str) -> list[str]:
+    def ops(self, target: str, where: Where) -> list[str]:
         """Fault models that were run: single faults in their usual order, then what strikes more, as it was asked for."""
         ops = [op for t, w, op, by in self._records if (t, w, by) == (target, where, "all")]
         return sorted(ops, key=lambda op: OPS.index(op) if op in OPS else len(OPS))
 
-    def main_op(self, target: str, where: str) -> str | None:
+    def main_op(self, target: str, where: Where) -> str | None:
         """The fault model that the figures show: single bit flips, where there are any."""
         return next(iter(self.ops(target, where)), None)
 

@@ -14,13 +14,14 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from testbed.campaign.files import PLAN, RESULTS
 from testbed.campaign.results.reader import PLAN_TABLE, RESULT_TABLE
 from testbed.core.errors import StaleArtefact
 from testbed.core.fault import FaultModel
 from testbed.core.outcome import OUTCOMES
+from testbed.core.site import Where
 from testbed.report.estimate import Composition
 
-PLAN, RESULTS = "faults.parquet", "results.parquet"
 _MODEL = list(FaultModel._fields)
 _STRATUM = [*_MODEL, "bit_class", "stratum"]
 _SHOWN = [
@@ -53,7 +54,7 @@ class WorstFault:
     ended or noticed it, None if nothing."""
 
     fault_id: int
-    where: str
+    where: Where
     site: str
     index: int
     op: str
@@ -122,30 +123,30 @@ def _population(run: Path) -> dict[int, int]:
     return population
 
 
-def worst_predictions(run: Path, where: str, limit: int) -> list[WorstFault]:
+def worst_predictions(run: Path, where: Where, limit: int) -> list[WorstFault]:
     """Finite outputs whose prediction changed, the surest golden prediction first."""
     changed = (pc.field("outcome") == "sdc1") & ~pc.field("nonfinite")
     return _worst(run, where, changed, limit)
 
 
-def worst_nonfinite(run: Path, where: str, limit: int) -> list[WorstFault]:
+def worst_nonfinite(run: Path, where: Where, limit: int) -> list[WorstFault]:
     """Outputs with NaN or infinity, the surest golden prediction first."""
     return _worst(run, where, pc.field("nonfinite"), limit)
 
 
-def worst_ended(run: Path, where: str, limit: int) -> list[WorstFault]:
+def worst_ended(run: Path, where: Where, limit: int) -> list[WorstFault]:
     """Faults that the engine did not survive: no output, the surest golden prediction first."""
     return _worst(run, where, pc.is_in(pc.field("due").cast("string"), pa.array(["crash", "hang"])), limit)
 
 
-def _worst(run: Path, where: str, condition: pc.Expression, limit: int) -> list[WorstFault]:
+def _worst(run: Path, where: Where, condition: pc.Expression, limit: int) -> list[WorstFault]:
     chosen = (pc.field("target") == "model") & (pc.field("where") == where) & condition
     best: Any = pd.DataFrame()
     for chunk in _chunks(run / RESULTS, [*_SHOWN, "target", "outcome", "nonfinite"]):
         rows = _plain(chunk).filter(chosen).select(_SHOWN)
         frame = rows.to_pandas(types_mapper={pa.int16(): pd.Int16Dtype()}.get)
         best = _ranked(pd.concat([best, frame]) if len(best) else frame).groupby("image_id", sort=False).head(limit)
-    return _distinct((_fault(row) for row in _ranked(best).to_dict("records")), limit)
+    return _distinct((_fault(row) for row in _ranked(best).itertuples(index=False)), limit)
 
 
 def _ranked(frame: Any) -> Any:
@@ -169,28 +170,29 @@ def _distinct(ranked: Iterable[WorstFault], limit: int) -> list[WorstFault]:
     return chosen
 
 
-def _fault(row: dict[str, Any]) -> WorstFault:
+def _fault(row: Any) -> WorstFault:
+    """Take a named tuple of the columns in `_SHOWN`."""
     return WorstFault(
-        fault_id=int(row["fault_id"]),
-        where=row["where"],
-        site=row["site"],
-        index=int(row["index"]),
-        op=row["op"],
-        points=int(row["points"]),
-        pattern=row["pattern"],
-        due=None if pd.isna(row["due"]) else row["due"],
-        bit=None if pd.isna(row["bit"]) else int(row["bit"]),
-        format_name=row["format"],
-        image_id=row["image_id"],
-        label=int(row["label"]),
-        golden_value=float(row["golden_value"]),
-        faulty_value=float(row["faulty_value"]),
-        golden_word=int(row["golden_word"]),
-        faulty_word=int(row["faulty_word"]),
-        top1_golden=int(row["top1_golden"]),
-        top1_faulty=-1 if pd.isna(row["top1_faulty"]) else int(row["top1_faulty"]),
-        margin_golden=float(row["margin_golden"]),
-        margin_faulty=None if pd.isna(row["margin_faulty"]) else float(row["margin_faulty"]),
+        fault_id=int(row.fault_id),
+        where=row.where,
+        site=row.site,
+        index=int(row.index),
+        op=row.op,
+        points=int(row.points),
+        pattern=row.pattern,
+        due=None if pd.isna(row.due) else row.due,
+        bit=None if pd.isna(row.bit) else int(row.bit),
+        format_name=row.format,
+        image_id=row.image_id,
+        label=int(row.label),
+        golden_value=float(row.golden_value),
+        faulty_value=float(row.faulty_value),
+        golden_word=int(row.golden_word),
+        faulty_word=int(row.faulty_word),
+        top1_golden=int(row.top1_golden),
+        top1_faulty=-1 if pd.isna(row.top1_faulty) else int(row.top1_faulty),
+        margin_golden=float(row.margin_golden),
+        margin_faulty=None if pd.isna(row.margin_faulty) else float(row.margin_faulty),
     )
 
 

@@ -11,13 +11,14 @@ from markupsafe import Markup
 
 from testbed.analysis.outputs.confidence import interval_name
 from testbed.campaign.summary.record import SummaryTier
+from testbed.core.site import Where
 from testbed.report.charts import bitchart, forest, heatmap, stack
 from testbed.report.charts.forest import Category
 from testbed.report.estimate import Composition, RateEstimate
 from testbed.report.formatting import CLASS_NAMES, MEASURE_NAMES, count, model_name
 from testbed.report.read.evidence import Evidence, Value, bits_of
 
-PLACES = {"activation": "Activations", "weight": "Weights"}
+PLACES: dict[Where, str] = {"activation": "Activations", "weight": "Weights"}
 _MODEL, _ATTENTION = ("sdc1", "nonfinite"), ("outside", "nonfinite")
 _BLOCK = re.compile(r"^block\.\d+\.")
 RateSeries = dict[str, RateEstimate]
@@ -90,7 +91,7 @@ def bit_charts(evidence: Evidence, target: str) -> list[Figure]:
 
 
 def tier_plots(evidence: Evidence) -> list[Figure]:
-    def categories(where: str, op: str) -> list[Category]:
+    def categories(where: Where, op: str) -> list[Category]:
         by_tier = _series(evidence, "model", where, op, "tier", _MODEL)
         return [_tier(tier, by_tier[tier.tier]) for tier in evidence.summary.tiers if tier.tier in by_tier]
 
@@ -106,7 +107,7 @@ def _tier(tier: SummaryTier, series: RateSeries) -> Category:
 def op_plots(evidence: Evidence) -> list[Figure]:
     """Plots by fault model, all sites and bits together."""
 
-    def categories(where: str, _: str) -> list[Category]:
+    def categories(where: Where, _: str) -> list[Category]:
         ops = evidence.marginals.ops("model", where)
         return [Category(model_name(op), _measured(evidence, "model", where, op, _MODEL)) for op in ops]
 
@@ -130,7 +131,7 @@ def other_models(evidence: Evidence) -> list[Figure]:
 
 
 def _by_part(
-    evidence: Evidence, target: str, where: str, op: str, measures: Sequence[str]
+    evidence: Evidence, target: str, where: Where, op: str, measures: Sequence[str]
 ) -> Iterator[tuple[str, RateSeries]]:
     for by, before in _PARTS.items():
         for value, series in _series(evidence, target, where, op, by, measures).items():
@@ -146,7 +147,7 @@ def _by_part(
 def attention_plots(evidence: Evidence) -> list[Figure]:
     """Plots of the attention module alone, by site."""
 
-    def categories(where: str, op: str) -> list[Category]:
+    def categories(where: Where, op: str) -> list[Category]:
         whole = Category("all sites", _measured(evidence, "attention", where, op, _ATTENTION))
         sites = _in_order(evidence, "attention", _series(evidence, "attention", where, op, "site", _ATTENTION))
         return [whole, *(Category(_BLOCK.sub("", site), series) for site, series in sites.items())]
@@ -158,7 +159,7 @@ def _plots(
     evidence: Evidence,
     name: str,
     target: str,
-    categories: Callable[[str, str], list[Category]],
+    categories: Callable[[Where, str], list[Category]],
     compares_ops: bool = False,
 ) -> list[Figure]:
     """One forest plot per place, on one axis. categories: of a place and its main fault model."""
@@ -203,20 +204,26 @@ def outcome_bars(evidence: Evidence, target: str, compositions: Compositions) ->
     return figures, [outcome for outcome in stack.OUTCOMES if outcome in occurring]
 
 
-def _target_places(evidence: Evidence, target: str) -> list[tuple[str, str]]:
+def _target_places(evidence: Evidence, target: str) -> list[tuple[Where, str]]:
     """(place, main fault model) of every place that was struck."""
     return [(where, op) for where in PLACES if (op := evidence.marginals.main_op(target, where))]
 
 
 def _measured(
-    evidence: Evidence, target: str, where: str, op: str, measures: Sequence[str], by: str = "all", value: Value = None
+    evidence: Evidence,
+    target: str,
+    where: Where,
+    op: str,
+    measures: Sequence[str],
+    by: str = "all",
+    value: Value = None,
 ) -> RateSeries:
     estimates = {m: evidence.marginals.estimate(target, where, op, m, by, value) for m in measures}
     return {measure: estimate for measure, estimate in estimates.items() if estimate is not None}
 
 
 def _series(
-    evidence: Evidence, target: str, where: str, op: str, by: str, measures: Sequence[str]
+    evidence: Evidence, target: str, where: Where, op: str, by: str, measures: Sequence[str]
 ) -> dict[Value, RateSeries]:
     """Estimates by value, then measure; values without any are left out."""
     values = evidence.marginals.values(target, where, op, by)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from markupsafe import Markup
 
+from testbed.core.site import Where
 from testbed.report.estimate import RateEstimate
 from testbed.report.formatting import count, model_name, one_in, percent, percent_bound, rate
 from testbed.report.read.evidence import Evidence, bits_of
@@ -14,7 +15,7 @@ _EVENTS = {
     "stuck1": "random stuck-at-1 faults",
     "random": "random replacements",
 }
-_PLACES = {"activation": "an activation value", "weight": "a weight"}
+_PLACES: dict[Where, str] = {"activation": "an activation value", "weight": "a weight"}
 
 
 def _events(op: str) -> str:
@@ -25,7 +26,7 @@ def verdict(evidence: Evidence) -> list[Markup]:
     """Paragraphs: one on activations, one on weights. What a campaign has not run is passed over."""
     m = evidence.marginals
     paragraphs = []
-    for where in ("activation", "weight"):
+    for where in _PLACES:
         op = m.main_op("model", where)
         overall = m.estimate("model", where, op, "sdc1") if op else None
         if op is None or overall is None:
@@ -39,7 +40,7 @@ def verdict(evidence: Evidence) -> list[Markup]:
     return paragraphs or [Markup(" ").join(_attention(evidence))]
 
 
-def _headline(overall: RateEstimate, events: str, where: str) -> Markup:
+def _headline(overall: RateEstimate, events: str, where: Where) -> Markup:
     noun = _PLACES[where]
     if overall.rate == 0:
         return Markup(
@@ -53,7 +54,7 @@ def _headline(overall: RateEstimate, events: str, where: str) -> Markup:
     return Markup(text).format(one_in(overall.rate), events, noun, rate(overall))
 
 
-def _bits(evidence: Evidence, where: str, op: str, overall: RateEstimate) -> list[Markup]:
+def _bits(evidence: Evidence, where: Where, op: str, overall: RateEstimate) -> list[Markup]:
     """The bit that does most of the harm, and the low bits that do none."""
     formats = evidence.marginals.bit_formats("model", where, op)
     if len(formats) != 1:
@@ -136,7 +137,7 @@ def _attention(evidence: Evidence) -> list[Markup]:
     """The verdict for a campaign without the full model."""
     m = evidence.marginals
     sentences = []
-    for where in ("activation", "weight"):
+    for where in _PLACES:
         op = m.main_op("attention", where)
         estimate = m.estimate("attention", where, op, "outside") if op else None
         if op and estimate:

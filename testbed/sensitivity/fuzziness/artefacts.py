@@ -11,15 +11,16 @@ import io
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from testbed.analysis.outputs.choice import TEST_IMAGES
 from testbed.analysis.outputs.guessing import share_warning
 from testbed.core.errors import StaleArtefact, UsageError
 from testbed.core.folder.files import write_text
+from testbed.core.folder.forms import Form
 from testbed.core.folder.runfolder import RunFolder
+from testbed.core.folder.stage_facts import facts_of
 from testbed.data import Dataset, Split
 from testbed.golden.recorded import is_campaign, working_in
 from testbed.golden.recording import no_progress
@@ -46,6 +47,21 @@ TABLE, PICTURE = "fuzziness.csv", "fuzziness.png"
 LOG_STAGE, LOG = "fuzziness-log", "fuzziness/log.csv"
 
 Advance = Callable[[int], None]
+
+
+class FuzzinessFacts(Form):
+    """What the manifest says of the model: the images, and how it classifies them."""
+
+    images: int
+    classes: int
+    accuracy: float
+    loss: float
+
+
+class FuzzinessLogFacts(Form):
+    """``every``: epochs from one that was recorded to the next."""
+
+    every: int
 
 
 @dataclass(frozen=True)
@@ -117,13 +133,17 @@ def measure_run(
             "weighted": weighted,
         }
 
-        def build() -> dict[str, Any]:
+        def build() -> FuzzinessFacts:
             result = measured(run, data, test, names)
             _write(path, RunFuzziness(path.resolve().name, data.name, depth, result))
-            return {key: value for key, value in asdict(result).items() if key != "layers"}
+            return FuzzinessFacts(
+                images=result.images, classes=result.classes, accuracy=result.accuracy, loss=result.loss
+            )
 
-        facts = run.folder.stage(STAGE, inputs, [TABLE, PICTURE], build, command=COMMAND)
-    return RunFuzziness(str(path), data.name, depth, LayerFuzziness(_read(path / TABLE), **facts))
+        run.folder.stage(STAGE, inputs, [TABLE, PICTURE], build, command=COMMAND)
+    facts = facts_of(run.folder, STAGE, FuzzinessFacts)
+    result = LayerFuzziness(_read(path / TABLE), facts.images, facts.classes, facts.accuracy, facts.loss)
+    return RunFuzziness(str(path), data.name, depth, result)
 
 
 def recorder_for(path: Path, data: Dataset, *, every: int, epochs: int) -> Recorder:
@@ -157,9 +177,9 @@ def finish_log(path: Path, recorder: Recorder) -> list[EpochFuzziness]:
         title, files = str(run.folder.manifest["name"]), _log_files(log)
         inputs = {"epochs": [row.epoch for row in log], "layers": list(log[-1].layers)}
 
-        def build() -> dict[str, Any]:
+        def build() -> FuzzinessLogFacts:
             _draw(path, log, title, run.model.config.depth)
-            return {"every": recorder.every}
+            return FuzzinessLogFacts(every=recorder.every)
 
         run.folder.stage(LOG_STAGE, inputs, files, build, command=COMMAND)
     return log

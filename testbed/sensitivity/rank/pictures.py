@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from testbed.core.folder.files import atomic_path
 from testbed.core.words.text import drawn
+from testbed.sensitivity.rank.protection import ProtectionCurve
+from testbed.sensitivity.rank.ranking import CheckedRanking, MeasuredComponent
+from testbed.sensitivity.rank.validate import Validation
 
 
-def validation_picture(path: Path, validation: dict[str, Any]) -> None:
-    """A picture of the validation. found: of `ranking.check`. A scatter per method with the rates' intervals, and the
-    protection curves."""
-    methods, curves = list(validation["by"]), validation["protection"]
+def validation_picture(path: Path, checked: CheckedRanking) -> None:
+    """Draws a scatter per method with the rates' intervals, and the protection curves."""
+    methods, curves = list(checked.by), checked.protection
     count = len(methods) + bool(curves)
     columns = 2 if count == 4 else min(count, 3)
     rows = -(-count // columns)
@@ -23,19 +26,26 @@ def validation_picture(path: Path, validation: dict[str, Any]) -> None:
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for unused in panels[count:]:
         unused.remove()
-    measured = {rates["component"]: rates for rates in validation["measured"]}
+    measured = {component.component: component for component in checked.measured}
     for axes, by in zip(panels, methods, strict=False):
-        _scatter(axes, by, validation["by"][by], validation["scores"][by], measured)
+        _scatter(axes, by, checked.by[by], checked.scores[by], measured)
     if curves:
         _protection(panels[count - 1], curves)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
 
 
-def _scatter(axes: Any, by: str, validation: Any, scores: dict[str, float], measured: dict[str, Any]) -> None:
+def _scatter(
+    axes: Axes,
+    by: str,
+    validation: Validation,
+    scores: Mapping[str, float],
+    measured: Mapping[str, MeasuredComponent],
+) -> None:
     names = [name for name in scores if name in measured]
     x = np.array([scores[name] for name in names])
-    rate, low, high = (100 * np.array([measured[name][key] for name in names]) for key in ("rate", "low", "high"))
+    intervals = [(measured[name].rate, measured[name].low, measured[name].high) for name in names]
+    rate, low, high = 100 * np.array(intervals).reshape(-1, 3).T
     axes.errorbar(x, rate, [rate - low, high - rate], fmt="o", markersize=4, elinewidth=0.8, color="tab:blue")
     if len(names) <= 16:
         for name, a, b in zip(names, x, rate, strict=True):
@@ -47,7 +57,7 @@ def _scatter(axes: Any, by: str, validation: Any, scores: dict[str, float], meas
     axes.grid(alpha=0.3)
 
 
-def _protection(axes: Any, curves: list[Any]) -> None:
+def _protection(axes: Axes, curves: Sequence[ProtectionCurve]) -> None:
     for curve in curves:
         style = {"measured": "k-", "random": "k:"}.get(curve.by, "-")
         label = {"measured": "measured ideal"}.get(curve.by, curve.by)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import JsonValue
 
 from testbed.core.errors import UsageError
 
@@ -23,6 +24,14 @@ class ProtectionCurve:
     protected: NDArray[np.float64]
     removed: NDArray[np.float64]
     area: float
+
+    def to_json(self) -> dict[str, JsonValue]:
+        return {
+            "by": self.by,
+            "protected": self.protected.tolist(),
+            "removed": self.removed.tolist(),
+            "area": self.area,
+        }
 
 
 def protection_curve(by: str, scores: NDArray[np.float64], contributions: NDArray[np.float64]) -> ProtectionCurve:

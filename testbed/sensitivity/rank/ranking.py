@@ -5,79 +5,134 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
+from pydantic import JsonValue
 
 from testbed.campaign.folder.claim import recorded_spec
 from testbed.core.errors import UsageError
-from testbed.core.folder.places import data_name
 from testbed.core.folder.runfolder import RunFolder
 from testbed.data import Dataset
 from testbed.models.runs import open_model_run
-from testbed.sensitivity.circuits.components import Component, components
+from testbed.sensitivity.circuits.components import Component, ComponentKind, components
 from testbed.sensitivity.rank.measured import members, rates, read_rows
 from testbed.sensitivity.rank.protection import ProtectionCurve, ideal, protection_curve, random_order
-from testbed.sensitivity.rank.scores import METHODS, ScoreSettings, images_used, scored_on, scores
+from testbed.sensitivity.rank.scores import (
+    METHODS,
+    ScoreMethod,
+    ScoreSettings,
+    SettingValues,
+    images_used,
+    scored_on,
+    scores,
+)
 from testbed.sensitivity.rank.validate import MeasuredRates, Validation, validate
 
-MEASURED = "measured"
-KINDS = ("block", "head", "chunk", "neuron")
+RankedBy = ScoreMethod | Literal["measured"]
+
+
+@dataclass(frozen=True)
+class RankedComponent:
+    """The higher the ``score``, the more it matters. sites: what of a campaign belongs to the component."""
+
+    component: str
+    score: float
+    sites: list[str]
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """Components with their scores. scores: (component, score) in the order of the forward pass; higher matters more.
-    sites: what of the campaign belongs to each component. settings: what the scores rest on."""
+    """Components with their scores, in the order of the forward pass. settings: what the scores rest on."""
 
-    by: str
-    kind: str
-    scores: list[dict[str, Any]]
-    settings: dict[str, Any]
+    by: RankedBy
+    kind: ComponentKind
+    scores: list[RankedComponent]
+    settings: SettingValues
+
+    def to_json(self) -> dict[str, JsonValue]:
+        return asdict(self)
 
 
-def rank(path: Path, by: str, kind: str, settings: ScoreSettings, campaign: Path | None = None) -> Ranking:
+@dataclass(frozen=True)
+class MeasuredComponent:
+    """A component's SDC-1 rate in a campaign, with its interval. n: rows; share_of_faults: of all faults."""
+
+    component: str
+    rate: float
+    low: float
+    high: float
+    n: int
+    share_of_faults: float
+
+
+@dataclass(frozen=True)
+class CheckedRanking:
+    """Scores held against a campaign. by, scores: of each method; left_out: method -> why it scores nothing here;
+    protection: a curve per method, the measured ideal and a random order."""
+
+    campaign: str
+    kind: ComponentKind
+    confidence: float
+    by: dict[ScoreMethod, Validation]
+    left_out: dict[ScoreMethod, str]
+    measured: list[MeasuredComponent]
+    scores: dict[ScoreMethod, dict[str, float]]
+    protection: list[ProtectionCurve]
+    settings: SettingValues
+
+    def to_json(self) -> dict[str, JsonValue]:
+        return asdict(self) | {"protection": [curve.to_json() for curve in self.protection]}
+
+
+def rank(
+    path: Path, by: RankedBy, kind: ComponentKind, settings: ScoreSettings, campaign: Path | None = None
+) -> Ranking:
     """Ranks the components. by: a method of `scores`, or "measured": the SDC-1 rate in ``campaign``. Raises UsageError
     for what does not go."""
     run = open_model_run(path)
     parts = components(run.model.config, [kind], settings.chunks)
-    if by == MEASURED:
+    if by == "measured":
         source = _campaign_of(path, campaign)
         rows = read_rows(source)
         measured = rates(members(rows, parts, run.model.config), rows)
         ranked = [
-            {"component": p.name, "score": float(r)} for p, r in zip(parts, measured, strict=True) if np.isfinite(r)
+            RankedComponent(part.name, float(rate), sites_of(part))
+            for part, rate in zip(parts, measured, strict=True)
+            if np.isfinite(rate)
         ]
         if not ranked:
             raise UsageError(f"{source} struck none of the model's {kind}s")
-        return Ranking(by, kind, _with_sites(ranked, parts), {"campaign": str(source)})
+        return Ranking(by, kind, ranked, {"campaign": str(source)})
     dataset = scored_on(run, settings)
-    values = scores(run.model, dataset, by, kind, settings)
-    used = settings.used_by(by) | {"images": images_used(dataset, by, settings)}
-    return Ranking(by, kind, _with_sites([asdict(value) for value in values], parts), used)
+    by_name = {part.name: part for part in parts}
+    ranked = [
+        RankedComponent(scored.component, scored.score, sites_of(by_name[scored.component]))
+        for scored in scores(run.model, dataset, by, kind, settings)
+    ]
+    return Ranking(by, kind, ranked, settings.used_by(by) | {"images": images_used(dataset, by, settings)})
 
 
 def check(
     path: Path,
     campaign: Path,
-    kind: str,
+    kind: ComponentKind,
     settings: ScoreSettings,
-    methods: Sequence[str] = METHODS,
+    methods: Sequence[ScoreMethod] = METHODS,
     confidence: float = 0.95,
-) -> dict[str, Any]:
-    """Every method's scores held against the campaign's rates; JSON-ready but for arrays.
+) -> CheckedRanking:
+    """Holds every method's scores against the campaign's rates.
 
-    ``by``: method -> `Validation`; ``measured``: rate with interval, faults and share of each component; ``protection``:
-    a curve per method, the measured ideal and random. A method that cannot score this kind, or this model, is left out
-    with the reason. Raises UsageError for a campaign of another model.
+    A method that cannot score this kind, or this model, is left out with the reason. Raises UsageError for a campaign of
+    another model.
     """
     run = open_model_run(path)
     source = _campaign_of(path, campaign)
     rows, config = read_rows(source), run.model.config
     truth = MeasuredRates(rows, components(config, [kind], settings.chunks), config, settings.seed)
-    validations: dict[str, Validation] = {}
-    given: dict[str, Mapping[str, float]] = {}
-    left_out: dict[str, str] = {}
+    validations: dict[ScoreMethod, Validation] = {}
+    given: dict[ScoreMethod, dict[str, float]] = {}
+    left_out: dict[ScoreMethod, str] = {}
     dataset = scored_on(run, settings)
     for by in methods:
         try:
@@ -87,25 +142,20 @@ def check(
             left_out[by] = str(error)
     if not validations:
         raise UsageError(f"no method could score the {kind}s: {next(iter(left_out.values()))}")
-    return {
-        "campaign": str(source),
-        "kind": kind,
-        "confidence": confidence,
-        "by": validations,
-        "left_out": left_out,
-        "measured": _measured(truth, confidence),
-        "scores": {by: dict(values) for by, values in given.items()},
-        "protection": _curves(truth, given),
-        "settings": _settings_to_json(settings) | _images_used(dataset, settings, validations),
-    }
+    return CheckedRanking(
+        campaign=str(source),
+        kind=kind,
+        confidence=confidence,
+        by=validations,
+        left_out=left_out,
+        measured=_measured(truth, confidence),
+        scores=given,
+        protection=_curves(truth, given),
+        settings=settings.to_json() | _images_used(dataset, settings, validations),
+    )
 
 
-def _settings_to_json(settings: ScoreSettings) -> dict[str, Any]:
-    record = asdict(settings)
-    return record | {"data": None if settings.data is None else data_name(settings.data)}
-
-
-def _images_used(dataset: Dataset, settings: ScoreSettings, methods: Iterable[str]) -> dict[str, int]:
+def _images_used(dataset: Dataset, settings: ScoreSettings, methods: Iterable[ScoreMethod]) -> SettingValues:
     """How many images the scores rest on; fuzziness has some of its own."""
     return {"fuzziness_images" if by == "fuzziness" else "images": images_used(dataset, by, settings) for by in methods}
 
@@ -123,22 +173,22 @@ def _campaign_of(path: Path, campaign: Path | None) -> Path:
     return source
 
 
-def _measured(truth: MeasuredRates, confidence: float) -> list[dict[str, Any]]:
+def _measured(truth: MeasuredRates, confidence: float) -> list[MeasuredComponent]:
     low, high = truth.intervals(confidence)
     return [
-        {
-            "component": part.name,
-            "rate": float(truth.rates[number]),
-            "low": float(low[number]),
-            "high": float(high[number]),
-            "n": int(truth.n[number]),
-            "share_of_faults": float(truth.share[number]),
-        }
+        MeasuredComponent(
+            part.name,
+            float(truth.rates[number]),
+            float(low[number]),
+            float(high[number]),
+            int(truth.n[number]),
+            float(truth.share[number]),
+        )
         for number, part in enumerate(truth.parts)
     ]
 
 
-def _curves(truth: MeasuredRates, given: Mapping[str, Mapping[str, float]]) -> list[ProtectionCurve]:
+def _curves(truth: MeasuredRates, given: Mapping[ScoreMethod, Mapping[str, float]]) -> list[ProtectionCurve]:
     """Empty where no SDC-1 was measured at all."""
     contributions = truth.rates * truth.share
     if not contributions.sum() > 0:
@@ -149,11 +199,6 @@ def _curves(truth: MeasuredRates, given: Mapping[str, Mapping[str, float]]) -> l
         if all(part.name in values for part in truth.parts)
     ]
     return [ideal(contributions), *own, random_order(contributions)]
-
-
-def _with_sites(records: list[dict[str, Any]], parts: Sequence[Component]) -> list[dict[str, Any]]:
-    by_name = {part.name: part for part in parts}
-    return [{**record, "sites": sites_of(by_name[record["component"]])} for record in records]
 
 
 def sites_of(part: Component) -> list[str]:

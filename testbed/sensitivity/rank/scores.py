@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -21,11 +21,14 @@ from testbed.models.vit import ViT
 from testbed.sensitivity.circuits.ablation import Ablation
 from testbed.sensitivity.circuits.acdc import PruningRule, acdc
 from testbed.sensitivity.circuits.analysis_set import AnalysisSet, Corruption
-from testbed.sensitivity.circuits.components import Component, components
+from testbed.sensitivity.circuits.components import Component, ComponentKind, components
 from testbed.sensitivity.circuits.eap import Loss, eap
 from testbed.sensitivity.fuzziness.layers import PIXELS, layer_fuzziness
 
-METHODS = ("acdc", "eap", "eap-ig", "fuzziness")
+ScoreMethod = Literal["acdc", "eap", "eap-ig", "fuzziness"]
+METHODS: tuple[ScoreMethod, ...] = get_args(ScoreMethod)
+SettingValues = dict[str, str | float | None]
+"""Settings by name, for manifests and reports."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +51,15 @@ class ScoreSettings:
     steps: int = 5
     data: str | None = None
 
-    def used_by(self, by: str) -> dict[str, Any]:
+    def used_by(self, by: ScoreMethod) -> SettingValues:
         """Those that the method's scores depend on."""
-        used = {"acdc": ("tau", "rule", "ablation"), "fuzziness": ()}
+        used: dict[str, tuple[str, ...]] = {"acdc": ("tau", "rule", "ablation"), "fuzziness": ()}
         names = used.get(by, ("loss", "corrupt", "snr_db", *(("steps",) if by == "eap-ig" else ())))
-        settings = {name: asdict(self)[name] for name in ("images", "seed", "chunks", *names)}
-        return settings if self.data is None else settings | {"data": data_name(self.data)}
+        named = (*names, *(() if self.data is None else ("data",)))
+        return {name: self.to_json()[name] for name in ("images", "seed", "chunks", *named)}
+
+    def to_json(self) -> SettingValues:
+        return asdict(self) | {"data": None if self.data is None else data_name(self.data)}
 
 
 @dataclass(frozen=True)
@@ -86,7 +92,7 @@ def scored_on(run: ModelRun, settings: ScoreSettings) -> Dataset:
     return with_training_images(dataset, settings.data, run.data.root if run.data else None)
 
 
-def images_used(dataset: Dataset, by: str, settings: ScoreSettings) -> int:
+def images_used(dataset: Dataset, by: ScoreMethod, settings: ScoreSettings) -> int:
     """How many images the method's scores rest on: no more than there are; fuzziness is of the whole test split."""
     if by == "fuzziness":
         return len(dataset.test)
@@ -101,7 +107,9 @@ def _by_turns(split: Split, wanted: int, seed: int) -> NDArray[np.int64]:
     return np.sort(np.array(turns[:wanted], np.int64))
 
 
-def scores(model: ViT, dataset: Dataset, by: str, kind: str, settings: ScoreSettings) -> list[ComponentScore]:
+def scores(
+    model: ViT, dataset: Dataset, by: ScoreMethod, kind: ComponentKind, settings: ScoreSettings
+) -> list[ComponentScore]:
     """Scores by "acdc", "eap", "eap-ig" or "fuzziness"; of every "block", "head", "chunk" or "neuron", forward order.
 
     acdc: the rise of the divergence (nats) when the component goes, visited from the output back. eap, eap-ig: the size
@@ -145,7 +153,7 @@ def _attribution(
     ).nodes
 
 
-def _by_fuzziness(model: ViT, dataset: Dataset, kind: str) -> list[ComponentScore]:
+def _by_fuzziness(model: ViT, dataset: Dataset, kind: ComponentKind) -> list[ComponentScore]:
     if kind != "block":
         raise UsageError(f"fuzziness is of layers: it scores blocks, not each {kind}")
     levels = layer_fuzziness(model, dataset.test)

@@ -150,8 +150,8 @@ def test_presets_are_described_as_ever():
     """Manifests of finished runs hold these, and are compared with them."""
     assert PREPROCESS["cifar10"].describe() == {
         "name": "cifar10",
-        "mean": (0.4914, 0.4822, 0.4465),
-        "std": (0.2023, 0.1994, 0.2010),
+        "mean": [0.4914, 0.4822, 0.4465],
+        "std": [0.2023, 0.1994, 0.2010],
         "margin": 1.0,
         "interpolation": "bilinear, antialiased",
     }

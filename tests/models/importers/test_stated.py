@@ -7,7 +7,8 @@ import torch
 
 import testbed.data._torchvision  # noqa: F401  # makes torchvision importable for the libraries below
 from testbed.core.errors import GateFailed, TestbedError, UsageError
-from testbed.models.importers import check_against_library, import_weights, settings
+from testbed.models.importers import STATED_KEYS, check_against_library, import_weights, settings
+from testbed.models.importers.facts.stated import StatedFacts
 from tests.support.weights import difference, images, lively, saved, stated_facts, timm_vit, torchvision_vit
 
 
@@ -192,3 +193,7 @@ def test_a_library_that_is_not_there_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("testbed.models.importers.checking.import_module", missing)
     with pytest.raises(TestbedError, match="--check needs timm, which cannot be imported: pip install timm"):
         check_against_library(imported)
+
+
+def test_every_key_that_can_be_stated_has_a_type():
+    assert set(STATED_KEYS) == StatedFacts.__annotations__.keys()

@@ -52,12 +52,12 @@ def subset(
     from testbed.models.runs import open_model_run
 
     log_to_stderr()
-    content = record_subset(folder, per_tier=per_tier, positions=positions, stratified=stratified, seed=seed)
+    chosen = record_subset(folder, per_tier=per_tier, positions=positions, stratified=stratified, seed=seed)
 
     def text() -> list[str]:
-        named = classes_told(content["classes"], open_model_run(folder).model.config.classes)
+        named = classes_told(chosen.classes, open_model_run(folder).model.config.classes)
         how = ", the first of each tier in data set order" if per_tier and not stratified else ""
-        files = [f"  {folder / file}" for file in content["files"]]
+        files = [f"  {folder / file}" for file in chosen.files]
         return [f"{named}{how}", f"chosen ({folder}/subset.json); their goldens:", *files]
 
-    emit(content, as_json, text)
+    emit(chosen, as_json, text)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from testbed.cli.commands.golden.record import folder_argument
 from testbed.cli.common import emit, example, json_option
 from testbed.cli.options.numbers import Whole
+
+if TYPE_CHECKING:
+    from testbed.golden.tiers import RecordedTiers
 
 
 @click.command(epilog=example("testbed tiers runs/vit --tiers 4", "testbed tiers runs/vit --edges .5,.9,.99,1 --json"))
@@ -25,13 +28,13 @@ def tiers(folder: Path, count: int | None, edges: str | None, as_json: bool) -> 
     """
     from testbed.golden.tiers import edges_of, record_tiers
 
-    content = record_tiers(folder, edges_of(count, edges))
-    emit(content, as_json, lambda: _tier_lines(content))
+    recorded = record_tiers(folder, edges_of(count, edges))
+    emit(recorded, as_json, lambda: _tier_lines(recorded))
 
 
-def _tier_lines(content: dict[str, Any]) -> list[str]:
+def _tier_lines(recorded: RecordedTiers) -> list[str]:
     from testbed.analysis.outputs.confidence import interval_name
 
-    lines = [f"{content['correct']:,} images correct, {content['incorrect']:,} incorrect; of the correct ones"]
-    lines += [f"  confidence {interval_name(t['low'], t['high'])}: {len(t['images']):,}" for t in content["tiers"]]
+    lines = [f"{recorded.correct:,} images correct, {recorded.incorrect:,} incorrect; of the correct ones"]
+    lines += [f"  confidence {interval_name(tier.low, tier.high)}: {len(tier.images):,}" for tier in recorded.tiers]
     return lines

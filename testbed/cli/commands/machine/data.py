@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -30,6 +32,29 @@ def root_option(command: Command) -> Command:
     return click.option("--root", type=kind, metavar="DIR", help=text)(command)
 
 
+@dataclass(frozen=True)
+class ListedDataset:
+    """A known data set. here: None where it takes a path; where: its folder, None where it needs none; get: how to get
+    what is missing."""
+
+    name: str
+    here: bool | None
+    where: str | None
+    missing: list[str]
+    note: str
+    get: str
+
+    def to_json(self) -> dict[str, bool | str | list[str] | None]:
+        return {
+            "name": self.name,
+            "found": self.here,
+            "where": self.where,
+            "missing": self.missing,
+            "note": self.note,
+            "get": self.get,
+        }
+
+
 @click.group(cls=CommandGroup, epilog=example("testbed data list", "testbed data check cifar10 --download"))
 def data() -> None:
     """List data sets and prepare them."""
@@ -47,14 +72,14 @@ def list_(root: Path | None, as_json: bool) -> None:
     for name, entry in entries().items():
         absent = missing(entry, folder, None)
         known.append(
-            {
-                "name": name + ":PATH" * entry.takes_path,
-                "found": None if entry.takes_path else not absent,
-                "where": _where(entry, folder),
-                "missing": [str(path) for path in absent],
-                "note": entry.note,
-                "get": how_to_get(name, entry, folder) if absent else "",
-            }
+            ListedDataset(
+                name + ":PATH" * entry.takes_path,
+                None if entry.takes_path else not absent,
+                _where(entry, folder),
+                [str(path) for path in absent],
+                entry.note,
+                how_to_get(name, entry, folder) if absent else "",
+            )
         )
     emit({"root": str(folder), "data_sets": known}, as_json, lambda: _datasets_table(folder, known))
 
@@ -92,13 +117,14 @@ def check(
         lacking = {"name": name, "root": str(folder), "found": False, "missing": [str(p) for p in absent]}
         emit(lacking | {"get": how_to_get(name, entry, folder)}, as_json, str)
     dataset = load(name, root=root, preprocess=preprocess, classes=classes, download=download)
-    report = {"root": str(folder), "found": True, "missing": []} | dataset.describe()
+    report = {"root": str(folder), "found": True, "missing": []} | dataset.describe().to_json()
     if full:
-        report["sha256"] = {part: _read_all(dataset, part) for part in ("train", "validation", "test")}
+        hashes = {part: _read_all(dataset, part) for part in ("train", "validation", "test")}
+        emit(report | {"sha256": hashes}, as_json, lambda: [*_dataset_lines(dataset), *_hash_lines(hashes)])
     else:
-        report["opened"] = _open_files(dataset)
-        report["decoded"] = _read_some(dataset)
-    emit(report, as_json, lambda: _dataset_lines(report, dataset.preprocess.one_line(dataset.image)))
+        opened, decoded = _open_files(dataset), _read_some(dataset)
+        report |= {"opened": opened, "decoded": decoded}
+        emit(report, as_json, lambda: [*_dataset_lines(dataset), _decoded_line(dataset, opened, decoded)])
 
 
 def _where(entry: DatasetEntry, root: Path) -> str | None:
@@ -150,37 +176,35 @@ def _read_all(dataset: Dataset, part: str) -> str | None:
     return split.sha256() if len(split) else None
 
 
-def _datasets_table(root: Path, known: list[dict[str, Any]]) -> FittedTable:
+def _datasets_table(root: Path, known: list[ListedDataset]) -> FittedTable:
     from testbed.cli.tables.fitting import FittedTable
 
     table = FittedTable("name", "here", "what, or how to get it", title=f"data folder: {root}", boxed=False)
     for entry in known:
-        here = {True: "yes", False: "no", None: ""}[entry["found"]]
-        table.add_row(entry["name"], here, entry["note"])
-        if entry["found"] and entry["where"] and not Path(entry["where"]).is_relative_to(root):
-            table.add_row("", "", f"in {entry['where']}")
-        if entry["get"]:
-            table.add_row("", "", entry["get"])
+        here = {True: "yes", False: "no", None: ""}[entry.here]
+        table.add_row(entry.name, here, entry.note)
+        if entry.here and entry.where and not Path(entry.where).is_relative_to(root):
+            table.add_row("", "", f"in {entry.where}")
+        if entry.get:
+            table.add_row("", "", entry.get)
     return table
 
 
-def _dataset_lines(report: dict[str, Any], preprocess: str) -> list[str]:
-    images, classes = report["images"], report["classes"]
-    shown = ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
-    lines = [
-        f"{report['name']}: {images['train']} train, {images['validation']} validation, {images['test']} test images",
-        f"  model input {report['channels']} x {report['image']} x {report['image']}",
-        f"  {len(classes)} classes: {shown}",
-        f"  preprocess {preprocess}",
+def _dataset_lines(dataset: Dataset) -> list[str]:
+    shown = ", ".join(dataset.classes[:10]) + (", ..." if len(dataset.classes) > 10 else "")
+    return [
+        f"{dataset.name}: {len(dataset.train)} train, {len(dataset.validation)} validation, {len(dataset.test)} test images",
+        f"  model input {dataset.channels} x {dataset.image} x {dataset.image}",
+        f"  {len(dataset.classes)} classes: {shown}",
+        f"  preprocess {dataset.preprocess.one_line(dataset.image)}",
     ]
-    if "decoded" in report:
-        opened = (
-            ""
-            if report["opened"] is None
-            else f", {report['opened']:,} of {sum(images.values()):,} files begin as images"
-        )
-        lines.append(
-            f"  {report['decoded']} of {images['test']:,} test images were decoded{opened}; --full decodes all"
-        )
-    lines += [f"  sha256 {part}: {digest}" for part, digest in report.get("sha256", {}).items() if digest]
-    return lines
+
+
+def _decoded_line(dataset: Dataset, opened: int | None, decoded: int) -> str:
+    files = sum(map(len, (dataset.train, dataset.validation, dataset.test)))
+    begun = "" if opened is None else f", {opened:,} of {files:,} files begin as images"
+    return f"  {decoded} of {len(dataset.test):,} test images were decoded{begun}; --full decodes all"
+
+
+def _hash_lines(hashes: Mapping[str, str | None]) -> list[str]:
+    return [f"  sha256 {part}: {digest}" for part, digest in hashes.items() if digest]

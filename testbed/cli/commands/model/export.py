@@ -81,7 +81,7 @@ def export(
     `testbed golden DIR` before. TensorRT engines are built from the same file.
     """
     from testbed.cli.progress import log_to_stderr, progress_on_stderr
-    from testbed.export.parity import worst
+    from testbed.export.parity import needed_atol
     from testbed.export.precision import Calibration
     from testbed.golden.deploy import deploy
 
@@ -98,7 +98,7 @@ def export(
         progress=lambda total: progress_on_stderr(total, "images"),
     )
     emit(deployed, as_json, lambda: _parity_text(deployed))
-    needed = worst(deployed.parity, "smallest_atol")
+    needed = needed_atol(deployed.parity)
     if atol is not None and not needed <= atol:
         raise GateFailed(
             f"{target} in {precision} needs atol {at_least(needed)} at rtol {rtol:g}, above the stated {atol:g}"
@@ -113,11 +113,11 @@ def _parity_text(deployed: Deployed) -> RenderableType:
     table = FittedTable(title=f"parity with the reference golden, {deployed.images} images, rtol {deployed.rtol:g}")
     for name in ("tier", "n", "largest |d|", "smallest atol", "top-1 agreement"):
         table.add_column(name, justify="left" if name == "tier" else "right")
-    for record in deployed.parity:
-        figures = [record["max_abs_diff"], record["smallest_atol"]]
-        agreement = record["top1_agreement"]
+    for tier in deployed.parity:
+        figures = (tier.max_abs_diff, tier.smallest_atol)
+        agreement = "" if tier.top1_agreement is None else f"{100 * tier.top1_agreement:.2f} %"
         cells = ["" if figure is None else f"{figure:.3g}" for figure in figures]
-        table.add_row(record["tier"], str(record["n"]), *cells, "" if agreement is None else f"{100 * agreement:.2f} %")
+        table.add_row(tier.tier, str(tier.n), *cells, agreement)
     head = (
         f"{deployed.file}: {deployed.engine} {deployed.precision}{kind}, engine {deployed.engine_hash}, model"
         f" {deployed.deployment_id}"

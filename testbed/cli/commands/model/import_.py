@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from testbed.cli.options.numbers import LARGEST_SEED, MOST, Number, Whole
 from testbed.core.errors import UsageError
 
 if TYPE_CHECKING:
+    from pydantic import JsonValue
     from rich.console import RenderableType
 
     from testbed.data import Dataset
@@ -87,7 +88,7 @@ def import_(
     Hugging Face beside the file, or taken as is usual for the library: the table says which. With --data, classes and
     channels must agree with the data set's.
     """
-    from testbed.models.importers import import_weights, weights_file
+    from testbed.models.importers import assumed, import_weights, weights_file
     from testbed.models.runs import MODEL, write_model_run
 
     stated = _stated(settings, heads, pooling, norm_eps)
@@ -99,21 +100,21 @@ def import_(
     rows = [*imported.facts, *_preprocess_rows(dataset, how, folder, imported.config), *order]
     checked = _checked(imported) if check else None
     parameters = sum(p.numel() for p in imported.model.parameters())
-    facts = {
+    facts: dict[str, JsonValue] = {
         "layout": imported.layout,
         "parameters": parameters,
-        "assumed": _assumed(rows),
-        "told": [row.to_dict() for row in rows],
-        "check": checked,
+        "assumed": list(assumed(rows)),
+        "told": [row.to_json() for row in rows],
+        "check": checked.to_json() if checked else None,
     }
-    config = imported.config.to_dict()
-    made_from = {"file_sha256": imported.sha256, "layout": imported.layout, "config": config}
+    config = imported.config.to_json()
+    made_from: dict[str, JsonValue] = {"file_sha256": imported.sha256, "layout": imported.layout, "config": config}
     made_from |= {
         row.key: row.value for row in imported.facts if row.key in ("weights", "head") and row.source == "stated"
     }
     name = Path(os.path.abspath(file)).name  # of "." too; a link keeps its own name
     write_model_run(run, imported.model, stage="import", name=name, made_from=made_from, data=source, facts=facts)
-    report = {"run": run, "model": run / MODEL, **facts, "config": config, "data": source}
+    report = {"run": run, "model": run / MODEL, **facts, "config": config, "data": source and asdict(source)}
     emit(report, as_json, lambda: _import_text(file, run, imported, rows, checked, source))
 
 
@@ -195,21 +196,13 @@ def _make_torchvision_importable(folder: Path, check: bool) -> None:
         import testbed.data._torchvision  # noqa: F401
 
 
-def _checked(imported: ImportedModel) -> Mapping[str, Any]:
-    """The comparison as JSON. Raises GateFailed where the logits differ."""
-    from dataclasses import asdict
-
+def _checked(imported: ImportedModel) -> LibraryCheck:
+    """Raises GateFailed where the logits differ."""
     from testbed.models.importers import check_against_library
 
-    done: LibraryCheck = check_against_library(imported)
-    done.raise_if_failed()
-    return asdict(done)
-
-
-def _assumed(rows: list[Told]) -> list[str]:
-    from testbed.models.importers import assumed
-
-    return list(assumed(rows))
+    check: LibraryCheck = check_against_library(imported)
+    check.raise_if_failed()
+    return check
 
 
 def _import_text(
@@ -217,7 +210,7 @@ def _import_text(
     run: Path,
     imported: ImportedModel,
     rows: list[Told],
-    checked: Mapping[str, Any] | None,
+    checked: LibraryCheck | None,
     source: DataSource | None,
 ) -> RenderableType:
     from testbed.cli.tables.fitting import FittedTable
@@ -237,11 +230,11 @@ def _import_text(
             f"usual: neither the file nor anybody says so ({', '.join(usual)}); state others with --set KEY=VALUE"
         )
     if checked:
-        same = checked["same_assumptions"]
+        same = checked.same_assumptions
         lines.append(
-            f"check: {checked['images']} random images, largest difference from {checked['library']}"
-            f" {checked['version']}'s own model {checked['max_abs_difference']:.2g} (logits up to"
-            f" {checked['max_abs_logit']:.3g}, bound {checked['bound']:.2g})"
+            f"check: {checked.images} random images, largest difference from {checked.library}"
+            f" {checked.version}'s own model {checked.max_abs_difference:.2g} (logits up to"
+            f" {checked.max_abs_logit:.3g}, bound {checked.bound:.2g})"
             + (f"; taken as usual on both sides, so not checked: {', '.join(same)}" if same else "")
         )
     lines.append(f"data: {source.name if source else 'none named'}")
@@ -249,5 +242,5 @@ def _import_text(
     return stacked(lines)
 
 
-def _value(value: Any) -> str:
+def _value(value: JsonValue) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

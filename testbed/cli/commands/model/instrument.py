@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,6 +12,8 @@ from testbed.cli.common import emit, example, json_option
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+    from testbed.instrument.twin import TwinFiles
 
 
 @click.command(
@@ -52,24 +54,24 @@ def instrument(file: Path, sites: Sequence[str], ports: str, to: Path | None, as
     emit(made, as_json, lambda: _sites_table(made))
 
 
-def _sites_table(made: dict[str, Any]) -> RenderableType:
+def _sites_table(made: TwinFiles) -> RenderableType:
     from testbed.cli.tables.fitting import FittedTable
     from testbed.cli.tables.prose import stacked
 
-    table = FittedTable(title=f"sites of {made['file']}")
+    table = FittedTable(title=f"sites of {made.file}")
     for name in ("site", "place", "kind", "shape", "format", "tensor"):
         table.add_column(name)
-    for site in made["sites"]:
-        shape = " x ".join(map(str, site["shape"])) or "1"
-        kind = site["kind"] if site["recognised"] else "not recognised"
-        table.add_row(site["name"], site["where"], kind, shape, site["format"], site["tensor"])
-    activations = sum(site["where"] == "activation" for site in made["sites"])
-    lines = [f"{activations} activations and {len(made['sites']) - activations} weights; {made['ports']} ports"]
-    lines += [f"note: {change}" for change in made["changes"]]
-    lines += [f"not there: {entry['site']}, {entry['why']}" for entry in made["missing"]]
+    for site in made.sites:
+        shape = " x ".join(map(str, site.shape)) or "1"
+        kind = site.kind if site.recognised else "not recognised"
+        table.add_row(site.name, site.where, kind, shape, site.format, site.tensor)
+    activations = sum(site.where == "activation" for site in made.sites)
+    lines = [f"{activations} activations and {len(made.sites) - activations} weights; {made.ports} ports"]
+    lines += [f"note: {change}" for change in made.changes]
+    lines += [f"not there: {missing.site}, {missing.why}" for missing in made.missing]
     lines += [
-        f"shared: {entry['tensor']} is {', '.join(entry['uses'][:4])}{', ...' if len(entry['uses']) > 4 else ''}"
-        for entry in made["shared"]
+        f"shared: {shared.tensor} is {', '.join(shared.uses[:4])}{', ...' if len(shared.uses) > 4 else ''}"
+        for shared in made.shared
     ]
-    lines += [made[key] for key in ("plain", "twin", "table")]
+    lines += [made.plain, made.twin, made.table]
     return stacked([table, *lines])

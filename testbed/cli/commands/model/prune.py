@@ -14,7 +14,7 @@ from testbed.cli.options.types import GridOption
 
 if TYPE_CHECKING:
     from testbed.cli.tables.fitting import FittedTable
-    from testbed.prune.run import Pruned
+    from testbed.prune.run import Pruned, PruneMethod
 
 
 @click.command(
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 @json_option
 def prune(
     folder: Path,
-    method: str,
+    method: PruneMethod,
     tau: tuple[float, ...] | None,
     keep: tuple[float, ...] | None,
     to: Path,
@@ -89,14 +89,14 @@ def _pruned_table(pruned: list[Pruned]) -> FittedTable:
     for name in ("run", "amount", "heads", "neurons", "parameters", "MACs", "of the MACs", "accuracy %"):
         table.add_column(name, justify="left" if name == "run" else "right")
     for model in pruned:
-        heads = sum(map(len, model.kept["heads"]))
-        neurons = sum(_counted(runs) for runs in model.kept["neurons"])
+        heads = sum(map(len, model.kept.heads))
+        neurons = sum(_counted(runs) for runs in model.kept.neurons)
         tuned = f" (before fine-tuning {100 * model.accuracy_before_finetuning:.2f})" if model.finetuned_epochs else ""
         table.add_row(
             model.run,
             f"{model.amount:g}",
-            f"{heads} of {sum(model.kept['of_heads'])}",
-            f"{neurons} of {sum(model.kept['of_neurons'])}",
+            f"{heads} of {sum(model.kept.of_heads)}",
+            f"{neurons} of {sum(model.kept.of_neurons)}",
             f"{model.parameters:,}",
             f"{model.macs / 1e6:.4g} M",
             f"{model.macs / model.macs_before:.3f}",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,9 +17,10 @@ from testbed.cli.options.numbers import LARGEST_SEED, Threads, Whole
 from testbed.cli.options.settings import device_named, parsed_settings, set_option
 
 if TYPE_CHECKING:
+    from testbed.models.vit import ViT
     from testbed.sensitivity.fuzziness.log import Recorder
-    from testbed.train.record import Callback
-    from testbed.train.runs import TrainingPlan
+    from testbed.train.record import Callback, EpochRecord
+    from testbed.train.runs import TrainingFacts, TrainingPlan
 
 
 @click.command(
@@ -93,14 +95,15 @@ def train(
     chosen = recipe(recipe_name or recipe_of_preset(preset), **of_recipe)
     source = DataSource(dataset, str(root) if root else None, kept(preprocess), seed, kept_classes(classes))
     plan = TrainingPlan.of(preset, source, chosen, seed=seed, overrides=of_model, train_images=train_images)
-    described = {"run": str(run)} | plan.describe()
+    described = {"run": str(run)} | plan.to_json()
     if dry_run:
-        emit(described, as_json, lambda: _plan_text(described))
+        emit(described, as_json, lambda: _plan_text(plan, run))
         return
     recorder = _recorder(plan, run, fuzziness_every) if fuzziness_every else None
     facts = _trained(plan, run, device_named(device), threads, redo is not None, recorder, loggers)
-    report = described | facts | (_recorded(run, recorder) if recorder else {})
-    emit(report, as_json, lambda: _result_text(report))
+    fuzziness = _recorded(run, recorder) if recorder else None
+    report = described | facts.to_json() | ({"fuzziness": fuzziness} if fuzziness else {})
+    emit(report, as_json, lambda: _result_text(plan, run, facts, fuzziness))
 
 
 def _trained(
@@ -111,7 +114,7 @@ def _trained(
     redo: bool,
     recorder: Recorder | None,
     loggers: Sequence[str],
-) -> dict[str, Any]:
+) -> TrainingFacts:
     from testbed.train.runs import train_run
 
     callbacks: list[Callback] = [] if sys.stderr.isatty() else [_say_epoch]
@@ -129,15 +132,23 @@ def _recorder(plan: TrainingPlan, run: Path, every: int) -> Recorder:
     return recorder_for(run, plan.dataset, every=every, epochs=plan.recipe.epochs)
 
 
-def _recorded(run: Path, recorder: Recorder) -> dict[str, Any]:
+@dataclass(frozen=True)
+class RecordedFuzziness:
+    """What a training recorded. log: the file; epochs: those recorded."""
+
+    log: str
+    epochs: list[int]
+
+
+def _recorded(run: Path, recorder: Recorder) -> RecordedFuzziness:
     """What the report says of the fuzziness; the pictures are drawn here."""
     from testbed.sensitivity.fuzziness.artefacts import LOG, finish_log
 
     log = finish_log(run, recorder)
-    return {"fuzziness": {"log": str(run / LOG), "epochs": [row.epoch for row in log]}}
+    return RecordedFuzziness(str(run / LOG), [row.epoch for row in log])
 
 
-def _say_epoch(epoch: int, model: Any, record: Any) -> None:
+def _say_epoch(epoch: int, model: ViT, record: EpochRecord) -> None:
     """A line per epoch, where no progress bar is shown."""
     say(
         f"epoch {epoch}: loss {record.train_loss:.4f}, validation {100 * record.validation_accuracy:.2f} %,"
@@ -145,28 +156,30 @@ def _say_epoch(epoch: int, model: Any, record: Any) -> None:
     )
 
 
-def _plan_text(plan: dict[str, Any]) -> list[str]:
-    recipe, images = plan["recipe"], plan["dataset"]["images"]
-    changes = ", ".join(f"{key} {value}" for key, value in recipe.items() if key != "name")
+def _plan_text(plan: TrainingPlan, run: Path) -> list[str]:
+    recipe, dataset = plan.recipe, plan.dataset
+    changes = ", ".join(f"{key} {value}" for key, value in recipe.to_json().items() if key != "name")
     return [
-        f"would train {plan['preset']} ({plan['parameters']:,} parameters) on {plan['dataset']['name']}"
-        f" ({images['train']:,} training, {images['validation']:,} validation images), seed {plan['seed']}",
-        f"recipe {recipe['name']}: {changes}",
-        f"into {plan['run']}; nothing was written",
+        f"would train {plan.name} ({plan.parameters:,} parameters) on {dataset.name}"
+        f" ({len(dataset.train):,} training, {len(dataset.validation):,} validation images), seed {plan.seed}",
+        f"recipe {recipe.name}: {changes}",
+        f"into {run}; nothing was written",
     ]
 
 
-def _result_text(report: dict[str, Any]) -> list[str]:
-    head = f"{report['preset']}: {report['parameters']:,} parameters, seed {report['seed']}"
-    if not report["epochs"]:
-        return [f"{head}, random weights", f"model: {report['run']}/model.safetensors"]
-    validation = report["validation_accuracy"]
+def _result_text(plan: TrainingPlan, run: Path, facts: TrainingFacts, fuzziness: RecordedFuzziness | None) -> list[str]:
+    from testbed.models.runs import MODEL
+
+    head = f"{plan.name}: {facts.parameters:,} parameters, seed {plan.seed}"
+    if facts.test_accuracy is None:
+        return [f"{head}, random weights", f"model: {run}/{MODEL}"]
+    validation = facts.validation_accuracy
     shown = "no validation images" if validation is None else f"validation accuracy {100 * validation:.2f} %"
     lines = [
-        f"{head}, epoch {report['best_epoch']} of {report['epochs']} kept: {shown},"
-        f" test accuracy {100 * report['test_accuracy']:.2f} % of {report['dataset']['images']['test']:,}",
-        f"model: {report['run']}/model.safetensors, curves: {report['run']}/curves.png",
+        f"{head}, epoch {facts.best_epoch} of {facts.epochs} kept: {shown},"
+        f" test accuracy {100 * facts.test_accuracy:.2f} % of {len(plan.dataset.test):,}",
+        f"model: {run}/{MODEL}, curves: {run}/curves.png",
     ]
-    if fuzziness := report.get("fuzziness"):
-        lines.append(f"fuzziness of {len(fuzziness['epochs'])} epochs: {fuzziness['log']}, pictures beside it")
+    if fuzziness:
+        lines.append(f"fuzziness of {len(fuzziness.epochs)} epochs: {fuzziness.log}, pictures beside it")
     return lines

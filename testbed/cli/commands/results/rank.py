@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from testbed.cli.tables.fitting import FittedTable
-    from testbed.sensitivity.rank.ranking import Ranking
+    from testbed.sensitivity.circuits.components import ComponentKind
+    from testbed.sensitivity.rank.ranking import CheckedRanking, RankedBy, Ranking
+    from testbed.sensitivity.rank.validate import CorrelationInterval
 
 
 @click.command(
@@ -50,8 +52,8 @@ if TYPE_CHECKING:
 @json_option
 def rank(
     folder: Path,
-    by: str | None,
-    kind: str,
+    by: RankedBy | None,
+    kind: ComponentKind,
     campaign: Path | None,
     validate: Path | None,
     picture: Path | None,
@@ -79,12 +81,12 @@ def rank(
         return
     if by == "measured":
         raise click.UsageError("--validate holds scores against what was measured; --by measured is no score")
-    validation = check(folder, validate, kind, made, (by,) if by else METHODS)
+    checked = check(folder, validate, kind, made, (by,) if by else METHODS)
     if picture is not None:
         from testbed.sensitivity.rank.pictures import validation_picture
 
-        validation_picture(picture, validation)
-    emit(validation, as_json, lambda: _validation(validation))
+        validation_picture(picture, checked)
+    emit(checked, as_json, lambda: _validation(checked))
 
 
 def _ranking(ranking: Ranking) -> FittedTable:
@@ -93,21 +95,21 @@ def _ranking(ranking: Ranking) -> FittedTable:
     table = FittedTable(title=f"{ranking.kind}s by {ranking.by}, the first matter most")
     for name in ("rank", ranking.kind, "score"):
         table.add_column(name, justify="left" if name == ranking.kind else "right")
-    for position, entry in enumerate(sorted(ranking.scores, key=lambda entry: -entry["score"]), 1):
-        table.add_row(str(position), entry["component"], f"{entry['score']:.4g}")
+    for position, entry in enumerate(sorted(ranking.scores, key=lambda entry: -entry.score), 1):
+        table.add_row(str(position), entry.component, f"{entry.score:.4g}")
     return table
 
 
-def _validation(validation: dict[str, Any]) -> RenderableType:
+def _validation(checked: CheckedRanking) -> RenderableType:
     from testbed.cli.tables.fitting import FittedTable
     from testbed.cli.tables.prose import stacked
 
-    level = f"{100 * validation['confidence']:g} % intervals"
-    table = FittedTable(title=f"scores of {validation['kind']}s against {validation['campaign']}, {level}")
+    level = f"{100 * checked.confidence:g} % intervals"
+    table = FittedTable(title=f"scores of {checked.kind}s against {checked.campaign}, {level}")
     for name in ("score", "Spearman", "Kendall", "top k", "k", "chance", "SDC-1 removed, area"):
         table.add_column(name, justify="left" if name == "score" else "right")
-    areas = {curve.by: curve.area for curve in validation["protection"]}
-    for by, correlation in validation["by"].items():
+    areas = {order.by: order.area for order in checked.protection}
+    for by, correlation in checked.by.items():
         cells = [
             _interval(correlation.spearman),
             _interval(correlation.kendall),
@@ -116,14 +118,14 @@ def _validation(validation: dict[str, Any]) -> RenderableType:
         ]
         chance = "" if correlation.control is None else f"{100 * correlation.control:.1f} %"
         table.add_row(by, *cells, chance, f"{areas[by]:.3f}" if by in areas else "")
-    for by, title in (("measured", "measured ideal"), ("random", "random order")):
-        if by in areas:
-            table.add_row(title, "", "", "", "", "", f"{areas[by]:.3f}")
-    left_out = [f"{by} left out: {why}" for by, why in validation["left_out"].items()]
-    return stacked([table, *(correlation.verdict for correlation in validation["by"].values()), *left_out])
+    for curve, title in (("measured", "measured ideal"), ("random", "random order")):
+        if curve in areas:
+            table.add_row(title, "", "", "", "", "", f"{areas[curve]:.3f}")
+    left_out = [f"{by} left out: {why}" for by, why in checked.left_out.items()]
+    return stacked([table, *(correlation.verdict for correlation in checked.by.values()), *left_out])
 
 
-def _interval(estimate: Any) -> str:
+def _interval(estimate: CorrelationInterval) -> str:
     if estimate.value is None:
         return "not defined"
     return f"{estimate.value:.2f}" + ("" if estimate.low is None else f" [{estimate.low:.2f}, {estimate.high:.2f}]")

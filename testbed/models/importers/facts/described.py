@@ -10,7 +10,7 @@ from typing import Any, Literal
 from testbed.core.errors import TestbedError, UsageError
 from testbed.core.folder.parsing import json_value
 from testbed.models.importers.facts.ledger import INSTEAD
-from testbed.models.importers.facts.stated import stated
+from testbed.models.importers.facts.stated import StatedFacts, stated
 from testbed.models.importers.facts.timm_models import timm_facts
 
 CONFIG = "config.json"
@@ -53,7 +53,7 @@ class Described:
     path: Path
     library: Library
     model: str
-    values: Mapping[str, Any]
+    values: StatedFacts
     arguments: Mapping[str, Any]
     lacks: tuple[str, ...] = ()
 
@@ -109,8 +109,8 @@ def _timm(path: Path, values: Mapping[str, Any]) -> Described:
         arguments.setdefault("in_chans", size[0])
     if arguments.get("img_size"):
         ours["image"] = arguments["img_size"]
-    facts, lacks = timm_facts(architecture, arguments)
-    return Described(path, "timm", architecture, stated({**ours, **facts}), arguments, lacks)
+    facts = timm_facts(architecture, arguments)
+    return Described(path, "timm", architecture, stated({**ours, **facts.values}), arguments, facts.lacks)
 
 
 def preprocessing_described(folder: Path) -> Path | None:

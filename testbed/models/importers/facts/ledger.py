@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pydantic import JsonValue
+
 from testbed.core.errors import TestbedError, UsageError
 
 FactSource = Literal["file", "config.json", "stated", "data set", "usual"]
@@ -26,11 +28,11 @@ class Told:
     """
 
     key: str
-    value: Any
+    value: JsonValue
     source: FactSource
     note: str = ""
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, JsonValue]:
         return {"key": self.key, "value": self.value, "from": self.source, "note": self.note}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, get_args
+from typing import Any, TypedDict, cast, get_args
 
 from testbed.core.errors import UsageError
 from testbed.core.words.nearest import unknown
@@ -75,6 +75,26 @@ def _as_text(key: str, value: Any) -> str:
     return str(value)
 
 
+class StatedFacts(TypedDict, total=False):
+    """What was stated of a model, each value of the type that its key has."""
+
+    weights: str
+    head: str
+    activation: Activation
+    eps: float
+    heads: int
+    norm_order: NormOrder
+    pooling: Pooling
+    image: int
+    patch: int
+    channels: int
+    classes: int
+    width: int
+    depth: int
+    cls_token: bool
+    qkv_bias: bool
+
+
 _KEYS: dict[str, Callable[[str, Any], Any]] = {
     "weights": _as_text,
     "head": _as_text,
@@ -109,16 +129,16 @@ def settings(texts: Iterable[str]) -> dict[str, str]:
     return values
 
 
-def stated(values: Mapping[str, Any]) -> dict[str, Any]:
+def stated(values: Mapping[str, Any]) -> StatedFacts:
     """The values, each checked and in the type that its key has; None is not stated.
 
     Raises UsageError for an unknown key or a value that cannot be, and by name for what no model of ours has.
     """
-    checked = {}
+    checked: dict[str, Any] = {}
     for name, value in values.items():
         key = _OTHER_NAMES.get(name, name)
         if key not in _KEYS:
             raise UsageError(unknown("key", name, _KEYS))
         if value is not None:
             checked[key] = _KEYS[key](key, value)
-    return checked
+    return cast(StatedFacts, checked)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -26,24 +26,32 @@ _NOT_OURS = ("pretrained", "checkpoint_path", "cache_dir", "pretrained_cfg", "pr
 _NEEDED = ("activation", "heads", "norm_order", "eps")
 
 
-def timm_facts(architecture: str, arguments: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Keys of ``--set`` and their values; and those that remain unknown because timm is not installed.
+class TimmFacts(NamedTuple):
+    """``values`` by key of ``--set``. ``lacks``: keys that remain unknown because timm is not installed."""
+
+    values: Mapping[str, str | float]
+    lacks: tuple[str, ...] = ()
+
+
+def timm_facts(architecture: str, arguments: Mapping[str, Any]) -> TimmFacts:
+    """What timm knows of an architecture that is built with these arguments.
 
     Raises UsageError, naming it, for what no model of ours has.
     """
     module = importable("timm")
     if module is not None:
-        return _inspected(architecture, built(architecture, arguments, "meta")), ()
+        return TimmFacts(_inspected(architecture, built(architecture, arguments, "meta")))
     plain = _PLAIN.fullmatch(architecture)
     if plain is None or set(arguments) - _PLAIN_ARGUMENTS:
-        return {}, _NEEDED
-    return {
+        return TimmFacts({}, _NEEDED)
+    values = {
         "activation": arguments.get("act_layer") or "gelu",
         "heads": arguments.get("num_heads") or PUBLISHED_HEADS[_WIDTHS[plain[2]]],
         "norm_order": "pre",
         "eps": 1e-6,
         "pooling": _pooling(arguments.get("global_pool") or "token"),
-    }, ()
+    }
+    return TimmFacts(values)
 
 
 def importable(name: str) -> Any:
@@ -76,7 +84,7 @@ def built(architecture: str, arguments: Mapping[str, Any], device: str) -> nn.Mo
         ) from error
 
 
-def _inspected(architecture: str, model: Any) -> dict[str, Any]:
+def _inspected(architecture: str, model: Any) -> dict[str, str | float]:
     if type(model).__name__ != "VisionTransformer" or not hasattr(model, "blocks"):
         raise UsageError(f"architecture {architecture!r} is timm's {type(model).__name__}: not supported; {INSTEAD}")
     orders = {_NORM_ORDERS.get(type(block).__name__, type(block).__name__) for block in model.blocks}

@@ -10,6 +10,7 @@ from testbed.core.errors import TestbedError, UsageError
 from testbed.core.folder.file_kinds import other_format, start_of, unusable
 from testbed.core.folder.parsing import json_value
 from testbed.core.folder.run_files import WEIGHTS
+from testbed.core.folder.runfolder import MANIFEST
 from testbed.models.importers.facts.ledger import INSTEAD
 from testbed.models.keys import listed
 
@@ -49,7 +50,7 @@ def weights_file(path: Path) -> WeightsFile:
 
 
 def _in_folder(folder: Path) -> Path:
-    if (folder / "manifest.json").is_file() and (folder / WEIGHTS).is_file():
+    if (folder / MANIFEST).is_file() and (folder / WEIGHTS).is_file():
         raise UsageError(f"{folder} is a run's folder already; use it with --run, or name {folder}/model.safetensors")
     known = [folder / name for name in _IN_A_FOLDER if (folder / name).is_file()]
     if known:
