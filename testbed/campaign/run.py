@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -200,7 +199,7 @@ class Run(Closing):
             raise UsageError(
                 f"fault {fault_id} strikes an activation of image {fault.image_id!r}; it has no other image"
             )
-        fault = replace(fault, image_id=fault.image_id or image or self.image_ids[0])
+        fault = fault._replace(image_id=fault.image_id or image or self.image_ids[0])
         return inject(self.workplace, self.sites(fault.target)[fault.site], fault)
 
     def plain_file(self, target: str = "model") -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import pyarrow as pa
 
@@ -12,9 +12,9 @@ from testbed.core.schema import PLAN_COLUMNS, arrow_schema
 from testbed.core.site import Site, Where
 
 
-@dataclass(frozen=True, slots=True)
-class PlanRow:
-    """A field per column of a plan: see `testbed.core.schema.PLAN_COLUMNS`. Of several struck words it has the first."""
+class PlanRow(NamedTuple):
+    """A field per column of a plan, in their order: see `testbed.core.schema.PLAN_COLUMNS`. Of several struck words it has
+    the first."""
 
     fault_id: int
     target: str
@@ -22,7 +22,7 @@ class PlanRow:
     site: str
     kind: str
     block: int | None
-    index: int
+    index: int  # type: ignore[assignment]  # the column's name, and a method of every tuple
     format: str
     op: Op
     bit: int | None
@@ -83,8 +83,8 @@ class PlanRow:
 
 
 def table_of(rows: Sequence[PlanRow]) -> pa.Table:
-    columns = {column.name: [getattr(row, column.name) for row in rows] for column in PLAN_COLUMNS}
-    return pa.table(columns, schema=arrow_schema(PLAN_COLUMNS)).combine_chunks()
+    columns = zip(*rows, strict=True) if rows else ((),) * len(PLAN_COLUMNS)
+    return pa.table(list(map(list, columns)), schema=arrow_schema(PLAN_COLUMNS)).combine_chunks()
 
 
 def rows_of(plan: pa.Table) -> list[PlanRow]:
