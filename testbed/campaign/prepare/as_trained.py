@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
-from testbed.campaign.spec.campaign import DataSpec
+from testbed.campaign.spec.campaign import CampaignSpec, DataSpec
 from testbed.core.errors import UsageError
 from testbed.data import Dataset
 from testbed.data.classes.order import classes_beside
@@ -12,6 +13,8 @@ from testbed.data.preprocess.stated import preprocess_asked, preprocess_from
 from testbed.data.preprocess.steps import Preprocess
 from testbed.models.importers import preprocessing_described
 from testbed.models.runs import DataSource
+
+log = logging.getLogger(__name__)
 
 
 def check_like_model_run(asked: DataSpec, dataset: Dataset, source: DataSource | None) -> None:
@@ -52,3 +55,14 @@ def _check_classes(dataset: Dataset, theirs: list[str], where: str) -> None:
         at = next(number for number, pair in enumerate(zip(ours, theirs, strict=True)) if pair[0] != pair[1])
         differ = f"of {dataset.name} class {at} is {ours[at]!r}, and {where} has {theirs[at]!r} there"
     raise UsageError(f"data.classes is not stated: {differ}; state the order that is meant: a file, natural or text")
+
+
+def warn_of_split(spec: CampaignSpec, dataset: Dataset) -> None:
+    """Warn of test images that an ONNX file may have been trained on: it does not say which draw it was trained without."""
+    if dataset.seeded_test and spec.seed and "seed" not in spec.model.training:
+        log.warning(
+            "data: the test images of %s are a draw by seed %d, the campaign's; a file trained with another seed has seen"
+            " some of them. Name its seed: model.training = { seed = N }",
+            dataset.name,
+            spec.seed,
+        )

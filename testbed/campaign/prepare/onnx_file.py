@@ -17,7 +17,7 @@ from pydantic import JsonValue
 from testbed.campaign.described import AbsentSite, DescribedModel
 from testbed.campaign.facts import ExportFacts, GoldenFacts
 from testbed.campaign.plan.sections import check_sections
-from testbed.campaign.prepare.as_trained import check_like_library
+from testbed.campaign.prepare.as_trained import check_like_library, warn_of_split
 from testbed.campaign.prepare.known import KnownModel, cached_logits
 from testbed.campaign.prepare.row_gate import input_influence
 from testbed.campaign.prepare.subject import check_accuracy, dataset_of
@@ -76,7 +76,7 @@ class OnnxSubject:
         assert spec.data is not None
         check_like_library(spec.data, dataset, path.parent)
         _check_fit(proto, dataset, spec.model.onnx)
-        _warn_of_split(spec, dataset)
+        warn_of_split(spec, dataset)
         check_memory(proto, spec.model.onnx, spec.engine.sketched_batch)
         return cls(spec, dataset, adopted)
 
@@ -271,17 +271,6 @@ def _image_side(proto: ModelProto) -> int:
         axes = ", ".join(("B", *map(str, shape)))
         raise UsageError(f"the model's input {value.name!r} is ({axes}); a campaign needs square images (B, C, S, S)")
     return shape[1]
-
-
-def _warn_of_split(spec: CampaignSpec, dataset: Dataset) -> None:
-    """A file does not say which draw of the test images it was trained without."""
-    if dataset.seeded_test and spec.seed and "seed" not in spec.model.training:
-        log.warning(
-            "data: the test images of %s are a draw by seed %d, the campaign's; a file trained with another seed has seen"
-            " some of them. Name its seed: model.training = { seed = N }",
-            dataset.name,
-            spec.seed,
-        )
 
 
 def _check_fit(proto: ModelProto, dataset: Dataset, file: str) -> None:
