@@ -110,7 +110,7 @@ CAMPAIGN_FOLDER: tuple[RunFile, ...] = (
     ),
     RunFile("exact.parquet", "sweep", "smallest masking atol of rows that had to be evaluated exactly"),
     RunFile("noise/TARGET.SOURCE.parquet", "sweep", "deviation without a fault of another engine, precision or batch"),
-    RunFile("sweep.json", "sweep", "the swept tolerances: flagged and missed faults, false alarms"),
+    RunFile("sweep.json", "sweep", "the swept tolerances: flagged and missed faults, false alarms ([keys](sweep.md))"),
 )
 """In the folder of a campaign."""
 
