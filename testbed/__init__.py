@@ -11,8 +11,8 @@ Each name has its own help: help(testbed.run).
 specs      load_spec, write_spec, list_specs, CampaignSpec
 campaigns  plan, dry_run, run, read_status, open_run, list_runs; Run, Injection; ProgressBar, Snapshot
 results    gather_rates, draw_figures, write_report, compare_runs, sweep_tolerances, sweep_bit_errors
-models     Model (golden, tiers, images, export), instrument_model, bench_models, compare_models,
-           prune_model, rank_components, validate_ranking, measure_fuzziness, measure_class_space,
+models     train_model, import_model, run_study, Model (golden, tiers, images, export), instrument_model, bench_models,
+           compare_models, prune_model, rank_components, validate_ranking, measure_fuzziness, measure_class_space,
            measure_attention; ScoreOptions
 machine    diagnose, list_cache, clear_cache; TestbedError, which every error is that a user can put right
 
@@ -29,14 +29,17 @@ from testbed.core.process.telemetry import switch_off
 if TYPE_CHECKING:
     __version__: str
 
-    from testbed.api.attention import measure_attention
     from testbed.api.campaigns import dry_run, open_run, plan, read_status, run
-    from testbed.api.class_space import measure_class_space
     from testbed.api.machine import clear_cache, list_cache
+    from testbed.api.model.attention import measure_attention
+    from testbed.api.model.class_space import measure_class_space
     from testbed.api.model.folder import Model
     from testbed.api.model.fuzziness import measure_fuzziness
+    from testbed.api.model.importing import import_model
     from testbed.api.model.instrumenting import instrument_model
+    from testbed.api.model.studying import run_study
     from testbed.api.model.tradeoff import compare_models
+    from testbed.api.model.training import train_model
     from testbed.api.models import ScoreOptions, bench_models, prune_model, rank_components, validate_ranking
     from testbed.api.progress import ProgressBar
     from testbed.api.publishing import draw_figures, gather_rates, list_runs
@@ -66,6 +69,7 @@ __all__ = [
     "draw_figures",
     "dry_run",
     "gather_rates",
+    "import_model",
     "instrument_model",
     "list_cache",
     "list_runs",
@@ -80,8 +84,10 @@ __all__ = [
     "rank_components",
     "read_status",
     "run",
+    "run_study",
     "sweep_bit_errors",
     "sweep_tolerances",
+    "train_model",
     "validate_ranking",
     "write_report",
     "write_spec",
@@ -105,13 +111,14 @@ _HOMES = {
     "draw_figures": "testbed.api.publishing",
     "dry_run": "testbed.api.campaigns",
     "gather_rates": "testbed.api.publishing",
+    "import_model": "testbed.api.model.importing",
     "instrument_model": "testbed.api.model.instrumenting",
     "list_cache": "testbed.api.machine",
     "list_runs": "testbed.api.publishing",
     "list_specs": "testbed.api.specs",
     "load_spec": "testbed.api.specs",
-    "measure_attention": "testbed.api.attention",
-    "measure_class_space": "testbed.api.class_space",
+    "measure_attention": "testbed.api.model.attention",
+    "measure_class_space": "testbed.api.model.class_space",
     "measure_fuzziness": "testbed.api.model.fuzziness",
     "open_run": "testbed.api.campaigns",
     "plan": "testbed.api.campaigns",
@@ -119,8 +126,10 @@ _HOMES = {
     "rank_components": "testbed.api.models",
     "read_status": "testbed.api.campaigns",
     "run": "testbed.api.campaigns",
+    "run_study": "testbed.api.model.studying",
     "sweep_bit_errors": "testbed.api.studies",
     "sweep_tolerances": "testbed.api.studies",
+    "train_model": "testbed.api.model.training",
     "validate_ranking": "testbed.api.models",
     "write_report": "testbed.api.studies",
     "write_spec": "testbed.api.specs",

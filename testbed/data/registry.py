@@ -92,7 +92,7 @@ def register(
 
 
 def entries() -> dict[str, DatasetEntry]:
-    """Name -> entry; those that take a path last."""
+    """List the known data sets: name -> entry; those that take a path last."""
     for module in _BUILT_IN:
         import_module(f"testbed.data.sets.{module}")
     load_plugins()

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +16,6 @@ if TYPE_CHECKING:
     from pydantic import JsonValue
     from rich.console import RenderableType
 
-    from testbed.data import Dataset
-    from testbed.models.config import ViTConfig
     from testbed.models.importers import ImportedModel, LibraryCheck, Told
     from testbed.models.runs import DataSource
 
@@ -88,34 +83,11 @@ def import_(
     Hugging Face beside the file, or taken as is usual for the library: the table says which. With --data, classes and
     channels must agree with the data set's.
     """
-    from testbed.models.importers import assumed, import_weights, weights_file
-    from testbed.models.runs import MODEL, write_model_run
+    from testbed.api.model.importing import import_run
 
     stated = _stated(settings, heads, pooling, norm_eps)
-    folder = weights_file(file).path.parent
-    dataset, source, how, order = _data(data, root, preprocess, classes, seed, folder)
-    fit = {} if dataset is None else {"classes": len(dataset.classes), "channels": dataset.channels}
-    _make_torchvision_importable(folder, check)
-    imported = import_weights(file, layout, data_set=fit, **stated)
-    rows = [*imported.facts, *_preprocess_rows(dataset, how, folder, imported.config), *order]
-    checked = _checked(imported) if check else None
-    parameters = sum(p.numel() for p in imported.model.parameters())
-    facts: dict[str, JsonValue] = {
-        "layout": imported.layout,
-        "parameters": parameters,
-        "assumed": list(assumed(rows)),
-        "told": [row.to_json() for row in rows],
-        "check": checked.to_json() if checked else None,
-    }
-    config = imported.config.to_json()
-    made_from: dict[str, JsonValue] = {"file_sha256": imported.sha256, "layout": imported.layout, "config": config}
-    made_from |= {
-        row.key: row.value for row in imported.facts if row.key in ("weights", "head") and row.source == "stated"
-    }
-    name = Path(os.path.abspath(file)).name  # of "." too; a link keeps its own name
-    write_model_run(run, imported.model, stage="import", name=name, made_from=made_from, data=source, facts=facts)
-    report = {"run": run, "model": run / MODEL, **facts, "config": config, "data": source and asdict(source)}
-    emit(report, as_json, lambda: _import_text(file, run, imported, rows, checked, source))
+    made = import_run(file, run, layout, stated, check, data, root, preprocess, classes, seed)
+    emit(made.report, as_json, lambda: _import_text(file, run, made.imported, made.rows, made.checked, made.source))
 
 
 def _stated(settings: tuple[str, ...], heads: int | None, pooling: Any, norm_eps: float | None) -> dict[str, Any]:
@@ -133,76 +105,6 @@ def _stated(settings: tuple[str, ...], heads: int | None, pooling: Any, norm_eps
         if value is not None:
             stated[key] = value
     return stated
-
-
-def _data(
-    name: str | None, root: Path | None, preprocess: str | None, classes: str | None, seed: int, folder: Path
-) -> tuple[Dataset | None, DataSource | None, str, list[Told]]:
-    """The data set, its record, where its preprocessing is from, and a row on its classes' order.
-
-    ``folder``: the weights', whose files may say both.
-    """
-    from testbed.cli.commands.model.import_classes import with_classes
-    from testbed.models.importers import preprocessing_described
-
-    if name is None:
-        if root or preprocess or classes:
-            raise UsageError("--root, --preprocess and --classes belong to a data set; name it with --data NAME")
-        return None, None, "", []
-    from testbed.data.preprocess.stated import kept, preprocess_from
-    from testbed.data.registry import load
-    from testbed.models.runs import DataSource
-
-    how = "stated" if preprocess else "usual"
-    chosen: Any = preprocess
-    if preprocess is None and (file := preprocessing_described(folder)):
-        how, chosen = "config.json", preprocess_from(file)
-    loaded = partial(load, name, root=root, preprocess=chosen, seed=seed)
-    dataset, order, row = with_classes(lambda stated: loaded(classes=stated), classes, folder)
-    return dataset, DataSource(name, None if root is None else str(root), kept(chosen), seed, order), how, [row]
-
-
-def _preprocess_rows(dataset: Dataset | None, how: Any, folder: Path, config: ViTConfig) -> list[Told]:
-    """How images become the model's input. Raises UsageError where they would have another size than it takes."""
-    from testbed.data.preprocess.stated import preprocess_from
-    from testbed.models.importers import Told, preprocessing_described
-
-    file = preprocessing_described(folder)
-    if dataset is None:
-        if file is None:
-            return []
-        try:
-            description = preprocess_from(file).one_line(config.image)
-        except UsageError as error:  # in the way only of data that is prepared so
-            return [Told("preprocess", "not read", "config.json", str(error))]
-        return [
-            Told("preprocess", description, "config.json", f"{file.name}; kept when a data set is named: --data NAME")
-        ]
-    dataset.preprocess.check_size(config.image)
-    height, width = dataset.test.pixels(0).shape[:2]
-    size = f"{height} x {width} -> {config.image} x {config.image}"
-    notes = {"usual": "the data set's own; if the model was trained with another, state --preprocess"}
-    notes |= {"config.json": file.name} if file else {}
-    return [
-        Told("preprocess", dataset.preprocess.one_line(config.image), how, notes.get(how, "")),
-        Told("resize", size, "data set", "the first image"),
-    ]
-
-
-def _make_torchvision_importable(folder: Path, check: bool) -> None:
-    """Makes torchvision importable: timm and transformers import it, and cannot beside PyTorch of another build;
-    ``_torchvision`` says why."""
-    if check or (folder / "config.json").is_file():
-        import testbed.data._torchvision  # noqa: F401
-
-
-def _checked(imported: ImportedModel) -> LibraryCheck:
-    """Raises GateFailed where the logits differ."""
-    from testbed.models.importers import check_against_library
-
-    check: LibraryCheck = check_against_library(imported)
-    check.raise_if_failed()
-    return check
 
 
 def _import_text(
