@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,9 @@ from testbed.cli.groups import CommandGroup
 from testbed.cli.options.numbers import Whole
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from testbed.campaign.injection import Injection, StoredRow
 
 
@@ -36,52 +40,82 @@ def replay(folder: Path, fault_id: int, image: str | None, as_json: bool) -> Non
     with Run(folder) as run:
         hit = run.replay(fault_id, image)
         stored = run.stored_row(fault_id, hit.image_id)
-    record = _record(fault_id, hit, stored)
-    emit(record, as_json, lambda: _fault_lines(record))
+    replayed = FaultReplay.of(fault_id, hit, stored)
+    emit(replayed.to_json(), as_json, lambda: _fault_lines(replayed))
 
 
-def _record(fault_id: int, hit: Injection, stored: StoredRow | None) -> dict[str, Any]:
-    from testbed.analysis.outputs.compare import max_abs_diff
+@dataclass(frozen=True, eq=False)
+class FaultReplay:
+    """A fault that was run again, and the row stored of it. golden_logits, faulty_logits: (K,) float32; None, as in JSON they
+    are not there, for a target without classes. same_as_stored: None where nothing is stored yet."""
 
-    record: dict[str, Any] = {
-        "fault_id": fault_id,
-        "target": hit.target,
-        "site": hit.site,
-        "index": hit.index,
-        "op": hit.op,
-        "bit": hit.bit,
-        "image_id": hit.image_id,
-        "label": hit.label,
-        "value_before": hit.golden_value,
-        "value_after": hit.faulty_value,
-        "outcome": hit.outcome,
-        "engine_hash": hit.engine_hash,
-        "stored_outcome": stored.outcome if stored else None,
-        "same_as_stored": None,
-        "max_abs_diff": float(max_abs_diff(hit.faulty[None], hit.golden[None])[0]),
-    }
-    if hit.target == "model":
-        record |= {"golden_logits": hit.golden, "faulty_logits": hit.faulty}
-        if stored and stored.logits is not None:
-            record["same_as_stored"] = stored.logits.tobytes() == hit.faulty.tobytes()
-    elif stored:
-        record["same_as_stored"] = stored.outcome == hit.outcome
-    return record
+    fault_id: int
+    target: str
+    site: str
+    index: int
+    op: str
+    bit: int | None
+    image_id: str
+    label: int
+    value_before: float
+    value_after: float
+    outcome: str
+    engine_hash: str
+    stored_outcome: str | None
+    same_as_stored: bool | None
+    max_abs_diff: float
+    golden_logits: NDArray[np.float32] | None
+    faulty_logits: NDArray[np.float32] | None
+
+    @classmethod
+    def of(cls, fault_id: int, hit: Injection, stored: StoredRow | None) -> FaultReplay:
+        """Compare bit for bit where logits are stored, else by outcome."""
+        from testbed.analysis.outputs.compare import max_abs_diff
+
+        with_logits = hit.target == "model"
+        if with_logits:
+            same = None if stored is None or stored.logits is None else stored.logits.tobytes() == hit.faulty.tobytes()
+        else:
+            same = None if stored is None else stored.outcome == hit.outcome
+        return cls(
+            fault_id=fault_id,
+            target=hit.target,
+            site=hit.site,
+            index=hit.index,
+            op=hit.op,
+            bit=hit.bit,
+            image_id=hit.image_id,
+            label=hit.label,
+            value_before=hit.golden_value,
+            value_after=hit.faulty_value,
+            outcome=hit.outcome,
+            engine_hash=hit.engine_hash,
+            stored_outcome=stored.outcome if stored else None,
+            same_as_stored=same,
+            max_abs_diff=float(max_abs_diff(hit.faulty[None], hit.golden[None])[0]),
+            golden_logits=hit.golden if with_logits else None,
+            faulty_logits=hit.faulty if with_logits else None,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready, in the order of the fields; logits only where there are any."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: v for name, v in values.items() if v is not None or not name.endswith("_logits")}
 
 
-def _fault_lines(record: dict[str, Any]) -> list[str]:
-    what = record["op"] if record["bit"] is None else f"{record['op']} of bit {record['bit']}"
+def _fault_lines(replayed: FaultReplay) -> list[str]:
+    what = replayed.op if replayed.bit is None else f"{replayed.op} of bit {replayed.bit}"
     lines = [
-        f"fault {record['fault_id']}: {what} at {record['site']}[{record['index']}] of target {record['target']}",
-        f"image {record['image_id']}, label {record['label']}, engine {record['engine_hash']}",
-        f"value  {record['value_before']!r} -> {record['value_after']!r}",
+        f"fault {replayed.fault_id}: {what} at {replayed.site}[{replayed.index}] of target {replayed.target}",
+        f"image {replayed.image_id}, label {replayed.label}, engine {replayed.engine_hash}",
+        f"value  {replayed.value_before!r} -> {replayed.value_after!r}",
     ]
-    if "golden_logits" in record:
+    if replayed.golden_logits is not None and replayed.faulty_logits is not None:
         lines += ["class        golden        faulty"]
-        pairs = zip(record["golden_logits"], record["faulty_logits"], strict=True)
+        pairs = zip(replayed.golden_logits, replayed.faulty_logits, strict=True)
         lines += [f"{k:5d}  {golden:12.6g}  {faulty:12.6g}" for k, (golden, faulty) in enumerate(pairs)]
     else:
-        lines.append(f"largest deviation of the output {record['max_abs_diff']:.6g}")
+        lines.append(f"largest deviation of the output {replayed.max_abs_diff:.6g}")
     agreement = {True: "the same as the stored row", False: "NOT what is stored", None: "not yet stored"}
-    lines.append(f"outcome {record['outcome']}: {agreement[record['same_as_stored']]}")
+    lines.append(f"outcome {replayed.outcome}: {agreement[replayed.same_as_stored]}")
     return lines
