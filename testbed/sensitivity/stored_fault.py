@@ -32,7 +32,7 @@ from testbed.campaign.plan.table import PlanSlice, read_plan
 from testbed.campaign.run import Run
 from testbed.core.arrays import Words32
 from testbed.core.errors import UsageError
-from testbed.core.site import SiteTable
+from testbed.core.site import SiteTable, Where
 from testbed.instrument.ports.feed import NO_SITE, numbers
 from testbed.models.vit import ViT, taps
 from testbed.semantics import corrupt
@@ -68,7 +68,7 @@ class StoredFault:
 
     fault_id: int
     target: str
-    where: str
+    where: Where
     op: str
     pattern: str
     bit: int | None

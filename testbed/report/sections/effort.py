@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from testbed.campaign.proofs import WHOLE, AttentionRecord, Proof, SuffixRecord, WeightRecord
 from testbed.campaign.summary.record import EvaluatedRows
 from testbed.core.errors import StaleArtefact
+from testbed.core.site import Where
 from testbed.report.formatting import count, percent, percent_bound
 from testbed.report.read.evidence import Evidence
 
@@ -54,8 +55,8 @@ class Effort:
 
 def effort(evidence: Evidence) -> Effort:
     records, failures = evidence.summary.evaluation, evidence.summary.failures
-    target_places: dict[tuple[str, str], dict[str, int]] = {}
-    totals: dict[tuple[str, str], int] = {}
+    target_places: dict[tuple[str, Where], dict[str, int]] = {}
+    totals: dict[tuple[str, Where], int] = {}
     for record in records:
         target_place = record.target, record.where
         totals[target_place] = totals.get(target_place, 0) + record.rows
@@ -86,7 +87,7 @@ def _share(ways: Mapping[str, int], way: str, total: int) -> float | None:
     return ways[way] / total if way in ways else None
 
 
-def _target_place(target: str, where: str) -> str:
+def _target_place(target: str, where: Where) -> str:
     return f"{target}, {'activations' if where == 'activation' else 'weights'}"
 
 
