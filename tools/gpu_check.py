@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not devices and not options.without_gpu:
         print(f"no GPU: {reason}; --without-gpu runs the same stages on the CPU", file=sys.stderr)
         return ERROR
-    path = options.to or ROOT / "golden" / "gpu" / f"{options.date}-{_slug(devices)}.json"
+    path = options.to or ROOT / "golden" / "gpu" / f"{options.date}-{slug(devices)}.json"
     try:
         report = _checked(options, path, devices)
     except TestbedError as error:
@@ -150,7 +150,7 @@ def _said(*command: str) -> str | None:
     return lines[0].strip() if lines else None
 
 
-def _slug(devices: list[str]) -> str:
+def slug(devices: list[str]) -> str:
     return re.sub(r"[^a-z0-9]+", "-", devices[0].lower()).strip("-") if devices else "without-gpu"
 
 

@@ -39,12 +39,13 @@ def tradeoff_png(tradeoff: Tradeoff, dark: bool = False) -> bytes:
     spines = {"axes.spines.top": False, "axes.spines.right": False, "grid.color": rule, "axes.axisbelow": True}
     style: dict[Any, Any] = {**colours, **fonts, **spines, "axes.prop_cycle": cycler(color=series)}
     with mpl.rc_context(style):
-        figure, made = _drawn(tradeoff, soft), io.BytesIO()
+        figure, made = draw_tradeoff(tradeoff, soft), io.BytesIO()
         figure.savefig(made, format="png", dpi=120)
     return made.getvalue()
 
 
-def _drawn(tradeoff: Tradeoff, soft: str) -> Figure:
+def draw_tradeoff(tradeoff: Tradeoff, soft: str) -> Figure:
+    """Draw the trade-off as six panels. soft: colour of what is only to guide the eye."""
     entries = list(tradeoff.entries)
     names = _names(entries)
     figure = Figure(

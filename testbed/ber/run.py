@@ -129,7 +129,7 @@ def weight_engine(preparation: Preparation, images: int | None) -> Iterator[Camp
         raise UsageError('a bit-error-rate sweep needs the whole model: a section of the spec with target = "model"')
     workplace, plain = Workplace(preparation.folder, preparation.spec), Files("model").plain
     request = workplace.request("model", plain, mutable_weights=True)
-    asked = _asked(preparation.dataset.test, images, preparation.spec.seed)
+    asked = chosen_images(preparation.dataset.test, images, preparation.spec.seed)
     with workplace.open(request) as runner:
         yield CampaignEngine(
             target="model",
@@ -139,12 +139,15 @@ def weight_engine(preparation: Preparation, images: int | None) -> Iterator[Camp
             inputs=_inputs(asked),
             input_name=input_name(request.onnx),
             output_name=output_name(request.onnx),
-            images=_named(asked),
+            images=named_images(asked),
             batch=workplace.batch,
         )
 
 
-def _asked(test: Split, images: int | None, seed: int) -> Split:
+def chosen_images(test: Split, images: int | None, seed: int) -> Split:
+    """Choose so many test images, as evenly from the classes as they allow; None: all of them.
+
+    Raises UsageError for more images than there are."""
     if images is None:
         return test
     if not 1 <= images <= len(test):
@@ -152,7 +155,8 @@ def _asked(test: Split, images: int | None, seed: int) -> Split:
     return test.chosen(images, seed, BIT_ERROR_RATE)
 
 
-def _named(asked: Split) -> NamedImages:
+def named_images(asked: Split) -> NamedImages:
+    """Name the images of a split, all of one tier."""
     n = len(asked)
     return NamedImages(tuple(asked.ids), asked.labels.astype(np.int64), np.zeros(n, np.int16), np.arange(n))
 

@@ -24,7 +24,7 @@ def watch_on_stderr() -> Iterator[Callable[[Snapshot], None]]:
     """Yields what a `testbed.campaign.results.progress.Progress` shows itself with: where stderr is no terminal, a line now and
     then."""
     if not sys.stderr.isatty():
-        yield _StageLines().show
+        yield StageLines().show
         return
     from rich.console import Group
     from rich.live import Live
@@ -39,7 +39,7 @@ def watch_on_stderr() -> Iterator[Callable[[Snapshot], None]]:
         yield show
 
 
-class _StageLines:
+class StageLines:
     """Logs how far a stage is, every half a minute."""
 
     def __init__(self) -> None:

@@ -39,7 +39,7 @@ class Augmentation:
 
 def augmentation(name: str, size: int) -> Augmentation:
     """The one called ``name`` for model inputs of ``size`` px. Raises UsageError for an unknown name."""
-    from testbed.data._torchvision import transforms as t  # here: it takes seconds, and "none" does not need it
+    from testbed.data.torchvision_import import transforms as t  # here: it takes seconds, and "none" does not need it
 
     def baseline(crop: int = size) -> tuple[Transform, ...]:
         return t.RandomCrop(crop, padding=4), t.RandomHorizontalFlip()

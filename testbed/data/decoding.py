@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from testbed.core.errors import TestbedError
+from testbed.data.warn_once import warn_once
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +29,6 @@ _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT, _ORIENTATION = 258, 262, 339, 274  # TIFF's
 _SIGNED = 2
 _CONVERT = "write it with 8 or 16 bits, unsigned, or as floats in [0, 1]"
 _SEVERAL = ("TIFF", "WEBP", "PNG")  # formats with pages or frames
-_warned: set[tuple[str, Path]] = set()
 
 
 def decoded(path: Path) -> np.ndarray:
@@ -74,7 +74,7 @@ def _pixels(image: Image.Image, path: Path) -> np.ndarray:
 def _whole_numbers(image: Image.Image, path: Path, white: int, *, inverted: bool) -> np.ndarray:
     values = np.asarray(image)
     if 255 < values.max() < 2**12 <= white:
-        _once(
+        _warn_of(
             "16-bit",
             path,
             f"image {path} has 16 bits and no value above {values.max()}: read as 0..{white}, so it is nearly black;"
@@ -98,16 +98,18 @@ def _grey(values: np.ndarray) -> np.ndarray:
 def _tell_what_is_left_out(image: Image.Image, path: Path) -> None:
     has_exif = "exif" in image.info or image.format == "TIFF"
     if has_exif and image.getexif().get(_ORIENTATION, 1) != 1:
-        _once(
+        _warn_of(
             "turned",
             path,
             f"image {path} is stored turned (EXIF orientation) and is read as stored, as torchvision and timm do; if the"
             " model was trained on upright images, write the files upright (PIL.ImageOps.exif_transpose)",
         )
     if image.format in _SEVERAL and (number := getattr(image, "n_frames", 1)) > 1:
-        _once("several", path, f"image {path} holds {number} images, of which the first is read, as torchvision does")
+        _warn_of(
+            "several", path, f"image {path} holds {number} images, of which the first is read, as torchvision does"
+        )
     if "transparency" in image.info or (image.mode in ("LA", "PA", "RGBA") and _alpha(image).min() < 255):
-        _once(
+        _warn_of(
             "transparent",
             path,
             f"image {path} is partly transparent: the colours are taken as stored and the transparency is left out, as"
@@ -119,9 +121,6 @@ def _alpha(image: Image.Image) -> np.ndarray:
     return np.asarray(image.getchannel("A"))
 
 
-def _once(kind: str, path: Path, text: str) -> None:
-    """Warns once for a data set and process."""
-    key = (kind, path.parent.parent)
-    if key not in _warned:
-        _warned.add(key)
-        log.warning("%s", text)
+def _warn_of(kind: str, path: Path, text: str) -> None:
+    """Warn once for a data set and process."""
+    warn_once(log, text, (kind, path.parent.parent))

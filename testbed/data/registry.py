@@ -55,7 +55,7 @@ class DatasetEntry:
     takes_path: bool
 
 
-_ENTRIES: dict[str, DatasetEntry] = {}
+ENTRIES: dict[str, DatasetEntry] = {}
 
 
 def register(
@@ -85,7 +85,7 @@ def register(
     """
 
     def added(loader: Loader) -> Loader:
-        _ENTRIES[name] = DatasetEntry(loader, needs, fetch, note, get, takes_path)
+        ENTRIES[name] = DatasetEntry(loader, needs, fetch, note, get, takes_path)
         return loader
 
     return added
@@ -96,7 +96,7 @@ def entries() -> dict[str, DatasetEntry]:
     for module in _BUILT_IN:
         import_module(f"testbed.data.sets.{module}")
     load_plugins()
-    return dict(sorted(_ENTRIES.items(), key=lambda item: item[1].takes_path))
+    return dict(sorted(ENTRIES.items(), key=lambda item: item[1].takes_path))
 
 
 def data_root(root: str | os.PathLike[str] | None = None) -> Path:

@@ -108,7 +108,7 @@ def _torchvision(name: str) -> Finding:
     except Exception as error:  # whatever a foreign library raises is a finding here, never a crash
         why = f"`import {name}` fails ({first_line(error)})"
         try:
-            importlib.import_module("testbed.data._torchvision")
+            importlib.import_module("testbed.data.torchvision_import")
         except Exception:
             return Finding(name, False, version, f"required, but {why}", f"the {name} of torch's own package index")
         return Finding(name, True, version, f"required; works in testbed only: {why}")

@@ -46,8 +46,8 @@ class Buffer:
         return self.size * self.dtype.itemsize
 
 
-class _Faults(ctypes.Structure):
-    """The struct testbed::Faults of kernels/port.h."""
+class FaultsStruct(ctypes.Structure):
+    """The C struct testbed::Faults of kernels/port.h."""
 
     _fields_ = [
         *((name, ctypes.c_int64) for name in ("rows", "slots", "elements", "port")),
@@ -59,7 +59,7 @@ class _Faults(ctypes.Structure):
 class DeviceFaults:
     """A fault list in device memory, (rows, slots)."""
 
-    record: _Faults
+    record: FaultsStruct
     arrays: tuple[Buffer, ...] = field(repr=False)
 
 
@@ -145,7 +145,7 @@ def upload_faults(
             raise EngineError(f"fault sites of shape {sites.shape} do not fit indices of shape {places.shape}")
         arrays.insert(0, device.upload(sites))
     pointers = [buffer.pointer for buffer in arrays]
-    record = _Faults(*places.shape, elements, port, *([None] if site is None else []), *pointers)
+    record = FaultsStruct(*places.shape, elements, port, *([None] if site is None else []), *pointers)
     return DeviceFaults(record, tuple(arrays))
 
 
@@ -166,7 +166,7 @@ def launch(
     rows, elements = faults.record.rows, faults.record.elements
     if values.size != rows * elements or (current and current.size != rows * faults.record.slots):
         raise EngineError(f"faults for {rows} rows of {elements} elements do not fit a buffer of {values.shape}")
-    status = _kernels().testbed_cuda_inject(
+    status = load_kernels().testbed_cuda_inject(
         values.pointer,
         values.dtype.itemsize,
         ctypes.byref(faults.record),
@@ -181,7 +181,7 @@ def copy(to: Buffer, source: Buffer, stream: int = 0) -> None:
     """Device to device, without waiting."""
     if to.nbytes != source.nbytes:
         raise EngineError(f"cannot copy {source.nbytes} bytes into a buffer of {to.nbytes}")
-    _succeed(_kernels().testbed_cuda_copy(to.pointer, source.pointer, source.nbytes, stream or None))
+    _succeed(load_kernels().testbed_cuda_copy(to.pointer, source.pointer, source.nbytes, stream or None))
 
 
 def apply_faults_on_device(
@@ -215,19 +215,20 @@ def _launch_checked(device: Device, values: Buffer, faults: DeviceFaults, curren
         )
 
 
-def _kernels() -> Any:
+def load_kernels() -> Any:
+    """Load the library of kernels, with the types of its arguments declared."""
     library, _ = libraries.load(libraries.CUDA)
     pointer, number, status = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
     library.testbed_cuda_status_text.argtypes = [status]
     library.testbed_cuda_status_text.restype = ctypes.c_char_p
-    library.testbed_cuda_inject.argtypes = [pointer, status, ctypes.POINTER(_Faults), pointer, pointer, pointer]
+    library.testbed_cuda_inject.argtypes = [pointer, status, ctypes.POINTER(FaultsStruct), pointer, pointer, pointer]
     library.testbed_cuda_copy.argtypes = [pointer, pointer, number, pointer]
     return library
 
 
 def _succeed(status: int) -> None:
     if status:
-        raise EngineError(f"CUDA refused: {_kernels().testbed_cuda_status_text(status).decode()}")
+        raise EngineError(f"CUDA refused: {load_kernels().testbed_cuda_status_text(status).decode()}")
 
 
 def _bytes(array: NDArray) -> NDArray[np.uint8]:

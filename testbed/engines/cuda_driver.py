@@ -35,7 +35,7 @@ class Driver(Protocol):
 def open_driver(number: int = 0, binding: str | None = None) -> Driver:
     """``binding``: "pycuda" or "cuda-python"; None takes the first that is installed."""
     reasons = []
-    for name, opened in _BINDINGS.items():
+    for name, opened in BINDINGS.items():
         if binding in (None, name):
             try:
                 return opened(number)
@@ -126,7 +126,7 @@ class _CudaPython:
         self._ask(self._driver.cuCtxPopCurrent)
 
 
-_BINDINGS: dict[str, Callable[[int], Driver]] = {"pycuda": _PyCuda, "cuda-python": _CudaPython}
+BINDINGS: dict[str, Callable[[int], Driver]] = {"pycuda": _PyCuda, "cuda-python": _CudaPython}
 
 
 _contexts: dict[tuple[str, int], Any] = {}

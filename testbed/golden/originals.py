@@ -50,7 +50,7 @@ log = logging.getLogger(__name__)
 
 _TRIED = 8  # images whose values are computed again before files are believed
 _FOREIGN = 0.05  # a golden of another machine differs by far less, one of another model or image order by far more
-_ON_AN_EDGE = 1e-6  # another softmax may round a margin to the other side
+EDGE_TOLERANCE = 1e-6  # another softmax may round a margin to the other side
 _CHUNK_BYTES = 64 * 2**20
 
 
@@ -181,7 +181,7 @@ def _check_tiers(indices: TierIndices, tiers: Tiers, ids: list[str], file: str) 
             raise UsageError(f"{file} names image {max(rows)}, and there are {len(ids)}")
         listed[list(rows)] = tier if tier < len(indices.correct) else -1
     moved = np.flatnonzero(listed != tiers.tier_of)
-    on_edge = np.abs(tiers.margins[moved, None] - np.array(tiers.edges.edges)).min(axis=1, initial=1) <= _ON_AN_EDGE
+    on_edge = np.abs(tiers.margins[moved, None] - np.array(tiers.edges.edges)).min(axis=1, initial=1) <= EDGE_TOLERANCE
     wrong = moved[~on_edge | (listed[moved] < 0) | (tiers.tier_of[moved] < 0)]
     if len(wrong):
         raise UsageError(

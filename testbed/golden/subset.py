@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 STAGE = "subset"
 COMMAND = "testbed subset"
 SUBSET = "subset.json"
-_CHUNK_BYTES = 64 * 2**20
+CHUNK_BYTES = 64 * 2**20
 
 
 class SubsetChoice(Form):
@@ -156,7 +156,7 @@ def _of_tiers(golden: Golden, per_tier: Sequence[int], seed: int | None) -> tupl
 
 
 def _copy_rows(source: NDArray, rows: NDArray[np.int64], path: Path) -> None:
-    step = max(1, _CHUNK_BYTES // max(1, source[:1].nbytes))
+    step = max(1, CHUNK_BYTES // max(1, source[:1].nbytes))
     with array_writer(path, len(rows), source.dtype) as writer:
         for start in range(0, len(rows), step):
             writer.append(source[rows[start : start + step]])

@@ -40,7 +40,7 @@ def open_probe(proto: ModelProto, purpose: str) -> Probe:
     model = proto.SerializeToString()
     if loop := next(control_flow(proto), ""):
         return _Isolated(model, purpose, loop)
-    return _here(model, purpose)
+    return open_here(model, purpose)
 
 
 def control_flow(proto: ModelProto) -> Iterator[str]:
@@ -63,7 +63,7 @@ def _graphs(attribute: AttributeProto) -> Iterable[Any]:
     return [attribute.g] if attribute.HasField("g") else attribute.graphs
 
 
-def _here(model: bytes, purpose: str) -> Runner:
+def open_here(model: bytes, purpose: str) -> Runner:
     return open_engine("ort-cpu", EngineRequest.of_bytes(model, purpose))
 
 
@@ -81,7 +81,7 @@ class _Isolated:
 
     def __init__(self, model: bytes, purpose: str, loop: str) -> None:
         self._loop = loop
-        self._process = Isolated(_here, (model, purpose))
+        self._process = Isolated(open_here, (model, purpose))
         try:
             self._process.open(_OPEN_S)
         except WorkerFailed as failure:

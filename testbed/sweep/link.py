@@ -85,7 +85,7 @@ def measure_link(workplace: Workplace, limit: int | None, progress: ProgressOpen
     folder = workplace.folder
     for file in (PLAN, RESULTS):
         folder.verify_file(file)
-    measurement = _Measurement(workplace, limit)
+    measurement = LinkMeasurement(workplace, limit)
     made_from = LinkInputs(
         results=folder.output_hash("execute", RESULTS),
         twin=folder.output_hash(f"instrument.{_TARGET}", Files(_TARGET).twin),
@@ -109,7 +109,7 @@ class _Rows:
         return len(self.fault_id)
 
 
-class _Measurement:
+class LinkMeasurement:
     def __init__(self, workplace: Workplace, limit: int | None) -> None:
         self.workplace, self.limit = workplace, limit
         if _TARGET not in workplace.spec.targets or OUTPUT not in workplace.table(_TARGET).ports:
@@ -160,7 +160,7 @@ class _Measurement:
         prefix = replace(twin, onnx=up_to(twin.onnx, self.output), file_sha256=f"{twin.file_sha256} to {OUTPUT}")
         whole = replace(twin, onnx=with_output(twin.onnx, self.output), file_sha256=f"{twin.file_sha256} and {OUTPUT}")
         with self.workplace.open(prefix) as short:
-            same = self._checked(short, whole)
+            same = self.gives_same_bits(short, whole)
         with (
             self.workplace.open(prefix if same else whole) as runner,
             progress(len(rows), "rows followed") as advance,
@@ -186,7 +186,7 @@ class _Measurement:
     def _sample(self) -> NDArray[np.int64]:
         return np.unique(np.linspace(0, len(self.rows) - 1, min(_CHECKED_ROWS, len(self.rows))).astype(np.int64))
 
-    def _checked(self, prefix: Runner, whole: EngineRequest) -> bool:
+    def gives_same_bits(self, prefix: Runner, whole: EngineRequest) -> bool:
         """Whether the prefix gives the module's output as the whole engine has it.
 
         Raises EngineError where the whole engine, with that output beside its own, gives other logits than it stored.

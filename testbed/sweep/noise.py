@@ -116,7 +116,7 @@ class NoiseEngines:
             stage,
             self._made_from(target, per_tier).to_json(),
             [file],
-            lambda: self._measure(source, target, self._images(target, per_tier), progress),
+            lambda: self._measure(source, target, self.images(target, per_tier), progress),
             command=COMMAND,
         )
         return self._read(stage)
@@ -169,7 +169,8 @@ class NoiseEngines:
         """Opens the data set: only for images beyond the campaign's own."""
         return Preparation.finished(self.workplace.spec, self.folder)
 
-    def _images(self, target: Target, per_tier: int) -> NoiseImages:
+    def images(self, target: Target, per_tier: int) -> NoiseImages:
+        """Choose ``per_tier`` images of each tier: the campaign's own, and more in the order in which they are chosen."""
         named = self.workplace.images
         own = np.bincount(named.tiers, minlength=len(self.workplace.spec.tiers.edges))
         reference = Reference.of(self.folder, target)

@@ -15,7 +15,7 @@ EngineFile = Literal["plain", "twin"]
 PLAIN: EngineFile = "plain"
 TWIN: EngineFile = "twin"
 _WRITTEN = re.compile(r"^(?P<backend>[a-z][a-z0-9-]*)(:(?P<precision>[a-z0-9]+))?(@(?P<batch>[1-9][0-9]*))?$")
-_COMPILERS = ("ort-cpu", "openvino")  # that a machine without a GPU may have
+COMPILERS = ("ort-cpu", "openvino")  # that a machine without a GPU may have
 _ANOTHER_BATCH = 16
 
 
@@ -52,7 +52,7 @@ def default_sources(spec: CampaignSpec, batch: int) -> tuple[list[Source], list[
         own,
         Source(own.backend, own.precision, batch, TWIN),
         Source(own.backend, own.precision, 1 if batch > 1 else _ANOTHER_BATCH),
-        *(Source(backend, own.precision, batch) for backend in _COMPILERS if backend != own.backend),
+        *(Source(backend, own.precision, batch) for backend in COMPILERS if backend != own.backend),
     ]
     if spec.model.onnx is None or own.precision == "fp32":  # a file in another precision is all there is of its model
         wanted.append(Source(own.backend, other_precision, batch))

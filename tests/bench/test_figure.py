@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 from PIL import Image
 
-from testbed.bench.figure import _drawn, apart, tradeoff_png
+from testbed.bench.figure import apart, draw_tradeoff, tradeoff_png
 
 
 def entry(model: str, milliseconds: float, top1: float, pareto: bool, wrong: float | None = 0.6) -> Any:
@@ -35,7 +35,7 @@ def found() -> Any:
 
 
 def test_no_name_covers_another_or_leaves_the_picture(found: Any) -> None:
-    figure = _drawn(found, "grey")
+    figure = draw_tradeoff(found, "grey")
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     whole = figure.bbox

@@ -61,7 +61,7 @@ def cifar_files(tmp_path, monkeypatch):
     """Writes ROOT/cifar-10-batches-py (or cifar-100-python) in the published format and tells torchvision the MD5 sums
     of these files in place of the published ones; the check itself still runs. Returns (root, {part: (images, labels)})
     """
-    from testbed.data._torchvision import datasets
+    from testbed.data.torchvision_import import datasets
 
     def write(name: str = "CIFAR10", per_file: int = 20):
         source = getattr(datasets, name)

@@ -16,7 +16,7 @@ NAMES = ["none", "shift", "baseline", "strong", "cutout", "autoaugment", "vit-22
 @pytest.fixture(params=["uint8 colour", "float grey"])
 def split(request, monkeypatch):
     """40 smooth bright images, 32 x 32."""
-    monkeypatch.setattr(registry, "_ENTRIES", dict(registry.entries()))
+    monkeypatch.setattr(registry, "ENTRIES", dict(registry.entries()))
     grid = np.linspace(0.3, 0.9, 32)
     images = np.broadcast_to(grid[:, None] * 0.5 + grid * 0.5, (40, 32, 32)).copy()
     images[:, 12:20, 12:20] = 0.95

@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from testbed.core.errors import TestbedError, UsageError
-from testbed.data import Examples, decoding, load
+from testbed.data import Examples, load
 from testbed.data.decoding import decoded
+from testbed.data.warn_once import forget_warnings
 
 GREYS = np.array([[0, 255, 256, 32768, 65535]], np.uint16)
 UNSIGNED, SIGNED, FLOAT = 1, 2, 3
@@ -34,8 +35,8 @@ def tiff(path, values, *, sample_format=UNSIGNED, bits=None, photometric=1, litt
 
 
 @pytest.fixture(autouse=True)
-def nothing_told_before(monkeypatch):
-    monkeypatch.setattr(decoding, "_warned", set())
+def nothing_told_before():
+    forget_warnings()
 
 
 def written(path, image, **options):
@@ -127,7 +128,7 @@ def test_transparency_is_left_out_and_told_once(tmp_path, caplog):
 
 
 def test_exif_orientation_is_left_out_as_torchvision_does_and_told(tmp_path, caplog):
-    from testbed.data._torchvision import datasets
+    from testbed.data.torchvision_import import datasets
 
     pixels = np.arange(18, dtype=np.uint8).reshape(2, 3, 3)
     image = Image.fromarray(pixels)

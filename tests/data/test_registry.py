@@ -14,7 +14,7 @@ from testbed.data.splitting import stratified
 
 @pytest.fixture(autouse=True)
 def registry_unchanged(monkeypatch):
-    monkeypatch.setattr(registry, "_ENTRIES", dict(registry.entries()))
+    monkeypatch.setattr(registry, "ENTRIES", dict(registry.entries()))
 
 
 def squares(count=20, side=6, classes=2):

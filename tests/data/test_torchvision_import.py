@@ -13,7 +13,7 @@ def nms(dets, scores, iou_threshold): ...
 @torch.library.register_fake("torchvision::qnms")
 def qnms(dets, scores, iou_threshold): ...
 """
-ASK = "import torch\nfrom testbed.data import _torchvision\nprint(hasattr(torch.ops.torchvision, 'nms'))"
+ASK = "import torch\nfrom testbed.data import torchvision_import\nprint(hasattr(torch.ops.torchvision, 'nms'))"
 
 
 def run(code, *, fake=None, tmp_path=None):
@@ -30,7 +30,9 @@ def run(code, *, fake=None, tmp_path=None):
 
 
 def test_this_installation_s_torchvision_imports():
-    code = "from testbed.data._torchvision import datasets, transforms\nprint(datasets.MNIST, transforms.RandomCrop)"
+    code = (
+        "from testbed.data.torchvision_import import datasets, transforms\nprint(datasets.MNIST, transforms.RandomCrop)"
+    )
     done = run(code)
     assert done.returncode == 0, done.stderr
     assert "MNIST" in done.stdout
@@ -49,7 +51,7 @@ def test_inert_where_the_import_works(tmp_path):
 
 
 def test_other_failures_pass_through(tmp_path):
-    ask = "try:\n    from testbed.data import _torchvision\nexcept RuntimeError as error:\n    print(error)\n"
+    ask = "try:\n    from testbed.data import torchvision_import\nexcept RuntimeError as error:\n    print(error)\n"
     ask += "import torch\nprint(hasattr(torch.ops.torchvision, 'nms'))"
     done = run(ask, fake="raise RuntimeError('something else')", tmp_path=tmp_path)
     assert done.stdout.splitlines() == ["something else", "False"], done.stderr

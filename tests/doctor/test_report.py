@@ -70,7 +70,7 @@ def test_text_says_why_and_what_to_install(monkeypatch: pytest.MonkeyPatch) -> N
         (set(), (True, "required")),
         ({"torchvision"}, (True, "required; works in testbed only: `import torchvision` fails (no operator)")),
         (
-            {"torchvision", "testbed.data._torchvision"},
+            {"torchvision", "testbed.data.torchvision_import"},
             (False, "required, but `import torchvision` fails (no operator)"),
         ),
     ],
@@ -118,7 +118,7 @@ def test_an_onnxruntime_without_cuda_says_which_package_has_it(monkeypatch: pyte
 def test_a_silent_fallback_to_the_cpu_is_not_called_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     import onnxruntime
 
-    if engines._ORT_CUDA not in onnxruntime.get_available_providers():
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         pytest.skip("this build of onnxruntime has no CUDA provider that could fall back")
     monkeypatch.setattr(engines, "cuda_devices", lambda: (["a GPU"], ""))
     fallen = finding("ort-cuda")

@@ -34,7 +34,7 @@ def binding(request: pytest.FixtureRequest) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "emulated":
             patch.setenv("TESTBED_NATIVE", str(request.getfixturevalue("emulated_cuda_build")))
-            patch.setitem(cuda_driver._BINDINGS, "emulated", HostDriver)
+            patch.setitem(cuda_driver.BINDINGS, "emulated", HostDriver)
         else:
             try:
                 libraries.load(libraries.CUDA)
@@ -171,7 +171,7 @@ def test_faults_may_come_from_host_memory(device: cuda.Device) -> None:
     current = device.empty(case.site.shape, case.x.dtype)
     arrays: list[np.ndarray] = [case.site, case.index, case.and_mask, case.or_mask, case.xor_mask]
     freed = [array.copy() for array in arrays]
-    record = cuda._Faults(200, 1, 3, PORT, *(array.ctypes.data for array in freed))
+    record = cuda.FaultsStruct(200, 1, 3, PORT, *(array.ctypes.data for array in freed))
     pointers = [ctypes.c_void_p(pointer) for pointer in (values.pointer, current.pointer)]
     status = library.testbed_cuda_inject_from_host(pointers[0], 4, ctypes.byref(record), pointers[1], None, None)
     for array in freed:
@@ -208,11 +208,11 @@ def test_the_kernels_themselves_refuse_what_they_cannot_do(device: cuda.Device) 
     """Callers other than cuda.py rely on it."""
     values = device.upload(np.zeros((2, 3), np.float32))
     faults = cuda.upload_faults(device, 3, [[0], [0]], 0, 2**32 - 1, 0)
-    inject = cuda._kernels().testbed_cuda_inject
+    inject = cuda.load_kernels().testbed_cuda_inject
     assert inject(values.pointer, 8, faults.record, None, None, None) == -1
     assert inject(values.pointer, 0, faults.record, None, None, None) == -1
     for name, size in (("rows", -1), ("slots", -1), ("elements", -1), ("rows", 2**62), ("slots", 2**62)):
-        record = cuda._Faults.from_buffer_copy(faults.record)
+        record = cuda.FaultsStruct.from_buffer_copy(faults.record)
         setattr(record, name, size)
         assert inject(values.pointer, 4, record, None, None, None) == -2
     assert not device.download(values).any()
@@ -234,7 +234,7 @@ def test_without_a_binding_the_reason_says_what_to_install(
     def missing(number: int) -> Any:
         raise ModuleNotFoundError("No module named 'cuda'")
 
-    monkeypatch.setattr(cuda_driver, "_BINDINGS", {"pycuda": missing, "cuda-python": missing})
+    monkeypatch.setattr(cuda_driver, "BINDINGS", {"pycuda": missing, "cuda-python": missing})
     usable, reason = cuda.available()
     assert not usable
     assert "pip install cuda-bindings" in reason
@@ -249,7 +249,7 @@ def test_a_binding_that_finds_no_driver_is_a_reason_not_a_crash(
     def broken(number: int) -> Any:
         raise error
 
-    monkeypatch.setattr(cuda_driver, "_BINDINGS", {"cuda-python": broken})
+    monkeypatch.setattr(cuda_driver, "BINDINGS", {"cuda-python": broken})
     usable, reason = cuda.available()
     assert not usable
     assert "cuda-python finds no usable GPU" in reason
@@ -264,7 +264,7 @@ def test_the_first_binding_that_is_installed_is_taken(
     def missing(number: int) -> Any:
         raise ImportError("libcuda.so.1: cannot open shared object file")
 
-    monkeypatch.setattr(cuda_driver, "_BINDINGS", {"pycuda": missing, "cuda-python": HostDriver})
+    monkeypatch.setattr(cuda_driver, "BINDINGS", {"pycuda": missing, "cuda-python": HostDriver})
     usable, reason = cuda.available()
     assert usable
     assert "testbed_cuda.so, through emulated" in reason

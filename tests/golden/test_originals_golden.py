@@ -128,7 +128,7 @@ def test_an_image_on_an_edge_may_be_in_either_tier(recorded, model_run, tmp_path
     shares = torch.from_numpy(np.array(golden.logits)).double().softmax(1).topk(2).values
     margins = (shares[:, 0] - shares[:, 1]).numpy()
     nearest = min(tiers[0], key=lambda row: 0.25 - margins[row])
-    monkeypatch.setattr("testbed.golden.originals._ON_AN_EDGE", 0.25 - margins[nearest] + 1e-9)
+    monkeypatch.setattr("testbed.golden.originals.EDGE_TOLERANCE", 0.25 - margins[nearest] + 1e-9)
     tiers[0].remove(nearest)
     tiers[1].append(nearest)
     write_tier_indices(tmp_path / "t.pt", TierIndices(tuple(map(tuple, tiers)), tuple(incorrect)))

@@ -179,7 +179,7 @@ def test_the_order_of_the_classes_stays_with_the_run(model_run, caplog, monkeypa
     mixed = [str((3 * number + 1) % 10) for number in range(10)]
     names = np.array(mixed)[answers]
 
-    monkeypatch.setattr(registry, "_ENTRIES", dict(registry._ENTRIES))
+    monkeypatch.setattr(registry, "ENTRIES", dict(registry.ENTRIES))
 
     @register("mixed")
     def mixed_up(_request):

@@ -66,7 +66,7 @@ def test_a_range_counts_positions_in_the_data_set(tiered):
 
 @pytest.mark.parametrize("chosen", [{"per_tier": [1, 2, 0, 3]}, {"positions": (100, 400)}])
 def test_its_arrays_are_those_rows_of_the_golden(tiered, chosen, monkeypatch):
-    monkeypatch.setattr("testbed.golden.subset._CHUNK_BYTES", 50_000)  # several chunks of several rows
+    monkeypatch.setattr("testbed.golden.subset.CHUNK_BYTES", 50_000)  # several chunks of several rows
     path, golden, _ = tiered
     content = record_subset(path, **chosen)
     subset = recorded_subset(open_golden(path))

@@ -135,7 +135,7 @@ def test_what_the_engine_says_in_the_other_process_is_said_here() -> None:
 
 
 def test_an_engine_that_ends_its_process_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probe, "_here", _ends)
+    monkeypatch.setattr(probe, "open_here", _ends)
     with pytest.raises(Endless, match=r"Loop 'spin' does not end well \(.*SIGABRT"):
         open_probe(loop(2), "test")
 

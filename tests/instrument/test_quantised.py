@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper
 
-from testbed.campaign.prepare.onnx_file import _computes_in
+from testbed.campaign.prepare.onnx_file import number_format_of
 from testbed.core.site import Site, SiteTable
 from testbed.instrument.adopt.file import adopt
 from testbed.instrument.ports.feed import NO_SITE, PortFeed, live_words, to_words
@@ -161,7 +161,7 @@ def table_of(*formats: tuple[str, str]) -> SiteTable:
     ],
 )
 def test_what_a_campaign_takes_a_file_for(formats: Any, told: str, precisions: tuple[str, ...]) -> None:
-    assert _computes_in(table_of(*formats)) == (told, precisions)
+    assert number_format_of(table_of(*formats)) == (told, precisions)
 
 
 def test_a_tensor_with_two_quantised_copies_is_injected_before_them(source: Path, tmp_path: Path) -> None:

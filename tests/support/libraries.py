@@ -24,7 +24,7 @@ SITES = {"patch_embed", "embed", "norm", "head"} | {f"block.{i}.{name}" for i in
 
 
 def imported(name: str) -> Any:
-    importlib.import_module("testbed.data._torchvision")  # makes torchvision importable for the libraries
+    importlib.import_module("testbed.data.torchvision_import")  # makes torchvision importable for the libraries
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return pytest.importorskip(name, reason=f"{name} is not installed")

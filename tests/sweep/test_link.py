@@ -160,7 +160,7 @@ def test_a_module_that_only_the_whole_engine_computes_alike_is_followed_in_it(
     own: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rewrite(own, label=unlabelled)  # another result, so that the stage is made again
-    monkeypatch.setattr("testbed.sweep.link._Measurement._checked", lambda *arguments: False)
+    monkeypatch.setattr("testbed.sweep.link.LinkMeasurement.gives_same_bits", lambda *arguments: False)
     assert measured(own).evaluated == "whole"
     keys = ["fault_id", "image_id"]
     tables = [pq.read_table(folder / "link.parquet").to_pandas().sort_values(keys) for folder in (own, finished)]
@@ -200,7 +200,7 @@ def test_it_is_measured_once(own: Path, monkeypatch: pytest.MonkeyPatch) -> None
         raise AssertionError("measured again")
 
     before = (own / "link.parquet").read_bytes()
-    monkeypatch.setattr("testbed.sweep.link._Measurement.write", never)
+    monkeypatch.setattr("testbed.sweep.link.LinkMeasurement.write", never)
     measured(own)
     assert (own / "link.parquet").read_bytes() == before
     with pytest.raises(AssertionError, match="measured again"):

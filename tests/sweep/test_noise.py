@@ -79,7 +79,7 @@ def test_engines_are_measured_once(tiny_copy: Path, monkeypatch: pytest.MonkeyPa
 
 def test_what_was_measured_before_is_part_of_the_default(tiny_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     swept(tiny_copy, noise=("ort-cpu@5",))
-    monkeypatch.setattr("testbed.sweep.noise_sources._COMPILERS", ())
+    monkeypatch.setattr("testbed.sweep.noise_sources.COMPILERS", ())
     names = {s["source"] for s in swept(tiny_copy, noise=None)["sources"]}
     assert names == {
         "ort-cpu fp32, batch 16",
@@ -95,7 +95,7 @@ def test_a_floor_of_another_model_is_not_kept(tiny_copy: Path, monkeypatch: pyte
     manifest = json.loads((tiny_copy / "manifest.json").read_text())
     manifest["stages"]["noise.model.ort-cpu-fp32-b5-plain"]["inputs"]["plain"] = {"model.onnx": "another"}
     (tiny_copy / "manifest.json").write_text(json.dumps(checksummed(manifest)))
-    monkeypatch.setattr("testbed.sweep.noise_sources._COMPILERS", ())
+    monkeypatch.setattr("testbed.sweep.noise_sources.COMPILERS", ())
     sources = [(s["target"], s["batch"]) for s in swept(tiny_copy, noise=None)["sources"]]
     assert ("attention", 5) in sources
     assert ("model", 5) not in sources

@@ -118,7 +118,7 @@ def test_the_same_request_is_not_worked_out_twice(tiny_copy: Path, monkeypatch: 
     def never(*arguments: Any) -> None:
         raise AssertionError("worked out again")
 
-    monkeypatch.setattr("testbed.sweep.run._swept", never)
+    monkeypatch.setattr("testbed.sweep.run.Curves", never)
     assert swept(tiny_copy, atol=GRID) == found
     with pytest.raises(AssertionError, match="worked out again"):
         swept(tiny_copy, atol=GRID, detect=0.5)

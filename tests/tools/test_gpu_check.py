@@ -292,8 +292,8 @@ def test_the_list_of_stages(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_name_of_a_report() -> None:
-    assert gpu_check._slug(["NVIDIA H200", "NVIDIA H200"]) == "nvidia-h200"
-    assert gpu_check._slug([]) == "without-gpu"
+    assert gpu_check.slug(["NVIDIA H200", "NVIDIA H200"]) == "nvidia-h200"
+    assert gpu_check.slug([]) == "without-gpu"
 
 
 def test_kernels_on_the_cpu(tmp_path: Path, native_build: Path, emulated_cuda_build: Path) -> None:
@@ -359,9 +359,9 @@ def test_every_stage_from_a_plain_checkout(tmp_path: Path) -> None:
 
 
 def test_a_report_names_the_data_without_the_machines_folders() -> None:
-    assert subject._named("imagefolder:/home/me/cifar10/test") == "imagefolder:test"
-    assert subject._named("digits") == "digits"
-    assert subject._named(None) == "random, seed 0"
+    assert subject.named_source("imagefolder:/home/me/cifar10/test") == "imagefolder:test"
+    assert subject.named_source("digits") == "digits"
+    assert subject.named_source(None) == "random, seed 0"
 
 
 def test_numbers_that_json_does_not_have() -> None:

@@ -25,17 +25,17 @@ from tests.engines.cuda_emulation.host_driver import HostDriver
 @pytest.fixture
 def emulated(monkeypatch: pytest.MonkeyPatch, emulated_cuda_build: Path) -> None:
     monkeypatch.setenv("TESTBED_NATIVE", str(emulated_cuda_build))
-    monkeypatch.setattr(cuda_driver, "_BINDINGS", {"emulated": HostDriver})
+    monkeypatch.setattr(cuda_driver, "BINDINGS", {"emulated": HostDriver})
 
 
 def test_the_cuda_kernels_are_those_of_the_reference(emulated: None) -> None:
     with cuda.Device() as device:
-        found = kernels.numerics(kernels._applied_by(device), 64)
+        found = kernels.numerics(kernels.applied_by(device), 64)
         assert found["ok"], found["reason"]
         assert kernels.refused(device) == {"ok": True}
         ported = kernels.ports(device, quick=True)
         assert ported["ok"]
-        assert kernels._mismatches_far_out(device, elements=1 << 20) == 0
+        assert kernels.mismatches_far_out(device, elements=1 << 20) == 0
     assert {count["format"] for count in ported["tried"]} == set(kernels.DTYPES)
     assert not any(count["mismatches"] for count in ported["tried"])
 
@@ -48,9 +48,9 @@ def test_a_wrong_kernel_is_found(emulated: None, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(cuda, "upload_faults", wrong)
     with cuda.Device() as device:
-        found = kernels.numerics(kernels._applied_by(device), 64)
+        found = kernels.numerics(kernels.applied_by(device), 64)
         ported = kernels.ports(device, quick=True)
-        far_out = kernels._mismatches_far_out(device, elements=1 << 20)
+        far_out = kernels.mismatches_far_out(device, elements=1 << 20)
     assert not found["ok"]
     assert "NumPy reference" in found["reason"]
     assert found["formats"]["bf16"]["flip"]["mismatches"] > 0
@@ -58,13 +58,21 @@ def test_a_wrong_kernel_is_found(emulated: None, monkeypatch: pytest.MonkeyPatch
     assert far_out == 0  # of zeros, or and xor are the same
 
 
-def test_buffers_of_a_scope_are_freed_at_its_end(emulated: None) -> None:
+def test_buffers_of_a_scope_are_freed_at_its_end(emulated: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    freed: list[int] = []
     with cuda.Device() as device:
+        free = device.driver.free
+
+        def noted(pointer: int) -> None:
+            freed.append(pointer)
+            free(pointer)
+
+        monkeypatch.setattr(device.driver, "free", noted)
         kept = device.upload(np.arange(3, dtype=np.int8))
         with device.scope():
-            device.upload(np.zeros(5, np.int8))
-            assert len(device._allocated) == 2
-        assert len(device._allocated) == 1
+            scoped = device.upload(np.zeros(5, np.int8))
+            assert freed == []
+        assert freed == [scoped.pointer]
         assert device.download(kept).tolist() == [0, 1, 2]
 
 
@@ -81,7 +89,7 @@ def test_the_tool_compiles_the_cuda_kernels_for_the_gpu_of_a_host(
     for name in ("TESTBED_NATIVE", "GPU_CHECK_BUILT"):
         monkeypatch.setenv(name, "")  # what the tool sets is taken back after the test, whatever was there before
         monkeypatch.delenv(name)
-    monkeypatch.setattr(build, "_folder", lambda command: tmp_path)
+    monkeypatch.setattr(build, "build_folder", lambda command: tmp_path)
     monkeypatch.setattr(build, "architecture", lambda: ("90",))
     found = build.use_cuda_kernels(gpu=True)
     built = (tmp_path / found["file"]).read_bytes()
@@ -97,7 +105,7 @@ def test_kernels_that_do_not_compile_are_a_reason(tmp_path: Path) -> None:
     source = tmp_path / "broken.cpp"
     source.write_text("int f() { return nothing; }")
     with pytest.raises(EngineError, match=r"testbed_cpu does not compile: .*error.*nothing"):
-        build._compile([build._compiler(), "-shared", str(source)], tmp_path / "testbed_cpu.so")
+        build.compile_library([build.compiler(), "-shared", str(source)], tmp_path / "testbed_cpu.so")
     assert [path.name for path in tmp_path.iterdir()] == ["broken.cpp"]
 
 

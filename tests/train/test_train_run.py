@@ -113,7 +113,7 @@ def test_interrupted_it_says_how_to_go_on_and_does(tmp_path, monkeypatch):
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(command, "_say_epoch", interrupt)
+        patch.setattr(command, "say_epoch", interrupt)
         done = run(tmp_path / "run", *arguments)
     assert done.exit_code == 130
     assert done.stderr == "error: interrupted; every finished epoch is kept; go on with the same command\n"

@@ -37,7 +37,7 @@ def use_cpu_kernels() -> Section:
         return {"file": libraries.load(libraries.CPU)[1].name, "given": True}
     except TestbedError:
         sources = [KERNELS / name for name in ("cpu.cpp", "judge.cpp", "changes.cpp")]
-        return _used(libraries.CPU, [_compiler(), *_CPP, *map(str, sources)])
+        return _used(libraries.CPU, [compiler(), *_CPP, *map(str, sources)])
 
 
 def use_cuda_kernels(gpu: bool) -> Section:
@@ -45,7 +45,7 @@ def use_cuda_kernels(gpu: bool) -> Section:
     (tests/engines/cuda_emulation). Raises Absent where there is no compiler, TestbedError where it fails."""
     if gpu:
         return _used(libraries.CUDA, nvcc_command(architecture()))
-    found = _used(libraries.CUDA, [_compiler(), *_CPP, "-x", "c++", f"-I{EMULATION}", str(KERNELS / "cuda.cu"), "-ldl"])
+    found = _used(libraries.CUDA, [compiler(), *_CPP, "-x", "c++", f"-I{EMULATION}", str(KERNELS / "cuda.cu"), "-ldl"])
     _emulate_driver()
     return found
 
@@ -77,7 +77,7 @@ def architecture() -> tuple[str, ...]:
     return (f"{found[0]}{found[1]}",)
 
 
-def _compiler() -> str:
+def compiler() -> str:
     found = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
     if found is None:
         raise Absent("no C++ compiler on PATH")
@@ -88,16 +88,16 @@ def _used(library: str, command: list[str]) -> Section:
     """Compiles into a folder that this process's TESTBED_NATIVE then names. A folder that the user gave is left alone."""
     if os.environ.get(_GIVEN) and not os.environ.get("GPU_CHECK_BUILT"):
         return {"file": libraries.load(library)[1].name, "given": True}
-    folder = _folder(command)
+    folder = build_folder(command)
     target, start = folder / f"{library}.so", time.perf_counter()
     if not target.is_file():
-        _compile(command, target)
+        compile_library(command, target)
     os.environ[_GIVEN], os.environ["GPU_CHECK_BUILT"] = str(folder), "1"
     shown = " ".join(word.replace(f"{ROOT}{os.sep}", "") for word in command)
     return {"file": target.name, "command": shown, "seconds": round(time.perf_counter() - start, 2)}
 
 
-def _compile(command: list[str], target: Path) -> None:
+def compile_library(command: list[str], target: Path) -> None:
     with tempfile.NamedTemporaryFile(dir=target.parent, suffix=".so", delete=False) as file:
         made = Path(file.name)
     done = subprocess.run([*command, "-o", str(made)], capture_output=True, text=True, check=False)
@@ -109,7 +109,7 @@ def _compile(command: list[str], target: Path) -> None:
     os.replace(made, target)
 
 
-def _folder(command: list[str]) -> Path:
+def build_folder(command: list[str]) -> Path:
     digest = hashlib.sha256("\0".join([*command, sys.platform]).encode())
     for source in sorted([*KERNELS.iterdir(), *EMULATION.glob("*.h")]):
         digest.update(source.read_bytes())
@@ -132,4 +132,4 @@ def _emulate_driver() -> None:
     assert spec.loader is not None
     module: Any = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    cuda_driver._BINDINGS = {"emulated": module.HostDriver}
+    cuda_driver.BINDINGS = {"emulated": module.HostDriver}

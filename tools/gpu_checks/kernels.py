@@ -48,7 +48,7 @@ def kernels(setting: Setting) -> Section:
     parts: dict[str, Callable[[], Section]] = {
         "cpu_kernel": lambda: {**build.use_cpu_kernels(), **numerics(_apply_on_host, _elements(setting))},
         "build": lambda: {"ok": True, **build.use_cuda_kernels(setting.gpu)},
-        "numerics": lambda: _on_device(lambda device: numerics(_applied_by(device), _elements(setting))),
+        "numerics": lambda: _on_device(lambda device: numerics(applied_by(device), _elements(setting))),
         "ports": lambda: _on_device(lambda device: ports(device, setting.quick)),
         "refused": lambda: _on_device(refused),
         "bandwidth": lambda: bandwidth(setting),
@@ -75,7 +75,7 @@ def _on_device(part: Callable[[cuda.Device], Section]) -> Section:
         return part(device)
 
 
-def _applied_by(device: cuda.Device) -> Apply:
+def applied_by(device: cuda.Device) -> Apply:
     def apply(values: NDArray, indices: NDArray[np.int64], *masks: Words) -> NDArray:
         buffer = device.upload(values)
         cuda.apply_faults_on_device(device, buffer, indices, *masks)
@@ -102,7 +102,7 @@ def ports(device: cuda.Device, quick: bool) -> Section:
         for wrong in [_freed(device, partial(_port_mismatches, device, dtype, rows, slots, elements))]
     ]
     if not quick:
-        wrong = _freed(device, lambda: _mismatches_far_out(device))
+        wrong = _freed(device, lambda: mismatches_far_out(device))
         counted.append({"format": "int8", "rows": 3, "slots": 2, "elements": 1 << 30, "mismatches": wrong})
     wrong = sum(count["mismatches"] for count in counted)
     found: Section = {"ok": not wrong, "tried": counted}
@@ -195,7 +195,7 @@ def _port_mismatches(device: cuda.Device, dtype: np.dtype, rows: int, slots: int
     return sum(int((as_words(a) != as_words(b)).sum()) for a, b in pairs)
 
 
-def _mismatches_far_out(device: cuda.Device, rows: int = 3, elements: int = 1 << 30) -> int:
+def mismatches_far_out(device: cuda.Device, rows: int = 3, elements: int = 1 << 30) -> int:
     """More than 2^31 elements in one tensor, the first and the last of each row struck."""
     index = np.tile(np.array([0, elements - 1], np.int64), (rows, 1))
     flip = np.arange(1, 2 * rows + 1, dtype=np.uint32).reshape(rows, 2)

@@ -67,11 +67,11 @@ def subject(setting: Setting) -> Subject:
     data, preprocess = setting.data, setting.preprocess
     if data is None:
         data = _labelled(setting, imported, random_images(imported.config, _RANDOM_IMAGES))
-    origin = {"weights": setting.weights.name, "layout": imported.layout, "images": _named(setting.data)}
+    origin = {"weights": setting.weights.name, "layout": imported.layout, "images": named_source(setting.data)}
     return Subject(setting.weights.stem, imported, data, preprocess, origin)
 
 
-def _named(data: str | None) -> str:
+def named_source(data: str | None) -> str:
     """Without the folders of this machine."""
     kind, _, path = (data or "random, seed 0").partition(":")
     return f"{kind}:{Path(path).name}" if path else kind

@@ -205,9 +205,9 @@ def _preprocess_rows(dataset: Dataset | None, how: Any, folder: Path, config: Vi
 
 def _make_torchvision_importable(folder: Path, check: bool) -> None:
     """Makes torchvision importable: timm and transformers import it, and cannot beside PyTorch of another build;
-    ``_torchvision`` says why."""
+    `testbed.data.torchvision_import` says why."""
     if check or (folder / "config.json").is_file():
-        import testbed.data._torchvision  # noqa: F401
+        import testbed.data.torchvision_import  # noqa: F401
 
 
 def _checked(imported: ImportedModel) -> LibraryCheck:

@@ -31,7 +31,7 @@ from testbed.core.site import SiteTable, Where
 
 _MOST_FAULTS = 1_000_000_000
 _PART_FAULTS = 1 << 14
-_PART_WORDS = 1 << 18
+PART_WORDS = 1 << 18
 
 
 class PlannedFault(NamedTuple):
@@ -128,7 +128,7 @@ def in_parts(faults: Iterable[PlannedFault]) -> Iterator[PlanPart]:
         if fault.faulty is not None and len(fault.faulty) > 1:
             several.append((fault.row.fault_id, fault.faulty))
             words += len(fault.faulty)
-        if len(rows) >= _PART_FAULTS or words >= _PART_WORDS:
+        if len(rows) >= _PART_FAULTS or words >= PART_WORDS:
             yield PlanPart(table_of(rows), _points(several))
             rows, several, words, parts = [], [], 0, parts + 1
     if rows or not parts:

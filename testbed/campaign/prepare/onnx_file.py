@@ -95,7 +95,7 @@ class OnnxSubject:
     def check_sites(self) -> None:
         table = self._table
         check_sections(self.spec.faults, {"model": table})
-        computes, precisions = _computes_in(table)
+        computes, precisions = number_format_of(table)
         if not precisions:
             raise UsageError(
                 f"{self.spec.model.onnx} computes in {computes}, which campaigns do not offer; quantise its activations to"
@@ -236,7 +236,7 @@ class OnnxSubject:
         return onnx.load_from_string(self.adopted.plain)
 
 
-def _computes_in(table: SiteTable) -> tuple[str, tuple[str, ...]]:
+def number_format_of(table: SiteTable) -> tuple[str, tuple[str, ...]]:
     """The number format, for people, and the campaign's precisions that it goes by: none where none does.
 
     A file with weights of 8 bits and activations that are quantised at run time, or never, goes by both.

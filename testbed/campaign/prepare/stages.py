@@ -86,7 +86,7 @@ class Preparation:
         for target in self.spec.targets:
             self.subject.make_plain(self.folder, target)
             self._instrument(target)
-            self._inputs(target)
+            self.write_inputs(target)
         self._pictures()
         self._warn_of_one_class()
         self._tune()
@@ -149,8 +149,8 @@ class Preparation:
         inputs = {"plain": self._hash(f"export.{target}", files.plain), "ports": self.spec.engine.ports}
         self.folder.stage(f"instrument.{target}", inputs, [files.twin, files.sites], build)
 
-    def _inputs(self, target: str) -> None:
-        """What the target is fed for the named images, as one array: workers need neither the model nor the data."""
+    def write_inputs(self, target: str) -> None:
+        """Write what the target is fed for the named images, as one array: workers need neither the model nor the data."""
         files = Files(target)
 
         def pixels() -> None:

@@ -31,7 +31,7 @@ _NUMBERS: dict[str, dict[str | None, int]] = {
 }
 _SEVERAL = "sites-"  # how patterns at several sites are named
 _NONE = {"block": -1, "bit": -1}
-_ROWS_AT_ONCE = 1 << 16
+ROWS_AT_ONCE = 1 << 16
 _LIMIT = 1 << 62
 
 
@@ -76,7 +76,7 @@ class KeyCounts:
         self._keys.append(keys)
         self._counts.append(counts)
         self._pending += len(keys)
-        if self._pending > max(_ROWS_AT_ONCE, self._settled):
+        if self._pending > max(ROWS_AT_ONCE, self._settled):
             self._settle()
 
     def _settle(self) -> None:
@@ -197,7 +197,7 @@ def _coded(column: pa.DictionaryArray, numbers: dict[str | None, int]) -> Int64s
 
 
 def _chunks(path: Path, numbered: Callable[[pa.RecordBatch], KeyColumns]) -> Iterator[KeyColumns]:
-    for rows in RESULT_TABLE.batches(path, _COLUMNS, _ROWS_AT_ONCE):
+    for rows in RESULT_TABLE.batches(path, _COLUMNS, ROWS_AT_ONCE):
         yield from map(numbered, rows.combine_chunks().to_batches())
 
 
@@ -238,7 +238,7 @@ def populations(plans: Sequence[Path]) -> tuple[int, NDArray[np.int64]]:
     """(faults, population of each stratum by its number) of the plan's files; 0 for numbers that no stratum has."""
     faults, by_stratum = 0, np.zeros(0, np.int64)
     for path in plans:
-        for batch in PLAN_TABLE.batches(path, ["stratum", "population"], _ROWS_AT_ONCE):
+        for batch in PLAN_TABLE.batches(path, ["stratum", "population"], ROWS_AT_ONCE):
             faults += batch.num_rows
             stratum, population = (batch.column(name).to_numpy() for name in ("stratum", "population"))
             missing = int(stratum.max(initial=-1)) + 1 - len(by_stratum)

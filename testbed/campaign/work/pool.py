@@ -85,7 +85,7 @@ class LocalPool:
             tick(1)
 
     def _run_threads(self, units: Iterable[Unit], log_of: _Log, tick: Tick) -> None:
-        source = _UnitQueue(units)
+        source = UnitQueue(units)
         events: _Queue = queue.Queue(maxsize=2 * len(self._slots))  # a slow disk slows the workers, memory stays flat
         threads = [threading.Thread(target=_serve, args=(slot, source, events), daemon=True) for slot in self._slots]
         for thread in threads:
@@ -149,7 +149,7 @@ class _Log:
             self._report.check_complete()
 
 
-class _UnitQueue:
+class UnitQueue:
     """Units for the threads to take. One that a slot could not even begin is given to another."""
 
     def __init__(self, units: Iterable[Unit]) -> None:
@@ -209,7 +209,7 @@ def _end(threads: Sequence[threading.Thread], events: _Queue) -> None:
                 events.get(timeout=0.1)
 
 
-def _serve(slot: WorkerSlot, source: _UnitQueue, events: _Queue) -> None:
+def _serve(slot: WorkerSlot, source: UnitQueue, events: _Queue) -> None:
     """A thread's life: one unit after the other, until there are none or no worker can be had."""
     try:
         while (unit := source.next_unit()) is not None:

@@ -30,7 +30,7 @@ GOLDENS, ENGINES, MODELS = "goldens", "tensorrt", "models"
 KINDS = (GOLDENS, ENGINES, MODELS)  # the cheaper to make again, the sooner they go
 LIMIT = "TESTBED_CACHE_LIMIT"  # environment variable: GiB that all cached files together may take
 _USUAL_LIMIT_GIB = 4.0
-_LARGE = 64 * 2**20  # bytes; smaller files are copied, so that no two folders share them
+LINKED_BYTES = 64 * 2**20  # files of that size are linked; smaller ones are copied, so that no two folders share them
 _OLD_RECORD = ".sha256"  # of earlier versions: the checksum alone
 
 
@@ -144,7 +144,7 @@ def _link_or_copy(source: Path, empty: Path) -> None:
             content = stack.enter_context(open(source, "rb"))
         except OSError as error:
             raise _Unusable(str(error)) from error
-        if os.fstat(content.fileno()).st_size >= _LARGE:
+        if os.fstat(content.fileno()).st_size >= LINKED_BYTES:
             with suppress(OSError):  # another file system, or one without links
                 link = empty.with_name(f"{empty.name}.link")
                 os.link(source, link)

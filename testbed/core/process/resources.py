@@ -8,7 +8,7 @@ from pathlib import Path
 
 from testbed.core.errors import UsageError
 
-_CONTROL_GROUP = Path("/sys/fs/cgroup")
+CONTROL_GROUP = Path("/sys/fs/cgroup")
 _THREADS = 128  # that may be asked for on however small a machine: a campaign keeps those it was begun with
 _SHARE = 0.9  # of what is free: the rest is the interpreter's and the estimate's error
 
@@ -38,7 +38,7 @@ def available_bytes() -> int:
     import psutil
 
     limits = [int(psutil.virtual_memory().available)]
-    if (group := _left_of_group(_CONTROL_GROUP)) is not None:
+    if (group := _left_of_group(CONTROL_GROUP)) is not None:
         limits.append(group)
     if sys.platform != "win32":
         import resource

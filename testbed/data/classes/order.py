@@ -20,6 +20,7 @@ import numpy as np
 from testbed.core.errors import TestbedError, UsageError
 from testbed.core.folder.parsing import json_value
 from testbed.data.collection import Collection, Examples
+from testbed.data.warn_once import warn_once
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +30,6 @@ ONLY_SOME = (
     " in a spec [data] classes = FILE"
 )
 _WNID = re.compile(r"n\d{8}\b")
-_warned: set[str] = set()
 
 
 def natural_key(name: str) -> list[Any]:
@@ -125,7 +125,7 @@ def classes_beside(folder: Path) -> list[str] | None:
         return classes_told(json_value(path.read_text(encoding="utf-8-sig")), str(path))
     except UsageError as error:
         if "label" in str(error).removeprefix(str(path)):  # other tables of numbers are none of classes
-            _once(f"{error}; until then its order of the classes is not used")
+            warn_once(log, f"{error}; until then its order of the classes is not used")
     except (OSError, ValueError):  # what is damaged is told where the architecture is read
         pass
     return None
@@ -155,7 +155,7 @@ def ordered(collection: Collection, classes: Classes | None, name: str) -> Colle
     absent = [class_name for index, class_name in enumerate(stated) if index not in set(to_label.tolist())]
     if absent:
         shown = ", ".join(absent[:3]) + (", ..." if len(absent) > 3 else "")
-        _once(f"data set {name!r}: no images of {len(absent)} of the {len(stated)} stated classes: {shown}")
+        warn_once(log, f"data set {name!r}: no images of {len(absent)} of the {len(stated)} stated classes: {shown}")
 
     def relabelled(examples: Examples | None) -> Examples | None:
         if examples is None or not len(examples.labels):
@@ -189,18 +189,12 @@ def _warn_of_numbers(names: Sequence[str], name: str) -> None:
     different = [index for index, pair in enumerate(zip(names, natural, strict=True)) if pair[0] != pair[1]]
     if different:
         at = different[0]
-        _once(
+        warn_once(
+            log,
             f"data set {name!r}: its class folders are taken in text order, as torchvision does: class {at} is"
             f" {names[at]!r}; if the model has them in natural order, as timm does, class {at} is {natural[at]!r}."
-            ' State it: --classes natural, or text, or a file (in a spec: [data] classes = "natural")'
+            ' State it: --classes natural, or text, or a file (in a spec: [data] classes = "natural")',
         )
-
-
-def _once(text: str) -> None:
-    """Warns once for a process: a command loads its data set several times."""
-    if text not in _warned:
-        _warned.add(text)
-        log.warning("%s", text)
 
 
 def _aliases(stated: str) -> tuple[str, ...]:

@@ -12,13 +12,13 @@ import numpy as np
 from testbed.core.errors import TestbedError, UsageError
 from testbed.data.collection import Collection, Examples, FileImages
 from testbed.data.registry import Request, register
+from testbed.data.warn_once import warn_once
 
 log = logging.getLogger(__name__)
 
 _PARTS = ("train", "test", "val")
 _OTHER_PARTS = {"training", "testing", "valid", "validation", "eval", "dev"}  # as other tools name them
 _OTHER_IMAGES = {".gif", ".jfif", ".jp2", ".heic", ".heif", ".avif", ".exr", ".npy", ".npz", ".dcm"}  # not read
-_warned: set[str] = set()
 
 
 @register("imagefolder", takes_path=True, note="class folders of images, or train/ and test/ (or val/) of such")
@@ -67,7 +67,7 @@ def class_names(folder: Path) -> list[str]:
         raise TestbedError(f"cannot read folder {folder}: {error.strerror}; name a folder of class folders") from error
     hidden = [name for name in names if is_hidden(name)]
     if hidden:
-        _once(f"{folder}: no class but left out: {', '.join(hidden)}")
+        warn_once(log, f"{folder}: no class but left out: {', '.join(hidden)}")
     if len(hidden) == len(names):
         raise TestbedError(f"{folder} holds no class folders; put each class's images into a folder of its own")
     return [name for name in names if name not in hidden]
@@ -80,7 +80,7 @@ def is_hidden(name: str) -> bool:
 
 def class_folders(folder: Path, classes: list[str], base: Path) -> Examples:
     """The images below ``folder/<class>/``; labels index ``classes``, ids are paths relative to ``base``."""
-    from testbed.data._torchvision import datasets
+    from testbed.data.torchvision_import import datasets
 
     names = class_names(folder)
     unknown = sorted(set(names) - set(classes))
@@ -108,15 +108,10 @@ def class_folders(folder: Path, classes: list[str], base: Path) -> Examples:
         empty = str(error).partition("classes ")[2].partition(". ")[0].rstrip(".") or str(error)
         raise TestbedError(f"{folder}: no images in class folder {empty}; fill it or take it out") from error
     if other:
-        _once(f"{folder}: {len(other)} files are left out, such as {other[0]}: convert them to PNG to have them read")
+        warn_once(
+            log, f"{folder}: {len(other)} files are left out, such as {other[0]}: convert them to PNG to have them read"
+        )
     paths = [Path(path) for path, _ in dataset.samples]
     to_label = np.array([classes.index(name) for name in dataset.classes])
     ids = [path.relative_to(base).as_posix() for path in paths]
     return Examples(ids, to_label[dataset.targets], FileImages(paths))
-
-
-def _once(text: str) -> None:
-    """Warns once for a process: a command loads its data set several times."""
-    if text not in _warned:
-        _warned.add(text)
-        log.warning("%s", text)

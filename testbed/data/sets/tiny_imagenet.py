@@ -30,7 +30,7 @@ def _needs(root: Path) -> list[Path]:
 
 
 def _fetch(request: Request) -> None:
-    from testbed.data._torchvision import datasets
+    from testbed.data.torchvision_import import datasets
 
     fetch_folder(request.root / FOLDER, lambda root: datasets.utils.download_and_extract_archive(URL, root, md5=MD5))
 

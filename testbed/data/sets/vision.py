@@ -88,7 +88,7 @@ class _Vision:
         return Collection(classes=list(self.classes), train=train, test=test, preprocess=self.name)
 
     def _torchvision_class(self) -> Any:
-        from testbed.data._torchvision import datasets
+        from testbed.data.torchvision_import import datasets
 
         return getattr(datasets, self.torchvision_name)
 

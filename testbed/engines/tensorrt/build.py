@@ -97,7 +97,7 @@ def build_ahead_of_time(model: bytes, build: Build | None = None) -> bytes:
     builder = trt.Builder(logger)
     network = builder.create_network(_network_flags(trt))
     parser = trt.OnnxParser(network, logger)
-    if not parser.parse(_as_tensorrt_takes_it(proto)):
+    if not parser.parse(fold_constants(proto)):
         raise EngineError(f"TensorRT cannot read this model: {_parser_reason(parser, logger.errors)}")
     config = _config(trt, builder, signature_of(proto), build)
     plan = builder.build_serialized_network(network, config)
@@ -106,8 +106,8 @@ def build_ahead_of_time(model: bytes, build: Build | None = None) -> bytes:
     return bytes(memoryview(plan))
 
 
-def _as_tensorrt_takes_it(proto: ModelProto) -> bytes:
-    """The model with two kinds of constant graphs folded into initializers: whole numbers computed from whole numbers
+def fold_constants(proto: ModelProto) -> bytes:
+    """Fold two kinds of constant graphs of the model into initializers: whole numbers computed from whole numbers
     (TensorRT wants the axes of a reduction stored, exporters compute them), and int32 biases, dequantised (it has no
     int32 DequantizeLinear; such a bias is then no weight that could be struck)."""
     stored = {tensor.name: tensor for tensor in proto.graph.initializer}
@@ -159,12 +159,13 @@ def _config(trt: Any, builder: Any, signature: Signature, build: Build) -> Any:
         config.set_flag(flags.REFIT)
     profile = builder.create_optimization_profile()
     for value in signature.inputs:
-        profile.set_shape(value.name, *(_sized(value, *sizes) for sizes in build.sizes))
+        profile.set_shape(value.name, *(profile_shape(value, *sizes) for sizes in build.sizes))
     config.add_optimization_profile(profile)
     return config
 
 
-def _sized(value: Input, batch: int, points: int) -> tuple[int, ...]:
+def profile_shape(value: Input, batch: int, points: int) -> tuple[int, ...]:
+    """Shape of an input for so many rows and fault points, as a profile of the engine states it."""
     return tuple(d if isinstance(d, int) else points if d == POINTS else batch for d in value.shape)
 
 

@@ -68,13 +68,15 @@ class TorchRunner(BaseRunner):
         self._opened(self._open)
         arrays = self._signature.checked(feeds)
         with self._settings(), torch.inference_mode():
-            outputs = self._computed(self._given(arrays))
+            outputs = self.compute(self.upload(arrays))
             return {name: np.array(to_numpy(value.cpu())) for name, value in outputs.items()}
 
-    def _given(self, arrays: Arrays) -> dict[str, Tensor]:
+    def upload(self, arrays: Arrays) -> dict[str, Tensor]:
+        """Copy the arrays to the engine's device."""
         return {name: from_numpy(np.array(array)).to(self.device) for name, array in arrays.items()}
 
-    def _computed(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def compute(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Compute the outputs, which stay on the device."""
         values = {**self._constants, **given}
         for step in self._steps:
             _take(step, values)
@@ -153,9 +155,9 @@ class TorchCudaRunner(TorchRunner):
         marks = [torch.cuda.Event(enable_timing=True) for _ in range(4)]
         with self._settings(), torch.inference_mode():
             marks[0].record()
-            given = self._given(arrays)
+            given = self.upload(arrays)
             marks[1].record()
-            outputs = self._computed(given)
+            outputs = self.compute(given)
             marks[2].record()
             for value in outputs.values():
                 value.cpu()

@@ -30,7 +30,7 @@ from testbed.sensitivity.class_space.recorder import BlockStates
 from testbed.sensitivity.class_space.stream import Advance, TokenBatch, observe
 
 ALPHA, SHOTS = 1.0, 10
-_SUMS_BYTES = 1 << 29  # of one pass's sums
+SUMS_BYTES = 1 << 29  # of one pass's sums
 
 ProbePositions = Literal["all", "cls"]
 
@@ -68,9 +68,9 @@ def probe_passes(config: ViTConfig, positions: Sequence[int]) -> list[list[Probe
     """The states that each pass over the images looks at. Raises UsageError where one state's sums alone are too
     large."""
     each = 8 * len(positions) * (config.width + 1) * (config.width + config.classes)
-    at_once = _SUMS_BYTES // each
+    at_once = SUMS_BYTES // each
     if not at_once:
-        fitting = _SUMS_BYTES * len(positions) // each
+        fitting = SUMS_BYTES * len(positions) // each
         raise UsageError(
             f"probes of {len(positions)} positions at width {config.width} and {config.classes} classes need"
             f" {each / 2**30:.1f} GiB; probe {fitting} positions at most, or CLS alone (positions 'cls')"

@@ -27,7 +27,7 @@ TokenKind = Literal["cls", "image", "class", "context"]
 
 Advance = Callable[[int], None]
 _BATCH_BYTES = 1 << 26  # of the largest tensor of a batch; about eight such are alive at the same time
-_LARGEST_BATCH = 64
+LARGEST_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Perturbation(Protocol):
 def batch_size(config: ViTConfig) -> int:
     """Images at a time, such that the largest tensor of a batch stays within a fixed size."""
     widest = max(config.width, config.classes, *config.mlp, *(heads * config.tokens for heads in config.heads), 1)
-    return int(np.clip(_BATCH_BYTES // (4 * config.tokens * widest), 1, _LARGEST_BATCH))
+    return int(np.clip(_BATCH_BYTES // (4 * config.tokens * widest), 1, LARGEST_BATCH))
 
 
 def token_batches(model: ViT, split: Split, masks: PatchMasks | None = None) -> Iterator[TokenBatch]:

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from testbed.analysis.outputs.confidence import TierEdges, first_of_each, tiers_from_logits
-from testbed.ber.run import _asked, _named
+from testbed.ber.run import chosen_images, named_images
 from testbed.campaign.folder.images import TiersFile
 from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.prepare.precisions import plain_in
@@ -106,7 +106,7 @@ def test_another_seed_names_others_and_the_same_seed_the_same(finished: Preparat
 
 def test_noise_is_of_the_named_images_and_of_more_that_are_chosen_alike(finished: Preparation) -> None:
     engine = NoiseEngines(Workplace(finished.folder, finished.spec))
-    few, many = engine._images("model", 10), engine._images("model", 60)
+    few, many = engine.images("model", 10), engine.images("model", 60)
     assert few.position.tolist() == finished.images.positions.tolist()
     assert np.bincount(many.tier).tolist() == [60, 60]
     assert set(few.position) < set(many.position)
@@ -149,9 +149,9 @@ def test_a_part_of_the_test_images_is_of_all_classes(by_class: str, model_run: P
 
 
 def test_a_bit_error_rate_is_of_all_classes(finished: Preparation) -> None:
-    asked = _asked(finished.dataset.test, 40, seed=0)
-    assert np.bincount(_named(asked).labels).tolist() == [4] * 10
-    assert _asked(finished.dataset.test, None, seed=0) is finished.dataset.test
+    asked = chosen_images(finished.dataset.test, 40, seed=0)
+    assert np.bincount(named_images(asked).labels).tolist() == [4] * 10
+    assert chosen_images(finished.dataset.test, None, seed=0) is finished.dataset.test
 
 
 def test_an_int8_campaign_is_of_the_file_that_export_writes(

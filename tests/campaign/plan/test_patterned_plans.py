@@ -235,7 +235,7 @@ MIXED = (
 
 @pytest.fixture
 def mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr("testbed.campaign.plan.table._PART_WORDS", 20)  # several row groups
+    monkeypatch.setattr("testbed.campaign.plan.table.PART_WORDS", 20)  # several row groups
     plan_of(tmp_path / "faults.parquet", *MIXED)
     return tmp_path / "faults.parquet"
 

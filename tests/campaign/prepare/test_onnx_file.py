@@ -55,7 +55,7 @@ class Finished:
 
 def trained() -> nn.Module:
     """On the digits, blown up to 16 x 16."""
-    importlib.import_module("testbed.data._torchvision")
+    importlib.import_module("testbed.data.torchvision_import")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         library = pytest.importorskip("timm.models.vision_transformer", reason="timm is not installed")

@@ -20,7 +20,7 @@ from testbed.campaign.results.progress import Progress
 from testbed.campaign.results.snapshot import Snapshot
 from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
 from testbed.cli.main import cli
-from testbed.cli.watch import _StageLines
+from testbed.cli.watch import StageLines
 from testbed.core.folder.runfolder import RunFolder
 from testbed.golden.arrays import read_array
 from testbed.golden.recording import record_golden
@@ -110,18 +110,18 @@ def test_a_folder_whose_golden_is_of_all_images_goes_on_with_it(
     assert reference is not None
     named = read_array(whole / files[1])[old.images.positions]
     assert np.array_equal(reference, named)
-    images = NoiseEngines(Workplace(folder, tiny_spec))._images("attention", 5)
+    images = NoiseEngines(Workplace(folder, tiny_spec)).images("attention", 5)
     rows = np.arange(len(images.ids))
     assert np.array_equal(images.golden(rows), read_array(whole / files[1])[images.position])
     for file in BOTH:  # interrupted before its inputs were written
         (tiny_copy / file).unlink(missing_ok=True)
     folder.redo("inputs.attention", list(folder.manifest["stages"]))
-    old._inputs("attention")
+    old.write_inputs("attention")
     assert {file: (tiny_copy / file).read_bytes() for file in BOTH} == before
 
 
 def test_noise_of_more_images_than_the_named_ones(tiny_run: Path, tiny_spec: CampaignSpec, whole: Path) -> None:
-    images = NoiseEngines(Workplace(RunFolder.existing(tiny_run), tiny_spec))._images("attention", 5)
+    images = NoiseEngines(Workplace(RunFolder.existing(tiny_run), tiny_spec)).images("attention", 5)
     rows = np.array([0, 3, len(images.ids) - 1])
     assert len(images.ids) > 6
     for found, file in zip((images.inputs, images.golden), module_files("block.0.attn"), strict=True):
@@ -143,7 +143,7 @@ def test_progress_is_told_in_images(
 ) -> None:
     clock, seen = [100.0], list[Snapshot]()
     monkeypatch.setattr("time.monotonic", lambda: clock[0])
-    logged = _StageLines()
+    logged = StageLines()
 
     def show(snapshot: Snapshot) -> None:
         seen.append(snapshot)

@@ -109,7 +109,7 @@ def test_rows_read_in_any_parts_give_the_rates_of_all_rows_together(
     path = written(rows, folder / "results.parquet", group_rows)
     population = rows.groupby("stratum")["population"].first().reindex(range(STRATA), fill_value=0).to_numpy()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tally_module, "_ROWS_AT_ONCE", chunk_rows)
+        patch.setattr(tally_module, "ROWS_AT_ONCE", chunk_rows)
         tally = Tally.of(path)
     assert tally.rows == len(rows)
     rows = with_several(rows)
@@ -204,7 +204,7 @@ def test_memory_is_of_strata_not_of_rows(folder: Path) -> None:
 def test_counts_add_up_however_they_come(parts: list[list[tuple[int, int]]]) -> None:
     counts = KeyCounts("a", "b")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tally_module, "_ROWS_AT_ONCE", 2)
+        patch.setattr(tally_module, "ROWS_AT_ONCE", 2)
         for part in parts:
             counts.add(*np.array(part, np.int64).reshape(-1, 2).T)
     table = counts.table()

@@ -280,9 +280,9 @@ def test_a_second_ctrl_c_before_anything_was_told_to_stop_ends_it_all_the_same(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a notebook gets it; the command line ends the process."""
-    close, closed = crew_module._UnitQueue.close, list[bool]()
+    close, closed = crew_module.UnitQueue.close, list[bool]()
 
-    def interrupted(source: crew_module._UnitQueue) -> None:
+    def interrupted(source: crew_module.UnitQueue) -> None:
         if not closed:
             closed.append(True)
             raise KeyboardInterrupt
@@ -291,7 +291,7 @@ def test_a_second_ctrl_c_before_anything_was_told_to_stop_ends_it_all_the_same(
     def keep(unit: Unit, rows: bytes) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(crew_module._UnitQueue, "close", interrupted)
+    monkeypatch.setattr(crew_module.UnitQueue, "close", interrupted)
     before = set(threading.enumerate())
     with pytest.raises(KeyboardInterrupt):
         site.run(200, keep=keep)

@@ -33,7 +33,7 @@ def kept(key: str, content: bytes, tmp_path: Path, kind: str = GOLDENS, used: fl
 
 @pytest.mark.parametrize("large", [0, 10**9], ids=["linked", "copied"])
 def test_what_was_kept_is_taken_with_its_facts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large: int) -> None:
-    monkeypatch.setattr(cache, "_LARGE", large)
+    monkeypatch.setattr(cache, "LINKED_BYTES", large)
     one = kept("a", b"content", tmp_path)
     assert one.taken(tmp_path / "deep" / "wanted") == {"key": "a"} == one.facts()
     assert (tmp_path / "deep" / "wanted").read_bytes() == b"content"

@@ -37,7 +37,7 @@ def test_a_process_knows_its_own_limit() -> None:
 def test_a_container_has_its_own_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, text in (("max", "1000000"), ("current", "900000"), ("stat", "anon 500000\nfile 400000\n")):
         (tmp_path / f"memory.{name}").write_text(text)
-    monkeypatch.setattr(resources, "_CONTROL_GROUP", tmp_path)
+    monkeypatch.setattr(resources, "CONTROL_GROUP", tmp_path)
     assert available_bytes() == 500_000  # its cached files go when memory is asked for
     (tmp_path / "memory.max").write_text("max\n")
     assert available_bytes() > 1_000_000

@@ -13,15 +13,14 @@ from testbed.data import Collection, Examples, load
 from testbed.data.classes import order as class_order
 from testbed.data.classes.order import classes_beside, classes_in, kept_classes, ordered
 from testbed.data.classes.order_check import better_order, warn_of_order
-from testbed.data.sets import folders
+from testbed.data.warn_once import forget_warnings
 
 TWELVE = [str(number) for number in range(12)]
 
 
 @pytest.fixture(autouse=True)
-def nothing_told_before(monkeypatch):
-    monkeypatch.setattr(class_order, "_warned", set())
-    monkeypatch.setattr(folders, "_warned", set())
+def nothing_told_before():
+    forget_warnings()
 
 
 @pytest.fixture

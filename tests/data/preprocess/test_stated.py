@@ -8,8 +8,8 @@ from PIL import Image
 
 from testbed.core.errors import TestbedError, UsageError
 from testbed.data import (
-    _torchvision,  # noqa: F401  before torchvision, which timm and transformers import
     load,
+    torchvision_import,  # noqa: F401  before torchvision, which timm and transformers import
 )
 from testbed.data.preprocess.stated import kept, preprocess_asked, preprocess_from
 from testbed.data.preprocess.steps import PREPROCESS

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from testbed.data import _torchvision  # noqa: F401  before torchvision itself
+from testbed.data import torchvision_import  # noqa: F401  before torchvision itself
 from testbed.data.preprocess.steps import INTERPOLATIONS, PREPROCESS, preprocess_named
 
 from torchvision import transforms  # isort: skip

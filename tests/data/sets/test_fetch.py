@@ -10,8 +10,8 @@ import pytest
 
 from testbed.core.errors import TestbedError
 from testbed.data import load
-from testbed.data._torchvision import datasets
 from testbed.data.sets import tiny_imagenet
+from testbed.data.torchvision_import import datasets
 
 
 class Quiet(SimpleHTTPRequestHandler):

@@ -5,7 +5,7 @@ import pytest
 
 from testbed.core.errors import TestbedError, UsageError
 from testbed.data import load
-from testbed.data._torchvision import datasets
+from testbed.data.torchvision_import import datasets
 
 
 def test_a_folder_of_class_folders_is_a_test_only_data_set(class_folder):

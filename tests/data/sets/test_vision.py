@@ -89,7 +89,7 @@ def system_files(mnist_files, monkeypatch):
 
 
 def test_fashion_mnist_of_a_system_s_package(system_files):
-    from testbed.data._torchvision import datasets
+    from testbed.data.torchvision_import import datasets
 
     _, written = system_files
     data = load("fashion-mnist")

@@ -115,6 +115,7 @@ def test_a_build_without_cuda_says_which_package_has_it(monkeypatch: pytest.Monk
 def test_falling_back_to_the_cpu_is_an_error_and_not_a_result(monkeypatch: pytest.MonkeyPatch) -> None:
     if PROVIDER not in ort.get_available_providers():
         pytest.skip("this build of onnxruntime has no CUDA provider that could fall back")
-    monkeypatch.setattr(availability, "_require_gpu", lambda: None)  # as with a GPU but without the CUDA libraries
+    devices = ["a GPU"], ""  # but without the CUDA libraries
+    monkeypatch.setattr(availability, "cuda_devices", lambda: devices)
     with pytest.raises(EngineError, match="fell back to CPUExecutionProvider although CUDAExecutionProvider was asked"):
         open_engine("ort-cuda", product())

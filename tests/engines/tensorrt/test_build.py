@@ -96,7 +96,7 @@ def test_an_operator_of_ours_is_refused_before_the_parser_sees_it(exported: Expo
 @pytest.mark.parametrize("name", [*MODELS, "attention"])
 def test_folding_constants_for_tensorrt_changes_no_result(exported: Exported, name: str) -> None:
     plain = exported(name)
-    folded = tensorrt_build._as_tensorrt_takes_it(plain)
+    folded = tensorrt_build.fold_constants(plain)
     stored = {t.name for t in loaded(folded).graph.initializer}
     for node in loaded(folded).graph.node:
         assert node.op_type != "ReduceMean" or node.input[1] in stored
@@ -108,7 +108,7 @@ def test_folding_constants_for_tensorrt_changes_no_result(exported: Exported, na
 
 def test_int32_biases_are_folded_for_tensorrt_and_change_no_result(exported: Exported) -> None:
     int8 = quantise(exported("pre-norm"), IMAGES, Calibration(8))
-    folded = tensorrt_build._as_tensorrt_takes_it(int8)
+    folded = tensorrt_build.fold_constants(int8)
     assert any(t.data_type == onnx.TensorProto.INT32 for t in int8.graph.initializer)
     whole = {t.name for t in loaded(folded).graph.initializer if t.data_type == onnx.TensorProto.INT32}
     assert not whole & {node.input[0] for node in loaded(folded).graph.node if node.op_type == "DequantizeLinear"}

@@ -17,7 +17,7 @@ from testbed.engines import cuda
 from testbed.engines.runner import faulty_weight
 from testbed.engines.signature import loaded, signature_of
 from testbed.engines.tensorrt import runner as tensorrt
-from testbed.engines.tensorrt.build import Build, _sized
+from testbed.engines.tensorrt.build import Build, profile_shape
 from testbed.engines.tensorrt.runner import TensorRtRunner
 from testbed.instrument.ports.feed import PortFeed
 from testbed.instrument.ports.insertion import instrument
@@ -115,7 +115,7 @@ def test_a_profile_spans_from_one_row_and_point_to_the_most(model: bytes) -> Non
     signature = signature_of(loaded(instrument(model, table).SerializeToString()))
     sites = next(value for value in signature.inputs if value.name == "fault_site")
     build = Build("tensorrt", max_batch=8, max_points=5)
-    assert [_sized(sites, *sizes) for sizes in build.sizes] == [(1, 1), (8, 5), (8, 5)]
+    assert [profile_shape(sites, *sizes) for sizes in build.sizes] == [(1, 1), (8, 5), (8, 5)]
 
 
 def test_a_run_that_fails_is_an_engine_error(stand_in: Any, model: bytes) -> None:

@@ -316,7 +316,7 @@ def test_only_outputs_come_back_from_the_device(exported, variant):
     """Shapes, axes and bounds stay on the host: on a GPU each would be a wait in the middle of a run."""
     _, plain = exported(variant)
     with OnAnotherDevice(request(plain)) as runner, torch.inference_mode():
-        made = runner._computed(runner._given({"image": IMAGES}))
+        made = runner.compute(runner.upload({"image": IMAGES}))
     assert {value.device.type for value in made.values()} == {"meta"}
     wanted = outputs("torch", plain, {"image": IMAGES})
     assert {name: tuple(value.shape) for name, value in made.items()} == {n: a.shape for n, a in wanted.items()}

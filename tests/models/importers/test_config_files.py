@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import settings as settings_of_hypothesis
 from hypothesis import strategies as st
 
-import testbed.data._torchvision  # noqa: F401  # makes torchvision importable for the libraries below
+import testbed.data.torchvision_import  # noqa: F401  # makes torchvision importable for the libraries below
 from testbed.core.errors import GateFailed, TestbedError, UsageError
 from testbed.models.importers import check_against_library, import_weights
 from testbed.models.importers.facts.timm_models import timm_facts

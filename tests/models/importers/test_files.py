@@ -12,7 +12,7 @@ import pytest
 import safetensors.torch
 import torch
 
-import testbed.data._torchvision  # noqa: F401  # makes torchvision importable for timm
+import testbed.data.torchvision_import  # noqa: F401  # makes torchvision importable for timm
 from testbed.core.errors import TestbedError, UsageError
 from testbed.core.folder.file_kinds import is_safetensors
 from testbed.models.importers import export_vit_pytorch, import_weights

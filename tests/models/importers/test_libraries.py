@@ -7,7 +7,7 @@ import pytest
 import safetensors.torch
 import torch
 
-import testbed.data._torchvision  # noqa: F401  # makes torchvision importable for the libraries below
+import testbed.data.torchvision_import  # noqa: F401  # makes torchvision importable for the libraries below
 from testbed.models.importers import export_vit_pytorch, import_weights, save_vit_pytorch
 from tests.support.exporters import randomised
 from tests.support.weights import images, saved

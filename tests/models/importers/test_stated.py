@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-import testbed.data._torchvision  # noqa: F401  # makes torchvision importable for the libraries below
+import testbed.data.torchvision_import  # noqa: F401  # makes torchvision importable for the libraries below
 from testbed.core.errors import GateFailed, TestbedError, UsageError
 from testbed.models.importers import STATED_KEYS, check_against_library, import_weights, settings
 from testbed.models.importers.facts.stated import StatedFacts

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-import testbed.data._torchvision  # noqa: F401  # makes torchvision importable for the libraries below
+import testbed.data.torchvision_import  # noqa: F401  # makes torchvision importable for the libraries below
 from testbed.core.errors import TestbedError, UsageError
 from testbed.models.importers import import_weights
 from tests.support.weights import difference, images, lively, saved, stated_facts, timm_vit, torchvision_vit

@@ -125,7 +125,7 @@ def test_batches_are_small_for_large_models_and_change_nothing(make_model, make_
     vit_base = uniform(12, 12, 3072, image=224, patch=16, channels=3, width=768, classes=1000)
     assert batch_size(vit_base) == 27
     whole = measured(model, split)
-    monkeypatch.setattr("testbed.sensitivity.class_space.stream._LARGEST_BATCH", 4)
+    monkeypatch.setattr("testbed.sensitivity.class_space.stream.LARGEST_BATCH", 4)
     assert [len(batch) for batch in token_batches(model, split)] == [4, 4, 3]
     parts = measured(model, split)
     for one_batch, several in zip(whole.states, parts.states, strict=True):

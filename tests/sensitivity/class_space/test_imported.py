@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-import testbed.data._torchvision  # noqa: F401  # makes torchvision importable for the libraries below
+import testbed.data.torchvision_import  # noqa: F401  # makes torchvision importable for the libraries below
 from testbed.models.importers import import_weights
 from testbed.sensitivity.class_space.projection import ClassProjection
 from testbed.sensitivity.class_space.recorder import recorded

@@ -28,7 +28,7 @@ def features(model, split, state):
 
 
 def test_probes_are_scikit_learns_ridge(make_model, make_split, monkeypatch):
-    monkeypatch.setattr("testbed.sensitivity.class_space.stream._LARGEST_BATCH", 7)
+    monkeypatch.setattr("testbed.sensitivity.class_space.stream.LARGEST_BATCH", 7)
     model, training, test = make_model(), make_split(30, seed=1), make_split(24, seed=2)
     states = probed_states(model.config)
     fit = RidgeSums(states, range(5), 3, 1.0)
@@ -55,7 +55,7 @@ def test_several_passes_give_the_same(make_model, make_split, monkeypatch):
     model, training, test = make_model(), make_split(12), make_split(12, seed=3)
     at_once = probe_layers(model, training, test, positions=[0, 2])
     each = 8 * 2 * (8 + 1) * (8 + 3)
-    monkeypatch.setattr(probe_module, "_SUMS_BYTES", 2 * each)
+    monkeypatch.setattr(probe_module, "SUMS_BYTES", 2 * each)
     assert [len(states) for states in probe_passes(model.config, [0, 2])] == [2, 2, 2]
     assert probe_layers(model, training, test, positions=[0, 2]) == at_once
 

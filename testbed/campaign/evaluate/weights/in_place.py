@@ -66,7 +66,7 @@ def weight_gate(
     ``advance`` is told of tensors that are done. Raises EngineError where the output is not restored.
     """
     file = _PlainFile(plain, rebuild)
-    comparable = _same(file.outputs(engine), engine.golden)
+    comparable = equal_outputs(file.outputs(engine), engine.golden)
     inputs = engine.runner.info.options.get("weights") == "inputs"
     at_risk = set() if inputs else file.at_risk()
     rng = np.random.default_rng([seed, len(sites)])
@@ -147,7 +147,7 @@ def _judged(engine: CampaignEngine, file: _PlainFile, site: Site, silent: bool, 
         in_place = _faulty_outputs(engine, site, index, masks)
         with file.faulty(site, index, masks):
             from_file = file.outputs(engine)
-        if not _same(in_place, from_file):
+        if not equal_outputs(in_place, from_file):
             return COPIED if silent else HALF_APPLIED
     return NO_EFFECT if silent else None
 
@@ -166,7 +166,7 @@ def _faulty_outputs(engine: CampaignEngine, site: Site, index: int, masks: Masks
         return engine.outputs()
 
 
-def _same(left: NDArray, right: NDArray) -> bool:
+def equal_outputs(left: NDArray, right: NDArray) -> bool:
     """Whether all elements have the same bits, or are both NaN."""
     return bool(((as_words(left) == as_words(right)) | (np.isnan(left) & np.isnan(right))).all())
 

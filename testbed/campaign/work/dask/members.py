@@ -23,7 +23,7 @@ except ImportError as error:
 
 log = logging.getLogger(__name__)
 
-_CONNECT_S = 20.0
+CONNECT_TIMEOUT_S = 20.0
 _GATHER_S = 60.0
 
 
@@ -73,7 +73,7 @@ class Members:
         self._seen = time.monotonic()
         self._job: Job | None = None
         try:
-            self._client = Client(address, timeout=_CONNECT_S, set_as_default=False)
+            self._client = Client(address, timeout=CONNECT_TIMEOUT_S, set_as_default=False)
         except (OSError, ValueError, TypeError, RuntimeError) as error:
             raise TestbedError(
                 f"no Dask scheduler answers at {address}; start one with `dask scheduler`, or correct --scheduler"
@@ -93,7 +93,7 @@ class Members:
 
     def poll(self) -> list[Member]:
         """Greets who has come and forgets who has gone; returns these. Raises TestbedError where nobody can work."""
-        present = self._present()
+        present = self.present()
         gone = [self.members.pop(address) for address in list(self.members) if address not in present]
         for address, threads in present.items():
             if address not in self.members:
@@ -101,7 +101,7 @@ class Members:
         self._check_anyone()
         return gone
 
-    def _present(self) -> dict[str, int]:
+    def present(self) -> dict[str, int]:
         """Threads of each worker, by its address."""
         try:
             if self._client.status != "running":

@@ -49,6 +49,11 @@ class ClusterPool:
         self._members = Members(address, insecure)
         self._checks = Checks(recheck or Recheck(), opener, self._limits)
 
+    @property
+    def workers(self) -> int:
+        """How many workers the scheduler has now, whether they are fit or not. Raises TestbedError where it is gone."""
+        return len(self._members.present())
+
     def run(
         self,
         units: Iterable[Unit],

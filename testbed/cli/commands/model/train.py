@@ -117,7 +117,7 @@ def _trained(
 ) -> TrainingFacts:
     from testbed.train.runs import train_run
 
-    callbacks: list[Callback] = [] if sys.stderr.isatty() else [_say_epoch]
+    callbacks: list[Callback] = [] if sys.stderr.isatty() else [say_epoch]
     if recorder:
         callbacks.append(recorder)
     try:
@@ -148,7 +148,7 @@ def _recorded(run: Path, recorder: Recorder) -> RecordedFuzziness:
     return RecordedFuzziness(str(run / LOG), [row.epoch for row in log])
 
 
-def _say_epoch(epoch: int, model: ViT, record: EpochRecord) -> None:
+def say_epoch(epoch: int, model: ViT, record: EpochRecord) -> None:
     """A line per epoch, where no progress bar is shown."""
     say(
         f"epoch {epoch}: loss {record.train_loss:.4f}, validation {100 * record.validation_accuracy:.2f} %,"

@@ -78,12 +78,12 @@ def off_by_a_bit(values: NDArray) -> NDArray:
 
 
 def test_rows_that_differ_are_switched_off_alone(model: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    row = RowRunner._row
+    rows = RowRunner.__call__
 
-    def wrong(self: RowRunner, *arguments: Any) -> NDArray:
-        return off_by_a_bit(row(self, *arguments))
+    def wrong(self: RowRunner, *arguments: Any) -> dict[str, NDArray]:
+        return {name: off_by_a_bit(values) for name, values in rows(self, *arguments).items()}
 
-    monkeypatch.setattr(RowRunner, "_row", wrong)
+    monkeypatch.setattr(RowRunner, "__call__", wrong)
     found = proof(model)
     assert found.plan == Shortcuts(rows=False)
     assert any(not tried.passed for tried in found.record.tried)

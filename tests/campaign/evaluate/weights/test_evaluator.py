@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -168,8 +168,8 @@ def test_engines_that_do_not_hear_a_faulty_weight_stay_off(model: WeightLab) -> 
         def open(self, model: bytes, *, batch: int | None = None, mutable_weights: bool = False) -> Runner:
             runner = super().open(model, batch=batch, mutable_weights=mutable_weights)
             if mutable_weights and model != self.plain:
-                copies = {name: array.copy() for name, array in runner._weights.items()}  # type: ignore[attr-defined]
-                runner.weight = copies.__getitem__  # type: ignore[attr-defined]
+                stored = runner.weight  # type: ignore[attr-defined]
+                runner.weight = cache(lambda name: stored(name).copy())  # type: ignore[attr-defined]
             return runner
 
     deaf = Deaf(exported("pre-norm"))

@@ -172,7 +172,7 @@ class Copying:
 
 @pytest.mark.parametrize("copied", ["bias", "w", "x.scale", "y.zero_point"])
 def test_a_weight_that_the_engine_copied_is_left_out(engine: CampaignEngine, copied: str) -> None:
-    engine.runner = Copying(engine.runner, copied)  # type: ignore[assignment]
+    engine.runner = Copying(engine.runner, copied)
     assert {name for name, reason in reasons(gated(engine)).items() if reason == COPIED} == {copied}
 
 
@@ -186,7 +186,7 @@ class Forgetful(Copying):
 
 def test_an_engine_that_is_not_restored_is_refused(engine: CampaignEngine) -> None:
     assert len(engine.golden) == 8  # run before the engine begins to forget
-    engine.runner = Forgetful(engine.runner, "")  # type: ignore[assignment]
+    engine.runner = Forgetful(engine.runner, "")
     with pytest.raises(EngineError, match="not restored after weight faults were undone"):
         gated(engine)
 

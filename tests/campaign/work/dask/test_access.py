@@ -103,14 +103,14 @@ def test_a_cluster_over_tls_works_and_lets_nobody_else_in(
     cluster: Cluster, ours: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert cluster.address.startswith("tls://")
-    monkeypatch.setattr(cluster_roster, "_CONNECT_S", 3.0)
+    monkeypatch.setattr(cluster_roster, "CONNECT_TIMEOUT_S", 3.0)
     campaign, theirs = Campaign(tmp_path / "run"), certificates(tmp_path / "theirs")
     cluster.start("intruder", 1, **environment(theirs))
     with dask.config.set(ours):
         assert campaign.run(cluster.address, 6).done == 6
         campaign.assert_rows_are_those_of_one_worker_here(6)
         with ClusterPool(campaign.opener(), cluster.address, campaign.folder, LIMITS) as pool:
-            assert len(pool._members._present()) == 1
+            assert pool.workers == 1
     with (
         dask.config.set(theirs),
         pytest.raises(TestbedError, match=r"^no Dask scheduler answers at tls://\S+; .*certificate"),

@@ -120,7 +120,7 @@ def test_a_worker_that_turns_out_unfit_later_gives_back_what_it_has(cluster: Clu
         if not campaign.kept:
             (campaign.folder / "other").write_text("other bits")
             cluster.start("good")
-            until(lambda: len(pool._members._present()) == 2)
+            until(lambda: pool.workers == 2)
         campaign.keep(unit, rows)
 
     with ClusterPool(campaign.opener(), cluster.address, campaign.folder, LIMITS) as pool:
@@ -166,7 +166,7 @@ def test_what_a_handler_raises_comes_back_as_itself(cluster: Cluster, campaign: 
 
 
 def test_nobody_there(cluster: Cluster, campaign: Campaign, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster_roster, "_CONNECT_S", 0.5)
+    monkeypatch.setattr(cluster_roster, "CONNECT_TIMEOUT_S", 0.5)
     with pytest.raises(TestbedError, match=r"^no Dask scheduler answers at tcp://127\.0\.0\.1:1; start one"):
         campaign.run("tcp://127.0.0.1:1", 3)
     with (
@@ -179,7 +179,7 @@ def test_nobody_there(cluster: Cluster, campaign: Campaign, monkeypatch: pytest.
 
 
 def test_a_scheduler_that_goes_is_told(tmp_path: Path, campaign: Campaign, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster_roster, "_CONNECT_S", 2.0)
+    monkeypatch.setattr(cluster_roster, "CONNECT_TIMEOUT_S", 2.0)
     cluster = Cluster(tmp_path)
     cluster.start("good")
     campaign.order(dict.fromkeys(range(400), "slow always"))

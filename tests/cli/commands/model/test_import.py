@@ -109,7 +109,7 @@ def test_mistakes_are_one_line(tmp_path, weights):
 
 
 def timm_file(folder, **changes):
-    import testbed.data._torchvision  # noqa: F401  # makes torchvision importable for timm
+    import testbed.data.torchvision_import  # noqa: F401  # makes torchvision importable for timm
 
     module = pytest.importorskip("timm.models.vision_transformer")
     torch.manual_seed(0)

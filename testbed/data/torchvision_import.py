@@ -1,4 +1,4 @@
-"""The only place that imports torchvision: ``from testbed.data._torchvision import datasets, transforms``.
+"""The only place that imports torchvision: ``from testbed.data.torchvision_import import datasets, transforms``.
 
 PyTorch's CPU build beside torchvision's CUDA-built wheel (the one package indexes serve by default) cannot load
 torchvision's compiled operators, and from then on ``import torchvision`` itself fails: it registers shape functions for
