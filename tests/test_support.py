@@ -10,18 +10,16 @@ import torch
 from torch import nn
 
 from testbed.export.onnx import plain_onnx
-from testbed.models.config import ViTConfig
 from testbed.models.vit import ViT
 from tests.support.exporters import written
 from tests.support.exports import export_key
 from tests.support.once import made_once
-
-CONFIG = ViTConfig(image=4, patch=2, channels=1, width=8, classes=3, head_width=4, heads=(2,), mlp=(8,))
+from tests.support.tiny_models import TINY_VIT
 
 
 def vit(**changes: float) -> ViT:
     torch.manual_seed(0)
-    model = ViT(CONFIG).eval()
+    model = ViT(TINY_VIT).eval()
     for name, value in changes.items():
         with torch.no_grad():
             model.get_parameter(name.replace("_", ".")).view(-1)[0] = value

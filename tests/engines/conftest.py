@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from testbed.semantics import corrupt
+from tests.support.compiled_cpu import KERNELS
 
-KERNELS = Path(__file__).parents[2] / "kernels"
 EMULATION = Path(__file__).parent / "cuda_emulation"
 FLAGS = ["-std=c++17", "-O2", "-Wall", "-Wextra", "-Wconversion", "-Werror", "-shared", "-fPIC", "-fvisibility=hidden"]
 

@@ -28,7 +28,7 @@ from testbed.core.schema import FAULT_COLUMNS, PLAN_COLUMNS, ROW_COLUMNS, SCHEMA
 from testbed.core.site import Site, SiteTable, site_kind
 from testbed.report import build_report
 from testbed.semantics import as_words, corrupt
-from tests.support.report_pages import SHAPES
+from tests.support.report_pages import SHAPES, copy_of
 
 BITS = (31, 30, 29, 23, 22, 11, 0)
 
@@ -332,6 +332,12 @@ def report_of(run_of: Callable[..., Path]) -> Callable[..., Path]:
 def toy_image(image_id: str) -> np.ndarray:
     """(8, 8) uint8, another one for every id."""
     return np.random.default_rng(int(image_id.removeprefix("toy/"))).integers(0, 256, (8, 8), dtype=np.uint8)
+
+
+@pytest.fixture
+def run_copy(run_of: Callable[..., Path], tmp_path: Path) -> Path:
+    """The usual run, to be changed; without its page."""
+    return copy_of(run_of(), tmp_path)
 
 
 @pytest.fixture(params=list(SHAPES), ids=str)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from testbed.core.folder.manifest import checksummed
 from testbed.core.schema import ROW_COLUMNS, arrow_schema
 from testbed.report import build_report
 from testbed.report.read.worst_rows import worst_ended, worst_nonfinite, worst_predictions
-from tests.support.report_pages import Page, worst_articles
+from tests.support.report_pages import Page, copy_of, worst_articles
 
 ENDED = {"outcome": "due", "nonfinite": None, "top1_faulty": None, "margin_faulty": None, "mismatches": None}
 
@@ -24,7 +23,7 @@ ENDED = {"outcome": "due", "nonfinite": None, "top1_faulty": None, "margin_fault
 @pytest.fixture
 def run(run_of: Callable[..., Path], tmp_path: Path) -> Path:
     """The two surest predictions that activation faults overturned were not overturned: the engine crashed, or hung."""
-    run = Path(shutil.copytree(run_of(), tmp_path / "run", ignore=shutil.ignore_patterns("report.html")))
+    run = copy_of(run_of(), tmp_path)
     rows = pq.read_table(run / "results.parquet").to_pylist()
     for due, fault in zip(("crash", "hang"), worst_predictions(run, "activation", 2), strict=True):
         row = next(r for r in rows if (r["fault_id"], r["image_id"]) == (fault.fault_id, fault.image_id))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -148,33 +146,28 @@ def swept(link: bool) -> dict[str, Any]:
     }
 
 
-def add_sweep(run: Path, link: bool = True) -> None:
+def add_sweep(run_copy: Path, link: bool = True) -> None:
     """As `testbed sweep` leaves it."""
-    (run / "sweep.json").write_text(json.dumps(SweepRecord.model_validate(swept(link)).to_json()))
-    manifest = json.loads((run / "manifest.json").read_text())
+    (run_copy / "sweep.json").write_text(json.dumps(SweepRecord.model_validate(swept(link)).to_json()))
+    manifest = json.loads((run_copy / "manifest.json").read_text())
     manifest["stages"]["sweep"] = {
         "inputs": {"results": manifest["stages"]["execute"]["outputs"]["results.parquet"]},
-        "outputs": {"sweep.json": sha256_file(run / "sweep.json")},
+        "outputs": {"sweep.json": sha256_file(run_copy / "sweep.json")},
         "facts": {},
         "seconds": 1.0,
         "command": "testbed sweep",
     }
-    (run / "manifest.json").write_text(json.dumps(checksummed(manifest)))
+    (run_copy / "manifest.json").write_text(json.dumps(checksummed(manifest)))
 
 
 @pytest.fixture
-def run(run_of: Callable[..., Path], tmp_path: Path) -> Path:
-    return Path(shutil.copytree(run_of(), tmp_path / "run", ignore=shutil.ignore_patterns("report.html")))
+def page(run_copy: Path) -> Page:
+    add_sweep(run_copy)
+    return Page(build_report(run_copy))
 
 
-@pytest.fixture
-def page(run: Path) -> Page:
-    add_sweep(run)
-    return Page(build_report(run))
-
-
-def test_a_run_without_a_sweep_names_the_command(run: Path) -> None:
-    page = Page(build_report(run))
+def test_a_run_without_a_sweep_names_the_command(run_copy: Path) -> None:
+    page = Page(build_report(run_copy))
     assert "Not swept yet: testbed sweep DIR" in page.text
     assert not [name for name in page.tables if name.startswith(("floors", "roc"))]
 
@@ -210,7 +203,7 @@ def test_curves_are_the_sweeps(page: Page) -> None:
     assert f"thin: against {SOURCES[1]}, the noisiest" in page.text
 
 
-def test_the_link_is_told_where_it_was_followed(run: Path, page: Page) -> None:
+def test_the_link_is_told_where_it_was_followed(run_copy: Path, page: Page) -> None:
     assert "90 faults inside block.0.attn were followed from block.0.attn.proj" in page.text
     atols = [line[0] for line in page.tables["link-grid"][1:]]
     assert atols == ["1e-8", "1e-6", "1e-4", "1"]  # powers of ten, and the campaign's own
@@ -219,13 +212,13 @@ def test_the_link_is_told_where_it_was_followed(run: Path, page: Page) -> None:
     rate, interval = tiers[0][3].split(" ")
     assert_shown(rate, interval, told(0.93))
     assert tiers[0][6] == "no such row"
-    add_sweep(run, link=False)
-    assert "first attention module?" not in Page(build_report(run)).text
+    add_sweep(run_copy, link=False)
+    assert "first attention module?" not in Page(build_report(run_copy)).text
 
 
-def test_drawings_of_the_page_are_legible(run: Path) -> None:
-    add_sweep(run)
-    found = drawings(build_report(run))
+def test_drawings_of_the_page_are_legible(run_copy: Path) -> None:
+    add_sweep(run_copy)
+    found = drawings(build_report(run_copy))
     labels = [str(drawing.get("aria-label")) for drawing in found]
     assert sum(label.startswith("ROC per tier") for label in labels) == 3
     assert sum(label.startswith("Flagged by tolerance") for label in labels) == 3
@@ -234,34 +227,34 @@ def test_drawings_of_the_page_are_legible(run: Path) -> None:
         assert_legible(drawing)
 
 
-def test_a_sweep_of_other_results_is_not_shown(run: Path) -> None:
-    add_sweep(run)
-    manifest = json.loads((run / "manifest.json").read_text())
+def test_a_sweep_of_other_results_is_not_shown(run_copy: Path) -> None:
+    add_sweep(run_copy)
+    manifest = json.loads((run_copy / "manifest.json").read_text())
     manifest["stages"]["sweep"]["inputs"]["results"] = "other"
-    (run / "manifest.json").write_text(json.dumps(checksummed(manifest)))
-    assert "Not swept yet" in Page(build_report(run)).text
+    (run_copy / "manifest.json").write_text(json.dumps(checksummed(manifest)))
+    assert "Not swept yet" in Page(build_report(run_copy)).text
 
 
-def test_an_edited_sweep_is_refused(run: Path) -> None:
-    add_sweep(run)
-    (run / "sweep.json").write_text("{}")
+def test_an_edited_sweep_is_refused(run_copy: Path) -> None:
+    add_sweep(run_copy)
+    (run_copy / "sweep.json").write_text("{}")
     with pytest.raises(StaleArtefact, match=r"sweep\.json was edited.*testbed sweep"):
-        build_report(run)
+        build_report(run_copy)
 
 
-def test_a_new_sweep_makes_the_page_again(run: Path) -> None:
-    report_stage(run)
-    before = (run / "report.html").read_bytes()
-    add_sweep(run)
-    report_stage(run)
-    after = (run / "report.html").read_bytes()
+def test_a_new_sweep_makes_the_page_again(run_copy: Path) -> None:
+    report_stage(run_copy)
+    before = (run_copy / "report.html").read_bytes()
+    add_sweep(run_copy)
+    report_stage(run_copy)
+    after = (run_copy / "report.html").read_bytes()
     assert b"roc-model-activation" not in before
     assert b"roc-model-activation" in after
-    report_stage(run)
-    assert (run / "report.html").read_bytes() == after
-    add_sweep(run, link=False)
-    report_stage(run)
-    assert b"link-tiers" not in (run / "report.html").read_bytes()
+    report_stage(run_copy)
+    assert (run_copy / "report.html").read_bytes() == after
+    add_sweep(run_copy, link=False)
+    report_stage(run_copy)
+    assert b"link-tiers" not in (run_copy / "report.html").read_bytes()
 
 
 def test_a_curve_goes_through_its_points() -> None:

@@ -15,12 +15,12 @@ from typing import Any
 import pyarrow as pa
 
 from testbed.campaign.plan.unit import Unit
-from testbed.campaign.results.arrow import from_stream
 from testbed.campaign.work.contract import Limits, Opener, Report
 from testbed.campaign.work.dask.pool import ClusterPool
 from testbed.campaign.work.pool import LocalPool
 from testbed.core.folder.runfolder import RunFolder
 from tests.support.toy_handler import open_toy
+from tests.support.toy_units import ToyUnits
 
 SIZE = 4
 LIMITS = Limits(floor_s=30, open_s=60, backoff_s=0.02, share_s=0.5, join_s=20)
@@ -79,7 +79,7 @@ def until(true: Callable[[], Any], within_s: float = 60.0) -> None:
         time.sleep(0.02)
 
 
-class Campaign:
+class Campaign(ToyUnits):
     def __init__(self, folder: Path) -> None:
         self.folder = RunFolder.claimed(folder, "campaign", "toy", {}, [])
         folder.mkdir()
@@ -87,19 +87,11 @@ class Campaign:
         (folder / "plan").touch()
         self.kept: dict[int, pa.Table] = {}
 
-    def order(self, orders: dict[int, str]) -> None:
-        for fault, what in orders.items():
-            (self.folder / str(fault)).write_text(what)
-
     def opener(self, golden: str = "toy") -> Opener:
         return Opener(open_toy, (str(self.folder.path),), {"model.activation": golden})
 
     def units(self, n: int) -> list[Unit]:
         return [Unit(number=number, plan="plan", start=SIZE * number, stop=SIZE * (number + 1)) for number in range(n)]
-
-    def keep(self, unit: Unit, rows: bytes) -> None:
-        assert unit.number not in self.kept
-        self.kept[unit.number] = from_stream(rows)
 
     def run(self, address: str, n: int, **more: Any) -> Report:
         with ClusterPool(self.opener(more.pop("golden", "toy")), address, self.folder, LIMITS) as pool:

@@ -42,3 +42,12 @@ def last_error_of(result: Result, exit_code: int) -> str:
     assert "Traceback" not in result.output
     assert result.stdout == ""
     return lines[0]
+
+
+def strict_json(text: str) -> Any:
+    """What the text says in JSON as its standard has it: NaN and infinities are no numbers of it."""
+
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is not JSON")
+
+    return json.loads(text, parse_constant=refuse)

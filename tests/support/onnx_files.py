@@ -58,3 +58,21 @@ def site_values(session: Any, plain: bytes, images: NDArray, sites: Any) -> dict
             proto.graph.output.append(helper.make_tensor_value_info(site.tensor, TensorProto.FLOAT, None))
     found = session(proto.SerializeToString())({proto.graph.input[0].name: images})
     return {site.name: found[site.tensor] for site in sites}
+
+
+def scrambled(plain: bytes) -> tuple[bytes, dict[str, str]]:
+    """Every tensor and weight renamed to a number, metadata gone; and the new names by the old."""
+    proto = onnx.load_from_string(plain)
+    graph, names = proto.graph, {"": ""}
+
+    def new(name: str) -> str:
+        return names.setdefault(name, f"t{len(names)}")
+
+    for node in graph.node:
+        node.input[:] = map(new, node.input)
+        node.output[:] = map(new, node.output)
+        node.name = ""
+    for value in (*graph.initializer, *graph.input, *graph.output):
+        value.name = new(value.name)
+    del graph.value_info[:], proto.metadata_props[:]
+    return proto.SerializeToString(), names

@@ -10,16 +10,15 @@ import bench_confidence
 import numpy as np
 import pytest
 import torch
-from benchmarks import peer_pytorchfi
 from benchmarks.adaptive import LINEAR_SITES, leveugle_sizes, populations, uniform_sizes
 from benchmarks.faults import linear_layers, neuron_faults, neuron_places
 
 from testbed.analysis.adaptive.sequential import StopRule
 from testbed.models.presets import preset
 from testbed.models.vit import ViT, taps
+from tests.support.peers import needs_pytorchfi
 
 DIGITS = preset("digits")
-needs_pytorchfi = pytest.mark.skipif(not peer_pytorchfi.available(), reason=peer_pytorchfi.MISSING)
 
 
 def test_populations_are_elements_times_bits_times_images() -> None:

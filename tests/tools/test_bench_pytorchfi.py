@@ -19,8 +19,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from testbed.models.presets import preset
 from testbed.models.vit import ViT, taps
+from tests.support.peers import needs_pytorchfi
 
-needs_pytorchfi = pytest.mark.skipif(not peer_pytorchfi.available(), reason=peer_pytorchfi.MISSING)
 needs_mrfi = pytest.mark.skipif(not peer_mrfi.available(), reason=peer_mrfi.MISSING)
 
 

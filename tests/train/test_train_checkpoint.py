@@ -1,16 +1,15 @@
-import os
 import pickle
 import signal
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 
 from testbed.core.errors import StaleArtefact, TestbedError, UsageError
 from testbed.train import train
+from tests.support.bomb import Bomb
 
 
 class Interrupted(Exception):
@@ -134,20 +133,12 @@ def test_another_kind_of_file_is_refused(tiny, digits, quick, begun):
             train(tiny, digits, quick, seed=0, checkpoint=begun)
 
 
-class Trap:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
-
-
 def test_a_checkpoint_that_would_run_code_does_not(tiny, digits, quick, begun, tmp_path):
     trapped = tmp_path / "trapped"
-    begun.write_bytes(pickle.dumps(Trap(trapped)))
+    begun.write_bytes(pickle.dumps(Bomb(trapped)))
     with pytest.raises(StaleArtefact, match="not one of ours"):
         train(tiny, digits, quick, seed=0, checkpoint=begun)
-    torch.save({"format": Trap(trapped)}, begun)
+    torch.save({"format": Bomb(trapped)}, begun)
     with pytest.raises(StaleArtefact, match="not one of ours"):
         train(tiny, digits, quick, seed=0, checkpoint=begun)
     assert not trapped.exists()

@@ -17,6 +17,7 @@ from testbed.models.runs import DataSource, open_model_run
 from testbed.train import EpochRecord, evaluate
 from testbed.train.progress import progress_bar
 from tests.support.commands import answer_of, invoke
+from tests.support.terminals import Terminal
 
 SMALL = ["--set", "heads=[2]", "--set", "mlp=[16]", "--set", "width=16"]
 
@@ -189,11 +190,6 @@ def test_unknown_presets_and_data_sets_list_the_known(tmp_path, names):
     assert "unknown" in done.stderr
     assert "digits" in done.stderr
     assert not (tmp_path / "run").exists()
-
-
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
 
 
 def test_the_bar_is_shown_on_a_terminal_only(monkeypatch, tiny, digits, quick):

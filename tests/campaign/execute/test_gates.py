@@ -31,7 +31,7 @@ from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
 from testbed.core.errors import GateFailed, TestbedError
 from testbed.core.folder.files import sha256_file
 from testbed.core.folder.runfolder import RunFolder
-from testbed.engines.runner import BaseRunner
+from tests.support.wrapped_runners import PassingRunner
 
 
 @pytest.fixture
@@ -231,29 +231,20 @@ def test_a_machine_with_other_golden_bits_may_not_go_on(campaign: Campaign) -> N
 # ---- rows that influence each other
 
 
-class Sharing(BaseRunner):
+class Sharing(PassingRunner):
     """An engine in which a row's outputs depend, in the last bit, on the largest number in the batch."""
 
     def __init__(self, runner: Any, noise: float = 0.0) -> None:
-        self._runner, self._noise, self.info = runner, noise, runner.info
+        super().__init__(runner)
+        self.noise = noise
 
     def run(self, feeds: Any) -> dict[str, NDArray]:
-        found: dict[str, NDArray] = self._runner.run(feeds)
-        self._noise *= 2
-        if "head" in found and len(found["head"]) > 1:
-            loudest = np.abs(np.nan_to_num(found["head"], nan=3e38)).max()
-            found["head"] = found["head"] * np.float32(1 + 1e-6 * (loudest > 1e3)) + np.float32(self._noise)
-        return found
-
-    def weight(self, tensor: str) -> NDArray:
-        weight: NDArray = self._runner.weight(tensor)
-        return weight
-
-    def weight_changed(self, tensor: str) -> None:
-        self._runner.weight_changed(tensor)
-
-    def close(self) -> None:
-        self._runner.close()
+        outputs = super().run(feeds)
+        self.noise *= 2
+        if "head" in outputs and len(outputs["head"]) > 1:
+            loudest = np.abs(np.nan_to_num(outputs["head"], nan=3e38)).max()
+            outputs["head"] = outputs["head"] * np.float32(1 + 1e-6 * (loudest > 1e3)) + np.float32(self.noise)
+        return outputs
 
 
 def test_rows_that_only_faults_let_influence_each_other_are_run_alone(

@@ -37,6 +37,7 @@ from testbed.golden.reference import LOGITS
 from testbed.models.runs import MODEL, DataSource, write_model_run
 from testbed.models.weights import load_model
 from testbed.sweep.noise import NoiseEngines
+from tests.support.campaigns import prepared
 
 SECTION = {"target": "model", "where": "activation", "sites": ["head"], "per_stratum": 1}
 
@@ -67,15 +68,6 @@ def model_run(by_class: str, tiny_run: Path, tmp_path_factory: pytest.TempPathFa
 def spec_of(run: Path, **values: Any) -> CampaignSpec:
     tiers = {"edges": [0.5, 1.0], "images": [20, 30]}
     return parse_spec({"name": "sorted", "model": {"run": str(run)}, "tiers": tiers, "faults": [SECTION]} | values)
-
-
-def prepared(spec: CampaignSpec, path: Path) -> Preparation:
-    folder = RunFolder.claimed(path, "campaign", spec.name, spec.identity(), [])
-    with folder.locked():
-        folder.save()
-        preparation = Preparation(spec, folder)
-        preparation.run()
-    return preparation
 
 
 @pytest.fixture(scope="module")

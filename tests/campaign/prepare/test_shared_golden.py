@@ -28,21 +28,13 @@ from testbed.golden.reference import LOGITS, module_files, record_reference
 from testbed.models.runs import MODEL, DataSource, write_model_run
 from testbed.models.weights import load_model
 from testbed.sweep.noise import NoiseEngines
+from tests.support.campaigns import prepared
 
 BOTH = ("inputs/attention.npy", "golden/attention.npy")
 
 
 def refuse(*args: object, **options: object) -> None:
     raise AssertionError("the model was run once more")
-
-
-def prepared(spec: CampaignSpec, path: Path) -> Preparation:
-    folder = RunFolder.claimed(path, "campaign", spec.name, spec.identity(), [])
-    with folder.locked():
-        folder.save()
-        preparation = Preparation(spec, folder)
-        preparation.run()
-    return preparation
 
 
 @pytest.fixture

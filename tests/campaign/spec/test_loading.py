@@ -9,8 +9,7 @@ import pytest
 from testbed.campaign.spec.campaign import load_spec
 from testbed.campaign.spec.loading import change, read_toml
 from testbed.core.errors import UsageError
-
-SPEC = Path(__file__).parents[3] / "campaigns" / "digits.toml"
+from tests.support.campaigns import DIGITS
 
 
 @pytest.mark.parametrize(
@@ -42,7 +41,7 @@ def test_a_change_reaches_into_lists_and_keys_of_any_name() -> None:
         "tiers.images[1]=5",
         'exposure.sites."*.softmax"=2.5',
     ]
-    changed, plain = load_spec(SPEC, changes), load_spec(SPEC)
+    changed, plain = load_spec(DIGITS, changes), load_spec(DIGITS)
     assert changed.faults[0].sites == ("*.softmax", "head")
     assert (changed.faults[1].per_stratum, changed.faults[2].scope) == (3, "persistent")
     assert changed.tiers.images == (plain.tiers.images[0], 5, *plain.tiers.images[2:])

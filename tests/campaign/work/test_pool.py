@@ -17,7 +17,6 @@ import pyarrow as pa
 import pytest
 
 from testbed.campaign.plan.unit import Unit
-from testbed.campaign.results.arrow import from_stream
 from testbed.campaign.work import pool as crew_module
 from testbed.campaign.work.calls import HandlerCall, Returned, RunUnit
 from testbed.campaign.work.contract import Limits, Opener, Report
@@ -26,6 +25,7 @@ from testbed.campaign.work.pool import LocalPool
 from testbed.campaign.work.slot import OtherGolden, WorkerSlot
 from testbed.core.errors import TestbedError
 from tests.support.toy_handler import open_toy
+from tests.support.toy_units import ToyUnits
 
 SIZE = 8
 PATIENT = Limits(floor_s=30.0, open_s=60.0, backoff_s=0.02)
@@ -36,22 +36,14 @@ def units(n: int) -> list[Unit]:
 
 
 @dataclass
-class Site:
+class Site(ToyUnits):
     """Where toys work. Orders: fault -> what it does and when; see `toy_handler`."""
 
     folder: Path
     kept: dict[int, pa.Table] = field(default_factory=dict)
 
-    def order(self, orders: Mapping[int, str]) -> None:
-        for fault, what in orders.items():
-            (self.folder / str(fault)).write_text(what)
-
     def opener(self, golden: str = "toy", opening: str = "") -> Opener:
         return Opener(open_toy, (str(self.folder), "toy", opening), {"model.activation": golden})
-
-    def keep(self, unit: Unit, rows: bytes) -> None:
-        assert unit.number not in self.kept
-        self.kept[unit.number] = from_stream(rows)
 
     def run(self, n: int, children: int = 2, limits: Limits = PATIENT, opening: str = "", **more: Any) -> Report:
         with LocalPool(self.opener(opening=opening), children, limits) as pool:

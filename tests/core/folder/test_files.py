@@ -6,21 +6,13 @@ import errno
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from testbed.core.errors import TestbedError
 from testbed.core.folder.files import atomic_path, sha256_file, sha256_json, write_bytes, write_json, write_text
-
-
-def failing(number: int) -> Callable[..., Any]:
-    def call(*_args: Any, **_kwargs: Any) -> Any:
-        raise OSError(number, os.strerror(number))
-
-    return call
+from tests.support.disks import failing
 
 
 def names(folder: Path) -> list[str]:

@@ -20,6 +20,7 @@ from testbed.core.errors import StaleArtefact, TestbedError, UsageError
 from testbed.core.folder.files import write_text
 from testbed.core.folder.manifest import MANIFEST
 from testbed.core.folder.runfolder import RunFolder
+from tests.support.disks import failing
 
 ORDER = ["first", "second", "third"]
 
@@ -210,10 +211,7 @@ def test_a_full_disk_at_the_start_can_be_begun_again(tmp_path: Path, monkeypatch
 def test_a_folder_that_takes_no_files_is_refused_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    def refused(*_args: Any, **_kwargs: Any) -> None:
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(Path, "mkdir", refused)
+    monkeypatch.setattr(Path, "mkdir", failing(number))
     with pytest.raises(TestbedError, match="choose another folder"), claimed(tmp_path / "run").locked():
         pass
 

@@ -27,7 +27,7 @@ from testbed.instrument.sites.named import named_sites
 from testbed.instrument.table import deployment_id, site_table
 from tests.support.exporters import randomised, written
 from tests.support.libraries import LIBRARIES, SITES, Library, Seen, imported, timm_model
-from tests.support.onnx_files import site_values
+from tests.support.onnx_files import scrambled, site_values
 
 EXPORTERS = ("dynamo", "torchscript")
 
@@ -185,24 +185,6 @@ def test_other_architectures(session: Any, tmp_path: Path, variant: str) -> None
 
 
 # ---- exports of our own, with nothing left of their names
-
-
-def scrambled(plain: bytes) -> tuple[bytes, dict[str, str]]:
-    """Every tensor and weight renamed to a number, metadata gone; and the new names by the old."""
-    proto = onnx.load_from_string(plain)
-    graph, names = proto.graph, {"": ""}
-
-    def new(name: str) -> str:
-        return names.setdefault(name, f"t{len(names)}")
-
-    for node in graph.node:
-        node.input[:] = map(new, node.input)
-        node.output[:] = map(new, node.output)
-        node.name = ""
-    for value in (*graph.initializer, *graph.input, *graph.output):
-        value.name = new(value.name)
-    del graph.value_info[:], proto.metadata_props[:]
-    return proto.SerializeToString(), names
 
 
 UNNAMED = {  # what a pattern does not tell: positions in two tables, a mix of two softmaxes

@@ -22,6 +22,7 @@ from testbed.core.folder.files import sha256_bytes
 from testbed.core.site import Site, SiteTable
 from testbed.engines.runner import EngineRequest, Runner, WeightInjector, faulty_weight, open_engine
 from testbed.semantics import as_words, corrupt
+from tests.support.wrapped_runners import PassingRunner
 
 IMAGES = np.random.default_rng(3).normal(size=(8, 4, 6)).astype(np.float32)
 NAMES = {TensorProto.FLOAT: "fp32", TensorProto.INT8: "int8", TensorProto.INT32: "int32"}
@@ -149,25 +150,16 @@ def test_what_is_kept_acts_as_the_edited_file_and_what_is_left_out_does_not(engi
     assert wrong == {name for name, reason in left_out.items() if reason == HALF_APPLIED}
 
 
-class Copying:
+class Copying(PassingRunner):
     """An engine that has its own copy of a weight: what is changed outside is not what it computes with."""
 
     def __init__(self, runner: Any, copied: str) -> None:
-        self._runner, self._copied, self.info = runner, copied, runner.info
-
-    def run(self, feeds: Any) -> dict[str, NDArray]:
-        found: dict[str, NDArray] = self._runner.run(feeds)
-        return found
+        super().__init__(runner)
+        self.copied = copied
 
     def weight(self, tensor: str) -> NDArray:
-        weight: NDArray = self._runner.weight(tensor)
-        return weight.copy() if tensor == self._copied else weight
-
-    def weight_changed(self, tensor: str) -> None:
-        self._runner.weight_changed(tensor)
-
-    def close(self) -> None:
-        self._runner.close()
+        weight = super().weight(tensor)
+        return weight.copy() if tensor == self.copied else weight
 
 
 @pytest.mark.parametrize("copied", ["bias", "w", "x.scale", "y.zero_point"])
@@ -180,8 +172,8 @@ class Forgetful(Copying):
     """An engine that keeps something of every run."""
 
     def run(self, feeds: Any) -> dict[str, NDArray]:
-        self._runs = getattr(self, "_runs", 0) + 1
-        return {name: value + np.float32(1e-3) * self._runs for name, value in super().run(feeds).items()}
+        self.runs = getattr(self, "runs", 0) + 1
+        return {name: value + np.float32(1e-3) * self.runs for name, value in super().run(feeds).items()}
 
 
 def test_an_engine_that_is_not_restored_is_refused(engine: CampaignEngine) -> None:

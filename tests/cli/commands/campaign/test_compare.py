@@ -14,7 +14,7 @@ from click.testing import Result
 
 from testbed.core.folder.files import sha256_file, sha256_json
 from testbed.core.folder.manifest import checksummed
-from tests.support.commands import error_of, invoke
+from tests.support.commands import error_of, invoke, strict_json
 
 
 def compare(*arguments: object) -> Result:
@@ -77,10 +77,7 @@ def test_rows_are_capped_in_print_and_whole_in_json(tiny_run: Path, other_run: P
 
 
 def test_json_is_one_object_without_nan(tiny_run: Path) -> None:
-    def refuse(word: str) -> None:
-        raise AssertionError(word)
-
-    compared = json.loads(compare(tiny_run, tiny_run, "--json").stdout, parse_constant=refuse)
+    compared = strict_json(compare(tiny_run, tiny_run, "--json").stdout)
     assert {record["kappa"]["value"] for record in compared["agreement"]} <= {1, None}
     assert compared["disagreements"] == {"rows": 0, "by_cause": [], "listed": []}
 

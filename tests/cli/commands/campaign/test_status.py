@@ -18,6 +18,7 @@ from testbed.cli.options.worker_setup import words_of, work_options
 from testbed.cli.watch import watch_on_stderr
 from testbed.core.folder.runfolder import RunFolder
 from tests.support.commands import invoke
+from tests.support.terminals import Terminal
 
 SNAPSHOT = Snapshot(
     stage="execute",
@@ -59,11 +60,6 @@ def test_status_where_there_is_none(tmp_path: Path) -> None:
     assert result.exit_code == 2
     assert result.stderr.startswith(f"error: {tmp_path} holds no run")
     assert result.stderr.count("\n") == 1
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
 
 
 def test_a_terminal_shows_it_and_anything_else_is_quiet(monkeypatch: pytest.MonkeyPatch) -> None:

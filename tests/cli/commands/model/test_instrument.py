@@ -14,11 +14,10 @@ from click.testing import Result
 
 from testbed.core.site import SiteTable
 from testbed.export.onnx import export_onnx
-from testbed.models.config import ViTConfig
 from testbed.models.vit import ViT
 from tests.support.commands import invoke
-
-CONFIG = ViTConfig(image=4, patch=2, channels=1, width=8, classes=3, head_width=4, heads=(2,), mlp=(8,))
+from tests.support.onnx_files import scrambled
+from tests.support.tiny_models import TINY_VIT
 
 
 @pytest.fixture
@@ -26,26 +25,16 @@ def own(tmp_path: Path) -> Path:
     """An export of our own."""
     torch.manual_seed(0)
     file = tmp_path / "vit.onnx"
-    export_onnx(ViT(CONFIG).eval(), torch.zeros(2, 1, 4, 4), file, input_name="image")
+    export_onnx(ViT(TINY_VIT).eval(), torch.zeros(2, 1, 4, 4), file, input_name="image")
     return file
 
 
 @pytest.fixture
 def foreign(own: Path) -> Path:
     """The same without its names, and with weights of another opset's convention."""
-    proto = onnx.load(own)
-    names: dict[str, str] = {"": ""}
-
-    def new(name: str) -> str:
-        return names.setdefault(name, f"t{len(names)}")
-
-    for node in proto.graph.node:
-        node.input[:], node.output[:] = map(new, list(node.input)), map(new, list(node.output))
-    for value in (*proto.graph.initializer, *proto.graph.input, *proto.graph.output):
-        value.name = new(value.name)
-    del proto.graph.value_info[:], proto.metadata_props[:]
-    onnx.save(proto, own.with_name("theirs.onnx"))
-    return own.with_name("theirs.onnx")
+    theirs = own.with_name("theirs.onnx")
+    theirs.write_bytes(scrambled(own.read_bytes())[0])
+    return theirs
 
 
 def instrument(*arguments: object) -> Result:

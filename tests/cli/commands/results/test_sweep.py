@@ -12,7 +12,7 @@ import pytest
 from click.testing import Result
 
 from testbed.cli.commands.results.sweep import Tolerances
-from tests.support.commands import error_of, invoke
+from tests.support.commands import error_of, invoke, strict_json
 
 
 def sweep(*arguments: object) -> Result:
@@ -55,10 +55,7 @@ def test_it_is_short_and_ends_with_what_to_deploy(swept_run: Path) -> None:
 
 
 def test_json_is_one_object_without_nan(swept_run: Path) -> None:
-    def refuse(word: str) -> None:
-        raise AssertionError(word)
-
-    swept = json.loads(sweep(swept_run, "--noise", "twin", "--json").stdout, parse_constant=refuse)
+    swept = strict_json(sweep(swept_run, "--noise", "twin", "--json").stdout)
     assert {"tiers", "sources", "goldens", "definitions", "link", "notes"} <= swept.keys()
     assert swept == json.loads((swept_run / "sweep.json").read_text())
     assert {part["tier"] for part in swept["tiers"]} == {None, 0, 1}
