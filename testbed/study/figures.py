@@ -36,7 +36,7 @@ def write_scores_picture(path: Path, report: StudyReport) -> None:
     handles, labels = axes.get_legend_handles_labels()
     unique = dict(zip(labels, handles, strict=True))
     axes.legend(unique.values(), unique.keys(), fontsize="small")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def write_curves_picture(path: Path, curves: Mapping[str, Mapping[int, Sequence[EpochRecord]]], title: str) -> None:
@@ -56,7 +56,7 @@ def write_curves_picture(path: Path, curves: Mapping[str, Mapping[int, Sequence[
         axes.set(xlabel="epoch", ylabel=label)
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _lines(axes: Axes, by_seed: Mapping[int, Sequence[EpochRecord]], measure: str, colour: object, name: str) -> None:
@@ -74,6 +74,7 @@ def short(data: str) -> str:
     return f"{kind}{colon}{Path(path).name}"
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write the figure as a PNG, whole or not at all."""
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
