@@ -39,12 +39,23 @@ settings.register_profile(
     max_examples=60,
     suppress_health_check=[HealthCheck.too_slow],
 )
+settings.register_profile("quick", settings.get_profile("testbed"), max_examples=15)
 settings.load_profile("testbed")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Fewer random examples in the quick loop, where tests do not say how many."""
+    if _is_quick(config):
+        settings.load_profile("quick")
+
+
+def _is_quick(config: pytest.Config) -> bool:
+    return bool(config.option.markexpr == "quick")
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Do not even import files of which nothing is quick, where nothing else is asked for: it takes as long as the tests."""
-    if config.option.markexpr != "quick":
+    if not _is_quick(config):
         return None
     return collection_path.relative_to(_TESTS).as_posix() in _NOT_QUICK or None
 
