@@ -49,6 +49,7 @@ def test_import_makes_a_run_folder_and_says_what_it_assumed(tmp_path, weights):
     assert done.exit_code == 0
     report = json.loads(done.stdout)
     assert report["layout"] == "vit-pytorch-old"
+    assert list(report["data"]) == ["name", "root", "preprocess", "seed", "classes"]
     assert report["config"]["heads"] == [2, 2, 2]
     assert "heads 2 (of width 64; any number that divides 128 fits)" in report["assumed"]
     assert report["parameters"] == sum(p.numel() for p in import_weights(weights).model.parameters())
