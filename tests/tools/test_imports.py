@@ -44,6 +44,17 @@ EXCEPTIONS: dict[str, tuple[set[str], str]] = {
     "documentation/column_page.py": ({"testbed.core.schema"}, _GENERATED),
     "documentation/folder_page.py": ({"testbed.core.folder.run_files"}, _GENERATED),
     "documentation/pages.py": ({"testbed.campaign.spec.schema"}, _GENERATED),
+    "documentation/record_pages.py": (
+        {
+            "testbed.ber.record",
+            "testbed.campaign.spec.tables",
+            "testbed.compare.engine_record",
+            "testbed.compare.precision_record",
+            "testbed.core.folder.forms",
+            "testbed.sweep.record",
+        },
+        _GENERATED,
+    ),
     "documentation/spec_page.py": ({"testbed.campaign.spec.errors", "testbed.campaign.spec.schema"}, _GENERATED),
     "documentation/summary_page.py": ({"testbed.campaign.summary.keys"}, _GENERATED),
     "gpu_checks/build.py": (
