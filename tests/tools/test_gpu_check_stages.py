@@ -14,7 +14,7 @@ import pytest
 from gpu_checks import build, campaigns, engines, hooks, kernels, latency
 from gpu_checks.common import Setting
 
-from testbed.core.errors import EngineError
+from testbed.core.errors import EngineError, TestbedError
 from testbed.core.process import libraries
 from testbed.engines import cuda, cuda_driver
 from tests.engines.cuda_emulation.host_driver import HostDriver
@@ -104,7 +104,7 @@ def test_the_tool_compiles_the_cuda_kernels_for_the_gpu_of_a_host(
 def test_kernels_that_do_not_compile_are_a_reason(tmp_path: Path) -> None:
     source = tmp_path / "broken.cpp"
     source.write_text("int f() { return nothing; }")
-    with pytest.raises(EngineError, match=r"testbed_cpu does not compile: .*error.*nothing"):
+    with pytest.raises(TestbedError, match=r"testbed_cpu does not compile: .*error.*nothing"):
         build.compile_library([build.compiler(), "-shared", str(source)], tmp_path / "testbed_cpu.so")
     assert [path.name for path in tmp_path.iterdir()] == ["broken.cpp"]
 
