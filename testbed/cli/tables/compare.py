@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from rich.console import RenderableType
 
+from testbed.cli.tables.compare_cells import (
+    bit_ranges,
+    both_cell,
+    difference_cell,
+    kappa_cell,
+    new_table,
+    number_cell,
+    percent_cell,
+    target_place_cell,
+)
 from testbed.cli.tables.fitting import FittedTable
 from testbed.cli.tables.prose import Prose, stacked
 from testbed.compare.campaigns import Comparison
@@ -13,21 +23,16 @@ from testbed.compare.engine_record import (
     AgreementRecord,
     DifferBy,
     Disagreement,
-    DisagreementCause,
     Disagreements,
     EngineComparison,
-    KappaRecord,
 )
 from testbed.compare.precision_record import (
     ComparedMeasures,
     PrecisionComparison,
-    RateDifference,
     RoleRecord,
     SampleSize,
 )
-from testbed.compare.record import ComparedRate, HeadlineRate
 from testbed.core.outcome import MEASURE_NAMES
-from testbed.core.words.text import percent_interval
 
 _CAUSES: dict[DifferBy, str] = {
     "due": "detected, or no output, in one only",
@@ -60,7 +65,7 @@ def _headline(compared: Comparison) -> Iterator[RenderableType]:
             kind = "activations" if line.where == "activation" else "weights"
             name = f"{side}  {campaign.engine.precision} on {campaign.engine.backend}"
             yield Prose(
-                f"{name}, {kind}, {line.op}: SDC-1 {_percent(line)} %, n {line.n:,} ({line.faults:,} faults); of"
+                f"{name}, {kind}, {line.op}: SDC-1 {percent_cell(line)} %, n {line.n:,} ({line.faults:,} faults); of"
                 f" {line.bits:,} bits held {line.sdc1_bits:,.0f} [{line.sdc1_bits_low:,.0f},"
                 f" {line.sdc1_bits_high:,.0f}]",
                 indent=3,
@@ -106,7 +111,7 @@ def _engines(compared: EngineComparison, rows: int) -> Iterator[RenderableType]:
 
 def _agreement(compared: EngineComparison) -> FittedTable:
     level = f"{100 * compared.confidence:g} %"
-    table = _new_table(
+    table = new_table(
         f"agreement of the outcomes, with {level} intervals",
         ["", "faults", "rows", "differ", "agreement, %", "kappa", "kappa, all outcomes", "same\nbits"],
         right=("faults", "rows", "differ", "same\nbits"),
@@ -114,7 +119,7 @@ def _agreement(compared: EngineComparison) -> FittedTable:
     )
     named: set[str] = set()
     for record in compared.agreement:
-        target_place = _target_place(record)
+        target_place = target_place_cell(record)
         if target_place not in named:
             table.add_section()
             named.add(target_place)
@@ -126,9 +131,9 @@ def _agreement(compared: EngineComparison) -> FittedTable:
             f"{record.faults:,}",
             f"{record.rows:,}",
             f"{record.disagreeing_rows:,}",
-            _percent(record.agreement),
-            _kappa(record.kappa),
-            _kappa(record.kappa_all),
+            percent_cell(record.agreement),
+            kappa_cell(record.kappa),
+            kappa_cell(record.kappa_all),
             f"{100 * record.same_golden_word:.0f} %",
             style="bold" if record.op is None else None,
         )
@@ -137,7 +142,7 @@ def _agreement(compared: EngineComparison) -> FittedTable:
 
 def _matrix(record: AgreementRecord) -> FittedTable:
     matrix = record.matrix_all
-    table = _new_table(f"{_target_place(record)}, rows", ["A \\ B", *matrix.outcomes], right=matrix.outcomes)
+    table = new_table(f"{target_place_cell(record)}, rows", ["A \\ B", *matrix.outcomes], right=matrix.outcomes)
     for outcome, counts in zip(matrix.outcomes, matrix.rows, strict=True):
         table.add_row(outcome, *(f"{count:,}" for count in counts))
     return table
@@ -147,19 +152,19 @@ def _disagreements(disagreements: Disagreements, rows: int) -> Iterator[Renderab
     if not disagreements.rows:
         yield "no row disagrees by more than identical against masked"
         return
-    table = _new_table(
+    table = new_table(
         f"{disagreements.rows:,} rows disagree by more than identical against masked",
         ["", "why", "rows", "faults", "furthest from the tolerance", "largest margin"],
         right=("rows", "faults", "furthest from the tolerance", "largest margin"),
     )
     for cause in disagreements.by_cause:
         table.add_row(
-            _target_place(cause),
+            target_place_cell(cause),
             _CAUSES[cause.differ_by],
             f"{cause.rows:,}",
             f"{cause.faults:,}",
-            _number(cause.largest_distance),
-            _number(cause.largest_margin),
+            number_cell(cause.largest_distance),
+            number_cell(cause.largest_margin),
         )
     yield table
     for kind in dict.fromkeys(cause.differ_by for cause in disagreements.by_cause):
@@ -171,7 +176,7 @@ def _disagreements(disagreements: Disagreements, rows: int) -> Iterator[Renderab
 def _rows(title: str, of_cause: Sequence[Disagreement], rows: int) -> FittedTable:
     shown = of_cause[:rows]
     more = f", the first {len(shown)} of {len(of_cause):,} (--rows, --json and --to FILE give more)"
-    table = _new_table(
+    table = new_table(
         f"{title}{more if len(shown) < len(of_cause) else ''}",
         ["fault", "image", "outcome", "largest |d|", "from the tolerance", "top-1", "margin"],
     )
@@ -180,17 +185,19 @@ def _rows(title: str, of_cause: Sequence[Disagreement], rows: int) -> FittedTabl
         table.add_row(
             f"{row.target} {row.site}[{row.index}] {row.op}{bit}",
             row.image_id,
-            _both(row.outcome_a, row.outcome_b),
-            _both(row.max_abs_diff_a, row.max_abs_diff_b),
-            _both(row.distance_a, row.distance_b),
-            _both(row.top1_faulty_a, row.top1_faulty_b),
-            _both(row.margin_faulty_a, row.margin_faulty_b),
+            both_cell(row.outcome_a, row.outcome_b),
+            both_cell(row.max_abs_diff_a, row.max_abs_diff_b),
+            both_cell(row.distance_a, row.distance_b),
+            both_cell(row.top1_faulty_a, row.top1_faulty_b),
+            both_cell(row.margin_faulty_a, row.margin_faulty_b),
         )
     return table
 
 
 def _has_all(compared: EngineComparison, record: AgreementRecord) -> bool:
-    return any(other.op is None and _target_place(other) == _target_place(record) for other in compared.agreement)
+    return any(
+        other.op is None and target_place_cell(other) == target_place_cell(record) for other in compared.agreement
+    )
 
 
 # ---- two precisions
@@ -201,7 +208,7 @@ def _precisions(compared: PrecisionComparison) -> Iterator[RenderableType]:
     first_op: dict[str, str] = {}
     kinds: dict[tuple[str, str, str], list[RoleRecord]] = {}
     for record in compared.roles:
-        target_place = _target_place(record)
+        target_place = target_place_cell(record)
         if first_op.setdefault(target_place, record.op) == record.op or record.role in ("all", "word"):
             kinds.setdefault((target_place, record.format_a, record.format_b), []).append(record)
     for (target_place, a, b), records in kinds.items():
@@ -213,7 +220,7 @@ def _precisions(compared: PrecisionComparison) -> Iterator[RenderableType]:
 
 
 def _roles(title: str, records: Sequence[RoleRecord]) -> FittedTable:
-    table = _new_table(title, ["", "", *_SIDES, "faults A", "faults B"], ("faults A", "faults B"), _SIDES)
+    table = new_table(title, ["", "", *_SIDES, "faults A", "faults B"], ("faults A", "faults B"), _SIDES)
     for record in records:
         faults = [_faults(record.a), _faults(record.b)]
         _add_measures(table, f"{record.op}, {record.role}", record.rates, faults)
@@ -221,11 +228,11 @@ def _roles(title: str, records: Sequence[RoleRecord]) -> FittedTable:
 
 
 def _paired(title: str, records: Sequence[RoleRecord]) -> FittedTable:
-    table = _new_table(title, ["", "", *_SIDES, "faults", "bits in A", "bits in B"], ("faults",), _SIDES)
+    table = new_table(title, ["", "", *_SIDES, "faults", "bits in A", "bits in B"], ("faults",), _SIDES)
     for record in records:
         paired = record.paired
         if paired is not None:
-            counts = [f"{paired.faults:,}", _ranges(paired.bits_a), _ranges(paired.bits_b)]
+            counts = [f"{paired.faults:,}", bit_ranges(paired.bits_a), bit_ranges(paired.bits_b)]
             _add_measures(table, f"{record.op}, {record.role}", paired.rates, counts)
     return table
 
@@ -235,69 +242,10 @@ def _add_measures(table: FittedTable, name: str, rates: ComparedMeasures, counts
     table.add_section()
     for measure, sides in rates.by_measure.items():
         if sides is not None:
-            cells = _percent(sides.a), _percent(sides.b), _difference(sides.difference)
+            cells = percent_cell(sides.a), percent_cell(sides.b), difference_cell(sides.difference)
             table.add_row(name, MEASURE_NAMES[measure], *cells, *counts)
             name, counts = "", ()
 
 
 def _faults(size: SampleSize | None) -> str:
     return "" if size is None else f"{size.faults:,}"
-
-
-def _ranges(bits: Sequence[int]) -> str:
-    """0 1 2 5 as "0-2 5"."""
-    runs: list[list[int]] = []
-    for bit in bits:
-        if runs and bit == runs[-1][-1] + 1:
-            runs[-1].append(bit)
-        else:
-            runs.append([bit])
-    return " ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
-
-
-# ---- cells
-
-
-def _new_table(title: str, columns: Iterable[str], right: Iterable[str] = (), whole: Iterable[str] = ()) -> FittedTable:
-    table = FittedTable(title=title)
-    for name in columns:
-        table.add_column(name, justify="right" if name in right else "left", no_wrap=name in whole)
-    return table
-
-
-def _target_place(record: AgreementRecord | DisagreementCause | RoleRecord) -> str:
-    return f"{record.target} {'activations' if record.where == 'activation' else 'weights'}"
-
-
-def _percent(estimate: ComparedRate | HeadlineRate | None) -> str:
-    if estimate is None:
-        return ""
-    return percent_interval(estimate.rate, estimate.low, estimate.high)
-
-
-def _difference(difference: RateDifference | None) -> str:
-    if difference is None:
-        return ""
-    return percent_interval(difference.value, difference.low, difference.high)
-
-
-def _kappa(estimate: KappaRecord) -> str:
-    if estimate.value is None:
-        return "one outcome only"
-    return f"{estimate.value:.4f} [{estimate.low:.4f}, {estimate.high:.4f}]"
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3g}"
-
-
-def _both(a: str | float | None, b: str | float | None) -> str:
-    return f"{_format_cell(a)} | {_format_cell(b)}"
-
-
-def _format_cell(value: str | float | None) -> str:
-    if value is None:
-        return "-"
-    if value == -1:
-        return "NaN"
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
