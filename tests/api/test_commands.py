@@ -34,6 +34,7 @@ FUNCTIONS = {
     "export": "testbed.Model.export",
     "export-weights": "testbed.Model.export_weights",
     "fault replay": "testbed.Run.replay",
+    "fault show": "testbed.examine_fault",
     "figures": "testbed.draw_figures",
     "fuzziness": "testbed.measure_fuzziness",
     "golden export-originals": "testbed.Model.export_originals",

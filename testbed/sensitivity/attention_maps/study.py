@@ -13,13 +13,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from testbed.analysis.outputs.choice import TEST_IMAGES
-from testbed.campaign.files import Files
-from testbed.campaign.run import Run
 from testbed.core.arrays import Float32s
-from testbed.core.errors import UsageError
-from testbed.core.folder.runfolder import RunFolder
-from testbed.data import Dataset, Split
-from testbed.golden.arrays import read_array
+from testbed.data import Split
 from testbed.golden.recording import no_progress
 from testbed.golden.reference import compute_device
 from testbed.golden.source import dataset_of
@@ -44,7 +39,8 @@ from testbed.sensitivity.attention_maps.pictures import (
 )
 from testbed.sensitivity.attention_maps.positions import position_embedding, position_similarity
 from testbed.sensitivity.attention_maps.records import AttentionStudy, BlockChange, FaultAttention, ImageResult
-from testbed.sensitivity.stored_fault import as_deployed, faulty_states, read_stored_fault
+from testbed.sensitivity.fault_subject import open_fault
+from testbed.sensitivity.stored_fault import faulty_states
 
 CountedProgress = Callable[[int], AbstractContextManager[Callable[[int], None]]]
 
@@ -108,25 +104,9 @@ def study_fault(
     testbed, a fault or image that it does not have, and a model that does not attend.
     """
     options = options or PictureOptions()
-    folder = RunFolder.existing(path)
-    if folder.manifest.get("kind") != "campaign":
-        raise UsageError(f"{path} is not a campaign's folder: --fault is of a campaign's stored fault; name its folder")
-    with Run(path) as run:
-        if run.spec.model.onnx is not None:
-            raise UsageError(
-                f"{path} is a campaign on an ONNX file: the inside of a fault is looked at in a model of the testbed;"
-                " import its weights with `testbed import` and run the campaign on that"
-            )
-        fault = read_stored_fault(run, fault_id, image)
-        model = as_deployed(open_model_run(path).model)
-        check_attends(model)
-        stored = read_array(run.folder / Files("model").inputs) if "model" in run.spec.targets else None
-        pixels = (
-            _input_of(path, fault.image_id)
-            if stored is None
-            else np.array(stored[run.workplace.images.row(fault.image_id)], np.float32)
-        )
-        preprocess = run.folder.manifest["stages"]["golden"]["inputs"]["preprocess"]
+    subject = open_fault(path, fault_id, image)
+    fault, model, pixels, preprocess = subject.fault, subject.model, subject.pixels, subject.preprocess
+    check_attends(model)
     golden = attention_of(model, pixels)
     with faulty_states(model, fault) as recorder:
         faulty = gathered_attention(recorder, pixels)
@@ -160,12 +140,6 @@ def denormalised(image: NDArray[np.float32], mean: Sequence[float], std: Sequenc
     shift = np.resize(np.asarray(mean, np.float32), channels)[:, None, None]
     pixels = np.clip(image * scale + shift, 0, 1).transpose(1, 2, 0)
     return pixels if channels == 3 else pixels[..., 0]
-
-
-def _input_of(path: Path, image_id: str) -> NDArray[np.float32]:
-    data: Dataset = dataset_of(open_model_run(path))
-    position = data.test.position(image_id)
-    return data.test.batch(slice(position, position + 1))[0]
 
 
 def _change(block: int, golden: Float32s, faulty: Float32s) -> BlockChange:

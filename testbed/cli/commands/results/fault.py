@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from testbed.campaign.injection import Injection, StoredRow
 
 
-@click.group(cls=CommandGroup, epilog=example("testbed fault replay runs/digits 4711"))
+@click.group(
+    cls=CommandGroup, epilog=example("testbed fault replay runs/digits 4711", "testbed fault show runs/digits 4711")
+)
 def fault() -> None:
     """Look at single faults of a campaign."""
 
@@ -42,6 +44,29 @@ def replay(folder: Path, fault_id: int, image: str | None, as_json: bool) -> Non
         stored = run.stored_row(fault_id, hit.image_id)
     replayed = FaultReplay.of(fault_id, hit, stored)
     emit(replayed.to_json(), as_json, lambda: _fault_lines(replayed))
+
+
+@fault.command(
+    epilog=example(
+        "testbed fault show runs/digits 4711", "testbed fault show runs/digits 40123 --image digits/0161 --json"
+    )
+)
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("fault_id", type=Whole(0))
+@click.option("--image", metavar="ID", help="Which image, for weight faults; an activation fault has its own.")
+@json_option
+def show(folder: Path, fault_id: int, image: str | None, as_json: bool) -> None:
+    """Show what fault FAULT_ID of the campaign in DIR does inside the model, block by block and token by token.
+
+    Golden and faulty states are projected to the classes by the model's own norm and head: where the fault takes over,
+    where it is repaired, where it is absorbed. At the faulty site stand the very bits that the campaign stored; the rest
+    is the eager model's arithmetic.
+    """
+    from testbed.cli.tables.fault_lens import lens_table
+    from testbed.sensitivity.fault_lens import look_through
+
+    lens = look_through(folder, fault_id, image)
+    emit(lens.to_json(), as_json, lambda: lens_table(lens))
 
 
 @dataclass(frozen=True, eq=False)

@@ -97,4 +97,4 @@ def test_what_does_not_go_is_told_in_a_line(tiny_run: Path, words: tuple[Any, ..
 def test_a_fault_of_a_model_folder_and_a_model_without_attention(tmp_path: Path) -> None:
     run = model_folder(tmp_path / "run", heads=(0, 0))
     assert "no block of this model attends" in error_of(invoke("attention", run), 2)
-    assert "not a campaign's folder" in error_of(invoke("attention", run, "--fault", 1), 2)
+    assert "is not a campaign's folder" in error_of(invoke("attention", run, "--fault", 1), 2)
