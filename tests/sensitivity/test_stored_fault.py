@@ -18,7 +18,7 @@ from testbed.models.vit import ViT, taps
 from testbed.sensitivity.stored_fault import StoredFault, as_deployed, faulty_states, read_stored_fault
 from tests.support.records import records
 
-SAMPLED = 60
+SAMPLED = 25
 
 
 def rows_of(folder: Path, where: str) -> pd.DataFrame:
