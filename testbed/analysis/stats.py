@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import betaincinv, ndtri
+from scipy.special import betaincinv, ndtri, stdtrit
 
 from testbed.core.errors import UsageError
 
@@ -166,3 +166,13 @@ def _counts(x: ArrayLike, n: ArrayLike, confidence: float) -> tuple[NDArray[np.f
 def rounded_share(share: float) -> float:
     """Nine decimals, for files: far below any interval's width, and free of the noise of summation."""
     return round(share, 9)
+
+
+def mean_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[float, float, float]:
+    """(mean, low, high) of independent values, by Student's t; the limits of a single one are infinite."""
+    sample = np.asarray(values, np.float64)
+    n, mean = len(sample), float(np.mean(sample))
+    if n < 2:
+        return mean, -float("inf"), float("inf")
+    reach = float(stdtrit(n - 1, 0.5 + confidence / 2)) * float(np.std(sample, ddof=1)) / n**0.5
+    return mean, mean - reach, mean + reach

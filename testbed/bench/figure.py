@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import wrap
@@ -14,6 +13,7 @@ from cycler import cycler
 from matplotlib.figure import Figure
 
 from testbed.bench.tradeoff import Tradeoff, TradeoffEntry
+from testbed.core.folder.figures import figure_bytes
 from testbed.core.folder.files import write_bytes
 from testbed.core.words.text import drawn, visible
 
@@ -39,9 +39,7 @@ def tradeoff_png(tradeoff: Tradeoff, dark: bool = False) -> bytes:
     spines = {"axes.spines.top": False, "axes.spines.right": False, "grid.color": rule, "axes.axisbelow": True}
     style: dict[Any, Any] = {**colours, **fonts, **spines, "axes.prop_cycle": cycler(color=series)}
     with mpl.rc_context(style):
-        figure, made = draw_tradeoff(tradeoff, soft), io.BytesIO()
-        figure.savefig(made, format="png", dpi=120)
-    return made.getvalue()
+        return figure_bytes(draw_tradeoff(tradeoff, soft))
 
 
 def draw_tradeoff(tradeoff: Tradeoff, soft: str) -> Figure:

@@ -195,12 +195,21 @@ class Run(Closing):
             UsageError: For a fault or an image that does not exist.
         """
         fault = self.stored(fault_id)
+        fault = fault._replace(image_id=self.image_of(fault, image))
+        return inject(self.workplace, self.sites(fault.target)[fault.site], fault)
+
+    def image_of(self, fault: PlanRow, image: str | None = None) -> str:
+        """Say on which image a planned fault is looked at: its own, or of one that acts on all of them ``image``, the first
+        named one unless stated.
+
+        Raises:
+            UsageError: For another image than the fault's own.
+        """
         if image and fault.image_id and image != fault.image_id:
             raise UsageError(
-                f"fault {fault_id} strikes an activation of image {fault.image_id!r}; it has no other image"
+                f"fault {fault.fault_id} is in an activation of image {fault.image_id!r}; it has no other image"
             )
-        fault = fault._replace(image_id=fault.image_id or image or self.image_ids[0])
-        return inject(self.workplace, self.sites(fault.target)[fault.site], fault)
+        return fault.image_id or image or self.image_ids[0]
 
     def plain_file(self, target: str = "model") -> Path:
         """Path of the ONNX file as it would be deployed."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,14 +11,6 @@ from testbed.publish.display import rates_display
 from testbed.publish.figures import STYLES, figure_bytes
 from testbed.publish.rates import RUN_COLUMNS, RunRates, read_rates
 
-_STYLE = """
-:root { color-scheme: light dark; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: 1rem 0; }
-th, td { padding: .15rem .8rem .15rem 0; text-align: left; border-bottom: 1px solid #8884; white-space: nowrap; }
-figure { display: inline-block; margin: 1rem 1rem 1rem 0; background: #fff; }
-.wide { overflow-x: auto; }
-"""
 _FIGURES = ("block", "bit", "kind")
 
 
@@ -34,8 +25,7 @@ def rates_page(paths: Sequence[Path], rates: RunRates, measures: Sequence[str]) 
         f'<div class="wide">{html.table(display.headings, display.rows)}</div>',
         *_figures(paths, rates, measures[0]),
     ]
-    head = f'<meta charset="utf-8"><title>{len(paths)} campaigns</title><style>{_STYLE}</style>'
-    return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n' + "\n".join(body) + "\n</body></html>\n"
+    return html.page(f"{len(paths)} campaigns", body)
 
 
 def _figures(paths: Sequence[Path], rates: RunRates, measure: str) -> list[str]:
@@ -48,7 +38,5 @@ def _figures(paths: Sequence[Path], rates: RunRates, measure: str) -> list[str]:
             )
         except UsageError:  # faults of whole words have no bit
             continue
-        source = base64.b64encode(figure).decode()
-        caption = f"{ops[0]} by {dimension}"
-        drawn.append(f'<figure><img alt="{html.escaped(caption)}" src="data:image/svg+xml;base64,{source}"></figure>')
+        drawn.append(html.picture(f"{ops[0]} by {dimension}", figure, "image/svg+xml"))
     return drawn

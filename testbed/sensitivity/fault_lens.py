@@ -99,9 +99,10 @@ class FaultLens:
     def absorbed(self) -> str | None:
         """The state from which on what the head reads deviates by less than `ABSORBED`, among those that the fault
         reaches; None where it still deviates more in the end, or where the fault reaches none."""
-        reached = [block for block in self.blocks if self.enters is not None]
-        start = next((at for at, block in enumerate(reached) if block.touched), len(reached))
-        return _from_which_on(reached[start:], lambda block: block.deviation is not None and block.deviation < ABSORBED)
+        start = next((at for at, block in enumerate(self.blocks) if block.touched), len(self.blocks))
+        return _from_which_on(
+            self.blocks[start:], lambda block: block.deviation is not None and block.deviation < ABSORBED
+        )
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready: what `testbed fault show --json` prints."""
@@ -165,8 +166,9 @@ def _change(
 ) -> StateChange:
     golden, faulty = states
     read = [_read_by_head(model, state) for state in states]
-    classes = [int(logits.argmax()) for logits in map(model.classified, states)]
-    ranks = [int(true_ranks(model.classified(state)[:, None], label)) for state in states]
+    logits = [model.classified(state) for state in states]
+    classes = [int(of_state.argmax()) for of_state in logits]
+    ranks = [int(true_ranks(of_state[:, None], label)) for of_state in logits]
     of_tokens = [projection(state)[0].argmax(-1) for state in states]
     differ = (golden[0].view(torch.int32) != faulty[0].view(torch.int32)).any(-1)
     tokens = [

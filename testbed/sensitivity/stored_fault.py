@@ -93,9 +93,7 @@ def read_stored_fault(run: Run, fault_id: int, image: str | None = None) -> Stor
     """
     row = run.stored(fault_id)
     target, where = row.target, row.where
-    if image is not None and row.image_id not in (None, image):
-        raise UsageError(f"fault {fault_id} is in an activation of image {row.image_id!r}; it has no other image")
-    image = row.image_id or image or run.image_ids[0]
+    image = run.image_of(row, image)
     position = run.workplace.images.row(image)
     table = run.sites(target)
     plan = read_plan(run.folder / PLAN)

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from testbed.core.folder.files import atomic_path
+from testbed.core.folder.figures import save_figure
 from testbed.core.words.text import drawn
 from testbed.study.results import StudyReport
 from testbed.train.record import EpochRecord
@@ -36,7 +36,7 @@ def write_scores_picture(path: Path, report: StudyReport) -> None:
     handles, labels = axes.get_legend_handles_labels()
     unique = dict(zip(labels, handles, strict=True))
     axes.legend(unique.values(), unique.keys(), fontsize="small")
-    save_figure(figure, path)
+    save_figure(path, figure)
 
 
 def write_curves_picture(path: Path, curves: Mapping[str, Mapping[int, Sequence[EpochRecord]]], title: str) -> None:
@@ -56,7 +56,7 @@ def write_curves_picture(path: Path, curves: Mapping[str, Mapping[int, Sequence[
         axes.set(xlabel="epoch", ylabel=label)
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
-    save_figure(figure, path)
+    save_figure(path, figure)
 
 
 def _lines(axes: Axes, by_seed: Mapping[int, Sequence[EpochRecord]], measure: str, colour: object, name: str) -> None:
@@ -72,9 +72,3 @@ def short(data: str) -> str:
     """Name of a data set for a title: without the folders of its path."""
     kind, colon, path = data.partition(":")
     return f"{kind}{colon}{Path(path).name}"
-
-
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write the figure as a PNG, whole or not at all."""
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)

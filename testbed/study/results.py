@@ -8,9 +8,8 @@ from itertools import combinations
 from typing import Literal
 
 import numpy as np
-from scipy.special import stdtrit
 
-from testbed.analysis.stats import wilson
+from testbed.analysis.stats import mean_interval, wilson
 
 CONFIDENCE = 0.95
 
@@ -154,15 +153,6 @@ class StudyReport:
 def differences_of(variants: Sequence[VariantScore]) -> tuple[VariantDifference, ...]:
     """Compare every two variants: the first that is named minus the second."""
     return tuple(VariantDifference.of(first, second) for first, second in combinations(variants, 2))
-
-
-def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float, float]:
-    """(mean, low, high) of Student's t; the limits of a single value are infinite."""
-    n, mean = len(values), float(np.mean(values))
-    if n < 2:
-        return mean, -float("inf"), float("inf")
-    reach = float(stdtrit(n - 1, 0.5 + confidence / 2)) * float(np.std(values, ddof=1)) / n**0.5
-    return mean, mean - reach, mean + reach
 
 
 def _verdict(published: float, low: float, high: float) -> Verdict:

@@ -8,14 +8,11 @@ curves.csv, curves.png  loss and accuracy of every epoch of every training
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from testbed.core.folder.files import write_json, write_text
+from testbed.core.folder.files import csv_text, write_json, write_text
 from testbed.core.folder.runfolder import RunFolder, current_argv
 from testbed.study.figures import short, write_curves_picture, write_scores_picture
 from testbed.study.plan import StudyPlan, VariantPlan
@@ -139,7 +136,7 @@ def _write_scores(path: Path, report: StudyReport) -> None:
         for variant in report.variants
         for score in variant.scores
     ]
-    write_text(path, _csv(rows))
+    write_text(path, csv_text(rows))
 
 
 def _write_curves(path: Path, curves: EpochsBySeed) -> None:
@@ -149,12 +146,4 @@ def _write_curves(path: Path, curves: EpochsBySeed) -> None:
         for seed, records in by_seed.items()
         for record in records
     ]
-    write_text(path, _csv(rows))
-
-
-def _csv(rows: Sequence[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    table.writeheader()
-    table.writerows(rows)
-    return text.getvalue()
+    write_text(path, csv_text(rows))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -13,18 +12,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from testbed.core.errors import StaleArtefact
-from testbed.core.folder.files import atomic_path, write_text
+from testbed.core.folder.figures import save_figure
+from testbed.core.folder.files import csv_text, write_text
 from testbed.core.words.text import drawn
 from testbed.train.record import EpochRecord
 
 
 def write_csv(path: Path, curves: Sequence[EpochRecord]) -> None:
     """One row per epoch under the names of ``EpochRecord``; numbers read back exactly."""
-    text = io.StringIO()
-    table = csv.DictWriter(text, [field.name for field in fields(EpochRecord)], lineterminator="\n")
-    table.writeheader()
-    table.writerows(record.to_json() for record in curves)
-    write_text(path, text.getvalue())
+    columns = [field.name for field in fields(EpochRecord)]
+    write_text(path, csv_text([record.to_json() for record in curves], columns))
 
 
 def read_csv(path: Path) -> list[EpochRecord]:
@@ -47,8 +44,7 @@ def write_png(path: Path, curves: Sequence[EpochRecord], best_epoch: int, title:
     for axes in (loss, accuracy):
         axes.axvline(best_epoch, color="0.6", linestyle=":", label=f"kept: epoch {best_epoch}")
         axes.legend()
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
+    save_figure(path, figure)
 
 
 def _panel(axes: Axes, curves: Sequence[EpochRecord], measure: str, scale: float, label: str) -> None:

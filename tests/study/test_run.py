@@ -233,7 +233,7 @@ def test_a_wrong_request_is_one_line_and_writes_nothing(tmp_path, more, message)
 @pytest.mark.parametrize("published", [True, False])
 def test_published_values_are_drawn_where_the_setting_is_the_published(tmp_path, monkeypatch, published):
     drawn: list[Figure] = []
-    monkeypatch.setattr(figures, "save_figure", lambda figure, path: drawn.append(figure))
+    monkeypatch.setattr(figures, "save_figure", lambda path, figure: drawn.append(figure))
     scores = (variant("a", [0.5, 0.6], 0.55), variant("b", [0.4, 0.5], 0.7))
     report = StudyReport("s", "", "digits", "p", "r", 2, 9, 9, 9, (0, 1), 0.95, published, scores, ())
     figures.write_scores_picture(tmp_path / "study.png", report)

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import stats
 from torch import Tensor
 
+from testbed.analysis.stats import mean_interval
 from testbed.models.config import ViTConfig
 
 
@@ -39,19 +39,20 @@ def head_distances(attention: Tensor, config: ViTConfig) -> Tensor:
 
 @dataclass(frozen=True)
 class HeadDistance:
-    """One head's attention distance over the images. low, high: of the mean, by Student's t; images are independent."""
+    """One head's attention distance over the images. low, high: of the mean, by Student's t, images being independent;
+    they and std are None for a single image."""
 
     block: int
     head: int
     mean_px: float
-    std_px: float
-    low_px: float
-    high_px: float
+    std_px: float | None
+    low_px: float | None
+    high_px: float | None
     images: int
 
     def to_json(self) -> dict[str, Any]:
-        """JSON-ready; std, low and high are null for a single image."""
-        return {key: None if value != value else value for key, value in asdict(self).items()}
+        """JSON-ready."""
+        return asdict(self)
 
 
 def summarise_distances(block: int, distances: NDArray[np.float64], confidence: float = 0.95) -> list[HeadDistance]:
@@ -59,8 +60,10 @@ def summarise_distances(block: int, distances: NDArray[np.float64], confidence: 
     n = len(distances)
     records = []
     for head, values in enumerate(distances.T):
-        mean = float(values.mean())
-        std = float(values.std(ddof=1)) if n > 1 else float("nan")
-        half = float(stats.t.ppf((1 + confidence) / 2, n - 1)) * std / n**0.5 if n > 1 else float("nan")
-        records.append(HeadDistance(block, head, mean, std, max(0.0, mean - half) if n > 1 else half, mean + half, n))
+        mean, low, high = mean_interval(values, confidence)
+        known = n > 1
+        std = float(values.std(ddof=1)) if known else None
+        records.append(
+            HeadDistance(block, head, mean, std, max(0.0, low) if known else None, high if known else None, n)
+        )
     return records

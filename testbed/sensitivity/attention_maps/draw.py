@@ -100,7 +100,7 @@ def distances_figure(distances: Sequence[HeadDistance], title: str) -> Figure:
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     axes = figure.subplots()
     mean = np.array([record.mean_px for record in distances])
-    low, high = (np.array([getattr(record, end) for record in distances]) for end in ("low_px", "high_px"))
+    low, high = (np.array([getattr(record, end) for record in distances], np.float64) for end in ("low_px", "high_px"))
     bars = np.nan_to_num(np.stack([mean - low, high - mean]))
     axes.errorbar([record.block for record in distances], mean, bars, fmt="o", markersize=4, elinewidth=0.8)
     axes.set(title=drawn(title), xlabel="block", ylabel="attention distance (px)", ylim=(0, None))

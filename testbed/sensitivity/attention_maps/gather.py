@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +13,8 @@ from testbed.core.arrays import Float32s
 from testbed.core.errors import UsageError
 from testbed.models.vit import ViT
 from testbed.sensitivity.attention_maps.distance import HeadDistance, head_distances, summarise_distances
-from testbed.sensitivity.attention_maps.rollout import Rollout, patch_relevance
 from testbed.sensitivity.class_space.recorder import BlockStates, StateRecorder, recorded
+from testbed.sensitivity.rollout import Rollout, patch_relevance
 
 BATCH = 32
 
@@ -91,9 +90,7 @@ def _maps_of(states: BlockStates) -> BlockMaps:
     return BlockMaps(states.index, maps, first.cpu().numpy(), second.cpu().numpy(), float(states.mix))
 
 
-def measure_distances(
-    model: ViT, batches: Iterator[NDArray[np.float32]], progress: AbstractContextManager[object] | None = None
-) -> list[HeadDistance]:
+def measure_distances(model: ViT, batches: Iterator[NDArray[np.float32]]) -> list[HeadDistance]:
     """Attention distances of every head over the images of all batches, (b, C, S, S) each; memory holds one batch."""
     check_attends(model)
     device = next(model.parameters()).device

@@ -4,7 +4,7 @@
     DIR/attention.json      the numbers: distances, top-1, what was drawn
     DIR/distances.csv       attention distance of every head
 
-and, asked for, a file of each picture, in the folders that studies of Vision Transformers publish them in:
+and, asked for, a file of each picture:
 
     DIR/position_similarity.svg
     DIR/attention_distance.svg
@@ -16,35 +16,25 @@ and, asked for, a file of each picture, in the folders that studies of Vision Tr
 
 from __future__ import annotations
 
-import base64
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from testbed.core.folder.files import write_bytes, write_text
+from testbed.core.folder.figures import FigureFormat, figure_bytes
+from testbed.core.folder.files import csv_text, write_bytes, write_text
 from testbed.core.words import html
 from testbed.sensitivity.attention_maps import draw
 from testbed.sensitivity.attention_maps.distance import HeadDistance
 from testbed.sensitivity.attention_maps.gather import ImageAttention
 
-PictureFormat = Literal["svg", "png"]
+_DPI = 100
 PAGE, NUMBERS, DISTANCES = "attention.html", "attention.json", "distances.csv"
 _MIME = {"svg": "image/svg+xml", "png": "image/png"}
-_STYLE = """
-:root { color-scheme: light dark; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 80rem; margin: 2rem auto; padding: 0 1rem; }
-figure { margin: 1rem 0; overflow-x: auto; }
-img { background: #fff; max-width: 100%; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .15rem .8rem .15rem 0; text-align: left; border-bottom: 1px solid #8884; }
-"""
 
 
 def image_pictures(
@@ -77,34 +67,22 @@ def folder_of(image_id: str) -> str:
     return kept or "_"
 
 
-def picture_bytes(figure: Figure, form: PictureFormat) -> bytes:
-    """The figure as a file; the same bytes each time."""
-    stream = io.BytesIO()
-    metadata: dict[str, Any] = {"Date": None} if form == "svg" else {"Software": None}
-    figure.savefig(stream, format=form, dpi=100, metadata=metadata)
-    return stream.getvalue()
-
-
-def write_pictures(folder: Path, pictures: Mapping[str, Figure], form: PictureFormat) -> list[Path]:
+def write_pictures(folder: Path, pictures: Mapping[str, Figure], form: FigureFormat) -> list[Path]:
     """Write each into its own file; returns their paths."""
     paths = [folder / f"{name}.{form}" for name in pictures]
     for path, figure in zip(paths, pictures.values(), strict=True):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(path, picture_bytes(figure, form))
+        write_bytes(path, figure_bytes(figure, form, _DPI))
     return paths
 
 
 def write_page(
-    folder: Path, title: str, facts: Mapping[str, object], pictures: Mapping[str, Figure], form: PictureFormat
+    folder: Path, title: str, facts: Mapping[str, object], pictures: Mapping[str, Figure], form: FigureFormat
 ) -> Path:
     """One page with every picture in it."""
     body = [f"<h1>{html.escaped(title)}</h1>", html.facts(facts)]
-    for name, figure in pictures.items():
-        source = base64.b64encode(picture_bytes(figure, form)).decode()
-        body.append(f'<figure><img alt="{html.escaped(name)}" src="data:{_MIME[form]};base64,{source}"></figure>')
-    head = f'<meta charset="utf-8"><title>{html.escaped(title)}</title><style>{_STYLE}</style>'
-    page = f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n' + "\n".join(body) + "\n</body></html>\n"
-    write_text(folder / PAGE, page)
+    body += [html.picture(name, figure_bytes(figure, form, _DPI), _MIME[form]) for name, figure in pictures.items()]
+    write_text(folder / PAGE, html.page(title, body))
     return folder / PAGE
 
 
@@ -114,9 +92,5 @@ def write_numbers(folder: Path, record: Mapping[str, Any], distances: Sequence[H
     rows = [distance.to_json() for distance in distances]
     if not rows:
         return [folder / NUMBERS]
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(folder / DISTANCES, stream.getvalue())
+    write_text(folder / DISTANCES, csv_text(rows))
     return [folder / NUMBERS, folder / DISTANCES]

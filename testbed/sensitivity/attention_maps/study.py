@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from testbed.analysis.outputs.choice import TEST_IMAGES
 from testbed.core.arrays import Float32s
+from testbed.core.folder.figures import FigureFormat
 from testbed.data import Split
 from testbed.golden.recording import no_progress
 from testbed.golden.reference import compute_device
@@ -30,7 +31,6 @@ from testbed.sensitivity.attention_maps.gather import (
     measure_distances,
 )
 from testbed.sensitivity.attention_maps.pictures import (
-    PictureFormat,
     folder_of,
     image_pictures,
     write_numbers,
@@ -53,7 +53,7 @@ class PictureOptions:
     """Where pictures go, and how. to: None draws nothing; files: also one file of each."""
 
     to: Path | None = None
-    form: PictureFormat = "svg"
+    form: FigureFormat = "svg"
     files: bool = False
 
 

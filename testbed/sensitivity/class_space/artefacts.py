@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from testbed.core.folder.files import write_json, write_text
-from testbed.sensitivity.class_space.figures import figures_of, save_figure
+from testbed.core.folder.figures import save_figure
+from testbed.core.folder.files import csv_text, write_json, write_text
+from testbed.sensitivity.class_space.figures import figures_of
 from testbed.sensitivity.class_space.study import ClassSpaceStudy
-from testbed.sensitivity.class_space.tables import csv_text, memory_tables_of, record_of, tables_of
+from testbed.sensitivity.class_space.tables import memory_tables_of, record_of, tables_of
 
 RECORD = "class_space.json"
 

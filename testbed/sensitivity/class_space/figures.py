@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from testbed.analysis.shares import MeanEstimate
-from testbed.core.folder.files import atomic_path
 from testbed.core.words.text import drawn
 from testbed.sensitivity.class_space.explain.curves import ORDERS, PerturbationCurve
 from testbed.sensitivity.class_space.identifiability import Identifiability
@@ -44,12 +43,6 @@ def figures_of(study: ClassSpaceStudy) -> dict[str, Figure]:
     if study.probes is not None:
         figures["probe"] = _probe_figure(study.probes, title)
     return figures
-
-
-def save_figure(path: Path, figure: Figure) -> None:
-    """Write a PNG."""
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
 
 
 def _identifiability_figure(measured: Identifiability, random: Identifiability | None, title: str) -> Figure:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -70,15 +68,6 @@ def record_of(study: ClassSpaceStudy) -> dict[str, Any]:
         record["accuracy"] = estimate_columns(study.identifiability.accuracy)
         record["chance"] = {"identifiability": mean, "rate": rate}
     return record | tables_of(study)
-
-
-def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The rows as CSV under the first row's columns; numbers read back exactly."""
-    text = io.StringIO()
-    table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    table.writeheader()
-    table.writerows(rows)
-    return text.getvalue()
 
 
 def estimate_columns(estimate: MeanEstimate) -> Row:

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from testbed.core.folder.files import atomic_path
+from testbed.core.folder.figures import save_figure
 from testbed.core.words.text import drawn
 from testbed.sensitivity.rank.protection import ProtectionCurve
 from testbed.sensitivity.rank.ranking import CheckedRanking, MeasuredComponent
@@ -31,8 +31,7 @@ def validation_picture(path: Path, checked: CheckedRanking) -> None:
         _scatter(axes, by, checked.by[by], checked.scores[by], measured)
     if curves:
         _protection(panels[count - 1], curves)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
+    save_figure(path, figure)
 
 
 def _scatter(

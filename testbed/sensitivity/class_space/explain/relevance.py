@@ -22,11 +22,11 @@ import torch
 from torch import Tensor
 
 from testbed.core.errors import UsageError
-from testbed.models.config import ViTConfig
 from testbed.models.vit import ViT
 from testbed.sensitivity.class_space.explain.attnlrp import attnlrp_relevance
 from testbed.sensitivity.class_space.projection import ClassProjection
 from testbed.sensitivity.class_space.recorder import recorded
+from testbed.sensitivity.rollout import Rollout, patch_relevance, query_weights
 
 ExplanationMethod = Literal["projection_gradient", "rollout", "attnlrp", "random"]
 Explainer = Callable[[ViT, Tensor, Tensor], Tensor]
@@ -71,26 +71,12 @@ def projection_gradient(model: ViT, images: Tensor, classes: Tensor) -> Tensor:
 def attention_rollout(model: ViT, images: Tensor) -> Tensor:
     """(B, T) attention rollout at the pooled query. Raises UsageError for a model without attention."""
     _check_attention(model)
-    config = model.config
-    identity = torch.eye(config.tokens).to(images)
-    rolled = identity.expand(len(images), -1, -1)
+    rollout = Rollout()
     with recorded(model) as recorder, torch.no_grad():
         for states in recorder.blocks(recorder.embed(images)):
-            if (maps := states.attention) is not None:
-                mixed = (maps.clamp(min=0).mean(1) + identity) / 2
-                rolled = mixed / mixed.sum(-1, keepdim=True) @ rolled
-    relevance = torch.einsum("n,bnm->bm", query_weights(config).to(rolled), rolled)
-    return relevance[:, int(config.cls_token) :]
-
-
-def query_weights(config: ViTConfig) -> Tensor:
-    """(N,) how the tokens are pooled: 1 at CLS, or equal shares of those that the mean is taken over."""
-    weights = torch.zeros(config.tokens)
-    if config.pooling == "cls":
-        weights[0] = 1
-        return weights
-    weights[int(config.pooling == "mean_patches" and config.cls_token) :] = 1
-    return weights / weights.sum()
+            if states.attention is not None:
+                rollout.add(states.attention)
+    return patch_relevance(rollout.matrix(model.config.tokens, len(images)), model.config).to(images.dtype)
 
 
 def _detached_inputs(model: ViT) -> dict[str, Callable[[Tensor], Tensor]]:

@@ -14,10 +14,10 @@ from testbed.sensitivity.class_space.explain.relevance import (
     attention_rollout,
     explainers,
     projection_gradient,
-    query_weights,
 )
 from testbed.sensitivity.class_space.projection import ClassProjection
 from testbed.sensitivity.class_space.recorder import recorded
+from testbed.sensitivity.rollout import query_weights
 from tests.support.site_tensors import site_tensors
 
 CLASSES = torch.tensor([2, 0, 1])

@@ -39,14 +39,20 @@ class Rollout:
         return self._product
 
 
+def query_weights(config: ViTConfig) -> Tensor:
+    """(N,) how the tokens are pooled: 1 at CLS, or equal shares of those that the mean is taken over."""
+    weights = torch.zeros(config.tokens)
+    if config.pooling == "cls":
+        weights[0] = 1
+        return weights
+    weights[int(config.pooling == "mean_patches" and config.cls_token) :] = 1
+    return weights / weights.sum()
+
+
 def patch_relevance(rollout: Tensor, config: ViTConfig) -> Tensor:
     """(B, P) what of each patch reaches what the head reads: the CLS row, or the mean of the pooled tokens' rows.
 
     rollout: (B, N, N).
     """
-    if config.pooling == "cls":
-        rows = rollout[:, 0]
-    else:
-        pooled = rollout[:, 1:] if config.pooling == "mean_patches" and config.cls_token else rollout
-        rows = pooled.mean(1)
-    return rows[:, config.tokens - config.grid**2 :]
+    rows = torch.einsum("n,bnm->bm", query_weights(config).to(rollout), rollout)
+    return rows[:, int(config.cls_token) :]

@@ -15,7 +15,7 @@ from testbed.models.config import uniform
 from testbed.models.vit import ViT
 from testbed.sensitivity.attention_maps.distance import head_distances, patch_distances, summarise_distances
 from testbed.sensitivity.attention_maps.positions import position_embedding, position_similarity
-from testbed.sensitivity.attention_maps.rollout import Rollout, patch_relevance
+from testbed.sensitivity.rollout import Rollout, patch_relevance
 
 SMALL: dict[str, Any] = {
     "depth": 2, "heads": 2, "mlp": 6, "image": 8, "patch": 4, "channels": 1, "width": 8, "classes": 3, "head_width": 4,
