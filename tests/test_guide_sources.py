@@ -6,6 +6,7 @@ Cheap, and so in the quick loop; that the code also works is seen by test_develo
 from __future__ import annotations
 
 import ast
+import re
 from functools import cache
 from pathlib import Path
 
@@ -60,6 +61,15 @@ def test_the_map_names_every_package() -> None:
     top = [f"`testbed/{names[1]}/`" for names in packages if len(names) == 2]
     inside = [f"`{names[2]}/`" for names in packages if len(names) == 3]
     assert [name for name in (*top, *inside) if name not in text] == []
+
+
+def test_the_map_of_the_readme_is_the_tree() -> None:
+    text = (ROOT / "README.md").read_text()
+    packages = {f"testbed/{init.parent.name}/" for init in (ROOT / "testbed").glob("*/__init__.py")}
+    named = set(re.findall(r"`(testbed/\w+/)`", text))
+    assert named == packages
+    for folder in re.findall(r"`(\w+)/`", text):
+        assert (ROOT / folder).is_dir()
 
 
 def _is_ours(node: ast.ImportFrom, file: str) -> bool:
