@@ -24,6 +24,9 @@ from testbed.core.words.text import visible
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
+    from testbed.models.vit import ViT
+    from testbed.train.record import EpochRecord
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 _INTERRUPTED = "interrupted; run the same command again to start over or go on"
@@ -140,3 +143,11 @@ def emit(value: Any, as_json: bool, text: Callable[[], RenderableType | list[str
     from testbed.cli.tables.prose import stacked
 
     console().print(stacked(rendered if isinstance(rendered, list) else [rendered]), crop=False)
+
+
+def say_epoch(epoch: int, model: ViT, record: EpochRecord) -> None:
+    """A line per epoch, where no progress bar is shown."""
+    say(
+        f"epoch {epoch}: loss {record.train_loss:.4f}, validation {100 * record.validation_accuracy:.2f} %,"
+        f" {record.seconds:.1f} s"
+    )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from testbed.core.errors import UsageError
 from testbed.data import Dataset, load
 from testbed.models.presets import preset
 from testbed.models.runs import DataSource
-from testbed.study.spec import StudySpec, StudyVariant, ready_made_studies
+from testbed.study.spec import StudySpec, StudyVariant, ready_made_studies, study_named
+from testbed.train.asked import asked_source
 from testbed.train.recipes import recipe, recipe_of_preset
 from testbed.train.runs import TrainingPlan
 from testbed.train.settings import split_settings
@@ -101,6 +103,33 @@ class StudyPlan:
                 for planned in self.variants
             ],
         }
+
+
+def plan_study(
+    study: str,
+    settings: Mapping[str, Any],
+    said_by: str,
+    *,
+    dataset: str | None = None,
+    root: str | os.PathLike[str] | None = None,
+    preprocess: str | None = None,
+    classes: str | None = None,
+    train_images: int | None = None,
+    test_images: int | None = None,
+    epochs: int | None = None,
+    seeds: int = 3,
+    seed: int = 0,
+) -> StudyPlan:
+    """Plan a ready-made study, or one in a TOML file, with what is changed of it.
+
+    settings: keys of the recipe or the model, for all variants; said_by: what stated them, for messages. Raises UsageError
+    for unknown names and as `StudyPlan.of`.
+    """
+    split_settings(dict(settings), said_by)
+    spec = study_named(study).changed(
+        dict(settings), dataset=dataset, epochs=epochs, train_images=train_images, test_images=test_images
+    )
+    return StudyPlan.of(spec, asked_source(spec.dataset, root, preprocess, classes, seed), seeds, seed)
 
 
 def _training(

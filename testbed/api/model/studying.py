@@ -82,25 +82,25 @@ def run_study(
         print(study.variants)
         ```
     """
-    from testbed.data.classes.order import kept_classes
-    from testbed.data.preprocess.stated import kept
     from testbed.golden.reference import compute_device
-    from testbed.models.runs import DataSource
-    from testbed.study.plan import StudyPlan
+    from testbed.study.plan import plan_study
     from testbed.study.run import run_study as run_planned
-    from testbed.study.spec import study_named
     from testbed.train.loggers import check_loggers
-    from testbed.train.settings import split_settings
 
-    changes = dict(settings or {})
-    split_settings(changes, "settings")
-    spec = study_named(study).changed(
-        changes, dataset=dataset, epochs=epochs, train_images=train_images, test_images=test_images
-    )
     check_loggers(tuple(loggers))
-    folder = None if root is None else os.fspath(root)
-    plan = StudyPlan.of(
-        spec, DataSource(spec.dataset, folder, kept(preprocess), seed, kept_classes(classes)), seeds, seed
+    plan = plan_study(
+        study,
+        settings or {},
+        "settings",
+        dataset=dataset,
+        root=root,
+        preprocess=preprocess,
+        classes=classes,
+        train_images=train_images,
+        test_images=test_images,
+        epochs=epochs,
+        seeds=seeds,
+        seed=seed,
     )
     if dry_run:
         return VariantStudy({"to": str(to)} | plan.describe())

@@ -97,36 +97,33 @@ def train_model(
         print(trained.test_accuracy, trained.model.record_golden().accuracy)
         ```
     """
-    from testbed.data.classes.order import kept_classes
-    from testbed.data.preprocess.stated import kept
     from testbed.golden.reference import compute_device
-    from testbed.models.runs import DataSource
     from testbed.sensitivity.fuzziness.artefacts import LOG, finish_log, recorder_for
-    from testbed.train import recipe as recipe_named
-    from testbed.train import recipe_of_preset
-    from testbed.train.runs import TrainingPlan, train_run
-    from testbed.train.settings import split_settings
+    from testbed.train.asked import asked_source, plan_training
+    from testbed.train.runs import train_run
 
-    of_recipe, of_model = split_settings(dict(settings or {}), "settings")
-    if epochs is not None:
-        of_recipe["epochs"] = epochs
-    chosen, folder = recipe_named(recipe or recipe_of_preset(preset), **of_recipe), Path(to)
-    source = DataSource(
-        dataset, None if root is None else os.fspath(root), kept(preprocess), seed, kept_classes(classes)
+    folder = Path(to)
+    plan = plan_training(
+        preset,
+        asked_source(dataset, root, preprocess, classes, seed),
+        settings or {},
+        "settings",
+        recipe_name=recipe,
+        epochs=epochs,
+        seed=seed,
+        train_images=train_images,
     )
-    plan = TrainingPlan.of(preset, source, chosen, seed=seed, overrides=of_model, train_images=train_images)
+    length = plan.recipe.epochs
     described = {"run": str(folder)} | plan.to_json()
     if dry_run:
         return TrainingResult(described)
     target = str(compute_device(device))
-    with steps_of(progress, "train")(max(1, chosen.epochs), "epochs") as advance:
+    with steps_of(progress, "train")(max(1, length), "epochs") as advance:
 
         def count(epoch: int, model: ViT, record: EpochRecord) -> None:
             advance(1)
 
-        recorder = (
-            recorder_for(folder, plan.dataset, every=fuzziness_every, epochs=chosen.epochs) if fuzziness_every else None
-        )
+        recorder = recorder_for(folder, plan.dataset, every=fuzziness_every, epochs=length) if fuzziness_every else None
         callbacks: list[Callback] = [count, *([recorder] if recorder else [])]
         facts = train_run(
             plan,

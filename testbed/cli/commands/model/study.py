@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from testbed.cli.common import emit, example, json_option, say
+from testbed.cli.common import emit, example, json_option, say, say_epoch
 from testbed.cli.options.data import classes_option, preprocess_option, train_images_option
 from testbed.cli.options.loggers import log_option
 from testbed.cli.options.numbers import LARGEST_SEED, Threads, Whole
@@ -79,23 +79,25 @@ def study(
     the epoch of each training; its test images are looked at once. DIR gets a run folder for each training
     (runs/VARIANT/seed-N), the accuracies with intervals (study.json, study.csv, study.png) and all curves.
     """
-    from testbed.data.classes.order import kept_classes
-    from testbed.data.preprocess.stated import kept
-    from testbed.models.runs import DataSource
-    from testbed.study.plan import StudyPlan
+    from testbed.study.plan import plan_study
     from testbed.study.run import run_study
-    from testbed.study.spec import study_named
     from testbed.train.loggers import check_loggers
-    from testbed.train.settings import split_settings
 
-    changes = parsed_settings(settings)
-    split_settings(changes, "--set")
-    spec = study_named(study_name).changed(
-        changes, dataset=dataset, epochs=epochs, train_images=train_images, test_images=test_images
-    )
     check_loggers(loggers)
-    source = DataSource(spec.dataset, str(root) if root else None, kept(preprocess), seed, kept_classes(classes))
-    plan = StudyPlan.of(spec, source, seeds, seed)
+    plan = plan_study(
+        study_name,
+        parsed_settings(settings),
+        "--set",
+        dataset=dataset,
+        root=root,
+        preprocess=preprocess,
+        classes=classes,
+        train_images=train_images,
+        test_images=test_images,
+        epochs=epochs,
+        seeds=seeds,
+        seed=seed,
+    )
     if dry_run:
         described = {"to": str(to)} | plan.describe()
         emit(described, as_json, lambda: _plan_text(plan, described))
@@ -108,19 +110,12 @@ def study(
             threads=threads,
             device=device_named(device),
             loggers=loggers,
-            callbacks=[] if sys.stderr.isatty() else [_say_epoch],
+            callbacks=[] if sys.stderr.isatty() else [say_epoch],
             begun=lambda name, number, done: say(f"{name}, seed {number}: training {done + 1} of {total}"),
         )
     except KeyboardInterrupt:
         raise KeyboardInterrupt("every finished epoch is kept; go on with the same command") from None
-    emit({"to": str(to)} | asdict(report), as_json, lambda: _report_text(report, to, spec.results))
-
-
-def _say_epoch(epoch: int, model: Any, record: Any) -> None:
-    say(
-        f"epoch {epoch}: loss {record.train_loss:.4f}, validation {100 * record.validation_accuracy:.2f} %,"
-        f" {record.seconds:.1f} s"
-    )
+    emit({"to": str(to)} | asdict(report), as_json, lambda: _report_text(report, to, plan.spec.results))
 
 
 def _plan_text(plan: StudyPlan, described: dict[str, Any]) -> list[str]:

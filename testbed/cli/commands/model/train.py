@@ -10,16 +10,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from testbed.cli.common import emit, example, json_option, run_option, say
+from testbed.cli.common import emit, example, json_option, run_option, say_epoch
 from testbed.cli.options.data import classes_option, preprocess_option, train_images_option
 from testbed.cli.options.loggers import log_option
 from testbed.cli.options.numbers import LARGEST_SEED, Threads, Whole
 from testbed.cli.options.settings import device_named, parsed_settings, set_option
 
 if TYPE_CHECKING:
-    from testbed.models.vit import ViT
     from testbed.sensitivity.fuzziness.log import Recorder
-    from testbed.train.record import Callback, EpochRecord
+    from testbed.train.record import Callback
     from testbed.train.runs import TrainingFacts, TrainingPlan
 
 
@@ -82,19 +81,18 @@ def train(
     DIR gets the weights (model.safetensors), the curves (curves.csv, curves.png) and a manifest. The weights kept are
     those of the best epoch on the validation images, or of the last, as the recipe says.
     """
-    from testbed.data.classes.order import kept_classes
-    from testbed.data.preprocess.stated import kept
-    from testbed.models.runs import DataSource
-    from testbed.train import recipe, recipe_of_preset
-    from testbed.train.runs import TrainingPlan
-    from testbed.train.settings import split_settings
+    from testbed.train.asked import asked_source, plan_training
 
-    of_recipe, of_model = split_settings(parsed_settings(settings), "--set")
-    if epochs is not None:
-        of_recipe["epochs"] = epochs
-    chosen = recipe(recipe_name or recipe_of_preset(preset), **of_recipe)
-    source = DataSource(dataset, str(root) if root else None, kept(preprocess), seed, kept_classes(classes))
-    plan = TrainingPlan.of(preset, source, chosen, seed=seed, overrides=of_model, train_images=train_images)
+    plan = plan_training(
+        preset,
+        asked_source(dataset, root, preprocess, classes, seed),
+        parsed_settings(settings),
+        "--set",
+        recipe_name=recipe_name,
+        epochs=epochs,
+        seed=seed,
+        train_images=train_images,
+    )
     described = {"run": str(run)} | plan.to_json()
     if dry_run:
         emit(described, as_json, lambda: _plan_text(plan, run))
@@ -146,14 +144,6 @@ def _recorded(run: Path, recorder: Recorder) -> RecordedFuzziness:
 
     log = finish_log(run, recorder)
     return RecordedFuzziness(str(run / LOG), [row.epoch for row in log])
-
-
-def say_epoch(epoch: int, model: ViT, record: EpochRecord) -> None:
-    """A line per epoch, where no progress bar is shown."""
-    say(
-        f"epoch {epoch}: loss {record.train_loss:.4f}, validation {100 * record.validation_accuracy:.2f} %,"
-        f" {record.seconds:.1f} s"
-    )
 
 
 def _plan_text(plan: TrainingPlan, run: Path) -> list[str]:
