@@ -6,7 +6,10 @@ output, DETECTED; every tensor and initializer that protection adds has a name l
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
+
+from testbed.core.formats import PRECISIONS
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -28,6 +31,12 @@ _FOLDER = "protected"
 def protected_file(precision: str) -> str:
     """The protected model in one precision, from its run folder: ``protected/model.fp32.onnx``."""
     return f"{_FOLDER}/model.{precision}.onnx"
+
+
+def protected_precisions(files: Iterable[str]) -> tuple[str, ...]:
+    """The precisions of the protected models among the files that a stage wrote."""
+    written = set(files)
+    return tuple(precision for precision in PRECISIONS if protected_file(precision) in written)
 
 
 def is_protected(proto: ModelProto) -> bool:

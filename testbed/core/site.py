@@ -18,11 +18,13 @@ from testbed.core.errors import UsageError
 from testbed.core.folder.files import write_text
 from testbed.core.folder.forms import Form, read_form
 from testbed.core.formats import FORMATS, Format, format_named
+from testbed.core.protected import PREFIX
 from testbed.core.words.nearest import meant, nearest
 
 Target = Literal["model", "attention"]
 Where = Literal["activation", "weight"]
 _BLOCK = re.compile(r"^block\.(\d+)\.")
+_BLOCK_OF_CHECK = re.compile(r"^.*?\.block\.(\d+)\.")
 _LISTED = 16  # site names in an error message
 _KINDS = {
     "patch_embed": "patch_embedding",
@@ -62,7 +64,7 @@ class Site:
 
     @property
     def block(self) -> int | None:
-        match = _BLOCK.match(self.name)
+        match = _BLOCK_OF_CHECK.match(self.name) if self.name.startswith(PREFIX) else _BLOCK.match(self.name)
         return int(match[1]) if match else None
 
     @property
@@ -86,6 +88,8 @@ class Site:
 
 
 def site_kind(name: str, where: Where) -> str:
+    if name.startswith(PREFIX):  # of a check: which pass it belongs to
+        return PREFIX + name.removeprefix(PREFIX).split(".")[0]
     parts = _BLOCK.sub("", name).split(".")
     if parts[-1] in ("scale", "zero_point"):  # of a quantised tensor
         of = name.rpartition(".")[0]

@@ -17,7 +17,7 @@ from testbed.engines.backends import check_engine
 from testbed.engines.runner import EngineRequest, Runner, open_engine
 from testbed.export.parity import TierParity, parity_by_tier
 from testbed.export.precision import Calibration
-from testbed.golden.deployment import ends_of, plain_engine, plain_file
+from testbed.golden.deployment import deployed_file, ends_of, plain_engine
 from testbed.golden.recorded import Golden, working_in
 from testbed.golden.recording import Advance, no_progress
 from testbed.golden.tiers import golden_tiers, recorded_edges
@@ -67,13 +67,13 @@ def deploy(
         try:
             check_engine(engine, precision)
         except UsageError as error:
-            raise UsageError(f"{path / plain_file(target, precision)} is written, but {error}") from error
+            raise UsageError(f"{deployed_file(run, target, precision)} is written, but {error}") from error
         with open_engine(engine, request) as runner:
             outputs = _outputs(runner, request, cases, batch, progress)
             info = runner.info
         stage = run.folder.manifest["stages"].get(f"export.{target}.{precision}", {})
         return Deployed(
-            file=str(path / plain_file(target, precision)),
+            file=str(deployed_file(run, target, precision)),
             target=target,
             engine=engine,
             engine_hash=info.hash,

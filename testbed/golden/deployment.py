@@ -9,7 +9,9 @@ import onnx
 from pydantic import JsonValue
 
 from testbed.core.errors import UsageError
+from testbed.core.folder.manifest import CAMPAIGN
 from testbed.core.folder.provenance import installed_version
+from testbed.core.protected import protected_file
 from testbed.engines.runner import EngineRequest, request_from
 from testbed.export.calibration import calibration_split
 from testbed.export.onnx import OPSET
@@ -33,11 +35,25 @@ def plain_engine(
     """The request for an engine of ``target``, exported on first use into the (locked) folder.
 
     int8 is calibrated on a choice of training images (``calibration_split``). A campaign's folder is only read:
-    UsageError where the campaign did not export this target in this precision.
+    UsageError where the campaign did not export this target in this precision. Of a protected model it is the protected
+    file, which exists in the precisions that it was protected in: UsageError for others, and for parts of the model.
     """
+    path = _exported(run, target, precision, calibration)
+    return request_from(path, deployment_id(path.read_bytes()), precision=precision, threads=threads)
+
+
+def deployed_file(run: ModelRun, target: str, precision: str) -> Path:
+    """Where `plain_engine` takes the target from."""
+    protected = run.protected and run.folder.kind != CAMPAIGN
+    return run.folder / (protected_file(precision) if protected else plain_file(target, precision))
+
+
+def _exported(run: ModelRun, target: str, precision: str, calibration: Calibration | None) -> Path:
     folder, file = run.folder, plain_file(target, precision)
     stage = f"export.{target}" if precision == "fp32" else f"export.{target}.{precision}"
-    if folder.manifest.get("kind") == "campaign":
+    if run.protected and folder.kind != CAMPAIGN:
+        return run.protected_path(target, precision)
+    if folder.kind == CAMPAIGN:
         if file not in folder.manifest["stages"].get(stage, {}).get("outputs", {}):
             raise UsageError(f"the campaign in {folder.path} has no target {target!r} in {precision}")
         folder.verify(stage)
@@ -56,8 +72,7 @@ def plain_engine(
             export_target(run.model, target, folder / file, precision=precision, images=images, calibration=calibration)
 
         folder.stage(stage, inputs, [file], build, command=COMMAND)
-    path: Path = folder / file
-    return request_from(path, deployment_id(path.read_bytes()), precision=precision, threads=threads)
+    return folder / file
 
 
 def ends_of(plain: bytes) -> tuple[str, str]:

@@ -15,10 +15,12 @@ from typing import Any, TypedDict
 from pydantic import JsonValue
 
 from testbed.core.errors import StaleArtefact, UsageError
+from testbed.core.folder.files import write_bytes
 from testbed.core.folder.forms import Form
 from testbed.core.folder.places import with_sources
 from testbed.core.folder.run_files import WEIGHTS
 from testbed.core.folder.runfolder import RunFolder, current_argv
+from testbed.core.protected import protected_file, protected_precisions
 from testbed.models.vit import ViT
 from testbed.models.weights import load_model, save_model
 
@@ -69,7 +71,10 @@ class DataSource:
 
 @dataclass(frozen=True)
 class ModelRun:
-    """``stage`` is the one that wrote the model; ``data`` is None where none was named."""
+    """``stage`` is the one that wrote the model; ``data`` is None where none was named.
+
+    Of a protected model the weights are the plain model's: what is deployed is a protected file of each precision.
+    """
 
     folder: RunFolder
     stage: str
@@ -85,6 +90,32 @@ class ModelRun:
     @property
     def model_hash(self) -> str:
         return self.folder.output_hash(self.stage, MODEL)
+
+    @property
+    def protected(self) -> tuple[str, ...]:
+        """The precisions in which it was protected; none of a plain model."""
+        return protected_precisions(self.folder.manifest["stages"][self.stage]["outputs"])
+
+    def protected_path(self, target: str, precision: str) -> Path:
+        """The file of a protected model that is deployed, whole as it was written.
+
+        Raises UsageError for a part of the model or a precision that it was not protected in, StaleArtefact when the file
+        is not the one that the stage wrote.
+        """
+        where = self.folder.path
+        if target != "model":
+            raise UsageError(
+                f"{where} holds a protected model, whose checks are of the whole of it; take target model, or the folder of"
+                f" the plain model for {target}"
+            )
+        if precision not in self.protected:
+            raise UsageError(
+                f"{where} was protected in {', '.join(self.protected)}, not in {precision}; protect the plain model in"
+                f" {precision} too with `testbed protect`, or take one of these"
+            )
+        file = protected_file(precision)
+        self.folder.verify(self.stage, [file])
+        return self.folder / file
 
 
 def claim_model_run(path: Path, name: str, made_from: Mapping[str, JsonValue], data: DataSource | None) -> RunFolder:
@@ -106,21 +137,26 @@ def write_model_run(
     made_from: Mapping[str, JsonValue],
     data: DataSource | None,
     facts: Form | Mapping[str, JsonValue] | None = None,
+    protected: Mapping[str, bytes] | None = None,
 ) -> ModelRun:
     """A run folder with this finished model in it. The same call again changes nothing.
 
-    ``stage`` is "import", "train", ...; ``facts`` are kept in the manifest. For ``name``, ``made_from`` and the errors
+    ``stage`` is "import", "train", ...; ``facts`` are kept in the manifest; ``protected``: of a protected model, precision ->
+    content of its file. For ``name``, ``made_from`` and the errors
     see ``claim_model_run``; StaleArtefact when the model file was edited since.
     """
     folder = claim_model_run(path, name, made_from, data)
+    files = {protected_file(precision): content for precision, content in (protected or {}).items()}
 
     def build() -> Form | Mapping[str, JsonValue] | None:
         save_model(folder / MODEL, model)
+        for file, content in files.items():
+            write_bytes(folder / file, content)
         return facts
 
     with folder.locked():
         folder.save()
-        folder.stage(stage, dict(made_from), [MODEL], build)
+        folder.stage(stage, dict(made_from), [MODEL, *files], build)
     return ModelRun(folder, stage, data)
 
 

@@ -108,6 +108,10 @@ def prune_runs(
 ) -> list[Pruned]:
     """Writes one run folder per order. Raises UsageError for what cannot be pruned; nothing is written for it."""
     run = open_model_run(source)
+    if run.protected:
+        raise UsageError(
+            f"{source} holds a protected model; prune the plain one it was made from, then protect the result"
+        )
     for order, path in orders:
         order.check()
         if path.resolve() == source.resolve():

@@ -18,9 +18,8 @@ from testbed.campaign.described import AbsentSite, DescribedModel
 from testbed.campaign.facts import ExportFacts, GoldenFacts
 from testbed.campaign.plan.sections import check_sections
 from testbed.campaign.prepare.as_trained import check_like_library, warn_of_split
-from testbed.campaign.prepare.known import KnownModel, cached_logits
 from testbed.campaign.prepare.row_gate import input_influence
-from testbed.campaign.prepare.subject import check_accuracy, dataset_of
+from testbed.campaign.prepare.subject import KnownModel, cached_logits, check_accuracy, dataset_of
 from testbed.campaign.results.progress import Watch, unwatched
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.core.errors import UsageError

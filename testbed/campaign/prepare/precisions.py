@@ -13,20 +13,27 @@ from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.prepare.stages import Preparation
 from testbed.core.errors import UsageError
 from testbed.core.folder.places import with_sources
+from testbed.core.protected import is_protected
 from testbed.export.precision import cast_model
-from testbed.models.runs import MODEL
+from testbed.models.runs import MODEL, open_model_run
 
 
 def plain_in(workplace: Workplace, target: str, precision: str) -> bytes:
     """The plain ONNX file of the campaign's target in this precision. An int8 model is calibrated as the spec says.
 
-    Raises UsageError for a file that is the only source of its model and cannot be cast, TestbedError where weights
-    overflow the format.
+    Raises UsageError for a file that is the only source of its model and cannot be cast, and for a precision that a
+    protected model was not protected in; TestbedError where weights overflow the format.
     """
     file = Files(target).plain
     own = workplace.spec.engine.precision
     if precision == own:
         return (workplace.folder / file).read_bytes()
+    if is_protected(onnx.load(workplace.folder / file)):
+        if workplace.spec.model.onnx is not None:
+            raise UsageError(
+                f"{workplace.spec.model.onnx} was protected in {own}; there is no {precision} file of it to compare with"
+            )
+        return open_model_run(workplace.folder.path).protected_path(target, precision).read_bytes()
     if own == "fp32" and precision in ("fp16", "bf16"):
         return cast_model(onnx.load(workplace.folder / file), precision).SerializeToString(deterministic=True)
     if workplace.spec.model.onnx is not None:

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from testbed.campaign.described import DescribedModel, PictureFacts
 from testbed.campaign.facts import GoldenFacts
 from testbed.campaign.files import Files
-from testbed.campaign.prepare.known import KnownModel
-from testbed.campaign.prepare.subject import check_accuracy, dataset_of, stages_of
+from testbed.campaign.prepare.subject import KnownModel, check_accuracy, dataset_of, stages_of
 from testbed.campaign.results.progress import Watch, unwatched
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.core.errors import StaleArtefact, TestbedError

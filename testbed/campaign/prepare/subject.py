@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -11,14 +11,28 @@ from numpy.typing import NDArray
 from testbed.analysis.outputs.choice import TEST_IMAGES
 from testbed.campaign.described import DescribedModel
 from testbed.campaign.prepare.as_trained import check_like_model_run
-from testbed.campaign.prepare.known import KnownModel
 from testbed.campaign.results.progress import Watch
 from testbed.campaign.spec.campaign import CampaignSpec
-from testbed.core.errors import GateFailed, UsageError
+from testbed.core.errors import GateFailed, StaleArtefact, UsageError
+from testbed.core.folder.files import sha256_file
 from testbed.core.folder.runfolder import RunFolder
 from testbed.core.site import SiteTable
 from testbed.data import Dataset, Split, load
+from testbed.golden.arrays import read_array
+from testbed.golden.reference import LOGITS
+from testbed.golden.shared import SharedGolden, array_name
 from testbed.models.runs import DataSource
+
+
+@dataclass(frozen=True)
+class KnownModel:
+    """What is known of a campaign's model before anything is run for it: from the cache, and from run folders.
+
+    ``training_epochs``: that the campaign will begin with; none where the model is there. ``logits``: the reference
+    golden of all test images (n, K); None where it is yet to be recorded."""
+
+    training_epochs: int = 0
+    logits: NDArray[np.float32] | None = None
 
 
 class Subject(Protocol):
@@ -53,6 +67,18 @@ class Subject(Protocol):
 
     def described(self, folder: RunFolder) -> DescribedModel:
         """Describes the model for the summary."""
+
+
+def cached_logits(shared: SharedGolden) -> NDArray[np.float32] | None:
+    """None where they are not in the cache, or are damaged there."""
+    cached = shared.cached(array_name(LOGITS))
+    digest = cached.digest()
+    try:
+        if digest is None or sha256_file(cached.path) != digest:
+            return None
+        return np.array(read_array(cached.path))
+    except (OSError, StaleArtefact):  # forgotten meanwhile
+        return None
 
 
 def stages_of(spec: CampaignSpec) -> list[str]:

@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 
 from testbed.campaign.prepare.onnx_file import OnnxSubject
+from testbed.campaign.prepare.protected_model import ProtectedSubject
 from testbed.campaign.prepare.recorded import RecordedSubject, is_recorded
 from testbed.campaign.prepare.subject import Subject
 from testbed.campaign.prepare.torch_model import TorchSubject
@@ -29,7 +30,10 @@ def subject_of(spec: CampaignSpec, folder: RunFolder | None = None) -> Subject:
     if folder is not None and is_recorded(folder, spec) and (gone := missing_source(spec)):
         log.info("%s: going on with what the run folder holds", gone)
         return RecordedSubject(spec, folder)
-    return OnnxSubject.of(spec, folder) if spec.model.onnx is not None else TorchSubject.of(spec)
+    if spec.model.onnx is not None:
+        return OnnxSubject.of(spec, folder)
+    is_protected = spec.model.run is not None and open_model_run(Path(spec.model.run)).protected
+    return ProtectedSubject.of(spec) if is_protected else TorchSubject.of(spec)
 
 
 def finished_subject(spec: CampaignSpec, folder: RunFolder) -> Subject:

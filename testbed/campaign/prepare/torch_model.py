@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from testbed.campaign.described import DescribedModel
 from testbed.campaign.facts import GoldenFacts, TrainFacts
 from testbed.campaign.plan.sections import check_sections
-from testbed.campaign.prepare.known import KnownModel, cached_logits
 from testbed.campaign.prepare.module_golden import shared_golden
-from testbed.campaign.prepare.subject import check_accuracy, dataset_of
+from testbed.campaign.prepare.subject import KnownModel, cached_logits, check_accuracy, dataset_of
 from testbed.campaign.results.progress import Watch, unwatched
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.core.errors import UsageError

@@ -10,8 +10,7 @@ from pathlib import Path
 from testbed.analysis.outputs.choice import check_sizes_or_any, too_small
 from testbed.analysis.outputs.confidence import TierEdges, tiers_from_logits, top1
 from testbed.analysis.outputs.guessing import accuracy_against_guessing
-from testbed.campaign.prepare.known import KnownModel
-from testbed.campaign.prepare.subject import Subject, check_accuracy
+from testbed.campaign.prepare.subject import KnownModel, Subject, check_accuracy
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.campaign.summary.exposure import site_exposures
 from testbed.core.errors import GateFailed, TestbedError

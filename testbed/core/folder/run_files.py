@@ -68,6 +68,7 @@ MODEL_FOLDER: tuple[RunFile, ...] = (
     RunFile("subset/MODULE.output.npy", "subset", "what it gives"),
     RunFile("TARGET.onnx", "export", "the plain ONNX file in fp32, as it is deployed"),
     RunFile("TARGET.PRECISION.onnx", "export", "the same in fp16, bf16 or int8"),
+    RunFile("protected/model.PRECISION.onnx", "protect", "the protected model in this precision, as it is deployed"),
     RunFile("fuzziness.csv", "fuzziness", "separation fuzziness of each layer"),
     RunFile("fuzziness.png", "fuzziness", "the same as a picture, with fits"),
     RunFile(
@@ -84,6 +85,9 @@ MODEL_FOLDER: tuple[RunFile, ...] = (
 CAMPAIGN_FOLDER: tuple[RunFile, ...] = (
     RunFile("sources.json", "campaign run", "full paths of the model and the data, for this machine; may be deleted"),
     RunFile(WEIGHTS, "campaign run", "the model's weights, where it is no ONNX file"),
+    RunFile(
+        "protected/model.PRECISION.onnx", "campaign run", "a protected model's files, as they were in its own folder"
+    ),
     RunFile("golden/logits.npy", "campaign run", "reference golden: logits of all test images, float32"),
     RunFile("golden/attention.npy", "campaign run", "reference golden of the attention module for the named images"),
     RunFile("tiers.json", "campaign run", "edges of the confidence tiers, and the images named in each"),

@@ -1,4 +1,4 @@
-"""Sites of our own exports: the file's tensors carry the names.
+"""Sites of our own exports: the file's tensors carry the names; those of checks that protect it among them.
 
 In a quantised (Q/DQ) file the stored numbers are the integers: an activation's site is the tensor between QuantizeLinear
 and DequantizeLinear, a weight's the integer initializer; scales, zero points and int32 biases are sites of their own.
@@ -13,12 +13,14 @@ from onnx import ModelProto, ValueInfoProto
 
 from testbed.core.errors import TestbedError
 from testbed.core.folder.parsing import json_value
+from testbed.core.protected import PREFIX
 from testbed.core.site import Site
 from testbed.export.layout import TRANSPOSED
 from testbed.instrument.shapes import FLOATS, FORMATS
 
 _BRANCH = r"attn\.(q|k|v|scores|softmax|context|proj|residual)|mlp\.(fc1|gelu|fc2|residual)"
 _NAMED = re.compile(rf"^(patch_embed|embed|norm|head|block\.\d+\.(norm1|norm2|{_BRANCH}))$")
+_CHECK = re.compile(rf"^{re.escape(PREFIX)}(?!.*_(Q|Deq)uantizeLinear_)")
 _QUANTISED = re.compile(r"^(?P<name>.+?)(_quantized)?(_(?P<part>scale|zero_point))?$")
 
 
@@ -46,7 +48,11 @@ def _activations(proto: ModelProto) -> list[Site]:
         for tensor in node.output:
             name = names.get(tensor, tensor)
             shape = _per_image_shape(values.get(tensor))
-            if not _NAMED.match(name) or shape is None or (name in quantised and tensor not in names):
+            if (
+                not (_NAMED.match(name) or _CHECK.match(name))
+                or shape is None
+                or (name in quantised and tensor not in names)
+            ):
                 continue
             kind = FORMATS[values[tensor].type.tensor_type.elem_type]
             sites.append(Site(name, "activation", shape, kind, tensor))
