@@ -67,6 +67,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "testbed.cli.commands.results.rank:rank",
         "Score blocks, heads and neurons, and hold the scores against a campaign.",
     ),
+    "circuits": (
+        "testbed.cli.commands.results.circuits:circuits",
+        "Measure how faithful a model's circuits are over their size, and score its edges.",
+    ),
     "prune": ("testbed.cli.commands.model.prune:prune", "Cut a model down to a smaller one."),
     "bench": ("testbed.cli.commands.model.bench:bench", "Time models as deployed, side by side."),
     "sweep": ("testbed.cli.commands.results.sweep:sweep", "Sweep tolerances over a finished campaign's rows."),

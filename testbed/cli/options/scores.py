@@ -1,4 +1,4 @@
-"""Options that say how components are scored, shared by ``rank`` and ``prune``."""
+"""Options that say how components are scored, shared by ``rank``, ``circuits`` and ``prune``."""
 
 from __future__ import annotations
 
@@ -48,12 +48,13 @@ _OPTIONS = (
     ),
     click.option(
         "--corrupt",
-        type=click.Choice(["other_class", "mean", "noise"]),
+        type=click.Choice(["other_class", "mean", "noise", "masked"]),
         default="other_class",
         show_default=True,
         help="eap: corrupt inputs.",
     ),
     click.option("--snr-db", type=Number(-300, 300), default=0.0, show_default=True, help="eap: of --corrupt noise."),
+    click.option("--masks", metavar="DIR", help="eap: objects of --corrupt masked, DIR/IMAGE-ID.png; or imagenet-s."),
     click.option("--steps", type=Whole(1, 10_000), default=5, show_default=True, help="eap-ig: points of the path."),
 )
 
@@ -72,7 +73,7 @@ class ScoreOptionValues:
 
 def score_options(command: Command) -> Command:
     """Passed on together, as ``settings``."""
-    names = ("images", "data", "seed", "chunks", "rule", "ablation", "loss", "corrupt", "snr_db", "steps")
+    names = ("images", "data", "seed", "chunks", "rule", "ablation", "loss", "corrupt", "snr_db", "masks", "steps")
 
     @wraps(command)
     def gathered(**arguments: Any) -> Any:

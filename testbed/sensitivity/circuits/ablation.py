@@ -1,16 +1,16 @@
 """A ViT without some of its parts: what a removed head or neuron is replaced by, and the outputs that remain.
 
 Heads are ablated at the context (before the projection), neurons after the activation. ``zero`` is what pruning does;
-``mean`` puts the analysis set's mean there, token by token; ``resample`` the value that another image, of another class,
-has there. Under ``zero`` a branch of which nothing is left adds nothing at all, its output bias included (see
-`KeptComponents`).
+``mean`` puts the analysis set's mean there, token by token; ``resample`` the value that the corrupt input has there, another
+class's image unless another corruption is named. Under ``zero`` a branch of which nothing is left adds nothing at all, its
+output bias included (see `KeptComponents`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from testbed.core.errors import UsageError
 from testbed.core.words.nearest import unknown
 from testbed.models.vit import Block, Tap, ViT, taps
-from testbed.sensitivity.circuits.analysis_set import AnalysisSet
+from testbed.sensitivity.circuits.analysis_set import AnalysisSet, Corruption
 from testbed.sensitivity.circuits.components import KeptComponents
 
 Ablation = Literal["zero", "mean", "resample"]
@@ -34,12 +34,27 @@ class Replacements:
     values: dict[str, Tensor]
 
     @classmethod
-    def of(cls, model: ViT, images: AnalysisSet, ablation: Ablation, seed: int = 0) -> Replacements:
-        """Raises UsageError for an unknown ablation, or one class only under ``resample``."""
+    def of(
+        cls,
+        model: ViT,
+        images: AnalysisSet,
+        ablation: Ablation,
+        seed: int = 0,
+        *,
+        corrupt: Corruption = "other_class",
+        snr_db: float = 0.0,
+    ) -> Replacements:
+        """What the images' values are replaced by. corrupt, snr_db: the corrupt inputs of ``resample``.
+
+        Raises UsageError for an unknown ablation, and as `AnalysisSet.corrupted` does under ``resample``.
+        """
         if ablation not in ABLATIONS:
             raise UsageError(unknown("ablation", ablation, ABLATIONS))
         if ablation == "zero":
             return cls(ablation, {})
+        if ablation == "resample" and corrupt != "other_class":
+            corrupted = replace(images, images=images.corrupted(corrupt, seed, snr_db))
+            return cls(ablation, _recorded(model, corrupted))
         if ablation == "resample":
             return cls(ablation, _recorded(model, images, images.partners(seed)))
         return cls(

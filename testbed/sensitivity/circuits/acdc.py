@@ -18,7 +18,7 @@ from testbed.core.errors import UsageError
 from testbed.core.words.nearest import unknown
 from testbed.models.vit import ViT
 from testbed.sensitivity.circuits.ablation import Ablation, Replacements, logits_of
-from testbed.sensitivity.circuits.analysis_set import AnalysisSet
+from testbed.sensitivity.circuits.analysis_set import AnalysisSet, Corruption
 from testbed.sensitivity.circuits.components import Component, KeptComponents
 
 PruningRule = Literal["incremental", "cumulative"]
@@ -62,8 +62,11 @@ def acdc(
     rule: PruningRule = "incremental",
     ablation: Ablation = "zero",
     seed: int = 0,
+    corrupt: Corruption = "other_class",
+    snr_db: float = 0.0,
 ) -> Circuit:
     """Finds the circuit by ACDC. parts: in the order of the forward pass (as `components` gives them). tau: nats.
+    corrupt, snr_db: the corrupt inputs of ablation ``resample``.
 
     Raises UsageError for a tau that is not above 0, an unknown rule or ablation, or no parts.
     """
@@ -74,7 +77,7 @@ def acdc(
     if not parts:
         raise UsageError("the model has no such components; choose others")
     model.eval()
-    replaced = Replacements.of(model, images, ablation, seed)
+    replaced = Replacements.of(model, images, ablation, seed, corrupt=corrupt, snr_db=snr_db)
     full = logits_of(model, images)
     kept, current = KeptComponents.all_of(model.config), 0.0
     steps = []

@@ -31,6 +31,8 @@ from testbed.sensitivity.circuits.components import Component
 Loss = Literal["task", "logit_difference", "kl"]
 LOSSES: tuple[Loss, ...] = ("task", "logit_difference", "kl")
 EMBED, OUTPUT = "embed", "output"
+_EDGE_NUMBERS = 1 << 24
+"""Numbers of all nodes' changes that are held at a time: 128 MiB, and as many gradients."""
 
 
 @dataclass(frozen=True)
@@ -166,6 +168,9 @@ class _Scores:
         self._nodes = torch.zeros(len(parts), dtype=torch.float64)
         sources = 1 + len(parts)  # the embedding first
         self._table = torch.zeros(sources, len(parts) + 1, dtype=torch.float64)  # the output last
+        written = [(-1, 0), *(_order(part) for part in parts)]
+        read = [*(_order(part) for part in parts), (model.config.depth, 0)]
+        self._before = torch.tensor([[source < reader for reader in read] for source in written])
 
     def add(self, images: Tensor, changes: dict[str, Tensor], objective: _Objective, weight: float) -> None:
         model = self._model
@@ -180,8 +185,13 @@ class _Scores:
             own = (changes[site][..., columns].double() * grads[site][..., columns].double()).sum()
             self._nodes[number] += weight * float(own)
         if self._edges:
-            streams = {site: seen[site].detach() for site in seen}
-            self._add_edges(streams, changes, grads, grads[last], weight)
+            size = max(1, _EDGE_NUMBERS // (len(self._table) * seen[last][0].numel()))
+            for start in range(0, len(images), size):
+                some = slice(start, start + size)
+                streams, changed, slopes = (
+                    {site: value[some].detach() for site, value in values.items()} for values in (seen, changes, grads)
+                )
+                self._add_edges(streams, changed, slopes, slopes[last], weight)
 
     def _add_edges(
         self,
@@ -195,15 +205,11 @@ class _Scores:
         it."""
         model = self._model
         written = [changes[EMBED], *(_contribution(model, part, changes) for part in self._parts)]
-        orders = [(-1, 0), *((part.block, 0 if part.kind == "head" else 1) for part in self._parts)]
-        readers = [*((part, _reading(model, part, streams, grads)) for part in self._parts), (None, output)]
-        for column, (reader, gradient) in enumerate(readers):
-            reader_order = (
-                (model.config.depth, 0) if reader is None else (reader.block, 0 if reader.kind == "head" else 1)
-            )
-            for row, (change, order) in enumerate(zip(written, orders, strict=True)):
-                if order < reader_order:
-                    self._table[row, column] += weight * float((change.double() * gradient.double()).sum())
+        read = [*(_reading(model, part, streams, grads) for part in self._parts), output]
+        products = torch.stack([w.flatten() for w in written]).double() @ (
+            torch.stack([r.flatten() for r in read]).double().T
+        )
+        self._table += weight * torch.where(self._before, products, torch.zeros_like(products))
 
     def attribution(self) -> Attribution:
         names = [part.name for part in self._parts]
@@ -214,17 +220,14 @@ class _Scores:
             (source, reader): float(self._table[row, column])
             for row, source in enumerate([EMBED, *names])
             for column, reader in enumerate([*names, OUTPUT])
-            if self._order(source) < self._order(reader)
+            if self._before[row, column]
         }
         return Attribution(nodes, edges)
 
-    def _order(self, name: str) -> tuple[int, int]:
-        if name == EMBED:
-            return (-1, 0)
-        if name == OUTPUT:
-            return (self._model.config.depth, 0)
-        part = next(part for part in self._parts if part.name == name)
-        return (part.block, 0 if part.kind == "head" else 1)
+
+def _order(part: Component) -> tuple[int, int]:
+    """Where in the forward pass a component reads and writes: heads of a block before its MLP."""
+    return part.block, 0 if part.kind == "head" else 1
 
 
 def _last_residual(model: ViT) -> str:

@@ -15,7 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
-from testbed.core.arrays import Bools
+from testbed.core.arrays import Bools, Float64s
 from testbed.core.errors import UsageError
 from testbed.data import Split
 from testbed.data.registry import data_root
@@ -66,15 +66,7 @@ class PatchMasks:
     def patches(self, split: Split, position: int) -> Bools:
         """(grid^2,), row by row: is the patch on the labelled object? Raises UsageError for a mask of another size than
         the image."""
-        image_id = split.ids[position]
-        mask = self.reader(image_id)
-        size = split.pixels(position).shape[:2]
-        if mask.shape != size:
-            raise UsageError(
-                f"the mask of image {image_id!r} is {_extent(mask.shape)} pixels, the image {_extent(size)};"
-                " give masks of the stored images' size"
-            )
-        fitted = split.preprocess.fitted(mask.astype(np.uint8) * 255, split.image).astype(np.float64) / 255
+        fitted = object_shares(self.reader, split, position)
         side = split.image // self.grid
         shares = fitted.reshape(self.grid, side, self.grid, side).mean(axis=(1, 3))
         on_object: Bools = (shares >= 0.5).ravel()
@@ -82,14 +74,35 @@ class PatchMasks:
 
 
 def patch_masks(source: str, config: ViTConfig, root: str | None = None) -> PatchMasks:
+    """`mask_reader`'s masks, on the patch grid of the model."""
+    return PatchMasks(mask_reader(source, root), config.grid)
+
+
+def mask_reader(source: str, root: str | None = None) -> MaskReader:
     """Masks from ``source``: "imagenet-s" (under the data root ``root``), or a folder. Raises UsageError for a folder
     that is not there."""
     if source == "imagenet-s":
-        return PatchMasks(ImageNetSMasks(data_root(root)), config.grid)
+        return ImageNetSMasks(data_root(root))
     folder = Path(source).expanduser()
     if not folder.is_dir():
         raise UsageError(f"there is no folder of masks {folder}; name one, or 'imagenet-s' for that data set's own")
-    return PatchMasks(MaskFolder(folder), config.grid)
+    return MaskFolder(folder)
+
+
+def object_shares(reader: MaskReader, split: Split, position: int) -> Float64s:
+    """(S, S): how much of each pixel of the model's input is the labelled object, from 0 to 1. Raises UsageError for a
+    mask of another size than the image."""
+    image_id = split.ids[position]
+    mask = reader(image_id)
+    size = split.pixels(position).shape[:2]
+    if mask.shape != size:
+        raise UsageError(
+            f"the mask of image {image_id!r} is {_extent(mask.shape)} pixels, the image {_extent(size)};"
+            " give masks of the stored images' size"
+        )
+    fitted = split.preprocess.fitted(mask.astype(np.uint8) * 255, split.image)
+    shares: Float64s = fitted.astype(np.float64) / 255
+    return shares
 
 
 def _extent(shape: tuple[int, ...]) -> str:

@@ -23,6 +23,7 @@ from testbed.sensitivity.circuits.acdc import PruningRule, acdc
 from testbed.sensitivity.circuits.analysis_set import AnalysisSet, Corruption
 from testbed.sensitivity.circuits.components import Component, ComponentKind, components
 from testbed.sensitivity.circuits.eap import Loss, eap
+from testbed.sensitivity.class_space.masks import mask_reader, object_shares
 from testbed.sensitivity.fuzziness.layers import PIXELS, layer_fuzziness
 
 ScoreMethod = Literal["acdc", "eap", "eap-ig", "fuzziness"]
@@ -34,7 +35,8 @@ SettingValues = dict[str, str | float | None]
 @dataclass(frozen=True)
 class ScoreSettings:
     """What scores rest on. images: of the validation split (the training split where there is none), chosen by the
-    seed, classes in turn; of another data set's where ``data`` names one (testbed.data.another).
+    seed, classes in turn; of another data set's where ``data`` names one (testbed.data.another). masks: where the objects
+    that ``corrupt`` "masked" takes out are, a folder or "imagenet-s".
 
     ACDC scores do not depend on ``tau`` where nothing is removed; it decides what later visits are measured against.
     """
@@ -50,16 +52,20 @@ class ScoreSettings:
     snr_db: float = 0.0
     steps: int = 5
     data: str | None = None
+    masks: str | None = None
 
     def used_by(self, by: ScoreMethod) -> SettingValues:
         """Those that the method's scores depend on."""
         used: dict[str, tuple[str, ...]] = {"acdc": ("tau", "rule", "ablation"), "fuzziness": ()}
         names = used.get(by, ("loss", "corrupt", "snr_db", *(("steps",) if by == "eap-ig" else ())))
         named = (*names, *(() if self.data is None else ("data",)))
+        if self.masks is not None and "corrupt" in names:
+            named = (*named, "masks")
         return {name: self.to_json()[name] for name in ("images", "seed", "chunks", *named)}
 
     def to_json(self) -> SettingValues:
-        return asdict(self) | {"data": None if self.data is None else data_name(self.data)}
+        values = asdict(self) | {"data": None if self.data is None else data_name(self.data)}
+        return {name: value for name, value in values.items() if name != "masks" or value is not None}
 
 
 @dataclass(frozen=True)
@@ -70,8 +76,9 @@ class ComponentScore:
     score: float
 
 
-def analysis_set(dataset: Dataset, settings: ScoreSettings) -> AnalysisSet:
-    """Raises UsageError where there are no images that the test split does not hold, or fewer than classes."""
+def analysis_set(dataset: Dataset, settings: ScoreSettings, root: str | None = None) -> AnalysisSet:
+    """The images of ``settings``. root: of ImageNet-S's masks. Raises UsageError where there are no images that the test
+    split does not hold, or fewer than classes, and for masks that do not fit."""
     split = dataset.validation if len(dataset.validation) else dataset.train
     if not len(split):
         raise UsageError(
@@ -81,7 +88,17 @@ def analysis_set(dataset: Dataset, settings: ScoreSettings) -> AnalysisSet:
     rows = _by_turns(split, settings.images, settings.seed)
     if len(rows) < len(dataset.classes):
         raise UsageError(f"{len(rows)} images for {len(dataset.classes)} classes; ask for one per class at least")
-    return AnalysisSet.of(split.batch(rows), split.labels[rows], [split.ids[row] for row in rows.tolist()])
+    return images_of(split, rows, settings, root)
+
+
+def images_of(split: Split, rows: NDArray[np.int64], settings: ScoreSettings, root: str | None = None) -> AnalysisSet:
+    """These rows of a split, with their masks where ``settings`` corrupts by them. Raises UsageError for masks that are
+    missing, or not of their image's size."""
+    images = AnalysisSet.of(split.batch(rows), split.labels[rows], [split.ids[row] for row in rows.tolist()])
+    if settings.corrupt != "masked" or settings.masks is None:
+        return images
+    reader = mask_reader(settings.masks, root)
+    return images.with_objects(np.stack([object_shares(reader, split, row) for row in rows.tolist()]))
 
 
 def scored_on(run: ModelRun, settings: ScoreSettings) -> Dataset:
