@@ -12,8 +12,8 @@ specs      load_spec, write_spec, list_specs, CampaignSpec
 campaigns  plan, dry_run, run, read_status, open_run, list_runs; Run, Injection; ProgressBar, Snapshot
 results    gather_rates, draw_figures, write_report, compare_runs, sweep_tolerances, sweep_bit_errors
 models     train_model, import_model, run_study, Model (golden, tiers, images, export), instrument_model, bench_models,
-           compare_models, prune_model, rank_components, validate_ranking, measure_fuzziness, measure_class_space,
-           measure_attention, examine_fault; ScoreOptions
+           compare_models, prune_model, rank_components, validate_ranking, measure_circuits, measure_fuzziness,
+           measure_class_space, measure_attention, examine_fault; ScoreOptions
 machine    diagnose, list_cache, clear_cache; TestbedError, which every error is that a user can put right
 
 Also public: testbed.data (data sets of one's own) and testbed.testing (tests of engines). All else may change at any time.
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from testbed.api.campaigns import dry_run, open_run, plan, read_status, run
     from testbed.api.machine import clear_cache, list_cache
     from testbed.api.model.attention import measure_attention
+    from testbed.api.model.circuits import measure_circuits
     from testbed.api.model.class_space import measure_class_space
     from testbed.api.model.fault_lens import examine_fault
     from testbed.api.model.folder import Model
@@ -78,6 +79,7 @@ __all__ = [
     "list_specs",
     "load_spec",
     "measure_attention",
+    "measure_circuits",
     "measure_class_space",
     "measure_fuzziness",
     "open_run",
@@ -121,6 +123,7 @@ _HOMES = {
     "load_spec": "testbed.api.specs",
     "examine_fault": "testbed.api.model.fault_lens",
     "measure_attention": "testbed.api.model.attention",
+    "measure_circuits": "testbed.api.model.circuits",
     "measure_class_space": "testbed.api.model.class_space",
     "measure_fuzziness": "testbed.api.model.fuzziness",
     "open_run": "testbed.api.campaigns",

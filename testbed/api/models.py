@@ -26,8 +26,9 @@ class ScoreOptions(TypedDict, total=False):
         rule: acdc: what tau bounds, "incremental" or "cumulative".
         ablation: acdc: what removed values become, "zero", "mean" or "resample".
         loss: eap: "task", "logit_difference" or "kl".
-        corrupt: eap: corrupt inputs, "other_class", "mean" or "noise".
+        corrupt: eap: corrupt inputs, "other_class", "mean", "noise" or "masked".
         snr_db: eap: of corrupt "noise".
+        masks: eap: of corrupt "masked", a folder of DIR/IMAGE-ID.png, or "imagenet-s".
         steps: eap-ig: points of the path; 5 unless said.
     """
 
@@ -39,8 +40,9 @@ class ScoreOptions(TypedDict, total=False):
     rule: Literal["incremental", "cumulative"]
     ablation: Literal["zero", "mean", "resample"]
     loss: Literal["task", "logit_difference", "kl"]
-    corrupt: Literal["other_class", "mean", "noise"]
+    corrupt: Literal["other_class", "mean", "noise", "masked"]
     snr_db: float
+    masks: str | None
     steps: int
 
 

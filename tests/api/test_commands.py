@@ -25,6 +25,7 @@ FUNCTIONS = {
     "campaign show": "testbed.Run.summary",
     "campaign status": "testbed.read_status",
     "attention": "testbed.measure_attention",
+    "circuits": "testbed.measure_circuits",
     "classspace": "testbed.measure_class_space",
     "data check": "testbed.data.load",
     "data list": "testbed.data.entries",
@@ -58,6 +59,7 @@ FUNCTIONS = {
     "train --dry-run": "testbed.train_model",
 }
 WITHOUT = {
+    "circuits --dry-run": "measure_circuits refuses the same before it measures, and writes nothing unless asked to",
     "classspace --dry-run": "measure_class_space refuses the same before it measures, and writes nothing unless asked to",
     "help": "Python has help(testbed) and help(testbed.run)",
     "campaign schema": "write_spec(..., schema=True) writes it beside the spec; alone it is for editors, not for Python",

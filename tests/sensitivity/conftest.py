@@ -11,6 +11,7 @@ import torch
 from testbed.models.config import uniform
 from testbed.models.vit import ViT
 from testbed.sensitivity.circuits.analysis_set import AnalysisSet
+from tests.support.three_classes import images_of_three_classes
 
 torch.set_num_threads(1)
 
@@ -31,7 +32,4 @@ def make_model() -> Callable[..., ViT]:
 
 @pytest.fixture
 def analysis() -> AnalysisSet:
-    generator = torch.Generator().manual_seed(3)
-    labels = torch.arange(12) % 3
-    images = torch.randn(12, 1, 8, 8, generator=generator) + labels[:, None, None, None]
-    return AnalysisSet(images, labels, tuple(f"image-{n}" for n in range(12)))
+    return images_of_three_classes()

@@ -171,6 +171,16 @@ CLASS_SPACE_FOLDER: tuple[RunFile, ...] = (
 )
 """In the folder that --to of classspace names."""
 
+CIRCUITS_FOLDER: tuple[RunFile, ...] = (
+    RunFile("circuits.json", "circuits", "settings, scores, curves with their areas, edges"),
+    RunFile("components.csv", "circuits", "each component's score by each method"),
+    RunFile("faithfulness.csv", "circuits", "faithfulness with its interval, of every order and size"),
+    RunFile("areas.csv", "circuits", "CPR and CMD of every order with intervals, and their gain over a random order"),
+    RunFile("edges.csv", "circuits", "with --edges: each edge's score by eap and eap-ig, the largest first"),
+    RunFile("faithfulness.png", "circuits", "the curves"),
+)
+"""In the folder that --to of circuits names."""
+
 STUDY_FOLDER: tuple[RunFile, ...] = (
     RunFile("study.json", "study", "mean test accuracies with intervals, every training's scores, paired differences"),
     RunFile("study.csv", "study", "a row for each training: accuracies, chosen epoch, seconds"),
@@ -190,6 +200,7 @@ FOLDERS = {
     "The folder of a comparison (--to DIR)": COMPARISON_FOLDER,
     "The folder of attention (--to DIR)": ATTENTION_FOLDER,
     "The folder of a study in class space (--to DIR)": CLASS_SPACE_FOLDER,
+    "The folder of circuits (--to DIR)": CIRCUITS_FOLDER,
 }
 
 

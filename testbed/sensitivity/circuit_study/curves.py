@@ -24,7 +24,7 @@ _RESAMPLES = 1000
 
 @dataclass(frozen=True)
 class CurveSettings:
-    """sizes: numbers of components, ascending, from none to all. orders: how many random ones."""
+    """What is measured. sizes: numbers of components, ascending, from none to all; orders: how many random ones."""
 
     sizes: tuple[int, ...]
     orders: int
@@ -39,29 +39,29 @@ def circuit_count(methods: int, settings: CurveSettings) -> int:
 
 def measure_curves(
     task: CircuitTask,
+    parts: Sequence[Component],
     orders: Mapping[str, Sequence[Component]],
     settings: CurveSettings,
     advance: Callable[[int], None] = lambda _: None,
 ) -> tuple[CircuitCurve, ...]:
-    """A curve per order, and last that of random orders of the same components.
+    """A curve per order of the parts, and last that of random orders.
 
     Images are resampled, the same ones for every curve, and with them the random orders. advance: called with the number
     of circuits measured. Raises UsageError where the whole model is not better than the empty circuit.
     """
-    parts = list(next(iter(orders.values())))
-    metrics = _Measured(task, parts, settings, advance)
+    metrics = _CircuitMetrics(task, parts, settings, advance)
     given = {by: metrics.of(order) for by, order in orders.items()}
     drawn = np.stack([metrics.of(order) for order in random_orders(parts, settings)])
     return _Resampled(drawn, settings).curves(given)
 
 
 def random_orders(parts: Sequence[Component], settings: CurveSettings) -> list[list[Component]]:
-    """So many orders of the components, drawn by the seed."""
+    """Random orders of the components, drawn by the seed."""
     generators = (np.random.default_rng([settings.seed, number]) for number in range(settings.orders))
     return [[parts[position] for position in rng.permutation(len(parts))] for rng in generators]
 
 
-class _Measured:
+class _CircuitMetrics:
     """Measures nested circuits; the empty one and the whole model once."""
 
     def __init__(
@@ -99,7 +99,7 @@ class _Resampled:
             )
 
     def curves(self, given: Mapping[str, Float64s]) -> tuple[CircuitCurve, ...]:
-        """Of each order, then of the random ones."""
+        """A curve of each order, then that of the random ones."""
         resampled = faithfulness(self._of_resamples(self._drawn))  # (orders, resamples, sizes)
         f = faithfulness(self._drawn.mean(-1))  # (orders, sizes)
         shares, chance = self._shares, {}

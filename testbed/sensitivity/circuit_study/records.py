@@ -58,9 +58,9 @@ class CircuitCurve:
         gains = {"CPR": self.cpr_gain, "CMD": self.cmd_gain}
         better = [name for name, gain in gains.items() if gain.low > 0]
         worse = [name for name, gain in gains.items() if gain.high < 0]
-        told = [f"better than a random order by {' and '.join(better)}"] * bool(better)
-        told += [f"worse than a random order by {' and '.join(worse)}"] * bool(worse)
-        return f"{self.by} is {', '.join(told) or 'not shown to be better than a random order'}."
+        clauses = [f"better than a random order by {' and '.join(better)}"] * bool(better)
+        clauses += [f"worse than a random order by {' and '.join(worse)}"] * bool(worse)
+        return f"{self.by} is {', '.join(clauses) or 'not shown to be better than a random order'}."
 
 
 @dataclass(frozen=True)

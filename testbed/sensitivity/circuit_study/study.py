@@ -79,6 +79,7 @@ class CircuitRequest:
         if self.settings.corrupt == "masked" and self.settings.masks is None:
             raise UsageError("corruption 'masked' needs masks of the images: --masks DIR, or --masks imagenet-s")
         parts = components(model.config, self.kinds, self.settings.chunks)
+        circuit_sizes(len(parts), self.shares)
         if len(parts) < 2:
             raise UsageError(f"the model has {len(parts)} such components; a circuit is some of two or more")
         return parts
@@ -104,7 +105,7 @@ class CircuitPlan:
 
 def plan_circuits(path: Path, request: CircuitRequest) -> CircuitPlan:
     """What `study_circuits` would do. Raises UsageError as it does."""
-    subject = _Subject(path, request)
+    subject = _ScoredModel(path, request)
     curves = request.curve_settings(len(subject.parts))
     circuits = circuit_count(len(request.methods), curves) if request.curves else 0
     images = min(request.over, len(subject.dataset.test))
@@ -128,7 +129,7 @@ def study_circuits(
     does not go together, and for masks that are missing or of another size than their images.
     """
     torch.set_num_threads(1)
-    subject = _Subject(path, request)
+    subject = _ScoredModel(path, request)
     images = subject.analysis()
     scores: dict[CircuitMethod, dict[str, float]] = {}
     edges: list[EdgeScore] = []
@@ -153,7 +154,7 @@ def study_circuits(
     return study if to is None else write_study(to, study)
 
 
-class _Subject:
+class _ScoredModel:
     """A run folder's model with its components and images."""
 
     def __init__(self, path: Path, request: CircuitRequest) -> None:
@@ -225,7 +226,7 @@ class _Subject:
         }
         total = circuit_count(len(orders), curves)
         with progress(total) if progress else no_progress() as advance:
-            measured = measure_curves(task, orders, curves, advance)
+            measured = measure_curves(task, self.parts, orders, curves, advance)
         return replace(study, images=len(images), curves=measured)
 
 

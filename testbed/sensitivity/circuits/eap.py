@@ -31,7 +31,7 @@ from testbed.sensitivity.circuits.components import Component
 Loss = Literal["task", "logit_difference", "kl"]
 LOSSES: tuple[Loss, ...] = ("task", "logit_difference", "kl")
 EMBED, OUTPUT = "embed", "output"
-_EDGE_NUMBERS = 1 << 24
+EDGE_NUMBERS = 1 << 24
 """Numbers of all nodes' changes that are held at a time: 128 MiB, and as many gradients."""
 
 
@@ -185,7 +185,7 @@ class _Scores:
             own = (changes[site][..., columns].double() * grads[site][..., columns].double()).sum()
             self._nodes[number] += weight * float(own)
         if self._edges:
-            size = max(1, _EDGE_NUMBERS // (len(self._table) * seen[last][0].numel()))
+            size = max(1, EDGE_NUMBERS // (len(self._table) * seen[last][0].numel()))
             for start in range(0, len(images), size):
                 some = slice(start, start + size)
                 streams, changed, slopes = (

@@ -158,6 +158,42 @@ def test_integrated_gradients_of_the_whole_stream_add_up_to_the_change_of_the_lo
     assert found.edges[EMBED, OUTPUT] == pytest.approx(bad_loss - clean_loss, rel=1e-3)
 
 
+def test_edges_to_the_output_of_a_linear_reader_are_the_patched_loss_itself(
+    make_model: Callable[..., ViT], analysis: AnalysisSet
+) -> None:
+    """Without a final norm a logit difference is linear in the stream that the output reads: there EAP is exact."""
+    model = make_model(pooling="mean", final_norm="none").double()
+    images = replace(analysis, images=analysis.images.double())
+    parts = components(model.config, ["head", "chunk"], chunks=2)
+    bad = images.corrupted("other_class")
+    clean_seen, bad_seen = recorded(model, images.images), recorded(model, bad)
+    against = images.labels[images.partners(0)]
+
+    def loss(change: Tensor) -> float:
+        with torch.no_grad():
+            logits = forward_with(model, images.images, change, None)
+        rows = torch.arange(len(logits))
+        return float((logits[rows, against] - logits[rows, images.labels]).mean())
+
+    for steps in (0, 3):
+        scored = eap(model, images, parts, loss="logit_difference", steps=steps)
+        for part in (None, *parts):
+            change = written(model, part, bad_seen) - written(model, part, clean_seen)
+            patched = loss(change) - loss(torch.zeros_like(change))
+            edge = scored.edges[EMBED if part is None else part.name, OUTPUT]
+            assert edge == pytest.approx(patched, abs=1e-9)
+
+
+def test_edges_do_not_depend_on_how_many_images_are_held_at_a_time(
+    make_model: Callable[..., ViT], analysis: AnalysisSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_model()
+    parts = components(model.config, ["head", "chunk"], chunks=2)
+    together = eap(model, analysis, parts).edges
+    monkeypatch.setattr("testbed.sensitivity.circuits.eap.EDGE_NUMBERS", 1)
+    assert eap(model, analysis, parts).edges == pytest.approx(together, abs=1e-9)
+
+
 def test_a_post_norm_model_has_node_scores_and_no_edges(make_model: Callable[..., ViT], analysis: AnalysisSet) -> None:
     model = make_model(norm_order="post", final_norm="none")
     found = eap(model, analysis, components(model.config))
