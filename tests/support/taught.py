@@ -17,16 +17,15 @@ def teach(model: ViT, images: AnalysisSet, hold: Callable[[], None] = lambda: No
     blocks knows nothing. hold: called after each step to put weights back that must stay as they are.
     """
     assert model.config.final_norm == "none"
-    starts = [model.cls_token, model.pos_embed]
     half = model.config.width // 2
     optimiser = torch.optim.Adam(model.parameters(), lr=0.02)
     for step in range(steps + 1):
         with torch.no_grad():
             model.patch_embed.proj.weight[half:] = 0
             model.patch_embed.proj.bias[half:] = 0
-            for tokens in starts:
-                assert isinstance(tokens, torch.Tensor)
-                tokens[..., half:] = 0
+            for name, parameter in model.named_parameters():
+                if name in ("cls_token", "pos_embed"):
+                    parameter[..., half:] = 0
             model.head.weight[:, :half] = 0
             hold()
         if step < steps:
