@@ -21,10 +21,10 @@ def teach(model: ViT, images: AnalysisSet, hold: Callable[[], None] = lambda: No
     optimiser = torch.optim.Adam(model.parameters(), lr=0.02)
     for step in range(steps + 1):
         with torch.no_grad():
-            model.patch_embed.proj.weight[half:] = 0
-            model.patch_embed.proj.bias[half:] = 0
             for name, parameter in model.named_parameters():
-                if name in ("cls_token", "pos_embed"):
+                if name.startswith("patch_embed.proj"):
+                    parameter[half:] = 0
+                elif name in ("cls_token", "pos_embed"):
                     parameter[..., half:] = 0
             model.head.weight[:, :half] = 0
             hold()
