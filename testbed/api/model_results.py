@@ -57,16 +57,16 @@ class RankingValidation(StudyResult):
 
     @property
     def correlations(self) -> pd.DataFrame:
-        """One row per score: Spearman, Kendall and top-k overlap with intervals, the control, and the verdict."""
+        """One row per score: Spearman, Kendall and top-k overlap with intervals, the control, p-value alone and corrected
+        for the number of comparisons, and the verdict."""
         rows = []
         for by, validation in self.content.by.items():
             row: dict[str, Any] = {"by": by}
             intervals = {"spearman": validation.spearman, "kendall": validation.kendall, "top_k": validation.top_k}
             for name, interval in intervals.items():
                 row |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
-            rows.append(
-                row | {"control": validation.control, "passed": validation.passed, "verdict": validation.verdict}
-            )
+            names = ("control", "passed", "verdict", "p_value", "p_adjusted", "comparisons")
+            rows.append(row | {name: getattr(validation, name) for name in names})
         return pd.DataFrame(rows)
 
     @property
@@ -75,12 +75,13 @@ class RankingValidation(StudyResult):
         return pd.DataFrame(self.content.measured)
 
     def _repr_html_(self) -> str:
-        rows = [
-            (row["by"], "not defined" if row["spearman"] is None else f"{row['spearman']:.2f}", row["verdict"])
-            for row in self.correlations.to_dict("records")
-        ]
+        rows = []
+        for by, validation in self.content.by.items():
+            value, p = validation.spearman.value, validation.p_adjusted
+            cells = ("not defined" if value is None else f"{value:.2f}", "" if p is None else f"{p:.2g}")
+            rows.append((by, *cells, validation.verdict))
         return html.heading(f"Scores of {self.content.kind}s against {self.content.campaign}") + html.table(
-            ("score", "Spearman", ""), rows
+            ("score", "Spearman", "p, corrected", ""), rows
         )
 
 

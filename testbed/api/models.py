@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Literal, TypedDict, Unpack
 
 from testbed.api.model_results import ComponentRanking, LatencyResult, PruneResult, RankingValidation
+from testbed.sensitivity.rank.catalogue import METHODS, PruneMethod, ScoreMethod
 
 Folder = str | os.PathLike[str]
-Method = Literal["acdc", "eap", "eap-ig", "fuzziness"]
 Kind = Literal["block", "head", "chunk", "neuron"]
 
 
@@ -48,7 +48,7 @@ class ScoreOptions(TypedDict, total=False):
 
 def rank_components(
     model: Folder,
-    by: Method | Literal["measured"],
+    by: ScoreMethod | Literal["measured"],
     of: Kind = "block",
     *,
     campaign: Folder | None = None,
@@ -59,7 +59,10 @@ def rank_components(
     Args:
         model: Run folder of the model.
         by: The score: "acdc" (divergence when a part goes), "eap" and "eap-ig" (attribution to its edges), "fuzziness"
-            (separation gained in a block), or "measured" (SDC-1 of single flips in a campaign).
+            (separation gained in a block), "identifiability" (by how much a part lifts the true class in class space),
+            "attention-distance" (how far a head looks), "gradient" (gradient times value of a part's output), "magnitude"
+            (its size beside the residual stream), "attnlrp" (relevance that passes through it), or "measured" (SDC-1 of
+            single flips in a campaign).
         of: Kind of components.
         campaign: The finished campaign of `by="measured"`.
         **options: See `ScoreOptions`.
@@ -77,7 +80,7 @@ def rank_components(
         ```
     """
     from testbed.sensitivity.rank.ranking import rank
-    from testbed.sensitivity.rank.scores import ScoreSettings
+    from testbed.sensitivity.rank.settings import ScoreSettings
 
     ranking = rank(Path(model), by, of, ScoreSettings(**options), None if campaign is None else Path(campaign))
     return ComponentRanking(ranking.to_json(), ranking)
@@ -88,7 +91,7 @@ def validate_ranking(
     campaign: Folder,
     of: Kind = "block",
     *,
-    methods: Sequence[Method] = ("acdc", "eap", "eap-ig", "fuzziness"),
+    methods: Sequence[ScoreMethod] = METHODS,
     picture: Folder | None = None,
     **options: Unpack[ScoreOptions],
 ) -> RankingValidation:
@@ -98,7 +101,7 @@ def validate_ranking(
         model: Run folder of the model.
         campaign: A finished campaign of the same model.
         of: Kind of components.
-        methods: The scores.
+        methods: The scores; all unless said. Verdicts are corrected (Holm) for as many comparisons.
         picture: Draws the result into this PNG file.
         **options: See `ScoreOptions`.
 
@@ -116,7 +119,7 @@ def validate_ranking(
         ```
     """
     from testbed.sensitivity.rank.ranking import check
-    from testbed.sensitivity.rank.scores import ScoreSettings
+    from testbed.sensitivity.rank.settings import ScoreSettings
 
     checked = check(Path(model), Path(campaign), of, ScoreSettings(**options), tuple(methods))
     if picture is not None:
@@ -129,7 +132,7 @@ def validate_ranking(
 def prune_model(
     model: Folder,
     to: Folder,
-    method: Literal["acdc", "eap", "eap-ig"],
+    method: PruneMethod,
     amount: float | Sequence[float],
     *,
     components: Sequence[Kind] = ("head", "chunk"),
@@ -143,8 +146,8 @@ def prune_model(
     Args:
         model: Run folder of the model.
         to: New run folder; of several amounts, the folder of the run folders.
-        method: How components are chosen.
-        amount: acdc: tau, by how much the divergence may rise per component, in nats. eap and eap-ig: the share of
+        method: The score that components are chosen by.
+        amount: acdc: tau, by how much the divergence may rise per component, in nats. Other scores: the share of
             components that stays. Several: a sweep.
         components: What may go.
         finetune: Epochs of training of what is left. Default: none.
@@ -165,7 +168,7 @@ def prune_model(
         ```
     """
     from testbed.prune.run import PruneRequest, prune_runs
-    from testbed.sensitivity.rank.scores import ScoreSettings
+    from testbed.sensitivity.rank.settings import ScoreSettings
     from testbed.train import recipe
 
     amounts = [float(amount)] if isinstance(amount, (int, float)) else [float(value) for value in amount]

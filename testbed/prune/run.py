@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -14,7 +13,6 @@ from pydantic import JsonValue
 
 from testbed.bench.counts import mac_count, parameter_count
 from testbed.core.errors import UsageError
-from testbed.core.words.nearest import unknown
 from testbed.data import Split
 from testbed.models.runs import open_model_run, write_model_run
 from testbed.models.vit import ViT
@@ -22,12 +20,13 @@ from testbed.prune.physical import masked, prune
 from testbed.sensitivity.circuits.acdc import acdc
 from testbed.sensitivity.circuits.analysis_set import AnalysisSet
 from testbed.sensitivity.circuits.components import Component, KeptComponents, components
-from testbed.sensitivity.circuits.eap import eap
-from testbed.sensitivity.rank.scores import ScoreSettings, analysis_set, scored_on
+from testbed.sensitivity.circuits.eap import check_parts
+from testbed.sensitivity.rank.catalogue import PRUNE_METHODS, PruneMethod, check_method
+from testbed.sensitivity.rank.images import ScoredImages, scored_on
+from testbed.sensitivity.rank.methods.table import SCORERS
+from testbed.sensitivity.rank.settings import ScoreSettings
 from testbed.train import Recipe, train
 
-PruneMethod = Literal["acdc", "eap", "eap-ig"]
-METHODS: tuple[PruneMethod, ...] = get_args(PruneMethod)
 STAGE = "prune"
 _CHECKED_IMAGES = 64
 _EQUAL_TO = 1e-5  # of logits of ordinary size
@@ -35,7 +34,7 @@ _EQUAL_TO = 1e-5  # of logits of ordinary size
 
 @dataclass(frozen=True)
 class PruneRequest:
-    """One pruning. ``amount``: tau (nats) for acdc, the share of components to keep for eap and eap-ig."""
+    """One pruning. ``amount``: tau (nats) for acdc, the share of components to keep for the others."""
 
     method: PruneMethod
     amount: float
@@ -50,8 +49,7 @@ class PruneRequest:
 
     def check(self) -> None:
         """Raises UsageError for an unknown method or an amount out of its range."""
-        if self.method not in METHODS:
-            raise UsageError(unknown("method", self.method, METHODS))
+        check_method(self.method, PRUNE_METHODS)
         if self.method == "acdc" and not self.amount > 0:
             raise UsageError(
                 f"tau is how much the divergence may rise, in nats; it must be above 0, not {self.amount:g}"
@@ -122,11 +120,12 @@ def prune_runs(
     settings = orders[0][0].settings
     model, dataset = run.model, scored_on(run, settings)
     before = accuracy(model, dataset.test)
-    images = analysis_set(dataset, settings)
+    scored = ScoredImages(dataset, settings)
+    images = scored.analysis
     pruned = []
     for order, path in orders:
         notify(f"{order.name}: scoring components on {len(images)} images")
-        kept = choose(model, images, order)
+        kept = choose(model, scored, order)
         smaller = prune(model, kept)
         difference = _largest_difference(model, smaller, kept, images)
         cut = accuracy(smaller, dataset.test)
@@ -157,12 +156,18 @@ def prune_runs(
     return pruned
 
 
-def choose(model: ViT, images: AnalysisSet, order: PruneRequest) -> KeptComponents:
+def choose(model: ViT, images: ScoredImages, order: PruneRequest) -> KeptComponents:
     """What stays. Raises UsageError where nothing would."""
     settings, parts = order.settings, components(model.config, order.kinds, order.settings.chunks)
     if order.method == "acdc":
         circuit = acdc(
-            model, images, parts, order.amount, rule=settings.rule, ablation=settings.ablation, seed=settings.seed
+            model,
+            images.analysis,
+            parts,
+            order.amount,
+            rule=settings.rule,
+            ablation=settings.ablation,
+            seed=settings.seed,
         )
         kept = circuit.kept
     else:
@@ -172,22 +177,15 @@ def choose(model: ViT, images: AnalysisSet, order: PruneRequest) -> KeptComponen
     return kept
 
 
-def _least(model: ViT, images: AnalysisSet, parts: Sequence[Component], order: PruneRequest) -> list[Component]:
-    """The components of the smallest |score|, as many as are not to be kept."""
-    settings = order.settings
-    nodes = eap(
-        model,
-        images,
-        parts,
-        loss=settings.loss,
-        corrupt=settings.corrupt,
-        seed=settings.seed,
-        snr_db=settings.snr_db,
-        steps=settings.steps if order.method == "eap-ig" else 0,
-        edges=False,
-    ).nodes
+def _least(model: ViT, images: ScoredImages, parts: Sequence[Component], order: PruneRequest) -> list[Component]:
+    """The components of the lowest scores, as many as are not to be kept. Raises UsageError as the score does."""
+    if order.method in ("eap", "eap-ig"):
+        check_parts(parts)
+    if not parts:
+        raise UsageError("the model has no such components; choose others")
+    scores = SCORERS[order.method](model, images, parts, order.settings)
     gone = len(parts) - max(1, round(order.amount * len(parts)))
-    return sorted(parts, key=lambda part: abs(nodes[part.name]))[:gone]
+    return sorted(parts, key=lambda part: scores[part.name])[:gone]
 
 
 def _largest_difference(model: ViT, smaller: ViT, kept: KeptComponents, images: AnalysisSet) -> float:

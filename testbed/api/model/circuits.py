@@ -112,7 +112,7 @@ def measure_circuits(
     """
     from testbed.sensitivity.circuit_study.study import CircuitRequest, study_circuits
     from testbed.sensitivity.circuits.faithfulness import SHARES
-    from testbed.sensitivity.rank.scores import ScoreSettings
+    from testbed.sensitivity.rank.settings import ScoreSettings
 
     request = CircuitRequest(
         methods=tuple(by),

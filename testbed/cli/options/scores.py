@@ -12,7 +12,7 @@ from testbed.cli.common import Command
 from testbed.cli.options.numbers import LARGEST_SEED, Number, Whole
 
 if TYPE_CHECKING:
-    from testbed.sensitivity.rank import scores
+    from testbed.sensitivity.rank.settings import ScoreSettings
 
 _OPTIONS = (
     click.option("--images", type=Whole(1), default=256, show_default=True, help="Analysis images."),
@@ -65,10 +65,10 @@ class ScoreOptionValues:
 
     values: dict[str, Any]
 
-    def made(self, **more: Any) -> scores.ScoreSettings:
-        from testbed.sensitivity.rank import scores
+    def made(self, **more: Any) -> ScoreSettings:
+        from testbed.sensitivity.rank.settings import ScoreSettings
 
-        return scores.ScoreSettings(**self.values, **more)
+        return ScoreSettings(**self.values, **more)
 
 
 def score_options(command: Command) -> Command:

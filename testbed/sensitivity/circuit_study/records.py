@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from testbed.sensitivity.rank.scores import SettingValues
+from testbed.sensitivity.rank.settings import SettingValues
 
 CircuitMethod = Literal["acdc", "eap", "eap-ig"]
 RANDOM = "random"

@@ -32,7 +32,8 @@ from testbed.sensitivity.circuits.faithfulness import (
     TaskMetric,
     circuit_sizes,
 )
-from testbed.sensitivity.rank.scores import ScoreSettings, SettingValues, analysis_set, images_of, scored_on
+from testbed.sensitivity.rank.images import analysis_set, images_of, scored_on
+from testbed.sensitivity.rank.settings import ScoreSettings, SettingValues
 
 CountedProgress = Callable[[int], AbstractContextManager[Callable[[int], None]]]
 METHODS: tuple[CircuitMethod, ...] = ("acdc", "eap", "eap-ig")

@@ -68,7 +68,7 @@ def eap(
     UsageError for "kl" without steps (its gradient is zero on clean images), blocks among the parts (theirs are the sums
     over their parts), an unknown loss, or no parts.
     """
-    _check(model, parts, loss, steps)
+    _check(parts, loss, steps)
     model.eval()
     other = images.corrupted(corrupt, seed, snr_db)
     against = images.labels[images.partners(seed)] if corrupt == "other_class" else images.labels
@@ -90,7 +90,7 @@ def _points(steps: int) -> list[float]:
     return [(number + 0.5) / steps for number in range(steps)] if steps else [1.0]
 
 
-def _check(model: ViT, parts: Sequence[Component], loss: str, steps: int) -> None:
+def _check(parts: Sequence[Component], loss: str, steps: int) -> None:
     if loss not in LOSSES:
         raise UsageError(unknown("loss", loss, LOSSES))
     if loss == "kl" and not steps:
@@ -99,6 +99,11 @@ def _check(model: ViT, parts: Sequence[Component], loss: str, steps: int) -> Non
         )
     if steps < 0:
         raise UsageError(f"steps must be 0 or more, not {steps}")
+    check_parts(parts)
+
+
+def check_parts(parts: Sequence[Component]) -> None:
+    """Raises UsageError for no parts, and for blocks among them: theirs are the sums over their parts."""
     if not parts:
         raise UsageError("the model has no such components; choose others")
     if blocks := [part.name for part in parts if part.kind == "block"]:

@@ -13,7 +13,7 @@ from testbed.core.folder.figures import save_figure
 from testbed.core.words.text import drawn
 from testbed.sensitivity.rank.protection import ProtectionCurve
 from testbed.sensitivity.rank.ranking import CheckedRanking, MeasuredComponent
-from testbed.sensitivity.rank.validate import Validation
+from testbed.sensitivity.rank.verdict import Validation
 
 
 def validation_picture(path: Path, checked: CheckedRanking) -> None:
@@ -52,6 +52,8 @@ def _scatter(
             axes.annotate(label, (a, b), xytext=(3, 3), textcoords="offset points", fontsize=7)
     spearman = validation.spearman
     text = "not defined" if spearman.low is None else f"{spearman.value:.2f} [{spearman.low:.2f}, {spearman.high:.2f}]"
+    if validation.comparisons > 1 and validation.p_adjusted is not None:
+        text += f"\np {validation.p_adjusted:.2g}, corrected for {validation.comparisons} comparisons"
     axes.set(title=f"{by}: Spearman {text}", xlabel=f"{by} score", ylabel="SDC-1 rate (%)")
     axes.grid(alpha=0.3)
 

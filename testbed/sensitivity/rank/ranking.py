@@ -16,18 +16,14 @@ from testbed.core.folder.runfolder import RunFolder
 from testbed.data import Dataset
 from testbed.models.runs import open_model_run
 from testbed.sensitivity.circuits.components import Component, ComponentKind, components
+from testbed.sensitivity.rank.catalogue import METHODS, ScoreMethod
+from testbed.sensitivity.rank.images import images_used, scored_on
 from testbed.sensitivity.rank.measured import members, rates, read_rows
 from testbed.sensitivity.rank.protection import ProtectionCurve, ideal, protection_curve, random_order
-from testbed.sensitivity.rank.scores import (
-    METHODS,
-    ScoreMethod,
-    ScoreSettings,
-    SettingValues,
-    images_used,
-    scored_on,
-    scores,
-)
-from testbed.sensitivity.rank.validate import MeasuredRates, Validation, validate
+from testbed.sensitivity.rank.scores import scores
+from testbed.sensitivity.rank.settings import ScoreSettings, SettingValues
+from testbed.sensitivity.rank.validate import MeasuredRates, validate
+from testbed.sensitivity.rank.verdict import Validation, correct_for_comparisons
 
 RankedBy = ScoreMethod | Literal["measured"]
 
@@ -121,7 +117,7 @@ def check(
     methods: Sequence[ScoreMethod] = METHODS,
     confidence: float = 0.95,
 ) -> CheckedRanking:
-    """Holds every method's scores against the campaign's rates.
+    """Holds every method's scores against the campaign's rates; verdicts are corrected for the number of methods.
 
     A method that cannot score this kind, or this model, is left out with the reason. Raises UsageError for a campaign of
     another model.
@@ -146,7 +142,7 @@ def check(
         campaign=str(source),
         kind=kind,
         confidence=confidence,
-        by=validations,
+        by=correct_for_comparisons(validations, confidence),
         left_out=left_out,
         measured=_measured(truth, confidence),
         scores=given,

@@ -4,14 +4,13 @@ Rank correlations (Spearman, Kendall) and the overlap of the top k between a sco
 intervals from a bootstrap over what was sampled: images, and the faults of each group of alike strata (site x class of
 bit). The few components themselves are not resampled: they are all there are.
 
-Two safeguards. The same score, permuted over the components, must not pass: how often it would is told. And a verdict is
-a sentence made from the interval, never from the estimate alone.
+Two safeguards. The same score, permuted over the components, must not pass: how often it would is told. And a verdict
+(`verdict`) is a sentence made from the interval, never from the estimate alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,36 +20,11 @@ from testbed.core.errors import UsageError
 from testbed.models.config import ViTConfig
 from testbed.sensitivity.circuits.components import Component
 from testbed.sensitivity.rank.measured import MeasuredRows, members, rates
+from testbed.sensitivity.rank.verdict import CorrelationInterval, Validation, claim_p, two_sided_p
 
 _RESAMPLES = 500
 _PERMUTATIONS = 1000
 _LEAST_COMPONENTS = 3
-_CONTROL_SHARE = 0.05
-
-
-@dataclass(frozen=True)
-class CorrelationInterval:
-    """None where it is not defined: all components alike."""
-
-    value: float | None
-    low: float | None
-    high: float | None
-
-
-@dataclass(frozen=True)
-class Validation:
-    """``control``: share of permutations of the score whose Spearman correlation is at least as high. ``top_k``: overlap of the
-    k highest of both, as a share of k."""
-
-    by: str
-    components: int
-    spearman: CorrelationInterval
-    kendall: CorrelationInterval
-    top_k: CorrelationInterval
-    k: int
-    control: float | None
-    passed: bool
-    verdict: str
 
 
 class MeasuredRates:
@@ -100,24 +74,26 @@ def validate(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Validation:
-    """Compares scores with measured rates. scores: of every component of ``truth``, higher meaning that it matters
-    more. k: a third of them unless given.
+    """Compares scores with measured rates, as the only comparison (see `correct_for_comparisons`).
 
-    Raises UsageError for missing scores.
+    scores: of every component of ``truth``, higher meaning that it matters more. k: a third of them unless given. Raises
+    UsageError for missing scores.
     """
     if missing := [part.name for part in truth.parts if part.name not in scores]:
         raise UsageError(f"{by} has no score of {missing[0]}; score the same components as the campaign struck")
     values = np.array([scores[part.name] for part in truth.parts])
     n = len(values)
     chosen = min(k or max(1, round(n / 3)), n)
-    spearmans = _interval(spearman(values, truth.rates), [spearman(values, r) for r in truth.replicates], confidence)
+    replicates = [spearman(values, r) for r in truth.replicates]
+    spearmans = _interval(spearman(values, truth.rates), replicates, confidence)
     kendalls = _interval(kendall(values, truth.rates), [kendall(values, r) for r in truth.replicates], confidence)
     tops = _interval(
         top_overlap(values, truth.rates, chosen), [top_overlap(values, r, chosen) for r in truth.replicates], confidence
     )
     control = _control(values, truth.rates, seed)
-    passed, verdict = _verdict(by, spearmans, control, n, confidence)
-    return Validation(by, n, spearmans, kendalls, tops, chosen, control, passed, verdict)
+    p = claim_p(spearmans.value, two_sided_p(replicates), control)
+    validation = Validation(by, n, spearmans, kendalls, tops, chosen, control, False, "", p_value=p, p_adjusted=p)
+    return validation.judged(confidence)
 
 
 def spearman(a: NDArray[np.float64], b: NDArray[np.float64]) -> float | None:
@@ -157,20 +133,3 @@ def _control(scores: NDArray[np.float64], measured: NDArray[np.float64], seed: i
     by_chance = [spearman(rng.permutation(scores), measured) for _ in range(_PERMUTATIONS)]
     as_good = sum(1 for correlation in by_chance if correlation is not None and correlation >= value - 1e-12)
     return (1 + as_good) / (1 + _PERMUTATIONS)
-
-
-def _verdict(
-    by: str, correlation: CorrelationInterval, control: float | None, n: int, confidence: float
-) -> tuple[bool, str]:
-    level = f"{100 * confidence:g} % interval"
-    if correlation.value is None or correlation.low is None or correlation.high is None or control is None:
-        return False, f"{by} cannot be judged: the {n} components have equal scores, or equal measured rates."
-    text = f"Spearman {correlation.value:.2f}, {level} {correlation.low:.2f} to {correlation.high:.2f}, {n} components"
-    chance = f"a permuted score does as well in {100 * control:.1f} % of cases"
-    if correlation.high < 0:
-        return False, f"{by} ranks the components the wrong way round ({text})."
-    if correlation.low <= 0:
-        return False, f"{by} is not shown to rank the components as the campaign does ({text})."
-    if control > _CONTROL_SHARE:
-        return False, f"{by} agrees with the campaign ({text}), but {chance}: too few components to tell it from luck."
-    return True, f"{by} ranks the components as the campaign does ({text}; {chance})."

@@ -12,7 +12,8 @@ from PIL import Image
 from testbed.core.errors import UsageError
 from testbed.data import load
 from testbed.sensitivity.circuits.analysis_set import AnalysisSet
-from testbed.sensitivity.rank.scores import ScoreSettings, analysis_set
+from testbed.sensitivity.rank.images import analysis_set
+from testbed.sensitivity.rank.settings import ScoreSettings
 
 
 def test_the_object_takes_the_colour_around_it_channel_by_channel() -> None:

@@ -7,7 +7,8 @@ import pytest
 
 from testbed.core.errors import UsageError
 from testbed.data import load
-from testbed.sensitivity.rank.scores import ScoreSettings, analysis_set
+from testbed.sensitivity.rank.images import analysis_set
+from testbed.sensitivity.rank.settings import ScoreSettings
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,12 @@ from testbed.cli.common import emit, example, json_option, say
 from testbed.cli.options.numbers import Whole
 from testbed.cli.options.scores import ScoreOptionValues, score_options
 from testbed.cli.options.types import GridOption
+from testbed.sensitivity.rank.catalogue import PRUNE_METHODS
 
 if TYPE_CHECKING:
     from testbed.cli.tables.fitting import FittedTable
-    from testbed.prune.run import Pruned, PruneMethod
+    from testbed.prune.run import Pruned
+    from testbed.sensitivity.rank.catalogue import PruneMethod
 
 
 @click.command(
@@ -26,12 +28,12 @@ if TYPE_CHECKING:
 )
 @click.argument("folder", metavar="DIR", type=click.Path(file_okay=False, path_type=Path))
 @click.option(
-    "--method", type=click.Choice(["acdc", "eap", "eap-ig"]), required=True, help="How components are chosen."
+    "--method", type=click.Choice(PRUNE_METHODS), required=True, help="The score that components are chosen by."
 )
 @click.option(
     "--tau", type=GridOption(), help="acdc: by how much the divergence may rise per component, in nats; a,b,c: a sweep."
 )
-@click.option("--keep", type=GridOption(), help="eap: share of the components that stays; a,b,c: a sweep.")
+@click.option("--keep", type=GridOption(), help="Others: share of the components that stays; a,b,c: a sweep.")
 @click.option(
     "--to",
     type=click.Path(file_okay=False, path_type=Path),

@@ -10,6 +10,7 @@ import click
 from testbed.cli.common import emit, example, json_option
 from testbed.cli.options.numbers import Number
 from testbed.cli.options.scores import ScoreOptionValues, score_options
+from testbed.sensitivity.rank.catalogue import FACTS, METHODS
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -17,19 +18,28 @@ if TYPE_CHECKING:
     from testbed.cli.tables.fitting import FittedTable
     from testbed.sensitivity.circuits.components import ComponentKind
     from testbed.sensitivity.rank.ranking import CheckedRanking, RankedBy, Ranking
-    from testbed.sensitivity.rank.validate import CorrelationInterval
+    from testbed.sensitivity.rank.verdict import CorrelationInterval
+
+_HELP = f"""Score the blocks, heads or neurons of the model in DIR; with --validate, say whether a campaign bears it out.
+
+Scores: {", ".join(f"{name} ({facts.summary})" for name, facts in FACTS.items())}, measured (SDC-1 rate of single flips).
+
+--validate gives rank correlations with intervals, a permuted control, p-values corrected for the number of scores (Holm),
+and how much SDC-1 would go if the parts that come first were protected.
+"""
 
 
 @click.command(
+    help=_HELP,
     epilog=example(
         "testbed rank runs/vit --by eap --of head",
         "testbed rank runs/vit --by measured --campaign runs/digits --of block",
         "testbed rank runs/vit --validate runs/digits --of block --picture rank.png",
         "testbed rank runs/vit --validate runs/digits --of head --json > validation.json",
-    )
+    ),
 )
 @click.argument("folder", metavar="DIR", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--by", type=click.Choice(["acdc", "eap", "eap-ig", "fuzziness", "measured"]), help="Which score.")
+@click.option("--by", type=click.Choice([*METHODS, "measured"]), metavar="SCORE", help="Which of the scores above.")
 @click.option(
     "--of",
     "kind",
@@ -61,13 +71,8 @@ def rank(
     settings: ScoreOptionValues,
     as_json: bool,
 ) -> None:
-    """Score the blocks, heads or neurons of the model in DIR; with --validate, say whether a campaign bears it out.
-
-    Scores: acdc (divergence when a part goes), eap and eap-ig (attribution to its edges), fuzziness (separation gained in
-    a block), measured (SDC-1 rate of single flips). --validate gives rank correlations with intervals, a permuted
-    control, and how much SDC-1 would go if the parts that come first were protected.
-    """
-    from testbed.sensitivity.rank.ranking import METHODS, check
+    """Score the components of a model, or hold their scores against a campaign."""
+    from testbed.sensitivity.rank.ranking import check
     from testbed.sensitivity.rank.ranking import rank as ranked
 
     made = settings.made(tau=tau)
@@ -106,7 +111,7 @@ def _validation(checked: CheckedRanking) -> RenderableType:
 
     level = f"{100 * checked.confidence:g} % intervals"
     table = FittedTable(title=f"scores of {checked.kind}s against {checked.campaign}, {level}")
-    for name in ("score", "Spearman", "Kendall", "top k", "k", "chance", "SDC-1 removed, area"):
+    for name in ("score", "Spearman", "Kendall", "top k", "k", "chance", "p, corrected", "SDC-1 removed, area"):
         table.add_column(name, justify="left" if name == "score" else "right")
     areas = {order.by: order.area for order in checked.protection}
     for by, correlation in checked.by.items():
@@ -117,10 +122,11 @@ def _validation(checked: CheckedRanking) -> RenderableType:
             str(correlation.k),
         ]
         chance = "" if correlation.control is None else f"{100 * correlation.control:.1f} %"
-        table.add_row(by, *cells, chance, f"{areas[by]:.3f}" if by in areas else "")
+        p = "" if correlation.p_adjusted is None else f"{correlation.p_adjusted:.2g}"
+        table.add_row(by, *cells, chance, p, f"{areas[by]:.3f}" if by in areas else "")
     for curve, title in (("measured", "measured ideal"), ("random", "random order")):
         if curve in areas:
-            table.add_row(title, "", "", "", "", "", f"{areas[curve]:.3f}")
+            table.add_row(title, "", "", "", "", "", "", f"{areas[curve]:.3f}")
     left_out = [f"{by} left out: {why}" for by, why in checked.left_out.items()]
     return stacked([table, *(correlation.verdict for correlation in checked.by.values()), *left_out])
 

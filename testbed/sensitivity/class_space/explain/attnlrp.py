@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from testbed.models.vit import ViT
-from testbed.sensitivity.class_space.recorder import Edit, recorded
+from testbed.sensitivity.class_space.recorder import Edit, StateRecorder, recorded
 
 
 def attnlrp_relevance(model: ViT, images: Tensor, classes: Tensor) -> Tensor:
@@ -35,11 +35,18 @@ def attnlrp_relevance(model: ViT, images: Tensor, classes: Tensor) -> Tensor:
 def token_relevance(model: ViT, images: Tensor, classes: Tensor) -> Tensor:
     """(B, N) relevance of each embedded token, CLS too: what is missing to the logit is that of the biases and of the
     softmax's point of expansion."""
-    with torch.enable_grad(), recorded(model, _rules(model)) as recorder, _identity_rule_of_norms(model):
+    with propagated_relevance(model) as recorder:
         tokens = recorder.embed(images).detach().requires_grad_()
         logits = recorder.classify(recorder.run(tokens)).gather(1, classes[:, None]).sum()
         (gradient,) = torch.autograd.grad(logits, tokens)
     return (tokens * gradient).sum(-1).detach()
+
+
+@contextmanager
+def propagated_relevance(model: ViT) -> Iterator[StateRecorder]:
+    """A recorder whose gradients, times the value of a tensor that adds up with others to a stream, are relevance."""
+    with torch.enable_grad(), recorded(model, _rules(model)) as recorder, _identity_rule_of_norms(model):
+        yield recorder
 
 
 def _rules(model: ViT) -> Mapping[str, Edit]:

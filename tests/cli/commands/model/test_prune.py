@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from statsmodels.stats.multitest import multipletests
 
 from testbed.bench.counts import mac_count, parameter_count
 from testbed.golden.source import dataset_of
 from testbed.models.runs import open_model_run
+from testbed.sensitivity.rank.catalogue import FACTS, METHODS, PRUNE_METHODS
 from tests.support.commands import answer, invoke, last_error_of
 
 
@@ -41,6 +43,19 @@ def test_a_pruned_run_is_a_run_like_any_other(trained: Path, tmp_path: Path) -> 
     assert found["parity"][-1]["max_abs_diff"] < 1e-4
     rows = answer("bench", tmp_path / "half", trained, "--baseline", trained, "--runs", 20, "--batch", 4)["rows"]
     assert [row["macs"] for row in rows] == [told["macs"], told["macs_before"]]
+
+
+@pytest.mark.parametrize("method", [method for method in PRUNE_METHODS if method != "acdc"])
+def test_the_lowest_scores_are_cut(trained: Path, tmp_path: Path, method: str) -> None:
+    ranked = [answer("rank", trained, "--by", method, "--of", kind, *FEW)["scores"] for kind in ("head", "chunk")]
+    scores = {entry["component"]: entry["score"] for entry in [*ranked[0], *ranked[1]]}
+    cut = answer("prune", trained, "--method", method, "--keep", ".6", "--to", tmp_path / "cut", *FEW)["kept"]
+    kept = {f"block.{block}.head.{head}" for block, heads in enumerate(cut["heads"]) for head in heads}
+    for block, neurons in enumerate(cut["neurons"]):
+        runs = [range(int(run.split("-")[0]), int(run.split("-")[1]) + 1) for run in neurons.split(",") if run]
+        kept |= {f"block.{block}.mlp.chunk.{neuron // 8}" for run in runs for neuron in run}
+    assert len(kept) == 9
+    assert max(scores[name] for name in scores.keys() - kept) <= min(scores[name] for name in kept)
 
 
 def test_a_sweep_writes_a_run_per_amount(trained: Path, tmp_path: Path) -> None:
@@ -108,7 +123,7 @@ def campaign(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("by", ["acdc", "eap", "eap-ig"])
+@pytest.mark.parametrize("by", [by for by in METHODS if "head" in FACTS[by].kinds])
 @pytest.mark.parametrize("kind", ["block", "head"])
 def test_every_score_names_each_component_once(trained: Path, by: str, kind: str) -> None:
     told = answer("rank", trained, "--by", by, "--of", kind, "--loss", "task", *FEW)
@@ -156,17 +171,27 @@ def test_measured_rates_are_the_summarys(trained: Path, campaign: Path) -> None:
 def test_validation_holds_every_score_against_the_campaign(trained: Path, campaign: Path, tmp_path: Path) -> None:
     picture = tmp_path / "rank.png"
     told = answer("rank", trained, "--validate", campaign, "--of", "head", "--picture", picture, *FEW)
-    assert set(told["by"]) == {"acdc", "eap", "eap-ig"}
+    methods = [by for by in METHODS if by != "fuzziness"]
+    assert list(told["by"]) == methods
     assert "scores blocks, not each head" in told["left_out"]["fuzziness"]
     for found in told["by"].values():
         assert {"value", "low", "high"} == set(found["spearman"])
         assert found["verdict"].endswith(".")
         assert found["components"] == 6
-    assert [curve["by"] for curve in told["protection"]] == ["measured", "acdc", "eap", "eap-ig", "random"]
+        assert found["comparisons"] == len(methods)
+        assert found["p_value"] <= found["p_adjusted"] <= 1
+        assert f"corrected for {len(methods)} comparisons" in found["verdict"]
+    p_values = [found["p_value"] for found in told["by"].values()]
+    wanted = multipletests(p_values, method="holm")[1]
+    assert [found["p_adjusted"] for found in told["by"].values()] == pytest.approx(wanted)
+    assert [curve["by"] for curve in told["protection"]] == ["measured", *methods, "random"]
     areas = [curve["area"] for curve in told["protection"]]
     assert max(areas) == areas[0]
     assert picture.read_bytes().startswith(b"\x89PNG")
-    assert "SDC-1 removed" in invoke("rank", trained, "--validate", campaign, "--by", "eap", *FEW).stdout
+    alone = invoke("rank", trained, "--validate", campaign, "--by", "eap", *FEW).stdout
+    assert "SDC-1 removed" in alone
+    assert "comparisons" not in alone
+    assert "comparisons" in invoke("rank", trained, "--validate", campaign, *FEW).stdout
 
 
 def test_a_campaign_of_another_model_is_refused(trained: Path, campaign: Path, tmp_path: Path) -> None:
@@ -182,6 +207,7 @@ def test_a_campaign_of_another_model_is_refused(trained: Path, campaign: Path, t
         (["--by", "eap", "--picture", "x.png"], "--picture needs --validate"),
         (["--by", "eap", "--loss", "kl"], "no gradient on clean images"),
         (["--by", "fuzziness", "--of", "head"], "scores blocks, not each head"),
+        (["--by", "attention-distance", "--of", "chunk"], "scores heads and blocks, not each chunk"),
     ],
 )
 def test_mistakes_of_rank_are_told(trained: Path, arguments: list[str], told: str) -> None:
