@@ -13,7 +13,7 @@ campaigns  plan, dry_run, run, read_status, open_run, list_runs; Run, Injection;
 results    gather_rates, draw_figures, write_report, compare_runs, sweep_tolerances, sweep_bit_errors
 models     train_model, import_model, run_study, Model (golden, tiers, images, export), instrument_model, bench_models,
            compare_models, prune_model, rank_components, validate_ranking, measure_circuits, measure_fuzziness,
-           measure_class_space, measure_attention, examine_fault; ScoreOptions
+           measure_class_space, measure_attention, examine_fault, examine_campaign; ScoreOptions
 machine    diagnose, list_cache, clear_cache; TestbedError, which every error is that a user can put right
 
 Also public: testbed.data (data sets of one's own) and testbed.testing (tests of engines). All else may change at any time.
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from testbed.api.campaigns import dry_run, open_run, plan, read_status, run
     from testbed.api.machine import clear_cache, list_cache
     from testbed.api.model.attention import measure_attention
+    from testbed.api.model.campaign_lens import examine_campaign
     from testbed.api.model.circuits import measure_circuits
     from testbed.api.model.class_space import measure_class_space
     from testbed.api.model.fault_lens import examine_fault
@@ -70,6 +71,7 @@ __all__ = [
     "diagnose",
     "draw_figures",
     "dry_run",
+    "examine_campaign",
     "examine_fault",
     "gather_rates",
     "import_model",
@@ -121,6 +123,7 @@ _HOMES = {
     "list_runs": "testbed.api.publishing",
     "list_specs": "testbed.api.specs",
     "load_spec": "testbed.api.specs",
+    "examine_campaign": "testbed.api.model.campaign_lens",
     "examine_fault": "testbed.api.model.fault_lens",
     "measure_attention": "testbed.api.model.attention",
     "measure_circuits": "testbed.api.model.circuits",

@@ -67,3 +67,17 @@ def areas(domains: RowDomains, ranks: ArrayLike, confidence: float = 0.95) -> di
     """
     values = np.asarray(ranks, np.float64)
     return domains.estimates_of(sums_by(domains.cell_of_row, values), confidence)
+
+
+def concordance(positive: Float64s, negative: Float64s) -> Float64s:
+    """(...,) area under the ROC curve of weighted counts per score; NaN where there is no positive or no negative.
+
+    positive, negative: (..., G, S) weights of events and non-events at each of S ascending scores, in G groups; only pairs
+    within a group are compared, ties counting half.
+    """
+    below = np.cumsum(negative, -1) - negative
+    concordant = (positive * (below + negative / 2)).sum((-1, -2))
+    pairs = (positive.sum(-1) * negative.sum(-1)).sum(-1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        area: Float64s = concordant / pairs
+    return area

@@ -145,12 +145,17 @@ def lens_of(run: str, subject: FaultSubject) -> FaultLens:
         with faulty_states(model, fault) as recorder:
             faulty = _states(recorder, image)
         label = torch.tensor([fault.label])
-        names = [EMBEDDING, *(f"block.{index}" for index in range(len(golden) - 1))]
+        names = state_names(model)
         blocks = [
-            _change(name, model, projection, (before, after), label)
+            state_change(name, model, projection, (before, after), label)
             for name, before, after in zip(names, golden, faulty, strict=True)
         ]
     return FaultLens(run, fault, model.config.tokens, tuple(blocks))
+
+
+def state_names(model: ViT) -> list[str]:
+    """The states between the blocks: the embedding, then the output of each block."""
+    return [EMBEDDING, *(f"block.{index}" for index in range(model.config.depth))]
 
 
 def _states(recorder: StateRecorder, image: Tensor) -> list[Tensor]:
@@ -161,9 +166,16 @@ def _states(recorder: StateRecorder, image: Tensor) -> list[Tensor]:
     return states
 
 
-def _change(
-    name: str, model: ViT, projection: ClassProjection, states: tuple[Tensor, Tensor], label: Tensor
+def state_change(
+    name: str,
+    model: ViT,
+    projection: ClassProjection,
+    states: tuple[Tensor, Tensor],
+    label: Tensor,
+    most_tokens: int | None = None,
 ) -> StateChange:
+    """What a fault has done by a state. states: golden and faulty, (1, N, D); label: (1,) int64; most_tokens: list only so
+    many of the tokens that differ."""
     golden, faulty = states
     read = [_read_by_head(model, state) for state in states]
     logits = [model.classified(state) for state in states]
@@ -173,7 +185,7 @@ def _change(
     differ = (golden[0].view(torch.int32) != faulty[0].view(torch.int32)).any(-1)
     tokens = [
         TokenChange(token, _relative(golden[0, token], faulty[0, token]), *(int(of[token]) for of in of_tokens))
-        for token in torch.nonzero(differ).flatten().tolist()
+        for token in torch.nonzero(differ).flatten().tolist()[:most_tokens]
     ]
     return StateChange(name, _relative(*read), classes[0], classes[1], ranks[0], ranks[1], tuple(tokens))
 

@@ -33,21 +33,28 @@ class FaultSubject:
     preprocess: Mapping[str, Any]
 
 
+def open_eager_campaign(path: Path) -> Run:
+    """Open a campaign whose model the testbed has in PyTorch. Raises UsageError for a folder without one."""
+    folder = RunFolder.existing(path)
+    if folder.manifest.get("kind") != CAMPAIGN:
+        raise UsageError(f"{path} is not a campaign's folder, and has no stored faults; name the folder of a campaign")
+    run = Run(path)
+    if run.spec.model.onnx is not None:
+        run.close()
+        raise UsageError(
+            f"{path} is a campaign on an ONNX file: the inside of a fault is looked at in a model of the testbed;"
+            " import its weights with `testbed import` and run the campaign on that"
+        )
+    return run
+
+
 def open_fault(path: Path, fault_id: int, image: str | None = None) -> FaultSubject:
     """Open a campaign's stored fault.
 
     image: for a fault that acts on every image; by default the first named one. Raises UsageError for a folder without a
     campaign of a model of the testbed, and for a fault or an image that it does not have.
     """
-    folder = RunFolder.existing(path)
-    if folder.manifest.get("kind") != CAMPAIGN:
-        raise UsageError(f"{path} is not a campaign's folder, and has no stored faults; name the folder of a campaign")
-    with Run(path) as run:
-        if run.spec.model.onnx is not None:
-            raise UsageError(
-                f"{path} is a campaign on an ONNX file: the inside of a fault is looked at in a model of the testbed;"
-                " import its weights with `testbed import` and run the campaign on that"
-            )
+    with open_eager_campaign(path) as run:
         fault = read_stored_fault(run, fault_id, image)
         model = as_deployed(open_model_run(path).model)
         if "model" in run.spec.targets:

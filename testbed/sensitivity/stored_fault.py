@@ -112,7 +112,7 @@ def read_stored_fault(run: Run, fault_id: int, image: str | None = None) -> Stor
         block=table[row.site].block,
         image_id=image,
         label=int(run.workplace.images.labels[position]),
-        words=tuple(_by_site(points, table, golden, faulty)),
+        words=tuple(words_by_site(points, 0, table, golden, faulty)),
         stored_outcome=None if stored is None else str(stored.outcome),
         stored_top1=None if logits is None or not len(logits) else _top1(logits),
     )
@@ -127,8 +127,14 @@ def _stored_words(
     return injections.ports.golden[at], injections.ports.faulty[at]
 
 
-def _by_site(points: Points, table: SiteTable, golden: Words32 | None, faulty: Words32 | None) -> Iterator[FaultyWords]:
-    sites = points.site[0]
+def words_by_site(
+    points: Points, fault: int, table: SiteTable, golden: Words32 | None, faulty: Words32 | None
+) -> Iterator[FaultyWords]:
+    """The words of one of the faults, together for each tensor. golden, faulty: (K,), of an activation fault.
+
+    Raises UsageError for words that are integers.
+    """
+    sites = points.site[fault]
     for code in dict.fromkeys(sites[sites != NO_SITE].tolist()):
         at = sites == code
         site = table[points.names[code]]
@@ -140,8 +146,8 @@ def _by_site(points: Points, table: SiteTable, golden: Words32 | None, faulty: W
         yield FaultyWords(
             site.name,
             site.format_name,
-            points.index[0, at],
-            (points.and_mask[0, at], points.or_mask[0, at], points.xor_mask[0, at]),
+            points.index[fault, at],
+            (points.and_mask[fault, at], points.or_mask[fault, at], points.xor_mask[fault, at]),
             None if golden is None else golden[at],
             None if faulty is None else faulty[at],
         )

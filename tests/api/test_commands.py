@@ -35,6 +35,7 @@ FUNCTIONS = {
     "export": "testbed.Model.export",
     "export-weights": "testbed.Model.export_weights",
     "fault replay": "testbed.Run.replay",
+    "fault lens": "testbed.examine_campaign",
     "fault show": "testbed.examine_fault",
     "figures": "testbed.draw_figures",
     "fuzziness": "testbed.measure_fuzziness",
@@ -61,6 +62,7 @@ FUNCTIONS = {
 WITHOUT = {
     "circuits --dry-run": "measure_circuits refuses the same before it measures, and writes nothing unless asked to",
     "classspace --dry-run": "measure_class_space refuses the same before it measures, and writes nothing unless asked to",
+    "fault lens --dry-run": "examine_campaign refuses the same before it runs a model, and a sample of 1 is quick",
     "help": "Python has help(testbed) and help(testbed.run)",
     "campaign schema": "write_spec(..., schema=True) writes it beside the spec; alone it is for editors, not for Python",
 }

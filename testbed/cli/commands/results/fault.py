@@ -1,4 +1,4 @@
-"""``testbed fault``: look at single faults of a campaign."""
+"""``testbed fault``: look at the faults of a campaign, one by one or many together."""
 
 from __future__ import annotations
 
@@ -10,20 +10,25 @@ import click
 
 from testbed.cli.common import emit, example, json_option
 from testbed.cli.groups import CommandGroup
-from testbed.cli.options.numbers import Whole
+from testbed.cli.options.numbers import LARGEST_SEED, Threads, Whole
+from testbed.core.fault import OPS
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from testbed.campaign.injection import Injection, StoredRow
+    from testbed.core.site import Where
 
 
 @click.group(
-    cls=CommandGroup, epilog=example("testbed fault replay runs/digits 4711", "testbed fault show runs/digits 4711")
+    cls=CommandGroup,
+    epilog=example(
+        "testbed fault replay runs/digits 4711", "testbed fault show runs/digits 4711", "testbed fault lens runs/digits"
+    ),
 )
 def fault() -> None:
-    """Look at single faults of a campaign."""
+    """Look at the faults of a campaign: one again, one from inside, or many together."""
 
 
 @fault.command(
@@ -67,6 +72,67 @@ def show(folder: Path, fault_id: int, image: str | None, as_json: bool) -> None:
 
     lens = look_through(folder, fault_id, image)
     emit(lens.to_json(), as_json, lambda: lens_table(lens))
+
+
+@fault.command(
+    epilog=example(
+        "testbed fault lens runs/digits",
+        "testbed fault lens runs/digits --where activation --op flip --sample 1000 --to runs/lens --json",
+        "testbed fault lens runs/digits --dry-run",
+    )
+)
+@click.argument("folder", metavar="DIR", type=click.Path(file_okay=False, path_type=Path))
+@click.option(
+    "--sample", type=Whole(1, 1_000_000), default=500, show_default=True, help="Faults to look at, of each fault model."
+)
+@click.option(
+    "--seed", type=Whole(0, LARGEST_SEED), default=0, show_default=True, help="Of the sample and of resampling."
+)
+@click.option("--where", type=click.Choice(["activation", "weight"]), help="Only faults there.  [default: both]")
+@click.option("--op", type=click.Choice(OPS), help="Only faults of this operation.  [default: all]")
+@click.option(
+    "--to",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Write the files there instead of into the campaign's folder, where `testbed report` shows them.",
+)
+@click.option("--threads", type=Threads(), default=1, show_default=True, help="CPU threads.")
+@click.option("--dry-run", is_flag=True, help="Say what would be looked at; run and write nothing.")
+@json_option
+def lens(
+    folder: Path,
+    sample: int,
+    seed: int,
+    where: Where | None,
+    op: str | None,
+    to: Path | None,
+    threads: int,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Say of the faults of the finished campaign in DIR how deep they go inside, and what becomes of them.
+
+    A sample of stored faults is looked at as `testbed fault show` does: after how many blocks they are absorbed, which take
+    over, which are repaired and where, by kind of site, class of bit, block and outcome. Faults are drawn by outcome and
+    weighed back to the campaign's population; intervals are of both draws. All stored rows tell whether the rank of the
+    true class at the injected block, without the fault, predicts the outcome. Writes lens.json, two CSV files and a
+    picture.
+    """
+    import torch
+
+    from testbed.cli.progress import progress_on_stderr
+    from testbed.cli.tables.campaign_lens import lens_plan_table, lens_tables
+    from testbed.sensitivity.campaign_lens.files import lens_campaign
+    from testbed.sensitivity.campaign_lens.study import LensSettings, plan_lens
+
+    torch.set_num_threads(threads)
+    settings = LensSettings(sample, seed, where, op)
+    if dry_run:
+        plan = plan_lens(folder, settings)
+        emit(plan.to_json(), as_json, lambda: lens_plan_table(plan))
+        return
+    record = lens_campaign(folder, settings, to, lambda total: progress_on_stderr(total, "images and faults"))
+    emit(record.to_json(), as_json, lambda: lens_tables(record, to or folder))
 
 
 @dataclass(frozen=True, eq=False)
