@@ -23,6 +23,7 @@ from testbed.report.sections.effort import effort
 from testbed.report.sections.failure_rate import failure_rate, not_sampled_text
 from testbed.report.sections.fault_card import FaultCard, fault_card
 from testbed.report.sections.key_figures import key_figures
+from testbed.report.sections.lens import lens_sections
 from testbed.report.sections.rates import (
     PLACES,
     attention_plots,
@@ -91,6 +92,8 @@ def render(evidence: Evidence, load_image: LoadImage | None) -> str:
         attention_key=attention_key,
         worst=_worst(evidence, load_image),
         failure_rate=failure_rate(evidence),
+        lens=evidence.lens,
+        lens_sections=lens_sections(evidence),
         not_sampled_text=not_sampled_text,
         named=_named(evidence.summary),
         sweep=sweep(evidence),

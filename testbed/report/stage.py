@@ -1,4 +1,5 @@
-"""The report as the last stage of a campaign: made again when the summary changed, or when there is a new sweep."""
+"""The report as the last stage of a campaign: made again when the summary changed, or when there is a new sweep or fault
+lens."""
 
 from __future__ import annotations
 
@@ -7,17 +8,21 @@ from pathlib import Path
 from testbed.campaign.summary.summarise import SUMMARY
 from testbed.core.folder.runfolder import RunFolder
 from testbed.report.page import REPORT, build_report
+from testbed.report.read.evidence import read_stored_lens
 from testbed.sweep.run import SWEEP, read_sweep
 
 
 def report_stage(run: Path) -> None:
-    """Writes report.html into a finished campaign's folder, unless it is there and of this summary and this sweep."""
+    """Writes report.html into a finished campaign's folder, unless it is there and of this summary, this sweep and this
+    lens."""
     folder = RunFolder.existing(run)
     inputs = {"summary": folder.output_hash("summary", SUMMARY)}
     if read_sweep(folder) is not None:
         inputs["sweep"] = folder.output_hash("sweep", SWEEP)
+    if read_stored_lens(folder) is not None:
+        inputs["lens"] = folder.output_hash("lens", "lens.json")
     record = folder.manifest["stages"].get("report")
-    if record is not None and record["inputs"].get("sweep") != inputs.get("sweep"):
+    if record is not None and any(record["inputs"].get(name) != inputs.get(name) for name in ("sweep", "lens")):
         folder.redo("report", ["report"])
 
     def build() -> None:

@@ -85,7 +85,7 @@ class FaultLens:
     def takes_over(self) -> str | None:
         """The state from which on the head would say another class to the end; None where the class is the golden one in
         the end."""
-        return _from_which_on(self.blocks, lambda block: not block.agrees)
+        return from_which_on(self.blocks, lambda block: not block.agrees)
 
     @property
     def repaired(self) -> str | None:
@@ -93,14 +93,14 @@ class FaultLens:
         another, or says another in the end."""
         if all(block.agrees for block in self.blocks):
             return None
-        return _from_which_on(self.blocks, lambda block: block.agrees)
+        return from_which_on(self.blocks, lambda block: block.agrees)
 
     @property
     def absorbed(self) -> str | None:
         """The state from which on what the head reads deviates by less than `ABSORBED`, among those that the fault
         reaches; None where it still deviates more in the end, or where the fault reaches none."""
         start = next((at for at, block in enumerate(self.blocks) if block.touched), len(self.blocks))
-        return _from_which_on(
+        return from_which_on(
             self.blocks[start:], lambda block: block.deviation is not None and block.deviation < ABSORBED
         )
 
@@ -208,7 +208,7 @@ def _relative(golden: Tensor, faulty: Tensor) -> float | None:
     return value if torch.isfinite(distance) else None
 
 
-def _from_which_on(blocks: Sequence[StateChange], holds: Callable[[StateChange], bool]) -> str | None:
+def from_which_on(blocks: Sequence[StateChange], holds: Callable[[StateChange], bool]) -> str | None:
     """Name of the first state from which on something holds to the end; None where it does not hold in the end."""
     start = None
     for block in reversed(blocks):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from testbed.analysis.roc import areas, largest_accepted, rank_among, smallest_without_alarm
+from testbed.analysis.roc import areas, concordance, largest_accepted, rank_among, smallest_without_alarm
 from testbed.analysis.survey import SurveyDesign
 
 scores = st.lists(st.sampled_from([0.0, 1e-9, 0.5, 1.0, 1.5, 2.0, np.inf]), min_size=1, max_size=12)
@@ -131,3 +131,26 @@ def test_images_of_one_fault_are_one_draw() -> None:
     ten = areas(design.domains(np.zeros(400)), rank_among(np.repeat(per_fault, 10), negative))[0.0]
     assert (ten.low, ten.rate, ten.high) == pytest.approx(once)
     assert (ten.n_rows, ten.n_clusters) == (400, 40)
+
+
+@given(st.integers(0, 10**6))
+def test_concordance_is_scikit_learns_within_one_group_and_a_mean_over_pairs_in_several(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    score, group, event = random.integers(0, 4, 30), random.integers(0, 3, 30), random.random(30) < 0.4
+    weight = random.integers(1, 5, 30).astype(np.float64)
+    tables = np.zeros((2, 3, 4))
+    np.add.at(tables, (event.astype(int), group, score), weight)
+    if 0 < event.sum() < 30:
+        pooled = concordance(tables[1].sum(0)[None], tables[0].sum(0)[None])
+        assert pooled == pytest.approx(roc_auc_score(event, score, sample_weight=weight))
+    pairs = [
+        (weight[i] * weight[j], (score[i] > score[j]) + 0.5 * (score[i] == score[j]))
+        for i in np.flatnonzero(event)
+        for j in np.flatnonzero(~event)
+        if group[i] == group[j]
+    ]
+    if pairs:
+        times, wins = np.array(pairs).T
+        assert concordance(tables[1], tables[0]) == pytest.approx(np.average(wins, weights=times))
+    else:
+        assert np.isnan(concordance(tables[1], tables[0]))

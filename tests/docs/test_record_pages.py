@@ -1,4 +1,4 @@
-"""Every key of a sweep, a comparison and a bit-error-rate sweep has its meaning on its reference page."""
+"""Every key of a sweep, a comparison, a bit-error-rate sweep and a fault lens has its meaning on its reference page."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from testbed.compare.campaigns import compare_campaigns
 from testbed.compare.engine_record import EngineComparison
 from testbed.compare.precision_record import PrecisionComparison
 from testbed.core.folder.forms import Form
+from testbed.sensitivity.campaign_lens.record import LensPlan, LensRecord
 from testbed.sweep.record import SweepRecord
 from tests.support.commands import invoke
 from tests.support.html import read_page
@@ -25,6 +26,7 @@ PAGES: dict[str, list[type[Form]]] = {
     "sweep": [SweepRecord],
     "compare": [EngineComparison, PrecisionComparison],
     "ber": [BitErrorRecord],
+    "lens": [LensRecord, LensPlan],
 }
 
 

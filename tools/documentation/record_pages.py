@@ -15,6 +15,7 @@ from testbed.campaign.spec.tables import EngineSpec
 from testbed.compare.engine_record import EngineComparison
 from testbed.compare.precision_record import PrecisionComparison
 from testbed.core.folder.forms import Form
+from testbed.sensitivity.campaign_lens.record import LensPlan, LensRecord
 from testbed.sweep.record import SweepRecord
 
 _TYPES: dict[Any, str] = {int: "whole number", float: "number", str: "text", bool: "true or false", NoneType: "null"}
@@ -27,6 +28,10 @@ _COMPARE = (
     "What `testbed campaign compare --json` prints, and `RunComparison.content` in Python: of two engines within one"
     " precision, and of two precisions. Infinities are null. How to read it: [Compare two"
     " campaigns](../how-to/compare.md)."
+)
+_LENS = (
+    "`lens.json` is what `testbed fault lens --json` prints, and `CampaignView.content` in Python. How to read it:"
+    " [what do faults do inside?](../tutorials/inside-a-fault.md#over-a-campaign)."
 )
 _BER = "What `testbed campaign ber --json` prints, and `BitErrorSweep.content` in Python."
 
@@ -44,6 +49,11 @@ def compare_page() -> str:
 def bit_error_page() -> str:
     """The keys of a bit-error-rate sweep."""
     return _page("Keys of a bit-error-rate sweep", _BER, [BitErrorRecord])
+
+
+def lens_page() -> str:
+    """The keys of ``lens.json``."""
+    return _page("Keys of a fault lens", _LENS, [LensRecord, LensPlan])
 
 
 def forms_in(form: type[BaseModel]) -> Iterator[type[Form]]:

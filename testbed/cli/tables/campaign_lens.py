@@ -61,7 +61,7 @@ def _model_parts(model: LensModel) -> Iterator[RenderableType]:
     yield _group_table(model)
     yield _change_table(model)
     yield _prediction_table(model)
-    yield verdict(model)
+    yield from verdicts(model)
     yield _band_table(model)
 
 
@@ -108,22 +108,22 @@ def _prediction_table(model: LensModel) -> FittedTable:
     return table
 
 
-def verdict(model: LensModel) -> str:
-    """What the areas of all faults say, in a line."""
-    return "; ".join(_says(entry) for entry in model.predictions if entry.bit_class is None)
+def verdicts(model: LensModel) -> list[str]:
+    """What the areas of all faults say, a line for each event."""
+    return [_says(entry) for entry in model.predictions if entry.bit_class is None]
 
 
 def _says(entry: Prediction) -> str:
     event = {"sdc1": "SDC-1", "outside": "outside the tolerance"}[entry.event]
-    if entry.auc_alike is None:
+    alike = entry.auc_alike
+    if alike is None:
         return f"{event}: too few events to say"
-    if entry.auc_alike.low > 0.5:
-        return f"{event}: faults where the class is identified less do more harm, whatever their block and bits"
-    if entry.auc_alike.high < 0.5:
-        return f"{event}: faults where the class is identified less do less harm, whatever their block and bits"
-    return (
-        f"{event}: undecided, an area of 0.5 is within the interval, so the rank may say nothing beyond block and bits"
-    )
+    area = f"area {alike.value:.3f} [{alike.low:.3f}, {alike.high:.3f}] within a block and class of bits"
+    if alike.low > 0.5:
+        return f"{event}: the less the class is identified, the more harm; {area}"
+    if alike.high < 0.5:
+        return f"{event}: the less the class is identified, the less harm; {area}"
+    return f"{event}: undecided, the rank may say nothing beyond block and bits; {area}"
 
 
 def _band_table(model: LensModel) -> FittedTable:

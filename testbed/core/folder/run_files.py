@@ -114,6 +114,10 @@ CAMPAIGN_FOLDER: tuple[RunFile, ...] = (
     ),
     RunFile("exact.parquet", "sweep", "smallest masking atol of rows that had to be evaluated exactly"),
     RunFile("noise/TARGET.SOURCE.parquet", "sweep", "deviation without a fault of another engine, precision or batch"),
+    RunFile("lens.json", "fault lens", "depths, shares and areas of the faults looked at ([keys](lens.md))"),
+    RunFile("lens_faults.csv", "fault lens", "each fault that was looked at: where it enters, is absorbed, takes over"),
+    RunFile("lens_groups.csv", "fault lens", "shares and depths by kind, class of bit, block and outcome"),
+    RunFile("lens.svg", "fault lens", "the same as a picture"),
     RunFile("sweep.json", "sweep", "the swept tolerances: flagged and missed faults, false alarms ([keys](sweep.md))"),
 )
 """In the folder of a campaign."""

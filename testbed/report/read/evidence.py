@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from testbed.campaign.files import PLAN, RESULTS
 from testbed.campaign.summary.record import Marginal, Summary, load_summary
@@ -17,6 +17,9 @@ from testbed.core.site import SiteTable, Where
 from testbed.report.estimate import RateEstimate
 from testbed.sweep.record import SweepRecord
 from testbed.sweep.run import read_sweep
+
+if TYPE_CHECKING:
+    from testbed.sensitivity.campaign_lens.record import LensRecord
 
 READ_FILES = (PLAN, RESULTS, SUMMARY)
 Value = str | int | None
@@ -74,6 +77,8 @@ class Evidence:
     marginals: Marginals
     sweep: SweepRecord | None = None
     """Of these very results; None where there is none."""
+    lens: LensRecord | None = None
+    """Likewise."""
 
     @property
     def format(self) -> Format:
@@ -96,4 +101,13 @@ def read_evidence(run: Path) -> Evidence:
         folder.verify_file(file)
     summary = load_summary(run / SUMMARY)
     marginals = Marginals(summary.marginals)
-    return Evidence(run, summary, folder.manifest, marginals, read_sweep(folder))
+    return Evidence(run, summary, folder.manifest, marginals, read_sweep(folder), read_stored_lens(folder))
+
+
+def read_stored_lens(folder: RunFolder) -> LensRecord | None:
+    """The last fault lens of these very results; None where there is none. Raises StaleArtefact if edited."""
+    if folder.record("lens") is None:  # or torch would be loaded for every page
+        return None
+    from testbed.sensitivity.campaign_lens.record import read_lens
+
+    return read_lens(folder)

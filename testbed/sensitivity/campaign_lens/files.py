@@ -10,10 +10,9 @@ from typing import Any
 from testbed.campaign.files import PLAN, RESULTS
 from testbed.core.folder.figures import figure_bytes
 from testbed.core.folder.files import csv_text, write_bytes, write_json, write_text
-from testbed.core.folder.forms import read_form
 from testbed.core.folder.runfolder import RunFolder
 from testbed.sensitivity.campaign_lens.figure import lens_figure
-from testbed.sensitivity.campaign_lens.record import COMMAND, LENS, LensEstimate, LensRecord
+from testbed.sensitivity.campaign_lens.record import COMMAND, LENS, STAGE, LensEstimate, LensRecord, load_lens
 from testbed.sensitivity.campaign_lens.study import (
     VERSION,
     CampaignLens,
@@ -23,7 +22,6 @@ from testbed.sensitivity.campaign_lens.study import (
     measure_lens,
 )
 
-STAGE = "lens"
 FAULTS, GROUPS, FIGURE = "lens_faults.csv", "lens_groups.csv", "lens.svg"
 LENS_FILES = (LENS, FAULTS, GROUPS, FIGURE)
 """Every file that the lens writes."""
@@ -56,20 +54,6 @@ def write_lens(folder: Path, lens: CampaignLens) -> None:
     write_text(folder / GROUPS, csv_text(list(group_rows(record))))
     write_bytes(folder / FIGURE, figure_bytes(lens_figure(record), "svg"))
     write_json(folder / LENS, record.to_json())
-
-
-def read_lens(folder: RunFolder) -> LensRecord | None:
-    """The last lens of these very results, for the page; None where there is none. Raises StaleArtefact if edited."""
-    record = folder.record(STAGE)
-    if record is None or record.inputs.get("results") != folder.output_hash("execute", RESULTS):
-        return None
-    folder.verify(STAGE)
-    return load_lens(folder / LENS)
-
-
-def load_lens(path: Path) -> LensRecord:
-    """Raises StaleArtefact for a damaged file."""
-    return read_form(path, LensRecord, "a fault lens over a campaign", f"run `{COMMAND} {path.parent}` again")
 
 
 def group_rows(record: LensRecord) -> Iterator[dict[str, Any]]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import ConfigDict, Field
 
-from testbed.core.folder.forms import Form
+from testbed.campaign.files import RESULTS
+from testbed.core.folder.forms import Form, read_form
+from testbed.core.folder.runfolder import RunFolder
 
 LENS = "lens.json"
+STAGE = "lens"
 COMMAND = "testbed fault lens"
 LensDimension = Literal["all", "kind", "bit_class", "block", "outcome"]
 Change = Literal["absorbed", "takes_over", "repaired"]
@@ -186,3 +190,17 @@ class LensPlan(LensPart):
     seed: int = Field(description="of the sample")
     images: int = Field(description="images whose golden states would be computed")
     models: list[LensPlanModel] = Field(description="of each fault model")
+
+
+def read_lens(folder: RunFolder) -> LensRecord | None:
+    """The last lens of these very results, for the page; None where there is none. Raises StaleArtefact if edited."""
+    record = folder.record(STAGE)
+    if record is None or record.inputs.get("results") != folder.output_hash("execute", RESULTS):
+        return None
+    folder.verify(STAGE)
+    return load_lens(folder / LENS)
+
+
+def load_lens(path: Path) -> LensRecord:
+    """Raises StaleArtefact for a damaged file."""
+    return read_form(path, LensRecord, "a fault lens over a campaign", f"run `{COMMAND} {path.parent}` again")

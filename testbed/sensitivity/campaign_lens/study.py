@@ -39,7 +39,7 @@ DEFINITIONS = {
     "absorbed": f"what the head reads deviates by less than {ABSORBED:g} (relative, L2) from some state on to the end; a"
     " fault that changes no state is absorbed in its own block",
     "depth": "blocks after the fault's own until it is absorbed; 0 is its own block",
-    "taken over": "the head says another class in the end",
+    "taken over": "the head says another class in the end, or none, beside a NaN",
     "repaired": "the head would have said another class after some block, and says the golden one from a later one on",
     "sample": "faults are drawn by stored outcome, about as many of each, and weighed back to the campaign's population;"
     " intervals are of both draws, the campaign's and this one",
@@ -169,7 +169,8 @@ def _walk(
             for sample, looked_at, of_sample in zip(samples, faults, paths, strict=True):
                 for number in np.flatnonzero(sample.rows.image == image).tolist():
                     entry = int(sample.rows.entry[number])
-                    of_sample[number] = FaultPath.of(walker.lens(golden, looked_at[number], entry), entry)
+                    lens = walker.lens(golden, looked_at[number], entry)
+                    of_sample[number] = FaultPath.of(lens, entry, walker.projection.classes)
                     advance(1)
     return ranks, [[of_sample[number] for number in range(len(of_sample))] for of_sample in paths]
 

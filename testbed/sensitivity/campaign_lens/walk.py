@@ -11,7 +11,7 @@ from torch import Tensor
 from testbed.core.arrays import Float32s
 from testbed.models.vit import ViT
 from testbed.sensitivity.class_space.projection import ClassProjection
-from testbed.sensitivity.fault_lens import FaultLens, StateChange, state_change, state_names
+from testbed.sensitivity.fault_lens import FaultLens, StateChange, from_which_on, state_change, state_names
 from testbed.sensitivity.stored_fault import StoredFault, faulty_states
 
 
@@ -20,8 +20,8 @@ class FaultPath:
     """What a fault does from the state that it enters at. Numbers of states: 0 the embedding, k + 1 the output of block k.
 
     entry: the first that it can reach; absorbed: from which on what the head reads deviates by less than `ABSORBED` to the
-    end, ``entry`` where no state differs, None where it never is; takes_over, repaired: as in `FaultLens`; top1: what the
-    head says in the end.
+    end, ``entry`` where no state differs, None where it never is; takes_over, repaired: as in `FaultLens`, but beside a NaN
+    the head says no class, so not the golden one; top1: what the head says in the end, -1 beside a NaN.
     """
 
     entry: int
@@ -36,21 +36,23 @@ class FaultPath:
         return None if self.absorbed is None else self.absorbed - self.entry
 
     @classmethod
-    def of(cls, lens: FaultLens, entry: int) -> FaultPath:
-        """Read the path off a fault's lens."""
+    def of(cls, lens: FaultLens, entry: int, classes: int) -> FaultPath:
+        """Read the path off a fault's lens. classes: of the model."""
         number = {state.after: position for position, state in enumerate(lens.blocks)}
 
         def position_of(name: str | None) -> int | None:
             return None if name is None else number[name]
 
+        def agrees(state: StateChange) -> bool:
+            return state.agrees and state.faulty_rank < classes
+
         absorbed = entry if lens.enters is None else position_of(lens.absorbed)
-        return cls(
-            entry,
-            absorbed,
-            position_of(lens.takes_over),
-            position_of(lens.repaired),
-            lens.blocks[-1].faulty_class,
-        )
+        takes_over = from_which_on(lens.blocks, lambda state: not agrees(state))
+        unbroken = all(map(agrees, lens.blocks))
+        repaired = None if unbroken else from_which_on(lens.blocks, agrees)
+        last = lens.blocks[-1]
+        top1 = last.faulty_class if last.faulty_rank < classes else -1
+        return cls(entry, absorbed, position_of(takes_over), position_of(repaired), top1)
 
 
 @dataclass(frozen=True, eq=False)
