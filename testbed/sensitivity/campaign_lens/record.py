@@ -103,7 +103,7 @@ class Prediction(LensPart):
 
     bit_class: str | None = Field(description="faults in bits of this class; null for all")
     event: OutcomeEvent = Field(description="`sdc1`, or `outside` the tolerance")
-    n: int = Field(description="faults")
+    n: int = Field(description="faults of this class of bits")
     events: int = Field(description="rows with the event")
     images: int = Field(description="images of these rows: what is resampled")
     auc: LensEstimate | None = Field(

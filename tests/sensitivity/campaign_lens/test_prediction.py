@@ -91,7 +91,7 @@ def test_rates_are_the_campaigns_own(opened: Run, rows_of_models: list[LensRows]
         table = opened.rates(by=(), measure=event)
         whole = table[(table["target"] == "model") & (table["where"] == "activation")].iloc[0]
         everything = replace(rows, entry=np.maximum(rows.entry, 0))  # as if nothing were behind the last block
-        rate = campaign_rate(everything, event, 0.95)  # type: ignore[arg-type]
+        rate = campaign_rate(everything, event, 0.95)
         assert (rate.value, rate.low, rate.high) == pytest.approx(
             (float(whole.estimate), float(whole.low), float(whole.high))
         )

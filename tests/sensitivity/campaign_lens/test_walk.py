@@ -16,7 +16,6 @@ from testbed.sensitivity.fault_lens import FaultLens, StateChange, TokenChange, 
 from testbed.sensitivity.fault_subject import open_fault
 from testbed.sensitivity.stored_fault import read_stored_fault
 
-
 K = 10
 
 
