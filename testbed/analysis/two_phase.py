@@ -66,15 +66,17 @@ class TwoPhaseSample:
         size = float(self.weight[inside].sum())
         mean = min(1.0, float(self.weight[inside] @ y[inside]) / size)
         residual = np.where(inside, y - mean, 0.0)
-        variance = (self._first_variance(residual) + self._second_variance(residual)) / size**2
+        variance = (self.first_variance(residual) + self.second_variance(residual)) / size**2
         one_unit = float((self.weight[inside] ** 2).sum()) / size**2
         interval = weighted_interval(mean, variance, OneMore(one_unit, 1 - mean), OneMore(one_unit, mean), confidence)
         return TwoPhaseMean(mean, float(interval.low), float(interval.high), int(inside.sum()))
 
-    def _first_variance(self, residual: Float64s) -> float:
+    def first_variance(self, residual: Float64s) -> float:
+        """Variance of the sum of ``residual`` (n,) over the population by the first phase's draw."""
         return float((self.weight * self.first_weight) @ residual**2)
 
-    def _second_variance(self, residual: Float64s) -> float:
+    def second_variance(self, residual: Float64s) -> float:
+        """Variance of the same by the second phase's draw."""
         groups = len(self.group_units)
         units = np.bincount(self.group, minlength=groups)
         weighted = np.bincount(self.group, self.first_weight * residual, groups)

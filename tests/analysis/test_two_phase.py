@@ -37,8 +37,8 @@ def test_means_and_variances_by_hand() -> None:
     )
     centre = (1 * residual[0] + 3 * residual[1]) / 4
     second = (1 - 2 / 4) * 2 * ((2 * (residual[0] - centre)) ** 2 + (6 * (residual[1] - centre)) ** 2)
-    assert design._first_variance(residual) == pytest.approx(first)
-    assert design._second_variance(residual) == pytest.approx(second)  # nothing of group 1 was left out
+    assert design.first_variance(residual) == pytest.approx(first)
+    assert design.second_variance(residual) == pytest.approx(second)  # nothing of group 1 was left out
     inside = np.array([True, True, False, True])
     part = design.mean([1, 0, 1, 0], inside)
     assert part is not None

@@ -54,7 +54,7 @@ class PathShares:
         return groups
 
     def changes(self) -> list[ChangeAt]:
-        """Of the faults that change so at all, the share that does at each state at which any does."""
+        """Shares of the faults that change so at all, by the state at which they do."""
         return list(self._changes())
 
     def _changes(self) -> Iterator[ChangeAt]:
