@@ -32,10 +32,9 @@ if TYPE_CHECKING:
     from testbed.api.campaigns import dry_run, open_run, plan, read_status, run
     from testbed.api.machine import clear_cache, list_cache
     from testbed.api.model.attention import measure_attention
-    from testbed.api.model.campaign_lens import examine_campaign
     from testbed.api.model.circuits import measure_circuits
     from testbed.api.model.class_space import measure_class_space
-    from testbed.api.model.fault_lens import examine_fault
+    from testbed.api.model.fault_lens import examine_campaign, examine_fault
     from testbed.api.model.folder import Model
     from testbed.api.model.fuzziness import measure_fuzziness
     from testbed.api.model.importing import import_model
@@ -123,7 +122,7 @@ _HOMES = {
     "list_runs": "testbed.api.publishing",
     "list_specs": "testbed.api.specs",
     "load_spec": "testbed.api.specs",
-    "examine_campaign": "testbed.api.model.campaign_lens",
+    "examine_campaign": "testbed.api.model.fault_lens",
     "examine_fault": "testbed.api.model.fault_lens",
     "measure_attention": "testbed.api.model.attention",
     "measure_circuits": "testbed.api.model.circuits",
