@@ -62,7 +62,7 @@ def random_orders(parts: Sequence[Component], settings: CurveSettings) -> list[l
 
 
 class _CircuitMetrics:
-    """Measures nested circuits; the empty one and the whole model once."""
+    """Metrics of nested circuits; the empty one and the whole model are measured once, before any other."""
 
     def __init__(
         self, task: CircuitTask, parts: Sequence[Component], settings: CurveSettings, advance: Callable[[int], None]
@@ -70,6 +70,13 @@ class _CircuitMetrics:
         everything = KeptComponents.all_of(task.model.config)
         self._task, self._settings, self._advance = task, settings, advance
         self._empty, self._full = self._measure(everything.without(parts)), self._measure(everything)
+        gain = self._full - self._empty
+        resampled = resampled_counts(len(gain), _RESAMPLES, settings.seed) @ gain / len(gain)
+        if not np.quantile(resampled, (1 - settings.confidence) / 2) > 0:
+            raise UsageError(
+                "the whole model is not better at its task than the model without any of these components"
+                f" (metric {self._full.mean():.4g} and {self._empty.mean():.4g}); no circuit's faithfulness can be told"
+            )
 
     def of(self, order: Sequence[Component]) -> Float64s:
         """(sizes, n) metric of every circuit and image."""
@@ -91,12 +98,6 @@ class _Resampled:
         self._shares = np.array(settings.sizes) / settings.sizes[-1]
         self._times = resampled_counts(images, _RESAMPLES, settings.seed) / images
         self._order_times = resampled_counts(orders, _RESAMPLES, settings.seed + 1) / orders
-        difference = drawn[0, -1] - drawn[0, 0]
-        if not self._interval(float(difference.mean()), self._times @ difference).low > 0:
-            raise UsageError(
-                "the whole model is not better at its task than the model without any of these components"
-                f" (metric {drawn[0, -1].mean():.4g} and {drawn[0, 0].mean():.4g}); no circuit's faithfulness can be told"
-            )
 
     def curves(self, given: Mapping[str, Float64s]) -> tuple[CircuitCurve, ...]:
         """A curve of each order, then that of the random ones."""

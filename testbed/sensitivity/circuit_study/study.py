@@ -109,7 +109,7 @@ def plan_circuits(path: Path, request: CircuitRequest) -> CircuitPlan:
     subject = _ScoredModel(path, request)
     curves = request.curve_settings(len(subject.parts))
     circuits = circuit_count(len(request.methods), curves) if request.curves else 0
-    images = min(request.over, len(subject.dataset.test))
+    images = len(subject.evaluation()) if request.curves else 0
     used = len(subject.analysis())
     return CircuitPlan(
         str(path), subject.dataset.name, len(subject.parts), used, images, curves.sizes, circuits, circuits * images
@@ -131,7 +131,7 @@ def study_circuits(
     """
     torch.set_num_threads(1)
     subject = _ScoredModel(path, request)
-    images = subject.analysis()
+    images, test_images = subject.analysis(), subject.evaluation() if request.curves else None
     scores: dict[CircuitMethod, dict[str, float]] = {}
     edges: list[EdgeScore] = []
     for method in request.methods:
@@ -150,8 +150,8 @@ def study_circuits(
         scores=scores,
         edges=tuple(edges),
     )
-    if request.curves:
-        study = subject.with_curves(study, images, progress)
+    if test_images is not None:
+        study = subject.with_curves(study, images, test_images, progress)
     return study if to is None else write_study(to, study)
 
 
@@ -203,13 +203,18 @@ class _ScoredModel:
             edges=self.request.edges,
         )
 
-    def with_curves(self, study: CircuitStudy, analysis: AnalysisSet, progress: CountedProgress | None) -> CircuitStudy:
-        """The study with its curves, measured on test images."""
-        request, settings = self.request, self.request.settings
-        test = self.dataset.test
-        part = test.chosen(min(request.over, len(test)), self.dataset.seed, TEST_IMAGES)
+    def evaluation(self) -> AnalysisSet:
+        """Test images that circuits are measured on, with masks where something is replaced by what they leave."""
+        settings, test = self.request.settings, self.dataset.test
+        part = test.chosen(min(self.request.over, len(test)), self.dataset.seed, TEST_IMAGES)
         masked = settings if settings.ablation == "resample" else replace(settings, masks=None)
-        images = images_of(part, np.arange(len(part)), masked, self._root)
+        return images_of(part, np.arange(len(part)), masked, self._root)
+
+    def with_curves(
+        self, study: CircuitStudy, analysis: AnalysisSet, images: AnalysisSet, progress: CountedProgress | None
+    ) -> CircuitStudy:
+        """The study with its curves, measured on ``images``."""
+        request, settings = self.request, self.request.settings
         replaced = Replacements.of(
             self.model,
             analysis if settings.ablation == "mean" else images,  # a mean that the measured images have no part in

@@ -13,9 +13,9 @@ from PIL import Image
 
 from testbed import measure_circuits
 from testbed.core.folder.run_files import CIRCUITS_FOLDER
-from testbed.data import load
+from testbed.golden.source import dataset_of
 from testbed.models.config import uniform
-from testbed.models.runs import DataSource, write_model_run
+from testbed.models.runs import DataSource, open_model_run, write_model_run
 from testbed.models.vit import ViT
 from tests.support.commands import answer, error_of, invoke
 
@@ -135,7 +135,7 @@ def test_edges_of_a_post_norm_model_are_refused(tmp_path: Path) -> None:
 def test_masks_give_the_corrupt_inputs_of_the_same_images(tiny_run: Path, tmp_path: Path) -> None:
     masks = tmp_path / "masks"
     (masks / "digits").mkdir(parents=True)
-    digits = load("digits")
+    digits = dataset_of(open_model_run(tiny_run))
     mask = np.zeros((8, 8), np.uint8)
     mask[:, 2:6] = 255
     for split in (digits.train, digits.validation, digits.test):
@@ -154,6 +154,11 @@ def test_masks_give_the_corrupt_inputs_of_the_same_images(tiny_run: Path, tmp_pa
     heads = {entry["component"]: entry["score"] for entry in ranked["scores"]}
     assert heads == pytest.approx({name: masked["scores"]["eap"][name] for name in heads}, abs=1e-6)
 
+    for name in digits.test.ids:  # refused before anything is scored
+        (masks / name).with_suffix(".png").unlink()
+    line = error_of(invoke("circuits", tiny_run, *options, "--corrupt", "masked", "--masks", masks), 2)
+    assert "has no mask" in line
+    answer("circuits", tiny_run, *options[:-4], "--edges", 1, "--corrupt", "masked", "--masks", masks)  # not needed
     for name in (*digits.train.ids, *digits.validation.ids):
         Image.fromarray(np.zeros((4, 4), np.uint8)).save((masks / name).with_suffix(".png"))
     line = error_of(invoke("circuits", tiny_run, *options, "--corrupt", "masked", "--masks", masks), 2)
