@@ -88,7 +88,7 @@ def measure_class_space(
     explain_images: int = 256,
     probe_images: int = 1000,
     shots: int = 10,
-    positions: Literal["all", "cls"] | Sequence[int] = "all",
+    positions: Literal["auto", "all", "cls"] | Sequence[int | Literal["pooled"]] = "auto",
     explain: Literal["true", "predicted"] = "true",
     masks: str | os.PathLike[str] | None = None,
     data: str | None = None,
@@ -108,7 +108,8 @@ def measure_class_space(
         explain_images: Images of the perturbation curves.
         probe_images: Test images of the linear probes.
         shots: Training images of each class for a probe.
-        positions: Token positions that are probed; 0 is CLS where there is one.
+        positions: Token positions that are probed; 0 is CLS where there is one, `"pooled"` the mean over the image
+            tokens. `"auto"` probes all, or for a large model CLS, `"pooled"` and a random sample of image tokens.
         explain: The class that relevance is asked for.
         masks: Which patches are on the object: a folder of `IMAGE-ID.png`, or `"imagenet-s"`.
         data: Data set with training images for the probes, where the model's has test images only.

@@ -29,7 +29,7 @@ def plan_text(plan: ClassSpacePlan) -> RenderableType:
         table.add_row(planned.analysis, f"{planned.images:,}", f"{planned.passes:.3g}")
     runs = sum(planned.images * planned.passes for planned in plan.analyses)
     lines = [f"about {runs:,.0f} images through the model, {plan.batch} at a time"]
-    return stacked([table, *lines, *_left_out(plan)])
+    return stacked([table, *lines, *_positions_text(plan), *_left_out(plan)])
 
 
 def study_text(study: ClassSpaceStudy, to: Path, files: int) -> RenderableType:
@@ -119,26 +119,30 @@ def _curves_table(curves: tuple[PerturbationCurve, ...]) -> FittedTable:
 
 
 def _probe_table(probes: tuple[ProbeAccuracy, ...]) -> FittedTable:
+    """Per state: the first position, the pooled image tokens where they were probed, and the mean over token positions."""
     first = probes[0]
     title = f"linear probes, {first.shots} images of each class, accuracy on {first.accuracy.images:,} test images, %"
-    positions = sorted({row.position for row in probes})
-    table = _table(
-        title,
-        "block",
-        *(
-            f"{state}{where}"
-            for state in ("attention", "mlp", "block")
-            for where in (f", position {positions[0]}", ", mean")
-        ),
-    )
+    positions = list(dict.fromkeys(row.position for row in probes))
+    shown = [positions[0]] + ["pooled"] * ("pooled" in positions[1:])
+    labels = ["pooled" if position == "pooled" else f"position {position}" for position in shown] + ["mean"]
+    states = ("attention", "mlp", "block")
+    table = _table(title, "block", *(f"{state}, {label}" for state in states for label in labels))
     for block in sorted({row.block for row in probes}):
         cells = []
-        for state in ("attention", "mlp", "block"):
-            rows = [row for row in probes if (row.block, row.state) == (block, state)]
-            mean = f"{100 * sum(row.accuracy.value for row in rows) / len(rows):.1f}" if rows else "-"
-            cells += [_cell(rows[0].accuracy) if rows else "-", mean]
+        for state in states:
+            rows = {row.position: row.accuracy for row in probes if (row.block, row.state) == (block, state)}
+            tokens = [accuracy.value for position, accuracy in rows.items() if position != "pooled"]
+            cells += [_cell(rows[position]) if rows else "-" for position in shown]
+            cells.append(f"{100 * sum(tokens) / len(tokens):.1f}" if tokens else "-")
         table.add_row(str(block), *cells)
     return table
+
+
+def _positions_text(plan: ClassSpacePlan) -> list[str]:
+    """Which positions are probed, where these are not all."""
+    if "pooled" not in plan.probe_positions:
+        return []
+    return [f"probes at positions {', '.join(map(str, plan.probe_positions))}"]
 
 
 def _left_out(plan: ClassSpacePlan) -> list[str]:

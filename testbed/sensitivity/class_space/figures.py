@@ -132,25 +132,23 @@ def _explanation_figure(curves: Sequence[PerturbationCurve], title: str) -> Figu
 
 
 def _probe_figure(probes: Sequence[ProbeAccuracy], title: str) -> Figure:
-    """Probe accuracy over the blocks (mean over the positions, and position 0), and of the block outputs by position."""
+    """Probe accuracy over the blocks (mean over the positions, position 0, pooled), and of the block outputs by position."""
     figure, ((lines, by_position),) = _panels(1, 2, f"linear probes, {title}")
     for state in ("block", "attention", "mlp"):
         rows = [row for row in probes if row.state == state]
         blocks = sorted({row.block for row in rows})
-        means = [100 * np.mean([row.accuracy.value for row in rows if row.block == block]) for block in blocks]
+        tokens = [row for row in rows if row.position != "pooled"] or rows
+        means = [100 * np.mean([row.accuracy.value for row in tokens if row.block == block]) for block in blocks]
         lines.plot(blocks, means, "--", color=_COLOURS[state], label=f"{state}, mean over positions")
-        first = [row for row in rows if row.position == 0]
-        _line(
-            lines,
-            [row.block for row in first],
-            [row.accuracy for row in first],
-            f"{state}, position 0",
-            colour=_COLOURS[state],
-        )
+        for position, style in ((0, "-"), ("pooled", ":")):
+            there = [row for row in rows if row.position == position]
+            values = [row.accuracy for row in there]
+            label = f"{state}, position 0" if position == 0 else f"{state}, pooled"
+            _line(lines, [row.block for row in there], values, label, colour=_COLOURS[state], style=style)
     _label(lines, "accuracy of probes", "block", "accuracy (%)")
     _legend(lines)
     outputs = [row for row in probes if row.state == "block"]
-    blocks, positions = sorted({row.block for row in outputs}), sorted({row.position for row in outputs})
+    blocks, positions = sorted({row.block for row in outputs}), list(dict.fromkeys(row.position for row in outputs))
     grid = np.array([row.accuracy.value for row in outputs]).reshape(len(blocks), len(positions))
     image = by_position.imshow(100 * grid, aspect="auto", interpolation="nearest", cmap="viridis")
     by_position.set(title="block outputs", xlabel="probed position, in order", ylabel="block")

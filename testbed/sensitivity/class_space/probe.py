@@ -5,14 +5,15 @@ intercept, on a few training images per class (10-shot); the class of the larges
 images' labels (Vilas et al., NeurIPS 2023).
 
 The regression is solved from sums over images, sum x x^T and sum x y^T of the centred features, so that no features are
-kept. Where the sums of all layers and positions do not fit into memory at once, the images are passed over several times.
+kept. A pass over the images holds the sums of as many states and positions as fit into `SUMS_BYTES`; the others have
+passes of their own. A probe's sums are D (D + K + 1) numbers: 10.8 MB at width 768 and 1,000 classes.
 
 Shapes: B images, N tokens, D width, K classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -30,9 +31,12 @@ from testbed.sensitivity.class_space.recorder import BlockStates
 from testbed.sensitivity.class_space.stream import Advance, TokenBatch, observe
 
 ALPHA, SHOTS = 1.0, 10
-SUMS_BYTES = 1 << 29  # of one pass's sums
+SUMS_BYTES = 1 << 30  # of one pass's sums
+MOST_PASSES = 4  # over the images, unless positions are asked for
 
-ProbePositions = Literal["all", "cls"]
+ProbePosition = int | Literal["pooled"]
+"""A token position, 0 being CLS where there is one; "pooled": the mean over all image tokens."""
+ProbePositions = Literal["auto", "all", "cls"]
 
 
 @dataclass(frozen=True, order=True)
@@ -49,7 +53,7 @@ class ProbeAccuracy:
 
     block: int
     state: StateName
-    position: int
+    position: ProbePosition
     shots: int
     training_images: int
     accuracy: MeanEstimate
@@ -64,33 +68,63 @@ def probed_states(config: ViTConfig) -> list[ProbedState]:
     return names
 
 
-def probe_passes(config: ViTConfig, positions: Sequence[int]) -> list[list[ProbedState]]:
-    """The states that each pass over the images looks at. Raises UsageError where one state's sums alone are too
-    large."""
-    each = 8 * len(positions) * (config.width + 1) * (config.width + config.classes)
-    at_once = SUMS_BYTES // each
-    if not at_once:
-        fitting = SUMS_BYTES * len(positions) // each
+ProbePass = dict[ProbedState, list[ProbePosition]]
+"""What one pass over the images looks at."""
+
+
+def probe_passes(config: ViTConfig, positions: Sequence[ProbePosition]) -> list[ProbePass]:
+    """All states at all ``positions``, by the passes over the images that take their sums. Raises UsageError where the
+    sums of a single probe are too large."""
+    at_once = _probes_at_once(config)
+    probes = [(state, position) for state in probed_states(config) for position in positions]
+    passes: list[ProbePass] = []
+    for start in range(0, len(probes), at_once):
+        passes.append({})
+        for state, position in probes[start : start + at_once]:
+            passes[-1].setdefault(state, []).append(position)
+    return passes
+
+
+def _probes_at_once(config: ViTConfig) -> int:
+    each = 8 * config.width * (config.width + config.classes + 1)
+    if each > SUMS_BYTES:
         raise UsageError(
-            f"probes of {len(positions)} positions at width {config.width} and {config.classes} classes need"
-            f" {each / 2**30:.1f} GiB; probe {fitting} positions at most, or CLS alone (positions 'cls')"
+            f"a probe at width {config.width} and {config.classes} classes needs {each / 2**30:.1f} GiB, and"
+            f" {SUMS_BYTES / 2**30:.1f} GiB is the most that is taken; leave the probes out (--analyses)"
         )
-    states = probed_states(config)
-    return [states[start : start + at_once] for start in range(0, len(states), at_once)]
+    return SUMS_BYTES // each
 
 
-def probe_positions(config: ViTConfig, which: ProbePositions | Sequence[int]) -> list[int]:
-    """Token positions, 0 being CLS where there is one. Raises UsageError for CLS of a model without it, and for others
-    than the model has."""
+def probe_positions(
+    config: ViTConfig, which: ProbePositions | Sequence[ProbePosition], seed: int = 0
+) -> list[ProbePosition]:
+    """Token positions, 0 being CLS where there is one.
+
+    "auto": all, where these take `MOST_PASSES` passes over the images at most; otherwise CLS, the mean over the image
+    tokens, and as many image tokens as those passes hold, drawn at random by ``seed``. Raises UsageError for CLS of a
+    model without it, and for others than the model has.
+    """
     if which == "all":
         return list(range(config.tokens))
+    if which == "auto":
+        everywhere: list[ProbePosition] = list(range(config.tokens))
+        fits = len(probe_passes(config, everywhere)) <= MOST_PASSES
+        return everywhere if fits else _sampled_positions(config, seed)
     if which == "cls":
         if not config.cls_token:
             raise UsageError("the model has no CLS token to probe; probe all positions, or name some")
         return [0]
-    if bad := [position for position in which if not 0 <= position < config.tokens]:
+    numbers = [position for position in which if position != "pooled"]
+    if bad := [position for position in numbers if not 0 <= position < config.tokens]:
         raise UsageError(f"the model has no token {bad[0]}; positions are 0 to {config.tokens - 1}")
-    return list(dict.fromkeys(int(position) for position in which))
+    return list(dict.fromkeys(which))
+
+
+def _sampled_positions(config: ViTConfig, seed: int) -> list[ProbePosition]:
+    first = int(config.cls_token)
+    fitting = MOST_PASSES * _probes_at_once(config) // len(probed_states(config))
+    drawn = np.random.default_rng(seed).permutation(np.arange(first, config.tokens))[: max(0, fitting - first - 1)]
+    return [*range(first), "pooled", *(int(position) for position in np.sort(drawn))]
 
 
 def training_shots(split: Split, shots: int, classes: int, seed: int) -> Split:
@@ -110,7 +144,7 @@ def probe_layers(
     training: Split,
     test: Split,
     *,
-    positions: Sequence[int],
+    positions: Sequence[ProbePosition],
     shots: int = SHOTS,
     alpha: float = ALPHA,
     confidence: float = 0.95,
@@ -119,13 +153,13 @@ def probe_layers(
     """Test accuracy of a probe per state and position, in the order of the forward pass. ``training``: the probes'
     images, of `training_shots`."""
     rows = []
-    for states in probe_passes(model.config, positions):
-        fit = RidgeSums(states, positions, model.config.classes, alpha)
+    for probed in probe_passes(model.config, positions):
+        fit = RidgeSums(probed, model.config.classes, alpha)
         observe(model, training, [fit], advance=advance)
-        scored = _ProbeScores(fit.solved(), positions)
+        scored = _ProbeScores(fit.solved(), probed)
         observe(model, test, [scored], advance=advance)
         for state, tally in scored.tallies.items():
-            for position, accuracy in zip(positions, tally.estimates(confidence), strict=True):
+            for position, accuracy in zip(probed[state], tally.estimates(confidence), strict=True):
                 rows.append(ProbeAccuracy(state.block, state.state, position, shots, len(training), accuracy))
     return tuple(rows)
 
@@ -143,10 +177,10 @@ class RidgeWeights:
 
 
 class RidgeSums:
-    """Sums of features and targets of some states, and the regressions that they give."""
+    """Sums of features and targets of some states at some positions, and the regressions that they give."""
 
-    def __init__(self, states: Sequence[ProbedState], positions: Sequence[int], classes: int, alpha: float) -> None:
-        self.states, self.positions, self.classes, self.alpha = list(states), list(positions), classes, alpha
+    def __init__(self, probed: Mapping[ProbedState, Sequence[ProbePosition]], classes: int, alpha: float) -> None:
+        self.probed, self.classes, self.alpha = probed, classes, alpha
         self._images = 0
         self._targets = torch.zeros(classes, dtype=torch.float64)
         # the first batch's mean is taken off: sums of squares of centred features lose no digits
@@ -154,20 +188,22 @@ class RidgeSums:
         self._sums: dict[ProbedState, tuple[Tensor, Tensor, Tensor]] = {}
 
     def see(self, states: BlockStates, batch: TokenBatch) -> None:
-        targets = 2.0 * torch.nn.functional.one_hot(batch.labels, self.classes).double() - 1
-        for state, features in _features(states, self.states, self.positions):
+        targets = self._targets_of(batch)
+        for state, features in _features(states, self.probed, batch):
             shift = self._shift.setdefault(state, features.mean(0))
             x = (features - shift).transpose(0, 1)  # (positions, B, D)
-            parts = (x.sum(1), x.transpose(1, 2) @ x, x.transpose(1, 2) @ targets)
-            if state in self._sums:
-                for total, part in zip(self._sums[state], parts, strict=True):
-                    total += part
-            else:
-                self._sums[state] = parts
+            if state not in self._sums:
+                positions, _, width = x.shape
+                shapes = ((positions, width), (positions, width, width), (positions, width, self.classes))
+                self._sums[state] = (x.new_zeros(shapes[0]), x.new_zeros(shapes[1]), x.new_zeros(shapes[2]))
+            total, squares, products = self._sums[state]
+            total += x.sum(1)
+            squares.baddbmm_(x.transpose(1, 2), x)  # in place: the sums are all that there is memory for
+            products.baddbmm_(x.transpose(1, 2), targets.expand(len(x), -1, -1))
 
     def finish(self, logits: Tensor, batch: TokenBatch) -> None:
         self._images += len(batch)
-        targets = 2.0 * torch.nn.functional.one_hot(batch.labels, self.classes).double() - 1
+        targets = self._targets_of(batch)
         self._targets = self._targets.to(targets.device) + targets.sum(0)
 
     def solved(self) -> dict[ProbedState, RidgeWeights]:
@@ -177,24 +213,28 @@ class RidgeSums:
     def _solve(self, state: ProbedState) -> RidgeWeights:
         sums, squares, products = self._sums.pop(state)
         mean, mean_target = sums / self._images, self._targets / self._images
-        squares -= self._images * mean[:, :, None] * mean[:, None, :]
-        products -= self._images * mean[:, :, None] * mean_target
-        squares.diagonal(dim1=1, dim2=2).add_(self.alpha)
-        weight = torch.linalg.solve(squares, products)
+        for position, centre in enumerate(mean):  # each in the place of its sums
+            squares[position] -= self._images * torch.outer(centre, centre)
+            products[position] -= self._images * torch.outer(centre, mean_target)
+            squares[position].diagonal().add_(self.alpha)
+            products[position] = torch.linalg.solve(squares[position], products[position])
         centre = mean + self._shift.pop(state)
-        intercept = mean_target - torch.einsum("pd,pdk->pk", centre, weight)
-        return RidgeWeights(weight, intercept)
+        return RidgeWeights(products, mean_target - torch.einsum("pd,pdk->pk", centre, products))
+
+    def _targets_of(self, batch: TokenBatch) -> Tensor:
+        """(B, K) +1 for an image's class, -1 for the others."""
+        return 2.0 * torch.nn.functional.one_hot(batch.labels, self.classes).double() - 1
 
 
 class _ProbeScores:
     """Holds solved probes against test images."""
 
-    def __init__(self, probes: dict[ProbedState, RidgeWeights], positions: Sequence[int]) -> None:
-        self.probes, self.positions = probes, list(positions)
-        self.tallies = {state: ShareTally(len(positions)) for state in probes}
+    def __init__(self, probes: dict[ProbedState, RidgeWeights], probed: ProbePass) -> None:
+        self.probes, self.probed = probes, probed
+        self.tallies = {state: ShareTally(len(positions)) for state, positions in probed.items()}
 
     def see(self, states: BlockStates, batch: TokenBatch) -> None:
-        for state, features in _features(states, list(self.probes), self.positions):
+        for state, features in _features(states, self.probed, batch):
             predicted = self.probes[state].predict(features).argmax(-1)
             self.tallies[state].add((predicted == batch.labels[:, None]).cpu().numpy())
 
@@ -203,11 +243,16 @@ class _ProbeScores:
 
 
 def _features(
-    states: BlockStates, wanted: Sequence[ProbedState], positions: Sequence[int]
+    states: BlockStates, probed: Mapping[ProbedState, Sequence[ProbePosition]], batch: TokenBatch
 ) -> Iterator[tuple[ProbedState, Tensor]]:
     """(state, features (B, positions, D) float64) of the wanted states of this block."""
     outputs = {"attention": states.attention_out, "mlp": states.mlp_out, "block": states.residual_out}
-    for state in wanted:
+    image = batch.kinds["image"][0]  # the same tokens in every image
+    for state, positions in probed.items():
         output = outputs[state.state]
         if state.block == states.index and output is not None:
-            yield state, output[:, list(positions)].double()
+            columns = [
+                output[:, image].double().mean(1) if position == "pooled" else output[:, position].double()
+                for position in positions
+            ]
+            yield state, torch.stack(columns, dim=1)

@@ -9,7 +9,7 @@ from typing import Literal
 from testbed.core.errors import UsageError
 from testbed.core.words.nearest import unknown
 from testbed.sensitivity.class_space.explain.curves import ExplainedClass
-from testbed.sensitivity.class_space.probe import SHOTS, ProbePositions
+from testbed.sensitivity.class_space.probe import SHOTS, ProbePosition, ProbePositions
 
 Analysis = Literal["identifiability", "memories", "perturbation", "explanation", "probe"]
 ANALYSES: tuple[Analysis, ...] = ("identifiability", "memories", "perturbation", "explanation", "probe")
@@ -22,7 +22,7 @@ class ClassSpaceSettings:
     analyses: None for all that the model and its data allow. images: of identifiability, memories and perturbation, None
     for all. baseline_images: of these, for the model with random weights. masks: "imagenet-s" or a folder
     (`masks.patch_masks`). data: a data set that holds training images for the probes, where the model's has test images
-    only. positions: token positions that are probed.
+    only. positions: token positions that are probed (`probe.probe_positions`).
     """
 
     analyses: tuple[Analysis, ...] | None = None
@@ -31,7 +31,7 @@ class ClassSpaceSettings:
     explain_images: int = 256
     probe_images: int = 1000
     shots: int = SHOTS
-    positions: ProbePositions | tuple[int, ...] = "all"
+    positions: ProbePositions | tuple[ProbePosition, ...] = "auto"
     explained: ExplainedClass = "true"
     masks: str | None = None
     data: str | None = None
@@ -55,7 +55,8 @@ class PlannedAnalysis:
 
 @dataclass(frozen=True)
 class ClassSpacePlan:
-    """What a study would run, and which analyses the model or its data do not allow, with the reason."""
+    """What a study would run, and which analyses the model or its data do not allow, with the reason. probe_positions: of
+    the probes; empty without probes."""
 
     run: str
     data: str
@@ -63,6 +64,7 @@ class ClassSpacePlan:
     batch: int
     analyses: tuple[PlannedAnalysis, ...]
     left_out: dict[str, str]
+    probe_positions: tuple[ProbePosition, ...]
 
 
 def analyses_named(names: Sequence[str]) -> tuple[Analysis, ...]:

@@ -39,6 +39,7 @@ from testbed.sensitivity.class_space.memories import (
 from testbed.sensitivity.class_space.perturbation import PerturbationEffect, measure_perturbations, perturbations
 from testbed.sensitivity.class_space.probe import (
     ProbeAccuracy,
+    ProbePosition,
     probe_layers,
     probe_passes,
     probe_positions,
@@ -152,7 +153,10 @@ class StudySubject:
                 left_out[analysis] = str(error)
         names = tuple(self.dataset.classes)
         batch = batch_size(self.model.config)
-        return ClassSpacePlan(str(self.run.folder.path), self.dataset.name, names, batch, tuple(planned), left_out)
+        probed = any(entry.analysis == "probe" for entry in planned)
+        positions = tuple(self._probe_positions()) if probed else ()
+        path = str(self.run.folder.path)
+        return ClassSpacePlan(path, self.dataset.name, names, batch, tuple(planned), left_out, positions)
 
     def identified(
         self, wanted: set[Analysis], advance: Advance
@@ -193,12 +197,11 @@ class StudySubject:
 
     def probed(self, advance: Advance) -> tuple[ProbeAccuracy, ...]:
         settings = self.settings
-        positions = probe_positions(self.model.config, settings.positions)
         return probe_layers(
             self.model,
             self._probe_training(),
             self._probe_test(),
-            positions=positions,
+            positions=self._probe_positions(),
             shots=settings.shots,
             confidence=settings.confidence,
             advance=advance,
@@ -218,7 +221,7 @@ class StudySubject:
             if not any(config.heads):
                 raise UsageError("the model has no attention in any block; there is none to explain by")
             return PlannedAnalysis(analysis, len(self._explained_images()), self._explanation_passes())
-        passes = len(probe_passes(config, probe_positions(config, self.settings.positions)))
+        passes = len(probe_passes(config, self._probe_positions()))
         training, test = len(self._probe_training()), len(self._probe_test())
         return PlannedAnalysis(analysis, test, passes * (1 + training / test))
 
@@ -233,6 +236,9 @@ class StudySubject:
     def _explanation_passes(self) -> float:
         methods = len(explainers())
         return methods * len(ORDERS) * sum(1 - share for share in DROPPED) + 3 * methods
+
+    def _probe_positions(self) -> list[ProbePosition]:
+        return probe_positions(self.model.config, self.settings.positions, self.settings.seed)
 
     def _probe_test(self) -> Split:
         return self.test.chosen(min(self.settings.probe_images, len(self.test)), self.dataset.seed, TEST_IMAGES)

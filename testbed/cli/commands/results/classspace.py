@@ -14,17 +14,18 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
 class TokenPositions(click.ParamType):
-    """``all``, ``cls``, or token positions separated by commas."""
+    """``auto``, ``all``, ``cls``, or token positions and ``pooled`` separated by commas."""
 
     name = "positions"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if not isinstance(value, str) or value in ("all", "cls"):
+        if not isinstance(value, str) or value in ("auto", "all", "cls"):
             return value
         try:
-            return tuple(int(part) for part in value.split(","))
+            return tuple("pooled" if part.strip() == "pooled" else int(part) for part in value.split(","))
         except ValueError:
-            self.fail(f"{value!r} is no list of token positions; write all, cls, or numbers such as 0,1,17", param, ctx)
+            wanted = "write auto, all, cls, or numbers and pooled, such as 0,1,17,pooled"
+            self.fail(f"{value!r} is no list of token positions; {wanted}", param, ctx)
 
 
 @click.command(
@@ -70,9 +71,10 @@ class TokenPositions(click.ParamType):
 @click.option(
     "--positions",
     type=TokenPositions(),
-    default="all",
+    default="auto",
     show_default=True,
-    help="Probed tokens: all, cls, or numbers, as 0,1,17.",
+    help="Probed tokens: all, cls, or a list, as 0,1,17,pooled (the mean over image tokens); auto: all, or for a large model"
+    " a sample.",
 )
 @click.option(
     "--data", metavar="NAME", help="Data set with training images for the probes, where the model's has none."

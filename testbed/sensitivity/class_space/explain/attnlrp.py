@@ -23,8 +23,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from testbed.models.config import ViTConfig
 from testbed.models.vit import ViT
 from testbed.sensitivity.class_space.recorder import Edit, StateRecorder, recorded
+
+GRAPH_BYTES = 1 << 30
+"""Of one backward pass. A block keeps about 3 tensors of its maps' size for each image, 5 of the MLP's and 10 of the
+stream's."""
 
 
 def attnlrp_relevance(model: ViT, images: Tensor, classes: Tensor) -> Tensor:
@@ -34,7 +39,22 @@ def attnlrp_relevance(model: ViT, images: Tensor, classes: Tensor) -> Tensor:
 
 def token_relevance(model: ViT, images: Tensor, classes: Tensor) -> Tensor:
     """(B, N) relevance of each embedded token, CLS too: what is missing to the logit is that of the biases and of the
-    softmax's point of expansion."""
+    softmax's point of expansion. Of as many images at a time as the graph of all blocks has memory for."""
+    at_once = images_at_once(model.config)
+    parts = zip(images.split(at_once), classes.split(at_once), strict=True)
+    return torch.cat([_token_relevance(model, *part) for part in parts])
+
+
+def images_at_once(config: ViTConfig) -> int:
+    """How many images' graphs `GRAPH_BYTES` hold, 1 at least."""
+    per_token = sum(
+        3 * heads * config.tokens + 5 * width + 10 * config.width
+        for heads, width in zip(config.heads, config.mlp, strict=True)
+    )
+    return max(1, GRAPH_BYTES // (4 * config.tokens * max(per_token, 1)))
+
+
+def _token_relevance(model: ViT, images: Tensor, classes: Tensor) -> Tensor:
     with propagated_relevance(model) as recorder:
         tokens = recorder.embed(images).detach().requires_grad_()
         logits = recorder.classify(recorder.run(tokens)).gather(1, classes[:, None]).sum()

@@ -25,7 +25,7 @@ from testbed.core.errors import UsageError
 from testbed.models.vit import ViT
 from testbed.sensitivity.class_space.explain.attnlrp import attnlrp_relevance
 from testbed.sensitivity.class_space.projection import ClassProjection
-from testbed.sensitivity.class_space.recorder import recorded
+from testbed.sensitivity.class_space.recorder import Edit, recorded
 from testbed.sensitivity.rollout import Rollout, patch_relevance, query_weights
 
 ExplanationMethod = Literal["projection_gradient", "rollout", "attnlrp", "random"]
@@ -79,14 +79,16 @@ def attention_rollout(model: ViT, images: Tensor) -> Tensor:
     return patch_relevance(rollout.matrix(model.config.tokens, len(images)), model.config).to(images.dtype)
 
 
-def _detached_inputs(model: ViT) -> dict[str, Callable[[Tensor], Tensor]]:
-    """Cut the graph at each block's maps: a block's logit depends on its own attention only, and no graph of several
-    blocks is held."""
-    return {
-        f"block.{index}.attn.softmax": lambda maps: maps.detach().requires_grad_()
-        for index, heads in enumerate(model.config.heads)
-        if heads
-    }
+def _detached_inputs(model: ViT) -> dict[str, Edit]:
+    """Cut the graph at each block's maps and at its end: a block's logit depends on its own attention only, and no graph
+    of several blocks is held."""
+    edits: dict[str, Edit] = {}
+    for index, (heads, width) in enumerate(zip(model.config.heads, model.config.mlp, strict=True)):
+        if heads:
+            edits[f"block.{index}.attn.softmax"] = lambda maps: maps.detach().requires_grad_()
+        for branch in ["attn"] * bool(heads) + ["mlp"] * bool(width):
+            edits[f"block.{index}.{branch}.residual"] = Tensor.detach
+    return edits
 
 
 def _check_attention(model: ViT) -> None:

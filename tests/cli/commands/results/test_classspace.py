@@ -112,11 +112,24 @@ def test_a_dry_run_says_what_would_run_and_writes_nothing(model, tmp_path):
 
 
 def test_only_what_is_asked_for_is_measured(model, tmp_path):
-    asked = ["--analyses", "probe", "--positions", "0,2"]
+    asked = ["--analyses", "probe", "--positions", "0,2,pooled"]
     record = answer_of(invoke("classspace", model, *asked, *FEW, "--to", tmp_path, "--json"))
-    assert {row["position"] for row in record["probe"]} == {0, 2}
+    assert {row["position"] for row in record["probe"]} == {0, 2, "pooled"}
     assert {path.name for path in tmp_path.iterdir()} == {"probe.csv", "probe.png", "class_space.json"}
     assert "identifiability" not in record
+
+
+def test_where_a_large_model_is_probed_is_stated(model, tmp_path, monkeypatch):
+    monkeypatch.setattr("testbed.sensitivity.class_space.probe.SUMS_BYTES", 5000)
+    asked = ["--analyses", "probe", *FEW, "--to", tmp_path]
+    positions = answer_of(invoke("classspace", model, *asked, "--dry-run", "--json"))["probe_positions"]
+    assert positions[:2] == [0, "pooled"]
+    assert len(positions) == 2  # of the five tokens
+    assert "probes at positions 0, pooled" in invoke("classspace", model, *asked, "--dry-run").stdout
+    result = invoke("classspace", model, *asked)
+    assert "block, pooled" in " ".join(result.stdout.split())
+    record = json.loads((tmp_path / "class_space.json").read_text())
+    assert {row["position"] for row in record["probe"]} == set(positions)
 
 
 def test_masks_add_the_object_and_its_surroundings(model, tmp_path):

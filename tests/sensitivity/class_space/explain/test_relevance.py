@@ -9,7 +9,8 @@ from scipy.special import erf, softmax
 
 from testbed.core.errors import UsageError
 from testbed.models.vit import ViT
-from testbed.sensitivity.class_space.explain.attnlrp import attnlrp_relevance, token_relevance
+from testbed.sensitivity.class_space.explain import attnlrp
+from testbed.sensitivity.class_space.explain.attnlrp import attnlrp_relevance, images_at_once, token_relevance
 from testbed.sensitivity.class_space.explain.relevance import (
     attention_rollout,
     explainers,
@@ -18,6 +19,7 @@ from testbed.sensitivity.class_space.explain.relevance import (
 from testbed.sensitivity.class_space.projection import ClassProjection
 from testbed.sensitivity.class_space.recorder import recorded
 from testbed.sensitivity.rollout import query_weights
+from tests.support.held_memory import graph_memory
 from tests.support.site_tensors import site_tensors
 
 CLASSES = torch.tensor([2, 0, 1])
@@ -147,6 +149,41 @@ def test_attnlrp_is_the_propagation_by_hand(make_model):
     for image, label in enumerate(CLASSES.tolist()):
         assert relevance[image].numpy() == pytest.approx(relevance_by_hand(model, tokens[image], label), rel=1e-6)
     assert torch.equal(attnlrp_relevance(model, inputs, CLASSES), relevance[:, 1:])
+
+
+def test_attnlrp_of_a_few_images_at_a_time_is_the_same(make_model, monkeypatch):
+    model = make_model().double()
+    at_once = attnlrp_relevance(model, images().double(), CLASSES)
+    monkeypatch.setattr(attnlrp, "GRAPH_BYTES", 1)
+    assert images_at_once(model.config) == 1
+    torch.testing.assert_close(attnlrp_relevance(model, images().double(), CLASSES), at_once)
+
+
+def many_tokens(make_model, **changes):
+    """A model whose weights are small beside its states, with 12 images."""
+    model = make_model(image=24, patch=2, **changes)
+    return model, torch.randn(12, 1, 24, 24, generator=torch.Generator().manual_seed(1)), torch.zeros(12, dtype=int)
+
+
+def test_attnlrp_keeps_graphs_within_their_bound(make_model, monkeypatch):
+    model, inputs, classes = many_tokens(make_model, mlp=256, width=64, head_width=32)
+    with graph_memory() as whole:
+        attnlrp_relevance(model, inputs, classes)
+    monkeypatch.setattr(attnlrp, "GRAPH_BYTES", whole.most // 3)
+    with graph_memory() as bounded:
+        attnlrp_relevance(model, inputs, classes)
+    assert images_at_once(model.config) > 1
+    assert bounded.most <= attnlrp.GRAPH_BYTES
+
+
+def test_projection_gradient_keeps_the_graph_of_one_block(make_model):
+    most = []
+    for depth in (2, 6):
+        model, inputs, classes = many_tokens(make_model, depth=depth)
+        with graph_memory() as memory:
+            projection_gradient(model, inputs, classes)
+        most.append(memory.most)
+    assert most[1] < 1.1 * most[0]
 
 
 def test_attnlrp_conserves_the_logit_where_nothing_takes_a_part(make_model):
