@@ -32,9 +32,7 @@ def _tensors() -> int:
 
 
 def _arrays() -> int:
-    traces = tracemalloc.take_snapshot().filter_traces(
-        [tracemalloc.DomainFilter(True, np.lib.tracemalloc_domain)]  # type: ignore[attr-defined]
-    )
+    traces = tracemalloc.take_snapshot().filter_traces([tracemalloc.DomainFilter(True, np.lib.tracemalloc_domain)])
     return sum(trace.size for trace in traces.traces)
 
 

@@ -9,7 +9,7 @@ from testbed.sensitivity.class_space.memories import KeyValueObserver
 from testbed.sensitivity.class_space.perturbation import measure_perturbations
 from testbed.sensitivity.class_space.probe import probe_layers
 from testbed.sensitivity.class_space.projection import ClassProjection
-from testbed.sensitivity.class_space.stream import observe
+from testbed.sensitivity.class_space.stream import BlockObserver, observe
 from tests.support.held_memory import held_bytes
 
 FEW, MANY = 16, 64
@@ -18,7 +18,7 @@ DISTANCE_BYTES = 2 * 2 * 8  # attention distances are kept: one number per block
 
 
 def identifiability(model, split, advance):
-    observers = [IdentifiabilityObserver(ClassProjection.of(model)), KeyValueObserver(model)]
+    observers: list[BlockObserver] = [IdentifiabilityObserver(ClassProjection.of(model)), KeyValueObserver(model)]
     observe(model, split, observers, advance=advance)
 
 

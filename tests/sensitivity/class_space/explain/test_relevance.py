@@ -162,7 +162,11 @@ def test_attnlrp_of_a_few_images_at_a_time_is_the_same(make_model, monkeypatch):
 def many_tokens(make_model, **changes):
     """A model whose weights are small beside its states, with 12 images."""
     model = make_model(image=24, patch=2, **changes)
-    return model, torch.randn(12, 1, 24, 24, generator=torch.Generator().manual_seed(1)), torch.zeros(12, dtype=int)
+    return (
+        model,
+        torch.randn(12, 1, 24, 24, generator=torch.Generator().manual_seed(1)),
+        torch.zeros(12, dtype=torch.long),
+    )
 
 
 def test_attnlrp_keeps_graphs_within_their_bound(make_model, monkeypatch):
