@@ -6,6 +6,7 @@ import json
 import sys
 from pathlib import Path
 
+import bench_classspace_memory
 import bench_judge
 import bench_memory
 import pyarrow.parquet as pq
@@ -44,3 +45,18 @@ def test_more_faults_are_drawn_from_the_same_strata(tmp_path: Path) -> None:
         bench_memory.plan(tmp_path, faults)
         strata.append(set(pq.read_table(tmp_path / PLAN, columns=["stratum"]).column("stratum").to_pylist()))
     assert strata[0] == strata[1]
+
+
+def test_class_spaces_memory_is_measured_on_every_part(tmp_path: Path) -> None:
+    bench_classspace_memory.random_run(tmp_path, bench_classspace_memory.SMALL, 6)
+    for run in bench_classspace_memory.PARTS.values():
+        run(tmp_path, 6)
+    tables = {path.stem for path in (tmp_path / "out").glob("*.csv")}
+    assert {"identifiability", "key_value_agreement", "perturbation", "explanation", "distances"} <= tables
+
+
+def test_memory_of_many_images_is_extrapolated_from_two_sizes() -> None:
+    row = bench_classspace_memory.summary("probe", {10: 1500.0, 20: 1510.0})
+    assert (row["mib_per_image"], row["peak_mib_at_10000"]) == (1.0, 11490.0)
+    assert row["of_limit"] == round(1510 / 3072, 3)
+    assert bench_classspace_memory.summary("probe", {10: 1500.0})["peak_mib_at_10000"] is None

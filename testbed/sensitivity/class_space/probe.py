@@ -154,14 +154,22 @@ def probe_layers(
     images, of `training_shots`."""
     rows = []
     for probed in probe_passes(model.config, positions):
-        fit = RidgeSums(probed, model.config.classes, alpha)
-        observe(model, training, [fit], advance=advance)
-        scored = _ProbeScores(fit.solved(), probed)
-        observe(model, test, [scored], advance=advance)
-        for state, tally in scored.tallies.items():
+        tallies = _accuracy_of_pass(model, training, test, probed, alpha, advance)
+        for state, tally in tallies.items():
             for position, accuracy in zip(probed[state], tally.estimates(confidence), strict=True):
                 rows.append(ProbeAccuracy(state.block, state.state, position, shots, len(training), accuracy))
     return tuple(rows)
+
+
+def _accuracy_of_pass(
+    model: ViT, training: Split, test: Split, probed: ProbePass, alpha: float, advance: Advance
+) -> dict[ProbedState, ShareTally]:
+    """Hits of one pass's probes, whose sums and weights end with it."""
+    fit = RidgeSums(probed, model.config.classes, alpha)
+    observe(model, training, [fit], advance=advance)
+    scored = _ProbeScores(fit.solved(), probed)
+    observe(model, test, [scored], advance=advance)
+    return scored.tallies
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from testbed.sensitivity.class_space.probe import (
     training_shots,
 )
 from testbed.sensitivity.class_space.stream import observe
+from tests.support.held_memory import held_bytes
 from tests.support.site_tensors import site_tensors
 
 EVERYWHERE: list[ProbePosition] = [0, 1, 2, 3, 4, "pooled"]
@@ -63,6 +64,19 @@ def test_several_passes_give_the_same(make_model, make_split, monkeypatch):
     assert [sum(map(len, probed.values())) for probed in passes] == [4] * 9
     # a state whose positions lie in two passes has its rows all the same, in their order
     assert probe_layers(model, training, test, positions=EVERYWHERE) == at_once
+
+
+def test_a_pass_is_over_before_the_next_takes_memory(make_model, make_split, monkeypatch):
+    model, split, held_after = make_model(width=16), make_split(12), []
+    monkeypatch.setattr(probe_module, "SUMS_BYTES", 4 * 8 * 16 * (16 + 3 + 1))
+    passes = probe_passes(model.config, EVERYWHERE)
+    with held_bytes() as held:
+        before = held()
+        probe_layers(
+            model, split, split, positions=EVERYWHERE, advance=lambda images: held_after.append(held() - before)
+        )
+    assert len(held_after) == 2 * len(passes) > 10  # training and test images are a batch each
+    assert max(held_after[2:]) < 1.1 * max(held_after[:2])
 
 
 def test_sums_of_one_pass_are_bounded_at_base_size():
