@@ -61,7 +61,7 @@ def ber_sweep(
     if repeats < 2:
         raise UsageError(f"intervals are over repeats: two at least, not {repeats}")
     _check_heard(engine, sites)
-    accuracy = _accuracy(engine.golden, engine)
+    accuracy = _accuracy(engine.side.stored, engine)
     measured = [_at(engine, sites, rate, repeats, seed, confidence, advance) for rate in rates]
     if engine.outputs().tobytes() != engine.golden.tobytes():
         raise EngineError("the engine's output is not restored after the flipped bits were put back")
@@ -79,13 +79,13 @@ def _at(
 ) -> BitErrorRate:
     runner = engine.runner
     assert isinstance(runner, WeightInjector)
-    labels, golden = engine.images.labels, top1(engine.golden)
+    labels, golden = engine.images.labels, top1(engine.side.stored)
     flips, predictions, nonfinite = [], [], []
     for repeat in range(repeats):
         faults = flipped(sites, rate, seed, repeat)
         flips.append(int(sum(np.bitwise_count(fault.xor_mask).sum() for fault in faults)))
         with faulty_weights(runner, faults):
-            outputs = engine.outputs()
+            outputs = engine.judged(engine.outputs()).values
         predictions.append(top1(outputs))
         nonfinite.append(~np.isfinite(outputs).all(axis=1))
         advance(len(outputs))
@@ -100,7 +100,7 @@ def _at(
         flips=FlipCount(mean=float(np.mean(flips)), least=min(flips), most=max(flips)),
         accuracy=over_repeats(predicted == labels, golden == labels),
         sdc1=over_repeats(predicted != golden, np.zeros(len(golden), bool)),
-        nonfinite=over_repeats(np.stack(nonfinite), np.asarray(~np.isfinite(engine.golden).all(axis=1))),
+        nonfinite=over_repeats(np.stack(nonfinite), np.asarray(~np.isfinite(engine.side.stored).all(axis=1))),
     )
 
 

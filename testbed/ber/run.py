@@ -83,7 +83,7 @@ def run_ber(
         chosen = bench.table.without(left_out.site for left_out in gate.left_out).select("weight", sites)
         seed = spec.seed if seed is None else seed
         swept = ber_sweep(bench, chosen, rates, repeats, seed, spec.confidence, advance)
-        if warning := guessing_warning(top1(bench.golden), bench.images.labels, len(classes)):
+        if warning := guessing_warning(top1(bench.side.stored), bench.images.labels, len(classes)):
             log.warning("without flips: %s", warning)
         return BitErrorRecord(
             name=spec.name,

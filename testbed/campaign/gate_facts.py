@@ -35,6 +35,19 @@ class ZeroFaultFacts(Form):
     mismatches: _Count
 
 
+class AlarmFacts(Form):
+    """Named images on which an engine's own checks raised an alarm without any fault: a campaign has none. ``bound_95``,
+    ``bound_99``: one-sided upper bounds of that share, for images that are chosen as these were. ``second_run_seconds``:
+    what a second run takes per image on the plain engine, by protection.on_detected, with the engine built anew where its
+    weights are reloaded; None where nothing is run again."""
+
+    images: _Count
+    alarms: _Count
+    bound_95: _Share
+    bound_99: _Share
+    second_run_seconds: _NonNegativeFloat | None = None
+
+
 class LeftOut(Form):
     """A tensor that is not struck, and why."""
 
@@ -71,6 +84,7 @@ class GateFacts(Form):
     parity: list[ParityFacts]
     drift: DriftFacts
     zero_fault: ZeroFaultFacts
+    alarms: AlarmFacts | None = None
     weights: dict[str, WeightGate] = Field(default_factory=dict)
     notes: list[str] = Field(default_factory=list)
     goldens: dict[str, str]

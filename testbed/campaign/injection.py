@@ -39,7 +39,7 @@ class Injection:
         faulty_value: The element with it.
         golden: The engine's output without the fault: logits (K,), or (N, D) of the attention module.
         faulty: The engine's output with it.
-        outcome: "identical", "masked", "sdc_tolerable", "sdc1", "sdc" or "due".
+        outcome: "identical", "masked", "sdc_tolerable", "sdc1", "sdc", "due" or "detected".
         engine_hash: Hash of the engine that ran.
     """
 
@@ -96,8 +96,8 @@ def inject(workplace: Workplace, site: Site, fault: PlanRow) -> Injection:
         label=int(engine.images.labels[image]),
         golden_value=float(numbers(before, [site.format_name])[0]),
         faulty_value=float(numbers(after, [site.format_name])[0]),
-        golden=engine.golden[image],
-        faulty=faulty,
+        golden=engine.side.stored[image],
+        faulty=engine.judged(faulty[None]).values[0],
         outcome=str(rows.column("outcome")[at].as_py()),
         engine_hash=engine.runner.info.hash,
     )

@@ -29,7 +29,7 @@ from testbed.compare.record import CampaignComparison
 from testbed.compare.side import Side, compared_rate, design_of
 from testbed.core.errors import UsageError
 from testbed.core.formats import format_named
-from testbed.core.outcome import MEASURES, Outcome
+from testbed.core.outcome import MEASURES, NOT_OUTSIDE, Outcome
 
 SITE = ("target", "where", "site")
 PLACE = (*SITE, "op", "index", "image_id", "role")
@@ -79,11 +79,10 @@ def _with_roles(rows: pd.DataFrame) -> pd.DataFrame:
         (name, bit): "word" if bit < 0 else format_named(name).role(int(bit))
         for name, bit in faulty.itertuples(index=False)
     }
-    inside = (Outcome.IDENTICAL, Outcome.MASKED)
     return rows.assign(
         role=[role[key] for key in zip(rows["format"], rows["bit"], strict=True)],
         sdc1=rows["outcome"].eq(Outcome.SDC1).astype(np.int8),
-        outside=(~rows["outcome"].isin(inside)).astype(np.int8),
+        outside=(~rows["outcome"].isin(NOT_OUTSIDE)).astype(np.int8),
         nonfinite=rows["nonfinite"].astype(np.int8),
     )
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 class Outcome(StrEnum):
     """``SDC`` is for targets whose output has no classes (the attention subnetwork): outside the tolerance, no
-    top-1."""
+    top-1. ``DETECTED``: the engine's own checks raised an alarm, whatever the output is."""
 
     IDENTICAL = "identical"
     MASKED = "masked"
@@ -16,9 +16,12 @@ class Outcome(StrEnum):
     SDC1 = "sdc1"
     SDC = "sdc"
     DUE = "due"
+    DETECTED = "detected"
 
 
 OUTCOMES: tuple[str, ...] = tuple(Outcome)
+NOT_OUTSIDE: tuple[Outcome, ...] = (Outcome.IDENTICAL, Outcome.MASKED, Outcome.DETECTED)
+"""All others are outputs outside the tolerance, or none at all, of which the engine itself said nothing."""
 FLAGS: tuple[str, ...] = ("nonfinite", "sdc5", "sdc10", "sdc20", "detected", "infrastructure_failure")
 
 
@@ -46,6 +49,8 @@ MEASURE_NAMES = {"sdc1": "SDC-1", "outside": "outside", "nonfinite": "non-finite
 """What rates are given of, and how each is written: a changed top-1 class, any output outside the tolerance, an output that
 is not finite."""
 MEASURES: tuple[str, ...] = tuple(MEASURE_NAMES)
+CHECK_MEASURES: tuple[str, ...] = ("detected",)
+"""What rates are given of besides, where the engine checks itself: an alarm of its own checks."""
 Event = Literal["sdc1", "any"]
 EVENTS: dict[Event, str] = {"sdc1": "SDC-1", "any": "any corruption"}
 """What a tolerance is to detect, and how each is written."""

@@ -10,8 +10,12 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     import pyarrow as pa
 
-SCHEMA_VERSION = 3
-READABLE_VERSIONS = (2, 3)  # 2: finished tables without the rows' weight
+SCHEMA_VERSION = 4
+READABLE_VERSIONS = (
+    2,
+    3,
+    4,
+)  # 2: finished tables without the rows' weight; 3: without the outcome "detected", and recovered
 
 
 class Column(NamedTuple):
@@ -70,13 +74,21 @@ ROW_COLUMNS: tuple[Column, ...] = (
     Column("faulty_value", "float32", "value at the struck element, with the fault"),
     Column("golden_word", "uint32", "its bits, zero-extended: exact for every format, NaN payloads included"),
     Column("faulty_word", "uint32", "the struck bits"),
-    Column("outcome", "dictionary", "identical, masked, sdc_tolerable, sdc1, sdc or due"),
+    Column("outcome", "dictionary", "identical, masked, sdc_tolerable, sdc1, sdc, due or detected"),
     Column("due", "dictionary", "crash, hang or nonfinite (noticed by the detector); null unless the outcome is due"),
     Column("nonfinite", "bool", "NaN or infinity in the output"),
     Column("sdc5", "bool", "faulty top-1 not among the golden's five best; null without classes"),
     Column("sdc10", "bool", "golden class's probability moved by more than 10 % of its value; null without classes"),
     Column("sdc20", "bool", "golden class's probability moved by more than 20 % of its value; null without classes"),
-    Column("detected", "bool", "the campaign's detector saw it"),
+    Column(
+        "detected", "bool", "the campaign's detector saw it, or the engine's own checks did (then it is the outcome)"
+    ),
+    Column(
+        "recovered",
+        "bool",
+        "the run after an alarm of the engine's own checks gave an output within the tolerance, without another alarm; null"
+        " where there was none",
+    ),
     Column("infrastructure_failure", "bool", "the engine failed, but not when the fault was run alone"),
     Column("max_abs_diff", "float64", "largest |faulty - golden| over the output; inf where either is not finite"),
     Column("mismatches", "int32", "output elements outside the tolerance"),

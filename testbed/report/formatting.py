@@ -17,6 +17,7 @@ OUTCOME_NAMES = {
     "sdc1": "SDC-1",
     "sdc": "SDC",
     "due": "DUE",
+    "detected": "detected",
 }
 CLASS_NAMES = {
     "sign": "sign",

@@ -24,6 +24,7 @@ from testbed.report.sections.failure_rate import failure_rate, not_sampled_text
 from testbed.report.sections.fault_card import FaultCard, fault_card
 from testbed.report.sections.key_figures import key_figures
 from testbed.report.sections.lens import lens_sections
+from testbed.report.sections.protection import protection
 from testbed.report.sections.rates import (
     PLACES,
     attention_plots,
@@ -97,6 +98,7 @@ def render(evidence: Evidence, load_image: LoadImage | None) -> str:
         not_sampled_text=not_sampled_text,
         named=_named(evidence.summary),
         sweep=sweep(evidence),
+        protection=protection(evidence),
         rounds=rounds(evidence),
         effort=effort(evidence),
         stages={name: s for name, s in evidence.manifest["stages"].items() if name != "report"},

@@ -78,11 +78,14 @@ def _evaluated(workplace: Workplace, target: str, rows: pd.DataFrame) -> pd.Data
     fault_id, injections = planned_injections(workplace, target, plan, chosen)
     image_id = np.array(workplace.images.ids, object)[injections.image]
     selected = np.flatnonzero(pd.MultiIndex.from_arrays([fault_id, image_id]).isin(_keys(rows)))
-    evaluator = WholeTwin(workplace.engine(target, "activation"))
+    engine = workplace.engine(target, "activation")
+    evaluator, golden = WholeTwin(engine), engine.side.stored
     grid = workplace.spec.tolerance.rtol_grid
     atol = np.empty((len(selected), len(grid)))
     for evaluated in evaluator.evaluate(injections.take(selected)):
-        deviation = Deviation(evaluated.outputs, evaluator.golden[injections.image[selected[evaluated.rows]]])
+        deviation = Deviation(
+            engine.judged(evaluated.outputs).values, golden[injections.image[selected[evaluated.rows]]]
+        )
         atol[evaluated.rows] = np.stack([deviation.smallest_atol(rtol) for rtol in grid], axis=1)
     return pd.DataFrame({"fault_id": fault_id[selected], "image_id": image_id[selected], "masking_atol": list(atol)})
 

@@ -32,6 +32,7 @@ from testbed.core.site import Target, Where
 from testbed.engines.batches import pad_rows
 from testbed.engines.runner import EngineRequest, Runner
 from testbed.golden.arrays import read_array
+from testbed.instrument.packed import JudgedOutputs
 from testbed.instrument.ports.feed import PortFeed
 from testbed.instrument.ports.prefix import up_to, with_output
 from testbed.instrument.shapes import input_name, output_name
@@ -199,7 +200,7 @@ class LinkMeasurement:
                 rows = sample[start : start + self.workplace.batch]
                 results = self._run(runner, rows)
                 stored = self._stored_logits(rows)
-                wrong += int((~identical(results[name], stored)).sum())
+                wrong += int((~identical(JudgedOutputs.of(results[name], name).values, stored)).sum())
                 alone = self._run(prefix, rows)[self.output.tensor]
                 same &= bool(identical(alone, results[self.output.tensor]).all())
         if wrong:

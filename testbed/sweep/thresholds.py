@@ -33,8 +33,8 @@ class Thresholds:
     rows: one per (fault, image), columns of `FaultModel`, site, bit_class, fault_id, stratum, population, image_id, tier.
     atol: (n, rtols) the smallest absolute tolerance at which each output passes; a row is flagged at lower ones. A
     non-finite output, and none at all, has infinity: always flagged. error: (n,) how far off those may be, 0 where exact.
-    sdc1: (n,) another top-1, whatever the tolerance, and no DUE; None without classes. corrupted: (n,) not bit-identical,
-    or no output. ended: (n,) no output: crash or hang.
+    sdc1: (n,) another top-1, whatever the tolerance, and neither DUE nor detected; None without classes. corrupted: (n,) not
+    bit-identical, or no output. ended: (n,) no output: crash or hang.
     """
 
     rows: pd.DataFrame
@@ -114,13 +114,14 @@ def _thresholds(frame: pd.DataFrame, rtols: tuple[float, ...], atol: NDArray[np.
     outcome, due = frame["outcome"].astype(str).to_numpy(), frame["due"].astype(object).to_numpy()
     golden, faulty = frame["top1_golden"].to_numpy(), frame["top1_faulty"].to_numpy()
     incremental = frame["evaluation"].astype(str).to_numpy() == _INCREMENTAL
-    changed = (faulty != golden) & (outcome != Outcome.DUE)
+    noticed = outcome == Outcome.DETECTED
+    changed = (faulty != golden) & (outcome != Outcome.DUE) & ~noticed
     return Thresholds(
         rows=frame.drop(columns=["outcome", "due", "evaluation", "top1_golden", "top1_faulty", "error_bound"]),
         rtols=rtols,
         atol=atol,
         error=np.where(incremental, frame["error_bound"].to_numpy(np.float64), 0.0),
         sdc1=None if (golden == _NONE).all() else changed,
-        corrupted=outcome != Outcome.IDENTICAL,
+        corrupted=np.where(noticed, (atol > 0).any(axis=1), outcome != Outcome.IDENTICAL),
         ended=np.isin(due, ENDED),
     )

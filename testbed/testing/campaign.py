@@ -84,7 +84,7 @@ class PreparedCampaign:
 
     def golden(self, target: str = "model", where: Where = "activation") -> NDArray[np.float32]:
         """(n, ...) the engine's outputs for the named images, without a fault."""
-        return self._campaign.workplace.engine(target, where).golden
+        return self._campaign.workplace.engine(target, where).side.stored
 
     def flips(
         self,

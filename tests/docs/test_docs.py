@@ -120,7 +120,8 @@ def test_every_key_of_a_summary_has_its_meaning_on_the_reference_page(
         key for run in (tiny_run, adaptive_run) for key in summary_keys(json.loads((run / "summary.json").read_text()))
     }
     assert found - set(documented) == set()
-    optional = {"tiers[].asked"} | {key for key in documented if key.startswith("exposure.")}
+    optional = {"tiers[].asked", "strata[].detected"}
+    optional |= {key for key in documented if key.startswith(("exposure.", "protection"))}
     assert set(documented) - found <= optional  # what is there only where a tier has too few images, or the spec asks
     for name, meaning in documented.items():
         assert page.rows[name.replace("[]", "")] == [name, meaning]

@@ -112,6 +112,25 @@ def spec_values(run: Path, **changes: Any) -> dict[str, Any]:
     return values | changes
 
 
+def foreign(plain: bytes) -> bytes:
+    """The same file as another exporter might have written it: tensors are numbered, and nothing says whose it is."""
+    proto = onnx.load_from_string(plain)
+    graph = proto.graph
+    made = [name for node in graph.node for name in node.output]
+    kept = {value.name for value in (*graph.output, *graph.input)}
+    names = {name: f"t{number}" for number, name in enumerate(made) if name not in kept}
+    names |= {tensor.name: f"w{number}" for number, tensor in enumerate(graph.initializer)}
+    for node in graph.node:
+        node.name = ""
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+    for named in (*graph.initializer, *graph.value_info):
+        named.name = names.get(named.name, named.name)
+    del proto.metadata_props[:]
+    onnx.checker.check_model(proto)
+    return bytes(proto.SerializeToString())
+
+
 def _node(proto: ModelProto, tensor: str) -> int:
     return next(index for index, node in enumerate(proto.graph.node) if tensor in node.output)
 
@@ -135,6 +154,10 @@ def _clip(proto: ModelProto, site: str, bound: float) -> None:
     name = f"{PREFIX}range.{site}"
     for node in proto.graph.node:
         node.input[:] = [name if taken == site else taken for taken in node.input]
+    for value in proto.graph.output:
+        if value.name == site:
+            proto.graph.value_info.append(value)
+            value.name = name
     low, high = _constant(proto, f"{name}.low", -bound), _constant(proto, f"{name}.high", bound)
     _insert(proto, site, [helper.make_node("Clip", [site, low, high], [name], name=name)])
     value = next(value for value in proto.graph.value_info if value.name == site)

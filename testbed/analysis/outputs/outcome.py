@@ -9,6 +9,7 @@ sdc_tolerable  outside, same top-1
 sdc1           outside, another top-1; an output with a NaN logit has no top-1 and counts here
 sdc            outside, for outputs without classes
 due            only with a detector: the detector saw the output
+detected       the engine's own checks raised an alarm, whatever the output is
 
 sdc5           the faulty top-1 is not among the golden's five best; with five classes or fewer every class is among
                them, and only an output without a top-1 (NaN) counts
@@ -144,13 +145,15 @@ def classify(
     rtol_grid: Sequence[float],
     has_classes: bool = True,
     detector: str = "none",
+    alarms: NDArray[np.bool_] | None = None,
 ) -> Outcomes:
     """Classifies each row of ``faulty`` against the same row of ``golden``.
 
     faulty: (rows, ...) float32, (rows, K) logits if ``has_classes``. golden: the same shape and dtype, or a
     `GoldenSide` of it (made once for all images, gathered by `GoldenSide.take`). atol: one number or (rows,).
     rtol_grid: the relative tolerances for which ``masking_atol`` is wanted. detector: "none", or "nonfinite", under
-    which rows with a non-finite output are ``detected`` and become DUE. Every row gets every value, masked ones too.
+    which rows with a non-finite output are ``detected`` and become DUE. alarms: (rows,) which rows the engine's own checks
+    saw, None where it has none; they are ``detected`` and become that. Every row gets every value, masked ones too.
 
     Raises UsageError for an unknown detector, ValueError where shapes, dtypes or ``has_classes`` disagree.
     """
@@ -171,6 +174,8 @@ def classify(
     code = np.where(judged.mismatches == 0, _CODES[Outcome.MASKED], outside)
     code = np.where(judged.identical, _CODES[Outcome.IDENTICAL], code)
     code = np.where(detected, _CODES[Outcome.DUE], code)
+    if alarms is not None:
+        code, detected = np.where(alarms, _CODES[Outcome.DETECTED], code), detected | alarms
     return Outcomes(
         code, judged.nonfinite, detected.copy(), judged.max_abs_diff, judged.mismatches, judged.masking_atol, **classes
     )

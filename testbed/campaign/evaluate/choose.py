@@ -139,7 +139,7 @@ def _prove_suffix(workplace: Workplace, engine: CampaignEngine, sites: Sequence[
 
 def _stages(workplace: Workplace, engine: CampaignEngine) -> Stages:
     """Raises CannotCut."""
-    return Stages.of(Flow.of(onnx.load(workplace.folder / Files(engine.target).plain)), engine.table)
+    return Stages.of(Flow.of(onnx.load_from_string(workplace.model(Files(engine.target).plain))), engine.table)
 
 
 def _suffix(
@@ -163,7 +163,7 @@ def _prove_attention(workplace: Workplace, engine: CampaignEngine) -> Proof:
 
 def _attention(workplace: Workplace, engine: CampaignEngine) -> AttentionTarget | None:
     files = Files(engine.target)
-    plain, twin = ((workplace.folder / name).read_bytes() for name in (files.plain, files.twin))
+    plain, twin = map(workplace.model, (files.plain, files.twin))
     sites = attention_sites(engine.table, plain)
     if sites is None:
         return None

@@ -12,14 +12,20 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from testbed.analysis.stats import clopper_pearson
 from testbed.campaign.execute.faults import FaultRunner
+from testbed.campaign.folder.engine import CampaignEngine
+from testbed.campaign.gate_facts import AlarmFacts
 from testbed.campaign.plan.row import PlanRow, table_of
 from testbed.campaign.plan.table import PlanSlice
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.core.arrays import Words32
 from testbed.core.fault import masks_for
+from testbed.core.protected import FLAG
 from testbed.core.site import Site, Where
+from testbed.instrument.ports.feed import DTYPES, NO_SITE, PortFeed, to_words
 
+_LISTED = 4  # images in a line
 DRIFT = "plain-twin"
 PARITY = "torch-plain"
 # Two to ten times what was seen of the digits model, whose largest output is 3.1, on ONNX Runtime, OpenVINO and torch. In
@@ -85,6 +91,45 @@ def failing(deviations: Sequence[OutputDeviation]) -> Iterator[str]:
                 f"{deviation.target}: {deviation.pair} differ by {deviation.max_abs_diff:.3g}, above {key} ="
                 f" {deviation.bound:.3g}; the engine does not compute the model, or the bound is too tight for it"
             )
+
+
+def false_alarms(
+    engine: str, images: Sequence[str], alarms: Sequence[NDArray[np.bool_] | None]
+) -> tuple[AlarmFacts | None, list[str]]:
+    """What is known of alarms without a fault, and what to say where there are any. alarms: of several engines, (n,) of the
+    named images each; None of one without checks of its own."""
+    seen = [raised for raised in alarms if raised is not None]
+    if not seen:
+        return None, []
+    raised = np.logical_or.reduce(seen)
+    n, count = len(raised), int(raised.sum())
+    bounds = (float(clopper_pearson(count, n, level).high) for level in (0.90, 0.98))  # each end alone: 95, 99 %
+    facts = AlarmFacts(images=n, alarms=count, **dict(zip(("bound_95", "bound_99"), bounds, strict=True)))
+    if not count:
+        return facts, []
+    some = ", ".join(images[row] for row in np.flatnonzero(raised)[:_LISTED])
+    return facts, [
+        f"the checks of the protected engine raise an alarm on {count} of {n} images without any fault ({some}): their"
+        f" thresholds are too tight for {engine}; protect the model again on this engine, or with a larger margin"
+    ]
+
+
+def silent_flags(engine: CampaignEngine) -> list[str]:
+    """Flags of the protected twin that, raised by hand, raise no alarm for their image, or raise one for another."""
+    flags = [site for site in engine.table if site.where == "activation" and site.name.startswith(FLAG)]
+    silent = []
+    for start in range(0, len(flags), engine.batch):
+        some = flags[start : start + engine.batch]
+        image, raised = np.arange(engine.batch) % len(engine.images), np.arange(engine.batch) < len(some)
+        site = np.full(engine.batch, NO_SITE, np.int64)
+        site[raised] = [engine.table.ports[flag.name] for flag in some]
+        words = np.zeros(engine.batch, np.uint32)
+        words[raised] = [to_words(np.ones(1, DTYPES[flag.format_name]))[0] for flag in some]
+        feed = PortFeed.writing(site, np.zeros(engine.batch, np.int64), words)
+        alarms = engine.judged(engine.run(image, feed)[0]).alarms
+        wrong = np.flatnonzero(raised) if alarms is None else np.flatnonzero(alarms != raised)
+        silent += [some[row].name if row < len(some) else some[-1].name for row in wrong]
+    return list(dict.fromkeys(silent))
 
 
 def zero_fault_slice(

@@ -19,9 +19,11 @@ from testbed.campaign.evaluate.contract import Evaluated, Evaluator, Injections,
 from testbed.campaign.evaluate.injections import injections_of, with_golden_words
 from testbed.campaign.evaluate.whole import whole_weights
 from testbed.campaign.execute.rows import Injected, RowFacts, result_rows, unknown_outcomes
+from testbed.campaign.execute.second_runs import SecondRuns, fault_free
 from testbed.campaign.folder.engine import CampaignEngine
 from testbed.campaign.folder.judge import Judge
 from testbed.campaign.plan.table import PlanSlice
+from testbed.campaign.spec.tables import OnDetected
 from testbed.core.arrays import Words32
 from testbed.core.outcome import How
 from testbed.engines.runner import WeightInjector
@@ -44,22 +46,29 @@ class FaultRunner(Protocol):
 
 
 class ActivationFaultRunner:
-    """Faults that strike tensors while the engine runs. words: golden words (see `injections.with_golden_words`)."""
+    """Faults that strike tensors while the engine runs. words: golden words (see `injections.with_golden_words`).
 
-    def __init__(self, engine: CampaignEngine, evaluator: Evaluator, judge: Judge) -> None:
-        self.engine, self.evaluator, self.judge = engine, evaluator, judge
+    on_detected: what follows an alarm of the engine's own checks. Faults that strike every image lie outside the weights:
+    they are there in a second run, too.
+    """
+
+    def __init__(
+        self, engine: CampaignEngine, evaluator: Evaluator, judge: Judge, on_detected: OnDetected = "none"
+    ) -> None:
+        self.engine, self.evaluator, self.judge, self.on_detected = engine, evaluator, judge, on_detected
 
     def rows(self, plan_slice: PlanSlice, words: Words32) -> pa.Table:
         fault, injections = self._injections(plan_slice, words)
         parts = list(self._judged(injections))
         order = np.argsort(np.concatenate([part.rows for part in parts]), kind="stable")
+        outcomes = joined_outcomes([part.outcomes for part in parts], order)
         injected = Injected(
             _known(fault, injections),
             logits=_joined([part.logits for part in parts], order),
             how=np.concatenate([part.how for part in parts])[order],
             bound=np.concatenate([part.bound for part in parts])[order],
+            second=self._second(plan_slice, fault, injections, outcomes),
         )
-        outcomes = joined_outcomes([part.outcomes for part in parts], order)
         return result_rows(plan_slice.table, injected, outcomes, self.engine.images, self.engine.runner.info)
 
     def blamed(self, plan_slice: PlanSlice, words: Words32, due: str) -> pa.Table:
@@ -71,11 +80,29 @@ class ActivationFaultRunner:
         fault, injections = injections_of(plan_slice, self.engine.table, self.engine.images)
         return fault, with_golden_words(injections, words)
 
+    def _second(
+        self, plan_slice: PlanSlice, fault: NDArray[np.int64], injections: Injections, outcomes: Outcomes
+    ) -> SecondRuns | None:
+        if self.on_detected == "none":
+            return None
+        lasts = np.array([image is None for image in plan_slice.image_ids], bool)[fault]
+
+        def run_again(rows: NDArray[np.int64]) -> NDArray[np.float32]:
+            outputs = np.empty((len(rows), *self.engine.golden.shape[1:]), np.float32)
+            outputs[~lasts[rows]] = fault_free(self.engine, injections.image[rows[~lasts[rows]]])
+            again = np.flatnonzero(lasts[rows])
+            if len(again):
+                for evaluated in self.evaluator.evaluate(injections.take(rows[again])):
+                    outputs[again[evaluated.rows]] = evaluated.outputs
+            return outputs
+
+        return SecondRuns.of(self.engine, self.judge, outcomes, injections.image, run_again)
+
     def _judged(self, injections: Injections) -> Iterator[_OutcomesPart]:
         """Piece by piece, so that outputs of many elements are never all in memory; not too small ones, as each costs."""
         for evaluated in gathered(self.evaluator.evaluate(injections), _JUDGED_BYTES):
             outcomes = self.judge.outcomes(self.engine, evaluated.outputs, injections.image[evaluated.rows])
-            logits = evaluated.outputs if self.engine.side.has_classes else None
+            logits = self.engine.judged(evaluated.outputs).values if self.engine.side.has_classes else None
             yield _OutcomesPart(evaluated, outcomes, logits)
 
 
@@ -106,11 +133,18 @@ class _OutcomesPart(NamedTuple):
 class WeightFaultRunner:
     """Faults that last: struck weights, one fault at a time, over all named images.
 
-    strike: gives the outputs while some weights are struck; the whole engine's unless a faster one is given.
+    run_whole: gives the outputs while some weights are struck; the whole engine's unless a faster one is given.
+    on_detected: what follows an alarm of the engine's own checks.
     """
 
-    def __init__(self, engine: CampaignEngine, judge: Judge, run_whole: RunWhole | None = None) -> None:
-        self.engine, self.judge = engine, judge
+    def __init__(
+        self,
+        engine: CampaignEngine,
+        judge: Judge,
+        run_whole: RunWhole | None = None,
+        on_detected: OnDetected = "none",
+    ) -> None:
+        self.engine, self.judge, self.on_detected = engine, judge, on_detected
         self._run_whole = run_whole or whole_weights(engine)
 
     def rows(self, plan_slice: PlanSlice, words: Words32) -> pa.Table:
@@ -118,13 +152,14 @@ class WeightFaultRunner:
         faulty = [self.inject(plan_slice, fault) for fault in range(len(plan_slice))]
         image = np.tile(np.arange(n), len(plan_slice))
         outputs = np.concatenate([injected.outputs for injected in faulty])
+        outcomes = self.judge.outcomes(self.engine, outputs, image)
         injected = Injected(
             RowFacts(np.repeat(np.arange(len(plan_slice)), n), image, *_first_words(faulty, n)),
-            logits=outputs if self.engine.side.has_classes else None,
+            logits=self.engine.judged(outputs).values if self.engine.side.has_classes else None,
             how=np.repeat(np.array([injected.how for injected in faulty], np.int8), n),
             bound=np.zeros(len(image), np.float32),
+            second=self._second(plan_slice, image, outcomes),
         )
-        outcomes = self.judge.outcomes(self.engine, outputs, image)
         return result_rows(plan_slice.table, injected, outcomes, self.engine.images, self.engine.runner.info)
 
     def blamed(self, plan_slice: PlanSlice, words: Words32, due: str) -> pa.Table:
@@ -134,6 +169,22 @@ class WeightFaultRunner:
             np.repeat(np.arange(len(plan_slice)), n), np.tile(np.arange(n), len(plan_slice)), *_first_words(faulty, n)
         )
         return _blamed(self.engine, self.judge, plan_slice, known, due)
+
+    def _second(self, plan_slice: PlanSlice, image: NDArray[np.int64], outcomes: Outcomes) -> SecondRuns | None:
+        if self.on_detected == "none":
+            return None
+
+        def run_again(rows: NDArray[np.int64]) -> NDArray[np.float32]:
+            if self.on_detected == "reload":
+                return fault_free(self.engine, image[rows])
+            outputs = np.empty((len(rows), *self.engine.golden.shape[1:]), np.float32)
+            of_fault = rows // len(self.engine.images)
+            for fault in np.unique(of_fault):
+                own = of_fault == fault
+                outputs[own] = self.inject(plan_slice, int(fault)).outputs[image[rows[own]]]
+            return outputs
+
+        return SecondRuns.of(self.engine, self.judge, outcomes, image, run_again)
 
     def inject(self, plan_slice: PlanSlice, fault: int) -> FaultyOutputs:
         """Raises EngineError."""
@@ -170,7 +221,7 @@ def _first_words(injected: list[FaultyOutputs], images: int) -> tuple[Words32, W
 
 def _blamed(engine: CampaignEngine, judge: Judge, plan_slice: PlanSlice, known: RowFacts, due: str) -> pa.Table:
     n = len(known.fault)
-    logits = np.full((n, *engine.golden.shape[1:]), np.nan, np.float32) if engine.side.has_classes else None
+    logits = np.full((n, *engine.side.stored.shape[1:]), np.nan, np.float32) if engine.side.has_classes else None
     injected = Injected(known, logits, np.full(n, How.WHOLE, np.int8), np.zeros(n, np.float32), due)
     outcomes = unknown_outcomes(engine.side.take(known.image), len(judge.rtol_grid))
     return result_rows(plan_slice.table, injected, outcomes, engine.images, engine.runner.info)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 
@@ -17,23 +18,35 @@ from testbed.campaign.execute.checks import (
     Bounds,
     OutputDeviation,
     failing,
+    false_alarms,
     parity,
+    silent_flags,
     zero_fault,
     zero_fault_slice,
 )
 from testbed.campaign.execute.worker import fault_runner_for
 from testbed.campaign.files import Files
 from testbed.campaign.folder.workplace import Workplace
-from testbed.campaign.gate_facts import DriftFacts, EvaluationFacts, GateFacts, ParityFacts, WeightGate, ZeroFaultFacts
+from testbed.campaign.gate_facts import (
+    AlarmFacts,
+    DriftFacts,
+    EvaluationFacts,
+    GateFacts,
+    ParityFacts,
+    WeightGate,
+    ZeroFaultFacts,
+)
 from testbed.campaign.prepare.row_gate import row_influence
 from testbed.campaign.prepare.stages import Preparation
 from testbed.campaign.proofs import Proof
 from testbed.core.errors import GateFailed, TestbedError, UsageError
 from testbed.core.site import Site, Where
 from testbed.engines.batches import run_batched
+from testbed.instrument.packed import JudgedOutputs
 
 log = logging.getLogger(__name__)
 
+_TIMED_RUNS = 5
 _ZERO_FAULT = "rows armed with a fault that changes nothing are not the golden, bit for bit"
 
 
@@ -76,7 +89,9 @@ class _Gates:
     def facts(self) -> GateFacts:
         """Raises GateFailed, or _RowsDiffer."""
         spec, bounds = self.spec, Bounds.of(self.spec)
-        deviations = [deviation for target in spec.targets for deviation in self._parity(target, bounds)]
+        plain = {str(target): self._plain_outputs(target) for target in spec.targets}
+        deviations = [deviation for target in spec.targets for deviation in self._parity(target, plain[target], bounds)]
+        alarms, alarm_complaints = self._alarms(plain)
         weights = {t: self._weights(t, sites) for (t, where), sites in spec.target_places.items() if where == "weight"}
         chosen = {
             target_place: self._strikable(*target_place, sites, weights)
@@ -84,7 +99,7 @@ class _Gates:
         }
         zero = [self._zero_fault(*target_place, sites) for target_place, sites in chosen.items()]
         rows, mismatches = (int(sum(column)) for column in zip(*zero, strict=True))
-        complaints = list(failing(deviations))
+        complaints = [*failing(deviations), *alarm_complaints]
         differ = f"{mismatches} of {rows} {_ZERO_FAULT}"
         if mismatches and self.workplace.batch == 1:
             complaints.append(f"{differ}; {self._arithmetic()}")
@@ -107,19 +122,58 @@ class _Gates:
             weights=weights,
             notes=notes,
             goldens=goldens,
+            **({} if alarms is None else {"alarms": alarms}),
             evaluation={proof.key: EvaluationFacts(**proof.to_json()) for proof in proofs},
         )
 
     # ---- the gates
 
-    def _parity(self, target: str, bounds: Bounds) -> list[OutputDeviation]:
-        reference = self.preparation.reference(target)
-        plain = self._plain_outputs(target)
-        twin = self.workplace.engine(target, "activation").golden
-        original = [] if reference is None else [("torch-plain", reference, plain)]
-        return parity([*original, (DRIFT, plain, twin)], target, bounds)
+    def _parity(self, target: str, plain: JudgedOutputs, bounds: Bounds) -> list[OutputDeviation]:
+        reference, engine = self.preparation.reference(target), self.workplace.engine(target, "activation")
+        outputs, twin = plain.values, engine.judged(engine.golden).values
+        original = [] if reference is None else [("torch-plain", reference, outputs)]
+        return parity([*original, (DRIFT, outputs, twin)], target, bounds)
 
-    def _plain_outputs(self, target: str) -> NDArray[np.float32]:
+    def _alarms(self, plain: Mapping[str, JudgedOutputs]) -> tuple[AlarmFacts | None, list[str]]:
+        """Alarms without a fault: of the plain engines, and of those that faults are injected into."""
+        engines = [self.workplace.engine(*target_place) for target_place in self.spec.target_places]
+        raised = [engine.judged(engine.golden).alarms for engine in engines]
+        images = self.workplace.images.ids
+        raised += [outputs.alarms for outputs in plain.values()]
+        facts, complaints = false_alarms(self.spec.engine.backend, images, raised)
+        if facts is not None:
+            twins = [self.workplace.engine(target, "activation") for target in plain]
+            if silent := [flag for twin in twins for flag in silent_flags(twin)]:
+                complaints.append(
+                    f"raised by hand, {', '.join(silent)} of the instrumented engine is not the alarm of its image alone:"
+                    " what its checks see of faults is not told"
+                )
+        if facts is not None and self.spec.protection.on_detected != "none":
+            facts = facts.model_copy(update={"second_run_seconds": self._second_run_seconds()})
+        return facts, complaints
+
+    def _second_run_seconds(self) -> float:
+        """What a second run takes per image on the engine as it is deployed, in the campaign's batches; where weights are
+        reloaded, the engine is built from its file before it."""
+        target, batch = self.spec.targets[0], self.workplace.batch
+        engine, request = (
+            self.workplace.engine(target, "activation"),
+            self.workplace.request(target, Files(target).plain),
+        )
+        start = time.perf_counter()
+        with self.workplace.open(request) as runner:
+            opened = time.perf_counter() - start
+            feeds = {engine.input_name: engine.inputs(np.arange(batch) % len(engine.images))}
+            runner.run(feeds)
+            seconds = []
+            for _ in range(_TIMED_RUNS):
+                start = time.perf_counter()
+                runner.run(feeds)
+                seconds.append(time.perf_counter() - start)
+        reloading = opened if self.spec.protection.on_detected == "reload" else 0.0
+        return float(np.median(seconds)) / batch + reloading
+
+    def _plain_outputs(self, target: str) -> JudgedOutputs:
         """Outputs of the engine as it would be deployed: the plain file, prepacked weights."""
         engine = self.workplace.engine(target, "activation")
         with self.workplace.open(self.workplace.request(target, Files(target).plain)) as runner:
@@ -127,7 +181,7 @@ class _Gates:
             def run(rows: NDArray[np.int64]) -> NDArray[np.float32]:
                 return runner.run({engine.input_name: engine.inputs(rows)})[engine.output_name]
 
-            return run_batched(run, len(engine.images), engine.batch)
+            return engine.judged(run_batched(run, len(engine.images), engine.batch))
 
     def _weights(self, target: str, sites: Sequence[Sequence[str]]) -> WeightGate:
         """Which weights may be struck in place; what may not is told."""

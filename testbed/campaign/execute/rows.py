@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from testbed.analysis.outputs.outcome import GoldenSide, Outcomes
+from testbed.campaign.execute.second_runs import SecondRuns
 from testbed.campaign.folder.images import NamedImages
 from testbed.campaign.results.reader import ROW_SCHEMA
 from testbed.core.arrays import Words32
@@ -46,13 +47,15 @@ class RowFacts:
 @dataclass(frozen=True)
 class Injected:
     """What running faults gave. logits: (n, K), None for outputs without classes. how, bound: see
-    `evaluation.Evaluated`. due: "crash" or "hang" where there is no output at all."""
+    `evaluation.Evaluated`. due: "crash" or "hang" where there is no output at all. second: what followed alarms,
+    where anything did."""
 
     known: RowFacts
     logits: NDArray[np.float32] | None
     how: NDArray[np.int8]
     bound: NDArray[np.float32]
     due: str | None = None
+    second: SecondRuns | None = None
 
 
 def result_rows(
@@ -76,6 +79,9 @@ def result_rows(
         "due": _dictionary(np.full(n, due), DUES, codes == _DUE),
         "infrastructure_failure": pa.array(np.zeros(n, bool)),
         "masking_atol": _lists(outcomes.masking_atol),
+        "recovered": None
+        if injected.second is None
+        else pa.array(injected.second.recovered, mask=~injected.second.ran),
         "logits": None if injected.logits is None else _lists(injected.logits),
         "evaluation": _dictionary(injected.how, HOWS),
         "error_bound": pa.array(injected.bound),

@@ -83,9 +83,10 @@ def open_worker(folder: str) -> Worker:
 
 def fault_runner_for(workplace: Workplace, target: str, where: Where) -> FaultRunner:
     engine = workplace.engine(target, where)
+    judge, on_detected = workplace.judge, workplace.spec.protection.on_detected
     if where == "weight":
-        return WeightFaultRunner(engine, workplace.judge, weights_for(workplace, engine))
-    return ActivationFaultRunner(engine, evaluator_for(workplace, engine), workplace.judge)
+        return WeightFaultRunner(engine, judge, weights_for(workplace, engine), on_detected)
+    return ActivationFaultRunner(engine, evaluator_for(workplace, engine), judge, on_detected)
 
 
 def as_stream(rows: pa.Table) -> bytes:

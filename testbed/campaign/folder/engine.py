@@ -15,6 +15,7 @@ from testbed.core.arrays import Words32
 from testbed.core.site import SiteTable, Where
 from testbed.engines.batches import pad_rows
 from testbed.engines.runner import Runner
+from testbed.instrument.packed import JudgedOutputs
 from testbed.instrument.ports.feed import PortFeed, live_words
 
 
@@ -60,8 +61,12 @@ class CampaignEngine:
 
     @cached_property
     def golden(self) -> NDArray[np.float32]:
-        """(images, ...): the outputs that faults are judged against."""
+        """(images, ...): the outputs that faults are judged against, with the alarms behind them where it raises any."""
         return self.outputs()
+
+    def judged(self, outputs: NDArray[np.float32]) -> JudgedOutputs:
+        """Its outputs apart from the alarms of its own checks."""
+        return JudgedOutputs.of(outputs, self.output_name)
 
     @cached_property
     def seconds_per_batch(self) -> float:
@@ -76,4 +81,4 @@ class CampaignEngine:
 
     @cached_property
     def side(self) -> GoldenSide:
-        return GoldenSide.of(self.golden, has_classes=self.target == "model")
+        return GoldenSide.of(self.judged(self.golden).values, has_classes=self.target == "model")

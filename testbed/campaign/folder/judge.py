@@ -30,14 +30,16 @@ class Judge:
         return self.atol[images.tiers]
 
     def outcomes(self, engine: CampaignEngine, outputs: NDArray[np.float32], image: NDArray[np.int64]) -> Outcomes:
-        """Judges outputs. outputs: (n, ...) of ``image``: (n,) rows of the named images."""
+        """Judges outputs, as the engine gives them. outputs: (n, ...) of ``image``: (n,) rows of the named images."""
         side, atol = engine.side, self.of_images(engine.images, image)
+        values, alarms = engine.judged(outputs)
         return classify(
-            outputs,
+            values,
             side.take(image),
             atol,
             self.rtol,
             self.rtol_grid,
             has_classes=side.has_classes,
             detector=self.detector,
+            alarms=alarms,
         )

@@ -26,8 +26,9 @@ from testbed.core.folder.files import sha256_bytes
 from testbed.core.folder.runfolder import RunFolder
 from testbed.core.folder.stage_facts import facts_of
 from testbed.core.site import SiteTable, Where
-from testbed.engines.runner import EngineRequest, Runner, open_engine, request_from
+from testbed.engines.runner import EngineRequest, Runner, open_engine
 from testbed.golden.arrays import read_array
+from testbed.instrument.packed import packed
 from testbed.instrument.shapes import input_name, output_name
 
 TargetPlace = tuple[str, Where]
@@ -99,10 +100,14 @@ class Workplace:
         left_out = self.left_out
         return {target: self.table(target).without(left_out.get(target, ())) for target in self.spec.targets}
 
+    def model(self, file: str) -> bytes:
+        """A plain file or a twin of the folder as engines are made from it: with one output (see `packed`)."""
+        return packed((self.folder / file).read_bytes())
+
     def request(self, target: str, file: str, mutable_weights: bool = False) -> EngineRequest:
         tuned = self.tuned
-        return request_from(
-            self.folder / file,
+        return EngineRequest.of_bytes(
+            self.model(file),
             self.table(target).deployment_id,
             precision=self.spec.engine.precision,
             threads=tuned.threads,

@@ -27,10 +27,8 @@ from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.campaign.stop_facts import DomainFacts, RoundFacts
 from testbed.core.arrays import Float64s
 from testbed.core.errors import StaleArtefact, UsageError
-from testbed.core.outcome import Outcome
+from testbed.core.outcome import NOT_OUTSIDE, Outcome
 from testbed.core.site import SiteTable
-
-_INSIDE = (Outcome.IDENTICAL, Outcome.MASKED)
 
 
 @dataclass(frozen=True)
@@ -177,7 +175,7 @@ class AdaptivePlanner:
         names = np.array(outcome.cast(pa.string()).to_pylist(), object)
         if self.stop.measure == "sdc1":
             return np.asarray(names == Outcome.SDC1)
-        return ~np.isin(names, _INSIDE)
+        return ~np.isin(names, NOT_OUTSIDE)
 
     # ---- looks
 

@@ -27,6 +27,7 @@ from testbed.core.folder.files import sha256_bytes, write_bytes
 from testbed.core.folder.provenance import processor
 from testbed.core.folder.runfolder import RunFolder
 from testbed.core.folder.stage_facts import facts_of
+from testbed.core.protected import is_detecting
 from testbed.core.site import SiteTable
 from testbed.data import Dataset
 from testbed.data.classes.order import ONLY_SOME
@@ -78,6 +79,10 @@ class OnnxSubject:
         warn_of_split(spec, dataset)
         check_memory(proto, spec.model.onnx, spec.engine.sketched_batch)
         return cls(spec, dataset, adopted)
+
+    @property
+    def raises_alarms(self) -> bool:
+        return is_detecting(self._proto)
 
     @property
     def data_source(self) -> None:
@@ -159,9 +164,8 @@ class OnnxSubject:
             return facts.model_copy(update={"rows_influence": influence}) if influence else facts
 
         folder.stage("golden", inputs, [LOGITS], build)
-        accuracy = facts_of(folder, "golden", GoldenFacts).accuracy
         fix = "is the data set, or its preprocessing (data.preprocess), the one it was trained for? Correct it"
-        check_accuracy(accuracy, self.spec.gates.test_accuracy, fix)
+        check_accuracy(facts_of(folder, "golden", GoldenFacts).accuracy, self.spec.gates.test_accuracy, fix)
 
     def _run(self, folder: RunFolder, watch: Watch) -> tuple[str, str]:
         """Writes the logits (n, K) of all test images; returns the engine's hash, and why its rows influence each other:
@@ -253,12 +257,17 @@ def number_format_of(table: SiteTable) -> tuple[str, tuple[str, ...]]:
 def _judged(adopted: Adopted, file: str) -> Adopted:
     """The file with logits at its end. Raises UsageError where it ends in something that cannot be judged as logits."""
     proto = onnx.load_from_string(adopted.plain)
-    if len(proto.graph.output) != 1:
+    if len(proto.graph.output) != _outputs(proto):
         return adopted  # refused by its fit
     cut, change = with_logits(proto, file)
     if not change:
         return adopted
     return Adopted(cut.SerializeToString(deterministic=True), (*adopted.changes, change))
+
+
+def _outputs(proto: ModelProto) -> int:
+    """How many a file has that can be judged: of a detecting one the alarms too."""
+    return 2 if is_detecting(proto) else 1
 
 
 def _image_side(proto: ModelProto) -> int:
@@ -275,7 +284,7 @@ def _image_side(proto: ModelProto) -> int:
 def _check_fit(proto: ModelProto, dataset: Dataset, file: str) -> None:
     """Raises UsageError for outputs other than one of logits (B, K), or another number of channels or classes."""
     outputs = [value.name for value in proto.graph.output]
-    if len(outputs) != 1:
+    if len(outputs) != _outputs(proto):
         raise UsageError(f"{file} has {len(outputs)} outputs ({', '.join(outputs)}); export it with the logits alone")
     rows, *rest = measured_shapes(proto, outputs, 2)[outputs[0]]
     if rows != 2 or len(rest) != 1:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from testbed.campaign.files import Files
@@ -15,7 +16,7 @@ from testbed.campaign.prepare.torch_model import TorchSubject
 from testbed.core.errors import UsageError
 from testbed.core.folder.files import write_bytes
 from testbed.core.folder.runfolder import RunFolder
-from testbed.core.protected import protected_file
+from testbed.core.protected import is_detecting, protected_file
 from testbed.models.runs import MODEL
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,10 @@ class ProtectedSubject(TorchSubject):
             self.trained.protected_path(target, self.spec.engine.precision)
         if self.spec.stop is not None and self.spec.stop.proxy != "none":
             raise UsageError("stop.proxy: guesses are of the plain model, without its checks; leave it out")
+
+    @property
+    def raises_alarms(self) -> bool:
+        return is_detecting(onnx.load_from_string(self._deployed))
 
     @cached_property
     def _deployed(self) -> bytes:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from testbed.campaign.described import DescribedModel, PictureFacts
@@ -18,6 +19,7 @@ from testbed.core.errors import StaleArtefact, TestbedError
 from testbed.core.folder.places import with_sources
 from testbed.core.folder.runfolder import RunFolder
 from testbed.core.folder.stage_facts import facts_of
+from testbed.core.protected import is_detecting
 from testbed.core.site import SiteTable
 from testbed.data import Dataset
 from testbed.golden.arrays import read_array
@@ -70,6 +72,10 @@ class RecordedSubject:
                 f"data set {dataset.name!r} has other test images than the ones that {self.folder.path} was made on"
             )
         return dataset
+
+    @property
+    def raises_alarms(self) -> bool:
+        return is_detecting(onnx.load(self.folder / Files("model").plain))
 
     @property
     def data_source(self) -> DataSource | None:

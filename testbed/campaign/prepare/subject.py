@@ -45,6 +45,10 @@ class Subject(Protocol):
     def dataset(self) -> Dataset: ...
 
     @property
+    def raises_alarms(self) -> bool:
+        """Whether what is deployed checks itself, and says of each image whether there was an alarm."""
+
+    @property
     def data_source(self) -> DataSource | None:
         """The data set that a trained model is for; None where the spec names one."""
 

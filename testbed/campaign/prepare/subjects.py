@@ -30,6 +30,16 @@ def subject_of(spec: CampaignSpec, folder: RunFolder | None = None) -> Subject:
     if folder is not None and is_recorded(folder, spec) and (gone := missing_source(spec)):
         log.info("%s: going on with what the run folder holds", gone)
         return RecordedSubject(spec, folder)
+    subject = _opened(spec, folder)
+    if spec.protection.on_detected != "none" and not subject.raises_alarms:
+        raise UsageError(
+            f"protection.on_detected = {spec.protection.on_detected!r} says what follows an alarm of the model's own checks,"
+            " and this model has none; leave it out, or take a model that `testbed protect` gave a pass that detects"
+        )
+    return subject
+
+
+def _opened(spec: CampaignSpec, folder: RunFolder | None) -> Subject:
     if spec.model.onnx is not None:
         return OnnxSubject.of(spec, folder)
     is_protected = spec.model.run is not None and open_model_run(Path(spec.model.run)).protected

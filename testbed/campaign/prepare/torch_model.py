@@ -79,6 +79,10 @@ class TorchSubject:
         return subject
 
     @property
+    def raises_alarms(self) -> bool:
+        return False
+
+    @property
     def data_source(self) -> DataSource | None:
         return self.trained.data if self.trained and self.spec.named_data is None else None
 

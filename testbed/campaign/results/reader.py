@@ -156,7 +156,7 @@ RESULT_TABLE = form_of(
     "rerun with `testbed campaign run SPEC --redo execute`",
     arrow_schema(RESULT_COLUMNS),
     ("image_id", "tier"),
-    ("weight",),
+    ("weight", "recovered"),
 )
 PLAN_TABLE = form_of("planned faults", "rerun with `testbed campaign run SPEC --redo plan`", arrow_schema(PLAN_COLUMNS))
 

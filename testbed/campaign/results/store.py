@@ -205,7 +205,8 @@ class ResultStore(ResultLog, Closing):
         rows = 0
         with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
             for tables in _batched(self.tables(units), 64):
-                table = finished(pa.concat_tables(tables).unify_dictionaries()).cast(schema)
+                together = pa.concat_tables(tables, promote_options="default").unify_dictionaries()
+                table = _in_columns(finished(together), schema)
                 writer.write_table(table)
                 rows += table.num_rows
         return rows
@@ -268,6 +269,14 @@ def _read_frame(file: BinaryIO, segment: Path) -> LogFrame | None:
     return LogFrame(
         segment, start + _COUNT.size, size - _COUNT.size, range(unit, unit + count), magic == _MAGIC_DROPPED
     )
+
+
+def _in_columns(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The table in the schema's columns; those that rows of a campaign begun by an older version lack are null."""
+    for field in schema:
+        if field.name not in table.column_names:
+            table = table.append_column(field, pa.nulls(table.num_rows, field.type))
+    return table.select(schema.names).cast(schema)
 
 
 def _batched(tables: Iterable[pa.Table], size: int) -> Iterator[list[pa.Table]]:

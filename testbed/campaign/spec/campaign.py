@@ -16,7 +16,7 @@ from testbed.campaign.spec.fields import ConfidenceLevel, Strict, refuse
 from testbed.campaign.spec.loading import change, read_toml
 from testbed.campaign.spec.sources import SEEDS, DataSpec, ModelSpec
 from testbed.campaign.spec.stop import StopSpec
-from testbed.campaign.spec.tables import EngineSpec, ExposureSpec, GateSpec, TierSpec, ToleranceSpec
+from testbed.campaign.spec.tables import EngineSpec, ExposureSpec, GateSpec, ProtectionSpec, TierSpec, ToleranceSpec
 from testbed.core.folder.places import near
 from testbed.core.site import Target, Where
 from testbed.core.words.nearest import unknown
@@ -26,6 +26,7 @@ _LATER = (
     ("gates", "allow_chance_accuracy", False),
     ("engine", "calibration_data", TRAIN),
     ("tiers", "exact", False),
+    ("protection", "on_detected", "none"),
 )
 """Keys that came later, and what holds without them: a campaign that was begun before is the same campaign."""
 
@@ -63,6 +64,9 @@ class CampaignSpec(Strict):
     engine: EngineSpec = Field(default=EngineSpec(), description="The compiled engine that faults are injected into.")
     gates: GateSpec = Field(default=GateSpec(), description="Checks that must hold before the first fault is run.")
     tolerance: ToleranceSpec = Field(default=ToleranceSpec(), description="Which deviations of an output are masked.")
+    protection: ProtectionSpec = Field(
+        default=ProtectionSpec(), description="What follows an alarm of a protected model's own checks."
+    )
     faults: tuple[FaultSpec, ...] = Field(min_length=1, description="The faults, in one or more `[[faults]]` sections.")
     exposure: ExposureSpec | None = Field(
         default=None,
@@ -120,6 +124,8 @@ class CampaignSpec(Strict):
         for table, key, usual in _LATER:
             if values[table][key] == usual:
                 del values[table][key]
+                if not values[table]:
+                    del values[table]
         return values
 
 

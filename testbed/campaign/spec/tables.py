@@ -187,6 +187,20 @@ class GateSpec(Strict):
     )
 
 
+OnDetected = Literal["none", "rerun", "reload"]
+
+
+class ProtectionSpec(Strict):
+    """What follows an alarm of a protected model's own checks. Needs a model whose checks raise alarms."""
+
+    on_detected: OnDetected = Field(
+        default="none",
+        description='"rerun": the image is run again, the weights as they are: a fault that lasted one inference is gone, '
+        'one in a weight is still there. "reload": the weights are restored first. Both are really run, and rows say in '
+        '`recovered` what came of it. "none": nothing is run again.',
+    )
+
+
 class ToleranceSpec(Strict):
     """A fault is masked where every output element y has |y - golden| <= atol + rtol * |golden|."""
 

@@ -97,6 +97,7 @@ SUMMARY_KEYS: tuple[SummaryKey, ...] = (
     SummaryKey("strata[].sdc1", "rows with another top-1"),
     SummaryKey("strata[].sdc", "rows outside the tolerance, without classes"),
     SummaryKey("strata[].due", "rows of crashes, hangs and outputs that the detector noticed"),
+    SummaryKey("strata[].detected", "rows with an alarm of the engine's own checks; only where it has any"),
     SummaryKey("strata[].nonfinite", "rows with a NaN or infinity in the output"),
     SummaryKey("strata[].sdc1_rate", "rate of SDC-1; null without classes"),
     SummaryKey("strata[].sdc1_low", "lower end of its interval"),
@@ -115,7 +116,11 @@ SUMMARY_KEYS: tuple[SummaryKey, ...] = (
     SummaryKey("marginals[].format", "number format of the bits; only by bit"),
     SummaryKey("marginals[].faults", "faults: clusters of rows"),
     SummaryKey("marginals[].n", "rows"),
-    SummaryKey("marginals[].rates", "sdc1 (null without classes), outside and nonfinite, each with rate, low and high"),
+    SummaryKey(
+        "marginals[].rates",
+        "sdc1 (null without classes), outside and nonfinite, each with rate, low and high; where the engine checks itself also"
+        " detected",
+    ),
     SummaryKey("evaluation[]", "how the outputs of each fault model were found"),
     SummaryKey("evaluation[].target", _FAULT_MODEL),
     SummaryKey("evaluation[].where", _FAULT_MODEL),
@@ -135,6 +140,24 @@ SUMMARY_KEYS: tuple[SummaryKey, ...] = (
         " high; not_sampled are sites of which no fault was drawn. Models are alternatives: they do not add up",
     ),
     SummaryKey("exposure.totals", "activations and weights together, of one operation and pattern"),
+    SummaryKey("protection", "protection of the deployed file; only where it is protected"),
+    SummaryKey("protection.passes", "its passes, as the file's metadata has them"),
+    SummaryKey(
+        "protection.on_detected",
+        "what follows an alarm, as in the spec; with checks that raise any",
+    ),
+    SummaryKey(
+        "protection.false_alarms",
+        "gate: images and alarms without a fault (a campaign has none), one-sided upper bounds bound_95 and bound_99 of that"
+        " share, and second_run_seconds: what a second run takes per image, measured; null where nothing is run again",
+    ),
+    SummaryKey(
+        "protection.models",
+        "each fault model: detected (rows), and the shares sdc1 (of outputs of another top-1, those with an alarm), outside"
+        " (of outputs outside the tolerance), inside (of those inside it), recovered (of rows that were run again), each with"
+        " rows, faults, rate, low, high and the one-sided bounds low_95 and low_99, absent where there are no such rows;"
+        " second_run_seconds, expected per faulty inference",
+    ),
     SummaryKey("timing[]", "how long each stage took"),
     SummaryKey("timing[].stage", "its name"),
     SummaryKey("timing[].seconds", "wall time; what was reused took next to none"),

@@ -72,6 +72,7 @@ class ModelRates:
 
         self.faults = {measure: of_model(counts.table()) for measure, counts in tally.faults.items()}
         self.tiers = {measure: of_model(counts.table()) for measure, counts in tally.tiers.items()}
+        self.checked = {question: of_model(counts.table()) for question, counts in tally.checked.items()}
         self.outcomes = of_model(tally.outcomes.table())
         self.numbers, self.strata = self._strata(population)
 
@@ -90,6 +91,18 @@ class ModelRates:
             square_rows=sums_by(stratum, count * rows**2),
             alike=np.array([labels[cell] for cell in cells]),
         )
+
+    def of_checks(self, question: str, confidence: float | None = None) -> Estimate | None:
+        """The share that a question of `tally.CHECKED` asks for, of a detecting engine; None where no row is asked about.
+
+        confidence: of the interval, the summary's unless said.
+        """
+        table = self.checked[question]
+        if not len(table["count"]):
+            return None
+        label = np.zeros(len(table["count"]), np.int64)
+        domains, events = self._domains(table, label, np.zeros(1, np.int64), [0])
+        return domains.estimates_of(events, confidence or self.confidence)[0]
 
     def over_all(self) -> RateGroup:
         return self._grouped(lambda profile: True)[0]

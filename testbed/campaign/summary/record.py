@@ -13,6 +13,7 @@ from testbed.campaign.proofs import Proof
 from testbed.campaign.stop_facts import StopFacts
 from testbed.campaign.summary.exposed import ExposureRecord
 from testbed.campaign.summary.part import SummaryPart
+from testbed.campaign.summary.protection import ProtectionRecord
 from testbed.core.errors import StaleArtefact
 from testbed.core.folder.forms import read_form
 from testbed.core.folder.parsing import read_json
@@ -81,6 +82,7 @@ class StratumRecord(SummaryPart):
     sdc1: _NonNegative = 0
     sdc: _NonNegative = 0
     due: _NonNegative = 0
+    detected: _NonNegative = 0
     nonfinite: _NonNegative = 0
     sdc1_rate: _Share | None = None
     sdc1_low: _Share | None = None
@@ -229,6 +231,7 @@ class Summary(SummaryPart):
     marginals: list[Marginal]
     evaluation: list[EvaluatedRows] = Field(default_factory=list)
     exposure: ExposureRecord | None = None
+    protection: ProtectionRecord | None = None
     timing: list[StageSeconds]
     wall_seconds: float = 0.0
     engine_seconds: float = 0.0

@@ -16,12 +16,13 @@ from testbed.analysis.domains import Estimate
 from testbed.analysis.stats import rounded_share
 from testbed.campaign.described import DescribedData
 from testbed.campaign.facts import ExecuteFacts, TuneFacts
-from testbed.campaign.files import PLAN, TIERS
+from testbed.campaign.files import PLAN, TIERS, Files
 from testbed.campaign.folder.claim import recorded_spec
 from testbed.campaign.folder.images import read_tiers
 from testbed.campaign.gate_facts import GateFacts
 from testbed.campaign.prepare.stages import Preparation
 from testbed.campaign.summary.exposure import contributions
+from testbed.campaign.summary.protection import CheckedModel, ProtectionRecord, checked_model, passes_of
 from testbed.campaign.summary.rates import RATE_DIMENSIONS, ModelRates, RateGroup, fault_models
 from testbed.campaign.summary.record import (
     EvaluatedRows,
@@ -45,7 +46,7 @@ from testbed.campaign.summary.tally import Tally, populations
 from testbed.core.fault import FaultModel
 from testbed.core.folder.runfolder import RunFolder
 from testbed.core.folder.stage_facts import facts_of
-from testbed.core.outcome import OUTCOMES
+from testbed.core.outcome import OUTCOMES, Outcome
 from testbed.core.schema import SCHEMA_VERSION
 from testbed.core.site import SiteTable, Where
 
@@ -73,20 +74,23 @@ def summarise(
     """The summary of a finished campaign. results: file name of the rows; plans: of their faults; tables: the
     sites that were struck, by target."""
     spec, folder = preparation.spec, preparation.folder
-    tally = Tally.of(folder.path / results)
+    gates, execute = facts_of(folder, "gates", GateFacts), facts_of(folder, "execute", ExecuteFacts)
+    tally = Tally.of(folder.path / results, checks=gates.alarms is not None)
     faults, population = populations([folder.path / plan for plan in plans])
     stages = folder.manifest["stages"]
     tuned = facts_of(folder, "tune", TuneFacts)
-    gates, execute = facts_of(folder, "gates", GateFacts), facts_of(folder, "execute", ExecuteFacts)
     strata: list[StratumRecord] = []
     marginals: list[Marginal] = []
     evaluation: list[EvaluatedRows] = []
+    checked: list[CheckedModel] = []
     for rates in fault_models(tally, population, spec.confidence):
         has_classes = rates.model.target == "model"
         strata += _strata(rates, has_classes)
         formats = {site.name: site.format_name for site in tables.get(rates.model.target, ())}
         marginals += _marginals(rates, has_classes, formats)
         evaluation.append(_evaluation(rates))
+        if gates.alarms is not None:
+            checked.append(checked_model(rates, gates.alarms))
     main, described = engines[0], preparation.described
     return Summary(
         name=spec.name,
@@ -128,6 +132,7 @@ def summarise(
         marginals=marginals,
         evaluation=evaluation,
         exposure=contributions(spec, tables, tally, population),
+        **_protection(preparation, gates, checked),
         timing=[StageSeconds(stage=name, seconds=record["seconds"]) for name, record in stages.items()],
         wall_seconds=execute.wall_seconds,
         engine_seconds=execute.engine_seconds,
@@ -145,6 +150,23 @@ def summarise(
         injections_per_second=round(execute.rows_this_process / max(execute.wall_seconds, 1e-9), 1),
         statement=_statement(preparation),
     )
+
+
+class _ProtectionField(TypedDict, total=False):
+    """The field that only a protected engine's summary has."""
+
+    protection: ProtectionRecord
+
+
+def _protection(preparation: Preparation, gates: GateFacts, checked: list[CheckedModel]) -> _ProtectionField:
+    passes = passes_of(preparation.folder / Files(preparation.spec.targets[0]).plain)
+    if passes is None:
+        return {}
+    if gates.alarms is None:
+        return {"protection": ProtectionRecord(passes=passes)}
+    on_detected = preparation.spec.protection.on_detected
+    record = ProtectionRecord(passes=passes, on_detected=on_detected, false_alarms=gates.alarms, models=checked)
+    return {"protection": record}
 
 
 def read_summary(path: Path) -> Summary:
@@ -182,6 +204,7 @@ def _marginals(rates: ModelRates, has_classes: bool, formats: Mapping[str, str])
 def _strata(rates: ModelRates, has_classes: bool) -> Iterator[StratumRecord]:
     """Counts of the outcomes, and the rates, per tier, site and bit class."""
     counts = rates.outcomes_by_cell()
+    outcomes = [outcome for outcome in OUTCOMES if rates.checked or outcome != Outcome.DETECTED]
     for cell, group in rates.cells():
         sdc1, outside = group.rates["sdc1"], group.rates["outside"]
         yield StratumRecord(
@@ -192,7 +215,7 @@ def _strata(rates: ModelRates, has_classes: bool) -> Iterator[StratumRecord]:
             bit_class=cell.bit_class,
             n=outside.n_rows,
             faults=outside.n_clusters,
-            **{name: counts[cell][name] for name in (*OUTCOMES, "nonfinite")},
+            **{name: counts[cell][name] for name in (*outcomes, "nonfinite")},
             sdc1_rate=rounded_share(sdc1.rate) if has_classes else None,
             sdc1_low=rounded_share(sdc1.low) if has_classes else None,
             sdc1_high=rounded_share(sdc1.high) if has_classes else None,

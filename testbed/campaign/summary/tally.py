@@ -19,18 +19,19 @@ from numpy.typing import NDArray
 from testbed.campaign.results.reader import PLAN_TABLE, RESULT_TABLE
 from testbed.core.arrays import Int64s
 from testbed.core.fault import Op, Scope
-from testbed.core.outcome import DUES, HOWS, MEASURES, OUTCOMES, Outcome
+from testbed.core.outcome import CHECK_MEASURES, DUES, HOWS, MEASURES, NOT_OUTSIDE, OUTCOMES, Outcome
 from testbed.core.site import Where
 
-_INSIDE = [OUTCOMES.index(Outcome.IDENTICAL), OUTCOMES.index(Outcome.MASKED)]
-_SDC1 = OUTCOMES.index(Outcome.SDC1)
+_NOT_OUTSIDE = [OUTCOMES.index(outcome) for outcome in NOT_OUTSIDE]
+_SDC1, _DETECTED = OUTCOMES.index(Outcome.SDC1), OUTCOMES.index(Outcome.DETECTED)
+_NO_OUTPUT = [1 + DUES.index(due) for due in ("crash", "hang")]
 _NUMBERS: dict[str, dict[str | None, int]] = {
     "outcome": {name: number for number, name in enumerate(OUTCOMES)},
     "evaluation": {name: number for number, name in enumerate(HOWS)},
     "due": {name: number for number, name in enumerate((None, *DUES))},
 }
 _SEVERAL = "sites-"  # how patterns at several sites are named
-_NONE = {"block": -1, "bit": -1}
+_NONE = {"block": -1, "bit": -1, "recovered": -1, "top1_golden": -2, "top1_faulty": -2}
 ROWS_AT_ONCE = 1 << 16
 _LIMIT = 1 << 62
 
@@ -58,6 +59,10 @@ class Profile(NamedTuple):
 _TEXTS = [name for name in Profile._fields if name not in ("block", "bit")]
 _OF_ROWS = ("outcome", "nonfinite", "evaluation", "due")
 _COLUMNS = ["fault_id", "stratum", *Profile._fields, "tier", *_OF_ROWS]
+_OF_CHECKS = ["mismatches", "top1_golden", "top1_faulty", "recovered"]
+CHECKED = ("sdc1", "outside", "inside", "recovered")
+"""What is asked of an engine's checks: how many of the outputs of another top-1, outside the tolerance and inside it they
+saw; and, of the rows they saw and that were run again, how many recovered."""
 
 
 class KeyCounts:
@@ -107,30 +112,40 @@ def _distinct(keys: Int64s, counts: Int64s) -> tuple[Int64s, Int64s]:
 
 
 class Tally:
-    """The counts of all rows. profile: position in ``profiles``; outcome, evaluation: as in `OUTCOMES` and `HOWS`."""
+    """The counts of all rows. profile: position in ``profiles``; outcome, evaluation: as in `OUTCOMES` and `HOWS`.
 
-    def __init__(self) -> None:
-        self.rows = 0
+    checks: of an engine that checks itself, with what its checks saw.
+    """
+
+    def __init__(self, checks: bool = False) -> None:
+        self.rows, self._checks = 0, checks
+        measures = (*MEASURES, *CHECK_MEASURES) if checks else MEASURES
         self.outcomes = KeyCounts(
             "profile", "tier", *_OF_ROWS
         )  # of rows; due: 0 where there is none, else as in (None, *DUES)
         # Of clusters, the rows of one fault: how many, how many with the event; and their parts in each tier.
-        self.faults = {m: KeyCounts("stratum", "profile", "cluster_rows", "events") for m in MEASURES}
-        self.tiers = {m: KeyCounts("stratum", "profile", "tier", "cluster_rows", "rows", "events") for m in MEASURES}
+        self.faults = {m: KeyCounts("stratum", "profile", "cluster_rows", "events") for m in measures}
+        self.tiers = {m: KeyCounts("stratum", "profile", "tier", "cluster_rows", "rows", "events") for m in measures}
+        # Of the rows of one fault that a question about checks is of: how many, how many of them with the event.
+        self.checked = {q: KeyCounts("stratum", "profile", "cluster_rows", "rows", "events") for q in CHECKED if checks}
         self._known: dict[tuple[int, ...], int] = {}
         self._words: dict[str, dict[str | None, int]] = {name: {} for name in _TEXTS}
 
     @classmethod
-    def of(cls, results: Path) -> Tally:
-        tally = cls()
-        for rows in _whole_faults(_chunks(results, tally._numbered)):
+    def of(cls, results: Path, checks: bool = False) -> Tally:
+        tally = cls(checks)
+        for rows in _whole_faults(_chunks(results, tally._columns, tally._numbered)):
             tally._add(rows)
         return tally
+
+    @property
+    def _columns(self) -> list[str]:
+        return [*_COLUMNS, *_OF_CHECKS] if self._checks else _COLUMNS
 
     def _numbered(self, batch: pa.RecordBatch) -> KeyColumns:
         """The batch's columns as integers."""
         rows: KeyColumns = {}
-        for name in _COLUMNS:
+        for name in self._columns:
             column = batch.column(name)
             if name in _TEXTS:
                 rows[name] = _coded(column, self._words[name])
@@ -152,8 +167,9 @@ class Tally:
         stratum, tier, cluster_rows = rows["stratum"], rows["tier"], np.repeat(fault_rows, fault_rows)
         seen = {
             "sdc1": rows["outcome"] == _SDC1,
-            "outside": ~np.isin(rows["outcome"], _INSIDE),
+            "outside": ~np.isin(rows["outcome"], _NOT_OUTSIDE),
             "nonfinite": rows["nonfinite"],
+            **({"detected": rows["outcome"] == _DETECTED} if self._checks else {}),
         }
         for measure, event in seen.items():
             faulty = np.add.reduceat(event.astype(np.int64), fault)
@@ -161,6 +177,12 @@ class Tally:
             faulty = np.add.reduceat(event.astype(np.int64), cell)
             cells = stratum[cell], profile[cell], tier[cell], cluster_rows[cell]
             self.tiers[measure].add(*cells, cell_rows, faulty)
+        for question, counts in self.checked.items():
+            asked, event = _asked(question, rows)
+            asked_rows, events = (np.add.reduceat(which.astype(np.int64), fault) for which in (asked, asked & event))
+            some = asked_rows > 0
+            of_fault = stratum[fault], profile[fault], fault_rows, asked_rows, events
+            counts.add(*(column[some] for column in of_fault))
 
     def _profile(self, rows: KeyColumns) -> Int64s:
         """(rows,) number of each row's profile."""
@@ -186,6 +208,18 @@ class Tally:
 KeyColumns = dict[str, Int64s]
 
 
+def _asked(question: str, rows: KeyColumns) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """(which rows a question of `CHECKED` is about, which have its event); without those that have no output."""
+    detected = rows["outcome"] == _DETECTED
+    if question == "recovered":
+        return rows["recovered"] != _NONE["recovered"], rows["recovered"] == 1
+    output = ~np.isin(rows["due"], _NO_OUTPUT)
+    if question == "sdc1":
+        return output & (rows["top1_faulty"] != rows["top1_golden"]), detected
+    outside = rows["mismatches"] > 0
+    return output & (outside if question == "outside" else ~outside), detected
+
+
 def _coded(column: pa.DictionaryArray, numbers: dict[str | None, int]) -> Int64s:
     """Text as numbers, nulls too; new words get the next number."""
     names = [*column.dictionary.to_pylist(), None]
@@ -196,8 +230,10 @@ def _coded(column: pa.DictionaryArray, numbers: dict[str | None, int]) -> Int64s
     return new_codes[codes]
 
 
-def _chunks(path: Path, numbered: Callable[[pa.RecordBatch], KeyColumns]) -> Iterator[KeyColumns]:
-    for rows in RESULT_TABLE.batches(path, _COLUMNS, ROWS_AT_ONCE):
+def _chunks(
+    path: Path, columns: Sequence[str], numbered: Callable[[pa.RecordBatch], KeyColumns]
+) -> Iterator[KeyColumns]:
+    for rows in RESULT_TABLE.batches(path, columns, ROWS_AT_ONCE):
         yield from map(numbered, rows.combine_chunks().to_batches())
 
 

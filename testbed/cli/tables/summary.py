@@ -10,6 +10,7 @@ from rich.console import RenderableType
 from testbed.analysis.outputs.classes import classes_told
 from testbed.analysis.outputs.confidence import interval_name
 from testbed.campaign.preview.records import DryRunReport
+from testbed.campaign.summary.protection import ProtectionRecord
 from testbed.campaign.summary.record import Summary, SummaryModel, SummaryTier
 from testbed.cli.tables.fitting import FittedTable
 from testbed.cli.tables.prose import Prose, stacked
@@ -27,6 +28,8 @@ def summary_tables(summary: Summary, folder: Path, details: Details = USUAL) -> 
         parts += ["", table]
     if not details.by:
         parts += ["", f"of every fault model, by site or bit too: testbed campaign show {folder} --by site,bit"]
+    if summary.protection and summary.protection.false_alarms:
+        parts += ["", *_protection(summary.protection)]
     if summary.exposure:
         parts += ["", *_failure_rate(summary)]
     parts += ["", Prose(summary.statement, style="dim"), f"report: {folder / 'report.html'}"]
@@ -107,6 +110,27 @@ def _failure_rate(summary: Summary) -> Iterable[RenderableType]:
     yield table
     if exposure.not_sampled:
         yield not_sampled_text(exposure.not_sampled)
+
+
+def _protection(protection: ProtectionRecord) -> Iterable[RenderableType]:
+    """What the engine's own checks saw."""
+    from testbed.report.sections.protection import (
+        CHECKED_COLUMNS,
+        checked_cells,
+        checked_name,
+        false_alarms_text,
+        second_run_lines,
+    )
+
+    table = FittedTable(title="what the engine's own checks saw: alarms, and the share of rows with one")
+    for name in ("", *CHECKED_COLUMNS):
+        table.add_column(name, justify="right" if name == "alarms" else "left")
+    for model in protection.models:
+        table.add_row(checked_name(model), *checked_cells(model))
+    yield table
+    yield false_alarms_text(protection)
+    for line in second_run_lines(protection):
+        yield f"second runs ({protection.on_detected}): {line}"
 
 
 def plan_tables(plan: DryRunReport) -> RenderableType:

@@ -14,11 +14,13 @@ import onnx
 from onnx import ModelProto, TensorProto
 
 from testbed.core.errors import EngineError, UsageError
+from testbed.core.protected import PREFIX
 from testbed.core.site import Site
 from testbed.instrument.quantised import not_storable, stored_weights
 from testbed.instrument.shapes import FORMATS, PerImage, per_image
 from testbed.instrument.sites.named import is_own, named_sites
 from testbed.instrument.sites.recognise import Names, recognise
+from testbed.instrument.sites.unprotected import without_protection
 from testbed.instrument.slicing import FROM_SHAPE
 
 ALL = "all"
@@ -97,7 +99,8 @@ def catalogue(plain: bytes) -> Catalogue:
         if named:
             return Catalogue(proto, named)
         raise
-    names = recognise(proto, {name: tensor.shape for name, tensor in tensors.items()})
+    unprotected = without_protection(proto)
+    names = recognise(unprotected, {name: tensor.shape for name, tensor in tensors.items()})
     if not names.tensors:
         return Catalogue(proto, named, measured=tensors)
     missing = dict(names.missing)
@@ -112,7 +115,9 @@ def _activations(
     quantised = _quantised_copies(proto)
     sites = []
     for tensor in tensors:
-        if tensor in names.tensors:
+        if tensor.startswith(PREFIX):
+            sites.append(Site(tensor, "activation", tensors[tensor].shape, tensors[tensor].format_name, tensor))
+        elif tensor in names.tensors:
             stored = quantised.get(tensor, tensor)
             if stored in tensors:
                 site = tensors[stored]
@@ -152,7 +157,12 @@ def _weights(proto: ModelProto, names: Names, missing: dict[str, str]) -> list[S
             shape = tuple(stored[name].dims)
             kind = FORMATS[stored[name].data_type]
             sites.append(Site(human, "weight", shape[::-1] if turned else shape, kind, name, turned))
-    return [*sites, *_quantisation(proto, names, stored)]
+    checks = [
+        Site(name, "weight", tuple(tensor.dims), FORMATS[tensor.data_type], name)
+        for name, tensor in stored.items()
+        if name.startswith(PREFIX)
+    ]
+    return [*sites, *_quantisation(proto, names, stored), *checks]
 
 
 def _quantisation(proto: ModelProto, names: Names, stored: Mapping[str, TensorProto]) -> list[Site]:
