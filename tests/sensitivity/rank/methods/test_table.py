@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 
+import testbed
+from testbed.cli.commands.results.rank import rank
 from testbed.core.errors import UsageError
 from testbed.models.vit import ViT
 from testbed.sensitivity.circuits.components import KINDS, Component, ComponentKind, components
@@ -30,6 +33,15 @@ def test_the_catalogue_has_facts_and_a_function_of_every_method() -> None:
     settings = {name for facts in FACTS.values() for name in facts.settings}
     assert settings < set(ScoreSettings().to_json())
     assert all(set(facts.kinds) <= set(get_args(ComponentKind)) for facts in FACTS.values())
+
+
+def test_the_help_the_api_and_the_tutorial_name_every_score() -> None:
+    tutorial = Path(__file__).parents[4] / "docs" / "tutorials" / "rank-and-prune.md"
+    help_text = " ".join((rank.help or "").split())
+    for by, facts in FACTS.items():
+        assert f"{by} ({facts.summary})" in help_text
+        assert f'"{by}"' in (testbed.rank_components.__doc__ or "")
+        assert f"`{by}`" in tutorial.read_text()
 
 
 @pytest.mark.parametrize(("by", "kind"), DEFINED)
