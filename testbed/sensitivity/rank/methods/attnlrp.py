@@ -20,7 +20,7 @@ from testbed.sensitivity.circuits.analysis_set import AnalysisSet
 from testbed.sensitivity.circuits.components import Component
 from testbed.sensitivity.class_space.explain.attnlrp import propagated_relevance
 from testbed.sensitivity.rank.images import ScoredImages
-from testbed.sensitivity.rank.methods.contributions import gradient_products, named_scores
+from testbed.sensitivity.rank.methods.contributions import gradient_products, graph_batches, named_scores
 from testbed.sensitivity.rank.settings import ScoreSettings
 
 
@@ -34,7 +34,7 @@ def attnlrp_scores(
 def component_relevance(model: ViT, images: AnalysisSet, parts: Sequence[Component]) -> Tensor:
     """(n, P) float64, signed: each component's relevance for the true class's logit, image by image."""
     relevance = []
-    for rows in images.batches():
+    for rows in graph_batches(model, images):
         labels = images.labels[rows]
 
         def true_logit(logits: Tensor, labels: Tensor = labels) -> Tensor:

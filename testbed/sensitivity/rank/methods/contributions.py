@@ -21,7 +21,9 @@ from torch import Tensor, nn
 
 from testbed.core.errors import UsageError
 from testbed.models.vit import Block, ViT
+from testbed.sensitivity.circuits.analysis_set import AnalysisSet
 from testbed.sensitivity.circuits.components import Component
+from testbed.sensitivity.class_space.explain.attnlrp import images_at_once
 from testbed.sensitivity.class_space.recorder import BlockStates, StateRecorder
 
 BranchKey = tuple[int, bool]
@@ -118,6 +120,14 @@ def belongs(part: Component, branch: BranchStates) -> bool:
     """Is the component a part of the branch, or its block?"""
     block, is_attention = branch.key
     return part.block == block and (part.kind == "block" or (part.kind == "head") == is_attention)
+
+
+def graph_batches(model: ViT, images: AnalysisSet) -> Iterator[slice]:
+    """Rows of the analysis set, as many at a time as the graph of all blocks has memory for."""
+    at_once = images_at_once(model.config)
+    for rows in images.batches():
+        for start in range(rows.start, rows.stop, at_once):
+            yield slice(start, min(start + at_once, rows.stop))
 
 
 def gradient_products(

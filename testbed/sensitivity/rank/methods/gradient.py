@@ -20,7 +20,7 @@ from testbed.sensitivity.circuits.analysis_set import AnalysisSet
 from testbed.sensitivity.circuits.components import Component
 from testbed.sensitivity.class_space.recorder import recorded
 from testbed.sensitivity.rank.images import ScoredImages
-from testbed.sensitivity.rank.methods.contributions import gradient_products, named_scores
+from testbed.sensitivity.rank.methods.contributions import gradient_products, graph_batches, named_scores
 from testbed.sensitivity.rank.settings import ScoreSettings
 
 
@@ -34,7 +34,7 @@ def gradient_scores(
 def loss_changes(model: ViT, images: AnalysisSet, parts: Sequence[Component]) -> Tensor:
     """(n, P) float64, signed: gradient times value of each image's loss, in nats; above 0 where the component raises it."""
     changes = []
-    for rows in images.batches():
+    for rows in graph_batches(model, images):
         labels = images.labels[rows]
 
         def loss(logits: Tensor, labels: Tensor = labels) -> Tensor:

@@ -81,6 +81,20 @@ def test_a_score_is_the_mean_size(make_model: Callable[..., ViT], scored: Scored
     assert list(scores.values()) == pytest.approx(changed.abs().mean(0).tolist())
 
 
+def test_large_models_are_looked_at_a_few_images_at_a_time(
+    make_model: Callable[..., ViT], scored: ScoredImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_model().double()
+    images = type(scored.analysis)(scored.analysis.images.double(), scored.analysis.labels, scored.analysis.ids)
+    parts = components(model.config, ["head", "block"])
+    at_once = loss_changes(model, images, parts)
+    monkeypatch.setattr("testbed.sensitivity.class_space.explain.attnlrp.GRAPH_BYTES", 1)
+    sizes: list[int] = []
+    model.embed.register_forward_hook(lambda _module, _inputs, output: sizes.append(len(output)))
+    torch.testing.assert_close(loss_changes(model, images, parts), at_once)
+    assert sizes == [1] * 12
+
+
 def test_values_that_are_no_numbers_are_told(make_model: Callable[..., ViT], scored: ScoredImages) -> None:
     from testbed.core.errors import UsageError
 
