@@ -1,0 +1,151 @@
+"""An ONNX graph that protection is added to: what is there keeps its name, what comes has a name led by ``protect.``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from testbed.core.errors import UsageError
+from testbed.core.protected import PREFIX, PROTECTION, is_protected
+from testbed.core.site import Site
+from testbed.instrument.adopt.mend import sort_nodes
+from testbed.instrument.cut.flow import Flow
+from testbed.instrument.sites.catalogue import catalogue
+from testbed.instrument.slicing import FROM_SHAPE
+
+_HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
+_TYPED = (TensorProto.FLOAT, *_HALVES)
+
+
+class Graph:
+    """A graph while a pass adds to it. ``proto`` is a copy; ``flow`` describes it as it was when the pass began.
+
+    Raises UsageError for a file without recognisable sites.
+    """
+
+    def __init__(self, proto: ModelProto) -> None:
+        self.proto = ModelProto()
+        self.proto.CopyFrom(proto)
+        self.flow = Flow.of(self.proto)
+        self._names = {name for node in self.proto.graph.node for name in node.output}
+        self._names |= {tensor.name for tensor in self.proto.graph.initializer}
+
+    @cached_property
+    def sites(self) -> Mapping[str, Site]:
+        """Activation sites of the model itself by human name, in execution order."""
+        table = catalogue(self.proto.SerializeToString())
+        if not table.recognised:
+            raise UsageError("no ViT's attention is recognised in this file: there is nothing that a pass could name")
+        chosen = (s for s in table.recognised if s.where == "activation" and not s.name.startswith(PREFIX))
+        return {site.name: site for site in chosen}
+
+    @cached_property
+    def human(self) -> Mapping[str, str]:
+        """Tensor -> the human name of its site."""
+        return {site.tensor: name for name, site in self.sites.items()}
+
+    def named(self, tensor: str) -> str:
+        """A site's human name; of any other tensor its own."""
+        return self.human.get(tensor, tensor)
+
+    def element(self, tensor: str) -> int:
+        """ONNX element type of a tensor."""
+        if tensor in self.flow.stored:
+            return int(self.flow.stored[tensor].data_type)
+        return self.flow.types[tensor]
+
+    def shape(self, tensor: str) -> tuple[int | None, ...]:
+        """Shape of a tensor, None for the batch; () where it is not known."""
+        if tensor in self.flow.stored:
+            return tuple(self.flow.stored[tensor].dims)
+        return self.flow.shapes.get(tensor, ())
+
+    def consumers(self, tensor: str) -> list[NodeProto]:
+        """Nodes that take the tensor's values."""
+        return [self.flow.nodes[index] for index in self.flow.consumers.get(tensor, [])]
+
+    def producer(self, tensor: str) -> NodeProto | None:
+        """The node that makes a tensor; None for inputs and weights."""
+        index = self.flow.producer.get(tensor)
+        return None if index is None else self.flow.nodes[index]
+
+    # ---- what is added
+
+    def has(self, name: str) -> bool:
+        """Whether a tensor of that name is there."""
+        return name in self._names
+
+    def add(self, op: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
+        """Add a node with one output, and give back that. Raises AssertionError for a name that is taken."""
+        assert output.startswith(PREFIX) or output == "detected", output
+        assert output not in self._names, output
+        self._names.add(output)
+        self.proto.graph.node.append(helper.make_node(op, list(inputs), [output], name=output, **attributes))
+        return output
+
+    def add_like(self, node: NodeProto, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+        """Add a node like another, between other tensors."""
+        assert not self._names.intersection(outputs), outputs
+        self._names.update(outputs)
+        copy = NodeProto()
+        copy.CopyFrom(node)
+        copy.input[:], copy.output[:], copy.name = inputs, outputs, outputs[0]
+        self.proto.graph.node.append(copy)
+
+    def constant(self, name: str, array: NDArray) -> str:
+        """Add an initializer, once for each name, and give back the name."""
+        assert name.startswith(PREFIX), name
+        if name not in self._names:
+            self._names.add(name)
+            self.proto.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+        return name
+
+    def axes(self, *axes: int) -> str:
+        """An initializer that holds axes."""
+        text = "_".join(map(str, axes)).replace("-", "m")
+        return self.constant(f"{PREFIX}axes.{text}", np.array(axes, np.int64))
+
+    def wide(self, tensor: str, prefix: str) -> str:
+        """The tensor as float32: itself, or a cast named after it."""
+        if self.element(tensor) == TensorProto.FLOAT:
+            return tensor
+        name = f"{prefix}.{self.named(tensor)}.fp32"
+        return name if name in self._names else self.add("Cast", [tensor], name, to=TensorProto.FLOAT)
+
+    def redirect(self, tensor: str, to: str) -> None:
+        """Let every node that was there when the pass began take ``to`` where it took ``tensor``."""
+        for node in self.proto.graph.node[: len(self.flow.nodes)]:
+            if node.op_type not in FROM_SHAPE:
+                node.input[:] = [to if name == tensor else name for name in node.input]
+
+    def finished(self) -> ModelProto:
+        """The graph with its nodes in order and what was added typed; checked. What is there is no longer changed."""
+        sort_nodes(self.proto.graph)
+        known = {value.name for value in (*self.proto.graph.value_info, *self.proto.graph.output)}
+        typed = onnx.shape_inference.infer_shapes(self.proto)
+        for value in typed.graph.value_info:
+            added = value.name.startswith(PREFIX) and value.name not in known
+            if added and value.type.tensor_type.elem_type in _TYPED:
+                self.proto.graph.value_info.append(value)
+        onnx.checker.check_model(self.proto)
+        return self.proto
+
+
+def check_unprotected(proto: ModelProto, name: str) -> None:
+    """Raises UsageError for a file that is protected already."""
+    if is_protected(proto):
+        raise UsageError(f"{name} is protected already; protect the model that it was made from")
+
+
+def marked(proto: ModelProto, passes: Sequence[Mapping[str, Any]]) -> ModelProto:
+    """The file with its passes in its metadata, beside what was there."""
+    props = {entry.key: entry.value for entry in proto.metadata_props}
+    onnx.helper.set_model_props(proto, props | {PROTECTION: json.dumps(list(passes), sort_keys=True)})
+    return proto

@@ -1,0 +1,99 @@
+"""Checksums: sums of every product, layer norm, softmax, residual and activation are held against what they must be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from onnx import ModelProto, NodeProto
+from pydantic import JsonValue
+
+from testbed.core.errors import TestbedError, UsageError
+from testbed.core.protected import PREFIX
+from testbed.instrument.cut.flow import CannotCut
+from testbed.protect.checks.alarms import FACTOR, add_alarms, set_bounds
+from testbed.protect.checks.invariants import activation, is_residual, layer_norm, residual, softmax
+from testbed.protect.checks.products import product
+from testbed.protect.checks.relation import Relation
+from testbed.protect.graph import Graph
+from testbed.protect.passes.base import Applied, Calibration
+from testbed.protect.passes.range import chosen_sites
+
+_MAKERS: dict[str, Callable[[Graph, NodeProto], Relation]] = {
+    "MatMul": product,
+    "Gemm": product,
+    "LayerNormalization": layer_norm,
+    "Softmax": softmax,
+    "Gelu": activation,
+}
+_NOT_CHECKED = "no sum of it is known: put a range guard there, or a duplicate"
+
+
+@dataclass(frozen=True)
+class ChecksumPass:
+    """``where``: patterns of sites whose checks are wanted; ``factor``: a threshold over the largest deviation that was seen
+    without a fault."""
+
+    where: tuple[str, ...] = ("*",)
+    factor: float = FACTOR
+
+    name = "checksum"
+    detects = True
+    corrects = False
+
+    def __post_init__(self) -> None:
+        if not self.factor >= 1:
+            raise UsageError(f"a threshold below what is seen without a fault is an alarm without one: {self.factor:g}")
+
+    def requires(self, graph: Graph) -> None:
+        """Raises UsageError where a pattern names no site, or nothing that is left can be checked."""
+        if not self._relations(graph)[0]:
+            raise UsageError(f"--where {','.join(self.where)} leaves nothing whose sum can be checked")
+
+    def call(self, proto: ModelProto, calibration: Calibration) -> tuple[ModelProto, Applied]:
+        """Add the checks; their bounds are measured."""
+        graph = Graph(proto)
+        relations, left_out = self._relations(graph)
+        groups = add_alarms(graph, self.name, relations)
+        checked, places = set_bounds(graph.finished(), groups, calibration, self.factor)
+        settings: dict[str, JsonValue] = {"where": list(self.where), "factor": self.factor}
+        return checked, Applied(self.name, settings, tuple(places), left_out)
+
+    def ensures(self, proto: ModelProto, applied: Applied) -> None:
+        """Every check is still there. Raises TestbedError where a later step took one away."""
+        there = {tensor.name: tuple(tensor.dims) for tensor in proto.graph.initializer}
+        checks = sum(dims[0] for name, dims in there.items() if _is_bound(name, self.name))
+        if checks != len(applied.places):
+            raise TestbedError(f"checksum: {len(applied.places)} checks were added, and the file holds {checks}")
+
+    def _relations(self, graph: Graph) -> tuple[list[Relation], dict[str, str]]:
+        wanted = set(chosen_sites(list(graph.sites), self.where))
+        relations, failed = [], {}
+        for node in graph.flow.nodes:
+            if node.output and node.output[0].startswith(PREFIX):
+                continue
+            try:
+                relations += list(_of_node(graph, node))
+            except CannotCut as error:
+                failed[graph.named(node.output[0])] = str(error)
+        kept = [relation for relation in relations if _covered(graph, [relation]) & wanted]
+        missing = {site: failed.get(site, _NOT_CHECKED) for site in wanted - _covered(graph, kept)}
+        return kept, {site: missing[site] for site in graph.sites if site in missing}
+
+
+def _of_node(graph: Graph, node: NodeProto) -> Iterator[Relation]:
+    if node.output[0] not in graph.flow.live:
+        return
+    if node.op_type in _MAKERS:
+        yield _MAKERS[node.op_type](graph, node)
+    elif is_residual(graph, node):
+        yield residual(graph, node)
+
+
+def _covered(graph: Graph, relations: Iterable[Relation]) -> set[str]:
+    """Human names of the sites in which a fault is seen."""
+    return {graph.human[tensor] for relation in relations for tensor in relation.covers if tensor in graph.human}
+
+
+def _is_bound(name: str, step: str) -> bool:
+    return name.startswith(f"{PREFIX}{step}.") and name.endswith(".high")

@@ -1,0 +1,195 @@
+"""Duplicates: parts of the network computed twice and compared, or three times and put to the vote.
+
+A copy has weights of its own. Engines merge nodes of the same inputs (common subexpressions), but not such of different
+initializers; a part without a weight of its own would be merged, and is refused.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from onnx import ModelProto, TensorProto, numpy_helper
+from pydantic import JsonValue
+
+from testbed.core.errors import TestbedError, UsageError
+from testbed.core.protected import PREFIX
+from testbed.instrument.cut.flow import CannotCut
+from testbed.protect.checks.alarms import FACTOR, add_alarms, set_bounds
+from testbed.protect.checks.relation import Relation, Term
+from testbed.protect.checks.sums import Vectors
+from testbed.protect.graph import Graph
+from testbed.protect.passes.base import Applied, Calibration, Place
+
+_STEP = f"{PREFIX}duplicate"
+_PARTS = {"attn": ("norm1", "attn.proj"), "mlp": ("norm2", "mlp.fc2")}
+
+
+@dataclass(frozen=True)
+class Part:
+    """A stretch of the network: from ``start`` (excluded) to ``end``, tensors; sites: those that are computed in it."""
+
+    name: str
+    start: str
+    end: str
+    nodes: tuple[int, ...]
+    sites: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class DuplicatePass:
+    """``where``: patterns of parts: block.N, block.N.attn, block.N.mlp; ``vote``: three copies, the majority goes on,
+    instead of two and an alarm."""
+
+    where: tuple[str, ...] = ("block.*.attn", "block.*.mlp")
+    vote: bool = False
+
+    name = "duplicate"
+
+    @property
+    def detects(self) -> bool:
+        return not self.vote
+
+    @property
+    def corrects(self) -> bool:
+        return self.vote
+
+    def requires(self, graph: Graph) -> None:
+        """Raises UsageError for a pattern that names no part, and for parts that lie in one another."""
+        parts = self._parts(graph)
+        taken: dict[int, str] = {}
+        for part in parts:
+            for node in part.nodes:
+                if node in taken:
+                    raise UsageError(f"{part.name} and {taken[node]} share nodes; name only one of them")
+                taken[node] = part.name
+
+    def call(self, proto: ModelProto, calibration: Calibration) -> tuple[ModelProto, Applied]:
+        """Copy every chosen part."""
+        graph = Graph(proto)
+        parts = self._parts(graph)
+        settings: dict[str, JsonValue] = {"where": list(self.where), "vote": self.vote}
+        if self.vote:
+            for part in parts:
+                _add_vote(graph, part)
+            places = [Place(part.name, "vote", part.sites) for part in parts]
+            return graph.finished(), Applied(self.name, settings, tuple(places))
+        relations = [_same(graph, part, _add_copy(graph, part, 1)) for part in parts]
+        groups = add_alarms(graph, self.name, relations)
+        bounded, found = set_bounds(graph.finished(), groups, calibration, FACTOR)
+        covered = {part.name: part.sites for part in parts}
+        places = [Place(p.name, p.kind, covered[p.name], p.low, p.high, p.noise) for p in found]
+        return bounded, Applied(self.name, settings, tuple(places))
+
+    def ensures(self, proto: ModelProto, applied: Applied) -> None:
+        """Every copy is there, with weights of its own."""
+        made = {name for node in proto.graph.node for name in node.output}
+        for place in applied.places:
+            for number in (1, 2) if self.vote else (1,):
+                if not any(name.startswith(f"{_STEP}.{number}.{place.name}.") for name in made):
+                    raise TestbedError(f"duplicate: copy {number} of {place.name} is not in the file")
+
+    def _parts(self, graph: Graph) -> list[Part]:
+        known = parts_of(graph)
+        chosen: list[str] = []
+        for pattern in self.where:
+            hits = [name for name in known if fnmatch.fnmatchcase(name, pattern)]
+            if not hits:
+                raise UsageError(f"no part matches {pattern!r}; there are: {', '.join(list(known)[:6])}, ...")
+            chosen += [name for name in hits if name not in chosen]
+        return [known[name] for name in chosen]
+
+
+def parts_of(graph: Graph) -> dict[str, Part]:
+    """The parts of a ViT that can be copied: of every block its attention, its MLP, and all of it."""
+    parts: dict[str, Part] = {}
+    blocks = sorted({site.block for site in graph.sites.values() if site.block is not None})
+    for block in blocks:
+        for name, (first, last) in _PARTS.items():
+            sites = [f"block.{block}.{site}" for site in (first, last)]
+            if all(site in graph.sites for site in sites):
+                norm = graph.producer(graph.sites[sites[0]].tensor)
+                end = graph.sites[sites[1]].tensor
+                if norm is not None:
+                    _keep(graph, parts, f"block.{block}.{name}", graph.flow.live_inputs(norm)[0], end)
+        whole = [f"block.{block}.norm1", f"block.{block}.mlp.residual"]
+        if all(site in graph.sites for site in whole):
+            norm = graph.producer(graph.sites[whole[0]].tensor)
+            if norm is not None:
+                _keep(graph, parts, f"block.{block}", graph.flow.live_inputs(norm)[0], graph.sites[whole[1]].tensor)
+    return parts
+
+
+def _keep(graph: Graph, parts: dict[str, Part], name: str, start: str, end: str) -> None:
+    """Leaves out a part that takes more of the image than its start."""
+    try:
+        nodes = graph.flow.between([start], [end])
+    except CannotCut:
+        return
+    made = {output for index in nodes for output in graph.flow.nodes[index].output}
+    sites = tuple(site for site, of in graph.sites.items() if of.tensor in made)
+    parts[name] = Part(name, start, end, tuple(nodes), sites)
+
+
+def _add_copy(graph: Graph, part: Part, number: int) -> str:
+    """The part once more, its weights copied; gives back the copy's end."""
+    prefix = f"{_STEP}.{number}.{part.name}"
+    made = {name for index in part.nodes for name in graph.flow.nodes[index].output if name}
+
+    def renamed(name: str) -> str:
+        if name in made:
+            return f"{prefix}.{name}"
+        if name in graph.flow.stored and _is_weight(graph.flow.stored[name]):
+            return graph.constant(f"{prefix}.{name}", numpy_helper.to_array(graph.flow.stored[name]))
+        return name
+
+    weights = 0
+    for index in part.nodes:
+        node = graph.flow.nodes[index]
+        inputs = [renamed(name) for name in node.input]
+        weights += sum(name.startswith(prefix) and graph.has(name) and name not in node.input for name in inputs)
+        graph.add_like(node, inputs, [renamed(name) for name in node.output])
+    if not weights:
+        raise UsageError(f"{part.name} has no weight of its own: engines would merge its copy with it")
+    return f"{prefix}.{part.end}"
+
+
+def _is_weight(tensor: TensorProto) -> bool:
+    return tensor.data_type in (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.INT8)
+
+
+def _same(graph: Graph, part: Part, copy: str) -> Relation:
+    """That the part and its copy differ by nothing but rounding."""
+    prefix = f"{_STEP}.1.{part.name}"
+    difference = graph.add("Sub", [part.end, copy], f"{prefix}.difference")
+    size = graph.add("Abs", [difference], f"{prefix}.size")
+    if graph.element(part.end) != TensorProto.FLOAT:
+        size = graph.add("Cast", [size], f"{prefix}.size.fp32", to=TensorProto.FLOAT)
+    axes = graph.axes(*range(1, len(graph.flow.per_image(part.end)) + 1))
+    total = graph.add("ReduceSum", [size, axes], f"{prefix}.total", keepdims=0)
+
+    def terms(vectors: Vectors) -> list[Term]:
+        return [Term(vectors.product_of(total, (1,)), 1.0)]
+
+    return Relation(part.name, "copy", (part.end,), lambda _: None, terms)
+
+
+def _add_vote(graph: Graph, part: Part) -> None:
+    """The part where its first copy says the same, else the second copy: the majority wherever one of three is wrong."""
+    first, second = (_add_copy(graph, part, number) for number in (1, 2))
+    prefix = f"{_STEP}.{part.name}"
+    agree = graph.add("Equal", [part.end, first], f"{prefix}.agree")
+    graph.redirect(part.end, graph.add("Where", [agree, part.end, second], f"{prefix}.voted"))
+
+
+def copies(proto: ModelProto, names: Sequence[str]) -> dict[str, int]:
+    """Products that an (optimised) file still holds for each part's copies."""
+    return {
+        name: sum(
+            any(output.startswith((f"{_STEP}.1.{name}.", f"{_STEP}.2.{name}.")) for output in node.output)
+            for node in proto.graph.node
+            if "MatMul" in node.op_type or "Gemm" in node.op_type or "Attention" in node.op_type
+        )
+        for name in names
+    }

@@ -1,0 +1,77 @@
+"""Non-finite flags: NaN and infinity in a site raise an alarm, and change nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from onnx import ModelProto
+from pydantic import JsonValue
+
+from testbed.core.errors import TestbedError, UsageError
+from testbed.core.protected import FLAG
+from testbed.instrument.cut.flow import CannotCut
+from testbed.protect.checks.alarms import add_alarms, set_bounds
+from testbed.protect.checks.relation import Relation, Term
+from testbed.protect.checks.sums import Vectors
+from testbed.protect.graph import Graph
+from testbed.protect.passes.base import Applied, Calibration
+from testbed.protect.passes.range import chosen_sites
+
+_LARGEST = float(np.finfo(np.float32).max)
+_ENDS = ("*.mlp.residual", "norm", "head")
+
+
+@dataclass(frozen=True)
+class NonfinitePass:
+    """``where``: patterns of sites; by default what a block gives, and the end.
+
+    The sum over a site is held against the largest float32: it is NaN or infinite where any of it is, and where so large
+    values were added up that the sum is.
+    """
+
+    where: tuple[str, ...] = _ENDS
+
+    name = "nonfinite"
+    detects = True
+    corrects = False
+
+    def requires(self, graph: Graph) -> None:
+        """Raises UsageError where a pattern names no site, or no sum can be taken."""
+        if not self._relations(graph)[0]:
+            raise UsageError(f"--where {','.join(self.where)} leaves no site whose sum can be taken")
+
+    def call(self, proto: ModelProto, calibration: Calibration) -> tuple[ModelProto, Applied]:
+        """Add a flag to every chosen site."""
+        graph = Graph(proto)
+        relations, left_out = self._relations(graph)
+        groups = add_alarms(graph, self.name, relations)
+        flagged, places = set_bounds(graph.finished(), groups, calibration)
+        settings: dict[str, JsonValue] = {"where": list(self.where)}
+        return flagged, Applied(self.name, settings, tuple(places), left_out)
+
+    def ensures(self, proto: ModelProto, applied: Applied) -> None:
+        """Every group still has its flag."""
+        flags = [n for node in proto.graph.node for n in node.output if n.startswith(f"{FLAG}{self.name}.")]
+        if not flags:
+            raise TestbedError("nonfinite: the file holds no flag")
+
+    def _relations(self, graph: Graph) -> tuple[list[Relation], dict[str, str]]:
+        relations, left_out = [], {}
+        for site in chosen_sites(list(graph.sites), self.where):
+            tensor = graph.sites[site].tensor
+            try:
+                graph.flow.per_image(tensor)
+            except CannotCut as error:
+                left_out[site] = str(error)
+                continue
+            relations.append(_finite(site, tensor))
+        return relations, left_out
+
+
+def _finite(site: str, tensor: str) -> Relation:
+    def terms(vectors: Vectors) -> list[Term]:
+        return [Term(vectors.total(tensor), 1.0)]
+
+    bound = (-_LARGEST, _LARGEST)
+    return Relation(site, "finite", (tensor,), lambda _: None, terms, bound=bound)
