@@ -1,0 +1,140 @@
+"""Canaries: a fault put under every guard, check and copy of a built engine, which has to show.
+
+What an engine folds away, merges or never evaluates is found here, not in a campaign.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from testbed.core.arrays import Float32s
+from testbed.core.errors import GateFailed
+from testbed.core.protected import DETECTED, PREFIX
+from testbed.core.site import Site, SiteTable
+from testbed.engines.runner import EngineRequest, WeightInjector, faulty_weight, open_engine
+from testbed.instrument.ports.feed import PortFeed
+from testbed.instrument.ports.insertion import instrument
+from testbed.instrument.table import site_table
+from testbed.protect.passes.base import Applied, Place
+
+_LOUD = {"fp32": 0x7149F2CA, "fp16": 0x7BFF, "bf16": 0x7149, "int8": 0x7F}  # 1e30, the largest fp16, 1e30, 127
+_KEEP = (0, 0)
+_ROWS = 8
+
+
+@dataclass(frozen=True)
+class Canary:
+    """How many faults were put in on an engine, and how many of them had to show and did."""
+
+    engine: str
+    activations: int
+    weights: int
+
+
+def fly(proto: ModelProto, applied: Sequence[Applied], image: Float32s, engine: str, precision: str) -> Canary:
+    """Put one loud value under each check, and one into a weight of each checked product.
+
+    image: (1, C, S, S). Raises GateFailed naming the check that did not see it.
+    """
+    plain = proto.SerializeToString()
+    table = site_table(plain, "model")
+    watched = _watched(table, applied)
+    _activations(plain, table, watched, image, engine, precision)
+    weights = _weights(proto, table, applied, image, engine, precision)
+    return Canary(engine, len(watched), weights)
+
+
+def _watched(table: SiteTable, applied: Sequence[Applied]) -> list[tuple[str, Place, Site]]:
+    """Each detecting place with a site that it covers; an activation's range is only of sums, so of its largest value."""
+    sites = {site.name: site for site in table if site.where == "activation"}
+    chosen = []
+    for done in applied:
+        for place in done.places:
+            covered = [sites[name] for name in place.covers if name in sites]
+            if covered and place.kind not in ("guard", "vote"):
+                chosen.append((done.name, place, covered[-1]))
+    return chosen
+
+
+def _activations(
+    plain: bytes,
+    table: SiteTable,
+    watched: Sequence[tuple[str, Place, Site]],
+    image: Float32s,
+    engine: str,
+    precision: str,
+) -> None:
+    if not watched:
+        return
+    twin = instrument(plain, table).SerializeToString(deterministic=True)
+    request = EngineRequest.of_bytes(twin, table.deployment_id, precision=precision, max_batch=_ROWS)
+    name = onnx.load_from_string(plain).graph.input[0].name
+    images = np.repeat(image, _ROWS, axis=0)
+    with open_engine(engine, request) as runner:
+        for start in range(0, len(watched), _ROWS - 1):  # the last row is left alone
+            some = watched[start : start + _ROWS - 1]
+            ports = _loud(table, [site for _, _, site in some])
+            detected = runner.run({name: images, **ports.as_inputs(table)})[DETECTED]
+            for (step, place, site), seen in zip(some, detected, strict=False):
+                if not seen:
+                    raise GateFailed(
+                        f"{step}: on {engine} the check {place.name} does not see a fault in {site.name}: the engine has"
+                        " folded it away, or its threshold never fires"
+                    )
+            if detected[len(some) :].any():
+                raise GateFailed(f"on {engine} a fault in one image raises the alarm of another: leave that engine out")
+
+
+def _loud(table: SiteTable, sites: Sequence[Site]) -> PortFeed:
+    idle = _ROWS - len(sites)
+    numbers = np.array([*(table.ports[site.name] for site in sites), *([-1] * idle)], np.int64)
+    index = np.array([*(site.elements // 2 for site in sites), *([0] * idle)], np.int64)
+    words = np.array([*(_LOUD[site.format_name] for site in sites), *([0] * idle)], np.uint32)
+    return PortFeed.writing(numbers, index, words)
+
+
+def _weights(
+    proto: ModelProto, table: SiteTable, applied: Sequence[Applied], image: Float32s, engine: str, precision: str
+) -> int:
+    """Weights of checked products, each made loud in place; 0 where the engine's weights cannot be changed."""
+    covered = {name for done in applied if done.name == "checksum" for p in done.places if p.kind == "product" for name in p.covers}
+    sites = [site for site in table if site.where == "weight" and _feeds(site.name, covered) and site.format_name in _LOUD]
+    request = EngineRequest.of_bytes(
+        proto.SerializeToString(), table.deployment_id, precision=precision, mutable_weights=True, max_batch=1
+    )
+    if not sites:
+        return 0
+    name = proto.graph.input[0].name
+    struck = 0
+    with open_engine(engine, request) as runner:
+        if not isinstance(runner, WeightInjector):
+            return 0
+        for site in sites:
+            word = np.uint32(_LOUD[site.format_name])
+            with faulty_weight(runner, site.tensor, site.stored_index(site.elements // 2), (np.uint32(0), word, np.uint32(0))):
+                if not runner.run({name: image})[DETECTED][0]:
+                    raise GateFailed(f"checksum: on {engine} no check sees a fault in {site.name}")
+            struck += 1
+    return struck
+
+
+def _feeds(weight: str, covered: set[str]) -> bool:
+    """Whether a weight's product is among the covered sites: block.0.mlp.fc1.weight, block.0.attn.qkv.weight."""
+    if weight.startswith(PREFIX) or not weight.endswith(".weight"):
+        return False
+    module = weight.removesuffix(".weight")
+    return module in covered or (module.endswith(".qkv") and module.removesuffix("qkv") + "q" in covered)
+
+
+def merged_copies(optimised: ModelProto, names: Sequence[str]) -> NDArray[np.int64]:
+    """Of each duplicated part, how many of its copy's products an engine's optimised graph still holds."""
+    from testbed.protect.passes.duplicate import copies
+
+    held = copies(optimised, names)
+    return np.array([held[name] for name in names], np.int64)

@@ -1,0 +1,199 @@
+"""What a protected file has to keep, on real images that it was not calibrated on, before anybody may use it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import ModelProto
+from pydantic import JsonValue
+
+from testbed.analysis.stats import clopper_pearson, wilson
+from testbed.core.arrays import Float32s
+from testbed.core.errors import GateFailed
+from testbed.core.protected import DETECTED
+from testbed.protect.build import Protected
+from testbed.protect.canary import Canary, fly, merged_copies
+from testbed.protect.observe import Extremes, extremes, run_all
+from testbed.protect.passes.base import Applied
+
+MARGINS = (1.0, 1.1, 1.3, 1.5, 2.0)
+"""What a range guard's margin is tried at, for the images that it would clip."""
+BOUND = 1e-3
+"""How far a detecting pass may move a logit, of the largest logit: what other fusions round differently."""
+_ONE_SIDED = 0.95
+
+
+@dataclass(frozen=True)
+class Unchanged:
+    """A protected engine beside the plain one, without a fault, on n unseen images.
+
+    identical: images whose outputs are the same bit for bit; largest: difference of any logit; bound: what was allowed,
+    None where a pass may correct; top1_agreement: share; accuracy with its interval, of both; false_alarms: images
+    without a fault that raised one, with the one-sided upper bound of their rate.
+    """
+
+    engine: str
+    n: int
+    identical: int
+    largest: float
+    bound: float | None
+    top1_agreement: float
+    accuracy: tuple[float, float, float]
+    accuracy_before: tuple[float, float, float]
+    false_alarms: int | None
+    false_alarm_bound: float | None
+
+
+@dataclass(frozen=True)
+class MarginTried:
+    """A range guard's margin, and the share of unseen images of which it would clip a value, with its interval."""
+
+    margin: float
+    clipped: int
+    n: int
+    rate: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Ensured:
+    """All that was checked of a file."""
+
+    unchanged: tuple[Unchanged, ...]
+    canaries: tuple[Canary, ...]
+    margins: tuple[MarginTried, ...]
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """JSON-ready."""
+        return {
+            "unchanged": [asdict(each) for each in self.unchanged],  # type: ignore[misc]
+            "canaries": [asdict(each) for each in self.canaries],  # type: ignore[misc]
+            "margins": [asdict(each) for each in self.margins],  # type: ignore[misc]
+        }
+
+
+def ensure(
+    plain: ModelProto,
+    protected: Protected,
+    images: Float32s,
+    labels: NDArray[np.int64],
+    engines: Sequence[str],
+    precision: str,
+) -> Ensured:
+    """Hold a protected file against its plain one. images: (n, C, S, S), none of which it was calibrated on.
+
+    Raises GateFailed, saying which pass and what to do, where outputs move further than a pass may move them, where
+    accuracy leaves its interval, and where a check or copy does not survive an engine.
+    """
+    unchanged = tuple(_compared(plain, protected, images, labels, engine, precision) for engine in engines)
+    canaries: list[Canary] = []
+    for engine in engines:
+        if protected.detects:
+            canaries.append(fly(protected.proto, protected.applied, images[:1], engine, precision))
+    _check_copies(protected)
+    return Ensured(unchanged, tuple(canaries), _margins(plain, protected.applied, images, engines[0], precision))
+
+
+def _compared(
+    plain: ModelProto, protected: Protected, images: Float32s, labels: NDArray[np.int64], engine: str, precision: str
+) -> Unchanged:
+    name = plain.graph.output[0].name
+    before = run_all(plain, images, engine, precision)[name]
+    results = run_all(protected.proto, images, engine, precision)
+    after = results[name]
+    alarms = int(results[DETECTED].sum()) if DETECTED in results else None
+    corrects = any(done.name == "range" or done.settings.get("vote") for done in protected.applied)
+    difference = np.abs(after.astype(np.float64) - before)
+    bound = None if corrects else BOUND * float(np.abs(before).max())
+    largest = float(np.nan_to_num(difference, nan=np.inf).max())
+    if bound is not None and largest > bound:
+        raise GateFailed(
+            f"on {engine} passes that only detect move a logit by {largest:.3g}, more than {bound:.3g}: leave the engine out"
+        )
+    n = len(images)
+    right = [int((outputs.argmax(1) == labels).sum()) for outputs in (after, before)]
+    shares = [(count / n, *wilson(count, n)) for count in right]
+    if not shares[1][1] <= shares[0][0]:
+        raise GateFailed(
+            f"on {engine} accuracy falls from {100 * shares[1][0]:.2f} % to {100 * shares[0][0]:.2f} %, out of its interval:"
+            " widen the range (--margin), or guard fewer sites"
+        )
+    return Unchanged(
+        engine=engine,
+        n=n,
+        identical=int((after.view(np.uint32) == before.view(np.uint32)).all(axis=1).sum()),
+        largest=largest,
+        bound=bound,
+        top1_agreement=float((after.argmax(1) == before.argmax(1)).mean()),
+        accuracy=shares[0],
+        accuracy_before=shares[1],
+        false_alarms=alarms,
+        false_alarm_bound=None if alarms is None else upper_bound(alarms, n),
+    )
+
+
+def upper_bound(count: int, n: int, confidence: float = _ONE_SIDED) -> float:
+    """One-sided upper bound of a rate (Clopper & Pearson)."""
+    return float(clopper_pearson(count, n, 2 * confidence - 1)[1])
+
+
+def _check_copies(protected: Protected) -> None:
+    """ONNX Runtime's optimised graph still holds every copy: it merges nodes of the same inputs."""
+    names = [p.name for done in protected.applied if done.name == "duplicate" for p in done.places]
+    if not names:
+        return
+    held = merged_copies(_optimised(protected.proto), names)
+    asked = merged_copies(protected.proto, names)
+    for name, kept, made in zip(names, held, asked, strict=True):
+        if kept < made:
+            raise GateFailed(f"duplicate: ONNX Runtime keeps {kept} of the {made} products in the copies of {name}")
+
+
+def _optimised(proto: ModelProto) -> ModelProto:
+    import onnxruntime as ort
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = str(Path(folder) / "optimised.onnx")
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        options.optimized_model_filepath = file
+        ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return onnx.load(file)
+
+
+def _margins(
+    plain: ModelProto, applied: Sequence[Applied], images: Float32s, engine: str, precision: str
+) -> tuple[MarginTried, ...]:
+    """How many unseen images each margin would clip a value of, from their extremes in the plain engine."""
+    guards = [(p, done) for done in applied if done.name == "range" for p in done.places]
+    if not guards:
+        return ()
+    from testbed.protect.graph import Graph
+
+    sites = Graph(plain).sites
+    tensors = [sites[place.name].tensor for place, _ in guards]
+    seen = extremes(plain, tensors, images, engine, precision)
+    return tuple(_tried(margin, guards, [seen[tensor] for tensor in tensors]) for margin in MARGINS)
+
+
+def _tried(margin: float, guards: Sequence[tuple[object, Applied]], seen: Sequence[Extremes]) -> MarginTried:
+    clipped = np.zeros(len(seen[0].low), bool)
+    for (place, done), extreme in zip(guards, seen, strict=True):
+        low, high = _at_margin(place, done, margin)
+        clipped |= (extreme.low < low) | (extreme.high > high)
+    count, n = int(clipped.sum()), len(clipped)
+    return MarginTried(margin, count, n, count / n, *wilson(count, n))
+
+
+def _at_margin(place: object, done: Applied, margin: float) -> tuple[float, float]:
+    """A guard's bounds, had it another margin."""
+    low, high = float(place.low), float(place.high)  # type: ignore[attr-defined]
+    middle, half = (low + high) / 2, (high - low) / 2 / float(str(done.settings["margin"]))
+    return middle - half * margin, middle + half * margin
