@@ -72,6 +72,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Measure how faithful a model's circuits are over their size, and score its edges.",
     ),
     "prune": ("testbed.cli.commands.model.prune:prune", "Cut a model down to a smaller one."),
+    "protect": (
+        "testbed.cli.commands.model.protect:protect",
+        "Rewrite a model so that faults are corrected or detected.",
+    ),
     "bench": ("testbed.cli.commands.model.bench:bench", "Time models as deployed, side by side."),
     "sweep": ("testbed.cli.commands.results.sweep:sweep", "Sweep tolerances over a finished campaign's rows."),
     "tradeoff": (

@@ -15,6 +15,7 @@ from onnx import ModelProto
 
 from testbed.core.arrays import Float32s
 from testbed.core.errors import GateFailed
+from testbed.core.fault import Masks
 from testbed.core.protected import DETECTED, PREFIX
 from testbed.core.site import Site, SiteTable
 from testbed.engines.runner import EngineRequest, WeightInjector, faulty_weight, open_engine
@@ -24,7 +25,6 @@ from testbed.instrument.table import site_table
 from testbed.protect.passes.base import Applied, Place
 
 _LOUD = {"fp32": 0x7149F2CA, "fp16": 0x7BFF, "bf16": 0x7149, "int8": 0x7F}  # 1e30, the largest fp16, 1e30, 127
-_KEEP = (0, 0)
 _ROWS = 8
 
 
@@ -103,8 +103,17 @@ def _weights(
     proto: ModelProto, table: SiteTable, applied: Sequence[Applied], image: Float32s, engine: str, precision: str
 ) -> int:
     """Weights of checked products, each made loud in place; 0 where the engine's weights cannot be changed."""
-    covered = {name for done in applied if done.name == "checksum" for p in done.places if p.kind == "product" for name in p.covers}
-    sites = [site for site in table if site.where == "weight" and _feeds(site.name, covered) and site.format_name in _LOUD]
+    covered = {
+        name
+        for done in applied
+        if done.name == "checksum"
+        for p in done.places
+        if p.kind == "product"
+        for name in p.covers
+    }
+    sites = [
+        site for site in table if site.where == "weight" and _feeds(site.name, covered) and site.format_name in _LOUD
+    ]
     request = EngineRequest.of_bytes(
         proto.SerializeToString(), table.deployment_id, precision=precision, mutable_weights=True, max_batch=1
     )
@@ -116,8 +125,10 @@ def _weights(
         if not isinstance(runner, WeightInjector):
             return 0
         for site in sites:
-            word = np.uint32(_LOUD[site.format_name])
-            with faulty_weight(runner, site.tensor, site.stored_index(site.elements // 2), (np.uint32(0), word, np.uint32(0))):
+            word = _LOUD[site.format_name]
+            with faulty_weight(
+                runner, site.tensor, site.stored_index(site.elements // 2), Masks(0, word, 0)
+            ):
                 if not runner.run({name: image})[DETECTED][0]:
                     raise GateFailed(f"checksum: on {engine} no check sees a fault in {site.name}")
             struck += 1

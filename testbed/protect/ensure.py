@@ -9,18 +9,18 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import ModelProto
 from pydantic import JsonValue
 
 from testbed.analysis.stats import clopper_pearson, wilson
-from testbed.core.arrays import Float32s
 from testbed.core.errors import GateFailed
 from testbed.core.protected import DETECTED
+from testbed.data import Split
 from testbed.protect.build import Protected
 from testbed.protect.canary import Canary, fly, merged_copies
+from testbed.protect.graph import Graph
 from testbed.protect.observe import Extremes, extremes, run_all
-from testbed.protect.passes.base import Applied
+from testbed.protect.passes.base import Applied, Place
 
 MARGINS = (1.0, 1.1, 1.3, 1.5, 2.0)
 """What a range guard's margin is tried at, for the images that it would clip."""
@@ -73,37 +73,34 @@ class Ensured:
     def to_json(self) -> dict[str, JsonValue]:
         """JSON-ready."""
         return {
-            "unchanged": [asdict(each) for each in self.unchanged],  # type: ignore[misc]
-            "canaries": [asdict(each) for each in self.canaries],  # type: ignore[misc]
-            "margins": [asdict(each) for each in self.margins],  # type: ignore[misc]
+            "unchanged": [asdict(each) for each in self.unchanged],
+            "canaries": [asdict(each) for each in self.canaries],
+            "margins": [asdict(each) for each in self.margins],
         }
 
 
 def ensure(
     plain: ModelProto,
     protected: Protected,
-    images: Float32s,
-    labels: NDArray[np.int64],
+    images: Split,
     engines: Sequence[str],
     precision: str,
 ) -> Ensured:
-    """Hold a protected file against its plain one. images: (n, C, S, S), none of which it was calibrated on.
+    """Hold a protected file against its plain one, on images that it was not calibrated on.
 
     Raises GateFailed, saying which pass and what to do, where outputs move further than a pass may move them, where
     accuracy leaves its interval, and where a check or copy does not survive an engine.
     """
-    unchanged = tuple(_compared(plain, protected, images, labels, engine, precision) for engine in engines)
+    unchanged = tuple(_compared(plain, protected, images, engine, precision) for engine in engines)
     canaries: list[Canary] = []
     for engine in engines:
         if protected.detects:
-            canaries.append(fly(protected.proto, protected.applied, images[:1], engine, precision))
+            canaries.append(fly(protected.proto, protected.applied, images.batch([0]), engine, precision))
     _check_copies(protected)
     return Ensured(unchanged, tuple(canaries), _margins(plain, protected.applied, images, engines[0], precision))
 
 
-def _compared(
-    plain: ModelProto, protected: Protected, images: Float32s, labels: NDArray[np.int64], engine: str, precision: str
-) -> Unchanged:
+def _compared(plain: ModelProto, protected: Protected, images: Split, engine: str, precision: str) -> Unchanged:
     name = plain.graph.output[0].name
     before = run_all(plain, images, engine, precision)[name]
     results = run_all(protected.proto, images, engine, precision)
@@ -118,8 +115,8 @@ def _compared(
             f"on {engine} passes that only detect move a logit by {largest:.3g}, more than {bound:.3g}: leave the engine out"
         )
     n = len(images)
-    right = [int((outputs.argmax(1) == labels).sum()) for outputs in (after, before)]
-    shares = [(count / n, *wilson(count, n)) for count in right]
+    right = [int((outputs.argmax(1) == images.labels).sum()) for outputs in (after, before)]
+    shares = [_share(count, n) for count in right]
     if not shares[1][1] <= shares[0][0]:
         raise GateFailed(
             f"on {engine} accuracy falls from {100 * shares[1][0]:.2f} % to {100 * shares[0][0]:.2f} %, out of its interval:"
@@ -137,6 +134,11 @@ def _compared(
         false_alarms=alarms,
         false_alarm_bound=None if alarms is None else upper_bound(alarms, n),
     )
+
+
+def _share(count: int, n: int) -> tuple[float, float, float]:
+    low, high = wilson(count, n)
+    return count / n, float(low), float(high)
 
 
 def upper_bound(count: int, n: int, confidence: float = _ONE_SIDED) -> float:
@@ -169,31 +171,31 @@ def _optimised(proto: ModelProto) -> ModelProto:
 
 
 def _margins(
-    plain: ModelProto, applied: Sequence[Applied], images: Float32s, engine: str, precision: str
+    plain: ModelProto, applied: Sequence[Applied], images: Split, engine: str, precision: str
 ) -> tuple[MarginTried, ...]:
     """How many unseen images each margin would clip a value of, from their extremes in the plain engine."""
     guards = [(p, done) for done in applied if done.name == "range" for p in done.places]
     if not guards:
         return ()
-    from testbed.protect.graph import Graph
-
     sites = Graph(plain).sites
     tensors = [sites[place.name].tensor for place, _ in guards]
     seen = extremes(plain, tensors, images, engine, precision)
     return tuple(_tried(margin, guards, [seen[tensor] for tensor in tensors]) for margin in MARGINS)
 
 
-def _tried(margin: float, guards: Sequence[tuple[object, Applied]], seen: Sequence[Extremes]) -> MarginTried:
+def _tried(margin: float, guards: Sequence[tuple[Place, Applied]], seen: Sequence[Extremes]) -> MarginTried:
     clipped = np.zeros(len(seen[0].low), bool)
     for (place, done), extreme in zip(guards, seen, strict=True):
         low, high = _at_margin(place, done, margin)
         clipped |= (extreme.low < low) | (extreme.high > high)
     count, n = int(clipped.sum()), len(clipped)
-    return MarginTried(margin, count, n, count / n, *wilson(count, n))
+    return MarginTried(margin, count, n, *_share(count, n))
 
 
-def _at_margin(place: object, done: Applied, margin: float) -> tuple[float, float]:
+def _at_margin(place: Place, done: Applied, margin: float) -> tuple[float, float]:
     """A guard's bounds, had it another margin."""
-    low, high = float(place.low), float(place.high)  # type: ignore[attr-defined]
+    assert place.low is not None
+    assert place.high is not None
+    low, high = place.low, place.high
     middle, half = (low + high) / 2, (high - low) / 2 / float(str(done.settings["margin"]))
     return middle - half * margin, middle + half * margin

@@ -11,11 +11,14 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper
 
 from testbed.core.arrays import Float32s, Float64s
+from testbed.data import Split
 from testbed.engines.batches import pad_values
 from testbed.engines.runner import EngineRequest, Runner, open_engine
 from testbed.protect.graph import Graph
 
 _BATCH = 8
+Images = Float32s | Split
+"""Images (n, C, S, S), or a split that is read batch by batch."""
 
 
 @dataclass(frozen=True)
@@ -27,9 +30,7 @@ class Extremes:
     mean: Float64s
 
 
-def run_all(
-    proto: ModelProto, images: Float32s, engine: str, precision: str, batch: int = _BATCH
-) -> dict[str, NDArray]:
+def run_all(proto: ModelProto, images: Images, engine: str, precision: str, batch: int = _BATCH) -> dict[str, NDArray]:
     """Every output of a file for all images: name -> (n, ...). Raises EngineError where the engine refuses the file."""
     with opened(proto, engine, precision, batch) as runner:
         return outputs_of(runner, proto.graph.input[0].name, images, batch)
@@ -48,19 +49,25 @@ def opened(
 
 
 def outputs_of(
-    runner: Runner, name: str, images: Float32s, batch: int, also: Mapping[str, NDArray] | None = None
+    runner: Runner, name: str, images: Images, batch: int, also: Mapping[str, NDArray] | None = None
 ) -> dict[str, NDArray]:
     """All outputs, the images in batches of one size. also: further feeds, the same for every batch."""
     parts: list[dict[str, NDArray]] = []
-    for start in range(0, len(images), batch):
-        some = images[start : start + batch]
+    for some in _chunks(images, batch):
         results = runner.run({name: pad_values(some, batch, some[:1]), **(also or {})})
         parts.append({key: np.array(value[: len(some)]) for key, value in results.items()})
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
 
+def _chunks(images: Images, batch: int) -> Iterator[Float32s]:
+    if isinstance(images, Split):
+        yield from (some for some, _ in images.batches(batch))
+    else:
+        yield from (images[start : start + batch] for start in range(0, len(images), batch))
+
+
 def extremes(
-    proto: ModelProto, tensors: Sequence[str], images: Float32s, engine: str, precision: str
+    proto: ModelProto, tensors: Sequence[str], images: Images, engine: str, precision: str
 ) -> dict[str, Extremes]:
     """Extremes of tensors, found by reductions inside the engine, so that no tensor has to leave it."""
     graph = Graph(proto)
@@ -83,7 +90,7 @@ def extremes(
 
 
 def values(
-    proto: ModelProto, tensors: Sequence[str], images: Float32s, engine: str, precision: str, batch: int = _BATCH
+    proto: ModelProto, tensors: Sequence[str], images: Images, engine: str, precision: str, batch: int = _BATCH
 ) -> dict[str, NDArray]:
     """Small float32 tensors themselves, for all images: tensor -> (n, ...)."""
     watched = ModelProto()

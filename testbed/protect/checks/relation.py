@@ -43,8 +43,8 @@ class Statistics:
 class Relation:
     """One check. ``terms`` makes its terms once all sums over fewer axes are there; ``needs`` asks for those.
 
-    covers: tensors in which a fault is seen. is_range: the value is not 0, but where it was on real images. bound: fixed by theory,
-    (low, high); None where it is measured.
+    covers: tensors in which a fault is seen. is_range: the value is not 0, but where it was on real images. bound: (low,
+    high), fixed by theory; None where it is measured.
     """
 
     name: str

@@ -79,6 +79,15 @@ class ProtectionPass(Protocol):
         """Raises UsageError, with what to do, where the pass cannot be applied to the file."""
         ...
 
+    def planned(self, graph: Graph) -> tuple[list[str], dict[str, str]]:
+        """Where the pass would add something, and per site that it leaves out, why."""
+        ...
+
+    @property
+    def settings(self) -> dict[str, JsonValue]:
+        """What was asked for, JSON-ready."""
+        ...
+
     def call(self, proto: ModelProto, calibration: Calibration) -> tuple[ModelProto, Applied]:
         """The file with the pass, and what was done."""
         ...

@@ -50,14 +50,23 @@ class ChecksumPass:
         if not self._relations(graph)[0]:
             raise UsageError(f"--where {','.join(self.where)} leaves nothing whose sum can be checked")
 
+    def planned(self, graph: Graph) -> tuple[list[str], dict[str, str]]:
+        """The checks."""
+        relations, left_out = self._relations(graph)
+        return [f"{relation.name} ({relation.kind})" for relation in relations], left_out
+
+    @property
+    def settings(self) -> dict[str, JsonValue]:
+        """What was asked for."""
+        return {"where": list(self.where), "factor": self.factor}
+
     def call(self, proto: ModelProto, calibration: Calibration) -> tuple[ModelProto, Applied]:
         """Add the checks; their bounds are measured."""
         graph = Graph(proto)
         relations, left_out = self._relations(graph)
         groups = add_alarms(graph, self.name, relations)
         checked, places = set_bounds(graph.finished(), groups, calibration, self.factor)
-        settings: dict[str, JsonValue] = {"where": list(self.where), "factor": self.factor}
-        return checked, Applied(self.name, settings, tuple(places), left_out)
+        return checked, Applied(self.name, self.settings, tuple(places), left_out)
 
     def ensures(self, proto: ModelProto, applied: Applied) -> None:
         """Every check is still there. Raises TestbedError where a later step took one away."""

@@ -65,22 +65,30 @@ class DuplicatePass:
                     raise UsageError(f"{part.name} and {taken[node]} share nodes; name only one of them")
                 taken[node] = part.name
 
+    def planned(self, graph: Graph) -> tuple[list[str], dict[str, str]]:
+        """The parts that are copied."""
+        return [part.name for part in self._parts(graph)], {}
+
+    @property
+    def settings(self) -> dict[str, JsonValue]:
+        """What was asked for."""
+        return {"where": list(self.where), "vote": self.vote}
+
     def call(self, proto: ModelProto, calibration: Calibration) -> tuple[ModelProto, Applied]:
         """Copy every chosen part."""
         graph = Graph(proto)
         parts = self._parts(graph)
-        settings: dict[str, JsonValue] = {"where": list(self.where), "vote": self.vote}
         if self.vote:
             for part in parts:
                 _add_vote(graph, part)
             places = [Place(part.name, "vote", part.sites) for part in parts]
-            return graph.finished(), Applied(self.name, settings, tuple(places))
+            return graph.finished(), Applied(self.name, self.settings, tuple(places))
         relations = [_same(graph, part, _add_copy(graph, part, 1)) for part in parts]
         groups = add_alarms(graph, self.name, relations)
         bounded, found = set_bounds(graph.finished(), groups, calibration, FACTOR)
         covered = {part.name: part.sites for part in parts}
         places = [Place(p.name, p.kind, covered[p.name], p.low, p.high, p.noise) for p in found]
-        return bounded, Applied(self.name, settings, tuple(places))
+        return bounded, Applied(self.name, self.settings, tuple(places))
 
     def ensures(self, proto: ModelProto, applied: Applied) -> None:
         """Every copy is there, with weights of its own."""

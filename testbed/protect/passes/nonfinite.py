@@ -41,14 +41,23 @@ class NonfinitePass:
         if not self._relations(graph)[0]:
             raise UsageError(f"--where {','.join(self.where)} leaves no site whose sum can be taken")
 
+    def planned(self, graph: Graph) -> tuple[list[str], dict[str, str]]:
+        """The flagged sites."""
+        relations, left_out = self._relations(graph)
+        return [relation.name for relation in relations], left_out
+
+    @property
+    def settings(self) -> dict[str, JsonValue]:
+        """What was asked for."""
+        return {"where": list(self.where)}
+
     def call(self, proto: ModelProto, calibration: Calibration) -> tuple[ModelProto, Applied]:
         """Add a flag to every chosen site."""
         graph = Graph(proto)
         relations, left_out = self._relations(graph)
         groups = add_alarms(graph, self.name, relations)
         flagged, places = set_bounds(graph.finished(), groups, calibration)
-        settings: dict[str, JsonValue] = {"where": list(self.where)}
-        return flagged, Applied(self.name, settings, tuple(places), left_out)
+        return flagged, Applied(self.name, self.settings, tuple(places), left_out)
 
     def ensures(self, proto: ModelProto, applied: Applied) -> None:
         """Every group still has its flag."""

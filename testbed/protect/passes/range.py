@@ -58,14 +58,23 @@ class RangePass:
         if not self._chosen(graph)[0]:
             raise UsageError(f"--where {','.join(self.where)} leaves no site that a range guard can stand at")
 
+    def planned(self, graph: Graph) -> tuple[list[str], dict[str, str]]:
+        """The guarded sites."""
+        chosen, left_out = self._chosen(graph)
+        return list(chosen), left_out
+
+    @property
+    def settings(self) -> dict[str, JsonValue]:
+        """What was asked for."""
+        return {"where": list(self.where), "margin": self.margin, "nan": self.nan}
+
     def call(self, proto: ModelProto, calibration: Calibration) -> tuple[ModelProto, Applied]:
         """Guard every chosen site."""
         graph = Graph(proto)
         chosen, left_out = self._chosen(graph)
         seen = extremes(proto, list(chosen.values()), calibration.images, calibration.engines[0], calibration.precision)
         places = tuple(self._guard(graph, site, tensor, seen[tensor]) for site, tensor in chosen.items())
-        settings: dict[str, JsonValue] = {"where": list(self.where), "margin": self.margin, "nan": self.nan}
-        return graph.finished(), Applied(self.name, settings, places, left_out)
+        return graph.finished(), Applied(self.name, self.settings, places, left_out)
 
     def ensures(self, proto: ModelProto, applied: Applied) -> None:
         """Every guard stands between its site and all that takes the site's values."""

@@ -1,0 +1,220 @@
+"""``testbed protect``: a model rewritten so that faults are corrected or detected, in a run folder of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from testbed.cli.common import emit, example, json_option, say
+from testbed.cli.groups import DefaultGroup
+from testbed.cli.options.numbers import Whole
+
+if TYPE_CHECKING:
+    from testbed.cli.tables.fitting import FittedTable
+    from testbed.protect.passes.base import ProtectionPass
+    from testbed.protect.run import PlannedProtection, ProtectedRun, ProtectRequest
+
+PASSES = ("range", "duplicate", "checksum", "nonfinite")
+
+
+@click.group(cls=DefaultGroup, default="run", short_help="Rewrite a model so that faults are corrected or detected.")
+def protect() -> None:
+    """Rewrite a model so that faults are corrected or detected while it runs, and say what that bought."""
+
+
+@protect.command(
+    epilog=example(
+        "testbed protect runs/vit --with range --to runs/vit-range",
+        "testbed protect runs/vit --with checksum,nonfinite --engine ort-cpu,openvino --to runs/vit-checked",
+        "testbed protect runs/vit --with range,checksum --where range:*.mlp.residual,*.attn.v --margin 1.5 \\\n"
+        "        --precision fp32,fp16 --to runs/vit-both",
+        "testbed protect runs/vit --with duplicate --where block.0.attn --vote --to runs/vit-voted --dry-run",
+    )
+)
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option(
+    "--with",
+    "passes",
+    required=True,
+    metavar="PASS,...",
+    help="range: bring values back into the range that was seen. checksum: hold sums of every product against what they"
+    " must be. duplicate: compute parts twice and compare. nonfinite: flag NaN and infinity.",
+)
+@click.option(
+    "--where",
+    multiple=True,
+    metavar="[PASS:]PATTERN,...",
+    help="Sites of all passes, or of one (parts of duplicate: block.N, block.N.attn, block.N.mlp); '!' leads what is left"
+    " out. By default each pass's own.",
+)
+@click.option("--margin", type=float, default=1.3, show_default=True, help="range: how much wider than what was seen.")
+@click.option(
+    "--nan", type=click.Choice(["zero", "keep"]), default="zero", show_default=True, help="range: what becomes of NaN."
+)
+@click.option("--vote", is_flag=True, help="duplicate: compute parts three times, and let the majority go on.")
+@click.option(
+    "--factor",
+    type=float,
+    default=4.0,
+    show_default=True,
+    help="checksum: a threshold over the largest deviation that was seen without a fault.",
+)
+@click.option(
+    "--precision", "precisions", default="fp32", show_default=True, metavar="P,...", help="fp32, fp16, bf16, int8."
+)
+@click.option(
+    "--engine",
+    "engines",
+    default="ort-cpu",
+    show_default=True,
+    metavar="E,...",
+    help="Engines that thresholds hold on, and that the result is checked on.",
+)
+@click.option(
+    "--calibration-images", type=Whole(2), default=256, show_default=True, help="Training images that are measured on."
+)
+@click.option(
+    "--calibration-data",
+    metavar="D",
+    default="train",
+    help="Another data set to measure on; by default the model's own.",
+)
+@click.option(
+    "--images", type=Whole(1), default=1000, show_default=True, help="Test images that the result is held against."
+)
+@click.option("--to", type=click.Path(path_type=Path), required=True, metavar="DIR", help="New run folder.")
+@click.option("--dry-run", is_flag=True, help="Say what would be added; nothing is measured or written.")
+@json_option
+def run(
+    folder: Path,
+    passes: str,
+    where: tuple[str, ...],
+    margin: float,
+    nan: str,
+    vote: bool,
+    factor: float,
+    precisions: str,
+    engines: str,
+    calibration_images: int,
+    calibration_data: str,
+    images: int,
+    to: Path,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Rewrite the exported file of the model in DIR, and write it as a model like any other.
+
+    It exports, gets goldens, campaigns and latency. Bounds and thresholds are measured on training images; on test images
+    it is then checked that outputs and accuracy stay, that no alarm is false, and that a fault put under every check is
+    seen, on every engine that is named. Weights stay what they are.
+    """
+    from testbed.protect.run import ProtectRequest, plan_protection, protect_run
+
+    chosen = chosen_passes(passes, where, margin=margin, nan=nan, vote=vote, factor=factor)
+    request = ProtectRequest(
+        chosen,
+        tuple(precisions.split(",")),
+        tuple(engines.split(",")),
+        calibration_images,
+        calibration_data,
+        images,
+    )
+    if dry_run:
+        planned = plan_protection(folder, request)
+        emit(planned, as_json, lambda: _planned(planned, request))
+        return
+    done = protect_run(folder, to, request, say)
+    emit(done, as_json, lambda: _table(done))
+
+
+def chosen_passes(
+    names: str, where: tuple[str, ...], *, margin: float, nan: str, vote: bool, factor: float
+) -> tuple[ProtectionPass, ...]:
+    """The passes that a command line names. Raises click.UsageError for an unknown one, or sites of one that is not named."""
+    from testbed.core.words.nearest import unknown
+    from testbed.protect.passes.checksum import ChecksumPass
+    from testbed.protect.passes.duplicate import DuplicatePass
+    from testbed.protect.passes.nonfinite import NonfinitePass
+    from testbed.protect.passes.range import RangePass
+
+    asked = names.split(",")
+    for name in asked:
+        if name not in PASSES:
+            raise click.UsageError(unknown("pass", name, PASSES))
+    if vote and "duplicate" not in asked:
+        raise click.UsageError("--vote is of --with duplicate")
+    patterns = _patterns(asked, where)
+    made: dict[str, ProtectionPass] = {}
+    for name in asked:
+        sites = {"where": patterns[name]} if name in patterns else {}
+        if name == "range":
+            made[name] = RangePass(**sites, margin=margin, nan="keep" if nan == "keep" else "zero")
+        elif name == "checksum":
+            made[name] = ChecksumPass(**sites, factor=factor)
+        elif name == "duplicate":
+            made[name] = DuplicatePass(**sites, vote=vote)
+        else:
+            made[name] = NonfinitePass(**sites)
+    return tuple(made.values())
+
+
+def _patterns(asked: list[str], where: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    """Pass -> patterns."""
+    patterns: dict[str, tuple[str, ...]] = {}
+    for text in where:
+        name, colon, rest = text.partition(":")
+        if colon and name not in asked:
+            raise click.UsageError(f"--where {text}: pass {name!r} is not among --with {','.join(asked)}")
+        sites = tuple((rest if colon else text).split(","))
+        for one in [name] if colon else asked:
+            patterns[one] = (*patterns.get(one, ()), *sites)
+    return patterns
+
+
+def _planned(planned: PlannedProtection, request: ProtectRequest) -> FittedTable:
+    from testbed.cli.tables.fitting import FittedTable
+
+    table = FittedTable(title=f"would be added to {planned.source}; nothing was written")
+    for name in ("pass", "places", "of them", "left out"):
+        table.add_column(name)
+    for name, places in planned.passes.items():
+        shown = ", ".join(places[:6]) + (", ..." if len(places) > 6 else "")
+        table.add_row(name, str(len(places)), shown, ", ".join(planned.left_out[name]) or "-")
+    return table
+
+
+def _table(done: ProtectedRun) -> FittedTable:
+    from testbed.cli.tables.fitting import FittedTable
+
+    table = FittedTable(title=f"{done.source}, protected: {done.run}")
+    for name in (
+        "precision",
+        "passes",
+        "nodes",
+        "engine",
+        "images",
+        "same bits",
+        "largest change",
+        "accuracy %",
+        "false alarms",
+    ):
+        table.add_column(name, justify="left" if name in ("precision", "passes", "engine") else "right")
+    for file in done.files:
+        passes = ", ".join(f"{p.name} {len(p.places)}" for p in file.applied)
+        for each in file.ensured.unchanged:
+            alarms = "-" if each.false_alarms is None else f"{each.false_alarms} (at most {each.false_alarm_bound:.2g})"
+            before, after = (f"{100 * share[0]:.2f}" for share in (each.accuracy_before, each.accuracy))
+            table.add_row(
+                file.precision,
+                passes,
+                f"{file.nodes[0]} to {file.nodes[1]}",
+                each.engine,
+                f"{each.n:,}",
+                f"{each.identical:,}",
+                f"{each.largest:.3g}",
+                f"{before} to {after}",
+                alarms,
+            )
+    return table

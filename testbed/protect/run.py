@@ -1,0 +1,232 @@
+"""Protection of the model in a run folder, into a run folder of its own; and of an ONNX file, into another file."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from onnx import ModelProto
+from pydantic import JsonValue
+
+from testbed.core.errors import UsageError
+from testbed.core.folder.files import sha256_bytes
+from testbed.core.formats import PRECISIONS
+from testbed.core.protected import STAGE
+from testbed.core.words.nearest import unknown
+from testbed.data import Dataset, Split
+from testbed.engines.backends import check_engine, require_engine
+from testbed.export.calibration import TRAIN, calibration_split
+from testbed.export.precision import Calibration as QuantisationSettings
+from testbed.export.target import export_target
+from testbed.golden.source import dataset_of
+from testbed.models.runs import ModelRun, open_model_run, write_model_run
+from testbed.protect.build import Protected, protect
+from testbed.protect.ensure import Ensured, ensure
+from testbed.protect.graph import Graph
+from testbed.protect.passes.base import Applied, Calibration, ProtectionPass
+
+_CHOICE = "protect"
+"""What the choice of unseen images is seeded by."""
+
+
+@dataclass(frozen=True)
+class ProtectRequest:
+    """What is asked for. calibration_images: of the training images, or of ``calibration_data``; images: test images that
+    the result is held against."""
+
+    passes: tuple[ProtectionPass, ...]
+    precisions: tuple[str, ...] = ("fp32",)
+    engines: tuple[str, ...] = ("ort-cpu",)
+    calibration_images: int = 256
+    calibration_data: str = TRAIN
+    images: int = 1000
+
+    def check(self) -> None:
+        """Raises UsageError for an unknown precision, or an engine that is unknown or not there."""
+        for precision in self.precisions:
+            if precision not in PRECISIONS:
+                raise UsageError(unknown("precision", precision, PRECISIONS))
+        if not self.engines:
+            raise UsageError("name an engine that thresholds are measured on: --engine ort-cpu")
+        for engine in self.engines:
+            for precision in self.precisions:
+                check_engine(engine, precision)
+            require_engine(engine)
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """What tells one protection of a model from another."""
+        return {
+            "passes": [{"pass": step.name, **step.settings} for step in self.passes],
+            "precisions": list(self.precisions),
+            "engines": list(self.engines),
+            "calibration_images": self.calibration_images,
+            "calibration_data": self.calibration_data,
+            "images": self.images,
+        }
+
+
+@dataclass(frozen=True)
+class ProtectedFile:
+    """One precision of a protected model. nodes: of the graph, before and after; file_bytes: likewise."""
+
+    precision: str
+    sha256: str
+    nodes: tuple[int, int]
+    file_bytes: tuple[int, int]
+    applied: tuple[Applied, ...]
+    ensured: Ensured
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """JSON-ready."""
+        return {
+            "precision": self.precision,
+            "sha256": self.sha256,
+            "nodes_before": self.nodes[0],
+            "nodes": self.nodes[1],
+            "bytes_before": self.file_bytes[0],
+            "bytes": self.file_bytes[1],
+            "passes": [done.to_json() for done in self.applied],
+            "ensured": self.ensured.to_json(),
+        }
+
+
+@dataclass(frozen=True)
+class ProtectedRun:
+    """A protected model: where it is, what it was made from, and its files."""
+
+    run: str
+    source: str
+    files: tuple[ProtectedFile, ...]
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """JSON-ready: what `testbed protect --json` prints."""
+        return {"run": self.run, "from": self.source, "files": [file.to_json() for file in self.files]}
+
+
+@dataclass(frozen=True)
+class PlannedProtection:
+    """What would be added to the model: per pass its places by kind, and what is left out."""
+
+    source: str
+    passes: dict[str, list[str]]
+    left_out: dict[str, dict[str, str]]
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """JSON-ready."""
+        return asdict(self)
+
+
+def protect_run(
+    source: Path, to: Path, request: ProtectRequest, notify: Callable[[str], None] = lambda _: None
+) -> ProtectedRun:
+    """Write the protected model of ``source`` into ``to``.
+
+    Raises UsageError for what cannot be protected, GateFailed for a file that does not keep what it promises; nothing is
+    written then.
+    """
+    request.check()
+    run = _plain_run(source)
+    if to.resolve() == source.resolve():
+        raise UsageError(f"{to} holds the model that is to be protected; name another folder with --to")
+    dataset = dataset_of(run)
+    files, contents = [], {}
+    for precision in request.precisions:
+        notify(f"{precision}: exporting")
+        plain = exported(run, dataset, precision)
+        protected, ensured = _made(
+            plain, dataset, request, precision, str(source), notify, run.data.root if run.data else None
+        )
+        content = protected.proto.SerializeToString(deterministic=True)
+        contents[precision] = content
+        files.append(_described(plain, protected, ensured, precision, content))
+    record = ProtectedRun(str(to), str(source), tuple(files))
+    made_from = {"model": run.model_hash, **request.to_json()}
+    name = f"{run.folder.manifest['name']}-{'+'.join(step.name for step in request.passes)}"
+    write_model_run(
+        to,
+        run.model,
+        stage=STAGE,
+        name=name,
+        made_from=made_from,
+        data=run.data,
+        facts=record.to_json(),
+        protected=contents,
+    )
+    return record
+
+
+def plan_protection(source: Path, request: ProtectRequest) -> PlannedProtection:
+    """What `protect_run` would add, found on the fp32 file; nothing is written, and no image is run."""
+    run = _plain_run(source)
+    plain = exported(run, dataset_of(run), "fp32")
+    places, left_out = {}, {}
+    for step in request.passes:
+        graph = Graph(plain)
+        step.requires(graph)
+        places[step.name], left_out[step.name] = step.planned(graph)
+    return PlannedProtection(str(source), places, left_out)
+
+
+def _plain_run(source: Path) -> ModelRun:
+    run = open_model_run(source)
+    if run.protected:
+        raise UsageError(f"{source} is protected already; protect the model that it was made from")
+    return run
+
+
+def exported(run: ModelRun, dataset: Dataset, precision: str) -> ModelProto:
+    """The run's plain model in one precision, as `testbed export` writes it."""
+    settings, images = None, None
+    if precision == "int8":
+        settings = QuantisationSettings(256)
+        chosen = calibration_split(dataset, settings, run.data.root if run.data else None)
+        images = chosen.batch(slice(None))
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "plain.onnx"
+        return export_target(run.model, "model", file, precision=precision, images=images, calibration=settings)
+
+
+def _made(
+    plain: ModelProto,
+    dataset: Dataset,
+    request: ProtectRequest,
+    precision: str,
+    name: str,
+    notify: Callable[[str], None],
+    root: str | None,
+) -> tuple[Protected, Ensured]:
+    settings = QuantisationSettings(request.calibration_images, source=request.calibration_data)
+    seen = calibration_split(dataset, settings, root)
+    unseen = dataset.test.chosen(min(request.images, len(dataset.test)), dataset.seed, _CHOICE)
+    calibration = Calibration(seen.batch(slice(None)), request.engines, precision)
+    _check_unseen(calibration, unseen)
+    notify(f"{precision}: measuring on {len(seen)} images")
+    protected = protect(plain, request.passes, calibration, name)
+    notify(f"{precision}: checking on {len(unseen)} others, on {', '.join(request.engines)}")
+    return protected, ensure(plain, protected, unseen, request.engines, precision)
+
+
+def _check_unseen(calibration: Calibration, unseen: Split) -> None:
+    """Raises UsageError where an image that the result is judged on was calibrated on."""
+    seen = {sha256_bytes(image.tobytes()) for image in calibration.images}
+    for images, _ in unseen.batches(32):
+        if any(sha256_bytes(image.tobytes()) in seen for image in images):
+            raise UsageError(
+                "bounds and thresholds would be measured on images that the model is judged on; name others with"
+                " --calibration-data (for example imagefolder:PATH/train)"
+            )
+
+
+def _described(
+    plain: ModelProto, protected: Protected, ensured: Ensured, precision: str, content: bytes
+) -> ProtectedFile:
+    return ProtectedFile(
+        precision,
+        sha256_bytes(content),
+        (len(plain.graph.node), len(protected.proto.graph.node)),
+        (plain.ByteSize(), len(content)),
+        protected.applied,
+        ensured,
+    )
