@@ -12,8 +12,8 @@ specs      load_spec, write_spec, list_specs, CampaignSpec
 campaigns  plan, dry_run, run, read_status, open_run, list_runs; Run, Injection; ProgressBar, Snapshot
 results    gather_rates, draw_figures, write_report, compare_runs, sweep_tolerances, sweep_bit_errors
 models     train_model, import_model, run_study, Model (golden, tiers, images, export), instrument_model, bench_models,
-           compare_models, prune_model, rank_components, validate_ranking, measure_circuits, measure_fuzziness,
-           measure_class_space, measure_attention, examine_fault, examine_campaign; ScoreOptions
+           compare_models, prune_model, protect_model, rank_components, validate_ranking, measure_circuits,
+           measure_fuzziness, measure_class_space, measure_attention, examine_fault, examine_campaign; ScoreOptions
 machine    diagnose, list_cache, clear_cache; TestbedError, which every error is that a user can put right
 
 Also public: testbed.data (data sets of one's own) and testbed.testing (tests of engines). All else may change at any time.
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from testbed.api.model.training import train_model
     from testbed.api.models import ScoreOptions, bench_models, prune_model, rank_components, validate_ranking
     from testbed.api.progress import ProgressBar
+    from testbed.api.protection import protect_model
     from testbed.api.publishing import draw_figures, gather_rates, list_runs
     from testbed.api.specs import list_specs, load_spec, write_spec
     from testbed.api.studies import compare_runs, sweep_bit_errors, sweep_tolerances, write_report
@@ -85,6 +86,7 @@ __all__ = [
     "measure_fuzziness",
     "open_run",
     "plan",
+    "protect_model",
     "prune_model",
     "rank_components",
     "read_status",
@@ -130,6 +132,7 @@ _HOMES = {
     "measure_fuzziness": "testbed.api.model.fuzziness",
     "open_run": "testbed.api.campaigns",
     "plan": "testbed.api.campaigns",
+    "protect_model": "testbed.api.protection",
     "prune_model": "testbed.api.models",
     "rank_components": "testbed.api.models",
     "read_status": "testbed.api.campaigns",

@@ -9,8 +9,8 @@ from onnx import ModelProto
 
 from testbed.core.errors import UsageError
 from testbed.protect.checks.alarms import join_flags
-from testbed.protect.graph import Graph, check_unprotected, marked
-from testbed.protect.passes.base import ORDER, Applied, Calibration, ProtectionPass
+from testbed.protect.contract import ORDER, Applied, CalibrationSet, ProtectionPass
+from testbed.protect.graph import GraphEditor, check_unprotected, marked
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Protected:
 
 
 def protect(
-    plain: ModelProto, passes: Sequence[ProtectionPass], calibration: Calibration, name: str = "the file"
+    plain: ModelProto, passes: Sequence[ProtectionPass], calibration: CalibrationSet, name: str = "the file"
 ) -> Protected:
     """Apply passes in the order of `ORDER`. name: of the file, for messages.
 
@@ -41,7 +41,7 @@ def protect(
         raise UsageError("each pass of protection can be named once")
     proto, applied = plain, []
     for step in sorted(passes, key=lambda step: ORDER.index(step.name)):
-        step.requires(Graph(proto))
+        step.requires(GraphEditor(proto))
         proto, done = step.call(proto, calibration)
         applied.append(done)
     proto = marked(join_flags(proto), [done.to_json() for done in applied])

@@ -22,7 +22,7 @@ from testbed.engines.runner import EngineRequest, WeightInjector, faulty_weight,
 from testbed.instrument.ports.feed import PortFeed
 from testbed.instrument.ports.insertion import instrument
 from testbed.instrument.table import site_table
-from testbed.protect.passes.base import Applied, Place
+from testbed.protect.contract import Applied, ProtectedPlace
 
 _LOUD = {"fp32": 0x7149F2CA, "fp16": 0x7BFF, "bf16": 0x7149, "int8": 0x7F}  # 1e30, the largest fp16, 1e30, 127
 _ROWS = 8
@@ -50,22 +50,22 @@ def fly(proto: ModelProto, applied: Sequence[Applied], image: Float32s, engine: 
     return Canary(engine, len(watched), weights)
 
 
-def _watched(table: SiteTable, applied: Sequence[Applied]) -> list[tuple[str, Place, Site]]:
-    """Each detecting place with a site that it covers; an activation's range is only of sums, so of its largest value."""
+def _watched(table: SiteTable, applied: Sequence[Applied]) -> list[tuple[str, ProtectedPlace, Site]]:
+    """Each detecting spot with a site that it covers; an activation's range is only of sums, so of its largest value."""
     sites = {site.name: site for site in table if site.where == "activation"}
     chosen = []
     for done in applied:
-        for place in done.places:
-            covered = [sites[name] for name in place.covers if name in sites]
-            if covered and place.kind not in ("guard", "vote"):
-                chosen.append((done.name, place, covered[-1]))
+        for spot in done.places:
+            covered = [sites[name] for name in spot.covers if name in sites]
+            if covered and spot.kind not in ("guard", "vote"):
+                chosen.append((done.name, spot, covered[-1]))
     return chosen
 
 
 def _activations(
     plain: bytes,
     table: SiteTable,
-    watched: Sequence[tuple[str, Place, Site]],
+    watched: Sequence[tuple[str, ProtectedPlace, Site]],
     image: Float32s,
     engine: str,
     precision: str,
@@ -81,10 +81,10 @@ def _activations(
             some = watched[start : start + _ROWS - 1]
             ports = _loud(table, [site for _, _, site in some])
             detected = runner.run({name: images, **ports.as_inputs(table)})[DETECTED]
-            for (step, place, site), seen in zip(some, detected, strict=False):
+            for (step, spot, site), seen in zip(some, detected, strict=False):
                 if not seen:
                     raise GateFailed(
-                        f"{step}: on {engine} the check {place.name} does not see a fault in {site.name}: the engine has"
+                        f"{step}: on {engine} the check {spot.name} does not see a fault in {site.name}: the engine has"
                         " folded it away, or its threshold never fires"
                     )
             if detected[len(some) :].any():
@@ -120,19 +120,17 @@ def _weights(
     if not sites:
         return 0
     name = proto.graph.input[0].name
-    struck = 0
+    changed = 0
     with open_engine(engine, request) as runner:
         if not isinstance(runner, WeightInjector):
             return 0
         for site in sites:
             word = _LOUD[site.format_name]
-            with faulty_weight(
-                runner, site.tensor, site.stored_index(site.elements // 2), Masks(0, word, 0)
-            ):
+            with faulty_weight(runner, site.tensor, site.stored_index(site.elements // 2), Masks(0, word, 0)):
                 if not runner.run({name: image})[DETECTED][0]:
                     raise GateFailed(f"checksum: on {engine} no check sees a fault in {site.name}")
-            struck += 1
-    return struck
+            changed += 1
+    return changed
 
 
 def _feeds(weight: str, covered: set[str]) -> bool:
@@ -144,7 +142,7 @@ def _feeds(weight: str, covered: set[str]) -> bool:
 
 
 def merged_copies(optimised: ModelProto, names: Sequence[str]) -> NDArray[np.int64]:
-    """Of each duplicated part, how many of its copy's products an engine's optimised graph still holds."""
+    """Count, for each duplicated part, its copies' products that an engine's optimised graph still holds."""
     from testbed.protect.passes.duplicate import copies
 
     held = copies(optimised, names)

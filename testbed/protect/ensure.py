@@ -18,9 +18,9 @@ from testbed.core.protected import DETECTED
 from testbed.data import Split
 from testbed.protect.build import Protected
 from testbed.protect.canary import Canary, fly, merged_copies
-from testbed.protect.graph import Graph
+from testbed.protect.contract import Applied, ProtectedPlace
+from testbed.protect.graph import GraphEditor
 from testbed.protect.observe import Extremes, extremes, run_all
-from testbed.protect.passes.base import Applied, Place
 
 MARGINS = (1.0, 1.1, 1.3, 1.5, 2.0)
 """What a range guard's margin is tried at, for the images that it would clip."""
@@ -177,25 +177,25 @@ def _margins(
     guards = [(p, done) for done in applied if done.name == "range" for p in done.places]
     if not guards:
         return ()
-    sites = Graph(plain).sites
-    tensors = [sites[place.name].tensor for place, _ in guards]
+    sites = GraphEditor(plain).sites
+    tensors = [sites[guard.name].tensor for guard, _ in guards]
     seen = extremes(plain, tensors, images, engine, precision)
     return tuple(_tried(margin, guards, [seen[tensor] for tensor in tensors]) for margin in MARGINS)
 
 
-def _tried(margin: float, guards: Sequence[tuple[Place, Applied]], seen: Sequence[Extremes]) -> MarginTried:
+def _tried(margin: float, guards: Sequence[tuple[ProtectedPlace, Applied]], seen: Sequence[Extremes]) -> MarginTried:
     clipped = np.zeros(len(seen[0].low), bool)
-    for (place, done), extreme in zip(guards, seen, strict=True):
-        low, high = _at_margin(place, done, margin)
+    for (guard, done), extreme in zip(guards, seen, strict=True):
+        low, high = _at_margin(guard, done, margin)
         clipped |= (extreme.low < low) | (extreme.high > high)
     count, n = int(clipped.sum()), len(clipped)
     return MarginTried(margin, count, n, *_share(count, n))
 
 
-def _at_margin(place: Place, done: Applied, margin: float) -> tuple[float, float]:
+def _at_margin(guard: ProtectedPlace, done: Applied, margin: float) -> tuple[float, float]:
     """A guard's bounds, had it another margin."""
-    assert place.low is not None
-    assert place.high is not None
-    low, high = place.low, place.high
+    assert guard.low is not None
+    assert guard.high is not None
+    low, high = guard.low, guard.high
     middle, half = (low + high) / 2, (high - low) / 2 / float(str(done.settings["margin"]))
     return middle - half * margin, middle + half * margin

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from testbed.core.errors import UsageError
 from testbed.core.protected import PREFIX, PROTECTION, is_protected
@@ -24,7 +24,7 @@ _HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 _TYPED = (TensorProto.FLOAT, *_HALVES)
 
 
-class Graph:
+class GraphEditor:
     """A graph while a pass adds to it. ``proto`` is a copy; ``flow`` describes it as it was when the pass began.
 
     Raises UsageError for a file without recognisable sites.
@@ -98,6 +98,16 @@ class Graph:
         copy.CopyFrom(node)
         copy.input[:], copy.output[:], copy.name = inputs, outputs, outputs[0]
         self.proto.graph.node.append(copy)
+        for old, new in zip(node.output, outputs, strict=True):
+            if old in self._typed:
+                value = self.proto.graph.value_info.add()
+                value.CopyFrom(self._typed[old])
+                value.name = new
+
+    @cached_property
+    def _typed(self) -> dict[str, ValueInfoProto]:
+        """What the file says of its tensors."""
+        return {value.name: value for value in self.proto.graph.value_info}
 
     def constant(self, name: str, array: NDArray) -> str:
         """Add an initializer, once for each name, and give back the name."""

@@ -14,10 +14,10 @@ from testbed.core.arrays import Float32s, Float64s
 from testbed.data import Split
 from testbed.engines.batches import pad_values
 from testbed.engines.runner import EngineRequest, Runner, open_engine
-from testbed.protect.graph import Graph
+from testbed.protect.graph import GraphEditor
 
 _BATCH = 8
-Images = Float32s | Split
+ImageSource = Float32s | Split
 """Images (n, C, S, S), or a split that is read batch by batch."""
 
 
@@ -30,7 +30,9 @@ class Extremes:
     mean: Float64s
 
 
-def run_all(proto: ModelProto, images: Images, engine: str, precision: str, batch: int = _BATCH) -> dict[str, NDArray]:
+def run_all(
+    proto: ModelProto, images: ImageSource, engine: str, precision: str, batch: int = _BATCH
+) -> dict[str, NDArray]:
     """Every output of a file for all images: name -> (n, ...). Raises EngineError where the engine refuses the file."""
     with opened(proto, engine, precision, batch) as runner:
         return outputs_of(runner, proto.graph.input[0].name, images, batch)
@@ -49,17 +51,17 @@ def opened(
 
 
 def outputs_of(
-    runner: Runner, name: str, images: Images, batch: int, also: Mapping[str, NDArray] | None = None
+    runner: Runner, name: str, images: ImageSource, batch: int, also: Mapping[str, NDArray] | None = None
 ) -> dict[str, NDArray]:
     """All outputs, the images in batches of one size. also: further feeds, the same for every batch."""
     parts: list[dict[str, NDArray]] = []
     for some in _chunks(images, batch):
-        results = runner.run({name: pad_values(some, batch, some[:1]), **(also or {})})
+        results = runner.run({name: pad_values(some, batch, some[0]), **(also or {})})
         parts.append({key: np.array(value[: len(some)]) for key, value in results.items()})
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
 
-def _chunks(images: Images, batch: int) -> Iterator[Float32s]:
+def _chunks(images: ImageSource, batch: int) -> Iterator[Float32s]:
     if isinstance(images, Split):
         yield from (some for some, _ in images.batches(batch))
     else:
@@ -67,10 +69,10 @@ def _chunks(images: Images, batch: int) -> Iterator[Float32s]:
 
 
 def extremes(
-    proto: ModelProto, tensors: Sequence[str], images: Images, engine: str, precision: str
+    proto: ModelProto, tensors: Sequence[str], images: ImageSource, engine: str, precision: str
 ) -> dict[str, Extremes]:
     """Extremes of tensors, found by reductions inside the engine, so that no tensor has to leave it."""
-    graph = Graph(proto)
+    graph = GraphEditor(proto)
     names: dict[str, tuple[str, str, str]] = {}
     for number, tensor in enumerate(dict.fromkeys(tensors)):
         wide = graph.wide(tensor, "protect.observe")
@@ -90,7 +92,7 @@ def extremes(
 
 
 def values(
-    proto: ModelProto, tensors: Sequence[str], images: Images, engine: str, precision: str, batch: int = _BATCH
+    proto: ModelProto, tensors: Sequence[str], images: ImageSource, engine: str, precision: str, batch: int = _BATCH
 ) -> dict[str, NDArray]:
     """Small float32 tensors themselves, for all images: tensor -> (n, ...)."""
     watched = ModelProto()

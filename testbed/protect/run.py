@@ -23,9 +23,9 @@ from testbed.export.target import export_target
 from testbed.golden.source import dataset_of
 from testbed.models.runs import ModelRun, open_model_run, write_model_run
 from testbed.protect.build import Protected, protect
+from testbed.protect.contract import Applied, CalibrationSet, ProtectionPass
 from testbed.protect.ensure import Ensured, ensure
-from testbed.protect.graph import Graph
-from testbed.protect.passes.base import Applied, Calibration, ProtectionPass
+from testbed.protect.graph import GraphEditor
 
 _CHOICE = "protect"
 """What the choice of unseen images is seeded by."""
@@ -163,7 +163,7 @@ def plan_protection(source: Path, request: ProtectRequest) -> PlannedProtection:
     plain = exported(run, dataset_of(run), "fp32")
     places, left_out = {}, {}
     for step in request.passes:
-        graph = Graph(plain)
+        graph = GraphEditor(plain)
         step.requires(graph)
         places[step.name], left_out[step.name] = step.planned(graph)
     return PlannedProtection(str(source), places, left_out)
@@ -200,7 +200,7 @@ def _made(
     settings = QuantisationSettings(request.calibration_images, source=request.calibration_data)
     seen = calibration_split(dataset, settings, root)
     unseen = dataset.test.chosen(min(request.images, len(dataset.test)), dataset.seed, _CHOICE)
-    calibration = Calibration(seen.batch(slice(None)), request.engines, precision)
+    calibration = CalibrationSet(seen.batch(slice(None)), request.engines, precision)
     _check_unseen(calibration, unseen)
     notify(f"{precision}: measuring on {len(seen)} images")
     protected = protect(plain, request.passes, calibration, name)
@@ -208,7 +208,7 @@ def _made(
     return protected, ensure(plain, protected, unseen, request.engines, precision)
 
 
-def _check_unseen(calibration: Calibration, unseen: Split) -> None:
+def _check_unseen(calibration: CalibrationSet, unseen: Split) -> None:
     """Raises UsageError where an image that the result is judged on was calibrated on."""
     seen = {sha256_bytes(image.tobytes()) for image in calibration.images}
     for images, _ in unseen.batches(32):

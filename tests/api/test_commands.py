@@ -45,6 +45,7 @@ FUNCTIONS = {
     "golden verify": "testbed.Model.verify_golden",
     "import": "testbed.import_model",
     "instrument": "testbed.instrument_model",
+    "protect run": "testbed.protect_model",
     "prune": "testbed.prune_model",
     "rank": "testbed.rank_components",
     "rank --validate": "testbed.validate_ranking",
@@ -63,6 +64,7 @@ WITHOUT = {
     "circuits --dry-run": "measure_circuits refuses the same before it measures, and writes nothing unless asked to",
     "classspace --dry-run": "measure_class_space refuses the same before it measures, and writes nothing unless asked to",
     "fault lens --dry-run": "examine_campaign refuses the same before it runs a model, and a sample of 1 is quick",
+    "protect run --dry-run": "protect_model refuses the same before it measures, and writes nothing that fails its checks",
     "help": "Python has help(testbed) and help(testbed.run)",
     "campaign schema": "write_spec(..., schema=True) writes it beside the spec; alone it is for editors, not for Python",
 }

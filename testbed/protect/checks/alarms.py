@@ -16,9 +16,9 @@ from testbed.core.errors import TestbedError
 from testbed.core.protected import DETECTED, FLAG, PREFIX
 from testbed.protect.checks.relation import Relation, Statistics, matrix_of
 from testbed.protect.checks.sums import Vectors
-from testbed.protect.graph import Graph
+from testbed.protect.contract import CalibrationSet, ProtectedPlace
+from testbed.protect.graph import GraphEditor
 from testbed.protect.observe import Extremes, extremes, values
-from testbed.protect.passes.base import Calibration, Place
 
 FACTOR = 4.0
 """How far beyond the largest deviation that was seen without a fault a threshold is set."""
@@ -30,7 +30,7 @@ _BATCHES = (8, 1)
 
 
 @dataclass(frozen=True)
-class Group:
+class CheckGroup:
     """The checks of one block: names of its value tensor (batch, checks) and of its bounds, and what they check."""
 
     name: str
@@ -40,7 +40,7 @@ class Group:
     relations: tuple[Relation, ...]
 
 
-def add_alarms(graph: Graph, step: str, relations: Sequence[Relation]) -> list[Group]:
+def add_alarms(graph: GraphEditor, step: str, relations: Sequence[Relation]) -> list[CheckGroup]:
     """Add the checks to a graph, with bounds that are yet to be set. step: the pass. Gives back the groups."""
     by_block: dict[str, list[Relation]] = {}
     for relation in relations:
@@ -48,12 +48,12 @@ def add_alarms(graph: Graph, step: str, relations: Sequence[Relation]) -> list[G
     return [_group(graph, step, name, tuple(some)) for name, some in by_block.items()]
 
 
-def _block(graph: Graph, relation: Relation) -> str:
+def _block(graph: GraphEditor, relation: Relation) -> str:
     named = _BLOCK.search(" ".join([relation.name, *map(graph.named, relation.covers)]))
     return f"block.{named[1]}" if named else "ends"
 
 
-def _group(graph: Graph, step: str, name: str, relations: tuple[Relation, ...]) -> Group:
+def _group(graph: GraphEditor, step: str, name: str, relations: tuple[Relation, ...]) -> CheckGroup:
     prefix = f"{PREFIX}{step}.{name}"
     vectors = Vectors(graph, prefix)
     for relation in relations:
@@ -75,7 +75,7 @@ def _group(graph: Graph, step: str, name: str, relations: tuple[Relation, ...]) 
     outside = graph.add("Not", [within], f"{prefix}.outside")  # so that NaN, which is within nothing, is an alarm
     alarms = graph.add("Cast", [outside], f"{prefix}.alarms", to=TensorProto.FLOAT)
     graph.add("ReduceMax", [alarms, graph.axes(1)], f"{FLAG}{step}.{name}", keepdims=1)
-    return Group(name, value, ends["low"], ends["high"], relations)
+    return CheckGroup(name, value, ends["low"], ends["high"], relations)
 
 
 def join_flags(proto: ModelProto) -> ModelProto:
@@ -83,7 +83,7 @@ def join_flags(proto: ModelProto) -> ModelProto:
     flags = [name for node in proto.graph.node for name in node.output if name.startswith(FLAG)]
     if not flags:
         return proto
-    graph = Graph(proto)
+    graph = GraphEditor(proto)
     joined = graph.add("Concat", flags, f"{PREFIX}flags", axis=1) if len(flags) > 1 else flags[0]
     highest = graph.add("ReduceMax", [joined, graph.axes(1)], f"{PREFIX}highest_flag", keepdims=0)
     graph.add("Cast", [highest], DETECTED, to=TensorProto.BOOL)
@@ -96,8 +96,8 @@ def join_flags(proto: ModelProto) -> ModelProto:
 
 
 def set_bounds(
-    proto: ModelProto, groups: Sequence[Group], calibration: Calibration, factor: float = FACTOR
-) -> tuple[ModelProto, list[Place]]:
+    proto: ModelProto, groups: Sequence[CheckGroup], calibration: CalibrationSet, factor: float = FACTOR
+) -> tuple[ModelProto, list[ProtectedPlace]]:
     """Measure every check without a fault, and set its bounds to the larger of ``factor`` times what was seen and of what
     the rounding of a product allows.
 
@@ -108,7 +108,7 @@ def set_bounds(
     bounded, places = ModelProto(), []
     bounded.CopyFrom(proto)
     stored = {tensor.name: tensor for tensor in bounded.graph.initializer}
-    human = Graph(proto).human
+    human = GraphEditor(proto).human
     for group in groups:
         ends = [
             _bounds(relation, seen[group.value][:, at], rules, factor) for at, relation in enumerate(group.relations)
@@ -120,12 +120,12 @@ def set_bounds(
             covers = tuple(human.get(tensor, tensor) for tensor in relation.covers)
             noise = float(np.abs(seen[group.value][:, at]).max())
             rule = rules.get(relation.name) if relation.bound is None else relation.bound[1]
-            places.append(Place(relation.name, relation.kind, covers, low, high, noise, rule))
+            places.append(ProtectedPlace(relation.name, relation.kind, covers, low, high, noise, rule))
     onnx.checker.check_model(bounded)
     return bounded, places
 
 
-def _noise(proto: ModelProto, groups: Sequence[Group], calibration: Calibration) -> dict[str, NDArray]:
+def _noise(proto: ModelProto, groups: Sequence[CheckGroup], calibration: CalibrationSet) -> dict[str, NDArray]:
     """Values of all checks (n, checks) on every engine and in batches of several sizes."""
     names = [group.value for group in groups]
     parts: dict[str, list[NDArray]] = {name: [] for name in names}
@@ -155,7 +155,7 @@ def _bounds(relation: Relation, seen: Float64s, rules: Mapping[str, float], fact
     return -half, half
 
 
-def _rules(proto: ModelProto, groups: Sequence[Group], calibration: Calibration) -> dict[str, float]:
+def _rules(proto: ModelProto, groups: Sequence[CheckGroup], calibration: CalibrationSet) -> dict[str, float]:
     """Per product, the bound of `rounding_bound` on the calibration images."""
     statistics = {r.name: r.statistics for group in groups for r in group.relations if r.statistics is not None}
     taken = [tensor for each in statistics.values() for tensor in each.taken]

@@ -9,13 +9,13 @@ from testbed.instrument.cut.flow import CannotCut
 from testbed.protect.checks.products import name_of
 from testbed.protect.checks.relation import Relation, Term
 from testbed.protect.checks.sums import Vectors, constant_matrix, followed
-from testbed.protect.graph import Graph
+from testbed.protect.graph import GraphEditor
 
 _LEAST_GAMMA = 1e-4  # of the largest: what is scaled by less says nothing in float32
 
 
-def layer_norm(graph: Graph, node: NodeProto) -> Relation:
-    """Of LayerNormalization: the normalised values, got back by dividing by gamma, sum to 0 in every token.
+def layer_norm(graph: GraphEditor, node: NodeProto) -> Relation:
+    """Check LayerNormalization: the normalised values, got back by dividing by gamma, sum to 0 in every token.
 
     Raises CannotCut where a gamma is too small to divide by, or the sums cannot be taken.
     """
@@ -41,7 +41,7 @@ def layer_norm(graph: Graph, node: NodeProto) -> Relation:
     )
 
 
-def softmax(graph: Graph, node: NodeProto) -> Relation:
+def softmax(graph: GraphEditor, node: NodeProto) -> Relation:
     """Every row of a softmax over the last axis sums to 1. Raises CannotCut for another axis."""
     made = node.output[0]
     shape = graph.flow.per_image(made)
@@ -57,8 +57,8 @@ def softmax(graph: Graph, node: NodeProto) -> Relation:
     return Relation(name_of(graph, output), "softmax", output.way, _nothing, terms, rows * output.factor)
 
 
-def residual(graph: Graph, node: NodeProto) -> Relation:
-    """Of a sum of two live tensors: the sum's elements sum to what those of both do."""
+def residual(graph: GraphEditor, node: NodeProto) -> Relation:
+    """Check a sum of two live tensors: its elements sum to what those of both do."""
     output = followed(graph, node.output[0])
     for tensor in (*node.input, *output.tensors):
         graph.flow.per_image(tensor)
@@ -70,8 +70,8 @@ def residual(graph: Graph, node: NodeProto) -> Relation:
     return Relation(name_of(graph, output), "residual", output.way, _nothing, terms, output.constant)
 
 
-def activation(graph: Graph, node: NodeProto) -> Relation:
-    """Of an activation function, of which no sum is known: that its sum lies where it lay on the calibration images.
+def activation(graph: GraphEditor, node: NodeProto) -> Relation:
+    """Check an activation function, of which no sum is known: its sum lies where it lay on the calibration images.
 
     The sum is there anyway, for the product that comes next: this costs nothing, and sees what is far out of range.
     """
@@ -85,7 +85,7 @@ def activation(graph: Graph, node: NodeProto) -> Relation:
     return Relation(name_of(graph, output), "activation", output.way, _nothing, terms, is_range=True)
 
 
-def is_residual(graph: Graph, node: NodeProto) -> bool:
+def is_residual(graph: GraphEditor, node: NodeProto) -> bool:
     """An Add of two live tensors of one shape that the batch leads."""
     if node.op_type != "Add" or len(graph.flow.live_inputs(node)) != 2:
         return False

@@ -13,10 +13,10 @@ from testbed.core.arrays import Float64s
 from testbed.instrument.cut.flow import CannotCut
 from testbed.protect.checks.relation import Relation, Statistics, Term
 from testbed.protect.checks.sums import Sum, Vectors, constant_matrix, followed
-from testbed.protect.graph import Graph
+from testbed.protect.graph import GraphEditor
 
 
-def product(graph: Graph, node: NodeProto) -> Relation:
+def product(graph: GraphEditor, node: NodeProto) -> Relation:
     """The check of a MatMul or Gemm. Raises CannotCut, with the reason, where its sums cannot be taken."""
     if node.op_type == "Gemm":
         return _of_weight(graph, node, _gemm_weight(graph, node), _gemm_bias(graph, node))
@@ -28,7 +28,7 @@ def product(graph: Graph, node: NodeProto) -> Relation:
     raise CannotCut("its left operand is stored: no row of it is one image's")
 
 
-def _of_weight(graph: Graph, node: NodeProto, weight: Float64s, bias: float) -> Relation:
+def _of_weight(graph: GraphEditor, node: NodeProto, weight: Float64s, bias: float) -> Relation:
     taken, made = node.input[0], node.output[0]
     shape = graph.flow.per_image(taken)
     if weight.ndim != 2:
@@ -51,7 +51,7 @@ def _of_weight(graph: Graph, node: NodeProto, weight: Float64s, bias: float) -> 
     return Relation(name_of(graph, output), "product", output.way, needs, terms, constant, statistics)
 
 
-def _of_live(graph: Graph, node: NodeProto) -> Relation:
+def _of_live(graph: GraphEditor, node: NodeProto) -> Relation:
     left, right = node.input
     output = followed(graph, node.output[0])
     _check_led(graph, output)
@@ -82,19 +82,19 @@ def _of_live(graph: Graph, node: NodeProto) -> Relation:
     return Relation(name_of(graph, output), "live product", output.way, needs, terms, output.constant, statistics)
 
 
-def _check_led(graph: Graph, output: Sum) -> None:
+def _check_led(graph: GraphEditor, output: Sum) -> None:
     for end in output.tensors:
         graph.flow.per_image(end)
 
 
-def name_of(graph: Graph, output: Sum) -> str:
-    """After the sites that are summed, or the last one before."""
+def name_of(graph: GraphEditor, output: Sum) -> str:
+    """Name a check after the sites that are summed, or the last one before."""
     named = [graph.human[end] for end in output.tensors if end in graph.human]
     before = [graph.human[tensor] for tensor in output.way if tensor in graph.human]
     return "+".join(named or before[-1:]) or graph.named(output.tensors[0])
 
 
-def _gemm_weight(graph: Graph, node: NodeProto) -> Float64s:
+def _gemm_weight(graph: GraphEditor, node: NodeProto) -> Float64s:
     settings = {a.name: a for a in node.attribute}
     weight = constant_matrix(graph, node.input[1])
     if weight is None or ("transA" in settings and settings["transA"].i):
@@ -103,7 +103,7 @@ def _gemm_weight(graph: Graph, node: NodeProto) -> Float64s:
     return alpha * (weight.T if "transB" in settings and settings["transB"].i else weight)
 
 
-def _gemm_bias(graph: Graph, node: NodeProto) -> float:
+def _gemm_bias(graph: GraphEditor, node: NodeProto) -> float:
     """What the bias adds to each row's sum."""
     if len(node.input) < 3 or not node.input[2]:
         return 0.0

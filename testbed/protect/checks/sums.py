@@ -16,7 +16,7 @@ from onnx.reference import ReferenceEvaluator
 
 from testbed.core.arrays import Float64s
 from testbed.instrument.cut.segments import cut_segment
-from testbed.protect.graph import Graph
+from testbed.protect.graph import GraphEditor
 
 _SAME = ("Identity", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Cast", "Dropout")
 _ROUNDED = ("QuantizeLinear", "DequantizeLinear")
@@ -34,13 +34,13 @@ class Sum:
     constant: float = 0.0
 
 
-def followed(graph: Graph, tensor: str) -> Sum:
+def followed(graph: GraphEditor, tensor: str) -> Sum:
     """The furthest tensors that together are an affine, elementwise image of ``tensor``."""
     ends, way, factor = _followed(graph, tensor)
     return Sum(tuple(ends), tuple(way), factor, _constant(graph, tensor, ends))
 
 
-def _followed(graph: Graph, tensor: str) -> tuple[list[str], list[str], float]:
+def _followed(graph: GraphEditor, tensor: str) -> tuple[list[str], list[str], float]:
     factor, way = 1.0, [tensor]
     outputs = {value.name for value in graph.proto.graph.output}
     while tensor not in outputs:
@@ -56,7 +56,7 @@ def _followed(graph: Graph, tensor: str) -> tuple[list[str], list[str], float]:
     return [tensor], way, factor
 
 
-def _step(graph: Graph, tensor: str) -> tuple[list[str], float] | None:
+def _step(graph: GraphEditor, tensor: str) -> tuple[list[str], float] | None:
     """The next tensors, and by what they are scaled; None where the tensor goes on otherwise, or to several places."""
     nodes = graph.consumers(tensor)
     if len(nodes) > 1 or (nodes and nodes[0].op_type in _PARTS):
@@ -83,11 +83,11 @@ def _data(node: NodeProto, tensor: str) -> str:
     return tensor if node.op_type == "Concat" else node.input[0]
 
 
-def _keeps_shape(graph: Graph, tensor: str, output: str) -> bool:
+def _keeps_shape(graph: GraphEditor, tensor: str, output: str) -> bool:
     return graph.shape(tensor) == graph.shape(output) != ()
 
 
-def _partition(graph: Graph, nodes: list[NodeProto], tensor: str) -> tuple[list[str], float] | None:
+def _partition(graph: GraphEditor, nodes: list[NodeProto], tensor: str) -> tuple[list[str], float] | None:
     """The parts of a tensor that is taken apart whole: by one Split, or by a Gather for every index of an axis."""
     if len(nodes) == 1 and nodes[0].op_type == "Split" and nodes[0].input[0] == tensor:
         return [_end(graph, name) for name in nodes[0].output], 1.0
@@ -103,7 +103,7 @@ def _partition(graph: Graph, nodes: list[NodeProto], tensor: str) -> tuple[list[
     return [_end(graph, node.output[0]) for node in nodes], 1.0
 
 
-def _end(graph: Graph, tensor: str) -> str:
+def _end(graph: GraphEditor, tensor: str) -> str:
     """A part's own furthest name, where it is only laid out anew."""
     nodes = graph.consumers(tensor)
     while (
@@ -117,7 +117,7 @@ def _end(graph: Graph, tensor: str) -> str:
     return tensor
 
 
-def _constant(graph: Graph, tensor: str, ends: list[str]) -> float:
+def _constant(graph: GraphEditor, tensor: str, ends: list[str]) -> float:
     """What the ends sum to where the operator's output is 0: biases, class tokens and positions. Raises CannotCut where
     the way there takes more of the image than the tensor."""
     if ends == [tensor]:
@@ -130,7 +130,7 @@ def _constant(graph: Graph, tensor: str, ends: list[str]) -> float:
     return float(sum(np.asarray(result, np.float64).sum() for result in results))
 
 
-def constant_matrix(graph: Graph, name: str) -> Float64s | None:
+def constant_matrix(graph: GraphEditor, name: str) -> Float64s | None:
     """A weight as it is multiplied: stored, dequantised, cast or transposed from one that is; None for a live tensor."""
     if name in graph.flow.stored:
         return numpy_helper.to_array(graph.flow.stored[name]).astype(np.float64)
@@ -148,7 +148,7 @@ def constant_matrix(graph: Graph, name: str) -> Float64s | None:
     return source
 
 
-def _dequantised(graph: Graph, node: NodeProto, stored: Float64s) -> Float64s | None:
+def _dequantised(graph: GraphEditor, node: NodeProto, stored: Float64s) -> Float64s | None:
     parts = [graph.flow.constant(part) for part in node.input[1:] if part]
     if any(part is None for part in parts):
         return None
@@ -178,13 +178,13 @@ class Vectors:
     over fewer axes is there of is not summed again.
     """
 
-    def __init__(self, graph: Graph, prefix: str) -> None:
+    def __init__(self, graph: GraphEditor, prefix: str) -> None:
         self.graph, self.prefix = graph, prefix
         self._made: dict[tuple[str, str], Vector] = {}
 
     @property
     def all(self) -> list[Vector]:
-        """In the order in which they were made."""
+        """All vectors, in the order in which they were made."""
         return list(self._made.values())
 
     def total(self, tensor: str) -> Vector:

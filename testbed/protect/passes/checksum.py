@@ -15,11 +15,11 @@ from testbed.protect.checks.alarms import FACTOR, add_alarms, set_bounds
 from testbed.protect.checks.invariants import activation, is_residual, layer_norm, residual, softmax
 from testbed.protect.checks.products import product
 from testbed.protect.checks.relation import Relation
-from testbed.protect.graph import Graph
-from testbed.protect.passes.base import Applied, Calibration
+from testbed.protect.contract import Applied, CalibrationSet
+from testbed.protect.graph import GraphEditor
 from testbed.protect.passes.range import chosen_sites
 
-_MAKERS: dict[str, Callable[[Graph, NodeProto], Relation]] = {
+_MAKERS: dict[str, Callable[[GraphEditor, NodeProto], Relation]] = {
     "MatMul": product,
     "Gemm": product,
     "LayerNormalization": layer_norm,
@@ -45,12 +45,12 @@ class ChecksumPass:
         if not self.factor >= 1:
             raise UsageError(f"a threshold below what is seen without a fault is an alarm without one: {self.factor:g}")
 
-    def requires(self, graph: Graph) -> None:
+    def requires(self, graph: GraphEditor) -> None:
         """Raises UsageError where a pattern names no site, or nothing that is left can be checked."""
         if not self._relations(graph)[0]:
             raise UsageError(f"--where {','.join(self.where)} leaves nothing whose sum can be checked")
 
-    def planned(self, graph: Graph) -> tuple[list[str], dict[str, str]]:
+    def planned(self, graph: GraphEditor) -> tuple[list[str], dict[str, str]]:
         """The checks."""
         relations, left_out = self._relations(graph)
         return [f"{relation.name} ({relation.kind})" for relation in relations], left_out
@@ -60,9 +60,9 @@ class ChecksumPass:
         """What was asked for."""
         return {"where": list(self.where), "factor": self.factor}
 
-    def call(self, proto: ModelProto, calibration: Calibration) -> tuple[ModelProto, Applied]:
+    def call(self, proto: ModelProto, calibration: CalibrationSet) -> tuple[ModelProto, Applied]:
         """Add the checks; their bounds are measured."""
-        graph = Graph(proto)
+        graph = GraphEditor(proto)
         relations, left_out = self._relations(graph)
         groups = add_alarms(graph, self.name, relations)
         checked, places = set_bounds(graph.finished(), groups, calibration, self.factor)
@@ -75,7 +75,7 @@ class ChecksumPass:
         if checks != len(applied.places):
             raise TestbedError(f"checksum: {len(applied.places)} checks were added, and the file holds {checks}")
 
-    def _relations(self, graph: Graph) -> tuple[list[Relation], dict[str, str]]:
+    def _relations(self, graph: GraphEditor) -> tuple[list[Relation], dict[str, str]]:
         wanted = set(chosen_sites(list(graph.sites), self.where))
         relations, failed = [], {}
         for node in graph.flow.nodes:
@@ -90,7 +90,7 @@ class ChecksumPass:
         return kept, {site: missing[site] for site in graph.sites if site in missing}
 
 
-def _of_node(graph: Graph, node: NodeProto) -> Iterator[Relation]:
+def _of_node(graph: GraphEditor, node: NodeProto) -> Iterator[Relation]:
     if node.output[0] not in graph.flow.live:
         return
     if node.op_type in _MAKERS:
@@ -99,7 +99,7 @@ def _of_node(graph: Graph, node: NodeProto) -> Iterator[Relation]:
         yield residual(graph, node)
 
 
-def _covered(graph: Graph, relations: Iterable[Relation]) -> set[str]:
+def _covered(graph: GraphEditor, relations: Iterable[Relation]) -> set[str]:
     """Human names of the sites in which a fault is seen."""
     return {graph.human[tensor] for relation in relations for tensor in relation.covers if tensor in graph.human}
 

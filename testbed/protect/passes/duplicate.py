@@ -19,8 +19,8 @@ from testbed.instrument.cut.flow import CannotCut
 from testbed.protect.checks.alarms import FACTOR, add_alarms, set_bounds
 from testbed.protect.checks.relation import Relation, Term
 from testbed.protect.checks.sums import Vectors
-from testbed.protect.graph import Graph
-from testbed.protect.passes.base import Applied, Calibration, Place
+from testbed.protect.contract import Applied, CalibrationSet, ProtectedPlace
+from testbed.protect.graph import GraphEditor
 
 _STEP = f"{PREFIX}duplicate"
 _PARTS = {"attn": ("norm1", "attn.proj"), "mlp": ("norm2", "mlp.fc2")}
@@ -55,7 +55,7 @@ class DuplicatePass:
     def corrects(self) -> bool:
         return self.vote
 
-    def requires(self, graph: Graph) -> None:
+    def requires(self, graph: GraphEditor) -> None:
         """Raises UsageError for a pattern that names no part, and for parts that lie in one another."""
         parts = self._parts(graph)
         taken: dict[int, str] = {}
@@ -65,7 +65,7 @@ class DuplicatePass:
                     raise UsageError(f"{part.name} and {taken[node]} share nodes; name only one of them")
                 taken[node] = part.name
 
-    def planned(self, graph: Graph) -> tuple[list[str], dict[str, str]]:
+    def planned(self, graph: GraphEditor) -> tuple[list[str], dict[str, str]]:
         """The parts that are copied."""
         return [part.name for part in self._parts(graph)], {}
 
@@ -74,31 +74,31 @@ class DuplicatePass:
         """What was asked for."""
         return {"where": list(self.where), "vote": self.vote}
 
-    def call(self, proto: ModelProto, calibration: Calibration) -> tuple[ModelProto, Applied]:
+    def call(self, proto: ModelProto, calibration: CalibrationSet) -> tuple[ModelProto, Applied]:
         """Copy every chosen part."""
-        graph = Graph(proto)
+        graph = GraphEditor(proto)
         parts = self._parts(graph)
         if self.vote:
             for part in parts:
                 _add_vote(graph, part)
-            places = [Place(part.name, "vote", part.sites) for part in parts]
+            places = [ProtectedPlace(part.name, "vote", part.sites) for part in parts]
             return graph.finished(), Applied(self.name, self.settings, tuple(places))
         relations = [_same(graph, part, _add_copy(graph, part, 1)) for part in parts]
         groups = add_alarms(graph, self.name, relations)
-        bounded, found = set_bounds(graph.finished(), groups, calibration, FACTOR)
+        bounded, measured = set_bounds(graph.finished(), groups, calibration, FACTOR)
         covered = {part.name: part.sites for part in parts}
-        places = [Place(p.name, p.kind, covered[p.name], p.low, p.high, p.noise) for p in found]
+        places = [ProtectedPlace(p.name, p.kind, covered[p.name], p.low, p.high, p.noise) for p in measured]
         return bounded, Applied(self.name, self.settings, tuple(places))
 
     def ensures(self, proto: ModelProto, applied: Applied) -> None:
         """Every copy is there, with weights of its own."""
         made = {name for node in proto.graph.node for name in node.output}
-        for place in applied.places:
+        for spot in applied.places:
             for number in (1, 2) if self.vote else (1,):
-                if not any(name.startswith(f"{_STEP}.{number}.{place.name}.") for name in made):
-                    raise TestbedError(f"duplicate: copy {number} of {place.name} is not in the file")
+                if not any(name.startswith(f"{_STEP}.{number}.{spot.name}.") for name in made):
+                    raise TestbedError(f"duplicate: copy {number} of {spot.name} is not in the file")
 
-    def _parts(self, graph: Graph) -> list[Part]:
+    def _parts(self, graph: GraphEditor) -> list[Part]:
         known = parts_of(graph)
         chosen: list[str] = []
         for pattern in self.where:
@@ -109,7 +109,7 @@ class DuplicatePass:
         return [known[name] for name in chosen]
 
 
-def parts_of(graph: Graph) -> dict[str, Part]:
+def parts_of(graph: GraphEditor) -> dict[str, Part]:
     """The parts of a ViT that can be copied: of every block its attention, its MLP, and all of it."""
     parts: dict[str, Part] = {}
     blocks = sorted({site.block for site in graph.sites.values() if site.block is not None})
@@ -129,7 +129,7 @@ def parts_of(graph: Graph) -> dict[str, Part]:
     return parts
 
 
-def _keep(graph: Graph, parts: dict[str, Part], name: str, start: str, end: str) -> None:
+def _keep(graph: GraphEditor, parts: dict[str, Part], name: str, start: str, end: str) -> None:
     """Leaves out a part that takes more of the image than its start."""
     try:
         nodes = graph.flow.between([start], [end])
@@ -140,7 +140,7 @@ def _keep(graph: Graph, parts: dict[str, Part], name: str, start: str, end: str)
     parts[name] = Part(name, start, end, tuple(nodes), sites)
 
 
-def _add_copy(graph: Graph, part: Part, number: int) -> str:
+def _add_copy(graph: GraphEditor, part: Part, number: int) -> str:
     """The part once more, its weights copied; gives back the copy's end."""
     prefix = f"{_STEP}.{number}.{part.name}"
     made = {name for index in part.nodes for name in graph.flow.nodes[index].output if name}
@@ -167,7 +167,7 @@ def _is_weight(tensor: TensorProto) -> bool:
     return tensor.data_type in (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.INT8)
 
 
-def _same(graph: Graph, part: Part, copy: str) -> Relation:
+def _same(graph: GraphEditor, part: Part, copy: str) -> Relation:
     """That the part and its copy differ by nothing but rounding."""
     prefix = f"{_STEP}.1.{part.name}"
     difference = graph.add("Sub", [part.end, copy], f"{prefix}.difference")
@@ -183,7 +183,7 @@ def _same(graph: Graph, part: Part, copy: str) -> Relation:
     return Relation(part.name, "copy", (part.end,), lambda _: None, terms)
 
 
-def _add_vote(graph: Graph, part: Part) -> None:
+def _add_vote(graph: GraphEditor, part: Part) -> None:
     """The part where its first copy says the same, else the second copy: the majority wherever one of three is wrong."""
     first, second = (_add_copy(graph, part, number) for number in (1, 2))
     prefix = f"{_STEP}.{part.name}"

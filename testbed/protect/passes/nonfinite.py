@@ -14,8 +14,8 @@ from testbed.instrument.cut.flow import CannotCut
 from testbed.protect.checks.alarms import add_alarms, set_bounds
 from testbed.protect.checks.relation import Relation, Term
 from testbed.protect.checks.sums import Vectors
-from testbed.protect.graph import Graph
-from testbed.protect.passes.base import Applied, Calibration
+from testbed.protect.contract import Applied, CalibrationSet
+from testbed.protect.graph import GraphEditor
 from testbed.protect.passes.range import chosen_sites
 
 _LARGEST = float(np.finfo(np.float32).max)
@@ -36,12 +36,12 @@ class NonfinitePass:
     detects = True
     corrects = False
 
-    def requires(self, graph: Graph) -> None:
+    def requires(self, graph: GraphEditor) -> None:
         """Raises UsageError where a pattern names no site, or no sum can be taken."""
         if not self._relations(graph)[0]:
             raise UsageError(f"--where {','.join(self.where)} leaves no site whose sum can be taken")
 
-    def planned(self, graph: Graph) -> tuple[list[str], dict[str, str]]:
+    def planned(self, graph: GraphEditor) -> tuple[list[str], dict[str, str]]:
         """The flagged sites."""
         relations, left_out = self._relations(graph)
         return [relation.name for relation in relations], left_out
@@ -51,9 +51,9 @@ class NonfinitePass:
         """What was asked for."""
         return {"where": list(self.where)}
 
-    def call(self, proto: ModelProto, calibration: Calibration) -> tuple[ModelProto, Applied]:
+    def call(self, proto: ModelProto, calibration: CalibrationSet) -> tuple[ModelProto, Applied]:
         """Add a flag to every chosen site."""
-        graph = Graph(proto)
+        graph = GraphEditor(proto)
         relations, left_out = self._relations(graph)
         groups = add_alarms(graph, self.name, relations)
         flagged, places = set_bounds(graph.finished(), groups, calibration)
@@ -65,7 +65,7 @@ class NonfinitePass:
         if not flags:
             raise TestbedError("nonfinite: the file holds no flag")
 
-    def _relations(self, graph: Graph) -> tuple[list[Relation], dict[str, str]]:
+    def _relations(self, graph: GraphEditor) -> tuple[list[Relation], dict[str, str]]:
         relations, left_out = [], {}
         for site in chosen_sites(list(graph.sites), self.where):
             tensor = graph.sites[site].tensor

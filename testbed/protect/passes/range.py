@@ -18,9 +18,9 @@ from pydantic import JsonValue
 from testbed.core.errors import TestbedError, UsageError
 from testbed.core.protected import PREFIX
 from testbed.core.words.nearest import unknown
-from testbed.protect.graph import Graph
+from testbed.protect.contract import Applied, CalibrationSet, ProtectedPlace
+from testbed.protect.graph import GraphEditor
 from testbed.protect.observe import Extremes, extremes
-from testbed.protect.passes.base import Applied, Calibration, Place
 
 NanPolicy = Literal["zero", "keep"]
 NAN_POLICIES: tuple[NanPolicy, ...] = get_args(NanPolicy)
@@ -53,12 +53,12 @@ class RangePass:
         if self.nan not in NAN_POLICIES:
             raise UsageError(unknown("NaN policy", self.nan, NAN_POLICIES))
 
-    def requires(self, graph: Graph) -> None:
+    def requires(self, graph: GraphEditor) -> None:
         """Raises UsageError where a pattern names no site, or none that can be guarded is left."""
         if not self._chosen(graph)[0]:
             raise UsageError(f"--where {','.join(self.where)} leaves no site that a range guard can stand at")
 
-    def planned(self, graph: Graph) -> tuple[list[str], dict[str, str]]:
+    def planned(self, graph: GraphEditor) -> tuple[list[str], dict[str, str]]:
         """The guarded sites."""
         chosen, left_out = self._chosen(graph)
         return list(chosen), left_out
@@ -68,9 +68,9 @@ class RangePass:
         """What was asked for."""
         return {"where": list(self.where), "margin": self.margin, "nan": self.nan}
 
-    def call(self, proto: ModelProto, calibration: Calibration) -> tuple[ModelProto, Applied]:
+    def call(self, proto: ModelProto, calibration: CalibrationSet) -> tuple[ModelProto, Applied]:
         """Guard every chosen site."""
-        graph = Graph(proto)
+        graph = GraphEditor(proto)
         chosen, left_out = self._chosen(graph)
         seen = extremes(proto, list(chosen.values()), calibration.images, calibration.engines[0], calibration.precision)
         places = tuple(self._guard(graph, site, tensor, seen[tensor]) for site, tensor in chosen.items())
@@ -78,13 +78,13 @@ class RangePass:
 
     def ensures(self, proto: ModelProto, applied: Applied) -> None:
         """Every guard stands between its site and all that takes the site's values."""
-        graph = Graph(proto)
-        for place in applied.places:
-            for node in graph.consumers(graph.sites[place.name].tensor):
+        graph = GraphEditor(proto)
+        for spot in applied.places:
+            for node in graph.consumers(graph.sites[spot.name].tensor):
                 if not all(name.startswith(PREFIX) for name in node.output):
-                    raise TestbedError(f"range: {node.output[0]!r} is computed from {place.name} past its guard")
+                    raise TestbedError(f"range: {node.output[0]!r} is computed from {spot.name} past its guard")
 
-    def _chosen(self, graph: Graph) -> tuple[dict[str, str], dict[str, str]]:
+    def _chosen(self, graph: GraphEditor) -> tuple[dict[str, str], dict[str, str]]:
         """Site -> tensor, and those left out -> why."""
         outputs = {value.name for value in graph.proto.graph.output}
         wanted = chosen_sites(list(graph.sites), self.where)
@@ -99,7 +99,7 @@ class RangePass:
                 chosen[name] = tensor
         return chosen, left_out
 
-    def _guard(self, graph: Graph, site: str, tensor: str, seen: Extremes) -> Place:
+    def _guard(self, graph: GraphEditor, site: str, tensor: str, seen: Extremes) -> ProtectedPlace:
         dtype = _FLOATS[graph.element(tensor)]
         low, high = bounds(seen, self.margin, dtype)
         step = f"{_STEP}.{site}"
@@ -110,7 +110,9 @@ class RangePass:
         guarded = graph.add("Where", [nan, instead, clipped], step)
         graph.redirect(tensor, guarded)
         covers = (site,)
-        return Place(site, "guard", covers, low, high, max(abs(float(seen.low.min())), abs(float(seen.high.max()))))
+        return ProtectedPlace(
+            site, "guard", covers, low, high, max(abs(float(seen.low.min())), abs(float(seen.high.max())))
+        )
 
 
 def bounds(seen: Extremes, margin: float, dtype: np.dtype) -> tuple[float, float]:

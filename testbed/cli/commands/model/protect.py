@@ -13,13 +13,16 @@ from testbed.cli.options.numbers import Whole
 
 if TYPE_CHECKING:
     from testbed.cli.tables.fitting import FittedTable
-    from testbed.protect.passes.base import ProtectionPass
+    from testbed.protect.passes.range import NanPolicy
     from testbed.protect.run import PlannedProtection, ProtectedRun, ProtectRequest
 
-PASSES = ("range", "duplicate", "checksum", "nonfinite")
 
-
-@click.group(cls=DefaultGroup, default="run", short_help="Rewrite a model so that faults are corrected or detected.")
+@click.group(
+    cls=DefaultGroup,
+    default="run",
+    short_help="Rewrite a model so that faults are corrected or detected.",
+    epilog=example("testbed protect runs/vit --with range,checksum --to runs/vit-protected"),
+)
 def protect() -> None:
     """Rewrite a model so that faults are corrected or detected while it runs, and say what that bought."""
 
@@ -92,7 +95,7 @@ def run(
     passes: str,
     where: tuple[str, ...],
     margin: float,
-    nan: str,
+    nan: NanPolicy,
     vote: bool,
     factor: float,
     precisions: str,
@@ -110,9 +113,11 @@ def run(
     it is then checked that outputs and accuracy stay, that no alarm is false, and that a fault put under every check is
     seen, on every engine that is named. Weights stay what they are.
     """
+    from testbed.protect.named import passes_named
     from testbed.protect.run import ProtectRequest, plan_protection, protect_run
 
-    chosen = chosen_passes(passes, where, margin=margin, nan=nan, vote=vote, factor=factor)
+    names = passes.split(",")
+    chosen = passes_named(names, _patterns(names, where), margin=margin, nan=nan, vote=vote, factor=factor)
     request = ProtectRequest(
         chosen,
         tuple(precisions.split(",")),
@@ -129,47 +134,14 @@ def run(
     emit(done, as_json, lambda: _table(done))
 
 
-def chosen_passes(
-    names: str, where: tuple[str, ...], *, margin: float, nan: str, vote: bool, factor: float
-) -> tuple[ProtectionPass, ...]:
-    """The passes that a command line names. Raises click.UsageError for an unknown one, or sites of one that is not named."""
-    from testbed.core.words.nearest import unknown
-    from testbed.protect.passes.checksum import ChecksumPass
-    from testbed.protect.passes.duplicate import DuplicatePass
-    from testbed.protect.passes.nonfinite import NonfinitePass
-    from testbed.protect.passes.range import RangePass
-
-    asked = names.split(",")
-    for name in asked:
-        if name not in PASSES:
-            raise click.UsageError(unknown("pass", name, PASSES))
-    if vote and "duplicate" not in asked:
-        raise click.UsageError("--vote is of --with duplicate")
-    patterns = _patterns(asked, where)
-    made: dict[str, ProtectionPass] = {}
-    for name in asked:
-        sites = {"where": patterns[name]} if name in patterns else {}
-        if name == "range":
-            made[name] = RangePass(**sites, margin=margin, nan="keep" if nan == "keep" else "zero")
-        elif name == "checksum":
-            made[name] = ChecksumPass(**sites, factor=factor)
-        elif name == "duplicate":
-            made[name] = DuplicatePass(**sites, vote=vote)
-        else:
-            made[name] = NonfinitePass(**sites)
-    return tuple(made.values())
-
-
 def _patterns(asked: list[str], where: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
     """Pass -> patterns."""
     patterns: dict[str, tuple[str, ...]] = {}
     for text in where:
         name, colon, rest = text.partition(":")
-        if colon and name not in asked:
-            raise click.UsageError(f"--where {text}: pass {name!r} is not among --with {','.join(asked)}")
         sites = tuple((rest if colon else text).split(","))
-        for one in [name] if colon else asked:
-            patterns[one] = (*patterns.get(one, ()), *sites)
+        for step in [name] if colon else asked:
+            patterns[step] = (*patterns.get(step, ()), *sites)
     return patterns
 
 

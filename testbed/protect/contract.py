@@ -9,7 +9,7 @@ from onnx import ModelProto
 from pydantic import JsonValue
 
 from testbed.core.arrays import Float32s
-from testbed.protect.graph import Graph
+from testbed.protect.graph import GraphEditor
 
 ORDER = ("range", "duplicate", "checksum", "nonfinite")
 """The order in which passes are applied, whatever the order in which they are asked for: what corrects comes first, so
@@ -17,7 +17,7 @@ that checks see what is taken on."""
 
 
 @dataclass(frozen=True)
-class Calibration:
+class CalibrationSet:
     """What bounds and thresholds are measured on. images: (n, C, S, S), none of them evaluated later; engines: names."""
 
     images: Float32s
@@ -26,7 +26,7 @@ class Calibration:
 
 
 @dataclass(frozen=True)
-class Place:
+class ProtectedPlace:
     """One guard, check or copy. covers: the sites whose faults it can see or mend; low, high: its bounds; noise: the
     largest deviation without a fault on the calibration images; rule: the bound that a published rule gives."""
 
@@ -49,7 +49,7 @@ class Applied:
 
     name: str
     settings: dict[str, JsonValue]
-    places: tuple[Place, ...]
+    places: tuple[ProtectedPlace, ...]
     left_out: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, JsonValue]:
@@ -57,7 +57,7 @@ class Applied:
         return {
             "pass": self.name,
             "settings": self.settings,
-            "places": [place.to_json() for place in self.places],
+            "places": [spot.to_json() for spot in self.places],
             "left_out": dict(self.left_out),
         }
 
@@ -75,11 +75,11 @@ class ProtectionPass(Protocol):
     @property
     def corrects(self) -> bool: ...
 
-    def requires(self, graph: Graph) -> None:
+    def requires(self, graph: GraphEditor) -> None:
         """Raises UsageError, with what to do, where the pass cannot be applied to the file."""
         ...
 
-    def planned(self, graph: Graph) -> tuple[list[str], dict[str, str]]:
+    def planned(self, graph: GraphEditor) -> tuple[list[str], dict[str, str]]:
         """Where the pass would add something, and per site that it leaves out, why."""
         ...
 
@@ -88,7 +88,7 @@ class ProtectionPass(Protocol):
         """What was asked for, JSON-ready."""
         ...
 
-    def call(self, proto: ModelProto, calibration: Calibration) -> tuple[ModelProto, Applied]:
+    def call(self, proto: ModelProto, calibration: CalibrationSet) -> tuple[ModelProto, Applied]:
         """The file with the pass, and what was done."""
         ...
 

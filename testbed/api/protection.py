@@ -1,0 +1,106 @@
+"""Protection from Python: a model rewritten so that faults are corrected or detected."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import pandas as pd
+
+from testbed.api.records import StudyResult
+from testbed.core.words import html
+
+if TYPE_CHECKING:
+    from testbed.protect.run import ProtectedRun
+
+Folder = str | os.PathLike[str]
+
+
+@dataclass(frozen=True, eq=False)
+class ProtectResult(StudyResult):
+    """A protected model: its files, what each pass put where, and what was checked.
+
+    Attributes:
+        content: The record with fields instead of keys: `protected.content.files[0].applied`.
+    """
+
+    content: ProtectedRun
+
+    @property
+    def checks(self) -> pd.DataFrame:
+        """One row per precision and engine: images, same bits, largest change, accuracies, false alarms and their bound."""
+        rows = []
+        for file in self.content.files:
+            for each in file.ensured.unchanged:
+                row = {"precision": file.precision, "engine": each.engine, "n": each.n, "identical": each.identical}
+                row |= {"largest": each.largest, "false_alarms": each.false_alarms, "bound": each.false_alarm_bound}
+                rows.append(row | {"accuracy": each.accuracy[0], "accuracy_before": each.accuracy_before[0]})
+        return pd.DataFrame(rows)
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (file.precision, ", ".join(f"{done.name}: {len(done.places)}" for done in file.applied))
+            for file in self.content.files
+        ]
+        return html.heading(f"{self.content.source}, protected") + html.table(("precision", "places"), rows)
+
+
+def protect_model(
+    model: Folder,
+    to: Folder,
+    passes: Sequence[Literal["range", "duplicate", "checksum", "nonfinite"]],
+    *,
+    where: Mapping[str, Sequence[str]] | None = None,
+    margin: float = 1.3,
+    nan: Literal["zero", "keep"] = "zero",
+    vote: bool = False,
+    factor: float = 4.0,
+    precisions: Sequence[str] = ("fp32",),
+    engines: Sequence[str] = ("ort-cpu",),
+    calibration_images: int = 256,
+    calibration_data: str = "train",
+    images: int = 1000,
+    report: Callable[[str], None] = lambda line: None,
+) -> ProtectResult:
+    """Rewrite a model's exported file so that faults are corrected or detected, and write it as a model like any other.
+
+    Args:
+        model: Run folder of the plain model.
+        to: New run folder.
+        passes: "range" brings values back into the range that was seen; "checksum" holds sums of every product against
+            what they must be; "duplicate" computes parts twice and compares; "nonfinite" flags NaN and infinity.
+        where: Patterns of sites for a pass (parts, for "duplicate"). Default: each pass's own.
+        margin: range: how much wider than what was seen; 1 or more.
+        nan: range: what becomes of NaN.
+        vote: duplicate: three copies, of which the majority goes on.
+        factor: checksum: a threshold over the largest deviation that was seen without a fault.
+        precisions: Number formats of the files.
+        engines: Engines that thresholds hold on, and that the files are checked on.
+        calibration_images: Training images that bounds and thresholds are measured on.
+        calibration_data: Another data set to measure on.
+        images: Test images that the files are held against.
+        report: Called with a line of progress now and then.
+
+    Returns:
+        What was put where, and what was checked.
+
+    Raises:
+        UsageError: For what cannot be protected, or not so.
+        GateFailed: For a file that does not keep what it promises. Nothing is written then.
+
+    Example:
+        ```py
+        protected = testbed.protect_model("runs/digits", "runs/checked", ["checksum"])
+        print(protected.checks)
+        ```
+    """
+    from testbed.protect.named import passes_named
+    from testbed.protect.run import ProtectRequest, protect_run
+
+    chosen = passes_named(passes, where or {}, margin=margin, nan=nan, vote=vote, factor=factor)
+    request = ProtectRequest(chosen, tuple(precisions), tuple(engines), calibration_images, calibration_data, images)
+    done = protect_run(Path(model), Path(to), request, report)
+    return ProtectResult(done.to_json(), done)
