@@ -81,9 +81,12 @@ class EvaluationFacts(Form):
 
 
 class GateFacts(Form):
+    """``passes``: of a protected file, as its metadata has them. ``alarms``: of one that checks itself."""
+
     parity: list[ParityFacts]
     drift: DriftFacts
     zero_fault: ZeroFaultFacts
+    passes: JsonValue = None
     alarms: AlarmFacts | None = None
     weights: dict[str, WeightGate] = Field(default_factory=dict)
     notes: list[str] = Field(default_factory=list)

@@ -9,8 +9,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import onnx
 import pyarrow as pa
 from numpy.typing import NDArray
+from pydantic import JsonValue
 
 from testbed.analysis.stats import clopper_pearson
 from testbed.campaign.execute.faults import FaultRunner
@@ -20,8 +22,10 @@ from testbed.campaign.plan.row import PlanRow, table_of
 from testbed.campaign.plan.table import PlanSlice
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.core.arrays import Words32
+from testbed.core.errors import TestbedError
 from testbed.core.fault import masks_for
-from testbed.core.protected import FLAG
+from testbed.core.folder.parsing import json_value
+from testbed.core.protected import FLAG, PROTECTION
 from testbed.core.site import Site, Where
 from testbed.instrument.ports.feed import DTYPES, NO_SITE, PortFeed, to_words
 
@@ -130,6 +134,25 @@ def silent_flags(engine: CampaignEngine) -> list[str]:
         wrong = np.flatnonzero(raised) if alarms is None else np.flatnonzero(alarms != raised)
         silent += [some[row].name if row < len(some) else some[-1].name for row in wrong]
     return list(dict.fromkeys(silent))
+
+
+def passes_of(content: bytes, name: str) -> JsonValue | None:
+    """The passes of a protected file, as its metadata has them; None of any other. name: of the file.
+
+    Raises TestbedError where they are damaged.
+    """
+    if PROTECTION.encode() not in content:
+        return None
+    props = {entry.key: entry.value for entry in onnx.load_from_string(content).metadata_props}
+    if PROTECTION not in props:
+        return None
+    try:
+        passes: JsonValue = json_value(props[PROTECTION])
+    except ValueError as error:
+        raise TestbedError(
+            f"what {name} says of its protection is damaged ({error}); protect the model again"
+        ) from error
+    return passes
 
 
 def zero_fault_slice(

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from testbed.campaign.execute.checks import (
     failing,
     false_alarms,
     parity,
+    passes_of,
     silent_flags,
     zero_fault,
     zero_fault_slice,
@@ -92,6 +94,8 @@ class _Gates:
         plain = {str(target): self._plain_outputs(target) for target in spec.targets}
         deviations = [deviation for target in spec.targets for deviation in self._parity(target, plain[target], bounds)]
         alarms, alarm_complaints = self._alarms(plain)
+        deployed = self.workplace.folder / Files(spec.targets[0]).plain
+        protection: dict[str, Any] = {"passes": passes_of(deployed.read_bytes(), str(deployed)), "alarms": alarms}
         weights = {t: self._weights(t, sites) for (t, where), sites in spec.target_places.items() if where == "weight"}
         chosen = {
             target_place: self._strikable(*target_place, sites, weights)
@@ -122,7 +126,7 @@ class _Gates:
             weights=weights,
             notes=notes,
             goldens=goldens,
-            **({} if alarms is None else {"alarms": alarms}),
+            **{name: facts for name, facts in protection.items() if facts is not None},
             evaluation={proof.key: EvaluationFacts(**proof.to_json()) for proof in proofs},
         )
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
-import onnx
 from pydantic import Field, JsonValue
 
 from testbed.analysis.domains import Estimate
@@ -13,10 +11,7 @@ from testbed.analysis.stats import rounded_share
 from testbed.campaign.gate_facts import AlarmFacts
 from testbed.campaign.summary.part import SummaryPart
 from testbed.campaign.summary.rates import ModelRates
-from testbed.core.errors import TestbedError
-from testbed.core.folder.parsing import json_value
 from testbed.core.outcome import Outcome
-from testbed.core.protected import PROTECTION
 from testbed.core.site import Where
 
 _NonNegative = Annotated[int, Field(ge=0)]
@@ -66,23 +61,6 @@ class ProtectionRecord(SummaryPart):
     on_detected: str = "none"
     false_alarms: AlarmFacts | None = None
     models: list[CheckedModel] = Field(default_factory=list)
-
-
-def passes_of(plain: Path) -> JsonValue | None:
-    """The passes of a protected file, None of any other. Raises TestbedError where they are damaged."""
-    content = plain.read_bytes()
-    if PROTECTION.encode() not in content:
-        return None
-    props = {entry.key: entry.value for entry in onnx.load_from_string(content).metadata_props}
-    if PROTECTION not in props:
-        return None
-    try:
-        passes: JsonValue = json_value(props[PROTECTION])
-    except ValueError as error:
-        raise TestbedError(
-            f"what {plain} says of its protection is damaged ({error}); protect the model again"
-        ) from error
-    return passes
 
 
 def checked_model(rates: ModelRates, alarms: AlarmFacts) -> CheckedModel:

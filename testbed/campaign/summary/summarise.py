@@ -16,13 +16,13 @@ from testbed.analysis.domains import Estimate
 from testbed.analysis.stats import rounded_share
 from testbed.campaign.described import DescribedData
 from testbed.campaign.facts import ExecuteFacts, TuneFacts
-from testbed.campaign.files import PLAN, TIERS, Files
+from testbed.campaign.files import PLAN, TIERS
 from testbed.campaign.folder.claim import recorded_spec
 from testbed.campaign.folder.images import read_tiers
 from testbed.campaign.gate_facts import GateFacts
 from testbed.campaign.prepare.stages import Preparation
 from testbed.campaign.summary.exposure import contributions
-from testbed.campaign.summary.protection import CheckedModel, ProtectionRecord, checked_model, passes_of
+from testbed.campaign.summary.protection import CheckedModel, ProtectionRecord, checked_model
 from testbed.campaign.summary.rates import RATE_DIMENSIONS, ModelRates, RateGroup, fault_models
 from testbed.campaign.summary.record import (
     EvaluatedRows,
@@ -159,13 +159,12 @@ class _ProtectionField(TypedDict, total=False):
 
 
 def _protection(preparation: Preparation, gates: GateFacts, checked: list[CheckedModel]) -> _ProtectionField:
-    passes = passes_of(preparation.folder / Files(preparation.spec.targets[0]).plain)
-    if passes is None:
+    if gates.passes is None:
         return {}
     if gates.alarms is None:
-        return {"protection": ProtectionRecord(passes=passes)}
+        return {"protection": ProtectionRecord(passes=gates.passes)}
     on_detected = preparation.spec.protection.on_detected
-    record = ProtectionRecord(passes=passes, on_detected=on_detected, false_alarms=gates.alarms, models=checked)
+    record = ProtectionRecord(passes=gates.passes, on_detected=on_detected, false_alarms=gates.alarms, models=checked)
     return {"protection": record}
 
 
