@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import reduce
-from typing import Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 from testbed.core.errors import UsageError
 from testbed.core.formats import Format
-from testbed.core.site import Where
 from testbed.core.words.nearest import unknown
+
+if TYPE_CHECKING:
+    from testbed.core.site import Where
 
 DrawnOp = Literal["flip", "stuck0", "stuck1", "random"]
 Op = Literal[DrawnOp, "identity"]
