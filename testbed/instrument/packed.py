@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from testbed.core.arrays import Float32s
 from testbed.core.errors import TestbedError
@@ -32,6 +32,44 @@ class JudgedOutputs(NamedTuple):
         if output_name != PACKED:
             return cls(outputs, None)
         return cls(np.ascontiguousarray(outputs[:, :-1]), outputs[:, -1] != 0)
+
+
+def is_packed(proto: ModelProto) -> bool:
+    """Whether a file's outputs are packed."""
+    return any(value.name == PACKED for value in proto.graph.output)
+
+
+def with_early_checks(proto: ModelProto) -> ModelProto:
+    """A packed file in whose order every check follows at once what it looks at; any other as it is."""
+    if not is_packed(proto):
+        return proto
+    ordered = ModelProto()
+    ordered.CopyFrom(proto)
+    known = {""} | {value.name for value in (*proto.graph.input, *proto.graph.initializer)}
+    checks = [node for node in proto.graph.node if _is_check(node)]
+    nodes: list[NodeProto] = []
+
+    def take(node: NodeProto) -> None:
+        nodes.append(node)
+        known.update(node.output)
+        while ready := [check for check in checks if known.issuperset(check.input)]:
+            for check in ready:
+                nodes.append(check)
+                known.update(check.output)
+            checks[:] = [check for check in checks if check not in ready]
+
+    for node in proto.graph.node:
+        if not _is_check(node):
+            take(node)
+    nodes += checks
+    copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del ordered.graph.node[:]
+    ordered.graph.node.extend(copies)
+    return ordered
+
+
+def _is_check(node: NodeProto) -> bool:
+    return all(name.startswith(PREFIX) or name == DETECTED for name in node.output)
 
 
 def packed(model: bytes) -> bytes:

@@ -6,6 +6,7 @@ Oracle: the deployed file, with two outputs, in ONNX Runtime itself, the weight 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 from onnx import ModelProto, helper, numpy_helper
 
+from testbed.campaign.evaluate.suffix.entries import SuffixEntry
 from testbed.campaign.folder import workplace
 from testbed.campaign.prepare import stages
 from testbed.campaign.run import Run
@@ -130,6 +132,21 @@ def test_weight_rows_are_those_of_the_deployed_file(
         assert row["detected"] == detected
         seen.add(detected)
     assert seen == {True, False}
+
+
+def test_parts_of_the_engine_give_the_same_rows(
+    model_run: Path, finished: Path, rows: pd.DataFrame, tmp_path: Path
+) -> None:
+    """What goes past the cuts to the alarms alone goes along: the rows are those of the whole engine."""
+    evaluated = json.loads((finished / "summary.json").read_text())["evaluated_by"]
+    assert {facts["by"] for facts in evaluated.values()} == {"suffix"}, evaluated
+    assert "whole" not in set(rows["evaluation"])
+    values = spec_values(model_run)
+    values["engine"] = {**values["engine"], "evaluation": "whole"}
+    run_here(parse_spec(values), tmp_path / "run")
+    whole = pd.read_parquet(tmp_path / "run/results.parquet")
+    assert set(whole["evaluation"]) == {"whole"}
+    pd.testing.assert_frame_equal(rows.drop(columns=["evaluation"]), whole.drop(columns=["evaluation"]))
 
 
 def test_the_deployed_file_is_the_one_that_was_protected(finished: Path, model_run: Path) -> None:
@@ -324,3 +341,22 @@ def test_a_protected_file_of_others(files: dict[str, bytes], rows: pd.DataFrame,
     differ = both[both["detected"] != both["detected_b"]]
     assert not len(differ), differ.iloc[0].to_dict()
     assert (both["outcome"].astype(str) == both["outcome_b"].astype(str)).all()
+
+
+def test_alarms_that_get_lost_between_parts_are_caught(
+    model_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gate of the shortcuts finds other bits, and the whole engine is run."""
+    put = SuffixEntry.put
+
+    def forgetful(entry: SuffixEntry, name: str, *where: Any) -> None:
+        put(replace(entry, whole={}) if name.startswith("protect.") else entry, name, *where)
+
+    monkeypatch.setattr(SuffixEntry, "put", forgetful)
+    values = spec_values(model_run)
+    del values["faults"][1]
+    summary = run_here(parse_spec(values), tmp_path / "run")
+    (facts,) = summary.evaluated_by.values()
+    assert facts.by == "whole"
+    assert facts.why is not None
+    assert facts.why.startswith("parts do not give the whole's bits")

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from testbed.core.errors import TestbedError
+from testbed.instrument.packed import PACKED, with_early_checks
 from testbed.instrument.shapes import inputs_of, measured_shapes, model_input
 from testbed.instrument.slicing import FROM_SHAPE
 
@@ -44,6 +45,7 @@ class Flow:
     @classmethod
     def of(cls, proto: ModelProto) -> Flow:
         """Raises CannotCut for a graph with control flow; EngineError where shapes must be measured and cannot be."""
+        proto = with_early_checks(proto)
         if any(
             a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
             for n in proto.graph.node
@@ -131,21 +133,41 @@ class Flow:
         return sorted(indices)
 
     def articulations(self) -> list[str]:
-        """Live tensors, in execution order, through which everything that the image does to the output goes."""
+        """Live tensors, in execution order, through which everything that the image does to the output goes; of a packed
+        output, to all of it but the alarms."""
+        return list(self.crossings)
+
+    @cached_property
+    def crossings(self) -> dict[str, tuple[str, ...]]:
+        """Articulation -> what else is live there and goes on to the alarms alone; nothing where there are none."""
         last_use = {name: max(places) for name, places in self.consumers.items() if name in self.live}
         last_use[self.output] = len(self.nodes)
         pending: set[str] = {self.input}
-        bottlenecks = [self.input]
-        reached = {self.output}
-        for node in reversed(self.nodes):  # only what the output is made from counts
-            if any(name in reached for name in node.output):
-                reached.update(self.live_inputs(node))
+        crossings: dict[str, tuple[str, ...]] = {self.input: ()}
+        reached, values = self._made_from(self.output), self._made_from(*self._values)
         for index, node in enumerate(self.nodes):
             made = [name for name in node.output if name in reached and name in self.live]
             if made:
                 pending = {name for name in pending if last_use.get(name, -1) > index} | set(made)
-                bottlenecks += made if len(pending) == 1 else []
-        return bottlenecks
+                narrow = [name for name in pending if name in values]
+                if narrow == [name for name in made if name in values] and len(narrow) == 1:
+                    crossings[narrow[0]] = tuple(sorted(pending - {narrow[0]}, key=self.producer.__getitem__))
+        return crossings
+
+    @property
+    def _values(self) -> tuple[str, ...]:
+        """The output, less the alarms that are packed into it."""
+        if self.output != PACKED:
+            return (self.output,)
+        return (self.output, str(self.nodes[self.producer[PACKED]].input[0]))
+
+    def _made_from(self, output: str, *through: str) -> set[str]:
+        """The live tensors that ``output`` is made from, itself among them; by these of its inputs, where any are said."""
+        reached = {output, *through}
+        for node in reversed(self.nodes):
+            if any(name in reached for name in node.output) and (not through or output not in node.output):
+                reached.update(self.live_inputs(node))
+        return reached
 
     def constant(self, tensor: str) -> NDArray | None:
         """The value of a tensor that is stored, of a Constant node, or of one of these laid out anew."""

@@ -8,7 +8,7 @@ scores, softmax) a query's row does. All of it is found in the graph; a stage wh
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 
@@ -55,13 +55,28 @@ class Rowed:
 
 @dataclass(frozen=True)
 class Stage:
-    """The graph from one cut of the stream to the next. ``sites``: those made on the way, its end's among them."""
+    """The graph from one cut of the stream to the next. ``sites``: those made on the way, its end's among them.
+
+    ``beside``, ``beside_end``: what goes past the start, and the end, to the alarms of a protected engine alone.
+    """
 
     number: int
     start: str
     end: str
     sites: tuple[Site, ...]
     rowed: Rowed | None
+    beside: tuple[str, ...] = ()
+    beside_end: tuple[str, ...] = ()
+
+    @property
+    def inputs(self) -> list[str]:
+        """All that it is made from."""
+        return [self.start, *self.beside]
+
+    @property
+    def outputs(self) -> list[str]:
+        """All that it makes of what goes on from its end."""
+        return [self.end, *(name for name in self.beside_end if name not in self.beside)]
 
     @property
     def has_middle(self) -> bool:
@@ -104,6 +119,8 @@ class Stages:
     @cached_property
     def last_rows(self) -> tuple[int, ...] | None:
         """The only tokens of the last block's output that are looked at, if they are few."""
+        if any(stage.beside for stage in self.stages):  # checks look at all of them
+            return None
         stream = self.stages[-1].start
         need, tokens = self._needed[stream], self.flow.shapes[stream][TOKENS] or 0
         if need is None or need.axis != TOKENS or need.which is None or 2 * len(need.which) > tokens:
@@ -115,7 +132,7 @@ class Stages:
         """Bytes of the weights of each stage."""
         sizes = []
         for stage in self.stages:
-            nodes = [self.flow.nodes[index] for index in self.flow.between([stage.start], [stage.end])]
+            nodes = [self.flow.nodes[index] for index in self.flow.between(stage.inputs, stage.outputs)]
             stored = {name for node in nodes for name in node.input if name in self.flow.stored}
             sizes.append(sum(self.flow.stored[name].ByteSize() for name in stored))
         return sizes
@@ -154,10 +171,14 @@ def _is_stream(flow: Flow, tensor: str) -> bool:
 
 
 def _stage(flow: Flow, table: SiteTable, number: int, start: str, end: str) -> Stage:
-    places = flow.between([start], [end])
+    beside, beside_end = flow.crossings[start], flow.crossings[end]
+    stage = Stage(number, start, end, (), None, beside, beside_end)
+    places = flow.between(stage.inputs, stage.outputs)
     made = {name for index in places for name in flow.nodes[index].output}
     sites = tuple(s for s in table if s.where == "activation" and s.tensor in made)
     rowed = None
+    if beside or beside_end:  # a check sees more of a token than what goes on from it
+        return replace(stage, sites=sites)
     if _is_stream(flow, start) and _is_stream(flow, end):
         try:
             rowed = _rowed(flow, places, start, end, {site.tensor for site in sites})

@@ -42,7 +42,7 @@ class Costs:
         if way == Way.INSIDE:
             return self._suffix(route.stage, True)
         if way == Way.TWIN or rowed is None:
-            own = macs(self._flow, self._flow.between([stage.start], [stage.end]))
+            own = macs(self._flow, self._flow.between(stage.inputs, stage.outputs))
             return own + (0.0 if last else self._suffix(route.stage + 1, False))
         if way == Way.FRONT:
             return self._macs_of_part(rowed.front) + self._suffix(route.stage, True)

@@ -134,7 +134,7 @@ class SuffixEvaluator:
         """Tensors whose golden values suffixes and parts start from."""
         names: dict[str, None] = {}
         for stage in self.stages.stages[1:]:
-            names[stage.start] = None
+            names |= dict.fromkeys(stage.inputs)
             if stage.rowed is not None and (self.plan.inside or self.plan.rows):
                 names |= dict.fromkeys(stage.rowed.middle_inputs)
                 names |= dict.fromkeys(stage.rowed.tail.inputs)

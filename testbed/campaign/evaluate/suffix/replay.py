@@ -51,9 +51,9 @@ def replayed(replay: ReplayContext, stage: int, inside: bool, entries: Sequence[
     """Outputs of strikes that enter a suffix, in batches; ``rows`` are the entries' own numbers."""
     first, *others = replay.segments.suffix(stage, inside)
     for batch in batches(entries, first.inputs, replay.goldens, replay.segments.batch):
-        tensors = first(batch.feeds)
+        tensors = {**batch.feeds, **first(batch.feeds)}
         for segment in others:
-            tensors = segment({name: tensors[name] for name in segment.inputs})
+            tensors |= segment({name: tensors[name] for name in segment.inputs})
         outputs = tensors[replay.stages.flow.output][: len(batch.injection)]
         yield Evaluated(batch.injection, outputs, batch.how, np.zeros(len(outputs), np.float32))
 
@@ -145,9 +145,11 @@ class Replay:
         segment, size = self._segments.twin(stage.number), self._segments.batch
         for some in chunks(rows, size):
             padded = pad_rows(some, size, filler=some[0])
-            start = self._golden[stage.start][self._slot[padded]] if stage.number else self._images(padded)
+            feeds = {stage.start: self._images(padded)}
+            if stage.number:
+                feeds = {name: self._golden[name][self._slot[padded]] for name in stage.inputs}
             own = segment.own(self._injections.ports.take(some))
-            outputs, live = segment.faulty({stage.start: start}, own)
+            outputs, live = segment.faulty(feeds, own)
             assert live is not None
             assert segment.table is not None
             check_live(own, live[: len(some)], segment.table)
@@ -155,13 +157,15 @@ class Replay:
             if stage.number + 1 == len(self._stages):
                 yield Evaluated.exact(some, ends, How.SUFFIX)
                 continue
-            differs = ~same_words(ends, self._golden[stage.end][self._slot[some]])
+            whole = {name: outputs[name][: len(some)] for name in stage.outputs}
+            differs = np.zeros(len(some), bool)
+            for name, values in whole.items():
+                differs |= ~same_words(values, self._golden[name][self._slot[some]])
             if not differs.all():
                 self._unchanged.append(some[~differs])
             if differs.any():
-                entry = SuffixEntry(
-                    some[differs], self._slot[some[differs]], How.SUFFIX, whole={stage.end: ends[differs]}
-                )
+                changed = {name: values[differs] for name, values in whole.items()}
+                entry = SuffixEntry(some[differs], self._slot[some[differs]], How.SUFFIX, whole=changed)
                 yield from replayed(self._replay, stage.number + 1, False, [entry])
 
     # ---- one changed row goes on

@@ -115,7 +115,9 @@ class Routes:
         return ways
 
     def _route(self, site: Site) -> Route:
-        stage = self._stages.by_site[site.name]
+        stage = self._stages.by_site.get(site.name)
+        if stage is None:  # nothing that goes on is made from it
+            return Route(site, 0, Way.WHOLE, Way.WHOLE)
         number, rowed, plan = stage.number, stage.rowed, self._plan
         if site.tensor == stage.end:
             way = Way.OUTPUT if stage.number == len(self._stages.stages) - 1 else Way.CUT

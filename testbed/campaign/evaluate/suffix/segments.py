@@ -116,7 +116,7 @@ class Segments:
         def build() -> PortedSegment:
             flow, own = self.stages.flow, self.stages.stages[stage]
             inside = [site for site in own.sites if site.tensor != own.end]
-            return self._ported(cut_segment(flow, [own.start], [own.end]), [own.start], inside, {}, self.batch)
+            return self._ported(cut_segment(flow, own.inputs, own.outputs), own.inputs, inside, {}, self.batch)
 
         return self._kept(("twin", stage), build)
 
@@ -155,11 +155,12 @@ class Segments:
         """Stages ``stage`` to ``stop`` (excluded) as a model, and what it takes."""
         flow, stages = self.stages.flow, self.stages.stages
         rowed = stages[stage].rowed
-        inputs = list(rowed.middle_inputs) if inside and rowed else [stages[stage].start]
+        inputs = list(rowed.middle_inputs) if inside and rowed else stages[stage].inputs
         end = stages[stop - 1].end
+        beside = [name for name in stages[stop - 1].beside_end if name not in inputs]
         rows = self.last_rows if end == flow.output else None
         if rows is None or stage == len(stages) - 1:
-            return Restricted(cut_segment(flow, inputs, [end]), {}), inputs
+            return Restricted(cut_segment(flow, inputs, [end, *beside]), {}), inputs
         with suppress(CannotCut):  # what cannot be restricted is run in full
             return restricted(flow, flow.between(inputs, [end]), inputs, {end: None}, rows), inputs
         return Restricted(cut_segment(flow, inputs, [end]), {}), inputs

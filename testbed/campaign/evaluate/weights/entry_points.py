@@ -50,7 +50,9 @@ class EntryPoints:
         points: dict[int, str] = {}
         between = {stage.start for stage in self._stages.stages}
         for name in flow.articulations():
-            if name not in flow.producer or name == flow.output or may_fuse(flow, name) or not _can_be_kept(flow, name):
+            if name not in flow.producer or name == flow.output or may_fuse(flow, name):
+                continue
+            if not all(_can_be_kept(flow, kept) for kept in (name, *flow.crossings[name])):
                 continue
             if self._inside or name in between:
                 points[flow.producer[name]] = name

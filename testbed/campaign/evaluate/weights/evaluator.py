@@ -121,7 +121,7 @@ class WeightSuffix:
         cost, start = 0.0, entry
         for stop in self._stops(entry):
             few = self._model(start, stop)
-            cost += macs(flow, flow.between([start], [stop]), few.shapes)
+            cost += macs(flow, flow.between(*self._ends(start, stop)), few.shapes)
             start = stop
         return cost / (macs(flow, range(len(flow.nodes))) or 1.0)
 
@@ -135,19 +135,23 @@ class WeightSuffix:
         return words
 
     def _run(self, entry: str, segments: Sequence[Segment]) -> NDArray:
-        golden, parts = self._golden_values[entry], []
+        golden, parts = self._golden_values, []
         for start in range(0, self._images, self._batch):
-            held = {entry: pad_values(golden[start : start + self._batch], self._batch, filler=golden[0])}
+            held = {
+                name: pad_values(golden[name][start : start + self._batch], self._batch, filler=golden[name][0])
+                for name in (entry, *self.stages.flow.crossings[entry])
+            }
             for segment in segments:
-                held = segment({name: held[name] for name in segment.inputs})
+                held |= segment({name: held[name] for name in segment.inputs})
             parts.append(held[self.stages.flow.output][: self._images - start])
         return np.concatenate(parts)
 
     @cached_property
     def _golden_values(self) -> dict[str, NDArray]:
         """(images, ...) of every entry, from the engine with weights that can be struck."""
-        flow, names = self.stages.flow, self.entries.names
-        segment = self._segment(cut_segment(flow, [flow.input], [*names, flow.output]), flow.input)
+        flow = self.stages.flow
+        names = list(dict.fromkeys(n for entry in self.entries.names for n in (entry, *flow.crossings[entry])))
+        segment = self._segment(cut_segment(flow, [flow.input], [*names, flow.output]), [flow.input])
         parts: dict[str, list[NDArray]] = {name: [] for name in names}
         for batch in batches(self._images, self._batch):
             outputs = segment({flow.input: self._inputs(batch.padded)})
@@ -163,7 +167,7 @@ class WeightSuffix:
         for stop in self._stops(entry):
             if (start, stop) not in self._built:
                 few = self._model(start, stop)
-                self._built[start, stop] = self._segment(few.proto, start)
+                self._built[start, stop] = self._segment(few.proto, self._ends(start, stop)[0])
             segments.append(self._built[start, stop])
             start = stop
         return segments
@@ -187,9 +191,15 @@ class WeightSuffix:
             with suppress(CannotCut):
                 picked = (rows * ROWS)[: max(ROWS, len(rows))]
                 return restricted(flow, flow.between([start], [stop]), [start], {stop: None}, picked)
-        return Restricted(cut_segment(flow, [start], [stop]), {})
+        return Restricted(cut_segment(flow, *self._ends(start, stop)), {})
 
-    def _segment(self, proto: ModelProto, start: str) -> Segment:
+    def _ends(self, start: str, stop: str) -> tuple[list[str], list[str]]:
+        """What an engine from one tensor to another takes and gives, what goes past them to the alarms among it."""
+        crossings = self.stages.flow.crossings
+        inputs = [start, *crossings[start]]
+        return inputs, [stop, *(name for name in crossings[stop] if name not in inputs)]
+
+    def _segment(self, proto: ModelProto, inputs: Sequence[str]) -> Segment:
         weights = frozenset(tensor.name for tensor in proto.graph.initializer)
         runner = self._open(proto.SerializeToString(), batch=self._batch, mutable_weights=True)
-        return Segment(runner, (start,), self._clock, weights=weights)
+        return Segment(runner, tuple(inputs), self._clock, weights=weights)
