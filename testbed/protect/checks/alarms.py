@@ -19,6 +19,7 @@ from testbed.protect.checks.sums import Vectors
 from testbed.protect.contract import CalibrationSet, ProtectedPlace
 from testbed.protect.graph import GraphEditor
 from testbed.protect.observe import Extremes, extremes, values
+from testbed.protect.order import order_for_cache
 
 FACTOR = 4.0
 """How far beyond the largest deviation that was seen without a fault a threshold is set."""
@@ -27,6 +28,7 @@ _UNIT = {"fp32": 2.0**-24, "fp16": 2.0**-11, "bf16": 2.0**-8, "int8": 2.0**-24}
 _LARGEST = float(np.finfo(np.float32).max)
 _BLOCK = re.compile(r"block\.(\d+)\.")
 _BATCHES = (8, 1)
+_END = ("norm", "head")
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,9 @@ def add_alarms(graph: GraphEditor, step: str, relations: Sequence[Relation]) -> 
 
 def _block(graph: GraphEditor, relation: Relation) -> str:
     named = _BLOCK.search(" ".join([relation.name, *map(graph.named, relation.covers)]))
-    return f"block.{named[1]}" if named else "ends"
+    if named:
+        return f"block.{named[1]}"
+    return "end" if any(graph.named(tensor) in _END for tensor in relation.covers) else "start"
 
 
 def _group(graph: GraphEditor, step: str, name: str, relations: tuple[Relation, ...]) -> CheckGroup:
@@ -89,7 +93,9 @@ def join_flags(proto: ModelProto) -> ModelProto:
     graph.add("Cast", [highest], DETECTED, to=TensorProto.BOOL)
     batch = next(iter(proto.graph.input)).type.tensor_type.shape.dim[0].dim_param or "batch"
     graph.proto.graph.output.append(helper.make_tensor_value_info(DETECTED, TensorProto.BOOL, [batch]))
-    return graph.finished()
+    done = graph.finished()
+    order_for_cache(done)
+    return done
 
 
 # ---- thresholds
