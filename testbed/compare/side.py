@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pandas as pd
@@ -53,7 +54,7 @@ class Side:
     spec: CampaignSpec
 
     @classmethod
-    def of(cls, path: Path) -> Side:
+    def of(cls, path: Path) -> Self:
         folder = RunFolder.existing(path)
         spec = recorded_spec(folder)
         for file in (TIERS, PLAN, RESULTS):

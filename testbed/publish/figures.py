@@ -81,7 +81,7 @@ def write_figures(
 
 def figure_bytes(rates: RunRates, dimension: str, measure: str, op: str, form: str, style: FigureStyle) -> bytes:
     """The same bytes for the same rates: no date is written."""
-    with mpl.rc_context(_settings(style)):
+    with mpl.rc_context(figure_settings(style)):
         figure, made = rates_figure(rates, dimension, measure, op, style), io.BytesIO()
         dateless: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None, "ModDate": None}, "png": {}}[
             form
@@ -90,7 +90,8 @@ def figure_bytes(rates: RunRates, dimension: str, measure: str, op: str, form: s
     return made.getvalue()
 
 
-def _settings(style: FigureStyle) -> dict[Any, Any]:
+def figure_settings(style: FigureStyle) -> dict[Any, Any]:
+    """Settings of the drawing library with which the same figure is the same file everywhere."""
     return {
         "font.size": style.font,
         "axes.titlesize": style.font,

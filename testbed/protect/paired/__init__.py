@@ -1,0 +1,1 @@
+"""What protection bought: two finished campaigns, of a plain and of its protected model, over the same faults."""
