@@ -10,7 +10,7 @@ Each name has its own help: help(testbed.run).
 
 specs      load_spec, write_spec, list_specs, CampaignSpec
 campaigns  plan, dry_run, run, read_status, open_run, list_runs; Run, Injection; ProgressBar, Snapshot
-results    gather_rates, draw_figures, write_report, compare_runs, sweep_tolerances, sweep_bit_errors
+results    gather_rates, draw_figures, write_report, compare_runs, compare_protected, sweep_tolerances, sweep_bit_errors
 models     train_model, import_model, run_study, Model (golden, tiers, images, export), instrument_model, bench_models,
            compare_models, prune_model, protect_model, rank_components, validate_ranking, measure_circuits,
            measure_fuzziness, measure_class_space, measure_attention, examine_fault, examine_campaign; ScoreOptions
@@ -47,7 +47,13 @@ if TYPE_CHECKING:
     from testbed.api.protection import protect_model
     from testbed.api.publishing import draw_figures, gather_rates, list_runs
     from testbed.api.specs import list_specs, load_spec, write_spec
-    from testbed.api.studies import compare_runs, sweep_bit_errors, sweep_tolerances, write_report
+    from testbed.api.studies import (
+        compare_protected,
+        compare_runs,
+        sweep_bit_errors,
+        sweep_tolerances,
+        write_report,
+    )
     from testbed.campaign.injection import Injection
     from testbed.campaign.results.snapshot import Snapshot
     from testbed.campaign.run import Run
@@ -67,6 +73,7 @@ __all__ = [
     "bench_models",
     "clear_cache",
     "compare_models",
+    "compare_protected",
     "compare_runs",
     "diagnose",
     "draw_figures",
@@ -113,6 +120,7 @@ _HOMES = {
     "bench_models": "testbed.api.models",
     "clear_cache": "testbed.api.machine",
     "compare_models": "testbed.api.model.tradeoff",
+    "compare_protected": "testbed.api.studies",
     "compare_runs": "testbed.api.studies",
     "diagnose": "testbed.doctor.report",
     "draw_figures": "testbed.api.publishing",

@@ -14,6 +14,7 @@ from testbed.core.words.text import percent_interval
 if TYPE_CHECKING:
     from testbed.ber.record import BitErrorRecord
     from testbed.compare.campaigns import Comparison
+    from testbed.protect.paired.record import ProtectionComparison
     from testbed.sweep.record import SweepRecord
 
 
@@ -134,6 +135,40 @@ class RunComparison(StudyResult):
         return (
             html.heading(f"Two {self.mode}: A and B")
             + html.table(("", "faults in", "fault", "faults", "SDC-1 %"), rows)
+            + "".join(map(html.paragraph, self.content.notes))
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class ProtectionProof(StudyResult):
+    """What protection bought: a plain and a protected campaign, fault by fault.
+
+    Attributes:
+        content: The record with fields instead of keys: `proof.content.groups[0].sdc1.removed.share`.
+    """
+
+    content: ProtectionComparison
+
+    @property
+    def groups(self) -> pd.DataFrame:
+        """One row per fault model and group: SDC-1 and outputs outside the tolerance, before and after."""
+        return pd.json_normalize([group.to_json() for group in self.content.groups])
+
+    @property
+    def affected(self) -> pd.DataFrame:
+        """One row per fault model, group and plain output (such as another top-1): what the checks detect of it."""
+        return pd.json_normalize([entry.to_json() for entry in self.content.affected])
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (group.where, group.op, f"{group.faults:,}", *(percent_interval(r.rate, r.low, r.high) for r in sides))
+            for group in self.content.groups
+            if group.by == "all" and group.sdc1 is not None
+            for sides in [(group.sdc1.before, group.sdc1.after)]
+        ]
+        return (
+            html.heading(f"Protected by {', '.join(self.content.passes)}: {self.content.pairing.rows:,} rows pair")
+            + html.table(("faults in", "fault", "faults", "SDC-1 before, %", "after, %"), rows)
             + "".join(map(html.paragraph, self.content.notes))
         )
 

@@ -23,9 +23,9 @@ METHOD = (
     "Rows pair by the elements of the sites, the masks and the image, whatever was drawn how. Rates are of the plain"
     " campaign's population: a row weighs by its stratum, and the images under one fault are a cluster. The share removed is"
     " 1 - after / before of the same rows, its interval that of the later events among all (the delta method's variance of the"
-    " ratio, with what one more event could weigh). Detection is bounded from below at 95 and 99 %, one-sided; of rows drawn"
-    " alike the bounds are Clopper and Pearson's. After protection an event is one that no alarm told of; corrected: whatever"
-    " the alarms say."
+    " ratio, with what one more event could weigh). Detection is bounded from below at 95 and 99 %, one-sided; of faults drawn"
+    " alike the bounds are about Clopper and Pearson's. After protection an event is one that no alarm told of; corrected:"
+    " whatever the alarms say."
 )
 
 
