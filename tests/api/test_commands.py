@@ -45,6 +45,7 @@ FUNCTIONS = {
     "golden verify": "testbed.Model.verify_golden",
     "import": "testbed.import_model",
     "instrument": "testbed.instrument_model",
+    "protect compare": "testbed.compare_protected",
     "protect run": "testbed.protect_model",
     "prune": "testbed.prune_model",
     "rank": "testbed.rank_components",

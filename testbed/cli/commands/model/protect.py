@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from testbed.cli.commands.results.protect_compare import compare_protected
 from testbed.cli.common import emit, example, json_option, say
 from testbed.cli.groups import DefaultGroup
 from testbed.cli.options.numbers import Whole
@@ -132,6 +133,9 @@ def run(
         return
     done = protect_run(folder, to, request, say)
     emit(done, as_json, lambda: _table(done))
+
+
+protect.add_command(compare_protected)
 
 
 def _patterns(asked: list[str], where: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
