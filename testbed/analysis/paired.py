@@ -72,5 +72,5 @@ def _judged_twice(strata: Strata) -> Strata:
 
 
 def _removed(later: float) -> float | None:
-    """From the share of the later events among all; but for rounding, so that as many as before are 0."""
+    """The share removed, from the later events' share of all; but for rounding, so that as many as before are 0."""
     return None if later >= 1 else round(1 - later / (1 - later), 12) + 0.0

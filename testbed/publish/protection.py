@@ -60,7 +60,7 @@ def change_of(group: ProtectedGroup, event: EventName) -> EventChange | None:
 
 
 def _drawn_groups(compared: ProtectionComparison, event: EventName) -> list[tuple[ProtectedGroup, EventChange]]:
-    """By kind of site, of the fault models that have the event at all."""
+    """Groups by kind of site, of the fault models that have the event at all."""
     models = {(group.where, group.op) for group in compared.groups if _happens(change_of(group, event))}
     groups = [(group, change_of(group, event)) for group in compared.groups if group.by == "kind"]
     return [(group, change) for group, change in groups if change is not None and (group.where, group.op) in models]

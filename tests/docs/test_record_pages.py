@@ -1,4 +1,4 @@
-"""Every key of a sweep, a comparison, a bit-error-rate sweep and a fault lens has its meaning on its reference page."""
+"""Every key of a sweep, of comparisons, of a bit-error-rate sweep and a fault lens has its meaning on its reference page."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from testbed.compare.campaigns import compare_campaigns
 from testbed.compare.engine_record import EngineComparison
 from testbed.compare.precision_record import PrecisionComparison
 from testbed.core.folder.forms import Form
+from testbed.protect.paired.record import ProtectionComparison
 from testbed.sensitivity.campaign_lens.record import LensPlan, LensRecord
 from testbed.sweep.record import SweepRecord
 from tests.support.commands import invoke
@@ -25,6 +26,7 @@ SHORT = 8  # characters: less is no description
 PAGES: dict[str, list[type[Form]]] = {
     "sweep": [SweepRecord],
     "compare": [EngineComparison, PrecisionComparison],
+    "protection": [ProtectionComparison],
     "ber": [BitErrorRecord],
     "lens": [LensRecord, LensPlan],
 }

@@ -8,7 +8,7 @@ from documentation.api_page import api_page
 from documentation.cli_pages import cli_pages
 from documentation.column_page import column_page
 from documentation.folder_page import folder_page
-from documentation.record_pages import bit_error_page, compare_page, lens_page, sweep_page
+from documentation.record_pages import bit_error_page, compare_page, lens_page, proof_page, sweep_page
 from documentation.spec_page import spec_page
 from documentation.summary_page import summary_page
 from testbed.campaign.spec.schema import SCHEMA_FILE, schema_text
@@ -26,6 +26,7 @@ def pages() -> dict[str, str]:
         "reference/summary.md": summary_page(),
         "reference/sweep.md": sweep_page(),
         "reference/compare.md": compare_page(),
+        "reference/protection.md": proof_page(),
         "reference/ber.md": bit_error_page(),
         "reference/lens.md": lens_page(),
         "reference/folder.md": folder_page(),

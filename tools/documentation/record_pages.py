@@ -15,6 +15,7 @@ from testbed.campaign.spec.tables import EngineSpec
 from testbed.compare.engine_record import EngineComparison
 from testbed.compare.precision_record import PrecisionComparison
 from testbed.core.folder.forms import Form
+from testbed.protect.paired.record import ProtectionComparison
 from testbed.sensitivity.campaign_lens.record import LensPlan, LensRecord
 from testbed.sweep.record import SweepRecord
 
@@ -28,6 +29,10 @@ _COMPARE = (
     "What `testbed campaign compare --json` prints, and `RunComparison.content` in Python: of two engines within one"
     " precision, and of two precisions. Infinities are null. How to read it: [Compare two"
     " campaigns](../how-to/compare.md)."
+)
+_PROOF = (
+    "What `testbed protect compare --json` prints, `comparison.json` of its `--to`, and `ProtectionProof.content` in Python."
+    " How to read it: [Prove what protection bought](../how-to/prove-protection.md)."
 )
 _LENS = (
     "`lens.json` is what `testbed fault lens --json` prints, and `CampaignView.content` in Python. How to read it:"
@@ -44,6 +49,11 @@ def sweep_page() -> str:
 def compare_page() -> str:
     """The keys of a comparison."""
     return _page("Keys of a comparison", _COMPARE, [EngineComparison, PrecisionComparison])
+
+
+def proof_page() -> str:
+    """The keys of what protection bought."""
+    return _page("Keys of what protection bought", _PROOF, [ProtectionComparison])
 
 
 def bit_error_page() -> str:

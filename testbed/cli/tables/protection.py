@@ -53,8 +53,8 @@ def _head(compared: ProtectionComparison) -> Iterator[RenderableType]:
     for side_name in ("plain", "protected"):
         kinds = [entry for entry in compared.pairing.unmatched if entry.side == side_name]
         if kinds:
-            told = ", ".join(f"{entry.kind} {entry.rows:,}" for entry in kinds)
-            yield Prose(f"rows of the {side_name} campaign alone, by kind of site: {told}", style="yellow")
+            by_kind = ", ".join(f"{entry.kind} {entry.rows:,}" for entry in kinds)
+            yield Prose(f"rows of the {side_name} campaign alone, by kind of site: {by_kind}", style="yellow")
     yield from (Prose(f"note: {note}", style="yellow") for note in compared.notes)
 
 
@@ -115,9 +115,9 @@ def _checkers(checkers: Sequence[CheckerFaults]) -> FittedTable:
         whole=("needless alarms, %",),
     )
     for entry in checkers:
-        place = "activations" if entry.where == "activation" else "weights"
+        tensors = "activations" if entry.where == "activation" else "weights"
         cells = f"{entry.faults:,}", f"{entry.rows:,}", percent_cell(entry.needless), _became(entry.outcomes)
-        table.add_row(f"{place}, {entry.op}", entry.kind, *cells)
+        table.add_row(f"{tensors}, {entry.op}", entry.kind, *cells)
     return table
 
 
@@ -159,7 +159,7 @@ def _share_cell(removed: ShareRemoved) -> str:
 
 
 def _end(share: float | None) -> str:
-    """In %; how far below -100 % a bound lies says nothing but that little was seen."""
+    """A bound in %; how far below -100 % a bound lies says nothing but that little was seen."""
     return "< -100" if share is None or share < -1 else f"{100 * share:.2f}"
 
 

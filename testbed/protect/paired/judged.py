@@ -23,7 +23,7 @@ class JudgedPairs:
 
     @property
     def detected(self) -> Bools:
-        """An alarm of the protected engine's own checks."""
+        """Rows with an alarm of the protected engine's own checks."""
         return self._of(self.pairs["outcome_b"].eq(Outcome.DETECTED))
 
     @property
@@ -31,15 +31,15 @@ class JudgedPairs:
         return self._of(self.pairs["nonfinite"])
 
     def before(self, event: str) -> Bools:
-        """In the plain campaign. event: "sdc1" or "outside"."""
+        """Rows with the event in the plain campaign. event: "sdc1" or "outside"."""
         return self._event(event, "")
 
     def after(self, event: str) -> Bools:
-        """In the protected campaign, without an alarm."""
+        """Rows with the event in the protected campaign, without an alarm."""
         return self._event(event, "_b")
 
     def after_without_alarms(self, event: str) -> Bools:
-        """In the protected campaign, whether or not there was an alarm."""
+        """Rows whose output shows the event in the protected campaign, whether or not there was an alarm."""
         rows = self.pairs
         if event == "sdc1":
             shown = (rows["top1_golden_b"] >= 0) & (rows["top1_faulty_b"] != rows["top1_golden_b"])

@@ -70,10 +70,10 @@ class PairedSides:
 
 
 def _names(passes: Any) -> tuple[str, ...]:
-    """Of what a protected file says of its passes: a table by name, or a list of tables that have one."""
+    """Names of passes, of what a protected file says of itself: a list of tables that name theirs, or a table by name."""
     if isinstance(passes, dict):
         return tuple(map(str, passes))
-    return tuple(str(entry["name"]) if isinstance(entry, dict) and "name" in entry else str(entry) for entry in passes)
+    return tuple(str(entry["pass"]) if isinstance(entry, dict) and "pass" in entry else str(entry) for entry in passes)
 
 
 def _check_places(plain: PairedSide, protected: PairedSide) -> None:

@@ -96,9 +96,11 @@ def test_pairs_do_not_know_how_faults_were_drawn(campaigns: Any, tmp_path: Path)
     for name, hashed in (("results.parquet", "execute"), ("faults.parquet", "plan")):
         rewritten(other / name, lambda frame: _last_word_first(frame, last, int(frame["fault_id"].max())))
         _sign(other, hashed, name)
-    expected, told = (compare_protected(campaigns.plain, side).to_json() for side in (campaigns.protected, other))
+    expected, renumbered_too = (
+        compare_protected(campaigns.plain, side).to_json() for side in (campaigns.protected, other)
+    )
     for part in ("pairing", "groups", "affected", "needless"):
-        assert told[part] == expected[part]
+        assert renumbered_too[part] == expected[part]
 
 
 def _last_words(points: Path) -> pd.DataFrame:
@@ -210,12 +212,12 @@ def test_no_common_fault_and_other_images_are_refused(campaigns: Any, tmp_path: 
 def test_the_command_prints_and_writes_all_of_it(campaigns: Any, tmp_path: Path) -> None:
     done = CliRunner().invoke(command, [*map(str, campaigns), "--to", str(tmp_path / "to"), "--json"])
     assert done.exit_code == 0, done.output
-    told = json.loads(done.stdout)
-    assert told == json.loads((tmp_path / "to/comparison.json").read_text())
+    printed = json.loads(done.stdout)
+    assert printed == json.loads((tmp_path / "to/comparison.json").read_text())
     groups = pd.read_csv(tmp_path / "to/groups.csv")
-    assert len(groups) == len(told["groups"])
+    assert len(groups) == len(printed["groups"])
     assert groups["sdc1.before.rate"].tolist() == pytest.approx(
-        [group["sdc1"]["before"]["rate"] for group in told["groups"]]
+        [group["sdc1"]["before"]["rate"] for group in printed["groups"]]
     )
     assert {path.name for path in (tmp_path / "to").iterdir()} == {
         *("comparison.json", "groups.csv", "affected.csv", "checkers.csv", "new-sdc.csv"),
