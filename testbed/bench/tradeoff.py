@@ -7,9 +7,10 @@ Quality and latency are of the plain engine, SDC-1 of its instrumented twin; the
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -170,23 +171,29 @@ def _quality(path: Path, question: Question) -> tuple[Quality, str, int]:
 def _vulnerabilities(
     models: Sequence[Path], campaigns: Sequence[Path], deployed: dict[str, str]
 ) -> dict[str, Vulnerability]:
-    of_model = {open_model_run(path).model_hash: str(path) for path in models}
+    of_file = {file: model for model, file in deployed.items()}  # a protected model has the weights of the plain one
+    of_weights = {open_model_run(path).model_hash: str(path) for path in models}
     by_model = {}
     for path in campaigns:
         folder = RunFolder.existing(path)
         recorded_spec(folder)
         folder.verify("summary")
         summary = load_summary(folder / SUMMARY)
-        model = of_model.get(open_model_run(path).model_hash)
+        model = of_file.get(summary.engine.deployment_id)
         if model is None:
-            raise UsageError(f"the campaign in {path} is of none of these models; run one on them: [model] run = DIR")
-        if summary.engine.deployment_id != deployed[model]:
-            raise UsageError(
-                f"the campaign in {path} struck another file of {model} (deployed as {summary.engine.deployment_id},"
-                f" here {deployed[model]}): another precision or export; use the same --precision and versions"
-            )
+            _refuse(path, of_weights.get(open_model_run(path).model_hash), summary.engine.deployment_id, deployed)
         by_model[model] = _of_summary(path, summary)
     return by_model
+
+
+def _refuse(path: Path, model: str | None, file: str, deployed: Mapping[str, str]) -> NoReturn:
+    """Raises UsageError for a campaign that is of none of the deployed files."""
+    if model is None:
+        raise UsageError(f"the campaign in {path} is of none of these models; run one on them: [model] run = DIR")
+    raise UsageError(
+        f"the campaign in {path} struck another file of {model} (deployed as {file}, here {deployed[model]}): another"
+        " precision, export or protection; use the same --precision and versions, or name the protected model too"
+    )
 
 
 def _of_summary(path: Path, summary: Summary) -> Vulnerability:

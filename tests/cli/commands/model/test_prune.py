@@ -258,3 +258,19 @@ def test_a_campaign_of_another_precision_is_refused_before_anything_is_timed(
     refused = invoke("tradeoff", trained, "--campaign", campaign, "--to", tmp_path / "page", *half)
     assert "struck another file of" in last_error_of(refused, 2)
     assert "engine(s) in turns" not in refused.stderr
+
+
+def test_a_protected_model_is_not_taken_for_the_plain_one(trained: Path, campaign: Path, tmp_path: Path) -> None:
+    """Both have the same weights; what was deployed differs."""
+    guarded = tmp_path / "guarded"
+    few = ("--calibration-images", 16, "--images", 32)
+    assert invoke("protect", trained, "--with", "range", "--to", guarded, *few).exit_code == 0
+    both = invoke(
+        "tradeoff", trained, guarded, "--campaign", campaign, "--to", tmp_path / "page", "--runs", 6, "--json"
+    )
+    assert both.exit_code == 0, both.stderr
+    entries = {entry["model"]: entry["vulnerability"] for entry in json.loads(both.stdout)["entries"]}
+    assert entries[str(trained)] is not None
+    assert entries[str(guarded)] is None
+    alone = invoke("tradeoff", guarded, "--campaign", campaign, "--to", tmp_path / "page2", "--runs", 6)
+    assert "struck another file of" in last_error_of(alone, 2)
