@@ -104,4 +104,5 @@ def _panel(axis: Any, groups: Sequence[tuple[ProtectedGroup, EventChange]]) -> N
             x, places, None, errors, fmt=MARKERS[number], color=COLOURS[number], label=name, elinewidth=0.8, capsize=0
         )
     axis.set_xlim(left=0)
+    axis.set_ylim(0.5 - len(groups), 0.5)
     axis.set_yticks(-np.arange(len(groups), dtype=float), [drawn(str(group.value)) for group, _ in groups])

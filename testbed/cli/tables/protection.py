@@ -128,10 +128,11 @@ def _alarms(compared: ProtectionComparison) -> Iterator[RenderableType]:
                 f"{_fault_model(entry)}: {entry.needless:,} of {entry.alarms:,} alarms were not needed, as the output was"
                 f" inside the tolerance: {percent_cell(entry.of_alarms)} % of alarms, {percent_cell(entry.of_rows)} % of all"
             )
-    if (alarms := compared.false_alarms) is not None:
+    for alarms in compared.false_alarms:
+        images = "images of the campaign" if alarms.source == "campaign" else "unseen images when it was protected"
         yield (
-            f"without a fault: {alarms.alarms:,} alarms on {alarms.images:,} images, so at most {100 * alarms.bound_95:.2f} %"
-            f" at 95 % confidence, {100 * alarms.bound_99:.2f} % at 99 %"
+            f"without a fault, {alarms.engine}: {alarms.alarms:,} alarms on {alarms.images:,} {images}, so at most"
+            f" {100 * alarms.bound_95:.2f} % at 95 % confidence, {100 * alarms.bound_99:.2f} % at 99 %"
         )
 
 

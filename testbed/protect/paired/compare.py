@@ -10,14 +10,13 @@ import numpy as np
 import pandas as pd
 
 from testbed.analysis.survey import SurveyDesign
-from testbed.campaign.gate_facts import GateFacts
 from testbed.compare.side import compared_rate, design_of
-from testbed.core.folder.stage_facts import facts_of
+from testbed.protect.paired.false_alarms import false_alarms_of
 from testbed.protect.paired.judged import needless_alarms
 from testbed.protect.paired.model_pairs import MODEL, ModelPairs, became_of
 from testbed.protect.paired.pairing import pair_rows
-from testbed.protect.paired.record import CheckerFaults, FalseAlarms, ProtectionComparison
-from testbed.protect.paired.sides import PairedSide, PairedSides
+from testbed.protect.paired.record import CheckerFaults, ProtectionComparison
+from testbed.protect.paired.sides import PairedSides
 
 METHOD = (
     "Rows pair by the elements of the sites, the masks and the image, whatever was drawn how. Rates are of the plain"
@@ -49,18 +48,11 @@ def compare_protected(plain: Path, protected: Path) -> ProtectionComparison:
         affected=[affected for part in parts for affected in part.affected()],
         new_sdc=[row for part in parts for row in part.new_sdc()],
         needless=[part.needless() for part in parts],
-        false_alarms=_false_alarms(sides.protected),
+        false_alarms=false_alarms_of(sides.protected),
         checkers=list(_checkers(paired.checkers, confidence)),
         notes=list(sides.notes),
         method=METHOD,
     )
-
-
-def _false_alarms(side: PairedSide) -> FalseAlarms | None:
-    alarms = facts_of(side.folder, "gates", GateFacts).alarms
-    if alarms is None:
-        return None
-    return FalseAlarms(images=alarms.images, alarms=alarms.alarms, bound_95=alarms.bound_95, bound_99=alarms.bound_99)
 
 
 def _checkers(rows: pd.DataFrame, confidence: float) -> Iterator[CheckerFaults]:

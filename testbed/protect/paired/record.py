@@ -135,8 +135,13 @@ class NeedlessAlarms(ComparePart):
 
 
 class FalseAlarms(ComparePart):
-    """Alarms without any fault, on the images of the protected campaign."""
+    """Alarms without any fault."""
 
+    source: Literal["campaign", "protection"] = Field(
+        description="on which images: `campaign` those of the protected campaign, `protection` the unseen test images that the"
+        " model was held against when it was protected"
+    )
+    engine: str = Field(description="engine that they were run in")
     images: int = Field(description="images that were run without a fault")
     alarms: int = Field(description="of these, images with an alarm")
     bound_95: float = Field(description="one-sided upper bound of their share that holds in 95 % of samples")
@@ -167,7 +172,7 @@ class ProtectionComparison(ComparePart):
     affected: list[AffectedRows] = Field(description="what became of rows that would have had an event")
     new_sdc: list[NewSdc] = Field(description="rows whose top-1 changed under protection alone")
     needless: list[NeedlessAlarms] = Field(description="alarms although the output was inside the tolerance")
-    false_alarms: FalseAlarms | None = Field(description="alarms without a fault; null where nothing raises alarms")
+    false_alarms: list[FalseAlarms] = Field(description="alarms without a fault; none where nothing raises alarms")
     checkers: list[CheckerFaults] = Field(description="what faults in the checks themselves do")
     notes: list[str] = Field(description="what else differs between the two campaigns")
     method: str = Field(description="how rates and intervals are made")

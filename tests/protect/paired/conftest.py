@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from pydantic import JsonValue
 
 from testbed.campaign.spec.campaign import parse_spec
+from testbed.core.folder.files import sha256_bytes
 from testbed.data import load
 from testbed.models.runs import DataSource, write_model_run
 from tests.support.campaigns import run_here
@@ -18,7 +20,6 @@ from tests.support.protected import (
     bounds_of,
     plain_files,
     protect,
-    protected_run,
     spec_values,
     tiny_model,
 )
@@ -39,7 +40,18 @@ def campaigns(tmp_path_factory: pytest.TempPathFactory) -> Campaigns:
     checks = bounds_of(plain, CHECKED, load("digits").test.batch(slice(None)))
     source = DataSource("digits")
     write_model_run(base / "vit", model, stage="import", name="tiny", made_from={"model": "by hand"}, data=source)
-    protected_run(base / "vit-protected", model, {"fp32": protect(plain, clips={CLIPPED: 8.0}, checks=checks)})
+    file = protect(plain, clips={CLIPPED: 8.0}, checks=checks)
+    unseen: dict[str, JsonValue] = {"engine": "ort-cpu", "n": 90, "false_alarms": 1}
+    write_model_run(
+        base / "vit-protected",
+        model,
+        stage="protect",
+        name="tiny-protected",
+        made_from={"model": "by hand"},
+        data=source,
+        facts={"files": [{"sha256": sha256_bytes(file), "ensured": {"unchanged": [unseen]}}]},
+        protected={"fp32": file},
+    )
     values = spec_values(base / "vit", faults=sections())
     run_here(parse_spec(values), base / "plain")
     values = copy.deepcopy(values) | {"model": {"run": str(base / "vit-protected")}}

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from scipy.stats import binomtest
 
 from testbed.cli.commands.results.protect_compare import compare_protected as command
 from testbed.core.errors import StaleArtefact, UsageError
@@ -65,8 +66,24 @@ def test_every_number_is_the_files(campaigns: Any) -> None:
     (flips,) = [entry for entry in compared.needless if (entry.where, entry.op) == ("activation", "flip")]
     alarms = pairs[(pairs["where"] == "activation") & (pairs.pattern == "single") & (pairs.outcome_b == "detected")]
     assert (flips.alarms, flips.needless) == (len(alarms), (alarms.mismatches_b == 0).sum())
-    assert compared.false_alarms is not None
-    assert (compared.false_alarms.images, compared.false_alarms.alarms) == (6, 0)
+
+
+def test_false_alarms_are_those_of_the_campaign_and_of_the_model_s_record(campaigns: Any) -> None:
+    """One-sided upper bounds: SciPy's exact ones. Without the model's folder those of the campaign are left."""
+    on_campaign, when_protected = compare_protected(*campaigns).false_alarms
+    assert (on_campaign.source, on_campaign.images, on_campaign.alarms) == ("campaign", 6, 0)
+    assert (when_protected.source, when_protected.engine) == ("protection", "ort-cpu")
+    for entry, alarms, n in ((on_campaign, 0, 6), (when_protected, 1, 90)):
+        for bound, level in ((entry.bound_95, 0.95), (entry.bound_99, 0.99)):
+            exact = binomtest(alarms, n, alternative="less").proportion_ci(level, "exact").high
+            assert bound == pytest.approx(exact, abs=1e-6)
+
+    model = campaigns.protected.with_name("vit-protected")
+    model.rename(model.with_name("gone"))
+    try:
+        assert [entry.source for entry in compare_protected(*campaigns).false_alarms] == ["campaign"]
+    finally:
+        model.with_name("gone").rename(model)
 
 
 def test_faults_in_the_checks_are_told_apart(campaigns: Any) -> None:
