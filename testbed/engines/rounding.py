@@ -29,16 +29,17 @@ _CONSTANTS = {
 
 
 def rounded_ports(model: bytes, precision: str) -> bytes:
-    """The file, with what enters each port rounded to fp16 or bf16 in fp32 arithmetic (a tie either way); files without
-    ports come back as they are."""
+    """The file, with what enters each port rounded to fp16 or bf16 in fp32 arithmetic (a tie either way), but for ports
+    of float32 tensors, as the checks of a protected file are; files without ports come back as they are."""
     proto = onnx.load_from_string(model)
     if not any(value.name == "fault_site" for value in proto.graph.input):
         return model
+    wide = {v.name for v in proto.graph.value_info if v.type.tensor_type.elem_type == TensorProto.FLOAT}
     nodes: list[NodeProto] = []
     for node in proto.graph.node:
         nodes.append(node)
         for index, name in enumerate(node.output):
-            if name.endswith(_LIVE):
+            if name.endswith(_LIVE) and name.removesuffix(_LIVE) not in wide:
                 node.output[index] = f"{name}/unrounded"
                 nodes.extend(_rounded(f"{name}/unrounded", name, precision))
     del proto.graph.node[:]

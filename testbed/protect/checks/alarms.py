@@ -25,6 +25,7 @@ FACTOR = 4.0
 """How far beyond the largest deviation that was seen without a fault a threshold is set."""
 _SIGMAS = 6.0  # of the rounding model
 _UNIT = {"fp32": 2.0**-24, "fp16": 2.0**-11, "bf16": 2.0**-8, "int8": 2.0**-24}
+_SUM_UNIT = 2.0**-24  # of the checks' own sums, float32 whatever the file's format
 _LARGEST = float(np.finfo(np.float32).max)
 _BLOCK = re.compile(r"block\.(\d+)\.")
 _BATCHES = (8, 1)
@@ -178,13 +179,13 @@ def rounding_bound(statistics: Statistics, seen: Mapping[str, Extremes], unit: f
 
     Each operand's variance is at most (max - mean) (mean - min) (Bhatia & Davis 2000). An element is a sum of ``inner``
     products of which each step rounds by at most ``unit`` of the partial sum, in a random walk; errors of the elements
-    add up as one. The bound is six standard deviations. unit: the rounding unit of the arithmetic.
+    add up as one, in float32. The bound is six standard deviations. unit: the rounding unit of the arithmetic.
     """
     spreads = [_second_moment(seen[tensor]) for tensor in statistics.taken]
     size = float(np.prod(spreads)) * (statistics.weight_deviation or 1.0)
-    walk = size * statistics.inner * np.sqrt(statistics.elements / 2)
-    total = size * np.sqrt(statistics.inner) * statistics.elements / np.sqrt(2)
-    return float(_SIGMAS * unit * np.hypot(walk, total))
+    walk = unit * size * statistics.inner * np.sqrt(statistics.elements / 2)
+    total = _SUM_UNIT * size * np.sqrt(statistics.inner) * statistics.elements / np.sqrt(2)
+    return float(_SIGMAS * np.hypot(walk, total))
 
 
 def _second_moment(seen: Extremes) -> float:

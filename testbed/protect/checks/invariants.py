@@ -7,10 +7,11 @@ from onnx import NodeProto
 
 from testbed.instrument.cut.flow import CannotCut
 from testbed.protect.checks.products import name_of
-from testbed.protect.checks.relation import Relation, Term
+from testbed.protect.checks.relation import ROUNDING, Relation, Statistics, Term
 from testbed.protect.checks.sums import Vectors, constant_matrix, followed
 from testbed.protect.graph import GraphEditor
 
+_HALF = 0.51  # of a step: half of one, and what engines round differently
 _LEAST_GAMMA = 1e-4  # of the largest: what is scaled by less says nothing in float32
 
 
@@ -67,7 +68,8 @@ def residual(graph: GraphEditor, node: NodeProto) -> Relation:
         outputs = [Term(vectors.total(end), 1.0) for end in output.tensors]
         return [*outputs, *(Term(vectors.total(part), -output.factor) for part in node.input)]
 
-    return Relation(name_of(graph, output), "residual", output.way, _nothing, terms, output.constant)
+    statistics = Statistics(1, int(np.prod(graph.flow.per_image(output.tensors[0]))), (output.tensors[0],))
+    return Relation(name_of(graph, output), "residual", output.way, _nothing, terms, output.constant, statistics)
 
 
 def activation(graph: GraphEditor, node: NodeProto) -> Relation:
@@ -83,6 +85,38 @@ def activation(graph: GraphEditor, node: NodeProto) -> Relation:
         return [Term(vectors.total(end), 1.0) for end in output.tensors]
 
     return Relation(name_of(graph, output), "activation", output.way, _nothing, terms, is_range=True)
+
+
+def rounding(graph: GraphEditor, node: NodeProto) -> Relation:
+    """Check a tensor's integers against what they were rounded from: no element is off by more than half a step.
+
+    Sees every bit of each. node: the QuantizeLinear. Raises CannotCut where its step is not one stored number, or its
+    integers are not turned back by one DequantizeLinear.
+    """
+    taken, made = node.input[0], node.output[0]
+    step, zero = (graph.flow.constant(name) if name else None for name in (*node.input, "")[1:3])
+    back = [each.output[0] for each in graph.consumers(made) if each.op_type == "DequantizeLinear"]
+    if step is None or step.size != 1 or (zero is not None and zero.size != 1) or len(back) != 1:
+        raise CannotCut("its integers are of several steps, or go several ways")
+    limits = np.iinfo(zero.dtype if zero is not None else np.uint8)
+    origin, size = float(zero.item() if zero is not None else 0), float(step.item())
+    shape = graph.flow.per_image(taken)
+
+    def terms(vectors: Vectors) -> list[Term]:
+        prefix = f"{vectors.prefix}.{graph.named(made)}.{ROUNDING}"
+        ends = [
+            graph.constant(f"{prefix}.{end}", np.array((bound - origin) * size, np.float32))
+            for end, bound in (("lowest", limits.min), ("highest", limits.max))
+        ]
+        kept = graph.add("Clip", [graph.wide(taken, prefix), *ends], f"{prefix}.kept")
+        off = graph.add("Sub", [kept, graph.wide(back[0], prefix)], f"{prefix}.off")
+        flat = graph.add("Flatten", [graph.add("Abs", [off], f"{prefix}.abs")], f"{prefix}.flat", axis=1)
+        largest = graph.add("ReduceMax", [flat, graph.axes(1)], f"{prefix}.largest", keepdims=1)
+        return [Term(vectors.product_of(largest, (1,)), 1.0)]
+
+    assert shape
+    bound = (-_HALF * size, _HALF * size)
+    return Relation(graph.named(made), ROUNDING, (made, back[0]), _nothing, terms, bound=bound)
 
 
 def is_residual(graph: GraphEditor, node: NodeProto) -> bool:

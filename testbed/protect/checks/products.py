@@ -33,7 +33,7 @@ def _of_weight(graph: GraphEditor, node: NodeProto, weight: Float64s, bias: floa
     shape = graph.flow.per_image(taken)
     if weight.ndim != 2:
         raise CannotCut("its weight has more axes than two")
-    output = followed(graph, made)
+    output = followed(graph, made, rounds=True)
     rows = int(np.prod(shape[:-1])) if len(shape) > 1 else 1
     sums = weight.sum(axis=1)
     _check_led(graph, output)
@@ -53,7 +53,7 @@ def _of_weight(graph: GraphEditor, node: NodeProto, weight: Float64s, bias: floa
 
 def _of_live(graph: GraphEditor, node: NodeProto) -> Relation:
     left, right = node.input
-    output = followed(graph, node.output[0])
+    output = followed(graph, node.output[0], rounds=True)
     _check_led(graph, output)
     turned = graph.producer(right)
     is_turned = turned is not None and turned.op_type == "Transpose" and _swaps_last(turned)

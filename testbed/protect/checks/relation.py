@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from testbed.core.arrays import Float64s
 from testbed.protect.checks.sums import Vector, Vectors
 
+ROUNDING = "rounding"
+"""Kind of the check of what a tensor is rounded to, element by element."""
+
 
 @dataclass(frozen=True)
 class Term:

@@ -34,17 +34,18 @@ class Sum:
     constant: float = 0.0
 
 
-def followed(graph: GraphEditor, tensor: str) -> Sum:
-    """The furthest tensors that together are an affine, elementwise image of ``tensor``."""
-    ends, way, factor = _followed(graph, tensor)
+def followed(graph: GraphEditor, tensor: str, rounds: bool = False) -> Sum:
+    """The furthest tensors that together are an affine, elementwise image of ``tensor``. rounds: through QuantizeLinear,
+    too, but for such whose integers are a site of their own."""
+    ends, way, factor = _followed(graph, tensor, rounds)
     return Sum(tuple(ends), tuple(way), factor, _constant(graph, tensor, ends))
 
 
-def _followed(graph: GraphEditor, tensor: str) -> tuple[list[str], list[str], float]:
+def _followed(graph: GraphEditor, tensor: str, rounds: bool) -> tuple[list[str], list[str], float]:
     factor, way = 1.0, [tensor]
     outputs = {value.name for value in graph.proto.graph.output}
     while tensor not in outputs:
-        step = _step(graph, tensor)
+        step = _step(graph, tensor, rounds)
         if step is None:
             break
         ends, scale = step
@@ -56,7 +57,7 @@ def _followed(graph: GraphEditor, tensor: str) -> tuple[list[str], list[str], fl
     return [tensor], way, factor
 
 
-def _step(graph: GraphEditor, tensor: str) -> tuple[list[str], float] | None:
+def _step(graph: GraphEditor, tensor: str, rounds: bool) -> tuple[list[str], float] | None:
     """The next tensors, and by what they are scaled; None where the tensor goes on otherwise, or to several places."""
     nodes = graph.consumers(tensor)
     if len(nodes) > 1 or (nodes and nodes[0].op_type in _PARTS):
@@ -65,7 +66,9 @@ def _step(graph: GraphEditor, tensor: str) -> tuple[list[str], float] | None:
         return None
     node = nodes[0]
     output = node.output[0]
-    if node.op_type in (*_SAME, *_ROUNDED, "Concat") and tensor == _data(node, tensor):
+    if node.op_type in _ROUNDED:
+        return ([output], 1.0) if rounds and tensor == node.input[0] and output not in graph.human else None
+    if node.op_type in (*_SAME, "Concat") and tensor == _data(node, tensor):
         return [output], 1.0
     if node.op_type == "Add" and _keeps_shape(graph, tensor, output):
         return [output], 1.0
@@ -106,12 +109,7 @@ def _partition(graph: GraphEditor, nodes: list[NodeProto], tensor: str) -> tuple
 def _end(graph: GraphEditor, tensor: str) -> str:
     """A part's own furthest name, where it is only laid out anew."""
     nodes = graph.consumers(tensor)
-    while (
-        len(nodes) == 1
-        and nodes[0].op_type in (*_SAME, *_ROUNDED)
-        and nodes[0].input[0] == tensor
-        and tensor not in graph.human
-    ):
+    while len(nodes) == 1 and nodes[0].op_type in _SAME and nodes[0].input[0] == tensor and tensor not in graph.human:
         tensor = nodes[0].output[0]
         nodes = graph.consumers(tensor)
     return tensor

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from onnx import ModelProto, NodeProto
+from onnx import ModelProto, NodeProto, TensorProto
 from pydantic import JsonValue
 
 from testbed.core.errors import TestbedError, UsageError
 from testbed.core.protected import PREFIX
 from testbed.instrument.cut.flow import CannotCut
 from testbed.protect.checks.alarms import FACTOR, add_alarms, set_bounds
-from testbed.protect.checks.invariants import activation, is_residual, layer_norm, residual, softmax
+from testbed.protect.checks.invariants import activation, is_residual, layer_norm, residual, rounding, softmax
 from testbed.protect.checks.products import product
-from testbed.protect.checks.relation import Relation
+from testbed.protect.checks.relation import ROUNDING, Relation
 from testbed.protect.contract import Applied, CalibrationSet
 from testbed.protect.graph import GraphEditor
 from testbed.protect.passes.range import chosen_sites
@@ -82,7 +82,7 @@ class ChecksumPass:
             if node.output and node.output[0].startswith(PREFIX):
                 continue
             try:
-                relations += list(_of_node(graph, node))
+                relations += [_seeing(graph, relation) for relation in _of_node(graph, node)]
             except CannotCut as error:
                 failed[graph.named(node.output[0])] = str(error)
         kept = [relation for relation in relations if _covered(graph, [relation]) & wanted]
@@ -97,6 +97,20 @@ def _of_node(graph: GraphEditor, node: NodeProto) -> Iterator[Relation]:
         yield _MAKERS[node.op_type](graph, node)
     elif is_residual(graph, node):
         yield residual(graph, node)
+    elif node.op_type == "QuantizeLinear" and node.output[0] in graph.human:
+        yield rounding(graph, node)
+
+
+def _seeing(graph: GraphEditor, relation: Relation) -> Relation:
+    """The check, covering those tensors only in which it sees a fault.
+
+    What one integer of 8 bits can change is less than the rounding of all others in a sum: only its own check sees it.
+    """
+    if relation.kind == ROUNDING:
+        return relation
+    named, integers = set(graph.sites), (TensorProto.INT8, TensorProto.UINT8)
+    floats = [tensor for tensor in relation.covers if graph.element(tensor) not in integers]
+    return replace(relation, covers=tuple(t for t in floats if t in graph.human or t not in named))
 
 
 def _covered(graph: GraphEditor, relations: Iterable[Relation]) -> set[str]:

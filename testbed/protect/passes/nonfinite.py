@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto
 from pydantic import JsonValue
 
 from testbed.core.errors import TestbedError, UsageError
@@ -69,6 +69,9 @@ class NonfinitePass:
         relations, left_out = [], {}
         for site in chosen_sites(list(graph.sites), self.where):
             tensor = graph.sites[site].tensor
+            if graph.element(tensor) in (TensorProto.INT8, TensorProto.UINT8):
+                left_out[site] = "its numbers are integers, which are all finite"
+                continue
             try:
                 graph.flow.per_image(tensor)
             except CannotCut as error:

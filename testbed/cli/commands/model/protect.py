@@ -175,11 +175,15 @@ def _table(done: ProtectedRun) -> FittedTable:
         "largest change",
         "accuracy %",
         "false alarms",
+        "left out",
     ):
         table.add_column(name, justify="left" if name in ("precision", "passes", "engine") else "right")
     for file in done.files:
         passes = ", ".join(f"{p.name} {len(p.places)}" for p in file.applied)
+        sites = ", ".join(f"{p.name} {len(p.left_out)}" for p in file.applied if p.left_out)
+        unseen = {canary.engine: len(canary.unseen) for canary in file.ensured.canaries}
         for each in file.ensured.unchanged:
+            weights = f"weights {unseen[each.engine]}" if unseen.get(each.engine) else ""
             alarms = "-" if each.false_alarms is None else f"{each.false_alarms} (at most {each.false_alarm_bound:.2g})"
             before, after = (f"{100 * share[0]:.2f}" for share in (each.accuracy_before, each.accuracy))
             table.add_row(
@@ -192,5 +196,6 @@ def _table(done: ProtectedRun) -> FittedTable:
                 f"{each.largest:.3g}",
                 f"{before} to {after}",
                 alarms,
+                ", ".join(filter(None, (sites, weights))) or "-",
             )
     return table
