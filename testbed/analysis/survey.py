@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from testbed.analysis.domains import Cells, Domains, Estimate, Strata, sums_by
-from testbed.core.arrays import Float64s
+from testbed.core.arrays import Bools, Float64s
 from testbed.core.errors import UsageError
 
 
@@ -101,20 +101,24 @@ class SurveyDesign:
         """The rate of y in each group. group: (rows,) labels. For several outcomes of one grouping, keep `domains`."""
         return self.domains(group).estimates(y, confidence)
 
-    def domains(self, group: ArrayLike) -> RowDomains:
-        """The parts of the population that ``group`` tells apart: whole strata, or some of the images of each fault."""
-        return RowDomains(self, group)
+    def domains(self, group: ArrayLike, rows: Bools | None = None) -> RowDomains:
+        """The parts of the population that ``group`` tells apart: whole strata, or some of the images of each fault.
+
+        rows: (rows,) which ones lie in any of them, all unless given; group then has a label for each of these.
+        """
+        return RowDomains(self, group, rows)
 
 
 class RowDomains(Domains):
     """The groups of a design's rows: each cluster that a group meets is a cell of its own."""
 
-    def __init__(self, design: SurveyDesign, group: ArrayLike) -> None:
+    def __init__(self, design: SurveyDesign, group: ArrayLike, rows: Bools | None = None) -> None:
         labels, group_of_row = np.unique(np.asarray(group), return_inverse=True)
-        if len(group_of_row) != len(design.cluster_of_row):
-            raise ValueError(f"{len(group_of_row)} group labels were given for {len(design.cluster_of_row)} rows")
+        cluster_of_row = design.cluster_of_row if rows is None else design.cluster_of_row[rows]
+        if len(group_of_row) != len(cluster_of_row):
+            raise ValueError(f"{len(group_of_row)} group labels were given for {len(cluster_of_row)} rows")
         clusters = len(design.rows_of_cluster)
-        keys, self.cell_of_row = np.unique(group_of_row * clusters + design.cluster_of_row, return_inverse=True)
+        keys, self.cell_of_row = np.unique(group_of_row * clusters + cluster_of_row, return_inverse=True)
         cell_group, cell_cluster = np.divmod(keys, clusters)
         cells = Cells(
             group=cell_group,

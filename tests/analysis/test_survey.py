@@ -362,3 +362,17 @@ def test_the_interval_covers_the_rate_of_some_of_the_images_of_each_fault():
     truth = np.average([0.3, 0.1, 0.05], weights=[1, 5, 20])
     for wanted in (0, 1):
         assert coverage({k: e for k, e in groups.items() if int(str(k)) % 2 == wanted}, truth) >= LEAST
+
+
+def test_rows_outside_of_every_group_can_be_left_out():
+    """The groups' rates are what they are beside a group of all others."""
+    random, n = np.random.default_rng(5), 300
+    stratum, cluster = np.repeat(np.arange(6), n // 6), np.arange(n) // 2
+    design = SurveyDesign(stratum, 10.0 ** (stratum % 3), cluster)
+    group, y = random.integers(-1, 3, n), random.integers(0, 2, n)
+    inside = group >= 0
+    with_others = design.domains(group).estimates(y)
+    del with_others[-1]
+    assert design.domains(group[inside], inside).estimates(y[inside]) == with_others
+    with pytest.raises(ValueError, match="300 group labels were given for"):
+        design.domains(group, inside)

@@ -13,7 +13,7 @@ from testbed.analysis.survey import SurveyDesign
 from testbed.compare.side import compared_rate, design_of
 from testbed.protect.paired.false_alarms import false_alarms_of
 from testbed.protect.paired.judged import needless_alarms
-from testbed.protect.paired.model_pairs import MODEL, ModelPairs, became_of
+from testbed.protect.paired.model_pairs import MODEL, ModelPairs, outcomes_by_label
 from testbed.protect.paired.pairing import pair_rows
 from testbed.protect.paired.record import CheckerFaults, ProtectionComparison
 from testbed.protect.paired.sides import PairedSides
@@ -70,6 +70,6 @@ def _checkers(rows: pd.DataFrame, confidence: float) -> Iterator[CheckerFaults]:
                 kind=str(kind),
                 faults=int(part["fault_id"][members].nunique()),
                 rows=int(members.sum()),
-                outcomes=became_of(domains, part["outcome"], members, str(kind), confidence),
+                outcomes=outcomes_by_label(domains, part["outcome"], labels, confidence)[str(kind)],
                 needless=compared_rate(domains.estimates(needless_alarms(part), confidence)[str(kind)]),
             )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Iterator
-from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from testbed.analysis.domains import Estimate
 from testbed.analysis.paired import RemovedShare, removed_by_group
 from testbed.analysis.survey import RowDomains
 from testbed.compare.side import compared_rate, design_of
@@ -93,21 +93,25 @@ class ModelPairs:
             events = {"sdc1": self.judged.before("sdc1"), **events}
         events["nonfinite"] = self.judged.was_nonfinite
         for event, inside in events.items():
+            if not inside.any():
+                continue
+            rows, detected = self.rows[inside], self.judged.detected[inside]
             for by in _GROUPINGS:
-                codes, values = self._codes(by)
-                codes = np.where(inside, codes, -1)
-                domains = self.design.domains(codes)
-                for code in np.unique(codes[inside]).tolist():
-                    members = codes == code
+                every_code, values = self._codes(by)
+                codes = every_code[inside]
+                domains = self.design.domains(codes, inside)
+                detection = _detection_by_label(domains, detected, codes, self.confidence)
+                became = outcomes_by_label(domains, rows["outcome_b"], codes, self.confidence)
+                for code in np.unique(codes).tolist():
                     yield AffectedRows(
                         **self.of_model,
                         by=by,
                         value=values[code],
                         event=event,
-                        faults=self._faults(members),
-                        rows=int(members.sum()),
-                        detected=_bounded(domains, self.judged.detected, members, code, self.confidence),
-                        became=became_of(domains, self.rows["outcome_b"], members, code, self.confidence),
+                        faults=int(rows["fault_id"][codes == code].nunique()),
+                        rows=int((codes == code).sum()),
+                        detected=detection[code],
+                        became=became[code],
                     )
 
     def new_sdc(self) -> Iterator[NewSdc]:
@@ -150,26 +154,34 @@ def _share(removed: RemovedShare | None) -> ShareRemoved:
     return ShareRemoved(share=removed.share, low=removed.low, high=removed.high)
 
 
-def _bounded(
-    domains: RowDomains, detected: Bools, members: Bools, code: Hashable, confidence: float
-) -> BoundedDetection:
-    estimate: Estimate = domains.estimates(detected, confidence)[code]
-    ends: dict[str, Any] = {name: domains.estimates(detected, level)[code].low for name, level in _ONE_SIDED.items()}
-    return BoundedDetection(
-        rows=int(detected[members].sum()), rate=estimate.rate, low=estimate.low, high=estimate.high, **ends
-    )
-
-
-def became_of(
-    domains: RowDomains, outcome: pd.Series, members: Bools, code: Hashable, confidence: float
-) -> list[BecameOutcome]:
-    """The outcomes that the members have, in the order of their severity."""
-    return [
-        BecameOutcome(
-            outcome=name,
-            rows=int((outcome[members] == name).sum()),
-            rate=compared_rate(domains.estimates((outcome == name).to_numpy(), confidence)[code]),
+def _detection_by_label(
+    domains: RowDomains, detected: Bools, labels: Int64s, confidence: float
+) -> dict[Hashable, BoundedDetection]:
+    estimates = domains.estimates(detected, confidence)
+    ends = {name: domains.estimates(detected, level) for name, level in _ONE_SIDED.items()}
+    rows = Counter(labels[detected].tolist())
+    return {
+        label: BoundedDetection(
+            rows=rows[label],
+            rate=estimate.rate,
+            low=estimate.low,
+            high=estimate.high,
+            low_95=ends["low_95"][label].low,
+            low_99=ends["low_99"][label].low,
         )
-        for name in OUTCOMES
-        if (outcome[members] == name).any()
-    ]
+        for label, estimate in estimates.items()
+    }
+
+
+def outcomes_by_label(
+    domains: RowDomains, outcome: pd.Series, labels: NDArray, confidence: float
+) -> dict[Hashable, list[BecameOutcome]]:
+    """The outcomes that the rows of each label have, in the order of their severity. outcome, labels: (rows,)."""
+    became: dict[Hashable, list[BecameOutcome]] = {label: [] for label in domains.labels}
+    for name in OUTCOMES:
+        is_so = outcome.eq(name).to_numpy(bool)
+        if is_so.any():
+            estimates = domains.estimates(is_so, confidence)
+            for label, rows in Counter(labels[is_so].tolist()).items():
+                became[label].append(BecameOutcome(outcome=name, rows=rows, rate=compared_rate(estimates[label])))
+    return became
