@@ -140,7 +140,9 @@ def test_parts_of_the_engine_give_the_same_rows(
     """What goes past the cuts to the alarms alone goes along: the rows are those of the whole engine."""
     evaluated = json.loads((finished / "summary.json").read_text())["evaluated_by"]
     assert {facts["by"] for facts in evaluated.values()} == {"suffix"}, evaluated
-    assert "whole" not in set(rows["evaluation"])
+    of_checks = rows["site"].str.startswith("protect.")
+    assert set(rows[of_checks & (rows["where"] == "activation")]["evaluation"]) == {"whole"}
+    assert "whole" not in set(rows[~of_checks]["evaluation"])
     values = spec_values(model_run)
     values["engine"] = {**values["engine"], "evaluation": "whole"}
     run_here(parse_spec(values), tmp_path / "run")
