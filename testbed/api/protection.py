@@ -15,6 +15,7 @@ from testbed.core.words import html
 
 if TYPE_CHECKING:
     from testbed.protect.run import ProtectedRun
+    from testbed.sensitivity.rank.ranking import RankedBy
 
 Folder = str | os.PathLike[str]
 
@@ -40,6 +41,19 @@ class ProtectResult(StudyResult):
                 rows.append(row | {"accuracy": each.accuracy[0], "accuracy_before": each.accuracy_before[0]})
         return pd.DataFrame(rows)
 
+    @property
+    def places(self) -> pd.DataFrame:
+        """One row per place that was weighed under a budget: pass, place, gain and cost with intervals, whether it was chosen,
+        by the exact choice and by the greedy one. Empty without a budget."""
+        weighed = () if self.content.placement is None else self.content.placement.places
+        rows = [
+            {"pass": each.step, "place": each.name, "gain": each.gain.share, "gain_low": each.gain.low}
+            | {"gain_high": each.gain.high, "cost_percent": each.cost.percent, "cost_low": each.cost.low}
+            | {"cost_high": each.cost.high, "chosen": each.chosen, "greedy": each.greedy}
+            for each in weighed
+        ]
+        return pd.DataFrame(rows)
+
     def _repr_html_(self) -> str:
         rows = [
             (file.precision, ", ".join(f"{done.name}: {len(done.places)}" for done in file.applied))
@@ -63,6 +77,11 @@ def protect_model(
     calibration_images: int = 256,
     calibration_data: str = "train",
     images: int = 1000,
+    by: RankedBy | None = None,
+    budget: float | None = None,
+    cost: Literal["latency", "macs"] = "latency",
+    campaign: Folder | None = None,
+    cost_batch: int = 1,
     report: Callable[[str], None] = lambda line: None,
 ) -> ProtectResult:
     """Rewrite a model's exported file so that faults are corrected or detected, and write it as a model like any other.
@@ -82,6 +101,12 @@ def protect_model(
         calibration_images: Training images that bounds and thresholds are measured on.
         calibration_data: Another data set to measure on.
         images: Test images that the files are held against.
+        by: Choose places under ``budget`` by the SDC-1 that a campaign "measured" there, or by a score of their block;
+            "range" may then stand at every site. Default: every place that ``where`` names is taken.
+        budget: What protection may cost, in per cent of the plain file's.
+        cost: What the budget is of.
+        campaign: A finished campaign of the model, for "measured". Default: the model's own folder.
+        cost_batch: Images at a time when latency is measured.
         report: Called with a line of progress now and then.
 
     Returns:
@@ -95,12 +120,27 @@ def protect_model(
         ```py
         protected = testbed.protect_model("runs/digits", "runs/checked", ["checksum"])
         print(protected.checks)
+        guarded = testbed.protect_model(
+            "runs/digits", "runs/guarded", ["range"], by="measured", campaign="runs/flips", budget=5
+        )
+        print(guarded.places)
         ```
     """
+    from testbed.core.errors import UsageError
     from testbed.protect.named import passes_named
+    from testbed.protect.placement.placing import PlacementRequest
     from testbed.protect.run import ProtectRequest, protect_run
 
-    chosen = passes_named(passes, where or {}, margin=margin, nan=nan, vote=vote, factor=factor)
-    request = ProtectRequest(chosen, tuple(precisions), tuple(engines), calibration_images, calibration_data, images)
+    if (by is None) != (budget is None):
+        raise UsageError('by and budget go together: by="measured", budget=5')
+    placement = None
+    if by is not None and budget is not None:
+        placement = PlacementRequest(by, budget, cost, None if campaign is None else str(campaign), cost_batch)
+    chosen = passes_named(
+        passes, where or {}, margin=margin, nan=nan, vote=vote, factor=factor, under_budget=placement is not None
+    )
+    request = ProtectRequest(
+        chosen, tuple(precisions), tuple(engines), calibration_images, calibration_data, images, placement
+    )
     done = protect_run(Path(model), Path(to), request, report)
     return ProtectResult(done.to_json(), done)

@@ -22,8 +22,10 @@ def passes_named(
     nan: NanPolicy = "zero",
     vote: bool = False,
     factor: float = FACTOR,
+    under_budget: bool = False,
 ) -> tuple[ProtectionPass, ...]:
-    """The passes, with what is set of each. where: pass -> patterns of its sites; its own defaults for others.
+    """The passes, with what is set of each. where: pass -> patterns of its sites; its own defaults for others, but where a
+    budget decides guards may stand at every site.
 
     Raises UsageError for an unknown pass, one that is named twice, and sites or a vote of one that is not named.
     """
@@ -40,7 +42,8 @@ def passes_named(
     made: list[ProtectionPass] = []
     for name in names:
         if name == "range":
-            made.append(RangePass(sites.get(name, RangePass.where), margin, nan))
+            usual = ("*",) if under_budget else RangePass.where
+            made.append(RangePass(sites.get(name, usual), margin, nan))
         elif name == "checksum":
             made.append(ChecksumPass(sites.get(name, ChecksumPass.where), factor))
         elif name == "duplicate":

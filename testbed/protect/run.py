@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from onnx import ModelProto
@@ -26,15 +26,18 @@ from testbed.protect.build import Protected, protect
 from testbed.protect.contract import Applied, CalibrationSet, ProtectionPass
 from testbed.protect.ensure import Ensured, ensure
 from testbed.protect.graph import GraphEditor
+from testbed.protect.placement.placing import Placement, PlacementRequest, choose_places
 
 _CHOICE = "protect"
 """What the choice of unseen images is seeded by."""
+_COST_IMAGES = 16
+"""What engines that are timed are calibrated on: bounds do not change what they compute."""
 
 
 @dataclass(frozen=True)
 class ProtectRequest:
     """What is asked for. calibration_images: of the training images, or of ``calibration_data``; images: test images that
-    the result is held against."""
+    the result is held against; placement: how places are chosen, None for all that the passes name."""
 
     passes: tuple[ProtectionPass, ...]
     precisions: tuple[str, ...] = ("fp32",)
@@ -42,6 +45,7 @@ class ProtectRequest:
     calibration_images: int = 256
     calibration_data: str = TRAIN
     images: int = 1000
+    placement: PlacementRequest | None = None
 
     def check(self) -> None:
         """Raises UsageError for an unknown precision, or an engine that is unknown or not there."""
@@ -54,9 +58,12 @@ class ProtectRequest:
             for precision in self.precisions:
                 check_engine(engine, precision)
             require_engine(engine)
+        if self.placement is not None:
+            self.placement.check()
 
     def to_json(self) -> dict[str, JsonValue]:
         """What tells one protection of a model from another."""
+        chosen = {} if self.placement is None else {"placement": asdict(self.placement)}
         return {
             "passes": [{"pass": step.name, **step.settings} for step in self.passes],
             "precisions": list(self.precisions),
@@ -64,6 +71,7 @@ class ProtectRequest:
             "calibration_images": self.calibration_images,
             "calibration_data": self.calibration_data,
             "images": self.images,
+            **chosen,
         }
 
 
@@ -94,15 +102,18 @@ class ProtectedFile:
 
 @dataclass(frozen=True)
 class ProtectedRun:
-    """A protected model: where it is, what it was made from, and its files."""
+    """A protected model: where it is, what it was made from, and its files. placement: how its places were chosen, where they
+    were."""
 
     run: str
     source: str
     files: tuple[ProtectedFile, ...]
+    placement: Placement | None = None
 
     def to_json(self) -> dict[str, JsonValue]:
         """JSON-ready: what `testbed protect --json` prints."""
-        return {"run": self.run, "from": self.source, "files": [file.to_json() for file in self.files]}
+        chosen = {} if self.placement is None else {"placement": self.placement.to_json()}
+        return {"run": self.run, "from": self.source, "files": [file.to_json() for file in self.files], **chosen}
 
 
 @dataclass(frozen=True)
@@ -112,10 +123,14 @@ class PlannedProtection:
     source: str
     passes: dict[str, list[str]]
     left_out: dict[str, dict[str, str]]
+    placement: Placement | None = None
 
     def to_json(self) -> dict[str, JsonValue]:
         """JSON-ready."""
-        return asdict(self)
+        chosen = {} if self.placement is None else {"placement": self.placement.to_json()}
+        passes: dict[str, JsonValue] = {name: [*places] for name, places in self.passes.items()}
+        left_out: dict[str, JsonValue] = {name: {**reasons} for name, reasons in self.left_out.items()}
+        return {"source": self.source, "passes": passes, "left_out": left_out, **chosen}
 
 
 def protect_run(
@@ -131,17 +146,23 @@ def protect_run(
     if to.resolve() == source.resolve():
         raise UsageError(f"{to} holds the model that is to be protected; name another folder with --to")
     dataset = dataset_of(run)
+    first = request.precisions[0]
+    notify(f"{first}: exporting")
+    plain_files = {first: exported(run, dataset, first)}
+    request, placement = _narrowed(source, run, dataset, plain_files[first], request, notify)
     files, contents = [], {}
     for precision in request.precisions:
-        notify(f"{precision}: exporting")
-        plain = exported(run, dataset, precision)
+        if precision not in plain_files:
+            notify(f"{precision}: exporting")
+            plain_files[precision] = exported(run, dataset, precision)
+        plain = plain_files.pop(precision)
         protected, ensured = _made(
             plain, dataset, request, precision, str(source), notify, run.data.root if run.data else None
         )
         content = protected.proto.SerializeToString(deterministic=True)
         contents[precision] = content
         files.append(_described(plain, protected, ensured, precision, content))
-    record = ProtectedRun(str(to), str(source), tuple(files))
+    record = ProtectedRun(str(to), str(source), tuple(files), placement)
     made_from = {"model": run.model_hash, **request.to_json()}
     name = f"{run.folder.manifest['name']}-{'+'.join(step.name for step in request.passes)}"
     write_model_run(
@@ -157,16 +178,42 @@ def protect_run(
     return record
 
 
-def plan_protection(source: Path, request: ProtectRequest) -> PlannedProtection:
-    """What `protect_run` would add, found on the fp32 file; nothing is written, and no image is run."""
+def plan_protection(
+    source: Path, request: ProtectRequest, notify: Callable[[str], None] = lambda _: None
+) -> PlannedProtection:
+    """What `protect_run` would add, found on the fp32 file; nothing is written. No image is run, but where places are chosen
+    under a budget: costs are measured then, on the first precision."""
     run = _plain_run(source)
-    plain = exported(run, dataset_of(run), "fp32")
+    dataset, precision = dataset_of(run), "fp32" if request.placement is None else request.precisions[0]
+    plain = exported(run, dataset, precision)
+    placement = None
+    if request.placement is not None:
+        request.check()
+        request, placement = _narrowed(source, run, dataset, plain, request, notify)
     places, left_out = {}, {}
     for step in request.passes:
         graph = GraphEditor(plain)
         step.requires(graph)
         places[step.name], left_out[step.name] = step.planned(graph)
-    return PlannedProtection(str(source), places, left_out)
+    return PlannedProtection(str(source), places, left_out, placement)
+
+
+def _narrowed(
+    source: Path,
+    run: ModelRun,
+    dataset: Dataset,
+    plain: ModelProto,
+    request: ProtectRequest,
+    notify: Callable[[str], None],
+) -> tuple[ProtectRequest, Placement | None]:
+    """The request at the places that are chosen under its budget; as it is without one. plain: of the first precision."""
+    if request.placement is None:
+        return request, None
+    settings = QuantisationSettings(_COST_IMAGES, source=request.calibration_data)
+    images = calibration_split(dataset, settings, run.data.root if run.data else None).batch(slice(None))
+    calibration = CalibrationSet(images, request.engines, request.precisions[0])
+    placement, steps = choose_places(source, plain, request.passes, request.placement, calibration, notify=notify)
+    return replace(request, passes=steps), placement
 
 
 def _plain_run(source: Path) -> ModelRun:

@@ -47,15 +47,20 @@ def add_alarms(graph: GraphEditor, step: str, relations: Sequence[Relation]) -> 
     """Add the checks to a graph, with bounds that are yet to be set. step: the pass. Gives back the groups."""
     by_block: dict[str, list[Relation]] = {}
     for relation in relations:
-        by_block.setdefault(_block(graph, relation), []).append(relation)
+        by_block.setdefault(block_of(_names(graph, relation)), []).append(relation)
     return [_group(graph, step, name, tuple(some)) for name, some in by_block.items()]
 
 
-def _block(graph: GraphEditor, relation: Relation) -> str:
-    named = _BLOCK.search(" ".join([relation.name, *map(graph.named, relation.covers)]))
-    if named:
+def _names(graph: GraphEditor, relation: Relation) -> list[str]:
+    return [relation.name, *map(graph.named, relation.covers)]
+
+
+def block_of(names: Sequence[str]) -> str:
+    """The group of a check: the first block that it or a site that it covers is named after, else "start" or "end". names: the
+    check's, and its sites'."""
+    if named := _BLOCK.search(" ".join(names)):
         return f"block.{named[1]}"
-    return "end" if any(graph.named(tensor) in _END for tensor in relation.covers) else "start"
+    return "end" if any(name in _END for name in names[1:]) else "start"
 
 
 def _group(graph: GraphEditor, step: str, name: str, relations: tuple[Relation, ...]) -> CheckGroup:

@@ -89,7 +89,7 @@ def rank(
     run = open_model_run(path)
     parts = components(run.model.config, [kind], settings.chunks)
     if by == "measured":
-        source = _campaign_of(path, campaign)
+        source = campaign_of(path, campaign)
         rows = read_rows(source)
         measured = rates(members(rows, parts, run.model.config), rows)
         ranked = [
@@ -123,7 +123,7 @@ def check(
     another model.
     """
     run = open_model_run(path)
-    source = _campaign_of(path, campaign)
+    source = campaign_of(path, campaign)
     rows, config = read_rows(source), run.model.config
     truth = MeasuredRates(rows, components(config, [kind], settings.chunks), config, settings.seed)
     validations: dict[ScoreMethod, Validation] = {}
@@ -156,7 +156,7 @@ def _images_used(dataset: Dataset, settings: ScoreSettings, methods: Iterable[Sc
     return {"fuzziness_images" if by == "fuzziness" else "images": images_used(dataset, by, settings) for by in methods}
 
 
-def _campaign_of(path: Path, campaign: Path | None) -> Path:
+def campaign_of(path: Path, campaign: Path | None) -> Path:
     """The campaign's folder, once it is known to be of this very model."""
     source = campaign or path
     folder = RunFolder.existing(source)

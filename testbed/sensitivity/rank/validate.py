@@ -44,7 +44,7 @@ class MeasuredRates:
         self.share = inside @ rows.weight / rows.weight.sum()
         self.n = inside.sum(axis=1)
         rng = np.random.default_rng(seed)
-        replicates = [rates(inside, rows, _times(rows, rng)) for _ in range(_RESAMPLES)]
+        replicates = [rates(inside, rows, resampled_row_counts(rows, rng)) for _ in range(_RESAMPLES)]
         self.replicates = np.where(np.isnan(replicates), self.rates, replicates)
         """(resamples, parts): a component of which no row was drawn again keeps its estimate."""
 
@@ -53,7 +53,7 @@ class MeasuredRates:
         return np.quantile(self.replicates, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
 
 
-def _times(rows: MeasuredRows, rng: np.random.Generator) -> NDArray[np.float64]:
+def resampled_row_counts(rows: MeasuredRows, rng: np.random.Generator) -> NDArray[np.float64]:
     """How often each row counts in one replicate: images are drawn again, and faults within each pool."""
     images = int(rows.image.max()) + 1
     of_image = np.bincount(rng.integers(images, size=images), minlength=images)

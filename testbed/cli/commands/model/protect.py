@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,10 +11,14 @@ from testbed.cli.commands.results.protect_compare import compare_protected
 from testbed.cli.common import emit, example, json_option, say
 from testbed.cli.groups import DefaultGroup
 from testbed.cli.options.numbers import Whole
+from testbed.cli.options.placement import placement_options
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from testbed.cli.tables.fitting import FittedTable
     from testbed.protect.passes.range import NanPolicy
+    from testbed.protect.placement.placing import Placement
     from testbed.protect.run import PlannedProtection, ProtectedRun, ProtectRequest
 
 
@@ -35,6 +39,7 @@ def protect() -> None:
         "testbed protect runs/vit --with range,checksum --where range:*.mlp.residual,*.attn.v --margin 1.5 \\\n"
         "        --precision fp32,fp16 --to runs/vit-both",
         "testbed protect runs/vit --with duplicate --where block.0.attn --vote --to runs/vit-voted --dry-run",
+        "testbed protect runs/vit --with range --by measured --campaign runs/flips --budget 5% --to runs/vit-guarded",
     )
 )
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
@@ -51,8 +56,9 @@ def protect() -> None:
     multiple=True,
     metavar="[PASS:]PATTERN,...",
     help="Sites of all passes, or of one (parts of duplicate: block.N, block.N.attn, block.N.mlp); '!' leads what is left"
-    " out. By default each pass's own.",
+    " out. By default each pass's own; under --budget range may stand at every site.",
 )
+@placement_options
 @click.option("--margin", type=float, default=1.3, show_default=True, help="range: how much wider than what was seen.")
 @click.option(
     "--nan", type=click.Choice(["zero", "keep"]), default="zero", show_default=True, help="range: what becomes of NaN."
@@ -89,7 +95,9 @@ def protect() -> None:
     "--images", type=Whole(1), default=1000, show_default=True, help="Test images that the result is held against."
 )
 @click.option("--to", type=click.Path(path_type=Path), required=True, metavar="DIR", help="New run folder.")
-@click.option("--dry-run", is_flag=True, help="Say what would be added; nothing is measured or written.")
+@click.option(
+    "--dry-run", is_flag=True, help="Say what would be added; nothing is written, and measured only under --budget."
+)
 @json_option
 def run(
     folder: Path,
@@ -106,6 +114,7 @@ def run(
     images: int,
     to: Path,
     dry_run: bool,
+    budget: dict[str, Any] | None,
     as_json: bool,
 ) -> None:
     """Rewrite the exported file of the model in DIR, and write it as a model like any other.
@@ -115,10 +124,19 @@ def run(
     seen, on every engine that is named. Weights stay what they are.
     """
     from testbed.protect.named import passes_named
+    from testbed.protect.placement.placing import PlacementRequest
     from testbed.protect.run import ProtectRequest, plan_protection, protect_run
 
     names = passes.split(",")
-    chosen = passes_named(names, _patterns(names, where), margin=margin, nan=nan, vote=vote, factor=factor)
+    chosen = passes_named(
+        names,
+        _patterns(names, where),
+        margin=margin,
+        nan=nan,
+        vote=vote,
+        factor=factor,
+        under_budget=budget is not None,
+    )
     request = ProtectRequest(
         chosen,
         tuple(precisions.split(",")),
@@ -126,13 +144,14 @@ def run(
         calibration_images,
         calibration_data,
         images,
+        None if budget is None else PlacementRequest(**budget),
     )
     if dry_run:
-        planned = plan_protection(folder, request)
-        emit(planned, as_json, lambda: _planned(planned, request))
+        planned = plan_protection(folder, request, say)
+        emit(planned, as_json, lambda: _with_placement(planned.placement, _planned(planned, request)))
         return
     done = protect_run(folder, to, request, say)
-    emit(done, as_json, lambda: _table(done))
+    emit(done, as_json, lambda: _with_placement(done.placement, _table(done)))
 
 
 protect.add_command(compare_protected)
@@ -147,6 +166,16 @@ def _patterns(asked: list[str], where: tuple[str, ...]) -> dict[str, tuple[str, 
         for step in [name] if colon else asked:
             patterns[step] = (*patterns.get(step, ()), *sites)
     return patterns
+
+
+def _with_placement(placement: Placement | None, table: FittedTable) -> RenderableType:
+    """The table, below that of the places that were weighed."""
+    if placement is None:
+        return table
+    from testbed.cli.tables.placement import placement_lines, placement_table
+    from testbed.cli.tables.prose import stacked
+
+    return stacked([placement_table(placement), *placement_lines(placement), table])
 
 
 def _planned(planned: PlannedProtection, request: ProtectRequest) -> FittedTable:

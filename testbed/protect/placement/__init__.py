@@ -1,0 +1,1 @@
+"""Where protection goes under a budget: what each place gains, what it costs, and which of them are worth it together."""
