@@ -170,8 +170,9 @@ def _within_budget(
     """
     covers = np.array([[site in candidate.covers for site in gains.sites] for candidate in candidates])
     alone = np.array([cost.percent for cost in costs])
-    joint = 0.0
-    for remaining in reversed(range(_ROUNDS)):
+    joint, rounds = 0.0, 0
+    while True:
+        rounds += 1
         problem = CoverageProblem(covers, gains.shares, alone + joint, request.budget_percent)
         _check_affordable(candidates, problem.costs, request)
         chosen = best_choice(problem)
@@ -180,10 +181,9 @@ def _within_budget(
                 f"no place within {request.budget_percent:g} % gains anything by {request.by}: widen --budget or --where"
             )
         latency = timed(chosen)
-        if latency is None or 100 * (latency.value - 1) <= request.budget_percent or not remaining:
-            break
+        if latency is None or 100 * (latency.value - 1) <= request.budget_percent or rounds == _ROUNDS:
+            return problem, chosen, latency, joint
         joint += (100 * (latency.value - 1) - problem.cost(chosen)) / len(chosen)
-    return problem, chosen, latency, joint
 
 
 def _gains(model: Path, plain: ModelProto, request: PlacementRequest) -> SiteGains:
