@@ -19,7 +19,10 @@ _SLACK = 1e-9  # of a budget, for sums of rounded costs
 
 @dataclass(frozen=True)
 class CoverageProblem:
-    """covers: (places, sites) booleans; gains: (sites,) none negative; costs: (places,) none negative, in the budget's unit."""
+    """Places, what they cover and cost, and what sites gain.
+
+    covers: (places, sites) booleans; gains: (sites,) none negative; costs: (places,) none negative, in the budget's unit.
+    """
 
     covers: np.ndarray
     gains: Float64s
@@ -80,7 +83,7 @@ def greedy_choice(problem: CoverageProblem) -> tuple[int, ...]:
 
 
 def _without_idle(problem: CoverageProblem, chosen: tuple[int, ...]) -> tuple[int, ...]:
-    """Without those whose absence loses nothing, the dearest first."""
+    """The chosen without those whose absence loses nothing, the dearest first."""
     kept = list(chosen)
     for index in sorted(chosen, key=lambda index: -problem.costs[index]):
         rest = [other for other in kept if other != index]

@@ -33,8 +33,11 @@ class GainShare:
 
 @dataclass(frozen=True)
 class SiteGains:
-    """shares: (sites,) of all gains, of which the sum is at most 1; replicates: (resamples, sites) where they were measured; n:
-    rows behind each site."""
+    """What covering each site gains.
+
+    shares: (sites,) of all gains, of which the sum is at most 1; replicates: (resamples, sites) where they were measured;
+    n: rows behind each site.
+    """
 
     sites: tuple[str, ...]
     shares: Float64s

@@ -28,7 +28,7 @@ class Operations:
 
     @property
     def total_macs(self) -> int:
-        """Of all nodes."""
+        """The multiply-accumulates of all nodes."""
         return sum(self.macs.values())
 
     def without(self, plain: Operations) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""From a budget to the places that protection takes."""
+"""Choice of the places that protection takes, under a budget."""
 
 from __future__ import annotations
 
