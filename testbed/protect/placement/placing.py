@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -25,8 +25,8 @@ from testbed.sensitivity.rank.catalogue import METHODS
 from testbed.sensitivity.rank.ranking import RankedBy
 
 CostUnit = Literal["latency", "macs"]
-_ROUNDS = 5
-"""How often a choice that costs more than the budget as a whole is made again."""
+_ROUNDS = 6
+"""How many choices are timed as a whole, at most."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,14 @@ def choose_places(
         steps = narrowed(passes, [candidates[index] for index in chosen])
         return latency_ratio(plain, steps, calibration, request.batch, timing)[1]
 
-    problem, chosen, latency, joint = _within_budget(candidates, gains, costs, request, timed)
+    problem = problem_of(candidates, gains, costs, request.budget_percent)
+    _check_affordable(candidates, problem.costs, request)
+    choice = within_budget(problem, timed)
+    if choice is None:
+        raise UsageError(
+            f"no place within {request.budget_percent:g} % gains anything by {request.by}: widen --budget or --where"
+        )
+    problem, chosen = choice.problem, choice.chosen
     greedy = greedy_choice(problem)
     steps = narrowed(passes, [candidates[index] for index in chosen])
     weighed = tuple(
@@ -149,47 +156,79 @@ def choose_places(
         cost_percent=problem.cost(chosen),
         greedy_gain=problem.gain(greedy),
         greedy_cost_percent=problem.cost(greedy),
-        latency=latency,
-        joint_percent=joint,
+        latency=choice.latency,
+        joint_percent=choice.joint_percent,
         places=weighed,
     )
     return placement, steps
 
 
-def _within_budget(
-    candidates: Sequence[Candidate],
-    gains: SiteGains,
-    costs: Sequence[PlaceCost],
-    request: PlacementRequest,
-    timed: Callable[[Sequence[int]], Ratio | None],
-) -> tuple[CoverageProblem, tuple[int, ...], Ratio | None, float]:
-    """The problem as it was solved last, its best choice, that choice's latency, and what was added to each cost.
+@dataclass(frozen=True)
+class TimedChoice:
+    """A choice, and the latency of all its places together; None where the budget is not of latency. problem: what it
+    solves; joint_percent: what was added to the cost of every place."""
 
-    Costs of places alone don't add up: of a choice that is above the budget as a whole, what it costs more than its places
-    alone is divided among them, added to the cost of every place, and the choice is made again.
+    problem: CoverageProblem
+    chosen: tuple[int, ...]
+    latency: Ratio | None
+    joint_percent: float
+
+    @property
+    def latency_percent(self) -> float:
+        """What the choice adds to the latency of the plain file, as measured."""
+        return 0.0 if self.latency is None else 100 * (self.latency.value - 1)
+
+    @property
+    def is_affordable(self) -> bool:
+        """Whether it keeps to the budget as a whole."""
+        return self.latency_percent <= self.problem.budget
+
+
+def within_budget(problem: CoverageProblem, timed: Callable[[Sequence[int]], Ratio | None]) -> TimedChoice | None:
+    """The choice that gains most and keeps to the budget as a whole; the last that was made where none does, None where no
+    place is worth anything.
+
+    Costs of places alone do not add up. Of a choice that is above the budget, what it costs more than its places is divided
+    among them and added to the cost of every place; how much has to be added is then searched by halving.
     """
-    covers = np.array([[site in candidate.covers for site in gains.sites] for candidate in candidates])
-    alone = np.array([cost.percent for cost in costs])
-    joint, rounds = 0.0, 0
-    while True:
-        rounds += 1
-        problem = CoverageProblem(covers, gains.shares, alone + joint, request.budget_percent)
-        _check_affordable(candidates, problem.costs, request)
-        chosen = best_choice(problem)
+    best: TimedChoice | None = None
+    last: TimedChoice | None = None
+    low, high, joint = 0.0, np.inf, 0.0
+    for _ in range(_ROUNDS):
+        dearer = replace(problem, costs=problem.costs + joint)
+        chosen = best_choice(dearer)
+        if not chosen and joint == 0:
+            return None
         if not chosen:
-            raise UsageError(
-                f"no place within {request.budget_percent:g} % gains anything by {request.by}: widen --budget or --where"
-            )
-        latency = timed(chosen)
-        if latency is None or 100 * (latency.value - 1) <= request.budget_percent or rounds == _ROUNDS:
-            return problem, chosen, latency, joint
-        joint += (100 * (latency.value - 1) - problem.cost(chosen)) / len(chosen)
+            high = joint
+        else:
+            last = TimedChoice(dearer, chosen, timed(chosen), joint)
+            if last.is_affordable:
+                high = joint
+                if best is None or dearer.gain(chosen) > best.problem.gain(best.chosen):
+                    best = last
+                if joint == 0:
+                    break
+            else:
+                low = joint
+                joint += (last.latency_percent - dearer.cost(chosen)) / len(chosen)
+        if np.isfinite(high):
+            joint = (low + high) / 2
+    return best or last
 
 
 def _gains(model: Path, plain: ModelProto, request: PlacementRequest) -> SiteGains:
     if request.by == "measured":
         return measured_gains(model, None if request.campaign is None else Path(request.campaign))
     return score_gains(model, request.by, GraphEditor(plain).sites)
+
+
+def problem_of(
+    candidates: Sequence[Candidate], gains: SiteGains, costs: Sequence[PlaceCost], budget_percent: float
+) -> CoverageProblem:
+    """The problem of choosing among candidates, each at its cost alone."""
+    covers = np.array([[site in candidate.covers for site in gains.sites] for candidate in candidates])
+    return CoverageProblem(covers, gains.shares, np.array([cost.percent for cost in costs]), budget_percent)
 
 
 def _check_affordable(candidates: Sequence[Candidate], costs: Float64s, request: PlacementRequest) -> None:
