@@ -25,6 +25,7 @@ from testbed.campaign.folder.engine import CampaignEngine
 from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.proofs import WHOLE, AttentionRecord, Proof, SuffixRecord, WeightRecord
 from testbed.core.errors import StaleArtefact
+from testbed.core.protected import PREFIX
 from testbed.core.site import Site
 from testbed.instrument.cut.flow import CannotCut, Flow
 from testbed.instrument.cut.stages import Stages
@@ -112,7 +113,9 @@ def _as_recorded(workplace: Workplace) -> Iterator[None]:
 
 
 def _prove_suffix(workplace: Workplace, engine: CampaignEngine, sites: Sequence[Site]) -> Proof:
-    whole = WholeTwin(engine)
+    whole, in_parts = WholeTwin(engine), [site for site in sites if not site.name.startswith(PREFIX)]
+    if not in_parts:
+        return Proof(engine.target, "activation", WHOLE, "faults in checks are run whole")
     try:
         stages = _stages(workplace, engine)
     except CannotCut as error:
@@ -127,7 +130,7 @@ def _prove_suffix(workplace: Workplace, engine: CampaignEngine, sites: Sequence[
         lambda injections: read_live(engine, injections),
         len(engine.images),
         workplace.spec.seed,
-        sites=sites,
+        sites=in_parts,
     )
     if proof.plan is None:
         tried = [trial.wrong for trial in proof.record.tried]
