@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import onnx
 import pytest
@@ -11,11 +13,12 @@ from onnx import ModelProto
 from testbed.core.errors import GateFailed, TestbedError, UsageError
 from testbed.core.fault import Masks
 from testbed.core.protected import DETECTED, PREFIX, is_protected
+from testbed.engines.runner import Runner
 from testbed.protect.build import Protected, protect
 from testbed.protect.canary import fly
 from testbed.protect.contract import CalibrationSet, ProtectionPass
 from testbed.protect.graph import GraphEditor
-from testbed.protect.observe import run_all
+from testbed.protect.observe import run_all, values
 from testbed.protect.passes.checksum import ChecksumPass
 from testbed.protect.passes.duplicate import DuplicatePass
 from testbed.protect.passes.nonfinite import NonfinitePass
@@ -31,20 +34,24 @@ def checked(plain: ModelProto, calibration: CalibrationSet) -> Protected:
     return protect(plain, [ChecksumPass()], calibration)
 
 
+@cache
+def opened(content: bytes) -> tuple[InstrumentedModel, Runner]:
+    """A file's twin, built once for all faults."""
+    model = InstrumentedModel.of_onnx(content)
+    return model, model.open_twin(ENGINE, max_batch=1)
+
+
 def faulty(proto: ModelProto, site: str, words: list[int]) -> tuple[NDArray, NDArray]:
     """Logits and alarms, one image for each word, which replaces the site's middle element."""
-    model = InstrumentedModel.of_onnx(proto.SerializeToString())
+    model, twin = opened(proto.SerializeToString())
     elements = next(s.elements for s in model.sites if s.name == site)
-    images = some_images(len(words), 3)
-    index = np.full(len(words), elements // 2)
-    zeros = np.zeros(len(words), np.float32)
-    with model.open_twin(ENGINE, max_batch=1) as twin:
-        results = [
-            twin.run(model.feeds(images[i : i + 1], model.fault(site, index[i : i + 1], Masks(0, word, 0), zeros[:1])))
-            for i, word in enumerate(words)
-        ]
-    alarms = [np.asarray(r.get(DETECTED, np.zeros(1, bool))) for r in results]
-    return np.concatenate([r[model.output_name] for r in results]), np.concatenate(alarms)
+    images, index, golden = some_images(len(words), 3), np.array([elements // 2]), np.zeros(1, np.float32)
+    results = [
+        twin.run(model.feeds(images[row : row + 1], model.fault(site, index, Masks(0, word, 0), golden)))
+        for row, word in enumerate(words)
+    ]
+    alarms = [np.asarray(result.get(DETECTED, np.zeros(1, bool))) for result in results]
+    return np.concatenate([result[model.output_name] for result in results]), np.concatenate(alarms)
 
 
 def test_checks_cover_every_site_and_change_no_bit(plain: ModelProto, checked: Protected) -> None:
@@ -188,3 +195,13 @@ def test_a_protected_file_is_not_protected_again(checked: Protected, calibration
         protect(checked.proto, [RangePass()], calibration)
     with pytest.raises(UsageError, match="margin"):
         RangePass(margin=0.9)
+
+
+def test_sums_do_not_depend_on_where_a_row_lies_in_the_batch(plain: ModelProto, checked: Protected) -> None:
+    """A campaign refuses an engine whose row gives other bits elsewhere in the batch."""
+    names = [n for node in checked.proto.graph.node for n in node.output if n.endswith((".value", ".sums"))]
+    image = np.repeat(some_images(1, 6), 16, axis=0)
+    for name, array in values(checked.proto, names, image, ENGINE, "fp32", 16).items():
+        if array.dtype == np.float32:
+            words = array.view(np.uint32)
+            np.testing.assert_array_equal(words, np.broadcast_to(words[:1], words.shape), name)
