@@ -1,4 +1,4 @@
-"""Protection of the model in a run folder, into a run folder of its own; and of an ONNX file, into another file."""
+"""Protection of the model in a run folder, into a run folder of its own."""
 
 from __future__ import annotations
 
@@ -156,12 +156,12 @@ def protect_run(
             notify(f"{precision}: exporting")
             plain_files[precision] = exported(run, dataset, precision)
         plain = plain_files.pop(precision)
-        protected, ensured = _made(
+        protected, ensured = make_checked(
             plain, dataset, request, precision, str(source), notify, run.data.root if run.data else None
         )
         content = protected.proto.SerializeToString(deterministic=True)
         contents[precision] = content
-        files.append(_described(plain, protected, ensured, precision, content))
+        files.append(describe_file(plain, protected, ensured, precision, content))
     record = ProtectedRun(str(to), str(source), tuple(files), placement)
     made_from = {"model": run.model_hash, **request.to_json()}
     name = f"{run.folder.manifest['name']}-{'+'.join(step.name for step in request.passes)}"
@@ -190,12 +190,19 @@ def plan_protection(
     if request.placement is not None:
         request.check()
         request, placement = _narrowed(source, run, dataset, plain, request, notify)
+    return plan_passes(plain, request, str(source), placement)
+
+
+def plan_passes(
+    plain: ModelProto, request: ProtectRequest, name: str, placement: Placement | None = None
+) -> PlannedProtection:
+    """What the passes would add to a plain file."""
     places, left_out = {}, {}
     for step in request.passes:
         graph = GraphEditor(plain)
         step.requires(graph)
         places[step.name], left_out[step.name] = step.planned(graph)
-    return PlannedProtection(str(source), places, left_out, placement)
+    return PlannedProtection(name, places, left_out, placement)
 
 
 def _narrowed(
@@ -235,7 +242,7 @@ def exported(run: ModelRun, dataset: Dataset, precision: str) -> ModelProto:
         return export_target(run.model, "model", file, precision=precision, images=images, calibration=settings)
 
 
-def _made(
+def make_checked(
     plain: ModelProto,
     dataset: Dataset,
     request: ProtectRequest,
@@ -244,6 +251,7 @@ def _made(
     notify: Callable[[str], None],
     root: str | None,
 ) -> tuple[Protected, Ensured]:
+    """Protect a plain file on training images, and hold it against the plain one on others."""
     settings = QuantisationSettings(request.calibration_images, source=request.calibration_data)
     seen = calibration_split(dataset, settings, root)
     unseen = dataset.test.chosen(min(request.images, len(dataset.test)), dataset.seed, _CHOICE)
@@ -266,9 +274,10 @@ def _check_unseen(calibration: CalibrationSet, unseen: Split) -> None:
             )
 
 
-def _described(
+def describe_file(
     plain: ModelProto, protected: Protected, ensured: Ensured, precision: str, content: bytes
 ) -> ProtectedFile:
+    """What is recorded of a protected file."""
     return ProtectedFile(
         precision,
         sha256_bytes(content),

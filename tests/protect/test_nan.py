@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
@@ -50,10 +52,8 @@ def guarded(precision: str, nan: NanPolicy) -> ModelProto:
     return editor.finished()
 
 
-def wanted(precision: str, nan: NanPolicy) -> NDArray[np.float64]:
-    values = np.array(WORDS[precision], ELEMENTS[precision][1]).view(
-        np.float32 if precision == "fp32" else np.float16
-    )
+def wanted(precision: str, nan: NanPolicy) -> NDArray[Any]:
+    values = np.array(WORDS[precision], ELEMENTS[precision][1]).view(np.float32 if precision == "fp32" else np.float16)
     clipped = np.minimum(np.maximum(values, values.dtype.type(LOW)), values.dtype.type(HIGH))
     return np.where(np.isnan(values), np.zeros_like(values) if nan == "zero" else values, clipped)
 
@@ -63,7 +63,7 @@ def wanted(precision: str, nan: NanPolicy) -> NDArray[np.float64]:
 def test_a_guard_gives_the_same_bits_on_every_engine(precision: str, nan: NanPolicy) -> None:
     proto, expected = guarded(precision, nan), wanted(precision, nan)
     dtype = ELEMENTS[precision][1]
-    images = np.array(WORDS[precision], dtype).view(expected.dtype)[None]
+    images: NDArray[Any] = np.array(WORDS[precision], dtype).view(expected.dtype)[None]
     results = {}
     for engine in ("ort-cpu", "openvino"):
         results[engine] = run_all(proto, images, engine, precision, batch=1)["out"][0]

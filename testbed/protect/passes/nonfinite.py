@@ -67,7 +67,7 @@ class NonfinitePass:
 
     def _relations(self, graph: GraphEditor) -> tuple[list[Relation], dict[str, str]]:
         relations, left_out = [], {}
-        for site in chosen_sites(list(graph.sites), self.where):
+        for site in chosen_sites(list(graph.sites), self.where, _ENDS):
             tensor = graph.sites[site].tensor
             if graph.element(tensor) in (TensorProto.INT8, TensorProto.UINT8):
                 left_out[site] = "its numbers are integers, which are all finite"

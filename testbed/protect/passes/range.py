@@ -87,7 +87,7 @@ class RangePass:
     def _chosen(self, graph: GraphEditor) -> tuple[dict[str, str], dict[str, str]]:
         """Site -> tensor, and those left out -> why."""
         outputs = {value.name for value in graph.proto.graph.output}
-        wanted = chosen_sites(list(graph.sites), self.where)
+        wanted = chosen_sites(list(graph.sites), self.where, USUAL)
         chosen, left_out = {}, {}
         for name in wanted:
             tensor = graph.sites[name].tensor
@@ -130,14 +130,14 @@ def _outward(value: float, dtype: np.dtype, towards: float) -> float:
     return float(near)
 
 
-def chosen_sites(sites: list[str], patterns: tuple[str, ...]) -> list[str]:
+def chosen_sites(sites: list[str], patterns: tuple[str, ...], usual: tuple[str, ...] = ()) -> list[str]:
     """Sites that match any pattern, less those that match one led by "!", in their order. Raises UsageError for a pattern
-    that matches none."""
+    that matches none, unless all are the ``usual`` ones: not every file has them."""
     chosen: set[str] = set()
     for pattern in patterns:
         wanted = pattern.removeprefix("!")
         hits = set(fnmatch.filter(sites, wanted))
-        if not hits:
+        if not hits and patterns != usual:
             raise UsageError(f"no site matches {wanted!r}; there are {len(sites)}: {', '.join(sites[:8])}, ...")
         chosen = chosen - hits if pattern.startswith("!") else chosen | hits
     return [site for site in sites if site in chosen]

@@ -10,6 +10,7 @@ import click
 from testbed.cli.commands.results.protect_compare import compare_protected
 from testbed.cli.common import emit, example, json_option, say
 from testbed.cli.groups import DefaultGroup
+from testbed.cli.options.data import classes_option, preprocess_option
 from testbed.cli.options.numbers import Whole
 from testbed.cli.options.placement import placement_options
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from testbed.cli.tables.fitting import FittedTable
+    from testbed.protect.foreign import FileData
     from testbed.protect.passes.range import NanPolicy
     from testbed.protect.placement.placing import Placement
     from testbed.protect.run import PlannedProtection, ProtectedRun, ProtectRequest
@@ -38,6 +40,7 @@ def protect() -> None:
         "testbed protect runs/vit --with checksum,nonfinite --engine ort-cpu,openvino --to runs/vit-checked",
         "testbed protect runs/vit --with range,checksum --where range:*.mlp.residual,*.attn.v --margin 1.5 \\\n"
         "        --precision fp32,fp16 --to runs/vit-both",
+        "testbed protect vit.onnx --with checksum --data cifar10 --preprocess imagenet --to vit-checked.onnx",
         "testbed protect runs/vit --with duplicate --where block.0.attn --vote --to runs/vit-voted --dry-run",
         "testbed protect runs/vit --with range --by measured --campaign runs/flips --budget 5% --to runs/vit-guarded",
     )
@@ -94,7 +97,13 @@ def protect() -> None:
 @click.option(
     "--images", type=Whole(1), default=1000, show_default=True, help="Test images that the result is held against."
 )
-@click.option("--to", type=click.Path(path_type=Path), required=True, metavar="DIR", help="New run folder.")
+@click.option(
+    "--to", type=click.Path(path_type=Path), required=True, metavar="DIR", help="New run folder, or new file."
+)
+@click.option("--data", metavar="D", help="Of an ONNX file: the data set that its model is for.")
+@click.option("--root", metavar="DIR", help="Of an ONNX file: the data folder.")
+@preprocess_option("the data set's own")
+@classes_option
 @click.option(
     "--dry-run", is_flag=True, help="Say what would be added; nothing is written, and measured only under --budget."
 )
@@ -113,16 +122,22 @@ def run(
     calibration_data: str,
     images: int,
     to: Path,
+    data: str | None,
+    root: str | None,
+    preprocess: str | None,
+    classes: str | None,
     dry_run: bool,
     budget: dict[str, Any] | None,
     as_json: bool,
 ) -> None:
-    """Rewrite the exported file of the model in DIR, and write it as a model like any other.
+    """Rewrite the exported file of the model in DIR, and write it as a model like any other; or an ONNX file of others, in
+    the precision that it computes in, into another file.
 
     It exports, gets goldens, campaigns and latency. Bounds and thresholds are measured on training images; on test images
     it is then checked that outputs and accuracy stay, that no alarm is false, and that a fault put under every check is
     seen, on every engine that is named. Weights stay what they are.
     """
+    from testbed.protect.foreign import plan_file, protect_file
     from testbed.protect.named import passes_named
     from testbed.protect.placement.placing import PlacementRequest
     from testbed.protect.run import ProtectRequest, plan_protection, protect_run
@@ -146,15 +161,32 @@ def run(
         images,
         None if budget is None else PlacementRequest(**budget),
     )
+    of_file = _file_data(folder, data, root, preprocess, classes)
     if dry_run:
-        planned = plan_protection(folder, request, say)
+        planned = plan_file(folder, request, of_file) if of_file else plan_protection(folder, request, say)
         emit(planned, as_json, lambda: _with_placement(planned.placement, _planned(planned, request)))
         return
-    done = protect_run(folder, to, request, say)
+    done = protect_file(folder, to, request, of_file, say) if of_file else protect_run(folder, to, request, say)
     emit(done, as_json, lambda: _with_placement(done.placement, _table(done)))
 
 
 protect.add_command(compare_protected)
+
+
+def _file_data(
+    source: Path, name: str | None, root: str | None, preprocess: str | None, classes: str | None
+) -> FileData | None:
+    """The data set of an ONNX file; None for a run folder, which names its own."""
+    from testbed.core.errors import UsageError
+    from testbed.protect.foreign import FileData
+
+    if source.is_file():
+        if name is None:
+            raise UsageError(f"{source} does not say which data its model is for; name it with --data")
+        return FileData(name, root, preprocess, classes)
+    if any(each is not None for each in (name, root, preprocess, classes)):
+        raise UsageError(f"{source} is no ONNX file: a run folder names its data itself; leave --data out")
+    return None
 
 
 def _patterns(asked: list[str], where: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
