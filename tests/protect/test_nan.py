@@ -48,7 +48,7 @@ def guarded(precision: str, nan: NanPolicy) -> ModelProto:
     editor = GraphEditor(proto)
     assert len(editor.consumers("site")) == 1
     seen = Extremes(*(np.array([end]) for end in (LOW, HIGH, 0.0)))
-    RangePass(("site",), 1.0, nan)._guard(editor, "site", "site", seen)
+    RangePass(("site",), 1.0, nan).add_guard(editor, "site", "site", seen)
     return editor.finished()
 
 

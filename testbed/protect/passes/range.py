@@ -73,7 +73,7 @@ class RangePass:
         graph = GraphEditor(proto)
         chosen, left_out = self._chosen(graph)
         seen = extremes(proto, list(chosen.values()), calibration.images, calibration.engines[0], calibration.precision)
-        places = tuple(self._guard(graph, site, tensor, seen[tensor]) for site, tensor in chosen.items())
+        places = tuple(self.add_guard(graph, site, tensor, seen[tensor]) for site, tensor in chosen.items())
         return graph.finished(), Applied(self.name, self.settings, places, left_out)
 
     def ensures(self, proto: ModelProto, applied: Applied) -> None:
@@ -99,7 +99,8 @@ class RangePass:
                 chosen[name] = tensor
         return chosen, left_out
 
-    def _guard(self, graph: GraphEditor, site: str, tensor: str, seen: Extremes) -> ProtectedPlace:
+    def add_guard(self, graph: GraphEditor, site: str, tensor: str, seen: Extremes) -> ProtectedPlace:
+        """Put a guard between a tensor and all that takes it. seen: its extremes on the calibration images."""
         dtype = _FLOATS[graph.element(tensor)]
         low, high = bounds(seen, self.margin, dtype)
         step = f"{_STEP}.{site}"
