@@ -89,7 +89,8 @@ def ensure(
     """Hold a protected file against its plain one, on images that it was not calibrated on.
 
     Raises GateFailed, saying which pass and what to do, where outputs move further than a pass may move them, where
-    accuracy leaves its interval, and where a check or copy does not survive an engine.
+    accuracy leaves its interval, where an alarm is raised without a fault, and where a check or copy does not survive an
+    engine.
     """
     unchanged = tuple(_compared(plain, protected, images, engine, precision) for engine in engines)
     canaries: list[Canary] = []
@@ -115,6 +116,11 @@ def _compared(plain: ModelProto, protected: Protected, images: Split, engine: st
             f"on {engine} passes that only detect move a logit by {largest:.3g}, more than {bound:.3g}: leave the engine out"
         )
     n = len(images)
+    if alarms:
+        raise GateFailed(
+            f"on {engine} {alarms} of {n:,} unseen images raise an alarm without a fault: widen the thresholds (--factor), or"
+            " measure them on more images (--calibration-images)"
+        )
     right = [int((outputs.argmax(1) == images.labels).sum()) for outputs in (after, before)]
     shares = [_share(count, n) for count in right]
     if not shares[1][1] <= shares[0][0]:
