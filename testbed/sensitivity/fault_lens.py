@@ -41,8 +41,9 @@ class TokenChange:
 @dataclass(frozen=True)
 class StateChange:
     """What the fault has done by the end of a block. after: "embed", "block.0", ...; deviation: of what the head reads,
-    relative L2, None where it is not finite; golden_class, faulty_class: what the head would say; golden_rank, faulty_rank:
-    of the true class, 0 for the best, K beside a NaN; tokens: those whose state differs in any bit, in their order."""
+    relative L2, None where it is not finite; golden_class, faulty_class: what the head would say, -1 beside a NaN;
+    golden_rank, faulty_rank: of the true class, 0 for the best, K beside a NaN; tokens: those whose state differs in any
+    bit, in their order."""
 
     after: str
     deviation: float | None
@@ -179,15 +180,20 @@ def state_change(
     golden, faulty = states
     read = [_read_by_head(model, state) for state in states]
     logits = [model.classified(state) for state in states]
-    classes = [int(of_state.argmax()) for of_state in logits]
+    classes = [class_of(of_state[0]) for of_state in logits]
     ranks = [int(true_ranks(of_state[:, None], label)) for of_state in logits]
-    of_tokens = [projection(state)[0].argmax(-1) for state in states]
+    of_tokens = [[class_of(row) for row in projection(state)[0]] for state in states]
     differ = (golden[0].view(torch.int32) != faulty[0].view(torch.int32)).any(-1)
     tokens = [
-        TokenChange(token, _relative(golden[0, token], faulty[0, token]), *(int(of[token]) for of in of_tokens))
+        TokenChange(token, _relative(golden[0, token], faulty[0, token]), *(of[token] for of in of_tokens))
         for token in torch.nonzero(differ).flatten().tolist()[:most_tokens]
     ]
     return StateChange(name, _relative(*read), classes[0], classes[1], ranks[0], ranks[1], tuple(tokens))
+
+
+def class_of(logits: Tensor) -> int:
+    """The class of the largest of (K,) logits; -1 where one is NaN, as in result rows."""
+    return -1 if bool(logits.isnan().any()) else int(logits.argmax())
 
 
 def _read_by_head(model: ViT, state: Tensor) -> Tensor:

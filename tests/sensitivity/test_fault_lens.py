@@ -12,7 +12,15 @@ import torch
 
 import testbed
 from testbed.models.vit import taps
-from testbed.sensitivity.fault_lens import ABSORBED, FaultLens, StateChange, TokenChange, lens_of, look_through
+from testbed.sensitivity.fault_lens import (
+    ABSORBED,
+    FaultLens,
+    StateChange,
+    TokenChange,
+    class_of,
+    lens_of,
+    look_through,
+)
 from testbed.sensitivity.fault_subject import FaultSubject, open_fault
 from testbed.sensitivity.stored_fault import activation_edits
 from tests.support.commands import answer, error_of, invoke
@@ -131,3 +139,11 @@ def test_on_the_command_line_and_from_python(tiny_run: Path, tmp_path: Path) -> 
     assert "tokens changed" in shown.stdout
     assert "there is no fault" in error_of(invoke("fault", "show", tiny_run, 10**8), 2)
     assert "holds no run" in error_of(invoke("fault", "show", tmp_path / "none", 1), 2)
+
+
+def test_a_state_with_nan_has_no_class() -> None:
+    """argmax would name the NaN's own class, which on an image of that class looked as if nothing had happened."""
+    assert class_of(torch.tensor([float("nan"), 1.0, 2.0])) == -1
+    assert class_of(torch.tensor([0.0, float("inf"), 2.0])) == 1
+    ended = lens(state("embed", 0, 0, 0.0), state("block.0", 0, class_of(torch.full((3,), torch.nan)), None))
+    assert (ended.takes_over, ended.repaired) == ("block.0", None)

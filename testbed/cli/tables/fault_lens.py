@@ -26,11 +26,15 @@ def lens_table(lens: FaultLens) -> RenderableType:
             block.after,
             f"{len(block.tokens)} of {lens.token_count}",
             _deviation(block),
-            f"{block.golden_class} -> {block.faulty_class}",
+            f"{_class(block.golden_class)} -> {_class(block.faulty_class)}",
             f"{block.golden_rank} -> {block.faulty_rank}",
             str(other),
         )
     return stacked([head, table, *_verdict(lens)])
+
+
+def _class(number: int) -> str:
+    return "none" if number < 0 else str(number)
 
 
 def _deviation(state: StateChange) -> str:

@@ -50,9 +50,7 @@ class FaultPath:
         takes_over = from_which_on(lens.blocks, lambda state: not agrees(state))
         unbroken = all(map(agrees, lens.blocks))
         repaired = None if unbroken else from_which_on(lens.blocks, agrees)
-        last = lens.blocks[-1]
-        top1 = last.faulty_class if last.faulty_rank < classes else -1
-        return cls(entry, absorbed, position_of(takes_over), position_of(repaired), top1)
+        return cls(entry, absorbed, position_of(takes_over), position_of(repaired), lens.blocks[-1].faulty_class)
 
 
 @dataclass(frozen=True, eq=False)

