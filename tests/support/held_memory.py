@@ -25,7 +25,7 @@ def held_bytes() -> Iterator[Callable[[], int]]:
 def _tensors() -> int:
     storages = {}
     for value in gc.get_objects():
-        if issubclass(type(value), torch.Tensor):
+        if type(value) in (torch.Tensor, torch.nn.Parameter):  # not those without memory that exports work with
             storage = value.untyped_storage()
             storages[storage.data_ptr()] = storage.nbytes()
     return sum(storages.values())

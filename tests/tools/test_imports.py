@@ -55,6 +55,8 @@ EXCEPTIONS: dict[str, tuple[set[str], str]] = {
             "testbed.compare.engine_record",
             "testbed.compare.precision_record",
             "testbed.core.folder.forms",
+            "testbed.protect.paired.record",
+            "testbed.sensitivity.campaign_lens.record",
             "testbed.sweep.record",
         },
         _GENERATED,

@@ -33,7 +33,9 @@ _OPTIONS = (
     click.option(
         "--by",
         type=click.Choice(["measured", *METHODS]),
-        help="Choose places under --budget by the SDC-1 that a campaign measured there, or by a score of their block.",
+        metavar="SCORE",
+        help="Choose places under --budget by the SDC-1 that a campaign measured there (measured), or by a score of their"
+        " block, as `testbed rank --by`.",
     ),
     click.option("--budget", type=Percent(), metavar="P%", help="What protection may cost, of the plain file's."),
     click.option("--cost", type=click.Choice(["latency", "macs"]), help="What --budget is of.  [default: latency]"),

@@ -11,7 +11,7 @@ from testbed.cli.commands.results.protect_compare import compare_protected
 from testbed.cli.common import emit, example, json_option, say
 from testbed.cli.groups import DefaultGroup
 from testbed.cli.options.data import classes_option, preprocess_option
-from testbed.cli.options.numbers import Whole
+from testbed.cli.options.numbers import Number, Whole
 from testbed.cli.options.placement import placement_options
 
 if TYPE_CHECKING:
@@ -62,14 +62,16 @@ def protect() -> None:
     " out. By default each pass's own; under --budget range may stand at every site.",
 )
 @placement_options
-@click.option("--margin", type=float, default=1.3, show_default=True, help="range: how much wider than what was seen.")
+@click.option(
+    "--margin", type=Number(0, 1e6), default=1.3, show_default=True, help="range: how much wider than what was seen."
+)
 @click.option(
     "--nan", type=click.Choice(["zero", "keep"]), default="zero", show_default=True, help="range: what becomes of NaN."
 )
 @click.option("--vote", is_flag=True, help="duplicate: compute parts three times, and let the majority go on.")
 @click.option(
     "--factor",
-    type=float,
+    type=Number(0, 1e6),
     default=4.0,
     show_default=True,
     help="checksum: a threshold over the largest deviation that was seen without a fault.",
