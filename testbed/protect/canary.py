@@ -1,4 +1,4 @@
-"""Canaries: a fault put under every guard, check and copy of a built engine, which has to show.
+"""Canaries: a fault put under every check and copy of a built engine, which has to show.
 
 What an engine folds away, merges or never evaluates is found here, not in a campaign.
 """
@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import ModelProto
 
 from testbed.core.arrays import Float32s
@@ -160,11 +159,3 @@ def _feeds(weight: str, covered: set[str]) -> bool:
     module = weight.removesuffix(".weight")
     parts = [f"{module.removesuffix('qkv')}{part}" for part in "qkv"] if module.endswith(".qkv") else [module]
     return any(part in covered for part in parts)
-
-
-def merged_copies(optimised: ModelProto, names: Sequence[str]) -> NDArray[np.int64]:
-    """Count, for each duplicated part, its copies' products that an engine's optimised graph still holds."""
-    from testbed.protect.passes.duplicate import copies
-
-    held = copies(optimised, names)
-    return np.array([held[name] for name in names], np.int64)

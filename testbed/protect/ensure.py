@@ -17,10 +17,11 @@ from testbed.core.errors import GateFailed
 from testbed.core.protected import DETECTED
 from testbed.data import Split
 from testbed.protect.build import Protected
-from testbed.protect.canary import Canary, fly, merged_copies
+from testbed.protect.canary import Canary, fly
 from testbed.protect.contract import Applied, ProtectedPlace
 from testbed.protect.graph import GraphEditor
 from testbed.protect.observe import Extremes, extremes, run_all
+from testbed.protect.passes.duplicate import copies
 
 MARGINS = (1.0, 1.1, 1.3, 1.5, 2.0)
 """What a range guard's margin is tried at, for the images that it would clip."""
@@ -157,11 +158,12 @@ def _check_copies(protected: Protected) -> None:
     names = [p.name for done in protected.applied if done.name == "duplicate" for p in done.places]
     if not names:
         return
-    held = merged_copies(_optimised(protected.proto), names)
-    asked = merged_copies(protected.proto, names)
-    for name, kept, made in zip(names, held, asked, strict=True):
-        if kept < made:
-            raise GateFailed(f"duplicate: ONNX Runtime keeps {kept} of the {made} products in the copies of {name}")
+    held, made = copies(_optimised(protected.proto), names), copies(protected.proto, names)
+    for name in names:
+        if held[name] < made[name]:
+            raise GateFailed(
+                f"duplicate: ONNX Runtime keeps {held[name]} of the {made[name]} products in the copies of {name}"
+            )
 
 
 def _optimised(proto: ModelProto) -> ModelProto:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from testbed.core.errors import UsageError
-from testbed.core.protected import PREFIX, PROTECTION, is_protected
+from testbed.core.protected import DETECTED, PREFIX, PROTECTION, is_protected
 from testbed.core.site import Site
 from testbed.instrument.adopt.mend import sort_nodes
 from testbed.instrument.cut.flow import Flow
@@ -84,7 +84,7 @@ class GraphEditor:
 
     def add(self, op: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
         """Add a node with one output, and give back that. Raises AssertionError for a name that is taken."""
-        assert output.startswith(PREFIX) or output == "detected", output
+        assert output.startswith(PREFIX) or output == DETECTED, output
         assert output not in self._names, output
         self._names.add(output)
         self.proto.graph.node.append(helper.make_node(op, list(inputs), [output], name=output, **attributes))

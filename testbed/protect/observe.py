@@ -73,14 +73,14 @@ def extremes(
 ) -> dict[str, Extremes]:
     """Extremes of tensors, found by reductions inside the engine, so that no tensor has to leave it."""
     graph = GraphEditor(proto)
-    names: dict[str, tuple[str, str, str]] = {}
+    names: dict[str, list[str]] = {}
     for number, tensor in enumerate(dict.fromkeys(tensors)):
         wide = graph.wide(tensor, "protect.observe")
         flat = graph.add("Flatten", [wide], f"protect.observe.{number}.flat", axis=1)
-        names[tensor] = tuple(  # type: ignore[assignment]
+        names[tensor] = [
             graph.add(op, [flat, graph.axes(1)], f"protect.observe.{number}.{op}", keepdims=0)
             for op in ("ReduceMin", "ReduceMax", "ReduceMean")
-        )
+        ]
     for outputs in names.values():
         for output in outputs:
             graph.proto.graph.output.append(helper.make_tensor_value_info(output, TensorProto.FLOAT, ["batch"]))

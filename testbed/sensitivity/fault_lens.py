@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from testbed.analysis.outputs.confidence import top1
 from testbed.models.vit import ViT
 from testbed.sensitivity.class_space.projection import ClassProjection, true_ranks
 from testbed.sensitivity.class_space.recorder import StateRecorder, recorded
@@ -180,20 +181,15 @@ def state_change(
     golden, faulty = states
     read = [_read_by_head(model, state) for state in states]
     logits = [model.classified(state) for state in states]
-    classes = [class_of(of_state[0]) for of_state in logits]
+    classes = [int(top1(of_state.numpy())[0]) for of_state in logits]
     ranks = [int(true_ranks(of_state[:, None], label)) for of_state in logits]
-    of_tokens = [[class_of(row) for row in projection(state)[0]] for state in states]
+    of_tokens = [top1(projection(state)[0].numpy()).tolist() for state in states]
     differ = (golden[0].view(torch.int32) != faulty[0].view(torch.int32)).any(-1)
     tokens = [
         TokenChange(token, _relative(golden[0, token], faulty[0, token]), *(of[token] for of in of_tokens))
         for token in torch.nonzero(differ).flatten().tolist()[:most_tokens]
     ]
     return StateChange(name, _relative(*read), classes[0], classes[1], ranks[0], ranks[1], tuple(tokens))
-
-
-def class_of(logits: Tensor) -> int:
-    """The class of the largest of (K,) logits; -1 where one is NaN, as in result rows."""
-    return -1 if bool(logits.isnan().any()) else int(logits.argmax())
 
 
 def _read_by_head(model: ViT, state: Tensor) -> Tensor:

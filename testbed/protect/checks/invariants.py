@@ -37,9 +37,7 @@ def layer_norm(graph: GraphEditor, node: NodeProto) -> Relation:
         sums = vectors.over_tokens(end)
         return [Term(sums, np.tile(1 / gamma, sums.size // len(gamma)))]
 
-    return Relation(
-        name_of(graph, output), "layer norm", output.way, lambda v: _none(v.over_tokens(end)), terms, constant
-    )
+    return Relation(name_of(graph, output), "layer norm", output.way, lambda v: v.over_tokens(end), terms, constant)
 
 
 def softmax(graph: GraphEditor, node: NodeProto) -> Relation:
@@ -125,10 +123,6 @@ def is_residual(graph: GraphEditor, node: NodeProto) -> bool:
         return False
     shapes = {graph.shape(name) for name in (*node.input, node.output[0])}
     return len(shapes) == 1 and () not in shapes
-
-
-def _none(_: object) -> None:
-    return None
 
 
 def _nothing(_: Vectors) -> None:

@@ -53,7 +53,7 @@ class Relation:
     name: str
     kind: str
     covers: tuple[str, ...]
-    needs: Callable[[Vectors], None]
+    needs: Callable[[Vectors], object]
     terms: Callable[[Vectors], list[Term]]
     constant: float = 0.0
     statistics: Statistics | None = None

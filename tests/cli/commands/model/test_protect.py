@@ -12,16 +12,12 @@ import pytest
 import testbed
 from testbed.core.site import SiteTable
 from tests.support.commands import answer, invoke, last_error_of
+from tests.support.small_runs import train_small_vit
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Path:
-    path = tmp_path_factory.mktemp("runs") / "vit"
-    sizes = ["heads=[2,2,2]", "mlp=[24,24,24]", "width=16", "head_width=8"]
-    options = [part for size in sizes for part in ("--set", size)]
-    result = invoke("train", "digits", "--dataset", "digits", "--run", path, "--epochs", 8, *options)
-    assert result.exit_code == 0, result.output
-    return path
+    return train_small_vit(tmp_path_factory.mktemp("runs") / "vit")
 
 
 @pytest.fixture(scope="module")

@@ -15,16 +15,12 @@ from testbed.golden.source import dataset_of
 from testbed.models.runs import open_model_run
 from testbed.sensitivity.rank.catalogue import FACTS, METHODS, PRUNE_METHODS
 from tests.support.commands import answer, invoke, last_error_of
+from tests.support.small_runs import train_small_vit
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Path:
-    path = tmp_path_factory.mktemp("runs") / "vit"
-    sizes = ["heads=[2,2,2]", "mlp=[24,24,24]", "width=16", "head_width=8"]
-    options = [part for size in sizes for part in ("--set", size)]
-    result = invoke("train", "digits", "--dataset", "digits", "--run", path, "--epochs", 8, *options)
-    assert result.exit_code == 0, result.output
-    return path
+    return train_small_vit(tmp_path_factory.mktemp("runs") / "vit")
 
 
 FEW = ("--images", "40", "--chunks", "3")
