@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import onnx
+
+from testbed.bench.operations import operations_of
+from testbed.core.protected import is_protected
 from testbed.models.config import ViTConfig
 from testbed.models.vit import ViT
 
@@ -25,3 +29,10 @@ def mac_count(config: ViTConfig) -> int:
         # two maps of half the head's width for differential attention: scores cost the same, the maps are mixed before v
         total += 4 * n * d * inner + 2 * n * n * inner + 2 * n * d * neurons
     return total
+
+
+def deployed_macs(file: bytes, config: ViTConfig) -> int:
+    """Multiply-accumulates of one image in a deployed ONNX file: of a protected one its own, with those of its checks and
+    copies; of a plain one those of the model. Raises TestbedError for a protected file of which a shape isn't known."""
+    proto = onnx.load_from_string(file)
+    return operations_of(proto).total_macs if is_protected(proto) else mac_count(config)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
-from testbed.bench.counts import mac_count, parameter_count
+from testbed.bench.counts import deployed_macs, parameter_count
 from testbed.bench.timing import Budget, Ratio, interleaved, percentiles, ratio_to
 from testbed.core.errors import UsageError
 from testbed.core.folder.manifest import CAMPAIGN
@@ -38,8 +38,9 @@ class Question:
 
 @dataclass(frozen=True)
 class LatencyRow:
-    """One engine at one batch size. latency_ms: every run, as measured. phases: medians of host-to-device copy, compute and
-    device-to-host copy, where the engine is on another device. ratio: to the baseline's median."""
+    """One engine at one batch size. macs: of one image, in the deployed file. latency_ms: every run, as measured. phases:
+    medians of host-to-device copy, compute and device-to-host copy, where the engine is on another device. ratio: to the
+    baseline's median."""
 
     model: str
     engine: str
@@ -71,6 +72,7 @@ class _Subject:
     path: Path
     runner: Runner
     config: ViTConfig
+    macs: int
     parameters: int
     input_name: str
 
@@ -114,7 +116,8 @@ def _opened(path: Path, question: Question, stack: ExitStack) -> _Subject:
 def _subject(path: Path, run: ModelRun, question: Question, stack: ExitStack) -> _Subject:
     request = plain_engine(run, "model", precision=question.precision, threads=question.threads)
     runner = stack.enter_context(open_engine(question.engine, request))
-    return _Subject(path, runner, run.model.config, parameter_count(run.model), ends_of(request.onnx)[0])
+    config, macs = run.model.config, deployed_macs(request.onnx, run.model.config)
+    return _Subject(path, runner, config, macs, parameter_count(run.model), ends_of(request.onnx)[0])
 
 
 def _rows(
@@ -157,7 +160,7 @@ def _row(
         runs=len(latency_ms),
         **figures,
         throughput_per_s=1e3 * batch * len(latency_ms) / float(latency_ms.sum()),
-        macs=mac_count(subject.config),
+        macs=subject.macs,
         parameters=subject.parameters,
         peak_memory_mb=peak_memory_mb(),
         phases_ms=_phases(subject.runner, feeds),

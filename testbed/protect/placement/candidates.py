@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from onnx import ModelProto
 
+from testbed.bench.operations import Operations, operations_of
 from testbed.core.protected import PREFIX
 from testbed.protect.build import protect
 from testbed.protect.checks.alarms import block_of
@@ -19,7 +20,6 @@ from testbed.protect.passes.checksum import ChecksumPass
 from testbed.protect.passes.duplicate import DuplicatePass
 from testbed.protect.passes.nonfinite import NonfinitePass
 from testbed.protect.passes.range import RangePass
-from testbed.protect.placement.operations import Operations, operations_of
 
 _BLOCK = re.compile(r"^block\.\d+\b")
 

@@ -11,6 +11,7 @@ import numpy as np
 from onnx import ModelProto
 from pydantic import JsonValue
 
+from testbed.bench.operations import operations_of
 from testbed.bench.timing import Budget, Ratio
 from testbed.core.arrays import Float64s
 from testbed.core.errors import UsageError
@@ -20,7 +21,6 @@ from testbed.protect.placement.candidates import Candidate, candidates_of, narro
 from testbed.protect.placement.choice import CoverageProblem, best_choice, greedy_choice
 from testbed.protect.placement.costs import PlaceCost, latency_costs, latency_ratio, operation_costs
 from testbed.protect.placement.gains import GainShare, SiteGains, measured_gains, score_gains
-from testbed.protect.placement.operations import operations_of
 from testbed.sensitivity.rank.catalogue import METHODS
 from testbed.sensitivity.rank.ranking import RankedBy
 

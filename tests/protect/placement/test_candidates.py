@@ -7,13 +7,13 @@ import pytest
 from onnx import ModelProto
 
 from testbed.bench.counts import mac_count
+from testbed.bench.operations import operations_of
 from testbed.protect.build import protect
 from testbed.protect.contract import CalibrationSet
 from testbed.protect.graph import GraphEditor
 from testbed.protect.named import passes_named
 from testbed.protect.placement.candidates import candidates_of, narrowed
 from testbed.protect.placement.gains import SiteGains, spread_scores
-from testbed.protect.placement.operations import operations_of
 from tests.protect.conftest import CONFIG
 
 

@@ -6,15 +6,20 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from click.testing import Result
 
 from testbed.bench.counts import mac_count, parameter_count
 from testbed.core.folder.runfolder import RunFolder
+from testbed.export.target import export_target
 from testbed.models.config import uniform
-from testbed.models.runs import write_model_run
+from testbed.models.runs import open_model_run, write_model_run
 from testbed.models.vit import ViT
+from testbed.protect.build import protect
+from testbed.protect.contract import CalibrationSet
+from testbed.protect.named import passes_named
 from tests.support.commands import invoke
 
 
@@ -92,3 +97,23 @@ def test_mistakes_are_told_in_one_line(folders: tuple[Path, Path], arguments: li
 def test_a_folder_twice_or_without_a_model_is_refused(folders: tuple[Path, Path], tmp_path: Path) -> None:
     assert "named twice" in bench(folders[0], folders[0]).stderr
     assert "holds no run" in bench(tmp_path).stderr
+
+
+def test_macs_of_a_protected_model_are_those_of_its_deployed_file(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    """Two more products of block.0's MLP, tokens x width x neurons each, and one multiplication to join its only alarm; weights
+    are counted once, as those of the model."""
+    small, _ = folders
+    run = open_model_run(small)
+    plain = export_target(run.model, "model", tmp_path / "plain.onnx")
+    images = np.random.default_rng(0).standard_normal((8, 1, 16, 16), np.float32)
+    passes = passes_named(["duplicate"], {"duplicate": ["block.0.mlp"]})
+    file = protect(plain, passes, CalibrationSet(images, ("ort-cpu",), "fp32")).proto.SerializeToString()
+    twice = tmp_path / "twice"
+    write_model_run(
+        twice, run.model, stage="protect", name="twice", made_from={"by": "test"}, data=None, protected={"fp32": file}
+    )
+    rows = json.loads(bench(small, twice, *QUICK, "--json").stdout)["rows"]
+    config = run.model.config
+    copied = 2 * config.tokens * config.width * config.mlp[0]
+    assert [row["macs"] for row in rows[::2]] == [mac_count(config), mac_count(config) + copied + 1]
+    assert rows[0]["parameters"] == rows[2]["parameters"]
