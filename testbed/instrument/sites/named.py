@@ -40,7 +40,7 @@ def _activations(proto: ModelProto) -> list[Site]:
     quantised = {
         node.input[0].removesuffix("_QuantizeLinear_Input"): node.output[0]
         for node in proto.graph.node
-        if node.op_type == "QuantizeLinear"
+        if node.op_type == "QuantizeLinear" and node.output[0].startswith(PREFIX) == node.input[0].startswith(PREFIX)
     }
     names = {tensor: name for name, tensor in quantised.items()}
     sites = []

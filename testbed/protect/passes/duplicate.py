@@ -10,7 +10,7 @@ import fnmatch
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from onnx import ModelProto, TensorProto, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 from pydantic import JsonValue
 
 from testbed.core.errors import TestbedError, UsageError
@@ -117,16 +117,22 @@ def parts_of(graph: GraphEditor) -> dict[str, Part]:
         for name, (first, last) in _PARTS.items():
             sites = [f"block.{block}.{site}" for site in (first, last)]
             if all(site in graph.sites for site in sites):
-                norm = graph.producer(graph.sites[sites[0]].tensor)
+                norm = _maker(graph, graph.sites[sites[0]].tensor)
                 end = graph.sites[sites[1]].tensor
                 if norm is not None:
                     _keep(graph, parts, f"block.{block}.{name}", graph.flow.live_inputs(norm)[0], end)
         whole = [f"block.{block}.norm1", f"block.{block}.mlp.residual"]
         if all(site in graph.sites for site in whole):
-            norm = graph.producer(graph.sites[whole[0]].tensor)
+            norm = _maker(graph, graph.sites[whole[0]].tensor)
             if norm is not None:
                 _keep(graph, parts, f"block.{block}", graph.flow.live_inputs(norm)[0], graph.sites[whole[1]].tensor)
     return parts
+
+
+def _maker(graph: GraphEditor, tensor: str) -> NodeProto | None:
+    """The operator that computes a site; of integers that which computes what they are rounded from."""
+    node = graph.producer(tensor)
+    return graph.producer(node.input[0]) if node is not None and node.op_type == "QuantizeLinear" else node
 
 
 def _keep(graph: GraphEditor, parts: dict[str, Part], name: str, start: str, end: str) -> None:
