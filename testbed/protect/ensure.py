@@ -17,7 +17,7 @@ from testbed.core.errors import GateFailed
 from testbed.core.protected import DETECTED
 from testbed.data import Split
 from testbed.protect.build import Protected
-from testbed.protect.canary import Canary, fly
+from testbed.protect.canaries.fly import Canary, fly
 from testbed.protect.contract import Applied, ProtectedPlace
 from testbed.protect.graph import GraphEditor
 from testbed.protect.observe import Extremes, extremes, run_all
@@ -94,12 +94,10 @@ def ensure(
     engine.
     """
     unchanged = tuple(_compared(plain, protected, images, engine, precision) for engine in engines)
-    canaries: list[Canary] = []
-    for engine in engines:
-        if protected.detects:
-            canaries.append(fly(protected.proto, protected.applied, images.batch([0]), engine, precision))
+    image = images.batch([0])
+    canaries = tuple(fly(protected.proto, protected.applied, image, engine, precision) for engine in engines)
     _check_copies(protected)
-    return Ensured(unchanged, tuple(canaries), _margins(plain, protected.applied, images, engines[0], precision))
+    return Ensured(unchanged, canaries, _margins(plain, protected.applied, images, engines[0], precision))
 
 
 def _compared(plain: ModelProto, protected: Protected, images: Split, engine: str, precision: str) -> Unchanged:

@@ -15,7 +15,7 @@ from testbed.core.fault import Masks
 from testbed.core.protected import DETECTED, PREFIX, is_protected
 from testbed.engines.runner import Runner
 from testbed.protect.build import Protected, protect
-from testbed.protect.canary import fly
+from testbed.protect.canaries.fly import fly
 from testbed.protect.contract import CalibrationSet, ProtectionPass
 from testbed.protect.graph import GraphEditor
 from testbed.protect.observe import run_all, values

@@ -9,17 +9,18 @@ import pytest
 from onnx import ModelProto
 
 from testbed.core.fault import Masks
-from testbed.core.protected import DETECTED
+from testbed.core.protected import DETECTED, PREFIX
 from testbed.export.precision import Calibration, cast_model
 from testbed.export.target import export_target
 from testbed.instrument.table import site_table
 from testbed.models.vit import ViT
 from testbed.protect.build import Protected, protect
-from testbed.protect.canary import fly
+from testbed.protect.canaries.fly import fly
 from testbed.protect.contract import CalibrationSet
 from testbed.protect.graph import GraphEditor
 from testbed.protect.named import passes_named
 from testbed.protect.observe import run_all
+from testbed.protect.passes.duplicate import DuplicatePass
 from testbed.testing import InstrumentedModel
 from tests.protect.conftest import some_images
 
@@ -76,6 +77,19 @@ def test_every_site_is_covered_or_told(protected: dict[str, Protected]) -> None:
     assert guards.left_out["block.0.attn.v"] == "its numbers are integers, which saturate where they are made"
     assert flags.left_out["norm"] == "its numbers are integers, which are all finite"
     assert "block.0.attn.k" in {place.name for place in guards.places}
+
+
+@pytest.mark.parametrize("vote", [False, True])
+def test_sites_keep_their_tensors_beside_copies(narrow: dict[str, ModelProto], vote: bool) -> None:
+    """A copy rounds to integers, too; those are its own sites, not the model's."""
+    plain, seen = narrow["int8"], CalibrationSet(some_images(32, 1), ("ort-cpu",), "int8")
+    doubled = protect(plain, [DuplicatePass(("block.*.attn", "block.*.mlp"), vote)], seen)
+    before, after = (
+        {site.name: site.tensor for site in site_table(proto.SerializeToString(), "model")}
+        for proto in (plain, doubled.proto)
+    )
+    assert before == {name: tensor for name, tensor in after.items() if not name.startswith(PREFIX)}
+    assert f"{PREFIX}duplicate.1.block.0.attn.block.0.norm1" in after
 
 
 @pytest.mark.parametrize("site", ["block.0.norm1", "block.0.attn.q", "block.1.attn.v", "block.1.attn.context"])

@@ -63,6 +63,11 @@ def block_of(names: Sequence[str]) -> str:
     return "end" if any(name in _END for name in names[1:]) else "start"
 
 
+def outside_of(step: str, group: str) -> str:
+    """The tensor of a group's own alarms: bool (batch, checks), in the order of their places."""
+    return f"{PREFIX}{step}.{group}.outside"
+
+
 def _group(graph: GraphEditor, step: str, name: str, relations: tuple[Relation, ...]) -> CheckGroup:
     prefix = f"{PREFIX}{step}.{name}"
     vectors = Vectors(graph, prefix)
@@ -82,7 +87,7 @@ def _group(graph: GraphEditor, step: str, name: str, relations: tuple[Relation, 
     above = graph.add("GreaterOrEqual", [value, ends["low"]], f"{prefix}.above")
     below = graph.add("LessOrEqual", [value, ends["high"]], f"{prefix}.below")
     within = graph.add("And", [above, below], f"{prefix}.within")
-    outside = graph.add("Not", [within], f"{prefix}.outside")  # so that NaN, which is within nothing, is an alarm
+    outside = graph.add("Not", [within], outside_of(step, name))  # so that NaN, which is within nothing, is an alarm
     alarms = graph.add("Cast", [outside], f"{prefix}.alarms", to=TensorProto.FLOAT)
     graph.add("ReduceMax", [alarms, graph.axes(1)], f"{FLAG}{step}.{name}", keepdims=1)
     return CheckGroup(name, value, ends["low"], ends["high"], relations)
