@@ -10,7 +10,8 @@ Each name has its own help: help(testbed.run).
 
 specs      load_spec, write_spec, list_specs, CampaignSpec
 campaigns  plan, dry_run, run, read_status, open_run, list_runs; Run, Injection; ProgressBar, Snapshot
-results    gather_rates, draw_figures, write_report, compare_runs, compare_protected, sweep_tolerances, sweep_bit_errors
+results    gather_rates, draw_figures, write_report, compare_runs, compare_protected, weigh_protection,
+           sweep_tolerances, sweep_bit_errors
 models     train_model, import_model, run_study, Model (golden, tiers, images, export), instrument_model, bench_models,
            compare_models, prune_model, protect_model, rank_components, validate_ranking, measure_circuits,
            measure_fuzziness, measure_class_space, measure_attention, examine_fault, examine_campaign; ScoreOptions
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
         compare_runs,
         sweep_bit_errors,
         sweep_tolerances,
+        weigh_protection,
         write_report,
     )
     from testbed.campaign.injection import Injection
@@ -103,6 +105,7 @@ __all__ = [
     "sweep_tolerances",
     "train_model",
     "validate_ranking",
+    "weigh_protection",
     "write_report",
     "write_spec",
 ]
@@ -150,6 +153,7 @@ _HOMES = {
     "sweep_tolerances": "testbed.api.studies",
     "train_model": "testbed.api.model.training",
     "validate_ranking": "testbed.api.models",
+    "weigh_protection": "testbed.api.studies",
     "write_report": "testbed.api.studies",
     "write_spec": "testbed.api.specs",
 }

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from testbed.ber.record import BitErrorRecord
     from testbed.compare.campaigns import Comparison
     from testbed.protect.paired.record import ProtectionComparison
+    from testbed.protect.tradeoff.record import ProtectionTradeoff
     from testbed.sweep.record import SweepRecord
 
 
@@ -170,6 +171,64 @@ class ProtectionProof(StudyResult):
             html.heading(f"Protected by {', '.join(self.content.passes)}: {self.content.pairing.rows:,} rows pair")
             + html.table(("faults in", "fault", "faults", "SDC-1 before, %", "after, %"), rows)
             + "".join(map(html.paragraph, self.content.notes))
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class WeighedProtection(StudyResult):
+    """What protected models cost against what they leave, with a recommendation.
+
+    Attributes:
+        content: The record with fields instead of keys: `weighed.content.models[0].latency[0].ratio`.
+    """
+
+    content: ProtectionTradeoff
+
+    @property
+    def latency(self) -> pd.DataFrame:
+        """One row per model and batch size: the ratio to the plain model's latency, and operations of the file."""
+        return self._table("latency")
+
+    @property
+    def points(self) -> pd.DataFrame:
+        """One row per model, fault model and event: what is left, what was removed, and where the model stands."""
+        return self._table("points")
+
+    @property
+    def removals(self) -> pd.DataFrame:
+        """One row per protected model, fault model and event: the share that was expected to be removed, and what was."""
+        return self._table("removals")
+
+    @property
+    def curves(self) -> pd.DataFrame:
+        """One row per step of hypothetical protection, greedy and exact."""
+        return self._table("curves")
+
+    @property
+    def recommended(self) -> str | None:
+        """Name of the recommended model; None where none keeps to the budget. `why` says why."""
+        return self.content.recommended
+
+    @property
+    def why(self) -> str:
+        """Why it is recommended."""
+        return self.content.why
+
+    def _table(self, name: str) -> pd.DataFrame:
+        from testbed.publish.tradeoff_files import tradeoff_tables
+
+        return tradeoff_tables(self.content)[name]
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (point.model, point.where, point.op, point.event, percent_interval(*rate), point.standing)
+            for point in self.content.points
+            for rate in [(point.left.rate, point.left.low, point.left.high)]
+        ]
+        return (
+            html.heading(f"Protection in {self.content.engine} {self.content.precision}, batch {self.content.batch}")
+            + html.table(("model", "faults in", "fault", "event", "left, %", "standing"), rows)
+            + html.paragraph(self.why)
         )
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 from testbed.api.campaigns import SpecSource, load_spec
 from testbed.api.progress import ProgressCallback, steps_of
-from testbed.api.records import BitErrorSweep, ProtectionProof, RunComparison, ToleranceSweep
+from testbed.api.records import BitErrorSweep, ProtectionProof, RunComparison, ToleranceSweep, WeighedProtection
 from testbed.campaign.run import Run
 
 RunSource = str | os.PathLike[str] | Run
@@ -191,6 +192,61 @@ def compare_protected(
 
         write_comparison(compared, Path(to))
     return ProtectionProof(compared.to_json(), compared)
+
+
+def weigh_protection(
+    campaigns: Sequence[RunSource],
+    *,
+    to: str | os.PathLike[str] | None = None,
+    batch: int | Sequence[int] = (1, 8, 32),
+    budget: float = 5.0,
+    cost: Literal["macs", "latency"] = "macs",
+    threads: int = 1,
+    seconds: float = 3.0,
+    runs: int = 100,
+    report: Callable[[str], None] = lambda line: None,
+) -> WeighedProtection:
+    """Put protected models beside the plain one: latency that each adds, and what it leaves of the same faults.
+
+    Args:
+        campaigns: Finished campaigns of the plain model and of what was protected of it, in any order.
+        to: A folder for all of it: page, JSON, tables as CSV, figures. Default: nothing is written.
+        batch: Images per run; of several, the first is what counts.
+        budget: Latency that a recommended model may add, in per cent.
+        cost: What places on the hypothetical curve cost.
+        threads: Of the timed engines.
+        seconds: Per engine and batch, or ...
+        runs: ... so many runs, whichever is less; 6 at least.
+        report: Called with a line of progress now and then.
+
+    Returns:
+        Latency ratios, what is left by fault model, the Pareto front, a recommendation that says why, and what was expected
+        of each model beside what it removed.
+
+    Raises:
+        UsageError: For campaigns that are not of one plain model and its protected ones in one engine and precision, and
+            where a model's folder is gone or deploys another file than was run.
+        StaleArtefact: For a campaign that is not finished or whose files were changed.
+
+    Example:
+        ```py
+        weighed = testbed.weigh_protection(["runs/digits", "runs/digits-protected"], to="runs/picture")
+        print(weighed.points[["model", "event", "left.rate", "standing"]], weighed.why)
+        ```
+    """
+    from testbed.bench.timing import LEAST_ROUNDS, Budget
+    from testbed.protect.tradeoff.weigh import WeighRequest
+    from testbed.protect.tradeoff.weigh import weigh_protection as weighed_of
+
+    batches = (batch,) if isinstance(batch, int) else tuple(batch)
+    timing = Budget(seconds=seconds, runs=max(runs, LEAST_ROUNDS))
+    request = WeighRequest(batches, threads, timing, budget, cost)
+    weighed = weighed_of([folder_of(campaign) for campaign in campaigns], request, report)
+    if to is not None:
+        from testbed.publish.tradeoff_files import write_weighed
+
+        write_weighed(weighed, Path(to))
+    return WeighedProtection(weighed.to_json(), weighed)
 
 
 def write_report(run: RunSource) -> Path:

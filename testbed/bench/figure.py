@@ -18,8 +18,8 @@ from testbed.core.folder.files import write_bytes
 from testbed.core.words.text import drawn, visible
 
 # The colours of the report's style sheet: page, panel, ink, soft, rule, and those of series.
-_LIGHT = ("#ffffff", "#ffffff", "#16191d", "#565e69", "#d9dde3", ("#0d6b78", "#b8430b", "#3b4cc0"))
-_DARK = ("#14171b", "#14171b", "#e8eaed", "#a4acb8", "#343a43", ("#63c3d1", "#f28a4b", "#93a4ff"))
+LIGHT = ("#ffffff", "#ffffff", "#16191d", "#565e69", "#d9dde3", ("#0d6b78", "#b8430b", "#3b4cc0"))
+DARK = ("#14171b", "#14171b", "#e8eaed", "#a4acb8", "#343a43", ("#63c3d1", "#f28a4b", "#93a4ff"))
 _MARKERS = ("o", "D", "s")
 _LINE_LETTERS, _LINES = 28, 4  # of a name
 _LINE = 0.075  # height of a name, as a share of its panel
@@ -32,7 +32,7 @@ def tradeoff_figure(path: Path, tradeoff: Tradeoff) -> None:
 
 def tradeoff_png(tradeoff: Tradeoff, dark: bool = False) -> bytes:
     """The picture; ``dark``: for a page with a dark background."""
-    page, panel, ink, soft, rule, series = _DARK if dark else _LIGHT
+    page, panel, ink, soft, rule, series = DARK if dark else LIGHT
     colours = {"figure.facecolor": page, "axes.facecolor": panel, "savefig.facecolor": page, "text.color": ink}
     colours |= {"axes.edgecolor": rule, "axes.labelcolor": soft, "xtick.color": soft, "ytick.color": ink}
     fonts = {"font.size": 10, "axes.titlesize": 11, "axes.titleweight": "bold", "axes.titlelocation": "left"}

@@ -18,11 +18,11 @@ from testbed.bench.timing import Budget, Ratio, interleaved, percentiles, ratio_
 from testbed.core.errors import UsageError
 from testbed.core.folder.manifest import CAMPAIGN
 from testbed.engines.backends import check_engine, require_engine
-from testbed.engines.runner import PhasedRunner, Runner, open_engine
+from testbed.engines.runner import EngineRequest, PhasedRunner, Runner, open_engine
 from testbed.golden.deployment import ends_of, plain_engine
 from testbed.golden.recorded import working_in
 from testbed.models.config import ViTConfig
-from testbed.models.runs import ModelRun, open_model_run
+from testbed.models.runs import open_model_run
 
 
 @dataclass(frozen=True)
@@ -105,19 +105,23 @@ def measure(
     return sorted(rows, key=lambda row: (order[row.model], row.batch))
 
 
-def _opened(path: Path, question: Question, stack: ExitStack) -> _Subject:
+def plain_request(path: Path, *, precision: str = "fp32", threads: int = 1) -> EngineRequest:
+    """The request for the engine of the file that a folder's model is deployed as, exported on first use.
+
+    Raises UsageError for a folder without a model, or a campaign's without this precision.
+    """
     run = open_model_run(path)
     if run.folder.kind == CAMPAIGN:
-        return _subject(path, run, question, stack)
+        return plain_engine(run, "model", precision=precision, threads=threads)
     with working_in(path) as writable:
-        return _subject(path, writable, question, stack)
+        return plain_engine(writable, "model", precision=precision, threads=threads)
 
 
-def _subject(path: Path, run: ModelRun, question: Question, stack: ExitStack) -> _Subject:
-    request = plain_engine(run, "model", precision=question.precision, threads=question.threads)
-    runner = stack.enter_context(open_engine(question.engine, request))
-    config, macs = run.model.config, deployed_macs(request.onnx, run.model.config)
-    return _Subject(path, runner, config, macs, parameter_count(run.model), ends_of(request.onnx)[0])
+def _opened(path: Path, question: Question, stack: ExitStack) -> _Subject:
+    request = plain_request(path, precision=question.precision, threads=question.threads)
+    runner, model = stack.enter_context(open_engine(question.engine, request)), open_model_run(path).model
+    macs = deployed_macs(request.onnx, model.config)
+    return _Subject(path, runner, model.config, macs, parameter_count(model), ends_of(request.onnx)[0])
 
 
 def _rows(

@@ -16,18 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.analysis.outputs.guessing import share_warning
-from testbed.bench.latency import LatencyRow, Question, measure
+from testbed.bench.latency import LatencyRow, Question, measure, plain_request
 from testbed.bench.quality import Quality, quality
 from testbed.campaign.folder.claim import recorded_spec
 from testbed.campaign.summary.record import Summary, load_summary
 from testbed.campaign.summary.summarise import SUMMARY
 from testbed.core.errors import UsageError
-from testbed.core.folder.manifest import CAMPAIGN
 from testbed.core.folder.runfolder import RunFolder
 from testbed.engines.backends import check_engine
 from testbed.engines.runner import EngineRequest, open_engine
-from testbed.golden.deployment import ends_of, plain_engine
-from testbed.golden.recorded import working_in
+from testbed.golden.deployment import ends_of
 from testbed.golden.source import dataset_of
 from testbed.models.runs import open_model_run
 
@@ -148,11 +146,7 @@ def _percent(vulnerability: Vulnerability) -> str:
 
 
 def _plain(path: Path, question: Question) -> EngineRequest:
-    run = open_model_run(path)
-    if run.folder.kind == CAMPAIGN:
-        return plain_engine(run, "model", precision=question.precision, threads=question.threads)
-    with working_in(path) as writable:
-        return plain_engine(writable, "model", precision=question.precision, threads=question.threads)
+    return plain_request(path, precision=question.precision, threads=question.threads)
 
 
 def _quality(path: Path, question: Question) -> tuple[Quality, str, int]:

@@ -47,6 +47,7 @@ FUNCTIONS = {
     "instrument": "testbed.instrument_model",
     "protect compare": "testbed.compare_protected",
     "protect run": "testbed.protect_model",
+    "protect tradeoff": "testbed.weigh_protection",
     "prune": "testbed.prune_model",
     "rank": "testbed.rank_components",
     "rank --validate": "testbed.validate_ranking",
@@ -105,4 +106,4 @@ def test_the_function_is_public(path: str) -> None:
 
 
 def test_there_are_few_names() -> None:
-    assert len(testbed.__all__) <= 43
+    assert len(testbed.__all__) <= 44

@@ -17,6 +17,7 @@ from testbed.compare.engine_record import EngineComparison
 from testbed.compare.precision_record import PrecisionComparison
 from testbed.core.folder.forms import Form
 from testbed.protect.paired.record import ProtectionComparison
+from testbed.protect.tradeoff.record import ProtectionTradeoff
 from testbed.sensitivity.campaign_lens.record import LensPlan, LensRecord
 from testbed.sweep.record import SweepRecord
 from tests.support.commands import invoke
@@ -26,7 +27,7 @@ SHORT = 8  # characters: less is no description
 PAGES: dict[str, list[type[Form]]] = {
     "sweep": [SweepRecord],
     "compare": [EngineComparison, PrecisionComparison],
-    "protection": [ProtectionComparison],
+    "protection": [ProtectionComparison, ProtectionTradeoff],
     "ber": [BitErrorRecord],
     "lens": [LensRecord, LensPlan],
 }

@@ -16,6 +16,7 @@ from testbed.compare.engine_record import EngineComparison
 from testbed.compare.precision_record import PrecisionComparison
 from testbed.core.folder.forms import Form
 from testbed.protect.paired.record import ProtectionComparison
+from testbed.protect.tradeoff.record import ProtectionTradeoff
 from testbed.sensitivity.campaign_lens.record import LensPlan, LensRecord
 from testbed.sweep.record import SweepRecord
 
@@ -31,8 +32,10 @@ _COMPARE = (
     " campaigns](../how-to/compare.md)."
 )
 _PROOF = (
-    "What `testbed protect compare --json` prints, `comparison.json` of its `--to`, and `ProtectionProof.content` in Python."
-    " How to read it: [Prove what protection bought](../how-to/prove-protection.md)."
+    "What `testbed protect compare --json` prints, `comparison.json` of its `--to`, and `ProtectionProof.content` in Python:"
+    " [Prove what protection bought](../how-to/prove-protection.md) says how to read it. Below that, what `testbed protect"
+    " tradeoff --json` prints, `tradeoff.json` of its `--to`, and `WeighedProtection.content` in Python: [Weigh protection"
+    " against what it costs](../how-to/weigh-protection.md)."
 )
 _LENS = (
     "`lens.json` is what `testbed fault lens --json` prints, and `CampaignView.content` in Python. How to read it:"
@@ -52,8 +55,8 @@ def compare_page() -> str:
 
 
 def proof_page() -> str:
-    """The keys of what protection bought."""
-    return _page("Keys of what protection bought", _PROOF, [ProtectionComparison])
+    """The keys of what protection bought, and of what it costs against that."""
+    return _page("Keys of what protection bought", _PROOF, [ProtectionComparison, ProtectionTradeoff])
 
 
 def bit_error_page() -> str:

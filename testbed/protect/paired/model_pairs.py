@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -30,7 +30,7 @@ from testbed.protect.paired.record import (
 )
 
 MODEL = ("target", "where", "op")  # op: the label, with pattern and scope
-_GROUPINGS: tuple[By, ...] = ("all", "kind", "bit_class", "tier")
+GROUPINGS: tuple[By, ...] = ("all", "kind", "bit_class", "tier")
 _ONE_SIDED = {"low_95": 0.90, "low_99": 0.98}  # two-sided levels, whose lower ends alone hold 95 and 99 %
 
 
@@ -45,9 +45,9 @@ class ModelPairs:
         self.design, self.judged = design_of(rows), JudgedPairs(rows)
         self.of_model = {name: rows[name].iloc[0] for name in MODEL}
 
-    def groups(self) -> Iterator[ProtectedGroup]:
-        """Events before and after: of all faults, by kind of site, by bit class and by tier."""
-        for by in _GROUPINGS:
+    def groups(self, groupings: Sequence[By] = GROUPINGS) -> Iterator[ProtectedGroup]:
+        """Events before and after: of all faults, by kind of site, by bit class and by tier, or by some of these."""
+        for by in groupings:
             codes, values = self._codes(by)
             domains = self.design.domains(codes)
             changes = {
@@ -86,7 +86,7 @@ class ModelPairs:
             for code in np.unique(codes).tolist()
         }
 
-    def affected(self) -> Iterator[AffectedRows]:
+    def affected(self, groupings: Sequence[By] = GROUPINGS) -> Iterator[AffectedRows]:
         """What rows became that had an event in the plain campaign, with what the checks detect of them at least."""
         events: dict[Affected, Bools] = {"outside": self.judged.before("outside")}
         if self.judged.has_classes:
@@ -96,7 +96,7 @@ class ModelPairs:
             if not inside.any():
                 continue
             rows, detected = self.rows[inside], self.judged.detected[inside]
-            for by in _GROUPINGS:
+            for by in groupings:
                 every_code, values = self._codes(by)
                 codes = every_code[inside]
                 domains = self.design.domains(codes, inside)

@@ -61,7 +61,11 @@ class PairedSides:
         """Read both. Raises UsageError for folders without a campaign, for two models, for a side that is not what its
         place says, and for settings under which outcomes would differ anyway; StaleArtefact for a campaign that is not
         finished or whose files were changed."""
-        first, second = PairedSide.of(plain), PairedSide.of(protected)
+        return cls.between(PairedSide.of(plain), PairedSide.of(protected))
+
+    @classmethod
+    def between(cls, first: PairedSide, second: PairedSide) -> PairedSides:
+        """Those of two campaigns that were read. first: of the plain model. Raises UsageError as `of` does."""
         _check_places(first, second)
         _check_settings(first, second)
         unknown = check_same_model(first, second)

@@ -67,6 +67,11 @@ def best_choice(problem: CoverageProblem) -> tuple[int, ...]:
 
 def greedy_choice(problem: CoverageProblem) -> tuple[int, ...]:
     """Places in the order of what they add per cost, as long as they fit."""
+    return tuple(sorted(greedy_order(problem)))
+
+
+def greedy_order(problem: CoverageProblem) -> list[int]:
+    """The same places, in the order in which they are taken."""
     chosen: list[int] = []
     while True:
         best, best_rate = None, 0.0
@@ -78,7 +83,7 @@ def greedy_choice(problem: CoverageProblem) -> tuple[int, ...]:
             if added > 0 and rate > best_rate:
                 best, best_rate = index, rate
         if best is None:
-            return tuple(sorted(chosen))
+            return chosen
         chosen.append(best)
 
 

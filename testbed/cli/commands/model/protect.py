@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from testbed.cli.commands.model.protect_tradeoff import weigh_protection
 from testbed.cli.commands.results.protect_compare import compare_protected
 from testbed.cli.common import emit, example, json_option, say
 from testbed.cli.groups import DefaultGroup
@@ -173,6 +174,7 @@ def run(
 
 
 protect.add_command(compare_protected)
+protect.add_command(weigh_protection)
 
 
 def _file_data(

@@ -1,0 +1,1 @@
+"""What protection costs against what it leaves: latency of deployed files, beside the same faults on each model."""
