@@ -127,6 +127,11 @@ def test_a_copy_that_differs_raises_the_alarm(plain: ModelProto, calibration: Ca
     assert not run_all(doubled.proto, some_images(40, 9), ENGINE, "fp32")[DETECTED].any()
 
 
+def test_a_pattern_of_blocks_copies_whole_blocks(plain: ModelProto, calibration: CalibrationSet) -> None:
+    doubled = protect(plain, [DuplicatePass(("block.*",))], calibration)
+    assert [place.name for place in doubled.applied[0].places] == ["block.0", "block.1"]
+
+
 def test_non_finite_values_raise_the_alarm_and_large_ones_do_not(
     plain: ModelProto, calibration: CalibrationSet
 ) -> None:

@@ -39,8 +39,8 @@ class Part:
 
 @dataclass(frozen=True)
 class DuplicatePass:
-    """``where``: patterns of parts: block.N, block.N.attn, block.N.mlp; ``vote``: three copies, the majority goes on,
-    instead of two and an alarm."""
+    """``where``: patterns of parts: block.N, block.N.attn, block.N.mlp (of a block and parts of it that one pattern
+    matches, the block); ``vote``: three copies, the majority goes on, instead of two and an alarm."""
 
     where: tuple[str, ...] = ("block.*.attn", "block.*.mlp")
     vote: bool = False
@@ -105,7 +105,8 @@ class DuplicatePass:
             hits = [name for name in known if fnmatch.fnmatchcase(name, pattern)]
             if not hits:
                 raise UsageError(f"no part matches {pattern!r}; there are: {', '.join(list(known)[:6])}, ...")
-            chosen += [name for name in hits if name not in chosen]
+            whole = [name for name in hits if not any(name.startswith(f"{other}.") for other in hits)]
+            chosen += [name for name in whole if name not in chosen]
         return [known[name] for name in chosen]
 
 
