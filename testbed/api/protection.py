@@ -72,6 +72,7 @@ def protect_model(
     nan: Literal["zero", "keep"] = "zero",
     vote: bool = False,
     factor: float = 4.0,
+    activations: Literal["recompute", "range"] = "recompute",
     precisions: Sequence[str] = ("fp32",),
     engines: Sequence[str] = ("ort-cpu",),
     calibration_images: int = 256,
@@ -96,6 +97,7 @@ def protect_model(
         nan: range: what becomes of NaN.
         vote: duplicate: three copies, of which the majority goes on.
         factor: checksum: a threshold over the largest deviation that was seen without a fault.
+        activations: checksum: activation functions are computed twice and compared, or only where their sums lie is checked.
         precisions: Number formats of the files.
         engines: Engines that thresholds hold on, and that the files are checked on.
         calibration_images: Training images that bounds and thresholds are measured on.
@@ -137,7 +139,14 @@ def protect_model(
     if by is not None and budget is not None:
         placement = PlacementRequest(by, budget, cost, None if campaign is None else str(campaign), cost_batch)
     chosen = passes_named(
-        passes, where or {}, margin=margin, nan=nan, vote=vote, factor=factor, under_budget=placement is not None
+        passes,
+        where or {},
+        margin=margin,
+        nan=nan,
+        vote=vote,
+        factor=factor,
+        activations=activations,
+        under_budget=placement is not None,
     )
     request = ProtectRequest(
         chosen, tuple(precisions), tuple(engines), calibration_images, calibration_data, images, placement

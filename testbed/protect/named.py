@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from testbed.core.errors import UsageError
 from testbed.core.words.nearest import unknown
+from testbed.protect.checks.activations import ActivationCheck
 from testbed.protect.checks.alarms import FACTOR
 from testbed.protect.contract import ORDER, ProtectionPass
 from testbed.protect.passes.checksum import ChecksumPass
@@ -22,6 +23,7 @@ def passes_named(
     nan: NanPolicy = "zero",
     vote: bool = False,
     factor: float = FACTOR,
+    activations: ActivationCheck = "recompute",
     under_budget: bool = False,
 ) -> tuple[ProtectionPass, ...]:
     """The passes, with what is set of each. where: pass -> patterns of its sites; its own defaults for others, but where a
@@ -45,7 +47,7 @@ def passes_named(
             usual = ("*",) if under_budget else RangePass.where
             made.append(RangePass(sites.get(name, usual), margin, nan))
         elif name == "checksum":
-            made.append(ChecksumPass(sites.get(name, ChecksumPass.where), factor))
+            made.append(ChecksumPass(sites.get(name, ChecksumPass.where), factor, activations))
         elif name == "duplicate":
             made.append(DuplicatePass(sites.get(name, DuplicatePass.where), vote))
         else:

@@ -137,6 +137,7 @@ def set_bounds(
             covers = tuple(human.get(tensor, tensor) for tensor in relation.covers)
             noise = float(np.abs(seen[group.value][:, at]).max())
             rule = rules.get(relation.name) if relation.bound is None else relation.bound[1]
+            rule = rule if rule is None else rule + relation.allowance
             places.append(ProtectedPlace(relation.name, relation.kind, covers, low, high, noise, rule))
     onnx.checker.check_model(bounded)
     return bounded, places
@@ -168,7 +169,8 @@ def _bounds(relation: Relation, seen: Float64s, rules: Mapping[str, float], fact
     if relation.is_range:
         low, high = float(seen.min()), float(seen.max())
         return low - (high - low), high + (high - low)
-    half = max(factor * float(np.abs(seen).max()), rules.get(relation.name, 0.0))
+    noise = max(float(np.abs(seen).max()) - relation.allowance, 0.0)
+    half = relation.allowance + max(factor * noise, rules.get(relation.name, 0.0))
     return -half, half
 
 

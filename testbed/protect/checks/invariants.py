@@ -1,4 +1,4 @@
-"""Invariants of what is no product: layer norms, softmax, residual sums, activations."""
+"""Invariants of what is no product: layer norms, softmax, residual sums, what is rounded to integers."""
 
 from __future__ import annotations
 
@@ -68,21 +68,6 @@ def residual(graph: GraphEditor, node: NodeProto) -> Relation:
 
     statistics = Statistics(1, int(np.prod(graph.flow.per_image(output.tensors[0]))), (output.tensors[0],))
     return Relation(name_of(graph, output), "residual", output.way, _nothing, terms, output.constant, statistics)
-
-
-def activation(graph: GraphEditor, node: NodeProto) -> Relation:
-    """Check an activation function, of which no sum is known: its sum lies where it lay on the calibration images.
-
-    The sum is there anyway, for the product that comes next: this costs nothing, and sees what is far out of range.
-    """
-    output = followed(graph, node.output[0])
-    for tensor in output.tensors:
-        graph.flow.per_image(tensor)
-
-    def terms(vectors: Vectors) -> list[Term]:
-        return [Term(vectors.total(end), 1.0) for end in output.tensors]
-
-    return Relation(name_of(graph, output), "activation", output.way, _nothing, terms, is_range=True)
 
 
 def rounding(graph: GraphEditor, node: NodeProto) -> Relation:

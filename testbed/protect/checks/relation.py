@@ -13,6 +13,8 @@ from testbed.protect.checks.sums import Vector, Vectors
 
 ROUNDING = "rounding"
 """Kind of the check of what a tensor is rounded to, element by element."""
+RECOMPUTED = "recomputed activation"
+"""Kind of the check of an activation function that is computed a second time."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Relation:
     """One check. ``terms`` makes its terms once all sums over fewer axes are there; ``needs`` asks for those.
 
     covers: tensors in which a fault is seen. is_range: the value is not 0, but where it was on real images. bound: (low,
-    high), fixed by theory; None where it is measured.
+    high), fixed by theory; None where it is measured. allowance: how far the value may lie from 0 but for rounding.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Relation:
     statistics: Statistics | None = None
     is_range: bool = False
     bound: tuple[float, float] | None = None
+    allowance: float = 0.0
 
 
 def matrix_of(relations: list[list[Term]], vectors: list[Vector]) -> NDArray[np.float32]:

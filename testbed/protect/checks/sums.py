@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import NodeProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from testbed.core.arrays import Float64s
@@ -212,6 +212,16 @@ class Vectors:
             )
         kept = (*shape[:-2], 1, shape[-1])
         return self._keep(tensor, "tokens", lambda name: self._vector(self.tokens(tensor), kept, name))
+
+    def over_tokens_of(self, added: str, like: str, name: str) -> Vector:
+        """Sums over the axis before the last of what a check added: a tensor of the file, but for axes of one number."""
+        shape, summed = self._shape(like), added
+        if self.graph.element(like) != TensorProto.FLOAT:
+            summed = self.graph.add("Cast", [added], f"{name}.fp32", to=TensorProto.FLOAT)
+        if len(shape) > 1:
+            summed = self.graph.add("MatMul", [self._ones(1, shape[-2]), summed], f"{name}.sum_tokens")
+        kept = (1, *shape[:-2], 1, shape[-1])
+        return self._vector(summed, kept, f"{name}.tokens")
 
     def over_last(self, tensor: str) -> Vector:
         """Sums over the last axis."""

@@ -11,8 +11,9 @@ from pydantic import JsonValue
 from testbed.core.errors import TestbedError, UsageError
 from testbed.core.protected import PREFIX
 from testbed.instrument.cut.flow import CannotCut
+from testbed.protect.checks.activations import ActivationCheck, activation, is_activation
 from testbed.protect.checks.alarms import FACTOR, add_alarms, set_bounds
-from testbed.protect.checks.invariants import activation, is_residual, layer_norm, residual, rounding, softmax
+from testbed.protect.checks.invariants import is_residual, layer_norm, residual, rounding, softmax
 from testbed.protect.checks.products import product
 from testbed.protect.checks.relation import ROUNDING, Relation
 from testbed.protect.contract import Applied, CalibrationSet
@@ -24,7 +25,6 @@ _MAKERS: dict[str, Callable[[GraphEditor, NodeProto], Relation]] = {
     "Gemm": product,
     "LayerNormalization": layer_norm,
     "Softmax": softmax,
-    "Gelu": activation,
 }
 _NOT_CHECKED = "no sum of it is known: put a range guard there, or a duplicate"
 
@@ -32,10 +32,11 @@ _NOT_CHECKED = "no sum of it is known: put a range guard there, or a duplicate"
 @dataclass(frozen=True)
 class ChecksumPass:
     """``where``: patterns of sites whose checks are wanted; ``factor``: a threshold over the largest deviation that was seen
-    without a fault."""
+    without a fault; ``activations``: computed a second time, or only their sums' range."""
 
     where: tuple[str, ...] = ("*",)
     factor: float = FACTOR
+    activations: ActivationCheck = "recompute"
 
     name = "checksum"
     detects = True
@@ -58,7 +59,7 @@ class ChecksumPass:
     @property
     def settings(self) -> dict[str, JsonValue]:
         """What was asked for."""
-        return {"where": list(self.where), "factor": self.factor}
+        return {"where": list(self.where), "factor": self.factor, "activations": self.activations}
 
     def call(self, proto: ModelProto, calibration: CalibrationSet) -> tuple[ModelProto, Applied]:
         """Add the checks; their bounds are measured."""
@@ -82,7 +83,7 @@ class ChecksumPass:
             if node.output and node.output[0].startswith(PREFIX):
                 continue
             try:
-                relations += [_seeing(graph, relation) for relation in _of_node(graph, node)]
+                relations += [_seeing(graph, relation) for relation in _of_node(graph, node, self.activations)]
             except CannotCut as error:
                 failed[graph.named(node.output[0])] = str(error)
         kept = [relation for relation in relations if _covered(graph, [relation]) & wanted]
@@ -90,11 +91,13 @@ class ChecksumPass:
         return kept, {site: missing[site] for site in graph.sites if site in missing}
 
 
-def _of_node(graph: GraphEditor, node: NodeProto) -> Iterator[Relation]:
+def _of_node(graph: GraphEditor, node: NodeProto, activations: ActivationCheck) -> Iterator[Relation]:
     if node.output[0] not in graph.flow.live:
         return
     if node.op_type in _MAKERS:
         yield _MAKERS[node.op_type](graph, node)
+    elif is_activation(graph, node):
+        yield activation(graph, node, activations)
     elif is_residual(graph, node):
         yield residual(graph, node)
     elif node.op_type == "QuantizeLinear" and node.output[0] in graph.human:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from testbed.cli.tables.fitting import FittedTable
+    from testbed.protect.checks.activations import ActivationCheck
     from testbed.protect.foreign import FileData
     from testbed.protect.passes.range import NanPolicy
     from testbed.protect.placement.placing import Placement
@@ -78,6 +79,13 @@ def protect() -> None:
     help="checksum: a threshold over the largest deviation that was seen without a fault.",
 )
 @click.option(
+    "--activations",
+    type=click.Choice(["recompute", "range"]),
+    default="recompute",
+    show_default=True,
+    help="checksum: compute activation functions twice, or only hold their sums against where they lay.",
+)
+@click.option(
     "--precision", "precisions", default="fp32", show_default=True, metavar="P,...", help="fp32, fp16, bf16, int8."
 )
 @click.option(
@@ -119,6 +127,7 @@ def run(
     nan: NanPolicy,
     vote: bool,
     factor: float,
+    activations: ActivationCheck,
     precisions: str,
     engines: str,
     calibration_images: int,
@@ -153,6 +162,7 @@ def run(
         nan=nan,
         vote=vote,
         factor=factor,
+        activations=activations,
         under_budget=budget is not None,
     )
     request = ProtectRequest(
