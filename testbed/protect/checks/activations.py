@@ -7,11 +7,13 @@ less is none. Other functions are computed again by their own nodes, from the sa
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
-from onnx import NodeProto, helper
+from onnx import ModelProto, NodeProto, helper
 
+from testbed.core.protected import PREFIX
 from testbed.instrument.cut.flow import CannotCut
 from testbed.instrument.sites.layers import NONLINEAR
 from testbed.protect.checks.products import name_of
@@ -25,6 +27,7 @@ TANH_LESS_EXACT = (-2.3368e-4, 4.7325e-4)
 """The smallest and the largest difference of GELU's tanh approximation and the exact function, over all x."""
 _SITE = ".mlp.gelu"
 _ELEMENTWISE = NONLINEAR | {"Mul", "Div", "Add", "Sub", "Pow", "Neg", "Sqrt", "Max", "Min"}
+_NONLINEAR = NONLINEAR | {"FastGelu", "BiasGelu"}  # what engines fuse them to
 _MAIN = ("", "ai.onnx")
 
 
@@ -45,6 +48,27 @@ def activation(graph: GraphEditor, node: NodeProto, how: ActivationCheck) -> Rel
             if node.op_type != "Gelu":
                 raise
     return _in_range(graph, output)
+
+
+def is_computed_twice(optimised: ModelProto, site: str) -> bool:
+    """Whether an engine's optimised graph still holds both of a site's functions: one goes into the sums that the other
+    does not."""
+    producer = {name: node for node in optimised.graph.node for name in node.output if name}
+    (compared,) = (producer[name] for name in producer if name.startswith(PREFIX) and name.endswith(f".{site}.off"))
+    again, first = (_above(producer, name) for name in compared.input)
+    return any(producer[name].op_type in _NONLINEAR for name in again - first)
+
+
+def _above(producer: Mapping[str, NodeProto], tensor: str) -> set[str]:
+    """All tensors that nodes make one from, itself among them."""
+    reached: set[str] = set()
+    waiting = [tensor]
+    while waiting:
+        name = waiting.pop()
+        if name in producer and name not in reached:
+            reached.add(name)
+            waiting += producer[name].input
+    return reached
 
 
 def _in_range(graph: GraphEditor, output: Sum) -> Relation:
