@@ -154,24 +154,49 @@ class Rates:
         return (self.high - self.low) / 2
 
 
+@dataclass(frozen=True)
+class StratumSample:
+    """What a sample tells of each stratum (last axis), however its faults are weighed.
+
+    tally: of all its faults. mean: the estimate of the mean of the stratum's values. spread: what the variance of that
+    estimate is of the variance of the values, 1 / n for n faults of equal weight from many. heaviest: the largest share of the
+    stratum that one fault stands for, 0 where all were drawn.
+    """
+
+    tally: StratumTally
+    mean: Float64s
+    spread: Float64s
+    heaviest: Float64s
+
+    @classmethod
+    def of_equals(cls, frame: SamplingFrame, tally: StratumTally) -> StratumSample:
+        """A sample of faults that stand for equal shares of their strata."""
+        n = np.maximum(tally.n, 1)
+        each = frame.unsampled(tally.n) / n
+        return cls(tally, tally.total / n, each, each)
+
+
 def domain_rates(frame: SamplingFrame, tally: StratumTally, confidence: ArrayLike) -> Rates:
+    """The rate of each domain with its interval, from faults of equal weight: see `sample_rates`."""
+    return sample_rates(frame, StratumSample.of_equals(frame, tally), confidence)
+
+
+def sample_rates(frame: SamplingFrame, sample: StratumSample, confidence: ArrayLike) -> Rates:
     """The rate of each domain with its interval. confidence: of all, or (..., D) of each.
 
     Intervals are those of `survey.Domains.estimates` for whole strata drawn without replacement. A domain with a stratum
     of which nothing was drawn yet has the interval (0, 1), and the rate of those of which something was.
     """
-    n = np.maximum(tally.n, 1)
-    mean = tally.total / n
+    tally, mean = sample.tally, sample.mean
     unknown = frame.sums((tally.n == 0).astype(np.float64)) > 0
-    rate = np.clip(_rates(frame, tally), 0, 1)
-    unsampled = frame.unsampled(tally.n)
-    variance = frame.sums(variances(frame, tally))
+    rate = np.clip(_rates(frame, sample), 0, 1)
+    variance = frame.sums(variances(frame, sample))
 
     level = np.minimum(np.asarray(confidence, np.float64), _CERTAIN)
     seen, df = frame.sums(tally.n), frame.sums(np.maximum(tally.n - 1, 0))
     quantile = 0.5 + level / 2
     inflation = (stdtrit(np.maximum(df, 1), quantile) / stdtrit(np.maximum(seen - 1, 1), quantile)) ** 2
-    weight = frame.share * unsampled / n
+    weight = frame.share * sample.heaviest
     event = _one_more(frame, weight, 1 - mean, tally.total, tally.squares)
     non_event = _one_more(frame, weight, mean, tally.n - tally.total, tally.n - 2 * tally.total + tally.squares)
     interval = weighted_interval(rate, variance * inflation, event, non_event, level)
@@ -179,22 +204,25 @@ def domain_rates(frame: SamplingFrame, tally: StratumTally, confidence: ArrayLik
     return Rates(rate, low, high, np.sqrt(variance))
 
 
-def variances(frame: SamplingFrame, tally: StratumTally) -> Float64s:
+def variances(frame: SamplingFrame, sample: StratumSample) -> Float64s:
     """(..., H) what each stratum adds to the variance of its domain's rate. One of which a single fault was drawn has no
     variance of its own: the largest is taken that its fault's distance from the domain's rate allows."""
+    return frame.share**2 * sample.spread * value_variances(frame, sample)
+
+
+def value_variances(frame: SamplingFrame, sample: StratumSample) -> Float64s:
+    """(..., H) variance of the values of each stratum's faults."""
+    tally = sample.tally
     n = np.maximum(tally.n, 1)
-    mean = tally.total / n
-    unsampled = frame.unsampled(tally.n)
-    spread = np.maximum(tally.squares - tally.total * mean, 0) / np.maximum(n - 1, 1)
-    rate = _rates(frame, tally)[..., frame.domain]
-    spread = np.where(tally.n == 1, np.maximum(rate, 1 - rate) ** 2, spread)
-    return frame.share**2 * unsampled * spread / n
+    seen = np.maximum(tally.squares - tally.total**2 / n, 0) / np.maximum(n - 1, 1)
+    rate = _rates(frame, sample)[..., frame.domain]
+    return np.where(tally.n == 1, np.maximum(rate, 1 - rate) ** 2, seen)
 
 
-def _rates(frame: SamplingFrame, tally: StratumTally) -> Float64s:
+def _rates(frame: SamplingFrame, sample: StratumSample) -> Float64s:
     """(..., D): the strata of which nothing was drawn have no say."""
-    rates = frame.sums(frame.share * (tally.total / np.maximum(tally.n, 1)))
-    some = tally.n > 0
+    rates = frame.sums(frame.share * sample.mean)
+    some = sample.tally.n > 0
     sampled = frame.sums(np.where(some, frame.share, 0))
     return np.where(frame.sums((~some).astype(np.float64)) > 0, rates / np.maximum(sampled, 1e-300), rates)
 

@@ -44,7 +44,11 @@ FAULT_COLUMNS: tuple[Column, ...] = (
     ),
     Column("pattern", "dictionary", "how the struck words lie: single, or the name of a fault pattern"),
     Column("scope", "dictionary", "inference: one image, once; persistent: every image"),
-    Column("stratum", "int32", "number of the sampling stratum in the plan"),
+    Column(
+        "stratum",
+        "int32",
+        "number of the sampling stratum in the plan; what a round of an adaptive campaign draws from it is one of its own",
+    ),
 )
 
 PLAN_COLUMNS: tuple[Column, ...] = (
@@ -54,7 +58,8 @@ PLAN_COLUMNS: tuple[Column, ...] = (
     Column(
         "population",
         "int64",
-        "faults in the stratum: (element, bit, image) for activations, (element, bit) for weights",
+        "faults in the stratum: (element, bit, image) for activations, (element, bit) for weights; in an adaptive campaign"
+        " those that the round's draws stand for",
     ),
     Column(
         "inclusion",

@@ -13,7 +13,7 @@ import torch
 from benchmarks.adaptive import LINEAR_SITES, leveugle_sizes, populations, uniform_sizes
 from benchmarks.faults import linear_layers, neuron_faults, neuron_places
 
-from testbed.analysis.adaptive.sequential import StopRule
+from testbed.analysis.adaptive.rule import StopRule
 from testbed.models.presets import preset
 from testbed.models.vit import ViT, taps
 from tests.support.peers import needs_pytorchfi
@@ -39,7 +39,9 @@ def test_sizes_of_the_other_designs() -> None:
     rule = StopRule(margin=0.01, confidence=0.95)
     assert leveugle_sizes(np.array([10**9, 10**9]), rule).tolist() == [9604, 9604]  # 1.96^2 / 4 / 0.01^2
     rare, even = uniform_sizes(np.array([10**9, 10**9]), np.array([0.0, 0.5]), rule, seed=0)
-    assert 183 <= rare < 400  # the interval of no event in n faults is narrow enough from 183 on
+    assert (
+        183 <= rare < 800
+    )  # no event in 183 faults is enough; there is room for one, and rounds before the last count less
     assert 9000 < even < 16000  # what several looks cost on top of 9604
 
 

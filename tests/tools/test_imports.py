@@ -37,12 +37,16 @@ EXCEPTIONS: dict[str, tuple[set[str], str]] = {
     "bench_units.py": ({"testbed.campaign.work"}, "hands units out one by one, which no option does"),
     "benchmarks/adaptive.py": (
         {
-            "testbed.analysis.adaptive.sequential",
+            "testbed.analysis.adaptive.rule",
             "testbed.analysis.adaptive.simulation",
             "testbed.analysis.stats",
             "testbed.analysis.stratified",
         },
         "simulates campaigns of other designs, with the sampler's own statistics",
+    ),
+    "benchmarks/populations.py": (
+        {"testbed.analysis.adaptive.simulation", "testbed.analysis.stratified"},
+        "describes populations to the sampler's own simulation",
     ),
     "documentation/cli_pages.py": ({"testbed.cli.groups", "testbed.cli.main"}, _GENERATED),
     "documentation/column_page.py": ({"testbed.core.schema"}, _GENERATED),
@@ -68,6 +72,10 @@ EXCEPTIONS: dict[str, tuple[set[str], str]] = {
         "compiles the kernels' libraries, and puts host memory in the place of a GPU's",
     ),
     "gpu_checks/kernels.py": ({"testbed.engines"}, "checks the kernels themselves, which lie beneath every engine"),
+    "check_estimates.py": (
+        {"testbed.analysis.adaptive.rule", "testbed.analysis.adaptive.simulation"},
+        "plays campaigns out on known populations, thousands at once, which no command does",
+    ),
     "malformed_inputs/folders.py": ({"testbed.core.folder.manifest"}, "signs manifests that it has damaged"),
     "malformed_inputs/running.py": (
         {"testbed.campaign.pipeline", "testbed.cli.main"},

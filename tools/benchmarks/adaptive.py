@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from benchmarks.faults import Layer
 from benchmarks.ours import Ours
-from testbed.analysis.adaptive.sequential import StopRule
+from testbed.analysis.adaptive.rule import StopRule
 from testbed.analysis.adaptive.simulation import SimulatedTruth, play
 from testbed.analysis.stats import leveugle
 from testbed.analysis.stratified import SamplingFrame

@@ -2,29 +2,30 @@
 
 Neyman's allocation (JRSS 1934) draws in proportion to N_h sigma_h. What makes it safe where sigma_h is only guessed:
 
-- Classes of strata are allocated to, not strata, and a class's faults are shared out in proportion to population. A
-  stratum of few faults must not steer its own sample: those that had an event by chance would be drawn from until it is
-  made up for, the others would not, and the rate would come out too low.
+- Variances are guessed per class of strata, not per stratum, so that a stratum of few faults does not steer its own sample.
 - Variances are smoothed towards those of classes that are alike and towards half an event in one, so that none is 0.
-- No fault stands for more than a certain share of its domain: that is what one event more would add to the rate.
+- No fault stands for more than a certain share of its domain: that is what one event more would add to the rate. There is
+  room for two such events (`_SURPRISES`), so that a margin is seldom missed after the round that was to be the last.
 
 All functions take any leading axes; the last one is strata (H,) or classes of a `SamplingFrame`, or its domains (D,).
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.analysis.stratified import SamplingFrame, StratumTally, group_sums, variances
+from testbed.analysis.stratified import SamplingFrame, StratumSample, StratumTally, group_sums, variances
 from testbed.core.arrays import Float64s
 
-_BORROWED = (10.0, 1e6)  # least and most faults' worth of what classes that are alike show, added to a class's own
+_BORROWED = (3.0, 1e6)  # least and most faults' worth of what classes that are alike show, added to a class's own
 _TELLING = 10.0  # events that make the variance seen in a class count as much as the guess
 _FLOORS = np.geomspace(0.04, 1, 14)  # heaviest fault tried, as a share of the one that the margin would just allow
 _STEPS = 6
+_SURPRISES = 2.0  # events more than expected, each of the heaviest fault, with which the margin is still met
 
 
 def smoothed_variances(frame: SamplingFrame, tally: StratumTally) -> Float64s:
@@ -49,7 +50,7 @@ def smoothed_variances(frame: SamplingFrame, tally: StratumTally) -> Float64s:
     guess = np.maximum(square - mean**2, 0)
 
     each = np.maximum(own.n, 1) / np.maximum(1 - own.n / classes.drawable, 1e-9) / classes.share**2
-    seen = group_sums(variances(frame, tally), frame.class_of) * each
+    seen = group_sums(variances(frame, StratumSample.of_equals(frame, tally)), frame.class_of) * each
     events = np.minimum(own.total, own.n - own.total)
     return np.minimum(guess + events / (events + _TELLING) * (seen - guess), 0.25)
 
@@ -91,24 +92,46 @@ def first_allocation(
     return np.minimum(np.maximum(np.floor(wanted), least), frame.drawable)
 
 
-def cheapest_allocation(
-    frame: SamplingFrame, drawn: Float64s, rate: Float64s, variance: Float64s, margin: Float64s, z: float
-) -> Float64s:
-    """(..., H) faults in all (not whole numbers) with which each domain's interval should be ``margin`` (..., D) wide
-    to each side: Neyman's allocation above a floor, with the floor for which the fewest faults are missing.
+@dataclass(frozen=True)
+class Rest:
+    """What rounds to come are drawn for. share: (..., H) of the domain's population that they stand for together;
+    drawable: (..., H) faults that are left; variance: (..., D) that the rounds before leave in the rate, heaviest: (..., D)
+    the share of the domain that one of their faults stands for."""
 
-    drawn, variance: (..., H) faults so far, and the variance of their values. rate: (..., D).
+    share: Float64s
+    drawable: Float64s
+    variance: Float64s
+    heaviest: Float64s
+
+    @classmethod
+    def after(cls, frame: SamplingFrame, drawn: Float64s) -> Rest:
+        """All of the domains' rates is still to be estimated, from what is left after so many faults (..., H)."""
+        nothing = np.zeros((*drawn.shape[:-1], frame.domains))
+        return cls(frame.share * frame.unsampled(drawn), frame.drawable - drawn, nothing, nothing)
+
+
+def cheapest_allocation(
+    frame: SamplingFrame, rest: Rest, rate: Float64s, variance: Float64s, margin: Float64s, z: float
+) -> tuple[Float64s, Float64s]:
+    """(..., H) faults still to draw (not whole numbers; 1 or more where any is left) with which each domain's interval should
+    be ``margin`` (..., D) wide to each side, and (..., D) how many these are: infinity, and 0 of each stratum, where the
+    rounds before leave too much variance.
+
+    Neyman's allocation above a floor, with the floor for which the fewest faults are missing. variance: (..., H) of the
+    values of the strata's faults. rate: (..., D).
     """
-    best, fewest = np.zeros_like(drawn), np.full(rate.shape, np.inf)
+    best, fewest = np.zeros_like(rest.share), np.full(rate.shape, np.inf)
     for floor in _FLOORS:
         heaviest = floor * 2 * margin / (1 + z)
-        allowed = _variance_allowed(rate, heaviest, margin, z)
-        wanted = _above_floor(frame, drawn, variance, heaviest, allowed)
-        missing = np.where(allowed > 0, frame.sums(np.maximum(wanted - drawn, 0)), np.inf)
+        more = _SURPRISES * heaviest
+        allowed = _variance_allowed(rate + more, np.maximum(heaviest, rest.heaviest), margin, z)
+        allowed = allowed - rest.variance - more * heaviest
+        wanted = _above_floor(frame, rest, variance, heaviest, allowed)
+        missing = np.where(allowed > 0, frame.sums(wanted), np.inf)
         better = missing < fewest
         fewest = np.where(better, missing, fewest)
         best = np.where(better[..., frame.domain], wanted, best)
-    return np.minimum(best, frame.drawable)
+    return best, fewest
 
 
 def half_width(rate: Float64s, variance: Float64s, heaviest: Float64s, z: float) -> Float64s:
@@ -121,12 +144,11 @@ def half_width(rate: Float64s, variance: Float64s, heaviest: Float64s, z: float)
     return (heaviest + z * (np.sqrt(variance + heaviest**2) + np.sqrt(variance)) + np.maximum(skew, 0)) / 2
 
 
-def formula_half_width(frame: SamplingFrame, tally: StratumTally, z: float) -> Float64s:
+def formula_half_width(frame: SamplingFrame, sample: StratumSample, z: float) -> Float64s:
     """(..., D) what `half_width` makes of the faults seen: how far it is off is known before it is used for a guess."""
-    n = np.maximum(tally.n, 1)
-    weight = frame.share * frame.unsampled(tally.n) / n
+    weight = frame.share * sample.heaviest
     heaviest = np.take_along_axis(weight, frame.largest(weight), -1)
-    return half_width(frame.sums(frame.share * tally.total / n), frame.sums(variances(frame, tally)), heaviest, z)
+    return half_width(frame.sums(frame.share * sample.mean), frame.sums(variances(frame, sample)), heaviest, z)
 
 
 def _variance_allowed(rate: Float64s, heaviest: Float64s, margin: Float64s, z: float) -> Float64s:
@@ -139,40 +161,27 @@ def _variance_allowed(rate: Float64s, heaviest: Float64s, margin: Float64s, z: f
     return low
 
 
-def _above_floor(
-    frame: SamplingFrame, drawn: Float64s, spread: Float64s, heaviest: Float64s, allowed: Float64s
-) -> Float64s:
-    """(..., H) ``max(drawn, N_h / N / heaviest, a N_h sigma_h)`` with a such that the variance is as allowed.
+def _above_floor(frame: SamplingFrame, rest: Rest, spread: Float64s, heaviest: Float64s, allowed: Float64s) -> Float64s:
+    """(..., H) ``max(1, N_h / N / heaviest, a N_h sigma_h)`` with a such that the variance is as allowed.
 
     Strata that are above ``a N_h sigma_h`` anyway leave more variance for the others, so a falls from step to step.
     """
-    least = np.maximum(drawn, frame.share / heaviest[..., frame.domain])
-    pull = frame.share * np.sqrt(spread)
-    finite = frame.share**2 * spread / frame.drawable
-    free = np.ones_like(least, bool)
+    some = (rest.drawable > 0) & (rest.share > 0)
+    least = np.where(some, np.maximum(rest.share / heaviest[..., frame.domain], 1), 0)
+    pull = np.where(some, rest.share * np.sqrt(spread), 0)
+    finite = np.where(some, rest.share**2 * spread / np.maximum(rest.drawable, 1), 0)
+    free = some.copy()
     wanted = least
     for _ in range(_STEPS):
-        fixed = frame.sums(np.where(free, -finite, frame.share**2 * spread / least - finite))
+        fixed = frame.sums(np.where(free, -finite, rest.share**2 * spread / np.maximum(least, 1) - finite))
         slope = frame.sums(np.where(free, pull, 0)) / np.maximum(allowed - fixed, 1e-300)
         wanted = slope[..., frame.domain] * pull
         free &= wanted > least
-    return np.maximum(wanted, least)
+    return np.minimum(np.maximum(wanted, least), rest.drawable)
 
 
-def shared_out(frame: SamplingFrame, drawn: Float64s, additions: Float64s) -> Float64s:
-    """(..., H) whole numbers of faults for ``additions`` (..., classes): each class's strata come to be in proportion to
-    population, as far as their populations allow. drawn: (..., H) so far."""
-    label = frame.class_of
-    weight = frame.population / group_sums(frame.population, label)[label]
-    goal = (group_sums(drawn, label) + additions)[..., label] * weight
-    lacking = np.clip(goal - drawn, 0, frame.drawable - drawn)
-    total = np.maximum(group_sums(lacking, label), 1e-300)
-    wanted = lacking * np.minimum(additions / total, 1)[..., label]
-    return np.minimum(_whole(wanted, label), frame.drawable - drawn)
-
-
-def _whole(wanted: Float64s, label: NDArray[np.int64]) -> Float64s:
-    """Whole numbers of the same sum per label, to within one: rounded up along the running sum of its members."""
+def whole_numbers(wanted: Float64s, label: NDArray[np.int64]) -> Float64s:
+    """(..., H) whole numbers of the same sum per label, to within one: rounded up along the running sum of its members."""
     order = np.argsort(label, kind="stable")
     running = np.cumsum(wanted[..., order], -1)
     totals = group_sums(wanted, label)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import betaln, gammaln
 
-from testbed.analysis.adaptive.sequential import Monitor, StopRule
+from testbed.analysis.adaptive.rule import StopRule
+from testbed.analysis.adaptive.sequential import Monitor
 from testbed.analysis.stats import leveugle
 from testbed.analysis.stratified import SamplingFrame, StratumTally
 from testbed.core.arrays import Float64s
@@ -52,6 +54,51 @@ class SimulatedTruth:
 
 
 @dataclass(frozen=True)
+class ClusteredTruth:
+    """Strata whose faults strike several images each, which fail together: (H, images + 1) how probable each number of
+    failing images is. Any number of faults can be drawn."""
+
+    frame: SamplingFrame
+    chances: Float64s
+
+    @classmethod
+    def of(cls, frame: SamplingFrame, rates: ArrayLike, images: int, correlation: float) -> ClusteredTruth:
+        """Numbers of failing images are beta-binomial. rates: (H,); correlation: between the images of a fault, above 0."""
+        mean, size = np.asarray(rates, np.float64)[:, None], 1 / correlation - 1
+        number = np.arange(images + 1)
+        some = (mean > 0) & (mean < 1)
+        a, b = (np.where(some, part * size, 1.0) for part in (mean, 1 - mean))
+        ways = gammaln(images + 1) - gammaln(number + 1) - gammaln(images - number + 1)
+        chances = np.exp(ways + betaln(number + a, images - number + b) - betaln(a, b))
+        chances = np.where(some, chances, number == images * mean)
+        endless = SamplingFrame(frame.population, frame.domain, frame.alike, np.ones(len(frame), bool))
+        return cls(endless, chances / chances.sum(-1, keepdims=True))
+
+    @property
+    def rates(self) -> Float64s:
+        """(D,) of the domains."""
+        return self.frame.sums(self.frame.share * (self.chances @ np.linspace(0, 1, self.chances.shape[1])))
+
+    def draw(self, rng: np.random.Generator, n: Float64s, before: StratumTally) -> StratumTally:
+        """Draws ``n`` (..., H) more faults."""
+        numbers = rng.multinomial(n.astype(np.int64), np.broadcast_to(self.chances, (*n.shape, self.chances.shape[1])))
+        values = np.linspace(0, 1, self.chances.shape[1])
+        return StratumTally(n.astype(np.float64), numbers @ values, numbers @ values**2)
+
+
+class Truth(Protocol):
+    """A population whose rates are known, to draw faults from."""
+
+    @property
+    def frame(self) -> SamplingFrame: ...
+
+    @property
+    def rates(self) -> Float64s: ...
+
+    def draw(self, rng: np.random.Generator, n: Float64s, before: StratumTally) -> StratumTally: ...
+
+
+@dataclass(frozen=True)
 class Played:
     """Outcome of C campaigns. faults: (C,); the others (C, D). ``always``: whether the intervals of all looks held."""
 
@@ -64,14 +111,12 @@ class Played:
     always: NDArray[np.bool_]
     looks: int
 
-    def covered(self, truth: SimulatedTruth) -> NDArray[np.bool_]:
+    def covered(self, truth: Truth) -> NDArray[np.bool_]:
         """(C, D) whether the interval of the last look holds."""
         return _holds(self.low, self.high, truth.rates)
 
 
-def play(
-    truth: SimulatedTruth, rule: StopRule, campaigns: int, seed: int = 0, deviation: Float64s | None = None
-) -> Played:
+def play(truth: Truth, rule: StopRule, campaigns: int, seed: int = 0, deviation: Float64s | None = None) -> Played:
     """``campaigns`` adaptive campaigns until each one stops. deviation: guesses (H,) that steer the first round."""
     rng = np.random.default_rng(seed)
     monitor = Monitor(truth.frame, rule, campaigns, deviation)

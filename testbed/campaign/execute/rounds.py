@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from testbed.analysis.stratified import StratumTally
@@ -74,7 +75,7 @@ class OnePlan:
 
 class AdaptivePlans:
     """Each round follows from the rows of the completed ones, so that a campaign that was killed goes on as if it had not
-    been. ``finish`` writes all rounds as one plan."""
+    been. ``finish`` writes all rounds as one plan, in which populations are what their faults came to stand for."""
 
     rounds = True
 
@@ -118,9 +119,15 @@ class AdaptivePlans:
         )
 
     def _joined(self, done: Sequence[Round]) -> Iterator[PlanPart]:
+        populations = self._planner.populations(self._counts)
         for round_ in done:
             path = self._folder / round_.plan
-            yield PlanPart(read_plan(path), pq.read_table(points_path(path)))
+            faults = read_plan(path)
+            column = faults.schema.get_field_index("population")
+            weighed = pa.array(populations[faults.column("stratum").to_numpy()], pa.int64())
+            yield PlanPart(
+                faults.set_column(column, faults.schema.field(column), weighed), pq.read_table(points_path(path))
+            )
 
 
 def run_plans(
@@ -139,12 +146,12 @@ def run_plans(
         before += sum(unit.rows for unit in round_.units if unit.number in store)
         total += run_round(round_, len(done), store, pool, progress, plans)
         done.append(round_)
-    weights = RowWeights.of([workplace.folder / round_.plan for round_ in done], len(workplace.images))
+    stop = plans.finish(done)
+    weights = RowWeights.of(workplace.folder / PLAN, len(workplace.images))
     units = range(sum(len(round_.units) for round_ in done))
     rows = store.compact(workplace.folder / RESULTS, units, RESULT_SCHEMA, weights.added)
     progress.end(plans.widest)
     wall_seconds = round(time.perf_counter() - start, 3)
-    stop = plans.finish(done)
     return ExecuteFacts(
         rows=rows,
         faults=sum(round_.faults for round_ in done),

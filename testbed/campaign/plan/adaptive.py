@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from testbed.analysis.adaptive.sequential import Monitor
 from testbed.analysis.stats import rounded_share
-from testbed.analysis.stratified import StratumTally, domain_rates
+from testbed.analysis.stratified import StratumTally, sample_rates
 from testbed.campaign.plan.frame import check_bits, sampling_frame
 from testbed.campaign.plan.groups import FaultModel, Group, Values, all_strata, grouped
 from testbed.campaign.plan.permutation import draw_of, group_places, members_of
@@ -106,8 +106,9 @@ class AdaptivePlanner:
     def round(self, number: int, counts: Sequence[StratumTally]) -> Iterator[PlanPart] | None:
         """The plan of round ``number`` from those before it, in parts of bounded size; None if it is not needed.
 
-        Fault ids go on where the rounds before ended. ``inclusion`` is the share of a stratum drawn so far, this round's
-        draws included; null where the stratum is endless. Raises ValueError unless there is one count for each earlier round.
+        Fault ids go on where the rounds before ended. What a round draws from a group is a stratum of its own, numbered on
+        from those of the rounds before: see `populations`. ``inclusion`` is the share of a group drawn so far, this round's
+        draws included; null where the group is endless. Raises ValueError unless there is one count for each earlier round.
         """
         if len(counts) != number:
             raise ValueError(f"round {number} follows from {number} rounds, not {len(counts)}")
@@ -133,7 +134,7 @@ class AdaptivePlanner:
             stratum = group.members[member_of[row]][1]
             draw = draw_of(group, draw_number, stratum, int(place_of[row]), self.spec.seed)
             inclusion = None if group.endless else int(before[h] + additions[h]) / group.population
-            origin = Origin(h, group.population, inclusion, number)
+            origin = Origin(number * len(self.groups) + h, group.population, inclusion, number)
             yield planned_fault(next(fault_ids), stratum, draw, self.tables[stratum.target], origin)
 
     def _places(self, before: NDArray[np.int64], additions: NDArray[np.int64]) -> Iterator[tuple[NDArray, ...]]:
@@ -167,8 +168,9 @@ class AdaptivePlanner:
                 f"fault {missing} of round {plan.column('round')[0]} has no row;"
                 " rerun with `testbed campaign run SPEC --redo execute`"
             )
-        value, stratum, strata = events / seen, plan.column("stratum").to_numpy(), len(self.groups)
-        sums = (np.bincount(stratum, power, strata).astype(np.float64) for power in (value**0, value, value**2))
+        value, strata = events / seen, len(self.groups)
+        group = plan.column("stratum").to_numpy() % strata
+        sums = (np.bincount(group, power, strata).astype(np.float64) for power in (value**0, value, value**2))
         return StratumTally(*sums)
 
     def _is_event(self, outcome: pa.Array | pa.ChunkedArray) -> NDArray[np.bool_]:
@@ -176,6 +178,17 @@ class AdaptivePlanner:
         if self.stop.measure == "sdc1":
             return np.asarray(names == Outcome.SDC1)
         return ~np.isin(names, NOT_OUTSIDE)
+
+    def populations(self, counts: Sequence[StratumTally]) -> NDArray[np.int64]:
+        """(rounds x groups,) what the faults of each round's strata stand for, by the number of the stratum: a group's
+        population is shared out among the rounds by their weights (`testbed.analysis.adaptive.weighing`), 1 or more to a
+        stratum with a fault, whole numbers. So the rate of a plain stratified sample is the unbiased one."""
+        rounds = self._monitor(counts).rounds
+        shares = np.array([share[0] for share in rounds.shares()]) * self.frame.population
+        drawn = np.array([draw.n[0] > 0 for draw in rounds.draws])
+        upper = np.round(np.cumsum(shares, axis=0)).astype(np.int64)
+        whole = np.diff(upper, axis=0, prepend=0)
+        return np.where(drawn, np.maximum(whole, 1), 0).reshape(-1)
 
     # ---- looks
 
@@ -197,7 +210,7 @@ class AdaptivePlanner:
             DomainDecision(model, values, rate, low, high, level, n, met, still_open)
             for (model, values), n, rate, low, high, level, met, still_open in estimates
         )
-        alone = domain_rates(self.frame, monitor.tally, self._confidence)
+        alone = sample_rates(self.frame, monitor.rounds.sample(), self._confidence)
         return StopDecision(
             rounds=monitor.looks,
             faults=int(faults.sum()),

@@ -6,7 +6,6 @@ rate of a group of rows is ``sum w y / sum w``, which is the summary's estimate 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,17 +27,16 @@ class RowWeights:
     rows: NDArray[np.int64]
 
     @classmethod
-    def of(cls, plans: Sequence[Path], images: int) -> RowWeights:
-        """Reads weights from the plan's files, of all rounds. images: rows of a fault that has no image of its own."""
+    def of(cls, plan: Path, images: int) -> RowWeights:
+        """Reads weights from the plan's file. images: rows of a fault that has no image of its own."""
         population, rows = np.zeros(0, np.int64), np.zeros(0, np.int64)
-        for path in plans:
-            for batch in PLAN_TABLE.batches(path, ["stratum", "population", "image_id"], _ROWS_AT_ONCE):
-                stratum = batch.column("stratum").to_numpy()
-                each = np.where(pc.is_null(batch.column("image_id")).to_numpy(), images, 1)
-                lacking = max(0, int(stratum.max(initial=-1)) + 1 - len(rows))
-                population, rows = np.pad(population, (0, lacking)), np.pad(rows, (0, lacking))
-                population[stratum] = batch.column("population").to_numpy()
-                np.add.at(rows, stratum, each)
+        for batch in PLAN_TABLE.batches(plan, ["stratum", "population", "image_id"], _ROWS_AT_ONCE):
+            stratum = batch.column("stratum").to_numpy()
+            each = np.where(pc.is_null(batch.column("image_id")).to_numpy(), images, 1)
+            lacking = max(0, int(stratum.max(initial=-1)) + 1 - len(rows))
+            population, rows = np.pad(population, (0, lacking)), np.pad(rows, (0, lacking))
+            population[stratum] = batch.column("population").to_numpy()
+            np.add.at(rows, stratum, each)
         return cls(population, rows)
 
     def added(self, rows: pa.Table) -> pa.Table:

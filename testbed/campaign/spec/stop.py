@@ -14,7 +14,7 @@ from testbed.core.errors import UsageError
 from testbed.core.words.nearest import unknown
 
 if TYPE_CHECKING:
-    from testbed.analysis.adaptive.sequential import StopRule
+    from testbed.analysis.adaptive.rule import StopRule
 
 StopDimension = Literal["site", "kind", "block", "bit", "bit_class", "tier"]
 DIMENSIONS: tuple[StopDimension, ...] = get_args(StopDimension)
@@ -65,7 +65,7 @@ class StopSpec(Strict):
     )
     pilot: Count = Field(default=2, description="Least faults per stratum in the first round.")
     growth: float = Field(
-        default=2.0, gt=1, le=10, description="Largest growth of a part's faults from one round to the next."
+        default=3.0, gt=1, le=10, description="Largest growth of a part's faults from one round to the next."
     )
     max_rounds: Annotated[WholeNumber, AtMost(1000, "the error is spent over the rounds one by one")] = Field(
         default=20, description="Most rounds; then the campaign ends, whatever the margins."
@@ -109,9 +109,7 @@ class StopSpec(Strict):
 
     def rule(self, confidence: float) -> StopRule:
         """The rule of stopping. confidence: the campaign's."""
-        from testbed.analysis.adaptive.sequential import (
-            StopRule,  # scipy's optimiser, which no worker needs to wait for
-        )
+        from testbed.analysis.adaptive.rule import StopRule  # scipy's optimiser, which no worker needs to wait for
 
         return StopRule(
             self.margin,

@@ -6,13 +6,14 @@ from scipy.optimize import minimize
 from scipy.stats import norm
 
 from testbed.analysis.adaptive.allocation import (
+    Rest,
     cheapest_allocation,
     first_allocation,
     half_width,
     neyman,
-    shared_out,
     smallest_sample,
     smoothed_variances,
+    whole_numbers,
 )
 from testbed.analysis.stats import OneMore, clopper_pearson, weighted_interval
 from testbed.analysis.stratified import SamplingFrame, StratumTally
@@ -54,7 +55,7 @@ def test_a_class_drawn_little_from_is_taken_to_be_as_those_alike():
     """Two blocks with two classes each; the second block was hardly drawn from, but its classes are told by the first's."""
     frame = SamplingFrame.of([1000] * 4, [0, 0, 1, 1], ["a top", "low"] * 2)  # classes are in the order of labels
     guess = smoothed_variances(frame, StratumTally.of_events([400, 400, 3, 3], [200, 0, 0, 0]))
-    assert guess[2] == pytest.approx(0.25, abs=0.02)
+    assert guess[2] > 0.15
     assert guess[3] < 0.02
 
 
@@ -103,38 +104,58 @@ def test_the_cheapest_allocation_gives_the_margin_and_beats_plain_designs(margin
     frame = SamplingFrame.of([20_000, 280_000, 100_000, 600_000], [0, 0, 0, 0])
     rates = np.array([0.5, 0.05, 0.01, 1e-5])
     spread, rate = rates * (1 - rates), np.array([(frame.share * rates).sum()])
-    wanted = cheapest_allocation(frame, np.zeros(4), rate, spread, np.array([margin]), Z)
+    wanted, count = cheapest_allocation(frame, Rest.after(frame, np.zeros(4)), rate, spread, np.array([margin]), Z)
+    assert count[0] == pytest.approx(wanted.sum())
 
-    def width(n):
+    def width(n, more=0):
         weight = frame.share / n
-        event = OneMore(weight.max(), 1)
-        low, high, _ = weighted_interval(rate[0], (frame.share * weight * spread).sum(), event, OneMore(1e-9, 1), 0.95)
+        event, seen = OneMore(weight.max(), 1), (frame.share * weight * spread).sum()
+        low, high, _ = weighted_interval(
+            rate[0] + more * weight.max(), seen + more * weight.max() ** 2, event, OneMore(1e-9, 1), 0.95
+        )
         return (high - low) / 2
 
-    assert width(wanted) == pytest.approx(margin, rel=0.15)
+    assert width(wanted, more=2) == pytest.approx(margin, rel=0.15)  # with two events more than expected
+    assert width(wanted) <= margin
     proportional = frame.share * wanted.sum()
-    assert width(proportional) > 1.15 * margin
+    assert width(proportional, more=2) > 1.05 * margin
     by_neyman = neyman(frame, np.sqrt(spread), wanted.sum())
-    assert width(np.maximum(by_neyman, 0.1)) > 1.15 * margin
+    assert width(np.maximum(by_neyman, 0.1), more=2) > 1.05 * margin
 
 
-def test_what_was_drawn_before_is_never_taken_back_and_no_stratum_gives_more_than_it_has():
-    frame = SamplingFrame.of([30, 10**6], [0, 0])
-    wanted = cheapest_allocation(
-        frame, np.array([25.0, 7]), np.array([0.4]), np.array([0.25, 0.24]), np.array([0.01]), Z
-    )
-    assert 25 <= wanted[0] <= 30
+def test_every_stratum_gets_a_fault_and_none_gives_more_than_it_has():
+    frame = SamplingFrame.of([30, 10**6, 3], [0, 0, 0])
+    rest = Rest.after(frame, np.array([25.0, 7, 0]))
+    wanted, _ = cheapest_allocation(frame, rest, np.array([0.4]), np.array([0.25, 0.24, 1e-9]), np.array([0.01]), Z)
+    assert 1 <= wanted[0] <= 5
     assert wanted[1] > 5000
+    assert wanted[2] == 1
+
+
+def test_rounds_before_leave_so_much_less_to_draw_for_and_may_leave_too_much():
+    """A half of the weight is still to be given: with a quarter of the variance allowed used up, a third of the faults do."""
+    frame, rate, spread = SamplingFrame.of([10**9], [0]), np.array([0.3]), np.array([0.21])
+    margin = np.array([0.01])
+    afresh, _ = cheapest_allocation(frame, Rest.after(frame, np.zeros(1)), rate, spread, margin, Z)
+    allowed = (margin / Z) ** 2
+    half = Rest(np.array([0.5]), frame.drawable, allowed / 4, np.zeros(1))
+    wanted, _ = cheapest_allocation(frame, half, rate, spread, margin, Z)
+    assert wanted[0] / afresh[0] == pytest.approx(1 / 3, rel=0.05)
+    _, count = cheapest_allocation(
+        frame, Rest(np.array([0.5]), frame.drawable, 2 * allowed, np.zeros(1)), rate, spread, margin, Z
+    )
+    assert np.isinf(count).all()
 
 
 def test_domains_are_allocated_to_apart():
     frame = SamplingFrame.of([1000, 9000, 5000, 5000], [0, 0, 1, 1])
     spread, rate, margin = np.array([0.25, 0.01, 0.04, 0.09]), np.array([0.06, 0.07]), np.array([0.02, 0.05])
-    both = cheapest_allocation(frame, np.zeros(4), rate, spread, margin, Z)
+    both, _ = cheapest_allocation(frame, Rest.after(frame, np.zeros(4)), rate, spread, margin, Z)
     for domain in (0, 1):
         mine = frame.domain == domain
         part = SamplingFrame.of(frame.population[mine], [0, 0])
-        alone = cheapest_allocation(part, np.zeros(2), rate[[domain]], spread[mine], margin[[domain]], Z)
+        rest = Rest.after(part, np.zeros(2))
+        alone, _ = cheapest_allocation(part, rest, rate[[domain]], spread[mine], margin[[domain]], Z)
         np.testing.assert_allclose(both[mine], alone)
 
 
@@ -150,23 +171,12 @@ def test_the_first_round_draws_from_every_stratum_and_mostly_in_proportion():
 
 
 @given(st.integers(0, 2**32))
-def test_a_class_is_shared_out_in_whole_numbers_that_add_up_and_even_out(seed):
+def test_whole_numbers_add_up_per_class(seed):
     rng = np.random.default_rng(seed)
-    strata = int(rng.integers(1, 15))
-    frame = SamplingFrame.of(rng.integers(1, 400, strata), rng.integers(0, 2, strata), rng.integers(0, 3, strata))
-    drawn = np.floor(frame.population * rng.random(strata) * 0.5)
-    classes = np.bincount(frame.class_of)
-    room = np.bincount(frame.class_of, frame.population - drawn)
-    additions = room * rng.random(len(classes))
-    found = shared_out(frame, drawn, additions)
+    label = np.unique(rng.integers(0, 3, int(rng.integers(1, 15))), return_inverse=True)[1]
+    wanted = rng.exponential(2, (2, len(label)))
+    found = whole_numbers(wanted, label)
     assert (found == np.round(found)).all()
-    assert (found >= 0).all()
-    assert (found <= frame.population - drawn).all()
-    assert (np.bincount(frame.class_of, found) <= additions + 1).all()
-    assert (np.bincount(frame.class_of, found) >= additions - strata).all()
-
-
-def test_sharing_out_makes_a_class_proportional_again():
-    frame = SamplingFrame.of([1000, 3000, 6000], [0, 0, 0], [0, 0, 0])
-    drawn = np.array([2.0, 2, 2])
-    assert (drawn + shared_out(frame, drawn, np.array([94.0]))).tolist() == pytest.approx([10, 30, 60], abs=1)
+    assert (np.abs(found - wanted) < 1 + 1e-9).all()
+    for row in range(2):
+        assert (np.abs(np.bincount(label, found[row]) - np.bincount(label, wanted[row])) < 1 + 1e-6).all()

@@ -139,7 +139,7 @@ def test_a_fault_of_every_image_has_a_row_for_each(tmp_path: Path) -> None:
         "image_id": pa.array([None, None, "a", None]).dictionary_encode(),
     }
     pq.write_table(pa.table(columns), tmp_path / "faults.parquet")
-    found = RowWeights.of([tmp_path / "faults.parquet"], images=10)
+    found = RowWeights.of(tmp_path / "faults.parquet", images=10)
     assert found.rows.tolist() == [1, 0, 30]
     rows = found.added(pa.table({"stratum": pa.array([0, 2, 2], pa.int32())})).to_pandas()
     assert rows.weight.tolist() == [7, 50 / 30, 50 / 30]
