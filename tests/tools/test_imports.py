@@ -60,6 +60,7 @@ EXCEPTIONS: dict[str, tuple[set[str], str]] = {
             "testbed.compare.precision_record",
             "testbed.core.folder.forms",
             "testbed.protect.paired.record",
+            "testbed.protect.tradeoff.record",
             "testbed.sensitivity.campaign_lens.record",
             "testbed.sweep.record",
         },
