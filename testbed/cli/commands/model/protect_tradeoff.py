@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     name="tradeoff",
     epilog=example(
         "testbed protect tradeoff runs/flips runs/flips-range runs/flips-checked --to runs/picture",
-        "testbed protect tradeoff runs/flips runs/weights runs/flips-range runs/weights-range --to runs/picture --budget 10%",
+        "testbed protect tradeoff runs/a runs/w runs/a-range runs/w-range --to runs/picture --budget 10%",
         "testbed protect tradeoff runs/flips runs/flips-range --to runs/picture --batch 1 --cost latency --json > picture.json",
     ),
 )
