@@ -54,12 +54,15 @@ def plan(
         ```
     """
     from testbed.campaign.preview import plan as preview
+    from testbed.protect.campaigns.preview import preview_protected
 
     loaded = load_spec(spec)
     wanted = preview.wanted_of(loaded, margin, confidence, rate, relative)
-    planned = preview.Preview(loaded, wanted, preview.asked_dimensions(by), seconds_per_row, measure)
+    dimensions = preview.asked_dimensions(by)
+    planned = preview.Preview(loaded, wanted, dimensions, seconds_per_row, measure)
     parts = list(planned.parts())
-    return CampaignPlan(planned.head(), parts, planned.totals())
+    protected = preview_protected(loaded, wanted, dimensions, seconds_per_row, measure)
+    return CampaignPlan(planned.head(), parts, planned.totals(), None if protected is None else protected.all_totals())
 
 
 def dry_run(spec: SpecSource, folder: str | os.PathLike[str] | None = None, *, fresh: bool = False) -> DryRun:
@@ -83,10 +86,12 @@ def dry_run(spec: SpecSource, folder: str | os.PathLike[str] | None = None, *, f
         print(testbed.dry_run("digits").sections[["where", "faults", "estimated_seconds"]])
         ```
     """
-    from testbed.campaign.preview.dry_run import dry_run_plan
+    from testbed.protect.campaigns.preview import dry_run_campaigns
 
     loaded = load_spec(spec)
-    return DryRun(dry_run_plan(loaded, Path("runs") / loaded.name if folder is None else Path(folder), fresh=fresh))
+    path = Path("runs") / loaded.name if folder is None else Path(folder)
+    dry = dry_run_campaigns(loaded, path, fresh=fresh)
+    return DryRun(dry.plain, dry.protected)
 
 
 def run(
@@ -102,6 +107,9 @@ def run(
     progress: ProgressCallback | None = None,
 ) -> Run:
     """Run a campaign, or go on with it where it stopped, and write its page.
+
+    With a `[protect]` table the model is protected then, and the same faults are run on that: `compare_protected(folder)` tells
+    what it bought.
 
     Args:
         spec: A spec, or whatever `load_spec` takes.
@@ -129,16 +137,14 @@ def run(
             print(run.rates(by="block"))
         ```
     """
-    from testbed.campaign.pipeline import run_campaign
+    from testbed.api.running import run_to_page
     from testbed.campaign.work.worker_setup import RECHECK, WorkerSetup
-    from testbed.report.stage import report_stage
 
     loaded = load_spec(spec)
     path = Path("runs") / loaded.name if folder is None else Path(folder)
     worker_setup = WorkerSetup(workers, scheduler, insecure, RECHECK if recheck is None else recheck)
     with shown(progress) as show:
-        run_campaign(loaded, path, redo=redo, fresh=fresh, worker_setup=worker_setup, show=show)
-    report_stage(path)
+        run_to_page(loaded, path, redo=redo, fresh=fresh, worker_setup=worker_setup, show=show)
     return Run(path)
 
 

@@ -24,11 +24,13 @@ class CampaignPlan:
         head: Name, number of images, margin, confidence, expected rate, dimensions; bounds of an adaptive campaign.
         records: One record per part.
         totals: Sums over all parts: strata, population, and the faults, rows and seconds that are drawn.
+        protected: Those of the campaign of the protected model, with a `[protect]` table.
     """
 
     head: PreviewHead
     records: Sequence[PartPreview]
     totals: PreviewTotals
+    protected: PreviewTotals | None = None
 
     @property
     def parts(self) -> pd.DataFrame:
@@ -41,6 +43,7 @@ class CampaignPlan:
             **self.head.to_json(),
             "parts": [record.to_json() for record in self.records],
             "totals": self.totals.to_json(),
+            **({} if self.protected is None else {"protected": self.protected.to_json()}),
         }
 
     def _repr_html_(self) -> str:
@@ -62,13 +65,16 @@ class DryRun:
 
     Attributes:
         record: The whole record.
+        protected: That of the campaign of the protected model, with a `[protect]` table.
     """
 
     record: DryRunReport
+    protected: DryRunReport | None = None
 
     def to_json(self) -> dict[str, Any]:
         """What `testbed campaign run --dry-run --json` prints."""
-        value: dict[str, Any] = json_ready(self.record.to_json())
+        protected = {} if self.protected is None else {"protected": self.protected.to_json()}
+        value: dict[str, Any] = json_ready({**self.record.to_json(), **protected})
         return value
 
     @property
@@ -124,6 +130,11 @@ class CampaignStatus:
     def state(self) -> str:
         """ "running", "finished" or "interrupted"."""
         return self.record.state
+
+    @property
+    def part(self) -> str | None:
+        """With a `[protect]` table: "plain", "protect", "protected" (its campaign), "comparison" or "done"; else None."""
+        return None if self.record.protected is None else self.record.protected.part
 
     @property
     def stages(self) -> list[str]:

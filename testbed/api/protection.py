@@ -14,7 +14,7 @@ from testbed.api.records import StudyResult
 from testbed.core.words import html
 
 if TYPE_CHECKING:
-    from testbed.protect.run import ProtectedRun
+    from testbed.protect.record import ProtectedRun
     from testbed.sensitivity.rank.ranking import RankedBy
 
 Folder = str | os.PathLike[str]

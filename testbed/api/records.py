@@ -160,6 +160,12 @@ class ProtectionProof(StudyResult):
         """One row per fault model, group and plain output (such as another top-1): what the checks detect of it."""
         return pd.json_normalize([entry.to_json() for entry in self.content.affected])
 
+    @property
+    def second_runs(self) -> pd.DataFrame:
+        """One row per fault model and group: images run twice after an alarm, the share that recovered, and what it takes.
+        Empty where nothing was run again."""
+        return pd.json_normalize([entry.to_json() for entry in self.content.second_runs])
+
     def _repr_html_(self) -> str:
         rows = [
             (group.where, group.op, f"{group.faults:,}", *(percent_interval(r.rate, r.low, r.high) for r in sides))

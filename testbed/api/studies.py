@@ -11,6 +11,7 @@ from testbed.api.campaigns import SpecSource, load_spec
 from testbed.api.progress import ProgressCallback, steps_of
 from testbed.api.records import BitErrorSweep, ProtectionProof, RunComparison, ToleranceSweep, WeighedProtection
 from testbed.campaign.run import Run
+from testbed.core.folder.protected_part import PROTECTED_CAMPAIGN
 
 RunSource = str | os.PathLike[str] | Run
 """A run folder, or an open run."""
@@ -158,7 +159,7 @@ def compare_runs(first: RunSource, second: RunSource) -> RunComparison:
 
 
 def compare_protected(
-    plain: RunSource, protected: RunSource, *, to: str | os.PathLike[str] | None = None
+    plain: RunSource, protected: RunSource | None = None, *, to: str | os.PathLike[str] | None = None
 ) -> ProtectionProof:
     """Say what protection bought, from two finished campaigns: of a plain model, and of the same model, protected.
 
@@ -166,7 +167,8 @@ def compare_protected(
 
     Args:
         plain: The campaign of the plain model.
-        protected: The campaign of the protected one.
+        protected: The campaign of the protected one. Default: the one that a `[protect]` table asked for, in the plain one's
+            folder.
         to: A folder for all of it: JSON, tables as CSV, figures as SVG.
 
     Returns:
@@ -186,7 +188,8 @@ def compare_protected(
     """
     from testbed.protect.paired.compare import compare_protected as paired
 
-    compared = paired(folder_of(plain), folder_of(protected))
+    home = folder_of(plain)
+    compared = paired(home, home / PROTECTED_CAMPAIGN if protected is None else folder_of(protected))
     if to is not None:
         from testbed.publish.protection import write_comparison
 

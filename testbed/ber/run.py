@@ -54,6 +54,7 @@ def prepared(folder: Path, spec: CampaignSpec | None = None, watch: Watch = unwa
         recorded = recorded_spec(existing)
         require_engine(recorded.engine.backend)
         return Preparation.finished(recorded, existing)
+    spec = spec.plain
     run = claimed(folder, spec)
     require_engine(spec.engine.backend)
     preparation = Preparation(spec, run, watch=watch)

@@ -15,7 +15,7 @@ from testbed.campaign.execute.rounds import AdaptivePlans, OnePlan, run_plans
 from testbed.campaign.execute.worker import open_worker
 from testbed.campaign.facts import ExecuteFacts, PlanFacts, check_facts
 from testbed.campaign.files import PLAN, RESULTS, STORE, TIERS, Files, plan_file, points_file, words_file
-from testbed.campaign.folder.claim import claimed, clean
+from testbed.campaign.folder.claim import claimed, clean, note_protect
 from testbed.campaign.folder.engine import CampaignEngine
 from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.gate_facts import GateFacts
@@ -52,7 +52,8 @@ def run_campaign(
     worker_setup: WorkerSetup | None = None,
     show: Show = lambda snapshot: None,
 ) -> Summary:
-    """Runs or resumes the campaign in ``path`` up to its summary, which is returned.
+    """Runs or resumes the campaign in ``path`` up to its summary, which is returned; that of the plain model alone where
+    the spec protects it afterwards.
 
     redo: a stage to forget, with all later ones. fresh: whatever campaign the folder holds is given up, with its files.
     worker_setup: who runs the faults; one isolated process unless said. show: is told how far it is, about once a second.
@@ -62,6 +63,7 @@ def run_campaign(
     """
     worker_setup = worker_setup or WorkerSetup()
     worker_setup.check()
+    protect, spec = spec.protect, spec.plain
     folder = claimed(path, spec, redo=redo is not None, fresh=fresh)
     require_engine(spec.engine.backend)  # before anything is trained for it
     progress = Progress(folder.path, show)
@@ -75,6 +77,7 @@ def run_campaign(
         check_facts(folder)
         clean(folder)
         folder.save()
+        note_protect(folder, protect)
         preparation.run()
         with ExitStack() as stack:
             campaign = Campaign(preparation, stack)

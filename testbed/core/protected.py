@@ -7,12 +7,16 @@ output, DETECTED; every tensor and initializer that protection adds has a name l
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 from testbed.core.formats import PRECISIONS
 
 if TYPE_CHECKING:
     from onnx import ModelProto
+
+PassName = Literal["range", "duplicate", "checksum", "nonfinite"]
+PASSES: tuple[PassName, ...] = get_args(PassName)
+"""The passes of protection, in the order in which they are applied."""
 
 STAGE = "protect"
 """The stage of a run folder that writes the model and its protected files."""

@@ -9,9 +9,10 @@ from onnx import ModelProto
 from pydantic import JsonValue
 
 from testbed.core.arrays import Float32s
+from testbed.core.protected import PASSES
 from testbed.protect.graph import GraphEditor
 
-ORDER = ("range", "duplicate", "checksum", "nonfinite")
+ORDER = PASSES
 """The order in which passes are applied, whatever the order in which they are asked for: what corrects comes first, so
 that checks see what is taken on."""
 

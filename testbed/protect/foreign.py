@@ -16,14 +16,8 @@ from testbed.core.folder.files import write_bytes
 from testbed.data import Dataset
 from testbed.instrument.table import site_table
 from testbed.protect.graph import check_unprotected
-from testbed.protect.run import (
-    PlannedProtection,
-    ProtectedRun,
-    ProtectRequest,
-    describe_file,
-    make_checked,
-    plan_passes,
-)
+from testbed.protect.record import PlannedProtection, ProtectedRun, describe_file
+from testbed.protect.run import ProtectRequest, make_checked, plan_passes
 
 
 @dataclass(frozen=True)

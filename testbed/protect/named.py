@@ -53,3 +53,14 @@ def passes_named(
         else:
             made.append(NonfinitePass(sites.get(name, NonfinitePass.where)))
     return tuple(made)
+
+
+def patterns_by_pass(names: Sequence[str], where: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Pass -> patterns of its sites. where: each "PATTERN,..." of all passes that are named, or "PASS:PATTERN,..." of one."""
+    patterns: dict[str, tuple[str, ...]] = {}
+    for text in where:
+        name, colon, rest = text.partition(":")
+        sites = tuple((rest if colon else text).split(","))
+        for step in [name] if colon else names:
+            patterns[step] = (*patterns.get(step, ()), *sites)
+    return patterns

@@ -23,10 +23,11 @@ from testbed.export.target import export_target
 from testbed.golden.source import dataset_of
 from testbed.models.runs import ModelRun, open_model_run, write_model_run
 from testbed.protect.build import Protected, protect
-from testbed.protect.contract import Applied, CalibrationSet, ProtectionPass
+from testbed.protect.contract import CalibrationSet, ProtectionPass
 from testbed.protect.ensure import Ensured, ensure
 from testbed.protect.graph import GraphEditor
 from testbed.protect.placement.placing import Placement, PlacementRequest, choose_places
+from testbed.protect.record import PlannedProtection, ProtectedRun, describe_file
 
 _CHOICE = "protect"
 """What the choice of unseen images is seeded by."""
@@ -75,64 +76,6 @@ class ProtectRequest:
         }
 
 
-@dataclass(frozen=True)
-class ProtectedFile:
-    """One precision of a protected model. nodes: of the graph, before and after; file_bytes: likewise."""
-
-    precision: str
-    sha256: str
-    nodes: tuple[int, int]
-    file_bytes: tuple[int, int]
-    applied: tuple[Applied, ...]
-    ensured: Ensured
-
-    def to_json(self) -> dict[str, JsonValue]:
-        """JSON-ready."""
-        return {
-            "precision": self.precision,
-            "sha256": self.sha256,
-            "nodes_before": self.nodes[0],
-            "nodes": self.nodes[1],
-            "bytes_before": self.file_bytes[0],
-            "bytes": self.file_bytes[1],
-            "passes": [done.to_json() for done in self.applied],
-            "ensured": self.ensured.to_json(),
-        }
-
-
-@dataclass(frozen=True)
-class ProtectedRun:
-    """A protected model: where it is, what it was made from, and its files. placement: how its places were chosen, where they
-    were."""
-
-    run: str
-    source: str
-    files: tuple[ProtectedFile, ...]
-    placement: Placement | None = None
-
-    def to_json(self) -> dict[str, JsonValue]:
-        """JSON-ready: what `testbed protect --json` prints."""
-        chosen = {} if self.placement is None else {"placement": self.placement.to_json()}
-        return {"run": self.run, "from": self.source, "files": [file.to_json() for file in self.files], **chosen}
-
-
-@dataclass(frozen=True)
-class PlannedProtection:
-    """What would be added to the model: per pass its places by kind, and what is left out."""
-
-    source: str
-    passes: dict[str, list[str]]
-    left_out: dict[str, dict[str, str]]
-    placement: Placement | None = None
-
-    def to_json(self) -> dict[str, JsonValue]:
-        """JSON-ready."""
-        chosen = {} if self.placement is None else {"placement": self.placement.to_json()}
-        passes: dict[str, JsonValue] = {name: [*places] for name, places in self.passes.items()}
-        left_out: dict[str, JsonValue] = {name: {**reasons} for name, reasons in self.left_out.items()}
-        return {"source": self.source, "passes": passes, "left_out": left_out, **chosen}
-
-
 def protect_run(
     source: Path, to: Path, request: ProtectRequest, notify: Callable[[str], None] = lambda _: None
 ) -> ProtectedRun:
@@ -145,23 +88,41 @@ def protect_run(
     run = _plain_run(source)
     if to.resolve() == source.resolve():
         raise UsageError(f"{to} holds the model that is to be protected; name another folder with --to")
-    dataset = dataset_of(run)
-    first = request.precisions[0]
-    notify(f"{first}: exporting")
-    plain_files = {first: exported(run, dataset, first)}
-    request, placement = _narrowed(source, run, dataset, plain_files[first], request, notify)
+    return protect_model_run(run, to, request, notify=notify)
+
+
+def protect_model_run(
+    run: ModelRun,
+    to: Path,
+    request: ProtectRequest,
+    *,
+    plain: ModelProto | None = None,
+    scored: Path | None = None,
+    notify: Callable[[str], None] = lambda _: None,
+) -> ProtectedRun:
+    """Write the protected model of an open run folder into ``to``; raises as `protect_run`.
+
+    plain: its file in the first precision, where it need not be exported; scored: the folder that places are weighed in under a
+    budget, by default the run's.
+    """
+    source, dataset, first = run.folder.path, dataset_of(run), request.precisions[0]
+    if plain is None:
+        notify(f"{first}: exporting")
+        plain = exported(run, dataset, first)
+    plain_files = {first: plain}
+    request, placement = _narrowed(scored or source, run, dataset, plain, request, notify)
     files, contents = [], {}
     for precision in request.precisions:
         if precision not in plain_files:
             notify(f"{precision}: exporting")
             plain_files[precision] = exported(run, dataset, precision)
-        plain = plain_files.pop(precision)
+        file = plain_files.pop(precision)
         protected, ensured = make_checked(
-            plain, dataset, request, precision, str(source), notify, run.data.root if run.data else None
+            file, dataset, request, precision, str(source), notify, run.data.root if run.data else None
         )
         content = protected.proto.SerializeToString(deterministic=True)
         contents[precision] = content
-        files.append(describe_file(plain, protected, ensured, precision, content))
+        files.append(describe_file(file, protected, ensured, precision, content))
     record = ProtectedRun(str(to), str(source), tuple(files), placement)
     made_from = {"model": run.model_hash, **request.to_json()}
     name = f"{run.folder.manifest['name']}-{'+'.join(step.name for step in request.passes)}"
@@ -272,17 +233,3 @@ def _check_unseen(calibration: CalibrationSet, unseen: Split) -> None:
                 "bounds and thresholds would be measured on images that the model is judged on; name others with"
                 " --calibration-data (for example imagefolder:PATH/train)"
             )
-
-
-def describe_file(
-    plain: ModelProto, protected: Protected, ensured: Ensured, precision: str, content: bytes
-) -> ProtectedFile:
-    """What is recorded of a protected file."""
-    return ProtectedFile(
-        precision,
-        sha256_bytes(content),
-        (len(plain.graph.node), len(protected.proto.graph.node)),
-        (plain.ByteSize(), len(content)),
-        protected.applied,
-        ensured,
-    )

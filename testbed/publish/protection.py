@@ -27,19 +27,23 @@ EVENTS: tuple[EventName, ...] = ("sdc1", "outside")
 def write_comparison(compared: ProtectionComparison, to: Path) -> list[Path]:
     """Write the comparison in the folder ``to``, made where it is missing; the paths that were written.
 
-    ``comparison.json``: all of it. ``groups.csv``, ``affected.csv``, ``checkers.csv``, ``new-sdc.csv``: a row per record.
+    ``comparison.json``: all of it. ``groups.csv``, ``affected.csv``, ``checkers.csv``, ``new-sdc.csv`` and, where images were
+    run again, ``second-runs.csv``: a row per record.
     ``removed-sdc1.svg``, ``removed-outside.svg``: rates before and after by kind of site, with intervals; none of an event that
     no fault had before or after.
     """
     to.mkdir(parents=True, exist_ok=True)
     written = [to / "comparison.json"]
     write_text(written[0], json.dumps(json_ready(compared.to_json()), indent=1, allow_nan=False) + "\n")
-    for name, records in (
-        ("groups", compared.groups),
-        ("affected", compared.affected),
-        ("checkers", compared.checkers),
-        ("new-sdc", compared.new_sdc),
-    ):
+    tables: dict[str, Sequence[ComparePart]] = {
+        "groups": compared.groups,
+        "affected": compared.affected,
+        "checkers": compared.checkers,
+        "new-sdc": compared.new_sdc,
+    }
+    if compared.second_runs:
+        tables["second-runs"] = compared.second_runs
+    for name, records in tables.items():
         written.append(to / f"{name}.csv")
         write_text(written[-1], comparison_table(records).to_csv(index=False))
     for event in EVENTS:

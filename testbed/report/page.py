@@ -19,6 +19,7 @@ from testbed.report import formatting
 from testbed.report.read.evidence import Evidence, read_evidence
 from testbed.report.read.images import stored_images
 from testbed.report.read.worst_rows import compositions, worst_ended, worst_nonfinite, worst_predictions
+from testbed.report.sections.bought import bought
 from testbed.report.sections.effort import effort
 from testbed.report.sections.failure_rate import failure_rate, not_sampled_text
 from testbed.report.sections.fault_card import FaultCard, fault_card
@@ -99,6 +100,7 @@ def render(evidence: Evidence, load_image: LoadImage | None) -> str:
         named=_named(evidence.summary),
         sweep=sweep(evidence),
         protection=protection(evidence),
+        bought=bought(evidence),
         rounds=rounds(evidence),
         effort=effort(evidence),
         stages={name: s for name, s in evidence.manifest["stages"].items() if name != "report"},

@@ -72,7 +72,8 @@ def test_every_command_shows_an_example() -> None:
 
 
 def spec_keys(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, field in model.model_fields.items():
+    for key, field in model.model_fields.items():
+        name = field.alias or key
         yield f"{prefix}{name}", field
         for part in (field.annotation, *get_args(field.annotation)):
             if inspect.isclass(part) and issubclass(part, BaseModel):

@@ -32,7 +32,8 @@ _COMPARE = (
     " campaigns](../how-to/compare.md)."
 )
 _PROOF = (
-    "What `testbed protect compare --json` prints, `comparison.json` of its `--to`, and `ProtectionProof.content` in Python:"
+    "What `testbed protect compare --json` prints, `comparison.json` of its `--to` and of a campaign with a [protect] table"
+    " (whose `testbed campaign run --json` has it under `comparison`), and `ProtectionProof.content` in Python:"
     " [Prove what protection bought](../how-to/prove-protection.md) says how to read it. Below that, what `testbed protect"
     " tradeoff --json` prints, `tradeoff.json` of its `--to`, and `WeighedProtection.content` in Python: [Weigh protection"
     " against what it costs](../how-to/weigh-protection.md)."

@@ -42,6 +42,7 @@ pattern = "burst"
 length = 4
 """,
     "exposure": '[exposure]\nunit = "FIT"\nper_bit = true\nsites = { "*" = 1e-9, "block.*.mlp.fc1.weight" = 2e-9 }\n',
+    "protect": '[protect]\nwith = ["range", "checksum"]\nwhere = ["range:*.attn.v"]\n',
     "stop": '[stop]\nmargin = 0.01\nper = "kind x bit_class"\nmax_faults = 100_000\n',
 }
 """Of each table; tests read them."""

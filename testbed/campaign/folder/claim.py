@@ -13,9 +13,12 @@ from testbed.campaign.files import PROXY, STORE
 from testbed.campaign.results.progress import STATUS
 from testbed.campaign.results.store import ResultLog
 from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
+from testbed.campaign.spec.protect import ProtectSpec
 from testbed.core.errors import UsageError
+from testbed.core.folder.files import write_json
 from testbed.core.folder.manifest import CAMPAIGN
 from testbed.core.folder.places import SOURCES, placeless, portable, with_sources
+from testbed.core.folder.protected_part import ASKED, COMPARISON, PROTECTED_CAMPAIGN, PROTECTED_MODEL
 from testbed.core.folder.runfolder import LOCK, RunFolder, current_argv
 
 log = logging.getLogger(__name__)
@@ -61,11 +64,20 @@ def clean(folder: RunFolder) -> None:
     """Removes what a campaign left that has given way to another one. The folder is locked."""
 
     def others() -> Iterator[str]:
-        yield from (STATUS, SOURCES, PROXY)
-        for pattern in (f"{STORE}/*", "plan/round-*"):
+        yield from (STATUS, SOURCES, PROXY, ASKED)
+        protected = (f"{part}/**/*" for part in (PROTECTED_MODEL, PROTECTED_CAMPAIGN, COMPARISON))
+        for pattern in (f"{STORE}/*", "plan/round-*", *protected):
             yield from (str(file.relative_to(folder.path)) for file in folder.path.glob(pattern) if file.is_file())
 
     folder.clean(others)
+
+
+def note_protect(folder: RunFolder, protect: ProtectSpec | None) -> None:
+    """Says in the folder what was asked for beyond the campaign, for whoever asks how far it is. The folder is locked."""
+    if protect is None:
+        (folder / ASKED).unlink(missing_ok=True)
+    else:
+        write_json(folder / ASKED, protect.model_dump(mode="json"))
 
 
 def _respecified(

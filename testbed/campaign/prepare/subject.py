@@ -35,22 +35,11 @@ class KnownModel:
     logits: NDArray[np.float32] | None = None
 
 
-class Subject(Protocol):
-    """A model that the testbed trains or has trained, or a user's own ONNX file. Arrays are of all test images.
-
-    Building one raises UsageError for a data set, preset, recipe, folder or file that does not exist or does not fit.
-    """
+class PreviewSubject(Protocol):
+    """What can be told of a model before it is there."""
 
     @property
     def dataset(self) -> Dataset: ...
-
-    @property
-    def raises_alarms(self) -> bool:
-        """Whether what is deployed checks itself, and says of each image whether there was an alarm."""
-
-    @property
-    def data_source(self) -> DataSource | None:
-        """The data set that a trained model is for; None where the spec names one."""
 
     def known(self) -> KnownModel:
         """What need not be made any more. Runs nothing."""
@@ -62,6 +51,21 @@ class Subject(Protocol):
         """A plain ONNX file of the same shape as the campaign's, and one batch of empty inputs."""
 
     def site_table(self, plain: bytes, target: str) -> SiteTable: ...
+
+
+class Subject(PreviewSubject, Protocol):
+    """A model that the testbed trains or has trained, or a user's own ONNX file. Arrays are of all test images.
+
+    Building one raises UsageError for a data set, preset, recipe, folder or file that does not exist or does not fit.
+    """
+
+    @property
+    def raises_alarms(self) -> bool:
+        """Whether what is deployed checks itself, and says of each image whether there was an alarm."""
+
+    @property
+    def data_source(self) -> DataSource | None:
+        """The data set that a trained model is for; None where the spec names one."""
 
     def make_golden(self, folder: RunFolder, watch: Watch = ...) -> None:
         """The stages up to the golden: golden/logits.npy, and in the manifest its ``accuracy``."""

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from testbed.analysis.stats import wilson
 from testbed.campaign.folder.claim import claimed
 from testbed.campaign.plan.sections import Sampled, sampled_strata
-from testbed.campaign.prepare.subject import Subject
+from testbed.campaign.prepare.subject import PreviewSubject
 from testbed.campaign.prepare.subjects import subject_of
 from testbed.campaign.preview.foreseen import bytes_needed, check_disk, foreseen
 from testbed.campaign.preview.records import DryRunReport, FaultsPerStratum, HalfWidths, SectionPreview
@@ -28,22 +28,27 @@ from testbed.instrument.shapes import input_name
 _TIMED_BATCHES = 5
 
 
-def dry_run_plan(spec: CampaignSpec, folder: Path | None = None, *, fresh: bool = False) -> DryRunReport:
-    """The plan in numbers, per [[faults]] section. Sites come from an untrained model of the same architecture.
+def dry_run_plan(
+    spec: CampaignSpec, folder: Path | None = None, *, fresh: bool = False, subject: PreviewSubject | None = None
+) -> DryRunReport:
+    """The plan in numbers, per [[faults]] section; of the plain model alone where the spec protects it afterwards. Sites come
+    from an untrained model of the same architecture.
 
-    folder: where the campaign would be run, with or without ``fresh``. Where the model's golden is known, its accuracy and
-    tiers are looked at as the run does; what only the run can tell is named ("unchecked").
+    folder: where the campaign would be run, with or without ``fresh``; subject: the spec's, unless stated. Where the model's
+    golden is known, its accuracy and tiers are looked at as the run does; what only the run can tell is named
+    ("unchecked").
 
     Raises UsageError for anything the spec names that does not exist, for campaigns that are not planned at once, and
     whatever else the run would refuse; TestbedError where the disk is too small.
     """
+    spec = spec.plain
     if spec.stop is not None:
         raise UsageError(
             "[stop] decides how many faults are run as it goes; see what it starts from: testbed campaign plan"
         )
     held = None if folder is None else claimed(folder, spec, fresh=fresh)
     require_engine(spec.engine.backend)
-    subject = subject_of(spec, held)
+    subject = subject or subject_of(spec, held)
     subject.check_sites()
     known = subject.known()
     sections: list[SectionPreview] = []
@@ -96,7 +101,7 @@ class MeasuredTarget(NamedTuple):
     plain: bytes
 
 
-def sites_and_speed(spec: CampaignSpec, subject: Subject, target: str) -> MeasuredTarget:
+def sites_and_speed(spec: CampaignSpec, subject: PreviewSubject, target: str) -> MeasuredTarget:
     engine = spec.engine
     plain, batch = subject.sketch(target)
     table = subject.site_table(plain, target)

@@ -10,7 +10,7 @@ from pathlib import Path
 from testbed.analysis.outputs.choice import check_sizes_or_any, too_small
 from testbed.analysis.outputs.confidence import TierEdges, tiers_from_logits, top1
 from testbed.analysis.outputs.guessing import accuracy_against_guessing
-from testbed.campaign.prepare.subject import KnownModel, Subject, check_accuracy
+from testbed.campaign.prepare.subject import KnownModel, PreviewSubject, check_accuracy
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.campaign.summary.exposure import site_exposures
 from testbed.core.errors import GateFailed, TestbedError
@@ -32,7 +32,9 @@ class Foreseen:
     unchecked: tuple[str, ...]
 
 
-def foreseen(spec: CampaignSpec, subject: Subject, known: KnownModel, tables: Mapping[str, SiteTable]) -> Foreseen:
+def foreseen(
+    spec: CampaignSpec, subject: PreviewSubject, known: KnownModel, tables: Mapping[str, SiteTable]
+) -> Foreseen:
     """Raises what the run would raise, with the same words: UsageError, GateFailed."""
     site_exposures(spec, tables)
     warnings = [

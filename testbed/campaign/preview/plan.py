@@ -16,6 +16,7 @@ from testbed.campaign.plan.adaptive import AdaptivePlanner
 from testbed.campaign.plan.draw import Stratum
 from testbed.campaign.plan.groups import Values, model_of, values_of
 from testbed.campaign.plan.sections import sampled_strata
+from testbed.campaign.prepare.subject import PreviewSubject
 from testbed.campaign.prepare.subjects import subject_of
 from testbed.campaign.preview.dry_run import sites_and_speed
 from testbed.campaign.preview.records import AdaptiveBounds, PartPreview, PreviewCost, PreviewHead, PreviewTotals
@@ -80,8 +81,8 @@ class Preview:
     """A spec's strata as ``by`` puts them together. ``parts`` tells them; then ``totals`` has their sums.
 
     by: dimensions (`testbed.campaign.spec.stop.dimensions`). seconds_per_row: what a row costs; None if not known. measured:
-    time the engine here and now instead, as a dry run does. Raises UsageError for anything the spec names that does not
-    exist, and for margins no sample size belongs to.
+    time the engine here and now instead, as a dry run does. subject: the spec's, unless stated. Raises UsageError for anything
+    the spec names that does not exist, and for margins no sample size belongs to.
     """
 
     def __init__(
@@ -91,11 +92,13 @@ class Preview:
         by: Sequence[StopDimension] | None = None,
         seconds_per_row: float | None = None,
         measured: bool = False,
+        subject: PreviewSubject | None = None,
     ) -> None:
+        spec = spec.plain
         self.spec, self.wanted = spec, wanted
         finest = FINEST if spec.stop is None else spec.stop.sampled_by
         self.by = finest if by is None else tuple(by)
-        subject = subject_of(spec)
+        subject = subject or subject_of(spec)
         subject.check_sites()
         self.tables: dict[str, SiteTable] = {}
         self._seconds: dict[str, float | None] = {}
@@ -176,6 +179,12 @@ class Preview:
         """Sums over the parts that were told."""
         sums = self._sums
         return PreviewTotals(sums.parts, sums.strata, sums.population, sums.drawn.cost, sums.leveugle.cost)
+
+    def all_totals(self) -> PreviewTotals:
+        """Sums over all parts, none of which was told before."""
+        for _ in self.parts():
+            pass
+        return self.totals()
 
     def head(self) -> PreviewHead:
         return PreviewHead(

@@ -7,7 +7,9 @@ from pathlib import Path
 from testbed.campaign.results.progress import STATUS
 from testbed.campaign.results.status_file import read_status
 from testbed.core.errors import TestbedError
+from testbed.core.folder.protected_part import COMPARISON, PROTECTED_CAMPAIGN
 from testbed.core.folder.runfolder import RunFolder
+from testbed.core.protected import STAGE
 
 
 def describe_kept(path: Path) -> str:
@@ -16,6 +18,8 @@ def describe_kept(path: Path) -> str:
         stages = list(RunFolder(path).manifest.get("stages", {}))
     except (TestbedError, OSError):
         stages = []
+    if STAGE in stages and (path / PROTECTED_CAMPAIGN).is_dir() and COMPARISON not in stages:
+        return f"the plain campaign is finished; of the protected one {describe_kept(path / PROTECTED_CAMPAIGN)}"
     if "execute" in stages:
         return "all rows are kept"
     if "plan" in stages:

@@ -6,7 +6,7 @@ import os
 from dataclasses import asdict, dataclass, replace
 from itertools import count, takewhile
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pyarrow as pa
 
@@ -20,8 +20,11 @@ from testbed.campaign.results.snapshot import RecordedSnapshot, widest_domain
 from testbed.campaign.results.status_file import age_s, read_status
 from testbed.campaign.results.store import ResultLog
 from testbed.core.errors import StaleArtefact, UsageError
+from testbed.core.folder.manifest import MANIFEST
+from testbed.core.folder.protected_part import ASKED, COMPARISON, PROTECTED_CAMPAIGN
 from testbed.core.folder.runfolder import LOCK, RunFolder
 from testbed.core.folder.stage_facts import facts_of
+from testbed.core.protected import STAGE
 
 _STALE_S = 60.0
 
@@ -29,9 +32,23 @@ _STALE_S = 60.0
 CampaignState = Literal["running", "finished", "interrupted"]
 
 
+ProtectedPartName = Literal["plain", "protect", "protected", "comparison", "done"]
+PROTECTED_PARTS: tuple[ProtectedPartName, ...] = get_args(ProtectedPartName)
+
+
+@dataclass(frozen=True)
+class ProtectedStatus:
+    """How far a campaign with a [protect] table is. ``part``: the one that it is in: the plain campaign, protecting the model,
+    the protected campaign, the comparison. ``campaign``: of the protected model, once it was begun."""
+
+    part: ProtectedPartName
+    campaign: StatusReport | None
+
+
 @dataclass(frozen=True)
 class StatusReport:
-    """What a campaign's folder says of it. ``stages``: done so far. ``age_s``: since the snapshot was written."""
+    """What a campaign's folder says of it. ``stages``: done so far. ``age_s``: since the snapshot was written.
+    ``protected``: None without a [protect] table; with one, the state is that of all its parts."""
 
     folder: str
     name: str
@@ -39,9 +56,14 @@ class StatusReport:
     stages: list[str]
     snapshot: RecordedSnapshot
     age_s: float | None
+    protected: ProtectedStatus | None = None
 
     def to_json(self) -> dict[str, Any]:
         """One flat object, the snapshot's fields among the others."""
+        protected: dict[str, Any] = {}
+        if self.protected is not None:
+            campaign = self.protected.campaign
+            protected = {"part": self.protected.part, "campaign": None if campaign is None else campaign.to_json()}
         return {
             "folder": self.folder,
             "name": self.name,
@@ -49,6 +71,7 @@ class StatusReport:
             "stages": self.stages,
             **asdict(self.snapshot),
             "age_s": self.age_s,
+            **({"protected": protected} if protected else {}),
         }
 
 
@@ -70,8 +93,24 @@ def campaign_status(path: Path) -> StatusReport:
         snapshot = replace(snapshot, stage=None, workers=0, faults_per_second=None, eta_s=None, steps=None)
     if not running or age is None or age > _STALE_S:
         snapshot = _counted(snapshot, folder, stages)
-    state: CampaignState = "finished" if "summary" in stages else "running" if running else "interrupted"
-    return StatusReport(str(path), folder.manifest["name"], state, stages, snapshot, age)
+    protected = _protected(path, stages)
+    is_done = "summary" in stages if protected is None else protected.part == "done"
+    state: CampaignState = "finished" if is_done else "running" if running else "interrupted"
+    return StatusReport(str(path), folder.manifest["name"], state, stages, snapshot, age, protected)
+
+
+def _protected(path: Path, stages: list[str]) -> ProtectedStatus | None:
+    if not (path / ASKED).is_file():
+        return None
+    if "summary" not in stages:
+        return ProtectedStatus("plain", None)
+    if STAGE not in stages:
+        return ProtectedStatus("protect", None)
+    inner = path / PROTECTED_CAMPAIGN
+    campaign = campaign_status(inner) if (inner / MANIFEST).is_file() else None
+    if campaign is None or campaign.state != "finished":
+        return ProtectedStatus("protected", campaign)
+    return ProtectedStatus("done" if COMPARISON in stages else "comparison", campaign)
 
 
 def is_locked(path: Path) -> bool:

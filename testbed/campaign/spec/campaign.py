@@ -14,6 +14,7 @@ from testbed.campaign.spec.errors import complaints, refusal
 from testbed.campaign.spec.faults import FaultSpec
 from testbed.campaign.spec.fields import ConfidenceLevel, Strict, refuse
 from testbed.campaign.spec.loading import change, read_toml
+from testbed.campaign.spec.protect import ProtectSpec
 from testbed.campaign.spec.sources import SEEDS, DataSpec, ModelSpec
 from testbed.campaign.spec.stop import StopSpec
 from testbed.campaign.spec.tables import EngineSpec, ExposureSpec, GateSpec, ProtectionSpec, TierSpec, ToleranceSpec
@@ -34,7 +35,7 @@ _LATER = (
 class CampaignSpec(Strict):
     """A fault-injection campaign: the model, its images and engine, the faults, and how many of them.
 
-    Two campaigns with equal specs (but for ``exposure``), models and data have the same rows, bit for bit.
+    Two campaigns with equal specs (but for ``exposure`` and ``protect``), models and data have the same rows, bit for bit.
     """
 
     name: str = Field(
@@ -76,6 +77,11 @@ class CampaignSpec(Strict):
         default=None,
         description="Makes the campaign adaptive: it draws in rounds until the rates are known well enough.",
     )
+    protect: ProtectSpec | None = Field(
+        default=None,
+        description="Protects the model then, runs the same faults on the protected one, and says what that bought. Decides no "
+        "row of the plain campaign.",
+    )
 
     @field_validator("detector")
     @classmethod
@@ -90,7 +96,18 @@ class CampaignSpec(Strict):
         names_data = self.named_data is not None
         refuse(
             contradictions(
-                Tables(self.model, self.data, self.tiers, self.engine, self.tolerance, self.stop, sections, names_data)
+                Tables(
+                    self.model,
+                    self.data,
+                    self.tiers,
+                    self.engine,
+                    self.tolerance,
+                    self.protection,
+                    self.stop,
+                    self.protect,
+                    sections,
+                    names_data,
+                )
             )
         )
         return self
@@ -118,9 +135,16 @@ class CampaignSpec(Strict):
             legs.setdefault((fault.target, fault.where), {})[fault.sites] = None
         return {key: tuple(sites) for key, sites in legs.items()}
 
+    @property
+    def plain(self) -> CampaignSpec:
+        """The campaign of the plain model alone; itself where nothing is protected afterwards."""
+        if self.protect is None:
+            return self
+        return self.model_copy(update={"protect": None, "protection": ProtectionSpec()})
+
     def identity(self) -> dict[str, Any]:
         """Everything that decides the rows, as JSON."""
-        values = self.model_dump(mode="json", exclude={"exposure"})
+        values = self.model_dump(mode="json", exclude={"exposure", "protect"})
         for table, key, usual in _LATER:
             if values[table][key] == usual:
                 del values[table][key]
@@ -168,7 +192,7 @@ def _right_tables(values: dict[str, Any]) -> Tables:
     return Tables(
         **{
             key: None if key == "model" and key not in values else table(key)
-            for key in ("model", "data", "tiers", "engine", "tolerance", "stop")
+            for key in ("model", "data", "tiers", "engine", "tolerance", "protection", "stop", "protect")
         },
         faults={number: section for number, section in enumerate(sections) if section is not None},
         names_data=not isinstance(data := values.get("data", {}), dict) or "name" in data,

@@ -14,8 +14,9 @@ from testbed.core.formats import format_named
 from testbed.instrument.ports.feed import OP
 
 if TYPE_CHECKING:
+    from testbed.campaign.spec.protect import ProtectSpec
     from testbed.campaign.spec.sources import DataSpec, ModelSpec
-    from testbed.campaign.spec.tables import EngineSpec, TierSpec, ToleranceSpec
+    from testbed.campaign.spec.tables import EngineSpec, ProtectionSpec, TierSpec, ToleranceSpec
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,9 @@ class Tables:
     tiers: TierSpec | None
     engine: EngineSpec | None
     tolerance: ToleranceSpec | None
+    protection: ProtectionSpec | None
     stop: StopSpec | None
+    protect: ProtectSpec | None
     faults: Mapping[int, FaultSpec]
     names_data: bool
 
@@ -56,6 +59,29 @@ def contradictions(tables: Tables) -> Iterator[Complaint]:
         no_guess = (model is not None and model.onnx is not None) or (engine is not None and engine.precision == "int8")
         if tables.stop.proxy != "none" and no_guess:
             yield Complaint("stop.proxy", "guesses need a model of the testbed, in floating point; leave it out")
+    if tables.protect is not None:
+        yield from _of_protect(tables.protect, tables)
+
+
+def _of_protect(protect: ProtectSpec, tables: Tables) -> Iterator[Complaint]:
+    for number, section in tables.faults.items():
+        if section.target != "model":
+            yield Complaint(
+                f"faults[{number}].target",
+                f"{section.target!r} is a part of the model, and [protect] protects the whole; strike 'model', with sites such"
+                " as block.0.attn.*, or leave [protect] out",
+            )
+    if tables.model is not None and tables.model.onnx is not None and protect.budget is not None:
+        yield Complaint("protect.budget", "places in a file of others are not weighed; name them (protect.where)")
+    if tables.stop is not None and tables.stop.proxy != "none":
+        yield Complaint("stop.proxy", "guesses are of the plain model, without its checks; leave it out, or [protect]")
+    policy = "none" if tables.protection is None else tables.protection.on_detected
+    if policy != "none" and not protect.raises_alarms:
+        yield Complaint(
+            "protection.on_detected",
+            f"{policy!r} says what follows an alarm, and no pass of protect.with raises any; add one that detects, or leave it"
+            " out",
+        )
 
 
 def _on_engine(key: str, section: FaultSpec, engine: EngineSpec) -> Iterator[Complaint]:

@@ -113,21 +113,27 @@ def _unknown_key(path: KeyPath, model: type[BaseModel]) -> str:
     if names in _EXPLAINED:
         return f"unknown key; {_EXPLAINED[names]}"
     key, table = str(path[-1]), _model_at(model, path[:-1])
-    homes = [name for name, fields in _tables(model) if key in fields and fields is not table.model_fields]
-    near = meant(key, table.model_fields)
+    known = _fields(table)
+    homes = [name for name, fields in _tables(model) if key in fields and fields != known]
+    near = meant(key, known)
     if homes and not near:
         near = f"; it is a key of {' and '.join(homes)}."
-    return f"unknown key{near or ';'} {'Known' if near else 'known'} keys there: {', '.join(table.model_fields)}"
+    return f"unknown key{near or ';'} {'Known' if near else 'known'} keys there: {', '.join(known)}"
+
+
+def _fields(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    """By the keys of the file."""
+    return {field.alias or name: field for name, field in model.model_fields.items()}
 
 
 def _tables(model: type[BaseModel]) -> Iterator[tuple[str, Mapping[str, FieldInfo]]]:
     """("[engine]", its fields) of every table of a spec."""
-    for name, field in model.model_fields.items():
+    for name, field in _fields(model).items():
         for base, _ in _members(field.annotation):
             if _is_model(base):
-                yield f"[{name}]", base.model_fields
+                yield f"[{name}]", _fields(base)
             elif get_origin(base) is tuple and _is_model(get_args(base)[0]):
-                yield f"[[{name}]]", get_args(base)[0].model_fields
+                yield f"[[{name}]]", _fields(get_args(base)[0])
 
 
 def _model_at(model: type[BaseModel], path: KeyPath) -> type[BaseModel]:
@@ -142,8 +148,8 @@ def _annotation(model: type[BaseModel], path: KeyPath) -> tuple[Any, Sequence[An
     metadata: Sequence[Any] = ()
     for part in path:
         for base, _ in _members(annotation):
-            if _is_model(base) and part in base.model_fields:
-                annotation, metadata = base.model_fields[part].annotation, base.model_fields[part].metadata
+            if _is_model(base) and (field := _fields(base).get(str(part))) is not None:
+                annotation, metadata = field.annotation, field.metadata
             elif get_origin(base) is tuple and isinstance(part, int):
                 annotation, metadata = get_args(base)[0], ()
             elif get_origin(base) is dict:

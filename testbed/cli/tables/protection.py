@@ -15,6 +15,8 @@ from testbed.protect.paired.record import (
     BecameOutcome,
     CheckerFaults,
     EventChange,
+    FalseAlarms,
+    FollowedAlarms,
     NeedlessAlarms,
     ProtectedGroup,
     ProtectionComparison,
@@ -34,6 +36,8 @@ def protection_tables(compared: ProtectionComparison, by: str) -> RenderableType
             parts += ["", _changes(MEASURE_NAMES[event], rows, compared.confidence)]
     if affected := [entry for entry in compared.affected if entry.by == "all"]:
         parts += ["", _affected(affected)]
+    if followed := [entry for entry in compared.second_runs if entry.by in ("all", by) and entry.alarms]:
+        parts += ["", _second_runs(compared, followed)]
     if compared.checkers:
         parts += ["", _checkers(compared.checkers)]
     return stacked([*parts, "", *_alarms(compared), *_new_sdc(compared), "", Prose(compared.method, style="dim")])
@@ -107,6 +111,43 @@ def _affected(affected: Sequence[AffectedRows]) -> FittedTable:
     return table
 
 
+def _second_runs(compared: ProtectionComparison, followed: Sequence[FollowedAlarms]) -> FittedTable:
+    again = "the weights restored first" if compared.on_detected == "reload" else "the weights as they were"
+    columns = ("run twice, %", "after a true alarm, %", "needlessly, %", "recovered, %", "at least, 95 % | 99 %")
+    each = compared.seconds_per_alarm
+    assert each is not None
+    table = new_table(
+        f"second runs after alarms, {again}: {seconds_text(each)} each",
+        ["", "alarms", *columns, "more time per faulty inference"],
+        right=("alarms", "more time per faulty inference"),
+        whole=columns,
+    )
+    for entry in followed:
+        if entry.by == "all":
+            table.add_section()
+        kept = entry.recovered
+        table.add_row(
+            _fault_model(entry) if entry.by == "all" else f"  {entry.value}",
+            f"{entry.alarms:,}",
+            percent_cell(entry.run_twice),
+            percent_cell(entry.run_twice_rightly),
+            percent_cell(entry.run_twice_needlessly),
+            "" if kept is None else f"{100 * kept.rate:.2f} [{100 * kept.low:.2f}, {100 * kept.high:.2f}]",
+            "" if kept is None else f"{100 * kept.low_95:.2f} | {100 * kept.low_99:.2f}",
+            seconds_text(entry.seconds.mean),
+            style="bold" if entry.by == "all" else None,
+        )
+    return table
+
+
+def seconds_text(seconds: float) -> str:
+    """A time on an engine, to three digits: "1.25 ms"."""
+    for unit, size in (("s", 1.0), ("ms", 1e-3)):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds / 1e-6:.3g} µs"
+
+
 def _checkers(checkers: Sequence[CheckerFaults]) -> FittedTable:
     table = new_table(
         "faults in what protection itself added, of the protected campaign alone",
@@ -132,8 +173,13 @@ def _alarms(compared: ProtectionComparison) -> Iterator[RenderableType]:
         images = "images of the campaign" if alarms.source == "campaign" else "unseen images when it was protected"
         yield (
             f"without a fault, {alarms.engine}: {alarms.alarms:,} alarms on {alarms.images:,} {images}, so at most"
-            f" {100 * alarms.bound_95:.2f} % at 95 % confidence, {100 * alarms.bound_99:.2f} % at 99 %"
+            f" {100 * alarms.bound_95:.2f} % at 95 % confidence, {100 * alarms.bound_99:.2f} % at 99 %{_at_most(alarms)}"
         )
+
+
+def _at_most(alarms: FalseAlarms) -> str:
+    seconds = alarms.seconds_bound_95
+    return "" if seconds is None else f"; second runs of clean images at most {seconds_text(seconds)} per image (95 %)"
 
 
 def _new_sdc(compared: ProtectionComparison) -> Iterator[RenderableType]:
@@ -149,7 +195,7 @@ def _new_sdc(compared: ProtectionComparison) -> Iterator[RenderableType]:
         yield f"   {row.site}[{row.index}] {row.op}{bit}, {row.image_id}: {row.outcome} in the plain engine"
 
 
-def _fault_model(entry: ProtectedGroup | AffectedRows | NeedlessAlarms) -> str:
+def _fault_model(entry: ProtectedGroup | AffectedRows | NeedlessAlarms | FollowedAlarms) -> str:
     return f"{entry.target} {'activations' if entry.where == 'activation' else 'weights'}, {entry.op}"
 
 

@@ -18,7 +18,7 @@ from testbed.core.folder.parsing import json_value
 
 SOURCES = "sources.json"
 _PATHS = (("model", "run"), ("model", "onnx"), ("data", "root"))
-_DATA = (("data", "name"), ("engine", "calibration_data"))  # imagefolder:PATH
+_DATA = (("data", "name"), ("engine", "calibration_data"), ("protect", "calibration_data"))  # imagefolder:PATH
 _PARTS = ("train", "test", "val")  # a data set's own folders: their name alone says nothing
 
 

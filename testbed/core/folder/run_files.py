@@ -109,6 +109,14 @@ CAMPAIGN_FOLDER: tuple[RunFile, ...] = (
     RunFile("results.parquet", "campaign run", "one row per fault and image ([columns](columns.md#results))"),
     RunFile("summary.json", "campaign run", "rates with intervals, gates, timing: what `campaign show --json` prints"),
     RunFile("report.html", "campaign run, report", "the page to look at; one file that needs nothing else"),
+    RunFile("protect.json", "campaign run", "the spec's [protect] table, for `testbed campaign status`"),
+    RunFile(
+        "protected/model/FILE", "campaign run", "with a [protect] table: the protected model, a folder as any model's"
+    ),
+    RunFile("protected/campaign/FILE", "campaign run", "the campaign of that model, a folder as any campaign's"),
+    RunFile("comparison/comparison.json", "campaign run", "what protection bought ([keys](protection.md))"),
+    RunFile("comparison/NAME.csv", "campaign run", "its tables: groups, affected, checkers, new-sdc, second-runs"),
+    RunFile("comparison/removed-NAME.svg", "campaign run", "rates before and after by kind of site, as a picture"),
     RunFile(
         "link.parquet", "sweep --link", "deviation of the attention module's output under faults in the whole model"
     ),

@@ -111,7 +111,8 @@ class RunFolder(StagedFolder):
         ]  # not through a link to elsewhere
         for path in inside:
             path.unlink(missing_ok=True)
-        for folder in sorted({path.parent for path in inside} - {self.path}, reverse=True):
+        around = {parent for path in inside for parent in path.parents if self.path in parent.parents}
+        for folder in sorted(around, reverse=True):
             with suppress(OSError):
                 folder.rmdir()
         self._left = None

@@ -17,6 +17,7 @@ from testbed.core.folder.files import sha256_file, write_json
 from testbed.core.folder.forms import Form
 from testbed.core.folder.manifest import CAMPAIGN, MANIFEST, TRAINED, Damage, StageRecord, checksummed, read_manifest
 from testbed.core.folder.parsing import json_copy
+from testbed.core.folder.protected_part import plain_campaign
 from testbed.core.words.nearest import unknown
 
 log = logging.getLogger(__name__)
@@ -130,7 +131,9 @@ class StagedFolder:
         """How to redo a stage: by the one command that has the option; commands that only read the folder say so,
         too."""
         if self.kind == CAMPAIGN:
-            return f"rerun it with `testbed campaign run SPEC --run {self.path} --redo {stage}`"
+            home = plain_campaign(self.path)
+            where, name = (self.path, stage) if home is None else (home, f"protected.{stage}")
+            return f"rerun it with `testbed campaign run SPEC --run {where} --redo {name}`"
         if stage == TRAINED:
             return f"rerun it with `testbed train ... --run {self.path} --redo {stage}`"
         return "start again in another folder"

@@ -11,11 +11,12 @@ import pandas as pd
 
 from testbed.analysis.survey import SurveyDesign
 from testbed.compare.side import compared_rate, design_of
-from testbed.protect.paired.false_alarms import false_alarms_of
+from testbed.protect.paired.false_alarms import false_alarms_of, seconds_per_alarm
 from testbed.protect.paired.judged import needless_alarms
 from testbed.protect.paired.model_pairs import MODEL, ModelPairs, outcomes_by_label
 from testbed.protect.paired.pairing import pair_rows
 from testbed.protect.paired.record import CheckerFaults, ProtectionComparison
+from testbed.protect.paired.second_runs import followed_alarms
 from testbed.protect.paired.sides import PairedSides
 
 METHOD = (
@@ -24,7 +25,7 @@ METHOD = (
     " 1 - after / before of the same rows, its interval that of the later events among all (the delta method's variance of the"
     " ratio, with what one more event could weigh). Detection is bounded from below at 95 and 99 %, one-sided; of faults drawn"
     " alike the bounds are about Clopper and Pearson's. After protection an event is one that no alarm told of; corrected:"
-    " whatever the alarms say."
+    " whatever the alarms say. Second runs were run, and judged as the first."
 )
 
 
@@ -38,6 +39,7 @@ def compare_protected(plain: Path, protected: Path) -> ProtectionComparison:
     sides = PairedSides.of(plain, protected)
     paired, confidence = pair_rows(sides), sides.plain.spec.confidence
     parts = [ModelPairs(rows, confidence) for _, rows in paired.pairs.groupby(list(MODEL), sort=False)]
+    seconds = seconds_per_alarm(sides.protected)
     return ProtectionComparison(
         plain=sides.plain.to_record(),
         protected=sides.protected.to_record(),
@@ -49,6 +51,9 @@ def compare_protected(plain: Path, protected: Path) -> ProtectionComparison:
         new_sdc=[row for part in parts for row in part.new_sdc()],
         needless=[part.needless() for part in parts],
         false_alarms=false_alarms_of(sides.protected),
+        on_detected=sides.protected.spec.protection.on_detected,
+        seconds_per_alarm=seconds,
+        second_runs=[] if seconds is None else [entry for part in parts for entry in followed_alarms(part, seconds)],
         checkers=list(_checkers(paired.checkers, confidence)),
         notes=list(sides.notes),
         method=METHOD,

@@ -46,6 +46,12 @@ def false_alarms_of(side: PairedSide) -> list[FalseAlarms]:
     return [*_of_campaign(side), *_of_model(side)]
 
 
+def seconds_per_alarm(side: PairedSide) -> float | None:
+    """Engine seconds of a second run, as the campaign's gates timed it; None where nothing is run again."""
+    alarms = facts_of(side.folder, "gates", GateFacts).alarms
+    return None if alarms is None else alarms.second_run_seconds
+
+
 def _of_campaign(side: PairedSide) -> Iterator[FalseAlarms]:
     alarms = facts_of(side.folder, "gates", GateFacts).alarms
     if alarms is not None:
@@ -56,10 +62,16 @@ def _of_campaign(side: PairedSide) -> Iterator[FalseAlarms]:
             alarms=alarms.alarms,
             bound_95=alarms.bound_95,
             bound_99=alarms.bound_99,
+            seconds_bound_95=_times(alarms.bound_95, alarms.second_run_seconds),
         )
 
 
+def _times(share: float, seconds: float | None) -> float | None:
+    return None if seconds is None else share * seconds
+
+
 def _of_model(side: PairedSide) -> Iterator[FalseAlarms]:
+    seconds = seconds_per_alarm(side)
     deployed = side.folder.output_hash("export.model", Files("model").plain)
     for file in _recorded(side):
         if file.sha256 != deployed:
@@ -68,7 +80,15 @@ def _of_model(side: PairedSide) -> Iterator[FalseAlarms]:
             if checked.false_alarms is not None:
                 alarms, n = checked.false_alarms, checked.n
                 ends = {name: float(clopper_pearson(alarms, n, level).high) for name, level in _ONE_SIDED.items()}
-                yield FalseAlarms(source="protection", engine=checked.engine, images=n, alarms=alarms, **ends)
+                at_most = _times(ends["bound_95"], seconds)
+                yield FalseAlarms(
+                    source="protection",
+                    engine=checked.engine,
+                    images=n,
+                    alarms=alarms,
+                    seconds_bound_95=at_most,
+                    **ends,
+                )
 
 
 def _recorded(side: PairedSide) -> list[_File]:

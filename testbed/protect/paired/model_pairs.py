@@ -31,7 +31,7 @@ from testbed.protect.paired.record import (
 
 MODEL = ("target", "where", "op")  # op: the label, with pattern and scope
 GROUPINGS: tuple[By, ...] = ("all", "kind", "bit_class", "tier")
-_ONE_SIDED = {"low_95": 0.90, "low_99": 0.98}  # two-sided levels, whose lower ends alone hold 95 and 99 %
+ONE_SIDED = {"low_95": 0.90, "low_99": 0.98}  # two-sided levels, whose lower ends alone hold 95 and 99 %
 
 
 class ModelPairs:
@@ -48,7 +48,7 @@ class ModelPairs:
     def groups(self, groupings: Sequence[By] = GROUPINGS) -> Iterator[ProtectedGroup]:
         """Events before and after: of all faults, by kind of site, by bit class and by tier, or by some of these."""
         for by in groupings:
-            codes, values = self._codes(by)
+            codes, values = self.codes(by)
             domains = self.design.domains(codes)
             changes = {
                 event: self._changes(domains, event, codes)
@@ -97,7 +97,7 @@ class ModelPairs:
                 continue
             rows, detected = self.rows[inside], self.judged.detected[inside]
             for by in groupings:
-                every_code, values = self._codes(by)
+                every_code, values = self.codes(by)
                 codes = every_code[inside]
                 domains = self.design.domains(codes, inside)
                 detection = _detection_by_label(domains, detected, codes, self.confidence)
@@ -135,7 +135,7 @@ class ModelPairs:
             of_rows=compared_rate(self.design.estimate(needless, self.confidence)),
         )
 
-    def _codes(self, by: By) -> tuple[Int64s, list[str | None]]:
+    def codes(self, by: By) -> tuple[Int64s, list[str | None]]:
         """(rows,) numbers of the groups, and their names in the order in which people look for them."""
         if by == "all":
             return np.zeros(len(self.rows), np.int64), [None]
@@ -158,7 +158,7 @@ def _detection_by_label(
     domains: RowDomains, detected: Bools, labels: Int64s, confidence: float
 ) -> dict[Hashable, BoundedDetection]:
     estimates = domains.estimates(detected, confidence)
-    ends = {name: domains.estimates(detected, level) for name, level in _ONE_SIDED.items()}
+    ends = {name: domains.estimates(detected, level) for name, level in ONE_SIDED.items()}
     rows = Counter(labels[detected].tolist())
     return {
         label: BoundedDetection(

@@ -22,7 +22,10 @@ from testbed.protect.paired.sides import PairedSide, PairedSides
 
 _WORD = ("site", "index", "and_mask", "or_mask", "xor_mask")
 FAULT = ("target", "where", "format", "op", "pattern", "scope", "bit", "points", *_WORD)
-_OF_PROTECTED = ("outcome", "mismatches", "top1_faulty", "top1_golden", "nonfinite", "max_abs_diff", "fault_id")
+_OF_PROTECTED = (
+    *("outcome", "mismatches", "recovered"),
+    *("top1_faulty", "top1_golden", "nonfinite", "max_abs_diff", "fault_id"),
+)
 
 
 @dataclass(frozen=True, eq=False)

@@ -146,6 +146,53 @@ class FalseAlarms(ComparePart):
     alarms: int = Field(description="of these, images with an alarm")
     bound_95: float = Field(description="one-sided upper bound of their share that holds in 95 % of samples")
     bound_99: float = Field(description="one-sided upper bound of their share that holds in 99 % of samples")
+    seconds_bound_95: float | None = Field(
+        default=None,
+        description="what second runs of images without a fault come to at most, at `bound_95`: engine seconds per image; null"
+        " where nothing is run again",
+    )
+
+
+class RecoveredRows(ComparePart):
+    """A share of the rows that were run again after an alarm, whose second output was within the tolerance without another."""
+
+    rows: int = Field(description="rows that recovered")
+    rate: float = Field(description="their weighted share of the rows with an alarm")
+    low: float = Field(description="lower end of its interval")
+    high: float = Field(description="upper end")
+    low_95: float = Field(description="one-sided lower bound that holds in 95 % of samples")
+    low_99: float = Field(description="one-sided lower bound that holds in 99 % of samples")
+
+
+class ExtraSeconds(ComparePart):
+    """Engine seconds of second runs per faulty inference: the share that is run twice times what a second run takes. The
+    interval is that of the share."""
+
+    mean: float = Field(description="what is expected")
+    low: float = Field(description="at the lower end of the share's interval")
+    high: float = Field(description="at its upper end")
+
+
+class FollowedAlarms(ComparePart):
+    """What followed alarms under the faults of one model and one group: second runs, which were really run."""
+
+    target: Target = Field(description="`model` or `attention`")
+    where: Where = Field(description="`activation` or `weight`")
+    op: str = Field(description="the operation, with its pattern and scope")
+    scope: str = Field(description="how long a fault lasts: one `inference`, or `persistent`")
+    by: By = Field(description="what the group is told by: `all`, `kind` of site, `bit_class` or `tier`")
+    value: str | None = Field(description="its value; null for all faults of the model")
+    rows: int = Field(description="rows that pair")
+    alarms: int = Field(description="of these, rows with an alarm: each was run twice")
+    run_twice: ComparedRate = Field(description="their share of all rows")
+    run_twice_rightly: ComparedRate = Field(
+        description="share of all rows run twice whose first output was outside the tolerance"
+    )
+    run_twice_needlessly: ComparedRate = Field(
+        description="share of all rows run twice whose first output was inside it"
+    )
+    recovered: RecoveredRows | None = Field(description="the share of alarms that recovered; null without any alarm")
+    seconds: ExtraSeconds = Field(description="engine seconds of second runs per faulty inference")
 
 
 class CheckerFaults(ComparePart):
@@ -173,6 +220,12 @@ class ProtectionComparison(ComparePart):
     new_sdc: list[NewSdc] = Field(description="rows whose top-1 changed under protection alone")
     needless: list[NeedlessAlarms] = Field(description="alarms although the output was inside the tolerance")
     false_alarms: list[FalseAlarms] = Field(description="alarms without a fault; none where nothing raises alarms")
+    on_detected: str = Field(description="what followed an alarm: `none`, `rerun` or `reload`")
+    seconds_per_alarm: float | None = Field(
+        description="engine seconds of one second run, as the protected campaign's gates timed it on the plain engine, with the"
+        " engine built anew where weights are reloaded; null where nothing is run again"
+    )
+    second_runs: list[FollowedAlarms] = Field(description="what followed alarms; none where nothing is run again")
     checkers: list[CheckerFaults] = Field(description="what faults in the checks themselves do")
     notes: list[str] = Field(description="what else differs between the two campaigns")
     method: str = Field(description="how rates and intervals are made")

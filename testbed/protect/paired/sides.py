@@ -22,7 +22,7 @@ from testbed.core.folder.parsing import json_value
 from testbed.core.protected import PROTECTION
 
 _MODEL = Files("model")
-_MORE = ("kind", "mismatches")
+_MORE = ("kind", "mismatches", "recovered")
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,13 @@ class PairedSide(Side):
 
     @cached_property
     def judged_rows(self) -> pd.DataFrame:
-        """`rows`, with the kind of the site and the number of output elements outside the tolerance."""
+        """`rows`, with the kind of the site, the number of output elements outside the tolerance, and what a second run gave: 1
+        an output within it, 0 none, -1 where nothing was run again."""
         table = RESULT_TABLE.read(self.folder / RESULTS, _MORE)
         kind = table.column("kind").cast(pa.string()).to_pandas()
         mismatches = table.column("mismatches").to_pandas().fillna(0).astype("int64")
-        return self.rows.assign(kind=kind, mismatches=mismatches)
+        recovered = table.column("recovered").cast(pa.int8()).to_pandas().fillna(-1).astype("int8")
+        return self.rows.assign(kind=kind, mismatches=mismatches, recovered=recovered)
 
 
 @dataclass(frozen=True)

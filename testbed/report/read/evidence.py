@@ -14,6 +14,8 @@ from testbed.core.fault import OPS
 from testbed.core.folder.runfolder import RunFolder
 from testbed.core.formats import FORMATS, Format, format_named
 from testbed.core.site import SiteTable, Where
+from testbed.protect.paired.record import ProtectionComparison
+from testbed.protect.paired.stored import read_comparison
 from testbed.report.estimate import RateEstimate
 from testbed.sweep.record import SweepRecord
 from testbed.sweep.run import read_sweep
@@ -79,6 +81,8 @@ class Evidence:
     """Of these very results; None where there is none."""
     lens: LensRecord | None = None
     """Likewise."""
+    comparison: ProtectionComparison | None = None
+    """With the campaign of the protected model, where a [protect] table asked for one."""
 
     @property
     def format(self) -> Format:
@@ -101,7 +105,8 @@ def read_evidence(run: Path) -> Evidence:
         folder.verify_file(file)
     summary = load_summary(run / SUMMARY)
     marginals = Marginals(summary.marginals)
-    return Evidence(run, summary, folder.manifest, marginals, read_sweep(folder), read_stored_lens(folder))
+    added = read_sweep(folder), read_stored_lens(folder), read_comparison(folder)
+    return Evidence(run, summary, folder.manifest, marginals, *added)
 
 
 def read_stored_lens(folder: RunFolder) -> LensRecord | None:

@@ -57,7 +57,8 @@ def _kinds(annotation: Any) -> Iterator[Any]:
 
 def _numbers(model: type[BaseModel], path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
     """(path of a key, its kind) for every number: int, float, or one of these in a list or a table."""
-    for name, field in model.model_fields.items():
+    for key, field in model.model_fields.items():
+        name = field.alias or key
         for kind in _kinds(field.annotation):
             inner = (
                 next(iter(kind.values() if isinstance(kind, dict) else kind))

@@ -14,10 +14,15 @@ import pytest
 from click.testing import CliRunner
 from scipy.stats import binomtest
 
+from testbed.campaign.run import Run
+from testbed.campaign.spec.campaign import parse_spec
 from testbed.cli.commands.results.protect_compare import compare_protected as command
 from testbed.core.errors import StaleArtefact, UsageError
 from testbed.protect.paired.compare import compare_protected
+from tests.protect.paired.conftest import sections
+from tests.support.campaigns import run_here
 from tests.support.comparisons import Change, edited, results, rewritten, unchanged
+from tests.support.protected import spec_values
 
 KEYS = ["target", "where", "site", "index", "op", "pattern", "bit", "and_mask", "or_mask", "xor_mask", "image_id"]
 
@@ -249,3 +254,55 @@ def test_the_command_prints_and_writes_all_of_it(campaigns: Any, tmp_path: Path)
         "without a fault",
     ):
         assert part in text
+
+
+@pytest.mark.parametrize("policy", ["rerun", "reload"])
+def test_second_runs_are_counted_and_timed(policy: str, campaigns: Any, tmp_path: Path) -> None:
+    """A fault of one inference is gone in the second run; one in a weight only where the weights are restored."""
+    values = spec_values(campaigns.protected.parent / "vit-protected", faults=sections())
+    run_here(parse_spec(values | {"protection": {"on_detected": policy}}), tmp_path / "again")
+    compared = compare_protected(campaigns.plain, tmp_path / "again")
+    gates = json.loads((tmp_path / "again/manifest.json").read_text())["stages"]["gates"]["facts"]
+    each = gates["alarms"]["second_run_seconds"]
+    assert (compared.on_detected, compared.seconds_per_alarm) == (policy, each)
+    with Run(campaigns.plain) as plain:
+        weights = plain.results
+    rows = pd.read_parquet(tmp_path / "again/results.parquet")
+    keys = ["target", "where", "op", "pattern", "site", "index", "and_mask", "or_mask", "xor_mask", "image_id"]
+    partners = rows.drop(columns="weight", errors="ignore").drop_duplicates(keys)
+    pairs = weights[[*keys, "weight"]].merge(partners, on=keys)
+    seen = set()
+    for entry in compared.second_runs:
+        if entry.by != "all":
+            continue
+        is_burst = pairs["pattern"].astype(str).str.startswith("burst")
+        own = pairs[(pairs["where"] == entry.where) & (is_burst == ("burst" in entry.op))]
+        alarms = own[own["detected"]]
+        seen.add((entry.where, entry.scope))
+        assert (entry.rows, entry.alarms) == (len(own), len(alarms))
+        assert entry.run_twice.rate == pytest.approx(np.average(own["detected"], weights=own["weight"]))
+        outside = own["detected"] & (own["mismatches"] > 0)
+        assert entry.run_twice_rightly.rate == pytest.approx(np.average(outside, weights=own["weight"]))
+        needless = own["detected"] & (own["mismatches"] == 0)
+        assert entry.run_twice_needlessly.rate == pytest.approx(np.average(needless, weights=own["weight"]))
+        assert entry.seconds.mean == pytest.approx(each * entry.run_twice.rate)
+        assert entry.seconds.low <= entry.seconds.mean <= entry.seconds.high
+        if not len(alarms):
+            assert entry.recovered is None
+            continue
+        came_back = 1.0 if entry.where == "activation" or policy == "reload" else 0.0
+        assert entry.recovered is not None
+        assert entry.recovered.rate == pytest.approx(came_back)
+        assert entry.recovered.rows == came_back * len(alarms)
+        assert entry.recovered.low_99 <= entry.recovered.low_95 <= entry.recovered.rate
+    assert seen == {("activation", "inference"), ("weight", "persistent")}
+    (false, *_) = compared.false_alarms
+    assert false.seconds_bound_95 == pytest.approx(false.bound_95 * each)
+    done = CliRunner().invoke(command, [str(campaigns.plain), str(tmp_path / "again"), "--to", str(tmp_path / "to")])
+    assert "second runs after alarms, the weights" in done.stdout
+    assert len(pd.read_csv(tmp_path / "to/second-runs.csv")) == len(compared.second_runs)
+
+
+def test_nothing_is_told_of_second_runs_where_there_were_none(campaigns: Any) -> None:
+    compared = compare_protected(*campaigns)
+    assert (compared.on_detected, compared.seconds_per_alarm, compared.second_runs) == ("none", None, [])

@@ -68,18 +68,22 @@ def plan(
     """
     from testbed.campaign.preview.plan import Preview, asked_dimensions, wanted_of
     from testbed.campaign.spec.campaign import load_spec
+    from testbed.protect.campaigns.preview import preview_protected
 
     loaded = load_spec(spec, changes)
     wanted = wanted_of(loaded, margin, confidence, rate, relative)
-    preview = Preview(loaded, wanted, asked_dimensions(by), seconds_per_row, measure)
+    dimensions = asked_dimensions(by)
+    preview = Preview(loaded, wanted, dimensions, seconds_per_row, measure)
+    protected = preview_protected(loaded, wanted, dimensions, seconds_per_row, measure)
+    later = None if protected is None else protected.all_totals()
     if as_json:
-        for chunk in _json(preview):
+        for chunk in _json(preview, later):
             click.echo(chunk)
     else:
-        emit(None, False, lambda: _tables(preview, rows))
+        emit(None, False, lambda: _tables(preview, later, rows))
 
 
-def _json(preview: Preview) -> Iterator[str]:
+def _json(preview: Preview, protected: PreviewTotals | None) -> Iterator[str]:
     """One JSON object, a part per line: there may be very many."""
     head = json.dumps(json_ready(preview.head().to_json()), allow_nan=False)
     yield head.removesuffix("}") + ', "parts": ['
@@ -87,10 +91,11 @@ def _json(preview: Preview) -> Iterator[str]:
     for part in preview.parts():
         yield comma + json.dumps(json_ready(part.to_json()), allow_nan=False)
         comma = ","
-    yield f'], "totals": {json.dumps(json_ready(preview.totals().to_json()), allow_nan=False)}}}'
+    more = "" if protected is None else f', "protected": {json.dumps(json_ready(protected.to_json()), allow_nan=False)}'
+    yield f'], "totals": {json.dumps(json_ready(preview.totals().to_json()), allow_nan=False)}{more}}}'
 
 
-def _tables(preview: Preview, rows: int) -> RenderableType:
+def _tables(preview: Preview, protected: PreviewTotals | None, rows: int) -> RenderableType:
     from testbed.cli.tables.fitting import FittedTable
     from testbed.cli.tables.prose import stacked
 
@@ -109,7 +114,7 @@ def _tables(preview: Preview, rows: int) -> RenderableType:
         table.add_row(part.model.target, part.model.where, part.model.label, *values, *counts)
     more = sum(1 for _ in parts)
     others = [f"... and {more:,} more; --by block tells fewer, --json all"] if more else []
-    return stacked([table, *others, *_lines(head, preview.totals())])
+    return stacked([table, *others, *_lines(head, preview.totals()), *_protected_line(protected)])
 
 
 def _lines(head: PreviewHead, totals: PreviewTotals) -> Iterable[str]:
@@ -122,6 +127,11 @@ def _lines(head: PreviewHead, totals: PreviewTotals) -> Iterable[str]:
             f"[stop] ends with {adaptive.faults_at_least:,} faults or more; uniform sampling of its"
             f" {adaptive.domains} parts per {adaptive.per} needs {adaptive.leveugle:,}"
         )
+
+
+def _protected_line(totals: PreviewTotals | None) -> Iterable[str]:
+    if totals is not None:
+        yield f"protected, it draws {_cost(totals.drawn)} of {totals.population:,}, those in the checks with them"
 
 
 def _cost(cost: PreviewCost) -> str:

@@ -22,8 +22,8 @@ from testbed.cli.options.worker_setup import words_of, work_options
 from testbed.core.errors import UsageError
 
 if TYPE_CHECKING:
+    from testbed.api.running import FinishedCampaign
     from testbed.campaign.spec.campaign import CampaignSpec
-    from testbed.campaign.summary.record import Summary
     from testbed.campaign.work.worker_setup import WorkerSetup
 
 
@@ -78,40 +78,38 @@ def run(
     loaded = load_spec(spec, changes)
     folder = run or Path("runs") / loaded.name
     if dry_run:
-        from testbed.campaign.preview.dry_run import dry_run_plan
-        from testbed.cli.tables.summary import plan_tables
+        from testbed.cli.tables.campaign import dry_run_tables
+        from testbed.protect.campaigns.preview import dry_run_campaigns
 
-        dry = dry_run_plan(loaded, folder, fresh=fresh)
-        emit(dry.to_json(), as_json, lambda: plan_tables(dry))
+        dry = dry_run_campaigns(loaded, folder, fresh=fresh)
+        emit(dry.to_json(), as_json, lambda: dry_run_tables(dry))
         return
     concerns(folder)
     sets = [word for change in changes for word in ("--set", change)]
     again = shlex.join([str(spec), *sets, "--run", str(folder), *words_of(worker_setup)])
-    summary = _run(loaded, folder, redo, fresh, worker_setup, again)
+    done = _run(loaded, folder, redo, fresh, worker_setup, again)
 
-    from testbed.cli.tables.summary import summary_tables
+    from testbed.cli.tables.campaign import finished_json, finished_tables
 
-    emit(summary.to_json(), as_json, lambda: summary_tables(summary, folder))
+    emit(finished_json(done), as_json, lambda: finished_tables(done, folder))
 
 
 def _run(
     loaded: CampaignSpec, folder: Path, redo: str | None, fresh: bool, worker_setup: WorkerSetup, again: str
-) -> Summary:
-    from testbed.campaign.pipeline import run_campaign
+) -> FinishedCampaign:
+    from testbed.api.running import run_to_page
     from testbed.campaign.results.kept import describe_kept
     from testbed.cli.progress import log_to_stderr
     from testbed.cli.watch import watch_on_stderr
-    from testbed.report.stage import report_stage
 
     log_to_stderr()
     try:
         with watch_on_stderr() as show:
-            summary = run_campaign(loaded, folder, redo=redo, fresh=fresh, worker_setup=worker_setup, show=show)
-        report_stage(folder)
+            done = run_to_page(loaded, folder, redo=redo, fresh=fresh, worker_setup=worker_setup, show=show)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"{describe_kept(folder)}; go on with: testbed campaign run {again}") from None
     sys.stderr.flush()
-    return summary
+    return done
 
 
 @campaign.command(

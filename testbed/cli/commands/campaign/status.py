@@ -27,16 +27,30 @@ def status(folder: Path, as_json: bool) -> None:
     emit(report.to_json(), as_json, lambda: _status_lines(report))
 
 
+_PARTS = {
+    "plain": "the plain campaign",
+    "protect": "the model is protected",
+    "protected": "the protected campaign",
+    "comparison": "the comparison",
+}
+
+
 def _status_lines(report: StatusReport) -> list[str]:
     from testbed.api.progress_text import duration, lines
 
-    head = f"{report.name}: {report.state}"
-    if report.state == "running":
-        head += f", {report.snapshot.stage or 'preparing'}"
-        if report.age_s is not None:
-            head += f", last heard of {duration(report.age_s)} ago"
+    protected, head = report.protected, f"{report.name}: {report.state}"
+    part = None if protected is None else _PARTS.get(protected.part)
+    if part:
+        head += f", part {list(_PARTS.values()).index(part) + 1} of {len(_PARTS)}: {part}"
+    shown = report
+    if protected is not None and protected.part == "protected" and protected.campaign is not None:
+        shown = protected.campaign
+    if report.state == "running" and (protected is None or protected.part in ("plain", "protected")):
+        head += f", {shown.snapshot.stage or 'preparing'}"
+        if shown.age_s is not None:
+            head += f", last heard of {duration(shown.age_s)} ago"
     elif report.state == "interrupted":
-        last = report.stages[-1] if report.stages else None
+        last = shown.stages[-1] if shown.stages else None
         head += f" after stage {last!r}" if last else " before its first stage was done"
         head += "; the command that began it goes on with it"
-    return [head, *lines(report.snapshot)]
+    return [head, *lines(shown.snapshot)]

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from testbed.protect.foreign import FileData
     from testbed.protect.passes.range import NanPolicy
     from testbed.protect.placement.placing import Placement
-    from testbed.protect.run import PlannedProtection, ProtectedRun, ProtectRequest
+    from testbed.protect.record import PlannedProtection, ProtectedRun
+    from testbed.protect.run import ProtectRequest
 
 
 @click.group(
@@ -150,14 +151,14 @@ def run(
     seen, on every engine that is named. Weights stay what they are.
     """
     from testbed.protect.foreign import plan_file, protect_file
-    from testbed.protect.named import passes_named
+    from testbed.protect.named import passes_named, patterns_by_pass
     from testbed.protect.placement.placing import PlacementRequest
     from testbed.protect.run import ProtectRequest, plan_protection, protect_run
 
     names = passes.split(",")
     chosen = passes_named(
         names,
-        _patterns(names, where),
+        patterns_by_pass(names, where),
         margin=margin,
         nan=nan,
         vote=vote,
@@ -201,17 +202,6 @@ def _file_data(
     if any(each is not None for each in (name, root, preprocess, classes)):
         raise UsageError(f"{source} is no ONNX file: a run folder names its data itself; leave --data out")
     return None
-
-
-def _patterns(asked: list[str], where: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
-    """Pass -> patterns."""
-    patterns: dict[str, tuple[str, ...]] = {}
-    for text in where:
-        name, colon, rest = text.partition(":")
-        sites = tuple((rest if colon else text).split(","))
-        for step in [name] if colon else asked:
-            patterns[step] = (*patterns.get(step, ()), *sites)
-    return patterns
 
 
 def _with_placement(placement: Placement | None, table: FittedTable) -> RenderableType:
