@@ -13,7 +13,7 @@ from testbed.core.words.nearest import unknown
 from testbed.export.calibration import TRAIN
 
 _MOST_IMAGES = 1_000_000
-_Share = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
+_BudgetPercent = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
 
 
 class ProtectSpec(Strict):
@@ -57,7 +57,7 @@ class ProtectSpec(Strict):
         description='What places are chosen by under `budget`: "measured", by the SDC-1 that this very campaign has there, or '
         "a score of their block, as `testbed rank --by`. Unless stated every place that `where` names is taken.",
     )
-    budget: _Share | None = Field(
+    budget: _BudgetPercent | None = Field(
         default=None, description="What protection may cost, in per cent of the plain file's. Goes with `by`."
     )
     cost: Literal["latency", "macs"] = Field(default="latency", description="What the budget is of.")
