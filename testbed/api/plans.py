@@ -133,7 +133,8 @@ class CampaignStatus:
 
     @property
     def part(self) -> str | None:
-        """With a `[protect]` table: "plain", "protect", "protected" (its campaign), "comparison" or "done"; else None."""
+        """The part it is in, with a `[protect]` table: "plain", "protect", "protected" (its campaign), "comparison" or "done";
+        else None."""
         return None if self.record.protected is None else self.record.protected.part
 
     @property

@@ -10,7 +10,7 @@ from testbed.campaign.results.progress import Show
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.campaign.summary.record import Summary
 from testbed.campaign.work.worker_setup import WorkerSetup
-from testbed.core.folder.protected_part import COMPARISON
+from testbed.core.folder.places import COMPARISON
 from testbed.core.protected import STAGE
 
 if TYPE_CHECKING:

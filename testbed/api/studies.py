@@ -11,7 +11,7 @@ from testbed.api.campaigns import SpecSource, load_spec
 from testbed.api.progress import ProgressCallback, steps_of
 from testbed.api.records import BitErrorSweep, ProtectionProof, RunComparison, ToleranceSweep, WeighedProtection
 from testbed.campaign.run import Run
-from testbed.core.folder.protected_part import PROTECTED_CAMPAIGN
+from testbed.core.folder.places import PROTECTED_CAMPAIGN
 
 RunSource = str | os.PathLike[str] | Run
 """A run folder, or an open run."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from testbed.campaign.summary.summarise import SUMMARY
-from testbed.core.folder.protected_part import COMPARISON
+from testbed.core.folder.places import COMPARISON
 from testbed.core.folder.runfolder import RunFolder
 from testbed.protect.paired.stored import COMPARED
 from testbed.report.page import REPORT, build_report

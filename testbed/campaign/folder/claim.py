@@ -17,8 +17,16 @@ from testbed.campaign.spec.protect import ProtectSpec
 from testbed.core.errors import UsageError
 from testbed.core.folder.files import write_json
 from testbed.core.folder.manifest import CAMPAIGN
-from testbed.core.folder.places import SOURCES, placeless, portable, with_sources
-from testbed.core.folder.protected_part import ASKED, COMPARISON, PROTECTED_CAMPAIGN, PROTECTED_MODEL
+from testbed.core.folder.places import (
+    ASKED,
+    COMPARISON,
+    PROTECTED_CAMPAIGN,
+    PROTECTED_MODEL,
+    SOURCES,
+    placeless,
+    portable,
+    with_sources,
+)
 from testbed.core.folder.runfolder import LOCK, RunFolder, current_argv
 
 log = logging.getLogger(__name__)

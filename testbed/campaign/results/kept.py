@@ -7,7 +7,7 @@ from pathlib import Path
 from testbed.campaign.results.progress import STATUS
 from testbed.campaign.results.status_file import read_status
 from testbed.core.errors import TestbedError
-from testbed.core.folder.protected_part import COMPARISON, PROTECTED_CAMPAIGN
+from testbed.core.folder.places import COMPARISON, PROTECTED_CAMPAIGN
 from testbed.core.folder.runfolder import RunFolder
 from testbed.core.protected import STAGE
 

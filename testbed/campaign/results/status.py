@@ -21,7 +21,7 @@ from testbed.campaign.results.status_file import age_s, read_status
 from testbed.campaign.results.store import ResultLog
 from testbed.core.errors import StaleArtefact, UsageError
 from testbed.core.folder.manifest import MANIFEST
-from testbed.core.folder.protected_part import ASKED, COMPARISON, PROTECTED_CAMPAIGN
+from testbed.core.folder.places import ASKED, COMPARISON, PROTECTED_CAMPAIGN
 from testbed.core.folder.runfolder import LOCK, RunFolder
 from testbed.core.folder.stage_facts import facts_of
 from testbed.core.protected import STAGE

@@ -122,7 +122,7 @@ def _unknown_key(path: KeyPath, model: type[BaseModel]) -> str:
 
 
 def _fields(model: type[BaseModel]) -> dict[str, FieldInfo]:
-    """By the keys of the file."""
+    """Fields by the keys of the file."""
     return {field.alias or name: field for name, field in model.model_fields.items()}
 
 

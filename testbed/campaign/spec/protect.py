@@ -94,7 +94,7 @@ class ProtectSpec(Strict):
 
     @model_serializer(mode="wrap")
     def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """With the keys of the file."""
+        """The table with the keys of the file."""
         values = handler(self)
         passes = values.pop("with", None) or values.pop("passes")
         return {"with": passes, **values}

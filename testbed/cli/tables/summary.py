@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rich.console import RenderableType
 
@@ -14,9 +15,14 @@ from testbed.campaign.summary.protection import ProtectionRecord
 from testbed.campaign.summary.record import Summary, SummaryModel, SummaryTier
 from testbed.cli.tables.fitting import FittedTable
 from testbed.cli.tables.prose import Prose, stacked
+from testbed.cli.tables.protection import protection_tables
 from testbed.cli.tables.rates import USUAL, Details, rate_tables
 from testbed.core.process.resources import format_bytes
 from testbed.report.sections.rounds import stop_verdict
+
+if TYPE_CHECKING:
+    from testbed.api.running import FinishedCampaign
+    from testbed.protect.campaigns.preview import DryRuns
 
 
 def summary_tables(summary: Summary, folder: Path, details: Details = USUAL) -> RenderableType:
@@ -170,3 +176,30 @@ def plan_tables(plan: DryRunReport) -> RenderableType:
 def _begins_with(plan: DryRunReport) -> str:
     epochs = plan.training_epochs
     return f"after {epochs} epochs of training" if epochs else "on a model that is there already"
+
+
+# ---- with a [protect] table
+
+
+def finished_json(done: FinishedCampaign) -> dict[str, Any]:
+    """The summary of the plain campaign; with a [protect] table also the comparison."""
+    summary = done.summary.to_json()
+    return summary if done.comparison is None else {**summary, "comparison": done.comparison.to_json()}
+
+
+def finished_tables(done: FinishedCampaign, folder: Path) -> RenderableType:
+    """The tables of the plain campaign, and what protection bought."""
+    summary = summary_tables(done.summary, folder)
+    return summary if done.comparison is None else stacked([summary, "", protection_tables(done.comparison, "kind")])
+
+
+def dry_run_tables(dry: DryRuns) -> RenderableType:
+    """What the campaign would do, and then the protected one."""
+    plain, protected = plan_tables(dry.plain), dry.protected
+    if protected is None:
+        return plain
+    both = (
+        f"both campaigns: {dry.plain.faults + protected.faults:,} faults, {dry.plain.rows + protected.rows:,} rows, about"
+        f" {dry.plain.estimated_seconds + protected.estimated_seconds:.0f} s of engine time here"
+    )
+    return stacked([plain, "", plan_tables(protected), "", both])

@@ -17,6 +17,14 @@ from testbed.core.folder.files import write_json
 from testbed.core.folder.parsing import json_value
 
 SOURCES = "sources.json"
+ASKED = "protect.json"
+"""Of a campaign's folder: the [protect] table that was asked for."""
+PROTECTED_MODEL = "protected/model"
+"""Of a campaign's folder: the model that its [protect] table asked for."""
+PROTECTED_CAMPAIGN = "protected/campaign"
+"""Of a campaign's folder: the campaign of that model, on the same faults."""
+COMPARISON = "comparison"
+"""Of a campaign's folder: what that protection bought."""
 _PATHS = (("model", "run"), ("model", "onnx"), ("data", "root"))
 _DATA = (("data", "name"), ("engine", "calibration_data"), ("protect", "calibration_data"))  # imagefolder:PATH
 _PARTS = ("train", "test", "val")  # a data set's own folders: their name alone says nothing
@@ -125,3 +133,9 @@ def _text_value(values: Mapping[str, Any], table: str, key: str) -> str | None:
     part = values.get(table)
     text = part.get(key) if isinstance(part, dict) else None
     return text if isinstance(text, str) and text else None
+
+
+def plain_campaign(folder: Path) -> Path | None:
+    """The folder of the campaign whose [protect] table asked for the campaign in ``folder``; None of any other."""
+    home = folder.parent.parent
+    return home if folder == home / PROTECTED_CAMPAIGN and (home / ASKED).is_file() else None

@@ -17,7 +17,7 @@ from testbed.core.folder.files import sha256_file, write_json
 from testbed.core.folder.forms import Form
 from testbed.core.folder.manifest import CAMPAIGN, MANIFEST, TRAINED, Damage, StageRecord, checksummed, read_manifest
 from testbed.core.folder.parsing import json_copy
-from testbed.core.folder.protected_part import plain_campaign
+from testbed.core.folder.places import plain_campaign
 from testbed.core.words.nearest import unknown
 
 log = logging.getLogger(__name__)

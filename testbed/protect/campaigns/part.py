@@ -22,8 +22,7 @@ from testbed.campaign.results.store import ResultLog
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.core.errors import TestbedError, UsageError
 from testbed.core.folder.files import write_bytes
-from testbed.core.folder.places import portable
-from testbed.core.folder.protected_part import COMPARISON, PROTECTED_CAMPAIGN, PROTECTED_MODEL
+from testbed.core.folder.places import COMPARISON, PROTECTED_CAMPAIGN, PROTECTED_MODEL, portable
 from testbed.core.folder.runfolder import RunFolder
 from testbed.core.protected import STAGE, protected_file
 from testbed.models.runs import MODEL, ModelRun

@@ -12,7 +12,7 @@ from testbed.campaign.prepare.subject import Subject
 from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
 from testbed.campaign.spec.protect import ProtectSpec
 from testbed.core.errors import UsageError
-from testbed.core.folder.protected_part import PROTECTED_CAMPAIGN, PROTECTED_MODEL
+from testbed.core.folder.places import PROTECTED_CAMPAIGN, PROTECTED_MODEL
 from testbed.core.protected import is_protected
 from testbed.models.runs import DataSource, open_model_run
 from testbed.protect.named import passes_named, patterns_by_pass

@@ -57,7 +57,7 @@ class ProtectedSketch:
         settings = Calibration(min(_IMAGES, table.calibration_images), source=table.calibration_data)
         images = calibration_split(plain.dataset, settings, root).batch(slice(None))
         calibration = CalibrationSet(images, request.engines, request.precisions[0])
-        with _told():
+        with _refused():
             made = protect(onnx.load_from_string(file), request.passes, calibration, "the model")
         return cls(spec, plain, made.proto.SerializeToString(deterministic=True), batch)
 
@@ -91,12 +91,12 @@ class ProtectedSketch:
             threads=engine.sketched_threads,
             max_batch=engine.sketched_batch,
         )
-        with _told(), open_engine(engine.backend, request) as runner:
+        with _refused(), open_engine(engine.backend, request) as runner:
             runner.run({input_name(model): self.batch})
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def _refused() -> Iterator[None]:
     try:
         yield
     except EngineError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import ValidationError
 
 from testbed.core.errors import StaleArtefact
-from testbed.core.folder.protected_part import COMPARISON
+from testbed.core.folder.places import COMPARISON
 from testbed.core.folder.runfolder import RunFolder
 from testbed.protect.paired.record import ProtectionComparison
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from testbed.compare.record import ComparedRate
-from testbed.core.folder.protected_part import PROTECTED_CAMPAIGN
+from testbed.core.folder.places import PROTECTED_CAMPAIGN
 from testbed.core.words.bounds import percent_at_least
 from testbed.protect.paired.record import (
     EventChange,

@@ -78,7 +78,7 @@ def run(
     loaded = load_spec(spec, changes)
     folder = run or Path("runs") / loaded.name
     if dry_run:
-        from testbed.cli.tables.campaign import dry_run_tables
+        from testbed.cli.tables.summary import dry_run_tables
         from testbed.protect.campaigns.preview import dry_run_campaigns
 
         dry = dry_run_campaigns(loaded, folder, fresh=fresh)
@@ -89,7 +89,7 @@ def run(
     again = shlex.join([str(spec), *sets, "--run", str(folder), *words_of(worker_setup)])
     done = _run(loaded, folder, redo, fresh, worker_setup, again)
 
-    from testbed.cli.tables.campaign import finished_json, finished_tables
+    from testbed.cli.tables.summary import finished_json, finished_tables
 
     emit(finished_json(done), as_json, lambda: finished_tables(done, folder))
 

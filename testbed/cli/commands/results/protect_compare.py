@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from testbed.cli.common import emit, example, json_option, say
-from testbed.core.folder.protected_part import PROTECTED_CAMPAIGN
+from testbed.core.folder.places import PROTECTED_CAMPAIGN
 
 
 @click.command(
