@@ -49,6 +49,11 @@ class DomainFacts(Form):
         value: str | int | None = getattr(self, dimension)
         return value
 
+    @property
+    def relative_width(self) -> float | None:
+        """Half the interval's width as a share of the rate; None of a rate of 0."""
+        return self.half_width / self.rate if self.rate else None
+
 
 class RoundFacts(Form):
     """State after a round. ``widest``: half the widest interval, taken by itself; ``open``: rates that must still be narrowed;
@@ -71,6 +76,7 @@ class StopFacts(Form):
     model_config = ConfigDict(extra="allow")
 
     margin: _NonNegativeFloat
+    relative: _Share | None = None
     confidence: _Share | None
     per: str
     measure: Literal["sdc1", "outside"]

@@ -39,6 +39,8 @@ class StopRule:
             raise UsageError(
                 f"a margin is between 0 and 0.5 and a confidence between 0 and 1, not {self.margin} and {self.confidence}"
             )
+        if not 0 <= self.relative < 1:
+            raise UsageError(f"a relative margin is a share of the rate, at least 0 and below 1, not {self.relative}")
         if self.growth <= 1 or min(self.pilot, self.max_looks, self.max_faults) < 1:
             raise UsageError("growth must be above 1; pilot, max_looks and max_faults must be 1 or more")
 

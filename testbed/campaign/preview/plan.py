@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
 
+import numpy as np
+
 from testbed.analysis.adaptive.allocation import smallest_sample
 from testbed.analysis.stats import leveugle
 from testbed.campaign.plan.adaptive import AdaptivePlanner
@@ -26,6 +28,7 @@ from testbed.campaign.spec.stop import StopDimension, dimensions
 from testbed.core.fault import FaultModel
 from testbed.core.site import SiteTable
 
+_WORST_RATE = 0.5  # of which an absolute margin needs most faults
 FINEST: tuple[StopDimension, ...] = ("site", "bit", "tier")
 
 
@@ -206,13 +209,29 @@ class Preview:
         planner, stop = self.planner, self.spec.stop
         rule = stop.rule(self.spec.confidence)
         sizes = planner.frame.sums(planner.frame.drawable).tolist()
+        rate = _WORST_RATE
+        if stop.relative is not None:
+            said = self.wanted.rate != _WORST_RATE
+            rate = self.wanted.rate if said else min(rate, stop.margin / stop.relative)
+        margin = float(rule.margin_at(np.array(rate)))
+        uniform = [leveugle(size, margin, rule.confidence, rate) for size in sizes]
         return AdaptiveBounds(
             per=stop.per,
             domains=len(sizes),
             strata=len(planner.groups),
             faults_at_least=sum(int(min(smallest_sample(rule.margin, rule.confidence), size)) for size in sizes),
-            leveugle=sum(leveugle(size, rule.margin, rule.confidence) for size in sizes),
+            leveugle=sum(uniform),
+            relative=stop.relative,
+            rate=rate,
+            expected=self._cost_of(uniform),
         )
+
+    def _cost_of(self, faults: Sequence[int]) -> PreviewCost:
+        """The cost of so many faults of each domain."""
+        cost = _CostSums()
+        for (model, _), count in zip(self.planner.domains, faults, strict=True):
+            cost.add(count, self.images if model.scope == "persistent" else 1, self._seconds[model.target])
+        return cost.cost
 
 
 def wanted_of(

@@ -119,13 +119,20 @@ class PreviewTotals:
 
 @dataclass(frozen=True)
 class AdaptiveBounds:
-    """The numbers of faults between which an adaptive campaign ends. ``leveugle``: what uniform sampling would need."""
+    """The numbers of faults between which an adaptive campaign ends. ``leveugle``: what uniform sampling would need.
+
+    ``relative``: the margin as a share of the rate, None where it is absolute. ``rate``: at which ``leveugle`` is told, the one
+    that was said or else that which needs most. ``expected``: what that costs.
+    """
 
     per: str
     domains: int
     strata: int
     faults_at_least: int
     leveugle: int
+    relative: float | None
+    rate: float
+    expected: PreviewCost
 
 
 @dataclass(frozen=True)

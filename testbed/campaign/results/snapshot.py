@@ -15,8 +15,8 @@ class Widest:
     """The group of faults whose rate is known least. halfwidth: of its interval, as a share of 1.
 
     In an adaptive campaign it is what the stop rule goes by after the completed rounds, and ``margin`` is what was asked
-    for. Otherwise an estimate for watching only: faults are counted alike, whatever their stratum, and all rows of a
-    fault as one.
+    for; where margins are relative, the group tells the width as a share of the rate. Otherwise an estimate for watching
+    only: faults are counted alike, whatever their stratum, and all rows of a fault as one.
     """
 
     group: str
@@ -83,20 +83,31 @@ class Stop(Protocol):
     def margin(self) -> float: ...
 
     @property
+    def relative(self) -> float | None: ...
+
+    @property
     def confidence(self) -> float | None: ...
 
 
 def widest_domain(domains: Sequence[DomainFacts], stop: Stop, confidence: float) -> Widest:
-    """The widest domain of an adaptive campaign. domains: as the history of its rounds tells them."""
-    worst = max(domains, key=lambda domain: domain.half_width)
+    """The domain of an adaptive campaign that is widest for what is asked of it. domains: as the history of its rounds tells
+    them."""
+    worst = max(domains, key=lambda domain: domain.half_width / margin_of(domain, stop))
     parts = [f"{worst.target} {worst.where}", worst.op]
     for dimension in dimensions(stop.per):
         value = worst.value(dimension)
         parts.append(f"outside the {dimension}s" if value is None else f"{dimension} {value}")
+    if stop.relative is not None and worst.relative_width is not None:
+        parts.append(f"±{100 * worst.relative_width:.2g} % of its rate")
     return Widest(
         ", ".join(parts),
         worst.faults,
         round(worst.half_width, 6),
         stop.confidence or confidence,
-        stop.margin,
+        round(margin_of(worst, stop), 9),
     )
+
+
+def margin_of(domain: DomainFacts, stop: Stop) -> float:
+    """Half the width that a domain's interval may have: the wider of the absolute margin and the relative one."""
+    return max(stop.margin, (stop.relative or 0.0) * (domain.rate or 0.0))

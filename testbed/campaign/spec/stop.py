@@ -34,12 +34,19 @@ def dimensions(text: str) -> tuple[StopDimension, ...]:
 
 
 class StopSpec(Strict):
-    """When an adaptive campaign ends: once half the width of every interval is at most `margin`."""
+    """When an adaptive campaign ends: once half the width of every interval is at most `margin`, or `relative` of the rate."""
 
     margin: float = Field(
         ge=1e-6,
         lt=0.5,
         description="Half the width that every interval may have: 0.01 is one point up and down, whatever the rate.",
+    )
+    relative: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="Half the width that an interval may have as a share of its rate: 0.1 is a tenth of the rate up and down. "
+        "The wider of this and `margin` counts, so that a rate without an event is known to within `margin`.",
     )
     confidence: ConfidenceLevel | None = Field(
         default=None, description="Confidence of each interval, at all looks together; the campaign's unless stated."
@@ -119,6 +126,7 @@ class StopSpec(Strict):
             self.growth,
             self.max_rounds,
             self.max_faults or math.inf,
+            self.relative or 0.0,
         )
 
     def complaints(self, sections: Mapping[int, FaultSpec]) -> Iterator[Complaint]:

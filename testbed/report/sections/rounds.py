@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from markupsafe import Markup
 
-from testbed.campaign.results.snapshot import widest_domain
+from testbed.campaign.results.snapshot import margin_of, widest_domain
 from testbed.campaign.stop_facts import DomainFacts, RoundFacts, StopFacts
 from testbed.report.charts.axis import LogAxis
 from testbed.report.charts.curve import Curve, CurvePoint, PlotFrame, Rule, chart
@@ -53,7 +53,7 @@ def rounds(evidence: Evidence) -> Rounds | None:
     stop = evidence.summary.stop
     if stop is None:
         return None
-    looks = tuple(_look(done, stop.per) for done in stop.history)
+    looks = tuple(_look(done, stop) for done in stop.history)
     figures = [_figure(looks, [look.faults for look in looks], stop.margin, "faults")]
     seconds = [look.seconds for look in looks if look.seconds is not None]
     if len(seconds) == len(looks) and seconds[0] > 0 and all(a < b for a, b in pairwise(seconds)):
@@ -61,10 +61,10 @@ def rounds(evidence: Evidence) -> Rounds | None:
     return Rounds(_describe_stop(evidence, stop, looks), looks, len(stop.history[-1].domains), tuple(figures))
 
 
-def _look(done: RoundFacts, per: str) -> Look:
-    widest = max(done.domains, key=lambda domain: domain.half_width)
+def _look(done: RoundFacts, stop: StopFacts) -> Look:
+    widest = max(done.domains, key=lambda domain: domain.half_width / margin_of(domain, stop))
     return Look(
-        done.round, done.faults, done.seconds, widest.half_width, done.widest, _domain_name(widest, per), done.open
+        done.round, done.faults, done.seconds, widest.half_width, done.widest, _domain_name(widest, stop.per), done.open
     )
 
 
@@ -81,11 +81,15 @@ def _domain_name(domain: DomainFacts, per: str) -> str:
 def _describe_stop(evidence: Evidence, stop: StopFacts, looks: Sequence[Look]) -> str:
     confidence = stop.confidence or evidence.summary.confidence
     per = "one rate per fault model" if stop.per == "all" else f"a rate per {stop.per} and fault model"
-    asked = (
-        f"Asked for: {per} of {MEASURE_NAMES[stop.measure]}, each to ± {percent(stop.margin)}"
-        f" at {percent(confidence)} confidence."
-    )
+    asked = f"Asked for: {per} of {MEASURE_NAMES[stop.measure]}, each to ± {_asked(stop)} at {percent(confidence)} confidence."
     return f"{asked} {_outcome(stop).capitalize()}."
+
+
+def _asked(stop: StopFacts) -> str:
+    """ "1 %", or "10 % of the rate or ± 0.05 %, whichever is wider"."""
+    if stop.relative is None:
+        return percent(stop.margin)
+    return f"{percent(stop.relative)} of the rate or ± {percent(stop.margin)}, whichever is wider,"
 
 
 def stop_verdict(stop: StopFacts | None, confidence: float) -> str | None:
@@ -95,7 +99,8 @@ def stop_verdict(stop: StopFacts | None, confidence: float) -> str | None:
     widest = widest_domain(stop.history[-1].domains, stop, confidence)
     return (
         f"{_outcome(stop)}; widest: ±{100 * widest.halfwidth:.2g} points of {MEASURE_NAMES[stop.measure]} at"
-        f" {100 * widest.confidence:g} %, asked for ±{100 * stop.margin:g}, {widest.group} ({widest.faults:,} faults)"
+        f" {100 * widest.confidence:g} %, asked for ±{100 * (widest.margin or stop.margin):.3g}, {widest.group}"
+        f" ({widest.faults:,} faults)"
     )
 
 

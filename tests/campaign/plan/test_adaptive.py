@@ -14,7 +14,9 @@ from testbed.analysis.stratified import StratumTally
 from testbed.analysis.survey import SurveyDesign
 from testbed.campaign.plan.adaptive import AdaptivePlanner
 from testbed.campaign.plan.table import plan_slices
+from testbed.campaign.results.snapshot import widest_domain
 from testbed.campaign.spec.campaign import parse_spec
+from testbed.campaign.stop_facts import DomainFacts
 from testbed.core.errors import StaleArtefact, UsageError
 from testbed.core.schema import PLAN_COLUMNS, arrow_schema
 from tests.support.adaptive_plans import (
@@ -275,3 +277,30 @@ def test_scores_that_are_asked_for_must_be_given_and_only_then() -> None:
         AdaptivePlanner(parse_spec(SPEC), TABLES, TIERS, lambda groups: np.zeros(3))
     with pytest.raises(ValueError, match="3 scores were given for"):
         AdaptivePlanner(spec_with(proxy="magnitude"), TABLES, TIERS, lambda groups: np.zeros(3))
+
+
+def test_relative_margins_are_met_in_both_places_and_the_floor_where_hardly_anything_fails() -> None:
+    adaptive = planner(spec_with(margin=0.01, relative=0.25))
+    counts, _ = campaign(adaptive)
+    verdict = adaptive.verdict(counts)
+    assert verdict.met
+    assert {domain.model.where for domain in verdict.domains} == {"activation", "weight"}
+    for domain in verdict.domains:
+        assert domain.half_width <= max(0.01, 0.25 * domain.rate)
+    assert max(domain.half_width for domain in verdict.domains) > 0.015  # an absolute margin would have asked for more
+    facts = [adaptive.facts_of_domain(domain) for domain in verdict.domains]
+    worst = widest_domain(facts, adaptive.stop, 0.95)
+    assert worst.halfwidth <= (worst.margin or 0)
+    assert worst.group.endswith("% of its rate")
+
+
+def test_the_widest_domain_is_the_one_that_is_furthest_from_its_own_margin() -> None:
+    stop = spec_with(margin=0.01, relative=0.1).stop
+    assert stop is not None
+    domain: dict[str, Any] = {"target": "model", "where": "weight", "op": "flip", "faults": 10, "confidence": 0.95}
+    often = DomainFacts(**domain, block=0, rate=0.5, half_width=0.045)
+    never = DomainFacts(**domain, block=1, rate=0.0, half_width=0.012)
+    worst = widest_domain([often, never], stop, 0.95)
+    assert (worst.group, worst.margin) == ("model weight, flip, block 1", 0.01)
+    assert widest_domain([often], stop, 0.95).group == "model weight, flip, block 0, ±9 % of its rate"
+    assert widest_domain([often], stop, 0.95).margin == 0.05

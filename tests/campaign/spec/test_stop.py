@@ -26,7 +26,7 @@ from tests.support.adaptive_plans import SPEC, TABLE, TIERS, planner, spec_with
         (
             "stop.marginn",
             1,
-            r"stop\.marginn: unknown key; did you mean 'margin'\? Known keys there: margin, confidence, per",
+            r"stop\.marginn: unknown key; did you mean 'margin'\? Known keys there: margin, relative, confidence, per",
         ),
         ("stop.per", "tier", r"persistent faults strike the images of all tiers"),
         ("faults.0.per_stratum", 4, r"faults\[0\]\.per_stratum: \[stop\] decides how many"),

@@ -127,6 +127,11 @@ def _lines(head: PreviewHead, totals: PreviewTotals) -> Iterable[str]:
             f"[stop] ends with {adaptive.faults_at_least:,} faults or more; uniform sampling of its"
             f" {adaptive.domains} parts per {adaptive.per} needs {adaptive.leveugle:,}"
         )
+        if adaptive.relative is not None:
+            yield (
+                f"that is {_cost(adaptive.expected)}, to +-{100 * adaptive.relative:g} % of rates of {100 * adaptive.rate:g} %:"
+                " tell others with --rate; strata that differ need fewer"
+            )
 
 
 def _protected_line(totals: PreviewTotals | None) -> Iterable[str]:

@@ -41,6 +41,21 @@ def test_a_stop_table_tells_the_first_round(tmp_path: Path) -> None:
     assert json.loads(invoke("campaign", "plan", str(spec), "--json").stdout)["margin"] == 0.02
 
 
+def test_a_relative_margin_tells_the_faults_and_the_cost_of_it(tmp_path: Path) -> None:
+    spec = tmp_path / "relative.toml"
+    spec.write_text(
+        "\n".join(line for line in TINY.read_text().splitlines() if "per_stratum" not in line)
+        + '\n[stop]\nmargin = 0.001\nrelative = 0.1\nmeasure = "outside"\nper = "all"\n'
+    )
+    told = json.loads(invoke("campaign", "plan", str(spec), "--json").stdout)["adaptive"]
+    assert (told["relative"], told["rate"]) == (0.1, 0.01)  # the rate that needs most: there 10 % of it is the floor
+    assert told["expected"]["faults"] == told["leveugle"] > 0
+    frequent = json.loads(invoke("campaign", "plan", str(spec), "--rate", "0.2", "--json").stdout)["adaptive"]
+    assert frequent["leveugle"] < told["leveugle"]
+    text = invoke("campaign", "plan", str(spec), "--rate", "0.2", "--seconds-per-row", "0.001").stdout
+    assert "to +-10 % of rates of 20 %" in " ".join(text.split())
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
