@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from testbed.core.folder.files import sha256_file
 from testbed.protect.tradeoff.campaigns import read_campaigns
 from testbed.protect.tradeoff.record import ProtectionTradeoff
 from testbed.protect.tradeoff.weigh import WeighRequest, weigh_protection
+from testbed.publish.tradeoff_figures import draw_hypothetical
 from tests.protect.tradeoff.conftest import ACTIVATIONS, QUICK, Campaigns, run
 from tests.support.comparisons import results
 
@@ -162,6 +164,20 @@ def test_the_curve_ends_where_its_places_cover_all_they_can(
         affordable = [step.share for step in curve.greedy if step.cost_percent <= choice.cost_percent + 1e-12]
         assert choice.share >= max(affordable) - 1e-9
     assert len(rows)
+
+
+def test_places_can_cost_latency_instead(tradeoff_campaigns: Campaigns) -> None:
+    """The same shares of the same places; costs are what was measured, none below nothing."""
+    plain, guarded, _ = tradeoff_campaigns
+    request = replace(QUICK, batches=(1,), curve_cost="latency")
+    weighed = weigh_protection([plain, guarded], request)
+    assert {curve.cost for curve in weighed.curves} == {"latency"}
+    for curve in weighed.curves:
+        costs = [step.cost_percent for step in curve.greedy]
+        assert costs == sorted(costs)
+        assert costs[0] == 0
+        assert [step.places for step in curve.greedy] == list(range(len(costs)))
+    assert draw_hypothetical(weighed).get_supxlabel().startswith("cost (% of the plain model's latency at batch 1)")
 
 
 def test_order_of_the_campaigns_does_not_matter(weighed: ProtectionTradeoff, tradeoff_campaigns: Campaigns) -> None:
