@@ -20,7 +20,8 @@ from testbed.publish.figures import COLOURS, MARKERS, MEASURE_NAMES, STYLES, fig
 
 FIGURES = ("tradeoff", "hypothetical")
 _STYLE = STYLES["wide"]
-_FILLS = {"front": "full", "undecided": "bottom", "dominated": "none"}
+_FILLS = {"front": "full", "undecided": "left", "dominated": "none"}
+_MARKER = 6  # points: so large that a half filled one is seen to be
 _PLAIN_COLOUR = {False: "#000000", True: "#ffffff"}
 
 
@@ -55,6 +56,8 @@ def draw_tradeoff(weighed: ProtectionTradeoff, dark: bool = False) -> Figure:
                 ends,
                 elinewidth=0.8,
                 fillstyle=_FILLS[point.standing],
+                markerfacecoloralt=axis.get_facecolor(),
+                markersize=_MARKER,
                 **look,
             )
         axis.set_ylim(bottom=-0.03 * axis.get_ylim()[1])
