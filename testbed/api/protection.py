@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -39,6 +39,18 @@ class ProtectResult(StudyResult):
                 row = {"precision": file.precision, "engine": each.engine, "n": each.n, "identical": each.identical}
                 row |= {"largest": each.largest, "false_alarms": each.false_alarms, "bound": each.false_alarm_bound}
                 rows.append(row | {"accuracy": each.accuracy[0], "accuracy_before": each.accuracy_before[0]})
+        return pd.DataFrame(rows)
+
+    @property
+    def false_alarms(self) -> pd.DataFrame:
+        """One row per precision, engine and tier: edges of the margins (NaN: images that the plain engine gets wrong), images,
+        alarms without a fault, and their one-sided upper bounds. Empty where no pass raises alarms."""
+        rows = [
+            {"precision": file.precision, "engine": each.engine, **asdict(tier)}
+            for file in self.content.files
+            for each in file.ensured.unchanged
+            for tier in each.alarms_by_tier
+        ]
         return pd.DataFrame(rows)
 
     @property

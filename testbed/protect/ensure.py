@@ -12,7 +12,7 @@ import onnx
 from onnx import ModelProto
 from pydantic import JsonValue
 
-from testbed.analysis.stats import clopper_pearson, wilson
+from testbed.analysis.stats import wilson
 from testbed.core.errors import GateFailed
 from testbed.core.protected import DETECTED
 from testbed.data import Split
@@ -24,12 +24,12 @@ from testbed.protect.contract import Applied, ProtectedPlace
 from testbed.protect.graph import GraphEditor
 from testbed.protect.observe import Extremes, extremes, run_all
 from testbed.protect.passes.duplicate import copies
+from testbed.protect.tier_alarms import OneSidedBounds, TierAlarms, alarms_by_tier
 
 MARGINS = (1.0, 1.1, 1.3, 1.5, 2.0)
 """What a range guard's margin is tried at, for the images that it would clip."""
 BOUND = 1e-3
 """How far a detecting pass may move a logit, of the largest logit: what other fusions round differently."""
-_ONE_SIDED = 0.95
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,8 @@ class Unchanged:
 
     identical: images whose outputs are the same bit for bit; largest: difference of any logit; bound: what was allowed,
     None where a pass may correct; top1_agreement: share; accuracy with its interval, of both; false_alarms: images
-    without a fault that raised one, with the one-sided upper bound of their rate.
+    without a fault that raised one, with the one-sided upper bound of their rate; alarms_by_tier: the same by the plain
+    engine's margins.
     """
 
     engine: str
@@ -51,6 +52,7 @@ class Unchanged:
     accuracy_before: tuple[float, float, float]
     false_alarms: int | None
     false_alarm_bound: float | None
+    alarms_by_tier: tuple[TierAlarms, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,8 @@ def _compared(plain: ModelProto, protected: Protected, images: Split, engine: st
     before = run_all(plain, images, engine, precision)[name]
     results = run_all(protected.proto, images, engine, precision)
     after = results[name]
-    alarms = int(results[DETECTED].sum()) if DETECTED in results else None
+    raised = results[DETECTED].astype(bool) if DETECTED in results else None
+    alarms = None if raised is None else int(raised.sum())
     corrects = any(done.name == "range" or done.settings.get("vote") for done in protected.applied)
     difference = np.abs(after.astype(np.float64) - before)
     bound = None if corrects else BOUND * float(np.abs(before).max())
@@ -139,18 +142,14 @@ def _compared(plain: ModelProto, protected: Protected, images: Split, engine: st
         accuracy=shares[0],
         accuracy_before=shares[1],
         false_alarms=alarms,
-        false_alarm_bound=None if alarms is None else upper_bound(alarms, n),
+        false_alarm_bound=None if alarms is None else OneSidedBounds.of(alarms, n).bound_95,
+        alarms_by_tier=() if raised is None else alarms_by_tier(raised, before, images.labels),
     )
 
 
 def _share(count: int, n: int) -> tuple[float, float, float]:
     low, high = wilson(count, n)
     return count / n, float(low), float(high)
-
-
-def upper_bound(count: int, n: int, confidence: float = _ONE_SIDED) -> float:
-    """One-sided upper bound of a rate (Clopper & Pearson)."""
-    return float(clopper_pearson(count, n, 2 * confidence - 1)[1])
 
 
 def _check_copies(protected: Protected) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from rich.console import RenderableType
 
+from testbed.analysis.outputs.confidence import interval_name
 from testbed.cli.tables.compare_cells import new_table, percent_cell
 from testbed.cli.tables.fitting import FittedTable
 from testbed.cli.tables.prose import Prose, stacked
@@ -21,7 +22,9 @@ from testbed.protect.paired.record import (
     ProtectedGroup,
     ProtectionComparison,
     ShareRemoved,
+    TierFalseAlarms,
 )
+from testbed.protect.tier_alarms import TierAlarms
 
 _SHOWN = 5  # rows of SDC-1 newly made
 
@@ -175,6 +178,19 @@ def _alarms(compared: ProtectionComparison) -> Iterator[RenderableType]:
             f"without a fault, {alarms.engine}: {alarms.alarms:,} alarms on {alarms.images:,} {images}, so at most"
             f" {100 * alarms.bound_95:.2f} % at 95 % confidence, {100 * alarms.bound_99:.2f} % at 99 %{_at_most(alarms)}"
         )
+        if alarms.by_tier:
+            yield Prose(tiers_line(alarms.by_tier), indent=3)
+
+
+def tiers_line(tiers: Sequence[TierFalseAlarms | TierAlarms]) -> str:
+    """False alarms by tier, each with its upper bound, as a line."""
+    parts = [
+        f"{'wrong' if tier.low is None or tier.high is None else interval_name(tier.low, tier.high)}"
+        f" {tier.alarms:,} of {tier.images:,} (at most {100 * tier.bound_95:.2g} %)"
+        for tier in tiers
+        if tier.images
+    ]
+    return f"by margin: {', '.join(parts)}"
 
 
 def _at_most(alarms: FalseAlarms) -> str:

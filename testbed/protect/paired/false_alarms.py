@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
-from testbed.analysis.stats import clopper_pearson
-from testbed.campaign.files import Files
+from testbed.campaign.files import TIERS, Files
+from testbed.campaign.folder.images import read_tiers
 from testbed.campaign.gate_facts import GateFacts
 from testbed.core.errors import TestbedError
 from testbed.core.folder.forms import Form
 from testbed.core.folder.runfolder import RunFolder
 from testbed.core.folder.stage_facts import facts_of
 from testbed.core.protected import STAGE
-from testbed.protect.paired.record import FalseAlarms
+from testbed.protect.paired.record import FalseAlarms, TierFalseAlarms
 from testbed.protect.paired.sides import PairedSide
+from testbed.protect.tier_alarms import OneSidedBounds
 
-_ONE_SIDED = {"bound_95": 0.90, "bound_99": 0.98}  # two-sided levels, whose upper ends alone hold 95 and 99 %
+
+class _TierAlarms(Form):
+    low: float | None
+    high: float | None
+    images: int
+    alarms: int
+    bound_95: float
+    bound_99: float
 
 
 class _Unchanged(Form):
     engine: str
     n: int
     false_alarms: int | None
+    alarms_by_tier: list[_TierAlarms] = Field(default_factory=list)
 
 
 class _Ensured(Form):
@@ -63,7 +74,24 @@ def _of_campaign(side: PairedSide) -> Iterator[FalseAlarms]:
             bound_95=alarms.bound_95,
             bound_99=alarms.bound_99,
             seconds_bound_95=_times(alarms.bound_95, alarms.second_run_seconds),
+            by_tier=_silent_tiers(side) if not alarms.alarms else [],
         )
+
+
+def _silent_tiers(side: PairedSide) -> list[TierFalseAlarms]:
+    """The tiers of a campaign none of whose images raised an alarm."""
+    tiers = read_tiers(side.folder / TIERS)
+    images = Counter(image.tier for image in tiers.named)
+    return [
+        TierFalseAlarms(
+            low=tier.low,
+            high=tier.high,
+            images=images[number],
+            alarms=0,
+            **asdict(OneSidedBounds.of(0, images[number])),
+        )
+        for number, tier in enumerate(tiers.tiers)
+    ]
 
 
 def _times(share: float, seconds: float | None) -> float | None:
@@ -79,15 +107,15 @@ def _of_model(side: PairedSide) -> Iterator[FalseAlarms]:
         for checked in file.ensured.unchanged:
             if checked.false_alarms is not None:
                 alarms, n = checked.false_alarms, checked.n
-                ends = {name: float(clopper_pearson(alarms, n, level).high) for name, level in _ONE_SIDED.items()}
-                at_most = _times(ends["bound_95"], seconds)
+                bounds = OneSidedBounds.of(alarms, n)
                 yield FalseAlarms(
                     source="protection",
                     engine=checked.engine,
                     images=n,
                     alarms=alarms,
-                    seconds_bound_95=at_most,
-                    **ends,
+                    seconds_bound_95=_times(bounds.bound_95, seconds),
+                    **asdict(bounds),
+                    by_tier=[TierFalseAlarms(**tier.model_dump()) for tier in checked.alarms_by_tier],
                 )
 
 

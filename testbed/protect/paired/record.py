@@ -134,6 +134,22 @@ class NeedlessAlarms(ComparePart):
     of_rows: ComparedRate = Field(description="their share of all rows")
 
 
+class TierFalseAlarms(ComparePart):
+    """Alarms without any fault on the images of one tier."""
+
+    low: float | None = Field(
+        description="lower edge of their margins, not in the tier unless it is 0; null: images that the plain engine gets"
+        " wrong, which are in no tier"
+    )
+    high: float | None = Field(description="upper edge, in the tier; null likewise")
+    images: int = Field(description="images of the tier that were run without a fault")
+    alarms: int = Field(description="of these, images with an alarm")
+    bound_95: float = Field(
+        description="one-sided upper bound of their share that holds in 95 % of samples; 1 without images"
+    )
+    bound_99: float = Field(description="one-sided upper bound of their share that holds in 99 % of samples")
+
+
 class FalseAlarms(ComparePart):
     """Alarms without any fault."""
 
@@ -150,6 +166,10 @@ class FalseAlarms(ComparePart):
         default=None,
         description="what second runs of images without a fault come to at most, at `bound_95`: engine seconds per image; null"
         " where nothing is run again",
+    )
+    by_tier: list[TierFalseAlarms] = Field(
+        description="the same by tier: the campaign's tiers, or the usual four by the plain engine's margins; empty where the"
+        " model's record does not tell"
     )
 
 

@@ -24,6 +24,9 @@ from tests.support.protected import (
     tiny_model,
 )
 
+TIER: dict[str, JsonValue] = {"low": 0, "high": 1, "images": 60, "alarms": 1, "bound_95": 0.08, "bound_99": 0.11}
+WRONG: dict[str, JsonValue] = TIER | {"low": None, "high": None, "images": 30, "alarms": 0}
+
 
 class Campaigns(NamedTuple):
     """Run folders."""
@@ -41,7 +44,7 @@ def campaigns(tmp_path_factory: pytest.TempPathFactory) -> Campaigns:
     source = DataSource("digits")
     write_model_run(base / "vit", model, stage="import", name="tiny", made_from={"model": "by hand"}, data=source)
     file = protect(plain, clips={CLIPPED: 8.0}, checks=checks)
-    unseen: dict[str, JsonValue] = {"engine": "ort-cpu", "n": 90, "false_alarms": 1}
+    unseen: dict[str, JsonValue] = {"engine": "ort-cpu", "n": 90, "false_alarms": 1, "alarms_by_tier": [TIER, WRONG]}
     write_model_run(
         base / "vit-protected",
         model,

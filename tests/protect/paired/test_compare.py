@@ -83,6 +83,12 @@ def test_false_alarms_are_those_of_the_campaign_and_of_the_model_s_record(campai
             exact = binomtest(alarms, n, alternative="less").proportion_ci(level, "exact").high
             assert bound == pytest.approx(exact, abs=1e-6)
 
+    named = results(campaigns.protected).drop_duplicates("image_id")["tier"].value_counts().sort_index()
+    assert [(tier.images, tier.alarms) for tier in on_campaign.by_tier if tier.images] == [(n, 0) for n in named]
+    (low, wrong) = when_protected.by_tier
+    assert (low.low, low.high, low.images, low.alarms, low.bound_95) == (0, 1, 60, 1, 0.08)
+    assert (wrong.low, wrong.images, wrong.alarms) == (None, 30, 0)
+
     model = campaigns.protected.with_name("vit-protected")
     model.rename(model.with_name("gone"))
     try:
@@ -252,6 +258,7 @@ def test_the_command_prints_and_writes_all_of_it(campaigns: Any, tmp_path: Path)
         "what became of outputs",
         "faults in what protection itself added",
         "without a fault",
+        "by margin: [0, 1] 1 of 60 (at most 8 %), wrong 0 of 30",
     ):
         assert part in text
 

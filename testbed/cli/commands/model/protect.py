@@ -181,7 +181,7 @@ def run(
         emit(planned, as_json, lambda: _with_placement(planned.placement, _planned(planned, request)))
         return
     done = protect_file(folder, to, request, of_file, say) if of_file else protect_run(folder, to, request, say)
-    emit(done, as_json, lambda: _with_placement(done.placement, _table(done)))
+    emit(done, as_json, lambda: _with_placement(done.placement, _table(done), _tier_lines(done)))
 
 
 protect.add_command(compare_protected)
@@ -204,14 +204,30 @@ def _file_data(
     return None
 
 
-def _with_placement(placement: Placement | None, table: FittedTable) -> RenderableType:
-    """The table, below that of the places that were weighed."""
-    if placement is None:
-        return table
-    from testbed.cli.tables.placement import placement_lines, placement_table
+def _with_placement(
+    placement: Placement | None, table: FittedTable, lines: tuple[RenderableType, ...] = ()
+) -> RenderableType:
+    """The table and lines about it, below the table of the places that were weighed."""
     from testbed.cli.tables.prose import stacked
 
-    return stacked([placement_table(placement), *placement_lines(placement), table])
+    if placement is None:
+        return stacked([table, *lines]) if lines else table
+    from testbed.cli.tables.placement import placement_lines, placement_table
+
+    return stacked([placement_table(placement), *placement_lines(placement), table, *lines])
+
+
+def _tier_lines(done: ProtectedRun) -> tuple[RenderableType, ...]:
+    """False alarms by tier, of every engine."""
+    from testbed.cli.tables.prose import Prose
+    from testbed.cli.tables.protection import tiers_line
+
+    return tuple(
+        Prose(f"false alarms, {file.precision}, {each.engine}, {tiers_line(each.alarms_by_tier)}", indent=3)
+        for file in done.files
+        for each in file.ensured.unchanged
+        if each.alarms_by_tier
+    )
 
 
 def _planned(planned: PlannedProtection, request: ProtectRequest) -> FittedTable:
