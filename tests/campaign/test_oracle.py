@@ -20,6 +20,7 @@ from testbed.data import load
 from testbed.models.vit import ViT, taps
 from testbed.models.weights import load_model
 from tests.support.blocks import blocks_of
+from tests.support.onnx_operators import use_onnx_layer_norms
 from tests.support.records import records
 
 SAMPLED = 600
@@ -111,19 +112,6 @@ def weight_faulty(model: ViT, row: Any) -> Iterator[list[tuple[float, float]]]:
         parameter[row.index] = before
 
 
-class LayerNormOfOnnx(torch.nn.LayerNorm):
-    """d = x - mean; d / sqrt(mean(d^2) + eps). Where d^2 overflows this gives 0, and PyTorch's own kernel NaN."""
-
-    def __init__(self, norm: torch.nn.Module) -> None:
-        assert isinstance(norm, torch.nn.LayerNorm)
-        super().__init__(norm.normalized_shape, norm.eps)
-        self.weight, self.bias = norm.weight, norm.bias
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        d = x - x.mean(-1, keepdim=True)
-        return d / ((d * d).mean(-1, keepdim=True) + self.eps).sqrt() * self.weight + self.bias
-
-
 class Oracle:
     """The campaign's model and images, read from its files."""
 
@@ -131,9 +119,7 @@ class Oracle:
         torch.set_num_threads(1)
         self.model = load_model(run / "model.safetensors")
         if not own_layer_norm:
-            self.model.norm = LayerNormOfOnnx(self.model.norm)
-            for block in blocks_of(self.model):
-                block.norm1, block.norm2 = LayerNormOfOnnx(block.norm1), LayerNormOfOnnx(block.norm2)
+            use_onnx_layer_norms(self.model)
         self.first = blocks_of(self.model)[0]
         images = named_images(run / "tiers.json")
         self.row = {image_id: i for i, image_id in enumerate(images.ids)}
