@@ -85,6 +85,7 @@ def protect_model(
     vote: bool = False,
     factor: float = 4.0,
     activations: Literal["recompute", "range"] = "recompute",
+    unsigned: bool = False,
     precisions: Sequence[str] = ("fp32",),
     engines: Sequence[str] = ("ort-cpu",),
     calibration_images: int = 256,
@@ -110,6 +111,7 @@ def protect_model(
         vote: duplicate: three copies, of which the majority goes on.
         factor: checksum: a threshold over the largest deviation that was seen without a fault.
         activations: checksum: activation functions are computed twice and compared, or only where their sums lie is checked.
+        unsigned: checksum: int8 activations become uint8, so that ONNX Runtime keeps its fused products.
         precisions: Number formats of the files.
         engines: Engines that thresholds hold on, and that the files are checked on.
         calibration_images: Training images that bounds and thresholds are measured on.
@@ -158,6 +160,7 @@ def protect_model(
         vote=vote,
         factor=factor,
         activations=activations,
+        unsigned=unsigned,
         under_budget=placement is not None,
     )
     request = ProtectRequest(

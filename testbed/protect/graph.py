@@ -123,11 +123,33 @@ class GraphEditor:
         return self.constant(f"{PREFIX}axes.{text}", np.array(axes, np.int64))
 
     def wide(self, tensor: str, prefix: str) -> str:
-        """The tensor as float32: itself, or a cast named after it."""
+        """The tensor as float32: itself, or a cast named after it; of uint8 that is turned back, as it is turned back again.
+
+        ONNX Runtime computes a product in integers only where nothing else takes what its DequantizeLinear gives.
+        """
+        source = self.producer(tensor)
+        if source is not None and source.op_type == "DequantizeLinear" and self._is_unsigned(source.input[0]):
+            return self._turned_back(source, f"{prefix}.{self.named(tensor)}.again")
         if self.element(tensor) == TensorProto.FLOAT:
             return tensor
         name = f"{prefix}.{self.named(tensor)}.fp32"
         return name if name in self._names else self.add("Cast", [tensor], name, to=TensorProto.FLOAT)
+
+    def _is_unsigned(self, tensor: str) -> bool:
+        return tensor in self.flow.live and self.element(tensor) == TensorProto.UINT8
+
+    def _turned_back(self, node: NodeProto, name: str) -> str:
+        """The output of a DequantizeLinear like a given one; the same where its scale is not stored.
+
+        Engines merge two that take equal numbers, so this one's scale is the next number in its format: what that moves is
+        less than the rounding of a sum.
+        """
+        scale = self.flow.constant(node.input[1])
+        if name in self._names or scale is None:
+            return name if name in self._names else node.output[0]
+        other = self.constant(f"{name}.scale", np.nextafter(scale, scale.dtype.type(np.inf)))
+        settings = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        return self.add("DequantizeLinear", [node.input[0], other, *node.input[2:]], name, **settings)
 
     def redirect(self, tensor: str, to: str) -> None:
         """Let every node that was there when the pass began take ``to`` where it took ``tensor``."""

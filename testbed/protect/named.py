@@ -24,6 +24,7 @@ def passes_named(
     vote: bool = False,
     factor: float = FACTOR,
     activations: ActivationCheck = "recompute",
+    unsigned: bool = False,
     under_budget: bool = False,
 ) -> tuple[ProtectionPass, ...]:
     """The passes, with what is set of each. where: pass -> patterns of its sites; its own defaults for others, but where a
@@ -47,7 +48,7 @@ def passes_named(
             usual = ("*",) if under_budget else RangePass.where
             made.append(RangePass(sites.get(name, usual), margin, nan))
         elif name == "checksum":
-            made.append(ChecksumPass(sites.get(name, ChecksumPass.where), factor, activations))
+            made.append(ChecksumPass(sites.get(name, ChecksumPass.where), factor, activations, unsigned))
         elif name == "duplicate":
             made.append(DuplicatePass(sites.get(name, DuplicatePass.where), vote))
         else:

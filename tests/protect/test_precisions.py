@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import pytest
 from onnx import ModelProto
 
@@ -17,9 +18,11 @@ from testbed.models.vit import ViT
 from testbed.protect.build import Protected, protect
 from testbed.protect.canaries.fly import fly
 from testbed.protect.contract import CalibrationSet
+from testbed.protect.ensure import optimised_by_onnxruntime
 from testbed.protect.graph import GraphEditor
 from testbed.protect.named import passes_named
 from testbed.protect.observe import run_all
+from testbed.protect.passes.checksum import ChecksumPass
 from testbed.protect.passes.duplicate import DuplicatePass
 from testbed.testing import InstrumentedModel
 from tests.protect.conftest import some_images
@@ -105,3 +108,23 @@ def test_every_change_of_an_integer_is_seen(protected: dict[str, Protected], sit
             faults = replace(model.fault(site, index, Masks(0, 0, 0), zeros), or_mask=words[:, None])
             alarms += int(twin.run(model.feeds(np.repeat(image, 16, axis=0), faults))[DETECTED].sum())
     assert alarms in (254, 255)
+
+
+def test_unsigned_activations_keep_fused_products_and_every_bit(narrow: dict[str, ModelProto]) -> None:
+    plain = narrow["int8"]
+    checked = protect(plain, [ChecksumPass(unsigned=True)], CalibrationSet(some_images(96, 1), ("ort-cpu",), "int8"))
+    before, after = (fused_products(proto) for proto in (plain, checked.proto))
+    assert before == after > 10
+    images = some_images(64, 2)
+    wanted = run_all(plain, images, "ort-cpu", "int8")
+    results = run_all(checked.proto, images, "ort-cpu", "int8")
+    name = plain.graph.output[0].name
+    np.testing.assert_allclose(results[name], wanted[name], rtol=1e-5, atol=1e-5)
+    assert not results[DETECTED].any()
+    ranges = {tensor.name: tensor.data_type for tensor in checked.proto.graph.initializer}
+    assert ranges["block.0.norm1_zero_point"] == onnx.TensorProto.UINT8
+    assert fly(checked.proto, checked.applied, some_images(1, 4), "ort-cpu", "int8").activations >= 30
+
+
+def fused_products(proto: ModelProto) -> int:
+    return sum(node.op_type == "QLinearMatMul" for node in optimised_by_onnxruntime(proto).graph.node)

@@ -16,6 +16,7 @@ from testbed.protect.checks.alarms import FACTOR, add_alarms, set_bounds
 from testbed.protect.checks.invariants import is_residual, layer_norm, residual, rounding, softmax
 from testbed.protect.checks.products import product
 from testbed.protect.checks.relation import ROUNDING, Relation
+from testbed.protect.checks.unsigned import unsigned_activations
 from testbed.protect.contract import Applied, CalibrationSet
 from testbed.protect.graph import GraphEditor
 from testbed.protect.passes.range import chosen_sites
@@ -32,11 +33,13 @@ _NOT_CHECKED = "no sum of it is known: put a range guard there, or a duplicate"
 @dataclass(frozen=True)
 class ChecksumPass:
     """``where``: patterns of sites whose checks are wanted; ``factor``: a threshold over the largest deviation that was seen
-    without a fault; ``activations``: computed a second time, or only their sums' range."""
+    without a fault; ``activations``: computed a second time, or only their sums' range; ``unsigned``: activations of int8
+    become uint8, so that ONNX Runtime keeps its products of integers."""
 
     where: tuple[str, ...] = ("*",)
     factor: float = FACTOR
     activations: ActivationCheck = "recompute"
+    unsigned: bool = False
 
     name = "checksum"
     detects = True
@@ -59,11 +62,12 @@ class ChecksumPass:
     @property
     def settings(self) -> dict[str, JsonValue]:
         """What was asked for."""
-        return {"where": list(self.where), "factor": self.factor, "activations": self.activations}
+        chosen: dict[str, JsonValue] = {"unsigned": True} if self.unsigned else {}
+        return {"where": list(self.where), "factor": self.factor, "activations": self.activations, **chosen}
 
     def call(self, proto: ModelProto, calibration: CalibrationSet) -> tuple[ModelProto, Applied]:
         """Add the checks; their bounds are measured."""
-        graph = GraphEditor(proto)
+        graph = GraphEditor(unsigned_activations(proto) if self.unsigned else proto)
         relations, left_out = self._relations(graph)
         groups = add_alarms(graph, self.name, relations)
         checked, places = set_bounds(graph.finished(), groups, calibration, self.factor)

@@ -87,6 +87,11 @@ def protect() -> None:
     help="checksum: compute activation functions twice, or only hold their sums against where they lay.",
 )
 @click.option(
+    "--unsigned",
+    is_flag=True,
+    help="checksum: int8 activations as uint8, so that ONNX Runtime keeps its fused products.",
+)
+@click.option(
     "--precision", "precisions", default="fp32", show_default=True, metavar="P,...", help="fp32, fp16, bf16, int8."
 )
 @click.option(
@@ -129,6 +134,7 @@ def run(
     vote: bool,
     factor: float,
     activations: ActivationCheck,
+    unsigned: bool,
     precisions: str,
     engines: str,
     calibration_images: int,
@@ -164,6 +170,7 @@ def run(
         vote=vote,
         factor=factor,
         activations=activations,
+        unsigned=unsigned,
         under_budget=budget is not None,
     )
     request = ProtectRequest(
