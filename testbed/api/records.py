@@ -78,11 +78,13 @@ class BitErrorSweep(StudyResult):
 
     @property
     def rates(self) -> pd.DataFrame:
-        """One row per bit-error rate: flips, accuracy, SDC-1 and non-finite outputs with their intervals."""
+        """One row per bit-error rate: flips, accuracy, SDC-1 and non-finite outputs with their intervals; alarms where the
+        engine checks itself."""
         rows = []
         for record in self.content.rates:
             row: dict[str, Any] = {"bit_error_rate": record.rate, "flips": record.flips.mean}
             measures = {"accuracy": record.accuracy, "sdc1": record.sdc1, "nonfinite": record.nonfinite}
+            measures |= {} if record.detected is None else {"detected": record.detected}
             for measure, share in measures.items():
                 row |= {measure: share.rate, f"{measure}_low": share.low, f"{measure}_high": share.high}
             rows.append(row)

@@ -80,27 +80,30 @@ def _at(
     runner = engine.runner
     assert isinstance(runner, WeightInjector)
     labels, golden = engine.images.labels, top1(engine.side.stored)
-    flips, predictions, nonfinite = [], [], []
+    flips, predictions, nonfinite, alarms = [], [], [], []
     for repeat in range(repeats):
         faults = flipped(sites, rate, seed, repeat)
         flips.append(int(sum(np.bitwise_count(fault.xor_mask).sum() for fault in faults)))
         with faulty_weights(runner, faults):
-            outputs = engine.judged(engine.outputs()).values
+            outputs, alarmed = engine.judged(engine.outputs())
         predictions.append(top1(outputs))
+        alarms.append(np.zeros(len(outputs), bool) if alarmed is None else alarmed)
         nonfinite.append(~np.isfinite(outputs).all(axis=1))
         advance(len(outputs))
-    predicted = np.stack(predictions)
+    predicted, detected = np.stack(predictions), np.stack(alarms)
     faulty = FlippedRepeats(np.array(flips) > 0, _probability(rate, _bits(sites)))
 
     def over_repeats(seen: NDArray[np.bool_], unflipped: NDArray[np.bool_]) -> RateOverRepeats:
         return rate_over_repeats(seen, unflipped, faulty, confidence)
 
+    clean = engine.judged(engine.golden).alarms
     return BitErrorRate(
         rate=rate,
         flips=FlipCount(mean=float(np.mean(flips)), least=min(flips), most=max(flips)),
         accuracy=over_repeats(predicted == labels, golden == labels),
-        sdc1=over_repeats(predicted != golden, np.zeros(len(golden), bool)),
+        sdc1=over_repeats((predicted != golden) & ~detected, np.zeros(len(golden), bool)),
         nonfinite=over_repeats(np.stack(nonfinite), np.asarray(~np.isfinite(engine.side.stored).all(axis=1))),
+        **({} if clean is None else {"detected": over_repeats(detected, clean)}),
     )
 
 

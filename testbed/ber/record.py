@@ -38,9 +38,12 @@ class BitErrorRate(BitErrorPart):
 
     rate: float = Field(description="probability of each bit to flip")
     flips: FlipCount = Field(description="bits that flipped")
-    accuracy: RateOverRepeats = Field(description="right top-1, by the labels")
-    sdc1: RateOverRepeats = Field(description="another top-1 than without flips")
+    accuracy: RateOverRepeats = Field(description="right top-1, by the labels, with or without an alarm")
+    sdc1: RateOverRepeats = Field(description="another top-1 than without flips, of which no alarm told")
     nonfinite: RateOverRepeats = Field(description="a NaN or infinity in the output")
+    detected: RateOverRepeats | None = Field(
+        default=None, description="an alarm of the engine's own checks; left out of an engine that has none"
+    )
 
 
 class FlippedEngine(BitErrorPart):

@@ -78,6 +78,12 @@ def _notes(a: Side, b: Side) -> Iterator[str]:
     if set(a.images) != set(b.images):
         common = len(set(a.images) & set(b.images))
         yield f"A names {len(a.images)} images, B {len(b.images)}; {common} are common, and only those are compared"
+    if a.is_protected != b.is_protected:
+        protected, other = ("A", "B") if a.is_protected else ("B", "A")
+        yield (
+            f"{protected} is of a protected model and {other} is not: what protection bought is told by `testbed protect"
+            " compare`"
+        )
     if a.precision == b.precision and set(a.rows["deployment_id"]) != set(b.rows["deployment_id"]):
         yield "the plain ONNX files differ: their exports, not only their engines, are compared"
 

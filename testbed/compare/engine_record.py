@@ -9,7 +9,7 @@ from pydantic import Field
 from testbed.compare.record import CampaignComparison, ComparedRate, ComparePart
 from testbed.core.site import Target, Where
 
-DifferBy = Literal["due", "unchanged", "nonfinite", "top1", "tolerance"]
+DifferBy = Literal["due", "detected", "unchanged", "nonfinite", "top1", "tolerance"]
 
 
 class FaultPairing(ComparePart):
@@ -75,7 +75,8 @@ class Disagreement(ComparePart):
     """A row whose outcomes differ by more than identical against masked. Null: what has no finite value or no meaning."""
 
     differ_by: DifferBy = Field(
-        description="`due`: noticed, or no output, in one only; `unchanged`: the bit had that value already in one;"
+        description="`due`: noticed, or no output, in one only; `detected`: an alarm of the engine's own checks in one only;"
+        " `unchanged`: the bit had that value already in one;"
         " `nonfinite`: NaN or infinity in one only; `top1`: another top-1 in one only; `tolerance`: it lies between them"
     )
     target: Target = Field(description="`model` or `attention`")

@@ -32,7 +32,6 @@ FAULT = (
     *("pattern", "scope", "image_id"),
 )
 INSIDE = "inside"  # the tolerance: identical or masked
-_NOTICED = (Outcome.DUE, Outcome.DETECTED)
 _MERGED_NAME = [INSIDE if name in (Outcome.IDENTICAL, Outcome.MASKED) else str(name) for name in OUTCOMES]
 MERGED = tuple(dict.fromkeys(_MERGED_NAME))
 _MERGED_CODE = np.array([MERGED.index(name) for name in _MERGED_NAME])  # of each of OUTCOMES
@@ -143,10 +142,10 @@ def _disagreements(pairs: pd.DataFrame) -> pd.DataFrame:
     rows = pairs[_MERGED_CODE[pairs["code"]] != _MERGED_CODE[pairs["code_b"]]].copy()
     for side in ("", "_b"):
         rows[f"distance{side}"] = (rows[f"masking_atol{side}"] - rows[f"atol{side}"]).abs()
-    due = rows["outcome"].isin(_NOTICED) | rows["outcome_b"].isin(_NOTICED)
+    due, detected = (rows["outcome"].eq(o) | rows["outcome_b"].eq(o) for o in (Outcome.DUE, Outcome.DETECTED))
     unchanged, unchanged_b = (rows[f"golden_word{side}"] == rows[f"faulty_word{side}"] for side in ("", "_b"))
     inside, inside_b = (_MERGED_CODE[rows[code]] == 0 for code in ("code", "code_b"))
-    kinds = [due, unchanged != unchanged_b, rows["nonfinite"] != rows["nonfinite_b"], inside == inside_b]
+    kinds = [due, detected, unchanged != unchanged_b, rows["nonfinite"] != rows["nonfinite_b"], inside == inside_b]
     rows["differ_by"] = np.select(kinds, DIFFER_BY[:-1], DIFFER_BY[-1])
     margin = rows[["margin_faulty", "margin_faulty_b"]].max(axis=1)
     distance = rows[["distance", "distance_b"]].replace(np.inf, np.nan).max(axis=1)

@@ -52,10 +52,14 @@ class ComparedMeasures(ComparePart):
     sdc1: ComparedSides | None = Field(description="another top-1; null without classes")
     outside: ComparedSides = Field(description="outside the tolerance")
     nonfinite: ComparedSides = Field(description="a NaN or infinity in the output")
+    detected: ComparedSides | None = Field(
+        default=None, description="an alarm of the engine's own checks; left out where neither side has any"
+    )
 
     @property
     def by_measure(self) -> dict[str, ComparedSides | None]:
-        return {"sdc1": self.sdc1, "outside": self.outside, "nonfinite": self.nonfinite}
+        measures = {"sdc1": self.sdc1, "outside": self.outside, "nonfinite": self.nonfinite}
+        return measures if self.detected is None else {**measures, "detected": self.detected}
 
 
 class PairEvents(ComparePart):

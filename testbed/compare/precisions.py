@@ -29,11 +29,12 @@ from testbed.compare.record import CampaignComparison
 from testbed.compare.side import Side, compared_rate, design_of
 from testbed.core.errors import UsageError
 from testbed.core.formats import format_named
-from testbed.core.outcome import MEASURES, NOT_OUTSIDE, Outcome
+from testbed.core.outcome import CHECK_MEASURES, MEASURES, NOT_OUTSIDE, Outcome
 
 SITE = ("target", "where", "site")
 PLACE = (*SITE, "op", "index", "image_id", "role")
 ALL: Role = "all"
+_MEASURES = (*MEASURES, *CHECK_MEASURES)
 ROLES: tuple[Role, ...] = get_args(Role)  # ALL first
 RatesByMeasure = dict[str, Estimate]  # per measure
 METHOD = (
@@ -84,6 +85,7 @@ def _with_roles(rows: pd.DataFrame) -> pd.DataFrame:
         sdc1=rows["outcome"].eq(Outcome.SDC1).astype(np.int8),
         outside=(~rows["outcome"].isin(NOT_OUTSIDE)).astype(np.int8),
         nonfinite=rows["nonfinite"].astype(np.int8),
+        detected=rows["outcome"].eq(Outcome.DETECTED).astype(np.int8),
     )
 
 
@@ -107,7 +109,7 @@ def _pairs(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
         ranked = rows[rows["common"]].sort_values("bit", ascending=False, kind="stable")
         numbered.append(ranked.assign(nth=ranked.groupby(list(PLACE), sort=False).cumcount()))
     rows_a, rows_b = numbered
-    columns = [*PLACE, "nth", "bit", *MEASURES]
+    columns = [*PLACE, "nth", "bit", *_MEASURES]
     return rows_a.merge(rows_b[columns], on=[*PLACE, "nth"], suffixes=("", "_b"), validate="one_to_one")
 
 
@@ -144,9 +146,9 @@ def _rates(rows: pd.DataFrame, confidence: float) -> dict[tuple[str, str, str], 
         names = list(zip(rows["format_a"], rows["format_b"], roles, strict=True))
         codes, labels = pd.factorize(pd.Series(names).where(rows["common"].to_numpy(), None))
         domains = design.domains(codes)
-        estimates = {measure: domains.estimates(rows[measure].to_numpy(), confidence) for measure in MEASURES}
+        estimates = {measure: domains.estimates(rows[measure].to_numpy(), confidence) for measure in _MEASURES}
         for code, label in enumerate(labels):
-            rates[label] = {measure: estimates[measure][code] for measure in MEASURES}
+            rates[label] = {measure: estimates[measure][code] for measure in _MEASURES}
     return rates
 
 
@@ -171,8 +173,13 @@ def _measures(
             difference=gap,
         )
 
+    detected = sides("detected")
+    alarms = any(side is not None and side.rate > 0 for side in (detected.a, detected.b))
     return ComparedMeasures(
-        sdc1=sides("sdc1") if has_classes else None, outside=sides("outside"), nonfinite=sides("nonfinite")
+        sdc1=sides("sdc1") if has_classes else None,
+        outside=sides("outside"),
+        nonfinite=sides("nonfinite"),
+        **({"detected": detected} if alarms else {}),
     )
 
 
@@ -180,9 +187,9 @@ def _paired(pairs: pd.DataFrame | None, confidence: float, has_classes: bool) ->
     if pairs is None:
         return None
     design = design_of(pairs)
-    columns: list[dict[str, NDArray]] = [{m: pairs[f"{m}{end}"].to_numpy() for m in MEASURES} for end in ("", "_b")]
+    columns: list[dict[str, NDArray]] = [{m: pairs[f"{m}{end}"].to_numpy() for m in _MEASURES} for end in ("", "_b")]
     a, b = ({m: design.estimate(y, confidence) for m, y in side.items()} for side in columns)
-    joint = {m: correlation(columns[0][m], columns[1][m], design) for m in MEASURES}
+    joint = {m: correlation(columns[0][m], columns[1][m], design) for m in _MEASURES}
     events = {m: _events(columns[0][m], columns[1][m]) for m in MEASURES if m != "sdc1" or has_classes}
     return PairedRates(
         faults=a["outside"].n_clusters,

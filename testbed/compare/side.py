@@ -76,6 +76,12 @@ class Side:
         outputs = self.folder.manifest["stages"].get("train", {}).get("outputs", {})
         return outputs.get(WEIGHTS)
 
+    @property
+    def is_protected(self) -> bool:
+        """Whether the deployed file corrects or checks itself."""
+        gates = self.folder.record("gates")
+        return gates is not None and gates.facts.get("passes") is not None
+
     @cached_property
     def images(self) -> tuple[str, ...]:
         """Ids of the campaign's named images."""

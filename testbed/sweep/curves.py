@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,6 +81,7 @@ class Curves:
                 n_sdc1=None if self.rows.sdc1 is None else int((self.rows.sdc1 & selected).sum()),
                 n_corrupted=int((self.rows.corrupted & selected).sum()),
                 n_ended=int((self.rows.ended & selected).sum()),
+                **self._alarms(selected),
                 reasons=self._reasons(tier),
                 noise=[self._noise(floor, tier) for floor in self.floors],
                 grid=[self._point(tier, rtol, atol) for rtol in self.grid.rtols for atol in self._atols(tier, rtol)],
@@ -98,6 +100,11 @@ class Curves:
     @cached_property
     def tiers(self) -> list[Tier]:
         return [None, *np.unique(self.rows.tier).tolist()]
+
+    def _alarms(self, selected: NDArray[np.bool_]) -> dict[str, Any]:
+        """How many rows had an alarm of the engine's own checks; nothing where none has."""
+        detected = self.rows.detected
+        return {"n_detected": int((detected & selected).sum())} if detected.any() else {}
 
     # ---- what is asked of the rows
 
@@ -127,6 +134,7 @@ class Curves:
                 reasons[event] = "outputs of this target have no classes"
             elif not detection.rows(tier).any():
                 what = "changed the top-1" if event == "sdc1" else "changed a bit of the output"
+                what += " without an alarm of the engine's own checks" if self.rows.detected.any() else ""
                 reasons[event] = f"no row of this tier {what}, so no rate of detecting it can be told"
         return reasons
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -110,7 +111,7 @@ def with_exact(rows: Thresholds, exact: pd.DataFrame, rtol_grid: Sequence[float]
     if here.any():
         atol[here] = np.stack(exact["masking_atol"].to_numpy()[index[here]].tolist())[:, columns]
         error[here] = 0.0
-    return Thresholds(rows.rows, rows.rtols, atol, error, rows.sdc1, rows.corrupted, rows.ended)
+    return replace(rows, atol=atol, error=error)
 
 
 def _keys(frame: pd.DataFrame) -> pd.MultiIndex:

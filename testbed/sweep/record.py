@@ -61,6 +61,11 @@ class TierCurves(SweptModel):
     n_sdc1: int | None = Field(description="rows with another top-1; null without classes")
     n_corrupted: int = Field(description="rows that are not bit-identical, or without output")
     n_ended: int = Field(description="rows of crashes and hangs")
+    n_detected: int | None = Field(
+        default=None,
+        description="rows with an alarm of the engine's own checks: known already, so part of no event; left out where there"
+        " are none",
+    )
     reasons: dict[Event, str] = Field(description="why there are no rates of an event, where there are none")
     noise: list[TierNoise] = Field(description="the fault-free engines, the campaign's own plain one first")
     grid: list[TolerancePoint] = Field(description="a point for every tolerance")

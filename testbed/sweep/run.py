@@ -52,6 +52,9 @@ DEFINITIONS = {
     "auc": "area under the ROC of the rows against one fault-free engine's images; the interval is about the faults, the"
     " images are taken as given",
 }
+_OF_ALARMS = {
+    "detected": "an alarm of the engine's own checks, whatever the output: it needs no tolerance, and is part of no event",
+}
 
 
 @dataclass(frozen=True)
@@ -250,7 +253,7 @@ def _swept(
         rtol=SweptRtols(swept=list(grid.rtols), main=grid.main),
         tier_edges=[TierEdge(tier=tier, low=low, high=high) for tier, (low, high) in enumerate(bounds)],
         goldens=_goldens(spec),
-        definitions=DEFINITIONS,
+        definitions=DEFINITIONS | (_OF_ALARMS if any(part.n_detected for part in tiers) else {}),
         sources=[_source(floor) for floor in floors],
         notes=list(notes),
         false_alarms=[record for records in alarms.values() for record in records],

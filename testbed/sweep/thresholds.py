@@ -34,7 +34,8 @@ class Thresholds:
     atol: (n, rtols) the smallest absolute tolerance at which each output passes; a row is flagged at lower ones. A
     non-finite output, and none at all, has infinity: always flagged. error: (n,) how far off those may be, 0 where exact.
     sdc1: (n,) another top-1, whatever the tolerance, and neither DUE nor detected; None without classes. corrupted: (n,) not
-    bit-identical, or no output. ended: (n,) no output: crash or hang.
+    bit-identical, or no output, and not detected. ended: (n,) no output: crash or hang. detected: (n,) an alarm of the
+    engine's own checks, which needs no tolerance.
     """
 
     rows: pd.DataFrame
@@ -44,6 +45,7 @@ class Thresholds:
     sdc1: NDArray[np.bool_] | None
     corrupted: NDArray[np.bool_]
     ended: NDArray[np.bool_]
+    detected: NDArray[np.bool_]
 
     @property
     def fault_model(self) -> FaultModel:
@@ -86,7 +88,14 @@ class Thresholds:
         sdc1 = None if self.sdc1 is None else self.sdc1[which]
         rows = self.rows[which].reset_index(drop=True)
         return Thresholds(
-            rows, self.rtols, self.atol[which], self.error[which], sdc1, self.corrupted[which], self.ended[which]
+            rows,
+            self.rtols,
+            self.atol[which],
+            self.error[which],
+            sdc1,
+            self.corrupted[which],
+            self.ended[which],
+            self.detected[which],
         )
 
 
@@ -122,6 +131,7 @@ def _thresholds(frame: pd.DataFrame, rtols: tuple[float, ...], atol: NDArray[np.
         atol=atol,
         error=np.where(incremental, frame["error_bound"].to_numpy(np.float64), 0.0),
         sdc1=None if (golden == _NONE).all() else changed,
-        corrupted=np.where(noticed, (atol > 0).any(axis=1), outcome != Outcome.IDENTICAL),
+        corrupted=(outcome != Outcome.IDENTICAL) & ~noticed,
         ended=np.isin(due, ENDED),
+        detected=noticed,
     )

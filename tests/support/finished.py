@@ -65,6 +65,18 @@ def tiny_run(shared_folder: Path, cache_dir: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def protected_campaign(shared_folder: Path, cache_dir: Path) -> Path:
+    """A finished small campaign with a [protect] table; the protected model's own lies in `protected/campaign`. Only to be
+    read."""
+    from tests.support import protect_table
+
+    return made_once(
+        shared_folder / "runs" / "protect-table",
+        lambda path: protect_table.run_table(protect_table.table_spec(), path),
+    )
+
+
+@pytest.fixture(scope="session")
 def adaptive_run(tiny_spec: CampaignSpec, shared_folder: Path, cache_dir: Path) -> Path:
     """A finished adaptive campaign of activations, weights and random words, whose strata unite sites; with exposures,
     most of them of two tensors. Only to be read."""

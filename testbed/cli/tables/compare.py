@@ -36,6 +36,7 @@ from testbed.core.outcome import MEASURE_NAMES
 
 _CAUSES: dict[DifferBy, str] = {
     "due": "detected, or no output, in one only",
+    "detected": "an alarm of the engine's own checks in one only",
     "unchanged": "the bit had that value already in one",
     "nonfinite": "NaN or infinity in one only",
     "top1": "another top-1 in one only",

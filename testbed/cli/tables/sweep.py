@@ -53,6 +53,7 @@ def _head(swept: SweepRecord) -> Iterator[RenderableType]:
     )
     yield f"false alarms: fault-free engines against {swept.goldens.false_alarm}"
     yield f"detection: faults against {swept.goldens.detection}"
+    yield from _alarms(swept)
     yield from (Prose(f"note: {note}", style="yellow") for note in swept.notes)
 
 
@@ -107,6 +108,17 @@ def _advice(swept: SweepRecord, records: Sequence[TierCurves]) -> FittedTable:
         cells = [cell for event in events for cell in _cells(swept, part, event)]
         table.add_row(name, f"{part.n_rows:,}", *cells, style="bold" if part.tier is None else None)
     return table
+
+
+def _alarms(swept: SweepRecord) -> Iterator[str]:
+    """How many rows of a protected engine no tolerance is asked about."""
+    parts = [part for part in swept.tiers if part.tier is None]
+    if alarms := sum(part.n_detected or 0 for part in parts):
+        rows = sum(part.n_rows for part in parts)
+        yield (
+            f"{alarms:,} of {rows:,} rows had an alarm of the engine's own checks: they need no tolerance, and are counted in"
+            " neither event"
+        )
 
 
 def _events(part: TierCurves) -> list[Event]:

@@ -1,4 +1,4 @@
-"""One finished campaign with a [protect] table."""
+"""A copy of the finished campaign with a [protect] table."""
 
 from __future__ import annotations
 
@@ -6,15 +6,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-
-from tests.support.protect_table import run_table, table_spec
-
-
-@pytest.fixture(scope="session")
-def protected_campaign(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Path:
-    folder = tmp_path_factory.mktemp("protect-table") / "run"
-    run_table(table_spec(), folder)
-    return folder
 
 
 @pytest.fixture

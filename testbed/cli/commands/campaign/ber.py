@@ -96,10 +96,13 @@ def _rates_table(result: BitErrorRecord) -> RenderableType:
     table = FittedTable(
         title=f"{result.repeats} repeats per rate, seed {result.seed}; in %, {confidence} intervals over repeats",
     )
-    for name in ("bit-error rate", "flips", "accuracy", "SDC-1", "non-finite"):
+    checks_itself = any(record.detected is not None for record in result.rates)
+    more = ("detected",) if checks_itself else ()
+    for name in ("bit-error rate", "flips", "accuracy", "SDC-1", "non-finite", *more):
         table.add_column(name, justify="right" if name in ("bit-error rate", "flips") else "left", no_wrap=True)
     for record in result.rates:
-        cells = [_percent(measure) for measure in (record.accuracy, record.sdc1, record.nonfinite)]
+        measures = (record.accuracy, record.sdc1, record.nonfinite, record.detected)
+        cells = [_percent(measure) for measure in measures if measure is not None]
         table.add_row(f"{record.rate:g}", f"{record.flips.mean:,.1f}", *cells)
     return stacked([head, table])
 
