@@ -15,14 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-from testbed.analysis.stats import OneMore, weighted_interval
+from testbed.analysis.stats import OneMore, upper_bound, weighted_interval
 from testbed.core.arrays import Float64s
 from testbed.core.errors import UsageError
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A rate with its interval. n_effective: the simple random sample that would be as informative."""
+    """A rate with its interval. n_effective: the simple random sample that would be as informative. high_95, high_99: what
+    it is below with 95 and 99 % confidence, one-sided."""
 
     rate: float
     low: float
@@ -31,6 +32,11 @@ class Estimate:
     n_clusters: int
     n_effective: float
     standard_error: float
+    high_95: float
+    high_99: float
+
+
+_ONE_SIDED = (0.95, 0.99)
 
 
 @dataclass(frozen=True)
@@ -132,10 +138,11 @@ class Domains:
         )
         variance = self._variance(events, rate)
         faulty = events / cells.rows
+        event = self._one_more(faulty, 1 - pair_rate)
         interval = weighted_interval(
             rate,
             variance * self._inflation(confidence),
-            self._one_more(faulty, 1 - pair_rate),
+            event,
             self._one_more(1 - faulty, pair_rate),
             confidence,
         )
@@ -147,6 +154,7 @@ class Domains:
             sums_by(cells.group, cells.count).astype(np.int64).tolist(),
             np.where(np.isfinite(interval.n_effective), interval.n_effective, rows).tolist(),
             np.sqrt(variance).tolist(),
+            *(upper_bound(rate, variance * self._inflation(2 * c - 1), event, c).tolist() for c in _ONE_SIDED),
             strict=True,
         )
         return {label: Estimate(*values) for label, values in zip(self.labels, columns, strict=True)}
@@ -170,10 +178,11 @@ class Domains:
         whole = Domains(self.strata, ["all"], replace(cells, group=np.zeros_like(cells.group)))
         variance = float(whole._between((part / population)[cells.group] * excess)[0])
         faulty = events / cells.rows
+        event = self._one_more_of_all(part, faulty, 1 - pair_rate)
         interval = weighted_interval(
             rate,
             variance * whole._inflation(confidence)[0],
-            self._one_more_of_all(part, faulty, 1 - pair_rate),
+            event,
             self._one_more_of_all(part, 1 - faulty, pair_rate),
             confidence,
         )
@@ -181,7 +190,8 @@ class Domains:
         clusters = int(cells.count.sum())
         effective = n if np.isfinite(n) else float(rows)
         limits = float(interval.low), float(interval.high)
-        return Estimate(rate, *limits, rows, clusters, effective, float(np.sqrt(variance)))
+        bounds = [float(upper_bound(rate, variance * whole._inflation(2 * c - 1)[0], event, c)) for c in _ONE_SIDED]
+        return Estimate(rate, *limits, rows, clusters, effective, float(np.sqrt(variance)), *bounds)
 
     def _one_more_of_all(self, part: Float64s, faulty: Float64s, room: Float64s) -> OneMore:
         """The same as `_one_more`, over all groups: the heaviest cluster in any of them, a group's weight being its

@@ -107,6 +107,16 @@ def weighted_interval(
     return WeightedInterval(np.minimum(1 - low, p)[()], np.maximum(high, p)[()], np.where(p <= 0.5, n_high, n_low)[()])
 
 
+def upper_bound(rate: ArrayLike, variance: ArrayLike, event: OneMore, confidence: float) -> NDArray[np.float64]:
+    """One-sided: the rate is below it with this confidence. Arguments as for `weighted_interval`, whose upper limit at
+    ``2 confidence - 1`` it is. For a simple random sample of n without an event it is exactly ``1 - (1 - confidence)^(1/n)``.
+    """
+    _check_confidence(confidence)
+    p = np.asarray(rate, np.float64)
+    limit, _ = _limit_with_one_more(p, np.asarray(variance, np.float64), event, 2 * confidence - 1)
+    return np.maximum(limit, p)
+
+
 def _limit_with_one_more(
     p: NDArray[np.float64], v: NDArray[np.float64], more: OneMore, confidence: ArrayLike
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

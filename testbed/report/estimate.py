@@ -7,13 +7,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class RateEstimate:
-    """A population-weighted rate with its interval, from ``rows`` rows of ``faults`` faults."""
+    """A population-weighted rate with its interval, from ``rows`` rows of ``faults`` faults. ``high_95``, ``high_99``: its
+    one-sided upper bounds, where they are known."""
 
     rate: float
     low: float
     high: float
     faults: int
     rows: int
+    high_95: float | None = None
+    high_99: float | None = None
 
 
 @dataclass(frozen=True)

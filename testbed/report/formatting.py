@@ -104,6 +104,13 @@ def compact(share: float) -> str:
     return f"{value:.{0 if value >= 9.95 else 1 if value >= 0.995 else 2}f}"
 
 
+def bounds(estimate: RateEstimate) -> str:
+    """ "; below 0.12 % at 95 %, 0.18 % at 99 %, one-sided"; nothing where they are not known."""
+    if estimate.high_95 is None or estimate.high_99 is None:
+        return ""
+    return f"; below {percent_bound(estimate.high_95)} at 95 %, {percent_bound(estimate.high_99)} at 99 %, one-sided"
+
+
 def sample(estimate: RateEstimate) -> str:
     """ "214 faults, 13,696 rows", or "214 faults" where each is one row."""
     if estimate.faults == estimate.rows:

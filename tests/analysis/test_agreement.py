@@ -26,7 +26,7 @@ def matrix_rows(matrix: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def estimate(rate: float, low: float, high: float) -> Estimate:
-    return Estimate(rate, low, high, 1, 1, 1.0, 0.0)
+    return Estimate(rate, low, high, 1, 1, 1.0, 0.0, high, high)
 
 
 def limits_of(kappa: Kappa) -> tuple[float, float]:

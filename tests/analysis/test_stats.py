@@ -6,7 +6,7 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from testbed.analysis.stats import clopper_pearson, leveugle, proportion_interval, wilson
+from testbed.analysis.stats import OneMore, clopper_pearson, leveugle, proportion_interval, upper_bound, wilson
 from testbed.core.errors import UsageError
 
 COUNTS = st.integers(1, 2000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
@@ -128,3 +128,16 @@ def test_a_sample_size_is_of_the_population_and_gives_the_margin(population, mar
 def test_what_has_no_sample_size_is_refused(values, message):
     with pytest.raises(UsageError, match=message):
         leveugle(**{"population": 100, "margin": 0.1} | values)
+
+
+@pytest.mark.parametrize("confidence", [0.95, 0.99])
+@pytest.mark.parametrize(("events", "n"), [(0, 1), (0, 300), (3, 50), (49, 50), (50, 50)])
+def test_a_one_sided_bound_is_the_one_that_the_binomial_test_rejects_above(events, n, confidence):
+    p = events / n
+    found = float(upper_bound(p, p * (1 - p) / n, OneMore(1 / n, 1 - p), confidence))
+    if events == n:
+        assert found == 1
+    else:
+        assert scipy.stats.binom.cdf(events, n, found) == pytest.approx(1 - confidence)
+    if not events:
+        assert found == pytest.approx(1 - (1 - confidence) ** (1 / n))

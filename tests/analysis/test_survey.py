@@ -376,3 +376,19 @@ def test_rows_outside_of_every_group_can_be_left_out():
     assert design.domains(group[inside], inside).estimates(y[inside]) == with_others
     with pytest.raises(ValueError, match="300 group labels were given for"):
         design.domains(group, inside)
+
+
+def test_one_sided_bounds_are_exact_without_an_event_and_hold_over_strata():
+    none = survey_proportion(np.zeros(200), np.zeros(200), np.full(200, 1e6), np.arange(200))
+    assert none.high_95 == pytest.approx(1 - 0.05 ** (1 / 200))
+    assert none.high_99 == pytest.approx(1 - 0.01 ** (1 / 200))
+    rng, held = np.random.default_rng(0), np.zeros(2)
+    stratum, campaigns = np.repeat([0, 1], 60), 400
+    weight = np.where(stratum == 0, 3e6, 1e6)
+    for _ in range(campaigns):
+        y = rng.random(120) < np.where(stratum == 0, 0.02, 0.1)
+        estimate = survey_proportion(y, stratum, weight, np.arange(120))
+        assert estimate.rate <= estimate.high_95 <= estimate.high_99
+        held += [estimate.high_95 >= 0.04, estimate.high_99 >= 0.04]
+    assert held[0] >= scipy.stats.binom.ppf(1e-4, campaigns, 0.95)
+    assert held[1] >= scipy.stats.binom.ppf(1e-4, campaigns, 0.99)

@@ -102,9 +102,15 @@ SUMMARY_KEYS: tuple[SummaryKey, ...] = (
     SummaryKey("strata[].sdc1_rate", "rate of SDC-1; null without classes"),
     SummaryKey("strata[].sdc1_low", "lower end of its interval"),
     SummaryKey("strata[].sdc1_high", "upper end"),
+    SummaryKey(
+        "strata[].sdc1_high_95", "what the rate is below with 95 % confidence, one-sided; exact where no event was seen"
+    ),
+    SummaryKey("strata[].sdc1_high_99", "the same with 99 % confidence"),
     SummaryKey("strata[].outside_rate", "rate of outputs outside the tolerance"),
     SummaryKey("strata[].outside_low", "lower end of its interval"),
     SummaryKey("strata[].outside_high", "upper end"),
+    SummaryKey("strata[].outside_high_95", "what the rate is below with 95 % confidence, one-sided"),
+    SummaryKey("strata[].outside_high_99", "the same with 99 % confidence"),
     SummaryKey("marginals[]", "rates of each fault model over everything, and by one dimension at a time"),
     SummaryKey("marginals[].target", _FAULT_MODEL),
     SummaryKey("marginals[].where", _FAULT_MODEL),
@@ -118,8 +124,8 @@ SUMMARY_KEYS: tuple[SummaryKey, ...] = (
     SummaryKey("marginals[].n", "rows"),
     SummaryKey(
         "marginals[].rates",
-        "sdc1 (null without classes), outside and nonfinite, each with rate, low and high; where the engine checks itself also"
-        " detected",
+        "sdc1 (null without classes), outside and nonfinite, each with rate, low and high, and the one-sided upper bounds"
+        " high_95 and high_99; where the engine checks itself also detected",
     ),
     SummaryKey("evaluation[]", "how the outputs of each fault model were found"),
     SummaryKey("evaluation[].target", _FAULT_MODEL),

@@ -28,11 +28,13 @@ _Table = dict[str, JsonValue]
 
 
 class RateRecord(SummaryPart):
-    """A rate with its interval."""
+    """A rate with its interval. ``high_95``, ``high_99``: one-sided upper bounds; None in summaries of earlier versions."""
 
     rate: _Share
     low: _Share
     high: _Share
+    high_95: _Share | None = None
+    high_99: _Share | None = None
 
 
 class Marginal(SummaryPart):
@@ -62,7 +64,7 @@ class StratumRecord(SummaryPart):
     """Counts and rates of one cell: a fault model, a tier, a site and a class of bits.
 
     ``op``: the fault model's label. ``n``: rows; of each outcome, and of outputs that are not finite. ``sdc1_*``: None
-    where there are no classes.
+    where there are no classes. ``*_high_95``, ``*_high_99``: one-sided upper bounds.
     """
 
     target: str
@@ -87,9 +89,13 @@ class StratumRecord(SummaryPart):
     sdc1_rate: _Share | None = None
     sdc1_low: _Share | None = None
     sdc1_high: _Share | None = None
+    sdc1_high_95: _Share | None = None
+    sdc1_high_99: _Share | None = None
     outside_rate: _Share | None = None
     outside_low: _Share | None = None
     outside_high: _Share | None = None
+    outside_high_95: _Share | None = None
+    outside_high_99: _Share | None = None
 
 
 class RowShare(SummaryPart):

@@ -218,9 +218,13 @@ def _strata(rates: ModelRates, has_classes: bool) -> Iterator[StratumRecord]:
             sdc1_rate=rounded_share(sdc1.rate) if has_classes else None,
             sdc1_low=rounded_share(sdc1.low) if has_classes else None,
             sdc1_high=rounded_share(sdc1.high) if has_classes else None,
+            sdc1_high_95=rounded_share(sdc1.high_95) if has_classes else None,
+            sdc1_high_99=rounded_share(sdc1.high_99) if has_classes else None,
             outside_rate=rounded_share(outside.rate),
             outside_low=rounded_share(outside.low),
             outside_high=rounded_share(outside.high),
+            outside_high_95=rounded_share(outside.high_95),
+            outside_high_99=rounded_share(outside.high_99),
         )
 
 
@@ -246,7 +250,13 @@ def _named(model: FaultModel) -> _FaultModelFields:
 
 
 def _rate_record(rate: Estimate) -> RateRecord:
-    return RateRecord(rate=rounded_share(rate.rate), low=rounded_share(rate.low), high=rounded_share(rate.high))
+    return RateRecord(
+        rate=rounded_share(rate.rate),
+        low=rounded_share(rate.low),
+        high=rounded_share(rate.high),
+        high_95=rounded_share(rate.high_95),
+        high_99=rounded_share(rate.high_99),
+    )
 
 
 def _data(data: DescribedData) -> SummaryData:

@@ -32,12 +32,16 @@ class Details:
 USUAL = Details()
 
 
-def rate_tables(summary: Summary, details: Details) -> Iterator[FittedTable]:
+def rate_tables(summary: Summary, details: Details) -> Iterator[FittedTable | str]:
+    """The tables, each followed by the one-sided bounds of its fault models' totals."""
     target_places = dict.fromkeys(
         (m.target, m.where) for m in summary.marginals if not details.ops or m.op in details.ops
     )
     for target, where in target_places:
         yield _rates_table(summary, target, where, details)
+        lines = [_bounds(record) for record in _totals(summary, target, where, details)]
+        if any(lines):
+            yield "\n".join(filter(None, lines))
 
 
 def _rates_table(summary: Summary, target: str, where: str, details: Details) -> FittedTable:
@@ -48,7 +52,7 @@ def _rates_table(summary: Summary, target: str, where: str, details: Details) ->
     table = FittedTable(title=f"{target}: faults in {noun}, rates in % with {confidence} intervals")
     for name in ("", "faults", "n", *(["SDC-1"] if has_classes else []), "outside tolerance", "non-finite"):
         table.add_column(name, justify="right" if name in ("faults", "n") else "left", no_wrap=True)
-    totals = [m for m in records if m.by == "all" and (not details.ops or m.op in details.ops)]
+    totals = _totals(summary, target, where, details)
     for record in totals:
         _add(table, f"{record.op}, all", record, has_classes, style="bold")
     ops = [record.op for record in totals]
@@ -61,6 +65,11 @@ def _rates_table(summary: Summary, target: str, where: str, details: Details) ->
                 for record in part:
                     _add(table, f"  {_value(summary, part, record)}", record, has_classes)
     return table
+
+
+def _totals(summary: Summary, target: str, where: str, details: Details) -> list[Marginal]:
+    records = [m for m in summary.marginals if (m.target, m.where, m.by) == (target, where, "all")]
+    return [m for m in records if not details.ops or m.op in details.ops]
 
 
 def _value(summary: Summary, part: Sequence[Marginal], record: Marginal) -> str:
@@ -79,6 +88,17 @@ def _value(summary: Summary, part: Sequence[Marginal], record: Marginal) -> str:
 def _add(table: FittedTable, name: str, record: Marginal, has_classes: bool, style: str | None = None) -> None:
     cells = [_format_rate(record.rate(key)) for key in ("sdc1", "outside", "nonfinite") if key != "sdc1" or has_classes]
     table.add_row(name, f"{record.faults:,}", f"{record.n:,}", *cells, style=style)
+
+
+def _bounds(record: Marginal) -> str:
+    """ "flip, all: below, one-sided at 95 / 99 %: SDC-1 1.32 / 1.66 %, ..."; nothing of summaries without them."""
+    names = {"sdc1": "SDC-1", "outside": "outside tolerance", "nonfinite": "non-finite"}
+    told = [
+        f"{name} {100 * rate.high_95:.2f} / {100 * rate.high_99:.2f} %"
+        for measure, name in names.items()
+        if (rate := record.rate(measure)) is not None and rate.high_95 is not None and rate.high_99 is not None
+    ]
+    return f"{record.op}, all: below, one-sided at 95 / 99 %: {', '.join(told)}" if told else ""
 
 
 def _format_rate(rate: RateRecord | None) -> str:

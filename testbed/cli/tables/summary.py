@@ -30,8 +30,8 @@ def summary_tables(summary: Summary, folder: Path, details: Details = USUAL) -> 
     parts: list[RenderableType] = [
         part if isinstance(part, Prose) else Prose(part, indent=8) for part in _head(summary)
     ]
-    for table in rate_tables(summary, details):
-        parts += ["", table]
+    for part in rate_tables(summary, details):
+        parts += [Prose(part)] if isinstance(part, str) else ["", part]
     if not details.by:
         parts += ["", f"of every fault model, by site or bit too: testbed campaign show {folder} --by site,bit"]
     if summary.protection and summary.protection.false_alarms:

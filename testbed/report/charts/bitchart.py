@@ -11,7 +11,7 @@ from testbed.core.formats import Format
 from testbed.report.charts import svg
 from testbed.report.charts.axis import RateAxis
 from testbed.report.estimate import RateEstimate
-from testbed.report.formatting import MEASURE_NAMES, rate, sample
+from testbed.report.formatting import MEASURE_NAMES, bounds, rate, sample
 
 _WIDTH, _LEFT, _TOP, _PLOT, _BOTTOM = 1060, 56, 26, 210, 42
 
@@ -63,7 +63,7 @@ def _grid(axis: RateAxis) -> list[Markup]:
 
 def _column(x: float, width: float, bit: int, fmt: Format, series: BitSeries, axis: RateAxis) -> Markup:
     base = _TOP + _PLOT
-    rates = [f"{MEASURE_NAMES[measure]} {rate(estimate)}" for measure, estimate in series.items()]
+    rates = [f"{MEASURE_NAMES[measure]} {rate(estimate)}{bounds(estimate)}" for measure, estimate in series.items()]
     sampled = sample(next(iter(series.values())))
     parts = [
         svg.tooltip(f"bit {bit} ({fmt.role(bit)}): {'; '.join(rates)}; {sampled}"),

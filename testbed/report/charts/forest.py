@@ -10,7 +10,7 @@ from markupsafe import Markup
 from testbed.report.charts import svg
 from testbed.report.charts.axis import RateAxis
 from testbed.report.estimate import RateEstimate
-from testbed.report.formatting import MEASURE_NAMES, rate, sample
+from testbed.report.formatting import MEASURE_NAMES, bounds, rate, sample
 
 _LINE, _BETWEEN, _AXIS = 17, 11, 34
 _LABELS, _PLOT, _NUMBERS = 156, 200, 158
@@ -53,7 +53,7 @@ def _category(category: Category, y: float, axis: RateAxis) -> Markup:
     for number, (measure, estimate) in enumerate(category.estimates.items()):
         at = first + number * _LINE
         x = _LABELS + axis(estimate.rate)
-        tooltip = f"{category.name}, {MEASURE_NAMES[measure]}: {rate(estimate)}; {sample(estimate)}"
+        tooltip = f"{category.name}, {MEASURE_NAMES[measure]}: {rate(estimate)}; {sample(estimate)}{bounds(estimate)}"
         drawn = [
             svg.tooltip(tooltip),
             svg.rect(_LABELS, at - _LINE / 2, _PLOT + _NUMBERS, _LINE, "hover"),

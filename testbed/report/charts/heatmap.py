@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from testbed.report.charts import svg
 from testbed.report.estimate import RateEstimate
-from testbed.report.formatting import compact, compact_interval, rate, sample
+from testbed.report.formatting import bounds, compact, compact_interval, rate, sample
 
 LEVELS = 9  # classes of the colour scale; the style sheet has as many colours
 _STEPS = (1, 1.5, 2, 3, 5, 7)
@@ -139,7 +139,7 @@ def _cell(x: float, y: float, width: float, name: str, estimate: RateEstimate | 
         return svg.group([note, svg.rect(*box, "missing", 2)])
     level = scale.level(estimate.rate)
     parts = [
-        svg.tooltip(f"{name}: {rate(estimate)}; {sample(estimate)}"),
+        svg.tooltip(f"{name}: {rate(estimate)}; {sample(estimate)}{bounds(estimate)}"),
         svg.rect(*box, f"cell h{level}", 2),
     ]
     if width >= 56:

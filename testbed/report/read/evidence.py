@@ -50,7 +50,7 @@ class Marginals:
         rate = None if record is None else record.rate(measure)
         if record is None or rate is None:
             return None
-        return RateEstimate(rate.rate, rate.low, rate.high, record.faults, record.n)
+        return RateEstimate(rate.rate, rate.low, rate.high, record.faults, record.n, rate.high_95, rate.high_99)
 
     def values(self, target: str, where: Where, op: str, by: str) -> list[Value]:
         return list(self._records.get((target, where, op, by), {}))
