@@ -122,3 +122,11 @@ def test_samples() -> None:
 )
 def test_fault_models_are_named_from_the_summarys_labels(label: str, name: str) -> None:
     assert formatting.model_name(label) == name
+
+
+def test_one_sided_bounds_are_told_where_they_are_known_and_never_understated() -> None:
+    known = RateEstimate(0.0, 0.0, 0.0015, 2000, 2000, 0.001493, 0.002294)
+    assert formatting.bounds(known).replace("\u202f", " ").replace("\xa0", " ") == (
+        "; below 0.15 % at 95 %, 0.23 % at 99 %, one-sided"
+    )
+    assert formatting.bounds(RateEstimate(0.0, 0.0, 0.0015, 2000, 2000)) == ""

@@ -47,6 +47,16 @@ def test_it_is_short_and_says_where_the_rest_is(tiny_run: Path, marginals: list[
     assert any(line.startswith(expected(total, "random, all")) for line in lines)
 
 
+def test_one_sided_bounds_of_the_totals_are_below_their_table(tiny_run: Path, marginals: list[dict[str, Any]]) -> None:
+    text = " ".join(" ".join(told(show(tiny_run))).split())
+    totals = [m for m in marginals if m["by"] == "all"]
+    for total in totals:
+        rate = total["rates"]["outside"]
+        assert rate["rate"] <= rate["high_95"] <= rate["high_99"]
+        assert f"outside tolerance {100 * rate['high_95']:.2f} / {100 * rate['high_99']:.2f} %" in text
+    assert totals
+
+
 def test_rates_by_block(tiny_run: Path, marginals: list[dict[str, Any]]) -> None:
     lines = told(show(tiny_run, "--by", "block"))
     blocks = [m for m in marginals if m["by"] == "block"]
