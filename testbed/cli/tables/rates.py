@@ -93,12 +93,12 @@ def _add(table: FittedTable, name: str, record: Marginal, has_classes: bool, sty
 def _bounds(record: Marginal) -> str:
     """ "flip, all: below, one-sided at 95 / 99 %: SDC-1 1.32 / 1.66 %, ..."; nothing of summaries without them."""
     names = {"sdc1": "SDC-1", "outside": "outside tolerance", "nonfinite": "non-finite"}
-    told = [
+    bounds = [
         f"{name} {100 * rate.high_95:.2f} / {100 * rate.high_99:.2f} %"
         for measure, name in names.items()
         if (rate := record.rate(measure)) is not None and rate.high_95 is not None and rate.high_99 is not None
     ]
-    return f"{record.op}, all: below, one-sided at 95 / 99 %: {', '.join(told)}" if told else ""
+    return f"{record.op}, all: below, one-sided at 95 / 99 %: {', '.join(bounds)}" if bounds else ""
 
 
 def _format_rate(rate: RateRecord | None) -> str:
