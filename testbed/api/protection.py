@@ -96,13 +96,17 @@ def protect_model(
     cost: Literal["latency", "macs"] = "latency",
     campaign: Folder | None = None,
     cost_batch: int = 1,
+    data: str | None = None,
+    root: Folder | None = None,
+    preprocess: str | None = None,
+    classes: str | None = None,
     report: Callable[[str], None] = lambda line: None,
 ) -> ProtectResult:
     """Rewrite a model's exported file so that faults are corrected or detected, and write it as a model like any other.
 
     Args:
-        model: Run folder of the plain model.
-        to: New run folder.
+        model: Run folder of the plain model, or an ONNX file of any library.
+        to: New run folder; of a file, a new file.
         passes: "range" brings values back into the range that was seen; "checksum" holds sums of every product against
             what they must be; "duplicate" computes parts twice and compares; "nonfinite" flags NaN and infinity.
         where: Patterns of sites for a pass (parts, for "duplicate"). Default: each pass's own.
@@ -112,7 +116,7 @@ def protect_model(
         factor: checksum: a threshold over the largest deviation that was seen without a fault.
         activations: checksum: activation functions are computed twice and compared, or only where their sums lie is checked.
         unsigned: checksum: int8 activations become uint8, so that ONNX Runtime keeps its fused products.
-        precisions: Number formats of the files.
+        precisions: Number formats of the files; a file of your own stays in the one that it computes in.
         engines: Engines that thresholds hold on, and that the files are checked on.
         calibration_images: Training images that bounds and thresholds are measured on.
         calibration_data: Another data set to measure on.
@@ -123,6 +127,10 @@ def protect_model(
         cost: What the budget is of.
         campaign: A finished campaign of the model, for "measured". Default: the model's own folder.
         cost_batch: Images at a time when latency is measured.
+        data: Of an ONNX file: the data set that its model is for, as a spec's `[data]` names it.
+        root: Of an ONNX file: the data folder.
+        preprocess: Of an ONNX file: how its images are prepared. Default: the data set's own.
+        classes: Of an ONNX file: the order of its classes. Default: the data set's own.
         report: Called with a line of progress now and then.
 
     Returns:
@@ -140,9 +148,11 @@ def protect_model(
             "runs/digits", "runs/guarded", ["range"], by="measured", campaign="runs/flips", budget=5
         )
         print(guarded.places)
+        testbed.protect_model("vit.onnx", "vit-checked.onnx", ["checksum"], data="cifar10", preprocess="imagenet")
         ```
     """
     from testbed.core.errors import UsageError
+    from testbed.protect.foreign import file_data, protect_file
     from testbed.protect.named import passes_named
     from testbed.protect.placement.placing import PlacementRequest
     from testbed.protect.run import ProtectRequest, protect_run
@@ -166,5 +176,9 @@ def protect_model(
     request = ProtectRequest(
         chosen, tuple(precisions), tuple(engines), calibration_images, calibration_data, images, placement
     )
-    done = protect_run(Path(model), Path(to), request, report)
+    of_file = file_data(Path(model), data, None if root is None else str(root), preprocess, classes)
+    if of_file is None:
+        done = protect_run(Path(model), Path(to), request, report)
+    else:
+        done = protect_file(Path(model), Path(to), request, of_file, report)
     return ProtectResult(done.to_json(), done)

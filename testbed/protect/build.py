@@ -9,6 +9,7 @@ from onnx import ModelProto
 
 from testbed.core.errors import UsageError
 from testbed.protect.checks.alarms import join_flags
+from testbed.protect.checks.bounds import widen_copies
 from testbed.protect.contract import ORDER, Applied, CalibrationSet, ProtectionPass
 from testbed.protect.graph import GraphEditor, check_unprotected, marked
 
@@ -39,11 +40,15 @@ def protect(
         raise UsageError(f"name a pass of protection: {', '.join(ORDER)}")
     if len({step.name for step in passes}) != len(passes):
         raise UsageError("each pass of protection can be named once")
-    proto, applied = plain, []
+    proto, applied = plain, list[Applied]()
     for step in sorted(passes, key=lambda step: ORDER.index(step.name)):
         step.requires(GraphEditor(proto))
         proto, done = step.call(proto, calibration)
         applied.append(done)
+        proto = marked(proto, [each.to_json() for each in applied])  # so that the next finds the same sites
+    for number, done in enumerate(applied):
+        if any(spot.kind == "copy" for spot in done.places):  # the other checks' bounds allow for rounding anyway
+            proto, applied[number] = widen_copies(proto, done, calibration)
     proto = marked(join_flags(proto), [done.to_json() for done in applied])
     for step in passes:
         step.ensures(proto, next(done for done in applied if done.name == step.name))

@@ -16,6 +16,7 @@ from testbed.analysis.stats import wilson
 from testbed.core.errors import GateFailed
 from testbed.core.protected import DETECTED
 from testbed.data import Split
+from testbed.protect.alarmed import alarmed_checks
 from testbed.protect.build import Protected
 from testbed.protect.canaries.fly import Canary, fly
 from testbed.protect.checks.activations import is_computed_twice
@@ -121,9 +122,11 @@ def _compared(plain: ModelProto, protected: Protected, images: Split, engine: st
         )
     n = len(images)
     if alarms:
+        raised = alarmed_checks(protected, images, engine, precision)
         raise GateFailed(
-            f"on {engine} {alarms} of {n:,} unseen images raise an alarm without a fault: widen the thresholds (--factor), or"
-            " measure them on more images (--calibration-images)"
+            f"on {engine} {alarms} of {n:,} unseen images raise an alarm without a fault, most at {next(iter(raised), '?')}:"
+            " widen the thresholds (--factor), measure them on more images (--calibration-images), or leave that site out"
+            " (--where '*,!SITE')"
         )
     right = [int((outputs.argmax(1) == images.labels).sum()) for outputs in (after, before)]
     shares = [_share(count, n) for count in right]

@@ -15,9 +15,11 @@ from testbed.core.errors import UsageError
 from testbed.core.folder.files import write_bytes
 from testbed.data import Dataset
 from testbed.instrument.table import site_table
+from testbed.protect.checked import JudgedFile, make_checked
+from testbed.protect.destination import check_new_file
 from testbed.protect.graph import check_unprotected
 from testbed.protect.record import PlannedProtection, ProtectedRun, describe_file
-from testbed.protect.run import ProtectRequest, make_checked, plan_passes
+from testbed.protect.run import ProtectRequest, plan_passes
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,24 @@ class FileData:
     root: str | None = None
     preprocess: str | None = None
     classes: str | None = None
+
+
+def file_data(
+    source: Path, name: str | None, root: str | None, preprocess: str | None, classes: str | None
+) -> FileData | None:
+    """The data set of an ONNX file; None for a run folder, which names its own.
+
+    Raises UsageError where there is neither, for a file of which no data set is named, and for a folder of which one is.
+    """
+    if not source.exists():
+        raise UsageError(f"{source}: no such file or folder; name a model's run folder, or an ONNX file")
+    if source.is_file():
+        if name is None:
+            raise UsageError(f"{source} does not say which data its model is for; name it with --data")
+        return FileData(name, root, preprocess, classes)
+    if any(each is not None for each in (name, root, preprocess, classes)):
+        raise UsageError(f"{source} is no ONNX file: a run folder names its data itself; leave --data out")
+    return None
 
 
 def protect_file(
@@ -42,11 +62,11 @@ def protect_file(
     Raises UsageError for what cannot be protected, GateFailed for a file that does not keep what it promises; nothing is
     written then.
     """
-    if to.exists():
-        raise UsageError(f"{to} is there already; name another file with --to")
+    check_new_file(to)
     plain, dataset, wanted = _read(source, request, data)
     (precision,) = wanted.precisions
-    protected, ensured = make_checked(plain, dataset, wanted, precision, str(source), notify, data.root)
+    judged = JudgedFile(plain, precision, str(source), dataset, data.root)
+    protected, ensured = make_checked(judged, wanted.passes, wanted.measured, notify)
     content = protected.proto.SerializeToString(deterministic=True)
     write_bytes(to, content)
     return ProtectedRun(str(to), str(source), (describe_file(plain, protected, ensured, precision, content),))

@@ -18,8 +18,12 @@ from testbed.core.site import Site
 from testbed.instrument.adopt.mend import sort_nodes
 from testbed.instrument.cut.flow import Flow
 from testbed.instrument.sites.catalogue import catalogue
+from testbed.instrument.sites.fused import graph_of
+from testbed.instrument.sites.layers import Norm, norms
 from testbed.instrument.slicing import FROM_SHAPE
 
+_OLDEST_OPSET = 13  # the first in which ReduceSum, Squeeze and Unsqueeze take their axes as an input
+_REDUCTIONS_TAKE_AXES = 18  # the first opset in which axes are an input of all others
 _HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 _TYPED = (TensorProto.FLOAT, *_HALVES)
 
@@ -45,6 +49,21 @@ class GraphEditor:
             raise UsageError("no ViT's attention is recognised in this file: there is nothing that a pass could name")
         chosen = (s for s in table.recognised if s.where == "activation" and not s.name.startswith(PREFIX))
         return {site.name: site for site in chosen}
+
+    @cached_property
+    def written_norms(self) -> Mapping[str, Norm]:
+        """Layer norms that are written as several operators, by what they give."""
+        every = norms(graph_of(self.proto))
+        return {name: norm for name, norm in every.items() if not self._is_norm(name) and not self._is_inside(norm)}
+
+    def _is_inside(self, norm: Norm) -> bool:
+        """A centred norm holds an RMS norm, of what its mean was subtracted from."""
+        node = self.producer(norm.input)
+        return not norm.is_centred and node is not None and node.op_type == "Sub"
+
+    def _is_norm(self, tensor: str) -> bool:
+        node = self.producer(tensor)
+        return node is None or node.op_type.endswith("Normalization")
 
     @cached_property
     def human(self) -> Mapping[str, str]:
@@ -122,6 +141,12 @@ class GraphEditor:
         text = "_".join(map(str, axes)).replace("-", "m")
         return self.constant(f"{PREFIX}axes.{text}", np.array(axes, np.int64))
 
+    def reduce(self, op: str, tensor: str, axes: tuple[int, ...], output: str, keepdims: int) -> str:
+        """Add a reduction over axes, as the file's opset writes it, and give back its output."""
+        if op == "ReduceSum" or self.flow.opset >= _REDUCTIONS_TAKE_AXES:
+            return self.add(op, [tensor, self.axes(*axes)], output, keepdims=keepdims)
+        return self.add(op, [tensor], output, axes=list(axes), keepdims=keepdims)
+
     def wide(self, tensor: str, prefix: str) -> str:
         """The tensor as float32: itself, or a cast named after it; of uint8 that is turned back, as it is turned back again.
 
@@ -171,9 +196,14 @@ class GraphEditor:
 
 
 def check_unprotected(proto: ModelProto, name: str) -> None:
-    """Raises UsageError for a file that is protected already."""
+    """Raises UsageError for a file that is protected already, or of an opset that lacks what checks are made of."""
     if is_protected(proto):
         raise UsageError(f"{name} is protected already; protect the model that it was made from")
+    opset = next((int(entry.version) for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    if opset < _OLDEST_OPSET:
+        raise UsageError(
+            f"{name} is of opset {opset}; protection needs {_OLDEST_OPSET} or later: export it again (opset_version=18)"
+        )
 
 
 def marked(proto: ModelProto, passes: Sequence[Mapping[str, Any]]) -> ModelProto:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from testbed.core.errors import UsageError
 from testbed.core.words.nearest import unknown
 from testbed.protect.checks.activations import ActivationCheck
-from testbed.protect.checks.alarms import FACTOR
+from testbed.protect.checks.bounds import FACTOR
 from testbed.protect.contract import ORDER, ProtectionPass
 from testbed.protect.passes.checksum import ChecksumPass
 from testbed.protect.passes.duplicate import DuplicatePass

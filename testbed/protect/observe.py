@@ -14,6 +14,9 @@ from testbed.core.arrays import Float32s, Float64s
 from testbed.data import Split
 from testbed.engines.batches import pad_values
 from testbed.engines.runner import EngineRequest, Runner, open_engine
+from testbed.instrument.ports.feed import PortFeed
+from testbed.instrument.ports.insertion import instrument
+from testbed.instrument.table import site_table
 from testbed.protect.graph import GraphEditor
 
 _BATCH = 8
@@ -78,7 +81,7 @@ def extremes(
         wide = graph.wide(tensor, "protect.observe")
         flat = graph.add("Flatten", [wide], f"protect.observe.{number}.flat", axis=1)
         names[tensor] = [
-            graph.add(op, [flat, graph.axes(1)], f"protect.observe.{number}.{op}", keepdims=0)
+            graph.reduce(op, flat, (1,), f"protect.observe.{number}.{op}", keepdims=0)
             for op in ("ReduceMin", "ReduceMax", "ReduceMean")
         ]
     for outputs in names.values():
@@ -95,9 +98,26 @@ def values(
     proto: ModelProto, tensors: Sequence[str], images: ImageSource, engine: str, precision: str, batch: int = _BATCH
 ) -> dict[str, NDArray]:
     """Small float32 tensors themselves, for all images: tensor -> (n, ...)."""
+    return run_all(_watching(proto, tensors), images, engine, precision, batch)
+
+
+def _watching(proto: ModelProto, tensors: Sequence[str]) -> ModelProto:
     watched = ModelProto()
     watched.CopyFrom(proto)
     there = {value.name for value in watched.graph.output}
     typed = {value.name: value for value in watched.graph.value_info}
     watched.graph.output.extend(typed[name] for name in tensors if name not in there)
-    return run_all(watched, images, engine, precision, batch)
+    return watched
+
+
+def twin_values(
+    proto: ModelProto, tensors: Sequence[str], images: ImageSource, engine: str, precision: str, batch: int = _BATCH
+) -> dict[str, NDArray]:
+    """What `values` gives, of the file's twin without a fault: engines fuse less between its ports."""
+    watched = _watching(proto, tensors)
+    plain = watched.SerializeToString()
+    table = site_table(plain, "model")
+    twin = instrument(plain, table)
+    idle = PortFeed.idle(batch).as_inputs(table)
+    with opened(twin, engine, precision, batch) as runner:
+        return outputs_of(runner, proto.graph.input[0].name, images, batch, idle)

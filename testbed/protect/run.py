@@ -11,26 +11,24 @@ from onnx import ModelProto
 from pydantic import JsonValue
 
 from testbed.core.errors import UsageError
-from testbed.core.folder.files import sha256_bytes
+from testbed.core.folder.runfolder import RunFolder
 from testbed.core.formats import PRECISIONS
 from testbed.core.protected import STAGE
 from testbed.core.words.nearest import unknown
-from testbed.data import Dataset, Split
+from testbed.data import Dataset
 from testbed.engines.backends import check_engine, require_engine
 from testbed.export.calibration import TRAIN, calibration_split
 from testbed.export.precision import Calibration as QuantisationSettings
 from testbed.export.target import export_target
 from testbed.golden.source import dataset_of
 from testbed.models.runs import ModelRun, open_model_run, write_model_run
-from testbed.protect.build import Protected, protect
+from testbed.protect.checked import JudgedFile, MeasuredOn, make_checked
 from testbed.protect.contract import CalibrationSet, ProtectionPass
-from testbed.protect.ensure import Ensured, ensure
+from testbed.protect.destination import check_new_folder
 from testbed.protect.graph import GraphEditor
 from testbed.protect.placement.placing import Placement, PlacementRequest, choose_places
 from testbed.protect.record import PlannedProtection, ProtectedRun, describe_file
 
-_CHOICE = "protect"
-"""What the choice of unseen images is seeded by."""
 _COST_IMAGES = 16
 """What engines that are timed are calibrated on: bounds do not change what they compute."""
 
@@ -62,6 +60,11 @@ class ProtectRequest:
         if self.placement is not None:
             self.placement.check()
 
+    @property
+    def measured(self) -> MeasuredOn:
+        """What is measured and judged on."""
+        return MeasuredOn(self.engines, self.calibration_images, self.calibration_data, self.images)
+
     def to_json(self) -> dict[str, JsonValue]:
         """What tells one protection of a model from another."""
         chosen = {} if self.placement is None else {"placement": asdict(self.placement)}
@@ -86,8 +89,7 @@ def protect_run(
     """
     request.check()
     run = _plain_run(source)
-    if to.resolve() == source.resolve():
-        raise UsageError(f"{to} holds the model that is to be protected; name another folder with --to")
+    check_new_folder(source, to)
     return protect_model_run(run, to, request, notify=notify)
 
 
@@ -117,9 +119,8 @@ def protect_model_run(
             notify(f"{precision}: exporting")
             plain_files[precision] = exported(run, dataset, precision)
         file = plain_files.pop(precision)
-        protected, ensured = make_checked(
-            file, dataset, request, precision, str(source), notify, run.data.root if run.data else None
-        )
+        judged = JudgedFile(file, precision, str(source), dataset, run.data.root if run.data else None)
+        protected, ensured = make_checked(judged, request.passes, request.measured, notify)
         content = protected.proto.SerializeToString(deterministic=True)
         contents[precision] = content
         files.append(describe_file(file, protected, ensured, precision, content))
@@ -185,6 +186,9 @@ def _narrowed(
 
 
 def _plain_run(source: Path) -> ModelRun:
+    model = (RunFolder.existing(source).manifest.get("spec") or {}).get("model")
+    if isinstance(model, dict) and model.get("onnx"):
+        raise UsageError(f"{source} is a campaign on a file and holds no model of its own; protect {model['onnx']}")
     run = open_model_run(source)
     if run.protected:
         raise UsageError(f"{source} is protected already; protect the model that it was made from")
@@ -201,35 +205,3 @@ def exported(run: ModelRun, dataset: Dataset, precision: str) -> ModelProto:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "plain.onnx"
         return export_target(run.model, "model", file, precision=precision, images=images, calibration=settings)
-
-
-def make_checked(
-    plain: ModelProto,
-    dataset: Dataset,
-    request: ProtectRequest,
-    precision: str,
-    name: str,
-    notify: Callable[[str], None],
-    root: str | None,
-) -> tuple[Protected, Ensured]:
-    """Protect a plain file on training images, and hold it against the plain one on others."""
-    settings = QuantisationSettings(request.calibration_images, source=request.calibration_data)
-    seen = calibration_split(dataset, settings, root)
-    unseen = dataset.test.chosen(min(request.images, len(dataset.test)), dataset.seed, _CHOICE)
-    calibration = CalibrationSet(seen.batch(slice(None)), request.engines, precision)
-    _check_unseen(calibration, unseen)
-    notify(f"{precision}: measuring on {len(seen)} images")
-    protected = protect(plain, request.passes, calibration, name)
-    notify(f"{precision}: checking on {len(unseen)} others, on {', '.join(request.engines)}")
-    return protected, ensure(plain, protected, unseen, request.engines, precision)
-
-
-def _check_unseen(calibration: CalibrationSet, unseen: Split) -> None:
-    """Raises UsageError where an image that the result is judged on was calibrated on."""
-    seen = {sha256_bytes(image.tobytes()) for image in calibration.images}
-    for images, _ in unseen.batches(32):
-        if any(sha256_bytes(image.tobytes()) in seen for image in images):
-            raise UsageError(
-                "bounds and thresholds would be measured on images that the model is judged on; name others with"
-                " --calibration-data (for example imagefolder:PATH/train)"
-            )

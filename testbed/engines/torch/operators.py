@@ -125,17 +125,22 @@ def _range(start: Tensor, limit: Tensor, delta: Tensor) -> Tensor:
     return torch.arange(start.item(), limit.item(), delta.item(), dtype=start.dtype)
 
 
-def _reduce_mean(
-    x: Tensor,
-    axes: Tensor | Sequence[int] | None = None,
-    *,
-    keepdims: int = 1,
-    noop_with_empty_axes: int = 0,
-) -> Tensor:
-    over = [] if axes is None else _ints(axes)
-    if not over and noop_with_empty_axes:
-        return x
-    return x.mean(over or list(range(x.dim())), keepdim=bool(keepdims))
+def _reduce(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A reduction over axes, by torch's function of (x, axes, keepdim)."""
+
+    def reduced(
+        x: Tensor,
+        axes: Tensor | Sequence[int] | None = None,
+        *,
+        keepdims: int = 1,
+        noop_with_empty_axes: int = 0,
+    ) -> Tensor:
+        over = [] if axes is None else _ints(axes)
+        if not over and noop_with_empty_axes:
+            return x
+        return function(x, over or list(range(x.dim())), bool(keepdims))
+
+    return reduced
 
 
 def _reshape(x: Tensor, shape: Tensor, *, allowzero: int = 0) -> Tensor:
@@ -185,6 +190,7 @@ def _transpose(x: Tensor, *, perm: Sequence[int] | None = None) -> Tensor:
 
 
 OPERATORS: dict[str, Callable[..., Any]] = {
+    "Abs": torch.abs,
     "Add": torch.add,
     "And": torch.logical_and,
     "BitCast": words.bit_cast,
@@ -193,6 +199,7 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "BitwiseXor": words.bitwise(torch.bitwise_xor),
     "Cast": words.cast,
     "CastLike": lambda x, like, saturate=1: x.to(like.dtype),
+    "Clip": torch.clamp,
     "Concat": _concat,
     "Constant": _constant,
     "ConstantOfShape": _constant_of_shape,
@@ -223,7 +230,10 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "Pow": torch.pow,
     "QuantizeLinear": words.quantize,
     "Range": _range,
-    "ReduceMean": _reduce_mean,
+    "ReduceMax": _reduce(torch.amax),
+    "ReduceMean": _reduce(torch.mean),
+    "ReduceMin": _reduce(torch.amin),
+    "ReduceSum": _reduce(torch.sum),
     "Relu": torch.relu,
     "Reshape": _reshape,
     "ScatterElements": words.scatter_elements,

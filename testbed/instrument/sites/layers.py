@@ -27,7 +27,8 @@ class Linear:
 
 @dataclass(frozen=True)
 class Norm:
-    """A layer norm, as one node or as many. Without a shift ``bias`` is None. ``takes``: places of what takes its input."""
+    """A layer norm, as one node or as many. Without a shift ``bias`` is None. ``takes``: places of what takes its input;
+    is_centred: it subtracts the mean, which an RMS norm does not."""
 
     index: int
     input: str
@@ -35,6 +36,7 @@ class Norm:
     weight: Weight | None
     bias: Weight | None
     takes: frozenset[int]
+    is_centred: bool = True
 
 
 def linears(graph: Graph) -> dict[str, Linear]:
@@ -99,9 +101,8 @@ def norms(graph: Graph) -> dict[str, Norm]:
         if node.op in _NORMS:
             affine = [graph.weight(name) for name in node.inputs[1:3] if name]
             weight, bias = (*affine, None, None)[:2]
-            by_output[node.output] = Norm(
-                node.index, node.inputs[0], node.output, weight, bias, frozenset((node.index,))
-            )
+            takes, is_centred = frozenset((node.index,)), node.op == "LayerNormalization"
+            by_output[node.output] = Norm(node.index, node.inputs[0], node.output, weight, bias, takes, is_centred)
         elif norm := _decomposed_norm(graph, node) or _decomposed_rms_norm(graph, node):
             by_output[norm.output] = norm
     return by_output
@@ -136,7 +137,7 @@ def _decomposed_rms_norm(graph: Graph, node: Node) -> Norm | None:
             square = graph.producer[path[3]]
             if set(graph.live_inputs(square)) == {x}:
                 output, weight = _scaled(graph, node.output)
-                return Norm(square.index, x, output, weight, None, frozenset((square.index, node.index)))
+                return Norm(square.index, x, output, weight, None, frozenset((square.index, node.index)), False)
     return None
 
 

@@ -35,10 +35,11 @@ from testbed.protect.campaigns.requested import (
     protected_spec,
 )
 from testbed.protect.campaigns.sketch import ProtectedSketch
+from testbed.protect.checked import JudgedFile, make_checked
 from testbed.protect.paired.compare import compare_protected
 from testbed.protect.paired.record import ProtectionComparison
 from testbed.protect.paired.stored import COMPARED, read_comparison
-from testbed.protect.run import make_checked, protect_model_run
+from testbed.protect.run import protect_model_run
 
 log = logging.getLogger(__name__)
 
@@ -158,15 +159,9 @@ class ProtectedPart:
 
         if self.asked.model.onnx is not None:
             data = self.asked.data
-            made, ensured = make_checked(
-                plain,
-                subject.dataset,
-                self.request,
-                self.request.precisions[0],
-                str(self.path),
-                notify,
-                None if data is None else data.root,
-            )
+            root = None if data is None else data.root
+            judged = JudgedFile(plain, self.request.precisions[0], str(self.path), subject.dataset, root)
+            made, ensured = make_checked(judged, self.request.passes, self.request.measured, notify)
             (self.path / PROTECTED_MODEL).mkdir(parents=True, exist_ok=True)
             write_bytes(folder / FILE, made.proto.SerializeToString(deterministic=True))
             return {"ensured": ensured.to_json()}

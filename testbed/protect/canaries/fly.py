@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from glob import escape
 
 from onnx import ModelProto
 
 from testbed.core.arrays import Float32s
-from testbed.instrument.table import site_table
+from testbed.core.site import SiteTable
+from testbed.instrument.sites.catalogue import catalogue
+from testbed.instrument.table import table_of
 from testbed.protect.canaries.alarms import checks_watched, fly_under_checks
 from testbed.protect.canaries.guards import fly_before_guards, guard_faults
 from testbed.protect.canaries.votes import fly_in_copies, vote_faults
@@ -43,7 +46,7 @@ def fly(proto: ModelProto, applied: Sequence[Applied], image: Float32s, engine: 
 
     image: (1, C, S, S). Raises GateFailed naming the guard, vote or check that does not do what it is there for.
     """
-    table = site_table(proto.SerializeToString(), "model")
+    table = _table(proto.SerializeToString(), applied)
     guards, votes = guard_faults(table, applied), vote_faults(table, applied)
     checks = checks_watched(table, applied)
     fly_before_guards(proto, table, guards, image, engine, precision)
@@ -59,3 +62,11 @@ def fly(proto: ModelProto, applied: Sequence[Applied], image: Float32s, engine: 
         votes=len({fault.spot.name for fault in votes}),
         seen_by_others=others,
     )
+
+
+def _table(plain: bytes, applied: Sequence[Applied]) -> SiteTable:
+    """Sites by name, and the tensors of checks that cover none of them under their own."""
+    known = catalogue(plain)
+    named = {site.name for site in known.recognised}
+    spots = [spot for done in applied for spot in done.places if named.isdisjoint(spot.covers)]
+    return table_of(known, plain, "model", also=[escape(name) for spot in spots for name in spot.covers])

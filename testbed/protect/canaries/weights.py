@@ -63,5 +63,7 @@ def _feeds(weight: str, covered: set[str]) -> bool:
     if weight.startswith(PREFIX) or not weight.endswith(".weight"):
         return False
     module = weight.removesuffix(".weight")
+    if module == "patch_embed.proj":
+        return not covered.isdisjoint(("patch_embed", "embed"))
     parts = [f"{module.removesuffix('qkv')}{part}" for part in "qkv"] if module.endswith(".qkv") else [module]
     return any(part in covered for part in parts)

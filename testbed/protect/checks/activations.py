@@ -16,9 +16,10 @@ from onnx import ModelProto, NodeProto, helper
 from testbed.core.protected import PREFIX
 from testbed.instrument.cut.flow import CannotCut
 from testbed.instrument.sites.layers import NONLINEAR
+from testbed.protect.checks.followed import Sum, followed
 from testbed.protect.checks.products import name_of
 from testbed.protect.checks.relation import RECOMPUTED, Relation, Statistics, Term
-from testbed.protect.checks.sums import Sum, Vectors, followed
+from testbed.protect.checks.sums import Vectors
 from testbed.protect.graph import GraphEditor
 
 ActivationCheck = Literal["recompute", "range"]
@@ -109,7 +110,7 @@ def _recomputed(graph: GraphEditor, node: NodeProto, output: Sum) -> Relation:
             middle = graph.constant(f"{prefix}.middle", np.array((low + high) / 2, np.float32))
             off = graph.add("Sub", [off, middle], f"{prefix}.around_middle")
         size = graph.add("Abs", [off], f"{prefix}.abs")
-        largest = graph.add("ReduceMax", [size, graph.axes(2)], f"{prefix}.largest", keepdims=1)
+        largest = graph.reduce("ReduceMax", size, (2,), f"{prefix}.largest", keepdims=1)
         return [Term(vectors.product_of(largest, (1, 1)), 1.0)]
 
     return Relation(

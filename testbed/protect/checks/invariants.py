@@ -5,10 +5,14 @@ from __future__ import annotations
 import numpy as np
 from onnx import NodeProto
 
+from testbed.core.arrays import Float64s
 from testbed.instrument.cut.flow import CannotCut
+from testbed.instrument.sites.layers import Norm
+from testbed.protect.checks.followed import SAME, Sum, followed
+from testbed.protect.checks.operands import constant_matrix, laid_out
 from testbed.protect.checks.products import name_of
 from testbed.protect.checks.relation import ROUNDING, Relation, Statistics, Term
-from testbed.protect.checks.sums import Vectors, constant_matrix, followed
+from testbed.protect.checks.sums import Vectors
 from testbed.protect.graph import GraphEditor
 
 _HALF = 0.51  # of a step: half of one, and what engines round differently
@@ -20,24 +24,48 @@ def layer_norm(graph: GraphEditor, node: NodeProto) -> Relation:
 
     Raises CannotCut where a gamma is too small to divide by, or the sums cannot be taken.
     """
-    made = node.output[0]
     gamma = constant_matrix(graph, node.input[1])
-    beta = constant_matrix(graph, node.input[2]) if len(node.input) > 2 and node.input[2] else None
-    if gamma is None or gamma.ndim != 1 or (len(node.input) > 2 and node.input[2] and beta is None):
+    shifted = len(node.input) > 2 and bool(node.input[2])
+    beta = constant_matrix(graph, node.input[2]) if shifted else np.zeros(1)
+    if gamma is None or gamma.ndim != 1 or beta is None:
         raise CannotCut("its gamma and beta are not stored vectors")
+    return _normalised(graph, node.output[0], gamma, beta)
+
+
+def written_norm(graph: GraphEditor, norm: Norm) -> Relation:
+    """Check a layer norm that is written as several operators. Raises CannotCut as `layer_norm` does, and for an RMS norm."""
+    if not norm.is_centred:
+        raise CannotCut("an RMS norm's values have no sum that is known")
+    affine = [None if weight is None else constant_matrix(graph, weight.tensor) for weight in (norm.weight, norm.bias)]
+    gamma = np.ones(graph.flow.per_image(norm.input)[-1]) if affine[0] is None else affine[0].reshape(-1)
+    return _normalised(graph, norm.output, gamma, np.zeros(1) if affine[1] is None else affine[1].reshape(-1))
+
+
+def _normalised(graph: GraphEditor, made: str, gamma: Float64s, beta: Float64s) -> Relation:
     if np.abs(gamma).min() < _LEAST_GAMMA * np.abs(gamma).max():
         raise CannotCut("a gamma of it is nearly 0: nothing can be told of what it scales")
-    output = followed(graph, made)
-    (end,) = output.tensors if len(output.tensors) == 1 else (made,)
-    shape = graph.flow.per_image(end)
+    output = _moved(graph, made)
+    end, shape = output.tensors[0], graph.flow.per_image(made)
     rows = int(np.prod(shape[:-1])) if len(shape) > 1 else 1
-    constant = rows * float((beta / gamma).sum()) if beta is not None else 0.0
+    constant = rows * float((beta / gamma).sum())
+    places = laid_out(graph, made, end)
+    coefficients = np.tile(1 / gamma, rows)[places].reshape(graph.flow.per_image(end))
 
     def terms(vectors: Vectors) -> list[Term]:
-        sums = vectors.over_tokens(end)
-        return [Term(sums, np.tile(1 / gamma, sums.size // len(gamma)))]
+        return [Term(*vectors.weighted(end, coefficients))]
 
-    return Relation(name_of(graph, output), "layer norm", output.way, lambda v: v.over_tokens(end), terms, constant)
+    def needs(vectors: Vectors) -> None:
+        vectors.weighted(end, coefficients)
+
+    return Relation(name_of(graph, output), "layer norm", output.way, needs, terms, constant)
+
+
+def _moved(graph: GraphEditor, made: str) -> Sum:
+    """The furthest tensor that holds the same numbers."""
+    output = followed(graph, made)
+    steps = [graph.producer(name) for name in output.way[1:]]
+    is_same = len(output.tensors) == 1 and all(step is not None and step.op_type in SAME for step in steps)
+    return output if is_same else Sum((made,), (made,))
 
 
 def softmax(graph: GraphEditor, node: NodeProto) -> Relation:
@@ -53,7 +81,8 @@ def softmax(graph: GraphEditor, node: NodeProto) -> Relation:
     def terms(vectors: Vectors) -> list[Term]:
         return [Term(vectors.total(end), 1.0) for end in output.tensors]
 
-    return Relation(name_of(graph, output), "softmax", output.way, _nothing, terms, rows * output.factor)
+    statistics = Statistics(1, rows, ())  # each row sums to 1, whatever it is of
+    return Relation(name_of(graph, output), "softmax", output.way, _nothing, terms, rows * output.factor, statistics)
 
 
 def residual(graph: GraphEditor, node: NodeProto) -> Relation:
@@ -94,7 +123,7 @@ def rounding(graph: GraphEditor, node: NodeProto) -> Relation:
         kept = graph.add("Clip", [graph.wide(taken, prefix), *ends], f"{prefix}.kept")
         off = graph.add("Sub", [kept, graph.wide(back[0], prefix)], f"{prefix}.off")
         flat = graph.add("Flatten", [graph.add("Abs", [off], f"{prefix}.abs")], f"{prefix}.flat", axis=1)
-        largest = graph.add("ReduceMax", [flat, graph.axes(1)], f"{prefix}.largest", keepdims=1)
+        largest = graph.reduce("ReduceMax", flat, (1,), f"{prefix}.largest", keepdims=1)
         return [Term(vectors.product_of(largest, (1,)), 1.0)]
 
     assert shape

@@ -1,8 +1,4 @@
-"""Sums of a graph's tensors: which tensors together hold an affine operator's output, and the sums that checks are made of.
-
-A sum over all of an image's elements is the same however they are laid out. So an operator's output can be summed where
-it is last called by a name, behind bias, scale, reshapes and splits: a fault on the way there is seen, too.
-"""
+"""The sums of tensors that checks are made of."""
 
 from __future__ import annotations
 
@@ -10,155 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
-from onnx import NodeProto, TensorProto, helper, numpy_helper
-from onnx.reference import ReferenceEvaluator
+from onnx import TensorProto
 
 from testbed.core.arrays import Float64s
-from testbed.instrument.cut.segments import cut_segment
+from testbed.instrument.cut.flow import CannotCut
 from testbed.protect.graph import GraphEditor
 
-_SAME = ("Identity", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Cast", "Dropout")
-_ROUNDED = ("QuantizeLinear", "DequantizeLinear")
-_PARTS = ("Split", "Gather")
-
-
-@dataclass(frozen=True)
-class Sum:
-    """The sum over an operator's output is that over ``tensors``, less ``constant``, over ``factor``. way: all tensors from
-    the output to these, a fault in any of which changes the sum."""
-
-    tensors: tuple[str, ...]
-    way: tuple[str, ...]
-    factor: float = 1.0
-    constant: float = 0.0
-
-
-def followed(graph: GraphEditor, tensor: str, rounds: bool = False) -> Sum:
-    """The furthest tensors that together are an affine, elementwise image of ``tensor``. rounds: through QuantizeLinear,
-    too, but for such whose integers are a site of their own."""
-    ends, way, factor = _followed(graph, tensor, rounds)
-    return Sum(tuple(ends), tuple(way), factor, _constant(graph, tensor, ends))
-
-
-def _followed(graph: GraphEditor, tensor: str, rounds: bool) -> tuple[list[str], list[str], float]:
-    factor, way = 1.0, [tensor]
-    outputs = {value.name for value in graph.proto.graph.output}
-    while tensor not in outputs:
-        step = _step(graph, tensor, rounds)
-        if step is None:
-            break
-        ends, scale = step
-        factor *= scale
-        way += ends
-        if len(ends) > 1:
-            return ends, way, factor
-        tensor = ends[0]
-    return [tensor], way, factor
-
-
-def _step(graph: GraphEditor, tensor: str, rounds: bool) -> tuple[list[str], float] | None:
-    """The next tensors, and by what they are scaled; None where the tensor goes on otherwise, or to several places."""
-    nodes = graph.consumers(tensor)
-    if len(nodes) > 1 or (nodes and nodes[0].op_type in _PARTS):
-        return _partition(graph, nodes, tensor)
-    if len(nodes) != 1 or len(graph.flow.live_inputs(nodes[0])) != 1 or list(nodes[0].input).count(tensor) != 1:
-        return None
-    node = nodes[0]
-    output = node.output[0]
-    if node.op_type in _ROUNDED:
-        return ([output], 1.0) if rounds and tensor == node.input[0] and output not in graph.human else None
-    if node.op_type in (*_SAME, "Concat") and tensor == _data(node, tensor):
-        return [output], 1.0
-    if node.op_type == "Add" and _keeps_shape(graph, tensor, output):
-        return [output], 1.0
-    if node.op_type in ("Mul", "Div") and _keeps_shape(graph, tensor, output):
-        other = graph.flow.constant(next(name for name in node.input if name != tensor))
-        if other is None or other.size != 1 or (node.op_type == "Div" and node.input[0] != tensor):
-            return None
-        scale = float(other.reshape(-1)[0])
-        return ([output], scale if node.op_type == "Mul" else 1 / scale) if scale and np.isfinite(scale) else None
-    return None
-
-
-def _data(node: NodeProto, tensor: str) -> str:
-    """The input that an operator lays out anew; any of a Concat's."""
-    return tensor if node.op_type == "Concat" else node.input[0]
-
-
-def _keeps_shape(graph: GraphEditor, tensor: str, output: str) -> bool:
-    return graph.shape(tensor) == graph.shape(output) != ()
-
-
-def _partition(graph: GraphEditor, nodes: list[NodeProto], tensor: str) -> tuple[list[str], float] | None:
-    """The parts of a tensor that is taken apart whole: by one Split, or by a Gather for every index of an axis."""
-    if len(nodes) == 1 and nodes[0].op_type == "Split" and nodes[0].input[0] == tensor:
-        return [_end(graph, name) for name in nodes[0].output], 1.0
-    shape, seen, axes = graph.shape(tensor), [], set()
-    for node in nodes:
-        index = graph.flow.constant(node.input[1]) if node.op_type == "Gather" and node.input[0] == tensor else None
-        if index is None or index.size != 1:
-            return None
-        seen.append(int(index.reshape(-1)[0]))
-        axes.add(next((a.i for a in node.attribute if a.name == "axis"), 0) % len(shape or (0,)))
-    if len(axes) != 1 or not shape or sorted(seen) != list(range(shape[axes.pop()] or 0)):
-        return None
-    return [_end(graph, node.output[0]) for node in nodes], 1.0
-
-
-def _end(graph: GraphEditor, tensor: str) -> str:
-    """A part's own furthest name, where it is only laid out anew."""
-    nodes = graph.consumers(tensor)
-    while len(nodes) == 1 and nodes[0].op_type in _SAME and nodes[0].input[0] == tensor and tensor not in graph.human:
-        tensor = nodes[0].output[0]
-        nodes = graph.consumers(tensor)
-    return tensor
-
-
-def _constant(graph: GraphEditor, tensor: str, ends: list[str]) -> float:
-    """What the ends sum to where the operator's output is 0: biases, class tokens and positions. Raises CannotCut where
-    the way there takes more of the image than the tensor."""
-    if ends == [tensor]:
-        return 0.0
-    segment = cut_segment(graph.flow, [tensor], ends)
-    value = graph.flow.declared(tensor)
-    shape = [1, *(d.dim_value for d in value.type.tensor_type.shape.dim[1:])]
-    zeros = np.zeros(shape, helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
-    results = ReferenceEvaluator(segment).run(None, {segment.graph.input[0].name: zeros})
-    return float(sum(np.asarray(result, np.float64).sum() for result in results))
-
-
-def constant_matrix(graph: GraphEditor, name: str) -> Float64s | None:
-    """A weight as it is multiplied: stored, dequantised, cast or transposed from one that is; None for a live tensor."""
-    if name in graph.flow.stored:
-        return numpy_helper.to_array(graph.flow.stored[name]).astype(np.float64)
-    node = graph.producer(name)
-    if node is None or node.op_type not in ("DequantizeLinear", "Transpose", "Cast", "Identity"):
-        return None
-    source = constant_matrix(graph, node.input[0])
-    if source is None:
-        return None
-    if node.op_type == "Transpose":
-        order = next((list(a.ints) for a in node.attribute if a.name == "perm"), None)
-        return source.transpose(order)
-    if node.op_type == "DequantizeLinear":
-        return _dequantised(graph, node, source)
-    return source
-
-
-def _dequantised(graph: GraphEditor, node: NodeProto, stored: Float64s) -> Float64s | None:
-    parts = [graph.flow.constant(part) for part in node.input[1:] if part]
-    if any(part is None for part in parts):
-        return None
-    axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
-    shaped = [_along(np.asarray(part, np.float64), axis, stored.ndim) for part in parts]
-    return (stored - (shaped[1] if len(shaped) > 1 else 0)) * shaped[0]
-
-
-def _along(values: NDArray, axis: int, dims: int) -> NDArray:
-    if values.size == 1:
-        return values.reshape(())
-    return values.reshape([-1 if d == axis % dims else 1 for d in range(dims)])
+_LARGEST = 2**18
 
 
 @dataclass(frozen=True)
@@ -228,6 +82,36 @@ class Vectors:
         kept = (*self._shape(tensor)[:-1], 1)
         return self._keep(tensor, "last", lambda name: self._vector(self.last(tensor), kept, name))
 
+    def weighted(self, tensor: str, coefficients: Float64s) -> tuple[Vector, Float64s]:
+        """The sums that a sum over all of an image's elements, each times its coefficient, is made of, and their coefficients.
+
+        coefficients: of one image's shape. Where they are the same all along an axis, or repeat along the last but one (as
+        the patches of an image do), that is summed first. Raises CannotCut for more sums than a check can take.
+        """
+        shape = coefficients.shape
+        if len(shape) == 1 or (coefficients == coefficients[..., :1, :]).all():
+            return self.over_tokens(tensor), (coefficients if len(shape) == 1 else coefficients[..., 0, :]).reshape(-1)
+        if (coefficients == coefficients[..., :1]).all():
+            return self.over_last(tensor), coefficients[..., 0].reshape(-1)
+        period = _period(coefficients)
+        if period < shape[-2]:
+            folded = (*shape[:-2], shape[-2] // period, period * shape[-1])
+            return self._folded(tensor, folded), coefficients.reshape(folded)[..., 0, :].reshape(-1)
+        if coefficients.size > _LARGEST:
+            raise CannotCut(f"its sum is of {coefficients.size:,} different terms")
+        return self.product_of(self._wide(tensor), shape), coefficients.reshape(-1)
+
+    def _folded(self, tensor: str, shape: tuple[int, ...]) -> Vector:
+        """Sums over the last axis but one of the tensor in another shape."""
+
+        def make(name: str) -> Vector:
+            sizes = self.graph.constant(f"protect.shape.{'x'.join(map(str, shape))}", np.array([0, *shape], np.int64))
+            laid = self.graph.add("Reshape", [self._wide(tensor), sizes], f"{name}.laid")
+            summed = self.graph.add("MatMul", [self._ones(1, shape[-2]), laid], f"{name}.sum")
+            return self._vector(summed, (*shape[:-2], 1, shape[-1]), name)
+
+        return self._keep(tensor, f"folded_{shape[-2]}", make)
+
     def product_of(self, tensor: str, shape: tuple[int, ...]) -> Vector:
         """What was computed from sums, as a vector. shape: one image's."""
         return self._keep(tensor, "row", lambda name: self._vector(tensor, shape, name))
@@ -269,3 +153,14 @@ class Vectors:
 
     def _shape(self, tensor: str) -> tuple[int, ...]:
         return self.graph.flow.per_image(tensor)
+
+
+def _period(coefficients: Float64s) -> int:
+    """After how many rows (the last axis but one) all repeat; their number where they do not."""
+    rows = coefficients.shape[-2]
+    for period in range(1, rows // 2 + 1):
+        if rows % period == 0:
+            parts = coefficients.reshape(*coefficients.shape[:-2], rows // period, period, -1)
+            if (parts == parts[..., :1, :, :]).all():
+                return period
+    return rows

@@ -12,8 +12,9 @@ from testbed.core.errors import TestbedError, UsageError
 from testbed.core.protected import PREFIX
 from testbed.instrument.cut.flow import CannotCut
 from testbed.protect.checks.activations import ActivationCheck, activation, is_activation
-from testbed.protect.checks.alarms import FACTOR, add_alarms, set_bounds
-from testbed.protect.checks.invariants import is_residual, layer_norm, residual, rounding, softmax
+from testbed.protect.checks.alarms import add_alarms
+from testbed.protect.checks.bounds import FACTOR, set_bounds
+from testbed.protect.checks.invariants import is_residual, layer_norm, residual, rounding, softmax, written_norm
 from testbed.protect.checks.products import product
 from testbed.protect.checks.relation import ROUNDING, Relation
 from testbed.protect.checks.unsigned import unsigned_activations
@@ -24,9 +25,13 @@ from testbed.protect.passes.range import chosen_sites
 _MAKERS: dict[str, Callable[[GraphEditor, NodeProto], Relation]] = {
     "MatMul": product,
     "Gemm": product,
+    "Conv": product,
     "LayerNormalization": layer_norm,
     "Softmax": softmax,
 }
+_ONNX = ("", "ai.onnx")
+_NO_SUM = ("Einsum", "Attention", "RMSNormalization", "ConvTranspose", "MatMulInteger", "QLinearMatMul", "QLinearConv")
+_ACTIVATION = ".mlp.gelu"
 _NOT_CHECKED = "no sum of it is known: put a range guard there, or a duplicate"
 
 
@@ -86,26 +91,45 @@ class ChecksumPass:
         for node in graph.flow.nodes:
             if node.output and node.output[0].startswith(PREFIX):
                 continue
+            if node.output[0] in graph.flow.live and (node.domain not in _ONNX or node.op_type in _NO_SUM):
+                failed[graph.named(node.output[0])] = f"no sum of {node.op_type} is known"
             try:
                 relations += [_seeing(graph, relation) for relation in _of_node(graph, node, self.activations)]
             except CannotCut as error:
                 failed[graph.named(node.output[0])] = str(error)
-        kept = [relation for relation in relations if _covered(graph, [relation]) & wanted]
+        relations += _activations(graph, set(graph.sites) - _covered(graph, relations))
+        is_all = self.where == ChecksumPass.where  # what has no name of ours, too
+        kept = relations if is_all else [relation for relation in relations if _covered(graph, [relation]) & wanted]
         missing = {site: failed.get(site, _NOT_CHECKED) for site in wanted - _covered(graph, kept)}
-        return kept, {site: missing[site] for site in graph.sites if site in missing}
+        operators = failed if is_all else {}
+        return kept, {site: missing[site] for site in graph.sites if site in missing} | {
+            name: why for name, why in operators.items() if name not in graph.sites
+        }
 
 
 def _of_node(graph: GraphEditor, node: NodeProto, activations: ActivationCheck) -> Iterator[Relation]:
     if node.output[0] not in graph.flow.live:
         return
-    if node.op_type in _MAKERS:
+    if node.domain in _ONNX and node.op_type in _MAKERS:
         yield _MAKERS[node.op_type](graph, node)
     elif is_activation(graph, node):
         yield activation(graph, node, activations)
+    elif node.output[0] in graph.written_norms:
+        yield written_norm(graph, graph.written_norms[node.output[0]])
     elif is_residual(graph, node):
         yield residual(graph, node)
     elif node.op_type == "QuantizeLinear" and node.output[0] in graph.human:
         yield rounding(graph, node)
+
+
+def _activations(graph: GraphEditor, sites: set[str]) -> list[Relation]:
+    """Ranges of activation functions that cannot be computed a second time, as of a gate."""
+    relations = []
+    for site in sorted(sites):
+        node = graph.producer(graph.sites[site].tensor)
+        if site.endswith(_ACTIVATION) and node is not None:
+            relations.append(_seeing(graph, activation(graph, node, "range")))
+    return [relation for relation in relations if _covered(graph, [relation])]
 
 
 def _seeing(graph: GraphEditor, relation: Relation) -> Relation:

@@ -15,15 +15,19 @@ from pydantic import JsonValue
 
 from testbed.core.errors import TestbedError, UsageError
 from testbed.core.protected import PREFIX
+from testbed.core.words.nearest import meant
 from testbed.instrument.cut.flow import CannotCut
-from testbed.protect.checks.alarms import FACTOR, add_alarms, set_bounds
+from testbed.protect.checks.alarms import add_alarms
+from testbed.protect.checks.bounds import FACTOR, set_bounds
 from testbed.protect.checks.relation import Relation, Term
 from testbed.protect.checks.sums import Vectors
 from testbed.protect.contract import Applied, CalibrationSet, ProtectedPlace
 from testbed.protect.graph import GraphEditor
 
 _STEP = f"{PREFIX}duplicate"
-_PARTS = {"attn": ("norm1", "attn.proj"), "mlp": ("norm2", "mlp.fc2")}
+_PARTS = {"attn": ("norm1", "attn.proj", "attn.residual"), "mlp": ("norm2", "mlp.fc2", "mlp.residual")}
+"""Of each branch, the sites that it starts behind and ends with, and where it joins the stream."""
+USUAL = ("block.*.attn", "block.*.mlp")
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class DuplicatePass:
     """``where``: patterns of parts: block.N, block.N.attn, block.N.mlp (of a block and parts of it that one pattern
     matches, the block); ``vote``: three copies, the majority goes on, instead of two and an alarm."""
 
-    where: tuple[str, ...] = ("block.*.attn", "block.*.mlp")
+    where: tuple[str, ...] = USUAL
     vote: bool = False
 
     name = "duplicate"
@@ -103,11 +107,18 @@ class DuplicatePass:
         chosen: list[str] = []
         for pattern in self.where:
             hits = [name for name in known if fnmatch.fnmatchcase(name, pattern)]
-            if not hits:
-                raise UsageError(f"no part matches {pattern!r}; there are: {', '.join(list(known)[:6])}, ...")
+            if not hits and (self.where != USUAL or not known):
+                raise UsageError(f"no part matches {pattern!r}{_listed(list(known), pattern)}")
             whole = [name for name in hits if not any(name.startswith(f"{other}.") for other in hits)]
             chosen += [name for name in whole if name not in chosen]
         return [known[name] for name in chosen]
+
+
+def _listed(parts: list[str], pattern: str) -> str:
+    if not parts:
+        return ": no block of this file can be copied"
+    listed = f"there are: {', '.join(parts[:6])}{', ...' if len(parts) > 6 else ''}"
+    return f"{meant(pattern, parts) or ';'} {listed}"
 
 
 def parts_of(graph: GraphEditor) -> dict[str, Part]:
@@ -115,25 +126,42 @@ def parts_of(graph: GraphEditor) -> dict[str, Part]:
     parts: dict[str, Part] = {}
     blocks = sorted({site.block for site in graph.sites.values() if site.block is not None})
     for block in blocks:
-        for name, (first, last) in _PARTS.items():
-            sites = [f"block.{block}.{site}" for site in (first, last)]
-            if all(site in graph.sites for site in sites):
-                norm = _maker(graph, graph.sites[sites[0]].tensor)
-                end = graph.sites[sites[1]].tensor
-                if norm is not None:
-                    _keep(graph, parts, f"block.{block}.{name}", graph.flow.live_inputs(norm)[0], end)
-        whole = [f"block.{block}.norm1", f"block.{block}.mlp.residual"]
-        if all(site in graph.sites for site in whole):
-            norm = _maker(graph, graph.sites[whole[0]].tensor)
-            if norm is not None:
-                _keep(graph, parts, f"block.{block}", graph.flow.live_inputs(norm)[0], graph.sites[whole[1]].tensor)
+        for name, (first, last, joint) in _PARTS.items():
+            start = _start(graph, f"block.{block}.{first}")
+            if start:
+                end = _end(graph, start, f"block.{block}.{last}", f"block.{block}.{joint}")
+                if end:
+                    _keep(graph, parts, f"block.{block}.{name}", start, end)
+        start, whole = _start(graph, f"block.{block}.norm1"), f"block.{block}.mlp.residual"
+        if start and whole in graph.sites:
+            _keep(graph, parts, f"block.{block}", start, graph.sites[whole].tensor)
     return parts
+
+
+def _start(graph: GraphEditor, norm: str) -> str:
+    """What a norm takes; "" where the file has none of that name."""
+    if norm not in graph.sites:
+        return ""
+    tensor = graph.sites[norm].tensor
+    if tensor in graph.written_norms:
+        return graph.written_norms[tensor].input
+    node = _maker(graph, tensor)
+    return "" if node is None else graph.flow.live_inputs(node)[0]
 
 
 def _maker(graph: GraphEditor, tensor: str) -> NodeProto | None:
     """The operator that computes a site; of integers that which computes what they are rounded from."""
     node = graph.producer(tensor)
     return graph.producer(node.input[0]) if node is not None and node.op_type == "QuantizeLinear" else node
+
+
+def _end(graph: GraphEditor, start: str, last: str, joint: str) -> str:
+    """A branch's last map or, of one that is not recognised inside, what is added to the stream."""
+    if last in graph.sites:
+        return graph.sites[last].tensor
+    node = graph.producer(graph.sites[joint].tensor) if joint in graph.sites else None
+    added = [] if node is None else [name for name in graph.flow.live_inputs(node) if name != start]
+    return added[0] if node is not None and node.op_type == "Add" and len(added) == 1 else ""
 
 
 def _keep(graph: GraphEditor, parts: dict[str, Part], name: str, start: str, end: str) -> None:
@@ -159,11 +187,12 @@ def _add_copy(graph: GraphEditor, part: Part, number: int) -> str:
             return graph.constant(f"{prefix}.{name}", numpy_helper.to_array(graph.flow.stored[name]))
         return name
 
+    stored = {name for name in graph.flow.stored if _is_weight(graph.flow.stored[name])}
     weights = 0
     for index in part.nodes:
         node = graph.flow.nodes[index]
         inputs = [renamed(name) for name in node.input]
-        weights += sum(name.startswith(prefix) and graph.has(name) and name not in node.input for name in inputs)
+        weights += len(stored.intersection(node.input))
         graph.add_like(node, inputs, [renamed(name) for name in node.output])
     if not weights:
         raise UsageError(f"{part.name} has no weight of its own: engines would merge its copy with it")
@@ -181,8 +210,8 @@ def _same(graph: GraphEditor, part: Part, copy: str) -> Relation:
     size = graph.add("Abs", [difference], f"{prefix}.size")
     if graph.element(part.end) != TensorProto.FLOAT:
         size = graph.add("Cast", [size], f"{prefix}.size.fp32", to=TensorProto.FLOAT)
-    axes = graph.axes(*range(1, len(graph.flow.per_image(part.end)) + 1))
-    total = graph.add("ReduceSum", [size, axes], f"{prefix}.total", keepdims=0)
+    axes = tuple(range(1, len(graph.flow.per_image(part.end)) + 1))
+    total = graph.reduce("ReduceSum", size, axes, f"{prefix}.total", keepdims=0)
 
     def terms(vectors: Vectors) -> list[Term]:
         return [Term(vectors.product_of(total, (1,)), 1.0)]
@@ -202,7 +231,9 @@ def copies(proto: ModelProto, names: Sequence[str]) -> dict[str, int]:
     """Products that an (optimised) file still holds for each part's copies."""
     return {
         name: sum(
-            any(output.startswith((f"{_STEP}.1.{name}.", f"{_STEP}.2.{name}.")) for output in node.output)
+            any(
+                f"{_STEP}.{number}.{name}." in output for number in (1, 2) for output in node.output
+            )  # behind a cast, too
             for node in proto.graph.node
             if "MatMul" in node.op_type or "Gemm" in node.op_type or "Attention" in node.op_type
         )

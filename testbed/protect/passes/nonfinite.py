@@ -11,7 +11,8 @@ from pydantic import JsonValue
 from testbed.core.errors import TestbedError, UsageError
 from testbed.core.protected import FLAG
 from testbed.instrument.cut.flow import CannotCut
-from testbed.protect.checks.alarms import add_alarms, set_bounds
+from testbed.protect.checks.alarms import add_alarms
+from testbed.protect.checks.bounds import set_bounds
 from testbed.protect.checks.relation import Relation, Term
 from testbed.protect.checks.sums import Vectors
 from testbed.protect.contract import Applied, CalibrationSet

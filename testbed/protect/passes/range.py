@@ -17,7 +17,7 @@ from pydantic import JsonValue
 
 from testbed.core.errors import TestbedError, UsageError
 from testbed.core.protected import PREFIX
-from testbed.core.words.nearest import unknown
+from testbed.core.words.nearest import meant, unknown
 from testbed.protect.contract import Applied, CalibrationSet, ProtectedPlace
 from testbed.protect.graph import GraphEditor
 from testbed.protect.observe import Extremes, extremes
@@ -139,6 +139,9 @@ def chosen_sites(sites: list[str], patterns: tuple[str, ...], usual: tuple[str, 
         wanted = pattern.removeprefix("!")
         hits = set(fnmatch.filter(sites, wanted))
         if not hits and patterns != usual:
-            raise UsageError(f"no site matches {wanted!r}; there are {len(sites)}: {', '.join(sites[:8])}, ...")
+            raise UsageError(
+                f"no site matches {wanted!r}{meant(wanted, sites) or ';'} there are"
+                f" {len(sites)}: {', '.join(sites[:8])}, ..."
+            )
         chosen = chosen - hits if pattern.startswith("!") else chosen | hits
     return [site for site in sites if site in chosen]

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from testbed.cli.tables.fitting import FittedTable
     from testbed.protect.checks.activations import ActivationCheck
-    from testbed.protect.foreign import FileData
     from testbed.protect.passes.range import NanPolicy
     from testbed.protect.placement.placing import Placement
     from testbed.protect.record import PlannedProtection, ProtectedRun
@@ -156,7 +155,7 @@ def run(
     it is then checked that outputs and accuracy stay, that no alarm is false, and that a fault put under every check is
     seen, on every engine that is named. Weights stay what they are.
     """
-    from testbed.protect.foreign import plan_file, protect_file
+    from testbed.protect.foreign import file_data, plan_file, protect_file
     from testbed.protect.named import passes_named, patterns_by_pass
     from testbed.protect.placement.placing import PlacementRequest
     from testbed.protect.run import ProtectRequest, plan_protection, protect_run
@@ -182,7 +181,7 @@ def run(
         images,
         None if budget is None else PlacementRequest(**budget),
     )
-    of_file = _file_data(folder, data, root, preprocess, classes)
+    of_file = file_data(folder, data, root, preprocess, classes)
     if dry_run:
         planned = plan_file(folder, request, of_file) if of_file else plan_protection(folder, request, say)
         emit(planned, as_json, lambda: _with_placement(planned.placement, _planned(planned, request)))
@@ -193,22 +192,6 @@ def run(
 
 protect.add_command(compare_protected)
 protect.add_command(weigh_protection)
-
-
-def _file_data(
-    source: Path, name: str | None, root: str | None, preprocess: str | None, classes: str | None
-) -> FileData | None:
-    """The data set of an ONNX file; None for a run folder, which names its own."""
-    from testbed.core.errors import UsageError
-    from testbed.protect.foreign import FileData
-
-    if source.is_file():
-        if name is None:
-            raise UsageError(f"{source} does not say which data its model is for; name it with --data")
-        return FileData(name, root, preprocess, classes)
-    if any(each is not None for each in (name, root, preprocess, classes)):
-        raise UsageError(f"{source} is no ONNX file: a run folder names its data itself; leave --data out")
-    return None
 
 
 def _with_placement(
