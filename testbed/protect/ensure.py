@@ -24,7 +24,7 @@ from testbed.protect.checks.relation import RECOMPUTED
 from testbed.protect.contract import Applied, ProtectedPlace
 from testbed.protect.graph import GraphEditor
 from testbed.protect.observe import Extremes, extremes, run_all
-from testbed.protect.passes.duplicate import copies
+from testbed.protect.passes.duplicate import copies, standing_in
 from testbed.protect.tier_alarms import OneSidedBounds, TierAlarms, alarms_by_tier
 
 MARGINS = (1.0, 1.1, 1.3, 1.5, 2.0)
@@ -165,6 +165,11 @@ def _check_copies(protected: Protected) -> None:
     for name in twice:
         if not is_computed_twice(optimised, name):
             raise GateFailed(f"checksum: ONNX Runtime computes {name} once: leave it out, or use --activations range")
+    votes = any(place.kind == "vote" for done in protected.applied for place in done.places)
+    if not votes and (
+        tensor := standing_in(optimised)
+    ):  # a vote takes its copies: canaries tell whether they are merged
+        raise GateFailed(f"duplicate: ONNX Runtime merges a part with its copy: the network goes on from {tensor}")
     held, made = copies(optimised, names), copies(protected.proto, names)
     for name in names:
         if held[name] < made[name]:

@@ -239,3 +239,16 @@ def copies(proto: ModelProto, names: Sequence[str]) -> dict[str, int]:
         )
         for name in names
     }
+
+
+def standing_in(proto: ModelProto) -> str:
+    """A copy's tensor that the network's own output is made of, where an (optimised) file computes a part by its copy alone;
+    "" where none is."""
+    producer = {name: node for node in proto.graph.node for name in node.output if name}
+    waiting, seen = [proto.graph.output[0].name], set[str]()
+    while waiting:
+        name = waiting.pop()
+        if name in producer and name not in seen:
+            seen.add(name)
+            waiting += producer[name].input
+    return next((name for name in sorted(seen) if f"{_STEP}.1." in name), "")

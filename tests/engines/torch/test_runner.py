@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.reference
 import pytest
 import torch
 from onnx import TensorProto, helper
@@ -347,3 +348,27 @@ def test_a_graph_of_nothing_but_a_constant():
     graph = helper.make_graph([helper.make_node("Constant", [], ["y"], value=value)], "g", [x], [y])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10).SerializeToString()
     assert outputs("torch", model, {"x": np.zeros(2, np.float32)})["y"].tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("op", ["Abs", "Clip", "ReduceMax", "ReduceMin", "ReduceSum"])
+def test_what_checks_of_protected_files_are_made_of_is_as_the_standard_has_it(op: str) -> None:
+    """Oracle: ONNX's own reference implementation."""
+    extra = {"Clip": ["low", "high"], "Abs": []}.get(op, ["axes"])
+    attributes = {"keepdims": 0} if op.startswith("Reduce") else {}
+    graph = helper.make_graph(
+        [helper.make_node(op, ["x", *extra], ["y"], **attributes)],
+        "one operator",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["b", 3, 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [
+            helper.make_tensor("axes", TensorProto.INT64, [2], [1, 2]),
+            helper.make_tensor("low", TensorProto.FLOAT, [], [-0.5]),
+            helper.make_tensor("high", TensorProto.FLOAT, [], [0.25]),
+        ],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    images = np.random.default_rng(3).standard_normal((2, 3, 4)).astype(np.float32)
+    with open_engine("torch", EngineRequest.of_bytes(proto.SerializeToString(), "one")) as runner:
+        computed = runner.run({"x": images})["y"]
+    (wanted,) = onnx.reference.ReferenceEvaluator(proto).run(None, {"x": images})
+    np.testing.assert_allclose(computed, wanted, rtol=1e-6)
