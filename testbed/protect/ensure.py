@@ -122,9 +122,9 @@ def _compared(plain: ModelProto, protected: Protected, images: Split, engine: st
         )
     n = len(images)
     if alarms:
-        raised = alarmed_checks(protected, images, engine, precision)
+        by_check = alarmed_checks(protected, images, engine, precision)
         raise GateFailed(
-            f"on {engine} {alarms} of {n:,} unseen images raise an alarm without a fault, most at {next(iter(raised), '?')}:"
+            f"on {engine} {alarms} of {n:,} unseen images raise an alarm without a fault, most at {next(iter(by_check), '?')}:"
             " widen the thresholds (--factor), measure them on more images (--calibration-images), or leave that site out"
             " (--where '*,!SITE')"
         )
@@ -165,7 +165,7 @@ def _check_copies(protected: Protected) -> None:
     for name in twice:
         if not is_computed_twice(optimised, name):
             raise GateFailed(f"checksum: ONNX Runtime computes {name} once: leave it out, or use --activations range")
-    votes = any(place.kind == "vote" for done in protected.applied for place in done.places)
+    votes = any(spot.kind == "vote" for done in protected.applied for spot in done.places)
     if not votes and (
         tensor := standing_in(optimised)
     ):  # a vote takes its copies: canaries tell whether they are merged

@@ -69,15 +69,13 @@ def widen_copies(proto: ModelProto, copied: Applied, calibration: CalibrationSet
     noise = {name: np.concatenate([np.abs(seen[name]) for seen in runs]).max(axis=0) for name in names}
     widened: list[ProtectedPlace] = []
     for group, some in groups.items():
-        halves = np.maximum([place.high or 0.0 for place in some], FACTOR * noise[f"{group}.value"])
+        halves = np.maximum([spot.high or 0.0 for spot in some], FACTOR * noise[f"{group}.value"])
         for tensor in bounded.graph.initializer:
             for end, sign in (("low", -1), ("high", 1)):
                 if tensor.name == f"{group}.{end}":
                     tensor.CopyFrom(numpy_helper.from_array((sign * halves).astype(np.float32), tensor.name))
-        for place, half, seen in zip(some, halves, noise[f"{group}.value"], strict=True):
-            widened.append(
-                replace(place, low=-float(half), high=float(half), noise=max(place.noise or 0.0, float(seen)))
-            )
+        for spot, half, seen in zip(some, halves, noise[f"{group}.value"], strict=True):
+            widened.append(replace(spot, low=-float(half), high=float(half), noise=max(spot.noise or 0.0, float(seen))))
     return bounded, replace(copied, places=tuple(widened))
 
 

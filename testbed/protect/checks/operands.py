@@ -58,7 +58,7 @@ def laid_out(graph: GraphEditor, source: str, taken: str) -> Int64s:
     index = np.arange(size, dtype=np.int64)
     if source == taken:
         return index
-    nodes = [flow.nodes[place] for place in flow.between([source], [taken])]
+    nodes = [flow.nodes[at] for at in flow.between([source], [taken])]
     ends = [helper.make_tensor_value_info(name, TensorProto.INT64, None) for name in (source, taken)]
     segment = model_of(flow, nodes, ends[:1], ends[1:], {})
     for node in segment.graph.node:

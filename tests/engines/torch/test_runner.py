@@ -354,7 +354,7 @@ def test_a_graph_of_nothing_but_a_constant():
 def test_what_checks_of_protected_files_are_made_of_is_as_the_standard_has_it(op: str) -> None:
     """Oracle: ONNX's own reference implementation."""
     extra = {"Clip": ["low", "high"], "Abs": []}.get(op, ["axes"])
-    attributes = {"keepdims": 0} if op.startswith("Reduce") else {}
+    attributes: dict[str, Any] = {"keepdims": 0} if op.startswith("Reduce") else {}
     graph = helper.make_graph(
         [helper.make_node(op, ["x", *extra], ["y"], **attributes)],
         "one operator",
@@ -371,4 +371,4 @@ def test_what_checks_of_protected_files_are_made_of_is_as_the_standard_has_it(op
     with open_engine("torch", EngineRequest.of_bytes(proto.SerializeToString(), "one")) as runner:
         computed = runner.run({"x": images})["y"]
     (wanted,) = onnx.reference.ReferenceEvaluator(proto).run(None, {"x": images})
-    np.testing.assert_allclose(computed, wanted, rtol=1e-6)
+    np.testing.assert_allclose(computed, np.asarray(wanted), rtol=1e-6)
