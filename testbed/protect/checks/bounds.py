@@ -80,7 +80,7 @@ def widen_copies(proto: ModelProto, copied: Applied, calibration: CalibrationSet
 
 
 def places_by_group(proto: ModelProto, done: Applied) -> dict[str, Sequence[ProtectedPlace]]:
-    """What the names of the tensors of a pass's group begin with -> its checks, in their order."""
+    """Checks of each group of a pass, in their order, by what the names of its tensors begin with."""
     made = {name for node in proto.graph.node for name in node.output}
     groups: dict[str, Sequence[ProtectedPlace]] = {}
     start = 0

@@ -1,4 +1,4 @@
-"""Which tensors together hold an affine operator's output.
+"""Find the tensors that together hold an affine operator's output.
 
 A sum over all of an image's elements is the same however they are laid out. So an operator's output can be summed where
 it is last called by a name, behind bias, scale, reshapes and splits: a fault on the way there is seen, too.
@@ -151,7 +151,7 @@ def _taken(graph: GraphEditor, node: NodeProto, shape: tuple[int | None, ...]) -
 
 
 def _number(graph: GraphEditor, name: str) -> NDArray | None:
-    """What a tensor holds that is stored, or computed from sizes; None where it is not the same whatever the batch."""
+    """Value of a tensor that is stored, or computed from sizes; None where it is not the same whatever the batch."""
     flow = graph.flow
     stored = flow.constant(name)
     if stored is not None or name in flow.live or name not in flow.producer:

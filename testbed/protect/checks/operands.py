@@ -1,4 +1,4 @@
-"""What an operator takes: weights as they are multiplied, and live tensors as elements of one that the batch leads."""
+"""Operands of operators: weights as they are multiplied, and live tensors as elements of one that the batch leads."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def operand(graph: GraphEditor, taken: str) -> Operand:
 
 
 def laid_out(graph: GraphEditor, source: str, taken: str) -> Int64s:
-    """Of each element of one image's ``taken``, in its order, the place in ``source``, a tensor that the batch leads and that
+    """Places of the elements of one image's ``taken``, in its order, in ``source``, a tensor that the batch leads and that
     it is laid out from. Raises CannotCut for a tensor of too many elements."""
     flow, shape = graph.flow, graph.flow.per_image(source)
     size = int(np.prod(shape))

@@ -156,7 +156,7 @@ class Vectors:
 
 
 def _period(coefficients: Float64s) -> int:
-    """After how many rows (the last axis but one) all repeat; their number where they do not."""
+    """Number of rows (the last axis but one) after which all repeat; all of them where they do not."""
     rows = coefficients.shape[-2]
     for period in range(1, rows // 2 + 1):
         if rows % period == 0:
