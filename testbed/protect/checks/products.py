@@ -51,7 +51,7 @@ def product(graph: GraphEditor, node: NodeProto) -> Relation:
 
 
 def _dense(node: NodeProto, weight: Float64s, size: int, bias: float) -> _Map:
-    """size: elements of one image's operand."""
+    """Map by a stored matrix. size: elements of one image's operand."""
     if weight.ndim != 2:
         raise CannotCut("its weight has more axes than two")
     inner, outputs = weight.shape
@@ -86,7 +86,7 @@ def _convolution(graph: GraphEditor, node: NodeProto) -> _Map:
 
 
 def _of_weight(graph: GraphEditor, node: NodeProto, map_of: Callable[[int], _Map]) -> Relation:
-    """map_of: the map, by the elements of one image's operand."""
+    """Check a product by a stored weight. map_of: its map, by the elements of one image's operand."""
     source = operand(graph, node.input[0])
     output = followed(graph, node.output[0], rounds=True)
     mapped = map_of(source.index.size)
