@@ -16,10 +16,10 @@ from testbed.analysis.stats import wilson
 from testbed.core.errors import GateFailed
 from testbed.core.protected import DETECTED
 from testbed.data import Split
-from testbed.protect.alarmed import alarmed_checks
 from testbed.protect.build import Protected
 from testbed.protect.canaries.fly import Canary, fly
 from testbed.protect.checks.activations import is_computed_twice
+from testbed.protect.checks.alarmed import alarmed_checks
 from testbed.protect.checks.relation import RECOMPUTED
 from testbed.protect.contract import Applied, ProtectedPlace
 from testbed.protect.graph import GraphEditor
@@ -122,7 +122,7 @@ def _compared(plain: ModelProto, protected: Protected, images: Split, engine: st
         )
     n = len(images)
     if alarms:
-        by_check = alarmed_checks(protected, images, engine, precision)
+        by_check = alarmed_checks(protected.proto, protected.applied, images, engine, precision)
         raise GateFailed(
             f"on {engine} {alarms} of {n:,} unseen images raise an alarm without a fault, most at {next(iter(by_check), '?')}:"
             " widen the thresholds (--factor), measure them on more images (--calibration-images), or leave that site out"

@@ -11,10 +11,10 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 from testbed.core.errors import GateFailed, UsageError
 from testbed.core.protected import DETECTED, PREFIX
 from testbed.data import load
-from testbed.protect.alarmed import alarmed_checks
 from testbed.protect.build import Protected, protect
 from testbed.protect.canaries.fly import Canary, fly
 from testbed.protect.checks import products
+from testbed.protect.checks.alarmed import alarmed_checks
 from testbed.protect.checks.followed import followed
 from testbed.protect.checks.relation import Relation, Term
 from testbed.protect.checks.sums import Vectors
@@ -155,7 +155,7 @@ def test_a_false_alarm_is_named_with_its_check(plain: ModelProto, calibration: C
     protected = protect(plain, [ChecksumPass(), DuplicatePass(("block.1.mlp",))], calibration)
     names = [place.name for done in protected.applied if done.name == "checksum" for place in done.places]
     group = [name for name in names if name.startswith("block.0.")]
-    assert alarmed_checks(protected, some_images(6, 8), ENGINE, "fp32") == {}
+    assert alarmed_checks(protected.proto, protected.applied, some_images(6, 8), ENGINE, "fp32") == {}
 
     def narrow(proto: ModelProto) -> None:
         for tensor in proto.graph.initializer:
@@ -164,7 +164,8 @@ def test_a_false_alarm_is_named_with_its_check(plain: ModelProto, calibration: C
                 highs[3] = -1e30
                 tensor.CopyFrom(numpy_helper.from_array(highs, tensor.name))
 
-    alarms = alarmed_checks(edited(protected, narrow), some_images(6, 8), ENGINE, "fp32")
+    deaf = edited(protected, narrow)
+    alarms = alarmed_checks(deaf.proto, deaf.applied, some_images(6, 8), ENGINE, "fp32")
     (told,) = alarms
     assert told.startswith(f"checksum {group[3]} (")
     assert alarms[told] == 6
