@@ -81,7 +81,7 @@ def test_a_copy_that_an_engine_merges_is_found(plain: ModelProto, calibration: C
 def test_a_copy_without_weights_of_its_own_is_not_made(
     plain: ModelProto, calibration: CalibrationSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(duplicate, "_is_weight", lambda tensor: False)
+    monkeypatch.setattr(duplicate, "is_copied_weight", lambda tensor: False)
     with pytest.raises(UsageError, match="has no weight of its own: engines would merge its copy with it"):
         protect(plain, [DuplicatePass(("block.0.mlp",))], calibration)
 

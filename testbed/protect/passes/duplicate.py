@@ -183,11 +183,11 @@ def _add_copy(graph: GraphEditor, part: Part, number: int) -> str:
     def renamed(name: str) -> str:
         if name in made:
             return f"{prefix}.{name}"
-        if name in graph.flow.stored and _is_weight(graph.flow.stored[name]):
+        if name in graph.flow.stored and is_copied_weight(graph.flow.stored[name]):
             return graph.constant(f"{prefix}.{name}", numpy_helper.to_array(graph.flow.stored[name]))
         return name
 
-    stored = {name for name in graph.flow.stored if _is_weight(graph.flow.stored[name])}
+    stored = {name for name in graph.flow.stored if is_copied_weight(graph.flow.stored[name])}
     weights = 0
     for index in part.nodes:
         node = graph.flow.nodes[index]
@@ -199,7 +199,8 @@ def _add_copy(graph: GraphEditor, part: Part, number: int) -> str:
     return f"{prefix}.{part.end}"
 
 
-def _is_weight(tensor: TensorProto) -> bool:
+def is_copied_weight(tensor: TensorProto) -> bool:
+    """Whether a copy takes a weight of its own for a stored tensor: whether it holds numbers, not a shape."""
     return tensor.data_type in (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.INT8)
 
 
