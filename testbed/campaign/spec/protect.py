@@ -40,6 +40,14 @@ class ProtectSpec(Strict):
     factor: Annotated[Positive, AtMost(1e6, "no deviation would be above such a threshold")] = Field(
         default=4.0, description='For "checksum": a threshold over the largest deviation that was seen without a fault.'
     )
+    activations: Literal["recompute", "range"] = Field(
+        default="recompute",
+        description='For "checksum": compute activation functions twice, or only hold their sums against where they lay.',
+    )
+    unsigned: bool = Field(
+        default=False,
+        description='For "checksum": int8 activations as uint8, so that ONNX Runtime keeps its fused products.',
+    )
     calibration_images: Annotated[
         int, Field(ge=2), AtMost(_MOST_IMAGES, "what is seen without a fault settles long before")
     ] = Field(default=256, description="Number of training images that bounds and thresholds are measured on.")
@@ -80,7 +88,9 @@ class ProtectSpec(Strict):
             if self.passes.count(name) > 1:
                 yield Complaint("with", f"names {name!r} more than once")
         for number, text in enumerate(self.where):
-            of, colon, _ = text.partition(":")
+            of, colon, sites = text.partition(":")
+            if not all(pattern.strip() for pattern in (sites if colon else text).split(",")):
+                yield Complaint(f"where[{number}]", f"{text!r} has a pattern of no letters")
             if colon and of not in PASSES:
                 yield Complaint(f"where[{number}]", unknown("pass", of, PASSES))
             elif colon and of not in self.passes:

@@ -38,10 +38,10 @@ def dry_run_campaigns(spec: CampaignSpec, folder: Path, *, fresh: bool = False) 
 
     The protected model's sites and time come from the passes on an untrained model, unless it is there already.
     """
+    part = None if spec.protect is None else ProtectedPart(spec, folder)  # first: what it refuses is told at once
     plain = dry_run_plan(spec, folder, fresh=fresh)
-    if spec.protect is None:
+    if part is None or spec.protect is None:
         return DryRuns(plain)
-    part = ProtectedPart(spec, folder)
     held = RunFolder(folder) if folder.is_dir() and not fresh else None
     if held is not None and STAGE in held.stages:
         part.check()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,11 +32,27 @@ def protect_table(spec: CampaignSpec) -> ProtectSpec:
     return spec.protect
 
 
+@contextmanager
+def in_table(key: str) -> Iterator[None]:
+    """Leads what is refused within with the key of the spec that asked for it."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(f"{key}: {error}") from error
+
+
 def protect_request(spec: CampaignSpec) -> ProtectRequest:
     """The protection that is asked for, in the campaign's engine and precision.
 
     Raises UsageError for what cannot be asked for.
     """
+    with in_table("protect"):
+        request = _request(spec)
+        request.check()
+    return request
+
+
+def _request(spec: CampaignSpec) -> ProtectRequest:
     table, engine = protect_table(spec), spec.engine
     placement = None
     if table.by is not None and table.budget is not None:
@@ -46,9 +64,11 @@ def protect_request(spec: CampaignSpec) -> ProtectRequest:
         nan=table.nan,
         vote=table.vote,
         factor=table.factor,
+        activations=table.activations,
+        unsigned=table.unsigned,
         under_budget=placement is not None,
     )
-    request = ProtectRequest(
+    return ProtectRequest(
         passes,
         (engine.precision,),
         (engine.backend,),
@@ -57,8 +77,6 @@ def protect_request(spec: CampaignSpec) -> ProtectRequest:
         table.images,
         placement,
     )
-    request.check()
-    return request
 
 
 def protected_spec(spec: CampaignSpec, folder: Path) -> CampaignSpec:

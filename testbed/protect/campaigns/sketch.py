@@ -26,6 +26,7 @@ from testbed.instrument.packed import packed
 from testbed.instrument.shapes import input_name
 from testbed.instrument.table import site_table
 from testbed.protect.build import protect
+from testbed.protect.campaigns.requested import in_table
 from testbed.protect.contract import CalibrationSet
 from testbed.protect.run import ProtectRequest
 
@@ -55,9 +56,10 @@ class ProtectedSketch:
         file, batch = plain.sketch("model")
         root = spec.data.root if spec.data is not None else None
         settings = Calibration(min(_IMAGES, table.calibration_images), source=table.calibration_data)
-        images = calibration_split(plain.dataset, settings, root).batch(slice(None))
+        with in_table("protect.calibration_data"):
+            images = calibration_split(plain.dataset, settings, root).batch(slice(None))
         calibration = CalibrationSet(images, request.engines, request.precisions[0])
-        with _refused():
+        with _refused(), in_table("protect"):
             made = protect(onnx.load_from_string(file), request.passes, calibration, "the model")
         return cls(spec, plain, made.proto.SerializeToString(deterministic=True), batch)
 

@@ -15,6 +15,7 @@ from testbed.bench.operations import operations_of
 from testbed.bench.timing import Budget, Ratio
 from testbed.core.arrays import Float64s
 from testbed.core.errors import UsageError
+from testbed.core.words.nearest import unknown
 from testbed.protect.contract import CalibrationSet, ProtectionPass
 from testbed.protect.graph import GraphEditor
 from testbed.protect.placement.candidates import Candidate, candidates_of, narrowed
@@ -43,7 +44,7 @@ class PlacementRequest:
     def check(self) -> None:
         """Raises UsageError for a score or unit that there is not, a budget of nothing, or a campaign that is of no use."""
         if self.by != "measured" and self.by not in METHODS:
-            raise UsageError(f"places are chosen by measured, {', '.join(METHODS)}, not by {self.by!r}")
+            raise UsageError(unknown("score", self.by, ("measured", *METHODS)))
         if self.cost not in ("latency", "macs"):
             raise UsageError(f"a budget is of latency or macs, not of {self.cost!r}")
         if not 0 < self.budget_percent < np.inf:

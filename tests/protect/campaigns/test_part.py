@@ -15,6 +15,7 @@ from testbed.campaign.results.status import campaign_status
 from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
 from testbed.core.errors import StaleArtefact, UsageError
 from testbed.core.json_types import json_ready
+from testbed.engines.torch.operators import OPERATORS
 from testbed.protect.campaigns import part
 from testbed.protect.campaigns.requested import protect_request
 from testbed.protect.paired.compare import compare_protected
@@ -206,6 +207,11 @@ def test_the_folder_may_be_moved_when_it_is_finished(protected_copy: Path, tmp_p
     assert contents(moved) == before
 
 
+ON_TORCH: dict[str, Any] = {
+    "engine": {"backend": "torch", "batch": 16},
+    "faults": [{"target": "model", "where": "weight", "bits": [30]}],
+}
+
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "attention": (
         {"faults": [{"target": "attention", "where": "activation", "bits": [30]}]},
@@ -219,13 +225,16 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"stop": {"margin": 0.1, "proxy": "magnitude"}, "faults": [{"target": "model", "where": "weight"}]},
         r"stop\.proxy: guesses are of the plain model",
     ),
-    "a site": ({"protect": {"with": ["range"], "where": ["*.nowhere"]}}, "nowhere"),
-    "a score": ({"protect": {"with": ["range"], "by": "beauty", "budget": 5}}, "not by 'beauty'"),
-    "a budget alone": ({"protect": {"with": ["range"], "budget": 5}}, r"protect\.by: goes with the other"),
-    "an engine": (
-        {"engine": {"backend": "torch", "batch": 16}, "faults": [{"target": "model", "where": "weight", "bits": [30]}]},
-        "the protected model does not run on this engine: torch has no ONNX operator",
+    "a site": ({"protect": {"with": ["range"], "where": ["*.nowhere"]}}, r"^protect: .*nowhere"),
+    "data": (
+        {"protect": {"with": ["range"], "calibration_data": "nope"}},
+        r"^protect\.calibration_data: unknown data set",
     ),
+    "a score": (
+        {"protect": {"with": ["range"], "by": "mesured", "budget": 5}},
+        r"^protect: unknown score 'mesured'; did you mean 'measured'\?",
+    ),
+    "a budget alone": ({"protect": {"with": ["range"], "budget": 5}}, r"protect\.by: goes with the other"),
 }
 
 
@@ -235,6 +244,24 @@ def test_what_cannot_be_protected_is_refused_before_anything_is_run(name: str, t
     with pytest.raises(UsageError, match=says):
         run_table(parse_spec(table_values(**changes)), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_an_engine_that_lacks_an_operator_is_refused_before_anything_is_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delitem(OPERATORS, "ReduceMin")
+    spec = parse_spec(table_values(**ON_TORCH))
+    with pytest.raises(
+        UsageError, match=r"does not run on this engine: torch has no ONNX operator ai\.onnx\.ReduceMin"
+    ):
+        run_table(spec, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_campaign_on_torch_is_run_protected(tmp_path: Path) -> None:
+    comparison = run_table(parse_spec(table_values(**ON_TORCH)), tmp_path / "run").comparison
+    assert comparison is not None
+    assert comparison.pairing.rows > 0
 
 
 def test_a_protected_model_is_not_protected_again(protected_campaign: Path, tmp_path: Path) -> None:
