@@ -23,13 +23,6 @@ KeyPath = tuple[str | int, ...]
 
 _SHOWN = 60  # characters of a value
 _BARE = re.compile(r"^[A-Za-z0-9_-]+$")
-_EXPLAINED = {
-    (
-        "stop",
-        "relative",
-    ): "[stop] has no relative margin: margin = 0.01 is one point up and down, whatever the rate; how many"
-    " faults a relative one would ask for: testbed campaign plan SPEC --relative --margin 0.1 --rate 0.02",
-}
 
 
 def refusal(reasons: Sequence[Complaint], name: str) -> UsageError:
@@ -109,9 +102,6 @@ def _complaints_of(path: KeyPath, problem: Mapping[str, Any], model: type[BaseMo
 
 
 def _unknown_key(path: KeyPath, model: type[BaseModel]) -> str:
-    names = tuple(part for part in path if isinstance(part, str))
-    if names in _EXPLAINED:
-        return f"unknown key; {_EXPLAINED[names]}"
     key, table = str(path[-1]), _model_at(model, path[:-1])
     known = _fields(table)
     homes = [name for name, fields in _tables(model) if key in fields and fields != known]
