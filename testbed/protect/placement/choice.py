@@ -13,6 +13,7 @@ import numpy as np
 
 from testbed.core.arrays import Float64s
 from testbed.core.errors import TestbedError
+from testbed.core.process.native_output import native_stdout_to_stderr
 
 _SLACK = 1e-9  # of a budget, for sums of rounded costs
 
@@ -52,13 +53,14 @@ def best_choice(problem: CoverageProblem) -> tuple[int, ...]:
     objective = np.concatenate([np.zeros(places), -problem.gains / scale])
     covered = hstack([-csr_array(problem.covers.T.astype(float)), eye_array(sites)])
     spent = np.concatenate([problem.costs, np.zeros(sites)])[None]
-    result = milp(
-        objective,
-        integrality=np.concatenate([np.ones(places), np.zeros(sites)]),
-        bounds=Bounds(0, 1),
-        constraints=[LinearConstraint(covered, -np.inf, 0), LinearConstraint(spent, -np.inf, problem.budget)],
-        options={"mip_rel_gap": 0.0},
-    )
+    with native_stdout_to_stderr():  # HiGHS has debugging lines that no option turns off
+        result = milp(
+            objective,
+            integrality=np.concatenate([np.ones(places), np.zeros(sites)]),
+            bounds=Bounds(0, 1),
+            constraints=[LinearConstraint(covered, -np.inf, 0), LinearConstraint(spent, -np.inf, problem.budget)],
+            options={"mip_rel_gap": 0.0},
+        )
     if result.x is None:
         raise TestbedError(f"the choice of places was not solved: {result.message}")
     chosen = tuple(np.flatnonzero(result.x[:places] > 0.5).tolist())
