@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 
+from testbed.campaign.spec.campaign import parse_spec
 from testbed.core.errors import UsageError
 from testbed.core.protected import DETECTED, PREFIX
 from testbed.data import load
@@ -22,6 +23,7 @@ from testbed.protect.named import passes_named
 from testbed.protect.record import ProtectedFile
 from testbed.protect.run import ProtectRequest
 from tests.support.foreign_models import MODELS, WAYS, exported, photos, written_as
+from tests.support.protect_table import run_table, table_values
 
 PASSES = ("range", "duplicate", "checksum", "nonfinite")
 WITH_SUMS = {"MatMul", "Gemm", "Conv", "LayerNormalization", "Softmax"}
@@ -97,6 +99,7 @@ def test_every_pass_stands_in_the_models_of_other_libraries(
     check(file, *protected(file, data, *PASSES), data)
 
 
+ALL_ALIKE = {"edges": [0.25, 0.5, 0.75, 1.0], "images": [2, 0, 0, 0]}
 QUICK_WAYS = ("norms written out",)
 
 
@@ -115,3 +118,29 @@ def test_several_outputs_are_named_with_what_to_do(data: str, tmp_path: Path) ->
     with pytest.raises(UsageError, match=r"has 2 outputs \(logits, .*\); export it with the logits alone"):
         protected(file, data, "range")
     assert list(tmp_path.glob("*.protected.onnx")) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "exporter"),
+    [("timm ViT", "dynamo"), ("torchvision ViT", "torchscript"), ("transformers ViT", "torchscript")],
+)
+def test_campaigns_before_and_after_pair_fault_by_fault(name: str, exporter: str, data: str, tmp_path: Path) -> None:
+    file = exported(name, tmp_path / "vit.onnx", exporter)
+    asked = {"with": ["range", "checksum", "nonfinite"], "calibration_images": 30, "images": 30}
+    faults = [
+        {"target": "model", "where": "activation", "ops": ["flip"], "bits": [12, 30], "per_stratum": 2},
+        {"target": "model", "where": "weight", "ops": ["flip"], "bits": [30], "per_stratum": 1},
+    ]
+    values = table_values(
+        asked, model={"onnx": str(file)}, data={"name": data, "preprocess": "half"}, faults=faults, tiers=ALL_ALIKE
+    )
+    values["gates"]["allow_chance_accuracy"] = True  # random weights
+    compared = run_table(parse_spec(values), tmp_path / "run").comparison
+    assert compared is not None
+    assert compared.pairing.unmatched == []
+    assert compared.pairing.faults > 100
+    whole = {group.where: group for group in compared.groups if group.by == "all"}
+    assert whole["activation"].outside.before.rate > 0.2
+    for where in ("activation", "weight"):
+        assert whole[where].outside.after.rate < 0.05 * whole[where].outside.before.rate
