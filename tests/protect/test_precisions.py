@@ -23,7 +23,7 @@ from testbed.protect.graph import GraphEditor
 from testbed.protect.named import passes_named
 from testbed.protect.observe import run_all
 from testbed.protect.passes.checksum import ChecksumPass
-from testbed.protect.passes.duplicate import DuplicatePass
+from testbed.protect.passes.duplicate import DuplicatePass, copies
 from testbed.testing import InstrumentedModel
 from tests.protect.conftest import some_images
 
@@ -92,6 +92,10 @@ def test_sites_keep_their_tensors_beside_copies(narrow: dict[str, ModelProto], v
         for proto in (plain, doubled.proto)
     )
     assert before == {name: tensor for name, tensor in after.items() if not name.startswith(PREFIX)}
+    parts = [place.name for done in doubled.applied for place in done.places if place.kind != "flag"]
+    made, kept = (copies(proto, parts) for proto in (doubled.proto, optimised_by_onnxruntime(doubled.proto)))
+    assert kept == made
+    assert min(made.values()) >= 2
     assert f"{PREFIX}duplicate.1.block.0.attn.block.0.norm1" in after
 
 

@@ -232,9 +232,9 @@ def copies(proto: ModelProto, names: Sequence[str]) -> dict[str, int]:
     """Products that an (optimised) file still holds for each part's copies."""
     return {
         name: sum(
-            any(
-                f"{_STEP}.{number}.{name}." in output for number in (1, 2) for output in node.output
-            )  # behind a cast, too
+            any(  # in a tensor's name behind a cast, too; integer products keep their node's name alone
+                f"{_STEP}.{number}.{name}." in label for number in (1, 2) for label in (node.name, *node.output)
+            )
             for node in proto.graph.node
             if "MatMul" in node.op_type or "Gemm" in node.op_type or "Attention" in node.op_type
         )
