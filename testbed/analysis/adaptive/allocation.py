@@ -4,8 +4,8 @@ Neyman's allocation (JRSS 1934) draws in proportion to N_h sigma_h. What makes i
 
 - Variances are guessed per class of strata, not per stratum, so that a stratum of few faults does not steer its own sample.
 - Variances are smoothed towards those of classes that are alike and towards half an event in one, so that none is 0.
-- No fault stands for more than a certain share of its domain: that is what one event more would add to the rate. There is
-  room for two such events (`_SURPRISES`), so that a margin is seldom missed after the round that was to be the last.
+- No fault stands for more than a certain share of its domain: that is what one event more would add to the rate. There may be
+  room for some such events (``surprises``), so that a margin is seldom missed after the round that was to be the last.
 
 All functions take any leading axes; the last one is strata (H,) or classes of a `SamplingFrame`, or its domains (D,).
 """
@@ -25,7 +25,6 @@ _BORROWED = (3.0, 1e6)  # least and most faults' worth of what classes that are 
 _TELLING = 10.0  # events that make the variance seen in a class count as much as the guess
 _FLOORS = np.geomspace(0.04, 1, 14)  # heaviest fault tried, as a share of the one that the margin would just allow
 _STEPS = 6
-_SURPRISES = 2.0  # events more than expected, each of the heaviest fault, with which the margin is still met
 
 
 def smoothed_variances(frame: SamplingFrame, tally: StratumTally) -> Float64s:
@@ -111,19 +110,26 @@ class Rest:
 
 
 def cheapest_allocation(
-    frame: SamplingFrame, rest: Rest, rate: Float64s, variance: Float64s, margin: Float64s, z: float
+    frame: SamplingFrame,
+    rest: Rest,
+    rate: Float64s,
+    variance: Float64s,
+    margin: Float64s,
+    z: float,
+    surprises: Float64s | float = 0.0,
 ) -> tuple[Float64s, Float64s]:
     """(..., H) faults still to draw (not whole numbers; 1 or more where any is left) with which each domain's interval should
     be ``margin`` (..., D) wide to each side, and (..., D) how many these are: infinity, and 0 of each stratum, where the
     rounds before leave too much variance.
 
     Neyman's allocation above a floor, with the floor for which the fewest faults are missing. variance: (..., H) of the
-    values of the strata's faults. rate: (..., D).
+    values of the strata's faults. rate: (..., D). surprises: (..., D) events more than expected, each of the heaviest fault,
+    with which the margin is still met.
     """
     best, fewest = np.zeros_like(rest.share), np.full(rate.shape, np.inf)
     for floor in _FLOORS:
         heaviest = floor * 2 * margin / (1 + z)
-        more = _SURPRISES * heaviest
+        more = surprises * heaviest
         allowed = _variance_allowed(rate + more, np.maximum(heaviest, rest.heaviest), margin, z)
         allowed = allowed - rest.variance - more * heaviest
         wanted = _above_floor(frame, rest, variance, heaviest, allowed)

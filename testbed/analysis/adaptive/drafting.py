@@ -35,7 +35,8 @@ from testbed.core.arrays import Float64s
 
 _PILOT_SHARE = 1 / 8  # faults of the first round, of those without which no margin is reached
 _PILOT_WEIGHT = 0.002  # of the first round
-_SPARE = 1.1  # more than the information wanted: variances are guesses
+_SPARE = 1.1, 0.95  # times the information wanted, of absolute margins and relative ones: variances are guesses
+_SURPRISES = 2.0, 0.0  # events for which there is room: where a rate is known to a share of it, few more change little
 _CAUTION = (
     1.0  # a round's share is less by a factor of 1 + this / sqrt(1 + events): fewer events tell less of what is needed
 )
@@ -122,11 +123,13 @@ def _needed(
     now = sample_rates(frame, sample, rule.aimed_confidence)
     off = formula_half_width(frame, sample, z) / np.maximum(now.half_width, 1e-9)
     aim = rule.margin_at(np.maximum(now.rate - now.error / 2, 0))
-    margin = aim / np.sqrt(closing_times * _SPARE) * np.clip(off, 0.5, 1)
+    relative = aim > rule.margin
+    spare, surprises = (np.where(relative, few, many) for many, few in (_SPARE, _SURPRISES))
+    margin = aim / np.sqrt(closing_times * spare) * np.clip(off, 0.5, 1)
     guess, seen = smoothed_variances(frame, rounds.tally)[:, frame.class_of], value_variances(frame, sample)
 
     def need(of: NDArray[np.int64], rest: Rest) -> tuple[Float64s, Float64s]:
-        return cheapest_allocation(frame, rest, now.rate[of], guess[of], margin[of], z)
+        return cheapest_allocation(frame, rest, now.rate[of], guess[of], margin[of], z, surprises[of])
 
     needed, count = need(np.arange(len(is_open)), rest_of(rounds, seen))
     closed = settled(rounds)

@@ -104,7 +104,9 @@ def test_the_cheapest_allocation_gives_the_margin_and_beats_plain_designs(margin
     frame = SamplingFrame.of([20_000, 280_000, 100_000, 600_000], [0, 0, 0, 0])
     rates = np.array([0.5, 0.05, 0.01, 1e-5])
     spread, rate = rates * (1 - rates), np.array([(frame.share * rates).sum()])
-    wanted, count = cheapest_allocation(frame, Rest.after(frame, np.zeros(4)), rate, spread, np.array([margin]), Z)
+    rest = Rest.after(frame, np.zeros(4))
+    wanted, count = cheapest_allocation(frame, rest, rate, spread, np.array([margin]), Z, surprises=2)
+    without, _ = cheapest_allocation(frame, rest, rate, spread, np.array([margin]), Z)
     assert count[0] == pytest.approx(wanted.sum())
 
     def width(n, more=0):
@@ -117,6 +119,8 @@ def test_the_cheapest_allocation_gives_the_margin_and_beats_plain_designs(margin
 
     assert width(wanted, more=2) == pytest.approx(margin, rel=0.15)  # with two events more than expected
     assert width(wanted) <= margin
+    assert width(without) == pytest.approx(margin, rel=0.15)
+    assert without.sum() < wanted.sum()
     proportional = frame.share * wanted.sum()
     assert width(proportional, more=2) > 1.05 * margin
     by_neyman = neyman(frame, np.sqrt(spread), wanted.sum())
