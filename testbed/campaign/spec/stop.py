@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from testbed.campaign.spec.faults import FaultSpec
-from testbed.campaign.spec.fields import AtMost, Complaint, ConfidenceLevel, Count, Strict, WholeNumber
+from testbed.campaign.spec.fields import AtMost, Complaint, ConfidenceLevel, Count, Strict, WholeNumber, refuse
 from testbed.core.errors import UsageError
 from testbed.core.words.nearest import unknown
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 StopDimension = Literal["site", "kind", "block", "bit", "bit_class", "tier"]
 DIMENSIONS: tuple[StopDimension, ...] = get_args(StopDimension)
+
+
+LEAST_MARGIN = 0.0005  # of a relative margin: a rate of less than ten times this is told to within it
 
 
 def dimensions(text: str) -> tuple[StopDimension, ...]:
@@ -37,16 +40,19 @@ class StopSpec(Strict):
     """When an adaptive campaign ends: once half the width of every interval is at most `margin`, or `relative` of the rate."""
 
     margin: float = Field(
+        default=LEAST_MARGIN,
         ge=1e-6,
         lt=0.5,
-        description="Half the width that every interval may have: 0.01 is one point up and down, whatever the rate.",
+        description="Half the width that every interval may have: 0.01 is one point up and down, whatever the rate. It may be "
+        "left out beside `relative`.",
     )
     relative: float | None = Field(
         default=None,
         gt=0,
         lt=1,
         description="Half the width that an interval may have as a share of its rate: 0.1 is a tenth of the rate up and down. "
-        "The wider of this and `margin` counts, so that a rate without an event is known to within `margin`.",
+        "The wider of this and `margin` counts, so that a rate without an event is known to within `margin`, 0.05 points "
+        "where that is left out.",
     )
     confidence: ConfidenceLevel | None = Field(
         default=None, description="Confidence of each interval, at all looks together; the campaign's unless stated."
@@ -99,6 +105,13 @@ class StopSpec(Strict):
         except UsageError as error:
             raise ValueError(str(error)) from error
         return value
+
+    @model_validator(mode="after")
+    def _says_how_well(self) -> StopSpec:
+        if self.relative is None and "margin" not in self.model_fields_set:
+            how = "say how well rates are to be known: relative = 0.1 (a tenth of each), or margin = 0.01 (a point)"
+            refuse([Complaint("margin", f"missing; {how}")])
+        return self
 
     @property
     def domains(self) -> tuple[StopDimension, ...]:

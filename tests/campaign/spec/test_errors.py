@@ -108,7 +108,8 @@ def test_a_section_in_other_words(tiny_values: dict[str, Any], path: str, value:
         ({"faults": [3]}, ["faults[0]: 3 is not a table; write [[faults]] above its keys"]),
         ({"faults": []}, ["faults: is empty; a list of tables is wanted"]),
         ({"name": "a/b"}, ['name: "a/b" is not a name of letters, digits, dots, dashes and underscores that begins']),
-        ({"stop": {"breadth": 0.1}}, ["stop.margin: missing; a number ", "stop.breadth: unknown key; known keys there"]),
+        ({"stop": {"breadth": 0.1}}, ["stop.breadth: unknown key; known keys there"]),
+        ({"stop": {}}, ["stop.margin: missing; say how well rates are to be known: relative = 0.1 "]),
         ({"detector": "nonfinit"}, ["detector: unknown detector 'nonfinit'; did you mean 'nonfinite'? Known: none"]),
     ],
 )  # fmt: skip
