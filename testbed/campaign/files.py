@@ -36,6 +36,16 @@ class Files:
         return f"inputs/{self.target}.npy"
 
     @property
+    def values(self) -> str:
+        """Classes of its golden values for the named images, (n, bytes) uint8, where strata are told apart by them."""
+        return f"values/{self.target}.npy"
+
+    @property
+    def value_counts(self) -> str:
+        """How many values are in each class, (n, sites, classes) int32."""
+        return f"values/{self.target}.counts.npy"
+
+    @property
     def golden(self) -> str:
         """Its reference golden for the named images, (n, ...) float32, where the golden is not of it for all images."""
         return f"golden/{self.target}.npy"

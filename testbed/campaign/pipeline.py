@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from testbed.campaign.evaluate.golden_values import read_value_classes, value_files, write_value_classes
 from testbed.campaign.evaluate.golden_words import write_plan_words
 from testbed.campaign.execute.gates import passed
 from testbed.campaign.execute.rounds import AdaptivePlans, OnePlan, run_plans
@@ -145,6 +146,7 @@ class Campaign:
 
         def build() -> PlanFacts:
             parts: Iterator[PlanPart] | None
+            write_value_classes(self.workplace)
             tier_images = self.workplace.images.per_tier(len(self.spec.tiers.edges))
             parts = planned(self.spec, tables, tier_images) if self._planner is None else self._planner.round(0, [])
             assert parts is not None
@@ -153,7 +155,8 @@ class Campaign:
             return PlanFacts(faults=faults)
 
         plan = self._first_plan
-        self.folder.stage("plan", inputs, [plan, points_file(plan), words_file(plan)], build)
+        files = [plan, points_file(plan), words_file(plan), *value_files(self.workplace)]
+        self.folder.stage("plan", inputs, files, build)
 
     @cached_property
     def _planner(self) -> AdaptivePlanner | None:
@@ -162,7 +165,8 @@ class Campaign:
             return None
         tables = self.workplace.plannable
         tier_images = self.workplace.images.per_tier(len(self.spec.tiers.edges))
-        return AdaptivePlanner(self.spec, tables, tier_images, guess_of(self.preparation))
+        values = read_value_classes(self.workplace)
+        return AdaptivePlanner(self.spec, tables, tier_images, guess_of(self.preparation), values)
 
     @property
     def _first_plan(self) -> str:

@@ -23,6 +23,7 @@ from testbed.campaign.plan.frame import check_bits, sampling_frame
 from testbed.campaign.plan.groups import FaultModel, Group, Values, all_strata, grouped
 from testbed.campaign.plan.permutation import draw_of, group_places, members_of
 from testbed.campaign.plan.table import Origin, PlannedFault, PlanPart, in_parts, planned_fault
+from testbed.campaign.plan.value_classes import ValueClasses, split_strata
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.campaign.stop_facts import DomainFacts, RoundFacts
 from testbed.core.arrays import Float64s
@@ -76,10 +77,11 @@ class AdaptivePlanner:
         tables: Mapping[str, SiteTable],
         tier_images: Sequence[Sequence[str]],
         guess: Callable[[Sequence[Group]], Float64s] | None = None,
+        values: Mapping[str, ValueClasses] | None = None,
     ) -> None:
         """Prepares the groups and domains of a campaign. tables: sites by target. tier_images: ids of the named images
         per tier. guess: each group's rate, 0 to 1, as a proxy has it (`testbed.campaign.plan.proxy`), if the spec asks
-        for one. It steers and nothing else.
+        for one. It steers and nothing else. values: by target, what strata by "value" are told apart by; without, they are not.
 
         Raises UsageError without a [stop] table, for a proxy that is asked for and not given, and for rates by bit of
         words in several number formats.
@@ -87,7 +89,7 @@ class AdaptivePlanner:
         if spec.stop is None:
             raise UsageError("the spec has no [stop] table: its faults are planned at once")
         self.spec, self.stop, self.tables = spec, spec.stop, tables
-        self.groups = grouped(all_strata(spec, tables, tier_images), self.stop.sampled_by)
+        self.groups = grouped(split_strata(all_strata(spec, tables, tier_images), values), self.stop.sampled_by)
         if (self.stop.proxy == "none") != (guess is None):
             raise UsageError(
                 f"stop.proxy is {self.stop.proxy!r}, and a proxy is {'not ' if guess is None else ''}given"

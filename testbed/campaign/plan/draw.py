@@ -14,6 +14,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 
@@ -23,6 +24,21 @@ from testbed.core.errors import UsageError
 from testbed.core.fault import Masks, Op, masks_for
 from testbed.core.patterns import Matrices, combination, combinations, subset, windows
 from testbed.core.site import Site, SiteTable
+
+
+class Members(Protocol):
+    """The faults of a stratum that takes some of a site's elements only, others in each image."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def size(self) -> int:
+        """(image, element) pairs."""
+
+    def member(self, chosen: int) -> tuple[int, int]:
+        """(position among the stratum's images, element) of one of them, by its number."""
+
 
 _COUNTED = 1 << 40  # combinations of sites, in the population that is told
 _MOST = (1 << 63) - 1
@@ -34,7 +50,8 @@ class Stratum:
     is run.
 
     ``section``: what it is a stratum of; None for single faults. ``sites``: what faults at several sites choose from;
-    ``site`` is then the first of these, and not what is struck.
+    ``site`` is then the first of these, and not what is struck. ``within``: the (image, element) pairs that it holds; None for
+    all.
     """
 
     target: str
@@ -45,6 +62,7 @@ class Stratum:
     images: tuple[str, ...]
     section: FaultSpec | None = None
     sites: tuple[Site, ...] = ()
+    within: Members | None = None
 
     @cached_property
     def pattern(self) -> str:
@@ -60,6 +78,8 @@ class Stratum:
         bit = self.site.format.role_name(self.bit)
         site = "*" if self.sites else self.site.name
         single = f"{self.target}/{site}/{self.op}/{bit}/{self.tier}"
+        if self.within is not None:
+            single = f"{single}/{self.within.name}"
         return single if self.pattern == "single" else f"{single}/{self.pattern}"
 
     @cached_property
@@ -108,7 +128,7 @@ class Stratum:
 
         What is drawn together with a place is not counted: the word of op "random", bits that each word has of its own.
         """
-        return self.places * max(1, len(self.images))
+        return self.places * max(1, len(self.images)) if self.within is None else self.within.size
 
     @property
     def population(self) -> int:
@@ -197,7 +217,7 @@ def drawn(stratum: Stratum, wanted: int, seed: int) -> Iterator[Draw]:
 
 def draw_at(stratum: Stratum, number: int, chosen: int, rng: np.random.Generator) -> Draw:
     """The fault at position ``chosen`` of the stratum's ``size``. rng: for what is drawn together with it."""
-    image, position = divmod(chosen, stratum.places)
+    image, position = divmod(chosen, stratum.places) if stratum.within is None else stratum.within.member(chosen)
     image_id = stratum.images[image] if stratum.images else None
     if stratum.pattern == "single":
         word = int(rng.integers(1 << stratum.site.format.bits)) if stratum.op == "random" else 0

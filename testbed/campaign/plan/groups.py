@@ -41,6 +41,8 @@ def _value(stratum: Stratum, dimension: StopDimension) -> Hashable:
         return stratum.bit
     if dimension == "bit_class":
         return site.format.bit_class(stratum.bit)
+    if dimension == "value":
+        return None if stratum.within is None else stratum.within.name
     if stratum.sites:  # several are struck, and this is none of them
         return None
     return {"site": lambda: site.name, "kind": lambda: site.kind, "block": lambda: site.block}[dimension]()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from testbed.campaign.spec.faults import FaultSpec
 from testbed.campaign.spec.fields import AtMost, Complaint, ConfidenceLevel, Count, Strict, WholeNumber, refuse
@@ -16,24 +16,25 @@ from testbed.core.words.nearest import unknown
 if TYPE_CHECKING:
     from testbed.analysis.adaptive.rule import StopRule
 
-StopDimension = Literal["site", "kind", "block", "bit", "bit_class", "tier"]
-DIMENSIONS: tuple[StopDimension, ...] = get_args(StopDimension)
+StopDimension = Literal["site", "kind", "block", "bit", "bit_class", "tier", "value"]
+SAMPLED: tuple[StopDimension, ...] = get_args(StopDimension)
+DIMENSIONS = SAMPLED[:-1]  # of rates: rows do not tell values apart
 
 
 LEAST_MARGIN = 0.0005  # of a relative margin: a rate of less than ten times this is told to within it
 
 
-def dimensions(text: str) -> tuple[StopDimension, ...]:
+def dimensions(text: str, known: Sequence[StopDimension] = DIMENSIONS) -> tuple[StopDimension, ...]:
     """ "site x bit_class" in parts; "all" is none. Raises UsageError for an unknown dimension, or one named twice."""
     if text.strip() == "all":
         return ()
     parts = [part.strip() for part in text.split(" x ")]
     for part in parts:
-        if part not in DIMENSIONS:
-            raise UsageError(f"{unknown('dimension', part, DIMENSIONS)}, put together as 'site x bit'")
+        if part not in known:
+            raise UsageError(f"{unknown('dimension', part, known)}, put together as 'site x bit'")
     if len(set(parts)) < len(parts):
         raise UsageError(f"{text!r} names a dimension twice")
-    return tuple(part for part in DIMENSIONS if part in parts)
+    return tuple(part for part in known if part in parts)
 
 
 class StopSpec(Strict):
@@ -69,12 +70,14 @@ class StopSpec(Strict):
     strata: str = Field(
         default="site x bit_class",
         description='What is sampled uniformly, as one stratum: dimensions, or "all"; always within the parts that `per` '
-        "and `steer` tell apart.",
+        'and `steer` tell apart. "value" tells apart what a flip of the top exponent bit does, by the golden value and the '
+        'kind of site. With `relative` it is "site x bit_class x value" unless stated.',
     )
     steer: str = Field(
         default="bit_class",
         description='By what the allocation learns where variance is: dimensions, or "all". Strata of one part that do '
-        "not differ in these are drawn from in proportion to their populations.",
+        'not differ in these are drawn from in proportion to their populations. With `relative` it is "bit_class x value" '
+        "unless stated.",
     )
     pilot: Count = Field(default=2, description="Least faults per stratum in the first round.")
     growth: float = Field(
@@ -97,11 +100,19 @@ class StopSpec(Strict):
         "changes no estimate.",
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_relative(cls, values: Any) -> Any:
+        """Rates that are worth a relative margin are worth finer strata."""
+        if isinstance(values, Mapping) and values.get("relative") is not None:
+            return {"strata": "site x bit_class x value", "steer": "bit_class x value", **values}
+        return values
+
     @field_validator("per", "strata", "steer")
     @classmethod
-    def _known(cls, value: Any) -> Any:
+    def _known(cls, value: Any, info: ValidationInfo) -> Any:
         try:
-            dimensions(value)
+            dimensions(value, DIMENSIONS if info.field_name == "per" else SAMPLED)
         except UsageError as error:
             raise ValueError(str(error)) from error
         return value
@@ -119,13 +130,13 @@ class StopSpec(Strict):
 
     @property
     def steered_by(self) -> tuple[StopDimension, ...]:
-        return dimensions(self.steer)
+        return dimensions(self.steer, SAMPLED)
 
     @property
     def sampled_by(self) -> tuple[StopDimension, ...]:
         """Dimensions of the strata: what is asked for, and what domains and classes are told apart by."""
-        asked = {*dimensions(self.strata), *self.domains, *self.steered_by}
-        return tuple(dimension for dimension in DIMENSIONS if dimension in asked)
+        asked = {*dimensions(self.strata, SAMPLED), *self.domains, *self.steered_by}
+        return tuple(dimension for dimension in SAMPLED if dimension in asked)
 
     def rule(self, confidence: float) -> StopRule:
         """The rule of stopping. confidence: the campaign's."""
