@@ -35,7 +35,8 @@ class Victims:
         pid = self.start(run, *argv, **after)
         if kill_after is not None:
             time.sleep(kill_after)
-            os.kill(pid, signal.SIGKILL)  # a zombie at worst: its parent waits until we have read its status
+            with contextlib.suppress(ProcessLookupError):  # it has ended by itself
+                os.kill(pid, signal.SIGKILL)
         return self.status()
 
     def start(self, run: Path, *argv: str, workers: int = 0, **after: int) -> int:

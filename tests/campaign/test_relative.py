@@ -1,0 +1,99 @@
+"""Campaigns to a share of each rate: strata by golden value, killed and gone on with, workers, and files of theirs."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from testbed.campaign.spec.campaign import parse_spec
+from testbed.core.errors import StaleArtefact
+from tests.support.campaigns import TINY, run_here
+from tests.support.finished import finished
+from tests.support.victims import KILLED, Victims, assert_same_rows, leftovers
+
+TEXT = (
+    TINY.read_text().split("[[faults]]")[0].replace('"tiny"', '"relative"')
+    + """
+[[faults]]
+target = "model"
+where = "activation"
+sites = ["*.softmax", "*.mlp.*", "head"]
+ops = ["flip"]
+
+[[faults]]
+target = "model"
+where = "weight"
+sites = ["*.fc1.weight"]
+ops = ["flip"]
+bits = [3, 30]
+
+[stop]
+relative = 0.4
+margin = 0.03
+max_faults = 6000
+"""
+)
+SPEC = tomllib.loads(TEXT)
+
+
+@pytest.fixture(scope="module")
+def whole(shared_folder: Path, cache_dir: Path) -> Path:
+    """The finished campaign. Only to be read."""
+    return finished(shared_folder / "runs" / "relative", SPEC)
+
+
+def stop_facts(run: Path) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads((run / "manifest.json").read_text())["stages"]["execute"]["facts"]["stop"]
+    return facts
+
+
+def test_a_relative_margin_brings_its_own_strata_and_is_met(whole: Path) -> None:
+    facts = stop_facts(whole)
+    assert (facts["strata"], facts["steer"]) == ("site x bit_class x value", "bit_class x value")
+    assert facts["rounds"] >= 3
+    for domain in facts["history"][-1]["domains"]:
+        if domain["met"]:
+            assert domain["high"] - domain["low"] <= 2 * max(0.03, 0.4 * domain["rate"]) + 1e-6
+    assert any(domain["met"] for domain in facts["history"][-1]["domains"])
+
+
+def test_strata_hold_values_of_one_class_and_populations_add_up(whole: Path) -> None:
+    rows = pq.read_table(whole / "results.parquet").to_pandas()
+    plan = pq.read_table(whole / "faults.parquet").to_pandas()
+    top = rows[(rows["where"] == "activation") & (rows.bit == 30)]
+    classes = np.searchsorted([0.5, 1, 2], top.golden_value.abs(), side="right")
+    assert top.assign(value=classes).groupby("stratum").value.nunique().max() == 1
+    assert len(set(classes)) >= 3
+    sites = json.loads((whole / "model.sites.json").read_text())["sites"]
+    struck = plan[plan["where"] == "activation"]
+    total = int(struck.groupby("stratum").population.first().sum())
+    elements = {site["name"]: int(np.prod(site["shape"])) for site in sites}
+    names = struck.site.astype(str).unique()
+    assert total == pytest.approx(sum(elements[name] for name in names) * 6 * 32, rel=1e-3)
+
+
+def test_killed_at_random_it_ends_with_the_same_rows(victims: Victims, whole: Path, tmp_path: Path) -> None:
+    spec, run, dice = tmp_path / "spec.toml", tmp_path / "run", random.Random(2)
+    spec.write_text(TEXT)
+    argv = ["campaign", "run", str(spec), "--run", str(run)]
+    for _ in range(4):
+        assert victims.run(run, *argv, "--workers", "0", kill_after=dice.uniform(0.5, 3)) in (KILLED, 0)
+    assert victims.run(run, *argv, "--workers", "2") == 0, victims.told()
+    assert_same_rows(run, whole)
+    assert leftovers(run) == []
+
+
+def test_classes_that_were_changed_are_refused_by_name(victims: Victims, whole: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(whole, tmp_path / "run")
+    file = run / "values" / "model.npy"
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(StaleArtefact, match=r"values/model\.npy"):
+        run_here(parse_spec(SPEC), run)
