@@ -122,8 +122,8 @@ def test_a_campaign_by_value_draws_each_fault_at_most_once_and_weighs_all(values
     planner = AdaptivePlanner(spec_with(**RELATIVE), TABLES, TIERS, values={"model": values})
     assert len(planner.groups) > len(plain.groups)
     assert {group.values[-1] for group in planner.groups} >= {None, *(f"fc1 {name}" for name in NAMES)}
-    sizes = [np.array(some.frame.sums(some.frame.population)) for some in (plain, planner)]
-    np.testing.assert_array_equal(*sizes)
+    whole, parted = (some.frame.sums(some.frame.population) for some in (plain, planner))
+    np.testing.assert_array_equal(whole, parted)
     parts = planner.round(0, [])
     assert parts is not None
     plan = [row for part in parts for row in part.faults.to_pylist()]
