@@ -26,7 +26,7 @@ from testbed.core.patterns import Matrices, combination, combinations, subset, w
 from testbed.core.site import Site, SiteTable
 
 
-class Members(Protocol):
+class FaultSubset(Protocol):
     """The faults of a stratum that takes some of a site's elements only, others in each image."""
 
     @property
@@ -62,7 +62,7 @@ class Stratum:
     images: tuple[str, ...]
     section: FaultSpec | None = None
     sites: tuple[Site, ...] = ()
-    within: Members | None = None
+    within: FaultSubset | None = None
 
     @cached_property
     def pattern(self) -> str:

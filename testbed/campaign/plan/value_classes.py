@@ -123,7 +123,7 @@ class ValueClasses:
 
 @dataclass(frozen=True, eq=False)
 class _OfClass:
-    """The members of a stratum in one class: see `testbed.campaign.plan.draw.Members`. counts: (images,)."""
+    """The members of a stratum in one class: see `testbed.campaign.plan.draw.FaultSubset`. counts: (images,)."""
 
     name: str
     values: ValueClasses
