@@ -20,7 +20,7 @@ _PROBE_BYTES = 256 * 2**20
 
 
 def classed_targets(workplace: Workplace) -> dict[str, list[Site]]:
-    """By target, the sites whose golden values tell strata apart; none where the spec does not ask for it."""
+    """List, by target, the sites whose golden values tell strata apart; none where the spec does not ask for it."""
     spec = workplace.spec
     if spec.stop is None or "value" not in spec.stop.sampled_by:
         return {}
@@ -29,20 +29,20 @@ def classed_targets(workplace: Workplace) -> dict[str, list[Site]]:
 
 
 def value_files(workplace: Workplace) -> list[str]:
-    """Files that `write_value_classes` writes."""
+    """Name the files that `write_value_classes` writes."""
     return [
         file for target in classed_targets(workplace) for file in (Files(target).values, Files(target).value_counts)
     ]
 
 
 def write_value_classes(workplace: Workplace) -> None:
-    """Writes which class each golden value of each named image is in. Raises EngineError."""
+    """Write which class each golden value of each named image is in. Raises EngineError."""
     for target, sites in classed_targets(workplace).items():
         _write(workplace, target, sites)
 
 
 def read_value_classes(workplace: Workplace) -> Mapping[str, ValueClasses]:
-    """By target. Raises StaleArtefact for damaged files."""
+    """Read the classes of each target. Raises StaleArtefact for damaged files."""
     folder, ids = workplace.folder, workplace.images.ids
     return {
         target: ValueClasses.read(folder / Files(target).values, folder / Files(target).value_counts, sites, ids)
