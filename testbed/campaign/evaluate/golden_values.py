@@ -9,7 +9,7 @@ import numpy as np
 
 from testbed.campaign.files import Files
 from testbed.campaign.folder.workplace import Workplace
-from testbed.campaign.plan.value_classes import NAMES, ValueClasses, classed_sites, classes_of, packed_classes
+from testbed.campaign.plan.steer.value_classes import NAMES, ValueClasses, classed_sites, classes_of, packed_classes
 from testbed.core.site import Site
 from testbed.engines.batches import pad_rows
 from testbed.golden.arrays import array_writer

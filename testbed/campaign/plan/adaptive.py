@@ -23,7 +23,7 @@ from testbed.campaign.plan.frame import check_bits, sampling_frame
 from testbed.campaign.plan.groups import FaultModel, Group, Values, all_strata, grouped
 from testbed.campaign.plan.permutation import draw_of, group_places, members_of
 from testbed.campaign.plan.table import Origin, PlannedFault, PlanPart, in_parts, planned_fault
-from testbed.campaign.plan.value_classes import ValueClasses, split_strata
+from testbed.campaign.plan.steer.value_classes import ValueClasses, split_strata
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.campaign.stop_facts import DomainFacts, RoundFacts
 from testbed.core.arrays import Float64s
@@ -80,7 +80,7 @@ class AdaptivePlanner:
         values: Mapping[str, ValueClasses] | None = None,
     ) -> None:
         """Prepares the groups and domains of a campaign. tables: sites by target. tier_images: ids of the named images
-        per tier. guess: each group's rate, 0 to 1, as a proxy has it (`testbed.campaign.plan.proxy`), if the spec asks
+        per tier. guess: each group's rate, 0 to 1, as a proxy has it (`testbed.campaign.plan.steer.proxy`), if the spec asks
         for one. It steers and nothing else. values: by target, what strata by "value" are told apart by; without, they are not.
 
         Raises UsageError without a [stop] table, for a proxy that is asked for and not given, and for rates by bit of

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from testbed.campaign.files import PROXY, Files
 from testbed.campaign.plan.groups import Group
-from testbed.campaign.plan.proxy import Sample, Samples, scores
+from testbed.campaign.plan.steer.proxy import Sample, Samples, scores
 from testbed.campaign.prepare.stages import Preparation
 from testbed.core.arrays import Float64s
 from testbed.core.folder.files import write_json

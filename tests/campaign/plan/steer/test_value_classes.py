@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from testbed.campaign.plan.adaptive import AdaptivePlanner
 from testbed.campaign.plan.draw import Stratum, drawn
-from testbed.campaign.plan.value_classes import (
+from testbed.campaign.plan.steer.value_classes import (
     NAMES,
     ValueClasses,
     classed_sites,

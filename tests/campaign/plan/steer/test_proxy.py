@@ -11,7 +11,7 @@ import torch
 
 from testbed.campaign.plan.draw import strata
 from testbed.campaign.plan.groups import grouped
-from testbed.campaign.plan.proxy import Sample, score, scores
+from testbed.campaign.plan.steer.proxy import Sample, score, scores
 from testbed.campaign.prepare.proxy_samples import PROXY, model_samples
 from testbed.campaign.spec.campaign import parse_spec
 from testbed.campaign.spec.faults import FaultSpec
