@@ -93,11 +93,7 @@ def store(folder: Path) -> dict[str, Any]:
     with ResultStore(folder / STORE, "made-up") as log:
         for unit in units:
             plan_slice = plan_slice_of(folder / PLAN, unit.start, unit.stop)
-            persistent = plan_slice.where == "weight"
-            fault = np.repeat(np.arange(len(plan_slice)), len(images) if persistent else 1)
-            image = (
-                np.tile(np.arange(len(images)), len(plan_slice)) if persistent else images.rows(plan_slice.image_ids)
-            )
+            fault, image = images.of_faults(plan_slice.table)
             noise = rng.normal(size=(len(image), CLASSES)) * 10.0 ** rng.integers(-6, 1, (len(image), 1))
             outputs = (golden.values[image] + noise).astype(np.float32)
             words = rng.integers(0, 2**32, len(image), dtype=np.uint32)

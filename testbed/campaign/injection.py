@@ -80,12 +80,12 @@ def inject(workplace: Workplace, site: Site, fault: PlanRow) -> Injection:
         _, injections = injections_of(target_place, engine.table, engine.images)
         ports = with_golden_words(injections, words).ports
         runner = ActivationFaultRunner(engine, (kept := _Kept(WholeTwin(engine))), judge)
-        rows, at = runner.rows(target_place, words), 0
+        rows = runner.rows(target_place, words)
         faulty, before, after = kept.outputs[0], ports.golden[0, :1], ports.faulty[0, :1]
     else:
         weights = WeightFaultRunner(engine, judge)
-        outputs, before, after, _ = weights.inject(target_place, 0)
-        rows, at, faulty = weights.rows(target_place, np.zeros(0, np.uint32)), image, outputs[image]
+        outputs, before, after, _ = weights.inject(target_place, 0, np.array([image]))
+        rows, faulty = weights.rows(target_place, np.zeros(0, np.uint32)), outputs[0]
     return Injection(
         target=target,
         site=site.name,
@@ -98,7 +98,7 @@ def inject(workplace: Workplace, site: Site, fault: PlanRow) -> Injection:
         faulty_value=float(numbers(after, [site.format_name])[0]),
         golden=engine.side.stored[image],
         faulty=engine.judged(faulty[None]).values[0],
-        outcome=str(rows.column("outcome")[at].as_py()),
+        outcome=str(rows.column("outcome")[0].as_py()),
         engine_hash=engine.runner.info.hash,
     )
 

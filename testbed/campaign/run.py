@@ -195,12 +195,12 @@ class Run(Closing):
             UsageError: For a fault or an image that does not exist.
         """
         fault = self.stored(fault_id)
-        fault = fault._replace(image_id=self.image_of(fault, image))
+        fault = fault._replace(image_id=self.image_of(fault, image), image_ids=None)
         return inject(self.workplace, self.sites(fault.target)[fault.site], fault)
 
     def image_of(self, fault: PlanRow, image: str | None = None) -> str:
-        """Say on which image a planned fault is looked at: its own, or of one that acts on all of them ``image``, the first
-        named one unless stated.
+        """Say on which image a planned fault is looked at: its own, or of a persistent one ``image``, the first that it was run
+        on unless stated.
 
         Raises:
             UsageError: For another image than the fault's own.
@@ -209,7 +209,12 @@ class Run(Closing):
             raise UsageError(
                 f"fault {fault.fault_id} is in an activation of image {fault.image_id!r}; it has no other image"
             )
-        return fault.image_id or image or self.image_ids[0]
+        if image and fault.image_ids and image not in fault.image_ids:
+            raise UsageError(
+                f"fault {fault.fault_id} was not run on image {image!r}; its images are {', '.join(fault.image_ids)}"
+            )
+        run_on = fault.image_ids or self.image_ids
+        return fault.image_id or image or run_on[0]
 
     def plain_file(self, target: str = "model") -> Path:
         """Path of the ONNX file as it would be deployed."""

@@ -75,7 +75,13 @@ def compare_engines(a: Side, b: Side, shared: CampaignComparison) -> EngineCompa
 
 def _pairs(a: Side, b: Side) -> pd.DataFrame:
     """Rows of the same fault and image. A's columns have their names, B's end in ``_b``. Raises UsageError for none."""
-    pairs = a.rows.merge(b.rows, on=list(FAULT), suffixes=("", "_b"), validate="one_to_one")
+    # Where images are drawn for each fault, a place may be drawn again, and meet an image again: with the same outcome.
+    # A place may be drawn again where images are drawn for each fault, and meet an image again: with the same outcome.
+    rows_a, rows_b = (
+        rows.assign(nth=rows.groupby(list(FAULT), dropna=False, sort=False, observed=True).cumcount())
+        for rows in (a.rows, b.rows)
+    )
+    pairs = rows_a.merge(rows_b, on=[*FAULT, "nth"], suffixes=("", "_b"), validate="one_to_one").drop(columns="nth")
     if not len(pairs):
         raise UsageError(
             f"{a.path} and {b.path} have no fault and image in common; run one spec (seed, tiers and [[faults]]) in both"

@@ -64,10 +64,17 @@ PLAN_COLUMNS: tuple[Column, ...] = (
     Column(
         "inclusion",
         "float64",
-        "probability that this fault was drawn; null where its random content was drawn with it, of too many to count",
+        "probability that this fault was drawn; null where its random content was drawn with it, of too many to count, and"
+        " in an adaptive campaign where its images were, so that it may be drawn again",
     ),
-    Column("image_id", "dictionary", "the image struck; null where every image is run (persistent faults)"),
-    Column("tier", "int16", "confidence tier of the stratum, 0 the least confident; null where every image is run"),
+    Column("image_id", "dictionary", "the image struck; null of persistent faults, which are run on several"),
+    Column("tier", "int16", "confidence tier of the stratum, 0 the least confident; null of persistent faults"),
+    Column(
+        "image_ids",
+        "list<string>",
+        "the images that a persistent fault is run on, where these were drawn for it; null where all named images are, and"
+        " of faults with an image_id",
+    ),
 )
 
 ROW_COLUMNS: tuple[Column, ...] = (
@@ -133,6 +140,7 @@ def arrow_schema(columns: tuple[Column, ...]) -> pa.Schema:
         "bool": pa.bool_(),
         "list<float32>": pa.list_(pa.float32()),
         "list<float64>": pa.list_(pa.float64()),
+        "list<string>": pa.list_(pa.string()),
     }
     kinds = [pa.field(c.name, types.get(c.type) or pa.type_for_alias(c.type)) for c in columns]
     return pa.schema(kinds, metadata={"schema_version": str(SCHEMA_VERSION)})

@@ -58,10 +58,10 @@ def fails(site: str, bit: int, index: int, image: str) -> bool:
 
 
 def ran(plan: pa.Table) -> pa.Table:
-    """Rows of a plan: persistent faults strike all images."""
+    """Rows of a plan: persistent faults are run on the images drawn for them, or on all."""
     rows = []
-    for fault in plan.select(["fault_id", "site", "bit", "index", "image_id"]).to_pylist():
-        for image in [fault["image_id"]] if fault["image_id"] else IMAGES:
+    for fault in plan.select(["fault_id", "site", "bit", "index", "image_id", "image_ids"]).to_pylist():
+        for image in [fault["image_id"]] if fault["image_id"] else fault["image_ids"] or IMAGES:
             failed = fails(fault["site"], fault["bit"], fault["index"], image)
             rows.append((fault["fault_id"], "sdc1" if failed else "masked"))
     ids, outcomes = zip(*rows, strict=True)

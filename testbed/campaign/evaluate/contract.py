@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.core.arrays import Words32
+from testbed.core.arrays import Int64s, Words32
 from testbed.core.errors import TestbedError
 from testbed.core.outcome import How
 from testbed.core.site import SiteTable
@@ -98,15 +98,20 @@ WordChanges = list[tuple[NDArray, NDArray]]
 
 
 class FaultyRun(NamedTuple):
-    """What an engine gives while weights are faulty. outputs: of all named images (n, ...)."""
+    """What an engine gives while weights are faulty. outputs: of the images asked for (n, ...)."""
 
     outputs: NDArray[np.float32]
     words: WordChanges
     how: How
 
 
-RunWhole = Callable[[Sequence[WeightFault]], FaultyRun]
-"""The same, by the whole engine. Nothing struck gives its golden."""
+class RunWhole(Protocol):
+    """Runs images by the whole engine while some weights are faulty. No fault gives the golden outputs.
+
+    images: (n,) rows of the named ones, in the order of the outputs; all of them unless said.
+    """
+
+    def __call__(self, faults: Sequence[WeightFault], images: Int64s | None = None, /) -> FaultyRun: ...
 
 
 def check_live(ports: PortFeed, live: Words32, table: SiteTable) -> None:

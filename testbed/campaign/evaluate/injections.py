@@ -16,16 +16,11 @@ from testbed.instrument.ports.feed import NO_SITE
 def injections_of(plan_slice: PlanSlice, table: SiteTable, images: NamedImages) -> tuple[NDArray[np.int64], Injections]:
     """(n,) which fault of the plan slice each strike belongs to, and the strikes, their golden words still unknown (0).
 
-    A persistent fault strikes every named image, in their order; any other the one it was drawn for.
+    A persistent fault strikes every named image, or those that were drawn for it, in their order; any other the one it was
+    drawn for.
     """
     places = plan_slice.points.feed(table)
-    persistent = np.array([image is None for image in plan_slice.image_ids])
-    each = np.where(persistent, len(images), 1)
-    fault = np.repeat(np.arange(len(plan_slice)), each)
-    image = np.empty(len(fault), np.int64)
-    of_all = persistent[fault]
-    image[of_all] = np.tile(np.arange(len(images)), int(persistent.sum()))
-    image[~of_all] = images.rows([name for name in plan_slice.image_ids if name is not None])
+    fault, image = images.of_faults(plan_slice.table)
     return fault, Injections(image, places.take(fault))
 
 

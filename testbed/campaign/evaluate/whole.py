@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from testbed.campaign.evaluate.contract import Evaluated, FaultyRun, Injections, RunWhole, check_live
 from testbed.campaign.folder.engine import CampaignEngine
+from testbed.core.arrays import Int64s
 from testbed.core.outcome import How
 from testbed.engines.runner import WeightFault, WeightInjector, faulty_weights
 
@@ -39,10 +40,10 @@ def whole_weights(engine: CampaignEngine) -> RunWhole:
     runner = engine.runner
     assert isinstance(runner, WeightInjector)
 
-    def inject(places: Sequence[WeightFault]) -> FaultyRun:
+    def inject(places: Sequence[WeightFault], images: Int64s | None = None) -> FaultyRun:
         if not places:
-            return FaultyRun(engine.golden, [], How.WHOLE)
+            return FaultyRun(engine.golden if images is None else engine.golden[images], [], How.WHOLE)
         with faulty_weights(runner, places) as words:
-            return FaultyRun(engine.outputs(), list(words), How.WHOLE)
+            return FaultyRun(engine.outputs(images), list(words), How.WHOLE)
 
     return inject

@@ -1,4 +1,4 @@
-"""Result rows of faults: activation faults through an evaluator, weight faults one at a time over all images.
+"""Result rows of faults: activation faults through an evaluator, weight faults one at a time over their images.
 
 A row's bits do not depend on which other rows are run, on the order of work, or on a restart: the batch size is frozen,
 and what is judged is one row against its engine's golden.
@@ -24,7 +24,7 @@ from testbed.campaign.folder.engine import CampaignEngine
 from testbed.campaign.folder.judge import Judge
 from testbed.campaign.plan.table import PlanSlice
 from testbed.campaign.spec.tables import OnDetected
-from testbed.core.arrays import Words32
+from testbed.core.arrays import Int64s, Words32
 from testbed.core.outcome import How
 from testbed.engines.runner import WeightInjector
 from testbed.instrument.ports.feed import to_words
@@ -85,7 +85,7 @@ class ActivationFaultRunner:
     ) -> SecondRuns | None:
         if self.on_detected == "none":
             return None
-        lasts = np.array([image is None for image in plan_slice.image_ids], bool)[fault]
+        lasts = plan_slice.lasting[fault]
 
         def run_again(rows: NDArray[np.int64]) -> NDArray[np.float32]:
             outputs = np.empty((len(rows), *self.engine.golden.shape[1:]), np.float32)
@@ -131,7 +131,7 @@ class _OutcomesPart(NamedTuple):
 
 
 class WeightFaultRunner:
-    """Faults that last: struck weights, one fault at a time, over all named images.
+    """Runs weight faults one at a time, each over its images: all named ones, or those that were drawn for it.
 
     run_whole: gives the outputs while some weights are struck; the whole engine's unless a faster one is given.
     on_detected: what follows an alarm of the engine's own checks.
@@ -148,29 +148,27 @@ class WeightFaultRunner:
         self._run_whole = run_whole or whole_weights(engine)
 
     def rows(self, plan_slice: PlanSlice, words: Words32) -> pa.Table:
-        n = len(self.engine.images)
-        faulty = [self.inject(plan_slice, fault) for fault in range(len(plan_slice))]
-        image = np.tile(np.arange(n), len(plan_slice))
+        fault, image = self.engine.images.of_faults(plan_slice.table)
+        images = np.split(image, np.flatnonzero(np.diff(fault)) + 1)
+        faulty = [self.inject(plan_slice, number, rows) for number, rows in enumerate(images)]
         outputs = np.concatenate([injected.outputs for injected in faulty])
         outcomes = self.judge.outcomes(self.engine, outputs, image)
         injected = Injected(
-            RowFacts(np.repeat(np.arange(len(plan_slice)), n), image, *_first_words(faulty, n)),
+            RowFacts(fault, image, *_first_words(faulty, fault)),
             logits=self.engine.judged(outputs).values if self.engine.side.has_classes else None,
-            how=np.repeat(np.array([injected.how for injected in faulty], np.int8), n),
+            how=np.array([injected.how for injected in faulty], np.int8)[fault],
             bound=np.zeros(len(image), np.float32),
-            second=self._second(plan_slice, image, outcomes),
+            second=self._second(plan_slice, fault, image, outcomes),
         )
         return result_rows(plan_slice.table, injected, outcomes, self.engine.images, self.engine.runner.info)
 
     def blamed(self, plan_slice: PlanSlice, words: Words32, due: str) -> pa.Table:
-        n = len(self.engine.images)
-        faulty = [self._fault_words(plan_slice, fault) for fault in range(len(plan_slice))]
-        known = RowFacts(
-            np.repeat(np.arange(len(plan_slice)), n), np.tile(np.arange(n), len(plan_slice)), *_first_words(faulty, n)
-        )
+        fault, image = self.engine.images.of_faults(plan_slice.table)
+        faulty = [self._fault_words(plan_slice, number) for number in range(len(plan_slice))]
+        known = RowFacts(fault, image, *_first_words(faulty, fault))
         return _blamed(self.engine, self.judge, plan_slice, known, due)
 
-    def _second(self, plan_slice: PlanSlice, image: NDArray[np.int64], outcomes: Outcomes) -> SecondRuns | None:
+    def _second(self, plan_slice: PlanSlice, fault: Int64s, image: Int64s, outcomes: Outcomes) -> SecondRuns | None:
         if self.on_detected == "none":
             return None
 
@@ -178,17 +176,17 @@ class WeightFaultRunner:
             if self.on_detected == "reload":
                 return fault_free(self.engine, image[rows])
             outputs = np.empty((len(rows), *self.engine.golden.shape[1:]), np.float32)
-            of_fault = rows // len(self.engine.images)
-            for fault in np.unique(of_fault):
-                own = of_fault == fault
-                outputs[own] = self.inject(plan_slice, int(fault)).outputs[image[rows[own]]]
+            for number in np.unique(fault[rows]):
+                again = np.flatnonzero(fault[rows] == number)
+                outputs[again] = self.inject(plan_slice, int(number), image[rows[again]]).outputs
             return outputs
 
         return SecondRuns.of(self.engine, self.judge, outcomes, image, run_again)
 
-    def inject(self, plan_slice: PlanSlice, fault: int) -> FaultyOutputs:
-        """Raises EngineError."""
-        faulty = self._run_whole(plan_slice.points.weights(fault, self.engine.table))
+    def inject(self, plan_slice: PlanSlice, fault: int, images: Int64s) -> FaultyOutputs:
+        """Runs a fault on some images, rows of the named ones. Raises EngineError."""
+        some = None if np.array_equal(images, np.arange(len(self.engine.images))) else images
+        faulty = self._run_whole(plan_slice.points.weights(fault, self.engine.table), some)
         before, after = faulty.words[0]
         return FaultyOutputs(faulty.outputs, to_words(before), to_words(after), faulty.how)
 
@@ -202,8 +200,7 @@ class WeightFaultRunner:
 
 
 class FaultyOutputs(NamedTuple):
-    """What one weight fault gives. outputs: of all named images (n, ...); words of the first struck tensor, before and
-    after."""
+    """What one weight fault gives. outputs: of its images (n, ...); words of the first struck tensor, before and after."""
 
     outputs: NDArray[np.float32]
     before: Words32
@@ -211,11 +208,11 @@ class FaultyOutputs(NamedTuple):
     how: How
 
 
-def _first_words(injected: list[FaultyOutputs], images: int) -> tuple[Words32, Words32]:
-    """Words before and after of the first struck element of each fault, for every image."""
+def _first_words(injected: list[FaultyOutputs], fault: Int64s) -> tuple[Words32, Words32]:
+    """(n,) words before and after of the first struck element of each row's fault. fault: (n,)."""
     return (
-        np.repeat(np.array([outputs.before[0] for outputs in injected], np.uint32), images),
-        np.repeat(np.array([outputs.after[0] for outputs in injected], np.uint32), images),
+        np.array([outputs.before[0] for outputs in injected], np.uint32)[fault],
+        np.array([outputs.after[0] for outputs in injected], np.uint32)[fault],
     )
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from testbed.analysis.outputs.outcome import GoldenSide
 from testbed.campaign.folder.images import Inputs, NamedImages
-from testbed.core.arrays import Words32
+from testbed.core.arrays import Int64s, Words32
 from testbed.core.site import SiteTable, Where
 from testbed.engines.batches import pad_rows
 from testbed.engines.runner import Runner
@@ -50,12 +50,12 @@ class CampaignEngine:
         """The same with another engine, whose golden is its own."""
         return replace(self, runner=runner, engine_seconds=0.0)
 
-    def outputs(self) -> NDArray[np.float32]:
-        """Outputs of all named images (n, ...) as the engine is now, in the campaign's batches; no port is armed."""
-        twin = self.where == "activation"
-        parts = []
-        for start in range(0, len(self.images), self.batch):
-            rows = np.arange(start, min(start + self.batch, len(self.images)))
+    def outputs(self, images: Int64s | None = None) -> NDArray[np.float32]:
+        """Outputs (n, ...) as the engine is now, in its batches; no port is armed. images: rows of the named ones; all
+        unless said."""
+        images, twin, parts = np.arange(len(self.images)) if images is None else images, self.where == "activation", []
+        for start in range(0, len(images), self.batch):
+            rows = images[start : start + self.batch]
             parts.append(self.run(rows, PortFeed.idle(len(rows)) if twin else None)[0])
         return np.concatenate(parts)
 

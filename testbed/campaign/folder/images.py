@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Annotated, Self
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from testbed.analysis.outputs.confidence import Tiers
+from testbed.campaign.results.fault_images import rows_each
+from testbed.core.arrays import Int64s
 from testbed.core.errors import UsageError
 from testbed.core.folder.forms import Form, read_form
 
@@ -44,6 +47,27 @@ class NamedImages:
 
     def rows(self, image_ids: Sequence[str | None]) -> NDArray[np.int64]:
         return np.array([self.row(str(image_id)) for image_id in image_ids], np.int64)
+
+    def of_faults(self, plan: pa.Table) -> tuple[Int64s, Int64s]:
+        """(n,) which planned fault each row is of, and which image: the rows of these faults, in their order.
+
+        A fault of one inference has the image that it was drawn for. A persistent one has those that were drawn for it, or
+        all, in their order. Raises UsageError for an image that is not part of the campaign.
+        """
+        each = rows_each(plan, len(self))
+        fault = np.repeat(np.arange(len(each)), each)
+        single, drawn = (
+            np.asarray(plan.column(name).is_valid().to_numpy(), bool) for name in ("image_id", "image_ids")
+        )
+        image = np.empty(len(fault), np.int64)
+        every = ~(single | drawn)
+        image[every[fault]] = np.tile(np.arange(len(self)), int(every.sum()))
+        if single.any():
+            image[single[fault]] = self.rows(plan.column("image_id").drop_null().cast(pa.string()).to_pylist())
+        if drawn.any():
+            some = [np.sort(self.rows(ids)) for ids in plan.column("image_ids").drop_null().to_pylist()]
+            image[drawn[fault]] = np.concatenate(some)
+        return fault, image
 
     def per_tier(self, tiers: int) -> list[list[str]]:
         return [[self.ids[row] for row in np.flatnonzero(self.tiers == tier)] for tier in range(tiers)]

@@ -5,6 +5,7 @@ Whoever runs faults (this process, a child, another machine that sees the same f
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 from pathlib import Path
 from typing import Self
@@ -71,6 +72,14 @@ class Workplace:
     def batch(self) -> int:
         return self.tuned.batch
 
+    def batch_of(self, target: str, where: Where) -> int:
+        """Rows of a batch of the engine of a place: the campaign's, or, where weight faults are run on some of the images,
+        so few that hardly any is filled with rows nobody reads."""
+        each = self.spec.images_each(target, where)
+        if where != "weight" or each is None or each >= len(self.images):
+            return self.batch
+        return even_batch(each, self.batch)
+
     def run_alone(self, why: str) -> None:
         """Sets the batch to one row from now on: nothing that was run before counts. why: for whoever reads the
         results."""
@@ -112,7 +121,7 @@ class Workplace:
             precision=self.spec.engine.precision,
             threads=tuned.threads,
             mutable_weights=mutable_weights,
-            max_batch=tuned.batch,
+            max_batch=self.batch_of(target, "weight") if mutable_weights else tuned.batch,
             max_points=most_points(self.spec.faults, self.table(target)),
         )
 
@@ -136,7 +145,7 @@ class Workplace:
                 input_name=input_name(request.onnx),
                 output_name=output_name(request.onnx),
                 images=self.images,
-                batch=self.batch,
+                batch=self.batch_of(target, where),
             )
         return self._engines[target_place]
 
@@ -154,6 +163,11 @@ class Workplace:
         for engine in self._engines.values():
             engine.runner.close()
         self._engines.clear()
+
+
+def even_batch(rows: int, most: int) -> int:
+    """The smallest batch that needs no more runs for so many rows than one of ``most`` does."""
+    return math.ceil(rows / math.ceil(rows / most))
 
 
 def _hash(golden: NDArray[np.float32]) -> str:

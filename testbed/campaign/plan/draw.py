@@ -12,13 +12,14 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 
 from testbed.campaign.plan.fault_words import FaultWords, words_at_sites, words_of_bits, words_of_elements
+from testbed.campaign.plan.image_sample import ImageSample
 from testbed.campaign.spec.faults import FaultSpec
 from testbed.core.errors import UsageError
 from testbed.core.fault import Masks, Op, masks_for
@@ -51,7 +52,7 @@ class Stratum:
 
     ``section``: what it is a stratum of; None for single faults. ``sites``: what faults at several sites choose from;
     ``site`` is then the first of these, and not what is struck. ``within``: the (image, element) pairs that it holds; None for
-    all.
+    all. ``image_sample``: how a persistent fault's images are drawn; None where every image is run.
     """
 
     target: str
@@ -63,6 +64,7 @@ class Stratum:
     section: FaultSpec | None = None
     sites: tuple[Site, ...] = ()
     within: FaultSubset | None = None
+    image_sample: ImageSample | None = None
 
     @cached_property
     def pattern(self) -> str:
@@ -155,14 +157,15 @@ class Stratum:
 
 @dataclass(frozen=True)
 class Draw:
-    """One sampled fault: its first word, and, where it strikes more, all of them. ``image_id`` is None where every image
-    is run."""
+    """One sampled fault: its first word, and, where it strikes more, all of them. ``image_id`` is None of a persistent one,
+    which is run on ``image_ids``, or on every image where these are None."""
 
     number: int
     index: int
     masks: Masks
     image_id: str | None
     faulty: FaultWords | None = field(default=None, compare=False)
+    image_ids: tuple[str, ...] | None = None
 
 
 def strata(spec: FaultSpec, table: SiteTable, tier_images: Sequence[Sequence[str]]) -> Iterator[Stratum]:
@@ -173,13 +176,16 @@ def strata(spec: FaultSpec, table: SiteTable, tier_images: Sequence[Sequence[str
     chosen = table.select(spec.where, spec.sites)
     several = tuple(chosen) if spec.pattern == "sites" else ()
     tiers: list[tuple[int | None, tuple[str, ...]]] = [(None, ())]
-    if not spec.persistent:
+    sample = None
+    if spec.persistent:
+        sample = ImageSample.of(spec.images_each, tier_images)
+    else:
         tiers = [(tier, tuple(images)) for tier, images in enumerate(tier_images) if images]
     for site in chosen[:1] if several else chosen:
         for op in spec.ops:
             for bit in bits_of(spec, site, op):
                 for tier, images in tiers:
-                    stratum = Stratum(spec.target, site, op, bit, tier, images, spec, several)
+                    stratum = Stratum(spec.target, site, op, bit, tier, images, spec, several, image_sample=sample)
                     stratum.check()
                     yield stratum
 
@@ -212,7 +218,7 @@ def drawn(stratum: Stratum, wanted: int, seed: int) -> Iterator[Draw]:
         while chosen in taken:
             chosen = _below(rng, size)
         taken.add(chosen)
-        yield draw_at(stratum, number, chosen, rng)
+        yield with_images(draw_at(stratum, number, chosen, rng), stratum.image_sample, seed, stratum.name)
 
 
 def draw_at(stratum: Stratum, number: int, chosen: int, rng: np.random.Generator) -> Draw:
@@ -224,6 +230,14 @@ def draw_at(stratum: Stratum, number: int, chosen: int, rng: np.random.Generator
         return Draw(number, position, masks_for(stratum.op, stratum.site.format, stratum.bit, word), image_id)
     faulty = _draw_words(stratum, position, rng)
     return Draw(number, *faulty.first, image_id, faulty)
+
+
+def with_images(draw: Draw, sample: ImageSample | None, seed: int, name: str) -> Draw:
+    """The draw with the images it is run on, seeded by (campaign seed, name of what it is a draw of, draw number)."""
+    if sample is None:
+        return draw
+    rng = np.random.default_rng(seed_of(seed, f"{name}/images", draw.number))
+    return replace(draw, image_ids=sample.drawn(rng))
 
 
 def _draw_words(stratum: Stratum, position: int, rng: np.random.Generator) -> FaultWords:

@@ -71,8 +71,9 @@ class Group:
 
     @cached_property
     def endless(self) -> bool:
-        """Whether more faults can be drawn than the population counts: see `Stratum.endless`."""
-        return any(stratum.endless for _, stratum in self.members)
+        """Whether more faults can be drawn than the population counts: see `Stratum.endless`. Faults that are run on some of
+        the images can be drawn again, with others: however many were, the rate is never known for certain."""
+        return any(stratum.endless or stratum.image_sample is not None for _, stratum in self.members)
 
 
 def all_strata(

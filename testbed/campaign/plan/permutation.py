@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from testbed.campaign.plan.draw import Draw, Stratum, draw_at, seed_of
+from testbed.campaign.plan.draw import Draw, Stratum, draw_at, seed_of, with_images
 from testbed.campaign.plan.groups import Group
 from testbed.core.arrays import Int64s, Words64
 from testbed.core.errors import UsageError
@@ -80,12 +80,12 @@ def members_of(group: Group, positions: Int64s) -> tuple[Int64s, Int64s]:
 
 
 def draw_of(group: Group, number: int, stratum: Stratum, position: int, seed: int) -> Draw:
-    """Draw ``number`` of the group, which fell on ``position`` of a member. What is drawn together with a place is seeded by
-    (seed, group name, number)."""
+    """Draw ``number`` of the group, which fell on ``position`` of a member. What is drawn together with a place, and the
+    images that a persistent fault is run on, are seeded by (seed, group name, number)."""
     rng = _UNUSED
     if stratum.op == "random" or stratum.pattern != "single":
         rng = np.random.default_rng(seed_of(seed, group.name, number + 1))
-    return draw_at(stratum, number, position, rng)
+    return with_images(draw_at(stratum, number, position, rng), stratum.image_sample, seed, group.name)
 
 
 _UNUSED = np.random.default_rng(0)  # for faults that are told by their place alone

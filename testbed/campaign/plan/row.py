@@ -40,6 +40,7 @@ class PlanRow(NamedTuple):
     inclusion: float | None
     image_id: str | None
     tier: int | None
+    image_ids: tuple[str, ...] | None = None
 
     @classmethod
     def single(
@@ -88,4 +89,5 @@ def table_of(rows: Sequence[PlanRow]) -> pa.Table:
 
 
 def rows_of(plan: pa.Table) -> list[PlanRow]:
-    return [PlanRow(**row) for row in plan.select([column.name for column in PLAN_COLUMNS]).to_pylist()]
+    rows = plan.select([column.name for column in PLAN_COLUMNS]).to_pylist()
+    return [PlanRow(**row | {"image_ids": row["image_ids"] and tuple(row["image_ids"])}) for row in rows]

@@ -114,6 +114,7 @@ def planned_fault(fault_id: int, stratum: Stratum, draw: Draw, table: SiteTable,
         inclusion=origin.inclusion,
         image_id=draw.image_id,
         tier=stratum.tier,
+        image_ids=draw.image_ids,
     )
     return PlannedFault(row, faulty)
 
@@ -212,9 +213,9 @@ class PlanSlice:
         return np.array(self.table.column("site").cast(pa.string()).to_pylist(), object)
 
     @cached_property
-    def image_ids(self) -> list[str | None]:
-        ids: list[str | None] = self.table.column("image_id").cast(pa.string()).to_pylist()
-        return ids
+    def lasting(self) -> NDArray[np.bool_]:
+        """(faults,) whether each is persistent."""
+        return np.asarray(self.table.column("image_id").is_null().to_numpy(), bool)
 
     @cached_property
     def masks(self) -> tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.uint32]]:

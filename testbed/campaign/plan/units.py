@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from testbed.campaign.plan.points import points_path
 from testbed.campaign.plan.table import PlanSlice
 from testbed.campaign.plan.unit import Unit
+from testbed.campaign.results.fault_images import COLUMNS, rows_each
 from testbed.campaign.results.reader import PLAN_TABLE
 from testbed.core.site import Where
 
@@ -32,7 +33,8 @@ def slice_of(path: Path, start: int, stop: int) -> pa.Table:
             table = _row_group(path, state.st_mtime_ns, state.st_size, group)
             tables.append(table.slice(max(0, start - at), min(stop, at + size) - max(start, at)))
         at += size
-    return pa.concat_tables(tables).unify_dictionaries().combine_chunks() if tables else file.schema_arrow.empty_table()
+    table = pa.concat_tables(tables).unify_dictionaries() if tables else file.schema_arrow.empty_table()
+    return PLAN_TABLE.completed(table).combine_chunks()
 
 
 @lru_cache(maxsize=1)
@@ -68,9 +70,10 @@ def units_of(path: Path, name: str, images: int, rows_per_unit: int, first: int)
 
 
 def _runs(path: Path, images: int) -> Iterator[tuple[int, int, int, NDArray[np.int64]]]:
-    """(start, stop, rows per fault, words per fault) of each run of one target, place and scope in the plan."""
-    columns = ["target", "where", "image_id", "points"]
-    key: tuple[str, str, bool] | None = None
+    """(start, stop, rows per fault, words per fault) of each run of one target, place, scope and number of images in the
+    plan."""
+    columns = ["target", "where", *COLUMNS, "points"]
+    key: tuple[str, str, bool, int] | None = None
     start = stop = at = 0
     pending: list[NDArray[np.int64]] = []
     for table in PLAN_TABLE.batches(path, columns):
@@ -80,6 +83,7 @@ def _runs(path: Path, images: int) -> Iterator[tuple[int, int, int, NDArray[np.i
                 table.column("target").cast(pa.string()).to_pylist(),
                 table.column("where").cast(pa.string()).to_pylist(),
                 persistent,
+                rows_each(table, images).tolist(),
                 strict=True,
             )
         )
@@ -88,17 +92,16 @@ def _runs(path: Path, images: int) -> Iterator[tuple[int, int, int, NDArray[np.i
         for low, high in pairwise(edges):
             if keys[low] != key:
                 if key is not None:
-                    yield start, stop, images if key[2] else 1, np.concatenate(pending)
+                    yield start, stop, key[3], np.concatenate(pending)
                 key, start, pending = keys[low], at + low, []
             pending.append(counts[low:high])
             stop = at + high
         at += len(keys)
     if key is not None:
-        yield start, stop, images if key[2] else 1, np.concatenate(pending)
+        yield start, stop, key[3], np.concatenate(pending)
 
 
 def word_counts(plan: pa.Table, images: int) -> NDArray[np.int64]:
     """(faults,) how many golden words each planned fault has: one per struck element and image; weights have none."""
     activation = np.asarray(pc.equal(plan.column("where").cast(pa.string()), "activation"), bool)
-    persistent = np.asarray(pc.is_null(plan.column("image_id")), bool)
-    return plan.column("points").to_numpy().astype(np.int64) * np.where(persistent, images, 1) * activation
+    return plan.column("points").to_numpy().astype(np.int64) * rows_each(plan, images) * activation

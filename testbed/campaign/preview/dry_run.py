@@ -153,9 +153,9 @@ def _section(
     spec: CampaignSpec, section: FaultSpec, table: SiteTable, own: _SectionSums, images: int, seconds_per_batch: float
 ) -> SectionPreview:
     faults = sum(own.per_stratum)
-    rows = faults * (images if section.persistent else 1)
-    size = spec.engine.sketched_batch
-    batches = faults * -(-images // size) if section.where == "weight" else -(-rows // size)
+    each = min(images, section.images_each or images) if section.persistent else 1
+    rows, size = faults * each, spec.engine.sketched_batch
+    batches = faults * -(-each // size) if section.where == "weight" else -(-rows // size)
     return SectionPreview(
         target=section.target,
         where=section.where,

@@ -170,7 +170,7 @@ class Preview:
     # ---- sums
 
     def _add(self, model: FaultModel, part: _PreviewPart, leveugle_n: int) -> None:
-        sums, rows_each = self._sums, self.images if model.scope == "persistent" else 1
+        sums, rows_each = self._sums, self._rows_each(model)
         sums.parts += 1
         seconds = self._seconds[model.target]
         sums.drawn.add(part.drawn, rows_each, seconds)
@@ -230,8 +230,14 @@ class Preview:
         """The cost of so many faults of each domain."""
         cost = _CostSums()
         for (model, _), count in zip(self.planner.domains, faults, strict=True):
-            cost.add(count, self.images if model.scope == "persistent" else 1, self._seconds[model.target])
+            cost.add(count, self._rows_each(model), self._seconds[model.target])
         return cost.cost
+
+    def _rows_each(self, model: FaultModel) -> int:
+        """Rows of one fault of the model."""
+        if model.scope != "persistent":
+            return 1
+        return min(self.images, self.spec.images_each(model.target, model.where) or self.images)
 
 
 def wanted_of(

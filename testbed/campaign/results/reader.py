@@ -53,38 +53,50 @@ _FILTERED = ("fault_id", "due", "target", "where", "op", "pattern", "scope")  # 
 
 @dataclass(frozen=True)
 class TableForm:
-    """What one kind of table must have. fix: how it is made again; optional: columns that older files lack."""
+    """What one kind of table must have. fix: how it is made again; optional: columns that older files lack; null_before:
+    of these, those that are read as nulls then."""
 
     what: str
     fix: str
     schema: pa.Schema
     never_null: frozenset[str]
     optional: frozenset[str] = frozenset()
+    null_before: frozenset[str] = frozenset()
 
     def read(self, path: Path, columns: Sequence[str] | None = None, filters: Any = None) -> pa.Table:
         """Reads a table. columns: all that the file has unless said. filters: as `pyarrow.parquet.read_table` takes
         them, also by columns that are not read. Raises StaleArtefact, naming the file and the column."""
-        self._opened(path, columns, () if filters is None else _FILTERED)
+        file = self._opened(path, columns, () if filters is None else _FILTERED)
         with self._readable(path):
-            return self._conformed(pq.read_table(path, columns=_listed(columns), filters=filters), path)
+            table = pq.read_table(path, columns=_present(columns, file), filters=filters)
+            return self._conformed(table, path, columns)
 
     def batches(self, path: Path, columns: Sequence[str], size: int = _ROWS_AT_ONCE) -> Iterator[pa.Table]:
         """Some rows at a time, each part a table of one chunk. Raises StaleArtefact as `read` does."""
         file = self._opened(path, columns)
         with self._readable(path):
-            for batch in file.iter_batches(size, columns=_listed(columns)):
-                yield self._conformed(pa.table(batch), path)
+            for batch in file.iter_batches(size, columns=_present(columns, file)):
+                yield self._conformed(pa.table(batch), path, columns)
 
     def row_groups(self, path: Path, columns: Sequence[str]) -> Iterator[pa.Table]:
         """Reads the table as the file is divided. Raises StaleArtefact as `read` does."""
         file = self._opened(path, columns)
         with self._readable(path):
             for group in range(file.num_row_groups):
-                yield self._conformed(file.read_row_group(group, columns=_listed(columns)), path)
+                yield self._conformed(file.read_row_group(group, columns=_present(columns, file)), path, columns)
 
     def rows(self, path: Path) -> int:
         """How many there are. Raises StaleArtefact for a file that is no such table."""
         return int(self._opened(path, ()).metadata.num_rows)
+
+    def completed(self, table: pa.Table, columns: Sequence[str] | None = None) -> pa.Table:
+        """The table with those columns, of all unless said, that came after it was written: nulls."""
+        for name in self.schema.names if columns is None else columns:
+            if name in self.null_before and name not in table.column_names:
+                table = table.append_column(
+                    self.schema.field(name), pa.nulls(table.num_rows, self.schema.field(name).type)
+                )
+        return table
 
     def refused(self, path: Path, why: str) -> StaleArtefact:
         return StaleArtefact(f"{path} is no table of {self.what}: {why}; {self.fix}")
@@ -97,6 +109,8 @@ class TableForm:
         names = file.schema_arrow.names
         wanted = [name for name in self.schema.names if name not in self.optional] if columns is None else columns
         for name in dict.fromkeys((*wanted, *more)):
+            if name in self.null_before and name not in names:
+                continue
             if names.count(name) != 1:
                 raise self.refused(path, f"column {name!r} is {'missing' if name not in names else 'there twice'}")
             self._check_type(path, file.schema_arrow.field(name))
@@ -107,7 +121,8 @@ class TableForm:
         if _family(field.type) != _family(wanted):
             raise self.refused(path, f"column {field.name!r} is of type {field.type}, not {wanted}")
 
-    def _conformed(self, table: pa.Table, path: Path) -> pa.Table:
+    def _conformed(self, table: pa.Table, path: Path, columns: Sequence[str] | None) -> pa.Table:
+        table = self.completed(table, columns)
         for index, name in enumerate(table.column_names):
             if name not in self.schema.names:
                 continue
@@ -145,10 +160,16 @@ class TableForm:
 
 
 def form_of(
-    what: str, fix: str, schema: pa.Schema, never_null: Collection[str] = (), optional: Collection[str] = ()
+    what: str,
+    fix: str,
+    schema: pa.Schema,
+    never_null: Collection[str] = (),
+    optional: Collection[str] = (),
+    null_before: Collection[str] = (),
 ) -> TableForm:
     """The form of a table with these columns. never_null: besides the columns of faults that never are."""
-    return TableForm(what, fix, schema, frozenset({*_NEVER_NULL, *never_null} & {*schema.names}), frozenset(optional))
+    never = frozenset({*_NEVER_NULL, *never_null} & {*schema.names})
+    return TableForm(what, fix, schema, never, frozenset({*optional, *null_before}), frozenset(null_before))
 
 
 RESULT_TABLE = form_of(
@@ -158,7 +179,12 @@ RESULT_TABLE = form_of(
     ("image_id", "tier"),
     ("weight", "recovered"),
 )
-PLAN_TABLE = form_of("planned faults", "rerun with `testbed campaign run SPEC --redo plan`", arrow_schema(PLAN_COLUMNS))
+PLAN_TABLE = form_of(
+    "planned faults",
+    "rerun with `testbed campaign run SPEC --redo plan`",
+    arrow_schema(PLAN_COLUMNS),
+    null_before=("image_ids",),
+)
 
 
 def populations_of(fault_ids: NDArray[np.int64], plan: Path) -> NDArray[np.int64]:
@@ -191,8 +217,8 @@ def list_values(
     return values
 
 
-def _listed(columns: Sequence[str] | None) -> list[str] | None:
-    return None if columns is None else list(columns)
+def _present(columns: Sequence[str] | None, file: pq.ParquetFile) -> list[str] | None:
+    return None if columns is None else [name for name in columns if name in file.schema_arrow.names]
 
 
 def _family(kind: pa.DataType) -> str:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from testbed.campaign.results.fault_images import COLUMNS, rows_each
 from testbed.campaign.results.reader import PLAN_TABLE
 
 _ROWS_AT_ONCE = 1 << 16
@@ -28,15 +28,14 @@ class RowWeights:
 
     @classmethod
     def of(cls, plan: Path, images: int) -> RowWeights:
-        """Reads weights from the plan's file. images: rows of a fault that has no image of its own."""
+        """Reads weights from the plan's file. images: rows of a fault that is run on every named image."""
         population, rows = np.zeros(0, np.int64), np.zeros(0, np.int64)
-        for batch in PLAN_TABLE.batches(plan, ["stratum", "population", "image_id"], _ROWS_AT_ONCE):
+        for batch in PLAN_TABLE.batches(plan, ["stratum", "population", *COLUMNS], _ROWS_AT_ONCE):
             stratum = batch.column("stratum").to_numpy()
-            each = np.where(pc.is_null(batch.column("image_id")).to_numpy(), images, 1)
             lacking = max(0, int(stratum.max(initial=-1)) + 1 - len(rows))
             population, rows = np.pad(population, (0, lacking)), np.pad(rows, (0, lacking))
             population[stratum] = batch.column("population").to_numpy()
-            np.add.at(rows, stratum, each)
+            np.add.at(rows, stratum, rows_each(batch, images))
         return cls(population, rows)
 
     def added(self, rows: pa.Table) -> pa.Table:

@@ -135,6 +135,11 @@ class CampaignSpec(Strict):
             legs.setdefault((fault.target, fault.where), {})[fault.sites] = None
         return {key: tuple(sites) for key, sites in legs.items()}
 
+    def images_each(self, target: str, where: Where) -> int | None:
+        """How many images each persistent fault of a place is run on, if there are as many; None for all."""
+        sections = (s for s in self.faults if (s.target, s.where) == (target, where) and s.persistent)
+        return next((section.images_each for section in sections), None)
+
     @property
     def plain(self) -> CampaignSpec:
         """The campaign of the plain model alone; itself where nothing is protected afterwards."""
@@ -150,6 +155,9 @@ class CampaignSpec(Strict):
                 del values[table][key]
                 if not values[table]:
                     del values[table]
+        for section in values["faults"]:
+            if section["images"] in (None, "all"):
+                del section["images"]
         return values
 
 

@@ -54,6 +54,7 @@ def contradictions(tables: Tables) -> Iterator[Complaint]:
         if engine is not None:
             yield from _on_engine(f"faults[{number}]", section, engine)
     yield from _mixed(sections)
+    yield from _other_images(sections)
     if tables.stop is not None:
         yield from tables.stop.complaints(sections)
         no_guess = (model is not None and model.onnx is not None) or (engine is not None and engine.precision == "int8")
@@ -94,6 +95,21 @@ def _on_engine(key: str, section: FaultSpec, engine: EngineSpec) -> Iterator[Com
     width = format_named(engine.precision).bits
     if section.bits != "all" and max(section.bits) >= width:
         yield Complaint(f"{key}.bits", f"{engine.precision} has bits 0 to {width - 1}, not {max(section.bits)}")
+
+
+def _other_images(sections: Mapping[int, FaultSpec]) -> Iterator[Complaint]:
+    """Sections of one place that ask for other numbers of images: a mean over rows would weigh their faults differently, and
+    their engine has one batch."""
+    first: dict[tuple[str, str], int] = {}
+    for number, section in sections.items():
+        if section.persistent:
+            other = first.setdefault((section.target, section.where), number)
+            if section.images_each != sections[other].images_each:
+                yield Complaint(
+                    f"faults[{number}].images",
+                    f"persistent faults in {section.where}s of {section.target!r} are all run on as many images; set it as in"
+                    f" faults[{other}]",
+                )
 
 
 def _mixed(sections: Mapping[int, FaultSpec]) -> Iterator[Complaint]:

@@ -121,6 +121,11 @@ class FaultSpec(Strict):
         description='How long an activation fault lasts: "inference", one inference of one image (the usual), or '
         '"persistent", every image; the latter has no tier. A weight fault always lasts.',
     )
+    images: Literal["all"] | Count | None = Field(
+        default=None,
+        description='On which of the named images a persistent fault is run: "all" of them (the usual), or on so many, drawn '
+        "anew for each fault, about as many of each tier.",
+    )
     per_stratum: Count = Field(default=1, description="Faults drawn from each stratum. With `[stop]` it is left out.")
 
     @field_validator("ops", "sites", "bits")
@@ -161,6 +166,12 @@ class FaultSpec(Strict):
             yield Complaint("bits", f"names {len(self.bits)}, of which {self.count} are to be struck together")
         if self.scope == "inference" and self.where == "weight":
             yield Complaint("scope", "a weight fault lasts for every image; leave scope out")
+        if self.images is not None and not self.persistent:
+            yield Complaint(
+                "images",
+                "a fault of one inference has the one image that it is drawn for; leave it out, or set scope"
+                ' = "persistent"',
+            )
 
     def _wrong_sizes(self) -> Iterator[Complaint]:
         needed = _SIZES[self.pattern]
@@ -174,6 +185,11 @@ class FaultSpec(Strict):
     @property
     def persistent(self) -> bool:
         return self.where == "weight" or self.scope == "persistent"
+
+    @property
+    def images_each(self) -> int | None:
+        """How many images a persistent fault is run on, if there are as many; None for all."""
+        return self.images if isinstance(self.images, int) else None
 
     @property
     def geometry(self) -> Pattern:

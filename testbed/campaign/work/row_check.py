@@ -32,12 +32,9 @@ def planned_rows(folder: Path, images: NamedImages) -> Expect:
         except ValueError as error:
             return str(error)
         plan = slice_of(folder / unit.plan, unit.start, unit.stop)
-        each = np.where(plan.column("image_id").is_null().to_numpy(), len(images), 1)
-        wanted = plan.select([column.name for column in FAULT_COLUMNS]).take(np.repeat(np.arange(len(each)), each))
-        faulty = plan.column("image_id").cast(pa.string()).to_pylist()
-        of_all = ids.to_pylist()
-        names = [name for image in faulty for name in (of_all if image is None else [image])]
-        wanted = wanted.append_column("image_id", pa.array(names, pa.string()))
+        fault, image = images.of_faults(plan)
+        wanted = plan.select([column.name for column in FAULT_COLUMNS]).take(fault)
+        wanted = wanted.append_column("image_id", ids.take(pa.array(image)))
         if table.schema != ROW_SCHEMA:
             return _other_columns(table.schema, ROW_SCHEMA)
         return _difference(table.select(wanted.column_names), wanted)

@@ -105,6 +105,31 @@ def test_a_section_survives_the_manifest(tiny_values: dict[str, Any]) -> None:
     assert parse_spec(spec.identity()) == spec
 
 
+@pytest.mark.parametrize("images", [0, -1, 1.5, "some"])
+def test_images_are_all_or_a_number(tiny_values: dict[str, Any], images: Any) -> None:
+    with pytest.raises(UsageError, match=r"faults\[0\]\.images"):
+        parse_spec(with_section(tiny_values, where="weight", images=images))
+
+
+def test_only_persistent_faults_have_a_choice_of_images(tiny_values: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=r"faults\[0\]\.images: .*leave it out, or set scope = \"persistent\""):
+        parse_spec(with_section(tiny_values, images=4))
+    spec = parse_spec(with_section(tiny_values, images=4, scope="persistent"))
+    assert spec.images_each("model", "activation") == 4
+    assert spec.images_each("model", "weight") is None
+
+
+def test_faults_of_one_place_are_run_on_as_many_images(tiny_values: dict[str, Any]) -> None:
+    weights = tiny_values["faults"][1]
+    values = tiny_values | {"faults": [weights | {"bits": [30], "images": 2}, weights | {"bits": [3]}]}
+    with pytest.raises(UsageError, match=r"faults\[1\]\.images: .* set it as in faults\[0\]"):
+        parse_spec(values)
+    values["faults"][1]["images"] = 2
+    assert parse_spec(values).images_each("model", "weight") == 2
+    values["faults"].append(tiny_values["faults"][3])  # another target
+    assert parse_spec(values).images_each("attention", "weight") is None
+
+
 def test_exposure_is_a_weight_per_site_pattern(tiny_values: dict[str, Any]) -> None:
     values = tiny_values | {"exposure": {"per_bit": True, "sites": {"*": 1e-4, "head": 0}}}
     exposure = parse_spec(values).exposure

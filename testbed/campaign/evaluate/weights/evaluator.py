@@ -1,4 +1,4 @@
-"""Weight faults: only what follows the struck weight is run, over all images, from golden values before it.
+"""Weight faults: only what follows the struck weight is run, over their images, from golden values before it.
 
 The weights are struck in place, in engines that start at the last point before them through which everything goes; no
 engine is rebuilt. The bits are those of the whole engine with weights that can be struck, if the gate has shown so.
@@ -21,6 +21,7 @@ from testbed.campaign.evaluate.contract import FaultyRun, OpenPart, RunWhole, Wo
 from testbed.campaign.evaluate.suffix.segments import Clock, Segment, group_ends
 from testbed.campaign.evaluate.weights.entry_points import EntryPoints, may_fuse
 from testbed.campaign.folder.images import Inputs
+from testbed.core.arrays import Int64s
 from testbed.core.errors import StaleArtefact
 from testbed.core.outcome import How
 from testbed.engines.batches import batches, pad_values
@@ -93,17 +94,21 @@ class WeightSuffix:
             segment.runner.close()
         self._built.clear()
 
-    def inject(self, faults: Sequence[WeightFault]) -> FaultyRun:
-        """Outputs of all images while these weights are struck. Raises EngineError."""
+    def inject(self, faults: Sequence[WeightFault], images: Int64s | None = None) -> FaultyRun:
+        """Outputs of images while these weights are faulty. images: (n,) rows of the named ones; all of them unless said.
+
+        Raises EngineError.
+        """
         entry = self.entries.before([fault.tensor for fault in faults])
         if entry is None:
-            return self._whole(faults)
+            return self._whole(faults, images)
         segments = self._suffix(entry)
         with ExitStack() as stack:
             words = self._inject(stack, segments, faults)
             if all(np.array_equal(as_words(before), as_words(after)) for before, after in words):
-                return FaultyRun(self.golden.copy(), words, How.UNCHANGED)
-            return FaultyRun(self._run(entry, segments), words, How.SUFFIX)
+                golden = self.golden.copy() if images is None else self.golden[images]
+                return FaultyRun(golden, words, How.UNCHANGED)
+            return FaultyRun(self._run(entry, segments, images), words, How.SUFFIX)
 
     @cached_property
     def golden(self) -> NDArray[np.float32]:
@@ -134,16 +139,19 @@ class WeightSuffix:
             words += stack.enter_context(faulty_weights(segment.runner, [fault]))
         return words
 
-    def _run(self, entry: str, segments: Sequence[Segment]) -> NDArray:
+    def _run(self, entry: str, segments: Sequence[Segment], images: Int64s | None = None) -> NDArray:
         golden, parts = self._golden_values, []
-        for start in range(0, self._images, self._batch):
+        count = self._images if images is None else len(images)
+        for start in range(0, count, self._batch):
+            at = slice(start, start + self._batch)
+            rows = at if images is None else images[at]  # a slice copies nothing
             held = {
-                name: pad_values(golden[name][start : start + self._batch], self._batch, filler=golden[name][0])
+                name: pad_values(golden[name][rows], self._batch, filler=golden[name][0])
                 for name in (entry, *self.stages.flow.crossings[entry])
             }
             for segment in segments:
                 held |= segment({name: held[name] for name in segment.inputs})
-            parts.append(held[self.stages.flow.output][: self._images - start])
+            parts.append(held[self.stages.flow.output][: count - start])
         return np.concatenate(parts)
 
     @cached_property

@@ -15,6 +15,7 @@ from testbed.campaign.evaluate.contract import FaultyRun
 from testbed.campaign.evaluate.weights import evaluator as suffix_weights
 from testbed.campaign.evaluate.weights.evaluator import WeightShortcuts, WeightSuffix
 from testbed.campaign.evaluate.weights.gate import prove_weights
+from testbed.core.arrays import Int64s
 from testbed.core.errors import EngineError, StaleArtefact
 from testbed.core.outcome import How
 from testbed.core.site import Site
@@ -30,10 +31,11 @@ class WeightLab(Lab):
     def injector(self) -> Runner:
         return self.open(self.plain, batch=self.batch, mutable_weights=True)
 
-    def inject(self, places: Sequence[WeightFault]) -> FaultyRun:
+    def inject(self, places: Sequence[WeightFault], images: Int64s | None = None) -> FaultyRun:
         assert isinstance(self.injector, WeightInjector)
         with faulty_weights(self.injector, places) as words:
-            return FaultyRun(self._outputs(), words, How.WHOLE)
+            outputs = self._outputs()
+            return FaultyRun(outputs if images is None else outputs[images], words, How.WHOLE)
 
     def _outputs(self) -> NDArray:
         parts = []
@@ -75,8 +77,8 @@ def model() -> WeightLab:
     return WeightLab(exported("pre-norm"))
 
 
-def same(model: WeightLab, suffix: WeightSuffix, places: Sequence[WeightFault]) -> How:
-    found, wanted = suffix.inject(places), model.inject(places)
+def same(model: WeightLab, suffix: WeightSuffix, places: Sequence[WeightFault], images: Int64s | None = None) -> How:
+    found, wanted = suffix.inject(places, images), model.inject(places, images)
     np.testing.assert_array_equal(bits(found.outputs), bits(wanted.outputs))
     for one, other in zip(found.words, wanted.words, strict=True):
         np.testing.assert_array_equal(bits(np.stack(one)), bits(np.stack(other)))
@@ -195,9 +197,9 @@ def test_the_gate_injects_only_where_the_campaign_does(model: WeightLab) -> None
     faulty = [site for site in model.weights if site.name in ("head.bias", "block.0.attn.qkv.weight")]
     seen: set[str] = set()
 
-    def whole(places: Sequence[WeightFault]) -> FaultyRun:
+    def whole(places: Sequence[WeightFault], images: Int64s | None = None) -> FaultyRun:
         seen.update(place.tensor for place in places)
-        return model.inject(places)
+        return model.inject(places, images)
 
     proof = prove_weights(model.suffix, whole, faulty, seed=1, per_site_kind=2)
     assert seen == {site.tensor for site in faulty}

@@ -1,0 +1,86 @@
+from typing import cast
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binom
+
+from testbed.analysis.second_stage import systematic_sample
+from testbed.analysis.survey import SurveyDesign
+
+
+class FromStart:
+    """Random numbers that are none: orders are left alone, and the sample starts where it is told."""
+
+    def __init__(self, start):
+        self.start = start
+
+    def permutation(self, size):
+        return np.arange(size)
+
+    def integers(self, n):
+        assert 0 <= self.start < n
+        return self.start
+
+
+GROUPS = st.lists(st.integers(0, 12), min_size=1, max_size=6).filter(lambda sizes: sum(sizes) > 0)
+SAMPLES = GROUPS.flatmap(lambda sizes: st.tuples(st.just(sizes), st.integers(1, sum(sizes))))
+
+
+@given(SAMPLES)
+def test_every_unit_is_taken_with_the_same_probability_exactly(sample):
+    sizes, taken = sample
+    n = sum(sizes)
+    times = np.zeros(n)
+    for start in range(n):
+        units = systematic_sample(sizes, taken, cast(np.random.Generator, FromStart(start)))
+        times[units] += 1
+    assert (times == taken).all()  # of n starts, all as probable
+
+
+@given(SAMPLES, st.integers(0, 2**32))
+def test_units_are_distinct_ascend_and_are_shared_out_over_the_groups(sample, seed):
+    sizes, taken = sample
+    units = systematic_sample(sizes, taken, np.random.default_rng(seed))
+    assert len(units) == taken
+    assert (np.diff(units) > 0).all()
+    group = np.searchsorted(np.cumsum(sizes), units, side="right")
+    counts = np.bincount(group, minlength=len(sizes))
+    assert (np.abs(counts - taken * np.array(sizes) / sum(sizes)) < 1).all()
+
+
+def test_units_of_a_group_meet_in_every_combination():
+    pairs = {tuple(systematic_sample([4], 2, np.random.default_rng(seed)).tolist()) for seed in range(200)}
+    assert len(pairs) == 6
+
+
+def clustered(rng, faults, images, rate, alike):
+    """(faults, images) events. alike: share of the faults whose images all fail together."""
+    together = rng.random((faults, 1)) < rate
+    alone = rng.random((faults, images)) < rate * np.linspace(0, 2, images)  # some images are fragile, some are not
+    return np.where(rng.random((faults, 1)) < alike, together, alone)
+
+
+def test_two_stage_rates_are_unbiased_and_covered_however_images_cluster_and_however_many_faults_are_drawn():
+    """A stratum of 30 faults, all of which are drawn, and one of 3,000, of which 90 are, on 4 of 16 images each."""
+    campaigns, rng = 600, np.random.default_rng(3)
+    for alike in (0.0, 0.5, 1.0):
+        truth = [clustered(rng, faults, 16, rate, alike) for faults, rate in ((30, 0.4), (3000, 0.05))]
+        sizes = np.array(list(map(len, truth)), float)
+        wanted = float(sizes @ [values.mean() for values in truth] / sizes.sum())
+        held, rates = 0, []
+        for _ in range(campaigns):
+            y, stratum, cluster = [], [], []
+            for number, (values, drawn) in enumerate(zip(truth, (30, 90), strict=True)):
+                for fault in rng.choice(len(values), drawn, replace=False):
+                    y.append(values[fault][systematic_sample([8, 8], 4, rng)])
+                    stratum.append(np.full(4, number))
+                    cluster.append(np.full(4, fault + 10_000 * number))
+            columns = (np.concatenate(part) for part in (y, stratum, cluster))
+            events, strata, clusters = columns
+            estimate = SurveyDesign(strata, sizes[strata], clusters).estimate(events)
+            held += estimate.low <= wanted <= estimate.high
+            rates.append(estimate.rate)
+        error = np.std(rates, ddof=1) / np.sqrt(campaigns)
+        assert abs(np.mean(rates) - wanted) < 3.5 * error
+        assert held >= binom.ppf(1e-4, campaigns, 0.95)
