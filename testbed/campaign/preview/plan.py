@@ -21,6 +21,7 @@ from testbed.campaign.plan.sections import sampled_strata
 from testbed.campaign.prepare.subject import PreviewSubject
 from testbed.campaign.prepare.subjects import subject_of
 from testbed.campaign.preview.dry_run import sites_and_speed
+from testbed.campaign.preview.forecast import forecast, reasons
 from testbed.campaign.preview.records import AdaptiveBounds, PartPreview, PreviewCost, PreviewHead, PreviewTotals
 from testbed.campaign.preview.sites import sketched_sites
 from testbed.campaign.spec.campaign import CampaignSpec
@@ -215,6 +216,7 @@ class Preview:
             rate = self.wanted.rate if said else min(rate, stop.margin / stop.relative)
         margin = float(rule.margin_at(np.array(rate)))
         uniform = [leveugle(size, margin, rule.confidence, rate) for size in sizes]
+        told = forecast(planner, self.wanted.rate if self.wanted.rate != _WORST_RATE else None)
         return AdaptiveBounds(
             per=stop.per,
             domains=len(sizes),
@@ -224,6 +226,9 @@ class Preview:
             relative=stop.relative,
             rate=rate,
             expected=self._cost_of(uniform),
+            forecast=self._cost_of(np.ceil(told.faults).astype(int).tolist()),
+            forecast_uniform=self._cost_of(np.ceil(told.uniform).astype(int).tolist()),
+            because="; ".join(reasons(planner, told)),
         )
 
     def _cost_of(self, faults: Sequence[int]) -> PreviewCost:

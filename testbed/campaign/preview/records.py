@@ -133,6 +133,9 @@ class AdaptiveBounds:
     relative: float | None
     rate: float
     expected: PreviewCost
+    forecast: PreviewCost
+    forecast_uniform: PreviewCost
+    because: str
 
 
 @dataclass(frozen=True)

@@ -123,15 +123,16 @@ def _lines(head: PreviewHead, totals: PreviewTotals) -> Iterable[str]:
     own = "the spec draws" if adaptive is None else "the first round draws"
     yield f"{own} {_cost(totals.drawn)}; Leveugle's n of every part: {_cost(totals.leveugle)}"
     if adaptive is not None:
+        fewer = adaptive.forecast_uniform.faults / max(adaptive.forecast.faults, 1)
         yield (
-            f"[stop] ends with {adaptive.faults_at_least:,} faults or more; uniform sampling of its"
-            f" {adaptive.domains} parts per {adaptive.per} needs {adaptive.leveugle:,}"
+            f"[stop] is likely to end after {_cost(adaptive.forecast)}; uniform sampling of its {adaptive.domains} parts per"
+            f" {adaptive.per} under the same rule: {_cost(adaptive.forecast_uniform)}, {fewer:.1f} times as many"
         )
-        if adaptive.relative is not None:
-            yield (
-                f"that is {_cost(adaptive.expected)}, to +-{100 * adaptive.relative:g} % of rates of {100 * adaptive.rate:g} %:"
-                " tell others with --rate; strata that differ need fewer"
-            )
+        yield f"that is a forecast: {adaptive.because}; tell another rate with --rate"
+        yield (
+            f"whatever the rates, [stop] ends with {adaptive.faults_at_least:,} faults or more; in one go, uniform sampling to"
+            f" its margin at a rate of {100 * adaptive.rate:g} % takes {_cost(adaptive.expected)}"
+        )
 
 
 def _protected_line(totals: PreviewTotals | None) -> Iterable[str]:

@@ -38,6 +38,7 @@ def test_a_stop_table_tells_the_first_round(tmp_path: Path) -> None:
     told = invoke("campaign", "plan", str(spec), "--by", "block").stdout
     assert "the first round draws" in told
     assert "[stop] ends with" in told
+    assert "[stop] is likely to end after" in told
     assert json.loads(invoke("campaign", "plan", str(spec), "--json").stdout)["margin"] == 0.02
 
 
@@ -53,7 +54,11 @@ def test_a_relative_margin_tells_the_faults_and_the_cost_of_it(tmp_path: Path) -
     frequent = json.loads(invoke("campaign", "plan", str(spec), "--rate", "0.2", "--json").stdout)["adaptive"]
     assert frequent["leveugle"] < told["leveugle"]
     text = invoke("campaign", "plan", str(spec), "--rate", "0.2", "--seconds-per-row", "0.001").stdout
-    assert "to +-10 % of rates of 20 %" in " ".join(text.split())
+    assert "so that rates are 20 %" in " ".join(text.split())
+    for plan in (told, frequent):
+        assert plan["faults_at_least"] <= plan["forecast"]["faults"]
+        assert plan["forecast"]["rows"] >= plan["forecast"]["faults"] > 0
+    assert frequent["forecast"]["faults"] < told["forecast"]["faults"]
 
 
 @pytest.mark.parametrize(
