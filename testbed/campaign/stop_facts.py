@@ -69,9 +69,22 @@ class RoundFacts(Form):
     domains: Annotated[list[DomainFacts], Field(min_length=1)]
 
 
+class GainFacts(Form):
+    """How many times as many faults, drawn uniformly, would have told a rate as well, by variances: ``total``, and what of it
+    is due to strata, to their parts by golden value (1 where there are none), and to the allocation. None where no fault
+    had an event."""
+
+    model_config = ConfigDict(extra="allow")
+
+    total: _NonNegativeFloat | None
+    strata: _NonNegativeFloat | None
+    values: _NonNegativeFloat | None
+    allocation: _NonNegativeFloat | None
+
+
 class StopFacts(Form):
     """How an adaptive campaign came to its end: its [stop] table, and what its rounds reached. ``widest``: half the widest
-    interval in the end, taken by itself."""
+    interval in the end, taken by itself; ``gains``: of each domain of the last round, in their order."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -91,4 +104,5 @@ class StopFacts(Form):
     rounds: _Count = 0
     met: bool
     widest: float | None = None
+    gains: list[GainFacts] = Field(default_factory=list)
     history: Annotated[list[RoundFacts], Field(min_length=1)]

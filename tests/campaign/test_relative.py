@@ -14,7 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from testbed.campaign.spec.campaign import parse_spec
+from testbed.campaign.stop_facts import StopFacts
 from testbed.core.errors import StaleArtefact
+from testbed.report.read.evidence import read_evidence
+from testbed.report.sections.rounds import design_worth, rounds
 from tests.support.campaigns import TINY, run_here
 from tests.support.finished import finished
 from tests.support.victims import KILLED, Victims, assert_same_rows, leftovers
@@ -63,6 +66,22 @@ def test_a_relative_margin_brings_its_own_strata_and_is_met(whole: Path) -> None
         if domain["met"]:
             assert domain["high"] - domain["low"] <= 2 * max(0.03, 0.4 * domain["rate"]) + 1e-6
     assert any(domain["met"] for domain in facts["history"][-1]["domains"])
+
+
+def test_it_tells_what_the_design_was_worth(whole: Path) -> None:
+    facts = stop_facts(whole)
+    assert len(facts["gains"]) == len(facts["history"][-1]["domains"])
+    known = [gain for gain in facts["gains"] if gain["total"] is not None]
+    assert known
+    for gain in known:
+        assert gain["total"] == pytest.approx(gain["strata"] * gain["values"] * gain["allocation"], rel=1e-2)
+    stop = StopFacts.model_validate(facts)
+    told = design_worth(stop)
+    assert told.startswith("worth ")
+    assert "golden values" in told
+    section = rounds(read_evidence(whole))
+    assert section is not None
+    assert [end.faults for end in section.domains] == [d["faults"] for d in facts["history"][-1]["domains"]]
 
 
 def test_strata_hold_values_of_one_class_and_populations_add_up(whole: Path) -> None:

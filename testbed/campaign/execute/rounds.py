@@ -115,6 +115,7 @@ class AdaptivePlans:
             rounds=verdict.rounds,
             met=verdict.met,
             widest=verdict.widest,
+            gains=self._planner.gains(self._counts),
             history=self._planner.history(self._counts, self._seconds),
         )
 

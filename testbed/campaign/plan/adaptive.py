@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from testbed.analysis.adaptive.gains import design_gains
 from testbed.analysis.adaptive.sequential import Monitor
 from testbed.analysis.stats import rounded_share
 from testbed.analysis.stratified import StratumTally, sample_rates
@@ -25,7 +26,7 @@ from testbed.campaign.plan.permutation import draw_of, group_places, members_of
 from testbed.campaign.plan.steer.value_classes import ValueClasses, split_strata
 from testbed.campaign.plan.table import Origin, PlannedFault, PlanPart, in_parts, planned_fault
 from testbed.campaign.spec.campaign import CampaignSpec
-from testbed.campaign.stop_facts import DomainFacts, RoundFacts
+from testbed.campaign.stop_facts import DomainFacts, GainFacts, RoundFacts
 from testbed.core.arrays import Float64s
 from testbed.core.errors import StaleArtefact, UsageError
 from testbed.core.outcome import NOT_OUTSIDE, Outcome
@@ -247,6 +248,22 @@ class AdaptivePlanner:
                 )
             )
         return records
+
+    def gains(self, counts: Sequence[StratumTally]) -> list[GainFacts]:
+        """What the design was worth in each domain, after these rounds."""
+        at = [number for number, dimension in enumerate(self.stop.sampled_by) if dimension != "value"]
+        keys = [(group.model, tuple(group.values[number] for number in at)) for group in self.groups]
+        number = {key: code for code, key in enumerate(dict.fromkeys(keys))}
+        coarser = np.array([number[key] for key in keys], np.int64)
+        gains = design_gains(self.frame, self._monitor(counts).rounds.sample(), coarser)
+        columns = (gains.total, gains.strata, gains.finer, gains.allocation)
+        names = ("total", "strata", "values", "allocation")
+        return [
+            GainFacts(
+                **{name: float(f"{gain:.4g}") if gain > 0 else None for name, gain in zip(names, row, strict=True)}
+            )
+            for row in np.stack(columns, 1).tolist()
+        ]
 
     def facts_of_domain(self, domain: DomainDecision) -> DomainFacts:
         """The decision as manifests and summaries have it."""

@@ -25,7 +25,7 @@ RATES: dict[tuple[str, str], dict[str, float]] = {
     ("weight", "outside"): {"exponent_top": 1.0, "exponent": 0.45, "sign": 0.45, "mantissa_high": 0.1},
 }
 _CAMPAIGNS = 8
-_UNKNOWN = 0.05  # mean rate where nothing is expected
+_UNKNOWN = 0.05  # mean rate where none is said
 _MOST_STRATA = 20_000  # that are played out one by one; of more, those of a domain and a class as one
 
 
@@ -41,7 +41,7 @@ class Forecast:
 
 
 def forecast(planner: AdaptivePlanner, rate: float | None = None) -> Forecast:
-    """Play the campaign out. rate: mean of each domain, if one is expected.
+    """Play the campaign out. rate: mean of each domain, if one is said.
 
     Strata by golden value are not known yet: campaigns that have them need fewer faults still.
     """
@@ -91,16 +91,16 @@ def _small(frame: SamplingFrame, rates: Float64s) -> tuple[SamplingFrame, Float6
     return classes, total / classes.population
 
 
-def reasons(planner: AdaptivePlanner, told: Forecast) -> Iterator[str]:
+def reasons(planner: AdaptivePlanner, expected: Forecast) -> Iterator[str]:
     """What the forecast rests on, a clause each."""
-    if told.alike:
+    if expected.alike:
         for where in dict.fromkeys(group.model.where for group in planner.groups):
             known = RATES[where, planner.stop.measure]
             shares = ", ".join(f"{name} {100 * share:.2g} %" for name, share in known.items())
             yield f"bits of {where}s are taken to fail as in the six-block CIFAR-10 ViT ({shares})"
     else:
         yield "all strata are taken to fail alike"
-    yield f"so that rates are {_range(told.rates)}"
+    yield f"so that rates are {_range(expected.rates)}"
     if "value" in planner.stop.sampled_by:
         yield "strata by golden value, which are not known yet, save about a quarter more"
 

@@ -216,7 +216,7 @@ class Preview:
             rate = self.wanted.rate if said else min(rate, stop.margin / stop.relative)
         margin = float(rule.margin_at(np.array(rate)))
         uniform = [leveugle(size, margin, rule.confidence, rate) for size in sizes]
-        told = forecast(planner, self.wanted.rate if self.wanted.rate != _WORST_RATE else None)
+        likely = forecast(planner, self.wanted.rate if self.wanted.rate != _WORST_RATE else None)
         return AdaptiveBounds(
             per=stop.per,
             domains=len(sizes),
@@ -226,9 +226,9 @@ class Preview:
             relative=stop.relative,
             rate=rate,
             expected=self._cost_of(uniform),
-            forecast=self._cost_of(np.ceil(told.faults).astype(int).tolist()),
-            forecast_uniform=self._cost_of(np.ceil(told.uniform).astype(int).tolist()),
-            because="; ".join(reasons(planner, told)),
+            forecast=self._cost_of(np.ceil(likely.faults).astype(int).tolist()),
+            forecast_uniform=self._cost_of(np.ceil(likely.uniform).astype(int).tolist()),
+            because="; ".join(reasons(planner, likely)),
         )
 
     def _cost_of(self, faults: Sequence[int]) -> PreviewCost:

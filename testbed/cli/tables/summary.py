@@ -18,7 +18,7 @@ from testbed.cli.tables.prose import Prose, stacked
 from testbed.cli.tables.protection import protection_tables
 from testbed.cli.tables.rates import USUAL, Details, rate_tables
 from testbed.core.process.resources import format_bytes
-from testbed.report.sections.rounds import stop_verdict
+from testbed.report.sections.rounds import design_worth, stop_verdict
 
 if TYPE_CHECKING:
     from testbed.api.running import FinishedCampaign
@@ -70,6 +70,8 @@ def _head(summary: Summary) -> Iterable[str | Prose]:
     yield f"images  {'; '.join(tier_text(tier) for tier in summary.tiers)}"
     if stop := stop_verdict(summary.stop, summary.confidence):
         yield f"stop    {stop}"
+    if summary.stop is not None and (worth := design_worth(summary.stop)):
+        yield f"design  {worth}"
     if summary.images:
         yield f"named   {classes_told(summary.images.classes, len(summary.data.classes))}"
     yield f"speed   {summary.injections_per_second:,.0f} injections/s, {summary.wall_seconds:.1f} s"
