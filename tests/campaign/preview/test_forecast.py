@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import pytest
 
@@ -19,12 +21,12 @@ WIDE = SiteTable(
         Site(f"block.{block}.{name}", "activation", (65, 64)) for block in range(2) for name in ("attn.q", "mlp.fc1")
     ),
 )
-FLIPS = [{"target": "model", "where": "activation", "ops": ["flip"]}]
+FLIPS: list[dict[str, object]] = [{"target": "model", "where": "activation", "ops": ["flip"]}]
 
 
-def planner(table: SiteTable = WIDE, faults: list[dict[str, object]] = FLIPS, **stop: object) -> AdaptivePlanner:
+def planner(table: SiteTable = WIDE, faults: Sequence[Mapping[str, object]] = FLIPS, **stop: object) -> AdaptivePlanner:
     spec = spec_with(**stop)
-    sections = type(spec).model_validate(spec.model_dump() | {"faults": faults})
+    sections = type(spec).model_validate(spec.model_dump() | {"faults": list(faults)})
     return AdaptivePlanner(sections, {"model": table}, TIERS)
 
 
