@@ -1,17 +1,21 @@
 """Time to +-1 point at 95 % for the SDC-1 rate of every block: our adaptive campaign against uniform sampling.
 
-    python tools/bench_confidence.py [--model tiny] [--run DIR] [--quick] [--json]
+    python tools/bench_confidence.py [--relative 0.1] [--where weight] [--model tiny] [--run DIR] [--quick] [--json]
 
-The faults are single bit flips in outputs of the linear layers (what PyTorchFI can strike), of the images shown.
+The faults are single bit flips in outputs of the linear layers (what PyTorchFI can strike), of the images shown; or in their
+weights, where other designs run each fault on all images. With --relative every rate is known to that share of it, or to
+--margin (0.05 points then) where that is wider.
 
-ratio             PyTorchFI at its best batch running Leveugle's n (p = 0.5) per block, over our campaign
+ratio             PyTorchFI at its best batch running Leveugle's n per block, over our campaign: at p = 0.5, or, for a relative
+                  margin, at the rates that our campaign found
+ratio_pytorchfi   PyTorchFI at its best batch running uniform sampling with our stopping rule, over our campaign
 ratio_same_stop   uniform sampling with our stopping rule, on our engine, over our campaign: the sampling alone
 ratio_engine      our engine over PyTorchFI's best batch on the same faults: the engine alone
 
 Our campaign is run, to its end: planning, opening the engines, golden words, inference, judgement, rows, looks. PyTorchFI's
 rate is measured, its n computed. The uniform campaign's n is simulated from the blocks' measured rates, its time from our
 measured time per uniformly drawn fault of each block. All times are CPU-seconds of one thread. What is done once before
-(export, gates) is not counted, but in ratio_with_preparation.
+(export, gates) is not counted, but in ratios "with_preparation", which both sides of ratio_same_stop pay.
 """
 
 from __future__ import annotations
@@ -36,16 +40,20 @@ if find_spec("testbed") is None:  # not installed: the checkout's
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from benchmarks import adaptive, peer_pytorchfi  # noqa: E402
-from benchmarks.clock import rates, ratio, spread, table  # noqa: E402
-from benchmarks.faults import Layer, linear_layers, neuron_faults  # noqa: E402
+from benchmarks.clock import Side, rates, ratio, spread, table  # noqa: E402
+from benchmarks.faults import Layer, linear_layers, neuron_faults, weight_faults  # noqa: E402
 from benchmarks.neuron import PYTORCHFI, Peers, Runs, measured, side_of  # noqa: E402
 from benchmarks.ours import opened  # noqa: E402
-from benchmarks.setting import Setting, faster  # noqa: E402
+from benchmarks.peer_pytorchfi import PyTorchFI  # noqa: E402
+from benchmarks.setting import Setting, faster, parts  # noqa: E402
 from benchmarks.subject import subject  # noqa: E402
 from benchmarks.verdict import Tolerance  # noqa: E402
 
 from testbed import TestbedError  # noqa: E402
+from testbed.campaign.spec.stop import LEAST_MARGIN  # noqa: E402
 
+WEIGHT_SHARE = 20  # weight faults of which rates are measured, one for so many neuron faults: each is run on all images
+PEER_WEIGHT_BATCH = 16
 FAULTS, QUICK_FAULTS = 640, 200
 REPEATS = 5
 
@@ -65,7 +73,11 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--model", default="tiny", help="tiny, small, base (224 px), or a preset's name")
     parser.add_argument("--run", type=Path, help="a trained model's run folder, instead of random weights")
     parser.add_argument("--engine", action="append", help="ours, repeatable (default: ort-cpu and openvino)")
-    parser.add_argument("--margin", type=float, default=0.01, help="half the width of every interval (default 0.01)")
+    parser.add_argument(
+        "--margin", type=float, help="half the width of every interval (default 0.01; with --relative 0.0005)"
+    )
+    parser.add_argument("--relative", type=float, help="half the width as a share of the rate, such as 0.1")
+    parser.add_argument("--where", choices=("activation", "weight"), default="activation", help="default activation")
     parser.add_argument("--confidence", type=float, default=0.95)
     parser.add_argument(
         "--quick", action="store_true", help="rates from fewer faults; the campaign is run all the same"
@@ -85,7 +97,8 @@ def benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         shown = subject(arguments.model, arguments.run, arguments.images, arguments.seed, Path(folder) / "subject")
         tolerance, engines = Tolerance(1e-4, 1e-4), {}
-        special = adaptive.spec_of(arguments.margin, arguments.confidence)
+        margin = arguments.margin or (0.01 if arguments.relative is None else LEAST_MARGIN)
+        special = adaptive.spec_of(margin, arguments.confidence, arguments.relative, arguments.where)
         for name in arguments.engine or ("ort-cpu", "openvino"):
             told(f"preparing {name}: export, golden, gates")
             engines[name] = stack.enter_context(
@@ -96,40 +109,50 @@ def benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
             shown,
             engines,
             tolerance,
-            {"neuron": count, "block": max(1, count // 5)},
+            {"neuron": count, "block": max(1, count // 5), "weight": max(1, count // WEIGHT_SHARE)},
             arguments.repeats,
             arguments.seed,
             told,
         )
-        return compared(setting)
+        return compared(setting, arguments.where, Path(folder))
 
 
-def compared(setting: Setting) -> dict[str, Any]:
-    layers = linear_layers(setting.subject.config)
-    rate = measured_rates(setting, layers)
+def compared(setting: Setting, where: str, folder: Path) -> dict[str, Any]:
+    layers, images = linear_layers(setting.subject.config), setting.subject.images
+    rate = measured_rates(setting, layers) if where == "activation" else measured_weight_rates(setting, layers)
     ours = setting.engines[rate["engine"]]
     told(f"the adaptive campaign, on {rate['engine']}")
-    campaign = adaptive.run(ours)
+    campaign = adaptive.run(ours, folder / rate["engine"])
 
     stop = ours.campaign.spec.stop
     assert stop is not None
     rule = stop.rule(ours.campaign.spec.confidence)
-    population = adaptive.populations(layers, setting.subject.config.tokens, setting.subject.images)
-    leveugle = adaptive.leveugle_sizes(population, rule)
-    uniform = adaptive.uniform_sizes(population, campaign.rate, rule, setting.seed)
-    peer_seconds = float(leveugle.sum() / rate["pytorchfi_best_batch"])
+    population = adaptive.populations(layers, setting.subject.config.tokens, images, where)
+    leveugle = adaptive.leveugle_sizes(population, rule, campaign.rate)
+    if where == "activation":
+        uniform, rows_each = adaptive.uniform_sizes(population, campaign.rate, rule, setting.seed), 1
+    else:
+        clusters = (campaign.correlation, images, rule, setting.seed)
+        uniform, rows_each = adaptive.uniform_weight_sizes(population, campaign.rate, *clusters), images
+    peer_seconds = float(leveugle.sum() * rows_each / rate["pytorchfi_best_batch"])
+    peer_uniform_seconds = float(uniform.sum() * rows_each / rate["pytorchfi_best_batch"])
     uniform_seconds = float((uniform * rate["seconds_per_fault"]).sum())
+    prepared, cpu = ours.setup_cpu_seconds, campaign.cpu_seconds
     blocks = sorted({layer.block for layer in layers})
     return {
         "model": setting.subject.reference.name,
+        "where": where,
         "margin": rule.margin,
+        "relative": rule.relative or None,
         "confidence": rule.confidence,
-        "ratio": peer_seconds / campaign.cpu_seconds,
-        "ratio_same_stop": uniform_seconds / campaign.cpu_seconds,
+        "ratio": peer_seconds / cpu,
+        "ratio_same_stop": uniform_seconds / cpu,
+        "ratio_same_stop_with_preparation": (uniform_seconds + prepared) / (cpu + prepared),
         "ratio_engine": rate["ratio_engine"].median,
-        "ratio_with_preparation": peer_seconds / (campaign.cpu_seconds + ours.setup_cpu_seconds),
-        "ratio_batch1": float(leveugle.sum() / rate["pytorchfi_batch_1"]) / campaign.cpu_seconds,
-        "ratio_same_stop_pytorchfi": float(uniform.sum() / rate["pytorchfi_best_batch"]) / campaign.cpu_seconds,
+        "ratio_with_preparation": peer_seconds / (cpu + prepared),
+        "ratio_batch1": float(leveugle.sum() * rows_each / rate["pytorchfi_batch_1"]) / cpu,
+        "ratio_pytorchfi": peer_uniform_seconds / cpu,
+        "ratio_pytorchfi_with_preparation": peer_uniform_seconds / (cpu + prepared),
         "blocks": [
             {
                 "block": block,
@@ -145,6 +168,8 @@ def compared(setting: Setting) -> dict[str, Any]:
         ],
         "margin_met": campaign.met,
         "rounds": campaign.rounds,
+        "rows": {"adaptive": campaign.rows, "uniform_same_stop": round(float(uniform.sum()) * rows_each)},
+        "correlation": campaign.correlation.tolist() if where == "weight" else None,
         "faults": {
             "adaptive": int(campaign.n.sum()),
             "leveugle": int(leveugle.sum()),
@@ -187,6 +212,44 @@ def measured_rates(setting: Setting, layers: list[Layer]) -> dict[str, Any]:
     }
 
 
+def measured_weight_rates(setting: Setting, layers: list[Layer]) -> dict[str, Any]:
+    """The same of weight faults that are run on all images: rates in rows, our time per fault."""
+    images, count = setting.subject.images, setting.faults["weight"]
+    faults = weight_faults(layers, count, setting.seed)
+    inputs = setting.first.inputs("model")
+    peers = {
+        f"{PYTORCHFI} {name}": PyTorchFI(setting.subject.model, inputs, layers, batch)
+        for name, batch in (("batch 1", 1), ("best batch", min(PEER_WEIGHT_BATCH, images)))
+    }
+    chunks = parts(count, setting.repeats)
+
+    def side(peer: PyTorchFI) -> Side:
+        def run(repeat: int) -> int:
+            peer.weights(faults.take(chunks[repeat]), setting.tolerance)
+            return len(chunks[repeat]) * images
+
+        return run
+
+    sides: dict[str, Side] = {name: side(peer) for name, peer in peers.items()}
+    sides |= {f"ours {name}": side_of(one.weights(faults, layers)) for name, one in setting.engines.items()}
+    timings = measured(setting, sides)
+    best = faster(timings, "ours", setting.engines)
+    blocks: dict[str, Side] = {}
+    for block in sorted({layer.block for layer in layers}):
+        own = linear_layers(setting.subject.config, [block])
+        some = weight_faults(own, max(1, count // 5), setting.seed + 1)
+        blocks[f"block {block}"] = side_of(setting.engines[best].weights(some, own))
+    per_row = [1 / spread(rates(mine)).median for mine in measured(setting, blocks).values()]
+    return {
+        "engine": best,
+        "ratio_engine": ratio(timings[f"ours {best}"], timings[f"{PYTORCHFI} best batch"]),
+        "pytorchfi_best_batch": spread(rates(timings[f"{PYTORCHFI} best batch"])).median,
+        "pytorchfi_batch_1": spread(rates(timings[f"{PYTORCHFI} batch 1"])).median,
+        "seconds_per_fault": np.array(per_row) * images,
+        "raw": table(timings),
+    }
+
+
 def seconds_per_fault(setting: Setting, engine: str, layers: list[Layer]) -> np.ndarray:
     """(blocks,) CPU-seconds of our engine for a fault that is drawn uniformly from a block: of as many as fill batches."""
     config, images = setting.subject.config, setting.subject.images
@@ -200,15 +263,20 @@ def seconds_per_fault(setting: Setting, engine: str, layers: list[Layer]) -> np.
 
 
 def text(report: dict[str, Any]) -> str:
+    share = "" if report["relative"] is None else f"{report['relative']:.0%} of it, or "
     lines = [
-        f"{report['model']}: SDC-1 rate of every block to +-{report['margin']:.2%} at {report['confidence']:.0%}, 1 thread",
+        f"{report['model']}, flips in {report['where']}s: SDC-1 rate of every block to +-{share}{report['margin']:.2%} at"
+        f" {report['confidence']:.0%}, 1 thread",
         report["subject"],
         f"{report['ratio']:8.1f}x  against PyTorchFI's best batch with Leveugle's n"
         f" ({report['faults']['leveugle']} faults, {report['cpu_seconds']['leveugle_pytorchfi']:.0f} CPU-seconds)",
         f"{report['ratio_same_stop']:8.1f}x  against uniform sampling with the same stopping rule"
         f" ({report['faults']['uniform_same_stop']} faults, {report['cpu_seconds']['uniform_same_stop']:.0f} CPU-seconds)",
+        f"{report['ratio_pytorchfi']:8.1f}x  against PyTorchFI's best batch with uniform sampling and the same stopping rule;"
+        f" {report['ratio_pytorchfi_with_preparation']:.1f}x with export and gates",
         f"{report['ratio_engine']:8.1f}x  the engine ({report['engine']}) alone",
-        f"our campaign: {report['faults']['adaptive']} faults, {report['cpu_seconds']['adaptive']:.0f} CPU-seconds,"
+        f"our campaign: {report['faults']['adaptive']} faults, {report['rows']['adaptive']} rows,"
+        f" {report['cpu_seconds']['adaptive']:.0f} CPU-seconds,"
         f" {report['rounds']} rounds, margin {'met' if report['margin_met'] else 'NOT met'}",
         "block     rate   interval            n   uniform  Leveugle",
     ]

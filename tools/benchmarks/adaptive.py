@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from benchmarks.faults import Layer
-from benchmarks.ours import Ours
+from benchmarks.ours import LINEAR_WEIGHTS, Ours
 from testbed.analysis.adaptive.rule import StopRule
-from testbed.analysis.adaptive.simulation import SimulatedTruth, play
+from testbed.analysis.adaptive.simulation import ClusteredTruth, SimulatedTruth, Truth, play
 from testbed.analysis.stats import leveugle
 from testbed.analysis.stratified import SamplingFrame
 from testbed.testing import FP32
@@ -22,22 +25,30 @@ LINEAR_SITES = [f"block.*.{name}" for name in ("attn.q", "attn.k", "attn.v", "at
 _SIMULATED = 40  # uniform campaigns whose mean size is taken
 
 
-def spec_of(margin: float, confidence: float) -> dict[str, Any]:
-    """The parts of a campaign's spec that are special here: flips in linear outputs, until every block is known."""
+def spec_of(
+    margin: float, confidence: float, relative: float | None = None, where: str = "activation"
+) -> dict[str, Any]:
+    """The parts of a campaign's spec that are special here: flips in outputs, or weights, of linear layers, until every block
+    is known. What `relative` chooses by itself is left to it."""
+    sites = LINEAR_SITES if where == "activation" else LINEAR_WEIGHTS
+    stop = {"margin": margin, "confidence": confidence, "per": "block"}
     return {
-        "faults": [{"target": "model", "where": "activation", "sites": LINEAR_SITES, "ops": ["flip"]}],
-        "stop": {"margin": margin, "confidence": confidence, "per": "block"},
+        "faults": [{"target": "model", "where": where, "sites": sites, "ops": ["flip"]}],
+        "stop": stop if relative is None else stop | {"relative": relative},
     }
 
 
 @dataclass(frozen=True)
 class Adaptive:
-    """What an adaptive campaign found and took. rate, low, high, n: (blocks,); seconds: of the whole process."""
+    """What an adaptive campaign found and took. rate, low, high, n: (blocks,); rows: of all; correlation: (blocks,) between the
+    images of one weight fault; seconds: of the whole process."""
 
     rate: NDArray[np.float64]
     low: NDArray[np.float64]
     high: NDArray[np.float64]
     n: NDArray[np.int64]
+    rows: int
+    correlation: NDArray[np.float64]
     met: bool
     rounds: int
     cpu_seconds: float
@@ -45,7 +56,7 @@ class Adaptive:
     engine_seconds: float
 
 
-def run(ours: Ours) -> Adaptive:
+def run(ours: Ours, folder: Path) -> Adaptive:
     """Plans and runs the campaign to its end in this process, engines opened anew; all of it is timed."""
     wall, cpu = time.perf_counter(), time.process_time()
     facts = ours.campaign.run()
@@ -54,20 +65,62 @@ def run(ours: Ours) -> Adaptive:
     rate, low, high = (np.array([domain[name] for domain in domains]) for name in ("rate", "low", "high"))
     n = np.array([domain["faults"] for domain in domains])
     return Adaptive(
-        rate, low, high, n, facts["stop"]["met"], facts["stop"]["rounds"], *seconds, facts["engine_seconds"]
+        rate,
+        low,
+        high,
+        n,
+        facts["rows"],
+        correlation(folder / "results.parquet"),
+        facts["stop"]["met"],
+        facts["stop"]["rounds"],
+        *seconds,
+        facts["engine_seconds"],
     )
 
 
-def populations(layers: Sequence[Layer], tokens: int, images: int) -> NDArray[np.int64]:
-    """(blocks,) single bit flips of linear outputs: element, bit and image."""
+def correlation(results: Path) -> NDArray[np.float64]:
+    """(blocks,) intra-class correlation of SDC-1 among the images of a fault, faults weighed: from pairs of images, which a
+    sample of a fault's images tells without bias. 0 where no fault has two."""
+    rows = pq.read_table(results, columns=["fault_id", "block", "outcome", "weight"]).to_pandas()
+    rows["event"] = (rows.outcome.astype(str) == "sdc1").astype(float)
+    faults = rows.groupby("fault_id").agg(
+        block=("block", "first"), m=("event", "size"), k=("event", "sum"), weight=("weight", "sum")
+    )
+    several = faults[faults.m > 1]
+    told = []
+    for block in sorted(faults.block.unique()):
+        own, pairs = faults[faults.block == block], several[several.block == block]
+        p = float(np.average(own.k / own.m, weights=own.weight))
+        if not len(pairs) or not 0 < p < 1:
+            told.append(0.0)
+            continue
+        both = float(np.average(pairs.k * (pairs.k - 1) / (pairs.m * (pairs.m - 1)), weights=pairs.weight))
+        told.append(float(np.clip((both - p * p) / (p * (1 - p)), 0, 1)))
+    return np.array(told)
+
+
+def populations(layers: Sequence[Layer], tokens: int, images: int, where: str = "activation") -> NDArray[np.int64]:
+    """(blocks,) single bit flips of linear outputs: element, bit and image; or of weights: element and bit."""
     blocks = np.array([layer.block for layer in layers])
-    faults = np.array([layer.outputs for layer in layers]) * tokens * images * FP32.bits
+    each = [layer.outputs * (tokens * images if where == "activation" else layer.inputs) for layer in layers]
+    faults = np.array(each) * FP32.bits
     return np.array([faults[blocks == block].sum() for block in np.unique(blocks)])
 
 
-def leveugle_sizes(population: NDArray[np.int64], rule: StopRule) -> NDArray[np.int64]:
-    """(blocks,) faults, p = 0.5 as nothing is known."""
-    return np.array([leveugle(int(size), rule.margin, rule.confidence) for size in population])
+def leveugle_sizes(
+    population: NDArray[np.int64], rule: StopRule, rate: NDArray[np.float64] | None = None
+) -> NDArray[np.int64]:
+    """(blocks,) faults: p = 0.5 as nothing is known; of a relative margin, those that it takes at the ``rate`` that is known
+    afterwards."""
+    if not rule.relative or rate is None:
+        return np.array([leveugle(int(size), rule.margin, rule.confidence) for size in population])
+    margins = rule.margin_at(rate)
+    return np.array(
+        [
+            leveugle(int(size), float(margin), rule.confidence, float(np.clip(p, 1e-6, 1 - 1e-6)))
+            for size, margin, p in zip(population, margins, rate, strict=True)
+        ]
+    )
 
 
 def uniform_sizes(
@@ -75,4 +128,26 @@ def uniform_sizes(
 ) -> NDArray[np.float64]:
     """(blocks,) mean faults of simulated campaigns that draw uniformly within a block, with the same looks and stop."""
     frame = SamplingFrame.of(population, np.arange(len(population)))
-    return play(SimulatedTruth.of(frame, rate), rule, _SIMULATED, seed).per_domain.mean(0)
+    return _played(SimulatedTruth.of(frame, rate), rule, seed)
+
+
+def uniform_weight_sizes(
+    population: NDArray[np.int64],
+    rate: NDArray[np.float64],
+    together: NDArray[np.float64],
+    images: int,
+    rule: StopRule,
+    seed: int,
+) -> NDArray[np.float64]:
+    """(blocks,) the same of weight faults that are each run on all images, which fail ``together`` with this correlation."""
+    sizes = []
+    for size, p, rho in zip(population, rate, together, strict=True):
+        frame = SamplingFrame.of([size], [0])
+        correlated = min(max(float(rho), 1e-6), 1 - 1e-6)
+        sizes.append(_played(ClusteredTruth.of(frame, [p], images, correlated), rule, seed)[0])
+    return np.array(sizes)
+
+
+def _played(truth: Truth, rule: StopRule, seed: int) -> NDArray[np.float64]:
+    endless = replace(rule, max_faults=math.inf)
+    return play(truth, endless, _SIMULATED, seed).per_domain.mean(0)

@@ -24,7 +24,7 @@ from benchmarks.verdict import Tolerance, of_names
 from testbed import CampaignSpec, load_spec
 from testbed.testing import PreparedCampaign, PreparedFaults, open_campaign
 
-ZERO_FAULT_ROWS = 64
+GATES = {"zero_fault_rows": 64, "parity_max_abs": 1e-3, "drift_max_abs": 1e-4, "allow_chance_accuracy": True}
 LINEAR_WEIGHTS = [f"block.*.{name}.weight" for name in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")]
 
 
@@ -84,7 +84,7 @@ def campaign_spec(
         "model": {"run": str(subject.run)},
         "tiers": {"edges": [1.0], "images": [subject.images]},
         "engine": engine,
-        "gates": {"zero_fault_rows": ZERO_FAULT_ROWS, "parity_max_abs": 1e-3, "drift_max_abs": 1e-4},
+        "gates": GATES,
         "tolerance": {"atol": tolerance.atol, "rtol": tolerance.rtol, "rtol_grid": []},
         "faults": [
             {"target": "model", "where": "activation", "ops": ["flip"]},
