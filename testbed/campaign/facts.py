@@ -55,7 +55,10 @@ class TuneFacts(Form):
 
 
 class PlanFacts(Form):
+    """``design``: of an adaptive campaign, the version of how rounds follow from one another; None of any other."""
+
     faults: _Count
+    design: _Count | None = None
 
 
 class ExecuteFacts(Form):

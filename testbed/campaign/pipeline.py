@@ -20,7 +20,7 @@ from testbed.campaign.folder.claim import claimed, clean, note_protect
 from testbed.campaign.folder.engine import CampaignEngine
 from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.gate_facts import GateFacts
-from testbed.campaign.plan.adaptive import AdaptivePlanner
+from testbed.campaign.plan.adaptive import DESIGN, AdaptivePlanner
 from testbed.campaign.plan.table import PlanPart, planned, write_plan
 from testbed.campaign.prepare.proxy_samples import guess_of
 from testbed.campaign.prepare.stages import Preparation
@@ -33,7 +33,7 @@ from testbed.campaign.summary.summarise import SUMMARY, summarise
 from testbed.campaign.work.contract import Opener
 from testbed.campaign.work.row_check import planned_rows
 from testbed.campaign.work.worker_setup import WorkerSetup
-from testbed.core.errors import TestbedError
+from testbed.core.errors import StaleArtefact, TestbedError
 from testbed.core.folder.files import sha256_json, write_json
 from testbed.core.folder.stage_facts import facts_of
 from testbed.core.site import Where
@@ -152,11 +152,24 @@ class Campaign:
             assert parts is not None
             faults = write_plan(self.folder / self._first_plan, parts)
             write_plan_words(self.workplace, self._first_plan)
-            return PlanFacts(faults=faults)
+            return PlanFacts(faults=faults) if self._planner is None else PlanFacts(faults=faults, design=DESIGN)
 
         plan = self._first_plan
         files = [plan, points_file(plan), words_file(plan), *value_files(self.workplace)]
+        self._check_design()
         self.folder.stage("plan", inputs, files, build)
+
+    def _check_design(self) -> None:
+        """Rounds that were begun by other rules are neither gone on with nor lost unasked."""
+        stages = self.folder.manifest["stages"]
+        if self.spec.stop is None or "plan" not in stages or "execute" in stages:
+            return
+        if (design := facts_of(self.folder, "plan", PlanFacts).design or 1) != DESIGN:
+            raise StaleArtefact(
+                f"this campaign was begun by version {design} of the adaptive design, and this testbed goes on by version"
+                f" {DESIGN}: other faults would follow from the same rows; rerun with `testbed campaign run SPEC --redo plan`,"
+                " or go on with the testbed that began it"
+            )
 
     @cached_property
     def _planner(self) -> AdaptivePlanner | None:

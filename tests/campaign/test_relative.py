@@ -13,9 +13,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from testbed.campaign import pipeline
+from testbed.campaign.plan.adaptive import DESIGN
 from testbed.campaign.spec.campaign import parse_spec
 from testbed.campaign.stop_facts import StopFacts
 from testbed.core.errors import StaleArtefact
+from testbed.core.folder.runfolder import RunFolder
 from testbed.report.read.evidence import read_evidence
 from testbed.report.sections.rounds import design_worth, rounds
 from tests.support.campaigns import TINY, run_here
@@ -116,3 +119,20 @@ def test_classes_that_were_changed_are_refused_by_name(victims: Victims, whole: 
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(StaleArtefact, match=r"values/model\.npy"):
         run_here(parse_spec(SPEC), run)
+
+
+def test_half_a_campaign_of_another_design_is_not_gone_on_with(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A finished one is left as it is; of an unfinished one nothing is lost, and the line says what to do."""
+    run = shutil.copytree(whole, tmp_path / "run")
+    with monkeypatch.context() as later:
+        later.setattr(pipeline, "DESIGN", DESIGN + 1)
+        run_here(parse_spec(SPEC), run)
+        folder = RunFolder.existing(run)
+        folder.redo("execute", list(folder.manifest["stages"]))
+        folder.save()
+        with pytest.raises(StaleArtefact, match=rf"begun by version {DESIGN} of the adaptive design.* --redo plan"):
+            run_here(parse_spec(SPEC), run)
+    run_here(parse_spec(SPEC), run)
+    assert_same_rows(run, whole)

@@ -32,6 +32,10 @@ from testbed.core.errors import StaleArtefact, UsageError
 from testbed.core.outcome import NOT_OUTSIDE, Outcome
 from testbed.core.site import SiteTable
 
+DESIGN = (
+    2  # of rounds: raised when others would follow from the same rows, so that no half of a campaign is gone on with
+)
+
 
 @dataclass(frozen=True)
 class DomainDecision:

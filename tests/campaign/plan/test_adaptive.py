@@ -12,7 +12,7 @@ from scipy.stats import binom
 
 from testbed.analysis.stratified import StratumTally
 from testbed.analysis.survey import SurveyDesign
-from testbed.campaign.plan.adaptive import AdaptivePlanner
+from testbed.campaign.plan.adaptive import DESIGN, AdaptivePlanner
 from testbed.campaign.plan.table import plan_slices
 from testbed.campaign.results.snapshot import widest_domain
 from testbed.campaign.spec.campaign import parse_spec
@@ -304,3 +304,13 @@ def test_the_widest_domain_is_the_one_that_is_furthest_from_its_own_margin() -> 
     assert (worst.group, worst.margin) == ("model weight, flip, block 1", 0.01)
     assert widest_domain([often], stop, 0.95).group == "model weight, flip, block 0, ±9 % of its rate"
     assert widest_domain([often], stop, 0.95).margin == 0.05
+
+
+@pytest.mark.parametrize(
+    ("stop", "faults"),
+    [({}, [52, 68, 129, 273, 62]), ({"relative": 0.2, "margin": 0.02}, [58, 87, 221, 536, 65])],
+)
+def test_rounds_of_a_design_are_what_they_were(stop: dict[str, float], faults: list[int]) -> None:
+    """Others than these: raise `DESIGN`, so that no half of a campaign is gone on with, and put the new ones here."""
+    assert DESIGN == 2
+    assert [plan.num_rows for plan in campaign(planner(spec_with(**stop)))[1]] == faults
