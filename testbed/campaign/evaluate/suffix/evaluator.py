@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from testbed.campaign.evaluate.contract import Evaluated, Evaluator, Injections, OpenPart, check_live, same_words
 from testbed.campaign.evaluate.suffix.costs import Costs
+from testbed.campaign.evaluate.suffix.dead import check_dead
 from testbed.campaign.evaluate.suffix.entries import SuffixEntry, read_words, write_words
 from testbed.campaign.evaluate.suffix.golden import SuffixGoldens
 from testbed.campaign.evaluate.suffix.replay import Replay, ReplayContext, chunks, replayed
@@ -109,6 +110,7 @@ class SuffixEvaluator:
         for way, how in ((Way.DEAD, How.DEAD), (Way.OUTPUT, How.SUFFIX)):
             for rows in chunks(np.flatnonzero(ways == way), self._batch):
                 yield Evaluated.exact(rows, self._of_golden(injections, rows, way == Way.OUTPUT), how)
+        check_dead(injections, np.flatnonzero(ways == Way.DEAD), self.whole, self.stages.table)
         if len(rows := np.flatnonzero(ways == Way.WHOLE)):
             for evaluated in self.whole.evaluate(injections.take(rows)):
                 yield Evaluated(rows[evaluated.rows], evaluated.outputs, evaluated.how, evaluated.bound)
