@@ -87,10 +87,15 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_dir(shared_folder: Path) -> Path:
-    """TESTBED_CACHE of the whole session: what one test prepares (a data set, a trained model), the next one finds."""
-    folder = shared_folder / "testbed-cache"
-    folder.mkdir(exist_ok=True)
-    os.environ["TESTBED_CACHE"] = str(folder)
+    """The cache folder of the whole session: what one test prepares (a data set, a trained model), the next one finds. It
+    is not named by TESTBED_CACHE: campaigns would take passed gates from each other, those with broken engines too."""
+    folder = shared_folder / "cache" / "testbed"
+    folder.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault(
+        "MPLCONFIGDIR", str(Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "matplotlib")
+    )
+    os.environ["XDG_CACHE_HOME"] = str(folder.parent)
+    os.environ.pop("TESTBED_CACHE", None)
     return folder
 
 

@@ -104,6 +104,7 @@ def run(
     recheck: float | None = None,
     redo: str | None = None,
     fresh: bool = False,
+    cache: str | os.PathLike[str] | None = None,
     progress: ProgressCallback | None = None,
 ) -> Run:
     """Run a campaign, or go on with it where it stopped, and write its page.
@@ -121,6 +122,8 @@ def run(
         recheck: Share of each cluster worker's units that is run again elsewhere. Default: 0.02.
         redo: A stage to forget, with all later ones.
         fresh: Whether to give up whatever campaign the folder holds, with its files and rows.
+        cache: Folder of exports, twins, tuned batches and passed gates, which campaigns of the same model on the same
+            engine take from each other. Default: `$TESTBED_CACHE`; without either none of them is taken or kept.
         progress: Called about once a second with a `Snapshot`; `ProgressBar()` is a ready-made one.
 
     Returns:
@@ -142,9 +145,10 @@ def run(
 
     loaded = load_spec(spec)
     path = Path("runs") / loaded.name if folder is None else Path(folder)
+    kept = None if cache is None else Path(cache)
     worker_setup = WorkerSetup(workers, scheduler, insecure, RECHECK if recheck is None else recheck)
     with shown(progress) as show:
-        run_to_page(loaded, path, redo=redo, fresh=fresh, worker_setup=worker_setup, show=show)
+        run_to_page(loaded, path, redo=redo, fresh=fresh, worker_setup=worker_setup, show=show, cache=kept)
     return Run(path)
 
 

@@ -30,7 +30,14 @@ class FinishedCampaign:
 
 
 def run_to_page(
-    spec: CampaignSpec, path: Path, *, redo: str | None, fresh: bool, worker_setup: WorkerSetup, show: Show
+    spec: CampaignSpec,
+    path: Path,
+    *,
+    redo: str | None,
+    fresh: bool,
+    worker_setup: WorkerSetup,
+    show: Show,
+    cache: Path | None = None,
 ) -> FinishedCampaign:
     """Runs or resumes the campaign in ``path``, and what its [protect] table adds, and writes the page; for arguments and
     errors see `run_campaign`.
@@ -51,17 +58,17 @@ def run_to_page(
     later = None
     if part is not None and redo is not None and (redo in (STAGE, COMPARISON) or redo.startswith(_OF_PROTECTED)):
         redo, later = None, redo
-    summary = run_campaign(spec, path, redo=redo, fresh=fresh, worker_setup=worker_setup, show=show)
+    summary = run_campaign(spec, path, redo=redo, fresh=fresh, worker_setup=worker_setup, cache=cache, show=show)
     report_stage(path)
     if part is None:
         return FinishedCampaign(summary)
-    compared = _run_protected(part, later, worker_setup, show)
+    compared = _run_protected(part, later, worker_setup, cache, show)
     report_stage(path)
     return FinishedCampaign(summary, compared)
 
 
 def _run_protected(
-    part: ProtectedPart, redo: str | None, worker_setup: WorkerSetup, show: Show
+    part: ProtectedPart, redo: str | None, worker_setup: WorkerSetup, cache: Path | None, show: Show
 ) -> ProtectionComparison:
     from testbed.campaign.pipeline import run_campaign
     from testbed.publish.protection import write_comparison
@@ -70,7 +77,7 @@ def _run_protected(
     stage = redo.removeprefix(_OF_PROTECTED) if redo is not None and redo.startswith(_OF_PROTECTED) else None
     with part.locked() as folder:
         part.protect(folder, redo=redo == STAGE)
-        run_campaign(part.spec, part.campaign, redo=stage, worker_setup=worker_setup, show=show)
+        run_campaign(part.spec, part.campaign, redo=stage, worker_setup=worker_setup, cache=cache, show=show)
         report_stage(part.campaign)
         if redo == COMPARISON:
             folder.redo(COMPARISON, [COMPARISON, "report"])

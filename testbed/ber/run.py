@@ -25,6 +25,7 @@ from testbed.campaign.folder.images import Inputs, NamedImages
 from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.prepare.stages import Preparation
 from testbed.campaign.results.progress import Watch, unwatched
+from testbed.campaign.reuse.reuse import Reuse
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.core.errors import UsageError
 from testbed.core.folder.runfolder import RunFolder
@@ -57,7 +58,7 @@ def prepared(folder: Path, spec: CampaignSpec | None = None, watch: Watch = unwa
     spec = spec.plain
     run = claimed(folder, spec)
     require_engine(spec.engine.backend)
-    preparation = Preparation(spec, run, watch=watch)
+    preparation = Preparation(spec, run, watch=watch, reuse=Reuse.named(None, spec.engine.backend))
     with run.locked():
         clean(run)
         run.save()

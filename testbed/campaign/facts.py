@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from testbed.campaign.cache_note import CacheNote
 from testbed.campaign.described import AbsentSite, PictureFacts
 from testbed.campaign.gate_facts import GateFacts
 from testbed.campaign.stop_facts import StopFacts
@@ -39,19 +40,23 @@ class GoldenFacts(Form):
 
 
 class ExportFacts(Form):
-    """What was changed in a user's own ONNX file when it was taken; nothing for a model that is exported here."""
+    """What was changed in a user's own ONNX file when it was taken; nothing for a model that is exported here. cache: where
+    the exported file is from, if it was not made but taken from there."""
 
     changes: list[str] = Field(default_factory=list)
     not_there: list[AbsentSite] = Field(default_factory=list)
+    cache: CacheNote | None = None
 
 
 class TuneFacts(Form):
-    """Facts of the stage "tune". unit_rows: of a unit of work. why_batch: of one row that is not the spec's, why."""
+    """Facts of the stage "tune". unit_rows: of a unit of work. why_batch: of one row that is not the spec's, why. cache:
+    where it is from, if it was not measured but taken from there."""
 
     batch: Annotated[int, Field(ge=1, le=1_000_000)]
     threads: Annotated[int, Field(ge=1, le=100_000)]
     unit_rows: Annotated[int, Field(ge=1, le=10**12)]
     why_batch: str | None = None
+    cache: CacheNote | None = None
 
 
 class PlanFacts(Form):

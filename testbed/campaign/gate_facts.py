@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, JsonValue
 
+from testbed.campaign.cache_note import CacheNote
 from testbed.campaign.proofs import WHOLE, EvaluatedBy, Proof
 from testbed.core.folder.forms import Form
 from testbed.core.site import Where
@@ -28,6 +29,12 @@ class ParityFacts(Form):
 class DriftFacts(Form):
     max_abs_diff: _NonNegativeFloat
     bound: _NonNegativeFloat
+
+
+class RowsFacts(Form):
+    """``why``: why the rows of a batch influence each other; empty where nothing shows that they do."""
+
+    why: str
 
 
 class ZeroFaultFacts(Form):
@@ -81,7 +88,8 @@ class EvaluationFacts(Form):
 
 
 class GateFacts(Form):
-    """``passes``: of a protected file, as its metadata has them. ``alarms``: of one that checks itself."""
+    """``passes``: of a protected file, as its metadata has them. ``alarms``: of one that checks itself. ``cache``: gates that
+    were not run but taken from there, and from when they are."""
 
     parity: list[ParityFacts]
     drift: DriftFacts
@@ -92,6 +100,7 @@ class GateFacts(Form):
     notes: list[str] = Field(default_factory=list)
     goldens: dict[str, str]
     evaluation: dict[str, EvaluationFacts]
+    cache: dict[str, CacheNote] = Field(default_factory=dict)
 
     def proof(self, target: str, where: Where) -> Proof:
         """Return the proof for faults in the target's activations or weights."""

@@ -23,9 +23,11 @@ from testbed.campaign.gate_facts import GateFacts
 from testbed.campaign.plan.adaptive import DESIGN, AdaptivePlanner
 from testbed.campaign.plan.table import PlanPart, planned, write_plan
 from testbed.campaign.prepare.proxy_samples import guess_of
+from testbed.campaign.prepare.recorded import preparation_stages
 from testbed.campaign.prepare.stages import Preparation
 from testbed.campaign.results.progress import Progress, Show
 from testbed.campaign.results.store import ResultStore, discard_log
+from testbed.campaign.reuse.reuse import Reuse
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.campaign.summary.exposure import site_exposures
 from testbed.campaign.summary.record import FaultyEngine, Summary, load_summary
@@ -51,13 +53,15 @@ def run_campaign(
     redo: str | None = None,
     fresh: bool = False,
     worker_setup: WorkerSetup | None = None,
+    cache: Path | None = None,
     show: Show = lambda snapshot: None,
 ) -> Summary:
     """Runs or resumes the campaign in ``path`` up to its summary, which is returned; that of the plain model alone where
     the spec protects it afterwards.
 
     redo: a stage to forget, with all later ones. fresh: whatever campaign the folder holds is given up, with its files.
-    worker_setup: who runs the faults; one isolated process unless said. show: is told how far it is, about once a second.
+    worker_setup: who runs the faults; one isolated process unless said. cache: folder of what earlier campaigns prepared;
+    $TESTBED_CACHE unless given, and nothing is taken or kept without either. show: is told how far it is, about once a second.
 
     Raises UsageError for a folder with another campaign, StaleArtefact for files that were changed, GateFailed for a
     bound that does not hold.
@@ -68,10 +72,11 @@ def run_campaign(
     folder = claimed(path, spec, redo=redo is not None, fresh=fresh)
     require_engine(spec.engine.backend)  # before anything is trained for it
     progress = Progress(folder.path, show)
-    preparation = Preparation(spec, folder, watch=progress.watch)  # refuses what is wrong before anything is written
+    order = [*preparation_stages(spec), *LATER_STAGES]
+    reuse = Reuse.named(cache, spec.engine.backend, anew=order[order.index(redo) :] if redo in order else [])
+    preparation = Preparation(spec, folder, watch=progress.watch, reuse=reuse)  # refuses what is wrong, writes nothing
     with folder.locked():
         if redo:
-            order = [*preparation.stages, *LATER_STAGES]
             folder.redo(redo, order)
             if redo in order[: order.index("execute") + 1]:
                 discard_log(folder / STORE)

@@ -23,6 +23,7 @@ from testbed.campaign.plan.row import PlanRow, table_of
 from testbed.campaign.plan.table import PlanSlice
 from testbed.campaign.prepare.stages import Preparation
 from testbed.campaign.results.progress import Progress
+from testbed.campaign.reuse.reuse import Reuse
 from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
 from testbed.campaign.work.worker_setup import WorkerSetup
 from testbed.core.arrays import Words32
@@ -151,12 +152,15 @@ class PreparedCampaign:
 
 
 @contextmanager
-def open_campaign(spec: CampaignSpec | Mapping[str, Any], folder: Path) -> Iterator[PreparedCampaign]:
+def open_campaign(
+    spec: CampaignSpec | Mapping[str, Any], folder: Path, *, cache: Path | None = None
+) -> Iterator[PreparedCampaign]:
     """Prepare a campaign in a folder, past its gates.
 
     Args:
         spec: The spec, or its values.
         folder: The run folder.
+        cache: Folder of what earlier campaigns prepared, as of `testbed.run`. Default: `$TESTBED_CACHE`.
 
     Returns:
         A context manager that gives the campaign and closes its engines.
@@ -174,7 +178,7 @@ def open_campaign(spec: CampaignSpec | Mapping[str, Any], folder: Path) -> Itera
     """
     known = spec if isinstance(spec, CampaignSpec) else parse_spec(dict(spec))
     run = claimed(folder, known)
-    preparation = Preparation(known, run)
+    preparation = Preparation(known, run, reuse=Reuse.named(cache, known.engine.backend))
     with run.locked(), ExitStack() as stack:
         run.save()
         preparation.run()

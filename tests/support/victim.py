@@ -135,5 +135,5 @@ def serve() -> None:
 
 
 if __name__ == "__main__":
-    with remembered_exports(Path(os.environ["TESTBED_CACHE"]).with_name("exports")):
+    with remembered_exports(Path(os.environ["XDG_CACHE_HOME"]).with_name("exports")):
         serve()

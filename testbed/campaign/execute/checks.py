@@ -5,6 +5,7 @@ Weights have a gate of their own: `testbed.campaign.evaluate.weights.in_place`.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -16,7 +17,9 @@ from pydantic import JsonValue
 
 from testbed.analysis.stats import clopper_pearson
 from testbed.campaign.execute.faults import FaultRunner
+from testbed.campaign.files import Files
 from testbed.campaign.folder.engine import CampaignEngine
+from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.gate_facts import AlarmFacts
 from testbed.campaign.plan.row import PlanRow, table_of
 from testbed.campaign.plan.table import PlanSlice
@@ -30,6 +33,7 @@ from testbed.core.site import Site, Where
 from testbed.instrument.ports.feed import DTYPES, NO_SITE, PortFeed, to_words
 
 _LISTED = 4  # images in a line
+_TIMED_RUNS = 5
 DRIFT = "plain-twin"
 PARITY = "torch-plain"
 # Two to ten times what was seen of the digits model, whose largest output is 3.1, on ONNX Runtime, OpenVINO and torch. In
@@ -134,6 +138,28 @@ def silent_flags(engine: CampaignEngine) -> list[str]:
         wrong = np.flatnonzero(raised) if alarms is None else np.flatnonzero(alarms != raised)
         silent += [some[row].name if row < len(some) else some[-1].name for row in wrong]
     return list(dict.fromkeys(silent))
+
+
+def second_run_seconds(workplace: Workplace) -> float:
+    """What a second run takes per image on the engine as it is deployed, in the campaign's batches; where weights are
+    reloaded, the engine is built from its file before it."""
+    target, batch = workplace.spec.targets[0], workplace.batch
+    engine, request = (
+        workplace.engine(target, "activation"),
+        workplace.request(target, Files(target).plain),
+    )
+    start = time.perf_counter()
+    with workplace.open(request) as runner:
+        opened = time.perf_counter() - start
+        feeds = {engine.input_name: engine.inputs(np.arange(batch) % len(engine.images))}
+        runner.run(feeds)
+        seconds = []
+        for _ in range(_TIMED_RUNS):
+            start = time.perf_counter()
+            runner.run(feeds)
+            seconds.append(time.perf_counter() - start)
+    reloading = opened if workplace.spec.protection.on_detected == "reload" else 0.0
+    return float(np.median(seconds)) / batch + reloading
 
 
 def passes_of(content: bytes, name: str) -> JsonValue | None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -22,12 +21,15 @@ from testbed.campaign.execute.checks import (
     false_alarms,
     parity,
     passes_of,
+    second_run_seconds,
     silent_flags,
     zero_fault,
     zero_fault_slice,
 )
+from testbed.campaign.execute.passed_before import Disagreement, PassedBefore, check_weight, check_zero_faults
 from testbed.campaign.execute.worker import fault_runner_for
 from testbed.campaign.files import Files
+from testbed.campaign.folder.engine import CampaignEngine
 from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.gate_facts import (
     AlarmFacts,
@@ -35,6 +37,7 @@ from testbed.campaign.gate_facts import (
     EvaluationFacts,
     GateFacts,
     ParityFacts,
+    RowsFacts,
     WeightGate,
     ZeroFaultFacts,
 )
@@ -48,7 +51,6 @@ from testbed.instrument.packed import JudgedOutputs
 
 log = logging.getLogger(__name__)
 
-_TIMED_RUNS = 5
 _ZERO_FAULT = "rows armed with a fault that changes nothing are not the golden, bit for bit"
 
 
@@ -58,14 +60,18 @@ def passed(workplace: Workplace, preparation: Preparation) -> GateFacts:
     Raises GateFailed with every gate that does not hold.
     """
     log.info("gates: rows, parity, drift, zero-fault rows, live weights")
-    gates = _Gates(workplace, preparation)
-    if why := gates.influence():
-        return gates.alone(why)
+    tuned, before = workplace.tuned, PassedBefore(workplace, preparation.reuse)
     try:
-        return gates.facts()
-    except _RowsDiffer as differ:
-        why = f"{differ}, in batches of {workplace.batch}"
-    return gates.alone(why)
+        facts = _Gates(workplace, preparation, before).pass_all()
+    except Disagreement as why:
+        log.warning("gates: %s; what the cache holds of this engine is not used, and all gates are run", why)
+        workplace.run_as_tuned(tuned)
+        before = PassedBefore(workplace, replace(preparation.reuse, anew=frozenset({"gates"})))
+        facts = _Gates(workplace, preparation, before).pass_all()
+    before.keep()
+    for line in before.note():
+        log.info("gates: %s", line)
+    return facts
 
 
 class _RowsDiffer(TestbedError):
@@ -73,22 +79,37 @@ class _RowsDiffer(TestbedError):
 
 
 class _Gates:
-    def __init__(self, workplace: Workplace, preparation: Preparation) -> None:
-        self.workplace, self.spec, self.preparation = workplace, workplace.spec, preparation
+    def __init__(self, workplace: Workplace, preparation: Preparation, before: PassedBefore) -> None:
+        self.workplace, self.spec, self.preparation, self.before = workplace, workplace.spec, preparation, before
 
-    def influence(self) -> str:
+    def pass_all(self) -> GateFacts:
+        """Raises GateFailed; Disagreement where gates that were passed before do not hold here."""
+        if why := self._influence():
+            return self._alone(why)
+        try:
+            return self._facts()
+        except _RowsDiffer as differ:
+            why = f"{differ}, in batches of {self.workplace.batch}"
+        return self._alone(why)
+
+    def _influence(self) -> str:
         """Why the rows of a batch influence each other, of the first engine in which they do."""
         for target, where in self.spec.target_places:
-            if why := row_influence(self.workplace.engine(target, where), self.spec.seed):
+            engine = self.workplace.engine(target, where)
+
+            def run(engine: CampaignEngine = engine) -> RowsFacts:
+                return RowsFacts(why=row_influence(engine, self.spec.seed))
+
+            if why := self.before.gate("rows", engine, RowsFacts, run).why:
                 return why
         return ""
 
-    def alone(self, why: str) -> GateFacts:
+    def _alone(self, why: str) -> GateFacts:
         log.warning("gates: batch 1 instead of %d: %s", self.workplace.batch, why)
         self.workplace.run_alone(why)
-        return self.facts()
+        return self._facts()
 
-    def facts(self) -> GateFacts:
+    def _facts(self) -> GateFacts:
         """Raises GateFailed, or _RowsDiffer."""
         spec, bounds = self.spec, Bounds.of(self.spec)
         plain = {str(target): self._plain_outputs(target) for target in spec.targets}
@@ -102,7 +123,7 @@ class _Gates:
             for target_place, sites in spec.target_places.items()
         }
         zero = [self._zero_fault(*target_place, sites) for target_place, sites in chosen.items()]
-        rows, mismatches = (int(sum(column)) for column in zip(*zero, strict=True))
+        rows, mismatches = sum(facts.rows for facts in zero), sum(facts.mismatches for facts in zero)
         complaints = [*failing(deviations), *alarm_complaints]
         differ = f"{mismatches} of {rows} {_ZERO_FAULT}"
         if mismatches and self.workplace.batch == 1:
@@ -113,22 +134,22 @@ class _Gates:
             raise _RowsDiffer(differ)
         drifts = [deviation for deviation in deviations if deviation.pair == DRIFT]
         worst = max(drifts, key=lambda drift: drift.max_abs_diff / drift.bound)
-        notes, goldens = list(self._notes()), self.workplace.golden_hashes()
-        proofs = []
+        goldens, proofs = self.workplace.golden_hashes(), []
         with self.preparation.watch("gates", len(chosen), "ways to evaluate faults") as advance:
             for target_place, sites in chosen.items():
                 proofs.append(self._evaluation(*target_place, sites))
                 advance(1)
-        return GateFacts(
+        gates = GateFacts(
             parity=[ParityFacts(**asdict(deviation)) for deviation in deviations],
             drift=DriftFacts(max_abs_diff=worst.max_abs_diff, bound=worst.bound),
             zero_fault=ZeroFaultFacts(rows=rows, mismatches=mismatches),
             weights=weights,
-            notes=notes,
+            notes=[*self._notes(), *self.before.note()],
             goldens=goldens,
             **{name: facts for name, facts in protection.items() if facts is not None},
             evaluation={proof.key: EvaluationFacts(**proof.to_json()) for proof in proofs},
         )
+        return gates.model_copy(update={"cache": self.before.notes}) if self.before.notes else gates
 
     # ---- the gates
 
@@ -153,29 +174,8 @@ class _Gates:
                     " what its checks see of faults is not told"
                 )
         if facts is not None and self.spec.protection.on_detected != "none":
-            facts = facts.model_copy(update={"second_run_seconds": self._second_run_seconds()})
+            facts = facts.model_copy(update={"second_run_seconds": second_run_seconds(self.workplace)})
         return facts, complaints
-
-    def _second_run_seconds(self) -> float:
-        """What a second run takes per image on the engine as it is deployed, in the campaign's batches; where weights are
-        reloaded, the engine is built from its file before it."""
-        target, batch = self.spec.targets[0], self.workplace.batch
-        engine, request = (
-            self.workplace.engine(target, "activation"),
-            self.workplace.request(target, Files(target).plain),
-        )
-        start = time.perf_counter()
-        with self.workplace.open(request) as runner:
-            opened = time.perf_counter() - start
-            feeds = {engine.input_name: engine.inputs(np.arange(batch) % len(engine.images))}
-            runner.run(feeds)
-            seconds = []
-            for _ in range(_TIMED_RUNS):
-                start = time.perf_counter()
-                runner.run(feeds)
-                seconds.append(time.perf_counter() - start)
-        reloading = opened if self.spec.protection.on_detected == "reload" else 0.0
-        return float(np.median(seconds)) / batch + reloading
 
     def _plain_outputs(self, target: str) -> JudgedOutputs:
         """Outputs of the engine as it would be deployed: the plain file, prepacked weights."""
@@ -192,7 +192,15 @@ class _Gates:
         engine = self.workplace.engine(target, "weight")
         chosen = engine.table.select_any("weight", sites)
         with self.preparation.watch("gates", len(chosen), f"weights of {target}") as advance:
-            gate = weight_gate_of(self.workplace, engine, chosen, advance)
+            gate = self.before.gate(
+                "weights",
+                engine,
+                WeightGate,
+                lambda: weight_gate_of(self.workplace, engine, chosen, advance),
+                sites=chosen,
+            )
+        if self.before.was_passed("weights", engine):
+            check_weight(engine, gate, chosen)
         for reason, names in gate.by_reason().items():
             log.warning("gates: %d weights of %s are left out (%s): %s", len(names), target, ", ".join(names), reason)
         return gate
@@ -209,16 +217,47 @@ class _Gates:
         except UsageError as error:
             raise GateFailed(str(error)) from error
 
-    def _zero_fault(self, target: str, where: Where, chosen: Sequence[Site]) -> tuple[int, int]:
+    def _zero_fault(self, target: str, where: Where, chosen: Sequence[Site]) -> ZeroFaultFacts:
+        """Raises Disagreement where gates of this engine were passed before, and its rows are not golden here."""
         engine = self.workplace.engine(target, where)
-        rows = len(chosen) if where == "weight" else self.spec.gates.zero_fault_rows
-        target_place = zero_fault_slice(target, where, chosen, engine.images.ids, rows, self.spec.seed)
-        words = golden_words(self.workplace, target_place) if where == "activation" else np.zeros(0, np.uint32)
-        return zero_fault(fault_runner_for(self.workplace, target, where), target_place, words)
+        faults = len(chosen) if where == "weight" else self.spec.gates.zero_fault_rows
+        settings = {"faults": faults, "detector": self.spec.detector}
+        facts = self.before.gate(
+            "zero-fault",
+            engine,
+            ZeroFaultFacts,
+            lambda: self._run_zero_faults(engine, chosen, faults),
+            sites=chosen,
+            settings=settings,
+        )
+        if facts.mismatches:
+            self.before.failed("zero-fault", engine)
+        if self.before.was_passed("zero-fault", engine):
+            check_zero_faults(engine, lambda few: self._run_zero_faults(engine, chosen, few))
+        return facts
+
+    def _run_zero_faults(self, engine: CampaignEngine, chosen: Sequence[Site], faults: int) -> ZeroFaultFacts:
+        target, where = engine.target, engine.where
+        plan_slice = zero_fault_slice(target, where, chosen, engine.images.ids, faults, self.spec.seed)
+        words = golden_words(self.workplace, plan_slice) if where == "activation" else np.zeros(0, np.uint32)
+        rows, mismatches = zero_fault(fault_runner_for(self.workplace, target, where), plan_slice, words)
+        return ZeroFaultFacts(rows=rows, mismatches=mismatches)
 
     def _evaluation(self, target: str, where: Where, sites: Sequence[Site]) -> Proof:
         """What runs less than the whole, and gives the same."""
-        proof = (prove_activations if where == "activation" else prove_weights)(self.workplace, target, sites)
+        prove, engine = (
+            prove_activations if where == "activation" else prove_weights,
+            self.workplace.engine(target, where),
+        )
+        facts = self.before.gate(
+            "evaluation",
+            engine,
+            EvaluationFacts,
+            lambda: EvaluationFacts(**prove(self.workplace, target, sites).to_json()),
+            sites=sites,
+            settings={"evaluation": self.spec.engine.evaluation},
+        )
+        proof = Proof(target, where, facts.by, facts.why, facts.record)
         why = f" ({proof.why})" if proof.why else ""
         log.info("gates: faults in %ss of %s are evaluated by: %s%s", where, target, proof.by, why)
         return proof

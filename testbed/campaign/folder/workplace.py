@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from testbed.campaign.facts import TuneFacts
 from testbed.campaign.files import TIERS, Files
@@ -87,6 +86,12 @@ class Workplace:
         self.folder.manifest["stages"]["tune"]["facts"] |= {"batch": 1, "why_batch": why}
         self.folder.save()
 
+    def run_as_tuned(self, tuned: TuneFacts) -> None:
+        """Sets the batch back to what it was, before `run_alone`."""
+        self.close()
+        self.folder.manifest["stages"]["tune"]["facts"] = tuned.to_json()
+        self.folder.save()
+
     @property
     def gates(self) -> GateFacts | None:
         """What the gates found; None before they have passed."""
@@ -152,7 +157,7 @@ class Workplace:
     def golden_hashes(self) -> dict[str, str]:
         """Content of each engine's golden: another instruction set gives other bits, and must not be mixed in."""
         return {
-            f"{target}.{where}": _hash(self.engine(target, where).golden) for target, where in self.spec.target_places
+            f"{target}.{where}": golden_hash(self.engine(target, where)) for target, where in self.spec.target_places
         }
 
     @property
@@ -170,5 +175,6 @@ def even_batch(rows: int, most: int) -> int:
     return math.ceil(rows / math.ceil(rows / most))
 
 
-def _hash(golden: NDArray[np.float32]) -> str:
-    return sha256_bytes(golden.tobytes())[:16]
+def golden_hash(engine: CampaignEngine) -> str:
+    """Hash of the bits of an engine's golden outputs."""
+    return sha256_bytes(engine.golden.tobytes())[:16]

@@ -21,6 +21,7 @@ from testbed.campaign.prepare.as_trained import check_like_library, warn_of_spli
 from testbed.campaign.prepare.row_gate import input_influence
 from testbed.campaign.prepare.subject import KnownModel, cached_logits, check_accuracy, dataset_of
 from testbed.campaign.results.progress import Watch, unwatched
+from testbed.campaign.reuse.reuse import NO_REUSE, Reuse
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.core.errors import UsageError
 from testbed.core.folder.files import sha256_bytes, write_bytes
@@ -183,8 +184,7 @@ class OnnxSubject:
             if influence:
                 log.warning("golden: %s; each image is run alone", influence)
                 batch = 1
-            shared = self._shared(runner, batch)
-            logits = {array_name(LOGITS): folder / LOGITS}
+            shared, logits = self._shared(runner, batch), {array_name(LOGITS): folder / LOGITS}
             if shared.write_cached(logits):
                 log.info("golden: reused, recorded before of the same file and images")
             else:
@@ -220,7 +220,7 @@ class OnnxSubject:
                 writer.append(run(padded)[: len(images)])
                 advance(len(images))
 
-    def make_plain(self, folder: RunFolder, target: str) -> None:
+    def make_plain(self, folder: RunFolder, target: str, reuse: Reuse = NO_REUSE) -> None:
         """It is there already."""
 
     def described(self, folder: RunFolder) -> DescribedModel:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from testbed.campaign.files import Files
 from testbed.campaign.plan.sections import check_sections
 from testbed.campaign.prepare.torch_model import TorchSubject
+from testbed.campaign.reuse.reuse import NO_REUSE, Reuse
 from testbed.core.errors import UsageError
 from testbed.core.folder.files import write_bytes
 from testbed.core.folder.runfolder import RunFolder
@@ -66,7 +67,7 @@ class ProtectedSubject(TorchSubject):
         hashes = {file: trained.folder.output_hash(trained.stage, file) for file in files}
         folder.stage("train", {"model": hashes.pop(MODEL), "protected": hashes}, files, build)
 
-    def make_plain(self, folder: RunFolder, target: str) -> None:
+    def make_plain(self, folder: RunFolder, target: str, reuse: Reuse = NO_REUSE) -> None:
         source, file = protected_file(self.spec.engine.precision), Files(target).plain
 
         def build() -> None:

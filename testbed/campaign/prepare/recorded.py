@@ -14,6 +14,7 @@ from testbed.campaign.facts import GoldenFacts
 from testbed.campaign.files import Files
 from testbed.campaign.prepare.subject import KnownModel, check_accuracy, dataset_of, stages_of
 from testbed.campaign.results.progress import Watch, unwatched
+from testbed.campaign.reuse.reuse import NO_REUSE, Reuse
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.core.errors import StaleArtefact, TestbedError
 from testbed.core.folder.places import with_sources
@@ -104,7 +105,7 @@ class RecordedSubject:
         accuracy = facts_of(folder, "golden", GoldenFacts).accuracy
         check_accuracy(accuracy, self.spec.gates.test_accuracy, "it is the recorded one: begin anew")
 
-    def make_plain(self, folder: RunFolder, target: str) -> None:
+    def make_plain(self, folder: RunFolder, target: str, reuse: Reuse = NO_REUSE) -> None:
         folder.verify(f"export.{target}")
 
     def described(self, folder: RunFolder) -> DescribedModel:

@@ -26,8 +26,9 @@ from testbed.campaign.prepare.module_golden import TARGET, Reference, write_atte
 from testbed.campaign.prepare.recorded import STAGE, preparation_stages, verify_prepared
 from testbed.campaign.prepare.subject import Subject
 from testbed.campaign.prepare.subjects import finished_subject, missing_source, subject_of
-from testbed.campaign.prepare.tune import tune
+from testbed.campaign.prepare.tune import Tuning, tune_twin
 from testbed.campaign.results.progress import Watch, unwatched
+from testbed.campaign.reuse.reuse import NO_REUSE, Reuse
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.core.errors import GateFailed
 from testbed.core.folder.files import write_bytes, write_json
@@ -36,12 +37,9 @@ from testbed.core.folder.runfolder import RunFolder
 from testbed.core.folder.stage_facts import facts_of
 from testbed.core.site import SiteTable
 from testbed.data import Dataset
-from testbed.engines.runner import Runner, open_engine, request_from
 from testbed.golden.arrays import array_writer, read_array
 from testbed.golden.reference import LOGITS
-from testbed.instrument.ports.feed import PortFeed
 from testbed.instrument.ports.insertion import instrument
-from testbed.instrument.shapes import input_name
 
 log = logging.getLogger(__name__)
 
@@ -52,9 +50,14 @@ class Preparation:
     """The stages before the first fault. Each is made once and reused while its inputs stay the same."""
 
     def __init__(
-        self, spec: CampaignSpec, folder: RunFolder, subject: Subject | None = None, watch: Watch = unwatched
+        self,
+        spec: CampaignSpec,
+        folder: RunFolder,
+        subject: Subject | None = None,
+        watch: Watch = unwatched,
+        reuse: Reuse = NO_REUSE,
     ) -> None:
-        self.spec, self.folder, self.watch = spec, folder, watch
+        self.spec, self.folder, self.watch, self.reuse = spec, folder, watch, reuse
         self._tables: dict[str, SiteTable] = {}
         self.subject = subject or subject_of(spec, folder)
         self.subject.check_sites()
@@ -84,7 +87,7 @@ class Preparation:
         self._check_not_guessing()
         self._tiers()
         for target in self.spec.targets:
-            self.subject.make_plain(self.folder, target)
+            self.subject.make_plain(self.folder, target, self.reuse)
             self._instrument(target)
             self.write_inputs(target)
         self._pictures()
@@ -146,8 +149,12 @@ class Preparation:
             write_bytes(self.folder / files.twin, instrument(plain, table).SerializeToString(deterministic=True))
             table.save(self.folder / files.sites)
 
+        stage, written = f"instrument.{target}", [files.twin, files.sites]
         inputs = {"plain": self._hash(f"export.{target}", files.plain), "ports": self.spec.engine.ports}
-        self.folder.stage(f"instrument.{target}", inputs, [files.twin, files.sites], build)
+        made_from: dict[str, Any] = {**inputs, "sites": []}
+        if self.spec.model.onnx is not None:  # the patterns name further tensors of a user's own file
+            made_from["sites"] = [pattern for section in self.spec.faults for pattern in section.sites]
+        self.folder.stage(stage, inputs, written, self.reuse.stage(stage, self.folder.path, made_from, written, build))
 
     def write_inputs(self, target: str) -> None:
         """Write what the target is fed for the named images, as one array: workers need neither the model nor the data."""
@@ -200,37 +207,22 @@ class Preparation:
         return identity if source is None else {**identity, "data": asdict(source)}
 
     def _tune(self) -> None:
-        engine, target = self.spec.engine, self.spec.targets[0]
-        files = Files(target)
-        inputs = read_array(self.folder / files.inputs)
-        table = self.table(target)
-        name = input_name((self.folder / files.twin).read_bytes())
-
-        def opened(batch: int, threads: int) -> Runner:
-            request = request_from(
-                self.folder / files.twin,
-                table.deployment_id,
-                precision=engine.precision,
-                threads=threads,
-                max_batch=batch,
-                max_points=most_points(self.spec.faults, table),
-            )
-            return open_engine(engine.backend, request)
-
-        def feeds(batch: int) -> dict[str, NDArray]:
-            rows = np.arange(batch) % len(inputs)
-            return {name: inputs[rows], **PortFeed.idle(batch).as_inputs(table)}
-
-        made_from = {"twin": self._hash(f"instrument.{target}", files.twin), "backend": engine.backend}
+        target = self.spec.targets[0]
         influence = facts_of(self.folder, "golden", GoldenFacts).rows_influence
+        asked = Tuning(self.spec.engine, most_points(self.spec.faults, self.table(target)), influence)
+        made_from = {
+            "twin": self._hash(f"instrument.{target}", Files(target).twin),
+            "backend": self.spec.engine.backend,
+        }
 
         def build() -> TuneFacts:
-            if not influence:
-                return tune(engine, opened, feeds)
-            alone = tune(engine.model_copy(update={"batch": 1}), opened, feeds)
-            return alone.model_copy(update={"why_batch": influence})
+            return tune_twin(
+                asked, self.folder / Files(target).twin, self.folder / Files(target).inputs, self.table(target)
+            )
 
-        self.folder.stage("tune", made_from, [], build)
+        whole = {**made_from, **asked.to_json()}
+        made = self.reuse.stage("tune", self.folder.path, whole, [], build, on_engine=True)
+        self.folder.stage("tune", made_from, [], made)
 
     def _hash(self, stage: str, file: str) -> str:
         return self.folder.output_hash(stage, file)

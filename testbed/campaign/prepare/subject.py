@@ -12,6 +12,7 @@ from testbed.analysis.outputs.choice import TEST_IMAGES
 from testbed.campaign.described import DescribedModel
 from testbed.campaign.prepare.as_trained import check_like_model_run
 from testbed.campaign.results.progress import Watch
+from testbed.campaign.reuse.reuse import Reuse
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.core.errors import GateFailed, StaleArtefact, UsageError
 from testbed.core.folder.files import sha256_file
@@ -70,7 +71,7 @@ class Subject(PreviewSubject, Protocol):
     def make_golden(self, folder: RunFolder, watch: Watch = ...) -> None:
         """The stages up to the golden: golden/logits.npy, and in the manifest its ``accuracy``."""
 
-    def make_plain(self, folder: RunFolder, target: str) -> None:
+    def make_plain(self, folder: RunFolder, target: str, reuse: Reuse = ...) -> None:
         """The stage that writes the target's plain ONNX file."""
 
     def described(self, folder: RunFolder) -> DescribedModel:

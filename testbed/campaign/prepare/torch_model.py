@@ -19,6 +19,7 @@ from testbed.campaign.plan.sections import check_sections
 from testbed.campaign.prepare.module_golden import shared_golden
 from testbed.campaign.prepare.subject import KnownModel, cached_logits, check_accuracy, dataset_of
 from testbed.campaign.results.progress import Watch, unwatched
+from testbed.campaign.reuse.reuse import NO_REUSE, Reuse
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.core.errors import UsageError
 from testbed.core.folder.cache import MODELS, Cached
@@ -239,7 +240,7 @@ class TorchSubject:
         fix = "train longer (model.training.epochs)"
         check_accuracy(facts_of(folder, "golden", GoldenFacts).accuracy, self.spec.gates.test_accuracy, fix)
 
-    def make_plain(self, folder: RunFolder, target: str) -> None:
+    def make_plain(self, folder: RunFolder, target: str, reuse: Reuse = NO_REUSE) -> None:
         file, engine = f"{target}.onnx", self.spec.engine
         versions = {name: installed_version(name) for name in ("torch", "onnx", "onnxscript")}
         inputs: dict[str, Any] = {
@@ -262,7 +263,8 @@ class TorchSubject:
                 model, target, folder / file, precision=engine.precision, images=images, calibration=calibration
             )
 
-        folder.stage(f"export.{target}", inputs, [file], build)
+        stage = f"export.{target}"
+        folder.stage(stage, inputs, [file], reuse.stage(stage, folder.path, inputs, [file], build))
 
     def described(self, folder: RunFolder) -> DescribedModel:
         name = str(self.trained.folder.manifest["name"]) if self.trained else "trained here"

@@ -8,13 +8,20 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from testbed.campaign.facts import TuneFacts
 from testbed.campaign.spec.campaign import EngineSpec
-from testbed.engines.runner import Runner
+from testbed.core.site import SiteTable
+from testbed.engines.runner import Runner, open_engine, request_from
+from testbed.golden.arrays import read_array
+from testbed.instrument.ports.feed import PortFeed
+from testbed.instrument.shapes import input_name
 
 AUTO = "auto"
 _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -28,6 +35,45 @@ Opened = Callable[[int, int], Runner]
 """(batch, threads) -> an engine."""
 Feeds = Callable[[int], dict[str, NDArray]]
 """batch -> what it is fed."""
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What is tuned for. most_points: of one row's fault; influence: why each row is run alone, empty where none is."""
+
+    engine: EngineSpec
+    most_points: int
+    influence: str
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it that the result depends on."""
+        engine = self.engine.model_dump(mode="json", include={"backend", "precision", "batch", "threads", "unit"})
+        return {"engine": engine, "most_points": self.most_points, "influence": self.influence}
+
+
+def tune_twin(asked: Tuning, twin: Path, inputs_file: Path, table: SiteTable) -> TuneFacts:
+    """Tunes the engine of an instrumented file with no fault armed. inputs_file: of the named images, (n, ...)."""
+    engine, inputs, name = asked.engine, read_array(inputs_file), input_name(twin.read_bytes())
+
+    def opened(batch: int, threads: int) -> Runner:
+        request = request_from(
+            twin,
+            table.deployment_id,
+            precision=engine.precision,
+            threads=threads,
+            max_batch=batch,
+            max_points=asked.most_points,
+        )
+        return open_engine(engine.backend, request)
+
+    def feeds(batch: int) -> dict[str, NDArray]:
+        rows = np.arange(batch) % len(inputs)
+        return {name: inputs[rows], **PortFeed.idle(batch).as_inputs(table)}
+
+    if not asked.influence:
+        return tune(engine, opened, feeds)
+    alone = tune(engine.model_copy(update={"batch": 1}), opened, feeds)
+    return alone.model_copy(update={"why_batch": asked.influence})
 
 
 def tune(engine: EngineSpec, opened: Opened, feeds: Feeds) -> TuneFacts:

@@ -9,8 +9,10 @@ and one that vanishes meanwhile was never there.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -26,8 +28,8 @@ from testbed.core.folder.parsing import json_copy, json_value
 
 log = logging.getLogger(__name__)
 
-GOLDENS, ENGINES, MODELS = "goldens", "tensorrt", "models"
-KINDS = (GOLDENS, ENGINES, MODELS)  # the cheaper to make again, the sooner they go
+GOLDENS, PREPARED, ENGINES, MODELS = "goldens", "prepared", "tensorrt", "models"
+KINDS = (GOLDENS, PREPARED, ENGINES, MODELS)  # the cheaper to make again, the sooner they go
 LIMIT = "TESTBED_CACHE_LIMIT"  # environment variable: GiB that all cached files together may take
 _USUAL_LIMIT_GIB = 4.0
 LINKED_BYTES = 64 * 2**20  # files of that size are linked; smaller ones are copied, so that no two folders share them
@@ -40,6 +42,21 @@ def cache_folder() -> Path:
         return Path(own).expanduser()
     base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     return (base if base.is_absolute() else Path("~/.cache").expanduser()) / "testbed"  # XDG: relative ones are ignored
+
+
+def named_cache(asked: Path | None) -> Path | None:
+    """The cache folder that the user named: ``asked``, else $TESTBED_CACHE; None where neither is given.
+
+    Raises UsageError for a file.
+    """
+    own = os.environ.get("TESTBED_CACHE")
+    folder = asked if asked is not None else Path(own) if own else None
+    if folder is None:
+        return None
+    folder = folder.expanduser()
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file; name a folder for the cache")
+    return folder
 
 
 def limit_bytes() -> int:
@@ -97,10 +114,10 @@ class Cached:
             return None
         try:
             with atomic_path(wanted) as temporary:
-                _link_or_copy(self.path, temporary)
+                link_or_copy(self.path, temporary)
                 if sha256_file(temporary) != recorded.sha256:
-                    raise _Unusable
-        except _Unusable:
+                    raise Unusable
+        except Unusable:
             return None
         with suppress(OSError):
             os.utime(self.path)  # used last: the last to go
@@ -113,11 +130,11 @@ class Cached:
             if size > limit_bytes() / 2:
                 return
             with atomic_path(self.path) as temporary:
-                _link_or_copy(made, temporary)
+                link_or_copy(made, temporary)
             record = CacheRecord(sha256=sha256_file(self.path), facts=json_copy(dict(facts or {})))
             write_json(self._record, record.to_json())
             make_room()
-        except (TestbedError, OSError, _Unusable) as error:
+        except (TestbedError, OSError, Unusable) as error:
             log.info("cache: %s not kept (%s)", made.name, error)
 
     def _recorded(self) -> CacheRecord | None:
@@ -132,18 +149,20 @@ class Cached:
                 return None
 
 
-class _Unusable(Exception):
-    """The cached file is damaged, or gone meanwhile."""
+class Unusable(Exception):
+    """What is cached is damaged, or gone meanwhile."""
 
 
-def _link_or_copy(source: Path, empty: Path) -> None:
-    """``empty``: a file without content, which is replaced. Raises _Unusable for a source that cannot be read, OSError where
+def link_or_copy(source: Path, empty: Path) -> None:
+    """Gives ``empty`` the source's content, a large one's by a hard link where the file system can.
+
+    ``empty``: a file without content, which is replaced. Raises Unusable for a source that cannot be read, OSError where
     nothing can be written."""
     with ExitStack() as stack:
         try:
             content = stack.enter_context(open(source, "rb"))
         except OSError as error:
-            raise _Unusable(str(error)) from error
+            raise Unusable(str(error)) from error
         if os.fstat(content.fileno()).st_size >= LINKED_BYTES:
             with suppress(OSError):  # another file system, or one without links
                 link = empty.with_name(f"{empty.name}.link")
@@ -180,47 +199,55 @@ class CacheCleared:
     removed: list[Usage]
 
 
-def usage() -> list[Usage]:
+def usage(folder: Path | None = None) -> list[Usage]:
+    """What lies in the cache folder (``folder``, or the usual one), by kind."""
     usages = []
     for kind in KINDS:
-        sizes = [size for _, size, _ in _files(kind)]
+        sizes = [size for _, size, _ in _entries(kind, folder)]
         usages.append(Usage(kind, len(sizes), sum(sizes)))
     return usages
 
 
-def clear(kinds: tuple[str, ...] = KINDS) -> list[Usage]:
-    """Removes all cached files of these kinds; returns what is gone. Data sets that lie in the cache folder stay."""
-    gone = []
+def clear(kinds: tuple[str, ...] = KINDS, folder: Path | None = None, unused_seconds: float = -math.inf) -> list[Usage]:
+    """Removes all that is cached of these kinds and was not used for so long; returns what is gone. Data sets that lie in
+    the cache folder stay."""
+    gone, latest = [], time.time() - unused_seconds
     for kind in kinds:
-        removed = [size for path, size, _ in _files(kind) if _remove(path)]
-        for left in unfinished(cache_folder() / kind):
-            left.unlink(missing_ok=True)
+        removed = [size for path, size, used in _entries(kind, folder) if used <= latest and _remove(path)]
+        for left in unfinished((folder or cache_folder()) / kind):
+            if left.exists() and left.stat().st_mtime <= latest:
+                _remove(left)
         gone.append(Usage(kind, len(removed), sum(removed)))
     return gone
 
 
-def make_room() -> None:
-    """Removes goldens, then engines, then models, what was used longest ago first, until all fit into the limit."""
-    files = [(kind, *file) for kind in KINDS for file in _files(kind)]
-    over = sum(size for _, _, size, _ in files) - limit_bytes()
-    for _, path, size, _ in sorted(files, key=lambda file: (KINDS.index(file[0]), file[3])):
+def make_room(folder: Path | None = None) -> None:
+    """Removes goldens, then what campaigns prepared, engines, and models, what was used longest ago first, until all fit
+    into the limit."""
+    entries = [(kind, *entry) for kind in KINDS for entry in _entries(kind, folder)]
+    over = sum(size for _, _, size, _ in entries) - limit_bytes()
+    for _, path, size, _ in sorted(entries, key=lambda entry: (KINDS.index(entry[0]), entry[3])):
         if over <= 0:
             return
         if _remove(path):
             over -= size
 
 
-def _files(kind: str) -> Iterator[tuple[Path, int, float]]:
-    """(path, bytes, when it was last used)"""
-    folder = cache_folder() / kind
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+def _entries(kind: str, folder: Path | None) -> Iterator[tuple[Path, int, float]]:
+    """(path, bytes, when it was last used), of files with a record beside them, and of folders."""
+    home = (folder or cache_folder()) / kind
+    for path in sorted(home.iterdir()) if home.is_dir() else ():
         if path.suffix not in (".json", _OLD_RECORD) and not path.name.startswith("."):
             with suppress(OSError):
-                stat = path.stat()
-                yield path, stat.st_size, stat.st_mtime
+                files = path.iterdir() if path.is_dir() else [path]
+                size = sum(file.stat().st_size for file in files)
+                yield path, size, path.stat().st_mtime
 
 
 def _remove(path: Path) -> bool:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+        return not path.exists()
     try:
         path.unlink()
     except OSError:

@@ -65,8 +65,13 @@ def provenance(argv: Sequence[str]) -> Provenance:
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         git_revision=git_revision(),
         host=host,
-        versions={name: v for name in _REPORTED if (v := installed_version(name))},
+        versions=library_versions(),
     )
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of the testbed and of the libraries that its numbers depend on, as far as they are installed."""
+    return {name: v for name in _REPORTED if (v := installed_version(name))}
 
 
 def installed_version(distribution: str) -> str | None:

@@ -44,6 +44,12 @@ def _optional(name: str, declare: Callable[[ctypes.CDLL], None], _folder: str | 
     return library
 
 
+def built() -> list[Path]:
+    """Files of the native libraries that are there, whether they load or not."""
+    files = (next((path for path in _candidates(name) if path.is_file()), None) for name in _NEEDED)
+    return [file for file in files if file is not None]
+
+
 def needed_for(name: str) -> str:
     """What the machine must have for the library to be built."""
     return _NEEDED[name]

@@ -80,7 +80,7 @@ def test_the_limit_holds_and_goldens_unused_for_longest_go_first(
     monkeypatch.setenv(cache.LIMIT, str(1000 / 2**30))
     model = kept("m", bytes(400), tmp_path, kind=MODELS, used=1)
     old, young = kept("a", bytes(300), tmp_path, used=2), kept("b", bytes(200), tmp_path, used=3)
-    assert {u.kind: u.bytes for u in usage()} == {GOLDENS: 500, "tensorrt": 0, MODELS: 400}
+    assert {u.kind: u.bytes for u in usage()} == {GOLDENS: 500, "prepared": 0, "tensorrt": 0, MODELS: 400}
     assert old.taken(tmp_path / "wanted") is not None  # used last
     kept("c", bytes(300), tmp_path)
     assert [one.facts() is not None for one in (model, old, young)] == [True, True, False]

@@ -22,8 +22,10 @@ from testbed.cli.options.worker_setup import words_of, work_options
 from testbed.core.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from testbed.api.running import FinishedCampaign
-    from testbed.campaign.spec.campaign import CampaignSpec
+    from testbed.campaign.results.progress import Show
     from testbed.campaign.work.worker_setup import WorkerSetup
 
 
@@ -49,6 +51,13 @@ def campaign() -> None:
 )
 @click.option("--redo", metavar="STAGE", help="Forget this stage and all later ones, and run them again.")
 @click.option("--fresh", is_flag=True, help="Start over: give up the campaign in DIR, with its files and rows.")
+@click.option(
+    "--cache",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Take exports, twins, tuned batches and passed gates of the same model on the same engine from DIR, and keep"
+    " them there. Unless said: $TESTBED_CACHE; without either they are made anew.",
+)
 @work_options
 @click.option(
     "--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change a value of SPEC: engine.backend=openvino."
@@ -60,6 +69,7 @@ def run(
     dry_run: bool,
     redo: str | None,
     fresh: bool,
+    cache: Path | None,
     worker_setup: WorkerSetup,
     changes: tuple[str, ...],
     as_json: bool,
@@ -86,18 +96,23 @@ def run(
         return
     concerns(folder)
     sets = [word for change in changes for word in ("--set", change)]
-    again = shlex.join([str(spec), *sets, "--run", str(folder), *words_of(worker_setup)])
-    done = _run(loaded, folder, redo, fresh, worker_setup, again)
+    reused = [] if cache is None else ["--cache", str(cache)]
+    again = shlex.join([str(spec), *sets, "--run", str(folder), *reused, *words_of(worker_setup)])
+
+    def run_all(show: Show) -> FinishedCampaign:
+        from testbed.api.running import run_to_page
+
+        return run_to_page(loaded, folder, redo=redo, fresh=fresh, worker_setup=worker_setup, show=show, cache=cache)
+
+    done = _watched(run_all, folder, again)
 
     from testbed.cli.tables.summary import finished_json, finished_tables
 
     emit(finished_json(done), as_json, lambda: finished_tables(done, folder))
 
 
-def _run(
-    loaded: CampaignSpec, folder: Path, redo: str | None, fresh: bool, worker_setup: WorkerSetup, again: str
-) -> FinishedCampaign:
-    from testbed.api.running import run_to_page
+def _watched(run: Callable[[Show], FinishedCampaign], folder: Path, again: str) -> FinishedCampaign:
+    """again: the words of the command that goes on with it."""
     from testbed.campaign.results.kept import describe_kept
     from testbed.cli.progress import log_to_stderr
     from testbed.cli.watch import watch_on_stderr
@@ -105,7 +120,7 @@ def _run(
     log_to_stderr()
     try:
         with watch_on_stderr() as show:
-            done = run_to_page(loaded, folder, redo=redo, fresh=fresh, worker_setup=worker_setup, show=show)
+            done = run(show)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"{describe_kept(folder)}; go on with: testbed campaign run {again}") from None
     sys.stderr.flush()

@@ -1,0 +1,1 @@
+"""What campaigns take from each other: prepared files and shown gates, kept in a cache folder that the user named."""
