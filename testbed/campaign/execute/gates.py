@@ -26,7 +26,7 @@ from testbed.campaign.execute.checks import (
     zero_fault,
     zero_fault_slice,
 )
-from testbed.campaign.execute.passed_before import Disagreement, PassedBefore, check_weight, check_zero_faults
+from testbed.campaign.execute.passed_before import EngineDiffers, PassedBefore, check_weight, check_zero_faults
 from testbed.campaign.execute.worker import fault_runner_for
 from testbed.campaign.files import Files
 from testbed.campaign.folder.engine import CampaignEngine
@@ -63,7 +63,7 @@ def passed(workplace: Workplace, preparation: Preparation) -> GateFacts:
     tuned, before = workplace.tuned, PassedBefore(workplace, preparation.reuse)
     try:
         facts = _Gates(workplace, preparation, before).pass_all()
-    except Disagreement as why:
+    except EngineDiffers as why:
         log.warning("gates: %s; what the cache holds of this engine is not used, and all gates are run", why)
         workplace.run_as_tuned(tuned)
         before = PassedBefore(workplace, replace(preparation.reuse, anew=frozenset({"gates"})))
@@ -83,7 +83,7 @@ class _Gates:
         self.workplace, self.spec, self.preparation, self.before = workplace, workplace.spec, preparation, before
 
     def pass_all(self) -> GateFacts:
-        """Raises GateFailed; Disagreement where gates that were passed before do not hold here."""
+        """Raises GateFailed; EngineDiffers where gates that were passed before do not hold here."""
         if why := self._influence():
             return self._alone(why)
         try:
@@ -218,7 +218,7 @@ class _Gates:
             raise GateFailed(str(error)) from error
 
     def _zero_fault(self, target: str, where: Where, chosen: Sequence[Site]) -> ZeroFaultFacts:
-        """Raises Disagreement where gates of this engine were passed before, and its rows are not golden here."""
+        """Raises EngineDiffers where gates of this engine were passed before, and its rows are not golden here."""
         engine = self.workplace.engine(target, where)
         faults = len(chosen) if where == "weight" else self.spec.gates.zero_fault_rows
         settings = {"faults": faults, "detector": self.spec.detector}

@@ -31,7 +31,7 @@ from testbed.core.site import Site
 log = logging.getLogger(__name__)
 
 
-class Disagreement(TestbedError):
+class EngineDiffers(TestbedError):
     """This machine's engine does something else than the one on which a gate was passed."""
 
 
@@ -63,7 +63,7 @@ class PassedBefore:
         """What a gate found of an engine: before, or now.
 
         sites: those that it is about, where it is not about the whole engine. settings: what else it depends on, as JSON.
-        Raises Disagreement where the engine gives another golden than it did before.
+        Raises EngineDiffers where the engine gives another golden than it did before.
         """
         if self.reuse.cache is None:
             return run()
@@ -74,7 +74,9 @@ class PassedBefore:
         before = None if entry is None else _read(entry, form)
         if entry is not None and before is not None:
             if before[1] != golden:
-                raise Disagreement(f"the engine of {_place(engine)} gives other golden bits than on {entry.note.date}")
+                raise EngineDiffers(
+                    f"the engine of {_engine_name(engine)} gives other golden bits than on {entry.note.date}"
+                )
             self.notes[name] = entry.note
             return before[0]
         self.notes.pop(name, None)  # of another batch
@@ -115,7 +117,7 @@ class PassedBefore:
             file: digest for record in workplace.folder.stages.values() for file, digest in record.outputs.items()
         }
         made_from = {
-            "place": _place(engine),
+            "place": _engine_name(engine),
             "files": {file: outputs[file] for file in (files.plain, files.twin, files.sites, files.inputs)},
             "engine": json_copy(asdict(engine.runner.info)),
             "batch": engine.batch,
@@ -132,30 +134,30 @@ class PassedBefore:
 def check_zero_faults(engine: CampaignEngine, run: Callable[[int], ZeroFaultFacts]) -> None:
     """Runs a batch of zero-fault rows, of one fault where the weights are faulty. run: runs so many faults.
 
-    Raises Disagreement where they are not golden.
+    Raises EngineDiffers where they are not golden.
     """
     facts = run(engine.batch if engine.where == "activation" else 1)
     if facts.mismatches:
-        raise Disagreement(
-            f"{facts.mismatches} of {facts.rows} zero-fault rows of {_place(engine)} are not golden here"
+        raise EngineDiffers(
+            f"{facts.mismatches} of {facts.rows} zero-fault rows of {_engine_name(engine)} are not golden here"
         )
 
 
 def check_weight(engine: CampaignEngine, gate: WeightGate, sites: Sequence[Site]) -> None:
-    """Injects a loud fault into the first weight that may be changed. Raises Disagreement where it is not seen, or stays."""
+    """Injects a loud fault into the first weight that may be changed. Raises EngineDiffers where it is not seen, or stays."""
     left_out = {weight.site for weight in gate.left_out}
     try:
         weight_canary(engine, [site for site in sites if site.name not in left_out][:1])
     except EngineError as error:
-        raise Disagreement(f"{_place(engine)}: {error}") from error
+        raise EngineDiffers(f"{_engine_name(engine)}: {error}") from error
 
 
-def _place(engine: CampaignEngine) -> str:
+def _engine_name(engine: CampaignEngine) -> str:
     return f"{engine.target}.{engine.where}"
 
 
 def _name(gate: str, engine: CampaignEngine) -> str:
-    return f"{gate}.{_place(engine)}"
+    return f"{gate}.{_engine_name(engine)}"
 
 
 def _read(entry: Entry, form: type[AnyForm]) -> tuple[AnyForm, str] | None:

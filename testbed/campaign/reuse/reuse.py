@@ -21,7 +21,7 @@ from testbed.core.folder.provenance import git_revision
 
 log = logging.getLogger(__name__)
 
-Build = Callable[[], Form | Mapping[str, Any] | None]
+BuildStage = Callable[[], Form | Mapping[str, Any] | None]
 """Makes a stage's files, and may return facts: see `StagedFolder.stage`."""
 
 
@@ -51,10 +51,10 @@ class Reuse:
         folder: Path,
         made_from: Mapping[str, Any],
         files: Sequence[str],
-        build: Build,
+        build: BuildStage,
         *,
         on_engine: bool = False,
-    ) -> Build:
+    ) -> BuildStage:
         """A stage's ``build`` that takes files and facts from the cache where they are there, and keeps them otherwise.
 
         made_from: all that the stage depends on, as JSON, but the program and the machine. files: that it writes, relative

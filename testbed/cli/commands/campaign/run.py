@@ -112,7 +112,7 @@ def run(
 
 
 def _watched(run: Callable[[Show], FinishedCampaign], folder: Path, again: str) -> FinishedCampaign:
-    """again: the words of the command that goes on with it."""
+    """Run it while its progress is shown. again: the words of the command that goes on with it."""
     from testbed.campaign.results.kept import describe_kept
     from testbed.cli.progress import log_to_stderr
     from testbed.cli.watch import watch_on_stderr
