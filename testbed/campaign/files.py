@@ -8,6 +8,7 @@ TIERS = "tiers.json"
 PLAN = "faults.parquet"
 RESULTS = "results.parquet"
 STORE = "store"
+STATUS = "status.json"
 PICTURES = "pictures.parquet"
 PROXY = "proxy.json"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from sklearn.model_selection import train_test_split
 
 from testbed.data.collection import Examples, Images
 
@@ -34,6 +33,8 @@ def stratified(rows: np.ndarray, labels: np.ndarray, share: float, seed: int) ->
     ``labels`` are those of the whole collection. Every class keeps its share, unless a class is too thin to be cut (one
     image, or fewer images to give than classes); then the cut is a plain seeded shuffle.
     """
+    from sklearn.model_selection import train_test_split  # takes seconds, and every worker imports this module
+
     counts = np.unique(labels[rows], return_counts=True)[1]
     part_size = max(1, round(share * len(rows)))
     can_stratify = counts.min() >= 2 and min(part_size, len(rows) - part_size) >= len(counts)

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from testbed.campaign.facts import check_facts
-from testbed.campaign.files import PROXY, STORE
-from testbed.campaign.results.progress import STATUS
+from testbed.campaign.files import PROXY, STATUS, STORE
 from testbed.campaign.results.store import ResultLog
 from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
 from testbed.campaign.spec.protect import ProtectSpec

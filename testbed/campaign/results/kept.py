@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from testbed.campaign.results.progress import STATUS
+from testbed.campaign.files import STATUS
 from testbed.campaign.results.status_file import read_status
 from testbed.core.errors import TestbedError
 from testbed.core.folder.places import COMPARISON, PROTECTED_CAMPAIGN

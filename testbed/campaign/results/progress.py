@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
+from testbed.campaign.files import STATUS
 from testbed.campaign.results.arrow import from_stream
 from testbed.campaign.results.outcome_counts import COLUMNS, OutcomeCounts
 from testbed.campaign.results.snapshot import Snapshot, Steps, Widest
@@ -23,7 +24,6 @@ from testbed.core.errors import TestbedError
 from testbed.core.folder.files import write_json
 from testbed.core.folder.provenance import who
 
-STATUS = "status.json"
 _WINDOW_S = 60.0
 _EVERY_S = 1.0
 

@@ -11,10 +11,9 @@ from typing import Any, Literal, get_args
 import pyarrow as pa
 
 from testbed.campaign.facts import ExecuteFacts, PlanFacts, check_facts
-from testbed.campaign.files import RESULTS, STORE, plan_file
+from testbed.campaign.files import RESULTS, STATUS, STORE, plan_file
 from testbed.campaign.results.arrow import from_stream
 from testbed.campaign.results.outcome_counts import COLUMNS, OutcomeCounts
-from testbed.campaign.results.progress import STATUS
 from testbed.campaign.results.reader import PLAN_TABLE, RESULT_TABLE
 from testbed.campaign.results.snapshot import RecordedSnapshot, widest_domain
 from testbed.campaign.results.status_file import age_s, read_status
