@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import onnx
@@ -42,7 +43,7 @@ class Signature:
 
     def checked(self, feeds: Arrays) -> dict[str, NDArray]:
         """The feeds, C-contiguous and in the model's order. Raises EngineError for arrays that it does not take."""
-        if set(feeds) != {i.name for i in self.inputs}:
+        if feeds.keys() != self._known:
             raise EngineError(
                 f"the engine is fed {', '.join(sorted(feeds)) or 'nothing'}; the model takes {self._names()}"
             )
@@ -55,6 +56,10 @@ class Signature:
                 raise EngineError(f"the model takes {wanted}{shared}, not {got}")
         return arrays
 
+    @cached_property
+    def _known(self) -> frozenset[str]:
+        return frozenset(i.name for i in self.inputs)
+
     def points(self, arrays: Arrays) -> int:
         """How many elements per row the fault inputs of a twin name; 0 where the model has none."""
         counted = ((value.name, value.shape.index(POINTS)) for value in self.inputs if POINTS in value.shape)
@@ -66,10 +71,15 @@ class Signature:
 
 def _fits(shape: Sequence[int], wanted: Sequence[AxisSize], sizes: dict[str, int]) -> bool:
     """Notes the size of each named dimension at its first use."""
-    return len(shape) == len(wanted) and all(
-        size == (axis if isinstance(axis, int) else size if axis == "?" else sizes.setdefault(axis, size))
-        for size, axis in zip(shape, wanted, strict=True)
-    )
+    if len(shape) != len(wanted):
+        return False
+    for size, axis in zip(shape, wanted, strict=True):  # before every run: no generator, no call per axis
+        if isinstance(axis, int):
+            if size != axis:
+                return False
+        elif axis != "?" and sizes.setdefault(axis, size) != size:
+            return False
+    return True
 
 
 def signature_of(proto: onnx.ModelProto) -> Signature:

@@ -26,7 +26,7 @@ from testbed.campaign.plan.table import PlanSlice
 from testbed.campaign.spec.tables import OnDetected
 from testbed.core.arrays import Int64s, Words32
 from testbed.core.outcome import How
-from testbed.engines.runner import WeightInjector
+from testbed.engines.runner import WeightFault, WeightInjector
 from testbed.instrument.ports.feed import to_words
 from testbed.semantics import corrupt
 
@@ -150,7 +150,8 @@ class WeightFaultRunner:
     def rows(self, plan_slice: PlanSlice, words: Words32) -> pa.Table:
         fault, image = self.engine.images.of_faults(plan_slice.table)
         images = np.split(image, np.flatnonzero(np.diff(fault)) + 1)
-        faulty = [self.inject(plan_slice, number, rows) for number, rows in enumerate(images)]
+        places = plan_slice.points.all_weights(self.engine.table)
+        faulty = [self._faulty(*injection) for injection in zip(places, images, strict=True)]
         outputs = np.concatenate([injected.outputs for injected in faulty])
         outcomes = self.judge.outcomes(self.engine, outputs, image)
         injected = Injected(
@@ -185,8 +186,11 @@ class WeightFaultRunner:
 
     def inject(self, plan_slice: PlanSlice, fault: int, images: Int64s) -> FaultyOutputs:
         """Runs a fault on some images, rows of the named ones. Raises EngineError."""
-        some = None if np.array_equal(images, np.arange(len(self.engine.images))) else images
-        faulty = self._run_whole(plan_slice.points.weights(fault, self.engine.table), some)
+        return self._faulty(plan_slice.points.weights(fault, self.engine.table), images)
+
+    def _faulty(self, places: list[WeightFault], images: Int64s) -> FaultyOutputs:
+        every = len(images) == len(self.engine.images)  # each once, in their order
+        faulty = self._run_whole(places, None if every else images)
         before, after = faulty.words[0]
         return FaultyOutputs(faulty.outputs, to_words(before), to_words(after), faulty.how)
 

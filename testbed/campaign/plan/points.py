@@ -5,7 +5,7 @@ The plan has a fault's first word; only faults with more are in this file, all t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -77,6 +77,19 @@ class Points:
             masks = (mask[fault, at_site] for mask in (self.and_mask, self.or_mask, self.xor_mask))
             places.append(WeightFault(site.tensor, stored_indices(site, self.index[fault, at_site]), *masks))
         return places
+
+    def all_weights(self, table: SiteTable) -> Iterator[list[WeightFault]]:
+        """Where each fault strikes stored weights, fault after fault."""
+        if self.site.shape[1] != 1:
+            yield from (self.weights(fault, table) for fault in range(len(self)))
+            return
+        sites = [table[name] for name in self.names]
+        stored = np.empty_like(self.index)
+        for code, site in enumerate(sites):
+            at_site = self.site == code
+            stored[at_site] = stored_indices(site, self.index[at_site])
+        words = zip(self.site[:, 0].tolist(), stored, self.and_mask, self.or_mask, self.xor_mask, strict=True)
+        yield from ([WeightFault(sites[code].tensor, *word)] for code, *word in words)
 
     def with_more(self, faults: NDArray[np.int64], more: pa.Table) -> Points:
         """These, but with all words of ``faults`` (rows, ascending), from ``more``, in the same order of faults."""

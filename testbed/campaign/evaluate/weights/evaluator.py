@@ -6,11 +6,11 @@ engine is rebuilt. The bits are those of the whole engine with weights that can 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +31,6 @@ from testbed.instrument.cut.segments import cut_segment
 from testbed.instrument.cut.stages import Stages
 from testbed.instrument.cut.tokens import ROWS, Restricted, restricted
 from testbed.instrument.cut.work import macs
-from testbed.semantics import as_words
 
 Start = Literal["weight", "block"]
 GIB = 2**30
@@ -83,6 +82,8 @@ class WeightSuffix:
         self._clock = Clock()
         self._weight_bytes = weight_bytes
         self._built: dict[tuple[str, str], Segment] = {}
+        self._suffixes: dict[str, list[Segment]] = {}
+        self._fed: dict[str, list[dict[str, NDArray]]] = {}
         self.entries = EntryPoints(stages, images, golden_bytes, inside_blocks=plan.start == "weight")
 
     @property
@@ -93,6 +94,7 @@ class WeightSuffix:
         for segment in self._built.values():
             segment.runner.close()
         self._built.clear()
+        self._suffixes.clear()
 
     def inject(self, faults: Sequence[WeightFault], images: Int64s | None = None) -> FaultyRun:
         """Outputs of images while these weights are faulty. images: (n,) rows of the named ones; all of them unless said.
@@ -103,9 +105,8 @@ class WeightSuffix:
         if entry is None:
             return self._whole(faults, images)
         segments = self._suffix(entry)
-        with ExitStack() as stack:
-            words = self._inject(stack, segments, faults)
-            if all(np.array_equal(as_words(before), as_words(after)) for before, after in words):
+        with _faulty(segments, faults) as words:
+            if all(before.tobytes() == after.tobytes() for before, after in words):
                 golden = self.golden.copy() if images is None else self.golden[images]
                 return FaultyRun(golden, words, How.UNCHANGED)
             return FaultyRun(self._run(entry, segments, images), words, How.SUFFIX)
@@ -130,29 +131,33 @@ class WeightSuffix:
             start = stop
         return cost / (macs(flow, range(len(flow.nodes))) or 1.0)
 
-    def _inject(self, stack: ExitStack, segments: Sequence[Segment], faults: Sequence[WeightFault]) -> WordChanges:
-        """Injects the faults, in the order of ``faults``. A weight lives in the segment that holds it."""
-        words: WordChanges = []
-        for fault in faults:
-            segment = next(p for p in segments if fault.tensor in p.weights)
-            assert isinstance(segment.runner, WeightInjector)
-            words += stack.enter_context(faulty_weights(segment.runner, [fault]))
-        return words
-
     def _run(self, entry: str, segments: Sequence[Segment], images: Int64s | None = None) -> NDArray:
-        golden, parts = self._golden_values, []
-        count = self._images if images is None else len(images)
-        for start in range(0, count, self._batch):
-            at = slice(start, start + self._batch)
-            rows = at if images is None else images[at]  # a slice copies nothing
-            held = {
-                name: pad_values(golden[name][rows], self._batch, filler=golden[name][0])
-                for name in (entry, *self.stages.flow.crossings[entry])
-            }
+        output, parts = self.stages.flow.output, []
+        for held in self._batches(entry, images):
             for segment in segments:
-                held |= segment({name: held[name] for name in segment.inputs})
-            parts.append(held[self.stages.flow.output][: count - start])
-        return np.concatenate(parts)
+                held = held | segment({name: held[name] for name in segment.inputs})
+            parts.append(held[output])
+        outputs = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return outputs[: self._images if images is None else len(images)]
+
+    def _batches(self, entry: str, images: Int64s | None) -> list[dict[str, NDArray]]:
+        """What the first engine of a suffix is fed, batch after batch: for all images the same whatever is struck."""
+        if images is not None:
+            return self._fed_with(
+                entry, [images[start : start + self._batch] for start in range(0, len(images), self._batch)]
+            )
+        if entry not in self._fed:
+            starts = range(0, self._images, self._batch)
+            self._fed[entry] = self._fed_with(entry, [slice(start, start + self._batch) for start in starts])
+        return self._fed[entry]
+
+    def _fed_with(self, entry: str, rows: Sequence[Int64s | slice]) -> list[dict[str, NDArray]]:
+        """Golden values of these images, in full batches; a slice copies nothing."""
+        golden, names = self._golden_values, (entry, *self.stages.flow.crossings[entry])
+        return [
+            {name: pad_values(golden[name][some], self._batch, filler=golden[name][0]) for name in names}
+            for some in rows
+        ]
 
     @cached_property
     def _golden_values(self) -> dict[str, NDArray]:
@@ -171,6 +176,11 @@ class WeightSuffix:
     # ---- engines
 
     def _suffix(self, entry: str) -> list[Segment]:
+        if entry not in self._suffixes:
+            self._suffixes[entry] = self._opened(entry)
+        return self._suffixes[entry]
+
+    def _opened(self, entry: str) -> list[Segment]:
         segments, start = [], entry
         for stop in self._stops(entry):
             if (start, stop) not in self._built:
@@ -211,3 +221,20 @@ class WeightSuffix:
         weights = frozenset(tensor.name for tensor in proto.graph.initializer)
         runner = self._open(proto.SerializeToString(), batch=self._batch, mutable_weights=True)
         return Segment(runner, tuple(inputs), self._clock, weights=weights)
+
+
+def _faulty(segments: Sequence[Segment], faults: Sequence[WeightFault]) -> AbstractContextManager[WordChanges]:
+    """Injects the faults, in the order of ``faults``. A weight lives in the segment that holds it."""
+    if len(segments) == 1:
+        return faulty_weights(cast(WeightInjector, segments[0].runner), faults)
+    return _faulty_in_several(segments, faults)
+
+
+@contextmanager
+def _faulty_in_several(segments: Sequence[Segment], faults: Sequence[WeightFault]) -> Iterator[WordChanges]:
+    with ExitStack() as stack:
+        words: WordChanges = []
+        for fault in faults:
+            segment = next(p for p in segments if fault.tensor in p.weights)
+            words += stack.enter_context(faulty_weights(cast(WeightInjector, segment.runner), [fault]))
+        yield words
