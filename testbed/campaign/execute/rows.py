@@ -17,10 +17,11 @@ from testbed.core.arrays import Words32
 from testbed.core.outcome import DUES, HOWS, OUTCOMES, Outcome
 from testbed.core.schema import FAULT_COLUMNS, SCHEMA_VERSION
 from testbed.engines.runner import EngineInfo
-from testbed.instrument.ports.feed import numbers
+from testbed.instrument.ports.feed import numbers_of_format
 
 _DUE = OUTCOMES.index(Outcome.DUE)
 _FAULT_NAMES = [column.name for column in FAULT_COLUMNS]
+_KINDS = [(field.name, field.type) for field in ROW_SCHEMA]
 _MADE_FROM_OUTPUTS = (
     "logits",
     "top1_faulty",
@@ -95,10 +96,8 @@ def result_rows(
             columns[field.name] = None if value is None else pa.array(value)
     if injected.due:  # no faulty output: null, rather than numbers made from nothing
         columns |= dict.fromkeys(_MADE_FROM_OUTPUTS)
-    arrays = [
-        faults.column(f.name).combine_chunks() if f.name in faults.column_names else _cast(columns[f.name], f.type, n)
-        for f in ROW_SCHEMA
-    ]
+    columns |= {name: column.combine_chunks() for name, column in zip(_FAULT_NAMES, faults.columns, strict=True)}
+    arrays = [_cast(columns[name], kind, n) for name, kind in _KINDS]
     return pa.Table.from_arrays(arrays, schema=ROW_SCHEMA)
 
 
@@ -128,7 +127,11 @@ def flagged(rows: pa.Table) -> pa.Table:
 def _numbers(faults: pa.Table, words: Words32) -> NDArray[np.float32]:
     column = faults.column("format").combine_chunks()
     names, codes = column.dictionary.to_pylist(), column.indices.to_numpy()
-    return numbers(words, np.array(names, object)[codes])
+    values = np.empty(len(words), np.float32)
+    for code in np.flatnonzero(np.bincount(codes)):
+        of_format = codes == code
+        values[of_format] = numbers_of_format(words[of_format], names[code])
+    return values
 
 
 def _cast(array: pa.Array | None, kind: pa.DataType, n: int) -> pa.Array:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from testbed.campaign.evaluate.choose import evaluator_for, weights_for
@@ -19,6 +18,7 @@ from testbed.campaign.folder.workplace import TargetPlace, Workplace
 from testbed.campaign.plan.table import PlanSlice
 from testbed.campaign.plan.unit import Unit
 from testbed.campaign.plan.units import plan_slice_of, word_counts
+from testbed.campaign.results.arrow import to_stream
 from testbed.campaign.work.contract import Due
 from testbed.core.site import Where
 
@@ -43,11 +43,11 @@ class Worker:
     def run(self, unit: Unit, faults: Sequence[int] | None = None, retried: bool = False) -> bytes:
         plan_slice, words = self._work(unit, faults)
         rows = self._inject(plan_slice).rows(plan_slice, words)
-        return as_stream(flagged(rows) if retried else rows)
+        return to_stream(flagged(rows) if retried else rows)
 
     def blame(self, unit: Unit, faults: Sequence[int], due: Due) -> bytes:
         plan_slice, words = self._work(unit, faults)
-        return as_stream(self._inject(plan_slice).blamed(plan_slice, words, due))
+        return to_stream(self._inject(plan_slice).blamed(plan_slice, words, due))
 
     def engine_seconds(self) -> float:
         return self.workplace.engine_seconds
@@ -87,10 +87,3 @@ def fault_runner_for(workplace: Workplace, target: str, where: Where) -> FaultRu
     if where == "weight":
         return WeightFaultRunner(engine, judge, weights_for(workplace, engine), on_detected)
     return ActivationFaultRunner(engine, evaluator_for(workplace, engine), judge, on_detected)
-
-
-def as_stream(rows: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, rows.schema, options=pa.ipc.IpcWriteOptions(compression="lz4")) as writer:
-        writer.write_table(rows)
-    return bytes(sink.getvalue().to_pybytes())

@@ -22,6 +22,7 @@ from testbed.campaign.plan.fault_words import FaultWords
 from testbed.campaign.plan.points import Points, read_points
 from testbed.campaign.plan.row import PlanRow, table_of
 from testbed.campaign.plan.sections import sampled_strata
+from testbed.campaign.results.arrow import parquet_writer
 from testbed.campaign.results.reader import PLAN_TABLE
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.core.errors import StaleArtefact, UsageError
@@ -164,10 +165,7 @@ def write_plan(path: Path, plan: pa.Table | Iterable[PlanPart]) -> int:
         for part in parts:
             if writers is None:
                 opened = ((temporary, part.faults), (beside, part.points))
-                writers = tuple(
-                    stack.enter_context(pq.ParquetWriter(file, table.schema, compression="zstd"))
-                    for file, table in opened
-                )
+                writers = tuple(stack.enter_context(parquet_writer(file, table.schema)) for file, table in opened)
             for writer, table in zip(writers, part, strict=True):
                 writer.write_table(table)
             faults += part.faults.num_rows

@@ -7,13 +7,15 @@ from collections import Counter
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from testbed.analysis.stats import proportion_interval
 from testbed.campaign.results.snapshot import Widest
 from testbed.core.outcome import Outcome
 
 COLUMNS = ["fault_id", "target", "where", "block", "outcome"]
-_CRITICAL = pa.array([Outcome.SDC1, Outcome.SDC], pa.string())
+_CRITICAL = (Outcome.SDC1, Outcome.SDC)
+_NO_BLOCK = -1
 
 
 class OutcomeCounts:
@@ -25,21 +27,25 @@ class OutcomeCounts:
 
     def add(self, rows: pa.Table, times: int = 1) -> None:
         """Counts rows. rows: at least `COLUMNS`; all rows of a fault in the same table. times: -1 takes them back."""
-        rows = rows.select(COLUMNS)
-        rows = rows.set_column(4, "outcome", rows.column("outcome").cast(pa.string()))
-        for name in ("target", "where"):
-            rows = rows.set_column(rows.column_names.index(name), name, rows.column(name).cast(pa.string()))
-        counted = pc.value_counts(rows.column("outcome").combine_chunks())
-        self.outcomes.update({str(item["values"]): times * int(item["counts"]) for item in counted.to_pylist()})
-        hit = pc.cast(pc.is_in(rows.column("outcome"), value_set=_CRITICAL), pa.float64())
-        keys = ["target", "where", "block"]
-        groups = (
-            rows.append_column("hit", hit).group_by(keys).aggregate([("hit", "mean"), ("fault_id", "count_distinct")])
-        )
-        for group in groups.to_pylist():
-            of_group = self._groups.setdefault((group["target"], group["where"], group["block"]), [0, 0.0])
-            of_group[0] += times * group["fault_id_count_distinct"]
-            of_group[1] += times * group["fault_id_count_distinct"] * group["hit_mean"]
+        if not rows.num_rows:
+            return
+        outcome, outcomes = _coded(rows.column("outcome"))
+        for code, count, _ in _counted(outcome):
+            self.outcomes[outcomes[code]] += times * count
+        critical = np.isin(outcome, [outcomes.index(name) for name in _CRITICAL if name in outcomes])
+        target, targets = _coded(rows.column("target"))
+        where, wheres = _coded(rows.column("where"))
+        block = pc.fill_null(rows.column("block"), _NO_BLOCK).to_numpy().astype(np.int64) - _NO_BLOCK
+        group = (target * len(wheres) + where) * (int(block.max()) + 1) + block
+        fault = rows.column("fault_id").to_numpy()
+        for _, count, first in _counted(group):
+            of_group = group == group[first]
+            number = int(block[first]) + _NO_BLOCK
+            name = targets[target[first]], wheres[where[first]], None if number == _NO_BLOCK else number
+            sums = self._groups.setdefault(name, [0, 0.0])
+            faults = len(np.unique(fault[of_group]))
+            sums[0] += times * faults
+            sums[1] += times * faults * (np.count_nonzero(critical[of_group]) / count)
         if times < 0:
             self.outcomes = +self.outcomes
             self._groups = {name: of_group for name, of_group in self._groups.items() if of_group[0]}
@@ -56,3 +62,20 @@ class OutcomeCounts:
         target, where, block = names[worst]
         depth = "outside the blocks" if block is None else f"block {block}"
         return Widest(f"{target} {where}, {depth}", int(faults[worst]), round(float(half[worst]), 6))
+
+
+def _coded(column: pa.ChunkedArray) -> tuple[NDArray[np.int64], list[str]]:
+    """(n,) codes of a column of text, and what they mean."""
+    array = column.unify_dictionaries().combine_chunks()
+    if isinstance(array, pa.ChunkedArray):
+        array = pa.concat_arrays(array.chunks)
+    if not pa.types.is_dictionary(array.type):
+        array = array.dictionary_encode()
+    return array.indices.to_numpy().astype(np.int64), array.dictionary.to_pylist()
+
+
+def _counted(codes: NDArray[np.int64]) -> list[tuple[int, int, int]]:
+    """(code, how many, first place) of each code, in order of first appearance."""
+    counts = np.bincount(codes)
+    found = [(code, int(counts[code]), int((codes == code).argmax())) for code in np.flatnonzero(counts).tolist()]
+    return sorted(found, key=lambda code: code[2])

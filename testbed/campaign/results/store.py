@@ -20,9 +20,8 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from testbed.campaign.results.arrow import from_stream, to_stream
+from testbed.campaign.results.arrow import from_stream, parquet_writer, to_stream
 from testbed.core.closing import Closing
 from testbed.core.errors import TestbedError
 from testbed.core.folder.files import atomic_path, write_errors, write_text
@@ -203,7 +202,7 @@ class ResultStore(ResultLog, Closing):
         """All units' rows, in unit order, as one Parquet file; returns the number of rows. finished: adds to rows what is
         known only now, so that they have the columns of ``schema``."""
         rows = 0
-        with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+        with atomic_path(path) as temporary, parquet_writer(temporary, schema) as writer:
             for tables in _batched(self.tables(units), 64):
                 together = pa.concat_tables(tables, promote_options="default").unify_dictionaries()
                 table = _in_columns(finished(together), schema)

@@ -181,10 +181,15 @@ def numbers(words: Words32, format_names: Iterable[str]) -> NDArray[np.float32]:
     names = np.asarray(list(format_names), object)
     values = np.empty(len(words), np.float32)
     for format_name in dict.fromkeys(names):
-        of_format = slice(None) if (names == format_name).all() else names == format_name
-        with np.errstate(invalid="ignore"):  # a signalling NaN may go quiet; its bits are in the word
-            values[of_format] = from_words(words[of_format], format_name).astype(np.float32)
+        of_format = names == format_name
+        values[of_format] = numbers_of_format(words[of_format], format_name)
     return values
+
+
+def numbers_of_format(words: Words32, format_name: str) -> NDArray[np.float32]:
+    """(n,) the words as numbers of one format, for people."""
+    with np.errstate(invalid="ignore"):  # a signalling NaN may go quiet; its bits are in the word
+        return from_words(words, format_name).astype(np.float32)
 
 
 def live_words(outputs: Mapping[str, NDArray], table: SiteTable, site: NDArray[np.int64]) -> Words32:
