@@ -12,6 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import ConfigDict, Field
 
 from testbed.core.errors import UsageError
@@ -152,6 +154,16 @@ class SiteTable:
     def ports(self) -> dict[str, int]:
         """Activation site -> its port number in the twin."""
         return {site.name: number for number, site in enumerate(s for s in self.sites if s.where == "activation")}
+
+    @cached_property
+    def port_sizes(self) -> NDArray[np.int64]:
+        """(ports,) elements of one image at each."""
+        return np.array([site.elements for site in self.sites if site.where == "activation"], np.int64)
+
+    @cached_property
+    def port_formats(self) -> NDArray[np.str_]:
+        """(ports,) name of each one's number format."""
+        return np.array([site.format_name for site in self.sites if site.where == "activation"], np.str_)
 
     def __getitem__(self, name: str) -> Site:
         if name not in self._by_name:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from testbed.analysis.outputs.confidence import Tiers
+from testbed.campaign.results.arrow import coded
 from testbed.campaign.results.fault_images import rows_each
 from testbed.core.arrays import Int64s
 from testbed.core.errors import UsageError
@@ -45,8 +46,9 @@ class NamedImages:
             )
         return self._rows[image_id]
 
-    def rows(self, image_ids: Sequence[str | None]) -> NDArray[np.int64]:
-        return np.array([self.row(str(image_id)) for image_id in image_ids], np.int64)
+    def rows(self, image_ids: Sequence[str]) -> NDArray[np.int64]:
+        """(n,) Raises UsageError as `row`."""
+        return np.array([self.row(image_id) for image_id in image_ids], np.int64)
 
     def of_faults(self, plan: pa.Table) -> tuple[Int64s, Int64s]:
         """(n,) which planned fault each row is of, and which image: the rows of these faults, in their order.
@@ -63,7 +65,8 @@ class NamedImages:
         every = ~(single | drawn)
         image[every[fault]] = np.tile(np.arange(len(self)), int(every.sum()))
         if single.any():
-            image[single[fault]] = self.rows(plan.column("image_id").drop_null().cast(pa.string()).to_pylist())
+            names, codes = coded(plan.column("image_id"))
+            image[single[fault]] = self.rows(names)[codes[single]]
         if drawn.any():
             some = [np.sort(self.rows(ids)) for ids in plan.column("image_ids").drop_null().to_pylist()]
             image[drawn[fault]] = np.concatenate(some)

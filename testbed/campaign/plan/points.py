@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from testbed.campaign.files import points_file
+from testbed.campaign.results.arrow import Coded
 from testbed.core.arrays import Words32
 from testbed.core.errors import StaleArtefact
 from testbed.core.site import Site, SiteTable
@@ -50,11 +51,10 @@ class Points:
     xor_mask: Words32
 
     @classmethod
-    def single(cls, sites: NDArray[np.object_], index: NDArray[np.int64], masks: Sequence[Words32]) -> Points:
+    def single(cls, sites: Coded, index: NDArray[np.int64], masks: Sequence[Words32]) -> Points:
         """One word each; (n,) arrays."""
-        names, codes = np.unique(sites, return_inverse=True) if len(sites) else (sites, np.zeros(0, np.int64))
         keep, put, turn = (mask[:, None] for mask in masks)
-        return cls(tuple(names), codes.reshape(-1, 1), index[:, None], keep, put, turn)
+        return cls(sites.names, sites.codes[:, None], index[:, None], keep, put, turn)
 
     def __len__(self) -> int:
         return len(self.site)

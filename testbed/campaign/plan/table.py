@@ -22,7 +22,7 @@ from testbed.campaign.plan.fault_words import FaultWords
 from testbed.campaign.plan.points import Points, read_points
 from testbed.campaign.plan.row import PlanRow, table_of
 from testbed.campaign.plan.sections import sampled_strata
-from testbed.campaign.results.arrow import parquet_writer
+from testbed.campaign.results.arrow import Coded, coded, parquet_writer
 from testbed.campaign.results.reader import PLAN_TABLE
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.core.errors import StaleArtefact, UsageError
@@ -206,9 +206,10 @@ class PlanSlice:
     def column(self, name: str) -> NDArray:
         return self.table.column(name).to_numpy()
 
-    @cached_property
-    def sites(self) -> NDArray[np.object_]:
-        return np.array(self.table.column("site").cast(pa.string()).to_pylist(), object)
+    @property
+    def sites(self) -> Coded:
+        """Name the site of each fault's first word."""
+        return coded(self.table.column("site"))
 
     @cached_property
     def lasting(self) -> NDArray[np.bool_]:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 # A unit's columns are short: threads to (un)compress them took three times the processor's time.
 _WRITE = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
@@ -34,6 +37,30 @@ def parquet_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
     """Opens a compressed file. Only text has dictionaries: numbers hardly repeat, and to look for it took half the time."""
     texts = [field.name for field in schema if pa.types.is_dictionary(field.type)]
     return pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=texts)
+
+
+class Coded(NamedTuple):
+    """A column of text. codes: (n,) into ``names``, -1 for null; every name is used, in alphabetical order."""
+
+    names: tuple[str, ...]
+    codes: NDArray[np.int64]
+
+
+def coded(column: pa.ChunkedArray) -> Coded:
+    """The column by its dictionary, which may name more and name it twice, without a look at each row."""
+    array = column.unify_dictionaries().combine_chunks()
+    if isinstance(array, pa.ChunkedArray):
+        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], column.type)
+    if not pa.types.is_dictionary(array.type):
+        array = array.dictionary_encode()
+    codes = array.indices.fill_null(-1).to_numpy().astype(np.int64)
+    used = np.flatnonzero(np.bincount(codes + 1, minlength=1)[1:])
+    told = array.dictionary.take(pa.array(used)).to_pylist()
+    names = tuple(sorted(set(told)))
+    number = {name: code for code, name in enumerate(names)}
+    own = np.full(len(array.dictionary) + 1, -1, np.int64)  # null indexes the last
+    own[used] = [number[name] for name in told]
+    return Coded(names, own[codes])
 
 
 def join_streams(streams: Sequence[bytes]) -> bytes:

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from testbed.analysis.stats import proportion_interval
+from testbed.campaign.results.arrow import coded
 from testbed.campaign.results.snapshot import Widest
 from testbed.core.outcome import Outcome
 
@@ -29,12 +30,12 @@ class OutcomeCounts:
         """Counts rows. rows: at least `COLUMNS`; all rows of a fault in the same table. times: -1 takes them back."""
         if not rows.num_rows:
             return
-        outcome, outcomes = _coded(rows.column("outcome"))
+        outcomes, outcome = coded(rows.column("outcome"))
         for code, count, _ in _counted(outcome):
             self.outcomes[outcomes[code]] += times * count
         critical = np.isin(outcome, [outcomes.index(name) for name in _CRITICAL if name in outcomes])
-        target, targets = _coded(rows.column("target"))
-        where, wheres = _coded(rows.column("where"))
+        targets, target = coded(rows.column("target"))
+        wheres, where = coded(rows.column("where"))
         block = pc.fill_null(rows.column("block"), _NO_BLOCK).to_numpy().astype(np.int64) - _NO_BLOCK
         group = (target * len(wheres) + where) * (int(block.max()) + 1) + block
         fault = rows.column("fault_id").to_numpy()
@@ -62,16 +63,6 @@ class OutcomeCounts:
         target, where, block = names[worst]
         depth = "outside the blocks" if block is None else f"block {block}"
         return Widest(f"{target} {where}, {depth}", int(faults[worst]), round(float(half[worst]), 6))
-
-
-def _coded(column: pa.ChunkedArray) -> tuple[NDArray[np.int64], list[str]]:
-    """(n,) codes of a column of text, and what they mean."""
-    array = column.unify_dictionaries().combine_chunks()
-    if isinstance(array, pa.ChunkedArray):
-        array = pa.concat_arrays(array.chunks)
-    if not pa.types.is_dictionary(array.type):
-        array = array.dictionary_encode()
-    return array.indices.to_numpy().astype(np.int64), array.dictionary.to_pylist()
 
 
 def _counted(codes: NDArray[np.int64]) -> list[tuple[int, int, int]]:

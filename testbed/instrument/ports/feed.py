@@ -44,7 +44,7 @@ def live_output(format_name: str) -> str:
 
 def formats(table: SiteTable) -> list[str]:
     """Number formats of the table's ports, in order of appearance."""
-    return list(dict.fromkeys(site.format_name for site in table if site.where == "activation"))
+    return list(dict.fromkeys(table.port_formats.tolist()))
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class PortFeed:
     def _check(self, table: SiteTable) -> None:
         injected = self.site != NO_SITE
         index, sites = self.index[injected], self.site[injected]
-        sizes = _sizes(table)[sites]
+        sizes = table.port_sizes[sites]
         if len(wrong := np.flatnonzero((index < 0) | (index >= sizes))):
             name = list(table.ports)[sites[wrong[0]]]
             raise UsageError(
@@ -161,10 +161,6 @@ class PortFeed:
         return filled
 
 
-def _sizes(table: SiteTable) -> NDArray[np.int64]:
-    return np.array([site.elements for site in table if site.where == "activation"], np.int64)
-
-
 def from_words(words: Words32, format_name: str) -> NDArray:
     """Zero-extended words as values of a format; bits beyond the format's width are dropped."""
     dtype = DTYPES[format_name]
@@ -194,11 +190,9 @@ def numbers_of_format(words: Words32, format_name: str) -> NDArray[np.float32]:
 
 def live_words(outputs: Mapping[str, NDArray], table: SiteTable, site: NDArray[np.int64]) -> Words32:
     """(B, K) bits of the live values at each row's struck elements; 0 where there is none. site: (B, K) port numbers."""
-    names = [s.format_name for s in table if s.where == "activation"]
-    words = np.zeros(site.shape, np.uint32)
+    words, injected = np.zeros(site.shape, np.uint32), site != NO_SITE
     for format_name in formats(table):
-        numbers = [number for number, name in enumerate(names) if name == format_name]
-        of_format = np.isin(site, numbers)
+        of_format = injected & (table.port_formats == format_name)[site]  # NO_SITE indexes the last
         words[of_format] = to_words(outputs[live_output(format_name)][: len(site)])[of_format]
     return words
 

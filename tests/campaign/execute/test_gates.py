@@ -197,7 +197,7 @@ def test_zero_faults_arm_the_ports_at_many_sites_and_images(campaign: Campaign) 
     engine = campaign.engine("model", "activation")
     sites = engine.table.select("activation", ["*"])
     target_place = zero_fault_slice("model", "activation", sites, engine.images.ids, 64, seed=1)
-    assert set(target_place.sites) == {site.name for site in sites}
+    assert set(target_place.sites.names) == {site.name for site in sites}
     assert set(target_place.column("image_id")) == set(engine.images.ids)
     assert zero_fault(
         fault_runner_for(campaign.workplace, "model", "activation"),

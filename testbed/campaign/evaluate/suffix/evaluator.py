@@ -54,7 +54,6 @@ class SuffixEvaluator:
         self.routes = Routes(stages, plan)
         self.costs = Costs(stages, self.segments, self.routes)
         self._inputs, self._batch = inputs, batch
-        self._work, self._evaluated = 0.0, 0
         names = self._kept()
         size = sum(int(np.prod(stages.flow.per_image(n))) for n in names) * 4
         self._goldens = SuffixGoldens(
@@ -94,19 +93,12 @@ class SuffixEvaluator:
         ways, ports, _ = self.routes.ways(injections)
         return self.costs.of(ways, ports)
 
-    @property
-    def work(self) -> float:
-        """Mean `relative_cost` of the strikes evaluated so far."""
-        return self._work / self._evaluated if self._evaluated else 0.0
-
     def close(self) -> None:
         self.segments.close()
         self._goldens.close()
 
     def evaluate(self, injections: Injections) -> Iterator[Evaluated]:
         ways, ports, tokens = self.routes.ways(injections)
-        self._work += self.costs.of(ways, ports).sum()
-        self._evaluated += len(injections)
         for way, how in ((Way.DEAD, How.DEAD), (Way.OUTPUT, How.SUFFIX)):
             for rows in chunks(np.flatnonzero(ways == way), self._batch):
                 yield Evaluated.exact(rows, self._of_golden(injections, rows, way == Way.OUTPUT), how)

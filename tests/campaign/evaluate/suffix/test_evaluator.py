@@ -209,7 +209,6 @@ def test_work_is_less_the_later_the_fault_and_none_where_it_is_dead() -> None:
     fc1 = [cost[(ports == model.table.ports[f"block.{b}.mlp.fc1"]) & (ways != Way.DEAD)].mean() for b in range(3)]
     assert fc1[0] > fc1[1] > fc1[2] > 0
     list(evaluator.evaluate(injections))
-    assert evaluator.work == pytest.approx(cost.mean())
     assert evaluator.engine_seconds > 0
 
 
