@@ -55,12 +55,12 @@ def coded(column: pa.ChunkedArray) -> Coded:
         array = array.dictionary_encode()
     codes = array.indices.fill_null(-1).to_numpy().astype(np.int64)
     used = np.flatnonzero(np.bincount(codes + 1, minlength=1)[1:])
-    told = array.dictionary.take(pa.array(used)).to_pylist()
-    names = tuple(sorted(set(told)))
+    texts = array.dictionary.take(pa.array(used)).to_pylist()
+    names = tuple(sorted(set(texts)))
     number = {name: code for code, name in enumerate(names)}
-    own = np.full(len(array.dictionary) + 1, -1, np.int64)  # null indexes the last
-    own[used] = [number[name] for name in told]
-    return Coded(names, own[codes])
+    recoded = np.full(len(array.dictionary) + 1, -1, np.int64)  # null indexes the last
+    recoded[used] = [number[name] for name in texts]
+    return Coded(names, recoded[codes])
 
 
 def join_streams(streams: Sequence[bytes]) -> bytes:

@@ -68,5 +68,5 @@ class OutcomeCounts:
 def _counted(codes: NDArray[np.int64]) -> list[tuple[int, int, int]]:
     """(code, how many, first place) of each code, in order of first appearance."""
     counts = np.bincount(codes)
-    found = [(code, int(counts[code]), int((codes == code).argmax())) for code in np.flatnonzero(counts).tolist()]
-    return sorted(found, key=lambda code: code[2])
+    of_codes = [(code, int(counts[code]), int((codes == code).argmax())) for code in np.flatnonzero(counts).tolist()]
+    return sorted(of_codes, key=lambda of_code: of_code[2])

@@ -15,6 +15,11 @@ from testbed.core.outcome import How
 from testbed.semantics import as_words
 
 
+def by_token(values: NDArray, axis: int) -> NDArray:
+    """(m, tokens, ...), a view of (m, ...) values with the tokens along ``axis``."""
+    return values if axis == 1 else np.moveaxis(values, axis, 1)
+
+
 class ChangedRows(NamedTuple):
     """One row per strike of a tensor. axis: of the tokens, batch counted; values: (m, ...) without that axis."""
 
@@ -53,11 +58,11 @@ class SuffixEntry:
         if name in self.whole:
             into[:] = self.whole[name][part]
             return
-        np.take(golden[name], self.slot[part], axis=0, out=into)
+        np.take(golden[name], self.slot[part], axis=0, out=into, mode="clip")  # "raise" would copy once more
         each = np.arange(len(into))
         if name in self.rows and self.token is not None:
             axis, values = self.rows[name]
-            np.moveaxis(into, axis, 1)[each, self.token[part]] = values[part]
+            by_token(into, axis)[each, self.token[part]] = values[part]
         if self.words is not None and self.words.tensor == name:
             words = self.words
             write_words(into, words.index[part], words.words[part], words.used[part])

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.campaign.evaluate.contract import NotDeterministic, check_live, same_words
+from testbed.campaign.evaluate.suffix.entries import by_token
 from testbed.campaign.evaluate.suffix.golden import SuffixGoldens
 from testbed.campaign.evaluate.suffix.segments import PortedSegment
 from testbed.engines.batches import pad_rows
@@ -54,7 +55,7 @@ class RowRunner:
         slots, tokens = pad_rows(slot, self._size), pad_rows(token, self._size)
         feeds = {name: self._input(name, slots, tokens) for name in segment.inputs}
         for name, values in changed.items():
-            np.moveaxis(feeds[name], self._part.rows[name], 1)[:count, 0] = values
+            by_token(feeds[name], self._part.rows[name])[:count, 0] = values
         own = None if ports is None else segment.own(ports)
         outputs, live = segment.faulty(feeds, own)
         if own is not None and live is not None and segment.table is not None:
@@ -66,13 +67,13 @@ class RowRunner:
         values, need = self._golden[name], self._part.inputs[name]
         if need is None:
             return values[slot]
-        rows = np.moveaxis(values, need.axis, 1)[slot, token]
+        rows = by_token(values, need.axis)[slot, token]
         return np.ascontiguousarray(np.repeat(np.expand_dims(rows, need.axis), ROWS, need.axis))
 
     def _row(self, name: str, values: NDArray, slot: NDArray[np.int64], token: NDArray[np.int64]) -> NDArray:
         """The struck row, once the other is seen to be golden."""
         axis = self._part.outputs[name].axis
-        rows = np.moveaxis(values, axis, 1)
+        rows = by_token(values, axis)
         along = np.ascontiguousarray(rows[:, 1])
         if not same_words(along, golden_rows(self._golden, name, axis, slot, token)).all():
             raise NotDeterministic(
@@ -86,4 +87,4 @@ def golden_rows(
     golden: SuffixGoldens, name: str, axis: int, slot: NDArray[np.int64], token: NDArray[np.int64]
 ) -> NDArray:
     """(m, ...) without the axis."""
-    return np.ascontiguousarray(np.moveaxis(golden[name], axis, 1)[slot, token])
+    return np.ascontiguousarray(by_token(golden[name], axis)[slot, token])
