@@ -121,6 +121,8 @@ def compared(setting: Setting, where: str, folder: Path) -> dict[str, Any]:
     layers, images = linear_layers(setting.subject.config), setting.subject.images
     rate = measured_rates(setting, layers) if where == "activation" else measured_weight_rates(setting, layers)
     ours = setting.engines[rate["engine"]]
+    for other in setting.engines.values():
+        other.campaign.release()
     told(f"the adaptive campaign, on {rate['engine']}")
     campaign = adaptive.run(ours, folder / rate["engine"])
 

@@ -139,10 +139,19 @@ class PreparedCampaign:
         Returns:
             What the manifest keeps of the execution: seconds, and of an adaptive campaign its rounds.
         """
+        self.release()  # two sets of engines, with their golden values, would be held at once
         self._campaign.plan()
         self._campaign.execute(WorkerSetup(workers=0), Progress(self._campaign.folder.path, lambda snapshot: None))
         facts: Mapping[str, Any] = self._campaign.folder.manifest["stages"]["execute"]["facts"]
         return facts
+
+    def release(self) -> None:
+        """Close the engines that faults were run on, golden values with them; they are opened again when they are needed.
+
+        Faults that were prepared before must be prepared again.
+        """
+        self._runners.clear()
+        self._campaign.workplace.close()
 
     def _runner(self, target: str, where: Where) -> FaultRunner:
         key = (target, where)

@@ -5,12 +5,23 @@ from __future__ import annotations
 import json
 import sys
 from fnmatch import fnmatch
+from pathlib import Path
 
 import bench_confidence
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
-from benchmarks.adaptive import LINEAR_SITES, leveugle_sizes, populations, uniform_sizes
+from benchmarks.adaptive import (
+    LINEAR_SITES,
+    correlation,
+    leveugle_sizes,
+    populations,
+    spec_of,
+    uniform_sizes,
+    uniform_weight_sizes,
+)
 from benchmarks.faults import linear_layers, neuron_faults, neuron_places
 
 from testbed.analysis.adaptive.rule import StopRule
@@ -43,6 +54,56 @@ def test_sizes_of_the_other_designs() -> None:
         183 <= rare < 800
     )  # no event in 183 faults is enough; there is room for one, and rounds before the last count less
     assert 9000 < even < 16000  # what several looks cost on top of 9604
+
+
+def test_sizes_for_a_share_of_the_rate() -> None:
+    rule = StopRule(margin=0.0005, relative=0.1)
+    rate = np.array([0.01, 0.001])
+    wanted = [1.959964**2 * p * (1 - p) / max(0.1 * p, 0.0005) ** 2 for p in rate]
+    np.testing.assert_allclose(leveugle_sizes(np.array([10**12] * 2), rule, rate), wanted, rtol=1e-3)
+    together = uniform_weight_sizes(np.array([10**6]), np.array([0.02]), np.array([0.6]), 16, rule, seed=0)[0]
+    clustered = 1.959964**2 * 0.98 / (0.02 * 0.1**2) * (1 + 15 * 0.6) / 16  # the design effect of clusters of 16
+    assert clustered < together < 1.6 * clustered
+
+
+def test_the_correlation_of_a_faults_images_is_told_by_pairs_though_few_are_run(tmp_path: Path) -> None:
+    rng, faults = np.random.default_rng(0), 40_000
+    chance = rng.beta(0.25 * 0.2, 0.25 * 0.8, faults)  # beta-binomial: mean 0.2, correlation 1 / (1 + 0.25)
+    for images in (2, 5):
+        events = rng.random((faults, images)) < chance[:, None]
+        outcome = np.where(events.reshape(-1), "sdc1", "masked")
+        rows = {
+            "fault_id": np.repeat(np.arange(faults), images),
+            "block": np.repeat(np.arange(faults) % 2, images),
+            "outcome": outcome,
+            "weight": np.full(faults * images, 3.0),
+        }
+        pq.write_table(pa.table(rows), tmp_path / "results.parquet")
+        np.testing.assert_allclose(correlation(tmp_path / "results.parquet"), [0.8, 0.8], atol=0.03)
+
+
+def test_what_is_asked_of_a_campaign_leaves_the_design_to_it() -> None:
+    activations, weights = spec_of(0.01, 0.95), spec_of(0.0005, 0.9, 0.1, "weight")
+    assert activations["stop"] == {"margin": 0.01, "confidence": 0.95, "per": "block"}
+    assert weights["stop"] == {"margin": 0.0005, "relative": 0.1, "confidence": 0.9, "per": "block"}
+    assert weights["faults"][0]["where"] == "weight"
+
+
+@needs_pytorchfi
+@pytest.mark.parametrize("where", ["activation", "weight"])
+def test_a_relative_margin_is_measured_in_both_places(
+    where: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy = ["--model", "digits", "--engine", "ort-cpu", "--batch", "16", "--images", "8", "--faults", "100"]
+    how = ["--repeats", "1", "--relative", "0.5", "--margin", "0.01", "--where", where, "--json"]
+    monkeypatch.setattr(sys, "argv", ["bench_confidence.py", *toy, *how])
+    bench_confidence.main()
+    found = json.loads(capsys.readouterr().out)
+    assert found["margin_met"]
+    assert found["ratio_same_stop"] > found["ratio_same_stop_with_preparation"] > 0
+    assert min(found["ratio_pytorchfi"], found["ratio_pytorchfi_with_preparation"]) > 0
+    for block in found["blocks"]:
+        assert block["high"] - block["low"] <= 2 * max(0.01, 0.5 * block["rate"]) + 1e-6
 
 
 @needs_pytorchfi
