@@ -50,23 +50,24 @@ class RankingValidation(StudyResult):
     """Scores held against what a campaign measured.
 
     Attributes:
-        content: The record with fields instead of keys: `validation.content.by["eap"].spearman.low`.
+        content: The record with fields instead of keys: `validation.content.by["eap"].spearman_true.low`.
     """
 
     content: CheckedRanking
 
     @property
     def correlations(self) -> pd.DataFrame:
-        """One row per score: Spearman, Kendall and top-k overlap with intervals, the control, p-value alone and corrected
-        for the number of comparisons, and the verdict."""
+        """One row per score: Spearman, Kendall and top-k overlap with intervals, each with the rates as measured and, as
+        `spearman_true` and so on, with the true rates; the control, p-value alone and corrected for the number of
+        comparisons, and the verdict."""
         rows = []
         for by, validation in self.content.by.items():
             row: dict[str, Any] = {"by": by}
-            intervals = {"spearman": validation.spearman, "kendall": validation.kendall, "top_k": validation.top_k}
-            for name, interval in intervals.items():
+            names = ("spearman", "kendall", "top_k", "spearman_true", "kendall_true", "top_k_true")
+            for name, interval in ((name, getattr(validation, name)) for name in names):
                 row |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
-            names = ("control", "passed", "verdict", "p_value", "p_adjusted", "comparisons")
-            rows.append(row | {name: getattr(validation, name) for name in names})
+            others = ("control", "passed", "verdict", "p_value", "p_adjusted", "comparisons")
+            rows.append(row | {name: getattr(validation, name) for name in others})
         return pd.DataFrame(rows)
 
     @property
@@ -77,11 +78,12 @@ class RankingValidation(StudyResult):
     def _repr_html_(self) -> str:
         rows = []
         for by, validation in self.content.by.items():
-            value, p = validation.spearman.value, validation.p_adjusted
-            cells = ("not defined" if value is None else f"{value:.2f}", "" if p is None else f"{p:.2g}")
-            rows.append((by, *cells, validation.verdict))
+            p = validation.p_adjusted
+            values = (validation.spearman_true.value, validation.spearman.value)
+            cells = ("not defined" if value is None else f"{value:.2f}" for value in values)
+            rows.append((by, *cells, "" if p is None else f"{p:.2g}", validation.verdict))
         return html.heading(f"Scores of {self.content.kind}s against {self.content.campaign}") + html.table(
-            ("score", "Spearman", "p, corrected", ""), rows
+            ("score", "Spearman", "as measured", "p, corrected", ""), rows
         )
 
 

@@ -73,6 +73,16 @@ EXCEPTIONS: dict[str, tuple[set[str], str]] = {
         "compiles the kernels' libraries, and puts host memory in the place of a GPU's",
     ),
     "gpu_checks/kernels.py": ({"testbed.engines"}, "checks the kernels themselves, which lie beneath every engine"),
+    "benchmarks/rankings.py": (
+        {
+            "testbed.analysis.true_ranks",
+            "testbed.core.site",
+            "testbed.sensitivity.rank.effective",
+            "testbed.sensitivity.rank.measured",
+            "testbed.sensitivity.rank.validate",
+        },
+        "measures rates that are known, as the ranking's own statistics take them, hundreds of times",
+    ),
     "check_estimates.py": (
         {"testbed.analysis.adaptive.rule", "testbed.analysis.adaptive.simulation"},
         "plays campaigns out on known populations, thousands at once, which no command does",

@@ -31,12 +31,13 @@ _COLUMNS = ["fault_id", "site", "index", "bit_class", "stratum", "image_id", "ou
 
 @dataclass(frozen=True)
 class MeasuredRows:
-    """One element per measured (fault, image). weight: the population that the row stands for; pool: label of strata that are
-    alike (site and class of bit); image: number of the image."""
+    """One element per measured (fault, image). weight: the population that the row stands for; stratum: number of the stratum;
+    pool: label of strata that are alike (site and class of bit); image: number of the image."""
 
     site: NDArray[np.object_]
     index: NDArray[np.int64]
     weight: NDArray[np.float64]
+    stratum: NDArray[np.int64]
     pool: NDArray[np.int64]
     image: NDArray[np.int64]
     sdc1: NDArray[np.bool_]
@@ -69,6 +70,7 @@ def read_rows(path: Path) -> MeasuredRows:
         site=frame["site"].astype(str).to_numpy(object),
         index=frame["index"].to_numpy(np.int64),
         weight=population / drawn,
+        stratum=pd.factorize(frame["stratum"])[0].astype(np.int64),
         pool=pool.astype(np.int64),
         image=pd.factorize(frame["image_id"])[0].astype(np.int64),
         sdc1=(frame["outcome"].astype(str) == "sdc1").to_numpy(),

@@ -50,7 +50,7 @@ def _scatter(
         for name, a, b in zip(names, x, rate, strict=True):
             label = drawn(name.removeprefix("block."))
             axes.annotate(label, (a, b), xytext=(3, 3), textcoords="offset points", fontsize=7)
-    spearman = validation.spearman
+    spearman = validation.spearman_true
     text = "not defined" if spearman.low is None else f"{spearman.value:.2f} [{spearman.low:.2f}, {spearman.high:.2f}]"
     if validation.comparisons > 1 and validation.p_adjusted is not None:
         text += f"\np {validation.p_adjusted:.2g}, corrected for {validation.comparisons} comparisons"

@@ -1,8 +1,10 @@
 """Does a cheap score rank the components as the campaign does?
 
-Rank correlations (Spearman, Kendall) and the overlap of the top k between a score and the measured SDC-1 rate, with
-intervals from a bootstrap over what was sampled: images, and the faults of each group of alike strata (site x class of
-bit). The few components themselves are not resampled: they are all there are.
+Rank correlations (Spearman, Kendall) and the overlap of the top k between a score and the SDC-1 rate, twice. With the
+measured rates: intervals from a bootstrap over what was sampled: images, and the faults of each group of alike strata (site x
+class of bit). Noise in these rates lowers a correlation, so that such an interval covers a true one of 0 and no other. With
+the true rates: the median and quantiles over what they may be (`testbed.analysis.true_ranks`); verdicts go by these. The few
+components themselves are not resampled: they are all there are.
 
 Two safeguards. The same score, permuted over the components, must not pass: how often it would is told. And a verdict
 (`verdict`) is a sentence made from the interval, never from the estimate alone.
@@ -16,15 +18,19 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import kendalltau, rankdata
 
+from testbed.analysis.true_ranks import TrueRanks
+from testbed.core.arrays import Float64s
 from testbed.core.errors import UsageError
 from testbed.models.config import ViTConfig
 from testbed.sensitivity.circuits.components import Component
+from testbed.sensitivity.rank.effective import effective_counts
 from testbed.sensitivity.rank.measured import MeasuredRows, members, rates
 from testbed.sensitivity.rank.verdict import CorrelationInterval, Validation, claim_p, two_sided_p
 
 _RESAMPLES = 500
 _PERMUTATIONS = 1000
 _LEAST_COMPONENTS = 3
+_FEW_PARTS = 100  # whose pairs are all compared at once
 
 
 class MeasuredRates:
@@ -43,6 +49,7 @@ class MeasuredRates:
         self.rates = rates(inside, rows)
         self.share = inside @ rows.weight / rows.weight.sum()
         self.n = inside.sum(axis=1)
+        self.true_ranks = TrueRanks(*effective_counts(inside, rows))
         rng = np.random.default_rng(seed)
         replicates = [rates(inside, rows, resampled_row_counts(rows, rng)) for _ in range(_RESAMPLES)]
         self.replicates = np.where(np.isnan(replicates), self.rates, replicates)
@@ -85,14 +92,30 @@ def validate(
     n = len(values)
     chosen = min(k or max(1, round(n / 3)), n)
     replicates = [spearman(values, r) for r in truth.replicates]
-    spearmans = _interval(spearman(values, truth.rates), replicates, confidence)
-    kendalls = _interval(kendall(values, truth.rates), [kendall(values, r) for r in truth.replicates], confidence)
-    tops = _interval(
-        top_overlap(values, truth.rates, chosen), [top_overlap(values, r, chosen) for r in truth.replicates], confidence
-    )
+    measured = spearman(values, truth.rates)
+    true_ranks = truth.true_ranks.draws(values, np.random.default_rng([seed, 1]))
     control = _control(values, truth.rates, seed)
-    p = claim_p(spearmans.value, two_sided_p(replicates), control)
-    validation = Validation(by, n, spearmans, kendalls, tops, chosen, control, False, "", p_value=p, p_adjusted=p)
+    p = claim_p(measured, two_sided_p(replicates), control)
+    validation = Validation(
+        by=by,
+        components=n,
+        spearman=_interval(measured, replicates, confidence),
+        kendall=_interval(kendall(values, truth.rates), [kendall(values, r) for r in truth.replicates], confidence),
+        top_k=_interval(
+            top_overlap(values, truth.rates, chosen),
+            [top_overlap(values, r, chosen) for r in truth.replicates],
+            confidence,
+        ),
+        spearman_true=_quantiles(spearmans(values, true_ranks), confidence),
+        kendall_true=_quantiles(kendalls(values, true_ranks), confidence),
+        top_k_true=_quantiles([top_overlap(values, r, chosen) for r in true_ranks], confidence),
+        k=chosen,
+        control=control,
+        passed=False,
+        verdict="",
+        p_value=p,
+        p_adjusted=p,
+    )
     return validation.judged(confidence)
 
 
@@ -110,6 +133,26 @@ def kendall(a: NDArray[np.float64], b: NDArray[np.float64]) -> float | None:
     return tau if np.isfinite(tau) else None
 
 
+def spearmans(a: Float64s, rows: Float64s) -> list[float]:
+    """`spearman` of each row, (rows, parts), without equal values; empty where ``a`` does not vary."""
+    x = rankdata(a) - (len(a) + 1) / 2
+    ranks = np.argsort(np.argsort(rows, axis=1), axis=1) - (len(a) - 1) / 2
+    scale = np.sqrt((x @ x) * (ranks[0] @ ranks[0]))
+    return (ranks @ x / scale).tolist() if scale else []
+
+
+def kendalls(a: Float64s, rows: Float64s) -> list[float]:
+    """`kendall` of each row, (rows, parts), without equal values; empty where ``a`` does not vary."""
+    if not np.ptp(a):
+        return []
+    if len(a) > _FEW_PARTS:
+        return [float(kendalltau(a, row).statistic) for row in rows]
+    first, second = np.triu_indices(len(a), 1)
+    signs = np.sign(a[first] - a[second])
+    pairs = np.sign(rows[:, first] - rows[:, second])
+    return np.asarray(pairs @ signs / np.sqrt(np.count_nonzero(signs) * len(signs))).tolist()
+
+
 def top_overlap(a: NDArray[np.float64], b: NDArray[np.float64], k: int) -> float:
     """Share of the k highest of a that are among the k highest of b; the first of equal ones count."""
     first, second = (set(np.argsort(-values, kind="stable")[:k].tolist()) for values in (a, b))
@@ -122,6 +165,15 @@ def _interval(value: float | None, replicates: Sequence[float | None], confidenc
         return CorrelationInterval(value, None, None)
     low, high = np.quantile(known, [(1 - confidence) / 2, (1 + confidence) / 2])
     return CorrelationInterval(value, float(min(low, value)), float(max(high, value)))
+
+
+def _quantiles(draws: Sequence[float | None], confidence: float) -> CorrelationInterval:
+    """Median and limits; none where it is not defined, as with equal scores."""
+    known = [value for value in draws if value is not None]
+    if not known:
+        return CorrelationInterval(None, None, None)
+    low, value, high = np.quantile(known, [(1 - confidence) / 2, 0.5, (1 + confidence) / 2])
+    return CorrelationInterval(float(value), float(low), float(high))
 
 
 def _control(scores: NDArray[np.float64], measured: NDArray[np.float64], seed: int) -> float | None:

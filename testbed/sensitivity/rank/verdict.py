@@ -32,10 +32,11 @@ class CorrelationInterval:
 class Validation:
     """A score held against measured rates.
 
-    ``control``: share of permutations of the score whose Spearman correlation is at least as high. ``top_k``: overlap of
-    the k highest of both, as a share of k. p_value: of what the verdict claims, two-sided over the bootstrap's replicates
-    and, of agreement, no lower than the control; None where nothing can be judged. p_adjusted: by Holm's method, for so
-    many ``comparisons``.
+    spearman, kendall, top_k: with the rates as measured, which noise in them lowers; spearman_true, kendall_true,
+    top_k_true: with the true rates, of which the verdict speaks. ``top_k``: overlap of the k highest of both, as a share of
+    k. ``control``: share of permutations of the score whose Spearman correlation is at least as high. p_value: of what the
+    verdict claims, two-sided over the bootstrap's replicates and, of agreement, no lower than the control; None where
+    nothing can be judged. p_adjusted: by Holm's method, for so many ``comparisons``.
     """
 
     by: str
@@ -43,6 +44,9 @@ class Validation:
     spearman: CorrelationInterval
     kendall: CorrelationInterval
     top_k: CorrelationInterval
+    spearman_true: CorrelationInterval
+    kendall_true: CorrelationInterval
+    top_k_true: CorrelationInterval
     k: int
     control: float | None
     passed: bool
@@ -88,11 +92,13 @@ def correct_for_comparisons(validations: Mapping[Name, Validation], confidence: 
 
 
 def _verdict(validation: Validation, confidence: float) -> tuple[bool, str]:
-    by, correlation, control, n = validation.by, validation.spearman, validation.control, validation.components
-    level = f"{100 * confidence:g} % interval"
-    if correlation.value is None or correlation.low is None or correlation.high is None or control is None:
+    by, correlation, control, n = validation.by, validation.spearman_true, validation.control, validation.components
+    level, measured = f"{100 * confidence:g} % interval", validation.spearman.value
+    undefined = measured is None or correlation.value is None
+    if undefined or correlation.low is None or correlation.high is None or control is None:
         return False, f"{by} cannot be judged: the {n} components have equal scores, or equal measured rates."
-    text = f"Spearman {correlation.value:.2f}, {level} {correlation.low:.2f} to {correlation.high:.2f}, {n} components"
+    text = f"Spearman {correlation.value:.2f}, {level} {correlation.low:.2f} to {correlation.high:.2f}"
+    text += f", {measured:.2f} as measured, {n} components"
     corrected, surely, significant = "", "", True
     if validation.comparisons > 1 and validation.p_adjusted is not None:
         p, comparisons = f"{validation.p_adjusted:.2g}", f"corrected for {validation.comparisons} comparisons"

@@ -36,6 +36,7 @@ def campaign(true_rates: NDArray[np.float64], n: int = 400, images: int = 40, se
         site=np.array([site.name for site in sites], object)[block],
         index=rng.integers(30, size=len(block)),
         weight=np.ones(len(block)),
+        stratum=block,
         pool=block,
         image=image,
         sdc1=rng.random(len(block)) < np.clip(true_rates[block] * ease, 0, 1),
@@ -140,7 +141,9 @@ def rows_at(site: Site) -> MeasuredRows:
     n = site.elements
     table = SiteTable("model", "id", "gated_replace", (site,))
     none = np.zeros(n, np.int64)
-    return MeasuredRows(np.full(n, site.name, object), np.arange(n), np.ones(n), none, none, np.zeros(n, bool), table)
+    return MeasuredRows(
+        np.full(n, site.name, object), np.arange(n), np.ones(n), none, none, none, np.zeros(n, bool), table
+    )
 
 
 @pytest.mark.parametrize(

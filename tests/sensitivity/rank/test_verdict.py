@@ -19,8 +19,11 @@ def validation(
     by: str, p: float | None, value: float = 0.9, low: float = 0.5, high: float = 1.0, control: float = 0.01
 ) -> Validation:
     spearman = NONE if p is None else CorrelationInterval(value, low, high)
+    measured = NONE if p is None else CorrelationInterval(value / 2, -1.0, 1.0)
     known = None if p is None else control
-    return Validation(by, 9, spearman, NONE, NONE, 3, known, False, "", p_value=p, p_adjusted=p).judged(0.95)
+    return Validation(
+        by, 9, measured, NONE, NONE, spearman, NONE, NONE, 3, known, False, "", p_value=p, p_adjusted=p
+    ).judged(0.95)
 
 
 def test_a_replicates_p_counts_the_rarer_side_twice() -> None:

@@ -24,8 +24,9 @@ _HELP = f"""Score the blocks, heads or neurons of the model in DIR; with --valid
 
 Scores: {", ".join(f"{name} ({facts.summary})" for name, facts in FACTS.items())}, measured (SDC-1 rate of single flips).
 
---validate gives rank correlations with intervals, a permuted control, p-values corrected for the number of scores (Holm),
-and how much SDC-1 would go if the parts that come first were protected.
+--validate gives rank correlations with the true rates, with intervals, and with the rates as measured, which noise lowers; a
+permuted control, p-values corrected for the number of scores (Holm), and how much SDC-1 would go if the parts that come first
+were protected.
 """
 
 
@@ -111,14 +112,15 @@ def _validation(checked: CheckedRanking) -> RenderableType:
 
     level = f"{100 * checked.confidence:g} % intervals"
     table = FittedTable(title=f"scores of {checked.kind}s against {checked.campaign}, {level}")
-    for name in ("score", "Spearman", "Kendall", "top k", "k", "chance", "p, corrected", "SDC-1 removed, area"):
+    for name in ("score", "Spearman", "as measured", "Kendall", "top k", "k", "chance", "p, corrected", "SDC-1 removed, area"):
         table.add_column(name, justify="left" if name == "score" else "right")
     areas = {order.by: order.area for order in checked.protection}
     for by, correlation in checked.by.items():
         cells = [
-            _interval(correlation.spearman),
-            _interval(correlation.kendall),
-            _interval(correlation.top_k),
+            _interval(correlation.spearman_true),
+            "" if correlation.spearman.value is None else f"{correlation.spearman.value:.2f}",
+            _interval(correlation.kendall_true),
+            _interval(correlation.top_k_true),
             str(correlation.k),
         ]
         chance = "" if correlation.control is None else f"{100 * correlation.control:.1f} %"
@@ -126,7 +128,7 @@ def _validation(checked: CheckedRanking) -> RenderableType:
         table.add_row(by, *cells, chance, p, f"{areas[by]:.3f}" if by in areas else "")
     for curve, title in (("measured", "measured ideal"), ("random", "random order")):
         if curve in areas:
-            table.add_row(title, "", "", "", "", "", "", f"{areas[curve]:.3f}")
+            table.add_row(title, "", "", "", "", "", "", "", f"{areas[curve]:.3f}")
     left_out = [f"{by} left out: {why}" for by, why in checked.left_out.items()]
     return stacked([table, *(correlation.verdict for correlation in checked.by.values()), *left_out])
 
