@@ -31,16 +31,22 @@ class RateWithInterval(Protocol):
     def low(self) -> float: ...
     @property
     def high(self) -> float: ...
+    @property
+    def high_95(self) -> float: ...
+    @property
+    def high_99(self) -> float: ...
 
 
 @dataclass(frozen=True)
 class Contribution:
-    """A contribution to a failure rate, in the exposure's unit."""
+    """A contribution to a failure rate, in the exposure's unit. high_95, high_99: one-sided upper bounds."""
 
     exposure: float
     value: float
     low: float
     high: float
+    high_95: float
+    high_99: float
 
 
 def exposures(sites: Iterable[Site], weights: Mapping[str, float], per_bit: bool = False) -> dict[str, float]:
@@ -64,18 +70,26 @@ def exposures(sites: Iterable[Site], weights: Mapping[str, float], per_bit: bool
 def contribution(exposure: float, rate: RateWithInterval) -> Contribution:
     """The contribution of what has this exposure and this rate: one site, or several with the rate that weighs them by
     exposure."""
-    return Contribution(exposure, exposure * rate.rate, exposure * rate.low, exposure * rate.high)
+    return Contribution(
+        exposure, *(exposure * share for share in (rate.rate, rate.low, rate.high, rate.high_95, rate.high_99))
+    )
 
 
 def with_unsampled(known: Contribution, exposure: float) -> Contribution:
     """The same with sites of which no fault was drawn: nothing is known of them, so that they may add all or nothing."""
-    return Contribution(known.exposure + exposure, known.value, known.low, known.high + exposure)
+    upper = (limit + exposure for limit in (known.high, known.high_95, known.high_99))
+    return Contribution(known.exposure + exposure, known.value, known.low, *upper)
 
 
 def summed(parts: Sequence[Contribution]) -> Contribution:
     """Contributions that were estimated from different faults, added up. The interval puts the parts' own together: each
-    limit's distance is the root of the sum of the squares of theirs (Zou & Donner, Statistics in Medicine 2008)."""
+    limit's distance is the root of the sum of the squares of theirs (Zou & Donner, Statistics in Medicine 2008), and so is
+    that of each one-sided bound."""
     value = sum(part.value for part in parts)
     below = math.sqrt(sum((part.value - part.low) ** 2 for part in parts))
-    above = math.sqrt(sum((part.high - part.value) ** 2 for part in parts))
-    return Contribution(sum(part.exposure for part in parts), value, value - below, value + above)
+
+    def above(end: str) -> float:
+        return value + math.sqrt(sum((getattr(part, end) - part.value) ** 2 for part in parts))
+
+    upper = (above(end) for end in ("high", "high_95", "high_99"))
+    return Contribution(sum(part.exposure for part in parts), value, value - below, *upper)

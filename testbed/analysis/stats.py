@@ -68,6 +68,14 @@ def proportion_interval(x: ArrayLike, n: ArrayLike, confidence: float = 0.95) ->
     return Interval(*(np.where(rare, exact, score)[()] for exact, score in pairs))
 
 
+def proportion_bound(x: int, n: int, confidence: float) -> float:
+    """One-sided: p is below it with this confidence, exactly (Clopper & Pearson). ``1 - (1 - confidence)^(1/n)`` for x = 0.
+
+    Raises UsageError for a confidence of 0.5 or less.
+    """
+    return float(clopper_pearson(x, n, 2 * confidence - 1).high)
+
+
 class WeightedInterval(NamedTuple):
     """Confidence limits, and the simple random sample whose Clopper-Pearson interval has the same shape."""
 

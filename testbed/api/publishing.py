@@ -60,7 +60,8 @@ def gather_rates(
 
     Returns:
         One row per run, fault model and value of `by`: which run, the fault model, faults, n, and for each of "sdc1",
-        "outside" and "nonfinite" the rate with `_low` and `_high`, from 0 to 1.
+        "outside" and "nonfinite" the rate with `_low` and `_high`, from 0 to 1, and the one-sided upper bounds `_high_95` and
+        `_high_99`.
 
     Raises:
         UsageError: For a folder without a campaign, and for a dimension or fault model that there is none of.

@@ -78,8 +78,8 @@ class BitErrorSweep(StudyResult):
 
     @property
     def rates(self) -> pd.DataFrame:
-        """One row per bit-error rate: flips, accuracy, SDC-1 and non-finite outputs with their intervals; alarms where the
-        engine checks itself."""
+        """One row per bit-error rate: flips, accuracy, SDC-1 and non-finite outputs with their intervals and one-sided upper
+        bounds (`sdc1_high_95`, `sdc1_high_99`); alarms where the engine checks itself."""
         rows = []
         for record in self.content.rates:
             row: dict[str, Any] = {"bit_error_rate": record.rate, "flips": record.flips.mean}
@@ -87,6 +87,7 @@ class BitErrorSweep(StudyResult):
             measures |= {} if record.detected is None else {"detected": record.detected}
             for measure, share in measures.items():
                 row |= {measure: share.rate, f"{measure}_low": share.low, f"{measure}_high": share.high}
+                row |= {f"{measure}_high_95": share.high_95, f"{measure}_high_99": share.high_99}
             rows.append(row)
         return pd.DataFrame(rows)
 

@@ -30,6 +30,8 @@ class RateOverRepeats(BitErrorPart):
     rate: float = Field(description="the share, weighed by how probable repeats with flips are")
     low: float = Field(description="lower end of its interval, over repeats")
     high: float = Field(description="upper end")
+    high_95: float = Field(description="what it is below with 95 % confidence, one-sided")
+    high_99: float = Field(description="the same with 99 % confidence")
     per_repeat: list[float] = Field(description="the share in each repeat")
 
 

@@ -102,7 +102,8 @@ class Run(Closing):
 
         Returns:
             One row per fault model and value of `by`: target, where, op, pattern, scope, the columns of `by`, estimate, low
-            and high (0 to 1), n (rows) and faults. No rate mixes fault models.
+            and high (0 to 1), high_95 and high_99 (what the rate is below with 95 and 99 % confidence, one-sided; exact where
+            no event was seen), n (rows) and faults. No rate mixes fault models.
 
         Raises:
             UsageError: For a dimension or a measure that there is none of.

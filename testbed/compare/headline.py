@@ -44,6 +44,8 @@ def _lines(side: Side) -> Iterator[HeadlineRate]:
             rate=rate.rate,
             low=rate.low,
             high=rate.high,
+            high_95=rate.high_95,
+            high_99=rate.high_99,
             faults=rate.n_clusters,
             n=rate.n_rows,
             bits=bits,

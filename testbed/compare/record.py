@@ -52,6 +52,8 @@ class HeadlineRate(ComparePart):
     rate: float = Field(description="rate of SDC-1")
     low: float = Field(description="lower end of its interval")
     high: float = Field(description="upper end")
+    high_95: float = Field(description="what the rate is below with 95 % confidence, one-sided")
+    high_99: float = Field(description="the same with 99 % confidence")
     faults: int = Field(description="faults: clusters of rows")
     n: int = Field(description="number of rows")
     bits: int = Field(description="bits that can be hit, as the sites hold them")
@@ -83,8 +85,10 @@ class CampaignComparison(ComparePart):
 
 
 class ComparedRate(ComparePart):
-    """A weighted share of rows, with its interval."""
+    """A weighted share of rows, with its interval. Bounds are null in records of earlier versions."""
 
     rate: float = Field(description="the share")
     low: float = Field(description="lower end of its interval")
     high: float = Field(description="upper end")
+    high_95: float | None = Field(default=None, description="what it is below with 95 % confidence, one-sided")
+    high_99: float | None = Field(default=None, description="the same with 99 % confidence")

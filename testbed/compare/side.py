@@ -136,7 +136,13 @@ class Side:
 
 def compared_rate(estimate: Estimate) -> ComparedRate:
     """The rate without what it rests on."""
-    return ComparedRate(rate=estimate.rate, low=estimate.low, high=estimate.high)
+    return ComparedRate(
+        rate=estimate.rate,
+        low=estimate.low,
+        high=estimate.high,
+        high_95=estimate.high_95,
+        high_99=estimate.high_99,
+    )
 
 
 def design_of(rows: pd.DataFrame) -> SurveyDesign:

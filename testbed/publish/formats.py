@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from pydantic import JsonValue
 
+from testbed.campaign.summary.rate_table import ENDS
 from testbed.campaign.summary.tally import MEASURES
 from testbed.core.words.text import visible
 from testbed.publish.display import rates_display
@@ -112,5 +113,5 @@ def _plain(value: Any) -> RateCell:
 
 
 def _kept(rates: RunRates, measures: Sequence[str]) -> pd.DataFrame:
-    left_out = [f"{m}{end}" for m in MEASURES if m not in measures for end in ("", "_low", "_high")]
+    left_out = [f"{m}{end}" for m in MEASURES if m not in measures for end in ("", *(f"_{end}" for end in ENDS))]
     return rates.table.drop(columns=left_out)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.analysis.roc import smallest_without_alarm
-from testbed.analysis.stats import proportion_interval, rounded_share
+from testbed.analysis.stats import proportion_bound, proportion_interval, rounded_share
 from testbed.core.outcome import EVENTS, Event
 from testbed.sweep.detection import Detection, DetectionRate, Tier
 from testbed.sweep.floor import Floor
@@ -158,7 +158,12 @@ class Curves:
         alarms, n = int((clean > atol).sum()), len(clean)
         low, high = proportion_interval(alarms, n, self.confidence)
         return AlarmRate(
-            rate=rounded_share(alarms / n), low=rounded_share(float(low)), high=rounded_share(float(high)), n=n
+            rate=rounded_share(alarms / n),
+            low=rounded_share(float(low)),
+            high=rounded_share(float(high)),
+            high_95=rounded_share(proportion_bound(alarms, n, 0.95)),
+            high_99=rounded_share(proportion_bound(alarms, n, 0.99)),
+            n=n,
         )
 
     def false_alarms(self) -> Iterator[SourceAlarms]:

@@ -23,7 +23,8 @@ _OTHERS = -1  # rows without the event
 
 @dataclass(frozen=True)
 class DetectionRate:
-    """A share of ``n`` rows of ``faults`` faults. low, high: also allow for the ``undecided`` rows, either way."""
+    """A share of ``n`` rows of ``faults`` faults. low, high: also allow for the ``undecided`` rows, either way; so do high_95
+    and high_99, the one-sided upper bounds of a rate (an area has none)."""
 
     rate: float
     low: float
@@ -31,6 +32,8 @@ class DetectionRate:
     n: int
     faults: int
     undecided: int = 0
+    high_95: float | None = None
+    high_99: float | None = None
 
     def to_record(self) -> DetectionRecord:
         """Round it to what is kept."""
@@ -38,6 +41,8 @@ class DetectionRate:
             rate=rounded_share(self.rate),
             low=rounded_share(self.low),
             high=rounded_share(self.high),
+            high_95=None if self.high_95 is None else rounded_share(self.high_95),
+            high_99=None if self.high_99 is None else rounded_share(self.high_99),
             n=self.n,
             faults=self.faults,
             **({"undecided": self.undecided} if self.undecided else {}),
@@ -96,6 +101,8 @@ class Detection:
                     middle[label].n_rows,
                     middle[label].n_clusters,
                     int((undecided & self.rows(tier)).sum()),
+                    high[label].high_95,
+                    high[label].high_99,
                 )
         return rates
 

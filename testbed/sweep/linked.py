@@ -101,7 +101,15 @@ def _recorded(rate: DetectionRate | None) -> DetectionRecord | None:
 
 
 def _detection_rate(estimate: Estimate) -> DetectionRate:
-    return DetectionRate(estimate.rate, estimate.low, estimate.high, estimate.n_rows, estimate.n_clusters)
+    return DetectionRate(
+        estimate.rate,
+        estimate.low,
+        estimate.high,
+        estimate.n_rows,
+        estimate.n_clusters,
+        high_95=estimate.high_95,
+        high_99=estimate.high_99,
+    )
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,8 @@ class DetectionRecord(SweepPart):
     rate: float = Field(description="the share")
     low: float = Field(description="lower end of its interval")
     high: float = Field(description="upper end")
+    high_95: float | None = Field(None, description="what it is below with 95 % confidence, one-sided; null if unknown")
+    high_99: float | None = Field(None, description="the same with 99 % confidence")
     n: int = Field(description="rows that it is a share of")
     faults: int = Field(description="faults of these rows: clusters")
     undecided: int = Field(
@@ -36,6 +38,8 @@ class AlarmRate(SweepPart):
     rate: float = Field(description="the share")
     low: float = Field(description="lower end of its interval")
     high: float = Field(description="upper end")
+    high_95: float | None = Field(None, description="what it is below with 95 % confidence, one-sided; null if unknown")
+    high_99: float | None = Field(None, description="the same with 99 % confidence")
     n: int = Field(description="images that it is a share of")
 
 
@@ -47,6 +51,8 @@ class AlarmPoint(SweepPart):
     rate: float = Field(description="share of images with an alarm")
     low: float = Field(description="lower end of its interval")
     high: float = Field(description="upper end")
+    high_95: float | None = Field(None, description="what it is below with 95 % confidence, one-sided; null if unknown")
+    high_99: float | None = Field(None, description="the same with 99 % confidence")
     n: int = Field(description="images that it is a share of")
 
 

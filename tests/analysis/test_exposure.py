@@ -49,18 +49,19 @@ def test_a_pattern_that_matches_nothing_is_refused() -> None:
 
 
 def test_contributions_by_hand() -> None:
-    rate = SimpleNamespace(rate=0.25, low=0.125, high=0.5)
-    assert contribution(8.0, rate) == Contribution(exposure=8.0, value=2.0, low=1.0, high=4.0)
+    rate = SimpleNamespace(rate=0.25, low=0.125, high=0.5, high_95=0.375, high_99=0.625)
+    assert contribution(8.0, rate) == Contribution(8.0, value=2.0, low=1.0, high=4.0, high_95=3.0, high_99=5.0)
 
 
 def test_of_sites_without_a_fault_nothing_is_known() -> None:
-    found = with_unsampled(Contribution(exposure=8.0, value=2.0, low=1.0, high=4.0), 3.0)
-    assert found == Contribution(exposure=11.0, value=2.0, low=1.0, high=7.0)
+    found = with_unsampled(Contribution(8.0, value=2.0, low=1.0, high=4.0, high_95=3.0, high_99=5.0), 3.0)
+    assert found == Contribution(11.0, value=2.0, low=1.0, high=7.0, high_95=6.0, high_99=8.0)
 
 
 def test_sums_of_contributions_by_hand() -> None:
-    parts = [Contribution(10.0, 5.0, 2.0, 9.0), Contribution(20.0, 7.0, 3.0, 10.0)]
-    assert summed(parts) == Contribution(30.0, 12.0, 12.0 - 5.0, 12.0 + 5.0)  # roots of 9 + 16, both ways
+    parts = [Contribution(10.0, 5.0, 2.0, 9.0, 8.0, 11.0), Contribution(20.0, 7.0, 3.0, 10.0, 11.0, 15.0)]
+    # roots of 9 + 16, both ways; of 9 + 16 and 36 + 64 to the bounds
+    assert summed(parts) == Contribution(30.0, 12.0, 12.0 - 5.0, 12.0 + 5.0, 12.0 + 5.0, 12.0 + 10.0)
     assert summed(parts[:1]) == parts[0]
 
 

@@ -6,7 +6,15 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from testbed.analysis.stats import OneMore, clopper_pearson, leveugle, proportion_interval, upper_bound, wilson
+from testbed.analysis.stats import (
+    OneMore,
+    clopper_pearson,
+    leveugle,
+    proportion_bound,
+    proportion_interval,
+    upper_bound,
+    wilson,
+)
 from testbed.core.errors import UsageError
 
 COUNTS = st.integers(1, 2000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
@@ -141,3 +149,11 @@ def test_a_one_sided_bound_is_the_one_that_the_binomial_test_rejects_above(event
         assert scipy.stats.binom.cdf(events, n, found) == pytest.approx(1 - confidence)
     if not events:
         assert found == pytest.approx(1 - (1 - confidence) ** (1 / n))
+
+
+@pytest.mark.parametrize("level", [0.95, 0.99])
+def test_a_proportions_bound_is_scipys_one_sided_one(level):
+    for x, n in ((0, 1), (0, 300), (1, 20), (37, 200), (200, 200)):
+        test = scipy.stats.binomtest(x, n, alternative="less")
+        assert proportion_bound(x, n, level) == pytest.approx(test.proportion_ci(level, "exact").high)
+    assert proportion_bound(0, 1000, level) == pytest.approx(-math.log(1 - level) / 1000, rel=0.01)

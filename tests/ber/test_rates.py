@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import numpy_helper
+from scipy.stats import beta
 
 from testbed.analysis.outputs.choice import BIT_ERROR_RATE, choose
 from testbed.ber.rates import FlippedRepeats, ber_sweep, flipped, rate_over_repeats
@@ -173,6 +174,19 @@ def test_repeats_without_flips_are_not_counted_but_weighed() -> None:
     assert (nothing.low, nothing.rate, nothing.high) == pytest.approx((0.675, 0.75, 0.775))
     (single,) = {rate_over_repeats(seen[1:2], golden, FlippedRepeats(np.array([True]), 1.0), 0.95).high}
     assert single > 0.8  # one repeat tells little
+
+
+def test_one_sided_bounds_are_beta_quantiles_where_repeats_are_all_or_nothing() -> None:
+    """Of values of 0 and 1 the bound is Clopper and Pearson's, from SciPy; golden is 0, half of the repeats have flips."""
+    seen = np.array([[1, 1], [0, 0], [0, 0], [0, 0], [0, 0], [0, 0]], bool)
+    faulty = FlippedRepeats(np.ones(6, bool), 0.5)
+    some = rate_over_repeats(seen, np.zeros(2, bool), faulty, 0.95)
+    none = rate_over_repeats(seen[1:], np.zeros(2, bool), FlippedRepeats(np.ones(5, bool), 0.5), 0.95)
+    for level, high in ((0.95, some.high_95), (0.99, some.high_99)):
+        assert high == pytest.approx(0.5 * beta.ppf(level, 2, 5), abs=0.01)
+    for level, high in ((0.95, none.high_95), (0.99, none.high_99)):
+        assert high == pytest.approx(0.5 * (1 - (1 - level) ** (1 / 5)), abs=0.01)
+    assert some.rate < some.high_95 < some.high < some.high_99
 
 
 def test_intervals_cover_the_truth() -> None:

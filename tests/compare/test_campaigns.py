@@ -46,8 +46,9 @@ def test_each_side_is_headed_by_its_sdc1_rate_and_the_bits_it_holds(tiny_run: Pa
         lines = {(line["where"], line["op"]): line for line in compared["headline"][side]}
         assert set(lines) == set(own)
         for key, line in lines.items():
-            assert [line[name] for name in ("rate", "low", "high")] == pytest.approx(
-                [own[key]["rates"]["sdc1"][name] for name in ("rate", "low", "high")], abs=1e-9
+            ends = ("rate", "low", "high", "high_95", "high_99")
+            assert [line[name] for name in ends] == pytest.approx(
+                [own[key]["rates"]["sdc1"][name] for name in ends], abs=1e-9
             )
             assert (line["n"], line["faults"]) == (own[key]["n"], own[key]["faults"])
             assert line["sdc1_bits"] == pytest.approx(line["rate"] * line["bits"])

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 import testbed
+from testbed.campaign.summary.rate_table import ENDS
 from testbed.core.errors import StaleArtefact, UsageError
 from testbed.publish import formats
 from testbed.publish.display import rates_display
@@ -66,7 +67,7 @@ def test_they_are_those_of_the_run_itself(tiny_run: Path) -> None:
             mine = table[table[measure].notna()].reset_index(drop=True)
             columns = ["target", "where", "op", "format", "bit", "n", "faults"]
             pd.testing.assert_frame_equal(mine[columns], own[columns])
-            for end, name in (("", "estimate"), ("_low", "low"), ("_high", "high")):
+            for end, name in (("", "estimate"), *((f"_{end}", end) for end in ENDS)):
                 np.testing.assert_array_equal(mine[measure + end], own[name])
 
 
@@ -110,7 +111,7 @@ def test_csv_and_json_hold_every_number(rates: RunRates) -> None:
     np.testing.assert_allclose(read.sdc1_low, rates.table.sdc1_low, rtol=1e-15)
     record = json.loads(json.dumps(formats.rates_record(rates, ["outside"]).to_json(), allow_nan=False))
     assert [row["outside_high"] for row in record["rates"]] == list(rates.table.outside_high)
-    assert "sdc1" not in record["rates"][0]
+    assert not [name for name in record["rates"][0] if "sdc1" in name]
     assert {row["block"] for row in record["rates"]} == {0, None}
 
 

@@ -42,6 +42,7 @@ def test_detection_is_the_weighted_share_of_outputs_outside(
             assert told["n"] == event.sum()
             assert told["rate"] == pytest.approx(np.average(outside[event], weights=rows.weight[event]), abs=1e-8)
             assert told["low"] <= told["rate"] <= told["high"]
+            assert told["rate"] <= told["high_95"] <= min(told["high"], told["high_99"]) + 1e-9
 
 
 def test_images_of_a_weight_fault_are_one_cluster(swept_run: Path, result: dict[str, Any]) -> None:

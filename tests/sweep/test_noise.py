@@ -43,6 +43,8 @@ def test_false_alarms_are_counted_against_the_reference(swept_run: Path, result:
     assert alarms[0]["rate"] == pytest.approx((deviation > middle).mean())
     assert (alarms[1]["rate"], alarms[1]["low"], alarms[1]["n"]) == (0.0, 0.0, 6)
     assert alarms[1]["high"] == pytest.approx(1 - 0.025 ** (1 / 6), abs=1e-6)
+    assert alarms[1]["high_95"] == pytest.approx(1 - 0.05 ** (1 / 6), abs=1e-6)
+    assert alarms[1]["high_99"] == pytest.approx(1 - 0.01 ** (1 / 6), abs=1e-6)
 
 
 def test_false_alarms_of_every_engine_are_told_at_every_point(swept_run: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated
 
 from pydantic import Field
@@ -15,18 +16,19 @@ _NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class ContributionRecord(SummaryPart):
-    """A contribution with its interval, in the exposure's unit."""
+    """A contribution with its interval, in the exposure's unit. ``high_95``, ``high_99``: one-sided upper bounds; None in
+    summaries of earlier versions."""
 
     exposure: _NonNegativeFloat
     value: float
     low: float
     high: float
+    high_95: float | None = None
+    high_99: float | None = None
 
     @classmethod
     def of(cls, contribution: Contribution) -> ContributionRecord:
-        return cls(
-            exposure=contribution.exposure, value=contribution.value, low=contribution.low, high=contribution.high
-        )
+        return cls(**asdict(contribution))
 
 
 class _Measured(SummaryPart):

@@ -142,8 +142,9 @@ SUMMARY_KEYS: tuple[SummaryKey, ...] = (
     SummaryKey("exposure.weights", "weight of each site pattern, as in the spec"),
     SummaryKey(
         "exposure.models",
-        "each fault model: sdc1, outside and nonfinite over all exposed sites and of each site, as exposure, value, low and"
-        " high; not_sampled are sites of which no fault was drawn. Models are alternatives: they do not add up",
+        "each fault model: sdc1, outside and nonfinite over all exposed sites and of each site, as exposure, value, low, high"
+        " and the one-sided upper bounds high_95 and high_99;"
+        " not_sampled are sites of which no fault was drawn. Models are alternatives: they do not add up",
     ),
     SummaryKey("exposure.totals", "activations and weights together, of one operation and pattern"),
     SummaryKey("protection", "protection of the deployed file; only where it is protected"),

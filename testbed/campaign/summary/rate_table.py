@@ -12,6 +12,9 @@ from testbed.campaign.summary.tally import Tally, populations
 from testbed.core.errors import UsageError
 from testbed.core.outcome import MEASURES
 
+UPPER_BOUNDS = ("high_95", "high_99")
+ENDS = ("low", "high", *UPPER_BOUNDS)
+
 
 def rate_table(
     results: Path,
@@ -26,8 +29,8 @@ def rate_table(
     formats: of the words of each target's sites. by: of "tier", "kind", "bit_class", "bit", "format", "block", "site"; none
     is one line per fault model, and "bit" is told within each number format. measure: "sdc1",
     "outside" or "nonfinite"; the attention module on its own has no classes, and no line for "sdc1". Columns: target,
-    where, op, pattern, scope, those of ``by``, estimate, low, high (0 to 1), n (rows) and faults. Raises UsageError for a
-    dimension or measure that there is none of.
+    where, op, pattern, scope, those of ``by``, estimate, low, high (0 to 1), high_95, high_99 (one-sided upper bounds), n
+    (rows) and faults. Raises UsageError for a dimension or measure that there is none of.
     """
     dimensions = checked_dimensions(by)
     if measure not in MEASURES:
@@ -39,7 +42,8 @@ def rate_table(
         if measure != "sdc1" or rates.model.target == "model"
         for line in _lines(rates, dimensions, formats[rates.model.target], measure)
     ]
-    columns = ["target", "where", "op", "pattern", "scope", *dimensions, "estimate", "low", "high", "n", "faults"]
+    estimated = ["estimate", "low", "high", *UPPER_BOUNDS, "n", "faults"]
+    columns = ["target", "where", "op", "pattern", "scope", *dimensions, *estimated]
     table = pd.DataFrame(lines, columns=columns)
     return table.astype({name: "Int64" for name in dimensions if name in ("tier", "block", "bit")})
 
@@ -54,6 +58,8 @@ def _lines(
             estimate.rate,
             estimate.low,
             estimate.high,
+            estimate.high_95,
+            estimate.high_99,
             estimate.n_rows,
             estimate.n_clusters,
         )
@@ -82,8 +88,8 @@ def measure_table(
 ) -> pd.DataFrame:
     """`rate_table` of every measure side by side, from one reading of the rows.
 
-    Columns: target, where, op, pattern, scope, those of ``by``, faults, n, and per measure its name (the rate), NAME_low
-    and NAME_high; missing for "sdc1" of the attention module on its own.
+    Columns: target, where, op, pattern, scope, those of ``by``, faults, n, and per measure its name (the rate), NAME_low,
+    NAME_high, NAME_high_95 and NAME_high_99; missing for "sdc1" of the attention module on its own.
     """
     dimensions = checked_dimensions(by)
     _, population = populations([plan])
@@ -96,10 +102,10 @@ def measure_table(
             for measure in MEASURES:
                 rate = None if measure == "sdc1" and rates.model.target != "model" else group.rates[measure]
                 record[measure] = None if rate is None else rate.rate
-                record |= {f"{measure}_low": rate and rate.low, f"{measure}_high": rate and rate.high}
+                record |= {f"{measure}_{end}": rate and getattr(rate, end) for end in ENDS}
             records.append(record)
     table = pd.DataFrame(records)
-    numbers = [f"{measure}{end}" for measure in MEASURES for end in ("", "_low", "_high")]
+    numbers = [f"{measure}{end}" for measure in MEASURES for end in ("", *(f"_{end}" for end in ENDS))]
     return table.astype(
         {name: "Int64" for name in dimensions if name in ("tier", "block", "bit")} | dict.fromkeys(numbers, float)
     )

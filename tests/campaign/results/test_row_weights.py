@@ -75,8 +75,9 @@ def test_rates_as_a_table_are_the_summarys(finished: Path, by: str, measure: str
     for line, wanted in zip(table.to_dict("records"), told, strict=True):
         assert [line[key] for key in (*MODEL, by)] == [wanted[key] for key in MODEL] + [wanted["value"]]
         assert (line["n"], line["faults"]) == (wanted["n"], wanted["faults"])
-        limits = [line[name] for name in ("estimate", "low", "high")]
-        assert limits == pytest.approx([wanted["rates"][measure][name] for name in ("rate", "low", "high")], abs=1e-9)
+        ends = ("low", "high", "high_95", "high_99")
+        limits = [line[name] for name in ("estimate", *ends)]
+        assert limits == pytest.approx([wanted["rates"][measure][name] for name in ("rate", *ends)], abs=1e-9)
 
 
 def test_rates_by_several_dimensions_at_once(tiny_run: Path) -> None:

@@ -12,7 +12,9 @@ from testbed.sensitivity.rank.effective import EffectiveCounts, effective_counts
 RATES = np.array([0.0, 0.02, 0.05, 0.1])
 
 
-def counts(design: str, seed: int = 0, images: int = 50) -> tuple[EffectiveCounts, NDArray[np.bool_], NDArray[np.bool_]]:
+def counts(
+    design: str, seed: int = 0, images: int = 50
+) -> tuple[EffectiveCounts, NDArray[np.bool_], NDArray[np.bool_]]:
     inside, rows = measured(RATES, design, np.random.default_rng(seed), images)
     return effective_counts(inside, rows), inside, rows.sdc1
 

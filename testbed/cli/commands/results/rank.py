@@ -112,7 +112,17 @@ def _validation(checked: CheckedRanking) -> RenderableType:
 
     level = f"{100 * checked.confidence:g} % intervals"
     table = FittedTable(title=f"scores of {checked.kind}s against {checked.campaign}, {level}")
-    for name in ("score", "Spearman", "as measured", "Kendall", "top k", "k", "chance", "p, corrected", "SDC-1 removed, area"):
+    for name in (
+        "score",
+        "Spearman",
+        "as measured",
+        "Kendall",
+        "top k",
+        "k",
+        "chance",
+        "p, corrected",
+        "SDC-1 removed, area",
+    ):
         table.add_column(name, justify="left" if name == "score" else "right")
     areas = {order.by: order.area for order in checked.protection}
     for by, correlation in checked.by.items():
