@@ -75,7 +75,7 @@ EXCEPTIONS: dict[str, tuple[set[str], str]] = {
     "gpu_checks/kernels.py": ({"testbed.engines"}, "checks the kernels themselves, which lie beneath every engine"),
     "benchmarks/rankings.py": (
         {
-            "testbed.analysis.true_ranks",
+            "testbed.sensitivity.rank.true_ranks",
             "testbed.core.site",
             "testbed.sensitivity.rank.effective",
             "testbed.sensitivity.rank.measured",

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 from scipy.stats import spearmanr
 
-from testbed.analysis.true_ranks import TrueRanks, normal_scores
 from testbed.core.site import SiteTable
 from testbed.sensitivity.rank.effective import effective_counts
 from testbed.sensitivity.rank.measured import MeasuredRows
+from testbed.sensitivity.rank.true_ranks import TrueRanks, normal_scores
 from testbed.sensitivity.rank.validate import spearmans
 
 Floats = NDArray[np.float64]

@@ -3,7 +3,7 @@
 Rank correlations (Spearman, Kendall) and the overlap of the top k between a score and the SDC-1 rate, twice. With the
 measured rates: intervals from a bootstrap over what was sampled: images, and the faults of each group of alike strata (site x
 class of bit). Noise in these rates lowers a correlation, so that such an interval covers a true one of 0 and no other. With
-the true rates: the median and quantiles over what they may be (`testbed.analysis.true_ranks`); verdicts go by these. The few
+the true rates: the median and quantiles over what they may be (`testbed.sensitivity.rank.true_ranks`); verdicts go by these. The few
 components themselves are not resampled: they are all there are.
 
 Two safeguards. The same score, permuted over the components, must not pass: how often it would is told. And a verdict
@@ -18,13 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import kendalltau, rankdata
 
-from testbed.analysis.true_ranks import TrueRanks
 from testbed.core.arrays import Float64s
 from testbed.core.errors import UsageError
 from testbed.models.config import ViTConfig
 from testbed.sensitivity.circuits.components import Component
 from testbed.sensitivity.rank.effective import effective_counts
 from testbed.sensitivity.rank.measured import MeasuredRows, members, rates
+from testbed.sensitivity.rank.true_ranks import TrueRanks
 from testbed.sensitivity.rank.verdict import CorrelationInterval, Validation, claim_p, two_sided_p
 
 _RESAMPLES = 500

@@ -7,8 +7,8 @@ import pytest
 from benchmarks.rankings import SHAPES, coverage, scored
 from scipy.stats import binom, norm, spearmanr
 
-from testbed.analysis.true_ranks import TrueRanks, normal_scores
 from testbed.core.arrays import Float64s
+from testbed.sensitivity.rank.true_ranks import TrueRanks, normal_scores
 from testbed.sensitivity.rank.validate import spearmans
 
 PARTS, TRIALS = 12, 400.0
