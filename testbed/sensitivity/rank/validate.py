@@ -5,6 +5,9 @@ measured rates: intervals from a bootstrap over what was sampled: images, and th
 class of bit). Noise in these rates lowers a correlation, so that such an interval covers a true one of 0 and no other. With
 the true rates: the median and quantiles over what they may be (`true_ranks`); verdicts go by these. The few components
 themselves are not resampled: they are all there are.
+
+Two safeguards. The same score, permuted over the components, must not pass: how often it would is told. And a verdict
+(`verdict`) is a sentence made from the interval, never from the estimate alone.
 """
 
 from __future__ import annotations
