@@ -92,7 +92,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         model = arguments.run or Path(scratch) / "digits"
         if arguments.run is None:
-            testbed.train_model("digits", data="digits", run=model)
+            testbed.train_model("digits", "digits", model)
         for precision in arguments.precision.split(","):
             folder = Path(scratch) / precision
             testbed.run(spec(model, precision, arguments), folder)

@@ -147,9 +147,9 @@ def rate_over_repeats(
     """Estimates a rate over repeats. seen: (repeats, images); golden: (images,), what is seen without flips."""
     part, without, share = seen[faulty.repeats].mean(axis=1), float(golden.mean()), faulty.probability
     limits = bounded_mean_interval(part, confidence)
-    bounds = (bounded_mean_interval(part, 2 * level - 1).high for level in (0.95, 0.99))  # one-sided
-    with_flips = (float(part.mean()) if len(part) else without, limits.low, limits.high, *bounds)
-    rate, low, high, high_95, high_99 = (float((1 - share) * without + share * value) for value in with_flips)
+    bounds = [float(bounded_mean_interval(part, 2 * level - 1).high) for level in (0.95, 0.99)]  # one-sided
+    with_flips = [float(part.mean()) if len(part) else without, float(limits.low), float(limits.high), *bounds]
+    rate, low, high, high_95, high_99 = ((1 - share) * without + share * value for value in with_flips)
     return RateOverRepeats(
         rate=rate, low=low, high=high, high_95=high_95, high_99=high_99, per_repeat=seen.mean(axis=1).tolist()
     )
