@@ -164,7 +164,7 @@ def followed(run: Run) -> pd.DataFrame:
             plan_slice = plan_slice_of(run.path / PLAN, unit.start, unit.stop)
             _, unknown = injections_of(plan_slice, engine.table, engine.images)
             injections = with_golden_words(unknown, words[unit.word : unit.word + unit.words])
-            stage = np.array([own[site] for site in plan_slice.sites])
+            stage = np.array([own[str(site)] for site in plan_slice.column("site")])
             died, same = _followed(outputs, golden, injections, stage, ends, engine.batch)
             parts.append(
                 pd.DataFrame(
