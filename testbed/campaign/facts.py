@@ -30,13 +30,23 @@ class TrainFacts(Form):
 
 class GoldenFacts(Form):
     """``source``, ``engine_hash``: of a golden that a user's own file gave. rows_influence: why each of its images was run
-    alone."""
+    alone; cache: where it is from, if it was not run but taken from there."""
 
     accuracy: _Share
     images: Annotated[int, Field(ge=1)]
     source: str | None = None
     engine_hash: str | None = None
     rows_influence: str = ""
+    cache: CacheNote | None = None
+
+
+class PlainGolden(Form):
+    """How the plain engine gave the golden. influence: why its rows influence each other, so that each image is run alone;
+    empty where nothing shows that they do."""
+
+    engine_hash: str
+    influence: str
+    cache: CacheNote | None = None
 
 
 class ExportFacts(Form):

@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 
 from onnx import ModelProto, NodeProto, TensorProto
 
+from testbed.core.site import SiteTable
+
 PlainOperator = tuple[str, Sequence[str]]
 """An operator, and the operands of a quantised one that it has: without scales and zero points."""
 
@@ -129,3 +131,18 @@ def _roles(nodes: Sequence[NodeProto]) -> tuple[dict[str, int], set[str]]:
 
 def _bits(node: NodeProto) -> int:
     return next((int(a.i) for a in node.attribute if a.name == "bits"), 4)
+
+
+def number_format_of(table: SiteTable) -> tuple[str, tuple[str, ...]]:
+    """The number format, for people, and the campaign's precisions that it goes by: none where none does.
+
+    A file with weights of 8 bits and activations that are quantised at run time, or never, goes by both.
+    """
+    activations, weights = ({site.format_name for site in table if site.where == w} for w in ("activation", "weight"))
+    if wide := next((name for name in ("int16", "uint16") if name in activations | weights), ""):
+        return wide, ()
+    if whole := next((name for name in ("int8", "uint8") if name in activations), ""):
+        return whole, ("int8",)
+    widest = next((name for name in ("bf16", "fp16") if name in activations), "fp32")
+    narrow = next((name for name in ("int8", "uint8") if name in weights), "")
+    return (f"{widest} with {narrow} weights", ("int8", widest)) if narrow else (widest, (widest,))

@@ -9,11 +9,12 @@ from pathlib import Path
 import onnx
 from onnx import ModelProto
 
-from testbed.campaign.prepare.onnx_file import OnnxSubject, number_format_of
+from testbed.campaign.prepare.onnx_file import OnnxSubject
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.core.errors import UsageError
 from testbed.core.folder.files import write_bytes
 from testbed.data import Dataset
+from testbed.instrument.quantised import number_format_of
 from testbed.instrument.table import site_table
 from testbed.protect.checked import JudgedFile, make_checked
 from testbed.protect.destination import check_new_file

@@ -15,12 +15,11 @@ import pytest
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper
 
-from testbed.campaign.prepare.onnx_file import number_format_of
 from testbed.core.site import Site, SiteTable
 from testbed.instrument.adopt.file import adopt
 from testbed.instrument.ports.feed import NO_SITE, PortFeed, live_words, to_words
 from testbed.instrument.ports.insertion import ELEMENTS, instrument
-from testbed.instrument.quantised import parameters
+from testbed.instrument.quantised import number_format_of, parameters
 from testbed.instrument.sites.catalogue import catalogue
 from testbed.instrument.table import site_table
 from tests.support.exporters import calibration_of, quiet, randomised, written

@@ -15,7 +15,7 @@ from onnx import ModelProto, TensorProto
 from pydantic import JsonValue
 
 from testbed.campaign.described import AbsentSite, DescribedModel
-from testbed.campaign.facts import ExportFacts, GoldenFacts
+from testbed.campaign.facts import ExportFacts, GoldenFacts, PlainGolden
 from testbed.campaign.plan.sections import check_sections
 from testbed.campaign.prepare.as_trained import check_like_library, warn_of_split
 from testbed.campaign.prepare.row_gate import input_influence
@@ -41,7 +41,7 @@ from testbed.golden.shared import SharedGolden, array_name
 from testbed.instrument.adopt.ending import check_logits, with_logits
 from testbed.instrument.adopt.file import Adopted, adopt
 from testbed.instrument.adopt.sizes import check_memory
-from testbed.instrument.quantised import parameters
+from testbed.instrument.quantised import number_format_of, parameters
 from testbed.instrument.shapes import input_shape, measured_shapes, model_input
 from testbed.instrument.sites.catalogue import Catalogue, catalogue
 from testbed.instrument.table import deployment_id, table_of
@@ -129,7 +129,7 @@ class OnnxSubject:
     def site_table(self, plain: bytes, target: str) -> SiteTable:
         return self._table
 
-    def make_golden(self, folder: RunFolder, watch: Watch = unwatched) -> None:
+    def make_golden(self, folder: RunFolder, watch: Watch = unwatched, reuse: Reuse = NO_REUSE) -> None:
         """Takes the file into the folder, and runs it on every test image."""
         missing = self._catalogue.missing
 
@@ -151,26 +151,34 @@ class OnnxSubject:
             "preprocess": self.dataset.preprocess.describe(),
             "engine": engine.model_dump(mode="json"),
         }
+        made_from = {**inputs, "seed": self.spec.seed}
 
         def build() -> GoldenFacts:
             log.info("golden: logits of %d test images, by the plain engine itself", len(test))
-            engine_hash, influence = self._run(folder, watch)
+            run = reuse.stage(
+                "golden", folder.path, made_from, [LOGITS], lambda: self._run(folder, watch), on_engine=True
+            )
+            golden = PlainGolden.model_validate(run())
+            if golden.influence and golden.cache:
+                log.warning("golden: %s; each image is run alone", golden.influence)
             logits = read_array(folder / LOGITS)
             if doubt := check_logits(logits, str(self.spec.model.onnx)):
                 log.warning("golden: %s", doubt)
             predictions = logits.argmax(1)
             warn_of_order(predictions, test.labels, self.dataset.classes)
             accuracy = float((predictions == test.labels).mean())
-            facts = GoldenFacts(accuracy=accuracy, images=len(test), source="plain engine", engine_hash=engine_hash)
-            return facts.model_copy(update={"rows_influence": influence}) if influence else facts
+            facts = GoldenFacts(
+                accuracy=accuracy, images=len(test), source="plain engine", engine_hash=golden.engine_hash
+            )
+            known = {"rows_influence": golden.influence, "cache": golden.cache}
+            return facts.model_copy(update={name: value for name, value in known.items() if value})
 
         folder.stage("golden", inputs, [LOGITS], build)
         fix = "is the data set, or its preprocessing (data.preprocess), the one it was trained for? Correct it"
         check_accuracy(facts_of(folder, "golden", GoldenFacts).accuracy, self.spec.gates.test_accuracy, fix)
 
-    def _run(self, folder: RunFolder, watch: Watch) -> tuple[str, str]:
-        """Writes the logits (n, K) of all test images; returns the engine's hash, and why its rows influence each other:
-        each image is then run alone."""
+    def _run(self, folder: RunFolder, watch: Watch) -> PlainGolden:
+        """Writes the logits (n, K) of all test images."""
         test, engine = self.dataset.test, self.spec.engine
         name, output = model_input(self._proto).name, self._proto.graph.output[0].name
         with self._opened() as runner:
@@ -190,7 +198,7 @@ class OnnxSubject:
             else:
                 self._record(run, batch, folder / LOGITS, watch)
                 shared.keep(logits)
-            return runner.info.hash, influence
+            return PlainGolden(engine_hash=runner.info.hash, influence=influence)
 
     def _opened(self) -> Runner:
         """The plain engine, whose outputs are the golden."""
@@ -237,21 +245,6 @@ class OnnxSubject:
     @cached_property
     def _proto(self) -> ModelProto:
         return onnx.load_from_string(self.adopted.plain)
-
-
-def number_format_of(table: SiteTable) -> tuple[str, tuple[str, ...]]:
-    """The number format, for people, and the campaign's precisions that it goes by: none where none does.
-
-    A file with weights of 8 bits and activations that are quantised at run time, or never, goes by both.
-    """
-    activations, weights = ({site.format_name for site in table if site.where == w} for w in ("activation", "weight"))
-    if wide := next((name for name in ("int16", "uint16") if name in activations | weights), ""):
-        return wide, ()
-    if whole := next((name for name in ("int8", "uint8") if name in activations), ""):
-        return whole, ("int8",)
-    widest = next((name for name in ("bf16", "fp16") if name in activations), "fp32")
-    narrow = next((name for name in ("int8", "uint8") if name in weights), "")
-    return (f"{widest} with {narrow} weights", ("int8", widest)) if narrow else (widest, (widest,))
 
 
 def _judged(adopted: Adopted, file: str) -> Adopted:

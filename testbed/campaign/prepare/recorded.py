@@ -99,7 +99,7 @@ class RecordedSubject:
     def site_table(self, plain: bytes, target: str) -> SiteTable:
         return SiteTable.load(self.folder / Files(target).sites)
 
-    def make_golden(self, folder: RunFolder, watch: Watch = unwatched) -> None:
+    def make_golden(self, folder: RunFolder, watch: Watch = unwatched, reuse: Reuse = NO_REUSE) -> None:
         for stage in stages_of(self.spec)[:2]:
             folder.verify(stage)
         accuracy = facts_of(folder, "golden", GoldenFacts).accuracy

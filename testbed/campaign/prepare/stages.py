@@ -83,7 +83,7 @@ class Preparation:
         """All stages up to the tuned engine. Raises GateFailed when the model is not as good as the spec asks."""
         if missing_source(self.spec) is None:
             write_sources(self.folder.path, self._sources())
-        self.subject.make_golden(self.folder, self.watch)
+        self.subject.make_golden(self.folder, self.watch, self.reuse)
         self._check_not_guessing()
         self._tiers()
         for target in self.spec.targets:

@@ -68,7 +68,7 @@ class Subject(PreviewSubject, Protocol):
     def data_source(self) -> DataSource | None:
         """The data set that a trained model is for; None where the spec names one."""
 
-    def make_golden(self, folder: RunFolder, watch: Watch = ...) -> None:
+    def make_golden(self, folder: RunFolder, watch: Watch = ..., reuse: Reuse = ...) -> None:
         """The stages up to the golden: golden/logits.npy, and in the manifest its ``accuracy``."""
 
     def make_plain(self, folder: RunFolder, target: str, reuse: Reuse = ...) -> None:

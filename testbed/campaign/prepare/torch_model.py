@@ -151,7 +151,7 @@ class TorchSubject:
     def site_table(self, plain: bytes, target: str) -> SiteTable:
         return site_table(plain, target, self.spec.engine.ports)
 
-    def make_golden(self, folder: RunFolder, watch: Watch = unwatched) -> None:
+    def make_golden(self, folder: RunFolder, watch: Watch = unwatched, reuse: Reuse = NO_REUSE) -> None:
         if self.recipe is None:
             self._take_trained(folder)
         else:

@@ -216,6 +216,24 @@ def test_it_resumes_and_replays_without_the_file(finished: Finished, rows: pd.Da
         hidden.rename(finished.file)
 
 
+def test_a_second_campaign_takes_golden_twin_and_gates_from_the_cache(finished: Finished, tmp_path: Path) -> None:
+    spec, cache = parse_spec(finished.values), tmp_path / "cache"
+    for name in ("first", "second"):
+        run_campaign(spec, tmp_path / name, worker_setup=WorkerSetup(0), cache=cache)
+        assert (tmp_path / name / "results.parquet").read_bytes() == (finished.folder / "results.parquet").read_bytes()
+    stages = RunFolder.existing(tmp_path / "second").manifest["stages"]
+    taken = {stage for stage, record in stages.items() if record["facts"].get("cache")}
+    assert taken == {"golden", "instrument.model", "tune", "gates"}
+    alike = {key: value for key, value in stages["golden"]["facts"].items() if key != "cache"}
+    assert alike == RunFolder.existing(finished.folder).manifest["stages"]["golden"]["facts"]
+    others = [*finished.values["faults"][:-1], {**finished.values["faults"][-1], "sites": ["head.weight"]}]
+    run_campaign(
+        parse_spec({**finished.values, "faults": others}), tmp_path / "third", worker_setup=WorkerSetup(0), cache=cache
+    )
+    stages = RunFolder.existing(tmp_path / "third").manifest["stages"]
+    assert "cache" not in stages["instrument.model"]["facts"]  # patterns may name further tensors of such a file
+
+
 def test_a_file_that_was_changed_since_is_refused(finished: Finished) -> None:
     content = finished.file.read_bytes()
     proto = onnx.load(finished.file)
