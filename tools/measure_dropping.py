@@ -1,6 +1,6 @@
 """By which block a fault in an activation has died out: every bit behind it is golden again, and the rest need not be run.
 
-    python tools/measure_dropping.py [--run DIR] [--precision fp32,fp16,int8] [--per-stratum 2] [--images 16] [--json]
+    python tools/measure_dropping.py [--run DIR] [--precision fp32,fp16,int8] [--per-stratum 2] [--images 32] [--json]
 
 DIR has a trained model; without it a small one of the digits is trained first. A campaign of bit flips is run in each
 precision, and its faults once more in the twin with the end of each stage (embedding, block, head) beside its output.
@@ -84,8 +84,8 @@ def main() -> None:
     parser.add_argument("--run", type=Path, metavar="DIR", help="run folder of a model (default: digits, trained here)")
     parser.add_argument("--precision", default="fp32,fp16,int8")
     parser.add_argument("--backend", default="ort-cpu")
-    parser.add_argument("--per-stratum", type=int, default=2, help="flips of each site, bit and tier")
-    parser.add_argument("--images", type=int, default=16, help="of each tier")
+    parser.add_argument("--per-stratum", type=int, default=2, help="flips of each site and bit")
+    parser.add_argument("--images", type=int, default=32, help="of the test split")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     records = []
@@ -112,7 +112,7 @@ def spec(model: Path, precision: str, arguments: argparse.Namespace) -> testbed.
             "name": f"dropping-{precision}",
             "seed": 5,
             "model": {"run": str(model.resolve())},
-            "tiers": {"images": [arguments.images] * 4},
+            "tiers": {"edges": [1.0], "images": [arguments.images]},
             "engine": {"backend": arguments.backend, "precision": precision, "batch": 32},
             "gates": {"test_accuracy": 0.3, "zero_fault_rows": 256}
             | ({} if parity is None else {"parity_max_abs": parity}),

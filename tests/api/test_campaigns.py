@@ -123,7 +123,7 @@ def test_nothing_in_a_name_is_taken_for_markup() -> None:
 
 
 def _bit_errors(name: str) -> dict[str, Any]:
-    share = {"rate": 0.5, "low": 0.25, "high": 0.75, "per_repeat": [0.5, 0.5]}
+    share = {"rate": 0.5, "low": 0.25, "high": 0.75, "high_95": 0.7, "high_99": 0.8, "per_repeat": [0.5, 0.5]}
     rate = {"rate": 1e-6, "flips": {"mean": 2.0, "least": 2, "most": 2}, "accuracy": share, "sdc1": share}
     engine = {"backend": "ort-cpu", "precision": "fp32", "batch": 8, "hash": "0", "deployment_id": "1", "options": {}}
     asked = {"sites": ["head.bias"], "bits": 64, "repeats": 2, "seed": 1, "confidence": 0.95}
