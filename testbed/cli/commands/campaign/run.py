@@ -39,6 +39,7 @@ def campaign() -> None:
         "testbed campaign run digits.toml --dry-run",
         "testbed campaign run digits.toml --run runs/digits",
         "testbed campaign run digits.toml --set engine.backend=openvino --run runs/digits-openvino",
+        "testbed campaign run digits.toml --set seed=43 --run runs/digits-43 --cache shared",
         "testbed campaign run digits.toml --run runs/digits --json > summary.json",
     )
 )
