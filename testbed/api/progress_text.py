@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from testbed.campaign.results.snapshot import RecordedSnapshot, Snapshot
+from collections.abc import Sequence
+
+from testbed.campaign.results.snapshot import RateWidth, RecordedSnapshot, Snapshot
 
 AnySnapshot = Snapshot | RecordedSnapshot
+_SHOWN = 12  # rates that are told one by one
 
 
 def lines(snapshot: AnySnapshot) -> list[str]:
     """A snapshot, or a status, for people: one line each for work, outcomes and interval, where they are known."""
-    return [line for line in (work_line(snapshot), _outcomes(snapshot), _widest(snapshot)) if line]
+    return [line for line in (work_line(snapshot), _outcomes(snapshot), _widest(snapshot), _rates(snapshot)) if line]
 
 
 def work_line(snapshot: AnySnapshot, with_bar: bool = True) -> str:
@@ -55,6 +58,33 @@ def _widest(snapshot: AnySnapshot) -> str:
         return f"widest interval now about ±{half:.2g} points at 95 %: {group}"
     confidence, margin = 100 * widest.confidence, 100 * widest.margin
     return f"widest interval ±{half:.2g} points at {confidence:g} %, asked for ±{margin:g}: {group}"
+
+
+def _rates(snapshot: AnySnapshot) -> str:
+    """ "rates known: 3 of 6: ±9.5 % block 2; ...", the widest for what is asked of it first."""
+    rates = () if snapshot.widest is None else snapshot.widest.rates
+    if len(rates) < 2:
+        return ""
+    by_width = sorted(rates, key=lambda rate: -rate.halfwidth / rate.margin)
+    texts = [
+        f"{_width(rate)} {_own_part(rate.group, rates)}{'' if rate.met else ' (open)'}" for rate in by_width[:_SHOWN]
+    ]
+    more = [f"{len(rates) - _SHOWN} more"] if len(rates) > _SHOWN else []
+    return f"rates known: {sum(rate.met for rate in rates)} of {len(rates)}: {'; '.join([*texts, *more])}"
+
+
+def _width(rate: RateWidth) -> str:
+    """Of the rate, or in points where there is none."""
+    return f"±{100 * rate.halfwidth:.2g} points" if rate.relative is None else f"±{100 * rate.relative:.2g} %"
+
+
+def _own_part(group: str, rates: Sequence[RateWidth]) -> str:
+    """A group's name without what all of them have."""
+    names = [rate.group.split(", ") for rate in rates]
+    parts = group.split(", ")
+    return (
+        ", ".join(part for at, part in enumerate(parts) if any(name[at : at + 1] != [part] for name in names)) or group
+    )
 
 
 def bar(share: float, width: int = 24) -> str:

@@ -6,6 +6,7 @@ import json
 import random
 import shutil
 import tomllib
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,15 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from testbed.api.progress_text import lines
 from testbed.campaign import pipeline
 from testbed.campaign.plan.adaptive import DESIGN
+from testbed.campaign.results.status import campaign_status
+from testbed.campaign.results.status_file import read_status
 from testbed.campaign.spec.campaign import parse_spec
 from testbed.campaign.stop_facts import StopFacts
 from testbed.core.errors import StaleArtefact
+from testbed.core.folder.files import write_json
 from testbed.core.folder.runfolder import RunFolder
 from testbed.report.read.evidence import read_evidence
 from testbed.report.sections.rounds import design_worth, rounds
@@ -136,3 +141,18 @@ def test_half_a_campaign_of_another_design_is_not_gone_on_with(
             run_here(parse_spec(SPEC), run)
     run_here(parse_spec(SPEC), run)
     assert_same_rows(run, whole)
+
+
+def test_its_status_tells_every_rate_the_least_known_first(whole: Path) -> None:
+    report = campaign_status(whole)
+    widest = report.snapshot.widest
+    assert widest is not None
+    domains = stop_facts(whole)["history"][-1]["domains"]
+    assert [rate.met for rate in widest.rates] == [domain["met"] for domain in domains]
+    told = lines(report.snapshot)[-1]
+    worst = max(widest.rates, key=lambda rate: rate.halfwidth / rate.margin)
+    known = sum(rate.met for rate in widest.rates)
+    assert told.startswith(f"rates known: {known} of {len(domains)}: ±")
+    assert told.split("; ")[0].endswith(worst.group.split(", ")[-1] + ("" if worst.met else " (open)"))
+    write_json(whole.parent / "status.json", asdict(report.snapshot))
+    assert read_status(whole.parent / "status.json").widest == widest

@@ -11,8 +11,23 @@ from testbed.campaign.stop_facts import DomainFacts
 
 
 @dataclass(frozen=True)
+class RateWidth:
+    """How well an adaptive campaign knows one of the rates that it stops for. halfwidth: of its interval at the last look, as a
+    share of 1; relative: the same as a share of the rate, None of a rate of 0; margin: what was asked for; met: whether it
+    needs no more faults."""
+
+    group: str
+    faults: int
+    halfwidth: float
+    relative: float | None
+    margin: float
+    met: bool
+
+
+@dataclass(frozen=True)
 class Widest:
-    """The group of faults whose rate is known least. halfwidth: of its interval, as a share of 1.
+    """The group of faults whose rate is known least. halfwidth: of its interval, as a share of 1; rates: all that an adaptive
+    campaign stops for, this one among them.
 
     In an adaptive campaign it is what the stop rule goes by after the completed rounds, and ``margin`` is what was asked
     for; where margins are relative, the group tells the width as a share of the rate. Otherwise an estimate for watching
@@ -24,6 +39,7 @@ class Widest:
     halfwidth: float
     confidence: float = 0.95
     margin: float | None = None
+    rates: tuple[RateWidth, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,19 +109,36 @@ def widest_domain(domains: Sequence[DomainFacts], stop: Stop, confidence: float)
     """The domain of an adaptive campaign that is widest for what is asked of it. domains: as the history of its rounds tells
     them."""
     worst = max(domains, key=lambda domain: domain.half_width / margin_of(domain, stop))
-    parts = [f"{worst.target} {worst.where}", worst.op]
-    for dimension in dimensions(stop.per):
-        value = worst.value(dimension)
-        parts.append(f"outside the {dimension}s" if value is None else f"{dimension} {value}")
+    group = _group(worst, stop)
     if stop.relative is not None and worst.relative_width is not None:
-        parts.append(f"±{100 * worst.relative_width:.2g} % of its rate")
+        group = f"{group}, ±{100 * worst.relative_width:.2g} % of its rate"
     return Widest(
-        ", ".join(parts),
+        group,
         worst.faults,
         round(worst.half_width, 6),
         stop.confidence or confidence,
         round(margin_of(worst, stop), 9),
+        tuple(
+            RateWidth(
+                _group(domain, stop),
+                domain.faults,
+                round(domain.half_width, 6),
+                None if domain.relative_width is None else round(domain.relative_width, 6),
+                round(margin_of(domain, stop), 9),
+                bool(domain.met),
+            )
+            for domain in domains
+        ),
     )
+
+
+def _group(domain: DomainFacts, stop: Stop) -> str:
+    """ "model activation, flip, block 3"."""
+    parts = [f"{domain.target} {domain.where}", domain.op]
+    for dimension in dimensions(stop.per):
+        value = domain.value(dimension)
+        parts.append(f"outside the {dimension}s" if value is None else f"{dimension} {value}")
+    return ", ".join(parts)
 
 
 def margin_of(domain: DomainFacts, stop: Stop) -> float:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
-from testbed.campaign.results.snapshot import RecordedSnapshot, Steps, Widest
+from testbed.campaign.results.snapshot import RateWidth, RecordedSnapshot, Steps, Widest
 from testbed.core.folder.parsing import json_value
 from testbed.core.outcome import OUTCOMES
 
@@ -30,6 +30,17 @@ def _or_none(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
 _OrNone = WrapValidator(_or_none)
 
 
+class _RateWidth(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    group: _Text
+    faults: _Count
+    halfwidth: _Share
+    relative: _StatusSeconds | None
+    margin: _Share
+    met: bool
+
+
 class _Widest(BaseModel):
     model_config = ConfigDict(strict=True)
 
@@ -38,6 +49,7 @@ class _Widest(BaseModel):
     halfwidth: _Share
     confidence: _Share
     margin: _Share | None
+    rates: list[_RateWidth] = []
 
 
 class _Steps(BaseModel):
@@ -88,11 +100,16 @@ def read_status(path: Path) -> RecordedSnapshot:
         faults_per_second=written.faults_per_second,
         eta_s=written.eta_s,
         outcomes=written.outcomes or {},
-        widest=None if written.widest is None else Widest(**written.widest.model_dump()),
+        widest=None if written.widest is None else _widest(written.widest),
         workers=written.workers,
         updated=None if age_s(written.updated) is None else written.updated,
         steps=None if written.steps is None else Steps(**written.steps.model_dump()),
     )
+
+
+def _widest(written: _Widest) -> Widest:
+    rates = tuple(RateWidth(**rate.model_dump()) for rate in written.rates)
+    return Widest(**written.model_dump(exclude={"rates"}), rates=rates)
 
 
 def age_s(updated: str | None) -> float | None:
