@@ -291,7 +291,7 @@ def test_a_finished_adaptive_one_has_all_rounds_and_the_width_of_the_verdict(
         assert widest is not None
         assert widest.halfwidth == pytest.approx(max(one["half_width"] for one in domains), abs=1e-6)
         assert (widest.margin, widest.confidence) == (0.08, 0.95)
-        work, _, interval = lines(status.snapshot)
+        work, _, interval, _ = lines(status.snapshot)
         assert work.endswith(f"{summary['faults']:,} of {summary['faults']:,} faults (100 %)")
         assert interval.startswith(f"widest interval ±{100 * widest.halfwidth:.2g} points at 95 %, asked for ±8")
     assert sum(one["faults"] for one in domains) == summary["faults"]
