@@ -61,7 +61,7 @@ def _widest(snapshot: AnySnapshot) -> str:
 
 
 def _rates(snapshot: AnySnapshot) -> str:
-    """ "rates known: 3 of 6: ±9.5 % block 2; ...", the widest for what is asked of it first."""
+    """Tell how well each rate is known, the widest for what is asked of it first."""
     rates = () if snapshot.widest is None else snapshot.widest.rates
     if len(rates) < 2:
         return ""
@@ -74,12 +74,12 @@ def _rates(snapshot: AnySnapshot) -> str:
 
 
 def _width(rate: RateWidth) -> str:
-    """Of the rate, or in points where there is none."""
+    """Tell the width as a share of the rate, or in points where there is none."""
     return f"±{100 * rate.halfwidth:.2g} points" if rate.relative is None else f"±{100 * rate.relative:.2g} %"
 
 
 def _own_part(group: str, rates: Sequence[RateWidth]) -> str:
-    """A group's name without what all of them have."""
+    """Shorten a group's name by what all of them have."""
     names = [rate.group.split(", ") for rate in rates]
     parts = group.split(", ")
     return (

@@ -133,7 +133,7 @@ def widest_domain(domains: Sequence[DomainFacts], stop: Stop, confidence: float)
 
 
 def _group(domain: DomainFacts, stop: Stop) -> str:
-    """ "model activation, flip, block 3"."""
+    """Name a domain by what it is of: "model activation, flip, block 3"."""
     parts = [f"{domain.target} {domain.where}", domain.op]
     for dimension in dimensions(stop.per):
         value = domain.value(dimension)
