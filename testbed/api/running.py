@@ -77,7 +77,9 @@ def _run_protected(
     stage = redo.removeprefix(_OF_PROTECTED) if redo is not None and redo.startswith(_OF_PROTECTED) else None
     with part.locked() as folder:
         part.protect(folder, redo=redo == STAGE)
-        run_campaign(part.spec, part.campaign, redo=stage, worker_setup=worker_setup, cache=cache, show=show)
+        run_campaign(
+            part.drawn_spec(folder), part.campaign, redo=stage, worker_setup=worker_setup, cache=cache, show=show
+        )
         report_stage(part.campaign)
         if redo == COMPARISON:
             folder.redo(COMPARISON, [COMPARISON, "report"])

@@ -13,6 +13,7 @@ from pydantic import Field
 from testbed.campaign.cache_note import CacheNote
 from testbed.campaign.described import AbsentSite, PictureFacts
 from testbed.campaign.gate_facts import GateFacts
+from testbed.campaign.image_facts import ImageFacts
 from testbed.campaign.stop_facts import StopFacts
 from testbed.core.folder.forms import Form
 from testbed.core.folder.runfolder import RunFolder
@@ -138,6 +139,7 @@ _FORMS: dict[str, type[Form]] = {
     "export.model": ExportFacts,
     "pictures": PictureFacts,
     "tune": TuneFacts,
+    "images": ImageFacts,
     "gates": GateFacts,
     "plan": PlanFacts,
     "execute": ExecuteFacts,

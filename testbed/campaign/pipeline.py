@@ -12,6 +12,7 @@ from typing import Any
 from testbed.campaign.evaluate.golden_values import read_value_classes, value_files, write_value_classes
 from testbed.campaign.evaluate.golden_words import write_plan_words
 from testbed.campaign.execute.gates import passed
+from testbed.campaign.execute.image_pilot import chosen_images
 from testbed.campaign.execute.rounds import AdaptivePlans, OnePlan, run_plans
 from testbed.campaign.execute.worker import open_worker
 from testbed.campaign.facts import ExecuteFacts, PlanFacts, check_facts
@@ -43,7 +44,7 @@ from testbed.engines.backends import require_engine
 
 log = logging.getLogger(__name__)
 
-LATER_STAGES = ("gates", "plan", "execute", "summary", "report")
+LATER_STAGES = ("images", "gates", "plan", "execute", "summary", "report")
 
 
 def run_campaign(
@@ -87,6 +88,7 @@ def run_campaign(
         preparation.run()
         with ExitStack() as stack:
             campaign = Campaign(preparation, stack)
+            campaign.choose_images()
             campaign.gate()
             campaign.plan()
             campaign.execute(worker_setup, progress)
@@ -123,7 +125,18 @@ class Campaign:
     def _engine_inputs(self) -> list[dict[str, Any]]:
         return [engine.to_json() for engine in self.engines]
 
-    # ---- gates
+    # ---- pilot and gates
+
+    def choose_images(self) -> None:
+        """Decides on how many images persistent faults are run, where the spec leaves it open: before the gates, which are of
+        engines with the batches that follow from it. What is recorded stays, however long a fault takes later."""
+        if not self.spec.auto_places:
+            return
+        inputs: dict[str, Any] = {
+            "tiers": self.folder.output_hash("tiers", TIERS),
+            "sites": {t: self.folder.output_hash(f"instrument.{t}", Files(t).sites) for t in self.spec.targets},
+        }
+        self.folder.stage("images", inputs, [], lambda: chosen_images(self.workplace, self.preparation))
 
     def gate(self) -> GateFacts:
         inputs = {"engines": self._engine_inputs, "gates": self.spec.gates.model_dump(mode="json")}
@@ -153,7 +166,8 @@ class Campaign:
             parts: Iterator[PlanPart] | None
             write_value_classes(self.workplace)
             tier_images = self.workplace.images.per_tier(len(self.spec.tiers.edges))
-            parts = planned(self.spec, tables, tier_images) if self._planner is None else self._planner.round(0, [])
+            spec = self.workplace.drawn_spec
+            parts = planned(spec, tables, tier_images) if self._planner is None else self._planner.round(0, [])
             assert parts is not None
             faults = write_plan(self.folder / self._first_plan, parts)
             write_plan_words(self.workplace, self._first_plan)
@@ -184,7 +198,7 @@ class Campaign:
         tables = self.workplace.plannable
         tier_images = self.workplace.images.per_tier(len(self.spec.tiers.edges))
         values = read_value_classes(self.workplace)
-        return AdaptivePlanner(self.spec, tables, tier_images, guess_of(self.preparation), values)
+        return AdaptivePlanner(self.workplace.drawn_spec, tables, tier_images, guess_of(self.preparation), values)
 
     @property
     def _first_plan(self) -> str:

@@ -1,11 +1,18 @@
 from typing import cast
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from testbed.analysis.second_stage import systematic_sample
+from testbed.analysis.second_stage import (
+    EventComponents,
+    best_units,
+    costs_of,
+    pooled_correlation,
+    systematic_sample,
+)
 from testbed.analysis.survey import SurveyDesign
 
 
@@ -84,3 +91,55 @@ def test_two_stage_rates_are_unbiased_and_covered_however_images_cluster_and_how
         error = np.std(rates, ddof=1) / np.sqrt(campaigns)
         assert abs(np.mean(rates) - wanted) < 3.5 * error
         assert held >= binom.ppf(1e-4, campaigns, 0.95)
+
+
+# --- how many units ----------------------------------------------------------------------------------------------------
+
+
+def beta_events(rng, clusters, units, rate, correlation):
+    size = 1 / correlation - 1
+    return rng.random((clusters, units)) < rng.beta(rate * size, (1 - rate) * size, (clusters, 1))
+
+
+def test_components_are_unbiased_and_add_up():
+    """Of beta-binomial clusters the variance of an event is p (1 - p), of which the correlation lies between clusters."""
+    rng = np.random.default_rng(1)
+    found = [EventComponents.of(beta_events(rng, 40, 4, 0.2, 0.3)) for _ in range(1500)]
+    for part, wanted in (("between", 0.3 * 0.16), ("within", 0.7 * 0.16), ("total", 0.16)):
+        values = np.array([getattr(kind, part) for kind in found])
+        assert abs(values.mean() - wanted) < 3.5 * values.std() / np.sqrt(len(values))
+
+
+def test_correlations_of_kinds_pool_by_population_and_deviation():
+    same, apart = EventComponents(0.16, 0.0), EventComponents(0.0, 0.04)
+    assert pooled_correlation([same, apart], [1, 1]) == pytest.approx(0.4 / (0.4 + 0.2))
+    assert pooled_correlation([same, apart], [1, 8]) == pytest.approx(0.4 / (0.4 + 8 * 0.2))
+    assert pooled_correlation([EventComponents(0, 0), apart], [1e9, 1]) == 0
+    assert pooled_correlation([EventComponents(-0.01, 0.1)], [1]) == 0
+    assert pooled_correlation([EventComponents(0, 0)] * 2, [1, 1]) is None
+
+
+@given(st.floats(0, 100), st.floats(1e-3, 10), st.floats(0, 1), st.integers(1, 64))
+def test_no_other_number_of_units_has_less_variance_for_its_time(cluster, unit, correlation, most):
+    choice = best_units(cluster, unit, correlation, most)
+    units = np.arange(1, most + 1)
+    cost = (cluster + unit * units) * (correlation + (1 - correlation) / units)
+    assert 1 <= choice.units <= most
+    assert cost[choice.units - 1] <= cost.min() * (1 + 1e-9)
+
+
+def test_cochrans_own_numbers():
+    assert best_units(9, 1, 0.2, 64).exact == pytest.approx(6)  # sqrt(9 x 4)
+    assert best_units(9, 1, 0.2, 64).units == 6
+    assert best_units(9, 1, 0.2, 4).units == 4
+    assert best_units(9, 1, 0.0, 64).units == 64
+    assert best_units(9, 1, 1.0, 64).units == 1
+    assert best_units(0, 1, 0.2, 64).units == 1
+
+
+def test_costs_are_those_of_a_line_and_never_absurd():
+    assert costs_of((1, 4), (0.5, 1.1)) == pytest.approx((0.3, 0.2))
+    fault, row = costs_of((1, 4), (0.5, 0.4))  # more rows in less time: noise
+    assert row == pytest.approx(0.004)
+    assert fault == pytest.approx(0.45 - 2.5 * 0.004)
+    assert costs_of((1, 4), (0.1, 0.9)) == pytest.approx((0, 0.1625))

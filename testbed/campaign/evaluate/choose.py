@@ -73,6 +73,16 @@ def weights_for(workplace: Workplace, engine: CampaignEngine) -> RunWhole:
     return _weight_suffix(workplace, engine, _stages(workplace, engine), plan).inject
 
 
+def unproven_weights(workplace: Workplace, engine: CampaignEngine) -> WeightSuffix | None:
+    """Suffixes as the gates try them first, to see what they cost; None where the whole is run. The caller closes them."""
+    if workplace.spec.engine.evaluation == WHOLE:
+        return None
+    try:
+        return _weight_suffix(workplace, engine, _stages(workplace, engine), WeightShortcuts())
+    except CannotCut:
+        return None
+
+
 def _weight_suffix(workplace: Workplace, engine: CampaignEngine, stages: Stages, plan: WeightShortcuts) -> WeightSuffix:
     return WeightSuffix(
         stages, plan, opener(workplace, engine), whole_weights(engine), engine.inputs, len(engine.images), engine.batch

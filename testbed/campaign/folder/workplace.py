@@ -19,6 +19,7 @@ from testbed.campaign.folder.engine import CampaignEngine
 from testbed.campaign.folder.images import NamedImages, named_images
 from testbed.campaign.folder.judge import Judge
 from testbed.campaign.gate_facts import GateFacts
+from testbed.campaign.image_facts import ImageFacts
 from testbed.campaign.plan.draw import most_points
 from testbed.campaign.proofs import WHOLE, Proof
 from testbed.campaign.spec.campaign import CampaignSpec
@@ -71,13 +72,27 @@ class Workplace:
     def batch(self) -> int:
         return self.tuned.batch
 
+    @cached_property
+    def drawn_spec(self) -> CampaignSpec:
+        """The spec as faults are planned by it: with the numbers of images that the pilot found.
+
+        Raises StaleArtefact before the pilot has run.
+        """
+        if not self.spec.auto_places:
+            return self.spec
+        facts = facts_of(self.folder, "images", ImageFacts)
+        return self.spec.with_images({(chosen.target, chosen.where): chosen.images for chosen in facts.chosen})
+
+    def images_each(self, target: str, where: Where) -> int:
+        """Counts the named images that each persistent fault of a place is run on."""
+        every = len(self.images)
+        return min(every, self.drawn_spec.images_each(target, where) or every)
+
     def batch_of(self, target: str, where: Where) -> int:
         """Rows of a batch of the engine of a place: the campaign's, or, where weight faults are run on some of the images,
         so few that hardly any is filled with rows nobody reads."""
-        each = self.spec.images_each(target, where)
-        if where != "weight" or each is None or each >= len(self.images):
-            return self.batch
-        return even_batch(each, self.batch)
+        each = self.images_each(target, where)
+        return even_batch(each, self.batch) if where == "weight" and each < len(self.images) else self.batch
 
     def run_alone(self, why: str) -> None:
         """Sets the batch to one row from now on: nothing that was run before counts. why: for whoever reads the
@@ -118,15 +133,18 @@ class Workplace:
         """A plain file or a twin of the folder as engines are made from it: with one output (see `packed`)."""
         return packed((self.folder / file).read_bytes())
 
-    def request(self, target: str, file: str, mutable_weights: bool = False) -> EngineRequest:
+    def request(self, target: str, file: str, mutable_weights: bool = False, batch: int | None = None) -> EngineRequest:
+        """What an engine of a file of the folder is opened with. batch: the largest one, the place's own unless said."""
         tuned = self.tuned
+        if batch is None:
+            batch = self.batch_of(target, "weight") if mutable_weights else tuned.batch
         return EngineRequest.of_bytes(
             self.model(file),
             self.table(target).deployment_id,
             precision=self.spec.engine.precision,
             threads=tuned.threads,
             mutable_weights=mutable_weights,
-            max_batch=self.batch_of(target, "weight") if mutable_weights else tuned.batch,
+            max_batch=batch,
             max_points=most_points(self.spec.faults, self.table(target)),
         )
 
@@ -138,21 +156,25 @@ class Workplace:
         until ``close``."""
         target_place = (target, where)
         if target_place not in self._engines:
-            files, twin = Files(target), where == "activation"
-            request = self.request(target, files.twin if twin else files.plain, mutable_weights=not twin)
-            inputs = read_array(self.folder / files.inputs)
-            self._engines[target_place] = CampaignEngine(
-                target=target,
-                where=where,
-                table=self.table(target),
-                runner=self.open(request),
-                inputs=lambda rows: inputs[rows],
-                input_name=input_name(request.onnx),
-                output_name=output_name(request.onnx),
-                images=self.images,
-                batch=self.batch_of(target, where),
-            )
+            self._engines[target_place] = self.opened(target, where, self.batch_of(target, where))
         return self._engines[target_place]
+
+    def opened(self, target: str, where: Where, batch: int) -> CampaignEngine:
+        """An engine of a place in batches of one's own, which the caller closes."""
+        files, twin = Files(target), where == "activation"
+        request = self.request(target, files.twin if twin else files.plain, mutable_weights=not twin, batch=batch)
+        inputs = read_array(self.folder / files.inputs)
+        return CampaignEngine(
+            target=target,
+            where=where,
+            table=self.table(target),
+            runner=self.open(request),
+            inputs=lambda rows: inputs[rows],
+            input_name=input_name(request.onnx),
+            output_name=output_name(request.onnx),
+            images=self.images,
+            batch=batch,
+        )
 
     def golden_hashes(self) -> dict[str, str]:
         """Content of each engine's golden: another instruction set gives other bits, and must not be mixed in."""

@@ -24,7 +24,7 @@ from testbed.campaign.plan.frame import check_bits, sampling_frame
 from testbed.campaign.plan.groups import FaultModel, Group, Values, all_strata, grouped
 from testbed.campaign.plan.permutation import draw_of, group_places, members_of
 from testbed.campaign.plan.steer.value_classes import ValueClasses, split_strata
-from testbed.campaign.plan.table import Origin, PlannedFault, PlanPart, in_parts, planned_fault
+from testbed.campaign.plan.table import Origin, PlannedFault, PlanPart, check_decided, in_parts, planned_fault
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.campaign.stop_facts import DomainFacts, GainFacts, RoundFacts
 from testbed.core.arrays import Float64s
@@ -93,6 +93,7 @@ class AdaptivePlanner:
         """
         if spec.stop is None:
             raise UsageError("the spec has no [stop] table: its faults are planned at once")
+        check_decided(spec)
         self.spec, self.stop, self.tables = spec, spec.stop, tables
         self.groups = grouped(split_strata(all_strata(spec, tables, tier_images), values), self.stop.sampled_by)
         if (self.stop.proxy == "none") != (guess is None):

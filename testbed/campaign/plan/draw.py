@@ -232,6 +232,12 @@ def draw_at(stratum: Stratum, number: int, chosen: int, rng: np.random.Generator
     return Draw(number, *faulty.first, image_id, faulty)
 
 
+def draw_at_random(stratum: Stratum, number: int, rng: np.random.Generator) -> Draw:
+    """Any fault of the stratum, with the images that it is run on."""
+    draw = draw_at(stratum, number, _below(rng, stratum.size), rng)
+    return draw if stratum.image_sample is None else replace(draw, image_ids=stratum.image_sample.drawn(rng))
+
+
 def with_images(draw: Draw, sample: ImageSample | None, seed: int, name: str) -> Draw:
     """The draw with the images it is run on, seeded by (campaign seed, name of what it is a draw of, draw number)."""
     if sample is None:

@@ -57,7 +57,14 @@ def planned(
 
     Raises UsageError for a tensor that has no room for a section's pattern, and for more faults than anybody can run.
     """
+    check_decided(spec)
     return in_parts(_faults(spec, tables, tier_images))
+
+
+def check_decided(spec: CampaignSpec) -> None:
+    """Raises ValueError for a spec whose persistent faults are run on a number of images that is not decided yet."""
+    if spec.auto_places:
+        raise ValueError(f"no pilot has decided on how many images faults in {spec.auto_places[0]} are run")
 
 
 def _faults(

@@ -15,7 +15,7 @@ from testbed.campaign.plan.sections import Sampled, sampled_strata
 from testbed.campaign.prepare.subject import PreviewSubject
 from testbed.campaign.prepare.subjects import subject_of
 from testbed.campaign.preview.foreseen import bytes_needed, check_disk, foreseen
-from testbed.campaign.preview.records import DryRunReport, FaultsPerStratum, HalfWidths, SectionPreview
+from testbed.campaign.preview.records import ASSUMED_IMAGES, DryRunReport, FaultsPerStratum, HalfWidths, SectionPreview
 from testbed.campaign.spec.campaign import CampaignSpec, FaultSpec
 from testbed.core.errors import UsageError
 from testbed.core.site import SiteTable
@@ -41,12 +41,12 @@ def dry_run_plan(
     Raises UsageError for anything the spec names that does not exist, for campaigns that are not planned at once, and
     whatever else the run would refuse; TestbedError where the disk is too small.
     """
-    spec = spec.plain
+    asked, spec = spec.plain, spec.plain.with_images(dict.fromkeys(spec.auto_places, ASSUMED_IMAGES))
     if spec.stop is not None:
         raise UsageError(
             "[stop] decides how many faults are run as it goes; see what it starts from: testbed campaign plan"
         )
-    held = None if folder is None else claimed(folder, spec, fresh=fresh)
+    held = None if folder is None else claimed(folder, asked, fresh=fresh)
     require_engine(spec.engine.backend)
     subject = subject or subject_of(spec, held)
     subject.check_sites()
@@ -153,7 +153,7 @@ def _section(
     spec: CampaignSpec, section: FaultSpec, table: SiteTable, own: _SectionSums, images: int, seconds_per_batch: float
 ) -> SectionPreview:
     faults = sum(own.per_stratum)
-    each = min(images, section.images_each or images) if section.persistent else 1
+    each = min(images, spec.images_each(section.target, section.where) or images) if section.persistent else 1
     rows, size = faults * each, spec.engine.sketched_batch
     batches = faults * -(-each // size) if section.where == "weight" else -(-rows // size)
     return SectionPreview(

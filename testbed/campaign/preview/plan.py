@@ -22,7 +22,15 @@ from testbed.campaign.prepare.subject import PreviewSubject
 from testbed.campaign.prepare.subjects import subject_of
 from testbed.campaign.preview.dry_run import sites_and_speed
 from testbed.campaign.preview.forecast import forecast, reasons
-from testbed.campaign.preview.records import AdaptiveBounds, PartPreview, PreviewCost, PreviewHead, PreviewTotals
+from testbed.campaign.preview.records import (
+    ASSUMED_IMAGES,
+    AdaptiveBounds,
+    ImagesEach,
+    PartPreview,
+    PreviewCost,
+    PreviewHead,
+    PreviewTotals,
+)
 from testbed.campaign.preview.sites import sketched_sites
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.campaign.spec.stop import StopDimension, dimensions
@@ -98,7 +106,8 @@ class Preview:
         measured: bool = False,
         subject: PreviewSubject | None = None,
     ) -> None:
-        spec = spec.plain
+        self._auto = spec.auto_places
+        spec = spec.plain.with_images(dict.fromkeys(self._auto, ASSUMED_IMAGES))
         self.spec, self.wanted = spec, wanted
         finest = FINEST if spec.stop is None else spec.stop.sampled_by
         self.by = finest if by is None else tuple(by)
@@ -200,7 +209,14 @@ class Preview:
             confidence=self.wanted.confidence,
             images=self.images,
             adaptive=self._bounds(),
+            images_each=tuple(self._images_each()),
         )
+
+    def _images_each(self) -> Iterator[ImagesEach]:
+        for target, where in self.spec.target_places:
+            each = self.spec.images_each(target, where)
+            if each is not None and each < self.images:
+                yield ImagesEach(target, where, each, (target, where) in self._auto)
 
     def _bounds(self) -> AdaptiveBounds | None:
         """No adaptive campaign needs fewer faults than exact intervals without an event do; one whose rates are all 1/2,

@@ -10,6 +10,9 @@ from testbed.campaign.spec.stop import StopDimension
 from testbed.core.fault import FaultModel, Op
 from testbed.core.site import Where
 
+ASSUMED_IMAGES = 4
+"""Images of a persistent fault, where a pilot decides."""
+
 
 @dataclass(frozen=True)
 class FaultsPerStratum:
@@ -139,8 +142,19 @@ class AdaptiveBounds:
 
 
 @dataclass(frozen=True)
+class ImagesEach:
+    """Number of images that a place's persistent faults are run on. ``auto``: a pilot decides, and it is assumed."""
+
+    target: str
+    where: Where
+    images: int
+    auto: bool
+
+
+@dataclass(frozen=True)
 class PreviewHead:
-    """What was asked for. ``adaptive``: of a campaign with [stop], whose "drawn" is its first round."""
+    """What was asked for. ``adaptive``: of a campaign with [stop], whose "drawn" is its first round. ``images_each``: per
+    place, on how many images its persistent faults are run, where that is not all."""
 
     name: str
     by: list[StopDimension]
@@ -150,6 +164,11 @@ class PreviewHead:
     confidence: float
     images: int
     adaptive: AdaptiveBounds | None
+    images_each: tuple[ImagesEach, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """Leaves out what does not differ from all images."""
+        values = asdict(self)
+        if not self.images_each:
+            del values["images_each"]
+        return values

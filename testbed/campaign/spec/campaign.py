@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from testbed.analysis.outputs.outcome import DETECTORS
-from testbed.campaign.spec.consistency import Tables, contradictions
+from testbed.campaign.spec.consistency import Tables, contradictions, usual_images
 from testbed.campaign.spec.errors import complaints, refusal
 from testbed.campaign.spec.faults import FaultSpec
 from testbed.campaign.spec.fields import ConfidenceLevel, Strict, refuse
@@ -136,9 +136,34 @@ class CampaignSpec(Strict):
         return {key: tuple(sites) for key, sites in legs.items()}
 
     def images_each(self, target: str, where: Where) -> int | None:
-        """How many images each persistent fault of a place is run on, if there are as many; None for all."""
+        """How many images each persistent fault of a place is run on, if there are as many; None for all.
+
+        Raises ValueError where it is not decided yet (`auto_places`).
+        """
+        if (target, where) in self.auto_places:
+            raise ValueError(f"on how many images faults in {where}s of {target} are run is not decided yet")
         sections = (s for s in self.faults if (s.target, s.where) == (target, where) and s.persistent)
         return next((section.images_each for section in sections), None)
+
+    @property
+    def auto_places(self) -> tuple[tuple[Target, Where], ...]:
+        """(target, place) of persistent faults that are run on as many images as a pilot finds best."""
+        usual = usual_images(self.stop)
+        sections = (section for section in self.faults if section.persistent and (section.images or usual) == "auto")
+        return tuple(dict.fromkeys((section.target, section.where) for section in sections))
+
+    def with_images(self, chosen: Mapping[tuple[str, Where], int]) -> CampaignSpec:
+        """The same with these numbers of images in place of "auto": what is planned, and no other campaign."""
+        auto = {key: chosen[key] for key in self.auto_places}
+        if not auto:
+            return self
+        faults = tuple(
+            section.model_copy(update={"images": auto[section.target, section.where]})
+            if section.persistent and (section.target, section.where) in auto
+            else section
+            for section in self.faults
+        )
+        return self.model_copy(update={"faults": faults})
 
     @property
     def plain(self) -> CampaignSpec:
@@ -156,7 +181,7 @@ class CampaignSpec(Strict):
                 if not values[table]:
                     del values[table]
         for section in values["faults"]:
-            if section["images"] in (None, "all"):
+            if section["images"] in (None, usual_images(self.stop)):
                 del section["images"]
         return values
 

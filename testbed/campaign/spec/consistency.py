@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from testbed.campaign.spec.faults import FaultSpec
 from testbed.campaign.spec.fields import Complaint
@@ -54,7 +54,7 @@ def contradictions(tables: Tables) -> Iterator[Complaint]:
         if engine is not None:
             yield from _on_engine(f"faults[{number}]", section, engine)
     yield from _mixed(sections)
-    yield from _other_images(sections)
+    yield from _other_images(sections, usual_images(tables.stop))
     if tables.stop is not None:
         yield from tables.stop.complaints(sections)
         no_guess = (model is not None and model.onnx is not None) or (engine is not None and engine.precision == "int8")
@@ -97,14 +97,19 @@ def _on_engine(key: str, section: FaultSpec, engine: EngineSpec) -> Iterator[Com
         yield Complaint(f"{key}.bits", f"{engine.precision} has bits 0 to {width - 1}, not {max(section.bits)}")
 
 
-def _other_images(sections: Mapping[int, FaultSpec]) -> Iterator[Complaint]:
+def usual_images(stop: StopSpec | None) -> Literal["auto", "all"]:
+    """Images that persistent faults are run on unless their section says."""
+    return "all" if stop is None or stop.relative is None else "auto"
+
+
+def _other_images(sections: Mapping[int, FaultSpec], usual: str) -> Iterator[Complaint]:
     """Sections of one place that ask for other numbers of images: a mean over rows would weigh their faults differently, and
     their engine has one batch."""
     first: dict[tuple[str, str], int] = {}
     for number, section in sections.items():
         if section.persistent:
             other = first.setdefault((section.target, section.where), number)
-            if section.images_each != sections[other].images_each:
+            if (section.images or usual) != (sections[other].images or usual):
                 yield Complaint(
                     f"faults[{number}].images",
                     f"persistent faults in {section.where}s of {section.target!r} are all run on as many images; set it as in"

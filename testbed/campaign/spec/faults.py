@@ -121,10 +121,11 @@ class FaultSpec(Strict):
         description='How long an activation fault lasts: "inference", one inference of one image (the usual), or '
         '"persistent", every image; the latter has no tier. A weight fault always lasts.',
     )
-    images: Literal["all"] | Count | None = Field(
+    images: Literal["auto", "all"] | Count | None = Field(
         default=None,
-        description='On which of the named images a persistent fault is run: "all" of them (the usual), or on so many, drawn '
-        "anew for each fault, about as many of each tier.",
+        description='On which of the named images a persistent fault is run: "all" of them; so many, drawn anew for each '
+        'fault, about as many of each tier; or "auto", as many as give most for their time, by a pilot before the plan. "all" '
+        'unless stated, and "auto" in a campaign with stop.relative.',
     )
     per_stratum: Count = Field(default=1, description="Faults drawn from each stratum. With `[stop]` it is left out.")
 
@@ -188,7 +189,8 @@ class FaultSpec(Strict):
 
     @property
     def images_each(self) -> int | None:
-        """How many images a persistent fault is run on, if there are as many; None for all."""
+        """How many images a persistent fault is run on, if there are as many; None for all, and where it is not decided
+        yet."""
         return self.images if isinstance(self.images, int) else None
 
     @property

@@ -44,6 +44,21 @@ SUMMARY_KEYS: tuple[SummaryKey, ...] = (
     SummaryKey("images", "the named images of all tiers"),
     SummaryKey("images.named", "their number"),
     SummaryKey("images.classes", "their number of each class"),
+    SummaryKey(
+        "images_each[]", "per place, on how many images its persistent faults were run; only where that is not all"
+    ),
+    SummaryKey("images_each[].target", "model or attention"),
+    SummaryKey("images_each[].where", "activation or weight"),
+    SummaryKey("images_each[].images", "images of each fault"),
+    SummaryKey("images_each[].of", "named images"),
+    SummaryKey(
+        "images_each[].correlation", "how alike the images of a fault are, by the pilot; null where nothing says"
+    ),
+    SummaryKey("images_each[].fault_seconds", "what a fault took beside its rows, in the pilot"),
+    SummaryKey("images_each[].row_seconds", "what a row took, in the pilot"),
+    SummaryKey("images_each[].pilot_faults", "faults of the pilot, none of which counts in a rate"),
+    SummaryKey("images_each[].pilot_events", "of these, those with an event on some image"),
+    SummaryKey("images_each[].why", "what decided"),
     SummaryKey("engine", "the engine of the first target"),
     SummaryKey("engine.backend", "its name"),
     SummaryKey("engine.hash", "hash of what ran: file, provider, options, versions"),

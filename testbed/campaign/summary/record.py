@@ -9,6 +9,7 @@ from pydantic import Field, JsonValue
 
 from testbed.campaign.described import AbsentSite
 from testbed.campaign.gate_facts import DriftFacts, EvaluationFacts, LeftOut, ParityFacts, ZeroFaultFacts
+from testbed.campaign.image_facts import ChosenImages
 from testbed.campaign.proofs import Proof
 from testbed.campaign.stop_facts import StopFacts
 from testbed.campaign.summary.exposed import ExposureRecord
@@ -223,6 +224,7 @@ class Summary(SummaryPart):
     data: SummaryData
     tiers: list[SummaryTier]
     images: SummaryImages | None = None
+    images_each: list[ChosenImages] | None = None
     engine: SummaryEngine
     engines: list[FaultyEngine]
     zero_fault: ZeroFaultFacts

@@ -22,6 +22,7 @@ from testbed.campaign.folder.images import read_tiers
 from testbed.campaign.gate_facts import GateFacts
 from testbed.campaign.prepare.stages import Preparation
 from testbed.campaign.summary.exposure import contributions
+from testbed.campaign.summary.image_choice import images_each, images_field
 from testbed.campaign.summary.protection import CheckedModel, ProtectionRecord, checked_model
 from testbed.campaign.summary.rates import RATE_DIMENSIONS, ModelRates, RateGroup, fault_models
 from testbed.campaign.summary.record import (
@@ -146,6 +147,7 @@ def summarise(
             refused=execute.refused,
         ),
         stop=execute.stop,
+        **images_field(preparation),
         evaluated_by=gates.evaluation,
         injections_per_second=round(execute.rows_this_process / max(execute.wall_seconds, 1e-9), 1),
         statement=_statement(preparation),
@@ -291,6 +293,7 @@ def _statement(preparation: Preparation) -> str:
         f"Rates speak of the {images} named images in the run folder ({tiers} confidence tiers, correctly classified"
         " test images), of all elements and bits of the named sites, and of one fault model at a time; elements, bits"
         " and images weigh equally. They do not speak of other images."
+        + "".join(f" {choice.sentence}" for choice in images_each(preparation))
     ) + (
         " The golden is the ONNX file's own, without a fault: nothing else vouches for what it computes." if own else ""
     )

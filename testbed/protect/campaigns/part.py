@@ -17,6 +17,7 @@ import onnx
 
 from testbed.campaign.files import RESULTS, STORE, Files
 from testbed.campaign.folder.claim import differences
+from testbed.campaign.folder.workplace import Workplace
 from testbed.campaign.prepare.subjects import subject_of
 from testbed.campaign.results.store import ResultLog
 from testbed.campaign.spec.campaign import CampaignSpec
@@ -84,6 +85,12 @@ class ProtectedPart:
         sketch.check_sites()
         sketch.check_engine()
         return sketch
+
+    def drawn_spec(self, folder: RunFolder) -> CampaignSpec:
+        """The protected campaign, whose persistent faults are run on as many images as the plain campaign's. folder: the plain
+        one's, finished."""
+        plain = Workplace(folder, self.asked.plain)
+        return self.spec.with_images({key: plain.images_each(*key) for key in self.spec.auto_places})
 
     @contextmanager
     def locked(self) -> Iterator[RunFolder]:

@@ -119,6 +119,9 @@ def _tables(preview: Preview, protected: PreviewTotals | None, rows: int) -> Ren
 
 def _lines(head: PreviewHead, totals: PreviewTotals) -> Iterable[str]:
     yield (f"{totals.parts:,} parts of {totals.strata:,} strata, {totals.population:,} faults on {head.images} images")
+    for each in head.images_each:
+        assumed = "; assumed: a pilot decides" if each.auto else ""
+        yield f"each fault in {each.where}s of {each.target} is run on {each.images} of the images{assumed}"
     adaptive = head.adaptive
     own = "the spec draws" if adaptive is None else "the first round draws"
     yield f"{own} {_cost(totals.drawn)}; Leveugle's n of every part: {_cost(totals.leveugle)}"
