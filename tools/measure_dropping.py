@@ -138,8 +138,8 @@ def measured(run: Run, precision: str) -> Measured:
 
 
 def followed(run: Run) -> pd.DataFrame:
-    """The campaign's rows, with the stage of each fault, the first whose end is golden behind it (``stages``, if none
-    is), and whether the output is golden."""
+    """The campaign's rows of single inferences with a fault in the model's activations: the stage of each fault, the first
+    whose end is golden behind it (``stages``, if none is), and whether the output is golden."""
     engine = run.workplace.engine("model", "activation")
     plain = onnx.load_from_string(run.workplace.model(Files("model").plain))
     stages = Stages.of(Flow.of(plain), engine.table)
@@ -162,6 +162,8 @@ def followed(run: Run) -> pd.DataFrame:
         golden = _golden(outputs, len(engine.images), engine.batch)
         for unit in units_of(run.path / PLAN, PLAN, len(engine.images), _ROWS_AT_ONCE, 0):
             plan_slice = plan_slice_of(run.path / PLAN, unit.start, unit.stop)
+            if (plan_slice.target, plan_slice.where) != ("model", "activation") or plan_slice.lasting.any():
+                continue
             _, unknown = injections_of(plan_slice, engine.table, engine.images)
             injections = with_golden_words(unknown, words[unit.word : unit.word + unit.words])
             stage = np.array([own[str(site)] for site in plan_slice.column("site")])
