@@ -6,6 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
 
+from testbed.analysis.adaptive.rule import StopRule
+from testbed.analysis.adaptive.simulation import play
 from testbed.analysis.second_stage import (
     EventComponents,
     best_units,
@@ -13,6 +15,7 @@ from testbed.analysis.second_stage import (
     pooled_correlation,
     systematic_sample,
 )
+from testbed.analysis.stratified import SamplingFrame, StratumTally
 from testbed.analysis.survey import SurveyDesign
 
 
@@ -143,3 +146,42 @@ def test_costs_are_those_of_a_line_and_never_absurd():
     assert row == pytest.approx(0.004)
     assert fault == pytest.approx(0.45 - 2.5 * 0.004)
     assert costs_of((1, 4), (0.1, 0.9)) == pytest.approx((0, 0.1625))
+
+
+# --- adaptive campaigns whose faults are run on some of the images ------------------------------------------------------
+
+
+class TwoStageTruth:
+    """Faults whose outcome on every one of 64 images is known; each draw sees some of them."""
+
+    def __init__(self, values, images, frame):
+        self.values, self.images, self.frame = values, images, frame
+
+    @property
+    def rates(self):
+        return self.frame.sums(self.frame.share * np.array([faults.mean() for faults in self.values]))
+
+    def draw(self, rng, n, before):
+        columns = np.zeros((3, *n.shape))
+        for campaign, stratum in np.argwhere(n > 0):
+            faults = self.values[stratum]
+            which = rng.integers(len(faults), size=int(n[campaign, stratum]))
+            seen = [faults[fault][systematic_sample([16] * 4, self.images, rng)].mean() for fault in which]
+            columns[:, campaign, stratum] = len(seen), np.sum(seen), np.sum(np.square(seen))
+        return StratumTally(*columns)
+
+
+@pytest.mark.parametrize("images", [1, 4])
+def test_adaptive_campaigns_on_some_of_strongly_clustered_images_are_unbiased_and_covered(images):
+    """Correlation 0.7, a common stratum, a rare one of 0.4 % and one without an event."""
+    rng, campaigns = np.random.default_rng(8), 200
+    values = [beta_events(rng, 2000, 64, 0.2, 0.7), beta_events(rng, 3000, 64, 0.004, 0.7), np.zeros((1000, 64), bool)]
+    frame = SamplingFrame.of([2000, 3000, 1000], [0, 0, 0], endless=[True] * 3)
+    truth = TwoStageTruth(values, images, frame)
+    played = play(truth, StopRule(0.02), campaigns, seed=images)
+    assert played.met.mean() > 0.99
+    least = binom.ppf(1e-4, campaigns, 0.95) / campaigns
+    assert played.covered(truth).mean(0).min() >= least
+    assert played.always.mean(0).min() >= least  # all looks together
+    off = played.rate.mean(0) - truth.rates
+    assert (np.abs(off) < 0.01 * truth.rates + 3.5 * played.rate.std(0, ddof=1) / np.sqrt(campaigns)).all()

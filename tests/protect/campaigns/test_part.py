@@ -10,10 +10,16 @@ from typing import Any, NoReturn
 import pandas as pd
 import pytest
 
+from testbed.campaign.files import RESULTS
+from testbed.campaign.image_facts import ImageFacts
+from testbed.campaign.results.reader import RESULT_TABLE
 from testbed.campaign.results.snapshot import Snapshot
 from testbed.campaign.results.status import campaign_status
 from testbed.campaign.spec.campaign import CampaignSpec, parse_spec
 from testbed.core.errors import StaleArtefact, UsageError
+from testbed.core.folder.places import PROTECTED_CAMPAIGN
+from testbed.core.folder.runfolder import RunFolder
+from testbed.core.folder.stage_facts import facts_of
 from testbed.core.json_types import json_ready
 from testbed.engines.torch.operators import OPERATORS
 from testbed.protect.campaigns import part
@@ -306,3 +312,27 @@ def test_an_adaptive_campaign_pairs_what_both_drew(tmp_path: Path) -> None:
     done = run_table(spec, tmp_path / "run")
     assert done.comparison is not None
     assert done.comparison.pairing.faults > 10
+
+
+def test_the_protected_campaign_has_the_images_that_the_plain_ones_pilot_chose(tmp_path: Path) -> None:
+    """Every fault on the same images in both, and none is looked for anew when it goes on."""
+    values = table_values()
+    values["faults"] = [values["faults"][1] | {"sites": ["head.*", "*.fc1.weight"], "images": "auto"}]
+    spec = parse_spec(values)
+    done = run_table(spec, tmp_path / "run")
+    images = [
+        RESULT_TABLE.read(folder / RESULTS, ["fault_id", "image_id"])
+        .to_pandas()
+        .groupby("fault_id")["image_id"]
+        .nunique()
+        for folder in (tmp_path / "run", tmp_path / "run" / PROTECTED_CAMPAIGN)
+    ]
+    plain = RunFolder.existing(tmp_path / "run")
+    (chosen,) = facts_of(plain, "images", ImageFacts).chosen
+    assert all(set(number) == {chosen.images} for number in images)
+    assert "images" not in RunFolder.existing(tmp_path / "run" / PROTECTED_CAMPAIGN).stages
+    assert done.comparison is not None
+    assert not [lone for lone in done.comparison.pairing.unmatched if lone.side == "plain"]
+    before = (tmp_path / "run" / PROTECTED_CAMPAIGN / RESULTS).stat().st_mtime_ns
+    run_table(spec, tmp_path / "run")
+    assert (tmp_path / "run" / PROTECTED_CAMPAIGN / RESULTS).stat().st_mtime_ns == before
