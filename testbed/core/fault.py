@@ -47,7 +47,9 @@ def masks_for(op: Op, fmt: Format, bit: int | None = None, value: int = 0) -> Ma
     if bit is None or not 0 <= bit < fmt.bits:
         raise UsageError(f"{op} needs a bit from 0 to {fmt.bits - 1} of {fmt.name}, not {bit}")
     mask = 1 << bit
-    return {"flip": Masks(full, 0, mask), "stuck0": Masks(full ^ mask, 0, 0), "stuck1": Masks(full, mask, 0)}[op]
+    if op == "flip":
+        return Masks(full, 0, mask)
+    return Masks(full ^ mask, 0, 0) if op == "stuck0" else Masks(full, mask, 0)
 
 
 def masks_for_bits(op: Op, fmt: Format, bits: Iterable[int]) -> Masks:

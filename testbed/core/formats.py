@@ -4,6 +4,7 @@ under)."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from testbed.core.errors import UsageError
 from testbed.core.words.nearest import unknown
@@ -38,9 +39,14 @@ class Format:
         """The bit by its role and its distance from the role's top: "exponent-0" is the top exponent bit in any format."""
         if bit is None:
             return "word"
-        role = self.role(bit)
-        top = max(other for other in range(self.bits) if self.role(other) == role)
-        return f"{role}-{top - bit}"
+        self.role(bit)
+        return self._role_names[bit]
+
+    @cached_property
+    def _role_names(self) -> tuple[str, ...]:
+        roles = [self.role(bit) for bit in range(self.bits)]
+        tops = {role: bit for bit, role in enumerate(roles)}
+        return tuple(f"{role}-{tops[role] - bit}" for bit, role in enumerate(roles))
 
     def bit_class(self, bit: int | None) -> str:
         """The display class of a bit; ``None`` (a whole-word fault) is "word"."""

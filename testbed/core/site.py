@@ -60,20 +60,20 @@ class Site:
         if not self.tensor:
             object.__setattr__(self, "tensor", self.name)
 
-    @property
+    @cached_property
     def elements(self) -> int:
         return math.prod(self.shape)
 
-    @property
+    @cached_property
     def block(self) -> int | None:
         match = _BLOCK_OF_CHECK.match(self.name) if self.name.startswith(PREFIX) else _BLOCK.match(self.name)
         return int(match[1]) if match else None
 
-    @property
+    @cached_property
     def format(self) -> Format:
         return format_named(self.format_name)
 
-    @property
+    @cached_property
     def kind(self) -> str:
         """What the tensor is, whichever block it is in: "softmax", "residual", "fc1.weight"."""
         return site_kind(self.name, self.where)

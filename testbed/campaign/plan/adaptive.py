@@ -23,8 +23,9 @@ from testbed.analysis.stratified import StratumTally, sample_rates
 from testbed.campaign.plan.frame import check_bits, sampling_frame
 from testbed.campaign.plan.groups import FaultModel, Group, Values, all_strata, grouped
 from testbed.campaign.plan.permutation import draw_of, group_places, members_of
+from testbed.campaign.plan.row import Origin, PlannedFault, planned_fault
 from testbed.campaign.plan.steer.value_classes import ValueClasses, split_strata
-from testbed.campaign.plan.table import Origin, PlannedFault, PlanPart, check_decided, in_parts, planned_fault
+from testbed.campaign.plan.table import PlanPart, check_decided, in_parts
 from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.campaign.stop_facts import DomainFacts, GainFacts, RoundFacts
 from testbed.core.arrays import Float64s

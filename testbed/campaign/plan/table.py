@@ -17,10 +17,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from testbed.campaign.plan import points
-from testbed.campaign.plan.draw import Draw, Stratum, drawn
+from testbed.campaign.plan.draw import drawn
 from testbed.campaign.plan.fault_words import FaultWords
 from testbed.campaign.plan.points import Points, read_points
-from testbed.campaign.plan.row import PlanRow, table_of
+from testbed.campaign.plan.row import Origin, PlannedFault, fault_table, planned_fault
 from testbed.campaign.plan.sections import sampled_strata
 from testbed.campaign.results.arrow import Coded, coded, parquet_writer
 from testbed.campaign.results.reader import PLAN_TABLE
@@ -33,13 +33,6 @@ from testbed.core.site import SiteTable, Where
 _MOST_FAULTS = 1_000_000_000
 _PART_FAULTS = 1 << 14
 PART_WORDS = 1 << 18
-
-
-class PlannedFault(NamedTuple):
-    """One row of the plan, and all its words where they are more than one."""
-
-    row: PlanRow
-    faulty: FaultWords | None
 
 
 class PlanPart(NamedTuple):
@@ -83,65 +76,21 @@ def _faults(
             yield planned_fault(next(fault_ids), stratum, draw, tables[stratum.target], origin)
 
 
-class Origin(NamedTuple):
-    """Where a fault was drawn from: the number of its stratum in the plan, that stratum's population, the probability that
-    it was drawn, and in which round."""
-
-    stratum: int
-    population: int
-    inclusion: float | None
-    round: int = 0
-
-
-def planned_fault(fault_id: int, stratum: Stratum, draw: Draw, table: SiteTable, origin: Origin) -> PlannedFault:
-    """A draw as a row of the plan."""
-    faulty = draw.faulty
-    site = stratum.site if faulty is None else table[faulty.sites[0]]
-    row = PlanRow(
-        fault_id=fault_id,
-        target=stratum.target,
-        where=site.where,
-        site=site.name,
-        kind=site.kind,
-        block=site.block,
-        index=draw.index,
-        format=site.format_name,
-        op=stratum.op,
-        bit=stratum.bit,
-        bit_class=site.format.bit_class(stratum.bit),
-        and_mask=draw.masks.and_mask,
-        or_mask=draw.masks.or_mask,
-        xor_mask=draw.masks.xor_mask,
-        points=1 if faulty is None else len(faulty),
-        pattern=stratum.pattern,
-        scope="persistent" if stratum.persistent else "inference",
-        stratum=origin.stratum,
-        round=origin.round,
-        draw=draw.number,
-        population=origin.population,
-        inclusion=origin.inclusion,
-        image_id=draw.image_id,
-        tier=stratum.tier,
-        image_ids=draw.image_ids,
-    )
-    return PlannedFault(row, faulty)
-
-
 def in_parts(faults: Iterable[PlannedFault]) -> Iterator[PlanPart]:
     """The faults as tables of bounded size; at least one, which may be empty."""
-    rows: list[PlanRow] = []
+    rows: list[PlannedFault] = []
     several: list[tuple[int, FaultWords]] = []
     words, parts = 0, 0
     for fault in faults:
-        rows.append(fault.row)
+        rows.append(fault)
         if fault.faulty is not None and len(fault.faulty) > 1:
-            several.append((fault.row.fault_id, fault.faulty))
+            several.append((fault.fault_id, fault.faulty))
             words += len(fault.faulty)
         if len(rows) >= _PART_FAULTS or words >= PART_WORDS:
-            yield PlanPart(table_of(rows), _points(several))
+            yield PlanPart(fault_table(rows), _points(several))
             rows, several, words, parts = [], [], 0, parts + 1
     if rows or not parts:
-        yield PlanPart(table_of(rows), _points(several))
+        yield PlanPart(fault_table(rows), _points(several))
 
 
 def _points(several: Sequence[tuple[int, FaultWords]]) -> pa.Table:

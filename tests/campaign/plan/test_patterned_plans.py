@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from testbed.campaign.plan.draw import Stratum, draws, most_points, strata
 from testbed.campaign.plan.points import points_path
-from testbed.campaign.plan.table import Origin, in_parts, planned_fault, read_plan, widest, write_plan
+from testbed.campaign.plan.row import Origin, planned_fault
+from testbed.campaign.plan.table import in_parts, read_plan, widest, write_plan
 from testbed.campaign.plan.units import plan_slice_of
 from testbed.campaign.spec.faults import FaultSpec
 from testbed.core.errors import StaleArtefact, UsageError
