@@ -35,6 +35,7 @@ EXCEPTIONS: dict[str, tuple[set[str], str]] = {
     ),
     "bench_recheck.py": ({"testbed.campaign.work.dask.checks"}, "counts the rows that a cluster runs again"),
     "bench_units.py": ({"testbed.campaign.work"}, "hands units out one by one, which no option does"),
+    "bench_workers.py": ({"testbed.campaign.pipeline"}, "reads the processor's clock around one stage of a campaign"),
     "benchmarks/adaptive.py": (
         {
             "testbed.analysis.adaptive.rule",
