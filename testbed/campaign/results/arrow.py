@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 # A unit's columns are short: threads to (un)compress them took three times the processor's time.
 _WRITE = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
+_CHOSEN_BY = ("fault_id", "due", "target", "where", "op", "pattern", "scope", "points")
 _READ = pa.ipc.IpcReadOptions(use_threads=False)
 
 
@@ -34,9 +35,11 @@ def from_stream(stream: bytes, columns: Sequence[str] | None = None) -> pa.Table
 
 
 def parquet_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
-    """Opens a compressed file. Only text has dictionaries: numbers hardly repeat, and to look for it took half the time."""
+    """Opens a compressed file. Only text has dictionaries, and only what rows are chosen by has statistics: for numbers, which
+    hardly repeat, either took longer than to write them."""
     texts = [field.name for field in schema if pa.types.is_dictionary(field.type)]
-    return pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=texts)
+    chosen = [name for name in _CHOSEN_BY if name in schema.names]
+    return pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=texts, write_statistics=chosen)
 
 
 class Coded(NamedTuple):
