@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from testbed.campaign.spec.campaign import CampaignSpec
 from testbed.campaign.summary.exposure import site_exposures
 from testbed.campaign.summary.record import FaultyEngine, Summary, load_summary
 from testbed.campaign.summary.summarise import SUMMARY, summarise
-from testbed.campaign.work.contract import Opener
+from testbed.campaign.work.contract import Opener, WorkerPool
 from testbed.campaign.work.row_check import planned_rows
 from testbed.campaign.work.worker_setup import WorkerSetup
 from testbed.core.errors import StaleArtefact, TestbedError
@@ -90,6 +90,7 @@ def run_campaign(
             campaign = Campaign(preparation, stack)
             campaign.choose_images()
             campaign.gate()
+            campaign.begin_workers(worker_setup)
             campaign.plan()
             campaign.execute(worker_setup, progress)
             return campaign.summarise()
@@ -101,6 +102,8 @@ class Campaign:
     def __init__(self, preparation: Preparation, stack: ExitStack) -> None:
         self.preparation, self.spec, self.folder = preparation, preparation.spec, preparation.folder
         self.workplace = Workplace(self.folder, self.spec)
+        self._stack = stack
+        self._pool: AbstractContextManager[WorkerPool] | None = None
         stack.callback(self.workplace.close)
 
     def engine(self, target: str, where: Where) -> CampaignEngine:
@@ -150,6 +153,19 @@ class Campaign:
         return facts
 
     # ---- plan and run
+
+    def begin_workers(self, worker_setup: WorkerSetup) -> None:
+        """Starts this machine's workers where the plan is still to be made: they import meanwhile what they need, and open
+        their engines when they are given work."""
+        here = worker_setup.scheduler is None and worker_setup.workers > 0
+        if here and "plan" not in self.folder.manifest["stages"]:
+            self._pool = self._opened(worker_setup)
+            self._stack.enter_context(self._pool).begin()
+
+    def _opened(self, worker_setup: WorkerSetup) -> AbstractContextManager[WorkerPool]:
+        goldens = facts_of(self.folder, "gates", GateFacts).goldens
+        opener = Opener(open_worker, (str(self.folder.path.resolve()),), goldens)
+        return worker_setup.pool(opener, self.folder, expect=planned_rows(self.folder.path, self.workplace.images))
 
     def plan(self) -> None:
         tables = self.workplace.plannable
@@ -210,15 +226,11 @@ class Campaign:
 
         def build() -> ExecuteFacts:
             self.workplace.close()  # the workers open their own
-            goldens = facts_of(self.folder, "gates", GateFacts).goldens
-            opener = Opener(open_worker, (str(self.folder.path.resolve()),), goldens)
             identity = sha256_json([plan_hash, self.workplace.tuned.unit_rows])
             plans = OnePlan() if self._planner is None else AdaptivePlans(self.workplace, self._planner)
             with (
                 ResultStore(self.folder / STORE, identity) as store,
-                worker_setup.pool(
-                    opener, self.folder, expect=planned_rows(self.folder.path, self.workplace.images)
-                ) as pool,
+                self._pool or self._opened(worker_setup) as pool,
             ):
                 return run_plans(self.workplace, plans, store, pool, progress)
 

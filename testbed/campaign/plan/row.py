@@ -133,10 +133,10 @@ def fault_table(faults: Sequence[PlannedFault]) -> pa.Table:
     numbers: dict[tuple[int, int, Origin], int] = {}
     codes = [numbers.setdefault((id(f.stratum), id(f.site), f.origin), len(numbers)) for f in faults]
     first = np.unique(np.array(codes, np.int64), return_index=True)[1]
-    shared = _shared([faults[place] for place in first.tolist()])
+    shared = _shared([faults[row] for row in first.tolist()])
     draws = [fault.draw for fault in faults]
     masks = np.array([draw.masks for draw in draws], np.uint32).reshape(-1, 3)
-    own = {
+    drawn = {
         "fault_id": [fault.fault_id for fault in faults],
         "index": [draw.index for draw in draws],
         "and_mask": masks[:, 0],
@@ -151,7 +151,7 @@ def fault_table(faults: Sequence[PlannedFault]) -> pa.Table:
     arrays = [
         pa.array(shared[field.name], field.type).take(which)
         if field.name in shared
-        else pa.array(own[field.name], field.type)
+        else pa.array(drawn[field.name], field.type)
         for field in schema
     ]
     return pa.Table.from_arrays(arrays, schema=schema)

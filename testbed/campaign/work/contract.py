@@ -170,6 +170,10 @@ Tick = Callable[[int], None]
 class WorkerPool(Protocol):
     """Workers that stay open between runs (rounds of an adaptive campaign). Local, or on a cluster."""
 
+    def begin(self) -> None:
+        """Starts workers ahead of the first run, where that can be done, and does not wait for them."""
+        ...
+
     def run(self, units: Iterable[Unit], keep: Keep, tick: Tick = ..., drop: Drop = ...) -> Report:
         """Hands out the units; ``keep(unit, rows)`` is called in this thread, in order of completion, once per unit.
         ``drop(units)`` takes back what was kept, in this run or an earlier one, and turned out not to be believed; each is

@@ -24,6 +24,9 @@ class InProcess:
         self._handler: Handler | None = None
         self.alive = True
 
+    def begin(self) -> None:
+        """Nothing runs beside this process."""
+
     def open(self, timeout_s: float) -> None:
         self._handler = _guarded(self._make)
 

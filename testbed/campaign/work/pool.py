@@ -58,6 +58,11 @@ class LocalPool:
             self._slots = [WorkerSlot(opener, self._limits, make=InProcess)]
         self._threaded = children > 0
 
+    def begin(self) -> None:
+        """Starts the workers and does not wait for them."""
+        for slot in self._slots:
+            slot.begin()
+
     def run(
         self,
         units: Iterable[Unit],

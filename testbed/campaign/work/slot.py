@@ -48,6 +48,7 @@ class Host(Protocol):
 
     @property
     def alive(self) -> bool: ...
+    def begin(self) -> None: ...
     def open(self, timeout_s: float) -> None: ...
     def call(self, call: HandlerCall[Returned], timeout_s: float) -> Returned: ...
     def kill(self) -> None: ...
@@ -67,6 +68,7 @@ class WorkerSlot:
     ) -> None:
         self._opener, self._limits, self._idle_s, self._make = opener, limits, idle_s, make
         self._worker: Host | None = None
+        self._begun: Host | None = None
         self._worked = False
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -143,6 +145,13 @@ class WorkerSlot:
 
     # ---- the worker
 
+    def begin(self) -> None:
+        """Starts a worker and does not wait for it: whoever opens one next finds it well on its way."""
+        with self._lock:
+            if self._begun is None and self._worker is None:
+                self._begun = self._make(self._opener.factory, self._opener.arguments, idle_s=self._idle_s)
+                self._begun.begin()
+
     def open(self) -> None:
         """Makes sure that a worker is there. Raises CannotOpen, OtherGolden, Stopped, or what its opening raised."""
         self._opened()
@@ -167,7 +176,9 @@ class WorkerSlot:
         raise CannotOpen(f"no worker can be opened on {machine_name()}: {why}; run the same command again to go on")
 
     def _open_one(self) -> Host:
-        worker = self._make(self._opener.factory, self._opener.arguments, idle_s=self._idle_s)
+        with self._lock:
+            worker, self._begun = self._begun, None
+        worker = worker or self._make(self._opener.factory, self._opener.arguments, idle_s=self._idle_s)
         with self._lock:
             self._worker = worker
             if self._stop.is_set():
@@ -207,12 +218,17 @@ class WorkerSlot:
         """Ends the worker at once, for good."""
         with self._lock:
             self._stop.set()
-            if self._worker is not None:
-                self._worker.kill()
+            for worker in (self._worker, self._begun):
+                if worker is not None:
+                    worker.kill()
 
     def close(self) -> None:
         self.stop()
         self._discard()
+        with self._lock:
+            begun, self._begun = self._begun, None
+        if begun is not None:
+            begun.close()
 
 
 def machine_name() -> str:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing import Pipe
 from typing import Any, Protocol, TypeVar
 
@@ -73,7 +74,7 @@ class Isolated:
     ) -> None:
         """Starts the process, and does not wait for it: see `open`. idle_s: it ends by itself after so long unused."""
         self._opening = (factory, arguments)
-        self._killed = False
+        self._killed = self._begun = False
         self._pipe, theirs = Pipe()
         paths = [os.path.abspath(path) for path in sys.path]
         program = (
@@ -97,9 +98,19 @@ class Isolated:
     def alive(self) -> bool:
         return self._process.poll() is None
 
+    def begin(self) -> None:
+        """Has it make the object from now on; `open` waits for that."""
+        self._begun = True
+        with suppress(OSError):  # a child that is gone: `open` tells why
+            self._pipe.send_bytes(pickle.dumps(self._opening))
+
     def open(self, timeout_s: float) -> None:
         """Makes the object. Raises as `call` does."""
-        self._ask(self._opening, timeout_s, "while it was opened")
+        doing = "while it was opened"
+        if self._begun:
+            self._answer(timeout_s, doing)
+        else:
+            self._ask(self._opening, timeout_s, doing)
 
     def call(self, call: IsolatedCall[Returned], timeout_s: float) -> Returned:
         """What ``call``, which travels by pickle, returns of the object.
@@ -114,11 +125,17 @@ class Isolated:
         self._tail.forget()
         try:
             self._pipe.send_bytes(pickle.dumps(request))
+        except OSError:  # a child that died has closed its end
+            raise self._death(doing) from None
+        return self._answer(timeout_s, doing)
+
+    def _answer(self, timeout_s: float, doing: str) -> Any:
+        try:
             answered = self._answers_within(timeout_s)
             kind: str
             value: Any
             kind, value = pickle.loads(self._pipe.recv_bytes()) if answered else ("", None)
-        except (EOFError, OSError):  # a child that died has closed its end
+        except (EOFError, OSError):
             raise self._death(doing) from None
         if not answered:
             self._end()

@@ -77,6 +77,24 @@ def assert_rows(
     assert all(row["value"] == row["fault_id"] ** 2 for row in rows if not row["due"])
 
 
+@pytest.mark.parametrize("children", [0, 2])
+def test_workers_that_were_begun_ahead_are_those_that_run(site: Site, children: int) -> None:
+    with LocalPool(site.opener(), children, PATIENT) as pool:
+        pool.begin()
+        pool.begin()
+        pool.run(units(7), site.keep)
+    assert_rows(site.rows, 7)
+    assert len(site.log("opened")) == max(children, 1)
+
+
+def test_workers_that_were_begun_and_given_no_work_end_with_the_pool(site: Site) -> None:
+    with LocalPool(site.opener(opening="hang always"), 2, PATIENT) as pool:
+        pool.begin()
+        begun = psutil.Process().children()
+        assert len(begun) == 2
+    assert psutil.wait_procs(begun, timeout=20)[1] == []
+
+
 @pytest.mark.parametrize("children", [0, 1, 3])
 def test_every_unit_is_run_once_whoever_runs_it(site: Site, children: int) -> None:
     report = site.run(7, children)

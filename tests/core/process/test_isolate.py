@@ -150,13 +150,16 @@ def test_what_it_said_belongs_to_the_call_in_which_it_said_it(hire: Callable[...
         worker.call(Ask("do", ("abort aloud",)), 60)
 
 
-def test_opening_fails_as_calls_do(tmp_path: Path) -> None:
+@pytest.mark.parametrize("begun", [False, True])
+def test_opening_fails_as_calls_do(tmp_path: Path, begun: bool) -> None:
     for opening, kind, message in [
         ("engine always", EngineError, "says no"),
         ("abort always", Crashed, "ended by SIGABRT while it was opened"),
         ("hang always", Hung, r"no answer after 1\.5 s while it was opened"),
     ]:
         worker = Isolated(open_toy, (str(tmp_path), "toy", opening))
+        if begun:
+            worker.begin()
         with pytest.raises(kind, match=message):
             worker.open(1.5 if kind is Hung else 60)
         worker.close()

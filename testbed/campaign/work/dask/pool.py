@@ -84,6 +84,9 @@ class ClusterPool:
         log.info("cluster: %s rows were run again elsewhere so far", f"{self._checks.rows:,}")
         return pool_run.report
 
+    def begin(self) -> None:
+        """Nothing: a cluster's workers are asked what they are when there is work."""
+
     def __enter__(self) -> Self:
         return self
 
