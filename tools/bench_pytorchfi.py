@@ -186,7 +186,9 @@ def text(report: dict[str, Any]) -> str:
 
 
 def headline(workload: dict[str, Any]) -> dict[str, Any]:
-    plain = {key: value for key, value in workload.items() if "ratio" in key or key in ("ceiling_share", "engine")}
+    plain = {
+        key: value for key, value in workload.items() if "ratio" in key or "ceiling_share" in key or key == "engine"
+    }
     return {k: round(v, 2) if isinstance(v, float) else v for k, v in plain.items() if not isinstance(v, dict)}
 
 

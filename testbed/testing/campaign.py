@@ -119,10 +119,13 @@ class PreparedCampaign:
         words = golden_words(self._campaign.workplace, part) if where == "activation" else np.zeros(0, np.uint32)
         return PreparedFaults(self._runner(target, where), part, words)
 
-    def bare_engine(self, target: str = "model") -> Callable[[int], int]:
-        """Open the plain engine, as deployed. The function runs so many batches, and returns the number of images."""
-        workplace, engine = self._campaign.workplace, self._campaign.workplace.engine(target, "activation")
-        runner = workplace.open(workplace.request(target, Files(target).plain))
+    def bare_engine(self, target: str = "model", where: Where = "activation") -> Callable[[int], int]:
+        """Open the plain engine: as deployed, or, for faults in weights, with weights that can be changed.
+
+        The function runs so many batches, and returns the number of images.
+        """
+        workplace, engine = self._campaign.workplace, self._campaign.workplace.engine(target, where)
+        runner = workplace.open(workplace.request(target, Files(target).plain, mutable_weights=where == "weight"))
         feeds = {engine.input_name: engine.inputs(np.arange(engine.batch) % len(engine.images))}
 
         def run(batches: int) -> int:

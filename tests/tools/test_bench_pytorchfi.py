@@ -14,7 +14,7 @@ from benchmarks import faults as lists
 from benchmarks import peer_mrfi, peer_pytorchfi
 from benchmarks.clock import Timing, ratio
 from benchmarks.verdict import MASKED, SDC, SDC1, Tolerance, agreement, judged
-from benchmarks.work import Work, shares_left
+from benchmarks.work import Work, shares_left, weight_shares_left
 from torch.utils.flop_counter import FlopCounterMode
 
 from testbed.models.presets import preset
@@ -147,6 +147,30 @@ def test_less_is_left_the_later_a_fault_comes() -> None:
     assert max(max(parts) for parts in by_part.values()) < work.total
 
 
+def test_less_is_left_the_later_a_faulty_weight_is_and_more_than_of_one_neuron() -> None:
+    model, _ = toy()
+    layers = lists.linear_layers(model.config)
+    work = Work(model.config)
+    by_part: dict[str, list[int]] = {}
+    for layer in layers:
+        by_part.setdefault(layer.name, []).append(work.left_by_weight(layer, 0))
+    assert all(earlier > later > 0 for parts in by_part.values() for earlier, later in pairwise(parts))
+    assert max(max(parts) for parts in by_part.values()) < work.total
+    assert all(work.left_by_weight(layer, 0) > work.left(layer, 0, 0) for layer in layers)
+
+
+def test_work_left_by_a_weight_of_a_block_of_one_token_model_is_what_its_products_are() -> None:
+    """Of the last fc2 only one column is left, and the head."""
+    model, _ = toy()
+    config, layers = model.config, lists.linear_layers(model.config)
+    last = layers[-1]
+    assert last.name == "mlp.fc2"
+    rows = 1 if config.pooling == "cls" else config.tokens
+    faults = lists.WeightFaults(np.array([len(layers) - 1]), np.array([0]), np.array([0]), np.array([3]))
+    left = rows * config.mlp[-1] + config.width * config.classes
+    assert weight_shares_left(config, layers, faults)[0] * Work(config).total == pytest.approx(left)
+
+
 # ---- verdicts and clocks
 
 
@@ -223,6 +247,7 @@ def test_the_record_holds_what_is_asked_of_it(
     assert found["neuron"]["dead_site_share"] > 0
     assert found["weight"]["ratio"] > 0
     assert found["weight"]["images_per_fault"] == 3
+    assert found["weight"]["ceiling_share"] > 0
     assert found["weight"]["ratio_declared_per_image"] > 0
     assert {"incremental_ratio_best_batch", "exact_ratio_best_batch"} <= found["attention"].keys()
     timings = found["raw"]["neuron"]["ours ort-cpu"]["timings"]

@@ -28,6 +28,7 @@ from testbed.testing import PreparedFaults
 
 PYTORCHFI, MRFI = "pytorchfi", "mrfi"
 _SEARCH_FAULTS = 16
+_BARE_BATCHES = 4  # per repeat
 SILENT = ("dead", "unchanged")  # not run to the end: proven masked, or bit for bit golden on the way
 
 
@@ -129,6 +130,15 @@ class Runs:
 def side_of(prepared: PreparedFaults) -> Side:
     def run(_repeat: int) -> int:
         return int(prepared.rows().num_rows)
+
+    return run
+
+
+def bare_side(bare: Callable[[int], int]) -> Side:
+    """The engine alone, on whole batches of fault-free images."""
+
+    def run(_repeat: int) -> int:
+        return bare(_BARE_BATCHES)
 
     return run
 

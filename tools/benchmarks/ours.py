@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -53,9 +53,10 @@ class Ours:
         sites, index = weight_places(faults, layers)
         return self.campaign.flips("model", "weight", sites, index, faults.bit)
 
-    def bare(self, target: str) -> Callable[[int], int]:
-        """Runs the plain engine, as deployed, on so many batches of the campaign's size; returns the images."""
-        return self.campaign.bare_engine(target)
+    def bare(self, target: str, where: Literal["activation", "weight"] = "activation") -> Callable[[int], int]:
+        """Runs the plain engine, as deployed or with weights that can be changed, on so many batches of the campaign's
+        size; returns the images."""
+        return self.campaign.bare_engine(target, where)
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """Bit flips in weights of linear layers: each fault over the same images; an injection is one image under one fault.
 
 PyTorchFI declares a fault once for all images, so that the model is copied once; a side of its own shows what a
-declaration for each image costs.
+declaration for each image costs. The ceiling is that of the engine whose weights can be changed, which packs none of them;
+the engine as deployed is told beside it.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ import numpy as np
 
 from benchmarks.clock import Side, ratio, table
 from benchmarks.faults import linear_layers, weight_faults, weight_places
-from benchmarks.neuron import PYTORCHFI, measured, ours_told, side_of, theirs_told
+from benchmarks.neuron import PYTORCHFI, bare_side, measured, ours_told, side_of, theirs_told
 from benchmarks.ours import verdicts
 from benchmarks.peer_pytorchfi import PyTorchFI
 from benchmarks.setting import Setting, faster, parts
 from benchmarks.verdict import agreement
+from benchmarks.work import weight_shares_left
 
 PER_IMAGE = f"{PYTORCHFI} batch 1, declared per image"
 
@@ -50,6 +52,8 @@ def run(setting: Setting, peer_best_batch: int) -> dict[str, Any]:
     sides[PER_IMAGE] = declared_per_image
     for name, mine in prepared.items():
         sides[f"ours {name}"] = side_of(mine)
+        sides[f"bare engine {name}"] = bare_side(setting.engines[name].bare("model"))
+        sides[f"bare engine with weights to change {name}"] = bare_side(setting.engines[name].bare("model", "weight"))
     timings = measured(setting, sides)
     sites, index = weight_places(faults, layers)
     one = peers[f"{PYTORCHFI} batch 1"]
@@ -76,8 +80,22 @@ def run(setting: Setting, peer_best_batch: int) -> dict[str, Any]:
         }
         for name in prepared
     }
+    left = float(weight_shares_left(setting.subject.config, layers, faults).mean())
+    ceiling: dict[str, dict[str, Any]] = {
+        name: {
+            "work_left": left,
+            "as_deployed": ratio(timings[f"ours {name}"], timings[f"bare engine {name}"], scale=left).record(),
+            "weights_to_change": ratio(
+                timings[f"ours {name}"], timings[f"bare engine with weights to change {name}"], scale=left
+            ).record(),
+        }
+        for name in prepared
+    }
     return {
         "engine": best,
+        "ceiling_share": ceiling[best]["weights_to_change"]["median"],
+        "ceiling_share_as_deployed": ceiling[best]["as_deployed"]["median"],
+        "ceiling": ceiling,
         "ratio": ratios[best]["batch1"]["median"],
         "ratio_best_batch": ratios[best]["best_batch"]["median"],
         "ratio_declared_per_image": ratios[best]["declared_per_image"]["median"],

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from benchmarks.clock import Side, ratio, spread, table
+from benchmarks.clock import ratio, spread, table
 from benchmarks.faults import linear_layers, neuron_faults
-from benchmarks.neuron import PYTORCHFI, SILENT, Peers, Runs, agreements, measured, side_of
+from benchmarks.neuron import PYTORCHFI, SILENT, Peers, Runs, agreements, bare_side, measured, side_of
 from benchmarks.setting import Setting, faster
 from benchmarks.work import shares_left
-
-_BARE_BATCHES = 4  # of the plain engine, per repeat
 
 
 def run(setting: Setting) -> dict[str, Any]:
@@ -29,7 +26,7 @@ def run(setting: Setting) -> dict[str, Any]:
         sides[f"ours {name}"] = side_of(runs.whole[name])
         sides[f"ours, no dead site {name}"] = side_of(runs.whole[name].take(np.flatnonzero(~dead)))
         sides[f"ours, run to the end {name}"] = side_of(runs.part(name, lambda how: ~np.isin(how, SILENT)))
-        sides[f"bare engine {name}"] = _bare_side(ours.bare("model"))
+        sides[f"bare engine {name}"] = bare_side(ours.bare("model"))
     timings = measured(setting, sides)
 
     def ceilings(name: str) -> dict[str, Any]:
@@ -75,10 +72,3 @@ def run(setting: Setting) -> dict[str, Any]:
         "peer_mean_rate": spread([t.rate for t in timings[against["batch 1"]]]).record(),
         "sides": table(timings),
     }
-
-
-def _bare_side(bare: Callable[[int], int]) -> Side:
-    def run(_repeat: int) -> int:
-        return bare(_BARE_BATCHES)
-
-    return run

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.faults import Layer, NeuronFaults
+from benchmarks.faults import Layer, NeuronFaults, WeightFaults
 from testbed.testing import ViTConfig
 
 
@@ -68,6 +68,29 @@ class Work:
         rows = 1 if only_class_token else self.config.tokens
         return self._within(layer.block, part, rows) + self.after(layer.block, None if part in "kv" else 1)
 
+    def left_by_weight(self, layer: Layer, feature: int) -> int:
+        """By a change of one weight of a linear layer: its column of outputs, ``feature``, for every token that is read."""
+        part, number = layer.name, layer.block
+        if part == "attn.qkv":
+            part = "qkv"[feature // (layer.outputs // 3)]
+        only_class_token = self.reads_one_token and number == self.config.depth - 1
+        n, rows = self.config.tokens, 1 if only_class_token else self.config.tokens
+        column = (n if part in "kv" else rows) * layer.inputs
+        return column + self._behind_column(number, part, rows) + self.after(number, None)
+
+    def _behind_column(self, number: int, part: str, rows: int) -> int:
+        """Of the struck block, once one feature of a layer differs in all tokens; ``rows`` of its output are read."""
+        n, d, width, inner = self.config.tokens, self.config.head_width, self.config.width, self._inner(number)
+        rest = rows * (inner * width + self._mlp(number))
+        return {
+            "q": 2 * rows * n * d + rest,
+            "k": 2 * rows * n * d + rest,
+            "v": rows * n * d + rest,
+            "attn.proj": rows * self._mlp(number),
+            "mlp.fc1": rows * self.config.mlp[number] * width,
+            "mlp.fc2": 0,
+        }[part]
+
     def _within(self, number: int, part: str, rows: int) -> int:
         """Of the rest of the struck block; ``rows`` of its output are read."""
         n, d, width, inner = self.config.tokens, self.config.head_width, self.config.width, self._inner(number)
@@ -96,3 +119,10 @@ def shares_left(config: ViTConfig, layers: Sequence[Layer], faults: NeuronFaults
         np.array([work.left(layers[layer], int(token), int(feature)) for layer, token, feature in elements])
         / work.total
     )
+
+
+def weight_shares_left(config: ViTConfig, layers: Sequence[Layer], faults: WeightFaults) -> NDArray[np.float64]:
+    """(n,) of the whole model's MACs, per fault and image. A weight's row is the feature of its layer's output."""
+    work = Work(config)
+    left = [work.left_by_weight(layers[layer], int(row)) for layer, row in zip(faults.layer, faults.row, strict=True)]
+    return np.array(left) / work.total
