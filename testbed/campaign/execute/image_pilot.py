@@ -26,8 +26,9 @@ from testbed.campaign.folder.workplace import Workplace, even_batch
 from testbed.campaign.image_facts import ChosenImages, ImageFacts
 from testbed.campaign.plan.draw import Stratum, draw_at_random, seed_of
 from testbed.campaign.plan.points import points_path
+from testbed.campaign.plan.row import Origin, PlannedFault, planned_fault
 from testbed.campaign.plan.sections import sampled_strata
-from testbed.campaign.plan.table import Origin, PlannedFault, PlanSlice, in_parts, planned_fault, read_plan, write_plan
+from testbed.campaign.plan.table import PlanSlice, in_parts, read_plan, write_plan
 from testbed.campaign.prepare.stages import Preparation
 from testbed.core.arrays import Bools
 from testbed.core.outcome import NOT_OUTSIDE, Outcome
