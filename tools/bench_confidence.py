@@ -28,7 +28,9 @@ import argparse
 import json
 import sys
 import tempfile
-from contextlib import ExitStack
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -37,23 +39,17 @@ ROOT = Path(__file__).resolve().parents[1]
 if find_spec("testbed") is None:  # not installed: the checkout's
     sys.path.append(str(ROOT))
 
-import numpy as np  # noqa: E402
 import torch  # noqa: E402
-from benchmarks import adaptive, peer_pytorchfi  # noqa: E402
-from benchmarks.clock import Side, rates, ratio, spread, table  # noqa: E402
-from benchmarks.faults import Layer, linear_layers, neuron_faults, weight_faults  # noqa: E402
-from benchmarks.neuron import PYTORCHFI, Peers, Runs, measured, side_of  # noqa: E402
-from benchmarks.ours import opened  # noqa: E402
-from benchmarks.peer_pytorchfi import PyTorchFI  # noqa: E402
-from benchmarks.setting import Setting, faster, parts  # noqa: E402
+from benchmarks import adaptive, fault_rates, peer_pytorchfi  # noqa: E402
+from benchmarks.faults import linear_layers  # noqa: E402
+from benchmarks.ours import Ours, opened  # noqa: E402
+from benchmarks.setting import Setting  # noqa: E402
 from benchmarks.subject import subject  # noqa: E402
 from benchmarks.verdict import Tolerance  # noqa: E402
 
 from testbed import TestbedError  # noqa: E402
-from testbed.campaign.spec.stop import LEAST_MARGIN  # noqa: E402
 
 WEIGHT_SHARE = 20  # weight faults of which rates are measured, one for so many neuron faults: each is run on all images
-PEER_WEIGHT_BATCH = 16
 FAULTS, QUICK_FAULTS = 640, 200
 REPEATS = 5
 
@@ -97,8 +93,9 @@ def benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         shown = subject(arguments.model, arguments.run, arguments.images, arguments.seed, Path(folder) / "subject")
         tolerance, engines = Tolerance(1e-4, 1e-4), {}
-        margin = arguments.margin or (0.01 if arguments.relative is None else LEAST_MARGIN)
-        special = adaptive.spec_of(margin, arguments.confidence, arguments.relative, arguments.where)
+        margin = 0.01 if arguments.margin is None and arguments.relative is None else arguments.margin
+        asked = (margin, arguments.confidence, arguments.relative, arguments.where)
+        special = adaptive.spec_of(*asked, all_images=arguments.where == "weight")
         for name in arguments.engine or ("ort-cpu", "openvino"):
             told(f"preparing {name}: export, golden, gates")
             engines[name] = stack.enter_context(
@@ -114,21 +111,33 @@ def benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
             arguments.seed,
             told,
         )
-        return compared(setting, arguments.where, Path(folder))
+        again = partial(
+            opened, shown, batch=arguments.batch or "auto", tolerance=tolerance, special=adaptive.spec_of(*asked)
+        )
+        return compared(setting, arguments.where, Path(folder), again)
 
 
-def compared(setting: Setting, where: str, folder: Path) -> dict[str, Any]:
+def compared(
+    setting: Setting, where: str, folder: Path, again: Callable[..., AbstractContextManager[Ours]]
+) -> dict[str, Any]:
+    """The record. again: opens a campaign of its own for weight faults, whose engines are of other batches than those that run
+    every fault on all images."""
     layers, images = linear_layers(setting.subject.config), setting.subject.images
-    rate = measured_rates(setting, layers) if where == "activation" else measured_weight_rates(setting, layers)
-    ours = setting.engines[rate["engine"]]
+    rate = fault_rates.of_neurons(setting, layers) if where == "activation" else fault_rates.of_weights(setting, layers)
     for other in setting.engines.values():
         other.campaign.release()
     told(f"the adaptive campaign, on {rate['engine']}")
-    campaign = adaptive.run(ours, folder / rate["engine"])
+    with ExitStack() as stack:
+        ours, place = setting.engines[rate["engine"]], folder / rate["engine"]
+        if where == "weight":
+            place = folder / "some images"
+            ours = stack.enter_context(again(backend=rate["engine"], folder=place))
+        campaign = adaptive.run(ours, place)
+        stop = ours.campaign.spec.stop
+        confidence = ours.campaign.spec.confidence
 
-    stop = ours.campaign.spec.stop
     assert stop is not None
-    rule = stop.rule(ours.campaign.spec.confidence)
+    rule = stop.rule(confidence)
     population = adaptive.populations(layers, setting.subject.config.tokens, images, where)
     leveugle = adaptive.leveugle_sizes(population, rule, campaign.rate)
     if where == "activation":
@@ -193,75 +202,6 @@ def compared(setting: Setting, where: str, folder: Path) -> dict[str, Any]:
         "ratio_engine_quartiles": rate["ratio_engine"].record(),
         "raw": rate["raw"],
     }
-
-
-def measured_rates(setting: Setting, layers: list[Layer]) -> dict[str, Any]:
-    """PyTorchFI's rates, ours over its best batch, and our CPU-seconds per uniformly drawn fault of each block."""
-    config = setting.subject.config
-    faults = neuron_faults(layers, config.tokens, setting.subject.images, setting.faults["neuron"], setting.seed)
-    peers = Peers(setting, setting.subject.model, setting.first.inputs("model"), layers, faults)
-    runs = Runs(setting, "model", layers, faults)
-    theirs = {name: side for name, side in peers.sides().items() if name.startswith(PYTORCHFI)}
-    timings = measured(setting, theirs | {f"ours {name}": side_of(one) for name, one in runs.whole.items()})
-    best = faster(timings, "ours", setting.engines)
-    return {
-        "engine": best,
-        "ratio_engine": ratio(timings[f"ours {best}"], timings[f"{PYTORCHFI} best batch"]),
-        "pytorchfi_best_batch": spread(rates(timings[f"{PYTORCHFI} best batch"])).median,
-        "pytorchfi_batch_1": spread(rates(timings[f"{PYTORCHFI} batch 1"])).median,
-        "seconds_per_fault": seconds_per_fault(setting, best, layers),
-        "raw": table(timings),
-    }
-
-
-def measured_weight_rates(setting: Setting, layers: list[Layer]) -> dict[str, Any]:
-    """The same of weight faults that are run on all images: rates in rows, our time per fault."""
-    images, count = setting.subject.images, setting.faults["weight"]
-    faults = weight_faults(layers, count, setting.seed)
-    inputs = setting.first.inputs("model")
-    peers = {
-        f"{PYTORCHFI} {name}": PyTorchFI(setting.subject.model, inputs, layers, batch)
-        for name, batch in (("batch 1", 1), ("best batch", min(PEER_WEIGHT_BATCH, images)))
-    }
-    chunks = parts(count, setting.repeats)
-
-    def side(peer: PyTorchFI) -> Side:
-        def run(repeat: int) -> int:
-            peer.weights(faults.take(chunks[repeat]), setting.tolerance)
-            return len(chunks[repeat]) * images
-
-        return run
-
-    sides: dict[str, Side] = {name: side(peer) for name, peer in peers.items()}
-    sides |= {f"ours {name}": side_of(one.weights(faults, layers)) for name, one in setting.engines.items()}
-    timings = measured(setting, sides)
-    best = faster(timings, "ours", setting.engines)
-    blocks: dict[str, Side] = {}
-    for block in sorted({layer.block for layer in layers}):
-        own = linear_layers(setting.subject.config, [block])
-        some = weight_faults(own, max(1, count // 5), setting.seed + 1)
-        blocks[f"block {block}"] = side_of(setting.engines[best].weights(some, own))
-    per_row = [1 / spread(rates(mine)).median for mine in measured(setting, blocks).values()]
-    return {
-        "engine": best,
-        "ratio_engine": ratio(timings[f"ours {best}"], timings[f"{PYTORCHFI} best batch"]),
-        "pytorchfi_best_batch": spread(rates(timings[f"{PYTORCHFI} best batch"])).median,
-        "pytorchfi_batch_1": spread(rates(timings[f"{PYTORCHFI} batch 1"])).median,
-        "seconds_per_fault": np.array(per_row) * images,
-        "raw": table(timings),
-    }
-
-
-def seconds_per_fault(setting: Setting, engine: str, layers: list[Layer]) -> np.ndarray:
-    """(blocks,) CPU-seconds of our engine for a fault that is drawn uniformly from a block: of as many as fill batches."""
-    config, images = setting.subject.config, setting.subject.images
-    count, sides = setting.faults["block"], {}
-    for block in sorted({layer.block for layer in layers}):
-        own = linear_layers(config, [block])
-        faults = neuron_faults(own, config.tokens, images, count, setting.seed + 1)
-        sides[f"block {block}"] = side_of(setting.engines[engine].neurons("model", faults, own))
-    timings = measured(setting, sides)
-    return np.array([1 / spread(rates(mine)).median for mine in timings.values()])
 
 
 def text(report: dict[str, Any]) -> str:

@@ -195,5 +195,6 @@ def open_campaign(
         run.save()
         preparation.run()
         campaign = Campaign(preparation, stack)
+        campaign.choose_images()
         campaign.gate()
         yield PreparedCampaign(campaign)
