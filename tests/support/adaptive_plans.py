@@ -35,7 +35,7 @@ SPEC: dict[str, Any] = {
     "stop": {"margin": 0.05, "per": "block"},
     "faults": [
         {"target": "model", "where": "activation", "sites": ["block.*"], "ops": ["flip"]},
-        {"target": "model", "where": "weight", "ops": ["flip"], "bits": [0, 30, 31]},
+        {"target": "model", "where": "weight", "ops": ["flip"], "bits": [0, 30, 31], "images": "all"},
     ],
 }
 
